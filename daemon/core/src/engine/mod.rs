@@ -1,0 +1,140 @@
+//! The engine: one pure function from inputs to decisions.
+//!
+//! ```text
+//! Input ─► step ─► each run it concerns ─► each rule ─► Decision
+//!              └► upkeep: escape, foreign thaw, blindness, interrupted or failed actions
+//! ```
+//!
+//! Runs do not see one another: stepping a run over the inputs that [`concerns`] it gives the same decisions as stepping it
+//! among all others. A recording of one run is therefore enough to replay it.
+
+mod rule;
+mod run;
+
+use crate::{
+    decision::{Cause, Decision, Seen},
+    input::Input,
+    policy::{Policy, PolicySet},
+    signal::{Signal, Source},
+    subject::{RunId, Subject},
+    time::Span,
+};
+use run::RunState;
+use std::collections::BTreeMap;
+
+/// A sampled sensor that has said nothing of a run for this long is blind to it.
+pub const STALE_AFTER: Span = Span::from_secs(10);
+
+/// What the engine remembers. Owned by whoever steps it.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    runs: BTreeMap<RunId, RunState>,
+}
+
+/// What is known of a live run's containment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunView {
+    /// Frozen, or being frozen.
+    pub frozen: bool,
+    /// Egress latch on.
+    pub blocked: bool,
+    /// Decisions made so far.
+    pub decisions: u32,
+    /// Incidents opened so far.
+    pub incidents: u32,
+}
+
+impl State {
+    /// A run's containment and counts, while it lives.
+    pub fn run(&self, id: RunId) -> Option<RunView> {
+        self.runs.get(&id).map(RunState::view)
+    }
+
+    /// The last value of every signal of the run and of its GPUs.
+    pub fn last_signals(&self, id: RunId) -> Vec<Seen> {
+        self.runs.get(&id).map(RunState::last_signals).unwrap_or_default()
+    }
+}
+
+/// Steps the engine by one input. A run whose policy is not in `policies` is never judged: the daemon does not start one.
+pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decision> {
+    let mut out = Vec::new();
+    match input {
+        Input::RunStarted(run) => {
+            if let Some(policy) = policies.get(&run.policy) {
+                state.runs.insert(run.id, RunState::new(run, policy));
+            }
+        }
+        Input::RunEnded { run, .. } => {
+            state.runs.remove(run);
+        }
+        Input::RunGpus { run, gpus, .. } => {
+            if let Some(run) = state.runs.get_mut(run) {
+                run.set_gpus(gpus);
+            }
+        }
+        Input::Signal(signal) => {
+            each(policies, state, input, |run, policy| run.signal(policy, signal, &mut out));
+        }
+        Input::Gap(gap) => each(policies, state, input, |run, policy| run.gap(policy, gap, &mut out)),
+        Input::Tick(at) => each(policies, state, input, |run, policy| run.tick(policy, *at, &mut out)),
+        Input::Control(control) => {
+            if let Some(run) = state.runs.get_mut(&control.run) {
+                run.control(control, &mut out);
+            }
+        }
+        Input::Outcome(outcome) => {
+            if let Some(run) = state.runs.get_mut(&outcome.decision.run) {
+                run.outcome(outcome, &mut out);
+            }
+        }
+    }
+    out
+}
+
+/// Whether an input can change what is decided about `run`, given that the engine already stepped all before it.
+pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
+    let known = state.runs.get(&run);
+    match input {
+        Input::Signal(Signal { subject, .. }) => match subject {
+            Subject::Gpu(gpu) => known.is_some_and(|r| r.has_gpu(gpu)),
+            Subject::Node => true,
+            Subject::Run(id) | Subject::Process { run: id, .. } => *id == run,
+        },
+        Input::Gap(gap) => {
+            gap.run.is_none_or(|id| id == run)
+                && gap.gpu.as_ref().is_none_or(|gpu| known.is_some_and(|r| r.has_gpu(gpu)))
+        }
+        Input::Tick(_) => true,
+        Input::Outcome(outcome) => outcome.decision.run == run,
+        Input::RunStarted(started) => started.id == run,
+        Input::RunGpus { run: id, .. } | Input::RunEnded { run: id, .. } => *id == run,
+        Input::Control(control) => control.run == run,
+    }
+}
+
+fn each(policies: &PolicySet, state: &mut State, input: &Input, mut act: impl FnMut(&mut RunState, &Policy)) {
+    let concerned: Vec<RunId> = match input {
+        Input::Signal(Signal { subject, .. }) if subject.run().is_some() => subject.run().into_iter().collect(),
+        _ => state.runs.keys().copied().filter(|id| concerns(state, input, *id)).collect(),
+    };
+    for id in concerned {
+        if let Some(run) = state.runs.get_mut(&id)
+            && let Some(policy) = policies.get(&run.policy)
+        {
+            act(run, policy);
+        }
+    }
+}
+
+/// The sensors that are sampled at an interval, so that silence means blindness.
+fn sampled(source: Source) -> bool {
+    matches!(source, Source::Cgroup | Source::Nvml | Source::Ebpf)
+}
+
+fn upkeep(what: &str) -> Cause {
+    Cause::Upkeep { what: what.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
+
+use super::{RunView, STALE_AFTER, rule::RuleState, sampled, upkeep};
+use crate::{
+    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Verdict},
+    event::Event,
+    input::{Command, Contained, Control, Gap, Run},
+    policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
+    signal::{Kind, Signal, Source, Value},
+    subject::{GpuId, RunId, Subject},
+    time::MonoTime,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A failed containment is decided again this often before it is left to people.
+const RETRIES: u32 = 3;
+
+#[derive(Debug, Clone)]
+pub(super) struct RunState {
+    id: RunId,
+    pub(super) policy: PolicyDigest,
+    registered: MonoTime,
+    contained: Contained,
+    decisions: u32,
+    incidents: u32,
+    open: Option<IncidentId>,
+    retries: u32,
+    gpus: BTreeSet<GpuId>,
+    rules: Vec<RuleState>,
+    last: BTreeMap<(Subject, Kind), Seen>,
+    heard: BTreeMap<Source, MonoTime>,
+    blind: BTreeSet<(Source, Option<GpuId>)>,
+}
+
+/// What caused a decision, apart from its text.
+struct Because {
+    at: MonoTime,
+    seqs: Vec<u64>,
+    values: Vec<Seen>,
+    severity: Severity,
+    confidence: Confidence,
+    mode: Mode,
+}
+
+impl RunState {
+    pub(super) fn new(run: &Run, policy: &Policy) -> RunState {
+        let contained = run.contained.frozen || run.contained.blocked;
+        RunState {
+            id: run.id,
+            policy: run.policy,
+            registered: run.registered,
+            contained: run.contained,
+            decisions: run.decisions,
+            incidents: run.incidents,
+            open: (contained && run.incidents > 0).then(|| IncidentId::new(run.id, run.incidents)),
+            retries: 0,
+            gpus: run.gpus.clone(),
+            rules: vec![RuleState::default(); policy.rules.len()],
+            last: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            blind: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn view(&self) -> RunView {
+        RunView {
+            frozen: self.contained.frozen,
+            blocked: self.contained.blocked,
+            decisions: self.decisions,
+            incidents: self.incidents,
+        }
+    }
+
+    pub(super) fn last_signals(&self) -> Vec<Seen> {
+        self.last.values().cloned().collect()
+    }
+
+    pub(super) fn has_gpu(&self, gpu: &GpuId) -> bool {
+        self.gpus.contains(gpu)
+    }
+
+    pub(super) fn set_gpus(&mut self, gpus: &BTreeSet<GpuId>) {
+        self.gpus.clone_from(gpus);
+        self.last.retain(|(subject, _), _| match subject {
+            Subject::Gpu(gpu) => gpus.contains(gpu),
+            _ => true,
+        });
+    }
+
+    pub(super) fn signal(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
+        let seen = Seen {
+            seq: signal.seq,
+            at: signal.at,
+            subject: signal.subject.clone(),
+            kind: signal.kind.clone(),
+            value: signal.value.clone(),
+        };
+        self.hear(signal);
+        if let Value::Event(event) = &signal.value {
+            self.event_upkeep(policy, event, &seen, out);
+        }
+        for (index, rule) in policy.rules.iter().enumerate() {
+            if let Some(trip) = self.rules[index].signal(rule, signal) {
+                let cause = Cause::Rule {
+                    rule: rule.id.clone(),
+                    condition: rule.when.to_string(),
+                    suppressed: trip.suppressed,
+                };
+                let because = Because::of(&seen, rule);
+                self.decide(cause, rule.actions.clone(), because, out);
+            }
+        }
+        if !matches!(signal.value, Value::Event(_)) {
+            self.last.insert((signal.subject.clone(), signal.kind.clone()), seen);
+        }
+    }
+
+    fn hear(&mut self, signal: &Signal) {
+        // An event says that its hook works, not that the counters are read.
+        if sampled(signal.source) && signal.kind != Kind::Event {
+            self.heard.insert(signal.source, signal.at);
+            self.blind.remove(&(signal.source, None));
+            if let (Subject::Gpu(gpu), false) = (&signal.subject, self.blind.is_empty()) {
+                self.blind.remove(&(signal.source, Some(gpu.clone())));
+            }
+        }
+    }
+
+    /// What failsafe does of itself, whatever the rules say.
+    fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Seen, out: &mut Vec<Decision>) {
+        match event {
+            Event::Leave { pid, mover_in_run, .. } => {
+                let recapture = self.contained.frozen || (*mover_in_run && policy.on_escape == OnEscape::Recapture);
+                let actions = if recapture {
+                    vec![Action::Recapture { pid: *pid }, Action::Notify]
+                } else {
+                    vec![Action::Notify]
+                };
+                self.decide(upkeep("escape"), actions, Because::certain(seen), out);
+            }
+            Event::ForeignThaw { .. } if self.contained.frozen => {
+                self.decide(upkeep("foreign-thaw"), vec![Action::Freeze, Action::Notify], Because::certain(seen), out);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn gap(&mut self, policy: &Policy, gap: &Gap, out: &mut Vec<Decision>) {
+        let key = (gap.source, gap.gpu.clone());
+        if !gap.blind {
+            self.blind.remove(&key);
+            return;
+        }
+        self.go_blind(policy, key, gap.at, vec![gap.seq], out);
+    }
+
+    pub(super) fn tick(&mut self, policy: &Policy, now: MonoTime, out: &mut Vec<Decision>) {
+        for source in policy.needs() {
+            let heard = self.heard.get(&source).copied().unwrap_or(self.registered);
+            let speaks = source != Source::Nvml || !self.gpus.is_empty();
+            if sampled(source) && speaks && now.since(heard) > STALE_AFTER {
+                self.go_blind(policy, (source, None), now, Vec::new(), out);
+            }
+        }
+    }
+
+    fn go_blind(
+        &mut self,
+        policy: &Policy,
+        key: (Source, Option<GpuId>),
+        at: MonoTime,
+        seqs: Vec<u64>,
+        out: &mut Vec<Decision>,
+    ) {
+        if !policy.needs().contains(&key.0) || !self.blind.insert(key) {
+            return;
+        }
+        let actions = match policy.on_blind {
+            OnBlind::Freeze => vec![Action::Freeze, Action::Snapshot, Action::Notify],
+            OnBlind::Refuse | OnBlind::Continue => vec![Action::Notify],
+        };
+        let because = Because {
+            at,
+            seqs,
+            values: Vec::new(),
+            severity: Severity::Critical,
+            confidence: Confidence::High,
+            mode: Mode::Enforce,
+        };
+        self.decide(upkeep("blind"), actions, because, out);
+    }
+
+    pub(super) fn control(&mut self, control: &Control, out: &mut Vec<Decision>) {
+        let actions = match control.command {
+            Command::Freeze => vec![Action::Freeze, Action::Snapshot, Action::Notify],
+            Command::Kill => vec![Action::Snapshot, Action::Kill, Action::Notify],
+            Command::Thaw => vec![Action::Thaw, Action::Notify],
+        };
+        let cause = Cause::Operator {
+            uid: control.uid,
+            pid: control.pid,
+            role: control.role.clone(),
+            reason: control.reason.clone(),
+        };
+        let because = Because {
+            at: control.at,
+            seqs: vec![control.seq],
+            values: Vec::new(),
+            severity: Severity::Warning,
+            confidence: Confidence::High,
+            mode: Mode::Enforce,
+        };
+        self.decide(cause, actions, because, out);
+    }
+
+    pub(super) fn outcome(&mut self, outcome: &Outcome, out: &mut Vec<Decision>) {
+        match (&outcome.verdict, outcome.action) {
+            (Verdict::Failed(_), action @ (Action::Freeze | Action::Kill | Action::Block))
+                if self.retries < RETRIES =>
+            {
+                self.retries += 1;
+                let because = Because {
+                    at: outcome.at,
+                    seqs: Vec::new(),
+                    values: Vec::new(),
+                    severity: Severity::Critical,
+                    confidence: Confidence::High,
+                    mode: Mode::Enforce,
+                };
+                self.decide(upkeep("retry"), vec![action, Action::Notify], because, out);
+            }
+            // What could not be thawed is still to be guarded.
+            (Verdict::Failed(_), Action::Thaw) => self.contained.frozen = true,
+            (Verdict::Proved | Verdict::Partial(_), Action::Freeze | Action::Kill | Action::Block) => self.retries = 0,
+            _ => {}
+        }
+    }
+
+    fn decide(&mut self, cause: Cause, actions: Vec<Action>, because: Because, out: &mut Vec<Decision>) {
+        self.decisions += 1;
+        let contains = because.mode == Mode::Enforce && actions.iter().any(|a| a.contains());
+        let incident = match self.open {
+            Some(open) => open,
+            None => {
+                self.incidents += 1;
+                IncidentId::new(self.id, self.incidents)
+            }
+        };
+        if contains {
+            self.open = Some(incident);
+        }
+        if because.mode == Mode::Enforce {
+            for action in &actions {
+                match action {
+                    Action::Freeze => self.contained.frozen = true,
+                    Action::Block => self.contained.blocked = true,
+                    Action::Thaw => self.thawed(),
+                    Action::Notify | Action::Snapshot | Action::Kill | Action::Recapture { .. } => {}
+                }
+            }
+        }
+        out.push(Decision {
+            id: DecisionId { run: self.id, n: self.decisions },
+            incident,
+            at: because.at,
+            cause,
+            actions,
+            because: because.seqs,
+            values: because.values,
+            confidence: because.confidence,
+            severity: because.severity,
+            mode: because.mode,
+            policy: self.policy,
+        });
+    }
+
+    fn thawed(&mut self) {
+        self.contained = Contained::default();
+        self.open = None;
+        self.retries = 0;
+        for rule in &mut self.rules {
+            rule.rearm();
+        }
+    }
+}
+
+impl Because {
+    fn of(seen: &Seen, rule: &Rule) -> Because {
+        Because {
+            at: seen.at,
+            seqs: vec![seen.seq],
+            values: vec![seen.clone()],
+            severity: rule.severity,
+            confidence: rule.confidence,
+            mode: rule.mode,
+        }
+    }
+
+    fn certain(seen: &Seen) -> Because {
+        Because {
+            at: seen.at,
+            seqs: vec![seen.seq],
+            values: vec![seen.clone()],
+            severity: Severity::Critical,
+            confidence: Confidence::High,
+            mode: Mode::Enforce,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Everything that enters the core. Time, feedback and operators come by the same door as signals.
+
+use crate::{
+    decision::Outcome,
+    policy::PolicyDigest,
+    signal::{Signal, Source},
+    subject::{GpuId, RunId},
+    time::MonoTime,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One input of the core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Input {
+    /// A sensor saw something.
+    Signal(Signal),
+    /// Time has passed.
+    Tick(MonoTime),
+    /// An action's outcome.
+    Outcome(Outcome),
+    /// A run was registered and pinned to a policy.
+    RunStarted(Run),
+    /// The GPUs of a run are now these.
+    RunGpus {
+        /// The run.
+        run: RunId,
+        /// Its GPUs.
+        gpus: BTreeSet<GpuId>,
+        /// Since when.
+        at: MonoTime,
+    },
+    /// The run's cgroup emptied, or is gone.
+    RunEnded {
+        /// The run.
+        run: RunId,
+        /// When that was seen.
+        at: MonoTime,
+    },
+    /// An authenticated operator's command.
+    Control(Control),
+    /// A sensor is blind, or was.
+    Gap(Gap),
+}
+
+impl Input {
+    /// The instant of the input.
+    pub fn at(&self) -> MonoTime {
+        match self {
+            Input::Signal(signal) => signal.at,
+            Input::Tick(at) | Input::RunGpus { at, .. } | Input::RunEnded { at, .. } => *at,
+            Input::Outcome(outcome) => outcome.at,
+            Input::RunStarted(run) => run.registered,
+            Input::Control(control) => control.at,
+            Input::Gap(gap) => gap.at,
+        }
+    }
+}
+
+/// How a containment stood when the daemon last knew, for runs adopted at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Contained {
+    /// Frozen.
+    pub frozen: bool,
+    /// Egress latch on.
+    pub blocked: bool,
+}
+
+/// A run as it is registered. The identity is (boot id, cgroup id), taken at registration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Its name, unique among live runs.
+    pub name: String,
+    /// Labels of the caller's.
+    pub labels: BTreeMap<String, String>,
+    /// The user it runs as.
+    pub owner_uid: u32,
+    /// Its cgroup's path below the cgroup2 mount.
+    pub cgroup: String,
+    /// Its cgroup's id.
+    pub cgroup_id: u64,
+    /// The boot it was registered in (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// The policy it is judged by for its whole life.
+    pub policy: PolicyDigest,
+    /// GPUs declared at registration.
+    pub gpus: BTreeSet<GpuId>,
+    /// When it was registered.
+    pub registered: MonoTime,
+    /// Decisions already made about it (a restarted daemon counts on from here).
+    pub decisions: u32,
+    /// Incidents already opened.
+    pub incidents: u32,
+    /// How it was contained when adopted; all false for a new run.
+    pub contained: Contained,
+}
+
+/// What an operator may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Freeze the run.
+    Freeze,
+    /// Thaw it and lift its egress latch.
+    Thaw,
+    /// Kill it.
+    Kill,
+}
+
+/// An authenticated operator's command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// The input's number.
+    pub seq: u64,
+    /// When it was accepted.
+    pub at: MonoTime,
+    /// The run.
+    pub run: RunId,
+    /// What is asked.
+    pub command: Command,
+    /// Who: user id of the socket's peer.
+    pub uid: u32,
+    /// Process id of the peer.
+    pub pid: u32,
+    /// Role under which it was allowed: `admin` or `owner`.
+    pub role: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A sensor did not see, or lost, something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The input's number.
+    pub seq: u64,
+    /// When it was noticed.
+    pub at: MonoTime,
+    /// The blind sensor.
+    pub source: Source,
+    /// The run concerned; `None`: all.
+    pub run: Option<RunId>,
+    /// The GPU concerned; `None`: all that the sensor covers.
+    pub gpu: Option<GpuId>,
+    /// What was not seen, in words.
+    pub what: String,
+    /// How many events are known to be lost.
+    pub lost: u64,
+    /// False when the sensor sees again.
+    pub blind: bool,
+}

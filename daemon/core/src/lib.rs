@@ -1,0 +1,31 @@
+//! The pure core of failsafe: [`Input`]s go in, [`Decision`]s come out.
+//!
+//! ```text
+//!  policy::parse ─► PolicySet ─┐
+//!  Input (signal, tick, outcome, control, gap) ─► engine::step(&PolicySet, &mut State, &Input) ─► Decision
+//! ```
+//!
+//! Invariants: nothing here reads a clock, a file, the environment or a random number; every collection iterates in a
+//! fixed order. The same inputs and the same policy digests give the same decisions, bit for bit: [`replay`] relies on it.
+
+#![forbid(unsafe_code)]
+
+pub mod decision;
+pub mod engine;
+pub mod event;
+pub mod input;
+pub mod policy;
+pub mod record;
+pub mod replay;
+pub mod signal;
+pub mod subject;
+pub mod time;
+pub mod unit;
+
+pub use decision::{Action, Decision, Mode, Outcome, Proof};
+pub use engine::{State, step};
+pub use input::Input;
+pub use policy::{Policy, PolicyDigest, PolicySet};
+pub use signal::{Kind, Signal, Value};
+pub use subject::{GpuId, RunId, Subject};
+pub use time::MonoTime;

@@ -1,0 +1,197 @@
+//! Conditions: built once from TOML, evaluated without allocation.
+
+use crate::{
+    event::{Event, EventKind, Field, FieldValue},
+    signal::{Kind, Real, Source, Value},
+    subject::Process,
+    time::Span,
+    unit::Unit,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Which side of the bound trips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// Strictly above.
+    Above,
+    /// Strictly below.
+    Below,
+}
+
+/// A bound in the signal's own unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bound {
+    /// For integer signals.
+    Integer(i64),
+    /// For the run's own metrics.
+    Real(Real),
+}
+
+impl Bound {
+    /// Whether `value` is strictly on the `op` side. A NaN is on neither side: [`Condition::NotFinite`] is for it.
+    pub fn passed(self, op: Op, value: &Value) -> bool {
+        match (self, value) {
+            (Bound::Integer(bound), Value::Integer(value)) => match op {
+                Op::Above => *value > bound,
+                Op::Below => *value < bound,
+            },
+            (Bound::Real(Real(bound)), Value::Real(Real(value))) => match op {
+                Op::Above => *value > bound,
+                Op::Below => *value < bound,
+            },
+            _ => false,
+        }
+    }
+
+    fn show(self, unit: Unit) -> String {
+        match self {
+            Bound::Integer(value) => unit.show(value),
+            Bound::Real(real) => real.to_string(),
+        }
+    }
+}
+
+/// A pattern for one field of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pattern {
+    /// The whole text.
+    Exact(String),
+    /// Text that begins so (written `abc*`).
+    Prefix(String),
+    /// Text that ends so (written `*abc`).
+    Suffix(String),
+    /// Text that holds this (written `*abc*`).
+    Holds(String),
+    /// A number.
+    Number(i64),
+    /// A network.
+    Net(IpNet),
+}
+
+impl Pattern {
+    /// Whether the value fits.
+    pub fn fits(&self, value: FieldValue<'_>) -> bool {
+        match (self, value) {
+            (Pattern::Exact(p), FieldValue::Text(t)) => p == t,
+            (Pattern::Prefix(p), FieldValue::Text(t)) => t.starts_with(p.as_str()),
+            (Pattern::Suffix(p), FieldValue::Text(t)) => t.ends_with(p.as_str()),
+            (Pattern::Holds(p), FieldValue::Text(t)) => t.contains(p.as_str()),
+            (Pattern::Number(p), FieldValue::Number(n)) => *p == n,
+            (Pattern::Net(net), FieldValue::Address(address)) => net.contains(&address),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Exact(p) => f.write_str(p),
+            Pattern::Prefix(p) => write!(f, "{p}*"),
+            Pattern::Suffix(p) => write!(f, "*{p}"),
+            Pattern::Holds(p) => write!(f, "*{p}*"),
+            Pattern::Number(n) => n.fmt(f),
+            Pattern::Net(net) => net.fmt(f),
+        }
+    }
+}
+
+/// A field and the patterns of which one must fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldMatch {
+    /// The field.
+    pub field: Field,
+    /// Any of these.
+    pub any_of: Vec<Pattern>,
+}
+
+/// An event with field matches, all of which must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventMatch {
+    /// The event's kind.
+    pub kind: EventKind,
+    /// The field matches.
+    pub fields: Vec<FieldMatch>,
+}
+
+impl EventMatch {
+    /// Whether the event matches.
+    pub fn matches(&self, event: &Event, process: Option<&Process>) -> bool {
+        event.kind() == self.kind
+            && self.fields.iter().all(|m| {
+                event.field(m.field, process).is_some_and(|value| m.any_of.iter().any(|pattern| pattern.fits(value)))
+            })
+    }
+}
+
+/// When a rule trips.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// A signal beyond a bound.
+    Threshold {
+        /// The signal.
+        kind: Kind,
+        /// Which side.
+        op: Op,
+        /// The bound, per second where `over` is set.
+        bound: Bound,
+        /// The rule clears when the value is back on the other side of this; the bound itself unless given.
+        clear: Bound,
+        /// For how long it must hold without a break.
+        hold: Span,
+        /// For a rate: the window over which it is taken.
+        over: Option<Span>,
+    },
+    /// A metric of the run is NaN or infinite.
+    NotFinite {
+        /// The signal.
+        kind: Kind,
+    },
+    /// Something happened.
+    Event(EventMatch),
+}
+
+impl Condition {
+    /// The sensor it depends on.
+    pub fn source(&self) -> Source {
+        match self {
+            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.source(),
+            Condition::Event(EventMatch { kind: EventKind::Xid, .. }) => Source::Nvml,
+            Condition::Event(EventMatch { kind: EventKind::ForeignThaw, .. }) => Source::Guard,
+            Condition::Event(_) => Source::Ebpf,
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Threshold { kind, op, bound, hold, over, .. } => {
+                let op = match op {
+                    Op::Above => "above",
+                    Op::Below => "below",
+                };
+                write!(f, "{kind} {op} {}", bound.show(kind.unit()))?;
+                if let Some(over) = over {
+                    write!(f, "/s over {over}")?;
+                }
+                if *hold > Span(0) { write!(f, " for {hold}") } else { Ok(()) }
+            }
+            Condition::NotFinite { kind } => write!(f, "{kind} is NaN or infinite"),
+            Condition::Event(EventMatch { kind, fields }) => {
+                write!(f, "event {}", kind.name())?;
+                for FieldMatch { field, any_of } in fields {
+                    write!(f, ", {} = ", field.name())?;
+                    for (i, pattern) in any_of.iter().enumerate() {
+                        write!(f, "{}{pattern}", if i > 0 { " or " } else { "" })?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}

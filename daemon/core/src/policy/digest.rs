@@ -1,0 +1,56 @@
+//! The digest of a policy's canonical content.
+
+use super::Policy;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{fmt, str::FromStr};
+
+/// SHA-256 over `failsafe-policy-v1\n` and the policy as JSON with its fields in declared order, shown as `sha256:HEX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyDigest(pub [u8; 32]);
+
+impl PolicyDigest {
+    pub(super) fn of(policy: &Policy) -> PolicyDigest {
+        // Only maps with ordered string keys and integers are in a Policy, so serialising it cannot fail; an empty
+        // content would still give a digest of its own rather than another policy's.
+        let content = serde_json::to_vec(policy).unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(b"failsafe-policy-v1\n");
+        hash.update(&content);
+        PolicyDigest(hash.finalize().into())
+    }
+
+    /// The first 12 hex digits, for tables.
+    pub fn short(&self) -> String {
+        hex::encode(&self.0[..6])
+    }
+}
+
+impl fmt::Display for PolicyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", hex::encode(self.0))
+    }
+}
+
+impl FromStr for PolicyDigest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<PolicyDigest, String> {
+        let mut bytes = [0; 32];
+        text.strip_prefix("sha256:")
+            .filter(|digits| hex::decode_to_slice(digits, &mut bytes).is_ok())
+            .map(|_| PolicyDigest(bytes))
+            .ok_or_else(|| format!("`{text}` is not a policy digest such as sha256:<64 hex digits>"))
+    }
+}
+
+impl Serialize for PolicyDigest {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PolicyDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<PolicyDigest, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,170 @@
+//! Policy: bounds as data. [`parse`](parse::parse) reads TOML strictly; [`check`] holds it against itself and a node;
+//! the digest is over the canonical content, so comments and layout do not change it.
+
+mod build;
+pub mod check;
+pub mod condition;
+pub mod diagnostic;
+mod digest;
+pub mod parse;
+mod raw;
+
+pub use condition::{Bound, Condition, EventMatch, FieldMatch, Op, Pattern};
+pub use digest::PolicyDigest;
+
+use crate::{
+    decision::{Action, Confidence, Mode, Severity},
+    signal::Source,
+    time::Span,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The policies that runs are pinned to, by digest.
+pub type PolicySet = BTreeMap<PolicyDigest, Arc<Policy>>;
+
+/// System calls that a policy may watch.
+pub const WATCHABLE: [&str; 14] = [
+    "ptrace",
+    "mount",
+    "unshare",
+    "setns",
+    "bpf",
+    "init_module",
+    "finit_module",
+    "kexec_load",
+    "io_uring_setup",
+    "memfd_create",
+    "process_vm_writev",
+    "userfaultfd",
+    "keyctl",
+    "reboot",
+];
+
+/// What to do when a sensor that the policy needs cannot see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBlind {
+    /// Refuse to start a run; tell people when it goes blind later.
+    #[default]
+    Refuse,
+    /// Start all the same, and tell people.
+    Continue,
+    /// Refuse to start a run; freeze it when it goes blind later.
+    Freeze,
+}
+
+/// What to do when a process leaves the run's cgroup by the run's own doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnEscape {
+    /// Move it back.
+    #[default]
+    Recapture,
+    /// Record it.
+    Observe,
+}
+
+/// An IP protocol of an egress entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, number 6.
+    Tcp,
+    /// UDP, number 17.
+    Udp,
+}
+
+/// One destination a run may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressAllow {
+    /// The network.
+    pub cidr: IpNet,
+    /// Ports as inclusive ranges; empty: any.
+    pub ports: Vec<(u16, u16)>,
+    /// Protocol; `None`: TCP and UDP.
+    pub protocol: Option<Protocol>,
+}
+
+/// The egress allow-list, enforced in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Egress {
+    /// Deny, or only report what would have been denied.
+    pub mode: Mode,
+    /// Where the run may send; all else is forbidden.
+    pub allow: Vec<EgressAllow>,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Its id, unique in the policy.
+    pub id: String,
+    /// Why it exists.
+    pub rationale: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// How bad a trip is.
+    pub severity: Severity,
+    /// How sure a trip is.
+    pub confidence: Confidence,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Link to what to do next.
+    pub playbook: Option<String>,
+    /// Enforce or observe.
+    pub mode: Mode,
+    /// When it trips.
+    pub when: Condition,
+    /// What is then done, in the order of [`Action::IN_POLICY`].
+    pub actions: Vec<Action>,
+    /// An event rule that tripped trips again only after this (or after a thaw).
+    pub cooldown: Span,
+}
+
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Name.
+    pub name: String,
+    /// Version, counted by its owner.
+    pub version: u32,
+    /// Who answers for it; the default owner of its rules.
+    pub owner: String,
+    /// What it is for.
+    pub description: String,
+    /// What to do without sight.
+    pub on_blind: OnBlind,
+    /// What to do with escapes.
+    pub on_escape: OnEscape,
+    /// The egress allow-list.
+    pub egress: Option<Egress>,
+    /// Names of watched system calls: those listed, and those that rules name.
+    pub watch: BTreeSet<String>,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// The digest over the canonical content.
+    pub fn digest(&self) -> PolicyDigest {
+        PolicyDigest::of(self)
+    }
+
+    /// The sensors whose blindness leaves a rule of this policy blind.
+    pub fn needs(&self) -> BTreeSet<Source> {
+        let mut needs: BTreeSet<Source> = self.rules.iter().map(|rule| rule.when.source()).collect();
+        if self.egress.is_some() || !self.watch.is_empty() {
+            needs.insert(Source::Ebpf);
+        }
+        needs.remove(&Source::Guard);
+        needs
+    }
+
+    /// The rule of that id.
+    pub fn rule(&self, id: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.id == id)
+    }
+}

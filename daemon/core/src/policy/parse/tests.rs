@@ -1,0 +1,135 @@
+use super::*;
+use crate::policy::{Bound, Condition, Op};
+use crate::signal::Kind;
+use crate::time::Span;
+
+const GOOD: &str = r#"
+[policy]
+name = "trainer"
+version = 3
+owner = "safety@example.org"
+
+[egress]
+allow = [
+    { cidr = "10.0.0.0/8", ports = [443, "8000-8999"], protocol = "tcp" },
+    { cidr = "::1/128" },
+]
+
+[syscalls]
+watch = ["bpf"]
+
+[[rule]]
+id = "too-hot"
+rationale = "above 90 C the card throttles and its memory is at risk"
+severity = "critical"
+when = { signal = "gpu.temperature", above = "90 C", clear = "80 C", for = "3s" }
+actions = ["notify", "freeze"]
+
+[[rule]]
+id = "no-tracing"
+rationale = "a trainer traces nobody"
+when = { event = "syscall", name = ["ptrace", "setns"] }
+actions = ["notify"]
+
+[[rule]]
+id = "burst"
+rationale = "weights do not leave at this rate"
+when = { signal = "net.egress_bytes", above = "10 MiB/s", over = "2s" }
+actions = ["freeze"]
+"#;
+
+fn errors(text: &str) -> String {
+    parse("p.toml", text).unwrap_err().to_string()
+}
+
+fn with_rule(when: &str) -> String {
+    format!(
+        "[policy]\nname = \"p\"\nowner = \"o\"\n\n[[rule]]\nid = \"r\"\nrationale = \"x\"\nwhen = {when}\nactions = [\"freeze\"]\n"
+    )
+}
+
+#[test]
+fn a_good_policy_is_read_whole() {
+    let policy = parse("p.toml", GOOD).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(policy.watch.iter().map(String::as_str).collect::<Vec<_>>(), ["bpf", "ptrace", "setns"]);
+    let Condition::Threshold { kind, op, bound, clear, hold, over } = &policy.rules[0].when else { panic!() };
+    assert_eq!((kind, *op, *over), (&Kind::GpuTemperature, Op::Above, None));
+    assert_eq!((*bound, *clear, *hold), (Bound::Integer(90_000), Bound::Integer(80_000), Span::from_secs(3)));
+    let Condition::Threshold { over, .. } = &policy.rules[2].when else { panic!() };
+    assert_eq!(*over, Some(Span::from_secs(2)));
+    assert_eq!(policy.rules[0].owner, "safety@example.org");
+}
+
+#[test]
+fn the_digest_is_over_content_not_layout() {
+    let policy = parse("a", GOOD).unwrap();
+    let spaced = parse("b", &format!("# a comment\n{}", GOOD.replace("when = {", "when  =  {"))).unwrap();
+    assert_eq!(policy.digest(), spaced.digest());
+    for (from, to) in
+        [("90 C", "91 C"), ("version = 3", "version = 4"), ("10.0.0.0/8", "10.0.0.0/9"), ("\"bpf\"", "\"keyctl\"")]
+    {
+        assert_ne!(parse("c", &GOOD.replace(from, to)).unwrap().digest(), policy.digest(), "{from} -> {to}");
+    }
+}
+
+#[test]
+fn an_unknown_field_is_named_with_its_place_and_a_suggestion() {
+    let text = GOOD.replace("severity = ", "severty = ");
+    insta::assert_snapshot!(errors(&text));
+}
+
+#[test]
+fn a_wrong_unit_is_named_with_its_place() {
+    insta::assert_snapshot!(errors(&GOOD.replace("90 C", "90 W")));
+}
+
+#[test]
+fn contradictory_bounds_are_refused() {
+    insta::assert_snapshot!(errors(&GOOD.replace("80 C", "95 C")));
+    assert!(errors(&with_rule("{ signal = \"metric.loss\", above = 5, below = 3 }")).contains("no value is both"));
+    assert!(errors(&with_rule("{ signal = \"metric.loss\", above = 3, below = 5 }")).contains("two rules for a band"));
+}
+
+#[test]
+fn each_mistake_has_its_own_message() {
+    for (when, expected) in [
+        ("{ signal = \"gpu.temprature\", above = \"90 C\" }", "did you mean `gpu.temperature`?"),
+        ("{ signal = \"gpu.temperature\", above = 90 }", "no unit"),
+        ("{ signal = \"gpu.temperature\", above = \"90 C/s\" }", "it has no rate"),
+        ("{ signal = \"metric.loss\", above = \"5 C\" }", "without a unit"),
+        ("{ signal = \"metric.loss\", above = nan }", "finite"),
+        ("{ signal = \"metric.loss\", is = \"nan\" }", "not-finite"),
+        ("{ signal = \"process.count\", is = \"not-finite\" }", "always finite"),
+        ("{ signal = \"metric.loss\" }", "expected `above`, `below` or `is`"),
+        ("{ signal = \"metric.loss\", above = 3, port = 4 }", "field of events"),
+        ("{ signal = \"metric.loss\", above = 3, for = \"soon\" }", "not a duration"),
+        ("{ event = \"conect\" }", "did you mean `connect`?"),
+        ("{ event = \"exec\", port = 4 }", "no field `port`"),
+        ("{ event = \"connect\", address = \"10.0.0.0/99\" }", "not a network"),
+        ("{ event = \"connect\", verdict = \"deny\" }", "allowed, denied or would-deny"),
+        ("{ event = \"syscall\" }", "expected `name`"),
+        ("{ event = \"syscall\", name = \"ptrac\" }", "did you mean `ptrace`?"),
+        ("{ above = 3 }", "exactly one of `signal` and `event`"),
+    ] {
+        let got = errors(&with_rule(when));
+        assert!(got.contains(expected), "{when}\n{got}");
+        assert!(got.starts_with("p.toml:8:"), "{when}\n{got}");
+    }
+    assert!(errors(&with_rule("{ event = \"oom\" }").replace("[\"freeze\"]", "[\"thaw\"]")).contains("for operators"));
+    assert!(errors(&with_rule("{ event = \"oom\" }").replace("[\"freeze\"]", "[]")).contains("no actions"));
+    assert!(
+        errors(&format!("{GOOD}\n{}", GOOD[GOOD.find("[[rule]]").unwrap()..].to_owned()))
+            .contains("already taken on line 17")
+    );
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let text = GOOD.replace("90 C", "90 W").replace("10.0.0.0/8", "10/8").replace("\"bpf\"", "\"bfp\"");
+    assert_eq!(parse("p", &text).unwrap_err().list.len(), 3);
+}
+
+#[test]
+fn a_huge_policy_is_refused_unread() {
+    assert!(errors(&"#".repeat(MAX_BYTES + 1)).contains("at most"));
+}

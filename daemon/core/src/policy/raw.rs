@@ -1,0 +1,127 @@
+//! A policy as it stands in TOML: every field known, nothing else accepted. [`super::build`] gives it meaning.
+
+use super::{OnBlind, OnEscape, Protocol};
+use crate::decision::{Action, Confidence, Mode, Severity};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::Spanned;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPolicy {
+    pub policy: RawHead,
+    pub egress: Option<RawEgress>,
+    pub syscalls: Option<RawSyscalls>,
+    #[serde(default)]
+    pub rule: Vec<RawRule>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHead {
+    pub name: Spanned<String>,
+    #[serde(default = "one")]
+    pub version: u32,
+    pub owner: String,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub on_blind: OnBlind,
+    #[serde(default)]
+    pub on_escape: OnEscape,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEgress {
+    #[serde(default)]
+    pub mode: Mode,
+    pub allow: Vec<RawAllow>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAllow {
+    pub cidr: Spanned<String>,
+    pub ports: Option<Spanned<OneOrMany>>,
+    pub protocol: Option<Protocol>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSyscalls {
+    pub watch: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    pub id: Spanned<String>,
+    pub rationale: Spanned<String>,
+    pub owner: Option<String>,
+    #[serde(default)]
+    pub severity: Severity,
+    #[serde(default)]
+    pub confidence: Confidence,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    pub playbook: Option<String>,
+    #[serde(default)]
+    pub mode: Mode,
+    pub when: Spanned<RawWhen>,
+    pub actions: Spanned<Vec<Spanned<Action>>>,
+    pub cooldown: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWhen {
+    pub signal: Option<Spanned<String>>,
+    pub above: Option<Spanned<Literal>>,
+    pub below: Option<Spanned<Literal>>,
+    pub clear: Option<Spanned<Literal>>,
+    #[serde(rename = "for")]
+    pub hold: Option<Spanned<String>>,
+    pub over: Option<Spanned<String>>,
+    pub is: Option<Spanned<String>>,
+    pub event: Option<Spanned<String>>,
+    pub path: Option<Spanned<OneOrMany>>,
+    pub argv: Option<Spanned<OneOrMany>>,
+    pub comm: Option<Spanned<OneOrMany>>,
+    pub uid: Option<Spanned<OneOrMany>>,
+    pub address: Option<Spanned<OneOrMany>>,
+    pub port: Option<Spanned<OneOrMany>>,
+    pub protocol: Option<Spanned<OneOrMany>>,
+    pub verdict: Option<Spanned<OneOrMany>>,
+    pub name: Option<Spanned<OneOrMany>>,
+    pub code: Option<Spanned<OneOrMany>>,
+    pub status: Option<Spanned<OneOrMany>>,
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(untagged, expecting = "expected a number or a text with a unit, such as 100 or \"85 C\"")]
+pub(super) enum Literal {
+    Integer(i64),
+    Float(f64),
+    Text(String),
+}
+
+#[derive(Deserialize, Clone)]
+#[serde(untagged, expecting = "expected a text, a number, or a list of them")]
+pub(super) enum OneOrMany {
+    One(Literal),
+    Many(Vec<Literal>),
+}
+
+impl OneOrMany {
+    pub(super) fn as_slice(&self) -> &[Literal] {
+        match self {
+            OneOrMany::One(one) => std::slice::from_ref(one),
+            OneOrMany::Many(many) => many,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What the audit log keeps: one [`Record`] a log entry, as JSON. The reader (`failsafectl`) needs no daemon to read it.
+
+use crate::{
+    decision::{Decision, Outcome, Seen},
+    input::{Control, Gap, Run},
+    policy::PolicyDigest,
+    subject::RunId,
+};
+use serde::{Deserialize, Serialize};
+
+/// One process of a run, as a snapshot keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// Process id.
+    pub pid: u32,
+    /// Parent's.
+    pub ppid: u32,
+    /// Start time in clock ticks since boot (`/proc/PID/stat` field 22).
+    pub start_ticks: u64,
+    /// Real user id.
+    pub uid: u32,
+    /// `comm`.
+    pub comm: String,
+    /// The head of argv.
+    pub argv: String,
+    /// State letter of `/proc/PID/stat`.
+    pub state: char,
+    /// Resident memory, bytes.
+    pub rss_bytes: u64,
+    /// CPU time, microseconds.
+    pub cpu_us: u64,
+}
+
+/// The state of a run at an intervention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its processes.
+    pub processes: Vec<ProcessFacts>,
+    /// False when the time budget cut the list.
+    pub complete: bool,
+    /// The last value of every signal of the run and of its GPUs.
+    pub signals: Vec<Seen>,
+    /// Whether the processes were already frozen when the list was taken.
+    pub frozen: bool,
+}
+
+/// The rule behind a decision, as the policy that the run was pinned to has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleText {
+    /// Why the rule exists.
+    pub rationale: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// What to do next.
+    pub playbook: Option<String>,
+    /// Name and version of the policy.
+    pub policy: String,
+}
+
+/// An entry of the audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Record {
+    /// The daemon started.
+    DaemonStarted {
+        /// Its version.
+        version: String,
+        /// The kernel's release.
+        kernel: String,
+        /// Sensors that are blind from the start, with the reason.
+        blind: Vec<String>,
+        /// `simulated` where NVML is a stand-in, else the driver's version; none without a GPU.
+        nvml: Option<String>,
+    },
+    /// The daemon stopped on purpose.
+    DaemonStopped,
+    /// A run was registered.
+    RunStarted {
+        /// The run.
+        run: Run,
+        /// Name and version of its policy.
+        policy_name: String,
+    },
+    /// A run that lived over the daemon's restart was taken up again.
+    RunAdopted {
+        /// The run.
+        run: Run,
+        /// What was found, in words.
+        found: String,
+    },
+    /// A run ended.
+    RunEnded {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+    },
+    /// A policy was refused for a run.
+    PolicyRefused {
+        /// The policy.
+        policy: PolicyDigest,
+        /// Why.
+        why: String,
+    },
+    /// An operator's command was accepted.
+    Control(Control),
+    /// A decision was made.
+    Decision {
+        /// The decision.
+        decision: Decision,
+        /// The rule's text, where a rule made it.
+        rule: Option<RuleText>,
+    },
+    /// An action's outcome was read back.
+    Outcome(Outcome),
+    /// Evidence of a decision.
+    Evidence {
+        /// The decision's number.
+        decision: u32,
+        /// The state.
+        snapshot: Snapshot,
+    },
+    /// A sensor or the log itself was blind, or sees again.
+    Gap(Gap),
+}
+
+impl Record {
+    /// The entry's kind: what `failsafectl events` shows and filters by.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Record::DaemonStarted { .. } | Record::DaemonStopped => "daemon",
+            Record::RunStarted { .. } | Record::RunAdopted { .. } | Record::RunEnded { .. } => "run",
+            Record::PolicyRefused { .. } => "policy",
+            Record::Control(_) => "control",
+            Record::Decision { .. } => "decision",
+            Record::Outcome(_) => "outcome",
+            Record::Evidence { .. } => "evidence",
+            Record::Gap(_) => "gap",
+        }
+    }
+}
