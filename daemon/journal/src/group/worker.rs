@@ -1,0 +1,187 @@
+//! The writer thread: owns the [`AuditLog`], seals in order, commits, tells. Nothing else writes the log.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Options;
+use super::queue::{Item, Queue, Refused};
+use super::ticket::{Done, Durable, WaitError};
+use crate::clock::Stamp;
+use crate::entry::{Draft, Sealed, kind};
+use crate::storage::Storage;
+use crate::writer::{AuditLog, Recovery, chain_text};
+
+pub(super) fn run<S: Storage>(log: AuditLog<S>, queue: &Queue, options: Options, recovery: Recovery) {
+    let Options { observer, clock, retry_after, retry_least, .. } = options;
+    let mut worker =
+        Worker { log, queue, clock, observer, waiting: VecDeque::new(), outage: None, retry_after, retry_least };
+    worker.tell(&recovery.written);
+    if let Some(error) = recovery.deferred {
+        worker.failed(error);
+    }
+    while worker.turn() {}
+}
+
+struct Worker<'a, S> {
+    log: AuditLog<S>,
+    queue: &'a Queue,
+    clock: Box<dyn crate::clock::Clock>,
+    observer: Option<super::Observer>,
+    /// By index: who waits for the log's pending entries. Entries of the journal itself are not all here.
+    waiting: VecDeque<(u64, Waiting)>,
+    outage: Option<Outage>,
+    retry_after: Duration,
+    retry_least: Duration,
+}
+
+enum Waiting {
+    Draft { bytes: usize, done: Done },
+    Refused(u64),
+}
+
+/// The time in which commits fail.
+struct Outage {
+    since: Stamp,
+    error: String,
+    attempts: u64,
+    last_failure: Instant,
+}
+
+impl<S: Storage> Worker<'_, S> {
+    /// One wait and one commit. False: the end.
+    fn turn(&mut self) -> bool {
+        let after = |delay| self.outage.as_ref().map(|outage| outage.last_failure + delay);
+        let work = self.queue.take(after(self.retry_least), after(self.retry_after));
+        for item in work.items {
+            self.seal(item);
+        }
+        if self.log.pending() > 0 || self.outage.is_some() {
+            self.commit();
+        }
+        match work.close_by {
+            // Submits are refused by now, so nothing was queued behind what this turn took.
+            Some(by) => (self.log.pending() > 0 || self.outage.is_some()) && Instant::now() < by,
+            None => true,
+        }
+    }
+
+    fn seal(&mut self, item: Item) {
+        match item {
+            Item::Draft { prepared, done } => {
+                let bytes = prepared.max_bytes();
+                let index = self.log.append_prepared(&prepared).index;
+                self.waiting.push_back((index, Waiting::Draft { bytes, done }));
+            }
+            Item::Refused(refused) => {
+                if let Ok(sealed) = self.log.append(&overflow_gap(&refused, self.clock.now())) {
+                    self.waiting.push_back((sealed.index, Waiting::Refused(refused.count)));
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        self.queue.commit_begins(self.clock.now());
+        match self.log.commit() {
+            Ok(written) => {
+                self.tell(&written);
+                if let Some(outage) = self.outage.take() {
+                    self.queue.outage_over();
+                    // Appended only now, behind what was delayed; a second sync is nothing after an outage.
+                    if self.log.append(&storage_gap(&outage, &written, self.clock.now())).is_ok() {
+                        self.commit();
+                    }
+                }
+            }
+            Err(error) => self.failed(chain_text(&error)),
+        }
+    }
+
+    fn failed(&mut self, error: String) {
+        let now = self.clock.now();
+        self.queue.commit_failed(now.clone(), error.clone());
+        let outage = self.outage.get_or_insert_with(|| Outage {
+            since: now,
+            error: String::new(),
+            attempts: 0,
+            last_failure: Instant::now(),
+        });
+        outage.error = error;
+        outage.attempts += 1;
+        outage.last_failure = Instant::now();
+    }
+
+    /// Observer first: who learns from a ticket that an entry is durable may rely on its having been published.
+    fn tell(&mut self, written: &[Sealed]) {
+        if let Some(observer) = &mut self.observer {
+            for sealed in written {
+                observer(sealed.index, sealed.bytes.clone());
+            }
+        }
+        let (mut entries, mut bytes, mut refused) = (0, 0, 0);
+        let mut resolved = Vec::with_capacity(written.len());
+        for sealed in written {
+            let Some((_, waiting)) = self.waiting.pop_front_if(|(index, _)| *index == sealed.index) else { continue };
+            match waiting {
+                Waiting::Draft { bytes: size, done } => {
+                    entries += 1;
+                    bytes += size;
+                    resolved.push((done, Durable { index: sealed.index, leaf_hash: sealed.leaf_hash }));
+                }
+                Waiting::Refused(count) => refused += count,
+            }
+        }
+        self.queue.commit_ends(written.len() as u64, entries, bytes, refused);
+        for (done, durable) in resolved {
+            done.resolve(Ok(durable));
+        }
+    }
+}
+
+fn overflow_gap(refused: &Refused, now: Stamp) -> Draft {
+    let body = json!({
+        "cause": "overflow",
+        "dropped": refused.count,
+        "dropped_by_kind": refused.by_kind,
+        "first": stamp(&refused.first),
+        "last": stamp(&refused.last),
+    });
+    Draft::new(kind::GAP, now, body)
+}
+
+fn storage_gap(outage: &Outage, delayed: &[Sealed], now: Stamp) -> Draft {
+    let body = json!({
+        "cause": "storage",
+        "error": outage.error,
+        "failed_commits": outage.attempts,
+        "since": stamp(&outage.since),
+        "duration_ns": now.mono_ns.saturating_sub(outage.since.mono_ns),
+        "delayed": delayed.len(),
+        "delayed_first": delayed.first().map(|sealed| sealed.index),
+        "delayed_last": delayed.last().map(|sealed| sealed.index),
+    });
+    Draft::new(kind::GAP, now, body)
+}
+
+fn stamp(stamp: &Stamp) -> serde_json::Value {
+    json!({ "wall_ns": stamp.wall_ns, "mono_ns": stamp.mono_ns })
+}
+
+/// However the thread ends, nobody waits for it in vain.
+impl<S> Drop for Worker<'_, S> {
+    fn drop(&mut self) {
+        let queued = self.queue.stop().into_iter().filter_map(|item| match item {
+            Item::Draft { done, .. } => Some(done),
+            Item::Refused(_) => None,
+        });
+        let sealed = self.waiting.drain(..).filter_map(|(_, waiting)| match waiting {
+            Waiting::Draft { done, .. } => Some(done),
+            Waiting::Refused(_) => None,
+        });
+        for done in sealed.chain(queued) {
+            done.resolve(Err(WaitError::Closed));
+        }
+    }
+}

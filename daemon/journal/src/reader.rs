@@ -1,0 +1,177 @@
+//! Reading entries, from a finished log or one that is being written. A reader checks framing, checksums and canonical
+//! form of what it returns, and that indices continue; for the `prev` links from the first entry on, see [`mod@crate::verify`].
+
+use std::io;
+use std::path::Path;
+
+use crate::entry::{Entry, ParseError};
+use crate::frame::{Bad, Scanner, Step};
+use crate::storage::file::FileError;
+use crate::storage::{FileStorage, ReadAt};
+
+/// Iterates over the entries of a log, in order.
+///
+/// At the end the iterator returns `None`, and goes on if the log has grown since: that is how to tail it. An incomplete
+/// frame at the end counts as the end ([`LogReader::cut_tail`] tells), since it may just be in the writing. After an error
+/// it stays ended.
+#[derive(Debug)]
+pub struct LogReader<S> {
+    scanner: Scanner<S>,
+    next_index: u64,
+    filter: Filter,
+    cut_tail: Option<Bad>,
+    failed: bool,
+}
+
+/// Which entries a reader returns. Empty: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only entries about this run.
+    pub run: Option<String>,
+    /// Only entries about this incident.
+    pub incident: Option<String>,
+    /// Only entries of these kinds; empty means any.
+    pub kinds: Vec<String>,
+}
+
+impl Filter {
+    /// Whether `entry` passes.
+    #[must_use]
+    pub fn accepts(&self, entry: &Entry) -> bool {
+        let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        same(&self.run, &entry.run)
+            && same(&self.incident, &entry.incident)
+            && (self.kinds.is_empty() || self.kinds.contains(&entry.kind))
+    }
+}
+
+impl LogReader<FileStorage> {
+    /// Opens a log file for reading.
+    ///
+    /// # Errors
+    /// [`FileError`], with path and operation.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        Ok(Self::new(FileStorage::open_read_only(path)?))
+    }
+}
+
+impl<S: ReadAt> LogReader<S> {
+    /// Reads `source` from its first entry.
+    pub fn new(source: S) -> Self {
+        Self { scanner: Scanner::new(source), next_index: 0, filter: Filter::default(), cut_tail: None, failed: false }
+    }
+
+    /// Returns only entries that pass `filter` from here on.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Starts at entry `index`, going there by frame lengths alone. Past the end, it starts at the end.
+    ///
+    /// # Errors
+    /// Only those of reading.
+    pub fn from_index(mut self, index: u64) -> Result<Self, ReadError> {
+        while self.next_index < index && self.scanner.skip().map_err(ReadError::Io)? {
+            self.next_index += 1;
+        }
+        Ok(self)
+    }
+
+    /// Index of the entry that is read next.
+    #[must_use]
+    pub fn next_index(&self) -> u64 {
+        self.next_index
+    }
+
+    /// Where that entry begins in the file.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.scanner.offset()
+    }
+
+    /// What was incomplete at the end when it was last reached.
+    #[must_use]
+    pub fn cut_tail(&self) -> Option<Bad> {
+        self.cut_tail
+    }
+
+    fn read(&mut self) -> Result<Option<Entry>, ReadError> {
+        self.cut_tail = None;
+        let index = self.next_index;
+        match self.scanner.step().map_err(ReadError::Io)? {
+            Step::End => Ok(None),
+            Step::Bad(bad @ (Bad::HeaderCut | Bad::FrameHeaderCut(_) | Bad::Cut { .. })) => {
+                self.cut_tail = Some(bad);
+                Ok(None)
+            }
+            Step::Bad(why) => Err(ReadError::Frame { offset: self.scanner.offset(), index, why }),
+            Step::Frame { offset, bytes } => {
+                let entry = Entry::parse(&bytes).map_err(|why| ReadError::Entry { offset, index, why })?;
+                if entry.index != index {
+                    return Err(ReadError::Index { offset, index, found: entry.index });
+                }
+                self.next_index += 1;
+                Ok(Some(entry))
+            }
+        }
+    }
+}
+
+impl<S: ReadAt> Iterator for LogReader<S> {
+    type Item = Result<Entry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.failed {
+            match self.read() {
+                Ok(Some(entry)) if self.filter.accepts(&entry) => return Some(Ok(entry)),
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A log that cannot be read on. `offset` is where the frame begins, `index` the index that its entry should have.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The medium failed.
+    #[error("read audit log")]
+    Io(#[source] io::Error),
+    /// Not a frame: torn or tampered with, which [`mod@crate::verify`] tells apart.
+    #[error("at byte {offset}, entry {index}: {why}")]
+    Frame {
+        /// See the enum.
+        offset: u64,
+        /// See the enum.
+        index: u64,
+        /// What is wrong.
+        why: Bad,
+    },
+    /// Not an entry.
+    #[error("at byte {offset}, entry {index}: {why}")]
+    Entry {
+        /// See the enum.
+        offset: u64,
+        /// See the enum.
+        index: u64,
+        /// What is wrong.
+        why: ParseError,
+    },
+    /// Another entry.
+    #[error("at byte {offset}: index is {found}, not {index}")]
+    Index {
+        /// See the enum.
+        offset: u64,
+        /// See the enum.
+        index: u64,
+        /// Index in the entry.
+        found: u64,
+    },
+}

@@ -1,0 +1,327 @@
+//! Writing a recording: every input of one run, in order, for replay. A `*.fsrec` file stands alone: its header says what it
+//! is of and under which policy, and any beginning of it is readable, so it can be copied while it grows.
+//!
+//! [`Recorder::record`] only encodes into memory; the disk is touched by [`Recorder::flush`], which the owner calls every so
+//! often, and by `record` itself once [`FLUSH_AT`] bytes wait. Recordings are not synced until [`Recorder::finish`]: what the
+//! audit log needs is in the audit log.
+//!
+//! Invariant: a recording has no holes. When it cannot go on (size cap, or a disk that stays unwritable) it ends, with a
+//! marker that says why, because a replay of inputs with a hole would quietly decide something else.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::entry::Hash;
+use crate::storage::file::FileError;
+use crate::storage::{FileStorage, Storage};
+
+/// First bytes of every recording.
+pub const MAGIC: [u8; 8] = *b"FSREC\0\0\0";
+/// Format version that this crate writes and reads.
+pub const VERSION: u32 = 1;
+/// Magic, version u32le, header length u32le, crc32c u32le of version, length and header.
+pub const PREAMBLE_BYTES: usize = 20;
+/// Largest frame (kind and payload) and largest header, in bytes.
+pub const MAX_FRAME_BYTES: usize = 8 << 20;
+/// Bytes in memory at which `record` writes them.
+pub const FLUSH_AT: usize = 256 << 10;
+/// Bytes in memory at which a recording on an unwritable disk ends.
+pub const MAX_BUFFERED: usize = 16 << 20;
+/// Kinds from here on are the recorder's own.
+pub const FIRST_RESERVED_KIND: u8 = 0xf0;
+/// The recording ends early; payload: JSON of [`Stopped`].
+pub const KIND_TRUNCATED: u8 = 0xf0;
+/// The recording is complete; payload: none.
+pub const KIND_END: u8 = 0xf1;
+
+/// Kept free below the cap for the marker.
+const MARKER_ROOM: u64 = 512;
+
+/// Writes one recording.
+#[derive(Debug)]
+pub struct Recorder<S: Storage = FileStorage> {
+    storage: S,
+    buffer: Vec<u8>,
+    /// Bytes that are in the file.
+    flushed: u64,
+    dirty: bool,
+    max_bytes: u64,
+    frames: u64,
+    stopped: Option<Stopped>,
+    hasher: Sha256,
+    failure: Option<String>,
+}
+
+/// What became of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is part of the recording.
+    Written,
+    /// The recording has ended before it; see [`Recorder::stopped`].
+    Stopped,
+}
+
+/// Why a recording ended early.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// `max_bytes` or `storage`.
+    pub reason: StopReason,
+    /// Frames before the marker.
+    pub frames: u64,
+    /// The disk's error, where that is the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The kinds of [`Stopped`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The size cap is reached.
+    MaxBytes,
+    /// The disk could not be written for too long.
+    Storage,
+}
+
+/// A finished recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Frames, markers not counted.
+    pub frames: u64,
+    /// Size of the file, in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the file, to name it by in the audit log.
+    pub sha256: Hash,
+    /// Why it ended early, if it did.
+    pub stopped: Option<Stopped>,
+}
+
+impl Recorder<FileStorage> {
+    /// Begins the recording `path`, which must not exist. `header` is stored as JSON. The file grows to `max_bytes` at most,
+    /// or to the size of the header and a marker if that is more.
+    ///
+    /// # Errors
+    /// [`RecordError`]; a file that was created is removed again.
+    pub fn create(path: &Path, header: &impl Serialize, max_bytes: u64) -> Result<Self, RecordError> {
+        let storage = FileStorage::create_new(path).map_err(RecordError::Create)?;
+        Self::create_on(storage, header, max_bytes).inspect_err(|_| {
+            let _left = std::fs::remove_file(path);
+        })
+    }
+}
+
+impl<S: Storage> Recorder<S> {
+    /// [`create`](Recorder::create) on any empty medium.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_on(storage: S, header: &impl Serialize, max_bytes: u64) -> Result<Self, RecordError> {
+        let json = serde_json::to_vec(header).map_err(RecordError::Header)?;
+        if json.len() > MAX_FRAME_BYTES {
+            return Err(RecordError::TooLarge { what: "header", bytes: json.len() });
+        }
+        let mut checked = VERSION.to_le_bytes().to_vec();
+        checked.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&checked), &json);
+        let mut recorder = Self {
+            storage,
+            buffer: Vec::new(),
+            flushed: 0,
+            dirty: false,
+            max_bytes,
+            frames: 0,
+            stopped: None,
+            hasher: Sha256::new(),
+            failure: None,
+        };
+        for part in [&MAGIC[..], &checked, &crc.to_le_bytes(), &json] {
+            recorder.push(part);
+        }
+        recorder.flush()?;
+        Ok(recorder)
+    }
+
+    /// Adds one input of a `kind` below [`FIRST_RESERVED_KIND`]. A disk that fails does not fail this: what waits is kept
+    /// in memory up to [`MAX_BUFFERED`], then the recording ends.
+    ///
+    /// # Errors
+    /// [`RecordError`]: this input cannot be recorded; the recording is as before.
+    pub fn record<T: Serialize + ?Sized>(&mut self, kind: u8, input: &T) -> Result<Recorded, RecordError> {
+        if kind >= FIRST_RESERVED_KIND {
+            return Err(RecordError::ReservedKind(kind));
+        }
+        if self.stopped.is_some() {
+            return Ok(Recorded::Stopped);
+        }
+        let body = postcard::to_extend(input, vec![kind]).map_err(RecordError::Encode)?;
+        if body.len() > MAX_FRAME_BYTES {
+            return Err(RecordError::TooLarge { what: "input", bytes: body.len() });
+        }
+        if self.bytes() + 8 + body.len() as u64 + MARKER_ROOM > self.max_bytes {
+            self.stop(StopReason::MaxBytes);
+            return Ok(Recorded::Stopped);
+        }
+        if self.buffer.len() + body.len() > MAX_BUFFERED {
+            self.stop(StopReason::Storage);
+            return Ok(Recorded::Stopped);
+        }
+        self.push_frame(&body);
+        self.frames += 1;
+        if self.buffer.len() >= FLUSH_AT && self.failure.is_none() {
+            // While the disk fails, only the owner's flush tries it, not every input.
+            let _kept_in_failure = self.flush();
+        }
+        Ok(Recorded::Written)
+    }
+
+    /// Hands what waits in memory to the kernel, so that readers see it.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`]; all is kept and the next flush tries again.
+    pub fn flush(&mut self) -> Result<(), RecordError> {
+        let flushed = self.write_out();
+        self.failure = flushed.as_ref().err().map(|error| crate::writer::chain_text(error));
+        flushed
+    }
+
+    /// Ends the recording with a marker, writes it out and syncs it.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`]; the recording is then without its end.
+    pub fn finish(mut self) -> Result<Summary, RecordError> {
+        if self.stopped.is_none() {
+            self.push_frame(&[KIND_END]);
+        }
+        self.flush()?;
+        self.storage.sync().map_err(RecordError::io("sync"))?;
+        Ok(Summary {
+            frames: self.frames,
+            bytes: self.flushed,
+            sha256: std::mem::take(&mut self.hasher).finalize().into(),
+            stopped: self.stopped.take(),
+        })
+    }
+
+    /// Why the recording ended early, once it has.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.as_ref()
+    }
+
+    /// The error of the last flush, if it failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Inputs recorded.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Size of the recording, in bytes, with what waits in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        let error = self.failure.as_ref().filter(|_| reason == StopReason::Storage);
+        let error = error.map(|error| error.chars().take(100).collect());
+        let stopped = Stopped { reason, frames: self.frames, error };
+        let mut body = vec![KIND_TRUNCATED];
+        // Two integers and a short text always serialise.
+        body.extend(serde_json::to_vec(&stopped).unwrap_or_default());
+        self.push_frame(&body);
+        self.stopped = Some(stopped);
+    }
+
+    fn push_frame(&mut self, body: &[u8]) {
+        let mut head = [0; 8];
+        head[..4].copy_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head[4..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+        self.push(&head);
+        self.push(body);
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    fn write_out(&mut self) -> Result<(), RecordError> {
+        if self.dirty {
+            self.storage.truncate(self.flushed).map_err(RecordError::io("truncate"))?;
+            self.dirty = false;
+        }
+        let mut written = 0;
+        while written < self.buffer.len() {
+            match self.storage.append(&self.buffer[written..]) {
+                Ok(n) if n > 0 => written += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => {
+                    // What was written stays: any beginning of a recording is valid.
+                    self.buffer.drain(..written);
+                    self.flushed += written as u64;
+                    self.dirty = true;
+                    let error = other.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
+                    return Err(RecordError::io("write")(error));
+                }
+            }
+        }
+        self.flushed += written as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl<S: Storage> Drop for Recorder<S> {
+    /// Writes out what waits, without an end marker: the recording shows that it was not finished.
+    fn drop(&mut self) {
+        let _lost = self.write_out();
+    }
+}
+
+/// A recording that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file could not be created.
+    #[error("create recording")]
+    Create(#[source] FileError),
+    /// The file could not be written.
+    #[error("{operation} recording")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The header has no JSON form.
+    #[error("encode recording header")]
+    Header(#[source] serde_json::Error),
+    /// The input has no postcard form.
+    #[error("encode input")]
+    Encode(#[source] postcard::Error),
+    /// Larger than [`MAX_FRAME_BYTES`].
+    #[error("{what} of {bytes} bytes exceeds the limit of {MAX_FRAME_BYTES} bytes")]
+    TooLarge {
+        /// Header or input.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+    },
+    /// The kind is the recorder's own.
+    #[error("frame kind {0:#x} is reserved")]
+    ReservedKind(u8),
+}
+
+impl RecordError {
+    fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}

@@ -1,0 +1,77 @@
+//! Where the audit log's bytes lie: one file, append only. The narrow traits are the journal's only door to the disk, so
+//! that power cuts and full disks can be played in tests ([`sim`]).
+
+pub mod file;
+pub mod sim;
+
+use std::io;
+
+pub use file::{FileStorage, LOG_FILE, set_aside};
+
+/// Reading at an offset.
+pub trait ReadAt {
+    /// Reads into `buf` from `offset`; may read less; 0 at the end.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Size in bytes.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it holds nothing.
+    ///
+    /// # Errors
+    /// Those of [`len`](Self::len).
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+/// An append-only medium.
+pub trait Storage: ReadAt {
+    /// Writes at the end, once; may write less than asked.
+    ///
+    /// # Errors
+    /// Those of the medium; then nothing was written by this call.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Makes everything written so far survive a power cut. After a failure it is unknown what would survive, and a later
+    /// success does not cover it: what was unsynced has to be cut off and written again.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Cuts the file to `len` bytes.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn truncate(&mut self, len: u64) -> io::Result<()>;
+}
+
+impl ReadAt for &[u8] {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(<[u8]>::len(self) as u64)
+    }
+}
+
+impl<S: ReadAt> ReadAt for &mut S {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        S::read_at(self, offset, buf)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        S::len(self)
+    }
+}

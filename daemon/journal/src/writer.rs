@@ -1,0 +1,313 @@
+//! The audit log as its single writer sees it: verify and repair on opening, then append in memory and commit in groups.
+//!
+//! Invariants:
+//! - Up to `durable`, the file is what was synced; behind it stands nothing, or a beginning of the pending entries that a
+//!   failed commit left and that the next one cuts off first.
+//! - A pending entry keeps its index and bytes through every retry, so at whatever moment the power fails, the file is the
+//!   durable log plus a beginning of the pending one.
+//! - After a failed sync the pending bytes are cut off and written again: the kernel may have dropped them and would
+//!   report the next sync as successful.
+
+use std::borrow::Cow;
+use std::io;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::clock::{Clock, Stamp};
+use crate::entry::{Draft, DraftError, Hash, Prepared, Sealed, kind};
+use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
+use crate::storage::{ReadAt, Storage};
+use crate::walk::{Chain, Ending, Problem, Walker};
+
+/// An open audit log.
+#[derive(Debug)]
+pub struct AuditLog<S> {
+    storage: S,
+    chain: Chain,
+    pending: Vec<Sealed>,
+    header_pending: bool,
+    durable: u64,
+    /// The file may hold bytes behind `durable`.
+    dirty: bool,
+}
+
+/// What opening a log found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// Valid entries found.
+    pub entries: u64,
+    /// The tail that was cut off, if any.
+    pub dropped: Option<Dropped>,
+    /// Entries written by opening (the `recovered` entry), as far as they are durable; the others are still pending.
+    pub written: Vec<Sealed>,
+    /// Why what opening wrote is not durable yet: a commit tries again.
+    pub deferred: Option<String>,
+}
+
+/// A torn tail that was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Where it began.
+    pub offset: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// What was wrong with it.
+    pub why: Bad,
+    /// SHA-256 of it.
+    pub sha256: Hash,
+    /// Its readable beginning, without the frame header, at most [`EXCERPT_BYTES`] bytes.
+    pub excerpt: String,
+}
+
+/// Most bytes of a dropped tail that a `recovered` entry quotes.
+pub const EXCERPT_BYTES: usize = 512;
+
+impl<S: Storage> AuditLog<S> {
+    /// Verifies all of `storage`, cuts off a torn tail, and says so in a `recovered` entry. A disk that is full or fails
+    /// to write does not prevent opening: see [`Recovery::deferred`].
+    ///
+    /// # Errors
+    /// [`OpenError`]; the log is then as it was found.
+    pub fn open(storage: S, clock: &dyn Clock) -> Result<(Self, Recovery), OpenError> {
+        let mut walker = Walker::new(storage);
+        let ending = walker.run(|_, _| {}).map_err(OpenError::io("read"))?;
+        let chain = walker.chain();
+        let (end, dropped) = match ending {
+            Ending::Clean => (walker.source().len().map_err(OpenError::io("read size of"))?, None),
+            Ending::Torn { offset, bytes, why } => {
+                let (sha256, excerpt) = inspect(walker.source(), offset, why).map_err(OpenError::io("read"))?;
+                (offset, Some(Dropped { offset, bytes, why, sha256, excerpt }))
+            }
+            Ending::Tampered(problem) => return Err(problem.into()),
+        };
+        let mut log = Self {
+            storage: walker.into_source(),
+            chain,
+            pending: Vec::new(),
+            header_pending: end < HEADER_BYTES as u64,
+            durable: end,
+            dirty: dropped.is_some(),
+        };
+        let entries = chain.next_index;
+        if let Some(dropped) = &dropped {
+            log.append(&recovered(dropped, clock.now())).map_err(OpenError::Draft)?;
+        }
+        // Always: bytes that were written but never synced before a crash of the process are valid here, and are about to
+        // be built upon.
+        let (written, deferred) = match log.commit() {
+            Ok(written) => (written, None),
+            Err(error) => (Vec::new(), Some(chain_text(&error))),
+        };
+        Ok((log, Recovery { entries, dropped, written, deferred }))
+    }
+
+    /// Places `draft` in the log, in memory. Durable only after [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// [`DraftError`]; nothing was placed.
+    pub fn append(&mut self, draft: &Draft) -> Result<Sealed, DraftError> {
+        Ok(self.append_prepared(&draft.prepare()?))
+    }
+
+    /// [`append`](Self::append) of a draft that is checked already.
+    pub fn append_prepared(&mut self, prepared: &Prepared) -> Sealed {
+        let sealed = prepared.seal(self.chain.next_index, &self.chain.head);
+        self.chain = Chain { next_index: sealed.index + 1, head: sealed.leaf_hash };
+        self.pending.push(sealed.clone());
+        sealed
+    }
+
+    /// Writes all pending entries and syncs once. Returns them in order: they are durable now.
+    ///
+    /// # Errors
+    /// [`CommitError`]; everything stays pending, to be tried again.
+    pub fn commit(&mut self) -> Result<Vec<Sealed>, CommitError> {
+        self.settle()?;
+        let mut out =
+            Vec::with_capacity(self.pending.iter().map(|sealed| sealed.bytes.len() + 8).sum::<usize>() + HEADER_BYTES);
+        if self.header_pending {
+            out.extend_from_slice(&frame::header());
+        }
+        for sealed in &self.pending {
+            push_frame(&mut out, &sealed.bytes);
+        }
+        self.dirty = true;
+        let written = self.write_all(&out).map_err(CommitError::io("write"));
+        match written.and_then(|()| self.storage.sync().map_err(CommitError::io("sync"))) {
+            Ok(()) => {
+                self.durable += out.len() as u64;
+                (self.dirty, self.header_pending) = (false, false);
+                Ok(std::mem::take(&mut self.pending))
+            }
+            Err(error) => {
+                // At once, so that a reader does not see entries come and go; if it fails, the next commit repeats it.
+                let _later = self.settle();
+                Err(error)
+            }
+        }
+    }
+
+    /// Entries not durable yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// What the next entry will continue, pending ones included.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    /// Size of the durable log, in bytes.
+    #[must_use]
+    pub fn durable_bytes(&self) -> u64 {
+        self.durable
+    }
+
+    /// The medium.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// Brings the file to the durable length, after a failure or a torn tail, and never when someone else shortened it:
+    /// that would pad it with zeros.
+    fn settle(&mut self) -> Result<(), CommitError> {
+        let found = self.storage.len().map_err(CommitError::io("read size of"))?;
+        if found < self.durable || (found > self.durable && !self.dirty) {
+            return Err(CommitError::Changed { expected: self.durable, found });
+        }
+        if found > self.durable {
+            self.storage.truncate(self.durable).map_err(CommitError::io("truncate"))?;
+        }
+        self.dirty = false;
+        Ok(())
+    }
+
+    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            match self.storage.append(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A log that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log was changed by something else than a crash of its writer. It is left as found; the caller decides, see
+    /// [`set_aside`](crate::storage::set_aside).
+    #[error("tampered at byte {offset}, entry {index}: {why}")]
+    Tampered {
+        /// Where the first invalid frame begins.
+        offset: u64,
+        /// The index that the entry there should have.
+        index: u64,
+        /// What is wrong.
+        why: crate::walk::Why,
+    },
+    /// The log could not be read.
+    #[error("{operation} audit log")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The log's file could not be opened.
+    #[error("open audit log")]
+    File(#[source] crate::storage::file::FileError),
+    /// The journal's own entry was refused. Not reachable with a sound clock.
+    #[error("write recovered entry")]
+    Draft(#[source] DraftError),
+    /// The writer thread could not be started.
+    #[error("start audit log writer thread")]
+    Thread(#[source] io::Error),
+}
+
+impl OpenError {
+    fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}
+
+impl From<Problem> for OpenError {
+    fn from(Problem { offset, index, why }: Problem) -> Self {
+        Self::Tampered { offset, index, why }
+    }
+}
+
+/// A commit that did not take place.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The medium failed.
+    #[error("{operation} audit log")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Someone else changed the file's length since the last commit. Writing on would hide where.
+    #[error("audit log is {found} bytes long, not {expected}: something else changed it")]
+    Changed {
+        /// Length that this writer left.
+        expected: u64,
+        /// Length found.
+        found: u64,
+    },
+}
+
+impl CommitError {
+    fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}
+
+/// An error and its sources on one line.
+pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |e| e.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+fn recovered(dropped: &Dropped, now: Stamp) -> Draft {
+    let body: Value = json!({
+        "offset": dropped.offset,
+        "dropped_bytes": dropped.bytes,
+        "why": dropped.why.to_string(),
+        "sha256": hex::encode(dropped.sha256),
+        "excerpt": dropped.excerpt,
+    });
+    Draft::new(Cow::Borrowed(kind::RECOVERED), now, body)
+}
+
+fn inspect(source: &impl ReadAt, offset: u64, why: Bad) -> io::Result<(Hash, String)> {
+    let mut hasher = Sha256::new();
+    let mut excerpt = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    let mut at = offset;
+    loop {
+        match source.read_at(at, &mut chunk) {
+            Ok(0) => break,
+            Ok(n) => {
+                hasher.update(&chunk[..n]);
+                let room = (EXCERPT_BYTES + frame::FRAME_HEADER_BYTES).saturating_sub(excerpt.len());
+                excerpt.extend_from_slice(&chunk[..n.min(room)]);
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let skip = if matches!(why, Bad::HeaderCut) { 0 } else { frame::FRAME_HEADER_BYTES };
+    let text = excerpt.get(skip..).unwrap_or_default();
+    Ok((hasher.finalize().into(), String::from_utf8_lossy(text).into_owned()))
+}
