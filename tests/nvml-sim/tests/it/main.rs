@@ -1,0 +1,9 @@
+//! The built library as its clients meet it. One binary, so that the helper is built once.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod clients;
+mod header;
+mod scenarios;
+mod sim;
+mod wrapper;
