@@ -133,3 +133,17 @@ fn every_mistake_is_reported_at_once() {
 fn a_huge_policy_is_refused_unread() {
     assert!(errors(&"#".repeat(MAX_BYTES + 1)).contains("at most"));
 }
+
+proptest::proptest! {
+    /// A policy comes from outside: whatever it holds, it is read or refused with a place inside the text.
+    #[test]
+    fn any_text_is_read_or_refused(cut in 0usize..900, insert in "[ -~\n\u{e9}]{0,12}", length in 0usize..40) {
+        let cut = (0..=cut.min(GOOD.len())).rev().find(|i| GOOD.is_char_boundary(*i)).unwrap();
+        let end = (cut + length).min(GOOD.len());
+        let text = format!("{}{insert}{}", &GOOD[..cut], &GOOD[end..]);
+        if let Err(wrong) = parse("p", &text) {
+            let lines = text.lines().count().max(1) + 1;
+            proptest::prop_assert!(!wrong.list.is_empty() && wrong.list.iter().all(|d| d.line <= lines && d.column > 0));
+        }
+    }
+}
