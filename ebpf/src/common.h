@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * Maps, attribution and event writing. Cost for a task outside every run: one array look-up when there is no
+ * run; else one hash look-up per distinct level (at most 8) at which a run's root stands.
+ */
+#ifndef FAILSAFE_COMMON_H
+#define FAILSAFE_COMMON_H
+
+#define INLINE static __always_inline
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fs_control);
+} control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FS_MAX_RUNS);
+	__type(key, __u64);
+	__type(value, struct fs_run_cfg);
+} runs SEC(".maps");
+
+/* Next sequence number, by slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FS_MAX_RUNS);
+	__type(key, __u32);
+	__type(value, __u64);
+} seqs SEC(".maps");
+
+/* 1 = everything of the run that could leave the host is refused. Apart from fs_run_cfg so that a program may
+ * flip it too, without losing a write of the daemon. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FS_MAX_RUNS);
+	__type(key, __u32);
+	__type(value, __u32);
+} latches SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 * 1024 * 1024); /* the loader sets it */
+} events SEC(".maps");
+
+/* Events that the ring had no room for, by slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FS_MAX_RUNS);
+	__type(key, __u32);
+	__type(value, __u64);
+} drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FS_MAX_RUNS);
+	__type(key, __u32);
+	__type(value, struct fs_counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 18);
+	__type(key, __u32);
+	__type(value, struct fs_member);
+} members SEC(".maps");
+
+INLINE struct fs_counters *counters_of(__u32 slot)
+{
+	return bpf_map_lookup_elem(&counters, &slot);
+}
+
+INLINE __u64 levels_in_use(void)
+{
+	__u32 zero = 0;
+	struct fs_control *c = bpf_map_lookup_elem(&control, &zero);
+
+	return c ? *(volatile __u64 *)&c->levels : 0;
+}
+
+/* The run whose root is the deepest of those above (or at) the cgroup that ID_AT(level) walks. */
+#define DEEPEST_RUN(levels, id_at)                                          \
+	({                                                                  \
+		struct fs_run_cfg *best_ = NULL;                            \
+		__u32 best_level_ = 0;                                      \
+		_Pragma("clang loop unroll(disable)") for (int i_ = 0; i_ < 8; i_++) {          \
+			__u32 level_ = ((levels) >> (8 * i_)) & 0xff;       \
+			if (level_ > best_level_) {                         \
+				__u64 id_ = id_at(level_);                  \
+				struct fs_run_cfg *r_ =                     \
+					id_ ? bpf_map_lookup_elem(&runs, &id_) : NULL; \
+				if (r_) {                                   \
+					best_ = r_;                         \
+					best_level_ = level_;               \
+				}                                           \
+			}                                                   \
+		}                                                           \
+		best_;                                                      \
+	})
+
+INLINE struct fs_run_cfg *run_of_current(void)
+{
+	__u64 levels = levels_in_use();
+
+	if (!levels)
+		return NULL;
+	return DEEPEST_RUN(levels, bpf_get_current_ancestor_cgroup_id);
+}
+
+/* Cgroup pointers are handled as numbers and read by probe_read: an index into `ancestors` is not a constant. */
+INLINE __u64 cgroup_id_of(__u64 cgrp)
+{
+	return BPF_CORE_READ((struct cgroup *)cgrp, kn, id);
+}
+
+/* Offset of a flexible array; relocating an element of it is more than aya can do. */
+#define ARRAY_AT(type, field) __builtin_preserve_field_info(((type *)0)->field, BPF_FIELD_BYTE_OFFSET)
+
+INLINE __u64 ancestor_id_of(__u64 cgrp, __u32 level)
+{
+	__u64 v = 0;
+
+	if (level > (__u32)BPF_CORE_READ((struct cgroup *)cgrp, level))
+		return 0;
+	if (bpf_core_field_exists(((struct cgroup *)0)->ancestors)) {
+		cgrp += ARRAY_AT(struct cgroup, ancestors);
+		bpf_probe_read_kernel(&v, sizeof(v), (void *)(cgrp + level * sizeof(v)));
+		return v ? cgroup_id_of(v) : 0;
+	}
+	cgrp += ARRAY_AT(struct cgroup___ids, ancestor_ids);
+	bpf_probe_read_kernel(&v, sizeof(v), (void *)(cgrp + level * sizeof(v)));
+	return v;
+}
+
+INLINE struct fs_run_cfg *run_of_cgroup(__u64 cgrp)
+{
+	__u64 levels = levels_in_use();
+
+	if (!levels || !cgrp)
+		return NULL;
+#define AT(level) ancestor_id_of(cgrp, level)
+	return DEEPEST_RUN(levels, AT);
+#undef AT
+}
+
+INLINE __u64 cgroup_of(struct task_struct *t)
+{
+	return (__u64)BPF_CORE_READ(t, cgroups, dfl_cgrp);
+}
+
+/* Reserves the record and fills the header, all but cgroup_id. NULL: the loss has been counted. */
+INLINE void *event_new(struct fs_run_cfg *run, __u32 kind, __u64 size)
+{
+	__u32 slot = run->slot;
+	__u64 *seq = bpf_map_lookup_elem(&seqs, &slot);
+	struct fs_counters *c = counters_of(slot);
+	struct fs_hdr *h;
+	__u64 n;
+
+	if (!seq || !c)
+		return NULL;
+	__sync_fetch_and_add(&c->events[kind], 1);
+	n = __sync_fetch_and_add(seq, 1);
+	h = bpf_ringbuf_reserve(&events, size, 0);
+	if (!h) {
+		__u64 *d = bpf_map_lookup_elem(&drops, &slot);
+
+		if (d)
+			__sync_fetch_and_add(d, 1);
+		return NULL;
+	}
+	/* Records are not zeroed by the ring. Of the long ones only the header is: their tails have lengths. */
+	__builtin_memset(h, 0, size > 256 ? sizeof(*h) : size);
+	h->ktime_ns = bpf_ktime_get_ns();
+	h->seq = n;
+	h->run = slot;
+	h->epoch = run->epoch;
+	h->kind = kind;
+	return h;
+}
+
+INLINE void subject_task(struct fs_hdr *h, struct task_struct *t)
+{
+	h->pid = t->tgid;
+	h->tid = t->pid;
+	h->ppid = t->real_parent->tgid;
+	h->uid = t->cred->uid.val;
+	h->start_boottime_ns = t->group_leader->start_boottime;
+	bpf_probe_read_kernel_str(h->comm, sizeof(h->comm), t->comm);
+}
+
+INLINE void subject_current(struct fs_hdr *h)
+{
+	h->cgroup_id = bpf_get_current_cgroup_id();
+	subject_task(h, bpf_get_current_task_btf());
+}
+
+#endif

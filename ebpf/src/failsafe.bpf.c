@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+/*
+ * The one object. Everything is in one translation unit so that all programs share one set of maps; the loader
+ * loads each program by itself, so a kernel that refuses one still gets the others.
+ *
+ *   common.h    maps, attribution of a task or cgroup to a run, writing an event
+ *   life.h      exec, fork, exit, OOM, moving between cgroups      (tp_btf)
+ *   net.h       egress allow-list, byte counters                   (programs on the run's own cgroup)
+ *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#include "vmlinux_min.h"
+#include "abi.h"
+#include "common.h"
+#include "life.h"
+#include "net.h"
+#include "syscalls.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* The types of the ABI that no map mentions, kept in the object's BTF for the test of the Rust mirror. */
+#define KEEP(type) const struct type *fs_keep_##type __attribute__((used))
+KEEP(fs_exec);
+KEEP(fs_fork);
+KEEP(fs_exit);
+KEEP(fs_net);
+KEEP(fs_sys);
+KEEP(fs_oom);
+KEEP(fs_move);

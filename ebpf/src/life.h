@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * Process life. These tracepoints fire for every process of the host, seldom; whoever is in no run returns after
+ * the look-up.
+ */
+#define SIGNAL_GROUP_EXIT 0x4
+
+INLINE void member_set(struct fs_run_cfg *run, __u32 tgid, __u64 cgroup_id)
+{
+	struct fs_member m = {
+		.cgroup_id = cgroup_id,
+		.slot = run->slot,
+		.epoch = run->epoch,
+	};
+
+	if (bpf_map_update_elem(&members, &tgid, &m, BPF_ANY)) {
+		struct fs_counters *c = counters_of(m.slot);
+
+		if (c)
+			__sync_fetch_and_add(&c->untracked, 1);
+	}
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *bprm)
+{
+	struct fs_run_cfg *run = run_of_current();
+	unsigned long start, len;
+	struct fs_exec *e;
+	long n;
+
+	if (!run || !(run->flags & FS_RUN_WATCH_EXEC))
+		return 0;
+	e = event_new(run, FS_EXEC, sizeof(*e));
+	if (!e)
+		return 0;
+	subject_current(&e->hdr);
+	e->flags = 0;
+
+	n = bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
+	e->path_len = n > 0 ? n - 1 : 0;
+	if (n == sizeof(e->path))
+		e->flags |= FS_EXEC_PATH_CUT;
+
+	start = p->mm->arg_start;
+	len = p->mm->arg_end - start;
+	if (len > sizeof(e->argv)) {
+		len = sizeof(e->argv);
+		e->flags |= FS_EXEC_ARGV_CUT;
+	}
+	e->argv_len = len;
+	if (bpf_probe_read_user(e->argv, len, (void *)start)) {
+		e->argv_len = 0;
+		e->flags |= FS_EXEC_ARGV_LOST;
+	}
+	if (bprm->file->f_inode->i_nlink == 0)
+		e->flags |= FS_EXEC_UNLINKED;
+	if (bprm->interp != bprm->filename)
+		e->flags |= FS_EXEC_SCRIPT;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+INLINE void moved(struct fs_run_cfg *run, __u32 kind, struct task_struct *t, __u64 from, __u64 to, __u32 flags)
+{
+	struct fs_run_cfg *mover = run_of_current();
+	struct fs_move *e = event_new(run, kind, sizeof(*e));
+
+	if (!e)
+		return;
+	subject_task(&e->hdr, t);
+	e->hdr.cgroup_id = to;
+	e->from_cgroup_id = from;
+	e->to_cgroup_id = to;
+	e->mover_pid = bpf_get_current_pid_tgid() >> 32;
+	e->flags = flags;
+	if (mover && mover->slot == run->slot)
+		e->flags |= FS_MOVE_BY_RUN;
+	bpf_ringbuf_submit(e, 0);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(fs_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct fs_run_cfg *run, *child_run;
+	__u64 to, id, from;
+	struct fs_fork *e;
+
+	if (!levels_in_use() || child->tgid != child->pid)
+		return 0;
+	run = run_of_current();
+	to = cgroup_of(child);
+	from = cgroup_of(parent);
+	id = cgroup_id_of(to);
+	child_run = to == from ? run : run_of_cgroup(to);
+	if (child_run)
+		member_set(child_run, child->tgid, id);
+	if (run && (!child_run || child_run->slot != run->slot))
+		moved(run, FS_LEAVE, child, cgroup_id_of(from), id, FS_MOVE_BY_CLONE);
+	if (child_run && (!run || child_run->slot != run->slot))
+		moved(child_run, FS_JOIN, child, cgroup_id_of(from), id, FS_MOVE_BY_CLONE);
+	if (!run)
+		run = child_run;
+	if (!run || !(run->flags & FS_RUN_WATCH_LIFE))
+		return 0;
+
+	e = event_new(run, FS_FORK, sizeof(*e));
+	if (!e)
+		return 0;
+	subject_current(&e->hdr);
+	e->child_pid = child->tgid;
+	e->child_start_boottime_ns = child->start_boottime;
+	e->child_cgroup_id = id;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(fs_exit, struct task_struct *p)
+{
+	struct signal_struct *sig = p->signal;
+	struct fs_run_cfg *run;
+	struct fs_exit *e;
+	__u32 tgid;
+
+	if (!levels_in_use() || sig->live.counter != 0)
+		return 0; /* other threads of the process live on */
+	run = run_of_current();
+	if (!run)
+		return 0;
+	tgid = p->tgid;
+	bpf_map_delete_elem(&members, &tgid);
+	if (!(run->flags & FS_RUN_WATCH_LIFE))
+		return 0;
+	e = event_new(run, FS_EXIT, sizeof(*e));
+	if (!e)
+		return 0;
+	subject_current(&e->hdr);
+	e->code = sig->flags & SIGNAL_GROUP_EXIT ? sig->group_exit_code : p->group_leader->exit_code;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* Fires after the move, for the leader of the group (or the single thread of a threaded cgroup), for every
+ * hierarchy: what counts is where the task now is on v2, not the cgroup in the arguments. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(fs_move, struct cgroup *dst, const char *path, struct task_struct *t)
+{
+	__u32 tgid = t->tgid;
+	struct fs_member *seen;
+	struct fs_run_cfg *run;
+	__u64 to, id, from = 0;
+
+	if (!levels_in_use())
+		return 0;
+	to = cgroup_of(t);
+	id = cgroup_id_of(to);
+	run = run_of_cgroup(to);
+	seen = bpf_map_lookup_elem(&members, &tgid);
+	if (seen)
+		from = seen->cgroup_id;
+	if (run && seen && seen->slot == run->slot && seen->epoch == run->epoch) {
+		seen->cgroup_id = id;
+		return 0;
+	}
+	if (seen) {
+		struct fs_run_cfg left = { .slot = seen->slot, .epoch = seen->epoch };
+
+		if (!run)
+			bpf_map_delete_elem(&members, &tgid);
+		moved(&left, FS_LEAVE, t, from, id, 0);
+	}
+	if (run) {
+		member_set(run, tgid, id);
+		moved(run, FS_JOIN, t, from, id, 0);
+	}
+	return 0;
+}
+
+SEC("tp_btf/mark_victim")
+int BPF_PROG(fs_oom, struct task_struct *t)
+{
+	__u64 cgrp = cgroup_of(t);
+	struct fs_run_cfg *run = run_of_cgroup(cgrp);
+	struct fs_oom *e;
+
+	if (!run)
+		return 0;
+	e = event_new(run, FS_OOM, sizeof(*e));
+	if (!e)
+		return 0;
+	subject_task(&e->hdr, t);
+	e->hdr.cgroup_id = cgroup_id_of(cgrp);
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* Kernels before 6.9 hand over the pid only: loaded where fs_oom is refused. */
+SEC("tp_btf/mark_victim")
+int fs_oom_pid(__u64 *ctx)
+{
+	/* By way of 64 bits: on later kernels it is a pointer, which may not be spilled by halves. */
+	__u32 pid = *(volatile __u64 *)&ctx[0];
+	struct fs_member *seen;
+	struct fs_oom *e;
+
+	if (!levels_in_use())
+		return 0;
+	seen = bpf_map_lookup_elem(&members, &pid);
+	if (!seen)
+		return 0;
+	struct fs_run_cfg run = { .slot = seen->slot, .epoch = seen->epoch };
+
+	e = event_new(&run, FS_OOM, sizeof(*e));
+	if (!e)
+		return 0;
+	e->hdr.cgroup_id = seen->cgroup_id;
+	e->hdr.pid = pid;
+	e->hdr.tid = pid;
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}

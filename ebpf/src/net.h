@@ -1,0 +1,500 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * Egress. Two lines of defence, both on the run's own cgroup, so that nobody else pays:
+ *   connect, sendmsg, bind, socket   refuse the call itself (EPERM) and report it, with the caller
+ *   cgroup_skb/egress                drops what got past them: sockets connected before the policy came, raw packets
+ *
+ * Which policy applies. The kernel runs these programs for sockets *created* in the run's cgroup. The caller's run
+ * decides; the run of the socket decides as well when it is another one or the caller is in none (a socket handed
+ * out of the run stays bounded). If neither can be told (the run is being removed) the call passes: the programs
+ * are only attached while their run is in the maps. A socket made outside the run and handed *in* reaches no
+ * program of the run: a known leak, closed by LSM hooks where the kernel has them.
+ *
+ * Replies. Accepted TCP connections may answer whoever was let in (marked by sock_ops when they are established)
+ * unless FS_RUN_NO_REPLIES. A TCP connection that was there before the run was registered is judged by its peer's
+ * address, whoever opened it. UDP and the rest have no direction: the destination decides, always.
+ *
+ * Loopback is judged like any address; 0.0.0.0 and :: as destinations mean loopback, as the kernel takes them so.
+ * Neighbour discovery, resets and ICMP errors are sent by the kernel's own sockets and are in no run. AF_PACKET
+ * and RDMA bypass cgroup hooks altogether.
+ */
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define ALLOW 1
+#define DENY 0
+#define REPEAT_NS 1000000000ULL
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct fs_lpm4);
+	__type(value, struct fs_ports);
+} egress4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct fs_lpm6);
+	__type(value, struct fs_ports);
+} egress6 SEC(".maps");
+
+struct dst {
+	__u32 a[4]; /* network order; IPv4 in a[0] */
+	__u16 port; /* host order */
+	__u16 flags;
+	__u8 family; /* 4 or 6 */
+	__u8 proto;
+	__u8 sk_type;
+	__u8 op;
+};
+
+/* What was sent to the ring less than REPEAT_NS ago, for the two sources that can fire per packet. */
+struct recent_key {
+	struct dst d;
+	__u32 slot;
+	__u32 verdict;
+};
+
+struct recent {
+	__u64 at;
+	__u64 suppressed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct recent_key);
+	__type(value, struct recent);
+} recents SEC(".maps");
+
+/* What is known of a TCP socket. */
+struct sock_note {
+	__u32 table;   /* allow-list generation the verdict is of; 0 = none */
+	__u8 verdict;
+	__u8 passive;  /* accepted, not opened, by the run */
+	__u8 pad[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sock_note);
+} socks SEC(".maps");
+
+/* Only to turn the context's socket pointer into a number that probe_read may offset. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} scratch SEC(".maps");
+
+INLINE void dst4(struct dst *d, __u32 addr)
+{
+	d->family = 4;
+	d->a[0] = addr ?: bpf_htonl(0x7f000001);
+	d->a[1] = d->a[2] = d->a[3] = 0;
+}
+
+INLINE void dst6(struct dst *d, __u32 a, __u32 b, __u32 c, __u32 e)
+{
+	if (!a && !b && c == bpf_htonl(0xffff)) {
+		d->flags |= FS_NET_MAPPED;
+		dst4(d, e);
+		return;
+	}
+	d->family = 6;
+	d->a[0] = a;
+	d->a[1] = b;
+	d->a[2] = c;
+	d->a[3] = (a | b | c | e) ? e : bpf_htonl(1);
+}
+
+INLINE bool on_list(__u32 table, const struct dst *d)
+{
+	struct fs_ports *p;
+
+	if (d->family == 4) {
+		struct fs_lpm4 k = { .prefixlen = 64, .table = table };
+
+		__builtin_memcpy(k.addr, d->a, 4);
+		p = bpf_map_lookup_elem(&egress4, &k);
+	} else {
+		struct fs_lpm6 k = { .prefixlen = 160, .table = table };
+
+		__builtin_memcpy(k.addr, d->a, 16);
+		p = bpf_map_lookup_elem(&egress6, &k);
+	}
+	if (!p)
+		return false;
+	for (int i = 0; i < FS_MAX_PORTS; i++) {
+		const struct fs_port *e = &p->e[i];
+
+		if (i >= p->n)
+			break;
+		if ((e->proto == 0 || e->proto == d->proto) && d->port >= e->lo && d->port <= e->hi)
+			return true;
+	}
+	return false;
+}
+
+INLINE bool latched(__u32 slot)
+{
+	__u32 *l = bpf_map_lookup_elem(&latches, &slot);
+
+	return l && *(volatile __u32 *)l;
+}
+
+INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
+{
+	if (latched(run->slot)) {
+		d->flags |= FS_NET_LATCHED;
+		return FS_DENIED;
+	}
+	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)))
+		return FS_ALLOWED;
+	if (!(d->flags & FS_NET_BAD_HDR) && on_list(run->table, d))
+		return FS_ALLOWED;
+	return run->flags & FS_RUN_ENFORCE ? FS_DENIED : FS_OBSERVED;
+}
+
+/* True: an equal event was sent within REPEAT_NS. Otherwise *n is how many were held back since then. */
+INLINE bool repeated(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, __u32 *n)
+{
+	struct recent_key k = { .d = *d, .slot = run->slot, .verdict = verdict };
+	struct recent *r, fresh = { .at = bpf_ktime_get_ns() };
+
+	*n = 0;
+	r = bpf_map_lookup_elem(&recents, &k);
+	if (r) {
+		if (fresh.at - r->at < REPEAT_NS) {
+			__sync_fetch_and_add(&r->suppressed, 1);
+			return true;
+		}
+		*n = r->suppressed;
+	}
+	bpf_map_update_elem(&recents, &k, &fresh, BPF_ANY);
+	return false;
+}
+
+/* CGROUP_ID: of the packet's socket; 0 = the subject is the current task. */
+INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, __u64 cgroup_id)
+{
+	struct fs_net *e;
+	__u32 n = 0;
+
+	if (verdict == FS_ALLOWED && !(run->flags & FS_RUN_WATCH_NET))
+		return;
+	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET) && repeated(run, d, verdict, &n))
+		return;
+	e = event_new(run, FS_NET, sizeof(*e));
+	if (!e)
+		return;
+	if (cgroup_id)
+		e->hdr.cgroup_id = cgroup_id;
+	else
+		subject_current(&e->hdr);
+	e->op = d->op;
+	e->family = d->family;
+	e->verdict = verdict;
+	e->proto = d->proto;
+	e->port = d->port;
+	e->flags = d->flags;
+	e->repeats = n;
+	e->sk_type = d->sk_type;
+	__builtin_memcpy(e->addr, d->a, sizeof(e->addr));
+	bpf_ringbuf_submit(e, 0);
+}
+
+INLINE int call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
+{
+	/* A bind leaves nothing on the wire: the latch refuses it, the allow-list has no say. */
+	__u8 v;
+
+	if (d->op == FS_NET_BIND) {
+		v = latched(run->slot) ? FS_DENIED : FS_ALLOWED;
+		if (v)
+			d->flags |= FS_NET_LATCHED;
+	} else {
+		v = judge(run, d);
+	}
+	if (foreign)
+		d->flags |= FS_NET_FOREIGN;
+	if (v == FS_DENIED) {
+		struct fs_counters *c = counters_of(run->slot);
+
+		if (c)
+			__sync_fetch_and_add(&c->denied_calls, 1);
+	}
+	if (!(foreign && v == FS_ALLOWED))
+		net_event(run, d, v, 0);
+	return v == FS_DENIED ? DENY : ALLOW;
+}
+
+INLINE struct fs_run_cfg *run_of_sock(struct bpf_sock *sk)
+{
+	__u32 zero = 0;
+	volatile __u64 *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u64 cgrp = 0;
+
+	if (!s || !sk)
+		return NULL;
+	*s = (__u64)(void *)sk;
+	bpf_core_read(&cgrp, sizeof(cgrp), &((struct sock *)*s)->sk_cgrp_data.cgroup);
+	return run_of_cgroup(cgrp);
+}
+
+INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
+{
+	struct fs_run_cfg *run, *owner;
+
+	run = run_of_current();
+	if (run && call_verdict(run, d, false) == DENY)
+		return DENY;
+	owner = run_of_sock(ctx->sk);
+	if (owner && owner != run)
+		return call_verdict(owner, d, true);
+	return ALLOW;
+}
+
+#define SOCK_ADDR4(name, section, operation)                                      \
+	SEC(section)                                                              \
+	int name(struct bpf_sock_addr *ctx)                                       \
+	{                                                                         \
+		struct dst d = { .op = operation,                                 \
+				 .proto = ctx->protocol,                          \
+				 .sk_type = ctx->type,                            \
+				 .port = bpf_ntohs(ctx->user_port) };             \
+		dst4(&d, ctx->user_ip4);                                          \
+		if (operation == FS_NET_BIND)                                     \
+			d.a[0] = ctx->user_ip4;                                   \
+		return sock_addr(ctx, &d);                                        \
+	}
+
+#define SOCK_ADDR6(name, section, operation)                                      \
+	SEC(section)                                                              \
+	int name(struct bpf_sock_addr *ctx)                                       \
+	{                                                                         \
+		struct dst d = { .op = operation,                                 \
+				 .proto = ctx->protocol,                          \
+				 .sk_type = ctx->type,                            \
+				 .port = bpf_ntohs(ctx->user_port) };             \
+		__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1];                 \
+		__u32 c = ctx->user_ip6[2], e = ctx->user_ip6[3];                 \
+		dst6(&d, a, b, c, e);                                             \
+		if (operation == FS_NET_BIND && d.family == 6)                    \
+			d.a[3] = e;                                               \
+		return sock_addr(ctx, &d);                                        \
+	}
+
+SOCK_ADDR4(fs_connect4, "cgroup/connect4", FS_NET_CONNECT)
+SOCK_ADDR6(fs_connect6, "cgroup/connect6", FS_NET_CONNECT)
+SOCK_ADDR4(fs_sendmsg4, "cgroup/sendmsg4", FS_NET_SENDMSG)
+SOCK_ADDR6(fs_sendmsg6, "cgroup/sendmsg6", FS_NET_SENDMSG)
+SOCK_ADDR4(fs_bind4, "cgroup/bind4", FS_NET_BIND)
+SOCK_ADDR6(fs_bind6, "cgroup/bind6", FS_NET_BIND)
+
+/* Kinds of socket whose destinations the hooks cannot bound: raw, SCTP (connectx), MPTCP (addresses added later),
+ * DCCP and the rest. Only asked for AF_INET and AF_INET6. */
+SEC("cgroup/sock_create")
+int fs_sock_create(struct bpf_sock *sk)
+{
+	struct fs_run_cfg *run = run_of_current();
+	__u32 type = sk->type, proto = sk->protocol;
+	struct fs_counters *c;
+	struct dst d = {
+		.op = FS_NET_SOCKET,
+		.family = sk->family == AF_INET6 ? 6 : 4,
+		.proto = proto,
+		.sk_type = type,
+	};
+	__u8 v;
+
+	if (!run)
+		return ALLOW;
+	if (type == SOCK_STREAM && (proto == 0 || proto == IPPROTO_TCP))
+		return ALLOW;
+	if (type == SOCK_DGRAM && (proto == 0 || proto == IPPROTO_UDP || proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6))
+		return ALLOW;
+	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) && !latched(run->slot))
+		return ALLOW;
+	v = (run->flags & FS_RUN_ENFORCE) || latched(run->slot) ? FS_DENIED : FS_OBSERVED;
+	if (latched(run->slot))
+		d.flags |= FS_NET_LATCHED;
+	c = counters_of(run->slot);
+	if (c && v == FS_DENIED)
+		__sync_fetch_and_add(&c->denied_calls, 1);
+	net_event(run, &d, v, 0);
+	return v == FS_DENIED ? DENY : ALLOW;
+}
+
+SEC("sockops")
+int fs_sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct sock_note *note;
+
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !ctx->sk)
+		return 1;
+	note = bpf_sk_storage_get(&socks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (note)
+		note->passive = 1;
+	return 1;
+}
+
+INLINE struct fs_run_cfg *run_of_skb(struct __sk_buff *skb)
+{
+	__u64 levels = levels_in_use();
+
+	if (!levels)
+		return NULL;
+#define AT(level) bpf_skb_ancestor_cgroup_id(skb, level)
+	return DEEPEST_RUN(levels, AT);
+#undef AT
+}
+
+/* Fills D from the packet's headers; *tcp is the byte of TCP flags, 0 for anything else. */
+INLINE void parse(struct __sk_buff *skb, struct dst *d, __u8 *tcp)
+{
+	__u32 off, ports = 0;
+	__u8 first = 0;
+
+	*tcp = 0;
+	bpf_skb_load_bytes(skb, 0, &first, 1);
+	if (first >> 4 == 4) {
+		__u8 ip[20];
+
+		if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip))) {
+			d->flags |= FS_NET_BAD_HDR;
+			return;
+		}
+		dst4(d, *(__u32 *)(ip + 16));
+		d->proto = ip[9];
+		off = (first & 0xf) * 4;
+		/* Options may be a source route, whose last hop is not the destination field. */
+		if (off != sizeof(ip))
+			d->flags |= FS_NET_BAD_HDR;
+		if (((ip[6] & 0x1f) | ip[7]) != 0)
+			return; /* a later fragment has no ports */
+	} else {
+		__u8 ip[40];
+
+		if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip))) {
+			d->flags |= FS_NET_BAD_HDR;
+			return;
+		}
+		dst6(d, *(__u32 *)(ip + 24), *(__u32 *)(ip + 28), *(__u32 *)(ip + 32), *(__u32 *)(ip + 36));
+		d->proto = ip[6];
+		off = sizeof(ip);
+		/* hop-by-hop 0, routing 43, fragment 44, destination options 60 */
+		for (int i = 0; i < 4; i++) {
+			__u8 ext[2];
+
+			if (d->proto == 43)
+				d->flags |= FS_NET_BAD_HDR;
+			if (d->proto != 0 && d->proto != 43 && d->proto != 44 && d->proto != 60)
+				break;
+			if (bpf_skb_load_bytes(skb, off, ext, sizeof(ext))) {
+				d->flags |= FS_NET_BAD_HDR;
+				return;
+			}
+			off += d->proto == 44 ? 8 : (ext[1] + 1) * 8;
+			d->proto = ext[0];
+		}
+	}
+	if (d->proto != IPPROTO_TCP && d->proto != IPPROTO_UDP)
+		return;
+	if (bpf_skb_load_bytes(skb, off, &ports, sizeof(ports))) {
+		d->flags |= FS_NET_BAD_HDR;
+		return;
+	}
+	d->port = bpf_ntohl(ports) & 0xffff;
+	if (d->proto == IPPROTO_TCP)
+		bpf_skb_load_bytes(skb, off + 13, tcp, 1);
+}
+
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+
+INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d)
+{
+	struct sock_note *note = NULL;
+	struct bpf_sock *sk;
+	__u8 tcp, v;
+
+	parse(skb, d, &tcp);
+	if (latched(run->slot))
+		return judge(run, d);
+	if (tcp && !(d->flags & FS_NET_BAD_HDR) && (tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
+		bool replies = !(run->flags & FS_RUN_NO_REPLIES);
+
+		if (replies && (run->flags & FS_RUN_SYN_ONLY || tcp & TCP_SYN))
+			return FS_ALLOWED;
+		sk = skb->sk;
+		if (sk)
+			sk = bpf_sk_fullsock(sk);
+		if (sk && sk->state != BPF_TCP_LISTEN)
+			note = bpf_sk_storage_get(&socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (note && note->passive && replies)
+			return FS_ALLOWED;
+		if (note && note->table == run->table) {
+			return note->verdict;
+		}
+	}
+	v = judge(run, d);
+	if (note) {
+		note->verdict = v;
+		note->table = run->table;
+	}
+	return v;
+}
+
+SEC("cgroup_skb/egress")
+int fs_egress(struct __sk_buff *skb)
+{
+	struct fs_run_cfg *run = run_of_skb(skb);
+	struct dst d = { .op = FS_NET_PACKET };
+	struct fs_counters *c;
+	__u32 segs;
+	__u8 v;
+
+	if (!run)
+		return ALLOW;
+	c = counters_of(run->slot);
+	if (!c)
+		return ALLOW;
+	segs = skb->gso_segs ?: 1;
+	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE) || latched(run->slot)) {
+		v = packet_verdict(run, skb, &d);
+		if (v != FS_ALLOWED)
+			net_event(run, &d, v, bpf_skb_cgroup_id(skb));
+		if (v == FS_DENIED) {
+			__sync_fetch_and_add(&c->dropped_packets, segs);
+			return DENY;
+		}
+	}
+	__sync_fetch_and_add(&c->egress_bytes, skb->len);
+	__sync_fetch_and_add(&c->egress_packets, segs);
+	return ALLOW;
+}
+
+SEC("cgroup_skb/ingress")
+int fs_ingress(struct __sk_buff *skb)
+{
+	struct fs_run_cfg *run = run_of_skb(skb);
+	struct fs_counters *c = run ? counters_of(run->slot) : NULL;
+
+	if (c) {
+		__sync_fetch_and_add(&c->ingress_bytes, skb->len);
+		__sync_fetch_and_add(&c->ingress_packets, skb->gso_segs ?: 1);
+	}
+	return ALLOW;
+}
