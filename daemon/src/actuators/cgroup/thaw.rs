@@ -1,0 +1,126 @@
+//! Thawing a run: every level, proved by reading back.
+//!
+//! Owns nothing. Leaves are released before the root, so the run resumes as a whole with the last write.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::wait::Backoff;
+use crate::platform::cgroup::CgroupError;
+use crate::platform::{Cgroup, clock};
+
+/// What became of a thaw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ThawOutcome {
+    /// The kernel says that no level is frozen (but those the caller asked to keep).
+    Thawed {
+        /// When that was read, `CLOCK_MONOTONIC` nanoseconds.
+        at_ns: u64,
+        /// From before the first write to that reading.
+        took: Duration,
+        /// Levels of the tree, the root included.
+        levels: u64,
+    },
+    /// This run's own levels are released, but a cgroup above it is frozen by another.
+    HeldByAncestor {
+        /// The frozen cgroup nearest to the root.
+        path: PathBuf,
+    },
+    /// The deadline came first.
+    Partial {
+        /// Levels the kernel still calls frozen.
+        levels: Vec<PathBuf>,
+        /// From before the first write to the deadline.
+        took: Duration,
+    },
+    /// The cgroup was removed.
+    Vanished,
+    /// The kernel refused, or the cgroup holds this daemon.
+    Failed {
+        /// The operation, e.g. `writing`.
+        op: &'static str,
+        /// The file, folder or process.
+        path: PathBuf,
+        /// What the kernel said, where it was a system call.
+        errno: Option<Errno>,
+        /// The whole story in one line.
+        cause: String,
+    },
+}
+
+/// Thaws every level but those in `keep` (ids of levels that were frozen by another before the run was: see
+/// [`FreezeOutcome::Frozen`](super::FreezeOutcome)).
+#[must_use]
+pub fn thaw(cgroup: &Cgroup, keep: &[u64], deadline: Instant) -> ThawOutcome {
+    thaw_inner(cgroup, keep, deadline).unwrap_or_else(|e| ThawOutcome::from_error(&e))
+}
+
+fn thaw_inner(cgroup: &Cgroup, keep: &[u64], deadline: Instant) -> Result<ThawOutcome, CgroupError> {
+    let began = Instant::now();
+    let mut backoff = Backoff::until(deadline);
+    release(cgroup, keep)?;
+    cgroup.write_file("cgroup.freeze", b"0")?;
+    loop {
+        let (levels, still) = still_frozen(cgroup, keep)?;
+        if still.is_empty() {
+            return Ok(ThawOutcome::Thawed { at_ns: clock::monotonic_ns(), took: began.elapsed(), levels });
+        }
+        if let Some(path) = cgroup.frozen_ancestor()? {
+            return Ok(ThawOutcome::HeldByAncestor { path });
+        }
+        if !backoff.pause() {
+            return Ok(ThawOutcome::Partial { levels: still, took: began.elapsed() });
+        }
+        release(cgroup, keep)?;
+    }
+}
+
+/// Writes 0 at every level below the root that asks for a freeze, leaves first.
+fn release(cgroup: &Cgroup, keep: &[u64]) -> Result<(), CgroupError> {
+    for level in cgroup.descendants()?.iter().rev().filter(|l| !keep.contains(&l.id())) {
+        let released = level
+            .freeze_requested()
+            .and_then(|requested| if requested { level.write_file("cgroup.freeze", b"0") } else { Ok(()) });
+        match released {
+            Err(e) if !e.is_vanished() => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// How many levels there are, and which of them the kernel still calls frozen; what lies at or below a kept level is
+/// not asked.
+fn still_frozen(cgroup: &Cgroup, keep: &[u64]) -> Result<(u64, Vec<PathBuf>), CgroupError> {
+    let mut still = Vec::new();
+    if cgroup.events()?.frozen {
+        still.push(cgroup.path().to_owned());
+    }
+    let below = cgroup.descendants()?;
+    let kept: Vec<_> = below.iter().filter(|l| keep.contains(&l.id())).collect();
+    for level in &below {
+        if kept.iter().any(|k| k.contains(&level.cgroup_path())) {
+            continue;
+        }
+        match level.events() {
+            Ok(events) if events.frozen => still.push(level.path().to_owned()),
+            Err(e) if !e.is_vanished() => return Err(e),
+            _ => {}
+        }
+    }
+    Ok((1 + below.len() as u64, still))
+}
+
+impl ThawOutcome {
+    /// A failed call as an outcome; vanished is one of its own.
+    #[must_use]
+    pub fn from_error(e: &CgroupError) -> Self {
+        if e.is_vanished() {
+            return Self::Vanished;
+        }
+        let (op, path) = e.place();
+        Self::Failed { op, path, errno: e.errno(), cause: e.chain() }
+    }
+}

@@ -1,0 +1,209 @@
+//! The one interpreter of actions: what a [`Decision`] says is done here, read back, and told as an [`Outcome`].
+//!
+//! ```text
+//! begin (pipeline's thread): latch, write cgroup.freeze on every level          a few microseconds a level
+//!   └► job ─► worker: verify, snapshot, kill, thaw, recapture ─► Outcome, Evidence ─► pipeline
+//! ```
+//!
+//! Invariants: `begin` never waits; the order of a decision's actions is kept; freezes and thaws of one run do not overlap.
+//! A snapshot is taken after the freeze (the frozen tree holds still) and before a kill, within its budget.
+
+use super::{
+    cgroup::{self, snapshot},
+    outcome::{self, Report},
+};
+use crate::{
+    config::Config,
+    platform::{CgroupError, ProcFs, clock},
+    runs::{LiveRun, Registry},
+};
+use failsafe_core::{
+    Action, Decision, Mode, MonoTime, Outcome,
+    decision::{Proof, Seen, Verdict},
+    record::Snapshot,
+};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+/// Threads that carry out decisions: as many runs can be contained at once without waiting for one another.
+const WORKERS: usize = 4;
+
+/// What a worker has to tell the pipeline.
+#[derive(Debug)]
+pub enum Told {
+    /// An action's outcome.
+    Outcome(Outcome),
+    /// Evidence for the audit log.
+    Evidence {
+        /// The decision it belongs to.
+        decision: Box<Decision>,
+        /// The state.
+        snapshot: Snapshot,
+    },
+}
+
+type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+
+struct Job {
+    live: Arc<LiveRun>,
+    decision: Decision,
+    frozen: Option<Result<cgroup::freeze::Started, CgroupError>>,
+    blocked: Option<Result<(), String>>,
+    signals: Vec<Seen>,
+}
+
+/// The interpreter.
+pub struct Interpreter {
+    registry: Arc<Registry>,
+    jobs: Sender<Job>,
+}
+
+impl Interpreter {
+    /// Starts the workers; they end when the interpreter is dropped.
+    ///
+    /// # Errors
+    /// A thread could not be made.
+    pub fn spawn(registry: Arc<Registry>, config: &Config, tell: Tell) -> std::io::Result<Interpreter> {
+        let (jobs, receiver) = mpsc::channel();
+        let receiver = Arc::new(Mutex::new(receiver));
+        for n in 0..WORKERS {
+            let worker = Worker {
+                registry: registry.clone(),
+                deadline: config.action_deadline(),
+                budget: Duration::from_millis(config.snapshot_budget_ms),
+                tell: tell.clone(),
+            };
+            let receiver = receiver.clone();
+            std::thread::Builder::new().name(format!("actuator-{n}")).spawn(move || worker.work(&receiver))?;
+        }
+        Ok(Interpreter { registry, jobs })
+    }
+
+    /// Begins an enforced decision: what stops the run is asked of the kernel before this returns.
+    /// `signals`, the evidence, is gathered only after that.
+    pub fn begin(&self, live: &Arc<LiveRun>, decision: &Decision, signals: impl FnOnce() -> Vec<Seen>) {
+        if decision.mode == Mode::Observe {
+            return;
+        }
+        let has = |action| decision.actions.contains(&action);
+        let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
+        let blocked =
+            has(Action::Block).then(|| self.registry.kernel().set_block(live.slot, true).map_err(|e| e.to_string()));
+        let job = Job { live: live.clone(), decision: decision.clone(), frozen, blocked, signals: signals() };
+        if self.jobs.send(job).is_err() {
+            tracing::error!(run = %live.run.id, "no actuator is left to carry out a decision");
+        }
+    }
+}
+
+struct Worker {
+    registry: Arc<Registry>,
+    deadline: Duration,
+    budget: Duration,
+    tell: Tell,
+}
+
+impl Worker {
+    fn work(&self, jobs: &Mutex<Receiver<Job>>) {
+        loop {
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            match job {
+                Ok(job) => self.carry_out(job),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn carry_out(&self, mut job: Job) {
+        let frozen = job.frozen.take();
+        let mut froze = None;
+        if let Some(started) = frozen {
+            let report = self.freeze(&job, started);
+            froze = Some(matches!(report.verdict, Verdict::Proved));
+            self.tell_outcome(&job, Action::Freeze, report);
+        }
+        for action in job.decision.actions.clone() {
+            let report = match action {
+                // Done above, first of all.
+                Action::Freeze => continue,
+                Action::Notify => outcome::notify(),
+                Action::Block => outcome::block(job.blocked.take().unwrap_or(Ok(()))),
+                Action::Snapshot => {
+                    let held = froze == Some(true) || job.live.status().hold_frozen;
+                    let (report, snapshot) = self.snapshot(&job, held);
+                    if let Some(snapshot) = snapshot {
+                        (self.tell)(Told::Evidence { decision: Box::new(job.decision.clone()), snapshot });
+                    }
+                    report
+                }
+                Action::Kill => outcome::kill(&cgroup::kill(&job.live.cgroup, self.until())),
+                Action::Thaw => self.thaw(&job),
+                Action::Recapture { pid } => recapture(&job.live, pid),
+            };
+            self.tell_outcome(&job, action, report);
+        }
+    }
+
+    fn until(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
+    fn freeze(&self, job: &Job, started: Result<cgroup::freeze::Started, CgroupError>) -> Report {
+        let _gate = job.live.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match started {
+            Ok(started) => cgroup::freeze::verify(&job.live.cgroup, started, self.until()),
+            Err(error) => cgroup::FreezeOutcome::from_error(&error),
+        };
+        job.live.note_freeze(&outcome);
+        outcome::freeze(&outcome)
+    }
+
+    fn thaw(&self, job: &Job) -> Report {
+        let _gate = job.live.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = std::mem::take(&mut job.live.status().keep_frozen);
+        // The latch goes first: a thawed run finds its network as its policy has it.
+        let unlatched = if self.registry.kernel().blind().is_some() {
+            Ok(())
+        } else {
+            self.registry.kernel().set_block(job.live.slot, false).map_err(|e| e.to_string())
+        };
+        outcome::thaw(&cgroup::thaw(&job.live.cgroup, &keep, self.until()), unlatched)
+    }
+
+    fn snapshot(&self, job: &Job, frozen: bool) -> (Report, Option<Snapshot>) {
+        match snapshot(&job.live.cgroup, self.budget) {
+            Ok(tree) => {
+                let report = outcome::snapshot(&tree);
+                (report, Some(outcome::evidence(tree, job.signals.clone(), frozen)))
+            }
+            Err(error) => (Report::failed(error.chain()), None),
+        }
+    }
+
+    fn tell_outcome(&self, job: &Job, action: Action, report: Report) {
+        let at = MonoTime(report.at_ns.unwrap_or_else(clock::monotonic_ns));
+        let decision = &job.decision;
+        (self.tell)(Told::Outcome(Outcome {
+            decision: decision.id,
+            incident: decision.incident,
+            action,
+            verdict: report.verdict,
+            proofs: report.proofs,
+            at,
+            took: at.since(decision.at),
+        }));
+    }
+}
+
+fn recapture(live: &LiveRun, pid: u32) -> Report {
+    match ProcFs::default().identity(pid) {
+        Ok(Some(who)) => outcome::recapture(&cgroup::recapture(&live.cgroup, who)),
+        Ok(None) => Report::proved(vec![Proof { fact: format!("/proc/{pid}"), seen: "the process has ended".into() }]),
+        Err(error) => Report::failed(error.to_string()),
+    }
+}

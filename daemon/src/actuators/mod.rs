@@ -1,0 +1,5 @@
+//! Actuators, named by what they act on, and the one interpreter of the core's actions.
+
+pub mod cgroup;
+pub mod interpreter;
+mod outcome;

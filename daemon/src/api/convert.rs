@@ -1,0 +1,116 @@
+//! Between the daemon's types and protobuf's, and nowhere else.
+
+use crate::{
+    pipeline::containment::Answer,
+    platform::clock,
+    runs::{Found, Registry, Standing, kernel::KernelError, start::StartError},
+    sensors::ebpf::Via,
+};
+use failsafe_core::{decision::Verdict, input::Command};
+use failsafe_proto::v1;
+use tonic::Status;
+
+pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
+    let run = found.run();
+    let now = clock::wall_ns();
+    let mono = clock::monotonic_ns();
+    let registered_ns = now - i64::try_from(mono.saturating_sub(run.registered.0)).unwrap_or_default();
+    let mut out = v1::Run {
+        id: run.id.to_string(),
+        name: run.name.clone(),
+        labels: run.labels.clone().into_iter().collect(),
+        owner_uid: run.owner_uid,
+        cgroup: run.cgroup.clone(),
+        cgroup_id: run.cgroup_id,
+        policy_digest: run.policy.to_string(),
+        gpus: run.gpus.iter().map(ToString::to_string).collect(),
+        registered_ns,
+        ..v1::Run::default()
+    };
+    match found {
+        Found::Live(live) => {
+            let status = live.status().clone();
+            out.policy_name.clone_from(&live.policy.name);
+            out.gpus = status.gpus.iter().map(ToString::to_string).collect();
+            out.state = match status.standing {
+                Standing::Running => v1::RunState::Running,
+                Standing::Frozen => v1::RunState::Frozen,
+                Standing::Partial => v1::RunState::Partial,
+            } as i32;
+            out.blocked = status.blocked;
+            out.incident = status.incident.map(|i| i.to_string()).unwrap_or_default();
+            out.decisions = status.decisions;
+            if let Some(usage) = &status.usage {
+                out.processes = usage.processes;
+                out.memory_bytes = usage.memory_bytes.unwrap_or_default();
+                out.cpu_us = usage.cpu_usec.unwrap_or_default();
+            }
+            out.egress_bytes = status.egress_bytes;
+            out.ingress_bytes = status.ingress_bytes;
+            out.events = status.events;
+            out.events_lost = status.events_lost;
+            out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
+            if !live.policy.watch.is_empty() {
+                out.syscalls_via = match registry.kernel().syscalls_via() {
+                    Some(Via::Fentry) => "fentry".into(),
+                    Some(Via::SysEnter) => "sys_enter".into(),
+                    None => String::new(),
+                };
+            }
+        }
+        Found::Ended(ended) => {
+            out.policy_name.clone_from(&ended.policy_name);
+            out.state = v1::RunState::Ended as i32;
+            out.ended_ns = ended.ended_ns;
+            out.decisions = ended.decisions;
+        }
+    }
+    out
+}
+
+pub(super) fn command(command: i32) -> Result<Command, Status> {
+    match v1::Command::try_from(command) {
+        Ok(v1::Command::Freeze) => Ok(Command::Freeze),
+        Ok(v1::Command::Thaw) => Ok(Command::Thaw),
+        Ok(v1::Command::Kill) => Ok(Command::Kill),
+        _ => Err(Status::invalid_argument("command: expected freeze, thaw or kill")),
+    }
+}
+
+/// What a caller who waited is told; `None`: nothing came in time.
+pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
+    let Some(answer) = answer else {
+        let missing = vec!["no outcome within the timeout; the action goes on".to_owned()];
+        return v1::ControlResponse { verdict: v1::Verdict::Pending as i32, missing, ..Default::default() };
+    };
+    let outcome = answer.outcome;
+    let (verdict, mut missing) = match outcome.verdict {
+        Verdict::Proved => (v1::Verdict::Proved, Vec::new()),
+        Verdict::Partial(missing) => (v1::Verdict::Partial, missing),
+        Verdict::Failed(cause) => (v1::Verdict::Failed, vec![cause]),
+    };
+    if !answer.durable {
+        missing
+            .push("the record of it is not on disk yet: see the audit log's state in `failsafectl node status`".into());
+    }
+    v1::ControlResponse {
+        run_id: outcome.decision.run.to_string(),
+        incident: outcome.incident.to_string(),
+        verdict: verdict as i32,
+        missing,
+        proofs: outcome.proofs.into_iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect(),
+        took_ns: outcome.took.0,
+        ..Default::default()
+    }
+}
+
+pub(super) fn start_error(error: &StartError) -> Status {
+    let message = error.to_string();
+    match error {
+        StartError::NameTaken(_) | StartError::Overlaps(_) => Status::already_exists(message),
+        StartError::BadName(_) | StartError::Labels | StartError::Empty(_) => Status::invalid_argument(message),
+        StartError::TooMany { .. } | StartError::Kernel(KernelError::Full) => Status::resource_exhausted(message),
+        StartError::Cgroup(_) | StartError::Kernel(_) => Status::failed_precondition(message),
+        StartError::Store(_) => Status::unavailable(message),
+    }
+}

@@ -1,0 +1,234 @@
+//! The doctor: every probe, mount, library and permission: works, degraded (why, what it costs), missing (what to do).
+
+use super::{Context, node};
+use crate::{
+    platform::{Mounts, ProcFs, users},
+    sensors::ebpf::{Group, ProgramState, Via},
+};
+use failsafe_proto::v1::{CheckState, DoctorCheck};
+use std::sync::PoisonError;
+
+fn check(
+    area: &str,
+    name: &str,
+    state: CheckState,
+    detail: impl Into<String>,
+    advice: impl Into<String>,
+) -> DoctorCheck {
+    DoctorCheck {
+        area: area.into(),
+        name: name.into(),
+        state: state as i32,
+        detail: detail.into(),
+        advice: advice.into(),
+    }
+}
+
+fn works(area: &str, name: &str, detail: impl Into<String>) -> DoctorCheck {
+    check(area, name, CheckState::Works, detail, "")
+}
+
+/// All checks, made now.
+pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
+    let mut out = Vec::new();
+    mounts(&mut out);
+    programs(context, &mut out);
+    cgroups(context, &mut out);
+    sensors(context, &mut out);
+    log(context, &mut out);
+    access(context, &mut out);
+    out
+}
+
+fn mounts(out: &mut Vec<DoctorCheck>) {
+    let proc = ProcFs::default();
+    let Ok(mounts) = Mounts::read(proc.root()) else {
+        out.push(check("kernel", "mountinfo", CheckState::Missing, "cannot be read", "is /proc mounted?"));
+        return;
+    };
+    out.push(match mounts.cgroup2() {
+        Some(mount) => works("kernel", "cgroup2", mount.target.display().to_string()),
+        None => check(
+            "kernel",
+            "cgroup2",
+            CheckState::Missing,
+            "not mounted",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+    });
+    out.push(if std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        works("kernel", "btf", "/sys/kernel/btf/vmlinux")
+    } else {
+        check(
+            "kernel",
+            "btf",
+            CheckState::Missing,
+            "no BTF: no eBPF program can be loaded",
+            "use a kernel with CONFIG_DEBUG_INFO_BTF",
+        )
+    });
+    out.push(if std::path::Path::new("/proc/pressure/cpu").exists() {
+        works("kernel", "psi", "/proc/pressure")
+    } else {
+        check("kernel", "psi", CheckState::Degraded, "no pressure signals", "boot with psi=1")
+    });
+}
+
+fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let kernel = context.registry.kernel();
+    if let Some(why) = kernel.blind() {
+        let advice = "run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN";
+        out.push(check("ebpf", "programs", CheckState::Missing, why, advice));
+        return;
+    }
+    for program in kernel.programs() {
+        let name = format!("{} ({})", program.name, program.hook);
+        out.push(match (program.state, program.group) {
+            (ProgramState::Loaded, _) => works("ebpf", &name, program.detail),
+            (ProgramState::Unused, _) => {
+                works("ebpf", &name, if program.detail.is_empty() { "not in use".into() } else { program.detail })
+            }
+            (ProgramState::Refused, Group::Syscall) => check(
+                "ebpf",
+                &name,
+                CheckState::Degraded,
+                format!("refused: {}", program.detail),
+                "watched system calls use sys_enter while a policy needs them, which slows every process of the host",
+            ),
+            (ProgramState::Refused, Group::Guard) => check(
+                "ebpf",
+                &name,
+                CheckState::Missing,
+                format!("refused: {}", program.detail),
+                "policies with an egress list are refused on this kernel",
+            ),
+            (ProgramState::Refused, Group::Life | Group::Meter) => check(
+                "ebpf",
+                &name,
+                CheckState::Degraded,
+                format!("refused: {}", program.detail),
+                "rules on what it sees stay silent",
+            ),
+        });
+    }
+    out.push(match kernel.pins() {
+        Ok(path) => works("ebpf", "pins", path.display().to_string()),
+        Err(why) => {
+            check("ebpf", "pins", CheckState::Degraded, why, "in-kernel blocks end with the daemon: mount bpffs")
+        }
+    });
+    out.push(match (kernel.syscalls_via(), kernel.fentry_refusal()) {
+        (Some(Via::SysEnter), why) => {
+            let why = why.unwrap_or_default();
+            check(
+                "ebpf",
+                "watched system calls",
+                CheckState::Degraded,
+                format!("by sys_enter: {why}"),
+                node::costs(context).join("; "),
+            )
+        }
+        (Some(Via::Fentry), _) => works("ebpf", "watched system calls", "by fentry, on the calls themselves"),
+        (None, Some(why)) => check(
+            "ebpf",
+            "watched system calls",
+            CheckState::Degraded,
+            format!("none watched now; fentry is refused: {why}"),
+            "a policy that watches calls will attach sys_enter, which slows every process of the host",
+        ),
+        (None, None) => works("ebpf", "watched system calls", "none watched now; fentry is available"),
+    });
+}
+
+fn cgroups(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let mount = context.registry.root().mount();
+    let controllers = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    for controller in ["memory", "cpu", "pids"] {
+        out.push(if controllers.split_whitespace().any(|c| c == controller) {
+            works("cgroup", controller, "controller on cgroup2")
+        } else {
+            let advice = "figures are summed from /proc instead; OOM kills come from eBPF only";
+            check(
+                "cgroup",
+                controller,
+                CheckState::Degraded,
+                "controller is not on cgroup2 (a v1 mount has it)",
+                advice,
+            )
+        });
+    }
+    let systemd = std::path::Path::new("/run/systemd/system").exists();
+    out.push(if systemd {
+        works("cgroup", "systemd", "PID 1")
+    } else {
+        check(
+            "cgroup",
+            "systemd",
+            CheckState::Degraded,
+            "PID 1 is not systemd",
+            "nothing restarts the daemon if it dies",
+        )
+    });
+}
+
+fn sensors(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+    for (source, view) in &node.sensors {
+        out.push(match &view.blind {
+            None => works("sensor", source.name(), view.detail.clone()),
+            Some(why) => check(
+                "sensor",
+                source.name(),
+                CheckState::Degraded,
+                why.clone(),
+                "policies that need it are refused, unless they say on_blind = \"continue\"",
+            ),
+        });
+    }
+    for gpu in node.gpus.values() {
+        let name = format!("gpu {} {}", gpu.index, gpu.uuid);
+        out.push(if gpu.failing.is_empty() {
+            works("nvml", &name, format!("{}; unsupported: [{}]", gpu.name, gpu.unsupported.join(", ")))
+        } else {
+            check(
+                "nvml",
+                &name,
+                CheckState::Degraded,
+                gpu.failing.join("; "),
+                "see the driver's log (dmesg | grep NVRM)",
+            )
+        });
+    }
+}
+
+fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let state = context.log.state();
+    let path = context.log.path().display().to_string();
+    out.push(if state == "healthy" {
+        works("log", "audit log", path)
+    } else {
+        check(
+            "log",
+            "audit log",
+            CheckState::Degraded,
+            format!("{path}: {state}"),
+            "make room on its disk; containment goes on",
+        )
+    });
+}
+
+fn access(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let group = &context.config.admin_group;
+    out.push(match users::group_id(group) {
+        Ok(Some(gid)) => works("socket", "administrators", format!("group {group} ({gid}) and root")),
+        _ => check(
+            "socket",
+            "administrators",
+            CheckState::Degraded,
+            format!("no group {group}: only root may act"),
+            format!("groupadd --system {group}"),
+        ),
+    });
+    out.push(works("socket", "gRPC", context.config.socket.display().to_string()));
+    out.push(works("socket", "metrics", context.config.metrics_socket.display().to_string()));
+}

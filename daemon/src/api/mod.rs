@@ -1,0 +1,142 @@
+//! The gRPC interface `failsafe.v1` on a unix socket. Who the caller is comes from the socket's peer credentials.
+//!
+//! ```text
+//! connection ─► peer credentials ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
+//! ```
+//!
+//! Invariants: protobuf types stop at `convert`; no service decides who may do what; an answer about a run names what was
+//! proved and what was not.
+
+mod authorize;
+mod convert;
+mod doctor;
+mod events;
+mod node;
+mod policy;
+mod runs;
+
+pub use node::{GpuView, NodeView, SensorView};
+
+use crate::{
+    config::Config,
+    log::Log,
+    pipeline::{Sender, recording::Flusher},
+    runs::Registry,
+    sensors::sampler::Health,
+};
+use authorize::Authority;
+use failsafe_proto::{DESCRIPTOR, v1};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+
+/// What the services need of the daemon.
+pub struct Context {
+    /// The configuration.
+    pub config: Config,
+    /// The registry.
+    pub registry: Arc<Registry>,
+    /// The audit log.
+    pub log: Log,
+    /// The way into the pipeline.
+    pub pipeline: Sender,
+    /// To have a recording on disk before it is exported.
+    pub flusher: Flusher,
+    /// What the sensors say of the node.
+    pub node: Arc<Mutex<NodeView>>,
+    /// When the sampler last succeeded.
+    pub health: Arc<Health>,
+    /// This boot.
+    pub boot_id: String,
+    /// When the daemon started, wall clock ns.
+    pub started_ns: i64,
+    /// Who may do what.
+    pub authority: Authority,
+}
+
+impl Context {
+    /// Sensors that are blind now, each with the reason: what policies are held against.
+    fn blind(&self) -> failsafe_core::policy::check::Blind {
+        let node = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        node.blind()
+    }
+}
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another daemon listens there.
+    #[error("another daemon listens on {0}")]
+    InUse(PathBuf),
+    /// The socket.
+    #[error("cannot {op} socket {path}")]
+    Socket {
+        /// What was being done.
+        op: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server.
+    #[error("the gRPC server ended")]
+    Server(#[from] tonic::transport::Error),
+    /// Reflection.
+    #[error("the gRPC reflection service cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Binds the socket. Anybody may connect: who may do what is decided call by call.
+///
+/// # Errors
+/// [`ServeError`]; a socket that nobody listens on is replaced.
+pub fn bind(path: &Path) -> Result<UnixListener, ServeError> {
+    let fail = |op| move |source| ServeError::Socket { op, path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(fail("make the folder of"))?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(ServeError::InUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(fail("replace the stale"))?;
+    }
+    let listener = UnixListener::bind(path).map_err(fail("bind"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail("open up"))?;
+    Ok(listener)
+}
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve(
+    context: Arc<Context>,
+    listener: UnixListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<v1::run_service_server::RunServiceServer<runs::Runs>>().await;
+    health.set_serving::<v1::node_service_server::NodeServiceServer<node::Node>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    tonic::transport::Server::builder()
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(v1::run_service_server::RunServiceServer::new(runs::Runs(context.clone())))
+        .add_service(v1::policy_service_server::PolicyServiceServer::new(policy::Policies(context.clone())))
+        .add_service(v1::event_service_server::EventServiceServer::new(events::Events(context.clone())))
+        .add_service(v1::node_service_server::NodeServiceServer::new(node::Node(context)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .await?;
+    Ok(())
+}
+
+pub use authorize::Authority as Roles;

@@ -1,0 +1,170 @@
+//! `NodeService`: what the node's sensors see, what it costs, and the doctor.
+
+use super::{Context, doctor};
+use crate::{platform::clock, runs::Standing, sensors::ebpf::Via};
+use failsafe_core::{GpuId, RunId, policy::check::Blind, signal::Source};
+use failsafe_proto::v1;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
+use tonic::{Request, Response, Status};
+
+/// A sensor as it stands.
+#[derive(Debug, Clone, Default)]
+pub struct SensorView {
+    /// Why it is blind; `None`: it sees.
+    pub blind: Option<String>,
+    /// A remark.
+    pub detail: String,
+    /// Last success, wall clock ns; 0: never.
+    pub last_success_ns: i64,
+}
+
+/// A GPU as it was last sampled.
+#[derive(Debug, Clone)]
+pub struct GpuView {
+    /// NVML's UUID.
+    pub uuid: GpuId,
+    /// NVML's index.
+    pub index: u32,
+    /// Product name.
+    pub name: String,
+    /// Total memory, bytes.
+    pub memory_total: i64,
+    /// Enforced power limit, milliwatts.
+    pub power_limit_mw: i64,
+    /// Last readings, by kind.
+    pub readings: BTreeMap<failsafe_core::Kind, i64>,
+    /// When, wall clock ns.
+    pub sampled_ns: i64,
+    /// Runs that use it.
+    pub runs: BTreeSet<RunId>,
+    /// Signals it does not have.
+    pub unsupported: Vec<String>,
+    /// Signals that fail now, with the reason.
+    pub failing: Vec<String>,
+}
+
+impl GpuView {
+    /// A GPU of which nothing but its UUID is known.
+    pub fn new(uuid: GpuId) -> GpuView {
+        GpuView {
+            uuid,
+            index: 0,
+            name: String::new(),
+            memory_total: 0,
+            power_limit_mw: 0,
+            readings: BTreeMap::new(),
+            sampled_ns: 0,
+            runs: BTreeSet::new(),
+            unsupported: Vec::new(),
+            failing: Vec::new(),
+        }
+    }
+}
+
+/// What the sensors say of the node.
+#[derive(Debug, Default)]
+pub struct NodeView {
+    /// The sensors, by source.
+    pub sensors: BTreeMap<Source, SensorView>,
+    /// The GPUs.
+    pub gpus: BTreeMap<GpuId, GpuView>,
+    /// Driver version, or `simulated`, or empty.
+    pub nvml: String,
+}
+
+impl NodeView {
+    /// The blind sensors, each with the reason.
+    pub fn blind(&self) -> Blind {
+        self.sensors.iter().filter_map(|(source, view)| Some((*source, view.blind.clone()?))).collect()
+    }
+}
+
+/// `NodeService`.
+pub struct Node(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl v1::node_service_server::NodeService for Node {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        self.0.authority.principal(&request)?.on_node()?;
+        let context = &self.0;
+        let live = context.registry.live();
+        let uname = nix::sys::utsname::uname().ok();
+        let text = |t: &std::ffi::OsStr| t.to_string_lossy().into_owned();
+        let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Response::new(v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            hostname: uname.as_ref().map(|u| text(u.nodename())).unwrap_or_default(),
+            kernel: uname.as_ref().map(|u| text(u.release())).unwrap_or_default(),
+            boot_id: context.boot_id.clone(),
+            at_ns: clock::wall_ns(),
+            started_ns: context.started_ns,
+            sensors: node.sensors.iter().map(|(source, view)| sensor(context, *source, view)).collect(),
+            gpus: node.gpus.values().map(gpu).collect(),
+            runs: u32::try_from(live.len()).unwrap_or(u32::MAX),
+            frozen: u32::try_from(live.iter().filter(|r| r.status().standing != Standing::Running).count())
+                .unwrap_or(u32::MAX),
+            log_entries: *context.log.latest().borrow(),
+            log_state: context.log.state(),
+            nvml: node.nvml.clone(),
+            costs: costs(context),
+        }))
+    }
+
+    async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorResponse>, Status> {
+        self.0.authority.principal(&request)?.on_node()?;
+        let context = self.0.clone();
+        let checks = tokio::task::spawn_blocking(move || doctor::checks(&context)).await;
+        let checks = checks.map_err(|e| Status::internal(format!("the doctor failed: {e}")))?;
+        Ok(Response::new(v1::DoctorResponse { checks }))
+    }
+}
+
+/// What is being paid now by processes outside the runs.
+pub(super) fn costs(context: &Context) -> Vec<String> {
+    let mut costs = Vec::new();
+    if context.registry.kernel().syscalls_via() == Some(Via::SysEnter) {
+        costs.push(
+            "a pinned policy watches system calls, and this kernel refuses fentry: sys_enter is attached, which slows every \
+             system call of every process on this host (`cargo xtask bench overhead` measures by how much)"
+                .into(),
+        );
+    }
+    costs
+}
+
+fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
+    let last_success_ns = match source {
+        Source::Cgroup => context.health.pass.load(Ordering::Relaxed),
+        Source::Ebpf => context.health.counters.load(Ordering::Relaxed),
+        _ => view.last_success_ns,
+    };
+    v1::Sensor {
+        name: source.name().into(),
+        sees: view.blind.is_none(),
+        detail: view.blind.clone().unwrap_or_else(|| view.detail.clone()),
+        last_success_ns,
+    }
+}
+
+fn gpu(gpu: &GpuView) -> v1::Gpu {
+    use failsafe_core::Kind;
+    let reading = |kind: Kind| gpu.readings.get(&kind).copied().unwrap_or_default();
+    v1::Gpu {
+        uuid: gpu.uuid.0.clone(),
+        index: gpu.index,
+        name: gpu.name.clone(),
+        utilization_mpct: reading(Kind::GpuUtilization),
+        temperature_mc: reading(Kind::GpuTemperature),
+        power_mw: reading(Kind::GpuPower),
+        power_limit_mw: gpu.power_limit_mw,
+        memory_used: reading(Kind::GpuMemory),
+        memory_total: gpu.memory_total,
+        sampled_ns: gpu.sampled_ns,
+        runs: gpu.runs.iter().map(ToString::to_string).collect(),
+        unsupported: gpu.unsupported.clone(),
+        failing: gpu.failing.clone(),
+    }
+}

@@ -1,0 +1,310 @@
+//! `RunService`.
+
+use super::{
+    Context,
+    authorize::{Principal, Role},
+    convert,
+};
+use crate::{
+    actuators::cgroup::dry_run,
+    pipeline::{Message, containment::Answer},
+    platform::clock,
+    runs::{
+        Found, LiveRun,
+        start::{Place, Wanted, sole_owner},
+    },
+};
+use failsafe_core::{
+    Action, GpuId, MonoTime, Policy,
+    input::{Command, Control},
+    policy::{check, parse::parse},
+    record::Record,
+};
+use failsafe_proto::v1;
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+/// An outcome is waited for this long unless the caller says otherwise.
+const WAIT: Duration = Duration::from_secs(10);
+/// Once an outcome is there, its record is waited for this long.
+const WAIT_FOR_DISK: Duration = Duration::from_secs(2);
+/// Bytes of a recording in one message.
+const CHUNK: usize = 256 << 10;
+
+/// `RunService`.
+pub struct Runs(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl v1::run_service_server::RunService for Runs {
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Run>, Status> {
+        let who = self.0.authority.principal(&request)?;
+        let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid } = request.into_inner();
+        let owner = owner_uid.unwrap_or(who.uid);
+        if owner != who.uid && who.uid != 0 {
+            return Err(Status::permission_denied("owner_uid: only root may start a run for another user"));
+        }
+        let policy = self.policy(&policy_file, &policy_toml)?;
+        let wanted = self.wanted(who, owner, name, labels, policy, &gpus)?;
+        let parent = self.0.config.cgroup_parent.clone();
+        let live = self.begin(wanted, Place::Below(parent)).await?;
+        // It is judged from here on; only now does its first process come in.
+        let moved = {
+            let live = live.clone();
+            blocking(move || live.cgroup.attach(who.pid)).await?
+        };
+        live.enter();
+        if let Err(error) = moved {
+            self.send(Message::Ended(live.run.id)).await?;
+            return Err(Status::failed_precondition(format!(
+                "the caller cannot be moved into the run: {}",
+                error.chain()
+            )));
+        }
+        Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
+    }
+
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
+        let who = self.0.authority.principal(&request)?;
+        let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target } = request.into_inner();
+        let policy = self.policy(&policy_file, &policy_toml)?;
+        let registry = self.0.registry.clone();
+        let found = blocking(move || {
+            let cgroup = match target {
+                Some(v1::register_request::Target::Cgroup(path)) => registry.root().open_path(Path::new(&path)),
+                Some(v1::register_request::Target::Pid(pid)) => registry.root().of_pid(pid),
+                None => return Err(Status::invalid_argument("target: expected a cgroup or a pid")),
+            };
+            let cgroup = cgroup.map_err(|e| Status::invalid_argument(e.chain()))?;
+            let owner = sole_owner(&cgroup).map_err(|e| Status::failed_precondition(e.chain()))?;
+            Ok((cgroup, owner))
+        });
+        let (cgroup, owner) = found.await??;
+        if !who.admin && owner != Some(who.uid) {
+            return Err(Status::permission_denied(
+                "not every process of that cgroup is yours: root or the administrators' group may register it",
+            ));
+        }
+        let wanted = self.wanted(who, owner.unwrap_or(0), name, labels, policy, &gpus)?;
+        let live = self.begin(wanted, Place::Existing(cgroup)).await?;
+        Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+        let who = self.0.authority.principal(&request)?;
+        let registry = &self.0.registry;
+        let mut found: Vec<Found> = registry.live().into_iter().map(Found::Live).collect();
+        if request.into_inner().all {
+            // One that ended between the two looks is in both.
+            let ended = registry.ended().into_iter().filter(|e| !found.iter().any(|f| f.run().id == e.run.id));
+            let ended: Vec<Found> = ended.map(Found::Ended).collect();
+            found.extend(ended);
+        }
+        let seen = found.iter().filter(|f| who.may_see(f.run()).is_some());
+        let runs = seen.map(|found| convert::run(registry, found)).collect();
+        Ok(Response::new(v1::ListResponse { runs }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
+        let who = self.0.authority.principal(&request)?;
+        let (found, _) = self.find(who, &request.into_inner().run)?;
+        Ok(Response::new(convert::run(&self.0.registry, &found)))
+    }
+
+    async fn control(&self, request: Request<v1::ControlRequest>) -> Result<Response<v1::ControlResponse>, Status> {
+        let who = self.0.authority.principal(&request)?;
+        let v1::ControlRequest { run, command, reason, dry_run, timeout_ms } = request.into_inner();
+        let command = convert::command(command)?;
+        let (found, role) = self.find(who, &run)?;
+        who.may_act(role, command)?;
+        let Found::Live(live) = found else {
+            return Err(Status::failed_precondition(format!("run `{}` has ended", found.run().name)));
+        };
+        if dry_run {
+            return self.rehearse(&live, command).await.map(Response::new);
+        }
+        if reason.trim().is_empty() || reason.len() > 1_000 {
+            return Err(Status::invalid_argument(
+                "reason: expected why, in 1 to 1000 bytes; it is kept in the audit log",
+            ));
+        }
+        let control = Control {
+            seq: 0,
+            at: MonoTime(clock::monotonic_ns()),
+            run: live.run.id,
+            command,
+            uid: who.uid,
+            pid: who.pid,
+            role: role.name().into(),
+            reason,
+        };
+        let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        self.send(Message::Control(control, tell)).await?;
+        let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
+        let mut response = convert::answer(wait_for(&mut answers, wait).await);
+        response.run_id = live.run.id.to_string();
+        Ok(Response::new(response))
+    }
+
+    type ExportStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
+
+    async fn export(&self, request: Request<v1::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let who = self.0.authority.principal(&request)?;
+        let (found, _) = self.find(who, &request.into_inner().run)?;
+        let part = match &found {
+            Found::Live(live) => live.part,
+            Found::Ended(ended) => ended.part,
+        };
+        self.0.flusher.flush().await;
+        let path = self.0.registry.store().recording(found.run().id, part);
+        let file = blocking(move || std::fs::File::open(path)).await?;
+        let mut file = file.map_err(|e| Status::not_found(format!("the run has no recording: {e}")))?;
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let chunk = match std::io::Read::read(&mut file, &mut buffer) {
+                    Ok(0) => return,
+                    Ok(n) => Ok(v1::Chunk { data: buffer[..n].to_vec() }),
+                    Err(error) => Err(Status::data_loss(format!("the recording cannot be read: {error}"))),
+                };
+                if tx.blocking_send(chunk).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(rx))))
+    }
+}
+
+/// The last answer there is when nothing more is to come, or when time is up.
+async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wait: Duration) -> Option<Answer> {
+    let mut best: Option<Answer> = None;
+    let mut deadline = tokio::time::Instant::now() + wait;
+    while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.recv()).await {
+        if answer.last {
+            deadline = deadline.min(tokio::time::Instant::now() + WAIT_FOR_DISK);
+        }
+        // The record of an earlier outcome becoming durable says nothing of a later one.
+        let stale = best.as_ref().is_some_and(|best| best.outcome.at > answer.outcome.at);
+        let done = answer.last && answer.durable;
+        if !stale {
+            best = Some(answer);
+        }
+        if done {
+            break;
+        }
+    }
+    best
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("a worker failed: {e}")))
+}
+
+impl Runs {
+    /// The pipeline's queue is bounded; waiting for room in it must not hold up the other calls.
+    async fn send(&self, message: Message) -> Result<(), Status> {
+        let pipeline = self.0.pipeline.clone();
+        let sent = blocking(move || pipeline.send(message).is_ok()).await?;
+        if sent { Ok(()) } else { Err(Status::unavailable("the daemon is stopping")) }
+    }
+
+    fn find(&self, who: Principal, wanted: &str) -> Result<(Found, Role), Status> {
+        let found = self.0.registry.find(wanted).map_err(|e| match e {
+            crate::runs::FindError::None(_) => Status::not_found(e.to_string()),
+            // Whose names these are is not for everybody.
+            crate::runs::FindError::Ambiguous { .. } if who.admin => Status::invalid_argument(e.to_string()),
+            crate::runs::FindError::Ambiguous { .. } => Status::invalid_argument(format!("`{wanted}` is ambiguous")),
+        })?;
+        let role = who
+            .may_see(found.run())
+            .ok_or_else(|| Status::not_found(crate::runs::FindError::None(wanted.to_owned()).to_string()))?;
+        Ok((found, role))
+    }
+
+    fn policy(&self, file: &str, text: &str) -> Result<Policy, Status> {
+        let policy = parse(file, text).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if let Some(why) = check::refusal(&policy, &self.0.blind()) {
+            let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
+            self.0.log.record(&record, None, None);
+            return Err(Status::failed_precondition(why));
+        }
+        Ok(policy)
+    }
+
+    fn wanted(
+        &self,
+        who: Principal,
+        owner_uid: u32,
+        name: String,
+        labels: HashMap<String, String>,
+        policy: Policy,
+        gpus: &[String],
+    ) -> Result<Wanted, Status> {
+        let gpus = self.gpus(gpus)?;
+        Ok(Wanted { name, labels: labels.into_iter().collect(), policy, gpus, owner_uid, unlimited: who.admin })
+    }
+
+    fn gpus(&self, wanted: &[String]) -> Result<BTreeSet<GpuId>, Status> {
+        let node = self.0.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut out = BTreeSet::new();
+        for one in wanted {
+            let matching =
+                node.gpus.values().filter(|g| one == "all" || g.uuid.0 == *one || g.index.to_string() == *one);
+            let before = out.len();
+            out.extend(matching.map(|g| g.uuid.clone()));
+            if out.len() == before && !out.iter().any(|g| g.0 == *one) {
+                let known: Vec<String> = node.gpus.values().map(|g| format!("{} ({})", g.index, g.uuid)).collect();
+                return Err(Status::invalid_argument(format!(
+                    "gpu `{one}`: expected `all`, an index or a UUID; this node has [{}]",
+                    known.join(", ")
+                )));
+            }
+        }
+        Ok(out)
+    }
+
+    async fn begin(&self, wanted: Wanted, place: Place) -> Result<Arc<LiveRun>, Status> {
+        let (registry, boot_id) = (self.0.registry.clone(), self.0.boot_id.clone());
+        let made = blocking(move || registry.make(wanted, place, &boot_id)).await?;
+        let live = made.map_err(|e| convert::start_error(&e))?;
+        let (done, wait) = tokio::sync::oneshot::channel();
+        self.send(Message::Started(live.clone(), done)).await?;
+        wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
+        Ok(live)
+    }
+
+    async fn rehearse(&self, live: &Arc<LiveRun>, command: Command) -> Result<v1::ControlResponse, Status> {
+        let action = match command {
+            Command::Freeze => Action::Freeze,
+            Command::Thaw => Action::Thaw,
+            Command::Kill => Action::Kill,
+        };
+        let listed = {
+            let live = live.clone();
+            blocking(move || dry_run(&live.cgroup)).await?.map_err(|e| Status::failed_precondition(e.chain()))?
+        };
+        let process = |p: crate::actuators::cgroup::Affected| v1::Process {
+            pid: p.id.pid,
+            comm: p.comm,
+            state: p.state.to_string(),
+            argv: String::new(),
+        };
+        Ok(v1::ControlResponse {
+            run_id: live.run.id.to_string(),
+            verdict: v1::Verdict::DryRun as i32,
+            processes: listed.processes.into_iter().map(process).collect(),
+            cgroups: listed.levels.into_iter().map(|l| l.display().to_string()).collect(),
+            gpus: live.status().gpus.iter().map(ToString::to_string).collect(),
+            known_leaks: action.known_leaks().iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        })
+    }
+}

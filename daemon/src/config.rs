@@ -1,0 +1,179 @@
+//! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the configuration lies unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/failsafe/failsafed.toml";
+
+/// The daemon's configuration. Every field has a default; an unknown one is an error.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Audit log, recordings, policies, the registry of runs.
+    pub state_dir: PathBuf,
+    /// The gRPC socket.
+    pub socket: PathBuf,
+    /// The datagram socket for the runs' own metrics.
+    pub metrics_socket: PathBuf,
+    /// Below which cgroup runs are made, relative to the cgroup2 mount.
+    pub cgroup_parent: PathBuf,
+    /// Time between samples of counters, cgroup files and NVML, in milliseconds.
+    pub sample_interval_ms: u64,
+    /// The group whose members may act, beside root.
+    pub admin_group: String,
+    /// How long a freeze, thaw or kill may take until it is called partial, in milliseconds.
+    pub action_deadline_ms: u64,
+    /// How long taking a snapshot may take, in milliseconds.
+    pub snapshot_budget_ms: u64,
+    /// Most bytes of one run's recording.
+    pub recording_max_bytes: u64,
+    /// Where in the BPF file system links are pinned; empty: they are not, and blocks end with the daemon.
+    pub bpffs: PathBuf,
+    /// Size of the event ring buffer in KiB, a power of two.
+    pub ring_kib: u32,
+    /// NVML.
+    pub nvml: Nvml,
+}
+
+/// NVML's part of the configuration.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nvml {
+    /// The library; `None`: `libnvidia-ml.so.1` as the loader finds it.
+    pub library: Option<PathBuf>,
+    /// False: GPUs are not looked at.
+    pub disabled: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            state_dir: "/var/lib/failsafe".into(),
+            socket: "/run/failsafe/failsafed.sock".into(),
+            metrics_socket: "/run/failsafe/metrics.sock".into(),
+            cgroup_parent: "failsafe".into(),
+            sample_interval_ms: 1_000,
+            admin_group: "failsafe".into(),
+            action_deadline_ms: 2_000,
+            snapshot_budget_ms: 200,
+            recording_max_bytes: 256 << 20,
+            bpffs: "/sys/fs/bpf".into(),
+            ring_kib: 1_024,
+            nvml: Nvml::default(),
+        }
+    }
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It cannot be understood.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what was expected.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("{path}: {field}: {message}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What was expected.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and validates `path`; the default path may be missing, then all is as by default.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming file, field and what was expected.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let (file, optional) = path.map_or((Path::new(DEFAULT_PATH), true), |p| (p, false));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Config::parse(file, &text),
+            Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(source) => Err(ConfigError::Read { path: file.to_owned(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let config: Config =
+            toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
+        let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_owned(), field, message });
+        for (field, value) in
+            [("state_dir", &config.state_dir), ("socket", &config.socket), ("metrics_socket", &config.metrics_socket)]
+        {
+            if !value.is_absolute() {
+                return wrong(field, format!("expected an absolute path, not `{}`", value.display()));
+            }
+        }
+        if config.cgroup_parent.is_absolute() || config.cgroup_parent.components().count() == 0 {
+            return wrong("cgroup_parent", "expected a path relative to the cgroup2 mount, such as `failsafe`".into());
+        }
+        if !(50..=60_000).contains(&config.sample_interval_ms) {
+            return wrong("sample_interval_ms", "expected 50 to 60000".into());
+        }
+        if !(100..=60_000).contains(&config.action_deadline_ms) {
+            return wrong("action_deadline_ms", "expected 100 to 60000".into());
+        }
+        if !config.ring_kib.is_power_of_two() || !(4..=65_536).contains(&config.ring_kib) {
+            return wrong("ring_kib", "expected a power of two from 4 to 65536".into());
+        }
+        Ok(config)
+    }
+
+    /// Time between samples.
+    pub fn sample_interval(&self) -> Duration {
+        Duration::from_millis(self.sample_interval_ms)
+    }
+
+    /// How long an action may take.
+    pub fn action_deadline(&self) -> Duration {
+        Duration::from_millis(self.action_deadline_ms)
+    }
+
+    /// The bpffs folder, where links are to be pinned.
+    pub fn bpffs(&self) -> Option<&Path> {
+        (!self.bpffs.as_os_str().is_empty()).then_some(self.bpffs.as_path())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("f.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_hold_and_mistakes_are_named() {
+        assert_eq!(parse("").unwrap().sample_interval_ms, 1_000);
+        assert_eq!(parse("[nvml]\nlibrary = \"/x.so\"").unwrap().nvml.library.unwrap(), Path::new("/x.so"));
+        for (text, expected) in [
+            ("sokcet = \"/x\"", "unknown field `sokcet`"),
+            ("socket = \"x\"", "f.toml: socket: expected an absolute path"),
+            ("cgroup_parent = \"/sys\"", "relative to the cgroup2 mount"),
+            ("sample_interval_ms = 5", "50 to 60000"),
+            ("ring_kib = 1000", "power of two"),
+        ] {
+            assert!(parse(text).unwrap_err().contains(expected), "{text}");
+        }
+    }
+}

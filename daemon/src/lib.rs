@@ -1,0 +1,19 @@
+//! failsafed: watches runs and GPUs, judges what it sees by the pure core, contains, records, and serves.
+//!
+//! ```text
+//! sensors/ ─► pipeline/ (owns the engine's state) ─► actuators/ ─► outcomes back into pipeline/
+//!                 └─► log (audit), recordings          api/ reads the registry and sends commands into pipeline/
+//! ```
+//!
+//! `supervisor` starts and ends everything; `platform` is the edge to the kernel.
+
+pub mod actuators;
+pub mod api;
+pub mod config;
+pub mod log;
+pub mod pipeline;
+pub mod platform;
+pub mod runs;
+pub mod sensors;
+pub mod supervisor;
+pub mod systemd;

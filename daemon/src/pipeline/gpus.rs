@@ -1,0 +1,204 @@
+//! From what the NVML sensor says to inputs of the core: signals of GPUs, blindness, and which run is on which GPU.
+//!
+//! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
+//! it was ever seen: a run that let go of a GPU for a moment is still judged by it.
+
+use super::{Message, Sender};
+use crate::{
+    api::{GpuView, NodeView, SensorView},
+    config::Config,
+    platform::{ProcFs, clock},
+    runs::Registry,
+    sensors::nvml::{self, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
+};
+use failsafe_core::{
+    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, input::Gap, signal::Source,
+};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
+
+/// The daemon's start waits this long for the first word of NVML, so that a policy is not refused for a sensor that is
+/// about to see.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// The running sensor; `None` where the configuration disables it.
+pub struct Gpus(Option<NvmlSensor>);
+
+impl Gpus {
+    /// Starts the sensor and waits for its first word.
+    ///
+    /// # Errors
+    /// The thread could not be made.
+    pub fn start(
+        config: &Config,
+        registry: &Arc<Registry>,
+        pipeline: &Sender,
+        node: &Arc<Mutex<NodeView>>,
+    ) -> anyhow::Result<Gpus> {
+        let (word, first) = mpsc::sync_channel(1);
+        let told = Told { registry: registry.clone(), pipeline: pipeline.clone(), node: node.clone(), proc: ProcFs::default() };
+        if config.nvml.disabled {
+            told.see(Some("disabled by the configuration".into()), "");
+            return Ok(Gpus(None));
+        }
+        told.see(Some("NVML has not answered yet".into()), "");
+        // One that is missing, or not to be trusted, is looked for again: the node has no sight of GPUs until then.
+        let library = config.nvml.library.clone();
+        let sensor = NvmlSensor::spawn(NvmlConfig::new(library, config.sample_interval()), move |event| {
+            told.take(event);
+            let _only_the_first_is_waited_for = word.try_send(());
+        })?;
+        if first.recv_timeout(FIRST_WORD).is_err() {
+            tracing::warn!("NVML has not answered within {} s", FIRST_WORD.as_secs());
+        }
+        Ok(Gpus(Some(sensor)))
+    }
+
+    /// Kills and reaps the sampler.
+    pub fn stop(self) {
+        if let Some(sensor) = self.0 {
+            sensor.stop();
+        }
+    }
+}
+
+struct Told {
+    registry: Arc<Registry>,
+    pipeline: Sender,
+    node: Arc<Mutex<NodeView>>,
+    proc: ProcFs,
+}
+
+impl Told {
+    fn take(&self, event: NvmlEvent) {
+        match event {
+            NvmlEvent::Hello(hello) => self.hello(&hello),
+            NvmlEvent::Sample(sample) => self.sample(&sample),
+            NvmlEvent::Xid(xid) => self.xid(&xid),
+            NvmlEvent::Blind { gpu, why, .. } => {
+                match &gpu {
+                    None => self.see(Some(why.clone()), ""),
+                    Some(uuid) => self.on_gpu(uuid, |view| view.failing = vec![why.clone()]),
+                }
+                self.gap(gpu, why, true);
+            }
+            NvmlEvent::Sees { gpu } => {
+                if gpu.is_none() {
+                    self.see(None, "sees again");
+                }
+                self.gap(gpu, "sees again".into(), false);
+            }
+        }
+    }
+
+    fn node(&self) -> std::sync::MutexGuard<'_, NodeView> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn see(&self, blind: Option<String>, detail: &str) {
+        let mut node = self.node();
+        let last_success_ns = match blind {
+            None => clock::wall_ns(),
+            Some(_) => node.sensors.get(&Source::Nvml).map_or(0, |view| view.last_success_ns),
+        };
+        node.sensors.insert(Source::Nvml, SensorView { blind, detail: detail.into(), last_success_ns });
+    }
+
+    fn on_gpu(&self, uuid: &str, change: impl FnOnce(&mut GpuView)) {
+        if let Some(view) = self.node().gpus.get_mut(&GpuId(uuid.to_owned())) {
+            change(view);
+        }
+    }
+
+    fn tell(&self, input: Input) {
+        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+        let _closed = self.pipeline.send(Message::Input(input));
+    }
+
+    fn gap(&self, gpu: Option<String>, what: String, blind: bool) {
+        let at = MonoTime(clock::monotonic_ns());
+        self.tell(Input::Gap(Gap { seq: 0, at, source: Source::Nvml, run: None, gpu: gpu.map(GpuId), what, lost: 0, blind }));
+    }
+
+    fn hello(&self, hello: &Hello) {
+        let real = format!("driver {}, NVML {}", hello.driver, hello.nvml);
+        let what = if hello.simulated { format!("simulated ({real})") } else { real };
+        let unreachable: Vec<String> = hello.unreachable.iter().map(|u| format!("GPU {}: {}", u.index, u.why)).collect();
+        let detail = format!("{what}; {} GPU(s){}{}", hello.gpus.len(), if unreachable.is_empty() { "" } else { "; " }, unreachable.join("; "));
+        self.see(None, &detail);
+        let mut node = self.node();
+        node.nvml = what;
+        let old = std::mem::take(&mut node.gpus);
+        for gpu in &hello.gpus {
+            let uuid = GpuId(gpu.uuid.clone());
+            let before = old.get(&uuid).cloned();
+            let view = GpuView {
+                index: gpu.index,
+                name: gpu.name.clone().unwrap_or_default(),
+                memory_total: gpu.memory_total.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
+                power_limit_mw: gpu.power_limit.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
+                ..before.unwrap_or_else(|| GpuView::new(uuid.clone()))
+            };
+            node.gpus.insert(uuid, view);
+        }
+    }
+
+    fn sample(&self, sample: &Sample) {
+        let gpu = GpuId(sample.gpu.clone());
+        self.runs_on(&gpu, sample);
+        let runs = self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        {
+            let mut node = self.node();
+            if let Some(view) = node.gpus.get_mut(&gpu) {
+                view.readings = nvml::signals(sample).collect();
+                view.sampled_ns = clock::wall_ns();
+                view.unsupported.clone_from(&sample.unsupported);
+                view.failing = sample.failing.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+                view.runs = runs;
+            }
+            if let Some(sensor) = node.sensors.get_mut(&Source::Nvml) {
+                sensor.last_success_ns = clock::wall_ns();
+            }
+        }
+        let at = MonoTime(sample.mono_ns);
+        for (kind, value) in nvml::signals(sample) {
+            self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
+        }
+    }
+
+    fn signal(&self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
+        self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value }));
+    }
+
+    fn xid(&self, xid: &Xid) {
+        let event = Value::Event(Event::Xid { code: xid.code });
+        let at = MonoTime(xid.mono_ns);
+        // An XID whose GPU could not be told concerns every GPU: missing it would be worse than telling it twice.
+        let gpus: BTreeSet<GpuId> = match xid.gpu.as_str() {
+            "" => self.node().gpus.keys().cloned().collect(),
+            uuid => [GpuId(uuid.to_owned())].into(),
+        };
+        for gpu in gpus {
+            self.signal(Subject::Gpu(gpu), at, Kind::Event, event.clone());
+        }
+    }
+
+    /// Gives a GPU to the runs that have a process on it.
+    fn runs_on(&self, gpu: &GpuId, sample: &Sample) {
+        for process in &sample.processes {
+            let Ok(Some(path)) = self.proc.cgroup(process.pid) else { continue };
+            let Some(run) = self.registry.of_cgroup(&path) else { continue };
+            let gpus = {
+                let mut status = run.status();
+                if !status.gpus.insert(gpu.clone()) {
+                    continue;
+                }
+                status.gpus.clone()
+            };
+            self.tell(Input::RunGpus { run: run.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
+        }
+    }
+}

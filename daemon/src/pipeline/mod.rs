@@ -1,0 +1,350 @@
+//! The pipeline: one thread that owns the engine's state. Everything that enters the core passes here, in one order.
+//!
+//! ```text
+//! sensors, API, actuators ─► queue ─► number ─► step ─► decisions ─► interpreter (at once), audit log, recording
+//!                              ▲                                          │
+//!                              └──────────── outcomes, evidence ◄─────────┘
+//! ```
+//!
+//! Invariants: only this thread steps the engine; containment is begun before its record is written and never waits for a
+//! disk; an outcome's record follows its decision's in the log. The queue is bounded: a flood makes the sensors wait, the
+//! kernel's ring fill, and the loss is counted there.
+
+pub mod containment;
+pub mod gpus;
+pub mod metrics;
+pub mod recording;
+pub mod translate;
+
+use crate::{
+    actuators::interpreter::{Interpreter, Told},
+    log::Log,
+    platform::clock,
+    runs::{LiveRun, Registry, Standing},
+};
+use containment::{Answer, Containments, Waiting};
+use failsafe_core::{
+    Action, Decision, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
+    decision::{Cause, Verdict},
+    engine,
+    input::{Control, Gap},
+    record::{Record, RuleText},
+    replay::Recorded,
+    step,
+};
+use recording::Recordings;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+
+/// Messages that may wait for the pipeline.
+pub const QUEUE: usize = 4_096;
+/// The core is told the time at least this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What enters the pipeline.
+pub enum Message {
+    /// An input, numbered here.
+    Input(Input),
+    /// A run was attached in the kernel; it is judged once this is answered.
+    Started(Arc<LiveRun>, tokio::sync::oneshot::Sender<()>),
+    /// A run taken up again at the daemon's start, with what was found.
+    Adopted(Arc<LiveRun>, String),
+    /// The run's cgroup is empty or gone.
+    Ended(RunId),
+    /// The guard found the run's cgroup frozen, as it should be.
+    StillFrozen(RunId),
+    /// An operator's command, and who waits for it.
+    Control(Control, tokio::sync::mpsc::UnboundedSender<Answer>),
+    /// From an actuator.
+    Told(Told),
+    /// Stop.
+    Stop,
+}
+
+/// The way in.
+pub type Sender = SyncSender<Message>;
+
+/// What the pipeline needs of the daemon.
+pub struct Parts {
+    /// The registry.
+    pub registry: Arc<Registry>,
+    /// The audit log.
+    pub log: Log,
+    /// The interpreter.
+    pub interpreter: Interpreter,
+    /// The recordings.
+    pub recordings: Recordings,
+    /// Most bytes of one recording.
+    pub recording_max_bytes: u64,
+}
+
+/// The pipeline.
+pub struct Pipeline {
+    parts: Parts,
+    state: State,
+    policies: PolicySet,
+    runs: BTreeMap<RunId, Arc<LiveRun>>,
+    containments: Containments,
+    waiting: Waiting,
+    seq: u64,
+}
+
+impl Pipeline {
+    /// A pipeline without runs.
+    pub fn new(parts: Parts) -> Pipeline {
+        Pipeline {
+            parts,
+            state: State::default(),
+            policies: PolicySet::new(),
+            runs: BTreeMap::new(),
+            containments: Containments::default(),
+            waiting: Waiting::default(),
+            seq: 0,
+        }
+    }
+
+    /// Works until told to stop. `alive` is called at least once a tick: the watchdog hangs on it.
+    pub fn work(mut self, queue: &Receiver<Message>, mut alive: impl FnMut()) {
+        let mut ticked = Instant::now();
+        loop {
+            let message = match queue.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+            };
+            if let Some(message) = message {
+                self.take(message);
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                alive();
+                if !self.runs.is_empty() {
+                    self.feed(Input::Tick(MonoTime(clock::monotonic_ns())));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => self.input(input),
+            Message::Started(live, done) => {
+                let record = Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy) };
+                self.parts.log.record(&record, Some(live.run.id), None);
+                self.start(live);
+                let _gone = done.send(());
+            }
+            Message::Adopted(live, found) => {
+                let record = Record::RunAdopted { run: live.run.clone(), found };
+                self.parts.log.record(&record, Some(live.run.id), None);
+                self.start(live);
+            }
+            Message::Ended(run) => {
+                if self.runs.get(&run).is_some_and(|live| live.is_over()) {
+                    self.end(run);
+                }
+            }
+            Message::StillFrozen(run) => {
+                if let Some(outcome) = self.containments.cgroup_frozen(run, MonoTime(clock::monotonic_ns())) {
+                    self.outcome(outcome);
+                }
+            }
+            Message::Control(control, tell) => self.control(control, tell),
+            Message::Told(Told::Outcome(outcome)) => {
+                let gpus = self.runs.get(&outcome.decision.run).map(|r| r.status().gpus.clone()).unwrap_or_default();
+                let outcome = self.containments.frozen(outcome, &gpus);
+                self.outcome(outcome);
+            }
+            Message::Told(Told::Evidence { decision, snapshot }) => {
+                let record = Record::Evidence { decision: decision.id.n, snapshot };
+                self.parts.log.record(&record, Some(decision.id.run), Some(decision.incident));
+            }
+            Message::Stop => {}
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        if let Input::Gap(gap) = &input {
+            tracing::warn!(source = %gap.source, run = ?gap.run, lost = gap.lost, blind = gap.blind, what = gap.what, "gap");
+            self.parts.log.record(&Record::Gap(gap.clone()), gap.run, None);
+        }
+        let settled = match &input {
+            Input::Signal(signal) => match (&signal.subject, &signal.kind, &signal.value) {
+                (Subject::Gpu(gpu), Kind::GpuUtilization, Value::Integer(now)) => {
+                    self.containments.gpu(gpu, signal.at, *now)
+                }
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        self.feed(input);
+        for outcome in settled {
+            self.outcome(outcome);
+        }
+    }
+
+    fn start(&mut self, live: Arc<LiveRun>) {
+        let run = live.run.clone();
+        self.policies.insert(run.policy, live.policy.clone());
+        let path = self.parts.registry.store().recording(run.id, live.part);
+        self.parts.recordings.open(&run, &live.policy, path, self.parts.recording_max_bytes);
+        self.runs.insert(run.id, live);
+        self.feed(Input::RunStarted(run));
+    }
+
+    fn end(&mut self, id: RunId) {
+        let Some(live) = self.runs.remove(&id) else { return };
+        self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
+        self.record_input(id, &Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
+        self.parts.recordings.close(id);
+        self.containments.ended(id);
+        let record = Record::RunEnded { run: id, name: live.run.name.clone() };
+        self.parts.log.record(&record, Some(id), None);
+        tracing::info!(run = %id, name = live.run.name, "run ended");
+        self.parts.registry.end(&live, clock::wall_ns());
+        if !self.runs.values().any(|other| other.run.policy == live.run.policy) {
+            self.policies.remove(&live.run.policy);
+        }
+    }
+
+    fn control(&mut self, mut control: Control, tell: tokio::sync::mpsc::UnboundedSender<Answer>) {
+        let run = control.run;
+        if !self.runs.contains_key(&run) {
+            return;
+        }
+        control.seq = self.seq + 1;
+        self.parts.log.record(&Record::Control(control.clone()), Some(run), None);
+        let decisions = self.feed(Input::Control(control));
+        for decision in decisions {
+            let main = decision.actions.iter().find(|a| matches!(a, Action::Freeze | Action::Thaw | Action::Kill));
+            if let (Some(main), true) = (main, decision.id.run == run) {
+                self.waiting.add(decision.id, *main, tell.clone());
+            }
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        if let Some(live) = self.runs.get(&outcome.decision.run) {
+            let mut status = live.status();
+            match (outcome.action, &outcome.verdict) {
+                (Action::Freeze, Verdict::Failed(_)) => status.standing = Standing::Partial,
+                (Action::Freeze, _) => {
+                    let partial = self.containments.is_partial(outcome.decision.run);
+                    status.standing = if partial { Standing::Partial } else { Standing::Frozen };
+                    status.frozen_since.get_or_insert(outcome.at.0);
+                }
+                (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) => {
+                    status.standing = Standing::Running;
+                    status.frozen_ns +=
+                        status.frozen_since.take().map_or(0, |since| outcome.at.0.saturating_sub(since));
+                }
+                _ => {}
+            }
+        }
+        match &outcome.verdict {
+            Verdict::Proved => {
+                tracing::info!(incident = %outcome.incident, action = %outcome.action, took = %outcome.took, "proved")
+            }
+            Verdict::Partial(missing) => {
+                tracing::warn!(incident = %outcome.incident, action = %outcome.action, ?missing, "partial");
+            }
+            Verdict::Failed(cause) => {
+                tracing::error!(incident = %outcome.incident, action = %outcome.action, cause, "failed")
+            }
+        }
+        let last =
+            !matches!(outcome.verdict, Verdict::Partial(_)) || !self.containments.is_partial(outcome.decision.run);
+        let tell = self.waiting.of(&outcome, last);
+        let record = Record::Outcome(outcome.clone());
+        let (run, incident) = (Some(outcome.decision.run), Some(outcome.incident));
+        match tell {
+            Some(tell) => {
+                let answer = Answer { outcome: outcome.clone(), durable: false, last };
+                let _gone = tell.send(answer.clone());
+                self.parts.log.record_then(&record, run, incident, move |done| {
+                    if done.is_ok() {
+                        let _gone = tell.send(Answer { durable: true, ..answer });
+                    }
+                });
+            }
+            None => {
+                self.parts.log.record(&record, run, incident);
+            }
+        }
+        self.feed(Input::Outcome(outcome));
+    }
+
+    /// Numbers an input, steps the engine, begins what it decided, and then writes it all down.
+    fn feed(&mut self, mut input: Input) -> Vec<Decision> {
+        self.seq += 1;
+        match &mut input {
+            Input::Signal(signal) => signal.seq = self.seq,
+            Input::Control(control) => control.seq = self.seq,
+            Input::Gap(Gap { seq, .. }) => *seq = self.seq,
+            _ => {}
+        }
+        let decisions = step(&self.policies, &mut self.state, &input);
+        for decision in &decisions {
+            self.begin(decision);
+        }
+        let concerned: Vec<RunId> = match &input {
+            Input::Signal(signal) if signal.subject.run().is_some() => signal.subject.run().into_iter().collect(),
+            _ => self.runs.keys().copied().filter(|run| engine::concerns(&self.state, &input, *run)).collect(),
+        };
+        for run in concerned {
+            if self.runs.contains_key(&run) {
+                self.record_input(run, &input);
+                for decision in decisions.iter().filter(|d| d.id.run == run) {
+                    self.parts.recordings.entry(run, Recorded::Decision(decision.clone()));
+                }
+            }
+        }
+        decisions
+    }
+
+    fn record_input(&mut self, run: RunId, input: &Input) {
+        self.parts.recordings.entry(run, Recorded::Input(input.clone()));
+    }
+
+    fn begin(&mut self, decision: &Decision) {
+        let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
+        self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
+        if let Some(view) = self.state.run(decision.id.run) {
+            let mut status = live.status();
+            status.hold_frozen = view.frozen;
+            status.blocked = view.blocked;
+            status.decisions = view.decisions;
+            status.incidents = view.incidents;
+            status.incident = (view.frozen || view.blocked).then_some(decision.incident);
+            if decision.mode == Mode::Enforce && decision.actions.contains(&Action::Freeze) {
+                status.standing = Standing::Partial;
+            }
+        }
+        let rule = match &decision.cause {
+            Cause::Rule { rule, .. } => live.policy.rule(rule).map(|rule| RuleText {
+                rationale: rule.rationale.clone(),
+                owner: rule.owner.clone(),
+                playbook: rule.playbook.clone(),
+                policy: named(&live.policy),
+            }),
+            _ => None,
+        };
+        let actions: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
+        tracing::warn!(
+            run = %decision.id.run, name = live.run.name, incident = %decision.incident, cause = ?decision.cause,
+            actions = actions.join(","), mode = ?decision.mode, "decision"
+        );
+        let record = Record::Decision { decision: decision.clone(), rule };
+        self.parts.log.record(&record, Some(decision.id.run), Some(decision.incident));
+    }
+}
+
+fn named(policy: &Policy) -> String {
+    format!("{} v{}", policy.name, policy.version)
+}

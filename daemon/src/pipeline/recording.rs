@@ -1,0 +1,201 @@
+//! The recordings: every input of a run and the decisions that came of it, written on a thread of their own so that a slow
+//! disk never stands before a containment.
+//!
+//! Owns the open recorders. What the thread cannot keep up with ends that run's recording, and says so in its file.
+
+use failsafe_core::{Policy, RunId, input::Run, replay::Recorded};
+use failsafe_journal::Recorder;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// Frames of a recording are of this kind: postcard of [`Recorded`].
+pub const FRAME_KIND: u8 = 1;
+/// Entries that may wait for the disk.
+const QUEUE: usize = 65_536;
+/// A recording's buffer is written at least this often.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
+/// The JSON header of a recording: enough to replay it anywhere.
+#[derive(Serialize)]
+struct Header<'a> {
+    format: &'static str,
+    version: u32,
+    run: &'a Run,
+    policy: &'a Policy,
+    host: Host,
+}
+
+#[derive(Serialize)]
+struct Host {
+    hostname: String,
+    failsafe: &'static str,
+}
+
+enum Message {
+    Open { run: Box<Run>, policy: Arc<Policy>, path: PathBuf, max_bytes: u64 },
+    Entry(RunId, Box<Recorded>),
+    Close { run: RunId, whole: bool },
+    Flush(tokio::sync::oneshot::Sender<()>),
+    Stop,
+}
+
+/// The handle of the recording thread.
+pub struct Recordings {
+    queue: SyncSender<Message>,
+    lossy: Vec<RunId>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Asks for all that was recorded so far to be on disk.
+#[derive(Clone)]
+pub struct Flusher(SyncSender<Message>);
+
+impl Flusher {
+    /// Waits until it is.
+    pub async fn flush(&self) {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        if self.0.try_send(Message::Flush(done)).is_ok() {
+            let _closed = wait.await;
+        }
+    }
+}
+
+impl Recordings {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread could not be made.
+    pub fn spawn() -> std::io::Result<Recordings> {
+        let (queue, receiver) = mpsc::sync_channel(QUEUE);
+        let thread =
+            std::thread::Builder::new().name("recordings".into()).spawn(move || Writer::default().work(&receiver))?;
+        Ok(Recordings { queue, lossy: Vec::new(), thread: Some(thread) })
+    }
+
+    /// A handle to flush with.
+    pub fn flusher(&self) -> Flusher {
+        Flusher(self.queue.clone())
+    }
+
+    /// Begins a run's recording.
+    pub fn open(&mut self, run: &Run, policy: &Arc<Policy>, path: PathBuf, max_bytes: u64) {
+        let open = Message::Open { run: Box::new(run.clone()), policy: policy.clone(), path, max_bytes };
+        self.send(run.id, open);
+    }
+
+    /// Records one entry.
+    pub fn entry(&mut self, run: RunId, entry: Recorded) {
+        if !self.lossy.contains(&run) {
+            self.send(run, Message::Entry(run, Box::new(entry)));
+        }
+    }
+
+    /// Ends a run's recording.
+    pub fn close(&mut self, run: RunId) {
+        let whole = !self.lossy.contains(&run);
+        self.send(run, Message::Close { run, whole });
+        self.lossy.retain(|r| *r != run);
+    }
+
+    fn send(&mut self, run: RunId, message: Message) {
+        if self.queue.try_send(message).is_err() && !self.lossy.contains(&run) {
+            // A recording with a hole would replay to something else: it ends here instead.
+            tracing::error!(%run, "the recording cannot keep up and ends");
+            self.lossy.push(run);
+        }
+    }
+}
+
+impl Drop for Recordings {
+    /// Whoever holds a [`Flusher`] keeps the queue open, so the thread is told.
+    fn drop(&mut self) {
+        let _ended = self.queue.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Writer {
+    open: BTreeMap<RunId, Recorder>,
+}
+
+impl Writer {
+    fn work(mut self, queue: &Receiver<Message>) {
+        let mut flushed = Instant::now();
+        loop {
+            match queue.recv_timeout(FLUSH_EVERY) {
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if flushed.elapsed() >= FLUSH_EVERY {
+                self.flush();
+                flushed = Instant::now();
+            }
+        }
+        for (run, recorder) in std::mem::take(&mut self.open) {
+            finish(run, recorder);
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Open { run, policy, path, max_bytes } => {
+                let host = Host {
+                    hostname: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
+                    failsafe: env!("CARGO_PKG_VERSION"),
+                };
+                let header = Header { format: "failsafe-recording", version: 1, run: &run, policy: &policy, host };
+                match Recorder::create(&path, &header, max_bytes) {
+                    Ok(recorder) => {
+                        self.open.insert(run.id, recorder);
+                    }
+                    Err(error) => tracing::error!(run = %run.id, %error, "the run is not recorded"),
+                }
+            }
+            Message::Entry(run, entry) => {
+                if let Some(recorder) = self.open.get_mut(&run)
+                    && let Err(error) = recorder.record(FRAME_KIND, &*entry)
+                {
+                    tracing::error!(%run, %error, "the recording ends");
+                    self.open.remove(&run);
+                }
+            }
+            Message::Close { run, whole } => match self.open.remove(&run) {
+                Some(recorder) if whole => finish(run, recorder),
+                // Without its end marker a reader sees that it is not whole.
+                _ => {}
+            },
+            Message::Flush(done) => {
+                self.flush();
+                let _nobody_waits = done.send(());
+            }
+            Message::Stop => {}
+        }
+    }
+
+    fn flush(&mut self) {
+        for (run, recorder) in &mut self.open {
+            if let Err(error) = recorder.flush() {
+                tracing::warn!(%run, %error, "the recording waits for the disk");
+            }
+        }
+    }
+}
+
+fn finish(run: RunId, recorder: Recorder) {
+    if let Err(error) = recorder.finish() {
+        tracing::warn!(%run, %error, "the recording's end could not be written");
+    }
+}

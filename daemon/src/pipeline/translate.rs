@@ -1,0 +1,79 @@
+//! From what the kernel's ring says to the core's signals. eBPF types end here.
+
+use crate::{platform::clock, runs::kernel::Kernel, sensors::ebpf};
+use failsafe_core::{
+    Input, Kind, MonoTime, Signal, Subject, Value,
+    event::{Event, NetOp, Verdict, Via},
+    signal::Source,
+    subject::Process,
+};
+
+/// The input that an event of the ring is; `None` for what belongs to no live run, or says nothing a rule could use.
+pub fn event(kernel: &Kernel, via: Via, event: ebpf::Event) -> Option<Input> {
+    let run = kernel.run_of(event.slot, event.epoch)?;
+    let happened = what(via, event.what, event.subject.pid)?;
+    let subject = match event.subject.pid {
+        0 => Subject::Run(run),
+        pid => Subject::Process {
+            run,
+            process: Process {
+                pid,
+                ppid: event.subject.ppid,
+                uid: event.subject.uid,
+                start_ns: event.subject.start_boottime_ns,
+                comm: event.subject.comm,
+            },
+        },
+    };
+    let at = MonoTime(event.at_ns);
+    Some(Input::Signal(Signal {
+        seq: 0,
+        at,
+        source: Source::Ebpf,
+        subject,
+        kind: Kind::Event,
+        value: Value::Event(happened),
+    }))
+}
+
+fn what(via: Via, what: ebpf::What, pid: u32) -> Option<Event> {
+    Some(match what {
+        ebpf::What::Exec { path, argv, unlinked, .. } => {
+            // A file without a name is not what its path says: rules on paths must not be told otherwise.
+            let path = if unlinked { format!("{path} (unlinked)") } else { path };
+            Event::Exec { path, argv: argv.join(" ") }
+        }
+        ebpf::What::Fork { child_pid, .. } => Event::Fork { child: child_pid },
+        ebpf::What::Exit { status } => Event::Exit { status: i32::try_from(status).unwrap_or(i32::MAX) },
+        ebpf::What::Net(net) => Event::Net {
+            op: match net.op {
+                ebpf::NetOp::Connect => NetOp::Connect,
+                ebpf::NetOp::Send | ebpf::NetOp::Packet => NetOp::Send,
+                ebpf::NetOp::Bind => NetOp::Bind,
+                ebpf::NetOp::Socket => NetOp::Socket,
+            },
+            protocol: net.protocol,
+            address: net.addr,
+            port: net.port,
+            verdict: match net.verdict {
+                ebpf::NetVerdict::Allowed => Verdict::Allowed,
+                ebpf::NetVerdict::Denied => Verdict::Denied,
+                ebpf::NetVerdict::WouldDeny => Verdict::WouldDeny,
+            },
+        },
+        ebpf::What::Syscall { call, args, .. } => Event::Syscall { name: call.name().to_owned(), args, via },
+        ebpf::What::Oom => Event::Oom { victim: pid },
+        ebpf::What::Leave(moved) => {
+            // One that moved itself is outside already when the kernel asks where its mover is.
+            let mover_in_run = moved.by_run || moved.mover_pid == pid;
+            Event::Leave { pid, mover: moved.mover_pid, mover_in_run, to: moved.to_cgroup_id }
+        }
+        ebpf::What::Join(_) => return None,
+    })
+}
+
+/// A sampled value of a run or a GPU, seen now.
+pub fn sampled(subject: Subject, source: Source, kind: Kind, value: i64) -> Input {
+    let at = MonoTime(clock::monotonic_ns());
+    Input::Signal(Signal { seq: 0, at, source, subject, kind, value: Value::Integer(value) })
+}

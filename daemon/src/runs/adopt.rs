@@ -1,0 +1,216 @@
+//! Taking up the runs that an earlier daemon left: what the audit log says was decided, against what is found now.
+//!
+//! Nothing is blindly repeated. An action whose outcome is missing is looked at: found done, it is recorded as such; found
+//! undone, the core is told that it failed, and decides again.
+
+use super::{
+    LiveRun, Registry,
+    store::{KeptRun, Store},
+};
+use crate::{actuators::cgroup::thaw, log::Log, platform::CgroupRoot};
+use failsafe_core::{
+    Action, Decision, Mode, MonoTime, Outcome, RunId,
+    decision::{Proof, Verdict},
+    input::Contained,
+    record::Record,
+    time::Span,
+};
+use failsafe_journal::LogReader;
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+
+/// What the audit log says of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Past {
+    /// Decisions made.
+    pub decisions: u32,
+    /// Incidents opened.
+    pub incidents: u32,
+    /// Whether it is meant to be frozen and latched.
+    pub contained: Contained,
+    /// Actions that were decided and whose outcome is not on record.
+    pub open: Vec<(Decision, Action)>,
+}
+
+/// A run that was taken up again.
+pub struct Adopted {
+    /// The run.
+    pub live: Arc<LiveRun>,
+    /// What was found, in words.
+    pub found: String,
+    /// Outcomes of what had been left open.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Reads what the log at `path` says of these runs. A log that cannot be read says nothing: what is found then counts.
+pub fn read_past(path: &Path, runs: &[RunId]) -> BTreeMap<RunId, Past> {
+    let mut past: BTreeMap<RunId, Past> = runs.iter().map(|run| (*run, Past::default())).collect();
+    let Ok(reader) = LogReader::open(path) else { return past };
+    for entry in reader.map_while(Result::ok) {
+        let run = entry.run.as_deref().and_then(|r| r.parse().ok());
+        let Some(past) = run.and_then(|run: RunId| past.get_mut(&run)) else { continue };
+        match serde_json::from_value(entry.body) {
+            Ok(Record::Decision { decision, .. }) => past.decided(decision),
+            Ok(Record::Outcome(outcome)) => past.came_out(&outcome),
+            _ => {}
+        }
+    }
+    past
+}
+
+impl Past {
+    fn decided(&mut self, decision: Decision) {
+        self.decisions = self.decisions.max(decision.id.n);
+        self.incidents = self.incidents.max(decision.incident.n);
+        if decision.mode == Mode::Observe {
+            return;
+        }
+        for action in decision.actions.clone() {
+            match action {
+                Action::Freeze => self.contained.frozen = true,
+                Action::Block => self.contained.blocked = true,
+                Action::Thaw => self.contained = Contained::default(),
+                _ => {}
+            }
+            if matches!(action, Action::Freeze | Action::Block | Action::Kill | Action::Thaw) {
+                self.open.push((decision.clone(), action));
+            }
+        }
+    }
+
+    fn came_out(&mut self, outcome: &Outcome) {
+        self.open.retain(|(decision, action)| decision.id != outcome.decision || *action != outcome.action);
+        if outcome.action == Action::Thaw && matches!(outcome.verdict, Verdict::Failed(_)) {
+            self.contained.frozen = true;
+        }
+    }
+}
+
+impl Registry {
+    /// Takes up every kept run whose cgroup is still there in this boot; the others are marked ended.
+    pub fn adopt(&self, log: &Log, boot_id: &str, now: MonoTime, wall_ns: i64) -> Vec<Adopted> {
+        let kept = self.store.unended();
+        let past = read_past(log.path(), &kept.iter().map(|k| k.run.id).collect::<Vec<_>>());
+        let latched = self.kernel.previously_blocked();
+        let mut adopted = Vec::new();
+        for kept in kept {
+            let past = past.get(&kept.run.id).cloned().unwrap_or_default();
+            match self.take_up(&kept, past, &latched, boot_id, now) {
+                Ok(run) => adopted.push(run),
+                Err(why) => {
+                    tracing::info!(run = %kept.run.id, why, "a run ended while no daemon watched");
+                    let record = Record::RunEnded { run: kept.run.id, name: kept.run.name.clone() };
+                    log.record(&record, Some(kept.run.id), None);
+                    self.close_kept(&kept, wall_ns);
+                }
+            }
+        }
+        self.kernel.adopted();
+        adopted
+    }
+
+    fn take_up(
+        &self,
+        kept: &KeptRun,
+        past: Past,
+        latched: &[u64],
+        boot_id: &str,
+        now: MonoTime,
+    ) -> Result<Adopted, String> {
+        let mut run = kept.run.clone();
+        if run.boot_id != boot_id {
+            return Err("it was of an earlier boot".into());
+        }
+        let cgroup = self.root.open_path(Path::new(&run.cgroup)).map_err(|e| e.chain())?;
+        if cgroup.id() != run.cgroup_id {
+            return Err(format!("its cgroup's path now belongs to cgroup {}", cgroup.id()));
+        }
+        let events = cgroup.events().map_err(|e| e.chain())?;
+        if !events.populated {
+            if kept.made {
+                let _gone = cgroup.remove_tree();
+            } else if past.contained.frozen {
+                let _thawed = thaw(&cgroup, &[], Instant::now() + super::RELEASE);
+            }
+            return Err("its cgroup is empty".into());
+        }
+        let policy = Arc::new(self.store.policy(&run.policy).map_err(|e| super::kernel::chain(&e))?);
+        let requested = cgroup.freeze_requested().map_err(|e| e.chain())?;
+        let found_frozen = requested && events.frozen;
+        let latch = latched.contains(&run.cgroup_id) || past.contained.blocked;
+        let mut found = vec![match (past.contained.frozen, found_frozen) {
+            (true, true) => "frozen, as decided".to_owned(),
+            (true, false) => "decided to be frozen, found running".into(),
+            (false, true) => "found frozen, without a decision in the log: it is held until somebody thaws it".into(),
+            (false, false) => "running".into(),
+        }];
+        if latch {
+            found.push("egress latch on".into());
+        }
+        run.decisions = past.decisions;
+        run.incidents = past.incidents;
+        run.contained = Contained { frozen: past.contained.frozen || requested, blocked: latch };
+        let mut outcomes: Vec<Outcome> = past
+            .open
+            .iter()
+            .map(|(decision, action)| reobserved(decision, *action, found_frozen, latch, now))
+            .collect();
+        let open_freeze = outcomes.iter().any(|o| o.action == Action::Freeze);
+        if past.contained.frozen && !found_frozen && !open_freeze {
+            found.push("it was thawed by someone else while no daemon watched".into());
+        }
+        let part = kept.part + 1;
+        let live = self.enter(run, policy, cgroup, kept.made, part).map_err(|e| e.to_string())?;
+        {
+            let mut status = live.status();
+            // The guard looks at once, and tells of a foreign thaw.
+            status.frozen_since = live.run.contained.frozen.then_some(now.0);
+            if found_frozen {
+                status.standing = super::Standing::Frozen;
+            }
+            status.incident = (live.run.contained.frozen || latch)
+                .then(|| failsafe_core::decision::IncidentId::new(live.run.id, live.run.incidents.max(1)));
+        }
+        outcomes.sort_by_key(|o| o.decision);
+        Ok(Adopted { live, found: found.join("; "), outcomes })
+    }
+
+    fn close_kept(&self, kept: &KeptRun, wall_ns: i64) {
+        let KeptRun { run, part, policy_name, decisions, .. } = kept.clone();
+        let ended = super::EndedRun { run, policy_name, ended_ns: wall_ns, decisions, part };
+        let store: &Store = &self.store;
+        if let Err(error) = store.mark_ended(&ended) {
+            tracing::error!(run = %ended.run.id, %error, "the run's end could not be written");
+        }
+        self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::new(ended));
+    }
+
+    /// The cgroup2 mount.
+    pub fn root(&self) -> &CgroupRoot {
+        &self.root
+    }
+}
+
+/// The outcome of an action that an earlier daemon did not live to record, by what is found now.
+fn reobserved(decision: &Decision, action: Action, frozen: bool, latched: bool, now: MonoTime) -> Outcome {
+    let interrupted =
+        |what: &str| Verdict::Failed(format!("interrupted by the daemon's end: re-observed at its restart, {what}"));
+    let (verdict, seen) = match action {
+        Action::Freeze if frozen => (Verdict::Proved, "populated 1, frozen 1"),
+        Action::Freeze => (interrupted("the run is not frozen"), "frozen 0"),
+        Action::Thaw if frozen => (interrupted("the run is still frozen"), "frozen 1"),
+        Action::Thaw => (Verdict::Proved, "frozen 0"),
+        Action::Block if latched => (Verdict::Proved, "egress latch on"),
+        Action::Block => (interrupted("the latch is off"), "egress latch off"),
+        _ => (interrupted("the run lives"), "populated 1"),
+    };
+    Outcome {
+        decision: decision.id,
+        incident: decision.incident,
+        action,
+        verdict,
+        proofs: vec![Proof { fact: "re-observed at restart".into(), seen: seen.into() }],
+        at: now,
+        // The clock of an earlier daemon is this boot's clock too: both are CLOCK_MONOTONIC.
+        took: Span(now.0.saturating_sub(decision.at.0)),
+    }
+}

@@ -1,0 +1,299 @@
+//! Runs: the registry of those that live, and what of them outlives the daemon.
+//!
+//! ```text
+//! start / register ─► cgroup ─► kernel attachment ─► run.json ─► pipeline ─► (the process moves in)
+//! adopt (daemon's start) ─► the same, from run.json and the audit log
+//! end (cgroup empty) ─► detach, remove the cgroup, mark run.json
+//! ```
+//!
+//! Invariants: an id is never used twice; a name belongs to one live run; a run's attachment is in the kernel before its
+//! first process is in the cgroup.
+
+pub mod adopt;
+pub mod kernel;
+pub mod start;
+pub mod store;
+
+use crate::{
+    actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
+    platform::{Cgroup, CgroupRoot},
+    sensors::cgroup::RunUsage,
+};
+use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
+use kernel::Kernel;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use store::{EndedRun, Store};
+
+/// How long releasing an ended run's cgroup may take: nobody is in it.
+const RELEASE: Duration = Duration::from_millis(100);
+
+/// How a run's containment stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// Not contained.
+    #[default]
+    Running,
+    /// Frozen and proved.
+    Frozen,
+    /// Decided, not wholly proved.
+    Partial,
+}
+
+/// What changes about a live run, for people to read.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Containment.
+    pub standing: Standing,
+    /// Whether it is meant to be frozen: the guard looks after it.
+    pub hold_frozen: bool,
+    /// Egress latch.
+    pub blocked: bool,
+    /// The open incident.
+    pub incident: Option<IncidentId>,
+    /// Decisions made.
+    pub decisions: u32,
+    /// Incidents opened.
+    pub incidents: u32,
+    /// GPUs, declared and observed.
+    pub gpus: BTreeSet<failsafe_core::GpuId>,
+    /// Last usage.
+    pub usage: Option<RunUsage>,
+    /// Bytes sent.
+    pub egress_bytes: u64,
+    /// Bytes received.
+    pub ingress_bytes: u64,
+    /// Events seen.
+    pub events: u64,
+    /// Events lost.
+    pub events_lost: u64,
+    /// Since when it is frozen, `CLOCK_MONOTONIC` ns.
+    pub frozen_since: Option<u64>,
+    /// Time frozen before that, ns.
+    pub frozen_ns: u64,
+    /// Levels that another had frozen before failsafe did.
+    pub keep_frozen: Vec<u64>,
+}
+
+/// A live run.
+#[derive(Debug)]
+pub struct LiveRun {
+    /// As registered.
+    pub run: Run,
+    /// What it is judged by.
+    pub policy: Arc<Policy>,
+    /// Its cgroup, held open.
+    pub cgroup: Cgroup,
+    /// Its place in the kernel's maps.
+    pub slot: u32,
+    /// Which occupant of the slot it is.
+    pub epoch: u32,
+    /// Whether the daemon made the cgroup, and so removes it.
+    pub made: bool,
+    /// Number of the daemon's life of this run, for the recording's file name.
+    pub part: u32,
+    /// Held by whoever freezes or thaws it.
+    pub gate: Mutex<()>,
+    /// Whether its first process is in: until then an empty cgroup is no end.
+    entered: AtomicBool,
+    status: Mutex<Status>,
+}
+
+impl LiveRun {
+    /// Its changing part, locked: never held over a system call that can block.
+    pub fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on an empty cgroup is the run's end.
+    pub fn enter(&self) {
+        self.entered.store(true, Ordering::Release);
+    }
+
+    /// Whether the run is over: its first process was there and nobody is now. Whoever saw the cgroup empty may have looked
+    /// before that process came.
+    pub fn is_over(&self) -> bool {
+        self.entered.load(Ordering::Acquire) && !self.cgroup.events().is_ok_and(|events| events.populated)
+    }
+
+    /// Remembers what a freeze found.
+    pub fn note_freeze(&self, outcome: &FreezeOutcome) {
+        if let FreezeOutcome::Frozen { already_frozen, .. } = outcome {
+            let mut status = self.status();
+            if status.keep_frozen.is_empty() {
+                status.keep_frozen.clone_from(already_frozen);
+            }
+        }
+    }
+}
+
+/// Why a run could not be found.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FindError {
+    /// None has that id or name.
+    #[error("no run `{0}`; `failsafectl list --all` shows them")]
+    None(String),
+    /// More than one begins so.
+    #[error("`{wanted}` is ambiguous: {}", .found.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// Names of those that begin so.
+        found: Vec<String>,
+    },
+}
+
+/// A run as it is found by id, name or prefix.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// It lives.
+    Live(Arc<LiveRun>),
+    /// It ended.
+    Ended(Arc<EndedRun>),
+}
+
+impl Found {
+    /// As registered.
+    pub fn run(&self) -> &Run {
+        match self {
+            Found::Live(live) => &live.run,
+            Found::Ended(ended) => &ended.run,
+        }
+    }
+}
+
+/// The registry.
+pub struct Registry {
+    root: CgroupRoot,
+    kernel: Kernel,
+    store: Store,
+    live: RwLock<BTreeMap<RunId, Arc<LiveRun>>>,
+    ended: Mutex<Vec<Arc<EndedRun>>>,
+    /// Held while a run is made, so that names stay unique.
+    making: Mutex<()>,
+}
+
+impl Registry {
+    /// An empty registry; ended runs are read from the store.
+    pub fn new(root: CgroupRoot, kernel: Kernel, store: Store) -> Registry {
+        let ended = store.ended().into_iter().map(Arc::new).collect();
+        Registry { root, kernel, store, live: RwLock::default(), ended: Mutex::new(ended), making: Mutex::default() }
+    }
+
+    /// The kernel side.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The live runs, by id.
+    pub fn live(&self) -> Vec<Arc<LiveRun>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The live run of that id.
+    pub fn get(&self, id: RunId) -> Option<Arc<LiveRun>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// The live run whose cgroup holds this path of `/proc/PID/cgroup`; the innermost where runs are nested.
+    pub fn of_cgroup(&self, path: &std::path::Path) -> Option<Arc<LiveRun>> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().filter(|run| run.cgroup.contains(path)).max_by_key(|run| run.cgroup.level()).cloned()
+    }
+
+    /// Ended runs, oldest first.
+    pub fn ended(&self) -> Vec<Arc<EndedRun>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// By id, name, or an unambiguous prefix of either. An exact match wins over prefixes, a live run over ended ones.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub fn find(&self, wanted: &str) -> Result<Found, FindError> {
+        if wanted.is_empty() {
+            return Err(FindError::None(wanted.into()));
+        }
+        let live: Vec<Found> = self.live().into_iter().map(Found::Live).collect();
+        let ended: Vec<Found> = self.ended().into_iter().rev().map(Found::Ended).collect();
+        let id = |found: &Found| found.run().id.to_string();
+        for group in [&live, &ended] {
+            if let Some(exact) = group.iter().find(|f| id(f) == wanted || f.run().name == wanted) {
+                return Ok(exact.clone());
+            }
+        }
+        for group in [live, ended] {
+            let mut begin: Vec<Found> =
+                group.into_iter().filter(|f| id(f).starts_with(wanted) || f.run().name.starts_with(wanted)).collect();
+            match begin.len() {
+                0 => {}
+                1 => return Ok(begin.remove(0)),
+                _ => {
+                    let found = begin.iter().map(|f| format!("{} ({})", f.run().name, id(f))).collect();
+                    return Err(FindError::Ambiguous { wanted: wanted.into(), found });
+                }
+            }
+        }
+        Err(FindError::None(wanted.into()))
+    }
+
+    /// On a stop: lets go of the kernel side, see [`Kernel::close`].
+    pub fn close(self) {
+        self.kernel.close();
+    }
+
+    /// Takes an ended run out of the registry and the kernel, and removes the cgroup where the daemon made it.
+    pub fn end(&self, live: &Arc<LiveRun>, wall_ns: i64) {
+        let status = live.status().clone();
+        let ended = EndedRun {
+            run: live.run.clone(),
+            policy_name: live.policy.name.clone(),
+            ended_ns: wall_ns,
+            decisions: status.decisions,
+            part: live.part,
+        };
+        {
+            // Nobody who asks for it now is told that there is no such run.
+            let mut live_runs = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(ended.clone()));
+            live_runs.remove(&live.run.id);
+        }
+        self.kernel.remove(live.slot);
+        if !live.made {
+            release(live);
+        }
+        if live.made
+            && let Err(error) = live.cgroup.remove_tree()
+        {
+            tracing::warn!(run = %live.run.id, error = %error.chain(), "the ended run's cgroup could not be removed");
+        }
+        if let Err(error) = self.store.mark_ended(&ended) {
+            tracing::error!(run = %live.run.id, %error, "the run's end could not be written");
+        }
+    }
+}
+
+/// A cgroup that is somebody else's is not left frozen after its run: what is put into it next would stand still for good.
+fn release(live: &LiveRun) {
+    let (frozen, keep) = {
+        let status = live.status();
+        (status.hold_frozen, status.keep_frozen.clone())
+    };
+    if frozen {
+        let outcome = thaw(&live.cgroup, &keep, Instant::now() + RELEASE);
+        if !matches!(outcome, ThawOutcome::Thawed { .. } | ThawOutcome::Vanished) {
+            tracing::warn!(run = %live.run.id, ?outcome, "the ended run's cgroup could not be thawed");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Starting and registering runs.
+
+use super::{
+    LiveRun, Registry, Status,
+    kernel::KernelError,
+    store::{KeptRun, StoreError},
+};
+use crate::platform::{Cgroup, CgroupError, ProcFs, clock};
+use failsafe_core::{
+    GpuId, MonoTime, Policy, RunId,
+    input::{Contained, Run},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+};
+use uuid::Uuid;
+
+/// Live runs of one user who is not an administrator.
+pub const MAX_RUNS_OF_USER: usize = 64;
+
+/// What a run is to be made of.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Its name; empty: from the policy's.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its policy.
+    pub policy: Policy,
+    /// Declared GPUs.
+    pub gpus: BTreeSet<GpuId>,
+    /// Whom it belongs to.
+    pub owner_uid: u32,
+    /// Whether the per-user limit does not hold.
+    pub unlimited: bool,
+}
+
+/// Where it is to run.
+#[derive(Debug)]
+pub enum Place {
+    /// In a cgroup of its own below this parent (relative to the cgroup2 mount).
+    Below(PathBuf),
+    /// In this cgroup, which exists.
+    Existing(Cgroup),
+}
+
+/// Why a run was not started. Nothing is then left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A live run has the name.
+    #[error("a live run is named `{0}` already")]
+    NameTaken(String),
+    /// Not a name.
+    #[error("name `{0}`: expected 1 to 64 of letters, digits, `-`, `_`, `.`")]
+    BadName(String),
+    /// Too many labels, or one too long.
+    #[error("labels: expected at most 32, each key and value at most 128 bytes")]
+    Labels,
+    /// The user has too many.
+    #[error("uid {uid} has {MAX_RUNS_OF_USER} live runs already")]
+    TooMany {
+        /// The user.
+        uid: u32,
+    },
+    /// The cgroup is, holds, or lies in that of a live run.
+    #[error("the cgroup overlaps with that of run `{0}`")]
+    Overlaps(String),
+    /// The cgroup is empty.
+    #[error("cgroup {0} holds no process")]
+    Empty(PathBuf),
+    /// The cgroup.
+    #[error("{}", .0.chain())]
+    Cgroup(#[from] CgroupError),
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The store.
+    #[error("the run cannot be kept: {}", super::kernel::chain(.0))]
+    Store(#[from] StoreError),
+}
+
+impl Registry {
+    /// Makes a run: name, cgroup, kernel attachment, files. The pipeline is told by the caller, before a process moves in.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn make(&self, wanted: Wanted, place: Place, boot_id: &str) -> Result<Arc<LiveRun>, StartError> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.live();
+        let name = name(&wanted, &live)?;
+        let label = |text: &String| text.len() <= 128;
+        if wanted.labels.len() > 32 || !wanted.labels.iter().all(|(key, value)| label(key) && label(value)) {
+            return Err(StartError::Labels);
+        }
+        let owned = live.iter().filter(|run| run.run.owner_uid == wanted.owner_uid).count();
+        if !wanted.unlimited && owned >= MAX_RUNS_OF_USER {
+            return Err(StartError::TooMany { uid: wanted.owner_uid });
+        }
+        let id = RunId(Uuid::now_v7());
+        let (cgroup, made) = match place {
+            Place::Below(parent) => (self.root.create(&parent.join(format!("run-{id}")))?, true),
+            Place::Existing(cgroup) => {
+                overlap(&cgroup, &live)?;
+                if !cgroup.events()?.populated {
+                    return Err(StartError::Empty(cgroup.path().to_owned()));
+                }
+                (cgroup, false)
+            }
+        };
+        let run = Run {
+            id,
+            name,
+            labels: wanted.labels,
+            owner_uid: wanted.owner_uid,
+            cgroup: cgroup.cgroup_path().strip_prefix("/").unwrap_or(Path::new("")).display().to_string(),
+            cgroup_id: cgroup.id(),
+            boot_id: boot_id.to_owned(),
+            policy: wanted.policy.digest(),
+            gpus: wanted.gpus,
+            registered: MonoTime(clock::monotonic_ns()),
+            decisions: 0,
+            incidents: 0,
+            contained: Contained::default(),
+        };
+        let policy = Arc::new(wanted.policy);
+        let live = self.enter(run, policy, cgroup, made, 0).inspect_err(|_| self.store.forget(id))?;
+        if !made {
+            live.enter();
+        }
+        Ok(live)
+    }
+
+    /// Attaches a run in the kernel, keeps it, and lists it as live. On failure a cgroup that was made is removed.
+    pub(super) fn enter(
+        &self,
+        run: Run,
+        policy: Arc<Policy>,
+        cgroup: Cgroup,
+        made: bool,
+        part: u32,
+    ) -> Result<Arc<LiveRun>, StartError> {
+        let entered = self.attach(&run, &policy, &cgroup, made, part);
+        match entered {
+            Ok(placed) => {
+                let status = Status {
+                    hold_frozen: run.contained.frozen,
+                    blocked: run.contained.blocked,
+                    decisions: run.decisions,
+                    incidents: run.incidents,
+                    gpus: run.gpus.clone(),
+                    ..Status::default()
+                };
+                let (slot, epoch) = (placed.slot, placed.epoch);
+                let gate = Mutex::default();
+                let live = Arc::new(LiveRun {
+                    run,
+                    policy,
+                    cgroup,
+                    slot,
+                    epoch,
+                    made,
+                    part,
+                    gate,
+                    entered: AtomicBool::new(part > 0),
+                    status: Mutex::new(status),
+                });
+                self.live.write().unwrap_or_else(PoisonError::into_inner).insert(live.run.id, live.clone());
+                Ok(live)
+            }
+            Err(error) => {
+                if made && part == 0 {
+                    let _gone = cgroup.remove_tree();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach(
+        &self,
+        run: &Run,
+        policy: &Policy,
+        cgroup: &Cgroup,
+        made: bool,
+        part: u32,
+    ) -> Result<super::kernel::Placed, StartError> {
+        self.store.keep_policy(policy)?;
+        let (run_id, blocked) = (run.id, run.contained.blocked);
+        let placed = self.kernel.add(run_id, policy, cgroup.path(), cgroup.id(), cgroup.level(), blocked)?;
+        let policy_name = policy.name.clone();
+        let kept = KeptRun { run: run.clone(), made, part, ended_ns: None, policy_name, decisions: run.decisions };
+        match self.store.keep(&kept) {
+            Ok(()) => Ok(placed),
+            Err(error) => {
+                self.kernel.remove(placed.slot);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+fn name(wanted: &Wanted, live: &[Arc<LiveRun>]) -> Result<String, StartError> {
+    let taken = |name: &str| live.iter().any(|run| run.run.name == name);
+    if wanted.name.is_empty() {
+        // The first free one; there is one below the count of live runs plus two.
+        let base = &wanted.policy.name;
+        let numbered = (1..).map(|n| format!("{base}-{n}"));
+        return numbered
+            .take(live.len() + 1)
+            .find(|name| !taken(name))
+            .ok_or_else(|| StartError::NameTaken(base.clone()));
+    }
+    let good = wanted.name.len() <= 64
+        && wanted.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    // An id's spelling would shadow the run of that id.
+    if !good || Uuid::parse_str(&wanted.name).is_ok() {
+        return Err(StartError::BadName(wanted.name.clone()));
+    }
+    if taken(&wanted.name) { Err(StartError::NameTaken(wanted.name.clone())) } else { Ok(wanted.name.clone()) }
+}
+
+fn overlap(cgroup: &Cgroup, live: &[Arc<LiveRun>]) -> Result<(), StartError> {
+    let overlaps =
+        |run: &&Arc<LiveRun>| run.cgroup.contains(&cgroup.cgroup_path()) || cgroup.contains(&run.cgroup.cgroup_path());
+    live.iter().find(overlaps).map_or(Ok(()), |run| Err(StartError::Overlaps(run.run.name.clone())))
+}
+
+/// The one user that every process of a cgroup belongs to; `None` when there are several, or none.
+pub fn sole_owner(cgroup: &Cgroup) -> Result<Option<u32>, CgroupError> {
+    let proc = ProcFs::default();
+    let mut owner = None;
+    for pid in cgroup.all_procs()? {
+        match (crate::platform::users::credentials(&proc, pid), owner) {
+            (Ok(Some(c)), None) => owner = Some(c.uid),
+            (Ok(Some(c)), Some(uid)) if c.uid == uid => {}
+            (Ok(None), _) => {}
+            _ => return Ok(None),
+        }
+    }
+    Ok(owner)
+}

@@ -1,0 +1,243 @@
+//! Memory, CPU, pressure and OOM kills of a run, from its cgroup's files or else from `/proc`.
+//!
+//! [`RunReader`] owns what one run's figures need between readings: the CPU time of processes that have ended. Pure
+//! reading; nothing is written and nothing judged.
+//!
+//! Which source is used is said in the result, because they differ:
+//! - CPU: `cpu.stat` is there in every v2 cgroup, with or without the controller, and is exact. Only where it is
+//!   missing are the processes of `/proc` added up; what one used after the last reading before its end is lost.
+//! - memory: `memory.current` is there only where the controller is on v2. The sum of resident sizes counts shared
+//!   pages once per process and no page cache or kernel memory: neither bound of the other.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::platform::cgroup::CgroupError;
+use crate::platform::{Cgroup, ProcFs, ProcessId, proc};
+
+/// Where a figure came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageSource {
+    /// The cgroup's own files.
+    CgroupFiles,
+    /// The sum over its processes.
+    Proc,
+}
+
+/// What a run uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunUsage {
+    /// Bytes of memory; absent when neither source could be read.
+    pub memory_bytes: Option<u64>,
+    /// Where `memory_bytes` came from.
+    pub memory_source: UsageSource,
+    /// CPU time since the run began, microseconds; never goes back between readings of one [`RunReader`].
+    pub cpu_usec: Option<u64>,
+    /// Where `cpu_usec` came from.
+    pub cpu_source: UsageSource,
+    /// Live processes, of all levels.
+    pub processes: u64,
+    /// Pressure of the run, where the kernel has it.
+    pub psi: Psi,
+    /// OOM kills in the run so far (`memory.events`); absent where the controller is not on v2.
+    pub oom_kills: Option<u64>,
+}
+
+/// Pressure stall information of a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Psi {
+    /// `cpu.pressure`.
+    pub cpu: Option<Pressure>,
+    /// `memory.pressure`.
+    pub memory: Option<Pressure>,
+    /// `io.pressure`.
+    pub io: Option<Pressure>,
+}
+
+/// One resource's pressure: the share of the last 10 s in which tasks waited for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// At least one task waited; hundredths of a percent.
+    pub some_avg10: u32,
+    /// All tasks waited; hundredths of a percent. Kernels before 5.13 have no such line for cpu.
+    pub full_avg10: Option<u32>,
+}
+
+/// Reads one run's usage again and again.
+#[derive(Debug, Default)]
+pub struct RunReader {
+    procfs: ProcFs,
+    /// The last CPU time, in ticks, of each live process; kept only where `/proc` is the source.
+    live: BTreeMap<ProcessId, u64>,
+    /// Of those that have ended.
+    ended: u64,
+    /// The highest CPU time reported.
+    cpu_usec: u64,
+}
+
+impl RunReader {
+    /// A reader that has seen nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the run as it is now.
+    ///
+    /// # Errors
+    /// Vanished when the cgroup was removed; else when the kernel refuses a read.
+    pub fn read(&mut self, cgroup: &Cgroup) -> Result<RunUsage, CgroupError> {
+        let pids = cgroup.all_procs()?;
+        let from_files = optional(cgroup, "memory.current")?.and_then(|b| parse_number(&b));
+        let cpu_files = optional(cgroup, "cpu.stat")?.and_then(|b| parse_field(&b, "usage_usec"));
+        let sums = if from_files.is_none() || cpu_files.is_none() { Some(self.sum(&pids)?) } else { None };
+        let now = cpu_files.or(sums.map(|s| s.cpu_usec));
+        if let Some(now) = now {
+            self.cpu_usec = self.cpu_usec.max(now);
+        }
+        Ok(RunUsage {
+            memory_bytes: from_files.or(sums.map(|s| s.rss_bytes)),
+            memory_source: source(from_files),
+            cpu_usec: now.map(|_| self.cpu_usec),
+            cpu_source: source(cpu_files),
+            processes: pids.len() as u64,
+            psi: Psi {
+                cpu: pressure(cgroup, "cpu.pressure")?,
+                memory: pressure(cgroup, "memory.pressure")?,
+                io: pressure(cgroup, "io.pressure")?,
+            },
+            oom_kills: optional(cgroup, "memory.events")?.and_then(|b| parse_field(&b, "oom_kill")),
+        })
+    }
+
+    /// Adds up the processes, and remembers what each has used in case it is gone next time.
+    fn sum(&mut self, pids: &[u32]) -> Result<Sums, CgroupError> {
+        let mut rss_pages = 0u64;
+        let mut live = BTreeMap::new();
+        for pid in pids {
+            if let Some(stat) = self.procfs.stat(*pid)? {
+                rss_pages = rss_pages.saturating_add(stat.rss_pages);
+                live.insert(stat.id, stat.cpu_ticks);
+            }
+        }
+        for (who, ticks) in &self.live {
+            if !live.contains_key(who) {
+                self.ended = self.ended.saturating_add(*ticks);
+            }
+        }
+        self.live = live;
+        let ticks = self.live.values().fold(self.ended, |sum, t| sum.saturating_add(*t));
+        Ok(Sums {
+            rss_bytes: rss_pages.saturating_mul(proc::page_size()),
+            cpu_usec: ticks.saturating_mul(proc::usec_per_tick()),
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sums {
+    rss_bytes: u64,
+    cpu_usec: u64,
+}
+
+fn source(files: Option<u64>) -> UsageSource {
+    if files.is_some() { UsageSource::CgroupFiles } else { UsageSource::Proc }
+}
+
+/// A file that this kernel or this cgroup may not have (EOPNOTSUPP: pressure accounting switched off).
+fn optional(cgroup: &Cgroup, name: &str) -> Result<Option<Vec<u8>>, CgroupError> {
+    match cgroup.read_file(name) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(CgroupError::NoSuchFile { .. }) => Ok(None),
+        Err(e) if e.errno() == Some(nix::errno::Errno::EOPNOTSUPP) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn pressure(cgroup: &Cgroup, name: &str) -> Result<Option<Pressure>, CgroupError> {
+    Ok(optional(cgroup, name)?.and_then(|b| parse_pressure(&b)))
+}
+
+fn parse_number(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.trim().parse().ok()
+}
+
+fn parse_field(bytes: &[u8], name: &str) -> Option<u64> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// `some avg10=0.12 avg60=0.00 avg300=0.00 total=42`, and the same for `full`.
+fn parse_pressure(bytes: &[u8]) -> Option<Pressure> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let avg10 = |kind: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(kind)?.strip_prefix(" avg10="))
+            .and_then(|rest| parse_hundredths(rest.split(' ').next()?))
+    };
+    Some(Pressure { some_avg10: avg10("some")?, full_avg10: avg10("full") })
+}
+
+/// `12.34` as 1234, without going through a float: the kernel always writes two digits.
+fn parse_hundredths(text: &str) -> Option<u32> {
+    let (whole, part) = text.split_once('.')?;
+    if part.len() != 2 {
+        return None;
+    }
+    let part: u32 = part.parse().ok()?;
+    whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_in_hundredths_of_a_percent() {
+        let text =
+            b"some avg10=12.34 avg60=0.00 avg300=0.00 total=42\nfull avg10=0.05 avg60=0.00 avg300=0.00 total=1\n";
+        assert_eq!(parse_pressure(text), Some(Pressure { some_avg10: 1234, full_avg10: Some(5) }));
+        let old = b"some avg10=100.00 avg60=0.00 avg300=0.00 total=42\n";
+        assert_eq!(parse_pressure(old), Some(Pressure { some_avg10: 10000, full_avg10: None }));
+        for bad in [&b"some avg10=1.2 x"[..], b"some avg10=nan", b"", b"\xff", b"some avg10=99999999999.00"] {
+            assert_eq!(parse_pressure(bad), None);
+        }
+    }
+
+    #[test]
+    fn fields_match_whole_names() {
+        let text = b"oom_kill_group 9\noom 1\noom_kill 3\n";
+        assert_eq!(parse_field(text, "oom_kill"), Some(3));
+        assert_eq!(parse_field(text, "oom_k"), None);
+        assert_eq!(parse_number(b"4096\n"), Some(4096));
+        assert_eq!(parse_number(b"max\n"), None);
+    }
+
+    fn fixture(root: &std::path::Path, pid: u32, start: u64, ticks: u64, rss: u64) {
+        let dir = root.join(pid.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        let stat = format!("{pid} (x) S 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {start} 0 {rss} 0\n");
+        std::fs::write(dir.join("stat"), stat).unwrap();
+    }
+
+    #[test]
+    fn cpu_summed_from_proc_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reader = RunReader { procfs: ProcFs::new(dir.path()), ..RunReader::default() };
+        fixture(dir.path(), 10, 100, 50, 3);
+        fixture(dir.path(), 11, 101, 70, 4);
+        let tick = proc::usec_per_tick();
+        let first = reader.sum(&[10, 11]).unwrap();
+        assert_eq!(first, Sums { rss_bytes: 7 * proc::page_size(), cpu_usec: 120 * tick });
+        // 11 ends; its number passes to a newcomer, which has used little.
+        fixture(dir.path(), 11, 900, 1, 1);
+        let second = reader.sum(&[10, 11]).unwrap();
+        assert_eq!(second.cpu_usec, 121 * tick);
+        // 10 vanishes between the listing and the reading.
+        std::fs::remove_dir_all(dir.path().join("10")).unwrap();
+        let third = reader.sum(&[10, 11]).unwrap();
+        assert_eq!(third, Sums { rss_bytes: proc::page_size(), cpu_usec: 121 * tick });
+    }
+}

@@ -1,0 +1,308 @@
+//! Egress allow-lists: what a policy says, what the kernel is given, and the user-space twin of the kernel's matcher.
+//!
+//! The kernel looks a destination up in a longest-prefix-match trie and sees one entry only, so the entry of a
+//! prefix must hold the ports of every shorter prefix around it: [`fold`] makes it so. [`verdict`] says the same
+//! straight from the rules; replay and policy tests use it, and a property test holds the two against each other.
+//!
+//! Invariants, here and in `ebpf/src/net.h`:
+//! - an IPv4-mapped IPv6 address is its IPv4 address; `::/0` therefore does not allow any IPv4 destination;
+//! - the unspecified address as a destination is loopback, as the kernel takes it so;
+//! - port 0 stands for "no port" (ICMP and the like) and is only matched by a rule without ports.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use failsafe_ebpf::abi::{MAX_PORTS, Port, Ports};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Number of the TCP protocol in an IP header.
+pub const TCP: u8 = 6;
+/// Number of the UDP protocol in an IP header.
+pub const UDP: u8 = 17;
+
+/// A transport protocol that a rule may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// Its number in an IP header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => TCP,
+            Self::Udp => UDP,
+        }
+    }
+}
+
+/// One entry of an allow-list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressRule {
+    /// Destinations.
+    pub net: IpNet,
+    /// Ports; empty = any, and protocols without ports too.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// `None` = any.
+    pub protocol: Option<Protocol>,
+}
+
+/// What happens outside the allow-list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EgressMode {
+    /// Nothing is judged.
+    #[default]
+    Off,
+    /// It is reported.
+    Observe,
+    /// It is refused, and reported.
+    Enforce,
+}
+
+/// A run's egress policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EgressPolicy {
+    /// What happens outside the list.
+    pub mode: EgressMode,
+    /// The list. Empty = nothing is allowed.
+    pub rules: Vec<EgressRule>,
+    /// Judge replies on TCP connections that the run accepted by their destination as well. Off by default: who was
+    /// let in gets an answer.
+    pub judge_replies: bool,
+}
+
+/// An allow-list that cannot be given to the kernel.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EgressError {
+    /// The kernel's entry has room for [`MAX_PORTS`] port ranges.
+    #[error("egress allow-list: {net} ends up with {got} port ranges, at most {MAX_PORTS} fit")]
+    TooManyPorts {
+        /// The prefix, with all that applies to it from shorter ones.
+        net: IpNet,
+        /// Number of ranges, after merging.
+        got: usize,
+    },
+    /// A range that ends before it starts.
+    #[error("egress allow-list: {net} has an empty port range {lo}-{hi}")]
+    EmptyRange {
+        /// The rule's prefix.
+        net: IpNet,
+        /// First port.
+        lo: u16,
+        /// Last port.
+        hi: u16,
+    },
+}
+
+/// Whether `rules` let a packet or call through: `port` in host order, 0 for none; `proto` as in the IP header.
+#[must_use]
+pub fn verdict(rules: &[EgressRule], addr: IpAddr, port: u16, proto: u8) -> bool {
+    let addr = canonical(addr);
+    rules.iter().any(|r| {
+        canonical_net(r.net).contains(&addr)
+            && r.protocol.is_none_or(|p| p.number() == proto)
+            && (r.ports.is_empty() || r.ports.iter().any(|p| p.contains(&port)))
+    })
+}
+
+/// The destination that the kernel will really use, as IPv4 where it can be.
+#[must_use]
+pub fn canonical(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V4(a) if a.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(a) if a.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        a => a,
+    }
+}
+
+/// A prefix inside `::ffff:0:0/96` is the IPv4 prefix it stands for.
+fn canonical_net(net: IpNet) -> IpNet {
+    if let IpNet::V6(n) = net
+        && let Some(len) = n.prefix_len().checked_sub(96)
+        && let Some(addr) = n.network().to_ipv4_mapped()
+        && let Ok(n) = Ipv4Net::new(addr, len)
+    {
+        return IpNet::V4(n);
+    }
+    net.trunc()
+}
+
+/// An allow-list in the form the kernel holds it.
+#[derive(Clone, Debug, Default)]
+pub struct Folded {
+    /// IPv4 prefixes.
+    pub v4: Vec<(Ipv4Net, Ports)>,
+    /// IPv6 prefixes.
+    pub v6: Vec<(Ipv6Net, Ports)>,
+}
+
+impl Folded {
+    /// The kernel's look-up, step by step: longest prefix, then its entries.
+    #[must_use]
+    pub fn lookup(&self, addr: IpAddr, port: u16, proto: u8) -> bool {
+        let ports = match canonical(addr) {
+            IpAddr::V4(a) => longest(&self.v4, |n| n.contains(&a), Ipv4Net::prefix_len),
+            IpAddr::V6(a) => longest(&self.v6, |n| n.contains(&a), Ipv6Net::prefix_len),
+        };
+        ports.is_some_and(|p| {
+            p.e.iter().take(p.n as usize).any(|e| (e.proto == 0 || e.proto == proto) && (e.lo..=e.hi).contains(&port))
+        })
+    }
+}
+
+fn longest<N>(table: &[(N, Ports)], hit: impl Fn(&N) -> bool, len: impl Fn(&N) -> u8) -> Option<&Ports> {
+    table.iter().filter(|(n, _)| hit(n)).max_by_key(|(n, _)| len(n)).map(|(_, p)| p)
+}
+
+/// Makes the kernel's tables: every prefix with the ports of all rules that cover it.
+///
+/// # Errors
+/// A prefix with more port ranges than fit, or an empty range.
+pub fn fold(rules: &[EgressRule]) -> Result<Folded, EgressError> {
+    let mut nets: BTreeMap<IpNet, Vec<(u8, u16, u16)>> = BTreeMap::new();
+    for r in rules {
+        for p in &r.ports {
+            if p.is_empty() {
+                return Err(EgressError::EmptyRange { net: r.net, lo: *p.start(), hi: *p.end() });
+            }
+        }
+        nets.entry(canonical_net(r.net)).or_default();
+    }
+    for (net, ranges) in &mut nets {
+        for r in rules.iter().filter(|r| canonical_net(r.net).contains(net)) {
+            let proto = r.protocol.map_or(0, Protocol::number);
+            if r.ports.is_empty() {
+                ranges.push((proto, 0, u16::MAX));
+            }
+            ranges.extend(r.ports.iter().map(|p| (proto, *p.start(), *p.end())));
+        }
+    }
+    let mut out = Folded::default();
+    for (net, ranges) in nets {
+        let ports = pack(net, ranges)?;
+        match net {
+            IpNet::V4(n) => out.v4.push((n, ports)),
+            IpNet::V6(n) => out.v6.push((n, ports)),
+        }
+    }
+    Ok(out)
+}
+
+fn pack(net: IpNet, mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, EgressError> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u8, u16, u16)> = Vec::new();
+    for (proto, lo, hi) in ranges {
+        // Sorted by protocol first, so the ranges for any protocol are all there to swallow the named ones.
+        if merged.iter().any(|&(p, l, h)| (p == 0 || p == proto) && l <= lo && hi <= h) {
+            continue;
+        }
+        match merged.last_mut() {
+            Some((p, _, h)) if *p == proto && lo <= h.saturating_add(1) => *h = hi.max(*h),
+            _ => merged.push((proto, lo, hi)),
+        }
+    }
+    if merged.len() > MAX_PORTS {
+        return Err(EgressError::TooManyPorts { net, got: merged.len() });
+    }
+    let empty = Port { lo: 0, hi: 0, proto: 0, pad: [0; 3] };
+    let mut ports = Ports { n: 0, pad: 0, e: [empty; MAX_PORTS] };
+    for (slot, (proto, lo, hi)) in ports.e.iter_mut().zip(merged) {
+        *slot = Port { lo, hi, proto, pad: [0; 3] };
+        ports.n += 1;
+    }
+    Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rule(net: &str, ports: &[RangeInclusive<u16>], protocol: Option<Protocol>) -> EgressRule {
+        EgressRule { net: net.parse().unwrap(), ports: ports.to_vec(), protocol }
+    }
+
+    #[test]
+    fn a_longer_prefix_keeps_the_ports_of_a_shorter_one() {
+        let rules = [rule("10.0.0.0/8", &[443..=443], None), rule("10.1.0.0/16", &[22..=22], Some(Protocol::Tcp))];
+        let folded = fold(&rules).unwrap();
+        let host = "10.1.2.3".parse().unwrap();
+        assert!(folded.lookup(host, 443, TCP));
+        assert!(folded.lookup(host, 22, TCP));
+        assert!(!folded.lookup(host, 22, UDP));
+        assert!(!folded.lookup("10.2.0.1".parse().unwrap(), 22, TCP));
+    }
+
+    #[test]
+    fn mapped_and_unspecified_addresses_are_what_the_kernel_makes_of_them() {
+        let rules = [rule("127.0.0.1/32", &[], None)];
+        for a in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1", "::ffff:0.0.0.0"] {
+            assert!(verdict(&rules, a.parse().unwrap(), 1, TCP), "{a}");
+        }
+        assert!(!verdict(&rules, "::1".parse().unwrap(), 1, TCP));
+        assert!(!verdict(&[rule("::/0", &[], None)], "::ffff:1.2.3.4".parse().unwrap(), 1, TCP));
+        assert!(verdict(&[rule("::ffff:1.2.3.0/120", &[], None)], "1.2.3.4".parse().unwrap(), 1, TCP));
+    }
+
+    #[test]
+    fn no_port_needs_a_rule_without_ports() {
+        let any = [rule("10.0.0.0/8", &[], None)];
+        let some = [rule("10.0.0.0/8", &[1..=65535], None)];
+        let host = "10.0.0.1".parse().unwrap();
+        assert!(fold(&any).unwrap().lookup(host, 0, 1));
+        assert!(!fold(&some).unwrap().lookup(host, 0, 1));
+    }
+
+    #[test]
+    fn too_many_ports_is_said_with_the_prefix() {
+        let ports: Vec<_> = (0..17).map(|i| i * 10 + 1..=i * 10 + 2).collect();
+        let err = fold(&[rule("10.0.0.0/8", &ports, None)]).unwrap_err();
+        assert_eq!(err, EgressError::TooManyPorts { net: "10.0.0.0/8".parse().unwrap(), got: 17 });
+        let merges: Vec<_> = (0..300).map(|i| i * 10 + 1..=i * 10 + 10).collect();
+        assert_eq!(fold(&[rule("10.0.0.0/8", &merges, None)]).unwrap().v4[0].1.n, 1);
+    }
+
+    prop_compose! {
+        // Few bits of address and port, so that prefixes overlap and ranges touch.
+        fn any_addr()(v6 in any::<bool>(), mapped in any::<bool>(), low in 0u8..8, high in 0u8..3) -> IpAddr {
+            let v4 = Ipv4Addr::new(high * 5, 0, 0, low);
+            match (v6, mapped) {
+                (false, _) => v4.into(),
+                (true, true) => v4.to_ipv6_mapped().into(),
+                (true, false) => Ipv6Addr::new(u16::from(high) * 7, 0, 0, 0, 0, 0, 0, low.into()).into(),
+            }
+        }
+    }
+
+    prop_compose! {
+        fn any_rule()(
+            addr in any_addr(),
+            len in prop_oneof![Just(0u8), Just(8), Just(29), Just(30), Just(32), 100u8..=128],
+            ports in prop::collection::vec((0u16..12, 0u16..4).prop_map(|(lo, n)| lo..=lo + n), 0..3),
+            protocol in prop_oneof![Just(None), Just(Some(Protocol::Tcp)), Just(Some(Protocol::Udp))],
+        ) -> EgressRule {
+            let max = if addr.is_ipv4() { 32 } else { 128 };
+            EgressRule { net: IpNet::new(addr, len.min(max)).unwrap(), ports, protocol }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_folded_table_says_what_the_rules_say(
+            rules in prop::collection::vec(any_rule(), 0..8),
+            addr in any_addr(),
+            port in 0u16..18,
+            proto in prop_oneof![Just(1u8), Just(TCP), Just(UDP)],
+        ) {
+            let folded = fold(&rules).unwrap();
+            prop_assert_eq!(folded.lookup(addr, port, proto), verdict(&rules, addr, port, proto));
+        }
+    }
+}

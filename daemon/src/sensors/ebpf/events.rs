@@ -1,0 +1,379 @@
+//! Events from the kernel: the reader of the ring buffer and the safe form of its records.
+//!
+//! [`EventReader`] owns the ring and runs on a thread of its own, so that no other work stands between an event and
+//! its consumer. The kernel wakes it at once (no batching of wake-ups). Records are decoded straight out of the ring.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{MapData, RingBuf};
+use failsafe_ebpf::abi::{self, Plain, exec_flag, kind, move_flag, net_flag, net_op};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// An event of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, nanoseconds, taken in the kernel.
+    pub at_ns: u64,
+    /// Per run, from 0; a hole is an event that the ring had no room for. Two CPUs may write out of order.
+    pub seq: u64,
+    /// Slot of the run.
+    pub slot: u32,
+    /// Occupant of the slot: compare with [`super::RunAttachment::epoch`], as an old one's events may still come.
+    pub epoch: u32,
+    /// Who it is about.
+    pub subject: Subject,
+    /// What happened.
+    pub what: What,
+}
+
+/// The process an event is about. For a dropped packet the hook cannot know it: only `cgroup_id` is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Exact cgroup, which may lie below the run's root.
+    pub cgroup_id: u64,
+    /// Process id in the initial namespace; 0 = unknown.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Parent's process id.
+    pub ppid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Start of the process on `CLOCK_BOOTTIME`, nanoseconds: field 22 of `/proc/PID/stat`, but finer.
+    pub start_boottime_ns: u64,
+    /// Name of the thread.
+    pub comm: String,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The process runs a new image.
+    Exec {
+        /// As given to execve: may be relative.
+        path: String,
+        /// Head of the argument vector.
+        argv: Vec<String>,
+        /// Path or arguments were longer than what is here, or unreadable.
+        truncated: bool,
+        /// The file has no name any more: a memfd, or deleted.
+        unlinked: bool,
+        /// An interpreter was started for it.
+        script: bool,
+    },
+    /// The process made another.
+    Fork {
+        /// Its process id.
+        child_pid: u32,
+        /// Its start, `CLOCK_BOOTTIME`, nanoseconds.
+        child_start_boottime_ns: u64,
+        /// Its cgroup.
+        child_cgroup_id: u64,
+    },
+    /// The process ended (all its threads).
+    Exit {
+        /// Status as wait(2) returns it.
+        status: u32,
+    },
+    /// A network call, or a packet that was refused.
+    Net(Net),
+    /// A watched system call is being made.
+    Syscall {
+        /// Which.
+        call: WatchedCall,
+        /// Through the 32-bit ABI.
+        compat: bool,
+        /// First three arguments, as numbers.
+        args: [u64; 3],
+    },
+    /// The out-of-memory killer chose the process.
+    Oom,
+    /// The process is no longer in the run's cgroups.
+    Leave(Move),
+    /// The process came into the run's cgroups from outside.
+    Join(Move),
+}
+
+/// A network event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Where it was seen.
+    pub op: NetOp,
+    /// What became of it.
+    pub verdict: NetVerdict,
+    /// Protocol number as in the IP header.
+    pub protocol: u8,
+    /// Destination (of a bind: the local address). Mapped addresses are IPv4.
+    pub addr: IpAddr,
+    /// Port; 0 = none.
+    pub port: u16,
+    /// `SOCK_*`; 0 for packets.
+    pub sock_type: u32,
+    /// Equal events held back since the last one that was sent (datagrams and packets: one a second).
+    pub repeats: u32,
+    /// The call named an IPv4-mapped IPv6 address.
+    pub mapped: bool,
+    /// Refused because the run is blocked altogether.
+    pub latched: bool,
+    /// The caller is outside the run and uses a socket of the run.
+    pub foreign: bool,
+    /// The packet had a source route, a routing header, or headers that could not be read.
+    pub odd_headers: bool,
+}
+
+/// Where a network event was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetOp {
+    /// connect(2).
+    Connect,
+    /// A datagram sent to an address.
+    Send,
+    /// bind(2).
+    Bind,
+    /// A packet on its way out.
+    Packet,
+    /// socket(2) of a kind that an allow-list cannot bound.
+    Socket,
+}
+
+/// What became of a network call or packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetVerdict {
+    /// It passed.
+    Allowed,
+    /// It was refused: EPERM, or dropped.
+    Denied,
+    /// It passed, but would be refused if the policy were enforced.
+    WouldDeny,
+}
+
+/// A move between cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Where it was; 0 = outside every run.
+    pub from_cgroup_id: u64,
+    /// Where it is.
+    pub to_cgroup_id: u64,
+    /// Who moved it.
+    pub mover_pid: u32,
+    /// The mover belongs to the run.
+    pub by_run: bool,
+    /// It was born there instead of being moved (`CLONE_INTO_CGROUP`).
+    pub by_clone: bool,
+}
+
+/// A system call that can be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WatchedCall(u8);
+
+impl WatchedCall {
+    /// By the kernel's name for it; `None` when it cannot be watched.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let i = abi::SYSCALLS.iter().position(|n| *n == name)?;
+        u8::try_from(i).ok().map(Self)
+    }
+
+    /// The kernel's name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        abi::SYSCALLS.get(usize::from(self.0)).copied().unwrap_or("unknown")
+    }
+
+    /// Its bit in a mask of watched calls.
+    #[must_use]
+    pub fn mask(self) -> u64 {
+        1 << self.0
+    }
+}
+
+/// Reads the ring; hand it to a thread.
+pub struct EventReader {
+    ring: RingBuf<MapData>,
+    undecoded: u64,
+}
+
+impl EventReader {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring, undecoded: 0 }
+    }
+
+    /// Calls `on_event` for every event until `stop` becomes readable (an eventfd, say), then for those already in
+    /// the ring, and returns the number of records that were not understood (0 unless daemon and object differ).
+    ///
+    /// # Errors
+    /// poll(2) failed.
+    pub fn run(mut self, stop: BorrowedFd<'_>, mut on_event: impl FnMut(Event)) -> Result<u64, Errno> {
+        loop {
+            self.drain(&mut on_event);
+            let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+            if fds[1].revents().is_some_and(|r| !r.is_empty()) {
+                self.drain(&mut on_event);
+                return Ok(self.undecoded);
+            }
+        }
+    }
+
+    /// Handles what is in the ring now; never blocks.
+    pub fn drain(&mut self, on_event: &mut impl FnMut(Event)) {
+        while let Some(record) = self.ring.next() {
+            let event = decode(&record);
+            // Free the room before the consumer takes its time.
+            drop(record);
+            match event {
+                Some(e) => on_event(e),
+                None => self.undecoded += 1,
+            }
+        }
+    }
+}
+
+/// A record of the ring, or `None` if it is not one this version knows.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<Event> {
+    let hdr = abi::Hdr::read(bytes)?;
+    let what = match hdr.kind {
+        kind::EXEC => exec(&abi::Exec::read(bytes)?),
+        kind::FORK => {
+            let e = abi::Fork::read(bytes)?;
+            What::Fork {
+                child_pid: e.child_pid,
+                child_start_boottime_ns: e.child_start_boottime_ns,
+                child_cgroup_id: e.child_cgroup_id,
+            }
+        }
+        kind::EXIT => What::Exit { status: abi::Exit::read(bytes)?.code },
+        kind::NET => What::Net(net(&abi::Net::read(bytes)?)?),
+        kind::SYSCALL => {
+            let e = abi::Sys::read(bytes)?;
+            let call = u8::try_from(e.call).ok().filter(|c| usize::from(*c) < abi::SYSCALLS.len())?;
+            What::Syscall { call: WatchedCall(call), compat: e.compat != 0, args: e.args }
+        }
+        kind::OOM => What::Oom,
+        kind::LEAVE => What::Leave(moved(&abi::Move::read(bytes)?)),
+        kind::JOIN => What::Join(moved(&abi::Move::read(bytes)?)),
+        _ => return None,
+    };
+    Some(Event {
+        at_ns: hdr.ktime_ns,
+        seq: hdr.seq,
+        slot: hdr.run,
+        epoch: hdr.epoch,
+        subject: Subject {
+            cgroup_id: hdr.cgroup_id,
+            pid: hdr.pid,
+            tid: hdr.tid,
+            ppid: hdr.ppid,
+            uid: hdr.uid,
+            start_boottime_ns: hdr.start_boottime_ns,
+            comm: text(&hdr.comm),
+        },
+        what,
+    })
+}
+
+fn exec(e: &abi::Exec) -> What {
+    let path = &e.path[..usize::from(e.path_len).min(e.path.len())];
+    let argv = &e.argv[..usize::from(e.argv_len).min(e.argv.len())];
+    let argv = argv.strip_suffix(&[0]).unwrap_or(argv);
+    let cut = exec_flag::PATH_CUT | exec_flag::ARGV_CUT | exec_flag::ARGV_LOST;
+    What::Exec {
+        path: String::from_utf8_lossy(path).into_owned(),
+        argv: if argv.is_empty() {
+            Vec::new()
+        } else {
+            argv.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect()
+        },
+        truncated: e.flags & cut != 0,
+        unlinked: e.flags & exec_flag::UNLINKED != 0,
+        script: e.flags & exec_flag::SCRIPT != 0,
+    }
+}
+
+fn net(e: &abi::Net) -> Option<Net> {
+    let [a, b, c, d, ..] = e.addr;
+    Some(Net {
+        op: match e.op {
+            net_op::CONNECT => NetOp::Connect,
+            net_op::SENDMSG => NetOp::Send,
+            net_op::BIND => NetOp::Bind,
+            net_op::PACKET => NetOp::Packet,
+            net_op::SOCKET => NetOp::Socket,
+            _ => return None,
+        },
+        verdict: match e.verdict {
+            abi::verdict::ALLOWED => NetVerdict::Allowed,
+            abi::verdict::DENIED => NetVerdict::Denied,
+            abi::verdict::OBSERVED => NetVerdict::WouldDeny,
+            _ => return None,
+        },
+        protocol: e.proto,
+        addr: if e.family == 6 { Ipv6Addr::from(e.addr).into() } else { Ipv4Addr::new(a, b, c, d).into() },
+        port: e.port,
+        sock_type: e.sk_type,
+        repeats: e.repeats,
+        mapped: e.flags & net_flag::MAPPED != 0,
+        latched: e.flags & net_flag::LATCHED != 0,
+        foreign: e.flags & net_flag::FOREIGN != 0,
+        odd_headers: e.flags & net_flag::BAD_HDR != 0,
+    })
+}
+
+fn moved(e: &abi::Move) -> Move {
+    Move {
+        from_cgroup_id: e.from_cgroup_id,
+        to_cgroup_id: e.to_cgroup_id,
+        mover_pid: e.mover_pid,
+        by_run: e.flags & move_flag::BY_RUN != 0,
+        by_clone: e.flags & move_flag::BY_CLONE != 0,
+    }
+}
+
+/// Up to the first NUL.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_owners_may_move_to_their_threads() {
+        fn is_send<T: Send>() {}
+        is_send::<EventReader>();
+        is_send::<super::super::Ebpf>();
+    }
+
+    #[test]
+    fn names_and_masks_of_watched_calls_agree() {
+        for (i, name) in abi::SYSCALLS.iter().enumerate() {
+            let call = WatchedCall::from_name(name).unwrap();
+            assert_eq!((call.name(), call.mask()), (*name, 1 << i));
+        }
+        assert_eq!(WatchedCall::from_name("read"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_any_bytes_is_safe(mut bytes in prop::collection::vec(any::<u8>(), 0..700), kind in 0u8..10) {
+            // Reach every kind: offset 40 is the kind.
+            if bytes.len() > 44 {
+                bytes[40..44].copy_from_slice(&[kind, 0, 0, 0]);
+            }
+            if let Some(e) = decode(&bytes) {
+                prop_assert!(bytes.len() >= size_of::<abi::Hdr>());
+                prop_assert!(e.subject.comm.chars().count() <= abi::COMM_LEN);
+            }
+        }
+    }
+}

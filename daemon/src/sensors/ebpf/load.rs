@@ -1,0 +1,367 @@
+//! Loading the object: each program by itself, and what is known about each afterwards.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use aya::maps::{Map, MapError, RingBuf};
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, EbpfLoader, VerifierLogLevel};
+use failsafe_ebpf::abi;
+
+use super::egress::EgressError;
+use super::events::EventReader;
+use super::pins::{PINNED_MAPS, Pins, PreviousRun};
+use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
+use super::runs::Live;
+use super::syscalls::Watching;
+
+/// Plain data of the ABI, as aya wants it marked.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Pod<T>(pub T);
+
+// SAFETY: `Plain` is sealed and implemented only for `repr(C)` types made of integers, without implicit padding, for
+// which any bytes are a value; the wrapper is transparent.
+unsafe impl<T: abi::Plain + 'static> aya::Pod for Pod<T> {}
+
+/// What may be chosen at load.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Size of the event ring in bytes; rounded up to a power of two of pages. It is mapped twice, and counts twice in
+    /// the daemon's resident memory.
+    pub ring_bytes: u32,
+    /// Slots for runs, at most [`abi::MAX_RUNS`]. Kernel memory: about 200 bytes a slot and CPU.
+    pub max_runs: u32,
+    /// Where bpffs is mounted, or `None` not to pin anything.
+    pub bpffs: Option<PathBuf>,
+    /// Keeps daemons of different state folders apart in bpffs; letters, digits, `-` and `_`.
+    pub instance: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 2 << 20,
+            max_runs: abi::MAX_RUNS,
+            bpffs: Some(PathBuf::from("/sys/fs/bpf")),
+            instance: String::from("default"),
+        }
+    }
+}
+
+/// What can go wrong between the daemon and its programs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's type information is missing or unreadable (`CONFIG_DEBUG_INFO_BTF`).
+    #[error("cannot read the kernel's types from /sys/kernel/btf/vmlinux")]
+    Btf(#[source] aya_obj::btf::BtfError),
+    /// The object as a whole was refused, for lack of privilege mostly.
+    #[error("cannot load the eBPF object")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// A map operation failed.
+    #[error("cannot access the eBPF map {map}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// The cause.
+        #[source]
+        source: MapError,
+    },
+    /// The object lacks a map or program that this daemon knows.
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {target}")]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// What to.
+        target: String,
+        /// The cause.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A file or directory of the run could not be used.
+    #[error("cannot {operation} {}", path.display())]
+    Cgroup {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Something in bpffs failed.
+    #[error("cannot {operation} {}", path.display())]
+    Pin {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The policy cannot be expressed in the kernel's tables.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    /// Enforcement was asked for, and the kernel refused programs that it needs.
+    #[error("egress cannot be enforced: the kernel refused {}", missing.join(", "))]
+    CannotEnforce {
+        /// The programs.
+        missing: Vec<&'static str>,
+    },
+    /// The slot is out of range or taken, or not taken where it should be.
+    #[error("slot {0} is out of range, already taken, or not in use")]
+    Slot(u32),
+    /// Runs inside one another would be counted and reported twice.
+    #[error("{} lies inside, or around, the run at {}", path.display(), other.display())]
+    Nested {
+        /// The cgroup asked for.
+        path: PathBuf,
+        /// The run in the way.
+        other: PathBuf,
+    },
+    /// More distinct depths of run roots than the kernel side keeps (8), or a root that is the whole host.
+    #[error("run roots at too many different cgroup levels, or at level {0}, which is out of range")]
+    Level(u32),
+    /// Watched system calls can be seen in no way that this kernel offers.
+    #[error("no way to watch system calls: fentry: {fentry}; sys_enter: {sys_enter}")]
+    NoSyscalls {
+        /// Why not fentry.
+        fentry: String,
+        /// Why not `sys_enter`.
+        sys_enter: String,
+    },
+}
+
+impl Error {
+    pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self + Copy {
+        move |source| Self::Map { map, source }
+    }
+}
+
+/// The loaded programs and their maps.
+pub struct Ebpf {
+    pub(super) object: aya::Ebpf,
+    pub(super) programs: Vec<ProgramStatus>,
+    pub(super) pins: Result<Pins, String>,
+    pub(super) runs: BTreeMap<u32, Live>,
+    pub(super) next_epoch: u32,
+    pub(super) next_table: u32,
+    pub(super) max_runs: u32,
+    pub(super) watching: Watching,
+}
+
+impl Ebpf {
+    /// Loads the object, attaches what watches process life, and prepares the pins. A program that the kernel refuses
+    /// is a line in [`Ebpf::programs`], not an error.
+    ///
+    /// # Errors
+    /// No BTF, no privilege, or no memory for the maps.
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
+        let max_runs = config.max_runs.clamp(1, abi::MAX_RUNS);
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DEBUG).map_max_entries("events", config.ring_bytes);
+        for map in ["runs", "seqs", "latches", "drops", "counters"] {
+            loader.map_max_entries(map, max_runs);
+        }
+        let object = loader.load(failsafe_ebpf::OBJECT).map_err(|e| Error::Object(Box::new(e)))?;
+        drop(loader);
+        let pins = match &config.bpffs {
+            Some(path) => Pins::create(path, &config.instance).map_err(|e| chain(&e)),
+            None => Err(String::from("pinning is switched off")),
+        };
+        let mut ebpf = Self {
+            object,
+            programs: Vec::new(),
+            pins,
+            runs: BTreeMap::new(),
+            next_epoch: 1,
+            next_table: 1,
+            max_runs,
+            watching: Watching::default(),
+        };
+        for spec in PROGRAMS {
+            let status = ebpf.load_one(spec, &btf);
+            ebpf.programs.push(status);
+        }
+        drop(btf);
+        trim_heap();
+        ebpf.pin_maps();
+        Ok(ebpf)
+    }
+
+    /// What became of each program, for `doctor`.
+    #[must_use]
+    pub fn programs(&self) -> &[ProgramStatus] {
+        &self.programs
+    }
+
+    /// Whether a named program is in the kernel.
+    #[must_use]
+    pub fn is_loaded(&self, name: &str) -> bool {
+        self.programs.iter().any(|p| p.name == name && p.state == ProgramState::Loaded)
+    }
+
+    /// Guards of egress that the kernel refused; empty = it can be enforced.
+    #[must_use]
+    pub fn missing_guards(&self) -> Vec<&'static str> {
+        let guards = self.programs.iter().filter(|p| p.group == Group::Guard);
+        guards.filter(|p| p.state != ProgramState::Loaded).map(|p| p.name).collect()
+    }
+
+    /// Where guards are pinned, or why they are not (they then end with the daemon).
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn pin_dir(&self) -> Result<&std::path::Path, &str> {
+        self.pins.as_ref().map(Pins::dir).map_err(String::as_str)
+    }
+
+    /// Number of this load among those of the instance, if pinned.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.pins.as_ref().ok().map(Pins::generation)
+    }
+
+    /// What earlier daemons of this instance left guarded. Add those runs again, then call [`Ebpf::adopt_finish`].
+    ///
+    /// # Errors
+    /// bpffs could not be read.
+    pub fn previous_runs(&self) -> Result<Vec<PreviousRun>, Error> {
+        self.pins.as_ref().map_or_else(|_| Ok(Vec::new()), Pins::previous)
+    }
+
+    /// Removes the guards of earlier daemons: those of runs that were added again have been replaced, those of runs
+    /// that ended guard nothing. Returns the number of generations removed.
+    ///
+    /// # Errors
+    /// bpffs could not be changed; the old guards stay, which is safe.
+    pub fn adopt_finish(&self) -> Result<usize, Error> {
+        self.pins.as_ref().map_or(Ok(0), Pins::remove_others)
+    }
+
+    /// Unloads everything, pins included: for a daemon that stops on purpose with no runs left. Merely dropping the
+    /// value leaves pinned guards in force.
+    ///
+    /// # Errors
+    /// bpffs could not be changed.
+    pub fn unload(mut self) -> Result<(), Error> {
+        let slots: Vec<u32> = self.runs.keys().copied().collect();
+        for slot in slots {
+            self.remove_run(slot)?;
+        }
+        self.pins.as_ref().map_or(Ok(()), Pins::remove_own)
+    }
+
+    /// The reader of the ring; there is one, so the second call gives `Missing`.
+    ///
+    /// # Errors
+    /// The ring could not be mapped, or was taken before.
+    pub fn event_reader(&mut self) -> Result<EventReader, Error> {
+        let map = self.object.take_map("events").ok_or(Error::Missing("events"))?;
+        let ring = RingBuf::try_from(map).map_err(Error::map("events"))?;
+        Ok(EventReader::new(ring))
+    }
+
+    pub(super) fn map(&self, name: &'static str) -> Result<&Map, Error> {
+        self.object.map(name).ok_or(Error::Missing(name))
+    }
+
+    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, Error> {
+        self.object.map_mut(name).ok_or(Error::Missing(name))
+    }
+
+    /// Slot and epoch of every live run.
+    pub(super) fn live(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.runs.iter().map(|(slot, live)| (*slot, live.cfg.epoch))
+    }
+
+    fn load_one(&mut self, spec: &Spec, btf: &Btf) -> ProgramStatus {
+        let status =
+            |state, detail| ProgramStatus { name: spec.name, hook: spec.hook, group: spec.group, state, detail };
+        if let Some(first) = spec.instead_of
+            && self.is_loaded(first)
+        {
+            return status(ProgramState::Unused, format!("{first} does it"));
+        }
+        let Some(program) = self.object.program_mut(spec.name) else {
+            return status(ProgramState::Refused, String::from("not in the object"));
+        };
+        let done = if spec.name == FENTRY_PROBE {
+            super::syscalls::probe_fentry(program, btf)
+        } else {
+            load_and_attach(program, spec, btf).map_err(|e| chain(&e))
+        };
+        match done {
+            Ok(()) => status(ProgramState::Loaded, String::new()),
+            Err(detail) => status(ProgramState::Refused, detail),
+        }
+    }
+
+    fn pin_maps(&mut self) {
+        let Ok(pins) = &self.pins else { return };
+        let failed = PINNED_MAPS.iter().find_map(|name| {
+            let map = self.object.map(name)?;
+            map.pin(pins.map(name)).err().map(|e| format!("map {name}: {}", chain(&e)))
+        });
+        if let Some(why) = failed {
+            let _ = pins.remove_own();
+            self.pins = Err(why);
+        }
+    }
+}
+
+fn load_and_attach(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(p) => {
+            let point = spec.hook.strip_prefix("tp_btf/").unwrap_or(spec.hook);
+            p.load(point, btf)?;
+            if spec.group == Group::Life {
+                p.attach()?;
+            }
+            Ok(())
+        }
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSock(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        Program::SockOps(p) => p.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// An error with its causes, on one line, and without the verifier's log but for its last lines.
+pub(super) fn chain(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut out = match e.downcast_ref::<ProgramError>() {
+        Some(ProgramError::LoadError { io_error, verifier_log }) => {
+            let log = verifier_log.to_string();
+            let tail: Vec<&str> = log.lines().rev().filter(|l| !l.trim().is_empty()).take(3).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            return format!("{io_error}: {}", tail.join(" | "));
+        }
+        _ => e.to_string(),
+    };
+    let mut source = e.source();
+    while let Some(s) = source {
+        let text = s.to_string();
+        if !out.contains(&text) {
+            out = format!("{out}: {text}");
+        }
+        source = s.source();
+    }
+    out
+}
+
+/// Gives the tens of megabytes that the kernel's types took back to the system: they are needed once, and the daemon
+/// stays for months.
+fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim takes no pointers and is safe to call at any time from any thread.
+        let _ = unsafe { libc::malloc_trim(0) };
+    }
+}

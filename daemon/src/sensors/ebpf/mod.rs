@@ -1,0 +1,43 @@
+//! The eBPF sensor, and the guard that refuses egress in the kernel.
+//!
+//! ```text
+//!                     add_run / set_egress / set_block             read_counters
+//!   daemon  ───────────────┬──────────────────────────────────────────▲────────
+//!                          ▼                                          │
+//!   maps        runs  egress4/6  latches                   counters  drops    events (ring)
+//!                          │                                          ▲          │
+//!   programs   attribution by cgroup ancestry ── judge ── count ──────┴──────────┤
+//!                                                                                ▼
+//!                                                              EventReader, a thread of its own
+//! ```
+//! [`Ebpf`] owns the object's programs, maps and links; nothing else writes them. Policy is data: after loading, only
+//! maps change (watched system calls apart, whose programs are attached while something needs them).
+//!
+//! Invariants:
+//! - a run is attributed in the kernel, by the cgroup ancestry of the task or socket at that moment, never by pid;
+//! - an allow-list is swapped whole: built beside the old one, put in force by one map write;
+//! - every event takes a number; what the ring could not hold is counted, so `delivered + lost = taken`;
+//! - the daemon's death leaves guards in force where bpffs is mounted ([`pins`]), and never loosens them;
+//! - times are `CLOCK_MONOTONIC` nanoseconds, except process starts (`CLOCK_BOOTTIME`).
+//!
+//! Known leaks: AF_PACKET and RDMA pass no cgroup hook; a socket made outside the run and handed in is judged by its
+//! maker's cgroup; see `ebpf/src/net.h`.
+
+mod counters;
+pub mod egress;
+mod events;
+mod load;
+mod pins;
+mod probe;
+mod runs;
+mod syscalls;
+mod tables;
+
+pub use counters::RunCounters;
+pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
+pub use events::{Event, EventReader, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, What, decode};
+pub use load::{Config, Ebpf, Error};
+pub use pins::PreviousRun;
+pub use probe::{Group, ProgramState, ProgramStatus};
+pub use runs::{RunAttachment, RunSpec, Watch};
+pub use syscalls::Via;

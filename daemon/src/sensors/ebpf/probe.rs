@@ -1,0 +1,111 @@
+//! What of the object this kernel takes: the list of programs, and what became of each.
+//!
+//! Probing decides, not the kernel's version: every program is loaded by itself, and one that is refused is a line in
+//! the report (`failsafectl doctor`, `Gap`), not a failure to start.
+
+use failsafe_ebpf::abi;
+
+/// What a program is for, which decides how it is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Process life: one attachment for the host, while the daemon runs.
+    Life,
+    /// Refuses egress: attached to each run's cgroup, pinned.
+    Guard,
+    /// Counts, or helps a guard: attached to each run's cgroup, pinned.
+    Meter,
+    /// Watched system calls: attached on request.
+    Syscall,
+}
+
+/// What became of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProgramState {
+    /// In the kernel.
+    Loaded,
+    /// The kernel said no; the detail is its reason.
+    Refused,
+    /// Not asked for yet, or replaced by another that does the same.
+    Unused,
+}
+
+/// One line of the probe's report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramStatus {
+    /// Name of the program in the object.
+    pub name: &'static str,
+    /// Where it attaches.
+    pub hook: &'static str,
+    /// What it is for.
+    pub group: Group,
+    /// What became of it.
+    pub state: ProgramState,
+    /// The kernel's reason, or a remark; empty if there is nothing to say.
+    pub detail: String,
+}
+
+pub(super) struct Spec {
+    pub name: &'static str,
+    pub hook: &'static str,
+    pub group: Group,
+    /// Only loaded when the named program was refused.
+    pub instead_of: Option<&'static str>,
+}
+
+const fn spec(name: &'static str, hook: &'static str, group: Group) -> Spec {
+    Spec { name, hook, group, instead_of: None }
+}
+
+/// The programs with a fixed hook, in the order in which they are loaded and attached.
+pub(super) const PROGRAMS: &[Spec] = &[
+    spec("fs_exec", "tp_btf/sched_process_exec", Group::Life),
+    spec("fs_fork", "tp_btf/sched_process_fork", Group::Life),
+    spec("fs_exit", "tp_btf/sched_process_exit", Group::Life),
+    spec("fs_move", "tp_btf/cgroup_attach_task", Group::Life),
+    spec("fs_oom", "tp_btf/mark_victim", Group::Life),
+    Spec { instead_of: Some("fs_oom"), ..spec("fs_oom_pid", "tp_btf/mark_victim", Group::Life) },
+    // Replies must be known for what they are before packets are judged.
+    spec("fs_sock_ops", "sockops", Group::Meter),
+    spec("fs_connect4", "cgroup/connect4", Group::Guard),
+    spec("fs_connect6", "cgroup/connect6", Group::Guard),
+    spec("fs_sendmsg4", "cgroup/sendmsg4", Group::Guard),
+    spec("fs_sendmsg6", "cgroup/sendmsg6", Group::Guard),
+    spec("fs_sock_create", "cgroup/sock_create", Group::Guard),
+    spec("fs_egress", "cgroup_skb/egress", Group::Guard),
+    spec("fs_ingress", "cgroup_skb/ingress", Group::Meter),
+    spec("fs_bind4", "cgroup/bind4", Group::Meter),
+    spec("fs_bind6", "cgroup/bind6", Group::Meter),
+    spec(SYS_ENTER, "tp_btf/sys_enter", Group::Syscall),
+    spec(FENTRY_PROBE, "fentry", Group::Syscall),
+];
+
+/// The fallback for watched system calls.
+pub(super) const SYS_ENTER: &str = "fs_sys_enter";
+/// The fentry program that is tried at load: its call is the rarest of all.
+pub(super) const FENTRY_PROBE: &str = "fs_sys_reboot";
+
+/// Program in the object, and the kernel functions it may go to (the first that exists), for one ABI of a call.
+pub(super) struct FentryTarget {
+    pub program: String,
+    pub functions: Vec<String>,
+}
+
+/// The fentry programs that cover a watched call: one per ABI.
+pub(super) fn fentry_targets(call: usize) -> Vec<FentryTarget> {
+    let Some(name) = abi::SYSCALLS.get(call) else {
+        return Vec::new();
+    };
+    let (native, compat): (&str, &[&str]) = if cfg!(target_arch = "aarch64") {
+        // Calls without a compat entry of their own share the native one there.
+        ("__arm64_sys_", &["__arm64_compat_sys_"])
+    } else {
+        ("__x64_sys_", &["__ia32_compat_sys_", "__ia32_sys_"])
+    };
+    vec![
+        FentryTarget { program: format!("fs_sys_{name}"), functions: vec![format!("{native}{name}")] },
+        FentryTarget {
+            program: format!("fs_csys_{name}"),
+            functions: compat.iter().map(|p| format!("{p}{name}")).collect(),
+        },
+    ]
+}

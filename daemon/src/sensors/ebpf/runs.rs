@@ -1,0 +1,304 @@
+//! Runs in the kernel: adding, changing, blocking and removing them. Only maps and attachments change.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap};
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError};
+use failsafe_ebpf::abi::{self, run_flag};
+
+use super::egress::{EgressMode, EgressPolicy, Folded, fold};
+use super::load::Pod;
+use super::probe::{Group, PROGRAMS, Spec};
+use super::{Ebpf, Error};
+
+/// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Programs started.
+    pub exec: bool,
+    /// Processes made and ended.
+    pub life: bool,
+    /// Network calls that were allowed.
+    pub net: bool,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { exec: true, life: true, net: true }
+    }
+}
+
+/// A run to be watched.
+#[derive(Clone, Debug)]
+pub struct RunSpec<'a> {
+    /// Index into the per-run maps, chosen by the caller; free to use again after [`Ebpf::remove_run`].
+    pub slot: u32,
+    /// Root of the run: a directory of the cgroup v2 file system.
+    pub cgroup: &'a Path,
+    /// Its cgroup id (the inode number of the directory).
+    pub cgroup_id: u64,
+    /// Its depth below the root of the hierarchy, which has level 0.
+    pub level: u32,
+    /// What may leave it.
+    pub egress: &'a EgressPolicy,
+    /// Watched system calls, [`super::WatchedCall::mask`] or-ed; see [`Ebpf::require_syscalls`].
+    pub syscalls: u64,
+    /// Which events are wanted.
+    pub watch: Watch,
+    /// Blocked altogether from the first instant, for a run that was so under an earlier daemon.
+    pub blocked: bool,
+}
+
+/// A run that is being watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAttachment {
+    /// Its slot.
+    pub slot: u32,
+    /// Occupant of the slot, as in [`super::Event::epoch`].
+    pub epoch: u32,
+    /// Programs that are not attached to it because the kernel refused them.
+    pub missing: Vec<&'static str>,
+    /// Guards stay in force when the daemon dies.
+    pub pinned: bool,
+}
+
+/// A run in the maps.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub cfg: abi::RunCfg,
+    pub level: u32,
+    path: PathBuf,
+    links: Vec<Held>,
+    pub table: Option<Folded>,
+}
+
+/// What keeps a link attached. A pinned one needs no descriptor of ours.
+#[derive(Debug)]
+enum Held {
+    Pinned(PathBuf),
+    Open(#[expect(dead_code, reason = "detaches when dropped")] FdLink),
+}
+
+impl Ebpf {
+    /// Watches a run: its cgroup and all below it, also those made later. Processes that are in it already are noted,
+    /// so that their leaving is seen.
+    ///
+    /// # Errors
+    /// Slot or level out of range, a run around or inside this one, a list that does not fit, guards that cannot be
+    /// attached (with [`EgressMode::Enforce`] also: that the kernel refused). Nothing is left behind.
+    pub fn add_run(&mut self, run: &RunSpec<'_>) -> Result<RunAttachment, Error> {
+        self.check(run)?;
+        let folded = fold(&run.egress.rules)?;
+        let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
+            path: run.cgroup.to_owned(),
+            operation: "open",
+            source,
+        })?;
+        let epoch = self.next_epoch;
+        self.next_epoch += 1;
+        let cfg = abi::RunCfg {
+            slot: run.slot,
+            epoch,
+            flags: self.flags(run.egress, run.watch),
+            table: 0,
+            syscalls: run.syscalls,
+            root_id: run.cgroup_id,
+        };
+        let live = Live { cfg, level: run.level, path: run.cgroup.to_owned(), links: Vec::new(), table: None };
+        self.runs.insert(run.slot, live);
+        match self.install(run, folded, &dir) {
+            Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok() }),
+            Err(e) => {
+                let _ = self.remove_run(run.slot);
+                Err(e)
+            }
+        }
+    }
+
+    /// Stops watching and guarding a run. Unknown slots are ignored.
+    ///
+    /// # Errors
+    /// A pin could not be removed; the rest has been done.
+    pub fn remove_run(&mut self, slot: u32) -> Result<(), Error> {
+        let Some(live) = self.runs.remove(&slot) else {
+            return Ok(());
+        };
+        let mut result = Ok(());
+        for link in live.links {
+            if let Held::Pinned(path) = link
+                && let Err(source) = fs::remove_file(&path)
+            {
+                result = Err(Error::Pin { path, operation: "remove", source });
+            }
+        }
+        let mut runs: HashMap<_, u64, Pod<abi::RunCfg>> =
+            HashMap::try_from(self.map_mut("runs")?).map_err(Error::map("runs"))?;
+        let _ = runs.remove(&live.cfg.root_id);
+        self.write_levels()?;
+        self.forget_members(live.cfg.slot, live.cfg.epoch)?;
+        if let Some(table) = live.table {
+            self.drop_table(live.cfg.table, &table)?;
+        }
+        result
+    }
+
+    /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false).
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be written.
+    pub fn set_block(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
+        if !self.runs.contains_key(&slot) {
+            return Err(Error::Slot(slot));
+        }
+        self.write_latch(slot, blocked)
+    }
+
+    /// Whether the run is blocked altogether, as the kernel has it.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be read.
+    pub fn is_blocked(&self, slot: u32) -> Result<bool, Error> {
+        if !self.runs.contains_key(&slot) {
+            return Err(Error::Slot(slot));
+        }
+        let latches: Array<_, u32> = Array::try_from(self.map("latches")?).map_err(Error::map("latches"))?;
+        latches.get(&slot, 0).map(|v| v != 0).map_err(Error::map("latches"))
+    }
+
+    /// Replaces a run's egress policy in one step: every call is judged by the old one or by the new one whole. TCP
+    /// connections that stand are judged anew.
+    ///
+    /// # Errors
+    /// As for [`Ebpf::add_run`]; the old policy stays in force.
+    pub fn set_egress(&mut self, slot: u32, policy: &EgressPolicy) -> Result<(), Error> {
+        self.check_mode(policy.mode)?;
+        let folded = fold(&policy.rules)?;
+        let flags = self.flags(policy, Watch { exec: false, life: false, net: false });
+        let Some(live) = self.runs.get(&slot) else {
+            return Err(Error::Slot(slot));
+        };
+        let keep = run_flag::WATCH_EXEC | run_flag::WATCH_LIFE | run_flag::WATCH_NET;
+        let flags = flags | (live.cfg.flags & keep);
+        self.swap_table(slot, folded, flags)
+    }
+
+    /// Replaces the set of watched system calls of a run; see [`Ebpf::require_syscalls`] for the host's side.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be written.
+    pub fn set_syscalls(&mut self, slot: u32, mask: u64) -> Result<(), Error> {
+        let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
+        live.cfg.syscalls = mask;
+        let cfg = live.cfg;
+        self.write_run(cfg)
+    }
+
+    fn check(&self, run: &RunSpec<'_>) -> Result<(), Error> {
+        if run.slot >= self.max_runs || self.runs.contains_key(&run.slot) {
+            return Err(Error::Slot(run.slot));
+        }
+        let around = |l: &&Live| l.path.starts_with(run.cgroup) || run.cgroup.starts_with(&l.path);
+        if let Some(other) = self.runs.values().find(around) {
+            return Err(Error::Nested { path: run.cgroup.to_owned(), other: other.path.clone() });
+        }
+        let mut levels: BTreeSet<u32> = self.runs.values().map(|l| l.level).collect();
+        levels.insert(run.level);
+        if run.level == 0 || run.level > 255 || levels.len() > abi::MAX_LEVELS {
+            return Err(Error::Level(run.level));
+        }
+        self.check_mode(run.egress.mode)
+    }
+
+    fn check_mode(&self, mode: EgressMode) -> Result<(), Error> {
+        let missing = self.missing_guards();
+        if mode == EgressMode::Enforce && !missing.is_empty() {
+            return Err(Error::CannotEnforce { missing });
+        }
+        Ok(())
+    }
+
+    fn flags(&self, policy: &EgressPolicy, watch: Watch) -> u32 {
+        let mode = match policy.mode {
+            EgressMode::Off => 0,
+            EgressMode::Observe => run_flag::OBSERVE,
+            EgressMode::Enforce => run_flag::ENFORCE,
+        };
+        let bits = [
+            (policy.judge_replies, run_flag::NO_REPLIES),
+            (!self.is_loaded("fs_sock_ops"), run_flag::SYN_ONLY),
+            (watch.exec, run_flag::WATCH_EXEC),
+            (watch.life, run_flag::WATCH_LIFE),
+            (watch.net, run_flag::WATCH_NET),
+        ];
+        bits.iter().filter(|(on, _)| *on).fold(mode, |acc, (_, bit)| acc | bit)
+    }
+
+    /// Everything about the run is in the maps before its first program is attached, and the run itself before its
+    /// processes are noted: what they do meanwhile is seen by the hooks.
+    fn install(&mut self, run: &RunSpec<'_>, folded: Folded, dir: &File) -> Result<Vec<&'static str>, Error> {
+        self.reset_slot(run.slot)?;
+        self.write_latch(run.slot, run.blocked)?;
+        self.write_levels()?;
+        let flags = self.runs.get(&run.slot).map_or(0, |l| l.cfg.flags);
+        self.swap_table(run.slot, folded, flags)?;
+        let mut missing = Vec::new();
+        for spec in PROGRAMS.iter().filter(|s| matches!(s.group, Group::Guard | Group::Meter)) {
+            if !self.is_loaded(spec.name) {
+                missing.push(spec.name);
+                continue;
+            }
+            let held = self.attach(spec, run, dir)?;
+            if let Some(live) = self.runs.get_mut(&run.slot) {
+                live.links.push(held);
+            }
+        }
+        self.note_members(run)?;
+        Ok(missing)
+    }
+
+    fn attach(&mut self, spec: &Spec, run: &RunSpec<'_>, dir: &File) -> Result<Held, Error> {
+        let program = self.object.program_mut(spec.name).ok_or(Error::Missing(spec.name))?;
+        let link = attach_to_cgroup(program, dir).map_err(|source| Error::Attach {
+            program: spec.name,
+            target: run.cgroup.display().to_string(),
+            source: Box::new(source),
+        })?;
+        let Ok(pins) = &self.pins else {
+            return Ok(Held::Open(link));
+        };
+        let path = pins.link(run.slot, run.cgroup_id, spec.name);
+        match link.pin(&path) {
+            Ok(_) => Ok(Held::Pinned(path)),
+            Err(e) => Err(Error::Pin { path, operation: "pin a link at", source: std::io::Error::other(e) }),
+        }
+    }
+}
+
+/// Links of cgroup programs always allow others beside them; the kernel takes no flag for it.
+fn attach_to_cgroup(program: &mut Program, dir: &File) -> Result<FdLink, ProgramError> {
+    let mode = CgroupAttachMode::Single;
+    let not_a_link = |_: LinkError| ProgramError::UnexpectedProgramType;
+    match program {
+        Program::CgroupSockAddr(p) => {
+            let id = p.attach(dir, mode)?;
+            p.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        Program::CgroupSock(p) => {
+            let id = p.attach(dir, mode)?;
+            p.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        Program::SockOps(p) => {
+            let id = p.attach(dir, mode)?;
+            p.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        Program::CgroupSkb(p) => {
+            let kind = (*p.expected_attach_type()).unwrap_or(CgroupSkbAttachType::Egress);
+            let id = p.attach(dir, kind, mode)?;
+            p.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}

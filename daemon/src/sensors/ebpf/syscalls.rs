@@ -1,0 +1,182 @@
+//! Watched system calls: attached only while a pinned policy asks for them.
+//!
+//! fentry on the calls' own functions costs nothing to anybody else. Where the kernel refuses it, one `sys_enter`
+//! program sees all, at the price that every system call of every process of the host takes the slow path: [`Via`]
+//! says which it is, for `doctor` and `node status` to pass on.
+
+use std::collections::BTreeMap;
+
+use aya::Btf;
+use aya::programs::fentry::FEntryLinkId;
+use aya::programs::tp_btf::BtfTracePointLinkId;
+use aya::programs::{Program, ProgramError};
+use failsafe_ebpf::abi;
+
+use super::load::chain;
+use super::probe::{FENTRY_PROBE, FentryTarget, SYS_ENTER, fentry_targets};
+use super::{Ebpf, Error};
+
+/// How watched system calls are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// At the calls' own functions: free for others.
+    Fentry,
+    /// At the entry of every system call of the host.
+    SysEnter,
+}
+
+#[derive(Default)]
+pub(super) struct Watching {
+    mask: u64,
+    fentry: BTreeMap<String, FEntryLinkId>,
+    sys_enter: Option<BtfTracePointLinkId>,
+    /// Why fentry is not used, once that is known.
+    no_fentry: Option<String>,
+}
+
+impl Ebpf {
+    /// Makes exactly the calls of `mask` (the union of all runs' masks) visible, attaching and detaching as needed.
+    /// `None` when nothing is watched.
+    ///
+    /// # Errors
+    /// The kernel offers neither way; nothing is watched then.
+    pub fn require_syscalls(&mut self, mask: u64) -> Result<Option<Via>, Error> {
+        let mask = mask & ((1 << abi::SYSCALLS.len()) - 1);
+        if mask == 0 {
+            self.detach_fentry(0);
+            self.detach_sys_enter();
+            self.watching.mask = 0;
+            return Ok(None);
+        }
+        let fentry = self.attach_fentry(mask);
+        let via = match fentry {
+            Ok(()) => {
+                self.detach_fentry(mask);
+                self.detach_sys_enter();
+                Via::Fentry
+            }
+            Err(why) => {
+                let result = self.attach_sys_enter();
+                self.detach_fentry(0);
+                self.watching.no_fentry = Some(why.clone());
+                if let Err(e) = result {
+                    self.watching.mask = 0;
+                    return Err(Error::NoSyscalls { fentry: why, sys_enter: e });
+                }
+                Via::SysEnter
+            }
+        };
+        self.watching.mask = mask;
+        Ok(Some(via))
+    }
+
+    /// How calls are seen now.
+    #[must_use]
+    pub fn watching_via(&self) -> Option<Via> {
+        if self.watching.mask == 0 {
+            None
+        } else if self.watching.sys_enter.is_some() {
+            Some(Via::SysEnter)
+        } else {
+            Some(Via::Fentry)
+        }
+    }
+
+    /// Why fentry is not used, if a try has failed.
+    #[must_use]
+    pub fn fentry_refusal(&self) -> Option<&str> {
+        let probed = self.programs.iter().find(|p| p.name == FENTRY_PROBE);
+        self.watching.no_fentry.as_deref().or_else(|| probed.map(|p| p.detail.as_str()).filter(|d| !d.is_empty()))
+    }
+
+    fn attach_fentry(&mut self, mask: u64) -> Result<(), String> {
+        if !self.is_loaded(FENTRY_PROBE) {
+            return Err(self.fentry_refusal().unwrap_or("refused").to_owned());
+        }
+        let wanted: Vec<FentryTarget> =
+            targets(mask).filter(|t| !self.watching.fentry.contains_key(&t.program)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // Parsed again, as keeping it would cost more than the daemon itself.
+        let btf = Btf::from_sys_fs().map_err(|e| chain(&e))?;
+        for target in wanted {
+            if let Some(link) = self.attach_target(&target, &btf)? {
+                self.watching.fentry.insert(target.program, link);
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: this kernel has no such call.
+    fn attach_target(&mut self, target: &FentryTarget, btf: &Btf) -> Result<Option<FEntryLinkId>, String> {
+        let Some(Program::FEntry(program)) = self.object.program_mut(&target.program) else {
+            return Err(format!("{} is not in the object", target.program));
+        };
+        let attached = program.fd().is_ok().then(|| program.attach());
+        if let Some(again) = attached {
+            return again.map(Some).map_err(|e| chain(&e));
+        }
+        for function in &target.functions {
+            match program.load(function, btf) {
+                Ok(()) => return program.attach().map(Some).map_err(|e| chain(&e)),
+                Err(ProgramError::Btf(_)) => {}
+                Err(e) => return Err(format!("{function}: {}", chain(&e))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Detaches all but those of `keep`.
+    fn detach_fentry(&mut self, keep: u64) {
+        let keep: Vec<String> = targets(keep).map(|t| t.program).collect();
+        let links = std::mem::take(&mut self.watching.fentry);
+        for (name, link) in links {
+            if keep.contains(&name) {
+                self.watching.fentry.insert(name, link);
+            } else if let Some(Program::FEntry(p)) = self.object.program_mut(&name) {
+                let _ = p.detach(link);
+            }
+        }
+    }
+
+    fn attach_sys_enter(&mut self) -> Result<(), String> {
+        if self.watching.sys_enter.is_some() {
+            return Ok(());
+        }
+        match self.object.program_mut(SYS_ENTER) {
+            Some(Program::BtfTracePoint(p)) => {
+                self.watching.sys_enter = Some(p.attach().map_err(|e| chain(&e))?);
+                Ok(())
+            }
+            _ => Err(String::from("not in the object")),
+        }
+    }
+
+    fn detach_sys_enter(&mut self) {
+        if let (Some(link), Some(Program::BtfTracePoint(p))) =
+            (self.watching.sys_enter.take(), self.object.program_mut(SYS_ENTER))
+        {
+            let _ = p.detach(link);
+        }
+    }
+}
+
+fn targets(mask: u64) -> impl Iterator<Item = FentryTarget> {
+    (0..abi::SYSCALLS.len()).filter(move |bit| mask >> bit & 1 == 1).flat_map(fentry_targets)
+}
+
+/// Attaches the rarest call's program for a moment: some kernels refuse fentry at load, others only then.
+pub(super) fn probe_fentry(program: &mut Program, btf: &Btf) -> Result<(), String> {
+    let Program::FEntry(program) = program else {
+        return Err(String::from("not an fentry program"));
+    };
+    let bit = abi::SYSCALLS.iter().position(|n| FENTRY_PROBE.ends_with(n));
+    let function = bit
+        .and_then(|b| fentry_targets(b).into_iter().next())
+        .and_then(|t| t.functions.into_iter().next())
+        .unwrap_or_default();
+    program.load(&function, btf).map_err(|e| format!("load: {}", chain(&e)))?;
+    let link = program.attach().map_err(|e| format!("attach: {}", chain(&e)))?;
+    program.detach(link).map_err(|e| chain(&e))
+}

@@ -1,0 +1,7 @@
+//! Sensors: what reads the machine and the runs, named by their source. Pure reading; nothing here judges or acts.
+
+pub mod cgroup;
+pub mod ebpf;
+pub mod metrics;
+pub mod sampler;
+pub mod nvml;

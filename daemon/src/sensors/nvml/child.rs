@@ -1,0 +1,139 @@
+//! The sampler process, as its parent holds it.
+//!
+//! Owns the child and the reading end of its pipe. Dropping it kills it without waiting.
+
+use super::{
+    NvmlConfig,
+    frame::{Decoder, Frame, FrameError},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::EventFd,
+    unistd::read,
+};
+use std::{
+    io,
+    os::fd::AsFd,
+    path::Path,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long SIGKILL may take before the child counts as unkillable.
+const KILL_WITHIN: Duration = Duration::from_secs(2);
+
+/// A running sampler.
+pub struct Sampler {
+    child: Child,
+    out: ChildStdout,
+    decoder: Decoder,
+}
+
+/// What waiting for a sampler gave.
+pub enum Heard {
+    /// Frames, maybe none.
+    Frames(Vec<Frame>),
+    /// Its end of the pipe is closed, or it does not speak in frames.
+    Closed(Option<FrameError>),
+    /// The sensor is to stop.
+    Stop,
+}
+
+impl Sampler {
+    /// Starts one.
+    pub fn start(config: &NvmlConfig, library: Option<&Path>) -> io::Result<Sampler> {
+        let mut command = Command::new(&config.exe);
+        command.arg("nvml-sampler").arg("--interval-ms").arg(config.interval.as_millis().to_string());
+        command.arg("--parent").arg(std::process::id().to_string());
+        if let Some(library) = library {
+            command.arg("--library").arg(library);
+        }
+        let env = config.env.iter().map(|(name, value)| (name, value));
+        let mut child = command.envs(env).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().ok_or_else(|| io::Error::other("the sampler has no standard output"))?;
+        fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Sampler { child, out, decoder: Decoder::default() })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for frames, the end, or `stop`, at most until `until`.
+    pub fn hear(&mut self, stop: &EventFd, until: Instant) -> Heard {
+        let mut fds = [
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.out.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, timeout(until)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => tracing::warn!(%errno, "waiting for the NVML sampler"),
+        }
+        if fds[0].any() == Some(true) {
+            return Heard::Stop;
+        }
+        let mut bytes = [0; 16 << 10];
+        match read(&self.out, &mut bytes) {
+            Ok(0) => return Heard::Closed(None),
+            Ok(n) => self.decoder.push(&bytes[..n]),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => return Heard::Closed(None),
+        }
+        let mut frames = Vec::new();
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => return Heard::Frames(frames),
+                // What came before is still true, but the sampler is broken and will be replaced.
+                Err(error) => return Heard::Closed(Some(error)),
+            }
+        }
+    }
+
+    /// Kills it. The exit status, or the child when it does not die.
+    pub fn kill(mut self) -> Result<ExitStatus, Sampler> {
+        // Already ended is as good.
+        let _ended = self.child.kill();
+        let until = Instant::now() + KILL_WITHIN;
+        loop {
+            match self.ended() {
+                Some(status) => return Ok(status),
+                None if Instant::now() >= until => return Err(self),
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+    }
+}
+
+/// Waits for `stop`; true when it came.
+pub fn stopped_within(stop: &EventFd, wait: Duration) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout(until)) {
+            Ok(n) if n > 0 => return true,
+            Ok(_) if Instant::now() >= until => return false,
+            Err(errno) if errno != Errno::EINTR => return true,
+            _ => {}
+        }
+    }
+}
+
+/// Rounded up, so that a wait is not a spin of zero-length ones.
+fn timeout(until: Instant) -> PollTimeout {
+    let left = until.saturating_duration_since(Instant::now());
+    PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+}

@@ -1,0 +1,138 @@
+//! GPUs, through NVML in a process of its own.
+//!
+//! NVML calls can block without end, so the daemon never makes one: it starts itself again as the sampler
+//! ([`sampler`]), reads frames from it ([`frame`]), and kills and restarts it when nothing comes ([`watch`]).
+//! ```text
+//!  sampler process --frames over a pipe--> sensor thread --NvmlEvent--> sink
+//!        ^--------- SIGKILL, respawn -----------'
+//! ```
+//! Owns the child and what is known of each GPU's sight. Invariants: at most one sampler exists, also when it cannot be
+//! killed; what cannot be seen is said as `Blind`, once, and never reads as healthy; the child dies with the daemon.
+
+mod child;
+pub mod frame;
+pub mod library;
+pub mod sampler;
+mod watch;
+
+pub use frame::{GpuInfo, GpuProcess, Hello, Sample, Unreachable, Xid};
+pub use library::{LibraryError, trusted_library};
+pub use sampler::{SamplerArgs, sampler_main};
+
+use failsafe_core::signal::Kind;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// How GPUs are watched.
+#[derive(Debug, Clone)]
+pub struct NvmlConfig {
+    /// The library, from root's configuration; without it the loader finds `libnvidia-ml.so.1`.
+    pub library: Option<PathBuf>,
+    /// Time between samples of each GPU.
+    pub interval: Duration,
+    /// Silence longer than this is blindness.
+    pub deadline: Duration,
+    /// The same until the first frame of a new sampler: attaching to sleeping GPUs takes seconds.
+    pub start_deadline: Duration,
+    /// How often a missing library is looked for.
+    pub library_retry: Duration,
+    /// The daemon's binary: run with `nvml-sampler` and [`SamplerArgs`].
+    pub exe: PathBuf,
+    /// Environment added for the sampler, for tests.
+    pub env: Vec<(String, String)>,
+}
+
+impl NvmlConfig {
+    /// Deadline of three intervals, at least 2 s; 20 s to start; a missing library is looked for once a minute.
+    pub fn new(library: Option<PathBuf>, interval: Duration) -> NvmlConfig {
+        let deadline = (interval * 3).max(Duration::from_secs(2));
+        NvmlConfig {
+            library,
+            interval,
+            deadline,
+            start_deadline: deadline.max(Duration::from_secs(20)),
+            library_retry: Duration::from_secs(60),
+            exe: PathBuf::from("/proc/self/exe"),
+            env: Vec::new(),
+        }
+    }
+}
+
+/// What the sensor has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NvmlEvent {
+    /// NVML answers; its GPUs. Said again when the set of GPUs changes and after each restart of the sampler.
+    Hello(Hello),
+    /// One GPU's values.
+    Sample(Sample),
+    /// An XID event.
+    Xid(Xid),
+    /// Nothing is seen of one GPU, or of any. Said once per reason.
+    Blind {
+        /// The GPU's UUID; all of them when absent.
+        gpu: Option<String>,
+        /// Why, for a person.
+        why: String,
+        /// When the last reading came, `CLOCK_MONOTONIC`, nanoseconds; `None` when there was none yet.
+        since_ns: Option<u64>,
+    },
+    /// What was blind is seen again.
+    Sees {
+        /// The GPU's UUID; the sensor as a whole when absent. GPUs said blind by themselves say so by themselves.
+        gpu: Option<String>,
+    },
+}
+
+/// The values of a sample, as signals of its GPU.
+pub fn signals(sample: &Sample) -> impl Iterator<Item = (Kind, i64)> {
+    sample.readings.iter().cloned()
+}
+
+/// The running sensor; dropping it stops it.
+#[derive(Debug)]
+pub struct NvmlSensor {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NvmlSensor {
+    /// Starts the sensor's thread, which starts the sampler. `sink` is called on that thread and must not block for long.
+    ///
+    /// # Errors
+    /// When the thread or its event descriptor cannot be made.
+    pub fn spawn(config: NvmlConfig, sink: impl FnMut(NvmlEvent) + Send + 'static) -> std::io::Result<NvmlSensor> {
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let stopped = Arc::clone(&stop);
+        // The child asks to die with its parent *thread*: this one lives as long as the sensor.
+        let thread = thread::Builder::new()
+            .name("nvml".to_owned())
+            .spawn(move || watch::Watch::new(config, &stopped, sink).work())?;
+        Ok(NvmlSensor { stop, thread: Some(thread) })
+    }
+
+    /// Kills and reaps the sampler and ends the thread. A sampler that cannot be killed is left to init.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // An eventfd takes a write unless its count is at the maximum, which wakes just as well.
+            let _full = self.stop.write(1);
+            if thread.join().is_err() {
+                tracing::error!("the NVML sensor's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for NvmlSensor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,227 @@
+//! The sampler process: the daemon's own binary, talking to NVML so that the daemon need not.
+//!
+//! An NVML call can block for ever, even beyond SIGKILL; what blocks here is seen by the parent as silence.
+//! ```text
+//!  main: init, Hello, then Alive at every interval; never calls NVML again, so it always answers
+//!   +- one thread per GPU: Sample at every interval      (a hung GPU leaves the others answering)
+//!   +- one thread for XID events: Xid
+//!   +- one thread that counts GPUs: a change ends the process, and the parent starts a fresh one
+//! ```
+//! Handles are made once per process: whenever they become void (driver reloaded) or a GPU comes or goes, the process
+//! ends with `Ends { Restart }`. There is no `nvmlShutdown`: the end of the process closes every descriptor of the driver.
+
+mod read;
+mod work;
+mod xid;
+
+use super::frame::{Fault, Frame, Hello, Unreachable};
+use crate::platform::clock;
+use anyhow::Context;
+use nix::{
+    sys::{prctl, signal::Signal},
+    unistd::{dup, dup2_stdout, getppid},
+};
+use nvml_wrapper::{Nvml, error::NvmlError};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+use work::{End, Found, Shared};
+
+/// How long `Hello` waits for GPUs that are slow to give a handle.
+const COLLECT: Duration = Duration::from_secs(3);
+/// How often the GPUs are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Threads here need little; the default would count against the address space only.
+const STACK: usize = 256 << 10;
+
+/// Arguments of the sampler process; only the daemon starts it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SamplerArgs {
+    /// The library; without it the dynamic loader finds `libnvidia-ml.so.1`.
+    #[arg(long, value_name = "PATH")]
+    pub library: Option<PathBuf>,
+    /// Time between samples.
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    pub interval_ms: u64,
+    /// The process that started this one; when that is gone, so is this.
+    #[arg(long, value_name = "PID")]
+    pub parent: Option<i32>,
+}
+
+/// Samples until the parent goes, the handles are void, or the pipe closes. Its standard output carries frames only.
+///
+/// # Errors
+/// When standard output cannot be set up; what NVML says goes to the parent as a frame.
+pub fn sampler_main(args: SamplerArgs) -> anyhow::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL).context("asking to die with the daemon")?;
+    if args.parent.is_some_and(|parent| parent != getppid().as_raw()) {
+        return Ok(());
+    }
+    // A library that prints must not print into the frames.
+    let out = File::from(dup(std::io::stdout()).context("keeping standard output")?);
+    dup2_stdout(std::io::stderr()).context("leading standard output to standard error")?;
+    let (ends, ended) = mpsc::channel();
+    let shared = Arc::new(Shared::new(out, ends));
+    let end = sample(&args, &shared, &ended);
+    shared.send(&Frame::Ends { fault: end.fault, why: end.why });
+    // Threads may be inside calls that never come back.
+    std::process::exit(0)
+}
+
+fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>) -> End {
+    let interval = Duration::from_millis(args.interval_ms.max(10));
+    let nvml = match load(args.library.as_deref()) {
+        Ok(nvml) => nvml,
+        Err(end) => return end,
+    };
+    let count = match nvml.device_count() {
+        Ok(count) => count,
+        Err(error) => return End { fault: Fault::Init, why: format!("nvmlDeviceGetCount_v2: {error}") },
+    };
+    let mut hello = greeting(nvml);
+    let (found, finds) = mpsc::channel();
+    // Workers are held back by the gate until `Hello` is out.
+    let gate = Arc::new(work::Gate::default());
+    for index in 0..count {
+        let (shared, found, gate) = (Arc::clone(shared), found.clone(), Arc::clone(&gate));
+        if let Err(error) = spawn(&format!("gpu-{index}"), move || {
+            work::work(nvml, index, interval, &shared, &found, &gate);
+        }) {
+            hello.unreachable.push(Unreachable { index, why: format!("starting its thread: {error}") });
+        }
+    }
+    drop(found);
+    let until = Instant::now() + COLLECT;
+    let answered = |hello: &Hello| hello.gpus.len() + hello.unreachable.len() >= count as usize;
+    while !answered(&hello)
+        && let Ok(find) = finds.recv_timeout(until.saturating_duration_since(Instant::now()))
+    {
+        take(&mut hello, shared, find);
+    }
+    for index in 0..count {
+        if !hello.gpus.iter().any(|g| g.index == index) && !hello.unreachable.iter().any(|u| u.index == index) {
+            hello.unreachable.push(Unreachable { index, why: "its first call has not come back".to_owned() });
+        }
+    }
+    shared.send(&Frame::Hello(hello.clone()));
+    gate.open();
+    let threads = [
+        spawn("xid", { let shared = Arc::clone(shared); move || xid::watch(nvml, &shared) }),
+        spawn("count", { let shared = Arc::clone(shared); move || count_gpus(nvml, count, &shared) }),
+    ];
+    if let Some(error) = threads.into_iter().find_map(Result::err) {
+        return End { fault: Fault::Restart, why: format!("starting a thread: {error}") };
+    }
+    loop {
+        match ended.recv_timeout(interval) {
+            Ok(end) => return end,
+            Err(_) => shared.send(&Frame::Alive { busy: shared.busy() }),
+        }
+        let mut late = false;
+        while let Ok(find) = finds.try_recv() {
+            late |= take(&mut hello, shared, find);
+        }
+        if late {
+            shared.send(&Frame::Hello(hello.clone()));
+        }
+    }
+}
+
+/// Adds what a GPU's thread found; true when a GPU answers.
+fn take(hello: &mut Hello, shared: &Shared, found: Found) -> bool {
+    let index = found.index();
+    hello.unreachable.retain(|u| u.index != index);
+    match found {
+        Found::Gpu(gpu, device) => {
+            shared.add(&gpu.uuid, device);
+            hello.gpus.push(gpu);
+            hello.gpus.sort_by_key(|g| g.index);
+            true
+        }
+        Found::Nothing(unreachable) => {
+            hello.unreachable.push(unreachable);
+            false
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
+}
+
+/// NVML for the rest of the process's life: threads that may hang hold it, so it is never given back.
+fn load(library: Option<&Path>) -> Result<&'static Nvml, End> {
+    let name = library.unwrap_or(Path::new("libnvidia-ml.so.1"));
+    match Nvml::builder().lib_path(name.as_os_str()).init() {
+        Ok(nvml) => Ok(Box::leak(Box::new(nvml))),
+        Err(NvmlError::LibloadingError(error)) => {
+            let error = error.to_string();
+            let missing = error.contains("No such file");
+            let why = if missing { "not found" } else { "cannot be loaded" };
+            Err(End { fault: Fault::Library, why: format!("{} {why}: {error}", name.display()) })
+        }
+        Err(NvmlError::FailedToLoadSymbol(error)) => {
+            Err(End { fault: Fault::Library, why: format!("{} is not an NVML library: {error}", name.display()) })
+        }
+        Err(error) => Err(End { fault: Fault::Init, why: format!("nvmlInit_v2: {error}") }),
+    }
+}
+
+fn greeting(nvml: &Nvml) -> Hello {
+    let driver = nvml.sys_driver_version().unwrap_or_default();
+    let nvml = nvml.sys_nvml_version().unwrap_or_default();
+    let says_so = driver.contains("sim") || nvml.contains("sim");
+    let simulated = says_so || !driver_loaded(&driver, Path::new("/"));
+    Hello { driver, nvml, simulated, ..Hello::default() }
+}
+
+/// Whether the kernel has the NVIDIA driver of exactly this version: a real library refuses to work with any other.
+fn driver_loaded(version: &str, root: &Path) -> bool {
+    let has = |file: &str| {
+        fs::read_to_string(root.join(file))
+            .is_ok_and(|text| !version.is_empty() && text.split_ascii_whitespace().any(|word| word == version))
+    };
+    has("sys/module/nvidia/version") || has("proc/driver/nvidia/version")
+}
+
+/// Ends the process when GPUs come or go.
+fn count_gpus(nvml: &Nvml, known: u32, shared: &Shared) {
+    loop {
+        thread::sleep(COUNT_EVERY);
+        match nvml.device_count() {
+            Ok(count) if count == known => {}
+            Ok(count) => shared.restart(format!("NVML counts {count} GPUs, no longer {known}")),
+            Err(error) if read::standing(&error) == read::Standing::Void => {
+                shared.restart(format!("nvmlDeviceGetCount_v2: {error}"));
+            }
+            // What else it says, the GPUs' own threads hear too.
+            Err(_) => {}
+        }
+    }
+}
+
+/// Now, as frames tell it.
+fn now_ns() -> u64 {
+    clock::monotonic_ns()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernels_own_driver_makes_a_reading_real() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!driver_loaded("575.57.08", root.path()));
+        fs::create_dir_all(root.path().join("proc/driver/nvidia")).unwrap();
+        let text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  575.57.08  Tue May 20\nGCC version: 12\n";
+        fs::write(root.path().join("proc/driver/nvidia/version"), text).unwrap();
+        assert!(driver_loaded("575.57.08", root.path()));
+        assert!(!driver_loaded("575.57", root.path()));
+        assert!(!driver_loaded("", root.path()));
+    }
+}

@@ -1,0 +1,250 @@
+//! The sampler: at every interval, counters and cgroup files of every live run; and the guard, which looks more often at
+//! runs that are meant to be frozen.
+//!
+//! Owns what it needs to tell change from sameness. A value that has not changed is repeated every few seconds only: enough
+//! for the core to know that the sensor sees.
+
+use super::{
+    cgroup::{RunReader, RunUsage},
+    ebpf::RunCounters,
+};
+use crate::{
+    actuators::cgroup::{Hold, is_still_frozen},
+    pipeline::{Message, Sender, translate::sampled},
+    platform::clock,
+    runs::{LiveRun, Registry, Standing},
+};
+use failsafe_core::{Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How often the guard looks at runs that are meant to be frozen.
+const GUARD_EVERY: Duration = Duration::from_millis(100);
+/// An unchanged value is told again after this; well below the core's `STALE_AFTER`.
+const REPEAT_AFTER: Duration = Duration::from_secs(4);
+
+/// When each of its parts last succeeded, wall clock ns; 0: never. For `node status`.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// A pass over the cgroup files of every live run.
+    pub pass: AtomicI64,
+    /// eBPF counters.
+    pub counters: AtomicI64,
+}
+
+#[derive(Default)]
+struct Seen {
+    reader: RunReader,
+    values: BTreeMap<Kind, (i64, Instant)>,
+    lost: u64,
+}
+
+/// The sampler's thread.
+pub struct Sampler {
+    registry: Arc<Registry>,
+    pipeline: Sender,
+    interval: Duration,
+    health: Arc<Health>,
+    seen: BTreeMap<RunId, Seen>,
+    counters_blind: bool,
+}
+
+impl Sampler {
+    /// A sampler; [`Sampler::work`] runs it.
+    pub fn new(registry: Arc<Registry>, pipeline: Sender, interval: Duration, health: Arc<Health>) -> Sampler {
+        Sampler { registry, pipeline, interval, health, seen: BTreeMap::new(), counters_blind: false }
+    }
+
+    /// Samples until `stop`.
+    pub fn work(mut self, stop: &AtomicBool) {
+        let mut next = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let live = self.registry.live();
+            if Instant::now() >= next {
+                self.sample(&live);
+                // A late sample is not caught up with: two in a row would say nothing more.
+                next = Instant::now() + self.interval;
+            }
+            let mut wait = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(250));
+            for run in &live {
+                if run.status().hold_frozen {
+                    self.guard(run);
+                    wait = wait.min(GUARD_EVERY);
+                }
+            }
+            std::thread::park_timeout(wait);
+        }
+    }
+
+    fn tell(&self, message: Message) {
+        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+        let _closed = self.pipeline.send(message);
+    }
+
+    fn sample(&mut self, live: &[Arc<LiveRun>]) {
+        self.seen.retain(|id, _| live.iter().any(|run| run.run.id == *id));
+        let counters: BTreeMap<RunId, RunCounters> = match self.registry.kernel().counters() {
+            Ok(counters) => {
+                self.health.counters.store(clock::wall_ns(), Ordering::Relaxed);
+                if std::mem::take(&mut self.counters_blind) {
+                    self.gap(None, "counters are read again".into(), 0, false);
+                }
+                counters.into_iter().collect()
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.counters_blind, true) {
+                    self.gap(None, format!("counters cannot be read: {error}"), 0, true);
+                }
+                BTreeMap::new()
+            }
+        };
+        for run in live {
+            self.run(run, counters.get(&run.run.id));
+        }
+        self.health.pass.store(clock::wall_ns(), Ordering::Relaxed);
+    }
+
+    fn gap(&self, run: Option<RunId>, what: String, lost: u64, blind: bool) {
+        let at = MonoTime(clock::monotonic_ns());
+        self.tell(Message::Input(Input::Gap(Gap {
+            seq: 0,
+            at,
+            source: Source::Ebpf,
+            run,
+            gpu: None,
+            what,
+            lost,
+            blind,
+        })));
+    }
+
+    fn run(&mut self, run: &Arc<LiveRun>, counters: Option<&RunCounters>) {
+        let id = run.run.id;
+        let mut seen = self.seen.remove(&id).unwrap_or_default();
+        let usage = match seen.reader.read(&run.cgroup) {
+            Ok(usage) => Some(usage),
+            Err(error) if error.is_vanished() => {
+                self.tell(Message::Ended(id));
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(run = %id, error = %error.chain(), "the run's cgroup cannot be read");
+                None
+            }
+        };
+        if usage.as_ref().is_some_and(|u| u.processes == 0) && run.cgroup.events().is_ok_and(|e| !e.populated) {
+            self.tell(Message::Ended(id));
+            return;
+        }
+        let mut values = Vec::new();
+        if let Some(usage) = &usage {
+            values.extend(usage_values(usage).map(|(kind, value)| (Source::Cgroup, kind, value)));
+        }
+        if let Some(counters) = counters {
+            values.extend(counter_values(counters).map(|(kind, value)| (Source::Ebpf, kind, value)));
+            if counters.lost > seen.lost {
+                let lost = counters.lost - std::mem::replace(&mut seen.lost, counters.lost);
+                self.gap(Some(id), format!("{lost} events did not fit the ring buffer"), lost, false);
+            }
+        }
+        {
+            let mut status = run.status();
+            if let Some(c) = counters {
+                (status.egress_bytes, status.ingress_bytes) = (c.egress_bytes, c.ingress_bytes);
+                (status.events, status.events_lost) = (c.events, c.lost);
+            }
+            status.usage = usage;
+        }
+        for (source, kind, value) in values {
+            if seen.changed(&kind, value) {
+                self.tell(Message::Input(sampled(Subject::Run(id), source, kind, value)));
+            }
+        }
+        self.seen.insert(id, seen);
+    }
+
+    fn guard(&self, run: &Arc<LiveRun>) {
+        // A freeze or thaw that is under way is nobody else's doing.
+        let Ok(_gate) = run.gate.try_lock() else { return };
+        if !run.status().hold_frozen {
+            return;
+        }
+        match is_still_frozen(&run.cgroup) {
+            Ok(Hold::Frozen) if run.status().standing == Standing::Partial => {
+                self.tell(Message::StillFrozen(run.run.id))
+            }
+            Ok(Hold::Loose { levels, .. }) if run.status().frozen_since.is_some() => {
+                let levels = u32::try_from(levels.len()).unwrap_or(u32::MAX);
+                let at = MonoTime(clock::monotonic_ns());
+                self.tell(Message::Input(Input::Signal(Signal {
+                    seq: 0,
+                    at,
+                    source: Source::Guard,
+                    subject: Subject::Run(run.run.id),
+                    kind: Kind::Event,
+                    value: Value::Event(Event::ForeignThaw { levels }),
+                })));
+            }
+            Ok(Hold::Vanished) => self.tell(Message::Ended(run.run.id)),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(run = %run.run.id, error = %error.chain(), "the guard cannot look at a frozen run")
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn changed(&mut self, kind: &Kind, value: i64) -> bool {
+        let now = Instant::now();
+        match self.values.get_mut(kind) {
+            Some((last, told)) if *last == value && now.duration_since(*told) < REPEAT_AFTER => false,
+            Some(entry) => {
+                *entry = (value, now);
+                true
+            }
+            None => {
+                self.values.insert(kind.clone(), (value, now));
+                true
+            }
+        }
+    }
+}
+
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn usage_values(usage: &RunUsage) -> impl Iterator<Item = (Kind, i64)> {
+    let psi = |p: Option<super::cgroup::Pressure>| p.map(|p| i64::from(p.some_avg10) * 10);
+    [
+        (Kind::Memory, usage.memory_bytes.map(integer)),
+        (Kind::CpuTime, usage.cpu_usec.map(integer)),
+        (Kind::OomKills, usage.oom_kills.map(integer)),
+        (Kind::Processes, Some(integer(usage.processes))),
+        (Kind::PressureCpu, psi(usage.psi.cpu)),
+        (Kind::PressureMemory, psi(usage.psi.memory)),
+        (Kind::PressureIo, psi(usage.psi.io)),
+    ]
+    .into_iter()
+    .filter_map(|(kind, value)| Some((kind, value?)))
+}
+
+fn counter_values(c: &RunCounters) -> impl Iterator<Item = (Kind, i64)> {
+    [
+        (Kind::EgressBytes, c.egress_bytes),
+        (Kind::EgressPackets, c.egress_packets),
+        (Kind::IngressBytes, c.ingress_bytes),
+        (Kind::IngressPackets, c.ingress_packets),
+        (Kind::EgressDenied, c.denied_calls + c.dropped_packets),
+        (Kind::EventsLost, c.lost),
+    ]
+    .into_iter()
+    .map(|(kind, value)| (kind, integer(value)))
+}

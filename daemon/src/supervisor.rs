@@ -1,0 +1,276 @@
+//! The supervisor: the only place that starts and ends threads. A critical one's end ends the process, and systemd starts
+//! it again; what it contained stays contained meanwhile.
+//!
+//! ```text
+//! lock, log, kernel ─► adopt runs ─► sensors ─► API, ready ─► wait for: signal | a critical thread's end ─► stop
+//! ```
+
+use crate::{
+    actuators::interpreter::Interpreter,
+    api::{self, Context, NodeView, Roles, SensorView},
+    config::Config,
+    log::LogOwner,
+    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, recording::Recordings, translate},
+    platform::{CgroupRoot, clock},
+    runs::{
+        Registry,
+        kernel::{Kernel, chain},
+        store::Store,
+    },
+    sensors::{
+        ebpf::{self, Ebpf, EventReader, Via},
+        sampler::{Health, Sampler},
+    },
+    systemd,
+};
+use anyhow::Context as _;
+use failsafe_core::{Input, MonoTime, event, input::Gap, record::Record, signal::Source};
+use failsafe_journal::StateLock;
+use nix::sys::eventfd::EventFd;
+use sha2::{Digest, Sha256};
+use std::{
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A thread without which the daemon does not do what it says.
+struct Critical {
+    name: &'static str,
+    thread: JoinHandle<()>,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting, or the critical part that ended.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let started_ns = clock::wall_ns();
+    let state_dir = &config.state_dir;
+    std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    let _lock = StateLock::acquire(state_dir)?;
+    let boot_id = clock::boot_id(std::path::Path::new("/proc")).context("no boot id")?.to_string();
+    let store = Store::open(state_dir)?;
+    let (log_owner, findings) = LogOwner::open(state_dir, &boot_id).context("cannot open the audit log")?;
+    let log = log_owner.log();
+
+    let root = CgroupRoot::find().context("failsafed needs a cgroup2 mount")?;
+    let (kernel, reader) = load(&config);
+    let node = Arc::new(Mutex::new(NodeView::default()));
+    let registry = Arc::new(Registry::new(root, kernel, store));
+    see_ebpf(&registry, &node);
+
+    let (pipeline, queue) = mpsc::sync_channel(pipeline::QUEUE);
+    let tell = pipeline.clone();
+    let told = Arc::new(move |told| {
+        let _closed = tell.send(Message::Told(told));
+    });
+    let interpreter = Interpreter::spawn(registry.clone(), &config, told)?;
+    let recordings = Recordings::spawn()?;
+    let flusher = recordings.flusher();
+    let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
+    record_start(&log, &node, findings);
+
+    let now = MonoTime(clock::monotonic_ns());
+    let adopted = registry.adopt(&log, &boot_id, now, clock::wall_ns());
+    let mut early: Vec<Message> = Vec::new();
+    for run in adopted {
+        early.push(Message::Adopted(run.live, run.found));
+        let told = |o| Message::Told(crate::actuators::interpreter::Told::Outcome(o));
+        early.extend(run.outcomes.into_iter().map(told));
+    }
+
+    let parts = Parts {
+        registry: registry.clone(),
+        log: log.clone(),
+        interpreter,
+        recordings,
+        recording_max_bytes: config.recording_max_bytes,
+    };
+    let (ended, mut any_ended) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
+    let watchdog = systemd::Watchdog::new();
+    let mut critical = vec![spawn("pipeline", &ended, move || Pipeline::new(parts).work(&queue, || watchdog.feed()))?];
+    for message in early {
+        pipeline.send(message).ok().context("the pipeline ended at once")?;
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let stop_events = Arc::new(EventFd::from_value(0)?);
+    if let Some(reader) = reader {
+        critical.push(read_events(reader, &registry, &pipeline, &stop_events, &ended)?);
+    }
+    let health = Arc::new(Health::default());
+    let sampler = Sampler::new(registry.clone(), pipeline.clone(), config.sample_interval(), health.clone());
+    let sampler_stop = stop.clone();
+    critical.push(spawn("sampler", &ended, move || sampler.work(&sampler_stop))?);
+
+    let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
+
+    let context = Arc::new(Context {
+        authority: Roles::new(&config.admin_group),
+        registry: registry.clone(),
+        log: log.clone(),
+        pipeline: pipeline.clone(),
+        flusher,
+        node,
+        health,
+        boot_id,
+        started_ns,
+        config,
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
+    let served = runtime.block_on(async {
+        let listener = api::bind(&context.config.socket)?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        systemd::ready();
+        tracing::info!(socket = %context.config.socket.display(), "failsafed is ready");
+        let (why, stopped) = tokio::sync::oneshot::channel::<Option<&'static str>>();
+        let stopping = async move {
+            let ended = tokio::select! {
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
+                name = any_ended.recv() => name,
+            };
+            let _nobody = why.send(ended);
+        };
+        // Streams that follow the log would keep a graceful shutdown waiting for ever: the server is dropped instead.
+        tokio::select! {
+            served = api::serve(context.clone(), listener, std::future::pending()) => served.map_err(anyhow::Error::from),
+            () = stopping => match stopped.await.ok().flatten() {
+                Some(name) => Err(anyhow::anyhow!("the {name} thread ended")),
+                None => Ok(()),
+            },
+        }
+    });
+    runtime.shutdown_background();
+    systemd::stopping();
+    tracing::info!("failsafed stops");
+    let _removed = std::fs::remove_file(&context.config.socket);
+    stop.store(true, Ordering::Relaxed);
+    let _woken = stop_events.write(1);
+    drop(metrics);
+    gpus.stop();
+    let _closed = pipeline.send(Message::Stop);
+    for Critical { name, thread } in critical {
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            tracing::error!(name, "a thread panicked");
+        }
+    }
+    log.record(&Record::DaemonStopped, None, None);
+    log_owner.close();
+    drop(context);
+    if let Some(registry) = Arc::into_inner(registry) {
+        registry.close();
+    }
+    served
+}
+
+fn spawn(
+    name: &'static str,
+    ended: &tokio::sync::mpsc::UnboundedSender<&'static str>,
+    work: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<Critical> {
+    struct Tell(&'static str, tokio::sync::mpsc::UnboundedSender<&'static str>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            let _stopping = self.1.send(self.0);
+        }
+    }
+    let tell = Tell(name, ended.clone());
+    let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        // Dropped on a panic too.
+        let _tell = tell;
+        work();
+    })?;
+    Ok(Critical { name, thread })
+}
+
+fn load(config: &Config) -> (Kernel, Option<EventReader>) {
+    let instance = hex::encode(&Sha256::digest(config.state_dir.as_os_str().as_encoded_bytes())[..8]);
+    let wanted = ebpf::Config {
+        ring_bytes: config.ring_kib * 1_024,
+        max_runs: crate::runs::kernel::MAX_RUNS,
+        bpffs: config.bpffs().map(std::path::Path::to_owned),
+        instance,
+    };
+    match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((ebpf.event_reader()?, ebpf))) {
+        Ok((reader, ebpf)) => (Kernel::new(Ok(ebpf)), Some(reader)),
+        Err(error) => {
+            let why = chain(&error);
+            tracing::error!(why, "eBPF is not available: runs are watched without it");
+            (Kernel::new(Err(why)), None)
+        }
+    }
+}
+
+fn see_ebpf(registry: &Registry, node: &Mutex<NodeView>) {
+    let kernel = registry.kernel();
+    let missing = kernel.missing_guards();
+    let blind = match kernel.blind() {
+        Some(why) => Some(why.to_owned()),
+        None if !missing.is_empty() => Some(format!("the kernel refuses {}", missing.join(", "))),
+        None => None,
+    };
+    let loaded = kernel.programs().iter().filter(|p| p.state == ebpf::ProgramState::Loaded).count();
+    let view = SensorView { blind, detail: format!("{loaded} programs loaded"), last_success_ns: clock::wall_ns() };
+    let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
+    node.sensors.insert(Source::Ebpf, view);
+    let seeing = |detail: &str| SensorView { blind: None, detail: detail.into(), last_success_ns: clock::wall_ns() };
+    node.sensors.insert(Source::Cgroup, seeing("cgroup files and /proc"));
+    node.sensors.insert(Source::App, seeing("metrics socket"));
+}
+
+fn record_start(log: &crate::log::Log, node: &Mutex<NodeView>, findings: Vec<String>) {
+    let node = node.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut blind: Vec<String> = node.blind().into_iter().map(|(source, why)| format!("{source}: {why}")).collect();
+    blind.extend(findings);
+    for finding in &blind {
+        tracing::warn!(finding, "at start");
+    }
+    let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let nvml = (!node.nvml.is_empty()).then(|| node.nvml.clone());
+    log.record(&Record::DaemonStarted { version, kernel, blind, nvml }, None, None);
+}
+
+fn read_events(
+    reader: EventReader,
+    registry: &Arc<Registry>,
+    pipeline: &pipeline::Sender,
+    stop: &Arc<EventFd>,
+    ended: &tokio::sync::mpsc::UnboundedSender<&'static str>,
+) -> anyhow::Result<Critical> {
+    let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
+    spawn("ebpf-events", ended, move || {
+        let done = reader.run(stop.as_fd(), |event| {
+            let via = match event.what {
+                ebpf::What::Syscall { .. } => match registry.kernel().syscalls_via() {
+                    Some(Via::Fentry) => event::Via::Fentry,
+                    _ => event::Via::SysEnter,
+                },
+                _ => event::Via::Fentry,
+            };
+            if let Some(input) = translate::event(registry.kernel(), via, event) {
+                let _closed = pipeline.send(Message::Input(input));
+            }
+        });
+        match done {
+            Ok(undecoded) if undecoded > 0 => {
+                let what = format!("{undecoded} events could not be decoded");
+                let at = MonoTime(clock::monotonic_ns());
+                let gap =
+                    Gap { seq: 0, at, source: Source::Ebpf, run: None, gpu: None, what, lost: undecoded, blind: false };
+                let _closed = pipeline.send(Message::Input(Input::Gap(gap)));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the event ring cannot be read"),
+        }
+    })
+}

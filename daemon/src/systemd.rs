@@ -1,0 +1,45 @@
+//! What systemd is told: readiness, stopping, and that the pipeline advances. Nothing is sent where nobody listens.
+
+use sd_notify::NotifyState;
+
+/// The daemon serves.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The daemon stops on purpose.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Feeds systemd's watchdog; only the pipeline holds it, so a stuck pipeline starves it.
+pub struct Watchdog {
+    wanted: bool,
+}
+
+impl Watchdog {
+    /// Whether systemd wants to be told is in the environment (`WATCHDOG_USEC`, see sd_watchdog_enabled(3)).
+    #[must_use]
+    pub fn new() -> Watchdog {
+        Watchdog { wanted: sd_notify::watchdog_enabled().is_some() }
+    }
+
+    /// The pipeline has advanced.
+    pub fn feed(&self) {
+        if self.wanted {
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd could not be told");
+    }
+}

@@ -1,0 +1,238 @@
+//! Events: what processes of a run do, and nobody else's.
+
+use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
+
+use failsafed::sensors::ebpf::{EgressPolicy, NetOp, WatchedCall, What};
+
+use super::agent::{Agent, memfd};
+use super::bench::{enforce, memory_limit, ready, ready_with};
+
+#[test]
+fn every_program_is_accounted_for() {
+    let Some(bench) = ready("probe") else { return };
+    for p in bench.ebpf.programs() {
+        println!("{:14} {:28} {:?} {}", p.name, p.hook, p.state, p.detail);
+    }
+    assert_eq!(bench.ebpf.missing_guards(), Vec::<&str>::new());
+    for name in ["fs_exec", "fs_fork", "fs_exit", "fs_move", "fs_sys_enter", "fs_sock_ops", "fs_ingress"] {
+        assert!(bench.ebpf.is_loaded(name), "{name}");
+    }
+}
+
+#[test]
+fn process_life_is_seen_in_the_run_and_below_it_and_nowhere_else() {
+    let Some(mut bench) = ready("life") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    // Made after the run was added.
+    let below = run.cgroup.child("below");
+    let outside = std::process::Command::new("/bin/true").status().unwrap();
+    assert!(outside.success());
+
+    for cgroup in [&run.cgroup, &below] {
+        let mut child = cgroup.spawn("/bin/sh", &["-c", "exec /bin/sleep 0 # argument"]);
+        let pid = child.id();
+        assert!(child.wait().unwrap().success());
+        let events = bench.until(|e| e.subject.pid == pid && matches!(e.what, What::Exit { status: 0 }));
+        let of_child: Vec<_> = events.iter().filter(|e| e.subject.pid == pid).collect();
+        let execs: Vec<_> = of_child
+            .iter()
+            .filter_map(|e| match &e.what {
+                What::Exec { path, argv, truncated: false, .. } => Some((path.as_str(), argv.join(" "))),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            execs,
+            [
+                ("/bin/sh", "/bin/sh -c exec /bin/sleep 0 # argument".to_owned()),
+                ("/bin/sleep", "/bin/sleep 0".to_owned())
+            ]
+        );
+        assert!(of_child.iter().all(|e| e.subject.ppid == std::process::id()));
+        assert!(of_child.iter().skip(1).all(|e| e.subject.cgroup_id == cgroup.id));
+        assert!(events.iter().all(|e| e.slot == run.slot && e.epoch == run.epoch));
+    }
+
+    // A forked grandchild, and the way it ends.
+    let mut child = run.cgroup.spawn("/bin/sh", &["-c", "/bin/sh -c 'kill -9 $$'; exit 3"]);
+    let pid = child.id();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    let events = bench.until(|e| e.subject.pid == pid && matches!(e.what, What::Exit { .. }));
+    let (grandchild, start) = events
+        .iter()
+        .find_map(|e| match e.what {
+            What::Fork { child_pid, child_start_boottime_ns, .. } if e.subject.pid == pid => {
+                Some((child_pid, child_start_boottime_ns))
+            }
+            _ => None,
+        })
+        .expect("a fork event");
+    let end = events.iter().find(|e| e.subject.pid == grandchild && matches!(e.what, What::Exit { .. })).unwrap();
+    assert_eq!(end.subject.start_boottime_ns, start);
+    assert!(matches!(end.what, What::Exit { status: 9 }));
+    let last = events.last().unwrap();
+    assert!(
+        matches!(last.what, What::Exit { status } if std::process::ExitStatus::from_raw(status.cast_signed()).code() == Some(3))
+    );
+    bench.assert_no_gap(&run);
+}
+
+#[test]
+fn an_exec_says_what_kind_of_file_it_was() {
+    let Some(mut bench) = ready("exec") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    let long = "x".repeat(300);
+    assert_eq!(agent.ask(&format!("exec {} {long}", script.display())), "ok");
+    assert_eq!(agent.ask("execmemfd"), "ok");
+    let events = bench.until(|e| matches!(&e.what, What::Exec { unlinked: true, .. }));
+    let scripted = events
+        .iter()
+        .find_map(|e| match &e.what {
+            What::Exec { path, argv, script: true, truncated, unlinked: false } => Some((path, argv, truncated)),
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(scripted.0.as_str(), script.to_str().unwrap());
+    // What runs is the interpreter.
+    assert_eq!(scripted.1[..2], ["/bin/sh", script.to_str().unwrap()]);
+    assert!(scripted.1[2].starts_with("xxx") && *scripted.2);
+}
+
+#[test]
+fn watched_calls_are_seen_through_every_abi_and_only_in_the_run() {
+    let Some(mut bench) = ready("calls") else { return };
+    let mask = ["memfd_create", "unshare", "ptrace"].iter().map(|n| WatchedCall::from_name(n).unwrap().mask()).sum();
+    let run = bench.add_watching("a", &EgressPolicy::default(), mask);
+    let quiet = bench.add_watching("b", &EgressPolicy::default(), 0);
+    println!("via {:?}; fentry refused: {:?}", bench.ebpf.require_syscalls(mask).unwrap(), bench.ebpf.fentry_refusal());
+    let mut agent = Agent::start(&run.cgroup);
+    let mut other = Agent::start(&quiet.cgroup);
+    assert_eq!(other.ask("memfd"), "ok");
+    memfd();
+    for command in ["memfd", "unshare", "ptrace", "memfd32", "keyctl"] {
+        agent.ask(command);
+    }
+    agent.ask("unshare");
+    let events = bench.until({
+        let mut seen = 0;
+        move |e| {
+            seen += usize::from(matches!(&e.what, What::Syscall { call, .. } if call.name() == "unshare"));
+            seen == 2
+        }
+    });
+    let calls: Vec<_> = events
+        .iter()
+        .filter_map(|e| match &e.what {
+            What::Syscall { call, compat, args } => Some((e.slot, call.name(), *compat, args[0])),
+            _ => None,
+        })
+        .collect();
+    let compat = cfg!(target_arch = "x86_64") && calls.len() == 5;
+    assert!(calls.iter().all(|c| c.0 == run.slot), "{calls:?}");
+    let names: Vec<_> = calls.iter().map(|c| (c.1, c.2)).collect();
+    let mut expected = vec![("memfd_create", false), ("unshare", false), ("ptrace", false)];
+    if compat {
+        expected.push(("memfd_create", true));
+    } else {
+        println!("skipped: this kernel runs no 32-bit calls");
+    }
+    expected.push(("unshare", false));
+    assert_eq!(names, expected);
+    assert_eq!(calls[1].3, u64::from(libc_clone_files()));
+
+    bench.ebpf.require_syscalls(0).unwrap();
+    agent.ask("memfd");
+    agent.ask("bind");
+    let rest = bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Bind));
+    assert!(!rest.iter().any(|e| matches!(e.what, What::Syscall { .. })));
+}
+
+fn libc_clone_files() -> u32 {
+    nix::sched::CloneFlags::CLONE_FILES.bits().cast_unsigned()
+}
+
+#[test]
+fn leaving_and_joining_are_seen_with_the_mover() {
+    let Some(mut bench) = ready("leave") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    let below = run.cgroup.child("below");
+    let refuge = bench.cgroup("refuge");
+    let mut agent = Agent::start(&run.cgroup);
+    let pid = agent.pid();
+    // Within the run: not an event.
+    below.admit(pid);
+    // Out, by its own hand.
+    assert_eq!(agent.ask(&format!("moveto {}", refuge.path.display())), "ok");
+    let events = bench.until(|e| matches!(e.what, What::Leave(_)));
+    assert!(
+        !events.iter().any(|e| matches!(e.what, What::Join(_)) && e.at_ns > events[0].at_ns && e.subject.pid == pid)
+    );
+    let What::Leave(m) = &events.last().unwrap().what else { unreachable!() };
+    assert_eq!((m.from_cgroup_id, m.to_cgroup_id, m.mover_pid, m.by_run), (below.id, refuge.id, pid, false));
+    assert_eq!(events.last().unwrap().subject.pid, pid);
+    // Back, by ours.
+    run.cgroup.admit(pid);
+    let events = bench.until(|e| matches!(e.what, What::Join(_)) && e.subject.pid == pid);
+    let What::Join(m) = &events.last().unwrap().what else { unreachable!() };
+    assert_eq!((m.to_cgroup_id, m.mover_pid, m.by_run), (run.cgroup.id, std::process::id(), false));
+    // Born outside.
+    assert_eq!(agent.ask(&format!("cloneto {}", refuge.path.display())), "ok");
+    let events = bench.until(|e| matches!(e.what, What::Leave(_)));
+    let What::Leave(m) = &events.last().unwrap().what else { unreachable!() };
+    assert_eq!((m.from_cgroup_id, m.to_cgroup_id, m.mover_pid), (run.cgroup.id, refuge.id, pid));
+    assert!(m.by_clone && m.by_run && events.last().unwrap().subject.ppid == pid);
+    // A process that was there before the run was registered is known too.
+    let old = bench.cgroup("old");
+    let early = Agent::start(&old);
+    let adopted = bench.adopt(old, &EgressPolicy::default());
+    refuge.admit(early.pid());
+    let events = bench.until(|e| matches!(e.what, What::Leave(_)));
+    assert_eq!((events.last().unwrap().slot, events.last().unwrap().subject.pid), (adopted.slot, early.pid()));
+}
+
+#[test]
+fn an_oom_kill_names_its_victim() {
+    let Some(mut bench) = ready("oom") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    let Some(limit) = memory_limit(&run.cgroup, 24 << 20) else {
+        println!("skipped: no memory controller to limit");
+        return;
+    };
+    let mut agent = Agent::start(&run.cgroup);
+    limit.admit(agent.pid());
+    let pid = agent.pid();
+    agent.tell("eat");
+    let events = bench.until(|e| matches!(e.what, What::Exit { .. }) && e.subject.pid == pid);
+    let oom = events.iter().find(|e| e.what == What::Oom).expect("an OOM event");
+    assert_eq!((oom.subject.pid, oom.subject.cgroup_id), (pid, run.cgroup.id));
+    drop(agent);
+}
+
+#[test]
+fn what_the_ring_cannot_hold_is_counted_exactly() {
+    let Some(mut bench) = ready_with("overflow", 4096) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let run = bench.add("a", &enforce(&[]));
+    let mut agent = Agent::start(&run.cgroup);
+    bench.drain();
+    let before = bench.counters(&run);
+    bench.pause();
+    assert_eq!(agent.ask(&format!("storm {} 127.0.0.1:{}", 500, listener.local_addr().unwrap().port())), "ok");
+    let after = bench.counters(&run);
+    bench.resume();
+    let seen = u64::try_from(bench.drain().len()).unwrap();
+    assert_eq!(after.events - before.events, 500);
+    assert!(after.lost > before.lost, "{after:?}");
+    assert_eq!(seen + after.lost - before.lost, 500);
+    assert_eq!(bench.ebpf.read_drops().unwrap(), [(run.slot, run.epoch, after.lost)]);
+    // The next event's number shows the hole by itself.
+    agent.ask("bind");
+    let next = bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Bind));
+    assert_eq!(next.last().unwrap().seq, after.events);
+}

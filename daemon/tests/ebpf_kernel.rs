@@ -1,0 +1,22 @@
+//! The eBPF sensor and guard on the running kernel: real cgroups, processes, sockets; loopback addresses only.
+//!
+//! What must happen in a run's cgroup is done by this binary started again as [`agent_process`], which takes commands on
+//! its standard input. A machine that cannot do it (not root, no cgroup v2) says so and skips.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
+
+#[path = "ebpf/agent.rs"]
+mod agent;
+#[path = "ebpf/bench.rs"]
+mod bench;
+#[path = "ebpf/figures.rs"]
+mod figures;
+#[path = "ebpf/guard.rs"]
+mod guard;
+#[path = "ebpf/life.rs"]
+mod life;
+
+/// Not a test: the process that acts inside a run.
+#[test]
+fn agent_process() {
+    agent::agent_main();
+}
