@@ -1,0 +1,369 @@
+//! The command line. What it accepts is a contract: see `docs/cli.md`.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+/// Watch, bound and explain ML runs on this node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "failsafectl",
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
+                  `run` ends as its command does (126 not executable, 127 not found)."
+)]
+pub struct Args {
+    /// The daemon's socket.
+    #[arg(long, global = true, env = "FAILSAFE_SOCKET", default_value = "/run/failsafe/failsafed.sock")]
+    pub socket: PathBuf,
+    /// The daemon's state folder, for commands that read files without the daemon.
+    #[arg(long, global = true, env = "FAILSAFE_STATE_DIR", default_value = "/var/lib/failsafe")]
+    pub state_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a command in a cgroup of its own, pinned to a policy.
+    Run(RunArgs),
+    /// Adopt a cgroup or process that exists.
+    Register(RegisterArgs),
+    /// List runs.
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// List things: `get runs`.
+    Get {
+        /// What.
+        #[command(subcommand)]
+        what: Get,
+    },
+    /// Show one run: identity, policy, containment, counters, last events.
+    Describe(RunRef),
+    /// Freeze every process of a run, and prove it.
+    Freeze(ControlArgs),
+    /// Thaw a run and lift its egress latch.
+    Thaw(ControlArgs),
+    /// Kill every process of a run, and prove it.
+    Kill(ControlArgs),
+    /// Show the audit log, oldest first.
+    Events(EventsArgs),
+    /// Say who or what stopped a run, on which exact condition, what was proved, and what to do next.
+    Explain(ExplainArgs),
+    /// Policies.
+    Policy {
+        /// What.
+        #[command(subcommand)]
+        what: PolicyCommand,
+    },
+    /// Feed a recorded run to the engine and compare the decisions.
+    Replay(ReplayArgs),
+    /// Write the recording of a run to a file.
+    Export(ExportArgs),
+    /// Report a metric of the run that this command runs in.
+    Report(ReportArgs),
+    /// The node.
+    Node {
+        /// What.
+        #[command(subcommand)]
+        what: NodeCommand,
+    },
+    /// Say of every probe, mount, library and permission whether it works, and what to do where it does not.
+    Doctor(Output),
+    /// The audit log.
+    Log {
+        /// What.
+        #[command(subcommand)]
+        what: LogCommand,
+    },
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For people with wide screens.
+    Wide,
+    /// For programs.
+    Json,
+}
+
+/// `-o`.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub struct Output {
+    /// How to print.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    format: Format,
+    /// The same as `-o json`.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl Output {
+    /// Whether programs read it.
+    pub fn json(self) -> bool {
+        self.json || self.format == Format::Json
+    }
+
+    /// Whether there is room.
+    pub fn wide(self) -> bool {
+        !self.json && self.format == Format::Wide
+    }
+}
+
+/// What `run` and `register` have in common.
+#[derive(Debug, ClapArgs)]
+pub struct NewRun {
+    /// The policy's file.
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: PathBuf,
+    /// Name, unique among live runs; made from the policy's name unless given.
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// A label, may be repeated.
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// A GPU of the run, may be repeated.
+    #[arg(long = "gpu", value_name = "UUID|INDEX|all")]
+    pub gpus: Vec<String>,
+}
+
+/// `run`.
+#[derive(Debug, ClapArgs)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub new: NewRun,
+    /// Run as this user (name or uid); only root may. Root has to say so: `--user root`.
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Do not print the line about the run.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub output: Output,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `register`.
+#[derive(Debug, ClapArgs)]
+pub struct RegisterArgs {
+    #[command(flatten)]
+    pub new: NewRun,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What `register` adopts.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct Target {
+    /// A cgroup: absolute, or below the cgroup2 mount.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<String>,
+    /// The cgroup of this process.
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+/// `list`.
+#[derive(Debug, ClapArgs)]
+pub struct ListArgs {
+    /// Ended runs too.
+    #[arg(short, long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `get`.
+#[derive(Debug, Subcommand)]
+pub enum Get {
+    /// List runs.
+    Runs(ListArgs),
+}
+
+/// A command on one run.
+#[derive(Debug, ClapArgs)]
+pub struct RunRef {
+    /// Id, name, or an unambiguous prefix of either.
+    pub run: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `freeze`, `thaw`, `kill`.
+#[derive(Debug, ClapArgs)]
+pub struct ControlArgs {
+    /// Id, name, or an unambiguous prefix of either.
+    pub run: String,
+    /// Why; it goes into the audit log.
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = reason)]
+    pub reason: Option<String>,
+    /// Only tell which processes, cgroups and GPUs it would act on, and what it would not reach.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the outcome.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `events`.
+#[derive(Debug, ClapArgs)]
+pub struct EventsArgs {
+    /// Only of this run.
+    #[arg(short, long)]
+    pub run: Option<String>,
+    /// Only of this incident.
+    #[arg(short, long)]
+    pub incident: Option<String>,
+    /// First entry wanted.
+    #[arg(long, default_value_t = 0, value_name = "INDEX")]
+    pub from: u64,
+    /// Go on as entries come.
+    #[arg(short, long, conflicts_with = "offline")]
+    pub follow: bool,
+    /// Read the log's file instead of asking the daemon.
+    #[arg(long)]
+    pub offline: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `explain`.
+#[derive(Debug, ClapArgs)]
+pub struct ExplainArgs {
+    /// The incident, such as inc-5f0c9a1b2c3d-1; or a run, for its latest.
+    #[arg(value_name = "INCIDENT|RUN")]
+    pub what: String,
+    /// Read the log's file instead of asking the daemon.
+    #[arg(long)]
+    pub offline: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check a policy, print its digest, and ask this node whether it would take it.
+    Check(PolicyCheckArgs),
+}
+
+/// `policy check`.
+#[derive(Debug, ClapArgs)]
+pub struct PolicyCheckArgs {
+    /// The policy's file; `-` is stdin.
+    pub file: PathBuf,
+    /// Fail unless this node's daemon answers and would pin it.
+    #[arg(long, conflicts_with = "offline")]
+    pub node: bool,
+    /// Do not ask the daemon.
+    #[arg(long)]
+    pub offline: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `replay`.
+#[derive(Debug, ClapArgs)]
+pub struct ReplayArgs {
+    /// A recording's file, or a run of this node.
+    #[arg(value_name = "FILE|RUN")]
+    pub what: String,
+    /// Judge by this policy instead of the recorded one.
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `export`.
+#[derive(Debug, ClapArgs)]
+pub struct ExportArgs {
+    /// Id, name, or an unambiguous prefix of either.
+    pub run: String,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `report`.
+#[derive(Debug, ClapArgs)]
+pub struct ReportArgs {
+    /// The metric's name: letters, digits, `_`, `-`, `.`, `/`.
+    #[arg(value_parser = metric)]
+    pub name: String,
+    /// Its value; `nan` and `inf` are values too.
+    #[arg(allow_hyphen_values = true)]
+    pub value: f64,
+    /// The training step.
+    pub step: Option<u64>,
+    /// The daemon's socket for metrics.
+    #[arg(long, env = "FAILSAFE_METRICS_SOCKET", default_value = "/run/failsafe/metrics.sock")]
+    pub metrics_socket: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Sensors, GPUs, runs, the log, and what is being paid for it all.
+    Status(Output),
+}
+
+/// `log`.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Verify framing, checksums, canonical form and hash links of the whole log, without the daemon.
+    Verify {
+        /// Another log file, for example one that was copied.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("a reason says something".to_owned()) } else { Ok(text.trim().to_owned()) }
+}
+
+fn metric(text: &str) -> Result<String, String> {
+    let good = failsafe_core::signal::metric_name(text);
+    good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 64 of letters, digits, `_`, `-`, `.`, `/`".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a length of time from 1ms to 1h, such as 10s or 500ms");
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    Duration::try_from(parsed).ok().filter(|d| range.contains(d)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+use super::*;
+use clap::{CommandFactory, error::ErrorKind};
+
+fn parse(line: &str) -> Result<Args, clap::Error> {
+    Args::try_parse_from(std::iter::once("failsafectl").chain(line.split_whitespace()))
+}
+
+fn refused(line: &str) -> ErrorKind {
+    parse(line).expect_err(line).kind()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn run_takes_its_command_after_the_dashes() {
+    let args =
+        parse("run -p p.toml --label team=nlp --label a=b=c --gpu 0 --gpu all -- python3 -u t.py --policy x").unwrap();
+    let Command::Run(run) = args.command else { panic!() };
+    assert_eq!(run.command, ["python3", "-u", "t.py", "--policy", "x"]);
+    assert_eq!(run.new.labels, [("team".into(), "nlp".into()), ("a".into(), "b=c".into())]);
+    assert_eq!((run.new.gpus.as_slice(), run.quiet), (["0".to_owned(), "all".to_owned()].as_slice(), false));
+    assert_eq!(refused("run -p p.toml"), ErrorKind::MissingRequiredArgument);
+    assert_eq!(refused("run -- true"), ErrorKind::MissingRequiredArgument);
+    assert_eq!(refused("run -p p.toml --label nlp -- true"), ErrorKind::ValueValidation);
+}
+
+#[test]
+fn register_takes_exactly_one_target() {
+    assert!(parse("register -p p.toml --pid 7").is_ok());
+    assert!(parse("register -p p.toml --cgroup a/b").is_ok());
+    assert_eq!(refused("register -p p.toml"), ErrorKind::MissingRequiredArgument);
+    assert_eq!(refused("register -p p.toml --pid 7 --cgroup a"), ErrorKind::ArgumentConflict);
+}
+
+#[test]
+fn acts_need_a_reason_and_a_sane_timeout() {
+    for act in ["freeze", "thaw", "kill"] {
+        assert_eq!(refused(&format!("{act} r")), ErrorKind::MissingRequiredArgument);
+        assert!(parse(&format!("{act} r --dry-run")).is_ok());
+        assert!(parse(&format!("{act} r --reason because")).is_ok());
+    }
+    assert!(Args::try_parse_from(["failsafectl", "freeze", "r", "--reason", "  "]).is_err());
+    let timeout = |text: &str| match parse(&format!("kill r --dry-run --timeout {text}")).map(|a| a.command) {
+        Ok(Command::Kill(args)) => Some(args.timeout),
+        _ => None,
+    };
+    assert_eq!(timeout("500ms"), Some(Duration::from_millis(500)));
+    assert_eq!(timeout("2m"), Some(Duration::from_secs(120)));
+    for bad in ["0s", "2h", "soon", "10", "-5s"] {
+        assert_eq!(timeout(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn every_command_that_prints_has_json() {
+    for line in [
+        "run -p p -o json -- true",
+        "register -p p --pid 1 -o json",
+        "list -o json",
+        "get runs -o json",
+        "describe r -o json",
+        "freeze r --dry-run -o json",
+        "events -o json",
+        "explain r -o json",
+        "policy check p -o json",
+        "replay r -o json",
+        "export r -o f --json",
+        "report loss 1 -o json",
+        "node status -o json",
+        "doctor -o json",
+        "log verify -o json",
+        "list --json",
+    ] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+    assert_eq!(refused("list --json -o wide"), ErrorKind::ArgumentConflict);
+}
+
+#[test]
+fn metrics_may_be_negative_or_not_finite() {
+    let value = |line: &str| match parse(line).map(|a| a.command) {
+        Ok(Command::Report(args)) => Some((args.value, args.step)),
+        _ => None,
+    };
+    assert_eq!(value("report loss -2.5e-3 12"), Some((-0.0025, Some(12))));
+    assert!(value("report loss nan").unwrap().0.is_nan());
+    assert_eq!(value("report loss -inf -o json"), Some((f64::NEG_INFINITY, None)));
+    assert_eq!(value("report loss -x"), None);
+    assert_eq!(value("report lo$s 1"), None);
+}
+
+#[test]
+fn paths_come_from_options_too() {
+    let args = parse("log verify --state-dir /s --socket /x").unwrap();
+    assert_eq!((args.state_dir, args.socket), ("/s".into(), "/x".into()));
+}

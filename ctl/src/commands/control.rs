@@ -1,0 +1,72 @@
+//! `freeze`, `thaw`, `kill`: act on a run and say what was proved.
+
+use super::Place;
+use crate::{
+    args::ControlArgs,
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{Paint, json, print, runs},
+};
+use failsafe_proto::v1 as pb;
+use std::time::Duration;
+
+/// How much longer than its own timeout the daemon may take to answer.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Result<Exit, Fail> {
+    let answer = block_on(ask(place, command, args))?;
+    if args.output.json() {
+        print(&json::text(&json::control(&answer)))?;
+    } else {
+        let done = match command {
+            pb::Command::Freeze => "frozen",
+            pb::Command::Thaw => "thawed",
+            pb::Command::Kill => "killed",
+            pb::Command::Unspecified => "acted on",
+        };
+        print(&runs::control(&answer, &args.run, done, Paint::stdout()))?;
+    }
+    Ok(exit_of(answer.verdict()))
+}
+
+async fn ask(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Result<pb::ControlResponse, Fail> {
+    let client = Client::connect(place.socket).await?;
+    let request = pb::ControlRequest {
+        run: args.run.clone(),
+        command: command.into(),
+        reason: args.reason.clone().unwrap_or_else(|| "dry run".to_owned()),
+        dry_run: args.dry_run,
+        timeout_ms: u32::try_from(args.timeout.as_millis()).unwrap_or(u32::MAX),
+    };
+    let mut runs = client.runs();
+    match tokio::time::timeout(args.timeout + GRACE, runs.control(request)).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(Fail::new(Exit::Timeout, "the daemon did not answer in time")
+            .advise("the command may still be carried out; `failsafectl describe RUN` shows how it stands")),
+    }
+}
+
+fn exit_of(verdict: pb::Verdict) -> Exit {
+    match verdict {
+        pb::Verdict::Proved | pb::Verdict::DryRun => Exit::Done,
+        pb::Verdict::Partial => Exit::Partial,
+        pb::Verdict::Pending => Exit::Timeout,
+        pb::Verdict::Failed | pb::Verdict::Unspecified => Exit::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_has_its_exit_code() {
+        let code = |verdict| exit_of(verdict) as u8;
+        assert_eq!(code(pb::Verdict::Proved), 0);
+        assert_eq!(code(pb::Verdict::DryRun), 0);
+        assert_eq!(code(pb::Verdict::Partial), 3);
+        assert_eq!(code(pb::Verdict::Pending), 5);
+        assert_eq!(code(pb::Verdict::Failed), 1);
+        assert_eq!(code(pb::Verdict::Unspecified), 1, "no verdict is not success");
+    }
+}

@@ -1,0 +1,122 @@
+//! `events`: the audit log, from the daemon or from its file.
+
+use super::Place;
+use crate::{
+    args::EventsArgs,
+    client::{Client, block_on},
+    entry::{self, Logged},
+    exit::{Exit, Fail},
+    render::{Paint, clean, event, print},
+};
+use failsafe_core::record::Record;
+use failsafe_journal::Filter;
+use failsafe_proto::v1 as pb;
+
+pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
+    if args.offline { offline(place, args) } else { block_on(online(place, args)) }
+}
+
+async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
+    let client = Client::connect(place.socket).await?;
+    let mut printer = Printer::new(place, args);
+    if !printer.json {
+        // Names are a comfort: whoever may not list runs still sees ids.
+        let known = client.runs().list(pb::ListRequest { all: true }).await;
+        let known = known.map(|answer| answer.into_inner().runs).unwrap_or_default();
+        printer.names.extend(known.into_iter().map(|run| (run.id, run.name)));
+    }
+    let request = pb::WatchRequest {
+        from: args.from,
+        follow: args.follow,
+        run: args.run.clone().unwrap_or_default(),
+        incident: args.incident.clone().unwrap_or_default(),
+    };
+    let mut stream = client.events().watch(request).await?.into_inner();
+    while let Some(record) = stream.message().await? {
+        if printer.json {
+            printer.raw(&record.entry)?;
+        } else {
+            printer.show(&Logged::parse(&record.entry)?)?;
+        }
+    }
+    if args.follow {
+        let gone = Fail::new(Exit::Error, "the daemon ended the stream: it is stopping");
+        return Err(gone.advise("`systemctl status failsafed`; go on with --from and the last index seen"));
+    }
+    Ok(Exit::Done)
+}
+
+fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
+    let mut printer = Printer::new(place, args);
+    let mut filter = Filter { run: None, incident: args.incident.clone(), kinds: Vec::new() };
+    if !printer.json || args.run.is_some() {
+        let all = load(place, &Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+        printer.names.extend(all.iter().filter_map(name_of));
+        if let Some(reference) = &args.run {
+            filter.run = Some(entry::find_run(&all, reference)?.ok_or_else(|| no_run(reference))?);
+        }
+    }
+    for entry in entry::open(place.state_dir, args.from)?.with_filter(filter) {
+        let entry = entry.map_err(|error| entry::unreadable(place.state_dir, &error))?;
+        if printer.json {
+            printer.raw(&entry.bytes)?;
+        } else {
+            printer.show(&Logged::from(entry))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// All entries of the log file that pass.
+pub(super) fn load(place: &Place<'_>, filter: &Filter) -> Result<Vec<Logged>, Fail> {
+    entry::open(place.state_dir, 0)?
+        .with_filter(filter.clone())
+        .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(place.state_dir, &error)))
+        .collect()
+}
+
+/// All entries that the daemon streams for `request`, which must not follow.
+pub(super) async fn collect(client: &Client, request: pb::WatchRequest) -> Result<Vec<Logged>, Fail> {
+    let mut stream = client.events().watch(request).await?.into_inner();
+    let mut entries = Vec::new();
+    while let Some(record) = stream.message().await? {
+        entries.push(Logged::parse(&record.entry)?);
+    }
+    Ok(entries)
+}
+
+/// No run in the log answers to `reference`.
+pub(super) fn no_run(reference: &str) -> Fail {
+    Fail::new(Exit::NotFound, format!("the log knows no run `{}`", clean(reference)))
+        .advise("`failsafectl events --offline` shows what it knows")
+}
+
+fn name_of(entry: &Logged) -> Option<(String, String)> {
+    match entry.record()? {
+        Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } => Some((run.id.to_string(), run.name.clone())),
+        _ => None,
+    }
+}
+
+struct Printer<'a> {
+    place: &'a Place<'a>,
+    json: bool,
+    names: event::Names,
+    paint: Paint,
+}
+
+impl<'a> Printer<'a> {
+    fn new(place: &'a Place<'a>, args: &EventsArgs) -> Printer<'a> {
+        Printer { place, json: args.output.json(), names: event::Names::new(), paint: Paint::stdout() }
+    }
+
+    /// The exact bytes and a line end: the text of an entry has none of its own.
+    fn raw(&self, bytes: &[u8]) -> Result<(), Fail> {
+        Ok(print(&format!("{}\n", String::from_utf8_lossy(bytes)))?)
+    }
+
+    fn show(&mut self, entry: &Logged) -> Result<(), Fail> {
+        self.names.extend(name_of(entry));
+        Ok(print(&event::line(entry, &self.names, &self.place.zone, self.paint))?)
+    }
+}

@@ -1,0 +1,77 @@
+//! One module for each command: ask, then render.
+
+mod completion;
+mod control;
+mod describe;
+mod doctor;
+mod events;
+mod explain;
+mod export;
+mod list;
+mod log;
+mod node;
+mod policy;
+mod register;
+mod replay;
+mod report;
+mod run;
+
+use crate::{
+    args::{Args, Command, Get, LogCommand, NodeCommand, PolicyCommand},
+    exit::{Exit, Fail},
+};
+use failsafe_proto::v1 as pb;
+use jiff::tz::TimeZone;
+use std::path::Path;
+
+/// Where things are on this node.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The daemon's socket.
+    pub socket: &'a Path,
+    /// The daemon's state folder.
+    pub state_dir: &'a Path,
+    /// The caller's time zone.
+    pub zone: TimeZone,
+}
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// [`Fail`], with the exit code.
+pub fn dispatch(args: Args) -> Result<Exit, Fail> {
+    let place = &Place { socket: &args.socket, state_dir: &args.state_dir, zone: TimeZone::system() };
+    match args.command {
+        Command::Run(args) => run::run(place, &args),
+        Command::Register(args) => register::register(place, &args),
+        Command::List(args) | Command::Get { what: Get::Runs(args) } => list::list(place, &args),
+        Command::Describe(args) => describe::describe(place, &args),
+        Command::Freeze(args) => control::control(place, pb::Command::Freeze, &args),
+        Command::Thaw(args) => control::control(place, pb::Command::Thaw, &args),
+        Command::Kill(args) => control::control(place, pb::Command::Kill, &args),
+        Command::Events(args) => events::events(place, &args),
+        Command::Explain(args) => explain::explain(place, &args),
+        Command::Policy { what: PolicyCommand::Check(args) } => policy::check(place, &args),
+        Command::Replay(args) => replay::replay(place, &args),
+        Command::Export(args) => export::export(place, &args),
+        Command::Report(args) => report::report(&args),
+        Command::Node { what: NodeCommand::Status(output) } => node::status(place, output),
+        Command::Doctor(output) => doctor::doctor(place, output),
+        Command::Log { what: LogCommand::Verify { file, output } } => log::verify(place, file.as_deref(), output),
+        Command::Completion { shell } => completion::completion(shell),
+    }
+}
+
+/// Reads a policy's text for the daemon, which checks it again; what is wrong with it is said here, without asking.
+fn read_policy(path: &Path) -> Result<(String, failsafe_core::Policy), Fail> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Fail::because(format!("cannot read policy {}", path.display()), &error))?;
+    let policy = failsafe_core::policy::parse::parse(&path.display().to_string(), &text)
+        .map_err(|errors| Fail::new(Exit::Usage, format!("the policy is not valid\n{errors}")))?;
+    Ok((text, policy))
+}
+
+/// The name of a policy's file for messages.
+fn file_name(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,109 @@
+//! `node status`.
+
+use super::Place;
+use crate::{
+    args::Output,
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{Paint, json, print, table, time},
+};
+use failsafe_core::unit::Unit;
+use failsafe_proto::v1 as pb;
+use std::fmt::Write;
+
+pub(super) fn status(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
+    let status = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.node().status(pb::StatusRequest {}).await?.into_inner())
+    })?;
+    print(&if output.json() { json::text(&json::status(&status)) } else { page(&status, Paint::stdout()) })?;
+    Ok(Exit::Done)
+}
+
+fn page(status: &pb::StatusResponse, paint: Paint) -> String {
+    let now = status.at_ns;
+    let log = match status.log_state.as_str() {
+        "healthy" => format!("healthy, {} entries", status.log_entries),
+        state => format!("{} ({} entries)", state, status.log_entries),
+    };
+    let mut out = table::pairs(
+        "",
+        [
+            ("node", format!("{}, kernel {}", status.hostname, status.kernel)),
+            ("failsafed", format!("{}, up {}", status.version, time::ago(status.started_ns, now))),
+            ("runs", format!("{} live, {} frozen", status.runs, status.frozen)),
+            ("audit log", log),
+            ("NVML", status.nvml.clone()),
+        ],
+    );
+    let sensors = status.sensors.iter().map(|s| {
+        let sees = if s.sees { "sees" } else { "BLIND" };
+        [s.name.clone(), sees.to_owned(), time::ago(s.last_success_ns, now), s.detail.clone()]
+    });
+    let _ = write!(out, "\n{}", table::table(["SENSOR", "STATE", "LAST", "DETAIL"], sensors));
+    if !status.gpus.is_empty() {
+        let gpus = status.gpus.iter().map(|g| {
+            let trouble: Vec<String> = g.failing.iter().map(|f| format!("failing: {f}")).collect();
+            [
+                g.index.to_string(),
+                g.name.clone(),
+                g.uuid.clone(),
+                Unit::MilliPercent.show(g.utilization_mpct),
+                Unit::MilliCelsius.show(g.temperature_mc),
+                format!("{} / {}", Unit::Milliwatts.show(g.power_mw), Unit::Milliwatts.show(g.power_limit_mw)),
+                format!("{} / {}", Unit::Bytes.show(g.memory_used), Unit::Bytes.show(g.memory_total)),
+                time::ago(g.sampled_ns, now),
+                g.runs.join(","),
+                trouble.join("; "),
+            ]
+        });
+        let heads = ["GPU", "NAME", "UUID", "BUSY", "TEMP", "POWER", "MEMORY", "SAMPLED", "RUNS", "TROUBLE"];
+        let _ = write!(out, "\n{}", table::table(heads, gpus));
+    }
+    for cost in &status.costs {
+        let _ = write!(out, "\n{} {}\n", paint.warn("cost now:"), crate::render::clean(cost));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blind_sensor_and_a_cost_stand_out() {
+        let ns = 1_000_000_000;
+        let status = pb::StatusResponse {
+            version: "0.1.0".into(),
+            hostname: "n1".into(),
+            kernel: "6.18".into(),
+            at_ns: 100 * ns,
+            started_ns: 10 * ns,
+            runs: 2,
+            frozen: 1,
+            log_entries: 7,
+            log_state: "healthy".into(),
+            nvml: "simulated".into(),
+            sensors: vec![
+                pb::Sensor { name: "ebpf".into(), sees: true, detail: "9 programs".into(), last_success_ns: 99 * ns },
+                pb::Sensor { name: "nvml".into(), sees: false, detail: "no library".into(), last_success_ns: 0 },
+            ],
+            gpus: vec![pb::Gpu {
+                uuid: "GPU-5a".into(),
+                name: "H100".into(),
+                utilization_mpct: 97_000,
+                temperature_mc: 61_500,
+                power_mw: 500_000,
+                power_limit_mw: 700_000,
+                memory_used: 1 << 30,
+                memory_total: 80 << 30,
+                sampled_ns: 99 * ns,
+                runs: vec!["trainer".into()],
+                ..Default::default()
+            }],
+            costs: vec!["sys_enter slows every process".into()],
+            ..Default::default()
+        };
+        insta::assert_snapshot!(page(&status, Paint::plain()));
+    }
+}

@@ -1,0 +1,184 @@
+//! `policy check`: what is wrong with a policy, its digest, and whether this node would take it.
+
+use super::{Place, file_name};
+use crate::{
+    args::PolicyCheckArgs,
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{clean, event, json, print, table},
+};
+use failsafe_core::{
+    Policy,
+    decision::Mode,
+    policy::{diagnostic::Diagnostics, parse::parse},
+};
+use failsafe_proto::v1 as pb;
+use serde_json::{Value, json};
+use std::io::Read;
+
+/// What the node says.
+#[derive(Debug)]
+enum Node {
+    /// It was not asked.
+    NotAsked,
+    /// It could not be asked.
+    Silent(Fail),
+    /// It would pin the policy.
+    Takes,
+    /// It would not, with why.
+    Refuses(String),
+}
+
+pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, Fail> {
+    let (file, text) = read(args)?;
+    let policy = match parse(&file, &text) {
+        Ok(policy) => policy,
+        Err(errors) => {
+            if args.output.json() {
+                print(&json::text(&invalid(&errors)))?;
+            } else {
+                eprintln!("{errors}");
+            }
+            return Ok(Exit::Error);
+        }
+    };
+    let digest = policy.digest().to_string();
+    let node = if args.offline { Node::NotAsked } else { ask(place, file.clone(), text, &digest)? };
+    if args.node
+        && let Node::Silent(fail) = node
+    {
+        return Err(fail);
+    }
+    print(&if args.output.json() { json::text(&valid(&file, &policy, &node)) } else { page(&policy, &node) })?;
+    Ok(if args.node && matches!(node, Node::Refuses(_)) { Exit::Error } else { Exit::Done })
+}
+
+fn read(args: &PolicyCheckArgs) -> Result<(String, String), Fail> {
+    let failed = |file: &str| {
+        let message = format!("cannot read policy {file}");
+        move |error: std::io::Error| Fail::because(message, &error)
+    };
+    if args.file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(failed("on stdin"))?;
+        return Ok(("<stdin>".to_owned(), text));
+    }
+    let file = file_name(&args.file);
+    let text = std::fs::read_to_string(&args.file).map_err(failed(&file))?;
+    Ok((file, text))
+}
+
+/// Asks the daemon, which reads the policy with its own eyes: another version may see another policy in the same text.
+fn ask(place: &Place<'_>, policy_file: String, policy_toml: String, digest: &str) -> Result<Node, Fail> {
+    let answer = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.policies().check(pb::CheckRequest { policy_toml, policy_file }).await?.into_inner())
+    });
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(fail) => return Ok(Node::Silent(fail)),
+    };
+    if !answer.errors.is_empty() {
+        return Ok(Node::Refuses(answer.errors.join("; ")));
+    }
+    if answer.digest != digest {
+        let theirs = clean(&answer.digest);
+        return Ok(Node::Refuses(format!("the daemon reads another policy out of it ({theirs}): versions differ")));
+    }
+    Ok(if answer.refusal.is_empty() { Node::Takes } else { Node::Refuses(answer.refusal) })
+}
+
+fn page(policy: &Policy, node: &Node) -> String {
+    let mode = |mode| if mode == Mode::Observe { "observe" } else { "enforce" };
+    let rules = policy.rules.iter().map(|r| {
+        [r.id.clone(), mode(r.mode).to_owned(), r.when.to_string(), event::actions(&r.actions), r.owner.clone()]
+    });
+    let node = match node {
+        Node::NotAsked => String::new(),
+        Node::Takes => "this node would pin it".to_owned(),
+        Node::Refuses(why) => format!("this node REFUSES it: {why}"),
+        Node::Silent(fail) => format!("not held against this node: {}", fail.message),
+    };
+    let egress = policy.egress.as_ref().map(|e| format!("{} allowed destinations, {}", e.allow.len(), mode(e.mode)));
+    let watch: Vec<&str> = policy.watch.iter().map(String::as_str).collect();
+    let mut out = table::pairs(
+        "",
+        [
+            ("policy", format!("{} version {}", policy.name, policy.version)),
+            ("digest", policy.digest().to_string()),
+            ("owner", policy.owner.clone()),
+            ("egress", egress.unwrap_or_default()),
+            ("watches", watch.join(", ")),
+            ("node", node),
+        ],
+    );
+    if !policy.rules.is_empty() {
+        out.push('\n');
+        out.push_str(&table::table(["RULE", "MODE", "WHEN", "ACTIONS", "OWNER"], rules));
+    }
+    out
+}
+
+fn valid(file: &str, policy: &Policy, node: &Node) -> Value {
+    let (asked, takes, refusal) = match node {
+        Node::NotAsked => (false, Value::Null, Value::Null),
+        Node::Silent(fail) => (false, Value::Null, json!(fail.message)),
+        Node::Takes => (true, json!(true), Value::Null),
+        Node::Refuses(why) => (true, json!(false), json!(why)),
+    };
+    json!({
+        "file": file,
+        "valid": true,
+        "name": policy.name,
+        "version": policy.version,
+        "digest": policy.digest().to_string(),
+        "errors": [],
+        "node": { "answered": asked, "takes": takes, "why": refusal },
+    })
+}
+
+fn invalid(errors: &Diagnostics) -> Value {
+    let error = |d: &failsafe_core::policy::diagnostic::Diagnostic| json!({ "line": d.line, "column": d.column, "message": d.message, "help": d.help, "excerpt": d.excerpt });
+    json!({
+        "file": errors.file,
+        "valid": false,
+        "name": null,
+        "version": null,
+        "digest": null,
+        "errors": errors.list.iter().map(error).collect::<Vec<_>>(),
+        "node": { "answered": false, "takes": null, "why": null },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = r#"
+[policy]
+name = "trainer"
+version = 3
+owner = "safety@example.org"
+
+[egress]
+allow = [{ cidr = "10.0.0.0/8" }]
+
+[[rule]]
+id = "no-tracing"
+rationale = "a trainer traces nobody"
+when = { event = "syscall", name = "ptrace" }
+actions = ["notify", "freeze"]
+"#;
+
+    #[test]
+    fn a_good_policy_is_summed_up() {
+        let policy = parse("p.toml", POLICY).unwrap();
+        insta::assert_snapshot!(page(&policy, &Node::Refuses("ebpf is blind".into())));
+    }
+
+    #[test]
+    fn diagnostics_reach_programs_whole() {
+        let errors = parse("p.toml", &POLICY.replace("rationale", "rationle")).unwrap_err();
+        insta::assert_snapshot!(json::text(&invalid(&errors)));
+    }
+}

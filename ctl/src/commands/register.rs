@@ -1,0 +1,44 @@
+//! `register`: adopt a cgroup that exists.
+
+use super::{Place, file_name, read_policy};
+use crate::{
+    args::RegisterArgs,
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{clean, count, json, print},
+};
+use failsafe_proto::v1 as pb;
+
+pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, Fail> {
+    let (policy_toml, _) = read_policy(&args.new.policy)?;
+    let target = match (&args.target.cgroup, args.target.pid) {
+        (Some(path), _) => Some(pb::register_request::Target::Cgroup(path.clone())),
+        (None, pid) => pid.map(pb::register_request::Target::Pid),
+    };
+    let request = pb::RegisterRequest {
+        name: args.new.name.clone().unwrap_or_default(),
+        labels: args.new.labels.iter().cloned().collect(),
+        policy_toml,
+        policy_file: file_name(&args.new.policy),
+        gpus: args.new.gpus.clone(),
+        target,
+    };
+    let run = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.runs().register(request).await?.into_inner())
+    })?;
+    if args.output.json() {
+        print(&json::text(&json::run(&run)))?;
+    } else {
+        let processes = count(usize::try_from(run.processes).unwrap_or(usize::MAX), "process", "processes");
+        print(&format!(
+            "run {} {} pinned to {} {} ({processes} in {})\n",
+            clean(&run.name),
+            run.id,
+            clean(&run.policy_name),
+            run.policy_digest,
+            clean(&run.cgroup)
+        ))?;
+    }
+    Ok(Exit::Done)
+}

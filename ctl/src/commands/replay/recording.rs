@@ -1,0 +1,115 @@
+//! A recording as the engine takes it: inputs with the decisions that each caused, up to the last input of which all
+//! decisions are sure to be there.
+
+use crate::exit::{Exit, Fail, chain};
+use failsafe_core::{Policy, input::Run, replay::Recorded};
+use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError, storage::FileStorage};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{collections::VecDeque, path::Path};
+
+/// What the header says this recording is.
+const FORMAT: &str = "failsafe-recording";
+/// The version that this program reads.
+const VERSION: u64 = 1;
+
+/// An open recording.
+pub(super) struct Recording {
+    reader: RecordingReader<FileStorage>,
+    file: String,
+    run: Run,
+    policy: Policy,
+    /// The last input read, with its decisions so far: whole only when the next input or the end mark has come.
+    held: Vec<Recorded>,
+    ready: VecDeque<Recorded>,
+    left_out: bool,
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: String,
+    version: u64,
+}
+
+impl Recording {
+    /// Opens a file and checks that its policy is the one that the run was pinned to.
+    pub(super) fn open(file: &Path) -> Result<Recording, Fail> {
+        let shown = file.display().to_string();
+        let reader = RecordingReader::open(file)
+            .map_err(|error| Fail::because(format!("cannot read recording {shown}"), &error))?;
+        let bad = |what: String| Fail::new(Exit::Error, format!("{shown}: {what}"));
+        let header = reader.header();
+        let format: Format =
+            Format::deserialize(header).map_err(|_| bad("the header says not what this recording is".to_owned()))?;
+        if (format.format.as_str(), format.version) != (FORMAT, VERSION) {
+            return Err(bad(format!("format {} version {} is not known", format.format, format.version)));
+        }
+        let run: Run = part(header, "run").map_err(bad)?;
+        let policy: Policy = part(header, "policy").map_err(bad)?;
+        if policy.digest() != run.policy {
+            return Err(bad(format!(
+                "its policy has the digest {}, but the run was pinned to {}: the recording was changed, or is of another \
+                 version",
+                policy.digest(),
+                run.policy
+            )));
+        }
+        let (held, ready) = (Vec::new(), VecDeque::new());
+        Ok(Recording { reader, file: shown, run, policy, held, ready, left_out: false })
+    }
+
+    /// The run.
+    pub(super) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The policy that it was pinned to.
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// How it ends, once read.
+    pub(super) fn end(&self) -> RecordingEnd {
+        self.reader.end().cloned().unwrap_or(RecordingEnd::Open)
+    }
+
+    /// Whether the last input is left out because its decisions may be missing.
+    pub(super) fn left_out(&self) -> bool {
+        self.left_out
+    }
+
+    fn read(&mut self) -> Result<Option<Recorded>, RecordingError> {
+        self.reader.next().transpose()?.map(|frame| frame.decode()).transpose()
+    }
+}
+
+fn part<T: DeserializeOwned>(header: &serde_json::Value, name: &str) -> Result<T, String> {
+    T::deserialize(&header[name]).map_err(|error| format!("the header's {name} cannot be read: {error}"))
+}
+
+impl Iterator for &mut Recording {
+    type Item = Result<Recorded, Fail>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() {
+            match self.read() {
+                Err(error) => {
+                    let message = format!("{}: {}", self.file, chain(&error));
+                    return Some(Err(Fail::new(Exit::Error, message)));
+                }
+                Ok(Some(next @ Recorded::Input(_))) => {
+                    self.ready.extend(self.held.drain(..));
+                    self.held.push(next);
+                }
+                Ok(Some(decision)) => self.held.push(decision),
+                Ok(None) if self.held.is_empty() => return None,
+                Ok(None) if self.end() == RecordingEnd::Finished => self.ready.extend(self.held.drain(..)),
+                Ok(None) => {
+                    self.held.clear();
+                    self.left_out = true;
+                    return None;
+                }
+            }
+        }
+        self.ready.pop_front().map(Ok)
+    }
+}

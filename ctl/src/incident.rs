@@ -1,0 +1,200 @@
+//! One incident, put together from the entries of its run: what opened it, what was decided and done, how it stands.
+//! Pure: entries in, facts out; [`crate::render::explain`] makes the page.
+
+use crate::entry::{Body, Logged};
+use failsafe_core::{
+    decision::{Action, Decision, IncidentId, Mode, Outcome, Verdict},
+    input::Run,
+    record::{Record, RuleText, Snapshot},
+    time::MonoTime,
+};
+
+/// An incident.
+#[derive(Debug)]
+pub struct Incident<'a> {
+    /// Its id.
+    pub id: IncidentId,
+    /// The run's id.
+    pub run_id: String,
+    /// The run as it was registered, where the log still has that.
+    pub run: Option<&'a Run>,
+    /// Name and version of the policy that it is pinned to.
+    pub policy_name: Option<&'a str>,
+    /// The decisions, the one that opened it first. Never empty.
+    pub decisions: Vec<Decided<'a>>,
+    /// All entries about it, in the order of the log.
+    pub entries: Vec<&'a Logged>,
+    /// When the run ended, if it did.
+    pub ended: Option<&'a Logged>,
+    /// How it stands at the end of the log.
+    pub standing: Standing,
+}
+
+/// A decision with what came of it.
+#[derive(Debug)]
+pub struct Decided<'a> {
+    /// Its entry.
+    pub entry: &'a Logged,
+    /// The decision.
+    pub decision: &'a Decision,
+    /// The rule's text, where a rule made it.
+    pub rule: Option<&'a RuleText>,
+    /// Its outcomes, in order.
+    pub outcomes: Vec<(&'a Logged, &'a Outcome)>,
+    /// Its evidence.
+    pub evidence: Option<(&'a Logged, &'a Snapshot)>,
+}
+
+/// How an incident stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing was to be contained: people were told, or the rule only observes.
+    Noted,
+    /// Decided; the outcome of these actions is not in the log.
+    Pending(Vec<Action>),
+    /// These actions are proved and stand.
+    Contained(Vec<Action>),
+    /// Something was not proved, with what.
+    Partial(Vec<String>),
+    /// Something failed, with why; and what else is not proved.
+    Failed(Vec<String>),
+    /// Thawed by an operator, and proved so.
+    Thawed,
+}
+
+impl<'a> Incident<'a> {
+    /// Gathers what the entries of the run say about the incident; `None` when they know none of that id.
+    pub fn gather(id: IncidentId, entries: &'a [Logged]) -> Option<Incident<'a>> {
+        let mut decisions: Vec<Decided<'a>> = Vec::new();
+        for entry in entries {
+            match entry.record() {
+                Some(Record::Decision { decision, rule }) if decision.incident == id => {
+                    let rule = rule.as_ref();
+                    decisions.push(Decided { entry, decision, rule, outcomes: Vec::new(), evidence: None });
+                }
+                Some(Record::Outcome(outcome)) if outcome.incident == id => {
+                    if let Some(decided) = decisions.iter_mut().find(|d| d.decision.id == outcome.decision) {
+                        decided.outcomes.push((entry, outcome));
+                    }
+                }
+                Some(Record::Evidence { decision, snapshot }) => {
+                    let same_run = |d: &&mut Decided<'_>| d.entry.run == entry.run && d.decision.id.n == *decision;
+                    if let Some(decided) = decisions.iter_mut().find(same_run) {
+                        decided.evidence = Some((entry, snapshot));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let run_id = decisions.first()?.decision.id.run;
+        let (mut run, mut policy_name, mut ended) = (None, None, None);
+        for entry in entries {
+            match entry.record() {
+                Some(Record::RunStarted { run: started, policy_name: name }) if started.id == run_id => {
+                    (run, policy_name) = (Some(started), Some(name.as_str()));
+                }
+                Some(Record::RunAdopted { run: adopted, .. }) if adopted.id == run_id && run.is_none() => {
+                    run = Some(adopted);
+                }
+                Some(Record::RunEnded { run, .. }) if *run == run_id => ended = Some(entry),
+                _ => {}
+            }
+        }
+        let entries = entries.iter().filter(|e| belongs(e, id, &decisions)).collect();
+        let standing = standing(&decisions);
+        Some(Incident { id, run_id: run_id.to_string(), run, policy_name, decisions, entries, ended, standing })
+    }
+
+    /// The latest incident that the entries know of.
+    pub fn latest(entries: &[Logged]) -> Option<IncidentId> {
+        entries.iter().rev().find_map(|entry| match entry.record()? {
+            Record::Decision { decision, .. } => Some(decision.incident),
+            _ => None,
+        })
+    }
+
+    /// The decision that opened it.
+    pub fn opened_by(&self) -> &Decided<'a> {
+        &self.decisions[0]
+    }
+
+    /// The instant of the violating signal, and its wall time.
+    pub fn zero(&self) -> (MonoTime, i128) {
+        let first = self.opened_by();
+        let at = first.decision.values.first().map_or(first.decision.at, |seen| seen.at);
+        (at, first.entry.wall_of(at))
+    }
+
+    /// What was carried out and contains, each once, in order.
+    pub fn containments(&self) -> Vec<Action> {
+        let mut out: Vec<Action> = Vec::new();
+        for action in
+            self.decisions.iter().filter(|d| d.decision.mode == Mode::Enforce).flat_map(|d| &d.decision.actions)
+        {
+            if action.contains() && !out.contains(action) {
+                out.push(*action);
+            }
+        }
+        out
+    }
+
+    /// The run's name, or what of its id tells it apart.
+    pub fn run_name(&self) -> String {
+        self.run.map_or_else(|| crate::render::event::short(&self.run_id), |run| run.name.clone())
+    }
+}
+
+fn belongs(entry: &Logged, id: IncidentId, decisions: &[Decided<'_>]) -> bool {
+    let run = decisions[0].entry.run.as_ref();
+    match &entry.body {
+        Body::Known(record) => match &**record {
+            Record::Control(control) => {
+                entry.run.as_ref() == run && decisions.iter().any(|d| d.decision.because.contains(&control.seq))
+            }
+            Record::Decision { decision, .. } => decision.incident == id,
+            Record::Outcome(outcome) => outcome.incident == id,
+            Record::Evidence { decision, .. } => {
+                entry.run.as_ref() == run && decisions.iter().any(|d| d.decision.id.n == *decision)
+            }
+            _ => false,
+        },
+        Body::Other(_) => entry.incident.as_deref() == Some(id.to_string().as_str()),
+    }
+}
+
+/// The last word on every action counts: a freeze that failed and was then proved is proved.
+fn standing(decisions: &[Decided<'_>]) -> Standing {
+    let mut last: Vec<(Action, Option<&Verdict>)> = Vec::new();
+    for decided in decisions.iter().filter(|d| d.decision.mode == Mode::Enforce) {
+        for action in decided.decision.actions.iter().filter(|a| a.contains() || **a == Action::Thaw) {
+            let verdict = decided.outcomes.iter().rev().find(|(_, o)| o.action == *action).map(|(_, o)| &o.verdict);
+            if *action == Action::Thaw && verdict == Some(&Verdict::Proved) {
+                last.clear();
+            }
+            last.retain(|(known, _)| known != action);
+            last.push((*action, verdict));
+        }
+    }
+    let of = |wanted: fn(&Verdict) -> Vec<String>| -> Vec<String> {
+        let said = |(action, verdict): &(Action, Option<&Verdict>)| -> Vec<String> {
+            verdict.map(wanted).unwrap_or_default().iter().map(|text| format!("{action}: {text}")).collect()
+        };
+        last.iter().flat_map(said).collect()
+    };
+    let failed = of(|v| if let Verdict::Failed(why) = v { vec![why.clone()] } else { Vec::new() });
+    let partial = of(|v| if let Verdict::Partial(missing) = v { missing.clone() } else { Vec::new() });
+    let pending: Vec<Action> = last.iter().filter(|(_, v)| v.is_none()).map(|(a, _)| *a).collect();
+    if last.is_empty() {
+        Standing::Noted
+    } else if !failed.is_empty() {
+        Standing::Failed([failed, partial].concat())
+    } else if !partial.is_empty() {
+        Standing::Partial(partial)
+    } else if !pending.is_empty() {
+        Standing::Pending(pending)
+    } else if last.iter().all(|(a, _)| *a == Action::Thaw) {
+        Standing::Thawed
+    } else {
+        Standing::Contained(last.iter().map(|(a, _)| *a).collect())
+    }
+}

@@ -1,0 +1,37 @@
+//! `failsafectl`: what the on-call engineer and the scheduler use. It speaks gRPC to failsafed, reads the audit log and
+//! recordings itself, and never depends on the daemon's code.
+//!
+//! ```text
+//! args ─► commands/* ─► client (gRPC) or journal (files) ─► render/* ─► stdout
+//! ```
+//!
+//! Invariants: stdout carries results, stderr everything else; text that a run may have written is shown without control
+//! characters; the exit code is one of [`exit::Exit`], except that `run` ends as its command does.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod entry;
+mod exit;
+mod incident;
+mod render;
+#[cfg(test)]
+mod testing;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    match commands::dispatch(args) {
+        Ok(exit) => exit.into(),
+        Err(fail) => {
+            if !fail.message.is_empty() {
+                eprintln!("{fail}");
+            }
+            fail.exit.into()
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One line for one entry of the audit log.
+
+use super::{Paint, clean, count, time};
+use crate::entry::{Body, Logged};
+use failsafe_core::{
+    decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Verdict},
+    input::{Command, Gap},
+    record::Record,
+    subject::Subject,
+};
+use jiff::tz::TimeZone;
+use std::collections::BTreeMap;
+
+/// Names of runs by id.
+pub type Names = BTreeMap<String, String>;
+
+/// The line: time, index, kind, run, what happened.
+pub fn line(entry: &Logged, names: &Names, zone: &TimeZone, paint: Paint) -> String {
+    let run = match &entry.run {
+        Some(id) => names.get(id).cloned().unwrap_or_else(|| short(id)),
+        None => "-".to_owned(),
+    };
+    let what = summary(entry);
+    let what = match weight(entry) {
+        Weight::Bad => paint.bad(&what),
+        Weight::Warn => paint.warn(&what),
+        Weight::Plain => what,
+    };
+    let when = time::wall(i128::from(entry.wall_ns), zone);
+    format!("{}  {:>5}  {:<9} {:<16} {what}\n", paint.dim(&when), entry.index, entry.kind, clean(&run))
+}
+
+/// The first 13 characters of a run's id: its time of birth in milliseconds.
+pub fn short(id: &str) -> String {
+    id.chars().take(13).collect()
+}
+
+/// What the entry says, in one line.
+pub fn summary(entry: &Logged) -> String {
+    match &entry.body {
+        Body::Known(record) => record_summary(record),
+        Body::Other(body) => other(&entry.kind, body),
+    }
+}
+
+fn record_summary(record: &Record) -> String {
+    match record {
+        Record::DaemonStarted { version, kernel, blind, nvml } => {
+            let nvml = nvml.as_ref().map(|nvml| format!(", NVML {nvml}")).unwrap_or_default();
+            let blind = if blind.is_empty() { String::new() } else { format!("; blind: {}", blind.join("; ")) };
+            format!("failsafed {version} started on kernel {kernel}{nvml}{blind}")
+        }
+        Record::DaemonStopped => "failsafed stopped on purpose".to_owned(),
+        Record::RunStarted { run, policy_name } => format!(
+            "{} started for user {} in cgroup {}, pinned to {policy_name} ({})",
+            run.name,
+            run.owner_uid,
+            run.cgroup,
+            run.policy.short()
+        ),
+        Record::RunAdopted { run, found } => format!("{} taken up again after a restart: {found}", run.name),
+        Record::RunEnded { name, .. } => format!("{name} ended"),
+        Record::PolicyRefused { policy, why } => format!("policy {} refused: {why}", policy.short()),
+        Record::Control(control) => format!(
+            "user {} ({}, pid {}) asks to {} it: {}",
+            control.uid,
+            control.role,
+            control.pid,
+            command(control.command),
+            control.reason
+        ),
+        Record::Decision { decision, .. } => decided(decision),
+        Record::Outcome(outcome) => came_of(outcome),
+        Record::Evidence { snapshot, .. } => format!(
+            "kept {}{}{} and {}",
+            if snapshot.complete { "" } else { "the first " },
+            count(snapshot.processes.len(), "process", "processes"),
+            if snapshot.frozen { " (already frozen)" } else { " (still running)" },
+            count(snapshot.signals.len(), "signal", "signals")
+        ),
+        Record::Gap(gap) => gap_text(gap),
+    }
+}
+
+/// The command's verb.
+pub fn command(command: Command) -> &'static str {
+    match command {
+        Command::Freeze => "freeze",
+        Command::Thaw => "thaw",
+        Command::Kill => "kill",
+    }
+}
+
+/// Actions in order, as one text.
+pub fn actions(actions: &[Action]) -> String {
+    actions.iter().map(Action::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn decided(decision: &Decision) -> String {
+    let would = if decision.mode == Mode::Observe { "would (observe only): " } else { "" };
+    let incident = decision.incident;
+    format!("{incident} {would}{} because {}", actions(&decision.actions), because(decision))
+}
+
+/// The cause of a decision, with the values seen.
+pub fn because(decision: &Decision) -> String {
+    let saw: Vec<String> = decision.values.iter().map(seen).collect();
+    let saw = if saw.is_empty() { String::new() } else { format!("; saw {}", saw.join(", ")) };
+    match &decision.cause {
+        Cause::Rule { rule, condition, suppressed } => {
+            let again = if *suppressed > 0 { format!(" (and {suppressed} times before)") } else { String::new() };
+            format!("of rule {rule}: {condition}{saw}{again}")
+        }
+        Cause::Operator { uid, role, reason, .. } => format!("user {uid} ({role}) asked: {reason}"),
+        Cause::Upkeep { what } => format!("{}{saw}", upkeep(what)),
+    }
+}
+
+/// What an upkeep of failsafe's means.
+pub fn upkeep(what: &str) -> String {
+    match what {
+        "escape" => "a process left the run's cgroup".to_owned(),
+        "foreign-thaw" => "somebody else thawed the contained run".to_owned(),
+        "interrupted" => "the daemon ended in the middle of an intervention".to_owned(),
+        "blind" => "a sensor that the policy needs went blind".to_owned(),
+        "retry" => "an action failed and is tried again".to_owned(),
+        other => format!("of failsafe's own upkeep: {other}"),
+    }
+}
+
+/// A value with whom it speaks of.
+pub fn seen(seen: &Seen) -> String {
+    let value = seen.value.show(&seen.kind);
+    match (&seen.subject, seen.event()) {
+        (Subject::Process { process, .. }, Some(_)) => format!("{value} by pid {} ({})", process.pid, process.comm),
+        (Subject::Run(_), Some(_)) => value,
+        (subject, Some(_)) => format!("{value} on {subject}"),
+        (Subject::Run(_), None) => format!("{} = {value}", seen.kind),
+        (subject, None) => format!("{} = {value} on {subject}", seen.kind),
+    }
+}
+
+fn came_of(outcome: &Outcome) -> String {
+    let facts: Vec<String> = outcome.proofs.iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect();
+    let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join("; ")) };
+    let Outcome { action, took, .. } = outcome;
+    match &outcome.verdict {
+        Verdict::Proved => format!("{action} proved after {took}{facts}"),
+        Verdict::Partial(missing) => {
+            format!("{action} PARTIAL after {took}, not proved: {}{facts}", missing.join("; "))
+        }
+        Verdict::Failed(why) => format!("{action} FAILED after {took}: {why}{facts}"),
+    }
+}
+
+fn gap_text(gap: &Gap) -> String {
+    let whom = match (&gap.gpu, gap.run) {
+        (Some(gpu), _) => format!(" for {gpu}"),
+        (None, Some(_)) => " for this run".to_owned(),
+        (None, None) => String::new(),
+    };
+    let lost = if gap.lost > 0 { format!(", {} events lost", gap.lost) } else { String::new() };
+    let state = if gap.blind { "is blind" } else { "sees again" };
+    format!("sensor {} {state}{whom}: {}{lost}", gap.source, gap.what)
+}
+
+/// The journal's own entries, and those of a version that this one does not know.
+fn other(kind: &str, body: &serde_json::Value) -> String {
+    let text = |name: &str| match &body[name] {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match (kind, body["cause"].as_str()) {
+        ("recovered", _) => {
+            format!("a torn tail of {} bytes was cut off the log: {}", text("dropped_bytes"), text("why"))
+        }
+        ("gap", Some("overflow")) => format!("{} entries were lost: too many waited for the disk", text("dropped")),
+        ("gap", Some("storage")) => {
+            format!("the log's disk failed {} times ({}); nothing was lost", text("failed_commits"), text("error"))
+        }
+        _ => body.to_string().chars().take(200).collect(),
+    }
+}
+
+enum Weight {
+    Bad,
+    Warn,
+    Plain,
+}
+
+fn weight(entry: &Logged) -> Weight {
+    match entry.record() {
+        Some(Record::Decision { decision, .. }) if decision.mode == Mode::Enforce => match decision.severity {
+            Severity::Critical => Weight::Bad,
+            Severity::Warning => Weight::Warn,
+            Severity::Info => Weight::Plain,
+        },
+        Some(Record::Outcome(outcome)) => match outcome.verdict {
+            Verdict::Proved => Weight::Plain,
+            Verdict::Partial(_) | Verdict::Failed(_) => Weight::Bad,
+        },
+        Some(Record::Gap(gap)) if gap.blind => Weight::Warn,
+        Some(Record::PolicyRefused { .. }) => Weight::Warn,
+        None if matches!(entry.kind.as_str(), "gap" | "recovered") => Weight::Warn,
+        _ => Weight::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{RUN, contained, control, gap, outcome};
+    use failsafe_core::policy::PolicyDigest;
+    use serde_json::json;
+
+    #[test]
+    fn every_kind_of_entry_is_one_line() {
+        let mut log = contained();
+        let partial = Verdict::Partial(vec!["pid 7 (D state)".into()]);
+        let daemon = Record::DaemonStarted {
+            version: "0.1.0".into(),
+            kernel: "6.18".into(),
+            blind: vec!["nvml: no library".into()],
+            nvml: None,
+        };
+        log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
+            .add(6_100_000, control(6_100_000, 44, Command::Thaw, "false\nalarm"))
+            .add(6_200_000, gap(true))
+            .add(6_300_000, gap(false))
+            .add(6_400_000, daemon)
+            .add(6_500_000, Record::DaemonStopped)
+            .add(6_600_000, Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into() })
+            .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into() })
+            .raw(6_800_000, "recovered", json!({ "dropped_bytes": 77, "why": "checksum mismatch" }))
+            .raw(6_900_000, "gap", json!({ "cause": "overflow", "dropped": 9 }))
+            .raw(7_000_000, "gap", json!({ "cause": "storage", "failed_commits": 3, "error": "no space" }))
+            .raw(7_100_000, "from-the-future", json!({ "x": "\u{1b}[1m" }));
+        let names = [(RUN.to_owned(), "trainer".to_owned())].into();
+        let text: String = log.entries.iter().map(|e| line(e, &names, &TimeZone::UTC, Paint::plain())).collect();
+        assert_eq!(text.lines().count(), log.entries.len());
+        insta::assert_snapshot!(text);
+    }
+}

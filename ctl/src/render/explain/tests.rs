@@ -1,0 +1,126 @@
+use super::*;
+use crate::testing::{Log, RUN, contained, control, decision, incident, outcome, violation};
+use failsafe_core::{decision::Cause, input::Command, signal::Kind};
+
+fn shown(log: &Log) -> String {
+    page(&Incident::gather(incident(), &log.entries).unwrap(), &TimeZone::UTC, Paint::plain())
+}
+
+#[test]
+fn a_contained_violation() {
+    insta::assert_snapshot!(shown(&contained()));
+}
+
+#[test]
+fn a_containment_that_is_not_proved() {
+    let mut log = Log::started();
+    let missing = vec!["pid 4242 (nvme-wait) is in uninterruptible sleep".to_owned()];
+    log.add(5_000_040, violation())
+        .add(5_000_120, outcome(1, 5_000_090, Action::Block, Verdict::Failed("map update: ENOMEM".into()), &[]))
+        .add(
+            7_000_300,
+            outcome(1, 7_000_200, Action::Freeze, Verdict::Partial(missing), &[("cgroup.events frozen", "0")]),
+        );
+    insta::assert_snapshot!(shown(&log));
+}
+
+#[test]
+fn an_operators_freeze_and_thaw() {
+    let by = |reason: &str| Cause::Operator { uid: 0, pid: 77, role: "admin".into(), reason: reason.into() };
+    let mut log = Log::started();
+    let because = |log: &mut Log, n, us, seq, command, reason: &str, actions| {
+        log.add(us, control(us, seq, command, reason));
+        let mut record = decision(n, us, by(reason), actions, vec![]);
+        if let Record::Decision { decision, .. } = &mut record {
+            decision.because = vec![seq];
+        }
+        log.add(us + 20, record);
+    };
+    because(&mut log, 1, 5_000_000, 31, Command::Freeze, "looks wrong", vec![Action::Freeze, Action::Notify]);
+    log.add(5_000_200, outcome(1, 5_000_150, Action::Freeze, Verdict::Proved, &[("cgroup.events frozen", "1")]));
+    because(&mut log, 2, 65_000_000, 99, Command::Thaw, "was a false alarm", vec![Action::Thaw, Action::Notify]);
+    log.add(65_000_200, outcome(2, 65_000_150, Action::Thaw, Verdict::Proved, &[("cgroup.events frozen", "0")]));
+    log.add(90_000_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into() });
+    insta::assert_snapshot!(shown(&log));
+}
+
+#[test]
+fn failsafes_own_upkeep_without_an_outcome() {
+    let mut log = Log::started();
+    let cause = Cause::Upkeep { what: "foreign-thaw".into() };
+    log.add(5_000_040, decision(1, 5_000_000, cause, vec![Action::Freeze, Action::Notify], vec![]));
+    let page = shown(&log);
+    assert!(page.contains("was to be frozen by failsafed itself: somebody else thawed the contained run."), "{page}");
+    assert!(page.contains("NOT KNOWN: the log has no outcome of freeze yet."), "{page}");
+    assert!(page.contains("no outcome recorded: how far it got is not known"), "{page}");
+    assert!(page.contains(&format!("failsafectl freeze {RUN} --reason TEXT")), "{page}");
+    assert!(!page.contains("Why this rule exists"), "{page}");
+}
+
+#[test]
+fn a_rule_that_only_observes() {
+    let mut log = Log::started();
+    let mut record = violation();
+    if let Record::Decision { decision, .. } = &mut record {
+        decision.mode = Mode::Observe;
+    }
+    log.add(5_000_040, record);
+    let page = shown(&log);
+    assert!(page.contains("would have been cut off from the network and frozen"), "{page}");
+    assert!(page.contains("Nothing was done: the rule only observes."), "{page}");
+    assert!(!page.contains("What these actions do not reach"), "{page}");
+    assert!(!page.contains("failsafectl thaw"), "{page}");
+}
+
+#[test]
+fn a_later_proof_mends_a_failure() {
+    let mut log = Log::started();
+    log.add(5_000_040, violation());
+    log.add(5_000_100, outcome(1, 5_000_090, Action::Block, Verdict::Proved, &[]));
+    log.add(5_000_200, outcome(1, 5_000_190, Action::Freeze, Verdict::Failed("EBUSY".into()), &[]));
+    let gather = |log: &Log| Incident::gather(incident(), &log.entries).unwrap().standing;
+    assert_eq!(gather(&log), Standing::Failed(vec!["freeze: EBUSY".into()]));
+    let cause = Cause::Upkeep { what: "retry".into() };
+    log.add(5_000_300, decision(2, 5_000_190, cause, vec![Action::Freeze, Action::Notify], vec![]));
+    assert_eq!(gather(&log), Standing::Pending(vec![Action::Freeze]));
+    log.add(5_000_400, outcome(2, 5_000_390, Action::Freeze, Verdict::Proved, &[]));
+    assert_eq!(gather(&log), Standing::Contained(vec![Action::Block, Action::Freeze]));
+}
+
+#[test]
+fn no_page_carries_control_characters() {
+    let page = shown(&contained());
+    assert!(page.chars().all(|c| c == '\n' || !c.is_control()), "{page:?}");
+    assert!(page.contains("py\\u{1b}[2J"), "{page}");
+}
+
+#[test]
+fn a_circle_of_parents_ends() {
+    let mut log = Log::started();
+    let mut evidence = crate::testing::evidence();
+    if let Record::Evidence { snapshot, .. } = &mut evidence {
+        for (i, process) in snapshot.processes.iter_mut().enumerate() {
+            process.ppid = [4243, 4242, 4243, 4244, 4300][i];
+        }
+        snapshot.complete = false;
+        snapshot.signals.retain(|s| s.kind != Kind::EgressBytes);
+    }
+    log.add(5_000_040, violation()).add(5_000_100, evidence);
+    let page = shown(&log);
+    for pid in [4200, 4242, 4243, 4244, 4300] {
+        assert_eq!(page.matches(&format!("{pid} ")).count().min(1), 1, "{pid}\n{page}");
+    }
+    assert!(page.contains("there were more"), "{page}");
+}
+
+#[test]
+fn json_has_the_entries_as_the_log_has_them() {
+    let log = contained();
+    let value = crate::render::json::incident(&Incident::gather(incident(), &log.entries).unwrap());
+    assert_eq!(value["standing"], "contained");
+    assert_eq!(value["standing_detail"], serde_json::json!(["block", "freeze"]));
+    assert_eq!(value["entries"].as_array().unwrap().len(), 4);
+    let entry: serde_json::Value = serde_json::from_slice(&log.entries[1].bytes).unwrap();
+    assert_eq!(value["entries"][0], entry);
+    assert_eq!(value["at_ns"], crate::testing::EPOCH + 5_000_000_000);
+}

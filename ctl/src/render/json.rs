@@ -1,0 +1,178 @@
+//! The JSON of `-o json`. Field names are those of the `.proto` file; enums are lower-case words; times are nanoseconds since
+//! the epoch. What is written here is a contract: see `docs/cli.md`.
+
+use failsafe_proto::v1 as pb;
+use serde_json::{Value, json};
+
+/// One value, indented, with a line end.
+pub fn text(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// A run.
+pub fn run(run: &pb::Run) -> Value {
+    json!({
+        "id": run.id,
+        "name": run.name,
+        "labels": run.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "owner_uid": run.owner_uid,
+        "cgroup": run.cgroup,
+        "cgroup_id": run.cgroup_id,
+        "policy_digest": run.policy_digest,
+        "policy_name": run.policy_name,
+        "gpus": run.gpus,
+        "state": state(run.state()),
+        "registered_ns": run.registered_ns,
+        "ended_ns": run.ended_ns,
+        "blocked": run.blocked,
+        "incident": run.incident,
+        "decisions": run.decisions,
+        "processes": run.processes,
+        "memory_bytes": run.memory_bytes,
+        "cpu_us": run.cpu_us,
+        "egress_bytes": run.egress_bytes,
+        "ingress_bytes": run.ingress_bytes,
+        "events": run.events,
+        "events_lost": run.events_lost,
+        "syscalls_via": run.syscalls_via,
+        "frozen_ms": run.frozen_ms,
+    })
+}
+
+/// The word for a run's state.
+pub fn state(state: pb::RunState) -> &'static str {
+    match state {
+        pb::RunState::Unspecified => "unknown",
+        pb::RunState::Running => "running",
+        pb::RunState::Frozen => "frozen",
+        pb::RunState::Partial => "partial",
+        pb::RunState::Ended => "ended",
+    }
+}
+
+/// The answer to a control command.
+pub fn control(answer: &pb::ControlResponse) -> Value {
+    let process = |p: &pb::Process| json!({ "pid": p.pid, "comm": p.comm, "state": p.state, "argv": p.argv });
+    json!({
+        "run_id": answer.run_id,
+        "incident": answer.incident,
+        "verdict": verdict(answer.verdict()),
+        "missing": answer.missing,
+        "proofs": answer.proofs,
+        "took_ns": answer.took_ns,
+        "processes": answer.processes.iter().map(process).collect::<Vec<_>>(),
+        "cgroups": answer.cgroups,
+        "gpus": answer.gpus,
+        "known_leaks": answer.known_leaks,
+    })
+}
+
+/// The word for a verdict.
+pub fn verdict(verdict: pb::Verdict) -> &'static str {
+    match verdict {
+        pb::Verdict::Unspecified => "unknown",
+        pb::Verdict::Proved => "proved",
+        pb::Verdict::Partial => "partial",
+        pb::Verdict::Failed => "failed",
+        pb::Verdict::Pending => "pending",
+        pb::Verdict::DryRun => "dry_run",
+    }
+}
+
+/// The node.
+pub fn status(status: &pb::StatusResponse) -> Value {
+    let sensor = |s: &pb::Sensor| json!({ "name": s.name, "sees": s.sees, "detail": s.detail, "last_success_ns": s.last_success_ns });
+    let gpu = |g: &pb::Gpu| {
+        json!({
+            "uuid": g.uuid,
+            "index": g.index,
+            "name": g.name,
+            "utilization_mpct": g.utilization_mpct,
+            "temperature_mc": g.temperature_mc,
+            "power_mw": g.power_mw,
+            "power_limit_mw": g.power_limit_mw,
+            "memory_used": g.memory_used,
+            "memory_total": g.memory_total,
+            "sampled_ns": g.sampled_ns,
+            "runs": g.runs,
+            "unsupported": g.unsupported,
+            "failing": g.failing,
+        })
+    };
+    json!({
+        "version": status.version,
+        "hostname": status.hostname,
+        "kernel": status.kernel,
+        "boot_id": status.boot_id,
+        "at_ns": status.at_ns,
+        "started_ns": status.started_ns,
+        "sensors": status.sensors.iter().map(sensor).collect::<Vec<_>>(),
+        "gpus": status.gpus.iter().map(gpu).collect::<Vec<_>>(),
+        "runs": status.runs,
+        "frozen": status.frozen,
+        "log_entries": status.log_entries,
+        "log_state": status.log_state,
+        "nvml": status.nvml,
+        "costs": status.costs,
+    })
+}
+
+/// The checks of `doctor`.
+pub fn doctor(answer: &pb::DoctorResponse) -> Value {
+    let check = |c: &pb::DoctorCheck| {
+        json!({
+            "area": c.area,
+            "name": c.name,
+            "state": check(c.state()),
+            "detail": c.detail,
+            "advice": c.advice,
+        })
+    };
+    json!({ "checks": answer.checks.iter().map(check).collect::<Vec<_>>() })
+}
+
+/// The word for a check's state.
+pub fn check(state: pb::CheckState) -> &'static str {
+    match state {
+        pb::CheckState::Unspecified => "unknown",
+        pb::CheckState::Works => "works",
+        pb::CheckState::Degraded => "degraded",
+        pb::CheckState::Missing => "missing",
+    }
+}
+
+/// An incident: facts and the records' bodies, as the log has them.
+pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
+    use crate::incident::Standing;
+    let (standing, detail) = match &incident.standing {
+        Standing::Noted => ("noted", Vec::new()),
+        Standing::Pending(actions) => ("pending", actions.iter().map(ToString::to_string).collect()),
+        Standing::Contained(actions) => ("contained", actions.iter().map(ToString::to_string).collect()),
+        Standing::Partial(missing) => ("partial", missing.clone()),
+        Standing::Failed(why) => ("failed", why.clone()),
+        Standing::Thawed => ("thawed", Vec::new()),
+    };
+    let raw = |entry: &crate::entry::Logged| serde_json::from_slice(&entry.bytes).unwrap_or(Value::Null);
+    let opened = incident.opened_by();
+    let leaks: Vec<Value> = incident
+        .containments()
+        .iter()
+        .map(|action| json!({ "action": action.to_string(), "known_leaks": action.known_leaks() }))
+        .collect();
+    json!({
+        "incident": incident.id.to_string(),
+        "run_id": incident.run_id,
+        "run_name": incident.run_name(),
+        "summary": super::explain::headline(incident),
+        "standing": standing,
+        "standing_detail": detail,
+        "at_ns": i64::try_from(incident.zero().1).unwrap_or(0),
+        "ended_ns": incident.ended.map(|entry| entry.wall_ns),
+        "policy_digest": opened.decision.policy.to_string(),
+        "cause": opened.decision.cause,
+        "values": opened.decision.values,
+        "rule": opened.rule,
+        "known_leaks": leaks,
+        "entries": incident.entries.iter().map(|entry| raw(entry)).collect::<Vec<Value>>(),
+    })
+}

@@ -1,0 +1,125 @@
+//! Putting results into text: tables, times, the page of an incident, JSON. Pure: values in, text out.
+
+pub mod event;
+pub mod explain;
+pub mod json;
+pub mod runs;
+pub mod table;
+pub mod time;
+
+use std::io::{self, IsTerminal, Write};
+
+/// Text that somebody else wrote, made harmless for a terminal: a run must not be able to move the cursor of the engineer
+/// who reads about it. White space becomes a blank; other control and direction characters are spelled out.
+pub fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' | '\r' => out.push(' '),
+            c if c.is_control() => out.extend(c.escape_default()),
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {
+                out.extend(c.escape_unicode());
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Writes to stdout.
+///
+/// # Errors
+/// Those of writing; a reader that went away ends the program quietly.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Colours, on a terminal that wants them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// For stdout: on a terminal, unless `NO_COLOR` is set.
+    pub fn stdout() -> Paint {
+        Paint { on: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) }
+    }
+
+    /// No colours.
+    #[cfg(test)]
+    pub fn plain() -> Paint {
+        Paint { on: false }
+    }
+
+    /// A heading.
+    pub fn head(self, text: &str) -> String {
+        self.wrap(text, "1")
+    }
+
+    /// Good news.
+    pub fn good(self, text: &str) -> String {
+        self.wrap(text, "32")
+    }
+
+    /// Something to look at.
+    pub fn warn(self, text: &str) -> String {
+        self.wrap(text, "33")
+    }
+
+    /// Bad news.
+    pub fn bad(self, text: &str) -> String {
+        self.wrap(text, "1;31")
+    }
+
+    /// What matters less.
+    pub fn dim(self, text: &str) -> String {
+        self.wrap(text, "2")
+    }
+
+    fn wrap(self, text: &str, code: &str) -> String {
+        if self.on && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// A number of things: `1 process`, `2 processes`.
+pub fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Breaks a paragraph into lines of at most `width` characters, between words only.
+pub fn fill(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        let line = &mut lines[last];
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_cannot_write_on_the_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e\u{7f}"), "a\\u{1b}[2Jb c\\u{9b}d\\u{202e}e\\u{7f}");
+        assert_eq!(clean("Grüße, 測試 ─ ok"), "Grüße, 測試 ─ ok");
+    }
+
+    #[test]
+    fn paragraphs_break_between_words() {
+        assert_eq!(fill("aa bb  cc\ndddddddd e", 5), ["aa bb", "cc", "dddddddd", "e"]);
+        assert_eq!(fill("", 5), [""]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Runs, and what came of a command on one, for people.
+
+use super::{Paint, count, event::short, json, table, time};
+use failsafe_core::unit::Unit;
+use failsafe_proto::v1 as pb;
+use jiff::tz::TimeZone;
+use std::fmt::Write;
+
+/// The table of `list`.
+pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
+    let state = |r: &pb::Run| {
+        let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
+        format!("{}{blocked}", json::state(r.state()))
+    };
+    let age = |r: &pb::Run| time::ago(r.registered_ns, if r.ended_ns > 0 { r.ended_ns } else { now });
+    if wide {
+        let heads = [
+            "NAME", "ID", "STATE", "USER", "POLICY", "DIGEST", "PROCS", "MEMORY", "CPU", "EGRESS", "INGRESS", "EVENTS",
+            "LOST", "GPUS", "AGE", "INCIDENT", "CGROUP",
+        ];
+        return table::table(
+            heads,
+            runs.iter().map(|r| {
+                [
+                    r.name.clone(),
+                    r.id.clone(),
+                    state(r),
+                    r.owner_uid.to_string(),
+                    r.policy_name.clone(),
+                    r.policy_digest.chars().take(19).collect(),
+                    r.processes.to_string(),
+                    table::bytes(r.memory_bytes),
+                    cpu(r.cpu_us),
+                    table::bytes(r.egress_bytes),
+                    table::bytes(r.ingress_bytes),
+                    r.events.to_string(),
+                    r.events_lost.to_string(),
+                    r.gpus.join(","),
+                    age(r),
+                    r.incident.clone(),
+                    r.cgroup.clone(),
+                ]
+            }),
+        );
+    }
+    table::table(
+        ["NAME", "ID", "STATE", "POLICY", "PROCS", "MEMORY", "AGE", "INCIDENT"],
+        runs.iter().map(|r| {
+            [
+                r.name.clone(),
+                short(&r.id),
+                state(r),
+                r.policy_name.clone(),
+                r.processes.to_string(),
+                table::bytes(r.memory_bytes),
+                age(r),
+                r.incident.clone(),
+            ]
+        }),
+    )
+}
+
+fn cpu(us: u64) -> String {
+    Unit::Microseconds.show(i64::try_from(us).unwrap_or(i64::MAX))
+}
+
+/// The facts of one run.
+pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
+    let mut labels: Vec<String> = run.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    labels.sort();
+    let ended = if run.ended_ns > 0 { time::wall(i128::from(run.ended_ns), zone) } else { String::new() };
+    let lost = if run.events_lost > 0 { format!(", {} LOST", run.events_lost) } else { String::new() };
+    let via = match run.syscalls_via.as_str() {
+        "" => "no watched system calls".to_owned(),
+        "sys_enter" => "sys_enter (slows every process of this host)".to_owned(),
+        via => via.to_owned(),
+    };
+    table::pairs(
+        "",
+        [
+            ("name", run.name.clone()),
+            ("id", run.id.clone()),
+            ("state", json::state(run.state()).to_owned()),
+            ("egress", if run.blocked { "blocked in the kernel".to_owned() } else { String::new() }),
+            ("incident", run.incident.clone()),
+            ("policy", format!("{} {}", run.policy_name, run.policy_digest)),
+            ("decisions", run.decisions.to_string()),
+            ("user", run.owner_uid.to_string()),
+            ("labels", labels.join(", ")),
+            ("cgroup", format!("{} (id {})", run.cgroup, run.cgroup_id)),
+            ("GPUs", run.gpus.join(", ")),
+            (
+                "registered",
+                format!(
+                    "{} ({} ago)",
+                    time::wall(i128::from(run.registered_ns), zone),
+                    time::ago(run.registered_ns, now)
+                ),
+            ),
+            ("ended", ended),
+            ("frozen for", if run.frozen_ms > 0 { format!("{} ms", run.frozen_ms) } else { String::new() }),
+            ("processes", run.processes.to_string()),
+            ("memory", table::bytes(run.memory_bytes)),
+            ("CPU time", cpu(run.cpu_us)),
+            ("sent", table::bytes(run.egress_bytes)),
+            ("received", table::bytes(run.ingress_bytes)),
+            ("events", format!("{}{lost}", run.events)),
+            ("calls via", via),
+        ],
+    )
+}
+
+/// What came of a control command; `done` is the verb's participle.
+pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, paint: Paint) -> String {
+    let took = failsafe_core::time::Span(answer.took_ns);
+    let incident = if answer.incident.is_empty() { String::new() } else { format!(" ({})", answer.incident) };
+    let mut out = match answer.verdict() {
+        pb::Verdict::Proved => format!("{run}{incident}: {done}, {} in {took}\n", paint.good("proved")),
+        pb::Verdict::Partial => format!("{run}{incident}: {} after {took}\n", paint.bad("PARTIAL")),
+        pb::Verdict::Failed => format!("{run}{incident}: {}\n", paint.bad("FAILED")),
+        pb::Verdict::Pending => {
+            format!("{run}{incident}: {}; the action goes on\n", paint.warn("no outcome within the timeout"))
+        }
+        pb::Verdict::DryRun => format!("dry run: {run} would be {done}; nothing was touched\n"),
+        pb::Verdict::Unspecified => format!("{run}{incident}: the daemon gave no verdict\n"),
+    };
+    let mut list = |title: &str, lines: &[String]| {
+        for line in lines {
+            let _ = writeln!(out, "  {title}: {}", super::clean(line));
+        }
+    };
+    list("not proved", &answer.missing);
+    list("read back", &answer.proofs);
+    if answer.verdict() == pb::Verdict::DryRun {
+        let _ = writeln!(
+            out,
+            "  {}, {}, {}",
+            count(answer.processes.len(), "process", "processes"),
+            count(answer.cgroups.len(), "cgroup", "cgroups"),
+            count(answer.gpus.len(), "GPU", "GPUs")
+        );
+    }
+    for p in &answer.processes {
+        let argv = if p.argv.is_empty() { String::new() } else { format!(": {}", super::clean(&p.argv)) };
+        let _ = writeln!(out, "  pid {} {} {}{argv}", p.pid, super::clean(&p.comm), p.state);
+    }
+    let mut list = |title: &str, lines: &[String]| {
+        for line in lines {
+            let _ = writeln!(out, "  {title} {}", super::clean(line));
+        }
+    };
+    list("cgroup", &answer.cgroups);
+    list("GPU", &answer.gpus);
+    list("does not reach:", &answer.known_leaks);
+    if !answer.incident.is_empty() && answer.verdict() != pb::Verdict::Proved {
+        let _ = writeln!(out, "  failsafectl explain {}", answer.incident);
+    }
+    out
+}

@@ -1,0 +1,137 @@
+//! What the daemon answers, and what becomes of it.
+
+use crate::{
+    fixtures::*,
+    support::{Answers, Fake, bare, err, out},
+};
+use failsafe_proto::v1 as pb;
+use std::{path::Path, time::Duration};
+use tonic::{Code, Status};
+
+#[test]
+fn control_says_what_is_proved_and_what_is_missing() {
+    let answer = |verdict: pb::Verdict, missing: &[&str]| pb::ControlResponse {
+        run_id: RUN.into(),
+        incident: "inc-5f0c9a1b2c3d-1".into(),
+        verdict: verdict.into(),
+        missing: missing.iter().map(ToString::to_string).collect(),
+        proofs: vec!["cgroup.events frozen 1".into()],
+        took_ns: 180_000,
+        ..Default::default()
+    };
+    for (verdict, code, says) in [
+        (pb::Verdict::Proved, 0, "frozen, proved in 180 us"),
+        (pb::Verdict::Partial, 3, "not proved: pid 7 (D)"),
+        (pb::Verdict::Failed, 1, "FAILED"),
+        (pb::Verdict::Pending, 5, "no outcome within the timeout"),
+    ] {
+        let fake = Fake::start(Answers { control: answer(verdict, &["pid 7 (D)"]), ..Default::default() });
+        let output =
+            fake.command().args(["freeze", "r", "--reason", "it is late", "--timeout", "3s"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", err(&output));
+        assert!(out(&output).contains(says), "{}", out(&output));
+        let asked = fake.asked.lock().unwrap().control.clone().unwrap();
+        assert_eq!((asked.reason.as_str(), asked.timeout_ms, asked.dry_run), ("it is late", 3_000, false));
+        assert_eq!(asked.command(), pb::Command::Freeze);
+    }
+}
+
+#[test]
+fn a_dry_run_lists_whom_it_would_reach_and_what_not() {
+    let process = pb::Process { pid: 42, comm: "py".into(), state: "S".into(), argv: "python3 t.py\u{1b}[2J".into() };
+    let control = pb::ControlResponse {
+        verdict: pb::Verdict::DryRun.into(),
+        processes: vec![process],
+        cgroups: vec!["/failsafe/run-1".into()],
+        gpus: vec!["GPU-5a".into()],
+        known_leaks: vec!["kernels already queued on a GPU run on".into()],
+        ..Default::default()
+    };
+    let fake = Fake::start(Answers { control, ..Default::default() });
+    let output = fake.ctl("kill r --dry-run");
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(out(&output));
+    assert!(fake.asked.lock().unwrap().control.as_ref().unwrap().dry_run);
+    let value = json(&fake.ctl("kill r --dry-run -o json"));
+    assert_eq!((value["verdict"].as_str(), value["processes"][0]["pid"].as_u64()), (Some("dry_run"), Some(42)));
+}
+
+#[test]
+fn a_daemon_that_hangs_is_a_timeout() {
+    let fake = Fake::start(Answers { hangs: true, ..Default::default() });
+    let began = std::time::Instant::now();
+    let output = fake.ctl("thaw r --reason x --timeout 1ms");
+    assert_eq!(output.status.code(), Some(5));
+    assert!(began.elapsed() > Duration::from_secs(4), "the daemon has some grace to answer in");
+    assert!(err(&output).contains("may still be carried out"), "{}", err(&output));
+}
+
+#[test]
+fn refusals_have_their_exit_codes() {
+    for (code, exit) in [
+        (Code::NotFound, 6),
+        (Code::PermissionDenied, 4),
+        (Code::InvalidArgument, 2),
+        (Code::FailedPrecondition, 1),
+        (Code::DeadlineExceeded, 5),
+    ] {
+        let fake = Fake::start(Answers { fails: Some(Status::new(code, "no\u{1b}[2J")), ..Default::default() });
+        for line in ["list", "describe r", "kill r --reason x", "events", "explain r", "export r -o f", "node status"] {
+            let output = fake.ctl(line);
+            assert_eq!(output.status.code(), Some(exit), "{line} {code:?}: {}", err(&output));
+            assert!(err(&output).starts_with("failsafectl: no\\u{1b}[2J"), "{line}: {}", err(&output));
+        }
+        assert!(!fake.path("f").exists());
+    }
+}
+
+#[test]
+fn without_a_daemon_doctor_says_how_to_start_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = bare(&dir.path().join("none")).arg("doctor").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("failsafed is not running"), "{}", err(&output));
+    assert!(err(&output).contains("systemctl start failsafed"), "{}", err(&output));
+}
+
+#[test]
+fn lists_are_harmless_text_or_json() {
+    let fake = Fake::start(Answers { run: pb_run(), ..Default::default() });
+    let text = out(&fake.ctl("list"));
+    assert!(text.contains("trainer\\u{1b}[2J  01936f2e-7b1c  frozen"), "{text}");
+    assert_eq!(json(&fake.ctl("get runs -o json"))[0]["name"], "trainer\u{1b}[2J");
+    assert!(out(&fake.ctl("list -o wide")).contains(RUN));
+    assert_eq!(json(&fake.ctl("node status --json"))["hostname"], "n1");
+}
+
+#[test]
+fn policy_check_asks_the_node_if_it_can() {
+    let digest = failsafe_core::policy::parse::parse("p", POLICY).unwrap().digest().to_string();
+    let check = pb::CheckResponse { digest, refusal: "ebpf is blind".into(), ..Default::default() };
+    let fake = Fake::start(Answers { check, ..Default::default() });
+    std::fs::write(fake.path("p.toml"), POLICY).unwrap();
+    let output = fake.ctl("policy check p.toml");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out(&output).contains("REFUSES it: ebpf is blind"), "{}", out(&output));
+    assert_eq!(fake.ctl("policy check p.toml --node").status.code(), Some(1));
+    assert!(!out(&fake.ctl("policy check p.toml --offline")).contains("ebpf"));
+    let alone = |more: &[&str]| {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.args(["policy", "check"]).arg(fake.path("p.toml")).args(more).output().unwrap()
+    };
+    assert_eq!(alone(&[]).status.code(), Some(0));
+    assert_eq!(alone(&["--node"]).status.code(), Some(1));
+    std::fs::write(fake.path("bad.toml"), POLICY.replace("owner", "onwer")).unwrap();
+    let bad = fake.ctl("policy check bad.toml");
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(err(&bad).contains("bad.toml:3:1: unknown field `onwer`"), "{}", err(&bad));
+    assert_eq!(json(&fake.ctl("policy check bad.toml -o json"))["errors"][0]["line"], 3);
+}
+
+#[test]
+fn completion_scripts_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = bare(Path::new("/x")).args(["completion", shell]).output().unwrap();
+        assert!(out(&output).contains("explain"), "{shell}");
+    }
+}

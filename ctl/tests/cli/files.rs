@@ -1,0 +1,123 @@
+//! What works on files: the log and recordings, with the daemon and without.
+
+use crate::{
+    fixtures::*,
+    support::{Answers, Fake, bare, err, out},
+};
+use failsafe_core::{input::Input, replay::Recorded, time::MonoTime};
+use failsafe_journal::Recorder;
+use std::path::Path;
+
+#[test]
+fn events_are_the_logs_own_bytes_with_or_without_the_daemon() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let fake = Fake::start(Answers { run: core_like(), records: records.clone(), ..Default::default() });
+    let expected: String = records.iter().map(|r| format!("{}\n", String::from_utf8_lossy(&r.entry))).collect();
+    assert_eq!(out(&fake.ctl("events -o json")), expected);
+    let offline = |line: &str| {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.arg("--state-dir").arg(state.path()).args(line.split_whitespace()).output().unwrap()
+    };
+    assert_eq!(out(&offline("events --offline -o json")), expected);
+    let (online, from_file) = (out(&fake.ctl("events")), out(&offline("events --offline")));
+    assert_eq!(online, from_file);
+    assert!(online.contains("freeze because user 0 (admin) asked: looks wrong"), "{online}");
+    assert_eq!(out(&offline("events --offline --from 2 --run train")).lines().count(), 1);
+    assert_eq!(out(&offline("events --offline --incident inc-5f0c9a1b2c3d-1")).lines().count(), 2);
+    assert_eq!(offline("events --offline --run other").status.code(), Some(6));
+    // A reader that goes away is not an error.
+    let head = format!(
+        "{} --state-dir {} events --offline | head -n1",
+        env!("CARGO_BIN_EXE_failsafectl"),
+        state.path().display()
+    );
+    let piped = std::process::Command::new("bash").args(["-c", &format!("set -o pipefail; {head}")]).output().unwrap();
+    assert_eq!((piped.status.code(), err(&piped).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn explain_is_the_same_page_with_or_without_the_daemon() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let fake = Fake::start(Answers { run: core_like(), records, ..Default::default() });
+    let offline = |line: &str| {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.arg("--state-dir").arg(state.path()).args(line.split_whitespace()).output().unwrap()
+    };
+    let page = out(&fake.ctl("explain inc-5f0c9a1b2c3d-1"));
+    assert!(page.contains("Run trainer was frozen by user 0 (admin): looks wrong."), "{page}");
+    assert!(page.contains("Proved, and it stands: freeze."), "{page}");
+    assert_eq!(out(&fake.ctl("explain trainer")), page);
+    assert_eq!(out(&offline("explain --offline trainer")), page);
+    assert_eq!(out(&offline("explain --offline 01936f2e")), page);
+    let value = json(&offline("explain --offline inc-5f0c9a1b2c3d-1 -o json"));
+    assert_eq!((value["standing"].as_str(), value["run_id"].as_str()), (Some("contained"), Some(RUN)));
+    assert_eq!(fake.ctl("explain inc-5f0c9a1b2c3d-9").status.code(), Some(6));
+    assert_eq!(offline("explain --offline nobody").status.code(), Some(6));
+}
+
+#[test]
+fn log_verify_finds_what_was_changed() {
+    let state = tempfile::tempdir().unwrap();
+    write_log(state.path());
+    let verify = |more: &[&str]| {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.args(["log", "verify"]).args(more).env("FAILSAFE_STATE_DIR", state.path()).output().unwrap()
+    };
+    let good = verify(&["-o", "json"]);
+    assert_eq!((good.status.code(), json(&good)["entries"].as_u64()), (Some(0), Some(3)));
+    assert!(out(&verify(&[])).contains("entries  3"), "{}", out(&verify(&[])));
+    let file = state.path().join("audit/audit.log");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let bad = verify(&[]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(
+        out(&bad).contains("TAMPERED WITH") && out(&bad).contains("at byte 16, entry 0: checksum mismatch"),
+        "{}",
+        out(&bad)
+    );
+    let bad = json(&verify(&["-o", "json"]));
+    assert_eq!((bad["verdict"].as_str(), bad["problem"]["offset"].as_u64()), (Some("tampered"), Some(16)));
+    bytes[100] ^= 1;
+    bytes.truncate(bytes.len() - 5);
+    std::fs::write(&file, &bytes).unwrap();
+    let torn = verify(&["-o", "json"]);
+    assert_eq!((torn.status.code(), json(&torn)["verdict"].as_str()), (Some(1), Some("torn")));
+    assert_eq!(
+        bare(Path::new("/x")).args(["log", "verify", "--file", "/none"]).output().unwrap().status.code(),
+        Some(1)
+    );
+}
+
+#[test]
+fn replay_takes_a_run_or_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.fsrec");
+    let policy = failsafe_core::policy::parse::parse("p", POLICY).unwrap();
+    let run = core_run(policy.digest());
+    let header =
+        serde_json::json!({ "format": "failsafe-recording", "version": 1, "run": run, "policy": policy, "host": {} });
+    let mut recorder = Recorder::create(&file, &header, 1 << 20).unwrap();
+    recorder.record(1, &Recorded::Input(Input::RunStarted(run))).unwrap();
+    for second in 1..100 {
+        recorder.record(1, &Recorded::Input(Input::Tick(MonoTime(second * 1_000_000_000)))).unwrap();
+    }
+    recorder.finish().unwrap();
+    let recording = std::fs::read(&file).unwrap();
+    let fake = Fake::start(Answers { recording: recording.clone(), ..Default::default() });
+    for what in [file.to_str().unwrap(), "trainer"] {
+        let output = fake.command().env("TMPDIR", dir.path()).args(["replay", what, "-o", "json"]).output().unwrap();
+        let value = json(&output);
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!((value["identical"].as_bool(), value["inputs"].as_u64()), (Some(true), Some(100)));
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the fetched copy is gone again");
+    let output = fake.ctl("export trainer -o out.fsrec --json");
+    assert_eq!(json(&output)["bytes"].as_u64(), Some(recording.len() as u64));
+    assert_eq!(std::fs::read(fake.path("out.fsrec")).unwrap(), recording);
+    std::fs::write(fake.path("cut.fsrec"), &recording[..recording.len() - 15]).unwrap();
+    assert_eq!(fake.ctl("replay cut.fsrec").status.code(), Some(3));
+}

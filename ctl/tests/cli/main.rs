@@ -1,0 +1,10 @@
+//! The program itself, as scripts use it: arguments in; stdout, stderr and exit code out. The daemon is a stand-in on a real
+//! socket; logs and recordings are real files.
+
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+mod daemon;
+mod files;
+mod fixtures;
+mod run;
+mod support;

@@ -1,0 +1,197 @@
+//! A daemon that answers what it is told to, on a real unix socket, and remembers what it was asked and by which process.
+
+use failsafe_proto::v1::{
+    self as pb, event_service_server as events, node_service_server as node, policy_service_server as policy,
+    run_service_server as runs,
+};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+};
+use tokio::net::UnixListener;
+use tokio_stream::{Iter, wrappers::UnixListenerStream};
+use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+
+/// What the fake answers.
+#[derive(Clone, Default)]
+pub struct Answers {
+    pub run: pb::Run,
+    pub control: pb::ControlResponse,
+    pub records: Vec<pb::Record>,
+    pub recording: Vec<u8>,
+    pub check: pb::CheckResponse,
+    pub doctor: pb::DoctorResponse,
+    /// Every call fails with this, if it is set.
+    pub fails: Option<Status>,
+    /// `Control` never answers.
+    pub hangs: bool,
+}
+
+/// What it was asked.
+#[derive(Default)]
+pub struct Asked {
+    pub start: Option<(pb::StartRequest, u32)>,
+    pub register: Option<pb::RegisterRequest>,
+    pub control: Option<pb::ControlRequest>,
+    pub watch: Vec<pb::WatchRequest>,
+}
+
+/// The fake; it ends with this value.
+pub struct Fake {
+    pub dir: tempfile::TempDir,
+    pub asked: Arc<Mutex<Asked>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+#[derive(Clone)]
+struct Service {
+    answers: Answers,
+    asked: Arc<Mutex<Asked>>,
+}
+
+impl Fake {
+    pub fn start(answers: Answers) -> Fake {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let asked = Arc::new(Mutex::new(Asked::default()));
+        let service = Service { answers, asked: asked.clone() };
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::bind(dir.path().join("s")).unwrap()
+        };
+        // Also for the users that `run` becomes.
+        for (path, mode) in [(dir.path().to_owned(), 0o755), (dir.path().join("s"), 0o666)] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        }
+        runtime.spawn(
+            tonic::transport::Server::builder()
+                .add_service(runs::RunServiceServer::new(service.clone()))
+                .add_service(events::EventServiceServer::new(service.clone()))
+                .add_service(policy::PolicyServiceServer::new(service.clone()))
+                .add_service(node::NodeServiceServer::new(service))
+                .serve_with_incoming(UnixListenerStream::new(listener)),
+        );
+        Fake { dir, asked, _runtime: runtime }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The program, set to speak with this fake.
+    pub fn command(&self) -> Command {
+        let mut command = bare(&self.path("s"));
+        command.current_dir(self.dir.path());
+        command
+    }
+
+    pub fn ctl(&self, line: &str) -> Output {
+        self.command().args(line.split_whitespace()).output().unwrap()
+    }
+}
+
+/// The program, without what the tester's environment may hold.
+pub fn bare(socket: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_failsafectl"));
+    for name in ["SUDO_UID", "SUDO_GID", "FAILSAFE_SOCKET", "FAILSAFE_STATE_DIR", "FAILSAFE_METRICS_SOCKET"] {
+        command.env_remove(name);
+    }
+    command.env("TZ", "UTC").arg("--socket").arg(socket);
+    command
+}
+
+pub fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+impl Service {
+    fn answer<T>(&self, value: T) -> Result<Response<T>, Status> {
+        match &self.answers.fails {
+            Some(status) => Err(status.clone()),
+            None => Ok(Response::new(value)),
+        }
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Asked)) {
+        note(&mut self.asked.lock().unwrap());
+    }
+}
+
+#[tonic::async_trait]
+impl runs::RunService for Service {
+    type ExportStream = Iter<std::vec::IntoIter<Result<pb::Chunk, Status>>>;
+
+    async fn start(&self, request: Request<pb::StartRequest>) -> Result<Response<pb::Run>, Status> {
+        let info = request.extensions().get::<UdsConnectInfo>().unwrap();
+        let pid = info.peer_cred.as_ref().and_then(tokio::net::unix::UCred::pid).unwrap();
+        self.note(|asked| asked.start = Some((request.into_inner(), u32::try_from(pid).unwrap())));
+        self.answer(self.answers.run.clone())
+    }
+
+    async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::Run>, Status> {
+        self.note(|asked| asked.register = Some(request.into_inner()));
+        self.answer(self.answers.run.clone())
+    }
+
+    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
+        self.answer(pb::ListResponse { runs: vec![self.answers.run.clone()] })
+    }
+
+    async fn get(&self, _: Request<pb::GetRequest>) -> Result<Response<pb::Run>, Status> {
+        self.answer(self.answers.run.clone())
+    }
+
+    async fn control(&self, request: Request<pb::ControlRequest>) -> Result<Response<pb::ControlResponse>, Status> {
+        self.note(|asked| asked.control = Some(request.into_inner()));
+        if self.answers.hangs {
+            std::future::pending::<()>().await;
+        }
+        self.answer(self.answers.control.clone())
+    }
+
+    async fn export(&self, _: Request<pb::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let chunks: Vec<_> =
+            self.answers.recording.chunks(1_000).map(|part| Ok(pb::Chunk { data: part.to_vec() })).collect();
+        self.answer(tokio_stream::iter(chunks))
+    }
+}
+
+#[tonic::async_trait]
+impl events::EventService for Service {
+    type WatchStream = Iter<std::vec::IntoIter<Result<pb::Record, Status>>>;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let fits = |r: &&pb::Record| {
+            (request.run.is_empty() || request.run == r.run_id)
+                && (request.incident.is_empty() || request.incident == r.incident)
+                && r.index >= request.from
+        };
+        let records: Vec<_> = self.answers.records.iter().filter(fits).cloned().map(Ok).collect();
+        self.note(|asked| asked.watch.push(request));
+        self.answer(tokio_stream::iter(records))
+    }
+}
+
+#[tonic::async_trait]
+impl policy::PolicyService for Service {
+    async fn check(&self, _: Request<pb::CheckRequest>) -> Result<Response<pb::CheckResponse>, Status> {
+        self.answer(self.answers.check.clone())
+    }
+}
+
+#[tonic::async_trait]
+impl node::NodeService for Service {
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        self.answer(pb::StatusResponse { hostname: "n1".into(), log_state: "healthy".into(), ..Default::default() })
+    }
+
+    async fn doctor(&self, _: Request<pb::DoctorRequest>) -> Result<Response<pb::DoctorResponse>, Status> {
+        self.answer(self.answers.doctor.clone())
+    }
+}
