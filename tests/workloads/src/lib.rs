@@ -1,0 +1,34 @@
+//! What the workloads share. Each program is one file under `src/bin`; nothing here knows of failsafe's code, because a
+//! run never has to be modified to be bounded.
+//!
+//! ```text
+//!  bin/trainer ──► model (gradient descent), metrics (one datagram a line)
+//!  bin/spinner, bin/forkbomb ──► shared (counters that processes share)
+//!  bin/callers, bin/syscall-loop ──► calls (watched system calls, made so that they do nothing)
+//!  bin/syscall-loop, bin/connect-loop ──► timing (nanoseconds a call)
+//! ```
+
+pub mod calls;
+pub mod metrics;
+pub mod model;
+pub mod shared;
+pub mod timing;
+
+use std::io::Write;
+
+/// Prints one line and flushes it, so that a watcher behind a pipe sees it when it happens.
+///
+/// A reader that has gone away is not an error: the workload goes on.
+pub fn say(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
+
+/// The short name of an error's errno (`EPERM`), or the error in words when it has none.
+pub fn errno_name(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => format!("{:?}", nix::errno::Errno::from_raw(code)),
+        None => error.to_string(),
+    }
+}
