@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use failsafed::{config::Config, supervisor};
 use std::path::PathBuf;
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 /// The node-level fail-safe for ML training and online tests on GPU hosts.
@@ -38,7 +39,8 @@ fn main() -> anyhow::Result<()> {
     }
     let filter = EnvFilter::try_from_env("FAILSAFED_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Whoever reads the daemon's own log may be stuck (a full disk under journald): containment must not wait for it.
-    let (writer, _flushed_when_dropped) = tracing_appender::non_blocking(std::io::stderr());
+    let lines = NonBlockingBuilder::default().buffered_lines_limit(4_096);
+    let (writer, _flushed_when_dropped) = lines.finish(std::io::stderr());
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer).init();
     supervisor::run(config)

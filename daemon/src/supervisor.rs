@@ -26,7 +26,10 @@ use crate::{
 use anyhow::Context as _;
 use failsafe_core::{Input, MonoTime, event, input::Gap, record::Record, signal::Source};
 use failsafe_journal::StateLock;
-use nix::sys::eventfd::EventFd;
+use nix::sys::{
+    eventfd::EventFd,
+    signal::{SigSet, Signal},
+};
 use sha2::{Digest, Sha256};
 use std::{
     os::fd::AsFd,
@@ -51,6 +54,8 @@ struct Critical {
 /// What keeps it from starting, or the critical part that ended.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let started_ns = clock::wall_ns();
+    // A blocked mask is inherited: whoever started this may have blocked the signals that stop it.
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock().context("cannot unblock signals")?;
     let state_dir = &config.state_dir;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     let _lock = StateLock::acquire(state_dir)?;
@@ -166,9 +171,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     log.record(&Record::DaemonStopped, None, None);
     log_owner.close();
     drop(context);
-    if let Some(registry) = Arc::into_inner(registry) {
-        registry.close();
-    }
+    registry.close();
     served
 }
 

@@ -186,8 +186,9 @@ INLINE bool repeated(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, 
 	return false;
 }
 
-/* CGROUP_ID: of the packet's socket; 0 = the subject is the current task. */
-INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, __u64 cgroup_id)
+/* PACKET (a constant): the subject is the cgroup of the packet's socket, else the current task. A cgroup_skb program
+ * must not even contain a question for the current task: older kernels refuse it. */
+INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, const bool packet, struct __sk_buff *skb)
 {
 	struct fs_net *e;
 	__u32 n = 0;
@@ -199,8 +200,8 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 	e = event_new(run, FS_NET, sizeof(*e));
 	if (!e)
 		return;
-	if (cgroup_id)
-		e->hdr.cgroup_id = cgroup_id;
+	if (packet)
+		e->hdr.cgroup_id = bpf_skb_cgroup_id(skb);
 	else
 		subject_current(&e->hdr);
 	e->op = d->op;
@@ -236,7 +237,7 @@ INLINE int call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
 			__sync_fetch_and_add(&c->denied_calls, 1);
 	}
 	if (!(foreign && v == FS_ALLOWED))
-		net_event(run, d, v, 0);
+		net_event(run, d, v, false, NULL);
 	return v == FS_DENIED ? DENY : ALLOW;
 }
 
@@ -333,7 +334,7 @@ int fs_sock_create(struct bpf_sock *sk)
 	c = counters_of(run->slot);
 	if (c && v == FS_DENIED)
 		__sync_fetch_and_add(&c->denied_calls, 1);
-	net_event(run, &d, v, 0);
+	net_event(run, &d, v, false, NULL);
 	return v == FS_DENIED ? DENY : ALLOW;
 }
 
@@ -475,7 +476,7 @@ int fs_egress(struct __sk_buff *skb)
 	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE) || latched(run->slot)) {
 		v = packet_verdict(run, skb, &d);
 		if (v != FS_ALLOWED)
-			net_event(run, &d, v, bpf_skb_cgroup_id(skb));
+			net_event(run, &d, v, true, skb);
 		if (v == FS_DENIED) {
 			__sync_fetch_and_add(&c->dropped_packets, segs);
 			return DENY;

@@ -1,4 +1,5 @@
 //! The Rust mirror of the ABI against the types of the compiled object: every struct, field, offset and size.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 use std::collections::HashMap;
 

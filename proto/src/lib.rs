@@ -5,7 +5,12 @@
 #![forbid(unsafe_code)]
 
 /// `failsafe.v1`.
-#[expect(missing_docs, clippy::all, clippy::allow_attributes, reason = "generated code; the .proto file has the comments")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::allow_attributes,
+    reason = "generated code; the .proto file has the comments"
+)]
 pub mod v1 {
     tonic::include_proto!("failsafe.v1");
 }

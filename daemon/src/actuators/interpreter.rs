@@ -166,13 +166,17 @@ impl Worker {
     fn thaw(&self, job: &Job) -> Report {
         let _gate = job.live.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let keep = std::mem::take(&mut job.live.status().keep_frozen);
+        // A later decision may be carried out already: what it wants stands in the status before it acts.
+        let (frozen_again, latched_again) = (|| job.live.status().hold_frozen, || job.live.status().blocked);
         // The latch goes first: a thawed run finds its network as its policy has it.
-        let unlatched = if self.registry.kernel().blind().is_some() {
+        let unlatched = if self.registry.kernel().blind().is_some() || latched_again() {
             Ok(())
         } else {
-            self.registry.kernel().set_block(job.live.slot, false).map_err(|e| e.to_string())
+            let set = |on| self.registry.kernel().set_block(job.live.slot, on).map_err(|e| e.to_string());
+            set(false).and_then(|()| if latched_again() { set(true) } else { Ok(()) })
         };
-        outcome::thaw(&cgroup::thaw(&job.live.cgroup, &keep, self.until()), unlatched)
+        let thawed = cgroup::thaw_unless(&job.live.cgroup, &keep, self.until(), &frozen_again);
+        outcome::thaw(&thawed, unlatched)
     }
 
     fn snapshot(&self, job: &Job, frozen: bool) -> (Report, Option<Snapshot>) {

@@ -78,6 +78,7 @@ pub(super) fn thaw(outcome: &ThawOutcome, unlatched: Result<(), String>) -> Repo
             at_ns: Some(*at_ns),
         },
         ThawOutcome::Vanished => Report::proved(vec![proof("cgroup", "removed: nobody is left to thaw")]),
+        ThawOutcome::Superseded => Report::partial(vec!["a later decision froze the run again".to_owned()]),
         ThawOutcome::HeldByAncestor { path } => {
             Report::partial(vec![format!("{} above the run is frozen by someone else", path.display())])
         }

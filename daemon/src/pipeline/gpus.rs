@@ -11,9 +11,7 @@ use crate::{
     runs::Registry,
     sensors::nvml::{self, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
 };
-use failsafe_core::{
-    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, input::Gap, signal::Source,
-};
+use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -39,7 +37,12 @@ impl Gpus {
         node: &Arc<Mutex<NodeView>>,
     ) -> anyhow::Result<Gpus> {
         let (word, first) = mpsc::sync_channel(1);
-        let told = Told { registry: registry.clone(), pipeline: pipeline.clone(), node: node.clone(), proc: ProcFs::default() };
+        let told = Told {
+            registry: registry.clone(),
+            pipeline: pipeline.clone(),
+            node: node.clone(),
+            proc: ProcFs::default(),
+        };
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
             return Ok(Gpus(None));
@@ -120,14 +123,29 @@ impl Told {
 
     fn gap(&self, gpu: Option<String>, what: String, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
-        self.tell(Input::Gap(Gap { seq: 0, at, source: Source::Nvml, run: None, gpu: gpu.map(GpuId), what, lost: 0, blind }));
+        self.tell(Input::Gap(Gap {
+            seq: 0,
+            at,
+            source: Source::Nvml,
+            run: None,
+            gpu: gpu.map(GpuId),
+            what,
+            lost: 0,
+            blind,
+        }));
     }
 
     fn hello(&self, hello: &Hello) {
         let real = format!("driver {}, NVML {}", hello.driver, hello.nvml);
         let what = if hello.simulated { format!("simulated ({real})") } else { real };
-        let unreachable: Vec<String> = hello.unreachable.iter().map(|u| format!("GPU {}: {}", u.index, u.why)).collect();
-        let detail = format!("{what}; {} GPU(s){}{}", hello.gpus.len(), if unreachable.is_empty() { "" } else { "; " }, unreachable.join("; "));
+        let unreachable: Vec<String> =
+            hello.unreachable.iter().map(|u| format!("GPU {}: {}", u.index, u.why)).collect();
+        let detail = format!(
+            "{what}; {} GPU(s){}{}",
+            hello.gpus.len(),
+            if unreachable.is_empty() { "" } else { "; " },
+            unreachable.join("; ")
+        );
         self.see(None, &detail);
         let mut node = self.node();
         node.nvml = what;
@@ -149,7 +167,8 @@ impl Told {
     fn sample(&self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
         self.runs_on(&gpu, sample);
-        let runs = self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        let runs =
+            self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {

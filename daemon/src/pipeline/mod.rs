@@ -42,8 +42,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Messages that may wait for the pipeline.
-pub const QUEUE: usize = 4_096;
+/// Messages that may wait for the pipeline; the channel holds room for all of them at once.
+pub const QUEUE: usize = 1_024;
 /// The core is told the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -239,7 +239,7 @@ impl Pipeline {
                     status.standing = if partial { Standing::Partial } else { Standing::Frozen };
                     status.frozen_since.get_or_insert(outcome.at.0);
                 }
-                (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) => {
+                (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) if !status.hold_frozen => {
                     status.standing = Standing::Running;
                     status.frozen_ns +=
                         status.frozen_since.take().map_or(0, |since| outcome.at.0.saturating_sub(since));
@@ -314,7 +314,7 @@ impl Pipeline {
 
     fn begin(&mut self, decision: &Decision) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
-        self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
+        // What is wanted is said before it is done: a thaw that is still under way gives way to it.
         if let Some(view) = self.state.run(decision.id.run) {
             let mut status = live.status();
             status.hold_frozen = view.frozen;
@@ -326,6 +326,7 @@ impl Pipeline {
                 status.standing = Standing::Partial;
             }
         }
+        self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
         let rule = match &decision.cause {
             Cause::Rule { rule, .. } => live.policy.rule(rule).map(|rule| RuleText {
                 rationale: rule.rationale.clone(),
@@ -347,4 +348,12 @@ impl Pipeline {
 
 fn named(policy: &Policy) -> String {
     format!("{} v{}", policy.name, policy.version)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_queue_is_small() {
+        assert!(std::mem::size_of::<super::Message>() <= 512, "{}", std::mem::size_of::<super::Message>());
+    }
 }

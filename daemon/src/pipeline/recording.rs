@@ -11,7 +11,8 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ use std::{
 
 /// Frames of a recording are of this kind: postcard of [`Recorded`].
 pub const FRAME_KIND: u8 = 1;
-/// Entries that may wait for the disk.
+/// Messages that may wait for the disk. Counted, not allocated: a bounded channel would touch room for all of them.
 const QUEUE: usize = 65_536;
 /// A recording's buffer is written at least this often.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
@@ -50,20 +51,22 @@ enum Message {
 
 /// The handle of the recording thread.
 pub struct Recordings {
-    queue: SyncSender<Message>,
+    queue: Sender<Message>,
+    waiting: Arc<AtomicUsize>,
     lossy: Vec<RunId>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Asks for all that was recorded so far to be on disk.
 #[derive(Clone)]
-pub struct Flusher(SyncSender<Message>);
+pub struct Flusher(Sender<Message>, Arc<AtomicUsize>);
 
 impl Flusher {
     /// Waits until it is.
     pub async fn flush(&self) {
         let (done, wait) = tokio::sync::oneshot::channel();
-        if self.0.try_send(Message::Flush(done)).is_ok() {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        if self.0.send(Message::Flush(done)).is_ok() {
             let _closed = wait.await;
         }
     }
@@ -75,15 +78,17 @@ impl Recordings {
     /// # Errors
     /// The thread could not be made.
     pub fn spawn() -> std::io::Result<Recordings> {
-        let (queue, receiver) = mpsc::sync_channel(QUEUE);
-        let thread =
-            std::thread::Builder::new().name("recordings".into()).spawn(move || Writer::default().work(&receiver))?;
-        Ok(Recordings { queue, lossy: Vec::new(), thread: Some(thread) })
+        let (queue, receiver) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = waiting.clone();
+        let work = move || Writer::default().work(&receiver, &taken);
+        let thread = std::thread::Builder::new().name("recordings".into()).spawn(work)?;
+        Ok(Recordings { queue, waiting, lossy: Vec::new(), thread: Some(thread) })
     }
 
     /// A handle to flush with.
     pub fn flusher(&self) -> Flusher {
-        Flusher(self.queue.clone())
+        Flusher(self.queue.clone(), self.waiting.clone())
     }
 
     /// Begins a run's recording.
@@ -107,7 +112,11 @@ impl Recordings {
     }
 
     fn send(&mut self, run: RunId, message: Message) {
-        if self.queue.try_send(message).is_err() && !self.lossy.contains(&run) {
+        let full = self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE;
+        if full {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        if (full || self.queue.send(message).is_err()) && !self.lossy.contains(&run) {
             // A recording with a hole would replay to something else: it ends here instead.
             tracing::error!(%run, "the recording cannot keep up and ends");
             self.lossy.push(run);
@@ -131,12 +140,15 @@ struct Writer {
 }
 
 impl Writer {
-    fn work(mut self, queue: &Receiver<Message>) {
+    fn work(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) {
         let mut flushed = Instant::now();
         loop {
             match queue.recv_timeout(FLUSH_EVERY) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => self.handle(message),
+                Ok(message) => {
+                    waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.handle(message);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if flushed.elapsed() >= FLUSH_EVERY {

@@ -34,6 +34,9 @@ use store::{EndedRun, Store};
 /// How long releasing an ended run's cgroup may take: nobody is in it.
 const RELEASE: Duration = Duration::from_millis(100);
 
+/// How long a stop waits for actuators.
+const LAST_JOB: Duration = Duration::from_secs(3);
+
 /// How a run's containment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standing {
@@ -248,9 +251,19 @@ impl Registry {
         Err(FindError::None(wanted.into()))
     }
 
-    /// On a stop: lets go of the kernel side, see [`Kernel::close`].
-    pub fn close(self) {
-        self.kernel.close();
+    /// On a stop: lets go of the kernel side, see [`Kernel::close`]. An actuator may be at its last job still, and is waited for.
+    pub fn close(mut self: Arc<Registry>) {
+        let deadline = Instant::now() + LAST_JOB;
+        loop {
+            match Arc::try_unwrap(self) {
+                Ok(registry) => return registry.kernel.close(),
+                Err(_) if Instant::now() >= deadline => {
+                    return tracing::warn!("an actuator has not ended: pins stay, which is safe");
+                }
+                Err(shared) => self = shared,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes an ended run out of the registry and the kernel, and removes the cgroup where the daemon made it.

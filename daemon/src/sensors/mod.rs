@@ -3,5 +3,5 @@
 pub mod cgroup;
 pub mod ebpf;
 pub mod metrics;
-pub mod sampler;
 pub mod nvml;
+pub mod sampler;

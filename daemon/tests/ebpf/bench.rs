@@ -304,15 +304,19 @@ fn remove_tree(dir: &Path) -> std::io::Result<()> {
     fs::remove_dir(dir)
 }
 
-/// A memory cgroup with a limit, on whichever version has the controller; `None` where neither has it.
-pub fn memory_limit(run: &TestCgroup, bytes: u64) -> Option<TestCgroup> {
+/// Limits the memory of what is in the run: `None` where no controller can. On v1 the limit is a cgroup to be joined.
+pub fn memory_limit(run: &TestCgroup, bytes: u64) -> Option<Option<TestCgroup>> {
+    if fs::write(run.path.join("memory.max"), bytes.to_string()).is_ok() {
+        let _ = fs::write(run.path.join("memory.swap.max"), "0");
+        return Some(None);
+    }
     let v1 = Path::new("/sys/fs/cgroup/memory");
     if !v1.join("memory.limit_in_bytes").exists() {
         return None;
     }
     let cgroup = TestCgroup::create(&v1.join(run.path.file_name().unwrap()));
     fs::write(cgroup.path.join("memory.limit_in_bytes"), bytes.to_string()).unwrap();
-    Some(cgroup)
+    Some(Some(cgroup))
 }
 
 struct Bpffs(PathBuf);

@@ -1,3 +1,5 @@
+//! Replays of recordings made here, whole and cut.
+
 use super::*;
 use failsafe_core::{
     RunId, State,

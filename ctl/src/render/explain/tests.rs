@@ -1,3 +1,5 @@
+//! The page of an incident, against its snapshots.
+
 use super::*;
 use crate::testing::{Log, RUN, contained, control, decision, incident, outcome, violation};
 use failsafe_core::{decision::Cause, input::Command, signal::Kind};

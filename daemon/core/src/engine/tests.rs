@@ -1,3 +1,5 @@
+//! The engine, rule by rule; and that a run is judged alike alone and among others.
+
 use super::*;
 use crate::time::MonoTime;
 use crate::{

@@ -31,4 +31,4 @@ pub use guard::{Hold, is_still_frozen};
 pub use kill::{KillMethod, KillOutcome, kill};
 pub use recapture::{Recapture, recapture};
 pub use snapshot::{ProcessSnapshot, RunSnapshot, snapshot};
-pub use thaw::{ThawOutcome, thaw};
+pub use thaw::{ThawOutcome, thaw, thaw_unless};

@@ -28,6 +28,8 @@ pub enum ThawOutcome {
         /// The frozen cgroup nearest to the root.
         path: PathBuf,
     },
+    /// Somebody with a say wanted the run frozen again before it was proved thawed; its root is told to freeze.
+    Superseded,
     /// The deadline came first.
     Partial {
         /// Levels the kernel still calls frozen.
@@ -54,15 +56,35 @@ pub enum ThawOutcome {
 /// [`FreezeOutcome::Frozen`](super::FreezeOutcome)).
 #[must_use]
 pub fn thaw(cgroup: &Cgroup, keep: &[u64], deadline: Instant) -> ThawOutcome {
-    thaw_inner(cgroup, keep, deadline).unwrap_or_else(|e| ThawOutcome::from_error(&e))
+    thaw_unless(cgroup, keep, deadline, &|| false)
 }
 
-fn thaw_inner(cgroup: &Cgroup, keep: &[u64], deadline: Instant) -> Result<ThawOutcome, CgroupError> {
+/// [`thaw`], given up as soon as `superseded` says that the run is to be frozen after all. Whoever wants it frozen has to
+/// say so there *before* writing to the cgroup: then no order of the two can leave it thawed.
+#[must_use]
+pub fn thaw_unless(cgroup: &Cgroup, keep: &[u64], deadline: Instant, superseded: &dyn Fn() -> bool) -> ThawOutcome {
+    thaw_inner(cgroup, keep, deadline, superseded).unwrap_or_else(|e| ThawOutcome::from_error(&e))
+}
+
+fn thaw_inner(
+    cgroup: &Cgroup,
+    keep: &[u64],
+    deadline: Instant,
+    superseded: &dyn Fn() -> bool,
+) -> Result<ThawOutcome, CgroupError> {
     let began = Instant::now();
     let mut backoff = Backoff::until(deadline);
+    if superseded() {
+        return Ok(ThawOutcome::Superseded);
+    }
     release(cgroup, keep)?;
     cgroup.write_file("cgroup.freeze", b"0")?;
     loop {
+        if superseded() {
+            // The 0 may have come after the other's 1.
+            cgroup.write_file("cgroup.freeze", b"1")?;
+            return Ok(ThawOutcome::Superseded);
+        }
         let (levels, still) = still_frozen(cgroup, keep)?;
         if still.is_empty() {
             return Ok(ThawOutcome::Thawed { at_ns: clock::monotonic_ns(), took: began.elapsed(), levels });

@@ -134,7 +134,8 @@ impl MetricsSocket {
         let stop = Arc::new(EventFd::from_value(0)?);
         let stopped = stop.clone();
         let path = self.path.clone();
-        let reader = Reader { fd: self.fd, sink, limit: Limit::default(), garbage: 0, told_ns: 0, proc: ProcFs::default() };
+        let reader =
+            Reader { fd: self.fd, sink, limit: Limit::default(), garbage: 0, told_ns: 0, proc: ProcFs::default() };
         let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || reader.work(&stopped))?;
         Ok(Running { stop, thread: Some(thread), path })
     }
@@ -173,7 +174,8 @@ impl<F: FnMut(MetricsEvent)> Reader<F> {
     fn work(mut self, stop: &EventFd) {
         let mut buffer = [0; parse::MAX_DATAGRAM];
         loop {
-            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+            let mut fds =
+                [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
             // What was counted is told in time also when nothing more comes.
             match poll(&mut fds, PollTimeout::from(1_000u16)) {
                 Ok(_) | Err(Errno::EINTR) => {}

@@ -63,10 +63,7 @@ impl Sampler {
 
     /// Waits for frames, the end, or `stop`, at most until `until`.
     pub fn hear(&mut self, stop: &EventFd, until: Instant) -> Heard {
-        let mut fds = [
-            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.out.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.out.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout(until)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => tracing::warn!(%errno, "waiting for the NVML sampler"),

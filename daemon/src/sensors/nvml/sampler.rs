@@ -110,8 +110,14 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     shared.send(&Frame::Hello(hello.clone()));
     gate.open();
     let threads = [
-        spawn("xid", { let shared = Arc::clone(shared); move || xid::watch(nvml, &shared) }),
-        spawn("count", { let shared = Arc::clone(shared); move || count_gpus(nvml, count, &shared) }),
+        spawn("xid", {
+            let shared = Arc::clone(shared);
+            move || xid::watch(nvml, &shared)
+        }),
+        spawn("count", {
+            let shared = Arc::clone(shared);
+            move || count_gpus(nvml, count, &shared)
+        }),
     ];
     if let Some(error) = threads.into_iter().find_map(Result::err) {
         return End { fault: Fault::Restart, why: format!("starting a thread: {error}") };

@@ -38,7 +38,10 @@ struct Gpu {
 enum End {
     Stop,
     /// It sees nothing: say why, wait, start another.
-    Blind { why: String, wait: Option<Duration> },
+    Blind {
+        why: String,
+        wait: Option<Duration>,
+    },
     /// It asked for a fresh start after it had seen something.
     Again,
 }
@@ -134,7 +137,9 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
     fn outlast(&mut self, mut stuck: Sampler) -> bool {
         let pid = stuck.pid();
         let state = ProcFs::default().stat(pid).ok().flatten().map_or('?', |stat| stat.state);
-        self.blind(format!("the NVML sampler (pid {pid}, state {state}) does not die: a driver call cannot be interrupted"));
+        self.blind(format!(
+            "the NVML sampler (pid {pid}, state {state}) does not die: a driver call cannot be interrupted"
+        ));
         while stuck.ended().is_none() {
             if stopped_within(self.stop, Duration::from_secs(1)) {
                 return true;
@@ -154,7 +159,10 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
                 Heard::Stop => return Some(End::Stop),
                 Heard::Closed(None) => return None,
                 Heard::Closed(Some(error)) => {
-                    return Some(End::Blind { why: format!("the NVML sampler is broken: {}", chain(&error)), wait: None });
+                    return Some(End::Blind {
+                        why: format!("the NVML sampler is broken: {}", chain(&error)),
+                        wait: None,
+                    });
                 }
                 Heard::Frames(frames) => {
                     for frame in frames {
@@ -170,7 +178,8 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
                 }
             }
             if self.heard.elapsed() > deadline {
-                let what = if greeted { "does not answer" } else { "has not started: nvmlInit or nvmlDeviceGetCount hangs" };
+                let what =
+                    if greeted { "does not answer" } else { "has not started: nvmlInit or nvmlDeviceGetCount hangs" };
                 return Some(End::Blind { why: format!("the NVML sampler {what}"), wait: None });
             }
             if greeted && let Some(end) = self.look() {

@@ -1,3 +1,5 @@
+//! Policies, good and bad: every mistake has its place and its own message.
+
 use super::*;
 use crate::policy::{Bound, Condition, Op};
 use crate::signal::Kind;

@@ -55,14 +55,18 @@ type Get<T> = fn(&T) -> Option<i64>;
 impl Reading<'_> {
     fn all(&mut self, device: &Device<'_>) {
         let use_ = self.ask("nvmlDeviceGetUtilizationRates", || device.utilization_rates());
-        self.put(use_, [(Kind::GpuUtilization, |u| Some(thousand(u.gpu))), (Kind::GpuMemoryUtilization, |u| {
-            Some(thousand(u.memory))
-        })]);
+        self.put(
+            use_,
+            [
+                (Kind::GpuUtilization, |u| Some(thousand(u.gpu))),
+                (Kind::GpuMemoryUtilization, |u| Some(thousand(u.memory))),
+            ],
+        );
         let memory = self.ask("nvmlDeviceGetMemoryInfo_v2", || device.memory_info());
-        self.put(memory, [
-            (Kind::GpuMemory, |m| Some(integer(m.used))),
-            (Kind::GpuMemoryShare, |m| share(m.used, m.total)),
-        ]);
+        self.put(
+            memory,
+            [(Kind::GpuMemory, |m| Some(integer(m.used))), (Kind::GpuMemoryShare, |m| share(m.used, m.total))],
+        );
         let heat = self.ask("nvmlDeviceGetTemperature", || device.temperature(TemperatureSensor::Gpu));
         // The value is a signed int in C; the wrapper gives it as unsigned.
         self.put(heat, [(Kind::GpuTemperature, |t| Some(i64::from(t.cast_signed()) * 1000))]);

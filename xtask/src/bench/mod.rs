@@ -1,0 +1,58 @@
+//! `cargo xtask bench NAME`: one figure of the project, measured against its own floor in the same run. What is compared is
+//! measured in turns, so that noise of the machine falls on both sides.
+//!
+//! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
+
+mod footprint;
+mod freeze;
+mod overhead;
+mod report;
+mod statistics;
+
+use crate::{interrupt, setup, shell};
+use anyhow::Result;
+use clap::ValueEnum;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Args {
+    name: Name,
+    /// Turns of each measurement
+    #[arg(long, default_value_t = 7)]
+    trials: usize,
+    /// Use the debug build, whose figures say nothing: only to try the bench itself
+    #[arg(long)]
+    debug: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Name {
+    /// From a forbidden connect to the whole run frozen and verified, against a bare write
+    Freeze,
+    /// Memory and CPU of the idle daemon, beside the node exporter
+    Footprint,
+    /// A loop of system calls in a run, outside any run, and with no daemon
+    Overhead,
+}
+
+/// Builds what is measured and measures it.
+///
+/// # Errors
+/// A build or a measurement failed.
+pub fn run(args: &Args) -> Result<()> {
+    setup::run()?;
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads"]);
+    if !args.debug {
+        cargo.arg("--release");
+    }
+    shell::run(&mut cargo)?;
+    interrupt::catch()?;
+    let report = match args.name {
+        Name::Freeze => freeze::run(args)?,
+        Name::Footprint => footprint::run(args)?,
+        Name::Overhead => overhead::run(args)?,
+    };
+    report.print();
+    Ok(())
+}

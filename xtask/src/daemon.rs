@@ -1,0 +1,210 @@
+//! A failsafed of its own for the demo and the benches: private configuration, state, sockets, cgroup and pins, so that it
+//! disturbs no installed one; all of it is gone when the value is dropped.
+
+use crate::{interrupt, shell};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long the daemon may take to answer for the first time, and to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the daemon is to be started.
+pub struct Options {
+    /// A short word for its cgroup and pins.
+    pub name: &'static str,
+    /// The release build.
+    pub release: bool,
+    /// Time between samples, milliseconds.
+    pub sample_interval_ms: u64,
+    /// NVML's library and the scenario of the simulated one; without it GPUs are not looked at.
+    pub nvml: Option<(PathBuf, PathBuf)>,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    child: Child,
+    folder: TempDir,
+    programs: PathBuf,
+    cgroup: PathBuf,
+    bpffs: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it and waits until it answers. `folder` becomes its own: sockets, state and log lie there.
+    ///
+    /// # Errors
+    /// Not root, no cgroup2, or the daemon does not come up: then its log is in the error.
+    pub fn start(options: &Options, folder: TempDir) -> Result<Daemon> {
+        if !geteuid().is_root() {
+            bail!("failsafed needs root: run `sudo -E cargo xtask ...`");
+        }
+        let unique = format!("failsafe-{}-{}", options.name, std::process::id());
+        let bpffs = Path::new("/sys/fs/bpf").join(&unique);
+        let config = folder.path().join("failsafed.toml");
+        fs::write(&config, configuration(options, folder.path(), &unique, &bpffs))
+            .with_context(|| format!("writing {}", config.display()))?;
+        let programs = shell::built(options.release);
+        // A folder of its own in bpffs, so that what was pinned can be taken away whole.
+        fs::create_dir_all(&bpffs).with_context(|| format!("making {}", bpffs.display()))?;
+        let log = fs::File::create(folder.path().join("failsafed.log")).context("making the daemon's log")?;
+        let mut command = Command::new(programs.join("failsafed"));
+        command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Some((_, scenario)) = &options.nvml {
+            command.env("FAILSAFE_NVML_SCENARIO", scenario);
+        }
+        // A process group of its own: a Ctrl-C at the terminal is for xtask, which then stops the daemon in order.
+        let child =
+            command.process_group(0).spawn().with_context(|| format!("starting `{}`", shell::shown(&command)))?;
+        let mut daemon = Daemon { child, folder, programs, cgroup: cgroup2()?.join(&unique), bpffs };
+        daemon.wait_until_it_answers()?;
+        Ok(daemon)
+    }
+
+    /// `failsafectl` against this daemon.
+    pub fn ctl<I: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
+        let mut command = Command::new(self.programs.join("failsafectl"));
+        command.arg("--socket").arg(self.folder.path().join("failsafed.sock"));
+        command.arg("--state-dir").arg(self.folder.path().join("state")).args(args);
+        command
+    }
+
+    /// What `failsafectl ARGS -o json` prints.
+    ///
+    /// # Errors
+    /// It fails, or prints something else than JSON.
+    pub fn json<I: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Result<Value> {
+        let mut command = self.ctl(args);
+        let text = shell::read(command.args(["-o", "json"]))?;
+        serde_json::from_str(&text).with_context(|| format!("`{}` printed no JSON: {text}", shell::shown(&command)))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where runs report their metrics.
+    pub fn metrics_socket(&self) -> PathBuf {
+        self.folder.path().join("metrics.sock")
+    }
+
+    /// A program of this build, such as `trainer`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let answer = interrupt::wait_for("the daemon's first answer", PATIENCE, || {
+            if let Some(status) = self.child.try_wait().context("watching the daemon")? {
+                bail!("failsafed ended at once: {status}");
+            }
+            Ok(shell::read(&mut self.ctl(["node", "status"])).ok())
+        });
+        answer.map(|_| ()).with_context(|| format!("failsafed's log:\n{}", self.last_log_lines(20)))
+    }
+
+    /// Its threads, each with the kernel function it waits in: what to look at when it hangs.
+    fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        tasks.map(|task| format!("{} in {}", read(task.path().join("comm")), read(task.path().join("wchan")))).collect()
+    }
+
+    fn last_log_lines(&self, n: usize) -> String {
+        let text = fs::read_to_string(self.folder.path().join("failsafed.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(n)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    /// First the daemon in order, then whatever is left of its runs, then its cgroups and pins.
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        if !soon(|| matches!(self.child.try_wait(), Ok(Some(_)))) {
+            let threads = self.threads().join(", ");
+            eprintln!(
+                "xtask: failsafed did not end on SIGTERM within {} s; killing it ({threads})",
+                PATIENCE.as_secs()
+            );
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+        remove_cgroup(&self.cgroup);
+        let _ = fs::remove_dir_all(&self.bpffs);
+        for left in [&self.cgroup, &self.bpffs].into_iter().filter(|path| path.exists()) {
+            eprintln!("xtask: {} could not be removed", left.display());
+        }
+    }
+}
+
+fn configuration(options: &Options, folder: &Path, cgroup: &str, bpffs: &Path) -> String {
+    let path = |name: &str| format!("{:?}", folder.join(name).display().to_string());
+    let nvml = match &options.nvml {
+        Some((library, _)) => format!("library = {:?}", library.display().to_string()),
+        None => "disabled = true".to_owned(),
+    };
+    format!(
+        "state_dir = {}\nsocket = {}\nmetrics_socket = {}\ncgroup_parent = {cgroup:?}\nsample_interval_ms = {}\nbpffs = {:?}\n\n[nvml]\n{nvml}\n",
+        path("state"),
+        path("failsafed.sock"),
+        path("metrics.sock"),
+        options.sample_interval_ms,
+        bpffs.display().to_string(),
+    )
+}
+
+/// Where cgroup v2 is mounted: on hybrid hosts not at `/sys/fs/cgroup`.
+pub fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let found = fields.filter(|f| f.get(2) == Some(&"cgroup2")).find_map(|f| f.get(1).map(PathBuf::from));
+    found.context("no cgroup2 is mounted")
+}
+
+/// Kills what still lives in the cgroup and removes it with all below it.
+fn remove_cgroup(cgroup: &Path) {
+    if !cgroup.exists() {
+        return;
+    }
+    let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+    soon(|| fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|text| text.contains("populated 0")));
+    soon(|| remove_folders(cgroup).is_ok());
+}
+
+fn remove_folders(cgroup: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_folders(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
+}
+
+/// Whether `holds` becomes true in time. For clean-up, which goes on after a Ctrl-C.
+fn soon(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}

@@ -1,0 +1,138 @@
+//! What building and testing needs of the machine: looked for first, installed or mounted only where missing, and said.
+
+use crate::shell;
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::unistd::geteuid;
+use std::path::Path;
+use std::process::Command;
+
+/// A package of Debian's.
+struct Package {
+    name: &'static str,
+    what_for: &'static str,
+    present: fn() -> bool,
+}
+
+const PACKAGES: [Package; 3] = [
+    Package { name: "clang", what_for: "compiles the eBPF programs", present: || shell::which("clang").is_some() },
+    Package {
+        name: "libbpf-dev",
+        what_for: "headers of the eBPF programs",
+        present: || Path::new("/usr/include/bpf/bpf_helpers.h").is_file(),
+    },
+    Package { name: "build-essential", what_for: "links Rust programs", present: || shell::which("cc").is_some() },
+];
+
+/// Where the BPF file system is expected.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// What to set up.
+#[derive(clap::Args)]
+pub struct Args {
+    /// cargo-deny too, which only `.ci/run` needs
+    #[arg(long)]
+    deny: bool,
+}
+
+/// `cargo xtask setup`.
+///
+/// # Errors
+/// As [`run`].
+pub fn command(args: &Args) -> Result<()> {
+    run()?;
+    if args.deny {
+        cargo_tool("cargo-deny", "checks licences, bans and sources")?;
+    }
+    Ok(())
+}
+
+/// Installs and mounts what is missing.
+///
+/// # Errors
+/// Something is missing and cannot be had here: the error says what to do.
+pub fn run() -> Result<()> {
+    packages()?;
+    cargo_tool("cargo-nextest", "runs the tests")?;
+    bpffs()?;
+    if shell::which("bpftool").is_none() {
+        eprintln!(
+            "setup: bpftool is not here; nothing needs it, but it shows what is loaded (apt-get install bpftool)"
+        );
+    }
+    eprintln!("setup: ready");
+    Ok(())
+}
+
+fn packages() -> Result<()> {
+    let missing: Vec<_> = PACKAGES.iter().filter(|package| !(package.present)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    for Package { name, what_for, .. } in &missing {
+        eprintln!("setup: {name} is missing ({what_for})");
+    }
+    let install = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    if shell::which("apt-get").is_none() {
+        bail!("install {} with this system's package manager, then run again", names.join(", "));
+    }
+    if !geteuid().is_root() {
+        bail!("run `sudo {install}`, then run again");
+    }
+    eprintln!("setup: installing {}", names.join(", "));
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let fetch =
+        |command: &mut Command| shell::run(command.args(["install", "-y", "--no-install-recommends"]).args(&names));
+    // Lists that are there may be fresh enough; fetching them costs seconds.
+    if fetch(&mut apt()).is_err() {
+        shell::run(apt().arg("update"))?;
+        fetch(&mut apt())?;
+    }
+    match missing.iter().find(|package| !(package.present)()) {
+        Some(Package { name, what_for, .. }) => bail!("{name} ({what_for}) is still not found after its installation"),
+        None => Ok(()),
+    }
+}
+
+fn cargo_tool(name: &str, what_for: &str) -> Result<()> {
+    let home = std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin").join(name));
+    if shell::which(name).is_some() || home.is_some_and(|file| file.is_file()) {
+        return Ok(());
+    }
+    eprintln!("setup: {name} is missing ({what_for}); building it from crates.io, which takes minutes");
+    shell::run(shell::cargo().args(["install", "--locked", name]))
+}
+
+fn bpffs() -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
+    let here = |kind: &str| {
+        mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(2) == Some(kind))
+            .any(|line| kind != "bpf" || line.split(' ').nth(1) == Some(BPFFS))
+    };
+    if !here("cgroup2") {
+        eprintln!("setup: no cgroup2 is mounted: tests that need it will be skipped, and say so");
+    }
+    if here("bpf") {
+        return Ok(());
+    }
+    if !geteuid().is_root() {
+        eprintln!(
+            "setup: {BPFFS} is not mounted and this is not root: tests that pin programs will be skipped, and say so"
+        );
+        return Ok(());
+    }
+    eprintln!("setup: mounting the BPF file system on {BPFFS}");
+    let mounted = std::fs::create_dir_all(BPFFS)
+        .and_then(|()| mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(Into::into));
+    if let Err(error) = mounted {
+        eprintln!("setup: mounting {BPFFS} failed ({error}): tests that pin programs will be skipped, and say so");
+    }
+    Ok(())
+}

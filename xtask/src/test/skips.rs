@@ -1,0 +1,33 @@
+//! The log of tests that could not run on this machine.
+
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Tests and their reasons; one that says so twice counts once.
+pub fn read(log: &Path) -> Result<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
+    Ok(text.lines().filter_map(parse).collect())
+}
+
+/// `SKIP <test>: <reason>`; a test's name may hold `::`.
+fn parse(line: &str) -> Option<(String, String)> {
+    let (test, reason) = line.strip_prefix("SKIP ")?.split_once(": ")?;
+    Some((test.to_owned(), reason.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_colons_and_repeats_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::write(&log, "SKIP a::b: no GPU: really\nnoise\nSKIP a::b: no GPU: really\nSKIP c: no systemd\n")
+            .unwrap();
+        let skips: Vec<_> = read(&log).unwrap().into_iter().collect();
+        let expected = [("a::b", "no GPU: really"), ("c", "no systemd")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(skips, expected);
+    }
+}

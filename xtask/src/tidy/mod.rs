@@ -1,0 +1,35 @@
+//! `cargo xtask tidy`: the rules that no compiler holds. Every finding is printed before the command fails; findings that
+//! are only worth a look (long files) are printed and do not fail it.
+
+mod edges;
+mod policies;
+mod sources;
+
+use anyhow::{Result, bail};
+
+/// What the checks found.
+#[derive(Default)]
+struct Findings {
+    /// Each breaks a rule.
+    wrong: Vec<String>,
+    /// Each is worth a look.
+    look: Vec<String>,
+}
+
+/// Runs every check.
+///
+/// # Errors
+/// A rule is broken, or a check could not run.
+pub fn run() -> Result<()> {
+    let mut findings = Findings::default();
+    edges::check(&mut findings)?;
+    sources::check(&mut findings)?;
+    policies::check(&mut findings)?;
+    findings.look.iter().for_each(|line| println!("tidy: worth a look: {line}"));
+    findings.wrong.iter().for_each(|line| println!("tidy: {line}"));
+    if !findings.wrong.is_empty() {
+        bail!("tidy found {} broken rule(s)", findings.wrong.len());
+    }
+    println!("tidy: crate edges, sources and policies are in order");
+    Ok(())
+}
