@@ -169,11 +169,14 @@ impl Worker {
         // A later decision may be carried out already: what it wants stands in the status before it acts.
         let (frozen_again, latched_again) = (|| job.live.status().hold_frozen, || job.live.status().blocked);
         // The latch goes first: a thawed run finds its network as its policy has it.
-        let unlatched = if self.registry.kernel().blind().is_some() || latched_again() {
+        let set = |on| self.registry.kernel().set_block(job.live.slot, on).map_err(|e| e.to_string());
+        let again = || Err("a later decision set it again".to_owned());
+        let unlatched = if self.registry.kernel().blind().is_some() {
             Ok(())
+        } else if latched_again() {
+            again()
         } else {
-            let set = |on| self.registry.kernel().set_block(job.live.slot, on).map_err(|e| e.to_string());
-            set(false).and_then(|()| if latched_again() { set(true) } else { Ok(()) })
+            set(false).and_then(|()| if latched_again() { set(true).and_then(|()| again()) } else { Ok(()) })
         };
         let thawed = cgroup::thaw_unless(&job.live.cgroup, &keep, self.until(), &frozen_again);
         outcome::thaw(&thawed, unlatched)

@@ -1,6 +1,6 @@
 //! The doctor: every probe, mount, library and permission: works, degraded (why, what it costs), missing (what to do).
 
-use super::{Context, node};
+use super::Context;
 use crate::{
     platform::{Mounts, ProcFs, users},
     sensors::ebpf::{Group, ProgramState, Via},
@@ -125,7 +125,7 @@ fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
                 "watched system calls",
                 CheckState::Degraded,
                 format!("by sys_enter: {why}"),
-                node::costs(context).join("; "),
+                costs(context).join("; "),
             )
         }
         (Some(Via::Fentry), _) => works("ebpf", "watched system calls", "by fentry, on the calls themselves"),
@@ -231,4 +231,17 @@ fn access(context: &Context, out: &mut Vec<DoctorCheck>) {
     });
     out.push(works("socket", "gRPC", context.config.socket.display().to_string()));
     out.push(works("socket", "metrics", context.config.metrics_socket.display().to_string()));
+}
+
+/// What is being paid now by processes outside the runs.
+pub(super) fn costs(context: &Context) -> Vec<String> {
+    let mut costs = Vec::new();
+    if context.registry.kernel().syscalls_via() == Some(Via::SysEnter) {
+        costs.push(
+            "a pinned policy watches system calls, and this kernel refuses fentry: sys_enter is attached, which slows every \
+             system call of every process on this host (`cargo xtask bench overhead` measures by how much)"
+                .into(),
+        );
+    }
+    costs
 }

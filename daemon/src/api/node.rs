@@ -1,7 +1,7 @@
 //! `NodeService`: what the node's sensors see, what it costs, and the doctor.
 
 use super::{Context, doctor};
-use crate::{platform::clock, runs::Standing, sensors::ebpf::Via};
+use crate::{platform::clock, runs::Standing};
 use failsafe_core::{GpuId, RunId, policy::check::Blind, signal::Source};
 use failsafe_proto::v1;
 use std::{
@@ -109,7 +109,7 @@ impl v1::node_service_server::NodeService for Node {
             log_entries: *context.log.latest().borrow(),
             log_state: context.log.state(),
             nvml: node.nvml.clone(),
-            costs: costs(context),
+            costs: doctor::costs(context),
         }))
     }
 
@@ -120,19 +120,6 @@ impl v1::node_service_server::NodeService for Node {
         let checks = checks.map_err(|e| Status::internal(format!("the doctor failed: {e}")))?;
         Ok(Response::new(v1::DoctorResponse { checks }))
     }
-}
-
-/// What is being paid now by processes outside the runs.
-pub(super) fn costs(context: &Context) -> Vec<String> {
-    let mut costs = Vec::new();
-    if context.registry.kernel().syscalls_via() == Some(Via::SysEnter) {
-        costs.push(
-            "a pinned policy watches system calls, and this kernel refuses fentry: sys_enter is attached, which slows every \
-             system call of every process on this host (`cargo xtask bench overhead` measures by how much)"
-                .into(),
-        );
-    }
-    costs
 }
 
 fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {

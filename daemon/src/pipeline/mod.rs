@@ -157,8 +157,10 @@ impl Pipeline {
             }
             Message::Control(control, tell) => self.control(control, tell),
             Message::Told(Told::Outcome(outcome)) => {
-                let gpus = self.runs.get(&outcome.decision.run).map(|r| r.status().gpus.clone()).unwrap_or_default();
-                let outcome = self.containments.frozen(outcome, &gpus);
+                let status = self.runs.get(&outcome.decision.run).map(|r| r.status().clone()).unwrap_or_default();
+                // A thaw that gave way to a later freeze says nothing of what that one has proved.
+                let outdated = outcome.action == Action::Thaw && status.hold_frozen;
+                let outcome = if outdated { outcome } else { self.containments.frozen(outcome, &status.gpus) };
                 self.outcome(outcome);
             }
             Message::Told(Told::Evidence { decision, snapshot }) => {
