@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A failed containment is decided again this often before it is left to people.
 const RETRIES: u32 = 3;
 
+/// Distinct metrics of a run whose last value is kept as evidence. Rules see every metric, kept or not.
+const METRICS_KEPT: usize = 256;
+
 #[derive(Debug, Clone)]
 pub(super) struct RunState {
     id: RunId,
@@ -111,8 +114,21 @@ impl RunState {
             }
         }
         if !matches!(signal.value, Value::Event(_)) {
-            self.last.insert((signal.subject.clone(), signal.kind.clone()), seen);
+            self.remember(seen);
         }
+    }
+
+    /// A run names its metrics itself: without a bound it could fill the daemon's memory with names.
+    fn remember(&mut self, seen: Seen) {
+        let key = (seen.subject.clone(), seen.kind.clone());
+        let new = !self.last.contains_key(&key);
+        if new && matches!(key.1, Kind::Metric(_)) {
+            let metrics = self.last.keys().filter(|(_, kind)| matches!(kind, Kind::Metric(_))).count();
+            if metrics >= METRICS_KEPT {
+                return;
+            }
+        }
+        self.last.insert(key, seen);
     }
 
     fn hear(&mut self, signal: &Signal) {

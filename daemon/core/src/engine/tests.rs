@@ -210,6 +210,17 @@ fn nan_trips_its_own_rule_only_and_observing_contains_nothing() {
 }
 
 #[test]
+fn a_run_cannot_fill_memory_with_names_of_metrics() {
+    let mut b = Bench::new();
+    for n in 0..1_000 {
+        let kind = Kind::Metric(format!("m{n}"));
+        b.signal(n, Subject::Run(b.run), kind, Value::Real(Real(1.0)));
+    }
+    assert_eq!(b.state.last_signals(b.run).len(), 256);
+    assert_eq!(rules(&b.loss(2_000, f64::NAN)), ["nan"], "rules see what is not kept");
+}
+
+#[test]
 fn a_rate_is_taken_over_its_window() {
     let mut b = Bench::new();
     for ms in (0..5_000).step_by(500) {
