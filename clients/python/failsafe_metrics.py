@@ -10,6 +10,7 @@ Never raises and never blocks: training goes on without a daemon, and what could
 import os
 import socket
 import sys
+import time
 
 DEFAULT_SOCKET = "/run/failsafe/metrics.sock"
 
@@ -29,7 +30,7 @@ class Reporter:
             line = f"{name} {float(value)!r}" + ("" if step is None else f" {int(step)}")
             self._connected().sendto(line.encode(), self.path)
             return True
-        except (OSError, TypeError, ValueError, OverflowError):
+        except Exception:  # float() runs the value's own code: a tensor of two elements raises RuntimeError
             self.dropped += 1
             return False
 
@@ -60,6 +61,8 @@ def main(arguments):
         return 2
     reporter = Reporter()
     if reporter.report(*arguments):
+        # The daemon finds the run by this process's cgroup, and can only while the process lives.
+        time.sleep(0.05)
         return 0
     print(f"failsafe_metrics: not sent: is {reporter.path} there, and are the values numbers?", file=sys.stderr)
     return 1

@@ -147,7 +147,14 @@ impl v1::run_service_server::RunService for Runs {
         let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
         self.send(Message::Control(control, tell)).await?;
         let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
-        let mut response = convert::answer(wait_for(&mut answers, wait).await);
+        let answer = wait_for(&mut answers, wait).await;
+        if answer.is_none() && self.0.registry.get(live.run.id).is_none() {
+            return Err(Status::failed_precondition(format!(
+                "run `{}` ended before the command reached it",
+                live.run.name
+            )));
+        }
+        let mut response = convert::answer(answer);
         response.run_id = live.run.id.to_string();
         Ok(Response::new(response))
     }

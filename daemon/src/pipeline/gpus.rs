@@ -37,11 +37,13 @@ impl Gpus {
         node: &Arc<Mutex<NodeView>>,
     ) -> anyhow::Result<Gpus> {
         let (word, first) = mpsc::sync_channel(1);
-        let told = Told {
+        let mut told = Told {
             registry: registry.clone(),
             pipeline: pipeline.clone(),
             node: node.clone(),
             proc: ProcFs::default(),
+            what: String::new(),
+            sight: Sight::NotYet,
         };
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
@@ -52,7 +54,9 @@ impl Gpus {
         let library = config.nvml.library.clone();
         let sensor = NvmlSensor::spawn(NvmlConfig::new(library, config.sample_interval()), move |event| {
             told.take(event);
-            let _only_the_first_is_waited_for = word.try_send(());
+            if told.sight != Sight::NotYet {
+                let _only_the_first_is_waited_for = word.try_send(());
+            }
         })?;
         if first.recv_timeout(FIRST_WORD).is_err() {
             tracing::warn!("NVML has not answered within {} s", FIRST_WORD.as_secs());
@@ -68,33 +72,63 @@ impl Gpus {
     }
 }
 
+/// Whether NVML as a whole is seen. A greeting alone is no sight: a GPU that hangs after each restart greets every time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    NotYet,
+    Sees,
+    Blind,
+}
+
 struct Told {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
     proc: ProcFs,
+    /// The library and its GPUs, in words.
+    what: String,
+    sight: Sight,
 }
 
 impl Told {
-    fn take(&self, event: NvmlEvent) {
+    fn take(&mut self, event: NvmlEvent) {
         match event {
-            NvmlEvent::Hello(hello) => self.hello(&hello),
-            NvmlEvent::Sample(sample) => self.sample(&sample),
+            NvmlEvent::Hello(hello) => {
+                self.hello(&hello);
+                // With no GPU there is nothing more to wait for.
+                if self.sight == Sight::Sees || (self.sight == Sight::NotYet && hello.gpus.is_empty()) {
+                    self.sees();
+                }
+            }
+            NvmlEvent::Sample(sample) => {
+                if self.sight == Sight::NotYet {
+                    self.sees();
+                }
+                self.sample(&sample);
+            }
             NvmlEvent::Xid(xid) => self.xid(&xid),
             NvmlEvent::Blind { gpu, why, .. } => {
                 match &gpu {
-                    None => self.see(Some(why.clone()), ""),
+                    None => {
+                        self.sight = Sight::Blind;
+                        self.see(Some(why.clone()), "");
+                    }
                     Some(uuid) => self.on_gpu(uuid, |view| view.failing = vec![why.clone()]),
                 }
                 self.gap(gpu, why, true);
             }
             NvmlEvent::Sees { gpu } => {
                 if gpu.is_none() {
-                    self.see(None, "sees again");
+                    self.sees();
                 }
                 self.gap(gpu, "sees again".into(), false);
             }
         }
+    }
+
+    fn sees(&mut self) {
+        self.sight = Sight::Sees;
+        self.see(None, &self.what);
     }
 
     fn node(&self) -> std::sync::MutexGuard<'_, NodeView> {
@@ -135,18 +169,17 @@ impl Told {
         }));
     }
 
-    fn hello(&self, hello: &Hello) {
+    fn hello(&mut self, hello: &Hello) {
         let real = format!("driver {}, NVML {}", hello.driver, hello.nvml);
         let what = if hello.simulated { format!("simulated ({real})") } else { real };
         let unreachable: Vec<String> =
             hello.unreachable.iter().map(|u| format!("GPU {}: {}", u.index, u.why)).collect();
-        let detail = format!(
+        self.what = format!(
             "{what}; {} GPU(s){}{}",
             hello.gpus.len(),
             if unreachable.is_empty() { "" } else { "; " },
             unreachable.join("; ")
         );
-        self.see(None, &detail);
         let mut node = self.node();
         node.nvml = what;
         let old = std::mem::take(&mut node.gpus);

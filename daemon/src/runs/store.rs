@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
     io::Write,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -69,7 +70,9 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
         for folder in ["runs", "policies"] {
             let path = state_dir.join(folder);
-            fs::create_dir_all(&path).map_err(|source| StoreError { op: "make", path, source })?;
+            // What ran with which arguments is not for everybody, whatever the state folder's own mode.
+            let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(&path);
+            made.map_err(|source| StoreError { op: "make", path, source })?;
         }
         Ok(Store { root: state_dir.to_owned() })
     }

@@ -29,7 +29,7 @@ use std::{
     io::IoSliceMut,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{FileTypeExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -113,11 +113,14 @@ impl MetricsSocket {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let make = || socket(AddressFamily::Unix, SockType::Datagram, flags, None);
         let address = UnixAddr::new(path).map_err(os("name"))?;
-        if path.exists() {
-            if connect(make().map_err(os("make"))?.as_raw_fd(), &address).is_ok() {
-                return Err(MetricsError::InUse(path.to_owned()));
+        match connect(make().map_err(os("make"))?.as_raw_fd(), &address) {
+            Ok(()) => return Err(MetricsError::InUse(path.to_owned())),
+            Err(Errno::ENOENT) => {}
+            // A file that is no socket gives the same error as a socket without a listener; it is not ours to remove.
+            Err(Errno::ECONNREFUSED) if is_socket(path) => {
+                std::fs::remove_file(path).map_err(fail("replace the stale"))?
             }
-            std::fs::remove_file(path).map_err(fail("replace the stale"))?;
+            Err(errno) => return Err(os("replace what is at")(errno)),
         }
         let fd = make().map_err(os("make"))?;
         setsockopt(&fd, sockopt::PassCred, &true).map_err(os("ask credentials of"))?;
@@ -134,11 +137,22 @@ impl MetricsSocket {
         let stop = Arc::new(EventFd::from_value(0)?);
         let stopped = stop.clone();
         let path = self.path.clone();
-        let reader =
-            Reader { fd: self.fd, sink, limit: Limit::default(), garbage: 0, told_ns: 0, proc: ProcFs::default() };
+        let reader = Reader {
+            fd: self.fd,
+            sink,
+            limit: Limit::default(),
+            garbage: 0,
+            ended: 0,
+            told_ns: 0,
+            proc: ProcFs::default(),
+        };
         let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || reader.work(&stopped))?;
         Ok(Running { stop, thread: Some(thread), path })
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
 /// The running reader; dropping it stops it and removes the socket.
@@ -166,6 +180,8 @@ struct Reader<F> {
     sink: F,
     limit: Limit,
     garbage: u64,
+    /// Metrics whose sender had ended before its cgroup could be read.
+    ended: u64,
     told_ns: u64,
     proc: ProcFs,
 }
@@ -231,7 +247,10 @@ impl<F: FnMut(MetricsEvent)> Reader<F> {
         if lines.is_empty() {
             return;
         }
-        let Ok(Some(cgroup)) = self.proc.cgroup(pid) else { return };
+        let Ok(Some(cgroup)) = self.proc.cgroup(pid) else {
+            self.ended += lines.len() as u64;
+            return;
+        };
         for (index, line) in lines.into_iter().enumerate() {
             if index > 0 && !self.limit.take(pid, now) {
                 continue;
@@ -256,6 +275,13 @@ impl<F: FnMut(MetricsEvent)> Reader<F> {
         let count = std::mem::take(&mut self.garbage);
         if count > 0 {
             (self.sink)(MetricsEvent::Garbage { count });
+        }
+        let count = std::mem::take(&mut self.ended);
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "metrics came from processes that ended at once: whose run they were of is not known"
+            );
         }
         for (pid, dropped) in self.limit.dropped() {
             (self.sink)(MetricsEvent::Flood { pid, dropped });
@@ -324,5 +350,9 @@ mod tests {
         drop(UnixDatagram::bind(&path).unwrap());
         assert!(path.exists());
         MetricsSocket::bind(&path).unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "precious").unwrap();
+        assert!(matches!(MetricsSocket::bind(&file), Err(MetricsError::Socket { .. })));
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     }
 }

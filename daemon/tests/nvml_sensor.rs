@@ -1,0 +1,404 @@
+//! The NVML sensor with the real sampler process on the simulated library: units, faults, hangs and the end.
+//!
+//! One test, one process (nextest): the only child of a test is its sampler.
+
+use anyhow::{Context, Result, bail, ensure};
+use failsafe_core::signal::Kind;
+use failsafed::{
+    platform::ProcFs,
+    sensors::nvml::{GpuProcess, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, signals},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    collections::BTreeMap,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const GPU0: &str = "GPU-00000000-0000-0000-0000-000000000001";
+const GPU1: &str = "GPU-00000000-0000-0000-0000-000000000002";
+
+/// A sensor on a scenario of its own; dropping it stops the sensor and removes the folder.
+struct Rig {
+    events: Receiver<NvmlEvent>,
+    sensor: Option<NvmlSensor>,
+    folder: TempDir,
+}
+
+impl Rig {
+    /// On a scenario at second 0.
+    fn new(scenario: &str) -> Result<Rig> {
+        Rig::with(scenario, |_| {})
+    }
+
+    fn with(scenario: &str, change: impl FnOnce(&mut NvmlConfig)) -> Result<Rig> {
+        let folder = tempfile::tempdir()?;
+        let library = folder.path().join("libnvidia-ml.so.1");
+        // A copy: the mode of what cargo built depends on the umask, and only a library that nobody else may write is loaded.
+        fs::copy(nvidia_ml::library_path()?, &library)?;
+        fs::set_permissions(&library, Permissions::from_mode(0o644))?;
+        replace(folder.path(), "now", "0")?;
+        replace(folder.path(), "scenario.toml", &on_file_clock(scenario))?;
+        let mut config = NvmlConfig::new(Some(library), Duration::from_millis(50));
+        config.deadline = Duration::from_secs(1);
+        config.library_retry = Duration::from_millis(100);
+        config.exe = PathBuf::from(env!("CARGO_BIN_EXE_failsafed"));
+        let file = folder.path().join("scenario.toml").display().to_string();
+        config.env = vec![(nvidia_ml::SCENARIO_ENV.to_owned(), file)];
+        change(&mut config);
+        let (tell, events) = channel();
+        let sensor = NvmlSensor::spawn(config, move |event| drop(tell.send(event)))?;
+        Ok(Rig { events, sensor: Some(sensor), folder })
+    }
+
+    fn at(&self, seconds: f64) -> Result<()> {
+        replace(self.folder.path(), "now", &seconds.to_string())
+    }
+
+    fn rewrite(&self, scenario: &str) -> Result<()> {
+        replace(self.folder.path(), "scenario.toml", &on_file_clock(scenario))
+    }
+
+    fn library(&self) -> PathBuf {
+        self.folder.path().join("libnvidia-ml.so.1")
+    }
+
+    /// The first event from now on that `wanted` takes.
+    fn wait<T>(&self, what: &str, mut wanted: impl FnMut(NvmlEvent) -> Option<T>) -> Result<T> {
+        let until = Instant::now() + PATIENCE;
+        let mut others = Vec::new();
+        loop {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(event) => {
+                    if !matches!(event, NvmlEvent::Sample(_)) {
+                        others.push(event.clone());
+                    }
+                    if let Some(found) = wanted(event) {
+                        return Ok(found);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => bail!("waited for {what}; there were {others:#?}"),
+                Err(RecvTimeoutError::Disconnected) => bail!("the sensor ended before {what}; there were {others:#?}"),
+            }
+        }
+    }
+
+    fn hello(&self) -> Result<Hello> {
+        self.wait("hello", |event| if let NvmlEvent::Hello(hello) = event { Some(hello) } else { None })
+    }
+
+    fn sample(&self, what: &str, wanted: impl Fn(&Sample) -> bool) -> Result<Sample> {
+        self.wait(what, |event| match event {
+            NvmlEvent::Sample(sample) if wanted(&sample) => Some(sample),
+            _ => None,
+        })
+    }
+
+    /// Why this GPU, or all of NVML, is blind.
+    fn blind(&self, whose: Option<&str>) -> Result<(String, Option<u64>)> {
+        self.wait("blindness", |event| match event {
+            NvmlEvent::Blind { gpu, why, since_ns } if gpu.as_deref() == whose => Some((why, since_ns)),
+            _ => None,
+        })
+    }
+
+    fn sees(&self, whose: Option<&str>) -> Result<()> {
+        self.wait("sight", |event| match event {
+            NvmlEvent::Sees { gpu } if gpu.as_deref() == whose => Some(()),
+            _ => None,
+        })
+    }
+}
+
+fn on_file_clock(scenario: &str) -> String {
+    format!("clock = \"file\"\nclock_file = \"now\"\n{scenario}")
+}
+
+fn replace(folder: &Path, name: &str, text: &str) -> Result<()> {
+    let fresh = folder.join("fresh");
+    fs::write(&fresh, text)?;
+    fs::rename(fresh, folder.join(name)).context("replacing a file of the scenario")
+}
+
+fn gpu(uuid: &str, more: &str) -> String {
+    format!("[[gpu]]\nmodel = \"H100\"\nuuid = \"{uuid}\"\n{more}\n")
+}
+
+fn fault(function: &str, rest: &str) -> String {
+    format!("[[fault]]\nfunction = \"{function}\"\n{rest}\n")
+}
+
+/// The processes whose parent is this one.
+fn children() -> Result<Vec<u32>> {
+    let (proc, mut found) = (ProcFs::default(), Vec::new());
+    for entry in fs::read_dir("/proc")? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok())
+            && proc.stat(pid)?.is_some_and(|stat| stat.ppid == std::process::id() && stat.state != 'Z')
+        {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn only_child() -> Result<u32> {
+    let children = children()?;
+    let [pid] = children[..] else { bail!("not one child but {children:?}") };
+    Ok(pid)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !done()? {
+        ensure!(Instant::now() < end, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
+    let me = std::process::id();
+    let scenario = gpu(
+        GPU0,
+        &format!(
+            "temperature = [[0, 62], [10, 93]]\npower = 350\npower_limit = 700\nutilization = 97\nmemory_utilization = 40\n\
+             memory_used = \"20 GiB\"\nsm_clock = 1980\nmemory_clock = 2619\nthrottle = \"hw_slowdown\"\n\
+             [gpu.ecc]\ncorrected = 5\nuncorrected = 1\ncorrected_aggregate = 50\nuncorrected_aggregate = 10\n\
+             [[gpu.process]]\npid = {me}\nmemory = \"3 GiB\"\n"
+        ),
+    );
+    let rig = Rig::new(&scenario)?;
+    let hello = rig.hello()?;
+    ensure!(hello.simulated, "what no driver of the kernel stands behind must say so: {hello:?}");
+    let [info] = &hello.gpus[..] else { bail!("{hello:?}") };
+    ensure!(info.uuid == GPU0 && info.index == 0 && info.power_limit == Some(700_000), "{info:?}");
+    ensure!(info.name.is_some() && info.pci.is_some(), "{info:?}");
+    let total = info.memory_total.context("memory in all")?;
+    // The first sample may come before XIDs are registered.
+    let sample = rig.sample("a whole sample", |sample| sample.failing.is_empty())?;
+    let values: BTreeMap<Kind, i64> = signals(&sample).collect();
+    let used = 20i64 << 30;
+    let want = BTreeMap::from([
+        (Kind::GpuUtilization, 97_000),
+        (Kind::GpuMemoryUtilization, 40_000),
+        (Kind::GpuMemory, used),
+        (Kind::GpuMemoryShare, i64::try_from(100_000 * u128::try_from(used)? / u128::from(total))?),
+        (Kind::GpuTemperature, 62_000),
+        (Kind::GpuPower, 350_000),
+        (Kind::GpuPowerShare, 50_000),
+        (Kind::GpuClockSm, 1980),
+        (Kind::GpuClockMemory, 2619),
+        // nvmlClocksThrottleReasonHwSlowdown of nvml.h.
+        (Kind::GpuThrottle, 8),
+        (Kind::GpuEccUncorrected, 1),
+        (Kind::GpuEccCorrected, 5),
+        (Kind::GpuEccUncorrectedTotal, 10),
+        (Kind::GpuEccCorrectedTotal, 50),
+    ]);
+    ensure!(values == want, "{values:#?}");
+    ensure!(sample.processes == [GpuProcess { pid: me, memory: Some(3 << 30) }], "{sample:?}");
+    ensure!(sample.unsupported.is_empty(), "{sample:?}");
+    rig.at(10.0)?;
+    let hot = |sample: &Sample| sample.readings.contains(&(Kind::GpuTemperature, 93_000));
+    rig.sample("the new temperature", hot).map(drop)
+}
+
+#[test]
+fn one_failing_call_hides_no_other_signal() -> Result<()> {
+    let faults = fault("nvmlDeviceGetTemperature", "error = \"UNKNOWN\"")
+        + &fault("nvmlDeviceGetTotalEccErrors", "error = \"NOT_SUPPORTED\"")
+        + &fault("nvmlDeviceGetPowerUsage", "error = \"NO_PERMISSION\"");
+    let rig = Rig::new(&(gpu(GPU0, "utilization = 50") + &faults))?;
+    let sample = rig.sample("a sample", |sample| !sample.failing.iter().any(|(name, _)| name == "gpu.xid"))?;
+    let failing: Vec<&str> = sample.failing.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(failing == ["gpu.temperature", "gpu.power", "gpu.power_share"], "{failing:?}");
+    ensure!(sample.unsupported.len() == 4 && sample.unsupported.iter().all(|n| n.starts_with("gpu.ecc")), "{sample:?}");
+    ensure!(sample.readings.contains(&(Kind::GpuUtilization, 50_000)), "{sample:?}");
+    // Every kind of NVML's is in exactly one list.
+    ensure!(sample.readings.len() + failing.len() + sample.unsupported.len() == 14, "{sample:?}");
+    Ok(())
+}
+
+#[test]
+fn a_lost_gpu_tells_its_xid_and_is_blind_alone_until_it_is_back() -> Result<()> {
+    let both = gpu(GPU0, "[[gpu.event]]\nat = 3.0\nxid = 79") + &gpu(GPU1, "temperature = 60");
+    let lost = fault("nvmlDevice*", "gpu = 0\nfrom = 3.0\nerror = \"GPU_IS_LOST\"");
+    let rig = Rig::new(&(both.clone() + &lost))?;
+    ensure!(rig.hello()?.gpus.len() == 2);
+    // An event before its registration is never delivered.
+    let ready = |sample: &Sample| sample.gpu == GPU0 && sample.failing.is_empty();
+    rig.sample("XIDs registered", ready)?;
+    rig.at(4.0)?;
+    let (mut xid, mut blind) = (None, None);
+    rig.wait("the XID and the blindness", |event| {
+        match event {
+            NvmlEvent::Xid(event) => xid = Some(event),
+            NvmlEvent::Blind { gpu: Some(gpu), why, since_ns } => blind = Some((gpu, why, since_ns)),
+            _ => {}
+        }
+        (xid.is_some() && blind.is_some()).then_some(())
+    })?;
+    let (xid, (gpu, why, since)) = (xid.context("XID")?, blind.context("blindness")?);
+    ensure!((xid.gpu.as_str(), xid.code, xid.count) == (GPU0, 79, 1), "{xid:?}");
+    ensure!(gpu == GPU0 && why.contains("fell off the bus") && since.is_some(), "{gpu} {why} {since:?}");
+    for _ in 0..3 {
+        rig.sample("the other GPU", |sample| sample.gpu == GPU1 && !sample.readings.is_empty())?;
+    }
+    rig.rewrite(&both)?;
+    rig.sees(Some(GPU0))
+}
+
+#[test]
+fn a_call_that_hangs_is_blindness_and_ends_when_it_is_repaired() -> Result<()> {
+    let well = gpu(GPU0, "power = 600");
+    let rig = Rig::new(&(well.clone() + &fault("nvmlDeviceGetPowerUsage", "from = 2.0\nhang = true")))?;
+    rig.sample("a sample", |_| true)?;
+    let first = only_child()?;
+    rig.at(2.0)?;
+    let (why, since) = rig.blind(None)?;
+    ensure!(why.contains("nvmlDeviceGetPowerUsage") && why.contains(GPU0) && since.is_some(), "{why} {since:?}");
+    ensure!(ProcFs::default().stat(first)?.is_none(), "the hung sampler was not killed and reaped");
+    // It is still second 2, so the next samplers greet and hang too: told once, not at every try.
+    let again = Instant::now() + Duration::from_secs(4);
+    while let Ok(event) = rig.events.recv_timeout(again.saturating_duration_since(Instant::now())) {
+        ensure!(!matches!(event, NvmlEvent::Sees { .. }), "hello is not sight");
+        ensure!(!matches!(event, NvmlEvent::Blind { .. }), "told twice");
+    }
+    rig.rewrite(&well)?;
+    rig.sees(None)
+}
+
+#[test]
+fn a_hung_gpu_leaves_the_others_seen_by_the_same_sampler() -> Result<()> {
+    let both = gpu(GPU0, "power = 600") + &gpu(GPU1, "power = 300");
+    let rig = Rig::new(&(both.clone() + &fault("nvmlDeviceGetPowerUsage", "gpu = 0\nfrom = 2.0\nhang = true")))?;
+    rig.sample("the first GPU", |sample| sample.gpu == GPU0)?;
+    let sampler = only_child()?;
+    rig.at(2.0)?;
+    let (why, _) = rig.blind(Some(GPU0))?;
+    ensure!(why.contains("nvmlDeviceGetPowerUsage"), "{why}");
+    for _ in 0..3 {
+        rig.sample("the other GPU", |sample| sample.gpu == GPU1)?;
+    }
+    rig.rewrite(&both)?;
+    rig.sees(Some(GPU0))?;
+    ensure!(only_child()? == sampler, "it was started again");
+    Ok(())
+}
+
+#[test]
+fn init_that_hangs_or_fails_is_blindness() -> Result<()> {
+    let well = gpu(GPU0, "");
+    let hang = well.clone() + &fault("nvmlInit_v2", "hang = true");
+    let rig = Rig::with(&hang, |config| config.start_deadline = Duration::from_secs(1))?;
+    let (why, since) = rig.blind(None)?;
+    ensure!(why.contains("nvmlInit") && since.is_none(), "{why}");
+    rig.rewrite(&(well.clone() + &fault("nvmlInit_v2", "error = \"DRIVER_NOT_LOADED\"")))?;
+    let (why, _) = rig.blind(None)?;
+    ensure!(why.contains("driver is not loaded"), "{why}");
+    rig.rewrite(&well)?;
+    rig.sees(None)
+}
+
+#[test]
+fn a_driver_that_is_loaded_anew_makes_the_sampler_start_afresh() -> Result<()> {
+    let well = gpu(GPU0, "");
+    let rig = Rig::new(&well)?;
+    rig.sample("a sample", |_| true)?;
+    let first = only_child()?;
+    // Void handles from now on, and in the next sampler too: it must not spin.
+    rig.rewrite(&(well.clone() + &fault("nvmlDevice*", "error = \"UNINITIALIZED\"")))?;
+    rig.blind(None)?;
+    rig.rewrite(&well)?;
+    rig.sees(None)?;
+    ensure!(only_child()? != first, "handles that are void are still in use");
+    Ok(())
+}
+
+#[test]
+fn a_library_that_is_missing_or_is_none_or_is_anybodys_is_said_and_looked_for_again() -> Result<()> {
+    let rig = Rig::with(&gpu(GPU0, ""), |config| {
+        let library = config.library.as_deref().unwrap_or(Path::new(""));
+        fs::rename(library, library.with_extension("away")).unwrap_or_default();
+    })?;
+    let away = rig.library().with_extension("away");
+    let (why, _) = rig.blind(None)?;
+    ensure!(why.contains("libnvidia-ml.so.1") && why.contains("No such file"), "{why}");
+    fs::write(rig.library(), "not a library\n")?;
+    fs::set_permissions(rig.library(), Permissions::from_mode(0o644))?;
+    let (why, _) = rig.blind(None)?;
+    ensure!(why.contains("cannot be loaded"), "{why}");
+    // A library, but of something else: the C library that this test itself has loaded.
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let other = maps.split_whitespace().find(|word| word.contains("/libc.so")).context("no C library is loaded")?;
+    let fresh = rig.library().with_extension("fresh");
+    fs::copy(other, &fresh)?;
+    fs::set_permissions(&fresh, Permissions::from_mode(0o644))?;
+    fs::rename(&fresh, rig.library())?;
+    rig.wait("not NVML", |event| match event {
+        NvmlEvent::Blind { why, .. } if why.contains("is not an NVML library") => Some(()),
+        _ => None,
+    })?;
+    fs::set_permissions(&away, Permissions::from_mode(0o666))?;
+    fs::rename(&away, rig.library())?;
+    rig.wait("not trusted", |event| match event {
+        NvmlEvent::Blind { why, .. } if why.contains("not trusted") && why.contains("0666") => Some(()),
+        _ => None,
+    })?;
+    fs::set_permissions(rig.library(), Permissions::from_mode(0o644))?;
+    rig.sees(None)
+}
+
+#[test]
+fn a_sampler_that_is_killed_is_replaced_and_stop_leaves_none() -> Result<()> {
+    let mut rig = Rig::new(&gpu(GPU0, ""))?;
+    rig.sample("a sample", |_| true)?;
+    kill(Pid::from_raw(i32::try_from(only_child()?)?), Signal::SIGKILL)?;
+    let (why, _) = rig.blind(None)?;
+    ensure!(why.contains("signal: 9"), "{why}");
+    rig.sees(None)?;
+    rig.sensor.take().context("the sensor")?.stop();
+    ensure!(children()?.is_empty(), "stop left a sampler");
+    ensure!(rig.events.iter().all(|event| !matches!(event, NvmlEvent::Blind { .. })), "a stop is not blindness");
+    Ok(())
+}
+
+#[test]
+fn a_sampler_dies_with_the_daemon_even_inside_a_call() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    replace(folder.path(), "scenario.toml", &(gpu(GPU0, "") + &fault("nvmlInit_v2", "hang = true")))?;
+    // The shell stands for the daemon.
+    let mut daemon = Command::new("sh")
+        .args(["-c", "\"$0\" nvml-sampler --library \"$1\" --parent $$ >/dev/null & echo $! >\"$2\"; wait"])
+        .arg(env!("CARGO_BIN_EXE_failsafed"))
+        .arg(nvidia_ml::library_path()?)
+        .arg(folder.path().join("pid"))
+        .env(nvidia_ml::SCENARIO_ENV, folder.path().join("scenario.toml"))
+        .stdin(Stdio::null())
+        .spawn()?;
+    let file = folder.path().join("pid");
+    let mut pid = 0;
+    until("the sampler's pid", || {
+        pid = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        Ok(pid > 0)
+    })?;
+    // Inside the call: the library is mapped, and the thread sleeps.
+    let inside = until("the call", || {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        Ok(maps.contains("libnvidia_ml.so") && ProcFs::default().stat(pid)?.is_some_and(|stat| stat.state == 'S'))
+    });
+    daemon.kill()?;
+    daemon.wait()?;
+    inside?;
+    until("the sampler's end", || Ok(ProcFs::default().stat(pid)?.is_none_or(|stat| stat.state == 'Z')))
+}

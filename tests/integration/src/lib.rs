@@ -1,0 +1,31 @@
+//! What the end-to-end tests share: a failsafed of a test's own on the real kernel, the runs it starts, and waiting for what
+//! has to come true. The tests themselves stand in `tests/`, one file a subject.
+//!
+//! ```text
+//! on_node(test, settings, |node| ...) ─► Node: failsafed + private state, sockets, cgroup, pins ─► Launch ─► Started
+//!                                          dropped: daemon, processes, cgroups, pins and mounts are gone
+//! ```
+//!
+//! Invariants: nothing outside the node's own folder, cgroup and pins is touched; only programs of this build are started;
+//! nothing is waited for without a deadline. A test that cannot run here is skipped visibly, see [`skip`].
+
+#![forbid(unsafe_code)]
+
+mod cgroup;
+mod mount;
+mod node;
+mod programs;
+mod run;
+mod said;
+mod wait;
+
+pub use cgroup::{TestCgroup, cgroup2, frozen, members, populated, remove_tree};
+pub use mount::Tmpfs;
+pub use node::{Node, on_node, sentinel, skip};
+pub use programs::program;
+pub use run::{Launch, Started};
+pub use said::Said;
+pub use wait::{PATIENCE, soon, wait_for, wait_for_some};
+
+/// The unprivileged user that the tests act as beside root.
+pub const NOBODY: u32 = 65_534;

@@ -1,0 +1,37 @@
+//! A small file system of a test's own, to be filled up.
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::path::{Path, PathBuf};
+
+/// A mounted tmpfs; unmounted on drop.
+#[derive(Debug)]
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// Mounts one of `kib` KiB at `at`, which is made.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn mount(at: &Path, kib: u32) -> Result<Tmpfs> {
+        std::fs::create_dir_all(at).with_context(|| format!("making {}", at.display()))?;
+        let options = format!("size={kib}k,mode=755");
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("mounting a tmpfs at {}", at.display()))?;
+        Ok(Tmpfs(at.to_owned()))
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: whoever still holds a file of it keeps that file and nothing else.
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("left mounted: {}: {error}", self.0.display());
+        }
+    }
+}

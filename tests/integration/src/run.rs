@@ -1,0 +1,167 @@
+//! A run that a test starts: `failsafectl run`, which becomes the command, with its output in a file.
+
+use crate::{Node, cgroup, wait_for_some};
+use anyhow::{Context, Result, bail};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+};
+
+/// What is to be started.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    name: &'a str,
+    policy: &'a str,
+    user: &'a str,
+    caller: Option<u32>,
+    env: Vec<(&'a str, OsString)>,
+}
+
+impl<'a> Launch<'a> {
+    /// A run of that name under this policy (its text), as the user `nobody`, started by root.
+    pub fn new(name: &'a str, policy: &'a str) -> Launch<'a> {
+        Launch { name, policy, user: "nobody", caller: None, env: Vec::new() }
+    }
+
+    /// As this user instead (`--user`).
+    #[must_use]
+    pub fn user(mut self, user: &'a str) -> Launch<'a> {
+        self.user = user;
+        self
+    }
+
+    /// Started by this unprivileged user, without `--user`.
+    #[must_use]
+    pub fn called_by(mut self, uid: u32) -> Launch<'a> {
+        self.caller = Some(uid);
+        self
+    }
+
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn env(mut self, key: &'a str, value: impl Into<OsString>) -> Launch<'a> {
+        self.env.push((key, value.into()));
+        self
+    }
+
+    /// Starts `command` and waits until the run is listed.
+    ///
+    /// # Errors
+    /// It ended before that, or never came.
+    pub fn start<I: Into<OsString>>(self, node: &Node, command: impl IntoIterator<Item = I>) -> Result<Started> {
+        let policy = node.policy(self.name, self.policy)?;
+        let (out, err) = (node.file(&format!("{}.out", self.name)), node.file(&format!("{}.err", self.name)));
+        let mut ctl = node.ctl_command(["run", "--policy"]);
+        ctl.arg(policy).args(["--name", self.name]);
+        match self.caller {
+            Some(uid) => ctl.uid(uid).gid(uid),
+            None => ctl.args(["--user", self.user]),
+        };
+        ctl.arg("--").args(command.into_iter().map(Into::into)).envs(self.env).current_dir("/");
+        ctl.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        let child = ctl.spawn().context("starting failsafectl run")?;
+        let mut started =
+            Started { name: self.name.to_owned(), child, out, err, id: String::new(), cgroup: PathBuf::new() };
+        started.id = wait_for_some(&format!("run {} is registered", self.name), || {
+            let said = started.errors();
+            let id = said.lines().find(|line| line.contains(" pinned to ")).and_then(|line| line.split(' ').nth(2));
+            if id.is_none()
+                && let Some(status) = started.child.try_wait()?
+            {
+                bail!("failsafectl run ended with {status}: {said}");
+            }
+            Ok(id.map(str::to_owned))
+        })?;
+        let run = node.run(&started.id)?;
+        started.cgroup = node.mount().join(run["cgroup"].as_str().unwrap_or_default());
+        Ok(started)
+    }
+}
+
+/// A started run. Dropped, its first process is killed.
+#[derive(Debug)]
+pub struct Started {
+    name: String,
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+    id: String,
+    cgroup: PathBuf,
+}
+
+impl Started {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its cgroup's folder.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Its first process: what `failsafectl run` became.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it printed so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.out).unwrap_or_default()
+    }
+
+    /// What it and failsafectl wrote to stderr so far.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(&self.err).unwrap_or_default()
+    }
+
+    /// Waits until `text` stands in its output.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn says(&self, text: &str) -> Result<()> {
+        crate::wait_for(&format!("run {} says `{text}`", self.name), || Ok(self.output().contains(text)))
+            .with_context(|| format!("it said:\n{}{}", self.output(), self.errors()))
+    }
+
+    /// Waits until the kernel says that the whole run is frozen.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn freezes(&self) -> Result<()> {
+        crate::wait_for(&format!("run {} is frozen", self.name), || cgroup::frozen(&self.cgroup))
+    }
+
+    /// Waits until the kernel says that it is not frozen.
+    ///
+    /// # Errors
+    /// It stays frozen.
+    pub fn thaws(&self) -> Result<()> {
+        crate::wait_for(&format!("run {} is thawed", self.name), || Ok(!cgroup::frozen(&self.cgroup)?))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It lives on.
+    pub fn ends(&mut self) -> Result<ExitStatus> {
+        let name = self.name.clone();
+        wait_for_some(&format!("run {name} ends"), || Ok(self.child.try_wait()?))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // A frozen process of cgroup v2 dies of SIGKILL too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

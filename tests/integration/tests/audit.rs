@@ -1,0 +1,137 @@
+//! What is kept: the log as it grows, recordings, and their replay to the same decisions.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Launch, on_node, program, wait_for};
+use std::{fs, time::Duration};
+
+const DENY: &str = r#"
+[policy]
+name = "deny-all"
+owner = "tests"
+
+[egress]
+allow = []
+
+[[rule]]
+id = "out"
+rationale = "nothing leaves"
+when = { event = "connect", verdict = "denied" }
+actions = ["freeze", "snapshot", "notify"]
+
+[[rule]]
+id = "crowd"
+rationale = "never so many"
+when = { signal = "process.count", above = 1000 }
+actions = ["freeze"]
+"#;
+
+#[test]
+fn a_recorded_run_replays_to_the_same_decisions_and_to_others_under_another_policy() -> Result<()> {
+    on_node("replay", "", |node| {
+        let sender = program("sender")?.display().to_string();
+        let command =
+            [&sender, "--to", "127.0.0.7:9", "--how", "connected-udp", "--count", "1000000", "--pause-ms", "20"];
+        let mut run = Launch::new("recorded", DENY).start(node, command)?;
+        run.freezes()?;
+        // It tries again at once: whether the thaw is proved before the rule trips again is a matter of microseconds.
+        let thawed = node.ctl(["thaw", "recorded", "--reason", "once more"])?;
+        ensure!(thawed.code == 0 || (thawed.code == 3 && thawed.out.contains("later decision")), "{thawed:?}");
+        wait_for("two decisions of the rule", || {
+            let events = node.events()?;
+            Ok(events.iter().filter(|e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "out").count() == 2)
+        })?;
+        run.freezes()?;
+        let live = node.ctl(["replay", "recorded"])?.expect(0)?.out;
+        ensure!(live.contains("identical"), "{live}");
+        node.ctl(["kill", "recorded", "--reason", "enough"])?.expect(0)?;
+        run.ends()?;
+        wait_for("it has ended", || Ok(node.run("recorded")?["state"] == "ended"))?;
+
+        let replayed = node.json(["replay", "recorded"])?;
+        let decisions = replayed["recorded"].as_array().context("decisions")?.len();
+        ensure!(replayed["identical"] == true && replayed["recording_end"] == "finished", "{replayed}");
+        let logged = node.events()?.iter().filter(|e| e["kind"] == "decision").count();
+        ensure!(decisions == logged && decisions >= 4, "{decisions} decisions recorded, {logged} in the log");
+
+        let observe =
+            DENY.replace("when = { event", "mode = \"observe\"\nwhen = { event").replace("deny-all", "look-on");
+        let other = node.policy("other", &observe)?.display().to_string();
+        let changed = node.ctl(["replay", "recorded", "--policy", &other])?;
+        ensure!(
+            changed.code == 1 && changed.out.contains("other decisions") && changed.out.contains("would"),
+            "{changed:?}"
+        );
+
+        let file = node.file("recorded.fsrec").display().to_string();
+        node.ctl(["export", "recorded", "--output", &file])?.expect(0)?;
+        node.stop()?;
+        let away = node.ctl(["replay", &file])?.expect(0)?.out;
+        ensure!(away.contains("identical"), "{away}");
+        // A byte changed in it does not go unseen.
+        let mut bytes = fs::read(&file)?;
+        let at = bytes.len() * 2 / 3;
+        bytes[at] ^= 0x20;
+        fs::write(&file, bytes)?;
+        ensure!(node.ctl(["replay", &file])?.code != 0, "a damaged recording replays as if it were whole");
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn the_log_is_followed_as_it_grows() -> Result<()> {
+    on_node("follow", "", |node| {
+        let out = node.file("followed");
+        let mut follower =
+            node.ctl_command(["events", "--follow", "-o", "json"]).stdout(fs::File::create(&out)?).spawn()?;
+        let done = (|| {
+            let read = || -> Result<String> { Ok(fs::read_to_string(&out)?) };
+            wait_for("the follower has what was there", || Ok(read()?.contains("daemon-started")))?;
+            let run =
+                Launch::new("followed", "[policy]\nname = \"p\"\nowner = \"o\"\n").start(node, ["sleep", "600"])?;
+            wait_for("it sees the run begin", || Ok(read()?.contains(run.id())))?;
+            node.ctl(["freeze", "followed", "--reason", "seen live"])?.expect(0)?;
+            wait_for("it sees the freeze", || {
+                Ok(read()?.contains("seen live") && read()?.contains("\"verdict\":\"proved\""))
+            })?;
+            let whole = node.ctl(["events", "-o", "json"])?.expect(0)?.out;
+            wait_for("it has all of the log", || Ok(read()? == whole))
+        })();
+        let _ = follower.kill();
+        follower.wait()?;
+        done
+    })
+}
+
+#[test]
+fn the_log_is_read_without_a_daemon() -> Result<()> {
+    on_node("offline", "", |node| {
+        let run = Launch::new("frozen", DENY).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "frozen", "--reason", "to be read later"])?.expect(0)?;
+        let live = node.ctl(["events", "-o", "json"])?.expect(0)?.out;
+        node.kill9()?;
+        let offline = node.ctl(["events", "--offline", "-o", "json"])?.expect(0)?.out;
+        ensure!(offline.starts_with(&live), "the file has something else than the daemon told");
+        let page = node.ctl(["explain", "--offline", "frozen"])?.expect(0)?.out;
+        ensure!(page.contains("to be read later") && page.contains(run.id()), "{page}");
+        let silent = node.ctl(["list"])?.expect(1)?;
+        ensure!(silent.err.contains("systemctl start failsafed"), "no advice: {}", silent.err);
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn dry_runs_change_nothing_and_say_what_they_would_not_reach() -> Result<()> {
+    on_node("dry-run", "", |node| {
+        let run = Launch::new("dry", DENY).start(node, ["sleep", "600"])?;
+        let entries = node.events()?.len();
+        for command in ["freeze", "kill", "thaw"] {
+            let said = node.json([command, "dry", "--dry-run"])?;
+            ensure!(said["verdict"] == "dry_run" && said["processes"][0]["pid"] == run.pid(), "{command}: {said}");
+            ensure!(command == "thaw" || !said["known_leaks"].to_string().eq("[]"), "{command}: {said}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        ensure!(!integration::frozen(run.cgroup())? && node.events()?.len() == entries, "a rehearsal did something");
+        node.ctl(["freeze", "dry"])?.expect(2)?;
+        Ok(())
+    })
+}

@@ -1,0 +1,152 @@
+//! GPUs through NVML, here through the simulated library: the daemon knows nothing of it but its path.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Launch, Node, on_node, program, sentinel, wait_for};
+use std::fs;
+
+const HOT: &str = r#"
+[policy]
+name = "hot"
+owner = "node-operations@example.org"
+
+[[rule]]
+id = "too-hot"
+rationale = "a card above 90 C has lost its cooling"
+when = { signal = "gpu.temperature", above = "90 C", clear = "80 C" }
+actions = ["freeze", "snapshot", "notify"]
+
+[[rule]]
+id = "crowd"
+rationale = "never so many"
+when = { signal = "process.count", above = 20 }
+actions = ["freeze"]
+"#;
+
+/// A node whose GPUs are those of `scenario`.
+fn on_gpu_node(test: &str, scenario: &str, run: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("failsafe-it-gpu-").tempdir()?;
+    let file = folder.path().join("scenario.toml");
+    fs::write(&file, scenario)?;
+    let library = program("libnvidia_ml.so")?.display().to_string();
+    let settings = format!("#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n", file.display());
+    on_node(test, &settings, run)
+}
+
+fn gpu(temperature: &str, more: &str) -> String {
+    format!(
+        "[[gpu]]\nmodel = \"H100\"\ntemperature = {temperature}\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n{more}\n"
+    )
+}
+
+#[test]
+fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
+    let scenario = format!("{}{}", gpu("[[0, 62], [1.5, 62], [1.6, 95]]", ""), gpu("60", ""));
+    on_gpu_node("hot", &scenario, |node| {
+        let status = node.json(["node", "status"])?;
+        ensure!(status["nvml"].as_str().is_some_and(|s| s.contains("simulated")), "{status}");
+        wait_for("both GPUs are seen", || {
+            Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(2))
+        })?;
+        let policy = node.policy("hot", HOT)?.display().to_string();
+        let start = |name: &str, index: &str| {
+            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
+            node.ctl_command(args).spawn()
+        };
+        let mut children = vec![start("on-hot", "0")?, start("on-cool", "1")?];
+        let done = (|| {
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "too-hot")?;
+            let hot = node.run("on-hot")?;
+            ensure!(decision["run"] == hot["id"], "{decision}");
+            let seen = &decision["body"]["decision"]["values"][0];
+            ensure!(seen["value"]["Integer"].as_i64() > Some(90_000), "{seen}");
+            // The cgroup stands still at once; with the GPU it is proved only when a later sample shows it idle.
+            wait_for("the freeze is proved, GPU and all", || Ok(node.run("on-hot")?["state"] == "frozen"))?;
+            node.wait_for_event("the proof of the GPU", |e| {
+                e["body"]["action"] == "freeze"
+                    && e["body"]["verdict"] == "proved"
+                    && e["body"]["proofs"].to_string().contains("NVML")
+            })?;
+            ensure!(node.run("on-cool")?["state"] == "running", "the run on the other GPU was frozen");
+            ensure!(node.ctl(["replay", "on-hot"])?.expect(0)?.out.contains("identical"));
+            node.log_is_whole()
+        })();
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    })
+}
+
+#[test]
+fn nvml_that_hangs_in_a_call_is_told_and_the_other_sensors_go_on() -> Result<()> {
+    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 1.0\nhang = true\n";
+    on_gpu_node("hang", &gpu("60", fault), |node| {
+        wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
+        let crowd = sentinel(node, "crowd")?;
+        let script = format!(
+            "while ! grep -q go {}; do sleep 0.01; done; i=0; while [ $i -lt 30 ]; do sleep 600 & i=$((i+1)); done; wait",
+            crowd.display()
+        );
+        let policy = HOT.replace("owner =", "on_blind = \"continue\"\nowner =");
+        let run = Launch::new("crowded", &policy).start(node, ["sh", "-c", &script])?;
+        wait_for("NVML's blindness is told", || {
+            let status = node.json(["node", "status"])?;
+            let sensors = status["sensors"].as_array().context("sensors")?;
+            Ok(sensors.iter().any(|s| s["name"] == "nvml" && s["sees"] == false))
+        })?;
+        node.wait_for_event("the gap", |e| {
+            e["body"]["type"] == "gap" && e["body"]["source"] == "Nvml" && e["body"]["blind"] == true
+        })?;
+        fs::write(&crowd, "go")?;
+        run.freezes()?;
+        node.wait_for_event("the decision of another sensor's rule", |e| {
+            e["body"]["decision"]["cause"]["Rule"]["rule"] == "crowd"
+        })?;
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn without_the_library_the_node_says_that_it_has_no_sight_of_gpus() -> Result<()> {
+    on_node("no-library", "[nvml]\nlibrary = \"/nonexistent/libnvidia-ml.so.1\"\n", |node| {
+        let status = node.json(["node", "status"])?;
+        let sensors = status["sensors"].as_array().context("sensors")?;
+        let nvml = sensors.iter().find(|s| s["name"] == "nvml").context("no NVML among the sensors")?;
+        ensure!(nvml["sees"] == false && nvml["detail"].to_string().contains("nonexistent"), "{nvml}");
+        let policy = node.policy("hot", HOT)?.display().to_string();
+        let refused = node.ctl(["run", "-p", &policy, "--user", "nobody", "--", "true"])?.expect(1)?;
+        ensure!(refused.err.contains("too-hot"), "{refused:?}");
+        let first = &node.events()?[0];
+        ensure!(first["body"]["blind"].to_string().contains("nvml"), "{first}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result<()> {
+    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nhang = true\n";
+    on_gpu_node("blind", &gpu("60", fault), |node| {
+        wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
+        let policy =
+            node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
+        let args = ["run", "-p", &policy, "-n", "careful", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
+        let mut child = node.ctl_command(args).spawn()?;
+        let done = (|| {
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
+            ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
+            let cgroup = node.mount().join(node.run("careful")?["cgroup"].as_str().unwrap_or_default());
+            wait_for("its cgroup is frozen", || integration::frozen(&cgroup))?;
+            // No sample can show its GPU idle: the containment must not read as whole.
+            wait_for("it is listed as partial", || Ok(node.run("careful")?["state"] == "partial"))?;
+            let page = node.ctl(["explain", "careful"])?.expect(0)?.out;
+            ensure!(page.contains("no sample since the freeze shows it idle"), "{page}");
+            node.log_is_whole()
+        })();
+        let _ = child.kill();
+        let _ = child.wait();
+        done
+    })
+}

@@ -1,0 +1,105 @@
+//! The interface as a program sees it: health, reflection, and errors by their codes.
+
+use anyhow::{Context, Result, bail, ensure};
+use failsafe_proto::v1;
+use hyper_util::rt::TokioIo;
+use integration::{Node, on_node};
+use prost::Message;
+use std::path::PathBuf;
+use tokio::net::UnixStream;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint, Uri},
+};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+async fn channel(socket: PathBuf) -> Result<Channel> {
+    let connect = move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    };
+    Ok(Endpoint::from_static("http://failsafed.invalid").connect_with_connector(tower::service_fn(connect)).await?)
+}
+
+fn with_channel<F: Future<Output = Result<()>>>(node: &Node, work: impl FnOnce(Channel) -> F) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { work(channel(node.socket()).await?).await })
+}
+
+#[test]
+fn health_is_told_for_the_services_that_schedulers_ask() -> Result<()> {
+    on_node("health", "", |node| {
+        with_channel(node, |channel| async move {
+            let mut health = HealthClient::new(channel);
+            for service in ["", "failsafe.v1.RunService", "failsafe.v1.NodeService"] {
+                let request = HealthCheckRequest { service: service.into() };
+                let answer = health.check(request).await.with_context(|| format!("`{service}`"))?.into_inner();
+                ensure!(answer.status() == ServingStatus::Serving, "`{service}`: {answer:?}");
+            }
+            let unknown = health.check(HealthCheckRequest { service: "no.such".into() }).await;
+            ensure!(unknown.is_err_and(|status| status.code() == Code::NotFound));
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn reflection_describes_every_service() -> Result<()> {
+    on_node("reflection", "", |node| {
+        with_channel(node, |channel| async move {
+            let mut client = ServerReflectionClient::new(channel);
+            let ask = |what| ServerReflectionRequest { host: String::new(), message_request: Some(what) };
+            let requests = [
+                ask(MessageRequest::ListServices(String::new())),
+                ask(MessageRequest::FileContainingSymbol("failsafe.v1.RunService.Control".into())),
+            ];
+            let mut answers = client.server_reflection_info(tokio_stream::iter(requests)).await?.into_inner();
+            let listed = answers.message().await?.and_then(|a| a.message_response).context("a list")?;
+            let MessageResponse::ListServicesResponse(listed) = listed else { bail!("{listed:?}") };
+            let names: Vec<&str> = listed.service.iter().map(|s| s.name.as_str()).collect();
+            for service in ["RunService", "PolicyService", "EventService", "NodeService"] {
+                ensure!(names.contains(&format!("failsafe.v1.{service}").as_str()), "{service} is not in {names:?}");
+            }
+            ensure!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+            let file = answers.message().await?.and_then(|a| a.message_response).context("a file")?;
+            let MessageResponse::FileDescriptorResponse(file) = file else { bail!("{file:?}") };
+            let bytes = file.file_descriptor_proto.first().context("no descriptor")?;
+            let descriptor = prost_types::FileDescriptorProto::decode(bytes.as_slice())?;
+            ensure!(descriptor.package() == "failsafe.v1" && descriptor.service.len() == 4, "{:?}", descriptor.name());
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn mistakes_have_the_codes_that_the_interface_promises() -> Result<()> {
+    on_node("codes", "", |node| {
+        with_channel(node, |channel| async move {
+            let mut runs = v1::run_service_client::RunServiceClient::new(channel.clone());
+            let bad =
+                v1::StartRequest { policy_toml: "[policy".into(), policy_file: "f.toml".into(), ..Default::default() };
+            let status = runs.start(bad).await.err().context("a broken policy was taken")?;
+            ensure!(status.code() == Code::InvalidArgument && status.message().contains("f.toml:1"), "{status:?}");
+            let status = runs.get(v1::GetRequest { run: "nobody".into() }).await.err().context("found")?;
+            ensure!(status.code() == Code::NotFound, "{status:?}");
+            let control = v1::ControlRequest { run: "nobody".into(), command: 77, ..Default::default() };
+            let status = runs.control(control).await.err().context("command 77 was taken")?;
+            ensure!(status.code() == Code::InvalidArgument, "{status:?}");
+            let gpu = v1::StartRequest {
+                policy_toml: "[policy]\nname = \"p\"\nowner = \"o\"\n".into(),
+                gpus: vec!["GPU-none".into()],
+                ..Default::default()
+            };
+            let status = runs.start(gpu).await.err().context("an unknown GPU was taken")?;
+            ensure!(status.code() == Code::InvalidArgument && status.message().contains("GPU-none"), "{status:?}");
+            let mut nodes = v1::node_service_client::NodeServiceClient::new(channel);
+            let told = nodes.status(v1::StatusRequest {}).await?.into_inner();
+            ensure!(told.log_state == "healthy" && told.runs == 0, "{told:?}");
+            Ok(())
+        })
+    })
+}

@@ -1,0 +1,162 @@
+//! The runs' own metrics: a line on a socket, judged by the run's policy, and worth nothing from anybody else.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Launch, NOBODY, Said, Started, on_node, program, sentinel, wait_for};
+use serde_json::Value;
+use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command};
+
+const LOSS: &str = r#"
+[policy]
+name = "loss"
+owner = "training@example.org"
+
+[[rule]]
+id = "exploded"
+rationale = "above 50 the weights are lost"
+when = { signal = "metric.loss", above = 50.0, clear = 10.0 }
+actions = ["freeze", "snapshot", "notify"]
+
+[[rule]]
+id = "not-finite"
+rationale = "NaN never goes away"
+when = { signal = "metric.loss", is = "not-finite" }
+actions = ["freeze", "snapshot", "notify"]
+"#;
+
+fn decided(rule: &str) -> impl Fn(&Value) -> bool {
+    move |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == rule
+}
+
+#[test]
+fn a_diverging_loss_freezes_the_trainer_and_it_goes_on_when_it_is_put_right() -> Result<()> {
+    on_node("loss", "", |node| {
+        let rate = sentinel(node, "rate")?;
+        fs::write(&rate, "0.05")?;
+        let (trainer, socket) = (program("trainer")?, node.metrics_socket());
+        let words = ["--steps", "0", "--step-ms", "10", "--diverge-at", "10", "--report"];
+        let mut command = vec![trainer.display().to_string()];
+        command.extend(words.map(str::to_owned));
+        command.push(socket.display().to_string());
+        let run = Launch::new("trainer", LOSS).start(node, command)?;
+        run.freezes()?;
+        let decision = node.wait_for_event("the decision", decided("exploded"))?;
+        let seen = &decision["body"]["decision"]["values"][0];
+        ensure!(seen["kind"]["Metric"] == "loss", "{seen}");
+        let value: f64 = seen["value"]["Real"].as_str().context("a real number")?.parse()?;
+        ensure!(value > 50.0, "{seen}");
+        ensure!(run.output().contains("learning rate raised"), "frozen before it diverged: {}", run.output());
+        let steps = run.output().lines().count();
+        node.wait_for_event("the proof", |e| e["body"]["action"] == "freeze" && e["body"]["verdict"] == "proved")?;
+        let page = node.ctl(["explain", "trainer"])?.expect(0)?.out;
+        ensure!(page.contains("above 50 the weights are lost") && page.contains("metric.loss"), "{page}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        ensure!(run.output().lines().count() <= steps + 1, "it trains on while frozen");
+        node.ctl(["thaw", "trainer", "--reason", "learning rate will be lowered"])?.expect(0)?;
+        wait_for("it trains on", || Ok(run.output().lines().count() > steps + 1))?;
+        // The loss is still beyond the bound: the rule was armed again by the thaw.
+        run.freezes()?;
+        ensure!(node.ctl(["replay", "trainer"])?.expect(0)?.out.contains("identical"));
+        node.log_is_whole()
+    })
+}
+
+fn reporter(node: &integration::Node, name: &str, line: &str) -> Result<Started> {
+    let ctl = program("failsafectl")?.display().to_string();
+    let script = format!("{ctl} report {line} && echo reported; sleep 600");
+    Launch::new(name, LOSS).env("FAILSAFE_METRICS_SOCKET", node.metrics_socket()).start(node, ["sh", "-c", &script])
+}
+
+#[test]
+fn a_nan_reported_by_hand_from_inside_the_run_freezes_it() -> Result<()> {
+    on_node("nan", "", |node| {
+        let well = reporter(node, "well", "loss 2.31 7")?;
+        let ill = reporter(node, "ill", "loss nan 8")?;
+        ill.freezes()?;
+        let decision = node.wait_for_event("the decision", decided("not-finite"))?;
+        ensure!(decision["run"] == ill.id(), "{decision}");
+        ensure!(decision["body"]["decision"]["values"][0]["value"]["Real"] == "NaN", "{decision}");
+        well.says("reported")?;
+        ensure!(!integration::frozen(well.cgroup())?, "the healthy one was frozen");
+        Ok(())
+    })
+}
+
+#[test]
+fn nobody_can_report_for_a_run_from_outside_it() -> Result<()> {
+    on_node("outsider", "", |node| {
+        let run = Launch::new("victim", LOSS).start(node, ["sleep", "600"])?;
+        // Root, and the run's own user, but not in its cgroup.
+        node.ctl(["report", "loss", "nan"])?.expect(0)?;
+        node.ctl_as(NOBODY, ["report", "loss", "nan"])?.expect(0)?;
+        // A report from inside comes after those, so they have been dealt with when it is.
+        let inside = reporter(node, "inside", "loss nan")?;
+        inside.freezes()?;
+        ensure!(
+            !integration::frozen(run.cgroup())? && node.run("victim")?["decisions"] == 0,
+            "{}",
+            node.run("victim")?
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flood_of_garbage_is_counted_and_stops_neither_the_daemon_nor_other_runs_metrics() -> Result<()> {
+    on_node("flood", "", |node| {
+        let stop = node.file("stop");
+        std::thread::scope(|scope| {
+            let flooder = scope.spawn(|| flood(&node.metrics_socket(), &stop));
+            let done = (|| {
+                let ctl = program("failsafectl")?.display().to_string();
+                let script = format!("while :; do {ctl} report loss nan; sleep 0.1; done");
+                let run = Launch::new("heard", LOSS)
+                    .env("FAILSAFE_METRICS_SOCKET", node.metrics_socket())
+                    .start(node, ["sh", "-c", &script])?;
+                run.freezes()?;
+                node.ctl(["node", "status"])?.expect(0).map(|_| ())
+            })();
+            let _ = fs::write(&stop, "");
+            let sent = flooder.join().map_err(|_| anyhow::anyhow!("the flooder panicked"))??;
+            eprintln!("{sent} datagrams of garbage were sent");
+            done
+        })
+    })
+}
+
+fn flood(socket: &Path, stop: &Path) -> Result<u64> {
+    let garbage: [&[u8]; 6] = [b"", b"\xff\xfe\x00", b"loss", b"loss one two", b"a b c d e f\n", &[b'x'; 9_000]];
+    let mut sent = 0;
+    let from = UnixDatagram::unbound()?;
+    from.set_nonblocking(true)?;
+    while !stop.exists() {
+        for line in garbage {
+            sent += u64::from(from.send_to(line, socket).is_ok());
+        }
+        // One core is left to the others.
+        std::thread::sleep(std::time::Duration::from_micros(100));
+    }
+    Ok(sent)
+}
+
+#[test]
+fn the_python_client_reports_with_the_standard_library_alone() -> Result<()> {
+    on_node("python", "", |node| {
+        // The system's own: another one, first in root's PATH, may be closed to other users.
+        let python = "/usr/bin/python3";
+        if Said::of(Command::new(python).arg("--version")).is_err() {
+            return integration::skip("python", "/usr/bin/python3 is not installed");
+        }
+        let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python");
+        let lines = fs::read_to_string(client.join("failsafe_metrics.py"))?.lines().count();
+        ensure!(lines <= 100, "{lines} lines");
+        let program =
+            "import failsafe_metrics, time; failsafe_metrics.report('loss', float('nan'), 3); time.sleep(600)";
+        let run = Launch::new("python", LOSS)
+            .env("PYTHONPATH", client)
+            .env("FAILSAFE_METRICS_SOCKET", node.metrics_socket())
+            .start(node, [python, "-S", "-c", program])?;
+        run.freezes().with_context(|| run.errors())?;
+        node.wait_for_event("the decision", decided("not-finite"))?;
+        Ok(())
+    })
+}

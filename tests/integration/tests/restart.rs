@@ -1,0 +1,163 @@
+//! What an outage of the daemon may hold: strangers at work meanwhile, commands cut in the middle, deaths while starting.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Launch, TestCgroup, frozen, members, on_node, program, wait_for};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use std::{fs, net::TcpListener, process::Stdio, time::Duration};
+
+const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
+
+#[test]
+fn a_strangers_thaw_during_the_outage_is_found_undone_and_said() -> Result<()> {
+    on_node("outage-thaw", "", |node| {
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "held", "--reason", "before"])?.expect(0)?;
+        node.kill9()?;
+        fs::write(run.cgroup().join("cgroup.freeze"), "0")?;
+        ensure!(!frozen(run.cgroup())?);
+        node.restart()?;
+        run.freezes()?;
+        let adopted = node.wait_for_event("the adoption", |e| e["body"]["type"] == "run-adopted")?;
+        ensure!(adopted["body"]["found"].as_str().is_some_and(|f| f.contains("thawed by someone else")), "{adopted}");
+        node.wait_for_event("the foreign thaw", |e| {
+            e["body"]["decision"]["cause"]["Upkeep"]["what"] == "foreign-thaw"
+        })?;
+        wait_for("it is listed as frozen", || Ok(node.run("held")?["state"] == "frozen"))?;
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_process_that_a_stranger_moves_out_of_a_frozen_run_is_brought_back() -> Result<()> {
+    on_node("moved-out", "", |node| {
+        let outside = TestCgroup::new("stranger")?;
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "held", "--reason", "stay"])?.expect(0)?;
+        fs::write(outside.path().join("cgroup.procs"), run.pid().to_string())?;
+        wait_for("it is back", || Ok(members(run.cgroup())?.contains(&run.pid()) && frozen(run.cgroup())?))?;
+        node.wait_for_event("its recapture", |e| {
+            e["body"]["action"]["recapture"]["pid"] == run.pid() && e["body"]["verdict"] == "proved"
+        })?;
+        wait_for("it is still a live frozen run", || Ok(node.run("held")?["state"] == "frozen"))?;
+        node.ctl(["thaw", "held", "--reason", "go"])?.expect(0)?;
+        // Of a run that is not contained, a stranger may move processes: a runtime may have its reasons. It is said.
+        fs::write(outside.path().join("cgroup.procs"), run.pid().to_string())?;
+        wait_for("the departure is recorded, and only that", || {
+            let events = node.events()?;
+            let mut escapes = events.iter().filter(|e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "escape");
+            Ok(escapes.next_back().is_some_and(|e| e["body"]["decision"]["actions"] == serde_json::json!(["notify"])))
+        })?;
+        ensure!(members(outside.path())?.contains(&run.pid()), "it was taken from the stranger");
+        Ok(())
+    })
+}
+
+/// SIGKILL between an operator's command and its outcome: the next daemon says how it stands, and does not do it again.
+#[test]
+fn a_command_cut_by_the_daemons_death_ends_in_a_state_that_is_known() -> Result<()> {
+    on_node("cut", "", |node| {
+        for (i, command) in ["freeze", "thaw", "kill"].iter().cycle().take(9).enumerate() {
+            let name = format!("cut-{i}");
+            let mut run = Launch::new(&name, PLAIN)
+                .start(node, ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 600 & done; wait"])?;
+            if *command == "thaw" {
+                node.ctl(["freeze", &name, "--reason", "to be thawed"])?.expect(0)?;
+            }
+            let mut ctl = node.ctl_command([command, &name.as_str(), &"--reason", &"cut"]);
+            let mut asked = ctl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            std::thread::sleep(Duration::from_micros(2_000 + 3_500 * u64::try_from(i)?));
+            node.kill9()?;
+            asked.wait()?;
+            node.restart()?;
+            let state = wait_for_known(node, &name)?;
+            match *command {
+                // Done, or cut before it was begun; never half.
+                "freeze" => ensure!((state == "frozen") == frozen(run.cgroup())?, "freeze: {state}"),
+                "thaw" => ensure!((state == "frozen") == frozen(run.cgroup())?, "thaw: {state}"),
+                _ if state == "ended" => drop(run.ends()?),
+                _ => ensure!(members(run.cgroup())?.len() > 1, "kill: {state}, half of it is gone"),
+            }
+            // Whatever it is, it can be ended.
+            if state != "ended" {
+                node.ctl(["kill", &name, "--reason", "the end"])?.expect(0)?;
+                run.ends()?;
+            }
+        }
+        node.log_is_whole()?;
+        let events = node.events()?;
+        let cut = events.iter().filter(|e| e["body"]["verdict"]["failed"].to_string().contains("interrupted")).count();
+        eprintln!("{cut} actions were found undone by the next daemon");
+        for event in events.iter().filter(|e| e["kind"] == "control" && e["body"]["reason"] == "cut") {
+            let decided =
+                |e: &&Value| e["run"] == event["run"] && e["body"]["decision"]["cause"]["Operator"]["reason"] == "cut";
+            ensure!(events.iter().filter(decided).count() <= 1, "the command was decided again: {event}");
+        }
+        Ok(())
+    })
+}
+
+fn wait_for_known(node: &integration::Node, name: &str) -> Result<String> {
+    integration::wait_for_some(&format!("it is known how {name} stands"), || {
+        let state = node.run(name)?["state"].as_str().context("a state")?.to_owned();
+        Ok((state != "partial").then_some(state))
+    })
+}
+
+#[test]
+fn a_daemon_that_dies_again_and_again_while_starting_loses_neither_runs_nor_blocks() -> Result<()> {
+    on_node("dies-starting", "", |node| {
+        let home = TcpListener::bind("127.0.0.1:0")?;
+        let port = home.local_addr()?.port();
+        let policy = format!("{PLAIN}[egress]\nallow = [{{ cidr = \"127.0.0.1/32\", ports = [{port}] }}]\n");
+        let sender = program("sender")?.display().to_string();
+        let sentinel = integration::sentinel(node, "tried")?;
+        let script = format!(
+            "while :; do {sender} --to 127.0.0.3:{port} --how tcp --count 1 | grep -q 'refused: EPERM' && echo x >> {} || echo LEAK; sleep 0.01; done",
+            sentinel.display()
+        );
+        let talks = Launch::new("talks", &policy).start(node, ["sh", "-c", &script])?;
+        let held = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "held", "--reason", "before"])?.expect(0)?;
+        node.kill9()?;
+        for i in 0..10 {
+            node.spawn()?;
+            std::thread::sleep(Duration::from_millis(i * 25));
+            node.kill9()?;
+            ensure!(frozen(held.cgroup())?, "thawed at death {i}");
+        }
+        node.restart()?;
+        ensure!(node.run("talks")?["state"] == "running" && node.run("held")?["state"] == "frozen");
+        let tried = fs::metadata(&sentinel)?.len();
+        wait_for("it is still refused", || Ok(fs::metadata(&sentinel)?.len() > tried + 10))?;
+        ensure!(!talks.output().contains("LEAK"), "a forbidden connect got through");
+        let generations = || -> Result<usize> {
+            let instance = fs::read_dir(node.pins().join("failsafe"))?.next().context("no instance")??;
+            Ok(fs::read_dir(instance.path())?.count())
+        };
+        wait_for("the pins of the dead ones are gone", || Ok(generations()? == 1))?;
+        node.ctl(["thaw", "held", "--reason", "after"])?.expect(0)?;
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_run_of_an_earlier_boot_is_recorded_as_ended() -> Result<()> {
+    on_node("earlier-boot", "", |node| {
+        let mut run = Launch::new("old", PLAIN).start(node, ["sleep", "600"])?;
+        node.kill9()?;
+        let file = node.state_dir().join("runs").join(run.id()).join("run.json");
+        let text = fs::read_to_string(&file)?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        ensure!(text.contains(boot.trim()), "{text}");
+        fs::write(&file, text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000"))?;
+        node.restart()?;
+        ensure!(node.run("old")?["state"] == "ended", "{}", node.run("old")?);
+        kill(Pid::from_raw(i32::try_from(run.pid())?), Signal::SIGKILL)?;
+        run.ends()?;
+        Ok(())
+    })
+}
