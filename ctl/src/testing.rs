@@ -68,6 +68,7 @@ impl Log {
             policy: digest(),
             gpus: [GpuId("GPU-5a".into())].into(),
             registered: MonoTime(0),
+            registered_wall_ns: 0,
             decisions: 0,
             incidents: 0,
             contained: Contained::default(),

@@ -83,7 +83,21 @@ impl LogOwner {
 impl Log {
     /// Queues a record; never waits for the disk.
     pub fn record(&self, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Ticket {
-        self.handle.submit(&self.draft(record, run, incident))
+        self.handle.submit(&self.draft(self.stamp(), record, run, incident))
+    }
+
+    /// As [`Log::record`], of something that was at `stamp`.
+    pub fn record_at(&self, stamp: Stamp, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Ticket {
+        self.handle.submit(&self.draft(stamp, record, run, incident))
+    }
+
+    /// Now, on this machine and boot.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            wall_ns: u64::try_from(clock::wall_ns()).unwrap_or_default(),
+            mono_ns: clock::monotonic_ns(),
+            boot_id: self.boot_id.clone(),
+        }
     }
 
     /// Queues a record; `then` is called with what became of it, on the log's thread.
@@ -94,18 +108,13 @@ impl Log {
         incident: Option<IncidentId>,
         then: impl FnOnce(Result<(), WaitError>) + Send + 'static,
     ) {
-        self.handle.submit_then(&self.draft(record, run, incident), move |done| then(done.map(|_| ())));
+        self.handle.submit_then(&self.draft(self.stamp(), record, run, incident), move |done| then(done.map(|_| ())));
     }
 
-    fn draft(&self, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Draft {
+    fn draft(&self, stamp: Stamp, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Draft {
         // A record holds only finite numbers and text keys; were one not to serialise, the entry would still say so.
         let body =
             serde_json::to_value(record).unwrap_or_else(|e| serde_json::json!({ "unserialisable": e.to_string() }));
-        let stamp = Stamp {
-            wall_ns: u64::try_from(clock::wall_ns()).unwrap_or_default(),
-            mono_ns: clock::monotonic_ns(),
-            boot_id: self.boot_id.clone(),
-        };
         let mut draft = Draft::new(record.kind(), stamp, body);
         draft.run = run.map(|r| r.to_string());
         draft.incident = incident.map(|i| i.to_string());

@@ -3,7 +3,7 @@
 use super::{Paint, clean, count, time};
 use crate::entry::{Body, Logged};
 use failsafe_core::{
-    decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Verdict},
+    decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Upkeep, Verdict},
     input::{Command, Gap},
     record::Record,
     subject::Subject,
@@ -112,19 +112,18 @@ pub fn because(decision: &Decision) -> String {
             format!("of rule {rule}: {condition}{saw}{again}")
         }
         Cause::Operator { uid, role, reason, .. } => format!("user {uid} ({role}) asked: {reason}"),
-        Cause::Upkeep { what } => format!("{}{saw}", upkeep(what)),
+        Cause::Upkeep { what } => format!("{}{saw}", upkeep(*what)),
     }
 }
 
 /// What an upkeep of failsafe's means.
-pub fn upkeep(what: &str) -> String {
+pub fn upkeep(what: Upkeep) -> &'static str {
     match what {
-        "escape" => "a process left the run's cgroup".to_owned(),
-        "foreign-thaw" => "somebody else thawed the contained run".to_owned(),
-        "interrupted" => "the daemon ended in the middle of an intervention".to_owned(),
-        "blind" => "a sensor that the policy needs went blind".to_owned(),
-        "retry" => "an action failed and is tried again".to_owned(),
-        other => format!("of failsafe's own upkeep: {other}"),
+        Upkeep::Escape => "a process left the run's cgroup",
+        Upkeep::ForeignThaw => "somebody else thawed the contained run",
+        Upkeep::FoundFrozen => "the run was found frozen at the daemon's start, for no recorded reason",
+        Upkeep::Blind => "a sensor that the policy needs went blind",
+        Upkeep::Retry => "an action failed and is tried again",
     }
 }
 

@@ -61,7 +61,7 @@ pub fn headline(incident: &Incident<'_>) -> String {
             Some(Action::Thaw) => format!("User {uid} ({role}) thawed run {run}: {reason}."),
             _ => format!("Run {run} {was} {acts} by user {uid} ({role}): {reason}."),
         },
-        Cause::Upkeep { what } => format!("Run {run} {was} {acts} by failsafed itself: {}.", event::upkeep(what)),
+        Cause::Upkeep { what } => format!("Run {run} {was} {acts} by failsafed itself: {}.", event::upkeep(*what)),
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn core_run(policy: PolicyDigest) -> Run {
         policy,
         gpus: Default::default(),
         registered: MonoTime(0),
+        registered_wall_ns: 0,
         decisions: 0,
         incidents: 0,
         contained: Contained::default(),

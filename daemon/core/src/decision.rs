@@ -229,9 +229,37 @@ pub enum Cause {
     },
     /// failsafe's own upkeep of a containment.
     Upkeep {
-        /// Which: `escape`, `foreign-thaw`, `interrupted`, `blind`.
-        what: String,
+        /// Which.
+        what: Upkeep,
     },
+}
+
+/// What failsafe does of itself, whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upkeep {
+    /// A process left the run's cgroup.
+    Escape,
+    /// Somebody else thawed the contained run.
+    ForeignThaw,
+    /// The run was found frozen at the daemon's start, for no recorded reason.
+    FoundFrozen,
+    /// A sensor that the policy needs went blind.
+    Blind,
+    /// An action failed, or was interrupted by the daemon's end.
+    Retry,
+}
+
+impl fmt::Display for Upkeep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Upkeep::Escape => "escape",
+            Upkeep::ForeignThaw => "foreign-thaw",
+            Upkeep::FoundFrozen => "found-frozen",
+            Upkeep::Blind => "blind",
+            Upkeep::Retry => "retry",
+        })
+    }
 }
 
 /// What the core wants done, and why.

@@ -64,6 +64,9 @@ pub struct Contained {
     pub frozen: bool,
     /// Egress latch on.
     pub blocked: bool,
+    /// Frozen without a decision on record: its record was lost with an earlier daemon, or somebody else froze it.
+    #[serde(default)]
+    pub unexplained: bool,
 }
 
 /// A run as it is registered. The identity is (boot id, cgroup id), taken at registration.
@@ -87,8 +90,10 @@ pub struct Run {
     pub policy: PolicyDigest,
     /// GPUs declared at registration.
     pub gpus: BTreeSet<GpuId>,
-    /// When it was registered.
+    /// When it was registered, or taken up by this daemon.
     pub registered: MonoTime,
+    /// When it was first registered, nanoseconds since the Unix epoch. For people; nothing is judged by it.
+    pub registered_wall_ns: i64,
     /// Decisions already made about it (a restarted daemon counts on from here).
     pub decisions: u32,
     /// Incidents already opened.

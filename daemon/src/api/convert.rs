@@ -12,9 +12,7 @@ use tonic::Status;
 
 pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
     let run = found.run();
-    let now = clock::wall_ns();
     let mono = clock::monotonic_ns();
-    let registered_ns = now - i64::try_from(mono.saturating_sub(run.registered.0)).unwrap_or_default();
     let mut out = v1::Run {
         id: run.id.to_string(),
         name: run.name.clone(),
@@ -24,7 +22,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
         cgroup_id: run.cgroup_id,
         policy_digest: run.policy.to_string(),
         gpus: run.gpus.iter().map(ToString::to_string).collect(),
-        registered_ns,
+        registered_ns: run.registered_wall_ns,
         ..v1::Run::default()
     };
     match found {

@@ -328,6 +328,7 @@ impl Pipeline {
                 status.standing = Standing::Partial;
             }
         }
+        let decided = self.parts.log.stamp();
         self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
         let rule = match &decision.cause {
             Cause::Rule { rule, .. } => live.policy.rule(rule).map(|rule| RuleText {
@@ -344,7 +345,7 @@ impl Pipeline {
             actions = actions.join(","), mode = ?decision.mode, "decision"
         );
         let record = Record::Decision { decision: decision.clone(), rule };
-        self.parts.log.record(&record, Some(decision.id.run), Some(decision.incident));
+        self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
     }
 }
 

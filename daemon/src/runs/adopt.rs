@@ -148,7 +148,12 @@ impl Registry {
         }
         run.decisions = past.decisions;
         run.incidents = past.incidents;
-        run.contained = Contained { frozen: past.contained.frozen || requested, blocked: latch };
+        // An open thaw explains a frozen run: it was not carried out.
+        let thawing = past.open.iter().any(|(_, action)| *action == Action::Thaw);
+        let unexplained = requested && !past.contained.frozen && !thawing;
+        run.contained = Contained { frozen: past.contained.frozen || requested, blocked: latch, unexplained };
+        // Sensors have been silent about it since its last daemon, not since it began: silence counts from now.
+        run.registered = now;
         let mut outcomes: Vec<Outcome> = past
             .open
             .iter()

@@ -120,6 +120,7 @@ impl Registry {
             policy: wanted.policy.digest(),
             gpus: wanted.gpus,
             registered: MonoTime(clock::monotonic_ns()),
+            registered_wall_ns: clock::wall_ns(),
             decisions: 0,
             incidents: 0,
             contained: Contained::default(),

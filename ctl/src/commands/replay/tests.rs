@@ -46,6 +46,7 @@ fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
         policy: policy.digest(),
         gpus: Default::default(),
         registered: MonoTime(0),
+        registered_wall_ns: 0,
         decisions: 0,
         incidents: 0,
         contained: Contained::default(),

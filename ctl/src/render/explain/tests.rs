@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{Log, RUN, contained, control, decision, incident, outcome, violation};
-use failsafe_core::{decision::Cause, input::Command, signal::Kind};
+use failsafe_core::{decision::{Cause, Upkeep}, input::Command, signal::Kind};
 
 fn shown(log: &Log) -> String {
     page(&Incident::gather(incident(), &log.entries).unwrap(), &TimeZone::UTC, Paint::plain())
@@ -49,7 +49,7 @@ fn an_operators_freeze_and_thaw() {
 #[test]
 fn failsafes_own_upkeep_without_an_outcome() {
     let mut log = Log::started();
-    let cause = Cause::Upkeep { what: "foreign-thaw".into() };
+    let cause = Cause::Upkeep { what: Upkeep::ForeignThaw };
     log.add(5_000_040, decision(1, 5_000_000, cause, vec![Action::Freeze, Action::Notify], vec![]));
     let page = shown(&log);
     assert!(page.contains("was to be frozen by failsafed itself: somebody else thawed the contained run."), "{page}");
@@ -82,7 +82,7 @@ fn a_later_proof_mends_a_failure() {
     log.add(5_000_200, outcome(1, 5_000_190, Action::Freeze, Verdict::Failed("EBUSY".into()), &[]));
     let gather = |log: &Log| Incident::gather(incident(), &log.entries).unwrap().standing;
     assert_eq!(gather(&log), Standing::Failed(vec!["freeze: EBUSY".into()]));
-    let cause = Cause::Upkeep { what: "retry".into() };
+    let cause = Cause::Upkeep { what: Upkeep::Retry };
     log.add(5_000_300, decision(2, 5_000_190, cause, vec![Action::Freeze, Action::Notify], vec![]));
     assert_eq!(gather(&log), Standing::Pending(vec![Action::Freeze]));
     log.add(5_000_400, outcome(2, 5_000_390, Action::Freeze, Verdict::Proved, &[]));

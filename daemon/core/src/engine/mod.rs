@@ -12,7 +12,7 @@ mod rule;
 mod run;
 
 use crate::{
-    decision::{Cause, Decision, Seen},
+    decision::{Decision, Seen},
     input::Input,
     policy::{Policy, PolicySet},
     signal::{Signal, Source},
@@ -62,7 +62,9 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
     match input {
         Input::RunStarted(run) => {
             if let Some(policy) = policies.get(&run.policy) {
-                state.runs.insert(run.id, RunState::new(run, policy));
+                let mut adopted = RunState::new(run, policy);
+                adopted.adopted(&mut out);
+                state.runs.insert(run.id, adopted);
             }
         }
         Input::RunEnded { run, .. } => {
@@ -130,10 +132,6 @@ fn each(policies: &PolicySet, state: &mut State, input: &Input, mut act: impl Fn
 /// The sensors that are sampled at an interval, so that silence means blindness.
 fn sampled(source: Source) -> bool {
     matches!(source, Source::Cgroup | Source::Nvml | Source::Ebpf)
-}
-
-fn upkeep(what: &str) -> Cause {
-    Cause::Upkeep { what: what.to_owned() }
 }
 
 #[cfg(test)]

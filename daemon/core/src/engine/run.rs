@@ -1,8 +1,10 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
-use super::{RunView, STALE_AFTER, rule::RuleState, sampled, upkeep};
+use super::{RunView, STALE_AFTER, rule::RuleState, sampled};
 use crate::{
-    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Verdict},
+    decision::{
+        Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
+    },
     event::Event,
     input::{Command, Contained, Control, Gap, Run},
     policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
@@ -47,7 +49,7 @@ struct Because {
 
 impl RunState {
     pub(super) fn new(run: &Run, policy: &Policy) -> RunState {
-        let contained = run.contained.frozen || run.contained.blocked;
+        let contained = (run.contained.frozen || run.contained.blocked) && !run.contained.unexplained;
         RunState {
             id: run.id,
             policy: run.policy,
@@ -62,6 +64,23 @@ impl RunState {
             last: BTreeMap::new(),
             heard: BTreeMap::new(),
             blind: BTreeSet::new(),
+        }
+    }
+
+    /// A run found frozen for no recorded reason is held, and the holding is a decision like any other: it can be explained,
+    /// and thawed.
+    pub(super) fn adopted(&mut self, out: &mut Vec<Decision>) {
+        if self.contained.unexplained {
+            let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
+            let because = Because {
+                at: self.registered,
+                seqs: Vec::new(),
+                values: Vec::new(),
+                severity: Severity::Critical,
+                confidence: Confidence::Medium,
+                mode: Mode::Enforce,
+            };
+            self.decide(Cause::Upkeep { what: Upkeep::FoundFrozen }, actions, because, out);
         }
     }
 
@@ -152,10 +171,15 @@ impl RunState {
                 } else {
                     vec![Action::Notify]
                 };
-                self.decide(upkeep("escape"), actions, Because::certain(seen), out);
+                self.decide(Cause::Upkeep { what: Upkeep::Escape }, actions, Because::certain(seen), out);
             }
             Event::ForeignThaw { .. } if self.contained.frozen => {
-                self.decide(upkeep("foreign-thaw"), vec![Action::Freeze, Action::Notify], Because::certain(seen), out);
+                self.decide(
+                    Cause::Upkeep { what: Upkeep::ForeignThaw },
+                    vec![Action::Freeze, Action::Notify],
+                    Because::certain(seen),
+                    out,
+                );
             }
             _ => {}
         }
@@ -203,7 +227,7 @@ impl RunState {
             confidence: Confidence::High,
             mode: Mode::Enforce,
         };
-        self.decide(upkeep("blind"), actions, because, out);
+        self.decide(Cause::Upkeep { what: Upkeep::Blind }, actions, because, out);
     }
 
     pub(super) fn control(&mut self, control: &Control, out: &mut Vec<Decision>) {
@@ -243,7 +267,7 @@ impl RunState {
                     confidence: Confidence::High,
                     mode: Mode::Enforce,
                 };
-                self.decide(upkeep("retry"), vec![action, Action::Notify], because, out);
+                self.decide(Cause::Upkeep { what: Upkeep::Retry }, vec![action, Action::Notify], because, out);
             }
             // What could not be thawed is still to be guarded.
             (Verdict::Failed(_), Action::Thaw) => self.contained.frozen = true,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::time::MonoTime;
 use crate::{
-    decision::{Action, DecisionId, IncidentId, Mode, Outcome, Verdict},
+    decision::{Action, Cause, DecisionId, IncidentId, Mode, Outcome, Verdict},
     event::{Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
     policy::{PolicyDigest, parse::parse},
@@ -73,6 +73,7 @@ fn started(run: RunId, policy: PolicyDigest) -> Run {
         policy,
         gpus: [GpuId("GPU-0".into())].into(),
         registered: MonoTime(0),
+        registered_wall_ns: 0,
         decisions: 0,
         incidents: 0,
         contained: Contained::default(),
@@ -140,15 +141,13 @@ fn connect(port: u16, verdict: Net) -> Event {
     Event::Net { op: NetOp::Connect, protocol: 6, address: "192.0.2.1".parse().unwrap(), port, verdict }
 }
 
-fn rules(decisions: &[Decision]) -> Vec<&str> {
-    decisions
-        .iter()
-        .map(|d| match &d.cause {
-            Cause::Rule { rule, .. } => rule.as_str(),
-            Cause::Operator { .. } => "operator",
-            Cause::Upkeep { what } => what.as_str(),
-        })
-        .collect()
+fn rules(decisions: &[Decision]) -> Vec<String> {
+    let cause = |d: &Decision| match &d.cause {
+        Cause::Rule { rule, .. } => rule.clone(),
+        Cause::Operator { .. } => "operator".into(),
+        Cause::Upkeep { what } => what.to_string(),
+    };
+    decisions.iter().map(cause).collect()
 }
 
 #[test]
@@ -267,7 +266,7 @@ fn an_escape_is_recaptured_and_a_foreign_thaw_frozen_again() {
     let again = b.event(4, Event::ForeignThaw { levels: 1 });
     assert_eq!(
         (rules(&again), again[0].actions.as_slice()),
-        (vec!["foreign-thaw"], [Action::Freeze, Action::Notify].as_slice())
+        (vec!["foreign-thaw".to_owned()], [Action::Freeze, Action::Notify].as_slice())
     );
     assert_eq!(
         b.event(5, leave(false))[0].actions[0],
@@ -285,7 +284,7 @@ fn blindness_is_told_once_until_sight_returns() {
         Input::Gap(Gap { seq, at: at(1), source: Source::Ebpf, run: None, gpu: None, what: "x".into(), lost: 0, blind })
     };
     let told = b.feed(gap(1, true));
-    assert_eq!((rules(&told), told[0].actions.as_slice()), (vec!["blind"], [Action::Notify].as_slice()));
+    assert_eq!((rules(&told), told[0].actions.as_slice()), (vec!["blind".to_owned()], [Action::Notify].as_slice()));
     assert!(b.feed(gap(2, true)).is_empty());
     assert!(b.feed(gap(3, false)).is_empty());
     assert_eq!(b.feed(gap(4, true)).len(), 1);
@@ -312,7 +311,7 @@ fn a_failed_containment_is_decided_again_but_not_for_ever() {
     let mut n = first.id.n;
     for _ in 0..3 {
         let again = b.feed(Input::Outcome(failed(b.run, n, first.incident)));
-        assert_eq!((rules(&again), again[0].actions[0]), (vec!["retry"], Action::Freeze));
+        assert_eq!((rules(&again), again[0].actions[0]), (vec!["retry".to_owned()], Action::Freeze));
         n = again[0].id.n;
     }
     assert!(b.feed(Input::Outcome(failed(b.run, n, first.incident))).is_empty());
@@ -337,13 +336,27 @@ fn an_adopted_frozen_run_is_still_guarded_and_counts_on() {
     let adopted = Run {
         decisions: 4,
         incidents: 2,
-        contained: Contained { frozen: true, blocked: false },
+        contained: Contained { frozen: true, ..Contained::default() },
         ..started(id(2), digest)
     };
     b.feed(Input::RunStarted(adopted));
     b.run = id(2);
     let again = b.event(4, Event::ForeignThaw { levels: 1 });
     assert_eq!((again[0].id.n, again[0].incident.n), (5, 2));
+}
+
+#[test]
+fn a_run_found_frozen_for_no_recorded_reason_is_held_by_a_decision_of_its_own() {
+    let mut b = Bench::new();
+    let digest = *b.policies.keys().next().unwrap();
+    let contained = Contained { frozen: true, blocked: false, unexplained: true };
+    let adopted = Run { decisions: 4, incidents: 2, contained, ..started(id(2), digest) };
+    let held = b.feed(Input::RunStarted(adopted));
+    assert_eq!(rules(&held), ["found-frozen"]);
+    assert_eq!((held[0].id.n, held[0].incident.n), (5, 3), "an incident of its own");
+    b.run = id(2);
+    let thaw = b.control(9, Command::Thaw);
+    assert_eq!(thaw[0].incident, held[0].incident);
 }
 
 fn any_input(run: u128) -> impl Strategy<Value = (u64, Input)> {
