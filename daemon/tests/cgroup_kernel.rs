@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -198,7 +201,7 @@ fn a_cgroup_that_vanishes_mid_freeze_is_said_to_have() -> Result<()> {
 #[test]
 fn a_task_in_state_d_makes_the_freeze_partial_and_is_named() -> Result<()> {
     if std::process::Command::new("python3").arg("-V").output().is_err() {
-        eprintln!("SKIPPED: python3 is not here to make a task in state D");
+        skip::skip("python3 is not here to make a task in state D");
         return Ok(());
     }
     let mut run = TestCgroup::new("dstate")?;
@@ -312,7 +315,7 @@ fn the_id_by_pidfd_is_the_folders_inode() -> Result<()> {
     run.spinners(&path, 1)?;
     match PidFd::open(run.pid(0)?)?.cgroup_id() {
         Ok(id) => ensure!(id == run.cgroup.id()),
-        Err(Errno::ENOTTY) => eprintln!("SKIPPED: this kernel does not tell a cgroup id by pidfd"),
+        Err(Errno::ENOTTY) => skip::skip("this kernel does not tell a cgroup id by pidfd"),
         Err(e) => bail!("{e}"),
     }
     Ok(())

@@ -3,6 +3,9 @@
 #[expect(dead_code, reason = "another test program uses all of it")]
 mod support;
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -145,7 +148,7 @@ impl Drop for Given {
 #[test]
 fn a_run_that_gives_controllers_on_gets_its_process_back_in_a_leaf() -> Result<()> {
     let Some((_given, controller)) = Given::first(&CgroupRoot::find()?)? else {
-        eprintln!("SKIPPED: this kernel has no controller on cgroup v2");
+        skip::skip("this kernel has no controller on cgroup v2");
         return Ok(());
     };
     // Made after the controller was given, dropped before it is taken back.

@@ -1,5 +1,8 @@
 //! The metrics socket against senders in other processes: a flood at full speed, and the Python client.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use anyhow::{Context, Result, ensure};
 use failsafed::sensors::metrics::{MetricsEvent, MetricsSocket, Running};
 use nix::unistd::{SysconfVar, sysconf};
@@ -61,7 +64,7 @@ fn python(socket: &Path, program: &str) -> Command {
 fn no_python() -> bool {
     let missing = Command::new("python3").arg("--version").output().is_err();
     if missing {
-        eprintln!("SKIPPED: python3 is not installed");
+        skip::skip("python3 is not installed");
     }
     missing
 }

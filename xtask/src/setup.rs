@@ -47,6 +47,31 @@ pub fn command(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// What the tests of the simulated NVML are held against: NVIDIA's header, and clients that nobody wrote for it. Without
+/// Python or its registry they are missing, and the tests that need them are skipped and say so.
+pub fn nvml_references() {
+    let target = shell::built(false).with_file_name("");
+    let (header, clients) = (target.join("nvml-header"), target.join("nvml-clients"));
+    let script = "set -e; d=$(mktemp -d); trap 'rm -rf \"$d\"' EXIT; \
+        python3 -m pip download -q --no-deps -d \"$d\" nvidia-nvml-dev-cu12==12.9.79; \
+        python3 -m zipfile -e \"$d\"/*.whl \"$d\"; mkdir -p \"$1\"; mv \"$d\"/nvidia/nvml_dev/include/nvml.h \"$1\"";
+    if !header.join("nvml.h").is_file() {
+        eprintln!("setup: fetching NVIDIA's nvml.h from PyPI, to hold the simulated NVML against it");
+        attempt(Command::new("sh").args(["-c", script, "sh"]).arg(&header));
+    }
+    if !clients.join("bin/nvitop").is_file() {
+        eprintln!("setup: making a virtual environment with nvidia-ml-py, nvitop and gpustat, which must run on it");
+        let script = "python3 -m venv \"$1\" && \"$1\"/bin/python -m pip install -q nvidia-ml-py nvitop gpustat";
+        attempt(Command::new("sh").args(["-c", script, "sh"]).arg(&clients));
+    }
+}
+
+fn attempt(command: &mut Command) {
+    if let Err(error) = shell::run(command) {
+        eprintln!("setup: that failed ({error:#}): the tests that need it are skipped, and say so");
+    }
+}
+
 /// Installs and mounts what is missing.
 ///
 /// # Errors

@@ -251,6 +251,22 @@ mod tests {
         assert_eq!(Kind::parse("metric."), None);
     }
 
+    /// The reference shows totals of one kind as `..._total`, and otherwise every name.
+    #[test]
+    fn every_signal_and_event_is_in_the_reference() {
+        let reference = include_str!("../../../docs/policy.md");
+        for kind in Kind::ALL {
+            let name = kind.to_string();
+            assert!(reference.contains(&format!("`{name}`")) || name.ends_with("_total"), "{name}");
+        }
+        for event in crate::event::EventKind::ALL {
+            assert!(reference.contains(&format!("`{}`", event.name())), "{}", event.name());
+            for field in event.fields() {
+                assert!(reference.contains(&format!("`{}`", field.name())), "{}", field.name());
+            }
+        }
+    }
+
     #[test]
     fn a_nan_survives_json_and_postcard() {
         for real in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.1, -0.0, 1e300] {

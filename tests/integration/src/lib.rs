@@ -17,14 +17,17 @@ mod node;
 mod programs;
 mod run;
 mod said;
+#[path = "../../skip.rs"]
+mod skip;
 mod wait;
 
 pub use cgroup::{TestCgroup, cgroup2, frozen, members, populated, remove_tree};
 pub use mount::Tmpfs;
-pub use node::{Node, on_node, sentinel, skip};
+pub use node::{Node, on_node, sentinel};
 pub use programs::program;
 pub use run::{Launch, Started};
 pub use said::Said;
+pub use skip::skip;
 pub use wait::{PATIENCE, soon, wait_for, wait_for_some};
 
 /// The unprivileged user that the tests act as beside root.

@@ -1,6 +1,6 @@
 //! A failsafed of a test's own.
 
-use crate::{Said, cgroup, program, wait_for, wait_for_some};
+use crate::{Said, cgroup, program, skip, wait_for, wait_for_some};
 use anyhow::{Context, Result, bail};
 use nix::{
     mount::{MsFlags, mount},
@@ -14,7 +14,6 @@ use serde_json::Value;
 use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions, Permissions},
-    io::Write,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -30,10 +29,12 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// Those of the test, or the daemon did not start.
 pub fn on_node(test: &str, settings: &str, run: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
     if !geteuid().is_root() {
-        return skip(test, "not root");
+        skip("not root");
+        return Ok(());
     }
     if let Err(error) = cgroup::cgroup2() {
-        return skip(test, &error.to_string());
+        skip(&error.to_string());
+        return Ok(());
     }
     let mut node = Node::start(test, settings)?;
     let done = run(&mut node);
@@ -41,19 +42,6 @@ pub fn on_node(test: &str, settings: &str, run: impl FnOnce(&mut Node) -> Result
         node.show_log();
     }
     done
-}
-
-/// Says that a test cannot run on this machine: on stderr, and in the file that `cargo xtask test` counts.
-///
-/// # Errors
-/// That file cannot be written.
-pub fn skip(test: &str, why: &str) -> Result<()> {
-    eprintln!("SKIPPED: {why}");
-    if let Some(log) = std::env::var_os("FAILSAFE_SKIP_LOG") {
-        let mut file = OpenOptions::new().append(true).create(true).open(log)?;
-        writeln!(file, "SKIP {test}: {why}")?;
-    }
-    Ok(())
 }
 
 /// The node. Dropped, nothing of it is left.

@@ -144,7 +144,8 @@ fn the_python_client_reports_with_the_standard_library_alone() -> Result<()> {
         // The system's own: another one, first in root's PATH, may be closed to other users.
         let python = "/usr/bin/python3";
         if Said::of(Command::new(python).arg("--version")).is_err() {
-            return integration::skip("python", "/usr/bin/python3 is not installed");
+            integration::skip("/usr/bin/python3 is not installed");
+            return Ok(());
         }
         let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python");
         let lines = fs::read_to_string(client.join("failsafe_metrics.py"))?.lines().count();

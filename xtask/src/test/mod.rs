@@ -38,7 +38,11 @@ pub fn run(args: &Args) -> Result<()> {
     let skip_log = folder.join("skipped.txt");
     fs::write(&skip_log, "").with_context(|| format!("emptying {}", skip_log.display()))?;
 
-    step("set-up", setup::run)?;
+    step("set-up", || {
+        setup::run()?;
+        setup::nvml_references();
+        Ok(())
+    })?;
     // Tests start these programs and load this library; a build of everything shares its work with the tests' own.
     step("build", || shell::run(shell::cargo().args(["build", "--workspace", "--locked"])))?;
     let mut tally = step("tests", || nextest(args, &skip_log))?;
@@ -49,6 +53,11 @@ pub fn run(args: &Args) -> Result<()> {
     if !skipped.is_empty() {
         println!("\nnot run on this machine:");
         skipped.iter().for_each(|(test, reason)| println!("  SKIP {test}: {reason}"));
+    }
+    let ignored = skips::ignored()?;
+    if !ignored.is_empty() {
+        println!("\nnever run by themselves (the runners count them as skipped):");
+        ignored.iter().for_each(|test| println!("  {test}"));
     }
     let tally = tally.with_skipped(skipped.len() as u64);
     fs::write(folder.join(SUMMARY), format!("{tally}\n")).context("writing the summary")?;

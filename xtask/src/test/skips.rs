@@ -1,8 +1,10 @@
 //! The log of tests that could not run on this machine.
 
+use crate::shell;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 /// Tests and their reasons; one that says so twice counts once.
 pub fn read(log: &Path) -> Result<BTreeMap<String, String>> {
@@ -14,6 +16,21 @@ pub fn read(log: &Path) -> Result<BTreeMap<String, String>> {
 fn parse(line: &str) -> Option<(String, String)> {
     let (test, reason) = line.strip_prefix("SKIP ")?.split_once(": ")?;
     Some((test.to_owned(), reason.to_owned()))
+}
+
+/// The tests that their own source takes out of every run, as `FILE:LINE: reason`.
+///
+/// # Errors
+/// git cannot be run.
+pub fn ignored() -> Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.current_dir(shell::root()).args(["grep", "-n", "-E", "^ *#\\[ignore = ", "--", "*.rs"]);
+    let said = git.output().context("looking for ignored tests")?;
+    let line = |line: &str| {
+        let (place, rest) = line.split_once(":    ").or_else(|| line.split_once(":#")).unwrap_or((line, ""));
+        format!("{place}: {}", rest.split('"').nth(1).unwrap_or("no reason"))
+    };
+    Ok(String::from_utf8_lossy(&said.stdout).lines().map(line).collect())
 }
 
 #[cfg(test)]

@@ -2,7 +2,11 @@
 
 use super::*;
 use crate::testing::{Log, RUN, contained, control, decision, incident, outcome, violation};
-use failsafe_core::{decision::{Cause, Upkeep}, input::Command, signal::Kind};
+use failsafe_core::{
+    decision::{Cause, Upkeep},
+    input::Command,
+    signal::Kind,
+};
 
 fn shown(log: &Log) -> String {
     page(&Incident::gather(incident(), &log.entries).unwrap(), &TimeZone::UTC, Paint::plain())

@@ -77,6 +77,10 @@ fn cgroup2_mount() -> Option<&'static Path> {
 }
 
 #[cfg(test)]
+#[path = "../../../skip.rs"]
+mod skip;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::process::{Child, Command, Stdio};
@@ -160,12 +164,12 @@ mod tests {
     #[test]
     fn a_frozen_process_does_not_run() {
         let Some(root) = cgroup2_mount() else {
-            eprintln!("SKIPPED: no cgroup v2 is mounted");
+            super::skip::skip("no cgroup v2 is mounted");
             return;
         };
         let path = root.join(format!("nvml-sim-test-{}", std::process::id()));
         if let Err(error) = fs::create_dir(&path) {
-            eprintln!("SKIPPED: cannot make the cgroup {}: {error}", path.display());
+            super::skip::skip(&format!("cannot make the cgroup {}: {error}", path.display()));
             return;
         }
         let cgroup = Cgroup(path);

@@ -14,10 +14,10 @@ fn clients() -> Option<PathBuf> {
     };
     let found = folder.join("bin/python").exists();
     if !found {
-        eprintln!(
-            "SKIPPED: no {}: make it with `python3 -m venv` and `pip install nvidia-ml-py nvitop gpustat`",
+        crate::skip::skip(&format!(
+            "no {}: make it with `python3 -m venv` and `pip install nvidia-ml-py nvitop gpustat`",
             folder.display()
-        );
+        ));
     }
     found.then_some(folder)
 }

@@ -6,4 +6,6 @@ mod clients;
 mod header;
 mod scenarios;
 mod sim;
+#[path = "../../../skip.rs"]
+mod skip;
 mod wrapper;

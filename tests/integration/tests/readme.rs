@@ -1,0 +1,53 @@
+//! What README.md and the docs tell people to type is there, and the policy they show is taken.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Said, on_node, program};
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+const DOCS: [&str; 3] = ["README.md", "docs/playbooks/exfiltration.md", "docs/playbooks/gpu-overheating.md"];
+
+fn read(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
+    std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
+
+#[test]
+fn every_command_that_the_docs_show_is_there() -> Result<()> {
+    let mut commands = BTreeSet::new();
+    for doc in DOCS {
+        let text = read(doc)?;
+        for rest in text.split("failsafectl ").skip(1) {
+            let word = |w: &&str| w.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !w.starts_with('-');
+            let words: Vec<&str> = rest.split([' ', '\n', '`']).take(2).take_while(word).collect();
+            match words.as_slice() {
+                [group @ ("node" | "policy" | "log"), command, ..] => {
+                    commands.insert(format!("{group} {command}"));
+                }
+                [command, ..] if !command.is_empty() => {
+                    commands.insert((*command).to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+    for known in ["run", "events", "explain", "replay", "thaw", "log verify", "policy check", "report", "doctor"] {
+        ensure!(commands.contains(known), "README.md no longer shows `failsafectl {known}`: {commands:?}");
+    }
+    let failsafectl = program("failsafectl")?;
+    for command in commands {
+        Said::of(Command::new(&failsafectl).args(command.split(' ')).arg("--help"))?.expect(0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_policy_of_the_readme_is_taken() -> Result<()> {
+    let readme = read("README.md")?;
+    let policy = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).context("no policy")?;
+    on_node("readme", "", |node| {
+        let path = node.policy("readme", policy)?.display().to_string();
+        let said = node.ctl(["policy", "check", "--node", &path])?.expect(0)?;
+        ensure!(said.out.contains("sha256:"), "{said:?}");
+        Ok(())
+    })
+}
