@@ -78,7 +78,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let interpreter = Interpreter::spawn(registry.clone(), &config, told)?;
     let recordings = Recordings::spawn()?;
     let flusher = recordings.flusher();
-    let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
     record_start(&log, &node, findings);
 
     let now = MonoTime(clock::monotonic_ns());
@@ -114,6 +113,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let sampler_stop = stop.clone();
     critical.push(spawn("sampler", &ended, move || sampler.work(&sampler_stop))?);
 
+    let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
+    record_nvml(&log, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 
     let context = Arc::new(Context {
@@ -239,8 +240,17 @@ fn record_start(log: &crate::log::Log, node: &Mutex<NodeView>, findings: Vec<Str
     }
     let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let nvml = (!node.nvml.is_empty()).then(|| node.nvml.clone());
-    log.record(&Record::DaemonStarted { version, kernel, blind, nvml }, None, None);
+    log.record(&Record::DaemonStarted { version, kernel, blind }, None, None);
+}
+
+fn record_nvml(log: &crate::log::Log, node: &Mutex<NodeView>) {
+    let node = node.lock().unwrap_or_else(PoisonError::into_inner);
+    let blind = node.blind().remove(&Source::Nvml);
+    let seen = blind.is_none().then(|| node.nvml.clone());
+    if let Some(why) = &blind {
+        tracing::warn!(why, "no sight of GPUs");
+    }
+    log.record(&Record::Nvml { seen, blind }, None, None);
 }
 
 fn read_events(

@@ -45,10 +45,13 @@ pub fn summary(entry: &Logged) -> String {
 
 fn record_summary(record: &Record) -> String {
     match record {
-        Record::DaemonStarted { version, kernel, blind, nvml } => {
-            let nvml = nvml.as_ref().map(|nvml| format!(", NVML {nvml}")).unwrap_or_default();
+        Record::Nvml { seen, blind } => match (seen, blind) {
+            (Some(seen), _) => format!("NVML sees: {seen}"),
+            (None, why) => format!("NVML is blind: {}", why.as_deref().unwrap_or("no reason given")),
+        },
+        Record::DaemonStarted { version, kernel, blind } => {
             let blind = if blind.is_empty() { String::new() } else { format!("; blind: {}", blind.join("; ")) };
-            format!("failsafed {version} started on kernel {kernel}{nvml}{blind}")
+            format!("failsafed {version} started on kernel {kernel}{blind}")
         }
         Record::DaemonStopped => "failsafed stopped on purpose".to_owned(),
         Record::RunStarted { run, policy_name } => format!(
@@ -219,14 +222,15 @@ mod tests {
         let daemon = Record::DaemonStarted {
             version: "0.1.0".into(),
             kernel: "6.18".into(),
-            blind: vec!["nvml: no library".into()],
-            nvml: None,
+            blind: vec!["ebpf: no BTF".into()],
         };
         log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
             .add(6_100_000, control(6_100_000, 44, Command::Thaw, "false\nalarm"))
             .add(6_200_000, gap(true))
             .add(6_300_000, gap(false))
             .add(6_400_000, daemon)
+            .add(6_450_000, Record::Nvml { seen: None, blind: Some("no library".into()) })
+            .add(6_460_000, Record::Nvml { seen: Some("simulated (driver 575)".into()), blind: None })
             .add(6_500_000, Record::DaemonStopped)
             .add(6_600_000, Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into() })
             .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into() })

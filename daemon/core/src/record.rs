@@ -67,10 +67,16 @@ pub enum Record {
         version: String,
         /// The kernel's release.
         kernel: String,
-        /// Sensors that are blind from the start, with the reason.
+        /// Sensors that are blind from the start, with the reason, and what was found amiss with the log. What NVML says
+        /// comes later, as [`Record::Nvml`]: the runs are watched again before it is waited for.
         blind: Vec<String>,
-        /// `simulated` where NVML is a stand-in, else the driver's version; none without a GPU.
-        nvml: Option<String>,
+    },
+    /// NVML's first word after the daemon's start.
+    Nvml {
+        /// Driver and library, `simulated (...)` where it is a stand-in; none while it is blind.
+        seen: Option<String>,
+        /// Why it is blind; none while it sees.
+        blind: Option<String>,
     },
     /// The daemon stopped on purpose.
     DaemonStopped,
@@ -128,7 +134,7 @@ impl Record {
     /// The entry's kind: what `failsafectl events` shows and filters by.
     pub fn kind(&self) -> &'static str {
         match self {
-            Record::DaemonStarted { .. } | Record::DaemonStopped => "daemon",
+            Record::DaemonStarted { .. } | Record::Nvml { .. } | Record::DaemonStopped => "daemon",
             Record::RunStarted { .. } | Record::RunAdopted { .. } | Record::RunEnded { .. } => "run",
             Record::PolicyRefused { .. } => "policy",
             Record::Control(_) => "control",

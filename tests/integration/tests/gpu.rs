@@ -118,8 +118,8 @@ fn without_the_library_the_node_says_that_it_has_no_sight_of_gpus() -> Result<()
         let policy = node.policy("hot", HOT)?.display().to_string();
         let refused = node.ctl(["run", "-p", &policy, "--user", "nobody", "--", "true"])?.expect(1)?;
         ensure!(refused.err.contains("too-hot"), "{refused:?}");
-        let first = &node.events()?[0];
-        ensure!(first["body"]["blind"].to_string().contains("nvml"), "{first}");
+        let said = node.wait_for_event("NVML's first word", |e| e["body"]["type"] == "nvml")?;
+        ensure!(said["body"]["blind"].to_string().contains("nonexistent"), "{said}");
         Ok(())
     })
 }
