@@ -3,7 +3,7 @@
 use crate::{
     pipeline::containment::Answer,
     platform::clock,
-    runs::{Found, Registry, Standing, kernel::KernelError, start::StartError},
+    runs::{FindError, Found, Registry, Standing, kernel::KernelError, start::StartError},
     sensors::ebpf::Via,
 };
 use failsafe_core::{decision::Verdict, input::Command};
@@ -99,6 +99,13 @@ pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
         proofs: outcome.proofs.into_iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect(),
         took_ns: outcome.took.0,
         ..Default::default()
+    }
+}
+
+pub(super) fn find_error(error: &FindError) -> Status {
+    match error {
+        FindError::None(_) => Status::not_found(error.to_string()),
+        FindError::Ambiguous { .. } => Status::invalid_argument(error.to_string()),
     }
 }
 

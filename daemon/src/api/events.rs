@@ -1,6 +1,6 @@
 //! `EventService`: the audit log's records, oldest first, then as they become durable.
 
-use super::{Context, authorize::Principal};
+use super::{Context, authorize::Principal, convert};
 use failsafe_journal::{Entry, Filter, LogReader};
 use failsafe_proto::v1;
 use std::{collections::BTreeSet, pin::Pin, sync::Arc};
@@ -36,11 +36,8 @@ impl v1::event_service_server::EventService for Events {
 
 impl Events {
     fn run_id(&self, who: Principal, wanted: &str) -> Result<String, Status> {
-        let not_found = |e: crate::runs::FindError| Status::not_found(e.to_string());
-        let found = self.0.registry.find(wanted).map_err(not_found)?;
-        if who.may_see(found.run()).is_none() {
-            return Err(not_found(crate::runs::FindError::None(wanted.to_owned())));
-        }
+        let found =
+            self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
         Ok(found.run().id.to_string())
     }
 }

@@ -224,15 +224,9 @@ impl Runs {
     }
 
     fn find(&self, who: Principal, wanted: &str) -> Result<(Found, Role), Status> {
-        let found = self.0.registry.find(wanted).map_err(|e| match e {
-            crate::runs::FindError::None(_) => Status::not_found(e.to_string()),
-            // Whose names these are is not for everybody.
-            crate::runs::FindError::Ambiguous { .. } if who.admin => Status::invalid_argument(e.to_string()),
-            crate::runs::FindError::Ambiguous { .. } => Status::invalid_argument(format!("`{wanted}` is ambiguous")),
-        })?;
-        let role = who
-            .may_see(found.run())
-            .ok_or_else(|| Status::not_found(crate::runs::FindError::None(wanted.to_owned()).to_string()))?;
+        let found =
+            self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
+        let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{wanted}`")))?;
         Ok((found, role))
     }
 

@@ -186,7 +186,7 @@ impl Registry {
         if let Err(error) = store.mark_ended(&ended) {
             tracing::error!(run = %ended.run.id, %error, "the run's end could not be written");
         }
-        self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Arc::new(ended));
+        self.remember_ended(ended);
     }
 
     /// The cgroup2 mount.

@@ -220,16 +220,26 @@ impl Registry {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// By id, name, or an unambiguous prefix of either. An exact match wins over prefixes, a live run over ended ones.
+    fn remember_ended(&self, run: EndedRun) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.push(Arc::new(run));
+        if ended.len() > store::ENDED_KEPT {
+            ended.remove(0);
+        }
+    }
+
+    /// By id, name, or an unambiguous prefix of either, among the runs that are `visible`. An exact match wins over prefixes,
+    /// a live run over ended ones.
     ///
     /// # Errors
     /// [`FindError`].
-    pub fn find(&self, wanted: &str) -> Result<Found, FindError> {
+    pub fn find(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<Found, FindError> {
         if wanted.is_empty() {
             return Err(FindError::None(wanted.into()));
         }
-        let live: Vec<Found> = self.live().into_iter().map(Found::Live).collect();
-        let ended: Vec<Found> = self.ended().into_iter().rev().map(Found::Ended).collect();
+        let seen = |found: &Found| visible(found.run());
+        let live: Vec<Found> = self.live().into_iter().map(Found::Live).filter(seen).collect();
+        let ended: Vec<Found> = self.ended().into_iter().rev().map(Found::Ended).filter(seen).collect();
         let id = |found: &Found| found.run().id.to_string();
         for group in [&live, &ended] {
             if let Some(exact) = group.iter().find(|f| id(f) == wanted || f.run().name == wanted) {
@@ -276,20 +286,17 @@ impl Registry {
             decisions: status.decisions,
             part: live.part,
         };
-        {
-            // Nobody who asks for it now is told that there is no such run.
-            let mut live_runs = self.live.write().unwrap_or_else(PoisonError::into_inner);
-            self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(ended.clone()));
-            live_runs.remove(&live.run.id);
-        }
         self.kernel.remove(live.slot);
         if !live.made {
             release(live);
-        }
-        if live.made
-            && let Err(error) = live.cgroup.remove_tree()
-        {
+        } else if let Err(error) = live.cgroup.remove_tree() {
             tracing::warn!(run = %live.run.id, error = %error.chain(), "the ended run's cgroup could not be removed");
+        }
+        {
+            // It is called ended when nothing of it is left; and nobody who asks in between is told that there is no such run.
+            let mut live_runs = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            self.remember_ended(ended.clone());
+            live_runs.remove(&live.run.id);
         }
         if let Err(error) = self.store.mark_ended(&ended) {
             tracing::error!(run = %live.run.id, %error, "the run's end could not be written");

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Ended runs that are kept in memory; older ones are on disk and in the audit log.
-const ENDED_KEPT: usize = 1_000;
+pub const ENDED_KEPT: usize = 1_000;
 
 /// A live run as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
