@@ -5,7 +5,8 @@
  *
  *   common.h    maps, attribution of a task or cgroup to a run, writing an event
  *   life.h      exec, fork, exit, OOM, moving between cgroups      (tp_btf)
- *   net.h       egress allow-list, byte counters                   (programs on the run's own cgroup)
+ *   net.h       egress allow-list at the calls                     (programs on the run's own cgroup)
+ *   packet.h    egress allow-list at the packets, byte counters    (the same)
  *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
  */
 #include <linux/bpf.h>
@@ -20,6 +21,7 @@
 #include "common.h"
 #include "life.h"
 #include "net.h"
+#include "packet.h"
 #include "syscalls.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * The second line of defence, and the byte counters: what leaves and enters the run's sockets packet by packet. Which
+ * policy applies, and what of replies, is told in net.h.
+ */
+INLINE struct fs_run_cfg *run_of_skb(struct __sk_buff *skb)
+{
+	__u64 levels = levels_in_use();
+
+	if (!levels)
+		return NULL;
+#define AT(level) bpf_skb_ancestor_cgroup_id(skb, level)
+	return DEEPEST_RUN(levels, AT);
+#undef AT
+}
+
+/* Fills D from the packet's headers; *tcp is the byte of TCP flags, 0 for anything else. */
+INLINE void parse(struct __sk_buff *skb, struct dst *d, __u8 *tcp)
+{
+	__u32 off, ports = 0;
+	__u8 first = 0;
+
+	*tcp = 0;
+	bpf_skb_load_bytes(skb, 0, &first, 1);
+	if (first >> 4 == 4) {
+		__u8 ip[20];
+
+		if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip))) {
+			d->flags |= FS_NET_BAD_HDR;
+			return;
+		}
+		dst4(d, *(__u32 *)(ip + 16));
+		d->proto = ip[9];
+		off = (first & 0xf) * 4;
+		/* Options may be a source route, whose last hop is not the destination field. */
+		if (off != sizeof(ip))
+			d->flags |= FS_NET_BAD_HDR;
+		if (((ip[6] & 0x1f) | ip[7]) != 0)
+			return; /* a later fragment has no ports */
+	} else {
+		__u8 ip[40];
+
+		if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip))) {
+			d->flags |= FS_NET_BAD_HDR;
+			return;
+		}
+		dst6(d, *(__u32 *)(ip + 24), *(__u32 *)(ip + 28), *(__u32 *)(ip + 32), *(__u32 *)(ip + 36));
+		d->proto = ip[6];
+		off = sizeof(ip);
+		/* hop-by-hop 0, routing 43, fragment 44, destination options 60 */
+		for (int i = 0; i < 4; i++) {
+			__u8 ext[2];
+
+			if (d->proto == 43)
+				d->flags |= FS_NET_BAD_HDR;
+			if (d->proto != 0 && d->proto != 43 && d->proto != 44 && d->proto != 60)
+				break;
+			if (bpf_skb_load_bytes(skb, off, ext, sizeof(ext))) {
+				d->flags |= FS_NET_BAD_HDR;
+				return;
+			}
+			off += d->proto == 44 ? 8 : (ext[1] + 1) * 8;
+			d->proto = ext[0];
+		}
+	}
+	if (d->proto != IPPROTO_TCP && d->proto != IPPROTO_UDP)
+		return;
+	if (bpf_skb_load_bytes(skb, off, &ports, sizeof(ports))) {
+		d->flags |= FS_NET_BAD_HDR;
+		return;
+	}
+	d->port = bpf_ntohl(ports) & 0xffff;
+	if (d->proto == IPPROTO_TCP)
+		bpf_skb_load_bytes(skb, off + 13, tcp, 1);
+}
+
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+
+INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d)
+{
+	struct sock_note *note = NULL;
+	struct bpf_sock *sk;
+	__u8 tcp, v;
+
+	parse(skb, d, &tcp);
+	if (latched(run->slot))
+		return judge(run, d);
+	if (tcp && !(d->flags & FS_NET_BAD_HDR) && (tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
+		bool replies = !(run->flags & FS_RUN_NO_REPLIES);
+
+		if (replies && (run->flags & FS_RUN_SYN_ONLY || tcp & TCP_SYN))
+			return FS_ALLOWED;
+		sk = skb->sk;
+		if (sk)
+			sk = bpf_sk_fullsock(sk);
+		if (sk && sk->state != BPF_TCP_LISTEN)
+			note = bpf_sk_storage_get(&socks, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (note && note->passive && replies)
+			return FS_ALLOWED;
+		if (note && note->table == run->table) {
+			return note->verdict;
+		}
+	}
+	v = judge(run, d);
+	if (note) {
+		note->verdict = v;
+		note->table = run->table;
+	}
+	return v;
+}
+
+SEC("cgroup_skb/egress")
+int fs_egress(struct __sk_buff *skb)
+{
+	struct fs_run_cfg *run = run_of_skb(skb);
+	struct dst d = { .op = FS_NET_PACKET };
+	struct fs_counters *c;
+	__u32 segs;
+	__u8 v;
+
+	if (!run)
+		return ALLOW;
+	c = counters_of(run->slot);
+	if (!c)
+		return ALLOW;
+	segs = skb->gso_segs ?: 1;
+	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE) || latched(run->slot)) {
+		v = packet_verdict(run, skb, &d);
+		if (v != FS_ALLOWED)
+			net_event(run, &d, v, true, skb);
+		if (v == FS_DENIED) {
+			__sync_fetch_and_add(&c->dropped_packets, segs);
+			return DENY;
+		}
+	}
+	__sync_fetch_and_add(&c->egress_bytes, skb->len);
+	__sync_fetch_and_add(&c->egress_packets, segs);
+	return ALLOW;
+}
+
+SEC("cgroup_skb/ingress")
+int fs_ingress(struct __sk_buff *skb)
+{
+	struct fs_run_cfg *run = run_of_skb(skb);
+	struct fs_counters *c = run ? counters_of(run->slot) : NULL;
+
+	if (c) {
+		__sync_fetch_and_add(&c->ingress_bytes, skb->len);
+		__sync_fetch_and_add(&c->ingress_packets, skb->gso_segs ?: 1);
+	}
+	return ALLOW;
+}
