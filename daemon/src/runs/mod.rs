@@ -119,10 +119,15 @@ impl LiveRun {
         self.entered.store(true, Ordering::Release);
     }
 
+    /// Whether its first process is in.
+    pub fn is_entered(&self) -> bool {
+        self.entered.load(Ordering::Acquire)
+    }
+
     /// Whether the run is over: its first process was there and nobody is now. Whoever saw the cgroup empty may have looked
     /// before that process came.
     pub fn is_over(&self) -> bool {
-        self.entered.load(Ordering::Acquire) && !self.cgroup.events().is_ok_and(|events| events.populated)
+        self.is_entered() && !self.cgroup.events().is_ok_and(|events| events.populated)
     }
 
     /// Remembers what a freeze found.

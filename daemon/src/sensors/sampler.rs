@@ -66,7 +66,9 @@ impl Sampler {
         let mut next = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             let live = self.registry.live();
-            if Instant::now() >= next {
+            // A new run is looked at once, so that nobody is told it has no processes.
+            let new = live.iter().any(|run| run.is_entered() && !self.seen.contains_key(&run.run.id));
+            if new || Instant::now() >= next {
                 self.sample(&live);
                 // A late sample is not caught up with: two in a row would say nothing more.
                 next = Instant::now() + self.interval;
