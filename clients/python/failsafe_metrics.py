@@ -62,7 +62,7 @@ def main(arguments):
     reporter = Reporter()
     if reporter.report(*arguments):
         # The daemon finds the run by this process's cgroup, and can only while the process lives.
-        time.sleep(0.05)
+        time.sleep(0.2)
         return 0
     print(f"failsafe_metrics: not sent: is {reporter.path} there, and are the values numbers?", file=sys.stderr)
     return 1

@@ -8,10 +8,10 @@ use failsafed::sensors::metrics::{MetricsEvent, MetricsSocket, Running};
 use nix::unistd::{SysconfVar, sysconf};
 use std::{
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, Read},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
 };
@@ -46,6 +46,17 @@ impl Rig {
 
 /// A process that ends with the test.
 struct Ends(Child);
+
+impl Ends {
+    /// What it wrote to stderr, once it has ended.
+    fn says(&mut self) -> Result<String> {
+        let mut text = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut text)?;
+        }
+        Ok(text)
+    }
+}
 
 impl Drop for Ends {
     fn drop(&mut self) {
@@ -164,18 +175,28 @@ if os.fork() == 0:
     os._exit(0 if f.report('child', 1) else 1)
 assert os.wait()[1] == 0
 assert f.report('last', 0)
+# A sender is placed by its cgroup, which can be read only while it lives.
+sys.stdin.read()
 ";
-    let started = Instant::now();
-    let said: Output = python(&rig.socket(), program).arg(rig.folder.path()).output()?;
-    ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    ensure!(started.elapsed() < PATIENCE, "it blocked");
+    let mut client = python(&rig.socket(), program);
+    client.arg(rig.folder.path()).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = Ends(client.spawn()?);
     let mut got: Vec<(String, f64, Option<u64>)> = Vec::new();
     // The forked child ends at once, so its metric may come without a cgroup to be placed by.
     while got.last().is_none_or(|(name, ..)| name != "last") {
-        if let MetricsEvent::Metric { name, value, step, .. } = rig.next()? {
-            got.push((name, value, step));
+        match rig.next() {
+            Ok(MetricsEvent::Metric { name, value, step, .. }) => got.push((name, value, step)),
+            Ok(_) => {}
+            // It blocked, or failed and said why.
+            Err(error) => {
+                client.0.kill()?;
+                return Err(error.context(client.says()?));
+            }
         }
     }
+    drop(client.0.stdin.take());
+    let status = client.0.wait()?;
+    ensure!(status.success(), "{status}: {}", client.says()?);
     ensure!(got[0] == ("loss".to_owned(), 2.31, Some(10)) && got[1] == ("lr".to_owned(), 1e-4, None), "{got:?}");
     ensure!(got[2].0 == "nan" && got[2].1.is_nan(), "{got:?}");
     Ok(())

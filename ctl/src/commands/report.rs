@@ -18,7 +18,7 @@ use std::{
 
 /// How long this process stays after sending. The daemon finds the run by this process's cgroup, which it can read only while
 /// the process lives, and a datagram has no answer to wait for.
-const STAY: Duration = Duration::from_millis(50);
+const STAY: Duration = Duration::from_millis(200);
 
 pub(super) fn report(args: &ReportArgs) -> Result<Exit, Fail> {
     let line = line(args);
