@@ -53,7 +53,7 @@ fn a_diverging_loss_freezes_the_trainer_and_it_goes_on_when_it_is_put_right() ->
         ensure!(run.output().lines().count() <= steps + 1, "it trains on while frozen");
         node.ctl(["thaw", "trainer", "--reason", "learning rate will be lowered"])?.expect(0)?;
         wait_for("it trains on", || Ok(run.output().lines().count() > steps + 1))?;
-        // The loss is still beyond the bound: the rule was armed again by the thaw.
+        // The loss goes on to infinity: the other rule stops it.
         run.freezes()?;
         ensure!(node.ctl(["replay", "trainer"])?.expect(0)?.out.contains("identical"));
         node.log_is_whole()
