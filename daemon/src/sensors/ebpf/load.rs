@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapError, RingBuf};
 use aya::programs::{Program, ProgramError};
@@ -282,8 +283,15 @@ impl Ebpf {
     }
 
     fn load_one(&mut self, spec: &Spec, btf: &Btf) -> ProgramStatus {
-        let status =
-            |state, detail| ProgramStatus { name: spec.name, hook: spec.hook, group: spec.group, state, detail };
+        let status = |state, detail| ProgramStatus {
+            name: spec.name,
+            hook: spec.hook,
+            group: spec.group,
+            state,
+            detail,
+            verified_insns: None,
+            load_time: Duration::ZERO,
+        };
         if let Some(first) = spec.instead_of
             && self.is_loaded(first)
         {
@@ -292,15 +300,19 @@ impl Ebpf {
         let Some(program) = self.object.program_mut(spec.name) else {
             return status(ProgramState::Refused, String::from("not in the object"));
         };
+        let begin = Instant::now();
         let done = if spec.name == FENTRY_PROBE {
             super::syscalls::probe_fentry(program, btf)
         } else {
             load_and_attach(program, spec, btf).map_err(|e| chain(&e))
         };
-        match done {
+        let load_time = begin.elapsed();
+        let verified_insns = program.info().ok().and_then(|info| info.verified_instruction_count());
+        let status = match done {
             Ok(()) => status(ProgramState::Loaded, String::new()),
             Err(detail) => status(ProgramState::Refused, detail),
-        }
+        };
+        ProgramStatus { verified_insns, load_time, ..status }
     }
 
     fn pin_maps(&mut self) {

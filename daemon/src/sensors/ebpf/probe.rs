@@ -3,6 +3,8 @@
 //! Probing decides, not the kernel's version: every program is loaded by itself, and one that is refused is a line in
 //! the report (`failsafectl doctor`, `Gap`), not a failure to start.
 
+use std::time::Duration;
+
 use failsafe_ebpf::abi;
 
 /// What a program is for, which decides how it is attached.
@@ -42,6 +44,11 @@ pub struct ProgramStatus {
     pub state: ProgramState,
     /// The kernel's reason, or a remark; empty if there is nothing to say.
     pub detail: String,
+    /// Instructions that the verifier walked; `None` where the program is not loaded, or the kernel (before 5.16) does
+    /// not say.
+    pub verified_insns: Option<u32>,
+    /// How long the kernel took over it: verifying, compiling and, for process life, attaching.
+    pub load_time: Duration,
 }
 
 pub(super) struct Spec {
