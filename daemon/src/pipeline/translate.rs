@@ -68,7 +68,7 @@ fn what(via: Via, what: ebpf::What, pid: u32) -> Option<Event> {
             let mover_in_run = moved.by_run || moved.mover_pid == pid;
             Event::Leave { pid, mover: moved.mover_pid, mover_in_run, to: moved.to_cgroup_id }
         }
-        ebpf::What::Join(_) => return None,
+        ebpf::What::Join(_) | ebpf::What::Op(_) => return None,
     })
 }
 

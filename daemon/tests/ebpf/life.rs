@@ -132,7 +132,7 @@ fn watched_calls_are_seen_through_every_abi_and_only_in_the_run() {
     let calls: Vec<_> = events
         .iter()
         .filter_map(|e| match &e.what {
-            What::Syscall { call, compat, args } => Some((e.slot, call.name(), *compat, args[0])),
+            What::Syscall { call, compat, args, .. } => Some((e.slot, call.name(), *compat, args[0])),
             _ => None,
         })
         .collect();
