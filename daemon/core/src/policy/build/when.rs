@@ -77,7 +77,7 @@ impl Builder<'_> {
             }
         };
         let (bound, rate) = self.bound(&kind, literal)?;
-        if rate && kind.shape() != Shape::Counter {
+        if rate && kind.shape() == Shape::Gauge {
             self.error(literal.span(), format!("{kind} is a level, so it has no rate: leave `/s` out"), None);
             return None;
         }
