@@ -269,7 +269,7 @@ mod tests {
             let name = kind.to_string();
             assert!(reference.contains(&format!("`{name}`")) || name.ends_with("_total"), "{name}");
         }
-        for event in crate::event::EventKind::ALL {
+        for event in crate::event::EventKind::ALL.iter().copied() {
             assert!(reference.contains(&format!("`{}`", event.name())), "{}", event.name());
             for field in event.fields() {
                 assert!(reference.contains(&format!("`{}`", field.name())), "{}", field.name());

@@ -176,9 +176,9 @@ impl Builder<'_> {
     }
 
     fn event_condition(&mut self, rule: &str, when: &RawWhen, event: &Spanned<String>) -> Option<Condition> {
-        let Some(kind) = EventKind::ALL.into_iter().find(|kind| kind.name() == event.get_ref()) else {
-            let names = EventKind::ALL.map(EventKind::name);
-            let help = nearest(event.get_ref(), names).map(|near| format!("did you mean `{near}`?"));
+        let Some(kind) = EventKind::ALL.iter().copied().find(|kind| kind.name() == event.get_ref()) else {
+            let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+            let help = nearest(event.get_ref(), names.iter().copied()).map(|near| format!("did you mean `{near}`?"));
             self.error(
                 event.span(),
                 format!("unknown event `{}`, expected one of {}", event.get_ref(), names.join(", ")),
