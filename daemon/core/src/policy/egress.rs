@@ -18,11 +18,16 @@ pub enum Protocol {
     Udp,
 }
 
-/// One destination a run may reach.
+/// Longest host name of an egress entry, in bytes.
+pub const MAX_HOST: usize = 128;
+
+/// One destination a run may reach: a network or a host, never both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressAllow {
     /// The network.
-    pub cidr: IpNet,
+    pub cidr: Option<IpNet>,
+    /// The host, in lower case; with a leading `*.` every name below it, but not the name itself.
+    pub host: Option<String>,
     /// Ports as inclusive ranges; empty: any.
     pub ports: Vec<(u16, u16)>,
     /// Protocol; `None`: TCP and UDP.

@@ -14,7 +14,7 @@ mod raw;
 
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Op, Pattern};
 pub use digest::PolicyDigest;
-pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, Protocol};
+pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, Protocol};
 pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
 

@@ -44,7 +44,7 @@ fn one() -> u32 {
 pub(super) struct RawEgress {
     #[serde(default)]
     pub mode: Mode,
-    pub allow: Vec<RawAllow>,
+    pub allow: Vec<Spanned<RawAllow>>,
     #[serde(default)]
     pub budget: Vec<RawBudget>,
     #[serde(default)]
@@ -78,7 +78,8 @@ pub(super) struct RawLimits {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAllow {
-    pub cidr: Spanned<String>,
+    pub cidr: Option<Spanned<String>>,
+    pub host: Option<Spanned<String>>,
     pub ports: Option<Spanned<OneOrMany>>,
     pub protocol: Option<Protocol>,
 }

@@ -3,7 +3,7 @@
 use super::Builder;
 use crate::{
     policy::{
-        Budget, Egress, EgressAllow, MAX_BUDGETS,
+        Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST,
         raw::{Literal, RawAllow, RawBudget, RawEgress},
     },
     unit::{self, Unit},
@@ -28,15 +28,41 @@ impl Builder<'_> {
         Egress { mode: raw.mode, allow, budgets, dns_servers }
     }
 
-    fn allow(&mut self, raw: &RawAllow) -> Option<EgressAllow> {
-        let cidr = self.net(raw.cidr.get_ref(), raw.cidr.span());
+    fn allow(&mut self, raw: &Spanned<RawAllow>) -> Option<EgressAllow> {
+        let RawAllow { cidr, host, ports: list, protocol } = raw.get_ref();
         let mut ports = Vec::new();
-        if let Some(list) = &raw.ports {
+        if let Some(list) = list {
             for literal in list.get_ref().as_slice() {
                 ports.extend(self.ports(literal, list.span()));
             }
         }
-        Some(EgressAllow { cidr: cidr?.trunc(), ports, protocol: raw.protocol })
+        let (cidr, host) = match (cidr, host) {
+            (Some(cidr), None) => (Some(self.net(cidr.get_ref(), cidr.span())?.trunc()), None),
+            (None, Some(host)) => (None, Some(self.host(host)?)),
+            _ => {
+                self.error(raw.span(), "expected exactly one of `cidr` and `host`", None);
+                return None;
+            }
+        };
+        Some(EgressAllow { cidr, host, ports, protocol: *protocol })
+    }
+
+    fn host(&mut self, text: &Spanned<String>) -> Option<String> {
+        let host = text.get_ref().to_ascii_lowercase();
+        let wrong = if host.parse::<IpNet>().is_ok() || host.parse::<IpAddr>().is_ok() {
+            Some("is a network: write it as `cidr`".to_owned())
+        } else if host.len() > MAX_HOST {
+            Some(format!("has {} bytes, expected at most {MAX_HOST}", host.len()))
+        } else {
+            let name = host.strip_prefix("*.").unwrap_or(&host);
+            let good = name.split('.').all(label);
+            (!good).then(|| "is not a host name, expected e.g. storage.example.org or *.example.org".to_owned())
+        };
+        if let Some(wrong) = wrong {
+            self.error(text.span(), format!("`{host}` {wrong}"), None);
+            return None;
+        }
+        Some(host)
     }
 
     pub(super) fn net(&mut self, text: &str, span: Range<usize>) -> Option<IpNet> {
@@ -116,4 +142,12 @@ impl Builder<'_> {
         }
         amount
     }
+}
+
+/// Whether it may stand between two dots of a host's name.
+fn label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
 }

@@ -26,7 +26,7 @@ forks_per_second = 100
 
 [egress]
 dns_servers = ["10.0.0.53"]
-allow = [{ cidr = "10.0.0.0/8", ports = 443 }]
+allow = [{ cidr = "10.0.0.0/8", ports = 443 }, { host = "*.Example.org", protocol = "tcp" }]
 
 [[egress.budget]]
 name = "storage"
@@ -81,6 +81,9 @@ fn a_full_policy_is_read_whole() {
     assert_eq!(policy.limits, Some(Limits { processes: Some(64), forks_per_second: Some(100) }));
     let egress = policy.egress.as_ref().unwrap();
     assert_eq!(egress.dns_servers, ["10.0.0.53".parse::<std::net::IpAddr>().unwrap()]);
+    let hosts: Vec<Option<&str>> = egress.allow.iter().map(|allow| allow.host.as_deref()).collect();
+    assert_eq!(hosts, [None, Some("*.example.org")]);
+    assert_eq!(egress.allow.iter().map(|allow| allow.cidr.is_some()).collect::<Vec<_>>(), [true, false]);
     let budget = &egress.budgets[0];
     assert_eq!((budget.name.as_str(), budget.bytes, budget.rate), ("storage", Some(10 << 30), Some(100 << 20)));
     assert_eq!(budget.to.len(), 2);
@@ -123,6 +126,7 @@ fn every_part_is_in_the_digest() {
         ("processes = 64", "processes = 65"),
         ("forks_per_second = 100", "forks_per_second = 101"),
         ("10.0.0.53", "10.0.0.54"),
+        ("*.Example.org", "example.org"),
         ("\"storage\"", "\"stores\""),
         ("\"10 GiB\"", "\"11 GiB\""),
         ("100 MiB/s", "101 MiB/s"),
@@ -213,6 +217,15 @@ fn each_mistake_of_a_section_has_its_own_message() {
         ("\"/bin/sh\"", "\"/usr/bin/*\"", "listed twice"),
         ("processes = 64", "processes = 0", "processes: expected a number from 1"),
         ("processes = 64\nforks_per_second = 100", "", "expected `processes`, `forks_per_second` or both"),
+        ("{ cidr = \"10.0.0.0/8\", ports", "{ ports", "exactly one of `cidr` and `host`"),
+        ("{ host", "{ cidr = \"10.0.0.0/8\", host", "exactly one of `cidr` and `host`"),
+        ("*.Example.org", "10.0.0.1", "write it as `cidr`"),
+        ("*.Example.org", "a.*.org", "not a host name"),
+        ("*.Example.org", "*", "not a host name"),
+        ("*.Example.org", "a..org", "not a host name"),
+        ("*.Example.org", "-a.org", "not a host name"),
+        ("*.Example.org", "exämple.org", "not a host name"),
+        ("*.Example.org", &"a.".repeat(65), "130 bytes, expected at most 128"),
         ("10.0.0.53", "dns.local", "is not an address"),
         ("\"10.20.0.0/16\", ", "\"10.20.0.0/99\", ", "is not a network"),
         ("[\"10.20.0.0/16\", \"fd00::/8\"]", "[]", "no networks"),
