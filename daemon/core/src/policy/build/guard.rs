@@ -54,6 +54,23 @@ impl Builder<'_> {
             self.egress_effect(rule, wanted, effect, span);
             return;
         }
+        let has = |field| wanted.fields.iter().find(|m: &&FieldMatch| m.field == field);
+        if wanted.kind == EventKind::Socket && has(Field::Family).is_none() {
+            let message = format!("rule `{rule}`: expected `family`: a rule without one would refuse every socket");
+            self.error(span.clone(), message, None);
+        }
+        if wanted.kind == EventKind::Exec
+            && let Some(kinds) = has(Field::Kind)
+        {
+            if has(Field::Path).is_some() {
+                let message = format!("rule `{rule}`: the kernel matches `path` or `kind`, not both: write two rules");
+                self.error(span.clone(), message, None);
+            }
+            if kinds.any_of.contains(&Pattern::Exact("file".into())) {
+                let message = format!("rule `{rule}`: the kernel cannot refuse all of kind `file`");
+                self.error(span.clone(), message, Some("list in `[exec] allow` what the run may execute".into()));
+            }
+        }
         let when = raw.when.get_ref();
         for FieldMatch { field, any_of } in &wanted.fields {
             let place = super::when::event_fields(when)
@@ -173,7 +190,7 @@ fn matched(kind: EventKind) -> Option<&'static [Field]> {
         EventKind::Open => &[Field::Path, Field::Access],
         EventKind::Connect | EventKind::Send => &[Field::Verdict],
         EventKind::Bind | EventKind::Listen => &[Field::Port],
-        EventKind::Socket => &[Field::Family, Field::Protocol],
+        EventKind::Socket => &[Field::Family],
         EventKind::Syscall => &[Field::Name],
         EventKind::Privilege => &[Field::Gain],
         EventKind::ExecMemory => &[Field::Kind],
