@@ -1,6 +1,7 @@
 //! Policy: bounds as data. [`parse`](parse::parse) reads TOML strictly; [`check`] holds it against itself and a node;
 //! the digest is over the canonical content, so comments and layout do not change it.
 
+pub mod assurance;
 mod build;
 pub mod check;
 pub mod condition;
