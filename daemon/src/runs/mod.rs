@@ -10,6 +10,7 @@
 //! first process is in the cgroup.
 
 pub mod adopt;
+pub mod grants;
 pub mod kernel;
 pub mod start;
 pub mod store;
