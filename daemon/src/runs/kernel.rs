@@ -5,10 +5,10 @@
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, ProgramState, ProgramStatus, RunCounters, RunSpec, Via, Watch,
+    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via, Watch,
     rules::{Rules, Use},
 };
-use failsafe_core::{Policy, RunId, policy::assurance::Grants};
+use failsafe_core::{Policy, RunId};
 use failsafe_ebpf::abi::point;
 use std::{
     collections::BTreeMap,
@@ -221,21 +221,6 @@ impl Kernel {
         match self.lock() {
             Some(ebpf) => ebpf.pin_dir().map(Path::to_owned).map_err(str::to_owned),
             None => Err(self.blind().unwrap_or_default().into()),
-        }
-    }
-
-    /// What this kernel grants, for holding policies against it.
-    pub fn grants(&self) -> Grants {
-        let Some(ebpf) = self.lock() else { return Grants::default() };
-        let loaded = || ebpf.programs().iter().filter(|p| p.state == ProgramState::Loaded);
-        let hooks = |kind: &'static str| loaded().filter_map(move |p| p.hook.strip_prefix(kind).map(str::to_owned));
-        // cgroup_skb/egress is granted as `skb_egress`.
-        let packets = hooks("cgroup_skb/").map(|name| format!("skb_{name}"));
-        Grants {
-            lsm: hooks("lsm/").collect(),
-            fentry: ebpf.is_loaded(ebpf::FENTRY_PROBE),
-            sys_enter: ebpf.is_loaded(ebpf::SYS_ENTER),
-            cgroup: hooks("cgroup/").chain(packets).collect(),
         }
     }
 
