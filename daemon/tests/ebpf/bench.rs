@@ -246,6 +246,11 @@ pub fn enforce(list: &[(&str, u16)]) -> EgressPolicy {
     }
 }
 
+/// All ports and protocols of a network.
+pub fn allow_all(net: &str) -> EgressRule {
+    EgressRule { net: net.parse().unwrap(), ports: Vec::new(), protocol: None }
+}
+
 pub fn allow(net: &str, port: u16, protocol: Option<Protocol>) -> EgressRule {
     EgressRule { net: net.parse().unwrap(), ports: vec![port..=port], protocol }
 }
@@ -264,6 +269,9 @@ pub static NO_RULES: Rules = Rules {
     max_procs: 0,
     max_forks: 0,
     protect: false,
+    hosts: Vec::new(),
+    dns_servers: Vec::new(),
+    budgets: Vec::new(),
 };
 
 pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> RunSpec<'a> {

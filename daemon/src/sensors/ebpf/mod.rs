@@ -26,10 +26,12 @@
 mod counters;
 pub mod egress;
 mod events;
+pub mod hosts;
 mod load;
 mod ops;
 mod pins;
 mod probe;
+mod quotas;
 pub mod rules;
 mod runs;
 mod syscalls;
