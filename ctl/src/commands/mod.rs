@@ -1,5 +1,6 @@
 //! One module for each command: ask, then render.
 
+mod cleanup;
 mod completion;
 mod control;
 mod describe;
@@ -56,7 +57,8 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Export(args) => export::export(place, &args),
         Command::Report(args) => report::report(&args),
         Command::Node { what: NodeCommand::Status(output) } => node::status(place, output),
-        Command::Doctor(output) => doctor::doctor(place, output),
+        Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),
+        Command::Doctor(args) => doctor::doctor(place, args.output),
         Command::Log { what: LogCommand::Verify { file, output } } => log::verify(place, file.as_deref(), output),
         Command::Completion { shell } => completion::completion(shell),
     }

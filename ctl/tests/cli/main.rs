@@ -3,8 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod cleanup;
 mod daemon;
 mod files;
 mod fixtures;
 mod run;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod support;
