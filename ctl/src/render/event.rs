@@ -54,13 +54,16 @@ fn record_summary(record: &Record) -> String {
             format!("failsafed {version} started on kernel {kernel}{blind}")
         }
         Record::DaemonStopped => "failsafed stopped on purpose".to_owned(),
-        Record::RunStarted { run, policy_name } => format!(
-            "{} started for user {} in cgroup {}, pinned to {policy_name} ({})",
-            run.name,
-            run.owner_uid,
-            run.cgroup,
-            run.policy.short()
-        ),
+        Record::RunStarted { run, policy_name, broken } => {
+            let broken = if broken.is_empty() { String::new() } else { format!("; NOT KEPT: {}", broken.join("; ")) };
+            format!(
+                "{} started for user {} in cgroup {}, pinned to {policy_name} ({}){broken}",
+                run.name,
+                run.owner_uid,
+                run.cgroup,
+                run.policy.short()
+            )
+        }
         Record::RunAdopted { run, found } => format!("{} taken up again after a restart: {found}", run.name),
         Record::RunEnded { name, .. } => format!("{name} ended"),
         Record::PolicyRefused { policy, why } => format!("policy {} refused: {why}", policy.short()),
@@ -204,6 +207,7 @@ fn weight(entry: &Logged) -> Weight {
         },
         Some(Record::Gap(gap)) if gap.blind => Weight::Warn,
         Some(Record::PolicyRefused { .. }) => Weight::Warn,
+        Some(Record::RunStarted { broken, .. }) if !broken.is_empty() => Weight::Warn,
         None if matches!(entry.kind.as_str(), "gap" | "recovered") => Weight::Warn,
         _ => Weight::Plain,
     }

@@ -20,7 +20,7 @@ use crate::{
     actuators::interpreter::{Interpreter, Told},
     log::Log,
     platform::clock,
-    runs::{LiveRun, Registry, Standing},
+    runs::{LiveRun, Registry, Standing, grants::grants, kernel::Kernel},
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
@@ -28,6 +28,7 @@ use failsafe_core::{
     decision::{Cause, Verdict},
     engine,
     input::{Control, Gap},
+    policy::assurance,
     record::{Record, RuleText},
     replay::Recorded,
     step,
@@ -135,7 +136,7 @@ impl Pipeline {
         match message {
             Message::Input(input) => self.input(input),
             Message::Started(live, done) => {
-                let record = Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy) };
+                let record = started(&live, self.parts.registry.kernel());
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
                 let _gone = done.send(());
@@ -347,6 +348,12 @@ impl Pipeline {
         let record = Record::Decision { decision: decision.clone(), rule };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
     }
+}
+
+fn started(live: &LiveRun, kernel: &Kernel) -> Record {
+    let broken = assurance::broken(&live.policy, &grants(kernel));
+    let broken = broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect();
+    Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy), broken }
 }
 
 fn named(policy: &Policy) -> String {
