@@ -16,7 +16,7 @@ const CGROUP: [&str; 10] = [
     "dev",
 ];
 
-const LSM: [&str; 26] = [
+const LSM: [&str; 29] = [
     "bprm_check_security",
     "file_open",
     "mmap_file",
@@ -43,6 +43,9 @@ const LSM: [&str; 26] = [
     "move_mount",
     "path_chroot",
     "key_permission",
+    "key_alloc",
+    "settime",
+    "perf_event_open",
 ];
 
 fn names(list: &[&str]) -> BTreeSet<String> {
@@ -177,4 +180,13 @@ fn sections_are_judged_too() {
     assert!(assess(&policy, &full()).iter().all(RuleAssurance::holds));
     let names: Vec<String> = broken(&policy, &plain()).into_iter().map(|judged| judged.rule).collect();
     assert_eq!(names, ["[exec]", "on_dead_daemon"]);
+}
+
+/// The shipped policy promises nothing that a kernel with LSM does not keep.
+#[test]
+fn lockdown_is_kept_where_lsm_is() {
+    let lockdown = parse("lockdown.toml", include_str!("../../../../../policies/lockdown.toml")).unwrap();
+    let weak: Vec<RuleAssurance> = assess(&lockdown, &full()).into_iter().filter(|judged| !judged.holds()).collect();
+    assert_eq!(weak, []);
+    assert!(refusal(&lockdown, &plain()).unwrap().contains("no-secrets would be observed, arguments unreliable"));
 }
