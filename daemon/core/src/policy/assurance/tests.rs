@@ -113,6 +113,8 @@ fn cgroup_hooks_block_on_every_kernel() {
 fn one_call_that_no_hook_refuses_is_named() {
     let (got, why) = worth("{ event = \"syscall\", name = \"@module\" }", "deny", &full());
     assert_eq!((got, why.as_str()), ("observed", "delete_module: no hook refuses it"));
+    let (_, why) = worth("{ event = \"syscall\", name = [\"reboot\", \"mount\", \"acct\"] }", "deny", &plain());
+    assert_eq!(why, "reboot, acct: no hook refuses it; mount: no lsm/sb_mount");
 }
 
 #[test]
