@@ -152,6 +152,7 @@ fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAss
             (Effect::Observe, None) if matches!(need.sight, Sight::Call | Sight::SysEnter) => {
                 Some("neither fentry nor sys_enter is granted".to_owned())
             }
+            (_, _) if missing.is_empty() => Some("no hook tells of it".to_owned()),
             (_, _) => Some(format!("no {}", missing.join(", "))),
         };
         if let Some(reason) = reason {

@@ -132,7 +132,8 @@ fn a_stop_says_what_its_latch_cannot_refuse() {
 fn observing_asks_for_sight_only() {
     for (when, lsm, plainly) in [
         ("{ event = \"exec\" }", "observed", "observed"),
-        ("{ event = \"open\", path = \"*.key\" }", "observed", "observed, arguments unreliable"),
+        ("{ event = \"open\", path = \"/etc/*\" }", "observed", "observed, arguments unreliable"),
+        ("{ event = \"open\", path = [\"/etc/*\", \"*.key\"] }", "not seen", "not seen"),
         ("{ event = \"syscall\", name = \"reboot\" }", "observed", "observed, arguments unreliable"),
         ("{ event = \"listen\" }", "observed", "not seen"),
         ("{ event = \"oom\" }", "observed", "observed"),
