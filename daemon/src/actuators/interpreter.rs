@@ -53,7 +53,8 @@ struct Job {
     live: Arc<LiveRun>,
     decision: Decision,
     frozen: Option<Result<cgroup::freeze::Started, CgroupError>>,
-    blocked: Option<Result<(), String>>,
+    /// How the latch was set and read back, and when that was.
+    blocked: Option<(Result<(), String>, u64)>,
     signals: Vec<Seen>,
 }
 
@@ -92,8 +93,10 @@ impl Interpreter {
         }
         let has = |action| decision.actions.contains(&action);
         let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
-        let blocked =
-            has(Action::Block).then(|| self.registry.kernel().set_block(live.slot, true).map_err(|e| e.to_string()));
+        let blocked = has(Action::Block).then(|| {
+            let done = self.registry.kernel().set_block(live.slot, true).map_err(|e| e.to_string());
+            (done, clock::monotonic_ns())
+        });
         let job = Job { live: live.clone(), decision: decision.clone(), frozen, blocked, signals: signals() };
         if self.jobs.send(job).is_err() {
             tracing::error!(run = %live.run.id, "no actuator is left to carry out a decision");
@@ -132,7 +135,10 @@ impl Worker {
                 // Done above, first of all.
                 Action::Freeze => continue,
                 Action::Notify => outcome::notify(),
-                Action::Block => outcome::block(job.blocked.take().unwrap_or(Ok(()))),
+                Action::Block => match job.blocked.take() {
+                    Some((done, at_ns)) => outcome::block(done, at_ns),
+                    None => continue,
+                },
                 Action::Snapshot => {
                     let held = froze == Some(true) || job.live.status().hold_frozen;
                     let (report, snapshot) = self.snapshot(&job, held);
