@@ -3,6 +3,10 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use std::{
     fs::File,
@@ -99,6 +103,7 @@ fn udp_send(length: Duration) -> Result<Value> {
 
 fn tcp_send(length: Duration) -> Result<Value> {
     use std::io::Write;
+    stay()?;
     let mut peer = request::Peer::start("drop")?;
     let mut failed = 0u64;
     let timing = timing::measure(length, 500, || failed += u64::from(peer.stream.write_all(&MESSAGE).is_err()));
@@ -109,6 +114,7 @@ fn tcp_send(length: Duration) -> Result<Value> {
 }
 
 fn request_loop(length: Duration) -> Result<Value> {
+    stay()?;
     let mut peer = request::Peer::start("serve")?;
     let (mut n, mut failed) = (0u64, 0u64);
     let timing = timing::measure(length, 50, || {
@@ -119,4 +125,13 @@ fn request_loop(length: Duration) -> Result<Value> {
         bail!("{failed} requests were not answered as they should be");
     }
     Ok(timing)
+}
+
+/// Keeps this process, and the peer it will start, on the CPU it is on: with the two on different ones the time is that of
+/// waking a CPU, which varies more than anything that is to be measured.
+fn stay() -> Result<()> {
+    let cpu = nix::sched::sched_getcpu().context("asking which CPU this is")?;
+    let mut only = CpuSet::new();
+    only.set(cpu).context("choosing a CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &only).context("staying on one CPU")
 }
