@@ -4,9 +4,10 @@
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
 mod footprint;
-mod freeze;
 mod overhead;
+mod reaction;
 mod report;
+mod run;
 mod statistics;
 
 use crate::{interrupt, setup, shell};
@@ -27,8 +28,8 @@ pub struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
-    /// From a forbidden connect to the whole run frozen and verified, against a bare write
-    Freeze,
+    /// From a forbidden connect to its refusal, to the latch, to the whole run frozen and verified, against a bare write
+    Reaction,
     /// Memory and CPU of the idle daemon, beside the node exporter
     Footprint,
     /// A loop of system calls in a run, outside any run, and with no daemon
@@ -49,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     shell::run(&mut cargo)?;
     interrupt::catch()?;
     let report = match args.name {
-        Name::Freeze => freeze::run(args)?,
+        Name::Reaction => reaction::run(args)?,
         Name::Footprint => footprint::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
