@@ -3,11 +3,14 @@
 //!
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
+mod events;
 mod footprint;
 mod overhead;
 mod reaction;
 mod report;
+mod restart;
 mod run;
+mod sink;
 mod statistics;
 
 use crate::{interrupt, setup, shell};
@@ -32,6 +35,10 @@ enum Name {
     Reaction,
     /// Memory and CPU of the idle daemon, beside the node exporter
     Footprint,
+    /// The highest rate of events without loss, and whether loss beyond it is accounted exactly
+    Events,
+    /// Killed and started again under a run that tries the forbidden: what got through, and the time until guarded anew
+    Restart,
     /// A loop of system calls in a run, outside any run, and with no daemon
     Overhead,
 }
@@ -52,6 +59,8 @@ pub fn run(args: &Args) -> Result<()> {
     let report = match args.name {
         Name::Reaction => reaction::run(args)?,
         Name::Footprint => footprint::run(args)?,
+        Name::Events => events::run(args)?,
+        Name::Restart => restart::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
     report.print();
