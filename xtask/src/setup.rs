@@ -24,6 +24,20 @@ const PACKAGES: [Package; 3] = [
     Package { name: "build-essential", what_for: "links Rust programs", present: || shell::which("cc").is_some() },
 ];
 
+/// What `bench overhead` measures beside. Nothing else needs them.
+const COMPARISONS: [Package; 2] = [
+    Package {
+        name: "bpftrace",
+        what_for: "the same watch in bpftrace, to measure beside",
+        present: || shell::which("bpftrace").is_some(),
+    },
+    Package {
+        name: "auditd",
+        what_for: "the same watch as audit rules, to measure beside; its service starts where services do",
+        present: || shell::which("auditctl").is_some() && shell::which("auditd").is_some(),
+    },
+];
+
 /// Where the BPF file system is expected.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -72,12 +86,19 @@ fn attempt(command: &mut Command) {
     }
 }
 
+/// What the overhead of failsafe is measured beside. Where it cannot be had, the bench says so in its conditions.
+pub fn comparisons() {
+    if let Err(error) = packages(&COMPARISONS) {
+        eprintln!("setup: {error:#}: it is not measured beside, and the bench says so");
+    }
+}
+
 /// Installs and mounts what is missing.
 ///
 /// # Errors
 /// Something is missing and cannot be had here: the error says what to do.
 pub fn run() -> Result<()> {
-    packages()?;
+    packages(&PACKAGES)?;
     cargo_tool("cargo-nextest", "runs the tests")?;
     bpffs()?;
     if shell::which("bpftool").is_none() {
@@ -89,8 +110,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn packages() -> Result<()> {
-    let missing: Vec<_> = PACKAGES.iter().filter(|package| !(package.present)()).collect();
+fn packages(wanted: &[Package]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|package| !(package.present)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -3,8 +3,10 @@
 //!
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
+mod beside;
 mod events;
 mod footprint;
+mod loops;
 mod overhead;
 mod reaction;
 mod report;
@@ -39,7 +41,7 @@ enum Name {
     Events,
     /// Killed and started again under a run that tries the forbidden: what got through, and the time until guarded anew
     Restart,
-    /// A loop of system calls in a run, outside any run, and with no daemon
+    /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
 
