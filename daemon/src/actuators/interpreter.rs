@@ -15,7 +15,10 @@ use super::{
 use crate::{
     config::Config,
     platform::{CgroupError, ProcFs, clock},
-    runs::{LiveRun, Registry, kernel::Kernel},
+    runs::{
+        LiveRun, Registry,
+        kernel::{Kernel, KernelError},
+    },
 };
 use failsafe_core::{
     Action, Decision, Mode, MonoTime, Outcome,
@@ -92,11 +95,13 @@ impl Interpreter {
             return;
         }
         let has = |action| decision.actions.contains(&action);
+        let stamped = |done: Result<(), KernelError>| (done.map_err(|e| e.to_string()), clock::monotonic_ns());
+        let (kernel, block) = (self.registry.kernel(), has(Action::Block));
+        // The latch is one write, the freeze takes longer the more processes there are; but the freeze does not wait while
+        // the programs are in use.
+        let latched = block.then(|| kernel.try_set_block(live.slot, true)).flatten().map(stamped);
         let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
-        let blocked = has(Action::Block).then(|| {
-            let done = self.registry.kernel().set_block(live.slot, true).map_err(|e| e.to_string());
-            (done, clock::monotonic_ns())
-        });
+        let blocked = latched.or_else(|| block.then(|| stamped(kernel.set_block(live.slot, true))));
         let job = Job { live: live.clone(), decision: decision.clone(), frozen, blocked, signals: signals() };
         if self.jobs.send(job).is_err() {
             tracing::error!(run = %live.run.id, "no actuator is left to carry out a decision");
