@@ -7,6 +7,7 @@ mod beside;
 mod events;
 mod footprint;
 mod loops;
+mod neighbours;
 mod overhead;
 mod reaction;
 mod report;

@@ -72,10 +72,16 @@ pub fn run(args: &Args) -> Result<Report> {
     let policy = policy(folder.path(), &text)?;
     let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
     let daemon = Daemon::start(&options, folder)?;
+    let at = |values: &[f64], percent| percentile(values, percent).unwrap_or(f64::NAN);
+    // The same call, asked for in the same way, by a process in no run: what of its time is not failsafe's.
+    let mut outside = Run::outside(&daemon.program("violator"), &["--ask"])?;
+    let calls: Vec<f64> = (0..trials).map(|_| call(&mut outside, ALLOWED, "ok")).collect::<Result<_>>()?;
+    outside.end()?;
+    report.figure("call_outside_any_run_p50_ns", at(&calls, 50.0));
+    report.figure("call_outside_any_run_p99_ns", at(&calls, 99.0));
     for size in SIZES {
         eprintln!("reaction: {size} process(es)");
         let times = measure(&daemon, &policy, size, trials)?;
-        let at = |values: &[f64], percent| percentile(values, percent).unwrap_or(f64::NAN);
         for (name, unit, values) in [
             ("allowed_call", "ns", &times.allowed_ns),
             ("denied_in_the_call", "ns", &times.denied_ns),

@@ -10,7 +10,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -33,11 +33,7 @@ impl Run {
     pub fn start(daemon: &Daemon, policy: &Path, name: &str, program: &Path, args: &[&str]) -> Result<Run> {
         let mut command = daemon.ctl(["run"]);
         command.arg("--policy").arg(policy).args(["--name", name, "--user", "root", "--quiet", "--"]);
-        command.arg(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("starting run {name}"))?;
-        let input = child.stdin.take();
-        let lines = BufReader::new(child.stdout.take().context("no pipe")?).lines();
-        let mut run = Run { name: name.to_owned(), child, input, lines };
+        let mut run = Run::spawn(command.arg(program).args(args), name)?;
         interrupt::wait_for("the run", PATIENCE, || {
             if let Some(status) = run.child.try_wait().context("watching the run")? {
                 bail!("run {name} ended at once: {status}");
@@ -45,6 +41,22 @@ impl Run {
             Ok(daemon.json(["describe", name]).ok())
         })?;
         Ok(run)
+    }
+
+    /// Starts `program` with its pipes held alike, but in no run.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn outside(program: &Path, args: &[&str]) -> Result<Run> {
+        Run::spawn(Command::new(program).args(args), "outside")
+    }
+
+    fn spawn(command: &mut Command, name: &str) -> Result<Run> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
+        let input = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().context("no pipe")?).lines();
+        Ok(Run { name: name.to_owned(), child, input, lines })
     }
 
     /// The next line that it prints.
