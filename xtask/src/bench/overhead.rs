@@ -39,22 +39,23 @@ pub fn run(args: &Args) -> Result<Report> {
     setup::comparisons();
     let mut times = Times::default();
     let programs = shell::built(!args.debug);
-    let (mut others, mut links) = (Others::default(), 0);
+    let (mut others, mut links) = (Others::default(), Vec::new());
     for trial in 1..=args.trials {
         eprintln!("overhead: trial {trial} of {}", args.trials);
-        links = links.max(neighbours::cgroup_links());
+        let before = neighbours::cgroup_links();
         for work in LOOPS {
             times.visit(work, "no_daemon", &mut plain(&programs, work)?)?;
             times.visit(work, "no_daemon_again", &mut plain(&programs, work)?)?;
         }
-        links = links.max(neighbours::cgroup_links());
+        links.push(before.max(neighbours::cgroup_links()));
         with_daemon(args, &mut times, &mut report)?;
         others.bpftrace(&programs, &mut times);
         others.audit(&programs, &mut times);
     }
     others.tell(&mut report);
     report.condition("rules_of_the_run", 50);
-    report.condition("cgroup_links_of_others_beside_no_daemon", links);
+    // The fastest batch without a daemon is a clean one if one of the trials was.
+    report.condition("cgroup_links_of_others_beside_no_daemon_in_each_trial", links);
     tell(&times, &mut report);
     Ok(report)
 }
