@@ -121,7 +121,10 @@ fn measure(daemon: &Daemon, policy: &Path, size: usize, trials: usize) -> Result
         interrupt::check()?;
         times.floor.push(bare(&cgroup)?);
         run.tell(VIOLATION)?;
-        interrupt::wait_for("the freeze", PATIENCE, || Ok(frozen(&cgroup)?.then_some(())))?;
+        // By the daemon's word, not the cgroup's: a thaw while it still verifies would be outrun by the freeze.
+        interrupt::wait_for("the proved freeze", PATIENCE, || {
+            Ok((run.described(daemon)?["state"] == "frozen").then_some(()))
+        })?;
         shell::read(daemon.ctl(["thaw", &name, "--reason", "next trial"]).args(["--timeout", "10s"]))?;
         refused(&run.line()?, "EPERM")?;
     }
