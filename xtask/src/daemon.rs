@@ -33,6 +33,7 @@ pub struct Daemon {
     child: Child,
     folder: TempDir,
     programs: PathBuf,
+    scenario: Option<PathBuf>,
     cgroup: PathBuf,
     bpffs: PathBuf,
 }
@@ -54,18 +55,22 @@ impl Daemon {
         let programs = shell::built(options.release);
         // A folder of its own in bpffs, so that what was pinned can be taken away whole.
         fs::create_dir_all(&bpffs).with_context(|| format!("making {}", bpffs.display()))?;
-        let log = fs::File::create(folder.path().join("failsafed.log")).context("making the daemon's log")?;
-        let mut command = Command::new(programs.join("failsafed"));
-        command.arg("--config").arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        if let Some((_, scenario)) = &options.nvml {
-            command.env("FAILSAFE_NVML_SCENARIO", scenario);
-        }
-        // A process group of its own: a Ctrl-C at the terminal is for xtask, which then stops the daemon in order.
-        let child =
-            command.process_group(0).spawn().with_context(|| format!("starting `{}`", shell::shown(&command)))?;
-        let mut daemon = Daemon { child, folder, programs, cgroup: cgroup2()?.join(&unique), bpffs };
+        let scenario = options.nvml.as_ref().map(|(_, scenario)| scenario.clone());
+        let child = launch(&programs, folder.path(), scenario.as_deref())?;
+        let mut daemon = Daemon { child, folder, programs, scenario, cgroup: cgroup2()?.join(&unique), bpffs };
         daemon.wait_until_it_answers()?;
         Ok(daemon)
+    }
+
+    /// Kills it where it stands (SIGKILL) and starts it again on the same state, without waiting for it to answer.
+    ///
+    /// # Errors
+    /// It cannot be killed or started.
+    pub fn crash(&mut self) -> Result<()> {
+        self.child.kill().context("killing the daemon")?;
+        self.child.wait().context("waiting for the daemon's end")?;
+        self.child = launch(&self.programs, self.folder.path(), self.scenario.as_deref())?;
+        Ok(())
     }
 
     /// `failsafectl` against this daemon.
@@ -91,6 +96,11 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Its folder in bpffs: what it pins lies below.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -106,7 +116,11 @@ impl Daemon {
         self.programs.join(name)
     }
 
-    fn wait_until_it_answers(&mut self) -> Result<()> {
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// It ended, or does not answer in time: its log is in the error.
+    pub fn wait_until_it_answers(&mut self) -> Result<()> {
         let answer = interrupt::wait_for("the daemon's first answer", PATIENCE, || {
             if let Some(status) = self.child.try_wait().context("watching the daemon")? {
                 bail!("failsafed ended at once: {status}");
@@ -151,6 +165,20 @@ impl Drop for Daemon {
             eprintln!("xtask: {} could not be removed", left.display());
         }
     }
+}
+
+/// Starts it; its log is written on, as it may have been started before.
+fn launch(programs: &Path, folder: &Path, scenario: Option<&Path>) -> Result<Child> {
+    let file = folder.join("failsafed.log");
+    let log = fs::File::options().create(true).append(true).open(&file).context("opening the daemon's log")?;
+    let mut command = Command::new(programs.join("failsafed"));
+    command.arg("--config").arg(folder.join("failsafed.toml"));
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    if let Some(scenario) = scenario {
+        command.env("FAILSAFE_NVML_SCENARIO", scenario);
+    }
+    // A process group of its own: a Ctrl-C at the terminal is for xtask, which then stops the daemon in order.
+    command.process_group(0).spawn().with_context(|| format!("starting `{}`", shell::shown(&command)))
 }
 
 fn configuration(options: &Options, folder: &Path, cgroup: &str, bpffs: &Path) -> String {

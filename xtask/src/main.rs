@@ -44,7 +44,7 @@ enum Command {
     Tidy,
     /// The whole flow on this machine: three runs that go wrong, contained and explained
     Demo(demo::Args),
-    /// Measure: freeze, overhead, footprint
+    /// Measure: reaction, events, restart, overhead, footprint
     Bench(bench::Args),
 }
 

@@ -27,6 +27,20 @@ const PACKAGES: [Package; 3] = [
     Package { name: "build-essential", what_for: "links Rust programs", present: || shell::which("cc").is_some() },
 ];
 
+/// What `bench overhead` measures beside. Nothing else needs them.
+const COMPARISONS: [Package; 2] = [
+    Package {
+        name: "bpftrace",
+        what_for: "the same watch in bpftrace, to measure beside",
+        present: || shell::which("bpftrace").is_some(),
+    },
+    Package {
+        name: "auditd",
+        what_for: "the same watch as audit rules, to measure beside; its service starts where services do",
+        present: || shell::which("auditctl").is_some() && shell::which("auditd").is_some(),
+    },
+];
+
 /// Where the BPF file system is expected.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -72,6 +86,13 @@ pub fn nvml_references() {
 fn attempt(command: &mut Command) {
     if let Err(error) = shell::run(command) {
         eprintln!("setup: that failed ({error:#}): the tests that need it are skipped, and say so");
+    }
+}
+
+/// What the overhead of failsafe is measured beside. Where it cannot be had, the bench says so in its conditions.
+pub fn comparisons() {
+    if let Err(error) = packages(&COMPARISONS) {
+        eprintln!("setup: {error:#}: it is not measured beside, and the bench says so");
     }
 }
 

@@ -15,7 +15,10 @@ use super::{
 use crate::{
     config::Config,
     platform::{CgroupError, ProcFs, clock},
-    runs::{LiveRun, Registry, kernel::Kernel},
+    runs::{
+        LiveRun, Registry,
+        kernel::{Kernel, KernelError},
+    },
 };
 use failsafe_core::{
     Action, Decision, Mode, MonoTime, Outcome,
@@ -53,7 +56,8 @@ struct Job {
     live: Arc<LiveRun>,
     decision: Decision,
     frozen: Option<Result<cgroup::freeze::Started, CgroupError>>,
-    blocked: Option<Result<(), String>>,
+    /// How the latch was set and read back, and when that was.
+    blocked: Option<(Result<(), String>, u64)>,
     signals: Vec<Seen>,
 }
 
@@ -91,9 +95,13 @@ impl Interpreter {
             return;
         }
         let has = |action| decision.actions.contains(&action);
+        let stamped = |done: Result<(), KernelError>| (done.map_err(|e| e.to_string()), clock::monotonic_ns());
+        let (kernel, block) = (self.registry.kernel(), has(Action::Block));
+        // The latch is one write, the freeze takes longer the more processes there are; but the freeze does not wait while
+        // the programs are in use.
+        let latched = block.then(|| kernel.try_set_block(live.slot, true)).flatten().map(stamped);
         let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
-        let blocked =
-            has(Action::Block).then(|| self.registry.kernel().set_block(live.slot, true).map_err(|e| e.to_string()));
+        let blocked = latched.or_else(|| block.then(|| stamped(kernel.set_block(live.slot, true))));
         let job = Job { live: live.clone(), decision: decision.clone(), frozen, blocked, signals: signals() };
         if self.jobs.send(job).is_err() {
             tracing::error!(run = %live.run.id, "no actuator is left to carry out a decision");
@@ -132,7 +140,10 @@ impl Worker {
                 // Done above, first of all.
                 Action::Freeze => continue,
                 Action::Notify => outcome::notify(),
-                Action::Block => outcome::block(job.blocked.take().unwrap_or(Ok(()))),
+                Action::Block => match job.blocked.take() {
+                    Some((done, at_ns)) => outcome::block(done, at_ns),
+                    None => continue,
+                },
                 Action::Snapshot => {
                     let held = froze == Some(true) || job.live.status().hold_frozen;
                     let (report, snapshot) = self.snapshot(&job, held);

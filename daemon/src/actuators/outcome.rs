@@ -120,11 +120,13 @@ pub(super) fn kill(outcome: &KillOutcome) -> Report {
     }
 }
 
-pub(super) fn block(done: Result<(), String>) -> Report {
-    match done {
+/// `at_ns` is when it was read back: the latch is in force long before the freeze beside it is verified.
+pub(super) fn block(done: Result<(), String>, at_ns: u64) -> Report {
+    let report = match done {
         Ok(()) => Report::proved(vec![proof("egress latch", "on, read back from the kernel's map")]),
         Err(error) => Report::failed(error),
-    }
+    };
+    Report { at_ns: Some(at_ns), ..report }
 }
 
 /// Whoever follows the events, or reads the daemon's own log, has been told by the decision itself.
@@ -181,6 +183,12 @@ mod tests {
         let thawed = ThawOutcome::Thawed { at_ns: 1, took: Default::default(), levels: 1 };
         assert_eq!(thaw(&thawed, Ok(())).verdict, Verdict::Proved);
         assert_eq!(thaw(&thawed, Err("no".into())).verdict, Verdict::Partial(vec!["egress latch: no".into()]));
+    }
+
+    #[test]
+    fn a_latch_is_told_with_the_time_at_which_it_was_read_back() {
+        assert_eq!((block(Ok(()), 7).verdict, block(Ok(()), 7).at_ns), (Verdict::Proved, Some(7)));
+        assert_eq!(block(Err("no".into()), 8).at_ns, Some(8));
     }
 
     #[test]

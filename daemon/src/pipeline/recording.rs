@@ -93,34 +93,39 @@ impl Recordings {
 
     /// Begins a run's recording.
     pub fn open(&mut self, run: &Run, policy: &Arc<Policy>, path: PathBuf, max_bytes: u64) {
-        let open = Message::Open { run: Box::new(run.clone()), policy: policy.clone(), path, max_bytes };
-        self.send(run.id, open);
+        self.send(Message::Open { run: Box::new(run.clone()), policy: policy.clone(), path, max_bytes });
     }
 
     /// Records one entry.
     pub fn entry(&mut self, run: RunId, entry: Recorded) {
-        if !self.lossy.contains(&run) {
-            self.send(run, Message::Entry(run, Box::new(entry)));
+        if self.lossy.contains(&run) {
+            return;
         }
+        if self.waiting.load(Ordering::Relaxed) < QUEUE {
+            self.send(Message::Entry(run, Box::new(entry)));
+            return;
+        }
+        // A recording with a hole would replay to something else: it ends here instead, and for the writer too, which
+        // would otherwise call it complete when the daemon stops.
+        tracing::error!(%run, "the recording cannot keep up and ends");
+        self.lossy.push(run);
+        self.send(Message::Close { run, whole: false });
     }
 
     /// Ends a run's recording.
     pub fn close(&mut self, run: RunId) {
-        let whole = !self.lossy.contains(&run);
-        self.send(run, Message::Close { run, whole });
-        self.lossy.retain(|r| *r != run);
+        if self.lossy.contains(&run) {
+            self.lossy.retain(|r| *r != run);
+        } else {
+            self.send(Message::Close { run, whole: true });
+        }
     }
 
-    fn send(&mut self, run: RunId, message: Message) {
-        let full = self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE;
-        if full {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
-        if (full || self.queue.send(message).is_err()) && !self.lossy.contains(&run) {
-            // A recording with a hole would replay to something else: it ends here instead.
-            tracing::error!(%run, "the recording cannot keep up and ends");
-            self.lossy.push(run);
-        }
+    /// Only entries are bounded: beginnings and ends are few, and each must reach the writer.
+    fn send(&self, message: Message) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // Without its thread nothing is recorded, which its own end has told.
+        let _ended = self.queue.send(message);
     }
 }
 
@@ -209,5 +214,34 @@ impl Writer {
 fn finish(run: RunId, recorder: Recorder) {
     if let Err(error) = recorder.finish() {
         tracing::warn!(%run, %error, "the recording's end could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failsafe_core::{Input, MonoTime};
+
+    #[test]
+    fn a_recording_that_cannot_keep_up_ends_for_the_writer_too() {
+        let (queue, receiver) = mpsc::channel();
+        let mut recordings = Recordings { queue, waiting: Arc::default(), lossy: Vec::new(), thread: None };
+        let [slow, other]: [RunId; 2] =
+            [1, 2].map(|n| format!("00000000-0000-0000-0000-00000000000{n}").parse().unwrap());
+        let tick = || Recorded::Input(Input::Tick(MonoTime(0)));
+        for _ in 0..QUEUE + 5 {
+            recordings.entry(slow, tick());
+        }
+        recordings.close(slow);
+        recordings.close(other);
+        drop(recordings);
+        let told: Vec<Message> = receiver.iter().collect();
+        assert!(told[..QUEUE].iter().all(|message| matches!(message, Message::Entry(run, _) if *run == slow)));
+        assert!(
+            matches!(told[QUEUE], Message::Close { run, whole: false } if run == slow),
+            "at once, and not complete"
+        );
+        assert!(matches!(told[QUEUE + 1], Message::Close { run, whole: true } if run == other), "whatever the queue");
+        assert!(matches!(told[QUEUE + 2..], [Message::Stop]));
     }
 }

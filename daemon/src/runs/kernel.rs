@@ -13,7 +13,7 @@ use failsafe_ebpf::abi::point;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, TryLockError},
 };
 
 /// Runs that can live at once.
@@ -199,12 +199,21 @@ impl Kernel {
     /// # Errors
     /// The kernel's reason, or that there is no eBPF.
     pub fn set_block(&self, slot: u32, blocked: bool) -> Result<(), KernelError> {
-        let mut ebpf = self.lock().ok_or_else(|| KernelError::Blind(self.blind().unwrap_or_default().into()))?;
-        ebpf.set_block(slot, blocked).map_err(|e| KernelError::Ebpf(chain(&e)))?;
-        match ebpf.is_blocked(slot) {
-            Ok(now) if now == blocked => Ok(()),
-            Ok(_) => Err(KernelError::Ebpf("the latch reads back otherwise".into())),
-            Err(error) => Err(KernelError::Ebpf(chain(&error))),
+        match self.lock() {
+            Some(ebpf) => latch(ebpf, slot, blocked),
+            None => Err(KernelError::Blind(self.blind().unwrap_or_default().into())),
+        }
+    }
+
+    /// As [`Kernel::set_block`], unless the programs are in use this moment: then nothing is done.
+    ///
+    /// # Errors
+    /// As [`Kernel::set_block`].
+    pub fn try_set_block(&self, slot: u32, blocked: bool) -> Option<Result<(), KernelError>> {
+        match self.ebpf.as_ref().ok()?.try_lock() {
+            Ok(ebpf) => Some(latch(ebpf, slot, blocked)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(latch(poisoned.into_inner(), slot, blocked)),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
@@ -300,6 +309,16 @@ impl Kernel {
                 tracing::warn!(error = chain(&error), "pins could not be removed");
             }
         }
+    }
+}
+
+/// Turns the latch and reads it back.
+fn latch(mut ebpf: MutexGuard<'_, Ebpf>, slot: u32, blocked: bool) -> Result<(), KernelError> {
+    ebpf.set_block(slot, blocked).map_err(|e| KernelError::Ebpf(chain(&e)))?;
+    match ebpf.is_blocked(slot) {
+        Ok(now) if now == blocked => Ok(()),
+        Ok(_) => Err(KernelError::Ebpf("the latch reads back otherwise".into())),
+        Err(error) => Err(KernelError::Ebpf(chain(&error))),
     }
 }
 

@@ -5,12 +5,15 @@
 //!  bin/trainer ──► model (gradient descent), metrics (one datagram a line)
 //!  bin/spinner, bin/forkbomb ──► shared (counters that processes share)
 //!  bin/callers, bin/syscall-loop ──► calls (watched system calls, made so that they do nothing)
-//!  bin/syscall-loop, bin/connect-loop ──► timing (nanoseconds a call)
+//!  bin/syscall-loop, bin/connect-loop, bin/cost-loop ──► timing (nanoseconds a call)
+//!  bin/cost-loop ──► request (a key-value server and its client)
+//!  bin/intruder ──► shared
 //! ```
 
 pub mod calls;
 pub mod metrics;
 pub mod model;
+pub mod request;
 pub mod shared;
 pub mod timing;
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -130,6 +130,56 @@ fn loops_print_one_json_line() {
         let ns = line["ns_median"].as_f64().unwrap();
         assert!((1.0..1e6).contains(&ns), "{line}");
     }
+}
+
+#[test]
+fn cost_loops_print_one_json_line() {
+    for what in ["open", "spawn", "udp-send", "tcp-send", "request"] {
+        let text = output(env!("CARGO_BIN_EXE_cost-loop"), &[what, "--seconds", "0.05"]);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["call"], what);
+        let ns = line["ns_min"].as_f64().unwrap();
+        assert!((10.0..1e8).contains(&ns), "{line}");
+    }
+}
+
+#[test]
+fn burst_keeps_its_rate_and_counts() {
+    let mut burst =
+        Command::new(env!("CARGO_BIN_EXE_burst")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    burst.stdin.take().unwrap().write_all(b"5000 0.2\n100000 0.1\n").unwrap();
+    let mut text = String::new();
+    burst.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(burst.wait().unwrap().success());
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[1]["sent"], 1_000);
+    assert_eq!(lines[2]["sent"], 10_000);
+    // Outside any run nothing refuses them, and the rate is never exceeded.
+    assert_eq!(lines[1]["refused"], 0);
+    assert!((500.0..5_100.0).contains(&lines[1]["rate_per_s"].as_f64().unwrap()), "{text}");
+}
+
+#[test]
+fn intruder_gets_through_where_nobody_guards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("counters");
+    let sink = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = sink.local_addr().unwrap().to_string();
+    let mut intruder = Command::new(env!("CARGO_BIN_EXE_intruder"))
+        .args(["--forbidden", &to, "--allowed", &to, "--counters"])
+        .arg(&path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let read = || workloads::shared::read(&path).unwrap_or_default();
+    wait_until("tries", || read().first().is_some_and(|tried| *tried >= 30));
+    intruder.kill().unwrap();
+    intruder.wait().unwrap();
+    let counted = read();
+    assert_eq!(counted[0], counted[1], "all passed: {counted:?}");
+    assert_eq!(counted[3], 0, "{counted:?}");
+    let mut buffer = [0; 16];
+    assert_eq!(sink.recv(&mut buffer).unwrap(), "forbidden".len());
 }
 
 #[test]

@@ -3,10 +3,17 @@
 //!
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
+mod beside;
+mod events;
 mod footprint;
-mod freeze;
+mod loops;
+mod neighbours;
 mod overhead;
+mod reaction;
 mod report;
+mod restart;
+mod run;
+mod sink;
 mod statistics;
 
 use crate::{interrupt, setup, shell};
@@ -27,11 +34,15 @@ pub struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
-    /// From a forbidden connect to the whole run frozen and verified, against a bare write
-    Freeze,
+    /// From a forbidden connect to its refusal, to the latch, to the whole run frozen and verified, against a bare write
+    Reaction,
     /// Memory and CPU of the idle daemon, beside the node exporter
     Footprint,
-    /// A loop of system calls in a run, outside any run, and with no daemon
+    /// The highest rate of events without loss, and whether loss beyond it is accounted exactly
+    Events,
+    /// Killed and started again under a run that tries the forbidden: what got through, and the time until guarded anew
+    Restart,
+    /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
 
@@ -49,8 +60,10 @@ pub fn run(args: &Args) -> Result<()> {
     shell::run(&mut cargo)?;
     interrupt::catch()?;
     let report = match args.name {
-        Name::Freeze => freeze::run(args)?,
+        Name::Reaction => reaction::run(args)?,
         Name::Footprint => footprint::run(args)?,
+        Name::Events => events::run(args)?,
+        Name::Restart => restart::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
     report.print();

@@ -1,117 +1,226 @@
-//! What watching costs: loops of an unwatched call, a watched call and a connect, in a run, outside any run beside it, and
-//! with no daemon at all. Outside a run the hooks that sit on the run's cgroup must cost nothing.
+//! What watching costs: loops of ordinary work, with no daemon, beside a daemon without runs, outside any run while one lives,
+//! and inside a run with 50 rules. Beside it, the same watch by bpftrace and by audit.
 //!
-//! The three places are visited in turns. Times are those of the fastest batch of a loop, since a disturbance only ever
-//! adds.
+//! ```text
+//!  a trial:  no daemon, no daemon again │ daemon, no run │ outside, in the run │ the same, a call watched │ bpftrace │ audit
+//! ```
+//! The places are visited in turns, those to be compared right after one another. A bound is held against the fastest
+//! batch of all visits, since a disturbance only ever adds; the medians, which carry the machine's noise, stand beside it,
+//! and the second visit without a daemon shows how much noise that is.
 
-use super::Args;
-use super::report::Report;
-use super::statistics::median;
-use crate::daemon::{Daemon, Options};
-use crate::{interrupt, shell};
+use super::{
+    Args,
+    beside::{Audit, Bpftrace, Cgroup},
+    loops::{LOOPS, Loop, Times},
+    neighbours,
+    report::Report,
+    run::{Run, policy},
+};
+use crate::{
+    daemon::{Daemon, Options},
+    setup, shell,
+};
 use anyhow::{Context, Result};
-use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
+use std::{path::Path, process::Command, thread, time::Duration};
 
 /// Nobody outside a run may lose more than this where hooks are per cgroup.
 const OUTSIDE: f64 = 1.01;
-
-/// A loop, and whether its hook sits on the run's own cgroup (a watched call's may be the host-wide fallback).
-const LOOPS: [(&str, &[&str], bool); 3] = [
-    ("getppid", &["syscall-loop", "--call", "getppid"], false),
-    ("memfd_create", &["syscall-loop", "--call", "memfd_create"], false),
-    ("connect", &["connect-loop"], true),
-];
-
-/// Two policies: only the network is bounded; a call is watched too.
-const POLICIES: [(&str, &str); 2] = [
-    (
-        "network",
-        "[policy]\nname = \"network\"\nowner = \"bench@example.org\"\n[egress]\nallow = [{ cidr = \"127.0.0.0/8\" }]\n",
-    ),
-    (
-        "syscalls",
-        "[policy]\nname = \"syscalls\"\nowner = \"bench@example.org\"\n[egress]\nallow = [{ cidr = \"127.0.0.0/8\" }]\n[syscalls]\nwatch = [\"memfd_create\"]\n",
-    ),
-];
+/// Nor a run itself more than this.
+const IN_RUN: f64 = 1.05;
+/// Once the run lives, its start is given this long to settle.
+const SETTLE: Duration = Duration::from_millis(300);
 
 /// Measures.
 ///
 /// # Errors
-/// The daemon or a loop failed.
+/// The daemon or a loop failed. That bpftrace or audit cannot be had is a condition, not an error.
 pub fn run(args: &Args) -> Result<Report> {
     let mut report = Report::new("overhead", args.trials, args.debug);
-    let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    setup::comparisons();
+    let mut times = Times::default();
+    let programs = shell::built(!args.debug);
+    let (mut others, mut links) = (Others::default(), Vec::new());
     for trial in 1..=args.trials {
         eprintln!("overhead: trial {trial} of {}", args.trials);
-        let programs = shell::built(!args.debug);
-        for (call, argv, _) in LOOPS {
-            note(&mut times, call, "no_daemon", plain(&programs, argv)?);
+        let before = neighbours::cgroup_links();
+        for work in LOOPS {
+            times.visit(work, "no_daemon", &mut plain(&programs, work)?)?;
+            times.visit(work, "no_daemon_again", &mut plain(&programs, work)?)?;
         }
-        for (policy, text) in POLICIES {
-            let folder = tempfile::tempdir().context("making a folder")?;
-            let file = folder.path().join("policy.toml");
-            std::fs::write(&file, text).context("writing the policy")?;
-            let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
-            let daemon = Daemon::start(&options, folder)?;
-            // A run that lasts, so that the hooks stay attached while others are measured.
-            let mut held = daemon.ctl(["run"]);
-            held.arg("--policy").arg(&file).args(["--name", "held", "--user", "root", "--quiet", "--", "sleep", "600"]);
-            let mut held = held.spawn().context("starting the held run")?;
-            let registered = interrupt::wait_for("the held run", std::time::Duration::from_secs(10), || {
-                Ok(daemon.json(["describe", "held"]).ok())
-            });
-            let measured = registered.and_then(|run| {
-                report.condition(&format!("syscalls_via_under_{policy}"), run["syscalls_via"].clone());
-                for (call, argv, _) in LOOPS {
-                    note(&mut times, call, &format!("outside_under_{policy}"), plain(&programs, argv)?);
-                    note(&mut times, call, &format!("in_run_under_{policy}"), in_run(&daemon, &file, argv)?);
-                }
-                Ok(())
-            });
-            let _ = held.kill();
-            let _ = held.wait();
-            measured?;
-        }
+        links.push(before.max(neighbours::cgroup_links()));
+        with_daemon(args, &mut times, &mut report)?;
+        others.bpftrace(&programs, &mut times);
+        others.audit(&programs, &mut times);
     }
-    for (name, values) in &times {
-        report.figure(&format!("{name}_ns"), median(values));
-    }
-    for (call, _, per_cgroup) in LOOPS {
-        let at = |place: &str| median(times.get(&format!("{call}_{place}")).map_or(&[], Vec::as_slice));
-        for (policy, _) in POLICIES {
-            let bound = (per_cgroup || policy == "network").then_some(OUTSIDE);
-            let outside = at(&format!("outside_under_{policy}")) / at("no_daemon");
-            report.ratio(&format!("{call}: outside, {policy} / no daemon"), outside, bound);
-            let inside = at(&format!("in_run_under_{policy}")) / at("no_daemon");
-            report.ratio(&format!("{call}: in run, {policy} / no daemon"), inside, None);
-        }
-    }
+    others.tell(&mut report);
+    report.condition("rules_of_the_run", 50);
+    // The fastest batch without a daemon is a clean one if one of the trials was.
+    report.condition("cgroup_links_of_others_beside_no_daemon_in_each_trial", links);
+    tell(&times, &mut report);
     Ok(report)
 }
 
-fn note(times: &mut BTreeMap<String, Vec<f64>>, call: &str, place: &str, ns: f64) {
-    times.entry(format!("{call}_{place}")).or_default().push(ns);
+fn with_daemon(args: &Args, times: &mut Times, report: &mut Report) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let network = policy(folder.path(), &fifty_rules(""))?;
+    let watching = folder.path().join("watching.toml");
+    std::fs::write(&watching, fifty_rules("[syscalls]\nwatch = [\"memfd_create\"]\n")).context("writing the policy")?;
+    let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
+    let daemon = Daemon::start(&options, folder)?;
+    let programs = shell::built(!args.debug);
+    for work in LOOPS {
+        times.visit(work, "daemon_no_run", &mut plain(&programs, work)?)?;
+    }
+    // The slow way into the kernel that a watched call may bring is measured on bare calls only.
+    for (policy, loops, outside, inside) in [
+        (&network, &LOOPS[..], "outside", "in_run"),
+        (&watching, &LOOPS[..2], "outside_call_watched", "in_run_call_watched"),
+    ] {
+        // A run that lasts, so that the hooks stay attached while others are measured.
+        let held = Run::start(&daemon, policy, outside, Path::new("sleep"), &["600"])?;
+        report.condition(&format!("syscalls_via_{outside}"), held.described(&daemon)?["syscalls_via"].clone());
+        thread::sleep(SETTLE);
+        for work in loops {
+            times.visit(*work, outside, &mut plain(&programs, *work)?)?;
+            times.visit(*work, inside, &mut in_run(&daemon, policy, *work)?)?;
+        }
+    }
+    Ok(())
 }
 
-fn plain(programs: &Path, argv: &[&str]) -> Result<f64> {
-    let (program, args) = argv.split_first().context("an empty loop")?;
+fn plain(programs: &Path, work: Loop) -> Result<Command> {
+    let (program, args) = work.argv.split_first().context("an empty loop")?;
     let mut command = Command::new(programs.join(program));
-    timed(command.args(args).args(["--seconds", "0.3"]))
+    command.args(args);
+    Ok(command)
 }
 
-fn in_run(daemon: &Daemon, policy: &Path, argv: &[&str]) -> Result<f64> {
-    let (program, args) = argv.split_first().context("an empty loop")?;
+fn in_run(daemon: &Daemon, policy: &Path, work: Loop) -> Result<Command> {
+    let (program, args) = work.argv.split_first().context("an empty loop")?;
     let mut command = daemon.ctl(["run"]);
-    command.arg("--policy").arg(policy).args(["--user", "root", "--quiet", "--"]).arg(daemon.program(program));
-    timed(command.args(args).args(["--seconds", "0.3"]))
+    command
+        .arg("--policy")
+        .arg(policy)
+        .args(["--user", "root", "--quiet", "--"])
+        .arg(daemon.program(program))
+        .args(args);
+    Ok(command)
 }
 
-fn timed(command: &mut Command) -> Result<f64> {
-    interrupt::check()?;
-    let text = shell::read(command)?;
-    let figure: Value = serde_json::from_str(&text).with_context(|| format!("reading the loop's figure: {text}"))?;
-    figure["ns_min"].as_f64().context("the loop printed no ns_min")
+/// An egress list and 50 rules of the kinds that a real policy has; none trips on what the loops do.
+fn fifty_rules(head: &str) -> String {
+    let mut text =
+        String::from("[policy]\nname = \"fifty-rules\"\nowner = \"bench@example.org\"\n[egress]\nallow = [\n");
+    for net in ["127.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "192.168.7.0/24", "172.16.0.0/12", "fd00:7::/32"] {
+        text.push_str(&format!("  {{ cidr = \"{net}\" }},\n"));
+    }
+    text.push_str(&format!("]\n{head}"));
+    let whens = (0..10).flat_map(|n| {
+        [
+            format!("{{ event = \"exec\", path = \"/opt/forbidden-{n}/*\" }}"),
+            format!("{{ event = \"exec\", argv = \"*--forbidden-{n}*\" }}"),
+            format!("{{ event = \"connect\", address = \"203.0.113.{n}/32\", verdict = \"denied\" }}"),
+            format!("{{ event = \"send\", address = \"198.51.100.{n}/32\", port = {} }}", 4_000 + n),
+            format!("{{ signal = \"memory.used\", above = \"{} TiB\" }}", n + 1),
+        ]
+    });
+    for (n, when) in whens.enumerate() {
+        text.push_str(&format!(
+            "[[rule]]\nid = \"rule-{n}\"\nrationale = \"one of fifty\"\nwhen = {when}\nactions = [\"notify\"]\n"
+        ));
+    }
+    text
+}
+
+/// The other ways to watch, as far as they can be had.
+#[derive(Default)]
+struct Others {
+    bpftrace: Counts,
+    audit: Counts,
+}
+
+/// Why it could not be measured; what it printed and lost.
+#[derive(Default)]
+struct Counts {
+    refused: Option<String>,
+    printed: u64,
+    lost: u64,
+}
+
+impl Others {
+    fn bpftrace(&mut self, programs: &Path, times: &mut Times) {
+        if self.bpftrace.refused.is_none()
+            && let Err(error) = beside_bpftrace(&mut self.bpftrace, programs, times)
+        {
+            eprintln!("overhead: bpftrace: {error:#}");
+            self.bpftrace.refused = Some(format!("{error:#}"));
+        }
+    }
+
+    fn audit(&mut self, programs: &Path, times: &mut Times) {
+        if self.audit.refused.is_none()
+            && let Err(error) = beside_audit(&mut self.audit, programs, times)
+        {
+            eprintln!("overhead: audit: {error:#}");
+            self.audit.refused = Some(format!("{error:#}"));
+        }
+    }
+
+    fn tell(&self, report: &mut Report) {
+        for (name, counts) in [("bpftrace", &self.bpftrace), ("audit", &self.audit)] {
+            match &counts.refused {
+                Some(why) => report.condition(name, format!("not measured: {why}")),
+                None => report.condition(name, "measured"),
+            }
+        }
+        report.figure("bpftrace_printed_events", self.bpftrace.printed);
+        report.figure("bpftrace_lost_events", self.bpftrace.lost);
+        report.figure("audit_lost_events", self.audit.lost);
+    }
+}
+
+fn beside_bpftrace(counts: &mut Counts, programs: &Path, times: &mut Times) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let cgroup = Cgroup::create()?;
+    let watch = Bpftrace::start(&cgroup, folder.path())?;
+    for work in LOOPS {
+        let (program, args) = work.argv.split_first().context("an empty loop")?;
+        times.visit(work, "outside_bpftrace", &mut plain(programs, work)?)?;
+        times.visit(work, "in_bpftrace", &mut cgroup.command(&programs.join(program), args))?;
+    }
+    let (printed, lost) = watch.end()?;
+    counts.printed += printed;
+    counts.lost += lost;
+    Ok(())
+}
+
+fn beside_audit(counts: &mut Counts, programs: &Path, times: &mut Times) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let audit = Audit::start(folder.path())?;
+    let before = audit.lost()?;
+    for work in LOOPS {
+        times.visit(work, "audit", &mut plain(programs, work)?)?;
+    }
+    counts.lost += audit.lost()?.saturating_sub(before);
+    Ok(())
+}
+
+fn tell(times: &Times, report: &mut Report) {
+    for work in LOOPS {
+        for place in times.places(work) {
+            report.figure(&format!("{}_{place}_fastest_ns", work.name), times.fastest(work, place));
+            report.figure(&format!("{}_{place}_median_ns", work.name), times.median(work, place));
+        }
+        for place in times.places(work).into_iter().filter(|place| *place != "no_daemon") {
+            let bound = match place {
+                "daemon_no_run" | "outside" => Some(OUTSIDE),
+                "in_run" => Some(IN_RUN),
+                _ => None,
+            };
+            let fastest = times.fastest(work, place) / times.fastest(work, "no_daemon");
+            report.ratio(&format!("{}: {place} / no daemon, fastest", work.name), fastest, bound);
+            let median = times.median(work, place) / times.median(work, "no_daemon");
+            report.ratio(&format!("{}: {place} / no daemon, median", work.name), median, None);
+        }
+    }
 }

@@ -1,46 +1,45 @@
-//! Idle processes, and one that connects to a forbidden place each time it is told to: what the freeze bench contains.
+//! Idle processes, and one that connects to wherever it is told and says how that went: what the reaction bench contains.
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use nix::unistd::pause;
 use std::{
-    fs::File,
-    io::{BufRead, BufReader},
+    io::BufRead,
     net::{SocketAddr, UdpSocket},
-    path::PathBuf,
     process::{Child, Command},
+    time::Instant,
 };
+use workloads::{errno_name, say};
 
 #[derive(Parser)]
-#[command(about = "Connects to --to for every line read from --trigger; the other processes sleep")]
+#[command(about = "Connects to every ADDRESS:PORT of its input, and answers `ok NANOSECONDS` or `ERRNO NANOSECONDS`")]
 struct Args {
-    /// Processes in all
+    /// Processes in all; the others sleep
     #[arg(long, default_value_t = 1)]
     processes: usize,
-    /// A FIFO: every line in it is one connect
+    /// Read where to connect; without it, sleep
     #[arg(long)]
-    trigger: Option<PathBuf>,
-    /// Where to
-    #[arg(long, default_value = "127.0.0.9:4444")]
-    to: SocketAddr,
+    ask: bool,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let Some(trigger) = args.trigger else {
+    if !args.ask {
         loop {
             pause();
         }
-    };
+    }
     let program = std::env::current_exe().context("finding this program")?;
     let idle = || Command::new(&program).spawn().context("starting an idle process");
     let mut children: Vec<Child> = (1..args.processes).map(|_| idle()).collect::<Result<_>>()?;
+    // A UDP connect sends no packet, so an allowed one takes nothing but the call.
     let socket = UdpSocket::bind("0.0.0.0:0").context("making a UDP socket")?;
-    let file = File::open(&trigger).with_context(|| format!("opening {}", trigger.display()))?;
-    for line in BufReader::new(file).lines() {
-        line.context("reading the trigger")?;
-        // Refused with EPERM: that is the violation.
-        let _ = socket.connect(args.to);
+    for line in std::io::stdin().lock().lines() {
+        let to: SocketAddr = line.context("reading where to connect")?.parse().context("expected ADDRESS:PORT")?;
+        let began = Instant::now();
+        let done = socket.connect(to);
+        let ns = began.elapsed().as_nanos();
+        say(format_args!("{} {ns}", done.as_ref().map_or_else(errno_name, |()| "ok".to_owned())));
     }
     for child in &mut children {
         child.kill().context("ending an idle process")?;
