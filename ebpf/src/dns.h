@@ -38,10 +38,31 @@ struct {
 	__type(value, struct fs_ports);
 } host_ports SEC(".maps");
 
+/* The loops here are calls of bpf_loop, whose body the verifier walks once: unrolled in its head they would cost it
+ * millions of steps. What a body knows comes in its context. */
+struct learnt_walk {
+	struct fs_key key;
+	__u64 hosts;
+	struct dst d;
+	bool allowed;
+};
+
+static long learnt_step(__u32 i, struct learnt_walk *w)
+{
+	struct fs_ports *p;
+
+	if (!((w->hosts >> (i & 63)) & 1))
+		return 0;
+	w->key.a = i;
+	p = bpf_map_lookup_elem(&host_ports, &w->key);
+	w->allowed = p && port_on_list(p, &w->d);
+	return w->allowed;
+}
+
 static __noinline int learnt_allows(__u32 table, const struct dst *d)
 {
+	struct learnt_walk w = { .key = { .table = table, .what = FS_KEY_HOST } };
 	struct learnt_key k = { .table = table };
-	struct fs_key h = { .table = table, .what = FS_KEY_HOST };
 	__u64 *hosts;
 
 	if (!d)
@@ -51,61 +72,74 @@ static __noinline int learnt_allows(__u32 table, const struct dst *d)
 	hosts = bpf_map_lookup_elem(&learnt, &k);
 	if (!hosts)
 		return 0;
-	for (int i = 0; i < FS_MAX_HOSTS; i++) {
-		struct fs_ports *p;
-
-		if (!((*hosts >> i) & 1))
-			continue;
-		h.a = i;
-		p = bpf_map_lookup_elem(&host_ports, &h);
-		if (p && port_on_list(p, d))
-			return 1;
-	}
-	return 0;
+	w.hosts = *hosts;
+	w.d = *d;
+	bpf_loop(FS_MAX_HOSTS, learnt_step, &w, 0);
+	return w.allowed;
 }
 
 #define AT(r, i) ((__u8)(r)->path[(i) & (DNS_BYTES - 1)])
 #define WORD_AT(r, i) ((__u32)AT(r, i) << 8 | AT(r, (i) + 1))
 
+/* Where the name lies forwards in the room, behind the answer; each label begins with a dot. */
+#define NAME_AT 2048
+
+struct name_walk {
+	struct room *r;
+	__u32 left;  /* bytes of the label that are to come */
+	__u32 n;     /* bytes of the name so far */
+	__u32 ended; /* 1: whole; 2: not a name */
+};
+
+static long name_step(__u32 i, struct name_walk *w)
+{
+	__u8 c = AT(w->r, DNS_HEADER + i);
+
+	if (!w->left) {
+		if (!c || c > 63) {
+			w->ended = c ? 2 : 1;
+			return 1;
+		}
+		w->left = c;
+		c = '.';
+	} else {
+		w->left--;
+		if (c >= 'A' && c <= 'Z')
+			c += 'a' - 'A';
+		if (!c) {
+			w->ended = 2; /* would end the comparison early */
+			return 1;
+		}
+	}
+	w->r->path[NAME_AT + (i & (DNS_NAME - 1))] = c;
+	w->n = i + 1;
+	return 0;
+}
+
+/* The dot before the first label is left out: `example.org` becomes `gro.elpmaxe` and its end. */
+static long name_back_step(__u32 i, struct name_walk *w)
+{
+	if (i + 1 >= w->n)
+		return 1;
+	w->r->key.path[i & (DNS_NAME - 1)] = w->r->path[NAME_AT + ((w->n - 1 - i) & (DNS_NAME - 1))];
+	return 0;
+}
+
 /* Writes the question's name, lower case and from its end, into the room's key. Returns where the question ends, or 0. */
 static __noinline int dns_name(struct room *r)
 {
-	__u32 left = 0, n = 0, i;
+	struct name_walk w = { .r = r };
 
 	if (!r)
 		return 0;
-	/* Forwards into the far part of the room first. */
-	for (i = 0; i < DNS_NAME; i++) {
-		__u8 c = AT(r, DNS_HEADER + i);
-
-		if (!left) {
-			if (!c)
-				break;
-			if (c > 63)
-				return 0;
-			left = c;
-			c = '.';
-		} else {
-			left--;
-			if (c >= 'A' && c <= 'Z')
-				c += 'a' - 'A';
-			if (!c)
-				return 0; /* would end the comparison early */
-		}
-		r->path[2048 + i] = c;
-	}
-	if (i == DNS_NAME || !i)
+	bpf_loop(DNS_NAME, name_step, &w, 0);
+	if (w.ended != 1 || w.n < 2 || w.n >= DNS_NAME)
 		return 0;
-	n = i;
-	/* The dot before the first label is left out: `example.org` becomes `gro.elpmaxe` and its end. */
-	for (i = 0; i < DNS_NAME; i++) {
-		if (i + 1 >= n)
-			break;
-		r->key.path[i] = r->path[2048 + ((n - 1 - i) & (DNS_NAME - 1))];
-	}
-	r->key.path[i & (DNS_NAME - 1)] = 0;
-	r->key.prefixlen = 32 + 8 * (i + 1);
-	return DNS_HEADER + n + 1 + 4;
+	bpf_loop(DNS_NAME, name_back_step, &w, 0);
+	r->key.path[(w.n - 1) & (DNS_NAME - 1)] = 0;
+	r->key.prefixlen = 32 + 8 * w.n;
+	r->path[NAME_AT + (w.n & (DNS_NAME - 1))] = 0;
+	return DNS_HEADER + w.n + 1 + 4;
 }
 
 static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 host)
@@ -150,49 +184,62 @@ static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at
 	e->b = 0;
 	e->c = k.family;
 	/* Forwards again, past the leading dot. */
-	e->path_len = bpf_probe_read_kernel_str(e->path, FS_PATH_MAX - 16, r->path + 2049) - 1;
+	e->path_len = bpf_probe_read_kernel_str(e->path, FS_PATH_MAX - 16, r->path + NAME_AT + 1) - 1;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, k.addr, 16);
 	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+struct answer_walk {
+	struct fs_run_cfg *run;
+	struct room *r;
+	__u32 at;
+	__u32 len;
+	__u32 answers;
+	__u32 host;
+};
+
+static long answer_step(__u32 i, struct answer_walk *w)
+{
+	__u32 type, size;
+
+	/* The owner's name is a pointer to the question or an alias: anything else ends the reading. */
+	if (i >= w->answers || w->at + 12 > w->len || AT(w->r, w->at) < 0xc0)
+		return 1;
+	type = WORD_AT(w->r, w->at + 2);
+	size = WORD_AT(w->r, w->at + 10);
+	w->at += 12;
+	if (w->at + size > w->len)
+		return 1;
+	if (type == 1 && size == 4)
+		dns_learn(w->run, w->r, w->at << 8 | 4, w->host);
+	if (type == 28 && size == 16)
+		dns_learn(w->run, w->r, w->at << 8 | 6, w->host);
+	w->at += size;
 	return 0;
 }
 
 /* The answer is in the room. */
 static __noinline int dns_answer(struct fs_run_cfg *run, struct room *r, __u32 len)
 {
+	struct answer_walk w = { .run = run, .r = r, .len = len };
 	struct fs_effects *hit;
-	__u32 at, answers;
 
 	if (!run || !r)
 		return 0;
 	/* A response without an error, to one question. */
 	if (!(AT(r, 2) & 0x80) || AT(r, 3) & 0x0f || WORD_AT(r, 4) != 1)
 		return 0;
-	answers = WORD_AT(r, 6);
-	at = dns_name(r);
-	if (!at)
+	w.answers = WORD_AT(r, 6);
+	w.at = dns_name(r);
+	if (!w.at)
 		return 0;
-	r->path[2048 + ((at - DNS_HEADER - 5) & (DNS_NAME - 1))] = 0;
 	r->key.table = run->table | DNS_TABLE;
 	hit = bpf_map_lookup_elem(&paths, &r->key);
 	if (!hit || !hit->read)
 		return 0;
-	for (int i = 0; i < DNS_ANSWERS; i++) {
-		__u32 type, size;
-
-		/* The owner's name is a pointer to the question or an alias: anything else ends the reading. */
-		if (i >= answers || at + 12 > len || AT(r, at) < 0xc0)
-			break;
-		type = WORD_AT(r, at + 2);
-		size = WORD_AT(r, at + 10);
-		at += 12;
-		if (at + size > len)
-			break;
-		if (type == 1 && size == 4)
-			dns_learn(run, r, at << 8 | 4, hit->read - 1);
-		if (type == 28 && size == 16)
-			dns_learn(run, r, at << 8 | 6, hit->read - 1);
-		at += size;
-	}
+	w.host = hit->read - 1;
+	bpf_loop(DNS_ANSWERS, answer_step, &w, 0);
 	return 0;
 }
 

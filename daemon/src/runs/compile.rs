@@ -117,6 +117,17 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     out
 }
 
+/// Whether network calls that are let through are to be told of: each costs the run the waking of the daemon, so only where a
+/// rule could match one.
+pub fn watches_network(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| {
+        let Condition::Event(wanted) = &rule.when else { return false };
+        let network = matches!(wanted.kind, EventKind::Connect | EventKind::Send | EventKind::Bind);
+        let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
+        network && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
+    })
+}
+
 /// The bits of calls; above them are points.
 const CALLS: u64 = (1 << point::EXEC_MEMFD) - 1;
 
@@ -282,6 +293,16 @@ mod tests {
         assert_eq!(memory.deny, 1 << point::MEM_MEMFD);
         let net = compiled(&rule("stop", "event = \"connect\", verdict = \"denied\""), 0);
         assert_eq!(net.stop, 1 << point::NET);
+    }
+
+    #[test]
+    fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
+        let watched = |when: &str| {
+            let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{}", rule("observe", when));
+            watches_network(&parse("t.toml", &text).unwrap())
+        };
+        assert!(watched("event = \"connect\"") && watched("event = \"bind\", port = 22"));
+        assert!(!watched("event = \"connect\", verdict = \"denied\"") && !watched("event = \"exec\""));
     }
 
     #[test]

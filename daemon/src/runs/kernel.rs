@@ -125,7 +125,7 @@ impl Kernel {
             level: u32::try_from(level).unwrap_or(u32::MAX),
             egress: &egress,
             rules: &rules,
-            watch: Watch { exec: true, life: true, net: true },
+            watch: Watch { exec: true, life: true, net: compile::watches_network(policy) },
             latch,
         };
         let all = self.union();
