@@ -1,8 +1,8 @@
 //! What every attempt must come to. A row says what holds where only cgroup hooks and tracepoints load, and what holds where
 //! LSM programs load as well.
 
-use Come::{Blocked, Leak};
-use Who::{Both, Root};
+use Come::{Blocked, Contained, Leak};
+use Who::{Both, Nobody, Root};
 
 /// Who makes the attempt inside the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Who {
         match self {
             Both => &["root", "nobody"],
             Root => &["root"],
-            Who::Nobody => &["nobody"],
+            Nobody => &["nobody"],
         }
     }
 }
@@ -32,7 +32,7 @@ impl Who {
 pub enum Come {
     /// Refused, and nothing of it was seen outside.
     Blocked,
-    /// It happened, and the run was frozen or the process brought back, by a decision on record.
+    /// The run was frozen or the process brought back, by a decision on record; it had happened, or was about to.
     Contained,
     /// It happened and nothing stopped it: the row of the threat model that begins with these words says why.
     Leak(&'static str),
@@ -49,6 +49,14 @@ pub struct Row {
     pub cgroup: Come,
     /// With LSM programs too.
     pub lsm: Come,
+}
+
+impl Row {
+    /// What it must come to.
+    #[must_use]
+    pub fn expected(&self, lsm: bool) -> Come {
+        if lsm { self.lsm } else { self.cgroup }
+    }
 }
 
 const fn row(attempt: &'static str, who: Who, cgroup: Come, lsm: Come) -> Row {
@@ -129,9 +137,120 @@ pub const FOREIGN: &[Row] = &[
     row("unix-socket", Both, UNIX, UNIX),
 ];
 
+/// Out of the run's cgroup.
+pub const CGROUP: &[Row] = &[
+    row("move-self", Root, Contained, Contained),
+    row("move-child", Root, Contained, Contained),
+    row("clone-into", Root, Contained, Contained),
+    row("move-by-nested", Root, Contained, Contained),
+    row("move-by-own-mount", Root, Contained, Contained),
+    row("move-and-send", Root, Contained, Contained),
+];
+
+const SIGNALS: Come = Leak("signals to other processes of the run's user");
+const MEMORY_FILE: Come = Leak("`/proc/PID/mem`, `clone` with namespace flags");
+const NEW_MOUNTS: Come = Leak("the new mount calls");
+const PRIVILEGE: Come = Leak("setuid programs, memory written and then executed");
+const FLOODED_LEAVE: Come = Leak("a process that leaves while the ring is full");
+
+/// Other processes, namespaces, mounts and rights.
+pub const PROCESS: &[Row] = &[
+    row("ptrace-outside", Both, Contained, Blocked),
+    row("write-memory-outside", Both, Contained, Blocked),
+    row("write-memory-file-outside", Both, MEMORY_FILE, Blocked),
+    row("signal-outside", Both, SIGNALS, SIGNALS),
+    row("daemonise", Both, Blocked, Blocked),
+    row("unshare-user", Both, Contained, Blocked),
+    row("clone-user", Both, MEMORY_FILE, Blocked),
+    row("unshare-mounts", Root, Contained, Contained),
+    row("enter-namespace", Root, Contained, Contained),
+    row("mount", Root, Contained, Blocked),
+    row("mount-new-calls", Root, NEW_MOUNTS, Blocked),
+    row("mount-clone", Root, NEW_MOUNTS, Blocked),
+    row("setuid-program", Nobody, PRIVILEGE, Blocked),
+    row("executable-memory", Both, PRIVILEGE, Blocked),
+    row("turn-executable", Both, PRIVILEGE, Blocked),
+];
+
+/// Amid so many events that the ring has no room.
+pub const FLOOD: &[Row] = &[
+    row("flood-and-send", Both, Blocked, Blocked),
+    row("flood-and-exec", Both, Contained, Contained),
+    row("flood-and-leave", Root, FLOODED_LEAVE, FLOODED_LEAVE),
+];
+
+const ROOT: Come = Leak("a run as root");
+const ALIAS: Come = Leak("a deny-list of paths");
+const LOADER: Come = Leak("a program started by the loader");
+const OPENS: Come = Leak("files opened");
+
+/// failsafe's own: for nobody the kernel's permissions must do it, and the control is root's.
+pub const OWN: &[Row] = &[
+    row("kill-daemon", Root, ROOT, Blocked),
+    row("kill-daemon", Nobody, Blocked, Blocked),
+    row("stop-daemon", Root, ROOT, Blocked),
+    row("stop-daemon", Nobody, Blocked, Blocked),
+    row("trace-daemon", Root, ROOT, Blocked),
+    row("trace-daemon", Nobody, Blocked, Blocked),
+    row("kill-daemon-and-send", Both, Blocked, Blocked),
+    row("remove-pins", Root, ROOT, Blocked),
+    row("remove-pins", Nobody, Blocked, Blocked),
+    row("mount-over-pins", Root, ROOT, Blocked),
+    row("mount-over-pins", Nobody, Blocked, Blocked),
+    row("write-state", Root, ROOT, Blocked),
+    row("write-state", Nobody, Blocked, Blocked),
+    row("append-to-log", Root, ROOT, Blocked),
+    row("append-to-log", Nobody, Blocked, Blocked),
+    row("remove-socket", Root, ROOT, Blocked),
+    row("remove-socket", Nobody, Blocked, Blocked),
+    row("detach-links-and-send", Root, ROOT, Blocked),
+    row("detach-links-and-send", Nobody, Blocked, Blocked),
+    row("clear-maps-and-send", Root, ROOT, Blocked),
+    row("clear-maps-and-send", Nobody, Blocked, Blocked),
+];
+
+/// A program that may not be run.
+pub const EXEC: &[Row] = &[
+    row("exec", Both, Contained, Blocked),
+    row("exec-by-thread", Both, Contained, Blocked),
+    row("exec-by-descriptor", Both, Contained, Blocked),
+    row("exec-by-symlink", Both, ALIAS, Blocked),
+    row("exec-by-dots", Both, ALIAS, Blocked),
+    row("exec-by-proc-root", Both, ALIAS, Blocked),
+    row("exec-by-hard-link", Both, ALIAS, ALIAS),
+    row("exec-by-shell", Both, Contained, Blocked),
+    row("exec-as-interpreter", Both, LOADER, Blocked),
+    row("exec-by-loader", Both, LOADER, LOADER),
+    row("exec-copy", Both, ALIAS, ALIAS),
+    row("exec-memory-file", Both, Contained, Blocked),
+    row("exec-deleted", Both, Contained, Blocked),
+    row("exec-race", Both, Contained, Blocked),
+];
+
+/// A file that may not be opened.
+pub const PATHS: &[Row] = &[
+    row("open", Both, OPENS, Blocked),
+    row("open-to-write", Both, OPENS, Blocked),
+    row("truncate", Both, OPENS, Blocked),
+    row("openat2", Both, OPENS, Blocked),
+    row("open-through-io-uring", Both, OPENS, Blocked),
+    row("open-through-io-uring-worker", Both, OPENS, Blocked),
+    row("open-by-symlink", Both, OPENS, Blocked),
+    row("open-by-dots", Both, OPENS, Blocked),
+    row("open-by-proc-root", Both, OPENS, Blocked),
+    row("open-by-descriptor", Both, OPENS, Blocked),
+    row("open-by-hard-link", Both, OPENS, ALIAS),
+    row("open-by-renamed-folder", Both, OPENS, ALIAS),
+    row("open-by-bind-mount", Root, OPENS, ALIAS),
+    row("open-by-mount-clone", Root, OPENS, ALIAS),
+    row("open-by-new-root", Root, OPENS, ALIAS),
+    row("open-by-handle", Root, OPENS, Blocked),
+    row("open-race", Both, OPENS, Blocked),
+];
+
 /// Every row.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [SOCKETS, RACES, URING, WIRE, FOREIGN].into_iter().flatten()
+    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, FLOOD, OWN, EXEC, PATHS].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -1,6 +1,12 @@
 //! What runs inside: one function an attempt, by subject. An attempt does its work by the way its name says, and gives the
 //! first refusal that stopped it.
 
+mod cgroup;
+mod exec;
+mod flood;
+mod own;
+mod paths;
+mod process;
 mod sockets;
 mod uring;
 mod wire;
@@ -32,14 +38,11 @@ pub struct Scene {
     #[arg(long)]
     pid: Option<i32>,
     /// A file, folder or socket outside
-    #[arg(long)]
+    #[arg(long, env = "BYPASS_MARK")]
     path: Option<PathBuf>,
     /// A folder of the attempt's own
     #[arg(long)]
     folder: Option<PathBuf>,
-    /// A number whose meaning is the attempt's
-    #[arg(long)]
-    number: Option<u64>,
 }
 
 impl Scene {
@@ -63,6 +66,10 @@ impl Scene {
         self.fd.context("--fd is missing")
     }
 
+    fn folder(&self) -> Result<&Path> {
+        self.folder.as_deref().context("--folder is missing")
+    }
+
     fn path(&self) -> Result<&Path> {
         self.path.as_deref().context("--path is missing")
     }
@@ -73,7 +80,16 @@ pub type Attempt = (&'static str, fn(&Scene) -> Result<()>);
 
 /// Every attempt.
 pub fn all() -> impl Iterator<Item = Attempt> {
-    [sockets::ALL, uring::ALL, wire::ALL].into_iter().flatten().copied()
+    [sockets::ALL, uring::ALL, wire::ALL, cgroup::ALL, process::ALL, own::ALL, flood::ALL, exec::ALL, paths::ALL]
+        .into_iter()
+        .flatten()
+        .copied()
+}
+
+/// What an attempt starts as another program.
+#[must_use]
+pub fn mark() -> Attempt {
+    exec::MARK
 }
 
 /// Says how it ended: `ANSWER ok`, or `ANSWER` with the errno's name and what was refused.

@@ -1,6 +1,7 @@
 //! The raw system calls that the attempts need and no crate of ours wraps: the one place of this crate with unsafe code.
 //! Every wrapper takes slices and descriptors, never a pointer, and gives the kernel's own answer.
 
+pub mod bpf;
 pub mod fs;
 pub mod net;
 pub mod process;

@@ -58,11 +58,24 @@ pub fn fork(work: impl FnOnce() -> i32) -> io::Result<i32> {
 /// # Errors
 /// The kernel's answer.
 pub fn clone_into(cgroup: impl AsFd, work: impl FnOnce() -> i32) -> io::Result<i32> {
+    let cgroup = u64::try_from(cgroup.as_fd().as_raw_fd()).unwrap_or_default();
+    clone(0x2_0000_0000, cgroup, work) // CLONE_INTO_CGROUP, beyond what the C type of libc's constant holds
+}
+
+/// Makes a child in a user namespace of its own, without `unshare`.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn clone_user(work: impl FnOnce() -> i32) -> io::Result<i32> {
+    clone(u64::try_from(libc::CLONE_NEWUSER).unwrap_or_default(), 0, work)
+}
+
+fn clone(flags: u64, cgroup: u64, work: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: all zeroes is a valid `clone_args`.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP, beyond what the C type of libc's constant holds
+    args.flags = flags;
     args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
-    args.cgroup = u64::try_from(cgroup.as_fd().as_raw_fd()).unwrap_or_default();
+    args.cgroup = cgroup;
     // SAFETY: `args` is what it says and has the length given; without a stack of its own the child goes on as after fork,
     // and this program has one thread.
     match answer(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })? {
@@ -143,7 +156,7 @@ pub fn write_memory(pid: i32, address: usize, bytes: &[u8]) -> io::Result<usize>
     usize::try_from(answer(said as libc::c_long)?).map_err(io::Error::other)
 }
 
-/// Maps memory that may be written and executed, and leaves it at once.
+/// Maps memory that may be written and executed, for as long as the process lives.
 ///
 /// # Errors
 /// The kernel's answer.
@@ -152,11 +165,22 @@ pub fn map_executable() -> io::Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The same in two steps: written first, executable after.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn turn_executable() -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: as in `map_executable`.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
     if at == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the mapping made above, which nothing refers to.
-    answer(unsafe { libc::munmap(at, 4096) }.into()).map(drop)
+    // SAFETY: the page was mapped above, has just been given to us and is referred to by nothing.
+    answer(unsafe { libc::mprotect(at, 4096, libc::PROT_READ | libc::PROT_EXEC) }.into()).map(drop)
 }
 
 /// A text with the zero byte at its end.

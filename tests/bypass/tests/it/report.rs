@@ -8,6 +8,14 @@ use std::{fmt::Write as _, fs, path::Path};
 /// Where the known leaks stand.
 const THREAT_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/threat-model.md");
 
+/// What an attempt came to.
+pub enum Judged {
+    /// This, with its own words.
+    Came(Come, String),
+    /// Nothing: this kernel has not got what it needs, and answered so.
+    Absent(String),
+}
+
 /// What became of every attempt of a subject.
 pub struct Report {
     subject: String,
@@ -25,15 +33,15 @@ impl Report {
         Report { subject: subject.to_owned(), lsm, table, wrong: String::new() }
     }
 
-    /// Adds one; `judged` holds what it came to, or why this kernel cannot have it, and its own words.
-    pub fn add(&mut self, row: &Row, user: &str, expected: Come, judged: Result<(Result<Come, String>, String)>) {
+    /// Adds one.
+    pub fn add(&mut self, row: &Row, user: &str, expected: Come, judged: Result<Judged>) {
         let (came, words) = match judged {
             Err(error) => {
                 let _ = writeln!(self.wrong, "{error:#}");
                 ("not judged".to_owned(), String::new())
             }
-            Ok((Err(why), _)) => (format!("not on this kernel: {why}"), String::new()),
-            Ok((Ok(come), words)) => {
+            Ok(Judged::Absent(why)) => (format!("not on this kernel: {why}"), String::new()),
+            Ok(Judged::Came(come, words)) => {
                 self.compare(row, user, expected, come, &words);
                 (shown(come), words)
             }

@@ -1,12 +1,13 @@
 //! The network: only one address is on the list, and everything else is tried.
 
 use crate::{
-    trial::{Inside, Stage, judge},
+    outsider::Outsider,
+    trial::{Stage, judge},
     witness::Witness,
 };
 use anyhow::{Context, Result};
 use bypass::table::{FOREIGN, RACES, Row, SOCKETS, URING, WIRE};
-use integration::{NOBODY, on_node, wait_for_some};
+use integration::{Node, Started, on_node, wait_for_some};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     ifaddrs::getifaddrs,
@@ -17,41 +18,42 @@ use std::{
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         linux::net::SocketAddrExt,
-        unix::{
-            net::{SocketAddr as UnixAddress, UnixListener},
-            process::CommandExt,
-        },
+        unix::net::{SocketAddr as UnixAddress, UnixListener},
     },
     path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
 };
 
 #[test]
 fn sockets_of_the_run() -> Result<()> {
-    on_node("bypass-sockets", "", |node| judge(node, "sockets", SOCKETS, &mut Network::new(node.file("giver"))?))
+    judged("sockets", SOCKETS)
 }
 
 #[test]
 fn sockets_raced_for() -> Result<()> {
-    on_node("bypass-races", "", |node| judge(node, "races for sockets", RACES, &mut Network::new(node.file("giver"))?))
+    judged("races", RACES)
 }
 
 #[test]
 fn sockets_through_io_uring() -> Result<()> {
-    on_node("bypass-uring", "", |node| judge(node, "io_uring", URING, &mut Network::new(node.file("giver"))?))
+    judged("io-uring", URING)
 }
 
 #[test]
 fn packets_that_the_run_writes_itself() -> Result<()> {
-    on_node("bypass-wire", "", |node| judge(node, "packets", WIRE, &mut Network::new(node.file("giver"))?))
+    judged("packets", WIRE)
 }
 
 #[test]
 fn sockets_of_others() -> Result<()> {
-    on_node("bypass-foreign", "", |node| {
-        judge(node, "others' sockets", FOREIGN, &mut Network::new(node.file("giver"))?)
+    judged("foreign-sockets", FOREIGN)
+}
+
+fn judged(subject: &str, rows: &[Row]) -> Result<()> {
+    on_node(&format!("bypass-{subject}"), "", |node| {
+        let mut network = Network::new(node.file("giver"))?;
+        judge(node, subject, rows, &mut network)
     })
 }
 
@@ -62,17 +64,7 @@ struct Network {
     /// Sockets that stay open for one attempt.
     kept: Vec<OwnedFd>,
     pings: Option<Pings>,
-    holder: Option<Holder>,
-}
-
-/// A process outside every run; killed on drop.
-struct Holder(Child);
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    holder: Option<Outsider>,
 }
 
 /// Everybody may have ping sockets; dropped, as it was before.
@@ -119,11 +111,8 @@ impl Network {
     /// A process outside, of the same user, with a UDP socket of its own as its standard input.
     fn hold(&mut self, user: &str) -> Result<Vec<String>> {
         let socket = OwnedFd::from(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?);
-        let uid = if user == "root" { 0 } else { NOBODY };
-        let mut holder = Command::new("sleep");
-        holder.arg("600").uid(uid).gid(uid).stdin(socket).stdout(Stdio::null());
-        let holder = self.holder.insert(Holder(holder.spawn().context("starting the holder")?));
-        Ok(vec!["--pid".into(), holder.0.id().to_string(), "--fd".into(), "0".into()])
+        let holder = self.holder.insert(Outsider::start(user, &["sleep", "600"], socket.into())?);
+        Ok(vec!["--pid".into(), holder.pid().to_string(), "--fd".into(), "0".into()])
     }
 
     /// Gives a UDP socket to the first who asks.
@@ -182,7 +171,7 @@ impl Network {
 }
 
 impl Stage for Network {
-    fn policy(&mut self, _: &Row) -> Result<String> {
+    fn policy(&mut self, _: &Row, _: bool) -> Result<String> {
         let home = self.witness.home()?;
         Ok(format!(
             "[policy]\nname = \"only-home\"\nowner = \"tests\"\n\
@@ -192,7 +181,7 @@ impl Stage for Network {
         ))
     }
 
-    fn prepare(&mut self, row: &Row, user: &str) -> Result<Vec<String>> {
+    fn prepare(&mut self, _: &Node, row: &Row, user: &str) -> Result<Vec<String>> {
         self.kept.clear();
         self.pings = None;
         self.holder = None;
@@ -205,12 +194,12 @@ impl Stage for Network {
         Ok(told)
     }
 
-    fn meanwhile(&mut self, row: &Row, inside: &Inside) -> Result<()> {
+    fn meanwhile(&mut self, row: &Row, run: &Started) -> Result<()> {
         if row.attempt != "listen-and-answer" {
             return Ok(());
         }
-        inside.run().says("LISTENING")?;
-        let said = std::fs::read_to_string(format!("/proc/{}/cmdline", inside.run().pid()))?;
+        run.says("LISTENING")?;
+        let said = std::fs::read_to_string(format!("/proc/{}/cmdline", run.pid()))?;
         let to = said.split('\0').skip_while(|word| *word != "--to").nth(1).context("--to")?.to_owned();
         let mut caller = wait_for_some("the run lets the caller in", || Ok(TcpStream::connect(&to).ok()))?;
         caller.set_read_timeout(Some(integration::PATIENCE))?;
@@ -221,7 +210,7 @@ impl Stage for Network {
         Ok(())
     }
 
-    fn happened(&mut self, _: &Row) -> Result<Option<String>> {
+    fn happened(&mut self, _: &Node, _: &Row, _: &Started) -> Result<Option<String>> {
         self.witness.since(&self.token)
     }
 }
