@@ -129,8 +129,8 @@ pub const WIRE: &[Row] = &[
 
 /// Sockets that were not made in the run, and what comes in.
 pub const FOREIGN: &[Row] = &[
-    row("inherited-udp", Both, HANDED_IN, Blocked),
-    row("inherited-tcp", Both, HANDED_IN, Blocked),
+    row("inherited-udp", Both, HANDED_IN, HANDED_IN),
+    row("inherited-tcp", Both, HANDED_IN, HANDED_IN),
     row("handed-in", Both, HANDED_IN, Blocked),
     row("taken-from-outside", Both, HANDED_IN, Blocked),
     row("listen-and-answer", Both, REPLIES, REPLIES),
@@ -139,12 +139,12 @@ pub const FOREIGN: &[Row] = &[
 
 /// Out of the run's cgroup.
 pub const CGROUP: &[Row] = &[
-    row("move-self", Root, Contained, Contained),
-    row("move-child", Root, Contained, Contained),
+    row("move-self", Root, Contained, Blocked),
+    row("move-child", Root, Contained, Blocked),
     row("clone-into", Root, Contained, Contained),
-    row("move-by-nested", Root, Contained, Contained),
-    row("move-by-own-mount", Root, Contained, Contained),
-    row("move-and-send", Root, Contained, Contained),
+    row("move-by-nested", Root, Contained, Blocked),
+    row("move-by-own-mount", Root, Contained, Blocked),
+    row("move-and-send", Root, Contained, Blocked),
 ];
 
 const SIGNALS: Come = Leak("signals to other processes of the run's user");
@@ -176,16 +176,17 @@ pub const PROCESS: &[Row] = &[
 pub const FLOOD: &[Row] = &[
     row("flood-and-send", Both, Blocked, Blocked),
     row("flood-and-exec", Both, Contained, Contained),
-    row("flood-and-leave", Root, FLOODED_LEAVE, FLOODED_LEAVE),
+    row("flood-and-leave", Root, FLOODED_LEAVE, Blocked),
 ];
 
 const ROOT: Come = Leak("a run as root");
 const ALIAS: Come = Leak("a deny-list of paths");
 const LOADER: Come = Leak("a program started by the loader");
+const TRUNCATE: Come = Leak("`truncate` of a path");
 const OPENS: Come = Leak("files opened");
 
-/// failsafe's own: for nobody the kernel's permissions must do it, and the control is root's.
-pub const OWN: &[Row] = &[
+/// The daemon. For nobody the kernel's permissions must do it, and the control is root's: here and in the next two.
+pub const DAEMON: &[Row] = &[
     row("kill-daemon", Root, ROOT, Blocked),
     row("kill-daemon", Nobody, Blocked, Blocked),
     row("stop-daemon", Root, ROOT, Blocked),
@@ -193,20 +194,28 @@ pub const OWN: &[Row] = &[
     row("trace-daemon", Root, ROOT, Blocked),
     row("trace-daemon", Nobody, Blocked, Blocked),
     row("kill-daemon-and-send", Both, Blocked, Blocked),
+];
+
+/// What is pinned, and the programs and maps behind it.
+pub const PINS: &[Row] = &[
     row("remove-pins", Root, ROOT, Blocked),
     row("remove-pins", Nobody, Blocked, Blocked),
-    row("mount-over-pins", Root, ROOT, Blocked),
+    row("mount-over-pins", Root, ROOT, ROOT),
     row("mount-over-pins", Nobody, Blocked, Blocked),
-    row("write-state", Root, ROOT, Blocked),
-    row("write-state", Nobody, Blocked, Blocked),
-    row("append-to-log", Root, ROOT, Blocked),
-    row("append-to-log", Nobody, Blocked, Blocked),
-    row("remove-socket", Root, ROOT, Blocked),
-    row("remove-socket", Nobody, Blocked, Blocked),
     row("detach-links-and-send", Root, ROOT, Blocked),
     row("detach-links-and-send", Nobody, Blocked, Blocked),
     row("clear-maps-and-send", Root, ROOT, Blocked),
     row("clear-maps-and-send", Nobody, Blocked, Blocked),
+];
+
+/// Records and the sockets by which the daemon is spoken to.
+pub const RECORDS: &[Row] = &[
+    row("write-state", Root, ROOT, ROOT),
+    row("write-state", Nobody, Blocked, Blocked),
+    row("append-to-log", Root, ROOT, ROOT),
+    row("append-to-log", Nobody, Blocked, Blocked),
+    row("remove-socket", Root, ROOT, ROOT),
+    row("remove-socket", Nobody, Blocked, Blocked),
 ];
 
 /// A program that may not be run.
@@ -217,10 +226,10 @@ pub const EXEC: &[Row] = &[
     row("exec-by-symlink", Both, ALIAS, Blocked),
     row("exec-by-dots", Both, ALIAS, Blocked),
     row("exec-by-proc-root", Both, ALIAS, Blocked),
-    row("exec-by-hard-link", Both, ALIAS, ALIAS),
+    row("exec-by-hard-link", Both, ALIAS, Blocked),
     row("exec-by-shell", Both, Contained, Blocked),
     row("exec-as-interpreter", Both, LOADER, Blocked),
-    row("exec-by-loader", Both, LOADER, LOADER),
+    row("exec-by-loader", Both, LOADER, Blocked),
     row("exec-copy", Both, ALIAS, ALIAS),
     row("exec-memory-file", Both, Contained, Blocked),
     row("exec-deleted", Both, Contained, Blocked),
@@ -231,7 +240,7 @@ pub const EXEC: &[Row] = &[
 pub const PATHS: &[Row] = &[
     row("open", Both, OPENS, Blocked),
     row("open-to-write", Both, OPENS, Blocked),
-    row("truncate", Both, OPENS, Blocked),
+    row("truncate", Both, OPENS, TRUNCATE),
     row("openat2", Both, OPENS, Blocked),
     row("open-through-io-uring", Both, OPENS, Blocked),
     row("open-through-io-uring-worker", Both, OPENS, Blocked),
@@ -239,18 +248,20 @@ pub const PATHS: &[Row] = &[
     row("open-by-dots", Both, OPENS, Blocked),
     row("open-by-proc-root", Both, OPENS, Blocked),
     row("open-by-descriptor", Both, OPENS, Blocked),
-    row("open-by-hard-link", Both, OPENS, ALIAS),
-    row("open-by-renamed-folder", Both, OPENS, ALIAS),
-    row("open-by-bind-mount", Root, OPENS, ALIAS),
-    row("open-by-mount-clone", Root, OPENS, ALIAS),
-    row("open-by-new-root", Root, OPENS, ALIAS),
+    row("open-by-hard-link", Both, OPENS, Blocked),
+    row("open-by-renamed-folder", Both, OPENS, Blocked),
+    row("open-by-bind-mount", Root, OPENS, Blocked),
+    row("open-by-mount-clone", Root, OPENS, Blocked),
+    row("open-by-new-root", Root, OPENS, Blocked),
     row("open-by-handle", Root, OPENS, Blocked),
     row("open-race", Both, OPENS, Blocked),
 ];
 
 /// Every row.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, FLOOD, OWN, EXEC, PATHS].into_iter().flatten()
+    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, FLOOD, DAEMON, PINS, RECORDS, EXEC, PATHS]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub struct Scene {
     /// A file, folder or socket outside
     #[arg(long, env = "BYPASS_MARK")]
     path: Option<PathBuf>,
+    /// There are no bounds: none have to be undone first
+    #[arg(long)]
+    unbounded: bool,
     /// A folder of the attempt's own
     #[arg(long)]
     folder: Option<PathBuf>,

@@ -87,7 +87,7 @@ fn detach_and_send(scene: &Scene) -> Result<()> {
             cut += 1;
         }
     }
-    ensure!(cut > 0, "no link hangs on the run's cgroup");
+    ensure!(cut > 0 || scene.unbounded, "no link hangs on the run's cgroup");
     send(scene)
 }
 
@@ -100,7 +100,11 @@ fn clear_and_send(scene: &Scene) -> Result<()> {
             continue;
         }
         let map = bpf::pinned(&process::c_text(&pin)?).with_context(|| format!("BPF_OBJ_GET {}", pin.display()))?;
-        bpf::clear_first(&map, &mut [0; 64], &[0; 4096]).with_context(|| format!("BPF_MAP_UPDATE {name}"))?;
+        match bpf::clear_first(&map, &mut [0; 64], &[0; 4096]) {
+            // Of no run.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && scene.unbounded => {}
+            other => other.with_context(|| format!("BPF_MAP_UPDATE {name}"))?,
+        }
         cleared += 1;
     }
     ensure!(cleared > 0, "no map of that name is pinned");

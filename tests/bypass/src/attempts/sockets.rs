@@ -204,6 +204,10 @@ fn handed_in(scene: &Scene) -> Result<()> {
         ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
         _ => None,
     });
+    if got.flags.contains(MsgFlags::MSG_CTRUNC) && fd.is_none() {
+        // That is how the kernel says that it kept the socket back.
+        return Err(io::Error::from_raw_os_error(libc::EPERM)).context("recvmsg gave no socket");
+    }
     let socket = sys::inherited(fd.context("no socket came")?).context("taking the socket")?;
     net::send_to(&socket, scene.message(), 0, &net::bytes_of(scene.to()?)).context("sendto")?;
     Ok(())

@@ -1,12 +1,13 @@
 //! Out of the run's cgroup.
 
 use crate::{
+    inside::Inside,
     trial::{Stage, judge},
     witness::Witness,
 };
 use anyhow::Result;
 use bypass::table::{CGROUP, Row};
-use integration::{Node, Started, TestCgroup, members, on_node, remove_tree};
+use integration::{Node, TestCgroup, members, on_node, remove_tree};
 
 #[test]
 fn out_of_the_cgroup() -> Result<()> {
@@ -44,18 +45,15 @@ impl Stage for Outside {
     }
 
     /// The kernel's own word of the move, or the process itself.
-    fn happened(&mut self, node: &Node, row: &Row, run: &Started) -> Result<Option<String>> {
+    fn happened(&mut self, node: &Node, row: &Row, run: &Inside) -> Result<Option<String>> {
         if row.attempt == "move-and-send" {
             return self.witness.since(&self.token);
         }
         if self.at_large()? {
             return Ok(Some("a process outside".to_owned()));
         }
-        let events = node.events()?;
-        let left = events
-            .iter()
-            .filter(|e| e["run"] == run.id())
-            .any(|e| e["body"]["decision"]["values"][0]["value"]["Event"]["Leave"].is_object());
+        let left = |e: &serde_json::Value| e["body"]["decision"]["values"][0]["value"]["Event"]["Leave"].is_object();
+        let left = run.events(node)?.iter().any(left);
         Ok(left.then(|| "the kernel saw it leave".to_owned()))
     }
 

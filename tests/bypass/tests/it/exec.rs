@@ -1,9 +1,12 @@
 //! A program that may not be run, by its path; what has no path may not be run either.
 
-use crate::trial::{Stage, judge};
+use crate::{
+    inside::Inside,
+    trial::{Stage, judge},
+};
 use anyhow::{Context, Result};
 use bypass::table::{EXEC, Row};
-use integration::{Node, Started, on_node, program};
+use integration::{Node, on_node, program};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
@@ -69,7 +72,7 @@ impl Stage for Programs {
         Ok(["--path", &path, "--folder", &folder].map(str::to_owned).to_vec())
     }
 
-    fn happened(&mut self, _: &Node, _: &Row, _: &Started) -> Result<Option<String>> {
+    fn happened(&mut self, _: &Node, _: &Row, _: &Inside) -> Result<Option<String>> {
         Ok(self.mark().exists().then(|| "the program ran".to_owned()))
     }
 }

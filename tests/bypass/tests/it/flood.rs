@@ -1,12 +1,13 @@
 //! The deed amid so many events that the ring has no room for it.
 
 use crate::{
+    inside::Inside,
     trial::{Stage, judge},
     witness::Witness,
 };
 use anyhow::{Context, Result};
 use bypass::table::{FLOOD, Row};
-use integration::{Node, Started, TestCgroup, members, on_node, program, remove_tree};
+use integration::{Node, TestCgroup, members, on_node, program, remove_tree};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
@@ -67,15 +68,14 @@ impl Stage for Flood {
         Ok(told.map(str::to_owned).to_vec())
     }
 
-    fn happened(&mut self, node: &Node, row: &Row, run: &Started) -> Result<Option<String>> {
+    fn happened(&mut self, node: &Node, row: &Row, run: &Inside) -> Result<Option<String>> {
         match row.attempt {
             "flood-and-send" => self.witness.since(&self.token),
             "flood-and-exec" => Ok(self.mark().exists().then(|| "the program ran".to_owned())),
             _ => {
-                let left = |e: &serde_json::Value| {
-                    e["run"] == run.id() && e["body"]["decision"]["values"][0]["value"]["Event"]["Leave"].is_object()
-                };
-                let out = self.at_large()? || node.events()?.iter().any(left);
+                let left =
+                    |e: &serde_json::Value| e["body"]["decision"]["values"][0]["value"]["Event"]["Leave"].is_object();
+                let out = self.at_large()? || run.events(node)?.iter().any(left);
                 Ok(out.then(|| "a process outside".to_owned()))
             }
         }

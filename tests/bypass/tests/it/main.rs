@@ -3,6 +3,7 @@
 mod cgroup;
 mod exec;
 mod flood;
+mod inside;
 mod outsider;
 mod own;
 mod paths;

@@ -1,9 +1,12 @@
 //! A file that may not be opened, under other names and by other calls.
 
-use crate::trial::{Stage, judge};
+use crate::{
+    inside::Inside,
+    trial::{Stage, judge},
+};
 use anyhow::Result;
 use bypass::table::{PATHS, Row};
-use integration::{Node, Started, on_node};
+use integration::{Node, on_node};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
@@ -62,7 +65,7 @@ impl Stage for Files {
         Ok(["--path", &path, "--folder", &folder].map(str::to_owned).to_vec())
     }
 
-    fn happened(&mut self, _: &Node, _: &Row, run: &Started) -> Result<Option<String>> {
+    fn happened(&mut self, _: &Node, _: &Row, run: &Inside) -> Result<Option<String>> {
         if run.output().contains(&format!("READ {}", self.secret)) {
             return Ok(Some("the secret was read".to_owned()));
         }

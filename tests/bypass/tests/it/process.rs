@@ -1,13 +1,14 @@
 //! Other processes, namespaces, mounts and rights.
 
 use crate::{
+    inside::Inside,
     outsider::{Outsider, namespace},
     trial::{Stage, judge},
     witness::Witness,
 };
 use anyhow::{Context, Result};
 use bypass::table::{PROCESS, Row};
-use integration::{Node, Started, members, on_node, program};
+use integration::{Node, members, on_node, program};
 use nix::mount::{MntFlags, umount2};
 use std::{
     fs::{self, Permissions},
@@ -53,36 +54,33 @@ impl Around {
     }
 
     /// Of any process of the run: another namespace than this test's own.
-    fn moved(&self, run: &Started, kind: &str) -> Result<Option<String>> {
+    fn moved(&self, run: &Inside, kind: &str) -> Result<Option<String>> {
         let own = namespace(std::process::id(), kind)?;
         let away = |pid: u32| namespace(pid, kind).is_ok_and(|n| n != own);
         Ok(members(run.cgroup())?.into_iter().any(away).then(|| format!("another {kind} namespace")))
     }
 }
 
-/// The rule that sees the deed.
+/// The rule that sees the deed, and refuses it where a hook can.
 fn rule(row: &Row, lsm: bool) -> Option<String> {
-    let group = |name: &str, calls: &str| {
-        if lsm {
-            format!("event = \"syscall\", name = \"@{name}\"")
-        } else {
-            format!("event = \"syscall\", name = {calls}")
-        }
-    };
-    let when = match row.attempt {
+    let calls = |names: &str| format!("event = \"syscall\", name = {names}");
+    let (when, refusable) = match row.attempt {
         "ptrace-outside" | "write-memory-outside" | "write-memory-file-outside" => {
-            group("ptrace", "[\"ptrace\", \"process_vm_writev\"]")
+            (calls("[\"ptrace\", \"process_vm_writev\"]"), true)
         }
-        "unshare-user" | "clone-user" if lsm => "event = \"privilege\", gain = \"userns\"".to_owned(),
+        "unshare-user" | "clone-user" if lsm => ("event = \"privilege\", gain = \"userns\"".to_owned(), true),
         "unshare-user" | "clone-user" | "unshare-mounts" | "enter-namespace" => {
-            group("namespace", "[\"unshare\", \"setns\"]")
+            (calls("[\"unshare\", \"setns\"]"), false)
         }
-        "mount" | "mount-new-calls" | "mount-clone" => group("mount", "\"mount\""),
-        "setuid-program" if lsm => "event = \"privilege\", gain = \"setuid\"".to_owned(),
-        "executable-memory" | "turn-executable" if lsm => "event = \"exec-memory\", kind = \"anonymous\"".to_owned(),
+        "mount" | "mount-new-calls" | "mount-clone" if lsm => (calls("[\"mount\", \"move_mount\"]"), true),
+        "mount" | "mount-new-calls" | "mount-clone" => (calls("\"mount\""), true),
+        "setuid-program" if lsm => ("event = \"privilege\", gain = \"setuid\"".to_owned(), true),
+        "executable-memory" | "turn-executable" if lsm => {
+            ("event = \"exec-memory\", kind = [\"anonymous\", \"write-exec\"]".to_owned(), true)
+        }
         _ => return None,
     };
-    let effect = if lsm { "effect = \"deny\"\n" } else { "" };
+    let effect = if lsm && refusable { "effect = \"deny\"\n" } else { "" };
     Some(format!(
         "[[rule]]\nid = \"forbidden\"\nrationale = \"it is tried\"\nwhen = {{ {when} }}\n{effect}\
          actions = [\"freeze\", \"notify\"]\n"
@@ -121,7 +119,7 @@ impl Stage for Around {
         Ok(told.map(str::to_owned).to_vec())
     }
 
-    fn happened(&mut self, _: &Node, row: &Row, run: &Started) -> Result<Option<String>> {
+    fn happened(&mut self, _: &Node, row: &Row, run: &Inside) -> Result<Option<String>> {
         let when = |is: bool, what: &str| Ok(is.then(|| what.to_owned()));
         match row.attempt {
             "ptrace-outside" => when(self.neighbour()?.status("TracerPid")? != "0", "the neighbour is traced"),

@@ -1,13 +1,14 @@
 //! The network: only one address is on the list, and everything else is tried.
 
 use crate::{
+    inside::Inside,
     outsider::Outsider,
     trial::{Stage, judge},
     witness::Witness,
 };
 use anyhow::{Context, Result};
 use bypass::table::{FOREIGN, RACES, Row, SOCKETS, URING, WIRE};
-use integration::{Node, Started, on_node, wait_for_some};
+use integration::{Node, on_node, wait_for, wait_for_some};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     ifaddrs::getifaddrs,
@@ -194,11 +195,11 @@ impl Stage for Network {
         Ok(told)
     }
 
-    fn meanwhile(&mut self, row: &Row, run: &Started) -> Result<()> {
+    fn meanwhile(&mut self, row: &Row, run: &Inside) -> Result<()> {
         if row.attempt != "listen-and-answer" {
             return Ok(());
         }
-        run.says("LISTENING")?;
+        wait_for("the run listens", || Ok(run.output().contains("LISTENING")))?;
         let said = std::fs::read_to_string(format!("/proc/{}/cmdline", run.pid()))?;
         let to = said.split('\0').skip_while(|word| *word != "--to").nth(1).context("--to")?.to_owned();
         let mut caller = wait_for_some("the run lets the caller in", || Ok(TcpStream::connect(&to).ok()))?;
@@ -210,7 +211,7 @@ impl Stage for Network {
         Ok(())
     }
 
-    fn happened(&mut self, _: &Node, _: &Row, _: &Started) -> Result<Option<String>> {
+    fn happened(&mut self, _: &Node, _: &Row, _: &Inside) -> Result<Option<String>> {
         self.witness.since(&self.token)
     }
 }

@@ -1,27 +1,24 @@
-//! One attempt in one run, and what was seen of it from outside the run.
+//! One attempt, made outside every run (the control) and in a run, and what was seen of it from outside.
 
-use crate::report::{Judged, Report};
+use crate::{
+    inside::Inside,
+    report::{Judged, Report},
+};
 use anyhow::{Context, Result, bail, ensure};
 use bypass::table::{Come, Row};
-use integration::{Launch, Node, Started, frozen, program, wait_for};
+use integration::{Node, frozen, wait_for};
 use serde_json::Value;
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
-
-/// No bounds at all: for the control, which shows that the attempt works on this kernel.
-pub const PLAIN: &str = "[policy]\nname = \"none\"\nowner = \"tests\"\non_escape = \"observe\"\n";
+use std::time::{Duration, Instant};
 
 /// How long a deed that nothing should stop is watched: so that a leak that was closed is seen to be.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// The run is there to be stopped (bound), or to show that the attempt works (control).
+/// What the attempt is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Without bounds.
+    /// To show that it works on this kernel: outside every run, where failsafe bounds nothing.
     Control,
-    /// Under the policy that ought to stop it.
+    /// To be stopped: in a run, under the policy that ought to do it.
     Bound,
 }
 
@@ -34,12 +31,12 @@ pub trait Stage {
     fn prepare(&mut self, node: &Node, row: &Row, user: &str) -> Result<Vec<String>>;
 
     /// Does what has to be done outside while the attempt goes on.
-    fn meanwhile(&mut self, _: &Row, _: &Started) -> Result<()> {
+    fn meanwhile(&mut self, _: &Row, _: &Inside) -> Result<()> {
         Ok(())
     }
 
     /// What was seen of it outside, in a few words.
-    fn happened(&mut self, node: &Node, row: &Row, run: &Started) -> Result<Option<String>>;
+    fn happened(&mut self, node: &Node, row: &Row, run: &Inside) -> Result<Option<String>>;
 
     /// Whether something of the run is still where no bounds hold.
     fn at_large(&self) -> Result<bool> {
@@ -47,9 +44,9 @@ pub trait Stage {
     }
 
     /// The whole run is frozen, or what left it was brought back, by a decision on record, and nothing is at large.
-    fn stopped(&self, node: &Node, run: &Started) -> Result<bool> {
-        let events = node.events()?;
-        let proved = events.iter().filter(|e| e["run"] == run.id() && e["body"]["verdict"] == "proved");
+    fn stopped(&self, node: &Node, run: &Inside) -> Result<bool> {
+        let events = run.events(node)?;
+        let proved = events.iter().filter(|e| e["body"]["verdict"] == "proved");
         let is_frozen = frozen(run.cgroup()).unwrap_or(false);
         let mut actions = proved.map(|e| &e["body"]["action"]);
         let done = actions.any(|action| action["recapture"].is_object() || (action == "freeze" && is_frozen));
@@ -85,7 +82,7 @@ pub fn judge(node: &mut Node, subject: &str, rows: &[Row], stage: &mut impl Stag
     for row in rows {
         for user in row.who.users() {
             let expected = row.expected(lsm);
-            let judged = compare(|role| act(node, row, user, role, lsm, stage));
+            let judged = compare(expected, |role| act(node, row, user, role, lsm, stage));
             report.add(row, user, expected, judged.with_context(|| format!("{} as {user}", row.attempt)));
         }
     }
@@ -93,7 +90,7 @@ pub fn judge(node: &mut Node, subject: &str, rows: &[Row], stage: &mut impl Stag
 }
 
 /// Makes the attempt twice and says what it came to.
-pub fn compare(mut act: impl FnMut(Role) -> Result<Seen>) -> Result<Judged> {
+pub fn compare(expected: Come, mut act: impl FnMut(Role) -> Result<Seen>) -> Result<Judged> {
     let control = act(Role::Control)?;
     if control.happened.is_none() {
         ensure!(absent(&control.answer), "the control did not get through either: {control:?}");
@@ -103,9 +100,9 @@ pub fn compare(mut act: impl FnMut(Role) -> Result<Seen>) -> Result<Judged> {
     let words =
         format!("{}{}", seen.answer, seen.happened.as_ref().map(|h| format!("; seen: {h}")).unwrap_or_default());
     let come = match (&seen.happened, seen.stopped) {
+        // Frozen, or brought back, before it came so far.
+        (None, true) if expected == Come::Contained || !refused(&seen.answer) => Come::Contained,
         (None, _) if refused(&seen.answer) => Come::Blocked,
-        // Frozen before it came so far.
-        (None, true) => Come::Contained,
         (None, _) => bail!("it was not seen outside, but nothing says that it was refused: {seen:?}"),
         (Some(_), true) => Come::Contained,
         (Some(_), false) => Come::Leak(""),
@@ -127,24 +124,18 @@ fn refused(answer: &str) -> bool {
 
 /// Makes the attempt once.
 pub fn act(node: &mut Node, row: &Row, user: &str, role: Role, lsm: bool, stage: &mut impl Stage) -> Result<Seen> {
-    let name = format!("{}-{user}-{role:?}", row.attempt);
-    let mut command = vec![program("bypass")?.display().to_string(), row.attempt.to_owned(), "--linger".to_owned()];
-    command.extend(stage.prepare(node, row, user)?);
-    let policy = if role == Role::Control { PLAIN.to_owned() } else { stage.policy(row, lsm)? };
-    // It waits until the run is known: after that it may leave no daemon to ask.
-    let go = node.file(&format!("{name}.go"));
-    command.extend(["--after".to_owned(), go.display().to_string()]);
-    let run = Launch::new(&name, &policy).user(user).start(node, command)?;
-    fs::write(&go, "").context("letting it begin")?;
+    let told = stage.prepare(node, row, user)?;
+    let run = match role {
+        Role::Control => Inside::no_run(node, row.attempt, user, &told)?,
+        Role::Bound => Inside::run(node, row.attempt, user, &told, &stage.policy(row, lsm)?)?,
+    };
     let seen = watch(node, row, role, lsm, stage, &run);
-    // The attempt lingers, wherever it has got to.
-    let _ = fs::write(run.cgroup().join("cgroup.kill"), "1");
     drop(run);
     stage.tidy(node)?;
     seen
 }
 
-fn watch(node: &Node, row: &Row, role: Role, lsm: bool, stage: &mut impl Stage, run: &Started) -> Result<Seen> {
+fn watch(node: &Node, row: &Row, role: Role, lsm: bool, stage: &mut impl Stage, run: &Inside) -> Result<Seen> {
     stage.meanwhile(row, run)?;
     let is_frozen = || frozen(run.cgroup()).unwrap_or(false);
     let over = wait_for("the attempt is over", || Ok(run.output().contains("ANSWER ") || is_frozen()));

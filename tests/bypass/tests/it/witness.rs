@@ -17,13 +17,19 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Where nothing may go: an address of this host that no policy of the suite allows.
 pub const FORBIDDEN: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 9);
 
 const ETH_P_ALL: u16 = 3;
+/// What the tap can hold until it is read.
+const TAP_BUFFER: i32 = 64 << 20;
+/// No packet of an attempt or a mark is longer.
+const LONGEST: usize = 512;
+/// When a mark that has not come is sent again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sight {
@@ -64,6 +70,9 @@ impl Witness {
         let tap = net::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(ETH_P_ALL.to_be())).context("a tap")?;
         let lo = net::interface(c"lo").context("no interface lo")?;
         net::bind(&tap, &net::link_address(lo, ETH_P_ALL)).context("tapping lo")?;
+        // Others' traffic passes lo too.
+        net::set_option(&tap, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &TAP_BUFFER.to_ne_bytes())
+            .context("its buffer")?;
         witness.receive("tap", tap);
         Ok(witness)
     }
@@ -110,17 +119,19 @@ impl Witness {
         Ok((!by.is_empty()).then(|| by.join(", ")))
     }
 
-    /// Sends a mark each way and waits until all have come.
+    /// Sends a mark each way and waits until all have come; one that a full buffer has lost is sent again.
     fn mark(&self) -> Result<()> {
         let mark = format!("mark-{}-{}", std::process::id(), self.marks.fetch_add(1, Ordering::Relaxed));
         let to: SocketAddr = (Ipv4Addr::LOCALHOST, self.port).into();
-        let mut sender = TcpStream::connect(to).context("marking by TCP")?;
-        let peer = sender.local_addr()?;
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.send_to(mark.as_bytes(), to).context("marking by UDP")?;
-        std::io::Write::write_all(&mut sender, mark.as_bytes())?;
-        drop(sender);
-        let text = format!("from {peer}");
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let sender = TcpStream::connect(to).context("marking by TCP")?;
+        let text = format!("from {}", sender.local_addr()?);
+        let mut sent: Option<Instant> = None;
         wait_for("the witness has seen the marks", || {
+            if sent.is_none_or(|at| at.elapsed() > AGAIN) {
+                udp.send_to(mark.as_bytes(), to).context("marking by UDP")?;
+                sent = Some(Instant::now());
+            }
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let has = |by: &str, what: &str| seen.iter().any(|s| s.by == by && s.what.contains(what));
             let come = has("udp", &mark) && has("tap", &mark) && has("tcp", &text);
@@ -155,6 +166,9 @@ impl Witness {
             while let Ok(n) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 if over.load(Ordering::Relaxed) {
                     return;
+                }
+                if n > LONGEST {
+                    continue;
                 }
                 let text = String::from_utf8_lossy(&buffer[..n]);
                 if text.contains("bypass-") || text.contains("mark-") {
