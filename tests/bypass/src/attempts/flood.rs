@@ -66,8 +66,10 @@ fn execute(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// How many leave: the word of one of them may find room in the ring.
-const LEAVERS: usize = 32;
+/// How many leave: the word of one of them may find room in the ring, and of all that do so in one breath.
+const LEAVERS: usize = 64;
+/// So that each leaves at another moment of the flood.
+const BETWEEN: Duration = Duration::from_millis(4);
 
 fn leave(scene: &Scene) -> Result<()> {
     for _ in 0..LEAVERS {
@@ -78,6 +80,7 @@ fn leave(scene: &Scene) -> Result<()> {
         })
         .context("fork")?;
         fs::write(scene.path()?.join("cgroup.procs"), child.to_string()).context("moving")?;
+        thread::sleep(BETWEEN);
     }
     Ok(())
 }

@@ -64,6 +64,9 @@ fn judged(subject: &str, rows: &[Row]) -> Result<()> {
     report.close()
 }
 
+/// Within this a signal has done what it does.
+const SOON: Duration = Duration::from_secs(1);
+
 struct Own {
     witness: Witness,
     token: String,
@@ -74,6 +77,18 @@ impl Own {
     fn new(node: &Node) -> Result<Own> {
         let daemon = u32::try_from(node.pid()?)?;
         Ok(Own { witness: Witness::new()?, token: String::new(), daemon })
+    }
+}
+
+impl Own {
+    /// Whether the daemon comes to this state soon: its threads end, or stop, one after the other.
+    fn becomes(&self, state: char) -> bool {
+        let is = || status(self.daemon, "State").is_ok_and(|s| s.starts_with(state));
+        let end = Instant::now() + SOON;
+        while !is() && Instant::now() < end {
+            thread::yield_now();
+        }
+        is()
     }
 }
 
@@ -104,16 +119,8 @@ impl Stage for Own {
     fn happened(&mut self, node: &Node, row: &Row, _: &Inside) -> Result<Option<String>> {
         let when = |is: bool, what: &str| Ok(is.then(|| what.to_owned()));
         match row.attempt {
-            "kill-daemon" => when(status(self.daemon, "State")?.starts_with('Z'), "the daemon is dead"),
-            // Its threads stop one after the other.
-            "stop-daemon" => {
-                let stands = |status: Result<String>| status.is_ok_and(|s| s.starts_with('T'));
-                let end = Instant::now() + Duration::from_secs(1);
-                while !stands(status(self.daemon, "State")) && Instant::now() < end {
-                    thread::yield_now();
-                }
-                when(stands(status(self.daemon, "State")), "the daemon stands")
-            }
+            "kill-daemon" => when(self.becomes('Z'), "the daemon is dead"),
+            "stop-daemon" => when(self.becomes('T'), "the daemon stands"),
             "trace-daemon" => when(status(self.daemon, "TracerPid")? != "0", "the daemon is traced"),
             "remove-pins" => when(count(node.pins()) == 0, "no pins"),
             "mount-over-pins" => {
