@@ -149,8 +149,7 @@ pub const CGROUP: &[Row] = &[
 
 const SIGNALS: Come = Leak("signals to other processes of the run's user");
 const MEMORY_FILE: Come = Leak("`/proc/PID/mem`, `clone` with namespace flags");
-const NEW_MOUNTS: Come = Leak("the new mount calls");
-const PRIVILEGE: Come = Leak("setuid programs, memory written and then executed");
+const PRIVILEGE: Come = Leak("setuid programs");
 const FLOODED_LEAVE: Come = Leak("a process that leaves while the ring is full");
 
 /// Other processes, namespaces, mounts and rights.
@@ -165,11 +164,11 @@ pub const PROCESS: &[Row] = &[
     row("unshare-mounts", Root, Contained, Contained),
     row("enter-namespace", Root, Contained, Contained),
     row("mount", Root, Contained, Blocked),
-    row("mount-new-calls", Root, NEW_MOUNTS, Blocked),
-    row("mount-clone", Root, NEW_MOUNTS, Blocked),
+    row("mount-new-calls", Root, Contained, Blocked),
+    row("mount-clone", Root, Contained, Blocked),
     row("setuid-program", Nobody, PRIVILEGE, Blocked),
-    row("executable-memory", Both, PRIVILEGE, Blocked),
-    row("turn-executable", Both, PRIVILEGE, Blocked),
+    row("executable-memory", Both, Contained, Blocked),
+    row("turn-executable", Both, Contained, Blocked),
 ];
 
 /// Amid so many events that the ring has no room.
@@ -183,7 +182,7 @@ const ROOT: Come = Leak("a run as root");
 const ALIAS: Come = Leak("a deny-list of paths");
 const LOADER: Come = Leak("a program started by the loader");
 const TRUNCATE: Come = Leak("`truncate` of a path");
-const OPENS: Come = Leak("files opened");
+const OPENS: Come = Leak("files opened by another name");
 
 /// The daemon. For nobody the kernel's permissions must do it, and the control is root's: here and in the next two.
 pub const DAEMON: &[Row] = &[
@@ -238,23 +237,23 @@ pub const EXEC: &[Row] = &[
 
 /// A file that may not be opened.
 pub const PATHS: &[Row] = &[
-    row("open", Both, OPENS, Blocked),
-    row("open-to-write", Both, OPENS, Blocked),
+    row("open", Both, Contained, Blocked),
+    row("open-to-write", Both, Contained, Blocked),
     row("truncate", Both, OPENS, TRUNCATE),
-    row("openat2", Both, OPENS, Blocked),
+    row("openat2", Both, Contained, Blocked),
     row("open-through-io-uring", Both, OPENS, Blocked),
     row("open-through-io-uring-worker", Both, OPENS, Blocked),
     row("open-by-symlink", Both, OPENS, Blocked),
-    row("open-by-dots", Both, OPENS, Blocked),
+    row("open-by-dots", Both, Contained, Blocked),
     row("open-by-proc-root", Both, OPENS, Blocked),
-    row("open-by-descriptor", Both, OPENS, Blocked),
+    row("open-by-descriptor", Both, Contained, Blocked),
     row("open-by-hard-link", Both, OPENS, Blocked),
     row("open-by-renamed-folder", Both, OPENS, Blocked),
     row("open-by-bind-mount", Root, OPENS, Blocked),
     row("open-by-mount-clone", Root, OPENS, Blocked),
     row("open-by-new-root", Root, OPENS, Blocked),
     row("open-by-handle", Root, OPENS, Blocked),
-    row("open-race", Both, OPENS, Blocked),
+    row("open-race", Both, Contained, Blocked),
 ];
 
 /// Every row.

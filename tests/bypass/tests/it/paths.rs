@@ -38,16 +38,12 @@ impl Files {
 
 impl Stage for Files {
     fn policy(&mut self, _: &Row, lsm: bool) -> Result<String> {
-        // Without LSM nothing sees an open.
-        let rule = if lsm {
-            format!(
-                "[[rule]]\nid = \"secret\"\nrationale = \"it is tried\"\n\
-                 when = {{ event = \"open\", path = \"{}/secret/*\" }}\neffect = \"deny\"\nactions = [\"freeze\"]\n",
-                self.folder.display()
-            )
-        } else {
-            String::new()
-        };
+        let effect = if lsm { "effect = \"deny\"\n" } else { "" };
+        let rule = format!(
+            "[[rule]]\nid = \"secret\"\nrationale = \"it is tried\"\n\
+             when = {{ event = \"open\", path = \"{}/secret/*\" }}\n{effect}actions = [\"freeze\"]\n",
+            self.folder.display()
+        );
         Ok(format!("[policy]\nname = \"files\"\nowner = \"tests\"\n{rule}"))
     }
 

@@ -72,10 +72,9 @@ fn rule(row: &Row, lsm: bool) -> Option<String> {
         "unshare-user" | "clone-user" | "unshare-mounts" | "enter-namespace" => {
             (calls("[\"unshare\", \"setns\"]"), false)
         }
-        "mount" | "mount-new-calls" | "mount-clone" if lsm => (calls("[\"mount\", \"move_mount\"]"), true),
-        "mount" | "mount-new-calls" | "mount-clone" => (calls("\"mount\""), true),
+        "mount" | "mount-new-calls" | "mount-clone" => (calls("[\"mount\", \"move_mount\"]"), true),
         "setuid-program" if lsm => ("event = \"privilege\", gain = \"setuid\"".to_owned(), true),
-        "executable-memory" | "turn-executable" if lsm => {
+        "executable-memory" | "turn-executable" => {
             ("event = \"exec-memory\", kind = [\"anonymous\", \"write-exec\"]".to_owned(), true)
         }
         _ => return None,
