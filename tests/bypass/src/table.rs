@@ -171,6 +171,9 @@ pub const PROCESS: &[Row] = &[
     row("turn-executable", Both, Contained, Blocked),
 ];
 
+/// Forking on and on while its cgroup becomes a run.
+pub const ADOPTION: &[Row] = &[row("fork-while-registered", Both, Blocked, Blocked)];
+
 /// Amid so many events that the ring has no room.
 pub const FLOOD: &[Row] = &[
     row("flood-and-send", Both, Blocked, Blocked),
@@ -258,7 +261,7 @@ pub const PATHS: &[Row] = &[
 
 /// Every row.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, FLOOD, DAEMON, PINS, RECORDS, EXEC, PATHS]
+    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, ADOPTION, FLOOD, DAEMON, PINS, RECORDS, EXEC, PATHS]
         .into_iter()
         .flatten()
 }

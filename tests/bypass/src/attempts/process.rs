@@ -11,6 +11,7 @@ use nix::{
 };
 use std::{
     fs::{self, File, OpenOptions},
+    io::Write,
     os::unix::fs::FileExt,
     process::Command,
 };
@@ -21,6 +22,7 @@ pub(super) const ALL: &[Attempt] = &[
     ("write-memory-file-outside", write_memory_file),
     ("signal-outside", |s| kill(Pid::from_raw(s.pid()?), Signal::SIGSTOP).context("kill")),
     ("daemonise", daemonise),
+    ("fork-while-registered", fork_on),
     ("unshare-user", |_| unshare(CloneFlags::CLONE_NEWUSER).context("unshare")),
     ("clone-user", |_| process::clone_user(live).context("clone3").map(drop)),
     ("unshare-mounts", |_| unshare(CloneFlags::CLONE_NEWNS).context("unshare")),
@@ -81,6 +83,27 @@ fn daemonise(scene: &Scene) -> Result<()> {
     .context("fork")?;
     // What the grandchild will say is the answer.
     std::process::exit(0)
+}
+
+/// A life of one datagram each: whoever has sent forks and ends, so that no look at the list of processes finds the same
+/// ones twice. Every try is a byte in `--path`.
+fn fork_on(scene: &Scene) -> Result<()> {
+    let to = net::bytes_of(scene.to()?);
+    let mut tries = OpenOptions::new().append(true).open(scene.path()?).context("opening the count")?;
+    // The first stays, to be waited for.
+    let first = std::process::id();
+    loop {
+        let sent = net::socket(libc::AF_INET, libc::SOCK_DGRAM, 0)
+            .and_then(|socket| net::send_to(&socket, scene.message(), 0, &to));
+        // Refused or not, it goes on.
+        drop(sent);
+        tries.write_all(b".").context("counting")?;
+        match process::fork_into_child().context("fork")? {
+            Some(_) if std::process::id() == first => return Ok(()),
+            Some(_) => std::process::exit(0),
+            None => {}
+        }
+    }
 }
 
 /// Into the UTS namespace of a process outside.

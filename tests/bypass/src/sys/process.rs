@@ -53,6 +53,18 @@ pub fn fork(work: impl FnOnce() -> i32) -> io::Result<i32> {
     }
 }
 
+/// Forks; both go on. The parent gets the child's number.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn fork_into_child() -> io::Result<Option<i32>> {
+    // SAFETY: as in `fork`; the caller has one thread.
+    match answer(unsafe { libc::fork() }.into())? {
+        0 => Ok(None),
+        pid => i32::try_from(pid).map(Some).map_err(io::Error::other),
+    }
+}
+
 /// Makes a child that begins its life in the cgroup of this folder: `clone3` with `CLONE_INTO_CGROUP`.
 ///
 /// # Errors

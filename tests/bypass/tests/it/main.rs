@@ -1,5 +1,6 @@
 //! The bypass suite: one module a subject, one table a test. See `bypass`'s own documentation for how an attempt is judged.
 
+mod adoption;
 mod cgroup;
 mod exec;
 mod flood;
