@@ -17,7 +17,7 @@ use std::{
 pub(super) const MARK: Attempt = ("mark", |s| fs::write(s.path()?, "x").context("leaving the mark"));
 
 /// How often the race is run.
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 100;
 
 pub(super) const ALL: &[Attempt] = &[
     ("exec", |s| run(s, &forbidden(s)?, &[])),

@@ -46,6 +46,8 @@ impl Report {
                 (shown(come), words)
             }
         };
+        // At once: a test that is ended for its length has no table.
+        eprintln!("{} as {user}: {came}, expected {} ({words})", row.attempt, shown(expected));
         self.table.add_row([row.attempt, user, &came, &shown(expected), &words]);
     }
 
