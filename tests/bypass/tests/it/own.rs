@@ -1,0 +1,162 @@
+//! failsafe's own processes, pins, maps, sockets and records. Every attempt has a node to itself: it may be no more afterwards.
+
+use crate::{
+    inside::Inside,
+    outsider::status,
+    report::Report,
+    trial::{Role, Seen, Stage, act, compare, lsm},
+    witness::Witness,
+};
+use anyhow::{Context, Result};
+use bypass::table::{DAEMON, PINS, RECORDS, Row};
+use integration::{Node, frozen, on_node};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+#[test]
+fn the_daemon() -> Result<()> {
+    judged("daemon", DAEMON)
+}
+
+#[test]
+fn pins_and_maps() -> Result<()> {
+    judged("pins", PINS)
+}
+
+#[test]
+fn records_and_sockets() -> Result<()> {
+    judged("records", RECORDS)
+}
+
+/// There is nothing that nobody could do there, bounded or not: the control is always root's.
+fn judged(subject: &str, rows: &[Row]) -> Result<()> {
+    let name = format!("bypass-own-{subject}");
+    let mut with_lsm = None;
+    on_node(&name, "", |node| {
+        with_lsm = Some(lsm(node)?);
+        Ok(())
+    })?;
+    // Skipped, and said so.
+    let Some(with_lsm) = with_lsm else { return Ok(()) };
+    let mut report = Report::new(&format!("failsafe's own: {subject}"), with_lsm);
+    for (row, user) in rows.iter().flat_map(|row| row.who.users().iter().map(move |user| (row, *user))) {
+        let judged = compare(row.expected(with_lsm), |role| {
+            let who = if role == Role::Control { "root" } else { user };
+            let mut seen: Option<Seen> = None;
+            on_node(&name, "", |node| {
+                let mut own = Own::new(node)?;
+                seen = Some(act(node, row, who, role, with_lsm, &mut own)?);
+                Ok(())
+            })?;
+            seen.context("there was no node")
+        });
+        report.add(row, user, row.expected(with_lsm), judged.with_context(|| format!("{} as {user}", row.attempt)));
+    }
+    report.close()
+}
+
+/// Within this a signal has done what it does.
+const SOON: Duration = Duration::from_secs(1);
+
+struct Own {
+    witness: Witness,
+    token: String,
+    daemon: u32,
+}
+
+impl Own {
+    fn new(node: &Node) -> Result<Own> {
+        let daemon = u32::try_from(node.pid()?)?;
+        Ok(Own { witness: Witness::new()?, token: String::new(), daemon })
+    }
+}
+
+impl Own {
+    /// Whether the daemon comes to this state soon: its threads end, or stop, one after the other.
+    fn becomes(&self, state: char) -> bool {
+        let is = || status(self.daemon, "State").is_ok_and(|s| s.starts_with(state));
+        let end = Instant::now() + SOON;
+        while !is() && Instant::now() < end {
+            thread::yield_now();
+        }
+        is()
+    }
+}
+
+impl Stage for Own {
+    fn policy(&mut self, _: &Row, _: bool) -> Result<String> {
+        let home = self.witness.home()?;
+        Ok(format!(
+            "[policy]\nname = \"only-home\"\nowner = \"tests\"\n\
+             [egress]\nallow = [{{ cidr = \"{}/32\", ports = [{}] }}]\n",
+            home.ip(),
+            home.port()
+        ))
+    }
+
+    fn prepare(&mut self, node: &Node, row: &Row, _: &str) -> Result<Vec<String>> {
+        self.token = self.witness.token();
+        let (path, folder) = match row.attempt {
+            "write-state" | "append-to-log" => (node.state_dir().to_owned(), node.mount().to_owned()),
+            "remove-socket" => (node.socket(), node.mount().to_owned()),
+            _ => (node.pins().to_owned(), node.mount().to_owned()),
+        };
+        let (path, folder) = (path.display().to_string(), folder.display().to_string());
+        let (pid, to) = (self.daemon.to_string(), self.witness.forbidden().to_string());
+        let told = ["--pid", &pid, "--to", &to, "--token", &self.token, "--path", &path, "--folder", &folder];
+        Ok(told.map(str::to_owned).to_vec())
+    }
+
+    fn happened(&mut self, node: &Node, row: &Row, _: &Inside) -> Result<Option<String>> {
+        let when = |is: bool, what: &str| Ok(is.then(|| what.to_owned()));
+        match row.attempt {
+            "kill-daemon" => when(self.becomes('Z'), "the daemon is dead"),
+            "stop-daemon" => when(self.becomes('T'), "the daemon stands"),
+            "trace-daemon" => when(status(self.daemon, "TracerPid")? != "0", "the daemon is traced"),
+            "remove-pins" => when(count(node.pins()) == 0, "no pins"),
+            "mount-over-pins" => {
+                let mounts = fs::read_to_string("/proc/self/mounts")?;
+                let pins = node.pins().display().to_string();
+                when(mounts.split_whitespace().any(|word| word == pins), "a mount over the pins")
+            }
+            "write-state" => when(node.state_dir().join("intruder").exists(), "a file among the records"),
+            "append-to-log" => when(logs(node.state_dir()).contains("intruder"), "a stranger's words in the log"),
+            "remove-socket" => when(!node.socket().exists(), "no socket"),
+            _ => self.witness.since(&self.token),
+        }
+    }
+
+    /// There may be no daemon to ask, and no log.
+    fn stopped(&self, _: &Node, run: &Inside) -> Result<bool> {
+        frozen(run.cgroup())
+    }
+
+    fn tidy(&mut self, node: &mut Node) -> Result<()> {
+        let _ = kill(Pid::from_raw(i32::try_from(self.daemon)?), Signal::SIGCONT);
+        // Mounted only where the attempt got through.
+        let _ = umount2(node.pins(), MntFlags::MNT_DETACH);
+        Ok(())
+    }
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.flat_map(|e| if e.path().is_dir() { files(&e.path()) } else { vec![e.path()] }).collect()
+}
+
+fn count(folder: &Path) -> usize {
+    files(folder).len()
+}
+
+fn logs(folder: &Path) -> String {
+    files(folder).iter().filter_map(|f| fs::read(f).ok()).map(|b| String::from_utf8_lossy(&b).into_owned()).collect()
+}
