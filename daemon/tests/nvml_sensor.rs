@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use failsafe_core::signal::Kind;
 use failsafed::{
     platform::ProcFs,
-    sensors::nvml::{GpuProcess, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, signals},
+    sensors::nvml::{Current, GpuProcess, Hello, NvmlConfig, NvmlEvent, NvmlSensor, ProcessKind, Sample},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -103,6 +103,18 @@ impl Rig {
         })
     }
 
+    /// All that is known of a GPU once XIDs are registered: the samples up to there put together.
+    fn whole(&self, gpu: &str) -> Result<Current> {
+        let mut current = Current::default();
+        self.wait("a whole sample", |event| match event {
+            NvmlEvent::Sample(sample) if sample.gpu == gpu => {
+                current.take(&sample);
+                (!current.failing.contains_key("gpu.xid")).then(|| current.clone())
+            }
+            _ => None,
+        })
+    }
+
     /// Why this GPU, or all of NVML, is blind.
     fn blind(&self, whose: Option<&str>) -> Result<(String, Option<u64>)> {
         self.wait("blindness", |event| match event {
@@ -135,6 +147,11 @@ fn gpu(uuid: &str, more: &str) -> String {
 
 fn fault(function: &str, rest: &str) -> String {
     format!("[[fault]]\nfunction = \"{function}\"\n{rest}\n")
+}
+
+fn process(pid: u32, memory: u64) -> GpuProcess {
+    let kind = ProcessKind::Compute;
+    GpuProcess { pid, memory: Some(memory), kind, gpu_instance: None, compute_instance: None }
 }
 
 /// The processes whose parent is this one.
@@ -184,9 +201,8 @@ fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
     ensure!(info.uuid == GPU0 && info.index == 0 && info.power_limit == Some(700_000), "{info:?}");
     ensure!(info.name.is_some() && info.pci.is_some(), "{info:?}");
     let total = info.memory_total.context("memory in all")?;
-    // The first sample may come before XIDs are registered.
-    let sample = rig.sample("a whole sample", |sample| sample.failing.is_empty())?;
-    let values: BTreeMap<Kind, i64> = signals(&sample).collect();
+    let whole = rig.whole(GPU0)?;
+    let values: BTreeMap<Kind, i64> = whole.values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
     let used = 20i64 << 30;
     let want = BTreeMap::from([
         (Kind::GpuUtilization, 97_000),
@@ -205,9 +221,11 @@ fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
         (Kind::GpuEccUncorrectedTotal, 10),
         (Kind::GpuEccCorrectedTotal, 50),
     ]);
-    ensure!(values == want, "{values:#?}");
-    ensure!(sample.processes == [GpuProcess { pid: me, memory: Some(3 << 30) }], "{sample:?}");
-    ensure!(sample.unsupported.is_empty(), "{sample:?}");
+    for (kind, value) in want {
+        ensure!(values.get(&kind) == Some(&value), "{kind}: {value} is wanted; there is {:?}", values.get(&kind));
+    }
+    ensure!(whole.failing.is_empty(), "{whole:?}");
+    rig.sample("its process", |sample| sample.processes == [process(me, 3 << 30)])?;
     rig.at(10.0)?;
     let hot = |sample: &Sample| sample.readings.contains(&(Kind::GpuTemperature, 93_000));
     rig.sample("the new temperature", hot).map(drop)
@@ -219,13 +237,16 @@ fn one_failing_call_hides_no_other_signal() -> Result<()> {
         + &fault("nvmlDeviceGetTotalEccErrors", "error = \"NOT_SUPPORTED\"")
         + &fault("nvmlDeviceGetPowerUsage", "error = \"NO_PERMISSION\"");
     let rig = Rig::new(&(gpu(GPU0, "utilization = 50") + &faults))?;
-    let sample = rig.sample("a sample", |sample| !sample.failing.iter().any(|(name, _)| name == "gpu.xid"))?;
-    let failing: Vec<&str> = sample.failing.iter().map(|(name, _)| name.as_str()).collect();
-    ensure!(failing == ["gpu.temperature", "gpu.power", "gpu.power_share"], "{failing:?}");
-    ensure!(sample.unsupported.len() == 4 && sample.unsupported.iter().all(|n| n.starts_with("gpu.ecc")), "{sample:?}");
-    ensure!(sample.readings.contains(&(Kind::GpuUtilization, 50_000)), "{sample:?}");
-    // Every kind of NVML's is in exactly one list.
-    ensure!(sample.readings.len() + failing.len() + sample.unsupported.len() == 14, "{sample:?}");
+    let whole = rig.whole(GPU0)?;
+    let failing: Vec<&str> = whole.failing.keys().map(String::as_str).collect();
+    ensure!(failing == ["gpu.power", "gpu.power_share", "gpu.temperature"], "{failing:?}");
+    for name in ["gpu.ecc_corrected", "gpu.ecc_uncorrected", "gpu.ecc_corrected_total", "gpu.ecc_uncorrected_total"] {
+        ensure!(whole.unsupported.contains(name), "{name} is there: {whole:?}");
+    }
+    ensure!(
+        whole.values.contains_key(&Kind::GpuUtilization) && whole.values.contains_key(&Kind::GpuClockSm),
+        "{whole:?}"
+    );
     Ok(())
 }
 
@@ -294,6 +315,28 @@ fn a_hung_gpu_leaves_the_others_seen_by_the_same_sampler() -> Result<()> {
     rig.sees(Some(GPU0))?;
     ensure!(only_child()? == sampler, "it was started again");
     Ok(())
+}
+
+#[test]
+fn a_gpu_that_hangs_for_long_is_left_alone_by_the_next_sampler() -> Result<()> {
+    let both = gpu(GPU0, "power = 600") + &gpu(GPU1, "power = 300");
+    let hang = fault("nvmlDeviceGetPowerUsage", "gpu = 0\nfrom = 2.0\nhang = true");
+    let rig = Rig::with(&(both.clone() + &hang), |config| config.patience = Duration::from_secs(2))?;
+    rig.sample("the first GPU", |sample| sample.gpu == GPU0)?;
+    let first = only_child()?;
+    rig.at(2.0)?;
+    rig.blind(Some(GPU0))?;
+    // The next sampler has the hung GPU among those that it does not touch, and sees the other.
+    let hello = rig.wait("another sampler", |event| match event {
+        NvmlEvent::Hello(hello) if !hello.unreachable.is_empty() => Some(hello),
+        _ => None,
+    })?;
+    ensure!(hello.gpus.len() == 1 && hello.gpus[0].uuid == GPU1, "{hello:?}");
+    ensure!(hello.unreachable[0].index == 0 && hello.unreachable[0].why.contains("left alone"), "{hello:?}");
+    rig.sample("the other GPU", |sample| sample.gpu == GPU1)?;
+    ensure!(only_child()? != first, "the hung sampler was kept");
+    rig.rewrite(&both)?;
+    rig.sees(Some(GPU0))
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub struct GpuView {
     pub memory_total: i64,
     /// Enforced power limit, milliwatts.
     pub power_limit_mw: i64,
+    /// What it is.
+    pub info: crate::sensors::nvml::GpuInfo,
     /// Last readings, by kind.
     pub readings: BTreeMap<failsafe_core::Kind, i64>,
     /// When, wall clock ns.
@@ -55,6 +57,7 @@ impl GpuView {
             name: String::new(),
             memory_total: 0,
             power_limit_mw: 0,
+            info: crate::sensors::nvml::GpuInfo::default(),
             readings: BTreeMap::new(),
             sampled_ns: 0,
             runs: BTreeSet::new(),

@@ -9,18 +9,37 @@ use crate::{
     config::Config,
     platform::{ProcFs, clock},
     runs::Registry,
-    sensors::nvml::{self, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
+    sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
 };
 use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The daemon's start waits this long for the first word of NVML, so that a policy is not refused for a sensor that is
 /// about to see.
 const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// What a rule with `for` or the proof of a freeze waits for is told with every sample, changed or not.
+const PROMPT: [Kind; 13] = [
+    Kind::GpuUtilization,
+    Kind::GpuMemoryUtilization,
+    Kind::GpuMemory,
+    Kind::GpuMemoryShare,
+    Kind::GpuTemperature,
+    Kind::GpuMemoryTemperature,
+    Kind::GpuPower,
+    Kind::GpuPowerInstant,
+    Kind::GpuPowerShare,
+    Kind::GpuClockSm,
+    Kind::GpuClockMemory,
+    Kind::GpuThrottle,
+    Kind::GpuProcesses,
+];
+/// What is in none of these and has not changed is told again after this.
+const REPEAT_AFTER: Duration = Duration::from_secs(4);
 
 /// The running sensor; `None` where the configuration disables it.
 pub struct Gpus(Option<NvmlSensor>);
@@ -44,6 +63,7 @@ impl Gpus {
             proc: ProcFs::default(),
             what: String::new(),
             sight: Sight::NotYet,
+            gpus: BTreeMap::new(),
         };
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
@@ -88,6 +108,27 @@ struct Told {
     /// The library and its GPUs, in words.
     what: String,
     sight: Sight,
+    gpus: BTreeMap<GpuId, Seen>,
+}
+
+/// What is known of one GPU, and what of it was told to the core when.
+#[derive(Default)]
+struct Seen {
+    current: Current,
+    told: BTreeMap<Kind, (i64, Instant)>,
+}
+
+impl Seen {
+    /// Whether the core is to be told the value now.
+    fn tells(&mut self, kind: &Kind, value: i64) -> bool {
+        let known = self.told.get(kind);
+        let old = known.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER);
+        let tell = old || PROMPT.contains(kind);
+        if tell {
+            self.told.insert(kind.clone(), (value, Instant::now()));
+        }
+        tell
+    }
 }
 
 impl Told {
@@ -106,6 +147,7 @@ impl Told {
                 }
                 self.sample(&sample);
             }
+            NvmlEvent::Info(info) => self.info(*info),
             NvmlEvent::Xid(xid) => self.xid(&xid),
             NvmlEvent::Blind { gpu, why, .. } => {
                 match &gpu {
@@ -182,7 +224,8 @@ impl Told {
         );
         let mut node = self.node();
         node.nvml = what;
-        let old = std::mem::take(&mut node.gpus);
+        // One that NVML no longer lists stays in view, as what is not seen: a GPU must not vanish without a word.
+        let old = node.gpus.clone();
         for gpu in &hello.gpus {
             let uuid = GpuId(gpu.uuid.clone());
             let before = old.get(&uuid).cloned();
@@ -191,24 +234,34 @@ impl Told {
                 name: gpu.name.clone().unwrap_or_default(),
                 memory_total: gpu.memory_total.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
                 power_limit_mw: gpu.power_limit.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
+                info: gpu.clone(),
                 ..before.unwrap_or_else(|| GpuView::new(uuid.clone()))
             };
             node.gpus.insert(uuid, view);
         }
     }
 
-    fn sample(&self, sample: &Sample) {
+    fn info(&self, info: GpuInfo) {
+        let uuid = info.uuid.clone();
+        self.on_gpu(&uuid, |view| view.info = info);
+    }
+
+    fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
         self.runs_on(&gpu, sample);
         let runs =
             self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
+        seen.current.take(sample);
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
-                view.readings = nvml::signals(sample).collect();
+                let Current { values, unsupported, failing } = &seen.current;
+                view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
                 view.sampled_ns = clock::wall_ns();
-                view.unsupported.clone_from(&sample.unsupported);
-                view.failing = sample.failing.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+                view.unsupported = unsupported.iter().cloned().collect();
+                let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
+                view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
                 view.runs = runs;
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Nvml) {
@@ -217,8 +270,11 @@ impl Told {
         }
         let at = MonoTime(sample.mono_ns);
         for (kind, value) in nvml::signals(sample) {
-            self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
+            if seen.tells(&kind, value) {
+                self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
+            }
         }
+        self.gpus.insert(gpu, seen);
     }
 
     fn signal(&self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
