@@ -7,6 +7,7 @@ use failsafe_core::{signal::Kind, unit::Unit};
 pub fn plausible(kind: &Kind, value: i64) -> bool {
     let (least, most) = match kind {
         Kind::GpuPowerShare => (0, 1_000_000),
+        Kind::GpuTemperatureMargin => (-100_000, 200_000),
         Kind::GpuEccSramThreshold
         | Kind::GpuRetiredPagesPending
         | Kind::GpuRemappedRowsPending
@@ -18,7 +19,8 @@ pub fn plausible(kind: &Kind, value: i64) -> bool {
         Kind::GpuRecoveryAction | Kind::GpuFabricState => (0, 255),
         kind => match kind.unit() {
             Unit::MilliPercent => (0, 100_000),
-            Unit::MilliCelsius => (-100_000, 200_000),
+            // All ones read as -1 C.
+            Unit::MilliCelsius => (0, 200_000),
             Unit::Milliwatts => (0, 100_000_000),
             Unit::Megahertz => (0, 100_000),
             // Memory of a GPU, but also bytes that have passed a link since the driver was loaded.
@@ -40,7 +42,7 @@ mod tests {
         assert!(plausible(&Kind::GpuTemperature, 95_000));
         assert!(plausible(&Kind::GpuTemperatureMargin, -3_000));
         assert!(!plausible(&Kind::GpuTemperature, 65_535_000));
-        assert!(!plausible(&Kind::GpuTemperature, -273_000));
+        assert!(!plausible(&Kind::GpuTemperature, -1_000), "all ones, signed");
         assert!(!plausible(&Kind::GpuPower, i64::from(u32::MAX)));
         assert!(!plausible(&Kind::GpuUtilization, 4_294_967_295_000));
         assert!(plausible(&Kind::GpuPowerShare, 102_857), "above its limit is possible");

@@ -17,13 +17,15 @@ fn version<T>(revision: u32) -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(0) | (revision << 24)
 }
 
+/// The answer of a function, which may not be in the library.
 macro_rules! call {
-    ($device:expr, $function:ident $(, $arg:expr)*) => {{
-        let symbol = nvml_sym($device.nvml().lib().$function.as_ref())?;
-        // SAFETY: the handle belongs to this library; each pointer is to a local of the layout that `nvml.h` gives for this
-        // function, initialised and as long as is said, and lives until the call has returned.
-        answered(unsafe { symbol($device.handle() $(, $arg)*) })
-    }};
+    ($device:expr, $function:ident $(, $arg:expr)*) => {
+        nvml_sym($device.nvml().lib().$function.as_ref()).and_then(|symbol| {
+            // SAFETY: the handle belongs to this library; each pointer is to a local of the layout that `nvml.h` gives for
+            // this function, initialised and as long as is said, and lives until the call has returned.
+            answered(unsafe { symbol($device.handle() $(, $arg)*) })
+        })
+    };
 }
 
 /// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH`: the library is older or newer than the struct.
