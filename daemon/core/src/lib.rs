@@ -21,6 +21,7 @@ pub mod signal;
 pub mod subject;
 pub mod time;
 pub mod unit;
+pub mod xid;
 
 pub use decision::{Action, Decision, Mode, Outcome, Proof};
 pub use engine::{State, step};

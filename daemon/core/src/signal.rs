@@ -17,6 +17,8 @@ pub enum Source {
     App,
     /// The daemon's own observation of the containment.
     Guard,
+    /// The kernel's log (`/dev/kmsg`).
+    Kernel,
 }
 
 impl Source {
@@ -28,6 +30,7 @@ impl Source {
             Source::Nvml => "nvml",
             Source::App => "app",
             Source::Guard => "guard",
+            Source::Kernel => "kernel",
         }
     }
 }
