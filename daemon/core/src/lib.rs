@@ -13,6 +13,7 @@
 pub mod decision;
 pub mod engine;
 pub mod event;
+pub mod health;
 pub mod input;
 pub mod policy;
 pub mod record;
