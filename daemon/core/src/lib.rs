@@ -15,6 +15,7 @@ pub mod engine;
 pub mod event;
 pub mod health;
 pub mod input;
+pub mod klog;
 pub mod policy;
 pub mod record;
 pub mod replay;

@@ -22,13 +22,16 @@ pub fn check(findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// The policies themselves, without their scenarios (`NAME.test.toml`) and the XID catalogue, which the core's tests read.
+/// The policies themselves, without their scenarios (`NAME.test.toml`) and the catalogues, which the core reads.
 fn shipped(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
     files.retain(|file| {
         let name = file.to_string_lossy();
-        name.ends_with(".toml") && !name.ends_with(".test.toml") && !name.ends_with("/xid.toml")
+        name.ends_with(".toml")
+            && !name.ends_with(".test.toml")
+            && !name.ends_with("/xid.toml")
+            && !name.ends_with("/kernel-log.toml")
     });
     files.sort();
     Ok(files)

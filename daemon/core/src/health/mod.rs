@@ -11,11 +11,13 @@
 
 mod checks;
 mod level;
+mod order;
 mod part;
 mod place;
 mod xids;
 
 pub use level::{Change, Level, Reason, Target};
+pub use order::{Fact, NoSuchGpu, Order, OrderKind};
 pub use place::{Placement, Wanted};
 
 use crate::{
@@ -28,10 +30,7 @@ use crate::{
 };
 use part::Part;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The code of an operator's or a rule's cordon.
 pub const CORDONED: &str = "cordoned";
@@ -39,72 +38,6 @@ pub const CORDONED: &str = "cordoned";
 pub const BLIND: &str = "blind";
 /// The code of an answer that is too old.
 pub const STALE: &str = "stale";
-
-/// What health is told beside the core's inputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fact {
-    /// NVML lists these GPUs, and no others.
-    Listed {
-        /// All of them.
-        gpus: BTreeSet<GpuId>,
-        /// When.
-        at: MonoTime,
-    },
-    /// A GPU is lost: it answers nothing until it is reset or the node is booted.
-    Lost {
-        /// The GPU.
-        gpu: GpuId,
-        /// What said so.
-        why: String,
-        /// When.
-        at: MonoTime,
-    },
-    /// Something else speaks against a part: the kernel's log.
-    Noted {
-        /// Which part.
-        target: Target,
-        /// The reason's code.
-        code: String,
-        /// What it makes of the part.
-        level: Level,
-        /// In words.
-        text: String,
-        /// What to do.
-        advice: Advice,
-        /// When.
-        at: MonoTime,
-    },
-}
-
-/// What somebody may order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OrderKind {
-    /// Place nothing new here.
-    Cordon,
-    /// Placing is allowed again.
-    Uncordon,
-    /// What speaks against the part is dealt with; it is judged anew.
-    Reset,
-}
-
-/// An authorised order of a person or of a policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    /// What.
-    pub kind: OrderKind,
-    /// Of which part.
-    pub target: Target,
-    /// Who: a user with its role, or a rule.
-    pub by: String,
-    /// Why.
-    pub why: String,
-}
-
-/// An order about a GPU that this node does not have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this node has no GPU {0}")]
-pub struct NoSuchGpu(pub GpuId);
 
 /// How health starts.
 #[derive(Debug, Clone, Copy)]

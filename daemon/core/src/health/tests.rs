@@ -4,6 +4,7 @@ use crate::{
     subject::RunId,
 };
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const FRESH: Span = Span::from_secs(10);
 
@@ -159,7 +160,8 @@ fn thresholds_hold_and_clear_with_hysteresis() {
 
 #[test]
 fn each_threshold_of_the_field_trips() {
-    let cases: &[(&str, &[(Kind, i64)], Level)] = &[
+    type Case<'a> = (&'a str, &'a [(Kind, i64)], Level);
+    let cases: &[Case<'_>] = &[
         ("retired-pages", &[(Kind::GpuRetiredPagesSingle, 60), (Kind::GpuRetiredPagesDouble, 3)], Level::Unhealthy),
         ("retired-pages-double-bit", &[(Kind::GpuRetiredPagesDouble, 16)], Level::Degraded),
         ("row-remap-pending", &[(Kind::GpuRemappedRowsPending, 1)], Level::Degraded),
