@@ -6,5 +6,6 @@
 mod daemon;
 mod files;
 mod fixtures;
+mod health;
 mod run;
 mod support;

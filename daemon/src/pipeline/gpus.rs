@@ -3,15 +3,18 @@
 //! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
 //! it was ever seen: a run that let go of a GPU for a moment is still judged by it.
 
-use super::{Message, Sender};
+use super::{Message, Sender, health};
 use crate::{
-    api::{GpuView, NodeView, SensorView},
+    api::{GpuProcessView, GpuView, NodeView, SensorView},
     config::Config,
     platform::{ProcFs, clock},
     runs::Registry,
     sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
 };
-use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
+use failsafe_core::{
+    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    signal::Source,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -155,7 +158,13 @@ impl Told {
                         self.sight = Sight::Blind;
                         self.see(Some(why.clone()), "");
                     }
-                    Some(uuid) => self.on_gpu(uuid, |view| view.failing = vec![why.clone()]),
+                    Some(uuid) => {
+                        self.on_gpu(uuid, |view| view.failing = vec![why.clone()]);
+                        if nvml::says_lost(&why) {
+                            let (gpu, at) = (GpuId(uuid.clone()), MonoTime(clock::monotonic_ns()));
+                            self.fact(Fact::Lost { gpu, why: why.clone(), at });
+                        }
+                    }
                 }
                 self.gap(gpu, why, true);
             }
@@ -192,6 +201,10 @@ impl Told {
         }
     }
 
+    fn fact(&self, fact: Fact) {
+        let _closed = self.pipeline.send(Message::Health(health::Message::Fact(fact)));
+    }
+
     fn tell(&self, input: Input) {
         // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
         let _closed = self.pipeline.send(Message::Input(input));
@@ -222,6 +235,10 @@ impl Told {
             if unreachable.is_empty() { "" } else { "; " },
             unreachable.join("; ")
         );
+        self.fact(Fact::Listed {
+            gpus: hello.gpus.iter().map(|gpu| GpuId(gpu.uuid.clone())).collect(),
+            at: MonoTime(clock::monotonic_ns()),
+        });
         let mut node = self.node();
         node.nvml = what;
         // One that NVML no longer lists stays in view, as what is not seen: a GPU must not vanish without a word.
@@ -232,6 +249,7 @@ impl Told {
             let view = GpuView {
                 index: gpu.index,
                 name: gpu.name.clone().unwrap_or_default(),
+                bus: gpu.pci.as_deref().and_then(Bus::parse),
                 memory_total: gpu.memory_total.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
                 power_limit_mw: gpu.power_limit.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
                 info: gpu.clone(),
@@ -248,7 +266,7 @@ impl Told {
 
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
-        self.runs_on(&gpu, sample);
+        let processes = self.runs_on(&gpu, sample);
         let runs =
             self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
@@ -263,6 +281,7 @@ impl Told {
                 let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
                 view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
                 view.runs = runs;
+                view.processes = processes;
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Nvml) {
                 sensor.last_success_ns = clock::wall_ns();
@@ -294,11 +313,15 @@ impl Told {
         }
     }
 
-    /// Gives a GPU to the runs that have a process on it.
-    fn runs_on(&self, gpu: &GpuId, sample: &Sample) {
+    /// Gives a GPU to the runs that have a process on it; the processes with their runs.
+    fn runs_on(&self, gpu: &GpuId, sample: &Sample) -> Vec<GpuProcessView> {
+        let mut processes = Vec::with_capacity(sample.processes.len());
         for process in &sample.processes {
-            let Ok(Some(path)) = self.proc.cgroup(process.pid) else { continue };
-            let Some(run) = self.registry.of_cgroup(&path) else { continue };
+            let path = self.proc.cgroup(process.pid).ok().flatten();
+            let run = path.and_then(|path| self.registry.of_cgroup(&path));
+            let id = run.as_ref().map(|run| run.run.id);
+            processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id });
+            let Some(run) = run else { continue };
             let gpus = {
                 let mut status = run.status();
                 if !status.gpus.insert(gpu.clone()) {
@@ -308,5 +331,6 @@ impl Told {
             };
             self.tell(Input::RunGpus { run: run.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
         }
+        processes
     }
 }

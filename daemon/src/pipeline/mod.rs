@@ -12,6 +12,8 @@
 
 pub mod containment;
 pub mod gpus;
+pub mod health;
+pub mod klog;
 pub mod metrics;
 pub mod recording;
 pub mod translate;
@@ -27,10 +29,12 @@ use failsafe_core::{
     Action, Decision, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Cause, Verdict},
     engine,
+    event::Event,
     input::{Control, Gap},
     record::{Record, RuleText},
     replay::Recorded,
     step,
+    xid::{Heard, Storms},
 };
 use recording::Recordings;
 use std::{
@@ -61,6 +65,8 @@ pub enum Message {
     StillFrozen(RunId),
     /// An operator's command, and who waits for it.
     Control(Control, tokio::sync::mpsc::UnboundedSender<Answer>),
+    /// Of the node's health.
+    Health(health::Message),
     /// From an actuator.
     Told(Told),
     /// Stop.
@@ -82,6 +88,8 @@ pub struct Parts {
     pub recordings: Recordings,
     /// Most bytes of one recording.
     pub recording_max_bytes: u64,
+    /// The health of the node.
+    pub health: health::Keeper,
 }
 
 /// The pipeline.
@@ -93,6 +101,7 @@ pub struct Pipeline {
     containments: Containments,
     waiting: Waiting,
     seq: u64,
+    storms: Storms,
 }
 
 impl Pipeline {
@@ -106,6 +115,7 @@ impl Pipeline {
             containments: Containments::default(),
             waiting: Waiting::default(),
             seq: 0,
+            storms: Storms::default(),
         }
     }
 
@@ -124,6 +134,7 @@ impl Pipeline {
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 alive();
+                self.parts.health.tick(MonoTime(clock::monotonic_ns()));
                 if !self.runs.is_empty() {
                     self.feed(Input::Tick(MonoTime(clock::monotonic_ns())));
                 }
@@ -156,6 +167,7 @@ impl Pipeline {
                 }
             }
             Message::Control(control, tell) => self.control(control, tell),
+            Message::Health(message) => self.parts.health.message(message),
             Message::Told(Told::Outcome(outcome)) => {
                 let status = self.runs.get(&outcome.decision.run).map(|r| r.status().clone()).unwrap_or_default();
                 // A thaw that gave way to a later freeze says nothing of what that one has proved.
@@ -172,6 +184,9 @@ impl Pipeline {
     }
 
     fn input(&mut self, input: Input) {
+        if self.is_echo(&input) {
+            return;
+        }
         if let Input::Gap(gap) = &input {
             tracing::warn!(source = %gap.source, run = ?gap.run, lost = gap.lost, blind = gap.blind, what = gap.what, "gap");
             self.parts.log.record(&Record::Gap(gap.clone()), gap.run, None);
@@ -188,6 +203,21 @@ impl Pipeline {
         self.feed(input);
         for outcome in settled {
             self.outcome(outcome);
+        }
+    }
+
+    /// Whether it is an XID that was told a moment ago, perhaps by another sensor.
+    fn is_echo(&mut self, input: &Input) -> bool {
+        let Input::Signal(signal) = input else { return false };
+        let (Subject::Gpu(gpu), Value::Event(Event::Xid { code })) = (&signal.subject, &signal.value) else {
+            return false;
+        };
+        match self.storms.hear(&gpu.0, *code, signal.source, signal.at) {
+            Heard::Tell { held_back } => {
+                tracing::warn!(%gpu, code, held_back, source = %signal.source, "XID");
+                false
+            }
+            Heard::Storm | Heard::Echo => true,
         }
     }
 
@@ -294,6 +324,10 @@ impl Pipeline {
         let decisions = step(&self.policies, &mut self.state, &input);
         for decision in &decisions {
             self.begin(decision);
+        }
+        // After the containment, which nothing may delay.
+        if !matches!(input, Input::Tick(_)) {
+            self.parts.health.take(&input);
         }
         let concerned: Vec<RunId> = match &input {
             Input::Signal(signal) if signal.subject.run().is_some() => signal.subject.run().into_iter().collect(),

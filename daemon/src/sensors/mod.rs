@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod ebpf;
+pub mod kmsg;
 pub mod metrics;
 pub mod nvml;
 pub mod sampler;

@@ -106,6 +106,11 @@ pub fn signals(sample: &Sample) -> impl Iterator<Item = (Kind, i64)> {
     sample.readings.iter().cloned()
 }
 
+/// Whether the reason of a blindness is that the GPU is lost from the bus, in nvml-wrapper's words.
+pub fn says_lost(why: &str) -> bool {
+    why.contains(&nvml_wrapper::error::NvmlError::GpuLost.to_string())
+}
+
 /// The running sensor; dropping it stops it.
 #[derive(Debug)]
 pub struct NvmlSensor {
