@@ -4,7 +4,7 @@ use crate::entry::Logged;
 use failsafe_core::{
     Proof, RunId,
     decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Verdict},
-    event::{Event, NetOp, Verdict as Net},
+    event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
     policy::PolicyDigest,
     record::{ProcessFacts, Record, RuleText, Snapshot},
@@ -87,7 +87,9 @@ pub fn violation() -> Record {
         protocol: 6,
         address: [203, 0, 113, 9].into(),
         port: 4444,
+        family: 2,
         verdict: Net::Denied,
+        assurance: Assurance::BlockedInKernel,
     });
     let subject = Subject::Process { run: run_id(), process };
     let seen = Seen { seq: 17, at: MonoTime(5_000_000_000), subject, kind: Kind::Event, value };

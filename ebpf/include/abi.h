@@ -9,13 +9,15 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 1
+#define FS_ABI_VERSION 2
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
 #define FS_PATH_MAX 256
 #define FS_ARGV_MAX 256
 #define FS_COMM_LEN 16
+#define FS_RULE_PATH 248    /* bytes of a path that rules are matched on: an LPM key holds 256 */
+#define FS_MAX_BUDGETS 8    /* destination classes of a run; class 0 is unused */
 
 /* ---- configuration, written by the daemon ------------------------------------------------------- */
 
@@ -33,6 +35,29 @@ enum fs_run_flag {
 	FS_RUN_WATCH_EXEC = 1 << 4,
 	FS_RUN_WATCH_LIFE = 1 << 5, /* fork and exit */
 	FS_RUN_WATCH_NET = 1 << 6,  /* events of calls that were allowed; refusals are always reported */
+	FS_RUN_PATHS = 1 << 7,      /* there are path entries in force */
+	FS_RUN_INODES = 1 << 8,     /* ... and the same files by inode */
+	FS_RUN_PROTECT = 1 << 9,    /* failsafe's own things are out of the run's reach */
+	FS_RUN_DEAD_EGRESS = 1 << 10, /* without a daemon for dead_after_ns: as if blocked */
+	FS_RUN_DEAD_ALL = 1 << 11,  /* ... as if stopped */
+	FS_RUN_FAMILIES = 1 << 12,  /* there are socket family entries in force */
+	FS_RUN_PORTS = 1 << 13,     /* there are bind or listen entries in force */
+	FS_RUN_BUDGETS = 1 << 14,   /* there are destination classes with budgets */
+	FS_RUN_DNS = 1 << 15,       /* the allow-list names hosts: answers are read */
+};
+
+/* What a rule does where it matches; of several the highest holds. */
+enum fs_effect {
+	FS_EFFECT_NONE = 0,
+	FS_EFFECT_OBSERVE = 1,
+	FS_EFFECT_DENY = 2,
+	FS_EFFECT_STOP = 3, /* deny, latch the run, stop the thread */
+};
+
+/* Bits of a run's latch. */
+enum fs_latch {
+	FS_LATCH_EGRESS = 1 << 0, /* everything that could leave the host is refused */
+	FS_LATCH_STOP = 1 << 1,   /* exec, open, connect and egress are refused: set in the kernel by a stop rule */
 };
 
 /* runs: cgroup id of the run's root -> this */
@@ -40,9 +65,21 @@ struct fs_run_cfg {
 	__u32 slot;
 	__u32 epoch;    /* tells two occupants of one slot apart in events still in the ring */
 	__u32 flags;    /* enum fs_run_flag */
-	__u32 table;    /* which generation of the allow-list is in force */
-	__u64 syscalls; /* bit n: enum fs_syscall n is watched */
+	__u32 table;    /* which generation of the allow-list and of the rules' entries is in force */
+	__u64 watch;    /* bit n: enum fs_syscall or fs_point n is reported */
+	__u64 deny;     /* bit n: ... is refused where a hook can */
+	__u64 stop;     /* bit n: ... is refused, and the run latched */
 	__u64 root_id;  /* the key again */
+	__u64 dead_after_ns; /* see FS_RUN_DEAD_*; 0 = never */
+	__u32 max_procs;     /* processes that may live at once; 0 = any number */
+	__u32 max_forks;     /* processes made a second; 0 = any number */
+};
+
+/* Index 0: the daemon's sign of life. */
+struct fs_watchdog {
+	__u64 beat_ns;     /* CLOCK_MONOTONIC, when the daemon last said that it works; 0 = not yet */
+	__u32 daemon_tgid; /* whom a run may not signal or trace */
+	__u32 pad;
 };
 
 /* Allow-list tries. The key starts with the table, so that a new list is built beside the old one and
@@ -72,6 +109,49 @@ struct fs_ports {
 	struct fs_port e[FS_MAX_PORTS];
 };
 
+/* What rules say of a path: one enum fs_effect for each use. */
+struct fs_effects {
+	__u8 exec;
+	__u8 map;   /* mapped executable: a library, or a program run by the loader */
+	__u8 read;
+	__u8 write;
+};
+
+/* Entries by path. The longest that is a prefix of the path holds, and each has folded in all shorter ones. An exact
+ * path ends with its NUL. */
+struct fs_path_key {
+	__u32 prefixlen; /* 32 + 8 * bytes */
+	__u32 table;
+	char path[FS_RULE_PATH];
+};
+
+enum fs_key_what {
+	FS_KEY_INODE = 1,  /* a: inode number, b: device as the kernel has it */
+	FS_KEY_DEVICE = 2, /* a: 1 block or 2 char << 32 | major, b: minor or ~0 */
+	FS_KEY_FAMILY = 3, /* a: AF_*, in effects.read */
+	FS_KEY_LISTEN = 4, /* a: port, or 0 for any, in effects.read */
+	FS_KEY_BIND = 5,
+	FS_KEY_HOST = 6,   /* a: hash of a name of the allow-list, b: 1 = of all below it */
+	FS_KEY_DNS = 7,    /* a, b: address of a name server whose answers are believed */
+};
+
+struct fs_key {
+	__u32 table;
+	__u32 what; /* enum fs_key_what */
+	__u64 a;
+	__u64 b;
+};
+
+/* budgets: slot * FS_MAX_BUDGETS + class. */
+struct fs_budget {
+	__u64 bytes;      /* may leave in all; 0 = no bound */
+	__u64 rate;       /* bytes a second; 0 = no bound */
+	__u64 spent;
+	__u64 window;     /* which tenth of a second window_bytes is of */
+	__u64 window_bytes;
+	__u64 dropped;    /* packets */
+};
+
 /* ---- events, written by the kernel --------------------------------------------------------------- */
 
 enum fs_kind {
@@ -83,7 +163,8 @@ enum fs_kind {
 	FS_OOM = 6,
 	FS_LEAVE = 7,
 	FS_JOIN = 8,
-	FS_KIND_MAX = 9,
+	FS_OP = 9,
+	FS_KIND_MAX = 10,
 };
 
 /* The subject of an event is the task it is about: the new image, the forking parent, the exiting leader, the
@@ -154,6 +235,7 @@ enum fs_net_flag {
 	FS_NET_LATCHED = 1 << 1,  /* refused because the run is blocked altogether */
 	FS_NET_FOREIGN = 1 << 2,  /* the caller is outside the run and uses a socket of the run */
 	FS_NET_BAD_HDR = 1 << 3,  /* source route, routing header or a header that could not be read */
+	FS_NET_DEAD = 1 << 4,     /* refused because no daemon was seen for too long */
 };
 
 struct fs_net {
@@ -186,14 +268,107 @@ enum fs_syscall {
 	FS_SYS_REBOOT = 13,
 	FS_SYS_KEXEC_FILE_LOAD = 14,
 	FS_SYS_MOVE_MOUNT = 15,
-	FS_SYS_MAX = 16,
+	FS_SYS_UMOUNT2 = 16,
+	FS_SYS_PIVOT_ROOT = 17,
+	FS_SYS_FSOPEN = 18,
+	FS_SYS_OPEN_TREE = 19,
+	FS_SYS_MOUNT_SETATTR = 20,
+	FS_SYS_DELETE_MODULE = 21,
+	FS_SYS_ADD_KEY = 22,
+	FS_SYS_REQUEST_KEY = 23,
+	FS_SYS_SETTIMEOFDAY = 24,
+	FS_SYS_CLOCK_SETTIME = 25,
+	FS_SYS_CLOCK_ADJTIME = 26,
+	FS_SYS_ADJTIMEX = 27,
+	FS_SYS_IO_URING_ENTER = 28,
+	FS_SYS_IO_URING_REGISTER = 29,
+	FS_SYS_IOPL = 30,
+	FS_SYS_IOPERM = 31,
+	FS_SYS_PROCESS_VM_READV = 32,
+	FS_SYS_PIDFD_GETFD = 33,
+	FS_SYS_PERF_EVENT_OPEN = 34,
+	FS_SYS_OPEN_BY_HANDLE_AT = 35,
+	FS_SYS_CHROOT = 36,
+	FS_SYS_SWAPON = 37,
+	FS_SYS_ACCT = 38,
+	FS_SYS_QUOTACTL = 39,
+	FS_SYS_MAX = 40,
+};
+
+/* What else a rule can speak of, in the same masks. */
+enum fs_point {
+	FS_POINT_EXEC_MEMFD = 48,
+	FS_POINT_EXEC_DELETED = 49,
+	FS_POINT_EXEC_SCRIPT = 50,
+	FS_POINT_NET = 51,        /* stop: a refusal by the allow-list or a budget stops the run */
+	FS_POINT_PRIV_SETUID = 52,
+	FS_POINT_PRIV_CAPABILITY = 53,
+	FS_POINT_PRIV_USERNS = 54,
+	FS_POINT_MEM_ANONYMOUS = 55,
+	FS_POINT_MEM_MEMFD = 56,
+	FS_POINT_MEM_WRITE_EXEC = 57,
+	FS_POINT_FORK = 58,
 };
 
 struct fs_sys {
 	struct fs_hdr hdr;
 	__u32 call;   /* enum fs_syscall */
-	__u32 compat; /* 1: made through the 32-bit ABI */
+	__u8 compat;  /* 1: made through the 32-bit ABI */
+	__u8 verdict; /* enum fs_verdict */
+	__u8 via;     /* enum fs_via */
+	__u8 pad;
 	__u64 args[3];
+	__u64 repeats; /* the same refusal suppressed since it was last sent */
+};
+
+/* How an operation was seen. */
+enum fs_via {
+	FS_VIA_LSM = 1,
+	FS_VIA_FENTRY = 2,
+	FS_VIA_SYS_ENTER = 3, /* the arguments may be changed after they were read */
+	FS_VIA_TRACEPOINT = 4,
+	FS_VIA_CGROUP = 5,
+};
+
+enum fs_op_what {
+	FS_OP_EXEC = 1,      /* a program that a rule or list speaks of; path */
+	FS_OP_MAP = 2,       /* ... mapped executable */
+	FS_OP_OPEN = 3,      /* path; a: 1 = for writing */
+	FS_OP_DEVICE = 4,    /* a: enum-like type << 32 | major, b: minor, c: 1 = for writing, 2 = mknod */
+	FS_OP_SOCKET = 5,    /* a: family, b: type, c: protocol */
+	FS_OP_LISTEN = 6,    /* a: port */
+	FS_OP_PRIVILEGE = 8, /* a: enum fs_point */
+	FS_OP_MEMORY = 9,    /* a: enum fs_point */
+	FS_OP_FORK = 10,     /* a: processes that live, b: made within the second */
+	FS_OP_PROTECT = 11,  /* a: enum fs_protect */
+	FS_OP_BUDGET = 12,   /* a: class, b: bytes spent, c: 4 or 6; the path's last 16 bytes: the address */
+	FS_OP_DNS = 13,      /* path: the name; c and the path's end as above */
+};
+
+/* What of failsafe a run reached for. */
+enum fs_protect {
+	FS_PROTECT_SIGNAL = 1,
+	FS_PROTECT_TRACE = 2,
+	FS_PROTECT_BPF = 3,
+	FS_PROTECT_BPFFS = 4,
+	FS_PROTECT_CGROUP = 5,
+	FS_PROTECT_FILES = 6,
+	FS_PROTECT_SOCKET = 7, /* a socket that was made outside the run was handed in */
+};
+
+struct fs_op {
+	struct fs_hdr hdr;
+	__u32 what;    /* enum fs_op_what */
+	__u8 verdict;  /* enum fs_verdict */
+	__u8 via;      /* enum fs_via */
+	__u8 kind;     /* of an exec: 0 file, 1 memfd, 2 deleted, 3 script */
+	__u8 latched;  /* refused because the run is latched, or no daemon is seen */
+	__u32 repeats; /* the same suppressed since it was last sent */
+	__u32 path_len;
+	__u64 a;
+	__u64 b;
+	__u64 c;
+	char path[FS_PATH_MAX];
 };
 
 struct fs_oom {
@@ -223,12 +398,23 @@ struct fs_counters {
 	__u64 dropped_packets; /* refused on the way out */
 	__u64 denied_calls;    /* connect, sendmsg, bind, socket */
 	__u64 events[FS_KIND_MAX]; /* by kind, lost ones included */
+	__u64 denied_ops;      /* calls and operations that a rule refused */
+	__u64 observed_ops;    /* ... that a rule would have refused, or only reports */
+	__u64 budget_drops;    /* packets beyond a budget */
 	__u64 untracked;       /* processes that `members` had no room for: their leaving would go unseen */
 };
 
 /* members: thread group id -> where it was last seen. Only to notice leaving; never used to attribute. */
 struct fs_member {
 	__u64 cgroup_id;
+	__u32 slot;
+	__u32 epoch;
+	__u32 euid; /* when it was last looked at */
+	__u32 pad;
+};
+
+/* stopped: thread group id -> whose thread a stop rule sent SIGSTOP. The thaw sends it SIGCONT. */
+struct fs_stopped {
 	__u32 slot;
 	__u32 epoch;
 };

@@ -17,6 +17,15 @@ struct kernfs_node {
 	__u64 id;
 };
 
+struct qstr {
+	const unsigned char *name;
+};
+
+struct super_block {
+	__u32 s_dev;
+	unsigned long s_magic;
+};
+
 struct cgroup {
 	int level;
 	struct kernfs_node *kn;
@@ -36,16 +45,49 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct sock_common {
+	__u16 skc_num; /* local port, host order */
+	unsigned short skc_family;
+};
+
 struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
+struct socket {
+	short type;
+	struct sock *sk;
+};
+
 struct inode {
+	unsigned short i_mode;
 	unsigned int i_nlink;
+	unsigned long i_ino;
+	struct super_block *i_sb;
+};
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+};
+
+struct path {
+	struct dentry *dentry;
 };
 
 struct file {
+	unsigned int f_mode;
 	struct inode *f_inode;
+	struct path f_path;
+	void *private_data;
+};
+
+struct vm_area_struct {
+	unsigned long vm_flags;
+	struct file *vm_file;
 };
 
 struct mm_struct {
@@ -55,6 +97,7 @@ struct mm_struct {
 
 struct linux_binprm {
 	struct file *file;
+	struct cred *cred;
 	const char *filename;
 	const char *interp;
 };
@@ -69,9 +112,16 @@ typedef struct {
 	unsigned int val;
 } kuid_t;
 
+/* One number, or two halves before 6.3: only its place is read. */
+typedef struct {
+} kernel_cap_t;
+
 struct cred {
 	kuid_t uid;
+	kuid_t euid;
+	kernel_cap_t cap_permitted;
 };
+
 
 struct thread_info {
 	unsigned long flags;
@@ -95,6 +145,7 @@ struct task_struct {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
+	unsigned long r10;
 	unsigned long bx;
 	unsigned long cx;
 	unsigned long dx;

@@ -5,7 +5,7 @@
 //! the BTF of the object.
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -16,6 +16,10 @@ pub const PATH_MAX: usize = 256;
 pub const ARGV_MAX: usize = 256;
 /// Length of `comm`, in bytes, with its NUL.
 pub const COMM_LEN: usize = 16;
+/// Bytes of a path that rules are matched on.
+pub const RULE_PATH: usize = 248;
+/// Destination classes of a run; class 0 is unused.
+pub const MAX_BUDGETS: usize = 8;
 /// Number of distinct cgroup levels at which runs may have their roots.
 pub const MAX_LEVELS: usize = 8;
 
@@ -35,6 +39,148 @@ pub mod run_flag {
     pub const WATCH_LIFE: u32 = 1 << 5;
     /// Events of allowed network calls are wanted.
     pub const WATCH_NET: u32 = 1 << 6;
+    /// There are path entries in force.
+    pub const PATHS: u32 = 1 << 7;
+    /// The same files are listed by inode.
+    pub const INODES: u32 = 1 << 8;
+    /// failsafe's own things are out of the run's reach.
+    pub const PROTECT: u32 = 1 << 9;
+    /// Without a daemon: as if blocked.
+    pub const DEAD_EGRESS: u32 = 1 << 10;
+    /// Without a daemon: as if stopped.
+    pub const DEAD_ALL: u32 = 1 << 11;
+    /// There are socket family entries in force.
+    pub const FAMILIES: u32 = 1 << 12;
+    /// There are bind or listen entries in force.
+    pub const PORTS: u32 = 1 << 13;
+    /// There are destination classes with budgets.
+    pub const BUDGETS: u32 = 1 << 14;
+    /// The allow-list names hosts.
+    pub const DNS: u32 = 1 << 15;
+}
+
+/// What a rule does where it matches (`enum fs_effect`).
+pub mod effect {
+    /// Nothing.
+    pub const NONE: u8 = 0;
+    /// Report.
+    pub const OBSERVE: u8 = 1;
+    /// Refuse.
+    pub const DENY: u8 = 2;
+    /// Refuse, latch the run, stop the thread.
+    pub const STOP: u8 = 3;
+}
+
+/// Bits of a run's latch (`enum fs_latch`).
+pub mod latch {
+    /// Everything that could leave the host is refused.
+    pub const EGRESS: u32 = 1 << 0;
+    /// Exec, open, connect and egress are refused.
+    pub const STOP: u32 = 1 << 1;
+}
+
+/// What a [`Key`](super::Key) is of (`enum fs_key_what`).
+pub mod key_what {
+    /// An inode.
+    pub const INODE: u32 = 1;
+    /// A device.
+    pub const DEVICE: u32 = 2;
+    /// A socket family.
+    pub const FAMILY: u32 = 3;
+    /// A port to listen on.
+    pub const LISTEN: u32 = 4;
+    /// A port to bind.
+    pub const BIND: u32 = 5;
+    /// A host name of the allow-list.
+    pub const HOST: u32 = 6;
+    /// A name server.
+    pub const DNS: u32 = 7;
+}
+
+/// What else than a call a rule can speak of (`enum fs_point`).
+pub mod point {
+    /// A memfd is executed.
+    pub const EXEC_MEMFD: u32 = 48;
+    /// A deleted file is executed.
+    pub const EXEC_DELETED: u32 = 49;
+    /// A script is executed.
+    pub const EXEC_SCRIPT: u32 = 50;
+    /// The allow-list refused something.
+    pub const NET: u32 = 51;
+    /// The effective user becomes root.
+    pub const PRIV_SETUID: u32 = 52;
+    /// Capabilities grow.
+    pub const PRIV_CAPABILITY: u32 = 53;
+    /// A user namespace is made.
+    pub const PRIV_USERNS: u32 = 54;
+    /// Anonymous memory becomes executable.
+    pub const MEM_ANONYMOUS: u32 = 55;
+    /// A memfd or deleted file is mapped executable.
+    pub const MEM_MEMFD: u32 = 56;
+    /// Memory is writable and executable at once.
+    pub const MEM_WRITE_EXEC: u32 = 57;
+    /// A process is made beyond the limits.
+    pub const FORK: u32 = 58;
+}
+
+/// How an operation was seen (`enum fs_via`).
+pub mod via {
+    /// An LSM hook.
+    pub const LSM: u8 = 1;
+    /// The call's own function.
+    pub const FENTRY: u8 = 2;
+    /// The entry of every call; arguments unreliable.
+    pub const SYS_ENTER: u8 = 3;
+    /// A tracepoint of the scheduler.
+    pub const TRACEPOINT: u8 = 4;
+    /// A hook of the run's cgroup.
+    pub const CGROUP: u8 = 5;
+}
+
+/// Operations (`enum fs_op_what`).
+pub mod op_what {
+    /// A program.
+    pub const EXEC: u32 = 1;
+    /// An executable mapping of a file.
+    pub const MAP: u32 = 2;
+    /// A file.
+    pub const OPEN: u32 = 3;
+    /// A device.
+    pub const DEVICE: u32 = 4;
+    /// A socket.
+    pub const SOCKET: u32 = 5;
+    /// A port to listen on.
+    pub const LISTEN: u32 = 6;
+    /// Privilege gained.
+    pub const PRIVILEGE: u32 = 8;
+    /// Executable memory.
+    pub const MEMORY: u32 = 9;
+    /// A process made.
+    pub const FORK: u32 = 10;
+    /// Something of failsafe's.
+    pub const PROTECT: u32 = 11;
+    /// A budget is spent.
+    pub const BUDGET: u32 = 12;
+    /// A name was answered.
+    pub const DNS: u32 = 13;
+}
+
+/// What of failsafe a run reached for (`enum fs_protect`).
+pub mod protect {
+    /// A signal to the daemon.
+    pub const SIGNAL: u64 = 1;
+    /// Tracing a process outside the run.
+    pub const TRACE: u64 = 2;
+    /// bpf(2).
+    pub const BPF: u64 = 3;
+    /// The BPF file system.
+    pub const BPFFS: u64 = 4;
+    /// Its own or another's cgroup files.
+    pub const CGROUP: u64 = 5;
+    /// The state folder.
+    pub const FILES: u64 = 6;
+    /// A socket made outside and handed in.
+    pub const SOCKET: u64 = 7;
 }
 
 /// Kinds of event (`enum fs_kind`).
@@ -55,8 +201,10 @@ pub mod kind {
     pub const LEAVE: u32 = 7;
     /// A process came into the run's cgroups from outside.
     pub const JOIN: u32 = 8;
+    /// An operation that a rule speaks of.
+    pub const OP: u32 = 9;
     /// One more than the last kind.
-    pub const MAX: usize = 9;
+    pub const MAX: usize = 10;
 }
 
 /// Flags of an exec (`enum fs_exec_flag`).
@@ -107,6 +255,8 @@ pub mod net_flag {
     pub const FOREIGN: u16 = 1 << 2;
     /// Source route, routing header, or a header that could not be read.
     pub const BAD_HDR: u16 = 1 << 3;
+    /// Refused because no daemon was seen for too long.
+    pub const DEAD: u16 = 1 << 4;
 }
 
 /// Flags of a move between cgroups (`enum fs_move_flag`).
@@ -117,9 +267,9 @@ pub mod move_flag {
     pub const BY_CLONE: u32 = 1 << 1;
 }
 
-/// Names of the watched system calls, at the index that is their bit in [`RunCfg::syscalls`] and their number in
+/// Names of the watched system calls, at the index that is their bit in [`RunCfg::watch`] and their number in
 /// [`Sys::call`] (`enum fs_syscall`).
-pub const SYSCALLS: [&str; 16] = [
+pub const SYSCALLS: [&str; 40] = [
     "ptrace",
     "mount",
     "unshare",
@@ -136,6 +286,30 @@ pub const SYSCALLS: [&str; 16] = [
     "reboot",
     "kexec_file_load",
     "move_mount",
+    "umount2",
+    "pivot_root",
+    "fsopen",
+    "open_tree",
+    "mount_setattr",
+    "delete_module",
+    "add_key",
+    "request_key",
+    "settimeofday",
+    "clock_settime",
+    "clock_adjtime",
+    "adjtimex",
+    "io_uring_enter",
+    "io_uring_register",
+    "iopl",
+    "ioperm",
+    "process_vm_readv",
+    "pidfd_getfd",
+    "perf_event_open",
+    "open_by_handle_at",
+    "chroot",
+    "swapon",
+    "acct",
+    "quotactl",
 ];
 
 /// Plain data that can be copied out of any sufficiently long byte slice.
@@ -204,10 +378,75 @@ plain! {
         flags: u32,
         /// Generation of the allow-list.
         table: u32,
-        /// Watched system calls, by bit.
-        syscalls: u64,
+        /// Calls and points that are reported, by bit.
+        watch: u64,
+        /// ... that are refused.
+        deny: u64,
+        /// ... that are refused and latch the run.
+        stop: u64,
         /// Cgroup id of the run's root.
         root_id: u64,
+        /// Nanoseconds without a daemon; 0 = never.
+        dead_after_ns: u64,
+        /// Processes that may live at once; 0 = any number.
+        max_procs: u32,
+        /// Processes made a second; 0 = any number.
+        max_forks: u32,
+    }
+    /// `struct fs_watchdog`.
+    Watchdog = "fs_watchdog" {
+        /// `CLOCK_MONOTONIC`, nanoseconds.
+        beat_ns: u64,
+        /// Process id of the daemon.
+        daemon_tgid: u32,
+        /// Zero.
+        pad: u32,
+    }
+    /// `struct fs_effects`.
+    Effects = "fs_effects" {
+        /// [`effect`].
+        exec: u8,
+        /// Mapped executable.
+        map: u8,
+        /// Opened for reading; the effect itself where there is one only.
+        read: u8,
+        /// Opened for writing.
+        write: u8,
+    }
+    /// `struct fs_path_key`.
+    PathKey = "fs_path_key" {
+        /// 32 + 8 * bytes.
+        prefixlen: u32,
+        /// Generation.
+        table: u32,
+        /// The path's head.
+        path: [u8; RULE_PATH],
+    }
+    /// `struct fs_key`.
+    Key = "fs_key" {
+        /// Generation.
+        table: u32,
+        /// [`key_what`].
+        what: u32,
+        /// First part.
+        a: u64,
+        /// Second part.
+        b: u64,
+    }
+    /// `struct fs_budget`.
+    Budget = "fs_budget" {
+        /// Bytes in all; 0 = no bound.
+        bytes: u64,
+        /// Bytes a second; 0 = no bound.
+        rate: u64,
+        /// Bytes spent.
+        spent: u64,
+        /// Tenth of a second that `window_bytes` is of.
+        window: u64,
+        /// Bytes in it.
+        window_bytes: u64,
+        /// Packets refused.
+        dropped: u64,
     }
     /// `struct fs_lpm4`.
     Lpm4 = "fs_lpm4" {
@@ -343,9 +582,44 @@ plain! {
         /// Index into [`SYSCALLS`].
         call: u32,
         /// 1: through the 32-bit ABI.
-        compat: u32,
+        compat: u8,
+        /// [`verdict`].
+        verdict: u8,
+        /// [`via`].
+        via: u8,
+        /// Zero.
+        pad: u8,
         /// Register values.
         args: [u64; 3],
+        /// Equal refusals suppressed since the last one.
+        repeats: u64,
+    }
+    /// `struct fs_op`.
+    Op = "fs_op" {
+        /// Header.
+        hdr: Hdr,
+        /// [`op_what`].
+        what: u32,
+        /// [`verdict`].
+        verdict: u8,
+        /// [`via`].
+        via: u8,
+        /// Of an exec: 0 file, 1 memfd, 2 deleted, 3 script.
+        kind: u8,
+        /// Refused because the run is latched.
+        latched: u8,
+        /// Equal events suppressed since the last one.
+        repeats: u32,
+        /// Bytes used in `path`.
+        path_len: u32,
+        /// See `enum fs_op_what`.
+        a: u64,
+        /// See `enum fs_op_what`.
+        b: u64,
+        /// See `enum fs_op_what`.
+        c: u64,
+        /// See `enum fs_op_what`.
+        path: [u8; PATH_MAX],
     }
     /// `struct fs_oom`.
     Oom = "fs_oom" {
@@ -381,6 +655,12 @@ plain! {
         denied_calls: u64,
         /// Events by [`kind`], lost ones included.
         events: [u64; kind::MAX],
+        /// Calls and operations that a rule refused.
+        denied_ops: u64,
+        /// ... would have refused, or only reports.
+        observed_ops: u64,
+        /// Packets beyond a budget.
+        budget_drops: u64,
         /// Processes whose leaving would go unseen.
         untracked: u64,
     }
@@ -388,6 +668,17 @@ plain! {
     Member = "fs_member" {
         /// Last known cgroup.
         cgroup_id: u64,
+        /// Slot.
+        slot: u32,
+        /// Occupant of the slot.
+        epoch: u32,
+        /// Effective user id when it was last looked at.
+        euid: u32,
+        /// Zero.
+        pad: u32,
+    }
+    /// `struct fs_stopped`.
+    Stopped = "fs_stopped" {
         /// Slot.
         slot: u32,
         /// Occupant of the slot.

@@ -30,8 +30,7 @@ struct {
 	__type(value, __u64);
 } seqs SEC(".maps");
 
-/* 1 = everything of the run that could leave the host is refused. Apart from fs_run_cfg so that a program may
- * flip it too, without losing a write of the daemon. */
+/* enum fs_latch. Apart from fs_run_cfg so that a program may flip it too, without losing a write of the daemon. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, FS_MAX_RUNS);
@@ -66,6 +65,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct fs_member);
 } members SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fs_watchdog);
+} watchdog SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct fs_stopped);
+} stopped SEC(".maps");
 
 INLINE struct fs_counters *counters_of(__u32 slot)
 {
@@ -148,6 +162,55 @@ INLINE struct fs_run_cfg *run_of_cgroup(__u64 cgrp)
 INLINE __u64 cgroup_of(struct task_struct *t)
 {
 	return (__u64)BPF_CORE_READ(t, cgroups, dfl_cgrp);
+}
+
+INLINE bool no_daemon(struct fs_run_cfg *run)
+{
+	__u32 zero = 0;
+	struct fs_watchdog *w;
+	__u64 beat;
+
+	if (!run->dead_after_ns)
+		return false;
+	w = bpf_map_lookup_elem(&watchdog, &zero);
+	if (!w)
+		return false;
+	beat = *(volatile __u64 *)&w->beat_ns;
+	/* Read in this order: a beat that comes in between lies after the clock and must not wrap. */
+	return beat && (__s64)(bpf_ktime_get_ns() - beat) > (__s64)run->dead_after_ns;
+}
+
+/* enum fs_latch, as a rule, the daemon, or the daemon's absence has it. */
+INLINE __u32 held(struct fs_run_cfg *run)
+{
+	__u32 slot = run->slot;
+	__u32 *l = bpf_map_lookup_elem(&latches, &slot);
+	__u32 bits = l ? *(volatile __u32 *)l : 0;
+
+	if (run->flags & (FS_RUN_DEAD_EGRESS | FS_RUN_DEAD_ALL) && no_daemon(run))
+		bits |= run->flags & FS_RUN_DEAD_ALL ? FS_LATCH_EGRESS | FS_LATCH_STOP : FS_LATCH_EGRESS;
+	return bits;
+}
+
+INLINE void latch_stop(struct fs_run_cfg *run)
+{
+	__u32 slot = run->slot;
+	__u32 *l = bpf_map_lookup_elem(&latches, &slot);
+
+	if (l)
+		__sync_fetch_and_or(l, FS_LATCH_EGRESS | FS_LATCH_STOP);
+}
+
+#define SIGSTOP 19
+
+/* The caller's process stands still before it is back in user space. Only tracing and LSM programs may. */
+INLINE void stop_caller(struct fs_run_cfg *run)
+{
+	struct fs_stopped s = { .slot = run->slot, .epoch = run->epoch };
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	bpf_map_update_elem(&stopped, &tgid, &s, BPF_ANY);
+	bpf_send_signal(SIGSTOP);
 }
 
 /* Reserves the record and fills the header, all but cgroup_id. NULL: the loss has been counted. */

@@ -3,11 +3,15 @@
  * The one object. Everything is in one translation unit so that all programs share one set of maps; the loader
  * loads each program by itself, so a kernel that refuses one still gets the others.
  *
- *   common.h    maps, attribution of a task or cgroup to a run, writing an event
+ *   common.h    maps, attribution of a task or cgroup to a run, latches, writing an event
+ *   rules.h     what rules say of a path, file, device, port or call; acting on it
  *   life.h      exec, fork, exit, OOM, moving between cgroups      (tp_btf)
  *   net.h       egress allow-list at the calls                     (programs on the run's own cgroup)
  *   packet.h    egress allow-list at the packets, byte counters    (the same)
+ *   device.h    device files                                       (the same)
  *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
+ *   files.h     exec, open, executable memory, refused             (lsm)
+ *   guards.h    calls, privileges, sockets, failsafe's own things  (lsm)
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -19,10 +23,14 @@
 #include "vmlinux_min.h"
 #include "abi.h"
 #include "common.h"
+#include "rules.h"
 #include "life.h"
 #include "net.h"
 #include "packet.h"
+#include "device.h"
 #include "syscalls.h"
+#include "files.h"
+#include "guards.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -34,4 +42,6 @@ KEEP(fs_exit);
 KEEP(fs_net);
 KEEP(fs_sys);
 KEEP(fs_oom);
+KEEP(fs_op);
+KEEP(fs_budget);
 KEEP(fs_move);

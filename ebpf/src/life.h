@@ -5,20 +5,74 @@
  */
 #define SIGNAL_GROUP_EXIT 0x4
 
-INLINE void member_set(struct fs_run_cfg *run, __u32 tgid, __u64 cgroup_id)
+#define EEXIST 17
+
+INLINE void member_set(struct fs_run_cfg *run, struct task_struct *t, __u64 cgroup_id)
 {
 	struct fs_member m = {
 		.cgroup_id = cgroup_id,
 		.slot = run->slot,
 		.epoch = run->epoch,
+		.euid = t->cred->euid.val,
 	};
+	__u32 tgid = t->tgid;
+	long r = bpf_map_update_elem(&members, &tgid, &m, BPF_NOEXIST);
 
-	if (bpf_map_update_elem(&members, &tgid, &m, BPF_ANY)) {
+	if (!r)
+		lives_add(m.slot, 1);
+	else if (r == -EEXIST)
+		r = bpf_map_update_elem(&members, &tgid, &m, BPF_ANY);
+	if (r) {
 		struct fs_counters *c = counters_of(m.slot);
 
 		if (c)
 			__sync_fetch_and_add(&c->untracked, 1);
 	}
+}
+
+INLINE void member_gone(__u32 tgid)
+{
+	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
+	__u32 slot;
+
+	if (!m)
+		return;
+	slot = m->slot;
+	if (!bpf_map_delete_elem(&members, &tgid))
+		lives_add(slot, -1);
+}
+
+/* Where no LSM program could refuse it, a stop rule takes hold here: before the new image runs. */
+INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, __u32 flags)
+{
+	__u32 tgid = p->tgid, euid = p->cred->euid.val;
+	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
+	__u64 points = 0;
+
+	if (flags & FS_EXEC_UNLINKED)
+		points |= POINT(FS_POINT_EXEC_MEMFD) | POINT(FS_POINT_EXEC_DELETED);
+	if (flags & FS_EXEC_SCRIPT)
+		points |= POINT(FS_POINT_EXEC_SCRIPT);
+	if (held(run) & FS_LATCH_STOP) {
+		stop_caller(run);
+	} else if (run->stop & points) {
+		latch_stop(run);
+		stop_caller(run);
+	}
+	if (!m)
+		return;
+	if (m->euid && !euid) {
+		struct op o = {
+			.what = FS_OP_PRIVILEGE,
+			.via = FS_VIA_TRACEPOINT,
+			.effect = effect_of(run, FS_POINT_PRIV_SETUID),
+			.a = FS_POINT_PRIV_SETUID,
+		};
+
+		if (o.effect)
+			settle(run, &o);
+	}
+	m->euid = euid;
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -27,15 +81,23 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 	struct fs_run_cfg *run = run_of_current();
 	unsigned long start, len;
 	struct fs_exec *e;
+	__u32 flags = 0;
 	long n;
 
-	if (!run || !(run->flags & FS_RUN_WATCH_EXEC))
+	if (!run)
+		return 0;
+	if (bprm->file->f_inode->i_nlink == 0)
+		flags |= FS_EXEC_UNLINKED;
+	if (bprm->interp != bprm->filename)
+		flags |= FS_EXEC_SCRIPT;
+	exec_stops(run, p, flags);
+	if (!(run->flags & FS_RUN_WATCH_EXEC))
 		return 0;
 	e = event_new(run, FS_EXEC, sizeof(*e));
 	if (!e)
 		return 0;
 	subject_current(&e->hdr);
-	e->flags = 0;
+	e->flags = flags;
 
 	n = bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
 	e->path_len = n > 0 ? n - 1 : 0;
@@ -53,10 +115,6 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 		e->argv_len = 0;
 		e->flags |= FS_EXEC_ARGV_LOST;
 	}
-	if (bprm->file->f_inode->i_nlink == 0)
-		e->flags |= FS_EXEC_UNLINKED;
-	if (bprm->interp != bprm->filename)
-		e->flags |= FS_EXEC_SCRIPT;
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }
@@ -94,14 +152,18 @@ int BPF_PROG(fs_fork, struct task_struct *parent, struct task_struct *child)
 	id = cgroup_id_of(to);
 	child_run = to == from ? run : run_of_cgroup(to);
 	if (child_run)
-		member_set(child_run, child->tgid, id);
+		member_set(child_run, child, id);
 	if (run && (!child_run || child_run->slot != run->slot))
 		moved(run, FS_LEAVE, child, cgroup_id_of(from), id, FS_MOVE_BY_CLONE);
 	if (child_run && (!run || child_run->slot != run->slot))
 		moved(child_run, FS_JOIN, child, cgroup_id_of(from), id, FS_MOVE_BY_CLONE);
 	if (!run)
 		run = child_run;
-	if (!run || !(run->flags & FS_RUN_WATCH_LIFE))
+	if (!run)
+		return 0;
+	if (run->max_procs || run->max_forks)
+		forked(run);
+	if (!(run->flags & FS_RUN_WATCH_LIFE))
 		return 0;
 
 	e = event_new(run, FS_FORK, sizeof(*e));
@@ -129,7 +191,8 @@ int BPF_PROG(fs_exit, struct task_struct *p)
 	if (!run)
 		return 0;
 	tgid = p->tgid;
-	bpf_map_delete_elem(&members, &tgid);
+	member_gone(tgid);
+	bpf_map_delete_elem(&stopped, &tgid);
 	if (!(run->flags & FS_RUN_WATCH_LIFE))
 		return 0;
 	e = event_new(run, FS_EXIT, sizeof(*e));
@@ -166,12 +229,11 @@ int BPF_PROG(fs_move, struct cgroup *dst, const char *path, struct task_struct *
 	if (seen) {
 		struct fs_run_cfg left = { .slot = seen->slot, .epoch = seen->epoch };
 
-		if (!run)
-			bpf_map_delete_elem(&members, &tgid);
+		member_gone(tgid);
 		moved(&left, FS_LEAVE, t, from, id, 0);
 	}
 	if (run) {
-		member_set(run, tgid, id);
+		member_set(run, t, id);
 		moved(run, FS_JOIN, t, from, id, 0);
 	}
 	return 0;

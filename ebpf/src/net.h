@@ -147,24 +147,21 @@ INLINE bool on_list(__u32 table, const struct dst *d)
 	return false;
 }
 
-INLINE bool latched(__u32 slot)
-{
-	__u32 *l = bpf_map_lookup_elem(&latches, &slot);
-
-	return l && *(volatile __u32 *)l;
-}
-
 INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
 {
-	if (latched(run->slot)) {
-		d->flags |= FS_NET_LATCHED;
+	if (held(run)) {
+		d->flags |= no_daemon(run) ? FS_NET_DEAD : FS_NET_LATCHED;
 		return FS_DENIED;
 	}
 	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)))
 		return FS_ALLOWED;
 	if (!(d->flags & FS_NET_BAD_HDR) && on_list(run->table, d))
 		return FS_ALLOWED;
-	return run->flags & FS_RUN_ENFORCE ? FS_DENIED : FS_OBSERVED;
+	if (!(run->flags & FS_RUN_ENFORCE))
+		return FS_OBSERVED;
+	if (run->stop & POINT(FS_POINT_NET))
+		latch_stop(run);
+	return FS_DENIED;
 }
 
 /* True: an equal event was sent within REPEAT_NS. Otherwise *n is how many were held back since then. */
@@ -216,29 +213,65 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* Ports that rules speak of. */
+INLINE __u8 port_effect(struct fs_run_cfg *run, __u32 what, __u16 port)
+{
+	struct fs_key one = { .table = run->table, .what = what, .a = port };
+	struct fs_key any = { .table = run->table, .what = what };
+	struct fs_effects *e;
+	__u8 effect;
+
+	if (!(run->flags & FS_RUN_PORTS))
+		return FS_EFFECT_NONE;
+	e = bpf_map_lookup_elem(&keys, &any);
+	effect = e ? e->read : FS_EFFECT_NONE;
+	e = port ? bpf_map_lookup_elem(&keys, &one) : NULL;
+	return e && e->read > effect ? e->read : effect;
+}
+
+INLINE __u8 bind_verdict(struct fs_run_cfg *run, __u16 port)
+{
+	__u8 effect = port_effect(run, FS_KEY_BIND, port);
+
+	if (effect == FS_EFFECT_STOP)
+		latch_stop(run);
+	return effect >= FS_EFFECT_DENY ? FS_DENIED : FS_ALLOWED;
+}
+
+INLINE __u8 call_verdict_quiet(struct fs_run_cfg *run, struct dst *d)
+{
+	/* A bind leaves nothing on the wire: the latch and rules refuse it, the allow-list has no say. */
+	if (d->op != FS_NET_BIND)
+		return judge(run, d);
+	if (held(run)) {
+		d->flags |= FS_NET_LATCHED;
+		return FS_DENIED;
+	}
+	return bind_verdict(run, d->port);
+}
+
+INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
+{
+	struct fs_counters *c = counters_of(run->slot);
+
+	if (c)
+		__sync_fetch_and_add(&c->denied_calls, 1);
+	net_event(run, d, FS_DENIED, false, NULL);
+}
+
 INLINE int call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
 {
-	/* A bind leaves nothing on the wire: the latch refuses it, the allow-list has no say. */
-	__u8 v;
+	__u8 v = call_verdict_quiet(run, d);
 
-	if (d->op == FS_NET_BIND) {
-		v = latched(run->slot) ? FS_DENIED : FS_ALLOWED;
-		if (v)
-			d->flags |= FS_NET_LATCHED;
-	} else {
-		v = judge(run, d);
-	}
 	if (foreign)
 		d->flags |= FS_NET_FOREIGN;
 	if (v == FS_DENIED) {
-		struct fs_counters *c = counters_of(run->slot);
-
-		if (c)
-			__sync_fetch_and_add(&c->denied_calls, 1);
+		call_refused(run, d);
+		return DENY;
 	}
-	if (!(foreign && v == FS_ALLOWED))
+	if (!foreign || v != FS_ALLOWED)
 		net_event(run, d, v, false, NULL);
-	return v == FS_DENIED ? DENY : ALLOW;
+	return ALLOW;
 }
 
 INLINE struct fs_run_cfg *run_of_sock(struct bpf_sock *sk)
@@ -326,11 +359,13 @@ int fs_sock_create(struct bpf_sock *sk)
 		return ALLOW;
 	if (type == SOCK_DGRAM && (proto == 0 || proto == IPPROTO_UDP || proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6))
 		return ALLOW;
-	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) && !latched(run->slot))
+	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) && !held(run))
 		return ALLOW;
-	v = (run->flags & FS_RUN_ENFORCE) || latched(run->slot) ? FS_DENIED : FS_OBSERVED;
-	if (latched(run->slot))
+	v = (run->flags & FS_RUN_ENFORCE) || held(run) ? FS_DENIED : FS_OBSERVED;
+	if (held(run))
 		d.flags |= FS_NET_LATCHED;
+	else if (v == FS_DENIED && run->stop & POINT(FS_POINT_NET))
+		latch_stop(run);
 	c = counters_of(run->slot);
 	if (c && v == FS_DENIED)
 		__sync_fetch_and_add(&c->denied_calls, 1);

@@ -84,7 +84,7 @@ INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct
 	__u8 tcp, v;
 
 	parse(skb, d, &tcp);
-	if (latched(run->slot))
+	if (held(run))
 		return judge(run, d);
 	if (tcp && !(d->flags & FS_NET_BAD_HDR) && (tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
 		bool replies = !(run->flags & FS_RUN_NO_REPLIES);
@@ -125,7 +125,7 @@ int fs_egress(struct __sk_buff *skb)
 	if (!c)
 		return ALLOW;
 	segs = skb->gso_segs ?: 1;
-	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE) || latched(run->slot)) {
+	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE) || held(run)) {
 		v = packet_verdict(run, skb, &d);
 		if (v != FS_ALLOWED)
 			net_event(run, &d, v, true, skb);

@@ -32,20 +32,28 @@ INLINE bool in_compat_call(void)
 #endif
 }
 
-/* One copy for the 33 programs. */
-static __noinline int syscall_event(__u32 call, bool compat, __u64 a, __u64 b, __u64 c)
+/* One copy for all of them. WAY: the call, whether it came by the 32-bit ABI, and enum fs_via. */
+#define WAY(call, compat, via) ((call) | (compat) << 8 | (via) << 16)
+
+static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 {
 	struct fs_run_cfg *run = run_of_current();
+	__u32 call = way & 0xff;
 	struct fs_sys *e;
 
-	if (!run || !((run->syscalls >> call) & 1))
+	if (!run || !((run->watch >> call) & 1))
 		return 0;
+	if ((run->stop >> call) & 1) {
+		latch_stop(run);
+		stop_caller(run);
+	}
 	e = event_new(run, FS_SYSCALL, sizeof(*e));
 	if (!e)
 		return 0;
 	subject_current(&e->hdr);
 	e->call = call;
-	e->compat = compat;
+	e->compat = way >> 8;
+	e->via = way >> 16;
 	e->args[0] = a;
 	e->args[1] = b;
 	e->args[2] = c;
@@ -70,7 +78,31 @@ static __noinline int syscall_event(__u32 call, bool compat, __u64 a, __u64 b, _
 	X(keyctl, FS_SYS_KEYCTL, 250, 288, -1, 219, 311)                        \
 	X(reboot, FS_SYS_REBOOT, 169, 88, -1, 142, 88)                          \
 	X(kexec_file_load, FS_SYS_KEXEC_FILE_LOAD, 320, -1, -1, 294, 401)       \
-	X(move_mount, FS_SYS_MOVE_MOUNT, 429, 429, -1, 429, 429)
+	X(move_mount, FS_SYS_MOVE_MOUNT, 429, 429, -1, 429, 429)                \
+	X(umount2, FS_SYS_UMOUNT2, 166, 52, -1, 39, 52)                         \
+	X(pivot_root, FS_SYS_PIVOT_ROOT, 155, 217, -1, 41, 218)                 \
+	X(fsopen, FS_SYS_FSOPEN, 430, 430, -1, 430, 430)                        \
+	X(open_tree, FS_SYS_OPEN_TREE, 428, 428, -1, 428, 428)                  \
+	X(mount_setattr, FS_SYS_MOUNT_SETATTR, 442, 442, -1, 442, 442)          \
+	X(delete_module, FS_SYS_DELETE_MODULE, 176, 129, -1, 106, 129)          \
+	X(add_key, FS_SYS_ADD_KEY, 248, 286, -1, 217, 309)                      \
+	X(request_key, FS_SYS_REQUEST_KEY, 249, 287, -1, 218, 310)              \
+	X(settimeofday, FS_SYS_SETTIMEOFDAY, 164, 79, -1, 170, 79)              \
+	X(clock_settime, FS_SYS_CLOCK_SETTIME, 227, 264, -1, 112, 262)          \
+	X(clock_adjtime, FS_SYS_CLOCK_ADJTIME, 305, 343, -1, 266, 372)          \
+	X(adjtimex, FS_SYS_ADJTIMEX, 159, 124, -1, 171, 124)                    \
+	X(io_uring_enter, FS_SYS_IO_URING_ENTER, 426, 426, -1, 426, 426)        \
+	X(io_uring_register, FS_SYS_IO_URING_REGISTER, 427, 427, -1, 427, 427)  \
+	X(iopl, FS_SYS_IOPL, 172, 110, -1, -101, -1)                            \
+	X(ioperm, FS_SYS_IOPERM, 173, 101, -1, -102, -1)                        \
+	X(process_vm_readv, FS_SYS_PROCESS_VM_READV, 310, 347, 539, 270, 376)   \
+	X(pidfd_getfd, FS_SYS_PIDFD_GETFD, 438, 438, -1, 438, 438)              \
+	X(perf_event_open, FS_SYS_PERF_EVENT_OPEN, 298, 336, -1, 241, 364)      \
+	X(open_by_handle_at, FS_SYS_OPEN_BY_HANDLE_AT, 304, 342, -1, 265, 371)  \
+	X(chroot, FS_SYS_CHROOT, 161, 61, -1, 51, 61)                           \
+	X(swapon, FS_SYS_SWAPON, 167, 87, -1, 224, 87)                          \
+	X(acct, FS_SYS_ACCT, 163, 51, -1, 89, 51)                               \
+	X(quotactl, FS_SYS_QUOTACTL, 179, 131, -1, 60, 131)
 
 /* The loader names the function to attach to (an ABI may have more than one name for it); the section only gives
  * the program type. */
@@ -79,13 +111,13 @@ static __noinline int syscall_event(__u32 call, bool compat, __u64 a, __u64 b, _
 	int fs_sys_##name(__u64 *ctx)                                           \
 	{                                                                       \
 		struct pt_regs *r = (struct pt_regs *)ctx[0];                   \
-		return syscall_event(id, in_compat_call(), NATIVE_ARGS(r));     \
+		return syscall_event(WAY(id, in_compat_call(), FS_VIA_FENTRY), NATIVE_ARGS(r));     \
 	}                                                                       \
 	SEC("fentry/" COMPAT #name)                                             \
 	int fs_csys_##name(__u64 *ctx)                                          \
 	{                                                                       \
 		struct pt_regs *r = (struct pt_regs *)ctx[0];                   \
-		return syscall_event(id, true, COMPAT_ARGS(r));                 \
+		return syscall_event(WAY(id, 1, FS_VIA_FENTRY), COMPAT_ARGS(r));                 \
 	}
 
 SYSCALLS(FENTRY)
@@ -130,6 +162,99 @@ INLINE int compat_call(long nr)
 	return -1;
 }
 
+#if defined(__TARGET_ARCH_x86)
+#define NR_OPEN 2
+#define NR_CREAT 85
+#define NR_OPENAT 257
+#define NR_MMAP 9
+#define NR_MPROTECT 10
+#define NR_PKEY_MPROTECT 329
+#else
+#define NR_OPEN -101
+#define NR_CREAT -102
+#define NR_OPENAT 56
+#define NR_MMAP 222
+#define NR_MPROTECT 226
+#define NR_PKEY_MPROTECT 288
+#endif
+#define NR_OPENAT2 437
+#define MAP_ANONYMOUS 0x20
+#define O_ACCMODE 3
+#define O_RDONLY 0
+#define O_CREAT_OR_TRUNC 01100
+
+/* The fallback for the LSM hooks of files.h: the path is read before the kernel reads it, and taken as it is given. */
+INLINE int seen_open(struct fs_run_cfg *run, __u64 name, bool write)
+{
+	struct op o = { .what = FS_OP_OPEN, .via = FS_VIA_SYS_ENTER, .a = write };
+	struct room *r;
+	union effects all;
+
+	if (!(run->flags & FS_RUN_PATHS))
+		return 0;
+	r = room_take();
+	if (!r)
+		return 0;
+	if (bpf_probe_read_user_str(r->path, sizeof(r->path), (void *)name) > 0) {
+		all.word = path_effects(run->table, r);
+		o.effect = write && all.e.write > all.e.read ? all.e.write : all.e.read;
+		o.path = r->path;
+		/* The head of the name tells one from another. */
+		bpf_probe_read_kernel(&o.key_a, sizeof(o.key_a), r->path + 5);
+		bpf_probe_read_kernel(&o.key_b, sizeof(o.key_b), r->path + 13);
+		if (o.effect)
+			settle(run, &o);
+	}
+	room_give(r);
+	return 0;
+}
+
+INLINE int seen_memory(struct fs_run_cfg *run, __u64 prot, bool anonymous)
+{
+	__u32 point = prot & PROT_WRITE && effect_of(run, FS_POINT_MEM_WRITE_EXEC) ? FS_POINT_MEM_WRITE_EXEC :
+										     FS_POINT_MEM_ANONYMOUS;
+	struct op o = { .what = FS_OP_MEMORY, .via = FS_VIA_SYS_ENTER, .effect = effect_of(run, point), .a = point };
+
+	if (!(prot & PROT_EXEC) || !(anonymous || point == FS_POINT_MEM_WRITE_EXEC) || !o.effect)
+		return 0;
+	return settle(run, &o);
+}
+
+/* Files and memory, where LSM is refused. Only the native ABI: the 32-bit one has calls of its own for each. */
+static __noinline int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
+{
+	struct fs_run_cfg *run;
+
+	if (nr != NR_OPEN && nr != NR_CREAT && nr != NR_OPENAT && nr != NR_OPENAT2 && nr != NR_MMAP &&
+	    nr != NR_MPROTECT && nr != NR_PKEY_MPROTECT)
+		return 0;
+	run = run_of_current();
+	if (!run)
+		return 0;
+	if (nr == NR_OPEN)
+		return seen_open(run, a, (b & O_ACCMODE) != O_RDONLY || b & O_CREAT_OR_TRUNC);
+	if (nr == NR_CREAT)
+		return seen_open(run, a, true);
+	if (nr == NR_OPENAT)
+		return seen_open(run, b, (c & O_ACCMODE) != O_RDONLY || c & O_CREAT_OR_TRUNC);
+	if (nr == NR_OPENAT2) {
+		__u64 flags = 0; /* the first field of struct open_how */
+
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)c);
+		return seen_open(run, b, (flags & O_ACCMODE) != O_RDONLY || flags & O_CREAT_OR_TRUNC);
+	}
+	if (nr == NR_MMAP)
+		return seen_memory(run, c, d & MAP_ANONYMOUS);
+	/* What is behind the address is not known here: what was mapped executable from a file needs no mprotect. */
+	return seen_memory(run, c, true);
+}
+
+#if defined(__TARGET_ARCH_x86)
+#define FOURTH_ARG(r) (r)->r10
+#else
+#define FOURTH_ARG(r) (r)->regs[3]
+#endif
+
 SEC("tp_btf/sys_enter")
 int BPF_PROG(fs_sys_enter, struct pt_regs *r, long nr)
 {
@@ -137,8 +262,8 @@ int BPF_PROG(fs_sys_enter, struct pt_regs *r, long nr)
 	int call = compat ? compat_call(nr) : native_call(nr);
 
 	if (call < 0)
-		return 0;
+		return compat ? 0 : seen_call(nr, NATIVE_ARGS(r), FOURTH_ARG(r));
 	if (compat)
-		return syscall_event(call, true, COMPAT_ARGS(r));
-	return syscall_event(call, false, NATIVE_ARGS(r));
+		return syscall_event(WAY(call, 1, FS_VIA_SYS_ENTER), COMPAT_ARGS(r));
+	return syscall_event(WAY(call, 0, FS_VIA_SYS_ENTER), NATIVE_ARGS(r));
 }

@@ -1,61 +1,55 @@
 //! Events: what happened in a run or on a GPU. The fields listed by [`EventKind::fields`] are what a rule may match.
 
+mod facts;
+mod kind;
+
+pub use facts::{
+    Access, Assurance, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via, family, family_name, family_names,
+};
+pub use kind::{EventKind, Field};
+
 use crate::subject::Process;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
-
-/// A network call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum NetOp {
-    /// `connect(2)`.
-    Connect,
-    /// `sendto(2)`, `sendmsg(2)` with an address, or a packet seen leaving.
-    Send,
-    /// `bind(2)`.
-    Bind,
-    /// `socket(2)` of a family or type that an allow-list cannot bound.
-    Socket,
-}
-
-/// What the kernel did with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Verdict {
-    /// Let through.
-    Allowed,
-    /// Refused in the kernel: EPERM to the caller, or the packet dropped.
-    Denied,
-    /// Outside the allow-list, let through because the policy only observes.
-    WouldDeny,
-}
-
-/// How a watched system call was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Via {
-    /// fentry on the call's own function.
-    Fentry,
-    /// The `sys_enter` tracepoint: the fallback, arguments unreliable.
-    SysEnter,
-}
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Event {
     /// A program was executed.
     Exec {
-        /// Path as given to `execve`.
+        /// Path as given to `execve`, or resolved by the kernel where LSM is there.
         path: String,
         /// The head of argv, space-separated.
         argv: String,
+        /// What kind of file.
+        kind: ExecKind,
+        /// What the kernel did.
+        verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
     },
-    /// A process was made.
+    /// A process was made, or was not to be.
     Fork {
-        /// The child's pid.
+        /// The child's pid; 0 when there is none.
         child: u32,
+        /// What the kernel did.
+        verdict: Verdict,
     },
     /// A process ended.
     Exit {
         /// Wait status as of `wait(2)`.
         status: i32,
+    },
+    /// A file or device was opened.
+    Open {
+        /// Its path.
+        path: String,
+        /// What for.
+        access: Access,
+        /// What the kernel did.
+        verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
     },
     /// A network call or packet.
     Net {
@@ -63,12 +57,16 @@ pub enum Event {
         op: NetOp,
         /// IP protocol number (6 TCP, 17 UDP).
         protocol: u8,
-        /// Destination (source for bind); a v4-mapped address is given as IPv4.
+        /// Destination (source for bind and listen); a v4-mapped address is given as IPv4.
         address: IpAddr,
         /// Port.
         port: u16,
+        /// Address family of the socket (`AF_*`); 0: unknown.
+        family: u16,
         /// What the kernel did.
         verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
     },
     /// A watched system call.
     Syscall {
@@ -78,6 +76,55 @@ pub enum Event {
         args: [u64; 3],
         /// How it was seen.
         via: Via,
+        /// What the kernel did.
+        verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
+    },
+    /// A process gained privilege.
+    Privilege {
+        /// How.
+        gain: Gain,
+        /// What the kernel did.
+        verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
+    },
+    /// Memory without a file of its own became executable.
+    ExecMemory {
+        /// Which.
+        kind: MemoryKind,
+        /// What the kernel did.
+        verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
+    },
+    /// The run reached for failsafe itself: its pins, maps, sockets, state or processes.
+    Protect {
+        /// What it reached for.
+        what: String,
+        /// What the kernel did.
+        verdict: Verdict,
+        /// How surely it was seen.
+        assurance: Assurance,
+    },
+    /// A byte budget of the egress list is used up, or its rate passed.
+    Budget {
+        /// The budget's name.
+        budget: String,
+        /// Destination of the packet that was too much.
+        address: IpAddr,
+        /// Bytes sent under the budget so far.
+        bytes: u64,
+        /// What the kernel did.
+        verdict: Verdict,
+    },
+    /// A DNS answer on its way to the run.
+    Dns {
+        /// The name that was asked for, in lower case.
+        name: String,
+        /// An address of it.
+        address: IpAddr,
     },
     /// The OOM killer chose a process of the run.
     Oom {
@@ -107,145 +154,6 @@ pub enum Event {
     },
 }
 
-/// The kind of an event, by the name that policies write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EventKind {
-    /// `exec`.
-    Exec,
-    /// `fork`.
-    Fork,
-    /// `exit`.
-    Exit,
-    /// `connect`.
-    Connect,
-    /// `send`.
-    Send,
-    /// `bind`.
-    Bind,
-    /// `socket`.
-    Socket,
-    /// `syscall`.
-    Syscall,
-    /// `oom`.
-    Oom,
-    /// `leave`.
-    Leave,
-    /// `foreign-thaw`.
-    ForeignThaw,
-    /// `xid`.
-    Xid,
-}
-
-/// A field of an event, by the name that policies write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Field {
-    /// `path`: of an exec.
-    Path,
-    /// `argv`: of an exec.
-    Argv,
-    /// `comm`: of the process.
-    Comm,
-    /// `uid`: of the process.
-    Uid,
-    /// `address`: of a network call.
-    Address,
-    /// `port`.
-    Port,
-    /// `protocol`: `tcp`, `udp` or a number.
-    Protocol,
-    /// `verdict`: `allowed`, `denied` or `would-deny`.
-    Verdict,
-    /// `name`: of a system call.
-    Name,
-    /// `code`: of an XID.
-    Code,
-    /// `status`: of an exit.
-    Status,
-}
-
-impl EventKind {
-    /// Every kind, in the order of the documentation.
-    pub const ALL: [EventKind; 12] = [
-        EventKind::Exec,
-        EventKind::Fork,
-        EventKind::Exit,
-        EventKind::Connect,
-        EventKind::Send,
-        EventKind::Bind,
-        EventKind::Socket,
-        EventKind::Syscall,
-        EventKind::Oom,
-        EventKind::Leave,
-        EventKind::ForeignThaw,
-        EventKind::Xid,
-    ];
-
-    /// The name that policies write.
-    pub fn name(self) -> &'static str {
-        match self {
-            EventKind::Exec => "exec",
-            EventKind::Fork => "fork",
-            EventKind::Exit => "exit",
-            EventKind::Connect => "connect",
-            EventKind::Send => "send",
-            EventKind::Bind => "bind",
-            EventKind::Socket => "socket",
-            EventKind::Syscall => "syscall",
-            EventKind::Oom => "oom",
-            EventKind::Leave => "leave",
-            EventKind::ForeignThaw => "foreign-thaw",
-            EventKind::Xid => "xid",
-        }
-    }
-
-    /// The fields that a rule on this kind may match.
-    pub fn fields(self) -> &'static [Field] {
-        use Field::{Address, Argv, Code, Comm, Name, Path, Port, Protocol, Status, Uid, Verdict};
-        match self {
-            EventKind::Exec => &[Path, Argv, Comm, Uid],
-            EventKind::Connect | EventKind::Send | EventKind::Bind => &[Address, Port, Protocol, Verdict, Comm, Uid],
-            EventKind::Socket => &[Protocol, Verdict, Comm, Uid],
-            EventKind::Syscall => &[Name, Comm, Uid],
-            EventKind::Exit => &[Status, Comm, Uid],
-            EventKind::Fork | EventKind::Oom | EventKind::Leave => &[Comm, Uid],
-            EventKind::ForeignThaw => &[],
-            EventKind::Xid => &[Code],
-        }
-    }
-}
-
-impl Field {
-    /// The name that policies write.
-    pub fn name(self) -> &'static str {
-        match self {
-            Field::Path => "path",
-            Field::Argv => "argv",
-            Field::Comm => "comm",
-            Field::Uid => "uid",
-            Field::Address => "address",
-            Field::Port => "port",
-            Field::Protocol => "protocol",
-            Field::Verdict => "verdict",
-            Field::Name => "name",
-            Field::Code => "code",
-            Field::Status => "status",
-        }
-    }
-}
-
-impl Verdict {
-    /// The name that policies write.
-    pub fn name(self) -> &'static str {
-        match self {
-            Verdict::Allowed => "allowed",
-            Verdict::Denied => "denied",
-            Verdict::WouldDeny => "would-deny",
-        }
-    }
-}
-
 /// A field's value, borrowed from an event.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FieldValue<'a> {
@@ -264,15 +172,52 @@ impl Event {
             Event::Exec { .. } => EventKind::Exec,
             Event::Fork { .. } => EventKind::Fork,
             Event::Exit { .. } => EventKind::Exit,
+            Event::Open { .. } => EventKind::Open,
             Event::Net { op: NetOp::Connect, .. } => EventKind::Connect,
             Event::Net { op: NetOp::Send, .. } => EventKind::Send,
             Event::Net { op: NetOp::Bind, .. } => EventKind::Bind,
+            Event::Net { op: NetOp::Listen, .. } => EventKind::Listen,
             Event::Net { op: NetOp::Socket, .. } => EventKind::Socket,
             Event::Syscall { .. } => EventKind::Syscall,
+            Event::Privilege { .. } => EventKind::Privilege,
+            Event::ExecMemory { .. } => EventKind::ExecMemory,
+            Event::Protect { .. } => EventKind::Protect,
+            Event::Budget { .. } => EventKind::Budget,
+            Event::Dns { .. } => EventKind::Dns,
             Event::Oom { .. } => EventKind::Oom,
             Event::Leave { .. } => EventKind::Leave,
             Event::ForeignThaw { .. } => EventKind::ForeignThaw,
             Event::Xid { .. } => EventKind::Xid,
+        }
+    }
+
+    /// What the kernel did, where that is a question.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Event::Exec { verdict, .. }
+            | Event::Fork { verdict, .. }
+            | Event::Open { verdict, .. }
+            | Event::Net { verdict, .. }
+            | Event::Syscall { verdict, .. }
+            | Event::Privilege { verdict, .. }
+            | Event::ExecMemory { verdict, .. }
+            | Event::Protect { verdict, .. }
+            | Event::Budget { verdict, .. } => Some(*verdict),
+            _ => None,
+        }
+    }
+
+    /// How surely it was seen, where that depends on the kernel.
+    pub fn assurance(&self) -> Option<Assurance> {
+        match self {
+            Event::Exec { assurance, .. }
+            | Event::Open { assurance, .. }
+            | Event::Net { assurance, .. }
+            | Event::Syscall { assurance, .. }
+            | Event::Privilege { assurance, .. }
+            | Event::ExecMemory { assurance, .. }
+            | Event::Protect { assurance, .. } => Some(*assurance),
+            _ => None,
         }
     }
 
@@ -282,13 +227,24 @@ impl Event {
         match (field, self) {
             (Field::Comm, _) => process.map(|p| Text(&p.comm)),
             (Field::Uid, _) => process.map(|p| Number(i64::from(p.uid))),
-            (Field::Path, Event::Exec { path, .. }) => Some(Text(path)),
+            (Field::Verdict, event) => event.verdict().map(|v| Text(v.name())),
+            (Field::Assurance, event) => event.assurance().map(|a| Text(a.name())),
+            (Field::Path, Event::Exec { path, .. } | Event::Open { path, .. }) => Some(Text(path)),
             (Field::Argv, Event::Exec { argv, .. }) => Some(Text(argv)),
-            (Field::Address, Event::Net { address, .. }) => Some(Address(*address)),
+            (Field::Kind, Event::Exec { kind, .. }) => Some(Text(kind.name())),
+            (Field::Kind, Event::ExecMemory { kind, .. }) => Some(Text(kind.name())),
+            (Field::Access, Event::Open { access, .. }) => Some(Text(access.name())),
+            (Field::Gain, Event::Privilege { gain, .. }) => Some(Text(gain.name())),
+            (Field::What, Event::Protect { what, .. }) => Some(Text(what)),
+            (Field::Budget, Event::Budget { budget, .. }) => Some(Text(budget)),
+            (
+                Field::Address,
+                Event::Net { address, .. } | Event::Budget { address, .. } | Event::Dns { address, .. },
+            ) => Some(Address(*address)),
             (Field::Port, Event::Net { port, .. }) => Some(Number(i64::from(*port))),
             (Field::Protocol, Event::Net { protocol, .. }) => Some(Number(i64::from(*protocol))),
-            (Field::Verdict, Event::Net { verdict, .. }) => Some(Text(verdict.name())),
-            (Field::Name, Event::Syscall { name, .. }) => Some(Text(name)),
+            (Field::Family, Event::Net { family, .. }) => Some(Number(i64::from(*family))),
+            (Field::Name, Event::Syscall { name, .. } | Event::Dns { name, .. }) => Some(Text(name)),
             (Field::Code, Event::Xid { code }) => i64::try_from(*code).ok().map(Number),
             (Field::Status, Event::Exit { status }) => Some(Number(i64::from(*status))),
             _ => None,
@@ -299,30 +255,61 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Exec { path, argv } => write!(f, "exec {path} [{argv}]"),
-            Event::Fork { child } => write!(f, "fork of pid {child}"),
+            Event::Exec { path, argv, kind: ExecKind::File, .. } => write!(f, "exec {path} [{argv}]"),
+            Event::Exec { path, argv, kind, .. } => write!(f, "exec {path} ({}) [{argv}]", kind.name()),
+            Event::Fork { child: 0, .. } => f.write_str("fork"),
+            Event::Fork { child, .. } => write!(f, "fork of pid {child}"),
             Event::Exit { status } => write!(f, "exit with status {status}"),
-            Event::Net { op, protocol, address, port, verdict } => {
+            Event::Open { path, access, .. } => write!(f, "open {path} to {}", access.name()),
+            Event::Net { op: NetOp::Socket, protocol, family, .. } if *family != 0 => {
+                write!(f, "socket of {} ({})", family_name(*family), protocol_name(*protocol))
+            }
+            Event::Net { op, protocol, address, port, .. } => {
                 let op = match op {
                     NetOp::Connect => "connect to",
                     NetOp::Send => "send to",
                     NetOp::Bind => "bind to",
+                    NetOp::Listen => "listen on",
                     NetOp::Socket => "socket for",
                 };
-                let protocol = match protocol {
-                    6 => "tcp".to_owned(),
-                    17 => "udp".to_owned(),
-                    n => format!("protocol {n}"),
-                };
-                write!(f, "{op} {} ({protocol}): {}", std::net::SocketAddr::new(*address, *port), verdict.name())
+                write!(f, "{op} {} ({})", std::net::SocketAddr::new(*address, *port), protocol_name(*protocol))
             }
             Event::Syscall { name, args, .. } => write!(f, "{name}({:#x}, {:#x}, {:#x})", args[0], args[1], args[2]),
+            Event::Privilege { gain: Gain::Userns, .. } => f.write_str("privilege by a user namespace"),
+            Event::Privilege { gain, .. } => write!(f, "privilege by {}", gain.name()),
+            Event::ExecMemory { kind, .. } => write!(f, "executable {} memory", kind.name()),
+            Event::Protect { what, .. } => write!(f, "reached for failsafe's {what}"),
+            Event::Budget { budget, address, bytes, .. } => {
+                write!(f, "budget {budget} used up by {bytes} bytes, last to {address}")
+            }
+            Event::Dns { name, address } => write!(f, "DNS says {name} is {address}"),
             Event::Oom { victim } => write!(f, "OOM kill of pid {victim}"),
             Event::Leave { pid, mover, to, .. } => {
                 write!(f, "pid {pid} was moved out of the run to cgroup {to} by pid {mover}")
             }
             Event::ForeignThaw { levels } => write!(f, "{levels} cgroup level(s) were thawed by someone else"),
             Event::Xid { code } => write!(f, "XID {code}"),
+        }?;
+        match self.verdict() {
+            // Of most kinds only what was refused is worth a word; of network calls the reader asks for it.
+            Some(Verdict::Allowed) if !matches!(self, Event::Net { .. }) => {}
+            Some(verdict) => write!(f, ": {}", verdict.name())?,
+            None => {}
+        }
+        match self.assurance() {
+            Some(Assurance::ObservedUnreliable) => f.write_str(" (arguments unreliable)"),
+            _ => Ok(()),
         }
     }
 }
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        n => format!("protocol {n}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,8 @@ impl fmt::Display for Source {
 pub enum Shape {
     /// A level: compared as it is.
     Gauge,
+    /// A level whose growth is worth bounding: compared as it is, or by how much it grew (`/s`).
+    Level,
     /// A total since the run's start: compared as it is, or as a rate (`/s`).
     Counter,
 }
@@ -113,10 +115,18 @@ catalogue! {
     IngressPackets "net.ingress_packets" Count Counter Ebpf;
     /// Connects, sends and packets denied in the kernel.
     EgressDenied "net.egress_denied" Count Counter Ebpf;
+    /// Packets dropped in the kernel: outside the allow-list, over a budget, or of a blocked run.
+    EgressDropped "net.egress_dropped" Count Counter Ebpf;
     /// Events the ring buffer could not take.
     EventsLost "events.lost" Count Counter Ebpf;
+    /// Processes made.
+    Forks "process.forks" Count Counter Ebpf;
+    /// Programs executed.
+    Execs "process.execs" Count Counter Ebpf;
     /// Memory of the run: `memory.current`, or resident memory summed over its processes.
-    Memory "memory.used" Bytes Gauge Cgroup;
+    Memory "memory.used" Bytes Level Cgroup;
+    /// Page faults (`memory.stat` pgfault, or those of its processes summed).
+    PageFaults "memory.page_faults" Count Counter Cgroup;
     /// OOM kills in the run (`memory.events`).
     OomKills "memory.oom_kills" Count Counter Cgroup;
     /// CPU time of the run (`cpu.stat` usage_usec, or summed over its processes).
@@ -398,7 +408,7 @@ mod tests {
             let name = kind.to_string();
             assert!(reference.contains(&format!("`{name}`")) || name.ends_with("_total"), "{name}");
         }
-        for event in crate::event::EventKind::ALL {
+        for event in crate::event::EventKind::ALL.iter().copied() {
             assert!(reference.contains(&format!("`{}`", event.name())), "{}", event.name());
             for field in event.fields() {
                 assert!(reference.contains(&format!("`{}`", field.name())), "{}", field.name());

@@ -102,6 +102,20 @@ fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
                 format!("refused: {}", program.detail),
                 "policies with an egress list are refused on this kernel",
             ),
+            (ProgramState::Refused, Group::Lsm) => check(
+                "ebpf",
+                &name,
+                CheckState::Degraded,
+                format!("refused: {}", program.detail),
+                "deny rules on it are only observed here: boot with `bpf` in lsm= (CONFIG_BPF_LSM)",
+            ),
+            (ProgramState::Refused, Group::Device) => check(
+                "ebpf",
+                &name,
+                CheckState::Degraded,
+                format!("refused: {}", program.detail),
+                "rules on devices hold only where LSM programs do",
+            ),
             (ProgramState::Refused, Group::Life | Group::Meter) => check(
                 "ebpf",
                 &name,

@@ -32,6 +32,8 @@ pub struct ProcStat {
     pub state: char,
     /// Parent's number.
     pub ppid: u32,
+    /// Page faults of the process itself, those that read from a disk and those that did not.
+    pub page_faults: u64,
     /// CPU time in user and kernel mode of the process itself, in clock ticks.
     pub cpu_ticks: u64,
     /// Number of threads.
@@ -197,6 +199,7 @@ fn parse_stat(bytes: &[u8]) -> Option<ProcStat> {
         comm,
         state: fields.first()?.chars().next()?,
         ppid: u32::try_from(number(4)?).ok()?,
+        page_faults: number(10)?.saturating_add(number(12)?),
         cpu_ticks: number(14)?.saturating_add(number(15)?),
         threads: number(20)?,
         // Signed in the kernel and may dip below zero for a moment.
@@ -244,12 +247,13 @@ mod tests {
 
     #[test]
     fn a_name_with_brackets_blanks_and_bad_utf8_does_not_shift_fields() {
-        let stat = b"42 (a) R (\xff b) D 7 42 42 0 -1 4194304 9 0 0 0 30 12 5 5 20 0 3 0 107847 3133440 414 184\n";
+        let stat = b"42 (a) R (\xff b) D 7 42 42 0 -1 4194304 9 0 2 0 30 12 5 5 20 0 3 0 107847 3133440 414 184\n";
         let (_dir, proc) = fixture(&[("42/stat", stat)]);
         let s = proc.stat(42).unwrap().unwrap();
         assert_eq!(s.comm, "a) R (\u{fffd} b");
         assert_eq!(s.state, 'D');
         assert_eq!(s.ppid, 7);
+        assert_eq!(s.page_faults, 11);
         assert_eq!(s.cpu_ticks, 42);
         assert_eq!(s.threads, 3);
         assert_eq!(s.id, ProcessId { pid: 42, start_time: 107_847 });

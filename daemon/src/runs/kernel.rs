@@ -5,6 +5,7 @@
 
 use crate::sensors::ebpf::{
     self, Ebpf, EgressMode, EgressPolicy, EgressRule, ProgramStatus, RunCounters, RunSpec, Via, Watch, WatchedCall,
+    rules::Rules,
 };
 use failsafe_core::{
     Mode, Policy, RunId,
@@ -93,15 +94,16 @@ impl Kernel {
         let slot = self.take_slot(mask)?;
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
         let egress = egress(policy);
+        let rules = Rules { watch: mask, ..Rules::default() };
         let spec = RunSpec {
             slot,
             cgroup,
             cgroup_id,
             level: u32::try_from(level).unwrap_or(u32::MAX),
             egress: &egress,
-            syscalls: mask,
+            rules: &rules,
             watch: Watch { exec: true, life: true, net: true },
-            blocked,
+            latch: u32::from(blocked),
         };
         let all = self.union();
         let added = ebpf.add_run(&spec).and_then(|placed| match ebpf.require_syscalls(all) {
@@ -204,7 +206,7 @@ impl Kernel {
     pub fn previously_blocked(&self) -> Vec<u64> {
         let Some(ebpf) = self.lock() else { return Vec::new() };
         match ebpf.previous_runs() {
-            Ok(runs) => runs.into_iter().filter(|r| r.blocked).map(|r| r.root_id).collect(),
+            Ok(runs) => runs.into_iter().filter(|r| r.latch != 0).map(|r| r.root_id).collect(),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "pins of an earlier daemon cannot be read");
                 Vec::new()

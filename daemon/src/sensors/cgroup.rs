@@ -1,6 +1,6 @@
-//! Memory, CPU, pressure and OOM kills of a run, from its cgroup's files or else from `/proc`.
+//! Memory, CPU, page faults, pressure and OOM kills of a run, from its cgroup's files or else from `/proc`.
 //!
-//! [`RunReader`] owns what one run's figures need between readings: the CPU time of processes that have ended. Pure
+//! [`RunReader`] owns what one run's figures need between readings: what processes that have ended had used. Pure
 //! reading; nothing is written and nothing judged.
 //!
 //! Which source is used is said in the result, because they differ:
@@ -41,6 +41,8 @@ pub struct RunUsage {
     pub processes: u64,
     /// Pressure of the run, where the kernel has it.
     pub psi: Psi,
+    /// Page faults since the run began (`memory.stat`, or summed over its processes); never goes back either.
+    pub page_faults: Option<u64>,
     /// OOM kills in the run so far (`memory.events`); absent where the controller is not on v2.
     pub oom_kills: Option<u64>,
 }
@@ -69,12 +71,30 @@ pub struct Pressure {
 #[derive(Debug, Default)]
 pub struct RunReader {
     procfs: ProcFs,
-    /// The last CPU time, in ticks, of each live process; kept only where `/proc` is the source.
-    live: BTreeMap<ProcessId, u64>,
+    /// The last totals of each live process; kept only where `/proc` is the source.
+    live: BTreeMap<ProcessId, Totals>,
     /// Of those that have ended.
-    ended: u64,
+    ended: Totals,
     /// The highest CPU time reported.
     cpu_usec: u64,
+    /// The highest number of page faults reported.
+    page_faults: u64,
+}
+
+/// What only grows while a process lives, and is lost when it ends.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    cpu_ticks: u64,
+    page_faults: u64,
+}
+
+impl Totals {
+    fn add(self, other: Totals) -> Totals {
+        Totals {
+            cpu_ticks: self.cpu_ticks.saturating_add(other.cpu_ticks),
+            page_faults: self.page_faults.saturating_add(other.page_faults),
+        }
+    }
 }
 
 impl RunReader {
@@ -92,11 +112,15 @@ impl RunReader {
         let pids = cgroup.all_procs()?;
         let from_files = optional(cgroup, "memory.current")?.and_then(|b| parse_number(&b));
         let cpu_files = optional(cgroup, "cpu.stat")?.and_then(|b| parse_field(&b, "usage_usec"));
-        let sums = if from_files.is_none() || cpu_files.is_none() { Some(self.sum(&pids)?) } else { None };
+        let faults = optional(cgroup, "memory.stat")?.and_then(|b| parse_field(&b, "pgfault"));
+        let complete = from_files.is_some() && cpu_files.is_some() && faults.is_some();
+        let sums = if !complete { Some(self.sum(&pids)?) } else { None };
         let now = cpu_files.or(sums.map(|s| s.cpu_usec));
         if let Some(now) = now {
             self.cpu_usec = self.cpu_usec.max(now);
         }
+        let faults = faults.or(sums.map(|s| s.page_faults));
+        self.page_faults = self.page_faults.max(faults.unwrap_or(0));
         Ok(RunUsage {
             memory_bytes: from_files.or(sums.map(|s| s.rss_bytes)),
             memory_source: source(from_files),
@@ -108,6 +132,7 @@ impl RunReader {
                 memory: pressure(cgroup, "memory.pressure")?,
                 io: pressure(cgroup, "io.pressure")?,
             },
+            page_faults: faults.map(|_| self.page_faults),
             oom_kills: optional(cgroup, "memory.events")?.and_then(|b| parse_field(&b, "oom_kill")),
         })
     }
@@ -119,19 +144,20 @@ impl RunReader {
         for pid in pids {
             if let Some(stat) = self.procfs.stat(*pid)? {
                 rss_pages = rss_pages.saturating_add(stat.rss_pages);
-                live.insert(stat.id, stat.cpu_ticks);
+                live.insert(stat.id, Totals { cpu_ticks: stat.cpu_ticks, page_faults: stat.page_faults });
             }
         }
-        for (who, ticks) in &self.live {
+        for (who, totals) in &self.live {
             if !live.contains_key(who) {
-                self.ended = self.ended.saturating_add(*ticks);
+                self.ended = self.ended.add(*totals);
             }
         }
         self.live = live;
-        let ticks = self.live.values().fold(self.ended, |sum, t| sum.saturating_add(*t));
+        let now = self.live.values().fold(self.ended, |sum, totals| sum.add(*totals));
         Ok(Sums {
             rss_bytes: rss_pages.saturating_mul(proc::page_size()),
-            cpu_usec: ticks.saturating_mul(proc::usec_per_tick()),
+            cpu_usec: now.cpu_ticks.saturating_mul(proc::usec_per_tick()),
+            page_faults: now.page_faults,
         })
     }
 }
@@ -140,6 +166,7 @@ impl RunReader {
 struct Sums {
     rss_bytes: u64,
     cpu_usec: u64,
+    page_faults: u64,
 }
 
 fn source(files: Option<u64>) -> UsageSource {
@@ -218,26 +245,26 @@ mod tests {
     fn fixture(root: &std::path::Path, pid: u32, start: u64, ticks: u64, rss: u64) {
         let dir = root.join(pid.to_string());
         std::fs::create_dir_all(&dir).unwrap();
-        let stat = format!("{pid} (x) S 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {start} 0 {rss} 0\n");
+        let stat = format!("{pid} (x) S 1 1 1 0 -1 0 {ticks} 0 1 0 {ticks} 0 0 0 20 0 1 0 {start} 0 {rss} 0\n");
         std::fs::write(dir.join("stat"), stat).unwrap();
     }
 
     #[test]
-    fn cpu_summed_from_proc_never_goes_back() {
+    fn what_is_summed_from_proc_never_goes_back() {
         let dir = tempfile::tempdir().unwrap();
         let mut reader = RunReader { procfs: ProcFs::new(dir.path()), ..RunReader::default() };
         fixture(dir.path(), 10, 100, 50, 3);
         fixture(dir.path(), 11, 101, 70, 4);
         let tick = proc::usec_per_tick();
         let first = reader.sum(&[10, 11]).unwrap();
-        assert_eq!(first, Sums { rss_bytes: 7 * proc::page_size(), cpu_usec: 120 * tick });
+        assert_eq!(first, Sums { rss_bytes: 7 * proc::page_size(), cpu_usec: 120 * tick, page_faults: 122 });
         // 11 ends; its number passes to a newcomer, which has used little.
         fixture(dir.path(), 11, 900, 1, 1);
         let second = reader.sum(&[10, 11]).unwrap();
-        assert_eq!(second.cpu_usec, 121 * tick);
+        assert_eq!((second.cpu_usec, second.page_faults), (121 * tick, 124));
         // 10 vanishes between the listing and the reading.
         std::fs::remove_dir_all(dir.path().join("10")).unwrap();
         let third = reader.sum(&[10, 11]).unwrap();
-        assert_eq!(third, Sums { rss_bytes: proc::page_size(), cpu_usec: 121 * tick });
+        assert_eq!(third, Sums { rss_bytes: proc::page_size(), cpu_usec: 121 * tick, page_faults: 124 });
     }
 }

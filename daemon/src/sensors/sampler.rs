@@ -228,6 +228,7 @@ fn usage_values(usage: &RunUsage) -> impl Iterator<Item = (Kind, i64)> {
     [
         (Kind::Memory, usage.memory_bytes.map(integer)),
         (Kind::CpuTime, usage.cpu_usec.map(integer)),
+        (Kind::PageFaults, usage.page_faults.map(integer)),
         (Kind::OomKills, usage.oom_kills.map(integer)),
         (Kind::Processes, Some(integer(usage.processes))),
         (Kind::PressureCpu, psi(usage.psi.cpu)),
@@ -245,7 +246,10 @@ fn counter_values(c: &RunCounters) -> impl Iterator<Item = (Kind, i64)> {
         (Kind::IngressBytes, c.ingress_bytes),
         (Kind::IngressPackets, c.ingress_packets),
         (Kind::EgressDenied, c.denied_calls + c.dropped_packets),
+        (Kind::EgressDropped, c.dropped_packets),
         (Kind::EventsLost, c.lost),
+        (Kind::Forks, c.forks),
+        (Kind::Execs, c.execs),
     ]
     .into_iter()
     .map(|(kind, value)| (kind, integer(value)))

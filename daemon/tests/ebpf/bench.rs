@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use failsafed::sensors::ebpf::{
     Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Protocol, RunAttachment, RunCounters, RunSpec,
-    Watch,
+    Watch, rules::Rules,
 };
 use nix::sys::eventfd::EventFd;
 
@@ -101,7 +101,8 @@ impl Bench {
     fn adopt_watching(&mut self, cgroup: TestCgroup, egress: &EgressPolicy, syscalls: u64) -> TestRun {
         let slot = self.next_slot;
         self.next_slot += 1;
-        let attached = self.ebpf.add_run(&RunSpec { syscalls, ..spec(&cgroup, slot, egress) }).unwrap();
+        let rules = Rules { watch: syscalls, ..Rules::default() };
+        let attached = self.ebpf.add_run(&RunSpec { rules: &rules, ..spec(&cgroup, slot, egress) }).unwrap();
         assert_eq!(attached.missing, Vec::<&str>::new());
         TestRun { slot, epoch: attached.epoch, cgroup }
     }
@@ -226,6 +227,22 @@ pub fn allow(net: &str, port: u16, protocol: Option<Protocol>) -> EgressRule {
     EgressRule { net: net.parse().unwrap(), ports: vec![port..=port], protocol }
 }
 
+/// Nothing but the egress list.
+pub static NO_RULES: Rules = Rules {
+    watch: 0,
+    deny: 0,
+    stop: 0,
+    paths: Vec::new(),
+    exec: None,
+    families: Vec::new(),
+    listen: Vec::new(),
+    bind: Vec::new(),
+    dead: None,
+    max_procs: 0,
+    max_forks: 0,
+    protect: false,
+};
+
 pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> RunSpec<'a> {
     RunSpec {
         slot,
@@ -233,9 +250,9 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
         cgroup_id: cgroup.id,
         level: cgroup.level(),
         egress,
-        syscalls: 0,
+        rules: &NO_RULES,
         watch: Watch::default(),
-        blocked: false,
+        latch: 0,
     }
 }
 

@@ -328,8 +328,8 @@ fn guards_outlive_the_daemon_and_are_taken_over_without_a_gap() {
     bench.reload(&instance);
     let mut previous = bench.ebpf.previous_runs().unwrap();
     previous.sort_by_key(|p| p.slot);
-    let seen: Vec<_> = previous.iter().map(|p| (p.root_id, p.enforced, p.blocked)).collect();
-    assert_eq!(seen, [(held.id, true, false), (blocked.id, false, true)]);
+    let seen: Vec<_> = previous.iter().map(|p| (p.root_id, p.enforced, p.latch)).collect();
+    assert_eq!(seen, [(held.id, true, 0), (blocked.id, false, 1)]);
     // All the while the old run tries: none may get through.
     inside.tell(&format!("storm 20000 127.0.0.1:{port}"));
     bench.try_add(&held, 0, &enforce(&[])).unwrap();

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 
-use failsafed::sensors::ebpf::{EgressPolicy, NetOp, WatchedCall, What};
+use failsafed::sensors::ebpf::{EgressPolicy, NetOp, ProgramState, WatchedCall, What};
 
 use super::agent::{Agent, memfd};
 use super::bench::{enforce, memory_limit, ready, ready_with};
@@ -12,7 +12,10 @@ use super::bench::{enforce, memory_limit, ready, ready_with};
 fn every_program_is_accounted_for() {
     let Some(bench) = ready("probe") else { return };
     for p in bench.ebpf.programs() {
-        println!("{:14} {:28} {:?} {}", p.name, p.hook, p.state, p.detail);
+        println!("{:14} {:28} {:?} {:?} {}", p.name, p.hook, p.state, p.verified_insns, p.detail);
+        // Every kernel with the cgroup hooks asked for below is newer than the count.
+        let counted = p.verified_insns.is_some_and(|n| n > 0);
+        assert_eq!(counted && !p.load_time.is_zero(), p.state == ProgramState::Loaded, "{p:?}");
     }
     assert_eq!(bench.ebpf.missing_guards(), Vec::<&str>::new());
     for name in ["fs_exec", "fs_fork", "fs_exit", "fs_move", "fs_sys_enter", "fs_sock_ops", "fs_ingress"] {
@@ -129,7 +132,7 @@ fn watched_calls_are_seen_through_every_abi_and_only_in_the_run() {
     let calls: Vec<_> = events
         .iter()
         .filter_map(|e| match &e.what {
-            What::Syscall { call, compat, args } => Some((e.slot, call.name(), *compat, args[0])),
+            What::Syscall { call, compat, args, .. } => Some((e.slot, call.name(), *compat, args[0])),
             _ => None,
         })
         .collect();

@@ -2,7 +2,7 @@
 
 use crate::{
     policy::{Bound, Condition, Op, Rule},
-    signal::{Signal, Value},
+    signal::{Shape, Signal, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
 };
@@ -58,7 +58,7 @@ impl RuleState {
                 let (bad, clear) = match (over, value) {
                     (None, value) => (bound.passed(*op, value), !not_cleared(*op, *clear, value)),
                     (Some(over), Value::Integer(total)) => {
-                        let (delta, span) = level.delta(signal.at, *total, *over)?;
+                        let (delta, span) = level.delta(signal.at, *total, *over, kind.shape())?;
                         (rate_passed(*op, *bound, delta, span), !rate_passed(*op, *clear, delta, span))
                     }
                     (Some(_), _) => return None,
@@ -113,10 +113,11 @@ impl Level {
         Some(Trip { suppressed: 0 })
     }
 
-    /// Growth of the counter within the window, and the length it is to be divided by: never less than the window, so that
+    /// Growth of the value within the window, and the length it is to be divided by: never less than the window, so that
     /// the first samples of a run cannot make a rate out of nothing.
-    fn delta(&mut self, at: MonoTime, total: i64, over: Span) -> Option<(i64, Span)> {
-        if self.window.back().is_some_and(|(_, last)| *last > total) {
+    /// A level that falls has shrunk; a total cannot.
+    fn delta(&mut self, at: MonoTime, total: i64, over: Span, shape: Shape) -> Option<(i64, Span)> {
+        if shape == Shape::Counter && self.window.back().is_some_and(|(_, last)| *last > total) {
             // The counter was reset (driver reload, new cgroup): what was before says nothing of what is now.
             self.window.clear();
         }
@@ -145,5 +146,26 @@ fn rate_passed(op: Op, bound: Bound, delta: i64, span: Span) -> bool {
     match op {
         Op::Above => seen > allowed,
         Op::Below => seen < allowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn growth(shape: Shape, samples: &[(u64, i64)]) -> i64 {
+        let mut level = Level::default();
+        let all = samples
+            .iter()
+            .map(|(s, value)| level.delta(MonoTime(s * 1_000_000_000), *value, Span::from_secs(5), shape));
+        all.last().flatten().map_or(0, |(delta, _)| delta)
+    }
+
+    #[test]
+    fn a_level_that_fell_has_shrunk_and_a_total_was_reset() {
+        let samples = [(0, 100), (1, 40), (2, 70)];
+        assert_eq!(growth(Shape::Level, &samples), -30);
+        assert_eq!(growth(Shape::Counter, &samples), 30);
+        assert_eq!(growth(Shape::Level, &[(0, 100), (1, 900), (7, 1_000), (8, 1_100)]), 200);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::time::MonoTime;
 use crate::{
     decision::{Action, Cause, DecisionId, IncidentId, Mode, Outcome, Verdict},
-    event::{Event, NetOp, Verdict as Net},
+    event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
     policy::{PolicyDigest, parse::parse},
     signal::{Kind, Real, Value},
@@ -138,7 +138,8 @@ fn at(ms: u64) -> MonoTime {
 }
 
 fn connect(port: u16, verdict: Net) -> Event {
-    Event::Net { op: NetOp::Connect, protocol: 6, address: "192.0.2.1".parse().unwrap(), port, verdict }
+    let (address, assurance) = ("192.0.2.1".parse().unwrap(), Assurance::BlockedInKernel);
+    Event::Net { op: NetOp::Connect, protocol: 6, address, port, family: 2, verdict, assurance }
 }
 
 fn rules(decisions: &[Decision]) -> Vec<String> {

@@ -1,21 +1,22 @@
 //! From TOML to meaning: units, names, ranges and contradictions are checked here, all of them, before one is reported.
 
+mod egress;
+mod guard;
 mod when;
 
 use super::{
-    Condition, Egress, EgressAllow, EventMatch, Pattern, Policy, Rule, WATCHABLE,
+    Condition, Effect, EventMatch, Pattern, Policy, Rule,
     diagnostic::{Diagnostic, nearest},
-    raw::{Literal, RawAllow, RawPolicy, RawRule},
+    groups,
+    raw::{RawPolicy, RawRule},
 };
 use crate::{
     decision::Action,
     event::{EventKind, Field},
     time::Span,
 };
-use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     ops::Range,
 };
 use toml::Spanned;
@@ -30,12 +31,12 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
     let name = b.name(&raw.policy.name, "policy name");
     let mut watch: BTreeSet<String> = BTreeSet::new();
     for call in raw.syscalls.iter().flat_map(|s| &s.watch) {
-        watch.extend(b.syscall(call.get_ref(), call.span()));
+        watch.extend(b.syscalls(call.get_ref(), call.span()).iter().map(|call| (*call).to_owned()));
     }
-    let egress = raw.egress.map(|egress| {
-        let allow = egress.allow.iter().filter_map(|entry| b.allow(entry)).collect();
-        Egress { mode: egress.mode, allow }
-    });
+    let egress = raw.egress.map(|egress| b.egress(&egress));
+    let exec = raw.exec.map(|exec| b.exec_list(&exec));
+    let limits = raw.limits.map(|limits| b.limits(&limits));
+    let dead_after = b.dead_after(&raw.policy);
     let owner = raw.policy.owner;
     let mut rules: Vec<Rule> = Vec::new();
     let mut first: BTreeMap<String, usize> = BTreeMap::new();
@@ -45,7 +46,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
             if let Condition::Event(EventMatch { kind: EventKind::Syscall, fields }) = &built.when {
                 for pattern in fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of) {
                     if let Pattern::Exact(call) = pattern {
-                        watch.extend(b.syscall(call, span.clone()));
+                        watch.insert(call.clone());
                     }
                 }
             }
@@ -68,7 +69,11 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
         description: raw.policy.description,
         on_blind: raw.policy.on_blind,
         on_escape: raw.policy.on_escape,
+        on_dead_daemon: raw.policy.on_dead_daemon.unwrap_or_default(),
+        dead_after,
         egress,
+        exec,
+        limits,
         watch,
         rules,
     })
@@ -98,52 +103,15 @@ impl Builder<'_> {
         text.clone()
     }
 
-    fn syscall(&mut self, name: &str, span: Range<usize>) -> Option<String> {
-        if WATCHABLE.contains(&name) {
-            return Some(name.to_owned());
+    /// The calls that a name or a group stands for; none when it is unknown.
+    fn syscalls(&mut self, name: &str, span: Range<usize>) -> &'static [&'static str] {
+        if let Some(calls) = groups::expand(name) {
+            return calls;
         }
-        let help = nearest(name, WATCHABLE).map(|near| format!("did you mean `{near}`?"));
-        self.error(
-            span,
-            format!("system call `{name}` cannot be watched, expected one of {}", WATCHABLE.join(", ")),
-            help,
-        );
-        None
-    }
-
-    fn allow(&mut self, raw: &RawAllow) -> Option<EgressAllow> {
-        let cidr = self.net(raw.cidr.get_ref(), raw.cidr.span());
-        let mut ports = Vec::new();
-        if let Some(list) = &raw.ports {
-            for literal in list.get_ref().as_slice() {
-                ports.extend(self.ports(literal, list.span()));
-            }
-        }
-        Some(EgressAllow { cidr: cidr?.trunc(), ports, protocol: raw.protocol })
-    }
-
-    fn net(&mut self, text: &str, span: Range<usize>) -> Option<IpNet> {
-        let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        if net.is_none() {
-            self.error(span, format!("`{text}` is not a network, expected CIDR such as 10.0.0.0/8 or fd00::/8"), None);
-        }
-        net
-    }
-
-    fn ports(&mut self, literal: &Literal, span: Range<usize>) -> Option<(u16, u16)> {
-        let range = match literal {
-            Literal::Integer(n) => u16::try_from(*n).ok().map(|p| (p, p)),
-            Literal::Text(text) => {
-                let (low, high) = text.split_once('-').unwrap_or((text, text));
-                low.trim().parse().ok().zip(high.trim().parse().ok())
-            }
-            Literal::Float(_) => None,
-        };
-        let range = range.filter(|(low, high)| low <= high && *high > 0);
-        if range.is_none() {
-            self.error(span, "ports: expected a port or a range such as 443 or \"8000-8999\"", None);
-        }
-        range
+        let help = nearest(name, groups::names()).map(|near| format!("did you mean `{near}`?"));
+        let expected = groups::names().collect::<Vec<_>>().join(", ");
+        self.error(span, format!("system call `{name}` cannot be watched, expected one of {expected}"), help);
+        &[]
     }
 
     fn duration(&mut self, field: &str, text: &Spanned<String>) -> Option<Span> {
@@ -185,6 +153,12 @@ impl Builder<'_> {
             self.duration("cooldown", text)
         });
         let when = self.condition(&id, &raw.when);
+        let effect = raw.effect.as_ref().map_or(Effect::Observe, |effect| *effect.get_ref());
+        self.effect(&id, &raw, when.as_ref());
+        let mut actions = actions?;
+        if effect == Effect::Stop && !actions.contains(&Action::Freeze) {
+            actions = Action::IN_POLICY.into_iter().filter(|a| *a == Action::Freeze || actions.contains(a)).collect();
+        }
         Some(Rule {
             id,
             rationale: raw.rationale.into_inner(),
@@ -194,8 +168,9 @@ impl Builder<'_> {
             labels: raw.labels,
             playbook: raw.playbook,
             mode: raw.mode,
+            effect,
             when: when?,
-            actions: actions?,
+            actions,
             cooldown: cooldown.unwrap_or(COOLDOWN),
         })
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
 
-/// SHA-256 over `failsafe-policy-v1\n` and the policy as JSON with its fields in declared order, shown as `sha256:HEX`.
+/// SHA-256 over `failsafe-policy-v2\n` and the policy as JSON with its fields in declared order, shown as `sha256:HEX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyDigest(pub [u8; 32]);
 
@@ -15,7 +15,7 @@ impl PolicyDigest {
         // content would still give a digest of its own rather than another policy's.
         let content = serde_json::to_vec(policy).unwrap_or_default();
         let mut hash = Sha256::new();
-        hash.update(b"failsafe-policy-v1\n");
+        hash.update(b"failsafe-policy-v2\n");
         hash.update(&content);
         PolicyDigest(hash.finalize().into())
     }

@@ -1,47 +1,35 @@
 //! Policy: bounds as data. [`parse`](parse::parse) reads TOML strictly; [`check`] holds it against itself and a node;
 //! the digest is over the canonical content, so comments and layout do not change it.
 
+pub mod assurance;
 mod build;
 pub mod check;
 pub mod condition;
 pub mod diagnostic;
 mod digest;
+mod egress;
+pub mod groups;
+mod guard;
 pub mod parse;
 mod raw;
 
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Op, Pattern};
 pub use digest::PolicyDigest;
+pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, Protocol};
+pub use groups::WATCHABLE;
+pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
 
 use crate::{
     decision::{Action, Confidence, Mode, Severity},
     signal::Source,
     time::Span,
 };
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The policies that runs are pinned to, by digest.
 pub type PolicySet = BTreeMap<PolicyDigest, Arc<Policy>>;
-
-/// System calls that a policy may watch.
-pub const WATCHABLE: [&str; 14] = [
-    "ptrace",
-    "mount",
-    "unshare",
-    "setns",
-    "bpf",
-    "init_module",
-    "finit_module",
-    "kexec_load",
-    "io_uring_setup",
-    "memfd_create",
-    "process_vm_writev",
-    "userfaultfd",
-    "keyctl",
-    "reboot",
-];
 
 /// What to do when a sensor that the policy needs cannot see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -67,36 +55,6 @@ pub enum OnEscape {
     Observe,
 }
 
-/// An IP protocol of an egress entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP, number 6.
-    Tcp,
-    /// UDP, number 17.
-    Udp,
-}
-
-/// One destination a run may reach.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EgressAllow {
-    /// The network.
-    pub cidr: IpNet,
-    /// Ports as inclusive ranges; empty: any.
-    pub ports: Vec<(u16, u16)>,
-    /// Protocol; `None`: TCP and UDP.
-    pub protocol: Option<Protocol>,
-}
-
-/// The egress allow-list, enforced in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Egress {
-    /// Deny, or only report what would have been denied.
-    pub mode: Mode,
-    /// Where the run may send; all else is forbidden.
-    pub allow: Vec<EgressAllow>,
-}
-
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
@@ -116,6 +74,8 @@ pub struct Rule {
     pub playbook: Option<String>,
     /// Enforce or observe.
     pub mode: Mode,
+    /// What the kernel does with a call that matches, before anybody decides anything.
+    pub effect: Effect,
     /// When it trips.
     pub when: Condition,
     /// What is then done, in the order of [`Action::IN_POLICY`].
@@ -139,8 +99,16 @@ pub struct Policy {
     pub on_blind: OnBlind,
     /// What to do with escapes.
     pub on_escape: OnEscape,
+    /// What the kernel does when no daemon has been seen for [`Policy::dead_after`].
+    pub on_dead_daemon: OnDead,
+    /// How long the daemon must not have been seen.
+    pub dead_after: Span,
     /// The egress allow-list.
     pub egress: Option<Egress>,
+    /// The list of programs that the run may execute.
+    pub exec: Option<ExecList>,
+    /// Bounds that the kernel keeps on making processes.
+    pub limits: Option<Limits>,
     /// Names of watched system calls: those listed, and those that rules name.
     pub watch: BTreeSet<String>,
     /// The rules.
@@ -156,7 +124,8 @@ impl Policy {
     /// The sensors whose blindness leaves a rule of this policy blind.
     pub fn needs(&self) -> BTreeSet<Source> {
         let mut needs: BTreeSet<Source> = self.rules.iter().map(|rule| rule.when.source()).collect();
-        if self.egress.is_some() || !self.watch.is_empty() {
+        let sections = self.egress.is_some() || self.exec.is_some() || self.limits.is_some();
+        if sections || !self.watch.is_empty() || self.on_dead_daemon != OnDead::Keep {
             needs.insert(Source::Ebpf);
         }
         needs.remove(&Source::Guard);

@@ -1,6 +1,6 @@
 //! A policy as it stands in TOML: every field known, nothing else accepted. [`super::build`] gives it meaning.
 
-use super::{OnBlind, OnEscape, Protocol};
+use super::{Effect, OnBlind, OnDead, OnEscape, Protocol};
 use crate::decision::{Action, Confidence, Mode, Severity};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -11,6 +11,8 @@ use toml::Spanned;
 pub(super) struct RawPolicy {
     pub policy: RawHead,
     pub egress: Option<RawEgress>,
+    pub exec: Option<RawExec>,
+    pub limits: Option<Spanned<RawLimits>>,
     pub syscalls: Option<RawSyscalls>,
     #[serde(default)]
     pub rule: Vec<RawRule>,
@@ -29,6 +31,8 @@ pub(super) struct RawHead {
     pub on_blind: OnBlind,
     #[serde(default)]
     pub on_escape: OnEscape,
+    pub on_dead_daemon: Option<OnDead>,
+    pub dead_after: Option<Spanned<String>>,
 }
 
 fn one() -> u32 {
@@ -40,13 +44,42 @@ fn one() -> u32 {
 pub(super) struct RawEgress {
     #[serde(default)]
     pub mode: Mode,
-    pub allow: Vec<RawAllow>,
+    pub allow: Vec<Spanned<RawAllow>>,
+    #[serde(default)]
+    pub budget: Vec<RawBudget>,
+    #[serde(default)]
+    pub dns_servers: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBudget {
+    pub name: Spanned<String>,
+    pub to: Spanned<Vec<Spanned<String>>>,
+    pub bytes: Option<Spanned<Literal>>,
+    pub rate: Option<Spanned<Literal>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExec {
+    #[serde(default)]
+    pub mode: Mode,
+    pub allow: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub processes: Option<Spanned<i64>>,
+    pub forks_per_second: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAllow {
-    pub cidr: Spanned<String>,
+    pub cidr: Option<Spanned<String>>,
+    pub host: Option<Spanned<String>>,
     pub ports: Option<Spanned<OneOrMany>>,
     pub protocol: Option<Protocol>,
 }
@@ -72,6 +105,7 @@ pub(super) struct RawRule {
     pub playbook: Option<String>,
     #[serde(default)]
     pub mode: Mode,
+    pub effect: Option<Spanned<Effect>>,
     pub when: Spanned<RawWhen>,
     pub actions: Spanned<Vec<Spanned<Action>>>,
     pub cooldown: Option<Spanned<String>>,
@@ -96,8 +130,15 @@ pub(super) struct RawWhen {
     pub address: Option<Spanned<OneOrMany>>,
     pub port: Option<Spanned<OneOrMany>>,
     pub protocol: Option<Spanned<OneOrMany>>,
+    pub family: Option<Spanned<OneOrMany>>,
     pub verdict: Option<Spanned<OneOrMany>>,
+    pub assurance: Option<Spanned<OneOrMany>>,
     pub name: Option<Spanned<OneOrMany>>,
+    pub kind: Option<Spanned<OneOrMany>>,
+    pub access: Option<Spanned<OneOrMany>>,
+    pub gain: Option<Spanned<OneOrMany>>,
+    pub what: Option<Spanned<OneOrMany>>,
+    pub budget: Option<Spanned<OneOrMany>>,
     pub code: Option<Spanned<OneOrMany>>,
     pub status: Option<Spanned<OneOrMany>>,
 }

@@ -35,6 +35,12 @@ pub struct RunCounters {
     pub execs: u64,
     /// Processes made.
     pub forks: u64,
+    /// Calls and operations that a rule refused.
+    pub denied_ops: u64,
+    /// ... that a rule would have refused, or only reports.
+    pub observed_ops: u64,
+    /// Packets beyond a budget.
+    pub budget_drops: u64,
     /// Processes that were not noted down for lack of room: their leaving the run would go unseen.
     pub untracked: u64,
 }
@@ -86,6 +92,9 @@ fn totals<M: std::borrow::Borrow<aya::maps::MapData>>(
         sum.events += c.events.iter().sum::<u64>();
         sum.execs += c.events[kind::EXEC as usize];
         sum.forks += c.events[kind::FORK as usize];
+        sum.denied_ops += c.denied_ops;
+        sum.observed_ops += c.observed_ops;
+        sum.budget_drops += c.budget_drops;
         sum.untracked += c.untracked;
     }
     sum.lost = drops.get(&slot, 0)?.iter().sum();
@@ -101,5 +110,8 @@ pub(super) const ZERO: Pod<abi::Counters> = Pod(abi::Counters {
     dropped_packets: 0,
     denied_calls: 0,
     events: [0; kind::MAX],
+    denied_ops: 0,
+    observed_ops: 0,
+    budget_drops: 0,
     untracked: 0,
 });

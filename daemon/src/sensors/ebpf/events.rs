@@ -87,7 +87,13 @@ pub enum What {
         compat: bool,
         /// First three arguments, as numbers.
         args: [u64; 3],
+        /// It was refused.
+        denied: bool,
+        /// Where it was seen.
+        via: Way,
     },
+    /// Something that a rule speaks of.
+    Op(super::Op),
     /// The out-of-memory killer chose the process.
     Oom,
     /// The process is no longer in the run's cgroups.
@@ -121,6 +127,21 @@ pub struct Net {
     pub foreign: bool,
     /// The packet had a source route, a routing header, or headers that could not be read.
     pub odd_headers: bool,
+}
+
+/// How something was seen, and so how sure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// An LSM hook, which can refuse.
+    Lsm,
+    /// The call's own function.
+    Fentry,
+    /// The entry of every call: the caller can change what its arguments point to after they were read.
+    SysEnter,
+    /// A tracepoint.
+    Tracepoint,
+    /// A hook of the run's cgroup, which can refuse.
+    Cgroup,
 }
 
 /// Where a network event was seen.
@@ -253,8 +274,10 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
         kind::SYSCALL => {
             let e = abi::Sys::read(bytes)?;
             let call = u8::try_from(e.call).ok().filter(|c| usize::from(*c) < abi::SYSCALLS.len())?;
-            What::Syscall { call: WatchedCall(call), compat: e.compat != 0, args: e.args }
+            let denied = e.verdict == abi::verdict::DENIED;
+            What::Syscall { call: WatchedCall(call), compat: e.compat != 0, args: e.args, denied, via: way(e.via)? }
         }
+        kind::OP => What::Op(super::ops::op(&abi::Op::read(bytes)?)?),
         kind::OOM => What::Oom,
         kind::LEAVE => What::Leave(moved(&abi::Move::read(bytes)?)),
         kind::JOIN => What::Join(moved(&abi::Move::read(bytes)?)),
@@ -335,6 +358,17 @@ fn moved(e: &abi::Move) -> Move {
     }
 }
 
+pub(super) fn way(via: u8) -> Option<Way> {
+    Some(match via {
+        abi::via::LSM => Way::Lsm,
+        abi::via::FENTRY => Way::Fentry,
+        abi::via::SYS_ENTER => Way::SysEnter,
+        abi::via::TRACEPOINT => Way::Tracepoint,
+        abi::via::CGROUP => Way::Cgroup,
+        _ => return None,
+    })
+}
+
 /// Up to the first NUL.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
@@ -365,7 +399,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_any_bytes_is_safe(mut bytes in prop::collection::vec(any::<u8>(), 0..700), kind in 0u8..10) {
+        fn decoding_any_bytes_is_safe(mut bytes in prop::collection::vec(any::<u8>(), 0..700), kind in 0u8..11) {
             // Reach every kind: offset 40 is the kind.
             if bytes.len() > 44 {
                 bytes[40..44].copy_from_slice(&[kind, 0, 0, 0]);

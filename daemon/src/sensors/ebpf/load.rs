@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapError, RingBuf};
+use aya::maps::{Array, Map, MapError, RingBuf};
+use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use failsafe_ebpf::abi;
@@ -153,6 +155,8 @@ pub struct Ebpf {
     pub(super) next_table: u32,
     pub(super) max_runs: u32,
     pub(super) watching: Watching,
+    /// Attachments to the whole host; pinned ones are held open besides.
+    pub(super) host_links: Vec<FdLink>,
 }
 
 impl Ebpf {
@@ -166,7 +170,7 @@ impl Ebpf {
         let max_runs = config.max_runs.clamp(1, abi::MAX_RUNS);
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DEBUG).map_max_entries("events", config.ring_bytes);
-        for map in ["runs", "seqs", "latches", "drops", "counters"] {
+        for map in ["runs", "seqs", "latches", "drops", "counters", "lives", "births"] {
             loader.map_max_entries(map, max_runs);
         }
         let object = loader.load(failsafe_ebpf::OBJECT).map_err(|e| Error::Object(Box::new(e)))?;
@@ -184,14 +188,16 @@ impl Ebpf {
             next_table: 1,
             max_runs,
             watching: Watching::default(),
+            host_links: Vec::new(),
         };
+        ebpf.pin_maps();
+        ebpf.beat()?;
         for spec in PROGRAMS {
             let status = ebpf.load_one(spec, &btf);
             ebpf.programs.push(status);
         }
         drop(btf);
         trim_heap();
-        ebpf.pin_maps();
         Ok(ebpf)
     }
 
@@ -258,6 +264,18 @@ impl Ebpf {
         self.pins.as_ref().map_or(Ok(()), Pins::remove_own)
     }
 
+    /// The daemon's sign of life: [`super::rules::Dead`] counts from the last one.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn beat(&mut self) -> Result<(), Error> {
+        let beat =
+            abi::Watchdog { beat_ns: crate::platform::clock::monotonic_ns(), daemon_tgid: std::process::id(), pad: 0 };
+        let mut map: Array<_, Pod<abi::Watchdog>> =
+            Array::try_from(self.map_mut("watchdog")?).map_err(Error::map("watchdog"))?;
+        map.set(0, Pod(beat), 0).map_err(Error::map("watchdog"))
+    }
+
     /// The reader of the ring; there is one, so the second call gives `Missing`.
     ///
     /// # Errors
@@ -282,8 +300,15 @@ impl Ebpf {
     }
 
     fn load_one(&mut self, spec: &Spec, btf: &Btf) -> ProgramStatus {
-        let status =
-            |state, detail| ProgramStatus { name: spec.name, hook: spec.hook, group: spec.group, state, detail };
+        let status = |state, detail| ProgramStatus {
+            name: spec.name,
+            hook: spec.hook,
+            group: spec.group,
+            state,
+            detail,
+            verified_insns: None,
+            load_time: Duration::ZERO,
+        };
         if let Some(first) = spec.instead_of
             && self.is_loaded(first)
         {
@@ -292,14 +317,39 @@ impl Ebpf {
         let Some(program) = self.object.program_mut(spec.name) else {
             return status(ProgramState::Refused, String::from("not in the object"));
         };
+        let begin = Instant::now();
+        let mut host = None;
         let done = if spec.name == FENTRY_PROBE {
             super::syscalls::probe_fentry(program, btf)
         } else {
-            load_and_attach(program, spec, btf).map_err(|e| chain(&e))
+            load_and_attach(program, spec, btf).map(|link| host = link).map_err(|e| chain(&e))
         };
-        match done {
+        let load_time = begin.elapsed();
+        let verified_insns = program.info().ok().and_then(|info| info.verified_instruction_count());
+        let status = match done {
             Ok(()) => status(ProgramState::Loaded, String::new()),
             Err(detail) => status(ProgramState::Refused, detail),
+        };
+        if let Some(link) = host {
+            self.hold_host(spec.name, link);
+        }
+        ProgramStatus { verified_insns, load_time, ..status }
+    }
+
+    /// A link for the whole host is pinned, so that life goes on being followed, and rules in force, without a daemon.
+    fn hold_host(&mut self, name: &str, link: FdLink) {
+        let Ok(pins) = &self.pins else {
+            self.host_links.push(link);
+            return;
+        };
+        match link.pin(pins.host_link(name)) {
+            Ok(pinned) => self.host_links.push(pinned.into()),
+            Err(e) => {
+                let why = format!("link of {name}: {}", chain(&e));
+                tracing::warn!(why, "a program of the host is not pinned, and none is");
+                let _ = pins.remove_own();
+                self.pins = Err(why);
+            }
         }
     }
 
@@ -316,20 +366,28 @@ impl Ebpf {
     }
 }
 
-fn load_and_attach(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<(), ProgramError> {
+/// The link of a program that is attached to the whole host.
+fn load_and_attach(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<Option<FdLink>, ProgramError> {
     match program {
         Program::BtfTracePoint(p) => {
             let point = spec.hook.strip_prefix("tp_btf/").unwrap_or(spec.hook);
             p.load(point, btf)?;
             if spec.group == Group::Life {
-                p.attach()?;
+                let id = p.attach()?;
+                return Ok(Some(p.take_link(id)?.into()));
             }
-            Ok(())
+            Ok(None)
         }
-        Program::CgroupSockAddr(p) => p.load(),
-        Program::CgroupSock(p) => p.load(),
-        Program::CgroupSkb(p) => p.load(),
-        Program::SockOps(p) => p.load(),
+        Program::Lsm(p) => {
+            p.load(spec.hook.strip_prefix("lsm/").unwrap_or(spec.hook), btf)?;
+            let id = p.attach()?;
+            Ok(Some(p.take_link(id)?.into()))
+        }
+        Program::CgroupDevice(p) => p.load().map(|()| None),
+        Program::CgroupSockAddr(p) => p.load().map(|()| None),
+        Program::CgroupSock(p) => p.load().map(|()| None),
+        Program::CgroupSkb(p) => p.load().map(|()| None),
+        Program::SockOps(p) => p.load().map(|()| None),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <bpffs>/failsafe/<instance>/g<N>_v<ABI>/
-//!     map_runs  map_latches  map_counters  map_drops
-//!     link_<slot>_<cgroup id>_<program>
+//!     map_runs  map_latches  map_counters  map_drops  map_events
+//!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
 //! generation `N + 1`, attaches it to the runs that live on, and only then removes the older ones
@@ -22,7 +22,7 @@ use super::Error;
 use super::load::Pod;
 
 /// Maps whose content a later daemon may want.
-pub(super) const PINNED_MAPS: [&str; 4] = ["runs", "latches", "counters", "drops"];
+pub(super) const PINNED_MAPS: [&str; 5] = ["runs", "latches", "counters", "drops", "events"];
 
 /// A run that an earlier daemon left guarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,10 @@ pub struct PreviousRun {
     pub root_id: u64,
     /// Its slot then.
     pub slot: u32,
-    /// It was blocked altogether.
-    pub blocked: bool,
+    /// Which occupant of the slot.
+    pub epoch: u32,
+    /// Its latch ([`abi::latch`]): 0 = off.
+    pub latch: u32,
     /// Its egress allow-list was enforced.
     pub enforced: bool,
 }
@@ -85,6 +87,10 @@ impl Pins {
 
     pub fn link(&self, slot: u32, root_id: u64, program: &str) -> PathBuf {
         self.dir.join(format!("link_{slot}_{root_id}_{program}"))
+    }
+
+    pub fn host_link(&self, program: &str) -> PathBuf {
+        self.dir.join(format!("link_host_{program}"))
     }
 
     /// What earlier generations guard. Generations of another ABI are left out: their maps cannot be read.
@@ -166,7 +172,8 @@ fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, aya:
             generation,
             root_id,
             slot: cfg.slot,
-            blocked: latches.get(&cfg.slot, 0)? != 0,
+            epoch: cfg.epoch,
+            latch: latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
         });
     }

@@ -3,13 +3,19 @@
 //! Probing decides, not the kernel's version: every program is loaded by itself, and one that is refused is a line in
 //! the report (`failsafectl doctor`, `Gap`), not a failure to start.
 
+use std::time::Duration;
+
 use failsafe_ebpf::abi;
 
 /// What a program is for, which decides how it is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// Process life: one attachment for the host, while the daemon runs.
+    /// Process life: one attachment for the host, pinned.
     Life,
+    /// Refuses what rules forbid, at LSM hooks: one attachment for the host, pinned.
+    Lsm,
+    /// Refuses devices: attached to the cgroup of each run with rules on them, pinned.
+    Device,
     /// Refuses egress: attached to each run's cgroup, pinned.
     Guard,
     /// Counts, or helps a guard: attached to each run's cgroup, pinned.
@@ -42,6 +48,11 @@ pub struct ProgramStatus {
     pub state: ProgramState,
     /// The kernel's reason, or a remark; empty if there is nothing to say.
     pub detail: String,
+    /// Instructions that the verifier walked; `None` where the program is not loaded, or the kernel (before 5.16) does
+    /// not say.
+    pub verified_insns: Option<u32>,
+    /// How long the kernel took over it: verifying, compiling and, for process life, attaching.
+    pub load_time: Duration,
 }
 
 pub(super) struct Spec {
@@ -75,6 +86,38 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_ingress", "cgroup_skb/ingress", Group::Meter),
     spec("fs_bind4", "cgroup/bind4", Group::Meter),
     spec("fs_bind6", "cgroup/bind6", Group::Meter),
+    spec("fs_device", "cgroup/dev", Group::Device),
+    spec("fs_lsm_bprm_check_security", "lsm/bprm_check_security", Group::Lsm),
+    spec("fs_lsm_file_open", "lsm/file_open", Group::Lsm),
+    spec("fs_lsm_mmap_file", "lsm/mmap_file", Group::Lsm),
+    spec("fs_lsm_file_mprotect", "lsm/file_mprotect", Group::Lsm),
+    spec("fs_lsm_ptrace_access_check", "lsm/ptrace_access_check", Group::Lsm),
+    spec("fs_lsm_ptrace_traceme", "lsm/ptrace_traceme", Group::Lsm),
+    spec("fs_lsm_bpf", "lsm/bpf", Group::Lsm),
+    spec("fs_lsm_task_kill", "lsm/task_kill", Group::Lsm),
+    spec("fs_lsm_inode_unlink", "lsm/inode_unlink", Group::Lsm),
+    spec("fs_lsm_inode_rmdir", "lsm/inode_rmdir", Group::Lsm),
+    spec("fs_lsm_inode_rename", "lsm/inode_rename", Group::Lsm),
+    spec("fs_lsm_kernel_load_data", "lsm/kernel_load_data", Group::Lsm),
+    spec("fs_lsm_kernel_read_file", "lsm/kernel_read_file", Group::Lsm),
+    spec("fs_lsm_inode_init_security_anon", "lsm/inode_init_security_anon", Group::Lsm),
+    spec("fs_lsm_bprm_creds_from_file", "lsm/bprm_creds_from_file", Group::Lsm),
+    spec("fs_lsm_task_fix_setuid", "lsm/task_fix_setuid", Group::Lsm),
+    spec("fs_lsm_userns_create", "lsm/userns_create", Group::Lsm),
+    spec("fs_lsm_task_alloc", "lsm/task_alloc", Group::Lsm),
+    spec("fs_lsm_socket_create", "lsm/socket_create", Group::Lsm),
+    spec("fs_lsm_socket_listen", "lsm/socket_listen", Group::Lsm),
+    spec("fs_lsm_socket_connect", "lsm/socket_connect", Group::Lsm),
+    spec("fs_lsm_file_receive", "lsm/file_receive", Group::Lsm),
+    spec("fs_lsm_sb_mount", "lsm/sb_mount", Group::Lsm),
+    spec("fs_lsm_sb_umount", "lsm/sb_umount", Group::Lsm),
+    spec("fs_lsm_sb_pivotroot", "lsm/sb_pivotroot", Group::Lsm),
+    spec("fs_lsm_move_mount", "lsm/move_mount", Group::Lsm),
+    spec("fs_lsm_path_chroot", "lsm/path_chroot", Group::Lsm),
+    spec("fs_lsm_key_permission", "lsm/key_permission", Group::Lsm),
+    spec("fs_lsm_key_alloc", "lsm/key_alloc", Group::Lsm),
+    spec("fs_lsm_settime", "lsm/settime", Group::Lsm),
+    spec("fs_lsm_perf_event_open", "lsm/perf_event_open", Group::Lsm),
     spec(SYS_ENTER, "tp_btf/sys_enter", Group::Syscall),
     spec(FENTRY_PROBE, "fentry", Group::Syscall),
 ];
@@ -101,11 +144,13 @@ pub(super) fn fentry_targets(call: usize) -> Vec<FentryTarget> {
     } else {
         ("__x64_sys_", &["__ia32_compat_sys_", "__ia32_sys_"])
     };
+    // The kernel's own name for the second version of the call.
+    let function = if *name == "umount2" { "umount" } else { *name };
     vec![
-        FentryTarget { program: format!("fs_sys_{name}"), functions: vec![format!("{native}{name}")] },
+        FentryTarget { program: format!("fs_sys_{name}"), functions: vec![format!("{native}{function}")] },
         FentryTarget {
             program: format!("fs_csys_{name}"),
-            functions: compat.iter().map(|p| format!("{p}{name}")).collect(),
+            functions: compat.iter().map(|p| format!("{p}{function}")).collect(),
         },
     ]
 }

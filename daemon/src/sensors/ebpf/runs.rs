@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap};
 use aya::programs::links::{FdLink, LinkError};
-use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError};
-use failsafe_ebpf::abi::{self, run_flag};
+use aya::programs::{CgroupAttachMode, CgroupDevice, CgroupSkbAttachType, Program, ProgramError};
+use failsafe_ebpf::abi::{self, latch, run_flag};
 
 use super::egress::{EgressMode, EgressPolicy, Folded, fold};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
+use super::rules::{self, FoldedRules, Rules};
 use super::{Ebpf, Error};
+use crate::platform::bpf;
 
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +47,12 @@ pub struct RunSpec<'a> {
     pub level: u32,
     /// What may leave it.
     pub egress: &'a EgressPolicy,
-    /// Watched system calls, [`super::WatchedCall::mask`] or-ed; see [`Ebpf::require_syscalls`].
-    pub syscalls: u64,
+    /// What else it may do, and what of it is watched; see [`Ebpf::require_syscalls`] for the host's side of calls.
+    pub rules: &'a Rules,
     /// Which events are wanted.
     pub watch: Watch,
-    /// Blocked altogether from the first instant, for a run that was so under an earlier daemon.
-    pub blocked: bool,
+    /// Its latch from the first instant ([`abi::latch`]), for a run that was so under an earlier daemon.
+    pub latch: u32,
 }
 
 /// A run that is being watched.
@@ -72,7 +75,14 @@ pub(super) struct Live {
     pub level: u32,
     path: PathBuf,
     links: Vec<Held>,
-    pub table: Option<Folded>,
+    pub tables: Option<Tables>,
+}
+
+/// What is in the maps under the run's table.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub egress: Folded,
+    pub rules: FoldedRules,
 }
 
 /// What keeps a link attached. A pinned one needs no descriptor of ours.
@@ -80,6 +90,7 @@ pub(super) struct Live {
 enum Held {
     Pinned(PathBuf),
     Open(#[expect(dead_code, reason = "detaches when dropped")] FdLink),
+    Device(#[expect(dead_code, reason = "detaches when dropped")] OwnedFd),
 }
 
 impl Ebpf {
@@ -91,7 +102,7 @@ impl Ebpf {
     /// attached (with [`EgressMode::Enforce`] also: that the kernel refused). Nothing is left behind.
     pub fn add_run(&mut self, run: &RunSpec<'_>) -> Result<RunAttachment, Error> {
         self.check(run)?;
-        let folded = fold(&run.egress.rules)?;
+        let tables = Tables { egress: fold(&run.egress.rules)?, rules: rules::fold(run.rules, Path::new("/")) };
         let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
             path: run.cgroup.to_owned(),
             operation: "open",
@@ -102,14 +113,19 @@ impl Ebpf {
         let cfg = abi::RunCfg {
             slot: run.slot,
             epoch,
-            flags: self.flags(run.egress, run.watch),
+            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables.rules),
             table: 0,
-            syscalls: run.syscalls,
+            watch: run.rules.watch,
+            deny: run.rules.deny | run.rules.stop,
+            stop: run.rules.stop,
             root_id: run.cgroup_id,
+            dead_after_ns: run.rules.dead.map_or(0, |d| d.after_ns),
+            max_procs: run.rules.max_procs,
+            max_forks: run.rules.max_forks,
         };
-        let live = Live { cfg, level: run.level, path: run.cgroup.to_owned(), links: Vec::new(), table: None };
+        let live = Live { cfg, level: run.level, path: run.cgroup.to_owned(), links: Vec::new(), tables: None };
         self.runs.insert(run.slot, live);
-        match self.install(run, folded, &dir) {
+        match self.install(run, tables, &dir) {
             Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok() }),
             Err(e) => {
                 let _ = self.remove_run(run.slot);
@@ -139,13 +155,14 @@ impl Ebpf {
         let _ = runs.remove(&live.cfg.root_id);
         self.write_levels()?;
         self.forget_members(live.cfg.slot, live.cfg.epoch)?;
-        if let Some(table) = live.table {
-            self.drop_table(live.cfg.table, &table)?;
+        if let Some(tables) = live.tables {
+            self.drop_table(live.cfg.table, &tables)?;
         }
         result
     }
 
-    /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false).
+    /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false): then also what a
+    /// stop rule latched.
     ///
     /// # Errors
     /// Unknown slot, or the map could not be written.
@@ -153,7 +170,36 @@ impl Ebpf {
         if !self.runs.contains_key(&slot) {
             return Err(Error::Slot(slot));
         }
-        self.write_latch(slot, blocked)
+        let now = if blocked { self.latch(slot)? | latch::EGRESS } else { 0 };
+        self.write_latch(slot, now)
+    }
+
+    /// Lifts what a stop rule latched, but not an operator's or a rule's block.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be written.
+    pub fn lift_stop(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
+        self.write_latch(slot, if blocked { latch::EGRESS } else { 0 })
+    }
+
+    /// Processes that a stop rule sent SIGSTOP since the last call, of this run; they are forgotten here.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be read.
+    pub fn take_stopped(&mut self, slot: u32) -> Result<Vec<u32>, Error> {
+        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
+        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
+            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
+        let ours: Vec<u32> = stopped
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, Pod(s))| s.slot == slot && s.epoch == epoch)
+            .map(|(pid, _)| pid)
+            .collect();
+        for pid in &ours {
+            let _ = stopped.remove(pid);
+        }
+        Ok(ours)
     }
 
     /// Whether the run is blocked altogether, as the kernel has it.
@@ -161,11 +207,19 @@ impl Ebpf {
     /// # Errors
     /// Unknown slot, or the map could not be read.
     pub fn is_blocked(&self, slot: u32) -> Result<bool, Error> {
+        Ok(self.latch(slot)? != 0)
+    }
+
+    /// The run's latch ([`abi::latch`]), as the kernel has it.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be read.
+    pub fn latch(&self, slot: u32) -> Result<u32, Error> {
         if !self.runs.contains_key(&slot) {
             return Err(Error::Slot(slot));
         }
         let latches: Array<_, u32> = Array::try_from(self.map("latches")?).map_err(Error::map("latches"))?;
-        latches.get(&slot, 0).map(|v| v != 0).map_err(Error::map("latches"))
+        latches.get(&slot, 0).map_err(Error::map("latches"))
     }
 
     /// Replaces a run's egress policy in one step: every call is judged by the old one or by the new one whole. TCP
@@ -175,14 +229,15 @@ impl Ebpf {
     /// As for [`Ebpf::add_run`]; the old policy stays in force.
     pub fn set_egress(&mut self, slot: u32, policy: &EgressPolicy) -> Result<(), Error> {
         self.check_mode(policy.mode)?;
-        let folded = fold(&policy.rules)?;
+        let egress = fold(&policy.rules)?;
         let flags = self.flags(policy, Watch { exec: false, life: false, net: false });
         let Some(live) = self.runs.get(&slot) else {
             return Err(Error::Slot(slot));
         };
-        let keep = run_flag::WATCH_EXEC | run_flag::WATCH_LIFE | run_flag::WATCH_NET;
-        let flags = flags | (live.cfg.flags & keep);
-        self.swap_table(slot, folded, flags)
+        let of_egress = run_flag::ENFORCE | run_flag::OBSERVE | run_flag::NO_REPLIES | run_flag::SYN_ONLY;
+        let flags = flags | (live.cfg.flags & !of_egress);
+        let rules = live.tables.as_ref().map(|t| t.rules.clone()).unwrap_or_default();
+        self.swap_table(slot, Tables { egress, rules }, flags)
     }
 
     /// Replaces the set of watched system calls of a run; see [`Ebpf::require_syscalls`] for the host's side.
@@ -191,7 +246,7 @@ impl Ebpf {
     /// Unknown slot, or the map could not be written.
     pub fn set_syscalls(&mut self, slot: u32, mask: u64) -> Result<(), Error> {
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
-        live.cfg.syscalls = mask;
+        live.cfg.watch = mask;
         let cfg = live.cfg;
         self.write_run(cfg)
     }
@@ -238,14 +293,16 @@ impl Ebpf {
 
     /// Everything about the run is in the maps before its first program is attached, and the run itself before its
     /// processes are noted: what they do meanwhile is seen by the hooks.
-    fn install(&mut self, run: &RunSpec<'_>, folded: Folded, dir: &File) -> Result<Vec<&'static str>, Error> {
+    fn install(&mut self, run: &RunSpec<'_>, tables: Tables, dir: &File) -> Result<Vec<&'static str>, Error> {
         self.reset_slot(run.slot)?;
-        self.write_latch(run.slot, run.blocked)?;
+        self.write_latch(run.slot, run.latch)?;
         self.write_levels()?;
         let flags = self.runs.get(&run.slot).map_or(0, |l| l.cfg.flags);
-        self.swap_table(run.slot, folded, flags)?;
+        let devices = tables.rules.has_devices();
+        self.swap_table(run.slot, tables, flags)?;
         let mut missing = Vec::new();
-        for spec in PROGRAMS.iter().filter(|s| matches!(s.group, Group::Guard | Group::Meter)) {
+        let wanted = |group| matches!(group, Group::Guard | Group::Meter) || (devices && group == Group::Device);
+        for spec in PROGRAMS.iter().filter(|s| wanted(s.group)) {
             if !self.is_loaded(spec.name) {
                 missing.push(spec.name);
                 continue;
@@ -261,6 +318,18 @@ impl Ebpf {
 
     fn attach(&mut self, spec: &Spec, run: &RunSpec<'_>, dir: &File) -> Result<Held, Error> {
         let program = self.object.program_mut(spec.name).ok_or(Error::Missing(spec.name))?;
+        if let Program::CgroupDevice(device) = program {
+            return attach_device(
+                device,
+                self.pins.as_ref().ok().map(|p| p.link(run.slot, run.cgroup_id, spec.name)),
+                dir,
+            )
+            .map_err(|e| Error::Attach {
+                program: spec.name,
+                target: run.cgroup.display().to_string(),
+                source: Box::new(e),
+            });
+        }
         let link = attach_to_cgroup(program, dir).map_err(|source| Error::Attach {
             program: spec.name,
             target: run.cgroup.display().to_string(),
@@ -275,6 +344,22 @@ impl Ebpf {
             Err(e) => Err(Error::Pin { path, operation: "pin a link at", source: std::io::Error::other(e) }),
         }
     }
+}
+
+fn attach_device(device: &CgroupDevice, pin: Option<PathBuf>, dir: &File) -> Result<Held, ProgramError> {
+    let link = bpf::link_device(device.fd()?.as_fd(), dir.as_fd())?;
+    let Some(path) = pin else { return Ok(Held::Device(link)) };
+    bpf::pin(link.as_fd(), &path)?;
+    Ok(Held::Pinned(path))
+}
+
+fn rule_flags(rules: &Rules, folded: &FoldedRules) -> u32 {
+    let dead = match rules.dead {
+        Some(dead) if dead.all => run_flag::DEAD_ALL,
+        Some(_) => run_flag::DEAD_EGRESS,
+        None => 0,
+    };
+    folded.flags() | dead | if rules.protect { run_flag::PROTECT } else { 0 }
 }
 
 /// Links of cgroup programs always allow others beside them; the kernel takes no flag for it.

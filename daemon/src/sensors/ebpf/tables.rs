@@ -13,15 +13,19 @@ use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use failsafe_ebpf::abi;
 
 use super::counters::ZERO;
-use super::egress::Folded;
 use super::load::Pod;
+use super::rules::NumberKey;
+use super::runs::Tables;
 use super::{Ebpf, Error, RunSpec};
+use crate::platform::{ProcFs, users::credentials};
 
 impl Ebpf {
     /// A slot's new occupant starts from nothing.
     pub(super) fn reset_slot(&mut self, slot: u32) -> Result<(), Error> {
-        let mut seqs: Array<_, u64> = Array::try_from(self.map_mut("seqs")?).map_err(Error::map("seqs"))?;
-        seqs.set(slot, 0, 0).map_err(Error::map("seqs"))?;
+        for map in ["seqs", "lives", "births"] {
+            let mut numbers: Array<_, u64> = Array::try_from(self.map_mut(map)?).map_err(Error::map(map))?;
+            numbers.set(slot, 0, 0).map_err(Error::map(map))?;
+        }
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Cgroup {
             path: PathBuf::from("/sys/devices/system/cpu/possible"),
             operation: "read",
@@ -38,9 +42,9 @@ impl Ebpf {
         counters.set(slot, values, 0).map_err(Error::map("counters"))
     }
 
-    pub(super) fn write_latch(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
+    pub(super) fn write_latch(&mut self, slot: u32, latch: u32) -> Result<(), Error> {
         let mut latches: Array<_, u32> = Array::try_from(self.map_mut("latches")?).map_err(Error::map("latches"))?;
-        latches.set(slot, u32::from(blocked), 0).map_err(Error::map("latches"))
+        latches.set(slot, latch, 0).map_err(Error::map("latches"))
     }
 
     pub(super) fn write_run(&mut self, cfg: abi::RunCfg) -> Result<(), Error> {
@@ -70,11 +74,11 @@ impl Ebpf {
     }
 
     /// Builds the list beside the one in force, switches over, removes the old.
-    pub(super) fn swap_table(&mut self, slot: u32, folded: Folded, flags: u32) -> Result<(), Error> {
+    pub(super) fn swap_table(&mut self, slot: u32, tables: Tables, flags: u32) -> Result<(), Error> {
         let table = self.next_table;
         self.next_table += 1;
-        if let Err(e) = self.write_table(table, &folded) {
-            let _ = self.drop_table(table, &folded);
+        if let Err(e) = self.write_table(table, &tables) {
+            let _ = self.drop_table(table, &tables);
             return Err(e);
         }
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
@@ -85,13 +89,24 @@ impl Ebpf {
         self.write_run(cfg)?;
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
         live.cfg = cfg;
-        match live.table.replace(folded) {
+        match live.tables.replace(tables) {
             Some(gone) => self.drop_table(old, &gone),
             None => Ok(()),
         }
     }
 
-    fn write_table(&mut self, table: u32, folded: &Folded) -> Result<(), Error> {
+    fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
+        let Tables { egress: folded, rules } = tables;
+        let mut paths: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
+            LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
+        for (path, effects) in &rules.paths {
+            paths.insert(&path_key(table, path), Pod(*effects), 0).map_err(Error::map("paths"))?;
+        }
+        let mut keys: HashMap<_, Pod<abi::Key>, Pod<abi::Effects>> =
+            HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
+        for (number, effects) in &rules.numbers {
+            keys.insert(number_key(table, *number), Pod(*effects), 0).map_err(Error::map("keys"))?;
+        }
         let mut v4: LpmTrie<_, [u8; 8], Pod<abi::Ports>> =
             LpmTrie::try_from(self.map_mut("egress4")?).map_err(Error::map("egress4"))?;
         for (net, ports) in &folded.v4 {
@@ -105,7 +120,18 @@ impl Ebpf {
         Ok(())
     }
 
-    pub(super) fn drop_table(&mut self, table: u32, folded: &Folded) -> Result<(), Error> {
+    pub(super) fn drop_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
+        let Tables { egress: folded, rules } = tables;
+        let mut paths: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
+            LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
+        for path in rules.paths.keys() {
+            let _ = paths.remove(&path_key(table, path));
+        }
+        let mut keys: HashMap<_, Pod<abi::Key>, Pod<abi::Effects>> =
+            HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
+        for number in rules.numbers.keys() {
+            let _ = keys.remove(&number_key(table, *number));
+        }
         let mut v4: LpmTrie<_, [u8; 8], Pod<abi::Ports>> =
             LpmTrie::try_from(self.map_mut("egress4")?).map_err(Error::map("egress4"))?;
         for (net, _) in &folded.v4 {
@@ -124,23 +150,28 @@ impl Ebpf {
         let epoch = self.runs.get(&run.slot).map_or(0, |l| l.cfg.epoch);
         let mut members: HashMap<_, u32, Pod<abi::Member>> =
             HashMap::try_from(self.map_mut("members")?).map_err(Error::map("members"))?;
+        let mut alive = 0;
         let mut todo = vec![run.cgroup.to_owned()];
         while let Some(dir) = todo.pop() {
             // A cgroup below the root may vanish while we walk, and its processes with it.
             let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else { continue };
             let cgroup_id = fs::metadata(&dir).map_or(run.cgroup_id, |m| m.ino());
             for pid in procs.lines().filter_map(|l| l.parse::<u32>().ok()) {
-                let member = Pod(abi::Member { cgroup_id, slot: run.slot, epoch });
+                let euid = credentials(&ProcFs::default(), pid).ok().flatten().map_or(0, |c| c.uid);
+                let member = Pod(abi::Member { cgroup_id, slot: run.slot, epoch, euid, pad: 0 });
+                let new = members.get(&pid, 0).is_err();
                 members.insert(pid, member, 0).map_err(Error::map("members"))?;
                 // Ended in between: its exit was too early to remove the note, and the id may come again.
-                if !Path::new("/proc").join(pid.to_string()).exists() {
-                    let _ = members.remove(&pid);
-                }
+                let gone = !Path::new("/proc").join(pid.to_string()).exists() && members.remove(&pid).is_ok();
+                alive += u64::from(new && !gone);
             }
             let below = fs::read_dir(&dir).into_iter().flatten().flatten();
             todo.extend(below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
         }
-        Ok(())
+        // What the kernel counted meanwhile is added to: a fork in between may be lost from the count, never from the run.
+        let mut lives: Array<_, u64> = Array::try_from(self.map_mut("lives")?).map_err(Error::map("lives"))?;
+        let counted = lives.get(&run.slot, 0).map_err(Error::map("lives"))?;
+        lives.set(run.slot, counted.wrapping_add(alive), 0).map_err(Error::map("lives"))
     }
 
     /// For a run that is removed while processes live in it.
@@ -159,6 +190,22 @@ impl Ebpf {
         Ok(())
     }
 }
+
+/// The key's table and path.
+type PathBytes = [u8; 4 + abi::RULE_PATH];
+
+fn path_key(table: u32, path: &[u8]) -> Key<PathBytes> {
+    let mut data = [0; 4 + abi::RULE_PATH];
+    data[..4].copy_from_slice(&table.to_ne_bytes());
+    let len = path.len().min(abi::RULE_PATH);
+    data[4..4 + len].copy_from_slice(&path[..len]);
+    Key::new(32 + 8 * u32::try_from(len).unwrap_or(0), data)
+}
+
+fn number_key(table: u32, (what, a, b): NumberKey) -> Pod<abi::Key> {
+    Pod(abi::Key { table, what, a, b })
+}
+
 fn key4(table: u32, net: ipnet::Ipv4Net) -> Key<[u8; 8]> {
     let mut data = [0; 8];
     data[..4].copy_from_slice(&table.to_ne_bytes());

@@ -2,7 +2,7 @@
 
 use super::{Builder, RATE_WINDOW};
 use crate::{
-    event::{EventKind, Field},
+    event::{self, EventKind, Field},
     policy::{
         Bound, Condition, EventMatch, FieldMatch, Op, Pattern,
         diagnostic::nearest,
@@ -77,7 +77,7 @@ impl Builder<'_> {
             }
         };
         let (bound, rate) = self.bound(&kind, literal)?;
-        if rate && kind.shape() != Shape::Counter {
+        if rate && kind.shape() == Shape::Gauge {
             self.error(literal.span(), format!("{kind} is a level, so it has no rate: leave `/s` out"), None);
             return None;
         }
@@ -176,9 +176,9 @@ impl Builder<'_> {
     }
 
     fn event_condition(&mut self, rule: &str, when: &RawWhen, event: &Spanned<String>) -> Option<Condition> {
-        let Some(kind) = EventKind::ALL.into_iter().find(|kind| kind.name() == event.get_ref()) else {
-            let names = EventKind::ALL.map(EventKind::name);
-            let help = nearest(event.get_ref(), names).map(|near| format!("did you mean `{near}`?"));
+        let Some(kind) = EventKind::ALL.iter().copied().find(|kind| kind.name() == event.get_ref()) else {
+            let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+            let help = nearest(event.get_ref(), names.iter().copied()).map(|near| format!("did you mean `{near}`?"));
             self.error(
                 event.span(),
                 format!("unknown event `{}`, expected one of {}", event.get_ref(), names.join(", ")),
@@ -202,9 +202,13 @@ impl Builder<'_> {
             match kind.fields().iter().find(|field| field.name() == name) {
                 Some(field) => {
                     let patterns =
-                        raw.get_ref().as_slice().iter().map(|literal| self.pattern(*field, literal, raw.span()));
-                    let any_of: Option<Vec<Pattern>> = patterns.collect();
-                    fields.push(FieldMatch { field: *field, any_of: any_of.filter(|list| !list.is_empty())? });
+                        raw.get_ref().as_slice().iter().map(|literal| self.patterns(kind, *field, literal, raw.span()));
+                    let any_of: Option<Vec<Vec<Pattern>>> = patterns.collect();
+                    let any_of = any_of?.concat();
+                    if any_of.is_empty() {
+                        self.error(raw.span(), format!("`{name}`: the list is empty, so nothing matches"), None);
+                    }
+                    fields.push(FieldMatch { field: *field, any_of });
                 }
                 None => {
                     let has: Vec<&str> = kind.fields().iter().map(|f| f.name()).collect();
@@ -221,26 +225,49 @@ impl Builder<'_> {
         Some(Condition::Event(EventMatch { kind, fields }))
     }
 
-    fn pattern(&mut self, field: Field, literal: &Literal, span: Range<usize>) -> Option<Pattern> {
+    /// The patterns that one literal stands for: several when it names a group of system calls.
+    fn patterns(
+        &mut self,
+        kind: EventKind,
+        field: Field,
+        literal: &Literal,
+        span: Range<usize>,
+    ) -> Option<Vec<Pattern>> {
+        if let (EventKind::Syscall, Field::Name, Literal::Text(text)) = (kind, field, literal) {
+            let calls = self.syscalls(text, span);
+            return (!calls.is_empty()).then(|| calls.iter().map(|call| Pattern::Exact((*call).to_owned())).collect());
+        }
+        self.pattern(kind, field, literal, span).map(|pattern| vec![pattern])
+    }
+
+    fn pattern(&mut self, kind: EventKind, field: Field, literal: &Literal, span: Range<usize>) -> Option<Pattern> {
+        let names = names(kind, field);
         match (field, literal) {
-            (Field::Uid | Field::Port | Field::Code | Field::Status | Field::Protocol, Literal::Integer(n)) => {
-                Some(Pattern::Number(*n))
-            }
+            (
+                Field::Uid | Field::Port | Field::Code | Field::Status | Field::Protocol | Field::Family,
+                Literal::Integer(n),
+            ) => Some(Pattern::Number(*n)),
             (Field::Protocol, Literal::Text(name)) if name == "tcp" => Some(Pattern::Number(6)),
             (Field::Protocol, Literal::Text(name)) if name == "udp" => Some(Pattern::Number(17)),
-            (Field::Address, Literal::Text(text)) => self.net(text, span).map(Pattern::Net),
-            (Field::Verdict, Literal::Text(text)) if matches!(text.as_str(), "allowed" | "denied" | "would-deny") => {
-                Some(Pattern::Exact(text.clone()))
+            (Field::Family, Literal::Text(name)) if event::family(name).is_some() => {
+                event::family(name).map(|number| Pattern::Number(i64::from(number)))
             }
-            (Field::Name, Literal::Text(text)) => self.syscall(text, span).map(Pattern::Exact),
-            (Field::Path | Field::Argv | Field::Comm, Literal::Text(text)) => Some(text_pattern(text)),
+            (Field::Address, Literal::Text(text)) => self.net(text, span).map(Pattern::Net),
+            (_, Literal::Text(text)) if names.contains(&text.as_str()) => Some(Pattern::Exact(text.clone())),
+            (
+                Field::Path | Field::Argv | Field::Comm | Field::Name | Field::What | Field::Budget,
+                Literal::Text(text),
+            ) => Some(text_pattern(text)),
             _ => {
                 let expected = match field {
-                    Field::Verdict => "allowed, denied or would-deny",
-                    Field::Protocol => "tcp, udp or a number",
-                    Field::Address => "a network such as 10.0.0.0/8",
-                    Field::Uid | Field::Port | Field::Code | Field::Status => "a number",
-                    _ => "a text, with * at its start or end for any text",
+                    _ if !names.is_empty() => format!("one of {}", names.join(", ")),
+                    Field::Protocol => "tcp, udp or a number".to_owned(),
+                    Field::Family => {
+                        format!("{} or a number", event::family_names().collect::<Vec<_>>().join(", "))
+                    }
+                    Field::Address => "a network such as 10.0.0.0/8".to_owned(),
+                    Field::Uid | Field::Port | Field::Code | Field::Status => "a number".to_owned(),
+                    _ => "a text, with * at its start or end for any text".to_owned(),
                 };
                 self.error(span, format!("`{}`: expected {expected}", field.name()), None);
                 None
@@ -249,7 +276,20 @@ impl Builder<'_> {
     }
 }
 
-fn text_pattern(text: &str) -> Pattern {
+/// The names that a field of a closed set may have.
+fn names(kind: EventKind, field: Field) -> &'static [&'static str] {
+    match (field, kind) {
+        (Field::Verdict, _) => event::Verdict::NAMES,
+        (Field::Assurance, _) => event::Assurance::NAMES,
+        (Field::Kind, EventKind::ExecMemory) => event::MemoryKind::NAMES,
+        (Field::Kind, _) => event::ExecKind::NAMES,
+        (Field::Access, _) => event::Access::NAMES,
+        (Field::Gain, _) => event::Gain::NAMES,
+        _ => &[],
+    }
+}
+
+pub(super) fn text_pattern(text: &str) -> Pattern {
     match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(_), Some(_)) if text.len() >= 2 => Pattern::Holds(text[1..text.len() - 1].to_owned()),
         (Some(rest), _) => Pattern::Suffix(rest.to_owned()),
@@ -265,7 +305,7 @@ fn less(a: Bound, b: Bound) -> bool {
     }
 }
 
-fn event_fields(when: &RawWhen) -> impl Iterator<Item = (&'static str, &Spanned<OneOrMany>)> {
+pub(super) fn event_fields(when: &RawWhen) -> impl Iterator<Item = (&'static str, &Spanned<OneOrMany>)> {
     [
         ("path", &when.path),
         ("argv", &when.argv),
@@ -274,8 +314,15 @@ fn event_fields(when: &RawWhen) -> impl Iterator<Item = (&'static str, &Spanned<
         ("address", &when.address),
         ("port", &when.port),
         ("protocol", &when.protocol),
+        ("family", &when.family),
         ("verdict", &when.verdict),
+        ("assurance", &when.assurance),
         ("name", &when.name),
+        ("kind", &when.kind),
+        ("access", &when.access),
+        ("gain", &when.gain),
+        ("what", &when.what),
+        ("budget", &when.budget),
         ("code", &when.code),
         ("status", &when.status),
     ]

@@ -5,6 +5,8 @@ use crate::policy::{Bound, Condition, Op};
 use crate::signal::Kind;
 use crate::time::Span;
 
+mod effects;
+
 const GOOD: &str = r#"
 [policy]
 name = "trainer"
@@ -108,7 +110,7 @@ fn each_mistake_has_its_own_message() {
         ("{ event = \"conect\" }", "did you mean `connect`?"),
         ("{ event = \"exec\", port = 4 }", "no field `port`"),
         ("{ event = \"connect\", address = \"10.0.0.0/99\" }", "not a network"),
-        ("{ event = \"connect\", verdict = \"deny\" }", "allowed, denied or would-deny"),
+        ("{ event = \"connect\", verdict = \"deny\" }", "one of allowed, denied, would-deny"),
         ("{ event = \"syscall\" }", "expected `name`"),
         ("{ event = \"syscall\", name = \"ptrac\" }", "did you mean `ptrace`?"),
         ("{ above = 3 }", "exactly one of `signal` and `event`"),
@@ -139,10 +141,16 @@ fn a_huge_policy_is_refused_unread() {
 proptest::proptest! {
     /// A policy comes from outside: whatever it holds, it is read or refused with a place inside the text.
     #[test]
-    fn any_text_is_read_or_refused(cut in 0usize..900, insert in "[ -~\n\u{e9}]{0,12}", length in 0usize..40) {
-        let cut = (0..=cut.min(GOOD.len())).rev().find(|i| GOOD.is_char_boundary(*i)).unwrap();
-        let end = (cut + length).min(GOOD.len());
-        let text = format!("{}{insert}{}", &GOOD[..cut], &GOOD[end..]);
+    fn any_text_is_read_or_refused(
+        full in proptest::bool::ANY,
+        cut in 0usize..2000,
+        insert in "[ -~\n\u{e9}]{0,12}",
+        length in 0usize..40,
+    ) {
+        let good = if full { effects::FULL } else { GOOD };
+        let cut = (0..=cut % good.len()).rev().find(|i| good.is_char_boundary(*i)).unwrap();
+        let end = (cut + length).min(good.len());
+        let text = format!("{}{insert}{}", &good[..cut], &good[end..]);
         if let Err(wrong) = parse("p", &text) {
             let lines = text.lines().count().max(1) + 1;
             proptest::prop_assert!(!wrong.list.is_empty() && wrong.list.iter().all(|d| d.line <= lines && d.column > 0));

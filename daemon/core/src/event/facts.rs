@@ -1,0 +1,151 @@
+//! The small closed answers that events hold: which call, what the kernel did with it, and how surely it was seen.
+
+use serde::{Deserialize, Serialize};
+
+/// A network call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NetOp {
+    /// `connect(2)`.
+    Connect,
+    /// `sendto(2)`, `sendmsg(2)` with an address, or a packet seen leaving.
+    Send,
+    /// `bind(2)`.
+    Bind,
+    /// `listen(2)`.
+    Listen,
+    /// `socket(2)` of a family or type that an allow-list cannot bound.
+    Socket,
+}
+
+/// How a watched system call was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Via {
+    /// fentry on the call's own function.
+    Fentry,
+    /// The `sys_enter` tracepoint: the fallback, arguments unreliable.
+    SysEnter,
+}
+
+/// Declares an enum of names that policies write.
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name { $($(#[$inner])* $variant,)* }
+
+        impl $name {
+            /// Every name that policies may write.
+            pub const NAMES: &'static [&'static str] = &[$($text),*];
+
+            /// The name that policies write.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+named! {
+    /// What the kernel did with it.
+    Verdict {
+        /// Let through.
+        Allowed "allowed",
+        /// Refused in the kernel: EPERM to the caller, or the packet dropped.
+        Denied "denied",
+        /// Out of bounds, let through because the policy only observes.
+        WouldDeny "would-deny",
+    }
+}
+
+named! {
+    /// How surely an event says what happened, and what a rule on it can do.
+    #[derive(Hash)]
+    Assurance {
+        /// The hook that saw it also refused it, on the values that the kernel itself used.
+        BlockedInKernel "blocked-in-kernel",
+        /// Seen with the kernel's own values; it was not stopped in the call.
+        Observed "observed",
+        /// Seen at the entry of the call: another thread may change what its arguments point to before they are used.
+        ObservedUnreliable "observed, arguments unreliable",
+    }
+}
+
+named! {
+    /// What kind of file was executed.
+    ExecKind {
+        /// A file that has a name.
+        File "file",
+        /// Memory without a name (`memfd_create(2)`).
+        Memfd "memfd",
+        /// A file whose last name was removed.
+        Deleted "deleted",
+        /// A script, for which the kernel started the interpreter of its first line.
+        Script "script",
+    }
+}
+
+named! {
+    /// What a file was opened for.
+    Access {
+        /// Reading only.
+        Read "read",
+        /// Writing, or both.
+        Write "write",
+    }
+}
+
+named! {
+    /// How a process gained privilege.
+    Gain {
+        /// It changed to a user id that it did not have, or ran a set-user-id program.
+        Setuid "setuid",
+        /// It gained a capability.
+        Capability "capability",
+        /// It made a user namespace, in which it has all capabilities.
+        Userns "userns",
+    }
+}
+
+named! {
+    /// Which memory became executable.
+    MemoryKind {
+        /// Anonymous memory.
+        Anonymous "anonymous",
+        /// Memory of a memfd.
+        Memfd "memfd",
+        /// Memory that is writable at the same time.
+        WriteExec "write-exec",
+    }
+}
+
+/// Address families by name (`AF_*` of `linux/socket.h`).
+const FAMILIES: [(&str, u16); 12] = [
+    ("unix", 1),
+    ("inet", 2),
+    ("inet6", 10),
+    ("netlink", 16),
+    ("packet", 17),
+    ("rds", 21),
+    ("can", 29),
+    ("tipc", 30),
+    ("bluetooth", 31),
+    ("alg", 38),
+    ("vsock", 40),
+    ("xdp", 44),
+];
+
+/// The number of a family's name.
+pub fn family(name: &str) -> Option<u16> {
+    FAMILIES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+/// Every family name that policies may write.
+pub fn family_names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(name, _)| *name)
+}
+
+/// The family's name, or its number as text.
+pub fn family_name(number: u16) -> String {
+    let known = FAMILIES.iter().find(|(_, known)| *known == number);
+    known.map_or_else(|| format!("family {number}"), |(name, _)| (*name).to_owned())
+}

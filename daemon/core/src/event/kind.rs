@@ -1,0 +1,125 @@
+//! Kinds of events and their fields, by the names that policies write.
+
+use serde::{Deserialize, Serialize};
+
+/// Declares the kinds with their names and the fields that a rule may match.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident $name:literal [$($field:ident),*];)*) => {
+        /// The kind of an event, by the name that policies write.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum EventKind { $($(#[$doc])* $variant,)* }
+
+        impl EventKind {
+            /// Every kind, in the order of the documentation.
+            pub const ALL: &'static [EventKind] = &[$(EventKind::$variant),*];
+
+            /// The name that policies write.
+            pub fn name(self) -> &'static str {
+                match self { $(EventKind::$variant => $name,)* }
+            }
+
+            /// The fields that a rule on this kind may match.
+            pub fn fields(self) -> &'static [Field] {
+                match self { $(EventKind::$variant => &[$(Field::$field),*],)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A program was executed.
+    Exec "exec" [Path, Kind, Argv, Verdict, Assurance, Comm, Uid];
+    /// A process was made.
+    Fork "fork" [Verdict, Comm, Uid];
+    /// A process ended.
+    Exit "exit" [Status, Comm, Uid];
+    /// A file or device was opened.
+    Open "open" [Path, Access, Verdict, Assurance, Comm, Uid];
+    /// A connection was made or tried.
+    Connect "connect" [Address, Port, Protocol, Family, Verdict, Assurance, Comm, Uid];
+    /// A datagram or packet was sent or tried.
+    Send "send" [Address, Port, Protocol, Family, Verdict, Assurance, Comm, Uid];
+    /// A local address was taken.
+    Bind "bind" [Address, Port, Protocol, Family, Verdict, Assurance, Comm, Uid];
+    /// A socket waits for connections.
+    Listen "listen" [Address, Port, Protocol, Family, Verdict, Assurance, Comm, Uid];
+    /// A socket was made.
+    Socket "socket" [Family, Protocol, Verdict, Assurance, Comm, Uid];
+    /// A watched system call.
+    Syscall "syscall" [Name, Verdict, Assurance, Comm, Uid];
+    /// A process gained privilege.
+    Privilege "privilege" [Gain, Verdict, Assurance, Comm, Uid];
+    /// Memory without a file of its own became executable.
+    ExecMemory "exec-memory" [Kind, Verdict, Assurance, Comm, Uid];
+    /// The run reached for failsafe itself.
+    Protect "protect" [What, Verdict, Assurance, Comm, Uid];
+    /// A byte budget of the egress list is used up.
+    Budget "budget" [Budget, Address, Verdict];
+    /// A name was resolved, as the answer on its way to the run said.
+    Dns "dns" [Name, Address];
+    /// The OOM killer chose a process of the run.
+    Oom "oom" [Comm, Uid];
+    /// A process left the run's cgroup.
+    Leave "leave" [Comm, Uid];
+    /// A contained run was thawed by somebody else.
+    ForeignThaw "foreign-thaw" [];
+    /// An XID error of a GPU.
+    Xid "xid" [Code];
+}
+
+/// Declares the fields with their names.
+macro_rules! fields {
+    ($($(#[$doc:meta])* $variant:ident $name:literal;)*) => {
+        /// A field of an event, by the name that policies write.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Field { $($(#[$doc])* $variant,)* }
+
+        impl Field {
+            /// The name that policies write.
+            pub fn name(self) -> &'static str {
+                match self { $(Field::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+fields! {
+    /// Of an exec or an open.
+    Path "path";
+    /// Of an exec.
+    Argv "argv";
+    /// Name of the process.
+    Comm "comm";
+    /// User of the process.
+    Uid "uid";
+    /// Of a network call, a budget or a DNS answer.
+    Address "address";
+    /// Of a network call.
+    Port "port";
+    /// `tcp`, `udp` or a number.
+    Protocol "protocol";
+    /// Address family by name or number.
+    Family "family";
+    /// What the kernel did with it.
+    Verdict "verdict";
+    /// How surely it was seen.
+    Assurance "assurance";
+    /// Of a system call or a DNS answer.
+    Name "name";
+    /// What was executed, or became executable.
+    Kind "kind";
+    /// What a file was opened for.
+    Access "access";
+    /// How privilege was gained.
+    Gain "gain";
+    /// What of failsafe was reached for.
+    What "what";
+    /// Name of a budget.
+    Budget "budget";
+    /// Of an XID.
+    Code "code";
+    /// Of an exit.
+    Status "status";
+}

@@ -1,0 +1,190 @@
+//! What a policy's rules are worth on a node: refused in the kernel, seen only, or not seen at all, and why.
+//!
+//! Pure: the node's [`Grants`] are handed in by whoever probed it.
+
+mod hooks;
+
+use super::{Effect, OnBlind, OnDead, Policy, Rule, condition::Condition};
+use crate::{decision::Mode, event::Assurance, signal::Source};
+use hooks::{EGRESS, EXEC, FORK, Hook, LATCH, Need, Sight};
+use std::collections::BTreeSet;
+
+/// What a node's kernel grants.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grants {
+    /// LSM hooks by name, e.g. `file_open`.
+    pub lsm: BTreeSet<String>,
+    /// Watched calls are seen at their own functions.
+    pub fentry: bool,
+    /// Watched calls are seen at the entry of every call.
+    pub sys_enter: bool,
+    /// Hooks of a run's own cgroup, e.g. `connect4`, `dev`, `skb_egress`.
+    pub cgroup: BTreeSet<String>,
+}
+
+impl Grants {
+    fn has(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Lsm(name) => self.lsm.contains(name),
+            Hook::Cgroup(name) => self.cgroup.contains(name),
+        }
+    }
+
+    /// Without any program there is no tracepoint of process life either.
+    fn nothing(&self) -> bool {
+        self.lsm.is_empty() && self.cgroup.is_empty() && !self.fentry && !self.sys_enter
+    }
+
+    fn missing(&self, hooks: &[Hook]) -> Vec<String> {
+        let missing = hooks.iter().filter(|hook| !self.has(**hook));
+        missing
+            .map(|hook| match hook {
+                Hook::Lsm(name) => format!("lsm/{name}"),
+                Hook::Cgroup(name) => format!("cgroup/{name}"),
+            })
+            .collect()
+    }
+
+    fn sees(&self, need: &Need) -> Option<Assurance> {
+        if self.nothing() {
+            return None;
+        }
+        let own = !need.hooks.is_empty() && self.missing(&need.hooks).is_empty();
+        match need.sight {
+            // The refusing hooks report only what they refuse: watched calls are told of by their own programs.
+            Sight::Call if self.fentry => Some(Assurance::Observed),
+            Sight::Call if self.sys_enter => Some(Assurance::ObservedUnreliable),
+            Sight::Call => None,
+            _ if own => Some(Assurance::Observed),
+            Sight::Life => Some(Assurance::Observed),
+            Sight::SysEnter => self.sys_enter.then_some(Assurance::ObservedUnreliable),
+            Sight::By(hook) => self.has(hook).then_some(Assurance::Observed),
+            Sight::Hooks => None,
+        }
+    }
+}
+
+/// What one rule or section is worth on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleAssurance {
+    /// The rule's id, or the section's name in brackets.
+    pub rule: String,
+    /// What it asks of the kernel.
+    pub effect: Effect,
+    /// What it gets; `None`: what it speaks of is not seen on this node.
+    pub assurance: Option<Assurance>,
+    /// Why it is not more; empty when it is all that was asked.
+    pub detail: String,
+}
+
+impl RuleAssurance {
+    /// Whether the kernel does here what was asked of it.
+    pub fn holds(&self) -> bool {
+        match self.effect {
+            Effect::Observe => self.assurance.is_some(),
+            Effect::Deny | Effect::Stop => self.assurance == Some(Assurance::BlockedInKernel),
+        }
+    }
+
+    /// The name of what it gets.
+    pub fn name(&self) -> &'static str {
+        self.assurance.map_or("not seen", Assurance::name)
+    }
+}
+
+/// Every section and rule of `policy` that depends on the kernel, with what it is worth under `grants`.
+pub fn assess(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
+    let need = |what: &str, hooks: &[Hook], sight| Need { what: what.to_owned(), hooks: hooks.to_vec(), sight };
+    let effect = |mode| if mode == Mode::Enforce { Effect::Deny } else { Effect::Observe };
+    let mut out = Vec::new();
+    if let Some(egress) = &policy.egress {
+        out.push(judge("[egress]", effect(egress.mode), &[need("egress", &EGRESS, Sight::Hooks)], grants));
+        if egress.allow.iter().any(|allow| allow.host.is_some()) {
+            let names = [need("names", &[Hook::Cgroup("skb_ingress")], Sight::Hooks)];
+            out.push(judge("[egress] hosts", Effect::Observe, &names, grants));
+        }
+        for budget in &egress.budgets {
+            let over = [need("packets", &[Hook::Cgroup("skb_egress")], Sight::Hooks)];
+            out.push(judge(&format!("[egress] budget {}", budget.name), effect(egress.mode), &over, grants));
+        }
+    }
+    if let Some(exec) = &policy.exec {
+        out.push(judge("[exec]", effect(exec.mode), &[need("exec", &[EXEC], Sight::Life)], grants));
+    }
+    if policy.limits.is_some() {
+        out.push(judge("[limits]", Effect::Deny, &[need("fork", &[FORK], Sight::Life)], grants));
+    }
+    let dead: &[Hook] = if policy.on_dead_daemon == OnDead::DenyAll { &LATCH } else { &[] };
+    if policy.on_dead_daemon != OnDead::Keep {
+        let hooks = [dead, &EGRESS].concat();
+        out.push(judge("on_dead_daemon", Effect::Deny, &[need("the latch", &hooks, Sight::Hooks)], grants));
+    }
+    out.extend(policy.rules.iter().filter_map(|rule| of_rule(rule, grants)));
+    out
+}
+
+fn of_rule(rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
+    let Condition::Event(event) = &rule.when else { return None };
+    if rule.when.source() != Source::Ebpf {
+        return None;
+    }
+    let mut judged = judge(&rule.id, rule.effect, &hooks::needs(event, grants), grants);
+    let latch = grants.missing(&LATCH);
+    if rule.effect == Effect::Stop && judged.assurance == Some(Assurance::BlockedInKernel) && !latch.is_empty() {
+        judged.detail = format!("until it is frozen the run can still execute and open: no {}", latch.join(", "));
+    }
+    Some(judged)
+}
+
+fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAssurance {
+    let mut worst = Some(if effect == Effect::Observe { Assurance::Observed } else { Assurance::BlockedInKernel });
+    let mut why: Vec<String> = Vec::new();
+    for need in needs {
+        let missing = grants.missing(&need.hooks);
+        let refused = !need.hooks.is_empty() && missing.is_empty();
+        let seen = grants.sees(need);
+        let got = if effect != Effect::Observe && refused { Some(Assurance::BlockedInKernel) } else { seen };
+        let reason = match (effect, got) {
+            (_, Some(Assurance::BlockedInKernel)) | (Effect::Observe, Some(Assurance::Observed)) => None,
+            (Effect::Observe, Some(_)) => Some(format!("{}: only the entry of the call is seen", need.what)),
+            (_, _) if need.hooks.is_empty() && effect != Effect::Observe => {
+                Some(format!("{}: no hook refuses it", need.what))
+            }
+            (Effect::Observe, None) if matches!(need.sight, Sight::Call | Sight::SysEnter) => {
+                Some(format!("{}: neither fentry nor sys_enter is granted", need.what))
+            }
+            (_, _) => Some(format!("{}: no {}", need.what, missing.join(", "))),
+        };
+        why.extend(reason);
+        worst = match (worst, got) {
+            (Some(worst), Some(got)) => Some(worst.max(got)),
+            _ => None,
+        };
+    }
+    RuleAssurance { rule: rule.to_owned(), effect, assurance: worst, detail: why.join("; ") }
+}
+
+/// What of the policy promises a refusal that this node's kernel does not keep. `[limits]` promises none: beyond LSM they are
+/// seen.
+pub fn broken(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
+    let mut all = assess(policy, grants);
+    all.retain(|judged| judged.effect != Effect::Observe && !judged.holds() && judged.rule != "[limits]");
+    all
+}
+
+/// Why a policy may not be pinned on a node with these grants, or `None`; `on_blind = "continue"` always may.
+pub fn refusal(policy: &Policy, grants: &Grants) -> Option<String> {
+    if policy.on_blind == OnBlind::Continue {
+        return None;
+    }
+    let broken = broken(policy, grants);
+    let one = |judged: &RuleAssurance| {
+        format!("{} would be {}, not blocked-in-kernel ({})", judged.rule, judged.name(), judged.detail)
+    };
+    let advice = "; boot with `bpf` in lsm=, or let the policy say on_blind = \"continue\"";
+    let list: Vec<String> = broken.iter().map(one).collect();
+    (!list.is_empty()).then(|| format!("policy `{}`: {}{advice}", policy.name, list.join("; ")))
+}
+
+#[cfg(test)]
+mod tests;

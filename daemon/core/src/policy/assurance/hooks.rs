@@ -1,0 +1,156 @@
+//! Which hooks of the kernel refuse what, and what sees it where they are missing.
+//!
+//! The table mirrors what the programs in `ebpf/src` do; a hook that they do not use refuses nothing, whatever the kernel has.
+
+use super::Grants;
+use crate::{
+    event::{EventKind, Field, family},
+    policy::{EventMatch, Pattern},
+};
+
+/// A hook, by the name that a node grants it under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Lsm(&'static str),
+    Cgroup(&'static str),
+}
+
+/// What tells of it where no refusing hook does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// A tracepoint of process life, which every kernel grants.
+    Life,
+    /// The entry of every system call.
+    SysEnter,
+    /// fentry on the call, or else the entry of every system call.
+    Call,
+    /// This hook, which does not refuse it.
+    By(Hook),
+    /// Only the hooks that refuse it.
+    Hooks,
+}
+
+/// One thing that a rule speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Need {
+    /// What, as a person reads it.
+    pub what: String,
+    /// The hooks that together refuse it; empty: none does.
+    pub hooks: Vec<Hook>,
+    /// What sees it besides.
+    pub sight: Sight,
+}
+
+/// Hooks of the egress allow-list: every way out.
+pub(super) const EGRESS: [Hook; 6] = [
+    Hook::Cgroup("connect4"),
+    Hook::Cgroup("connect6"),
+    Hook::Cgroup("sendmsg4"),
+    Hook::Cgroup("sendmsg6"),
+    Hook::Cgroup("sock_create"),
+    Hook::Cgroup("skb_egress"),
+];
+/// What a latched run is refused beside egress.
+pub(super) const LATCH: [Hook; 2] = [EXEC, FILE_OPEN];
+/// Execution.
+pub(super) const EXEC: Hook = Hook::Lsm("bprm_check_security");
+const FILE_OPEN: Hook = Hook::Lsm("file_open");
+/// Making a process.
+pub(super) const FORK: Hook = Hook::Lsm("task_alloc");
+
+/// The LSM hooks in which a watched call is refused.
+fn call_hooks(call: &str) -> &'static [Hook] {
+    match call {
+        "ptrace" => &[Hook::Lsm("ptrace_access_check"), Hook::Lsm("ptrace_traceme")],
+        "process_vm_readv" | "process_vm_writev" | "pidfd_getfd" => &[Hook::Lsm("ptrace_access_check")],
+        "mount" => &[Hook::Lsm("sb_mount")],
+        "umount2" => &[Hook::Lsm("sb_umount")],
+        "pivot_root" => &[Hook::Lsm("sb_pivotroot")],
+        "move_mount" => &[Hook::Lsm("move_mount")],
+        "chroot" => &[Hook::Lsm("path_chroot")],
+        "keyctl" => &[Hook::Lsm("key_permission")],
+        "add_key" => &[Hook::Lsm("key_alloc")],
+        "clock_settime" => &[Hook::Lsm("settime")],
+        "perf_event_open" => &[Hook::Lsm("perf_event_open")],
+        "bpf" => &[Hook::Lsm("bpf")],
+        "init_module" | "kexec_load" => &[Hook::Lsm("kernel_load_data")],
+        "finit_module" | "kexec_file_load" => &[Hook::Lsm("kernel_read_file")],
+        "io_uring_setup" | "userfaultfd" => &[Hook::Lsm("inode_init_security_anon")],
+        _ => &[],
+    }
+}
+
+/// What a rule on an event needs of the kernel.
+pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
+    let need = |what: &str, hooks: &[Hook], sight| Need { what: what.to_owned(), hooks: hooks.to_vec(), sight };
+    let wants = |field: Field, name: &str| {
+        let found = event.fields.iter().find(|m| m.field == field);
+        found.is_none_or(|m| m.any_of.iter().any(|p| matches!(p, Pattern::Exact(text) if text == name)))
+    };
+    match event.kind {
+        EventKind::Exec => vec![need("exec", &[EXEC], Sight::Life)],
+        EventKind::Fork => vec![need("fork", &[FORK], Sight::Life)],
+        EventKind::Exit | EventKind::Oom | EventKind::Leave => vec![need(event.kind.name(), &[], Sight::Life)],
+        // Where LSM is missing, devices are refused by their numbers.
+        EventKind::Open if !grants.has(FILE_OPEN) && only_devices(event) => {
+            vec![need("open of a device", &[Hook::Cgroup("dev")], Sight::SysEnter)]
+        }
+        EventKind::Open => vec![need("open", &[FILE_OPEN], Sight::SysEnter)],
+        EventKind::Connect | EventKind::Send | EventKind::Budget => vec![need("egress", &EGRESS, Sight::Hooks)],
+        EventKind::Bind => vec![need("bind", &[Hook::Cgroup("bind4"), Hook::Cgroup("bind6")], Sight::Hooks)],
+        EventKind::Listen => vec![need("listen", &[Hook::Lsm("socket_listen")], Sight::Hooks)],
+        EventKind::Socket => {
+            let sight = if internet(event) { Sight::By(Hook::Cgroup("sock_create")) } else { Sight::Hooks };
+            vec![need("socket", &[Hook::Lsm("socket_create")], sight)]
+        }
+        EventKind::Syscall => {
+            let named = event.fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of);
+            let calls = named.filter_map(|pattern| if let Pattern::Exact(call) = pattern { Some(call) } else { None });
+            calls.map(|call| need(call, call_hooks(call), Sight::Call)).collect()
+        }
+        EventKind::Privilege => {
+            let setuid = [Hook::Lsm("task_fix_setuid"), Hook::Lsm("bprm_creds_from_file")];
+            let ways =
+                [("setuid", &setuid[..]), ("capability", &setuid[1..]), ("userns", &[Hook::Lsm("userns_create")][..])];
+            let wanted = ways.into_iter().filter(|(gain, _)| wants(Field::Gain, gain));
+            wanted.map(|(gain, hooks)| need(gain, hooks, Sight::Hooks)).collect()
+        }
+        EventKind::ExecMemory => {
+            let hooks = [Hook::Lsm("mmap_file"), Hook::Lsm("file_mprotect")];
+            let ways = [("anonymous", Sight::SysEnter), ("memfd", Sight::Hooks), ("write-exec", Sight::SysEnter)];
+            let wanted = ways.into_iter().filter(|(kind, _)| wants(Field::Kind, kind));
+            wanted.map(|(kind, sight)| need(&format!("{kind} memory"), &hooks, sight)).collect()
+        }
+        EventKind::Protect => {
+            let hooks = ["ptrace_access_check", "task_kill", "bpf", "inode_unlink", "inode_rename", "file_receive"];
+            vec![need("protect", &hooks.map(Hook::Lsm), Sight::Hooks)]
+        }
+        EventKind::Dns => vec![need("dns", &[Hook::Cgroup("skb_ingress")], Sight::Hooks)],
+        EventKind::ForeignThaw | EventKind::Xid => Vec::new(),
+    }
+}
+
+/// Folders below /dev that hold device nodes only.
+const DEVICE_FOLDERS: [&str; 6] = ["dri", "infiniband", "input", "net", "nvidia-caps", "vfio"];
+/// Entries of /dev that are no device nodes.
+const NO_DEVICES: [&str; 7] = ["core", "fd", "log", "shm", "stderr", "stdin", "stdout"];
+
+/// Whether every path is one device's: only whole paths are turned into device numbers when a run starts.
+fn only_devices(event: &EventMatch) -> bool {
+    let Some(paths) = event.fields.iter().find(|m| m.field == Field::Path) else { return false };
+    paths.any_of.iter().all(|pattern| {
+        let Pattern::Exact(path) = pattern else { return false };
+        match path.strip_prefix("/dev/").map(|rest| rest.split_once('/')) {
+            Some(Some((folder, name))) => DEVICE_FOLDERS.contains(&folder) && !name.contains('/'),
+            Some(None) => !NO_DEVICES.iter().any(|name| path.ends_with(&format!("/{name}"))),
+            None => false,
+        }
+    })
+}
+
+/// Whether a rule on sockets can match those of IPv4 or IPv6.
+fn internet(event: &EventMatch) -> bool {
+    let inet = ["inet", "inet6"].map(|name| family(name).map(i64::from));
+    let families = event.fields.iter().find(|m| m.field == Field::Family);
+    families.is_none_or(|m| m.any_of.iter().any(|p| matches!(p, Pattern::Number(n) if inet.contains(&Some(*n)))))
+}

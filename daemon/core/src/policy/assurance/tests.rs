@@ -1,0 +1,180 @@
+//! What rules are worth on three kinds of node: with LSM, with cgroup hooks only, and without eBPF.
+
+use super::*;
+use crate::policy::parse::parse;
+
+const CGROUP: [&str; 10] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "sock_create",
+    "skb_egress",
+    "skb_ingress",
+    "bind4",
+    "bind6",
+    "dev",
+];
+
+const LSM: [&str; 26] = [
+    "bprm_check_security",
+    "file_open",
+    "mmap_file",
+    "file_mprotect",
+    "ptrace_access_check",
+    "ptrace_traceme",
+    "bpf",
+    "task_kill",
+    "inode_unlink",
+    "inode_rename",
+    "kernel_load_data",
+    "kernel_read_file",
+    "inode_init_security_anon",
+    "bprm_creds_from_file",
+    "task_fix_setuid",
+    "userns_create",
+    "task_alloc",
+    "socket_create",
+    "socket_listen",
+    "file_receive",
+    "sb_mount",
+    "sb_umount",
+    "sb_pivotroot",
+    "move_mount",
+    "path_chroot",
+    "key_permission",
+];
+
+fn names(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// A kernel with `bpf` in lsm= and fentry.
+fn full() -> Grants {
+    Grants { lsm: names(&LSM), fentry: true, sys_enter: true, cgroup: names(&CGROUP) }
+}
+
+/// A kernel that refuses LSM and fentry.
+fn plain() -> Grants {
+    Grants { lsm: BTreeSet::new(), fentry: false, ..full() }
+}
+
+fn rule(when: &str, effect: &str, head: &str) -> Policy {
+    let text = format!(
+        "[policy]\nname = \"p\"\nowner = \"o\"\n{head}\n[[rule]]\nid = \"r\"\nrationale = \"x\"\neffect = \"{effect}\"\nwhen = {when}\nactions = [\"notify\"]\n"
+    );
+    parse("p", &text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn worth(when: &str, effect: &str, grants: &Grants) -> (&'static str, String) {
+    let all = assess(&rule(when, effect, ""), grants);
+    let last = all.last().unwrap();
+    (last.name(), last.detail.clone())
+}
+
+#[test]
+fn lsm_blocks_what_cgroup_hooks_cannot() {
+    for (when, plainly) in [
+        ("{ event = \"exec\", path = \"/tmp/*\" }", "observed"),
+        ("{ event = \"open\", path = \"/etc/shadow\" }", "observed, arguments unreliable"),
+        ("{ event = \"syscall\", name = [\"ptrace\", \"mount\"] }", "observed, arguments unreliable"),
+        ("{ event = \"listen\", port = 22 }", "not seen"),
+        ("{ event = \"socket\", family = \"packet\" }", "not seen"),
+        ("{ event = \"socket\", family = \"inet\" }", "observed"),
+        ("{ event = \"privilege\", gain = \"userns\" }", "not seen"),
+        ("{ event = \"exec-memory\", kind = \"anonymous\" }", "observed, arguments unreliable"),
+        ("{ event = \"exec-memory\" }", "not seen"),
+        ("{ event = \"fork\" }", "observed"),
+    ] {
+        assert_eq!(worth(when, "deny", &full()), ("blocked-in-kernel", String::new()), "{when}");
+        let (got, why) = worth(when, "deny", &plain());
+        assert_eq!(got, plainly, "{when}: {why}");
+        assert!(why.contains("lsm/"), "{when}: {why}");
+    }
+}
+
+#[test]
+fn cgroup_hooks_block_on_every_kernel() {
+    for when in
+        ["{ event = \"bind\", port = 22 }", "{ event = \"open\", path = [\"/dev/mem\", \"/dev/infiniband/uverbs0\"] }"]
+    {
+        assert_eq!(worth(when, "deny", &plain()), ("blocked-in-kernel", String::new()), "{when}");
+    }
+    for path in ["/dev/shm/x", "/dev/fd", "/dev/nvidia*", "/device", "/dev/infiniband/a/b"] {
+        let when = format!("{{ event = \"open\", path = [\"/dev/mem\", \"{path}\"] }}");
+        assert_eq!(worth(&when, "deny", &plain()).0, "observed, arguments unreliable", "{path}");
+    }
+}
+
+#[test]
+fn one_call_that_no_hook_refuses_is_named() {
+    let (got, why) = worth("{ event = \"syscall\", name = \"@module\" }", "deny", &full());
+    assert_eq!((got, why.as_str()), ("observed", "delete_module: no hook refuses it"));
+}
+
+#[test]
+fn a_stop_says_what_its_latch_cannot_refuse() {
+    let when = "{ event = \"connect\", verdict = \"denied\" }";
+    assert_eq!(worth(when, "stop", &full()), ("blocked-in-kernel", String::new()));
+    let (got, why) = worth(when, "stop", &plain());
+    assert!(got == "blocked-in-kernel" && why.contains("lsm/file_open"), "{got}: {why}");
+    let mut deaf = plain();
+    deaf.cgroup.remove("sendmsg6");
+    assert_eq!(worth(when, "stop", &deaf), ("not seen", "egress: no cgroup/sendmsg6".to_owned()));
+}
+
+#[test]
+fn observing_asks_for_sight_only() {
+    for (when, lsm, plainly) in [
+        ("{ event = \"exec\" }", "observed", "observed"),
+        ("{ event = \"open\", path = \"*.key\" }", "observed", "observed, arguments unreliable"),
+        ("{ event = \"syscall\", name = \"reboot\" }", "observed", "observed, arguments unreliable"),
+        ("{ event = \"listen\" }", "observed", "not seen"),
+        ("{ event = \"oom\" }", "observed", "observed"),
+    ] {
+        assert_eq!(worth(when, "observe", &full()).0, lsm, "{when}");
+        assert_eq!(worth(when, "observe", &plain()).0, plainly, "{when}");
+        let (got, why) = worth(when, "observe", &Grants::default());
+        assert_eq!(got, "not seen", "{when}: {why}");
+    }
+    let both_lsm_and_no_call = Grants { fentry: false, sys_enter: false, ..full() };
+    assert_eq!(worth("{ event = \"syscall\", name = \"bpf\" }", "observe", &both_lsm_and_no_call).0, "not seen");
+}
+
+#[test]
+fn a_run_is_refused_when_a_refusal_is_only_promised() {
+    let when = "{ event = \"exec\", path = \"/tmp/*\" }";
+    let why = refusal(&rule(when, "deny", ""), &plain()).unwrap();
+    assert!(why.contains("r would be observed") && why.contains("lsm/bprm_check_security"), "{why}");
+    assert_eq!(refusal(&rule(when, "deny", ""), &full()), None);
+    assert_eq!(refusal(&rule(when, "observe", ""), &plain()), None);
+    let willing = rule(when, "deny", "on_blind = \"continue\"");
+    assert_eq!(refusal(&willing, &plain()), None);
+    assert_eq!(broken(&willing, &plain()).len(), 1, "what is not kept is known all the same");
+}
+
+#[test]
+fn sections_are_judged_too() {
+    let head = "on_dead_daemon = \"deny-all\"\n[exec]\nallow = [\"/usr/bin/*\"]\n[limits]\nprocesses = 4\n[egress]\nallow = [{ host = \"a.org\" }]\n[[egress.budget]]\nname = \"b\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 B\"";
+    let policy = rule("{ event = \"oom\" }", "observe", head);
+    let kept = |grants: &Grants| -> Vec<(String, &'static str)> {
+        assess(&policy, grants).into_iter().map(|judged| (judged.rule.clone(), judged.name())).collect()
+    };
+    let blocked = "blocked-in-kernel";
+    let line = |rule: &str, name| (rule.to_owned(), name);
+    assert_eq!(
+        kept(&plain()),
+        [
+            line("[egress]", blocked),
+            line("[egress] hosts", "observed"),
+            line("[egress] budget b", blocked),
+            line("[exec]", "observed"),
+            line("[limits]", "observed"),
+            line("on_dead_daemon", "not seen"),
+            line("r", "observed"),
+        ]
+    );
+    assert!(assess(&policy, &full()).iter().all(RuleAssurance::holds));
+    let names: Vec<String> = broken(&policy, &plain()).into_iter().map(|judged| judged.rule).collect();
+    assert_eq!(names, ["[exec]", "on_dead_daemon"]);
+}

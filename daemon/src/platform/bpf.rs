@@ -1,0 +1,72 @@
+//! bpf(2) for the little that aya does not do: a link of a device program to a cgroup, which aya makes but gives no way to
+//! pin.
+//!
+//! Source: `include/uapi/linux/bpf.h`, `union bpf_attr`.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_CGROUP_DEVICE: u32 = 6;
+
+/// The members of `union bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The members for `BPF_OBJ_PIN`.
+#[repr(C)]
+#[derive(Default)]
+struct ObjPin {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Attaches a `BPF_PROG_TYPE_CGROUP_DEVICE` program to a cgroup, beside others. Closing the link detaches it, unless it is
+/// pinned.
+///
+/// # Errors
+/// As bpf(2).
+pub fn link_device(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attr = LinkCreate {
+        prog_fd: fd(program),
+        target_fd: fd(cgroup),
+        attach_type: BPF_CGROUP_DEVICE,
+        ..LinkCreate::default()
+    };
+    let made = bpf(BPF_LINK_CREATE, &attr)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+/// Pins an object in bpffs.
+///
+/// # Errors
+/// As bpf(2); a path with a NUL byte.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjPin { pathname: path.as_ptr() as u64, bpf_fd: fd(object), ..ObjPin::default() };
+    bpf(BPF_OBJ_PIN, &attr).map(drop)
+}
+
+fn fd(fd: BorrowedFd<'_>) -> u32 {
+    u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
+}
+
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<i32> {
+    // JUSTIFICATION: libc has no wrapper for bpf(2).
+    // SAFETY: `attr` is a live `repr(C)` prefix of `union bpf_attr` of the length given, and what it points to outlives
+    // the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(done).map_err(io::Error::other) }
+}

@@ -1,0 +1,224 @@
+//! Operations that rules speak of, as the kernel tells them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use failsafe_ebpf::abi::{self, op_what, point, protect};
+
+use super::events::{Way, way};
+
+/// An operation that a rule speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// What it is.
+    pub what: OpWhat,
+    /// It was refused; else it was let through, and a rule wants it told.
+    pub denied: bool,
+    /// How it was seen.
+    pub via: Way,
+    /// Refused because the run is latched, or no daemon was seen for too long.
+    pub latched: bool,
+    /// The same held back since the last one.
+    pub repeats: u32,
+}
+
+/// What kind of file was executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// It has a name.
+    Named,
+    /// A memfd.
+    Memfd,
+    /// Its name is gone.
+    Deleted,
+    /// The interpreter of a script.
+    Script,
+}
+
+/// Operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpWhat {
+    /// A program is executed.
+    Exec {
+        /// The kernel's own path of it; empty when the run is latched.
+        path: String,
+        /// What it is.
+        kind: FileKind,
+    },
+    /// A file is mapped executable.
+    Map {
+        /// Its path.
+        path: String,
+    },
+    /// A file is opened.
+    Open {
+        /// Its path: the kernel's own, or (by [`Way::SysEnter`]) as the caller gave it.
+        path: String,
+        /// For writing.
+        write: bool,
+    },
+    /// A device is opened, or a node of it made.
+    Device {
+        /// A block device; else a character device.
+        block: bool,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+        /// For writing, or made.
+        write: bool,
+    },
+    /// A socket is made.
+    Socket {
+        /// `AF_*`.
+        family: u16,
+        /// `SOCK_*`.
+        kind: u32,
+        /// Protocol number.
+        protocol: u32,
+    },
+    /// A socket listens.
+    Listen {
+        /// Local port.
+        port: u16,
+    },
+    /// Privilege is gained.
+    Privilege(Gain),
+    /// Memory becomes executable.
+    Memory(Memory),
+    /// A process is made beyond the limits.
+    Fork,
+    /// Something of failsafe's is reached for.
+    Protect(Protected),
+    /// A budget is spent.
+    Budget {
+        /// Which of the policy's, from 1.
+        class: u32,
+        /// Bytes spent.
+        spent: u64,
+        /// Where the refused packet was going.
+        address: IpAddr,
+    },
+    /// A name of the allow-list was answered.
+    Dns {
+        /// The name.
+        name: String,
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+/// A gain of privilege.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gain {
+    /// The effective user becomes root.
+    Setuid,
+    /// Permitted capabilities grow.
+    Capability,
+    /// A user namespace.
+    Userns,
+}
+
+/// Memory that becomes executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Without a file.
+    Anonymous,
+    /// Of a memfd or deleted file.
+    Memfd,
+    /// Writable at the same time.
+    WriteExec,
+}
+
+/// What of failsafe's was reached for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protected {
+    /// A signal to the daemon.
+    Signal,
+    /// A process outside the run was to be traced.
+    Trace,
+    /// bpf(2).
+    Bpf,
+    /// The BPF file system.
+    Bpffs,
+    /// A cgroup's files.
+    Cgroup,
+    /// failsafe's files.
+    Files,
+    /// A socket made outside the run was handed in.
+    Socket,
+}
+
+/// The safe form of a record; `None` for one that this daemon does not know.
+pub(super) fn op(e: &abi::Op) -> Option<Op> {
+    let path = || {
+        let len = usize::try_from(e.path_len).unwrap_or(0).min(e.path.len());
+        String::from_utf8_lossy(&e.path[..len]).into_owned()
+    };
+    let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    let what = match e.what {
+        op_what::EXEC => OpWhat::Exec {
+            path: path(),
+            kind: match e.kind {
+                0 => FileKind::Named,
+                1 => FileKind::Memfd,
+                2 => FileKind::Deleted,
+                3 => FileKind::Script,
+                _ => return None,
+            },
+        },
+        op_what::MAP => OpWhat::Map { path: path() },
+        op_what::OPEN => OpWhat::Open { path: path(), write: e.a != 0 },
+        op_what::DEVICE => OpWhat::Device {
+            block: e.a >> 32 == 1,
+            major: small(e.a & 0xffff_ffff),
+            minor: small(e.b),
+            write: e.c != 0,
+        },
+        op_what::SOCKET => OpWhat::Socket {
+            family: u16::try_from(e.a).unwrap_or(u16::MAX),
+            kind: small(e.b & 0xffff_ffff),
+            protocol: small(e.c & 0xffff_ffff),
+        },
+        op_what::LISTEN => OpWhat::Listen { port: u16::try_from(e.a).ok()? },
+        op_what::PRIVILEGE => OpWhat::Privilege(match small(e.a) {
+            point::PRIV_SETUID => Gain::Setuid,
+            point::PRIV_CAPABILITY => Gain::Capability,
+            point::PRIV_USERNS => Gain::Userns,
+            _ => return None,
+        }),
+        op_what::MEMORY => OpWhat::Memory(match small(e.a) {
+            point::MEM_ANONYMOUS => Memory::Anonymous,
+            point::MEM_MEMFD => Memory::Memfd,
+            point::MEM_WRITE_EXEC => Memory::WriteExec,
+            _ => return None,
+        }),
+        op_what::FORK => OpWhat::Fork,
+        op_what::PROTECT => OpWhat::Protect(match e.a {
+            protect::SIGNAL => Protected::Signal,
+            protect::TRACE => Protected::Trace,
+            protect::BPF => Protected::Bpf,
+            protect::BPFFS => Protected::Bpffs,
+            protect::CGROUP => Protected::Cgroup,
+            protect::FILES => Protected::Files,
+            protect::SOCKET => Protected::Socket,
+            _ => return None,
+        }),
+        op_what::BUDGET => OpWhat::Budget { class: small(e.a), spent: e.b, address: address(e) },
+        op_what::DNS => OpWhat::Dns { name: path(), address: address(e) },
+        _ => return None,
+    };
+    let denied = e.verdict == abi::verdict::DENIED;
+    Some(Op { what, denied, via: way(e.via)?, latched: e.latched != 0, repeats: e.repeats })
+}
+
+/// The last 16 bytes of the path field hold an address, network order; `c` is its family, 4 or 6.
+fn address(e: &abi::Op) -> IpAddr {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&e.path[abi::PATH_MAX - 16..]);
+    if e.c == 6 {
+        Ipv6Addr::from(bytes).into()
+    } else {
+        let [a, b, c, d, ..] = bytes;
+        Ipv4Addr::new(a, b, c, d).into()
+    }
+}

@@ -1,0 +1,394 @@
+//! Rules that the kernel carries out: what a policy says, what the kernel is given, and the user-space twin of its matcher.
+//!
+//! The kernel looks a path up in a longest-prefix-match trie and sees one entry only, so an entry holds the strictest of
+//! what all shorter ones around it say: [`fold`] makes it so. [`effects`] says the same straight from the rules; replay
+//! and policy tests use it, and a property test holds the two against each other.
+//!
+//! Invariants, here and in `ebpf/src/rules.h`:
+//! - of several rules that match, the strictest holds, whatever their order;
+//! - an exact path ends with its NUL in the kernel's table, so that it is no prefix of a longer name;
+//! - an allow-list of programs is the rule "deny" on every path that no entry of it covers; libraries are not programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
+
+/// Longest path of a rule, in bytes: the kernel's key has room for it and its NUL.
+pub const PATH_MAX: usize = RULE_PATH - 8;
+
+/// What a rule does where it matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Nothing.
+    #[default]
+    None,
+    /// Report it.
+    Observe,
+    /// Refuse it.
+    Deny,
+    /// Refuse it, latch the run, stop the thread.
+    Stop,
+}
+
+impl Effect {
+    fn byte(self) -> u8 {
+        match self {
+            Self::None => effect::NONE,
+            Self::Observe => effect::OBSERVE,
+            Self::Deny => effect::DENY,
+            Self::Stop => effect::STOP,
+        }
+    }
+}
+
+/// What a path is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// Executed as a program, or mapped executable.
+    Exec,
+    /// Opened for reading.
+    Read,
+    /// Opened for writing.
+    Write,
+}
+
+/// A path, or all that begin so.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PathPattern {
+    /// Absolute.
+    pub path: String,
+    /// All paths that begin with it, byte for byte.
+    pub prefix: bool,
+}
+
+impl PathPattern {
+    /// Whether `path` fits.
+    #[must_use]
+    pub fn fits(&self, path: &str) -> bool {
+        if self.prefix { path.starts_with(&self.path) } else { path == self.path }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.path.clone().into_bytes();
+        if !self.prefix {
+            bytes.push(0);
+        }
+        bytes
+    }
+}
+
+/// A rule on paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathRule {
+    /// Which.
+    pub pattern: PathPattern,
+    /// Used how.
+    pub usage: Use,
+    /// What then.
+    pub effect: Effect,
+}
+
+/// Programs that a run may execute; all others meet the effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecList {
+    /// Of those not listed: `Observe` or `Deny`.
+    pub others: Effect,
+    /// The list.
+    pub allow: Vec<PathPattern>,
+}
+
+/// What the kernel does when no daemon was seen for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// For how long, nanoseconds.
+    pub after_ns: u64,
+    /// Exec and open are refused too, not only what could leave the host.
+    pub all: bool,
+}
+
+/// All rules of a run that the kernel carries out, apart from the egress allow-list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Calls and points (bits as in `fs_run_cfg`) that are reported by tracing programs.
+    pub watch: u64,
+    /// ... that are refused.
+    pub deny: u64,
+    /// ... that stop the run.
+    pub stop: u64,
+    /// Paths; those that are devices when the run begins are held by their numbers as well.
+    pub paths: Vec<PathRule>,
+    /// Programs that may run.
+    pub exec: Option<ExecList>,
+    /// Socket families.
+    pub families: Vec<(u16, Effect)>,
+    /// Ports to listen on; `None` = any.
+    pub listen: Vec<(Option<u16>, Effect)>,
+    /// Ports to bind; `None` = any.
+    pub bind: Vec<(Option<u16>, Effect)>,
+    /// Without a daemon.
+    pub dead: Option<Dead>,
+    /// Processes that may live at once; 0 = any number.
+    pub max_procs: u32,
+    /// Processes made a second; 0 = any number.
+    pub max_forks: u32,
+    /// failsafe's own things are out of the run's reach.
+    pub protect: bool,
+}
+
+/// A key of the kernel's table of numbers: what it is of, and its two parts.
+pub type NumberKey = (u32, u64, u64);
+
+/// Rules in the form the kernel holds them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FoldedRules {
+    /// Paths as bytes (an exact one ends with its NUL), each with all that applies to it.
+    pub paths: BTreeMap<Vec<u8>, Effects>,
+    /// Inodes, devices, families, ports.
+    pub numbers: BTreeMap<NumberKey, Effects>,
+}
+
+impl FoldedRules {
+    /// The kernel's look-up of a path: the longest entry that is a prefix of it.
+    #[must_use]
+    pub fn lookup(&self, path: &str) -> Effects {
+        let mut bytes = path.as_bytes().to_vec();
+        bytes.push(0);
+        bytes.truncate(RULE_PATH);
+        let hit = self.paths.iter().filter(|(entry, _)| bytes.starts_with(entry)).max_by_key(|(entry, _)| entry.len());
+        hit.map_or(NOTHING, |(_, effects)| *effects)
+    }
+
+    /// Flags of `fs_run_cfg` that say which tables have entries.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        let has = |what: &[u32]| self.numbers.keys().any(|(w, _, _)| what.contains(w));
+        let bits = [
+            (!self.paths.is_empty(), run_flag::PATHS),
+            (has(&[key_what::INODE]), run_flag::INODES),
+            (has(&[key_what::FAMILY]), run_flag::FAMILIES),
+            (has(&[key_what::LISTEN, key_what::BIND]), run_flag::PORTS),
+        ];
+        bits.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit)
+    }
+
+    /// Whether devices are ruled on.
+    #[must_use]
+    pub fn has_devices(&self) -> bool {
+        self.numbers.keys().any(|(what, _, _)| *what == key_what::DEVICE)
+    }
+
+    fn raise(&mut self, key: NumberKey, effects: Effects) {
+        let entry = self.numbers.entry(key).or_insert(NOTHING);
+        *entry = stricter(*entry, effects);
+    }
+}
+
+const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
+
+fn stricter(a: Effects, b: Effects) -> Effects {
+    Effects { exec: a.exec.max(b.exec), map: a.map.max(b.map), read: a.read.max(b.read), write: a.write.max(b.write) }
+}
+
+/// What the rules say of a path, straight from them: the twin of the kernel's look-up.
+#[must_use]
+pub fn effects(rules: &Rules, path: &str) -> Effects {
+    let named = named(rules, |pattern| pattern.fits(path));
+    let listed = rules.exec.as_ref().map(|list| (list.others, list.allow.iter().any(|p| p.fits(path))));
+    with_list(named, listed)
+}
+
+/// The strictest of the rules whose pattern `holds`, the list of programs left out.
+fn named(rules: &Rules, holds: impl Fn(&PathPattern) -> bool) -> Effects {
+    let mut all = NOTHING;
+    for rule in rules.paths.iter().filter(|r| holds(&r.pattern)) {
+        let e = rule.effect.byte();
+        all = stricter(
+            all,
+            match rule.usage {
+                Use::Exec => Effects { exec: e, map: e, ..NOTHING },
+                Use::Read => Effects { read: e, ..NOTHING },
+                Use::Write => Effects { write: e, ..NOTHING },
+            },
+        );
+    }
+    all
+}
+
+fn with_list(named: Effects, listed: Option<(Effect, bool)>) -> Effects {
+    match listed {
+        Some((others, false)) => stricter(named, Effects { exec: others.byte(), ..NOTHING }),
+        _ => named,
+    }
+}
+
+/// Makes the kernel's tables. Paths that exist on `root` (`/`, but for tests) are entered by inode too, and devices by
+/// their numbers: a hard link, a bind mount or another node is the same thing.
+#[must_use]
+pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
+    let mut out = FoldedRules::default();
+    let mut patterns: Vec<&PathPattern> = rules.paths.iter().map(|r| &r.pattern).collect();
+    let everything = PathPattern { path: String::new(), prefix: true };
+    if let Some(list) = &rules.exec {
+        patterns.push(&everything);
+        patterns.extend(&list.allow);
+    }
+    for pattern in patterns {
+        let covers = |other: &PathPattern| {
+            if pattern.prefix && !other.prefix { false } else { other.fits(&pattern.path) }
+        };
+        let listed = rules.exec.as_ref().map(|list| (list.others, list.allow.iter().any(covers)));
+        out.paths.insert(pattern.bytes(), with_list(named(rules, covers), listed));
+    }
+    for rule in &rules.paths {
+        for file in existing(&rule.pattern, root) {
+            enter_file(rules, &file, root, &mut out);
+        }
+    }
+    let one = |e: Effect| Effects { read: e.byte(), ..NOTHING };
+    for (family, e) in &rules.families {
+        out.raise((key_what::FAMILY, u64::from(*family), 0), one(*e));
+    }
+    for (what, ports) in [(key_what::LISTEN, &rules.listen), (key_what::BIND, &rules.bind)] {
+        for (port, e) in ports {
+            out.raise((what, u64::from(port.unwrap_or(0)), 0), one(*e));
+        }
+    }
+    out
+}
+
+/// The files that a pattern names now. A prefix is followed within its own folder only, and there to devices only: what else
+/// lies below is told by its path.
+fn existing(pattern: &PathPattern, root: &Path) -> Vec<String> {
+    if !pattern.prefix {
+        return vec![pattern.path.clone()];
+    }
+    let Some((folder, _)) = pattern.path.rsplit_once('/') else { return Vec::new() };
+    let entries = fs::read_dir(below(root, &format!("{folder}/"))).into_iter().flatten().flatten();
+    let names = entries.filter_map(|e| e.file_name().into_string().ok()).map(|name| format!("{folder}/{name}"));
+    let device = |path: &String| fs::metadata(below(root, path)).is_ok_and(|m| is_device(&m));
+    names.filter(|path| pattern.fits(path)).filter(device).collect()
+}
+
+fn below(root: &Path, path: &str) -> std::path::PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+fn is_device(meta: &fs::Metadata) -> bool {
+    meta.file_type().is_char_device() || meta.file_type().is_block_device()
+}
+
+fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
+    let Ok(meta) = fs::metadata(below(root, path)) else { return };
+    let effects = named(rules, |pattern| pattern.fits(path));
+    if is_device(&meta) {
+        out.raise(device_key(&meta), effects);
+    } else {
+        // As the kernel has it: 12 bits of major above 20 of minor.
+        let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
+        out.raise((key_what::INODE, meta.ino(), u64::from(major) << 20 | u64::from(minor)), effects);
+    }
+}
+
+fn device_key(meta: &fs::Metadata) -> NumberKey {
+    let kind: u64 = if meta.file_type().is_block_device() { 1 } else { 2 };
+    let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+    (key_what::DEVICE, kind << 32 | u64::from(major), u64::from(minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rule(path: &str, prefix: bool, usage: Use, effect: Effect) -> PathRule {
+        PathRule { pattern: PathPattern { path: path.to_owned(), prefix }, usage, effect }
+    }
+
+    #[test]
+    fn the_longest_entry_holds_all_that_is_said_of_it() {
+        let rules = Rules {
+            paths: vec![
+                rule("/data/", true, Use::Write, Effect::Deny),
+                rule("/data/out/", true, Use::Write, Effect::Observe),
+                rule("/data/out/key", false, Use::Read, Effect::Stop),
+            ],
+            ..Rules::default()
+        };
+        let folded = fold(&rules, Path::new("/nonexistent"));
+        assert_eq!(folded.lookup("/data/out/x").write, effect::DENY);
+        assert_eq!(folded.lookup("/data/out/key"), Effects { write: effect::DENY, read: effect::STOP, ..NOTHING });
+        assert_eq!(folded.lookup("/data/out/key2").read, effect::NONE);
+        assert_eq!(folded.lookup("/dat"), NOTHING);
+    }
+
+    #[test]
+    fn what_a_list_of_programs_does_not_name_is_refused_and_libraries_are_no_programs() {
+        let allow = vec![
+            PathPattern { path: "/usr/bin/".into(), prefix: true },
+            PathPattern { path: "/bin/sh".into(), prefix: false },
+        ];
+        let rules = Rules {
+            exec: Some(ExecList { others: Effect::Deny, allow }),
+            paths: vec![rule("/usr/bin/gdb", false, Use::Exec, Effect::Stop)],
+            ..Rules::default()
+        };
+        let folded = fold(&rules, Path::new("/nonexistent"));
+        let exec = |path: &str| folded.lookup(path).exec;
+        assert_eq!([exec("/usr/bin/python3"), exec("/bin/sh"), exec("/bin/shred"), exec("/tmp/x")], [0, 0, 2, 2]);
+        assert_eq!(folded.lookup("/usr/bin/gdb"), Effects { exec: 3, map: 3, ..NOTHING });
+        assert_eq!(folded.lookup("/tmp/lib.so").map, 0);
+    }
+
+    #[test]
+    fn files_that_exist_are_entered_by_inode_and_devices_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/secret"), "x").unwrap();
+        let rules = Rules { paths: vec![rule("/etc/secret", false, Use::Read, Effect::Deny)], ..Rules::default() };
+        let folded = fold(&rules, dir.path());
+        let meta = std::fs::metadata(dir.path().join("etc/secret")).unwrap();
+        assert!(folded.numbers.keys().any(|(what, ino, _)| *what == key_what::INODE && *ino == meta.ino()));
+        assert_eq!(folded.flags(), run_flag::PATHS | run_flag::INODES);
+        let null = Rules { paths: vec![rule("/dev/nul", true, Use::Read, Effect::Deny)], ..Rules::default() };
+        let folded = fold(&null, Path::new("/"));
+        assert_eq!(folded.numbers.keys().next(), Some(&(key_what::DEVICE, 2 << 32 | 1, 3)));
+        assert!(folded.has_devices());
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        // Few names, so that prefixes overlap.
+        prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab")], 1..4)
+            .prop_map(|p| format!("/{}", p.join("/")))
+    }
+
+    prop_compose! {
+        fn any_rule()(
+            path in any_path(),
+            slash in any::<bool>(),
+            prefix in any::<bool>(),
+            usage in prop_oneof![Just(Use::Exec), Just(Use::Read), Just(Use::Write)],
+            effect in prop_oneof![Just(Effect::Observe), Just(Effect::Deny), Just(Effect::Stop)],
+        ) -> PathRule {
+            rule(&if slash && prefix { format!("{path}/") } else { path }, prefix, usage, effect)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn the_folded_table_says_what_the_rules_say(
+            paths in prop::collection::vec(any_rule(), 0..8),
+            list in prop::option::of(prop::collection::vec(any_rule(), 0..4)),
+            path in any_path(),
+        ) {
+            let exec = list.map(|l| ExecList { others: Effect::Deny, allow: l.into_iter().map(|r| r.pattern).collect() });
+            let rules = Rules { paths, exec, ..Rules::default() };
+            let folded = fold(&rules, Path::new("/nonexistent"));
+            prop_assert_eq!(folded.lookup(&path), effects(&rules, &path));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * Files, refused before they are used: executed, opened, mapped executable. LSM hooks are called for every process of the
+ * host: whoever is in no run returns after the look-up.
+ *
+ * A run that is latched, by a stop rule or for want of a daemon, may neither execute nor open anything.
+ */
+#define FMODE_WRITE 0x2
+#define VM_EXEC 0x4
+#define CGROUP2_SUPER_MAGIC 0x63677270
+#define BPF_FS_MAGIC 0xcafe4a11
+
+enum exec_kind { KIND_FILE, KIND_MEMFD, KIND_DELETED, KIND_SCRIPT };
+
+/* memfd or deleted: what has no name can only be told by its inode. */
+INLINE __u8 kind_of_file(__u64 file)
+{
+	struct file *f = (struct file *)file;
+	const unsigned char *name;
+	char head[6] = {};
+
+	if (BPF_CORE_READ(f, f_inode, i_nlink))
+		return KIND_FILE;
+	name = BPF_CORE_READ(f, f_path.dentry, d_name.name);
+	bpf_probe_read_kernel_str(head, sizeof(head), name);
+	return head[0] == 'm' && head[1] == 'e' && head[2] == 'm' && head[3] == 'f' && head[4] == 'd' ? KIND_MEMFD :
+													 KIND_DELETED;
+}
+
+INLINE bool judges_files(struct fs_run_cfg *run)
+{
+	return run->flags & (FS_RUN_PATHS | FS_RUN_INODES);
+}
+
+/* What the entries say of the file, by inode and, with the room's path filled, by name. */
+INLINE union effects file_effects(struct fs_run_cfg *run, __u64 file, struct room *r)
+{
+	struct file *f = (struct file *)file;
+	union effects all = { .word = 0 }, more;
+
+	if (run->flags & FS_RUN_INODES)
+		all.word = inode_effects(run->table, BPF_CORE_READ(f, f_inode, i_ino),
+					 BPF_CORE_READ(f, f_inode, i_sb, s_dev));
+	if (run->flags & FS_RUN_PATHS && r) {
+		more.word = path_effects(run->table, r);
+		effects_max(&all, &more.e);
+	}
+	return all;
+}
+
+INLINE void same_file(struct op *o, __u64 file)
+{
+	struct file *f = (struct file *)file;
+
+	o->key_a = BPF_CORE_READ(f, f_inode, i_ino);
+	o->key_b = BPF_CORE_READ(f, f_inode, i_sb, s_dev);
+}
+
+/* A path that cannot be told (no room, longer than 4096) where entries may forbid it is refused: it may be one of them. */
+INLINE bool resolved(struct path *path, struct room *r)
+{
+	return r && bpf_d_path(path, r->path, sizeof(r->path)) > 0;
+}
+
+SEC("lsm/bprm_check_security")
+int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
+{
+	struct fs_run_cfg *run = run_of_current();
+	struct op o = { .what = FS_OP_EXEC, .via = FS_VIA_LSM };
+	__u64 file, interp, filename;
+	struct room *r;
+	__u32 point;
+	int result = 0;
+
+	if (!run)
+		return 0;
+	file = (__u64)bprm->file;
+	same_file(&o, file);
+	if (held(run) & FS_LATCH_STOP) {
+		o.effect = FS_EFFECT_STOP;
+		o.latched = 1;
+		return settle(run, &o);
+	}
+	interp = (__u64)BPF_CORE_READ(bprm, interp);
+	filename = (__u64)BPF_CORE_READ(bprm, filename);
+	o.kind = kind_of_file(file);
+	if (o.kind == KIND_FILE && interp != filename)
+		o.kind = KIND_SCRIPT;
+	if (o.kind != KIND_FILE) {
+		point = o.kind == KIND_MEMFD ? FS_POINT_EXEC_MEMFD :
+			o.kind == KIND_DELETED ? FS_POINT_EXEC_DELETED : FS_POINT_EXEC_SCRIPT;
+		/* Seen executing, it is told with its arguments by the tracepoint. */
+		if (((run->deny | run->stop) >> point) & 1)
+			o.effect = effect_of(run, point);
+	}
+	if (!judges_files(run) && o.effect == FS_EFFECT_NONE)
+		return 0;
+	r = room_take();
+	if (resolved(&bprm->file->f_path, r)) {
+		__u8 effect = file_effects(run, file, r).e.exec;
+
+		if (effect > o.effect)
+			o.effect = effect;
+		o.path = r->path;
+	} else if (judges_files(run)) {
+		o.effect = FS_EFFECT_DENY;
+	}
+	if (o.effect)
+		result = settle(run, &o);
+	if (r)
+		room_give(r);
+	return result;
+}
+
+/* A write to a file of a cgroup: allowed only strictly below the run's own, where thawing or moving stays inside. */
+INLINE bool outside_own_cgroups(struct fs_run_cfg *run, __u64 file)
+{
+	__u64 dir = (__u64)BPF_CORE_READ((struct file *)file, f_path.dentry, d_parent);
+
+	for (int i = 0; i < 16; i++) {
+		__u64 up = (__u64)BPF_CORE_READ((struct dentry *)dir, d_parent);
+
+		if (!up || up == dir)
+			return true;
+		if (BPF_CORE_READ((struct dentry *)up, d_inode, i_ino) == run->root_id)
+			return false;
+		dir = up;
+	}
+	return true;
+}
+
+INLINE int protect(struct fs_run_cfg *run, __u32 what)
+{
+	struct op o = { .what = FS_OP_PROTECT, .via = FS_VIA_LSM, .effect = FS_EFFECT_DENY, .a = what };
+
+	return settle(run, &o);
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(fs_lsm_file_open, struct file *file)
+{
+	struct fs_run_cfg *run = run_of_current();
+	struct op o = { .what = FS_OP_OPEN, .via = FS_VIA_LSM };
+	bool write;
+	struct room *r;
+	int result = 0;
+
+	if (!run)
+		return 0;
+	write = file->f_mode & FMODE_WRITE;
+	o.a = write;
+	if (held(run) & FS_LATCH_STOP) {
+		o.effect = FS_EFFECT_STOP;
+		o.latched = 1;
+		return settle(run, &o);
+	}
+	if (run->flags & FS_RUN_PROTECT) {
+		__u64 magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);
+
+		if (magic == BPF_FS_MAGIC)
+			return protect(run, FS_PROTECT_BPFFS);
+		if (magic == CGROUP2_SUPER_MAGIC && write && outside_own_cgroups(run, (__u64)file))
+			return protect(run, FS_PROTECT_CGROUP);
+	}
+	if (!judges_files(run))
+		return 0;
+	r = room_take();
+	if (resolved(&file->f_path, r)) {
+		union effects all = file_effects(run, (__u64)file, r);
+
+		/* For writing is for reading too, unless it is for writing alone. */
+		if (write)
+			o.effect = all.e.write;
+		if (!write || file->f_mode & 1)
+			o.effect = all.e.read > o.effect ? all.e.read : o.effect;
+		o.path = r->path;
+	} else {
+		o.effect = FS_EFFECT_DENY;
+	}
+	same_file(&o, (__u64)file);
+	if (o.effect)
+		result = settle(run, &o);
+	if (r)
+		room_give(r);
+	return result;
+}
+
+INLINE int memory(struct fs_run_cfg *run, __u32 point)
+{
+	struct op o = { .what = FS_OP_MEMORY, .via = FS_VIA_LSM, .effect = effect_of(run, point), .a = point };
+
+	return o.effect ? settle(run, &o) : 0;
+}
+
+#define MEMORY_POINTS (POINT(FS_POINT_MEM_ANONYMOUS) | POINT(FS_POINT_MEM_MEMFD) | POINT(FS_POINT_MEM_WRITE_EXEC))
+
+SEC("lsm/mmap_file")
+int BPF_PROG(fs_lsm_mmap_file, struct file *file, unsigned long reqprot, unsigned long prot)
+{
+	struct op o = { .what = FS_OP_MAP, .via = FS_VIA_LSM };
+	struct fs_run_cfg *run;
+	struct room *r;
+	__u64 f = 0;
+	int result;
+
+	if (!(prot & PROT_EXEC))
+		return 0;
+	run = run_of_current();
+	if (!run)
+		return 0;
+	/* The verifier takes an argument of an LSM hook as not NULL, which this one may be. */
+	bpf_probe_read_kernel(&f, sizeof(f), ctx);
+	if (prot & PROT_WRITE) {
+		result = memory(run, FS_POINT_MEM_WRITE_EXEC);
+		if (result)
+			return result;
+	}
+	if (!f)
+		return memory(run, FS_POINT_MEM_ANONYMOUS);
+	if (kind_of_file(f) != KIND_FILE) {
+		result = memory(run, FS_POINT_MEM_MEMFD);
+		if (result)
+			return result;
+	}
+	if (!judges_files(run))
+		return 0;
+	r = room_take();
+	/* Not refused where it cannot be told, as a program must have its libraries: its opening was judged. */
+	if (resolved(&file->f_path, r)) {
+		o.effect = file_effects(run, f, r).e.map;
+		o.path = r->path;
+	}
+	same_file(&o, f);
+	result = o.effect ? settle(run, &o) : 0;
+	if (r)
+		room_give(r);
+	return result;
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(fs_lsm_file_mprotect, struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)
+{
+	struct fs_run_cfg *run;
+	__u64 f;
+	int result;
+
+	if (!(prot & PROT_EXEC))
+		return 0;
+	run = run_of_current();
+	if (!run || !((run->watch | run->deny | run->stop) & MEMORY_POINTS))
+		return 0;
+	if (prot & PROT_WRITE) {
+		result = memory(run, FS_POINT_MEM_WRITE_EXEC);
+		if (result)
+			return result;
+	}
+	if (BPF_CORE_READ(vma, vm_flags) & VM_EXEC)
+		return 0;
+	f = (__u64)BPF_CORE_READ(vma, vm_file);
+	if (!f)
+		return memory(run, FS_POINT_MEM_ANONYMOUS);
+	return kind_of_file(f) == KIND_FILE ? 0 : memory(run, FS_POINT_MEM_MEMFD);
+}

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * What else can be refused only by LSM: calls that rules forbid, privileges, sockets, and reaching for failsafe itself.
+ * Each hook is on a rare path of the kernel; whoever is in no run returns after the look-up.
+ */
+#define PTRACE_MODE_ATTACH 0x2
+#define CLONE_THREAD 0x00010000
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define AF_UNIX 1
+#define AF_NETLINK 16
+
+/* A call that a rule may forbid reached what it wants to do. */
+INLINE int call(struct fs_run_cfg *run, __u32 call)
+{
+	struct fs_counters *c;
+	struct op o = { .what = 1000 + call, .effect = effect_of(run, call) };
+	struct fs_sys *e;
+	__u32 n;
+
+	if (o.effect < FS_EFFECT_DENY)
+		return 0; /* seen, it is told by the call's own program */
+	if (o.effect == FS_EFFECT_STOP) {
+		latch_stop(run);
+		stop_caller(run);
+	}
+	c = counters_of(run->slot);
+	if (c)
+		__sync_fetch_and_add(&c->denied_ops, 1);
+	if (op_repeated(run, &o, FS_DENIED, &n))
+		return -EPERM;
+	e = event_new(run, FS_SYSCALL, sizeof(*e));
+	if (!e)
+		return -EPERM;
+	subject_current(&e->hdr);
+	e->call = call;
+	e->verdict = FS_DENIED;
+	e->via = FS_VIA_LSM;
+	e->repeats = n;
+	bpf_ringbuf_submit(e, 0);
+	return -EPERM;
+}
+
+#define CALL_GUARD(hook, number)                                    \
+	SEC("lsm/" #hook)                                           \
+	int fs_lsm_##hook(void *ctx)                                \
+	{                                                           \
+		struct fs_run_cfg *run = run_of_current();          \
+								    \
+		return run ? call(run, number) : 0;                 \
+	}
+
+CALL_GUARD(sb_mount, FS_SYS_MOUNT)
+CALL_GUARD(sb_umount, FS_SYS_UMOUNT2)
+CALL_GUARD(sb_pivotroot, FS_SYS_PIVOT_ROOT)
+CALL_GUARD(move_mount, FS_SYS_MOVE_MOUNT)
+CALL_GUARD(path_chroot, FS_SYS_CHROOT)
+CALL_GUARD(key_permission, FS_SYS_KEYCTL)
+CALL_GUARD(key_alloc, FS_SYS_ADD_KEY)
+CALL_GUARD(settime, FS_SYS_CLOCK_SETTIME)
+CALL_GUARD(perf_event_open, FS_SYS_PERF_EVENT_OPEN)
+
+/* enum kernel_load_data_id and kernel_read_file_id, which are one list */
+#define LOADING_MODULE 2
+#define LOADING_KEXEC_IMAGE 3
+#define LOADING_KEXEC_INITRAMFS 4
+
+INLINE int loading(__u32 id, __u32 module, __u32 kexec)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	if (!run)
+		return 0;
+	if (id == LOADING_MODULE)
+		return call(run, module);
+	if (id == LOADING_KEXEC_IMAGE || id == LOADING_KEXEC_INITRAMFS)
+		return call(run, kexec);
+	return 0;
+}
+
+SEC("lsm/kernel_load_data")
+int BPF_PROG(fs_lsm_kernel_load_data, int id)
+{
+	return loading(id, FS_SYS_INIT_MODULE, FS_SYS_KEXEC_LOAD);
+}
+
+SEC("lsm/kernel_read_file")
+int BPF_PROG(fs_lsm_kernel_read_file, struct file *file, int id)
+{
+	return loading(id, FS_SYS_FINIT_MODULE, FS_SYS_KEXEC_FILE_LOAD);
+}
+
+/* Anonymous inodes that are made for one call each. */
+SEC("lsm/inode_init_security_anon")
+int BPF_PROG(fs_lsm_inode_init_security_anon, struct inode *inode, const struct qstr *name)
+{
+	struct fs_run_cfg *run = run_of_current();
+	char head[5] = {};
+
+	if (!run)
+		return 0;
+	bpf_probe_read_kernel_str(head, sizeof(head), BPF_CORE_READ(name, name));
+	if (head[1] == 'i' && head[2] == 'o' && head[3] == '_')
+		return call(run, FS_SYS_IO_URING_SETUP);
+	if (head[1] == 'u' && head[2] == 's' && head[3] == 'e')
+		return call(run, FS_SYS_USERFAULTFD);
+	return 0;
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(fs_lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
+{
+	struct fs_run_cfg *run;
+	int result;
+
+	if (!(mode & PTRACE_MODE_ATTACH))
+		return 0;
+	run = run_of_current();
+	if (!run)
+		return 0;
+	if (run->flags & FS_RUN_PROTECT && run_of_cgroup(cgroup_of(child)) != run)
+		return protect(run, FS_PROTECT_TRACE);
+	/* One hook for ptrace, process_vm_readv and _writev, pidfd_getfd: the strictest of what is said of them holds. */
+	result = call(run, FS_SYS_PTRACE);
+	if (!result)
+		result = call(run, FS_SYS_PROCESS_VM_WRITEV);
+	if (!result)
+		result = call(run, FS_SYS_PROCESS_VM_READV);
+	if (!result)
+		result = call(run, FS_SYS_PIDFD_GETFD);
+	return result;
+}
+
+SEC("lsm/ptrace_traceme")
+int BPF_PROG(fs_lsm_ptrace_traceme, struct task_struct *parent)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	return run ? call(run, FS_SYS_PTRACE) : 0;
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(fs_lsm_bpf, int cmd)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	if (!run)
+		return 0;
+	return run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_BPF) : call(run, FS_SYS_BPF);
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(fs_lsm_task_kill, struct task_struct *p)
+{
+	struct fs_run_cfg *run;
+	struct fs_watchdog *w;
+	__u32 zero = 0;
+
+	w = bpf_map_lookup_elem(&watchdog, &zero);
+	if (!w || !w->daemon_tgid || (__u32)p->tgid != w->daemon_tgid)
+		return 0;
+	run = run_of_current();
+	return run && run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_SIGNAL) : 0;
+}
+
+/* Pins of failsafe, and of anybody: not for a run to unlink or rename. */
+INLINE int bpffs_guard(struct inode *dir)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	if (!run || !(run->flags & FS_RUN_PROTECT) || BPF_CORE_READ(dir, i_sb, s_magic) != BPF_FS_MAGIC)
+		return 0;
+	return protect(run, FS_PROTECT_BPFFS);
+}
+
+SEC("lsm/inode_unlink")
+int BPF_PROG(fs_lsm_inode_unlink, struct inode *dir)
+{
+	return bpffs_guard(dir);
+}
+
+SEC("lsm/inode_rmdir")
+int BPF_PROG(fs_lsm_inode_rmdir, struct inode *dir)
+{
+	return bpffs_guard(dir);
+}
+
+SEC("lsm/inode_rename")
+int BPF_PROG(fs_lsm_inode_rename, struct inode *dir)
+{
+	return bpffs_guard(dir);
+}
+
+/* ---- privileges ----------------------------------------------------------------------------------- */
+
+INLINE int privilege(struct fs_run_cfg *run, __u32 point)
+{
+	struct op o = { .what = FS_OP_PRIVILEGE, .via = FS_VIA_LSM, .effect = effect_of(run, point), .a = point };
+
+	return o.effect ? settle(run, &o) : 0;
+}
+
+INLINE __u64 permitted(const struct cred *c)
+{
+	__u64 v = 0;
+
+	bpf_probe_read_kernel(&v, sizeof(v), &c->cap_permitted);
+	return v;
+}
+
+SEC("lsm/bprm_creds_from_file")
+int BPF_PROG(fs_lsm_bprm_creds_from_file, struct linux_binprm *bprm)
+{
+	struct fs_run_cfg *run = run_of_current();
+	const struct cred *now, *then;
+	int result = 0;
+
+	if (!run)
+		return 0;
+	now = bpf_get_current_task_btf()->cred;
+	then = BPF_CORE_READ(bprm, cred);
+	/* Observed, the exec that succeeds tells of it. */
+	if (now->euid.val && !BPF_CORE_READ(then, euid.val) &&
+	    ((run->deny | run->stop) >> FS_POINT_PRIV_SETUID) & 1)
+		result = privilege(run, FS_POINT_PRIV_SETUID);
+	if (!result && permitted(then) & ~permitted(now))
+		result = privilege(run, FS_POINT_PRIV_CAPABILITY);
+	return result;
+}
+
+SEC("lsm/task_fix_setuid")
+int BPF_PROG(fs_lsm_task_fix_setuid, struct cred *new, const struct cred *old)
+{
+	struct fs_run_cfg *run;
+
+	if (new->euid.val || !old->euid.val)
+		return 0;
+	run = run_of_current();
+	return run ? privilege(run, FS_POINT_PRIV_SETUID) : 0;
+}
+
+SEC("lsm/userns_create")
+int BPF_PROG(fs_lsm_userns_create, const struct cred *cred)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	return run ? privilege(run, FS_POINT_PRIV_USERNS) : 0;
+}
+
+SEC("lsm/task_alloc")
+int BPF_PROG(fs_lsm_task_alloc, struct task_struct *task, unsigned long flags)
+{
+	struct op o = { .via = FS_VIA_LSM };
+	struct fs_run_cfg *run;
+
+	if (flags & CLONE_THREAD)
+		return 0;
+	run = run_of_current();
+	if (!run || !(run->max_procs || run->max_forks))
+		return 0;
+	o.effect = effect_of(run, FS_POINT_FORK);
+	return o.effect >= FS_EFFECT_DENY && beyond_limits(run, &o, false) ? settle(run, &o) : 0;
+}
+
+/* ---- sockets -------------------------------------------------------------------------------------- */
+
+SEC("lsm/socket_create")
+int BPF_PROG(fs_lsm_socket_create, int family, int type, int protocol, int kern)
+{
+	struct fs_run_cfg *run;
+	struct fs_key k = { .what = FS_KEY_FAMILY, .a = family };
+	struct op o = { .what = FS_OP_SOCKET, .via = FS_VIA_LSM, .a = family, .b = type, .c = protocol };
+	struct fs_effects *e;
+
+	if (kern)
+		return 0;
+	run = run_of_current();
+	if (!run)
+		return 0;
+	if (run->flags & FS_RUN_FAMILIES) {
+		k.table = run->table;
+		e = bpf_map_lookup_elem(&keys, &k);
+		if (e)
+			o.effect = e->read;
+	}
+	/* Families that cgroup hooks never see, where the network is bounded; those they do see are judged there. */
+	if (family != AF_INET && family != AF_INET6 && family != AF_UNIX && family != AF_NETLINK) {
+		__u8 bounded = FS_EFFECT_NONE;
+
+		if (held(run))
+			bounded = FS_EFFECT_DENY;
+		else if (run->flags & FS_RUN_ENFORCE)
+			bounded = run->stop & POINT(FS_POINT_NET) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
+		else if (run->flags & FS_RUN_OBSERVE)
+			bounded = FS_EFFECT_OBSERVE;
+		if (bounded > o.effect)
+			o.effect = bounded;
+	}
+	return o.effect ? settle(run, &o) : 0;
+}
+
+/* Who listens without binding gets any port: that is what port 0 stands for. */
+SEC("lsm/socket_listen")
+int BPF_PROG(fs_lsm_socket_listen, struct socket *sock)
+{
+	struct fs_run_cfg *run = run_of_current();
+	struct op o = { .what = FS_OP_LISTEN, .via = FS_VIA_LSM };
+
+	if (!run || !(run->flags & FS_RUN_PORTS))
+		return 0;
+	o.a = BPF_CORE_READ(sock, sk, __sk_common.skc_num);
+	o.effect = port_effect(run, FS_KEY_LISTEN, o.a);
+	return o.effect ? settle(run, &o) : 0;
+}
+
+struct sockaddr_head {
+	__u16 family;
+	__u16 port;
+	__u32 v4;
+	__u32 v6[4];
+};
+
+/* The call's own judgement, made here too: for sockets of others that the run has in hand, and because only here can the
+ * caller be stopped. The cgroup's hook is not reached when this refuses. */
+SEC("lsm/socket_connect")
+int BPF_PROG(fs_lsm_socket_connect, struct socket *sock, void *address, int addrlen)
+{
+	struct fs_run_cfg *run = run_of_current();
+	struct dst d = { .op = FS_NET_CONNECT };
+	struct sockaddr_head head = {};
+	bool was_held;
+
+	if (!run || !(run->flags & FS_RUN_ENFORCE || held(run)))
+		return 0;
+	bpf_probe_read_kernel(&head, sizeof(head), address);
+	if (head.family == AF_INET)
+		dst4(&d, head.v4);
+	else if (head.family == AF_INET6)
+		dst6(&d, head.v6[0], head.v6[1], head.v6[2], head.v6[3]);
+	else
+		return 0;
+	d.port = bpf_ntohs(head.port);
+	d.proto = BPF_CORE_READ(sock, sk, sk_protocol);
+	d.sk_type = BPF_CORE_READ(sock, type);
+	was_held = held(run);
+	if (call_verdict_quiet(run, &d) != FS_DENIED)
+		return 0;
+	if (!was_held && run->stop & POINT(FS_POINT_NET))
+		stop_caller(run);
+	call_refused(run, &d);
+	return -EPERM;
+}
+
+/* A socket made outside the run follows its maker's cgroup, not the run's bounds: it is not let in. */
+SEC("lsm/file_receive")
+int BPF_PROG(fs_lsm_file_receive, struct file *file)
+{
+	struct fs_run_cfg *run = run_of_current();
+	struct socket *sock;
+	__u16 family;
+
+	if (!run || !(run->flags & FS_RUN_ENFORCE || held(run)))
+		return 0;
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	sock = (struct socket *)BPF_CORE_READ(file, private_data);
+	family = BPF_CORE_READ(sock, sk, __sk_common.skc_family);
+	if (family == AF_UNIX || family == AF_NETLINK)
+		return 0;
+	if (run_of_cgroup((__u64)BPF_CORE_READ(sock, sk, sk_cgrp_data.cgroup)) == run)
+		return 0;
+	return protect(run, FS_PROTECT_SOCKET);
+}
