@@ -18,13 +18,13 @@ use crate::{
         store::Store,
     },
     sensors::{
-        ebpf::{self, Ebpf, EventReader, Via},
+        ebpf::{self, Ebpf, EventReader},
         sampler::{Health, Sampler},
     },
     systemd,
 };
 use anyhow::Context as _;
-use failsafe_core::{Input, MonoTime, event, input::Gap, record::Record, signal::Source, time::Span};
+use failsafe_core::{Input, MonoTime, input::Gap, record::Record, signal::Source, time::Span};
 use failsafe_journal::StateLock;
 use nix::sys::{
     eventfd::EventFd,
@@ -81,13 +81,15 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     record_start(&log, &node, findings);
 
     let now = MonoTime(clock::monotonic_ns());
-    let adopted = registry.adopt(&log, &boot_id, now, clock::wall_ns());
+    let (adopted, left) = registry.adopt(&log, &boot_id, now, clock::wall_ns());
     let mut early: Vec<Message> = Vec::new();
     for run in adopted {
         early.push(Message::Adopted(run.live, run.found));
         let told = |o| Message::Told(crate::actuators::interpreter::Told::Outcome(o));
         early.extend(run.outcomes.into_iter().map(told));
     }
+    // What happened while no daemon read: late, but judged.
+    early.extend(left.into_iter().map(Message::Input));
 
     let interval = Span::from_millis(config.sample_interval_ms);
     let health = Keeper::open(state_dir, log.clone(), catalogues.xids, !config.nvml.disabled, interval)
@@ -103,7 +105,13 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     };
     let (ended, mut any_ended) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
     let watchdog = systemd::Watchdog::new();
-    let mut critical = vec![spawn("pipeline", &ended, move || Pipeline::new(parts).work(&queue, || watchdog.feed()))?];
+    let alive = registry.clone();
+    let mut critical = vec![spawn("pipeline", &ended, move || {
+        Pipeline::new(parts).work(&queue, || {
+            alive.kernel().beat();
+            watchdog.feed();
+        });
+    })?];
     for message in early {
         pipeline.send(message).ok().context("the pipeline ended at once")?;
     }
@@ -271,14 +279,7 @@ fn read_events(
     let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
     spawn("ebpf-events", ended, move || {
         let done = reader.run(stop.as_fd(), |event| {
-            let via = match event.what {
-                ebpf::What::Syscall { .. } => match registry.kernel().syscalls_via() {
-                    Some(Via::Fentry) => event::Via::Fentry,
-                    _ => event::Via::SysEnter,
-                },
-                _ => event::Via::Fentry,
-            };
-            if let Some(input) = translate::event(registry.kernel(), via, event) {
+            if let Some(input) = translate::event(registry.kernel(), event) {
                 let _closed = pipeline.send(Message::Input(input));
             }
         });

@@ -14,6 +14,10 @@ mod figures;
 mod guard;
 #[path = "ebpf/life.rs"]
 mod life;
+#[path = "ebpf/rules.rs"]
+mod rules;
+#[path = "../../tests/skip.rs"]
+mod skip;
 
 /// Not a test: the process that acts inside a run.
 #[test]

@@ -27,7 +27,8 @@ INLINE int call(struct fs_run_cfg *run, __u32 call)
 	c = counters_of(run->slot);
 	if (c)
 		__sync_fetch_and_add(&c->denied_ops, 1);
-	if (op_repeated(run, &o, FS_DENIED, &n))
+	n = 0;
+	if (o.effect != FS_EFFECT_STOP && op_repeated(run, &o, FS_DENIED, &n))
 		return -EPERM;
 	e = event_new(run, FS_SYSCALL, sizeof(*e));
 	if (!e)

@@ -192,7 +192,10 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 
 	if (verdict == FS_ALLOWED && !(run->flags & FS_RUN_WATCH_NET))
 		return;
-	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET) && repeated(run, d, verdict, &n))
+	/* What latches the run is told each time: after a thaw it may come again at once. */
+	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET) &&
+	    !(run->stop & POINT(FS_POINT_NET) && verdict == FS_DENIED && !(d->flags & (FS_NET_LATCHED | FS_NET_DEAD))) &&
+	    repeated(run, d, verdict, &n))
 		return;
 	e = event_new(run, FS_NET, sizeof(*e));
 	if (!e)

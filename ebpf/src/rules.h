@@ -158,7 +158,9 @@ INLINE int settled(struct fs_run_cfg *run, const struct op *o)
 		__sync_fetch_and_add(&c->observed_ops, 1);
 	if (o->effect == FS_EFFECT_STOP && !o->latched)
 		latch_stop(run);
-	if (op_repeated(run, o, verdict, &n))
+	/* What latches the run is told each time: after a thaw it may come again at once. */
+	n = 0;
+	if (!(o->effect == FS_EFFECT_STOP && !o->latched) && op_repeated(run, o, verdict, &n))
 		return result;
 	e = event_new(run, FS_OP, sizeof(*e));
 	if (!e)

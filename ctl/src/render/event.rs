@@ -138,6 +138,7 @@ pub fn because(decision: &Decision) -> String {
 pub fn upkeep(what: Upkeep) -> &'static str {
     match what {
         Upkeep::Escape => "a process left the run's cgroup",
+        Upkeep::Latched => "a stop rule latched the run in the kernel, and the event of it was lost",
         Upkeep::ForeignThaw => "somebody else thawed the contained run",
         Upkeep::FoundFrozen => "the run was found frozen at the daemon's start, for no recorded reason",
         Upkeep::Blind => "a sensor that the policy needs went blind",

@@ -242,6 +242,8 @@ pub enum Upkeep {
     Escape,
     /// Somebody else thawed the contained run.
     ForeignThaw,
+    /// A stop rule latched the run in the kernel, and its event was lost.
+    Latched,
     /// The run was found frozen at the daemon's start, for no recorded reason.
     FoundFrozen,
     /// A sensor that the policy needs went blind.
@@ -255,6 +257,7 @@ impl fmt::Display for Upkeep {
         f.write_str(match self {
             Upkeep::Escape => "escape",
             Upkeep::ForeignThaw => "foreign-thaw",
+            Upkeep::Latched => "latched",
             Upkeep::FoundFrozen => "found-frozen",
             Upkeep::Blind => "blind",
             Upkeep::Retry => "retry",

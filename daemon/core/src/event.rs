@@ -147,6 +147,8 @@ pub enum Event {
         /// Levels found thawed.
         levels: u32,
     },
+    /// The kernel latched the run by a stop rule, and no event told of it: the event was lost.
+    Latched,
     /// An XID error of a GPU.
     Xid {
         /// NVIDIA's number.
@@ -187,6 +189,7 @@ impl Event {
             Event::Oom { .. } => EventKind::Oom,
             Event::Leave { .. } => EventKind::Leave,
             Event::ForeignThaw { .. } => EventKind::ForeignThaw,
+            Event::Latched => EventKind::Latched,
             Event::Xid { .. } => EventKind::Xid,
         }
     }
@@ -287,6 +290,7 @@ impl fmt::Display for Event {
             Event::Leave { pid, mover, to, .. } => {
                 write!(f, "pid {pid} was moved out of the run to cgroup {to} by pid {mover}")
             }
+            Event::Latched => f.write_str("the kernel latched the run by a stop rule, and the event of it was lost"),
             Event::ForeignThaw { levels } => write!(f, "{levels} cgroup level(s) were thawed by someone else"),
             Event::Xid { code } => write!(f, "XID {code}"),
         }?;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::Config,
     platform::{CgroupError, ProcFs, clock},
-    runs::{LiveRun, Registry},
+    runs::{LiveRun, Registry, kernel::Kernel},
 };
 use failsafe_core::{
     Action, Decision, Mode, MonoTime, Outcome,
@@ -168,15 +168,21 @@ impl Worker {
         let keep = std::mem::take(&mut job.live.status().keep_frozen);
         // A later decision may be carried out already: what it wants stands in the status before it acts.
         let (frozen_again, latched_again) = (|| job.live.status().hold_frozen, || job.live.status().blocked);
-        // The latch goes first: a thawed run finds its network as its policy has it.
-        let set = |on| self.registry.kernel().set_block(job.live.slot, on).map_err(|e| e.to_string());
+        // The latch goes first: a thawed run finds everything as its policy has it, and whom a stop rule stopped is woken
+        // while it is still frozen.
+        let kernel = self.registry.kernel();
         let again = || Err("a later decision set it again".to_owned());
-        let unlatched = if self.registry.kernel().blind().is_some() {
+        let unlatched = if kernel.blind().is_some() {
             Ok(())
         } else if latched_again() {
-            again()
+            release(kernel, &job.live, true).and_then(|()| again())
         } else {
-            set(false).and_then(|()| if latched_again() { set(true).and_then(|()| again()) } else { Ok(()) })
+            release(kernel, &job.live, false).and_then(|()| {
+                if !latched_again() {
+                    return Ok(());
+                }
+                kernel.set_block(job.live.slot, true).map_err(|e| e.to_string()).and_then(|()| again())
+            })
         };
         let thawed = cgroup::thaw_unless(&job.live.cgroup, &keep, self.until(), &frozen_again);
         outcome::thaw(&thawed, unlatched)
@@ -205,6 +211,19 @@ impl Worker {
             took: at.since(decision.at),
         }));
     }
+}
+
+/// Lifts what a stop rule did, and keeps an egress latch that is `blocked` for another reason.
+fn release(kernel: &Kernel, live: &LiveRun, blocked: bool) -> Result<(), String> {
+    let stopped = kernel.release(live.slot, blocked).map_err(|e| e.to_string())?;
+    let members = live.cgroup.all_procs().unwrap_or_default();
+    // An id that is no longer in the run has ended, or belongs to somebody else by now.
+    for pid in stopped.into_iter().filter(|pid| members.contains(pid)) {
+        if let Ok(raw) = i32::try_from(pid) {
+            let _ended = nix::sys::signal::kill(nix::unistd::Pid::from_raw(raw), nix::sys::signal::Signal::SIGCONT);
+        }
+    }
+    Ok(())
 }
 
 fn recapture(live: &LiveRun, pid: u32) -> Report {

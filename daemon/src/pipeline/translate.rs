@@ -3,18 +3,24 @@
 use crate::{platform::clock, runs::kernel::Kernel, sensors::ebpf};
 use failsafe_core::{
     Input, Kind, MonoTime, Signal, Subject, Value,
-    event::{Assurance, Event, ExecKind, NetOp, Verdict, Via},
+    event::{Access, Assurance, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via},
     signal::Source,
-    subject::Process,
+    subject::{Process, RunId},
 };
+use std::net::{IpAddr, Ipv4Addr};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
 /// The input that an event of the ring is; `None` for what belongs to no live run, or says nothing a rule could use.
-pub fn event(kernel: &Kernel, via: Via, event: ebpf::Event) -> Option<Input> {
+pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
     let run = kernel.run_of(event.slot, event.epoch)?;
-    let happened = what(via, event.what, event.subject.pid)?;
+    event_of(run, event)
+}
+
+/// The same for an event whose run is known.
+pub fn event_of(run: RunId, event: ebpf::Event) -> Option<Input> {
+    let happened = what(event.what, event.subject.pid)?;
     let subject = match event.subject.pid {
         0 => Subject::Run(run),
         pid => Subject::Process {
@@ -39,7 +45,7 @@ pub fn event(kernel: &Kernel, via: Via, event: ebpf::Event) -> Option<Input> {
     }))
 }
 
-fn what(via: Via, what: ebpf::What, pid: u32) -> Option<Event> {
+fn what(what: ebpf::What, pid: u32) -> Option<Event> {
     Some(match what {
         ebpf::What::Exec { path, argv, unlinked, script, .. } => {
             // The hook says that the file has no name, not whether it ever had one: what begins as memory does is a memfd.
@@ -57,21 +63,115 @@ fn what(via: Via, what: ebpf::What, pid: u32) -> Option<Event> {
         ebpf::What::Fork { child_pid, .. } => Event::Fork { child: child_pid, verdict: Verdict::Allowed },
         ebpf::What::Exit { status } => Event::Exit { status: i32::try_from(status).unwrap_or(i32::MAX) },
         ebpf::What::Net(net) => network(&net),
-        ebpf::What::Syscall { call, args, .. } => {
-            let assurance = match via {
-                Via::Fentry => Assurance::Observed,
-                Via::SysEnter => Assurance::ObservedUnreliable,
-            };
-            Event::Syscall { name: call.name().to_owned(), args, via, verdict: Verdict::Allowed, assurance }
+        ebpf::What::Syscall { call, args, denied, via, .. } => {
+            let (verdict, assurance) = (refused(denied), assurance(denied, via));
+            let via = if via == ebpf::Way::SysEnter { Via::SysEnter } else { Via::Fentry };
+            Event::Syscall { name: call.name().to_owned(), args, via, verdict, assurance }
         }
+        ebpf::What::Op(op) => operation(op),
         ebpf::What::Oom => Event::Oom { victim: pid },
         ebpf::What::Leave(moved) => {
             // One that moved itself is outside already when the kernel asks where its mover is.
             let mover_in_run = moved.by_run || moved.mover_pid == pid;
             Event::Leave { pid, mover: moved.mover_pid, mover_in_run, to: moved.to_cgroup_id }
         }
-        ebpf::What::Join(_) | ebpf::What::Op(_) => return None,
+        ebpf::What::Join(_) => return None,
     })
+}
+
+/// What a call's own program reports was let through, whatever a rule makes of it.
+fn refused(denied: bool) -> Verdict {
+    if denied { Verdict::Denied } else { Verdict::Allowed }
+}
+
+fn assurance(denied: bool, via: ebpf::Way) -> Assurance {
+    match via {
+        _ if denied => Assurance::BlockedInKernel,
+        ebpf::Way::SysEnter => Assurance::ObservedUnreliable,
+        _ => Assurance::Observed,
+    }
+}
+
+fn operation(op: ebpf::Op) -> Event {
+    let assurance = assurance(op.denied, op.via);
+    let verdict = if op.denied { Verdict::Denied } else { Verdict::WouldDeny };
+    let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let socket = |net: NetOp, family, protocol, port| Event::Net {
+        op: net,
+        protocol,
+        address: none,
+        port,
+        family,
+        verdict,
+        assurance,
+    };
+    match op.what {
+        ebpf::OpWhat::Exec { path, kind } => {
+            let kind = match kind {
+                ebpf::FileKind::Named => ExecKind::File,
+                ebpf::FileKind::Memfd => ExecKind::Memfd,
+                ebpf::FileKind::Deleted => ExecKind::Deleted,
+                ebpf::FileKind::Script => ExecKind::Script,
+            };
+            Event::Exec { path, argv: String::new(), kind, verdict, assurance }
+        }
+        ebpf::OpWhat::Map { path } => {
+            Event::Exec { path, argv: "(mapped executable)".into(), kind: ExecKind::File, verdict, assurance }
+        }
+        ebpf::OpWhat::Open { path, write } => Event::Open { path, access: access(write), verdict, assurance },
+        ebpf::OpWhat::Device { block, major, minor, write } => {
+            Event::Open { path: device_path(block, major, minor), access: access(write), verdict, assurance }
+        }
+        ebpf::OpWhat::Socket { family, protocol, .. } => {
+            socket(NetOp::Socket, family, u8::try_from(protocol).unwrap_or(0), 0)
+        }
+        ebpf::OpWhat::Listen { port } => socket(NetOp::Listen, 0, 6, port),
+        ebpf::OpWhat::Privilege(gain) => {
+            let gain = match gain {
+                ebpf::Gain::Setuid => Gain::Setuid,
+                ebpf::Gain::Capability => Gain::Capability,
+                ebpf::Gain::Userns => Gain::Userns,
+            };
+            Event::Privilege { gain, verdict, assurance }
+        }
+        ebpf::OpWhat::Memory(kind) => {
+            let kind = match kind {
+                ebpf::Memory::Anonymous => MemoryKind::Anonymous,
+                ebpf::Memory::Memfd => MemoryKind::Memfd,
+                ebpf::Memory::WriteExec => MemoryKind::WriteExec,
+            };
+            Event::ExecMemory { kind, verdict, assurance }
+        }
+        ebpf::OpWhat::Fork => Event::Fork { child: 0, verdict },
+        ebpf::OpWhat::Protect(what) => {
+            let what = match what {
+                ebpf::Protected::Signal => "signal to the daemon",
+                ebpf::Protected::Trace => "tracing a process outside the run",
+                ebpf::Protected::Bpf => "bpf(2)",
+                ebpf::Protected::Bpffs => "bpf file system",
+                ebpf::Protected::Cgroup => "cgroup files",
+                ebpf::Protected::Files => "state folder",
+                ebpf::Protected::Socket => "socket from outside the run",
+            };
+            Event::Protect { what: what.into(), verdict, assurance }
+        }
+        ebpf::OpWhat::Budget { class, spent, address } => {
+            Event::Budget { budget: class.to_string(), address, bytes: spent, verdict }
+        }
+        ebpf::OpWhat::Dns { name, address } => Event::Dns { name, address },
+    }
+}
+
+fn access(write: bool) -> Access {
+    if write { Access::Write } else { Access::Read }
+}
+
+/// The usual name of a device: what a rule on it is written with. sysfs knows it by its numbers.
+fn device_path(block: bool, major: u32, minor: u32) -> String {
+    let kind = if block { "block" } else { "char" };
+    let uevent = std::fs::read_to_string(format!("/sys/dev/{kind}/{major}:{minor}/uevent")).unwrap_or_default();
+    let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    name.map_or_else(|| format!("device {kind} {major}:{minor}"), |name| format!("/dev/{name}"))
 }
 
 fn network(net: &ebpf::Net) -> Event {

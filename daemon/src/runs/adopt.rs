@@ -7,12 +7,19 @@ use super::{
     LiveRun, Registry,
     store::{KeptRun, Store},
 };
-use crate::{actuators::cgroup::thaw, log::Log, platform::CgroupRoot};
+use crate::{
+    actuators::cgroup::thaw,
+    log::Log,
+    pipeline::translate,
+    platform::CgroupRoot,
+    sensors::ebpf::{LeftEvents, PreviousRun},
+};
 use failsafe_core::{
-    Action, Decision, Mode, MonoTime, Outcome, RunId,
+    Action, Decision, Input, Mode, MonoTime, Outcome, RunId,
     decision::{Proof, Verdict},
-    input::Contained,
+    input::{Contained, Gap},
     record::Record,
+    signal::Source,
     time::Span,
 };
 use failsafe_journal::LogReader;
@@ -87,14 +94,14 @@ impl Past {
 
 impl Registry {
     /// Takes up every kept run whose cgroup is still there in this boot; the others are marked ended.
-    pub fn adopt(&self, log: &Log, boot_id: &str, now: MonoTime, wall_ns: i64) -> Vec<Adopted> {
+    pub fn adopt(&self, log: &Log, boot_id: &str, now: MonoTime, wall_ns: i64) -> (Vec<Adopted>, Vec<Input>) {
         let kept = self.store.unended();
         let past = read_past(log.path(), &kept.iter().map(|k| k.run.id).collect::<Vec<_>>());
-        let latched = self.kernel.previously_blocked();
+        let previous = self.kernel.previous();
         let mut adopted = Vec::new();
         for kept in kept {
             let past = past.get(&kept.run.id).cloned().unwrap_or_default();
-            match self.take_up(&kept, past, &latched, boot_id, now) {
+            match self.take_up(&kept, past, &previous, boot_id, now) {
                 Ok(run) => adopted.push(run),
                 Err(why) => {
                     tracing::info!(run = %kept.run.id, why, "a run ended while no daemon watched");
@@ -104,15 +111,52 @@ impl Registry {
                 }
             }
         }
-        self.kernel.adopted();
-        adopted
+        let left = self.kernel.adopted();
+        let inputs = left.into_iter().flat_map(|left| self.left_inputs(left, &adopted, now)).collect();
+        (adopted, inputs)
+    }
+
+    /// The events that an earlier daemon's programs wrote and nobody read, of the runs that were taken up, up to the instant
+    /// from which this daemon's own programs see them.
+    fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted], now: MonoTime) -> Vec<Input> {
+        let mut runs: BTreeMap<(u32, u32), RunId> = BTreeMap::new();
+        let mut inputs = Vec::new();
+        for previous in &left.runs {
+            let Some(run) = adopted.iter().find(|a| a.live.run.cgroup_id == previous.root_id) else { continue };
+            runs.insert((previous.slot, previous.epoch), run.live.run.id);
+            let lost = left.lost.iter().find(|(slot, _)| *slot == previous.slot).map_or(0, |(_, lost)| *lost);
+            if lost > 0 {
+                let what = format!("the ring of an earlier daemon had no room for {lost} events of its time");
+                inputs.push(Input::Gap(Gap {
+                    seq: 0,
+                    at: now,
+                    source: Source::Ebpf,
+                    run: Some(run.live.run.id),
+                    gpu: None,
+                    what,
+                    lost,
+                    blind: false,
+                }));
+            }
+        }
+        left.reader.drain(&mut |event| {
+            if event.at_ns < now.0
+                && let Some(run) = runs.get(&(event.slot, event.epoch))
+            {
+                inputs.extend(translate::event_of(*run, event));
+            }
+        });
+        if !inputs.is_empty() {
+            tracing::info!(events = inputs.len(), "events of the time without a daemon are judged now");
+        }
+        inputs
     }
 
     fn take_up(
         &self,
         kept: &KeptRun,
         past: Past,
-        latched: &[u64],
+        previous: &[PreviousRun],
         boot_id: &str,
         now: MonoTime,
     ) -> Result<Adopted, String> {
@@ -136,7 +180,8 @@ impl Registry {
         let policy = Arc::new(self.store.policy(&run.policy).map_err(|e| super::kernel::chain(&e))?);
         let requested = cgroup.freeze_requested().map_err(|e| e.chain())?;
         let found_frozen = requested && events.frozen;
-        let latch = latched.contains(&run.cgroup_id) || past.contained.blocked;
+        let before = previous.iter().filter(|p| p.root_id == run.cgroup_id).max_by_key(|p| p.generation);
+        let latch = before.is_some_and(|p| p.latch != 0) || past.contained.blocked;
         let mut found = vec![match (past.contained.frozen, found_frozen) {
             (true, true) => "frozen, as decided".to_owned(),
             (true, false) => "decided to be frozen, found running".into(),
@@ -165,6 +210,10 @@ impl Registry {
         }
         let part = kept.part + 1;
         let live = self.enter(run, policy, cgroup, kept.made, part).map_err(|e| e.to_string())?;
+        if let Some(before) = before {
+            // The earlier daemon's programs are attached still: there is no instant without the latch.
+            self.kernel.restore(live.slot, before);
+        }
         {
             let mut status = live.status();
             // The guard looks at once, and tells of a foreign thaw.

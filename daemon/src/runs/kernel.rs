@@ -3,14 +3,13 @@
 //! Owns the loaded programs behind one lock; a control path, never an event path. Where eBPF could not be loaded the
 //! daemon works on without it and says so: what needs it refuses to pin.
 
+use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, EgressMode, EgressPolicy, EgressRule, ProgramStatus, RunCounters, RunSpec, Via, Watch, WatchedCall,
-    rules::Rules,
+    self, Ebpf, ProgramState, ProgramStatus, RunCounters, RunSpec, Via, Watch,
+    rules::{Rules, Use},
 };
-use failsafe_core::{
-    Mode, Policy, RunId,
-    policy::{EgressAllow, Protocol},
-};
+use failsafe_core::{Policy, RunId, policy::assurance::Grants};
+use failsafe_ebpf::abi::point;
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -25,6 +24,15 @@ pub const MAX_RUNS: u32 = 1_024;
 struct Place {
     slot: u32,
     epoch: u32,
+}
+
+/// What a run needs of the programs that are attached on request.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needs {
+    /// Watched calls.
+    calls: u64,
+    /// The entry of every call, see [`Ebpf::require_syscalls`].
+    entries: bool,
 }
 
 /// Where a run was put.
@@ -53,7 +61,7 @@ pub enum KernelError {
 /// The loaded programs, or why there are none; and the slots.
 pub struct Kernel {
     ebpf: Result<Mutex<Ebpf>, String>,
-    slots: Mutex<BTreeMap<u32, u64>>,
+    slots: Mutex<BTreeMap<u32, Needs>>,
     runs: RwLock<BTreeMap<Place, RunId>>,
 }
 
@@ -88,13 +96,13 @@ impl Kernel {
         cgroup: &Path,
         cgroup_id: u64,
         level: usize,
-        blocked: bool,
+        latch: u32,
     ) -> Result<Placed, KernelError> {
-        let mask = watched(policy);
-        let slot = self.take_slot(mask)?;
+        let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
+        let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
+        let needs = Needs { calls: rules.watch & ebpf::ALL_CALLS, entries: self.needs_entries(&rules) };
+        let slot = self.take_slot(needs)?;
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
-        let egress = egress(policy);
-        let rules = Rules { watch: mask, ..Rules::default() };
         let spec = RunSpec {
             slot,
             cgroup,
@@ -103,10 +111,10 @@ impl Kernel {
             egress: &egress,
             rules: &rules,
             watch: Watch { exec: true, life: true, net: true },
-            latch: u32::from(blocked),
+            latch,
         };
         let all = self.union();
-        let added = ebpf.add_run(&spec).and_then(|placed| match ebpf.require_syscalls(all) {
+        let added = ebpf.add_run(&spec).and_then(|placed| match ebpf.require_syscalls(all.calls, all.entries) {
             Ok(_) => Ok(placed),
             Err(error) => {
                 let _detached = ebpf.remove_run(slot);
@@ -127,15 +135,28 @@ impl Kernel {
         }
     }
 
-    fn take_slot(&self, mask: u64) -> Result<u32, KernelError> {
+    /// Whether rules on files or memory must be seen at the entry of the calls, for want of the hooks that can refuse.
+    fn needs_entries(&self, rules: &Rules) -> bool {
+        let memory = 1 << point::MEM_ANONYMOUS | 1 << point::MEM_WRITE_EXEC;
+        let files = rules.paths.iter().any(|rule| rule.usage != Use::Exec);
+        let loaded = |name| self.lock().is_some_and(|ebpf| ebpf.is_loaded(name));
+        (files && !loaded("fs_lsm_file_open"))
+            || ((rules.watch | rules.deny | rules.stop) & memory != 0 && !loaded("fs_lsm_mmap_file"))
+    }
+
+    fn take_slot(&self, mask: Needs) -> Result<u32, KernelError> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let free = (0..MAX_RUNS).find(|slot| !slots.contains_key(slot)).ok_or(KernelError::Full)?;
         slots.insert(free, mask);
         Ok(free)
     }
 
-    fn union(&self) -> u64 {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().fold(0, |all, mask| all | mask)
+    fn union(&self) -> Needs {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().fold(Needs::default(), |all, needs| Needs {
+            calls: all.calls | needs.calls,
+            entries: all.entries || needs.entries,
+        })
     }
 
     /// Detaches a run; watched calls that no other run needs are no longer watched.
@@ -145,7 +166,8 @@ impl Kernel {
             if let Err(error) = ebpf.remove_run(slot) {
                 tracing::warn!(error = chain(&error), "a run's pins could not all be removed");
             }
-            if let Err(error) = ebpf.require_syscalls(self.union()) {
+            let all = self.union();
+            if let Err(error) = ebpf.require_syscalls(all.calls, all.entries) {
                 tracing::warn!(error = chain(&error), "watched system calls could not be released");
             }
         }
@@ -202,25 +224,66 @@ impl Kernel {
         }
     }
 
-    /// Runs that an earlier daemon left blocked, by the cgroup id of their root.
-    pub fn previously_blocked(&self) -> Vec<u64> {
-        let Some(ebpf) = self.lock() else { return Vec::new() };
-        match ebpf.previous_runs() {
-            Ok(runs) => runs.into_iter().filter(|r| r.latch != 0).map(|r| r.root_id).collect(),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "pins of an earlier daemon cannot be read");
-                Vec::new()
-            }
+    /// What this kernel grants, for holding policies against it.
+    pub fn grants(&self) -> Grants {
+        let Some(ebpf) = self.lock() else { return Grants::default() };
+        let loaded = || ebpf.programs().iter().filter(|p| p.state == ProgramState::Loaded);
+        let hooks = |kind: &'static str| loaded().filter_map(move |p| p.hook.strip_prefix(kind).map(str::to_owned));
+        // cgroup_skb/egress is granted as `skb_egress`.
+        let packets = hooks("cgroup_skb/").map(|name| format!("skb_{name}"));
+        Grants {
+            lsm: hooks("lsm/").collect(),
+            fentry: ebpf.is_loaded(ebpf::FENTRY_PROBE),
+            sys_enter: ebpf.is_loaded(ebpf::SYS_ENTER),
+            cgroup: hooks("cgroup/").chain(packets).collect(),
         }
     }
 
-    /// Every adopted run is attached: the earlier daemon's attachments may go.
-    pub fn adopted(&self) {
-        if let Some(ebpf) = self.lock()
-            && let Err(error) = ebpf.adopt_finish()
+    /// Lifts what a stop rule latched and wakes whom it stopped, for a run that is to go on.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn release(&self, slot: u32, blocked: bool) -> Result<Vec<u32>, KernelError> {
+        let Some(mut ebpf) = self.lock() else { return Ok(Vec::new()) };
+        let released = ebpf.lift_stop(slot, blocked).and_then(|()| ebpf.take_stopped(slot));
+        released.map_err(|e| KernelError::Ebpf(chain(&e)))
+    }
+
+    /// Carries over the latch and the stopped processes that an earlier daemon's programs had.
+    pub fn restore(&self, slot: u32, before: &ebpf::PreviousRun) {
+        if let Some(mut ebpf) = self.lock()
+            && let Err(error) = ebpf.restore(slot, before.latch, &before.stopped)
         {
+            tracing::error!(error = chain(&error), "an earlier daemon's latch could not be carried over");
+        }
+    }
+
+    /// The daemon's sign of life to the programs.
+    pub fn beat(&self) {
+        if let Some(mut ebpf) = self.lock()
+            && let Err(error) = ebpf.beat()
+        {
+            tracing::error!(error = chain(&error), "the heartbeat cannot be written");
+        }
+    }
+
+    /// Runs that an earlier daemon left guarded, by the cgroup id of their root.
+    pub fn previous(&self) -> Vec<ebpf::PreviousRun> {
+        let Some(ebpf) = self.lock() else { return Vec::new() };
+        ebpf.previous_runs().unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "pins of an earlier daemon cannot be read");
+            Vec::new()
+        })
+    }
+
+    /// Every adopted run is attached: the earlier daemon's attachments may go. Returns the events that wait in its rings.
+    pub fn adopted(&self) -> Vec<ebpf::LeftEvents> {
+        let Some(ebpf) = self.lock() else { return Vec::new() };
+        let left = ebpf.left_events();
+        if let Err(error) = ebpf.adopt_finish() {
             tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");
         }
+        left
     }
 
     /// On a stop with no runs left: removes everything from the kernel. With runs, their guards stay in force.
@@ -244,43 +307,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn watched(policy: &Policy) -> u64 {
-    policy.watch.iter().filter_map(|name| WatchedCall::from_name(name)).fold(0, |mask, call| mask | call.mask())
-}
-
-fn egress(policy: &Policy) -> EgressPolicy {
-    let Some(egress) = &policy.egress else { return EgressPolicy::default() };
-    let rules = egress.allow.iter().flat_map(rules).collect();
-    let mode = match egress.mode {
-        Mode::Enforce => EgressMode::Enforce,
-        Mode::Observe => EgressMode::Observe,
-    };
-    EgressPolicy { mode, rules, judge_replies: false }
-}
-
-fn rules(allow: &EgressAllow) -> impl Iterator<Item = EgressRule> {
-    let protocols: &[ebpf::Protocol] = match allow.protocol {
-        Some(Protocol::Tcp) => &[ebpf::Protocol::Tcp],
-        Some(Protocol::Udp) => &[ebpf::Protocol::Udp],
-        None => &[ebpf::Protocol::Tcp, ebpf::Protocol::Udp],
-    };
-    protocols.iter().map(|protocol| EgressRule {
-        net: allow.cidr,
-        ports: allow.ports.iter().map(|(low, high)| *low..=*high).collect(),
-        protocol: Some(*protocol),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_call_a_policy_may_watch_is_known_to_the_programs() {
-        for name in failsafe_core::policy::WATCHABLE {
-            assert!(WatchedCall::from_name(name).is_some(), "{name}");
-        }
-    }
 }

@@ -10,6 +10,7 @@
 //! first process is in the cgroup.
 
 pub mod adopt;
+mod compile;
 pub mod kernel;
 pub mod start;
 pub mod store;

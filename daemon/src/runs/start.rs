@@ -10,6 +10,7 @@ use failsafe_core::{
     GpuId, MonoTime, Policy, RunId,
     input::{Contained, Run},
 };
+use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -188,8 +189,8 @@ impl Registry {
         part: u32,
     ) -> Result<super::kernel::Placed, StartError> {
         self.store.keep_policy(policy)?;
-        let (run_id, blocked) = (run.id, run.contained.blocked);
-        let placed = self.kernel.add(run_id, policy, cgroup.path(), cgroup.id(), cgroup.level(), blocked)?;
+        let (run_id, latch) = (run.id, if run.contained.blocked { latch::EGRESS } else { 0 });
+        let placed = self.kernel.add(run_id, policy, cgroup.path(), cgroup.id(), cgroup.level(), latch)?;
         let policy_name = policy.name.clone();
         let kept = KeptRun { run: run.clone(), made, part, ended_ns: None, policy_name, decisions: run.decisions };
         match self.store.keep(&kept) {

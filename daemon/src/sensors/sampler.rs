@@ -15,6 +15,7 @@ use crate::{
     runs::{LiveRun, Registry, Standing},
 };
 use failsafe_core::{Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
+use failsafe_ebpf::abi::latch;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -43,6 +44,7 @@ struct Seen {
     reader: RunReader,
     values: BTreeMap<Kind, (i64, Instant)>,
     lost: u64,
+    latched: bool,
 }
 
 /// The sampler's thread.
@@ -155,6 +157,7 @@ impl Sampler {
                 self.gap(Some(id), format!("{lost} events did not fit the ring buffer"), lost, false);
             }
         }
+        self.latched(run, counters.is_some_and(|c| c.latch & latch::STOP != 0), &mut seen);
         {
             let mut status = run.status();
             if let Some(c) = counters {
@@ -171,6 +174,27 @@ impl Sampler {
         self.seen.insert(id, seen);
     }
 
+    /// A run that the kernel latched by a stop rule is frozen by the event of it. Found latched at two samples and not held,
+    /// that event was lost.
+    fn latched(&self, run: &Arc<LiveRun>, latched: bool, seen: &mut Seen) {
+        let lost = latched && !run.status().hold_frozen;
+        if lost && std::mem::replace(&mut seen.latched, lost) {
+            self.tell(Message::Input(self.guarded(run, Event::Latched)));
+        }
+        seen.latched = lost;
+    }
+
+    fn guarded(&self, run: &LiveRun, event: Event) -> Input {
+        Input::Signal(Signal {
+            seq: 0,
+            at: MonoTime(clock::monotonic_ns()),
+            source: Source::Guard,
+            subject: Subject::Run(run.run.id),
+            kind: Kind::Event,
+            value: Value::Event(event),
+        })
+    }
+
     fn guard(&self, run: &Arc<LiveRun>) {
         // A freeze or thaw that is under way is nobody else's doing.
         let Ok(_gate) = run.gate.try_lock() else { return };
@@ -183,15 +207,7 @@ impl Sampler {
             }
             Ok(Hold::Loose { levels, .. }) if run.status().frozen_since.is_some() => {
                 let levels = u32::try_from(levels.len()).unwrap_or(u32::MAX);
-                let at = MonoTime(clock::monotonic_ns());
-                self.tell(Message::Input(Input::Signal(Signal {
-                    seq: 0,
-                    at,
-                    source: Source::Guard,
-                    subject: Subject::Run(run.run.id),
-                    kind: Kind::Event,
-                    value: Value::Event(Event::ForeignThaw { levels }),
-                })));
+                self.tell(Message::Input(self.guarded(run, Event::ForeignThaw { levels })));
             }
             Ok(Hold::Vanished) => self.tell(Message::Ended(run.run.id)),
             Ok(_) => {}

@@ -187,6 +187,33 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             drop(file);
             Command::new(format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd())).status().and(ok)
         }
+        ["read", path] => fs::File::open(path).and(ok),
+        ["append", path] => fs::OpenOptions::new().append(true).open(path).and(ok),
+        ["mapexec", kind] => map_executable(kind).and(ok),
+        ["bpf"] => {
+            // SAFETY: BPF_MAP_GET_FD_BY_ID (14) of id 0 with an empty attribute: the kernel only reads the buffer.
+            let done = unsafe { libc::syscall(libc::SYS_bpf, 14, [0_u64; 16].as_ptr(), 128) };
+            if done < 0 { Err(std::io::Error::last_os_error()) } else { ok }
+        }
+        ["signal", pid] => {
+            let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+            Ok(nix::sys::signal::kill(pid, None).map(|()| String::from("ok"))?)
+        }
+        ["attach", pid] => {
+            // SAFETY: PTRACE_SEIZE touches no memory of this process.
+            let done = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.parse::<i32>().unwrap(), 0, 0) };
+            if done < 0 { Err(std::io::Error::last_os_error()) } else { ok }
+        }
+        ["family", number] => {
+            // SAFETY: socket(2) takes numbers only.
+            let fd = unsafe { libc::socket(number.parse().unwrap(), libc::SOCK_RAW, 0) };
+            if fd < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            // SAFETY: made just now, and owned by nobody else.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            ok
+        }
         ["cloneto", dir] => clone_into(Path::new(dir)).and(ok),
         ["time", what @ ..] => {
             let n = 20_000;
@@ -241,12 +268,26 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
                 });
                 e.add_run(&spec(&cgroup, slot, &policy)).map_err(std::io::Error::other)?;
             }
+            e.beat().map_err(std::io::Error::other)?;
             e.set_block(1, true).map_err(std::io::Error::other)?;
             kept.guards.push(e);
             ok
         }
         _ => Ok(format!("what is {words:?}?")),
     }
+}
+
+/// Makes memory executable: `anonymous`, or `both` writable and executable.
+fn map_executable(kind: &str) -> std::io::Result<()> {
+    let prot = libc::PROT_READ | libc::PROT_EXEC | if kind == "both" { libc::PROT_WRITE } else { 0 };
+    // SAFETY: a new anonymous mapping, at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the mapping made above, which nobody else knows of.
+    unsafe { libc::munmap(at, 4096) };
+    Ok(())
 }
 
 /// A child that is born in another cgroup, ends at once, and is waited for.

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::skip::skip;
 use failsafed::sensors::ebpf::{
     Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Protocol, RunAttachment, RunCounters, RunSpec,
     Watch, rules::Rules,
@@ -54,11 +55,11 @@ pub fn ready(name: &str) -> Option<Bench> {
 pub fn ready_with(name: &str, ring_bytes: u32) -> Option<Bench> {
     let name = format!("{name}-{}", std::process::id());
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs root");
+        skip("needs root");
         return None;
     }
     if cgroup2().is_none() {
-        println!("skipped: no cgroup v2 is mounted");
+        skip("no cgroup v2 is mounted");
         return None;
     }
     let bpffs = Bpffs::mount(&name);
@@ -105,6 +106,24 @@ impl Bench {
         let attached = self.ebpf.add_run(&RunSpec { rules: &rules, ..spec(&cgroup, slot, egress) }).unwrap();
         assert_eq!(attached.missing, Vec::<&str>::new());
         TestRun { slot, epoch: attached.epoch, cgroup }
+    }
+
+    pub fn add_ruled(&mut self, name: &str, egress: &EgressPolicy, rules: &Rules) -> TestRun {
+        let cgroup = self.cgroup(name);
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        let attached = self.ebpf.add_run(&RunSpec { rules, ..spec(&cgroup, slot, egress) }).unwrap();
+        assert_eq!(attached.missing, Vec::<&str>::new());
+        TestRun { slot, epoch: attached.epoch, cgroup }
+    }
+
+    /// Whether an LSM program is loaded; where it is not, the test says so and is skipped.
+    pub fn has_lsm(&self, hook: &str) -> bool {
+        let there = self.ebpf.is_loaded(&format!("fs_lsm_{hook}"));
+        if !there {
+            skip(&format!("this kernel refuses lsm/{hook}"));
+        }
+        there
     }
 
     pub fn try_add(&mut self, cgroup: &TestCgroup, slot: u32, egress: &EgressPolicy) -> Result<RunAttachment, Error> {

@@ -44,7 +44,7 @@ fn figures() {
     println!("getppid, no sys_enter: {} ns", agent.ask("time getppid"));
     let mask = WatchedCall::from_name("keyctl").unwrap().mask();
     bench.ebpf.set_syscalls(run.slot, mask).unwrap();
-    println!("watching by {:?}", bench.ebpf.require_syscalls(mask).unwrap());
+    println!("watching by {:?}", bench.ebpf.require_syscalls(mask, false).unwrap());
     println!("getppid, sys_enter: {} ns", agent.ask("time getppid"));
     println!("getppid outside, sys_enter: {} ns", Agent::start_outside().ask("time getppid"));
     println!("keyctl watched: {} ns", agent.ask("time keyctl"));

@@ -113,7 +113,11 @@ fn watched_calls_are_seen_through_every_abi_and_only_in_the_run() {
     let mask = ["memfd_create", "unshare", "ptrace"].iter().map(|n| WatchedCall::from_name(n).unwrap().mask()).sum();
     let run = bench.add_watching("a", &EgressPolicy::default(), mask);
     let quiet = bench.add_watching("b", &EgressPolicy::default(), 0);
-    println!("via {:?}; fentry refused: {:?}", bench.ebpf.require_syscalls(mask).unwrap(), bench.ebpf.fentry_refusal());
+    println!(
+        "via {:?}; fentry refused: {:?}",
+        bench.ebpf.require_syscalls(mask, false).unwrap(),
+        bench.ebpf.fentry_refusal()
+    );
     let mut agent = Agent::start(&run.cgroup);
     let mut other = Agent::start(&quiet.cgroup);
     assert_eq!(other.ask("memfd"), "ok");
@@ -149,7 +153,7 @@ fn watched_calls_are_seen_through_every_abi_and_only_in_the_run() {
     assert_eq!(names, expected);
     assert_eq!(calls[1].3, u64::from(libc_clone_files()));
 
-    bench.ebpf.require_syscalls(0).unwrap();
+    bench.ebpf.require_syscalls(0, false).unwrap();
     agent.ask("memfd");
     agent.ask("bind");
     let rest = bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Bind));

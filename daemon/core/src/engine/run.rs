@@ -173,6 +173,10 @@ impl RunState {
                 };
                 self.decide(Cause::Upkeep { what: Upkeep::Escape }, actions, Because::certain(seen), out);
             }
+            Event::Latched if !self.contained.frozen => {
+                let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
+                self.decide(Cause::Upkeep { what: Upkeep::Latched }, actions, Because::certain(seen), out);
+            }
             Event::ForeignThaw { .. } if self.contained.frozen => {
                 self.decide(
                     Cause::Upkeep { what: Upkeep::ForeignThaw },

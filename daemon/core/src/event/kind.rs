@@ -64,6 +64,8 @@ kinds! {
     Leave "leave" [Comm, Uid];
     /// A contained run was thawed by somebody else.
     ForeignThaw "foreign-thaw" [];
+    /// The kernel latched the run by a stop rule, and the event of it was lost.
+    Latched "latched" [];
     /// An XID error of a GPU.
     Xid "xid" [Code];
 }

@@ -29,6 +29,7 @@ fn every() -> Vec<Event> {
         Event::Oom { victim: 4 },
         Event::Leave { pid: 4, mover: 4, mover_in_run: true, to: 9 },
         Event::ForeignThaw { levels: 2 },
+        Event::Latched,
         Event::Xid { code: 79 },
     ]
 }

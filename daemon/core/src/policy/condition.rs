@@ -161,7 +161,7 @@ impl Condition {
         match self {
             Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.source(),
             Condition::Event(EventMatch { kind: EventKind::Xid, .. }) => Source::Nvml,
-            Condition::Event(EventMatch { kind: EventKind::ForeignThaw, .. }) => Source::Guard,
+            Condition::Event(EventMatch { kind: EventKind::ForeignThaw | EventKind::Latched, .. }) => Source::Guard,
             Condition::Event(_) => Source::Ebpf,
         }
     }

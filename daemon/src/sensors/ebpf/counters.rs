@@ -35,6 +35,8 @@ pub struct RunCounters {
     pub execs: u64,
     /// Processes made.
     pub forks: u64,
+    /// The run's latch ([`abi::latch`]), now.
+    pub latch: u32,
     /// Calls and operations that a rule refused.
     pub denied_ops: u64,
     /// ... that a rule would have refused, or only reports.
@@ -56,7 +58,10 @@ impl Ebpf {
             PerCpuArray::try_from(map).map_err(Error::map("counters"))?;
         let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map("drops")?).map_err(Error::map("drops"))?;
         self.live()
-            .map(|(slot, epoch)| totals(&counters, &drops, slot, epoch).map_err(Error::map("counters")))
+            .map(|(slot, epoch)| {
+                let totals = totals(&counters, &drops, slot, epoch).map_err(Error::map("counters"))?;
+                Ok(RunCounters { latch: self.latch(slot)?, ..totals })
+            })
             .collect()
     }
 

@@ -127,6 +127,8 @@ pub struct Net {
     pub foreign: bool,
     /// The packet had a source route, a routing header, or headers that could not be read.
     pub odd_headers: bool,
+    /// Refused because no daemon was seen for too long.
+    pub dead: bool,
 }
 
 /// How something was seen, and so how sure it is.
@@ -345,6 +347,7 @@ fn net(e: &abi::Net) -> Option<Net> {
         latched: e.flags & net_flag::LATCHED != 0,
         foreign: e.flags & net_flag::FOREIGN != 0,
         odd_headers: e.flags & net_flag::BAD_HDR != 0,
+        dead: e.flags & net_flag::DEAD != 0,
     })
 }
 

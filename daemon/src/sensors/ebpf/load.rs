@@ -13,7 +13,7 @@ use failsafe_ebpf::abi;
 
 use super::egress::EgressError;
 use super::events::EventReader;
-use super::pins::{PINNED_MAPS, Pins, PreviousRun};
+use super::pins::{LeftEvents, PINNED_MAPS, Pins, PreviousRun};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
 use super::runs::Live;
 use super::syscalls::Watching;
@@ -240,6 +240,13 @@ impl Ebpf {
     /// bpffs could not be read.
     pub fn previous_runs(&self) -> Result<Vec<PreviousRun>, Error> {
         self.pins.as_ref().map_or_else(|_| Ok(Vec::new()), Pins::previous)
+    }
+
+    /// The events that earlier daemons of this instance left unread. Drain them after [`Ebpf::adopt_finish`], when nothing more
+    /// is written.
+    #[must_use]
+    pub fn left_events(&self) -> Vec<LeftEvents> {
+        self.pins.as_ref().map(Pins::left_events).unwrap_or_default()
     }
 
     /// Removes the guards of earlier daemons: those of runs that were added again have been replaced, those of runs

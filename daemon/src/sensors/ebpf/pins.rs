@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <bpffs>/failsafe/<instance>/g<N>_v<ABI>/
-//!     map_runs  map_latches  map_counters  map_drops  map_events
+//!     map_runs  map_latches  map_counters  map_drops  map_events  map_stopped
 //!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
@@ -14,18 +14,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use failsafe_ebpf::abi;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
+use super::events::EventReader;
 use super::load::Pod;
 
 /// Maps whose content a later daemon may want.
-pub(super) const PINNED_MAPS: [&str; 5] = ["runs", "latches", "counters", "drops", "events"];
+pub(super) const PINNED_MAPS: [&str; 6] = ["runs", "latches", "counters", "drops", "events", "stopped"];
 
 /// A run that an earlier daemon left guarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreviousRun {
     /// Generation that guards it.
     pub generation: u64,
@@ -39,6 +40,18 @@ pub struct PreviousRun {
     pub latch: u32,
     /// Its egress allow-list was enforced.
     pub enforced: bool,
+    /// Processes that a stop rule sent SIGSTOP and nobody woke.
+    pub stopped: Vec<u32>,
+}
+
+/// The ring of an earlier daemon: events that nobody read.
+pub struct LeftEvents {
+    /// The runs that the events are of.
+    pub runs: Vec<PreviousRun>,
+    /// The reader; nothing more comes once its generation is removed.
+    pub reader: EventReader,
+    /// Events that the ring had no room for in its life, by slot.
+    pub lost: Vec<(u32, u64)>,
 }
 
 /// The directory of one generation, and its siblings.
@@ -104,6 +117,13 @@ impl Pins {
         Ok(out)
     }
 
+    /// The rings of earlier generations, of the same ABI.
+    pub fn left_events(&self) -> Vec<LeftEvents> {
+        let others = self.others().unwrap_or_default().into_iter();
+        let same = others.filter(|(n, dir)| dir.ends_with(format!("g{n}_v{}", abi::VERSION)));
+        same.filter_map(|(generation, dir)| read_ring(generation, &dir).ok()).collect()
+    }
+
     /// Removes every other generation; what only they kept attached is detached.
     pub fn remove_others(&self) -> Result<usize, Error> {
         let others = self.others()?;
@@ -160,11 +180,25 @@ fn remove(dir: &Path) -> Result<(), Error> {
     fs::remove_dir(dir).map_err(|e| fail(dir, e))
 }
 
+fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, aya::maps::MapError> {
+    let runs = read_generation(generation, dir)?;
+    let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(dir.join("map_events"))?))?;
+    let drops = Map::PerCpuArray(MapData::from_pin(dir.join("map_drops"))?);
+    let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(&drops)?;
+    let mut lost = Vec::new();
+    for run in &runs {
+        lost.push((run.slot, drops.get(&run.slot, 0)?.iter().sum()));
+    }
+    Ok(LeftEvents { runs, reader: EventReader::new(ring), lost })
+}
+
 fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, aya::maps::MapError> {
     let runs = Map::HashMap(MapData::from_pin(dir.join("map_runs"))?);
     let latches = Map::Array(MapData::from_pin(dir.join("map_latches"))?);
     let runs: HashMap<_, u64, Pod<abi::RunCfg>> = HashMap::try_from(&runs)?;
     let latches: Array<_, u32> = Array::try_from(&latches)?;
+    let stopped = Map::HashMap(MapData::from_pin(dir.join("map_stopped"))?);
+    let stopped: HashMap<_, u32, Pod<abi::Stopped>> = HashMap::try_from(&stopped)?;
     let mut out = Vec::new();
     for item in runs.iter() {
         let (root_id, Pod(cfg)) = item?;
@@ -175,6 +209,12 @@ fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, aya:
             epoch: cfg.epoch,
             latch: latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
+            stopped: stopped
+                .iter()
+                .filter_map(Result::ok)
+                .filter(|(_, Pod(s))| (s.slot, s.epoch) == (cfg.slot, cfg.epoch))
+                .map(|(pid, _)| pid)
+                .collect(),
         });
     }
     Ok(out)

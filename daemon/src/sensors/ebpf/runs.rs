@@ -174,6 +174,22 @@ impl Ebpf {
         self.write_latch(slot, now)
     }
 
+    /// Takes over what an earlier daemon's programs had of the run: its latch, on top of what it has now, and whom they stopped.
+    ///
+    /// # Errors
+    /// Unknown slot, or a map could not be written.
+    pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32]) -> Result<(), Error> {
+        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
+        let now = self.latch(slot)?;
+        self.write_latch(slot, now | latch)?;
+        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
+            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
+        for pid in pids {
+            stopped.insert(pid, Pod(abi::Stopped { slot, epoch }), 0).map_err(Error::map("stopped"))?;
+        }
+        Ok(())
+    }
+
     /// Lifts what a stop rule latched, but not an operator's or a rule's block.
     ///
     /// # Errors

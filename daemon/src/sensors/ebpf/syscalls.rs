@@ -16,6 +16,35 @@ use super::load::chain;
 use super::probe::{FENTRY_PROBE, FentryTarget, SYS_ENTER, fentry_targets};
 use super::{Ebpf, Error};
 
+/// The bits of all calls in a mask.
+pub const ALL_CALLS: u64 = (1 << abi::SYSCALLS.len()) - 1;
+
+const ENTRIES: &str = "rules on files or memory need sys_enter where LSM is refused";
+
+/// The LSM hooks in which each call is refused, as `ebpf/src/guards.h` has it.
+const CALL_HOOKS: [(&str, &[&str]); 20] = [
+    ("ptrace", &["ptrace_access_check", "ptrace_traceme"]),
+    ("process_vm_readv", &["ptrace_access_check"]),
+    ("process_vm_writev", &["ptrace_access_check"]),
+    ("pidfd_getfd", &["ptrace_access_check"]),
+    ("mount", &["sb_mount"]),
+    ("umount2", &["sb_umount"]),
+    ("pivot_root", &["sb_pivotroot"]),
+    ("move_mount", &["move_mount"]),
+    ("chroot", &["path_chroot"]),
+    ("keyctl", &["key_permission"]),
+    ("add_key", &["key_alloc"]),
+    ("clock_settime", &["settime"]),
+    ("perf_event_open", &["perf_event_open"]),
+    ("bpf", &["bpf"]),
+    ("init_module", &["kernel_load_data"]),
+    ("kexec_load", &["kernel_load_data"]),
+    ("finit_module", &["kernel_read_file"]),
+    ("kexec_file_load", &["kernel_read_file"]),
+    ("io_uring_setup", &["inode_init_security_anon"]),
+    ("userfaultfd", &["inode_init_security_anon"]),
+];
+
 /// How watched system calls are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -35,20 +64,20 @@ pub(super) struct Watching {
 }
 
 impl Ebpf {
-    /// Makes exactly the calls of `mask` (the union of all runs' masks) visible, attaching and detaching as needed.
-    /// `None` when nothing is watched.
+    /// Makes exactly the calls of `mask` (the union of all runs' masks) visible, attaching and detaching as needed; with
+    /// `entries`, opens and mappings too, which only `sys_enter` sees where LSM is refused. `None` when nothing is watched.
     ///
     /// # Errors
     /// The kernel offers neither way; nothing is watched then.
-    pub fn require_syscalls(&mut self, mask: u64) -> Result<Option<Via>, Error> {
-        let mask = mask & ((1 << abi::SYSCALLS.len()) - 1);
-        if mask == 0 {
+    pub fn require_syscalls(&mut self, mask: u64, entries: bool) -> Result<Option<Via>, Error> {
+        let mask = mask & ALL_CALLS;
+        if mask == 0 && !entries {
             self.detach_fentry(0);
             self.detach_sys_enter();
             self.watching.mask = 0;
             return Ok(None);
         }
-        let fentry = self.attach_fentry(mask);
+        let fentry = if entries { Err(String::from(ENTRIES)) } else { self.attach_fentry(mask) };
         let via = match fentry {
             Ok(()) => {
                 self.detach_fentry(mask);
@@ -58,7 +87,9 @@ impl Ebpf {
             Err(why) => {
                 let result = self.attach_sys_enter();
                 self.detach_fentry(0);
-                self.watching.no_fentry = Some(why.clone());
+                if !entries {
+                    self.watching.no_fentry = Some(why.clone());
+                }
                 if let Err(e) = result {
                     self.watching.mask = 0;
                     return Err(Error::NoSyscalls { fentry: why, sys_enter: e });
@@ -70,13 +101,21 @@ impl Ebpf {
         Ok(Some(via))
     }
 
+    /// Calls that a loaded LSM program refuses where a rule says so.
+    #[must_use]
+    pub fn refusable_calls(&self) -> u64 {
+        let bit = |call: &str| abi::SYSCALLS.iter().position(|n| *n == call).map_or(0, |i| 1_u64 << i);
+        let has = |hooks: &[&str]| hooks.iter().all(|hook| self.is_loaded(&format!("fs_lsm_{hook}")));
+        CALL_HOOKS.iter().filter(|(_, hooks)| has(hooks)).fold(0, |all, (call, _)| all | bit(call))
+    }
+
     /// How calls are seen now.
     #[must_use]
     pub fn watching_via(&self) -> Option<Via> {
-        if self.watching.mask == 0 {
-            None
-        } else if self.watching.sys_enter.is_some() {
+        if self.watching.sys_enter.is_some() {
             Some(Via::SysEnter)
+        } else if self.watching.mask == 0 {
+            None
         } else {
             Some(Via::Fentry)
         }

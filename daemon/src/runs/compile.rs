@@ -1,0 +1,253 @@
+//! From a policy to what the kernel carries out of it: the one place where the core's rules become masks and tables.
+//!
+//! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
+
+use crate::sensors::ebpf::{
+    EgressMode, EgressPolicy, EgressRule, Protocol, WatchedCall,
+    rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
+};
+use failsafe_core::{
+    Mode, Policy,
+    event::{EventKind, Field},
+    policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
+};
+use failsafe_ebpf::abi::point;
+
+/// What may leave the run.
+pub fn egress(policy: &Policy) -> EgressPolicy {
+    let Some(egress) = &policy.egress else { return EgressPolicy::default() };
+    let rules = egress.allow.iter().flat_map(allowed).collect();
+    let mode = match egress.mode {
+        Mode::Enforce => EgressMode::Enforce,
+        Mode::Observe => EgressMode::Observe,
+    };
+    EgressPolicy { mode, rules, judge_replies: false }
+}
+
+fn allowed(allow: &EgressAllow) -> impl Iterator<Item = EgressRule> {
+    let protocols: &[Protocol] = match allow.protocol {
+        Some(policy::Protocol::Tcp) => &[Protocol::Tcp],
+        Some(policy::Protocol::Udp) => &[Protocol::Udp],
+        None => &[Protocol::Tcp, Protocol::Udp],
+    };
+    let ports: Vec<_> = allow.ports.iter().map(|(low, high)| *low..=*high).collect();
+    let nets = allow.cidr.into_iter();
+    nets.flat_map(move |net| {
+        let ports = ports.clone();
+        protocols.iter().map(move |protocol| EgressRule { net, ports: ports.clone(), protocol: Some(*protocol) })
+    })
+}
+
+/// All else that the kernel carries out. `refusable`: the calls (bits of [`WatchedCall::mask`]) that a loaded LSM program can
+/// refuse; the others are seen by programs of their own.
+pub fn rules(policy: &Policy, refusable: u64) -> Rules {
+    let mut out = Rules { protect: true, ..Rules::default() };
+    for name in &policy.watch {
+        out.watch |= WatchedCall::from_name(name).map_or(0, WatchedCall::mask);
+    }
+    for rule in &policy.rules {
+        if let Condition::Event(wanted) = &rule.when {
+            add(&mut out, rule, wanted);
+        }
+    }
+    // What is only refused is told of by the hook that refuses it; what stops the run is caught at its entry as well.
+    out.watch &= !(out.deny & !out.stop & refusable);
+    out.watch |= out.deny & !refusable & CALLS;
+    if let Some(list) = &policy.exec {
+        let others = if list.mode == Mode::Enforce { Effect::Deny } else { Effect::Observe };
+        out.exec = Some(ExecList { others, allow: list.allow.iter().filter_map(path).collect() });
+    }
+    if let Some(limits) = policy.limits {
+        out.max_procs = limits.processes.unwrap_or(0);
+        out.max_forks = limits.forks_per_second.unwrap_or(0);
+        out.deny |= 1 << point::FORK;
+    }
+    out.dead = match policy.on_dead_daemon {
+        OnDead::Keep => None,
+        OnDead::DenyEgress => Some(Dead { after_ns: policy.dead_after.0, all: false }),
+        OnDead::DenyAll => Some(Dead { after_ns: policy.dead_after.0, all: true }),
+    };
+    out
+}
+
+/// The bits of calls; above them are points.
+const CALLS: u64 = (1 << point::EXEC_MEMFD) - 1;
+
+fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
+    let effect = match rule.effect {
+        policy::Effect::Observe => Effect::Observe,
+        policy::Effect::Deny => Effect::Deny,
+        policy::Effect::Stop => Effect::Stop,
+    };
+    let given = |field: Field| wanted.fields.iter().find(|m| m.field == field).map(|m| m.any_of.as_slice());
+    let numbers = |field| given(field).unwrap_or_default().iter().filter_map(number);
+    match wanted.kind {
+        EventKind::Exec => {
+            for pattern in given(Field::Path).unwrap_or_default().iter().filter_map(path) {
+                out.paths.push(PathRule { pattern, usage: Use::Exec, effect });
+            }
+            for (name, bit) in
+                [("memfd", point::EXEC_MEMFD), ("deleted", point::EXEC_DELETED), ("script", point::EXEC_SCRIPT)]
+            {
+                if given(Field::Kind).is_some_and(|kinds| named(kinds, name)) {
+                    mark(out, bit, effect);
+                }
+            }
+            if wanted.fields.is_empty() && effect != Effect::Observe {
+                let everything = PathPattern { path: "/".into(), prefix: true };
+                out.paths.push(PathRule { pattern: everything, usage: Use::Exec, effect });
+                mark(out, point::EXEC_MEMFD, effect);
+                mark(out, point::EXEC_DELETED, effect);
+            }
+        }
+        EventKind::Open => {
+            let everything = [Pattern::Prefix("/".into())];
+            for pattern in given(Field::Path).unwrap_or(&everything).iter().filter_map(path) {
+                for (name, usage) in [("read", Use::Read), ("write", Use::Write)] {
+                    if given(Field::Access).is_none_or(|access| named(access, name)) {
+                        out.paths.push(PathRule { pattern: pattern.clone(), usage, effect });
+                    }
+                }
+            }
+        }
+        EventKind::Connect | EventKind::Send if effect == Effect::Stop => out.stop |= 1 << point::NET,
+        EventKind::Bind if effect != Effect::Observe => out.bind.extend(ports(given(Field::Port), effect)),
+        EventKind::Listen => out.listen.extend(ports(given(Field::Port), effect)),
+        EventKind::Socket => {
+            let families = numbers(Field::Family).filter_map(|n| u16::try_from(n).ok());
+            out.families.extend(families.map(|family| (family, effect)));
+        }
+        EventKind::Syscall => {
+            let names = given(Field::Name).unwrap_or_default().iter();
+            for call in
+                names.filter_map(|p| if let Pattern::Exact(name) = p { WatchedCall::from_name(name) } else { None })
+            {
+                mark_mask(out, call.mask(), effect);
+            }
+        }
+        EventKind::Privilege => {
+            for (name, bit) in
+                [("setuid", point::PRIV_SETUID), ("capability", point::PRIV_CAPABILITY), ("userns", point::PRIV_USERNS)]
+            {
+                if given(Field::Gain).is_none_or(|gains| named(gains, name)) {
+                    mark(out, bit, effect);
+                }
+            }
+        }
+        EventKind::ExecMemory => {
+            for (name, bit) in [
+                ("anonymous", point::MEM_ANONYMOUS),
+                ("memfd", point::MEM_MEMFD),
+                ("write-exec", point::MEM_WRITE_EXEC),
+            ] {
+                if given(Field::Kind).is_none_or(|kinds| named(kinds, name)) {
+                    mark(out, bit, effect);
+                }
+            }
+        }
+        EventKind::Fork if effect != Effect::Observe => mark(out, point::FORK, effect),
+        _ => {}
+    }
+}
+
+/// The effect of calls and points: all three masks say how far it goes.
+fn mark(out: &mut Rules, bit: u32, effect: Effect) {
+    mark_mask(out, 1 << bit, effect);
+}
+
+fn mark_mask(out: &mut Rules, mask: u64, effect: Effect) {
+    match effect {
+        Effect::None => {}
+        Effect::Observe => out.watch |= mask,
+        Effect::Deny => out.deny |= mask,
+        Effect::Stop => {
+            out.watch |= mask;
+            out.deny |= mask;
+            out.stop |= mask;
+        }
+    }
+}
+
+fn ports(given: Option<&[Pattern]>, effect: Effect) -> Vec<(Option<u16>, Effect)> {
+    match given {
+        None => vec![(None, effect)],
+        Some(ports) => {
+            ports.iter().filter_map(number).filter_map(|n| u16::try_from(n).ok()).map(|n| (Some(n), effect)).collect()
+        }
+    }
+}
+
+fn number(pattern: &Pattern) -> Option<i64> {
+    if let Pattern::Number(n) = pattern { Some(*n) } else { None }
+}
+
+fn named(patterns: &[Pattern], name: &str) -> bool {
+    patterns.iter().any(|p| matches!(p, Pattern::Exact(text) if text == name))
+}
+
+/// Absolute whole paths and beginnings only: what else a rule that observes may match is judged by the core.
+fn path(pattern: &Pattern) -> Option<PathPattern> {
+    let (path, prefix) = match pattern {
+        Pattern::Exact(path) => (path, false),
+        Pattern::Prefix(path) => (path, true),
+        _ => return None,
+    };
+    let fits = path.starts_with('/') && path.len() <= policy::MAX_PATH;
+    fits.then(|| PathPattern { path: path.clone(), prefix })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failsafe_core::policy::parse::parse;
+
+    fn compiled(rules_toml: &str, refusable: u64) -> Rules {
+        let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{rules_toml}");
+        rules(&parse("t.toml", &text).unwrap(), refusable)
+    }
+
+    fn rule(effect: &str, when: &str) -> String {
+        format!(
+            "[[rule]]\nid = \"r\"\nrationale = \"x\"\neffect = \"{effect}\"\nwhen = {{ {when} }}\nactions = [\"notify\"]\n"
+        )
+    }
+
+    #[test]
+    fn a_call_is_refused_by_its_hook_or_else_watched_at_its_entry() {
+        let text = rule("deny", "event = \"syscall\", name = [\"mount\", \"reboot\"]");
+        let mount = WatchedCall::from_name("mount").unwrap().mask();
+        let reboot = WatchedCall::from_name("reboot").unwrap().mask();
+        let with = compiled(&text, mount);
+        assert_eq!((with.deny, with.watch, with.stop), (mount | reboot, reboot, 0));
+        assert_eq!(compiled(&text, 0).watch, mount | reboot);
+        let stop = compiled(&rule("stop", "event = \"syscall\", name = \"mount\""), mount);
+        assert_eq!((stop.watch, stop.stop), (mount, mount), "a stop is caught at the entry too");
+    }
+
+    #[test]
+    fn paths_ports_and_points_come_with_their_effect() {
+        let open = compiled(&rule("deny", "event = \"open\", path = \"/etc/*\", access = \"write\""), 0);
+        let pattern = PathPattern { path: "/etc/".into(), prefix: true };
+        assert_eq!(open.paths, [PathRule { pattern, usage: Use::Write, effect: Effect::Deny }]);
+        let listen = compiled(&rule("stop", "event = \"listen\", port = 22"), 0);
+        assert_eq!(listen.listen, [(Some(22), Effect::Stop)]);
+        let memory = compiled(&rule("deny", "event = \"exec-memory\", kind = \"memfd\""), 0);
+        assert_eq!(memory.deny, 1 << point::MEM_MEMFD);
+        let net = compiled(&rule("stop", "event = \"connect\", verdict = \"denied\""), 0);
+        assert_eq!(net.stop, 1 << point::NET);
+    }
+
+    #[test]
+    fn a_dead_daemon_and_limits_are_told_to_the_kernel() {
+        let text = "on_dead_daemon = \"deny-all\"\ndead_after = \"5s\"\n[limits]\nprocesses = 9\n";
+        let rules = compiled(text, 0);
+        assert_eq!(rules.dead, Some(Dead { after_ns: 5_000_000_000, all: true }));
+        assert_eq!((rules.max_procs, rules.deny), (9, 1 << point::FORK));
+    }
+
+    #[test]
+    fn every_call_a_policy_may_watch_is_known_to_the_programs() {
+        let known: Vec<&str> = failsafe_ebpf::abi::SYSCALLS.to_vec();
+        assert_eq!(known, policy::WATCHABLE);
+    }
+}
