@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod decision;
+mod detectors;
 pub mod engine;
 pub mod event;
 pub mod health;

@@ -139,6 +139,12 @@ catalogue! {
     PressureMemory "pressure.memory" MilliPercent Gauge Cgroup;
     /// IO pressure, `some avg10`.
     PressureIo "pressure.io" MilliPercent Gauge Cgroup;
+    /// Time in which the run had its GPUs busy, shared evenly where several runs are on one.
+    RunGpuTime "run.gpu_time" Microseconds Counter Nvml;
+    /// GPU memory of the run's processes, over all GPUs.
+    RunGpuMemory "run.gpu_memory" Bytes Gauge Nvml;
+    /// Energy of its GPUs while it was on them, shared evenly where several runs are on one.
+    RunGpuEnergy "run.gpu_energy" Millijoules Counter Nvml;
     /// Time in which a kernel was running (`nvmlDeviceGetUtilizationRates`).
     GpuUtilization "gpu.utilization" MilliPercent Gauge Nvml;
     /// Time in which memory was read or written.
@@ -303,6 +309,49 @@ catalogue! {
     GpuFabricStatus "gpu.fabric_status" Count Gauge Nvml;
     /// Health of the fabric: NVML's mask of two-bit fields.
     GpuFabricHealth "gpu.fabric_health" Bits Gauge Nvml;
+    /// How long it has been busy at low power: a rank that spins in a collective.
+    GpuDerivedSpinning "gpu.derived.spinning" Microseconds Gauge Nvml;
+    /// How long it has been idle at high power.
+    GpuDerivedIdlePower "gpu.derived.idle_power" Microseconds Gauge Nvml;
+    /// How long its utilisation and memory have stood still without a metric of the run.
+    GpuDerivedStalled "gpu.derived.stalled" Microseconds Gauge Nvml;
+    /// By how much it warms up in a minute.
+    GpuDerivedThermalSlope "gpu.derived.thermal_slope" MilliCelsius Gauge Nvml;
+    /// Memory errors an hour.
+    GpuDerivedEccRate "gpu.derived.ecc_rate" Count Gauge Nvml;
+    /// By how much its used memory grows in an hour, while it only grows.
+    GpuDerivedMemorySlope "gpu.derived.memory_slope" Bytes Gauge Nvml;
+    /// How long its clocks have been held down while it works.
+    GpuDerivedClockHeld "gpu.derived.clock_held" Microseconds Gauge Nvml;
+    /// By how much its utilisation lies below the median of the run's GPUs.
+    GpuDerivedStraggler "gpu.derived.straggler" MilliPercent Gauge Nvml;
+}
+
+impl Kind {
+    /// Whether the core computes it of other signals.
+    pub fn is_derived(&self) -> bool {
+        use Kind::{
+            GpuDerivedClockHeld, GpuDerivedEccRate, GpuDerivedIdlePower, GpuDerivedMemorySlope, GpuDerivedSpinning,
+            GpuDerivedStalled, GpuDerivedStraggler, GpuDerivedThermalSlope,
+        };
+        matches!(
+            self,
+            GpuDerivedClockHeld
+                | GpuDerivedEccRate
+                | GpuDerivedIdlePower
+                | GpuDerivedMemorySlope
+                | GpuDerivedSpinning
+                | GpuDerivedStalled
+                | GpuDerivedStraggler
+                | GpuDerivedThermalSlope
+        )
+    }
+
+    /// Whether a sensor reads it of a GPU itself.
+    pub fn is_read_of_a_gpu(&self) -> bool {
+        let of_runs = matches!(self, Kind::RunGpuTime | Kind::RunGpuMemory | Kind::RunGpuEnergy);
+        self.source() == Source::Nvml && !self.is_derived() && !of_runs
+    }
 }
 
 /// Whether `name` may be a metric's name: 1 to 64 of letters, digits, `_`, `-`, `.`, `/`.

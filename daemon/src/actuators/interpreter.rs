@@ -131,6 +131,8 @@ impl Worker {
             let report = match action {
                 // Done above, first of all.
                 Action::Freeze => continue,
+                // The pipeline's, which owns the node's health.
+                Action::CordonGpu | Action::CordonNode => continue,
                 Action::Notify => outcome::notify(),
                 Action::Block => outcome::block(job.blocked.take().unwrap_or(Ok(()))),
                 Action::Snapshot => {

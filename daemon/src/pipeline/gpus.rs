@@ -3,16 +3,22 @@
 //! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
 //! it was ever seen: a run that let go of a GPU for a moment is still judged by it.
 
-use super::{Message, Sender, health};
+mod runs;
+
+use super::{
+    Message, Sender,
+    attribution::{Attribution, Work},
+    health,
+};
 use crate::{
-    api::{GpuProcessView, GpuView, NodeView, SensorView},
+    api::{GpuView, NodeView, SensorView},
     config::Config,
     platform::{ProcFs, clock},
     runs::Registry,
     sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
 };
 use failsafe_core::{
-    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
     signal::Source,
 };
 use std::{
@@ -67,6 +73,8 @@ impl Gpus {
             what: String::new(),
             sight: Sight::NotYet,
             gpus: BTreeMap::new(),
+            attribution: Attribution::default(),
+            told_of_runs: BTreeMap::new(),
         };
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
@@ -112,6 +120,9 @@ struct Told {
     what: String,
     sight: Sight,
     gpus: BTreeMap<GpuId, Seen>,
+    attribution: Attribution,
+    /// What of the runs' GPU work was told to the core when.
+    told_of_runs: BTreeMap<(RunId, Kind), (i64, Instant)>,
 }
 
 /// What is known of one GPU, and what of it was told to the core when.
@@ -267,6 +278,7 @@ impl Told {
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
         let processes = self.runs_on(&gpu, sample);
+        let on_it = processes.clone();
         let runs =
             self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
@@ -288,6 +300,9 @@ impl Told {
             }
         }
         let at = MonoTime(sample.mono_ns);
+        let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
+        let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
+        self.attribute(&gpu, Work { at, utilization, energy }, &on_it);
         for (kind, value) in nvml::signals(sample) {
             if seen.tells(&kind, value) {
                 self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
@@ -311,26 +326,5 @@ impl Told {
         for gpu in gpus {
             self.signal(Subject::Gpu(gpu), at, Kind::Event, event.clone());
         }
-    }
-
-    /// Gives a GPU to the runs that have a process on it; the processes with their runs.
-    fn runs_on(&self, gpu: &GpuId, sample: &Sample) -> Vec<GpuProcessView> {
-        let mut processes = Vec::with_capacity(sample.processes.len());
-        for process in &sample.processes {
-            let path = self.proc.cgroup(process.pid).ok().flatten();
-            let run = path.and_then(|path| self.registry.of_cgroup(&path));
-            let id = run.as_ref().map(|run| run.run.id);
-            processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id });
-            let Some(run) = run else { continue };
-            let gpus = {
-                let mut status = run.status();
-                if !status.gpus.insert(gpu.clone()) {
-                    continue;
-                }
-                status.gpus.clone()
-            };
-            self.tell(Input::RunGpus { run: run.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
-        }
-        processes
     }
 }

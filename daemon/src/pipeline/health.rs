@@ -8,7 +8,7 @@
 
 use crate::{log::Log, platform::clock, runs::store};
 use failsafe_core::{
-    Input, MonoTime,
+    Input, MonoTime, Proof,
     health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, Start, Target, View},
     record::Record,
     time::Span,
@@ -162,6 +162,22 @@ impl Keeper {
             Message::Fact(fact) => self.fact(&fact),
             Message::Order(order, done) => self.order(&order, done),
         }
+    }
+
+    /// Cordons a part for a rule; what then stands is the proof.
+    ///
+    /// # Errors
+    /// The GPU is not this node's.
+    pub fn cordon(&mut self, order: &Order) -> Result<Proof, NoSuchGpu> {
+        let changes = self.health.order(order, MonoTime(clock::monotonic_ns()))?;
+        self.log.record(&Record::Order(order.clone()), None, None);
+        self.changed(changes);
+        let view = self.health.view();
+        let level = match &order.target {
+            Target::Node => view.node.level,
+            Target::Gpu(gpu) => view.gpus.get(gpu).map_or(Level::Unknown, |part| part.level),
+        };
+        Ok(Proof { fact: format!("health of {}", order.target), seen: format!("{level}, cordoned") })
     }
 
     fn fact(&mut self, fact: &Fact) {

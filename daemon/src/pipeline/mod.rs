@@ -10,6 +10,7 @@
 //! disk; an outcome's record follows its decision's in the log. The queue is bounded: a flood makes the sensors wait, the
 //! kernel's ring fill, and the loss is counted there.
 
+pub mod attribution;
 pub mod containment;
 pub mod gpus;
 pub mod health;
@@ -26,10 +27,11 @@ use crate::{
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
-    Action, Decision, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
+    Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Cause, Verdict},
     engine,
     event::Event,
+    health::{Order, OrderKind, Target},
     input::{Control, Gap},
     record::{Record, RuleText},
     replay::Recorded,
@@ -102,6 +104,7 @@ pub struct Pipeline {
     waiting: Waiting,
     seq: u64,
     storms: Storms,
+    cordoned: Vec<Outcome>,
 }
 
 impl Pipeline {
@@ -116,6 +119,7 @@ impl Pipeline {
             waiting: Waiting::default(),
             seq: 0,
             storms: Storms::default(),
+            cordoned: Vec::new(),
         }
     }
 
@@ -341,11 +345,45 @@ impl Pipeline {
                 }
             }
         }
+        // Outcomes come after the decision's record, and step the engine again.
+        for outcome in std::mem::take(&mut self.cordoned) {
+            self.outcome(outcome);
+        }
         decisions
     }
 
     fn record_input(&mut self, run: RunId, input: &Input) {
         self.parts.recordings.entry(run, Recorded::Input(input.clone()));
+    }
+
+    /// Cordons are health's, which lives here: they are done at once, and told like any other outcome.
+    fn cordons(&mut self, decision: &Decision, run: &str) {
+        for action in decision.actions.iter().filter(|a| matches!(a, Action::CordonGpu | Action::CordonNode)) {
+            let target = match action {
+                Action::CordonGpu => gpu_of(decision).map(Target::Gpu),
+                _ => Some(Target::Node),
+            };
+            let (verdict, proofs) = match target {
+                None => (Verdict::Failed("the rule did not trip on a GPU".into()), Vec::new()),
+                Some(target) => {
+                    let by = match &decision.cause {
+                        Cause::Rule { rule, .. } => format!("rule {rule} of run {run}"),
+                        _ => format!("run {run}"),
+                    };
+                    let why = decision.incident.to_string();
+                    let order = Order { kind: OrderKind::Cordon, target, by, why };
+                    match self.parts.health.cordon(&order) {
+                        Ok(proof) => (Verdict::Proved, vec![proof]),
+                        Err(error) => (Verdict::Failed(error.to_string()), Vec::new()),
+                    }
+                }
+            };
+            let at = MonoTime(clock::monotonic_ns());
+            let (action, took) = (*action, at.since(decision.at));
+            let (decision, incident) = (decision.id, decision.incident);
+            let outcome = Outcome { decision, incident, action, verdict, proofs, at, took };
+            self.cordoned.push(outcome);
+        }
     }
 
     fn begin(&mut self, decision: &Decision) {
@@ -380,7 +418,19 @@ impl Pipeline {
         );
         let record = Record::Decision { decision: decision.clone(), rule };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
+        if decision.mode == Mode::Enforce {
+            self.cordons(decision, &live.run.name);
+        }
     }
+}
+
+/// The GPU that a decision's rule tripped on.
+fn gpu_of(decision: &Decision) -> Option<GpuId> {
+    decision.values.iter().find_map(|seen| match (&seen.subject, &seen.value) {
+        (Subject::Gpu(gpu), _) => Some(gpu.clone()),
+        (_, Value::Event(Event::ForeignGpuProcess { gpu, .. })) => Some(GpuId(gpu.clone())),
+        _ => None,
+    })
 }
 
 fn named(policy: &Policy) -> String {

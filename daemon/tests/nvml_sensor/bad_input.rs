@@ -14,7 +14,7 @@ fn quick(config: &mut NvmlConfig) {
 
 /// What is known of a GPU once every signal of the catalogue has been asked for.
 fn complete(rig: &Rig, gpu: &str) -> Result<Current> {
-    let all: Vec<&Kind> = Kind::ALL.iter().filter(|kind| kind.source() == Source::Nvml).collect();
+    let all: Vec<&Kind> = Kind::ALL.iter().filter(|kind| kind.is_read_of_a_gpu()).collect();
     let mut current = Current::default();
     rig.wait("every signal of the catalogue", |event| match event {
         NvmlEvent::Sample(sample) if sample.gpu == gpu => {

@@ -149,3 +149,69 @@ fn the_kernels_log_tells_an_xid_that_nvml_does_not() -> Result<()> {
         node.log_is_whole()
     })
 }
+
+/// A policy whose rules bound what the core derives, and what GPUs are shared with.
+const DERIVED: &str = r#"
+[policy]
+name = "derived"
+owner = "node-operations@example.org"
+on_blind = "continue"
+
+[[rule]]
+id = "spins"
+rationale = "busy at a fraction of the power: it waits in a collective"
+when = { signal = "gpu.derived.spinning", above = "1 s" }
+actions = ["freeze", "cordon-gpu", "notify"]
+
+[[rule]]
+id = "stranger"
+rationale = "a GPU of this run is this run's"
+when = { event = "foreign-gpu-process", comm = "sleep" }
+actions = ["notify"]
+"#;
+
+#[test]
+fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_told() -> Result<()> {
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn()?;
+    let scenario = format!(
+        "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 80\nutilization = 100\nmemory_used = \"1 GiB\"\n\
+         [[gpu.process]]\npid = {}\nmemory = \"512 MiB\"\n\n{TWO}",
+        stranger.id()
+    );
+    let done = on_gpu_node("derived", &scenario, |node| {
+        wait_for("the GPUs are seen", || Ok(code(node, &["node", "health"])? == 0))?;
+        let policy = node.policy("derived", DERIVED)?.display().to_string();
+        let start = |name: &str, index: &str| {
+            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
+            node.ctl_command(args).spawn()
+        };
+        let mut children = vec![start("spins", "0")?, start("idles", "1")?];
+        let done = (|| {
+            let told =
+                node.wait_for_event("the stranger", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "stranger")?;
+            ensure!(told["run"] == node.run("spins")?["id"], "{told}");
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "spins")?;
+            ensure!(decision["run"] == node.run("spins")?["id"], "{decision}");
+            node.wait_for_event("the cordon is proved", |e| {
+                e["body"]["action"] == "cordon-gpu" && e["body"]["verdict"] == "proved"
+            })?;
+            ensure!(code(node, &["node", "health", "--gpu", "0"])? == 11);
+            ensure!(code(node, &["node", "health", "--gpu", "1"])? == 0);
+            ensure!(node.run("idles")?["state"] == "running");
+            let gpu = node.json(["gpu", "describe", "0"])?;
+            ensure!(gpu["reasons"][0]["text"].to_string().contains("rule spins"), "{gpu}");
+            ensure!(gpu["processes"][0]["pid"] == stranger.id(), "{gpu}");
+            ensure!(node.ctl(["replay", "spins"])?.expect(0)?.out.contains("identical"));
+            node.log_is_whole()
+        })();
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    });
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+    done
+}
