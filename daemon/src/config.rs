@@ -40,6 +40,24 @@ pub struct Config {
     pub gpu: Gpu,
     /// The kernel's log.
     pub kernel_log: KernelLog,
+    /// AMD's GPUs.
+    pub amdgpu: AmdgpuConfig,
+}
+
+/// AMD's GPUs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AmdgpuConfig {
+    /// Where sysfs is.
+    pub sysfs: PathBuf,
+    /// True: they are not looked at.
+    pub disabled: bool,
+}
+
+impl Default for AmdgpuConfig {
+    fn default() -> AmdgpuConfig {
+        AmdgpuConfig { sysfs: "/sys".into(), disabled: false }
+    }
 }
 
 /// The kernel's log.
@@ -112,6 +130,7 @@ impl Default for Config {
             nvml: Nvml::default(),
             gpu: Gpu::default(),
             kernel_log: KernelLog::default(),
+            amdgpu: AmdgpuConfig::default(),
         }
     }
 }

@@ -128,6 +128,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
 
     let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
     record_nvml(&log, &node);
+    let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node)?;
     let kmsg = pipeline::klog::start(&config, catalogues.lines, &pipeline, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 
@@ -177,6 +178,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let _woken = stop_events.write(1);
     drop(metrics);
     drop(kmsg);
+    drop(amdgpu);
     gpus.stop();
     let _closed = pipeline.send(Message::Stop);
     for Critical { name, thread } in critical {

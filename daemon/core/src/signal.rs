@@ -19,6 +19,8 @@ pub enum Source {
     Guard,
     /// The kernel's log (`/dev/kmsg`).
     Kernel,
+    /// sysfs and hwmon of AMD's GPUs.
+    Amdgpu,
 }
 
 impl Source {
@@ -31,6 +33,7 @@ impl Source {
             Source::App => "app",
             Source::Guard => "guard",
             Source::Kernel => "kernel",
+            Source::Amdgpu => "amdgpu",
         }
     }
 }

@@ -10,6 +10,7 @@
 //! disk; an outcome's record follows its decision's in the log. The queue is bounded: a flood makes the sensors wait, the
 //! kernel's ring fill, and the loss is counted there.
 
+pub mod amd;
 pub mod attribution;
 pub mod containment;
 pub mod gpus;

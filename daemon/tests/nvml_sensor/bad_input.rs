@@ -3,7 +3,7 @@
 
 use super::rig::{GPU0, GPU1, Rig, fault, gpu};
 use anyhow::{Context, Result, bail, ensure};
-use failsafe_core::signal::{Kind, Source};
+use failsafe_core::signal::Kind;
 use failsafed::sensors::nvml::{Current, GpuInfo, NvmlConfig, NvmlEvent};
 use std::{collections::BTreeSet, fs, time::Duration};
 

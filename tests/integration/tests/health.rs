@@ -215,3 +215,30 @@ fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_
     let _ = stranger.wait();
     done
 }
+
+#[test]
+fn an_amd_gpu_is_read_from_sysfs_and_judged_alike() -> Result<()> {
+    let sys = tempfile::tempdir()?;
+    let device = sys.path().join("class/drm/card0/device");
+    fs::create_dir_all(device.join("hwmon/hwmon3"))?;
+    for (file, text) in [
+        ("vendor", "0x1002"),
+        ("unique_id", "9a1f3c5577e01234"),
+        ("gpu_busy_percent", "0"),
+        ("hwmon/hwmon3/temp1_input", "61000"),
+        ("hwmon/hwmon3/temp1_crit", "100000"),
+        ("hwmon/hwmon3/temp1_emergency", "105000"),
+    ] {
+        fs::write(device.join(file), text)?;
+    }
+    let settings = format!("[nvml]\ndisabled = true\n[amdgpu]\nsysfs = {:?}\n", sys.path().display().to_string());
+    on_node("amd", &settings, |node| {
+        wait_for("the GPU is well", || Ok(code(node, &["node", "health", "--gpu", "amdgpu-9a1f3c5577e01234"])? == 0))?;
+        fs::write(device.join("hwmon/hwmon3/temp1_input"), "106000")?;
+        wait_for("it is too hot", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 12))?;
+        let gpu = node.json(["gpu", "describe", "0"])?;
+        ensure!(gpu["reasons"][0]["code"] == "temperature-shutdown", "{gpu}");
+        ensure!(gpu["readings"]["gpu.temperature"] == 106_000, "{gpu}");
+        node.log_is_whole()
+    })
+}

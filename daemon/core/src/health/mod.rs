@@ -147,9 +147,9 @@ impl Health {
                     self.node.drop_reason(BLIND);
                 }
                 // One that was never seen here and has nothing against it has moved to another node.
-                self.gpus.retain(|gpu, part| gpus.contains(gpu) || part.has_history());
+                self.gpus.retain(|gpu, part| gpus.contains(gpu) || gpu.is_amd() || part.has_history());
                 for (gpu, part) in &mut self.gpus {
-                    if !gpus.contains(gpu) {
+                    if !gpus.contains(gpu) && !gpu.is_amd() {
                         part.blind("NVML does not list it any more", now);
                     }
                 }
@@ -209,6 +209,7 @@ impl Health {
             Value::Integer(value) if signal.source == Source::Nvml => {
                 part.sample(&signal.kind, *value, now) | self.node.drop_reason(BLIND)
             }
+            Value::Integer(value) if signal.source == Source::Amdgpu => part.sample(&signal.kind, *value, now),
             _ => false,
         };
         if changed { self.settle(None) } else { Vec::new() }
@@ -225,7 +226,7 @@ impl Health {
             (Some(_), false) => {}
             (None, true) => {
                 self.node.blind(&format!("NVML sees nothing: {}", gap.what), now);
-                for part in self.gpus.values_mut() {
+                for (_, part) in self.gpus.iter_mut().filter(|(gpu, _)| !gpu.is_amd()) {
                     part.blind(&format!("NVML sees nothing: {}", gap.what), now);
                 }
             }
