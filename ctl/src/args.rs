@@ -82,7 +82,7 @@ pub enum Command {
         what: GpuCommand,
     },
     /// Say of every probe, mount, library and permission whether it works, and what to do where it does not.
-    Doctor(Output),
+    Doctor(DoctorArgs),
     /// The audit log.
     Log {
         /// What.
@@ -279,7 +279,8 @@ pub enum PolicyCommand {
 pub struct PolicyCheckArgs {
     /// The policy's file; `-` is stdin.
     pub file: PathBuf,
-    /// Fail unless this node's daemon answers and would pin it.
+    /// Say what each rule is worth on this node's kernel; fail unless its daemon answers, would pin the policy, and the
+    /// kernel keeps every refusal that it promises.
     #[arg(long, conflicts_with = "offline")]
     pub node: bool,
     /// Do not ask the daemon.
@@ -329,6 +330,23 @@ pub struct ReportArgs {
     /// The daemon's socket for metrics.
     #[arg(long, env = "FAILSAFE_METRICS_SOCKET", default_value = "/run/failsafe/metrics.sock")]
     pub metrics_socket: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `doctor`.
+#[derive(Debug, ClapArgs)]
+pub struct DoctorArgs {
+    /// Remove from the BPF file system what a daemon of this state folder left in force. Only root may, and only while no
+    /// daemon runs.
+    #[arg(long)]
+    pub cleanup: bool,
+    /// Only list what would be removed.
+    #[arg(long, requires = "cleanup")]
+    pub dry_run: bool,
+    /// Where the BPF file system is mounted, as the daemon's configuration says.
+    #[arg(long, default_value = "/sys/fs/bpf", value_name = "PATH", requires = "cleanup")]
+    pub bpffs: PathBuf,
     #[command(flatten)]
     pub output: Output,
 }

@@ -90,7 +90,7 @@ impl<'a> Incident<'a> {
         let (mut run, mut policy_name, mut ended) = (None, None, None);
         for entry in entries {
             match entry.record() {
-                Some(Record::RunStarted { run: started, policy_name: name }) if started.id == run_id => {
+                Some(Record::RunStarted { run: started, policy_name: name, .. }) if started.id == run_id => {
                     (run, policy_name) = (Some(started), Some(name.as_str()));
                 }
                 Some(Record::RunAdopted { run: adopted, .. }) if adopted.id == run_id && run.is_none() => {

@@ -74,7 +74,7 @@ impl Log {
             contained: Contained::default(),
         };
         let mut log = Log::default();
-        log.add(0, Record::RunStarted { run, policy_name: "ml-train v3".into() });
+        log.add(0, Record::RunStarted { run, policy_name: "ml-train v3".into(), broken: Vec::new() });
         log
     }
 }

@@ -25,12 +25,11 @@ use crate::{
 };
 use anyhow::Context as _;
 use failsafe_core::{Input, MonoTime, input::Gap, record::Record, signal::Source, time::Span};
-use failsafe_journal::StateLock;
+use failsafe_journal::{StateLock, instance};
 use nix::sys::{
     eventfd::EventFd,
     signal::{SigSet, Signal},
 };
-use sha2::{Digest, Sha256};
 use std::{
     os::fd::AsFd,
     sync::{
@@ -215,12 +214,11 @@ fn spawn(
 }
 
 fn load(config: &Config) -> (Kernel, Option<EventReader>) {
-    let instance = hex::encode(&Sha256::digest(config.state_dir.as_os_str().as_encoded_bytes())[..8]);
     let wanted = ebpf::Config {
         ring_bytes: config.ring_kib * 1_024,
         max_runs: crate::runs::kernel::MAX_RUNS,
         bpffs: config.bpffs().map(std::path::Path::to_owned),
-        instance,
+        instance: instance::name(&config.state_dir),
     };
     match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((ebpf.event_reader()?, ebpf))) {
         Ok((reader, ebpf)) => (Kernel::new(Ok(ebpf)), Some(reader)),

@@ -14,6 +14,8 @@ mod figures;
 mod guard;
 #[path = "ebpf/life.rs"]
 mod life;
+#[path = "ebpf/names.rs"]
+mod names;
 #[path = "ebpf/rules.rs"]
 mod rules;
 #[path = "../../tests/skip.rs"]

@@ -17,6 +17,7 @@
 #define FS_ARGV_MAX 256
 #define FS_COMM_LEN 16
 #define FS_RULE_PATH 248    /* bytes of a path that rules are matched on: an LPM key holds 256 */
+#define FS_MAX_HOSTS 16    /* host names in the allow-list of a run */
 #define FS_MAX_BUDGETS 8    /* destination classes of a run; class 0 is unused */
 
 /* ---- configuration, written by the daemon ------------------------------------------------------- */
@@ -131,8 +132,8 @@ enum fs_key_what {
 	FS_KEY_FAMILY = 3, /* a: AF_*, in effects.read */
 	FS_KEY_LISTEN = 4, /* a: port, or 0 for any, in effects.read */
 	FS_KEY_BIND = 5,
-	FS_KEY_HOST = 6,   /* a: hash of a name of the allow-list, b: 1 = of all below it */
-	FS_KEY_DNS = 7,    /* a, b: address of a name server whose answers are believed */
+	FS_KEY_HOST = 6,   /* a: number of a host of the allow-list; of the map host_ports */
+	FS_KEY_DNS = 7,    /* a, b: address of a name server whose answers are believed, as it stands in the packet */
 };
 
 struct fs_key {
@@ -147,8 +148,7 @@ struct fs_budget {
 	__u64 bytes;      /* may leave in all; 0 = no bound */
 	__u64 rate;       /* bytes a second; 0 = no bound */
 	__u64 spent;
-	__u64 window;     /* which tenth of a second window_bytes is of */
-	__u64 window_bytes;
+	__u64 due_ns;     /* CLOCK_MONOTONIC, when all that was sent would have been due at the rate */
 	__u64 dropped;    /* packets */
 };
 

@@ -18,6 +18,8 @@ pub const ARGV_MAX: usize = 256;
 pub const COMM_LEN: usize = 16;
 /// Bytes of a path that rules are matched on.
 pub const RULE_PATH: usize = 248;
+/// Host names in the allow-list of a run.
+pub const MAX_HOSTS: usize = 16;
 /// Destination classes of a run; class 0 is unused.
 pub const MAX_BUDGETS: usize = 8;
 /// Number of distinct cgroup levels at which runs may have their roots.
@@ -91,7 +93,7 @@ pub mod key_what {
     pub const LISTEN: u32 = 4;
     /// A port to bind.
     pub const BIND: u32 = 5;
-    /// A host name of the allow-list.
+    /// Ports of a host of the allow-list.
     pub const HOST: u32 = 6;
     /// A name server.
     pub const DNS: u32 = 7;
@@ -441,10 +443,8 @@ plain! {
         rate: u64,
         /// Bytes spent.
         spent: u64,
-        /// Tenth of a second that `window_bytes` is of.
-        window: u64,
-        /// Bytes in it.
-        window_bytes: u64,
+        /// When all that was sent would have been due, `CLOCK_MONOTONIC`, nanoseconds.
+        due_ns: u64,
         /// Packets refused.
         dropped: u64,
     }

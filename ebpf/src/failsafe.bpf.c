@@ -7,6 +7,8 @@
  *   rules.h     what rules say of a path, file, device, port or call; acting on it
  *   life.h      exec, fork, exit, OOM, moving between cgroups      (tp_btf)
  *   net.h       egress allow-list at the calls                     (programs on the run's own cgroup)
+ *   dns.h       addresses that allowed names were answered with    (the same)
+ *   budget.h    bytes and rates by class of destination            (the same)
  *   packet.h    egress allow-list at the packets, byte counters    (the same)
  *   device.h    device files                                       (the same)
  *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
@@ -26,6 +28,8 @@
 #include "rules.h"
 #include "life.h"
 #include "net.h"
+#include "dns.h"
+#include "budget.h"
 #include "packet.h"
 #include "device.h"
 #include "syscalls.h"
@@ -43,5 +47,5 @@ KEEP(fs_net);
 KEEP(fs_sys);
 KEEP(fs_oom);
 KEEP(fs_op);
-KEEP(fs_budget);
+
 KEEP(fs_move);

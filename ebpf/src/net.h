@@ -119,7 +119,22 @@ INLINE void dst6(struct dst *d, __u32 a, __u32 b, __u32 c, __u32 e)
 	d->a[3] = (a | b | c | e) ? e : bpf_htonl(1);
 }
 
-INLINE bool on_list(__u32 table, const struct dst *d)
+INLINE bool port_on_list(const struct fs_ports *p, const struct dst *d)
+{
+	for (int i = 0; i < FS_MAX_PORTS; i++) {
+		const struct fs_port *e = &p->e[i];
+
+		if (i >= p->n)
+			break;
+		if ((e->proto == 0 || e->proto == d->proto) && d->port >= e->lo && d->port <= e->hi)
+			return true;
+	}
+	return false;
+}
+
+static __noinline int learnt_allows(__u32 table, const struct dst *d);
+
+INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
 {
 	struct fs_ports *p;
 
@@ -134,17 +149,9 @@ INLINE bool on_list(__u32 table, const struct dst *d)
 		__builtin_memcpy(k.addr, d->a, 16);
 		p = bpf_map_lookup_elem(&egress6, &k);
 	}
-	if (!p)
-		return false;
-	for (int i = 0; i < FS_MAX_PORTS; i++) {
-		const struct fs_port *e = &p->e[i];
-
-		if (i >= p->n)
-			break;
-		if ((e->proto == 0 || e->proto == d->proto) && d->port >= e->lo && d->port <= e->hi)
-			return true;
-	}
-	return false;
+	if (p && port_on_list(p, d))
+		return true;
+	return flags & FS_RUN_DNS && learnt_allows(table, d);
 }
 
 INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
@@ -155,7 +162,7 @@ INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
 	}
 	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)))
 		return FS_ALLOWED;
-	if (!(d->flags & FS_NET_BAD_HDR) && on_list(run->table, d))
+	if (!(d->flags & FS_NET_BAD_HDR) && on_list(run->table, run->flags, d))
 		return FS_ALLOWED;
 	if (!(run->flags & FS_RUN_ENFORCE))
 		return FS_OBSERVED;

@@ -77,13 +77,12 @@ INLINE void parse(struct __sk_buff *skb, struct dst *d, __u8 *tcp)
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 
-INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d)
+INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d, __u8 tcp)
 {
 	struct sock_note *note = NULL;
 	struct bpf_sock *sk;
-	__u8 tcp, v;
+	__u8 v;
 
-	parse(skb, d, &tcp);
 	if (held(run))
 		return judge(run, d);
 	if (tcp && !(d->flags & FS_NET_BAD_HDR) && (tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
@@ -117,7 +116,7 @@ int fs_egress(struct __sk_buff *skb)
 	struct dst d = { .op = FS_NET_PACKET };
 	struct fs_counters *c;
 	__u32 segs;
-	__u8 v;
+	__u8 v, tcp;
 
 	if (!run)
 		return ALLOW;
@@ -125,14 +124,17 @@ int fs_egress(struct __sk_buff *skb)
 	if (!c)
 		return ALLOW;
 	segs = skb->gso_segs ?: 1;
-	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE) || held(run)) {
-		v = packet_verdict(run, skb, &d);
+	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE | FS_RUN_BUDGETS) || held(run)) {
+		parse(skb, &d, &tcp);
+		v = packet_verdict(run, skb, &d, tcp);
 		if (v != FS_ALLOWED)
 			net_event(run, &d, v, true, skb);
 		if (v == FS_DENIED) {
 			__sync_fetch_and_add(&c->dropped_packets, segs);
 			return DENY;
 		}
+		if (run->flags & FS_RUN_BUDGETS && beyond_budget(run, skb, &d, segs))
+			return DENY;
 	}
 	__sync_fetch_and_add(&c->egress_bytes, skb->len);
 	__sync_fetch_and_add(&c->egress_packets, segs);
@@ -148,6 +150,8 @@ int fs_ingress(struct __sk_buff *skb)
 	if (c) {
 		__sync_fetch_and_add(&c->ingress_bytes, skb->len);
 		__sync_fetch_and_add(&c->ingress_packets, skb->gso_segs ?: 1);
+		if (run->flags & FS_RUN_DNS)
+			dns_read(run, skb);
 	}
 	return ALLOW;
 }

@@ -54,6 +54,7 @@ fn constants_agree_with_the_header() {
     assert_eq!(define("FS_ARGV_MAX"), abi::ARGV_MAX);
     assert_eq!(define("FS_COMM_LEN"), abi::COMM_LEN);
     assert_eq!(define("FS_RULE_PATH"), abi::RULE_PATH);
+    assert_eq!(define("FS_MAX_HOSTS"), abi::MAX_HOSTS);
     assert_eq!(define("FS_MAX_BUDGETS"), abi::MAX_BUDGETS);
     for (i, name) in abi::SYSCALLS.iter().enumerate() {
         let line = format!("FS_SYS_{} = {i},", name.to_uppercase());

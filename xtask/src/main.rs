@@ -4,6 +4,7 @@
 //! ```text
 //!  setup ◄── test, demo, bench        what the machine must have
 //!  daemon ◄── demo, bench             a daemon on a private state folder
+//!  vm ◄── test                        Debian's kernels
 //!  tidy                               the rules that no compiler holds
 //! ```
 
@@ -18,6 +19,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -36,6 +38,8 @@ enum Command {
     Setup(setup::Args),
     /// Set up, build, and run every test
     Test(test::Args),
+    /// Run the kernel-facing tests on Debian's kernels, in virtual machines
+    Vm(vm::Args),
     /// Check the rules that no compiler holds: allowed crate edges, file heads, policies
     Tidy,
     /// The whole flow on this machine: three runs that go wrong, contained and explained
@@ -63,6 +67,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup(args) => setup::command(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::command(&args),
         Command::Tidy => tidy::run(),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),

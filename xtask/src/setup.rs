@@ -8,10 +8,13 @@ use std::path::Path;
 use std::process::Command;
 
 /// A package of Debian's.
-struct Package {
-    name: &'static str,
-    what_for: &'static str,
-    present: fn() -> bool,
+pub struct Package {
+    /// Its name.
+    pub name: &'static str,
+    /// Why it is wanted.
+    pub what_for: &'static str,
+    /// Whether what it brings is there.
+    pub present: fn() -> bool,
 }
 
 const PACKAGES: [Package; 3] = [
@@ -77,7 +80,7 @@ fn attempt(command: &mut Command) {
 /// # Errors
 /// Something is missing and cannot be had here: the error says what to do.
 pub fn run() -> Result<()> {
-    packages()?;
+    packages(&PACKAGES)?;
     cargo_tool("cargo-nextest", "runs the tests")?;
     bpffs()?;
     if shell::which("bpftool").is_none() {
@@ -89,8 +92,12 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn packages() -> Result<()> {
-    let missing: Vec<_> = PACKAGES.iter().filter(|package| !(package.present)()).collect();
+/// Installs those that are missing.
+///
+/// # Errors
+/// They cannot be had here: the error says what to do.
+pub fn packages(packages: &[Package]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|package| !(package.present)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

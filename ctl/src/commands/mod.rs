@@ -1,5 +1,6 @@
 //! One module for each command: ask, then render.
 
+mod cleanup;
 mod completion;
 mod control;
 mod describe;
@@ -77,7 +78,8 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             GpuCommand::ResetHealth(args) => health::order(place, health::Order::Reset, &args.gpu, &args.order),
             GpuCommand::Reset(args) => gpu::reset(place, &args),
         },
-        Command::Doctor(output) => doctor::doctor(place, output),
+        Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),
+        Command::Doctor(args) => doctor::doctor(place, args.output),
         Command::Log { what: LogCommand::Verify { file, output } } => log::verify(place, file.as_deref(), output),
         Command::Completion { shell } => completion::completion(shell),
     }

@@ -10,7 +10,7 @@ use crate::{
 use failsafe_core::{
     Policy,
     decision::Mode,
-    policy::{diagnostic::Diagnostics, parse::parse},
+    policy::{Effect, diagnostic::Diagnostics, parse::parse},
 };
 use failsafe_proto::v1 as pb;
 use serde_json::{Value, json};
@@ -43,14 +43,24 @@ pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, F
         }
     };
     let digest = policy.digest().to_string();
-    let node = if args.offline { Node::NotAsked } else { ask(place, file.clone(), text, &digest)? };
+    let (node, worth) =
+        if args.offline { (Node::NotAsked, Vec::new()) } else { ask(place, file.clone(), text, &digest)? };
     if args.node
         && let Node::Silent(fail) = node
     {
         return Err(fail);
     }
-    print(&if args.output.json() { json::text(&valid(&file, &policy, &node)) } else { page(&policy, &node) })?;
-    Ok(if args.node && matches!(node, Node::Refuses(_)) { Exit::Error } else { Exit::Done })
+    let broken = worth.iter().any(|judged| judged.broken);
+    print(&if args.output.json() {
+        json::text(&valid(&file, &policy, &node, &worth))
+    } else {
+        let mut text = page(&policy, &node);
+        if args.node {
+            text.push_str(&worth_page(&worth));
+        }
+        text
+    })?;
+    Ok(if args.node && (broken || matches!(node, Node::Refuses(_))) { Exit::Error } else { Exit::Done })
 }
 
 fn read(args: &PolicyCheckArgs) -> Result<(String, String), Fail> {
@@ -69,29 +79,51 @@ fn read(args: &PolicyCheckArgs) -> Result<(String, String), Fail> {
 }
 
 /// Asks the daemon, which reads the policy with its own eyes: another version may see another policy in the same text.
-fn ask(place: &Place<'_>, policy_file: String, policy_toml: String, digest: &str) -> Result<Node, Fail> {
+fn ask(
+    place: &Place<'_>,
+    policy_file: String,
+    policy_toml: String,
+    digest: &str,
+) -> Result<(Node, Vec<pb::RuleAssurance>), Fail> {
     let answer = block_on(async {
         let client = Client::connect(place.socket).await?;
         Ok(client.policies().check(pb::CheckRequest { policy_toml, policy_file }).await?.into_inner())
     });
     let answer = match answer {
         Ok(answer) => answer,
-        Err(fail) => return Ok(Node::Silent(fail)),
+        Err(fail) => return Ok((Node::Silent(fail), Vec::new())),
     };
-    if !answer.errors.is_empty() {
-        return Ok(Node::Refuses(answer.errors.join("; ")));
-    }
-    if answer.digest != digest {
+    let node = if !answer.errors.is_empty() {
+        Node::Refuses(answer.errors.join("; "))
+    } else if answer.digest != digest {
         let theirs = clean(&answer.digest);
-        return Ok(Node::Refuses(format!("the daemon reads another policy out of it ({theirs}): versions differ")));
+        Node::Refuses(format!("the daemon reads another policy out of it ({theirs}): versions differ"))
+    } else if answer.refusal.is_empty() {
+        Node::Takes
+    } else {
+        Node::Refuses(answer.refusal)
+    };
+    Ok((node, answer.assurances))
+}
+
+/// What each rule is worth on this node.
+fn worth_page(worth: &[pb::RuleAssurance]) -> String {
+    if worth.is_empty() {
+        return String::new();
     }
-    Ok(if answer.refusal.is_empty() { Node::Takes } else { Node::Refuses(answer.refusal) })
+    let rows = worth.iter().map(|judged| {
+        let kept = if judged.broken { "NOT KEPT" } else { "" };
+        [judged.rule.clone(), judged.effect.clone(), judged.assurance.clone(), kept.to_owned(), judged.detail.clone()]
+    });
+    format!("\n{}", table::table(["RULE", "EFFECT", "ON THIS NODE", "", "WHY"], rows))
 }
 
 fn page(policy: &Policy, node: &Node) -> String {
     let mode = |mode| if mode == Mode::Observe { "observe" } else { "enforce" };
     let rules = policy.rules.iter().map(|r| {
-        [r.id.clone(), mode(r.mode).to_owned(), r.when.to_string(), event::actions(&r.actions), r.owner.clone()]
+        // An effect says more than the mode, which it implies.
+        let mode = if r.effect == Effect::Observe { mode(r.mode) } else { r.effect.name() };
+        [r.id.clone(), mode.to_owned(), r.when.to_string(), event::actions(&r.actions), r.owner.clone()]
     });
     let node = match node {
         Node::NotAsked => String::new(),
@@ -100,6 +132,7 @@ fn page(policy: &Policy, node: &Node) -> String {
         Node::Silent(fail) => format!("not held against this node: {}", fail.message),
     };
     let egress = policy.egress.as_ref().map(|e| format!("{} allowed destinations, {}", e.allow.len(), mode(e.mode)));
+    let exec = policy.exec.as_ref().map(|e| format!("{} allowed paths, {}", e.allow.len(), mode(e.mode)));
     let watch: Vec<&str> = policy.watch.iter().map(String::as_str).collect();
     let mut out = table::pairs(
         "",
@@ -108,6 +141,7 @@ fn page(policy: &Policy, node: &Node) -> String {
             ("digest", policy.digest().to_string()),
             ("owner", policy.owner.clone()),
             ("egress", egress.unwrap_or_default()),
+            ("exec", exec.unwrap_or_default()),
             ("watches", watch.join(", ")),
             ("node", node),
         ],
@@ -119,13 +153,22 @@ fn page(policy: &Policy, node: &Node) -> String {
     out
 }
 
-fn valid(file: &str, policy: &Policy, node: &Node) -> Value {
+fn valid(file: &str, policy: &Policy, node: &Node, worth: &[pb::RuleAssurance]) -> Value {
     let (asked, takes, refusal) = match node {
         Node::NotAsked => (false, Value::Null, Value::Null),
         Node::Silent(fail) => (false, Value::Null, json!(fail.message)),
         Node::Takes => (true, json!(true), Value::Null),
         Node::Refuses(why) => (true, json!(false), json!(why)),
     };
+    let worth = worth.iter().map(|judged| {
+        json!({
+            "rule": judged.rule,
+            "effect": judged.effect,
+            "assurance": judged.assurance,
+            "broken": judged.broken,
+            "detail": judged.detail,
+        })
+    });
     json!({
         "file": file,
         "valid": true,
@@ -133,7 +176,7 @@ fn valid(file: &str, policy: &Policy, node: &Node) -> Value {
         "version": policy.version,
         "digest": policy.digest().to_string(),
         "errors": [],
-        "node": { "answered": asked, "takes": takes, "why": refusal },
+        "node": { "answered": asked, "takes": takes, "why": refusal, "rules": worth.collect::<Vec<_>>() },
     })
 }
 
@@ -146,7 +189,7 @@ fn invalid(errors: &Diagnostics) -> Value {
         "version": null,
         "digest": null,
         "errors": errors.list.iter().map(error).collect::<Vec<_>>(),
-        "node": { "answered": false, "takes": null, "why": null },
+        "node": { "answered": false, "takes": null, "why": null, "rules": [] },
     })
 }
 

@@ -55,13 +55,16 @@ fn record_summary(record: &Record) -> String {
             format!("failsafed {version} started on kernel {kernel}{blind}")
         }
         Record::DaemonStopped => "failsafed stopped on purpose".to_owned(),
-        Record::RunStarted { run, policy_name } => format!(
-            "{} started for user {} in cgroup {}, pinned to {policy_name} ({})",
-            run.name,
-            run.owner_uid,
-            run.cgroup,
-            run.policy.short()
-        ),
+        Record::RunStarted { run, policy_name, broken } => {
+            let broken = if broken.is_empty() { String::new() } else { format!("; NOT KEPT: {}", broken.join("; ")) };
+            format!(
+                "{} started for user {} in cgroup {}, pinned to {policy_name} ({}){broken}",
+                run.name,
+                run.owner_uid,
+                run.cgroup,
+                run.policy.short()
+            )
+        }
         Record::RunAdopted { run, found } => format!("{} taken up again after a restart: {found}", run.name),
         Record::RunEnded { name, .. } => format!("{name} ended"),
         Record::PolicyRefused { policy, why } => format!("policy {} refused: {why}", policy.short()),
@@ -232,6 +235,7 @@ fn weight(entry: &Logged) -> Weight {
             Level::Degraded | Level::Unknown | Level::Draining => Weight::Warn,
         },
         Some(Record::PolicyRefused { .. } | Record::GpuReset { done: Some(false), .. }) => Weight::Warn,
+        Some(Record::RunStarted { broken, .. }) if !broken.is_empty() => Weight::Warn,
         None if matches!(entry.kind.as_str(), "gap" | "recovered") => Weight::Warn,
         _ => Weight::Plain,
     }
@@ -242,10 +246,52 @@ mod tests {
     use super::*;
     use crate::testing::{RUN, contained, control, gap, outcome};
     use failsafe_core::{
+        Kind, MonoTime, Value,
+        event::{Access, Assurance, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict as Did},
         health::{Order, Target},
         policy::PolicyDigest,
+        subject::Process,
     };
     use serde_json::json;
+
+    /// What a rule saw stands in one line, whatever the run named its files.
+    #[test]
+    fn every_event_that_a_rule_saw_is_one_line() {
+        let (verdict, assurance) = (Did::Denied, Assurance::BlockedInKernel);
+        let address = "2001:db8::9".parse().unwrap();
+        let net = |op, family| Event::Net { op, protocol: 6, address, port: 22, family, verdict, assurance };
+        let path = || "/tmp/a\n\u{1b}[2J".to_owned();
+        let events = [
+            Event::Exec { path: path(), argv: "a b".into(), kind: ExecKind::Memfd, verdict, assurance },
+            Event::Fork { child: 0, verdict: Did::WouldDeny },
+            Event::Open {
+                path: path(),
+                access: Access::Write,
+                verdict: Did::WouldDeny,
+                assurance: Assurance::ObservedUnreliable,
+            },
+            net(NetOp::Listen, 10),
+            net(NetOp::Socket, 17),
+            Event::Privilege { gain: Gain::Userns, verdict, assurance },
+            Event::ExecMemory { kind: MemoryKind::Anonymous, verdict, assurance },
+            Event::Protect { what: "pins".into(), verdict, assurance },
+            Event::Budget { budget: "store".into(), address, bytes: 268_435_456, verdict },
+            Event::Dns { name: "a.example.org".into(), address },
+        ];
+        let mut log = crate::testing::Log::started();
+        for (n, event) in (1u32..).zip(events) {
+            let process = Process { pid: 42, ppid: 1, uid: 1000, start_ns: 9, comm: "py".into() };
+            let subject = Subject::Process { run: crate::testing::run_id(), process };
+            let condition = format!("event {}", event.kind().name());
+            let seen = Seen { seq: 1, at: MonoTime(0), subject, kind: Kind::Event, value: Value::Event(event) };
+            let cause = Cause::Rule { rule: "r".into(), condition, suppressed: 0 };
+            let decision = crate::testing::decision(n, u64::from(n), cause, vec![Action::Notify], vec![seen]);
+            log.add(u64::from(n), decision);
+        }
+        let text: String = log.entries.iter().map(|e| line(e, &Names::new(), &TimeZone::UTC, Paint::plain())).collect();
+        assert_eq!(text.lines().count(), log.entries.len());
+        insta::assert_snapshot!(text);
+    }
 
     #[test]
     fn every_kind_of_entry_is_one_line() {

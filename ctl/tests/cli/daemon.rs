@@ -129,6 +129,32 @@ fn policy_check_asks_the_node_if_it_can() {
 }
 
 #[test]
+fn a_refusal_that_the_kernel_does_not_keep_fails_the_check_of_a_node() {
+    let digest = failsafe_core::policy::parse::parse("p", POLICY).unwrap().digest().to_string();
+    let judged = |broken| pb::RuleAssurance {
+        rule: "no-shadow".into(),
+        effect: "deny".into(),
+        assurance: if broken { "observed" } else { "blocked-in-kernel" }.into(),
+        detail: if broken { "open: no lsm/file_open\u{1b}[2J" } else { "" }.into(),
+        broken,
+    };
+    for (broken, code) in [(true, 1), (false, 0)] {
+        let check =
+            pb::CheckResponse { digest: digest.clone(), assurances: vec![judged(broken)], ..Default::default() };
+        let fake = Fake::start(Answers { check, ..Default::default() });
+        std::fs::write(fake.path("p.toml"), POLICY).unwrap();
+        let output = fake.ctl("policy check p.toml --node");
+        assert_eq!(output.status.code(), Some(code), "{}", err(&output));
+        let text = out(&output);
+        assert!(text.contains("no-shadow") && text.contains(&judged(broken).assurance), "{text}");
+        assert_eq!(text.contains("NOT KEPT"), broken, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(!out(&fake.ctl("policy check p.toml")).contains("no-shadow"), "only asked for with --node");
+        assert_eq!(json(&fake.ctl("policy check p.toml -o json"))["node"]["rules"][0]["broken"], broken);
+    }
+}
+
+#[test]
 fn completion_scripts_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let output = bare(Path::new("/x")).args(["completion", shell]).output().unwrap();

@@ -82,7 +82,10 @@ pub(crate) fn write_log(state_dir: &Path) -> Vec<pb::Record> {
     let stamp = Stamp { wall_ns: 1_795_469_690_000_000_000, mono_ns: 0, boot_id: "b".into() };
     let (mut log, _) = AuditLog::open(FileStorage::open(&dir).unwrap(), &stamp).unwrap();
     let records = [
-        (None, Record::RunStarted { run: core_run(PolicyDigest([1; 32])), policy_name: "p v1".into() }),
+        (
+            None,
+            Record::RunStarted { run: core_run(PolicyDigest([1; 32])), policy_name: "p v1".into(), broken: Vec::new() },
+        ),
         (Some(incident), Record::Decision { decision, rule: None }),
         (Some(incident), Record::Outcome(outcome)),
     ];

@@ -3,9 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod cleanup;
 mod daemon;
 mod files;
 mod fixtures;
 mod health;
 mod run;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod support;

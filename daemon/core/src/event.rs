@@ -8,7 +8,10 @@ pub use facts::{
 };
 pub use kind::{EventKind, Field};
 
-use crate::subject::{Process, RunId};
+use crate::{
+    subject::{Process, RunId},
+    unit::Unit,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
@@ -272,8 +275,9 @@ impl fmt::Display for Event {
             Event::Fork { child, .. } => write!(f, "fork of pid {child}"),
             Event::Exit { status } => write!(f, "exit with status {status}"),
             Event::Open { path, access, .. } => write!(f, "open {path} to {}", access.name()),
-            Event::Net { op: NetOp::Socket, protocol, family, .. } if *family != 0 => {
-                write!(f, "socket of {} ({})", family_name(*family), protocol_name(*protocol))
+            // What a protocol's number means is the family's own affair outside IP.
+            Event::Net { op: NetOp::Socket, protocol, family, .. } if !matches!(family, 0 | 2 | 10) => {
+                write!(f, "socket of {} (protocol {protocol})", family_name(*family))
             }
             Event::Net { op, protocol, address, port, .. } => {
                 let op = match op {
@@ -291,7 +295,8 @@ impl fmt::Display for Event {
             Event::ExecMemory { kind, .. } => write!(f, "executable {} memory", kind.name()),
             Event::Protect { what, .. } => write!(f, "reached for failsafe's {what}"),
             Event::Budget { budget, address, bytes, .. } => {
-                write!(f, "budget {budget} used up by {bytes} bytes, last to {address}")
+                let bytes = Unit::Bytes.show(i64::try_from(*bytes).unwrap_or(i64::MAX));
+                write!(f, "budget {budget} used up: {bytes} sent, last to {address}")
             }
             Event::Dns { name, address } => write!(f, "DNS says {name} is {address}"),
             Event::Oom { victim } => write!(f, "OOM kill of pid {victim}"),

@@ -87,6 +87,10 @@ pub enum Record {
         run: Run,
         /// Name and version of its policy.
         policy_name: String,
+        /// Rules and sections whose refusals this kernel does not keep, each with the hook that is missing. The policy says that
+        /// it may start all the same.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        broken: Vec<String>,
     },
     /// A run that lived over the daemon's restart was taken up again.
     RunAdopted {

@@ -27,6 +27,7 @@ pub mod clock;
 pub mod entry;
 pub mod frame;
 pub mod group;
+pub mod instance;
 pub mod lock;
 pub mod reader;
 pub mod recorder;

@@ -22,10 +22,14 @@ use crate::{
     config::Config,
     log::Log,
     pipeline::{Sender, health::Shared as NodeHealth, recording::Flusher},
-    runs::Registry,
+    runs::{Registry, grants::grants},
     sensors::sampler::Health,
 };
 use authorize::Authority;
+use failsafe_core::{
+    Policy,
+    policy::{assurance, check},
+};
 use failsafe_proto::{DESCRIPTOR, v1};
 use std::{
     os::unix::fs::PermissionsExt,
@@ -63,9 +67,14 @@ pub struct Context {
 
 impl Context {
     /// Sensors that are blind now, each with the reason: what policies are held against.
-    fn blind(&self) -> failsafe_core::policy::check::Blind {
+    fn blind(&self) -> check::Blind {
         let node = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         node.blind()
+    }
+
+    /// Why this node does not pin a policy; `None` when it does.
+    fn refusal(&self, policy: &Policy) -> Option<String> {
+        check::refusal(policy, &self.blind()).or_else(|| assurance::refusal(policy, &grants(self.registry.kernel())))
     }
 }
 

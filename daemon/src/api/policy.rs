@@ -1,13 +1,32 @@
 //! `PolicyService`.
 
 use super::Context;
-use failsafe_core::policy::{check, parse::parse};
+use crate::runs::grants::grants;
+use failsafe_core::{
+    Policy,
+    policy::{assurance, parse::parse},
+};
 use failsafe_proto::v1;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 /// `PolicyService`.
 pub struct Policies(pub Arc<Context>);
+
+impl Policies {
+    fn assurances(&self, policy: &Policy) -> Vec<v1::RuleAssurance> {
+        let grants = grants(self.0.registry.kernel());
+        let broken = assurance::broken(policy, &grants);
+        let one = |judged: assurance::RuleAssurance| v1::RuleAssurance {
+            broken: broken.contains(&judged),
+            effect: judged.effect.name().into(),
+            assurance: judged.name().into(),
+            rule: judged.rule,
+            detail: judged.detail,
+        };
+        assurance::assess(policy, &grants).into_iter().map(one).collect()
+    }
+}
 
 #[tonic::async_trait]
 impl v1::policy_service_server::PolicyService for Policies {
@@ -18,7 +37,8 @@ impl v1::policy_service_server::PolicyService for Policies {
         let response = match parse(&policy_file, &policy_toml) {
             Ok(policy) => v1::CheckResponse {
                 digest: policy.digest().to_string(),
-                refusal: check::refusal(&policy, &self.0.blind()).unwrap_or_default(),
+                refusal: self.0.refusal(&policy).unwrap_or_default(),
+                assurances: self.assurances(&policy),
                 name: policy.name,
                 errors: Vec::new(),
             },

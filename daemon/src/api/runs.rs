@@ -17,7 +17,7 @@ use crate::{
 use failsafe_core::{
     Action, GpuId, MonoTime, Policy,
     input::{Command, Control},
-    policy::{check, parse::parse},
+    policy::parse::parse,
     record::Record,
 };
 use failsafe_proto::v1;
@@ -232,7 +232,7 @@ impl Runs {
 
     fn policy(&self, file: &str, text: &str) -> Result<Policy, Status> {
         let policy = parse(file, text).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if let Some(why) = check::refusal(&policy, &self.0.blind()) {
+        if let Some(why) = self.0.refusal(&policy) {
             let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
             self.0.log.record(&record, None, None);
             return Err(Status::failed_precondition(why));

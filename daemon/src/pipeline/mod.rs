@@ -24,7 +24,7 @@ use crate::{
     actuators::interpreter::{Interpreter, Told},
     log::Log,
     platform::clock,
-    runs::{LiveRun, Registry, Standing},
+    runs::{LiveRun, Registry, Standing, grants::grants, kernel::Kernel},
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
@@ -34,6 +34,7 @@ use failsafe_core::{
     event::Event,
     health::{Order, OrderKind, Target},
     input::{Control, Gap},
+    policy::assurance,
     record::{Record, RuleText},
     replay::Recorded,
     step,
@@ -151,7 +152,7 @@ impl Pipeline {
         match message {
             Message::Input(input) => self.input(input),
             Message::Started(live, done) => {
-                let record = Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy) };
+                let record = started(&live, self.parts.registry.kernel());
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
                 let _gone = done.send(());
@@ -432,6 +433,12 @@ fn gpu_of(decision: &Decision) -> Option<GpuId> {
         (_, Value::Event(Event::ForeignGpuProcess { gpu, .. })) => Some(GpuId(gpu.clone())),
         _ => None,
     })
+}
+
+fn started(live: &LiveRun, kernel: &Kernel) -> Record {
+    let broken = assurance::broken(&live.policy, &grants(kernel));
+    let broken = broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect();
+    Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy), broken }
 }
 
 fn named(policy: &Policy) -> String {

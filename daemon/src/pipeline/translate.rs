@@ -15,12 +15,15 @@ const AF_INET6: u16 = 10;
 /// The input that an event of the ring is; `None` for what belongs to no live run, or says nothing a rule could use.
 pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
     let run = kernel.run_of(event.slot, event.epoch)?;
-    event_of(run, event)
+    event_of(kernel, run, event)
 }
 
 /// The same for an event whose run is known.
-pub fn event_of(run: RunId, event: ebpf::Event) -> Option<Input> {
-    let happened = what(event.what, event.subject.pid)?;
+pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
+    let mut happened = what(event.what, event.subject.pid)?;
+    if let Event::Budget { budget, .. } = &mut happened {
+        *budget = kernel.budget(run, budget);
+    }
     let subject = match event.subject.pid {
         0 => Subject::Run(run),
         pid => Subject::Process {

@@ -79,7 +79,7 @@ impl PidFd {
     /// The id of the process's v2 cgroup.
     ///
     /// # Errors
-    /// `ENOTTY` before kernel 6.13, `ESRCH` when the process has ended.
+    /// `ENOTTY` or (6.11, 6.12) `EINVAL` before kernel 6.13, `ESRCH` when the process has ended.
     pub fn cgroup_id(&self) -> Result<u64, Errno> {
         let mut info = PidfdInfo { mask: PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
         // SAFETY: the descriptor is open, and the request's number carries the size of the struct passed, which the

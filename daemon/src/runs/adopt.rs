@@ -143,7 +143,7 @@ impl Registry {
             if event.at_ns < now.0
                 && let Some(run) = runs.get(&(event.slot, event.epoch))
             {
-                inputs.extend(translate::event_of(*run, event));
+                inputs.extend(translate::event_of(&self.kernel, *run, event));
             }
         });
         if !inputs.is_empty() {

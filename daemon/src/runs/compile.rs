@@ -4,6 +4,7 @@
 
 use crate::sensors::ebpf::{
     EgressMode, EgressPolicy, EgressRule, Protocol, WatchedCall,
+    hosts::{BudgetRule, HostRule},
     rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
 };
 use failsafe_core::{
@@ -12,16 +13,52 @@ use failsafe_core::{
     policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
 use failsafe_ebpf::abi::point;
+use std::net::IpAddr;
 
 /// What may leave the run.
 pub fn egress(policy: &Policy) -> EgressPolicy {
     let Some(egress) = &policy.egress else { return EgressPolicy::default() };
-    let rules = egress.allow.iter().flat_map(allowed).collect();
+    let mut rules: Vec<EgressRule> = egress.allow.iter().flat_map(allowed).collect();
+    // Who may reach a host may ask for its address.
+    for server in name_servers(policy) {
+        rules.push(EgressRule { net: server.into(), ports: vec![53..=53], protocol: None });
+    }
     let mode = match egress.mode {
         Mode::Enforce => EgressMode::Enforce,
         Mode::Observe => EgressMode::Observe,
     };
     EgressPolicy { mode, rules, judge_replies: false }
+}
+
+/// Name servers whose answers are believed; none where the policy names no host.
+fn name_servers(policy: &Policy) -> Vec<IpAddr> {
+    let Some(egress) = policy.egress.as_ref().filter(|e| e.allow.iter().any(|a| a.host.is_some())) else {
+        return Vec::new();
+    };
+    if !egress.dns_servers.is_empty() {
+        return egress.dns_servers.clone();
+    }
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    resolvers(&text)
+}
+
+/// The name servers of a resolv.conf(5); the local host's where it names none, as the resolver takes it so.
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    let named = text.lines().filter_map(|line| line.strip_prefix("nameserver"));
+    let servers: Vec<IpAddr> =
+        named.filter_map(|rest| rest.split_whitespace().next()?.split('%').next()?.parse().ok()).collect();
+    if servers.is_empty() { vec![IpAddr::from([127, 0, 0, 1])] } else { servers }
+}
+
+fn host_rule(allow: &EgressAllow) -> Option<HostRule> {
+    let host = allow.host.as_deref()?;
+    let (name, below) = host.strip_prefix("*.").map_or((host, false), |rest| (rest, true));
+    let protocol = allow.protocol.map(|protocol| match protocol {
+        policy::Protocol::Tcp => Protocol::Tcp,
+        policy::Protocol::Udp => Protocol::Udp,
+    });
+    let ports = allow.ports.iter().map(|(low, high)| *low..=*high).collect();
+    Some(HostRule { name: name.to_owned(), below, ports, protocol })
 }
 
 fn allowed(allow: &EgressAllow) -> impl Iterator<Item = EgressRule> {
@@ -61,6 +98,16 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
         out.max_procs = limits.processes.unwrap_or(0);
         out.max_forks = limits.forks_per_second.unwrap_or(0);
         out.deny |= 1 << point::FORK;
+    }
+    if let Some(egress) = &policy.egress {
+        out.hosts = egress.allow.iter().filter_map(host_rule).collect();
+        out.dns_servers = name_servers(policy);
+        let budget = |b: &policy::Budget| BudgetRule {
+            to: b.to.clone(),
+            bytes: b.bytes.unwrap_or(0),
+            rate: b.rate.unwrap_or(0),
+        };
+        out.budgets = egress.budgets.iter().map(budget).collect();
     }
     out.dead = match policy.on_dead_daemon {
         OnDead::Keep => None,
@@ -243,6 +290,29 @@ mod tests {
         let rules = compiled(text, 0);
         assert_eq!(rules.dead, Some(Dead { after_ns: 5_000_000_000, all: true }));
         assert_eq!((rules.max_procs, rules.deny), (9, 1 << point::FORK));
+    }
+
+    #[test]
+    fn hosts_bring_their_name_servers_and_budgets_their_classes() {
+        let text = "[egress]\nallow = [{ host = \"*.example.org\", ports = 443 }]\ndns_servers = [\"10.0.0.2\"]\n\
+                    [[egress.budget]]\nname = \"out\"\nto = [\"0.0.0.0/0\"]\nbytes = \"1 MiB\"\n";
+        let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}");
+        let policy = parse("t.toml", &text).unwrap();
+        let rules = rules(&policy, 0);
+        assert_eq!((rules.hosts[0].name.as_str(), rules.hosts[0].below), ("example.org", true));
+        assert_eq!((rules.budgets[0].bytes, rules.budgets[0].rate), (1 << 20, 0));
+        let egress = egress(&policy);
+        assert_eq!(
+            (egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()),
+            ("10.0.0.2/32".into(), 53..=53)
+        );
+    }
+
+    #[test]
+    fn a_resolv_conf_is_read_as_the_resolver_reads_it() {
+        let text = "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nnameserver fe80::1%eth0 x\nsearch a\n";
+        assert_eq!(resolvers(text), ["10.0.0.2".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+        assert_eq!(resolvers(""), [IpAddr::from([127, 0, 0, 1])]);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, ProgramState, ProgramStatus, RunCounters, RunSpec, Via, Watch,
+    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via, Watch,
     rules::{Rules, Use},
 };
-use failsafe_core::{Policy, RunId, policy::assurance::Grants};
+use failsafe_core::{Policy, RunId};
 use failsafe_ebpf::abi::point;
 use std::{
     collections::BTreeMap,
@@ -63,12 +63,19 @@ pub struct Kernel {
     ebpf: Result<Mutex<Ebpf>, String>,
     slots: Mutex<BTreeMap<u32, Needs>>,
     runs: RwLock<BTreeMap<Place, RunId>>,
+    /// Names of a run's budgets, in the order of their classes.
+    budgets: RwLock<BTreeMap<RunId, Vec<String>>>,
 }
 
 impl Kernel {
     /// Takes the programs over.
     pub fn new(ebpf: Result<Ebpf, String>) -> Kernel {
-        Kernel { ebpf: ebpf.map(Mutex::new), slots: Mutex::default(), runs: RwLock::default() }
+        Kernel {
+            ebpf: ebpf.map(Mutex::new),
+            slots: Mutex::default(),
+            runs: RwLock::default(),
+            budgets: RwLock::default(),
+        }
     }
 
     /// Why there is no eBPF; `None` when there is.
@@ -83,6 +90,14 @@ impl Kernel {
     /// What of an event belongs to which run.
     pub fn run_of(&self, slot: u32, epoch: u32) -> Option<RunId> {
         self.runs.read().unwrap_or_else(PoisonError::into_inner).get(&Place { slot, epoch }).copied()
+    }
+
+    /// The name of a budget by its class, which counts from 1.
+    pub fn budget(&self, run: RunId, class: &str) -> String {
+        let budgets = self.budgets.read().unwrap_or_else(PoisonError::into_inner);
+        let at = class.parse::<usize>().ok().and_then(|class| class.checked_sub(1));
+        let name = at.and_then(|at| budgets.get(&run)?.get(at).cloned());
+        name.unwrap_or_else(|| class.to_owned())
     }
 
     /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded.
@@ -124,6 +139,8 @@ impl Kernel {
         match added {
             Ok(placed) => {
                 let place = Place { slot, epoch: placed.epoch };
+                let budgets = policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect();
+                self.budgets.write().unwrap_or_else(PoisonError::into_inner).insert(run, budgets);
                 self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(place, run);
                 Ok(Placed { slot, epoch: placed.epoch })
             }
@@ -171,7 +188,10 @@ impl Kernel {
                 tracing::warn!(error = chain(&error), "watched system calls could not be released");
             }
         }
-        self.runs.write().unwrap_or_else(PoisonError::into_inner).retain(|place, _| place.slot != slot);
+        let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
+        for (_, run) in runs.extract_if(.., |place, _| place.slot == slot) {
+            self.budgets.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+        }
     }
 
     /// Turns the egress latch, and reads it back.
@@ -224,21 +244,6 @@ impl Kernel {
         }
     }
 
-    /// What this kernel grants, for holding policies against it.
-    pub fn grants(&self) -> Grants {
-        let Some(ebpf) = self.lock() else { return Grants::default() };
-        let loaded = || ebpf.programs().iter().filter(|p| p.state == ProgramState::Loaded);
-        let hooks = |kind: &'static str| loaded().filter_map(move |p| p.hook.strip_prefix(kind).map(str::to_owned));
-        // cgroup_skb/egress is granted as `skb_egress`.
-        let packets = hooks("cgroup_skb/").map(|name| format!("skb_{name}"));
-        Grants {
-            lsm: hooks("lsm/").collect(),
-            fentry: ebpf.is_loaded(ebpf::FENTRY_PROBE),
-            sys_enter: ebpf.is_loaded(ebpf::SYS_ENTER),
-            cgroup: hooks("cgroup/").chain(packets).collect(),
-        }
-    }
-
     /// Lifts what a stop rule latched and wakes whom it stopped, for a run that is to go on.
     ///
     /// # Errors
@@ -252,7 +257,7 @@ impl Kernel {
     /// Carries over the latch and the stopped processes that an earlier daemon's programs had.
     pub fn restore(&self, slot: u32, before: &ebpf::PreviousRun) {
         if let Some(mut ebpf) = self.lock()
-            && let Err(error) = ebpf.restore(slot, before.latch, &before.stopped)
+            && let Err(error) = ebpf.restore(slot, before.latch, &before.stopped, &before.spent)
         {
             tracing::error!(error = chain(&error), "an earlier daemon's latch could not be carried over");
         }

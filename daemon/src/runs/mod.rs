@@ -11,6 +11,7 @@
 
 pub mod adopt;
 mod compile;
+pub mod grants;
 pub mod kernel;
 pub mod start;
 pub mod store;

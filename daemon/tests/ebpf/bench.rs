@@ -2,6 +2,9 @@
 //!
 //! Everything cleans up when dropped: processes are killed, cgroups removed, the test's own bpffs unmounted.
 
+#[path = "../../../tests/patience.rs"]
+mod patience_of;
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +20,7 @@ use failsafed::sensors::ebpf::{
     Watch, rules::Rules,
 };
 use nix::sys::eventfd::EventFd;
+use patience_of::patience;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -136,7 +140,7 @@ impl Bench {
 
     /// Events up to the first that `wanted` says yes to, which is the last returned.
     pub fn until(&mut self, mut wanted: impl FnMut(&Event) -> bool) -> Vec<Event> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         let mut seen = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -161,7 +165,7 @@ impl Bench {
     /// All events that the kernel says it wrote.
     pub fn drain(&mut self) -> Vec<Event> {
         let written = |b: &Self| b.ebpf.read_counters().unwrap().iter().map(|c| c.events - c.lost).sum::<u64>();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         let mut seen = Vec::new();
         while self.received < written(self) {
             assert!(Instant::now() < deadline, "{} events of {} came", self.received, written(self));
@@ -242,6 +246,11 @@ pub fn enforce(list: &[(&str, u16)]) -> EgressPolicy {
     }
 }
 
+/// All ports and protocols of a network.
+pub fn allow_all(net: &str) -> EgressRule {
+    EgressRule { net: net.parse().unwrap(), ports: Vec::new(), protocol: None }
+}
+
 pub fn allow(net: &str, port: u16, protocol: Option<Protocol>) -> EgressRule {
     EgressRule { net: net.parse().unwrap(), ports: vec![port..=port], protocol }
 }
@@ -260,6 +269,9 @@ pub static NO_RULES: Rules = Rules {
     max_procs: 0,
     max_forks: 0,
     protect: false,
+    hosts: Vec::new(),
+    dns_servers: Vec::new(),
+    budgets: Vec::new(),
 };
 
 pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> RunSpec<'a> {
@@ -326,7 +338,7 @@ impl TestCgroup {
 impl Drop for TestCgroup {
     fn drop(&mut self) {
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience(PATIENCE);
         while remove_tree(&self.path).is_err() && self.path.exists() && Instant::now() < deadline {
             std::thread::yield_now();
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::{latch, point};
+use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule};
 use failsafed::sensors::ebpf::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use, effects};
 use failsafed::sensors::ebpf::{EgressPolicy, FileKind, Memory, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
 
@@ -377,4 +378,68 @@ fn ports_to_listen_on_and_bind_are_refused_by_number() {
     let mut agent = Agent::start(&listen.cgroup);
     assert_eq!(agent.ask("listen"), "EPERM");
     assert!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).denied);
+}
+
+#[test]
+fn a_budget_of_bytes_ends_in_drops_and_the_rest_of_the_list_goes_on() {
+    let Some(mut bench) = ready("budget") else { return };
+    let mut list = enforce(&[]);
+    list.rules = vec![super::bench::allow_all("127.0.0.0/8")];
+    // 5 bytes of payload and 28 of headers each: the fourth is too much.
+    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 100, rate: 0 };
+    let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    let sent: Vec<String> = (0..5).map(|_| agent.ask("udp 127.88.0.1:9")).collect();
+    assert_eq!(sent, ["ok", "ok", "ok", "EPERM", "EPERM"]);
+    assert_eq!(agent.ask("udp 127.89.0.1:9"), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Budget { .. }));
+    assert!(op.denied);
+    assert_eq!(op.what, OpWhat::Budget { class: 1, spent: 99, address: "127.88.0.1".parse().unwrap() });
+    assert_eq!(bench.counters(&run).budget_drops, 2);
+    // The next daemon's programs go on from there.
+    bench.ebpf.restore(run.slot, 0, &[], &[0, 50]).unwrap();
+    assert_eq!(agent.ask("udp 127.88.0.1:9"), "EPERM");
+}
+
+#[test]
+fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
+    let Some(mut bench) = ready("rate") else { return };
+    let mut list = enforce(&[]);
+    list.rules = vec![super::bench::allow_all("127.0.0.0/8")];
+    let budget = BudgetRule { to: vec!["127.0.0.0/8".parse().unwrap()], bytes: 0, rate: 3300 };
+    let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    // 33 bytes each, 100 a second: a burst of a tenth of a second passes, then each must wait for its turn.
+    soon("a drop", || agent.ask("udp 127.0.0.1:9") == "EPERM");
+    soon("its turn", || agent.ask("udp 127.0.0.1:9") == "ok");
+    assert!(bench.counters(&run).budget_drops > 0);
+}
+
+#[test]
+fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
+    let Some(mut bench) = ready("dns") else { return };
+    let listener = std::net::TcpListener::bind("127.77.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = super::names::Server::start("127.53.7.1:53", "127.77.0.1".parse().unwrap());
+    let liar = super::names::Server::start("127.53.7.2:53", "127.77.0.1".parse().unwrap());
+    let list = enforce(&[("127.53.7.1/32", 53), ("127.53.7.2/32", 53)]);
+    let rules = Rules {
+        hosts: vec![HostRule { name: "example.org".into(), below: true, ports: vec![port..=port], protocol: None }],
+        dns_servers: vec!["127.53.7.1".parse().unwrap()],
+        ..Rules::default()
+    };
+    let run = bench.add_ruled("a", &list, &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    let connect = format!("tcp 127.77.0.1:{port}");
+    assert_eq!(agent.ask(&connect), "EPERM");
+    // Neither another's answer counts, nor one for a name that is not listed.
+    for (name, from) in [("a.example.org", &liar), ("example.com", &server), ("badexample.org", &server)] {
+        assert_eq!(agent.ask(&format!("resolve {name} {}", from.address)), "ok");
+        assert_eq!(agent.ask(&connect), "EPERM", "{name} by {}", from.address);
+    }
+    assert_eq!(agent.ask(&format!("resolve Data.EXAMPLE.org {}", server.address)), "ok");
+    assert_eq!(agent.ask(&connect), "ok");
+    assert_eq!(agent.ask("tcp 127.77.0.1:9"), "EPERM", "its ports only");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. }));
+    assert_eq!(op.what, OpWhat::Dns { name: "data.example.org".into(), address: "127.77.0.1".parse().unwrap() });
 }

@@ -14,6 +14,8 @@
 mod cgroup;
 mod mount;
 mod node;
+#[path = "../../patience.rs"]
+mod patience;
 mod programs;
 mod run;
 mod said;

@@ -174,7 +174,7 @@ fn show(screen: &Screen, at: MonoTime, record: &Record) {
             };
             screen.at(outcome.at, format_args!("{}: {verdict}, {} after its cause", outcome.action, outcome.took));
         }
-        Record::RunStarted { run, policy_name } => {
+        Record::RunStarted { run, policy_name, .. } => {
             screen.at(run.registered, format_args!("run {} is registered, pinned to {policy_name}", run.name));
         }
         Record::RunEnded { name, .. } => screen.at(at, format_args!("run {name} has ended")),

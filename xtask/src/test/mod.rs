@@ -4,11 +4,12 @@
 //! A test that cannot run on this machine appends `SKIP <test>: <reason>` to the file named by `FAILSAFE_SKIP_LOG` and
 //! returns. Its runner knows no better than that it passed; here it is counted as skipped and its reason is printed.
 
-mod skips;
-mod tally;
+pub mod skips;
+pub mod tally;
 
-use crate::{setup, shell};
+use crate::{setup, shell, vm};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -19,7 +20,10 @@ use tally::Tally;
 /// Which tests.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Arguments for `cargo nextest run` in place of `--workspace`, e.g. `-- -p failsafe-core`; without doctests
+    /// Leave out the virtual machines, which run the kernel-facing tests on other kernels
+    #[arg(long)]
+    no_vm: bool,
+    /// Arguments for `cargo nextest run` in place of `--workspace`, e.g. `-- -p failsafe-core`; without doctests and machines
     #[arg(last = true)]
     only: Vec<String>,
 }
@@ -49,7 +53,11 @@ pub fn run(args: &Args) -> Result<()> {
     if args.only.is_empty() {
         tally = tally + step("doctests", doctests)?;
     }
-    let skipped = skips::read(&skip_log)?;
+    let mut skipped = skips::read(&skip_log)?;
+    tally = tally.with_skipped(skipped.len() as u64);
+    if args.only.is_empty() {
+        tally = tally + step("machines", || machines(args.no_vm, &mut skipped))?;
+    }
     if !skipped.is_empty() {
         println!("\nnot run on this machine:");
         skipped.iter().for_each(|(test, reason)| println!("  SKIP {test}: {reason}"));
@@ -59,7 +67,6 @@ pub fn run(args: &Args) -> Result<()> {
         println!("\nnever run by themselves (the runners count them as skipped):");
         ignored.iter().for_each(|test| println!("  {test}"));
     }
-    let tally = tally.with_skipped(skipped.len() as u64);
     fs::write(folder.join(SUMMARY), format!("{tally}\n")).context("writing the summary")?;
     println!("\n{tally}");
     if tally.failed > 0 {
@@ -85,6 +92,27 @@ fn nextest(args: &Args, skip_log: &PathBuf) -> Result<Tally> {
     }
     let (status, text) = watched(command.args(&args.only))?;
     judged("nextest", status, text.lines().find_map(tally::of_nextest))
+}
+
+/// The same on other kernels. A table in the docs that is not what the kernels gave counts as a failure.
+fn machines(left_out: bool, skipped: &mut BTreeMap<String, String>) -> Result<Tally> {
+    if let Some(why) = if left_out { Some("--no-vm was given".to_owned()) } else { vm::impossible() } {
+        skipped.insert("the virtual machines".to_owned(), why);
+        return Ok(Tally { skipped: 1, ..Tally::default() });
+    }
+    let reports = vm::run(&vm::Kernel::ALL, &vm::usual())?;
+    let mut tally = Tally::default();
+    for report in &reports {
+        report.show();
+        tally = tally + report.tally;
+        let named = |(test, why): (&String, &String)| (format!("{test} on {}", report.kernel.name()), why.clone());
+        skipped.extend(report.skipped.iter().map(named));
+    }
+    if let Err(wrong) = vm::settle(&reports, false) {
+        println!("\n{wrong:#}");
+        tally.failed += 1;
+    }
+    Ok(tally)
 }
 
 fn doctests() -> Result<Tally> {

@@ -138,7 +138,8 @@ fn of_rule(rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
 
 fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAssurance {
     let mut worst = Some(if effect == Effect::Observe { Assurance::Observed } else { Assurance::BlockedInKernel });
-    let mut why: Vec<String> = Vec::new();
+    // What falls short for one reason is told together.
+    let mut why: Vec<(Vec<&str>, String)> = Vec::new();
     for need in needs {
         let missing = grants.missing(&need.hooks);
         let refused = !need.hooks.is_empty() && missing.is_empty();
@@ -146,21 +147,26 @@ fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAss
         let got = if effect != Effect::Observe && refused { Some(Assurance::BlockedInKernel) } else { seen };
         let reason = match (effect, got) {
             (_, Some(Assurance::BlockedInKernel)) | (Effect::Observe, Some(Assurance::Observed)) => None,
-            (Effect::Observe, Some(_)) => Some(format!("{}: only the entry of the call is seen", need.what)),
-            (_, _) if need.hooks.is_empty() && effect != Effect::Observe => {
-                Some(format!("{}: no hook refuses it", need.what))
-            }
+            (Effect::Observe, Some(_)) => Some("only the entry of the call is seen".to_owned()),
+            (_, _) if need.hooks.is_empty() && effect != Effect::Observe => Some("no hook refuses it".to_owned()),
             (Effect::Observe, None) if matches!(need.sight, Sight::Call | Sight::SysEnter) => {
-                Some(format!("{}: neither fentry nor sys_enter is granted", need.what))
+                Some("neither fentry nor sys_enter is granted".to_owned())
             }
-            (_, _) => Some(format!("{}: no {}", need.what, missing.join(", "))),
+            (_, _) if missing.is_empty() => Some("no hook tells of it".to_owned()),
+            (_, _) => Some(format!("no {}", missing.join(", "))),
         };
-        why.extend(reason);
+        if let Some(reason) = reason {
+            match why.iter_mut().find(|(_, known)| *known == reason) {
+                Some((whats, _)) => whats.push(&need.what),
+                None => why.push((vec![&need.what], reason)),
+            }
+        }
         worst = match (worst, got) {
             (Some(worst), Some(got)) => Some(worst.max(got)),
             _ => None,
         };
     }
+    let why: Vec<String> = why.iter().map(|(whats, reason)| format!("{}: {reason}", whats.join(", "))).collect();
     RuleAssurance { rule: rule.to_owned(), effect, assurance: worst, detail: why.join("; ") }
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use failsafe_ebpf::abi::{MAX_PORTS, Port, Ports};
+use failsafe_ebpf::abi::{MAX_HOSTS, MAX_PORTS, Port, Ports};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Number of the TCP protocol in an IP header.
@@ -84,6 +84,17 @@ pub enum EgressError {
     TooManyPorts {
         /// The prefix, with all that applies to it from shorter ones.
         net: IpNet,
+        /// Number of ranges, after merging.
+        got: usize,
+    },
+    /// More host names than the kernel has room for.
+    #[error("egress allow-list: {0} host names, at most {MAX_HOSTS} fit")]
+    TooManyHosts(usize),
+    /// A host name with more port ranges than fit.
+    #[error("egress allow-list: {host} ends up with {got} port ranges, at most {MAX_PORTS} fit")]
+    TooManyHostPorts {
+        /// The name, with all that applies to it from wider ones.
+        host: String,
         /// Number of ranges, after merging.
         got: usize,
     },
@@ -193,7 +204,12 @@ pub fn fold(rules: &[EgressRule]) -> Result<Folded, EgressError> {
     Ok(out)
 }
 
-fn pack(net: IpNet, mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, EgressError> {
+fn pack(net: IpNet, ranges: Vec<(u8, u16, u16)>) -> Result<Ports, EgressError> {
+    pack_ports(ranges).map_err(|got| EgressError::TooManyPorts { net, got })
+}
+
+/// Ranges of (protocol, first, last port), merged, in the kernel's form; how many there are if they do not fit.
+pub(super) fn pack_ports(mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, usize> {
     ranges.sort_unstable();
     let mut merged: Vec<(u8, u16, u16)> = Vec::new();
     for (proto, lo, hi) in ranges {
@@ -207,7 +223,7 @@ fn pack(net: IpNet, mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, EgressErro
         }
     }
     if merged.len() > MAX_PORTS {
-        return Err(EgressError::TooManyPorts { net, got: merged.len() });
+        return Err(merged.len());
     }
     let empty = Port { lo: 0, hi: 0, proto: 0, pad: [0; 3] };
     let mut ports = Ports { n: 0, pad: 0, e: [empty; MAX_PORTS] };

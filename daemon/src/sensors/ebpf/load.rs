@@ -173,6 +173,7 @@ impl Ebpf {
         for map in ["runs", "seqs", "latches", "drops", "counters", "lives", "births"] {
             loader.map_max_entries(map, max_runs);
         }
+        loader.map_max_entries("budgets", super::quotas::place(max_runs, 0));
         let object = loader.load(failsafe_ebpf::OBJECT).map_err(|e| Error::Object(Box::new(e)))?;
         drop(loader);
         let pins = match &config.bpffs {

@@ -26,10 +26,12 @@
 mod counters;
 pub mod egress;
 mod events;
+pub mod hosts;
 mod load;
 mod ops;
 mod pins;
 mod probe;
+mod quotas;
 pub mod rules;
 mod runs;
 mod syscalls;
@@ -41,6 +43,6 @@ pub use events::{Event, EventReader, Move, Net, NetOp, NetVerdict, Subject, Watc
 pub use load::{Config, Ebpf, Error};
 pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use pins::{LeftEvents, PreviousRun};
-pub use probe::{FENTRY_PROBE, Group, ProgramState, ProgramStatus, SYS_ENTER};
+pub use probe::{Group, ProgramState, ProgramStatus};
 pub use runs::{RunAttachment, RunSpec, Watch};
 pub use syscalls::{ALL_CALLS, Via};

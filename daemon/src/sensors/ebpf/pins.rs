@@ -3,6 +3,7 @@
 //! ```text
 //! <bpffs>/failsafe/<instance>/g<N>_v<ABI>/
 //!     map_runs  map_latches  map_counters  map_drops  map_events  map_stopped
+//!     map_budgets
 //!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
@@ -23,7 +24,7 @@ use super::events::EventReader;
 use super::load::Pod;
 
 /// Maps whose content a later daemon may want.
-pub(super) const PINNED_MAPS: [&str; 6] = ["runs", "latches", "counters", "drops", "events", "stopped"];
+pub(super) const PINNED_MAPS: [&str; 7] = ["runs", "latches", "counters", "drops", "events", "stopped", "budgets"];
 
 /// A run that an earlier daemon left guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct PreviousRun {
     pub enforced: bool,
     /// Processes that a stop rule sent SIGSTOP and nobody woke.
     pub stopped: Vec<u32>,
+    /// Bytes spent of its budgets, by class from 0.
+    pub spent: Vec<u64>,
 }
 
 /// The ring of an earlier daemon: events that nobody read.
@@ -199,9 +202,13 @@ fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, aya:
     let latches: Array<_, u32> = Array::try_from(&latches)?;
     let stopped = Map::HashMap(MapData::from_pin(dir.join("map_stopped"))?);
     let stopped: HashMap<_, u32, Pod<abi::Stopped>> = HashMap::try_from(&stopped)?;
+    let budgets = Map::Array(MapData::from_pin(dir.join("map_budgets"))?);
+    let budgets: Array<_, Pod<abi::Budget>> = Array::try_from(&budgets)?;
     let mut out = Vec::new();
     for item in runs.iter() {
         let (root_id, Pod(cfg)) = item?;
+        let classes = 0..u32::try_from(abi::MAX_BUDGETS).unwrap_or(0);
+        let spent = classes.map(|class| budgets.get(&super::quotas::place(cfg.slot, class), 0).map(|Pod(b)| b.spent));
         out.push(PreviousRun {
             generation,
             root_id,
@@ -215,6 +222,7 @@ fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, aya:
                 .filter(|(_, Pod(s))| (s.slot, s.epoch) == (cfg.slot, cfg.epoch))
                 .map(|(pid, _)| pid)
                 .collect(),
+            spent: spent.collect::<Result<_, _>>()?,
         });
     }
     Ok(out)

@@ -123,9 +123,9 @@ pub(super) const PROGRAMS: &[Spec] = &[
 ];
 
 /// The fallback for watched system calls.
-pub const SYS_ENTER: &str = "fs_sys_enter";
+pub(super) const SYS_ENTER: &str = "fs_sys_enter";
 /// The fentry program that is tried at load: its call is the rarest of all.
-pub const FENTRY_PROBE: &str = "fs_sys_reboot";
+pub(super) const FENTRY_PROBE: &str = "fs_sys_reboot";
 
 /// Program in the object, and the kernel functions it may go to (the first that exists), for one ABI of a call.
 pub(super) struct FentryTarget {

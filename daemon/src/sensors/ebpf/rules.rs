@@ -11,9 +11,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::hosts::{BudgetRule, HostRule};
 use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
 
 /// Longest path of a rule, in bytes: the kernel's key has room for it and its NUL.
@@ -136,6 +138,12 @@ pub struct Rules {
     pub max_forks: u32,
     /// failsafe's own things are out of the run's reach.
     pub protect: bool,
+    /// Hosts of the allow-list.
+    pub hosts: Vec<HostRule>,
+    /// Name servers whose answers are believed.
+    pub dns_servers: Vec<IpAddr>,
+    /// Budgets, in the order of their classes, which count from 1.
+    pub budgets: Vec<BudgetRule>,
 }
 
 /// A key of the kernel's table of numbers: what it is of, and its two parts.

@@ -11,6 +11,7 @@ use aya::programs::{CgroupAttachMode, CgroupDevice, CgroupSkbAttachType, Program
 use failsafe_ebpf::abi::{self, latch, run_flag};
 
 use super::egress::{EgressMode, EgressPolicy, Folded, fold};
+use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
 use super::rules::{self, FoldedRules, Rules};
@@ -79,10 +80,12 @@ pub(super) struct Live {
 }
 
 /// What is in the maps under the run's table.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     pub egress: Folded,
     pub rules: FoldedRules,
+    pub hosts: FoldedHosts,
+    pub budgets: Vec<BudgetRule>,
 }
 
 /// What keeps a link attached. A pinned one needs no descriptor of ours.
@@ -102,7 +105,12 @@ impl Ebpf {
     /// attached (with [`EgressMode::Enforce`] also: that the kernel refused). Nothing is left behind.
     pub fn add_run(&mut self, run: &RunSpec<'_>) -> Result<RunAttachment, Error> {
         self.check(run)?;
-        let tables = Tables { egress: fold(&run.egress.rules)?, rules: rules::fold(run.rules, Path::new("/")) };
+        let tables = Tables {
+            egress: fold(&run.egress.rules)?,
+            rules: rules::fold(run.rules, Path::new("/")),
+            hosts: fold_hosts(&run.rules.hosts, &run.rules.dns_servers)?,
+            budgets: run.rules.budgets.clone(),
+        };
         let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
             path: run.cgroup.to_owned(),
             operation: "open",
@@ -113,7 +121,7 @@ impl Ebpf {
         let cfg = abi::RunCfg {
             slot: run.slot,
             epoch,
-            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables.rules),
+            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables),
             table: 0,
             watch: run.rules.watch,
             deny: run.rules.deny | run.rules.stop,
@@ -178,7 +186,7 @@ impl Ebpf {
     ///
     /// # Errors
     /// Unknown slot, or a map could not be written.
-    pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32]) -> Result<(), Error> {
+    pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32], spent: &[u64]) -> Result<(), Error> {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
         let now = self.latch(slot)?;
         self.write_latch(slot, now | latch)?;
@@ -187,7 +195,7 @@ impl Ebpf {
         for pid in pids {
             stopped.insert(pid, Pod(abi::Stopped { slot, epoch }), 0).map_err(Error::map("stopped"))?;
         }
-        Ok(())
+        self.add_spent(slot, spent)
     }
 
     /// Lifts what a stop rule latched, but not an operator's or a rule's block.
@@ -252,8 +260,8 @@ impl Ebpf {
         };
         let of_egress = run_flag::ENFORCE | run_flag::OBSERVE | run_flag::NO_REPLIES | run_flag::SYN_ONLY;
         let flags = flags | (live.cfg.flags & !of_egress);
-        let rules = live.tables.as_ref().map(|t| t.rules.clone()).unwrap_or_default();
-        self.swap_table(slot, Tables { egress, rules }, flags)
+        let kept = live.tables.clone().unwrap_or_default();
+        self.swap_table(slot, Tables { egress, ..kept }, flags)
     }
 
     /// Replaces the set of watched system calls of a run; see [`Ebpf::require_syscalls`] for the host's side.
@@ -369,13 +377,18 @@ fn attach_device(device: &CgroupDevice, pin: Option<PathBuf>, dir: &File) -> Res
     Ok(Held::Pinned(path))
 }
 
-fn rule_flags(rules: &Rules, folded: &FoldedRules) -> u32 {
+fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
     let dead = match rules.dead {
         Some(dead) if dead.all => run_flag::DEAD_ALL,
         Some(_) => run_flag::DEAD_EGRESS,
         None => 0,
     };
-    folded.flags() | dead | if rules.protect { run_flag::PROTECT } else { 0 }
+    let bits = [
+        (rules.protect, run_flag::PROTECT),
+        (!tables.hosts.names.is_empty(), run_flag::DNS),
+        (!tables.budgets.is_empty(), run_flag::BUDGETS),
+    ];
+    bits.iter().filter(|(on, _)| *on).fold(tables.rules.flags() | dead, |all, (_, bit)| all | bit)
 }
 
 /// Links of cgroup programs always allow others beside them; the kernel takes no flag for it.

@@ -26,6 +26,7 @@ impl Ebpf {
             let mut numbers: Array<_, u64> = Array::try_from(self.map_mut(map)?).map_err(Error::map(map))?;
             numbers.set(slot, 0, 0).map_err(Error::map(map))?;
         }
+        self.reset_budgets(slot)?;
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Cgroup {
             path: PathBuf::from("/sys/devices/system/cpu/possible"),
             operation: "read",
@@ -81,6 +82,7 @@ impl Ebpf {
             let _ = self.drop_table(table, &tables);
             return Err(e);
         }
+        self.write_budgets(slot, &tables.budgets)?;
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
         let mut cfg = live.cfg;
         let old = cfg.table;
@@ -96,7 +98,9 @@ impl Ebpf {
     }
 
     fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
-        let Tables { egress: folded, rules } = tables;
+        let Tables { egress: folded, rules, hosts, budgets } = tables;
+        self.write_hosts(table, hosts)?;
+        self.write_classes(table, budgets)?;
         let mut paths: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
             LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
         for (path, effects) in &rules.paths {
@@ -121,7 +125,9 @@ impl Ebpf {
     }
 
     pub(super) fn drop_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
-        let Tables { egress: folded, rules } = tables;
+        let Tables { egress: folded, rules, hosts, budgets } = tables;
+        self.drop_hosts(table, hosts)?;
+        self.drop_classes(table, budgets)?;
         let mut paths: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
             LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
         for path in rules.paths.keys() {
@@ -192,9 +198,9 @@ impl Ebpf {
 }
 
 /// The key's table and path.
-type PathBytes = [u8; 4 + abi::RULE_PATH];
+pub(super) type PathBytes = [u8; 4 + abi::RULE_PATH];
 
-fn path_key(table: u32, path: &[u8]) -> Key<PathBytes> {
+pub(super) fn path_key(table: u32, path: &[u8]) -> Key<PathBytes> {
     let mut data = [0; 4 + abi::RULE_PATH];
     data[..4].copy_from_slice(&table.to_ne_bytes());
     let len = path.len().min(abi::RULE_PATH);
@@ -202,18 +208,18 @@ fn path_key(table: u32, path: &[u8]) -> Key<PathBytes> {
     Key::new(32 + 8 * u32::try_from(len).unwrap_or(0), data)
 }
 
-fn number_key(table: u32, (what, a, b): NumberKey) -> Pod<abi::Key> {
+pub(super) fn number_key(table: u32, (what, a, b): NumberKey) -> Pod<abi::Key> {
     Pod(abi::Key { table, what, a, b })
 }
 
-fn key4(table: u32, net: ipnet::Ipv4Net) -> Key<[u8; 8]> {
+pub(super) fn key4(table: u32, net: ipnet::Ipv4Net) -> Key<[u8; 8]> {
     let mut data = [0; 8];
     data[..4].copy_from_slice(&table.to_ne_bytes());
     data[4..].copy_from_slice(&net.network().octets());
     Key::new(32 + u32::from(net.prefix_len()), data)
 }
 
-fn key6(table: u32, net: ipnet::Ipv6Net) -> Key<[u8; 20]> {
+pub(super) fn key6(table: u32, net: ipnet::Ipv6Net) -> Key<[u8; 20]> {
     let mut data = [0; 20];
     data[..4].copy_from_slice(&table.to_ne_bytes());
     data[4..].copy_from_slice(&net.network().octets());

@@ -5,7 +5,7 @@
 use super::Grants;
 use crate::{
     event::{EventKind, Field, family},
-    policy::{EventMatch, Pattern},
+    policy::{EventMatch, FieldMatch, Pattern},
 };
 
 /// A hook, by the name that a node grants it under.
@@ -95,6 +95,9 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Open if !grants.has(FILE_OPEN) && only_devices(event) => {
             vec![need("open of a device", &[Hook::Cgroup("dev")], Sight::SysEnter)]
         }
+        EventKind::Open if !event.fields.iter().all(tabled) => {
+            vec![need("open of paths by their end or middle", &[], Sight::Hooks)]
+        }
         EventKind::Open => vec![need("open", &[FILE_OPEN], Sight::SysEnter)],
         EventKind::Connect | EventKind::Send | EventKind::Budget => vec![need("egress", &EGRESS, Sight::Hooks)],
         EventKind::Bind => vec![need("bind", &[Hook::Cgroup("bind4"), Hook::Cgroup("bind6")], Sight::Hooks)],
@@ -146,6 +149,12 @@ fn only_devices(event: &EventMatch) -> bool {
             None => false,
         }
     })
+}
+
+/// Whether the kernel's table of paths holds a field: opens are too many to be told of unless an entry names them.
+fn tabled(field: &FieldMatch) -> bool {
+    let held = |pattern: &Pattern| matches!(pattern, Pattern::Exact(_) | Pattern::Prefix(_));
+    field.field != Field::Path || field.any_of.iter().all(held)
 }
 
 /// Whether a rule on sockets can match those of IPv4 or IPv6.

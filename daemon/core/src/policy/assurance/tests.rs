@@ -16,7 +16,7 @@ const CGROUP: [&str; 10] = [
     "dev",
 ];
 
-const LSM: [&str; 26] = [
+const LSM: [&str; 29] = [
     "bprm_check_security",
     "file_open",
     "mmap_file",
@@ -43,6 +43,9 @@ const LSM: [&str; 26] = [
     "move_mount",
     "path_chroot",
     "key_permission",
+    "key_alloc",
+    "settime",
+    "perf_event_open",
 ];
 
 fn names(list: &[&str]) -> BTreeSet<String> {
@@ -110,6 +113,8 @@ fn cgroup_hooks_block_on_every_kernel() {
 fn one_call_that_no_hook_refuses_is_named() {
     let (got, why) = worth("{ event = \"syscall\", name = \"@module\" }", "deny", &full());
     assert_eq!((got, why.as_str()), ("observed", "delete_module: no hook refuses it"));
+    let (_, why) = worth("{ event = \"syscall\", name = [\"reboot\", \"mount\", \"acct\"] }", "deny", &plain());
+    assert_eq!(why, "reboot, acct: no hook refuses it; mount: no lsm/sb_mount");
 }
 
 #[test]
@@ -127,7 +132,8 @@ fn a_stop_says_what_its_latch_cannot_refuse() {
 fn observing_asks_for_sight_only() {
     for (when, lsm, plainly) in [
         ("{ event = \"exec\" }", "observed", "observed"),
-        ("{ event = \"open\", path = \"*.key\" }", "observed", "observed, arguments unreliable"),
+        ("{ event = \"open\", path = \"/etc/*\" }", "observed", "observed, arguments unreliable"),
+        ("{ event = \"open\", path = [\"/etc/*\", \"*.key\"] }", "not seen", "not seen"),
         ("{ event = \"syscall\", name = \"reboot\" }", "observed", "observed, arguments unreliable"),
         ("{ event = \"listen\" }", "observed", "not seen"),
         ("{ event = \"oom\" }", "observed", "observed"),
@@ -177,4 +183,13 @@ fn sections_are_judged_too() {
     assert!(assess(&policy, &full()).iter().all(RuleAssurance::holds));
     let names: Vec<String> = broken(&policy, &plain()).into_iter().map(|judged| judged.rule).collect();
     assert_eq!(names, ["[exec]", "on_dead_daemon"]);
+}
+
+/// The shipped policy promises nothing that a kernel with LSM does not keep.
+#[test]
+fn lockdown_is_kept_where_lsm_is() {
+    let lockdown = parse("lockdown.toml", include_str!("../../../../../policies/lockdown.toml")).unwrap();
+    let weak: Vec<RuleAssurance> = assess(&lockdown, &full()).into_iter().filter(|judged| !judged.holds()).collect();
+    assert_eq!(weak, []);
+    assert!(refusal(&lockdown, &plain()).unwrap().contains("no-secrets would be observed, arguments unreliable"));
 }

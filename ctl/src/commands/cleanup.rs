@@ -1,0 +1,100 @@
+//! `doctor --cleanup`: removes what a daemon that is gone left in force, for a node that is to be without failsafe.
+//!
+//! Invariants: nothing is removed while a daemon holds the state folder's lock, nor outside the BPF file system, nor of
+//! another state folder; what a link points to is left alone.
+
+use super::Place;
+use crate::{
+    args::DoctorArgs,
+    exit::{Exit, Fail},
+    render::{json, print},
+};
+use failsafe_journal::{LockError, StateLock, instance};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use serde_json::json;
+use std::{
+    fmt::Write,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub(super) fn cleanup(place: &Place<'_>, args: &DoctorArgs) -> Result<Exit, Fail> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Fail::new(Exit::Denied, "only root may remove what is in force in the kernel"));
+    }
+    // Held until all is removed: a daemon that starts meanwhile would pin anew below our hands.
+    let _lock = if args.dry_run { None } else { Some(lock(place.state_dir)?) };
+    let bpffs = &args.bpffs;
+    match statfs(bpffs.as_path()) {
+        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => {}
+        Ok(_) => return Err(Fail::new(Exit::Error, format!("{} is not a BPF file system", bpffs.display()))),
+        Err(error) => return Err(Fail::because(format!("cannot look at {}", bpffs.display()), &error)),
+    }
+    let all = bpffs.join("failsafe");
+    let instance = all.join(instance::name(place.state_dir));
+    let found =
+        found(&instance).map_err(|error| Fail::because(format!("cannot list {}", instance.display()), &error))?;
+    if !args.dry_run {
+        for path in &found {
+            remove(path).map_err(|error| Fail::because(format!("cannot remove {}", path.display()), &error))?;
+        }
+        // Another instance may live beside this one.
+        let _kept = fs::remove_dir(all);
+    }
+    print(&if args.output.json() {
+        let paths: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+        json::text(&json!({ "instance": instance.display().to_string(), "removed": paths, "dry_run": args.dry_run }))
+    } else {
+        page(&instance, &found, args.dry_run)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn lock(state_dir: &Path) -> Result<StateLock, Fail> {
+    StateLock::acquire(state_dir).map_err(|error| match &error {
+        LockError::Held { .. } => Fail::new(Exit::Error, format!("a daemon runs: {error}"))
+            .advise("stop it first; a daemon that stops with no runs left removes everything itself"),
+        LockError::Io { .. } => Fail::because("cannot make sure that no daemon runs", &error)
+            .advise("name the daemon's state folder with --state-dir; its pins bear its name"),
+    })
+}
+
+/// Everything of the instance, what is inside before what holds it, and itself last.
+fn found(instance: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    match fs::symlink_metadata(instance) {
+        Ok(_) => collect(instance, &mut out)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(out)
+}
+
+fn collect(path: &Path, out: &mut Vec<PathBuf>) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        let mut entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        entries.sort();
+        for entry in entries {
+            collect(&entry, out)?;
+        }
+    }
+    out.push(path.to_owned());
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let is_dir = fs::symlink_metadata(path)?.is_dir();
+    if is_dir { fs::remove_dir(path) } else { fs::remove_file(path) }
+}
+
+fn page(instance: &Path, found: &[PathBuf], dry_run: bool) -> String {
+    if found.is_empty() {
+        return format!("nothing is pinned in {}\n", instance.display());
+    }
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let mut out = String::new();
+    for path in found {
+        let _ = writeln!(out, "{verb} {}", path.display());
+    }
+    out
+}

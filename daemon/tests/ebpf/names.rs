@@ -1,0 +1,66 @@
+//! A name server for tests: it answers every question with one address, by way of an alias.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+pub struct Server {
+    pub address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(at: &str, answer: Ipv4Addr) -> Self {
+        let socket = UdpSocket::bind(at).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (address, stop) = (socket.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let until = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut question = [0; 512];
+            while !until.load(Ordering::Relaxed) {
+                if let Ok((n, from)) = socket.recv_from(&mut question) {
+                    socket.send_to(&reply(&question[..n], answer), from).unwrap();
+                }
+            }
+        });
+        Self { address, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// RFC 1035, section 4: header, the question again, a CNAME for it, an A record for that.
+fn reply(question: &[u8], answer: Ipv4Addr) -> Vec<u8> {
+    let mut out = question.to_vec();
+    out[2] |= 0x80;
+    out[7] = 2;
+    let alias_at = out.len() + 12;
+    out.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4, 1, b'x', 0xc0, 12]);
+    let [high, low] = u16::try_from(alias_at).unwrap().to_be_bytes();
+    out.extend([0xc0 | high, low, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    out.extend(answer.octets());
+    out
+}
+
+/// Asks `server` for the A records of `name`, and waits for the answer.
+pub fn ask(name: &str, server: &str) -> std::io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend(label.bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    socket.send_to(&query, server)?;
+    socket.recv_from(&mut [0; 512]).map(|_| ())
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * Names in the allow-list. The answers that come in to the run's own sockets are read before the run is, so that what
+ * it was told it may reach is allowed when it connects.
+ *
+ * Believed are answers over UDP from port 53 of the servers that the policy, or the host's resolv.conf, names: a run
+ * cannot tell itself what it likes. Only the question's name counts; the A and AAAA records of the answer belong to it,
+ * whatever aliases are between. Names are compared from their ends, so `*.example.org` is a prefix of what is compared:
+ * `paths` holds them, under a table of their own.
+ */
+#define DNS_PORT 53
+#define DNS_HEADER 12
+#define DNS_BYTES 1024 /* of an answer that are read */
+#define DNS_NAME 128
+#define DNS_ANSWERS 16
+#define DNS_TABLE 0x80000000u /* beside the run's table */
+
+struct learnt_key {
+	__u32 table;
+	__u32 family;
+	__u8 addr[16];
+};
+
+/* Which of the policy's hosts an address was an answer for, by bit. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct learnt_key);
+	__type(value, __u64);
+} learnt SEC(".maps");
+
+/* Ports of each host: a of the key is the host's number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct fs_key);
+	__type(value, struct fs_ports);
+} host_ports SEC(".maps");
+
+static __noinline int learnt_allows(__u32 table, const struct dst *d)
+{
+	struct learnt_key k = { .table = table };
+	struct fs_key h = { .table = table, .what = FS_KEY_HOST };
+	__u64 *hosts;
+
+	if (!d)
+		return 0;
+	k.family = d->family;
+	__builtin_memcpy(k.addr, d->a, sizeof(k.addr));
+	hosts = bpf_map_lookup_elem(&learnt, &k);
+	if (!hosts)
+		return 0;
+	for (int i = 0; i < FS_MAX_HOSTS; i++) {
+		struct fs_ports *p;
+
+		if (!((*hosts >> i) & 1))
+			continue;
+		h.a = i;
+		p = bpf_map_lookup_elem(&host_ports, &h);
+		if (p && port_on_list(p, d))
+			return 1;
+	}
+	return 0;
+}
+
+#define AT(r, i) ((__u8)(r)->path[(i) & (DNS_BYTES - 1)])
+#define WORD_AT(r, i) ((__u32)AT(r, i) << 8 | AT(r, (i) + 1))
+
+/* Writes the question's name, lower case and from its end, into the room's key. Returns where the question ends, or 0. */
+static __noinline int dns_name(struct room *r)
+{
+	__u32 left = 0, n = 0, i;
+
+	if (!r)
+		return 0;
+	/* Forwards into the far part of the room first. */
+	for (i = 0; i < DNS_NAME; i++) {
+		__u8 c = AT(r, DNS_HEADER + i);
+
+		if (!left) {
+			if (!c)
+				break;
+			if (c > 63)
+				return 0;
+			left = c;
+			c = '.';
+		} else {
+			left--;
+			if (c >= 'A' && c <= 'Z')
+				c += 'a' - 'A';
+			if (!c)
+				return 0; /* would end the comparison early */
+		}
+		r->path[2048 + i] = c;
+	}
+	if (i == DNS_NAME || !i)
+		return 0;
+	n = i;
+	/* The dot before the first label is left out: `example.org` becomes `gro.elpmaxe` and its end. */
+	for (i = 0; i < DNS_NAME; i++) {
+		if (i + 1 >= n)
+			break;
+		r->key.path[i] = r->path[2048 + ((n - 1 - i) & (DNS_NAME - 1))];
+	}
+	r->key.path[i & (DNS_NAME - 1)] = 0;
+	r->key.prefixlen = 32 + 8 * (i + 1);
+	return DNS_HEADER + n + 1 + 4;
+}
+
+static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 host)
+{
+	struct learnt_key k = {};
+	__u32 at = at_family >> 8, n = (at_family & 0xff) == 4 ? 4 : 16;
+	__u64 mask = 1ULL << (host & 63), *was;
+	struct op o = { .what = FS_OP_DNS };
+	struct fs_op *e;
+	__u32 repeats;
+
+	if (!run || !r)
+		return 0;
+	k.table = run->table;
+	k.family = at_family & 0xff;
+	for (int i = 0; i < 16; i++) {
+		if (i < n)
+			k.addr[i] = AT(r, at + i);
+	}
+	was = bpf_map_lookup_elem(&learnt, &k);
+	if (was && (*was & mask))
+		return 0;
+	if (was)
+		__sync_fetch_and_or(was, mask);
+	else
+		bpf_map_update_elem(&learnt, &k, &mask, BPF_ANY);
+	o.key_a = *(__u64 *)k.addr;
+	o.key_b = *(__u64 *)(k.addr + 8) ^ host;
+	if (op_repeated(run, &o, FS_ALLOWED, &repeats))
+		return 0;
+	e = event_new(run, FS_OP, sizeof(*e));
+	if (!e)
+		return 0;
+	e->hdr.cgroup_id = run->root_id;
+	e->what = FS_OP_DNS;
+	e->verdict = FS_ALLOWED;
+	e->via = FS_VIA_CGROUP;
+	e->kind = 0;
+	e->latched = 0;
+	e->repeats = repeats;
+	e->a = 0;
+	e->b = 0;
+	e->c = k.family;
+	/* Forwards again, past the leading dot. */
+	e->path_len = bpf_probe_read_kernel_str(e->path, FS_PATH_MAX - 16, r->path + 2049) - 1;
+	__builtin_memcpy(e->path + FS_PATH_MAX - 16, k.addr, 16);
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* The answer is in the room. */
+static __noinline int dns_answer(struct fs_run_cfg *run, struct room *r, __u32 len)
+{
+	struct fs_effects *hit;
+	__u32 at, answers;
+
+	if (!run || !r)
+		return 0;
+	/* A response without an error, to one question. */
+	if (!(AT(r, 2) & 0x80) || AT(r, 3) & 0x0f || WORD_AT(r, 4) != 1)
+		return 0;
+	answers = WORD_AT(r, 6);
+	at = dns_name(r);
+	if (!at)
+		return 0;
+	r->path[2048 + ((at - DNS_HEADER - 5) & (DNS_NAME - 1))] = 0;
+	r->key.table = run->table | DNS_TABLE;
+	hit = bpf_map_lookup_elem(&paths, &r->key);
+	if (!hit || !hit->read)
+		return 0;
+	for (int i = 0; i < DNS_ANSWERS; i++) {
+		__u32 type, size;
+
+		/* The owner's name is a pointer to the question or an alias: anything else ends the reading. */
+		if (i >= answers || at + 12 > len || AT(r, at) < 0xc0)
+			break;
+		type = WORD_AT(r, at + 2);
+		size = WORD_AT(r, at + 10);
+		at += 12;
+		if (at + size > len)
+			break;
+		if (type == 1 && size == 4)
+			dns_learn(run, r, at << 8 | 4, hit->read - 1);
+		if (type == 28 && size == 16)
+			dns_learn(run, r, at << 8 | 6, hit->read - 1);
+		at += size;
+	}
+	return 0;
+}
+
+INLINE void dns_read(struct fs_run_cfg *run, struct __sk_buff *skb)
+{
+	struct fs_key server = { .table = run->table, .what = FS_KEY_DNS };
+	__u32 off, len, ports = 0;
+	struct room *r;
+	__u8 first = 0, proto = 0;
+
+	bpf_skb_load_bytes(skb, 0, &first, 1);
+	if (first >> 4 == 4) {
+		__u32 from = 0;
+
+		bpf_skb_load_bytes(skb, 9, &proto, 1);
+		bpf_skb_load_bytes(skb, 12, &from, 4);
+		server.a = from;
+		off = (first & 0xf) * 4;
+	} else {
+		bpf_skb_load_bytes(skb, 6, &proto, 1);
+		bpf_skb_load_bytes(skb, 8, &server.a, 8);
+		bpf_skb_load_bytes(skb, 16, &server.b, 8);
+		off = 40;
+	}
+	if (proto != IPPROTO_UDP || bpf_skb_load_bytes(skb, off, &ports, 4) || bpf_ntohl(ports) >> 16 != DNS_PORT)
+		return;
+	if (!bpf_map_lookup_elem(&keys, &server))
+		return;
+	off += 8;
+	if (skb->len < off + DNS_HEADER)
+		return;
+	len = skb->len - off;
+	if (len > DNS_BYTES - 1)
+		len = DNS_BYTES - 1;
+	r = room_take();
+	if (!r)
+		return;
+	barrier_var(len);
+	len &= DNS_BYTES - 1;
+	if (len && !bpf_skb_load_bytes(skb, off, r->path, len))
+		dns_answer(run, r, len);
+	room_give(r);
+}
+#undef AT

@@ -1,0 +1,116 @@
+//! One virtual machine, from its start to its end: what it says goes to this terminal line by line and to a file, and what it
+//! brings back is on its third disk. A machine that does not end is killed, and the report says so.
+
+use super::{Kernel, Report};
+use crate::shell;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a machine may take, its start and all tests together.
+const LIMIT: Duration = Duration::from_secs(900);
+/// For what comes back; the file is sparse.
+const RESULTS_MIB: u64 = 256;
+
+/// A machine, not yet started.
+pub struct Machine {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// The kernel's file.
+    pub boot: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// The root disk.
+    pub image: PathBuf,
+    /// The disk with the tests.
+    pub payload: PathBuf,
+    /// Where results are kept.
+    pub folder: PathBuf,
+}
+
+impl Machine {
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// It cannot be started, or its results cannot be read. Whatever goes wrong inside is in the report.
+    pub fn run(&self) -> Result<Report> {
+        let begin = Instant::now();
+        let _ = fs::remove_dir_all(&self.folder);
+        let results = self.folder.join("results");
+        fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
+        let disk = self.folder.join("results.tar");
+        let made = File::create(&disk).and_then(|file| file.set_len(RESULTS_MIB << 20));
+        made.with_context(|| format!("making {}", disk.display()))?;
+
+        let mut command = self.qemu(&disk);
+        eprintln!("$ {}", shell::shown(&command));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting `{}`", shell::shown(&command)))?;
+        let last = self.listen(child.stdout.take().context("the machine's console")?)?;
+        let status = child.wait().context("waiting for the machine")?;
+        let unpacked = shell::read(Command::new("tar").arg("-xf").arg(&disk).arg("-C").arg(&results));
+        let _ = fs::remove_file(&disk);
+        let problem = if status.code() == Some(124) || status.code() == Some(137) {
+            Some(format!("did not end within {} s and was killed; it last said:\n{last}", LIMIT.as_secs()))
+        } else if unpacked.is_err() || !results.join("nextest.txt").is_file() {
+            Some(format!("ended ({status}) without results; it last said:\n{last}"))
+        } else {
+            None
+        };
+        Report::read(self.kernel, &results, problem, begin.elapsed())
+    }
+
+    fn qemu(&self, results: &Path) -> Command {
+        // `timeout` stays the machine's keeper even where xtask itself is killed.
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", &LIMIT.as_secs().to_string(), "qemu-system-x86_64"]);
+        command.args([
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,la57=off",
+            "-smp",
+            "2",
+            "-m",
+            "3072",
+        ]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+        command.arg("-kernel").arg(&self.boot).arg("-initrd").arg(&self.initramfs).args(["-append", KERNEL_LINE]);
+        for (disk, throw_away) in [(self.image.as_path(), true), (&self.payload, true), (results, false)] {
+            let snapshot = if throw_away { "on" } else { "off" };
+            let path = disk.display();
+            command.args(["-drive", &format!("file={path},format=raw,if=virtio,cache=unsafe,snapshot={snapshot}")]);
+        }
+        command
+    }
+
+    /// Passes the console on; returns its last lines.
+    fn listen(&self, console: impl std::io::Read) -> Result<String> {
+        let mut log = File::create(self.folder.join("console.log")).context("making the console's log")?;
+        let mut last = std::collections::VecDeque::new();
+        for line in BufReader::new(console).split(b'\n') {
+            let line = line.context("reading the machine's console")?;
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end_matches('\r');
+            writeln!(log, "{line}").context("writing the console's log")?;
+            println!("{:>5} | {line}", self.kernel.name());
+            last.push_back(line.to_owned());
+            if last.len() > 30 {
+                last.pop_front();
+            }
+        }
+        Ok(Vec::from(last).join("\n"))
+    }
+}
+
+/// The LSMs that Debian boots with, and BPF's; pressure figures; no mitigations, which only cost time here.
+const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 lsm=landlock,lockdown,yama,apparmor,bpf psi=1 mitigations=off no_timer_check \
+                           systemd.unit=failsafe-vm.target systemd.show_status=false systemd.log_color=false";
