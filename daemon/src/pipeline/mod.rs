@@ -14,6 +14,7 @@ pub mod amd;
 pub mod attribution;
 pub mod containment;
 pub mod gpus;
+mod hardware;
 pub mod health;
 pub mod klog;
 pub mod metrics;
@@ -28,17 +29,15 @@ use crate::{
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
-    Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
+    Action, Decision, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Cause, Verdict},
     engine,
-    event::Event,
-    health::{Order, OrderKind, Target},
     input::{Control, Gap},
     policy::assurance,
     record::{Record, RuleText},
     replay::Recorded,
     step,
-    xid::{Heard, Storms},
+    xid::Storms,
 };
 use recording::Recordings;
 use std::{
@@ -212,21 +211,6 @@ impl Pipeline {
         }
     }
 
-    /// Whether it is an XID that was told a moment ago, perhaps by another sensor.
-    fn is_echo(&mut self, input: &Input) -> bool {
-        let Input::Signal(signal) = input else { return false };
-        let (Subject::Gpu(gpu), Value::Event(Event::Xid { code })) = (&signal.subject, &signal.value) else {
-            return false;
-        };
-        match self.storms.hear(&gpu.0, *code, signal.source, signal.at) {
-            Heard::Tell { held_back } => {
-                tracing::warn!(%gpu, code, held_back, source = %signal.source, "XID");
-                false
-            }
-            Heard::Storm | Heard::Echo => true,
-        }
-    }
-
     fn start(&mut self, live: Arc<LiveRun>) {
         let run = live.run.clone();
         self.policies.insert(run.policy, live.policy.clone());
@@ -358,36 +342,6 @@ impl Pipeline {
         self.parts.recordings.entry(run, Recorded::Input(input.clone()));
     }
 
-    /// Cordons are health's, which lives here: they are done at once, and told like any other outcome.
-    fn cordons(&mut self, decision: &Decision, run: &str) {
-        for action in decision.actions.iter().filter(|a| matches!(a, Action::CordonGpu | Action::CordonNode)) {
-            let target = match action {
-                Action::CordonGpu => gpu_of(decision).map(Target::Gpu),
-                _ => Some(Target::Node),
-            };
-            let (verdict, proofs) = match target {
-                None => (Verdict::Failed("the rule did not trip on a GPU".into()), Vec::new()),
-                Some(target) => {
-                    let by = match &decision.cause {
-                        Cause::Rule { rule, .. } => format!("rule {rule} of run {run}"),
-                        _ => format!("run {run}"),
-                    };
-                    let why = decision.incident.to_string();
-                    let order = Order { kind: OrderKind::Cordon, target, by, why };
-                    match self.parts.health.cordon(&order) {
-                        Ok(proof) => (Verdict::Proved, vec![proof]),
-                        Err(error) => (Verdict::Failed(error.to_string()), Vec::new()),
-                    }
-                }
-            };
-            let at = MonoTime(clock::monotonic_ns());
-            let (action, took) = (*action, at.since(decision.at));
-            let (decision, incident) = (decision.id, decision.incident);
-            let outcome = Outcome { decision, incident, action, verdict, proofs, at, took };
-            self.cordoned.push(outcome);
-        }
-    }
-
     fn begin(&mut self, decision: &Decision) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
         // What is wanted is said before it is done: a thaw that is still under way gives way to it.
@@ -424,15 +378,6 @@ impl Pipeline {
             self.cordons(decision, &live.run.name);
         }
     }
-}
-
-/// The GPU that a decision's rule tripped on.
-fn gpu_of(decision: &Decision) -> Option<GpuId> {
-    decision.values.iter().find_map(|seen| match (&seen.subject, &seen.value) {
-        (Subject::Gpu(gpu), _) => Some(gpu.clone()),
-        (_, Value::Event(Event::ForeignGpuProcess { gpu, .. })) => Some(GpuId(gpu.clone())),
-        _ => None,
-    })
 }
 
 fn started(live: &LiveRun, kernel: &Kernel) -> Record {
