@@ -1,5 +1,9 @@
 //! The command line. What it accepts is a contract: see `docs/cli.md`.
 
+mod node;
+
+pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs};
+
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -10,6 +14,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     version,
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
+                  `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
                   `run` ends as its command does (126 not executable, 127 not found)."
 )]
 pub struct Args {
@@ -69,6 +74,12 @@ pub enum Command {
         /// What.
         #[command(subcommand)]
         what: NodeCommand,
+    },
+    /// The node's GPUs.
+    Gpu {
+        /// What.
+        #[command(subcommand)]
+        what: GpuCommand,
     },
     /// Say of every probe, mount, library and permission whether it works, and what to do where it does not.
     Doctor(DoctorArgs),
@@ -323,13 +334,6 @@ pub struct ReportArgs {
     pub output: Output,
 }
 
-/// `node`.
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// Sensors, GPUs, runs, the log, and what is being paid for it all.
-    Status(Output),
-}
-
 /// `doctor`.
 #[derive(Debug, ClapArgs)]
 pub struct DoctorArgs {
@@ -367,7 +371,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(crate) fn reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("a reason says something".to_owned()) } else { Ok(text.trim().to_owned()) }
 }
 
@@ -376,7 +380,7 @@ fn metric(text: &str) -> Result<String, String> {
     good.then(|| text.to_owned()).ok_or_else(|| "expected 1 to 64 of letters, digits, `_`, `-`, `.`, `/`".to_owned())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a length of time from 1ms to 1h, such as 10s or 500ms");
     let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);

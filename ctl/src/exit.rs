@@ -22,6 +22,16 @@ pub enum Exit {
     Timeout = 5,
     /// There is no such run or incident.
     NotFound = 6,
+    /// `node health`: it works, but not as it should.
+    Degraded = 10,
+    /// `node health`: cordoned.
+    Draining = 11,
+    /// `node health`: not to be used until somebody resets it.
+    Unhealthy = 12,
+    /// `node health`: not seen, not lately, or there is no daemon to ask.
+    Unknown = 13,
+    /// `node placeable`: no.
+    NotPlaceable = 14,
     /// `run`: the command exists but cannot be executed, as shells have it.
     NotExecutable = 126,
     /// `run`: the command does not exist, as shells have it.

@@ -1,5 +1,6 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
+use failsafe_core::{klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +36,71 @@ pub struct Config {
     pub ring_kib: u32,
     /// NVML.
     pub nvml: Nvml,
+    /// GPUs.
+    pub gpu: Gpu,
+    /// The kernel's log.
+    pub kernel_log: KernelLog,
+    /// AMD's GPUs.
+    pub amdgpu: AmdgpuConfig,
+}
+
+/// AMD's GPUs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AmdgpuConfig {
+    /// Where sysfs is.
+    pub sysfs: PathBuf,
+    /// True: they are not looked at.
+    pub disabled: bool,
+}
+
+impl Default for AmdgpuConfig {
+    fn default() -> AmdgpuConfig {
+        AmdgpuConfig { sysfs: "/sys".into(), disabled: false }
+    }
+}
+
+/// The kernel's log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelLog {
+    /// Where it is read.
+    pub path: PathBuf,
+    /// True: it is not looked at.
+    pub disabled: bool,
+    /// A file in place of the built-in patterns.
+    pub patterns: Option<PathBuf>,
+}
+
+impl Default for KernelLog {
+    fn default() -> KernelLog {
+        KernelLog { path: "/dev/kmsg".into(), disabled: false, patterns: None }
+    }
+}
+
+/// What the configuration names in files of their own, read.
+#[derive(Debug)]
+pub struct Catalogues {
+    /// XIDs.
+    pub xids: Catalogue,
+    /// Lines of the kernel's log.
+    pub lines: Lines,
+}
+
+/// What is held of GPUs, whichever sensor sees them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gpu {
+    /// A file in place of the built-in XID catalogue.
+    pub xid_catalogue: Option<PathBuf>,
+    /// NVIDIA's tool, with which a GPU is reset when an operator says so.
+    pub nvidia_smi: PathBuf,
+}
+
+impl Default for Gpu {
+    fn default() -> Gpu {
+        Gpu { xid_catalogue: None, nvidia_smi: "/usr/bin/nvidia-smi".into() }
+    }
 }
 
 /// NVML's part of the configuration.
@@ -62,6 +128,9 @@ impl Default for Config {
             bpffs: "/sys/fs/bpf".into(),
             ring_kib: 1_024,
             nvml: Nvml::default(),
+            gpu: Gpu::default(),
+            kernel_log: KernelLog::default(),
+            amdgpu: AmdgpuConfig::default(),
         }
     }
 }
@@ -70,7 +139,7 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("cannot read configuration {path}")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -86,6 +155,9 @@ pub enum ConfigError {
         /// Where, and what was expected.
         message: String,
     },
+    /// A file that the configuration names is wrong.
+    #[error("{0}")]
+    Catalogue(Diagnostics),
     /// A value is out of its range.
     #[error("{path}: {field}: {message}")]
     Value {
@@ -136,6 +208,25 @@ impl Config {
             return wrong("ring_kib", "expected a power of two from 4 to 65536".into());
         }
         Ok(config)
+    }
+
+    /// The XID catalogue and the patterns of the kernel's log: the files that are named, or the built-in ones.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the place of each mistake.
+    pub fn catalogues(&self) -> Result<Catalogues, ConfigError> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })
+        };
+        let xids = match &self.gpu.xid_catalogue {
+            Some(path) => Catalogue::parse(&path.display().to_string(), &read(path)?),
+            None => Catalogue::built_in(),
+        };
+        let lines = match &self.kernel_log.patterns {
+            Some(path) => Lines::parse(&path.display().to_string(), &read(path)?),
+            None => Lines::built_in(),
+        };
+        Ok(Catalogues { xids: xids.map_err(ConfigError::Catalogue)?, lines: lines.map_err(ConfigError::Catalogue)? })
     }
 
     /// Time between samples.

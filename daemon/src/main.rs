@@ -33,6 +33,7 @@ fn main() -> anyhow::Result<()> {
         return failsafed::sensors::nvml::sampler_main(args);
     }
     let config = Config::load(args.config.as_deref())?;
+    let catalogues = config.catalogues()?;
     if args.check {
         println!("the configuration is good");
         return Ok(());
@@ -43,5 +44,5 @@ fn main() -> anyhow::Result<()> {
     let (writer, _flushed_when_dropped) = lines.finish(std::io::stderr());
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer).init();
-    supervisor::run(config)
+    supervisor::run(config, catalogues)
 }

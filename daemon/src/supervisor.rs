@@ -8,9 +8,9 @@
 use crate::{
     actuators::interpreter::Interpreter,
     api::{self, Context, NodeView, Roles, SensorView},
-    config::Config,
+    config::{Catalogues, Config},
     log::LogOwner,
-    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, recording::Recordings, translate},
+    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, recording::Recordings, translate},
     platform::{CgroupRoot, clock},
     runs::{
         Registry,
@@ -24,7 +24,7 @@ use crate::{
     systemd,
 };
 use anyhow::Context as _;
-use failsafe_core::{Input, MonoTime, input::Gap, record::Record, signal::Source};
+use failsafe_core::{Input, MonoTime, input::Gap, record::Record, signal::Source, time::Span};
 use failsafe_journal::{StateLock, instance};
 use nix::sys::{
     eventfd::EventFd,
@@ -51,7 +51,7 @@ struct Critical {
 ///
 /// # Errors
 /// What keeps it from starting, or the critical part that ended.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let started_ns = clock::wall_ns();
     // A blocked mask is inherited: whoever started this may have blocked the signals that stop it.
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock().context("cannot unblock signals")?;
@@ -90,12 +90,17 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // What happened while no daemon read: late, but judged.
     early.extend(left.into_iter().map(Message::Input));
 
+    let interval = Span::from_millis(config.sample_interval_ms);
+    let health = Keeper::open(state_dir, log.clone(), catalogues.xids, !config.nvml.disabled, interval)
+        .context("cannot start the health's thread")?;
+    let node_health = health.shared();
     let parts = Parts {
         registry: registry.clone(),
         log: log.clone(),
         interpreter,
         recordings,
         recording_max_bytes: config.recording_max_bytes,
+        health,
     };
     let (ended, mut any_ended) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
     let watchdog = systemd::Watchdog::new();
@@ -122,6 +127,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
     let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
     record_nvml(&log, &node);
+    let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node)?;
+    let kmsg = pipeline::klog::start(&config, catalogues.lines, &pipeline, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 
     let context = Arc::new(Context {
@@ -132,6 +139,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         flusher,
         node,
         health,
+        node_health,
         boot_id,
         started_ns,
         config,
@@ -168,6 +176,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     stop.store(true, Ordering::Relaxed);
     let _woken = stop_events.write(1);
     drop(metrics);
+    drop(kmsg);
+    drop(amdgpu);
     gpus.stop();
     let _closed = pipeline.send(Message::Stop);
     for Critical { name, thread } in critical {

@@ -8,6 +8,8 @@ mod doctor;
 mod events;
 mod explain;
 mod export;
+mod gpu;
+mod health;
 mod list;
 mod log;
 mod node;
@@ -18,7 +20,7 @@ mod report;
 mod run;
 
 use crate::{
-    args::{Args, Command, Get, LogCommand, NodeCommand, PolicyCommand},
+    args::{Args, Command, Get, GpuCommand, LogCommand, NodeCommand, PolicyCommand},
     exit::{Exit, Fail},
 };
 use failsafe_proto::v1 as pb;
@@ -56,7 +58,26 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Replay(args) => replay::replay(place, &args),
         Command::Export(args) => export::export(place, &args),
         Command::Report(args) => report::report(&args),
-        Command::Node { what: NodeCommand::Status(output) } => node::status(place, output),
+        Command::Node { what } => match what {
+            NodeCommand::Status(output) => node::status(place, output),
+            NodeCommand::Health(args) => health::health(place, &args),
+            NodeCommand::Capacity(output) => health::capacity(place, output),
+            NodeCommand::Placeable(args) => health::placeable(place, &args),
+            NodeCommand::Watch(args) => health::watch(place, &args, false),
+            NodeCommand::Cordon(args) => health::order(place, health::Order::Cordon, "", &args),
+            NodeCommand::Uncordon(args) => health::order(place, health::Order::Uncordon, "", &args),
+            NodeCommand::ResetHealth(args) => health::order(place, health::Order::Reset, "", &args),
+        },
+        Command::Gpu { what } => match what {
+            GpuCommand::List(output) => gpu::list(place, output),
+            GpuCommand::Describe { gpu, output } => gpu::describe(place, &gpu, output),
+            GpuCommand::Watch(args) => health::watch(place, &args, true),
+            GpuCommand::Top(args) => gpu::top(place, &args),
+            GpuCommand::Cordon(args) => health::order(place, health::Order::Cordon, &args.gpu, &args.order),
+            GpuCommand::Uncordon(args) => health::order(place, health::Order::Uncordon, &args.gpu, &args.order),
+            GpuCommand::ResetHealth(args) => health::order(place, health::Order::Reset, &args.gpu, &args.order),
+            GpuCommand::Reset(args) => gpu::reset(place, &args),
+        },
         Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),
         Command::Doctor(args) => doctor::doctor(place, args.output),
         Command::Log { what: LogCommand::Verify { file, output } } => log::verify(place, file.as_deref(), output),

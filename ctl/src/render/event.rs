@@ -4,6 +4,7 @@ use super::{Paint, clean, count, time};
 use crate::entry::{Body, Logged};
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Upkeep, Verdict},
+    health::{Change, Level, OrderKind},
     input::{Command, Gap},
     record::Record,
     subject::Subject,
@@ -84,6 +85,20 @@ fn record_summary(record: &Record) -> String {
             if snapshot.frozen { " (already frozen)" } else { " (still running)" },
             count(snapshot.signals.len(), "signal", "signals")
         ),
+        Record::Health(change) => health_text(change),
+        Record::Order(order) => {
+            let what = match order.kind {
+                OrderKind::Cordon => "cordons",
+                OrderKind::Uncordon => "uncordons",
+                OrderKind::Reset => "resets the health of",
+            };
+            format!("{} {what} {}: {}", order.by, order.target, order.why)
+        }
+        Record::GpuReset { gpu, by, why, done, detail } => match done {
+            None => format!("{by} has {gpu} reset: {why}"),
+            Some(true) => format!("{gpu} was reset for {by}: {detail}"),
+            Some(false) => format!("{gpu} was NOT reset for {by}: {detail}"),
+        },
         Record::Gap(gap) => gap_text(gap),
     }
 }
@@ -159,6 +174,14 @@ fn came_of(outcome: &Outcome) -> String {
     }
 }
 
+fn health_text(change: &Change) -> String {
+    let added = change.added.iter().map(|reason| format!("; {} [{}]", reason.text, reason.code));
+    let removed = change.removed.iter().map(|code| format!("; no more [{code}]"));
+    let by = change.by.iter().map(|by| format!("; by {by}"));
+    let why: String = added.chain(removed).chain(by).collect();
+    format!("{} was {}, is {}{why}", change.target, change.from, change.to)
+}
+
 fn gap_text(gap: &Gap) -> String {
     let whom = match (&gap.gpu, gap.run) {
         (Some(gpu), _) => format!(" for {gpu}"),
@@ -206,7 +229,12 @@ fn weight(entry: &Logged) -> Weight {
             Verdict::Partial(_) | Verdict::Failed(_) => Weight::Bad,
         },
         Some(Record::Gap(gap)) if gap.blind => Weight::Warn,
-        Some(Record::PolicyRefused { .. }) => Weight::Warn,
+        Some(Record::Health(change)) => match change.to {
+            Level::Healthy => Weight::Plain,
+            Level::Unhealthy => Weight::Bad,
+            Level::Degraded | Level::Unknown | Level::Draining => Weight::Warn,
+        },
+        Some(Record::PolicyRefused { .. } | Record::GpuReset { done: Some(false), .. }) => Weight::Warn,
         Some(Record::RunStarted { broken, .. }) if !broken.is_empty() => Weight::Warn,
         None if matches!(entry.kind.as_str(), "gap" | "recovered") => Weight::Warn,
         _ => Weight::Plain,
@@ -220,6 +248,7 @@ mod tests {
     use failsafe_core::{
         Kind, MonoTime, Value,
         event::{Access, Assurance, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict as Did},
+        health::{Order, Target},
         policy::PolicyDigest,
         subject::Process,
     };
@@ -273,6 +302,19 @@ mod tests {
             kernel: "6.18".into(),
             blind: vec!["ebpf: no BTF".into()],
         };
+        let target = Target::Gpu(failsafe_core::GpuId("GPU-5a".into()));
+        let (by, why) = ("user 0 (admin)".to_owned(), "fan replaced".to_owned());
+        let cordon = Order { kind: OrderKind::Cordon, target: target.clone(), by, why };
+        let change = Change {
+            revision: 3,
+            target,
+            from: Level::Healthy,
+            to: Level::Draining,
+            added: vec![],
+            removed: vec!["blind".into()],
+            by: Some("user 0 (admin): fan replaced".into()),
+            at_ns: 0,
+        };
         log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
             .add(6_100_000, control(6_100_000, 44, Command::Thaw, "false\nalarm"))
             .add(6_200_000, gap(true))
@@ -283,6 +325,8 @@ mod tests {
             .add(6_500_000, Record::DaemonStopped)
             .add(6_600_000, Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into() })
             .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into() })
+            .add(6_710_000, Record::Order(cordon))
+            .add(6_720_000, Record::Health(change))
             .raw(6_800_000, "recovered", json!({ "dropped_bytes": 77, "why": "checksum mismatch" }))
             .raw(6_900_000, "gap", json!({ "cause": "overflow", "dropped": 9 }))
             .raw(7_000_000, "gap", json!({ "cause": "storage", "failed_commits": 3, "error": "no space" }))

@@ -67,6 +67,8 @@ pub fn headline(incident: &Incident<'_>) -> String {
 
 fn past(action: Action) -> &'static str {
     match action {
+        Action::CordonGpu => "had its GPU cordoned",
+        Action::CordonNode => "had the node cordoned",
         Action::Notify => "reported",
         Action::Snapshot => "recorded",
         Action::Block => "cut off from the network",

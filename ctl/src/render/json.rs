@@ -117,6 +117,115 @@ pub fn status(status: &pb::StatusResponse) -> Value {
     })
 }
 
+/// Something that speaks against a part.
+fn reason(r: &pb::HealthReason) -> Value {
+    json!({
+        "code": r.code,
+        "level": super::health::word(r.level()),
+        "text": r.text,
+        "since_ns": r.since_ns,
+        "last_ns": r.last_ns,
+        "count": r.count,
+        "advice": r.advice,
+    })
+}
+
+/// The health of the node or of a GPU.
+pub fn part(part: &pb::PartHealth) -> Value {
+    let mut value = json!({
+        "level": super::health::word(part.level()),
+        "since_ns": part.since_ns,
+        "reasons": part.reasons.iter().map(reason).collect::<Vec<_>>(),
+    });
+    if !part.gpu.is_empty() {
+        value["gpu"] = json!(part.gpu);
+        value["index"] = json!(part.index);
+        value["name"] = json!(part.name);
+        value["runs"] = json!(part.runs);
+    }
+    value
+}
+
+/// `node health`: `level` is the one that counts for the GPUs asked about.
+pub fn health(health: &pb::HealthResponse, chosen: &[pb::PartHealth], level: pb::HealthLevel) -> Value {
+    json!({
+        "level": super::health::word(level),
+        "revision": health.revision,
+        "at_ns": health.at_ns,
+        "age_ms": health.age_ms,
+        "fresh_ms": health.fresh_ms,
+        "node": part(&health.node.clone().unwrap_or_default()),
+        "gpus": chosen.iter().map(part).collect::<Vec<_>>(),
+    })
+}
+
+/// `node capacity`.
+pub fn capacity(c: &pb::CapacityResponse) -> Value {
+    json!({
+        "revision": c.revision,
+        "at_ns": c.at_ns,
+        "node": super::health::word(c.node()),
+        "gpus": c.gpus,
+        "free": c.free,
+        "free_degraded": c.free_degraded,
+        "held": c.held,
+        "drained": c.drained,
+        "unhealthy": c.unhealthy,
+        "unknown": c.unknown,
+        "runs": c.runs,
+    })
+}
+
+/// `node placeable`.
+pub fn placeable(answer: &pb::PlaceableResponse) -> Value {
+    json!({
+        "placeable": answer.placeable,
+        "gpus": answer.gpus,
+        "reasons": answer.reasons,
+        "revision": answer.revision,
+        "at_ns": answer.at_ns,
+        "node": super::health::word(answer.node()),
+    })
+}
+
+/// A change of health.
+pub fn change(change: &pb::HealthChange) -> Value {
+    json!({
+        "revision": change.revision,
+        "gpu": change.gpu,
+        "from": super::health::word(change.from()),
+        "to": super::health::word(change.to()),
+        "added": change.added.iter().map(reason).collect::<Vec<_>>(),
+        "removed": change.removed,
+        "by": change.by,
+        "at_ns": change.at_ns,
+        "missed": change.missed,
+    })
+}
+
+/// A GPU's health with all that was last seen of it.
+pub fn gpu(health: &pb::PartHealth, seen: Option<&pb::Gpu>) -> Value {
+    let mut value = part(health);
+    if let Some(g) = seen {
+        let readings: serde_json::Map<String, Value> =
+            g.readings.iter().map(|r| (r.name.clone(), json!(r.value))).collect();
+        let process = |p: &pb::GpuProcess| json!({ "pid": p.pid, "memory": p.memory, "run_id": p.run_id });
+        value["sampled_ns"] = json!(g.sampled_ns);
+        value["pci"] = json!(g.pci);
+        value["readings"] = Value::Object(readings);
+        value["processes"] = g.processes.iter().map(process).collect();
+        value["unsupported"] = json!(g.unsupported);
+        value["failing"] = json!(g.failing);
+    }
+    value
+}
+
+/// `gpu list`.
+pub fn gpus(status: &pb::StatusResponse, health: &pb::HealthResponse) -> Value {
+    let seen = |part: &pb::PartHealth| status.gpus.iter().find(|g| g.uuid == part.gpu);
+    health.gpus.iter().map(|part| gpu(part, seen(part))).collect()
+}
+
 /// The checks of `doctor`.
 pub fn doctor(answer: &pb::DoctorResponse) -> Value {
     let check = |c: &pb::DoctorCheck| {

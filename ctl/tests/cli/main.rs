@@ -7,6 +7,7 @@ mod cleanup;
 mod daemon;
 mod files;
 mod fixtures;
+mod health;
 mod run;
 #[path = "../../../tests/skip.rs"]
 mod skip;

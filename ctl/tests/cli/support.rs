@@ -22,6 +22,7 @@ pub struct Answers {
     pub recording: Vec<u8>,
     pub check: pb::CheckResponse,
     pub doctor: pb::DoctorResponse,
+    pub health: pb::HealthResponse,
     /// Every call fails with this, if it is set.
     pub fails: Option<Status>,
     /// `Control` never answers.
@@ -35,6 +36,7 @@ pub struct Asked {
     pub register: Option<pb::RegisterRequest>,
     pub control: Option<pb::ControlRequest>,
     pub watch: Vec<pb::WatchRequest>,
+    pub orders: Vec<(&'static str, pb::OrderRequest)>,
 }
 
 /// The fake; it ends with this value.
@@ -193,5 +195,66 @@ impl node::NodeService for Service {
 
     async fn doctor(&self, _: Request<pb::DoctorRequest>) -> Result<Response<pb::DoctorResponse>, Status> {
         self.answer(self.answers.doctor.clone())
+    }
+
+    async fn health(&self, _: Request<pb::HealthRequest>) -> Result<Response<pb::HealthResponse>, Status> {
+        self.answer(self.answers.health.clone())
+    }
+
+    async fn capacity(&self, _: Request<pb::CapacityRequest>) -> Result<Response<pb::CapacityResponse>, Status> {
+        self.answer(pb::CapacityResponse { gpus: 8, free: 3, ..Default::default() })
+    }
+
+    async fn placeable(
+        &self,
+        request: Request<pb::PlaceableRequest>,
+    ) -> Result<Response<pb::PlaceableResponse>, Status> {
+        let placeable = request.into_inner().count < 4;
+        self.answer(pb::PlaceableResponse { placeable, reasons: vec!["3 are free".into()], ..Default::default() })
+    }
+
+    type WatchSinceStream = Iter<std::vec::IntoIter<Result<pb::HealthChange, Status>>>;
+
+    async fn watch_since(
+        &self,
+        request: Request<pb::WatchSinceRequest>,
+    ) -> Result<Response<Self::WatchSinceStream>, Status> {
+        let change = |revision, gpu: &str| {
+            let (from, to) = (pb::HealthLevel::Healthy as i32, pb::HealthLevel::Draining as i32);
+            Ok(pb::HealthChange { revision, gpu: gpu.into(), from, to, ..Default::default() })
+        };
+        let since = request.into_inner().revision;
+        let all = vec![change(since + 1, ""), change(since + 2, "GPU-b")];
+        self.answer(tokio_stream::iter(all))
+    }
+
+    async fn cordon(&self, request: Request<pb::OrderRequest>) -> Result<Response<pb::OrderResponse>, Status> {
+        self.ordered("cordon", request)
+    }
+
+    async fn uncordon(&self, request: Request<pb::OrderRequest>) -> Result<Response<pb::OrderResponse>, Status> {
+        self.ordered("uncordon", request)
+    }
+
+    async fn reset_health(&self, request: Request<pb::OrderRequest>) -> Result<Response<pb::OrderResponse>, Status> {
+        self.ordered("reset-health", request)
+    }
+
+    async fn reset_gpu(&self, _: Request<pb::ResetGpuRequest>) -> Result<Response<pb::ResetGpuResponse>, Status> {
+        self.answer(pb::ResetGpuResponse { done: false, detail: "in use by another client".into() })
+    }
+}
+
+impl Service {
+    fn ordered(
+        &self,
+        what: &'static str,
+        request: Request<pb::OrderRequest>,
+    ) -> Result<Response<pb::OrderResponse>, Status> {
+        let request = request.into_inner();
+        let level = pb::HealthLevel::Draining as i32;
+        let part = pb::PartHealth { gpu: request.gpu.clone(), level, ..Default::default() };
+        self.asked.lock().unwrap().orders.push((what, request));
+        self.answer(pb::OrderResponse { revision: 1, part: Some(part) })
     }
 }

@@ -35,11 +35,23 @@ pub enum Action {
         /// The process.
         pid: u32,
     },
+    /// Place nothing new on the GPU that the rule tripped on.
+    CordonGpu,
+    /// Place nothing new on the node.
+    CordonNode,
 }
 
 impl Action {
     /// The names a policy may write, in the order in which they are carried out.
-    pub const IN_POLICY: [Action; 5] = [Action::Block, Action::Freeze, Action::Snapshot, Action::Kill, Action::Notify];
+    pub const IN_POLICY: [Action; 7] = [
+        Action::Block,
+        Action::Freeze,
+        Action::CordonGpu,
+        Action::CordonNode,
+        Action::Snapshot,
+        Action::Kill,
+        Action::Notify,
+    ];
 
     /// The name.
     pub fn name(self) -> &'static str {
@@ -51,6 +63,8 @@ impl Action {
             Action::Kill => "kill",
             Action::Thaw => "thaw",
             Action::Recapture { .. } => "recapture",
+            Action::CordonGpu => "cordon-gpu",
+            Action::CordonNode => "cordon-node",
         }
     }
 
@@ -70,6 +84,9 @@ impl Action {
             Action::Block => &["RDMA, NVLink and shared memory do not pass through the blocked hooks"],
             Action::Kill => {
                 &["a task in uninterruptible sleep dies only when it wakes", "GPU memory can take seconds to come back"]
+            }
+            Action::CordonGpu | Action::CordonNode => {
+                &["what runs there goes on", "a scheduler that does not ask failsafe places work all the same"]
             }
             Action::Notify | Action::Snapshot | Action::Thaw | Action::Recapture { .. } => &[],
         }

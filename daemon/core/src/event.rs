@@ -8,7 +8,10 @@ pub use facts::{
 };
 pub use kind::{EventKind, Field};
 
-use crate::{subject::Process, unit::Unit};
+use crate::{
+    subject::{Process, RunId},
+    unit::Unit,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
@@ -149,6 +152,13 @@ pub enum Event {
     },
     /// The kernel latched the run by a stop rule, and no event told of it: the event was lost.
     Latched,
+    /// A process on a GPU of the run that belongs to another run, or to none.
+    ForeignGpuProcess {
+        /// The GPU's UUID.
+        gpu: String,
+        /// The run it belongs to, where it belongs to one.
+        of: Option<RunId>,
+    },
     /// An XID error of a GPU.
     Xid {
         /// NVIDIA's number.
@@ -190,6 +200,7 @@ impl Event {
             Event::Leave { .. } => EventKind::Leave,
             Event::ForeignThaw { .. } => EventKind::ForeignThaw,
             Event::Latched => EventKind::Latched,
+            Event::ForeignGpuProcess { .. } => EventKind::ForeignGpuProcess,
             Event::Xid { .. } => EventKind::Xid,
         }
     }
@@ -294,6 +305,8 @@ impl fmt::Display for Event {
             }
             Event::Latched => f.write_str("the kernel latched the run by a stop rule, and the event of it was lost"),
             Event::ForeignThaw { levels } => write!(f, "{levels} cgroup level(s) were thawed by someone else"),
+            Event::ForeignGpuProcess { gpu, of: Some(run) } => write!(f, "process of run {run} on {gpu}"),
+            Event::ForeignGpuProcess { gpu, of: None } => write!(f, "process of no run on {gpu}"),
             Event::Xid { code } => write!(f, "XID {code}"),
         }?;
         match self.verdict() {

@@ -11,9 +11,12 @@
 #![forbid(unsafe_code)]
 
 pub mod decision;
+mod detectors;
 pub mod engine;
 pub mod event;
+pub mod health;
 pub mod input;
+pub mod klog;
 pub mod policy;
 pub mod record;
 pub mod replay;
@@ -21,6 +24,7 @@ pub mod signal;
 pub mod subject;
 pub mod time;
 pub mod unit;
+pub mod xid;
 
 pub use decision::{Action, Decision, Mode, Outcome, Proof};
 pub use engine::{State, step};

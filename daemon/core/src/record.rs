@@ -2,9 +2,10 @@
 
 use crate::{
     decision::{Decision, Outcome, Seen},
+    health::{Change, Order},
     input::{Control, Gap, Run},
     policy::PolicyDigest,
-    subject::RunId,
+    subject::{GpuId, RunId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +131,23 @@ pub enum Record {
         /// The state.
         snapshot: Snapshot,
     },
+    /// The health of the node or of a GPU changed.
+    Health(Change),
+    /// An order about health was accepted.
+    Order(Order),
+    /// An operator had a GPU reset.
+    GpuReset {
+        /// Which.
+        gpu: GpuId,
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+        /// Absent before the tool is called; then whether it did it.
+        done: Option<bool>,
+        /// What it said.
+        detail: String,
+    },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
 }
@@ -145,6 +163,8 @@ impl Record {
             Record::Decision { .. } => "decision",
             Record::Outcome(_) => "outcome",
             Record::Evidence { .. } => "evidence",
+            Record::Health(_) => "health",
+            Record::Order(_) | Record::GpuReset { .. } => "order",
             Record::Gap(_) => "gap",
         }
     }

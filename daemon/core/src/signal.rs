@@ -17,6 +17,10 @@ pub enum Source {
     App,
     /// The daemon's own observation of the containment.
     Guard,
+    /// The kernel's log (`/dev/kmsg`).
+    Kernel,
+    /// sysfs and hwmon of AMD's GPUs.
+    Amdgpu,
 }
 
 impl Source {
@@ -28,6 +32,8 @@ impl Source {
             Source::Nvml => "nvml",
             Source::App => "app",
             Source::Guard => "guard",
+            Source::Kernel => "kernel",
+            Source::Amdgpu => "amdgpu",
         }
     }
 }
@@ -136,26 +142,102 @@ catalogue! {
     PressureMemory "pressure.memory" MilliPercent Gauge Cgroup;
     /// IO pressure, `some avg10`.
     PressureIo "pressure.io" MilliPercent Gauge Cgroup;
+    /// Time in which the run had its GPUs busy, shared evenly where several runs are on one.
+    RunGpuTime "run.gpu_time" Microseconds Counter Nvml;
+    /// GPU memory of the run's processes, over all GPUs.
+    RunGpuMemory "run.gpu_memory" Bytes Gauge Nvml;
+    /// Energy of its GPUs while it was on them, shared evenly where several runs are on one.
+    RunGpuEnergy "run.gpu_energy" Millijoules Counter Nvml;
     /// Time in which a kernel was running (`nvmlDeviceGetUtilizationRates`).
     GpuUtilization "gpu.utilization" MilliPercent Gauge Nvml;
     /// Time in which memory was read or written.
     GpuMemoryUtilization "gpu.memory_utilization" MilliPercent Gauge Nvml;
+    /// Time in which the video encoder worked.
+    GpuEncoderUtilization "gpu.encoder_utilization" MilliPercent Gauge Nvml;
+    /// Time in which the video decoder worked.
+    GpuDecoderUtilization "gpu.decoder_utilization" MilliPercent Gauge Nvml;
+    /// Multiprocessors with at least one warp, on average (GPM).
+    GpuSmActive "gpu.sm_active" MilliPercent Gauge Nvml;
+    /// Warps resident, share of what fits (GPM).
+    GpuSmOccupancy "gpu.sm_occupancy" MilliPercent Gauge Nvml;
+    /// Time in which tensor cores worked (GPM).
+    GpuTensorActive "gpu.tensor_active" MilliPercent Gauge Nvml;
+    /// Memory bandwidth in use, share of the greatest (GPM).
+    GpuDramActive "gpu.dram_active" MilliPercent Gauge Nvml;
     /// Memory in use (`nvmlDeviceGetMemoryInfo_v2`).
     GpuMemory "gpu.memory_used" Bytes Gauge Nvml;
+    /// Memory free.
+    GpuMemoryFree "gpu.memory_free" Bytes Gauge Nvml;
+    /// Memory that the driver keeps for itself.
+    GpuMemoryReserved "gpu.memory_reserved" Bytes Gauge Nvml;
+    /// Memory of the GPU.
+    GpuMemoryTotal "gpu.memory_total" Bytes Gauge Nvml;
     /// Memory in use, share of the total.
     GpuMemoryShare "gpu.memory_share" MilliPercent Gauge Nvml;
+    /// BAR1 window in use.
+    GpuBar1Used "gpu.bar1_used" Bytes Gauge Nvml;
+    /// Size of the BAR1 window.
+    GpuBar1Total "gpu.bar1_total" Bytes Gauge Nvml;
     /// Core temperature (`nvmlDeviceGetTemperature`).
     GpuTemperature "gpu.temperature" MilliCelsius Gauge Nvml;
-    /// Power draw (`nvmlDeviceGetPowerUsage`).
+    /// Temperature of the memory (field 82).
+    GpuMemoryTemperature "gpu.memory_temperature" MilliCelsius Gauge Nvml;
+    /// How much hotter the core may become before the hardware slows it down.
+    GpuTemperatureMargin "gpu.temperature_margin" MilliCelsius Gauge Nvml;
+    /// Core temperature at which the hardware slows the GPU down.
+    GpuTemperatureSlowdown "gpu.temperature_slowdown" MilliCelsius Gauge Nvml;
+    /// Core temperature at which the GPU shuts down.
+    GpuTemperatureShutdown "gpu.temperature_shutdown" MilliCelsius Gauge Nvml;
+    /// Core temperature above which software slows the GPU down.
+    GpuTemperatureLimit "gpu.temperature_limit" MilliCelsius Gauge Nvml;
+    /// Memory temperature above which software slows the GPU down.
+    GpuMemoryTemperatureLimit "gpu.memory_temperature_limit" MilliCelsius Gauge Nvml;
+    /// The slowest fan, share of its full speed.
+    GpuFanSpeed "gpu.fan_speed" MilliPercent Gauge Nvml;
+    /// Power draw (`nvmlDeviceGetPowerUsage`): a one-second average on most GPUs.
     GpuPower "gpu.power" Milliwatts Gauge Nvml;
+    /// Power draw at this instant (field 186).
+    GpuPowerInstant "gpu.power_instant" Milliwatts Gauge Nvml;
+    /// Power draw, averaged by the driver (field 185).
+    GpuPowerAverage "gpu.power_average" Milliwatts Gauge Nvml;
+    /// The power limit that is enforced.
+    GpuPowerLimit "gpu.power_limit" Milliwatts Gauge Nvml;
+    /// The board's own power limit.
+    GpuPowerLimitDefault "gpu.power_limit_default" Milliwatts Gauge Nvml;
     /// Power draw, share of the enforced limit.
     GpuPowerShare "gpu.power_share" MilliPercent Gauge Nvml;
+    /// Energy used since the driver was loaded.
+    GpuEnergy "gpu.energy" Millijoules Counter Nvml;
     /// SM clock.
     GpuClockSm "gpu.clock_sm" Megahertz Gauge Nvml;
     /// Memory clock.
     GpuClockMemory "gpu.clock_memory" Megahertz Gauge Nvml;
+    /// Graphics clock.
+    GpuClockGraphics "gpu.clock_graphics" Megahertz Gauge Nvml;
+    /// Video clock.
+    GpuClockVideo "gpu.clock_video" Megahertz Gauge Nvml;
+    /// Greatest SM clock.
+    GpuClockSmMax "gpu.clock_sm_max" Megahertz Gauge Nvml;
+    /// Greatest memory clock.
+    GpuClockMemoryMax "gpu.clock_memory_max" Megahertz Gauge Nvml;
+    /// Greatest graphics clock.
+    GpuClockGraphicsMax "gpu.clock_graphics_max" Megahertz Gauge Nvml;
+    /// Greatest video clock.
+    GpuClockVideoMax "gpu.clock_video_max" Megahertz Gauge Nvml;
+    /// Performance state: 0 is the fastest, 15 the slowest.
+    GpuPerformanceState "gpu.performance_state" Count Gauge Nvml;
     /// Clock event (throttle) reasons, NVML's bits.
     GpuThrottle "gpu.throttle_reasons" Bits Gauge Nvml;
+    /// Time for which the power limit held the clocks down.
+    GpuViolationPower "gpu.violation_power" Microseconds Counter Nvml;
+    /// Time for which heat held the clocks down.
+    GpuViolationThermal "gpu.violation_thermal" Microseconds Counter Nvml;
+    /// Time for which sync boost held the clocks down.
+    GpuViolationSyncBoost "gpu.violation_sync_boost" Microseconds Counter Nvml;
+    /// Time for which a limit of the board held the clocks down.
+    GpuViolationBoard "gpu.violation_board" Microseconds Counter Nvml;
+    /// Time for which the voltage reliability limit held the clocks down.
+    GpuViolationReliability "gpu.violation_reliability" Microseconds Counter Nvml;
     /// Uncorrected ECC errors since the driver was loaded.
     GpuEccUncorrected "gpu.ecc_uncorrected" Count Counter Nvml;
     /// Corrected ECC errors since the driver was loaded.
@@ -164,6 +246,115 @@ catalogue! {
     GpuEccUncorrectedTotal "gpu.ecc_uncorrected_total" Count Counter Nvml;
     /// Corrected ECC errors over the GPU's life.
     GpuEccCorrectedTotal "gpu.ecc_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of device memory since the driver was loaded.
+    GpuEccDramUncorrected "gpu.ecc_dram_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of device memory since the driver was loaded.
+    GpuEccDramCorrected "gpu.ecc_dram_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of on-chip memory since the driver was loaded.
+    GpuEccSramUncorrected "gpu.ecc_sram_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of on-chip memory since the driver was loaded.
+    GpuEccSramCorrected "gpu.ecc_sram_corrected" Count Counter Nvml;
+    /// 1 when uncorrected errors of on-chip memory have passed NVIDIA's threshold.
+    GpuEccSramThreshold "gpu.ecc_sram_threshold" Count Gauge Nvml;
+    /// Pages retired for single-bit errors.
+    GpuRetiredPagesSingle "gpu.retired_pages_single" Count Counter Nvml;
+    /// Pages retired for double-bit errors.
+    GpuRetiredPagesDouble "gpu.retired_pages_double" Count Counter Nvml;
+    /// 1 when pages wait for a reset to be retired.
+    GpuRetiredPagesPending "gpu.retired_pages_pending" Count Gauge Nvml;
+    /// Rows remapped for correctable errors.
+    GpuRemappedRowsCorrectable "gpu.remapped_rows_correctable" Count Counter Nvml;
+    /// Rows remapped for uncorrectable errors.
+    GpuRemappedRowsUncorrectable "gpu.remapped_rows_uncorrectable" Count Counter Nvml;
+    /// 1 when rows wait for a reset to be remapped.
+    GpuRemappedRowsPending "gpu.remapped_rows_pending" Count Gauge Nvml;
+    /// 1 when a row could not be remapped.
+    GpuRemappedRowsFailure "gpu.remapped_rows_failure" Count Gauge Nvml;
+    /// Memory banks without a spare row left.
+    GpuRemapBanksExhausted "gpu.remap_banks_exhausted" Count Gauge Nvml;
+    /// PCIe generation of the link now.
+    GpuPcieGeneration "gpu.pcie_generation" Count Gauge Nvml;
+    /// Greatest PCIe generation that GPU and slot can do.
+    GpuPcieGenerationMax "gpu.pcie_generation_max" Count Gauge Nvml;
+    /// PCIe lanes in use now.
+    GpuPcieWidth "gpu.pcie_width" Count Gauge Nvml;
+    /// Greatest number of PCIe lanes.
+    GpuPcieWidthMax "gpu.pcie_width_max" Count Gauge Nvml;
+    /// PCIe packets sent again.
+    GpuPcieReplays "gpu.pcie_replays" Count Counter Nvml;
+    /// PCIe errors that the link corrected (field 173).
+    GpuPcieCorrectable "gpu.pcie_correctable_errors" Count Counter Nvml;
+    /// PCIe errors that the link did not correct, fatal or not (fields 179, 180).
+    GpuPcieUncorrectable "gpu.pcie_uncorrectable_errors" Count Counter Nvml;
+    /// NVLinks of the GPU.
+    GpuNvlinkLinks "gpu.nvlink_links" Count Gauge Nvml;
+    /// NVLinks that are up.
+    GpuNvlinkActive "gpu.nvlink_active" Count Gauge Nvml;
+    /// CRC errors over all NVLinks, flits and data.
+    GpuNvlinkCrcErrors "gpu.nvlink_crc_errors" Count Counter Nvml;
+    /// Packets sent again over all NVLinks.
+    GpuNvlinkReplays "gpu.nvlink_replays" Count Counter Nvml;
+    /// Recoveries over all NVLinks.
+    GpuNvlinkRecoveries "gpu.nvlink_recoveries" Count Counter Nvml;
+    /// Bytes sent over all NVLinks.
+    GpuNvlinkSent "gpu.nvlink_tx_bytes" Bytes Counter Nvml;
+    /// Bytes received over all NVLinks.
+    GpuNvlinkReceived "gpu.nvlink_rx_bytes" Bytes Counter Nvml;
+    /// What NVML says must be done (field 230): 0 nothing, 1 reset, 2 reboot, 3 drain peers, 4 drain and reset.
+    GpuRecoveryAction "gpu.recovery_action" Count Gauge Nvml;
+    /// Processes on the GPU, of every kind and in every MIG device.
+    GpuProcesses "gpu.processes" Count Gauge Nvml;
+    /// Processes that compute.
+    GpuComputeProcesses "gpu.compute_processes" Count Gauge Nvml;
+    /// Registration with the NVLink fabric: 0 not supported, 1 not started, 2 under way, 3 completed.
+    GpuFabricState "gpu.fabric_state" Count Gauge Nvml;
+    /// How the registration went: 0 is success, else NVML's error code.
+    GpuFabricStatus "gpu.fabric_status" Count Gauge Nvml;
+    /// Health of the fabric: NVML's mask of two-bit fields.
+    GpuFabricHealth "gpu.fabric_health" Bits Gauge Nvml;
+    /// How long it has been busy at low power: a rank that spins in a collective.
+    GpuDerivedSpinning "gpu.derived.spinning" Microseconds Gauge Nvml;
+    /// How long it has been idle at high power.
+    GpuDerivedIdlePower "gpu.derived.idle_power" Microseconds Gauge Nvml;
+    /// How long its utilisation and memory have stood still without a metric of the run.
+    GpuDerivedStalled "gpu.derived.stalled" Microseconds Gauge Nvml;
+    /// By how much it warms up in a minute.
+    GpuDerivedThermalSlope "gpu.derived.thermal_slope" MilliCelsius Gauge Nvml;
+    /// Memory errors an hour.
+    GpuDerivedEccRate "gpu.derived.ecc_rate" Count Gauge Nvml;
+    /// By how much its used memory grows in an hour, while it only grows.
+    GpuDerivedMemorySlope "gpu.derived.memory_slope" Bytes Gauge Nvml;
+    /// How long its clocks have been held down while it works.
+    GpuDerivedClockHeld "gpu.derived.clock_held" Microseconds Gauge Nvml;
+    /// By how much its utilisation lies below the median of the run's GPUs.
+    GpuDerivedStraggler "gpu.derived.straggler" MilliPercent Gauge Nvml;
+}
+
+impl Kind {
+    /// Whether the core computes it of other signals.
+    pub fn is_derived(&self) -> bool {
+        use Kind::{
+            GpuDerivedClockHeld, GpuDerivedEccRate, GpuDerivedIdlePower, GpuDerivedMemorySlope, GpuDerivedSpinning,
+            GpuDerivedStalled, GpuDerivedStraggler, GpuDerivedThermalSlope,
+        };
+        matches!(
+            self,
+            GpuDerivedClockHeld
+                | GpuDerivedEccRate
+                | GpuDerivedIdlePower
+                | GpuDerivedMemorySlope
+                | GpuDerivedSpinning
+                | GpuDerivedStalled
+                | GpuDerivedStraggler
+                | GpuDerivedThermalSlope
+        )
+    }
+
+    /// Whether a sensor reads it of a GPU itself.
+    pub fn is_read_of_a_gpu(&self) -> bool {
+        let of_runs = matches!(self, Kind::RunGpuTime | Kind::RunGpuMemory | Kind::RunGpuEnergy);
+        self.source() == Source::Nvml && !self.is_derived() && !of_runs
+    }
 }
 
 /// Whether `name` may be a metric's name: 1 to 64 of letters, digits, `_`, `-`, `.`, `/`.

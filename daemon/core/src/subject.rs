@@ -27,6 +27,13 @@ impl FromStr for RunId {
 #[serde(transparent)]
 pub struct GpuId(pub String);
 
+impl GpuId {
+    /// Whether it is one of AMD's, whose ids the daemon makes.
+    pub fn is_amd(&self) -> bool {
+        self.0.starts_with("amdgpu-")
+    }
+}
+
 impl fmt::Display for GpuId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -14,6 +14,8 @@ pub enum Unit {
     MilliCelsius,
     /// Milliwatts.
     Milliwatts,
+    /// Millijoules.
+    Millijoules,
     /// Thousandths of a percent.
     MilliPercent,
     /// Megahertz.
@@ -44,6 +46,9 @@ impl Unit {
             Unit::Count => &[("", 1)],
             Unit::MilliCelsius => &[("C", 1_000), ("°C", 1_000), ("mC", 1)],
             Unit::Milliwatts => &[("W", 1_000), ("kW", 1_000_000), ("mW", 1)],
+            Unit::Millijoules => {
+                &[("J", 1_000), ("kJ", 1_000_000), ("mJ", 1), ("Wh", 3_600_000), ("kWh", 3_600_000_000)]
+            }
             Unit::MilliPercent => &[("%", 1_000)],
             Unit::Megahertz => &[("MHz", 1), ("GHz", 1_000)],
             Unit::Microseconds => &[("us", 1), ("ms", 1_000), ("s", 1_000_000)],
@@ -59,6 +64,7 @@ impl Unit {
             Unit::Count => "100 or \"100 /s\"",
             Unit::MilliCelsius => "\"85 C\"",
             Unit::Milliwatts => "\"300 W\"",
+            Unit::Millijoules => "\"10 kJ\" or \"300 J/s\"",
             Unit::MilliPercent => "\"95 %\"",
             Unit::Megahertz => "\"1200 MHz\"",
             Unit::Microseconds => "\"500 ms\" or \"1500 ms/s\"",
@@ -82,6 +88,7 @@ impl Unit {
             Unit::Count | Unit::Real => value.to_string(),
             Unit::MilliCelsius => scaled(1_000, "C"),
             Unit::Milliwatts => scaled(1_000, "W"),
+            Unit::Millijoules => scaled(1_000, "J"),
             Unit::MilliPercent => scaled(1_000, "%"),
             Unit::Megahertz => format!("{value} MHz"),
             Unit::Microseconds => scaled(1_000, "ms"),

@@ -139,6 +139,8 @@ impl Worker {
             let report = match action {
                 // Done above, first of all.
                 Action::Freeze => continue,
+                // The pipeline's, which owns the node's health.
+                Action::CordonGpu | Action::CordonNode => continue,
                 Action::Notify => outcome::notify(),
                 Action::Block => match job.blocked.take() {
                     Some((done, at_ns)) => outcome::block(done, at_ns),

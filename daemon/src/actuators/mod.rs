@@ -1,5 +1,6 @@
 //! Actuators, named by what they act on, and the one interpreter of the core's actions.
 
 pub mod cgroup;
+pub mod gpu;
 pub mod interpreter;
 mod outcome;

@@ -93,6 +93,18 @@ impl Principal {
         if self.admin { Ok(Role::Admin) } else { Err(denied("root or the administrators' group may read this")) }
     }
 
+    /// Whether the caller may order something of the node's health, and in whose name it then stands on record.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_order(&self) -> Result<String, Status> {
+        if self.admin {
+            Ok(format!("user {} ({})", self.uid, Role::Admin.name()))
+        } else {
+            Err(denied("root or the administrators' group may cordon, uncordon and reset"))
+        }
+    }
+
     /// Whether the caller may see the run, and as what. A run of others looks as if it were not there.
     pub fn may_see(&self, run: &Run) -> Option<Role> {
         if self.admin { Some(Role::Admin) } else { (self.uid == run.owner_uid).then_some(Role::Owner) }

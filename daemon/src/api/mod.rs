@@ -11,16 +11,17 @@ mod authorize;
 mod convert;
 mod doctor;
 mod events;
+mod health;
 mod node;
 mod policy;
 mod runs;
 
-pub use node::{GpuView, NodeView, SensorView};
+pub use node::{GpuProcessView, GpuView, NodeView, SensorView};
 
 use crate::{
     config::Config,
     log::Log,
-    pipeline::{Sender, recording::Flusher},
+    pipeline::{Sender, health::Shared as NodeHealth, recording::Flusher},
     runs::{Registry, grants::grants},
     sensors::sampler::Health,
 };
@@ -52,6 +53,8 @@ pub struct Context {
     pub flusher: Flusher,
     /// What the sensors say of the node.
     pub node: Arc<Mutex<NodeView>>,
+    /// How node and GPUs stand.
+    pub node_health: Arc<NodeHealth>,
     /// When the sampler last succeeded.
     pub health: Arc<Health>,
     /// This boot.

@@ -1,8 +1,8 @@
 //! `NodeService`: what the node's sensors see, what it costs, and the doctor.
 
-use super::{Context, doctor};
+use super::{Context, doctor, health};
 use crate::{platform::clock, runs::Standing};
-use failsafe_core::{GpuId, RunId, policy::check::Blind, signal::Source};
+use failsafe_core::{GpuId, RunId, health::OrderKind, klog::Bus, policy::check::Blind, signal::Source};
 use failsafe_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,17 @@ pub struct SensorView {
     pub last_success_ns: i64,
 }
 
+/// A process on a GPU.
+#[derive(Debug, Clone, Copy)]
+pub struct GpuProcessView {
+    /// Host pid.
+    pub pid: u32,
+    /// Bytes, where the driver says.
+    pub memory: Option<u64>,
+    /// The run it belongs to.
+    pub run: Option<RunId>,
+}
+
 /// A GPU as it was last sampled.
 #[derive(Debug, Clone)]
 pub struct GpuView {
@@ -30,16 +41,22 @@ pub struct GpuView {
     pub index: u32,
     /// Product name.
     pub name: String,
+    /// Where it is on PCI.
+    pub bus: Option<Bus>,
     /// Total memory, bytes.
     pub memory_total: i64,
     /// Enforced power limit, milliwatts.
     pub power_limit_mw: i64,
+    /// What it is.
+    pub info: crate::sensors::nvml::GpuInfo,
     /// Last readings, by kind.
     pub readings: BTreeMap<failsafe_core::Kind, i64>,
     /// When, wall clock ns.
     pub sampled_ns: i64,
     /// Runs that use it.
     pub runs: BTreeSet<RunId>,
+    /// Processes on it, with their memory and the run they belong to.
+    pub processes: Vec<GpuProcessView>,
     /// Signals it does not have.
     pub unsupported: Vec<String>,
     /// Signals that fail now, with the reason.
@@ -53,11 +70,14 @@ impl GpuView {
             uuid,
             index: 0,
             name: String::new(),
+            bus: None,
             memory_total: 0,
             power_limit_mw: 0,
+            info: crate::sensors::nvml::GpuInfo::default(),
             readings: BTreeMap::new(),
             sampled_ns: 0,
             runs: BTreeSet::new(),
+            processes: Vec::new(),
             unsupported: Vec::new(),
             failing: Vec::new(),
         }
@@ -120,6 +140,74 @@ impl v1::node_service_server::NodeService for Node {
         let checks = checks.map_err(|e| Status::internal(format!("the doctor failed: {e}")))?;
         Ok(Response::new(v1::DoctorResponse { checks }))
     }
+
+    async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthResponse>, Status> {
+        self.0.authority.principal(&request)?.on_node()?;
+        Ok(Response::new(health::health(&self.0)))
+    }
+
+    async fn capacity(&self, request: Request<v1::CapacityRequest>) -> Result<Response<v1::CapacityResponse>, Status> {
+        self.0.authority.principal(&request)?.on_node()?;
+        Ok(Response::new(health::capacity(&self.0)))
+    }
+
+    async fn placeable(
+        &self,
+        request: Request<v1::PlaceableRequest>,
+    ) -> Result<Response<v1::PlaceableResponse>, Status> {
+        self.0.authority.principal(&request)?.on_node()?;
+        health::placeable(&self.0, request.into_inner()).map(Response::new)
+    }
+
+    type WatchSinceStream = health::Changes;
+
+    async fn watch_since(
+        &self,
+        request: Request<v1::WatchSinceRequest>,
+    ) -> Result<Response<Self::WatchSinceStream>, Status> {
+        self.0.authority.principal(&request)?.on_node()?;
+        Ok(Response::new(health::watch(&self.0, &request.into_inner())))
+    }
+
+    async fn cordon(&self, request: Request<v1::OrderRequest>) -> Result<Response<v1::OrderResponse>, Status> {
+        self.order(OrderKind::Cordon, request).await
+    }
+
+    async fn uncordon(&self, request: Request<v1::OrderRequest>) -> Result<Response<v1::OrderResponse>, Status> {
+        self.order(OrderKind::Uncordon, request).await
+    }
+
+    async fn reset_health(&self, request: Request<v1::OrderRequest>) -> Result<Response<v1::OrderResponse>, Status> {
+        self.order(OrderKind::Reset, request).await
+    }
+
+    async fn reset_gpu(&self, request: Request<v1::ResetGpuRequest>) -> Result<Response<v1::ResetGpuResponse>, Status> {
+        let by = self.0.authority.principal(&request)?.may_order()?;
+        health::reset_gpu(&self.0, by, request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl Node {
+    async fn order(
+        &self,
+        kind: OrderKind,
+        request: Request<v1::OrderRequest>,
+    ) -> Result<Response<v1::OrderResponse>, Status> {
+        let by = self.0.authority.principal(&request)?.may_order()?;
+        health::order(&self.0, kind, by, request.into_inner()).await.map(Response::new)
+    }
+}
+
+fn reading_of((kind, value): (&failsafe_core::Kind, &i64)) -> v1::Reading {
+    v1::Reading { name: kind.to_string(), value: *value, text: kind.unit().show(*value) }
+}
+
+fn process(process: &GpuProcessView) -> v1::GpuProcess {
+    v1::GpuProcess {
+        pid: process.pid,
+        memory: process.memory.unwrap_or(0),
+        run_id: process.run.map(|run| run.to_string()).unwrap_or_default(),
+    }
 }
 
 fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
@@ -153,5 +241,8 @@ fn gpu(gpu: &GpuView) -> v1::Gpu {
         runs: gpu.runs.iter().map(ToString::to_string).collect(),
         unsupported: gpu.unsupported.clone(),
         failing: gpu.failing.clone(),
+        readings: gpu.readings.iter().map(reading_of).collect(),
+        processes: gpu.processes.iter().map(process).collect(),
+        pci: gpu.bus.map(|bus| bus.to_string()).unwrap_or_default(),
     }
 }

@@ -3,24 +3,52 @@
 //! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
 //! it was ever seen: a run that let go of a GPU for a moment is still judged by it.
 
-use super::{Message, Sender};
+mod runs;
+
+use super::{
+    Message, Sender,
+    attribution::{Attribution, Work},
+    health,
+};
 use crate::{
     api::{GpuView, NodeView, SensorView},
     config::Config,
     platform::{ProcFs, clock},
     runs::Registry,
-    sensors::nvml::{self, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
+    sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
 };
-use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
+use failsafe_core::{
+    GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    signal::Source,
+};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The daemon's start waits this long for the first word of NVML, so that a policy is not refused for a sensor that is
 /// about to see.
 const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// What a rule with `for` or the proof of a freeze waits for is told with every sample, changed or not.
+const PROMPT: [Kind; 13] = [
+    Kind::GpuUtilization,
+    Kind::GpuMemoryUtilization,
+    Kind::GpuMemory,
+    Kind::GpuMemoryShare,
+    Kind::GpuTemperature,
+    Kind::GpuMemoryTemperature,
+    Kind::GpuPower,
+    Kind::GpuPowerInstant,
+    Kind::GpuPowerShare,
+    Kind::GpuClockSm,
+    Kind::GpuClockMemory,
+    Kind::GpuThrottle,
+    Kind::GpuProcesses,
+];
+/// What is in none of these and has not changed is told again after this.
+const REPEAT_AFTER: Duration = Duration::from_secs(4);
 
 /// The running sensor; `None` where the configuration disables it.
 pub struct Gpus(Option<NvmlSensor>);
@@ -44,6 +72,9 @@ impl Gpus {
             proc: ProcFs::default(),
             what: String::new(),
             sight: Sight::NotYet,
+            gpus: BTreeMap::new(),
+            attribution: Attribution::default(),
+            told_of_runs: BTreeMap::new(),
         };
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
@@ -88,6 +119,30 @@ struct Told {
     /// The library and its GPUs, in words.
     what: String,
     sight: Sight,
+    gpus: BTreeMap<GpuId, Seen>,
+    attribution: Attribution,
+    /// What of the runs' GPU work was told to the core when.
+    told_of_runs: BTreeMap<(RunId, Kind), (i64, Instant)>,
+}
+
+/// What is known of one GPU, and what of it was told to the core when.
+#[derive(Default)]
+struct Seen {
+    current: Current,
+    told: BTreeMap<Kind, (i64, Instant)>,
+}
+
+impl Seen {
+    /// Whether the core is to be told the value now.
+    fn tells(&mut self, kind: &Kind, value: i64) -> bool {
+        let known = self.told.get(kind);
+        let old = known.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER);
+        let tell = old || PROMPT.contains(kind);
+        if tell {
+            self.told.insert(kind.clone(), (value, Instant::now()));
+        }
+        tell
+    }
 }
 
 impl Told {
@@ -106,6 +161,7 @@ impl Told {
                 }
                 self.sample(&sample);
             }
+            NvmlEvent::Info(info) => self.info(*info),
             NvmlEvent::Xid(xid) => self.xid(&xid),
             NvmlEvent::Blind { gpu, why, .. } => {
                 match &gpu {
@@ -113,7 +169,13 @@ impl Told {
                         self.sight = Sight::Blind;
                         self.see(Some(why.clone()), "");
                     }
-                    Some(uuid) => self.on_gpu(uuid, |view| view.failing = vec![why.clone()]),
+                    Some(uuid) => {
+                        self.on_gpu(uuid, |view| view.failing = vec![why.clone()]);
+                        if nvml::says_lost(&why) {
+                            let (gpu, at) = (GpuId(uuid.clone()), MonoTime(clock::monotonic_ns()));
+                            self.fact(Fact::Lost { gpu, why: why.clone(), at });
+                        }
+                    }
                 }
                 self.gap(gpu, why, true);
             }
@@ -150,6 +212,10 @@ impl Told {
         }
     }
 
+    fn fact(&self, fact: Fact) {
+        let _closed = self.pipeline.send(Message::Health(health::Message::Fact(fact)));
+    }
+
     fn tell(&self, input: Input) {
         // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
         let _closed = self.pipeline.send(Message::Input(input));
@@ -180,45 +246,69 @@ impl Told {
             if unreachable.is_empty() { "" } else { "; " },
             unreachable.join("; ")
         );
+        self.fact(Fact::Listed {
+            gpus: hello.gpus.iter().map(|gpu| GpuId(gpu.uuid.clone())).collect(),
+            at: MonoTime(clock::monotonic_ns()),
+        });
         let mut node = self.node();
         node.nvml = what;
-        let old = std::mem::take(&mut node.gpus);
+        // One that NVML no longer lists stays in view, as what is not seen: a GPU must not vanish without a word.
+        let old = node.gpus.clone();
         for gpu in &hello.gpus {
             let uuid = GpuId(gpu.uuid.clone());
             let before = old.get(&uuid).cloned();
             let view = GpuView {
                 index: gpu.index,
                 name: gpu.name.clone().unwrap_or_default(),
+                bus: gpu.pci.as_deref().and_then(Bus::parse),
                 memory_total: gpu.memory_total.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
                 power_limit_mw: gpu.power_limit.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
+                info: gpu.clone(),
                 ..before.unwrap_or_else(|| GpuView::new(uuid.clone()))
             };
             node.gpus.insert(uuid, view);
         }
     }
 
-    fn sample(&self, sample: &Sample) {
+    fn info(&self, info: GpuInfo) {
+        let uuid = info.uuid.clone();
+        self.on_gpu(&uuid, |view| view.info = info);
+    }
+
+    fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
-        self.runs_on(&gpu, sample);
+        let processes = self.runs_on(&gpu, sample);
+        let on_it = processes.clone();
         let runs =
             self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
+        seen.current.take(sample);
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
-                view.readings = nvml::signals(sample).collect();
+                let Current { values, unsupported, failing } = &seen.current;
+                view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
                 view.sampled_ns = clock::wall_ns();
-                view.unsupported.clone_from(&sample.unsupported);
-                view.failing = sample.failing.iter().map(|(what, why)| format!("{what}: {why}")).collect();
+                view.unsupported = unsupported.iter().cloned().collect();
+                let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
+                view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
                 view.runs = runs;
+                view.processes = processes;
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Nvml) {
                 sensor.last_success_ns = clock::wall_ns();
             }
         }
         let at = MonoTime(sample.mono_ns);
+        let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
+        let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
+        self.attribute(&gpu, Work { at, utilization, energy }, &on_it);
         for (kind, value) in nvml::signals(sample) {
-            self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
+            if seen.tells(&kind, value) {
+                self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
+            }
         }
+        self.gpus.insert(gpu, seen);
     }
 
     fn signal(&self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
@@ -235,22 +325,6 @@ impl Told {
         };
         for gpu in gpus {
             self.signal(Subject::Gpu(gpu), at, Kind::Event, event.clone());
-        }
-    }
-
-    /// Gives a GPU to the runs that have a process on it.
-    fn runs_on(&self, gpu: &GpuId, sample: &Sample) {
-        for process in &sample.processes {
-            let Ok(Some(path)) = self.proc.cgroup(process.pid) else { continue };
-            let Some(run) = self.registry.of_cgroup(&path) else { continue };
-            let gpus = {
-                let mut status = run.status();
-                if !status.gpus.insert(gpu.clone()) {
-                    continue;
-                }
-                status.gpus.clone()
-            };
-            self.tell(Input::RunGpus { run: run.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
         }
     }
 }

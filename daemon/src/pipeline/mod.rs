@@ -10,8 +10,13 @@
 //! disk; an outcome's record follows its decision's in the log. The queue is bounded: a flood makes the sensors wait, the
 //! kernel's ring fill, and the loss is counted there.
 
+pub mod amd;
+pub mod attribution;
 pub mod containment;
 pub mod gpus;
+mod hardware;
+pub mod health;
+pub mod klog;
 pub mod metrics;
 pub mod recording;
 pub mod translate;
@@ -32,6 +37,7 @@ use failsafe_core::{
     record::{Record, RuleText},
     replay::Recorded,
     step,
+    xid::Storms,
 };
 use recording::Recordings;
 use std::{
@@ -62,6 +68,8 @@ pub enum Message {
     StillFrozen(RunId),
     /// An operator's command, and who waits for it.
     Control(Control, tokio::sync::mpsc::UnboundedSender<Answer>),
+    /// Of the node's health.
+    Health(health::Message),
     /// From an actuator.
     Told(Told),
     /// Stop.
@@ -83,6 +91,8 @@ pub struct Parts {
     pub recordings: Recordings,
     /// Most bytes of one recording.
     pub recording_max_bytes: u64,
+    /// The health of the node.
+    pub health: health::Keeper,
 }
 
 /// The pipeline.
@@ -94,6 +104,8 @@ pub struct Pipeline {
     containments: Containments,
     waiting: Waiting,
     seq: u64,
+    storms: Storms,
+    cordoned: Vec<Outcome>,
 }
 
 impl Pipeline {
@@ -107,6 +119,8 @@ impl Pipeline {
             containments: Containments::default(),
             waiting: Waiting::default(),
             seq: 0,
+            storms: Storms::default(),
+            cordoned: Vec::new(),
         }
     }
 
@@ -125,6 +139,7 @@ impl Pipeline {
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 alive();
+                self.parts.health.tick(MonoTime(clock::monotonic_ns()));
                 if !self.runs.is_empty() {
                     self.feed(Input::Tick(MonoTime(clock::monotonic_ns())));
                 }
@@ -157,6 +172,7 @@ impl Pipeline {
                 }
             }
             Message::Control(control, tell) => self.control(control, tell),
+            Message::Health(message) => self.parts.health.message(message),
             Message::Told(Told::Outcome(outcome)) => {
                 let status = self.runs.get(&outcome.decision.run).map(|r| r.status().clone()).unwrap_or_default();
                 // A thaw that gave way to a later freeze says nothing of what that one has proved.
@@ -173,6 +189,9 @@ impl Pipeline {
     }
 
     fn input(&mut self, input: Input) {
+        if self.is_echo(&input) {
+            return;
+        }
         if let Input::Gap(gap) = &input {
             tracing::warn!(source = %gap.source, run = ?gap.run, lost = gap.lost, blind = gap.blind, what = gap.what, "gap");
             self.parts.log.record(&Record::Gap(gap.clone()), gap.run, None);
@@ -296,6 +315,10 @@ impl Pipeline {
         for decision in &decisions {
             self.begin(decision);
         }
+        // After the containment, which nothing may delay.
+        if !matches!(input, Input::Tick(_)) {
+            self.parts.health.take(&input);
+        }
         let concerned: Vec<RunId> = match &input {
             Input::Signal(signal) if signal.subject.run().is_some() => signal.subject.run().into_iter().collect(),
             _ => self.runs.keys().copied().filter(|run| engine::concerns(&self.state, &input, *run)).collect(),
@@ -307,6 +330,10 @@ impl Pipeline {
                     self.parts.recordings.entry(run, Recorded::Decision(decision.clone()));
                 }
             }
+        }
+        // Outcomes come after the decision's record, and step the engine again.
+        for outcome in std::mem::take(&mut self.cordoned) {
+            self.outcome(outcome);
         }
         decisions
     }
@@ -347,6 +374,9 @@ impl Pipeline {
         );
         let record = Record::Decision { decision: decision.clone(), rule };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
+        if decision.mode == Mode::Enforce {
+            self.cordons(decision, &live.run.name);
+        }
     }
 }
 

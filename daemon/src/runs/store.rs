@@ -48,12 +48,24 @@ pub struct EndedRun {
 
 /// A file of the store that could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("{op} {path}")]
+#[error("cannot {op} {path}")]
 pub struct StoreError {
     op: &'static str,
     path: PathBuf,
     #[source]
     source: std::io::Error,
+}
+
+impl StoreError {
+    /// Whether there is no such file.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::NotFound
+    }
+
+    /// The error with its cause.
+    pub(crate) fn chain(&self) -> String {
+        format!("{self}: {}", self.source)
+    }
 }
 
 /// The store, below the state folder.
@@ -173,7 +185,8 @@ impl Store {
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+/// Writes a file whole, or leaves the old one.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     let write = || -> std::io::Result<()> {
         let bytes = serde_json::to_vec(value)?;
         let temporary = path.with_extension("json.new");
@@ -186,7 +199,8 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     write().map_err(|source| StoreError { op: "write", path: path.to_owned(), source })
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
+/// Reads a file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
     let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
     read().map_err(|source| StoreError { op: "read", path: path.to_owned(), source })
 }

@@ -1,7 +1,9 @@
 //! Sensors: what reads the machine and the runs, named by their source. Pure reading; nothing here judges or acts.
 
+pub mod amdgpu;
 pub mod cgroup;
 pub mod ebpf;
+pub mod kmsg;
 pub mod metrics;
 pub mod nvml;
 pub mod sampler;

@@ -11,7 +11,9 @@
 #![expect(unsafe_code, reason = "raw pointers of the C caller are handled here and nowhere else")]
 
 use crate::abi::{Code, ReturnCode, Versioned};
+use crate::faults::Corruption;
 use core::ffi::{CStr, c_char, c_uint};
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -21,6 +23,7 @@ pub(crate) type Answer<T> = Result<T, Code>;
 
 /// Turns an answer into NVML's integer. A panic must not cross into C: it is `Unknown`.
 pub(crate) fn answer(call: impl FnOnce() -> Answer<()>) -> ReturnCode {
+    corrupt(None);
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => 0,
         Ok(Err(code)) => code as ReturnCode,
@@ -42,9 +45,32 @@ pub(crate) trait Put<T> {
 
 impl<T> Put<T> for Out<'_, T> {
     fn put(self, value: T) -> Answer<()> {
-        self.ok_or(Code::InvalidArgument)?.write(value);
+        let place = self.ok_or(Code::InvalidArgument)?;
+        place.write(value);
+        if let Some(byte) = corruption() {
+            // SAFETY: the place is one `T` long, and nothing here reads it as a `T` again; for C every pattern is an integer.
+            unsafe { ptr::write_bytes(ptr::from_mut(place).cast::<u8>(), byte, size_of::<T>()) };
+        }
         Ok(())
     }
+}
+
+thread_local! {
+    /// How the answers of the call under way are spoiled.
+    static CORRUPT: Cell<Option<Corruption>> = const { Cell::new(None) };
+}
+
+/// Spoils the answers of this thread's call.
+pub(crate) fn corrupt(how: Option<Corruption>) {
+    CORRUPT.set(how);
+}
+
+/// The byte that answers are made of, when they are spoiled.
+pub(crate) fn corruption() -> Option<u8> {
+    CORRUPT.get().map(|how| match how {
+        Corruption::Ones => 0xff,
+        Corruption::Zeros => 0,
+    })
 }
 
 /// A buffer for a C string; its length comes as the next argument.
@@ -57,13 +83,19 @@ impl Text {
         if self.0.is_null() {
             return Err(Code::InvalidArgument);
         }
-        if text.len() >= length as usize {
+        // One byte that begins no character of UTF-8.
+        let bytes = match corruption() {
+            None => text.as_bytes(),
+            Some(0) => b"",
+            Some(_) => b"\xff",
+        };
+        if bytes.len() >= length as usize {
             return Err(Code::InsufficientSize);
         }
         // SAFETY: the caller promises `length` writable bytes; text and NUL fit by the test above.
         unsafe {
-            ptr::copy_nonoverlapping(text.as_ptr().cast::<c_char>(), self.0, text.len());
-            self.0.add(text.len()).write(0);
+            ptr::copy_nonoverlapping(bytes.as_ptr().cast::<c_char>(), self.0, bytes.len());
+            self.0.add(bytes.len()).write(0);
         }
         Ok(())
     }
@@ -140,6 +172,19 @@ impl<T: Versioned> Struct<T> {
         }
         // SAFETY: the version holds the struct's size, so the caller's struct is a whole `T` of plain integers.
         Ok(unsafe { &mut *self.0 })
+    }
+
+    /// Writes the answer, made from the version that the caller set, once that is the one known here.
+    pub(crate) fn put(self, value: impl FnOnce(c_uint) -> T) -> Answer<()> {
+        let place = self.0;
+        let known = self.open()?;
+        *known = value(T::version());
+        if let Some(byte) = corruption() {
+            let rest = size_of::<T>() - size_of::<c_uint>();
+            // SAFETY: as in `open`; what lies behind the version is plain integers, for which every pattern is a value.
+            unsafe { ptr::write_bytes(place.cast::<u8>().add(size_of::<c_uint>()), byte, rest) };
+        }
+        Ok(())
     }
 }
 

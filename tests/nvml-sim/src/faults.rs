@@ -4,6 +4,7 @@
 //! scenario time, so a test that steps the clock knows the outcome.
 
 use crate::abi::Code;
+use serde::Deserialize;
 use std::time::Duration;
 
 /// A `[[fault]]`, checked.
@@ -27,6 +28,18 @@ pub(crate) enum Effect {
     Fail(Code),
     /// Blocks until the window ends.
     Hang,
+    /// Answers, but with what is no value.
+    Corrupt(Corruption),
+}
+
+/// What is written in place of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Corruption {
+    /// All bits set in numbers; bytes that are not UTF-8 in texts.
+    Ones,
+    /// All bits clear; empty texts.
+    Zeros,
 }
 
 /// The functions a fault strikes.

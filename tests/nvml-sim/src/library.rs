@@ -4,7 +4,7 @@
 
 use crate::abi::{Code, DeviceHandle};
 use crate::clock::Clock;
-use crate::edge::Answer;
+use crate::edge::{self, Answer};
 use crate::events::{Due, EventSet};
 use crate::faults::{Effect, Verdict, verdict};
 use crate::model::Gpu;
@@ -133,6 +133,11 @@ pub(crate) fn system<T>(function: &'static str, answer: impl FnOnce(&Moment) -> 
     answer(&strike(function, None, moment)?)
 }
 
+/// How many GPUs the scenario has, for calls about more than one.
+pub(crate) fn gpu_count() -> Answer<usize> {
+    Ok(lock().moment()?.scenario.gpus.len())
+}
+
 /// A call about the GPU of `handle`.
 pub(crate) fn device<T>(
     function: &'static str,
@@ -143,6 +148,22 @@ pub(crate) fn device<T>(
     let index = handle.index().ok_or(Code::InvalidArgument)?;
     let moment = strike(function, Some(index), moment)?;
     answer(&moment.gpu(index)?)
+}
+
+/// A call about the GPU of `handle`, or about the MIG device that it is.
+pub(crate) fn device_or_mig<T>(
+    function: &'static str,
+    handle: DeviceHandle,
+    answer: impl FnOnce(&Gpu<'_>, Option<usize>) -> Answer<T>,
+) -> Answer<T> {
+    let moment = lock().moment()?;
+    let (index, mig) = handle.mig().ok_or(Code::InvalidArgument)?;
+    let moment = strike(function, Some(index), moment)?;
+    let gpu = moment.gpu(index)?;
+    match mig {
+        Some(mig) if mig >= gpu.mig_devices().len() => Err(Code::InvalidArgument),
+        mig => answer(&gpu, mig),
+    }
 }
 
 /// Lets the faults at the call: waits out latency and hang, and gives the moment after it.
@@ -156,6 +177,10 @@ fn strike(function: &str, gpu: Option<usize>, moment: Moment) -> Answer<Moment> 
         Effect::DelayOnly => lock().look().ok_or(Code::Uninitialized),
         Effect::Fail(code) => Err(code),
         Effect::Hang => hang(function, gpu),
+        Effect::Corrupt(how) => {
+            edge::corrupt(Some(how));
+            Ok(moment)
+        }
     }
 }
 
@@ -166,7 +191,7 @@ fn hang(function: &str, gpu: Option<usize>) -> Answer<Moment> {
         match verdict(&moment.scenario.faults, function, gpu, moment.t).effect {
             Effect::Hang => {}
             Effect::Fail(code) => return Err(code),
-            Effect::DelayOnly => return Ok(moment),
+            Effect::DelayOnly | Effect::Corrupt(_) => return Ok(moment),
         }
     }
 }
@@ -205,7 +230,7 @@ pub(crate) fn wait_for_event(function: &'static str, number: usize, timeout: Dur
             return Ok(due);
         }
         match verdict(&moment.scenario.faults, function, None, moment.t).effect {
-            Effect::DelayOnly => {}
+            Effect::DelayOnly | Effect::Corrupt(_) => {}
             Effect::Fail(code) => return Err(code),
             Effect::Hang => drop(hang(function, None)?),
         }

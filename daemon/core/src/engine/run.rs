@@ -5,6 +5,7 @@ use crate::{
     decision::{
         Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
     },
+    detectors::Detectors,
     event::Event,
     input::{Command, Contained, Control, Gap, Run},
     policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
@@ -35,6 +36,7 @@ pub(super) struct RunState {
     last: BTreeMap<(Subject, Kind), Seen>,
     heard: BTreeMap<Source, MonoTime>,
     blind: BTreeSet<(Source, Option<GpuId>)>,
+    detectors: Detectors,
 }
 
 /// What caused a decision, apart from its text.
@@ -64,6 +66,7 @@ impl RunState {
             last: BTreeMap::new(),
             heard: BTreeMap::new(),
             blind: BTreeSet::new(),
+            detectors: Detectors::of(policy),
         }
     }
 
@@ -103,6 +106,7 @@ impl RunState {
 
     pub(super) fn set_gpus(&mut self, gpus: &BTreeSet<GpuId>) {
         self.gpus.clone_from(gpus);
+        self.detectors.set_gpus(gpus);
         self.last.retain(|(subject, _), _| match subject {
             Subject::Gpu(gpu) => gpus.contains(gpu),
             _ => true,
@@ -121,6 +125,18 @@ impl RunState {
         if let Value::Event(event) = &signal.value {
             self.event_upkeep(policy, event, &seen, out);
         }
+        self.judge(policy, signal, &seen, out);
+        for derived in self.detectors.take(signal) {
+            let seen = Seen { kind: derived.kind.clone(), value: derived.value.clone(), ..seen.clone() };
+            self.judge(policy, &derived, &seen, out);
+            self.remember(seen);
+        }
+        if !matches!(signal.value, Value::Event(_)) {
+            self.remember(seen);
+        }
+    }
+
+    fn judge(&mut self, policy: &Policy, signal: &Signal, seen: &Seen, out: &mut Vec<Decision>) {
         for (index, rule) in policy.rules.iter().enumerate() {
             if let Some(trip) = self.rules[index].signal(rule, signal) {
                 let cause = Cause::Rule {
@@ -128,12 +144,9 @@ impl RunState {
                     condition: rule.when.to_string(),
                     suppressed: trip.suppressed,
                 };
-                let because = Because::of(&seen, rule);
+                let because = Because::of(seen, rule);
                 self.decide(cause, rule.actions.clone(), because, out);
             }
-        }
-        if !matches!(signal.value, Value::Event(_)) {
-            self.remember(seen);
         }
     }
 
@@ -299,7 +312,12 @@ impl RunState {
                     Action::Freeze => self.contained.frozen = true,
                     Action::Block => self.contained.blocked = true,
                     Action::Thaw => self.thawed(),
-                    Action::Notify | Action::Snapshot | Action::Kill | Action::Recapture { .. } => {}
+                    Action::Notify
+                    | Action::Snapshot
+                    | Action::Kill
+                    | Action::Recapture { .. }
+                    | Action::CordonGpu
+                    | Action::CordonNode => {}
                 }
             }
         }

@@ -66,6 +66,8 @@ kinds! {
     ForeignThaw "foreign-thaw" [];
     /// The kernel latched the run by a stop rule, and the event of it was lost.
     Latched "latched" [];
+    /// A process of another run, or of none, on a GPU of the run.
+    ForeignGpuProcess "foreign-gpu-process" [Comm, Uid];
     /// An XID error of a GPU.
     Xid "xid" [Code];
 }

@@ -30,6 +30,7 @@ fn every() -> Vec<Event> {
         Event::Leave { pid: 4, mover: 4, mover_in_run: true, to: 9 },
         Event::ForeignThaw { levels: 2 },
         Event::Latched,
+        Event::ForeignGpuProcess { gpu: "GPU-a".into(), of: None },
         Event::Xid { code: 79 },
     ]
 }

@@ -27,7 +27,7 @@ pub fn parse(file: &str, text: &str) -> Result<Policy, Diagnostics> {
 }
 
 /// A suggestion out of serde's "unknown field `x`, expected one of `a`, `b`" and its like.
-fn suggestion(message: &str) -> Option<String> {
+pub(crate) fn suggestion(message: &str) -> Option<String> {
     if !message.starts_with("unknown ") {
         return None;
     }

@@ -42,10 +42,14 @@ pub enum Heard {
 }
 
 impl Sampler {
-    /// Starts one.
-    pub fn start(config: &NvmlConfig, library: Option<&Path>) -> io::Result<Sampler> {
+    /// Starts one, which leaves the GPUs of `spare` alone for so long.
+    pub fn start(config: &NvmlConfig, library: Option<&Path>, spare: &[(u32, Duration)]) -> io::Result<Sampler> {
         let mut command = Command::new(&config.exe);
         command.arg("nvml-sampler").arg("--interval-ms").arg(config.interval.as_millis().to_string());
+        command.arg("--slow-ms").arg(config.slow.as_millis().to_string());
+        for (index, wait) in spare {
+            command.arg("--spare").arg(format!("{index}:{}", wait.as_secs()));
+        }
         command.arg("--parent").arg(std::process::id().to_string());
         if let Some(library) = library {
             command.arg("--library").arg(library);

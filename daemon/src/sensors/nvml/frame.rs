@@ -1,12 +1,16 @@
 //! What the sampler process tells the daemon: postcard frames over a pipe, `length u32le | bytes`.
 //!
-//! Both ends are the same binary, so the encoding needs no version. Invariants: a frame is at most [`MAX_FRAME`]; the
-//! decoder holds at most one unfinished frame; bytes that are not a frame end the sampler, never the daemon.
+//! The first byte of each is [`VERSION`]: both ends are the same binary, unless somebody starts another one by hand.
+//! Invariants: a frame is at most [`MAX_FRAME`]; the decoder holds at most one unfinished frame; bytes that are not a
+//! frame end the sampler, never the daemon.
 
+use super::info::GpuInfo;
 use failsafe_core::signal::Kind;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 
+/// Version of the frames, to be raised whenever one of them changes.
+pub const VERSION: u8 = 2;
 /// The largest frame; a sample of one GPU with a hundred processes takes about 1 KiB.
 pub const MAX_FRAME: usize = 1 << 20;
 
@@ -15,6 +19,8 @@ pub const MAX_FRAME: usize = 1 << 20;
 pub enum Frame {
     /// NVML is initialised; sent again when a GPU answers late.
     Hello(Hello),
+    /// What a GPU is: sent again when it has changed.
+    Info(Box<GpuInfo>),
     /// What one GPU says now.
     Sample(Sample),
     /// An XID event.
@@ -59,23 +65,6 @@ pub struct Hello {
     pub unreachable: Vec<Unreachable>,
 }
 
-/// What does not change about a GPU; what could not be read is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GpuInfo {
-    /// `nvmlDeviceGetUUID`.
-    pub uuid: String,
-    /// NVML's index, which may change with a reboot.
-    pub index: u32,
-    /// Product name.
-    pub name: Option<String>,
-    /// PCI address, `domain:bus:device.function`.
-    pub pci: Option<String>,
-    /// Bytes of memory.
-    pub memory_total: Option<u64>,
-    /// Milliwatts that the driver enforces.
-    pub power_limit: Option<u64>,
-}
-
 /// A GPU that NVML counts but that gives no handle or no UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreachable {
@@ -85,7 +74,8 @@ pub struct Unreachable {
     pub why: String,
 }
 
-/// What one GPU said at one time. Each signal is in exactly one of the three lists.
+/// What one GPU said at one time. Each signal that was asked for is in exactly one of the three lists; what changes slowly
+/// is not asked for every time, and then in none: what was said of it before still holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// `CLOCK_MONOTONIC` at the first call, nanoseconds.
@@ -98,7 +88,7 @@ pub struct Sample {
     pub unsupported: Vec<String>,
     /// Signals, by name, whose call failed, with what it said.
     pub failing: Vec<(String, String)>,
-    /// Processes on the GPU, compute, graphics and MPS, by pid of the host.
+    /// Processes on the GPU, compute, graphics and MPS, by pid of the host; asked for every time.
     pub processes: Vec<GpuProcess>,
 }
 
@@ -109,6 +99,24 @@ pub struct GpuProcess {
     pub pid: u32,
     /// Bytes of GPU memory, where the driver says.
     pub memory: Option<u64>,
+    /// What it does there.
+    pub kind: ProcessKind,
+    /// GPU instance of the MIG device that it is on.
+    pub gpu_instance: Option<u32>,
+    /// Compute instance of the MIG device that it is on.
+    pub compute_instance: Option<u32>,
+}
+
+/// What a process does on a GPU; one in more than one list counts as what comes first here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum ProcessKind {
+    /// It computes.
+    #[default]
+    Compute,
+    /// It computes through MPS.
+    Mps,
+    /// It draws.
+    Graphics,
 }
 
 /// An XID event; a storm of the same one is told once a second with its count.
@@ -141,6 +149,9 @@ pub enum FrameError {
     /// The length is 0 or above [`MAX_FRAME`].
     #[error("a frame of {0} bytes")]
     Size(usize),
+    /// Another version speaks.
+    #[error("frames of version {0}, not {VERSION}")]
+    Version(u8),
     /// The bytes are not a frame.
     #[error("decoding a frame")]
     Decode(#[source] postcard::Error),
@@ -158,7 +169,7 @@ impl Frame {
     /// # Errors
     /// When it is too large or the pipe is closed.
     pub fn write(&self, out: &mut impl Write) -> Result<(), FrameError> {
-        let mut bytes = postcard::to_extend(self, vec![0; 4]).map_err(FrameError::Encode)?;
+        let mut bytes = postcard::to_extend(self, vec![0, 0, 0, 0, VERSION]).map_err(FrameError::Encode)?;
         let length = bytes.len() - 4;
         let prefix = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME).ok_or(FrameError::Size(length))?;
         bytes[..4].copy_from_slice(&prefix.to_le_bytes());
@@ -193,7 +204,11 @@ impl Decoder {
         let Some(body) = rest.get(..length) else {
             return Ok(None);
         };
-        let frame = postcard::from_bytes(body).map_err(FrameError::Decode)?;
+        let frame = match body.split_first() {
+            Some((&VERSION, body)) => postcard::from_bytes(body).map_err(FrameError::Decode)?,
+            Some((&version, _)) => return Err(FrameError::Version(version)),
+            None => return Err(FrameError::Size(0)),
+        };
         self.bytes.drain(..4 + length);
         Ok(Some(frame))
     }
@@ -213,8 +228,15 @@ mod tests {
                 readings: vec![(Kind::GpuTemperature, 62_000), (Kind::GpuPower, -1)],
                 unsupported: vec!["gpu.ecc_corrected".into()],
                 failing: vec![("gpu.power".into(), "unknown".into())],
-                processes: vec![GpuProcess { pid: 1, memory: None }],
+                processes: vec![GpuProcess {
+                    pid: 1,
+                    memory: None,
+                    kind: ProcessKind::Mps,
+                    gpu_instance: Some(3),
+                    compute_instance: None,
+                }],
             }),
+            Frame::Info(Box::new(GpuInfo { uuid: "GPU-1".into(), numa_node: Some(-1), ..GpuInfo::default() })),
             Frame::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }),
             Frame::Ends { fault: Fault::Init, why: "driver is not loaded".into() },
         ]
@@ -252,6 +274,16 @@ mod tests {
             while let Ok(Some(_)) = decoder.next_frame() {}
             prop_assert!(decoder.bytes.len() <= bytes.len());
         }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut wire = Vec::new();
+        Frame::Alive { busy: Vec::new() }.write(&mut wire).unwrap();
+        wire[4] = VERSION + 1;
+        let mut decoder = Decoder::default();
+        decoder.push(&wire);
+        assert!(matches!(decoder.next_frame(), Err(FrameError::Version(v)) if v == VERSION + 1));
     }
 
     #[test]

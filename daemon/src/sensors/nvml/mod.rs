@@ -1,7 +1,8 @@
 //! GPUs, through NVML in a process of its own.
 //!
 //! NVML calls can block without end, so the daemon never makes one: it starts itself again as the sampler
-//! ([`sampler`]), reads frames from it ([`frame`]), and kills and restarts it when nothing comes ([`watch`]).
+//! ([`sampler`]), reads frames from it ([`frame`]), and kills and restarts it when nothing comes ([`watch`]). What is known of a GPU from
+//! one pass to the next is put together by [`Current`].
 //! ```text
 //!  sampler process --frames over a pipe--> sensor thread --NvmlEvent--> sink
 //!        ^--------- SIGKILL, respawn -----------'
@@ -10,12 +11,16 @@
 //! killed; what cannot be seen is said as `Blind`, once, and never reads as healthy; the child dies with the daemon.
 
 mod child;
+mod current;
 pub mod frame;
+pub mod info;
 pub mod library;
 pub mod sampler;
 mod watch;
 
-pub use frame::{GpuInfo, GpuProcess, Hello, Sample, Unreachable, Xid};
+pub use current::Current;
+pub use frame::{GpuProcess, Hello, ProcessKind, Sample, Unreachable, Xid};
+pub use info::{Fabric, GpuInfo, MigDevice, NvLink, Peer};
 pub use library::{LibraryError, trusted_library};
 pub use sampler::{SamplerArgs, sampler_main};
 
@@ -35,9 +40,13 @@ pub struct NvmlConfig {
     pub library: Option<PathBuf>,
     /// Time between samples of each GPU.
     pub interval: Duration,
+    /// Least time between two readings of what changes slowly.
+    pub slow: Duration,
     /// Silence longer than this is blindness.
     pub deadline: Duration,
-    /// The same until the first frame of a new sampler: attaching to sleeping GPUs takes seconds.
+    /// One GPU among answering ones whose call does not come back for so long gets the sampler replaced.
+    pub patience: Duration,
+    /// The deadline until the first frame of a new sampler: attaching to sleeping GPUs takes seconds.
     pub start_deadline: Duration,
     /// How often a missing library is looked for.
     pub library_retry: Duration,
@@ -54,7 +63,9 @@ impl NvmlConfig {
         NvmlConfig {
             library,
             interval,
+            slow: Duration::from_secs(5),
             deadline,
+            patience: Duration::from_secs(30).max(deadline * 3),
             start_deadline: deadline.max(Duration::from_secs(20)),
             library_retry: Duration::from_secs(60),
             exe: PathBuf::from("/proc/self/exe"),
@@ -68,7 +79,9 @@ impl NvmlConfig {
 pub enum NvmlEvent {
     /// NVML answers; its GPUs. Said again when the set of GPUs changes and after each restart of the sampler.
     Hello(Hello),
-    /// One GPU's values.
+    /// What a GPU is, when that has changed since it was last told.
+    Info(Box<GpuInfo>),
+    /// One GPU's values: all at first, then those that were due.
     Sample(Sample),
     /// An XID event.
     Xid(Xid),
@@ -91,6 +104,11 @@ pub enum NvmlEvent {
 /// The values of a sample, as signals of its GPU.
 pub fn signals(sample: &Sample) -> impl Iterator<Item = (Kind, i64)> {
     sample.readings.iter().cloned()
+}
+
+/// Whether the reason of a blindness is that the GPU is lost from the bus, in nvml-wrapper's words.
+pub fn says_lost(why: &str) -> bool {
+    why.contains(&nvml_wrapper::error::NvmlError::GpuLost.to_string())
 }
 
 /// The running sensor; dropping it stops it.

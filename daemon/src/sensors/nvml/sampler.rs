@@ -10,6 +10,9 @@
 //! Handles are made once per process: whenever they become void (driver reloaded) or a GPU comes or goes, the process
 //! ends with `Ends { Restart }`. There is no `nvmlShutdown`: the end of the process closes every descriptor of the driver.
 
+mod identity;
+mod plausible;
+mod raw;
 mod read;
 mod work;
 mod xid;
@@ -29,6 +32,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+pub use work::XID;
 use work::{End, Found, Shared};
 
 /// How long `Hello` waits for GPUs that are slow to give a handle.
@@ -47,9 +51,20 @@ pub struct SamplerArgs {
     /// Time between samples.
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub interval_ms: u64,
+    /// Least time between two readings of what changes slowly (ECC, rows, PCIe, NVLink).
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    pub slow_ms: u64,
+    /// A GPU to be left alone at first, and for how long: `INDEX:SECONDS`. May be given again.
+    #[arg(long, value_name = "INDEX:SECONDS", value_parser = spared)]
+    pub spare: Vec<(u32, u64)>,
     /// The process that started this one; when that is gone, so is this.
     #[arg(long, value_name = "PID")]
     pub parent: Option<i32>,
+}
+
+fn spared(text: &str) -> Result<(u32, u64), String> {
+    let parts = text.split_once(':').and_then(|(index, seconds)| Some((index.parse().ok()?, seconds.parse().ok()?)));
+    parts.ok_or_else(|| format!("{text} is not INDEX:SECONDS"))
 }
 
 /// Samples until the parent goes, the handles are void, or the pipe closes. Its standard output carries frames only.
@@ -74,6 +89,7 @@ pub fn sampler_main(args: SamplerArgs) -> anyhow::Result<()> {
 
 fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>) -> End {
     let interval = Duration::from_millis(args.interval_ms.max(10));
+    let rates = read::Rates::new(interval, Duration::from_millis(args.slow_ms.max(10)));
     let nvml = match load(args.library.as_deref()) {
         Ok(nvml) => nvml,
         Err(end) => return end,
@@ -88,9 +104,10 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     let gate = Arc::new(work::Gate::default());
     for index in 0..count {
         let (shared, found, gate) = (Arc::clone(shared), found.clone(), Arc::clone(&gate));
-        if let Err(error) = spawn(&format!("gpu-{index}"), move || {
-            work::work(nvml, index, interval, &shared, &found, &gate);
-        }) {
+        let spare = args.spare.iter().find(|(spared, _)| *spared == index).map_or(0, |(_, seconds)| *seconds);
+        let task = work::Task { index, interval, rates, spare: Duration::from_secs(spare) };
+        let thread = move || work::work(nvml, task, &shared, &found, &gate);
+        if let Err(error) = spawn(&format!("gpu-{index}"), thread) {
             hello.unreachable.push(Unreachable { index, why: format!("starting its thread: {error}") });
         }
     }
@@ -144,7 +161,7 @@ fn take(hello: &mut Hello, shared: &Shared, found: Found) -> bool {
     match found {
         Found::Gpu(gpu, device) => {
             shared.add(&gpu.uuid, device);
-            hello.gpus.push(gpu);
+            hello.gpus.push(*gpu);
             hello.gpus.sort_by_key(|g| g.index);
             true
         }

@@ -1,8 +1,9 @@
 //! The sensor's thread: starts samplers one after another and tells sight from blindness.
 //!
 //! Owns what is known of each GPU. A sampler that has said nothing for the deadline, or of which every GPU hangs, is
-//! killed and replaced with growing waits; one hung GPU among answering ones is left alone, because a new sampler could
-//! hang on it at its start and see nothing.
+//! killed and replaced with growing waits. One hung GPU among answering ones is blind while the others are seen; when its
+//! call has not come back after [`NvmlConfig::patience`], the sampler is replaced by one that leaves that GPU alone for a
+//! while ([`Spared`]). A sampler that sleeps uninterruptibly is never killed for one GPU: no other could be started.
 
 use super::{
     NvmlConfig, NvmlEvent,
@@ -23,8 +24,20 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// After this long a sampler that ends has done well, and the next one starts with the first backoff.
 const DONE_WELL: Duration = Duration::from_secs(30);
 
+/// The longest that a GPU is left alone.
+const MAX_SPARE: Duration = Duration::from_secs(600);
+
+/// A GPU that hung and is left alone by the samplers started since.
+#[derive(Debug, Clone, Copy)]
+struct Spared {
+    until: Instant,
+    /// How long it is left alone the next time.
+    next: Duration,
+}
+
 /// What is known of one GPU.
 struct Gpu {
+    index: u32,
     /// When it last gave a value.
     seen: Instant,
     seen_ns: Option<u64>,
@@ -59,13 +72,15 @@ pub struct Watch<'a, F> {
     heard: Instant,
     heard_ns: Option<u64>,
     busy: Vec<Busy>,
+    /// By index: its UUID cannot be asked for.
+    spared: BTreeMap<u32, Spared>,
 }
 
 impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
     pub fn new(config: NvmlConfig, stop: &'a EventFd, sink: F) -> Self {
         let heard = Instant::now();
-        let (gpus, busy) = (BTreeMap::new(), Vec::new());
-        Watch { config, stop, sink, gpus, blind: None, saw: false, heard, heard_ns: None, busy }
+        let (gpus, busy, spared) = Default::default();
+        Watch { config, stop, sink, gpus, blind: None, saw: false, heard, heard_ns: None, busy, spared }
     }
 
     /// Until `stop`.
@@ -112,7 +127,8 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         self.saw = false;
         self.heard = Instant::now();
         self.busy.clear();
-        let mut sampler = match Sampler::start(&self.config, library.as_deref()) {
+        let spare = self.spare();
+        let mut sampler = match Sampler::start(&self.config, library.as_deref(), &spare) {
             Ok(sampler) => sampler,
             Err(error) => {
                 let why = format!("starting the NVML sampler {}: {error}", self.config.exe.display());
@@ -182,7 +198,7 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
                     if greeted { "does not answer" } else { "has not started: nvmlInit or nvmlDeviceGetCount hangs" };
                 return Some(End::Blind { why: format!("the NVML sampler {what}"), wait: None });
             }
-            if greeted && let Some(end) = self.look() {
+            if greeted && let Some(end) = self.look(sampler.pid()) {
                 return Some(end);
             }
         }
@@ -192,6 +208,7 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         match frame {
             Frame::Hello(hello) => self.hello(hello),
             Frame::Sample(sample) => self.sample(sample),
+            Frame::Info(info) => (self.sink)(NvmlEvent::Info(info)),
             Frame::Xid(xid) => (self.sink)(NvmlEvent::Xid(xid)),
             Frame::Alive { busy } => self.busy = busy,
             Frame::Ends { fault, why } => {
@@ -214,9 +231,9 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         }
         let now = Instant::now();
         for info in &hello.gpus {
-            let new = || Gpu { seen: now, seen_ns: None, blind: None, listed: true };
+            let new = || Gpu { index: info.index, seen: now, seen_ns: None, blind: None, listed: true };
             let gpu = self.gpus.entry(info.uuid.clone()).or_insert_with(new);
-            (gpu.listed, gpu.seen) = (true, now);
+            (gpu.listed, gpu.seen, gpu.index) = (true, now, info.index);
         }
         let nobody = hello.gpus.is_empty() && hello.unreachable.is_empty();
         let because: Vec<_> = hello.unreachable.iter().map(|gpu| format!("GPU {}: {}", gpu.index, gpu.why)).collect();
@@ -225,7 +242,7 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         let gone: Vec<_> = self.gpus.iter().filter(|(_, gpu)| !gpu.listed).map(|(uuid, _)| uuid.clone()).collect();
         for uuid in gone {
             let why = if because.is_empty() { "no longer counted by NVML" } else { &because };
-            self.blind_gpu(&uuid, format!("the GPU is not there any more: {why}"));
+            self.blind_gpu(&uuid, format!("the GPU is not seen any more: {why}"));
         }
         if nobody {
             self.saw = true;
@@ -261,8 +278,8 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         (self.sink)(NvmlEvent::Sample(sample));
     }
 
-    /// Looks for GPUs that hang; the end of this sampler when all do.
-    fn look(&mut self) -> Option<End> {
+    /// Looks for GPUs that hang; the end of this sampler when all do, or when one has done so for long enough.
+    fn look(&mut self, pid: u32) -> Option<End> {
         let deadline = self.config.deadline;
         let listed = self.gpus.values().filter(|gpu| gpu.listed).count();
         let hung: Vec<String> = self
@@ -273,13 +290,46 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
             .collect();
         if listed > 0 && hung.len() == listed {
             let why = hung.first().map(|uuid| self.hangs(uuid)).unwrap_or_default();
+            // Whose call has been under way for longest holds the others up.
+            let first = self.busy.iter().min_by_key(|busy| busy.since_ns).map(|busy| busy.gpu.clone());
+            if listed > 1
+                && let Some(gpu) = first.and_then(|uuid| self.gpus.get(&uuid))
+            {
+                self.spare_next(gpu.index);
+            }
             return Some(End::Blind { why, wait: None });
         }
+        let mut end = None;
         for uuid in hung {
             let why = self.hangs(&uuid);
+            let gpu = self.gpus.get(&uuid).map(|gpu| (gpu.index, gpu.seen.elapsed()));
+            if let Some((index, silent)) = gpu
+                && silent > self.config.patience
+                && !sleeps_uninterruptibly(pid)
+            {
+                tracing::warn!(why, "the NVML sampler is replaced by one that leaves that GPU alone for a while");
+                self.spare_next(index);
+                end = Some(End::Again);
+            }
             self.blind_gpu(&uuid, why);
         }
-        None
+        end
+    }
+
+    /// The GPUs that the next sampler is to leave alone, and for how long.
+    fn spare(&self) -> Vec<(u32, Duration)> {
+        let now = Instant::now();
+        let left = self.spared.iter().map(|(index, spared)| (*index, spared.until.saturating_duration_since(now)));
+        left.filter(|(_, left)| *left >= Duration::from_secs(1)).collect()
+    }
+
+    /// Leaves a GPU alone: twice as long as the last time, unless that was long ago.
+    fn spare_next(&mut self, index: u32) {
+        let first = self.config.patience;
+        let recent = self.spared.get(&index).filter(|spared| spared.until.elapsed() < MAX_SPARE);
+        let wait = recent.map_or(first, |spared| spared.next).max(Duration::from_secs(1));
+        let next = (wait * 2).min(MAX_SPARE);
+        self.spared.insert(index, Spared { until: Instant::now() + wait, next });
     }
 
     fn hangs(&self, uuid: &str) -> String {
@@ -311,6 +361,14 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
             (self.sink)(NvmlEvent::Blind { gpu: Some(uuid.to_owned()), why, since_ns });
         }
     }
+}
+
+/// Whether a thread of the process sleeps inside the driver where no signal reaches it.
+fn sleeps_uninterruptibly(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok())
+        .any(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D')))
 }
 
 /// An error with its causes, for a person.

@@ -135,7 +135,55 @@ abi_structs! {
     }
     nvmlSample_t { timeStamp: c_ulonglong, sampleValue: nvmlValue_t }
     nvmlViolationTime_t { referenceTime: c_ulonglong, violationTime: c_ulonglong }
+    nvmlEccSramErrorStatus_v1_t: version 1 {
+        version: c_uint,
+        aggregateUncParity: c_ulonglong,
+        aggregateUncSecDed: c_ulonglong,
+        aggregateCor: c_ulonglong,
+        volatileUncParity: c_ulonglong,
+        volatileUncSecDed: c_ulonglong,
+        volatileCor: c_ulonglong,
+        aggregateUncBucketL2: c_ulonglong,
+        aggregateUncBucketSm: c_ulonglong,
+        aggregateUncBucketPcie: c_ulonglong,
+        aggregateUncBucketMcu: c_ulonglong,
+        aggregateUncBucketOther: c_ulonglong,
+        bThresholdExceeded: c_uint,
+    }
+    nvmlRowRemapperHistogramValues_t { max: c_uint, high: c_uint, partial: c_uint, low: c_uint, none: c_uint }
+    nvmlGpuFabricInfo_t { clusterUuid: [u8; 16], status: c_uint, cliqueId: c_uint, state: c_uint }
+    nvmlGpuFabricInfo_v2_t: version 2 {
+        version: c_uint,
+        clusterUuid: [u8; 16],
+        status: c_uint,
+        cliqueId: c_uint,
+        state: c_uint,
+        healthMask: c_uint,
+    }
+    nvmlGpmSupport_t { version: c_uint, isSupportedDevice: c_uint }
+    nvmlGpmMetric_t { metricId: c_uint, nvmlReturn: c_uint, value: f64, metricInfo: [usize; 3] }
+    nvmlGpmMetricsGet_t {
+        version: c_uint,
+        numMetrics: c_uint,
+        sample1: usize,
+        sample2: usize,
+        metrics: [nvmlGpmMetric_t; GPM_METRICS],
+    }
+    nvmlDeviceAttributes_t {
+        multiprocessorCount: c_uint,
+        sharedCopyEngineCount: c_uint,
+        sharedDecoderCount: c_uint,
+        sharedEncoderCount: c_uint,
+        sharedJpegCount: c_uint,
+        sharedOfaCount: c_uint,
+        gpuInstanceSliceCount: c_uint,
+        computeInstanceSliceCount: c_uint,
+        memorySizeMB: c_ulonglong,
+    }
 }
+
+/// `NVML_GPM_METRIC_MAX` of the header.
+const GPM_METRICS: usize = 210;
 
 /// The C union `nvmlValue_t`, kept as the eight bytes it occupies: on a little-endian
 /// machine each member starts at the first of them.
@@ -183,6 +231,14 @@ mod tests {
         ("nvmlFieldValue_t", 40),
         ("nvmlSample_t", 16),
         ("nvmlViolationTime_t", 16),
+        ("nvmlEccSramErrorStatus_v1_t", 104),
+        ("nvmlRowRemapperHistogramValues_t", 20),
+        ("nvmlGpuFabricInfo_t", 28),
+        ("nvmlGpuFabricInfo_v2_t", 36),
+        ("nvmlGpmSupport_t", 8),
+        ("nvmlGpmMetric_t", 40),
+        ("nvmlGpmMetricsGet_t", 8_424),
+        ("nvmlDeviceAttributes_t", 40),
     ];
 
     #[test]

@@ -2,10 +2,11 @@
 
 use super::exports;
 use super::power::{millijoules, milliwatts};
+use crate::abi::consts::reason;
 use crate::abi::{Code, DeviceHandle, nvmlFieldValue_t, nvmlValue_t};
-use crate::edge::{Answer, Array};
+use crate::edge::{self, Answer, Array};
 use crate::library;
-use crate::model::{EccCounter, Gpu};
+use crate::model::{EccCounter, Gpu, LinkCount, LinkCounters};
 use core::ffi::{c_int, c_uint};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,23 +32,50 @@ impl Value {
     }
 }
 
-/// The value of `NVML_FI_*` number `field`.
-fn value(gpu: &Gpu<'_>, field: c_uint) -> Answer<Value> {
+/// The value of `NVML_FI_*` number `field` of a link, or of what the scope means.
+fn value(gpu: &Gpu<'_>, field: c_uint, scope: c_uint) -> Answer<Value> {
     let (preset, table) = (gpu.preset(), &gpu.spec.table);
     let ecc = |uncorrected, aggregate| {
         gpu.ecc(EccCounter { uncorrected, aggregate }).map(Value::U64).ok_or(Code::NotSupported)
     };
-    // T.Limit values count down to the slowdown temperature.
-    let margin = |threshold: u32| Value::I32(preset.thresholds.slowdown.cast_signed() - threshold.cast_signed());
+    // T.Limit values count down to the highest temperature of operation.
+    let margin = |threshold: u32| Value::I32(preset.thresholds.gpu_max.cast_signed() - threshold.cast_signed());
+    // Nanoseconds; where the scenario gives no reasons, the clocks were never held down.
+    let held = |reasons| Value::U64((gpu.throttled_seconds(reasons).unwrap_or(0.0) * 1e9) as u64);
+    let dram = |uncorrected| -> Answer<Value> {
+        let all = gpu.ecc(EccCounter { uncorrected, aggregate: false }).ok_or(Code::NotSupported)?;
+        Ok(Value::U64(all.saturating_sub(gpu.sram(uncorrected))))
+    };
     Ok(match field {
         1 | 2 => Value::U32(u32::from(table.ecc.enabled)),
         3 => ecc(false, false)?,
         4 => ecc(true, false)?,
         5 => ecc(false, true)?,
         6 => ecc(true, true)?,
+        11 => dram(false)?,
+        12 => dram(true)?,
+        74 => held(reason::SW_POWER_CAP | reason::HW_POWER_BRAKE),
+        75 => held(reason::SW_THERMAL | reason::HW_THERMAL),
+        76 => held(reason::SYNC_BOOST),
+        77..=79 => Value::U64(0),
         82 => Value::U32(gpu.memory_temperature().round() as u32),
         83 | 191 => Value::U64(millijoules(gpu.energy())),
         94 => Value::U32(gpu.count(table.pcie_replays.as_ref()) as u32),
+        91 => Value::U32(gpu.links()),
+        138 | 139 if gpu.links() > 0 => {
+            let way = if field == 138 { LinkCount::Sent } else { LinkCount::Received };
+            Value::U64(gpu.link_count(way) / 1_024)
+        }
+        165 if gpu.links() > 0 => {
+            if scope >= gpu.links() {
+                return Err(Code::InvalidArgument);
+            }
+            Value::U32(u32::from(scope < gpu.links_up()))
+        }
+        38 | 45 | 52 | 59 | 161..=163 | 208 | 215 => Value::U64(link_errors(gpu, field, scope)?),
+        173 => Value::U32(gpu.count(table.pcie_correctable.as_ref()) as u32),
+        179 => Value::U32(0),
+        180 => Value::U32(gpu.count(table.pcie_fatal.as_ref()) as u32),
         142 => Value::U32(gpu.count(table.rows.corrected.as_ref()) as u32),
         143 => Value::U32(gpu.count(table.rows.uncorrected.as_ref()) as u32),
         144 => Value::U32(u32::from(gpu.flag(table.rows.pending.as_ref()))),
@@ -60,9 +88,30 @@ fn value(gpu: &Gpu<'_>, field: c_uint) -> Answer<Value> {
         194 => margin(preset.thresholds.slowdown),
         195 => margin(preset.thresholds.memory_max),
         196 => margin(preset.thresholds.gpu_max),
-        230 => Value::U32(0),
+        230 => Value::U32(table.recovery_action.as_ref().map_or(0, |it| *it.at(gpu.t) as u32)),
         _ => return Err(Code::NotSupported),
     })
+}
+
+/// Errors of NVLinks under the fields by which the model's generation counts them. The first link has all.
+fn link_errors(gpu: &Gpu<'_>, field: c_uint, scope: c_uint) -> Answer<u64> {
+    let (counters, what) = match field {
+        38 => (LinkCounters::Totals, Some(LinkCount::Crc)),
+        45 => (LinkCounters::Totals, None),
+        52 => (LinkCounters::Totals, Some(LinkCount::Replays)),
+        59 => (LinkCounters::Totals, Some(LinkCount::Recoveries)),
+        161 => (LinkCounters::PerLink, Some(LinkCount::Replays)),
+        162 => (LinkCounters::PerLink, Some(LinkCount::Recoveries)),
+        163 => (LinkCounters::PerLink, Some(LinkCount::Crc)),
+        208 => (LinkCounters::NvLink5, Some(LinkCount::Crc)),
+        _ => (LinkCounters::NvLink5, Some(LinkCount::Recoveries)),
+    };
+    let nvlink = &gpu.preset().nvlink;
+    if nvlink.count == 0 || nvlink.counters != counters {
+        return Err(Code::NotSupported);
+    }
+    let here = counters == LinkCounters::Totals || scope == 0;
+    Ok(what.filter(|_| here).map_or(0, |what| gpu.link_count(what)))
 }
 
 exports! {
@@ -72,12 +121,15 @@ exports! {
             values.update(count, |slot| {
                 slot.timestamp = timestamp_us().cast_signed();
                 slot.latencyUsec = 0;
-                match value(gpu, slot.fieldId) {
+                match value(gpu, slot.fieldId, slot.scopeId) {
                     Ok(value) => {
                         (slot.valueType, slot.value) = value.encode();
                         slot.nvmlReturn = 0;
                     }
                     Err(code) => slot.nvmlReturn = code as c_uint,
+                }
+                if let Some(byte) = edge::corruption() {
+                    slot.value = nvmlValue_t::of_u64(u64::from_ne_bytes([byte; 8]));
                 }
             })
         })

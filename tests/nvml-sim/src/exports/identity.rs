@@ -48,10 +48,19 @@ exports! {
     fn nvmlDeviceGetHandleByPciBusId_v2(bus_id: Name, out: Out<DeviceHandle>) { by_pci(FUNCTION, bus_id, out) }
 
     fn nvmlDeviceGetName(device: DeviceHandle, name: Text, length: c_uint) {
-        library::device(FUNCTION, device, |gpu| name.put(length, gpu.name()))
+        library::device_or_mig(FUNCTION, device, |gpu, mig| match mig.and_then(|at| gpu.mig_devices().into_iter().nth(at)) {
+            Some(mig) => {
+                let profile = mig.profile;
+                name.put(length, &format!("{} MIG {}g.{}gb", gpu.name(), profile.slices, profile.gigabytes))
+            }
+            None => name.put(length, gpu.name()),
+        })
     }
     fn nvmlDeviceGetUUID(device: DeviceHandle, uuid: Text, length: c_uint) {
-        library::device(FUNCTION, device, |gpu| uuid.put(length, &gpu.spec.uuid))
+        library::device_or_mig(FUNCTION, device, |gpu, mig| match mig.and_then(|at| gpu.mig_devices().into_iter().nth(at)) {
+            Some(mig) => uuid.put(length, &mig.uuid),
+            None => uuid.put(length, &gpu.spec.uuid),
+        })
     }
     fn nvmlDeviceGetSerial(device: DeviceHandle, serial: Text, length: c_uint) {
         library::device(FUNCTION, device, |gpu| serial.put(length, &gpu.spec.serial))

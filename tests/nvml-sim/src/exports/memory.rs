@@ -11,30 +11,28 @@ const MIB: u64 = 1024 * 1024;
 exports! {
     // The first version counts what is reserved as used.
     fn nvmlDeviceGetMemoryInfo(device: DeviceHandle, out: Out<nvmlMemory_t>) {
-        library::device(FUNCTION, device, |gpu| {
-            let memory = gpu.memory();
+        library::device_or_mig(FUNCTION, device, |gpu, mig| {
+            let memory = gpu.memory_of(mig);
             let used = memory.used + memory.reserved;
             out.put(nvmlMemory_t { total: memory.total, free: memory.total - used, used })
         })
     }
     fn nvmlDeviceGetMemoryInfo_v2(device: DeviceHandle, info: Struct<nvmlMemory_v2_t>) {
-        library::device(FUNCTION, device, |gpu| {
-            let info = info.open()?;
-            let memory = gpu.memory();
-            *info = nvmlMemory_v2_t {
-                version: info.version,
+        library::device_or_mig(FUNCTION, device, |gpu, mig| {
+            let memory = gpu.memory_of(mig);
+            info.put(|version| nvmlMemory_v2_t {
+                version,
                 total: memory.total,
                 reserved: memory.reserved,
                 free: memory.total - memory.reserved - memory.used,
                 used: memory.used,
-            };
-            Ok(())
+            })
         })
     }
     fn nvmlDeviceGetBAR1MemoryInfo(device: DeviceHandle, out: Out<nvmlBAR1Memory_t>) {
         library::device(FUNCTION, device, |gpu| {
             let total = gpu.preset().bar1_mib * MIB;
-            let used = MIB.min(total);
+            let used = gpu.bar1_used().min(total);
             out.put(nvmlBAR1Memory_t { bar1Total: total, bar1Free: total - used, bar1Used: used })
         })
     }

@@ -12,9 +12,12 @@ mod clocks;
 mod ecc;
 mod events;
 mod fields;
+mod gpm;
 mod identity;
 mod memory;
+mod mig;
 mod modes;
+mod nvlink;
 mod pcie;
 mod power;
 mod processes;
@@ -55,6 +58,9 @@ pub fn exported() -> impl Iterator<Item = &'static str> {
         processes::NAMES,
         events::NAMES,
         fields::NAMES,
+        gpm::NAMES,
+        mig::NAMES,
+        nvlink::NAMES,
     ];
     groups.into_iter().flatten().copied()
 }

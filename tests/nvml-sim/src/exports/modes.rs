@@ -1,4 +1,4 @@
-//! Modes a GPU is in, and those it does not have: no display, no MIG, no Windows driver model.
+//! Modes a GPU is in, and those it does not have: no display, no Windows driver model.
 
 use super::exports;
 use crate::abi::consts::{FEATURE_DISABLED, FEATURE_ENABLED};
@@ -29,27 +29,6 @@ exports! {
         library::device(FUNCTION, device, |_| Err(Code::NotSupported))
     }
     fn nvmlDeviceGetDriverModel_v2(device: DeviceHandle, _current: Out<c_uint>, _pending: Out<c_uint>) {
-        library::device(FUNCTION, device, |_| Err(Code::NotSupported))
-    }
-    fn nvmlDeviceGetMigMode(device: DeviceHandle, _current: Out<c_uint>, _pending: Out<c_uint>) {
-        library::device(FUNCTION, device, |_| Err(Code::NotSupported))
-    }
-    fn nvmlDeviceGetMaxMigDeviceCount(device: DeviceHandle, out: Out<c_uint>) {
-        library::device(FUNCTION, device, |_| out.put(0))
-    }
-    fn nvmlDeviceIsMigDeviceHandle(device: DeviceHandle, out: Out<c_uint>) {
-        library::device(FUNCTION, device, |_| out.put(0))
-    }
-    fn nvmlDeviceGetMigDeviceHandleByIndex(device: DeviceHandle, _index: c_uint, _out: Out<DeviceHandle>) {
-        library::device(FUNCTION, device, |_| Err(Code::NotSupported))
-    }
-    fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device: DeviceHandle, _out: Out<DeviceHandle>) {
-        library::device(FUNCTION, device, |_| Err(Code::NotSupported))
-    }
-    fn nvmlDeviceGetGpuInstanceId(device: DeviceHandle, _out: Out<c_uint>) {
-        library::device(FUNCTION, device, |_| Err(Code::NotSupported))
-    }
-    fn nvmlDeviceGetComputeInstanceId(device: DeviceHandle, _out: Out<c_uint>) {
         library::device(FUNCTION, device, |_| Err(Code::NotSupported))
     }
 }

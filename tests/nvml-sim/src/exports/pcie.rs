@@ -6,14 +6,14 @@ use crate::edge::{Answer, Out, Put, Struct};
 use crate::library;
 use core::ffi::{c_char, c_uint};
 
-const LINK_WIDTH: c_uint = 16;
+const LINK_WIDTH: c_uint = crate::model::PCIE_LANES;
 /// `NVML_BUS_TYPE_PCIE`.
 const BUS_PCIE: c_uint = 2;
 /// PCI class 03 (display), subclass 02 (3D controller).
 const CLASS_DISPLAY: c_uint = 0x03;
 const SUBCLASS_3D: c_uint = 0x02;
 
-fn fixed<const N: usize>(text: &str) -> [c_char; N] {
+pub(super) fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut buffer = [0; N];
     for (to, from) in buffer[..N - 1].iter_mut().zip(text.bytes()) {
         *to = from.cast_signed();
@@ -50,10 +50,9 @@ exports! {
     fn nvmlDeviceGetPciInfo_v3(device: DeviceHandle, out: Out<nvmlPciInfo_t>) { pci_info(FUNCTION, device, out) }
     fn nvmlDeviceGetPciInfoExt(device: DeviceHandle, info: Struct<nvmlPciInfoExt_v1_t>) {
         library::device(FUNCTION, device, |gpu| {
-            let info = info.open()?;
             let (pci, preset) = (&gpu.spec.pci, gpu.preset());
-            *info = nvmlPciInfoExt_v1_t {
-                version: info.version,
+            info.put(|version| nvmlPciInfoExt_v1_t {
+                version,
                 domain: pci.domain,
                 bus: pci.bus,
                 device: pci.device,
@@ -62,17 +61,20 @@ exports! {
                 baseClass: CLASS_DISPLAY,
                 subClass: SUBCLASS_3D,
                 busId: fixed(&pci.to_string()),
-            };
-            Ok(())
+            })
         })
     }
     fn nvmlDeviceGetBusType(device: DeviceHandle, out: Out<c_uint>) {
         library::device(FUNCTION, device, |_| out.put(BUS_PCIE))
     }
     fn nvmlDeviceGetMaxPcieLinkGeneration(device: DeviceHandle, out: Out<c_uint>) { generation(FUNCTION, device, out) }
-    fn nvmlDeviceGetCurrPcieLinkGeneration(device: DeviceHandle, out: Out<c_uint>) { generation(FUNCTION, device, out) }
+    fn nvmlDeviceGetCurrPcieLinkGeneration(device: DeviceHandle, out: Out<c_uint>) {
+        library::device(FUNCTION, device, |gpu| out.put(gpu.pcie().0))
+    }
     fn nvmlDeviceGetMaxPcieLinkWidth(device: DeviceHandle, out: Out<c_uint>) { width(FUNCTION, device, out) }
-    fn nvmlDeviceGetCurrPcieLinkWidth(device: DeviceHandle, out: Out<c_uint>) { width(FUNCTION, device, out) }
+    fn nvmlDeviceGetCurrPcieLinkWidth(device: DeviceHandle, out: Out<c_uint>) {
+        library::device(FUNCTION, device, |gpu| out.put(gpu.pcie().1))
+    }
     fn nvmlDeviceGetPcieReplayCounter(device: DeviceHandle, out: Out<c_uint>) {
         library::device(FUNCTION, device, |gpu| out.put(gpu.count(gpu.spec.table.pcie_replays.as_ref()) as c_uint))
     }

@@ -19,10 +19,16 @@ fn list<T: Copy>(
     (count, infos): (InOut<c_uint>, Array<T>),
     entry: impl Fn(Listed) -> T,
 ) -> Answer<()> {
-    library::device(function, device, |gpu| {
-        let entries: Vec<T> = gpu.processes_of(kind).into_iter().map(entry).collect();
+    library::device_or_mig(function, device, |gpu, mig| {
+        let here = gpu.processes_of(kind).into_iter().filter(|it| mig.is_none() || it.mig == mig);
+        let entries: Vec<T> = here.map(entry).collect();
         infos.put_counted(count, &entries)
     })
+}
+
+/// GPU and compute instance, numbered as in the model.
+fn instance(it: Listed) -> (c_uint, c_uint) {
+    it.mig.map_or((NO_INSTANCE, NO_INSTANCE), |at| (at as c_uint + 1, 0))
 }
 
 fn v1(it: Listed) -> nvmlProcessInfo_v1_t {
@@ -34,8 +40,8 @@ fn v2(it: Listed) -> nvmlProcessInfo_v2_t {
     nvmlProcessInfo_v2_t {
         pid: it.pid,
         usedGpuMemory: it.memory,
-        gpuInstanceId: NO_INSTANCE,
-        computeInstanceId: NO_INSTANCE,
+        gpuInstanceId: instance(it).0,
+        computeInstanceId: instance(it).1,
     }
 }
 
@@ -43,8 +49,8 @@ fn detail(it: Listed) -> nvmlProcessDetail_v1_t {
     nvmlProcessDetail_v1_t {
         pid: it.pid,
         usedGpuMemory: it.memory,
-        gpuInstanceId: NO_INSTANCE,
-        computeInstanceId: NO_INSTANCE,
+        gpuInstanceId: instance(it).0,
+        computeInstanceId: instance(it).1,
         usedGpuCcProtectedMemory: VALUE_NOT_AVAILABLE,
     }
 }

@@ -39,9 +39,10 @@ exports! {
     }
     fn nvmlDeviceGetMarginTemperature(device: DeviceHandle, margin: Struct<nvmlMarginTemperature_v1_t>) {
         library::device(FUNCTION, device, |gpu| {
-            let slowdown = f64::from(gpu.preset().thresholds.slowdown);
-            margin.open()?.marginTemperature = (slowdown - gpu.temperature()).round() as c_int;
-            Ok(())
+            // What is left to the nearest slowdown, which is that by software.
+            let limit = f64::from(gpu.preset().thresholds.gpu_max);
+            let marginTemperature = (limit - gpu.temperature()).round() as c_int;
+            margin.put(|version| nvmlMarginTemperature_v1_t { version, marginTemperature })
         })
     }
     fn nvmlDeviceGetNumFans(device: DeviceHandle, out: Out<c_uint>) {

@@ -2,16 +2,22 @@
 //! the time, with the couplings a real GPU has (power limits throttle, heat slows
 //! down, processes hold memory). A value the scenario gives always wins over one derived here.
 
+mod links;
+mod mig;
 mod preset;
 mod process;
 
-pub(crate) use preset::Preset;
+pub(crate) use links::LinkCount;
+pub(crate) use mig::Mig;
+pub(crate) use preset::{LinkCounters, Preset};
 pub(crate) use process::Listed;
 
 use crate::abi::consts::reason;
 use crate::scenario::{Count, GpuSpec, ProcessKind, Series, Steps, Unit};
 
 const MIB: u64 = 1024 * 1024;
+/// Lanes of every board here.
+pub(crate) const PCIE_LANES: u32 = 16;
 /// A GPU that nothing heats.
 const AMBIENT_C: f64 = 34.0;
 
@@ -161,6 +167,28 @@ impl<'a> Gpu<'a> {
         MemoryUse { total, reserved, used: used.min(total - reserved) }
     }
 
+    /// The same of a MIG device, where one is meant.
+    pub(crate) fn memory_of(&self, mig: Option<usize>) -> MemoryUse {
+        let Some(device) = mig.and_then(|at| self.mig_devices().into_iter().nth(at)) else {
+            return self.memory();
+        };
+        let used: u64 = self.processes().iter().filter(|it| it.mig == mig).map(|it| it.memory).sum();
+        MemoryUse { total: device.memory(), reserved: 0, used: used.min(device.memory()) }
+    }
+
+    /// Generation and lanes of the PCIe link now.
+    pub(crate) fn pcie(&self) -> (u32, u32) {
+        let (table, most) = (&self.spec.table, self.preset().pcie_generation);
+        let generation = self.value(table.pcie_generation.as_ref(), f64::from(most));
+        let width = self.value(table.pcie_width.as_ref(), f64::from(PCIE_LANES));
+        (generation as u32, width as u32)
+    }
+
+    /// Bytes of the BAR1 window that are mapped.
+    pub(crate) fn bar1_used(&self) -> u64 {
+        self.value(self.spec.table.bar1_used.as_ref(), MIB as f64) as u64
+    }
+
     pub(crate) fn processes(&self) -> Vec<Listed> {
         process::listed(&self.spec.table.processes, self.t)
     }
@@ -179,6 +207,12 @@ impl<'a> Gpu<'a> {
         };
         let series = if counter.aggregate { aggregate.as_ref().or(volatile.as_ref()) } else { volatile.as_ref() };
         ecc.enabled.then(|| self.count(series))
+    }
+
+    /// Errors of on-chip memory so far.
+    pub(crate) fn sram(&self, uncorrected: bool) -> u64 {
+        let ecc = &self.spec.table.ecc;
+        self.count(if uncorrected { ecc.sram_uncorrected.as_ref() } else { ecc.sram_corrected.as_ref() })
     }
 
     /// Whether a condition holds; one that the scenario leaves out does not.

@@ -1,5 +1,6 @@
 //! The GPU models: what stays the same about a board, from vendor data sheets and
-//! published `nvidia-smi -q` listings. Not yet compared with a real board.
+//! published `nvidia-smi -q` listings, as far as these are known. Not yet compared with a real board: part
+//! numbers, firmware versions and thresholds of the newer ones are of the right form and no more.
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -27,10 +28,37 @@ pub(crate) struct Preset {
     pub(crate) bar1_mib: u64,
     pub(crate) bus_width: u32,
     pub(crate) pcie_generation: u32,
+    pub(crate) nvlink: NvLinks,
+    /// GPM, from Hopper on.
+    pub(crate) gpm: bool,
+    /// Registered with an NVLink fabric by default.
+    pub(crate) fabric: bool,
+    pub(crate) mig_devices: u32,
     pub(crate) power: PowerRange,
     pub(crate) clocks: Clocks,
     pub(crate) thresholds: Thresholds,
 }
+
+/// How many there are, their version, and where their errors are counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NvLinks {
+    pub(crate) count: u32,
+    pub(crate) version: u32,
+    pub(crate) counters: LinkCounters,
+}
+
+/// The fields under which a generation counts NVLink errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkCounters {
+    /// Totals of the GPU (38, 45, 52, 59).
+    Totals,
+    /// Per link (161 to 163).
+    PerLink,
+    /// Per link, NVLink 5 (208, 215).
+    NvLink5,
+}
+
+const NO_NVLINK: NvLinks = NvLinks { count: 0, version: 0, counters: LinkCounters::Totals };
 
 /// W.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +88,9 @@ pub(crate) struct Thresholds {
 
 const NVIDIA: u32 = 14;
 const AMPERE: u32 = 7;
+const ADA: u32 = 8;
 const HOPPER: u32 = 9;
+const BLACKWELL: u32 = 10;
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -80,6 +110,10 @@ const PRESETS: &[Preset] = &[
         bar1_mib: 131_072,
         bus_width: 5_120,
         pcie_generation: 5,
+        nvlink: NvLinks { count: 18, version: 4, counters: LinkCounters::PerLink },
+        gpm: true,
+        fabric: true,
+        mig_devices: 7,
         power: PowerRange { idle: 70.0, min_limit: 200.0, default_limit: 700.0 },
         clocks: Clocks { idle_sm: 345.0, max_sm: 1_980.0, max_video: 1_545.0, memory: 2_619.0 },
         thresholds: Thresholds { shutdown: 92, slowdown: 89, memory_max: 95, gpu_max: 87 },
@@ -101,9 +135,113 @@ const PRESETS: &[Preset] = &[
         bar1_mib: 131_072,
         bus_width: 5_120,
         pcie_generation: 4,
+        nvlink: NvLinks { count: 12, version: 3, counters: LinkCounters::Totals },
+        gpm: false,
+        fabric: false,
+        mig_devices: 7,
         power: PowerRange { idle: 62.0, min_limit: 100.0, default_limit: 400.0 },
         clocks: Clocks { idle_sm: 210.0, max_sm: 1_410.0, max_video: 1_290.0, memory: 1_593.0 },
         thresholds: Thresholds { shutdown: 92, slowdown: 89, memory_max: 95, gpu_max: 85 },
+    },
+    Preset {
+        key: "H200",
+        name: "NVIDIA H200",
+        brand: NVIDIA,
+        architecture: HOPPER,
+        compute_capability: (9, 0),
+        cores: 16_896,
+        pci_device_id: 0x2335_10de,
+        pci_subsystem_id: 0x18be_10de,
+        board_part: "692-2G520-0280-000",
+        vbios: "96.00.AF.00.01",
+        inforom_image: "G520.0280.00.03",
+        memory_mib: 143_771,
+        reserved_mib: 601,
+        bar1_mib: 262_144,
+        bus_width: 6_144,
+        pcie_generation: 5,
+        nvlink: NvLinks { count: 18, version: 4, counters: LinkCounters::PerLink },
+        gpm: true,
+        fabric: true,
+        mig_devices: 7,
+        power: PowerRange { idle: 75.0, min_limit: 200.0, default_limit: 700.0 },
+        clocks: Clocks { idle_sm: 345.0, max_sm: 1_980.0, max_video: 1_545.0, memory: 3_201.0 },
+        thresholds: Thresholds { shutdown: 92, slowdown: 89, memory_max: 95, gpu_max: 87 },
+    },
+    Preset {
+        key: "B200",
+        name: "NVIDIA B200",
+        brand: NVIDIA,
+        architecture: BLACKWELL,
+        compute_capability: (10, 0),
+        cores: 18_944,
+        pci_device_id: 0x2901_10de,
+        pci_subsystem_id: 0x1999_10de,
+        board_part: "692-2G525-0220-000",
+        vbios: "97.00.82.00.0B",
+        inforom_image: "G525.0220.00.03",
+        memory_mib: 183_359,
+        reserved_mib: 723,
+        bar1_mib: 262_144,
+        bus_width: 8_192,
+        pcie_generation: 5,
+        nvlink: NvLinks { count: 18, version: 5, counters: LinkCounters::NvLink5 },
+        gpm: true,
+        fabric: true,
+        mig_devices: 7,
+        power: PowerRange { idle: 140.0, min_limit: 200.0, default_limit: 1_000.0 },
+        clocks: Clocks { idle_sm: 120.0, max_sm: 1_965.0, max_video: 1_965.0, memory: 3_996.0 },
+        thresholds: Thresholds { shutdown: 95, slowdown: 92, memory_max: 100, gpu_max: 88 },
+    },
+    Preset {
+        key: "L4",
+        name: "NVIDIA L4",
+        brand: NVIDIA,
+        architecture: ADA,
+        compute_capability: (8, 9),
+        cores: 7_424,
+        pci_device_id: 0x27b8_10de,
+        pci_subsystem_id: 0x16ca_10de,
+        board_part: "900-2G193-0000-000",
+        vbios: "95.04.29.00.06",
+        inforom_image: "G193.0200.00.01",
+        memory_mib: 23_034,
+        reserved_mib: 434,
+        bar1_mib: 32_768,
+        bus_width: 192,
+        pcie_generation: 4,
+        nvlink: NO_NVLINK,
+        gpm: false,
+        fabric: false,
+        mig_devices: 0,
+        power: PowerRange { idle: 12.0, min_limit: 40.0, default_limit: 72.0 },
+        clocks: Clocks { idle_sm: 210.0, max_sm: 2_040.0, max_video: 1_770.0, memory: 6_251.0 },
+        thresholds: Thresholds { shutdown: 95, slowdown: 92, memory_max: 95, gpu_max: 85 },
+    },
+    Preset {
+        key: "GH200",
+        name: "NVIDIA GH200 480GB",
+        brand: NVIDIA,
+        architecture: HOPPER,
+        compute_capability: (9, 0),
+        cores: 16_896,
+        pci_device_id: 0x2342_10de,
+        pci_subsystem_id: 0x16eb_10de,
+        board_part: "699-2G530-0205-600",
+        vbios: "96.00.84.00.02",
+        inforom_image: "G530.0205.00.04",
+        memory_mib: 97_871,
+        reserved_mib: 609,
+        bar1_mib: 131_072,
+        bus_width: 6_144,
+        pcie_generation: 5,
+        nvlink: NvLinks { count: 18, version: 4, counters: LinkCounters::PerLink },
+        gpm: true,
+        fabric: false,
+        mig_devices: 7,
+        power: PowerRange { idle: 90.0, min_limit: 100.0, default_limit: 900.0 },
+        clocks: Clocks { idle_sm: 345.0, max_sm: 1_980.0, max_video: 1_545.0, memory: 2_619.0 },
+        thresholds: Thresholds { shutdown: 92, slowdown: 89, memory_max: 95, gpu_max: 87 },
     },
 ];
 

@@ -14,6 +14,8 @@ pub(crate) struct Listed {
     /// Bytes.
     pub(crate) memory: u64,
     pub(crate) kind: ProcessKind,
+    /// The MIG device that it is on.
+    pub(crate) mig: Option<usize>,
 }
 
 /// Those of `processes` that are on the GPU at `t`.
@@ -23,7 +25,7 @@ pub(crate) fn listed(processes: &[Process], t: f64) -> Vec<Listed> {
         .filter_map(|process| {
             let pid = pid_of(&process.pid)?;
             let gone = process.alive_only && !exists(pid);
-            (!gone).then_some(Listed { pid, memory: process.memory as u64, kind: process.kind })
+            (!gone).then_some(Listed { pid, memory: process.memory as u64, kind: process.kind, mig: process.mig })
         })
         .collect()
 }
@@ -97,7 +99,7 @@ mod tests {
     }
 
     fn process(pid: ProcessPid, alive_only: bool) -> Process {
-        Process { pid, memory: 1024.0, kind: ProcessKind::Compute, from: 1.0, until: 5.0, alive_only }
+        Process { pid, memory: 1024.0, kind: ProcessKind::Compute, from: 1.0, until: 5.0, alive_only, mig: None }
     }
 
     #[test]

@@ -16,8 +16,9 @@ const MOST_GPUS: usize = 64;
 pub(super) fn check(table: ScenarioTable, folder: &Path) -> Result<Scenario, Problem> {
     let clock = clock(&table, folder)?;
     let mut gpus = Vec::new();
+    let table_duplicates = table.driver.duplicate_uuids;
     for table in table.gpu {
-        add_gpus(&mut gpus, table, folder)?;
+        add_gpus(&mut gpus, table, folder, table_duplicates)?;
     }
     let faults = table.fault.into_iter().map(|fault| check_fault(fault, gpus.len())).collect::<Result<_, _>>()?;
     Ok(Scenario { driver: table.driver, clock, gpus, faults })
@@ -41,13 +42,21 @@ fn clock(table: &ScenarioTable, folder: &Path) -> Result<ClockSource, Problem> {
     }
 }
 
-fn add_gpus(gpus: &mut Vec<GpuSpec>, table: Spanned<GpuTable>, folder: &Path) -> Result<(), Problem> {
+fn add_gpus(gpus: &mut Vec<GpuSpec>, table: Spanned<GpuTable>, folder: &Path, duplicates: bool) -> Result<(), Problem> {
     let span = table.span();
     let mut table = table.into_inner();
     for process in &mut table.processes {
         if let ProcessPid::File(path) = &mut process.pid {
             *path = folder.join(&*path);
         }
+    }
+    let most = table.model.mig_devices as usize;
+    if table.mig.as_ref().is_some_and(|mig| mig.len() > most) {
+        return Err(problem(span, format!("{} has at most {most} MIG devices", table.model.key)));
+    }
+    let devices = table.mig.as_ref().map_or(0, Vec::len);
+    if table.processes.iter().any(|process| process.mig.is_some_and(|mig| mig >= devices)) {
+        return Err(problem(span, format!("a process is in a MIG device that is not there: there are {devices}")));
     }
     let count = table.count.unwrap_or(1);
     if count == 0 || gpus.len() + count > MOST_GPUS {
@@ -57,12 +66,12 @@ fn add_gpus(gpus: &mut Vec<GpuSpec>, table: Spanned<GpuTable>, folder: &Path) ->
         return Err(problem(span, "GPUs made by count cannot share one uuid, pci or serial".into()));
     }
     for _ in 0..count {
-        add_gpu(gpus, table.clone(), span.clone())?;
+        add_gpu(gpus, table.clone(), span.clone(), duplicates)?;
     }
     Ok(())
 }
 
-fn add_gpu(gpus: &mut Vec<GpuSpec>, table: GpuTable, span: Range<usize>) -> Result<(), Problem> {
+fn add_gpu(gpus: &mut Vec<GpuSpec>, table: GpuTable, span: Range<usize>, duplicates: bool) -> Result<(), Problem> {
     let index = gpus.len();
     let (uuid, uuid_span) = match &table.uuid {
         Some(uuid) => (uuid.get_ref().clone(), uuid.span()),
@@ -75,7 +84,7 @@ fn add_gpu(gpus: &mut Vec<GpuSpec>, table: GpuTable, span: Range<usize>) -> Resu
     if uuid.is_empty() || uuid.len() >= 80 {
         return Err(problem(uuid_span, "a uuid has 1 to 79 bytes".into()));
     }
-    if gpus.iter().any(|other| other.uuid == uuid) {
+    if !duplicates && gpus.iter().any(|other| other.uuid == uuid) {
         return Err(problem(uuid_span, format!("the uuid {uuid} is used twice")));
     }
     if gpus.iter().any(|other| other.pci == pci) {

@@ -9,6 +9,7 @@
 //! UUIDs and PCI addresses are unique, relative paths are resolved against the
 //! file's folder.
 
+mod board;
 mod check;
 mod parse;
 mod pci;
@@ -16,7 +17,9 @@ mod series;
 mod store;
 mod tables;
 mod units;
+mod wave;
 
+pub(crate) use board::MigProfile;
 pub use parse::ScenarioError;
 pub(crate) use pci::PciAddress;
 pub(crate) use series::{Series, Steps};

@@ -49,7 +49,7 @@ pub(super) fn load(path: &Path) -> Result<Scenario, ScenarioError> {
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let table = toml::from_str::<ScenarioTable>(text)
+    let table = super::wave::in_folder(folder, || toml::from_str::<ScenarioTable>(text))
         .map_err(|error| Problem { span: error.span().unwrap_or(0..0), message: error.message().to_owned() });
     table.and_then(|table| check::check(table, folder)).map_err(|problem| describe(path, text, problem))
 }
@@ -129,11 +129,17 @@ mod tests {
                 format!("{gpu}[[fault]]\nfunction = \"*\"\ngpu = 1\nhang = true\n"),
                 "/s/case.toml:5:7: fault.gpu: there is no GPU 1: the scenario has 1",
             ),
-            ("[[fault]]\nfunction = \"*\"\n".to_owned(), "says none of error, hang and latency_us"),
+            ("[[fault]]\nfunction = \"*\"\n".to_owned(), "says none of error, hang, corrupt and latency_us"),
             (
                 "[[fault]]\nfunction = \"*\"\nerror = \"OOPS\"\n".to_owned(),
                 "/s/case.toml:3:9: fault.error: no NVML error is named OOPS",
             ),
+            (format!("{gpu}mig = [\"1g.5gb\", \"9g.5gb\"]\n"), "9g.5gb is not a MIG profile"),
+            (
+                format!("{gpu}power = {{ csv = \"none.csv\", column = \"x\" }}\n"),
+                "cannot read the recording /s/none.csv",
+            ),
+            (format!("{gpu}power = {{ noise = 3 }}\n"), "one of value, keyframes, and csv"),
             ("[[gpu]]\n".to_owned(), "/s/case.toml:1:1: gpu: missing field `model`"),
             ("gpu = [\n".to_owned(), "/s/case.toml:"),
         ] {

@@ -1,9 +1,10 @@
 //! Values over time: `Series` of a unit is interpolated, `Steps` of anything holds
 //! its value until the next keyframe. Both are a constant or keyframes
 //! `[[seconds, value], ...]` in rising time; outside of them the first and the last
-//! value hold.
+//! value hold. A `Series` may also be a table, with noise or from a recording (`wave`).
 
 use super::units::{Scalar, Unit};
+use super::wave::{Wave, WaveTable};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -12,12 +13,20 @@ use std::marker::PhantomData;
 
 /// A quantity over time, linear between its keyframes.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Series<U>(Keyframes<Scalar<U>>);
+pub(crate) struct Series<U> {
+    frames: Keyframes<Scalar<U>>,
+    wave: Wave,
+}
 
 impl<U: Unit> Series<U> {
     /// The value at `t` seconds, in the unit's base.
     pub(crate) fn at(&self, t: f64) -> f64 {
-        let (before, after) = self.0.around(t);
+        (self.even(self.wave.within(t)) + self.wave.noise(t)).clamp(0.0, U::MAX)
+    }
+
+    /// Without repetition and noise.
+    fn even(&self, t: f64) -> f64 {
+        let (before, after) = self.frames.around(t);
         let span = after.t - before.t;
         if span <= 0.0 {
             return before.value.0;
@@ -26,13 +35,20 @@ impl<U: Unit> Series<U> {
         before.value.0 + (after.value.0 - before.value.0) * share
     }
 
-    /// The integral from 0 to `t`, in base units times seconds: exact, since the
-    /// series is linear between its corners.
+    /// The integral from 0 to `t`, in base units times seconds: exact but for noise, whose mean is
+    /// 0, since the series is linear between its corners.
     pub(crate) fn integral(&self, t: f64) -> f64 {
-        let mut corners: Vec<f64> = self.0.0.iter().map(|it| it.t).filter(|at| (0.0..t).contains(at)).collect();
+        match self.wave.repeat {
+            Some(period) if t > period => (t / period).floor() * self.area(period) + self.area(t % period),
+            _ => self.area(t),
+        }
+    }
+
+    fn area(&self, t: f64) -> f64 {
+        let mut corners: Vec<f64> = self.frames.0.iter().map(|it| it.t).filter(|at| (0.0..t).contains(at)).collect();
         corners.insert(0, 0.0);
         corners.push(t.max(0.0));
-        corners.windows(2).map(|w| (w[1] - w[0]) * f64::midpoint(self.at(w[0]), self.at(w[1]))).sum()
+        corners.windows(2).map(|w| (w[1] - w[0]) * f64::midpoint(self.even(w[0]), self.even(w[1]))).sum()
     }
 }
 
@@ -82,20 +98,42 @@ impl<T> Keyframes<T> {
 
 impl<'de, U: Unit> Deserialize<'de> for Series<U> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SeriesVisitor::<Scalar<U>>(PhantomData)).map(Self)
+        match deserializer.deserialize_any(SeriesVisitor::<Scalar<U>>(PhantomData))? {
+            Read::Frames(frames) => Ok(Self { frames, wave: Wave::default() }),
+            Read::Table(table) => Self::of_table(table),
+        }
     }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Steps<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SeriesVisitor::<T>(PhantomData)).map(Self)
+        match deserializer.deserialize_any(SeriesVisitor::<T>(PhantomData))? {
+            Read::Frames(frames) => Ok(Self(frames)),
+            Read::Table(_) => Err(de::Error::custom("only quantities can be a table with noise or a recording")),
+        }
     }
+}
+
+impl<U: Unit> Series<U> {
+    fn of_table<E: de::Error>(table: WaveTable) -> Result<Self, E> {
+        let wave = table.wave().map_err(E::custom)?;
+        let points = table.points().map_err(E::custom)?;
+        let frames = points.into_iter().map(|(t, value)| Ok(Keyframe { t, value: Scalar::checked(value)? }));
+        let frames = rising(frames.collect::<Result<_, E>>()?)?;
+        Ok(Self { frames, wave })
+    }
+}
+
+/// What stood in the file.
+enum Read<T> {
+    Frames(Keyframes<T>),
+    Table(WaveTable),
 }
 
 struct SeriesVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for SeriesVisitor<T> {
-    type Value = Keyframes<T>;
+    type Value = Read<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value or keyframes [[seconds, value], ...]")
@@ -113,23 +151,27 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SeriesVisitor<T> {
         constant(de::value::StrDeserializer::new(value))
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        constant(MapAccessDeserializer::new(map))
+        WaveTable::deserialize(MapAccessDeserializer::new(map)).map(Read::Table)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
         let frames = Vec::<Keyframe<T>>::deserialize(SeqAccessDeserializer::new(seq))?;
-        if frames.is_empty() {
-            return Err(de::Error::custom("keyframes must not be empty"));
-        }
-        if let Some(pair) = frames.windows(2).find(|pair| pair[1].t <= pair[0].t) {
-            let (a, b) = (pair[0].t, pair[1].t);
-            return Err(de::Error::custom(format!("keyframe times must rise, but {b} follows {a}")));
-        }
-        Ok(Keyframes(frames))
+        rising(frames).map(Read::Frames)
     }
 }
 
-fn constant<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Keyframes<T>, D::Error> {
-    T::deserialize(value).map(Keyframes::constant)
+fn constant<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Read<T>, D::Error> {
+    T::deserialize(value).map(|value| Read::Frames(Keyframes::constant(value)))
+}
+
+fn rising<T, E: de::Error>(frames: Vec<Keyframe<T>>) -> Result<Keyframes<T>, E> {
+    if frames.is_empty() {
+        return Err(E::custom("keyframes must not be empty"));
+    }
+    if let Some(pair) = frames.windows(2).find(|pair| pair[1].t <= pair[0].t) {
+        let (a, b) = (pair[0].t, pair[1].t);
+        return Err(E::custom(format!("keyframe times must rise, but {b} follows {a}")));
+    }
+    Ok(Keyframes(frames))
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Keyframe<T> {

@@ -2,11 +2,12 @@
 //! refused here, while TOML still knows the line.
 
 use super::PciAddress;
+use super::board::{ComputeMode, Ecc, Fabric, MigProfile, NvLink, Reasons, RecoveryAction, Rows};
 use super::series::{Series, Steps};
 use super::units::{Byte, Celsius, Count, MegaHertz, Percent, Scalar, Watt};
 use crate::abi::Code;
-use crate::abi::consts::{event, reason};
-use crate::faults::{Effect, Functions};
+use crate::abi::consts::event;
+use crate::faults::{Corruption, Effect, Functions};
 use crate::model::Preset;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -42,12 +43,14 @@ pub(crate) struct Driver {
     pub(crate) nvml: String,
     /// `1000 * major + 10 * minor`.
     pub(crate) cuda: i32,
+    /// Two GPUs may have one UUID: what a broken machine does.
+    pub(crate) duplicate_uuids: bool,
 }
 
 impl Default for Driver {
     /// The driver that belongs to the header the ABI was taken from.
     fn default() -> Self {
-        Self { version: "575.57.08".into(), nvml: "12.575.57.08".into(), cuda: 12_090 }
+        Self { version: "575.57.08".into(), nvml: "12.575.57.08".into(), cuda: 12_090, duplicate_uuids: false }
     }
 }
 
@@ -77,7 +80,23 @@ pub(crate) struct GpuTable {
     pub(crate) throttle: Option<Steps<Reasons>>,
     /// Present means that the board has one fan.
     pub(crate) fan: Option<Series<Percent>>,
+    pub(crate) sm_active: Option<Series<Percent>>,
+    pub(crate) sm_occupancy: Option<Series<Percent>>,
+    pub(crate) tensor_active: Option<Series<Percent>>,
+    pub(crate) dram_active: Option<Series<Percent>>,
+    pub(crate) bar1_used: Option<Series<Byte>>,
+    pub(crate) pcie_generation: Option<Series<Count>>,
+    pub(crate) pcie_width: Option<Series<Count>>,
     pub(crate) pcie_replays: Option<Series<Count>>,
+    pub(crate) pcie_correctable: Option<Series<Count>>,
+    pub(crate) pcie_fatal: Option<Series<Count>>,
+    pub(crate) recovery_action: Option<Steps<RecoveryAction>>,
+    /// Given: MIG is on, with these devices.
+    pub(crate) mig: Option<Vec<MigProfile>>,
+    #[serde(default)]
+    pub(crate) nvlink: NvLink,
+    #[serde(default)]
+    pub(crate) fabric: Fabric,
     #[serde(default)]
     pub(crate) ecc: Ecc,
     #[serde(default)]
@@ -93,82 +112,6 @@ pub(crate) struct GpuTable {
     pub(crate) events: Vec<Event>,
     #[serde(default, rename = "process")]
     pub(crate) processes: Vec<Process>,
-}
-
-/// `[gpu.ecc]`: error counts since the driver's start (volatile) and of the GPU's life (aggregate).
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Ecc {
-    pub(crate) enabled: bool,
-    pub(crate) corrected: Option<Series<Count>>,
-    pub(crate) uncorrected: Option<Series<Count>>,
-    /// Without these, the aggregate counts are the volatile ones.
-    pub(crate) corrected_aggregate: Option<Series<Count>>,
-    pub(crate) uncorrected_aggregate: Option<Series<Count>>,
-}
-
-impl Default for Ecc {
-    fn default() -> Self {
-        let none = || None;
-        Self {
-            enabled: true,
-            corrected: none(),
-            uncorrected: none(),
-            corrected_aggregate: none(),
-            uncorrected_aggregate: none(),
-        }
-    }
-}
-
-/// `[gpu.rows]`: remapped memory rows.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Rows {
-    pub(crate) corrected: Option<Series<Count>>,
-    pub(crate) uncorrected: Option<Series<Count>>,
-    pub(crate) pending: Option<Steps<bool>>,
-    pub(crate) failure: Option<Steps<bool>>,
-}
-
-/// `nvmlComputeMode_t`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ComputeMode {
-    #[default]
-    Default = 0,
-    Prohibited = 2,
-    ExclusiveProcess = 3,
-}
-
-/// Clock event (throttle) reasons: names of `nvml.h` in snake case, joined by `|`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Reasons(pub(crate) u64);
-
-const REASONS: &[(&str, u64)] = &[
-    ("none", 0),
-    ("gpu_idle", reason::GPU_IDLE),
-    ("applications_clocks_setting", reason::APPLICATIONS_CLOCKS),
-    ("sw_power_cap", reason::SW_POWER_CAP),
-    ("hw_slowdown", reason::HW_SLOWDOWN),
-    ("sync_boost", reason::SYNC_BOOST),
-    ("sw_thermal_slowdown", reason::SW_THERMAL),
-    ("hw_thermal_slowdown", reason::HW_THERMAL),
-    ("hw_power_brake_slowdown", reason::HW_POWER_BRAKE),
-    ("display_clock_setting", reason::DISPLAY_CLOCK),
-];
-
-impl TryFrom<String> for Reasons {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.split('|').map(str::trim).try_fold(Self(0), |all, name| {
-            let known = REASONS.iter().find(|(known, _)| *known == name);
-            known.map(|(_, bit)| Self(all.0 | bit)).ok_or_else(|| {
-                let names: Vec<_> = REASONS.iter().map(|(name, _)| *name).collect();
-                format!("no throttle reason is named {name}: known are {}", names.join(", "))
-            })
-        })
-    }
 }
 
 /// `[[gpu.event]]`.
@@ -236,6 +179,8 @@ pub(crate) struct Process {
     pub(crate) until: f64,
     /// Listed only while such a process exists.
     pub(crate) alive_only: bool,
+    /// The MIG device that it is on.
+    pub(crate) mig: Option<usize>,
 }
 
 /// Which process.
@@ -268,6 +213,7 @@ struct ProcessTable {
     from: f64,
     until: Option<f64>,
     alive_only: Option<bool>,
+    mig: Option<usize>,
 }
 
 impl TryFrom<ProcessTable> for Process {
@@ -280,7 +226,7 @@ impl TryFrom<ProcessTable> for Process {
         };
         let (from, until) = window(table.from, table.until)?;
         let alive_only = table.alive_only.unwrap_or(from_file);
-        Ok(Self { pid, memory: table.memory.0, kind: table.kind, from, until, alive_only })
+        Ok(Self { pid, memory: table.memory.0, kind: table.kind, from, until, alive_only, mig: table.mig })
     }
 }
 
@@ -307,20 +253,22 @@ struct RawFaultTable {
     error: Option<Code>,
     #[serde(default)]
     hang: bool,
+    corrupt: Option<Corruption>,
     latency_us: Option<u64>,
 }
 
 impl TryFrom<RawFaultTable> for FaultTable {
     type Error = String;
     fn try_from(raw: RawFaultTable) -> Result<Self, String> {
-        let effect = match (raw.error, raw.hang) {
-            (Some(_), true) => return Err("a fault has error or hang, not both".into()),
-            (Some(code), false) => Effect::Fail(code),
-            (None, true) => Effect::Hang,
-            (None, false) if raw.latency_us.is_none() => {
-                return Err("a fault says none of error, hang and latency_us".into());
+        let effect = match (raw.error, raw.hang, raw.corrupt) {
+            (Some(code), false, None) => Effect::Fail(code),
+            (None, true, None) => Effect::Hang,
+            (None, false, Some(how)) => Effect::Corrupt(how),
+            (None, false, None) if raw.latency_us.is_none() => {
+                return Err("a fault says none of error, hang, corrupt and latency_us".into());
             }
-            (None, false) => Effect::DelayOnly,
+            (None, false, None) => Effect::DelayOnly,
+            _ => return Err("a fault has one of error, hang and corrupt".into()),
         };
         let (from, until) = window(raw.from, raw.until)?;
         let latency = Duration::from_micros(raw.latency_us.unwrap_or(0));

@@ -54,7 +54,7 @@ units! {
 pub(crate) struct Scalar<U>(pub(crate) f64, pub(crate) PhantomData<U>);
 
 impl<U: Unit> Scalar<U> {
-    fn checked<E: de::Error>(value: f64) -> Result<Self, E> {
+    pub(super) fn checked<E: de::Error>(value: f64) -> Result<Self, E> {
         if value.is_finite() && (0.0..=U::MAX).contains(&value) {
             Ok(Self(value, PhantomData))
         } else {

@@ -4,6 +4,7 @@
 
 mod clients;
 mod header;
+mod models;
 mod scenarios;
 mod sim;
 #[path = "../../../skip.rs"]

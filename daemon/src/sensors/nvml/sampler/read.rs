@@ -1,21 +1,27 @@
-//! One reading of one GPU: every signal is asked for by itself, so one that fails hides no other.
+//! Reading one GPU: every signal is asked for by itself, so one that fails hides no other.
 //!
-//! Pure but for the NVML calls. Before each call its name is noted, so that a call that never comes back has a name.
+//! ```text
+//!  pass -> which groups are due -> calls, each under its name (read/groups, read/links) -> Sample
+//! ```
+//! Owns what is remembered from one pass to the next: when each group is due, which signals this GPU does not have (they are
+//! asked for again with the rarest group only), the last GPM sample. Before each call its name is noted, so that a call
+//! that never comes back has a name. A value that cannot be is not one: it is told as failing.
 
-use super::{
-    super::frame::{GpuProcess, Sample},
-    work::Busyness,
-};
+mod groups;
+mod links;
+mod processes;
+
+pub use links::{MAX_LINKS, count as link_count};
+
+use super::{super::frame::Sample, plausible::plausible, work::Busyness};
 use crate::platform::clock;
 use failsafe_core::signal::Kind;
-use nvml_wrapper::{
-    Device,
-    enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
-    enums::device::UsedGpuMemory,
-    error::NvmlError,
-    struct_wrappers::device::ProcessInfo,
+use nvml_wrapper::{Device, GpmSample, error::NvmlError};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use std::collections::BTreeMap;
 
 /// What the errors of a sample mean for the handle it was read with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,152 +34,175 @@ pub enum Standing {
     Void,
 }
 
-/// The name under which the list of processes is told apart in a sample.
-pub const PROCESSES: &str = "gpu.processes";
-
-struct Reading<'a> {
-    sample: Sample,
-    standing: Standing,
-    busy: &'a Busyness,
+/// How often the groups of signals are asked for; the first group with every pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// GPM and what holds the clocks down.
+    pub second: Duration,
+    /// ECC, rows, PCIe, NVLink, fans, limits.
+    pub slow: Duration,
+    /// Thresholds and greatest clocks; and again what the GPU does not have.
+    pub rare: Duration,
 }
 
-/// Asks one GPU for everything.
-pub fn read(device: &Device<'_>, gpu: &str, busy: &Busyness) -> (Sample, Standing) {
-    let sample = Sample { mono_ns: clock::monotonic_ns(), gpu: gpu.to_owned(), ..Sample::default() };
-    let mut r = Reading { sample, standing: Standing::Well, busy };
-    r.all(device);
-    busy.done();
-    if !r.sample.readings.is_empty() && r.standing == Standing::Lost {
-        r.standing = Standing::Well;
+impl Rates {
+    /// For samples this far apart, and slow groups at least this far.
+    pub fn new(interval: Duration, slow: Duration) -> Rates {
+        let second = interval.max(Duration::from_secs(1).min(slow));
+        let slow = slow.max(interval);
+        Rates { second, slow, rare: slow * 12 }
     }
-    (r.sample, r.standing)
+}
+
+/// When a group is due next.
+struct Due(Instant);
+
+impl Due {
+    fn take(&mut self, now: Instant, every: Duration) -> bool {
+        let due = now >= self.0;
+        if due {
+            self.0 = now + every;
+        }
+        due
+    }
+}
+
+/// Asks one GPU, pass after pass.
+pub struct Reader {
+    pub device: Device<'static>,
+    gpu: String,
+    busy: Arc<Busyness>,
+    rates: Rates,
+    second: Due,
+    slow: Due,
+    rare: Due,
+    /// Signals that this GPU or driver does not have.
+    absent: BTreeSet<Kind>,
+    /// The enforced power limit, milliwatts.
+    limit: Option<u32>,
+    gpm: Option<GpmSample<'static>>,
+    sample: Sample,
+    standing: Standing,
 }
 
 /// The value of a signal in an answer; `None` when the answer does not hold it.
 type Get<T> = fn(&T) -> Option<i64>;
 
-impl Reading<'_> {
-    fn all(&mut self, device: &Device<'_>) {
-        let use_ = self.ask("nvmlDeviceGetUtilizationRates", || device.utilization_rates());
-        self.put(
-            use_,
-            [
-                (Kind::GpuUtilization, |u| Some(thousand(u.gpu))),
-                (Kind::GpuMemoryUtilization, |u| Some(thousand(u.memory))),
-            ],
-        );
-        let memory = self.ask("nvmlDeviceGetMemoryInfo_v2", || device.memory_info());
-        self.put(
-            memory,
-            [(Kind::GpuMemory, |m| Some(integer(m.used))), (Kind::GpuMemoryShare, |m| share(m.used, m.total))],
-        );
-        let heat = self.ask("nvmlDeviceGetTemperature", || device.temperature(TemperatureSensor::Gpu));
-        // The value is a signed int in C; the wrapper gives it as unsigned.
-        self.put(heat, [(Kind::GpuTemperature, |t| Some(i64::from(t.cast_signed()) * 1000))]);
-        let power = self.ask("nvmlDeviceGetPowerUsage", || device.power_usage());
-        let draw = power.as_ref().ok().copied();
-        self.put(power, [(Kind::GpuPower, |mw| Some(i64::from(*mw)))]);
-        if let Some(draw) = draw {
-            let limit = self.ask("nvmlDeviceGetEnforcedPowerLimit", || device.enforced_power_limit());
-            let limit = limit.map(|limit| (draw, limit));
-            self.put(limit, [(Kind::GpuPowerShare, |(draw, limit)| share(u64::from(*draw), u64::from(*limit)))]);
-        } else {
-            self.same_as(&Kind::GpuPower, &Kind::GpuPowerShare);
+impl Reader {
+    pub fn new(device: Device<'static>, gpu: &str, busy: &Arc<Busyness>, rates: Rates) -> Reader {
+        let now = || Due(Instant::now());
+        Reader {
+            device,
+            gpu: gpu.to_owned(),
+            busy: Arc::clone(busy),
+            rates,
+            second: now(),
+            slow: now(),
+            rare: now(),
+            absent: BTreeSet::new(),
+            limit: None,
+            gpm: None,
+            sample: Sample::default(),
+            standing: Standing::Well,
         }
-        let sm = self.ask("nvmlDeviceGetClockInfo", || device.clock_info(Clock::SM));
-        self.put(sm, [(Kind::GpuClockSm, |mhz| Some(i64::from(*mhz)))]);
-        let memory = self.ask("nvmlDeviceGetClockInfo", || device.clock_info(Clock::Memory));
-        self.put(memory, [(Kind::GpuClockMemory, |mhz| Some(i64::from(*mhz)))]);
-        let why = self.ask("nvmlDeviceGetCurrentClocksThrottleReasons", || device.current_throttle_reasons());
-        self.put(why, [(Kind::GpuThrottle, |why| Some(integer(why.bits())))]);
-        for (kind, error, counter) in [
-            (Kind::GpuEccUncorrected, MemoryError::Uncorrected, EccCounter::Volatile),
-            (Kind::GpuEccCorrected, MemoryError::Corrected, EccCounter::Volatile),
-            (Kind::GpuEccUncorrectedTotal, MemoryError::Uncorrected, EccCounter::Aggregate),
-            (Kind::GpuEccCorrectedTotal, MemoryError::Corrected, EccCounter::Aggregate),
-        ] {
-            let count = self.ask("nvmlDeviceGetTotalEccErrors", || device.total_ecc_errors(error, counter));
-            self.put(count, [(kind, |count| Some(integer(*count)))]);
+    }
+
+    /// One pass over what is due.
+    pub fn pass(&mut self) -> (Sample, Standing) {
+        self.sample = Sample { mono_ns: clock::monotonic_ns(), gpu: self.gpu.clone(), ..Sample::default() };
+        self.standing = Standing::Well;
+        let now = Instant::now();
+        let (second, slow, rare) = (self.rates.second, self.rates.slow, self.rates.rare);
+        if self.rare.take(now, rare) {
+            self.absent.clear();
+            self.rare();
         }
-        self.processes(device);
+        // The power limit comes before the draw, of which it makes a share.
+        if self.slow.take(now, slow) {
+            self.slow();
+        }
+        self.fast();
+        if self.second.take(now, second) {
+            self.second();
+        }
+        self.busy.done();
+        if !self.sample.readings.is_empty() && self.standing == Standing::Lost {
+            self.standing = Standing::Well;
+        }
+        (std::mem::take(&mut self.sample), self.standing)
+    }
+
+    /// Everything is asked for again with the next pass.
+    pub fn renew(&mut self) {
+        let now = Instant::now();
+        (self.second, self.slow, self.rare) = (Due(now), Due(now), Due(now));
+        self.gpm = None;
+    }
+
+    /// Calls NVML under the function's name and files the signals that the answer holds; `None` when none of them is to be
+    /// had of this GPU, or the call failed.
+    fn one<T, const N: usize>(
+        &mut self,
+        call: &'static str,
+        kinds: [(Kind, Get<T>); N],
+        ask: impl FnOnce(&Device<'static>) -> Result<T, NvmlError>,
+    ) -> Option<T> {
+        if kinds.iter().all(|(kind, _)| self.absent.contains(kind)) {
+            return None;
+        }
+        let answer = self.ask(call, ask);
+        for (kind, value) in kinds {
+            match &answer {
+                Ok(answer) => match value(answer) {
+                    Some(value) => self.put(kind, value),
+                    None => self.lacks(kind),
+                },
+                Err(error) => self.missing(kind, error),
+            }
+        }
+        answer.ok()
     }
 
     /// Calls NVML under the function's name, and learns from its error how the handle stands.
-    fn ask<T>(&mut self, call: &'static str, ask: impl FnOnce() -> Result<T, NvmlError>) -> Result<T, NvmlError> {
+    fn ask<T>(
+        &mut self,
+        call: &'static str,
+        ask: impl FnOnce(&Device<'static>) -> Result<T, NvmlError>,
+    ) -> Result<T, NvmlError> {
         self.busy.calls(call);
-        let answer = ask();
+        let answer = ask(&self.device);
         if let Err(error) = &answer {
             self.standing = self.standing.max(standing(error));
         }
         answer
     }
 
-    fn put<T, const N: usize>(&mut self, answer: Result<T, NvmlError>, kinds: [(Kind, Get<T>); N]) {
-        for (kind, value) in kinds {
-            match &answer {
-                Ok(answer) => match value(answer) {
-                    Some(value) => self.sample.readings.push((kind, value)),
-                    None => self.sample.unsupported.push(kind.to_string()),
-                },
-                Err(error) => self.missing(kind.to_string(), error),
-            }
-        }
-    }
-
-    fn missing(&mut self, name: String, error: &NvmlError) {
-        match error {
-            NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound => {
-                self.sample.unsupported.push(name);
-            }
-            error => self.sample.failing.push((name, error.to_string())),
-        }
-    }
-
-    /// A signal computed from another goes where that one went.
-    fn same_as(&mut self, first: &Kind, second: &Kind) {
-        let first = first.to_string();
-        if let Some((_, error)) = self.sample.failing.iter().find(|(name, _)| *name == first) {
-            self.sample.failing.push((second.to_string(), error.clone()));
+    fn put(&mut self, kind: Kind, value: i64) {
+        if plausible(&kind, value) {
+            self.sample.readings.push((kind, value));
         } else {
-            self.sample.unsupported.push(second.to_string());
+            self.sample.failing.push((kind.to_string(), format!("{value} cannot be: it is out of range")));
         }
     }
 
-    fn processes(&mut self, device: &Device<'_>) {
-        type List = Result<Vec<ProcessInfo>, NvmlError>;
-        let lists: [(&'static str, &dyn Fn() -> List); 3] = [
-            ("nvmlDeviceGetComputeRunningProcesses_v3", &|| device.running_compute_processes()),
-            ("nvmlDeviceGetGraphicsRunningProcesses_v3", &|| device.running_graphics_processes()),
-            ("nvmlDeviceGetMPSComputeRunningProcesses_v3", &|| device.mps_running_compute_processes()),
-        ];
-        // A process may be in more than one list, each with all of its memory.
-        let mut found: BTreeMap<u32, Option<u64>> = BTreeMap::new();
-        let mut worst: Option<NvmlError> = None;
-        let mut answered = false;
-        for (call, list) in lists {
-            match self.ask(call, list) {
-                Ok(list) => {
-                    answered = true;
-                    for process in list {
-                        let memory = match process.used_gpu_memory {
-                            UsedGpuMemory::Used(bytes) => Some(bytes),
-                            UsedGpuMemory::Unavailable => None,
-                        };
-                        let known = found.entry(process.pid).or_default();
-                        *known = (*known).max(memory);
-                    }
-                }
-                Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => {}
-                Err(error) => worst = Some(error),
-            }
-        }
-        match worst {
-            Some(error) => self.missing(PROCESSES.to_owned(), &error),
-            None if !answered => self.sample.unsupported.push(PROCESSES.to_owned()),
-            None => {}
-        }
-        self.sample.processes = found.into_iter().map(|(pid, memory)| GpuProcess { pid, memory }).collect();
+    /// This GPU or driver does not have it.
+    fn lacks(&mut self, kind: Kind) {
+        self.sample.unsupported.push(kind.to_string());
+        self.absent.insert(kind);
     }
+
+    fn missing(&mut self, kind: Kind, error: &NvmlError) {
+        if is_absence(error) {
+            self.lacks(kind);
+        } else {
+            self.sample.failing.push((kind.to_string(), error.to_string()));
+        }
+    }
+}
+
+/// Whether the error says that there is no such thing, rather than that it could not be read now.
+pub fn is_absence(error: &NvmlError) -> bool {
+    matches!(error, NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound)
 }
 
 /// What an error says about the handle it was got with.
@@ -185,17 +214,8 @@ pub fn standing(error: &NvmlError) -> Standing {
     }
 }
 
-fn thousand(value: u32) -> i64 {
-    i64::from(value) * 1000
-}
-
 fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// `part` of `whole` in thousandths of a percent; none of nothing.
-fn share(part: u64, whole: u64) -> Option<i64> {
-    i64::try_from(u128::from(part).checked_mul(100_000)?.checked_div(u128::from(whole))?).ok()
 }
 
 #[cfg(test)]
@@ -203,18 +223,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_thousandths_of_a_percent() {
-        assert_eq!(share(1, 3), Some(33_333));
-        assert_eq!(share(u64::MAX, u64::MAX), Some(100_000));
-        assert_eq!(share(5, 0), None);
-        assert_eq!(share(720, 700), Some(102_857), "above its limit is above 100%");
-    }
-
-    #[test]
     fn errors_are_told_apart() {
         assert_eq!(standing(&NvmlError::GpuLost), Standing::Lost);
         assert_eq!(standing(&NvmlError::Uninitialized), Standing::Void);
         assert_eq!(standing(&NvmlError::NotSupported), Standing::Well);
         assert_eq!(standing(&NvmlError::Unknown), Standing::Well);
+        assert!(is_absence(&NvmlError::FailedToLoadSymbol(String::new())) && !is_absence(&NvmlError::GpuLost));
+    }
+
+    #[test]
+    fn slow_groups_are_never_faster_than_the_samples() {
+        let ms = Duration::from_millis;
+        let rates = Rates::new(ms(100), ms(5_000));
+        assert_eq!((rates.second, rates.slow), (ms(1_000), ms(5_000)));
+        let rates = Rates::new(ms(10_000), ms(5_000));
+        assert_eq!((rates.second, rates.slow), (ms(10_000), ms(10_000)));
+        let rates = Rates::new(ms(50), ms(100));
+        assert_eq!((rates.second, rates.slow), (ms(100), ms(100)), "tests make everything fast");
     }
 }

@@ -3,11 +3,14 @@
 //! [`Shared`] owns the pipe: one lock, one frame at a time. No lock is held during an NVML call.
 
 use super::{
-    super::frame::{Busy, Fault, Frame, GpuInfo, Unreachable},
-    now_ns,
-    read::{self, Standing},
+    super::{
+        frame::{Busy, Fault, Frame, Unreachable},
+        info::GpuInfo,
+    },
+    identity, now_ns,
+    read::{Rates, Reader, Standing},
 };
-use nvml_wrapper::{Device, Nvml, error::NvmlError};
+use nvml_wrapper::{Device, Nvml};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -30,7 +33,7 @@ pub struct End {
 
 /// What a GPU's thread found at its start.
 pub enum Found {
-    Gpu(GpuInfo, Device<'static>),
+    Gpu(Box<GpuInfo>, Device<'static>),
     Nothing(Unreachable),
 }
 
@@ -49,6 +52,8 @@ pub struct Shared {
     ends: Mutex<mpsc::Sender<End>>,
     busy: Mutex<Vec<Arc<Busyness>>>,
     gpus: Mutex<Gpus>,
+    /// UUIDs, each with the index that came first.
+    claims: Mutex<BTreeMap<String, u32>>,
 }
 
 /// GPUs that answer, and what is known of their XID events.
@@ -73,7 +78,14 @@ pub const XID: &str = "gpu.xid";
 
 impl Shared {
     pub fn new(out: File, ends: mpsc::Sender<End>) -> Shared {
-        Shared { out: Mutex::new(out), ends: Mutex::new(ends), busy: Mutex::default(), gpus: Mutex::default() }
+        let (busy, gpus, claims) = Default::default();
+        Shared { out: Mutex::new(out), ends: Mutex::new(ends), busy, gpus, claims }
+    }
+
+    /// The other index that has this UUID, if there is one; else it is this index's from now on.
+    fn claimed(&self, uuid: &str, index: u32) -> Option<u32> {
+        let holder = *lock(&self.claims).entry(uuid.to_owned()).or_insert(index);
+        (holder != index).then_some(holder)
     }
 
     /// Sends one frame. A closed pipe is the daemon's end, and so this process's.
@@ -166,24 +178,32 @@ pub fn same(nvml: &'static Nvml, device: &Device<'_>) -> Device<'static> {
     unsafe { Device::new(device.handle(), nvml) }
 }
 
+/// What the thread of one GPU is told at its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Task {
+    pub index: u32,
+    pub interval: Duration,
+    pub rates: Rates,
+    /// The GPU is left alone for so long: its last sampler hung on it.
+    pub spare: Duration,
+}
+
 /// The thread of one GPU: finds it, then samples it at every interval until the process ends.
-pub fn work(
-    nvml: &'static Nvml,
-    index: u32,
-    interval: Duration,
-    shared: &Shared,
-    found: &mpsc::Sender<Found>,
-    gate: &Gate,
-) {
+pub fn work(nvml: &'static Nvml, task: Task, shared: &Shared, found: &mpsc::Sender<Found>, gate: &Gate) {
+    let Task { index, interval, rates, spare } = task;
+    if !spare.is_zero() {
+        let why = format!("it is left alone for {} s, because calls on it did not come back", spare.as_secs());
+        let _gone = found.send(Found::Nothing(Unreachable { index, why }));
+        thread::sleep(spare);
+    }
     let busy = shared.watch(format!("index {index}"));
     let mut told = None;
-    let (gpu, mut device) = loop {
-        let answer = find(nvml, index, &busy);
+    let (gpu, device) = loop {
+        let answer = find(nvml, index, &busy, shared);
         busy.done();
         match answer {
             Ok(found) => break found,
-            Err(error) => {
-                let why = error.to_string();
+            Err(why) => {
                 if told.as_ref() != Some(&why) {
                     let _gone = found.send(Found::Nothing(Unreachable { index, why: why.clone() }));
                     told = Some(why);
@@ -194,13 +214,16 @@ pub fn work(
     };
     *lock(&busy.gpu) = gpu.uuid.clone();
     let uuid = gpu.uuid.clone();
+    let mut info = gpu.clone();
     // Another handle of the same GPU: a lost one is remade here alone.
-    let _gone = found.send(Found::Gpu(gpu, same(nvml, &device)));
+    let _gone = found.send(Found::Gpu(Box::new(gpu), same(nvml, &device)));
     gate.pass();
+    let mut reader = Reader::new(device, &uuid, &busy, rates);
     let mut next = Instant::now();
+    let mut look_again = next;
     let mut lost: Option<Lost> = None;
     loop {
-        let (mut sample, standing) = read::read(&device, &uuid, &busy);
+        let (mut sample, standing) = reader.pass();
         match shared.gpus().xid.get(&uuid) {
             Some(Some(NoXid::Unsupported)) => sample.unsupported.push(XID.to_owned()),
             Some(Some(NoXid::Failing(why))) => sample.failing.push((XID.to_owned(), why.clone())),
@@ -208,7 +231,13 @@ pub fn work(
         }
         shared.send(&Frame::Sample(sample));
         match standing {
-            Standing::Well => lost = None,
+            Standing::Well => {
+                lost = None;
+                if Instant::now() >= look_again {
+                    look_again = Instant::now() + rates.rare;
+                    tell_what_it_is(nvml, index, &reader, &busy, shared, &mut info);
+                }
+            }
             Standing::Void => shared.restart("NVML's handles have become void".to_owned()),
             Standing::Lost => {
                 let lost = lost.get_or_insert_with(Lost::now);
@@ -220,7 +249,8 @@ pub fn work(
                     if let Ok(again) = nvml.device_by_index(index)
                         && again.uuid().is_ok_and(|again| again == uuid)
                     {
-                        device = again;
+                        reader.device = again;
+                        reader.renew();
                     }
                     busy.done();
                 }
@@ -233,6 +263,23 @@ pub fn work(
             // A late sample is not caught up with.
             None => next = now,
         }
+    }
+}
+
+/// Looks again at what the GPU is, and tells it when that has changed.
+fn tell_what_it_is(
+    nvml: &'static Nvml,
+    index: u32,
+    reader: &Reader,
+    busy: &Busyness,
+    shared: &Shared,
+    known: &mut GpuInfo,
+) {
+    let others: Vec<_> = shared.gpus().devices.iter().map(|(gpu, device)| (gpu.clone(), same(nvml, device))).collect();
+    let info = identity::read(&reader.device, &known.uuid, index, busy, &others);
+    if info != *known {
+        shared.send(&Frame::Info(Box::new(info.clone())));
+        *known = info;
     }
 }
 
@@ -258,18 +305,19 @@ impl Lost {
     }
 }
 
-fn find(nvml: &'static Nvml, index: u32, busy: &Busyness) -> Result<(GpuInfo, Device<'static>), NvmlError> {
+/// The GPU of an index, when no other index has its UUID.
+fn find(
+    nvml: &'static Nvml,
+    index: u32,
+    busy: &Busyness,
+    shared: &Shared,
+) -> Result<(GpuInfo, Device<'static>), String> {
     busy.calls("nvmlDeviceGetHandleByIndex_v2");
-    let device = nvml.device_by_index(index)?;
+    let device = nvml.device_by_index(index).map_err(|error| error.to_string())?;
     busy.calls("nvmlDeviceGetUUID");
-    let uuid = device.uuid()?;
-    busy.calls("nvmlDeviceGetName");
-    let name = device.name().ok();
-    busy.calls("nvmlDeviceGetPciInfo_v3");
-    let pci = device.pci_info().ok().map(|pci| pci.bus_id);
-    busy.calls("nvmlDeviceGetMemoryInfo_v2");
-    let memory_total = device.memory_info().ok().map(|memory| memory.total);
-    busy.calls("nvmlDeviceGetEnforcedPowerLimit");
-    let power_limit = device.enforced_power_limit().ok().map(u64::from);
-    Ok((GpuInfo { uuid, index, name, pci, memory_total, power_limit }, device))
+    let uuid = device.uuid().map_err(|error| error.to_string())?;
+    if let Some(other) = shared.claimed(&uuid, index) {
+        return Err(format!("it has the UUID of GPU {other}, {uuid}: they cannot be told apart"));
+    }
+    Ok((identity::read(&device, &uuid, index, busy, &[]), device))
 }

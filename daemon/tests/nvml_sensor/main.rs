@@ -2,168 +2,28 @@
 //!
 //! One test, one process (nextest): the only child of a test is its sampler.
 
+mod bad_input;
+mod rig;
+
 use anyhow::{Context, Result, bail, ensure};
 use failsafe_core::signal::Kind;
 use failsafed::{
     platform::ProcFs,
-    sensors::nvml::{GpuProcess, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, signals},
+    sensors::nvml::{NvmlEvent, Sample},
 };
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rig::{GPU0, GPU1, Rig, children, fault, gpu, only_child, process, replace, until};
 use std::{
     collections::BTreeMap,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-const GPU0: &str = "GPU-00000000-0000-0000-0000-000000000001";
-const GPU1: &str = "GPU-00000000-0000-0000-0000-000000000002";
-
-/// A sensor on a scenario of its own; dropping it stops the sensor and removes the folder.
-struct Rig {
-    events: Receiver<NvmlEvent>,
-    sensor: Option<NvmlSensor>,
-    folder: TempDir,
-}
-
-impl Rig {
-    /// On a scenario at second 0.
-    fn new(scenario: &str) -> Result<Rig> {
-        Rig::with(scenario, |_| {})
-    }
-
-    fn with(scenario: &str, change: impl FnOnce(&mut NvmlConfig)) -> Result<Rig> {
-        let folder = tempfile::tempdir()?;
-        let library = folder.path().join("libnvidia-ml.so.1");
-        // A copy: the mode of what cargo built depends on the umask, and only a library that nobody else may write is loaded.
-        fs::copy(nvidia_ml::library_path()?, &library)?;
-        fs::set_permissions(&library, Permissions::from_mode(0o644))?;
-        replace(folder.path(), "now", "0")?;
-        replace(folder.path(), "scenario.toml", &on_file_clock(scenario))?;
-        let mut config = NvmlConfig::new(Some(library), Duration::from_millis(50));
-        config.deadline = Duration::from_secs(1);
-        config.library_retry = Duration::from_millis(100);
-        config.exe = PathBuf::from(env!("CARGO_BIN_EXE_failsafed"));
-        let file = folder.path().join("scenario.toml").display().to_string();
-        config.env = vec![(nvidia_ml::SCENARIO_ENV.to_owned(), file)];
-        change(&mut config);
-        let (tell, events) = channel();
-        let sensor = NvmlSensor::spawn(config, move |event| drop(tell.send(event)))?;
-        Ok(Rig { events, sensor: Some(sensor), folder })
-    }
-
-    fn at(&self, seconds: f64) -> Result<()> {
-        replace(self.folder.path(), "now", &seconds.to_string())
-    }
-
-    fn rewrite(&self, scenario: &str) -> Result<()> {
-        replace(self.folder.path(), "scenario.toml", &on_file_clock(scenario))
-    }
-
-    fn library(&self) -> PathBuf {
-        self.folder.path().join("libnvidia-ml.so.1")
-    }
-
-    /// The first event from now on that `wanted` takes.
-    fn wait<T>(&self, what: &str, mut wanted: impl FnMut(NvmlEvent) -> Option<T>) -> Result<T> {
-        let until = Instant::now() + PATIENCE;
-        let mut others = Vec::new();
-        loop {
-            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(event) => {
-                    if !matches!(event, NvmlEvent::Sample(_)) {
-                        others.push(event.clone());
-                    }
-                    if let Some(found) = wanted(event) {
-                        return Ok(found);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => bail!("waited for {what}; there were {others:#?}"),
-                Err(RecvTimeoutError::Disconnected) => bail!("the sensor ended before {what}; there were {others:#?}"),
-            }
-        }
-    }
-
-    fn hello(&self) -> Result<Hello> {
-        self.wait("hello", |event| if let NvmlEvent::Hello(hello) = event { Some(hello) } else { None })
-    }
-
-    fn sample(&self, what: &str, wanted: impl Fn(&Sample) -> bool) -> Result<Sample> {
-        self.wait(what, |event| match event {
-            NvmlEvent::Sample(sample) if wanted(&sample) => Some(sample),
-            _ => None,
-        })
-    }
-
-    /// Why this GPU, or all of NVML, is blind.
-    fn blind(&self, whose: Option<&str>) -> Result<(String, Option<u64>)> {
-        self.wait("blindness", |event| match event {
-            NvmlEvent::Blind { gpu, why, since_ns } if gpu.as_deref() == whose => Some((why, since_ns)),
-            _ => None,
-        })
-    }
-
-    fn sees(&self, whose: Option<&str>) -> Result<()> {
-        self.wait("sight", |event| match event {
-            NvmlEvent::Sees { gpu } if gpu.as_deref() == whose => Some(()),
-            _ => None,
-        })
-    }
-}
-
-fn on_file_clock(scenario: &str) -> String {
-    format!("clock = \"file\"\nclock_file = \"now\"\n{scenario}")
-}
-
-fn replace(folder: &Path, name: &str, text: &str) -> Result<()> {
-    let fresh = folder.join("fresh");
-    fs::write(&fresh, text)?;
-    fs::rename(fresh, folder.join(name)).context("replacing a file of the scenario")
-}
-
-fn gpu(uuid: &str, more: &str) -> String {
-    format!("[[gpu]]\nmodel = \"H100\"\nuuid = \"{uuid}\"\n{more}\n")
-}
-
-fn fault(function: &str, rest: &str) -> String {
-    format!("[[fault]]\nfunction = \"{function}\"\n{rest}\n")
-}
-
-/// The processes whose parent is this one.
-fn children() -> Result<Vec<u32>> {
-    let (proc, mut found) = (ProcFs::default(), Vec::new());
-    for entry in fs::read_dir("/proc")? {
-        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok())
-            && proc.stat(pid)?.is_some_and(|stat| stat.ppid == std::process::id() && stat.state != 'Z')
-        {
-            found.push(pid);
-        }
-    }
-    Ok(found)
-}
-
-fn only_child() -> Result<u32> {
-    let children = children()?;
-    let [pid] = children[..] else { bail!("not one child but {children:?}") };
-    Ok(pid)
-}
-
-fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < end, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
 
 #[test]
 fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
@@ -184,9 +44,8 @@ fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
     ensure!(info.uuid == GPU0 && info.index == 0 && info.power_limit == Some(700_000), "{info:?}");
     ensure!(info.name.is_some() && info.pci.is_some(), "{info:?}");
     let total = info.memory_total.context("memory in all")?;
-    // The first sample may come before XIDs are registered.
-    let sample = rig.sample("a whole sample", |sample| sample.failing.is_empty())?;
-    let values: BTreeMap<Kind, i64> = signals(&sample).collect();
+    let whole = rig.whole(GPU0)?;
+    let values: BTreeMap<Kind, i64> = whole.values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
     let used = 20i64 << 30;
     let want = BTreeMap::from([
         (Kind::GpuUtilization, 97_000),
@@ -205,9 +64,11 @@ fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
         (Kind::GpuEccUncorrectedTotal, 10),
         (Kind::GpuEccCorrectedTotal, 50),
     ]);
-    ensure!(values == want, "{values:#?}");
-    ensure!(sample.processes == [GpuProcess { pid: me, memory: Some(3 << 30) }], "{sample:?}");
-    ensure!(sample.unsupported.is_empty(), "{sample:?}");
+    for (kind, value) in want {
+        ensure!(values.get(&kind) == Some(&value), "{kind}: {value} is wanted; there is {:?}", values.get(&kind));
+    }
+    ensure!(whole.failing.is_empty(), "{whole:?}");
+    rig.sample("its process", |sample| sample.processes == [process(me, 3 << 30)])?;
     rig.at(10.0)?;
     let hot = |sample: &Sample| sample.readings.contains(&(Kind::GpuTemperature, 93_000));
     rig.sample("the new temperature", hot).map(drop)
@@ -219,13 +80,16 @@ fn one_failing_call_hides_no_other_signal() -> Result<()> {
         + &fault("nvmlDeviceGetTotalEccErrors", "error = \"NOT_SUPPORTED\"")
         + &fault("nvmlDeviceGetPowerUsage", "error = \"NO_PERMISSION\"");
     let rig = Rig::new(&(gpu(GPU0, "utilization = 50") + &faults))?;
-    let sample = rig.sample("a sample", |sample| !sample.failing.iter().any(|(name, _)| name == "gpu.xid"))?;
-    let failing: Vec<&str> = sample.failing.iter().map(|(name, _)| name.as_str()).collect();
-    ensure!(failing == ["gpu.temperature", "gpu.power", "gpu.power_share"], "{failing:?}");
-    ensure!(sample.unsupported.len() == 4 && sample.unsupported.iter().all(|n| n.starts_with("gpu.ecc")), "{sample:?}");
-    ensure!(sample.readings.contains(&(Kind::GpuUtilization, 50_000)), "{sample:?}");
-    // Every kind of NVML's is in exactly one list.
-    ensure!(sample.readings.len() + failing.len() + sample.unsupported.len() == 14, "{sample:?}");
+    let whole = rig.whole(GPU0)?;
+    let failing: Vec<&str> = whole.failing.keys().map(String::as_str).collect();
+    ensure!(failing == ["gpu.power", "gpu.power_share", "gpu.temperature"], "{failing:?}");
+    for name in ["gpu.ecc_corrected", "gpu.ecc_uncorrected", "gpu.ecc_corrected_total", "gpu.ecc_uncorrected_total"] {
+        ensure!(whole.unsupported.contains(name), "{name} is there: {whole:?}");
+    }
+    ensure!(
+        whole.values.contains_key(&Kind::GpuUtilization) && whole.values.contains_key(&Kind::GpuClockSm),
+        "{whole:?}"
+    );
     Ok(())
 }
 
@@ -294,6 +158,28 @@ fn a_hung_gpu_leaves_the_others_seen_by_the_same_sampler() -> Result<()> {
     rig.sees(Some(GPU0))?;
     ensure!(only_child()? == sampler, "it was started again");
     Ok(())
+}
+
+#[test]
+fn a_gpu_that_hangs_for_long_is_left_alone_by_the_next_sampler() -> Result<()> {
+    let both = gpu(GPU0, "power = 600") + &gpu(GPU1, "power = 300");
+    let hang = fault("nvmlDeviceGetPowerUsage", "gpu = 0\nfrom = 2.0\nhang = true");
+    let rig = Rig::with(&(both.clone() + &hang), |config| config.patience = Duration::from_secs(2))?;
+    rig.sample("the first GPU", |sample| sample.gpu == GPU0)?;
+    let first = only_child()?;
+    rig.at(2.0)?;
+    rig.blind(Some(GPU0))?;
+    // The next sampler has the hung GPU among those that it does not touch, and sees the other.
+    let hello = rig.wait("another sampler", |event| match event {
+        NvmlEvent::Hello(hello) if !hello.unreachable.is_empty() => Some(hello),
+        _ => None,
+    })?;
+    ensure!(hello.gpus.len() == 1 && hello.gpus[0].uuid == GPU1, "{hello:?}");
+    ensure!(hello.unreachable[0].index == 0 && hello.unreachable[0].why.contains("left alone"), "{hello:?}");
+    rig.sample("the other GPU", |sample| sample.gpu == GPU1)?;
+    ensure!(only_child()? != first, "the hung sampler was kept");
+    rig.rewrite(&both)?;
+    rig.sees(Some(GPU0))
 }
 
 #[test]

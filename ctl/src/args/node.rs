@@ -1,0 +1,131 @@
+//! `node` and `gpu`.
+
+use super::{Output, duration, reason};
+use clap::{Args as ClapArgs, Subcommand};
+use std::time::Duration;
+
+/// `node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Sensors, GPUs, runs, the log, and what is being paid for it all.
+    Status(Output),
+    /// How well the node and its GPUs are, and why not better; the exit code says it to a scheduler's prolog.
+    Health(HealthArgs),
+    /// How many GPUs are free and well, held by runs, drained, or not to be used.
+    Capacity(Output),
+    /// May work be placed on these GPUs? Exit 0 yes, 14 no.
+    Placeable(PlaceableArgs),
+    /// Changes of health.
+    Watch(WatchArgs),
+    /// Place nothing new on the node.
+    Cordon(OrderArgs),
+    /// The node may be used again.
+    Uncordon(OrderArgs),
+    /// What speaks against the node is dealt with: judge it anew.
+    ResetHealth(OrderArgs),
+}
+
+/// `gpu`.
+#[derive(Debug, Subcommand)]
+pub enum GpuCommand {
+    /// Every GPU with its health, load and runs.
+    #[command(visible_alias = "ls")]
+    List(Output),
+    /// One GPU: health with reasons, every signal, processes.
+    Describe {
+        /// UUID or index.
+        gpu: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Changes of the GPUs' health.
+    Watch(WatchArgs),
+    /// The list, again and again.
+    Top(TopArgs),
+    /// Place nothing new on a GPU.
+    Cordon(GpuOrderArgs),
+    /// A GPU may be used again.
+    Uncordon(GpuOrderArgs),
+    /// What speaks against a GPU is dealt with: judge it anew.
+    ResetHealth(GpuOrderArgs),
+    /// Reset a GPU by the vendor's tool; refused while anything runs on it.
+    Reset(GpuOrderArgs),
+}
+
+/// `node health`.
+#[derive(Debug, ClapArgs)]
+pub struct HealthArgs {
+    /// Only these GPUs, beside what speaks against the node itself; may be repeated, or separated by commas.
+    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',')]
+    pub gpus: Vec<String>,
+    /// Degraded will do: exit 0.
+    #[arg(long)]
+    pub accept_degraded: bool,
+    /// Print nothing but what speaks against it.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `node placeable`.
+#[derive(Debug, ClapArgs)]
+pub struct PlaceableArgs {
+    /// On these GPUs; may be repeated, or separated by commas.
+    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', conflicts_with = "count")]
+    pub gpus: Vec<String>,
+    /// On so many GPUs, whichever. Without it and `--gpu`: on the node itself.
+    #[arg(long, default_value_t = 0)]
+    pub count: u32,
+    /// Degraded will do.
+    #[arg(long)]
+    pub degraded: bool,
+    /// GPUs that runs are on will do.
+    #[arg(long)]
+    pub shared: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `node watch`, `gpu watch`.
+#[derive(Debug, ClapArgs)]
+pub struct WatchArgs {
+    /// Changes after this revision.
+    #[arg(long, default_value_t = 0)]
+    pub since: u64,
+    /// End when all that is known was printed.
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// An order about the node.
+#[derive(Debug, ClapArgs)]
+pub struct OrderArgs {
+    /// Why; it goes into the audit log.
+    #[arg(short, long, value_name = "TEXT", value_parser = reason)]
+    pub reason: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// An order about a GPU.
+#[derive(Debug, ClapArgs)]
+pub struct GpuOrderArgs {
+    /// UUID or index.
+    pub gpu: String,
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// `gpu top`.
+#[derive(Debug, ClapArgs)]
+pub struct TopArgs {
+    /// Time between two lists.
+    #[arg(short, long, default_value = "2s", value_parser = duration)]
+    pub interval: Duration,
+    /// End after so many lists.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub iterations: Option<u32>,
+}

@@ -1,0 +1,102 @@
+//! `node health`, `capacity`, `placeable`, `watch`, and the orders about node and GPUs.
+
+use super::Place;
+use crate::{
+    args::{HealthArgs, OrderArgs, Output, PlaceableArgs, WatchArgs},
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{Paint, health as page, json, print},
+};
+use failsafe_proto::v1 as pb;
+
+/// An order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Order {
+    Cordon,
+    Uncordon,
+    Reset,
+}
+
+pub(super) fn health(place: &Place<'_>, args: &HealthArgs) -> Result<Exit, Fail> {
+    let asked = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.node().health(pb::HealthRequest {}).await?.into_inner())
+    });
+    let health = match asked {
+        Ok(health) => health,
+        // Nobody to ask is no sign of health; who may not ask, or asks wrongly, is told so.
+        Err(fail) if fail.exit == Exit::Error => return Err(Fail { exit: Exit::Unknown, ..fail }),
+        Err(fail) => return Err(fail),
+    };
+    let chosen = page::choose(&health, &args.gpus)?;
+    let level = page::level(&health, &chosen, !args.gpus.is_empty());
+    if args.output.json() {
+        print(&json::text(&json::health(&health, &chosen, level)))?;
+    } else if !args.quiet || level != pb::HealthLevel::Healthy {
+        print(&page::health(&health, &chosen, level, Paint::stdout()))?;
+    }
+    Ok(match level {
+        pb::HealthLevel::Healthy => Exit::Done,
+        pb::HealthLevel::Degraded if args.accept_degraded => Exit::Done,
+        pb::HealthLevel::Degraded => Exit::Degraded,
+        pb::HealthLevel::Draining => Exit::Draining,
+        pb::HealthLevel::Unhealthy => Exit::Unhealthy,
+        pb::HealthLevel::Unknown | pb::HealthLevel::Unspecified => Exit::Unknown,
+    })
+}
+
+pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
+    let capacity = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.node().capacity(pb::CapacityRequest {}).await?.into_inner())
+    })?;
+    print(&if output.json() { json::text(&json::capacity(&capacity)) } else { page::capacity(&capacity) })?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit, Fail> {
+    let PlaceableArgs { gpus, count, degraded, shared, output } = args;
+    let request = pb::PlaceableRequest { gpus: gpus.clone(), count: *count, degraded: *degraded, shared: *shared };
+    let answer = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.node().placeable(request).await?.into_inner())
+    })?;
+    print(&if output.json() { json::text(&json::placeable(&answer)) } else { page::placeable(&answer) })?;
+    Ok(if answer.placeable { Exit::Done } else { Exit::NotPlaceable })
+}
+
+pub(super) fn watch(place: &Place<'_>, args: &WatchArgs, gpus_only: bool) -> Result<Exit, Fail> {
+    block_on(async {
+        let client = Client::connect(place.socket).await?;
+        let request = pb::WatchSinceRequest { revision: args.since, follow: !args.once };
+        let mut changes = client.node().watch_since(request).await?.into_inner();
+        while let Some(change) = changes.message().await? {
+            if gpus_only && change.gpu.is_empty() && !change.missed {
+                continue;
+            }
+            // One line each, so that a program can read them as they come.
+            print(&if args.output.json() {
+                format!("{}\n", json::change(&change))
+            } else {
+                page::change(&change, &place.zone, Paint::stdout())
+            })?;
+        }
+        Ok(Exit::Done)
+    })
+}
+
+pub(super) fn order(place: &Place<'_>, order: Order, gpu: &str, args: &OrderArgs) -> Result<Exit, Fail> {
+    let request = pb::OrderRequest { gpu: gpu.to_owned(), reason: args.reason.clone() };
+    let answer = block_on(async {
+        let mut node = Client::connect(place.socket).await?.node();
+        Ok(match order {
+            Order::Cordon => node.cordon(request).await?,
+            Order::Uncordon => node.uncordon(request).await?,
+            Order::Reset => node.reset_health(request).await?,
+        }
+        .into_inner())
+    })?;
+    let part = answer.part.unwrap_or_default();
+    print(&if args.output.json() { json::text(&json::part(&part)) } else { page::part(&part, Paint::stdout()) })?;
+    Ok(Exit::Done)
+}

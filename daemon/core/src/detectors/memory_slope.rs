@@ -1,0 +1,34 @@
+//! GPU memory that only ever grows: bytes an hour over ten minutes; 0 as soon as some was given back.
+
+use super::{Detector, Seen, window::Window};
+use crate::{signal::Kind, time::Span};
+
+const HOUR: Span = Span::from_secs(3_600);
+
+#[derive(Debug, Clone)]
+pub(super) struct MemorySlope {
+    window: Window,
+    last: Option<i64>,
+}
+
+impl Default for MemorySlope {
+    fn default() -> MemorySlope {
+        MemorySlope { window: Window::new(Span::from_secs(600)), last: None }
+    }
+}
+
+impl Detector for MemorySlope {
+    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+        let memory = seen.of(&Kind::GpuMemory)?;
+        let gave_back = self.last.replace(memory).is_some_and(|before| memory < before);
+        if gave_back {
+            self.window.clear();
+        }
+        self.window.push(memory, seen.at);
+        if gave_back { Some(0) } else { self.window.slope(HOUR) }
+    }
+
+    fn copy(&self) -> Box<dyn Detector> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,52 @@
+//! Stalled: utilisation stands still at nothing or everything, GPU memory does not change, and the run reports no metric.
+//! A run that reports its steps is seen to hang soon; one that reports nothing only by its GPU.
+
+use super::{Detector, Seen, window::micros};
+use crate::{signal::Kind, time::MonoTime};
+
+const PINNED_LOW: i64 = 1_000;
+const PINNED_HIGH: i64 = 99_000;
+
+#[derive(Debug, Clone)]
+pub(super) struct Stall {
+    moved: MonoTime,
+    memory: Option<i64>,
+    high: Option<bool>,
+}
+
+impl Stall {
+    pub(super) fn new(at: MonoTime) -> Stall {
+        Stall { moved: at, memory: None, high: None }
+    }
+}
+
+impl Detector for Stall {
+    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+        if let Some(memory) = seen.of(&Kind::GpuMemory) {
+            if self.memory.replace(memory).is_some_and(|before| before != memory) {
+                self.moved = seen.at;
+            }
+            return None;
+        }
+        let utilization = seen.of(&Kind::GpuUtilization)?;
+        let high = match utilization {
+            ..=PINNED_LOW => Some(false),
+            PINNED_HIGH.. => Some(true),
+            _ => None,
+        };
+        // Going from nothing to everything is work, too.
+        if high.is_none() || high != self.high {
+            self.moved = seen.at;
+        }
+        self.high = high;
+        Some(micros(seen.at.since(self.moved)))
+    }
+
+    fn progress(&mut self, at: MonoTime) {
+        self.moved = self.moved.max(at);
+    }
+
+    fn copy(&self) -> Box<dyn Detector> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,26 @@
+//! How fast a GPU warms up: degrees a minute, over a minute. A fan that failed shows before any threshold is reached.
+
+use super::{Detector, Seen, window::Window};
+use crate::{signal::Kind, time::Span};
+
+const MINUTE: Span = Span::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub(super) struct ThermalSlope(Window);
+
+impl Default for ThermalSlope {
+    fn default() -> ThermalSlope {
+        ThermalSlope(Window::new(MINUTE))
+    }
+}
+
+impl Detector for ThermalSlope {
+    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+        self.0.push(seen.of(&Kind::GpuTemperature)?, seen.at);
+        self.0.slope(MINUTE)
+    }
+
+    fn copy(&self) -> Box<dyn Detector> {
+        Box::new(self.clone())
+    }
+}

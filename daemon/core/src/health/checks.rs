@@ -1,0 +1,160 @@
+//! The thresholds: which values of a GPU speak against it. One table; where each figure comes from stands beside it.
+//!
+//! Owns the last values and the windows of counters. A check trips when its value has been bad for `hold`, and clears when
+//! it has been good for `clear`.
+
+mod table;
+
+use crate::{
+    signal::Kind,
+    time::{MonoTime, Span},
+};
+use std::collections::{BTreeMap, VecDeque};
+use table::{CHECKS, Check, MINUTE, Test, text};
+
+/// A day.
+pub(super) const DAY: Span = Span::from_secs(86_400);
+/// Points of one window; a window thins out rather than grow.
+const POINTS: usize = 256;
+
+/// What a check found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Bad(String),
+    Cleared,
+}
+
+/// What the checks of one GPU remember.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Checks {
+    last: BTreeMap<Kind, i64>,
+    peak: BTreeMap<&'static str, i64>,
+    windows: BTreeMap<&'static str, VecDeque<(MonoTime, i64)>>,
+    bad_since: BTreeMap<&'static str, MonoTime>,
+    good_since: BTreeMap<&'static str, MonoTime>,
+}
+
+impl Checks {
+    /// A value: what each check on it finds.
+    pub(super) fn value(&mut self, kind: &Kind, value: i64, at: MonoTime) -> Vec<(&'static Check, Found)> {
+        if !CHECKS.iter().any(|check| concerns(check, kind)) {
+            return Vec::new();
+        }
+        let before = self.last.insert(kind.clone(), value);
+        CHECKS
+            .iter()
+            .filter(|check| check.kind == *kind)
+            .map(|check| {
+                let bad = self.bad(check, value, before, at);
+                (check, self.judge(check, bad, value, at))
+            })
+            .filter(|(_, found)| *found != Found::Nothing)
+            .collect()
+    }
+
+    fn judge(&mut self, check: &'static Check, bad: bool, value: i64, at: MonoTime) -> Found {
+        if bad {
+            self.good_since.remove(check.code);
+            let since = *self.bad_since.entry(check.code).or_insert(at);
+            return if at.since(since) >= check.hold { Found::Bad(text(check, value)) } else { Found::Nothing };
+        }
+        self.bad_since.remove(check.code);
+        let since = *self.good_since.entry(check.code).or_insert(at);
+        if at.since(since) >= check.clear { Found::Cleared } else { Found::Nothing }
+    }
+
+    fn bad(&mut self, check: &'static Check, value: i64, before: Option<i64>, at: MonoTime) -> bool {
+        let other = |kind: &Kind| self.last.get(kind).copied();
+        match &check.test {
+            Test::Above(bound) => value > *bound,
+            Test::SumAbove(kind, bound) => value.saturating_add(other(kind).unwrap_or(0)) > *bound,
+            Test::Reaches(kind) => other(kind).is_some_and(|bound| bound > 0 && value >= bound),
+            Test::Below(kind) => other(kind).is_some_and(|bound| value > 0 && value < bound),
+            Test::AtMost(bound) => value <= *bound,
+            Test::OneOf(values) => values.contains(&value),
+            Test::BelowPeak => {
+                let peak = self.peak.entry(check.code).or_insert(value);
+                *peak = (*peak).max(value);
+                value < *peak
+            }
+            Test::Grows(more_than, within) => self.growth(check.code, value, *within, at) > *more_than,
+            Test::ComesOn(mask, times, within) => {
+                let came = value & mask != 0 && before.is_some_and(|before| before & mask == 0);
+                let total = self.windows.get(check.code).and_then(|w| w.back()).map_or(0, |(_, total)| *total);
+                let grown = self.growth(check.code, total + i64::from(came), *within, at);
+                grown >= i64::try_from(*times).unwrap_or(i64::MAX)
+            }
+            Test::PcieReplays => {
+                let link = other(&Kind::GpuPcieGeneration).zip(other(&Kind::GpuPcieWidth));
+                let grown = self.growth(check.code, value, MINUTE, at);
+                link.is_some_and(|(generation, width)| grown > replay_limit(generation, width))
+            }
+        }
+    }
+
+    fn growth(&mut self, code: &'static str, total: i64, within: Span, at: MonoTime) -> i64 {
+        let window = self.windows.entry(code).or_default();
+        if window.back().is_some_and(|(_, last)| *last > total) {
+            // The counter was reset: what was before says nothing of what is now.
+            window.clear();
+        }
+        while window.get(1).is_some_and(|(next, _)| at.since(*next) >= within) {
+            window.pop_front();
+        }
+        // Many samples in a long window: only changes, and a few of the rest, are worth a point.
+        let dense = window.len() >= POINTS;
+        match window.back_mut() {
+            Some((_, last)) if *last == total => {}
+            Some((_, last)) if dense => *last = total,
+            _ => window.push_back((at, total)),
+        }
+        window.front().map_or(0, |(_, first)| total.saturating_sub(*first))
+    }
+}
+
+/// Replays a minute that a bit error rate of 10^-12 gives: gigatransfers a second, times 60, times lanes, over 1000.
+fn replay_limit(generation: i64, width: i64) -> i64 {
+    let hundred_mt = match generation {
+        ..=1 => 25,
+        2 => 50,
+        3 => 80,
+        4 => 160,
+        5 => 320,
+        _ => 640,
+    };
+    let limit = hundred_mt * 60 * width.clamp(1, 32);
+    limit / 10_000 + i64::from(limit % 10_000 > 0)
+}
+
+fn concerns(check: &Check, kind: &Kind) -> bool {
+    check.kind == *kind
+        || match &check.test {
+            Test::SumAbove(other, _) | Test::Reaches(other) | Test::Below(other) => other == kind,
+            Test::PcieReplays => matches!(kind, Kind::GpuPcieGeneration | Kind::GpuPcieWidth),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replays_are_judged_by_the_links_speed_and_width() {
+        assert_eq!(replay_limit(5, 16), 31);
+        assert_eq!(replay_limit(4, 16), 16);
+        assert_eq!(replay_limit(3, 8), 4);
+        assert_eq!(replay_limit(1, 1), 1);
+    }
+
+    #[test]
+    fn a_long_window_stays_small() {
+        let mut checks = Checks::default();
+        for i in 0..10_000i64 {
+            let at = MonoTime(u64::try_from(i).unwrap() * 50_000_000);
+            checks.value(&Kind::GpuPcieUncorrectable, i, at);
+        }
+        assert!(checks.windows["pcie-uncorrectable"].len() <= POINTS);
+    }
+}

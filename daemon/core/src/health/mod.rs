@@ -1,0 +1,342 @@
+//! Health: whether work may be placed on each GPU and on the node, and why not.
+//!
+//! ```text
+//! Input (signal, XID, gap, tick), Fact, Order ─► Health ─► Change ─► audit log, watchers, the state folder
+//!                                                  └► View ─► placeable?
+//! ```
+//!
+//! Owns the level of each part and the reasons for it. Invariants: no clock (time is in what comes in); what is not seen, or
+//! was seen too long ago, is `unknown`, never `healthy`; `unhealthy` is left only by an order; a reason that comes and goes is
+//! held until it has been gone for a while.
+
+mod checks;
+mod level;
+mod order;
+mod part;
+mod place;
+mod xids;
+
+pub use level::{Change, Level, Reason, Target};
+pub use order::{Fact, NoSuchGpu, Order, OrderKind};
+pub use place::{Placement, Wanted};
+
+use crate::{
+    event::Event,
+    input::{Gap, Input},
+    signal::{Signal, Source, Value},
+    subject::{GpuId, Subject},
+    time::{MonoTime, Span},
+    xid::{Advice, Catalogue},
+};
+use part::Part;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The code of an operator's or a rule's cordon.
+pub const CORDONED: &str = "cordoned";
+/// The code of a part that is not seen.
+pub const BLIND: &str = "blind";
+/// The code of an answer that is too old.
+pub const STALE: &str = "stale";
+
+/// How health starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// Now.
+    pub at: MonoTime,
+    /// Wall clock minus `CLOCK_MONOTONIC`, nanoseconds: times are for people, and are kept over a boot.
+    pub wall_offset_ns: i64,
+    /// How old a sample may be.
+    pub fresh: Span,
+    /// Whether GPUs are looked at; then the node is unknown until NVML answers.
+    pub gpus: bool,
+}
+
+/// What outlives a restart.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    revision: u64,
+    node: part::KeptPart,
+    gpus: BTreeMap<GpuId, part::KeptPart>,
+}
+
+/// The health of a node and its GPUs.
+#[derive(Debug, Clone)]
+pub struct Health {
+    catalogue: Arc<Catalogue>,
+    fresh: Span,
+    wall_offset_ns: i64,
+    now: MonoTime,
+    revision: u64,
+    node: Part,
+    gpus: BTreeMap<GpuId, Part>,
+}
+
+/// A part as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartView {
+    /// Its level.
+    pub level: Level,
+    /// Since when, ns since the epoch.
+    pub since_ns: i64,
+    /// Why it is not healthy, the worst first.
+    pub reasons: Vec<Reason>,
+}
+
+/// The node as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Grows with every change.
+    pub revision: u64,
+    /// When health last took something in.
+    pub as_of: MonoTime,
+    /// An older answer is `unknown`.
+    pub fresh: Span,
+    /// The node: its own reasons and, summed up, its GPUs'.
+    pub node: PartView,
+    /// Its GPUs.
+    pub gpus: BTreeMap<GpuId, PartView>,
+}
+
+impl Health {
+    /// Health of a node of which nothing is known but what was kept.
+    pub fn new(catalogue: Arc<Catalogue>, kept: Kept, start: Start) -> Health {
+        let Start { at, wall_offset_ns, fresh, gpus } = start;
+        let now = Stamp::new(at, wall_offset_ns);
+        let unseen = |part| Part::restored(part, "no sample has come yet", now);
+        let node = match gpus {
+            true => Part::restored(kept.node, "NVML has not answered yet", now),
+            false => Part::seen(kept.node, now),
+        };
+        let gpus = kept.gpus.into_iter().map(|(gpu, part)| (gpu, unseen(part))).collect();
+        Health { catalogue, fresh, wall_offset_ns, now: at, revision: kept.revision, node, gpus }
+    }
+
+    /// What is to be kept.
+    pub fn keep(&self) -> Kept {
+        Kept {
+            revision: self.revision,
+            node: self.node.keep(),
+            gpus: self.gpus.iter().map(|(gpu, part)| (gpu.clone(), part.keep())).collect(),
+        }
+    }
+
+    /// Takes in an input of the core.
+    pub fn take(&mut self, input: &Input) -> Vec<Change> {
+        match input {
+            Input::Signal(signal) => match &signal.subject {
+                Subject::Gpu(gpu) => self.gpu_signal(&gpu.clone(), signal),
+                _ => Vec::new(),
+            },
+            Input::Gap(gap) if gap.source == Source::Nvml => self.gap(gap),
+            Input::Tick(at) => self.tick(*at),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes in a fact.
+    pub fn fact(&mut self, fact: &Fact) -> Vec<Change> {
+        match fact {
+            Fact::Listed { gpus, at } => {
+                self.advance(*at);
+                let now = self.stamp(*at);
+                for gpu in gpus {
+                    self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
+                }
+                if gpus.is_empty() {
+                    self.node.drop_reason(BLIND);
+                }
+                // One that was never seen here and has nothing against it has moved to another node.
+                self.gpus.retain(|gpu, part| gpus.contains(gpu) || gpu.is_amd() || part.has_history());
+                for (gpu, part) in &mut self.gpus {
+                    if !gpus.contains(gpu) && !gpu.is_amd() {
+                        part.blind("NVML does not list it any more", now);
+                    }
+                }
+                self.settle(None)
+            }
+            Fact::Lost { gpu, why, at } => {
+                let text = format!("the GPU is lost: {why}");
+                self.note(&Target::Gpu(gpu.clone()), "gpu-lost", Level::Unhealthy, text, Advice::RebootNode, *at)
+            }
+            Fact::Noted { target, code, level, text, advice, at } => {
+                self.note(target, code, *level, text.clone(), *advice, *at)
+            }
+        }
+    }
+
+    /// Obeys an order.
+    ///
+    /// # Errors
+    /// The GPU is not this node's.
+    pub fn order(&mut self, order: &Order, at: MonoTime) -> Result<Vec<Change>, NoSuchGpu> {
+        self.advance(at);
+        let now = self.stamp(at);
+        let part = match &order.target {
+            Target::Node => &mut self.node,
+            Target::Gpu(gpu) => self.gpus.get_mut(gpu).ok_or_else(|| NoSuchGpu(gpu.clone()))?,
+        };
+        match order.kind {
+            OrderKind::Cordon => {
+                let text = format!("cordoned by {}: {}", order.by, order.why);
+                part.note(CORDONED, Level::Draining, text, Advice::RecordOnly, now);
+            }
+            OrderKind::Uncordon => {
+                part.drop_reason(CORDONED);
+            }
+            OrderKind::Reset => part.reset(),
+        }
+        Ok(self.settle(Some(order)))
+    }
+
+    /// The node as it stands.
+    pub fn view(&self) -> View {
+        View {
+            revision: self.revision,
+            as_of: self.now,
+            fresh: self.fresh,
+            node: self.node.view(),
+            gpus: self.gpus.iter().map(|(gpu, part)| (gpu.clone(), part.view())).collect(),
+        }
+    }
+
+    fn gpu_signal(&mut self, gpu: &GpuId, signal: &Signal) -> Vec<Change> {
+        self.advance(signal.at);
+        let now = self.stamp(signal.at);
+        let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
+        let changed = match &signal.value {
+            Value::Event(Event::Xid { code }) => part.xid(&self.catalogue, *code, now),
+            Value::Integer(value) if signal.source == Source::Nvml => {
+                part.sample(&signal.kind, *value, now) | self.node.drop_reason(BLIND)
+            }
+            Value::Integer(value) if signal.source == Source::Amdgpu => part.sample(&signal.kind, *value, now),
+            _ => false,
+        };
+        if changed { self.settle(None) } else { Vec::new() }
+    }
+
+    fn gap(&mut self, gap: &Gap) -> Vec<Change> {
+        self.advance(gap.at);
+        let now = self.stamp(gap.at);
+        match (&gap.gpu, gap.blind) {
+            (Some(gpu), true) => {
+                self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now)).blind(&gap.what, now)
+            }
+            // A sample says that it is seen; this alone does not.
+            (Some(_), false) => {}
+            (None, true) => {
+                self.node.blind(&format!("NVML sees nothing: {}", gap.what), now);
+                for (_, part) in self.gpus.iter_mut().filter(|(gpu, _)| !gpu.is_amd()) {
+                    part.blind(&format!("NVML sees nothing: {}", gap.what), now);
+                }
+            }
+            (None, false) => {
+                self.node.drop_reason(BLIND);
+            }
+        }
+        self.settle(None)
+    }
+
+    fn note(
+        &mut self,
+        target: &Target,
+        code: &str,
+        level: Level,
+        text: String,
+        advice: Advice,
+        at: MonoTime,
+    ) -> Vec<Change> {
+        self.advance(at);
+        let now = self.stamp(at);
+        let part = match target {
+            Target::Node => &mut self.node,
+            Target::Gpu(gpu) => self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now)),
+        };
+        part.note(code, level, text, advice, now);
+        self.settle(None)
+    }
+
+    fn tick(&mut self, at: MonoTime) -> Vec<Change> {
+        self.advance(at);
+        let now = self.stamp(at);
+        let fresh = self.fresh;
+        for part in self.gpus.values_mut() {
+            part.tick(fresh, now);
+        }
+        self.node.tick_own(now);
+        self.settle(None)
+    }
+
+    fn advance(&mut self, at: MonoTime) {
+        self.now = self.now.max(at);
+    }
+
+    fn stamp(&self, at: MonoTime) -> Stamp {
+        Stamp::new(at, self.wall_offset_ns)
+    }
+
+    /// Levels anew; a change for each part whose level or reasons are others now.
+    fn settle(&mut self, order: Option<&Order>) -> Vec<Change> {
+        let now = self.stamp(self.now);
+        let mut changes = Vec::new();
+        let mut told = |revision: &mut u64, target: Target, part: &mut Part, level: Level| {
+            if let Some(mut change) = part.settle(target, level, now) {
+                *revision += 1;
+                change.revision = *revision;
+                if let Some(order) = order {
+                    change.by = Some(format!("{}: {}", order.by, order.why));
+                }
+                changes.push(change);
+            }
+        };
+        for (gpu, part) in &mut self.gpus {
+            let level = part.own_level();
+            told(&mut self.revision, Target::Gpu(gpu.clone()), part, level);
+        }
+        let level = level::of_node(self.node.own_level(), self.gpus.values().map(Part::own_level));
+        told(&mut self.revision, Target::Node, &mut self.node, level);
+        changes
+    }
+}
+
+impl View {
+    /// The view as it is to be told at `now`: `unknown` where nothing was taken in for too long.
+    #[must_use]
+    pub fn at(mut self, now: MonoTime) -> View {
+        let age = now.since(self.as_of);
+        if age <= self.fresh {
+            return self;
+        }
+        let text = format!("the last word is {age} old; {} is the most", self.fresh);
+        for part in self.gpus.values_mut().chain([&mut self.node]) {
+            let stale = Reason {
+                code: STALE.to_owned(),
+                level: Level::Unknown,
+                text: text.clone(),
+                since_ns: part.since_ns,
+                last_ns: part.since_ns,
+                count: 1,
+                advice: Advice::InspectHardware,
+            };
+            part.level = part.level.worst(Level::Unknown);
+            part.reasons.push(stale);
+        }
+        self
+    }
+}
+
+/// An instant, on both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    at: MonoTime,
+    wall_ns: i64,
+}
+
+impl Stamp {
+    fn new(at: MonoTime, wall_offset_ns: i64) -> Stamp {
+        Stamp { at, wall_ns: i64::try_from(at.0).unwrap_or(i64::MAX).saturating_add(wall_offset_ns) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

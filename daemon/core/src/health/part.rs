@@ -1,0 +1,212 @@
+//! One part: its reasons, how they come and go, and whether it is seen.
+
+use super::PartView;
+use super::{
+    BLIND, CORDONED, STALE, Stamp,
+    checks::{self, Checks, Found},
+    level::{Change, Level, Reason, Target},
+    xids::Xids,
+};
+use crate::{
+    signal::Kind,
+    time::{MonoTime, Span},
+    xid::{Advice, Catalogue},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Reasons of one part at most: hostile lines of the kernel's log cannot fill the memory.
+const REASONS: usize = 64;
+
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    reasons: BTreeMap<String, Reason>,
+    checks: Checks,
+    xids: Xids,
+    heard: Option<MonoTime>,
+    /// Codes, level as last told.
+    told: BTreeSet<String>,
+    level: Level,
+    since_ns: i64,
+}
+
+/// What of a part outlives a restart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeptPart {
+    level: Level,
+    since_ns: i64,
+    reasons: Vec<Reason>,
+}
+
+impl Default for KeptPart {
+    fn default() -> KeptPart {
+        KeptPart { level: Level::Healthy, since_ns: 0, reasons: Vec::new() }
+    }
+}
+
+impl Part {
+    /// A GPU of which nothing was seen yet.
+    pub(super) fn unseen(now: Stamp) -> Part {
+        Part::restored(KeptPart::default(), "no sample has come yet", now)
+    }
+
+    /// A part as it was kept, that is not seen until a sample says so.
+    pub(super) fn restored(kept: KeptPart, blind: &str, now: Stamp) -> Part {
+        let mut part = Part::seen(kept, now);
+        part.blind(blind, now);
+        part.as_told(now);
+        part
+    }
+
+    /// A part as it was kept, of which nothing is to be seen.
+    pub(super) fn seen(kept: KeptPart, now: Stamp) -> Part {
+        let gone = |reason: &Reason| [STALE, BLIND].contains(&reason.code.as_str());
+        let kept_reasons = kept.reasons.into_iter().filter(|reason| !gone(reason));
+        let mut part = Part {
+            reasons: kept_reasons.map(|reason| (reason.code.clone(), reason)).collect(),
+            checks: Checks::default(),
+            xids: Xids::default(),
+            heard: None,
+            told: BTreeSet::new(),
+            level: kept.level,
+            since_ns: kept.since_ns,
+        };
+        part.as_told(now);
+        part
+    }
+
+    /// How it stands at the start is no change.
+    fn as_told(&mut self, now: Stamp) {
+        self.told = self.reasons.keys().cloned().collect();
+        let level = self.own_level();
+        if level != self.level || self.since_ns == 0 {
+            (self.level, self.since_ns) = (level, now.wall_ns);
+        }
+    }
+
+    /// Whether it was seen, or something speaks against it.
+    pub(super) fn has_history(&self) -> bool {
+        self.heard.is_some() || self.reasons.keys().any(|code| ![STALE, BLIND].contains(&code.as_str()))
+    }
+
+    pub(super) fn keep(&self) -> KeptPart {
+        KeptPart { level: self.level, since_ns: self.since_ns, reasons: self.reasons.values().cloned().collect() }
+    }
+
+    pub(super) fn view(&self) -> PartView {
+        let mut reasons: Vec<Reason> = self.reasons.values().cloned().collect();
+        reasons.sort_by(|a, b| b.level.cmp(&a.level).then(a.since_ns.cmp(&b.since_ns)));
+        PartView { level: self.level, since_ns: self.since_ns, reasons }
+    }
+
+    pub(super) fn own_level(&self) -> Level {
+        self.reasons.values().map(|reason| reason.level).max().unwrap_or(Level::Healthy)
+    }
+
+    /// Adds a reason, or counts one that is there. True when it is new or worse.
+    pub(super) fn note(&mut self, code: &str, level: Level, text: String, advice: Advice, now: Stamp) -> bool {
+        if let Some(reason) = self.reasons.get_mut(code) {
+            reason.last_ns = now.wall_ns;
+            reason.count += 1;
+            reason.text = text;
+            let worse = level > reason.level;
+            reason.level = reason.level.max(level);
+            return worse;
+        }
+        if self.reasons.len() >= REASONS && level < Level::Unhealthy {
+            return false;
+        }
+        let reason = Reason {
+            code: code.to_owned(),
+            level,
+            text,
+            since_ns: now.wall_ns,
+            last_ns: now.wall_ns,
+            count: 1,
+            advice,
+        };
+        self.reasons.insert(code.to_owned(), reason);
+        true
+    }
+
+    pub(super) fn drop_reason(&mut self, code: &str) -> bool {
+        self.reasons.remove(code).is_some()
+    }
+
+    pub(super) fn blind(&mut self, why: &str, now: Stamp) {
+        self.note(BLIND, Level::Unknown, format!("not seen: {why}"), Advice::InspectHardware, now);
+    }
+
+    /// Forgets what speaks against the part, so that it is judged anew. A cordon stays: it is somebody's will, and has an
+    /// order of its own; what is not seen is still not seen.
+    pub(super) fn reset(&mut self) {
+        self.reasons.retain(|code, _| [CORDONED, BLIND, STALE].contains(&code.as_str()));
+        self.checks = Checks::default();
+        self.xids = Xids::default();
+    }
+
+    pub(super) fn xid(&mut self, catalogue: &Catalogue, code: u64, now: Stamp) -> bool {
+        let verdict = self.xids.hear(catalogue, code, now.at);
+        let mut changed = false;
+        for over in verdict.over {
+            changed |= self.reasons.remove(&over).is_some();
+        }
+        for found in verdict.found {
+            changed |= self.note(&found.code, found.level, found.text, found.advice, now);
+        }
+        changed
+    }
+
+    /// A value of the GPU. True when a reason came or went.
+    pub(super) fn sample(&mut self, kind: &Kind, value: i64, now: Stamp) -> bool {
+        self.heard = Some(now.at);
+        let mut changed = self.reasons.remove(BLIND).is_some();
+        changed |= self.reasons.remove(STALE).is_some();
+        for (check, found) in self.checks.value(kind, value, now.at) {
+            changed |= match found {
+                Found::Bad(text) => self.note(check.code, check.level, text, check.advice, now),
+                // What is unhealthy stays until somebody resets it.
+                Found::Cleared if check.level < Level::Unhealthy => self.reasons.remove(check.code).is_some(),
+                Found::Cleared | Found::Nothing => false,
+            };
+        }
+        changed
+    }
+
+    /// A GPU that has said nothing for too long is not seen.
+    pub(super) fn tick(&mut self, fresh: Span, now: Stamp) {
+        match self.heard {
+            Some(heard) if now.at.since(heard) > fresh && !self.reasons.contains_key(BLIND) => {
+                let text = format!("no sample for {}", now.at.since(heard));
+                self.note(STALE, Level::Unknown, text, Advice::InspectHardware, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// The node's own reasons, apart from a cordon and blindness, go when they have not come again for a day.
+    pub(super) fn tick_own(&mut self, now: Stamp) {
+        let day = i64::try_from(checks::DAY.0).unwrap_or(i64::MAX);
+        self.reasons.retain(|code, reason| {
+            reason.level >= Level::Unknown || code == CORDONED || now.wall_ns.saturating_sub(reason.last_ns) < day
+        });
+    }
+
+    /// The change since the part was last told of, if there is one.
+    pub(super) fn settle(&mut self, target: Target, level: Level, now: Stamp) -> Option<Change> {
+        let same = level == self.level
+            && self.told.len() == self.reasons.len()
+            && self.reasons.keys().all(|code| self.told.contains(code));
+        if same {
+            return None;
+        }
+        let added = self.reasons.values().filter(|r| !self.told.contains(&r.code)).cloned().collect();
+        let removed = self.told.iter().filter(|code| !self.reasons.contains_key(*code)).cloned().collect();
+        let from = self.level;
+        if level != from {
+            (self.level, self.since_ns) = (level, now.wall_ns);
+        }
+        self.told = self.reasons.keys().cloned().collect();
+        Some(Change { revision: 0, target, from, to: level, added, removed, by: None, at_ns: now.wall_ns })
+    }
+}

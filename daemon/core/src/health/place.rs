@@ -1,0 +1,92 @@
+//! May work be placed here: a yes or no with reasons, for schedulers.
+
+use super::{Level, View};
+use crate::subject::{GpuId, RunId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is to be placed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// These GPUs.
+    pub gpus: BTreeSet<GpuId>,
+    /// Or so many, whichever; 0 with no GPU named: the node itself.
+    pub count: usize,
+    /// A degraded node or GPU will do.
+    pub degraded: bool,
+    /// GPUs that runs are on will do too.
+    pub shared: bool,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Yes or no.
+    pub placeable: bool,
+    /// The GPUs it could be placed on.
+    pub gpus: BTreeSet<GpuId>,
+    /// Why not; or what is to be known although it is a yes.
+    pub reasons: Vec<String>,
+}
+
+impl View {
+    /// Whether `wanted` may be placed, given which runs hold which GPUs.
+    pub fn placeable(&self, wanted: &Wanted, held: &BTreeMap<GpuId, BTreeSet<RunId>>) -> Placement {
+        let mut answer = Placement::default();
+        let mut no = !accepted(self.node_alone(), wanted.degraded);
+        if self.node_alone() > Level::Healthy {
+            answer.reasons.extend(self.node.reasons.iter().map(|r| format!("node: {}", r.text)));
+        }
+        let fits = |gpu: &GpuId, answer: &mut Placement| -> bool {
+            let Some(part) = self.gpus.get(gpu) else {
+                answer.reasons.push(format!("{gpu}: this node has no such GPU"));
+                return false;
+            };
+            if part.level > Level::Healthy {
+                let why: Vec<&str> = part.reasons.iter().map(|r| r.text.as_str()).collect();
+                answer.reasons.push(format!("{gpu} is {}: {}", part.level, why.join("; ")));
+            }
+            let runs = held.get(gpu).filter(|runs| !runs.is_empty() && !wanted.shared);
+            if let Some(runs) = runs {
+                let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
+                answer.reasons.push(format!("{gpu} is held by run(s) {}", runs.join(", ")));
+            }
+            accepted(part.level, wanted.degraded) && runs.is_none()
+        };
+        if wanted.gpus.is_empty() {
+            // Healthy ones first: a degraded one is taken only when it must be.
+            let mut order: Vec<&GpuId> = self.gpus.keys().collect();
+            order.sort_by_key(|gpu| self.gpus[*gpu].level);
+            for gpu in order {
+                if answer.gpus.len() < wanted.count && fits(gpu, &mut answer) {
+                    answer.gpus.insert(gpu.clone());
+                }
+            }
+            if answer.gpus.len() < wanted.count {
+                answer.reasons.push(format!("{} GPU(s) wanted, {} free and fit", wanted.count, answer.gpus.len()));
+                no = true;
+            }
+        } else {
+            for gpu in &wanted.gpus {
+                if fits(gpu, &mut answer) {
+                    answer.gpus.insert(gpu.clone());
+                } else {
+                    no = true;
+                }
+            }
+        }
+        answer.placeable = !no;
+        if no {
+            answer.gpus.clear();
+        }
+        answer
+    }
+
+    /// The node without its GPUs: one bad GPU does not speak against work on the others.
+    fn node_alone(&self) -> Level {
+        self.node.reasons.iter().map(|reason| reason.level).max().unwrap_or(Level::Healthy)
+    }
+}
+
+fn accepted(level: Level, degraded: bool) -> bool {
+    level == Level::Healthy || (degraded && level == Level::Degraded)
+}

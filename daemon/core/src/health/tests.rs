@@ -1,0 +1,329 @@
+use super::*;
+use crate::{
+    signal::{Kind, Signal},
+    subject::RunId,
+};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const FRESH: Span = Span::from_secs(10);
+
+fn s(seconds: u64) -> MonoTime {
+    MonoTime((1_000 + seconds) * 1_000_000_000)
+}
+
+fn gpu(name: &str) -> GpuId {
+    GpuId(format!("GPU-{name}"))
+}
+
+fn health(kept: Kept) -> Health {
+    let catalogue = Arc::new(Catalogue::built_in().unwrap());
+    let start = Start { at: s(0), wall_offset_ns: 1_700_000_000_000_000_000, fresh: FRESH, gpus: true };
+    Health::new(catalogue, kept, start)
+}
+
+fn signal(name: &str, kind: Kind, value: Value, at: MonoTime) -> Input {
+    Input::Signal(Signal { seq: 1, at, source: Source::Nvml, subject: Subject::Gpu(gpu(name)), kind, value })
+}
+
+fn value(name: &str, kind: Kind, v: i64, at: MonoTime) -> Input {
+    signal(name, kind, Value::Integer(v), at)
+}
+
+fn xid(name: &str, code: u64, at: MonoTime) -> Input {
+    signal(name, Kind::Event, Value::Event(Event::Xid { code }), at)
+}
+
+fn gap(name: Option<&str>, blind: bool, at: MonoTime) -> Input {
+    let what = "hangs".into();
+    Input::Gap(Gap { seq: 1, at, source: Source::Nvml, run: None, gpu: name.map(gpu), what, lost: 0, blind })
+}
+
+fn order(kind: OrderKind, target: Target) -> Order {
+    Order { kind, target, by: "user 0 (admin)".into(), why: "test".into() }
+}
+
+/// A node with GPUs a and b, both seen.
+fn seen() -> Health {
+    let mut h = health(Kept::default());
+    h.fact(&Fact::Listed { gpus: [gpu("a"), gpu("b")].into(), at: s(0) });
+    for name in ["a", "b"] {
+        h.take(&value(name, Kind::GpuTemperature, 60_000, s(1)));
+    }
+    h
+}
+
+fn level(h: &Health, name: &str) -> Level {
+    h.view().gpus[&gpu(name)].level
+}
+
+fn codes(h: &Health, name: &str) -> Vec<String> {
+    h.view().gpus[&gpu(name)].reasons.iter().map(|r| r.code.clone()).collect()
+}
+
+#[test]
+fn nothing_is_healthy_before_it_is_seen() {
+    let mut h = health(Kept::default());
+    assert_eq!(h.view().node.level, Level::Unknown);
+    h.fact(&Fact::Listed { gpus: [gpu("a")].into(), at: s(0) });
+    assert_eq!((level(&h, "a"), h.view().node.level), (Level::Unknown, Level::Unknown));
+    let changes = h.take(&value("a", Kind::GpuTemperature, 60_000, s(1)));
+    assert_eq!(changes.len(), 2, "{changes:?}");
+    assert_eq!((level(&h, "a"), h.view().node.level), (Level::Healthy, Level::Healthy));
+}
+
+#[test]
+fn a_node_without_gpus_is_seen_when_nvml_says_so() {
+    let mut h = health(Kept::default());
+    h.fact(&Fact::Listed { gpus: BTreeSet::new(), at: s(0) });
+    assert_eq!(h.view().node.level, Level::Healthy);
+}
+
+#[test]
+fn a_gpu_that_falls_silent_is_unknown_and_an_old_answer_too() {
+    let mut h = seen();
+    h.take(&value("b", Kind::GpuTemperature, 60_000, s(11)));
+    h.take(&Input::Tick(s(12)));
+    assert_eq!((level(&h, "a"), level(&h, "b")), (Level::Unknown, Level::Healthy));
+    assert_eq!(h.view().node.level, Level::Degraded, "one GPU of two");
+    h.take(&value("a", Kind::GpuTemperature, 60_000, s(13)));
+    assert_eq!(h.view().node.level, Level::Healthy);
+    assert_eq!(h.view().at(s(20)).node.level, Level::Healthy);
+    let stale = h.view().at(s(24));
+    assert_eq!((stale.node.level, stale.gpus[&gpu("a")].level), (Level::Unknown, Level::Unknown));
+}
+
+#[test]
+fn an_xid_that_needs_a_reset_stays_until_somebody_resets_it() {
+    let mut h = seen();
+    let changes = h.take(&xid("a", 79, s(2)));
+    assert_eq!(changes[0].added[0].code, "xid-79");
+    assert_eq!(changes[0].added[0].advice, Advice::RebootNode);
+    assert_eq!((level(&h, "a"), h.view().node.level), (Level::Unhealthy, Level::Degraded));
+    assert!(h.take(&xid("a", 79, s(3))).is_empty(), "the same again is counted, not told");
+    for t in 4..100_000 {
+        if t % 1_000 == 0 {
+            h.take(&value("a", Kind::GpuTemperature, 60_000, s(t)));
+            h.take(&Input::Tick(s(t)));
+        }
+    }
+    assert_eq!(level(&h, "a"), Level::Unhealthy);
+    let mut h = health(serde_json::from_str(&serde_json::to_string(&h.keep()).unwrap()).unwrap());
+    assert_eq!(level(&h, "a"), Level::Unhealthy, "also over a restart");
+    let changes = h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(5)).unwrap();
+    assert_eq!(changes[0].by.as_deref(), Some("user 0 (admin): test"));
+    assert_eq!(level(&h, "a"), Level::Unknown, "not seen since the restart");
+    h.take(&value("a", Kind::GpuTemperature, 60_000, s(6)));
+    assert_eq!(level(&h, "a"), Level::Healthy);
+}
+
+#[test]
+fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
+    let mut h = seen();
+    for t in 0..4 {
+        h.take(&xid("a", 31, s(2 + t)));
+    }
+    assert_eq!(level(&h, "a"), Level::Healthy);
+    h.take(&xid("a", 31, s(9)));
+    assert_eq!((level(&h, "a"), codes(&h, "a")), (Level::Degraded, vec!["xid-31-repeated".to_owned()]));
+    h.take(&xid("b", 45, s(9)));
+    assert_eq!(level(&h, "b"), Level::Healthy);
+    h.take(&xid("b", 9_999, s(9)));
+    assert!(h.view().gpus[&gpu("b")].reasons[0].text.contains("does not know"));
+}
+
+#[test]
+fn one_xid_cancels_another() {
+    let mut h = seen();
+    h.take(&xid("a", 163, s(2)));
+    assert_eq!(level(&h, "a"), Level::Degraded);
+    let changes = h.take(&xid("a", 162, s(3)));
+    assert_eq!(changes[0].removed, ["xid-163"]);
+    assert_eq!(level(&h, "a"), Level::Healthy);
+}
+
+#[test]
+fn thresholds_hold_and_clear_with_hysteresis() {
+    let mut h = seen();
+    h.take(&value("a", Kind::GpuTemperatureSlowdown, 90_000, s(2)));
+    h.take(&value("a", Kind::GpuTemperature, 91_000, s(3)));
+    h.take(&value("a", Kind::GpuTemperature, 91_000, s(30)));
+    assert_eq!(level(&h, "a"), Level::Healthy, "not yet half a minute");
+    h.take(&value("a", Kind::GpuTemperature, 91_000, s(34)));
+    assert_eq!(codes(&h, "a"), ["temperature-slowdown"]);
+    h.take(&value("a", Kind::GpuTemperature, 70_000, s(40)));
+    h.take(&value("a", Kind::GpuTemperature, 70_000, s(600)));
+    assert_eq!(level(&h, "a"), Level::Degraded, "not yet good for ten minutes");
+    h.take(&value("a", Kind::GpuTemperature, 70_000, s(641)));
+    assert_eq!(level(&h, "a"), Level::Healthy);
+}
+
+#[test]
+fn each_threshold_of_the_field_trips() {
+    type Case<'a> = (&'a str, &'a [(Kind, i64)], Level);
+    let cases: &[Case<'_>] = &[
+        ("retired-pages", &[(Kind::GpuRetiredPagesSingle, 60), (Kind::GpuRetiredPagesDouble, 3)], Level::Unhealthy),
+        ("retired-pages-double-bit", &[(Kind::GpuRetiredPagesDouble, 16)], Level::Degraded),
+        ("row-remap-pending", &[(Kind::GpuRemappedRowsPending, 1)], Level::Degraded),
+        ("row-remap-failure", &[(Kind::GpuRemappedRowsFailure, 1)], Level::Unhealthy),
+        ("row-remaps", &[(Kind::GpuRemappedRowsUncorrectable, 512)], Level::Unhealthy),
+        ("ecc-uncorrected", &[(Kind::GpuEccUncorrected, 1)], Level::Degraded),
+        ("ecc-storm", &[(Kind::GpuEccUncorrected, 0), (Kind::GpuEccUncorrected, 10)], Level::Unhealthy),
+        ("nvlink-crc", &[(Kind::GpuNvlinkCrcErrors, 0), (Kind::GpuNvlinkCrcErrors, 1_001)], Level::Degraded),
+        ("nvlink-replays", &[(Kind::GpuNvlinkReplays, 4), (Kind::GpuNvlinkReplays, 5)], Level::Degraded),
+        (
+            "pcie-replays",
+            &[
+                (Kind::GpuPcieGeneration, 5),
+                (Kind::GpuPcieWidth, 16),
+                (Kind::GpuPcieReplays, 100),
+                (Kind::GpuPcieReplays, 132),
+            ],
+            Level::Degraded,
+        ),
+        ("recovery-action", &[(Kind::GpuRecoveryAction, 1)], Level::Unhealthy),
+        (
+            "temperature-shutdown",
+            &[(Kind::GpuTemperatureShutdown, 95_000), (Kind::GpuTemperature, 95_000)],
+            Level::Unhealthy,
+        ),
+    ];
+    for (code, values, expected) in cases {
+        let mut h = seen();
+        for (i, (kind, v)) in values.iter().enumerate() {
+            h.take(&value("a", kind.clone(), *v, s(2 + u64::try_from(i).unwrap())));
+        }
+        let part = &h.view().gpus[&gpu("a")];
+        let found = part.reasons.iter().find(|r| r.code == *code);
+        assert_eq!(found.map(|r| r.level), Some(*expected), "{code}: {:?}", part.reasons);
+    }
+    // Just within each bound nothing trips.
+    let mut h = seen();
+    for (kind, v) in [
+        (Kind::GpuRetiredPagesDouble, 15),
+        (Kind::GpuRetiredPagesSingle, 47),
+        (Kind::GpuRemappedRowsUncorrectable, 511),
+        (Kind::GpuNvlinkReplays, 7),
+        (Kind::GpuRecoveryAction, 3),
+        (Kind::GpuPcieReplays, 31),
+    ] {
+        h.take(&value("a", kind, v, s(2)));
+    }
+    assert_eq!(codes(&h, "a"), Vec::<String>::new());
+}
+
+#[test]
+fn hardware_slowdowns_are_counted_when_they_come_on() {
+    let mut h = seen();
+    for i in 0..6 {
+        let bits = |on: bool| if on { 0x40 | 0x4 } else { 0x4 };
+        h.take(&value("a", Kind::GpuThrottle, bits(false), s(10 * i + 2)));
+        assert_eq!(level(&h, "a"), Level::Healthy);
+        h.take(&value("a", Kind::GpuThrottle, bits(true), s(10 * i + 7)));
+    }
+    assert_eq!(codes(&h, "a"), ["hw-slowdown"]);
+}
+
+#[test]
+fn blindness_is_unknown_and_sight_must_be_shown() {
+    let mut h = seen();
+    h.take(&gap(None, true, s(2)));
+    assert_eq!((h.view().node.level, level(&h, "a")), (Level::Unknown, Level::Unknown));
+    h.take(&gap(None, false, s(3)));
+    assert_eq!(level(&h, "a"), Level::Unknown, "no sample yet");
+    h.take(&value("a", Kind::GpuTemperature, 60_000, s(4)));
+    assert_eq!(level(&h, "a"), Level::Healthy);
+    h.fact(&Fact::Lost { gpu: gpu("a"), why: "nvmlDeviceGetUUID".into(), at: s(5) });
+    assert_eq!((level(&h, "a"), codes(&h, "a")), (Level::Unhealthy, vec!["gpu-lost".to_owned()]));
+}
+
+#[test]
+fn a_cordon_drains_and_a_reset_does_not_lift_it() {
+    let mut h = seen();
+    h.order(&order(OrderKind::Cordon, Target::Gpu(gpu("a"))), s(2)).unwrap();
+    assert_eq!((level(&h, "a"), h.view().node.level), (Level::Draining, Level::Degraded));
+    h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(3)).unwrap();
+    assert_eq!(level(&h, "a"), Level::Draining);
+    h.order(&order(OrderKind::Uncordon, Target::Gpu(gpu("a"))), s(4)).unwrap();
+    assert_eq!(level(&h, "a"), Level::Healthy);
+    h.order(&order(OrderKind::Cordon, Target::Node), s(5)).unwrap();
+    assert_eq!(h.view().node.level, Level::Draining);
+    assert!(h.order(&order(OrderKind::Cordon, Target::Gpu(gpu("x"))), s(6)).is_err());
+}
+
+#[test]
+fn placement_says_yes_or_why_not() {
+    let mut h = seen();
+    let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
+    let any = |count, degraded| Wanted { count, degraded, ..Wanted::default() };
+    assert_eq!(h.view().placeable(&any(2, false), &held).gpus.len(), 2);
+    h.take(&value("a", Kind::GpuRemappedRowsPending, 1, s(2)));
+    let answer = h.view().placeable(&any(2, false), &held);
+    assert!(!answer.placeable && answer.reasons[0].contains("remapped_rows_pending"), "{answer:?}");
+    assert_eq!(h.view().placeable(&any(1, false), &held).gpus, [gpu("b")].into());
+    assert!(h.view().placeable(&any(2, true), &held).placeable);
+    held.insert(gpu("b"), ["01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d".parse().unwrap()].into());
+    let named = Wanted { gpus: [gpu("b")].into(), ..Wanted::default() };
+    let answer = h.view().placeable(&named, &held);
+    assert!(!answer.placeable && answer.reasons[0].contains("held by run"), "{answer:?}");
+    assert!(h.view().placeable(&Wanted { shared: true, ..named }, &held).placeable);
+    let unknown = Wanted { gpus: [gpu("x")].into(), ..Wanted::default() };
+    assert!(!h.view().placeable(&unknown, &held).placeable);
+    assert!(h.view().placeable(&Wanted::default(), &held).placeable, "the node itself");
+    h.order(&order(OrderKind::Cordon, Target::Node), s(3)).unwrap();
+    assert!(!h.view().placeable(&Wanted { degraded: true, ..Wanted::default() }, &held).placeable);
+    assert!(!seen().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new()).placeable, "a stale answer is no yes");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Value(u8, i64),
+    Xid(u64),
+    Gap(bool),
+    Tick,
+    Cordon(bool),
+}
+
+proptest! {
+    /// Whatever comes, only a reset leaves `unhealthy`; revisions count up; the same steps give the same end.
+    #[test]
+    fn unhealthy_is_left_by_a_reset_only(
+        steps in proptest::collection::vec((0u64..120, prop_oneof![
+            (0u8..6, 0i64..700).prop_map(|(k, v)| Step::Value(k, v)),
+            proptest::sample::select(vec![13u64, 45, 79, 94, 95, 162, 163, 12_345]).prop_map(Step::Xid),
+            any::<bool>().prop_map(Step::Gap),
+            Just(Step::Tick),
+            any::<bool>().prop_map(Step::Cordon),
+        ]), 1..60),
+    ) {
+        let run = || {
+            let mut h = seen();
+            let (mut at, mut told, mut bad) = (2, h.view().revision, false);
+            for (wait, step) in &steps {
+                at += wait;
+                let changes = match step {
+                    Step::Value(k, v) => {
+                        let kinds = [Kind::GpuTemperature, Kind::GpuRemappedRowsFailure, Kind::GpuEccUncorrected,
+                            Kind::GpuRemappedRowsPending, Kind::GpuThrottle, Kind::GpuNvlinkCrcErrors];
+                        h.take(&value("a", kinds[usize::from(*k)].clone(), *v, s(at)))
+                    }
+                    Step::Xid(code) => h.take(&xid("a", *code, s(at))),
+                    Step::Gap(blind) => h.take(&gap(Some("a"), *blind, s(at))),
+                    Step::Tick => h.take(&Input::Tick(s(at))),
+                    Step::Cordon(on) => {
+                        let kind = if *on { OrderKind::Cordon } else { OrderKind::Uncordon };
+                        h.order(&order(kind, Target::Gpu(gpu("a"))), s(at)).unwrap()
+                    }
+                };
+                for change in changes {
+                    prop_assert!(change.revision > told);
+                    told = change.revision;
+                }
+                bad |= level(&h, "a") == Level::Unhealthy;
+                prop_assert!(!bad || level(&h, "a") == Level::Unhealthy);
+            }
+            Ok(h.view())
+        };
+        prop_assert_eq!(run()?, run()?);
+    }
+}

@@ -1,0 +1,246 @@
+//! The kernel's log: which lines speak of the hardware, and what they say. Data, in `policies/kernel-log.toml`.
+//!
+//! Pure: bytes of a record in, at most one [`Said`] out. Invariants: no line, however long, broken or hostile, does more than
+//! not fit; lines that user space wrote into the log count for nothing; a storm is told once a second for each pattern and
+//! device.
+
+mod pattern;
+mod record;
+
+pub use record::{Record, record};
+
+use crate::{
+    policy::{
+        diagnostic::{Diagnostic, Diagnostics},
+        parse::suggestion,
+    },
+    time::{MonoTime, Span},
+    xid::{Advice, Harm},
+};
+use pattern::{Captures, Pattern};
+use serde::Deserialize;
+use std::collections::{BTreeMap, VecDeque};
+use toml::Spanned;
+
+const BUILT_IN: &str = include_str!("../../../policies/kernel-log.toml");
+/// Told again after this.
+const AGAIN_AFTER: Span = Span::from_secs(1);
+/// Patterns and devices remembered at most.
+const KEPT: usize = 1_024;
+/// Most `times` of a pattern.
+const MOST_TIMES: u32 = 10_000;
+
+/// A PCI address, without the function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bus {
+    /// Domain.
+    pub domain: u32,
+    /// Bus.
+    pub bus: u8,
+    /// Device.
+    pub device: u8,
+}
+
+impl Bus {
+    /// Reads `0000:3b:00`, `00000000:3B:00.0` and `3b:00.0`.
+    pub fn parse(text: &str) -> Option<Bus> {
+        let text = text.split_once('.').map_or(text, |(before, _)| before);
+        let mut parts = text.rsplit(':');
+        let device = u8::from_str_radix(parts.next()?, 16).ok()?;
+        let bus = u8::from_str_radix(parts.next()?, 16).ok()?;
+        let domain = match parts.next() {
+            Some(domain) => u32::from_str_radix(domain, 16).ok()?,
+            None => 0,
+        };
+        parts.next().is_none().then_some(Bus { domain, bus, device })
+    }
+}
+
+impl std::fmt::Display for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}", self.domain, self.bus, self.device)
+    }
+}
+
+/// What a line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// An XID.
+    Xid {
+        /// Of which device.
+        bus: Option<Bus>,
+        /// Which.
+        code: u64,
+    },
+    /// A GPU is lost from the bus.
+    GpuLost {
+        /// Which device.
+        bus: Option<Bus>,
+        /// The line.
+        line: String,
+    },
+    /// Something else speaks against a device or the node.
+    Note {
+        /// Which device, where the line says it.
+        bus: Option<Bus>,
+        /// A stable word.
+        reason: String,
+        /// What it makes of the part.
+        harm: Harm,
+        /// What to do.
+        advice: Advice,
+        /// In words, with the line.
+        text: String,
+    },
+}
+
+/// The patterns, and what was told lately.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    patterns: Vec<Line>,
+    told: BTreeMap<(usize, Option<Bus>), Told>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Told {
+    at: Option<MonoTime>,
+    came: VecDeque<MonoTime>,
+}
+
+#[derive(Debug, Clone)]
+struct Line {
+    pattern: Pattern,
+    says: Says,
+    times: usize,
+    within: Span,
+}
+
+#[derive(Debug, Clone)]
+enum Says {
+    Xid,
+    GpuLost,
+    Note { reason: String, harm: Harm, advice: Advice, text: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    pattern: Vec<RawPattern>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPattern {
+    line: Spanned<String>,
+    says: Spanned<RawSays>,
+    reason: Option<String>,
+    health: Option<Harm>,
+    action: Option<Advice>,
+    text: Option<String>,
+    times: Option<Spanned<u32>>,
+    within_s: Option<u32>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum RawSays {
+    Xid,
+    GpuLost,
+    Note,
+}
+
+impl Lines {
+    /// The built-in patterns.
+    ///
+    /// # Errors
+    /// None in a build that passed its tests.
+    pub fn built_in() -> Result<Lines, Diagnostics> {
+        Lines::parse("policies/kernel-log.toml", BUILT_IN)
+    }
+
+    /// Reads patterns. `file` only names it in errors.
+    ///
+    /// # Errors
+    /// All that is wrong, each with file, line, column and what was expected.
+    pub fn parse(file: &str, text: &str) -> Result<Lines, Diagnostics> {
+        let fail = |list| Diagnostics { file: file.to_owned(), list };
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            let message = error.message();
+            fail(vec![Diagnostic::at(text, error.span().unwrap_or(0..0), message, suggestion(message))])
+        })?;
+        let mut wrong = Vec::new();
+        let mut patterns = Vec::new();
+        for raw in raw.pattern {
+            let span = raw.line.span();
+            match line(raw) {
+                Ok(line) => patterns.push(line),
+                Err(message) => wrong.push(Diagnostic::at(text, span, message, None)),
+            }
+        }
+        if wrong.is_empty() { Ok(Lines { patterns, told: BTreeMap::new() }) } else { Err(fail(wrong)) }
+    }
+
+    /// What a message of the kernel says; `None` for what fits nothing, or was told a moment ago.
+    pub fn hear(&mut self, message: &str, at: MonoTime) -> Option<Said> {
+        let (index, captures) =
+            self.patterns.iter().enumerate().find_map(|(n, line)| Some((n, line.pattern.fit(message)?)))?;
+        let line = &self.patterns[index];
+        let Captures { bus, code } = captures;
+        let bus = bus.and_then(Bus::parse);
+        if let Says::Xid = line.says {
+            // Storms of these are told apart by number, beside those of NVML.
+            return Some(Said::Xid { bus, code: code?.parse().ok()? });
+        }
+        let key = (index, bus);
+        if self.told.len() >= KEPT && !self.told.contains_key(&key) {
+            self.told.pop_first();
+        }
+        let told = self.told.entry(key).or_default();
+        told.came.push_back(at);
+        while told.came.len() > line.times
+            || told.came.front().is_some_and(|first| line.times > 1 && at.since(*first) > line.within)
+        {
+            told.came.pop_front();
+        }
+        if told.came.len() < line.times || told.at.is_some_and(|last| at.since(last) < AGAIN_AFTER) {
+            return None;
+        }
+        told.at = Some(at);
+        let shown: String = message.chars().take(240).collect();
+        Some(match &line.says {
+            Says::Xid => return None,
+            Says::GpuLost => Said::GpuLost { bus, line: shown },
+            Says::Note { reason, harm, advice, text } => Said::Note {
+                bus,
+                reason: reason.clone(),
+                harm: *harm,
+                advice: *advice,
+                text: format!("{text}: \"{shown}\""),
+            },
+        })
+    }
+}
+
+fn line(raw: RawPattern) -> Result<Line, String> {
+    let pattern = Pattern::parse(raw.line.get_ref())?;
+    let says = match raw.says.into_inner() {
+        RawSays::Xid if !pattern.has_code() => return Err("an XID's `line` needs {code}".into()),
+        RawSays::Xid => Says::Xid,
+        RawSays::GpuLost => Says::GpuLost,
+        RawSays::Note => match (raw.reason, raw.health, raw.action, raw.text) {
+            (Some(reason), Some(harm), Some(advice), Some(text)) if !reason.is_empty() => {
+                Says::Note { reason, harm, advice, text }
+            }
+            _ => return Err("a note needs `reason`, `health`, `action` and `text`".into()),
+        },
+    };
+    let times = raw.times.map_or(1, Spanned::into_inner);
+    if !(1..=MOST_TIMES).contains(&times) || (times > 1) != raw.within_s.is_some() {
+        return Err(format!("`times` from 2 to {MOST_TIMES} goes with `within_s`, and neither without the other"));
+    }
+    let within = Span::from_secs(u64::from(raw.within_s.unwrap_or(0)));
+    Ok(Line { pattern, says, times: usize::try_from(times).unwrap_or(usize::MAX), within })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+//! One record of `/dev/kmsg`: `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS[,...];MESSAGE`, see the kernel's ABI/testing/dev-kmsg.
+
+/// A record that the kernel itself wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its number; a jump means that records were lost.
+    pub sequence: u64,
+    /// When, microseconds of the kernel's clock.
+    pub micros: u64,
+    /// What it says.
+    pub message: &'a str,
+}
+
+/// Reads the first line of a record; `None` for what user space wrote (facility other than 0), for what continues a record,
+/// and for what is none.
+pub fn record(line: &str) -> Option<Record<'_>> {
+    let (head, message) = line.split_once(';')?;
+    let mut fields = head.split(',');
+    let priority: u32 = fields.next()?.parse().ok()?;
+    let sequence = fields.next()?.parse().ok()?;
+    let micros = fields.next()?.parse().ok()?;
+    // The low three bits are the level, the rest is the facility; the kernel's own is 0.
+    (priority >> 3 == 0).then_some(Record { sequence, micros, message: message.trim_end() })
+}

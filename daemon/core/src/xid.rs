@@ -1,0 +1,235 @@
+//! The XID catalogue: what NVIDIA's driver reports of a GPU, what it means, and what to do. Data, in `policies/xid.toml`; a
+//! node's own file may replace it.
+//!
+//! Invariants: the file is read strictly, and all that is wrong with it is told at once; a number that is not in it is told
+//! as unknown, never as harmless.
+
+mod dedup;
+
+pub use dedup::{Heard, Storms};
+
+use crate::policy::{
+    diagnostic::{Diagnostic, Diagnostics, nearest},
+    parse::suggestion,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+use toml::Spanned;
+
+/// The catalogue that is built in.
+const BUILT_IN: &str = include_str!("../../../policies/xid.toml");
+/// Largest file that is read.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalogue {
+    /// Its name.
+    pub name: String,
+    /// Where its facts come from.
+    pub source: String,
+    xids: BTreeMap<u64, Xid>,
+}
+
+/// One XID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Xid {
+    /// NVIDIA's number.
+    pub code: u64,
+    /// A few words.
+    pub name: String,
+    /// What it means, for a person.
+    pub meaning: String,
+    /// What to do.
+    pub action: Advice,
+    /// What it makes of the GPU.
+    pub harm: Harm,
+    /// It comes of another XID, and says nothing beside it.
+    pub follows: bool,
+    /// So many on one GPU within a day mean broken hardware.
+    pub repeated: Option<u32>,
+    /// These XIDs are over with it.
+    pub cancels: Vec<u64>,
+}
+
+/// What a person, or whoever acts for one, is advised to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advice {
+    /// Nothing; it is on record.
+    RecordOnly,
+    /// Start the run again.
+    RestartApplication,
+    /// Read what the driver asks for (`gpu.recovery_action`).
+    AskDriver,
+    /// Follow the vendor's workflow for it.
+    FollowWorkflow,
+    /// Move work away, then look.
+    DrainGpu,
+    /// Reset the GPU.
+    ResetGpu,
+    /// Boot the node anew.
+    RebootNode,
+    /// Look at the hardware.
+    InspectHardware,
+    /// Ask the vendor.
+    ContactSupport,
+}
+
+/// What an XID makes of its GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Harm {
+    /// Nothing.
+    None,
+    /// It works, but not as it should.
+    Degraded,
+    /// It must not be used until somebody has dealt with it.
+    Unhealthy,
+}
+
+impl Advice {
+    /// The name in files and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Advice::RecordOnly => "record-only",
+            Advice::RestartApplication => "restart-application",
+            Advice::AskDriver => "ask-driver",
+            Advice::FollowWorkflow => "follow-workflow",
+            Advice::DrainGpu => "drain-gpu",
+            Advice::ResetGpu => "reset-gpu",
+            Advice::RebootNode => "reboot-node",
+            Advice::InspectHardware => "inspect-hardware",
+            Advice::ContactSupport => "contact-support",
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    catalogue: RawHead,
+    xid: Vec<RawXid>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHead {
+    name: String,
+    source: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawXid {
+    code: Spanned<u64>,
+    name: Spanned<String>,
+    meaning: String,
+    action: Advice,
+    health: Harm,
+    #[serde(default)]
+    follows: bool,
+    repeated: Option<Spanned<u32>>,
+    #[serde(default)]
+    cancels: Vec<Spanned<u64>>,
+}
+
+impl Catalogue {
+    /// The built-in one.
+    ///
+    /// # Errors
+    /// None in a build that passed its tests.
+    pub fn built_in() -> Result<Catalogue, Diagnostics> {
+        Catalogue::parse("policies/xid.toml", BUILT_IN)
+    }
+
+    /// Reads a catalogue. `file` only names it in errors.
+    ///
+    /// # Errors
+    /// All that is wrong, each with file, line, column and what was expected.
+    pub fn parse(file: &str, text: &str) -> Result<Catalogue, Diagnostics> {
+        let fail = |list| Diagnostics { file: file.to_owned(), list };
+        if text.len() > MAX_BYTES {
+            let message = format!("the catalogue has {} bytes, expected at most {MAX_BYTES}", text.len());
+            return Err(fail(vec![Diagnostic::at("", 0..0, message, None)]));
+        }
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            let message = error.message();
+            fail(vec![Diagnostic::at(text, error.span().unwrap_or(0..0), message, suggestion(message))])
+        })?;
+        let mut wrong = Vec::new();
+        let codes: Vec<u64> = raw.xid.iter().map(|x| *x.code.get_ref()).collect();
+        let mut xids = BTreeMap::new();
+        for raw in raw.xid {
+            let code = *raw.code.get_ref();
+            if raw.name.get_ref().trim().is_empty() {
+                wrong.push(Diagnostic::at(text, raw.name.span(), format!("XID {code}: `name` is empty"), None));
+            }
+            if let Some(times) = raw.repeated.as_ref().filter(|t| *t.get_ref() < 2) {
+                let message = format!("XID {code}: `repeated` is {}, expected 2 or more", times.get_ref());
+                wrong.push(Diagnostic::at(text, times.span(), message, None));
+            }
+            for other in &raw.cancels {
+                if !codes.contains(other.get_ref()) || *other.get_ref() == code {
+                    let message =
+                        format!("XID {code}: `cancels` names {}, expected another XID of this file", other.get_ref());
+                    let known: Vec<String> = codes.iter().map(u64::to_string).collect();
+                    let help = nearest(&other.get_ref().to_string(), known.iter().map(String::as_str))
+                        .map(|near| format!("did you mean {near}?"));
+                    wrong.push(Diagnostic::at(text, other.span(), message, help));
+                }
+            }
+            let span = raw.code.span();
+            let xid = Xid {
+                code,
+                name: raw.name.into_inner(),
+                meaning: raw.meaning,
+                action: raw.action,
+                harm: raw.health,
+                follows: raw.follows,
+                repeated: raw.repeated.map(Spanned::into_inner),
+                cancels: raw.cancels.into_iter().map(Spanned::into_inner).collect(),
+            };
+            if xids.insert(code, xid).is_some() {
+                wrong.push(Diagnostic::at(text, span, format!("`code` {code} is there twice"), None));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(Catalogue { name: raw.catalogue.name, source: raw.catalogue.source, xids })
+        } else {
+            Err(fail(wrong))
+        }
+    }
+
+    /// What is known of an XID.
+    pub fn get(&self, code: u64) -> Option<&Xid> {
+        self.xids.get(&code)
+    }
+
+    /// The XID in words.
+    pub fn describe(&self, code: u64) -> String {
+        match self.get(code) {
+            Some(xid) => format!("XID {code}, {}", xid.name),
+            None => format!("XID {code}, which the catalogue `{}` does not know", self.name),
+        }
+    }
+
+    /// How many XIDs it knows.
+    pub fn len(&self) -> usize {
+        self.xids.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.xids.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! The part of `NodeService` that schedulers ask: health, capacity, placement, changes; and the orders of operators.
+
+use super::{Context, GpuView};
+use crate::{
+    actuators::gpu,
+    pipeline::{Message, health},
+    platform::clock,
+    runs::kernel::chain,
+};
+use failsafe_core::{
+    GpuId, MonoTime, RunId,
+    health::{Change, Level, Order, OrderKind, PartView, Reason, Target, View, Wanted},
+    record::Record,
+};
+use failsafe_proto::v1;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::Status;
+
+/// A stream of changes.
+pub type Changes = Pin<Box<dyn Stream<Item = Result<v1::HealthChange, Status>> + Send>>;
+
+/// How long an order may take to be on record.
+const ORDER: Duration = Duration::from_secs(10);
+/// Changes that may wait for a slow reader.
+const AHEAD: usize = 64;
+
+pub(super) fn health(context: &Context) -> v1::HealthResponse {
+    let view = context.node_health.view();
+    let gpus = gpu_views(context);
+    let parts = view.gpus.iter().map(|(gpu, health)| part_of_gpu(gpus.get(gpu), gpu, health));
+    v1::HealthResponse {
+        revision: view.revision,
+        at_ns: clock::wall_ns(),
+        age_ms: MonoTime(clock::monotonic_ns()).since(view.as_of).0 / 1_000_000,
+        fresh_ms: view.fresh.0 / 1_000_000,
+        node: Some(part(&view.node)),
+        gpus: parts.collect(),
+    }
+}
+
+pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
+    let view = context.node_health.view();
+    let held = held(context);
+    let mut out = v1::CapacityResponse {
+        revision: view.revision,
+        at_ns: clock::wall_ns(),
+        node: level(view.node.level) as i32,
+        gpus: count(view.gpus.len()),
+        runs: count(context.registry.live().len()),
+        ..Default::default()
+    };
+    for (gpu, part) in &view.gpus {
+        let busy = held.get(gpu).is_some_and(|runs| !runs.is_empty());
+        let slot = match part.level {
+            _ if busy => &mut out.held,
+            Level::Healthy => &mut out.free,
+            Level::Degraded => &mut out.free_degraded,
+            Level::Unknown => &mut out.unknown,
+            Level::Draining => &mut out.drained,
+            Level::Unhealthy => &mut out.unhealthy,
+        };
+        *slot += 1;
+    }
+    out
+}
+
+pub(super) fn placeable(context: &Context, request: v1::PlaceableRequest) -> Result<v1::PlaceableResponse, Status> {
+    let v1::PlaceableRequest { gpus, count, degraded, shared } = request;
+    if !gpus.is_empty() && count > 0 {
+        return Err(Status::invalid_argument("gpus, count: expected one of them"));
+    }
+    let view = context.node_health.view();
+    let gpus = gpus.iter().map(|gpu| find(context, &view, gpu)).collect::<Result<BTreeSet<GpuId>, Status>>()?;
+    let wanted = Wanted { gpus, count: usize::try_from(count).unwrap_or(usize::MAX), degraded, shared };
+    let answer = view.placeable(&wanted, &held(context));
+    Ok(v1::PlaceableResponse {
+        placeable: answer.placeable,
+        gpus: answer.gpus.into_iter().map(|gpu| gpu.0).collect(),
+        reasons: answer.reasons,
+        revision: view.revision,
+        at_ns: clock::wall_ns(),
+        node: level(view.node.level) as i32,
+    })
+}
+
+pub(super) fn watch(context: &Arc<Context>, request: &v1::WatchSinceRequest) -> Changes {
+    let (tx, rx) = mpsc::channel(AHEAD);
+    let (context, mut at, follow) = (context.clone(), request.revision, request.follow);
+    tokio::spawn(async move {
+        let mut revisions = context.node_health.watch();
+        loop {
+            revisions.mark_unchanged();
+            let since = context.node_health.since(at);
+            if since.missed && since.changes.is_empty() {
+                let revision = context.node_health.view().revision;
+                let missed = v1::HealthChange { revision, missed: true, ..Default::default() };
+                if tx.send(Ok(missed)).await.is_err() {
+                    return;
+                }
+                at = revision;
+            }
+            for (n, change) in since.changes.iter().enumerate() {
+                if tx.send(Ok(told(change, since.missed && n == 0))).await.is_err() {
+                    return;
+                }
+                at = change.revision;
+            }
+            let ended = !follow
+                || tokio::select! {
+                    changed = revisions.changed() => changed.is_err(),
+                    () = tx.closed() => true,
+                };
+            if ended {
+                return;
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(rx))
+}
+
+pub(super) async fn order(
+    context: &Context,
+    kind: OrderKind,
+    by: String,
+    request: v1::OrderRequest,
+) -> Result<v1::OrderResponse, Status> {
+    let why = reason(request.reason)?;
+    let target = match request.gpu.as_str() {
+        "" => Target::Node,
+        gpu => Target::Gpu(find(context, &context.node_health.view(), gpu)?),
+    };
+    let (done, answered) = oneshot::channel();
+    let order = Order { kind, target: target.clone(), by, why };
+    let message = Message::Health(health::Message::Order(order, done));
+    let pipeline = context.pipeline.clone();
+    let sent = tokio::task::spawn_blocking(move || pipeline.send(message).is_ok()).await;
+    if !sent.unwrap_or(false) {
+        return Err(Status::unavailable("the daemon is stopping"));
+    }
+    match tokio::time::timeout(ORDER, answered).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => return Err(Status::not_found(error.to_string())),
+        Ok(Err(_)) => return Err(Status::unavailable("the daemon is stopping")),
+        Err(_) => return Err(Status::deadline_exceeded("the order stands, but its record is not on disk yet")),
+    }
+    let view = context.node_health.view();
+    let part = match &target {
+        Target::Node => Some(part(&view.node)),
+        Target::Gpu(gpu) => view.gpus.get(gpu).map(|p| part_of_gpu(gpu_views(context).get(gpu), gpu, p)),
+    };
+    Ok(v1::OrderResponse { revision: view.revision, part })
+}
+
+pub(super) async fn reset_gpu(
+    context: &Context,
+    by: String,
+    request: v1::ResetGpuRequest,
+) -> Result<v1::ResetGpuResponse, Status> {
+    let why = reason(request.reason)?;
+    let gpu = find(context, &context.node_health.view(), &request.gpu)?;
+    if let Some(runs) = held(context).get(&gpu).filter(|runs| !runs.is_empty()) {
+        let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
+        return Err(Status::failed_precondition(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
+    }
+    let pids: Vec<String> = gpu_views(context)
+        .get(&gpu)
+        .map(|g| g.processes.iter().map(|p| p.pid.to_string()).collect())
+        .unwrap_or_default();
+    if !pids.is_empty() {
+        return Err(Status::failed_precondition(format!("pid(s) {} are on {gpu}: not reset", pids.join(", "))));
+    }
+    let record = |done, detail: &str| {
+        let record =
+            Record::GpuReset { gpu: gpu.clone(), by: by.clone(), why: why.clone(), done, detail: detail.into() };
+        context.log.record(&record, None, None);
+    };
+    record(None, "");
+    let (tool, uuid) = (context.config.gpu.nvidia_smi.clone(), gpu.0.clone());
+    let done = tokio::task::spawn_blocking(move || gpu::reset(&tool, &uuid)).await;
+    let (done, detail) = match done {
+        Ok(Ok(said)) => (true, said),
+        Ok(Err(error)) => (false, chain(&error)),
+        Err(error) => (false, format!("the reset was cut short: {error}")),
+    };
+    record(Some(done), &detail);
+    Ok(v1::ResetGpuResponse { done, detail })
+}
+
+fn reason(text: String) -> Result<String, Status> {
+    if text.trim().is_empty() { Err(Status::invalid_argument("reason: expected some words")) } else { Ok(text) }
+}
+
+/// A GPU by UUID or index; also one that is only known from before.
+fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId, Status> {
+    let of_index = gpu_views(context).into_iter().find(|(_, gpu)| gpu.index.to_string() == wanted).map(|(id, _)| id);
+    let id = GpuId(wanted.to_owned());
+    if view.gpus.contains_key(&id) {
+        return Ok(id);
+    }
+    of_index.ok_or_else(|| {
+        let known: Vec<&str> = view.gpus.keys().map(|gpu| gpu.0.as_str()).collect();
+        Status::not_found(format!("gpu `{wanted}`: expected an index or a UUID; this node has [{}]", known.join(", ")))
+    })
+}
+
+fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
+    context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.clone()
+}
+
+/// Which live runs hold which GPUs, declared or observed.
+fn held(context: &Context) -> BTreeMap<GpuId, BTreeSet<RunId>> {
+    let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
+    for live in context.registry.live() {
+        for gpu in &live.status().gpus {
+            held.entry(gpu.clone()).or_default().insert(live.run.id);
+        }
+    }
+    held
+}
+
+fn part(part: &PartView) -> v1::PartHealth {
+    v1::PartHealth {
+        level: level(part.level) as i32,
+        since_ns: part.since_ns,
+        reasons: part.reasons.iter().map(reason_of).collect(),
+        ..Default::default()
+    }
+}
+
+fn part_of_gpu(seen: Option<&GpuView>, gpu: &GpuId, health: &PartView) -> v1::PartHealth {
+    v1::PartHealth {
+        gpu: gpu.0.clone(),
+        index: seen.map_or(0, |g| g.index),
+        name: seen.map(|g| g.name.clone()).unwrap_or_default(),
+        runs: seen.map(|g| g.runs.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        ..part(health)
+    }
+}
+
+fn reason_of(reason: &Reason) -> v1::HealthReason {
+    v1::HealthReason {
+        code: reason.code.clone(),
+        level: level(reason.level) as i32,
+        text: reason.text.clone(),
+        since_ns: reason.since_ns,
+        last_ns: reason.last_ns,
+        count: reason.count,
+        advice: reason.advice.name().into(),
+    }
+}
+
+fn told(change: &Change, missed: bool) -> v1::HealthChange {
+    v1::HealthChange {
+        revision: change.revision,
+        gpu: match &change.target {
+            Target::Node => String::new(),
+            Target::Gpu(gpu) => gpu.0.clone(),
+        },
+        from: level(change.from) as i32,
+        to: level(change.to) as i32,
+        added: change.added.iter().map(reason_of).collect(),
+        removed: change.removed.clone(),
+        by: change.by.clone().unwrap_or_default(),
+        at_ns: change.at_ns,
+        missed,
+    }
+}
+
+fn level(level: Level) -> v1::HealthLevel {
+    match level {
+        Level::Healthy => v1::HealthLevel::Healthy,
+        Level::Degraded => v1::HealthLevel::Degraded,
+        Level::Unknown => v1::HealthLevel::Unknown,
+        Level::Draining => v1::HealthLevel::Draining,
+        Level::Unhealthy => v1::HealthLevel::Unhealthy,
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

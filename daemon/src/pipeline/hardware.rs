@@ -1,0 +1,67 @@
+//! What hardware needs of the pipeline: an XID counts once, whoever tells it, and cordons are done where health lives.
+
+use super::Pipeline;
+use crate::platform::clock;
+use failsafe_core::{
+    Action, Decision, GpuId, Input, MonoTime, Outcome, Subject, Value,
+    decision::{Cause, Verdict},
+    event::Event,
+    health::{Order, OrderKind, Target},
+    xid::Heard,
+};
+
+impl Pipeline {
+    /// Whether it is an XID that was told a moment ago, perhaps by another sensor.
+    pub(super) fn is_echo(&mut self, input: &Input) -> bool {
+        let Input::Signal(signal) = input else { return false };
+        let (Subject::Gpu(gpu), Value::Event(Event::Xid { code })) = (&signal.subject, &signal.value) else {
+            return false;
+        };
+        match self.storms.hear(&gpu.0, *code, signal.source, signal.at) {
+            Heard::Tell { held_back } => {
+                tracing::warn!(%gpu, code, held_back, source = %signal.source, "XID");
+                false
+            }
+            Heard::Storm | Heard::Echo => true,
+        }
+    }
+
+    /// Cordons are health's, which lives here: they are done at once, and told like any other outcome.
+    pub(super) fn cordons(&mut self, decision: &Decision, run: &str) {
+        for action in decision.actions.iter().filter(|a| matches!(a, Action::CordonGpu | Action::CordonNode)) {
+            let target = match action {
+                Action::CordonGpu => gpu_of(decision).map(Target::Gpu),
+                _ => Some(Target::Node),
+            };
+            let (verdict, proofs) = match target {
+                None => (Verdict::Failed("the rule did not trip on a GPU".into()), Vec::new()),
+                Some(target) => {
+                    let by = match &decision.cause {
+                        Cause::Rule { rule, .. } => format!("rule {rule} of run {run}"),
+                        _ => format!("run {run}"),
+                    };
+                    let why = decision.incident.to_string();
+                    let order = Order { kind: OrderKind::Cordon, target, by, why };
+                    match self.parts.health.cordon(&order) {
+                        Ok(proof) => (Verdict::Proved, vec![proof]),
+                        Err(error) => (Verdict::Failed(error.to_string()), Vec::new()),
+                    }
+                }
+            };
+            let at = MonoTime(clock::monotonic_ns());
+            let (action, took) = (*action, at.since(decision.at));
+            let (decision, incident) = (decision.id, decision.incident);
+            let outcome = Outcome { decision, incident, action, verdict, proofs, at, took };
+            self.cordoned.push(outcome);
+        }
+    }
+}
+
+/// The GPU that a decision's rule tripped on.
+fn gpu_of(decision: &Decision) -> Option<GpuId> {
+    decision.values.iter().find_map(|seen| match (&seen.subject, &seen.value) {
+        (Subject::Gpu(gpu), _) => Some(gpu.clone()),
+        (_, Value::Event(Event::ForeignGpuProcess { gpu, .. })) => Some(GpuId(gpu.clone())),
+        _ => None,
+    })
+}

@@ -1,0 +1,262 @@
+//! Health as the daemon keeps it: fed on the pipeline's thread, on record, on disk, and published for the API.
+//!
+//! ```text
+//! inputs, facts, orders ─► core's Health ─► Change ─► audit log
+//!                                             ├─► Shared: what the API answers and watchers follow
+//!                                             └─► saver's thread ─► health.json (the pipeline waits for no disk)
+//! ```
+
+use crate::{log::Log, platform::clock, runs::store};
+use failsafe_core::{
+    Input, MonoTime, Proof,
+    health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, Start, Target, View},
+    record::Record,
+    time::Span,
+    xid::{Advice, Catalogue},
+};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::JoinHandle,
+};
+use tokio::sync::{oneshot, watch};
+
+/// The file in the state folder.
+const FILE: &str = "health.json";
+/// Changes kept for watchers that come late.
+const CHANGES_KEPT: usize = 1_024;
+/// A sample may be this old at least, however often is sampled.
+const FRESH: Span = Span::from_secs(10);
+
+/// What health is told through the pipeline's queue.
+#[derive(Debug)]
+pub enum Message {
+    /// Something that a sensor knows.
+    Fact(Fact),
+    /// An authorised order, and who waits for it to be on record.
+    Order(Order, oneshot::Sender<Result<(), NoSuchGpu>>),
+}
+
+/// What the API reads.
+#[derive(Debug)]
+pub struct Shared {
+    published: Mutex<Published>,
+    revision: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Published {
+    view: View,
+    changes: VecDeque<Change>,
+}
+
+/// Changes since a revision.
+#[derive(Debug, Default)]
+pub struct Since {
+    /// They are not all known any more: the whole state is to be read anew.
+    pub missed: bool,
+    /// Oldest first.
+    pub changes: Vec<Change>,
+}
+
+impl Shared {
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How node and GPUs stand now; `unknown` where the pipeline has not spoken for too long.
+    pub fn view(&self) -> View {
+        self.published().view.clone().at(MonoTime(clock::monotonic_ns()))
+    }
+
+    /// Changes after `revision`. One from the future is of another state folder: everything is told.
+    pub fn since(&self, revision: u64) -> Since {
+        let published = self.published();
+        let oldest = published.changes.front().map_or(published.view.revision + 1, |change| change.revision);
+        let missed = revision + 1 < oldest || revision > published.view.revision;
+        let changes = published.changes.iter().filter(|change| missed || change.revision > revision);
+        Since { missed, changes: changes.cloned().collect() }
+    }
+
+    /// Changes whenever there is a new revision.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+}
+
+/// Owner of the health; lives on the pipeline's thread.
+pub struct Keeper {
+    health: Health,
+    log: Log,
+    shared: Arc<Shared>,
+    saver: Option<Sender<Kept>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Takes up what was kept. A file that cannot be read is no clean bill of health: somebody has to look.
+    ///
+    /// # Errors
+    /// The saver's thread could not be made.
+    pub fn open(
+        state_dir: &Path,
+        log: Log,
+        catalogue: Catalogue,
+        gpus: bool,
+        interval: Span,
+    ) -> std::io::Result<Keeper> {
+        let path = state_dir.join(FILE);
+        let at = MonoTime(clock::monotonic_ns());
+        let (kept, unread) = match store::read_json::<Kept>(&path) {
+            Ok(kept) => (kept, None),
+            Err(error) if error.is_missing() => (Kept::default(), None),
+            Err(error) => (Kept::default(), Some(error.chain())),
+        };
+        let wall_offset_ns = clock::wall_ns().saturating_sub(i64::try_from(at.0).unwrap_or(i64::MAX));
+        let fresh = FRESH.max(Span(interval.0.saturating_mul(3)));
+        let health = Health::new(Arc::new(catalogue), kept, Start { at, wall_offset_ns, fresh, gpus });
+        let published = Published { view: health.view(), changes: VecDeque::new() };
+        let (revision, _) = watch::channel(published.view.revision);
+        let shared = Arc::new(Shared { published: Mutex::new(published), revision });
+        let (saver, queue) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("health".into()).spawn(move || save(&path, &queue))?;
+        let mut keeper = Keeper { health, log, shared, saver: Some(saver), thread: Some(thread) };
+        if let Some(why) = unread {
+            tracing::error!(why, "the health of the node could not be read");
+            keeper.fact(&Fact::Noted {
+                target: Target::Node,
+                code: "health-lost".into(),
+                level: Level::Unhealthy,
+                text: format!("what was known of this node's health could not be read: {why}"),
+                advice: Advice::InspectHardware,
+                at,
+            });
+        }
+        Ok(keeper)
+    }
+
+    /// What the API reads.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Takes in an input of the core.
+    pub fn take(&mut self, input: &Input) {
+        let changes = self.health.take(input);
+        self.changed(changes);
+    }
+
+    /// Time passes; the answer of the API stays fresh.
+    pub fn tick(&mut self, at: MonoTime) {
+        self.take(&Input::Tick(at));
+        self.shared.published().view = self.health.view();
+    }
+
+    /// From the pipeline's queue.
+    pub fn message(&mut self, message: Message) {
+        match message {
+            Message::Fact(fact) => self.fact(&fact),
+            Message::Order(order, done) => self.order(&order, done),
+        }
+    }
+
+    /// Cordons a part for a rule; what then stands is the proof.
+    ///
+    /// # Errors
+    /// The GPU is not this node's.
+    pub fn cordon(&mut self, order: &Order) -> Result<Proof, NoSuchGpu> {
+        let changes = self.health.order(order, MonoTime(clock::monotonic_ns()))?;
+        self.log.record(&Record::Order(order.clone()), None, None);
+        self.changed(changes);
+        let view = self.health.view();
+        let level = match &order.target {
+            Target::Node => view.node.level,
+            Target::Gpu(gpu) => view.gpus.get(gpu).map_or(Level::Unknown, |part| part.level),
+        };
+        Ok(Proof { fact: format!("health of {}", order.target), seen: format!("{level}, cordoned") })
+    }
+
+    fn fact(&mut self, fact: &Fact) {
+        let changes = self.health.fact(fact);
+        self.changed(changes);
+    }
+
+    fn order(&mut self, order: &Order, done: oneshot::Sender<Result<(), NoSuchGpu>>) {
+        match self.health.order(order, MonoTime(clock::monotonic_ns())) {
+            Ok(changes) => {
+                tracing::warn!(order = ?order.kind, part = %order.target, by = order.by, why = order.why, "order");
+                // Whoever waits for the record is to find the order obeyed.
+                self.publish(&changes);
+                self.log.record_then(&Record::Order(order.clone()), None, None, move |_| {
+                    let _gone = done.send(Ok(()));
+                });
+                self.record(&changes);
+            }
+            Err(error) => {
+                let _gone = done.send(Err(error));
+            }
+        }
+    }
+
+    fn changed(&mut self, changes: Vec<Change>) {
+        self.publish(&changes);
+        self.record(&changes);
+    }
+
+    fn record(&self, changes: &[Change]) {
+        for change in changes {
+            let codes: Vec<&str> = change.added.iter().map(|reason| reason.code.as_str()).collect();
+            tracing::warn!(
+                part = %change.target, from = %change.from, to = %change.to, added = codes.join(","),
+                removed = change.removed.join(","), "health"
+            );
+            self.log.record(&Record::Health(change.clone()), None, None);
+        }
+        if let (Some(saver), false) = (&self.saver, changes.is_empty()) {
+            // Its thread ends only with this.
+            let _ended = saver.send(self.health.keep());
+        }
+    }
+
+    fn publish(&self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
+        let view = self.health.view();
+        let revision = view.revision;
+        {
+            let mut published = self.shared.published();
+            published.view = view;
+            published.changes.extend(changes.iter().cloned());
+            let over = published.changes.len().saturating_sub(CHANGES_KEPT);
+            published.changes.drain(..over);
+        }
+        self.shared.revision.send_replace(revision);
+    }
+}
+
+impl Drop for Keeper {
+    /// The last state is on disk before the daemon ends.
+    fn drop(&mut self) {
+        drop(self.saver.take());
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn save(path: &Path, queue: &Receiver<Kept>) {
+    while let Ok(mut kept) = queue.recv() {
+        // What is newer makes what is older needless.
+        while let Ok(newer) = queue.try_recv() {
+            kept = newer;
+        }
+        if let Err(error) = store::write_json(path, &kept) {
+            tracing::error!(error = error.chain(), "the health of the node could not be kept");
+        }
+    }
+}

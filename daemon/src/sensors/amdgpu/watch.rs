@@ -1,0 +1,82 @@
+//! The sensor's thread. A read of sysfs that blocks stops this thread only: the GPUs fall silent, and silence is `unknown`.
+
+use super::{Card, Sample, cards};
+use crate::platform::clock;
+use failsafe_core::MonoTime;
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// Cards are looked for anew this often.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// What the sensor has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AmdgpuEvent {
+    /// These are the cards; said at the start and when they change.
+    Cards(Vec<Card>),
+    /// One card's values.
+    Sample {
+        /// Which.
+        id: String,
+        /// When.
+        at: MonoTime,
+        /// What it said.
+        sample: Sample,
+    },
+}
+
+/// The running sensor; dropping it asks it to stop. A thread stuck in the driver is left behind.
+#[derive(Debug)]
+pub struct Amdgpu {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Amdgpu {
+    /// Starts it on `/sys`, or a folder like it.
+    ///
+    /// # Errors
+    /// The thread could not be made.
+    pub fn spawn(
+        root: PathBuf,
+        interval: Duration,
+        mut sink: impl FnMut(AmdgpuEvent) + Send + 'static,
+    ) -> std::io::Result<Amdgpu> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("amdgpu".into()).spawn(move || {
+            let mut known: Option<(Vec<Card>, Instant)> = None;
+            while !stopped.load(Ordering::Relaxed) {
+                let due = known.as_ref().is_none_or(|(_, looked)| looked.elapsed() >= LOOK_EVERY);
+                if due {
+                    let now = cards(&root);
+                    if known.as_ref().is_none_or(|(before, _)| *before != now) {
+                        sink(AmdgpuEvent::Cards(now.clone()));
+                    }
+                    known = Some((now, Instant::now()));
+                }
+                let all = known.as_ref().map(|(all, _)| all.as_slice()).unwrap_or_default();
+                for card in all {
+                    let at = MonoTime(clock::monotonic_ns());
+                    sink(AmdgpuEvent::Sample { id: card.id.clone(), at, sample: card.sample() });
+                }
+                std::thread::park_timeout(if all.is_empty() { LOOK_EVERY } else { interval });
+            }
+        })?;
+        Ok(Amdgpu { stop, thread })
+    }
+}
+
+impl Drop for Amdgpu {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+    }
+}

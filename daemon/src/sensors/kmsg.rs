@@ -1,0 +1,266 @@
+//! The kernel's log, as it is written: XIDs and other words of the hardware, also when NVML hangs.
+//!
+//! Owns the descriptor and its thread. Invariants: it starts at the log's end (what was said before this daemon is on record
+//! already, or is judged by NVML); lines longer than [`LINE`] are cut; records that the kernel overwrote unread are told as
+//! lost. The path is the configuration's: tests feed a fifo or a file.
+
+use crate::platform::clock;
+use failsafe_core::{
+    MonoTime,
+    klog::{Lines, Said, record},
+};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Read, Seek, SeekFrom},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+/// The longest line that is looked at; the kernel's own are at most 1 KiB and a dictionary.
+const LINE: usize = 8_192;
+/// A regular file is looked at this often, milliseconds.
+const LOOK_EVERY_MS: u16 = 100;
+
+/// What the kernel's log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KmsgEvent {
+    /// Something about the hardware.
+    Said {
+        /// What.
+        said: Said,
+        /// When it was read.
+        at: MonoTime,
+    },
+    /// Records were overwritten before they were read.
+    Lost {
+        /// How many, where the numbers say it.
+        records: u64,
+    },
+    /// It cannot be read any more.
+    Blind {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The log could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the kernel's log {path}")]
+pub struct KmsgError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// The running sensor; dropping it stops it.
+#[derive(Debug)]
+pub struct Kmsg {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Kmsg {
+    /// Opens the log and reads it on a thread of its own.
+    ///
+    /// # Errors
+    /// [`KmsgError`].
+    pub fn spawn(path: &Path, lines: Lines, sink: impl FnMut(KmsgEvent) + Send + 'static) -> Result<Kmsg, KmsgError> {
+        let failed = |source| KmsgError { path: path.to_owned(), source };
+        let file = open(path).map_err(failed)?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let stop = Arc::new(stop.map_err(|errno| failed(errno.into()))?);
+        let stopped = stop.clone();
+        let mut reader = Reader { lines, sink, rest: Vec::new(), cut: false, sequence: None };
+        let work = move || reader.work(file, &stopped);
+        let thread = std::thread::Builder::new().name("kmsg".into()).spawn(work).map_err(failed)?;
+        Ok(Kmsg { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Kmsg {
+    fn drop(&mut self) {
+        let _full = self.stop.write(1);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the kernel's log panicked");
+        }
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    let kind = std::fs::metadata(path)?.file_type();
+    let mut options = OpenOptions::new();
+    // A fifo that is open for writing too never ends.
+    options.read(true).write(kind.is_fifo()).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC);
+    let mut file = options.open(path)?;
+    if !kind.is_fifo() {
+        file.seek(SeekFrom::End(0))?;
+    }
+    Ok(file)
+}
+
+struct Reader<S> {
+    lines: Lines,
+    sink: S,
+    rest: Vec<u8>,
+    /// The line under way was cut: what comes until its end is passed over.
+    cut: bool,
+    sequence: Option<u64>,
+}
+
+impl<S: FnMut(KmsgEvent)> Reader<S> {
+    fn work(&mut self, mut file: File, stop: &EventFd) {
+        let plain = file.metadata().is_ok_and(|m| m.is_file());
+        let mut buffer = vec![0; LINE];
+        loop {
+            match file.read(&mut buffer) {
+                // Only a plain file ends, and may grow.
+                Ok(0) => {
+                    if waits(stop, None, LOOK_EVERY_MS.into()) {
+                        return;
+                    }
+                }
+                Ok(n) => self.bytes(&buffer[..n]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let fd = (!plain).then_some(&file);
+                    if waits(stop, fd, PollTimeout::NONE) {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // The kernel overwrote what was next; how much is seen by the numbers.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EPIPE) => {}
+                Err(error) => {
+                    (self.sink)(KmsgEvent::Blind { why: error.to_string() });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
+            let (line, after) = bytes.split_at(end);
+            bytes = &after[1..];
+            if !std::mem::take(&mut self.cut) {
+                self.keep(line);
+            }
+            let whole = std::mem::take(&mut self.rest);
+            self.line(&String::from_utf8_lossy(&whole));
+        }
+        if !self.cut {
+            self.keep(bytes);
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = LINE - self.rest.len();
+        self.cut = bytes.len() > room;
+        self.rest.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn line(&mut self, line: &str) {
+        let sequence = line.split(',').nth(1).filter(|_| !line.starts_with(' ')).and_then(|n| n.parse::<u64>().ok());
+        if let Some(now) = sequence {
+            let lost = self.sequence.map_or(0, |last| now.saturating_sub(last.saturating_add(1)));
+            self.sequence = Some(now);
+            if lost > 0 {
+                (self.sink)(KmsgEvent::Lost { records: lost });
+            }
+        }
+        let Some(record) = record(line) else { return };
+        // The record's own clock drifts from CLOCK_MONOTONIC, so the instant is that of reading.
+        let at = MonoTime(clock::monotonic_ns());
+        if let Some(said) = self.lines.hear(record.message, at) {
+            (self.sink)(KmsgEvent::Said { said, at });
+        }
+    }
+}
+
+/// Waits for the descriptor, or as long as is said; true when the sensor is to stop.
+fn waits(stop: &EventFd, file: Option<&File>, timeout: PollTimeout) -> bool {
+    let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    fds.extend(file.map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)));
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => fds[0].any().unwrap_or(false),
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{io::Write, sync::mpsc, time::Duration};
+
+    fn reader() -> (Reader<impl FnMut(KmsgEvent)>, mpsc::Receiver<KmsgEvent>) {
+        let (tx, rx) = mpsc::channel();
+        let sink = move |event| tx.send(event).unwrap();
+        (Reader { lines: Lines::built_in().unwrap(), sink, rest: Vec::new(), cut: false, sequence: None }, rx)
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_the_kernels_log_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kmsg");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        let (tx, rx) = mpsc::channel();
+        let kmsg = Kmsg::spawn(&path, Lines::built_in().unwrap(), move |event| tx.send(event).unwrap()).unwrap();
+        let mut fifo = OpenOptions::new().write(true).open(&path).unwrap();
+        fifo.write_all(b"4,7,1,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1\n SUBSYSTEM=pci\n6,8,2,-;usb 1-1: new\n")
+            .unwrap();
+        let event = rx.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 79, .. }, .. }), "{event:?}");
+        drop(fifo);
+        let mut again = OpenOptions::new().write(true).open(&path).unwrap();
+        again.write_all(b"4,11,3,-;NVRM: Xid (PCI:0000:3b:00): 95\n").unwrap();
+        assert_eq!(rx.recv_timeout(Duration::from_secs(10)).unwrap(), KmsgEvent::Lost { records: 2 });
+        let event = rx.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 95, .. }, .. }), "{event:?}");
+        drop(kmsg);
+        assert!(rx.recv_timeout(Duration::from_secs(1)).is_err(), "stopped");
+    }
+
+    #[test]
+    fn the_real_log_opens_where_it_may() {
+        match Kmsg::spawn(Path::new("/dev/kmsg"), Lines::built_in().unwrap(), |_| {}) {
+            Ok(kmsg) => drop(kmsg),
+            Err(error) => eprintln!("skipped: {error}: {}", error.source),
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_the_next_is_read() {
+        let (mut reader, rx) = reader();
+        for _ in 0..100 {
+            reader.bytes(&[b'x'; 1_000]);
+        }
+        assert!(reader.rest.len() <= LINE);
+        reader.bytes(b"NVRM\n4,9,1,-;NVRM: Xid (PCI:0000:3b:00): 48\n");
+        let event = rx.try_recv().unwrap();
+        assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 48, .. }, .. }), "{event:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_harmless(pieces in proptest::collection::vec(
+            proptest::collection::vec(any::<u8>(), 0..600), 0..40)
+        ) {
+            let (mut reader, _rx) = reader();
+            for piece in pieces {
+                reader.bytes(&piece);
+                prop_assert!(reader.rest.len() <= LINE);
+            }
+        }
+    }
+}

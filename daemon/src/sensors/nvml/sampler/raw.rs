@@ -1,0 +1,259 @@
+//! NVML calls that nvml-wrapper does not wrap, or wraps without what is needed here. With the handles of [`super::work`] the
+//! only `unsafe` of the sensor.
+//!
+//! Each returns what NVML said. A symbol that the library does not have is an error of its own
+//! ([`NvmlError::FailedToLoadSymbol`]), as in the wrapper. Structs are field for field those of `nvml.h`; the tests of
+//! `nvml-sim` hold the same ones against the header.
+
+use nvml_wrapper::{
+    Device,
+    error::{NvmlError, nvml_sym, nvml_try},
+};
+use std::mem::size_of;
+
+/// `NVML_STRUCT_VERSION`.
+fn version<T>(revision: u32) -> u32 {
+    // A struct of NVML is a few hundred bytes.
+    u32::try_from(size_of::<T>()).unwrap_or(0) | (revision << 24)
+}
+
+/// The answer of a function, which may not be in the library.
+macro_rules! call {
+    ($device:expr, $function:ident $(, $arg:expr)*) => {
+        nvml_sym($device.nvml().lib().$function.as_ref()).and_then(|symbol| {
+            // SAFETY: the handle belongs to this library; each pointer is to a local of the layout that `nvml.h` gives for
+            // this function, initialised and as long as is said, and lives until the call has returned.
+            answered(unsafe { symbol($device.handle() $(, $arg)*) })
+        })
+    };
+}
+
+/// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH`: the library is older or newer than the struct.
+const VERSION_MISMATCH: u32 = 25;
+
+fn answered(code: u32) -> Result<(), NvmlError> {
+    // The wrapper does not know this code; to us the function as we know it is not there.
+    if code == VERSION_MISMATCH { Err(NvmlError::FunctionNotFound) } else { nvml_try(code) }
+}
+
+/// Field and scope of a value to ask for; the scope is 0 but for links.
+pub type FieldScope = (u32, u32);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FieldValue {
+    field: u32,
+    scope: u32,
+    timestamp: i64,
+    latency: i64,
+    value_type: u32,
+    code: u32,
+    value: u64,
+}
+
+/// Values of `nvmlDeviceGetFieldValues`, each with its own answer. They are matched by position: drivers from 580.82 on
+/// renumber fields 251 to 273, so none of those is asked for here.
+pub fn field_values(device: &Device<'_>, fields: &[FieldScope]) -> Result<Vec<Result<i128, NvmlError>>, NvmlError> {
+    let mut values: Vec<FieldValue> = fields
+        .iter()
+        .map(|(field, scope)| FieldValue {
+            field: *field,
+            scope: *scope,
+            timestamp: 0,
+            latency: 0,
+            value_type: 0,
+            code: 0,
+            value: 0,
+        })
+        .collect();
+    let count = i32::try_from(values.len()).map_err(|_| NvmlError::InvalidArg)?;
+    call!(device, nvmlDeviceGetFieldValues, count, values.as_mut_ptr().cast())?;
+    Ok(values.iter().map(|value| nvml_try(value.code).and_then(|()| integer(value))).collect())
+}
+
+/// The union's member by the type that NVML names. The machine is little-endian, so a narrower member is the low bytes.
+fn integer(value: &FieldValue) -> Result<i128, NvmlError> {
+    let bits = value.value;
+    Ok(match value.value_type {
+        // Beyond what fits, Rust's cast saturates, which is out of any signal's range.
+        0 => f64::from_bits(bits) as i128,
+        1 => i128::from(bits & 0xffff_ffff),
+        2 | 3 => i128::from(bits),
+        4 => i128::from(bits.cast_signed()),
+        5 => i128::from(((bits & 0xffff_ffff) as u32).cast_signed()),
+        6 => i128::from(bits & 0xffff),
+        other => return Err(NvmlError::UnexpectedVariant(other)),
+    })
+}
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("nvmlValue_t is read as on little-endian machines");
+
+/// Memory as the first version of the call splits it: what the driver keeps counts as used.
+#[repr(C)]
+#[derive(Default)]
+pub struct Memory {
+    pub total: u64,
+    pub free: u64,
+    pub used: u64,
+}
+
+/// `nvmlDeviceGetMemoryInfo`, for libraries without its second version.
+pub fn memory_v1(device: &Device<'_>) -> Result<Memory, NvmlError> {
+    let mut memory = Memory::default();
+    call!(device, nvmlDeviceGetMemoryInfo, (&raw mut memory).cast())?;
+    Ok(memory)
+}
+
+/// `nvmlDeviceGetTemperature`, in whole degrees; by its successor in libraries that no longer have it.
+pub fn temperature(device: &Device<'_>) -> Result<i32, NvmlError> {
+    let mut degrees = 0u32;
+    match call!(device, nvmlDeviceGetTemperature, 0, &raw mut degrees) {
+        // The value is a signed int in C that the header calls unsigned.
+        Ok(()) => return Ok(degrees.cast_signed()),
+        Err(NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound) => {}
+        Err(error) => return Err(error),
+    }
+    #[repr(C)]
+    struct Temperature {
+        version: u32,
+        sensor: u32,
+        degrees: i32,
+    }
+    let mut temperature = Temperature { version: version::<Temperature>(1), sensor: 0, degrees: 0 };
+    call!(device, nvmlDeviceGetTemperatureV, (&raw mut temperature).cast())?;
+    Ok(temperature.degrees)
+}
+
+/// `nvmlDeviceGetMarginTemperature`: whole degrees to the nearest slowdown.
+pub fn margin(device: &Device<'_>) -> Result<i32, NvmlError> {
+    #[repr(C)]
+    struct Margin {
+        version: u32,
+        degrees: i32,
+    }
+    let mut margin = Margin { version: version::<Margin>(1), degrees: 0 };
+    call!(device, nvmlDeviceGetMarginTemperature, (&raw mut margin).cast())?;
+    Ok(margin.degrees)
+}
+
+/// `nvmlDeviceGetCurrentClocksEventReasons`, by its older name in older libraries. All bits, also those unknown here.
+pub fn throttle_reasons(device: &Device<'_>) -> Result<u64, NvmlError> {
+    let mut bits = 0u64;
+    match call!(device, nvmlDeviceGetCurrentClocksEventReasons, &raw mut bits) {
+        Err(NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound) => {
+            call!(device, nvmlDeviceGetCurrentClocksThrottleReasons, &raw mut bits)?;
+        }
+        other => other?,
+    }
+    Ok(bits)
+}
+
+/// Errors of on-chip memory.
+#[repr(C)]
+#[derive(Default)]
+pub struct SramErrors {
+    version: u32,
+    aggregate_parity: u64,
+    aggregate_sec_ded: u64,
+    aggregate_corrected: u64,
+    /// Uncorrected, found by parity.
+    pub parity: u64,
+    /// Uncorrected, found by ECC.
+    pub sec_ded: u64,
+    /// Corrected.
+    pub corrected: u64,
+    buckets: [u64; 5],
+    /// NVIDIA's threshold is passed.
+    pub threshold_exceeded: u32,
+}
+
+/// `nvmlDeviceGetSramEccErrorStatus`.
+pub fn sram_errors(device: &Device<'_>) -> Result<SramErrors, NvmlError> {
+    let mut errors = SramErrors { version: version::<SramErrors>(1), ..SramErrors::default() };
+    call!(device, nvmlDeviceGetSramEccErrorStatus, (&raw mut errors).cast())?;
+    Ok(errors)
+}
+
+/// Banks by how many spare rows they have left: all, many, some, few, none.
+#[repr(C)]
+#[derive(Default)]
+pub struct SpareRows {
+    max: u32,
+    high: u32,
+    partial: u32,
+    low: u32,
+    /// Banks that cannot remap another row.
+    pub none: u32,
+}
+
+/// `nvmlDeviceGetRowRemapperHistogram`.
+pub fn spare_rows(device: &Device<'_>) -> Result<SpareRows, NvmlError> {
+    let mut rows = SpareRows::default();
+    call!(device, nvmlDeviceGetRowRemapperHistogram, (&raw mut rows).cast())?;
+    Ok(rows)
+}
+
+/// Registration with the NVLink fabric.
+#[repr(C)]
+#[derive(Default)]
+pub struct FabricInfo {
+    version: u32,
+    pub cluster: [u8; 16],
+    pub status: u32,
+    pub clique: u32,
+    pub state: u32,
+    pub health: u32,
+}
+
+/// `nvmlDeviceGetGpuFabricInfoV`.
+pub fn fabric(device: &Device<'_>) -> Result<FabricInfo, NvmlError> {
+    let mut info = FabricInfo { version: version::<FabricInfo>(2), ..FabricInfo::default() };
+    call!(device, nvmlDeviceGetGpuFabricInfoV, (&raw mut info).cast())?;
+    Ok(info)
+}
+
+/// `nvmlDeviceGetGpuInstanceId`, of a MIG device.
+pub fn gpu_instance(device: &Device<'_>) -> Result<u32, NvmlError> {
+    let mut id = 0u32;
+    call!(device, nvmlDeviceGetGpuInstanceId, &raw mut id)?;
+    Ok(id)
+}
+
+/// `nvmlDeviceGetComputeInstanceId`, of a MIG device.
+pub fn compute_instance(device: &Device<'_>) -> Result<u32, NvmlError> {
+    let mut id = 0u32;
+    call!(device, nvmlDeviceGetComputeInstanceId, &raw mut id)?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(value_type: u32, value: u64) -> Option<i128> {
+        let field = FieldValue { field: 0, scope: 0, timestamp: 0, latency: 0, value_type, code: 0, value };
+        integer(&field).ok()
+    }
+
+    #[test]
+    fn each_member_of_the_union_is_read_by_its_type() {
+        assert_eq!(value(0, 1.5f64.to_bits()), Some(1));
+        assert_eq!(value(0, f64::NAN.to_bits()), Some(0));
+        assert_eq!(value(1, 0xdead_beef_0000_0007), Some(7), "what lies above a narrow member is not part of it");
+        assert_eq!(value(3, u64::MAX), Some(i128::from(u64::MAX)));
+        assert_eq!(value(4, u64::MAX), Some(-1));
+        assert_eq!(value(5, 0xffff_fffe), Some(-2));
+        assert_eq!(value(6, 0x1_0002), Some(2));
+        assert_eq!(value(9, 0), None);
+    }
+
+    #[test]
+    fn structs_are_as_long_as_those_of_the_header() {
+        assert_eq!(size_of::<FieldValue>(), 40);
+        assert_eq!(size_of::<SramErrors>(), 104);
+        assert_eq!(size_of::<FabricInfo>(), 36);
+        assert_eq!(size_of::<SpareRows>(), 20);
+        assert_eq!(size_of::<Memory>(), 24);
+    }
+}

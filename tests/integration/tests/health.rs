@@ -1,0 +1,244 @@
+//! The node's health, from the (simulated) GPU to the exit code that a scheduler acts on.
+
+use anyhow::{Result, ensure};
+use integration::{Node, on_node, program, wait_for};
+use std::fs;
+
+fn on_gpu_node(test: &str, scenario: &str, run: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("failsafe-it-health-").tempdir()?;
+    let file = folder.path().join("scenario.toml");
+    fs::write(&file, scenario)?;
+    let library = program("libnvidia_ml.so")?.display().to_string();
+    let settings = format!("#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n", file.display());
+    on_node(test, &settings, run)
+}
+
+const TWO: &str = "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n\n\
+                   [[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n\n";
+
+fn code(node: &Node, args: &[&str]) -> Result<i32> {
+    Ok(node.ctl(args.iter().copied())?.code)
+}
+
+#[test]
+fn an_xid_makes_its_gpu_unhealthy_until_somebody_resets_it() -> Result<()> {
+    let scenario = format!("{TWO}[[gpu.event]]\nat = 2.0\nxid = 79\n");
+    on_gpu_node("xid", &scenario, |node| {
+        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+        wait_for("the GPU with the XID is unhealthy", || Ok(code(node, &["node", "health", "--gpu", "1"])? == 12))?;
+        ensure!(code(node, &["node", "health"])? == 10, "one of two degrades the node");
+        ensure!(code(node, &["node", "health", "--gpu", "0"])? == 0);
+        ensure!(code(node, &["node", "placeable", "--count", "1"])? == 0);
+        ensure!(code(node, &["node", "placeable", "--count", "2", "--degraded"])? == 14);
+        let capacity = node.json(["node", "capacity"])?;
+        ensure!(capacity["free"] == 1 && capacity["unhealthy"] == 1, "{capacity}");
+        node.wait_for_event("the change on record", |e| {
+            e["body"]["type"] == "health" && e["body"]["to"] == "unhealthy" && e.to_string().contains("xid-79")
+        })?;
+        // It stays over a crash: the file on disk, not the memory, is what is asked.
+        let kept = node.state_dir().join("health.json");
+        wait_for("it is kept", || Ok(fs::read_to_string(&kept).is_ok_and(|text| text.contains("xid-79"))))?;
+        // The scenario starts anew with the daemon's sampler, so that the XID would come again: only what was kept says so now.
+        node.kill9()?;
+        node.restart()?;
+        wait_for("the GPU is seen again", || {
+            let health = node.json(["gpu", "describe", "1"])?;
+            Ok(health["reasons"].as_array().is_some_and(|all| all.iter().all(|r| r["code"] != "blind")))
+        })?;
+        ensure!(code(node, &["node", "health", "--gpu", "1"])? == 12, "it forgot");
+        wait_for("the XID has come again", || {
+            Ok(node.json(["gpu", "describe", "1"])?["reasons"][0]["count"].as_u64() >= Some(2))
+        })?;
+        node.ctl(["gpu", "reset-health", "1", "-r", "card replaced"])?.expect(0)?;
+        ensure!(code(node, &["node", "health"])? == 0);
+        let changes = node.ctl(["node", "watch", "--once", "-o", "json"])?.expect(0)?.out;
+        ensure!(changes.contains("card replaced"), "{changes}");
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_cordon_is_an_operators_and_stays_over_a_restart() -> Result<()> {
+    on_gpu_node("cordon", TWO, |node| {
+        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+        node.ctl(["gpu", "cordon", "1", "-r", "fan is loud"])?.expect(0)?;
+        ensure!(code(node, &["node", "health", "--gpu", "1"])? == 11);
+        ensure!(code(node, &["node", "placeable", "--gpu", "1"])? == 14);
+        node.ctl(["node", "cordon", "-r", "kernel update"])?.expect(0)?;
+        ensure!(code(node, &["node", "health"])? == 11);
+        node.stop()?;
+        ensure!(code(node, &["node", "health"])? == 13, "without a daemon nobody knows");
+        node.restart()?;
+        wait_for("the GPU is seen again", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 11))?;
+        node.ctl(["node", "uncordon", "-r", "done"])?.expect(0)?;
+        wait_for("only the GPU's cordon is left", || Ok(code(node, &["node", "health"])? == 10))?;
+        node.ctl(["gpu", "uncordon", "1", "-r", "fan oiled"])?.expect(0)?;
+        ensure!(code(node, &["node", "health"])? == 0);
+        let order = node.wait_for_event("the order on record", |e| {
+            e["body"]["type"] == "order" && e["body"]["why"] == "fan oiled"
+        })?;
+        ensure!(order["body"]["by"].as_str().is_some_and(|by| by.contains("user 0")), "{order}");
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_gpu_is_reset_by_the_vendors_tool_and_not_while_anything_runs_on_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tool = folder.path().join("nvidia-smi");
+    fs::write(&tool, "#!/bin/sh\necho \"GPU $3 was reset\"\n")?;
+    fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let scenario = folder.path().join("scenario.toml");
+    fs::write(&scenario, TWO)?;
+    let library = program("libnvidia_ml.so")?.display().to_string();
+    let settings = format!(
+        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[gpu]\nnvidia_smi = {:?}\n",
+        scenario.display(),
+        tool.display().to_string()
+    );
+    on_node("reset", &settings, |node| {
+        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+        let policy = "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n";
+        let policy = node.policy("p", policy)?.display().to_string();
+        let args = ["run", "-p", &policy, "-n", "holder", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
+        let mut child = node.ctl_command(args).spawn()?;
+        let done = (|| {
+            wait_for("the run holds it", || Ok(node.json(["node", "capacity"])?["held"] == 1))?;
+            let refused = node.ctl(["gpu", "reset", "0", "-r", "xid 95"])?.expect(1)?;
+            ensure!(refused.err.contains("held by run"), "{refused:?}");
+            let done = node.ctl(["gpu", "reset", "1", "-r", "xid 95"])?.expect(0)?;
+            ensure!(done.out.contains("was reset: GPU GPU-"), "{done:?}");
+            node.wait_for_event("the reset on record", |e| {
+                e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true
+            })?;
+            Ok(())
+        })();
+        let _ = child.kill();
+        let _ = child.wait();
+        done
+    })
+}
+
+#[test]
+fn the_kernels_log_tells_an_xid_that_nvml_does_not() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (log, scenario) = (folder.path().join("kmsg"), folder.path().join("scenario.toml"));
+    fs::write(&log, "")?;
+    fs::write(&scenario, TWO)?;
+    let library = program("libnvidia_ml.so")?.display().to_string();
+    let settings = format!(
+        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[kernel_log]\npath = {:?}\n",
+        scenario.display(),
+        log.display().to_string()
+    );
+    on_node("kmsg", &settings, |node| {
+        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+        let bus = node.json(["gpu", "describe", "0"])?["pci"].as_str().unwrap_or_default().to_owned();
+        ensure!(!bus.is_empty(), "the GPU's place is not told");
+        let mut out = fs::OpenOptions::new().append(true).open(&log)?;
+        // A user's own line says nothing; the kernel's does, however often it is said.
+        let mut lines = format!("12,1,1,-;NVRM: Xid (PCI:{bus}): 79, from a user\n");
+        for n in 2..2_000 {
+            lines.push_str(&format!("4,{n},1,-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n"));
+        }
+        std::io::Write::write_all(&mut out, lines.as_bytes())?;
+        wait_for("the GPU is unhealthy", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 12))?;
+        let reasons = node.json(["gpu", "describe", "0"])?["reasons"].to_string();
+        ensure!(reasons.contains("xid-95") && !reasons.contains("xid-79"), "{reasons}");
+        ensure!(code(node, &["node", "health", "--gpu", "1"])? == 0);
+        node.log_is_whole()
+    })
+}
+
+/// A policy whose rules bound what the core derives, and what GPUs are shared with.
+const DERIVED: &str = r#"
+[policy]
+name = "derived"
+owner = "node-operations@example.org"
+on_blind = "continue"
+
+[[rule]]
+id = "spins"
+rationale = "busy at a fraction of the power: it waits in a collective"
+when = { signal = "gpu.derived.spinning", above = "1 s" }
+actions = ["freeze", "cordon-gpu", "notify"]
+
+[[rule]]
+id = "stranger"
+rationale = "a GPU of this run is this run's"
+when = { event = "foreign-gpu-process", comm = "sleep" }
+actions = ["notify"]
+"#;
+
+#[test]
+fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_told() -> Result<()> {
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn()?;
+    let scenario = format!(
+        "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 80\nutilization = 100\nmemory_used = \"1 GiB\"\n\
+         [[gpu.process]]\npid = {}\nmemory = \"512 MiB\"\n\n{TWO}",
+        stranger.id()
+    );
+    let done = on_gpu_node("derived", &scenario, |node| {
+        wait_for("the GPUs are seen", || Ok(code(node, &["node", "health"])? == 0))?;
+        let policy = node.policy("derived", DERIVED)?.display().to_string();
+        let start = |name: &str, index: &str| {
+            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
+            node.ctl_command(args).spawn()
+        };
+        let mut children = vec![start("spins", "0")?, start("idles", "1")?];
+        let done = (|| {
+            let told =
+                node.wait_for_event("the stranger", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "stranger")?;
+            ensure!(told["run"] == node.run("spins")?["id"], "{told}");
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "spins")?;
+            ensure!(decision["run"] == node.run("spins")?["id"], "{decision}");
+            node.wait_for_event("the cordon is proved", |e| {
+                e["body"]["action"] == "cordon-gpu" && e["body"]["verdict"] == "proved"
+            })?;
+            ensure!(code(node, &["node", "health", "--gpu", "0"])? == 11);
+            ensure!(code(node, &["node", "health", "--gpu", "1"])? == 0);
+            ensure!(node.run("idles")?["state"] == "running");
+            let gpu = node.json(["gpu", "describe", "0"])?;
+            ensure!(gpu["reasons"][0]["text"].to_string().contains("rule spins"), "{gpu}");
+            ensure!(gpu["processes"][0]["pid"] == stranger.id(), "{gpu}");
+            ensure!(node.ctl(["replay", "spins"])?.expect(0)?.out.contains("identical"));
+            node.log_is_whole()
+        })();
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    });
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+    done
+}
+
+#[test]
+fn an_amd_gpu_is_read_from_sysfs_and_judged_alike() -> Result<()> {
+    let sys = tempfile::tempdir()?;
+    let device = sys.path().join("class/drm/card0/device");
+    fs::create_dir_all(device.join("hwmon/hwmon3"))?;
+    for (file, text) in [
+        ("vendor", "0x1002"),
+        ("unique_id", "9a1f3c5577e01234"),
+        ("gpu_busy_percent", "0"),
+        ("hwmon/hwmon3/temp1_input", "61000"),
+        ("hwmon/hwmon3/temp1_crit", "100000"),
+        ("hwmon/hwmon3/temp1_emergency", "105000"),
+    ] {
+        fs::write(device.join(file), text)?;
+    }
+    let settings = format!("[nvml]\ndisabled = true\n[amdgpu]\nsysfs = {:?}\n", sys.path().display().to_string());
+    on_node("amd", &settings, |node| {
+        wait_for("the GPU is well", || Ok(code(node, &["node", "health", "--gpu", "amdgpu-9a1f3c5577e01234"])? == 0))?;
+        fs::write(device.join("hwmon/hwmon3/temp1_input"), "106000")?;
+        wait_for("it is too hot", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 12))?;
+        let gpu = node.json(["gpu", "describe", "0"])?;
+        ensure!(gpu["reasons"][0]["code"] == "temperature-shutdown", "{gpu}");
+        ensure!(gpu["readings"]["gpu.temperature"] == 106_000, "{gpu}");
+        node.log_is_whole()
+    })
+}
