@@ -12,6 +12,7 @@
 mod bench;
 mod daemon;
 mod demo;
+mod gpu_check;
 mod interrupt;
 
 mod setup;
@@ -40,7 +41,9 @@ enum Command {
     Tidy,
     /// The whole flow on this machine: three runs that go wrong, contained and explained
     Demo(demo::Args),
-    /// Measure: freeze, overhead, footprint
+    /// What every NVML function says on this machine, as JSON
+    GpuCheck(gpu_check::Args),
+    /// Measure: freeze, overhead, footprint, gpu
     Bench(bench::Args),
 }
 
@@ -65,6 +68,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Tidy => tidy::run(),
         Command::Demo(args) => demo::run(&args),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }
