@@ -5,6 +5,7 @@
 
 mod footprint;
 mod freeze;
+mod gpu;
 mod overhead;
 mod report;
 mod statistics;
@@ -31,6 +32,8 @@ enum Name {
     Freeze,
     /// Memory and CPU of the idle daemon, beside the node exporter
     Footprint,
+    /// Sampling of simulated GPUs, beside nvitop and gpustat; time of a pass; from an XID to a frozen run
+    Gpu,
     /// A loop of system calls in a run, outside any run, and with no daemon
     Overhead,
 }
@@ -42,7 +45,7 @@ enum Name {
 pub fn run(args: &Args) -> Result<()> {
     setup::run()?;
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads"]);
+    cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads", "-p", "nvml-sim"]);
     if !args.debug {
         cargo.arg("--release");
     }
@@ -51,6 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
     let report = match args.name {
         Name::Freeze => freeze::run(args)?,
         Name::Footprint => footprint::run(args)?,
+        Name::Gpu => gpu::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
     report.print();
