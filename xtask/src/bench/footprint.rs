@@ -101,7 +101,7 @@ fn idle(pid: u32, exporter: &Exporter) -> Result<(f64, f64)> {
     Ok((percent(ticks(pid)?, before.0), percent(ticks(exporter.child.id())?, before.1)))
 }
 
-pub(super) fn ticks(pid: u32) -> Result<u64> {
+fn ticks(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a process's stat")?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).context("a short stat line");

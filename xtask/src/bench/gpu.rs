@@ -18,6 +18,10 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -27,9 +31,9 @@ const RATES_HZ: [u64; 2] = [1, 10];
 const COUNTS: [usize; 5] = [1, 2, 4, 8, 16];
 const LATENCIES_US: [u64; 3] = [0, 50, 1_000];
 /// Figures of CPU are taken over this long.
-const WINDOW: Duration = Duration::from_secs(20);
+const WINDOW: Duration = Duration::from_secs(15);
 /// Programs settle for this long before.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(2);
 /// Of the Python tools' CPU time, this much is allowed.
 const SHARE: f64 = 0.1;
 
@@ -53,9 +57,9 @@ pub fn run(args: &Args) -> Result<Report> {
     let failsafed = shell::built(!args.debug).join("failsafed");
     let stage = Stage { folder: folder.path().to_owned(), library, failsafed };
     passes(&stage, args.trials, &mut report)?;
+    event::measure(&stage, args, &mut report)?;
     counts(&stage, &mut report)?;
     cost(&stage, args, &mut report)?;
-    event::measure(&stage, args, &mut report)?;
     Ok(report)
 }
 
@@ -86,44 +90,61 @@ impl Stage {
 }
 
 /// A program that is measured, ended when dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// Bytes that it has printed: one for each look of a Python tool.
+    printed: Arc<AtomicU64>,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Running {
-    /// Starts it; what it prints is read and thrown away.
+    /// Starts it; what it prints is counted and thrown away.
     fn start(command: &mut Command) -> Result<Running> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let out = child.stdout.take().context("no standard output")?;
+        let printed = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&printed);
         thread::spawn(move || {
             let mut out = out;
             let mut bytes = [0; 1 << 16];
-            while out.read(&mut bytes).is_ok_and(|n| n > 0) {}
+            while let Ok(n @ 1..) = out.read(&mut bytes) {
+                count.fetch_add(n as u64, Ordering::Relaxed);
+            }
         });
-        Ok(Running(child))
+        Ok(Running { child, printed })
     }
 
     fn pids(&self) -> Vec<u32> {
-        vec![self.0.id()]
+        vec![self.child.id()]
     }
 }
 
 /// CPU milliseconds per second, and resident MiB at the end, of these processes together.
 fn usage(pids: &[u32], window: Duration) -> Result<(f64, f64)> {
     wait(SETTLE)?;
-    let ticks = || pids.iter().map(|pid| footprint::ticks(*pid)).sum::<Result<u64>>();
-    let (before, began) = (ticks()?, Instant::now());
+    let used = || pids.iter().map(|pid| cpu_ns(*pid)).sum::<Result<u64>>();
+    let (before, began) = (used()?, Instant::now());
     wait(window)?;
-    let used = ticks()?.saturating_sub(before);
-    // USER_HZ is 100 on every Linux that this is built for: a tick is 10 ms.
-    let cpu = used as f64 * 10.0 / began.elapsed().as_secs_f64();
+    let cpu = used()?.saturating_sub(before) as f64 / 1e6 / began.elapsed().as_secs_f64();
     let rss = pids.iter().map(|pid| footprint::rss_mib(*pid)).sum::<Result<f64>>()?;
     Ok((cpu, rss))
+}
+
+/// CPU time of a process's threads by the scheduler's own clock: the ticks of `stat` are 10 ms, which is more than some of
+/// these use in a second. What a thread had used that has ended since is missing; none of these programs' threads come and go.
+fn cpu_ns(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/task");
+    let tasks = fs::read_dir(&path).with_context(|| format!("reading {path}"))?.flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+    let times: Vec<u64> = stats.filter_map(|text| text.split_whitespace().next()?.parse().ok()).collect();
+    anyhow::ensure!(!times.is_empty(), "no thread of {pid} has a schedstat");
+    Ok(times.into_iter().sum())
 }
 
 fn wait(time: Duration) -> Result<()> {
@@ -170,34 +191,48 @@ fn counts(stage: &Stage, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The whole daemon with its sampler, beside the others.
+/// The daemon with its sampler, the same daemon without, and the others. What sampling costs is the difference of the two.
 fn cost(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
     let file = stage.write("cost.toml", &scenario(GPUS, ""))?;
     for hz in RATES_HZ {
-        eprintln!("gpu: failsafed with {GPUS} GPUs at {hz} Hz");
-        let options = Options {
-            name: "bench-gpu",
-            release: !args.debug,
-            sample_interval_ms: 1_000 / hz,
-            nvml: Some((stage.library.clone(), file.clone())),
+        let start = |nvml| {
+            let options = Options { name: "bench-gpu", release: !args.debug, sample_interval_ms: 1_000 / hz, nvml };
+            Daemon::start(&options, tempfile::tempdir().context("making a folder")?)
         };
-        let daemon = Daemon::start(&options, tempfile::tempdir().context("making a folder")?)?;
+        eprintln!("gpu: failsafed without GPUs at {hz} Hz");
+        let bare = start(None)?;
+        let (bare_cpu, bare_rss) = usage(&[bare.pid()], WINDOW)?;
+        drop(bare);
+        eprintln!("gpu: failsafed with {GPUS} GPUs at {hz} Hz");
+        let daemon = start(Some((stage.library.clone(), file.clone())))?;
         let sampler = child_of(daemon.pid())?;
         let (cpu, rss) = usage(&[daemon.pid(), sampler], WINDOW)?;
         let (sampler_cpu, sampler_rss) = usage(&[sampler], WINDOW)?;
         drop(daemon);
-        report.figure(&format!("failsafed_and_sampler_{hz}hz_cpu_ms_per_s"), cpu);
-        report.figure(&format!("failsafed_and_sampler_{hz}hz_rss_mib"), rss);
-        report.figure(&format!("sampler_{hz}hz_cpu_ms_per_s"), sampler_cpu);
-        report.figure(&format!("sampler_{hz}hz_rss_mib"), sampler_rss);
+        for (what, cpu, rss) in [
+            ("failsafed_without_gpus", bare_cpu, bare_rss),
+            ("failsafed_and_sampler", cpu, rss),
+            ("sampler", sampler_cpu, sampler_rss),
+        ] {
+            report.figure(&format!("{what}_{hz}hz_cpu_ms_per_s"), cpu);
+            report.figure(&format!("{what}_{hz}hz_rss_mib"), rss);
+        }
+        let sampling = (cpu - bare_cpu).max(sampler_cpu);
         for other in others::all(&stage.folder, &stage.library, hz)? {
             eprintln!("gpu: {} at {hz} Hz", other.name);
-            let (other_cpu, other_rss) = other.usage(&file)?;
-            report.figure(&format!("{}_{hz}hz_cpu_ms_per_s", other.name), other_cpu);
-            report.figure(&format!("{}_{hz}hz_rss_mib", other.name), other_rss);
-            let bound = other.polls_gpus.then_some(SHARE);
-            report.ratio(&format!("{hz} Hz: CPU, failsafed and sampler / {}", other.name), cpu / other_cpu, bound);
-            report.ratio(&format!("{hz} Hz: CPU, sampler / {}", other.name), sampler_cpu / other_cpu, None);
+            let seen = other.usage(&file)?;
+            report.figure(&format!("{}_{hz}hz_cpu_ms_per_s", other.name), seen.cpu);
+            report.figure(&format!("{}_{hz}hz_rss_mib", other.name), seen.rss);
+            report.figure(&format!("{}_{hz}hz_looks_per_s", other.name), seen.looks);
+            // By the look: a tool that waits inside one makes fewer of them than it is asked for.
+            let (each, bound) = (seen.cpu / seen.looks, other.polls_gpus.then_some(SHARE));
+            let name = other.name;
+            report.ratio(&format!("{hz} Hz: CPU of a look, sampler / {name}"), sampler_cpu / hz as f64 / each, bound);
+            report.ratio(
+                &format!("{hz} Hz: CPU of a look, sampling in all / {name}"),
+                sampling / hz as f64 / each,
+                None,
+            );
         }
     }
     Ok(())

@@ -10,13 +10,23 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What each tool does for one look: its own way to read every GPU and its processes.
 const NVITOP: &str = "from nvitop import Device\ndevices = Device.all()\ndef look():\n    for d in devices:\n        d.as_snapshot()\n        d.processes()\n";
 const GPUSTAT: &str = "import gpustat\ndef look():\n    gpustat.new_query()\n";
-const LOOP: &str = "import sys, time\ninterval = float(sys.argv[1])\nnext = time.monotonic()\nwhile True:\n    look()\n    next += interval\n    time.sleep(max(0, next - time.monotonic()))\n";
+const LOOP: &str = "import sys, time\ninterval = float(sys.argv[1])\nnext = time.monotonic()\nwhile True:\n    look()\n    sys.stdout.write('.')\n    sys.stdout.flush()\n    next += interval\n    time.sleep(max(0, next - time.monotonic()))\n";
+
+/// What a program used.
+pub struct Seen {
+    /// Milliseconds per second.
+    pub cpu: f64,
+    /// Resident MiB.
+    pub rss: f64,
+    /// How often it really looked, per second.
+    pub looks: f64,
+}
 
 /// A program beside ours.
 pub struct Other {
@@ -45,7 +55,8 @@ pub fn all(folder: &Path, library: &Path, hz: u64) -> Result<Vec<Other>> {
             eprintln!("gpu: {name} is not here, and left out");
             continue;
         }
-        let script = folder.join(format!("{name}.py"));
+        // Not by the name of the module, which Python would then import.
+        let script = folder.join(format!("poll-{name}.py"));
         fs::write(&script, format!("{look}{LOOP}")).with_context(|| format!("writing {}", script.display()))?;
         let start = Start::Python { python: python.clone(), script, library: library.to_owned() };
         found.push(Other { name, polls_gpus: true, hz, start });
@@ -55,8 +66,8 @@ pub fn all(folder: &Path, library: &Path, hz: u64) -> Result<Vec<Other>> {
 }
 
 impl Other {
-    /// CPU milliseconds per second and resident MiB.
-    pub fn usage(&self, scenario: &Path) -> Result<(f64, f64)> {
+    /// What it uses on this scenario.
+    pub fn usage(&self, scenario: &Path) -> Result<Seen> {
         match &self.start {
             Start::Python { python, script, library } => {
                 let mut command = Command::new(python);
@@ -65,12 +76,14 @@ impl Other {
                 command.env("LD_LIBRARY_PATH", library.parent().unwrap_or(Path::new(".")));
                 command.env("FAILSAFE_NVML_SCENARIO", scenario);
                 let mut running = Running::start(&mut command)?;
+                let began = Instant::now();
                 let measured = usage(&running.pids(), WINDOW);
+                let looks = running.printed.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
                 // One that has failed costs little.
-                if let Some(status) = running.0.try_wait().context("looking at a Python tool")? {
+                if let Some(status) = running.child.try_wait().context("looking at a Python tool")? {
                     anyhow::bail!("{} ended: {status}", self.name);
                 }
-                measured
+                measured.map(|(cpu, rss)| Seen { cpu, rss, looks })
             }
             Start::Exporter => {
                 let exporter = footprint::exporter()?;
@@ -86,7 +99,7 @@ impl Other {
                     let measured = usage(&[exporter.pid()], WINDOW);
                     stop.store(true, Ordering::Relaxed);
                     footprint::scrape(exporter.port())?;
-                    measured
+                    measured.map(|(cpu, rss)| Seen { cpu, rss, looks: self.hz as f64 })
                 })
             }
         }
