@@ -30,8 +30,6 @@ const GPUS: usize = 8;
 const RATES_HZ: [u64; 2] = [1, 10];
 const COUNTS: [usize; 5] = [1, 2, 4, 8, 16];
 const LATENCIES_US: [u64; 3] = [0, 50, 1_000];
-/// Figures of CPU are taken over this long.
-const WINDOW: Duration = Duration::from_secs(15);
 /// Programs settle for this long before.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Of the Python tools' CPU time, this much is allowed.
@@ -42,6 +40,8 @@ struct Stage {
     folder: PathBuf,
     library: PathBuf,
     failsafed: PathBuf,
+    /// Figures of CPU are taken over this long.
+    window: Duration,
 }
 
 /// Measures.
@@ -51,11 +51,12 @@ struct Stage {
 pub fn run(args: &Args) -> Result<Report> {
     let mut report = Report::new("gpu", args.trials, args.debug);
     report.condition("nvml", "simulated");
-    report.condition("window_s", WINDOW.as_secs());
+    report.condition("window_s", args.window);
     let folder = tempfile::tempdir().context("making a folder")?;
     let library = simulated_library(folder.path(), !args.debug)?;
     let failsafed = shell::built(!args.debug).join("failsafed");
-    let stage = Stage { folder: folder.path().to_owned(), library, failsafed };
+    let window = Duration::from_secs(args.window);
+    let stage = Stage { folder: folder.path().to_owned(), library, failsafed, window };
     passes(&stage, args.trials, &mut report)?;
     event::measure(&stage, args, &mut report)?;
     counts(&stage, &mut report)?;
@@ -184,7 +185,7 @@ fn counts(stage: &Stage, report: &mut Report) -> Result<()> {
         eprintln!("gpu: the sampler with {gpus} GPU(s) at 1 Hz");
         let file = stage.write("counts.toml", &scenario(gpus, ""))?;
         let sampler = Running::start(&mut stage.sampler(&file, &["--interval-ms", "1000"]))?;
-        let (cpu, rss) = usage(&sampler.pids(), WINDOW)?;
+        let (cpu, rss) = usage(&sampler.pids(), stage.window)?;
         report.figure(&format!("sampler_{gpus}_gpus_1hz_cpu_ms_per_s"), cpu);
         report.figure(&format!("sampler_{gpus}_gpus_1hz_rss_mib"), rss);
     }
@@ -201,13 +202,13 @@ fn cost(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
         };
         eprintln!("gpu: failsafed without GPUs at {hz} Hz");
         let bare = start(None)?;
-        let (bare_cpu, bare_rss) = usage(&[bare.pid()], WINDOW)?;
+        let (bare_cpu, bare_rss) = usage(&[bare.pid()], stage.window)?;
         drop(bare);
         eprintln!("gpu: failsafed with {GPUS} GPUs at {hz} Hz");
         let daemon = start(Some((stage.library.clone(), file.clone())))?;
         let sampler = child_of(daemon.pid())?;
-        let (cpu, rss) = usage(&[daemon.pid(), sampler], WINDOW)?;
-        let (sampler_cpu, sampler_rss) = usage(&[sampler], WINDOW)?;
+        let (cpu, rss) = usage(&[daemon.pid(), sampler], stage.window)?;
+        let (sampler_cpu, sampler_rss) = usage(&[sampler], stage.window)?;
         drop(daemon);
         for (what, cpu, rss) in [
             ("failsafed_without_gpus", bare_cpu, bare_rss),
@@ -220,7 +221,7 @@ fn cost(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
         let sampling = (cpu - bare_cpu).max(sampler_cpu);
         for other in others::all(&stage.folder, &stage.library, hz)? {
             eprintln!("gpu: {} at {hz} Hz", other.name);
-            let seen = other.usage(&file)?;
+            let seen = other.usage(&file, stage.window)?;
             report.figure(&format!("{}_{hz}hz_cpu_ms_per_s", other.name), seen.cpu);
             report.figure(&format!("{}_{hz}hz_rss_mib", other.name), seen.rss);
             report.figure(&format!("{}_{hz}hz_looks_per_s", other.name), seen.looks);

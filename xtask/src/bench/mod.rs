@@ -21,6 +21,9 @@ pub struct Args {
     /// Turns of each measurement
     #[arg(long, default_value_t = 7)]
     trials: usize,
+    /// Seconds over which `gpu` takes CPU time
+    #[arg(long, default_value_t = 15)]
+    window: u64,
     /// Use the debug build, whose figures say nothing: only to try the bench itself
     #[arg(long)]
     debug: bool,

@@ -1,7 +1,7 @@
 //! The other programs: nvitop and gpustat, polling the same simulated library from Python, and the node exporter, which
 //! reads the machine and no GPU. What is missing is told and left out.
 
-use super::{Running, WINDOW, usage};
+use super::{Running, usage};
 use crate::{bench::footprint, setup, shell};
 use anyhow::{Context, Result};
 use std::{
@@ -67,7 +67,7 @@ pub fn all(folder: &Path, library: &Path, hz: u64) -> Result<Vec<Other>> {
 
 impl Other {
     /// What it uses on this scenario.
-    pub fn usage(&self, scenario: &Path) -> Result<Seen> {
+    pub fn usage(&self, scenario: &Path, window: Duration) -> Result<Seen> {
         match &self.start {
             Start::Python { python, script, library } => {
                 let mut command = Command::new(python);
@@ -77,7 +77,7 @@ impl Other {
                 command.env("FAILSAFE_NVML_SCENARIO", scenario);
                 let mut running = Running::start(&mut command)?;
                 let began = Instant::now();
-                let measured = usage(&running.pids(), WINDOW);
+                let measured = usage(&running.pids(), window);
                 let looks = running.printed.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
                 // One that has failed costs little.
                 if let Some(status) = running.child.try_wait().context("looking at a Python tool")? {
@@ -96,7 +96,7 @@ impl Other {
                             thread::sleep(Duration::from_secs_f64(1.0 / self.hz as f64));
                         }
                     });
-                    let measured = usage(&[exporter.pid()], WINDOW);
+                    let measured = usage(&[exporter.pid()], window);
                     stop.store(true, Ordering::Relaxed);
                     footprint::scrape(exporter.port())?;
                     measured.map(|(cpu, rss)| Seen { cpu, rss, looks: self.hz as f64 })
