@@ -25,12 +25,17 @@ enum Command {
     /// The process that talks to NVML; the daemon starts it itself.
     #[command(hide = true)]
     NvmlSampler(failsafed::sensors::nvml::SamplerArgs),
+    /// Ask NVML everything that only reads, and report it as JSON.
+    #[command(hide = true)]
+    NvmlCheck(failsafed::sensors::nvml::CheckArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let Some(Command::NvmlSampler(args)) = args.command {
-        return failsafed::sensors::nvml::sampler_main(args);
+    match args.command {
+        Some(Command::NvmlSampler(args)) => return failsafed::sensors::nvml::sampler_main(args),
+        Some(Command::NvmlCheck(args)) => return failsafed::sensors::nvml::check_main(&args),
+        None => {}
     }
     let config = Config::load(args.config.as_deref())?;
     let catalogues = config.catalogues()?;

@@ -13,6 +13,7 @@
 mod bench;
 mod daemon;
 mod demo;
+mod gpu_check;
 mod interrupt;
 
 mod setup;
@@ -44,7 +45,9 @@ enum Command {
     Tidy,
     /// The whole flow on this machine: three runs that go wrong, contained and explained
     Demo(demo::Args),
-    /// Measure: reaction, events, restart, overhead, footprint
+    /// What every NVML function says on this machine, as JSON
+    GpuCheck(gpu_check::Args),
+    /// Measure: reaction, events, restart, overhead, footprint, gpu
     Bench(bench::Args),
 }
 
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Vm(args) => vm::command(&args),
         Command::Tidy => tidy::run(),
         Command::Demo(args) => demo::run(&args),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

@@ -328,3 +328,17 @@ impl Told {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {
+        let mut seen = Seen::default();
+        assert!(seen.tells(&Kind::GpuTemperature, 90_000) && seen.tells(&Kind::GpuTemperature, 90_000));
+        assert!(seen.tells(&Kind::GpuMemoryTotal, 80));
+        assert!(!seen.tells(&Kind::GpuMemoryTotal, 80), "an unchanged total was told at once");
+        assert!(seen.tells(&Kind::GpuMemoryTotal, 81) && !seen.tells(&Kind::GpuMemoryTotal, 81));
+    }
+}

@@ -150,3 +150,45 @@ fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result
         done
     })
 }
+
+#[test]
+fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Result<()> {
+    let twin = "uuid = \"GPU-00000000-0000-0000-0000-000000000001\"";
+    let scenario = format!(
+        "[driver]\nduplicate_uuids = true\n{}{}{}{}",
+        gpu("60", ""),
+        gpu("61", twin),
+        gpu("62", twin),
+        "[[fault]]\nfunction = \"nvmlDeviceGetName\"\ngpu = 0\ncorrupt = \"ones\"\n\
+         [[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\ncorrupt = \"ones\"\n\
+         [[fault]]\nfunction = \"nvmlDeviceGetPowerUsage\"\ngpu = 0\nerror = \"UNKNOWN\"\n\
+         [[fault]]\nfunction = \"nvmlDeviceGetBAR1MemoryInfo\"\ngpu = 0\nerror = \"NOT_SUPPORTED\"\n"
+    );
+    on_gpu_node("doctor", &scenario, |node| {
+        wait_for("two GPUs are seen", || {
+            Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(2))
+        })?;
+        let mut checks = Vec::new();
+        wait_for("the doctor names what fails", || {
+            let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;
+            checks = doctor["checks"].as_array().context("checks")?.iter().map(ToString::to_string).collect();
+            Ok(checks.iter().any(|check| check.contains("gpu 0") && check.contains("gpu.power")))
+        })?;
+        let check = |what: &str| checks.iter().find(|check| check.contains(what)).context("no such check");
+        let sick = check("gpu 0 ")?;
+        for part in ["gpu.temperature: -1000 cannot be", "gpu.power: ", "nvmlDeviceGetName: ", "degraded"] {
+            ensure!(sick.contains(part), "{part} is not in {sick}");
+        }
+        let twins = check("has the UUID of GPU")?;
+        ensure!(twins.contains("cannot be told apart"), "{twins}");
+        let status = node.json(["node", "status"])?;
+        let gpus = status["gpus"].as_array().context("GPUs")?;
+        let sick = gpus.iter().find(|gpu| gpu["index"] == 0).context("GPU 0")?;
+        ensure!(sick["unsupported"].to_string().contains("gpu.bar1_used"), "{sick}");
+        ensure!(
+            gpus.iter().any(|gpu| gpu["index"] != 0 && gpu["failing"].as_array().is_none_or(Vec::is_empty)),
+            "{status}"
+        );
+        Ok(())
+    })
+}

@@ -20,7 +20,7 @@ const HANG_POLL: Duration = Duration::from_millis(2);
 /// How often a waiting call looks at a clock file or a changed scenario.
 const WAIT_POLL: Duration = Duration::from_millis(5);
 /// The same on the wall clock, where the next event's time is known.
-const LIVE_POLL: Duration = Duration::from_millis(25);
+const LIVE_POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 struct Library {
@@ -254,7 +254,7 @@ fn poll_event(number: usize) -> Answer<(Moment, Option<Due>, Option<f64>)> {
 fn pause(moment: &Moment, next: Option<f64>) -> Duration {
     match (&moment.scenario.clock, next) {
         (ClockSource::File(_), _) => WAIT_POLL,
-        (ClockSource::Wall, Some(at)) => Duration::from_secs_f64((at - moment.t).clamp(0.000_1, 0.025)).min(LIVE_POLL),
+        (ClockSource::Wall, Some(at)) => Duration::from_secs_f64((at - moment.t).clamp(0.000_1, 1.0)).min(LIVE_POLL),
         (ClockSource::Wall, None) => LIVE_POLL,
     }
 }

@@ -22,9 +22,19 @@ const WINDOW: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The node exporter, ended when dropped.
-struct Exporter {
+pub(super) struct Exporter {
     child: Child,
     port: u16,
+}
+
+impl Exporter {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 impl Drop for Exporter {
@@ -98,14 +108,14 @@ fn ticks(pid: u32) -> Result<u64> {
     Ok(field(11)? + field(12)?)
 }
 
-fn rss_mib(pid: u32) -> Result<f64> {
+pub(super) fn rss_mib(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's status")?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
     Ok(kib / 1_024.0)
 }
 
-fn exporter() -> Result<Exporter> {
+pub(super) fn exporter() -> Result<Exporter> {
     const PROGRAM: &str = "prometheus-node-exporter";
     if shell::which(PROGRAM).is_none() {
         eprintln!("footprint: installing {PROGRAM} to measure beside it");
@@ -119,7 +129,7 @@ fn exporter() -> Result<Exporter> {
     Ok(exporter)
 }
 
-fn scrape(port: u16) -> Result<()> {
+pub(super) fn scrape(port: u16) -> Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connecting to the node exporter")?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking the node exporter")?;
     let mut answer = Vec::new();

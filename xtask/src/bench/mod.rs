@@ -6,6 +6,7 @@
 mod beside;
 mod events;
 mod footprint;
+mod gpu;
 mod loops;
 mod neighbours;
 mod overhead;
@@ -27,6 +28,9 @@ pub struct Args {
     /// Turns of each measurement
     #[arg(long, default_value_t = 7)]
     trials: usize,
+    /// Seconds over which `gpu` takes CPU time
+    #[arg(long, default_value_t = 15)]
+    window: u64,
     /// Use the debug build, whose figures say nothing: only to try the bench itself
     #[arg(long)]
     debug: bool,
@@ -38,6 +42,8 @@ enum Name {
     Reaction,
     /// Memory and CPU of the idle daemon, beside the node exporter
     Footprint,
+    /// Sampling of simulated GPUs, beside nvitop and gpustat; time of a pass; from an XID to a frozen run
+    Gpu,
     /// The highest rate of events without loss, and whether loss beyond it is accounted exactly
     Events,
     /// Killed and started again under a run that tries the forbidden: what got through, and the time until guarded anew
@@ -53,7 +59,7 @@ enum Name {
 pub fn run(args: &Args) -> Result<()> {
     setup::run()?;
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads"]);
+    cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads", "-p", "nvml-sim"]);
     if !args.debug {
         cargo.arg("--release");
     }
@@ -64,6 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Footprint => footprint::run(args)?,
         Name::Events => events::run(args)?,
         Name::Restart => restart::run(args)?,
+        Name::Gpu => gpu::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
     report.print();

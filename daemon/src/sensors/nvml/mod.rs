@@ -10,6 +10,7 @@
 //! Owns the child and what is known of each GPU's sight. Invariants: at most one sampler exists, also when it cannot be
 //! killed; what cannot be seen is said as `Blind`, once, and never reads as healthy; the child dies with the daemon.
 
+pub mod check;
 mod child;
 mod current;
 pub mod frame;
@@ -18,6 +19,7 @@ pub mod library;
 pub mod sampler;
 mod watch;
 
+pub use check::{CheckArgs, check_main};
 pub use current::Current;
 pub use frame::{GpuProcess, Hello, ProcessKind, Sample, Unreachable, Xid};
 pub use info::{Fabric, GpuInfo, MigDevice, NvLink, Peer};

@@ -14,6 +14,7 @@ mod identity;
 mod plausible;
 mod raw;
 mod read;
+mod time;
 mod work;
 mod xid;
 
@@ -57,6 +58,9 @@ pub struct SamplerArgs {
     /// A GPU to be left alone at first, and for how long: `INDEX:SECONDS`. May be given again.
     #[arg(long, value_name = "INDEX:SECONDS", value_parser = spared)]
     pub spare: Vec<(u32, u64)>,
+    /// Make so many passes on every GPU, print how long each took, and end.
+    #[arg(long, value_name = "PASSES")]
+    pub time: Option<usize>,
     /// The process that started this one; when that is gone, so is this.
     #[arg(long, value_name = "PID")]
     pub parent: Option<i32>,
@@ -72,6 +76,9 @@ fn spared(text: &str) -> Result<(u32, u64), String> {
 /// # Errors
 /// When standard output cannot be set up; what NVML says goes to the parent as a frame.
 pub fn sampler_main(args: SamplerArgs) -> anyhow::Result<()> {
+    if let Some(passes) = args.time {
+        return time::passes(&args, passes);
+    }
     prctl::set_pdeathsig(Signal::SIGKILL).context("asking to die with the daemon")?;
     if args.parent.is_some_and(|parent| parent != getppid().as_raw()) {
         return Ok(());
@@ -197,9 +204,13 @@ fn load(library: Option<&Path>) -> Result<&'static Nvml, End> {
 fn greeting(nvml: &Nvml) -> Hello {
     let driver = nvml.sys_driver_version().unwrap_or_default();
     let nvml = nvml.sys_nvml_version().unwrap_or_default();
-    let says_so = driver.contains("sim") || nvml.contains("sim");
-    let simulated = says_so || !driver_loaded(&driver, Path::new("/"));
+    let simulated = simulated(&driver, &nvml, Path::new("/"));
     Hello { driver, nvml, simulated, ..Hello::default() }
+}
+
+/// Whether what the library says is not measured on a GPU: it says so, or the kernel has no driver of its version.
+pub(super) fn simulated(driver: &str, nvml: &str, root: &Path) -> bool {
+    driver.contains("sim") || nvml.contains("sim") || !driver_loaded(driver, root)
 }
 
 /// Whether the kernel has the NVIDIA driver of exactly this version: a real library refuses to work with any other.

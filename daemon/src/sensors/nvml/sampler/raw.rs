@@ -105,6 +105,19 @@ pub fn memory_v1(device: &Device<'_>) -> Result<Memory, NvmlError> {
     Ok(memory)
 }
 
+#[repr(C)]
+struct Temperature {
+    version: u32,
+    sensor: u32,
+    degrees: i32,
+}
+
+#[repr(C)]
+struct Margin {
+    version: u32,
+    degrees: i32,
+}
+
 /// `nvmlDeviceGetTemperature`, in whole degrees; by its successor in libraries that no longer have it.
 pub fn temperature(device: &Device<'_>) -> Result<i32, NvmlError> {
     let mut degrees = 0u32;
@@ -114,12 +127,6 @@ pub fn temperature(device: &Device<'_>) -> Result<i32, NvmlError> {
         Err(NvmlError::FailedToLoadSymbol(_) | NvmlError::FunctionNotFound) => {}
         Err(error) => return Err(error),
     }
-    #[repr(C)]
-    struct Temperature {
-        version: u32,
-        sensor: u32,
-        degrees: i32,
-    }
     let mut temperature = Temperature { version: version::<Temperature>(1), sensor: 0, degrees: 0 };
     call!(device, nvmlDeviceGetTemperatureV, (&raw mut temperature).cast())?;
     Ok(temperature.degrees)
@@ -127,11 +134,6 @@ pub fn temperature(device: &Device<'_>) -> Result<i32, NvmlError> {
 
 /// `nvmlDeviceGetMarginTemperature`: whole degrees to the nearest slowdown.
 pub fn margin(device: &Device<'_>) -> Result<i32, NvmlError> {
-    #[repr(C)]
-    struct Margin {
-        version: u32,
-        degrees: i32,
-    }
     let mut margin = Margin { version: version::<Margin>(1), degrees: 0 };
     call!(device, nvmlDeviceGetMarginTemperature, (&raw mut margin).cast())?;
     Ok(margin.degrees)
@@ -248,12 +250,30 @@ mod tests {
         assert_eq!(value(9, 0), None);
     }
 
+    /// The stand-in's structs are held against NVIDIA's header, as the C compiler lays it out, by its own tests.
     #[test]
-    fn structs_are_as_long_as_those_of_the_header() {
-        assert_eq!(size_of::<FieldValue>(), 40);
-        assert_eq!(size_of::<SramErrors>(), 104);
-        assert_eq!(size_of::<FabricInfo>(), 36);
-        assert_eq!(size_of::<SpareRows>(), 20);
-        assert_eq!(size_of::<Memory>(), 24);
+    fn structs_are_laid_out_as_those_of_the_header() {
+        fn held(name: &str, size: usize, offsets: &[(&str, usize)]) {
+            let layout = nvidia_ml::layouts().into_iter().find(|it| it.name == name).unwrap();
+            assert_eq!(layout.size, size, "{name}");
+            for offset in offsets {
+                assert!(layout.fields.contains(offset), "{name}: {offset:?} is not in {:?}", layout.fields);
+            }
+        }
+        macro_rules! held {
+            ($ours:ident as $theirs:literal: $($field:ident = $name:literal),*) => {
+                held($theirs, size_of::<$ours>(), &[$(($name, std::mem::offset_of!($ours, $field))),*]);
+            };
+        }
+        held!(FieldValue as "nvmlFieldValue_t": field = "fieldId", scope = "scopeId", value_type = "valueType",
+            code = "nvmlReturn", value = "value");
+        held!(Memory as "nvmlMemory_t": total = "total", free = "free", used = "used");
+        held!(Temperature as "nvmlTemperature_v1_t": version = "version", sensor = "sensorType", degrees = "temperature");
+        held!(Margin as "nvmlMarginTemperature_v1_t": version = "version", degrees = "marginTemperature");
+        held!(SramErrors as "nvmlEccSramErrorStatus_v1_t": version = "version", parity = "volatileUncParity",
+            sec_ded = "volatileUncSecDed", corrected = "volatileCor", threshold_exceeded = "bThresholdExceeded");
+        held!(SpareRows as "nvmlRowRemapperHistogramValues_t": none = "none");
+        held!(FabricInfo as "nvmlGpuFabricInfo_v2_t": version = "version", cluster = "clusterUuid", status = "status",
+            clique = "cliqueId", state = "state", health = "healthMask");
     }
 }

@@ -107,7 +107,7 @@ impl Shared {
 
     /// A new place to note calls of one GPU.
     pub fn watch(&self, gpu: String) -> Arc<Busyness> {
-        let busy = Arc::new(Busyness { gpu: Mutex::new(gpu), call: Mutex::new(None) });
+        let busy = Busyness::new(gpu);
         lock(&self.busy).push(Arc::clone(&busy));
         busy
     }
@@ -136,6 +136,10 @@ pub struct Busyness {
 }
 
 impl Busyness {
+    pub fn new(gpu: String) -> Arc<Busyness> {
+        Arc::new(Busyness { gpu: Mutex::new(gpu), call: Mutex::new(None) })
+    }
+
     pub fn calls(&self, call: &'static str) {
         *lock(&self.call) = Some((call, now_ns()));
     }
