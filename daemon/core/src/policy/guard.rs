@@ -16,7 +16,7 @@ pub enum Effect {
     Observe,
     /// Refuse it in the call: EPERM to the caller.
     Deny,
-    /// Refuse it, and from the next instruction on exec, open for writing, connect and egress of the whole run; the daemon
+    /// Refuse it, and from the next instruction on exec, open, connect and egress of the whole run; the daemon
     /// freezes the run.
     Stop,
 }
@@ -41,7 +41,7 @@ pub enum OnDead {
     Keep,
     /// All egress of the run is denied.
     DenyEgress,
-    /// What a stopped run is denied: exec, open for writing, connect and egress.
+    /// What a stopped run is denied: exec, open, connect and egress.
     DenyAll,
 }
 
