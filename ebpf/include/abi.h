@@ -413,6 +413,17 @@ struct fs_member {
 	__u32 pad;
 };
 
+/* leavers: thread group id -> a leaving that the ring had no room for. */
+struct fs_leaver {
+	__u32 slot;
+	__u32 epoch;
+	__u64 ktime_ns;
+	__u64 from_cgroup_id;
+	__u64 to_cgroup_id;
+	__u32 mover_pid;
+	__u32 flags; /* enum fs_move_flag */
+};
+
 /* stopped: thread group id -> whose thread a stop rule sent SIGSTOP. The thaw sends it SIGCONT. */
 struct fs_stopped {
 	__u32 slot;

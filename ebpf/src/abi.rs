@@ -677,6 +677,23 @@ plain! {
         /// Zero.
         pad: u32,
     }
+    /// `struct fs_leaver`.
+    Leaver = "fs_leaver" {
+        /// Slot.
+        slot: u32,
+        /// Occupant of the slot.
+        epoch: u32,
+        /// `CLOCK_MONOTONIC`, nanoseconds.
+        ktime_ns: u64,
+        /// Where it was.
+        from_cgroup_id: u64,
+        /// Where it is.
+        to_cgroup_id: u64,
+        /// Process that moved it.
+        mover_pid: u32,
+        /// [`move_flag`].
+        flags: u32,
+    }
     /// `struct fs_stopped`.
     Stopped = "fs_stopped" {
         /// Slot.

@@ -277,10 +277,13 @@ INLINE void dns_read(struct fs_run_cfg *run, struct __sk_buff *skb)
 	r = room_take();
 	if (!r)
 		return;
+	/* One bound at a time, on the register that is used: older verifiers follow no more than that. */
 	barrier_var(len);
-	len &= DNS_BYTES - 1;
-	if (len && !bpf_skb_load_bytes(skb, off, r->path, len))
-		dns_answer(run, r, len);
+	if (len <= DNS_BYTES - 1) {
+		barrier_var(len);
+		if (len >= DNS_HEADER && !bpf_skb_load_bytes(skb, off, r->path, len))
+			dns_answer(run, r, len);
+	}
 	room_give(r);
 }
 #undef AT

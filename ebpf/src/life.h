@@ -122,18 +122,34 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 INLINE void moved(struct fs_run_cfg *run, __u32 kind, struct task_struct *t, __u64 from, __u64 to, __u32 flags)
 {
 	struct fs_run_cfg *mover = run_of_current();
-	struct fs_move *e = event_new(run, kind, sizeof(*e));
+	__u32 mover_pid = bpf_get_current_pid_tgid() >> 32, tgid = t->tgid;
+	struct fs_move *e;
 
-	if (!e)
+	if (mover && mover->slot == run->slot)
+		flags |= FS_MOVE_BY_RUN;
+	e = event_new(run, kind, sizeof(*e));
+	if (!e) {
+		/* Who leaves under cover of a flood is noted where there is room for each. */
+		struct fs_leaver l = {
+			.slot = run->slot,
+			.epoch = run->epoch,
+			.ktime_ns = bpf_ktime_get_ns(),
+			.from_cgroup_id = from,
+			.to_cgroup_id = to,
+			.mover_pid = mover_pid,
+			.flags = flags,
+		};
+
+		if (kind == FS_LEAVE)
+			bpf_map_update_elem(&leavers, &tgid, &l, BPF_ANY);
 		return;
+	}
 	subject_task(&e->hdr, t);
 	e->hdr.cgroup_id = to;
 	e->from_cgroup_id = from;
 	e->to_cgroup_id = to;
-	e->mover_pid = bpf_get_current_pid_tgid() >> 32;
+	e->mover_pid = mover_pid;
 	e->flags = flags;
-	if (mover && mover->slot == run->slot)
-		e->flags |= FS_MOVE_BY_RUN;
 	bpf_ringbuf_submit(e, 0);
 }
 

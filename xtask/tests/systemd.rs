@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// The unit's worst allowed score by `systemd-analyze security`: what is left is what it needs, each line of it explained
 /// in the unit. Raise it only with a reason there.
-const EXPOSURE: &str = "30";
+const EXPOSURE: &str = "33";
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd").join(name).canonicalize().unwrap()
@@ -133,6 +133,9 @@ fn default_configuration_is_good_and_documents_real_fields() {
     let file = shipped("failsafed.toml");
     check(&file).unwrap();
     let text = fs::read_to_string(&file).unwrap();
+    // The files that it may name are shipped: they need not be installed for its fields to be tried.
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies").display().to_string();
+    let text = text.replace("/etc/failsafe", &policies);
     let set: Vec<&str> =
         text.lines().map(|line| line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line)).collect();
     let folder = tempfile::tempdir().unwrap();

@@ -225,6 +225,15 @@ impl Kernel {
         Ok(counters.into_iter().filter_map(|c| Some((self.run_of(c.slot, c.epoch)?, c))).collect())
     }
 
+    /// Who left a run while the ring was full.
+    pub fn leavers(&self) -> Vec<ebpf::Event> {
+        let Some(mut ebpf) = self.lock() else { return Vec::new() };
+        ebpf.take_leavers().unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "who left while the ring was full cannot be read");
+            Vec::new()
+        })
+    }
+
     /// How watched calls are seen now.
     pub fn syscalls_via(&self) -> Option<Via> {
         self.lock().and_then(|e| e.watching_via())

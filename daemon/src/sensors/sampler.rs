@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     actuators::cgroup::{Hold, is_still_frozen},
-    pipeline::{Message, Sender, translate::sampled},
+    pipeline::{
+        Message, Sender,
+        translate::{self, sampled},
+    },
     platform::clock,
     runs::{LiveRun, Registry, Standing},
 };
@@ -108,6 +111,12 @@ impl Sampler {
                 BTreeMap::new()
             }
         };
+        if counters.iter().any(|(id, c)| self.seen.get(id).is_some_and(|seen| c.lost > seen.lost)) {
+            let kernel = self.registry.kernel();
+            for input in kernel.leavers().into_iter().filter_map(|event| translate::event(kernel, event)) {
+                self.tell(Message::Input(input));
+            }
+        }
         for run in live {
             self.run(run, counters.get(&run.run.id));
         }

@@ -1,3 +1,5 @@
+//! The detectors, each over a short series that shows what it is for, and one that must leave it silent.
+
 use super::*;
 use crate::{policy::parse::parse, signal::Source, time::Span};
 

@@ -1,3 +1,5 @@
+//! Health: what makes a part worse, what lets it recover, and what only an order does.
+
 use super::*;
 use crate::{
     signal::{Kind, Signal},

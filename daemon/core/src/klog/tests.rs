@@ -1,3 +1,5 @@
+//! The patterns of the kernel's log, over real lines and over any bytes.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! The XID catalogue: read strictly, complete, and what follows from what.
+
 use super::*;
 use crate::{signal::Source, time::MonoTime};
 

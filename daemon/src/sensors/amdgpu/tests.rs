@@ -1,3 +1,5 @@
+//! AMD's GPUs, over fixture trees of sysfs.
+
 use super::*;
 use std::{fs, sync::mpsc, time::Duration};
 

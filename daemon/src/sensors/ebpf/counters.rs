@@ -2,11 +2,11 @@
 //!
 //! Read at the sampling interval, for the slots in use only: one system call a run.
 
-use aya::maps::{MapError, PerCpuArray};
-use failsafe_ebpf::abi::{self, kind};
+use aya::maps::{HashMap, MapError, PerCpuArray};
+use failsafe_ebpf::abi::{self, kind, move_flag};
 
 use super::load::Pod;
-use super::{Ebpf, Error};
+use super::{Ebpf, Error, Event, Move, Subject, What};
 
 /// Totals of one run since it was added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +65,20 @@ impl Ebpf {
             .collect()
     }
 
+    /// Leavings that the ring had no room for, since the last call; they are forgotten here. Of the process only its id is known.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn take_leavers(&mut self) -> Result<Vec<Event>, Error> {
+        let mut map: HashMap<_, u32, Pod<abi::Leaver>> =
+            HashMap::try_from(self.map_mut("leavers")?).map_err(Error::map("leavers"))?;
+        let left: Vec<(u32, abi::Leaver)> = map.iter().filter_map(Result::ok).map(|(pid, Pod(l))| (pid, l)).collect();
+        for (pid, _) in &left {
+            let _ = map.remove(pid);
+        }
+        Ok(left.into_iter().map(leaving).collect())
+    }
+
     /// Events lost so far, as (slot, epoch, number), of every live run.
     ///
     /// # Errors
@@ -77,6 +91,32 @@ impl Ebpf {
                 Ok((slot, epoch, per_cpu.iter().sum()))
             })
             .collect()
+    }
+}
+
+fn leaving((pid, l): (u32, abi::Leaver)) -> Event {
+    Event {
+        at_ns: l.ktime_ns,
+        // Its number is among the lost.
+        seq: u64::MAX,
+        slot: l.slot,
+        epoch: l.epoch,
+        subject: Subject {
+            cgroup_id: l.to_cgroup_id,
+            pid,
+            tid: pid,
+            ppid: 0,
+            uid: 0,
+            start_boottime_ns: 0,
+            comm: String::new(),
+        },
+        what: What::Leave(Move {
+            from_cgroup_id: l.from_cgroup_id,
+            to_cgroup_id: l.to_cgroup_id,
+            mover_pid: l.mover_pid,
+            by_run: l.flags & move_flag::BY_RUN != 0,
+            by_clone: l.flags & move_flag::BY_CLONE != 0,
+        }),
     }
 }
 

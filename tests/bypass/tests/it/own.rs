@@ -49,7 +49,7 @@ fn judged(subject: &str, rows: &[Row]) -> Result<()> {
     let Some(with_lsm) = with_lsm else { return Ok(()) };
     let mut report = Report::new(&format!("failsafe's own: {subject}"), with_lsm);
     for (row, user) in rows.iter().flat_map(|row| row.who.users().iter().map(move |user| (row, *user))) {
-        let judged = compare(row.expected(with_lsm), |role| {
+        let judged = compare(row.expected(with_lsm), false, |role| {
             let who = if role == Role::Control { "root" } else { user };
             let mut seen: Option<Seen> = None;
             on_node(&name, "", |node| {
