@@ -40,7 +40,7 @@ impl Report {
                 let _ = writeln!(self.wrong, "{error:#}");
                 ("not judged".to_owned(), String::new())
             }
-            Ok(Judged::Absent(why)) => (format!("not on this kernel: {why}"), String::new()),
+            Ok(Judged::Absent(why)) => (format!("not judged here: {why}"), String::new()),
             Ok(Judged::Came(come, words)) => {
                 self.compare(row, user, expected, come, &words);
                 (shown(come), words)

@@ -94,21 +94,32 @@ const RACES: u32 = 4;
 
 /// Makes the attempt twice and says what it came to.
 pub fn compare(expected: Come, race: bool, mut act: impl FnMut(Role) -> Result<Seen>) -> Result<Judged> {
-    let mut control = act(Role::Control)?;
-    for _ in 0..if race { RACES } else { 0 } {
-        if control.happened.is_some() {
-            break;
+    // A race that was not won says nothing: not that it was refused, nor that it got through.
+    let lost = |seen: &Seen| {
+        race && seen.happened.is_none() && !seen.stopped && !refused(&seen.answer) && !absent(&seen.answer)
+    };
+    let mut raced = |role| {
+        let mut seen = act(role)?;
+        for _ in 0..RACES {
+            if !lost(&seen) {
+                break;
+            }
+            seen = act(role)?;
         }
-        control = act(Role::Control)?;
-    }
-    if race && control.happened.is_none() && !absent(&control.answer) {
+        anyhow::Ok(seen)
+    };
+    let control = raced(Role::Control)?;
+    if lost(&control) {
         return Ok(Judged::Absent(format!("the race was not won without bounds either, {} times", RACES + 1)));
     }
     if control.happened.is_none() {
         ensure!(absent(&control.answer), "the control did not get through either: {control:?}");
         return Ok(Judged::Absent(control.answer));
     }
-    let seen = act(Role::Bound)?;
+    let seen = raced(Role::Bound)?;
+    if lost(&seen) {
+        return Ok(Judged::Absent(format!("the race was not won in the run, {} times", RACES + 1)));
+    }
     let words =
         format!("{}{}", seen.answer, seen.happened.as_ref().map(|h| format!("; seen: {h}")).unwrap_or_default());
     let come = match (&seen.happened, seen.stopped) {
