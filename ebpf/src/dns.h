@@ -84,44 +84,44 @@ static __noinline int learnt_allows(__u32 table, const struct dst *d)
 /* Where the name lies forwards in the room, behind the answer; each label begins with a dot. */
 #define NAME_AT 2048
 
+/* What changes from step to step lies in the room: `left` bytes of the label are to come, the name has `n` so far, and it
+ * has `ended` whole (1) or is none (2). In the context it would be a constant to verifiers before 6.7, which walk the body
+ * for its first step only and strike out what that step does not reach. */
 struct name_walk {
 	struct room *r;
-	__u32 left;  /* bytes of the label that are to come */
-	__u32 n;     /* bytes of the name so far */
-	__u32 ended; /* 1: whole; 2: not a name */
 };
 
 static long name_step(__u32 i, struct name_walk *w)
 {
 	__u8 c = AT(w->r, DNS_HEADER + i);
 
-	if (!w->left) {
+	if (!w->r->left) {
 		if (!c || c > 63) {
-			w->ended = c ? 2 : 1;
+			w->r->ended = c ? 2 : 1;
 			return 1;
 		}
-		w->left = c;
+		w->r->left = c;
 		c = '.';
 	} else {
-		w->left--;
+		w->r->left--;
 		if (c >= 'A' && c <= 'Z')
 			c += 'a' - 'A';
 		if (!c) {
-			w->ended = 2; /* would end the comparison early */
+			w->r->ended = 2; /* would end the comparison early */
 			return 1;
 		}
 	}
 	w->r->path[NAME_AT + (i & (DNS_NAME - 1))] = c;
-	w->n = i + 1;
+	w->r->n = i + 1;
 	return 0;
 }
 
 /* The dot before the first label is left out: `example.org` becomes `gro.elpmaxe` and its end. */
 static long name_back_step(__u32 i, struct name_walk *w)
 {
-	if (i + 1 >= w->n)
+	if (i + 1 >= w->r->n)
 		return 1;
-	w->r->key.path[i & (DNS_NAME - 1)] = w->r->path[NAME_AT + ((w->n - 1 - i) & (DNS_NAME - 1))];
+	w->r->key.path[i & (DNS_NAME - 1)] = w->r->path[NAME_AT + ((w->r->n - 1 - i) & (DNS_NAME - 1))];
 	return 0;
 }
 
@@ -129,17 +129,20 @@ static long name_back_step(__u32 i, struct name_walk *w)
 static __noinline int dns_name(struct room *r)
 {
 	struct name_walk w = { .r = r };
+	__u32 n;
 
 	if (!r)
 		return 0;
+	r->left = r->n = r->ended = 0;
 	bpf_loop(DNS_NAME, name_step, &w, 0);
-	if (w.ended != 1 || w.n < 2 || w.n >= DNS_NAME)
+	n = r->n;
+	if (r->ended != 1 || n < 2 || n >= DNS_NAME)
 		return 0;
 	bpf_loop(DNS_NAME, name_back_step, &w, 0);
-	r->key.path[(w.n - 1) & (DNS_NAME - 1)] = 0;
-	r->key.prefixlen = 32 + 8 * w.n;
-	r->path[NAME_AT + (w.n & (DNS_NAME - 1))] = 0;
-	return DNS_HEADER + w.n + 1 + 4;
+	r->key.path[(n - 1) & (DNS_NAME - 1)] = 0;
+	r->key.prefixlen = 32 + 8 * n;
+	r->path[NAME_AT + (n & (DNS_NAME - 1))] = 0;
+	return DNS_HEADER + n + 1 + 4;
 }
 
 static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 host)

@@ -77,7 +77,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	file = (__u64)bprm->file;
 	same_file(&o, file);
 	if (held(run) & FS_LATCH_STOP) {
-		o.effect = FS_EFFECT_STOP;
+		o.effect = FS_EFFECT_DENY;
 		o.latched = 1;
 		return settle(run, &o);
 	}
@@ -150,7 +150,7 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 	write = file->f_mode & FMODE_WRITE;
 	o.a = write;
 	if (held(run) & FS_LATCH_STOP) {
-		o.effect = FS_EFFECT_STOP;
+		o.effect = FS_EFFECT_DENY;
 		o.latched = 1;
 		return settle(run, &o);
 	}

@@ -51,6 +51,10 @@ struct {
 
 struct room {
 	__u64 taken;
+	__u32 left;  /* of a name that is being read, see dns.h */
+	__u32 n;
+	__u32 ended;
+	__u32 pad;
 	struct fs_path_key key;
 	char path[4096];
 };
@@ -156,11 +160,11 @@ INLINE int settled(struct fs_run_cfg *run, const struct op *o)
 		__sync_fetch_and_add(&c->denied_ops, 1);
 	else if (c)
 		__sync_fetch_and_add(&c->observed_ops, 1);
-	if (o->effect == FS_EFFECT_STOP && !o->latched)
+	if (o->effect == FS_EFFECT_STOP)
 		latch_stop(run);
 	/* What latches the run is told each time: after a thaw it may come again at once. */
 	n = 0;
-	if (!(o->effect == FS_EFFECT_STOP && !o->latched) && op_repeated(run, o, verdict, &n))
+	if (o->effect != FS_EFFECT_STOP && op_repeated(run, o, verdict, &n))
 		return result;
 	e = event_new(run, FS_OP, sizeof(*e));
 	if (!e)

@@ -1,17 +1,16 @@
 //! Loading the object: each program by itself, and what is known about each afterwards.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, Map, MapError, RingBuf};
+use aya::maps::{Array, Map, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use failsafe_ebpf::abi;
 
-use super::egress::EgressError;
+use super::Error;
 use super::events::EventReader;
 use super::pins::{LeftEvents, PINNED_MAPS, Pins, PreviousRun};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
@@ -49,99 +48,6 @@ impl Default for Config {
             bpffs: Some(PathBuf::from("/sys/fs/bpf")),
             instance: String::from("default"),
         }
-    }
-}
-
-/// What can go wrong between the daemon and its programs.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kernel's type information is missing or unreadable (`CONFIG_DEBUG_INFO_BTF`).
-    #[error("cannot read the kernel's types from /sys/kernel/btf/vmlinux")]
-    Btf(#[source] aya_obj::btf::BtfError),
-    /// The object as a whole was refused, for lack of privilege mostly.
-    #[error("cannot load the eBPF object")]
-    Object(#[source] Box<aya::EbpfError>),
-    /// A map operation failed.
-    #[error("cannot access the eBPF map {map}")]
-    Map {
-        /// Name of the map.
-        map: &'static str,
-        /// The cause.
-        #[source]
-        source: MapError,
-    },
-    /// The object lacks a map or program that this daemon knows.
-    #[error("the eBPF object has no {0}")]
-    Missing(&'static str),
-    /// A program could not be attached.
-    #[error("cannot attach {program} to {target}")]
-    Attach {
-        /// Name of the program.
-        program: &'static str,
-        /// What to.
-        target: String,
-        /// The cause.
-        #[source]
-        source: Box<ProgramError>,
-    },
-    /// A file or directory of the run could not be used.
-    #[error("cannot {operation} {}", path.display())]
-    Cgroup {
-        /// The path.
-        path: PathBuf,
-        /// What was tried.
-        operation: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// Something in bpffs failed.
-    #[error("cannot {operation} {}", path.display())]
-    Pin {
-        /// The path.
-        path: PathBuf,
-        /// What was tried.
-        operation: &'static str,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The policy cannot be expressed in the kernel's tables.
-    #[error(transparent)]
-    Egress(#[from] EgressError),
-    /// Enforcement was asked for, and the kernel refused programs that it needs.
-    #[error("egress cannot be enforced: the kernel refused {}", missing.join(", "))]
-    CannotEnforce {
-        /// The programs.
-        missing: Vec<&'static str>,
-    },
-    /// The slot is out of range or taken, or not taken where it should be.
-    #[error("slot {0} is out of range, already taken, or not in use")]
-    Slot(u32),
-    /// Runs inside one another would be counted and reported twice.
-    #[error("{} lies inside, or around, the run at {}", path.display(), other.display())]
-    Nested {
-        /// The cgroup asked for.
-        path: PathBuf,
-        /// The run in the way.
-        other: PathBuf,
-    },
-    /// More distinct depths of run roots than the kernel side keeps (8), or a root that is the whole host.
-    #[error("run roots at too many different cgroup levels, or at level {0}, which is out of range")]
-    Level(u32),
-    /// Watched system calls can be seen in no way that this kernel offers.
-    #[error("no way to watch system calls: fentry: {fentry}; sys_enter: {sys_enter}")]
-    NoSyscalls {
-        /// Why not fentry.
-        fentry: String,
-        /// Why not `sys_enter`.
-        sys_enter: String,
-    },
-}
-
-impl Error {
-    pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self + Copy {
-        move |source| Self::Map { map, source }
     }
 }
 

@@ -23,8 +23,10 @@
 //! Known leaks: AF_PACKET and RDMA pass no cgroup hook; a socket made outside the run and handed in is judged by its
 //! maker's cgroup; see `ebpf/src/net.h`.
 
+mod attach;
 mod counters;
 pub mod egress;
+mod error;
 mod events;
 pub mod hosts;
 mod load;
@@ -39,8 +41,9 @@ mod tables;
 
 pub use counters::RunCounters;
 pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
+pub use error::Error;
 pub use events::{Event, EventReader, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode};
-pub use load::{Config, Ebpf, Error};
+pub use load::{Config, Ebpf};
 pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use pins::{LeftEvents, PreviousRun};
 pub use probe::{Group, ProgramState, ProgramStatus};

@@ -2,21 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap};
-use aya::programs::links::{FdLink, LinkError};
-use aya::programs::{CgroupAttachMode, CgroupDevice, CgroupSkbAttachType, Program, ProgramError};
+use aya::programs::Program;
 use failsafe_ebpf::abi::{self, latch, run_flag};
 
+use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::egress::{EgressMode, EgressPolicy, Folded, fold};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
 use super::rules::{self, FoldedRules, Rules};
 use super::{Ebpf, Error};
-use crate::platform::bpf;
 
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +84,6 @@ pub(super) struct Tables {
     pub rules: FoldedRules,
     pub hosts: FoldedHosts,
     pub budgets: Vec<BudgetRule>,
-}
-
-/// What keeps a link attached. A pinned one needs no descriptor of ours.
-#[derive(Debug)]
-enum Held {
-    Pinned(PathBuf),
-    Open(#[expect(dead_code, reason = "detaches when dropped")] FdLink),
-    Device(#[expect(dead_code, reason = "detaches when dropped")] OwnedFd),
 }
 
 impl Ebpf {
@@ -370,13 +360,6 @@ impl Ebpf {
     }
 }
 
-fn attach_device(device: &CgroupDevice, pin: Option<PathBuf>, dir: &File) -> Result<Held, ProgramError> {
-    let link = bpf::link_device(device.fd()?.as_fd(), dir.as_fd())?;
-    let Some(path) = pin else { return Ok(Held::Device(link)) };
-    bpf::pin(link.as_fd(), &path)?;
-    Ok(Held::Pinned(path))
-}
-
 fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
     let dead = match rules.dead {
         Some(dead) if dead.all => run_flag::DEAD_ALL,
@@ -389,30 +372,4 @@ fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
         (!tables.budgets.is_empty(), run_flag::BUDGETS),
     ];
     bits.iter().filter(|(on, _)| *on).fold(tables.rules.flags() | dead, |all, (_, bit)| all | bit)
-}
-
-/// Links of cgroup programs always allow others beside them; the kernel takes no flag for it.
-fn attach_to_cgroup(program: &mut Program, dir: &File) -> Result<FdLink, ProgramError> {
-    let mode = CgroupAttachMode::Single;
-    let not_a_link = |_: LinkError| ProgramError::UnexpectedProgramType;
-    match program {
-        Program::CgroupSockAddr(p) => {
-            let id = p.attach(dir, mode)?;
-            p.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        Program::CgroupSock(p) => {
-            let id = p.attach(dir, mode)?;
-            p.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        Program::SockOps(p) => {
-            let id = p.attach(dir, mode)?;
-            p.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        Program::CgroupSkb(p) => {
-            let kind = (*p.expected_attach_type()).unwrap_or(CgroupSkbAttachType::Egress);
-            let id = p.attach(dir, kind, mode)?;
-            p.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
 }
