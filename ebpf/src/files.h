@@ -129,9 +129,16 @@ INLINE bool outside_own_cgroups(struct fs_run_cfg *run, __u64 file)
 	return true;
 }
 
-INLINE int protect(struct fs_run_cfg *run, __u32 what)
+/* WHICH tells one from another of the same kind. */
+INLINE int protect(struct fs_run_cfg *run, __u32 what, __u64 which)
 {
-	struct op o = { .what = FS_OP_PROTECT, .via = FS_VIA_LSM, .effect = FS_EFFECT_DENY, .a = what };
+	struct op o = {
+		.what = FS_OP_PROTECT,
+		.via = FS_VIA_LSM,
+		.effect = FS_EFFECT_DENY,
+		.a = what,
+		.key_b = which,
+	};
 
 	return settle(run, &o);
 }
@@ -158,9 +165,9 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 		__u64 magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);
 
 		if (magic == BPF_FS_MAGIC)
-			return protect(run, FS_PROTECT_BPFFS);
+			return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ(file, f_inode, i_ino));
 		if (magic == CGROUP2_SUPER_MAGIC && write && outside_own_cgroups(run, (__u64)file))
-			return protect(run, FS_PROTECT_CGROUP);
+			return protect(run, FS_PROTECT_CGROUP, BPF_CORE_READ(file, f_inode, i_ino));
 	}
 	if (!judges_files(run))
 		return 0;

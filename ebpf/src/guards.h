@@ -120,7 +120,7 @@ int BPF_PROG(fs_lsm_ptrace_access_check, struct task_struct *child, unsigned int
 	if (!run)
 		return 0;
 	if (run->flags & FS_RUN_PROTECT && run_of_cgroup(cgroup_of(child)) != run)
-		return protect(run, FS_PROTECT_TRACE);
+		return protect(run, FS_PROTECT_TRACE, child->tgid);
 	/* One hook for ptrace, process_vm_readv and _writev, pidfd_getfd: the strictest of what is said of them holds. */
 	result = call(run, FS_SYS_PTRACE);
 	if (!result)
@@ -147,7 +147,7 @@ int BPF_PROG(fs_lsm_bpf, int cmd)
 
 	if (!run)
 		return 0;
-	return run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_BPF) : call(run, FS_SYS_BPF);
+	return run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_BPF, cmd) : call(run, FS_SYS_BPF);
 }
 
 SEC("lsm/task_kill")
@@ -161,7 +161,7 @@ int BPF_PROG(fs_lsm_task_kill, struct task_struct *p)
 	if (!w || !w->daemon_tgid || (__u32)p->tgid != w->daemon_tgid)
 		return 0;
 	run = run_of_current();
-	return run && run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_SIGNAL) : 0;
+	return run && run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_SIGNAL, 0) : 0;
 }
 
 /* Pins of failsafe, and of anybody: not for a run to unlink or rename. */
@@ -171,7 +171,7 @@ INLINE int bpffs_guard(struct inode *dir)
 
 	if (!run || !(run->flags & FS_RUN_PROTECT) || BPF_CORE_READ(dir, i_sb, s_magic) != BPF_FS_MAGIC)
 		return 0;
-	return protect(run, FS_PROTECT_BPFFS);
+	return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ(dir, i_ino));
 }
 
 SEC("lsm/inode_unlink")
@@ -370,5 +370,5 @@ int BPF_PROG(fs_lsm_file_receive, struct file *file)
 		return 0;
 	if (run_of_cgroup((__u64)BPF_CORE_READ(sock, sk, sk_cgrp_data.cgroup)) == run)
 		return 0;
-	return protect(run, FS_PROTECT_SOCKET);
+	return protect(run, FS_PROTECT_SOCKET, BPF_CORE_READ(file, f_inode, i_ino));
 }
