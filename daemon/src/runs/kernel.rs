@@ -129,6 +129,10 @@ impl Kernel {
             latch,
         };
         let all = self.union();
+        // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
+        if let Err(error) = ebpf.beat() {
+            tracing::error!(error = chain(&error), "the heartbeat cannot be written");
+        }
         let added = ebpf.add_run(&spec).and_then(|placed| match ebpf.require_syscalls(all.calls, all.entries) {
             Ok(_) => Ok(placed),
             Err(error) => {
