@@ -11,7 +11,7 @@ use crate::{
     actuators::cgroup::thaw,
     log::Log,
     pipeline::translate,
-    platform::CgroupRoot,
+    platform::{CgroupRoot, clock},
     sensors::ebpf::{LeftEvents, PreviousRun},
 };
 use failsafe_core::{
@@ -42,6 +42,8 @@ pub struct Past {
 pub struct Adopted {
     /// The run.
     pub live: Arc<LiveRun>,
+    /// From when on this daemon's own programs see it, `CLOCK_MONOTONIC` ns.
+    pub attached: u64,
     /// What was found, in words.
     pub found: String,
     /// Outcomes of what had been left open.
@@ -119,11 +121,11 @@ impl Registry {
     /// The events that an earlier daemon's programs wrote and nobody read, of the runs that were taken up, up to the instant
     /// from which this daemon's own programs see them.
     fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted], now: MonoTime) -> Vec<Input> {
-        let mut runs: BTreeMap<(u32, u32), RunId> = BTreeMap::new();
+        let mut runs: BTreeMap<(u32, u32), (RunId, u64)> = BTreeMap::new();
         let mut inputs = Vec::new();
         for previous in &left.runs {
             let Some(run) = adopted.iter().find(|a| a.live.run.cgroup_id == previous.root_id) else { continue };
-            runs.insert((previous.slot, previous.epoch), run.live.run.id);
+            runs.insert((previous.slot, previous.epoch), (run.live.run.id, run.attached));
             let lost = left.lost.iter().find(|(slot, _)| *slot == previous.slot).map_or(0, |(_, lost)| *lost);
             if lost > 0 {
                 let what = format!("the ring of an earlier daemon had no room for {lost} events of its time");
@@ -140,8 +142,9 @@ impl Registry {
             }
         }
         left.reader.drain(&mut |event| {
-            if event.at_ns < now.0
-                && let Some(run) = runs.get(&(event.slot, event.epoch))
+            // While it was being attached both rings may have an event: seen twice is better than not at all.
+            if let Some((run, attached)) = runs.get(&(event.slot, event.epoch))
+                && event.at_ns < *attached
             {
                 inputs.extend(translate::event_of(&self.kernel, *run, event));
             }
@@ -210,6 +213,7 @@ impl Registry {
         }
         let part = kept.part + 1;
         let live = self.enter(run, policy, cgroup, kept.made, part).map_err(|e| e.to_string())?;
+        let attached = clock::monotonic_ns();
         if let Some(before) = before {
             // The earlier daemon's programs are attached still: there is no instant without the latch.
             self.kernel.restore(live.slot, before);
@@ -225,7 +229,7 @@ impl Registry {
                 .then(|| failsafe_core::decision::IncidentId::new(live.run.id, live.run.incidents.max(1)));
         }
         outcomes.sort_by_key(|o| o.decision);
-        Ok(Adopted { live, found: found.join("; "), outcomes })
+        Ok(Adopted { live, attached, found: found.join("; "), outcomes })
     }
 
     fn close_kept(&self, kept: &KeptRun, wall_ns: i64) {

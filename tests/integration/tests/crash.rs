@@ -126,7 +126,15 @@ fn killed_at_any_moment_of_an_intervention_the_run_ends_up_frozen_and_the_log_is
             }
             node.kill9()?;
             node.restart()?;
-            run.freezes().with_context(|| format!("death {i}"))?;
+            run.freezes().with_context(|| {
+                let procs = std::fs::read_to_string(run.cgroup().join("cgroup.procs"));
+                format!(
+                    "death {i}: {:?}, processes {procs:?}, it said {}{}",
+                    node.run(run.id()),
+                    run.output(),
+                    run.errors()
+                )
+            })?;
             settled(node, &run)?;
             runs.push(run);
             // The oldest goes: a daemon that dies has some to look after, not all.
