@@ -54,6 +54,9 @@ pub const QUEUE: usize = 1_024;
 /// The core is told the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
 
+/// A run ends when its cgroup has been empty for this long.
+const END_AFTER: Duration = Duration::from_millis(100);
+
 /// What enters the pipeline.
 pub enum Message {
     /// An input, numbered here.
@@ -103,6 +106,10 @@ pub struct Pipeline {
     runs: BTreeMap<RunId, Arc<LiveRun>>,
     containments: Containments,
     waiting: Waiting,
+    /// Since when the cgroups of runs were found empty.
+    emptied: BTreeMap<RunId, Instant>,
+    /// Processes that are being brought back, by run.
+    recaptures: BTreeMap<RunId, u32>,
     seq: u64,
     storms: Storms,
     cordoned: Vec<Outcome>,
@@ -118,6 +125,8 @@ impl Pipeline {
             runs: BTreeMap::new(),
             containments: Containments::default(),
             waiting: Waiting::default(),
+            emptied: BTreeMap::new(),
+            recaptures: BTreeMap::new(),
             seq: 0,
             storms: Storms::default(),
             cordoned: Vec::new(),
@@ -162,7 +171,9 @@ impl Pipeline {
                 self.start(live);
             }
             Message::Ended(run) => {
-                if self.runs.get(&run).is_some_and(|live| live.is_over()) {
+                if !self.runs.get(&run).is_some_and(|live| live.is_over()) {
+                    self.emptied.remove(&run);
+                } else if self.is_settled(run) {
                     self.end(run);
                 }
             }
@@ -220,7 +231,16 @@ impl Pipeline {
         self.feed(Input::RunStarted(run));
     }
 
+    /// A run whose last process was moved out is empty as well: its end waits for the kernel's word of a leaving, and for those
+    /// that are being brought back. The sampler tells of the empty cgroup again.
+    fn is_settled(&mut self, run: RunId) -> bool {
+        let since = *self.emptied.entry(run).or_insert_with(Instant::now);
+        since.elapsed() >= END_AFTER && !self.recaptures.contains_key(&run)
+    }
+
     fn end(&mut self, id: RunId) {
+        self.emptied.remove(&id);
+        self.recaptures.remove(&id);
         let Some(live) = self.runs.remove(&id) else { return };
         self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
         self.record_input(id, &Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
@@ -252,6 +272,15 @@ impl Pipeline {
     }
 
     fn outcome(&mut self, outcome: Outcome) {
+        if let Action::Recapture { .. } = outcome.action {
+            let run = outcome.decision.run;
+            // Whether it came back, the next look at the cgroup tells.
+            self.emptied.remove(&run);
+            let left = self.recaptures.remove(&run).unwrap_or_default().saturating_sub(1);
+            if left > 0 {
+                self.recaptures.insert(run, left);
+            }
+        }
         if let Some(live) = self.runs.get(&outcome.decision.run) {
             let mut status = live.status();
             match (outcome.action, &outcome.verdict) {
@@ -354,6 +383,12 @@ impl Pipeline {
             status.incident = (view.frozen || view.blocked).then_some(decision.incident);
             if decision.mode == Mode::Enforce && decision.actions.contains(&Action::Freeze) {
                 status.standing = Standing::Partial;
+            }
+        }
+        if decision.mode == Mode::Enforce {
+            let back = decision.actions.iter().filter(|a| matches!(a, Action::Recapture { .. })).count();
+            if let Ok(back @ 1..) = u32::try_from(back) {
+                *self.recaptures.entry(decision.id.run).or_default() += back;
             }
         }
         let decided = self.parts.log.stamp();
