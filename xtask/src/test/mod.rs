@@ -4,11 +4,13 @@
 //! A test that cannot run on this machine appends `SKIP <test>: <reason>` to the file named by `FAILSAFE_SKIP_LOG` and
 //! returns. Its runner knows no better than that it passed; here it is counted as skipped and its reason is printed.
 
+pub mod failures;
 pub mod skips;
 pub mod tally;
 
 use crate::{setup, shell, vm};
 use anyhow::{Context, Result, bail};
+use failures::Failure;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -49,14 +51,14 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     // Tests start these programs and load this library; a build of everything shares its work with the tests' own.
     step("build", || shell::run(shell::cargo().args(["build", "--workspace", "--locked"])))?;
-    let mut tally = step("tests", || nextest(args, &skip_log))?;
+    let (mut tally, mut failures) = step("tests", || nextest(args, &skip_log))?;
     if args.only.is_empty() {
         tally = tally + step("doctests", doctests)?;
     }
     let mut skipped = skips::read(&skip_log)?;
     tally = tally.with_skipped(skipped.len() as u64);
     if args.only.is_empty() {
-        tally = tally + step("machines", || machines(args.no_vm, &mut skipped))?;
+        tally = tally + step("machines", || machines(args.no_vm, &mut skipped, &mut failures))?;
     }
     if !skipped.is_empty() {
         println!("\nnot run on this machine:");
@@ -66,6 +68,10 @@ pub fn run(args: &Args) -> Result<()> {
     if !ignored.is_empty() {
         println!("\nnever run by themselves (the runners count them as skipped):");
         ignored.iter().for_each(|test| println!("  {test}"));
+    }
+    if !failures.is_empty() {
+        println!("\nfailed:");
+        failures.iter().for_each(|failure| println!("{failure}"));
     }
     fs::write(folder.join(SUMMARY), format!("{tally}\n")).context("writing the summary")?;
     println!("\n{tally}");
@@ -82,7 +88,7 @@ fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-fn nextest(args: &Args, skip_log: &PathBuf) -> Result<Tally> {
+fn nextest(args: &Args, skip_log: &PathBuf) -> Result<(Tally, Vec<Failure>)> {
     let mut command = shell::cargo();
     command
         .args(["nextest", "run", "--locked", "--no-fail-fast", "--color", "never"])
@@ -91,11 +97,12 @@ fn nextest(args: &Args, skip_log: &PathBuf) -> Result<Tally> {
         command.arg("--workspace");
     }
     let (status, text) = watched(command.args(&args.only))?;
-    judged("nextest", status, text.lines().find_map(tally::of_nextest))
+    let tally = judged("nextest", status, text.lines().find_map(tally::of_nextest))?;
+    Ok((tally, failures::of_nextest(&text)))
 }
 
 /// The same on other kernels. A table in the docs that is not what the kernels gave counts as a failure.
-fn machines(left_out: bool, skipped: &mut BTreeMap<String, String>) -> Result<Tally> {
+fn machines(left_out: bool, skipped: &mut BTreeMap<String, String>, failures: &mut Vec<Failure>) -> Result<Tally> {
     if let Some(why) = if left_out { Some("--no-vm was given".to_owned()) } else { vm::impossible() } {
         skipped.insert("the virtual machines".to_owned(), why);
         return Ok(Tally { skipped: 1, ..Tally::default() });
@@ -105,11 +112,12 @@ fn machines(left_out: bool, skipped: &mut BTreeMap<String, String>) -> Result<Ta
     for report in &reports {
         report.show();
         tally = tally + report.tally;
+        failures.extend(report.failures());
         let named = |(test, why): (&String, &String)| (format!("{test} on {}", report.kernel.name()), why.clone());
         skipped.extend(report.skipped.iter().map(named));
     }
     if let Err(wrong) = vm::settle(&reports, false) {
-        println!("\n{wrong:#}");
+        failures.push(Failure { test: format!("{wrong:#}"), said: Vec::new() });
         tally.failed += 1;
     }
     Ok(tally)

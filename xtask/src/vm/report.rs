@@ -2,6 +2,7 @@
 
 use super::Kernel;
 use super::table::{Column, Program};
+use crate::test::failures::{self, Failure};
 use crate::test::skips;
 use crate::test::tally::{self, Tally};
 use anyhow::{Context, Result};
@@ -22,6 +23,7 @@ pub struct Report {
     pub probe: Option<Column>,
     /// What went wrong with the machine itself.
     pub problem: Option<String>,
+    failed: Vec<Failure>,
     /// From start to end.
     pub took: Duration,
 }
@@ -32,12 +34,13 @@ impl Report {
     /// # Errors
     /// They are there but cannot be read.
     pub fn read(kernel: Kernel, folder: &Path, problem: Option<String>, took: Duration) -> Result<Report> {
-        let mut report =
-            Report { kernel, tally: Tally::default(), skipped: BTreeMap::new(), probe: None, problem, took };
+        let (tally, skipped, failed) = (Tally::default(), BTreeMap::new(), Vec::new());
+        let mut report = Report { kernel, tally, skipped, probe: None, problem, failed, took };
         if report.problem.is_none() {
             let text = fs::read_to_string(folder.join("nextest.txt")).context("reading what nextest said")?;
             report.skipped = skips::read(&folder.join("skipped.txt"))?;
             report.problem = report.count(&text);
+            report.failed = failures::of_nextest(&text);
             let read = |name: &str| fs::read_to_string(folder.join(name)).with_context(|| format!("reading {name}"));
             let (release, programs) = (read("release")?.trim().to_owned(), Program::all(&read("probe.jsonl")?)?);
             if programs.is_empty() {
@@ -58,6 +61,14 @@ impl Report {
         self.tally = Tally { skipped: 0, ..found }.with_skipped(self.skipped.len() as u64);
         let well = text.lines().any(|line| line == "nextest's exit status: 0");
         (!well && found.failed == 0).then(|| "nextest failed though no test did".to_owned())
+    }
+
+    /// What failed, by the kernel's name.
+    pub fn failures(&self) -> Vec<Failure> {
+        let machine = |problem: &String| Failure { test: format!("the machine: {problem}"), said: Vec::new() };
+        let named =
+            |failure: Failure| Failure { test: format!("{} on {}", failure.test, self.kernel.name()), ..failure };
+        self.problem.iter().map(machine).chain(self.failed.iter().cloned()).map(named).collect()
     }
 
     /// Prints what its counts do not tell.
