@@ -9,7 +9,7 @@ use bypass::sys::net;
 use integration::wait_for;
 use nix::sys::socket::{MsgFlags, recv};
 use std::{
-    io::Read,
+    io::{self, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     sync::{
@@ -50,22 +50,22 @@ pub struct Witness {
 impl Witness {
     /// Listens.
     pub fn new() -> Result<Witness> {
-        let (tcp, udp, port) = both()?;
-        let home = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("the allowed listener")?;
-        let home_udp = UdpSocket::bind(home.local_addr()?).context("the allowed UDP socket")?;
+        let Listeners { port, tcp, udp, others } = on_a_free_port(Listeners::on_one_port)?;
+        let (home, home_udp) = on_a_free_port(|| {
+            let home = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let udp = UdpSocket::bind(home.local_addr()?)?;
+            Ok((home, udp))
+        })?;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let over = Arc::new(AtomicBool::new(false));
         let witness = Witness { port, home, home_udp, seen, marks: AtomicU64::new(0), over };
         witness.accept("tcp", tcp);
         witness.receive("udp", udp.into());
-        let wild = net::bytes_of((Ipv4Addr::UNSPECIFIED, port).into());
-        if let Ok(sctp) = net::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
-            net::bind(&sctp, &wild).and_then(|()| net::listen(&sctp)).context("listening by SCTP")?;
-            witness.accept("sctp", sctp.into());
-        }
-        if let Ok(lite) = net::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) {
-            net::bind(&lite, &wild).context("listening by UDP-Lite")?;
-            witness.receive("udp-lite", lite);
+        for (by, socket) in others {
+            match by {
+                "sctp" => witness.accept(by, socket.into()),
+                by => witness.receive(by, socket),
+            }
         }
         let tap = net::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(ETH_P_ALL.to_be())).context("a tap")?;
         let lo = net::interface(c"lo").context("no interface lo")?;
@@ -210,14 +210,42 @@ fn plain(peer: SocketAddr) -> SocketAddr {
     (peer.ip().to_canonical(), peer.port()).into()
 }
 
-/// TCP and UDP on one port of every address, IPv4 and IPv6.
-fn both() -> Result<(TcpListener, UdpSocket, u16)> {
-    for _ in 0..20 {
-        let tcp = TcpListener::bind("[::]:0").context("listening by TCP")?;
+/// What listens on one port of every address, IPv4 and IPv6, by every protocol that has ports.
+struct Listeners {
+    port: u16,
+    tcp: TcpListener,
+    udp: UdpSocket,
+    /// By SCTP and UDP-Lite, where the kernel has them.
+    others: Vec<(&'static str, OwnedFd)>,
+}
+
+impl Listeners {
+    fn on_one_port() -> io::Result<Listeners> {
+        let tcp = TcpListener::bind("[::]:0")?;
         let port = tcp.local_addr()?.port();
-        if let Ok(udp) = UdpSocket::bind(("::", port)) {
-            return Ok((tcp, udp, port));
+        let udp = UdpSocket::bind(("::", port))?;
+        let wild = net::bytes_of((Ipv4Addr::UNSPECIFIED, port).into());
+        let mut others = Vec::new();
+        if let Ok(sctp) = net::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
+            net::bind(&sctp, &wild)?;
+            net::listen(&sctp)?;
+            others.push(("sctp", sctp));
+        }
+        if let Ok(lite) = net::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE) {
+            net::bind(&lite, &wild)?;
+            others.push(("udp-lite", lite));
+        }
+        Ok(Listeners { port, tcp, udp, others })
+    }
+}
+
+/// A port that the kernel gives for one protocol may be taken for another: by other tests, and by earlier witnesses.
+fn on_a_free_port<T>(open: impl Fn() -> io::Result<T>) -> Result<T> {
+    for _ in 0..20 {
+        match open() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            opened => return opened.context("listening"),
         }
     }
-    bail!("no port is free for both TCP and UDP")
+    bail!("no port is free for all protocols")
 }
