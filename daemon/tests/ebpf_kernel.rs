@@ -20,6 +20,8 @@ mod names;
 mod rules;
 #[path = "../../tests/skip.rs"]
 mod skip;
+#[path = "ebpf/slots.rs"]
+mod slots;
 
 /// Not a test: the process that acts inside a run.
 #[test]

@@ -128,7 +128,7 @@ impl Kernel {
             watch: Watch { exec: true, life: true, net: compile::watches_network(policy) },
             latch,
         };
-        let all = self.union();
+        let all = self.union(None);
         // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
         if let Err(error) = ebpf.beat() {
             tracing::error!(error = chain(&error), "the heartbeat cannot be written");
@@ -172,30 +172,33 @@ impl Kernel {
         Ok(free)
     }
 
-    fn union(&self) -> Needs {
+    /// What all runs need, but for the one that leaves.
+    fn union(&self, leaves: Option<u32>) -> Needs {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.values().fold(Needs::default(), |all, needs| Needs {
+        let stay = slots.iter().filter(|(slot, _)| Some(**slot) != leaves);
+        stay.fold(Needs::default(), |all, (_, needs)| Needs {
             calls: all.calls | needs.calls,
             entries: all.entries || needs.entries,
         })
     }
 
-    /// Detaches a run; watched calls that no other run needs are no longer watched.
+    /// Detaches a run; watched calls that no other run needs are no longer watched. The slot is free for another run only when
+    /// nothing of this one is left in it.
     pub fn remove(&self, slot: u32) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
         if let Some(mut ebpf) = self.lock() {
             if let Err(error) = ebpf.remove_run(slot) {
                 tracing::warn!(error = chain(&error), "a run's pins could not all be removed");
             }
-            let all = self.union();
+            let all = self.union(Some(slot));
             if let Err(error) = ebpf.require_syscalls(all.calls, all.entries) {
                 tracing::warn!(error = chain(&error), "watched system calls could not be released");
             }
+            let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
+            for (_, run) in runs.extract_if(.., |place, _| place.slot == slot) {
+                self.budgets.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+            }
         }
-        let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
-        for (_, run) in runs.extract_if(.., |place, _| place.slot == slot) {
-            self.budgets.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
-        }
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
     /// Turns the egress latch, and reads it back.
