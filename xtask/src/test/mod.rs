@@ -107,7 +107,7 @@ fn machines(left_out: bool, skipped: &mut BTreeMap<String, String>, failures: &m
         skipped.insert("the virtual machines".to_owned(), why);
         return Ok(Tally { skipped: 1, ..Tally::default() });
     }
-    let reports = vm::run(&vm::Kernel::ALL, &vm::usual())?;
+    let reports = vm::run_usual()?;
     let mut tally = Tally::default();
     for report in &reports {
         report.show();

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a machine may take, its start and all tests together.
-const LIMIT: Duration = Duration::from_secs(900);
 /// For what comes back; the file is sparse.
 const RESULTS_MIB: u64 = 256;
 
@@ -29,6 +27,8 @@ pub struct Machine {
     pub payload: PathBuf,
     /// Where results are kept.
     pub folder: PathBuf,
+    /// How long it may take, its start and all tests together.
+    pub limit: Duration,
 }
 
 impl Machine {
@@ -57,7 +57,7 @@ impl Machine {
         let unpacked = shell::read(Command::new("tar").arg("-xf").arg(&disk).arg("-C").arg(&results));
         let _ = fs::remove_file(&disk);
         let problem = if status.code() == Some(124) || status.code() == Some(137) {
-            Some(format!("did not end within {} s and was killed; it last said:\n{last}", LIMIT.as_secs()))
+            Some(format!("did not end within {} s and was killed; it last said:\n{last}", self.limit.as_secs()))
         } else if unpacked.is_err() || !results.join("nextest.txt").is_file() {
             Some(format!("ended ({status}) without results; it last said:\n{last}"))
         } else {
@@ -69,7 +69,7 @@ impl Machine {
     fn qemu(&self, results: &Path) -> Command {
         // `timeout` stays the machine's keeper even where xtask itself is killed.
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", &LIMIT.as_secs().to_string(), "qemu-system-x86_64"]);
+        command.args(["--kill-after=5", &self.limit.as_secs().to_string(), "qemu-system-x86_64"]);
         command.args([
             "-machine",
             "q35",

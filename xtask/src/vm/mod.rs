@@ -26,6 +26,7 @@ use payload::Payload;
 pub use report::Report;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 pub use table::settle;
 
 /// Which kernels and tests.
@@ -38,10 +39,16 @@ pub struct Args {
     /// one test alone is run
     #[arg(long)]
     table: bool,
+    /// Minutes that a machine may take, its start and all tests together
+    #[arg(long, default_value_t = LIMIT_MIN, value_name = "MINUTES")]
+    limit: u64,
     /// Arguments for `nextest run` in place of the usual tests, e.g. `-- egress` or `-- -E 'binary(ebpf_kernel)'`
     #[arg(last = true)]
     tests: Vec<String>,
 }
+
+/// Minutes, see [`Args`].
+const LIMIT_MIN: u64 = 15;
 
 /// The tests that are run: those whose result depends on what only these kernels grant. The emulated processor is some twenty
 /// times slower than the host's: what the host's kernel shows as well is left to it. `-- TESTS` runs any others.
@@ -78,7 +85,7 @@ pub fn command(args: &Args) -> Result<()> {
         ([], false) => usual(),
         (tests, _) => tests.to_vec(),
     };
-    let reports = run(&kernels, &tests)?;
+    let reports = run(&kernels, &tests, Duration::from_secs(args.limit * 60))?;
     reports.iter().for_each(Report::show);
     let settled = settle(&reports, args.table);
     let tally = reports.iter().fold(Tally::default(), |sum, report| sum + report.tally);
@@ -90,7 +97,7 @@ pub fn command(args: &Args) -> Result<()> {
 }
 
 /// Chooses the usual tests.
-pub fn usual() -> Vec<String> {
+fn usual() -> Vec<String> {
     ["-E", TESTS].map(str::to_owned).to_vec()
 }
 
@@ -107,11 +114,19 @@ pub fn impossible() -> Option<String> {
         .then(|| "kernels and root come from Debian's packages, and this has no apt".to_owned())
 }
 
+/// Boots the usual kernels with the usual tests.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_usual() -> Result<Vec<Report>> {
+    run(&Kernel::ALL, &usual(), Duration::from_secs(LIMIT_MIN * 60))
+}
+
 /// Boots the kernels, all at once, and runs the tests in each. The workspace must have been built.
 ///
 /// # Errors
 /// A machine cannot be made. One that ends badly is a report with a failure.
-pub fn run(kernels: &[Kernel], tests: &[String]) -> Result<Vec<Report>> {
+fn run(kernels: &[Kernel], tests: &[String], limit: Duration) -> Result<Vec<Report>> {
     if let Some(why) = impossible() {
         bail!("{why}");
     }
@@ -119,14 +134,15 @@ pub fn run(kernels: &[Kernel], tests: &[String]) -> Result<Vec<Report>> {
     let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let payload = Payload::make(&folder, tests)?;
-    let machines = kernels.iter().map(|kernel| machine(*kernel, &payload, &folder)).collect::<Result<Vec<_>>>()?;
+    let machines =
+        kernels.iter().map(|kernel| machine(*kernel, &payload, &folder, limit)).collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         let running: Vec<_> = machines.iter().map(|machine| scope.spawn(|| machine.run())).collect();
         running.into_iter().map(|run| run.join().unwrap_or_else(|_| bail!("a machine's thread ended"))).collect()
     })
 }
 
-fn machine(kernel: Kernel, payload: &Payload, folder: &Path) -> Result<machine::Machine> {
+fn machine(kernel: Kernel, payload: &Payload, folder: &Path, limit: Duration) -> Result<machine::Machine> {
     let unpacked = kernel.unpacked(folder)?;
     let image = image::root(&unpacked, folder)?;
     let initramfs = image::initramfs(&unpacked)?;
@@ -137,6 +153,7 @@ fn machine(kernel: Kernel, payload: &Payload, folder: &Path) -> Result<machine::
         boot: unpacked.boot()?,
         payload: payload.disk.clone(),
         folder: folder.join(kernel.name()),
+        limit,
     })
 }
 
