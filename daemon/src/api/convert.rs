@@ -35,7 +35,8 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
                 Standing::Frozen => v1::RunState::Frozen,
                 Standing::Partial => v1::RunState::Partial,
             } as i32;
-            out.blocked = status.blocked;
+            // A stop rule's latch is the kernel's own: no decision has to have come before it.
+            out.blocked = registry.kernel().is_blocked(live.slot).unwrap_or(status.blocked);
             out.incident = status.incident.map(|i| i.to_string()).unwrap_or_default();
             out.decisions = status.decisions;
             if let Some(usage) = &status.usage {

@@ -212,6 +212,11 @@ impl Kernel {
         }
     }
 
+    /// Whether the run is latched, as the kernel has it; `None` where that cannot be read.
+    pub fn is_blocked(&self, slot: u32) -> Option<bool> {
+        self.lock()?.is_blocked(slot).ok()
+    }
+
     /// As [`Kernel::set_block`], unless the programs are in use this moment: then nothing is done.
     ///
     /// # Errors

@@ -43,9 +43,11 @@ fn a_stop_rule_freezes_the_run_and_a_thaw_gives_it_all_back() -> Result<()> {
             ensure!(!run.output().contains(&format!("round {round}")), "it went on: {}", run.output());
             // Its actions say notify only: that a stop freezes is the effect's own.
             wait_for("it is proved", || Ok(node.run("stopped")?["state"] == "frozen"))?;
+            ensure!(node.run("stopped")?["blocked"] == true, "the kernel's latch is not told");
             node.ctl(["thaw", "stopped", "--reason", "seen"])?.expect(0)?;
         }
         run.says("round 2")?;
+        ensure!(node.run("stopped")?["blocked"] == false, "a thaw gives it all back");
         node.log_is_whole()
     })
 }
