@@ -160,6 +160,29 @@ fn burst_keeps_its_rate_and_counts() {
 }
 
 #[test]
+fn violator_answers_and_its_watcher_misses_a_latch_that_never_comes() {
+    let mut violator = Command::new(env!("CARGO_BIN_EXE_violator"))
+        .args(["--ask", "--processes", "3", "--watch", "127.0.0.1:9"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = violator.stdin.take().unwrap();
+    let mut lines = BufReader::new(violator.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for _ in 0..2 {
+        input.write_all(b"127.0.0.1:9\n").unwrap();
+        let mut said = [lines.next().unwrap(), lines.next().unwrap()];
+        said.sort();
+        assert_eq!(said[0], "latched missed");
+        let ns: u64 = said[1].strip_prefix("ok ").unwrap().parse().unwrap();
+        assert!((1..1_000_000_000).contains(&ns), "{said:?}");
+    }
+    drop(input);
+    assert!(violator.wait().unwrap().success());
+    assert_eq!(lines.next(), None, "the watcher has ended too");
+}
+
+#[test]
 fn intruder_gets_through_where_nobody_guards() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("counters");

@@ -2,19 +2,15 @@
 //!
 //! ```text
 //!  denied    the forbidden connect itself, as the caller sees it: from the call to EPERM
-//!  latched   from the event's kernel timestamp to the run's latch read back: nothing leaves the run any more
-//!  frozen    from the same timestamp to the whole run frozen and read back
+//!  latched   from the start of that call until another process of the run is refused what it may do otherwise
+//!  frozen    from the event's kernel timestamp to the whole run frozen and read back, by the daemon's record
 //!  floor     a bare write of cgroup.freeze and direct reads of cgroup.events of the same cgroup
 //! ```
-//! Floor and violation are done in turns. Latched and frozen are the daemon's own record, whose last word is what it read
-//! back from the kernel; denied is timed by the caller.
+//! Each stage has a run of its own: the calls one that no rule stops, as a caller that is frozen in the middle times nothing;
+//! the latch one with a process more, which makes allowed calls one after the other and so is refused at most one call late.
+//! Floor and freeze are done in turns.
 
-use super::{
-    Args,
-    report::Report,
-    run::{Run, policy},
-    statistics::percentile,
-};
+use super::{Args, report::Report, run::Run, statistics::percentile};
 use crate::{
     daemon::{Daemon, Options},
     interrupt, shell,
@@ -23,19 +19,23 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 const SIZES: [usize; 4] = [1, 16, 64, 256];
 const TRIALS: usize = 500;
-/// What the rule does with the run. With kernel-side effects this becomes `effect = "stop"`.
-const EFFECT: &str = r#"actions = ["block", "freeze"]"#;
-/// The action whose outcome says that the latch is on.
-const LATCH: &str = "block";
-/// Where the rule looks, and a forbidden place at which it does not: refused, and nothing more.
-const VIOLATION: &str = "127.0.0.9:4444";
-const DENIED: &str = "127.0.0.8:4444";
+const HEAD: &str = r#"
+[policy]
+name = "bench-reaction"
+owner = "bench@example.org"
+[egress]
+allow = [{ cidr = "127.0.0.1/32" }]
+"#;
+/// What the rule does with the run: in the kernel; `actions = ["block", "freeze"]` is the same by the daemon alone.
+const EFFECT: &str = r#"effect = "stop"
+actions = ["freeze"]"#;
+const FORBIDDEN: &str = "127.0.0.9:4444";
 const ALLOWED: &str = "127.0.0.1:4444";
 /// Frozen at most this many times the floor ...
 const FACTOR: f64 = 2.0;
@@ -43,14 +43,11 @@ const FACTOR: f64 = 2.0;
 const ALLOWANCE_US: f64 = 150.0;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Times of one size, microseconds (the calls': nanoseconds).
-#[derive(Default)]
-struct Times {
-    allowed_ns: Vec<f64>,
-    denied_ns: Vec<f64>,
-    latched: Vec<f64>,
-    frozen: Vec<f64>,
-    floor: Vec<f64>,
+/// The trials of one size.
+struct Bench<'a> {
+    daemon: &'a Daemon,
+    size: usize,
+    trials: usize,
 }
 
 /// Measures.
@@ -63,13 +60,13 @@ pub fn run(args: &Args) -> Result<Report> {
     report.condition("processes", "sleeping, but the one that violates");
     report.condition("effect", EFFECT);
     let folder = tempfile::tempdir().context("making a folder")?;
-    let text = format!(
-        "[policy]\nname = \"bench-reaction\"\nowner = \"bench@example.org\"\n\
-         [egress]\nallow = [{{ cidr = \"127.0.0.1/32\" }}]\n\
-         [[rule]]\nid = \"forbidden\"\nrationale = \"the bench's violation\"\n\
-         when = {{ event = \"connect\", verdict = \"denied\", address = \"127.0.0.9/32\" }}\n{EFFECT}\n"
+    let rule = format!(
+        "[[rule]]\nid = \"forbidden\"\nrationale = \"the bench's violation\"\n\
+         when = {{ event = \"connect\", verdict = \"denied\" }}\n{EFFECT}\n"
     );
-    let policy = policy(folder.path(), &text)?;
+    let (only_denies, stops) = (folder.path().join("denies.toml"), folder.path().join("stops.toml"));
+    fs::write(&only_denies, HEAD).context("writing a policy")?;
+    fs::write(&stops, format!("{HEAD}{rule}")).context("writing a policy")?;
     let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
     let daemon = Daemon::start(&options, folder)?;
     let at = |values: &[f64], percent| percentile(values, percent).unwrap_or(f64::NAN);
@@ -81,18 +78,22 @@ pub fn run(args: &Args) -> Result<Report> {
     report.figure("call_outside_any_run_p99_ns", at(&calls, 99.0));
     for size in SIZES {
         eprintln!("reaction: {size} process(es)");
-        let times = measure(&daemon, &policy, size, trials)?;
+        let bench = Bench { daemon: &daemon, size, trials };
+        let (allowed, denied) = bench.calls(&only_denies)?;
+        let (floor, frozen) = bench.freezes(&stops)?;
+        let (latched, missed) = bench.latches(&stops)?;
+        report.figure(&format!("latched_{size}_missed_trials"), missed);
         for (name, unit, values) in [
-            ("allowed_call", "ns", &times.allowed_ns),
-            ("denied_in_the_call", "ns", &times.denied_ns),
-            ("latched", "us", &times.latched),
-            ("frozen", "us", &times.frozen),
-            ("floor", "us", &times.floor),
+            ("allowed_call", "ns", &allowed),
+            ("denied_in_the_call", "ns", &denied),
+            ("latched", "us", &latched),
+            ("frozen", "us", &frozen),
+            ("floor", "us", &floor),
         ] {
             report.figure(&format!("{name}_{size}_p50_{unit}"), at(values, 50.0));
             report.figure(&format!("{name}_{size}_p99_{unit}"), at(values, 99.0));
         }
-        let (frozen, floor) = (at(&times.frozen, 50.0), at(&times.floor, 50.0));
+        let (frozen, floor) = (at(&frozen, 50.0), at(&floor, 50.0));
         let bound = FACTOR * floor + ALLOWANCE_US;
         report.ratio(&format!("{size} processes: median / (2 x floor + 150 us)"), frozen / bound, Some(1.0));
         report.ratio(&format!("{size} processes: median / floor"), frozen / floor, None);
@@ -100,53 +101,90 @@ pub fn run(args: &Args) -> Result<Report> {
     Ok(report)
 }
 
-fn measure(daemon: &Daemon, policy: &Path, size: usize, trials: usize) -> Result<Times> {
-    let name = format!("reaction-{size}");
-    let processes = size.to_string();
-    let mut run =
-        Run::start(daemon, policy, &name, &daemon.program("violator"), &["--processes", &processes, "--ask"])?;
-    let cgroup = run.cgroup(daemon)?;
-    interrupt::wait_for("the run's processes", PATIENCE, || {
-        let procs = fs::read_to_string(cgroup.join("cgroup.procs")).context("reading cgroup.procs")?;
-        Ok((procs.lines().count() == size).then_some(()))
-    })?;
-    let mut times = Times::default();
-    // A call that no rule stops: its caller is never frozen in the middle of it.
-    for (to, expected, into) in [(ALLOWED, "ok", &mut times.allowed_ns), (DENIED, "EPERM", &mut times.denied_ns)] {
-        for _ in 0..trials {
-            into.push(call(&mut run, to, expected)?);
-        }
+impl Bench<'_> {
+    /// Nanoseconds of allowed and of denied calls.
+    fn calls(&self, policy: &Path) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (mut run, _) = self.start("calls", policy, &[])?;
+        let mut calls =
+            |to, expected| (0..self.trials).map(|_| call(&mut run, to, expected)).collect::<Result<Vec<_>>>();
+        let times = (calls(ALLOWED, "ok")?, calls(FORBIDDEN, "EPERM")?);
+        run.end()?;
+        Ok(times)
     }
-    for _ in 0..trials {
+
+    /// Microseconds of bare freezes, and from violations to proved freezes.
+    fn freezes(&self, policy: &Path) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (mut run, cgroup) = self.start("freezes", policy, &[])?;
+        let mut floor = Vec::with_capacity(self.trials);
+        for _ in 0..self.trials {
+            floor.push(bare(&cgroup)?);
+            self.violate(&mut run)?;
+            answered(&run.line()?, "EPERM")?;
+        }
+        let name = run.name.clone();
+        run.end()?;
+        let frozen = took(self.daemon, &name, "freeze")?;
+        if frozen.len() != self.trials {
+            bail!("{} violations, but {} freezes are on record as proved", self.trials, frozen.len());
+        }
+        Ok((floor, frozen))
+    }
+
+    /// Microseconds from violations to the latch, and how often the freeze came before the watcher had met it.
+    fn latches(&self, policy: &Path) -> Result<(Vec<f64>, usize)> {
+        let (mut run, _) = self.start("latches", policy, &["--watch", ALLOWED])?;
+        let (mut latched, mut missed) = (Vec::with_capacity(self.trials), 0);
+        for _ in 0..self.trials {
+            self.violate(&mut run)?;
+            // The two processes answer in any order.
+            for line in [run.line()?, run.line()?] {
+                match line.strip_prefix("latched ") {
+                    Some("missed") => missed += 1,
+                    Some(ns) => latched.push(ns.parse::<f64>().context("no time of a latch")? / 1e3),
+                    None => _ = answered(&line, "EPERM")?,
+                }
+            }
+        }
+        run.end()?;
+        Ok((latched, missed))
+    }
+
+    /// A run of the violator, with all its processes.
+    fn start(&self, what: &str, policy: &Path, more: &[&str]) -> Result<(Run, PathBuf)> {
+        let name = format!("{what}-{}", self.size);
+        let size = self.size.to_string();
+        let args = [&["--ask", "--processes", &size], more].concat();
+        let run = Run::start(self.daemon, policy, &name, &self.daemon.program("violator"), &args)?;
+        let cgroup = run.cgroup(self.daemon)?;
+        let wanted = self.size + usize::from(!more.is_empty());
+        interrupt::wait_for("the run's processes", PATIENCE, || {
+            let procs = fs::read_to_string(cgroup.join("cgroup.procs")).context("reading cgroup.procs")?;
+            Ok((procs.lines().count() == wanted).then_some(()))
+        })?;
+        Ok((run, cgroup))
+    }
+
+    /// One violation, waited for until the run is frozen, and thawed again.
+    fn violate(&self, run: &mut Run) -> Result<()> {
         interrupt::check()?;
-        times.floor.push(bare(&cgroup)?);
-        run.tell(VIOLATION)?;
+        run.tell(FORBIDDEN)?;
         // By the daemon's word, not the cgroup's: a thaw while it still verifies would be outrun by the freeze.
         interrupt::wait_for("the proved freeze", PATIENCE, || {
-            Ok((run.described(daemon)?["state"] == "frozen").then_some(()))
+            Ok((run.described(self.daemon)?["state"] == "frozen").then_some(()))
         })?;
-        shell::read(daemon.ctl(["thaw", &name, "--reason", "next trial"]).args(["--timeout", "10s"]))?;
-        refused(&run.line()?, "EPERM")?;
+        shell::read(self.daemon.ctl(["thaw", &run.name, "--reason", "next trial"]).args(["--timeout", "10s"]))
+            .map(|_| ())
     }
-    run.end()?;
-    times.latched = took(daemon, &name, LATCH)?;
-    times.frozen = took(daemon, &name, "freeze")?;
-    for (what, values) in [("latches", &times.latched), ("freezes", &times.frozen)] {
-        if values.len() != trials {
-            bail!("{trials} violations, but {} {what} are on record as proved", values.len());
-        }
-    }
-    Ok(times)
 }
 
 /// One connect of the run; nanoseconds that it took.
 fn call(run: &mut Run, to: &str, expected: &str) -> Result<f64> {
     run.tell(to)?;
-    refused(&run.line()?, expected)
+    answered(&run.line()?, expected)
 }
 
 /// The violator answers `ERRNO NANOSECONDS`.
-fn refused(line: &str, expected: &str) -> Result<f64> {
+fn answered(line: &str, expected: &str) -> Result<f64> {
     match line.split_once(' ') {
         Some((answer, ns)) if answer == expected => ns.parse().with_context(|| format!("no time in {line:?}")),
         _ => bail!("expected {expected}, the violator says {line:?}"),
