@@ -45,6 +45,7 @@ enum fs_run_flag {
 	FS_RUN_PORTS = 1 << 13,     /* there are bind or listen entries in force */
 	FS_RUN_BUDGETS = 1 << 14,   /* there are destination classes with budgets */
 	FS_RUN_DNS = 1 << 15,       /* the allow-list names hosts: answers are read */
+	FS_RUN_TREES = 1 << 16,     /* there are folders in force, by inode */
 };
 
 /* What a rule does where it matches; of several the highest holds. */
@@ -134,6 +135,7 @@ enum fs_key_what {
 	FS_KEY_BIND = 5,
 	FS_KEY_HOST = 6,   /* a: number of a host of the allow-list; of the map host_ports */
 	FS_KEY_DNS = 7,    /* a, b: address of a name server whose answers are believed, as it stands in the packet */
+	FS_KEY_TREE = 8,   /* as FS_KEY_INODE, of a folder: for all that is below it; 0, ~0: the strictest of all */
 };
 
 struct fs_key {

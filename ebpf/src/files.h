@@ -29,18 +29,30 @@ INLINE __u8 kind_of_file(__u64 file)
 
 INLINE bool judges_files(struct fs_run_cfg *run)
 {
-	return run->flags & (FS_RUN_PATHS | FS_RUN_INODES);
+	return run->flags & (FS_RUN_PATHS | FS_RUN_INODES | FS_RUN_TREES);
 }
 
-/* What the entries say of the file, by inode and, with the room's path filled, by name. */
-INLINE union effects file_effects(struct fs_run_cfg *run, __u64 file, struct room *r)
+/* What the entries say of what has no path at hand: by inode, its own and those of the folders around it. */
+INLINE union effects dentry_effects(struct fs_run_cfg *run, __u64 dentry)
 {
-	struct file *f = (struct file *)file;
+	struct dentry *d = (struct dentry *)dentry;
 	union effects all = { .word = 0 }, more;
 
 	if (run->flags & FS_RUN_INODES)
-		all.word = inode_effects(run->table, BPF_CORE_READ(f, f_inode, i_ino),
-					 BPF_CORE_READ(f, f_inode, i_sb, s_dev));
+		all.word = inode_effects(run->table, FS_KEY_INODE, BPF_CORE_READ(d, d_inode, i_ino),
+					 BPF_CORE_READ(d, d_inode, i_sb, s_dev));
+	if (run->flags & FS_RUN_TREES) {
+		more.word = tree_effects(run->table, dentry);
+		effects_max(&all, &more.e);
+	}
+	return all;
+}
+
+/* The same and, with the room's path filled, what they say by name. */
+INLINE union effects file_effects(struct fs_run_cfg *run, __u64 file, struct room *r)
+{
+	union effects all = dentry_effects(run, (__u64)BPF_CORE_READ((struct file *)file, f_path.dentry)), more;
+
 	if (run->flags & FS_RUN_PATHS && r) {
 		more.word = path_effects(run->table, r);
 		effects_max(&all, &more.e);
@@ -190,6 +202,84 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 	if (r)
 		room_give(r);
 	return result;
+}
+
+/* Refuses a change to the file behind the dentry: its own name, without the folders, is what is told. */
+INLINE int change(struct fs_run_cfg *run, __u64 dentry, __u8 effect)
+{
+	struct op o = { .what = FS_OP_OPEN, .via = FS_VIA_LSM, .effect = effect, .a = 1 };
+	struct dentry *d = (struct dentry *)dentry;
+	struct room *r;
+	int result;
+
+	o.key_a = BPF_CORE_READ(d, d_inode, i_ino);
+	o.key_b = BPF_CORE_READ(d, d_inode, i_sb, s_dev);
+	r = room_take();
+	if (r) {
+		const unsigned char *name = BPF_CORE_READ(d, d_name.name);
+
+		bpf_probe_read_kernel_str(r->path, FS_PATH_MAX, name);
+		o.path = r->path;
+	}
+	result = settle(run, &o);
+	if (r)
+		room_give(r);
+	return result;
+}
+
+/* A change without an open. */
+SEC("lsm/path_truncate")
+int BPF_PROG(fs_lsm_path_truncate, const struct path *path)
+{
+	struct fs_run_cfg *run = run_of_current();
+	__u64 dentry;
+	__u8 effect;
+
+	if (!run)
+		return 0;
+	dentry = (__u64)BPF_CORE_READ(path, dentry);
+	if (held(run) & FS_LATCH_STOP)
+		return change(run, dentry, FS_EFFECT_DENY);
+	if (!judges_files(run))
+		return 0;
+	effect = dentry_effects(run, dentry).e.write;
+	return effect ? change(run, dentry, effect) : 0;
+}
+
+INLINE bool weaker(__u8 there, __u8 here)
+{
+	return here >= FS_EFFECT_DENY && there < here;
+}
+
+/* The dentry gets another place: refused where what is forbidden of it would not be forbidden there. */
+INLINE int moves(struct fs_run_cfg *run, __u64 from, __u64 to)
+{
+	union effects here, there;
+	__u8 effect;
+
+	if (!(run->flags & FS_RUN_TREES))
+		return 0;
+	here.word = tree_effects(run->table, from);
+	if (!here.word)
+		return 0;
+	there.word = tree_effects(run->table, to);
+	if (!weaker(there.e.exec, here.e.exec) && !weaker(there.e.map, here.e.map) &&
+	    !weaker(there.e.read, here.e.read) && !weaker(there.e.write, here.e.write))
+		return 0;
+	effect = here.e.exec;
+	if (here.e.read > effect)
+		effect = here.e.read;
+	if (here.e.write > effect)
+		effect = here.e.write;
+	return change(run, from, effect);
+}
+
+SEC("lsm/inode_link")
+int BPF_PROG(fs_lsm_inode_link, struct dentry *old, struct inode *dir, struct dentry *new)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	return run ? moves(run, (__u64)old, (__u64)new) : 0;
 }
 
 INLINE int memory(struct fs_run_cfg *run, __u32 point)

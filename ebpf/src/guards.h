@@ -187,9 +187,12 @@ int BPF_PROG(fs_lsm_inode_rmdir, struct inode *dir)
 }
 
 SEC("lsm/inode_rename")
-int BPF_PROG(fs_lsm_inode_rename, struct inode *dir)
+int BPF_PROG(fs_lsm_inode_rename, struct inode *dir, struct dentry *old, struct inode *new_dir, struct dentry *new)
 {
-	return bpffs_guard(dir);
+	struct fs_run_cfg *run = run_of_current();
+	int result = bpffs_guard(dir);
+
+	return result || !run ? result : moves(run, (__u64)old, (__u64)new);
 }
 
 /* ---- privileges ----------------------------------------------------------------------------------- */

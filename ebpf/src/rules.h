@@ -5,7 +5,8 @@
  * write of fs_run_cfg that names its table. Masks in fs_run_cfg hold what needs no entry: calls and points.
  *
  * A path is the kernel's own (d_path): symbolic links, `..`, and /proc/self/fd lead to the same. Other names of the same
- * file (hard links, bind mounts) are found by the inode of each path that existed when the run began.
+ * thing (hard links, bind mounts, a root of its own) are found by inode, of each path that existed when the run began; of a
+ * folder, by going up from the file. Out of such a folder nothing is moved or linked.
  */
 #define EPERM 1
 #define POINT(n) (1ULL << (n))
@@ -262,12 +263,48 @@ static __noinline int path_effects(__u32 table, struct room *r)
 	return e ? *(int *)e : 0;
 }
 
-static __noinline int inode_effects(__u32 table, __u64 ino, __u64 dev)
+static __noinline int inode_effects(__u32 table, __u32 what, __u64 ino, __u64 dev)
 {
-	struct fs_key k = { .table = table, .what = FS_KEY_INODE, .a = ino, .b = dev };
+	struct fs_key k = { .table = table, .what = what, .a = ino, .b = dev };
 	struct fs_effects *e = bpf_map_lookup_elem(&keys, &k);
 
 	return e ? *(int *)e : 0;
+}
+
+#define TREE_DEPTH 64
+#define EACH_BYTE 0x01010101U
+
+/* Effects of which each has set all lower bits too, so that OR gives the stricter of two without a branch: with branches the
+ * loop below would have more ways through it than a verifier can look at. */
+INLINE __u32 filled(__u32 word)
+{
+	__u32 low = word & EACH_BYTE, high = word >> 1 & EACH_BYTE;
+
+	return (low | high) | high << 1 | (low & high) << 2;
+}
+
+INLINE __u32 unfilled(__u32 word)
+{
+	return (word & EACH_BYTE) + (word >> 1 & EACH_BYTE) + (word >> 2 & EACH_BYTE);
+}
+
+/* What the entries say of the folders around the dentry, itself included, as a word. Mounts do not matter: the way up is
+ * within the file system. What lies too deep to be told meets the strictest of all. */
+static __noinline int tree_effects(__u32 table, __u64 dentry)
+{
+	__u32 all = 0;
+
+	for (int i = 0; i < TREE_DEPTH; i++) {
+		struct dentry *d = (struct dentry *)dentry;
+		__u64 up = (__u64)BPF_CORE_READ(d, d_parent);
+
+		all |= filled(inode_effects(table, FS_KEY_TREE, BPF_CORE_READ(d, d_inode, i_ino),
+					    BPF_CORE_READ(d, d_inode, i_sb, s_dev)));
+		if (!up || up == dentry)
+			return unfilled(all);
+		dentry = up;
+	}
+	return inode_effects(table, FS_KEY_TREE, 0, ~0ULL);
 }
 
 /* ---- making processes ----------------------------------------------------------------------------- */

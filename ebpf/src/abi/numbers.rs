@@ -34,6 +34,8 @@ pub mod run_flag {
     pub const BUDGETS: u32 = 1 << 14;
     /// The allow-list names hosts.
     pub const DNS: u32 = 1 << 15;
+    /// There are folders in force, by inode.
+    pub const TREES: u32 = 1 << 16;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
@@ -72,6 +74,8 @@ pub mod key_what {
     pub const HOST: u32 = 6;
     /// A name server.
     pub const DNS: u32 = 7;
+    /// A folder's inode, for all that is below it; 0 and `u64::MAX`: the strictest of all.
+    pub const TREE: u32 = 8;
 }
 
 /// What else than a call a rule can speak of (`enum fs_point`).

@@ -183,7 +183,6 @@ pub const FLOOD: &[Row] = &[
 const ROOT: Come = Leak("a run as root");
 const ALIAS: Come = Leak("a deny-list of paths");
 const LOADER: Come = Leak("a program started by the loader");
-const TRUNCATE: Come = Leak("`truncate` of a path");
 const OPENS: Come = Leak("files opened by another name");
 
 /// The daemon. For nobody the kernel's permissions must do it, and the control is root's: here and in the next two.
@@ -241,7 +240,7 @@ pub const EXEC: &[Row] = &[
 pub const PATHS: &[Row] = &[
     row("open", Both, Contained, Blocked),
     row("open-to-write", Both, Contained, Blocked),
-    row("truncate", Both, OPENS, TRUNCATE),
+    row("truncate", Both, OPENS, Blocked),
     row("openat2", Both, Contained, Blocked),
     row("open-through-io-uring", Both, OPENS, Blocked),
     row("open-through-io-uring-worker", Both, OPENS, Blocked),
@@ -251,6 +250,7 @@ pub const PATHS: &[Row] = &[
     row("open-by-descriptor", Both, Contained, Blocked),
     row("open-by-hard-link", Both, OPENS, Blocked),
     row("open-by-renamed-folder", Both, OPENS, Blocked),
+    row("open-by-moved-file", Both, OPENS, Blocked),
     row("open-by-bind-mount", Root, OPENS, Blocked),
     row("open-by-mount-clone", Root, OPENS, Blocked),
     row("open-by-new-root", Root, OPENS, Blocked),

@@ -89,6 +89,8 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_device", "cgroup/dev", Group::Device),
     spec("fs_lsm_bprm_check_security", "lsm/bprm_check_security", Group::Lsm),
     spec("fs_lsm_file_open", "lsm/file_open", Group::Lsm),
+    spec("fs_lsm_path_truncate", "lsm/path_truncate", Group::Lsm),
+    spec("fs_lsm_inode_link", "lsm/inode_link", Group::Lsm),
     spec("fs_lsm_mmap_file", "lsm/mmap_file", Group::Lsm),
     spec("fs_lsm_file_mprotect", "lsm/file_mprotect", Group::Lsm),
     spec("fs_lsm_ptrace_access_check", "lsm/ptrace_access_check", Group::Lsm),

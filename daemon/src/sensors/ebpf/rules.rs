@@ -176,6 +176,7 @@ impl FoldedRules {
         let bits = [
             (!self.paths.is_empty(), run_flag::PATHS),
             (has(&[key_what::INODE]), run_flag::INODES),
+            (has(&[key_what::TREE]), run_flag::TREES),
             (has(&[key_what::FAMILY]), run_flag::FAMILIES),
             (has(&[key_what::LISTEN, key_what::BIND]), run_flag::PORTS),
         ];
@@ -254,6 +255,9 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
         for file in existing(&rule.pattern, root) {
             enter_file(rules, &file, root, &mut out);
         }
+        if rule.pattern.prefix && rule.pattern.path.ends_with('/') {
+            enter_folder(rules, &rule.pattern.path, root, &mut out);
+        }
     }
     let one = |e: Effect| Effects { read: e.byte(), ..NOTHING };
     for (family, e) in &rules.families {
@@ -294,10 +298,21 @@ fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
     if is_device(&meta) {
         out.raise(device_key(&meta), effects);
     } else {
-        // As the kernel has it: 12 bits of major above 20 of minor.
-        let (major, minor) = (libc::major(meta.dev()), libc::minor(meta.dev()));
-        out.raise((key_what::INODE, meta.ino(), u64::from(major) << 20 | u64::from(minor)), effects);
+        out.raise((key_what::INODE, meta.ino(), device_of(&meta)), effects);
     }
+}
+
+/// Whatever name or mount leads below the folder: what is said of all paths that begin with it, its `/` included.
+fn enter_folder(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
+    let Ok(meta) = fs::metadata(below(root, path)) else { return };
+    let effects = named(rules, |pattern| pattern.prefix && path.starts_with(&pattern.path));
+    out.raise((key_what::TREE, meta.ino(), device_of(&meta)), effects);
+    out.raise((key_what::TREE, 0, u64::MAX), effects);
+}
+
+/// The device that a file is on, as the kernel has it: 12 bits of major above 20 of minor.
+fn device_of(meta: &fs::Metadata) -> u64 {
+    u64::from(libc::major(meta.dev())) << 20 | u64::from(libc::minor(meta.dev()))
 }
 
 fn device_key(meta: &fs::Metadata) -> NumberKey {
@@ -365,6 +380,27 @@ mod tests {
         let folded = fold(&null, Path::new("/"));
         assert_eq!(folded.numbers.keys().next(), Some(&(key_what::DEVICE, 2 << 32 | 1, 3)));
         assert!(folded.has_devices());
+    }
+
+    #[test]
+    fn a_folder_that_exists_is_entered_by_inode_with_all_that_is_said_of_what_is_below_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("data/out")).unwrap();
+        let rules = Rules {
+            paths: vec![
+                rule("/data/", true, Use::Write, Effect::Deny),
+                rule("/data/out/", true, Use::Read, Effect::Observe),
+                rule("/data/out/x", true, Use::Read, Effect::Stop),
+                rule("/gone/", true, Use::Read, Effect::Stop),
+            ],
+            ..Rules::default()
+        };
+        let folded = fold(&rules, dir.path());
+        let meta = std::fs::metadata(dir.path().join("data/out")).unwrap();
+        let both = Effects { write: effect::DENY, read: effect::OBSERVE, ..NOTHING };
+        assert_eq!(folded.numbers[&(key_what::TREE, meta.ino(), device_of(&meta))], both);
+        assert_eq!(folded.numbers[&(key_what::TREE, 0, u64::MAX)], both, "of those that exist the strictest");
+        assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES);
     }
 
     fn any_path() -> impl Strategy<Value = String> {

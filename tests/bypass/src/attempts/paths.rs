@@ -35,6 +35,7 @@ pub(super) const ALL: &[Attempt] = &[
     ("open-by-descriptor", open_by_descriptor),
     ("open-by-hard-link", open_by_hard_link),
     ("open-by-renamed-folder", open_by_renamed_folder),
+    ("open-by-moved-file", open_by_moved_file),
     ("open-by-bind-mount", open_by_bind_mount),
     ("open-by-mount-clone", open_by_mount_clone),
     ("open-by-new-root", open_by_new_root),
@@ -104,6 +105,12 @@ fn open_by_renamed_folder(scene: &Scene) -> Result<()> {
     let new = work(scene, "renamed")?;
     fs::rename(folder.context("no folder")?, &new).context("rename")?;
     read(&new.join(name.context("no name")?))
+}
+
+fn open_by_moved_file(scene: &Scene) -> Result<()> {
+    let new = work(scene, "moved")?;
+    fs::rename(scene.path()?, &new).context("rename")?;
+    read(&new)
 }
 
 /// A folder of the attempt's own to mount on, in a mount namespace of its own.
