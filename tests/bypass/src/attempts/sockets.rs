@@ -200,14 +200,14 @@ fn handed_in(scene: &Scene) -> Result<()> {
     let mut vectors = [IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!(i32);
     let got = recvmsg::<()>(giver.as_raw_fd(), &mut vectors, Some(&mut space), MsgFlags::empty()).context("recvmsg")?;
+    if got.flags.contains(MsgFlags::MSG_CTRUNC) {
+        // There was room for it: that is how the kernel says that it kept the socket back.
+        return Err(io::Error::from_raw_os_error(libc::EPERM)).context("recvmsg gave no socket");
+    }
     let fd = got.cmsgs().context("control messages")?.find_map(|message| match message {
         ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
         _ => None,
     });
-    if got.flags.contains(MsgFlags::MSG_CTRUNC) && fd.is_none() {
-        // That is how the kernel says that it kept the socket back.
-        return Err(io::Error::from_raw_os_error(libc::EPERM)).context("recvmsg gave no socket");
-    }
     let socket = sys::inherited(fd.context("no socket came")?).context("taking the socket")?;
     net::send_to(&socket, scene.message(), 0, &net::bytes_of(scene.to()?)).context("sendto")?;
     Ok(())

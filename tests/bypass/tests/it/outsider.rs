@@ -6,6 +6,8 @@ use std::{
     fs,
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// A process outside every run; killed on drop.
@@ -50,6 +52,19 @@ pub fn status(pid: u32, name: &str) -> Result<String> {
     let mut lines = text.lines().filter_map(|line| line.split_once(":\t"));
     let (_, value) = lines.find(|(key, _)| *key == name).with_context(|| format!("no {name} in a status"))?;
     Ok(value.to_owned())
+}
+
+/// Within this a signal has done what it does.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Whether a process comes to this state soon: its threads end, or stop, one after the other.
+pub fn becomes(pid: u32, state: char) -> bool {
+    let is = || status(pid, "State").is_ok_and(|s| s.starts_with(state));
+    let end = Instant::now() + SOON;
+    while !is() && Instant::now() < end {
+        thread::yield_now();
+    }
+    is()
 }
 
 /// Which namespace of this kind a process is in.

@@ -2,7 +2,7 @@
 
 use crate::{
     inside::Inside,
-    outsider::status,
+    outsider::{becomes, status},
     report::Report,
     trial::{Role, Seen, Stage, act, compare, lsm},
     witness::Witness,
@@ -15,12 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{
-    fs,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
 #[test]
 fn the_daemon() -> Result<()> {
@@ -64,9 +59,6 @@ fn judged(subject: &str, rows: &[Row]) -> Result<()> {
     report.close()
 }
 
-/// Within this a signal has done what it does.
-const SOON: Duration = Duration::from_secs(1);
-
 struct Own {
     witness: Witness,
     token: String,
@@ -77,18 +69,6 @@ impl Own {
     fn new(node: &Node) -> Result<Own> {
         let daemon = u32::try_from(node.pid()?)?;
         Ok(Own { witness: Witness::new()?, token: String::new(), daemon })
-    }
-}
-
-impl Own {
-    /// Whether the daemon comes to this state soon: its threads end, or stop, one after the other.
-    fn becomes(&self, state: char) -> bool {
-        let is = || status(self.daemon, "State").is_ok_and(|s| s.starts_with(state));
-        let end = Instant::now() + SOON;
-        while !is() && Instant::now() < end {
-            thread::yield_now();
-        }
-        is()
     }
 }
 
@@ -119,8 +99,8 @@ impl Stage for Own {
     fn happened(&mut self, node: &Node, row: &Row, _: &Inside) -> Result<Option<String>> {
         let when = |is: bool, what: &str| Ok(is.then(|| what.to_owned()));
         match row.attempt {
-            "kill-daemon" => when(self.becomes('Z'), "the daemon is dead"),
-            "stop-daemon" => when(self.becomes('T'), "the daemon stands"),
+            "kill-daemon" => when(becomes(self.daemon, 'Z'), "the daemon is dead"),
+            "stop-daemon" => when(becomes(self.daemon, 'T'), "the daemon stands"),
             "trace-daemon" => when(status(self.daemon, "TracerPid")? != "0", "the daemon is traced"),
             "remove-pins" => when(count(node.pins()) == 0, "no pins"),
             "mount-over-pins" => {
@@ -138,6 +118,10 @@ impl Stage for Own {
     /// There may be no daemon to ask, and no log.
     fn stopped(&self, _: &Node, run: &Inside) -> Result<bool> {
         frozen(run.cgroup())
+    }
+
+    fn denied(&self, _: &Node, _: &Inside) -> Result<bool> {
+        Ok(false)
     }
 
     fn tidy(&mut self, node: &mut Node) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::{
     inside::Inside,
-    outsider::{Outsider, namespace},
+    outsider::{Outsider, becomes, namespace},
     trial::{Stage, judge},
     witness::Witness,
 };
@@ -125,7 +125,7 @@ impl Stage for Around {
             "write-memory-outside" | "write-memory-file-outside" => {
                 when(self.neighbour()?.arguments()?.contains("666"), "the neighbour's memory")
             }
-            "signal-outside" => when(self.neighbour()?.status("State")?.starts_with('T'), "the neighbour stands"),
+            "signal-outside" => when(becomes(self.neighbour()?.pid(), 'T'), "the neighbour stands"),
             "daemonise" => self.witness.since(&self.token),
             "unshare-user" | "clone-user" => self.moved(run, "user"),
             "unshare-mounts" => self.moved(run, "mnt"),

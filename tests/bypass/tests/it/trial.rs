@@ -53,6 +53,13 @@ pub trait Stage {
         Ok(done && !self.at_large()?)
     }
 
+    /// Whether a decision is on record on something that the kernel refused.
+    fn denied(&self, node: &Node, run: &Inside) -> Result<bool> {
+        let refused = |seen: &Value| seen["value"]["Event"].to_string().contains(r#""verdict":"Denied""#);
+        let is = |e: &Value| e["body"]["decision"]["values"].as_array().is_some_and(|seen| seen.iter().any(refused));
+        Ok(run.events(node)?.iter().any(is))
+    }
+
     /// Puts right what the attempt did; called after each.
     fn tidy(&mut self, _: &mut Node) -> Result<()> {
         Ok(())
@@ -65,6 +72,8 @@ pub struct Seen {
     answer: String,
     happened: Option<String>,
     stopped: bool,
+    /// A decision is on record on something that the kernel refused.
+    denied: bool,
 }
 
 /// Whether LSM programs are loaded on this node.
@@ -111,8 +120,10 @@ pub fn compare(expected: Come, race: bool, mut act: impl FnMut(Role) -> Result<S
         format!("{}{}", seen.answer, seen.happened.as_ref().map(|h| format!("; seen: {h}")).unwrap_or_default());
     let come = match (&seen.happened, seen.stopped) {
         // Frozen, or brought back, before it came so far.
-        (None, true) if expected == Come::Contained || !refused(&seen.answer) => Come::Contained,
-        (None, _) if refused(&seen.answer) => Come::Blocked,
+        (None, true) if expected == Come::Contained => Come::Contained,
+        // Frozen for what was refused, the attempt may not have come to say so.
+        (None, _) if refused(&seen.answer) || seen.denied => Come::Blocked,
+        (None, true) => Come::Contained,
         (None, _) => bail!("it was not seen outside, but nothing says that it was refused: {seen:?}"),
         (Some(_), true) => Come::Contained,
         (Some(_), false) => Come::Leak(""),
@@ -163,8 +174,9 @@ fn watch(node: &Node, row: &Row, role: Role, lsm: bool, stage: &mut impl Stage, 
         }
     };
     let stopped = stopped || (role == Role::Bound && stage.stopped(node, run)?);
+    let denied = role == Role::Bound && stage.denied(node, run)?;
     let happened = stage.happened(node, row, run)?;
     let said = run.output();
     let answer = said.lines().find_map(|line| line.strip_prefix("ANSWER ")).unwrap_or("no answer").to_owned();
-    Ok(Seen { answer, happened, stopped })
+    Ok(Seen { answer, happened, stopped, denied })
 }
