@@ -20,6 +20,7 @@ use toml::Spanned;
 pub(super) struct ScenarioTable {
     pub(super) clock: Option<Spanned<ClockKind>>,
     pub(super) clock_file: Option<Spanned<PathBuf>>,
+    pub(super) live: Option<bool>,
     #[serde(default)]
     pub(super) driver: Driver,
     #[serde(default)]
