@@ -73,6 +73,8 @@ pub enum Message {
     Control(Control, tokio::sync::mpsc::UnboundedSender<Answer>),
     /// Of the node's health.
     Health(health::Message),
+    /// From the kernel's log.
+    Kernel(Box<klog::Message>),
     /// From an actuator.
     Told(Told),
     /// Stop.
@@ -96,6 +98,8 @@ pub struct Parts {
     pub recording_max_bytes: u64,
     /// The health of the node.
     pub health: health::Keeper,
+    /// This boot's id.
+    pub boot_id: String,
 }
 
 /// The pipeline.
@@ -184,6 +188,7 @@ impl Pipeline {
             }
             Message::Control(control, tell) => self.control(control, tell),
             Message::Health(message) => self.parts.health.message(message),
+            Message::Kernel(message) => self.kernel_says(*message),
             Message::Told(Told::Outcome(outcome)) => {
                 let status = self.runs.get(&outcome.decision.run).map(|r| r.status().clone()).unwrap_or_default();
                 // A thaw that gave way to a later freeze says nothing of what that one has proved.
