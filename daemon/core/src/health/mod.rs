@@ -19,7 +19,7 @@ mod xids;
 
 pub use level::{Change, Level, Reason, Target};
 pub use order::{Fact, NoSuchGpu, Order, OrderKind};
-pub use place::{Placement, Wanted};
+pub use place::{Closed, Placement, Wanted};
 
 use crate::{
     event::Event,

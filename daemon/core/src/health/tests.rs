@@ -277,6 +277,27 @@ fn placement_says_yes_or_why_not() {
     assert!(!seen().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new()).placeable, "a stale answer is no yes");
 }
 
+#[test]
+fn nothing_is_started_on_what_is_draining_or_unhealthy_without_a_word() {
+    let mut h = seen();
+    let (a, both) = ([gpu("a")].into(), [gpu("a"), gpu("b")].into());
+    h.take(&value("a", Kind::GpuRemappedRowsPending, 1, s(2)));
+    h.take(&gap(Some("b"), true, s(2)));
+    assert!(h.view().closed(&both).is_empty(), "degraded, and not seen");
+    h.take(&xid("a", 79, s(3)));
+    h.order(&order(OrderKind::Cordon, Target::Gpu(gpu("b"))), s(3)).unwrap();
+    let closed = h.view().closed(&both);
+    assert_eq!(closed.iter().map(|c| c.level).collect::<Vec<_>>(), [Level::Unhealthy, Level::Draining]);
+    assert!(closed[0].to_string().starts_with("GPU-a is unhealthy: XID 79"), "{}", closed[0]);
+    assert!(!closed[0].why.contains("remapped"), "what only degrades it is no reason: {}", closed[0]);
+    assert_eq!(closed[1].to_string(), "GPU-b is draining: cordoned by user 0 (admin): test");
+    h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(4)).unwrap();
+    assert!(h.view().closed(&a).is_empty());
+    h.order(&order(OrderKind::Cordon, Target::Node), s(5)).unwrap();
+    assert_eq!(h.view().closed(&a)[0].target, Target::Node);
+    assert!(h.view().closed(&BTreeSet::new()).is_empty(), "work without a GPU is none of this");
+}
+
 fn over_a_restart(h: &Health) -> Health {
     health(serde_json::from_str(&serde_json::to_string(&h.keep()).unwrap()).unwrap())
 }
