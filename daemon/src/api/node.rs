@@ -30,6 +30,8 @@ pub struct GpuProcessView {
     pub memory: Option<u64>,
     /// The run it belongs to.
     pub run: Option<RunId>,
+    /// Percent of the SMs' time that was its lately; `None` where the GPU does not tell it, or it is alone there.
+    pub sm: Option<u32>,
 }
 
 /// A GPU as it was last sampled.

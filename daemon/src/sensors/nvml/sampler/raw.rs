@@ -286,6 +286,41 @@ pub fn processes(device: &Device<'_>, work: Work) -> Result<Vec<ProcessInfo>, Nv
     }
 }
 
+/// `nvmlProcessUtilizationSample_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ProcessUse {
+    pub pid: u32,
+    /// Microseconds of the CPU's clock.
+    pub at: u64,
+    /// Percent of the streaming multiprocessors' time.
+    pub sm: u32,
+    memory: u32,
+    encoder: u32,
+    decoder: u32,
+}
+
+/// `nvmlDeviceGetProcessUtilization`: what processes did since the time stamp of the last sample that was read. Nothing where
+/// none did anything.
+pub fn process_use(device: &Device<'_>, since: u64) -> Result<Vec<ProcessUse>, NvmlError> {
+    let mut list = vec![ProcessUse::default(); FEW];
+    loop {
+        let mut count = u32::try_from(list.len()).map_err(|_| NvmlError::InvalidArg)?;
+        match call!(device, nvmlDeviceGetProcessUtilization, list.as_mut_ptr().cast(), &raw mut count, since) {
+            Err(NvmlError::NotFound) => return Ok(Vec::new()),
+            Err(NvmlError::InsufficientSize(_)) if list.len() < MOST => {
+                let room = usize::try_from(count).unwrap_or(usize::MAX).max(list.len()).saturating_add(FEW).min(MOST);
+                list.resize(room, ProcessUse::default());
+            }
+            Err(error) => return Err(error),
+            Ok(()) => {
+                list.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+                return Ok(list);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +366,7 @@ mod tests {
             sec_ded = "volatileUncSecDed", corrected = "volatileCor", threshold_exceeded = "bThresholdExceeded");
         held!(ProcessInfo as "nvmlProcessInfo_v2_t": pid = "pid", memory = "usedGpuMemory",
             gpu_instance = "gpuInstanceId", compute_instance = "computeInstanceId");
+        held!(ProcessUse as "nvmlProcessUtilizationSample_t": pid = "pid", at = "timeStamp", sm = "smUtil");
         held!(SpareRows as "nvmlRowRemapperHistogramValues_t": none = "none");
         held!(FabricInfo as "nvmlGpuFabricInfo_v2_t": version = "version", cluster = "clusterUuid", status = "status",
             clique = "cliqueId", state = "state", health = "healthMask");

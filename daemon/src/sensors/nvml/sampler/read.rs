@@ -85,6 +85,7 @@ pub struct Reader {
     limit: Option<u32>,
     gpm: Option<GpmSample<'static>>,
     lists: processes::Lists,
+    uses: processes::Uses,
     sample: Sample,
     standing: Standing,
 }
@@ -107,6 +108,7 @@ impl Reader {
             limit: None,
             gpm: None,
             lists: processes::Lists::default(),
+            uses: processes::Uses::default(),
             sample: Sample::default(),
             standing: Standing::Well,
         }
@@ -146,6 +148,7 @@ impl Reader {
         (self.second, self.slow, self.rare) = (Due(now), Due(now), Due(now));
         self.gpm = None;
         self.lists = processes::Lists::default();
+        self.uses = processes::Uses::default();
     }
 
     /// Calls NVML under the function's name and files the signals that the answer holds; `None` when none of them is to be

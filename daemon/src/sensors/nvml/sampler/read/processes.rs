@@ -23,6 +23,17 @@ type Ask = (&'static str, ProcessKind, Work);
 /// The last answer of each list.
 pub(super) type Lists = [Option<List>; 3];
 
+/// What processes did lately, where the GPU tells it.
+#[derive(Default)]
+pub(super) struct Uses {
+    /// Percent of the SMs' time by pid; none where the GPU does not tell it, or nobody asked.
+    sm: Option<BTreeMap<u32, u32>>,
+    /// The time stamp of the last sample that was read.
+    seen: u64,
+    /// The GPU does not tell it.
+    absent: bool,
+}
+
 const LISTS: [Ask; 3] = [
     ("nvmlDeviceGetComputeRunningProcesses_v3", ProcessKind::Compute, Work::Compute),
     ("nvmlDeviceGetMPSComputeRunningProcesses_v3", ProcessKind::Mps, Work::Mps),
@@ -41,6 +52,37 @@ impl Reader {
         let lists = std::mem::take(&mut self.lists);
         self.processes_of(&lists);
         self.lists = lists;
+        // What is alone on its GPU does all that is done there.
+        if self.sample.processes.len() < 2 {
+            self.uses.sm = None;
+        } else if second && !self.uses.absent {
+            self.who_does_what();
+        }
+        if let Some(sm) = &self.uses.sm {
+            for process in &mut self.sample.processes {
+                process.sm = Some(sm.get(&process.pid).copied().unwrap_or(0));
+            }
+        }
+    }
+
+    fn who_does_what(&mut self) {
+        let since = self.uses.seen;
+        match self.ask("nvmlDeviceGetProcessUtilization", |d| raw::process_use(d, since)) {
+            Ok(list) => {
+                self.uses.seen = list.iter().map(|it| it.at).fold(since, u64::max);
+                let mut sm: BTreeMap<u32, u32> = BTreeMap::new();
+                // Of several samples of a process the greatest: they are of times that overlap.
+                for it in list {
+                    let share = sm.entry(it.pid).or_default();
+                    *share = (*share).max(it.sm.min(100));
+                }
+                self.uses.sm = Some(sm);
+            }
+            Err(error) => {
+                self.uses.sm = None;
+                self.uses.absent = is_absence(&error);
+            }
+        }
     }
 
     fn processes_of(&mut self, lists: &Lists) {
@@ -90,5 +132,6 @@ fn told(process: &ProcessInfo, kind: ProcessKind) -> GpuProcess {
         kind,
         gpu_instance: instance(process.gpu_instance),
         compute_instance: instance(process.compute_instance),
+        sm: None,
     }
 }
