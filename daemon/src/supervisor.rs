@@ -142,6 +142,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         node,
         health,
         node_health,
+        nvml: gpus.control(),
+        resets: Arc::default(),
         boot_id,
         started_ns,
         config,

@@ -305,9 +305,12 @@ impl Runs {
     }
 
     async fn begin(&self, wanted: Wanted, place: Place, repair: Vec<String>) -> Result<Arc<LiveRun>, Status> {
-        let (registry, boot_id) = (self.0.registry.clone(), self.0.boot_id.clone());
-        let made = blocking(move || registry.make(wanted, place, &boot_id)).await?;
-        let live = made.map_err(|e| convert::start_error(&e))?;
+        let context = self.0.clone();
+        let made = blocking(move || {
+            let _no_reset = context.resets.none_of(&wanted.gpus)?;
+            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id))
+        });
+        let live = made.await??.map_err(|e| convert::start_error(&e))?;
         let (done, wait) = tokio::sync::oneshot::channel();
         self.send(Message::Started { live: live.clone(), repair, done }).await?;
         wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
