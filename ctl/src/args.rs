@@ -145,6 +145,9 @@ pub struct NewRun {
     /// A GPU of the run, may be repeated.
     #[arg(long = "gpu", value_name = "UUID|INDEX|all")]
     pub gpus: Vec<String>,
+    /// Start although a GPU, or the node, is cordoned or unhealthy: to repair it. Root and the administrators' group may.
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// `run`.

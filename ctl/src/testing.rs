@@ -74,7 +74,10 @@ impl Log {
             contained: Contained::default(),
         };
         let mut log = Log::default();
-        log.add(0, Record::RunStarted { run, policy_name: "ml-train v3".into(), broken: Vec::new() });
+        log.add(
+            0,
+            Record::RunStarted { run, policy_name: "ml-train v3".into(), broken: Vec::new(), repair: Vec::new() },
+        );
         log
     }
 }

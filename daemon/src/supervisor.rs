@@ -10,7 +10,7 @@ use crate::{
     api::{self, Context, NodeView, Roles, SensorView},
     config::{Catalogues, Config},
     log::LogOwner,
-    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, recording::Recordings, translate},
+    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate},
     platform::{CgroupRoot, clock},
     runs::{
         Registry,
@@ -94,6 +94,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let health = Keeper::open(state_dir, log.clone(), catalogues.xids, !config.nvml.disabled, interval)
         .context("cannot start the health's thread")?;
     let node_health = health.shared();
+    let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
     let parts = Parts {
         registry: registry.clone(),
         log: log.clone(),
@@ -101,6 +102,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         recordings,
         recording_max_bytes: config.recording_max_bytes,
         health,
+        boot_id: boot_id.clone(),
     };
     let (ended, mut any_ended) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
     let watchdog = systemd::Watchdog::new();
@@ -128,7 +130,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
     record_nvml(&log, &node);
     let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node)?;
-    let kmsg = pipeline::klog::start(&config, catalogues.lines, &pipeline, &node);
+    let kmsg = klog::start(&config, catalogues.lines, &log_before, &pipeline, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 
     let context = Arc::new(Context {
@@ -140,6 +142,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         node,
         health,
         node_health,
+        nvml: gpus.control(),
+        resets: Arc::default(),
         boot_id,
         started_ns,
         config,

@@ -61,11 +61,23 @@ fn every_function_is_called_timed_and_answered_or_named() -> Result<()> {
         let called = call(&report, 0, name, &[]).is_some()
             || report["gpus"][0]["calls"].as_array().into_iter().flatten().any(|it| it["function"] == name)
             || report["system"].as_array().into_iter().flatten().any(|it| it["function"] == name)
-            || name == "nvmlDeviceGetFieldValues";
+            || report["gpus"][0]["fields"]["function"] == name;
         ensure!(called || not_called.contains(name), "{name} is nowhere in the report");
         ensure!(!absent.contains(name), "{name} is there, but is said to be absent");
     }
     ensure!(absent.contains("nvmlDeviceSetPowerManagementLimit"), "{absent:?}");
+
+    // Every call is in the sum of answers, that for all fields too; a function counts once.
+    let calls = || {
+        let gpus = report["gpus"].as_array().into_iter().flatten();
+        let of_gpus = gpus.flat_map(|gpu| gpu["calls"].as_array().into_iter().flatten().chain([&gpu["fields"]]));
+        report["system"].as_array().into_iter().flatten().chain(of_gpus)
+    };
+    let told: u64 = report["answers"].as_object().context("no answers")?.values().filter_map(Value::as_u64).sum();
+    ensure!(told == calls().count() as u64, "{} calls, {}", calls().count(), report["answers"]);
+    let names: BTreeSet<&str> = calls().filter_map(|call| call["function"].as_str()).collect();
+    let never = absent.iter().filter(|name| !names.contains(name.as_str())).count();
+    ensure!(report["functions"]["known"] == names.len() + never + not_called.len(), "{}", report["functions"]["known"]);
     Ok(())
 }
 

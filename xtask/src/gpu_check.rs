@@ -91,7 +91,7 @@ fn summary(report: &Value) -> String {
     let word = |name: &str| report[name].as_str().unwrap_or("?").to_owned();
     let mut lines = vec![format!("gpu-check: {kind}; driver {}, NVML {}", word("driver"), word("nvml"))];
     for gpu in report["gpus"].as_array().into_iter().flatten() {
-        let calls = gpu["calls"].as_array().map_or(&[][..], Vec::as_slice);
+        let calls: Vec<&Value> = gpu["calls"].as_array().into_iter().flatten().chain(gpu.get("fields")).collect();
         let name =
             calls.iter().find(|call| call["function"] == "nvmlDeviceGetName").and_then(|call| call["value"].as_str());
         let slowest = calls.iter().max_by_key(|call| call["us"].as_u64());
@@ -122,7 +122,7 @@ mod tests {
         let report = serde_json::json!({
             "simulated": true, "driver": "1.2", "nvml": "3", "answers": { "Success": 1, "Not Supported": 1 },
             "functions": { "known": 9, "absent": ["a"], "not_called": [] },
-            "gpus": [{ "index": 0, "fields": { "values": { "1": 0 } }, "calls": [
+            "gpus": [{ "index": 0, "fields": { "function": "nvmlDeviceGetFieldValues", "answer": "Success", "values": { "1": 0 } }, "calls": [
                 { "function": "nvmlDeviceGetName", "answer": "Success", "value": "X1", "us": 5 },
                 { "function": "nvmlDeviceGetFanSpeed", "answer": "Not Supported", "us": 9 },
             ] }],
@@ -130,7 +130,7 @@ mod tests {
         let text = summary(&report);
         assert!(
             text.contains("simulated: this says nothing of a GPU")
-                && text.contains("X1: 1 of 2 calls answered, 1 fields")
+                && text.contains("X1: 2 of 3 calls answered, 1 fields")
         );
         assert!(text.contains("slowest \"nvmlDeviceGetFanSpeed\" 9 us") && text.contains("1 of 9 known functions"));
     }

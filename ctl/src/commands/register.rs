@@ -21,6 +21,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
         policy_toml,
         policy_file: file_name(&args.new.policy),
         gpus: args.new.gpus.clone(),
+        repair: args.new.repair,
         target,
     };
     let run = block_on(async {

@@ -33,6 +33,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         policy_toml,
         policy_file: file_name(&args.new.policy),
         gpus: args.new.gpus.clone(),
+        repair: args.new.repair,
         owner_uid: Some(user.uid()),
     };
     // The event loop and the connection end with this block; what is left of them is close-on-exec.

@@ -55,10 +55,14 @@ fn record_summary(record: &Record) -> String {
             format!("failsafed {version} started on kernel {kernel}{blind}")
         }
         Record::DaemonStopped => "failsafed stopped on purpose".to_owned(),
-        Record::RunStarted { run, policy_name, broken } => {
-            let broken = if broken.is_empty() { String::new() } else { format!("; NOT KEPT: {}", broken.join("; ")) };
+        Record::RunStarted { run, policy_name, broken, repair } => {
+            let list = |what: &str, all: &[String]| match all {
+                [] => String::new(),
+                all => format!("; {what}: {}", all.join("; ")),
+            };
+            let (broken, repair) = (list("NOT KEPT", broken), list("FOR REPAIR", repair));
             format!(
-                "{} started for user {} in cgroup {}, pinned to {policy_name} ({}){broken}",
+                "{} started for user {} in cgroup {}, pinned to {policy_name} ({}){broken}{repair}",
                 run.name,
                 run.owner_uid,
                 run.cgroup,
@@ -235,7 +239,7 @@ fn weight(entry: &Logged) -> Weight {
             Level::Degraded | Level::Unknown | Level::Draining => Weight::Warn,
         },
         Some(Record::PolicyRefused { .. } | Record::GpuReset { done: Some(false), .. }) => Weight::Warn,
-        Some(Record::RunStarted { broken, .. }) if !broken.is_empty() => Weight::Warn,
+        Some(Record::RunStarted { broken, repair, .. }) if !broken.is_empty() || !repair.is_empty() => Weight::Warn,
         None if matches!(entry.kind.as_str(), "gap" | "recovered") => Weight::Warn,
         _ => Weight::Plain,
     }

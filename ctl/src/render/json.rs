@@ -36,7 +36,29 @@ pub fn run(run: &pb::Run) -> Value {
         "events_lost": run.events_lost,
         "syscalls_via": run.syscalls_via,
         "frozen_ms": run.frozen_ms,
+        "gpu_use": run.gpu_use.iter().map(gpu_use).collect::<Vec<_>>(),
     })
+}
+
+fn gpu_use(used: &pb::GpuUse) -> Value {
+    json!({
+        "gpu": used.gpu,
+        "utilization_mpct": used.utilization_mpct,
+        "memory_bytes": used.memory_bytes,
+        "time_us": used.time_us,
+        "energy_mj": used.energy_mj,
+        "sharing": sharing(used.sharing()),
+    })
+}
+
+/// The word for how a GPU is shared.
+pub fn sharing(sharing: pb::GpuSharing) -> &'static str {
+    match sharing {
+        pb::GpuSharing::Unspecified => "unknown",
+        pb::GpuSharing::Alone => "alone",
+        pb::GpuSharing::ByUtilization => "by-utilization",
+        pb::GpuSharing::Even => "even",
+    }
 }
 
 /// The word for a run's state.

@@ -75,7 +75,7 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
         "sys_enter" => "sys_enter (slows every process of this host)".to_owned(),
         via => via.to_owned(),
     };
-    table::pairs(
+    let mut page = table::pairs(
         "",
         [
             ("name", run.name.clone()),
@@ -107,6 +107,29 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("events", format!("{}{lost}", run.events)),
             ("calls via", via),
         ],
+    );
+    if !run.gpu_use.is_empty() {
+        page.push('\n');
+        page.push_str(&gpu_use(&run.gpu_use));
+    }
+    page
+}
+
+/// What a run made of its GPUs.
+fn gpu_use(used: &[pb::GpuUse]) -> String {
+    let show = |unit: Unit, value: u64| unit.show(i64::try_from(value).unwrap_or(i64::MAX));
+    table::table(
+        ["GPU", "UTILIZATION", "MEMORY", "GPU TIME", "ENERGY", "SHARED"],
+        used.iter().map(|it| {
+            [
+                it.gpu.clone(),
+                it.utilization_mpct.map_or("-".into(), |part| Unit::MilliPercent.show(i64::from(part))),
+                table::bytes(it.memory_bytes),
+                show(Unit::Microseconds, it.time_us),
+                show(Unit::Millijoules, it.energy_mj),
+                json::sharing(it.sharing()).to_owned(),
+            ]
+        }),
     )
 }
 

@@ -84,7 +84,12 @@ pub(crate) fn write_log(state_dir: &Path) -> Vec<pb::Record> {
     let records = [
         (
             None,
-            Record::RunStarted { run: core_run(PolicyDigest([1; 32])), policy_name: "p v1".into(), broken: Vec::new() },
+            Record::RunStarted {
+                run: core_run(PolicyDigest([1; 32])),
+                policy_name: "p v1".into(),
+                broken: Vec::new(),
+                repair: Vec::new(),
+            },
         ),
         (Some(incident), Record::Decision { decision, rule: None }),
         (Some(incident), Record::Outcome(outcome)),

@@ -91,6 +91,9 @@ pub enum Record {
         /// it may start all the same.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         broken: Vec<String>,
+        /// What spoke against its GPUs or the node when it was started for repair; empty for every other run.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        repair: Vec<String>,
     },
     /// A run that lived over the daemon's restart was taken up again.
     RunAdopted {

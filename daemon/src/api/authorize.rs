@@ -105,6 +105,18 @@ impl Principal {
         }
     }
 
+    /// Whether the caller may start a run on what is cordoned or unhealthy.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_repair(&self) -> Result<(), Status> {
+        if self.admin {
+            Ok(())
+        } else {
+            Err(denied("repair: root or the administrators' group may start a run on what is cordoned or unhealthy"))
+        }
+    }
+
     /// Whether the caller may see the run, and as what. A run of others looks as if it were not there.
     pub fn may_see(&self, run: &Run) -> Option<Role> {
         if self.admin { Some(Role::Admin) } else { (self.uid == run.owner_uid).then_some(Role::Owner) }

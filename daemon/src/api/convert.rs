@@ -3,10 +3,10 @@
 use crate::{
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, Found, Registry, Standing, kernel::KernelError, start::StartError},
+    runs::{FindError, Found, GpuUse, Registry, Sharing, Standing, kernel::KernelError, start::StartError},
     sensors::ebpf::Via,
 };
-use failsafe_core::{decision::Verdict, input::Command};
+use failsafe_core::{GpuId, decision::Verdict, input::Command};
 use failsafe_proto::v1;
 use tonic::Status;
 
@@ -49,6 +49,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             out.events = status.events;
             out.events_lost = status.events_lost;
             out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
+            out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();
             if !live.policy.watch.is_empty() {
                 out.syscalls_via = match registry.kernel().syscalls_via() {
                     Some(Via::Fentry) => "fentry".into(),
@@ -65,6 +66,22 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
         }
     }
     out
+}
+
+fn gpu_use(gpu: &GpuId, used: &GpuUse) -> v1::GpuUse {
+    let sharing = match used.sharing {
+        Sharing::Alone => v1::GpuSharing::Alone,
+        Sharing::ByUtilization => v1::GpuSharing::ByUtilization,
+        Sharing::Even => v1::GpuSharing::Even,
+    };
+    v1::GpuUse {
+        gpu: gpu.to_string(),
+        utilization_mpct: used.utilization.and_then(|part| u32::try_from(part).ok()),
+        memory_bytes: used.memory_bytes,
+        time_us: used.time_us,
+        energy_mj: used.energy_mj,
+        sharing: sharing as i32,
+    }
 }
 
 pub(super) fn command(command: i32) -> Result<Command, Status> {

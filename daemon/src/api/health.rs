@@ -2,15 +2,12 @@
 
 use super::{Context, GpuView};
 use crate::{
-    actuators::gpu,
     pipeline::{Message, health},
     platform::clock,
-    runs::kernel::chain,
 };
 use failsafe_core::{
     GpuId, MonoTime, RunId,
     health::{Change, Level, Order, OrderKind, PartView, Reason, Target, View, Wanted},
-    record::Record,
 };
 use failsafe_proto::v1;
 use std::{
@@ -158,47 +155,12 @@ pub(super) async fn order(
     Ok(v1::OrderResponse { revision: view.revision, part })
 }
 
-pub(super) async fn reset_gpu(
-    context: &Context,
-    by: String,
-    request: v1::ResetGpuRequest,
-) -> Result<v1::ResetGpuResponse, Status> {
-    let why = reason(request.reason)?;
-    let gpu = find(context, &context.node_health.view(), &request.gpu)?;
-    if let Some(runs) = held(context).get(&gpu).filter(|runs| !runs.is_empty()) {
-        let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
-        return Err(Status::failed_precondition(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
-    }
-    let pids: Vec<String> = gpu_views(context)
-        .get(&gpu)
-        .map(|g| g.processes.iter().map(|p| p.pid.to_string()).collect())
-        .unwrap_or_default();
-    if !pids.is_empty() {
-        return Err(Status::failed_precondition(format!("pid(s) {} are on {gpu}: not reset", pids.join(", "))));
-    }
-    let record = |done, detail: &str| {
-        let record =
-            Record::GpuReset { gpu: gpu.clone(), by: by.clone(), why: why.clone(), done, detail: detail.into() };
-        context.log.record(&record, None, None);
-    };
-    record(None, "");
-    let (tool, uuid) = (context.config.gpu.nvidia_smi.clone(), gpu.0.clone());
-    let done = tokio::task::spawn_blocking(move || gpu::reset(&tool, &uuid)).await;
-    let (done, detail) = match done {
-        Ok(Ok(said)) => (true, said),
-        Ok(Err(error)) => (false, chain(&error)),
-        Err(error) => (false, format!("the reset was cut short: {error}")),
-    };
-    record(Some(done), &detail);
-    Ok(v1::ResetGpuResponse { done, detail })
-}
-
-fn reason(text: String) -> Result<String, Status> {
+pub(super) fn reason(text: String) -> Result<String, Status> {
     if text.trim().is_empty() { Err(Status::invalid_argument("reason: expected some words")) } else { Ok(text) }
 }
 
 /// A GPU by UUID or index; also one that is only known from before.
-fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId, Status> {
+pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId, Status> {
     let of_index = gpu_views(context).into_iter().find(|(_, gpu)| gpu.index.to_string() == wanted).map(|(id, _)| id);
     let id = GpuId(wanted.to_owned());
     if view.gpus.contains_key(&id) {
@@ -210,12 +172,12 @@ fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId, Status> {
     })
 }
 
-fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
+pub(super) fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
     context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.clone()
 }
 
 /// Which live runs hold which GPUs, declared or observed.
-fn held(context: &Context) -> BTreeMap<GpuId, BTreeSet<RunId>> {
+pub(super) fn held(context: &Context) -> BTreeMap<GpuId, BTreeSet<RunId>> {
     let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
     for live in context.registry.live() {
         for gpu in &live.status().gpus {

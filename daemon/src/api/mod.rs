@@ -14,16 +14,18 @@ mod events;
 mod health;
 mod node;
 mod policy;
+mod reset;
 mod runs;
 
 pub use node::{GpuProcessView, GpuView, NodeView, SensorView};
+pub use reset::Resets;
 
 use crate::{
     config::Config,
     log::Log,
     pipeline::{Sender, health::Shared as NodeHealth, recording::Flusher},
     runs::{Registry, grants::grants},
-    sensors::sampler::Health,
+    sensors::{nvml::NvmlControl, sampler::Health},
 };
 use authorize::Authority;
 use failsafe_core::{
@@ -55,6 +57,10 @@ pub struct Context {
     pub node: Arc<Mutex<NodeView>>,
     /// How node and GPUs stand.
     pub node_health: Arc<NodeHealth>,
+    /// To have a GPU let go of for its reset.
+    pub nvml: Option<NvmlControl>,
+    /// GPUs that are being reset.
+    pub resets: Arc<Resets>,
     /// When the sampler last succeeded.
     pub health: Arc<Health>,
     /// This boot.

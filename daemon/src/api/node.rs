@@ -1,6 +1,6 @@
 //! `NodeService`: what the node's sensors see, what it costs, and the doctor.
 
-use super::{Context, doctor, health};
+use super::{Context, doctor, health, reset};
 use crate::{platform::clock, runs::Standing};
 use failsafe_core::{GpuId, RunId, health::OrderKind, klog::Bus, policy::check::Blind, signal::Source};
 use failsafe_proto::v1;
@@ -30,6 +30,8 @@ pub struct GpuProcessView {
     pub memory: Option<u64>,
     /// The run it belongs to.
     pub run: Option<RunId>,
+    /// Percent of the SMs' time that was its lately; `None` where the GPU does not tell it, or it is alone there.
+    pub sm: Option<u32>,
 }
 
 /// A GPU as it was last sampled.
@@ -183,7 +185,7 @@ impl v1::node_service_server::NodeService for Node {
 
     async fn reset_gpu(&self, request: Request<v1::ResetGpuRequest>) -> Result<Response<v1::ResetGpuResponse>, Status> {
         let by = self.0.authority.principal(&request)?.may_order()?;
-        health::reset_gpu(&self.0, by, request.into_inner()).await.map(Response::new)
+        reset::reset_gpu(&self.0, by, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
 };
 use failsafe_core::{
     Action, GpuId, MonoTime, Policy,
+    health::{Closed, Level, Target},
     input::{Command, Control},
     policy::parse::parse,
     record::Record,
@@ -45,15 +46,16 @@ pub struct Runs(pub Arc<Context>);
 impl v1::run_service_server::RunService for Runs {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.authority.principal(&request)?;
-        let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid } = request.into_inner();
+        let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
         let owner = owner_uid.unwrap_or(who.uid);
         if owner != who.uid && who.uid != 0 {
             return Err(Status::permission_denied("owner_uid: only root may start a run for another user"));
         }
         let policy = self.policy(&policy_file, &policy_toml)?;
         let wanted = self.wanted(who, owner, name, labels, policy, &gpus)?;
+        let repair = self.open_to(who, &wanted.gpus, repair)?;
         let parent = self.0.config.cgroup_parent.clone();
-        let live = self.begin(wanted, Place::Below(parent)).await?;
+        let live = self.begin(wanted, Place::Below(parent), repair).await?;
         // It is judged from here on; only now does its first process come in.
         let moved = {
             let live = live.clone();
@@ -72,7 +74,7 @@ impl v1::run_service_server::RunService for Runs {
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.authority.principal(&request)?;
-        let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target } = request.into_inner();
+        let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
         let policy = self.policy(&policy_file, &policy_toml)?;
         let registry = self.0.registry.clone();
         let found = blocking(move || {
@@ -92,7 +94,8 @@ impl v1::run_service_server::RunService for Runs {
             ));
         }
         let wanted = self.wanted(who, owner.unwrap_or(0), name, labels, policy, &gpus)?;
-        let live = self.begin(wanted, Place::Existing(cgroup)).await?;
+        let repair = self.open_to(who, &wanted.gpus, repair)?;
+        let live = self.begin(wanted, Place::Existing(cgroup), repair).await?;
         Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
     }
 
@@ -215,6 +218,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("a worker failed: {e}")))
 }
 
+/// Why a run is not started, and how to go on.
+fn refusal(closed: &[Closed], first: &Closed) -> String {
+    let all: Vec<String> = closed.iter().map(ToString::to_string).collect();
+    let (on, undo) = match (&first.target, first.level) {
+        (Target::Node, Level::Draining) => ("node".into(), "node uncordon".into()),
+        (Target::Node, _) => ("node".into(), "node reset-health".into()),
+        (Target::Gpu(gpu), Level::Draining) => (gpu.to_string(), format!("gpu uncordon {gpu}")),
+        (Target::Gpu(gpu), _) => (gpu.to_string(), format!("gpu reset-health {gpu}")),
+    };
+    format!(
+        "{}; nothing new is started there: take another GPU (`failsafectl node placeable --count 1`), or, once {on} is repaired, \
+         `failsafectl {undo} --reason ...`; root and the administrators' group may start there for the repair with --repair",
+        all.join("; ")
+    )
+}
+
 impl Runs {
     /// The pipeline's queue is bounded; waiting for room in it must not hold up the other calls.
     async fn send(&self, message: Message) -> Result<(), Status> {
@@ -272,12 +291,28 @@ impl Runs {
         Ok(out)
     }
 
-    async fn begin(&self, wanted: Wanted, place: Place) -> Result<Arc<LiveRun>, Status> {
-        let (registry, boot_id) = (self.0.registry.clone(), self.0.boot_id.clone());
-        let made = blocking(move || registry.make(wanted, place, &boot_id)).await?;
-        let live = made.map_err(|e| convert::start_error(&e))?;
+    /// Whether a run may be started on these GPUs; what speaks against it where it may for repair only.
+    fn open_to(&self, who: Principal, gpus: &BTreeSet<GpuId>, repair: bool) -> Result<Vec<String>, Status> {
+        if repair {
+            who.may_repair()?;
+        }
+        let closed = self.0.node_health.view().closed(gpus);
+        match closed.as_slice() {
+            [] => Ok(Vec::new()),
+            all if repair => Ok(all.iter().map(ToString::to_string).collect()),
+            [first, ..] => Err(Status::failed_precondition(refusal(&closed, first))),
+        }
+    }
+
+    async fn begin(&self, wanted: Wanted, place: Place, repair: Vec<String>) -> Result<Arc<LiveRun>, Status> {
+        let context = self.0.clone();
+        let made = blocking(move || {
+            let _no_reset = context.resets.none_of(&wanted.gpus)?;
+            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id))
+        });
+        let live = made.await??.map_err(|e| convert::start_error(&e))?;
         let (done, wait) = tokio::sync::oneshot::channel();
-        self.send(Message::Started(live.clone(), done)).await?;
+        self.send(Message::Started { live: live.clone(), repair, done }).await?;
         wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
         Ok(live)
     }

@@ -1,10 +1,14 @@
 //! Whose a GPU's work is: time, memory and energy of each run, and processes that are on a run's GPU without being the run's.
 //!
 //! Owns the totals of each run in this daemon's life. How several runs on one GPU share it: NVML tells energy and utilisation
-//! of the whole card only, so each sample's share is even among the runs that have a process there, and those of no run count
-//! as one more. Memory is each process's own. MIG slices of one card share its energy in the same way.
+//! of the whole card only, so each sample's are shared by the part of the SMs' time that each one's processes had, where the
+//! GPU tells it of all of them; otherwise evenly among the runs that have a process there. What is of no run counts as one
+//! more. Memory is each process's own. MIG slices of one card share evenly: there NVML tells no process's part.
 
-use crate::api::GpuProcessView;
+use crate::{
+    api::GpuProcessView,
+    runs::{GpuUse, Sharing},
+};
 use failsafe_core::{GpuId, Kind, MonoTime, RunId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +31,8 @@ pub struct Work {
 pub struct Found {
     /// Totals of runs, as signals.
     pub values: Vec<(RunId, Kind, i64)>,
+    /// What runs made of this GPU.
+    pub uses: Vec<(RunId, GpuUse)>,
     /// A run that holds the GPU, and the process on it that is not the run's.
     pub foreign: Vec<(RunId, ForeignProcess)>,
 }
@@ -44,21 +50,56 @@ pub struct ForeignProcess {
 #[derive(Debug, Default)]
 pub struct Attribution {
     gpus: BTreeMap<GpuId, OnGpu>,
-    totals: BTreeMap<RunId, Totals>,
 }
 
 #[derive(Debug, Default)]
 struct OnGpu {
     last: Option<Work>,
-    memory: BTreeMap<RunId, i64>,
+    runs: BTreeMap<RunId, Totals>,
     told: BTreeSet<(RunId, ForeignProcess)>,
 }
 
-/// Nanoseconds and microjoules: a sample's share is often less than the signals' units.
+/// Of one run on one GPU. Nanoseconds and microjoules: a sample's share is often less than the signals' units.
 #[derive(Debug, Default, Clone, Copy)]
 struct Totals {
     time_ns: i64,
     energy_uj: i64,
+    /// Bytes now.
+    memory: i64,
+}
+
+/// How one sample is shared: each run's part of the sum of all parts.
+struct Parts {
+    of: BTreeMap<RunId, i64>,
+    sum: i64,
+    sharing: Sharing,
+}
+
+impl Parts {
+    fn new(processes: &[GpuProcessView], there: &BTreeSet<RunId>) -> Parts {
+        let strangers = processes.iter().any(|p| p.run.is_none());
+        let sharers = i64::try_from(there.len()).unwrap_or(i64::MAX).saturating_add(i64::from(strangers)).max(1);
+        let even = |sharing| Parts { of: there.iter().map(|run| (*run, 1)).collect(), sum: sharers, sharing };
+        if sharers == 1 {
+            return even(Sharing::Alone);
+        }
+        let mut of: BTreeMap<RunId, i64> = there.iter().map(|run| (*run, 0)).collect();
+        let mut sum = 0i64;
+        for process in processes {
+            let Some(sm) = process.sm.map(i64::from) else { return even(Sharing::Even) };
+            sum = sum.saturating_add(sm);
+            if let Some(part) = process.run.and_then(|run| of.get_mut(&run)) {
+                *part = part.saturating_add(sm);
+            }
+        }
+        // Where nobody did anything, what an idle card draws is everybody's.
+        if sum == 0 { even(Sharing::Even) } else { Parts { of, sum, sharing: Sharing::ByUtilization } }
+    }
+
+    fn share(&self, run: RunId, whole: i64) -> i64 {
+        let part = self.of.get(&run).copied().unwrap_or(0);
+        i64::try_from(i128::from(whole) * i128::from(part) / i128::from(self.sum)).unwrap_or(i64::MAX)
+    }
 }
 
 impl Attribution {
@@ -67,34 +108,30 @@ impl Attribution {
         let mut found = Found::default();
         let on_gpu = self.gpus.entry(gpu.clone()).or_default();
         let there: BTreeSet<RunId> = processes.iter().filter_map(|p| p.run).collect();
-        let strangers = processes.iter().any(|p| p.run.is_none());
-        let sharers = i64::try_from(there.len()).unwrap_or(i64::MAX).saturating_add(i64::from(strangers)).max(1);
-        if let Some(last) = on_gpu.last {
-            let ns = work.at.since(last.at).0;
-            let busy = work.utilization.unwrap_or(0).clamp(0, 100_000);
-            let time = i64::try_from(i128::from(ns) * i128::from(busy) / 100_000).unwrap_or(i64::MAX);
-            // A counter that fell was reset with the driver.
-            let energy = work.energy.zip(last.energy).map_or(0, |(now, before)| now.saturating_sub(before).max(0));
-            if ns <= LONGEST_NS {
-                for run in &there {
-                    let total = self.totals.entry(*run).or_default();
-                    total.time_ns = total.time_ns.saturating_add(time / sharers);
-                    total.energy_uj = total.energy_uj.saturating_add(energy.saturating_mul(1_000) / sharers);
-                }
+        let parts = Parts::new(processes, &there);
+        let busy = work.utilization.unwrap_or(0).clamp(0, 100_000);
+        // Those that are there, and those that left and gave their memory back.
+        let concerned: BTreeSet<RunId> = on_gpu.runs.keys().copied().chain(there.iter().copied()).collect();
+        let last = on_gpu.last.replace(work);
+        for run in &there {
+            let total = on_gpu.runs.entry(*run).or_default();
+            if let Some(last) = last
+                && let ns = work.at.since(last.at).0
+                && ns <= LONGEST_NS
+            {
+                let time = i64::try_from(i128::from(ns) * i128::from(busy) / 100_000).unwrap_or(i64::MAX);
+                // A counter that fell was reset with the driver.
+                let energy = work.energy.zip(last.energy).map_or(0, |(now, before)| now.saturating_sub(before).max(0));
+                total.time_ns = total.time_ns.saturating_add(parts.share(*run, time));
+                total.energy_uj = total.energy_uj.saturating_add(parts.share(*run, energy.saturating_mul(1_000)));
             }
         }
-        on_gpu.last = Some(work);
-        let mut memory: BTreeMap<RunId, i64> = there.iter().map(|run| (*run, 0)).collect();
-        for process in processes {
-            if let (Some(run), Some(bytes)) = (process.run, process.memory) {
-                let sum = memory.entry(run).or_default();
-                *sum = sum.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
-            }
+        for (run, total) in &mut on_gpu.runs {
+            let own = processes.iter().filter(|p| p.run == Some(*run)).filter_map(|p| p.memory);
+            total.memory = own.fold(0, |sum, bytes| sum.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX)));
+            let utilization = work.utilization.filter(|_| there.contains(run)).map(|_| parts.share(*run, busy));
+            found.uses.push((*run, total.told(utilization, parts.sharing)));
         }
-        // A run that left gave its memory back.
-        let mut concerned: BTreeSet<RunId> = on_gpu.memory.keys().copied().collect();
-        concerned.extend(&there);
-        on_gpu.memory = memory;
         let foreign: BTreeSet<(RunId, ForeignProcess)> = holders
             .iter()
             .flat_map(|holder| {
@@ -105,20 +142,32 @@ impl Attribution {
         found.foreign.extend(foreign.difference(&on_gpu.told));
         on_gpu.told = foreign;
         for run in concerned {
-            let total = self.totals.entry(run).or_default();
-            let memory = self.gpus.values().filter_map(|gpu| gpu.memory.get(&run)).sum();
-            found.values.push((run, Kind::RunGpuTime, total.time_ns / 1_000));
-            found.values.push((run, Kind::RunGpuEnergy, total.energy_uj / 1_000));
-            found.values.push((run, Kind::RunGpuMemory, memory));
+            let all = self.gpus.values().filter_map(|gpu| gpu.runs.get(&run));
+            let sum = |of: fn(&Totals) -> i64| all.clone().map(of).fold(0, i64::saturating_add);
+            found.values.push((run, Kind::RunGpuTime, sum(|t| t.time_ns) / 1_000));
+            found.values.push((run, Kind::RunGpuEnergy, sum(|t| t.energy_uj) / 1_000));
+            found.values.push((run, Kind::RunGpuMemory, sum(|t| t.memory)));
         }
         found
     }
 
     /// Keeps only what belongs to these live runs.
     pub fn retain(&mut self, live: &BTreeSet<RunId>) {
-        self.totals.retain(|run, _| live.contains(run));
         for gpu in self.gpus.values_mut() {
-            gpu.memory.retain(|run, _| live.contains(run));
+            gpu.runs.retain(|run, _| live.contains(run));
+        }
+    }
+}
+
+impl Totals {
+    fn told(&self, utilization: Option<i64>, sharing: Sharing) -> GpuUse {
+        let positive = |value: i64| u64::try_from(value).unwrap_or(0);
+        GpuUse {
+            utilization,
+            memory_bytes: positive(self.memory),
+            time_us: positive(self.time_ns / 1_000),
+            energy_mj: positive(self.energy_uj / 1_000),
+            sharing,
         }
     }
 }
@@ -132,7 +181,7 @@ mod tests {
     }
 
     fn process(pid: u32, of: Option<RunId>) -> GpuProcessView {
-        GpuProcessView { pid, memory: Some(1_000), run: of }
+        GpuProcessView { pid, memory: Some(1_000), run: of, sm: None }
     }
 
     fn work(s: u64, energy: i64) -> Work {
@@ -162,6 +211,38 @@ mod tests {
         assert_eq!(of(&found, a, &Kind::RunGpuEnergy), 4_000, "the driver's counter fell: nothing is made of it");
         let found = all.take(&gpu, work(2_000, 9_999_999), &alone, &[a].into());
         assert_eq!(of(&found, a, &Kind::RunGpuEnergy), 4_000, "what was not seen is nobody's");
+    }
+
+    #[test]
+    fn runs_on_one_gpu_share_it_by_what_their_processes_did_where_that_is_told() {
+        let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
+        let mut all = Attribution::default();
+        let did = |pid, of, sm| GpuProcessView { sm: Some(sm), ..process(pid, of) };
+        let three = [did(1, Some(a), 20), did(2, Some(a), 10), did(3, Some(b), 10), did(9, None, 20)];
+        all.take(&gpu, work(0, 0), &three, &BTreeSet::new());
+        let found = all.take(&gpu, work(10, 6_000), &three, &BTreeSet::new());
+        assert_eq!((of(&found, a, &Kind::RunGpuEnergy), of(&found, b, &Kind::RunGpuEnergy)), (3_000, 1_000));
+        assert_eq!(of(&found, a, &Kind::RunGpuTime), 2_500_000, "half of the half of ten seconds");
+        let used = |found: &Found, run| found.uses.iter().find(|(r, _)| *r == run).unwrap().1.clone();
+        let by = GpuUse {
+            utilization: Some(25_000),
+            memory_bytes: 2_000,
+            time_us: 2_500_000,
+            energy_mj: 3_000,
+            sharing: Sharing::ByUtilization,
+        };
+        assert_eq!(used(&found, a), by);
+        // One of which nothing is told makes all of it unknown.
+        let some = [did(1, Some(a), 20), process(3, Some(b))];
+        let found = all.take(&gpu, work(20, 8_000), &some, &BTreeSet::new());
+        assert_eq!(of(&found, b, &Kind::RunGpuEnergy), 2_000);
+        assert_eq!((used(&found, b).sharing, used(&found, b).utilization), (Sharing::Even, Some(25_000)));
+        let idle = [did(1, Some(a), 0), did(3, Some(b), 0)];
+        let found = all.take(&gpu, work(30, 10_000), &idle, &BTreeSet::new());
+        assert_eq!(of(&found, b, &Kind::RunGpuEnergy), 3_000, "what an idle card draws");
+        let found = all.take(&gpu, work(40, 12_000), &idle[1..], &BTreeSet::new());
+        assert_eq!(used(&found, b).sharing, Sharing::Alone);
+        assert_eq!((used(&found, a).memory_bytes, used(&found, a).utilization), (0, None), "it left");
     }
 
     #[test]

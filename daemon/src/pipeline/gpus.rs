@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     platform::{ProcFs, clock},
     runs::Registry,
-    sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlEvent, NvmlSensor, Sample, Xid},
+    sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
@@ -93,6 +93,11 @@ impl Gpus {
             tracing::warn!("NVML has not answered within {} s", FIRST_WORD.as_secs());
         }
         Ok(Gpus(Some(sensor)))
+    }
+
+    /// The way to have a GPU let go of; `None` where the configuration disables the sensor.
+    pub fn control(&self) -> Option<NvmlControl> {
+        self.0.as_ref().map(NvmlSensor::control)
     }
 
     /// Kills and reaps the sampler.

@@ -8,8 +8,8 @@
 
 use crate::{log::Log, platform::clock, runs::store};
 use failsafe_core::{
-    Input, MonoTime, Proof,
-    health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, Start, Target, View},
+    GpuId, Input, MonoTime, Proof,
+    health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, ReadTo, Start, Target, View},
     record::Record,
     time::Span,
     xid::{Advice, Catalogue},
@@ -29,6 +29,8 @@ use tokio::sync::{oneshot, watch};
 const FILE: &str = "health.json";
 /// Changes kept for watchers that come late.
 const CHANGES_KEPT: usize = 1_024;
+/// What changes no level and no reason, such as how often one came, is kept after so many ticks.
+const SAVE_AFTER: u32 = 10;
 /// A sample may be this old at least, however often is sampled.
 const FRESH: Span = Span::from_secs(10);
 
@@ -95,6 +97,9 @@ pub struct Keeper {
     shared: Arc<Shared>,
     saver: Option<Sender<Kept>>,
     thread: Option<JoinHandle<()>>,
+    /// As last given to the saver.
+    saved: Kept,
+    ticks: u32,
 }
 
 impl Keeper {
@@ -118,13 +123,15 @@ impl Keeper {
         };
         let wall_offset_ns = clock::wall_ns().saturating_sub(i64::try_from(at.0).unwrap_or(i64::MAX));
         let fresh = FRESH.max(Span(interval.0.saturating_mul(3)));
+        let saved = kept.clone();
         let health = Health::new(Arc::new(catalogue), kept, Start { at, wall_offset_ns, fresh, gpus });
         let published = Published { view: health.view(), changes: VecDeque::new() };
         let (revision, _) = watch::channel(published.view.revision);
         let shared = Arc::new(Shared { published: Mutex::new(published), revision });
         let (saver, queue) = mpsc::channel();
         let thread = std::thread::Builder::new().name("health".into()).spawn(move || save(&path, &queue))?;
-        let mut keeper = Keeper { health, log, shared, saver: Some(saver), thread: Some(thread) };
+        let (saver, thread) = (Some(saver), Some(thread));
+        let mut keeper = Keeper { health, log, shared, saver, thread, saved, ticks: 0 };
         if let Some(why) = unread {
             tracing::error!(why, "the health of the node could not be read");
             keeper.fact(&Fact::Noted {
@@ -144,6 +151,21 @@ impl Keeper {
         self.shared.clone()
     }
 
+    /// The last record of this boot's kernel log that was taken in; `None` before the first.
+    pub fn kernel_log_read(&self, boot_id: &str) -> Option<u64> {
+        self.health.read_to().filter(|to| to.boot_id == boot_id).map(|to| to.sequence)
+    }
+
+    /// What comes next is what the kernel's log says up to there.
+    pub fn reads_to(&mut self, to: ReadTo) {
+        self.health.reads_to(to);
+    }
+
+    /// Whether this XID, told late, was heard when it came.
+    pub fn knows_xid(&self, gpu: &GpuId, code: u64, at: MonoTime) -> bool {
+        self.health.knows_xid(gpu, code, at)
+    }
+
     /// Takes in an input of the core.
     pub fn take(&mut self, input: &Input) {
         let changes = self.health.take(input);
@@ -154,6 +176,23 @@ impl Keeper {
     pub fn tick(&mut self, at: MonoTime) {
         self.take(&Input::Tick(at));
         self.shared.published().view = self.health.view();
+        self.ticks += 1;
+        if self.ticks >= SAVE_AFTER {
+            self.save();
+        }
+    }
+
+    /// Gives the saver what is to be kept, where that is news.
+    fn save(&mut self) {
+        self.ticks = 0;
+        let kept = self.health.keep();
+        if let Some(saver) = &self.saver
+            && kept != self.saved
+        {
+            self.saved = kept.clone();
+            // Its thread ends only with this.
+            let _ended = saver.send(kept);
+        }
     }
 
     /// From the pipeline's queue.
@@ -207,7 +246,7 @@ impl Keeper {
         self.record(&changes);
     }
 
-    fn record(&self, changes: &[Change]) {
+    fn record(&mut self, changes: &[Change]) {
         for change in changes {
             let codes: Vec<&str> = change.added.iter().map(|reason| reason.code.as_str()).collect();
             tracing::warn!(
@@ -216,9 +255,8 @@ impl Keeper {
             );
             self.log.record(&Record::Health(change.clone()), None, None);
         }
-        if let (Some(saver), false) = (&self.saver, changes.is_empty()) {
-            // Its thread ends only with this.
-            let _ended = saver.send(self.health.keep());
+        if !changes.is_empty() {
+            self.save();
         }
     }
 
@@ -242,6 +280,7 @@ impl Keeper {
 impl Drop for Keeper {
     /// The last state is on disk before the daemon ends.
     fn drop(&mut self) {
+        self.save();
         drop(self.saver.take());
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();

@@ -1,6 +1,12 @@
 //! From what the kernel's log says to signals and facts of health: which GPU a PCI address is, is told by NVML.
+//!
+//! ```text
+//! kmsg thread ─► Message (what a record says, and its number) ─► pipeline: health and how far it has read, in one step
+//! ```
+//! Invariant: a record and its number reach the health that is kept together, so that after a crash each is taken in once.
+//! What was written before this daemon started is judged for health; a run that was taken up, and had the GPU then, is told.
 
-use super::{Message, Sender, health};
+use super::{Pipeline, Sender, health};
 use crate::{
     api::{NodeView, SensorView},
     config::Config,
@@ -11,7 +17,7 @@ use crate::{
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
     event::Event,
-    health::{Fact, Level, Target},
+    health::{Fact, Level, ReadTo, Target},
     input::Gap,
     klog::{Bus, Lines, Said},
     signal::Source,
@@ -19,8 +25,41 @@ use failsafe_core::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// A record of the kernel's log that says something.
+#[derive(Debug)]
+pub struct Message {
+    /// What.
+    heard: Heard,
+    /// Its number.
+    sequence: u64,
+    /// It was written before this daemon started.
+    past: bool,
+}
+
+/// What a record says, of this node's parts.
+#[derive(Debug)]
+enum Heard {
+    Xid { gpu: GpuId, code: u64, at: MonoTime },
+    Fact(Fact),
+}
+
+/// How far an earlier daemon has read the log of this boot.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// This boot.
+    pub boot_id: String,
+    /// The last record that was taken in.
+    pub after: Option<u64>,
+}
+
 /// Starts the sensor; `None` where the configuration disables it, or it cannot see, which is told.
-pub fn start(config: &Config, lines: Lines, pipeline: &Sender, node: &Arc<Mutex<NodeView>>) -> Option<Kmsg> {
+pub fn start(
+    config: &Config,
+    lines: Lines,
+    before: &Before,
+    pipeline: &Sender,
+    node: &Arc<Mutex<NodeView>>,
+) -> Option<Kmsg> {
     let told = Told { pipeline: pipeline.clone(), node: node.clone() };
     let path = &config.kernel_log.path;
     if config.kernel_log.disabled {
@@ -28,7 +67,7 @@ pub fn start(config: &Config, lines: Lines, pipeline: &Sender, node: &Arc<Mutex<
         return None;
     }
     let heard = Told { pipeline: pipeline.clone(), node: node.clone() };
-    match Kmsg::spawn(path, lines, move |event| heard.take(event)) {
+    match Kmsg::spawn(path, lines, before.after, move |event| heard.take(event)) {
         Ok(kmsg) => {
             told.see(None);
             Some(kmsg)
@@ -40,6 +79,45 @@ pub fn start(config: &Config, lines: Lines, pipeline: &Sender, node: &Arc<Mutex<
             None
         }
     }
+}
+
+impl Pipeline {
+    /// Takes in a record of the kernel's log.
+    pub(super) fn kernel_says(&mut self, message: Message) {
+        let Message { heard, sequence, past } = message;
+        self.parts.health.reads_to(ReadTo { boot_id: self.parts.boot_id.clone(), sequence });
+        match heard {
+            Heard::Fact(fact) => self.parts.health.message(health::Message::Fact(fact)),
+            Heard::Xid { gpu, code, at } if past => self.xid_of_the_past(gpu, code, at),
+            Heard::Xid { gpu, code, at } => self.input(xid(gpu, code, at)),
+        }
+    }
+
+    /// An XID that came while no daemon watched. Runs that were taken up and had the GPU then are told; others were not there.
+    fn xid_of_the_past(&mut self, gpu: GpuId, code: u64, at: MonoTime) {
+        if self.parts.health.knows_xid(&gpu, code, at) {
+            return;
+        }
+        let now = clock::monotonic_ns();
+        let age = i64::try_from(now.saturating_sub(at.0)).unwrap_or(i64::MAX);
+        let wall_ns = clock::wall_ns().saturating_sub(age);
+        let had_it = self
+            .runs
+            .values()
+            .any(|live| live.part > 0 && live.run.registered_wall_ns <= wall_ns && live.status().gpus.contains(&gpu));
+        tracing::warn!(%gpu, code, had_it, "an XID came while no daemon watched");
+        if had_it {
+            self.input(xid(gpu, code, at));
+        } else {
+            self.parts.health.message(health::Message::Fact(Fact::Xid { gpu, code, at }));
+        }
+    }
+}
+
+fn xid(gpu: GpuId, code: u64, at: MonoTime) -> Input {
+    let value = Value::Event(Event::Xid { code });
+    let (subject, kind) = (Subject::Gpu(gpu), Kind::Event);
+    Input::Signal(Signal { seq: 0, at, source: Source::Kernel, subject, kind, value })
 }
 
 struct Told {
@@ -57,7 +135,7 @@ impl Told {
         self.node().sensors.insert(Source::Kernel, view);
     }
 
-    fn tell(&self, message: Message) {
+    fn tell(&self, message: super::Message) {
         // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
         let _closed = self.pipeline.send(message);
     }
@@ -65,12 +143,16 @@ impl Told {
     fn gap(&self, what: String, lost: u64, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
         let gap = Gap { seq: 0, at, source: Source::Kernel, run: None, gpu: None, what, lost, blind };
-        self.tell(Message::Input(Input::Gap(gap)));
+        self.tell(super::Message::Input(Input::Gap(gap)));
     }
 
     fn take(&self, event: KmsgEvent) {
         match event {
-            KmsgEvent::Said { said, at } => self.said(said, at),
+            KmsgEvent::Said { said, at, sequence, past } => {
+                if let Some(heard) = self.heard(said, at) {
+                    self.tell(super::Message::Kernel(Box::new(Message { heard, sequence, past })));
+                }
+            }
             KmsgEvent::Lost { records } => self.gap("records were overwritten unread".into(), records, false),
             KmsgEvent::Blind { why } => {
                 self.see(Some(why.clone()));
@@ -79,49 +161,40 @@ impl Told {
         }
     }
 
-    fn said(&self, said: Said, at: MonoTime) {
+    /// Whom it concerns; `None` where it speaks against nothing.
+    fn heard(&self, said: Said, at: MonoTime) -> Option<Heard> {
+        let noted = |target, code, level, text, advice| {
+            Some(Heard::Fact(Fact::Noted { target, code, level, text, advice, at }))
+        };
         match said {
             Said::Xid { bus, code } => match self.gpu(bus) {
-                Some(gpu) => {
-                    let value = Value::Event(Event::Xid { code });
-                    let (subject, kind) = (Subject::Gpu(gpu), Kind::Event);
-                    let signal = Signal { seq: 0, at, source: Source::Kernel, subject, kind, value };
-                    self.tell(Message::Input(Input::Signal(signal)));
-                }
+                Some(gpu) => Some(Heard::Xid { gpu, code, at }),
                 None => {
                     let text = format!("XID {code} of {}, which is no GPU that NVML has told", place(bus));
                     let reason = format!("xid-{code}-elsewhere");
-                    self.note(Target::Node, reason, Level::Degraded, text, Advice::InspectHardware, at);
+                    noted(Target::Node, reason, Level::Degraded, text, Advice::InspectHardware)
                 }
             },
             Said::GpuLost { bus, line } => match self.gpu(bus) {
-                Some(gpu) => self.fact(Fact::Lost { gpu, why: line, at }),
+                Some(gpu) => Some(Heard::Fact(Fact::Lost { gpu, why: line, at })),
                 None => {
                     let text = format!("the GPU at {} is lost: {line}", place(bus));
-                    self.note(Target::Node, "gpu-lost-elsewhere".into(), Level::Degraded, text, Advice::RebootNode, at);
+                    noted(Target::Node, "gpu-lost-elsewhere".into(), Level::Degraded, text, Advice::RebootNode)
                 }
             },
             Said::Note { bus, reason, harm, advice, text } => {
                 let level = match harm {
                     Harm::None => {
                         tracing::info!(reason, text, "kernel log");
-                        return;
+                        return None;
                     }
                     Harm::Degraded => Level::Degraded,
                     Harm::Unhealthy => Level::Unhealthy,
                 };
                 let target = self.gpu(bus).map_or(Target::Node, Target::Gpu);
-                self.note(target, reason, level, text, advice, at);
+                noted(target, reason, level, text, advice)
             }
         }
-    }
-
-    fn note(&self, target: Target, code: String, level: Level, text: String, advice: Advice, at: MonoTime) {
-        self.fact(Fact::Noted { target, code, level, text, advice, at });
-    }
-
-    fn fact(&self, fact: Fact) {
-        self.tell(Message::Health(health::Message::Fact(fact)));
     }
 
     fn gpu(&self, bus: Option<Bus>) -> Option<GpuId> {

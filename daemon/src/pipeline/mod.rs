@@ -62,7 +62,14 @@ pub enum Message {
     /// An input, numbered here.
     Input(Input),
     /// A run was attached in the kernel; it is judged once this is answered.
-    Started(Arc<LiveRun>, tokio::sync::oneshot::Sender<()>),
+    Started {
+        /// The run.
+        live: Arc<LiveRun>,
+        /// What spoke against its GPUs, where it is for repair.
+        repair: Vec<String>,
+        /// Who waits.
+        done: tokio::sync::oneshot::Sender<()>,
+    },
     /// A run taken up again at the daemon's start, with what was found.
     Adopted(Arc<LiveRun>, String),
     /// The run's cgroup is empty or gone.
@@ -73,6 +80,8 @@ pub enum Message {
     Control(Control, tokio::sync::mpsc::UnboundedSender<Answer>),
     /// Of the node's health.
     Health(health::Message),
+    /// From the kernel's log.
+    Kernel(Box<klog::Message>),
     /// From an actuator.
     Told(Told),
     /// Stop.
@@ -96,6 +105,8 @@ pub struct Parts {
     pub recording_max_bytes: u64,
     /// The health of the node.
     pub health: health::Keeper,
+    /// This boot's id.
+    pub boot_id: String,
 }
 
 /// The pipeline.
@@ -159,8 +170,8 @@ impl Pipeline {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.input(input),
-            Message::Started(live, done) => {
-                let record = started(&live, self.parts.registry.kernel());
+            Message::Started { live, repair, done } => {
+                let record = started(&live, repair, self.parts.registry.kernel());
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
                 let _gone = done.send(());
@@ -184,6 +195,7 @@ impl Pipeline {
             }
             Message::Control(control, tell) => self.control(control, tell),
             Message::Health(message) => self.parts.health.message(message),
+            Message::Kernel(message) => self.kernel_says(*message),
             Message::Told(Told::Outcome(outcome)) => {
                 let status = self.runs.get(&outcome.decision.run).map(|r| r.status().clone()).unwrap_or_default();
                 // A thaw that gave way to a later freeze says nothing of what that one has proved.
@@ -415,10 +427,10 @@ impl Pipeline {
     }
 }
 
-fn started(live: &LiveRun, kernel: &Kernel) -> Record {
+fn started(live: &LiveRun, repair: Vec<String>, kernel: &Kernel) -> Record {
     let broken = assurance::broken(&live.policy, &grants(kernel));
     let broken = broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect();
-    Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy), broken }
+    Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy), broken, repair }
 }
 
 fn named(policy: &Policy) -> String {

@@ -84,6 +84,35 @@ pub struct Status {
     pub frozen_ns: u64,
     /// Levels that another had frozen before failsafe did.
     pub keep_frozen: Vec<u64>,
+    /// What it made of each GPU that it was on, in this daemon's life.
+    pub gpu_use: BTreeMap<failsafe_core::GpuId, GpuUse>,
+}
+
+/// What a run made of one GPU, as attributed to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuUse {
+    /// Its part of the GPU's utilisation at the last sample, thousandths of a percent; `None` while it has no process there,
+    /// or the GPU does not tell.
+    pub utilization: Option<i64>,
+    /// Memory of its own processes.
+    pub memory_bytes: u64,
+    /// Microseconds of the whole GPU.
+    pub time_us: u64,
+    /// Millijoules.
+    pub energy_mj: u64,
+    /// How the last sample was shared.
+    pub sharing: Sharing,
+}
+
+/// How what a GPU did is shared among those on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody else is there.
+    Alone,
+    /// By each one's part of the SMs' time.
+    ByUtilization,
+    /// Evenly: the GPU does not tell who did how much.
+    Even,
 }
 
 /// A live run.

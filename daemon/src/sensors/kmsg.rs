@@ -1,8 +1,9 @@
 //! The kernel's log, as it is written: XIDs and other words of the hardware, also when NVML hangs.
 //!
-//! Owns the descriptor and its thread. Invariants: it starts at the log's end (what was said before this daemon is on record
-//! already, or is judged by NVML); lines longer than [`LINE`] are cut; records that the kernel overwrote unread are told as
-//! lost. The path is the configuration's: tests feed a fifo or a file.
+//! Owns the descriptor and its thread. Invariants: it starts behind the last record that an earlier daemon of this boot took
+//! in, or at the log's beginning; what is there when it starts is told as of the past, with the time of its own lines; lines
+//! longer than [`LINE`] are cut; records that the kernel overwrote unread are told as lost. The path is the configuration's:
+//! tests feed a fifo or a file.
 
 use crate::platform::clock;
 use failsafe_core::{
@@ -37,8 +38,12 @@ pub enum KmsgEvent {
     Said {
         /// What.
         said: Said,
-        /// When it was read.
+        /// When it was read; when it was written, where that was before this sensor.
         at: MonoTime,
+        /// The record's number.
+        sequence: u64,
+        /// It was there when this sensor started.
+        past: bool,
     },
     /// Records were overwritten before they were read.
     Lost {
@@ -69,17 +74,22 @@ pub struct Kmsg {
 }
 
 impl Kmsg {
-    /// Opens the log and reads it on a thread of its own.
+    /// Opens the log and reads it on a thread of its own. `after` is the last record that was taken in before, in this boot.
     ///
     /// # Errors
     /// [`KmsgError`].
-    pub fn spawn(path: &Path, lines: Lines, sink: impl FnMut(KmsgEvent) + Send + 'static) -> Result<Kmsg, KmsgError> {
+    pub fn spawn(
+        path: &Path,
+        lines: Lines,
+        after: Option<u64>,
+        sink: impl FnMut(KmsgEvent) + Send + 'static,
+    ) -> Result<Kmsg, KmsgError> {
         let failed = |source| KmsgError { path: path.to_owned(), source };
         let file = open(path).map_err(failed)?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let stop = Arc::new(stop.map_err(|errno| failed(errno.into()))?);
         let stopped = stop.clone();
-        let mut reader = Reader { lines, sink, rest: Vec::new(), cut: false, sequence: None };
+        let mut reader = Reader::new(lines, sink, after);
         let work = move || reader.work(file, &stopped);
         let thread = std::thread::Builder::new().name("kmsg".into()).spawn(work).map_err(failed)?;
         Ok(Kmsg { stop, thread: Some(thread) })
@@ -104,7 +114,8 @@ fn open(path: &Path) -> std::io::Result<File> {
     options.read(true).write(kind.is_fifo()).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC);
     let mut file = options.open(path)?;
     if !kind.is_fifo() {
-        file.seek(SeekFrom::End(0))?;
+        // Of /dev/kmsg that is the oldest record that the kernel still has.
+        file.seek(SeekFrom::Start(0))?;
     }
     Ok(file)
 }
@@ -116,9 +127,17 @@ struct Reader<S> {
     /// The line under way was cut: what comes until its end is passed over.
     cut: bool,
     sequence: Option<u64>,
+    /// Records up to here were taken in before.
+    after: Option<u64>,
+    /// What was there at the start is still being read.
+    past: bool,
 }
 
 impl<S: FnMut(KmsgEvent)> Reader<S> {
+    fn new(lines: Lines, sink: S, after: Option<u64>) -> Reader<S> {
+        Reader { lines, sink, rest: Vec::new(), cut: false, sequence: None, after, past: true }
+    }
+
     fn work(&mut self, mut file: File, stop: &EventFd) {
         let plain = file.metadata().is_ok_and(|m| m.is_file());
         let mut buffer = vec![0; LINE];
@@ -126,12 +145,14 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
             match file.read(&mut buffer) {
                 // Only a plain file ends, and may grow.
                 Ok(0) => {
+                    self.past = false;
                     if waits(stop, None, LOOK_EVERY_MS.into()) {
                         return;
                     }
                 }
                 Ok(n) => self.bytes(&buffer[..n]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.past = false;
                     let fd = (!plain).then_some(&file);
                     if waits(stop, fd, PollTimeout::NONE) {
                         return;
@@ -172,6 +193,11 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
     fn line(&mut self, line: &str) {
         let sequence = line.split(',').nth(1).filter(|_| !line.starts_with(' ')).and_then(|n| n.parse::<u64>().ok());
         if let Some(now) = sequence {
+            if self.after.is_some_and(|after| now <= after) {
+                return;
+            }
+            // What was overwritten while nobody read is lost as well.
+            self.sequence = self.sequence.or(self.after);
             let lost = self.sequence.map_or(0, |last| now.saturating_sub(last.saturating_add(1)));
             self.sequence = Some(now);
             if lost > 0 {
@@ -179,10 +205,12 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
             }
         }
         let Some(record) = record(line) else { return };
-        // The record's own clock drifts from CLOCK_MONOTONIC, so the instant is that of reading.
-        let at = MonoTime(clock::monotonic_ns());
+        // The record's own clock drifts from CLOCK_MONOTONIC, so the instant is that of reading, but for what was written
+        // long before.
+        let now = clock::monotonic_ns();
+        let at = MonoTime(if self.past { now.min(record.micros.saturating_mul(1_000)) } else { now });
         if let Some(said) = self.lines.hear(record.message, at) {
-            (self.sink)(KmsgEvent::Said { said, at });
+            (self.sink)(KmsgEvent::Said { said, at, sequence: record.sequence, past: self.past });
         }
     }
 }
@@ -206,7 +234,7 @@ mod tests {
     fn reader() -> (Reader<impl FnMut(KmsgEvent)>, mpsc::Receiver<KmsgEvent>) {
         let (tx, rx) = mpsc::channel();
         let sink = move |event| tx.send(event).unwrap();
-        (Reader { lines: Lines::built_in().unwrap(), sink, rest: Vec::new(), cut: false, sequence: None }, rx)
+        (Reader::new(Lines::built_in().unwrap(), sink, None), rx)
     }
 
     #[test]
@@ -215,7 +243,7 @@ mod tests {
         let path = dir.path().join("kmsg");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
         let (tx, rx) = mpsc::channel();
-        let kmsg = Kmsg::spawn(&path, Lines::built_in().unwrap(), move |event| tx.send(event).unwrap()).unwrap();
+        let kmsg = Kmsg::spawn(&path, Lines::built_in().unwrap(), None, move |event| tx.send(event).unwrap()).unwrap();
         let mut fifo = OpenOptions::new().write(true).open(&path).unwrap();
         fifo.write_all(b"4,7,1,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1\n SUBSYSTEM=pci\n6,8,2,-;usb 1-1: new\n")
             .unwrap();
@@ -232,8 +260,42 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_the_start_is_read_behind_what_was_taken_in_with_its_own_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kmsg");
+        let xid = |n: u64, code: u64| format!("4,{n},{},-;NVRM: Xid (PCI:0000:3b:00): {code}\n", n * 1_000);
+        // Records 12 and 13 were overwritten while nobody read.
+        std::fs::write(&path, xid(10, 48) + &xid(11, 63) + &xid(14, 79)).unwrap();
+        let read = |after| {
+            let (tx, rx) = mpsc::channel();
+            let kmsg = Kmsg::spawn(&path, Lines::built_in().unwrap(), after, move |event| tx.send(event).unwrap());
+            (kmsg.unwrap(), move || match rx.recv_timeout(Duration::from_secs(10)).unwrap() {
+                KmsgEvent::Said { said: Said::Xid { code, .. }, at, sequence, past } => (code, at.0, sequence, past),
+                KmsgEvent::Lost { records } => (0, records, 0, false),
+                other => panic!("{other:?}"),
+            })
+        };
+        let (kmsg, next) = read(Some(10));
+        assert_eq!(next(), (63, 11_000_000, 11, true), "behind the tenth, with its own time");
+        assert_eq!(next(), (0, 2, 0, false), "two are lost");
+        assert_eq!(next(), (79, 14_000_000, 14, true));
+        // The end is not told; what comes after it is of the present, and one of the first that are written now does.
+        let present = (15..30).find_map(|n| {
+            let before = clock::monotonic_ns();
+            OpenOptions::new().append(true).open(&path).unwrap().write_all(xid(n, 95).as_bytes()).unwrap();
+            let (code, at, sequence, past) = next();
+            assert_eq!((code, sequence), (95, n));
+            (!past).then_some((before, at))
+        });
+        assert!(present.is_some_and(|(before, at)| at >= before), "{present:?}");
+        drop(kmsg);
+        let (_kmsg, next) = read(None);
+        assert_eq!(next(), (48, 10_000_000, 10, true), "without a word of before, from the beginning");
+    }
+
+    #[test]
     fn the_real_log_opens_where_it_may() {
-        match Kmsg::spawn(Path::new("/dev/kmsg"), Lines::built_in().unwrap(), |_| {}) {
+        match Kmsg::spawn(Path::new("/dev/kmsg"), Lines::built_in().unwrap(), None, |_| {}) {
             Ok(kmsg) => drop(kmsg),
             Err(error) => eprintln!("skipped: {error}: {}", error.source),
         }

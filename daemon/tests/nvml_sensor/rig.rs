@@ -142,7 +142,7 @@ pub fn fault(function: &str, rest: &str) -> String {
 
 pub fn process(pid: u32, memory: u64) -> GpuProcess {
     let kind = ProcessKind::Compute;
-    GpuProcess { pid, memory: Some(memory), kind, gpu_instance: None, compute_instance: None }
+    GpuProcess { pid, memory: Some(memory), kind, gpu_instance: None, compute_instance: None, sm: None }
 }
 
 /// The processes whose parent is this one.

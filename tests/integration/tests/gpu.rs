@@ -192,3 +192,51 @@ fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Re
         })
     })
 }
+
+#[test]
+fn two_runs_on_one_card_are_told_what_each_made_of_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let pid_file = |name: &str| folder.path().join(format!("{name}.pid"));
+    let process = |name: &str, gib: u32, weight: u32| {
+        let file = pid_file(name).display().to_string();
+        format!("[[gpu.process]]\npid_file = {file:?}\nmemory = \"{gib} GiB\"\nweight = {weight}\n")
+    };
+    let scenario =
+        "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 400\nutilization = 80\nmemory_used = \"9 GiB\"\n"
+            .to_owned()
+            + &process("works", 3, 3)
+            + &process("helps", 2, 1);
+    on_gpu_node("use", &scenario, |node| {
+        let policy = node.policy("p", "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n")?.display().to_string();
+        let start = |name: &str| {
+            let script = format!("echo $$ > {} && exec sleep 600", pid_file(name).display());
+            let args =
+                ["run", "-p", &policy, "-n", name, "--gpu", "0", "--user", "root", "--", "sh", "-c", script.as_str()];
+            node.ctl_command(args).spawn()
+        };
+        let mut children = vec![start("works")?, start("helps")?];
+        let done = (|| {
+            for (name, part, gib) in [("works", 60_000, 3u64), ("helps", 20_000, 2)] {
+                wait_for("it runs", || Ok(node.run(name).is_ok_and(|run| run["state"] == "running")))?;
+                wait_for("its part is told", || {
+                    let used = &node.json(["describe", name])?["gpu_use"][0];
+                    Ok(used["sharing"] == "by-utilization" && used["utilization_mpct"] == part)
+                })?;
+                wait_for("it is charged for it", || {
+                    let used = &node.json(["describe", name])?["gpu_use"][0];
+                    Ok(used["energy_mj"].as_u64() > Some(0) && used["time_us"].as_u64() > Some(0))
+                })?;
+                let used = node.json(["describe", name])?["gpu_use"][0].clone();
+                ensure!(used["memory_bytes"] == gib << 30, "{used}");
+                let page = node.ctl(["describe", name])?.expect(0)?.out;
+                ensure!(page.contains("by-utilization") && page.contains("GPU TIME"), "{page}");
+            }
+            Ok(())
+        })();
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    })
+}

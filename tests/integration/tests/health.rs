@@ -83,39 +83,34 @@ fn a_cordon_is_an_operators_and_stays_over_a_restart() -> Result<()> {
 }
 
 #[test]
-fn a_gpu_is_reset_by_the_vendors_tool_and_not_while_anything_runs_on_it() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let tool = folder.path().join("nvidia-smi");
-    fs::write(&tool, "#!/bin/sh\necho \"GPU $3 was reset\"\n")?;
-    fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let scenario = folder.path().join("scenario.toml");
-    fs::write(&scenario, TWO)?;
-    let library = program("libnvidia_ml.so")?.display().to_string();
-    let settings = format!(
-        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[gpu]\nnvidia_smi = {:?}\n",
-        scenario.display(),
-        tool.display().to_string()
-    );
-    on_node("reset", &settings, |node| {
+fn nothing_is_started_on_a_gpu_that_is_cordoned_but_for_its_repair() -> Result<()> {
+    const NOBODY: u32 = 65_534;
+    on_gpu_node("repair", TWO, |node| {
         wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
-        let policy = "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n";
-        let policy = node.policy("p", policy)?.display().to_string();
-        let args = ["run", "-p", &policy, "-n", "holder", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
-        let mut child = node.ctl_command(args).spawn()?;
-        let done = (|| {
-            wait_for("the run holds it", || Ok(node.json(["node", "capacity"])?["held"] == 1))?;
-            let refused = node.ctl(["gpu", "reset", "0", "-r", "xid 95"])?.expect(1)?;
-            ensure!(refused.err.contains("held by run"), "{refused:?}");
-            let done = node.ctl(["gpu", "reset", "1", "-r", "xid 95"])?.expect(0)?;
-            ensure!(done.out.contains("was reset: GPU GPU-"), "{done:?}");
-            node.wait_for_event("the reset on record", |e| {
-                e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true
-            })?;
-            Ok(())
-        })();
-        let _ = child.kill();
-        let _ = child.wait();
-        done
+        node.ctl(["gpu", "cordon", "1", "-r", "fan is loud"])?.expect(0)?;
+        let policy = node.policy("p", "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n")?.display().to_string();
+        let run = |more: &[&str]| {
+            let args = ["run", "-p", &policy, "--gpu", "1", "--user", "nobody"];
+            node.ctl(args.into_iter().chain(more.iter().copied()).chain(["--", "true"]))
+        };
+        let refused = run(&[])?.expect(1)?;
+        for word in ["GPU-", "is draining: cordoned by user 0", "fan is loud", "gpu uncordon", "--repair"] {
+            ensure!(refused.err.contains(word), "{word} is not in {refused:?}");
+        }
+        ensure!(node.json(["list", "--all"])?.as_array().is_some_and(Vec::is_empty), "a run was left");
+        let args = ["run", "-p", &policy, "--gpu", "1", "--repair", "--", "true"];
+        let denied = node.ctl_as(NOBODY, args)?.expect(4)?;
+        ensure!(denied.err.contains("administrators' group"), "{denied:?}");
+        run(&["--repair", "-n", "mends"])?.expect(0)?;
+        let started =
+            node.wait_for_event("the start", |e| e["body"]["type"] == "run-started" && e["body"]["repair"].is_array())?;
+        ensure!(started["body"]["repair"][0].to_string().contains("fan is loud"), "{started}");
+        let sleep = ["run", "-p", &policy, "--gpu", "0", "--user", "nobody", "--", "true"];
+        node.ctl(sleep)?.expect(0)?;
+        node.ctl(["node", "cordon", "-r", "kernel update"])?.expect(0)?;
+        let refused = node.ctl(sleep)?.expect(1)?;
+        ensure!(refused.err.contains("node is draining") && refused.err.contains("node uncordon"), "{refused:?}");
+        node.log_is_whole()
     })
 }
 

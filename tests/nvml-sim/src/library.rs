@@ -21,6 +21,8 @@ const HANG_POLL: Duration = Duration::from_millis(2);
 const WAIT_POLL: Duration = Duration::from_millis(5);
 /// The same on the wall clock, where the next event's time is known.
 const LIVE_POLL: Duration = Duration::from_millis(100);
+/// The same where the scenario cannot change.
+const STILL_POLL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Library {
@@ -252,9 +254,12 @@ fn poll_event(number: usize) -> Answer<(Moment, Option<Due>, Option<f64>)> {
 }
 
 fn pause(moment: &Moment, next: Option<f64>) -> Duration {
+    // Nothing but a scenario that is changed, or a fault of it, can bring news before the next event.
+    let still = !moment.scenario.live && moment.scenario.faults.is_empty();
+    let most = if still { STILL_POLL } else { LIVE_POLL };
     match (&moment.scenario.clock, next) {
         (ClockSource::File(_), _) => WAIT_POLL,
-        (ClockSource::Wall, Some(at)) => Duration::from_secs_f64((at - moment.t).clamp(0.000_1, 1.0)).min(LIVE_POLL),
-        (ClockSource::Wall, None) => LIVE_POLL,
+        (ClockSource::Wall, Some(at)) => Duration::from_secs_f64((at - moment.t).clamp(0.000_1, 1.0)).min(most),
+        (ClockSource::Wall, None) => most,
     }
 }

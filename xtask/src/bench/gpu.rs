@@ -1,7 +1,8 @@
 //! What sampling GPUs costs, beside the Python tools that people run for it, all on the same simulated NVML; how long a pass
 //! takes when calls are slow; and from a GPU's event to the run frozen.
 //!
-//! Everything here is simulated: a call into the stand-in costs what its model costs, and no GPU was asked.
+//! Everything here is simulated: a call into the stand-in costs what its model costs, and no GPU was asked. Where CPU is
+//! taken the stand-in reads its scenario once, for all programs alike.
 
 mod event;
 mod others;
@@ -73,6 +74,11 @@ fn scenario(gpus: usize, more: &str) -> String {
          memory_used = \"61 GiB\"\n[gpu.nvlink]\nsent = [[0, 0], [1000, \"90000 GB\"]]\n\
          [[gpu.process]]\npid = {me}\nmemory = \"60 GiB\"\n{more}"
     )
+}
+
+/// The same, and the stand-in does not look at the file in every call, which no driver does.
+fn still(gpus: usize, more: &str) -> String {
+    format!("live = false\n{}", scenario(gpus, more))
 }
 
 impl Stage {
@@ -164,7 +170,7 @@ fn passes(stage: &Stage, trials: usize, report: &mut Report) -> Result<()> {
             0 => String::new(),
             us => format!("[[fault]]\nfunction = \"*\"\nlatency_us = {us}\n"),
         };
-        let file = stage.write("passes.toml", &scenario(GPUS, &fault))?;
+        let file = stage.write("passes.toml", &still(GPUS, &fault))?;
         let text = shell::read(&mut stage.sampler(&file, &["--time", &trials.max(20).to_string()]))?;
         let times: serde_json::Value = serde_json::from_str(&text).context("the sampler printed no times")?;
         for kind in ["fast", "whole"] {
@@ -183,7 +189,7 @@ fn passes(stage: &Stage, trials: usize, report: &mut Report) -> Result<()> {
 fn counts(stage: &Stage, report: &mut Report) -> Result<()> {
     for gpus in COUNTS {
         eprintln!("gpu: the sampler with {gpus} GPU(s) at 1 Hz");
-        let file = stage.write("counts.toml", &scenario(gpus, ""))?;
+        let file = stage.write("counts.toml", &still(gpus, ""))?;
         let sampler = Running::start(&mut stage.sampler(&file, &["--interval-ms", "1000"]))?;
         let (cpu, rss) = usage(&sampler.pids(), stage.window)?;
         report.figure(&format!("sampler_{gpus}_gpus_1hz_cpu_ms_per_s"), cpu);
@@ -194,7 +200,7 @@ fn counts(stage: &Stage, report: &mut Report) -> Result<()> {
 
 /// The daemon with its sampler, the same daemon without, and the others. What sampling costs is the difference of the two.
 fn cost(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
-    let file = stage.write("cost.toml", &scenario(GPUS, ""))?;
+    let file = stage.write("cost.toml", &still(GPUS, ""))?;
     for hz in RATES_HZ {
         let start = |nvml| {
             let options = Options { name: "bench-gpu", release: !args.debug, sample_interval_ms: 1_000 / hz, nvml };

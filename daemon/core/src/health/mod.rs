@@ -14,11 +14,12 @@ mod level;
 mod order;
 mod part;
 mod place;
+mod wear;
 mod xids;
 
 pub use level::{Change, Level, Reason, Target};
 pub use order::{Fact, NoSuchGpu, Order, OrderKind};
-pub use place::{Placement, Wanted};
+pub use place::{Closed, Placement, Wanted};
 
 use crate::{
     event::Event,
@@ -58,6 +59,18 @@ pub struct Kept {
     revision: u64,
     node: part::KeptPart,
     gpus: BTreeMap<GpuId, part::KeptPart>,
+    #[serde(default)]
+    kernel_log: Option<ReadTo>,
+}
+
+/// How far the kernel's log is in what is kept: beside what it said, in one file, so that no crash counts a line twice or not
+/// at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadTo {
+    /// The boot whose log it is; each begins with another.
+    pub boot_id: String,
+    /// The last record that is in it.
+    pub sequence: u64,
 }
 
 /// The health of a node and its GPUs.
@@ -70,6 +83,7 @@ pub struct Health {
     revision: u64,
     node: Part,
     gpus: BTreeMap<GpuId, Part>,
+    kernel_log: Option<ReadTo>,
 }
 
 /// A part as it stands.
@@ -109,7 +123,8 @@ impl Health {
             false => Part::seen(kept.node, now),
         };
         let gpus = kept.gpus.into_iter().map(|(gpu, part)| (gpu, unseen(part))).collect();
-        Health { catalogue, fresh, wall_offset_ns, now: at, revision: kept.revision, node, gpus }
+        let kernel_log = kept.kernel_log;
+        Health { catalogue, fresh, wall_offset_ns, now: at, revision: kept.revision, node, gpus, kernel_log }
     }
 
     /// What is to be kept.
@@ -118,7 +133,23 @@ impl Health {
             revision: self.revision,
             node: self.node.keep(),
             gpus: self.gpus.iter().map(|(gpu, part)| (gpu.clone(), part.keep())).collect(),
+            kernel_log: self.kernel_log.clone(),
         }
+    }
+
+    /// How far the kernel's log was taken in.
+    pub fn read_to(&self) -> Option<&ReadTo> {
+        self.kernel_log.as_ref()
+    }
+
+    /// What the kernel's log says up to here is taken in with the next fact or input.
+    pub fn reads_to(&mut self, to: ReadTo) {
+        self.kernel_log = Some(to);
+    }
+
+    /// Whether this XID, told late by the kernel's log, is one that was heard when it came.
+    pub fn knows_xid(&self, gpu: &GpuId, code: u64, at: MonoTime) -> bool {
+        self.gpus.get(gpu).is_some_and(|part| part.knows_xid(code, self.stamp(at)))
     }
 
     /// Takes in an input of the core.
@@ -154,6 +185,12 @@ impl Health {
                     }
                 }
                 self.settle(None)
+            }
+            Fact::Xid { gpu, code, at } => {
+                self.advance(*at);
+                let now = self.stamp(*at);
+                let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
+                if part.xid(&self.catalogue, *code, now) { self.settle(None) } else { Vec::new() }
             }
             Fact::Lost { gpu, why, at } => {
                 let text = format!("the GPU is lost: {why}");

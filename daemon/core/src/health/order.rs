@@ -15,6 +15,15 @@ pub enum Fact {
         /// When.
         at: MonoTime,
     },
+    /// An XID that concerns no run: it came while no daemon watched.
+    Xid {
+        /// The GPU.
+        gpu: GpuId,
+        /// NVIDIA's number.
+        code: u64,
+        /// When it came.
+        at: MonoTime,
+    },
     /// A GPU is lost: it answers nothing until it is reset or the node is booted.
     Lost {
         /// The GPU.

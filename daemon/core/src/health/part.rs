@@ -5,6 +5,7 @@ use super::{
     BLIND, CORDONED, STALE, Stamp,
     checks::{self, Checks, Found},
     level::{Change, Level, Reason, Target},
+    wear::{self, Wear},
     xids::Xids,
 };
 use crate::{
@@ -23,6 +24,7 @@ pub(super) struct Part {
     reasons: BTreeMap<String, Reason>,
     checks: Checks,
     xids: Xids,
+    wear: Wear,
     heard: Option<MonoTime>,
     /// Codes, level as last told.
     told: BTreeSet<String>,
@@ -36,11 +38,17 @@ pub(super) struct KeptPart {
     level: Level,
     since_ns: i64,
     reasons: Vec<Reason>,
+    /// Files of earlier versions have neither of these.
+    #[serde(default)]
+    xids: Xids,
+    #[serde(default)]
+    wear: Wear,
 }
 
 impl Default for KeptPart {
     fn default() -> KeptPart {
-        KeptPart { level: Level::Healthy, since_ns: 0, reasons: Vec::new() }
+        let (xids, wear) = Default::default();
+        KeptPart { level: Level::Healthy, since_ns: 0, reasons: Vec::new(), xids, wear }
     }
 }
 
@@ -65,7 +73,8 @@ impl Part {
         let mut part = Part {
             reasons: kept_reasons.map(|reason| (reason.code.clone(), reason)).collect(),
             checks: Checks::default(),
-            xids: Xids::default(),
+            xids: kept.xids,
+            wear: kept.wear,
             heard: None,
             told: BTreeSet::new(),
             level: kept.level,
@@ -90,7 +99,13 @@ impl Part {
     }
 
     pub(super) fn keep(&self) -> KeptPart {
-        KeptPart { level: self.level, since_ns: self.since_ns, reasons: self.reasons.values().cloned().collect() }
+        KeptPart {
+            level: self.level,
+            since_ns: self.since_ns,
+            reasons: self.reasons.values().cloned().collect(),
+            xids: self.xids.clone(),
+            wear: self.wear.clone(),
+        }
     }
 
     pub(super) fn view(&self) -> PartView {
@@ -142,11 +157,16 @@ impl Part {
     pub(super) fn reset(&mut self) {
         self.reasons.retain(|code, _| [CORDONED, BLIND, STALE].contains(&code.as_str()));
         self.checks = Checks::default();
-        self.xids = Xids::default();
+        self.xids.reset();
+    }
+
+    /// Whether an XID of that time was heard already.
+    pub(super) fn knows_xid(&self, code: u64, now: Stamp) -> bool {
+        self.xids.knows(code, now.wall_ns)
     }
 
     pub(super) fn xid(&mut self, catalogue: &Catalogue, code: u64, now: Stamp) -> bool {
-        let verdict = self.xids.hear(catalogue, code, now.at);
+        let verdict = self.xids.hear(catalogue, code, now.wall_ns);
         let mut changed = false;
         for over in verdict.over {
             changed |= self.reasons.remove(&over).is_some();
@@ -170,6 +190,11 @@ impl Part {
                 Found::Cleared | Found::Nothing => false,
             };
         }
+        changed |= match self.wear.value(kind, value, now.wall_ns) {
+            Some(wear::Found::Bad(code, level, text, advice)) => self.note(code, level, text, advice, now),
+            Some(wear::Found::Good(code)) => self.reasons.remove(code).is_some(),
+            None => false,
+        };
         changed
     }
 

@@ -1,6 +1,6 @@
 //! May work be placed here: a yes or no with reasons, for schedulers.
 
-use super::{Level, View};
+use super::{Level, Reason, Target, View};
 use crate::subject::{GpuId, RunId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,40 @@ pub struct Placement {
     pub reasons: Vec<String>,
 }
 
+/// A part on which nothing new is to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Which.
+    pub target: Target,
+    /// How it stands: draining or unhealthy.
+    pub level: Level,
+    /// Why, the worst first.
+    pub why: String,
+}
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is {}: {}", self.target, self.level, self.why)
+    }
+}
+
 impl View {
+    /// Which of these GPUs, or the node for all of them, may not have work started on them without a word of whoever repairs
+    /// them. What is degraded or not seen is for the caller's policy to judge.
+    pub fn closed(&self, gpus: &BTreeSet<GpuId>) -> Vec<Closed> {
+        if gpus.is_empty() {
+            return Vec::new();
+        }
+        let closed = |target: Target, level: Level, reasons: &[Reason]| {
+            let why: Vec<&str> =
+                reasons.iter().filter(|r| r.level >= Level::Draining).map(|r| r.text.as_str()).collect();
+            (level >= Level::Draining).then(|| Closed { target, level, why: why.join("; ") })
+        };
+        let parts = gpus.iter().filter_map(|gpu| Some((gpu, self.gpus.get(gpu)?)));
+        let of_gpus = parts.filter_map(|(gpu, part)| closed(Target::Gpu(gpu.clone()), part.level, &part.reasons));
+        closed(Target::Node, self.node_alone(), &self.node.reasons).into_iter().chain(of_gpus).collect()
+    }
+
     /// Whether `wanted` may be placed, given which runs hold which GPUs.
     pub fn placeable(&self, wanted: &Wanted, held: &BTreeMap<GpuId, BTreeSet<RunId>>) -> Placement {
         let mut answer = Placement::default();

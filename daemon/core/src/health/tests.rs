@@ -277,6 +277,97 @@ fn placement_says_yes_or_why_not() {
     assert!(!seen().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new()).placeable, "a stale answer is no yes");
 }
 
+#[test]
+fn nothing_is_started_on_what_is_draining_or_unhealthy_without_a_word() {
+    let mut h = seen();
+    let (a, both) = ([gpu("a")].into(), [gpu("a"), gpu("b")].into());
+    h.take(&value("a", Kind::GpuRemappedRowsPending, 1, s(2)));
+    h.take(&gap(Some("b"), true, s(2)));
+    assert!(h.view().closed(&both).is_empty(), "degraded, and not seen");
+    h.take(&xid("a", 79, s(3)));
+    h.order(&order(OrderKind::Cordon, Target::Gpu(gpu("b"))), s(3)).unwrap();
+    let closed = h.view().closed(&both);
+    assert_eq!(closed.iter().map(|c| c.level).collect::<Vec<_>>(), [Level::Unhealthy, Level::Draining]);
+    assert!(closed[0].to_string().starts_with("GPU-a is unhealthy: XID 79"), "{}", closed[0]);
+    assert!(!closed[0].why.contains("remapped"), "what only degrades it is no reason: {}", closed[0]);
+    assert_eq!(closed[1].to_string(), "GPU-b is draining: cordoned by user 0 (admin): test");
+    h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(4)).unwrap();
+    assert!(h.view().closed(&a).is_empty());
+    h.order(&order(OrderKind::Cordon, Target::Node), s(5)).unwrap();
+    assert_eq!(h.view().closed(&a)[0].target, Target::Node);
+    assert!(h.view().closed(&BTreeSet::new()).is_empty(), "work without a GPU is none of this");
+}
+
+fn over_a_restart(h: &Health) -> Health {
+    health(serde_json::from_str(&serde_json::to_string(&h.keep()).unwrap()).unwrap())
+}
+
+#[test]
+fn five_fatal_xids_within_a_day_are_more_than_resets_can_mend() {
+    let mut h = seen();
+    let reset = order(OrderKind::Reset, Target::Gpu(gpu("a")));
+    for (n, code) in [79, 95, 79, 119].into_iter().enumerate() {
+        h.take(&xid("a", code, s(2 + n as u64 * 3_600)));
+        assert!(!codes(&h, "a").contains(&"xid-fatal-repeated".to_owned()));
+        h.order(&reset, s(3 + n as u64 * 3_600)).unwrap();
+        // What is counted outlives both a reset and a restart.
+        h = over_a_restart(&h);
+    }
+    let mut late = h.clone();
+    h.take(&xid("b", 79, s(5 * 3_600)));
+    h.take(&xid("a", 13, s(5 * 3_600)));
+    assert_eq!(codes(&h, "a"), ["blind"], "another GPU's, and one of a program, are none of its");
+    h.take(&xid("a", 95, s(5 * 3_600)));
+    let reason = h.view().gpus[&gpu("a")].reasons.iter().find(|r| r.code == "xid-fatal-repeated").cloned().unwrap();
+    assert_eq!((reason.level, reason.advice), (Level::Unhealthy, Advice::ContactSupport));
+    late.take(&xid("a", 95, s(86_400 + 3_600)));
+    assert!(!codes(&late, "a").contains(&"xid-fatal-repeated".to_owned()), "the first is older than a day");
+}
+
+#[test]
+fn more_than_one_page_or_row_a_week_speaks_against_the_memory() {
+    const DAY: u64 = 86_400;
+    for (kind, other, code) in [
+        (Kind::GpuRemappedRowsCorrectable, Kind::GpuRemappedRowsUncorrectable, "row-remap-rate"),
+        (Kind::GpuRetiredPagesSingle, Kind::GpuRetiredPagesDouble, "retired-pages-rate"),
+    ] {
+        let mut h = seen();
+        h.take(&value("a", kind.clone(), 7, s(2)));
+        assert!(codes(&h, "a").is_empty(), "how long it took for those is not known");
+        h.take(&value("a", kind.clone(), 8, s(DAY)));
+        assert!(codes(&h, "a").is_empty(), "one");
+        h = over_a_restart(&h);
+        h.take(&value("a", other, 0, s(2 * DAY)));
+        h.take(&value("a", kind.clone(), 9, s(6 * DAY)));
+        assert_eq!(codes(&h, "a"), [code], "the second in a week, over a restart");
+        assert_eq!(level(&h, "a"), Level::Degraded);
+        h.take(&value("a", kind.clone(), 9, s(8 * DAY - 1)));
+        assert_eq!(codes(&h, "a"), [code]);
+        h.take(&value("a", kind.clone(), 9, s(8 * DAY + 1)));
+        assert!(codes(&h, "a").is_empty(), "a week after the first of them");
+        h.take(&value("a", kind.clone(), 0, s(8 * DAY + 2)));
+        h.take(&value("a", kind, 1, s(8 * DAY + 3)));
+        assert_eq!(codes(&h, "a"), [code], "the one of day 6, and this one");
+    }
+}
+
+#[test]
+fn an_xid_that_is_told_late_is_known_when_it_was_heard() {
+    let mut h = seen();
+    let a = gpu("a");
+    assert!(!h.knows_xid(&a, 79, s(5)));
+    h.take(&xid("a", 79, s(5)));
+    let to = ReadTo { boot_id: "b".into(), sequence: 7 };
+    h.reads_to(to.clone());
+    let mut h = over_a_restart(&h);
+    assert_eq!(h.read_to(), Some(&to));
+    assert!(h.knows_xid(&a, 79, s(4)) && h.knows_xid(&a, 79, s(9)), "the two clocks are not in step");
+    assert!(!h.knows_xid(&a, 79, s(11)) && !h.knows_xid(&a, 95, s(5)) && !h.knows_xid(&gpu("b"), 79, s(5)));
+    let changes = h.fact(&Fact::Xid { gpu: a.clone(), code: 95, at: s(11) });
+    assert_eq!(changes[0].added[0].code, "xid-95");
+    assert!(h.knows_xid(&a, 95, s(11)));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Value(u8, i64),

@@ -2,9 +2,10 @@
 
 use super::level::Level;
 use crate::{
-    time::{MonoTime, Span},
+    time::Span,
     xid::{Advice, Catalogue, Harm},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
 /// An XID that follows others is looked at beside those of this long before it.
@@ -13,12 +14,24 @@ const WITH_OTHERS: Span = Span::from_secs(60);
 const DAY: Span = super::checks::DAY;
 /// Instants remembered of one XID.
 const KEPT: usize = 64;
+/// XIDs remembered: hostile numbers cannot fill the memory.
+const CODES: usize = 128;
+/// A line of the kernel's log and NVML's event of the same XID are this far apart at most.
+const SAME_WITHIN: Span = Span::from_secs(5);
+/// So many of those that make a GPU unhealthy within a day, on one GPU: NVSentinel's figure, whose advice is to take the GPU
+/// out and ask NVIDIA.
+const FATAL_A_DAY: usize = 5;
 
-/// XIDs of one GPU.
-#[derive(Debug, Clone, Default)]
+/// XIDs of one GPU. Times are of the wall clock: they are kept over a boot.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Xids {
-    last_other: Option<MonoTime>,
-    repeats: BTreeMap<u64, VecDeque<MonoTime>>,
+    /// The last that came of no other, ns since the epoch.
+    last_other: Option<i64>,
+    /// When each came, oldest first.
+    came: BTreeMap<u64, VecDeque<i64>>,
+    /// When those came that make the GPU unhealthy. An order that resets its health does not clear it: that each was dealt
+    /// with is no answer to why they come.
+    fatal: VecDeque<i64>,
 }
 
 /// A reason that an XID gives.
@@ -37,11 +50,12 @@ pub(super) struct Verdict {
 }
 
 impl Xids {
-    pub(super) fn hear(&mut self, catalogue: &Catalogue, code: u64, at: MonoTime) -> Verdict {
+    pub(super) fn hear(&mut self, catalogue: &Catalogue, code: u64, wall_ns: i64) -> Verdict {
         let mut verdict = Verdict { found: Vec::new(), over: Vec::new() };
         let named = catalogue.describe(code);
+        let times = self.count(code, wall_ns);
         let Some(xid) = catalogue.get(code) else {
-            self.last_other = Some(at);
+            self.last_other = Some(wall_ns);
             verdict.found.push(Found {
                 code: reason(code),
                 level: Level::Degraded,
@@ -53,11 +67,11 @@ impl Xids {
         verdict.over = xid.cancels.iter().map(|other| reason(*other)).collect();
         if xid.follows {
             // Beside its cause it says nothing. Alone it is what the catalogue says of it.
-            if self.last_other.is_some_and(|other| at.since(other) <= WITH_OTHERS) {
+            if self.last_other.is_some_and(|other| since(wall_ns, other) <= WITH_OTHERS) {
                 return verdict;
             }
         } else {
-            self.last_other = Some(at);
+            self.last_other = Some(wall_ns);
         }
         let level = match xid.harm {
             Harm::None => None,
@@ -68,23 +82,61 @@ impl Xids {
             let text = format!("{named}: {}", xid.meaning);
             verdict.found.push(Found { code: reason(code), level, text, advice: xid.action });
         }
-        if let Some(times) = xid.repeated {
-            let seen = self.repeats.entry(code).or_default();
-            seen.push_back(at);
-            while seen.len() > KEPT || seen.front().is_some_and(|first| at.since(*first) > DAY) {
-                seen.pop_front();
-            }
-            if seen.len() >= usize::try_from(times).unwrap_or(usize::MAX) {
+        if xid.harm == Harm::Unhealthy {
+            let fatal = remember(&mut self.fatal, wall_ns);
+            if fatal >= FATAL_A_DAY {
                 verdict.found.push(Found {
-                    code: format!("{}-repeated", reason(code)),
-                    level: Level::Degraded,
-                    text: format!("{named}, {} times within a day on this GPU: perhaps its hardware", seen.len()),
-                    advice: Advice::InspectHardware,
+                    code: "xid-fatal-repeated".to_owned(),
+                    level: Level::Unhealthy,
+                    text: format!("{fatal} fatal XIDs within a day on this GPU, the last {named}"),
+                    advice: Advice::ContactSupport,
                 });
             }
         }
+        if xid.repeated.is_some_and(|least| times >= usize::try_from(least).unwrap_or(usize::MAX)) {
+            verdict.found.push(Found {
+                code: format!("{}-repeated", reason(code)),
+                level: Level::Degraded,
+                text: format!("{named}, {times} times within a day on this GPU: perhaps its hardware"),
+                advice: Advice::InspectHardware,
+            });
+        }
         verdict
     }
+
+    /// Whether an XID of that time was heard already, perhaps from another sensor.
+    pub(super) fn knows(&self, code: u64, wall_ns: i64) -> bool {
+        let last = self.came.get(&code).and_then(VecDeque::back);
+        last.is_some_and(|last| *last >= wall_ns || since(wall_ns, *last) <= SAME_WITHIN)
+    }
+
+    /// Forgets what came, but for how often it was fatal.
+    pub(super) fn reset(&mut self) {
+        (self.last_other, self.came) = (None, BTreeMap::new());
+    }
+
+    /// How often this one came within a day, with this time.
+    fn count(&mut self, code: u64, wall_ns: i64) -> usize {
+        if self.came.len() >= CODES && !self.came.contains_key(&code) {
+            let oldest = self.came.iter().min_by_key(|(_, came)| came.back().copied()).map(|(code, _)| *code);
+            oldest.map(|oldest| self.came.remove(&oldest));
+        }
+        remember(self.came.entry(code).or_default(), wall_ns)
+    }
+}
+
+/// Adds an instant to those of the last day; how many they are then.
+fn remember(came: &mut VecDeque<i64>, wall_ns: i64) -> usize {
+    came.push_back(wall_ns);
+    while came.len() > KEPT || came.front().is_some_and(|first| since(wall_ns, *first) > DAY) {
+        came.pop_front();
+    }
+    came.len()
+}
+
+/// From `before` to `now`; nothing where the clock was set back.
+fn since(now: i64, before: i64) -> Span {
+    Span(u64::try_from(now.saturating_sub(before)).unwrap_or(0))
 }
 
 fn reason(code: u64) -> String {

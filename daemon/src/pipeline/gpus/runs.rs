@@ -22,6 +22,11 @@ impl Told {
         self.attribution.retain(&ids);
         self.told_of_runs.retain(|(run, _), _| ids.contains(run));
         let found = self.attribution.take(gpu, work, processes, &holders);
+        for (run, used) in found.uses {
+            if let Some(live) = live.iter().find(|live| live.run.id == run) {
+                live.status().gpu_use.insert(gpu.clone(), used);
+            }
+        }
         for (run, kind, value) in found.values {
             let told = self.told_of_runs.get(&(run, kind.clone()));
             if told.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER) {
@@ -47,7 +52,7 @@ impl Told {
             let path = self.proc.cgroup(process.pid).ok().flatten();
             let run = path.and_then(|path| self.registry.of_cgroup(&path));
             let id = run.as_ref().map(|run| run.run.id);
-            processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id });
+            processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id, sm: process.sm });
             let Some(run) = run else { continue };
             let gpus = {
                 let mut status = run.status();

@@ -25,6 +25,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The last field that is asked for: above it drivers have changed what the numbers mean.
 const LAST_FIELD: u32 = 250;
+/// The function that is asked for every field at once, and has a shape of its own.
+const FIELDS: &str = "nvmlDeviceGetFieldValues";
 /// Functions whose answers tell one board from another.
 const IDENTITY: [&str; 13] = [
     "nvmlDeviceGetUUID",
@@ -105,7 +107,8 @@ impl Check {
         let counted = system.iter().find(|call| call["function"] == "nvmlDeviceGetCount_v2");
         let count = counted.and_then(|call| call["value"][0].as_u64()).unwrap_or(0);
         let gpus: Vec<_> = (0..u32::try_from(count).unwrap_or(0).min(64)).map(|index| self.gpu(index)).collect();
-        let known = || table::CALLED.iter().map(|(name, _)| *name).chain(table::NOT_CALLED.iter().copied());
+        let called = table::CALLED.iter().map(|(name, _)| *name).chain([FIELDS]);
+        let known = || called.clone().chain(table::NOT_CALLED.iter().copied());
         let absent: Vec<&str> = known().filter(|name| !self.library.has(name)).collect();
         let not_called: Vec<&str> = table::NOT_CALLED.iter().copied().filter(|name| self.library.has(name)).collect();
         json!({
@@ -175,10 +178,15 @@ impl Check {
 
     fn fields(&mut self, device: Device) -> serde_json::Value {
         let library = self.library;
-        match timed(move || library.fields(device, LAST_FIELD)) {
-            None => json!({ "answer": "no answer" }),
-            Some((None, _)) => json!({ "answer": "no such function" }),
-            Some((Some((code, fields)), took)) => {
+        let (said, answer) = match timed(move || library.fields(device, LAST_FIELD)) {
+            None => ("no answer".to_owned(), None),
+            Some((None, _)) => ("no such function".to_owned(), None),
+            Some((Some((code, fields)), took)) => (library.error_text(code), Some((fields, took))),
+        };
+        *self.tally.entry(said.clone()).or_default() += 1;
+        match answer {
+            None => json!({ "function": FIELDS, "answer": said }),
+            Some((fields, took)) => {
                 let mut supported = Map::new();
                 let mut others: std::collections::BTreeMap<String, Vec<u32>> = Default::default();
                 for (field, code, value) in fields {
@@ -188,7 +196,7 @@ impl Check {
                     }
                 }
                 let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                json!({ "answer": library.error_text(code), "us": us, "values": supported, "others": others })
+                json!({ "function": FIELDS, "answer": said, "us": us, "values": supported, "others": others })
             }
         }
     }

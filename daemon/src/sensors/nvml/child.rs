@@ -4,13 +4,13 @@
 
 use super::{
     NvmlConfig,
+    asked::{Asked, timeout},
     frame::{Decoder, Frame, FrameError},
 };
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::EventFd,
+    poll::{PollFd, PollFlags, poll},
     unistd::read,
 };
 use std::{
@@ -37,8 +37,8 @@ pub enum Heard {
     Frames(Vec<Frame>),
     /// Its end of the pipe is closed, or it does not speak in frames.
     Closed(Option<FrameError>),
-    /// The sensor is to stop.
-    Stop,
+    /// The sensor is asked for something.
+    Asked,
 }
 
 impl Sampler {
@@ -65,15 +65,15 @@ impl Sampler {
         self.child.id()
     }
 
-    /// Waits for frames, the end, or `stop`, at most until `until`.
-    pub fn hear(&mut self, stop: &EventFd, until: Instant) -> Heard {
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.out.as_fd(), PollFlags::POLLIN)];
+    /// Waits for frames, the end, or what is asked, at most until `until`.
+    pub fn hear(&mut self, asked: &Asked, until: Instant) -> Heard {
+        let mut fds = [PollFd::new(asked.fd(), PollFlags::POLLIN), PollFd::new(self.out.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout(until)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => tracing::warn!(%errno, "waiting for the NVML sampler"),
         }
         if fds[0].any() == Some(true) {
-            return Heard::Stop;
+            return Heard::Asked;
         }
         let mut bytes = [0; 16 << 10];
         match read(&self.out, &mut bytes) {
@@ -117,24 +117,4 @@ impl Drop for Sampler {
     fn drop(&mut self) {
         let _ended = self.child.kill();
     }
-}
-
-/// Waits for `stop`; true when it came.
-pub fn stopped_within(stop: &EventFd, wait: Duration) -> bool {
-    let until = Instant::now() + wait;
-    loop {
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout(until)) {
-            Ok(n) if n > 0 => return true,
-            Ok(_) if Instant::now() >= until => return false,
-            Err(errno) if errno != Errno::EINTR => return true,
-            _ => {}
-        }
-    }
-}
-
-/// Rounded up, so that a wait is not a spin of zero-length ones.
-fn timeout(until: Instant) -> PollTimeout {
-    let left = until.saturating_duration_since(Instant::now());
-    PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 /// Version of the frames, to be raised whenever one of them changes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The largest frame; a sample of one GPU with a hundred processes takes about 1 KiB.
 pub const MAX_FRAME: usize = 1 << 20;
 
@@ -105,6 +105,8 @@ pub struct GpuProcess {
     pub gpu_instance: Option<u32>,
     /// Compute instance of the MIG device that it is on.
     pub compute_instance: Option<u32>,
+    /// Percent of the SMs' time that was its lately; `None` where the GPU does not tell it, or it is alone there.
+    pub sm: Option<u32>,
 }
 
 /// What a process does on a GPU; one in more than one list counts as what comes first here.
@@ -234,6 +236,7 @@ mod tests {
                     kind: ProcessKind::Mps,
                     gpu_instance: Some(3),
                     compute_instance: None,
+                    sm: Some(7),
                 }],
             }),
             Frame::Info(Box::new(GpuInfo { uuid: "GPU-1".into(), numa_node: Some(-1), ..GpuInfo::default() })),

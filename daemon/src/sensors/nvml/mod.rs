@@ -10,6 +10,7 @@
 //! Owns the child and what is known of each GPU's sight. Invariants: at most one sampler exists, also when it cannot be
 //! killed; what cannot be seen is said as `Blind`, once, and never reads as healthy; the child dies with the daemon.
 
+mod asked;
 pub mod check;
 mod child;
 mod current;
@@ -17,8 +18,10 @@ pub mod frame;
 pub mod info;
 pub mod library;
 pub mod sampler;
+mod spared;
 mod watch;
 
+pub use asked::{NotLetGo, NvmlControl};
 pub use check::{CheckArgs, check_main};
 pub use current::Current;
 pub use frame::{GpuProcess, Hello, ProcessKind, Sample, Unreachable, Xid};
@@ -26,8 +29,8 @@ pub use info::{Fabric, GpuInfo, MigDevice, NvLink, Peer};
 pub use library::{LibraryError, trusted_library};
 pub use sampler::{SamplerArgs, sampler_main};
 
+use asked::Asked;
 use failsafe_core::signal::Kind;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -116,7 +119,7 @@ pub fn says_lost(why: &str) -> bool {
 /// The running sensor; dropping it stops it.
 #[derive(Debug)]
 pub struct NvmlSensor {
-    stop: Arc<EventFd>,
+    asked: Arc<Asked>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -126,13 +129,18 @@ impl NvmlSensor {
     /// # Errors
     /// When the thread or its event descriptor cannot be made.
     pub fn spawn(config: NvmlConfig, sink: impl FnMut(NvmlEvent) + Send + 'static) -> std::io::Result<NvmlSensor> {
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let stopped = Arc::clone(&stop);
+        let asked = Arc::new(Asked::new()?);
+        let heard = Arc::clone(&asked);
         // The child asks to die with its parent *thread*: this one lives as long as the sensor.
         let thread = thread::Builder::new()
             .name("nvml".to_owned())
-            .spawn(move || watch::Watch::new(config, &stopped, sink).work())?;
-        Ok(NvmlSensor { stop, thread: Some(thread) })
+            .spawn(move || watch::Watch::new(config, &heard, sink).work())?;
+        Ok(NvmlSensor { asked, thread: Some(thread) })
+    }
+
+    /// The way to ask it for something.
+    pub fn control(&self) -> NvmlControl {
+        NvmlControl(Arc::clone(&self.asked))
     }
 
     /// Kills and reaps the sampler and ends the thread. A sampler that cannot be killed is left to init.
@@ -142,8 +150,7 @@ impl NvmlSensor {
 
     fn end(&mut self) {
         if let Some(thread) = self.thread.take() {
-            // An eventfd takes a write unless its count is at the maximum, which wakes just as well.
-            let _full = self.stop.write(1);
+            self.asked.stop();
             if thread.join().is_err() {
                 tracing::error!("the NVML sensor's thread panicked");
             }

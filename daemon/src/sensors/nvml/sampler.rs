@@ -2,7 +2,7 @@
 //!
 //! An NVML call can block for ever, even beyond SIGKILL; what blocks here is seen by the parent as silence.
 //! ```text
-//!  main: init, Hello, then Alive at every interval; never calls NVML again, so it always answers
+//!  main: init, Hello, then Alive, twice a second at most; never calls NVML again, so it always answers
 //!   +- one thread per GPU: Sample at every interval      (a hung GPU leaves the others answering)
 //!   +- one thread for XID events: Xid
 //!   +- one thread that counts GPUs: a change ends the process, and the parent starts a fresh one
@@ -40,6 +40,9 @@ use work::{End, Found, Shared};
 const COLLECT: Duration = Duration::from_secs(3);
 /// How often the GPUs are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// How often the process says that it lives, at most: a quarter of the shortest silence that is taken for a hang
+/// ([`super::NvmlConfig::new`]).
+const ALIVE_EVERY: Duration = Duration::from_millis(500);
 /// Threads here need little; the default would count against the address space only.
 const STACK: usize = 256 << 10;
 
@@ -146,8 +149,10 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     if let Some(error) = threads.into_iter().find_map(Result::err) {
         return End { fault: Fault::Restart, why: format!("starting a thread: {error}") };
     }
+    // Samples are words as well: this only has to come before silence is taken for a hang.
+    let alive = interval.max(ALIVE_EVERY);
     loop {
-        match ended.recv_timeout(interval) {
+        match ended.recv_timeout(alive) {
             Ok(end) => return end,
             Err(_) => shared.send(&Frame::Alive { busy: shared.busy() }),
         }

@@ -7,15 +7,17 @@
 
 use super::{
     NvmlConfig, NvmlEvent,
-    child::{Heard, Sampler, stopped_within},
+    asked::{Asked, NotLetGo, Order},
+    child::{Heard, Sampler},
     frame::{Busy, Fault, Frame, Hello, Sample},
     library::trusted_library,
+    spared::Spared,
 };
 use crate::platform::ProcFs;
-use nix::sys::eventfd::EventFd;
 use std::{
     collections::BTreeMap,
     error::Error,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -23,17 +25,6 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// After this long a sampler that ends has done well, and the next one starts with the first backoff.
 const DONE_WELL: Duration = Duration::from_secs(30);
-
-/// The longest that a GPU is left alone.
-const MAX_SPARE: Duration = Duration::from_secs(600);
-
-/// A GPU that hung and is left alone by the samplers started since.
-#[derive(Debug, Clone, Copy)]
-struct Spared {
-    until: Instant,
-    /// How long it is left alone the next time.
-    next: Duration,
-}
 
 /// What is known of one GPU.
 struct Gpu {
@@ -55,14 +46,14 @@ enum End {
         why: String,
         wait: Option<Duration>,
     },
-    /// It asked for a fresh start after it had seen something.
+    /// It asked for a fresh start after it had seen something, or it is to hold another set of GPUs.
     Again,
 }
 
 /// The thread's state.
 pub struct Watch<'a, F> {
     config: NvmlConfig,
-    stop: &'a EventFd,
+    asked: &'a Asked,
     sink: F,
     gpus: BTreeMap<String, Gpu>,
     /// Why nothing at all is seen, once that was said.
@@ -72,23 +63,33 @@ pub struct Watch<'a, F> {
     heard: Instant,
     heard_ns: Option<u64>,
     busy: Vec<Busy>,
-    /// By index: its UUID cannot be asked for.
-    spared: BTreeMap<u32, Spared>,
+    spared: Spared,
+    /// Who waits for the present sampler's end.
+    waiting: Vec<mpsc::Sender<Result<(), NotLetGo>>>,
 }
 
 impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
-    pub fn new(config: NvmlConfig, stop: &'a EventFd, sink: F) -> Self {
+    pub fn new(config: NvmlConfig, asked: &'a Asked, sink: F) -> Self {
         let heard = Instant::now();
-        let (gpus, busy, spared) = Default::default();
-        Watch { config, stop, sink, gpus, blind: None, saw: false, heard, heard_ns: None, busy, spared }
+        let (gpus, busy, spared, waiting) = Default::default();
+        let (blind, heard_ns, saw) = Default::default();
+        Watch { config, asked, sink, gpus, blind, saw, heard, heard_ns, busy, spared, waiting }
     }
 
     /// Until `stop`.
     pub fn work(mut self) {
         let mut backoff = FIRST_BACKOFF;
         loop {
+            // Without a sampler nothing is held: what is asked then is so at once.
+            if self.obey() {
+                return;
+            }
             let started = Instant::now();
             let (end, stuck) = self.one();
+            for tell in self.waiting.drain(..) {
+                // Whoever asked may have given up.
+                let _gone = tell.send(if stuck.is_some() { Err(NotLetGo::Stuck) } else { Ok(()) });
+            }
             if let Some(stuck) = stuck
                 && self.outlast(stuck)
             {
@@ -109,10 +110,36 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
                     })
                 }
             };
-            if stopped_within(self.stop, wait) {
+            if self.asked.stopped_within(wait) {
                 return;
             }
         }
+    }
+
+    /// Does what was asked, while no sampler lives; true when the sensor is to stop.
+    fn obey(&mut self) -> bool {
+        let stop = self.take_orders();
+        for tell in self.waiting.drain(..) {
+            let _gone = tell.send(Ok(()));
+        }
+        stop
+    }
+
+    /// Takes what was asked; true when the sensor is to stop.
+    fn take_orders(&mut self) -> bool {
+        let Some(orders) = self.asked.take() else { return true };
+        for order in orders {
+            match order {
+                Order::LetGo(gpu, tell) => {
+                    self.spared.let_go(gpu);
+                    self.waiting.push(tell);
+                }
+                Order::TakeUp(gpu) => {
+                    self.spared.take_up(&gpu);
+                }
+            }
+        }
+        false
     }
 
     /// One sampler from start to end; with it the process, if that cannot be killed.
@@ -127,7 +154,7 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         self.saw = false;
         self.heard = Instant::now();
         self.busy.clear();
-        let spare = self.spare();
+        let spare = self.spared.of_next(|uuid| Some(self.gpus.get(uuid)?.index));
         let mut sampler = match Sampler::start(&self.config, library.as_deref(), &spare) {
             Ok(sampler) => sampler,
             Err(error) => {
@@ -157,8 +184,11 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
             "the NVML sampler (pid {pid}, state {state}) does not die: a driver call cannot be interrupted"
         ));
         while stuck.ended().is_none() {
-            if stopped_within(self.stop, Duration::from_secs(1)) {
+            if self.asked.stopped_within(Duration::from_secs(1)) || self.take_orders() {
                 return true;
+            }
+            for tell in self.waiting.drain(..) {
+                let _gone = tell.send(Err(NotLetGo::Stuck));
             }
         }
         false
@@ -171,8 +201,8 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         loop {
             // Looking this often keeps a hung GPU's blindness from being said late.
             let until = (self.heard + deadline).min(Instant::now() + self.config.deadline / 4);
-            match sampler.hear(self.stop, until) {
-                Heard::Stop => return Some(End::Stop),
+            match sampler.hear(self.asked, until) {
+                Heard::Asked => return Some(if self.take_orders() { End::Stop } else { End::Again }),
                 Heard::Closed(None) => return None,
                 Heard::Closed(Some(error)) => {
                     return Some(End::Blind {
@@ -295,7 +325,7 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
             if listed > 1
                 && let Some(gpu) = first.and_then(|uuid| self.gpus.get(&uuid))
             {
-                self.spare_next(gpu.index);
+                self.spared.hung(gpu.index, self.config.patience);
             }
             return Some(End::Blind { why, wait: None });
         }
@@ -308,28 +338,12 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
                 && !sleeps_uninterruptibly(pid)
             {
                 tracing::warn!(why, "the NVML sampler is replaced by one that leaves that GPU alone for a while");
-                self.spare_next(index);
+                self.spared.hung(index, self.config.patience);
                 end = Some(End::Again);
             }
             self.blind_gpu(&uuid, why);
         }
         end
-    }
-
-    /// The GPUs that the next sampler is to leave alone, and for how long.
-    fn spare(&self) -> Vec<(u32, Duration)> {
-        let now = Instant::now();
-        let left = self.spared.iter().map(|(index, spared)| (*index, spared.until.saturating_duration_since(now)));
-        left.filter(|(_, left)| *left >= Duration::from_secs(1)).collect()
-    }
-
-    /// Leaves a GPU alone: twice as long as the last time, unless that was long ago.
-    fn spare_next(&mut self, index: u32) {
-        let first = self.config.patience;
-        let recent = self.spared.get(&index).filter(|spared| spared.until.elapsed() < MAX_SPARE);
-        let wait = recent.map_or(first, |spared| spared.next).max(Duration::from_secs(1));
-        let next = (wait * 2).min(MAX_SPARE);
-        self.spared.insert(index, Spared { until: Instant::now() + wait, next });
     }
 
     fn hangs(&self, uuid: &str) -> String {

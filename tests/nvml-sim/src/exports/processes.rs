@@ -88,16 +88,21 @@ macro_rules! lists {
                     if busy.is_empty() || gpu.utilization() <= 0.0 || now <= last_seen {
                         return Err(Code::NotFound);
                     }
-                    let share = |whole: f64| (whole / busy.len() as f64).round() as c_uint;
+                    let all: f64 = busy.iter().map(|it| it.weight).sum();
+                    // One that did nothing has no sample.
                     let entries: Vec<_> = busy
                         .iter()
-                        .map(|it| nvmlProcessUtilizationSample_t {
-                            pid: it.pid,
-                            timeStamp: now,
-                            smUtil: share(gpu.utilization()),
-                            memUtil: share(gpu.memory_utilization()),
-                            encUtil: share(gpu.encoder()),
-                            decUtil: share(gpu.decoder()),
+                        .filter(|it| it.weight > 0.0)
+                        .map(|it| {
+                            let share = |whole: f64| (whole * it.weight / all).round() as c_uint;
+                            nvmlProcessUtilizationSample_t {
+                                pid: it.pid,
+                                timeStamp: now,
+                                smUtil: share(gpu.utilization()),
+                                memUtil: share(gpu.memory_utilization()),
+                                encUtil: share(gpu.encoder()),
+                                decUtil: share(gpu.decoder()),
+                            }
                         })
                         .collect();
                     samples.put_counted(count, &entries)

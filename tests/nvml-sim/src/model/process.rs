@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// A process as NVML lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) pid: u32,
     /// Bytes.
@@ -16,6 +16,8 @@ pub(crate) struct Listed {
     pub(crate) kind: ProcessKind,
     /// The MIG device that it is on.
     pub(crate) mig: Option<usize>,
+    /// Its part of the work, beside the others'.
+    pub(crate) weight: f64,
 }
 
 /// Those of `processes` that are on the GPU at `t`.
@@ -25,7 +27,8 @@ pub(crate) fn listed(processes: &[Process], t: f64) -> Vec<Listed> {
         .filter_map(|process| {
             let pid = pid_of(&process.pid)?;
             let gone = process.alive_only && !exists(pid);
-            (!gone).then_some(Listed { pid, memory: process.memory as u64, kind: process.kind, mig: process.mig })
+            let Process { kind, mig, weight, .. } = *process;
+            (!gone).then_some(Listed { pid, memory: process.memory as u64, kind, mig, weight })
         })
         .collect()
 }
@@ -99,7 +102,16 @@ mod tests {
     }
 
     fn process(pid: ProcessPid, alive_only: bool) -> Process {
-        Process { pid, memory: 1024.0, kind: ProcessKind::Compute, from: 1.0, until: 5.0, alive_only, mig: None }
+        Process {
+            pid,
+            memory: 1024.0,
+            kind: ProcessKind::Compute,
+            from: 1.0,
+            until: 5.0,
+            alive_only,
+            mig: None,
+            weight: 1.0,
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) fn check(table: ScenarioTable, folder: &Path) -> Result<Scenario, Pro
         add_gpus(&mut gpus, table, folder, table_duplicates)?;
     }
     let faults = table.fault.into_iter().map(|fault| check_fault(fault, gpus.len())).collect::<Result<_, _>>()?;
-    Ok(Scenario { driver: table.driver, clock, gpus, faults })
+    Ok(Scenario { driver: table.driver, clock, live: table.live.unwrap_or(true), gpus, faults })
 }
 
 fn problem(span: Range<usize>, message: String) -> Problem {

@@ -35,6 +35,8 @@ use std::path::{Path, PathBuf};
 pub struct Scenario {
     pub(crate) driver: Driver,
     pub(crate) clock: ClockSource,
+    /// Whether the file is looked at in every call; otherwise what was read first holds.
+    pub(crate) live: bool,
     pub(crate) gpus: Vec<GpuSpec>,
     pub(crate) faults: Vec<Fault>,
 }

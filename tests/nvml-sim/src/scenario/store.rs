@@ -48,6 +48,9 @@ impl ScenarioStore {
     /// The scenario in force. A file that turned bad or vanished keeps the last good one;
     /// the error is given once for each state of the file.
     pub(crate) fn current(&mut self) -> (Arc<Scenario>, Option<ScenarioError>) {
+        if !self.current.live {
+            return (Arc::clone(&self.current), None);
+        }
         let stamp = Stamp::of(&self.path);
         let mut error = None;
         if stamp.is_some() && stamp != self.seen {
@@ -91,6 +94,16 @@ mod tests {
         assert_eq!(store.current().0.gpu_count(), 4);
         replace(&path, "");
         assert_eq!(store.current().0.gpu_count(), 0);
+    }
+
+    #[test]
+    fn a_scenario_that_is_not_live_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        replace(&path, "live = false\n[[gpu]]\nmodel = \"H100\"\n");
+        let mut store = ScenarioStore::open(path.clone()).unwrap();
+        replace(&path, "[[gpu]]\nmodel = \"H100\"\ncount = 4\n");
+        assert_eq!(store.current().0.gpu_count(), 1);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use toml::Spanned;
 pub(super) struct ScenarioTable {
     pub(super) clock: Option<Spanned<ClockKind>>,
     pub(super) clock_file: Option<Spanned<PathBuf>>,
+    pub(super) live: Option<bool>,
     #[serde(default)]
     pub(super) driver: Driver,
     #[serde(default)]
@@ -181,6 +182,8 @@ pub(crate) struct Process {
     pub(crate) alive_only: bool,
     /// The MIG device that it is on.
     pub(crate) mig: Option<usize>,
+    /// Its part of the GPU's work, beside the others'.
+    pub(crate) weight: f64,
 }
 
 /// Which process.
@@ -214,6 +217,7 @@ struct ProcessTable {
     until: Option<f64>,
     alive_only: Option<bool>,
     mig: Option<usize>,
+    weight: Option<f64>,
 }
 
 impl TryFrom<ProcessTable> for Process {
@@ -226,7 +230,11 @@ impl TryFrom<ProcessTable> for Process {
         };
         let (from, until) = window(table.from, table.until)?;
         let alive_only = table.alive_only.unwrap_or(from_file);
-        Ok(Self { pid, memory: table.memory.0, kind: table.kind, from, until, alive_only, mig: table.mig })
+        let weight = table.weight.unwrap_or(1.0);
+        if !(weight.is_finite() && weight >= 0.0) {
+            return Err(format!("weight = {weight}: expected a number from 0 on"));
+        }
+        Ok(Self { pid, memory: table.memory.0, kind: table.kind, from, until, alive_only, mig: table.mig, weight })
     }
 }
 

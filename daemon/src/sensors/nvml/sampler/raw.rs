@@ -229,6 +229,98 @@ pub fn compute_instance(device: &Device<'_>) -> Result<u32, NvmlError> {
     Ok(id)
 }
 
+/// Processes that a GPU's list holds before a longer buffer is made for it.
+const FEW: usize = 32;
+/// The most that are read of one list.
+const MOST: usize = 16 << 10;
+
+/// A process on a GPU, `nvmlProcessInfo_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ProcessInfo {
+    pub pid: u32,
+    /// Bytes; all ones where the driver does not say.
+    pub memory: u64,
+    /// All ones outside of MIG.
+    pub gpu_instance: u32,
+    pub compute_instance: u32,
+}
+
+/// A list of processes: what works on the GPU how.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    Compute,
+    Mps,
+    Graphics,
+}
+
+/// The processes of one kind, by the third version of the calls. One call where they are few: the wrapper makes two of it.
+pub fn processes(device: &Device<'_>, work: Work) -> Result<Vec<ProcessInfo>, NvmlError> {
+    let mut list = vec![ProcessInfo::default(); FEW];
+    loop {
+        let mut count = u32::try_from(list.len()).map_err(|_| NvmlError::InvalidArg)?;
+        let answer = match work {
+            Work::Compute => {
+                call!(device, nvmlDeviceGetComputeRunningProcesses_v3, &raw mut count, list.as_mut_ptr().cast())
+            }
+            Work::Mps => {
+                call!(device, nvmlDeviceGetMPSComputeRunningProcesses_v3, &raw mut count, list.as_mut_ptr().cast())
+            }
+            Work::Graphics => {
+                call!(device, nvmlDeviceGetGraphicsRunningProcesses_v3, &raw mut count, list.as_mut_ptr().cast())
+            }
+        };
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        match answer {
+            // Some may have come since; more than can be is a driver that is falling over.
+            Err(NvmlError::InsufficientSize(_)) if list.len() < MOST => {
+                let room = count.max(list.len()).saturating_add(FEW).min(MOST);
+                list.resize(room, ProcessInfo::default());
+            }
+            Err(error) => return Err(error),
+            Ok(()) => {
+                list.truncate(count);
+                return Ok(list);
+            }
+        }
+    }
+}
+
+/// `nvmlProcessUtilizationSample_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ProcessUse {
+    pub pid: u32,
+    /// Microseconds of the CPU's clock.
+    pub at: u64,
+    /// Percent of the streaming multiprocessors' time.
+    pub sm: u32,
+    memory: u32,
+    encoder: u32,
+    decoder: u32,
+}
+
+/// `nvmlDeviceGetProcessUtilization`: what processes did since the time stamp of the last sample that was read. Nothing where
+/// none did anything.
+pub fn process_use(device: &Device<'_>, since: u64) -> Result<Vec<ProcessUse>, NvmlError> {
+    let mut list = vec![ProcessUse::default(); FEW];
+    loop {
+        let mut count = u32::try_from(list.len()).map_err(|_| NvmlError::InvalidArg)?;
+        match call!(device, nvmlDeviceGetProcessUtilization, list.as_mut_ptr().cast(), &raw mut count, since) {
+            Err(NvmlError::NotFound) => return Ok(Vec::new()),
+            Err(NvmlError::InsufficientSize(_)) if list.len() < MOST => {
+                let room = usize::try_from(count).unwrap_or(usize::MAX).max(list.len()).saturating_add(FEW).min(MOST);
+                list.resize(room, ProcessUse::default());
+            }
+            Err(error) => return Err(error),
+            Ok(()) => {
+                list.truncate(usize::try_from(count).unwrap_or(usize::MAX));
+                return Ok(list);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +364,9 @@ mod tests {
         held!(Margin as "nvmlMarginTemperature_v1_t": version = "version", degrees = "marginTemperature");
         held!(SramErrors as "nvmlEccSramErrorStatus_v1_t": version = "version", parity = "volatileUncParity",
             sec_ded = "volatileUncSecDed", corrected = "volatileCor", threshold_exceeded = "bThresholdExceeded");
+        held!(ProcessInfo as "nvmlProcessInfo_v2_t": pid = "pid", memory = "usedGpuMemory",
+            gpu_instance = "gpuInstanceId", compute_instance = "computeInstanceId");
+        held!(ProcessUse as "nvmlProcessUtilizationSample_t": pid = "pid", at = "timeStamp", sm = "smUtil");
         held!(SpareRows as "nvmlRowRemapperHistogramValues_t": none = "none");
         held!(FabricInfo as "nvmlGpuFabricInfo_v2_t": version = "version", cluster = "clusterUuid", status = "status",
             clique = "cliqueId", state = "state", health = "healthMask");

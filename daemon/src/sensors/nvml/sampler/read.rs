@@ -39,7 +39,7 @@ pub enum Standing {
 pub struct Rates {
     /// GPM and what holds the clocks down.
     pub second: Duration,
-    /// ECC, rows, PCIe, NVLink, fans, limits.
+    /// ECC, rows, PCIe, NVLink, fans, limits, engines beside the compute units.
     pub slow: Duration,
     /// Thresholds and greatest clocks; and again what the GPU does not have.
     pub rare: Duration,
@@ -67,6 +67,9 @@ impl Due {
     }
 }
 
+/// Room for the readings of a pass of every group.
+const READINGS: usize = 96;
+
 /// Asks one GPU, pass after pass.
 pub struct Reader {
     pub device: Device<'static>,
@@ -81,6 +84,8 @@ pub struct Reader {
     /// The enforced power limit, milliwatts.
     limit: Option<u32>,
     gpm: Option<GpmSample<'static>>,
+    lists: processes::Lists,
+    uses: processes::Uses,
     sample: Sample,
     standing: Standing,
 }
@@ -102,6 +107,8 @@ impl Reader {
             absent: BTreeSet::new(),
             limit: None,
             gpm: None,
+            lists: processes::Lists::default(),
+            uses: processes::Uses::default(),
             sample: Sample::default(),
             standing: Standing::Well,
         }
@@ -109,21 +116,24 @@ impl Reader {
 
     /// One pass over what is due.
     pub fn pass(&mut self) -> (Sample, Standing) {
-        self.sample = Sample { mono_ns: clock::monotonic_ns(), gpu: self.gpu.clone(), ..Sample::default() };
+        let readings = Vec::with_capacity(READINGS);
+        self.sample = Sample { mono_ns: clock::monotonic_ns(), gpu: self.gpu.clone(), readings, ..Sample::default() };
         self.standing = Standing::Well;
         let now = Instant::now();
-        let (second, slow, rare) = (self.rates.second, self.rates.slow, self.rates.rare);
-        if self.rare.take(now, rare) {
+        if self.rare.take(now, self.rates.rare) {
             self.absent.clear();
             self.rare();
         }
+        let (second, slow) = (self.second.take(now, self.rates.second), self.slow.take(now, self.rates.slow));
         // The power limit comes before the draw, of which it makes a share.
-        if self.slow.take(now, slow) {
+        if slow {
             self.slow();
         }
         self.fast();
-        if self.second.take(now, second) {
-            self.second();
+        self.due_fields(second, slow);
+        self.processes(second, slow);
+        if second {
+            self.gpm();
         }
         self.busy.done();
         if !self.sample.readings.is_empty() && self.standing == Standing::Lost {
@@ -137,6 +147,8 @@ impl Reader {
         let now = Instant::now();
         (self.second, self.slow, self.rare) = (Due(now), Due(now), Due(now));
         self.gpm = None;
+        self.lists = processes::Lists::default();
+        self.uses = processes::Uses::default();
     }
 
     /// Calls NVML under the function's name and files the signals that the answer holds; `None` when none of them is to be

@@ -196,7 +196,8 @@ pub struct Task {
 pub fn work(nvml: &'static Nvml, task: Task, shared: &Shared, found: &mpsc::Sender<Found>, gate: &Gate) {
     let Task { index, interval, rates, spare } = task;
     if !spare.is_zero() {
-        let why = format!("it is left alone for {} s, because calls on it did not come back", spare.as_secs());
+        let why =
+            format!("it is left alone for {} s: calls on it did not come back, or it is being reset", spare.as_secs());
         let _gone = found.send(Found::Nothing(Unreachable { index, why }));
         thread::sleep(spare);
     }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const WAIT_MS: u32 = 500;
+const WAIT_MS: u32 = 1_000;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// The same XID of the same GPU is told this often at most.

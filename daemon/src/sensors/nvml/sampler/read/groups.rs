@@ -67,6 +67,35 @@ impl Reader {
             ],
             |d| d.utilization_rates(),
         );
+        self.memory();
+        self.one(
+            "nvmlDeviceGetTemperature",
+            [(Kind::GpuTemperature, |t| Some(i64::from(*t) * 1_000))],
+            raw::temperature,
+        );
+        self.power();
+        self.clocks([(Clock::SM, Kind::GpuClockSm), (Clock::Memory, Kind::GpuClockMemory)]);
+        self.one(
+            "nvmlDeviceGetCurrentClocksEventReasons",
+            [(Kind::GpuThrottle, |bits: &u64| Some(integer(*bits)))],
+            raw::throttle_reasons,
+        );
+    }
+
+    /// The fields of the groups that are due, in one call.
+    pub(super) fn due_fields(&mut self, second: bool, slow: bool) {
+        let due = |due: bool, fields: &'static [Field]| if due { fields } else { &[] };
+        self.fields(FAST_FIELDS.iter().chain(due(second, VIOLATIONS)).chain(due(slow, SLOW_FIELDS)));
+    }
+
+    fn clocks(&mut self, clocks: [(Clock, Kind); 2]) {
+        for (clock, kind) in clocks {
+            self.one("nvmlDeviceGetClockInfo", [(kind, |mhz| Some(i64::from(*mhz)))], |d| d.clock_info(clock));
+        }
+    }
+
+    /// What work leaves idle for hours, or follows from what is read faster: engines beside the compute units, their clocks.
+    fn beside_compute(&mut self) {
         let share = |u: &UtilizationInfo| Some(thousand(u.utilization));
         self.one("nvmlDeviceGetEncoderUtilization", [(Kind::GpuEncoderUtilization, share)], |d| {
             d.encoder_utilization()
@@ -74,38 +103,17 @@ impl Reader {
         self.one("nvmlDeviceGetDecoderUtilization", [(Kind::GpuDecoderUtilization, share)], |d| {
             d.decoder_utilization()
         });
-        self.memory();
-        self.one(
-            "nvmlDeviceGetTemperature",
-            [(Kind::GpuTemperature, |t| Some(i64::from(*t) * 1_000))],
-            raw::temperature,
-        );
-        self.one(
-            "nvmlDeviceGetMarginTemperature",
-            [(Kind::GpuTemperatureMargin, |t: &i32| Some(i64::from(*t) * 1_000))],
-            raw::margin,
-        );
-        self.power();
-        for (clock, kind) in [
-            (Clock::SM, Kind::GpuClockSm),
-            (Clock::Memory, Kind::GpuClockMemory),
-            (Clock::Graphics, Kind::GpuClockGraphics),
-            (Clock::Video, Kind::GpuClockVideo),
-        ] {
-            self.one("nvmlDeviceGetClockInfo", [(kind, |mhz| Some(i64::from(*mhz)))], |d| d.clock_info(clock));
-        }
-        self.one(
-            "nvmlDeviceGetCurrentClocksEventReasons",
-            [(Kind::GpuThrottle, |bits: &u64| Some(integer(*bits)))],
-            raw::throttle_reasons,
-        );
+        self.clocks([(Clock::Graphics, Kind::GpuClockGraphics), (Clock::Video, Kind::GpuClockVideo)]);
         // 32 is NVML's "unknown".
         let state = |state: &u32| (*state != 32).then_some(i64::from(*state));
         self.one("nvmlDeviceGetPerformanceState", [(Kind::GpuPerformanceState, state)], |d| {
             d.performance_state().map(|state| state.as_c())
         });
-        self.fields(FAST_FIELDS);
-        self.processes();
+        self.one(
+            "nvmlDeviceGetMarginTemperature",
+            [(Kind::GpuTemperatureMargin, |t: &i32| Some(i64::from(*t) * 1_000))],
+            raw::margin,
+        );
     }
 
     fn memory(&mut self) {
@@ -141,12 +149,7 @@ impl Reader {
     }
 
     /// What may be read once a second at most: GPM computes over the time between two readings.
-    pub(super) fn second(&mut self) {
-        self.fields(VIOLATIONS);
-        self.gpm();
-    }
-
-    fn gpm(&mut self) {
+    pub(super) fn gpm(&mut self) {
         if GPM.iter().all(|(_, kind)| self.absent.contains(kind)) {
             return;
         }
@@ -188,6 +191,7 @@ impl Reader {
             [(Kind::GpuPowerLimit, |mw: &u32| Some(i64::from(*mw)))],
             |d| d.enforced_power_limit(),
         );
+        self.beside_compute();
         self.one(
             "nvmlDeviceGetBAR1MemoryInfo",
             [
@@ -208,7 +212,6 @@ impl Reader {
             raw::spare_rows,
         );
         self.pcie();
-        self.fields(SLOW_FIELDS);
         self.pcie_uncorrectable();
         self.links();
         self.one(
@@ -290,8 +293,8 @@ impl Reader {
     }
 
     /// Asks for those of `fields` that this GPU has, in one call.
-    fn fields(&mut self, fields: &[Field]) {
-        let wanted: Vec<&Field> = fields.iter().filter(|(_, kind, _)| !self.absent.contains(kind)).collect();
+    fn fields(&mut self, fields: impl Iterator<Item = &'static Field>) {
+        let wanted: Vec<&Field> = fields.filter(|(_, kind, _)| !self.absent.contains(kind)).collect();
         if wanted.is_empty() {
             return;
         }

@@ -1,37 +1,101 @@
 //! The processes on the GPU: compute, MPS and graphics, in MIG devices too.
 //!
+//! Work that computes comes and goes: its list is asked for with every pass. That of MPS is asked for once a second, that of
+//! what draws with the slow group; in between the last answer stands.
+//!
 //! The lists of a GPU in MIG mode are those of all its MIG devices, with their instances, for a caller with root's rights,
 //! which the sampler has.
 
 use super::{Reader, is_absence};
-use crate::sensors::nvml::frame::{GpuProcess, ProcessKind};
+use crate::sensors::nvml::{
+    frame::{GpuProcess, ProcessKind},
+    sampler::raw::{self, ProcessInfo, Work},
+};
 use failsafe_core::signal::Kind;
-use nvml_wrapper::{Device, enums::device::UsedGpuMemory, error::NvmlError, struct_wrappers::device::ProcessInfo};
+use nvml_wrapper::error::NvmlError;
 use std::collections::{BTreeMap, btree_map::Entry};
 
 type List = Result<Vec<ProcessInfo>, NvmlError>;
 
-/// The function, what its processes do, and how it is called.
-type Ask = (&'static str, ProcessKind, fn(&Device<'static>) -> List);
+/// The function, what its processes do, and which list it is.
+type Ask = (&'static str, ProcessKind, Work);
+
+/// The last answer of each list.
+pub(super) type Lists = [Option<List>; 3];
+
+/// What processes did lately, where the GPU tells it.
+#[derive(Default)]
+pub(super) struct Uses {
+    /// Percent of the SMs' time by pid; none where the GPU does not tell it, or nobody asked.
+    sm: Option<BTreeMap<u32, u32>>,
+    /// The time stamp of the last sample that was read.
+    seen: u64,
+    /// The GPU does not tell it.
+    absent: bool,
+}
 
 const LISTS: [Ask; 3] = [
-    ("nvmlDeviceGetComputeRunningProcesses_v3", ProcessKind::Compute, |d| d.running_compute_processes()),
-    ("nvmlDeviceGetMPSComputeRunningProcesses_v3", ProcessKind::Mps, |d| d.mps_running_compute_processes()),
-    ("nvmlDeviceGetGraphicsRunningProcesses_v3", ProcessKind::Graphics, |d| d.running_graphics_processes()),
+    ("nvmlDeviceGetComputeRunningProcesses_v3", ProcessKind::Compute, Work::Compute),
+    ("nvmlDeviceGetMPSComputeRunningProcesses_v3", ProcessKind::Mps, Work::Mps),
+    ("nvmlDeviceGetGraphicsRunningProcesses_v3", ProcessKind::Graphics, Work::Graphics),
 ];
 
 impl Reader {
-    pub(super) fn processes(&mut self) {
+    /// Asks for the lists that are due, and tells them all.
+    pub(super) fn processes(&mut self, second: bool, slow: bool) {
+        for (n, due) in [true, second, slow].into_iter().enumerate() {
+            let (call, _, work) = LISTS[n];
+            if due || self.lists[n].is_none() {
+                self.lists[n] = Some(self.ask(call, |d| raw::processes(d, work)));
+            }
+        }
+        let lists = std::mem::take(&mut self.lists);
+        self.processes_of(&lists);
+        self.lists = lists;
+        // What is alone on its GPU does all that is done there.
+        if self.sample.processes.len() < 2 {
+            self.uses.sm = None;
+        } else if second && !self.uses.absent {
+            self.who_does_what();
+        }
+        if let Some(sm) = &self.uses.sm {
+            for process in &mut self.sample.processes {
+                process.sm = Some(sm.get(&process.pid).copied().unwrap_or(0));
+            }
+        }
+    }
+
+    fn who_does_what(&mut self) {
+        let since = self.uses.seen;
+        match self.ask("nvmlDeviceGetProcessUtilization", |d| raw::process_use(d, since)) {
+            Ok(list) => {
+                self.uses.seen = list.iter().map(|it| it.at).fold(since, u64::max);
+                let mut sm: BTreeMap<u32, u32> = BTreeMap::new();
+                // Of several samples of a process the greatest: they are of times that overlap.
+                for it in list {
+                    let share = sm.entry(it.pid).or_default();
+                    *share = (*share).max(it.sm.min(100));
+                }
+                self.uses.sm = Some(sm);
+            }
+            Err(error) => {
+                self.uses.sm = None;
+                self.uses.absent = is_absence(&error);
+            }
+        }
+    }
+
+    fn processes_of(&mut self, lists: &Lists) {
         // A process may be in more than one list, each with all of its memory; in two MIG devices it is told twice.
         let mut found: BTreeMap<(u32, Option<u32>, Option<u32>), GpuProcess> = BTreeMap::new();
-        let mut worst: Option<NvmlError> = None;
+        let mut worst: Option<&NvmlError> = None;
         let mut answered = false;
-        for (call, kind, list) in LISTS {
-            match self.ask(call, list) {
+        for ((_, kind, _), list) in LISTS.iter().zip(lists.iter().flatten()) {
+            match list {
                 Ok(list) => {
                     answered = true;
                     for process in list {
-                        let process = told(&process, kind);
+                        let process = told(process, *kind);
                         match found.entry((process.pid, process.gpu_instance, process.compute_instance)) {
                             Entry::Vacant(new) => drop(new.insert(process)),
                             Entry::Occupied(mut known) => {
@@ -41,13 +105,13 @@ impl Reader {
                         }
                     }
                 }
-                Err(error) if is_absence(&error) => {}
+                Err(error) if is_absence(error) => {}
                 Err(error) => worst = Some(error),
             }
         }
         let kinds = [Kind::GpuProcesses, Kind::GpuComputeProcesses];
         match worst {
-            Some(error) => kinds.into_iter().for_each(|kind| self.missing(kind, &error)),
+            Some(error) => kinds.into_iter().for_each(|kind| self.missing(kind, error)),
             None if !answered => kinds.into_iter().for_each(|kind| self.lacks(kind)),
             None => {
                 let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -61,15 +125,13 @@ impl Reader {
 }
 
 fn told(process: &ProcessInfo, kind: ProcessKind) -> GpuProcess {
-    let memory = match process.used_gpu_memory {
-        UsedGpuMemory::Used(bytes) => Some(bytes),
-        UsedGpuMemory::Unavailable => None,
-    };
+    let instance = |id: u32| (id != u32::MAX).then_some(id);
     GpuProcess {
         pid: process.pid,
-        memory,
+        memory: (process.memory != u64::MAX).then_some(process.memory),
         kind,
-        gpu_instance: process.gpu_instance_id,
-        compute_instance: process.compute_instance_id,
+        gpu_instance: instance(process.gpu_instance),
+        compute_instance: instance(process.compute_instance),
+        sm: None,
     }
 }

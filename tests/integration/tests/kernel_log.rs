@@ -1,0 +1,110 @@
+//! The kernel's log of the time without a daemon.
+
+use anyhow::{Result, ensure};
+use integration::{Node, on_node, program, wait_for};
+use serde_json::Value;
+use std::fs;
+
+const TWO: &str =
+    "[[gpu]]\nmodel = \"H100\"\ncount = 2\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n";
+
+fn code(node: &Node, args: &[&str]) -> Result<i32> {
+    Ok(node.ctl(args.iter().copied())?.code)
+}
+
+/// A policy that freezes what has a GPU with an XID.
+const XID: &str = r#"
+[policy]
+name = "xid"
+owner = "node-operations@example.org"
+on_blind = "continue"
+
+[[rule]]
+id = "xid"
+rationale = "a GPU with an XID computes nothing that is worth having"
+when = { event = "xid" }
+actions = ["freeze"]
+"#;
+
+#[test]
+fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_runs_that_were_there() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (log, scenario) = (folder.path().join("kmsg"), folder.path().join("scenario.toml"));
+    fs::write(
+        &log,
+        "4,1,1000,-;mlx5_core 0000:5e:00.0: mlx5_pcie_event:301:(pid 9): Detected insufficient power on the PCIe slot (27W).\n",
+    )?;
+    fs::write(&scenario, TWO)?;
+    let library = program("libnvidia_ml.so")?.display().to_string();
+    let settings = format!(
+        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[kernel_log]\npath = {:?}\n",
+        scenario.display(),
+        log.display().to_string()
+    );
+    on_node("kmsg-past", &settings, |node| {
+        let reasons = |node: &Node, gpu: Option<&str>| -> Result<Value> {
+            let said = match gpu {
+                Some(gpu) => node.json(["gpu", "describe", gpu])?["reasons"].clone(),
+                // Its exit code is the node's level.
+                None => node.ctl(["node", "health", "-o", "json"])?.json()?["node"]["reasons"].clone(),
+            };
+            Ok(said)
+        };
+        let count = |node: &Node, gpu: Option<&str>, code: &str| -> Result<Option<u64>> {
+            let said = reasons(node, gpu)?;
+            let found = said.as_array().and_then(|all| all.iter().find(|r| r["code"] == code));
+            Ok(found.and_then(|r| r["count"].as_u64()))
+        };
+        wait_for("the line from before the first start", || Ok(count(node, None, "nic-slot-power")? == Some(1)))?;
+        // The node is degraded by that line.
+        wait_for("the GPUs are seen", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 10))?;
+        let bus = node.json(["gpu", "describe", "0"])?["pci"].as_str().unwrap_or_default().to_owned();
+        let policy = node.policy("xid", XID)?.display().to_string();
+        let start = |name: &str, index: &str| {
+            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
+            node.ctl_command(args).spawn()
+        };
+        let mut children = vec![start("there", "0")?, start("elsewhere", "1")?];
+        let done = (|| {
+            for name in ["there", "elsewhere"] {
+                wait_for("the run runs", || Ok(node.run(name).is_ok_and(|run| run["state"] == "running")))?;
+            }
+            Ok(())
+        })();
+        let done = done.and_then(|()| {
+            node.kill9()?;
+            let uptime = fs::read_to_string("/proc/uptime")?;
+            let seconds: f64 = uptime.split(' ').next().unwrap_or_default().parse()?;
+            let mut out = fs::OpenOptions::new().append(true).open(&log)?;
+            let line = format!("4,2,{},-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n", (seconds * 1e6) as u64);
+            std::io::Write::write_all(&mut out, line.as_bytes())?;
+            node.restart()?;
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "xid")?;
+            ensure!(decision["run"] == node.run("there")?["id"], "{decision}");
+            wait_for("the run is frozen", || Ok(node.run("there")?["state"] == "frozen"))?;
+            ensure!(node.run("elsewhere")?["state"] == "running");
+            ensure!(code(node, &["node", "health", "--gpu", "0"])? == 12);
+            ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
+            ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
+            // What has been read is not read again, whether the daemon is stopped or killed.
+            node.stop()?;
+            node.restart()?;
+            let line = format!("4,3,{},-;NVRM: Xid (PCI:{bus}): 48, pid=1, name=x\n", (seconds * 1e6) as u64 + 1);
+            std::io::Write::write_all(&mut out, line.as_bytes())?;
+            wait_for("a later line", || Ok(count(node, Some("0"), "xid-48")? == Some(1)))?;
+            node.kill9()?;
+            node.restart()?;
+            wait_for("the GPUs are seen", || Ok(code(node, &["node", "health", "--gpu", "1"])? == 10))?;
+            ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
+            ensure!(count(node, Some("0"), "xid-48")? == Some(1), "{}", reasons(node, Some("0"))?);
+            ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
+            node.log_is_whole()
+        });
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    })
+}

@@ -1,0 +1,84 @@
+//! A reset of a GPU: by whom, on what, and what else may happen meanwhile.
+
+use anyhow::{Result, ensure};
+use integration::{Node, on_node, program, wait_for};
+use std::fs;
+
+const TWO: &str =
+    "[[gpu]]\nmodel = \"H100\"\ncount = 2\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n";
+
+fn code(node: &Node, args: &[&str]) -> Result<i32> {
+    Ok(node.ctl(args.iter().copied())?.code)
+}
+
+#[test]
+fn a_gpu_is_reset_by_the_vendors_tool_and_not_while_anything_runs_on_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tool = folder.path().join("nvidia-smi");
+    let (begun, go_on) = (folder.path().join("begun"), folder.path().join("go-on"));
+    // Tells how the sampler that the daemon has meanwhile was started, and takes its time: at most 60 s.
+    let script = format!(
+        r#"#!/bin/sh
+samplers() {{
+    for p in /proc/[0-9]*; do
+        args=$(tr '\0' ' ' < $p/cmdline 2>/dev/null) || continue
+        case "$args" in *" nvml-sampler "*"--parent $PPID "*) echo "sampler: $args";; esac
+    done
+}}
+n=0
+while [ -z "$(samplers)" ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
+samplers
+touch {}
+n=0
+while [ ! -e {} ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n + 1)); done
+echo "GPU $3 was reset"
+"#,
+        begun.display(),
+        go_on.display()
+    );
+    fs::write(&tool, script)?;
+    fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let scenario = folder.path().join("scenario.toml");
+    fs::write(&scenario, TWO)?;
+    let library = program("libnvidia_ml.so")?.display().to_string();
+    let settings = format!(
+        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[gpu]\nnvidia_smi = {:?}\n",
+        scenario.display(),
+        tool.display().to_string()
+    );
+    on_node("reset", &settings, |node| {
+        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+        let policy = "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n";
+        let policy = node.policy("p", policy)?.display().to_string();
+        let args = ["run", "-p", &policy, "-n", "holder", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
+        let mut child = node.ctl_command(args).spawn()?;
+        let done = (|| {
+            wait_for("the run holds it", || Ok(node.json(["node", "capacity"])?["held"] == 1))?;
+            let refused = node.ctl(["gpu", "reset", "0", "-r", "xid 95"])?.expect(1)?;
+            ensure!(refused.err.contains("held by run"), "{refused:?}");
+            let mut reset = node.ctl_command(["gpu", "reset", "1", "-r", "xid 95"]);
+            let reset = reset.stdout(std::process::Stdio::piped()).spawn()?;
+            wait_for("the tool works", || Ok(begun.exists()))?;
+            let args = ["run", "-p", &policy, "--gpu", "1", "--user", "nobody", "--", "true"];
+            let refused = node.ctl(args)?.expect(1)?;
+            ensure!(refused.err.contains("is being reset"), "{refused:?}");
+            fs::write(&go_on, "")?;
+            let done = reset.wait_with_output()?;
+            let said = String::from_utf8_lossy(&done.stdout);
+            ensure!(done.status.success() && said.contains("GPU GPU-"), "{done:?}");
+            ensure!(
+                said.matches("sampler: ").count() == 1 && said.contains("--spare 1:"),
+                "it was not let go of: {said}"
+            );
+            wait_for("it is seen again", || Ok(code(node, &["node", "health", "--gpu", "1"])? == 0))?;
+            node.ctl(args)?.expect(0)?;
+            node.wait_for_event("the reset on record", |e| {
+                e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true
+            })?;
+            Ok(())
+        })();
+        let _ = child.kill();
+        let _ = child.wait();
+        done
+    })
+}
