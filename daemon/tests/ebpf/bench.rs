@@ -114,6 +114,10 @@ impl Bench {
 
     pub fn add_ruled(&mut self, name: &str, egress: &EgressPolicy, rules: &Rules) -> TestRun {
         let cgroup = self.cgroup(name);
+        self.adopt_ruled(cgroup, egress, rules)
+    }
+
+    pub fn adopt_ruled(&mut self, cgroup: TestCgroup, egress: &EgressPolicy, rules: &Rules) -> TestRun {
         let slot = self.next_slot;
         self.next_slot += 1;
         let attached = self.ebpf.add_run(&RunSpec { rules, ..spec(&cgroup, slot, egress) }).unwrap();

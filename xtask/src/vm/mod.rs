@@ -55,7 +55,7 @@ const LIMIT_MIN: u64 = 20;
 /// subjects that LSM decides and that end within minutes. `-- TESTS` runs any others.
 const TESTS: &str = "(package(failsafed) & binary(ebpf_kernel) & test(/^rules::|every_program|watched_calls|exec_says/)) | \
                      (package(failsafed) & binary(/^cgroup/)) | binary_id(failsafe-ebpf::layout) | binary_id(integration::systemd) | \
-                     (package(bypass) & test(/files_that_may|processes_namespaces|sockets_of_others/))";
+                     (package(bypass) & test(/files_that_may|sockets_of_others/))";
 
 /// Its result is what the table says.
 const PROBE_TEST: &str = "binary(ebpf_kernel) & test(every_program_is_accounted_for)";
