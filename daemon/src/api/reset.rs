@@ -75,10 +75,12 @@ pub(super) async fn reset_gpu(
     if !pids.is_empty() {
         return Err(Status::failed_precondition(format!("pid(s) {} are on {gpu}: not reset", pids.join(", "))));
     }
-    let record = |done, detail: &str| {
-        let record =
-            Record::GpuReset { gpu: gpu.clone(), by: by.clone(), why: why.clone(), done, detail: detail.into() };
-        context.log.record(&record, None, None);
+    let record = {
+        let (log, gpu) = (context.log.clone(), gpu.clone());
+        move |done, detail: &str| {
+            let (gpu, by, why, detail) = (gpu.clone(), by.clone(), why.clone(), detail.to_owned());
+            log.record(&Record::GpuReset { gpu, by, why, done, detail }, None, None);
+        }
     };
     record(None, "");
     let (tool, uuid) = (context.config.gpu.nvidia_smi.clone(), gpu.0.clone());
@@ -94,13 +96,9 @@ pub(super) async fn reset_gpu(
         }
         // Here, since whoever asked may have gone while the tool still works.
         drop(marked);
-        done
+        let (done, detail) = done.map_or_else(|why| (false, why), |said| (true, said));
+        record(Some(done), &detail);
+        v1::ResetGpuResponse { done, detail }
     });
-    let (done, detail) = match done.await {
-        Ok(Ok(said)) => (true, said),
-        Ok(Err(why)) => (false, why),
-        Err(error) => (false, format!("the reset was cut short: {error}")),
-    };
-    record(Some(done), &detail);
-    Ok(v1::ResetGpuResponse { done, detail })
+    done.await.map_err(|error| Status::internal(format!("the reset was cut short: {error}")))
 }

@@ -67,7 +67,7 @@ pub fn ready_with(name: &str, ring_bytes: u32) -> Option<Bench> {
         return None;
     }
     let bpffs = Bpffs::mount(&name);
-    let config = Config { ring_bytes, max_runs: 64, bpffs: Some(bpffs.0.clone()), instance: name.clone() };
+    let config = Config { ring_bytes, max_runs: 64, bpffs: Some(bpffs.0.path().to_owned()), instance: name.clone() };
     let gate: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
     let mut ebpf = Ebpf::load(&config).unwrap();
     let pump = Pump::start(&mut ebpf, gate);
@@ -371,21 +371,20 @@ pub fn memory_limit(run: &TestCgroup, bytes: u64) -> Option<Option<TestCgroup>> 
     Some(Some(cgroup))
 }
 
-struct Bpffs(PathBuf);
+/// A BPF file system of the test's own, in a folder that no earlier test of the same number can have left.
+struct Bpffs(tempfile::TempDir);
 
 impl Bpffs {
     fn mount(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("failsafe-bpffs-{name}"));
-        fs::create_dir(&dir).unwrap();
-        nix::mount::mount(Some("bpf"), &dir, Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
+        let dir = tempfile::Builder::new().prefix(&format!("failsafe-bpffs-{name}-")).tempdir().unwrap();
+        nix::mount::mount(Some("bpf"), dir.path(), Some("bpf"), nix::mount::MsFlags::empty(), None::<&str>).unwrap();
         Self(dir)
     }
 }
 
 impl Drop for Bpffs {
     fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.0);
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }
 
