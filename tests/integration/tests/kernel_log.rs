@@ -67,7 +67,8 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
         let mut children = vec![start("there", "0")?, start("elsewhere", "1")?];
         let done = (|| {
             for name in ["there", "elsewhere"] {
-                wait_for("the run runs", || Ok(node.run(name).is_ok_and(|run| run["state"] == "running")))?;
+                // Registered it is before its process is in, and without one the next daemon would call it ended.
+                wait_for("the run runs", || Ok(node.run(name).is_ok_and(|run| run["processes"].as_u64() > Some(0))))?;
             }
             Ok(())
         })();

@@ -13,6 +13,20 @@ pub struct Failure {
     pub test: String,
     /// The end of what it said.
     pub said: Vec<String>,
+    /// Tried once more, it passed.
+    pub flaky: bool,
+}
+
+impl Failure {
+    /// What is no test's: a machine, a table.
+    pub fn other(what: String) -> Failure {
+        Failure { test: what, said: Vec::new(), flaky: false }
+    }
+
+    /// The test's own name, without how it ended.
+    fn name(&self) -> &str {
+        name(&self.test)
+    }
 }
 
 impl fmt::Display for Failure {
@@ -30,8 +44,13 @@ pub fn of_nextest(text: &str) -> Vec<Failure> {
         match ending(line) {
             Some(ending) => {
                 open = failed(ending);
+                // Of a test that failed twice the last time is told.
+                let before = found.iter().position(|failure| failure.name() == name(line));
                 if open {
-                    found.push(Failure { test: line.trim().to_owned(), said: Vec::new() });
+                    before.map(|at| found.remove(at));
+                    found.push(Failure { test: line.trim().to_owned(), said: Vec::new(), flaky: false });
+                } else if let (Some(at), true) = (before, ending.ends_with("PASS")) {
+                    found[at].flaky = true;
                 }
             }
             None => {
@@ -47,14 +66,20 @@ pub fn of_nextest(text: &str) -> Vec<Failure> {
 
 /// The word of a line such as `        FAIL [  34.500s] (424/587) package::binary test`.
 fn ending(line: &str) -> Option<&str> {
-    let (word, rest) = line.strip_prefix("   ")?.trim_start().split_once(" [")?;
+    let (word, rest) = line.strip_prefix(" ")?.trim_start().split_once(" [")?;
     let time = rest.split_once("s]")?.0.trim_start_matches(['>', ' ']);
-    let all_capitals = word.chars().all(|c| c.is_ascii_uppercase() || "-+ ".contains(c));
+    let all_capitals = word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || "-+/ ".contains(c));
     (all_capitals && time.parse::<f64>().is_ok()).then_some(word)
 }
 
 fn failed(ending: &str) -> bool {
-    !["PASS", "SLOW", "LEAK", "SKIP", "TERMINATING", "SETUP PASS"].contains(&ending)
+    // Of a try: `TRY 1 FAIL`.
+    !["PASS", "SLOW", "LEAK", "SKIP", "TERMINATING", "DELAY", "RETRY"].iter().any(|fine| ending.contains(fine))
+}
+
+/// What follows the time and the number in a status line.
+fn name(line: &str) -> &str {
+    line.split_once("] ").and_then(|(_, rest)| rest.split_once(") ")).map_or(line, |(_, name)| name)
 }
 
 /// The end of it, without what tells nothing: frames of a backtrace, headings, empty lines.
@@ -100,6 +125,24 @@ mod tests {
         assert_eq!(failures[0].test, "FAIL [   1.400s] (2/3) core c::d");
         assert_eq!(failures[0].said, said);
         assert_eq!(failures[1].test, "TIMEOUT [ 120.000s] (3/3) core e::f");
+    }
+
+    #[test]
+    fn a_test_that_passes_when_tried_again_is_flaky_and_one_that_does_not_has_failed() {
+        let text = "
+  TRY 1 FAIL [   1.000s] (1/2) it a
+    it was late
+  TRY 1 FAIL [   1.000s] (─────) it b
+    once
+  TRY 2 PASS [   2.000s] (1/2) it a
+  TRY 2 FAIL [   2.000s] (2/2) it b
+    twice
+     Summary [   3.0s] 2 tests run: 1 passed (1 flaky), 1 failed, 0 skipped
+";
+        let told: Vec<_> =
+            of_nextest(text).into_iter().map(|f| (f.name().to_owned(), f.said[0].clone(), f.flaky)).collect();
+        let expected = [("it a", "it was late", true), ("it b", "twice", false)];
+        assert_eq!(told, expected.map(|(name, said, flaky)| (name.to_owned(), said.to_owned(), flaky)));
     }
 
     #[test]

@@ -69,9 +69,14 @@ pub fn run(args: &Args) -> Result<()> {
         println!("\nnever run by themselves (the runners count them as skipped):");
         ignored.iter().for_each(|test| println!("  {test}"));
     }
-    if !failures.is_empty() {
-        println!("\nfailed:");
-        failures.iter().for_each(|failure| println!("{failure}"));
+    for (what, flaky) in
+        [("flaky: failed, and passed when tried once more; each is a fault to be found", true), ("failed", false)]
+    {
+        let told: Vec<&Failure> = failures.iter().filter(|failure| failure.flaky == flaky).collect();
+        if !told.is_empty() {
+            println!("\n{what}:");
+            told.iter().for_each(|failure| println!("{failure}"));
+        }
     }
     fs::write(folder.join(SUMMARY), format!("{tally}\n")).context("writing the summary")?;
     println!("\n{tally}");
@@ -117,7 +122,7 @@ fn machines(left_out: bool, skipped: &mut BTreeMap<String, String>, failures: &m
         skipped.extend(report.skipped.iter().map(named));
     }
     if let Err(wrong) = vm::settle(&reports, false) {
-        failures.push(Failure { test: format!("{wrong:#}"), said: Vec::new() });
+        failures.push(Failure::other(format!("{wrong:#}")));
         tally.failed += 1;
     }
     Ok(tally)

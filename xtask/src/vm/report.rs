@@ -65,7 +65,7 @@ impl Report {
 
     /// What failed, by the kernel's name.
     pub fn failures(&self) -> Vec<Failure> {
-        let machine = |problem: &String| Failure { test: format!("the machine: {problem}"), said: Vec::new() };
+        let machine = |problem: &String| Failure::other(format!("the machine: {problem}"));
         let named =
             |failure: Failure| Failure { test: format!("{} on {}", failure.test, self.kernel.name()), ..failure };
         self.problem.iter().map(machine).chain(self.failed.iter().cloned()).map(named).collect()
