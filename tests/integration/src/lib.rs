@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+mod gpu;
 mod mount;
 mod node;
 #[path = "../../patience.rs"]
@@ -24,6 +25,7 @@ mod skip;
 mod wait;
 
 pub use cgroup::{TestCgroup, cgroup2, frozen, members, populated, remove_tree};
+pub use gpu::{TWO_GPUS, on_gpu_node};
 pub use mount::Tmpfs;
 pub use node::{Node, on_node, sentinel};
 pub use programs::program;

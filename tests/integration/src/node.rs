@@ -133,6 +133,14 @@ impl Node {
         &self.cgroup
     }
 
+    /// The exit code of failsafectl, which of some commands is the answer.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn code(&self, args: &[&str]) -> Result<i32> {
+        Ok(self.ctl(args.iter().copied())?.code)
+    }
+
     /// The daemon's process id.
     ///
     /// # Errors

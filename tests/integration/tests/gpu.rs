@@ -1,7 +1,7 @@
 //! GPUs through NVML, here through the simulated library: the daemon knows nothing of it but its path.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Node, on_node, program, sentinel, wait_for};
+use integration::{Launch, on_gpu_node, on_node, sentinel, wait_for};
 use std::fs;
 
 const HOT: &str = r#"
@@ -22,16 +22,6 @@ when = { signal = "process.count", above = 20 }
 actions = ["freeze"]
 "#;
 
-/// A node whose GPUs are those of `scenario`.
-fn on_gpu_node(test: &str, scenario: &str, run: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
-    let folder = tempfile::Builder::new().prefix("failsafe-it-gpu-").tempdir()?;
-    let file = folder.path().join("scenario.toml");
-    fs::write(&file, scenario)?;
-    let library = program("libnvidia_ml.so")?.display().to_string();
-    let settings = format!("#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n", file.display());
-    on_node(test, &settings, run)
-}
-
 fn gpu(temperature: &str, more: &str) -> String {
     format!(
         "[[gpu]]\nmodel = \"H100\"\ntemperature = {temperature}\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n{more}\n"
@@ -41,7 +31,7 @@ fn gpu(temperature: &str, more: &str) -> String {
 #[test]
 fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
     let scenario = format!("{}{}", gpu("[[0, 62], [1.5, 62], [1.6, 95]]", ""), gpu("60", ""));
-    on_gpu_node("hot", &scenario, |node| {
+    on_gpu_node("hot", &scenario, "", |node| {
         let status = node.json(["node", "status"])?;
         ensure!(status["nvml"].as_str().is_some_and(|s| s.contains("simulated")), "{status}");
         wait_for("both GPUs are seen", || {
@@ -82,7 +72,7 @@ fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
 #[test]
 fn nvml_that_hangs_in_a_call_is_told_and_the_other_sensors_go_on() -> Result<()> {
     let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 1.0\nhang = true\n";
-    on_gpu_node("hang", &gpu("60", fault), |node| {
+    on_gpu_node("hang", &gpu("60", fault), "", |node| {
         wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
         let crowd = sentinel(node, "crowd")?;
         let script = format!(
@@ -127,7 +117,7 @@ fn without_the_library_the_node_says_that_it_has_no_sight_of_gpus() -> Result<()
 #[test]
 fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result<()> {
     let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nhang = true\n";
-    on_gpu_node("blind", &gpu("60", fault), |node| {
+    on_gpu_node("blind", &gpu("60", fault), "", |node| {
         wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
         let policy =
             node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
@@ -164,7 +154,7 @@ fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Re
          [[fault]]\nfunction = \"nvmlDeviceGetPowerUsage\"\ngpu = 0\nerror = \"UNKNOWN\"\n\
          [[fault]]\nfunction = \"nvmlDeviceGetBAR1MemoryInfo\"\ngpu = 0\nerror = \"NOT_SUPPORTED\"\n"
     );
-    on_gpu_node("doctor", &scenario, |node| {
+    on_gpu_node("doctor", &scenario, "", |node| {
         wait_for("two GPUs are seen", || {
             Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(2))
         })?;
@@ -206,7 +196,7 @@ fn two_runs_on_one_card_are_told_what_each_made_of_it() -> Result<()> {
             .to_owned()
             + &process("works", 3, 3)
             + &process("helps", 2, 1);
-    on_gpu_node("use", &scenario, |node| {
+    on_gpu_node("use", &scenario, "", |node| {
         let policy = node.policy("p", "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n")?.display().to_string();
         let start = |name: &str| {
             let script = format!("echo $$ > {} && exec sleep 600", pid_file(name).display());

@@ -1,35 +1,19 @@
 //! The node's health, from the (simulated) GPU to the exit code that a scheduler acts on.
 
 use anyhow::{Result, ensure};
-use integration::{Node, on_node, program, wait_for};
+use integration::{TWO_GPUS, on_gpu_node, on_node, wait_for};
 use std::fs;
-
-fn on_gpu_node(test: &str, scenario: &str, run: impl FnOnce(&mut Node) -> Result<()>) -> Result<()> {
-    let folder = tempfile::Builder::new().prefix("failsafe-it-health-").tempdir()?;
-    let file = folder.path().join("scenario.toml");
-    fs::write(&file, scenario)?;
-    let library = program("libnvidia_ml.so")?.display().to_string();
-    let settings = format!("#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n", file.display());
-    on_node(test, &settings, run)
-}
-
-const TWO: &str = "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n\n\
-                   [[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n\n";
-
-fn code(node: &Node, args: &[&str]) -> Result<i32> {
-    Ok(node.ctl(args.iter().copied())?.code)
-}
 
 #[test]
 fn an_xid_makes_its_gpu_unhealthy_until_somebody_resets_it() -> Result<()> {
-    let scenario = format!("{TWO}[[gpu.event]]\nat = 2.0\nxid = 79\n");
-    on_gpu_node("xid", &scenario, |node| {
-        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
-        wait_for("the GPU with the XID is unhealthy", || Ok(code(node, &["node", "health", "--gpu", "1"])? == 12))?;
-        ensure!(code(node, &["node", "health"])? == 10, "one of two degrades the node");
-        ensure!(code(node, &["node", "health", "--gpu", "0"])? == 0);
-        ensure!(code(node, &["node", "placeable", "--count", "1"])? == 0);
-        ensure!(code(node, &["node", "placeable", "--count", "2", "--degraded"])? == 14);
+    let scenario = format!("{TWO_GPUS}[[gpu.event]]\nat = 2.0\nxid = 79\n");
+    on_gpu_node("xid", &scenario, "", |node| {
+        wait_for("both GPUs are well", || Ok(node.code(&["node", "health"])? == 0))?;
+        wait_for("the GPU with the XID is unhealthy", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 12))?;
+        ensure!(node.code(&["node", "health"])? == 10, "one of two degrades the node");
+        ensure!(node.code(&["node", "health", "--gpu", "0"])? == 0);
+        ensure!(node.code(&["node", "placeable", "--count", "1"])? == 0);
+        ensure!(node.code(&["node", "placeable", "--count", "2", "--degraded"])? == 14);
         let capacity = node.json(["node", "capacity"])?;
         ensure!(capacity["free"] == 1 && capacity["unhealthy"] == 1, "{capacity}");
         node.wait_for_event("the change on record", |e| {
@@ -45,12 +29,12 @@ fn an_xid_makes_its_gpu_unhealthy_until_somebody_resets_it() -> Result<()> {
             let health = node.json(["gpu", "describe", "1"])?;
             Ok(health["reasons"].as_array().is_some_and(|all| all.iter().all(|r| r["code"] != "blind")))
         })?;
-        ensure!(code(node, &["node", "health", "--gpu", "1"])? == 12, "it forgot");
+        ensure!(node.code(&["node", "health", "--gpu", "1"])? == 12, "it forgot");
         wait_for("the XID has come again", || {
             Ok(node.json(["gpu", "describe", "1"])?["reasons"][0]["count"].as_u64() >= Some(2))
         })?;
         node.ctl(["gpu", "reset-health", "1", "-r", "card replaced"])?.expect(0)?;
-        ensure!(code(node, &["node", "health"])? == 0);
+        ensure!(node.code(&["node", "health"])? == 0);
         let changes = node.ctl(["node", "watch", "--once", "-o", "json"])?.expect(0)?.out;
         ensure!(changes.contains("card replaced"), "{changes}");
         node.log_is_whole()
@@ -59,21 +43,21 @@ fn an_xid_makes_its_gpu_unhealthy_until_somebody_resets_it() -> Result<()> {
 
 #[test]
 fn a_cordon_is_an_operators_and_stays_over_a_restart() -> Result<()> {
-    on_gpu_node("cordon", TWO, |node| {
-        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+    on_gpu_node("cordon", TWO_GPUS, "", |node| {
+        wait_for("both GPUs are well", || Ok(node.code(&["node", "health"])? == 0))?;
         node.ctl(["gpu", "cordon", "1", "-r", "fan is loud"])?.expect(0)?;
-        ensure!(code(node, &["node", "health", "--gpu", "1"])? == 11);
-        ensure!(code(node, &["node", "placeable", "--gpu", "1"])? == 14);
+        ensure!(node.code(&["node", "health", "--gpu", "1"])? == 11);
+        ensure!(node.code(&["node", "placeable", "--gpu", "1"])? == 14);
         node.ctl(["node", "cordon", "-r", "kernel update"])?.expect(0)?;
-        ensure!(code(node, &["node", "health"])? == 11);
+        ensure!(node.code(&["node", "health"])? == 11);
         node.stop()?;
-        ensure!(code(node, &["node", "health"])? == 13, "without a daemon nobody knows");
+        ensure!(node.code(&["node", "health"])? == 13, "without a daemon nobody knows");
         node.restart()?;
-        wait_for("the GPU is seen again", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 11))?;
+        wait_for("the GPU is seen again", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 11))?;
         node.ctl(["node", "uncordon", "-r", "done"])?.expect(0)?;
-        wait_for("only the GPU's cordon is left", || Ok(code(node, &["node", "health"])? == 10))?;
+        wait_for("only the GPU's cordon is left", || Ok(node.code(&["node", "health"])? == 10))?;
         node.ctl(["gpu", "uncordon", "1", "-r", "fan oiled"])?.expect(0)?;
-        ensure!(code(node, &["node", "health"])? == 0);
+        ensure!(node.code(&["node", "health"])? == 0);
         let order = node.wait_for_event("the order on record", |e| {
             e["body"]["type"] == "order" && e["body"]["why"] == "fan oiled"
         })?;
@@ -85,8 +69,8 @@ fn a_cordon_is_an_operators_and_stays_over_a_restart() -> Result<()> {
 #[test]
 fn nothing_is_started_on_a_gpu_that_is_cordoned_but_for_its_repair() -> Result<()> {
     const NOBODY: u32 = 65_534;
-    on_gpu_node("repair", TWO, |node| {
-        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+    on_gpu_node("repair", TWO_GPUS, "", |node| {
+        wait_for("both GPUs are well", || Ok(node.code(&["node", "health"])? == 0))?;
         node.ctl(["gpu", "cordon", "1", "-r", "fan is loud"])?.expect(0)?;
         let policy = node.policy("p", "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n")?.display().to_string();
         let run = |more: &[&str]| {
@@ -117,17 +101,11 @@ fn nothing_is_started_on_a_gpu_that_is_cordoned_but_for_its_repair() -> Result<(
 #[test]
 fn the_kernels_log_tells_an_xid_that_nvml_does_not() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (log, scenario) = (folder.path().join("kmsg"), folder.path().join("scenario.toml"));
+    let log = folder.path().join("kmsg");
     fs::write(&log, "")?;
-    fs::write(&scenario, TWO)?;
-    let library = program("libnvidia_ml.so")?.display().to_string();
-    let settings = format!(
-        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[kernel_log]\npath = {:?}\n",
-        scenario.display(),
-        log.display().to_string()
-    );
-    on_node("kmsg", &settings, |node| {
-        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+    let tables = format!("[kernel_log]\npath = {:?}\n", log.display().to_string());
+    on_gpu_node("kmsg", TWO_GPUS, &tables, |node| {
+        wait_for("both GPUs are well", || Ok(node.code(&["node", "health"])? == 0))?;
         let bus = node.json(["gpu", "describe", "0"])?["pci"].as_str().unwrap_or_default().to_owned();
         ensure!(!bus.is_empty(), "the GPU's place is not told");
         let mut out = fs::OpenOptions::new().append(true).open(&log)?;
@@ -137,10 +115,10 @@ fn the_kernels_log_tells_an_xid_that_nvml_does_not() -> Result<()> {
             lines.push_str(&format!("4,{n},1,-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n"));
         }
         std::io::Write::write_all(&mut out, lines.as_bytes())?;
-        wait_for("the GPU is unhealthy", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 12))?;
+        wait_for("the GPU is unhealthy", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 12))?;
         let reasons = node.json(["gpu", "describe", "0"])?["reasons"].to_string();
         ensure!(reasons.contains("xid-95") && !reasons.contains("xid-79"), "{reasons}");
-        ensure!(code(node, &["node", "health", "--gpu", "1"])? == 0);
+        ensure!(node.code(&["node", "health", "--gpu", "1"])? == 0);
         node.log_is_whole()
     })
 }
@@ -170,11 +148,11 @@ fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_
     let mut stranger = std::process::Command::new("sleep").arg("600").spawn()?;
     let scenario = format!(
         "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 80\nutilization = 100\nmemory_used = \"1 GiB\"\n\
-         [[gpu.process]]\npid = {}\nmemory = \"512 MiB\"\n\n{TWO}",
+         [[gpu.process]]\npid = {}\nmemory = \"512 MiB\"\n\n{TWO_GPUS}",
         stranger.id()
     );
-    let done = on_gpu_node("derived", &scenario, |node| {
-        wait_for("the GPUs are seen", || Ok(code(node, &["node", "health"])? == 0))?;
+    let done = on_gpu_node("derived", &scenario, "", |node| {
+        wait_for("the GPUs are seen", || Ok(node.code(&["node", "health"])? == 0))?;
         let policy = node.policy("derived", DERIVED)?.display().to_string();
         let start = |name: &str, index: &str| {
             let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
@@ -191,8 +169,8 @@ fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_
             node.wait_for_event("the cordon is proved", |e| {
                 e["body"]["action"] == "cordon-gpu" && e["body"]["verdict"] == "proved"
             })?;
-            ensure!(code(node, &["node", "health", "--gpu", "0"])? == 11);
-            ensure!(code(node, &["node", "health", "--gpu", "1"])? == 0);
+            ensure!(node.code(&["node", "health", "--gpu", "0"])? == 11);
+            ensure!(node.code(&["node", "health", "--gpu", "1"])? == 0);
             ensure!(node.run("idles")?["state"] == "running");
             let gpu = node.json(["gpu", "describe", "0"])?;
             ensure!(gpu["reasons"][0]["text"].to_string().contains("rule spins"), "{gpu}");
@@ -228,9 +206,9 @@ fn an_amd_gpu_is_read_from_sysfs_and_judged_alike() -> Result<()> {
     }
     let settings = format!("[nvml]\ndisabled = true\n[amdgpu]\nsysfs = {:?}\n", sys.path().display().to_string());
     on_node("amd", &settings, |node| {
-        wait_for("the GPU is well", || Ok(code(node, &["node", "health", "--gpu", "amdgpu-9a1f3c5577e01234"])? == 0))?;
+        wait_for("the GPU is well", || Ok(node.code(&["node", "health", "--gpu", "amdgpu-9a1f3c5577e01234"])? == 0))?;
         fs::write(device.join("hwmon/hwmon3/temp1_input"), "106000")?;
-        wait_for("it is too hot", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 12))?;
+        wait_for("it is too hot", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 12))?;
         let gpu = node.json(["gpu", "describe", "0"])?;
         ensure!(gpu["reasons"][0]["code"] == "temperature-shutdown", "{gpu}");
         ensure!(gpu["readings"]["gpu.temperature"] == 106_000, "{gpu}");

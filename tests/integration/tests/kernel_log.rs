@@ -1,16 +1,9 @@
 //! The kernel's log of the time without a daemon.
 
 use anyhow::{Result, ensure};
-use integration::{Node, on_node, program, wait_for};
+use integration::{Node, TWO_GPUS, on_gpu_node, wait_for};
 use serde_json::Value;
 use std::fs;
-
-const TWO: &str =
-    "[[gpu]]\nmodel = \"H100\"\ncount = 2\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n";
-
-fn code(node: &Node, args: &[&str]) -> Result<i32> {
-    Ok(node.ctl(args.iter().copied())?.code)
-}
 
 /// A policy that freezes what has a GPU with an XID.
 const XID: &str = r#"
@@ -29,19 +22,13 @@ actions = ["freeze"]
 #[test]
 fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_runs_that_were_there() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (log, scenario) = (folder.path().join("kmsg"), folder.path().join("scenario.toml"));
+    let log = folder.path().join("kmsg");
     fs::write(
         &log,
         "4,1,1000,-;mlx5_core 0000:5e:00.0: mlx5_pcie_event:301:(pid 9): Detected insufficient power on the PCIe slot (27W).\n",
     )?;
-    fs::write(&scenario, TWO)?;
-    let library = program("libnvidia_ml.so")?.display().to_string();
-    let settings = format!(
-        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[kernel_log]\npath = {:?}\n",
-        scenario.display(),
-        log.display().to_string()
-    );
-    on_node("kmsg-past", &settings, |node| {
+    let tables = format!("[kernel_log]\npath = {:?}\n", log.display().to_string());
+    on_gpu_node("kmsg-past", TWO_GPUS, &tables, |node| {
         let reasons = |node: &Node, gpu: Option<&str>| -> Result<Value> {
             let said = match gpu {
                 Some(gpu) => node.json(["gpu", "describe", gpu])?["reasons"].clone(),
@@ -57,7 +44,7 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
         };
         wait_for("the line from before the first start", || Ok(count(node, None, "nic-slot-power")? == Some(1)))?;
         // The node is degraded by that line.
-        wait_for("the GPUs are seen", || Ok(code(node, &["node", "health", "--gpu", "0"])? == 10))?;
+        wait_for("the GPUs are seen", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 10))?;
         let bus = node.json(["gpu", "describe", "0"])?["pci"].as_str().unwrap_or_default().to_owned();
         let policy = node.policy("xid", XID)?.display().to_string();
         let start = |name: &str, index: &str| {
@@ -85,7 +72,7 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
             ensure!(decision["run"] == node.run("there")?["id"], "{decision}");
             wait_for("the run is frozen", || Ok(node.run("there")?["state"] == "frozen"))?;
             ensure!(node.run("elsewhere")?["state"] == "running");
-            ensure!(code(node, &["node", "health", "--gpu", "0"])? == 12);
+            ensure!(node.code(&["node", "health", "--gpu", "0"])? == 12);
             ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
             ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
             // What has been read is not read again, whether the daemon is stopped or killed.
@@ -96,7 +83,7 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
             wait_for("a later line", || Ok(count(node, Some("0"), "xid-48")? == Some(1)))?;
             node.kill9()?;
             node.restart()?;
-            wait_for("the GPUs are seen", || Ok(code(node, &["node", "health", "--gpu", "1"])? == 10))?;
+            wait_for("the GPUs are seen", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 10))?;
             ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
             ensure!(count(node, Some("0"), "xid-48")? == Some(1), "{}", reasons(node, Some("0"))?);
             ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);

@@ -1,15 +1,8 @@
 //! A reset of a GPU: by whom, on what, and what else may happen meanwhile.
 
 use anyhow::{Result, ensure};
-use integration::{Node, on_node, program, wait_for};
+use integration::{TWO_GPUS, on_gpu_node, wait_for};
 use std::fs;
-
-const TWO: &str =
-    "[[gpu]]\nmodel = \"H100\"\ncount = 2\ntemperature = 60\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n";
-
-fn code(node: &Node, args: &[&str]) -> Result<i32> {
-    Ok(node.ctl(args.iter().copied())?.code)
-}
 
 #[test]
 fn a_gpu_is_reset_by_the_vendors_tool_and_not_while_anything_runs_on_it() -> Result<()> {
@@ -38,16 +31,9 @@ echo "GPU $3 was reset"
     );
     fs::write(&tool, script)?;
     fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let scenario = folder.path().join("scenario.toml");
-    fs::write(&scenario, TWO)?;
-    let library = program("libnvidia_ml.so")?.display().to_string();
-    let settings = format!(
-        "#! FAILSAFE_NVML_SCENARIO={}\n[nvml]\nlibrary = {library:?}\n[gpu]\nnvidia_smi = {:?}\n",
-        scenario.display(),
-        tool.display().to_string()
-    );
-    on_node("reset", &settings, |node| {
-        wait_for("both GPUs are well", || Ok(code(node, &["node", "health"])? == 0))?;
+    let tables = format!("[gpu]\nnvidia_smi = {:?}\n", tool.display().to_string());
+    on_gpu_node("reset", TWO_GPUS, &tables, |node| {
+        wait_for("both GPUs are well", || Ok(node.code(&["node", "health"])? == 0))?;
         let policy = "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n";
         let policy = node.policy("p", policy)?.display().to_string();
         let args = ["run", "-p", &policy, "-n", "holder", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
@@ -70,7 +56,7 @@ echo "GPU $3 was reset"
                 said.matches("sampler: ").count() == 1 && said.contains("--spare 1:"),
                 "it was not let go of: {said}"
             );
-            wait_for("it is seen again", || Ok(code(node, &["node", "health", "--gpu", "1"])? == 0))?;
+            wait_for("it is seen again", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 0))?;
             node.ctl(args)?.expect(0)?;
             node.wait_for_event("the reset on record", |e| {
                 e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true
