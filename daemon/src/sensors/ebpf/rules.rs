@@ -305,7 +305,7 @@ fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
 /// Whatever name or mount leads below the folder: what is said of all paths that begin with it, its `/` included.
 fn enter_folder(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
     let Ok(meta) = fs::metadata(below(root, path)) else { return };
-    let effects = named(rules, |pattern| pattern.prefix && path.starts_with(&pattern.path));
+    let effects = named(rules, |pattern| pattern.prefix && pattern.fits(path));
     out.raise((key_what::TREE, meta.ino(), device_of(&meta)), effects);
     out.raise((key_what::TREE, 0, u64::MAX), effects);
 }
