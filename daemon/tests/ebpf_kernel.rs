@@ -8,6 +8,8 @@
 mod agent;
 #[path = "ebpf/bench.rs"]
 mod bench;
+#[path = "ebpf/calls.rs"]
+mod calls;
 #[path = "ebpf/figures.rs"]
 mod figures;
 #[path = "ebpf/guard.rs"]

@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 2
+#define FS_ABI_VERSION 3
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
@@ -294,7 +294,9 @@ enum fs_syscall {
 	FS_SYS_SWAPON = 37,
 	FS_SYS_ACCT = 38,
 	FS_SYS_QUOTACTL = 39,
-	FS_SYS_MAX = 40,
+	FS_SYS_FSPICK = 40,
+	FS_SYS_OPEN_TREE_ATTR = 41,
+	FS_SYS_MAX = 42,
 };
 
 /* What else a rule can speak of, in the same masks. */

@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -31,7 +31,7 @@ pub const MAX_LEVELS: usize = 8;
 
 /// Names of the watched system calls, at the index that is their bit in [`RunCfg::watch`] and their number in
 /// [`Sys::call`] (`enum fs_syscall`).
-pub const SYSCALLS: [&str; 40] = [
+pub const SYSCALLS: [&str; 42] = [
     "ptrace",
     "mount",
     "unshare",
@@ -72,6 +72,8 @@ pub const SYSCALLS: [&str; 40] = [
     "swapon",
     "acct",
     "quotactl",
+    "fspick",
+    "open_tree_attr",
 ];
 
 /// Plain data that can be copied out of any sufficiently long byte slice.

@@ -56,10 +56,72 @@ CALL_GUARD(sb_umount, FS_SYS_UMOUNT2)
 CALL_GUARD(sb_pivotroot, FS_SYS_PIVOT_ROOT)
 CALL_GUARD(move_mount, FS_SYS_MOVE_MOUNT)
 CALL_GUARD(path_chroot, FS_SYS_CHROOT)
-CALL_GUARD(key_permission, FS_SYS_KEYCTL)
-CALL_GUARD(key_alloc, FS_SYS_ADD_KEY)
-CALL_GUARD(settime, FS_SYS_CLOCK_SETTIME)
 CALL_GUARD(perf_event_open, FS_SYS_PERF_EVENT_OPEN)
+CALL_GUARD(quotactl, FS_SYS_QUOTACTL)
+
+/* A hook that several calls reach: FIRST, SECOND, THIRD. In none of them it is judged as FIRST. */
+#define SHARED_GUARD(hook, first, second, third)                            \
+	SEC("lsm/" #hook)                                                   \
+	int fs_lsm_##hook(void *ctx)                                        \
+	{                                                                   \
+		struct fs_run_cfg *run = run_of_current();                  \
+		int now;                                                    \
+									    \
+		if (!run)                                                   \
+			return 0;                                           \
+		now = call_of_current();                                    \
+		if (now == second)                                          \
+			return call(run, second);                           \
+		return call(run, now == third ? third : first);             \
+	}
+
+SHARED_GUARD(key_permission, FS_SYS_KEYCTL, FS_SYS_ADD_KEY, FS_SYS_REQUEST_KEY)
+SHARED_GUARD(key_alloc, FS_SYS_ADD_KEY, FS_SYS_KEYCTL, FS_SYS_REQUEST_KEY)
+SHARED_GUARD(settime, FS_SYS_CLOCK_SETTIME, FS_SYS_SETTIMEOFDAY, FS_SYS_SETTIMEOFDAY)
+
+struct user_namespace;
+
+/* linux/capability.h */
+#define CAP_DAC_READ_SEARCH 2
+#define CAP_SYS_MODULE 16
+#define CAP_SYS_RAWIO 17
+#define CAP_SYS_PACCT 20
+#define CAP_SYS_ADMIN 21
+#define CAP_SYS_BOOT 22
+#define CAP_SYS_TIME 25
+#define CAPS_OF_CALLS                                                                                     \
+	(POINT(CAP_DAC_READ_SEARCH) | POINT(CAP_SYS_MODULE) | POINT(CAP_SYS_RAWIO) | POINT(CAP_SYS_PACCT) | \
+	 POINT(CAP_SYS_ADMIN) | POINT(CAP_SYS_BOOT) | POINT(CAP_SYS_TIME))
+
+/* Calls without a hook of their own ask for a capability first. Attached only while a run has a rule on one of them: others ask
+ * for capabilities too. */
+SEC("lsm/capable")
+int BPF_PROG(fs_lsm_capable, const struct cred *cred, struct user_namespace *ns, int cap)
+{
+	struct fs_run_cfg *run;
+	int now;
+
+	if ((__u32)cap > 63 || !(CAPS_OF_CALLS >> cap & 1))
+		return 0;
+	now = call_of_current();
+	/* On the way through a path any call may ask for this one. */
+	if (now < 0 || (cap == CAP_DAC_READ_SEARCH && now != FS_SYS_OPEN_BY_HANDLE_AT))
+		return 0;
+	run = run_of_current();
+	return run ? call(run, now) : 0;
+}
+
+/* Its file is all that memfd_create asks for. Attached as the one above: every file that is opened comes by. */
+SEC("lsm/file_alloc_security")
+int BPF_PROG(fs_lsm_file_alloc_security, struct file *file)
+{
+	struct fs_run_cfg *run;
+
+	if (call_of_current() != FS_SYS_MEMFD_CREATE)
+		return 0;
+	run = run_of_current();
+	return run ? call(run, FS_SYS_MEMFD_CREATE) : 0;
+}
 
 /* enum kernel_load_data_id and kernel_read_file_id, which are one list */
 #define LOADING_MODULE 2
@@ -97,12 +159,18 @@ int BPF_PROG(fs_lsm_inode_init_security_anon, struct inode *inode, const struct 
 {
 	struct fs_run_cfg *run = run_of_current();
 	char head[5] = {};
+	int result;
 
 	if (!run)
 		return 0;
 	bpf_probe_read_kernel_str(head, sizeof(head), BPF_CORE_READ(name, name));
-	if (head[1] == 'i' && head[2] == 'o' && head[3] == '_')
-		return call(run, FS_SYS_IO_URING_SETUP);
+	if (head[1] == 'i' && head[2] == 'o' && head[3] == '_') {
+		/* No hook is on the way of a ring that is there: who may not use one makes none. */
+		result = call(run, FS_SYS_IO_URING_SETUP);
+		if (!result)
+			result = call(run, FS_SYS_IO_URING_ENTER);
+		return result ?: call(run, FS_SYS_IO_URING_REGISTER);
+	}
 	if (head[1] == 'u' && head[2] == 's' && head[3] == 'e')
 		return call(run, FS_SYS_USERFAULTFD);
 	return 0;
@@ -112,7 +180,7 @@ SEC("lsm/ptrace_access_check")
 int BPF_PROG(fs_lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
 {
 	struct fs_run_cfg *run;
-	int result;
+	int result, now;
 
 	if (!(mode & PTRACE_MODE_ATTACH))
 		return 0;
@@ -121,8 +189,13 @@ int BPF_PROG(fs_lsm_ptrace_access_check, struct task_struct *child, unsigned int
 		return 0;
 	if (run->flags & FS_RUN_PROTECT && run_of_cgroup(cgroup_of(child)) != run)
 		return protect(run, FS_PROTECT_TRACE, child->tgid);
-	/* One hook for ptrace, process_vm_readv and _writev, pidfd_getfd: the strictest of what is said of them holds. */
+	now = call_of_current();
+	if (now == FS_SYS_PROCESS_VM_READV || now == FS_SYS_PROCESS_VM_WRITEV || now == FS_SYS_PIDFD_GETFD)
+		return call(run, now);
 	result = call(run, FS_SYS_PTRACE);
+	if (now == FS_SYS_PTRACE)
+		return result;
+	/* By another way, as /proc/PID/mem: the strictest of what is said of them holds. */
 	if (!result)
 		result = call(run, FS_SYS_PROCESS_VM_WRITEV);
 	if (!result)
@@ -248,7 +321,9 @@ int BPF_PROG(fs_lsm_userns_create, const struct cred *cred)
 {
 	struct fs_run_cfg *run = run_of_current();
 
-	return run ? privilege(run, FS_POINT_PRIV_USERNS) : 0;
+	if (!run)
+		return 0;
+	return privilege(run, FS_POINT_PRIV_USERNS) ?: call(run, FS_SYS_UNSHARE);
 }
 
 SEC("lsm/task_alloc")

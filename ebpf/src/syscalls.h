@@ -61,7 +61,8 @@ static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 	return 0;
 }
 
-/* call, enum, x86-64, ia32, x32 where it has its own, arm64, arm (compat); -1 = none */
+/* The call by its kernel function, enum, x86-64, ia32, x32 where it has its own, arm64, arm (compat); negative = none. Some calls
+ * have more than one function. */
 #define SYSCALLS(X)                                                             \
 	X(ptrace, FS_SYS_PTRACE, 101, 26, 521, 117, 26)                         \
 	X(mount, FS_SYS_MOUNT, 165, 21, -1, 40, 21)                             \
@@ -88,9 +89,14 @@ static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 	X(add_key, FS_SYS_ADD_KEY, 248, 286, -1, 217, 309)                      \
 	X(request_key, FS_SYS_REQUEST_KEY, 249, 287, -1, 218, 310)              \
 	X(settimeofday, FS_SYS_SETTIMEOFDAY, 164, 79, -1, 170, 79)              \
-	X(clock_settime, FS_SYS_CLOCK_SETTIME, 227, 264, -1, 112, 262)          \
-	X(clock_adjtime, FS_SYS_CLOCK_ADJTIME, 305, 343, -1, 266, 372)          \
-	X(adjtimex, FS_SYS_ADJTIMEX, 159, 124, -1, 171, 124)                    \
+	X(clock_settime, FS_SYS_CLOCK_SETTIME, 227, 404, -1, 112, 404)          \
+	X(clock_settime32, FS_SYS_CLOCK_SETTIME, -103, 264, -1, -103, 262)      \
+	X(clock_adjtime, FS_SYS_CLOCK_ADJTIME, 305, 405, -1, 266, 405)          \
+	X(clock_adjtime32, FS_SYS_CLOCK_ADJTIME, -104, 343, -1, -104, 372)      \
+	X(adjtimex, FS_SYS_ADJTIMEX, 159, -1, -1, 171, -1)                      \
+	X(adjtimex_time32, FS_SYS_ADJTIMEX, -105, 124, -1, -105, 124)           \
+	X(stime32, FS_SYS_SETTIMEOFDAY, -106, 25, -1, -106, -1)                 \
+	X(oldumount, FS_SYS_UMOUNT2, -107, 22, -1, -107, -1)                    \
 	X(io_uring_enter, FS_SYS_IO_URING_ENTER, 426, 426, -1, 426, 426)        \
 	X(io_uring_register, FS_SYS_IO_URING_REGISTER, 427, 427, -1, 427, 427)  \
 	X(iopl, FS_SYS_IOPL, 172, 110, -1, -101, -1)                            \
@@ -102,7 +108,10 @@ static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 	X(chroot, FS_SYS_CHROOT, 161, 61, -1, 51, 61)                           \
 	X(swapon, FS_SYS_SWAPON, 167, 87, -1, 224, 87)                          \
 	X(acct, FS_SYS_ACCT, 163, 51, -1, 89, 51)                               \
-	X(quotactl, FS_SYS_QUOTACTL, 179, 131, -1, 60, 131)
+	X(quotactl, FS_SYS_QUOTACTL, 179, 131, -1, 60, 131)                     \
+	X(quotactl_fd, FS_SYS_QUOTACTL, 443, 443, -1, 443, 443)                 \
+	X(fspick, FS_SYS_FSPICK, 433, 433, -1, 433, 433)                        \
+	X(open_tree_attr, FS_SYS_OPEN_TREE_ATTR, 467, 467, -1, 467, 467)
 
 /* The loader names the function to attach to (an ABI may have more than one name for it); the section only gives
  * the program type. */
@@ -160,6 +169,30 @@ INLINE int compat_call(long nr)
 {
 	SYSCALLS(COMPAT_NR)
 	return -1;
+}
+
+#if defined(__TARGET_ARCH_x86)
+#define NR_CLONE 56
+#define NR_CLONE_COMPAT 120
+#define CALL_NR(r) (int)(r)->orig_ax
+#else
+#define NR_CLONE 220
+#define NR_CLONE_COMPAT 120
+#define CALL_NR(r) (r)->syscallno
+#endif
+#define NR_CLONE3 435
+
+/* The watched call that the caller is in, -1: another. What the kernel dispatches by: it can be changed by a tracer only, and
+ * before the call. clone reaches the hooks that ask only to make namespaces, as unshare does. */
+static __noinline int call_of_current(void)
+{
+	struct pt_regs *r = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	bool compat = in_compat_call();
+	long nr = CALL_NR(r);
+
+	if (nr == (compat ? NR_CLONE_COMPAT : NR_CLONE) || nr == NR_CLONE3)
+		return FS_SYS_UNSHARE;
+	return compat ? compat_call(nr) : native_call(nr);
 }
 
 #if defined(__TARGET_ARCH_x86)

@@ -102,7 +102,7 @@ fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
                 format!("refused: {}", program.detail),
                 "policies with an egress list are refused on this kernel",
             ),
-            (ProgramState::Refused, Group::Lsm) => check(
+            (ProgramState::Refused, Group::Lsm | Group::LsmOnNeed) => check(
                 "ebpf",
                 &name,
                 CheckState::Degraded,

@@ -31,6 +31,8 @@ struct Place {
 struct Needs {
     /// Watched calls.
     calls: u64,
+    /// Calls that are refused, see [`Ebpf::require_refusals`].
+    refused: u64,
     /// The entry of every call, see [`Ebpf::require_syscalls`].
     entries: bool,
 }
@@ -115,7 +117,11 @@ impl Kernel {
     ) -> Result<Placed, KernelError> {
         let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
         let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
-        let needs = Needs { calls: rules.watch & ebpf::ALL_CALLS, entries: self.needs_entries(&rules) };
+        let needs = Needs {
+            calls: rules.watch & ebpf::ALL_CALLS,
+            refused: rules.deny & ebpf::ALL_CALLS,
+            entries: self.needs_entries(&rules),
+        };
         let slot = self.take_slot(needs)?;
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
         let spec = RunSpec {
@@ -133,11 +139,14 @@ impl Kernel {
         if let Err(error) = ebpf.beat() {
             tracing::error!(error = chain(&error), "the heartbeat cannot be written");
         }
-        let added = ebpf.add_run(&spec).and_then(|placed| match ebpf.require_syscalls(all.calls, all.entries) {
-            Ok(_) => Ok(placed),
-            Err(error) => {
-                let _detached = ebpf.remove_run(slot);
-                Err(error)
+        let ready = ebpf.require_refusals(all.refused);
+        let added = ready.and_then(|()| ebpf.add_run(&spec)).and_then(|placed| {
+            match ebpf.require_syscalls(all.calls, all.entries) {
+                Ok(_) => Ok(placed),
+                Err(error) => {
+                    let _detached = ebpf.remove_run(slot);
+                    Err(error)
+                }
             }
         });
         match added {
@@ -149,6 +158,7 @@ impl Kernel {
                 Ok(Placed { slot, epoch: placed.epoch })
             }
             Err(error) => {
+                let _released = ebpf.require_refusals(self.union(Some(slot)).refused);
                 drop(ebpf);
                 self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
                 Err(KernelError::Ebpf(chain(&error)))
@@ -178,6 +188,7 @@ impl Kernel {
         let stay = slots.iter().filter(|(slot, _)| Some(**slot) != leaves);
         stay.fold(Needs::default(), |all, (_, needs)| Needs {
             calls: all.calls | needs.calls,
+            refused: all.refused | needs.refused,
             entries: all.entries || needs.entries,
         })
     }
@@ -190,8 +201,9 @@ impl Kernel {
                 tracing::warn!(error = chain(&error), "a run's pins could not all be removed");
             }
             let all = self.union(Some(slot));
-            if let Err(error) = ebpf.require_syscalls(all.calls, all.entries) {
-                tracing::warn!(error = chain(&error), "watched system calls could not be released");
+            let released = ebpf.require_syscalls(all.calls, all.entries).map(drop);
+            if let Err(error) = released.and(ebpf.require_refusals(all.refused)) {
+                tracing::warn!(error = chain(&error), "programs that no run needs could not be released");
             }
             let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
             for (_, run) in runs.extract_if(.., |place, _| place.slot == slot) {

@@ -99,13 +99,18 @@ pub fn agent_main() {
                 println!("ANSWER {answer}");
             }
         }
-        Ok("call32") => call32(),
-        _ => {}
+        Ok(role) => {
+            if let Some(number) = role.strip_prefix("call32 ") {
+                std::process::exit(super::calls::make_compat(number.parse().unwrap()));
+            }
+        }
+        Err(_) => {}
     }
 }
 
 #[derive(Default)]
 struct Kept {
+    ready: super::calls::Ready,
     stream: Option<TcpStream>,
     listener: Option<TcpListener>,
     accepted: Option<TcpStream>,
@@ -237,11 +242,6 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             memfd();
             ok
         }
-        ["memfd32"] => {
-            let mut c = Command::new(own_binary());
-            let _ = c.args(["--exact", "agent_process"]).env(ROLE, "call32").stdout(Stdio::null()).status()?;
-            ok
-        }
         ["unshare"] => Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).map(|()| String::from("ok"))?),
         ["ptrace"] => {
             // SAFETY: no process has id 0: the call fails without touching any memory.
@@ -252,6 +252,15 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             // SAFETY: KEYCTL_GET_KEYRING_ID takes numbers only.
             unsafe { libc::syscall(libc::SYS_keyctl, 0, -1, 0) };
             ok
+        }
+        ["prepare"] => super::calls::prepare(&mut kept.ready).and(ok),
+        ["call", name] => super::calls::make(&kept.ready, name).and(ok),
+        ["call32", number] => {
+            // In a child: where the kernel has no such ABI it is killed.
+            let mut c = Command::new(own_binary());
+            let c = c.args(["--exact", "agent_process"]).env(ROLE, format!("call32 {number}"));
+            let errno = c.stdout(Stdio::null()).status()?.code().unwrap_or(libc::ENOSYS);
+            Err(std::io::Error::from_raw_os_error(errno))
         }
         ["moveto", dir] => fs::write(Path::new(dir).join("cgroup.procs"), "0").and(ok),
         ["eat"] => {
@@ -334,23 +343,6 @@ fn socket(family: IpAddr, kind: i32, protocol: i32) -> std::io::Result<OwnedFd> 
 
 pub fn memfd() {
     nix::sys::memfd::memfd_create("failsafe-test", nix::sys::memfd::MFdFlags::empty()).unwrap();
-}
-
-/// memfd_create through the 32-bit table, with a name that cannot be read.
-fn call32() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the call gets a null pointer and fails with EFAULT; rbx, which the compiler keeps for itself, is put back.
-    unsafe {
-        std::arch::asm!(
-            "xchg rbx, {name}",
-            "int 0x80",
-            "xchg rbx, {name}",
-            name = inout(reg) 0u64 => _,
-            inout("eax") 356 => _,
-            in("ecx") 0,
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-        );
-    }
 }
 
 /// Bytes that come within the stream's own time limit; 0 if none.

@@ -51,6 +51,14 @@ struct Pump {
     thread: std::thread::JoinHandle<()>,
 }
 
+pub fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience(PATIENCE);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 pub fn ready(name: &str) -> Option<Bench> {
     ready_with(name, 1 << 20)
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule};
@@ -10,7 +9,7 @@ use failsafed::sensors::ebpf::rules::{Dead, Effect, ExecList, PathPattern, PathR
 use failsafed::sensors::ebpf::{EgressPolicy, FileKind, Memory, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
 
 use super::agent::Agent;
-use super::bench::{Bench, TestRun, enforce, ready};
+use super::bench::{Bench, TestRun, enforce, ready, soon};
 
 const OPEN_NET: &EgressPolicy =
     &EgressPolicy { mode: failsafed::sensors::ebpf::EgressMode::Off, rules: Vec::new(), judge_replies: false };
@@ -37,14 +36,6 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 fn state_of(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1[..1].to_owned()
-}
-
-fn soon(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

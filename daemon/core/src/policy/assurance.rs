@@ -6,6 +6,7 @@ mod hooks;
 
 use super::{Effect, OnBlind, OnDead, Policy, Rule, condition::Condition};
 use crate::{decision::Mode, event::Assurance, signal::Source};
+pub use hooks::refusing_hooks;
 use hooks::{EGRESS, EXEC, FORK, Hook, LATCH, Need, Sight};
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! The system calls that a policy may watch, and groups of them by name.
 
 /// System calls that a policy may watch. The position is the bit in the kernel's mask: names are only added at the end.
-pub const WATCHABLE: [&str; 40] = [
+pub const WATCHABLE: [&str; 42] = [
     "ptrace",
     "mount",
     "unshare",
@@ -42,12 +42,28 @@ pub const WATCHABLE: [&str; 40] = [
     "swapon",
     "acct",
     "quotactl",
+    "fspick",
+    "open_tree_attr",
 ];
 
 /// Groups, accepted wherever a call's name is. They are expanded when a policy is read: its digest is over the calls.
 pub const GROUPS: [(&str, &[&str]); 10] = [
     ("@module", &["init_module", "finit_module", "delete_module"]),
-    ("@mount", &["mount", "umount2", "move_mount", "pivot_root", "fsopen", "open_tree", "mount_setattr", "chroot"]),
+    (
+        "@mount",
+        &[
+            "mount",
+            "umount2",
+            "move_mount",
+            "pivot_root",
+            "fsopen",
+            "fspick",
+            "open_tree",
+            "open_tree_attr",
+            "mount_setattr",
+            "chroot",
+        ],
+    ),
     ("@namespace", &["unshare", "setns"]),
     ("@ptrace", &["ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd"]),
     ("@bpf", &["bpf", "perf_event_open"]),

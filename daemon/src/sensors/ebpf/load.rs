@@ -63,6 +63,8 @@ pub struct Ebpf {
     pub(super) watching: Watching,
     /// Attachments to the whole host; pinned ones are held open besides.
     pub(super) host_links: Vec<FdLink>,
+    /// Those of programs that are attached on need, by name.
+    pub(super) on_need: BTreeMap<&'static str, FdLink>,
 }
 
 impl Ebpf {
@@ -96,6 +98,7 @@ impl Ebpf {
             max_runs,
             watching: Watching::default(),
             host_links: Vec::new(),
+            on_need: BTreeMap::new(),
         };
         ebpf.pin_maps();
         ebpf.beat()?;
@@ -232,38 +235,57 @@ impl Ebpf {
             return status(ProgramState::Refused, String::from("not in the object"));
         };
         let begin = Instant::now();
-        let mut host = None;
-        let done = if spec.name == FENTRY_PROBE {
+        let mut done = if spec.name == FENTRY_PROBE {
             super::syscalls::probe_fentry(program, btf)
         } else {
-            load_and_attach(program, spec, btf).map(|link| host = link).map_err(|e| chain(&e))
+            load(program, spec, btf).map_err(|e| chain(&e))
         };
-        let load_time = begin.elapsed();
         let verified_insns = program.info().ok().and_then(|info| info.verified_instruction_count());
+        if done.is_ok() && matches!(spec.group, Group::Life | Group::Lsm | Group::LsmOnNeed) {
+            let attached = if spec.group == Group::LsmOnNeed {
+                // That it can be is all that is asked: it detaches when dropped.
+                self.link_host(spec.name).map(drop)
+            } else {
+                self.attach_host(spec.name).map(|link| self.host_links.push(link))
+            };
+            done = attached.map_err(|e| chain(&e));
+        }
         let status = match done {
             Ok(()) => status(ProgramState::Loaded, String::new()),
             Err(detail) => status(ProgramState::Refused, detail),
         };
-        if let Some(link) = host {
-            self.hold_host(spec.name, link);
-        }
-        ProgramStatus { verified_insns, load_time, ..status }
+        ProgramStatus { verified_insns, load_time: begin.elapsed(), ..status }
     }
 
-    /// A link for the whole host is pinned, so that life goes on being followed, and rules in force, without a daemon.
-    fn hold_host(&mut self, name: &str, link: FdLink) {
-        let Ok(pins) = &self.pins else {
-            self.host_links.push(link);
-            return;
-        };
+    /// Attaches a program to the whole host. Its link is pinned, so that life goes on being followed, and rules in force,
+    /// without a daemon.
+    pub(super) fn attach_host(&mut self, name: &'static str) -> Result<FdLink, ProgramError> {
+        let link = self.link_host(name)?;
+        let Ok(pins) = &self.pins else { return Ok(link) };
         match link.pin(pins.host_link(name)) {
-            Ok(pinned) => self.host_links.push(pinned.into()),
+            Ok(pinned) => Ok(pinned.into()),
             Err(e) => {
                 let why = format!("link of {name}: {}", chain(&e));
                 tracing::warn!(why, "a program of the host is not pinned, and none is");
                 let _ = pins.remove_own();
                 self.pins = Err(why);
+                // The link that could not be pinned is gone.
+                self.link_host(name)
             }
+        }
+    }
+
+    fn link_host(&mut self, name: &'static str) -> Result<FdLink, ProgramError> {
+        match self.object.program_mut(name) {
+            Some(Program::BtfTracePoint(p)) => {
+                let id = p.attach()?;
+                Ok(p.take_link(id)?.into())
+            }
+            Some(Program::Lsm(p)) => {
+                let id = p.attach()?;
+                Ok(p.take_link(id)?.into())
+            }
+            _ => Err(ProgramError::UnexpectedProgramType),
         }
     }
 
@@ -280,28 +302,15 @@ impl Ebpf {
     }
 }
 
-/// The link of a program that is attached to the whole host.
-fn load_and_attach(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<Option<FdLink>, ProgramError> {
+fn load(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<(), ProgramError> {
     match program {
-        Program::BtfTracePoint(p) => {
-            let point = spec.hook.strip_prefix("tp_btf/").unwrap_or(spec.hook);
-            p.load(point, btf)?;
-            if spec.group == Group::Life {
-                let id = p.attach()?;
-                return Ok(Some(p.take_link(id)?.into()));
-            }
-            Ok(None)
-        }
-        Program::Lsm(p) => {
-            p.load(spec.hook.strip_prefix("lsm/").unwrap_or(spec.hook), btf)?;
-            let id = p.attach()?;
-            Ok(Some(p.take_link(id)?.into()))
-        }
-        Program::CgroupDevice(p) => p.load().map(|()| None),
-        Program::CgroupSockAddr(p) => p.load().map(|()| None),
-        Program::CgroupSock(p) => p.load().map(|()| None),
-        Program::CgroupSkb(p) => p.load().map(|()| None),
-        Program::SockOps(p) => p.load().map(|()| None),
+        Program::BtfTracePoint(p) => p.load(spec.hook.strip_prefix("tp_btf/").unwrap_or(spec.hook), btf),
+        Program::Lsm(p) => p.load(spec.hook.strip_prefix("lsm/").unwrap_or(spec.hook), btf),
+        Program::CgroupDevice(p) => p.load(),
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSock(p) => p.load(),
+        Program::CgroupSkb(p) => p.load(),
+        Program::SockOps(p) => p.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

@@ -34,6 +34,7 @@ mod ops;
 mod pins;
 mod probe;
 mod quotas;
+mod refusals;
 pub mod rules;
 mod runs;
 mod syscalls;

@@ -14,6 +14,8 @@ pub enum Group {
     Life,
     /// Refuses what rules forbid, at LSM hooks: one attachment for the host, pinned.
     Lsm,
+    /// As these, at hooks that others come by often: attached while a rule needs them, and pinned.
+    LsmOnNeed,
     /// Refuses devices: attached to the cgroup of each run with rules on them, pinned.
     Device,
     /// Refuses egress: attached to each run's cgroup, pinned.
@@ -120,6 +122,9 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_lsm_key_alloc", "lsm/key_alloc", Group::Lsm),
     spec("fs_lsm_settime", "lsm/settime", Group::Lsm),
     spec("fs_lsm_perf_event_open", "lsm/perf_event_open", Group::Lsm),
+    spec("fs_lsm_quotactl", "lsm/quotactl", Group::Lsm),
+    spec("fs_lsm_capable", "lsm/capable", Group::LsmOnNeed),
+    spec("fs_lsm_file_alloc_security", "lsm/file_alloc_security", Group::LsmOnNeed),
     spec(SYS_ENTER, "tp_btf/sys_enter", Group::Syscall),
     spec(FENTRY_PROBE, "fentry", Group::Syscall),
 ];
@@ -135,7 +140,17 @@ pub(super) struct FentryTarget {
     pub functions: Vec<String>,
 }
 
-/// The fentry programs that cover a watched call: one per ABI.
+/// Kernel functions of calls that have more than one, or whose function is called otherwise.
+const FUNCTIONS: [(&str, &[&str]); 6] = [
+    ("umount2", &["umount", "oldumount"]),
+    ("settimeofday", &["settimeofday", "stime32"]),
+    ("clock_settime", &["clock_settime", "clock_settime32"]),
+    ("clock_adjtime", &["clock_adjtime", "clock_adjtime32"]),
+    ("adjtimex", &["adjtimex", "adjtimex_time32"]),
+    ("quotactl", &["quotactl", "quotactl_fd"]),
+];
+
+/// The fentry programs that cover a watched call: one for each ABI of each of its functions.
 pub(super) fn fentry_targets(call: usize) -> Vec<FentryTarget> {
     let Some(name) = abi::SYSCALLS.get(call) else {
         return Vec::new();
@@ -146,13 +161,17 @@ pub(super) fn fentry_targets(call: usize) -> Vec<FentryTarget> {
     } else {
         ("__x64_sys_", &["__ia32_compat_sys_", "__ia32_sys_"])
     };
-    // The kernel's own name for the second version of the call.
-    let function = if *name == "umount2" { "umount" } else { *name };
-    vec![
-        FentryTarget { program: format!("fs_sys_{name}"), functions: vec![format!("{native}{function}")] },
-        FentryTarget {
-            program: format!("fs_csys_{name}"),
-            functions: compat.iter().map(|p| format!("{p}{function}")).collect(),
-        },
-    ]
+    let functions = FUNCTIONS.iter().find(|(call, _)| call == name).map_or(std::slice::from_ref(name), |(_, all)| all);
+    let both = functions.iter().flat_map(|function| {
+        // Programs are named after the call where it has a function of its own.
+        let program = if *function == "umount" { name } else { function };
+        [
+            FentryTarget { program: format!("fs_sys_{program}"), functions: vec![format!("{native}{function}")] },
+            FentryTarget {
+                program: format!("fs_csys_{program}"),
+                functions: compat.iter().map(|p| format!("{p}{function}")).collect(),
+            },
+        ]
+    });
+    both.collect()
 }

@@ -21,30 +21,6 @@ pub const ALL_CALLS: u64 = (1 << abi::SYSCALLS.len()) - 1;
 
 const ENTRIES: &str = "rules on files or memory need sys_enter where LSM is refused";
 
-/// The LSM hooks in which each call is refused, as `ebpf/src/guards.h` has it.
-const CALL_HOOKS: [(&str, &[&str]); 20] = [
-    ("ptrace", &["ptrace_access_check", "ptrace_traceme"]),
-    ("process_vm_readv", &["ptrace_access_check"]),
-    ("process_vm_writev", &["ptrace_access_check"]),
-    ("pidfd_getfd", &["ptrace_access_check"]),
-    ("mount", &["sb_mount"]),
-    ("umount2", &["sb_umount"]),
-    ("pivot_root", &["sb_pivotroot"]),
-    ("move_mount", &["move_mount"]),
-    ("chroot", &["path_chroot"]),
-    ("keyctl", &["key_permission"]),
-    ("add_key", &["key_alloc"]),
-    ("clock_settime", &["settime"]),
-    ("perf_event_open", &["perf_event_open"]),
-    ("bpf", &["bpf"]),
-    ("init_module", &["kernel_load_data"]),
-    ("kexec_load", &["kernel_load_data"]),
-    ("finit_module", &["kernel_read_file"]),
-    ("kexec_file_load", &["kernel_read_file"]),
-    ("io_uring_setup", &["inode_init_security_anon"]),
-    ("userfaultfd", &["inode_init_security_anon"]),
-];
-
 /// How watched system calls are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -99,14 +75,6 @@ impl Ebpf {
         };
         self.watching.mask = mask;
         Ok(Some(via))
-    }
-
-    /// Calls that a loaded LSM program refuses where a rule says so.
-    #[must_use]
-    pub fn refusable_calls(&self) -> u64 {
-        let bit = |call: &str| abi::SYSCALLS.iter().position(|n| *n == call).map_or(0, |i| 1_u64 << i);
-        let has = |hooks: &[&str]| hooks.iter().all(|hook| self.is_loaded(&format!("fs_lsm_{hook}")));
-        CALL_HOOKS.iter().filter(|(_, hooks)| has(hooks)).fold(0, |all, (call, _)| all | bit(call))
     }
 
     /// How calls are seen now.

@@ -64,22 +64,20 @@ impl Around {
 /// The rule that sees the deed, and refuses it where a hook can.
 fn rule(row: &Row, lsm: bool) -> Option<String> {
     let calls = |names: &str| format!("event = \"syscall\", name = {names}");
-    let (when, refusable) = match row.attempt {
+    let when = match row.attempt {
         "ptrace-outside" | "write-memory-outside" | "write-memory-file-outside" => {
-            (calls("[\"ptrace\", \"process_vm_writev\"]"), true)
+            calls("[\"ptrace\", \"process_vm_writev\"]")
         }
-        "unshare-user" | "clone-user" if lsm => ("event = \"privilege\", gain = \"userns\"".to_owned(), true),
-        "unshare-user" | "clone-user" | "unshare-mounts" | "enter-namespace" => {
-            (calls("[\"unshare\", \"setns\"]"), false)
-        }
-        "mount" | "mount-new-calls" | "mount-clone" => (calls("[\"mount\", \"move_mount\"]"), true),
-        "setuid-program" if lsm => ("event = \"privilege\", gain = \"setuid\"".to_owned(), true),
+        "unshare-user" | "clone-user" if lsm => "event = \"privilege\", gain = \"userns\"".to_owned(),
+        "unshare-user" | "clone-user" | "unshare-mounts" | "enter-namespace" => calls("[\"unshare\", \"setns\"]"),
+        "mount" | "mount-new-calls" | "mount-clone" => calls("[\"mount\", \"move_mount\"]"),
+        "setuid-program" if lsm => "event = \"privilege\", gain = \"setuid\"".to_owned(),
         "executable-memory" | "turn-executable" => {
-            ("event = \"exec-memory\", kind = [\"anonymous\", \"write-exec\"]".to_owned(), true)
+            "event = \"exec-memory\", kind = [\"anonymous\", \"write-exec\"]".to_owned()
         }
         _ => return None,
     };
-    let effect = if lsm && refusable { "effect = \"deny\"\n" } else { "" };
+    let effect = if lsm { "effect = \"deny\"\n" } else { "" };
     Some(format!(
         "[[rule]]\nid = \"forbidden\"\nrationale = \"it is tried\"\nwhen = {{ {when} }}\n{effect}\
          actions = [\"freeze\", \"notify\"]\n"

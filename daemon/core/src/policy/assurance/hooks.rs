@@ -58,24 +58,32 @@ const FILE_OPEN: Hook = Hook::Lsm("file_open");
 /// Making a process.
 pub(super) const FORK: Hook = Hook::Lsm("task_alloc");
 
-/// The LSM hooks in which a watched call is refused.
-fn call_hooks(call: &str) -> &'static [Hook] {
+/// The LSM hooks in which a watched call is refused, by name; empty for what is no such call.
+pub fn refusing_hooks(call: &str) -> &'static [&'static str] {
     match call {
-        "ptrace" => &[Hook::Lsm("ptrace_access_check"), Hook::Lsm("ptrace_traceme")],
-        "process_vm_readv" | "process_vm_writev" | "pidfd_getfd" => &[Hook::Lsm("ptrace_access_check")],
-        "mount" => &[Hook::Lsm("sb_mount")],
-        "umount2" => &[Hook::Lsm("sb_umount")],
-        "pivot_root" => &[Hook::Lsm("sb_pivotroot")],
-        "move_mount" => &[Hook::Lsm("move_mount")],
-        "chroot" => &[Hook::Lsm("path_chroot")],
-        "keyctl" => &[Hook::Lsm("key_permission")],
-        "add_key" => &[Hook::Lsm("key_alloc")],
-        "clock_settime" => &[Hook::Lsm("settime")],
-        "perf_event_open" => &[Hook::Lsm("perf_event_open")],
-        "bpf" => &[Hook::Lsm("bpf")],
-        "init_module" | "kexec_load" => &[Hook::Lsm("kernel_load_data")],
-        "finit_module" | "kexec_file_load" => &[Hook::Lsm("kernel_read_file")],
-        "io_uring_setup" | "userfaultfd" => &[Hook::Lsm("inode_init_security_anon")],
+        "ptrace" => &["ptrace_access_check", "ptrace_traceme"],
+        "process_vm_readv" | "process_vm_writev" | "pidfd_getfd" => &["ptrace_access_check"],
+        "mount" => &["sb_mount"],
+        "umount2" => &["sb_umount"],
+        "pivot_root" => &["sb_pivotroot"],
+        "move_mount" => &["move_mount"],
+        "chroot" => &["path_chroot"],
+        "keyctl" => &["key_permission"],
+        "add_key" => &["key_alloc"],
+        "request_key" => &["key_permission", "key_alloc"],
+        "settimeofday" | "clock_settime" => &["settime"],
+        "perf_event_open" => &["perf_event_open"],
+        "bpf" => &["bpf"],
+        "init_module" | "kexec_load" => &["kernel_load_data"],
+        "finit_module" | "kexec_file_load" => &["kernel_read_file"],
+        // Who may not use a ring makes none.
+        "io_uring_setup" | "io_uring_enter" | "io_uring_register" | "userfaultfd" => &["inode_init_security_anon"],
+        "quotactl" => &["quotactl"],
+        "memfd_create" => &["file_alloc_security"],
+        "unshare" => &["capable", "userns_create"],
+        "setns" | "reboot" | "delete_module" | "fsopen" | "fspick" | "open_tree" | "open_tree_attr"
+        | "mount_setattr" | "clock_adjtime" | "adjtimex" | "iopl" | "ioperm" | "open_by_handle_at" | "swapon"
+        | "acct" => &["capable"],
         _ => &[],
     }
 }
@@ -109,7 +117,8 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Syscall => {
             let named = event.fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of);
             let calls = named.filter_map(|pattern| if let Pattern::Exact(call) = pattern { Some(call) } else { None });
-            calls.map(|call| need(call, call_hooks(call), Sight::Call)).collect()
+            let hooks = |call: &str| refusing_hooks(call).iter().map(|hook| Hook::Lsm(hook)).collect::<Vec<_>>();
+            calls.map(|call| need(call, &hooks(call), Sight::Call)).collect()
         }
         EventKind::Privilege => {
             let setuid = [Hook::Lsm("task_fix_setuid"), Hook::Lsm("bprm_creds_from_file")];

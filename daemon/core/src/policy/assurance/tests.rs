@@ -16,7 +16,7 @@ const CGROUP: [&str; 10] = [
     "dev",
 ];
 
-const LSM: [&str; 29] = [
+const LSM: [&str; 32] = [
     "bprm_check_security",
     "file_open",
     "mmap_file",
@@ -46,6 +46,9 @@ const LSM: [&str; 29] = [
     "key_alloc",
     "settime",
     "perf_event_open",
+    "quotactl",
+    "capable",
+    "file_alloc_security",
 ];
 
 fn names(list: &[&str]) -> BTreeSet<String> {
@@ -110,11 +113,14 @@ fn cgroup_hooks_block_on_every_kernel() {
 }
 
 #[test]
-fn one_call_that_no_hook_refuses_is_named() {
-    let (got, why) = worth("{ event = \"syscall\", name = \"@module\" }", "deny", &full());
-    assert_eq!((got, why.as_str()), ("observed", "delete_module: no hook refuses it"));
-    let (_, why) = worth("{ event = \"syscall\", name = [\"reboot\", \"mount\", \"acct\"] }", "deny", &plain());
-    assert_eq!(why, "reboot, acct: no hook refuses it; mount: no lsm/sb_mount");
+fn every_call_that_can_be_watched_can_be_refused() {
+    for name in crate::policy::groups::names() {
+        let when = format!("{{ event = \"syscall\", name = \"{name}\" }}");
+        assert_eq!(worth(&when, "deny", &full()), ("blocked-in-kernel", String::new()), "{name}");
+        let (got, why) = worth(&when, "deny", &plain());
+        assert_eq!(got, "observed, arguments unreliable", "{name}");
+        assert!(why.contains("no lsm/"), "{name}: {why}");
+    }
 }
 
 #[test]
