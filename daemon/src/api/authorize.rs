@@ -1,11 +1,16 @@
 //! Who may do what: the one place where that is decided.
 //!
 //! Root and the administrators' group may do everything. A run's owner may see it and freeze it. Anybody may start a run
-//! of their own. Others read nothing.
+//! of their own. Others read nothing. Who is inside a run, root too, is at most its owner and starts none: it would leave the
+//! bounds that it is in.
 
-use crate::platform::{ProcFs, users};
-use failsafe_core::input::Run;
-use tonic::{Request, Status, transport::server::UdsConnectInfo};
+use super::connection::Maker;
+use crate::{
+    platform::{ProcFs, users},
+    runs::Registry,
+};
+use failsafe_core::{RunId, input::Run};
+use tonic::{Request, Status};
 
 /// What a principal may be to a run or to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +38,10 @@ pub struct Principal {
     pub uid: u32,
     /// Its process id, by the kernel's word when it connected.
     pub pid: u32,
-    /// Whether it is root or of the administrators' group.
+    /// Whether it is root or of the administrators' group, and in no run.
     pub admin: bool,
+    /// The run that it was in when it connected.
+    pub inside: Option<RunId>,
 }
 
 /// Knows the administrators' group.
@@ -56,19 +63,22 @@ impl Authority {
     /// The caller of a request.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` where the kernel gives no credentials.
-    pub fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
-        let peer = request
-            .extensions()
-            .get::<UdsConnectInfo>()
-            .and_then(|info| info.peer_cred)
+    /// `UNAUTHENTICATED` where the kernel gives no credentials, or where it cannot be told whether the caller is in a run.
+    pub fn principal<T>(&self, request: &Request<T>, runs: &Registry) -> Result<Principal, Status> {
+        let maker = request.extensions().get::<Maker>();
+        let peer = maker
+            .and_then(|maker| maker.credentials)
             .ok_or_else(|| Status::unauthenticated("the socket gives no peer credentials"))?;
         let pid = peer
             .pid()
             .and_then(|pid| u32::try_from(pid).ok())
             .ok_or_else(|| Status::unauthenticated("the socket gives no peer process: another pid namespace?"))?;
-        let admin = peer.uid() == 0 || self.in_group(peer.gid(), pid, peer.uid());
-        Ok(Principal { uid: peer.uid(), pid, admin })
+        let cgroup = maker.and_then(|maker| maker.cgroup.as_deref()).ok_or_else(|| {
+            Status::unauthenticated("the process that connected has ended, and its cgroup is not known")
+        })?;
+        let inside = runs.of_cgroup(cgroup).map(|live| live.run.id);
+        let admin = inside.is_none() && (peer.uid() == 0 || self.in_group(peer.gid(), pid, peer.uid()));
+        Ok(Principal { uid: peer.uid(), pid, admin, inside })
     }
 
     fn in_group(&self, gid: u32, pid: u32, uid: u32) -> bool {
@@ -90,7 +100,7 @@ impl Principal {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn on_node(&self) -> Result<Role, Status> {
-        if self.admin { Ok(Role::Admin) } else { Err(denied("root or the administrators' group may read this")) }
+        self.admin_to("read this").map(|()| Role::Admin)
     }
 
     /// Whether the caller may order something of the node's health, and in whose name it then stands on record.
@@ -98,11 +108,8 @@ impl Principal {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn may_order(&self) -> Result<String, Status> {
-        if self.admin {
-            Ok(format!("user {} ({})", self.uid, Role::Admin.name()))
-        } else {
-            Err(denied("root or the administrators' group may cordon, uncordon and reset"))
-        }
+        self.admin_to("cordon, uncordon and reset")?;
+        Ok(format!("user {} ({})", self.uid, Role::Admin.name()))
     }
 
     /// Whether the caller may start a run on what is cordoned or unhealthy.
@@ -110,16 +117,34 @@ impl Principal {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn may_repair(&self) -> Result<(), Status> {
-        if self.admin {
-            Ok(())
-        } else {
-            Err(denied("repair: root or the administrators' group may start a run on what is cordoned or unhealthy"))
+        self.admin_to("start a run on what is cordoned or unhealthy (repair)")
+    }
+
+    /// Whether the caller may start a run, or register one, for `owner` where that is asked.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_start(&self, owner: Option<u32>) -> Result<(), Status> {
+        if let Some(run) = self.inside {
+            return Err(denied(&format!(
+                "a process of run {run} may not start or register a run: it would leave its own"
+            )));
+        }
+        match owner {
+            Some(owner) if owner != self.uid && self.uid != 0 => {
+                Err(denied("owner_uid: only root may start a run for another user"))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Whether the caller may see the run, and as what. A run of others looks as if it were not there.
     pub fn may_see(&self, run: &Run) -> Option<Role> {
-        if self.admin { Some(Role::Admin) } else { (self.uid == run.owner_uid).then_some(Role::Owner) }
+        if self.admin {
+            return Some(Role::Admin);
+        }
+        let own = self.uid == run.owner_uid && self.inside.is_none_or(|inside| inside == run.id);
+        own.then_some(Role::Owner)
     }
 
     /// Whether the caller may act on the run.
@@ -130,8 +155,16 @@ impl Principal {
         use failsafe_core::input::Command;
         match (role, command) {
             (Role::Admin, _) | (Role::Owner, Command::Freeze) => Ok(()),
-            (Role::Owner, _) => {
-                Err(denied("a run's owner may freeze it; thaw and kill need root or the administrators' group"))
+            (Role::Owner, _) => self.admin_to("thaw and kill; a run's owner may freeze it"),
+        }
+    }
+
+    fn admin_to(&self, what: &str) -> Result<(), Status> {
+        match self.inside {
+            _ if self.admin => Ok(()),
+            None => Err(denied(&format!("root or the administrators' group may {what}"))),
+            Some(run) => {
+                Err(denied(&format!("root or the administrators' group may {what}, but not from inside a run ({run})")))
             }
         }
     }

@@ -19,7 +19,7 @@ impl v1::event_service_server::EventService for Events {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let v1::WatchRequest { from, follow, run, incident } = request.into_inner();
         let run = match run.as_str() {
             "" => None,

@@ -1,13 +1,14 @@
 //! The gRPC interface `failsafe.v1` on a unix socket. Who the caller is comes from the socket's peer credentials.
 //!
 //! ```text
-//! connection ─► peer credentials ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
+//! connection ─► peer credentials and cgroup ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
 //! ```
 //!
 //! Invariants: protobuf types stop at `convert`; no service decides who may do what; an answer about a run names what was
 //! proved and what was not.
 
 mod authorize;
+mod connection;
 mod convert;
 mod doctor;
 mod events;
@@ -27,7 +28,8 @@ use crate::{
     runs::{Registry, grants::grants},
     sensors::{nvml::NvmlControl, sampler::Health},
 };
-use authorize::Authority;
+use authorize::{Authority, Principal};
+use connection::Connection;
 use failsafe_core::{
     Policy,
     policy::{assurance, check},
@@ -39,7 +41,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
+use tonic::{Request, Status};
 
 /// What the services need of the daemon.
 pub struct Context {
@@ -72,6 +75,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The caller of a request, see [`Authority::principal`].
+    fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
+        self.authority.principal(request, &self.registry)
+    }
+
     /// Sensors that are blind now, each with the reason: what policies are held against.
     fn blind(&self) -> check::Blind {
         let node = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -145,6 +153,7 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(DESCRIPTOR)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new));
     tonic::transport::Server::builder()
         .add_service(health_service)
         .add_service(reflection)
@@ -152,7 +161,7 @@ pub async fn serve(
         .add_service(v1::policy_service_server::PolicyServiceServer::new(policy::Policies(context.clone())))
         .add_service(v1::event_service_server::EventServiceServer::new(events::Events(context.clone())))
         .add_service(v1::node_service_server::NodeServiceServer::new(node::Node(context)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(incoming, stop)
         .await?;
     Ok(())
 }

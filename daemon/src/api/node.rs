@@ -110,7 +110,7 @@ pub struct Node(pub Arc<Context>);
 #[tonic::async_trait]
 impl v1::node_service_server::NodeService for Node {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        self.0.authority.principal(&request)?.on_node()?;
+        self.0.principal(&request)?.on_node()?;
         let context = &self.0;
         let live = context.registry.live();
         let uname = nix::sys::utsname::uname().ok();
@@ -136,7 +136,7 @@ impl v1::node_service_server::NodeService for Node {
     }
 
     async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorResponse>, Status> {
-        self.0.authority.principal(&request)?.on_node()?;
+        self.0.principal(&request)?.on_node()?;
         let context = self.0.clone();
         let checks = tokio::task::spawn_blocking(move || doctor::checks(&context)).await;
         let checks = checks.map_err(|e| Status::internal(format!("the doctor failed: {e}")))?;
@@ -144,12 +144,12 @@ impl v1::node_service_server::NodeService for Node {
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthResponse>, Status> {
-        self.0.authority.principal(&request)?.on_node()?;
+        self.0.principal(&request)?.on_node()?;
         Ok(Response::new(health::health(&self.0)))
     }
 
     async fn capacity(&self, request: Request<v1::CapacityRequest>) -> Result<Response<v1::CapacityResponse>, Status> {
-        self.0.authority.principal(&request)?.on_node()?;
+        self.0.principal(&request)?.on_node()?;
         Ok(Response::new(health::capacity(&self.0)))
     }
 
@@ -157,7 +157,7 @@ impl v1::node_service_server::NodeService for Node {
         &self,
         request: Request<v1::PlaceableRequest>,
     ) -> Result<Response<v1::PlaceableResponse>, Status> {
-        self.0.authority.principal(&request)?.on_node()?;
+        self.0.principal(&request)?.on_node()?;
         health::placeable(&self.0, request.into_inner()).map(Response::new)
     }
 
@@ -167,7 +167,7 @@ impl v1::node_service_server::NodeService for Node {
         &self,
         request: Request<v1::WatchSinceRequest>,
     ) -> Result<Response<Self::WatchSinceStream>, Status> {
-        self.0.authority.principal(&request)?.on_node()?;
+        self.0.principal(&request)?.on_node()?;
         Ok(Response::new(health::watch(&self.0, &request.into_inner())))
     }
 
@@ -184,7 +184,7 @@ impl v1::node_service_server::NodeService for Node {
     }
 
     async fn reset_gpu(&self, request: Request<v1::ResetGpuRequest>) -> Result<Response<v1::ResetGpuResponse>, Status> {
-        let by = self.0.authority.principal(&request)?.may_order()?;
+        let by = self.0.principal(&request)?.may_order()?;
         reset::reset_gpu(&self.0, by, request.into_inner()).await.map(Response::new)
     }
 }
@@ -195,7 +195,7 @@ impl Node {
         kind: OrderKind,
         request: Request<v1::OrderRequest>,
     ) -> Result<Response<v1::OrderResponse>, Status> {
-        let by = self.0.authority.principal(&request)?.may_order()?;
+        let by = self.0.principal(&request)?.may_order()?;
         health::order(&self.0, kind, by, request.into_inner()).await.map(Response::new)
     }
 }

@@ -32,7 +32,7 @@ impl Policies {
 impl v1::policy_service_server::PolicyService for Policies {
     /// Open to everybody: it says nothing of any run.
     async fn check(&self, request: Request<v1::CheckRequest>) -> Result<Response<v1::CheckResponse>, Status> {
-        self.0.authority.principal(&request)?;
+        self.0.principal(&request)?;
         let v1::CheckRequest { policy_toml, policy_file } = request.into_inner();
         let response = match parse(&policy_file, &policy_toml) {
             Ok(policy) => v1::CheckResponse {

@@ -45,12 +45,10 @@ pub struct Runs(pub Arc<Context>);
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for Runs {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Run>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
+        who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
-        if owner != who.uid && who.uid != 0 {
-            return Err(Status::permission_denied("owner_uid: only root may start a run for another user"));
-        }
         let policy = self.policy(&policy_file, &policy_toml)?;
         let wanted = self.wanted(who, owner, name, labels, policy, &gpus)?;
         let repair = self.open_to(who, &wanted.gpus, repair)?;
@@ -73,7 +71,8 @@ impl v1::run_service_server::RunService for Runs {
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
+        who.may_start(None)?;
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
         let policy = self.policy(&policy_file, &policy_toml)?;
         let registry = self.0.registry.clone();
@@ -100,7 +99,7 @@ impl v1::run_service_server::RunService for Runs {
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let registry = &self.0.registry;
         let mut found: Vec<Found> = registry.live().into_iter().map(Found::Live).collect();
         if request.into_inner().all {
@@ -115,13 +114,13 @@ impl v1::run_service_server::RunService for Runs {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let (found, _) = self.find(who, &request.into_inner().run)?;
         Ok(Response::new(convert::run(&self.0.registry, &found)))
     }
 
     async fn control(&self, request: Request<v1::ControlRequest>) -> Result<Response<v1::ControlResponse>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let v1::ControlRequest { run, command, reason, dry_run, timeout_ms } = request.into_inner();
         let command = convert::command(command)?;
         let (found, role) = self.find(who, &run)?;
@@ -165,7 +164,7 @@ impl v1::run_service_server::RunService for Runs {
     type ExportStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
 
     async fn export(&self, request: Request<v1::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
-        let who = self.0.authority.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let (found, _) = self.find(who, &request.into_inner().run)?;
         let part = match &found {
             Found::Live(live) => live.part,

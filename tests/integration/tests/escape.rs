@@ -56,6 +56,54 @@ fn an_unprivileged_run_cannot_leave_its_cgroup() -> Result<()> {
     })
 }
 
+/// Whoever it is: root in a run would else thaw it, and anybody start another run under another policy and be moved there.
+#[test]
+fn a_process_of_a_run_commands_nothing_but_its_own_freeze() -> Result<()> {
+    on_node("commander", "", |node| {
+        let other = Launch::new("other", PLAIN).start(node, ["sleep", "600"])?;
+        let lax = node.policy("lax", PLAIN)?;
+        std::fs::set_permissions(&lax, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        let script = format!(
+            "say() {{ \"$F\" \"$@\" 2>&1 | tr '\\n' ' '; echo; }}
+             say run $U --policy {lax} --name way-out -- sh -c 'echo it is out'
+             say register --policy {lax} --name way-out --pid $$
+             say thaw \"$N\" --reason 'I want it'
+             say kill other --reason 'I want it'
+             say node cordon --reason 'I want it'
+             say list
+             say freeze \"$N\" --reason 'I give up'
+             echo thawed; exec sleep 600",
+            lax = lax.display()
+        );
+        let ctl = program("failsafectl")?;
+        for (name, user) in [("roots", "--user root"), ("anybodys", "")] {
+            let run = Launch::new(name, PLAIN).env("F", &ctl).env("N", name).env("U", user);
+            let run = if user.is_empty() { run.called_by(65534) } else { run.user("root") };
+            let run = run.start(node, ["sh", "-c", &script])?;
+            run.freezes()?;
+            let said = run.output();
+            let lines: Vec<&str> = said.lines().collect();
+            for (at, wanted) in [
+                (0, "may not start or register a run"),
+                (1, "may not start or register a run"),
+                (2, "not from inside a run"),
+                (3, "no run"),
+                (4, "not from inside a run"),
+            ] {
+                ensure!(lines.get(at).is_some_and(|line| line.contains(wanted)), "{name}, line {at}: {said}");
+            }
+            ensure!(lines.len() == 6 && lines[5].contains(name) && !lines[5].contains("other"), "{name}: {said}");
+            let procs = integration::members(run.cgroup())?;
+            ensure!(procs.contains(&run.pid()) && !procs.contains(&other.pid()), "{name}: {procs:?}");
+            node.ctl(["thaw", name, "--reason", "by one outside"])?.expect(0)?;
+            run.says("thawed")?;
+        }
+        ensure!(!frozen(other.cgroup())? && integration::members(other.cgroup())?.contains(&other.pid()));
+        ensure!(node.json(["node", "health"])?["level"] != "draining", "{}", node.json(["node", "health"])?);
+        node.log_is_whole()
+    })
+}
+
 #[test]
 fn a_strangers_thaw_is_undone_within_a_second_and_recorded() -> Result<()> {
     on_node("foreign-thaw", "", |node| {
