@@ -8,7 +8,7 @@
 use crate::{
     actuators::interpreter::Interpreter,
     api::{self, Context, NodeView, Roles, SensorView},
-    config::{Catalogues, Config},
+    config::{self, Catalogues, Config},
     log::LogOwner,
     pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate},
     platform::{CgroupRoot, clock},
@@ -18,7 +18,7 @@ use crate::{
         store::Store,
     },
     sensors::{
-        ebpf::{self, Ebpf, EventReader},
+        ebpf::{self, Ebpf, EventReader, Own},
         sampler::{Health, Sampler},
     },
     systemd,
@@ -32,6 +32,7 @@ use nix::sys::{
 };
 use std::{
     os::fd::AsFd,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -151,6 +152,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
     let served = runtime.block_on(async {
         let listener = api::bind(&context.config.socket)?;
+        context.registry.kernel().guard_own(&own_files(&context.config));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         systemd::ready();
@@ -221,7 +223,7 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
     let wanted = ebpf::Config {
         ring_bytes: config.ring_kib * 1_024,
         max_runs: crate::runs::kernel::MAX_RUNS,
-        bpffs: config.bpffs().map(std::path::Path::to_owned),
+        bpffs: config.bpffs().map(Path::to_owned),
         instance: instance::name(&config.state_dir),
     };
     match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((ebpf.event_reader()?, ebpf))) {
@@ -231,6 +233,16 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
             tracing::error!(why, "eBPF is not available: runs are watched without it");
             (Kernel::new(Err(why)), None)
         }
+    }
+}
+
+/// What no run may change; all of it is there once the sockets are.
+fn own_files(config: &Config) -> Own {
+    let configured = config::DEFAULT_PATH.rsplit_once('/').map(|(folder, _)| PathBuf::from(folder));
+    Own {
+        folders: configured.filter(|folder| folder.exists()).into_iter().chain([config.state_dir.clone()]).collect(),
+        files: vec![config.socket.clone(), config.metrics_socket.clone()],
+        mounts: config.bpffs().map(Path::to_owned).into_iter().collect(),
     }
 }
 

@@ -33,8 +33,10 @@
 #include "packet.h"
 #include "device.h"
 #include "syscalls.h"
+#include "own.h"
 #include "files.h"
 #include "guards.h"
+#include "reach.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

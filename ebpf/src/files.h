@@ -8,7 +8,6 @@
 #define FMODE_WRITE 0x2
 #define VM_EXEC 0x4
 #define CGROUP2_SUPER_MAGIC 0x63677270
-#define BPF_FS_MAGIC 0xcafe4a11
 
 enum exec_kind { KIND_FILE, KIND_MEMFD, KIND_DELETED, KIND_SCRIPT };
 
@@ -141,20 +140,6 @@ INLINE bool outside_own_cgroups(struct fs_run_cfg *run, __u64 file)
 	return true;
 }
 
-/* WHICH tells one from another of the same kind. */
-INLINE int protect(struct fs_run_cfg *run, __u32 what, __u64 which)
-{
-	struct op o = {
-		.what = FS_OP_PROTECT,
-		.via = FS_VIA_LSM,
-		.effect = FS_EFFECT_DENY,
-		.a = what,
-		.key_b = which,
-	};
-
-	return settle(run, &o);
-}
-
 SEC("lsm/file_open")
 int BPF_PROG(fs_lsm_file_open, struct file *file)
 {
@@ -178,6 +163,11 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 
 		if (magic == BPF_FS_MAGIC)
 			return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ(file, f_inode, i_ino));
+		if (write) {
+			result = own_guard(run, (__u64)file->f_path.dentry);
+			if (result)
+				return result;
+		}
 		if (magic == CGROUP2_SUPER_MAGIC && write && outside_own_cgroups(run, (__u64)file))
 			return protect(run, FS_PROTECT_CGROUP, BPF_CORE_READ(file, f_inode, i_ino));
 	}
@@ -234,12 +224,16 @@ int BPF_PROG(fs_lsm_path_truncate, const struct path *path)
 	struct fs_run_cfg *run = run_of_current();
 	__u64 dentry;
 	__u8 effect;
+	int result;
 
 	if (!run)
 		return 0;
 	dentry = (__u64)BPF_CORE_READ(path, dentry);
 	if (held(run) & FS_LATCH_STOP)
 		return change(run, dentry, FS_EFFECT_DENY);
+	result = own_guard(run, dentry);
+	if (result)
+		return result;
 	if (!judges_files(run))
 		return 0;
 	effect = dentry_effects(run, dentry).e.write;
@@ -272,14 +266,6 @@ INLINE int moves(struct fs_run_cfg *run, __u64 from, __u64 to)
 	if (here.e.write > effect)
 		effect = here.e.write;
 	return change(run, from, effect);
-}
-
-SEC("lsm/inode_link")
-int BPF_PROG(fs_lsm_inode_link, struct dentry *old, struct inode *dir, struct dentry *new)
-{
-	struct fs_run_cfg *run = run_of_current();
-
-	return run ? moves(run, (__u64)old, (__u64)new) : 0;
 }
 
 INLINE int memory(struct fs_run_cfg *run, __u32 point)

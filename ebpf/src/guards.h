@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
  *
- * What else can be refused only by LSM: calls that rules forbid, privileges, sockets, and reaching for failsafe itself.
+ * What else can be refused only by LSM: calls that rules forbid, privileges, sockets.
  * Each hook is on a rare path of the kernel; whoever is in no run returns after the look-up.
  */
 #define PTRACE_MODE_ATTACH 0x2
@@ -51,10 +51,7 @@ INLINE int call(struct fs_run_cfg *run, __u32 call)
 		return run ? call(run, number) : 0;                 \
 	}
 
-CALL_GUARD(sb_mount, FS_SYS_MOUNT)
-CALL_GUARD(sb_umount, FS_SYS_UMOUNT2)
 CALL_GUARD(sb_pivotroot, FS_SYS_PIVOT_ROOT)
-CALL_GUARD(move_mount, FS_SYS_MOVE_MOUNT)
 CALL_GUARD(path_chroot, FS_SYS_CHROOT)
 CALL_GUARD(perf_event_open, FS_SYS_PERF_EVENT_OPEN)
 CALL_GUARD(quotactl, FS_SYS_QUOTACTL)
@@ -223,51 +220,6 @@ int BPF_PROG(fs_lsm_bpf, int cmd)
 	return run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_BPF, cmd) : call(run, FS_SYS_BPF);
 }
 
-SEC("lsm/task_kill")
-int BPF_PROG(fs_lsm_task_kill, struct task_struct *p)
-{
-	struct fs_run_cfg *run;
-	struct fs_watchdog *w;
-	__u32 zero = 0;
-
-	w = bpf_map_lookup_elem(&watchdog, &zero);
-	if (!w || !w->daemon_tgid || (__u32)p->tgid != w->daemon_tgid)
-		return 0;
-	run = run_of_current();
-	return run && run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_SIGNAL, 0) : 0;
-}
-
-/* Pins of failsafe, and of anybody: not for a run to unlink or rename. */
-INLINE int bpffs_guard(struct inode *dir)
-{
-	struct fs_run_cfg *run = run_of_current();
-
-	if (!run || !(run->flags & FS_RUN_PROTECT) || BPF_CORE_READ(dir, i_sb, s_magic) != BPF_FS_MAGIC)
-		return 0;
-	return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ(dir, i_ino));
-}
-
-SEC("lsm/inode_unlink")
-int BPF_PROG(fs_lsm_inode_unlink, struct inode *dir)
-{
-	return bpffs_guard(dir);
-}
-
-SEC("lsm/inode_rmdir")
-int BPF_PROG(fs_lsm_inode_rmdir, struct inode *dir)
-{
-	return bpffs_guard(dir);
-}
-
-SEC("lsm/inode_rename")
-int BPF_PROG(fs_lsm_inode_rename, struct inode *dir, struct dentry *old, struct inode *new_dir, struct dentry *new)
-{
-	struct fs_run_cfg *run = run_of_current();
-	int result = bpffs_guard(dir);
-
-	return result || !run ? result : moves(run, (__u64)old, (__u64)new);
-}
-
 /* ---- privileges ----------------------------------------------------------------------------------- */
 
 INLINE int privilege(struct fs_run_cfg *run, __u32 point)
@@ -275,14 +227,6 @@ INLINE int privilege(struct fs_run_cfg *run, __u32 point)
 	struct op o = { .what = FS_OP_PRIVILEGE, .via = FS_VIA_LSM, .effect = effect_of(run, point), .a = point };
 
 	return o.effect ? settle(run, &o) : 0;
-}
-
-INLINE __u64 permitted(const struct cred *c)
-{
-	__u64 v = 0;
-
-	bpf_probe_read_kernel(&v, sizeof(v), &c->cap_permitted);
-	return v;
 }
 
 SEC("lsm/bprm_creds_from_file")

@@ -305,6 +305,18 @@ impl Kernel {
         }
     }
 
+    /// Puts failsafe's own files out of the reach of runs.
+    pub fn guard_own(&self, own: &ebpf::Own) {
+        if let Some(mut ebpf) = self.lock()
+            && let Err(error) = ebpf.guard_own(own)
+        {
+            tracing::error!(
+                error = chain(&error),
+                "not all of failsafe's own files are out of the reach of runs of root"
+            );
+        }
+    }
+
     /// The daemon's sign of life to the programs.
     pub fn beat(&self) {
         if let Some(mut ebpf) = self.lock()

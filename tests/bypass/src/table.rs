@@ -200,7 +200,7 @@ pub const DAEMON: &[Row] = &[
 pub const PINS: &[Row] = &[
     row("remove-pins", Root, ROOT, Blocked),
     row("remove-pins", Nobody, Blocked, Blocked),
-    row("mount-over-pins", Root, ROOT, ROOT),
+    row("mount-over-pins", Root, ROOT, Blocked),
     row("mount-over-pins", Nobody, Blocked, Blocked),
     row("detach-links-and-send", Root, ROOT, Blocked),
     row("detach-links-and-send", Nobody, Blocked, Blocked),
@@ -210,11 +210,11 @@ pub const PINS: &[Row] = &[
 
 /// Records and the sockets by which the daemon is spoken to.
 pub const RECORDS: &[Row] = &[
-    row("write-state", Root, ROOT, ROOT),
+    row("write-state", Root, ROOT, Blocked),
     row("write-state", Nobody, Blocked, Blocked),
-    row("append-to-log", Root, ROOT, ROOT),
+    row("append-to-log", Root, ROOT, Blocked),
     row("append-to-log", Nobody, Blocked, Blocked),
-    row("remove-socket", Root, ROOT, ROOT),
+    row("remove-socket", Root, ROOT, Blocked),
     row("remove-socket", Nobody, Blocked, Blocked),
 ];
 

@@ -195,9 +195,9 @@ impl FoldedRules {
     }
 }
 
-const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
+pub(super) const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
 
-fn stricter(a: Effects, b: Effects) -> Effects {
+pub(super) fn stricter(a: Effects, b: Effects) -> Effects {
     Effects { exec: a.exec.max(b.exec), map: a.map.max(b.map), read: a.read.max(b.read), write: a.write.max(b.write) }
 }
 
@@ -311,7 +311,7 @@ fn enter_folder(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
 }
 
 /// The device that a file is on, as the kernel has it: 12 bits of major above 20 of minor.
-fn device_of(meta: &fs::Metadata) -> u64 {
+pub(super) fn device_of(meta: &fs::Metadata) -> u64 {
     u64::from(libc::major(meta.dev())) << 20 | u64::from(libc::minor(meta.dev()))
 }
 

@@ -1,0 +1,102 @@
+//! failsafe's own files, which the programs keep from runs of root, as `ebpf/src/own.h` has it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::HashMap;
+use failsafe_ebpf::abi::{self, Effects, effect, key_what};
+
+use super::load::Pod;
+use super::rules::{NOTHING, NumberKey, device_of, stricter};
+use super::tables::number_key;
+use super::{Ebpf, Error};
+
+/// The table of no run.
+const OWN: u32 = 0;
+const MINE: Effects = Effects { read: effect::DENY, write: effect::DENY, ..NOTHING };
+const ABOVE: Effects = Effects { read: effect::DENY, ..NOTHING };
+
+/// What runs may not change, nor mount anything over.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// With all that is below them.
+    pub folders: Vec<PathBuf>,
+    /// Sockets.
+    pub files: Vec<PathBuf>,
+    /// Mounts that are protected as such: only what lies above them is named.
+    pub mounts: Vec<PathBuf>,
+}
+
+impl Ebpf {
+    /// Puts failsafe's own files out of the reach of every run that is to keep from them, see [`super::rules::Rules::protect`]. To be
+    /// called when all of them are there.
+    ///
+    /// # Errors
+    /// One of them cannot be looked at, or the map could not be written; the others are held.
+    pub fn guard_own(&mut self, own: &Own) -> Result<(), Error> {
+        let (entries, found) = entries(own);
+        let mut keys: HashMap<_, Pod<abi::Key>, Pod<Effects>> =
+            HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
+        for (number, effects) in entries {
+            keys.insert(number_key(OWN, number), Pod(effects), 0).map_err(Error::map("keys"))?;
+        }
+        found
+    }
+}
+
+fn entries(own: &Own) -> (BTreeMap<NumberKey, Effects>, Result<(), Error>) {
+    let mut out: BTreeMap<NumberKey, Effects> = BTreeMap::new();
+    let mut enter = |what, path: &Path, effects| {
+        let meta = fs::metadata(path)?;
+        for key in [(what, meta.ino(), device_of(&meta)), (key_what::TREE, 0, device_of(&meta))] {
+            let entry = out.entry(key).or_insert(NOTHING);
+            *entry = stricter(*entry, effects);
+        }
+        Ok(())
+    };
+    let mut found = Ok(());
+    let kinds = [(&own.folders, Some(key_what::TREE)), (&own.files, Some(key_what::INODE)), (&own.mounts, None)];
+    for (path, what) in kinds.iter().flat_map(|(paths, what)| paths.iter().map(move |path| (path, *what))) {
+        let entered = fs::canonicalize(path).and_then(|path| {
+            what.map_or(Ok(()), |what| enter(what, &path, MINE))?;
+            path.ancestors().skip(1).try_for_each(|above| enter(key_what::INODE, above, ABOVE))
+        });
+        let fail = |source| Error::Cgroup { path: path.clone(), operation: "look at", source };
+        found = found.and(entered.map_err(fail));
+    }
+    (out, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ours_is_held_and_what_lies_above_it_not_covered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, socket) = (dir.path().join("state"), dir.path().join("run/ctl.sock"));
+        fs::create_dir_all(state.join("audit")).unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        fs::write(&socket, "").unwrap();
+        let gone = dir.path().join("gone");
+        let own =
+            Own { folders: vec![state.clone(), gone], files: vec![socket.clone()], mounts: vec![state.join("audit")] };
+        let (entries, found) = entries(&own);
+        assert!(found.unwrap_err().to_string().contains("gone"));
+        let at = |what, path: &Path| {
+            let meta = fs::metadata(path).unwrap();
+            entries.get(&(what, meta.ino(), device_of(&meta))).copied().unwrap_or(NOTHING)
+        };
+        assert_eq!(at(key_what::TREE, &state), MINE);
+        assert_eq!(at(key_what::INODE, &state), ABOVE, "above the mount that is named");
+        assert_eq!(at(key_what::INODE, &socket), MINE);
+        for above in [dir.path(), &dir.path().join("run"), Path::new("/")] {
+            assert_eq!(at(key_what::INODE, above), ABOVE, "{}", above.display());
+        }
+        assert_eq!(at(key_what::INODE, &state.join("audit")), NOTHING);
+        let dev = device_of(&fs::metadata(&state).unwrap());
+        assert_ne!(entries[&(key_what::TREE, 0, dev)], NOTHING, "the file system holds some of it");
+    }
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * failsafe's own things, out of the reach of runs: the daemon, pins, and what the table OWN names, by inode: the folder of its
+ * state with all below, its sockets, and the folders above them all, over which nothing is mounted. Permissions keep others
+ * from them; this is for runs of root.
+ */
+#define OWN 0 /* no run has this table */
+#define CAP_DAC_OVERRIDE 1
+#define BPF_FS_MAGIC 0xcafe4a11
+
+/* WHICH tells one from another of the same kind. */
+INLINE int protect(struct fs_run_cfg *run, __u32 what, __u64 which)
+{
+	struct op o = {
+		.what = FS_OP_PROTECT,
+		.via = FS_VIA_LSM,
+		.effect = FS_EFFECT_DENY,
+		.a = what,
+		.key_b = which,
+	};
+
+	return settle(run, &o);
+}
+
+INLINE __u64 permitted(const struct cred *c)
+{
+	__u64 v = 0;
+
+	bpf_probe_read_kernel(&v, sizeof(v), &c->cap_permitted);
+	return v;
+}
+
+/* Permissions do not bind the caller. */
+INLINE bool mighty(void)
+{
+	const struct cred *c = bpf_get_current_task_btf()->cred;
+
+	return !c->euid.val || permitted(c) >> CAP_DAC_OVERRIDE & 1;
+}
+
+/* As a word: write, it is one of them; read, it lies above one. */
+static __noinline int own_effects(__u64 dentry)
+{
+	struct dentry *d = (struct dentry *)dentry;
+	__u64 dev = BPF_CORE_READ(d, d_sb, s_dev);
+
+	/* Most file systems hold none. */
+	if (!inode_effects(OWN, FS_KEY_TREE, 0, dev))
+		return 0;
+	return inode_effects(OWN, FS_KEY_INODE, BPF_CORE_READ(d, d_inode, i_ino), dev) | tree_effects(OWN, dentry);
+}
+
+INLINE bool is_bpffs(__u64 dentry)
+{
+	return BPF_CORE_READ((struct dentry *)dentry, d_sb, s_magic) == BPF_FS_MAGIC;
+}
+
+/* The dentry, or an entry of it, is to be changed. */
+INLINE int own_guard(struct fs_run_cfg *run, __u64 dentry)
+{
+	union effects all;
+
+	if (!run || !(run->flags & FS_RUN_PROTECT) || !mighty())
+		return 0;
+	all.word = own_effects(dentry);
+	return all.e.write ? protect(run, FS_PROTECT_FILES, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino)) : 0;
+}
+
+/* Pins of failsafe, and of anybody: not for a run to unlink or rename. */
+INLINE int bpffs_guard(struct fs_run_cfg *run, __u64 dentry)
+{
+	if (!run || !(run->flags & FS_RUN_PROTECT) || !is_bpffs(dentry))
+		return 0;
+	return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino));
+}
