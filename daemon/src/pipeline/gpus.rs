@@ -1,7 +1,8 @@
 //! From what the NVML sensor says to inputs of the core: signals of GPUs, blindness, and which run is on which GPU.
 //!
 //! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
-//! it was ever seen: a run that let go of a GPU for a moment is still judged by it.
+//! it was ever seen: a run that let go of a GPU for a moment is still judged by it. What samples say waits until the sensor
+//! pauses, at the end of what came from the sampler at once: each message wakes the pipeline. All else is told at once, after it.
 
 mod runs;
 
@@ -65,17 +66,7 @@ impl Gpus {
         node: &Arc<Mutex<NodeView>>,
     ) -> anyhow::Result<Gpus> {
         let (word, first) = mpsc::sync_channel(1);
-        let mut told = Told {
-            registry: registry.clone(),
-            pipeline: pipeline.clone(),
-            node: node.clone(),
-            proc: ProcFs::default(),
-            what: String::new(),
-            sight: Sight::NotYet,
-            gpus: BTreeMap::new(),
-            attribution: Attribution::default(),
-            told_of_runs: BTreeMap::new(),
-        };
+        let mut told = Told::new(registry, pipeline, node);
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
             return Ok(Gpus(None));
@@ -128,6 +119,8 @@ struct Told {
     attribution: Attribution,
     /// What of the runs' GPU work was told to the core when.
     told_of_runs: BTreeMap<(RunId, Kind), (i64, Instant)>,
+    /// Inputs that the pipeline is told next.
+    waiting: Vec<Input>,
 }
 
 /// What is known of one GPU, and what of it was told to the core when.
@@ -151,8 +144,32 @@ impl Seen {
 }
 
 impl Told {
+    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>) -> Told {
+        Told {
+            registry: registry.clone(),
+            pipeline: pipeline.clone(),
+            node: node.clone(),
+            proc: ProcFs::default(),
+            what: String::new(),
+            sight: Sight::NotYet,
+            gpus: BTreeMap::new(),
+            attribution: Attribution::default(),
+            told_of_runs: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
     fn take(&mut self, event: NvmlEvent) {
+        let waits = matches!(event, NvmlEvent::Sample(_) | NvmlEvent::Info(_));
+        self.event(event);
+        if !waits {
+            self.flush();
+        }
+    }
+
+    fn event(&mut self, event: NvmlEvent) {
         match event {
+            NvmlEvent::Pause => {}
             NvmlEvent::Hello(hello) => {
                 self.hello(&hello);
                 // With no GPU there is nothing more to wait for.
@@ -217,16 +234,23 @@ impl Told {
         }
     }
 
-    fn fact(&self, fact: Fact) {
+    fn fact(&mut self, fact: Fact) {
+        self.flush();
         let _closed = self.pipeline.send(Message::Health(health::Message::Fact(fact)));
     }
 
-    fn tell(&self, input: Input) {
-        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
-        let _closed = self.pipeline.send(Message::Input(input));
+    fn tell(&mut self, input: Input) {
+        self.waiting.push(input);
     }
 
-    fn gap(&self, gpu: Option<String>, what: String, blind: bool) {
+    fn flush(&mut self) {
+        if !self.waiting.is_empty() {
+            // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+            let _closed = self.pipeline.send(Message::Inputs(std::mem::take(&mut self.waiting)));
+        }
+    }
+
+    fn gap(&mut self, gpu: Option<String>, what: String, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
         self.tell(Input::Gap(Gap {
             seq: 0,
@@ -291,12 +315,8 @@ impl Told {
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
-                let Current { values, unsupported, failing } = &seen.current;
-                view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
+                show(view, &seen.current, sample);
                 view.sampled_ns = clock::wall_ns();
-                view.unsupported = unsupported.iter().cloned().collect();
-                let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
-                view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
                 view.runs = runs;
                 view.processes = processes;
             }
@@ -316,11 +336,11 @@ impl Told {
         self.gpus.insert(gpu, seen);
     }
 
-    fn signal(&self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
+    fn signal(&mut self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
         self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value }));
     }
 
-    fn xid(&self, xid: &Xid) {
+    fn xid(&mut self, xid: &Xid) {
         let event = Value::Event(Event::Xid { code: xid.code });
         let at = MonoTime(xid.mono_ns);
         // An XID whose GPU could not be told concerns every GPU: missing it would be worse than telling it twice.
@@ -334,9 +354,111 @@ impl Told {
     }
 }
 
+/// Brings the view of a GPU up to what is known now. Only what this sample changed is touched.
+fn show(view: &mut GpuView, current: &Current, sample: &Sample) {
+    let Current { values, unsupported, failing } = current;
+    for (kind, value) in &sample.readings {
+        match view.readings.get_mut(kind) {
+            Some(shown) => *shown = *value,
+            None => drop(view.readings.insert(kind.clone(), *value)),
+        }
+    }
+    // Something was lost; or, with a view that is new, is missing.
+    if view.readings.len() != values.len() {
+        view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
+    }
+    if !sample.unsupported.is_empty() || view.unsupported.len() != unsupported.len() {
+        view.unsupported = unsupported.iter().cloned().collect();
+    }
+    if !(failing.is_empty() && view.info.failing.is_empty() && view.failing.is_empty()) {
+        let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
+        view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        platform::cgroup::CgroupRoot,
+        runs::{kernel::Kernel, store::Store},
+    };
+
+    fn of(readings: &[(Kind, i64)], unsupported: &[&str], failing: &[(&str, &str)]) -> Sample {
+        Sample {
+            gpu: "GPU-1".into(),
+            readings: readings.to_vec(),
+            unsupported: unsupported.iter().map(|name| (*name).to_owned()).collect(),
+            failing: failing.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect(),
+            ..Sample::default()
+        }
+    }
+
+    #[test]
+    fn the_view_of_a_gpu_is_what_is_known_of_it() {
+        let temperature = |value| (Kind::GpuTemperature, value);
+        let samples = [
+            of(&[temperature(60), (Kind::GpuPower, 7), (Kind::GpuFanSpeed, 3)], &["gpu.ecc_corrected"], &[]),
+            of(&[temperature(61)], &[], &[("gpu.power", "unknown")]),
+            of(&[temperature(62)], &["gpu.fan_speed"], &[]),
+            of(&[(Kind::GpuEccCorrected, 1), (Kind::GpuPower, 8)], &[], &[]),
+            // As many as before, but others.
+            of(&[(Kind::GpuFanSpeed, 4)], &["gpu.ecc_corrected"], &[]),
+        ];
+        let (mut current, mut view) = (Current::default(), GpuView::new(GpuId("GPU-1".into())));
+        let mut late = view.clone();
+        for (n, sample) in samples.iter().enumerate() {
+            current.take(sample);
+            show(&mut view, &current, sample);
+            let readings: BTreeMap<Kind, i64> = current.values.iter().map(|(k, (v, _))| (k.clone(), *v)).collect();
+            assert_eq!(view.readings, readings, "after sample {n}");
+            assert!(view.unsupported.iter().eq(&current.unsupported), "after sample {n}: {:?}", view.unsupported);
+            let failing = current.failing.iter().map(|(name, why)| format!("{name}: {why}"));
+            assert!(view.failing.iter().cloned().eq(failing), "after sample {n}: {:?}", view.failing);
+        }
+        // What was said of a blindness is over with the next sample.
+        late.failing = vec!["it is lost".into()];
+        show(&mut late, &current, &samples[4]);
+        assert_eq!(
+            (&late.readings, &late.failing, &late.unsupported),
+            (&view.readings, &view.failing, &view.unsupported)
+        );
+    }
+
+    #[test]
+    fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
+        let (pipeline, queue) = mpsc::sync_channel(64);
+        let folder = tempfile::tempdir().unwrap();
+        let Ok(root) = CgroupRoot::find() else {
+            crate::skip::skip("no cgroup2 is mounted");
+            return;
+        };
+        let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
+        let mut told = Told::new(&Arc::new(registry), &pipeline, &Arc::default());
+        let sample = |value| NvmlEvent::Sample(of(&[(Kind::GpuTemperature, value)], &[], &[]));
+        let (two, one) = ([60, 61], [62]);
+        two.into_iter().for_each(|value| told.take(sample(value)));
+        assert!(queue.try_recv().is_err(), "told before the pause");
+        told.take(NvmlEvent::Pause);
+        one.into_iter().for_each(|value| told.take(sample(value)));
+        told.take(NvmlEvent::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }));
+        told.take(NvmlEvent::Pause);
+        let heard: Vec<Vec<Value>> = queue
+            .try_iter()
+            .map(|message| match message {
+                Message::Inputs(inputs) => inputs.into_iter().filter_map(|input| match input {
+                    Input::Signal(signal) => Some(signal.value),
+                    _ => None,
+                }),
+                _ => panic!("no inputs"),
+            })
+            .map(Iterator::collect)
+            .collect();
+        let values = |values: &[i64]| values.iter().map(|value| Value::Integer(*value)).collect::<Vec<_>>();
+        let mut last = values(&one);
+        last.push(Value::Event(Event::Xid { code: 79 }));
+        assert_eq!(heard, [values(&two), last]);
+    }
 
     #[test]
     fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {

@@ -46,7 +46,7 @@ impl Told {
     }
 
     /// Gives a GPU to the runs that have a process on it; the processes with their runs.
-    pub(super) fn runs_on(&self, gpu: &GpuId, sample: &Sample) -> Vec<GpuProcessView> {
+    pub(super) fn runs_on(&mut self, gpu: &GpuId, sample: &Sample) -> Vec<GpuProcessView> {
         let mut processes = Vec::with_capacity(sample.processes.len());
         for process in &sample.processes {
             let path = self.proc.cgroup(process.pid).ok().flatten();
