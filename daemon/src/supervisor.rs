@@ -91,8 +91,9 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     early.extend(left.into_iter().map(Message::Input));
 
     let interval = Span::from_millis(config.sample_interval_ms);
-    let health = Keeper::open(state_dir, log.clone(), catalogues.xids, !config.nvml.disabled, interval)
-        .context("cannot start the health's thread")?;
+    let health =
+        Keeper::open(state_dir, log.clone(), (catalogues.xids, catalogues.health), !config.nvml.disabled, interval)
+            .context("cannot start the health's thread")?;
     let node_health = health.shared();
     let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
     let parts = Parts {

@@ -116,15 +116,7 @@ impl Builder<'_> {
 
     fn duration(&mut self, field: &str, text: &Spanned<String>) -> Option<Span> {
         let t = text.get_ref().trim();
-        let split = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
-        let factor = match t[split..].trim() {
-            "ms" => Some(1_000_000u64),
-            "s" => Some(1_000_000_000),
-            "m" | "min" => Some(60_000_000_000),
-            "h" => Some(3_600_000_000_000),
-            _ => None,
-        };
-        let span = t[..split].parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f)).map(Span);
+        let span = Span::parse(t);
         if span.is_none() {
             self.error(
                 text.span(),
