@@ -245,8 +245,10 @@ impl Told {
 
     fn flush(&mut self) {
         if !self.waiting.is_empty() {
+            // The next round will say about as much.
+            let room = Vec::with_capacity(self.waiting.len());
             // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
-            let _closed = self.pipeline.send(Message::Inputs(std::mem::take(&mut self.waiting)));
+            let _closed = self.pipeline.send(Message::Inputs(std::mem::replace(&mut self.waiting, room)));
         }
     }
 
@@ -306,10 +308,10 @@ impl Told {
 
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
-        let processes = self.runs_on(&gpu, sample);
+        let live = self.registry.live();
+        let processes = self.runs_on(&gpu, sample, &live);
         let on_it = processes.clone();
-        let runs =
-            self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
         seen.current.take(sample);
         {
@@ -327,7 +329,7 @@ impl Told {
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        self.attribute(&gpu, Work { at, utilization, energy }, &on_it);
+        self.attribute(&gpu, Work { at, utilization, energy }, &on_it, &live);
         for (kind, value) in nvml::signals(sample) {
             if seen.tells(&kind, value) {
                 self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));

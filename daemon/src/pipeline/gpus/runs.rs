@@ -5,15 +5,15 @@ use crate::{
     api::GpuProcessView,
     pipeline::attribution::Work,
     platform::{clock, users},
+    runs::LiveRun,
     sensors::nvml::Sample,
 };
 use failsafe_core::{GpuId, Input, Kind, MonoTime, RunId, Subject, Value, event::Event, subject::Process};
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 impl Told {
     /// The work to its runs; what is on a run's GPU without being the run's is told.
-    pub(super) fn attribute(&mut self, gpu: &GpuId, work: Work, processes: &[GpuProcessView]) {
-        let live = self.registry.live();
+    pub(super) fn attribute(&mut self, gpu: &GpuId, work: Work, processes: &[GpuProcessView], live: &[Arc<LiveRun>]) {
         // Who declared it holds it; where nobody did, those that are on it do.
         let declared: BTreeSet<RunId> =
             live.iter().filter(|run| run.run.gpus.contains(gpu)).map(|run| run.run.id).collect();
@@ -46,10 +46,11 @@ impl Told {
     }
 
     /// Gives a GPU to the runs that have a process on it; the processes with their runs.
-    pub(super) fn runs_on(&mut self, gpu: &GpuId, sample: &Sample) -> Vec<GpuProcessView> {
+    pub(super) fn runs_on(&mut self, gpu: &GpuId, sample: &Sample, live: &[Arc<LiveRun>]) -> Vec<GpuProcessView> {
         let mut processes = Vec::with_capacity(sample.processes.len());
         for process in &sample.processes {
-            let path = self.proc.cgroup(process.pid).ok().flatten();
+            // Where nothing runs, nobody's cgroup needs to be read.
+            let path = (!live.is_empty()).then(|| self.proc.cgroup(process.pid).ok().flatten()).flatten();
             let run = path.and_then(|path| self.registry.of_cgroup(&path));
             let id = run.as_ref().map(|run| run.run.id);
             processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id, sm: process.sm });
