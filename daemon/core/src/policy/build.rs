@@ -1,5 +1,6 @@
 //! From TOML to meaning: units, names, ranges and contradictions are checked here, all of them, before one is reported.
 
+mod derived;
 mod egress;
 mod guard;
 mod when;
@@ -36,6 +37,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
     let egress = raw.egress.map(|egress| b.egress(&egress));
     let exec = raw.exec.map(|exec| b.exec_list(&exec));
     let limits = raw.limits.map(|limits| b.limits(&limits));
+    let derived = b.derived(&raw.derived);
     let dead_after = b.dead_after(&raw.policy);
     let owner = raw.policy.owner;
     let mut rules: Vec<Rule> = Vec::new();
@@ -75,6 +77,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
         exec,
         limits,
         watch,
+        derived,
         rules,
     })
 }
