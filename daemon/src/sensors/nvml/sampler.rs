@@ -157,10 +157,11 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     }
     // Samples are words as well: this only has to come before silence is taken for a hang.
     let alive = interval.max(ALIVE_EVERY);
+    let mut busy = Vec::new();
     loop {
         match ended.recv_timeout(alive) {
             Ok(end) => return end,
-            Err(_) => shared.send(&Frame::Alive { busy: shared.busy() }),
+            Err(_) => busy = shared.alive(busy),
         }
         let mut late = false;
         while let Ok(find) = finds.try_recv() {

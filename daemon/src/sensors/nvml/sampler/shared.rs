@@ -54,6 +54,8 @@ pub struct Shared {
 struct Out {
     pipe: File,
     waiting: Vec<u8>,
+    /// Something was sent since [`Shared::alive`] last looked.
+    spoke: bool,
 }
 
 /// GPUs that answer, and what is known of their XID events.
@@ -79,7 +81,7 @@ pub const XID: &str = "gpu.xid";
 impl Shared {
     pub fn new(out: File, ends: mpsc::Sender<End>) -> Shared {
         let (busy, gpus, claims) = Default::default();
-        let out = Mutex::new(Out { pipe: out, waiting: Vec::new() });
+        let out = Mutex::new(Out { pipe: out, waiting: Vec::new(), spoke: false });
         Shared { out, ends: Mutex::new(ends), busy, gpus, claims }
     }
 
@@ -99,6 +101,18 @@ impl Shared {
         self.take(frame, false);
     }
 
+    /// Says that the process lives and which calls are under way, unless what it sent meanwhile says as much. `before`: those
+    /// that were told last; those that are told now.
+    pub fn alive(&self, before: Vec<Busy>) -> Vec<Busy> {
+        let busy = self.busy();
+        let spoke = std::mem::take(&mut lock(&self.out).spoke);
+        if !spoke || !busy.is_empty() || !before.is_empty() {
+            self.send(&Frame::Alive { busy: busy.clone() });
+            lock(&self.out).spoke = false;
+        }
+        busy
+    }
+
     /// Sends what waits.
     pub fn flush(&self) {
         ended_with_the_pipe(lock(&self.out).flush().map_err(FrameError::Write));
@@ -115,7 +129,7 @@ impl Shared {
         let _gone = lock(&self.ends).send(End { fault: Fault::Restart, why });
     }
 
-    pub fn busy(&self) -> Vec<Busy> {
+    fn busy(&self) -> Vec<Busy> {
         lock(&self.busy).iter().filter_map(|b| b.show()).collect()
     }
 
@@ -140,8 +154,12 @@ impl Shared {
 
 impl Out {
     fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
         let written = self.pipe.write_all(&self.waiting);
         self.waiting.clear();
+        self.spoke = true;
         written
     }
 }
@@ -189,4 +207,51 @@ pub fn same(nvml: &'static Nvml, device: &Device<'_>) -> Device<'static> {
     // SAFETY: the handle came from this library, which lives as long as the process, and stays valid until nvmlShutdown,
     // which is never called; NVML's handles may be used from any thread at once (nvml.h, "thread safe").
     unsafe { Device::new(device.handle(), nvml) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sensors::nvml::frame::{Decoder, Sample, Xid};
+    use std::io::Read;
+
+    #[test]
+    fn it_says_that_it_lives_when_nothing_else_does_or_a_call_is_under_way() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let (ends, _ended) = mpsc::channel();
+        let shared = Shared::new(File::from(write), ends);
+        let mut read = File::from(read);
+        let mut decoder = Decoder::default();
+        let mut heard = |shared: &Shared| {
+            // A frame that ends what is read: the pipe never has nothing to give.
+            shared.send(&Frame::Xid(Xid { mono_ns: 0, gpu: String::new(), code: 0, count: 0 }));
+            let mut frames = Vec::new();
+            loop {
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    match frame {
+                        Frame::Xid(_) => return frames,
+                        frame => frames.push(frame),
+                    }
+                }
+                let mut bytes = [0; 512];
+                let n = read.read(&mut bytes).unwrap();
+                decoder.push(&bytes[..n]);
+            }
+        };
+        let nothing = shared.alive(Vec::new());
+        assert_eq!(heard(&shared), [Frame::Alive { busy: Vec::new() }], "nothing was said");
+        let nothing = shared.alive(nothing);
+        assert_eq!(heard(&shared), [], "the last frame said so");
+        shared.keep(&Frame::Sample(Sample::default()));
+        assert!(shared.alive(nothing).is_empty());
+        let frames = heard(&shared);
+        assert_eq!(frames, [Frame::Sample(Sample::default())], "what waits goes before what is sent");
+        let busy = shared.watch("GPU-1".into());
+        busy.calls("nvmlDeviceGetPowerUsage");
+        let told = shared.alive(Vec::new());
+        assert_eq!((heard(&shared), told.len()), (vec![Frame::Alive { busy: told.clone() }], 1));
+        busy.done();
+        assert!(shared.alive(told).is_empty());
+        assert_eq!(heard(&shared), [Frame::Alive { busy: Vec::new() }], "that it came back is told");
+    }
 }
