@@ -10,8 +10,11 @@ use crate::{
     api::{self, Context, NodeView, Roles, SensorView},
     config::{Catalogues, Config},
     log::LogOwner,
-    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate},
-    platform::{CgroupRoot, clock},
+    pipeline::{
+        self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate,
+        whose::Whose,
+    },
+    platform::{CgroupRoot, ProcFs, clock},
     runs::{
         Registry,
         kernel::{Kernel, chain},
@@ -128,9 +131,10 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let sampler_stop = stop.clone();
     critical.push(spawn("sampler", &ended, move || sampler.work(&sampler_stop))?);
 
-    let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
+    let whose = Whose::new(&registry, ProcFs::default());
+    let gpus = Gpus::start(&config, &registry, &pipeline, &node, &whose)?;
     record_nvml(&log, &node);
-    let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node)?;
+    let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node, &whose)?;
     let kmsg = klog::start(&config, catalogues.lines, &log_before, &pipeline, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 

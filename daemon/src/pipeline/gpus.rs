@@ -4,22 +4,21 @@
 //! it was ever seen: a run that let go of a GPU for a moment is still judged by it. What samples say waits until the sensor
 //! pauses, at the end of what came from the sampler at once: each message wakes the pipeline. All else is told at once, after it.
 
-mod runs;
-
 use super::{
     Message, Sender,
-    attribution::{Attribution, Work},
+    attribution::Work,
     health,
+    whose::{self, Whose},
 };
 use crate::{
     api::{GpuView, NodeView, SensorView},
     config::Config,
-    platform::{ProcFs, clock},
+    platform::clock,
     runs::Registry,
     sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
 };
 use failsafe_core::{
-    GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
     signal::Source,
 };
 use std::{
@@ -64,9 +63,10 @@ impl Gpus {
         registry: &Arc<Registry>,
         pipeline: &Sender,
         node: &Arc<Mutex<NodeView>>,
+        whose: &Whose,
     ) -> anyhow::Result<Gpus> {
         let (word, first) = mpsc::sync_channel(1);
-        let mut told = Told::new(registry, pipeline, node);
+        let mut told = Told::new(registry, pipeline, node, whose);
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
             return Ok(Gpus(None));
@@ -111,14 +111,11 @@ struct Told {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
-    proc: ProcFs,
+    whose: Whose,
     /// The library and its GPUs, in words.
     what: String,
     sight: Sight,
     gpus: BTreeMap<GpuId, Seen>,
-    attribution: Attribution,
-    /// What of the runs' GPU work was told to the core when.
-    told_of_runs: BTreeMap<(RunId, Kind), (i64, Instant)>,
     /// Inputs that the pipeline is told next.
     waiting: Vec<Input>,
 }
@@ -144,17 +141,15 @@ impl Seen {
 }
 
 impl Told {
-    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>) -> Told {
+    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, whose: &Whose) -> Told {
         Told {
             registry: registry.clone(),
             pipeline: pipeline.clone(),
             node: node.clone(),
-            proc: ProcFs::default(),
+            whose: whose.clone(),
             what: String::new(),
             sight: Sight::NotYet,
             gpus: BTreeMap::new(),
-            attribution: Attribution::default(),
-            told_of_runs: BTreeMap::new(),
             waiting: Vec::new(),
         }
     }
@@ -309,7 +304,7 @@ impl Told {
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
         let live = self.registry.live();
-        let processes = self.runs_on(&gpu, sample, &live);
+        let (processes, mut inputs) = self.whose.lock().runs_on(&gpu, &sample.processes, &live);
         let on_it = processes.clone();
         let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
@@ -329,7 +324,9 @@ impl Told {
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        self.attribute(&gpu, Work { at, utilization, energy }, &on_it, &live);
+        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
+        inputs.extend(self.whose.lock().attribute(work, &on_it, &live));
+        inputs.into_iter().for_each(|input| self.tell(input));
         for (kind, value) in nvml::signals(sample) {
             if seen.tells(&kind, value) {
                 self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
@@ -382,7 +379,7 @@ fn show(view: &mut GpuView, current: &Current, sample: &Sample) {
 mod tests {
     use super::*;
     use crate::{
-        platform::cgroup::CgroupRoot,
+        platform::{ProcFs, cgroup::CgroupRoot},
         runs::{kernel::Kernel, store::Store},
     };
 
@@ -436,7 +433,9 @@ mod tests {
             return;
         };
         let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
-        let mut told = Told::new(&Arc::new(registry), &pipeline, &Arc::default());
+        let registry = Arc::new(registry);
+        let whose = Whose::new(&registry, ProcFs::default());
+        let mut told = Told::new(&registry, &pipeline, &Arc::default(), &whose);
         let sample = |value| NvmlEvent::Sample(of(&[(Kind::GpuTemperature, value)], &[], &[]));
         let (two, one) = ([60, 61], [62]);
         two.into_iter().for_each(|value| told.take(sample(value)));

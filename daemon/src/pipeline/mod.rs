@@ -20,6 +20,7 @@ pub mod klog;
 pub mod metrics;
 pub mod recording;
 pub mod translate;
+pub mod whose;
 
 use crate::{
     actuators::interpreter::{Interpreter, Told},
