@@ -129,12 +129,14 @@ struct Seen {
 
 impl Seen {
     /// Whether the core is to be told the value now.
-    fn tells(&mut self, kind: &Kind, value: i64) -> bool {
-        let known = self.told.get(kind);
-        let old = known.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER);
-        let tell = old || PROMPT.contains(kind);
+    fn tells(&mut self, kind: &Kind, value: i64, now: Instant) -> bool {
+        let Some((told, at)) = self.told.get_mut(kind) else {
+            self.told.insert(kind.clone(), (value, now));
+            return true;
+        };
+        let tell = *told != value || now.duration_since(*at) >= REPEAT_AFTER || PROMPT.contains(kind);
         if tell {
-            self.told.insert(kind.clone(), (value, Instant::now()));
+            (*told, *at) = (value, now);
         }
         tell
     }
@@ -327,8 +329,9 @@ impl Told {
         let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
         inputs.extend(self.whose.lock().attribute(work, &on_it, &live));
         inputs.into_iter().for_each(|input| self.tell(input));
+        let now = Instant::now();
         for (kind, value) in nvml::signals(sample) {
-            if seen.tells(&kind, value) {
+            if seen.tells(&kind, value, now) {
                 self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
             }
         }
@@ -464,9 +467,12 @@ mod tests {
     #[test]
     fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {
         let mut seen = Seen::default();
-        assert!(seen.tells(&Kind::GpuTemperature, 90_000) && seen.tells(&Kind::GpuTemperature, 90_000));
-        assert!(seen.tells(&Kind::GpuMemoryTotal, 80));
-        assert!(!seen.tells(&Kind::GpuMemoryTotal, 80), "an unchanged total was told at once");
-        assert!(seen.tells(&Kind::GpuMemoryTotal, 81) && !seen.tells(&Kind::GpuMemoryTotal, 81));
+        let mut now = Instant::now();
+        assert!(seen.tells(&Kind::GpuTemperature, 90_000, now) && seen.tells(&Kind::GpuTemperature, 90_000, now));
+        assert!(seen.tells(&Kind::GpuMemoryTotal, 80, now));
+        assert!(!seen.tells(&Kind::GpuMemoryTotal, 80, now), "an unchanged total was told at once");
+        assert!(seen.tells(&Kind::GpuMemoryTotal, 81, now) && !seen.tells(&Kind::GpuMemoryTotal, 81, now));
+        now += REPEAT_AFTER;
+        assert!(seen.tells(&Kind::GpuMemoryTotal, 81, now), "silence would read as a sensor that does not see");
     }
 }
