@@ -1,3 +1,5 @@
+//! The pool over tasks that hang, are slow, or wait: who has a turn when, and how many workers there are.
+
 use super::*;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 
