@@ -1,6 +1,6 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
-use failsafe_core::{klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
+use failsafe_core::{health::Thresholds, klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub struct Catalogues {
     pub xids: Catalogue,
     /// Lines of the kernel's log.
     pub lines: Lines,
+    /// Thresholds of the health of GPUs.
+    pub health: Thresholds,
 }
 
 /// What is held of GPUs, whichever sensor sees them.
@@ -93,13 +95,15 @@ pub struct Catalogues {
 pub struct Gpu {
     /// A file in place of the built-in XID catalogue.
     pub xid_catalogue: Option<PathBuf>,
+    /// A file with thresholds of health that are otherwise on this node than built in.
+    pub health: Option<PathBuf>,
     /// NVIDIA's tool, with which a GPU is reset when an operator says so.
     pub nvidia_smi: PathBuf,
 }
 
 impl Default for Gpu {
     fn default() -> Gpu {
-        Gpu { xid_catalogue: None, nvidia_smi: "/usr/bin/nvidia-smi".into() }
+        Gpu { xid_catalogue: None, health: None, nvidia_smi: "/usr/bin/nvidia-smi".into() }
     }
 }
 
@@ -210,7 +214,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The XID catalogue and the patterns of the kernel's log: the files that are named, or the built-in ones.
+    /// The XID catalogue, the patterns of the kernel's log, the thresholds of health: the files that are named, or the built-in ones.
     ///
     /// # Errors
     /// [`ConfigError`], with the place of each mistake.
@@ -226,7 +230,15 @@ impl Config {
             Some(path) => Lines::parse(&path.display().to_string(), &read(path)?),
             None => Lines::built_in(),
         };
-        Ok(Catalogues { xids: xids.map_err(ConfigError::Catalogue)?, lines: lines.map_err(ConfigError::Catalogue)? })
+        let health = match &self.gpu.health {
+            Some(path) => Thresholds::parse(&path.display().to_string(), &read(path)?),
+            None => Thresholds::built_in(),
+        };
+        Ok(Catalogues {
+            xids: xids.map_err(ConfigError::Catalogue)?,
+            lines: lines.map_err(ConfigError::Catalogue)?,
+            health: health.map_err(ConfigError::Catalogue)?,
+        })
     }
 
     /// Time between samples.
@@ -266,5 +278,18 @@ mod tests {
         ] {
             assert!(parse(text).unwrap_err().contains(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn thresholds_of_health_come_from_the_file_that_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("health.toml");
+        let config = parse(&format!("[gpu]\nhealth = {:?}", file.display().to_string())).unwrap();
+        assert!(config.catalogues().unwrap_err().to_string().contains("cannot read"), "a file that is not there");
+        std::fs::write(&file, "[[check]]\ncode = \"ecc-storm\"\ngrows = 99\n").unwrap();
+        assert_ne!(config.catalogues().unwrap().health, Thresholds::built_in().unwrap());
+        std::fs::write(&file, "[[check]]\ncode = \"ecc-storm\"\ngrows = \"many\"\n").unwrap();
+        let told = config.catalogues().unwrap_err().to_string();
+        assert!(told.contains("health.toml:3:9: check `ecc-storm`: `grows` is `many`"), "{told}");
     }
 }

@@ -17,3 +17,7 @@ pub mod runs;
 pub mod sensors;
 pub mod supervisor;
 pub mod systemd;
+
+#[cfg(test)]
+#[path = "../../tests/skip.rs"]
+mod skip;

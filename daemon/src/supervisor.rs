@@ -10,8 +10,11 @@ use crate::{
     api::{self, Context, NodeView, Roles, SensorView},
     config::{self, Catalogues, Config},
     log::LogOwner,
-    pipeline::{self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate},
-    platform::{CgroupRoot, clock},
+    pipeline::{
+        self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate,
+        whose::Whose,
+    },
+    platform::{CgroupRoot, ProcFs, clock},
     runs::{
         Registry,
         kernel::{Kernel, chain},
@@ -92,8 +95,9 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     early.extend(left.into_iter().map(Message::Input));
 
     let interval = Span::from_millis(config.sample_interval_ms);
-    let health = Keeper::open(state_dir, log.clone(), catalogues.xids, !config.nvml.disabled, interval)
-        .context("cannot start the health's thread")?;
+    let health =
+        Keeper::open(state_dir, log.clone(), (catalogues.xids, catalogues.health), !config.nvml.disabled, interval)
+            .context("cannot start the health's thread")?;
     let node_health = health.shared();
     let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
     let parts = Parts {
@@ -128,9 +132,10 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let sampler_stop = stop.clone();
     critical.push(spawn("sampler", &ended, move || sampler.work(&sampler_stop))?);
 
-    let gpus = Gpus::start(&config, &registry, &pipeline, &node)?;
+    let whose = Whose::new(&registry, ProcFs::default());
+    let gpus = Gpus::start(&config, &registry, &pipeline, &node, &whose)?;
     record_nvml(&log, &node);
-    let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node)?;
+    let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node, &whose)?;
     let kmsg = klog::start(&config, catalogues.lines, &log_before, &pipeline, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 

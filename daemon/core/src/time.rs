@@ -30,6 +30,20 @@ impl Span {
     pub const fn from_secs(s: u64) -> Span {
         Span(s * 1_000_000_000)
     }
+
+    /// Reads `500 ms`, `3s`, `2m` (or `2min`), `1h`.
+    pub fn parse(text: &str) -> Option<Span> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let factor = match text[split..].trim() {
+            "ms" => 1_000_000u64,
+            "s" => 1_000_000_000,
+            "m" | "min" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        text[..split].parse::<u64>().ok()?.checked_mul(factor).map(Span)
+    }
 }
 
 impl fmt::Display for Span {

@@ -1,13 +1,17 @@
 //! From what the amdgpu sensor says to inputs of the core and the view of the node.
 //!
-//! The signals are the same as of other GPUs, so that rules and health judge them alike. Which processes are on an AMD GPU is
-//! not read yet: a run has the AMD GPUs that it declared.
+//! The signals are the same as of other GPUs, so that rules and health judge them alike, and so is whose the processes on them
+//! are.
 
-use super::{Message, Sender};
+use super::{
+    Message, Sender,
+    attribution::Work,
+    whose::{self, Whose},
+};
 use crate::{
     api::{GpuView, NodeView, SensorView},
     config::Config,
-    platform::clock,
+    platform::{ProcFs, clock},
     runs::Registry,
     sensors::amdgpu::{Amdgpu, AmdgpuEvent, Card, Sample},
 };
@@ -23,18 +27,25 @@ pub fn start(
     registry: &Arc<Registry>,
     pipeline: &Sender,
     node: &Arc<Mutex<NodeView>>,
+    whose: &Whose,
 ) -> std::io::Result<Option<Amdgpu>> {
     if config.amdgpu.disabled {
         return Ok(None);
     }
-    let told = Told { registry: registry.clone(), pipeline: pipeline.clone(), node: node.clone() };
-    Amdgpu::spawn(config.amdgpu.sysfs.clone(), config.sample_interval(), move |event| told.take(event)).map(Some)
+    let (registry, pipeline, node, whose) = (registry.clone(), pipeline.clone(), node.clone(), whose.clone());
+    let runs = registry.clone();
+    // A run whose cgroup is gone has no process any more.
+    let of_runs = move || runs.live().iter().flat_map(|run| run.cgroup.all_procs().unwrap_or_default()).collect();
+    let told = Told { registry, pipeline, node, whose };
+    let (sysfs, proc) = (config.amdgpu.sysfs.clone(), ProcFs::default());
+    Amdgpu::spawn(sysfs, proc, config.sample_interval(), of_runs, move |event| told.take(event)).map(Some)
 }
 
 struct Told {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
+    whose: Whose,
 }
 
 impl Told {
@@ -72,7 +83,11 @@ impl Told {
 
     fn sample(&self, gpu: GpuId, at: MonoTime, sample: &Sample) {
         let live = self.registry.live();
-        let runs = live.into_iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
+        let (processes, mut inputs) = self.whose.lock().runs_on(&gpu, &sample.processes, &live);
+        let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
+        let seen = whose::Seen { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy } };
+        inputs.extend(self.whose.lock().attribute(seen, &processes, &live));
+        let runs = live.iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
@@ -83,6 +98,7 @@ impl Told {
                 view.unsupported = sample.unsupported.iter().map(Kind::to_string).collect();
                 view.failing = sample.failing.iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
                 view.runs = runs;
+                view.processes = processes;
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Amdgpu) {
                 sensor.last_success_ns = clock::wall_ns();
@@ -91,7 +107,53 @@ impl Told {
         for (kind, value) in &sample.readings {
             let (subject, value) = (Subject::Gpu(gpu.clone()), Value::Integer(*value));
             let signal = Signal { seq: 0, at, source: Source::Amdgpu, subject, kind: kind.clone(), value };
-            let _closed = self.pipeline.send(Message::Input(Input::Signal(signal)));
+            inputs.push(Input::Signal(signal));
         }
+        let _closed = self.pipeline.send(Message::Inputs(inputs));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        platform::cgroup::CgroupRoot,
+        runs::{kernel::Kernel, store::Store},
+        sensors::nvml::{GpuProcess, ProcessKind},
+    };
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_samples_processes_are_shown_and_all_of_it_is_one_message() {
+        let Ok(root) = CgroupRoot::find() else {
+            crate::skip::skip("no cgroup2 is mounted");
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (pipeline, queue) = mpsc::sync_channel(8);
+        let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
+        let (registry, node) = (Arc::new(registry), Arc::<Mutex<NodeView>>::default());
+        let whose = Whose::new(&registry, ProcFs::default());
+        let told = Told { registry, pipeline, node: node.clone(), whose };
+        let gpu = GpuId("amdgpu-1".into());
+        node.lock().unwrap().gpus.insert(gpu.clone(), GpuView::new(gpu.clone()));
+        let kind = ProcessKind::Compute;
+        let (gpu_instance, compute_instance) = (None, None);
+        let process = GpuProcess { pid: 7, memory: Some(9), kind, gpu_instance, compute_instance, sm: Some(40) };
+        let readings = [(Kind::GpuUtilization, 50_000), (Kind::GpuProcesses, 1)];
+        let sample = Sample { readings: readings.clone().into(), processes: vec![process], ..Sample::default() };
+        told.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(5), sample });
+        let shown = &node.lock().unwrap().gpus[&gpu].processes;
+        assert_eq!(
+            shown.iter().map(|it| (it.pid, it.memory, it.run, it.sm)).collect::<Vec<_>>(),
+            [(7, Some(9), None, Some(40))]
+        );
+        let Ok(Message::Inputs(inputs)) = queue.try_recv() else { panic!("no inputs") };
+        let signals = inputs.into_iter().map(|input| match input {
+            Input::Signal(Signal { source: Source::Amdgpu, kind, value: Value::Integer(value), .. }) => (kind, value),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(signals.collect::<Vec<_>>(), readings);
+        assert!(queue.try_recv().is_err());
     }
 }

@@ -1,24 +1,24 @@
 //! From what the NVML sensor says to inputs of the core: signals of GPUs, blindness, and which run is on which GPU.
 //!
 //! Owns the map from GPUs to runs. A run's GPUs are those declared when it was registered and those on which a process of
-//! it was ever seen: a run that let go of a GPU for a moment is still judged by it.
-
-mod runs;
+//! it was ever seen: a run that let go of a GPU for a moment is still judged by it. What samples say waits until the sensor
+//! pauses, at the end of what came from the sampler at once: each message wakes the pipeline. All else is told at once, after it.
 
 use super::{
     Message, Sender,
-    attribution::{Attribution, Work},
+    attribution::Work,
     health,
+    whose::{self, Whose},
 };
 use crate::{
     api::{GpuView, NodeView, SensorView},
     config::Config,
-    platform::{ProcFs, clock},
+    platform::clock,
     runs::Registry,
     sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
 };
 use failsafe_core::{
-    GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
     signal::Source,
 };
 use std::{
@@ -63,19 +63,10 @@ impl Gpus {
         registry: &Arc<Registry>,
         pipeline: &Sender,
         node: &Arc<Mutex<NodeView>>,
+        whose: &Whose,
     ) -> anyhow::Result<Gpus> {
         let (word, first) = mpsc::sync_channel(1);
-        let mut told = Told {
-            registry: registry.clone(),
-            pipeline: pipeline.clone(),
-            node: node.clone(),
-            proc: ProcFs::default(),
-            what: String::new(),
-            sight: Sight::NotYet,
-            gpus: BTreeMap::new(),
-            attribution: Attribution::default(),
-            told_of_runs: BTreeMap::new(),
-        };
+        let mut told = Told::new(registry, pipeline, node, whose);
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
             return Ok(Gpus(None));
@@ -120,14 +111,13 @@ struct Told {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
-    proc: ProcFs,
+    whose: Whose,
     /// The library and its GPUs, in words.
     what: String,
     sight: Sight,
     gpus: BTreeMap<GpuId, Seen>,
-    attribution: Attribution,
-    /// What of the runs' GPU work was told to the core when.
-    told_of_runs: BTreeMap<(RunId, Kind), (i64, Instant)>,
+    /// Inputs that the pipeline is told next.
+    waiting: Vec<Input>,
 }
 
 /// What is known of one GPU, and what of it was told to the core when.
@@ -139,20 +129,44 @@ struct Seen {
 
 impl Seen {
     /// Whether the core is to be told the value now.
-    fn tells(&mut self, kind: &Kind, value: i64) -> bool {
-        let known = self.told.get(kind);
-        let old = known.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER);
-        let tell = old || PROMPT.contains(kind);
+    fn tells(&mut self, kind: &Kind, value: i64, now: Instant) -> bool {
+        let Some((told, at)) = self.told.get_mut(kind) else {
+            self.told.insert(kind.clone(), (value, now));
+            return true;
+        };
+        let tell = *told != value || now.duration_since(*at) >= REPEAT_AFTER || PROMPT.contains(kind);
         if tell {
-            self.told.insert(kind.clone(), (value, Instant::now()));
+            (*told, *at) = (value, now);
         }
         tell
     }
 }
 
 impl Told {
+    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, whose: &Whose) -> Told {
+        Told {
+            registry: registry.clone(),
+            pipeline: pipeline.clone(),
+            node: node.clone(),
+            whose: whose.clone(),
+            what: String::new(),
+            sight: Sight::NotYet,
+            gpus: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
     fn take(&mut self, event: NvmlEvent) {
+        let waits = matches!(event, NvmlEvent::Sample(_) | NvmlEvent::Info(_));
+        self.event(event);
+        if !waits {
+            self.flush();
+        }
+    }
+
+    fn event(&mut self, event: NvmlEvent) {
         match event {
+            NvmlEvent::Pause => {}
             NvmlEvent::Hello(hello) => {
                 self.hello(&hello);
                 // With no GPU there is nothing more to wait for.
@@ -217,16 +231,25 @@ impl Told {
         }
     }
 
-    fn fact(&self, fact: Fact) {
+    fn fact(&mut self, fact: Fact) {
+        self.flush();
         let _closed = self.pipeline.send(Message::Health(health::Message::Fact(fact)));
     }
 
-    fn tell(&self, input: Input) {
-        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
-        let _closed = self.pipeline.send(Message::Input(input));
+    fn tell(&mut self, input: Input) {
+        self.waiting.push(input);
     }
 
-    fn gap(&self, gpu: Option<String>, what: String, blind: bool) {
+    fn flush(&mut self) {
+        if !self.waiting.is_empty() {
+            // The next round will say about as much.
+            let room = Vec::with_capacity(self.waiting.len());
+            // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+            let _closed = self.pipeline.send(Message::Inputs(std::mem::replace(&mut self.waiting, room)));
+        }
+    }
+
+    fn gap(&mut self, gpu: Option<String>, what: String, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
         self.tell(Input::Gap(Gap {
             seq: 0,
@@ -282,21 +305,17 @@ impl Told {
 
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
-        let processes = self.runs_on(&gpu, sample);
+        let live = self.registry.live();
+        let (processes, mut inputs) = self.whose.lock().runs_on(&gpu, &sample.processes, &live);
         let on_it = processes.clone();
-        let runs =
-            self.registry.live().into_iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
         seen.current.take(sample);
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
-                let Current { values, unsupported, failing } = &seen.current;
-                view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
+                show(view, &seen.current, sample);
                 view.sampled_ns = clock::wall_ns();
-                view.unsupported = unsupported.iter().cloned().collect();
-                let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
-                view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
                 view.runs = runs;
                 view.processes = processes;
             }
@@ -307,20 +326,23 @@ impl Told {
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        self.attribute(&gpu, Work { at, utilization, energy }, &on_it);
+        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
+        inputs.extend(self.whose.lock().attribute(work, &on_it, &live));
+        inputs.into_iter().for_each(|input| self.tell(input));
+        let now = Instant::now();
         for (kind, value) in nvml::signals(sample) {
-            if seen.tells(&kind, value) {
+            if seen.tells(&kind, value, now) {
                 self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
             }
         }
         self.gpus.insert(gpu, seen);
     }
 
-    fn signal(&self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
+    fn signal(&mut self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
         self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value }));
     }
 
-    fn xid(&self, xid: &Xid) {
+    fn xid(&mut self, xid: &Xid) {
         let event = Value::Event(Event::Xid { code: xid.code });
         let at = MonoTime(xid.mono_ns);
         // An XID whose GPU could not be told concerns every GPU: missing it would be worse than telling it twice.
@@ -334,16 +356,27 @@ impl Told {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {
-        let mut seen = Seen::default();
-        assert!(seen.tells(&Kind::GpuTemperature, 90_000) && seen.tells(&Kind::GpuTemperature, 90_000));
-        assert!(seen.tells(&Kind::GpuMemoryTotal, 80));
-        assert!(!seen.tells(&Kind::GpuMemoryTotal, 80), "an unchanged total was told at once");
-        assert!(seen.tells(&Kind::GpuMemoryTotal, 81) && !seen.tells(&Kind::GpuMemoryTotal, 81));
+/// Brings the view of a GPU up to what is known now. Only what this sample changed is touched.
+fn show(view: &mut GpuView, current: &Current, sample: &Sample) {
+    let Current { values, unsupported, failing } = current;
+    for (kind, value) in &sample.readings {
+        match view.readings.get_mut(kind) {
+            Some(shown) => *shown = *value,
+            None => drop(view.readings.insert(kind.clone(), *value)),
+        }
+    }
+    // Something was lost; or, with a view that is new, is missing.
+    if view.readings.len() != values.len() {
+        view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
+    }
+    if !sample.unsupported.is_empty() || view.unsupported.len() != unsupported.len() {
+        view.unsupported = unsupported.iter().cloned().collect();
+    }
+    if !(failing.is_empty() && view.info.failing.is_empty() && view.failing.is_empty()) {
+        let facts = view.info.failing.iter().map(|(what, why)| format!("{what}: {why}"));
+        view.failing = failing.iter().map(|(what, why)| format!("{what}: {why}")).chain(facts).collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

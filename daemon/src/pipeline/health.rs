@@ -9,7 +9,7 @@
 use crate::{log::Log, platform::clock, runs::store};
 use failsafe_core::{
     GpuId, Input, MonoTime, Proof,
-    health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, ReadTo, Start, Target, View},
+    health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, ReadTo, Start, Target, Thresholds, View},
     record::Record,
     time::Span,
     xid::{Advice, Catalogue},
@@ -110,7 +110,7 @@ impl Keeper {
     pub fn open(
         state_dir: &Path,
         log: Log,
-        catalogue: Catalogue,
+        (catalogue, thresholds): (Catalogue, Thresholds),
         gpus: bool,
         interval: Span,
     ) -> std::io::Result<Keeper> {
@@ -124,7 +124,8 @@ impl Keeper {
         let wall_offset_ns = clock::wall_ns().saturating_sub(i64::try_from(at.0).unwrap_or(i64::MAX));
         let fresh = FRESH.max(Span(interval.0.saturating_mul(3)));
         let saved = kept.clone();
-        let health = Health::new(Arc::new(catalogue), kept, Start { at, wall_offset_ns, fresh, gpus });
+        let health =
+            Health::new(Arc::new(catalogue), Arc::new(thresholds), kept, Start { at, wall_offset_ns, fresh, gpus });
         let published = Published { view: health.view(), changes: VecDeque::new() };
         let (revision, _) = watch::channel(published.view.revision);
         let shared = Arc::new(Shared { published: Mutex::new(published), revision });

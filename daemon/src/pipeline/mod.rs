@@ -20,6 +20,7 @@ pub mod klog;
 pub mod metrics;
 pub mod recording;
 pub mod translate;
+pub mod whose;
 
 use crate::{
     actuators::interpreter::{Interpreter, Told},
@@ -61,6 +62,8 @@ const END_AFTER: Duration = Duration::from_millis(100);
 pub enum Message {
     /// An input, numbered here.
     Input(Input),
+    /// Inputs that came together, in their order.
+    Inputs(Vec<Input>),
     /// A run was attached in the kernel; it is judged once this is answered.
     Started {
         /// The run.
@@ -170,6 +173,7 @@ impl Pipeline {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.input(input),
+            Message::Inputs(inputs) => inputs.into_iter().for_each(|input| self.input(input)),
             Message::Started { live, repair, done } => {
                 let record = started(&live, repair, self.parts.registry.kernel());
                 self.parts.log.record(&record, Some(live.run.id), None);

@@ -1,14 +1,17 @@
-//! AMD's GPUs, by what the amdgpu driver shows in sysfs and hwmon: no library, no privilege.
+//! AMD's GPUs, by what the amdgpu driver shows in sysfs and hwmon, and of open files in /proc: no library.
 //!
 //! Reads files below a root, `/sys` but for tests. Invariants: a file that is missing is a signal that this GPU does not have;
 //! one that cannot be read or understood is failing, and stops no other; names and units are the catalogue's. Not yet run on
 //! a real AMD GPU.
 
+mod fdinfo;
+mod processes;
 mod read;
 mod watch;
 
 pub use watch::{Amdgpu, AmdgpuEvent};
 
+use crate::sensors::nvml::GpuProcess;
 use failsafe_core::Kind;
 use std::{
     collections::BTreeMap,
@@ -42,6 +45,8 @@ pub struct Sample {
     pub unsupported: Vec<Kind>,
     /// Signals whose file cannot be read or understood, with the reason.
     pub failing: Vec<(Kind, String)>,
+    /// Processes that use it, in the daemon's pid namespace.
+    pub processes: Vec<GpuProcess>,
 }
 
 /// The AMD GPUs below `root`, by number.

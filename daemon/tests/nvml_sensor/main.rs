@@ -17,7 +17,7 @@ use nix::{
 };
 use rig::{GPU0, GPU1, Rig, children, fault, gpu, only_child, process, replace, until};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -156,6 +156,48 @@ fn a_hung_gpu_leaves_the_others_seen_by_the_same_sampler() -> Result<()> {
     }
     rig.rewrite(&both)?;
     rig.sees(Some(GPU0))?;
+    ensure!(only_child()? == sampler, "it was started again");
+    Ok(())
+}
+
+/// Each worker of the sampler that hangs gives the GPUs that it has not come to into other hands.
+#[test]
+fn many_gpus_that_hang_one_after_the_other_leave_the_rest_seen_at_every_interval() -> Result<()> {
+    let uuid = |n: usize| format!("GPU-00000000-0000-0000-0000-00000000000{n}");
+    let all: String = (1..=6).map(|n| gpu(&uuid(n), "power = 600")).collect();
+    let hang = |index: usize, from: f64| {
+        fault("nvmlDeviceGetPowerUsage", &format!("gpu = {index}\nfrom = {from}\nhang = true"))
+    };
+    let rig = Rig::new(&(all.clone() + &hang(0, 2.0) + &hang(2, 3.0) + &hang(3, 3.0)))?;
+    rig.sample("the last GPU", |sample| sample.gpu == uuid(6))?;
+    let sampler = only_child()?;
+    for (at, hung) in [(2.0, &[1][..]), (3.0, &[1, 3, 4])] {
+        rig.at(at)?;
+        let mut blind: BTreeSet<String> = hung.iter().map(|n| uuid(*n)).collect();
+        if at > 2.0 {
+            blind.remove(&uuid(1));
+        }
+        let mut last: BTreeMap<String, u64> = BTreeMap::new();
+        let mut longest = 0;
+        rig.wait("blindness of those alone", |event| {
+            match event {
+                NvmlEvent::Blind { gpu: Some(gpu), .. } => drop(blind.remove(&gpu)),
+                NvmlEvent::Sample(sample) if !hung.iter().any(|n| uuid(*n) == sample.gpu) => {
+                    let before = last.insert(sample.gpu, sample.mono_ns).unwrap_or(sample.mono_ns);
+                    longest = longest.max(sample.mono_ns - before);
+                }
+                _ => {}
+            }
+            blind.is_empty().then_some(())
+        })?;
+        ensure!(last.len() == 6 - hung.len(), "{last:?}");
+        // Silence for the deadline of a second would be blindness.
+        ensure!(longest < 900_000_000, "no sample for {longest} ns");
+    }
+    rig.rewrite(&all)?;
+    for n in [1, 3, 4] {
+        rig.sample("it is back", |sample| sample.gpu == uuid(n))?;
+    }
     ensure!(only_child()? == sampler, "it was started again");
     Ok(())
 }

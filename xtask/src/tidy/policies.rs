@@ -32,6 +32,7 @@ fn shipped(folder: &Path) -> Result<Vec<PathBuf>> {
             && !name.ends_with(".test.toml")
             && !name.ends_with("/xid.toml")
             && !name.ends_with("/kernel-log.toml")
+            && !name.ends_with("/gpu-health.toml")
     });
     files.sort();
     Ok(files)

@@ -1,4 +1,4 @@
-//! Memory errors an hour, corrected and uncorrected together, over ten minutes.
+//! Memory errors an hour, corrected and uncorrected together.
 
 use super::{Detector, Seen, window::Window};
 use crate::{signal::Kind, time::Span};
@@ -11,9 +11,9 @@ pub(super) struct EccRate {
     total: i64,
 }
 
-impl Default for EccRate {
-    fn default() -> EccRate {
-        EccRate { window: Window::new(Span::from_secs(600)), total: 0 }
+impl EccRate {
+    pub(super) fn new(over: Span) -> EccRate {
+        EccRate { window: Window::new(over), total: 0 }
     }
 }
 

@@ -1,19 +1,25 @@
 //! Idle at high power: something draws power that utilisation does not account for.
 
 use super::{Detector, Seen, window::Lasting};
-use crate::signal::Kind;
+use crate::{policy::derived::Load, signal::Kind};
 
-const IDLE: i64 = 5_000;
-const HIGH_POWER: i64 = 50_000;
+#[derive(Debug, Clone)]
+pub(super) struct IdlePower {
+    from: Load,
+    lasting: Lasting,
+}
 
-#[derive(Debug, Clone, Default)]
-pub(super) struct IdlePower(Lasting);
+impl IdlePower {
+    pub(super) fn new(from: Load) -> IdlePower {
+        IdlePower { from, lasting: Lasting::default() }
+    }
+}
 
 impl Detector for IdlePower {
     fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
         let share = seen.of(&Kind::GpuPowerShare)?;
-        let idle = seen.last(&Kind::GpuUtilization)? <= IDLE;
-        Some(self.0.take(idle && share > HIGH_POWER, seen.at))
+        let idle = seen.last(&Kind::GpuUtilization)? <= self.from.utilization;
+        Some(self.lasting.take(idle && share > self.from.power, seen.at))
     }
 
     fn copy(&self) -> Box<dyn Detector> {

@@ -1,4 +1,4 @@
-//! GPU memory that only ever grows: bytes an hour over ten minutes; 0 as soon as some was given back.
+//! GPU memory that only ever grows: bytes an hour; 0 as soon as some was given back.
 
 use super::{Detector, Seen, window::Window};
 use crate::{signal::Kind, time::Span};
@@ -11,9 +11,9 @@ pub(super) struct MemorySlope {
     last: Option<i64>,
 }
 
-impl Default for MemorySlope {
-    fn default() -> MemorySlope {
-        MemorySlope { window: Window::new(Span::from_secs(600)), last: None }
+impl MemorySlope {
+    pub(super) fn new(over: Span) -> MemorySlope {
+        MemorySlope { window: Window::new(over), last: None }
     }
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Owned by a run's state and fed inside `step` by what is recorded, so that a replay computes the same. Only those run that
-//! the run's policy names. A duration is how long a state has lasted; it is 0 when it ends.
+//! the run's policy names, with the numbers of that policy (`[derived]`). A duration is how long a state has lasted; it is 0
+//! when it ends.
 
 mod clock_held;
 mod ecc_rate;
@@ -19,7 +20,7 @@ mod thermal_slope;
 mod window;
 
 use crate::{
-    policy::{Condition, Policy},
+    policy::{Condition, Derived, Policy},
     signal::{Kind, Signal, Value},
     subject::{GpuId, Subject},
     time::MonoTime,
@@ -59,6 +60,7 @@ impl Seen<'_> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Detectors {
     wanted: BTreeSet<Kind>,
+    derived: Derived,
     gpus: BTreeMap<GpuId, Gpu>,
     straggler: straggler::Straggler,
 }
@@ -83,7 +85,7 @@ impl Detectors {
             Condition::Threshold { kind, .. } if kind.is_derived() => Some(kind.clone()),
             _ => None,
         });
-        Detectors { wanted: kinds.collect(), ..Detectors::default() }
+        Detectors { wanted: kinds.collect(), derived: policy.derived.clone(), ..Detectors::default() }
     }
 
     /// Takes a signal; the derived ones, of the same instant and input.
@@ -98,17 +100,17 @@ impl Detectors {
             return Vec::new();
         }
         let (Subject::Gpu(id), Value::Integer(value)) = (&signal.subject, &signal.value) else { return Vec::new() };
-        let wanted = &self.wanted;
-        let gpu = self.gpus.entry(id.clone()).or_insert_with(|| Gpu::new(wanted, signal.at));
+        let (wanted, derived) = (&self.wanted, &self.derived);
+        let gpu = self.gpus.entry(id.clone()).or_insert_with(|| Gpu::new(wanted, derived, signal.at));
         gpu.last.insert(signal.kind.clone(), *value);
         let seen = Seen { kind: &signal.kind, value: *value, at: signal.at, last: &gpu.last };
-        let mut derived: Vec<(GpuId, Kind, i64)> = Vec::new();
+        let mut found: Vec<(GpuId, Kind, i64)> = Vec::new();
         for (kind, detector) in &mut gpu.detectors {
-            derived.extend(detector.take(&seen).map(|value| (id.clone(), kind.clone(), value)));
+            found.extend(detector.take(&seen).map(|value| (id.clone(), kind.clone(), value)));
         }
         if self.wanted.contains(&Kind::GpuDerivedStraggler) && signal.kind == Kind::GpuUtilization {
-            let behind = self.straggler.take(id, *value, signal.at);
-            derived.extend(behind.map(|value| (id.clone(), Kind::GpuDerivedStraggler, value)));
+            let behind = self.straggler.take(id, *value, self.derived.straggler, signal.at);
+            found.extend(behind.map(|value| (id.clone(), Kind::GpuDerivedStraggler, value)));
         }
         let signal_of = |(gpu, kind, value)| Signal {
             subject: Subject::Gpu(gpu),
@@ -116,7 +118,7 @@ impl Detectors {
             value: Value::Integer(value),
             ..signal.clone()
         };
-        derived.into_iter().map(signal_of).collect()
+        found.into_iter().map(signal_of).collect()
     }
 
     /// The run's GPUs are now these.
@@ -127,16 +129,16 @@ impl Detectors {
 }
 
 impl Gpu {
-    fn new(wanted: &BTreeSet<Kind>, at: MonoTime) -> Gpu {
+    fn new(wanted: &BTreeSet<Kind>, derived: &Derived, at: MonoTime) -> Gpu {
         let make = |kind: &Kind| -> Option<Box<dyn Detector>> {
             Some(match kind {
-                Kind::GpuDerivedSpinning => Box::new(spin::Spin::default()),
-                Kind::GpuDerivedIdlePower => Box::new(idle_power::IdlePower::default()),
-                Kind::GpuDerivedStalled => Box::new(stall::Stall::new(at)),
-                Kind::GpuDerivedThermalSlope => Box::new(thermal_slope::ThermalSlope::default()),
-                Kind::GpuDerivedEccRate => Box::new(ecc_rate::EccRate::default()),
-                Kind::GpuDerivedMemorySlope => Box::new(memory_slope::MemorySlope::default()),
-                Kind::GpuDerivedClockHeld => Box::new(clock_held::ClockHeld::default()),
+                Kind::GpuDerivedSpinning => Box::new(spin::Spin::new(derived.spinning)),
+                Kind::GpuDerivedIdlePower => Box::new(idle_power::IdlePower::new(derived.idle_power)),
+                Kind::GpuDerivedStalled => Box::new(stall::Stall::new(derived.stalled, at)),
+                Kind::GpuDerivedThermalSlope => Box::new(thermal_slope::ThermalSlope::new(derived.thermal_slope)),
+                Kind::GpuDerivedEccRate => Box::new(ecc_rate::EccRate::new(derived.ecc_rate)),
+                Kind::GpuDerivedMemorySlope => Box::new(memory_slope::MemorySlope::new(derived.memory_slope)),
+                Kind::GpuDerivedClockHeld => Box::new(clock_held::ClockHeld::new(derived.clock_held)),
                 _ => return None,
             })
         };

@@ -1,19 +1,25 @@
 //! Busy at low power: a rank that spins in a collective shows 100 % utilisation and next to no work.
 
 use super::{Detector, Seen, window::Lasting};
-use crate::signal::Kind;
+use crate::{policy::derived::Load, signal::Kind};
 
-const BUSY: i64 = 95_000;
-const LOW_POWER: i64 = 35_000;
+#[derive(Debug, Clone)]
+pub(super) struct Spin {
+    from: Load,
+    lasting: Lasting,
+}
 
-#[derive(Debug, Clone, Default)]
-pub(super) struct Spin(Lasting);
+impl Spin {
+    pub(super) fn new(from: Load) -> Spin {
+        Spin { from, lasting: Lasting::default() }
+    }
+}
 
 impl Detector for Spin {
     fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
         let share = seen.of(&Kind::GpuPowerShare)?;
-        let busy = seen.last(&Kind::GpuUtilization)? >= BUSY;
-        Some(self.0.take(busy && share < LOW_POWER, seen.at))
+        let busy = seen.last(&Kind::GpuUtilization)? >= self.from.utilization;
+        Some(self.lasting.take(busy && share < self.from.power, seen.at))
     }
 
     fn copy(&self) -> Box<dyn Detector> {

@@ -2,21 +2,19 @@
 //! A run that reports its steps is seen to hang soon; one that reports nothing only by its GPU.
 
 use super::{Detector, Seen, window::micros};
-use crate::{signal::Kind, time::MonoTime};
-
-const PINNED_LOW: i64 = 1_000;
-const PINNED_HIGH: i64 = 99_000;
+use crate::{policy::derived::Pinned, signal::Kind, time::MonoTime};
 
 #[derive(Debug, Clone)]
 pub(super) struct Stall {
+    pinned: Pinned,
     moved: MonoTime,
     memory: Option<i64>,
     high: Option<bool>,
 }
 
 impl Stall {
-    pub(super) fn new(at: MonoTime) -> Stall {
-        Stall { moved: at, memory: None, high: None }
+    pub(super) fn new(pinned: Pinned, at: MonoTime) -> Stall {
+        Stall { pinned, moved: at, memory: None, high: None }
     }
 }
 
@@ -30,8 +28,8 @@ impl Detector for Stall {
         }
         let utilization = seen.of(&Kind::GpuUtilization)?;
         let high = match utilization {
-            ..=PINNED_LOW => Some(false),
-            PINNED_HIGH.. => Some(true),
+            low if low <= self.pinned.low => Some(false),
+            high if high >= self.pinned.high => Some(true),
             _ => None,
         };
         // Going from nothing to everything is work, too.

@@ -1,4 +1,4 @@
-//! A straggler among the run's GPUs: by how much its mean utilisation of a minute lies below their median. Other runs' GPUs
+//! A straggler among the run's GPUs: by how much its mean utilisation lies below their median. Other runs' GPUs
 //! say nothing of this run, so they do not count.
 
 use super::window::Window;
@@ -8,14 +8,12 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-const MINUTE: Span = Span::from_secs(60);
-
 #[derive(Debug, Clone, Default)]
 pub(super) struct Straggler(BTreeMap<GpuId, Window>);
 
 impl Straggler {
-    pub(super) fn take(&mut self, gpu: &GpuId, utilization: i64, at: MonoTime) -> Option<i64> {
-        self.0.entry(gpu.clone()).or_insert_with(|| Window::new(MINUTE)).push(utilization, at);
+    pub(super) fn take(&mut self, gpu: &GpuId, utilization: i64, over: Span, at: MonoTime) -> Option<i64> {
+        self.0.entry(gpu.clone()).or_insert_with(|| Window::new(over)).push(utilization, at);
         let own = self.0.get(gpu)?.mean()?;
         let mut means: Vec<i64> = self.0.values().filter_map(Window::mean).collect();
         if means.len() < 2 {

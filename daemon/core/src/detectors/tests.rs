@@ -3,7 +3,7 @@
 use super::*;
 use crate::{policy::parse::parse, signal::Source, time::Span};
 
-fn detectors(kinds: &[&str]) -> Detectors {
+fn detectors(kinds: &[&str], numbers: &str) -> Detectors {
     let rules: String = kinds
         .iter()
         .map(|kind| {
@@ -14,7 +14,7 @@ fn detectors(kinds: &[&str]) -> Detectors {
             )
         })
         .collect();
-    let policy = format!("[policy]\nname = \"p\"\nowner = \"o\"\n{rules}");
+    let policy = format!("[policy]\nname = \"p\"\nowner = \"o\"\n{numbers}{rules}");
     Detectors::of(&parse("p", &policy).unwrap_or_else(|e| panic!("{e}")))
 }
 
@@ -25,7 +25,12 @@ struct Bench {
 
 impl Bench {
     fn new(kinds: &[&str]) -> Bench {
-        Bench { detectors: detectors(kinds), at: 1_000 }
+        Bench::with(kinds, "")
+    }
+
+    /// With numbers of the policy's own.
+    fn with(kinds: &[&str], numbers: &str) -> Bench {
+        Bench { detectors: detectors(kinds, &format!("[derived]\n{numbers}\n")), at: 1_000 }
     }
 
     fn gpu(&mut self, gpu: &str, values: &[(Kind, i64)]) -> Vec<(Kind, i64)> {
@@ -162,6 +167,49 @@ fn the_straggler_is_the_one_below_the_others() {
     b.detectors.set_gpus(&[GpuId("a".into())].into());
     b.at += 1;
     assert_eq!(b.gpu("a", &[(Kind::GpuUtilization, 1_000)]), [], "alone there is no straggler");
+}
+
+#[test]
+fn a_policys_own_numbers_change_what_is_told() {
+    // What two seconds of these values give, with the numbers as they are and with others.
+    let load = |busy, share| vec![(Kind::GpuUtilization, busy), (Kind::GpuPowerShare, share)];
+    let memory = |busy| vec![(Kind::GpuMemory, 1 << 30), (Kind::GpuUtilization, busy)];
+    let clock = vec![(Kind::GpuUtilization, 60_000), (Kind::GpuClockSmMax, 1_000), (Kind::GpuClockSm, 800)];
+    for (kind, values, numbers) in [
+        ("spinning", load(90_000, 30_000), "spinning = { utilization = \"90 %\" }"),
+        ("spinning", load(100_000, 40_000), "spinning = { power = \"41 %\" }"),
+        ("idle_power", load(8_000, 60_000), "idle_power = { utilization = \"8 %\" }"),
+        ("idle_power", load(0, 45_000), "idle_power = { power = \"44 %\" }"),
+        ("stalled", memory(3_000), "stalled = { low = \"3 %\" }"),
+        ("stalled", memory(97_000), "stalled = { high = \"97 %\" }"),
+        ("clock_held", clock, "clock_held = { clock = \"81 %\" }"),
+    ] {
+        let kind = format!("gpu.derived.{kind}");
+        let told = |numbers| Bench::with(&[&kind], numbers).for_secs(3, &values);
+        assert_eq!((told(""), told(numbers)), (Some(0), Some(2 * SECOND)), "{numbers}");
+    }
+    for (kind, values, field) in [
+        ("thermal_slope", vec![(Kind::GpuTemperature, 60_000)], "thermal_slope"),
+        ("ecc_rate", vec![(Kind::GpuEccUncorrected, 0), (Kind::GpuEccCorrected, 7)], "ecc_rate"),
+        ("memory_slope", vec![(Kind::GpuMemory, 1 << 30)], "memory_slope"),
+    ] {
+        let kind = format!("gpu.derived.{kind}");
+        let told = |numbers: &str| Bench::with(&[&kind], numbers).for_secs(12, &values);
+        let own = told(&format!("{field} = {{ over = \"20s\" }}"));
+        assert_eq!((told(""), own), (None, Some(0)), "{field}: half of its window is enough");
+    }
+    let straggles = |numbers| {
+        let mut b = Bench::with(&["gpu.derived.straggler"], numbers);
+        let mut last = None;
+        for _ in 0..12 {
+            b.at += 1;
+            for (gpu, busy) in [("a", 90_000), ("b", 20_000)] {
+                last = b.gpu(gpu, &[(Kind::GpuUtilization, busy)]).last().map(|(_, value)| *value);
+            }
+        }
+        last
+    };
+    assert_eq!((straggles(""), straggles("straggler = { over = \"20s\" }")), (None, Some(70_000)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How fast a GPU warms up: degrees a minute, over a minute. A fan that failed shows before any threshold is reached.
+//! How fast a GPU warms up: degrees a minute. A fan that failed shows before any threshold is reached.
 
 use super::{Detector, Seen, window::Window};
 use crate::{signal::Kind, time::Span};
@@ -8,9 +8,9 @@ const MINUTE: Span = Span::from_secs(60);
 #[derive(Debug, Clone)]
 pub(super) struct ThermalSlope(Window);
 
-impl Default for ThermalSlope {
-    fn default() -> ThermalSlope {
-        ThermalSlope(Window::new(MINUTE))
+impl ThermalSlope {
+    pub(super) fn new(over: Span) -> ThermalSlope {
+        ThermalSlope(Window::new(over))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
     policy::{PolicyDigest, parse::parse},
+    replay::{Recorded, replay},
     signal::{Kind, Real, Value},
     subject::{GpuId, Process},
 };
@@ -443,4 +444,44 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_replay_takes_the_numbers_of_derived_signals_from_the_recorded_policy() {
+    let policy = |numbers: &str| {
+        let rule = "[[rule]]\nid = \"spins\"\nrationale = \"x\"\n\
+                    when = { signal = \"gpu.derived.spinning\", above = \"3 s\" }\nactions = [\"freeze\"]\n";
+        let text = format!("[policy]\nname = \"p\"\nowner = \"o\"\n[derived]\n{numbers}\n{rule}");
+        parse("p", &text).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let own = policy("spinning = { power = \"50 %\" }");
+    let policies = PolicySet::from([(own.digest(), Arc::new(own.clone()))]);
+    let (mut state, mut recording) = (State::default(), Vec::new());
+    let gpu = GpuId("a".into());
+    let run = Run { gpus: [gpu.clone()].into(), ..started(id(1), own.digest()) };
+    let mut inputs = vec![Input::RunStarted(run)];
+    for second in 1..10 {
+        for (kind, value) in [(Kind::GpuUtilization, 100_000), (Kind::GpuPowerShare, 40_000)] {
+            inputs.push(Input::Signal(Signal {
+                seq: second,
+                at: MonoTime(second * 1_000_000_000),
+                source: Source::Nvml,
+                subject: Subject::Gpu(gpu.clone()),
+                kind,
+                value: Value::Integer(value),
+            }));
+        }
+    }
+    for input in inputs {
+        let decisions = step(&policies, &mut state, &input);
+        recording.push(Recorded::Input(input));
+        recording.extend(decisions.into_iter().map(Recorded::Decision));
+    }
+    // The policy as the recording's header holds it.
+    let kept: Policy = serde_json::from_slice(&serde_json::to_vec(&own).unwrap()).unwrap();
+    let of = |policy| replay(policy, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
+    let again = of(kept);
+    assert_eq!(again.recorded.len(), 1, "{:?}", again.recorded);
+    assert!(again.identical(), "{again:?}");
+    assert!(of(policy("")).replayed.is_empty(), "40 % is no low power unless the policy says so");
 }

@@ -3,8 +3,9 @@
 //! Owns the last values and the windows of counters. A check trips when its value has been bad for `hold`, and clears when
 //! it has been good for `clear`.
 
-mod table;
+pub(in crate::health) mod table;
 
+use super::thresholds::{Bounds, Thresholds};
 use crate::{
     signal::Kind,
     time::{MonoTime, Span},
@@ -37,53 +38,60 @@ pub(super) struct Checks {
 
 impl Checks {
     /// A value: what each check on it finds.
-    pub(super) fn value(&mut self, kind: &Kind, value: i64, at: MonoTime) -> Vec<(&'static Check, Found)> {
+    pub(super) fn value(
+        &mut self,
+        thresholds: &Thresholds,
+        kind: &Kind,
+        value: i64,
+        at: MonoTime,
+    ) -> Vec<(&'static Check, Found)> {
         if !CHECKS.iter().any(|check| concerns(check, kind)) {
             return Vec::new();
         }
         let before = self.last.insert(kind.clone(), value);
-        CHECKS
-            .iter()
-            .filter(|check| check.kind == *kind)
-            .map(|check| {
-                let bad = self.bad(check, value, before, at);
-                (check, self.judge(check, bad, value, at))
+        thresholds
+            .checks()
+            .filter(|(check, _)| check.kind == *kind)
+            .map(|(check, bounds)| {
+                let bad = self.bad(check, bounds, value, before, at);
+                (check, self.judge(check, bounds, bad, value, at))
             })
             .filter(|(_, found)| *found != Found::Nothing)
             .collect()
     }
 
-    fn judge(&mut self, check: &'static Check, bad: bool, value: i64, at: MonoTime) -> Found {
+    fn judge(&mut self, check: &'static Check, bounds: Bounds, bad: bool, value: i64, at: MonoTime) -> Found {
         if bad {
             self.good_since.remove(check.code);
             let since = *self.bad_since.entry(check.code).or_insert(at);
-            return if at.since(since) >= check.hold { Found::Bad(text(check, value)) } else { Found::Nothing };
+            let held = at.since(since) >= bounds.hold;
+            return if held { Found::Bad(text(check, bounds, value)) } else { Found::Nothing };
         }
         self.bad_since.remove(check.code);
         let since = *self.good_since.entry(check.code).or_insert(at);
-        if at.since(since) >= check.clear { Found::Cleared } else { Found::Nothing }
+        if at.since(since) >= bounds.clear { Found::Cleared } else { Found::Nothing }
     }
 
-    fn bad(&mut self, check: &'static Check, value: i64, before: Option<i64>, at: MonoTime) -> bool {
+    fn bad(&mut self, check: &'static Check, bounds: Bounds, value: i64, before: Option<i64>, at: MonoTime) -> bool {
         let other = |kind: &Kind| self.last.get(kind).copied();
+        let Bounds { bound, within, .. } = bounds;
         match &check.test {
-            Test::Above(bound) => value > *bound,
-            Test::SumAbove(kind, bound) => value.saturating_add(other(kind).unwrap_or(0)) > *bound,
+            Test::Above => value > bound,
+            Test::SumAbove(kind) => value.saturating_add(other(kind).unwrap_or(0)) > bound,
             Test::Reaches(kind) => other(kind).is_some_and(|bound| bound > 0 && value >= bound),
             Test::Below(kind) => other(kind).is_some_and(|bound| value > 0 && value < bound),
-            Test::AtMost(bound) => value <= *bound,
+            Test::AtMost => value <= bound,
             Test::OneOf(values) => values.contains(&value),
             Test::BelowPeak => {
                 let peak = self.peak.entry(check.code).or_insert(value);
                 *peak = (*peak).max(value);
                 value < *peak
             }
-            Test::Grows(more_than, within) => self.growth(check.code, value, *within, at) > *more_than,
-            Test::ComesOn(mask, times, within) => {
+            Test::Grows => self.growth(check.code, value, within, at) > bound,
+            Test::ComesOn(mask) => {
                 let came = value & mask != 0 && before.is_some_and(|before| before & mask == 0);
                 let total = self.windows.get(check.code).and_then(|w| w.back()).map_or(0, |(_, total)| *total);
-                let grown = self.growth(check.code, total + i64::from(came), *within, at);
-                grown >= i64::try_from(*times).unwrap_or(i64::MAX)
+                self.growth(check.code, total + i64::from(came), within, at) >= bound
             }
             Test::PcieReplays => {
                 let link = other(&Kind::GpuPcieGeneration).zip(other(&Kind::GpuPcieWidth));
@@ -130,7 +138,7 @@ fn replay_limit(generation: i64, width: i64) -> i64 {
 fn concerns(check: &Check, kind: &Kind) -> bool {
     check.kind == *kind
         || match &check.test {
-            Test::SumAbove(other, _) | Test::Reaches(other) | Test::Below(other) => other == kind,
+            Test::SumAbove(other) | Test::Reaches(other) | Test::Below(other) => other == kind,
             Test::PcieReplays => matches!(kind, Kind::GpuPcieGeneration | Kind::GpuPcieWidth),
             _ => false,
         }
@@ -150,10 +158,10 @@ mod tests {
 
     #[test]
     fn a_long_window_stays_small() {
-        let mut checks = Checks::default();
+        let (mut checks, thresholds) = (Checks::default(), Thresholds::built_in().unwrap());
         for i in 0..10_000i64 {
             let at = MonoTime(u64::try_from(i).unwrap() * 50_000_000);
-            checks.value(&Kind::GpuPcieUncorrectable, i, at);
+            checks.value(&thresholds, &Kind::GpuPcieUncorrectable, i, at);
         }
         assert!(checks.windows["pcie-uncorrectable"].len() <= POINTS);
     }

@@ -14,12 +14,14 @@ mod level;
 mod order;
 mod part;
 mod place;
+mod thresholds;
 mod wear;
 mod xids;
 
 pub use level::{Change, Level, Reason, Target};
 pub use order::{Fact, NoSuchGpu, Order, OrderKind};
 pub use place::{Closed, Placement, Wanted};
+pub use thresholds::Thresholds;
 
 use crate::{
     event::Event,
@@ -77,6 +79,7 @@ pub struct ReadTo {
 #[derive(Debug, Clone)]
 pub struct Health {
     catalogue: Arc<Catalogue>,
+    thresholds: Arc<Thresholds>,
     fresh: Span,
     wall_offset_ns: i64,
     now: MonoTime,
@@ -114,7 +117,7 @@ pub struct View {
 
 impl Health {
     /// Health of a node of which nothing is known but what was kept.
-    pub fn new(catalogue: Arc<Catalogue>, kept: Kept, start: Start) -> Health {
+    pub fn new(catalogue: Arc<Catalogue>, thresholds: Arc<Thresholds>, kept: Kept, start: Start) -> Health {
         let Start { at, wall_offset_ns, fresh, gpus } = start;
         let now = Stamp::new(at, wall_offset_ns);
         let unseen = |part| Part::restored(part, "no sample has come yet", now);
@@ -124,7 +127,17 @@ impl Health {
         };
         let gpus = kept.gpus.into_iter().map(|(gpu, part)| (gpu, unseen(part))).collect();
         let kernel_log = kept.kernel_log;
-        Health { catalogue, fresh, wall_offset_ns, now: at, revision: kept.revision, node, gpus, kernel_log }
+        Health {
+            catalogue,
+            thresholds,
+            fresh,
+            wall_offset_ns,
+            now: at,
+            revision: kept.revision,
+            node,
+            gpus,
+            kernel_log,
+        }
     }
 
     /// What is to be kept.
@@ -190,7 +203,7 @@ impl Health {
                 self.advance(*at);
                 let now = self.stamp(*at);
                 let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
-                if part.xid(&self.catalogue, *code, now) { self.settle(None) } else { Vec::new() }
+                if part.xid(&self.catalogue, &self.thresholds, *code, now) { self.settle(None) } else { Vec::new() }
             }
             Fact::Lost { gpu, why, at } => {
                 let text = format!("the GPU is lost: {why}");
@@ -242,11 +255,13 @@ impl Health {
         let now = self.stamp(signal.at);
         let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
         let changed = match &signal.value {
-            Value::Event(Event::Xid { code }) => part.xid(&self.catalogue, *code, now),
+            Value::Event(Event::Xid { code }) => part.xid(&self.catalogue, &self.thresholds, *code, now),
             Value::Integer(value) if signal.source == Source::Nvml => {
-                part.sample(&signal.kind, *value, now) | self.node.drop_reason(BLIND)
+                part.sample(&self.thresholds, &signal.kind, *value, now) | self.node.drop_reason(BLIND)
             }
-            Value::Integer(value) if signal.source == Source::Amdgpu => part.sample(&signal.kind, *value, now),
+            Value::Integer(value) if signal.source == Source::Amdgpu => {
+                part.sample(&self.thresholds, &signal.kind, *value, now)
+            }
             _ => false,
         };
         if changed { self.settle(None) } else { Vec::new() }

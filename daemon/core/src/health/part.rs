@@ -5,6 +5,7 @@ use super::{
     BLIND, CORDONED, STALE, Stamp,
     checks::{self, Checks, Found},
     level::{Change, Level, Reason, Target},
+    thresholds::Thresholds,
     wear::{self, Wear},
     xids::Xids,
 };
@@ -165,8 +166,8 @@ impl Part {
         self.xids.knows(code, now.wall_ns)
     }
 
-    pub(super) fn xid(&mut self, catalogue: &Catalogue, code: u64, now: Stamp) -> bool {
-        let verdict = self.xids.hear(catalogue, code, now.wall_ns);
+    pub(super) fn xid(&mut self, catalogue: &Catalogue, thresholds: &Thresholds, code: u64, now: Stamp) -> bool {
+        let verdict = self.xids.hear(catalogue, thresholds, code, now.wall_ns);
         let mut changed = false;
         for over in verdict.over {
             changed |= self.reasons.remove(&over).is_some();
@@ -178,11 +179,11 @@ impl Part {
     }
 
     /// A value of the GPU. True when a reason came or went.
-    pub(super) fn sample(&mut self, kind: &Kind, value: i64, now: Stamp) -> bool {
+    pub(super) fn sample(&mut self, thresholds: &Thresholds, kind: &Kind, value: i64, now: Stamp) -> bool {
         self.heard = Some(now.at);
         let mut changed = self.reasons.remove(BLIND).is_some();
         changed |= self.reasons.remove(STALE).is_some();
-        for (check, found) in self.checks.value(kind, value, now.at) {
+        for (check, found) in self.checks.value(thresholds, kind, value, now.at) {
             changed |= match found {
                 Found::Bad(text) => self.note(check.code, check.level, text, check.advice, now),
                 // What is unhealthy stays until somebody resets it.
@@ -190,7 +191,7 @@ impl Part {
                 Found::Cleared | Found::Nothing => false,
             };
         }
-        changed |= match self.wear.value(kind, value, now.wall_ns) {
+        changed |= match self.wear.value(thresholds, kind, value, now.wall_ns) {
             Some(wear::Found::Bad(code, level, text, advice)) => self.note(code, level, text, advice, now),
             Some(wear::Found::Good(code)) => self.reasons.remove(code).is_some(),
             None => false,

@@ -19,9 +19,13 @@ fn gpu(name: &str) -> GpuId {
 }
 
 fn health(kept: Kept) -> Health {
+    by(kept, Thresholds::built_in().unwrap())
+}
+
+fn by(kept: Kept, thresholds: Thresholds) -> Health {
     let catalogue = Arc::new(Catalogue::built_in().unwrap());
     let start = Start { at: s(0), wall_offset_ns: 1_700_000_000_000_000_000, fresh: FRESH, gpus: true };
-    Health::new(catalogue, kept, start)
+    Health::new(catalogue, Arc::new(thresholds), kept, start)
 }
 
 fn signal(name: &str, kind: Kind, value: Value, at: MonoTime) -> Input {
@@ -418,5 +422,35 @@ proptest! {
             Ok(h.view())
         };
         prop_assert_eq!(run()?, run()?);
+    }
+}
+
+#[test]
+fn a_nodes_own_thresholds_change_what_is_judged() {
+    let own = "[[check]]\ncode = \"retired-pages-double-bit\"\nabove = 3\n\n\
+               [[check]]\ncode = \"memory-temperature\"\nhold = \"5s\"\n\n\
+               [[check]]\ncode = \"row-remap-rate\"\ngrows = 4\nwithin = \"24h\"\n\n\
+               [[check]]\ncode = \"xid-fatal-repeated\"\ntimes = 2\n";
+    let codes = |thresholds: Thresholds, inputs: &[Input]| -> BTreeSet<String> {
+        let mut h = by(Kept::default(), thresholds);
+        h.fact(&Fact::Listed { gpus: [gpu("a")].into(), at: s(0) });
+        inputs.iter().for_each(|input| drop(h.take(input)));
+        h.view().gpus[&gpu("a")].reasons.iter().map(|reason| reason.code.clone()).collect()
+    };
+    let pages = [value("a", Kind::GpuRetiredPagesDouble, 4, s(1))];
+    let hot = |seconds| value("a", Kind::GpuMemoryTemperature, 100_000, s(seconds));
+    let hot = [value("a", Kind::GpuMemoryTemperatureLimit, 95_000, s(1)), hot(2), hot(8)];
+    let remapped = |n, seconds| value("a", Kind::GpuRemappedRowsCorrectable, n, s(seconds));
+    let remapped = [remapped(0, 1), remapped(4, 2)];
+    let fatal = [xid("a", 79, s(1)), xid("a", 79, s(100)), value("a", Kind::GpuTemperature, 60_000, s(101))];
+    for (code, inputs, as_built_in) in [
+        ("retired-pages-double-bit", &pages[..], false),
+        ("memory-temperature", &hot, false),
+        ("row-remap-rate", &remapped, true),
+        ("xid-fatal-repeated", &fatal, false),
+    ] {
+        let own = Thresholds::parse("own.toml", own).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(codes(Thresholds::built_in().unwrap(), inputs).contains(code), as_built_in, "{code}, built in");
+        assert_eq!(codes(own, inputs).contains(code), !as_built_in, "{code}, the node's own");
     }
 }

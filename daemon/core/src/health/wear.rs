@@ -4,20 +4,19 @@
 //! are of the board's own memory. DCGM looks askance at a GPU that retires more than one page a week; rows that are remapped
 //! are the same on boards since Ampere.
 
-use super::level::Level;
-use crate::{signal::Kind, xid::Advice};
+use super::{
+    level::Level,
+    thresholds::{Bounds, Thresholds},
+};
+use crate::{signal::Kind, time::Span, xid::Advice};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// A week, ns.
-const WEEK: i64 = 7 * 86_400 * 1_000_000_000;
-/// More than so many a week speak against the GPU.
-const A_WEEK: u64 = 1;
 /// Growths remembered of one kind.
 const KEPT: usize = 64;
 
 /// What wears out: the reason's code, in words, and the counters that are summed.
-const WORN: [(&str, &str, [Kind; 2]); 2] = [
+pub(super) const WORN: [(&str, &str, [Kind; 2]); 2] = [
     ("retired-pages-rate", "page(s) retired", [Kind::GpuRetiredPagesSingle, Kind::GpuRetiredPagesDouble]),
     ("row-remap-rate", "row(s) remapped", [Kind::GpuRemappedRowsCorrectable, Kind::GpuRemappedRowsUncorrectable]),
 ];
@@ -47,15 +46,16 @@ pub(super) enum Found {
 
 impl Wear {
     /// A value of the GPU; `None` where it is of no counter of wear.
-    pub(super) fn value(&mut self, kind: &Kind, value: i64, wall_ns: i64) -> Option<Found> {
+    pub(super) fn value(&mut self, thresholds: &Thresholds, kind: &Kind, value: i64, wall_ns: i64) -> Option<Found> {
         let (n, at) = WORN
             .iter()
             .enumerate()
             .find_map(|(n, (_, _, kinds))| Some((n, kinds.iter().position(|one| one == kind)?)))?;
         let (code, what, _) = &WORN[n];
-        let total = self.worn[n].take(at, value, wall_ns);
-        Some(if total > A_WEEK {
-            let text = format!("{total} {what} within a week; {A_WEEK} is the most");
+        let Bounds { bound, within, .. } = thresholds.wear(n);
+        let total = self.worn[n].take(at, value, wall_ns, within);
+        Some(if total > u64::try_from(bound).unwrap_or(0) {
+            let text = format!("{total} {what} within {}; {bound} is the most", in_words(within));
             Found::Bad(code, Level::Degraded, text, Advice::ContactSupport)
         } else {
             Found::Good(code)
@@ -64,17 +64,29 @@ impl Wear {
 }
 
 impl Worn {
-    /// Takes a counter's value; how many of all came within a week.
-    fn take(&mut self, at: usize, value: i64, wall_ns: i64) -> u64 {
+    /// Takes a counter's value; how many of all came within that time.
+    fn take(&mut self, at: usize, value: i64, wall_ns: i64, within: Span) -> u64 {
+        let within = i64::try_from(within.0).unwrap_or(i64::MAX);
         // What was there before the GPU was first seen says nothing of when it came; a counter that falls is another board's.
         let by = self.last[at].map_or(0, |last| value.saturating_sub(last));
         self.last[at] = Some(value);
         if let Ok(by @ 1..) = u64::try_from(by) {
             self.grew.push_back((wall_ns, by));
         }
-        while self.grew.len() > KEPT || self.grew.front().is_some_and(|(at, _)| wall_ns.saturating_sub(*at) > WEEK) {
+        while self.grew.len() > KEPT || self.grew.front().is_some_and(|(at, _)| wall_ns.saturating_sub(*at) > within) {
             self.grew.pop_front();
         }
         self.grew.iter().fold(0, |sum, (_, by)| sum.saturating_add(*by))
+    }
+}
+
+/// A time of days as people say it.
+pub(super) fn in_words(within: Span) -> String {
+    const HOUR: u64 = 3_600_000_000_000;
+    match within.0 / HOUR {
+        168 => "a week".to_owned(),
+        24 => "a day".to_owned(),
+        hours if within.0.is_multiple_of(HOUR) => format!("{hours} h"),
+        _ => within.to_string(),
     }
 }

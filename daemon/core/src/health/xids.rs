@@ -1,6 +1,6 @@
 //! What an XID makes of its GPU, by the catalogue and by what came before it.
 
-use super::level::Level;
+use super::{level::Level, thresholds::Thresholds, wear::in_words};
 use crate::{
     time::Span,
     xid::{Advice, Catalogue, Harm},
@@ -18,9 +18,9 @@ const KEPT: usize = 64;
 const CODES: usize = 128;
 /// A line of the kernel's log and NVML's event of the same XID are this far apart at most.
 const SAME_WITHIN: Span = Span::from_secs(5);
-/// So many of those that make a GPU unhealthy within a day, on one GPU: NVSentinel's figure, whose advice is to take the GPU
-/// out and ask NVIDIA.
-const FATAL_A_DAY: usize = 5;
+/// The reason's code where those that make a GPU unhealthy come too often. NVSentinel's advice is to take the GPU out and ask
+/// NVIDIA.
+pub(super) const FATAL_REPEATED: &str = "xid-fatal-repeated";
 
 /// XIDs of one GPU. Times are of the wall clock: they are kept over a boot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub(super) struct Verdict {
 }
 
 impl Xids {
-    pub(super) fn hear(&mut self, catalogue: &Catalogue, code: u64, wall_ns: i64) -> Verdict {
+    pub(super) fn hear(&mut self, catalogue: &Catalogue, thresholds: &Thresholds, code: u64, wall_ns: i64) -> Verdict {
         let mut verdict = Verdict { found: Vec::new(), over: Vec::new() };
         let named = catalogue.describe(code);
         let times = self.count(code, wall_ns);
@@ -83,12 +83,13 @@ impl Xids {
             verdict.found.push(Found { code: reason(code), level, text, advice: xid.action });
         }
         if xid.harm == Harm::Unhealthy {
-            let fatal = remember(&mut self.fatal, wall_ns);
-            if fatal >= FATAL_A_DAY {
+            let most = thresholds.fatal();
+            let fatal = remember(&mut self.fatal, wall_ns, most.within);
+            if i64::try_from(fatal).unwrap_or(i64::MAX) >= most.bound {
                 verdict.found.push(Found {
-                    code: "xid-fatal-repeated".to_owned(),
+                    code: FATAL_REPEATED.to_owned(),
                     level: Level::Unhealthy,
-                    text: format!("{fatal} fatal XIDs within a day on this GPU, the last {named}"),
+                    text: format!("{fatal} fatal XIDs within {} on this GPU, the last {named}", in_words(most.within)),
                     advice: Advice::ContactSupport,
                 });
             }
@@ -121,14 +122,14 @@ impl Xids {
             let oldest = self.came.iter().min_by_key(|(_, came)| came.back().copied()).map(|(code, _)| *code);
             oldest.map(|oldest| self.came.remove(&oldest));
         }
-        remember(self.came.entry(code).or_default(), wall_ns)
+        remember(self.came.entry(code).or_default(), wall_ns, DAY)
     }
 }
 
-/// Adds an instant to those of the last day; how many they are then.
-fn remember(came: &mut VecDeque<i64>, wall_ns: i64) -> usize {
+/// Adds an instant to those within that time; how many they are then.
+fn remember(came: &mut VecDeque<i64>, wall_ns: i64, within: Span) -> usize {
     came.push_back(wall_ns);
-    while came.len() > KEPT || came.front().is_some_and(|first| since(wall_ns, *first) > DAY) {
+    while came.len() > KEPT || came.front().is_some_and(|first| since(wall_ns, *first) > within) {
         came.pop_front();
     }
     came.len()

@@ -1,5 +1,6 @@
 //! From TOML to meaning: units, names, ranges and contradictions are checked here, all of them, before one is reported.
 
+mod derived;
 mod egress;
 mod guard;
 mod when;
@@ -36,6 +37,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
     let egress = raw.egress.map(|egress| b.egress(&egress));
     let exec = raw.exec.map(|exec| b.exec_list(&exec));
     let limits = raw.limits.map(|limits| b.limits(&limits));
+    let derived = b.derived(&raw.derived);
     let dead_after = b.dead_after(&raw.policy);
     let owner = raw.policy.owner;
     let mut rules: Vec<Rule> = Vec::new();
@@ -75,6 +77,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
         exec,
         limits,
         watch,
+        derived,
         rules,
     })
 }
@@ -116,15 +119,7 @@ impl Builder<'_> {
 
     fn duration(&mut self, field: &str, text: &Spanned<String>) -> Option<Span> {
         let t = text.get_ref().trim();
-        let split = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
-        let factor = match t[split..].trim() {
-            "ms" => Some(1_000_000u64),
-            "s" => Some(1_000_000_000),
-            "m" | "min" => Some(60_000_000_000),
-            "h" => Some(3_600_000_000_000),
-            _ => None,
-        };
-        let span = t[..split].parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f)).map(Span);
+        let span = Span::parse(t);
         if span.is_none() {
             self.error(
                 text.span(),

@@ -5,6 +5,7 @@ pub mod assurance;
 mod build;
 pub mod check;
 pub mod condition;
+pub mod derived;
 pub mod diagnostic;
 mod digest;
 mod egress;
@@ -14,6 +15,7 @@ pub mod parse;
 mod raw;
 
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Op, Pattern};
+pub use derived::Derived;
 pub use digest::PolicyDigest;
 pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, Protocol};
 pub use groups::WATCHABLE;
@@ -111,6 +113,9 @@ pub struct Policy {
     pub limits: Option<Limits>,
     /// Names of watched system calls: those listed, and those that rules name.
     pub watch: BTreeSet<String>,
+    /// Where the states begin that `gpu.derived.*` tells.
+    #[serde(default, skip_serializing_if = "Derived::is_default")]
+    pub derived: Derived,
     /// The rules.
     pub rules: Vec<Rule>,
 }

@@ -15,6 +15,8 @@ pub(super) struct RawPolicy {
     pub limits: Option<Spanned<RawLimits>>,
     pub syscalls: Option<RawSyscalls>,
     #[serde(default)]
+    pub derived: RawDerived,
+    #[serde(default)]
     pub rule: Vec<RawRule>,
 }
 
@@ -88,6 +90,46 @@ pub(super) struct RawAllow {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSyscalls {
     pub watch: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDerived {
+    pub spinning: Option<RawLoad>,
+    pub idle_power: Option<RawLoad>,
+    pub stalled: Option<Spanned<RawPinned>>,
+    pub clock_held: Option<RawHeld>,
+    pub thermal_slope: Option<RawOver>,
+    pub ecc_rate: Option<RawOver>,
+    pub memory_slope: Option<RawOver>,
+    pub straggler: Option<RawOver>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLoad {
+    pub utilization: Option<Spanned<Literal>>,
+    pub power: Option<Spanned<Literal>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPinned {
+    pub low: Option<Spanned<Literal>>,
+    pub high: Option<Spanned<Literal>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHeld {
+    pub utilization: Option<Spanned<Literal>>,
+    pub clock: Option<Spanned<Literal>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOver {
+    pub over: Spanned<String>,
 }
 
 #[derive(Deserialize)]

@@ -109,13 +109,28 @@ fn other_vendors_and_connectors_are_no_amd_gpus() {
 fn the_sensor_tells_its_cards_and_then_their_values() {
     let root = tree();
     let (tx, rx) = mpsc::channel();
-    let sensor = Amdgpu::spawn(root.path().to_owned(), Duration::from_millis(10), move |event| {
-        let _gone = tx.send(event);
-    });
+    let proc = tempfile::tempdir().unwrap();
+    for folder in ["fd", "fdinfo"] {
+        fs::create_dir_all(proc.path().join("77").join(folder)).unwrap();
+    }
+    std::os::unix::fs::symlink("/dev/dri/renderD128", proc.path().join("77/fd/5")).unwrap();
+    fs::write(proc.path().join("77/fdinfo/5"), include_str!("../../../../tests/fixtures/amdgpu/fdinfo-6.1")).unwrap();
+    let proc = crate::platform::ProcFs::new(proc.path());
+    let sensor = Amdgpu::spawn(
+        root.path().to_owned(),
+        proc.clone(),
+        Duration::from_millis(10),
+        || [77].into(),
+        move |event| {
+            let _gone = tx.send(event);
+        },
+    );
     let next = || rx.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(matches!(next(), AmdgpuEvent::Cards(cards) if cards.len() == 1));
     for _ in 0..2 {
-        assert!(matches!(next(), AmdgpuEvent::Sample { sample, .. } if sample.readings.len() > 10));
+        let AmdgpuEvent::Sample { sample, .. } = next() else { panic!("no sample") };
+        assert!(sample.readings.len() > 10 && sample.readings[&Kind::GpuProcesses] == 1, "{sample:?}");
+        assert_eq!(sample.processes.iter().map(|it| (it.pid, it.memory)).collect::<Vec<_>>(), [(77, Some(8 << 30))]);
     }
     drop(sensor.unwrap());
 }

@@ -1,9 +1,10 @@
 //! The sensor's thread. A read of sysfs that blocks stops this thread only: the GPUs fall silent, and silence is `unknown`.
 
-use super::{Card, Sample, cards};
-use crate::platform::clock;
-use failsafe_core::MonoTime;
+use super::{Card, Sample, cards, processes::Processes};
+use crate::platform::{ProcFs, clock};
+use failsafe_core::{Kind, MonoTime};
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -40,18 +41,22 @@ pub struct Amdgpu {
 }
 
 impl Amdgpu {
-    /// Starts it on `/sys`, or a folder like it.
+    /// Starts it on `/sys` and `/proc`, or folders like them. `of_runs` gives the pids of all runs' processes, which are looked
+    /// at first.
     ///
     /// # Errors
     /// The thread could not be made.
     pub fn spawn(
         root: PathBuf,
+        proc: ProcFs,
         interval: Duration,
+        of_runs: impl Fn() -> BTreeSet<u32> + Send + 'static,
         mut sink: impl FnMut(AmdgpuEvent) + Send + 'static,
     ) -> std::io::Result<Amdgpu> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("amdgpu".into()).spawn(move || {
+            let mut processes = Processes::new(proc);
             let mut known: Option<(Vec<Card>, Instant)> = None;
             while !stopped.load(Ordering::Relaxed) {
                 let due = known.as_ref().is_none_or(|(_, looked)| looked.elapsed() >= LOOK_EVERY);
@@ -63,9 +68,22 @@ impl Amdgpu {
                     known = Some((now, Instant::now()));
                 }
                 let all = known.as_ref().map(|(all, _)| all.as_slice()).unwrap_or_default();
+                // Without a card nobody's files are looked at.
+                let at = MonoTime(clock::monotonic_ns());
+                let mut on = if all.is_empty() { Default::default() } else { processes.read(&of_runs(), at) };
                 for card in all {
                     let at = MonoTime(clock::monotonic_ns());
-                    sink(AmdgpuEvent::Sample { id: card.id.clone(), at, sample: card.sample() });
+                    let mut sample = card.sample();
+                    // Without its address it cannot be told whose file is of this card.
+                    match &card.pci {
+                        Some(pci) => {
+                            sample.processes = on.remove(&pci.to_ascii_lowercase()).unwrap_or_default();
+                            let number = i64::try_from(sample.processes.len()).unwrap_or(i64::MAX);
+                            sample.readings.insert(Kind::GpuProcesses, number);
+                        }
+                        None => sample.unsupported.push(Kind::GpuProcesses),
+                    }
+                    sink(AmdgpuEvent::Sample { id: card.id.clone(), at, sample });
                 }
                 std::thread::park_timeout(if all.is_empty() { LOOK_EVERY } else { interval });
             }

@@ -21,6 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Bytes read at once; what is more comes with the next look.
+const BUFFER: usize = 16 << 10;
 /// How long SIGKILL may take before the child counts as unkillable.
 const KILL_WITHIN: Duration = Duration::from_secs(2);
 
@@ -29,6 +31,7 @@ pub struct Sampler {
     child: Child,
     out: ChildStdout,
     decoder: Decoder,
+    buffer: Vec<u8>,
 }
 
 /// What waiting for a sampler gave.
@@ -58,7 +61,7 @@ impl Sampler {
         let mut child = command.envs(env).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.take().ok_or_else(|| io::Error::other("the sampler has no standard output"))?;
         fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Sampler { child, out, decoder: Decoder::default() })
+        Ok(Sampler { child, out, decoder: Decoder::default(), buffer: vec![0; BUFFER] })
     }
 
     pub fn pid(&self) -> u32 {
@@ -75,10 +78,9 @@ impl Sampler {
         if fds[0].any() == Some(true) {
             return Heard::Asked;
         }
-        let mut bytes = [0; 16 << 10];
-        match read(&self.out, &mut bytes) {
+        match read(&self.out, &mut self.buffer) {
             Ok(0) => return Heard::Closed(None),
-            Ok(n) => self.decoder.push(&bytes[..n]),
+            Ok(n) => self.decoder.push(&self.buffer[..n]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => return Heard::Closed(None),
         }

@@ -4,7 +4,10 @@
 
 use super::frame::Sample;
 use failsafe_core::signal::Kind;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 /// The signals of one GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,9 +23,20 @@ pub struct Current {
 impl Current {
     /// Takes what one pass found.
     pub fn take(&mut self, sample: &Sample) {
+        let mut name = String::new();
         for (kind, value) in &sample.readings {
-            self.forget(&kind.to_string());
-            self.values.insert(kind.clone(), (*value, sample.mono_ns));
+            // Most GPUs lack something; names are looked up only for them.
+            if !(self.unsupported.is_empty() && self.failing.is_empty()) {
+                name.clear();
+                // A String takes all that is written.
+                let _ = write!(name, "{kind}");
+                self.unsupported.remove(&name);
+                self.failing.remove(&name);
+            }
+            match self.values.get_mut(kind) {
+                Some(known) => *known = (*value, sample.mono_ns),
+                None => drop(self.values.insert(kind.clone(), (*value, sample.mono_ns))),
+            }
         }
         for name in &sample.unsupported {
             self.forget(name);

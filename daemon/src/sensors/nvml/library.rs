@@ -71,10 +71,6 @@ pub fn trusted_library(path: &Path) -> Result<PathBuf, LibraryError> {
 }
 
 #[cfg(test)]
-#[path = "../../../../tests/skip.rs"]
-mod skip;
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use std::{fs, os::unix::fs::PermissionsExt};
@@ -113,7 +109,7 @@ mod tests {
     #[test]
     fn a_library_of_another_user_is_refused() {
         if !Uid::effective().is_root() {
-            super::skip::skip("only root can give a file away");
+            crate::skip::skip("only root can give a file away");
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -90,6 +90,8 @@ pub enum NvmlEvent {
     Sample(Sample),
     /// An XID event.
     Xid(Xid),
+    /// What came together was told: nothing more is to come for a while.
+    Pause,
     /// Nothing is seen of one GPU, or of any. Said once per reason.
     Blind {
         /// The GPU's UUID; all of them when absent.

@@ -3,19 +3,21 @@
 //! An NVML call can block for ever, even beyond SIGKILL; what blocks here is seen by the parent as silence.
 //! ```text
 //!  main: init, Hello, then Alive, twice a second at most; never calls NVML again, so it always answers
-//!   +- one thread per GPU: Sample at every interval      (a hung GPU leaves the others answering)
+//!   +- workers, who take turns with the GPUs: Sample at every interval      (a hung GPU leaves the others answering)
 //!   +- one thread for XID events: Xid
 //!   +- one thread that counts GPUs: a change ends the process, and the parent starts a fresh one
 //! ```
 //! Handles are made once per process: whenever they become void (driver reloaded) or a GPU comes or goes, the process
 //! ends with `Ends { Restart }`. There is no `nvmlShutdown`: the end of the process closes every descriptor of the driver.
 
+mod gpu;
 mod identity;
 mod plausible;
+mod pool;
 mod raw;
 mod read;
+mod shared;
 mod time;
-mod work;
 mod xid;
 
 use super::frame::{Fault, Frame, Hello, Unreachable};
@@ -26,15 +28,15 @@ use nix::{
     unistd::{dup, dup2_stdout, getppid},
 };
 use nvml_wrapper::{Nvml, error::NvmlError};
+pub use shared::XID;
+use shared::{End, Found, Shared};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
-pub use work::XID;
-use work::{End, Found, Shared};
 
 /// How long `Hello` waits for GPUs that are slow to give a handle.
 const COLLECT: Duration = Duration::from_secs(3);
@@ -110,17 +112,20 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     };
     let mut hello = greeting(nvml);
     let (found, finds) = mpsc::channel();
-    // Workers are held back by the gate until `Hello` is out.
-    let gate = Arc::new(work::Gate::default());
-    for index in 0..count {
-        let (shared, found, gate) = (Arc::clone(shared), found.clone(), Arc::clone(&gate));
+    let gpus = (0..count).map(|index| {
+        let mut gpu = gpu::Gpu::new(nvml, index, rates, shared, &found);
         let spare = args.spare.iter().find(|(spared, _)| *spared == index).map_or(0, |(_, seconds)| *seconds);
-        let task = work::Task { index, interval, rates, spare: Duration::from_secs(spare) };
-        let thread = move || work::work(nvml, task, &shared, &found, &gate);
-        if let Err(error) = spawn(&format!("gpu-{index}"), thread) {
-            hello.unreachable.push(Unreachable { index, why: format!("starting its thread: {error}") });
+        if spare > 0 {
+            gpu.nothing(format!("it is left alone for {spare} s: calls on it did not come back, or it is being reset"));
         }
-    }
+        (gpu, Duration::from_secs(spare))
+    });
+    let gpus: Vec<_> = gpus.collect();
+    let flush = Arc::clone(shared);
+    let pool = match pool::Pool::start(gpus, interval, move || flush.flush()) {
+        Ok(pool) => pool,
+        Err(error) => return End { fault: Fault::Restart, why: format!("starting a thread: {error}") },
+    };
     drop(found);
     let until = Instant::now() + COLLECT;
     let answered = |hello: &Hello| hello.gpus.len() + hello.unreachable.len() >= count as usize;
@@ -135,7 +140,8 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
         }
     }
     shared.send(&Frame::Hello(hello.clone()));
-    gate.open();
+    // No sample comes before it.
+    pool.open();
     let threads = [
         spawn("xid", {
             let shared = Arc::clone(shared);
@@ -151,10 +157,11 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     }
     // Samples are words as well: this only has to come before silence is taken for a hang.
     let alive = interval.max(ALIVE_EVERY);
+    let mut busy = Vec::new();
     loop {
         match ended.recv_timeout(alive) {
             Ok(end) => return end,
-            Err(_) => shared.send(&Frame::Alive { busy: shared.busy() }),
+            Err(_) => busy = shared.alive(busy),
         }
         let mut late = false;
         while let Ok(find) = finds.try_recv() {
@@ -241,6 +248,11 @@ fn count_gpus(nvml: &Nvml, known: u32, shared: &Shared) {
             Err(_) => {}
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here is left half-changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Now, as frames tell it.

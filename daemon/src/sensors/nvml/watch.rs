@@ -210,16 +210,17 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
                         wait: None,
                     });
                 }
+                Heard::Frames(frames) if frames.is_empty() => {}
                 Heard::Frames(frames) => {
-                    for frame in frames {
-                        self.heard = Instant::now();
-                        if let Frame::Hello(_) = frame {
-                            greeted = true;
-                            deadline = self.config.deadline;
-                        }
-                        if let Some(end) = self.frame(frame) {
-                            return Some(end);
-                        }
+                    self.heard = Instant::now();
+                    if frames.iter().any(|frame| matches!(frame, Frame::Hello(_))) {
+                        greeted = true;
+                        deadline = self.config.deadline;
+                    }
+                    let end = frames.into_iter().find_map(|frame| self.frame(frame));
+                    (self.sink)(NvmlEvent::Pause);
+                    if end.is_some() {
+                        return end;
                     }
                 }
             }

@@ -77,6 +77,34 @@ fn the_digest_is_over_content_not_layout() {
 }
 
 #[test]
+fn numbers_of_derived_signals_are_of_the_policy_and_its_digest() {
+    let plain = parse("p", GOOD).unwrap();
+    let with = |numbers: &str| format!("{GOOD}\n[derived]\n{numbers}\n");
+    let own = parse("p", &with("spinning = { power = \"20 %\" }\necc_rate = { over = \"1h\" }")).unwrap();
+    assert_eq!((own.derived.spinning.power, own.derived.spinning.utilization), (20_000, 95_000));
+    assert_eq!(own.derived.ecc_rate, Span::from_secs(3_600));
+    assert_ne!(own.digest(), plain.digest());
+    // As without the section, also for policies that were kept or recorded before there was one.
+    assert_eq!(parse("p", &with("spinning = { power = \"35 %\" }")).unwrap().digest(), plain.digest());
+    let kept = serde_json::to_string(&plain).unwrap();
+    assert!(!kept.contains("derived\":"), "{kept}");
+    assert_eq!(serde_json::from_str::<Policy>(&kept).unwrap(), plain);
+    assert_eq!(serde_json::from_str::<Policy>(&serde_json::to_string(&own).unwrap()).unwrap(), own);
+    let line = GOOD.lines().count() + 3;
+    for (numbers, column, expected) in [
+        ("spinning = { power = \"120 %\" }", 22, "derived.spinning.power: `120 %`, expected a share from"),
+        ("idle_power = { power = 5 }", 24, "derived.idle_power.power: `5`, expected a share from"),
+        ("stalled = { low = \"99 %\" }", 11, "derived.stalled: low is 99 % and high 99 %, expected low below high"),
+        ("ecc_rate = { over = \"soon\" }", 21, "derived.ecc_rate.over: `soon` is not a duration"),
+        ("straggler = { over = \"1s\" }", 22, "derived.straggler.over: `1s`, expected a time from 10.0 s"),
+    ] {
+        let told = errors(&with(numbers));
+        assert!(told.starts_with(&format!("p.toml:{line}:{column}: {expected}")), "{told}");
+    }
+    assert!(errors(&with("spining = {}")).contains("did you mean `spinning`?"));
+}
+
+#[test]
 fn an_unknown_field_is_named_with_its_place_and_a_suggestion() {
     let text = GOOD.replace("severity = ", "severty = ");
     insta::assert_snapshot!(errors(&text));

@@ -6,7 +6,7 @@ use super::{
     super::info::{Fabric, GpuInfo, MigDevice, NvLink, Peer},
     raw,
     read::{MAX_LINKS, is_absence, link_count},
-    work::Busyness,
+    shared::Busyness,
 };
 use nvml_wrapper::{Device, enum_wrappers::device::TopologyLevel, error::NvmlError};
 use std::{fs, path::Path};

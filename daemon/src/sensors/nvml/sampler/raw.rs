@@ -1,4 +1,4 @@
-//! NVML calls that nvml-wrapper does not wrap, or wraps without what is needed here. With the handles of [`super::work`] the
+//! NVML calls that nvml-wrapper does not wrap, or wraps without what is needed here. With the handles of [`super::shared`] the
 //! only `unsafe` of the sensor.
 //!
 //! Each returns what NVML said. A symbol that the library does not have is an error of its own

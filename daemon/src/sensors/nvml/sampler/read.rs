@@ -13,7 +13,7 @@ mod processes;
 
 pub use links::{MAX_LINKS, count as link_count};
 
-use super::{super::frame::Sample, plausible::plausible, work::Busyness};
+use super::{super::frame::Sample, plausible::plausible, shared::Busyness};
 use crate::platform::clock;
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{Device, GpmSample, error::NvmlError};

@@ -7,7 +7,7 @@ use super::{
     super::frame::{Frame, Xid},
     now_ns,
     read::{Standing, standing},
-    work::{NoXid, Shared, same},
+    shared::{NoXid, Shared, same},
 };
 use nvml_wrapper::{Device, EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError};
 use std::{

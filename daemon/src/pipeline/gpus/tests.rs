@@ -1,0 +1,94 @@
+//! What of a sample is told when, and what is shown of a GPU.
+
+use super::*;
+use crate::{
+    platform::{ProcFs, cgroup::CgroupRoot},
+    runs::{kernel::Kernel, store::Store},
+};
+
+fn of(readings: &[(Kind, i64)], unsupported: &[&str], failing: &[(&str, &str)]) -> Sample {
+    Sample {
+        gpu: "GPU-1".into(),
+        readings: readings.to_vec(),
+        unsupported: unsupported.iter().map(|name| (*name).to_owned()).collect(),
+        failing: failing.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect(),
+        ..Sample::default()
+    }
+}
+
+#[test]
+fn the_view_of_a_gpu_is_what_is_known_of_it() {
+    let temperature = |value| (Kind::GpuTemperature, value);
+    let samples = [
+        of(&[temperature(60), (Kind::GpuPower, 7), (Kind::GpuFanSpeed, 3)], &["gpu.ecc_corrected"], &[]),
+        of(&[temperature(61)], &[], &[("gpu.power", "unknown")]),
+        of(&[temperature(62)], &["gpu.fan_speed"], &[]),
+        of(&[(Kind::GpuEccCorrected, 1), (Kind::GpuPower, 8)], &[], &[]),
+        // As many as before, but others.
+        of(&[(Kind::GpuFanSpeed, 4)], &["gpu.ecc_corrected"], &[]),
+    ];
+    let (mut current, mut view) = (Current::default(), GpuView::new(GpuId("GPU-1".into())));
+    let mut late = view.clone();
+    for (n, sample) in samples.iter().enumerate() {
+        current.take(sample);
+        show(&mut view, &current, sample);
+        let readings: BTreeMap<Kind, i64> = current.values.iter().map(|(k, (v, _))| (k.clone(), *v)).collect();
+        assert_eq!(view.readings, readings, "after sample {n}");
+        assert!(view.unsupported.iter().eq(&current.unsupported), "after sample {n}: {:?}", view.unsupported);
+        let failing = current.failing.iter().map(|(name, why)| format!("{name}: {why}"));
+        assert!(view.failing.iter().cloned().eq(failing), "after sample {n}: {:?}", view.failing);
+    }
+    // What was said of a blindness is over with the next sample.
+    late.failing = vec!["it is lost".into()];
+    show(&mut late, &current, &samples[4]);
+    assert_eq!((&late.readings, &late.failing, &late.unsupported), (&view.readings, &view.failing, &view.unsupported));
+}
+
+#[test]
+fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
+    let (pipeline, queue) = mpsc::sync_channel(64);
+    let folder = tempfile::tempdir().unwrap();
+    let Ok(root) = CgroupRoot::find() else {
+        crate::skip::skip("no cgroup2 is mounted");
+        return;
+    };
+    let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
+    let registry = Arc::new(registry);
+    let whose = Whose::new(&registry, ProcFs::default());
+    let mut told = Told::new(&registry, &pipeline, &Arc::default(), &whose);
+    let sample = |value| NvmlEvent::Sample(of(&[(Kind::GpuTemperature, value)], &[], &[]));
+    let (two, one) = ([60, 61], [62]);
+    two.into_iter().for_each(|value| told.take(sample(value)));
+    assert!(queue.try_recv().is_err(), "told before the pause");
+    told.take(NvmlEvent::Pause);
+    one.into_iter().for_each(|value| told.take(sample(value)));
+    told.take(NvmlEvent::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }));
+    told.take(NvmlEvent::Pause);
+    let heard: Vec<Vec<Value>> = queue
+        .try_iter()
+        .map(|message| match message {
+            Message::Inputs(inputs) => inputs.into_iter().filter_map(|input| match input {
+                Input::Signal(signal) => Some(signal.value),
+                _ => None,
+            }),
+            _ => panic!("no inputs"),
+        })
+        .map(Iterator::collect)
+        .collect();
+    let values = |values: &[i64]| values.iter().map(|value| Value::Integer(*value)).collect::<Vec<_>>();
+    let mut last = values(&one);
+    last.push(Value::Event(Event::Xid { code: 79 }));
+    assert_eq!(heard, [values(&two), last]);
+}
+
+#[test]
+fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {
+    let mut seen = Seen::default();
+    let mut now = Instant::now();
+    assert!(seen.tells(&Kind::GpuTemperature, 90_000, now) && seen.tells(&Kind::GpuTemperature, 90_000, now));
+    assert!(seen.tells(&Kind::GpuMemoryTotal, 80, now));
+    assert!(!seen.tells(&Kind::GpuMemoryTotal, 80, now), "an unchanged total was told at once");
+    assert!(seen.tells(&Kind::GpuMemoryTotal, 81, now) && !seen.tells(&Kind::GpuMemoryTotal, 81, now));
+    now += REPEAT_AFTER;
+    assert!(seen.tells(&Kind::GpuMemoryTotal, 81, now), "silence would read as a sensor that does not see");
+}

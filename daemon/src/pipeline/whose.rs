@@ -1,0 +1,130 @@
+//! Whose the processes on GPUs are, and their work: for every sensor of GPUs alike.
+//!
+//! Owns the totals of the runs over all GPUs, and what of them was told to the core when. What it finds is given back as
+//! inputs, which the sensor's own part tells with its signals.
+
+use super::attribution::{Attribution, Work};
+use crate::{
+    api::GpuProcessView,
+    platform::{ProcFs, clock, users},
+    runs::{LiveRun, Registry},
+    sensors::nvml::GpuProcess,
+};
+use failsafe_core::{
+    GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, signal::Source, subject::Process,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// A total that has not changed is told again after this.
+const REPEAT_AFTER: Duration = Duration::from_secs(4);
+
+/// Shared by the sensors: a run's totals are over the GPUs of all of them.
+#[derive(Clone)]
+pub struct Whose(Arc<Mutex<Owner>>);
+
+/// What is known.
+pub(super) struct Owner {
+    registry: Arc<Registry>,
+    proc: ProcFs,
+    attribution: Attribution,
+    /// What of the runs' GPU work was told to the core when.
+    told: BTreeMap<(RunId, Kind), (i64, Instant)>,
+}
+
+/// A sample of a GPU, as far as work goes.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub source: Source,
+    pub gpu: &'a GpuId,
+    pub work: Work,
+}
+
+impl Whose {
+    /// Of the runs in the registry, by the processes in `proc`.
+    pub fn new(registry: &Arc<Registry>, proc: ProcFs) -> Whose {
+        let (attribution, told) = Default::default();
+        Whose(Arc::new(Mutex::new(Owner { registry: registry.clone(), proc, attribution, told })))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Owner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Owner {
+    /// The work to its runs; what is on a run's GPU without being the run's is told.
+    pub(super) fn attribute(
+        &mut self,
+        seen: Seen<'_>,
+        processes: &[GpuProcessView],
+        live: &[Arc<LiveRun>],
+    ) -> Vec<Input> {
+        let Seen { source, gpu, work } = seen;
+        let mut out = Vec::new();
+        let mut tell = |subject, kind, value| {
+            out.push(Input::Signal(Signal { seq: 0, at: work.at, source, subject, kind, value }));
+        };
+        // Who declared it holds it; where nobody did, those that are on it do.
+        let declared: BTreeSet<RunId> =
+            live.iter().filter(|run| run.run.gpus.contains(gpu)).map(|run| run.run.id).collect();
+        let holders = if declared.is_empty() { processes.iter().filter_map(|p| p.run).collect() } else { declared };
+        let ids: BTreeSet<RunId> = live.iter().map(|run| run.run.id).collect();
+        self.attribution.retain(&ids);
+        self.told.retain(|(run, _), _| ids.contains(run));
+        let found = self.attribution.take(gpu, work, processes, &holders);
+        for (run, used) in found.uses {
+            if let Some(live) = live.iter().find(|live| live.run.id == run) {
+                live.status().gpu_use.insert(gpu.clone(), used);
+            }
+        }
+        for (run, kind, value) in found.values {
+            let told = self.told.get(&(run, kind.clone()));
+            if told.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER) {
+                self.told.insert((run, kind.clone()), (value, Instant::now()));
+                tell(Subject::Run(run), kind, Value::Integer(value));
+            }
+        }
+        for (run, foreign) in found.foreign {
+            // One that has ended meanwhile is nobody's business any more.
+            let Ok(Some(identity)) = self.proc.stat(foreign.pid) else { continue };
+            let uid = users::credentials(&self.proc, foreign.pid).ok().flatten().map_or(u32::MAX, |c| c.uid);
+            let (pid, ppid, comm) = (foreign.pid, identity.ppid, identity.comm);
+            let process = Process { pid, ppid, uid, start_ns: 0, comm };
+            let event = Event::ForeignGpuProcess { gpu: gpu.0.clone(), of: foreign.of };
+            tell(Subject::Process { run, process }, Kind::Event, Value::Event(event));
+        }
+        out
+    }
+
+    /// Gives a GPU to the runs that have a process on it; the processes with their runs, and what is to be told of that.
+    pub(super) fn runs_on(
+        &self,
+        gpu: &GpuId,
+        found: &[GpuProcess],
+        live: &[Arc<LiveRun>],
+    ) -> (Vec<GpuProcessView>, Vec<Input>) {
+        let mut processes = Vec::with_capacity(found.len());
+        let mut out = Vec::new();
+        for process in found {
+            // Where nothing runs, nobody's cgroup needs to be read.
+            let path = (!live.is_empty()).then(|| self.proc.cgroup(process.pid).ok().flatten()).flatten();
+            let run = path.and_then(|path| self.registry.of_cgroup(&path));
+            let id = run.as_ref().map(|run| run.run.id);
+            processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id, sm: process.sm });
+            let Some(run) = run else { continue };
+            let gpus = {
+                let mut status = run.status();
+                if !status.gpus.insert(gpu.clone()) {
+                    continue;
+                }
+                status.gpus.clone()
+            };
+            out.push(Input::RunGpus { run: run.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
+        }
+        (processes, out)
+    }
+}

@@ -1,0 +1,186 @@
+//! One GPU and its turns: it is looked for until it answers, then sampled at every tick until the process ends.
+//!
+//! Owns the GPU's handle and reader. A lost GPU's handle is asked for again with growing waits.
+
+use super::{
+    super::{
+        frame::{Frame, Unreachable},
+        info::GpuInfo,
+    },
+    identity,
+    pool::{Next, Task},
+    read::{Rates, Reader, Standing},
+    shared::{Busyness, Found, NoXid, Shared, XID, same},
+};
+use nvml_wrapper::{Device, Nvml};
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+/// One that does not answer is looked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A GPU lost for this long makes the process start afresh, which closes what may hinder its reset.
+const LOST_TOO_LONG: Duration = Duration::from_secs(60);
+/// The longest wait between two tries to get a lost GPU's handle again.
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// One GPU.
+pub struct Gpu {
+    nvml: &'static Nvml,
+    index: u32,
+    rates: Rates,
+    shared: Arc<Shared>,
+    busy: Arc<Busyness>,
+    found: mpsc::Sender<Found>,
+    /// Why it does not answer, once that was said.
+    told: Option<String>,
+    answers: Option<Answers>,
+}
+
+/// What there is of a GPU that answers.
+struct Answers {
+    reader: Reader,
+    info: GpuInfo,
+    look_again: Instant,
+    lost: Option<Lost>,
+}
+
+impl Task for Gpu {
+    fn turn(&mut self) -> Next {
+        match &mut self.answers {
+            None => self.seek(),
+            Some(answers) => {
+                answers.sample(self.nvml, self.index, &self.shared, &self.busy, self.rates);
+                Next::Tick
+            }
+        }
+    }
+}
+
+impl Gpu {
+    /// The GPU of an index, not yet looked for.
+    pub fn new(
+        nvml: &'static Nvml,
+        index: u32,
+        rates: Rates,
+        shared: &Arc<Shared>,
+        found: &mpsc::Sender<Found>,
+    ) -> Gpu {
+        let busy = shared.watch(format!("index {index}"));
+        let (shared, found) = (Arc::clone(shared), found.clone());
+        Gpu { nvml, index, rates, shared, busy, found, told: None, answers: None }
+    }
+
+    /// Says why nothing is known of it, unless that was said.
+    pub fn nothing(&mut self, why: String) {
+        if self.told.as_ref() != Some(&why) {
+            let unreachable = Unreachable { index: self.index, why: why.clone() };
+            // Who listens lives as long as the process.
+            let _gone = self.found.send(Found::Nothing(unreachable));
+            self.told = Some(why);
+        }
+    }
+
+    fn seek(&mut self) -> Next {
+        let answer = self.find();
+        self.busy.done();
+        let (info, device) = match answer {
+            Ok(found) => found,
+            Err(why) => {
+                self.nothing(why);
+                return Next::After(LOOK_AGAIN);
+            }
+        };
+        self.busy.names(&info.uuid);
+        // Another handle of the same GPU: a lost one is remade here alone.
+        let _gone = self.found.send(Found::Gpu(Box::new(info.clone()), same(self.nvml, &device)));
+        let reader = Reader::new(device, &info.uuid, &self.busy, self.rates);
+        self.answers = Some(Answers { reader, info, look_again: Instant::now(), lost: None });
+        Next::Open
+    }
+
+    /// The GPU of the index, when no other index has its UUID.
+    fn find(&self) -> Result<(GpuInfo, Device<'static>), String> {
+        self.busy.calls("nvmlDeviceGetHandleByIndex_v2");
+        let device = self.nvml.device_by_index(self.index).map_err(|error| error.to_string())?;
+        self.busy.calls("nvmlDeviceGetUUID");
+        let uuid = device.uuid().map_err(|error| error.to_string())?;
+        if let Some(other) = self.shared.claimed(&uuid, self.index) {
+            return Err(format!("it has the UUID of GPU {other}, {uuid}: they cannot be told apart"));
+        }
+        Ok((identity::read(&device, &uuid, self.index, &self.busy, &[]), device))
+    }
+}
+
+impl Answers {
+    fn sample(&mut self, nvml: &'static Nvml, index: u32, shared: &Shared, busy: &Busyness, rates: Rates) {
+        let (mut sample, standing) = self.reader.pass();
+        let uuid = &self.info.uuid;
+        match shared.gpus().xid.get(uuid) {
+            Some(Some(NoXid::Unsupported)) => sample.unsupported.push(XID.to_owned()),
+            Some(Some(NoXid::Failing(why))) => sample.failing.push((XID.to_owned(), why.clone())),
+            Some(None) | None => {}
+        }
+        shared.keep(&Frame::Sample(sample));
+        match standing {
+            Standing::Well => {
+                self.lost = None;
+                if Instant::now() >= self.look_again {
+                    self.look_again = Instant::now() + rates.rare;
+                    self.tell_what_it_is(nvml, index, busy, shared);
+                }
+            }
+            Standing::Void => shared.restart("NVML's handles have become void".to_owned()),
+            Standing::Lost => {
+                let lost = self.lost.get_or_insert_with(Lost::now);
+                if lost.since.elapsed() > LOST_TOO_LONG {
+                    shared.restart(format!("{uuid} has been lost for a minute"));
+                }
+                if lost.due() {
+                    busy.calls("nvmlDeviceGetHandleByIndex_v2");
+                    if let Ok(again) = nvml.device_by_index(index)
+                        && again.uuid().is_ok_and(|again| again == *uuid)
+                    {
+                        self.reader.device = again;
+                        self.reader.renew();
+                    }
+                    busy.done();
+                }
+            }
+        }
+    }
+
+    /// Looks again at what the GPU is, and tells it when that has changed.
+    fn tell_what_it_is(&mut self, nvml: &'static Nvml, index: u32, busy: &Busyness, shared: &Shared) {
+        let others: Vec<_> =
+            shared.gpus().devices.iter().map(|(gpu, device)| (gpu.clone(), same(nvml, device))).collect();
+        let info = identity::read(&self.reader.device, &self.info.uuid, index, busy, &others);
+        if info != self.info {
+            shared.keep(&Frame::Info(Box::new(info.clone())));
+            self.info = info;
+        }
+    }
+}
+
+struct Lost {
+    since: Instant,
+    retry: Instant,
+    wait: Duration,
+}
+
+impl Lost {
+    fn now() -> Lost {
+        let now = Instant::now();
+        Lost { since: now, retry: now, wait: Duration::from_secs(1) }
+    }
+
+    fn due(&mut self) -> bool {
+        let due = Instant::now() >= self.retry;
+        if due {
+            self.retry = Instant::now() + self.wait;
+            self.wait = (self.wait * 2).min(MAX_RETRY);
+        }
+        due
+    }
+}
