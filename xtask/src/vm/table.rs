@@ -45,7 +45,7 @@ impl Program {
     /// The word of the policy language, or `-`.
     fn assurance(&self) -> Result<&'static str> {
         Ok(match (self.state.as_str(), self.group.as_str()) {
-            ("loaded", "guard" | "lsm" | "device") => "blocked-in-kernel",
+            ("loaded", "guard" | "lsm" | "lsmonneed" | "device") => "blocked-in-kernel",
             ("loaded", "life" | "meter") => "observed",
             // The registers of a call are the caller's; what it does by them is seen only at its own function.
             ("loaded", "syscall") if self.hook.ends_with("sys_enter") => "observed, arguments unreliable",
