@@ -132,10 +132,12 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let sampler_stop = stop.clone();
     critical.push(spawn("sampler", &ended, move || sampler.work(&sampler_stop))?);
 
+    // Not kept here: it holds the registry.
     let whose = Whose::new(&registry, ProcFs::default());
     let gpus = Gpus::start(&config, &registry, &pipeline, &node, &whose)?;
     record_nvml(&log, &node);
     let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node, &whose)?;
+    drop(whose);
     let kmsg = klog::start(&config, catalogues.lines, &log_before, &pipeline, &node);
     let metrics = pipeline::metrics::start(&config.metrics_socket, &registry, &pipeline)?;
 

@@ -57,7 +57,7 @@ fn a_cordon_is_an_operators_and_stays_over_a_restart() -> Result<()> {
         node.ctl(["node", "uncordon", "-r", "done"])?.expect(0)?;
         wait_for("only the GPU's cordon is left", || Ok(node.code(&["node", "health"])? == 10))?;
         node.ctl(["gpu", "uncordon", "1", "-r", "fan oiled"])?.expect(0)?;
-        ensure!(node.code(&["node", "health"])? == 0);
+        wait_for("all is well, once the GPU is seen again", || Ok(node.code(&["node", "health"])? == 0))?;
         let order = node.wait_for_event("the order on record", |e| {
             e["body"]["type"] == "order" && e["body"]["why"] == "fan oiled"
         })?;
