@@ -241,14 +241,8 @@ impl Ebpf {
             load(program, spec, btf).map_err(|e| chain(&e))
         };
         let verified_insns = program.info().ok().and_then(|info| info.verified_instruction_count());
-        if done.is_ok() && matches!(spec.group, Group::Life | Group::Lsm | Group::LsmOnNeed) {
-            let attached = if spec.group == Group::LsmOnNeed {
-                // That it can be is all that is asked: it detaches when dropped.
-                self.link_host(spec.name).map(drop)
-            } else {
-                self.attach_host(spec.name).map(|link| self.host_links.push(link))
-            };
-            done = attached.map_err(|e| chain(&e));
+        if done.is_ok() && matches!(spec.group, Group::Life | Group::Lsm) {
+            done = self.attach_host(spec.name).map(|link| self.host_links.push(link)).map_err(|e| chain(&e));
         }
         let status = match done {
             Ok(()) => status(ProgramState::Loaded, String::new()),
