@@ -35,7 +35,7 @@ use nix::sys::{
 };
 use std::{
     os::fd::AsFd,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -245,9 +245,9 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
 
 /// What no run may change; all of it is there once the sockets are.
 fn own_files(config: &Config) -> Own {
-    let configured = config::DEFAULT_PATH.rsplit_once('/').map(|(folder, _)| PathBuf::from(folder));
+    let configured = Path::new(config::DEFAULT_PATH).parent().filter(|folder| folder.exists());
     Own {
-        folders: configured.filter(|folder| folder.exists()).into_iter().chain([config.state_dir.clone()]).collect(),
+        folders: configured.into_iter().chain([config.state_dir.as_path()]).map(Path::to_owned).collect(),
         files: vec![config.socket.clone(), config.metrics_socket.clone()],
         mounts: config.bpffs().map(Path::to_owned).into_iter().collect(),
     }

@@ -65,15 +65,14 @@ impl Authority {
     /// # Errors
     /// `UNAUTHENTICATED` where the kernel gives no credentials, or where it cannot be told whether the caller is in a run.
     pub fn principal<T>(&self, request: &Request<T>, runs: &Registry) -> Result<Principal, Status> {
-        let maker = request.extensions().get::<Maker>();
-        let peer = maker
-            .and_then(|maker| maker.credentials)
-            .ok_or_else(|| Status::unauthenticated("the socket gives no peer credentials"))?;
+        let no_peer = || Status::unauthenticated("the socket gives no peer credentials");
+        let maker = request.extensions().get::<Maker>().ok_or_else(no_peer)?;
+        let peer = maker.credentials.ok_or_else(no_peer)?;
         let pid = peer
             .pid()
             .and_then(|pid| u32::try_from(pid).ok())
             .ok_or_else(|| Status::unauthenticated("the socket gives no peer process: another pid namespace?"))?;
-        let cgroup = maker.and_then(|maker| maker.cgroup.as_deref()).ok_or_else(|| {
+        let cgroup = maker.cgroup.as_deref().ok_or_else(|| {
             Status::unauthenticated("the process that connected has ended, and its cgroup is not known")
         })?;
         let inside = runs.of_cgroup(cgroup).map(|live| live.run.id);

@@ -83,10 +83,9 @@ impl Told {
 
     fn sample(&self, gpu: GpuId, at: MonoTime, sample: &Sample) {
         let live = self.registry.live();
-        let (processes, mut inputs) = self.whose.lock().runs_on(&gpu, &sample.processes, &live);
         let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
         let seen = whose::Seen { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy } };
-        inputs.extend(self.whose.lock().attribute(seen, &processes, &live));
+        let (processes, mut inputs) = self.whose.take(seen, &sample.processes, &live);
         let runs = live.iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
         {
             let mut node = self.node();

@@ -15,7 +15,10 @@ use crate::{
     config::Config,
     platform::clock,
     runs::Registry,
-    sensors::nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
+    sensors::{
+        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
+        repeat::Repeats,
+    },
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
@@ -47,8 +50,6 @@ const PROMPT: [Kind; 13] = [
     Kind::GpuThrottle,
     Kind::GpuProcesses,
 ];
-/// What is in none of these and has not changed is told again after this.
-const REPEAT_AFTER: Duration = Duration::from_secs(4);
 
 /// The running sensor; `None` where the configuration disables it.
 pub struct Gpus(Option<NvmlSensor>);
@@ -124,21 +125,13 @@ struct Told {
 #[derive(Default)]
 struct Seen {
     current: Current,
-    told: BTreeMap<Kind, (i64, Instant)>,
+    told: Repeats<Kind>,
 }
 
 impl Seen {
     /// Whether the core is to be told the value now.
     fn tells(&mut self, kind: &Kind, value: i64, now: Instant) -> bool {
-        let Some((told, at)) = self.told.get_mut(kind) else {
-            self.told.insert(kind.clone(), (value, now));
-            return true;
-        };
-        let tell = *told != value || now.duration_since(*at) >= REPEAT_AFTER || PROMPT.contains(kind);
-        if tell {
-            (*told, *at) = (value, now);
-        }
-        tell
+        PROMPT.contains(kind) || self.told.tells(kind, value, now)
     }
 }
 
@@ -306,11 +299,14 @@ impl Told {
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
         let live = self.registry.live();
-        let (processes, mut inputs) = self.whose.lock().runs_on(&gpu, &sample.processes, &live);
-        let on_it = processes.clone();
-        let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
         seen.current.take(sample);
+        let at = MonoTime(sample.mono_ns);
+        let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
+        let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
+        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
+        let (processes, inputs) = self.whose.take(work, &sample.processes, &live);
+        let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
@@ -323,11 +319,6 @@ impl Told {
                 sensor.last_success_ns = clock::wall_ns();
             }
         }
-        let at = MonoTime(sample.mono_ns);
-        let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
-        let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
-        inputs.extend(self.whose.lock().attribute(work, &on_it, &live));
         inputs.into_iter().for_each(|input| self.tell(input));
         let now = Instant::now();
         for (kind, value) in nvml::signals(sample) {

@@ -8,31 +8,28 @@ use crate::{
     api::GpuProcessView,
     platform::{ProcFs, clock, users},
     runs::{LiveRun, Registry},
-    sensors::nvml::GpuProcess,
+    sensors::{nvml::GpuProcess, repeat::Repeats},
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, signal::Source, subject::Process,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
-
-/// A total that has not changed is told again after this.
-const REPEAT_AFTER: Duration = Duration::from_secs(4);
 
 /// Shared by the sensors: a run's totals are over the GPUs of all of them.
 #[derive(Clone)]
 pub struct Whose(Arc<Mutex<Owner>>);
 
 /// What is known.
-pub(super) struct Owner {
+struct Owner {
     registry: Arc<Registry>,
     proc: ProcFs,
     attribution: Attribution,
     /// What of the runs' GPU work was told to the core when.
-    told: BTreeMap<(RunId, Kind), (i64, Instant)>,
+    told: Repeats<(RunId, Kind)>,
 }
 
 /// A sample of a GPU, as far as work goes.
@@ -50,19 +47,24 @@ impl Whose {
         Whose(Arc::new(Mutex::new(Owner { registry: registry.clone(), proc, attribution, told })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Owner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The processes that a sample found, with their runs, and what is to be told of that: the runs that are given the GPU,
+    /// their work on it, and who is on it without being theirs.
+    pub(super) fn take(
+        &self,
+        seen: Seen<'_>,
+        found: &[GpuProcess],
+        live: &[Arc<LiveRun>],
+    ) -> (Vec<GpuProcessView>, Vec<Input>) {
+        let mut owner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (processes, mut inputs) = owner.runs_on(seen.gpu, found, live);
+        inputs.extend(owner.attribute(seen, &processes, live));
+        (processes, inputs)
     }
 }
 
 impl Owner {
     /// The work to its runs; what is on a run's GPU without being the run's is told.
-    pub(super) fn attribute(
-        &mut self,
-        seen: Seen<'_>,
-        processes: &[GpuProcessView],
-        live: &[Arc<LiveRun>],
-    ) -> Vec<Input> {
+    fn attribute(&mut self, seen: Seen<'_>, processes: &[GpuProcessView], live: &[Arc<LiveRun>]) -> Vec<Input> {
         let Seen { source, gpu, work } = seen;
         let mut out = Vec::new();
         let mut tell = |subject, kind, value| {
@@ -74,18 +76,18 @@ impl Owner {
         let holders = if declared.is_empty() { processes.iter().filter_map(|p| p.run).collect() } else { declared };
         let ids: BTreeSet<RunId> = live.iter().map(|run| run.run.id).collect();
         self.attribution.retain(&ids);
-        self.told.retain(|(run, _), _| ids.contains(run));
+        self.told.retain(|(run, _)| ids.contains(run));
         let found = self.attribution.take(gpu, work, processes, &holders);
         for (run, used) in found.uses {
             if let Some(live) = live.iter().find(|live| live.run.id == run) {
                 live.status().gpu_use.insert(gpu.clone(), used);
             }
         }
+        let now = Instant::now();
         for (run, kind, value) in found.values {
-            let told = self.told.get(&(run, kind.clone()));
-            if told.is_none_or(|(told, at)| *told != value || at.elapsed() >= REPEAT_AFTER) {
-                self.told.insert((run, kind.clone()), (value, Instant::now()));
-                tell(Subject::Run(run), kind, Value::Integer(value));
+            let key = (run, kind);
+            if self.told.tells(&key, value, now) {
+                tell(Subject::Run(run), key.1, Value::Integer(value));
             }
         }
         for (run, foreign) in found.foreign {
@@ -101,12 +103,7 @@ impl Owner {
     }
 
     /// Gives a GPU to the runs that have a process on it; the processes with their runs, and what is to be told of that.
-    pub(super) fn runs_on(
-        &self,
-        gpu: &GpuId,
-        found: &[GpuProcess],
-        live: &[Arc<LiveRun>],
-    ) -> (Vec<GpuProcessView>, Vec<Input>) {
+    fn runs_on(&self, gpu: &GpuId, found: &[GpuProcess], live: &[Arc<LiveRun>]) -> (Vec<GpuProcessView>, Vec<Input>) {
         let mut processes = Vec::with_capacity(found.len());
         let mut out = Vec::new();
         for process in found {

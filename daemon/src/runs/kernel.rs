@@ -141,13 +141,8 @@ impl Kernel {
         }
         let ready = ebpf.require_refusals(all.refused);
         let added = ready.and_then(|()| ebpf.add_run(&spec)).and_then(|placed| {
-            match ebpf.require_syscalls(all.calls, all.entries) {
-                Ok(_) => Ok(placed),
-                Err(error) => {
-                    let _detached = ebpf.remove_run(slot);
-                    Err(error)
-                }
-            }
+            let watched = ebpf.require_syscalls(all.calls, all.entries).map(|_| placed);
+            watched.inspect_err(|_| drop(ebpf.remove_run(slot)))
         });
         match added {
             Ok(placed) => {

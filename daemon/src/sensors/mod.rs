@@ -6,4 +6,5 @@ pub mod ebpf;
 pub mod kmsg;
 pub mod metrics;
 pub mod nvml;
+pub mod repeat;
 pub mod sampler;

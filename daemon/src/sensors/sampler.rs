@@ -7,6 +7,7 @@
 use super::{
     cgroup::{RunReader, RunUsage},
     ebpf::RunCounters,
+    repeat::Repeats,
 };
 use crate::{
     actuators::cgroup::{Hold, is_still_frozen},
@@ -30,8 +31,6 @@ use std::{
 
 /// How often the guard looks at runs that are meant to be frozen.
 const GUARD_EVERY: Duration = Duration::from_millis(100);
-/// An unchanged value is told again after this; well below the core's `STALE_AFTER`.
-const REPEAT_AFTER: Duration = Duration::from_secs(4);
 
 /// When each of its parts last succeeded, wall clock ns; 0: never. For `node status`.
 #[derive(Debug, Default)]
@@ -45,7 +44,7 @@ pub struct Health {
 #[derive(Default)]
 struct Seen {
     reader: RunReader,
-    values: BTreeMap<Kind, (i64, Instant)>,
+    values: Repeats<Kind>,
     lost: u64,
     latched: bool,
 }
@@ -175,8 +174,9 @@ impl Sampler {
             }
             status.usage = usage;
         }
+        let now = Instant::now();
         for (source, kind, value) in values {
-            if seen.changed(&kind, value) {
+            if seen.values.tells(&kind, value, now) {
                 self.tell(Message::Input(sampled(Subject::Run(id), source, kind, value)));
             }
         }
@@ -222,23 +222,6 @@ impl Sampler {
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(run = %run.run.id, error = %error.chain(), "the guard cannot look at a frozen run")
-            }
-        }
-    }
-}
-
-impl Seen {
-    fn changed(&mut self, kind: &Kind, value: i64) -> bool {
-        let now = Instant::now();
-        match self.values.get_mut(kind) {
-            Some((last, told)) if *last == value && now.duration_since(*told) < REPEAT_AFTER => false,
-            Some(entry) => {
-                *entry = (value, now);
-                true
-            }
-            None => {
-                self.values.insert(kind.clone(), (value, now));
-                true
             }
         }
     }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     platform::{ProcFs, cgroup::CgroupRoot},
     runs::{kernel::Kernel, store::Store},
+    sensors::repeat::REPEAT_AFTER,
 };
 
 fn of(readings: &[(Kind, i64)], unsupported: &[&str], failing: &[(&str, &str)]) -> Sample {
