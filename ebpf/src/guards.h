@@ -156,18 +156,14 @@ int BPF_PROG(fs_lsm_inode_init_security_anon, struct inode *inode, const struct 
 {
 	struct fs_run_cfg *run = run_of_current();
 	char head[5] = {};
-	int result;
 
 	if (!run)
 		return 0;
 	bpf_probe_read_kernel_str(head, sizeof(head), BPF_CORE_READ(name, name));
-	if (head[1] == 'i' && head[2] == 'o' && head[3] == '_') {
-		/* No hook is on the way of a ring that is there: who may not use one makes none. */
-		result = call(run, FS_SYS_IO_URING_SETUP);
-		if (!result)
-			result = call(run, FS_SYS_IO_URING_ENTER);
-		return result ?: call(run, FS_SYS_IO_URING_REGISTER);
-	}
+	/* No hook is on the way of a ring that is there: who may not use one makes none. */
+	if (head[1] == 'i' && head[2] == 'o' && head[3] == '_')
+		return call(run, FS_SYS_IO_URING_SETUP) ?: call(run, FS_SYS_IO_URING_ENTER) ?:
+							   call(run, FS_SYS_IO_URING_REGISTER);
 	if (head[1] == 'u' && head[2] == 's' && head[3] == 'e')
 		return call(run, FS_SYS_USERFAULTFD);
 	return 0;
@@ -177,7 +173,7 @@ SEC("lsm/ptrace_access_check")
 int BPF_PROG(fs_lsm_ptrace_access_check, struct task_struct *child, unsigned int mode)
 {
 	struct fs_run_cfg *run;
-	int result, now;
+	int now;
 
 	if (!(mode & PTRACE_MODE_ATTACH))
 		return 0;
@@ -187,19 +183,12 @@ int BPF_PROG(fs_lsm_ptrace_access_check, struct task_struct *child, unsigned int
 	if (run->flags & FS_RUN_PROTECT && run_of_cgroup(cgroup_of(child)) != run)
 		return protect(run, FS_PROTECT_TRACE, child->tgid);
 	now = call_of_current();
-	if (now == FS_SYS_PROCESS_VM_READV || now == FS_SYS_PROCESS_VM_WRITEV || now == FS_SYS_PIDFD_GETFD)
+	if (now == FS_SYS_PTRACE || now == FS_SYS_PROCESS_VM_READV || now == FS_SYS_PROCESS_VM_WRITEV ||
+	    now == FS_SYS_PIDFD_GETFD)
 		return call(run, now);
-	result = call(run, FS_SYS_PTRACE);
-	if (now == FS_SYS_PTRACE)
-		return result;
 	/* By another way, as /proc/PID/mem: the strictest of what is said of them holds. */
-	if (!result)
-		result = call(run, FS_SYS_PROCESS_VM_WRITEV);
-	if (!result)
-		result = call(run, FS_SYS_PROCESS_VM_READV);
-	if (!result)
-		result = call(run, FS_SYS_PIDFD_GETFD);
-	return result;
+	return call(run, FS_SYS_PTRACE) ?: call(run, FS_SYS_PROCESS_VM_WRITEV) ?: call(run, FS_SYS_PROCESS_VM_READV) ?:
+	       call(run, FS_SYS_PIDFD_GETFD);
 }
 
 SEC("lsm/ptrace_traceme")

@@ -50,9 +50,9 @@ static __noinline int own_effects(__u64 dentry)
 	return inode_effects(OWN, FS_KEY_INODE, BPF_CORE_READ(d, d_inode, i_ino), dev) | tree_effects(OWN, dentry);
 }
 
-INLINE bool is_bpffs(__u64 dentry)
+INLINE int protect_dentry(struct fs_run_cfg *run, __u32 what, __u64 dentry)
 {
-	return BPF_CORE_READ((struct dentry *)dentry, d_sb, s_magic) == BPF_FS_MAGIC;
+	return protect(run, what, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino));
 }
 
 /* The dentry, or an entry of it, is to be changed. */
@@ -63,13 +63,14 @@ INLINE int own_guard(struct fs_run_cfg *run, __u64 dentry)
 	if (!run || !(run->flags & FS_RUN_PROTECT) || !mighty())
 		return 0;
 	all.word = own_effects(dentry);
-	return all.e.write ? protect(run, FS_PROTECT_FILES, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino)) : 0;
+	return all.e.write ? protect_dentry(run, FS_PROTECT_FILES, dentry) : 0;
 }
 
 /* Pins of failsafe, and of anybody: not for a run to unlink or rename. */
 INLINE int bpffs_guard(struct fs_run_cfg *run, __u64 dentry)
 {
-	if (!run || !(run->flags & FS_RUN_PROTECT) || !is_bpffs(dentry))
+	if (!run || !(run->flags & FS_RUN_PROTECT) ||
+	    BPF_CORE_READ((struct dentry *)dentry, d_sb, s_magic) != BPF_FS_MAGIC)
 		return 0;
-	return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino));
+	return protect_dentry(run, FS_PROTECT_BPFFS, dentry);
 }

@@ -19,21 +19,17 @@ int BPF_PROG(fs_lsm_task_kill, struct task_struct *p)
 	return run && run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_SIGNAL, 0) : 0;
 }
 
-SEC("lsm/inode_unlink")
-int BPF_PROG(fs_lsm_inode_unlink, struct inode *dir, struct dentry *dentry)
-{
-	struct fs_run_cfg *run = run_of_current();
+#define REMOVAL_GUARD(hook)                                                         \
+	SEC("lsm/" #hook)                                                           \
+	int BPF_PROG(fs_lsm_##hook, struct inode *dir, struct dentry *dentry)       \
+	{                                                                           \
+		struct fs_run_cfg *run = run_of_current();                          \
+											    \
+		return bpffs_guard(run, (__u64)dentry) ?: own_guard(run, (__u64)dentry); \
+	}
 
-	return bpffs_guard(run, (__u64)dentry) ?: own_guard(run, (__u64)dentry);
-}
-
-SEC("lsm/inode_rmdir")
-int BPF_PROG(fs_lsm_inode_rmdir, struct inode *dir, struct dentry *dentry)
-{
-	struct fs_run_cfg *run = run_of_current();
-
-	return bpffs_guard(run, (__u64)dentry) ?: own_guard(run, (__u64)dentry);
-}
+REMOVAL_GUARD(inode_unlink)
+REMOVAL_GUARD(inode_rmdir)
 
 SEC("lsm/inode_rename")
 int BPF_PROG(fs_lsm_inode_rename, struct inode *dir, struct dentry *old, struct inode *new_dir, struct dentry *new)
@@ -71,16 +67,11 @@ FOLDER_GUARD(path_chown)
 /* Something is to be mounted there. */
 INLINE int cover(struct fs_run_cfg *run, __u64 dentry)
 {
-	union effects all;
+	int result = bpffs_guard(run, dentry);
 
-	if (!(run->flags & FS_RUN_PROTECT))
-		return 0;
-	if (is_bpffs(dentry))
-		return protect(run, FS_PROTECT_BPFFS, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino));
-	all.word = own_effects(dentry);
-	if (!all.e.write && !all.e.read)
-		return 0;
-	return protect(run, FS_PROTECT_FILES, BPF_CORE_READ((struct dentry *)dentry, d_inode, i_ino));
+	if (result || !(run->flags & FS_RUN_PROTECT) || !own_effects(dentry))
+		return result;
+	return protect_dentry(run, FS_PROTECT_FILES, dentry);
 }
 
 SEC("lsm/sb_mount")

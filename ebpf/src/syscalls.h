@@ -80,7 +80,7 @@ static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 	X(reboot, FS_SYS_REBOOT, 169, 88, -1, 142, 88)                          \
 	X(kexec_file_load, FS_SYS_KEXEC_FILE_LOAD, 320, -1, -1, 294, 401)       \
 	X(move_mount, FS_SYS_MOVE_MOUNT, 429, 429, -1, 429, 429)                \
-	X(umount2, FS_SYS_UMOUNT2, 166, 52, -1, 39, 52)                         \
+	X(umount, FS_SYS_UMOUNT2, 166, 52, -1, 39, 52)                          \
 	X(pivot_root, FS_SYS_PIVOT_ROOT, 155, 217, -1, 41, 218)                 \
 	X(fsopen, FS_SYS_FSOPEN, 430, 430, -1, 430, 430)                        \
 	X(open_tree, FS_SYS_OPEN_TREE, 428, 428, -1, 428, 428)                  \

@@ -22,6 +22,9 @@ use failsafed::sensors::ebpf::{
 use nix::sys::eventfd::EventFd;
 use patience_of::patience;
 
+/// No bound on the network.
+pub const OPEN_NET: &EgressPolicy = &EgressPolicy { mode: EgressMode::Off, rules: Vec::new(), judge_replies: false };
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A loaded sensor with its event pump, and what it needs to clean up.

@@ -8,12 +8,10 @@ use std::process::{Child, Command};
 
 use failsafe_ebpf::abi;
 use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{ALL_CALLS, EgressMode, EgressPolicy, WatchedCall, Way, What};
+use failsafed::sensors::ebpf::{ALL_CALLS, WatchedCall, Way, What};
 
 use super::agent::Agent;
-use super::bench::{ready, soon};
-
-const OPEN_NET: &EgressPolicy = &EgressPolicy { mode: EgressMode::Off, rules: Vec::new(), judge_replies: false };
+use super::bench::{OPEN_NET, ready, soon};
 
 /// Calls of the 32-bit ABI with other numbers and other functions than the 64-bit one: x86.
 const COMPAT: [(u32, &str); 7] = [

@@ -6,13 +6,10 @@ use std::path::{Path, PathBuf};
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule};
 use failsafed::sensors::ebpf::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use, effects};
-use failsafed::sensors::ebpf::{EgressPolicy, FileKind, Memory, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
+use failsafed::sensors::ebpf::{FileKind, Memory, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
 
 use super::agent::Agent;
-use super::bench::{Bench, TestRun, enforce, ready, soon};
-
-const OPEN_NET: &EgressPolicy =
-    &EgressPolicy { mode: failsafed::sensors::ebpf::EgressMode::Off, rules: Vec::new(), judge_replies: false };
+use super::bench::{Bench, OPEN_NET, TestRun, enforce, ready, soon};
 
 fn on(path: &str, prefix: bool, usage: Use, effect: Effect) -> PathRule {
     PathRule { pattern: PathPattern { path: path.to_owned(), prefix }, usage, effect }

@@ -168,12 +168,10 @@ pub(super) fn fentry_targets(call: usize) -> Vec<FentryTarget> {
     };
     let functions = FUNCTIONS.iter().find(|(call, _)| call == name).map_or(std::slice::from_ref(name), |(_, all)| all);
     let both = functions.iter().flat_map(|function| {
-        // Programs are named after the call where it has a function of its own.
-        let program = if *function == "umount" { name } else { function };
         [
-            FentryTarget { program: format!("fs_sys_{program}"), functions: vec![format!("{native}{function}")] },
+            FentryTarget { program: format!("fs_sys_{function}"), functions: vec![format!("{native}{function}")] },
             FentryTarget {
-                program: format!("fs_csys_{program}"),
+                program: format!("fs_csys_{function}"),
                 functions: compat.iter().map(|p| format!("{p}{function}")).collect(),
             },
         ]
