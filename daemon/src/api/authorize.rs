@@ -159,13 +159,11 @@ impl Principal {
     }
 
     fn admin_to(&self, what: &str) -> Result<(), Status> {
-        match self.inside {
-            _ if self.admin => Ok(()),
-            None => Err(denied(&format!("root or the administrators' group may {what}"))),
-            Some(run) => {
-                Err(denied(&format!("root or the administrators' group may {what}, but not from inside a run ({run})")))
-            }
+        if self.admin {
+            return Ok(());
         }
+        let but = self.inside.map(|run| format!(", but not from inside a run ({run}),")).unwrap_or_default();
+        Err(denied(&format!("root or the administrators' group{but} may {what}")))
     }
 }
 
