@@ -428,6 +428,12 @@ struct fs_leaver {
 	__u32 flags; /* enum fs_move_flag */
 };
 
+/* strays: thread group id -> the run that it left by its own hand, or as a child of one that did. Its children are strays too. */
+struct fs_stray {
+	__u32 slot;
+	__u32 epoch;
+};
+
 /* stopped: thread group id -> whose thread a stop rule sent SIGSTOP. The thaw sends it SIGCONT. */
 struct fs_stopped {
 	__u32 slot;

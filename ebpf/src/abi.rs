@@ -439,6 +439,13 @@ plain! {
         /// Zero.
         pad: u32,
     }
+    /// `struct fs_stray`.
+    Stray = "fs_stray" {
+        /// Slot.
+        slot: u32,
+        /// Occupant of the slot.
+        epoch: u32,
+    }
     /// `struct fs_leaver`.
     Leaver = "fs_leaver" {
         /// Slot.

@@ -89,6 +89,14 @@ struct {
 	__type(value, struct fs_leaver);
 } leavers SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct fs_stray);
+} strays SEC(".maps");
+
 INLINE struct fs_counters *counters_of(__u32 slot)
 {
 	return bpf_map_lookup_elem(&counters, &slot);

@@ -142,6 +142,7 @@ pub const CGROUP: &[Row] = &[
     row("move-self", Root, Contained, Blocked),
     row("move-child", Root, Contained, Blocked),
     row("clone-into", Root, Contained, Contained),
+    row("clone-into-and-fork", Root, Contained, Contained),
     row("move-by-nested", Root, Contained, Blocked),
     row("move-by-own-mount", Root, Contained, Blocked),
     row("move-and-send", Root, Contained, Blocked),
