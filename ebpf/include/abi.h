@@ -335,9 +335,10 @@ enum fs_via {
 };
 
 enum fs_op_what {
-	FS_OP_EXEC = 1,      /* a program that a rule or list speaks of; path */
+	FS_OP_EXEC = 1,      /* a program that a rule or list speaks of; path; b, c: as a and b of the FS_KEY_INODE or
+			      * FS_KEY_TREE by which it was found, 0 = by its name only */
 	FS_OP_MAP = 2,       /* ... mapped executable */
-	FS_OP_OPEN = 3,      /* path; a: 1 = for writing */
+	FS_OP_OPEN = 3,      /* the same; a: 1 = for writing */
 	FS_OP_DEVICE = 4,    /* a: enum-like type << 32 | major, b: minor, c: 1 = for writing, 2 = mknod */
 	FS_OP_SOCKET = 5,    /* a: family, b: type, c: protocol */
 	FS_OP_LISTEN = 6,    /* a: port */

@@ -46,15 +46,49 @@ INLINE void member_gone(__u32 tgid)
 		lives_add(slot, -1);
 }
 
+/* What is executed by the name that was given is told by its exec. What a rule knows by another name, or as the interpreter of
+ * a script, is told here. */
+INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool script)
+{
+	struct op o = { .what = FS_OP_EXEC, .via = FS_VIA_TRACEPOINT };
+	__u64 dentry = (__u64)bprm->file->f_path.dentry;
+	union effects named = { .word = 0 }, more;
+	struct room *r = room_take();
+
+	if (!r)
+		return;
+	bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->filename);
+	if (run->flags & FS_RUN_PATHS)
+		named.word = path_effects(run->table, r);
+	o.effect = dentry_effects(run, dentry).e.exec;
+	if (script) {
+		bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->interp);
+		more.word = run->flags & FS_RUN_PATHS ? path_effects(run->table, r) : 0;
+		if (more.e.exec > o.effect)
+			o.effect = more.e.exec;
+	}
+	if (o.effect >= FS_EFFECT_DENY && o.effect > named.e.exec) {
+		same_file(&o, (__u64)bprm->file);
+		o.path = r->path;
+		tell_entry(run, dentry, MEETS(USE_EXEC, o.effect), &o);
+		settle(run, &o);
+	} else if (named.e.exec == FS_EFFECT_STOP) {
+		latch_stop(run);
+		stop_caller(run);
+	}
+	room_give(r);
+}
+
 /* Where no LSM program could refuse it, a stop rule takes hold here: before the new image runs. */
-INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, __u32 flags)
+INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags)
 {
 	__u32 tgid = p->tgid, euid = p->cred->euid.val;
 	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
 	__u64 points = 0;
 
 	if (flags & FS_EXEC_UNLINKED)
-		points |= POINT(FS_POINT_EXEC_MEMFD) | POINT(FS_POINT_EXEC_DELETED);
+		points = kind_of_file((__u64)bprm->file) == KIND_MEMFD ? POINT(FS_POINT_EXEC_MEMFD) :
+									 POINT(FS_POINT_EXEC_DELETED);
 	if (flags & FS_EXEC_SCRIPT)
 		points |= POINT(FS_POINT_EXEC_SCRIPT);
 	if (held(run) & FS_LATCH_STOP) {
@@ -62,6 +96,8 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, __u32 flag
 	} else if (run->stop & points) {
 		latch_stop(run);
 		stop_caller(run);
+	} else if (judges_files(run)) {
+		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT);
 	}
 	if (!m)
 		return;
@@ -94,7 +130,7 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 		flags |= FS_EXEC_UNLINKED;
 	if (bprm->interp != bprm->filename)
 		flags |= FS_EXEC_SCRIPT;
-	exec_stops(run, p, flags);
+	exec_stops(run, p, bprm, flags);
 	if (!(run->flags & FS_RUN_WATCH_EXEC))
 		return 0;
 	e = event_new(run, FS_EXEC, sizeof(*e));

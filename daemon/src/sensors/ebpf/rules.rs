@@ -9,7 +9,7 @@
 //! - an exact path ends with its NUL in the kernel's table, so that it is no prefix of a longer name;
 //! - an allow-list of programs is the rule "deny" on every path that no entry of it covers; libraries are not programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -149,6 +149,24 @@ pub struct Rules {
 /// A key of the kernel's table of numbers: what it is of, and its two parts.
 pub type NumberKey = (u32, u64, u64);
 
+/// A file or folder, whatever its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Inode {
+    /// Its number.
+    pub number: u64,
+    /// Its device, as the kernel has it.
+    pub device: u64,
+}
+
+impl Inode {
+    fn of(meta: &fs::Metadata) -> Inode {
+        Inode { number: meta.ino(), device: device_of(meta) }
+    }
+}
+
+/// How the rules call what is entered by inode: the exact path of a file, that of a folder with its `/`.
+pub type Names = BTreeMap<Inode, BTreeSet<String>>;
+
 /// Rules in the form the kernel holds them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FoldedRules {
@@ -156,6 +174,8 @@ pub struct FoldedRules {
     pub paths: BTreeMap<Vec<u8>, Effects>,
     /// Inodes, devices, families, ports.
     pub numbers: BTreeMap<NumberKey, Effects>,
+    /// Names of the inodes.
+    pub names: Names,
 }
 
 impl FoldedRules {
@@ -192,6 +212,12 @@ impl FoldedRules {
     fn raise(&mut self, key: NumberKey, effects: Effects) {
         let entry = self.numbers.entry(key).or_insert(NOTHING);
         *entry = stricter(*entry, effects);
+    }
+
+    fn raise_inode(&mut self, what: u32, meta: &fs::Metadata, path: &str, effects: Effects) {
+        let inode = Inode::of(meta);
+        self.raise((what, inode.number, inode.device), effects);
+        self.names.entry(inode).or_default().insert(path.to_owned());
     }
 }
 
@@ -298,7 +324,7 @@ fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
     if is_device(&meta) {
         out.raise(device_key(&meta), effects);
     } else {
-        out.raise((key_what::INODE, meta.ino(), device_of(&meta)), effects);
+        out.raise_inode(key_what::INODE, &meta, path, effects);
     }
 }
 
@@ -306,7 +332,7 @@ fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
 fn enter_folder(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
     let Ok(meta) = fs::metadata(below(root, path)) else { return };
     let effects = named(rules, |pattern| pattern.prefix && pattern.fits(path));
-    out.raise((key_what::TREE, meta.ino(), device_of(&meta)), effects);
+    out.raise_inode(key_what::TREE, &meta, path, effects);
     out.raise((key_what::TREE, 0, u64::MAX), effects);
 }
 
@@ -399,6 +425,7 @@ mod tests {
         let meta = std::fs::metadata(dir.path().join("data/out")).unwrap();
         let both = Effects { write: effect::DENY, read: effect::OBSERVE, ..NOTHING };
         assert_eq!(folded.numbers[&(key_what::TREE, meta.ino(), device_of(&meta))], both);
+        assert_eq!(folded.names[&Inode::of(&meta)], BTreeSet::from(["/data/out/".to_owned()]));
         assert_eq!(folded.numbers[&(key_what::TREE, 0, u64::MAX)], both, "of those that exist the strictest");
         assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES);
     }

@@ -13,7 +13,7 @@ use super::egress::{EgressMode, EgressPolicy, Folded, fold};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
-use super::rules::{self, FoldedRules, Rules};
+use super::rules::{self, FoldedRules, Names, Rules};
 use super::{Ebpf, Error};
 
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
@@ -65,6 +65,8 @@ pub struct RunAttachment {
     pub missing: Vec<&'static str>,
     /// Guards stay in force when the daemon dies.
     pub pinned: bool,
+    /// How its rules call the files and folders that the kernel knows by inode.
+    pub names: Names,
 }
 
 /// A run in the maps.
@@ -101,6 +103,7 @@ impl Ebpf {
             hosts: fold_hosts(&run.rules.hosts, &run.rules.dns_servers)?,
             budgets: run.rules.budgets.clone(),
         };
+        let names = tables.rules.names.clone();
         let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
             path: run.cgroup.to_owned(),
             operation: "open",
@@ -124,7 +127,7 @@ impl Ebpf {
         let live = Live { cfg, level: run.level, path: run.cgroup.to_owned(), links: Vec::new(), tables: None };
         self.runs.insert(run.slot, live);
         match self.install(run, tables, &dir) {
-            Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok() }),
+            Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok(), names }),
             Err(e) => {
                 let _ = self.remove_run(run.slot);
                 Err(e)
