@@ -208,12 +208,7 @@ fn network(net: &ebpf::Net) -> Event {
     };
     // A cgroup hook judges the address that the kernel then uses.
     let assurance = if verdict == Verdict::Denied { Assurance::BlockedInKernel } else { Assurance::Observed };
-    let family = match net.op {
-        // The record of a socket has no address that would tell.
-        ebpf::NetOp::Socket => 0,
-        _ if net.mapped || net.addr.is_ipv6() => AF_INET6,
-        _ => AF_INET,
-    };
+    let family = if net.mapped || net.addr.is_ipv6() { AF_INET6 } else { AF_INET };
     Event::Net { op, protocol: net.protocol, address: net.addr, port: net.port, family, verdict, assurance }
 }
 

@@ -221,6 +221,9 @@ impl FoldedRules {
     }
 }
 
+/// `b` of a device's key that stands for every minor number.
+const ANY_MINOR: u64 = u64::MAX;
+
 pub(super) const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
 
 pub(super) fn stricter(a: Effects, b: Effects) -> Effects {
@@ -277,9 +280,12 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
         let listed = rules.exec.as_ref().map(|list| (list.others, list.allow.iter().any(covers)));
         out.paths.insert(pattern.bytes(), with_list(named(rules, covers), listed));
     }
+    for file in rules.paths.iter().flat_map(|rule| existing(&rule.pattern, root)) {
+        enter_file(rules, &file, root, &mut out);
+    }
     for rule in &rules.paths {
-        for file in existing(&rule.pattern, root) {
-            enter_file(rules, &file, root, &mut out);
+        if rule.pattern.prefix && rule.pattern.path.starts_with("/dev/") {
+            enter_kinds(rules, &rule.pattern, root, &mut out);
         }
         if rule.pattern.prefix && rule.pattern.path.ends_with('/') {
             enter_folder(rules, &rule.pattern.path, root, &mut out);
@@ -297,17 +303,30 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
     out
 }
 
-/// The files that a pattern names now. A prefix is followed within its own folder only, and there to devices only: what else
-/// lies below is told by its path.
+/// The files that a pattern names now. A prefix is followed to devices only, in its own folder and those below it: what else lies
+/// there is told by its path.
 fn existing(pattern: &PathPattern, root: &Path) -> Vec<String> {
     if !pattern.prefix {
         return vec![pattern.path.clone()];
     }
     let Some((folder, _)) = pattern.path.rsplit_once('/') else { return Vec::new() };
+    let mut found = devices(folder, root, if folder.starts_with("/dev") { 1 } else { 0 });
+    found.retain(|path| pattern.fits(path));
+    found
+}
+
+fn devices(folder: &str, root: &Path, depth: u32) -> Vec<String> {
+    let mut found = Vec::new();
     let entries = fs::read_dir(below(root, &format!("{folder}/"))).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| e.file_name().into_string().ok()).map(|name| format!("{folder}/{name}"));
-    let device = |path: &String| fs::metadata(below(root, path)).is_ok_and(|m| is_device(&m));
-    names.filter(|path| pattern.fits(path)).filter(device).collect()
+    for name in entries.filter_map(|e| e.file_name().into_string().ok()) {
+        let path = format!("{folder}/{name}");
+        match fs::symlink_metadata(below(root, &path)) {
+            Ok(meta) if meta.is_dir() && depth > 0 => found.extend(devices(&path, root, depth - 1)),
+            _ if fs::metadata(below(root, &path)).is_ok_and(|m| is_device(&m)) => found.push(path),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn below(root: &Path, path: &str) -> std::path::PathBuf {
@@ -316,6 +335,23 @@ fn below(root: &Path, path: &str) -> std::path::PathBuf {
 
 fn is_device(meta: &fs::Metadata) -> bool {
     meta.file_type().is_char_device() || meta.file_type().is_block_device()
+}
+
+/// A pattern that fits all devices of a kind (as `/dev/nvidia*` does) is held for those that are plugged in later, too.
+fn enter_kinds(rules: &Rules, pattern: &PathPattern, root: &Path, out: &mut FoldedRules) {
+    let all: Vec<(u64, bool)> = devices("/dev", root, 1)
+        .iter()
+        .filter_map(|path| Some((device_key(&fs::metadata(below(root, path)).ok()?).1, pattern.fits(path))))
+        .collect();
+    let whole = |kind: &u64| all.iter().filter(|(other, _)| other == kind).all(|(_, fits)| *fits);
+    let kinds: BTreeSet<u64> = all.iter().map(|(kind, _)| *kind).filter(whole).collect();
+    let effects = named(rules, |other| other.prefix && other.fits(&pattern.path));
+    for kind in kinds {
+        out.raise((key_what::DEVICE, kind, ANY_MINOR), effects);
+        // The kernel asks for the one device first, and then no further.
+        let one = (key_what::DEVICE, kind, 0)..(key_what::DEVICE, kind, ANY_MINOR);
+        out.numbers.range_mut(one).for_each(|(_, held)| *held = stricter(*held, effects));
+    }
 }
 
 fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
@@ -406,6 +442,24 @@ mod tests {
         let folded = fold(&null, Path::new("/"));
         assert_eq!(folded.numbers.keys().next(), Some(&(key_what::DEVICE, 2 << 32 | 1, 3)));
         assert!(folded.has_devices());
+        let others_of_its_kind = folded.numbers.contains_key(&(key_what::DEVICE, 2 << 32 | 1, ANY_MINOR));
+        assert!(!others_of_its_kind, "/dev/zero is of the same kind and not meant");
+    }
+
+    #[test]
+    fn a_pattern_of_all_devices_of_a_kind_holds_those_that_come_later() {
+        let major = libc::major(std::fs::metadata("/dev/tty").unwrap().rdev());
+        let rules = Rules {
+            paths: vec![
+                rule("/dev/", true, Use::Write, Effect::Deny),
+                rule("/dev/tty", false, Use::Read, Effect::Stop),
+            ],
+            ..Rules::default()
+        };
+        let folded = fold(&rules, Path::new("/"));
+        let held = |minor| folded.numbers.get(&(key_what::DEVICE, 2 << 32 | u64::from(major), minor)).copied();
+        assert_eq!(held(ANY_MINOR), Some(Effects { write: effect::DENY, ..NOTHING }));
+        assert_eq!(held(0), Some(Effects { write: effect::DENY, read: effect::STOP, ..NOTHING }), "its own and that");
     }
 
     #[test]
