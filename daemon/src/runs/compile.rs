@@ -4,7 +4,7 @@
 
 use crate::sensors::ebpf::{
     EgressMode, EgressPolicy, EgressRule, Protocol, WatchedCall,
-    hosts::{BudgetRule, HostRule},
+    hosts::{BudgetRule, HostRule, WatchedName},
     rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
 };
 use failsafe_core::{
@@ -20,8 +20,9 @@ pub fn egress(policy: &Policy) -> EgressPolicy {
     let Some(egress) = &policy.egress else { return EgressPolicy::default() };
     let mut rules: Vec<EgressRule> = egress.allow.iter().flat_map(allowed).collect();
     // Who may reach a host may ask for its address.
-    for server in name_servers(policy) {
-        rules.push(EgressRule { net: server.into(), ports: vec![53..=53], protocol: None });
+    if egress.allow.iter().any(|allow| allow.host.is_some()) {
+        let asked = |server: IpAddr| EgressRule { net: server.into(), ports: vec![53..=53], protocol: None };
+        rules.extend(name_servers(policy).into_iter().map(asked));
     }
     let mode = match egress.mode {
         Mode::Enforce => EgressMode::Enforce,
@@ -30,12 +31,9 @@ pub fn egress(policy: &Policy) -> EgressPolicy {
     EgressPolicy { mode, rules, judge_replies: false }
 }
 
-/// Name servers whose answers are believed; none where the policy names no host.
+/// Name servers whose answers are believed.
 fn name_servers(policy: &Policy) -> Vec<IpAddr> {
-    let Some(egress) = policy.egress.as_ref().filter(|e| e.allow.iter().any(|a| a.host.is_some())) else {
-        return Vec::new();
-    };
-    if !egress.dns_servers.is_empty() {
+    if let Some(egress) = policy.egress.as_ref().filter(|egress| !egress.dns_servers.is_empty()) {
         return egress.dns_servers.clone();
     }
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -101,13 +99,15 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     }
     if let Some(egress) = &policy.egress {
         out.hosts = egress.allow.iter().filter_map(host_rule).collect();
-        out.dns_servers = name_servers(policy);
         let budget = |b: &policy::Budget| BudgetRule {
             to: b.to.clone(),
             bytes: b.bytes.unwrap_or(0),
             rate: b.rate.unwrap_or(0),
         };
         out.budgets = egress.budgets.iter().map(budget).collect();
+    }
+    if !(out.hosts.is_empty() && out.names.is_empty()) {
+        out.dns_servers = name_servers(policy);
     }
     out.dead = match policy.on_dead_daemon {
         OnDead::Keep => None,
@@ -204,7 +204,20 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
             }
         }
         EventKind::Fork if effect != Effect::Observe => mark(out, point::FORK, effect),
+        EventKind::Dns => match given(Field::Name) {
+            Some(names) => out.names.extend(names.iter().map(watched_name)),
+            None => out.names.push(WatchedName::Suffix(String::new())),
+        },
         _ => {}
+    }
+}
+
+/// Names are looked up from their ends: what a pattern says of their beginnings is left to the rule itself.
+fn watched_name(pattern: &Pattern) -> WatchedName {
+    match pattern {
+        Pattern::Exact(name) => WatchedName::Exact(name.clone()),
+        Pattern::Suffix(end) => WatchedName::Suffix(end.clone()),
+        _ => WatchedName::Suffix(String::new()),
     }
 }
 
@@ -327,6 +340,19 @@ mod tests {
             (egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()),
             ("10.0.0.2/32".into(), 53..=53)
         );
+    }
+
+    /// Without an allow-list too, and then the run may ask whom it likes.
+    #[test]
+    fn names_of_rules_are_told_without_an_allow_list() {
+        let text = "[policy]\nname = \"t\"\nowner = \"o\"\n[[rule]]\nid = \"c2\"\nrationale = \"x\"\n\
+                    when = { event = \"dns\", name = [\"*.bad\", \"evil.org\", \"a*\"] }\nactions = [\"notify\"]\n";
+        let policy = parse("t.toml", text).unwrap();
+        let rules = rules(&policy, 0);
+        let suffix = |end: &str| WatchedName::Suffix(end.into());
+        assert_eq!(rules.names, [suffix(".bad"), WatchedName::Exact("evil.org".into()), suffix("")]);
+        assert!(!rules.dns_servers.is_empty());
+        assert!(egress(&policy).rules.is_empty());
     }
 
     #[test]

@@ -294,6 +294,7 @@ pub static NO_RULES: Rules = Rules {
     max_forks: 0,
     protect: false,
     hosts: Vec::new(),
+    names: Vec::new(),
     dns_servers: Vec::new(),
     budgets: Vec::new(),
 };

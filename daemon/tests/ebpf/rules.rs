@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi::{latch, point};
-use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule};
+use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafed::sensors::ebpf::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use, effects};
 use failsafed::sensors::ebpf::{FileKind, Memory, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
 
@@ -464,6 +464,7 @@ fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
     let list = enforce(&[("127.53.7.1/32", 53), ("127.53.7.2/32", 53)]);
     let rules = Rules {
         hosts: vec![HostRule { name: "example.org".into(), below: true, ports: vec![port..=port], protocol: None }],
+        names: vec![WatchedName::Suffix(".bad".into()), WatchedName::Exact("told.example.org".into())],
         dns_servers: vec!["127.53.7.1".parse().unwrap()],
         ..Rules::default()
     };
@@ -480,5 +481,11 @@ fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
     assert_eq!(agent.ask(&connect), "ok");
     assert_eq!(agent.ask("tcp 127.77.0.1:9"), "EPERM", "its ports only");
     let op = next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. }));
-    assert_eq!(op.what, OpWhat::Dns { name: "data.example.org".into(), address: "127.77.0.1".parse().unwrap() });
+    let answered = |name: &str| OpWhat::Dns { name: name.into(), address: "127.77.0.1".parse().unwrap() };
+    assert_eq!(op.what, answered("data.example.org"));
+    // What a rule wants told is told whether it may be reached or not, and one name does not hide another at the same address.
+    for name in ["c2.bad", "c3.bad", "told.example.org"] {
+        assert_eq!(agent.ask(&format!("resolve {name} {}", server.address)), "ok");
+        assert_eq!(next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. })).what, answered(name));
+    }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use super::hosts::{BudgetRule, HostRule};
+use super::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
 
 /// Longest path of a rule, in bytes: the kernel's key has room for it and its NUL.
@@ -140,6 +140,8 @@ pub struct Rules {
     pub protect: bool,
     /// Hosts of the allow-list.
     pub hosts: Vec<HostRule>,
+    /// Names whose answers are told, of the allow-list or not.
+    pub names: Vec<WatchedName>,
     /// Name servers whose answers are believed.
     pub dns_servers: Vec<IpAddr>,
     /// Budgets, in the order of their classes, which count from 1.

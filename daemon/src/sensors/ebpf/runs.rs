@@ -100,7 +100,7 @@ impl Ebpf {
         let tables = Tables {
             egress: fold(&run.egress.rules)?,
             rules: rules::fold(run.rules, Path::new("/")),
-            hosts: fold_hosts(&run.rules.hosts, &run.rules.dns_servers)?,
+            hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,
             budgets: run.rules.budgets.clone(),
         };
         let names = tables.rules.names.clone();
