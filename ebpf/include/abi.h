@@ -46,6 +46,7 @@ enum fs_run_flag {
 	FS_RUN_BUDGETS = 1 << 14,   /* there are destination classes with budgets */
 	FS_RUN_DNS = 1 << 15,       /* the allow-list names hosts: answers are read */
 	FS_RUN_TREES = 1 << 16,     /* there are folders in force, by inode */
+	FS_RUN_SEEN_EXEC = 1 << 17, /* no LSM program judges what is executed: it is judged once it was */
 };
 
 /* What a rule does where it matches; of several the highest holds. */

@@ -67,7 +67,7 @@ INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool 
 		if (more.e.exec > o.effect)
 			o.effect = more.e.exec;
 	}
-	if (o.effect >= FS_EFFECT_DENY && o.effect > named.e.exec) {
+	if (o.effect > named.e.exec) {
 		same_file(&o, (__u64)bprm->file);
 		o.path = r->path;
 		tell_entry(run, dentry, MEETS(USE_EXEC, o.effect), &o);
@@ -96,7 +96,7 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct lin
 	} else if (run->stop & points) {
 		latch_stop(run);
 		stop_caller(run);
-	} else if (judges_files(run)) {
+	} else if (run->flags & FS_RUN_SEEN_EXEC) {
 		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT);
 	}
 	if (!m)

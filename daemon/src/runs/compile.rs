@@ -91,6 +91,11 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     if let Some(list) = &policy.exec {
         let others = if list.mode == Mode::Enforce { Effect::Deny } else { Effect::Observe };
         out.exec = Some(ExecList { others, allow: list.allow.iter().filter_map(path).collect() });
+        if list.mode == Mode::Enforce {
+            out.deny |=
+                NEW_NAMES.iter().filter_map(|call| WatchedCall::from_name(call)).fold(0, |all, call| all | call.mask())
+                    & refusable;
+        }
     }
     if let Some(limits) = policy.limits {
         out.max_procs = limits.processes.unwrap_or(0);
@@ -127,6 +132,11 @@ pub fn watches_network(policy: &Policy) -> bool {
         network && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
     })
 }
+
+/// Calls by which a program that is not on a list gets the name of one that is. What they are refused with is not what the policy
+/// promises: a kernel that cannot refuse them keeps the list by name.
+const NEW_NAMES: [&str; 9] =
+    ["mount", "move_mount", "fsopen", "fspick", "open_tree", "open_tree_attr", "pivot_root", "chroot", "setns"];
 
 /// The bits of calls; above them are points.
 const CALLS: u64 = (1 << point::EXEC_MEMFD) - 1;
@@ -340,6 +350,21 @@ mod tests {
             (egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()),
             ("10.0.0.2/32".into(), 53..=53)
         );
+    }
+
+    #[test]
+    fn a_list_of_programs_keeps_the_names_it_goes_by() {
+        let of = |mode: &str| {
+            let text =
+                format!("[policy]\nname = \"t\"\nowner = \"o\"\n[exec]\nmode = \"{mode}\"\nallow = [\"/bin/*\"]\n");
+            let policy = parse("t.toml", &text).unwrap();
+            let call = |name| WatchedCall::from_name(name).unwrap().mask();
+            let refusable = call("mount") | call("chroot") | call("reboot");
+            (rules(&policy, refusable).deny, call("mount") | call("chroot"))
+        };
+        let (enforced, names) = of("enforce");
+        assert_eq!(enforced, names, "of those that can be refused here");
+        assert_eq!(of("observe").0, 0);
     }
 
     /// Without an allow-list too, and then the run may ask whom it likes.

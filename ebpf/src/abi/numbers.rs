@@ -36,6 +36,8 @@ pub mod run_flag {
     pub const DNS: u32 = 1 << 15;
     /// There are folders in force, by inode.
     pub const TREES: u32 = 1 << 16;
+    /// No LSM program judges what is executed: it is judged once it was.
+    pub const SEEN_EXEC: u32 = 1 << 17;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).

@@ -114,7 +114,7 @@ impl Ebpf {
         let cfg = abi::RunCfg {
             slot: run.slot,
             epoch,
-            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables),
+            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables) | self.seen_exec(&tables),
             table: 0,
             watch: run.rules.watch,
             deny: run.rules.deny | run.rules.stop,
@@ -290,6 +290,11 @@ impl Ebpf {
             return Err(Error::CannotEnforce { missing });
         }
         Ok(())
+    }
+
+    fn seen_exec(&self, tables: &Tables) -> u32 {
+        let judged = !tables.rules.paths.is_empty() && !self.is_loaded("fs_lsm_bprm_check_security");
+        if judged { run_flag::SEEN_EXEC } else { 0 }
     }
 
     fn flags(&self, policy: &EgressPolicy, watch: Watch) -> u32 {
