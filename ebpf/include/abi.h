@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 3
+#define FS_ABI_VERSION 4
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
@@ -35,7 +35,7 @@ enum fs_run_flag {
 	FS_RUN_SYN_ONLY = 1 << 3,   /* no sock_ops: only connection attempts are judged in cgroup_skb (TCP) */
 	FS_RUN_WATCH_EXEC = 1 << 4,
 	FS_RUN_WATCH_LIFE = 1 << 5, /* fork and exit */
-	FS_RUN_WATCH_NET = 1 << 6,  /* events of calls that were allowed; refusals are always reported */
+	FS_RUN_WATCH_CONNECT = 1 << 6, /* events of connects that were allowed; refusals are always reported */
 	FS_RUN_PATHS = 1 << 7,      /* there are path entries in force */
 	FS_RUN_INODES = 1 << 8,     /* ... and the same files by inode */
 	FS_RUN_PROTECT = 1 << 9,    /* failsafe's own things are out of the run's reach */
@@ -47,6 +47,8 @@ enum fs_run_flag {
 	FS_RUN_DNS = 1 << 15,       /* the allow-list names hosts: answers are read */
 	FS_RUN_TREES = 1 << 16,     /* there are folders in force, by inode */
 	FS_RUN_SEEN_EXEC = 1 << 17, /* no LSM program judges what is executed: it is judged once it was */
+	FS_RUN_WATCH_SEND = 1 << 18, /* as FS_RUN_WATCH_CONNECT, of sends with an address */
+	FS_RUN_WATCH_BIND = 1 << 19,
 };
 
 /* What a rule does where it matches; of several the highest holds. */

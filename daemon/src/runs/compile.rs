@@ -3,7 +3,7 @@
 //! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
 
 use crate::sensors::ebpf::{
-    EgressMode, EgressPolicy, EgressRule, Protocol, WatchedCall,
+    EgressMode, EgressPolicy, EgressRule, Protocol, Watch, WatchedCall,
     hosts::{BudgetRule, HostRule, WatchedName},
     rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
 };
@@ -122,15 +122,37 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     out
 }
 
-/// Whether network calls that are let through are to be told of: each costs the run the waking of the daemon, so only where a
-/// rule could match one.
-pub fn watches_network(policy: &Policy) -> bool {
-    policy.rules.iter().any(|rule| {
-        let Condition::Event(wanted) = &rule.when else { return false };
-        let network = matches!(wanted.kind, EventKind::Connect | EventKind::Send | EventKind::Bind);
-        let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
-        network && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
-    })
+/// Which ordinary events are told. Network calls that are let through only where a rule could match one: each costs the run the
+/// waking of the daemon.
+pub fn watch(policy: &Policy) -> Watch {
+    let wanted = |kind| {
+        policy.rules.iter().any(|rule| {
+            let Condition::Event(wanted) = &rule.when else { return false };
+            let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
+            wanted.kind == kind
+                && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
+                && (kind == EventKind::Bind || reachable(policy, wanted))
+        })
+    };
+    Watch {
+        exec: true,
+        life: true,
+        connect: wanted(EventKind::Connect),
+        send: wanted(EventKind::Send),
+        bind: wanted(EventKind::Bind),
+    }
+}
+
+/// Whether the allow-list lets anything through to the addresses that a rule speaks of.
+fn reachable(policy: &Policy, wanted: &EventMatch) -> bool {
+    let Some(egress) = policy.egress.as_ref().filter(|egress| egress.mode == Mode::Enforce) else { return true };
+    let Some(addresses) = wanted.fields.iter().find(|m| m.field == Field::Address) else { return true };
+    let meets = |pattern: &Pattern| {
+        let Pattern::Net(net) = pattern else { return true };
+        // What a host's name stands for is not known here.
+        egress.allow.iter().any(|allow| allow.cidr.is_none_or(|other| other.contains(net) || net.contains(&other)))
+    };
+    addresses.any_of.iter().any(meets)
 }
 
 /// Calls by which a program that is not on a list gets the name of one that is. What they are refused with is not what the policy
@@ -320,12 +342,27 @@ mod tests {
 
     #[test]
     fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
-        let watched = |when: &str| {
-            let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{}", rule("observe", when));
-            watches_network(&parse("t.toml", &text).unwrap())
+        let watched = |head: &str, when: &str| {
+            let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{head}{}", rule("observe", when));
+            let Watch { connect, send, bind, .. } = watch(&parse("t.toml", &text).unwrap());
+            [connect, send, bind]
         };
-        assert!(watched("event = \"connect\"") && watched("event = \"bind\", port = 22"));
-        assert!(!watched("event = \"connect\", verdict = \"denied\"") && !watched("event = \"exec\""));
+        assert_eq!(watched("", "event = \"connect\""), [true, false, false]);
+        assert_eq!(watched("", "event = \"send\""), [false, true, false]);
+        assert_eq!(watched("", "event = \"bind\", port = 22"), [false, false, true]);
+        for never in ["event = \"connect\", verdict = \"denied\"", "event = \"exec\""] {
+            assert_eq!(watched("", never), [false; 3], "{never}");
+        }
+        let list = "[egress]\nallow = [{ cidr = \"10.0.0.0/8\" }]\n";
+        for (address, told) in [("10.1.0.0/16", true), ("0.0.0.0/0", true), ("203.0.113.0/24", false)] {
+            let when = format!("event = \"connect\", address = \"{address}\"");
+            assert_eq!(watched(list, &when)[0], told, "{address}");
+            assert!(
+                watched(&list.replace("allow", "mode = \"observe\"\nallow"), &when)[0],
+                "what is not refused is told"
+            );
+            assert!(watched(&list.replace("cidr = \"10.0.0.0/8\"", "host = \"a.org\""), &when)[0]);
+        }
     }
 
     #[test]

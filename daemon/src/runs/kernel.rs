@@ -5,7 +5,7 @@
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via, Watch,
+    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via,
     rules::{Inode, Names, Rules, Use},
 };
 use failsafe_core::{Policy, RunId};
@@ -144,7 +144,7 @@ impl Kernel {
             level: u32::try_from(level).unwrap_or(u32::MAX),
             egress: &egress,
             rules: &rules,
-            watch: Watch { exec: true, life: true, net: compile::watches_network(policy) },
+            watch: compile::watch(policy),
             latch,
         };
         let all = self.union(None);

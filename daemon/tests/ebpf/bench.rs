@@ -132,6 +132,15 @@ impl Bench {
         TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
     }
 
+    /// As most runs are: of network calls only refusals are told.
+    pub fn add_quiet(&mut self, name: &str, egress: &EgressPolicy) -> TestRun {
+        let (cgroup, slot) = (self.cgroup(name), self.next_slot);
+        self.next_slot += 1;
+        let watch = Watch { exec: true, life: true, ..Watch::NOTHING };
+        let attached = self.ebpf.add_run(&RunSpec { watch, ..spec(&cgroup, slot, egress) }).unwrap();
+        TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
+    }
+
     pub fn add_ruled(&mut self, name: &str, egress: &EgressPolicy, rules: &Rules) -> TestRun {
         let cgroup = self.cgroup(name);
         self.adopt_ruled(cgroup, egress, rules)

@@ -23,13 +23,22 @@ pub struct Watch {
     pub exec: bool,
     /// Processes made and ended.
     pub life: bool,
-    /// Network calls that were allowed.
-    pub net: bool,
+    /// Connects that were allowed.
+    pub connect: bool,
+    /// Sends to an address that were allowed.
+    pub send: bool,
+    /// Binds that were allowed.
+    pub bind: bool,
+}
+
+impl Watch {
+    /// None of them.
+    pub const NOTHING: Watch = Watch { exec: false, life: false, connect: false, send: false, bind: false };
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { exec: true, life: true, net: true }
+        Self { exec: true, life: true, connect: true, send: true, bind: true }
     }
 }
 
@@ -247,7 +256,7 @@ impl Ebpf {
     pub fn set_egress(&mut self, slot: u32, policy: &EgressPolicy) -> Result<(), Error> {
         self.check_mode(policy.mode)?;
         let egress = fold(&policy.rules)?;
-        let flags = self.flags(policy, Watch { exec: false, life: false, net: false });
+        let flags = self.flags(policy, Watch::NOTHING);
         let Some(live) = self.runs.get(&slot) else {
             return Err(Error::Slot(slot));
         };
@@ -308,7 +317,9 @@ impl Ebpf {
             (!self.is_loaded("fs_sock_ops"), run_flag::SYN_ONLY),
             (watch.exec, run_flag::WATCH_EXEC),
             (watch.life, run_flag::WATCH_LIFE),
-            (watch.net, run_flag::WATCH_NET),
+            (watch.connect, run_flag::WATCH_CONNECT),
+            (watch.send, run_flag::WATCH_SEND),
+            (watch.bind, run_flag::WATCH_BIND),
         ];
         bits.iter().filter(|(on, _)| *on).fold(mode, |acc, (_, bit)| acc | bit)
     }
