@@ -83,7 +83,7 @@ struct fs_run_cfg {
 /* Index 0: the daemon's sign of life. */
 struct fs_watchdog {
 	__u64 beat_ns;     /* CLOCK_MONOTONIC, when the daemon last said that it works; 0 = not yet */
-	__u32 daemon_tgid; /* whom a run may not signal or trace */
+	__u32 daemon_tgid; /* whom, and whose children, a run may not signal, trace or limit */
 	__u32 pad;
 };
 
@@ -362,6 +362,7 @@ enum fs_protect {
 	FS_PROTECT_CGROUP = 5,
 	FS_PROTECT_FILES = 6,
 	FS_PROTECT_SOCKET = 7, /* a socket that was made outside the run was handed in */
+	FS_PROTECT_PROCESS = 8, /* limits, priority or other standing of the daemon */
 };
 
 struct fs_op {

@@ -125,6 +125,8 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 			if (result)
 				return result;
 		}
+		if (magic == PROC_SUPER_MAGIC && write && of_daemon((__u64)file->f_inode))
+			return protect(run, FS_PROTECT_PROCESS, BPF_CORE_READ(file, f_inode, i_ino));
 		if (magic == CGROUP2_SUPER_MAGIC && write && outside_own_cgroups(run, (__u64)file))
 			return protect(run, FS_PROTECT_CGROUP, BPF_CORE_READ(file, f_inode, i_ino));
 	}

@@ -172,6 +172,7 @@ fn operation(op: ebpf::Op) -> Event {
                 ebpf::Protected::Cgroup => "cgroup files",
                 ebpf::Protected::Files => "state folder",
                 ebpf::Protected::Socket => "socket from outside the run",
+                ebpf::Protected::Process => "limits or priority of the daemon",
             };
             Event::Protect { what: what.into(), verdict, assurance }
         }

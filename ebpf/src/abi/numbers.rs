@@ -168,6 +168,8 @@ pub mod protect {
     pub const FILES: u64 = 6;
     /// A socket made outside and handed in.
     pub const SOCKET: u64 = 7;
+    /// Limits, priority or other standing of the daemon.
+    pub const PROCESS: u64 = 8;
 }
 
 /// Kinds of event (`enum fs_kind`).

@@ -195,6 +195,12 @@ pub const DAEMON: &[Row] = &[
     row("stop-daemon", Nobody, Blocked, Blocked),
     row("trace-daemon", Root, ROOT, Blocked),
     row("trace-daemon", Nobody, Blocked, Blocked),
+    row("renice-daemon", Root, ROOT, Blocked),
+    row("renice-daemon", Nobody, Blocked, Blocked),
+    row("limit-daemon", Root, ROOT, Blocked),
+    row("limit-daemon", Nobody, Blocked, Blocked),
+    row("offer-daemon-to-oom", Root, ROOT, Blocked),
+    row("offer-daemon-to-oom", Nobody, Blocked, Blocked),
     row("kill-daemon-and-send", Both, Blocked, Blocked),
 ];
 

@@ -149,6 +149,8 @@ pub enum Protected {
     Files,
     /// A socket made outside the run was handed in.
     Socket,
+    /// The daemon's limits, priority or standing with the OOM killer.
+    Process,
 }
 
 /// The safe form of a record; `None` for one that this daemon does not know.
@@ -204,6 +206,7 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
             protect::CGROUP => Protected::Cgroup,
             protect::FILES => Protected::Files,
             protect::SOCKET => Protected::Socket,
+            protect::PROCESS => Protected::Process,
             _ => return None,
         }),
         op_what::BUDGET => OpWhat::Budget { class: small(e.a), spent: e.b, address: address(e) },
