@@ -59,6 +59,8 @@ pub struct GpuView {
     pub runs: BTreeSet<RunId>,
     /// Processes on it, with their memory and the run they belong to.
     pub processes: Vec<GpuProcessView>,
+    /// When they were last known, `CLOCK_MONOTONIC`; `None` before the first time. Later they are as they were then.
+    pub processes_at: Option<failsafe_core::MonoTime>,
     /// Signals it does not have.
     pub unsupported: Vec<String>,
     /// Signals that fail now, with the reason.
@@ -80,6 +82,7 @@ impl GpuView {
             sampled_ns: 0,
             runs: BTreeSet::new(),
             processes: Vec::new(),
+            processes_at: None,
             unsupported: Vec::new(),
             failing: Vec::new(),
         }

@@ -305,7 +305,9 @@ impl Told {
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
         let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
-        let (processes, inputs) = self.whose.take(work, &sample.processes, &live);
+        // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
+        let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
+        let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));
         let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         {
             let mut node = self.node();
@@ -313,7 +315,9 @@ impl Told {
                 show(view, &seen.current, sample);
                 view.sampled_ns = clock::wall_ns();
                 view.runs = runs;
-                view.processes = processes;
+                if let Some(processes) = processes {
+                    (view.processes, view.processes_at) = (processes, Some(at));
+                }
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Nvml) {
                 sensor.last_success_ns = clock::wall_ns();
