@@ -2,7 +2,13 @@
 
 use super::{Context, doctor, health, reset};
 use crate::{platform::clock, runs::Standing};
-use failsafe_core::{GpuId, RunId, health::OrderKind, klog::Bus, policy::check::Blind, signal::Source};
+use failsafe_core::{
+    GpuId, Kind, RunId,
+    health::OrderKind,
+    klog::Bus,
+    policy::check::{Blind, Unwatched},
+    signal::Source,
+};
 use failsafe_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +58,7 @@ pub struct GpuView {
     /// What it is.
     pub info: crate::sensors::nvml::GpuInfo,
     /// Last readings, by kind.
-    pub readings: BTreeMap<failsafe_core::Kind, i64>,
+    pub readings: BTreeMap<Kind, i64>,
     /// When, wall clock ns.
     pub sampled_ns: i64,
     /// Runs that use it.
@@ -65,6 +71,8 @@ pub struct GpuView {
     pub unsupported: Vec<String>,
     /// Signals that fail now, with the reason.
     pub failing: Vec<String>,
+    /// Signals that keep failing or were never read, with the reason: no rule can watch them.
+    pub unread: BTreeMap<Kind, String>,
 }
 
 impl GpuView {
@@ -85,6 +93,7 @@ impl GpuView {
             processes_at: None,
             unsupported: Vec::new(),
             failing: Vec::new(),
+            unread: BTreeMap::new(),
         }
     }
 }
@@ -104,6 +113,23 @@ impl NodeView {
     /// The blind sensors, each with the reason.
     pub fn blind(&self) -> Blind {
         self.sensors.iter().filter_map(|(source, view)| Some((*source, view.blind.clone()?))).collect()
+    }
+
+    /// Signals that one of these GPUs does not have or tell; with none given, that none of the node's has or tells.
+    pub fn unwatched(&self, gpus: &BTreeSet<GpuId>) -> Unwatched {
+        let mut out: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+        let all = gpus.is_empty();
+        let concerned: Vec<&GpuView> = self.gpus.values().filter(|view| all || gpus.contains(&view.uuid)).collect();
+        for view in &concerned {
+            for kind in view.unsupported.iter().filter_map(|name| Kind::parse(name)) {
+                out.entry(kind).or_default().push(format!("{} does not have it", view.uuid));
+            }
+            for (kind, why) in &view.unread {
+                out.entry(kind.clone()).or_default().push(format!("it fails on {}: {why}", view.uuid));
+            }
+        }
+        let least = if all { concerned.len() } else { 1 };
+        out.into_iter().filter(|(_, why)| why.len() >= least).map(|(kind, why)| (kind, why.join(", "))).collect()
     }
 }
 
@@ -203,7 +229,7 @@ impl Node {
     }
 }
 
-fn reading_of((kind, value): (&failsafe_core::Kind, &i64)) -> v1::Reading {
+fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {
     v1::Reading { name: kind.to_string(), value: *value, text: kind.unit().show(*value) }
 }
 
@@ -230,7 +256,7 @@ fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
 }
 
 fn gpu(gpu: &GpuView) -> v1::Gpu {
-    use failsafe_core::Kind;
+    use Kind;
     let reading = |kind: Kind| gpu.readings.get(&kind).copied().unwrap_or_default();
     v1::Gpu {
         uuid: gpu.uuid.0.clone(),

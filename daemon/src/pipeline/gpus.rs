@@ -21,7 +21,11 @@ use crate::{
     },
 };
 use failsafe_core::{
-    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
+    event::Event,
+    health::Fact,
+    input::{Gap, Unread},
+    klog::Bus,
     signal::Source,
 };
 use std::{
@@ -29,6 +33,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
+use unread::Failing;
+
+mod unread;
 
 /// The daemon's start waits this long for the first word of NVML, so that a policy is not refused for a sensor that is
 /// about to see.
@@ -125,6 +132,7 @@ struct Told {
 #[derive(Default)]
 struct Seen {
     current: Current,
+    failing: Failing,
     told: Repeats<Kind>,
 }
 
@@ -300,6 +308,7 @@ impl Told {
         let gpu = GpuId(sample.gpu.clone());
         let live = self.registry.live();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
+        let unread = seen.failing.take(&seen.current, sample);
         seen.current.take(sample);
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
@@ -313,6 +322,7 @@ impl Told {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
                 show(view, &seen.current, sample);
+                view.unread = seen.failing.unwatched();
                 view.sampled_ns = clock::wall_ns();
                 view.runs = runs;
                 if let Some(processes) = processes {
@@ -324,6 +334,10 @@ impl Told {
             }
         }
         inputs.into_iter().for_each(|input| self.tell(input));
+        for (kind, why) in unread {
+            let (source, gpu) = (Source::Nvml, gpu.clone());
+            self.tell(Input::Unread(Unread { seq: 0, at, source, gpu, kind, why }));
+        }
         let now = Instant::now();
         for (kind, value) in nvml::signals(sample) {
             if seen.tells(&kind, value, now) {

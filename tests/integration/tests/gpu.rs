@@ -1,7 +1,7 @@
 //! GPUs through NVML, here through the simulated library: the daemon knows nothing of it but its path.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, on_gpu_node, on_node, sentinel, wait_for};
+use integration::{Launch, TWO_GPUS, on_gpu_node, on_node, sentinel, wait_for};
 use std::fs;
 
 const HOT: &str = r#"
@@ -66,6 +66,40 @@ fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
             let _ = child.wait();
         }
         done
+    })
+}
+
+#[test]
+fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()> {
+    // The first GPU has no temperature, the second cannot tell its.
+    let fault = |gpu: u32, error: &str| {
+        format!("[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = {gpu}\nerror = \"{error}\"\n")
+    };
+    let scenario =
+        TWO_GPUS.to_owned() + "[[gpu]]\nmodel = \"H100\"\n\n" + &fault(0, "NOT_SUPPORTED") + &fault(1, "UNKNOWN");
+    on_gpu_node("unread", &scenario, "", |node| {
+        let seen = || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(3));
+        wait_for("the GPUs are seen", seen)?;
+        let hot = node.policy("hot", HOT)?.display().to_string();
+        let run = |gpu: &str| node.ctl(["run", "-p", &hot, "--gpu", gpu, "--user", "nobody", "--", "true"]);
+        for (gpu, why) in [("0", "does not have it"), ("1", "it fails on")] {
+            let refused = run(gpu)?.expect(1)?;
+            ensure!(refused.err.contains("needs gpu.temperature") && refused.err.contains(why), "{gpu}: {refused:?}");
+        }
+        run("2")?.expect(0)?;
+        // One GPU of the node can be watched: the policy is of use here.
+        node.ctl(["policy", "check", "--node", &hot])?.expect(0)?;
+        Ok(())
+    })?;
+    let scenario = TWO_GPUS.to_owned() + &fault(0, "NOT_SUPPORTED") + &fault(1, "NOT_SUPPORTED");
+    on_gpu_node("unread-all", &scenario, "", |node| {
+        let hot = node.policy("hot", HOT)?.display().to_string();
+        let check = node.ctl(["policy", "check", "--node", &hot])?.expect(1)?;
+        ensure!(check.out.contains("needs gpu.temperature"), "{check:?}");
+        let willing = HOT.replace("owner =", "on_blind = \"continue\"\nowner =");
+        let willing = node.policy("willing", &willing)?.display().to_string();
+        node.ctl(["policy", "check", "--node", &willing])?.expect(0)?;
+        node.ctl(["run", "-p", &willing, "--gpu", "0", "--user", "nobody", "--", "true"])?.expect(0).map(drop)
     })
 }
 

@@ -5,7 +5,7 @@ use crate::time::MonoTime;
 use crate::{
     decision::{Action, Cause, DecisionId, IncidentId, Mode, Outcome, Verdict},
     event::{Assurance, Event, NetOp, Verdict as Net},
-    input::{Command, Contained, Control, Gap, Run},
+    input::{Command, Contained, Control, Gap, Run, Unread},
     policy::{PolicyDigest, parse::parse},
     replay::{Recorded, replay},
     signal::{Kind, Real, Value},
@@ -292,6 +292,25 @@ fn blindness_is_told_once_until_sight_returns() {
     assert_eq!(b.feed(gap(4, true)).len(), 1);
     let mut b = Bench::with(&POLICY.replace("owner = \"o\"", "owner = \"o\"\non_blind = \"freeze\""));
     assert!(b.feed(gap(1, true))[0].actions.contains(&Action::Freeze));
+}
+
+#[test]
+fn a_signal_that_is_not_read_blinds_the_rules_on_it_and_no_others() {
+    let unread = |seq, gpu: &str, kind, why: Option<&str>| {
+        let (gpu, why) = (GpuId(gpu.into()), why.map(str::to_owned));
+        Input::Unread(Unread { seq, at: at(1), source: Source::Nvml, gpu, kind, why })
+    };
+    let mut b = Bench::with(&POLICY.replace("owner = \"o\"", "owner = \"o\"\non_blind = \"freeze\""));
+    assert!(b.feed(unread(1, "GPU-0", Kind::GpuPower, Some("x"))).is_empty(), "no rule is on it");
+    assert!(b.feed(unread(2, "GPU-9", Kind::GpuTemperature, Some("x"))).is_empty(), "it is not the run's GPU");
+    let told = b.feed(unread(3, "GPU-0", Kind::GpuTemperature, Some("x")));
+    assert_eq!(rules(&told), ["blind"]);
+    assert!(told[0].actions.contains(&Action::Freeze) && told[0].because == [3], "{told:?}");
+    // Other signals of that GPU are read all the time.
+    b.signal(2, Subject::Gpu(GpuId("GPU-0".into())), Kind::GpuUtilization, Value::Integer(1));
+    assert!(b.feed(unread(4, "GPU-0", Kind::GpuTemperature, Some("x"))).is_empty(), "told once");
+    assert!(b.feed(unread(5, "GPU-0", Kind::GpuTemperature, None)).is_empty());
+    assert_eq!(b.feed(unread(6, "GPU-0", Kind::GpuTemperature, Some("x"))).len(), 1);
 }
 
 #[test]

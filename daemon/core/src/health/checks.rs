@@ -45,7 +45,7 @@ impl Checks {
         value: i64,
         at: MonoTime,
     ) -> Vec<(&'static Check, Found)> {
-        if !CHECKS.iter().any(|check| concerns(check, kind)) {
+        if !judges(kind) {
             return Vec::new();
         }
         let before = self.last.insert(kind.clone(), value);
@@ -133,6 +133,11 @@ fn replay_limit(generation: i64, width: i64) -> i64 {
     };
     let limit = hundred_mt * 60 * width.clamp(1, 32);
     limit / 10_000 + i64::from(limit % 10_000 > 0)
+}
+
+/// Whether a GPU is judged by it.
+pub(super) fn judges(kind: &Kind) -> bool {
+    CHECKS.iter().any(|check| concerns(check, kind))
 }
 
 fn concerns(check: &Check, kind: &Kind) -> bool {

@@ -25,7 +25,7 @@ pub use thresholds::Thresholds;
 
 use crate::{
     event::Event,
-    input::{Gap, Input},
+    input::{Gap, Input, Unread},
     signal::{Signal, Source, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
@@ -39,6 +39,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub const CORDONED: &str = "cordoned";
 /// The code of a part that is not seen.
 pub const BLIND: &str = "blind";
+/// The code of a part of which signals cannot be read by which it is judged.
+pub const UNREAD: &str = "signals-unread";
 /// The code of an answer that is too old.
 pub const STALE: &str = "stale";
 
@@ -173,6 +175,7 @@ impl Health {
                 _ => Vec::new(),
             },
             Input::Gap(gap) if gap.source == Source::Nvml => self.gap(gap),
+            Input::Unread(unread) => self.unread(unread),
             Input::Tick(at) => self.tick(*at),
             _ => Vec::new(),
         }
@@ -286,6 +289,15 @@ impl Health {
                 self.node.drop_reason(BLIND);
             }
         }
+        self.settle(None)
+    }
+
+    /// A signal by which a GPU is judged cannot be read, or is read again.
+    fn unread(&mut self, unread: &Unread) -> Vec<Change> {
+        self.advance(unread.at);
+        let now = self.stamp(unread.at);
+        let part = self.gpus.entry(unread.gpu.clone()).or_insert_with(|| Part::unseen(now));
+        part.unread(&unread.kind, unread.why.as_deref(), now);
         self.settle(None)
     }
 

@@ -244,6 +244,27 @@ fn blindness_is_unknown_and_sight_must_be_shown() {
 }
 
 #[test]
+fn a_gpu_is_not_well_while_a_signal_that_it_is_judged_by_is_not_read() {
+    let mut h = seen();
+    let unread = |kind, why: Option<&str>| {
+        let (gpu, why) = (gpu("a"), why.map(str::to_owned));
+        Input::Unread(Unread { seq: 1, at: s(2), source: Source::Nvml, gpu, kind, why })
+    };
+    assert!(h.take(&unread(Kind::GpuSmActive, Some("x"))).is_empty(), "nothing is judged by it");
+    h.take(&unread(Kind::GpuTemperature, Some("unknown error")));
+    h.take(&unread(Kind::GpuEccUncorrected, Some("x")));
+    assert_eq!((level(&h, "a"), codes(&h, "a")), (Level::Degraded, vec![UNREAD.to_owned()]));
+    let text = h.view().gpus[&gpu("a")].reasons[0].text.clone();
+    assert!(text.contains("gpu.temperature (unknown error)") && text.contains("gpu.ecc_uncorrected"), "{text}");
+    h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(3)).unwrap();
+    assert_eq!(codes(&h, "a"), [UNREAD], "an order makes nothing readable");
+    h.take(&unread(Kind::GpuEccUncorrected, None));
+    assert_eq!(level(&h, "a"), Level::Degraded);
+    h.take(&unread(Kind::GpuTemperature, None));
+    assert_eq!(level(&h, "a"), Level::Healthy);
+}
+
+#[test]
 fn a_cordon_drains_and_a_reset_does_not_lift_it() {
     let mut h = seen();
     h.order(&order(OrderKind::Cordon, Target::Gpu(gpu("a"))), s(2)).unwrap();

@@ -82,6 +82,25 @@ fn while_nobody_knows_who_is_on_a_gpu_what_was_known_stays() {
 }
 
 #[test]
+fn a_signal_that_keeps_failing_is_told_to_the_core_and_shown() {
+    let Some((mut told, queue, _folder)) = told() else { return };
+    let gpu = GpuId("GPU-1".into());
+    for s in [1, 5, 11] {
+        let failing = of(&[(Kind::GpuUtilization, 0)], &[], &[("gpu.temperature", "unknown")]);
+        told.take(NvmlEvent::Sample(Sample { mono_ns: s * 1_000_000_000, ..failing }));
+    }
+    told.take(NvmlEvent::Pause);
+    told.flush();
+    let inputs = queue.try_iter().flat_map(|message| if let Message::Inputs(all) = message { all } else { Vec::new() });
+    let unread: Vec<_> = inputs
+        .filter_map(|it| if let Input::Unread(it) = it { Some((it.gpu, it.kind, it.why)) } else { None })
+        .collect();
+    assert_eq!(unread, [(gpu.clone(), Kind::GpuTemperature, Some("unknown".into()))]);
+    let unwatched = told.node().unwatched(&[gpu].into());
+    assert_eq!(unwatched.keys().collect::<Vec<_>>(), [&Kind::GpuTemperature]);
+}
+
+#[test]
 fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
     let Some((mut told, queue, _folder)) = told() else { return };
     let sample = |value| NvmlEvent::Sample(of(&[(Kind::GpuTemperature, value)], &[], &[]));
