@@ -186,6 +186,9 @@ pub fn gpu(part: &pb::PartHealth, seen: Option<&pb::Gpu>, now: i64, paint: Paint
         return out;
     };
     let _ = writeln!(out, "PCI {}, sampled {}", clean(&seen.pci), time::ago(seen.sampled_ns, now));
+    if let Some(info) = &seen.info {
+        out.push_str(&super::gpu_info::text(info));
+    }
     if !seen.processes.is_empty() {
         let rows = seen.processes.iter().map(|p| {
             let run = if p.run_id.is_empty() { "none".to_owned() } else { p.run_id.clone() };

@@ -12,6 +12,7 @@ mod connection;
 mod convert;
 mod doctor;
 mod events;
+mod gpu_info;
 mod health;
 mod node;
 mod policy;

@@ -275,5 +275,6 @@ fn gpu(gpu: &GpuView) -> v1::Gpu {
         readings: gpu.readings.iter().map(reading_of).collect(),
         processes: gpu.processes.iter().map(process).collect(),
         pci: gpu.bus.map(|bus| bus.to_string()).unwrap_or_default(),
+        info: super::gpu_info::gpu_info(&gpu.info),
     }
 }
