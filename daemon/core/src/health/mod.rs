@@ -326,8 +326,9 @@ impl Health {
         let fresh = self.fresh;
         for part in self.gpus.values_mut() {
             part.tick(fresh, now);
+            part.forget_old_events(now);
         }
-        self.node.tick_own(now);
+        self.node.forget_old_events(now);
         self.settle(None)
     }
 

@@ -127,9 +127,11 @@ impl Part {
         if let Some(reason) = self.reasons.get_mut(code) {
             reason.last_ns = now.wall_ns;
             reason.count += 1;
-            reason.text = text;
             let worse = level > reason.level;
-            reason.level = reason.level.max(level);
+            // What is said and advised is of the worst: a milder word later does not soften it.
+            if level >= reason.level {
+                (reason.level, reason.text, reason.advice) = (level, text, advice);
+            }
             return worse;
         }
         if self.reasons.len() >= REASONS && level < Level::Unhealthy {
@@ -189,7 +191,9 @@ impl Part {
         let verdict = self.xids.hear(catalogue, thresholds, code, now.wall_ns);
         let mut changed = false;
         for over in verdict.over {
-            changed |= self.reasons.remove(&over).is_some();
+            // What is unhealthy stays until somebody resets it.
+            let milder = self.reasons.get(&over).is_some_and(|reason| reason.level < Level::Unhealthy);
+            changed |= milder && self.reasons.remove(&over).is_some();
         }
         for found in verdict.found {
             changed |= self.note(&found.code, found.level, found.text, found.advice, now);
@@ -229,11 +233,14 @@ impl Part {
         }
     }
 
-    /// The node's own reasons, apart from a cordon and blindness, go when they have not come again for a day.
-    pub(super) fn tick_own(&mut self, now: Stamp) {
+    /// What happened and did not make the part unhealthy is over when it has not come again for a day. What a check of a
+    /// signal says ends with the signal, and a cordon with an order.
+    pub(super) fn forget_old_events(&mut self, now: Stamp) {
         let day = i64::try_from(checks::DAY.0).unwrap_or(i64::MAX);
         self.reasons.retain(|code, reason| {
-            reason.level >= Level::Unknown || code == CORDONED || now.wall_ns.saturating_sub(reason.last_ns) < day
+            let of_a_signal = code == UNREAD || checks::is_code(code) || wear::is_code(code);
+            let stays = reason.level >= Level::Unknown || code == CORDONED || of_a_signal;
+            stays || now.wall_ns.saturating_sub(reason.last_ns) < day
         });
     }
 
