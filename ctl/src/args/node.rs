@@ -34,6 +34,7 @@ pub enum GpuCommand {
     /// One GPU: health with reasons, every signal, processes.
     Describe {
         /// UUID or index.
+        #[arg(value_parser = super::gpu)]
         gpu: String,
         #[command(flatten)]
         output: Output,
@@ -56,7 +57,7 @@ pub enum GpuCommand {
 #[derive(Debug, ClapArgs)]
 pub struct HealthArgs {
     /// Only these GPUs, beside what speaks against the node itself; may be repeated, or separated by commas.
-    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',')]
+    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = super::gpu)]
     pub gpus: Vec<String>,
     /// Degraded will do: exit 0.
     #[arg(long)]
@@ -72,7 +73,7 @@ pub struct HealthArgs {
 #[derive(Debug, ClapArgs)]
 pub struct PlaceableArgs {
     /// On these GPUs; may be repeated, or separated by commas.
-    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', conflicts_with = "count")]
+    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = super::gpu, conflicts_with = "count")]
     pub gpus: Vec<String>,
     /// On so many GPUs, whichever. Without it and `--gpu`: on the node itself.
     #[arg(long, default_value_t = 0)]
@@ -114,6 +115,7 @@ pub struct OrderArgs {
 #[derive(Debug, ClapArgs)]
 pub struct GpuOrderArgs {
     /// UUID or index.
+    #[arg(value_parser = super::gpu)]
     pub gpu: String,
     #[command(flatten)]
     pub order: OrderArgs,

@@ -98,6 +98,20 @@ impl GpuView {
     }
 }
 
+/// Why a text names no GPU of the node.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNamed {
+    /// Sensors of two vendors both count from 0.
+    #[error("gpu `{0}` is {1} and {2}: name one by its UUID")]
+    Ambiguous(String, GpuId, GpuId),
+    /// A slice.
+    #[error("gpu `{0}` is a MIG device of {1}: a run is given whole GPUs, so name that one")]
+    MigDevice(String, GpuId),
+    /// No GPU has it.
+    #[error("gpu `{0}`: expected an index or a UUID; this node has [{1}]")]
+    Unknown(String, String),
+}
+
 /// What the sensors say of the node.
 #[derive(Debug, Default)]
 pub struct NodeView {
@@ -113,6 +127,32 @@ impl NodeView {
     /// The blind sensors, each with the reason.
     pub fn blind(&self) -> Blind {
         self.sensors.iter().filter_map(|(source, view)| Some((*source, view.blind.clone()?))).collect()
+    }
+
+    /// The GPU of that UUID or index.
+    ///
+    /// # Errors
+    /// [`NotNamed`].
+    pub fn gpu_named(&self, wanted: &str) -> Result<GpuId, NotNamed> {
+        let id = GpuId(wanted.to_owned());
+        if self.gpus.contains_key(&id) {
+            return Ok(id);
+        }
+        let of_index: Vec<&GpuId> =
+            self.gpus.values().filter(|view| view.index.to_string() == wanted).map(|view| &view.uuid).collect();
+        match of_index[..] {
+            [one] => return Ok(one.clone()),
+            [first, second, ..] => {
+                return Err(NotNamed::Ambiguous(wanted.to_owned(), first.clone(), second.clone()));
+            }
+            [] => {}
+        }
+        let holds = |view: &&GpuView| view.info.mig_devices.iter().any(|device| device.uuid == wanted);
+        if let Some(whole) = self.gpus.values().find(holds) {
+            return Err(NotNamed::MigDevice(wanted.to_owned(), whole.uuid.clone()));
+        }
+        let known: Vec<String> = self.gpus.values().map(|view| format!("{} ({})", view.index, view.uuid)).collect();
+        Err(NotNamed::Unknown(wanted.to_owned(), known.join(", ")))
     }
 
     /// Signals that one of these GPUs does not have or tell; with none given, that none of the node's has or tells.
@@ -276,5 +316,28 @@ fn gpu(gpu: &GpuView) -> v1::Gpu {
         processes: gpu.processes.iter().map(process).collect(),
         pci: gpu.bus.map(|bus| bus.to_string()).unwrap_or_default(),
         info: super::gpu_info::gpu_info(&gpu.info),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sensors::nvml::MigDevice;
+
+    #[test]
+    fn a_gpu_is_named_by_what_is_its_alone() {
+        let mut node = NodeView::default();
+        for (name, index) in [("GPU-a", 0), ("GPU-b", 1), ("amdgpu-x", 0)] {
+            let id = GpuId(name.into());
+            node.gpus.insert(id.clone(), GpuView { index, ..GpuView::new(id) });
+        }
+        let slice = MigDevice { uuid: "MIG-1".into(), ..MigDevice::default() };
+        node.gpus.get_mut(&GpuId("GPU-b".into())).unwrap().info.mig_devices.push(slice);
+        assert_eq!(node.gpu_named("1"), Ok(GpuId("GPU-b".into())));
+        assert_eq!(node.gpu_named("amdgpu-x"), Ok(GpuId("amdgpu-x".into())));
+        let told = |wanted| node.gpu_named(wanted).unwrap_err().to_string();
+        assert_eq!(told("0"), "gpu `0` is GPU-a and amdgpu-x: name one by its UUID");
+        assert!(told("MIG-1").contains("MIG device of GPU-b"), "{}", told("MIG-1"));
+        assert!(told("7").contains("1 (GPU-b)") && told("").contains("expected an index"), "{}", told("7"));
     }
 }

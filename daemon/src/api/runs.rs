@@ -275,16 +275,10 @@ impl Runs {
         let node = self.0.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut out = BTreeSet::new();
         for one in wanted {
-            let matching =
-                node.gpus.values().filter(|g| one == "all" || g.uuid.0 == *one || g.index.to_string() == *one);
-            let before = out.len();
-            out.extend(matching.map(|g| g.uuid.clone()));
-            if out.len() == before && !out.iter().any(|g| g.0 == *one) {
-                let known: Vec<String> = node.gpus.values().map(|g| format!("{} ({})", g.index, g.uuid)).collect();
-                return Err(Status::invalid_argument(format!(
-                    "gpu `{one}`: expected `all`, an index or a UUID; this node has [{}]",
-                    known.join(", ")
-                )));
+            if one == "all" && !node.gpus.is_empty() {
+                out.extend(node.gpus.keys().cloned());
+            } else {
+                out.insert(node.gpu_named(one).map_err(|e| Status::invalid_argument(format!("{e} (or `all`)")))?);
             }
         }
         Ok(out)
