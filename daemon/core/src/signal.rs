@@ -326,7 +326,7 @@ catalogue! {
     GpuDerivedMemorySlope "gpu.derived.memory_slope" Bytes Gauge Nvml;
     /// How long its clocks have been held down while it works.
     GpuDerivedClockHeld "gpu.derived.clock_held" Microseconds Gauge Nvml;
-    /// By how much its utilisation lies below the median of the run's GPUs.
+    /// By how much its utilisation, or its SM clock as a share of the greatest, lies below the median of the run's GPUs.
     GpuDerivedStraggler "gpu.derived.straggler" MilliPercent Gauge Nvml;
 }
 
