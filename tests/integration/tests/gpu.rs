@@ -203,6 +203,13 @@ fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Re
         for part in ["gpu.temperature: -1000 cannot be", "gpu.power: ", "nvmlDeviceGetName: ", "degraded"] {
             ensure!(sick.contains(part), "{part} is not in {sick}");
         }
+        wait_for("what it lacks is told beside what fails", || {
+            let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;
+            let of = |check: &&serde_json::Value| check["name"].as_str().is_some_and(|name| name.starts_with("gpu 0 "));
+            let sick = doctor["checks"].as_array().and_then(|all| all.iter().find(of)).context("GPU 0")?;
+            let detail = sick["detail"].as_str().unwrap_or_default();
+            Ok(detail.contains("unsupported: [") && detail.contains("gpu.bar1_used") && detail.contains("gpu.power: "))
+        })?;
         let twins = check("has the UUID of GPU")?;
         ensure!(twins.contains("cannot be told apart"), "{twins}");
         // The slow signals and the events' registration come later than the first sample.
