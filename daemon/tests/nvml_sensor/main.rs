@@ -5,6 +5,7 @@
 mod bad_input;
 mod every_signal;
 mod rig;
+mod scenarios;
 
 use anyhow::{Context, Result, bail, ensure};
 use failsafe_core::signal::Kind;
