@@ -38,6 +38,8 @@ pub struct GpuProcessView {
     pub run: Option<RunId>,
     /// Percent of the SMs' time that was its lately; `None` where the GPU does not tell it, or it is alone there.
     pub sm: Option<u32>,
+    /// The MIG device that it is on: GPU instance and compute instance.
+    pub slice: Option<(u32, Option<u32>)>,
 }
 
 /// A GPU as it was last sampled.

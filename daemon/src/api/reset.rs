@@ -157,7 +157,7 @@ mod tests {
         view.failing = vec!["gpu.temperature: unknown".into(), "gpu.processes: no permission".into()];
         assert!(nobody_on(Some(&view), fresh, now).is_err_and(|why| why.contains("no permission")));
         view.failing.truncate(1);
-        view.processes = vec![GpuProcessView { pid: 7, memory: None, run: None, sm: None }];
+        view.processes = vec![GpuProcessView { pid: 7, memory: None, run: None, sm: None, slice: None }];
         assert!(nobody_on(Some(&view), fresh, now).is_err_and(|why| why.contains("pid(s) 7")));
     }
 }
