@@ -273,6 +273,19 @@ fn each_threshold_of_the_field_trips() {
             Level::Degraded,
         ),
         ("recovery-action", &[(Kind::GpuRecoveryAction, 1)], Level::Unhealthy),
+        ("retired-pages-pending", &[(Kind::GpuRetiredPagesPending, 1)], Level::Degraded),
+        ("row-remap-banks", &[(Kind::GpuRemapBanksExhausted, 1)], Level::Degraded),
+        ("ecc-sram-threshold", &[(Kind::GpuEccSramThreshold, 1)], Level::Unhealthy),
+        ("pcie-uncorrectable", &[(Kind::GpuPcieUncorrectable, 3), (Kind::GpuPcieUncorrectable, 4)], Level::Degraded),
+        ("pcie-width", &[(Kind::GpuPcieWidthMax, 16), (Kind::GpuPcieWidth, 8)], Level::Degraded),
+        ("temperature-margin", &[(Kind::GpuTemperatureMargin, 0)], Level::Degraded),
+        (
+            "memory-temperature",
+            &[(Kind::GpuMemoryTemperatureLimit, 95_000), (Kind::GpuMemoryTemperature, 95_000)],
+            Level::Degraded,
+        ),
+        ("nvlink-recoveries", &[(Kind::GpuNvlinkRecoveries, 0), (Kind::GpuNvlinkRecoveries, 1)], Level::Degraded),
+        ("nvlink-down", &[(Kind::GpuNvlinkActive, 18), (Kind::GpuNvlinkActive, 17)], Level::Degraded),
         (
             "temperature-shutdown",
             &[(Kind::GpuTemperatureShutdown, 95_000), (Kind::GpuTemperature, 95_000)],
@@ -283,6 +296,10 @@ fn each_threshold_of_the_field_trips() {
         let mut h = seen();
         for (i, (kind, v)) in values.iter().enumerate() {
             h.take(&value("a", kind.clone(), *v, s(2 + u64::try_from(i).unwrap())));
+        }
+        // Longer than any is held.
+        for (kind, v) in values.last() {
+            h.take(&value("a", kind.clone(), *v, s(70)));
         }
         let part = &h.view().gpus[&gpu("a")];
         let found = part.reasons.iter().find(|r| r.code == *code);
@@ -297,8 +314,17 @@ fn each_threshold_of_the_field_trips() {
         (Kind::GpuNvlinkReplays, 7),
         (Kind::GpuRecoveryAction, 3),
         (Kind::GpuPcieReplays, 31),
+        (Kind::GpuPcieUncorrectable, 5),
+        (Kind::GpuPcieWidthMax, 16),
+        (Kind::GpuPcieWidth, 16),
+        (Kind::GpuTemperatureMargin, 1_000),
+        (Kind::GpuMemoryTemperatureLimit, 95_000),
+        (Kind::GpuMemoryTemperature, 94_000),
+        (Kind::GpuNvlinkRecoveries, 9),
+        (Kind::GpuNvlinkActive, 17),
     ] {
-        h.take(&value("a", kind, v, s(2)));
+        h.take(&value("a", kind.clone(), v, s(2)));
+        h.take(&value("a", kind, v, s(70)));
     }
     assert_eq!(codes(&h, "a"), Vec::<String>::new());
 }
