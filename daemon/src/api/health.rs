@@ -42,6 +42,20 @@ pub(super) fn health(context: &Context) -> v1::HealthResponse {
     }
 }
 
+pub(super) fn reasons(context: &Context, request: &v1::ReasonsRequest) -> Result<v1::ReasonsResponse, Status> {
+    let view = context.node_health.view();
+    let one = (!request.gpu.is_empty()).then(|| find(context, &view, &request.gpu)).transpose()?;
+    let seen = gpu_views(context);
+    let node = one.is_none().then(|| part(&view.node));
+    let gpus = view.gpus.iter().filter(|(gpu, _)| one.as_ref().is_none_or(|one| one == *gpu));
+    let parts = node.into_iter().chain(gpus.map(|(gpu, health)| part_of_gpu(seen.get(gpu), gpu, health)));
+    Ok(v1::ReasonsResponse {
+        revision: view.revision,
+        at_ns: clock::wall_ns(),
+        parts: parts.filter(|part| !part.reasons.is_empty()).collect(),
+    })
+}
+
 pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
     let view = context.node_health.view();
     let held = held(context);

@@ -219,6 +219,11 @@ impl v1::node_service_server::NodeService for Node {
         Ok(Response::new(health::health(&self.0)))
     }
 
+    async fn reasons(&self, request: Request<v1::ReasonsRequest>) -> Result<Response<v1::ReasonsResponse>, Status> {
+        self.0.principal(&request)?.on_node()?;
+        health::reasons(&self.0, &request.into_inner()).map(Response::new)
+    }
+
     async fn capacity(&self, request: Request<v1::CapacityRequest>) -> Result<Response<v1::CapacityResponse>, Status> {
         self.0.principal(&request)?.on_node()?;
         Ok(Response::new(health::capacity(&self.0)))

@@ -298,7 +298,7 @@ fn each_threshold_of_the_field_trips() {
             h.take(&value("a", kind.clone(), *v, s(2 + u64::try_from(i).unwrap())));
         }
         // Longer than any is held.
-        for (kind, v) in values.last() {
+        if let Some((kind, v)) = values.last() {
             h.take(&value("a", kind.clone(), *v, s(70)));
         }
         let part = &h.view().gpus[&gpu("a")];
