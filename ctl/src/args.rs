@@ -143,7 +143,7 @@ pub struct NewRun {
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// A GPU of the run, may be repeated.
-    #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_parser = gpu)]
+    #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_parser = node::gpu)]
     pub gpus: Vec<String>,
     /// Start although a GPU, or the node, is cordoned or unhealthy: to repair it. Root and the administrators' group may.
     #[arg(long)]
@@ -372,14 +372,6 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
     }
-}
-
-/// A GPU by name; an empty variable of a scheduler is none.
-fn gpu(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() {
-        return Err("expected a UUID or an index, and it is empty: leave the option out where there is no GPU".into());
-    }
-    Ok(text.to_owned())
 }
 
 pub(crate) fn reason(text: &str) -> Result<String, String> {

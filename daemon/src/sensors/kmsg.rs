@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(next(), (0, 2, 0, false), "two are lost");
         assert_eq!(next(), (79, 14_000_000, 14, true));
         // The end is not told; what comes after it is of the present, and one of the first that are written now does.
-        let present = (15..30).find_map(|n| {
+        let present = (15..500).find_map(|n| {
             let before = clock::monotonic_ns();
             OpenOptions::new().append(true).open(&path).unwrap().write_all(xid(n, 95).as_bytes()).unwrap();
             let (code, at, sequence, past) = next();

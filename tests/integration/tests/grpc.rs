@@ -118,7 +118,7 @@ fn what_speaks_against_which_part_is_told() -> Result<()> {
             let [own, bad] = &all.parts[..] else { bail!("{all:?}") };
             ensure!(own.gpu.is_empty() && own.reasons[0].code == "cordoned", "{own:?}");
             ensure!(bad.index == 1 && bad.reasons[0].code == "row-remap-failure" && all.revision > 0, "{bad:?}");
-            ensure!(client.reasons(ask("1")).await?.into_inner().parts == [bad.clone()]);
+            ensure!(client.reasons(ask("1")).await?.into_inner().parts == std::slice::from_ref(bad));
             ensure!(client.reasons(ask("0")).await?.into_inner().parts.is_empty());
             ensure!(client.reasons(ask("9")).await.is_err_and(|status| status.code() == Code::NotFound));
             Ok(())
