@@ -176,6 +176,36 @@ fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result
 }
 
 #[test]
+fn a_signal_that_fails_later_is_blindness_to_the_run_on_that_gpu_and_degrades_it() -> Result<()> {
+    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nerror = \"UNKNOWN\"\n";
+    on_gpu_node("unread-later", &gpu("60", fault), "", |node| {
+        wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
+        let policy =
+            node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
+        let args = ["run", "-p", &policy, "-n", "careful", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
+        let mut child = node.ctl_command(args).spawn()?;
+        let done = (|| {
+            let gap = node.wait_for_event("the gap", |e| {
+                e["body"]["type"] == "gap" && e["body"]["what"].to_string().contains("gpu.temperature cannot be read")
+            })?;
+            ensure!(gap["body"]["blind"] == true && !gap["body"]["gpu"].is_null(), "{gap}");
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
+            ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
+            // Its other signals are read: its GPU is seen to be idle.
+            wait_for("it is frozen", || Ok(node.run("careful")?["state"] == "frozen"))?;
+            let health = node.json(["gpu", "describe", "0"])?;
+            ensure!(health["level"] == "degraded" && health["reasons"][0]["code"] == "signals-unread", "{health}");
+            ensure!(node.ctl(["replay", "careful"])?.expect(0)?.out.contains("identical"));
+            node.log_is_whole()
+        })();
+        let _ = child.kill();
+        let _ = child.wait();
+        done
+    })
+}
+
+#[test]
 fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Result<()> {
     let twin = "uuid = \"GPU-00000000-0000-0000-0000-000000000001\"";
     let scenario = format!(
