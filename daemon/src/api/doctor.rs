@@ -214,16 +214,13 @@ fn sensors(context: &Context, out: &mut Vec<DoctorCheck>) {
     }
     for gpu in node.gpus.values() {
         let name = format!("gpu {} {}", gpu.index, gpu.uuid);
+        let area = if gpu.uuid.is_amd() { "amdgpu" } else { "nvml" };
+        let lacks = format!("unsupported: [{}]", gpu.unsupported.join(", "));
         out.push(if gpu.failing.is_empty() {
-            works("nvml", &name, format!("{}; unsupported: [{}]", gpu.name, gpu.unsupported.join(", ")))
+            works(area, &name, format!("{}; {lacks}", gpu.name))
         } else {
-            check(
-                "nvml",
-                &name,
-                CheckState::Degraded,
-                gpu.failing.join("; "),
-                "see the driver's log (dmesg | grep NVRM)",
-            )
+            let advice = "see the driver's log (dmesg)";
+            check(area, &name, CheckState::Degraded, format!("failing: [{}]; {lacks}", gpu.failing.join("; ")), advice)
         });
     }
 }
