@@ -18,6 +18,8 @@ mod guard;
 mod life;
 #[path = "ebpf/names.rs"]
 mod names;
+#[path = "ebpf/outlive.rs"]
+mod outlive;
 #[path = "ebpf/rules.rs"]
 mod rules;
 #[path = "../../tests/skip.rs"]

@@ -102,7 +102,8 @@ impl Kernel {
         name.unwrap_or_else(|| class.to_owned())
     }
 
-    /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded.
+    /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded. `adopted` is the least
+    /// latch of a run that earlier daemons had: what their programs hold and counted is taken over.
     ///
     /// # Errors
     /// [`KernelError`]; nothing is then left behind.
@@ -113,7 +114,7 @@ impl Kernel {
         cgroup: &Path,
         cgroup_id: u64,
         level: usize,
-        latch: u32,
+        adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
         let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
         let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
@@ -132,7 +133,8 @@ impl Kernel {
             egress: &egress,
             rules: &rules,
             watch: Watch { exec: true, life: true, net: compile::watches_network(policy) },
-            latch,
+            latch: adopted.unwrap_or(0),
+            adopt: adopted.is_some(),
         };
         let all = self.union(None);
         // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
@@ -238,8 +240,8 @@ impl Kernel {
 
     /// Counters of every live run, with the run they belong to.
     pub fn counters(&self) -> Result<Vec<(RunId, RunCounters)>, String> {
-        let Some(ebpf) = self.lock() else { return Ok(Vec::new()) };
-        let counters = ebpf.read_counters().map_err(|e| chain(&e))?;
+        let Some(mut ebpf) = self.lock() else { return Ok(Vec::new()) };
+        let counters = ebpf.sample_counters().map_err(|e| chain(&e))?;
         drop(ebpf);
         Ok(counters.into_iter().filter_map(|c| Some((self.run_of(c.slot, c.epoch)?, c))).collect())
     }
@@ -291,13 +293,9 @@ impl Kernel {
         released.map_err(|e| KernelError::Ebpf(chain(&e)))
     }
 
-    /// Carries over the latch and the stopped processes that an earlier daemon's programs had.
-    pub fn restore(&self, slot: u32, before: &ebpf::PreviousRun) {
-        if let Some(mut ebpf) = self.lock()
-            && let Err(error) = ebpf.restore(slot, before.latch, &before.stopped, &before.spent)
-        {
-            tracing::error!(error = chain(&error), "an earlier daemon's latch could not be carried over");
-        }
+    /// What was counted of a run that was taken up, while no daemon looked.
+    pub fn outage(&self, slot: u32) -> Option<ebpf::Outage> {
+        self.lock()?.outage(slot)
     }
 
     /// Puts failsafe's own files out of the reach of runs.
@@ -332,7 +330,7 @@ impl Kernel {
 
     /// Every adopted run is attached: the earlier daemon's attachments may go. Returns the events that wait in its rings.
     pub fn adopted(&self) -> Vec<ebpf::LeftEvents> {
-        let Some(ebpf) = self.lock() else { return Vec::new() };
+        let Some(mut ebpf) = self.lock() else { return Vec::new() };
         let left = ebpf.left_events();
         if let Err(error) = ebpf.adopt_finish() {
             tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");

@@ -13,6 +13,7 @@ pub mod adopt;
 mod compile;
 pub mod grants;
 pub mod kernel;
+mod outage;
 pub mod start;
 pub mod store;
 

@@ -46,6 +46,7 @@ struct Seen {
     reader: RunReader,
     values: Repeats<Kind>,
     lost: u64,
+    untracked: u64,
     latched: bool,
 }
 
@@ -160,9 +161,20 @@ impl Sampler {
         }
         if let Some(counters) = counters {
             values.extend(counter_values(counters).map(|(kind, value)| (Source::Ebpf, kind, value)));
-            if counters.lost > seen.lost {
-                let lost = counters.lost - std::mem::replace(&mut seen.lost, counters.lost);
+            // What was lost under earlier daemons was told when the run was taken up.
+            let told = seen.lost.max(counters.earlier_lost);
+            seen.lost = counters.lost.max(told);
+            let lost = seen.lost - told;
+            if lost > 0 {
                 self.gap(Some(id), format!("{lost} events did not fit the ring buffer"), lost, false);
+            }
+            let told = seen.untracked.max(counters.earlier_untracked);
+            seen.untracked = counters.untracked.max(told);
+            let untracked = seen.untracked - told;
+            if untracked > 0 {
+                let what =
+                    format!("{untracked} processes were not noted for lack of room: their leaving would go unseen");
+                self.gap(Some(id), what, 0, false);
             }
         }
         self.latched(run, counters.is_some_and(|c| c.latch & latch::STOP != 0), &mut seen);

@@ -14,6 +14,7 @@ use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
 use super::rules::{self, FoldedRules, Rules};
+use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
 
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
@@ -52,6 +53,8 @@ pub struct RunSpec<'a> {
     pub watch: Watch,
     /// Its latch from the first instant ([`abi::latch`]), for a run that was so under an earlier daemon.
     pub latch: u32,
+    /// Whether an earlier daemon's programs may guard it: what they hold and counted is taken over, see [`super::carry`].
+    pub adopt: bool,
 }
 
 /// A run that is being watched.
@@ -75,6 +78,11 @@ pub(super) struct Live {
     path: PathBuf,
     links: Vec<Held>,
     pub tables: Option<Tables>,
+    /// Numbers of the lists it had under earlier daemons, until their programs are removed.
+    pub heir_of: Vec<u32>,
+    /// What was counted of it before.
+    pub earlier: Total,
+    pub outage: Option<Outage>,
 }
 
 /// What is in the maps under the run's table.
@@ -121,7 +129,16 @@ impl Ebpf {
             max_procs: run.rules.max_procs,
             max_forks: run.rules.max_forks,
         };
-        let live = Live { cfg, level: run.level, path: run.cgroup.to_owned(), links: Vec::new(), tables: None };
+        let live = Live {
+            cfg,
+            level: run.level,
+            path: run.cgroup.to_owned(),
+            links: Vec::new(),
+            tables: None,
+            heir_of: Vec::new(),
+            earlier: Total::NONE,
+            outage: None,
+        };
         self.runs.insert(run.slot, live);
         match self.install(run, tables, &dir) {
             Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok() }),
@@ -155,6 +172,10 @@ impl Ebpf {
         self.forget_members(live.cfg.slot, live.cfg.epoch)?;
         if let Some(tables) = live.tables {
             self.drop_table(live.cfg.table, &tables)?;
+        }
+        self.drop_tally(slot)?;
+        if live.cfg.flags & run_flag::DNS != 0 {
+            self.forget_learnt(|table| table == live.cfg.table)?;
         }
         result
     }
@@ -309,7 +330,11 @@ impl Ebpf {
     /// processes are noted: what they do meanwhile is seen by the hooks.
     fn install(&mut self, run: &RunSpec<'_>, tables: Tables, dir: &File) -> Result<Vec<&'static str>, Error> {
         self.reset_slot(run.slot)?;
-        self.write_latch(run.slot, run.latch)?;
+        let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
+        self.write_latch(run.slot, run.latch | before.as_ref().map_or(0, |b| b.latch))?;
+        if let (Some(before), Some(live)) = (before, self.runs.get_mut(&run.slot)) {
+            live.heir_of = before.tables;
+        }
         self.write_levels()?;
         let flags = self.runs.get(&run.slot).map_or(0, |l| l.cfg.flags);
         let devices = tables.rules.has_devices();
@@ -327,6 +352,9 @@ impl Ebpf {
             }
         }
         self.note_members(run)?;
+        if let Some(before) = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten() {
+            self.take_over(run.slot, &before)?;
+        }
         Ok(missing)
     }
 

@@ -1,0 +1,99 @@
+//! From one daemon to the next: what was let through goes on, what was counted counts on. Dropping an [`Ebpf`] is the death of its
+//! daemon: what is pinned stays.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use failsafed::sensors::ebpf::hosts::HostRule;
+use failsafed::sensors::ebpf::rules::Rules;
+use failsafed::sensors::ebpf::{Ebpf, EgressPolicy, NetOp, NetVerdict, RunCounters, RunSpec, What};
+
+use super::agent::{Agent, read_some};
+use super::bench::{Bench, TestCgroup, config_of, enforce, ready, soon, spec};
+
+/// Starts a daemon of the bench's instance `daemons` that has the run in slot 0.
+fn daemon(bench: &Bench, cgroup: &TestCgroup, egress: &EgressPolicy, rules: &Rules, adopt: bool) -> Ebpf {
+    let mut ebpf = Ebpf::load(&config_of(&bench.instance("daemons"))).unwrap();
+    ebpf.pin_dir().unwrap();
+    ebpf.add_run(&RunSpec { rules, adopt, ..spec(cgroup, 0, egress) }).unwrap();
+    ebpf
+}
+
+fn totals(ebpf: &Ebpf) -> RunCounters {
+    ebpf.read_counters().unwrap()[0]
+}
+
+#[test]
+fn accepted_connections_and_hosts_that_were_learnt_are_let_through_by_the_next_daemon() {
+    let Some(bench) = ready("handed") else { return };
+    let listener = TcpListener::bind("127.78.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = super::names::Server::start("127.53.8.1:53", "127.78.0.1".parse().unwrap());
+    let list = enforce(&[("127.53.8.1/32", 53)]);
+    let rules = Rules {
+        hosts: vec![HostRule { name: "example.org".into(), below: false, ports: vec![port..=port], protocol: None }],
+        dns_servers: vec!["127.53.8.1".parse().unwrap()],
+        ..Rules::default()
+    };
+    let cgroup = bench.cgroup("a");
+    let first = daemon(&bench, &cgroup, &list, &rules, false);
+    let mut agent = Agent::start(&cgroup);
+    let connect = format!("tcp 127.78.0.1:{port}");
+    assert_eq!(agent.ask(&connect), "EPERM");
+    assert_eq!(agent.ask(&format!("resolve example.org {}", server.address)), "ok");
+    assert_eq!(agent.ask(&format!("open 127.78.0.1:{port}")), "ok");
+    let (mut peer, _) = listener.accept().unwrap();
+    let local: u16 = agent.ask("listen").parse().unwrap();
+    let mut client = TcpStream::connect(("127.0.0.1", local)).unwrap();
+    for stream in [&peer, &client] {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    }
+    let mut flows = |when: &str| {
+        assert_eq!(agent.ask(&connect), "ok", "{when}: a host that was learnt");
+        assert_eq!((agent.ask("write"), read_some(&mut peer)), ("ok".into(), 5), "{when}: a connection to it");
+        assert_eq!((agent.ask("greet"), read_some(&mut client)), ("ok".into(), 5), "{when}: an accepted one");
+        assert_eq!(agent.ask("tcp 127.78.0.1:9"), "EPERM", "{when}: another port");
+    };
+    flows("at first");
+    drop(first);
+    flows("while no daemon runs");
+    let mut second = daemon(&bench, &cgroup, &list, &rules, true);
+    flows("while both daemons' programs are attached");
+    assert_eq!(second.adopt_finish().unwrap(), 1);
+    flows("under the next daemon");
+    drop(second);
+    // One that died before it had removed the last one's programs.
+    drop(daemon(&bench, &cgroup, &list, &rules, true));
+    let mut fourth = daemon(&bench, &cgroup, &list, &rules, true);
+    assert_eq!(fourth.adopt_finish().unwrap(), 2);
+    flows("under the fourth daemon");
+}
+
+/// Whose number was that of the list before: the first list of each daemon's life.
+#[test]
+fn a_connection_is_judged_anew_by_another_list_of_the_next_daemon() {
+    let Some(bench) = ready("anew") else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let cgroup = bench.cgroup("a");
+    let allowed = enforce(&[("127.0.0.1/32", port)]);
+    let first = daemon(&bench, &cgroup, &allowed, &Rules::default(), false);
+    let mut agent = Agent::start(&cgroup);
+    assert_eq!(agent.ask(&format!("open 127.0.0.1:{port}")), "ok");
+    let (mut peer, _) = listener.accept().unwrap();
+    assert_eq!((agent.ask("write"), read_some(&mut peer)), ("ok".into(), 5));
+    drop(first);
+    let mut second = daemon(&bench, &cgroup, &enforce(&[]), &Rules::default(), true);
+    second.adopt_finish().unwrap();
+    let mut reader = second.event_reader().unwrap();
+    let before = totals(&second).dropped_packets;
+    agent.ask("write");
+    soon("the drop", || totals(&second).dropped_packets > before);
+    let mut refused = 0;
+    reader.drain(&mut |event| {
+        let packet =
+            |what: &What| matches!(what, What::Net(n) if n.op == NetOp::Packet && n.verdict == NetVerdict::Denied);
+        refused += u32::from(packet(&event.what));
+    });
+    assert!(refused > 0);
+}
