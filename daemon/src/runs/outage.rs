@@ -43,3 +43,30 @@ pub fn gaps(outage: &Outage, run: RunId, told: u64, now: MonoTime) -> Vec<Gap> {
 fn gap(run: RunId, what: String, lost: u64, at: MonoTime) -> Gap {
     Gap { seq: 0, at, source: Source::Ebpf, run: Some(run), gpu: None, what, lost, blind: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sensors::ebpf::RunCounters;
+
+    #[test]
+    fn it_is_told_what_was_refused_and_nothing_else() {
+        let counted = RunCounters { denied_calls: 1, dropped_packets: 2, events: 9, ..RunCounters::default() };
+        let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0 };
+        let told = found(&outage, MonoTime(3_500_000_000));
+        assert_eq!(
+            told.as_deref(),
+            Some("in the 2.5 s since a daemon last looked: 1 network call refused, 2 packets dropped")
+        );
+        let quiet = Outage { counted: RunCounters { events: 9, ..RunCounters::default() }, ..outage };
+        assert_eq!(found(&quiet, MonoTime(3_500_000_000)), None);
+    }
+
+    #[test]
+    fn a_loss_that_the_log_has_is_not_told_again() {
+        let outage = Outage { since_ns: None, counted: RunCounters::default(), lost: 10 };
+        let lost =
+            |told| gaps(&outage, RunId(uuid::Uuid::nil()), told, MonoTime(0)).iter().map(|gap| gap.lost).sum::<u64>();
+        assert_eq!((lost(0), lost(7), lost(10), lost(11)), (10, 3, 0, 0));
+    }
+}

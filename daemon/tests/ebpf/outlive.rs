@@ -97,3 +97,53 @@ fn a_connection_is_judged_anew_by_another_list_of_the_next_daemon() {
     });
     assert!(refused > 0);
 }
+
+#[test]
+fn totals_go_on_and_what_was_counted_while_no_daemon_looked_is_known() {
+    let Some(bench) = ready("totals") else { return };
+    let cgroup = bench.cgroup("a");
+    let list = enforce(&[]);
+    let mut agent = Agent::start_outside();
+    let mut first = daemon(&bench, &cgroup, &list, &Rules::default(), false);
+    cgroup.admit(agent.pid());
+    let mut refused = |n: u32| (0..n).for_each(|_| assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM"));
+    refused(1);
+    assert_eq!(first.sample_counters().unwrap()[0].denied_calls, 1);
+    assert_eq!(first.outage(0), None);
+    drop(first);
+    refused(2);
+    let mut second = daemon(&bench, &cgroup, &list, &Rules::default(), true);
+    second.adopt_finish().unwrap();
+    let outage = second.outage(0).unwrap();
+    assert!(outage.since_ns.is_some());
+    assert_eq!((outage.counted.denied_calls, totals(&second).denied_calls), (2, 3));
+    refused(1);
+    assert_eq!(totals(&second).denied_calls, 4);
+    // It dies before it looked at all: what its programs counted is not lost either.
+    drop(second);
+    let third = daemon(&bench, &cgroup, &list, &Rules::default(), true);
+    let outage = third.outage(0).unwrap();
+    assert_eq!((outage.counted.denied_calls, totals(&third).denied_calls), (3, 4));
+}
+
+#[test]
+fn who_left_under_a_full_ring_while_no_daemon_read_it_is_known_to_the_next() {
+    let Some(bench) = ready("left-full") else { return };
+    let (cgroup, refuge) = (bench.cgroup("a"), bench.cgroup("refuge"));
+    let list = enforce(&[]);
+    drop(daemon(&bench, &cgroup, &list, &Rules::default(), false));
+    let mut agent = Agent::start(&cgroup);
+    assert_eq!(agent.ask("storm 2000 127.0.0.1:9"), "ok");
+    assert_eq!(agent.ask(&format!("moveto {}", refuge.path.display())), "ok");
+    let mut next = daemon(&bench, &cgroup, &list, &Rules::default(), true);
+    let left = next.left_events();
+    next.adopt_finish().unwrap();
+    let leavers: Vec<_> = left.iter().flat_map(|left| left.leavers()).collect();
+    assert!(
+        matches!(&leavers[..], [e] if e.subject.pid == agent.pid() && matches!(e.what, What::Leave(_))),
+        "{leavers:?}"
+    );
+    let counters = totals(&next);
+    assert!(counters.lost > 0);
+    assert_eq!((counters.earlier_lost, next.outage(0).unwrap().lost), (counters.lost, counters.lost));
+}

@@ -166,3 +166,37 @@ fn a_run_of_an_earlier_boot_is_recorded_as_ended() -> Result<()> {
         Ok(())
     })
 }
+
+/// A ring that is too small for what happens before, during and after the outage: each loss is told once. Totals go on.
+#[test]
+fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
+    on_node("outage-counted", "ring_kib = 4\n", |node| {
+        let connects = program("connect-loop")?.display().to_string();
+        let policy = format!("{PLAIN}[egress]\nallow = []\n");
+        let script = format!("while :; do {connects} --seconds 0.3; done");
+        let run = Launch::new("busy", &policy).start(node, ["sh", "-c", &script])?;
+        let number = |node: &integration::Node, key: &str| -> Result<u64> {
+            let run = node.run("busy")?;
+            run[key].as_u64().or_else(|| run[key].as_str()?.parse().ok()).with_context(|| format!("{key}: {run}"))
+        };
+        wait_for("a loss before the outage", || Ok(number(node, "events_lost")? > 0))?;
+        let before = number(node, "events_lost")?;
+        node.kill9()?;
+        let rounds = || run.output().lines().count();
+        let ended = rounds();
+        wait_for("a whole round without a daemon", || Ok(rounds() > ended + 1))?;
+        node.restart()?;
+        ensure!(number(node, "events_lost")? >= before, "the total of losses began anew");
+        let adopted = node.wait_for_event("the adoption", |e| e["body"]["type"] == "run-adopted")?;
+        let found = adopted["body"]["found"].as_str().context("what was found")?;
+        ensure!(found.contains("since a daemon last looked") && found.contains("network calls refused"), "{found}");
+        node.ctl(["freeze", "busy", "--reason", "enough"])?.expect(0)?;
+        let told = || -> Result<u64> {
+            let events = node.events()?;
+            let gaps = events.iter().filter(|e| e["body"]["type"] == "gap");
+            Ok(gaps.filter_map(|e| e["body"]["lost"].as_u64()).sum())
+        };
+        wait_for("every loss is in one gap", || Ok(told()? == number(node, "events_lost")?))?;
+        node.log_is_whole()
+    })
+}
