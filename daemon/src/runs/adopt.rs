@@ -212,7 +212,12 @@ impl Registry {
         let attached = clock::monotonic_ns();
         let outage = self.kernel.outage(live.slot);
         found.extend(outage.as_ref().and_then(|outage| outage::found(outage, now)));
-        let gaps = outage.iter().flat_map(|outage| outage::gaps(outage, run_id, past.lost_told, now)).collect();
+        let told = (past.lost_told, self.kernel.watches_calls(live.slot));
+        let gaps = match &outage {
+            Some(outage) => outage::gaps(outage, run_id, told, now),
+            None if self.kernel.blind().is_none() => vec![outage::unguarded(run_id, now)],
+            None => Vec::new(),
+        };
         {
             let mut status = live.status();
             // The guard looks at once, and tells of a foreign thaw.

@@ -298,6 +298,12 @@ impl Kernel {
         self.lock()?.outage(slot)
     }
 
+    /// Whether the run's policy watches system calls, or what is seen at their entry only.
+    pub fn watches_calls(&self, slot: u32) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(&slot).is_some_and(|needs| needs.calls != 0 || needs.entries)
+    }
+
     /// Puts failsafe's own files out of the reach of runs.
     pub fn guard_own(&self, own: &ebpf::Own) {
         if let Some(mut ebpf) = self.lock()

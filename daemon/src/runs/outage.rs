@@ -24,20 +24,30 @@ pub fn found(outage: &Outage, now: MonoTime) -> Option<String> {
     (!words.is_empty()).then(|| format!("{when}: {}", words.join(", ")))
 }
 
-/// The losses that the audit log does not have yet; `told` is the number of events that it has.
-pub fn gaps(outage: &Outage, run: RunId, told: u64, now: MonoTime) -> Vec<Gap> {
+/// What was not seen and is not in the audit log yet. `told` is the number of losses that it has; `watches`: calls of the run
+/// are watched.
+pub fn gaps(outage: &Outage, run: RunId, (told, watches): (u64, bool), now: MonoTime) -> Vec<Gap> {
     let lost = outage.lost.saturating_sub(told);
-    let untracked = outage.counted.untracked;
+    let unnoted = outage.counted.untracked;
+    let blind = u64::from(watches && !outage.calls);
     let all = [
         (lost, lost, format!("{lost} events did not fit the ring buffer while no daemon read it")),
         (
-            untracked,
+            unnoted,
             0,
-            format!("{untracked} processes were not noted while no daemon looked: their leaving would go unseen"),
+            format!("{unnoted} processes were not noted while no daemon looked: their leaving would go unseen"),
         ),
+        (blind, 0, "watched calls were not seen while no daemon ran: their programs were not pinned".into()),
     ];
     let some = all.into_iter().filter(|(n, ..)| *n > 0);
     some.map(|(_, lost, what)| gap(run, what, lost, now)).collect()
+}
+
+/// No programs of an earlier daemon were found.
+pub fn unguarded(run: RunId, now: MonoTime) -> Gap {
+    let what =
+        "no programs of an earlier daemon were found: what it did while no daemon ran was neither seen nor refused";
+    gap(run, what.into(), 0, now)
 }
 
 fn gap(run: RunId, what: String, lost: u64, at: MonoTime) -> Gap {
@@ -52,7 +62,7 @@ mod tests {
     #[test]
     fn it_is_told_what_was_refused_and_nothing_else() {
         let counted = RunCounters { denied_calls: 1, dropped_packets: 2, events: 9, ..RunCounters::default() };
-        let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0 };
+        let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0, calls: false };
         let told = found(&outage, MonoTime(3_500_000_000));
         assert_eq!(
             told.as_deref(),
@@ -64,9 +74,11 @@ mod tests {
 
     #[test]
     fn a_loss_that_the_log_has_is_not_told_again() {
-        let outage = Outage { since_ns: None, counted: RunCounters::default(), lost: 10 };
-        let lost =
-            |told| gaps(&outage, RunId(uuid::Uuid::nil()), told, MonoTime(0)).iter().map(|gap| gap.lost).sum::<u64>();
+        let outage = Outage { since_ns: None, counted: RunCounters::default(), lost: 10, calls: false };
+        let gaps = |told, watches| gaps(&outage, RunId(uuid::Uuid::nil()), (told, watches), MonoTime(0));
+        let lost = |told| gaps(told, false).iter().map(|gap| gap.lost).sum::<u64>();
         assert_eq!((lost(0), lost(7), lost(10), lost(11)), (10, 3, 0, 0));
+        assert!(gaps(10, false).is_empty());
+        assert!(gaps(10, true)[0].what.starts_with("watched calls were not seen"));
     }
 }

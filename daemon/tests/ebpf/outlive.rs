@@ -4,12 +4,13 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use failsafe_ebpf::abi::latch;
 use failsafed::sensors::ebpf::hosts::HostRule;
 use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{Ebpf, EgressPolicy, NetOp, NetVerdict, RunCounters, RunSpec, What};
+use failsafed::sensors::ebpf::{Ebpf, EgressPolicy, NetOp, NetVerdict, RunCounters, RunSpec, WatchedCall, What};
 
 use super::agent::{Agent, read_some};
-use super::bench::{Bench, TestCgroup, config_of, enforce, ready, soon, spec};
+use super::bench::{Bench, OPEN_NET, TestCgroup, config_of, enforce, ready, soon, spec};
 
 /// Starts a daemon of the bench's instance `daemons` that has the run in slot 0.
 fn daemon(bench: &Bench, cgroup: &TestCgroup, egress: &EgressPolicy, rules: &Rules, adopt: bool) -> Ebpf {
@@ -146,4 +147,32 @@ fn who_left_under_a_full_ring_while_no_daemon_read_it_is_known_to_the_next() {
     let counters = totals(&next);
     assert!(counters.lost > 0);
     assert_eq!((counters.earlier_lost, next.outage(0).unwrap().lost), (counters.lost, counters.lost));
+}
+
+#[test]
+fn watched_calls_are_seen_and_stopped_while_no_daemon_runs() {
+    let Some(bench) = ready("calls-on") else { return };
+    let cgroup = bench.cgroup("a");
+    let (seen, stops) = (WatchedCall::from_name("memfd_create").unwrap(), WatchedCall::from_name("keyctl").unwrap());
+    let rules = Rules { watch: seen.mask() | stops.mask(), stop: stops.mask(), ..Rules::default() };
+    let mut first = daemon(&bench, &cgroup, OPEN_NET, &rules, false);
+    assert!(first.require_syscalls(rules.watch, false).unwrap().is_some());
+    drop(first);
+    let mut agent = Agent::start(&cgroup);
+    assert_eq!(agent.ask("memfd"), "ok");
+    // It stands still in the call.
+    agent.tell("keyctl");
+    let mut next = daemon(&bench, &cgroup, OPEN_NET, &rules, true);
+    next.require_syscalls(rules.watch, false).unwrap();
+    soon("the stop", || next.previous_runs().unwrap().iter().any(|run| run.latch & latch::STOP != 0));
+    let mut left = next.left_events();
+    next.adopt_finish().unwrap();
+    assert!(next.outage(0).unwrap().calls);
+    let mut calls = Vec::new();
+    left[0].reader.drain(&mut |event| {
+        if let What::Syscall { call, .. } = &event.what {
+            calls.push(call.name());
+        }
+    });
+    assert_eq!(calls, ["memfd_create", "keyctl"]);
 }

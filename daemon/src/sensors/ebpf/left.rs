@@ -1,5 +1,6 @@
 //! What an earlier daemon left: the runs it guarded, as its pinned maps have them, and the events nobody read.
 
+use std::fs;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -30,6 +31,8 @@ pub struct PreviousRun {
     pub stopped: Vec<u32>,
     /// Bytes spent of its budgets, by class from 0.
     pub spent: Vec<u64>,
+    /// Programs that see watched calls were pinned with it.
+    pub(super) calls: bool,
     /// The numbers of its allow-list.
     pub(super) tables: Vec<u32>,
     /// All that was counted of it.
@@ -48,6 +51,7 @@ impl PreviousRun {
         for (spent, before) in self.spent.iter_mut().zip(older.spent) {
             *spent = before.max(*spent);
         }
+        self.calls |= older.calls;
         self.tables.extend(older.tables);
         self.total = self.total.max(older.total);
         self.sampled = [self.sampled, older.sampled].into_iter().flatten().max_by_key(|(_, at)| *at);
@@ -60,6 +64,7 @@ impl PreviousRun {
             since_ns: (at > 0).then_some(at),
             counted: self.total.minus(seen).of(self.slot, self.epoch),
             lost: self.total.lost,
+            calls: self.calls,
         }
     }
 }
@@ -84,6 +89,7 @@ impl LeftEvents {
 /// The maps of one generation.
 struct Maps {
     generation: u64,
+    calls: bool,
     runs: HashMap<MapData, u64, Pod<abi::RunCfg>>,
     latches: Array<MapData, u32>,
     stopped: HashMap<MapData, u32, Pod<abi::Stopped>>,
@@ -98,6 +104,7 @@ impl Maps {
         let map = |name: &str| MapData::from_pin(dir.join(format!("map_{name}")));
         Ok(Self {
             generation,
+            calls: sees_calls(dir),
             runs: HashMap::try_from(Map::HashMap(map("runs")?))?,
             latches: Array::try_from(Map::Array(map("latches")?))?,
             stopped: HashMap::try_from(Map::HashMap(map("stopped")?))?,
@@ -134,11 +141,18 @@ impl Maps {
                 .map(|(pid, _)| pid)
                 .collect(),
             spent: spent.collect::<Result<_, MapError>>()?,
+            calls: self.calls,
             tables: vec![cfg.table],
             total: here.plus(earlier),
             sampled,
         })
     }
+}
+
+fn sees_calls(dir: &Path) -> bool {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.file_name());
+    let mut names = names.filter_map(|name| name.to_str()?.strip_prefix("link_host_").map(str::to_owned));
+    names.any(|program| program.starts_with("fs_sys_") || program.starts_with("fs_csys_"))
 }
 
 pub(super) fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, MapError> {

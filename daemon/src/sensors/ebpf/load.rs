@@ -236,11 +236,17 @@ impl Ebpf {
 
     /// Attaches a program to the whole host. Its link is pinned, so that life goes on being followed, and rules in force,
     /// without a daemon.
-    pub(super) fn attach_host(&mut self, name: &'static str) -> Result<FdLink, ProgramError> {
+    pub(super) fn attach_host(&mut self, name: &str) -> Result<FdLink, ProgramError> {
         let link = self.link_host(name)?;
         let Ok(pins) = &self.pins else { return Ok(link) };
         match link.pin(pins.host_link(name)) {
             Ok(pinned) => Ok(pinned.into()),
+            // Guards of runs are held by their pins.
+            Err(e) if !self.runs.is_empty() => {
+                let why = chain(&e);
+                tracing::warn!(why, program = name, "a program of the host is not pinned: it ends with this daemon");
+                self.link_host(name)
+            }
             Err(e) => {
                 let why = format!("link of {name}: {}", chain(&e));
                 tracing::warn!(why, "a program of the host is not pinned, and none is");
@@ -252,13 +258,28 @@ impl Ebpf {
         }
     }
 
-    fn link_host(&mut self, name: &'static str) -> Result<FdLink, ProgramError> {
+    /// Takes a program off the whole host, its pin included.
+    pub(super) fn detach_host(&mut self, name: &str, link: FdLink) {
+        if let Ok(pins) = &self.pins
+            && let Err(error) = std::fs::remove_file(pins.host_link(name))
+        {
+            tracing::warn!(%error, program = name, "a pin of a program that nothing needs stays");
+        }
+        // Without its pin the link ends with the descriptor.
+        drop(link);
+    }
+
+    fn link_host(&mut self, name: &str) -> Result<FdLink, ProgramError> {
         match self.object.program_mut(name) {
             Some(Program::BtfTracePoint(p)) => {
                 let id = p.attach()?;
                 Ok(p.take_link(id)?.into())
             }
             Some(Program::Lsm(p)) => {
+                let id = p.attach()?;
+                Ok(p.take_link(id)?.into())
+            }
+            Some(Program::FEntry(p)) => {
                 let id = p.attach()?;
                 Ok(p.take_link(id)?.into())
             }

@@ -23,6 +23,8 @@ pub struct Outage {
     pub counted: RunCounters,
     /// Events lost in all the run's life so far, those that were told of included.
     pub lost: u64,
+    /// Whether programs that see watched calls stayed attached.
+    pub calls: bool,
 }
 
 impl Total {
