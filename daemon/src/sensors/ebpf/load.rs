@@ -1,6 +1,6 @@
 //! Loading the object: each program by itself, and what is known about each afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use super::events::EventReader;
 use super::left::{LeftEvents, PreviousRun};
 use super::pins::{PINNED_MAPS, Pins, SHARED_MAPS};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
+use super::rules::NumberKey;
 use super::runs::Live;
 use super::syscalls::Watching;
 
@@ -65,6 +66,8 @@ pub struct Ebpf {
     pub(super) host_links: Vec<FdLink>,
     /// Those of programs that are attached on need, by name.
     pub(super) on_need: BTreeMap<&'static str, FdLink>,
+    /// Entries of failsafe's own files.
+    pub(super) own: BTreeSet<NumberKey>,
 }
 
 impl Ebpf {
@@ -91,6 +94,7 @@ impl Ebpf {
             watching: Watching::default(),
             host_links: Vec::new(),
             on_need: BTreeMap::new(),
+            own: BTreeSet::new(),
         };
         ebpf.pin_maps();
         ebpf.beat()?;
