@@ -212,6 +212,9 @@ impl Registry {
         let attached = clock::monotonic_ns();
         let outage = self.kernel.outage(live.slot);
         found.extend(outage.as_ref().and_then(|outage| outage::found(outage, now)));
+        if outage.as_ref().is_none_or(|outage| outage.lost < past.lost_told) {
+            self.kernel.count_lost(live.slot, past.lost_told);
+        }
         let told = (past.lost_told, self.kernel.watches_calls(live.slot));
         let gaps = match &outage {
             Some(outage) => outage::gaps(outage, run_id, told, now),

@@ -298,6 +298,15 @@ impl Kernel {
         self.lock()?.outage(slot)
     }
 
+    /// Lets a run's losses count on from those that the audit log has, where no earlier programs tell of them.
+    pub fn count_lost(&self, slot: u32, lost: u64) {
+        if let Some(mut ebpf) = self.lock()
+            && let Err(error) = ebpf.count_lost(slot, lost)
+        {
+            tracing::warn!(error = chain(&error), "the losses of a run count from nothing again");
+        }
+    }
+
     /// Whether the run's policy watches system calls, or what is seen at their entry only.
     pub fn watches_calls(&self, slot: u32) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);

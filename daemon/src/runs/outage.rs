@@ -1,6 +1,6 @@
 //! What happened to a run while no daemon looked, from what the kernel went on counting.
 
-use crate::sensors::ebpf::Outage;
+use crate::sensors::ebpf::{Foreign, Outage};
 use failsafe_core::{MonoTime, RunId, input::Gap, signal::Source, time::Span};
 
 /// In words, for the record of the adoption. `None`: nothing was refused, dropped or lost.
@@ -39,8 +39,20 @@ pub fn gaps(outage: &Outage, run: RunId, (told, watches): (u64, bool), now: Mono
         ),
         (blind, 0, "watched calls were not seen while no daemon ran: their programs were not pinned".into()),
     ];
-    let some = all.into_iter().filter(|(n, ..)| *n > 0);
-    some.map(|(_, lost, what)| gap(run, what, lost, now)).collect()
+    let some = all.into_iter().filter(|(n, ..)| *n > 0).map(|(_, lost, what)| (what, lost));
+    let foreign = outage.foreign.map(|foreign| (unread(foreign), 0));
+    some.chain(foreign).map(|(what, lost)| gap(run, what, lost, now)).collect()
+}
+
+fn unread(Foreign { abi, latch }: Foreign) -> String {
+    let latch = if latch {
+        "its latch was taken over"
+    } else {
+        "its latch is not known either, and it is blocked until it is thawed"
+    };
+    format!(
+        "programs of ABI {abi} guarded it: what they saw, counted and had spent of its budgets is not known; {latch}"
+    )
 }
 
 /// No programs of an earlier daemon were found.
@@ -62,7 +74,7 @@ mod tests {
     #[test]
     fn it_is_told_what_was_refused_and_nothing_else() {
         let counted = RunCounters { denied_calls: 1, dropped_packets: 2, events: 9, ..RunCounters::default() };
-        let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0, calls: false };
+        let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0, calls: false, foreign: None };
         let told = found(&outage, MonoTime(3_500_000_000));
         assert_eq!(
             told.as_deref(),
@@ -74,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_loss_that_the_log_has_is_not_told_again() {
-        let outage = Outage { since_ns: None, counted: RunCounters::default(), lost: 10, calls: false };
+        let outage = Outage { since_ns: None, counted: RunCounters::default(), lost: 10, calls: false, foreign: None };
         let gaps = |told, watches| gaps(&outage, RunId(uuid::Uuid::nil()), (told, watches), MonoTime(0));
         let lost = |told| gaps(told, false).iter().map(|gap| gap.lost).sum::<u64>();
         assert_eq!((lost(0), lost(7), lost(10), lost(11)), (10, 3, 0, 0));

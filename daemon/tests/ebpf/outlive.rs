@@ -1,13 +1,16 @@
 //! From one daemon to the next: what was let through goes on, what was counted counts on. Dropping an [`Ebpf`] is the death of its
 //! daemon: what is pinned stays.
 
+use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use failsafe_ebpf::abi::latch;
 use failsafed::sensors::ebpf::hosts::HostRule;
 use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{Ebpf, EgressPolicy, NetOp, NetVerdict, RunCounters, RunSpec, WatchedCall, What};
+use failsafed::sensors::ebpf::{
+    Ebpf, EgressPolicy, Foreign, NetOp, NetVerdict, RunCounters, RunSpec, WatchedCall, What,
+};
 
 use super::agent::{Agent, read_some};
 use super::bench::{Bench, OPEN_NET, TestCgroup, config_of, enforce, ready, soon, spec};
@@ -175,4 +178,33 @@ fn watched_calls_are_seen_and_stopped_while_no_daemon_runs() {
         }
     });
     assert_eq!(calls, ["memfd_create", "keyctl"]);
+}
+
+#[test]
+fn a_run_under_programs_of_another_abi_stays_contained() {
+    let Some(bench) = ready("abi") else { return };
+    let cgroup = bench.cgroup("a");
+    let mut first = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), false);
+    first.set_block(0, true).unwrap();
+    let pins = first.pin_dir().unwrap().to_owned();
+    drop(first);
+    let foreign = pins.with_file_name("g1_v999");
+    fs::rename(&pins, &foreign).unwrap();
+    let mut agent = Agent::start(&cgroup);
+    let mut next = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), true);
+    assert_eq!(next.adopt_finish().unwrap(), 1);
+    assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM");
+    assert_eq!(next.outage(0).unwrap().foreign, Some(Foreign { abi: 999, latch: true }));
+    next.set_block(0, false).unwrap();
+    assert_eq!(agent.ask("tcp 127.0.0.1:9"), "ECONNREFUSED");
+    // And one whose latch has another form there: what is not known is taken to be blocked.
+    let pins = next.pin_dir().unwrap().to_owned();
+    drop(next);
+    fs::remove_file(pins.join("map_latches")).unwrap();
+    fs::rename(pins.join("map_stopped"), pins.join("map_latches")).unwrap();
+    fs::rename(&pins, pins.with_file_name("g2_v998")).unwrap();
+    let mut last = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), true);
+    last.adopt_finish().unwrap();
+    assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM");
+    assert_eq!(last.outage(0).unwrap().foreign, Some(Foreign { abi: 998, latch: false }));
 }

@@ -191,12 +191,18 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
         let found = adopted["body"]["found"].as_str().context("what was found")?;
         ensure!(found.contains("since a daemon last looked") && found.contains("network calls refused"), "{found}");
         node.ctl(["freeze", "busy", "--reason", "enough"])?.expect(0)?;
-        let told = || -> Result<u64> {
+        let told = |node: &integration::Node| -> Result<u64> {
             let events = node.events()?;
             let gaps = events.iter().filter(|e| e["body"]["type"] == "gap");
             Ok(gaps.filter_map(|e| e["body"]["lost"].as_u64()).sum())
         };
-        wait_for("every loss is in one gap", || Ok(told()? == number(node, "events_lost")?))?;
+        wait_for("every loss is in one gap", || Ok(told(node)? == number(node, "events_lost")?))?;
+        // Where nothing can be read of the earlier programs the log still knows.
+        node.kill9()?;
+        rename_generation(node, "g9_v2")?;
+        node.restart()?;
+        ensure!(number(node, "events_lost")? >= before, "the total of losses began anew");
+        wait_for("every loss is in one gap", || Ok(told(node)? == number(node, "events_lost")?))?;
         node.log_is_whole()
     })
 }
@@ -222,4 +228,29 @@ fn failsafes_own_files_are_kept_from_runs_of_root_over_a_restart() -> Result<()>
         ensure!(!run.output().contains("LEAK") && !mark.exists(), "it wrote into the state folder");
         node.log_is_whole()
     })
+}
+
+/// As after an upgrade.
+#[test]
+fn programs_of_another_abi_are_replaced_and_what_cannot_be_read_of_them_is_said() -> Result<()> {
+    on_node("other-abi", "", |node| {
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "held", "--reason", "before"])?.expect(0)?;
+        node.kill9()?;
+        let instance = rename_generation(node, "g1_v2")?;
+        node.restart()?;
+        ensure!(frozen(run.cgroup())? && node.run("held")?["state"] == "frozen");
+        let gap = node.wait_for_event("the gap", |e| e["body"]["type"] == "gap" && e["run"] == run.id())?;
+        ensure!(gap["body"]["what"].as_str().is_some_and(|what| what.contains("programs of ABI 2")), "{gap}");
+        ensure!(fs::read_dir(&instance)?.count() == 1, "the old programs stay");
+        node.log_is_whole()
+    })
+}
+
+/// Makes the one generation that is there one of another number and ABI. Returns where generations are.
+fn rename_generation(node: &integration::Node, to: &str) -> Result<std::path::PathBuf> {
+    let instance = fs::read_dir(node.pins().join("failsafe"))?.next().context("no instance")??.path();
+    let pins = fs::read_dir(&instance)?.next().context("no generation")??.path();
+    fs::rename(&pins, instance.join(to))?;
+    Ok(instance)
 }

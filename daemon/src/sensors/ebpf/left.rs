@@ -1,9 +1,11 @@
 //! What an earlier daemon left: the runs it guarded, as its pinned maps have them, and the events nobody read.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use failsafe_ebpf::abi;
 
 use super::Event;
@@ -11,6 +13,15 @@ use super::counters::leaving;
 use super::events::EventReader;
 use super::load::Pod;
 use super::tally::{Outage, Total};
+
+/// A generation of another ABI: no more of it can be read than the names of its pins and, if it has the same form, the latch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Version of its ABI.
+    pub abi: u32,
+    /// Whether the latch could be read. If not, the run is taken to be blocked.
+    pub latch: bool,
+}
 
 /// A run that an earlier daemon left guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +34,8 @@ pub struct PreviousRun {
     pub slot: u32,
     /// Which occupant of the slot.
     pub epoch: u32,
+    /// Set where some of what follows could not be read, and is empty.
+    pub foreign: Option<Foreign>,
     /// Its latch ([`abi::latch`]): 0 = off.
     pub latch: u32,
     /// Its egress allow-list was enforced.
@@ -45,9 +58,11 @@ impl PreviousRun {
     /// Adds what an older generation has of the same run. A daemon that died while it took the run up left two: neither alone need
     /// be complete.
     pub(super) fn join(&mut self, older: Self) {
+        self.foreign = self.foreign.or(older.foreign);
         self.latch |= older.latch;
         self.enforced |= older.enforced;
         self.stopped.extend(older.stopped);
+        self.spent.resize(self.spent.len().max(older.spent.len()), 0);
         for (spent, before) in self.spent.iter_mut().zip(older.spent) {
             *spent = before.max(*spent);
         }
@@ -65,6 +80,7 @@ impl PreviousRun {
             counted: self.total.minus(seen).of(self.slot, self.epoch),
             lost: self.total.lost,
             calls: self.calls,
+            foreign: self.foreign,
         }
     }
 }
@@ -131,6 +147,7 @@ impl Maps {
             root_id,
             slot: cfg.slot,
             epoch: cfg.epoch,
+            foreign: None,
             latch: self.latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
             stopped: self
@@ -147,6 +164,45 @@ impl Maps {
             sampled,
         })
     }
+}
+
+/// The runs of a generation of another ABI, by the names of their links.
+pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<PreviousRun> {
+    let latches = MapData::from_pin(dir.join("map_latches")).ok().filter(|map| {
+        let is_array = |info: MapInfo| info.map_type().is_ok_and(|kind| kind == MapType::Array);
+        map.info().is_ok_and(is_array)
+    });
+    let latches: Option<Array<_, u32>> = latches.and_then(|map| Array::try_from(Map::Array(map)).ok());
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.file_name());
+    let run = |name: OsString| {
+        let mut words = name.to_str()?.strip_prefix("link_")?.splitn(3, '_');
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    let runs: BTreeSet<(u32, u64)> = names.filter_map(run).collect();
+    let read = |(slot, root_id)| {
+        let latch = latches.as_ref().and_then(|latches| latches.get(&slot, 0).ok());
+        PreviousRun {
+            generation,
+            root_id,
+            slot,
+            epoch: 0,
+            foreign: Some(Foreign { abi: version, latch: latch.is_some() }),
+            // Whatever its bits mean there: latched is kept from the network.
+            latch: match latch {
+                Some(0) => 0,
+                Some(bits) => bits | abi::latch::EGRESS,
+                None => abi::latch::EGRESS,
+            },
+            enforced: false,
+            stopped: Vec::new(),
+            spent: Vec::new(),
+            calls: sees_calls(dir),
+            tables: Vec::new(),
+            total: Total::NONE,
+            sampled: None,
+        }
+    };
+    runs.into_iter().map(read).collect()
 }
 
 fn sees_calls(dir: &Path) -> bool {

@@ -48,7 +48,7 @@ pub use counters::RunCounters;
 pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
 pub use error::Error;
 pub use events::{Event, EventReader, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode};
-pub use left::{LeftEvents, PreviousRun};
+pub use left::{Foreign, LeftEvents, PreviousRun};
 pub use load::{Config, Ebpf};
 pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use own::Own;

@@ -23,7 +23,7 @@ use failsafe_ebpf::abi;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
-use super::left::{LeftEvents, PreviousRun, read_generation, read_ring, read_run};
+use super::left::{LeftEvents, PreviousRun, read_foreign, read_generation, read_ring, read_run};
 use crate::platform::bpf;
 
 /// Maps whose content a later daemon may want.
@@ -108,15 +108,18 @@ impl Pins {
         Ok(false)
     }
 
-    /// What earlier generations guard, one entry a run. Generations of another ABI are left out: their maps cannot be read.
+    /// What earlier generations guard, one entry a run; little of those of another ABI, see [`PreviousRun::foreign`].
+    ///
+    /// # Errors
+    /// bpffs could not be read.
     pub fn previous(&self) -> Result<Vec<PreviousRun>, Error> {
         let mut out: Vec<PreviousRun> = Vec::new();
-        for (generation, dir) in self.readable()? {
-            for run in read_generation(generation, &dir).unwrap_or_default() {
-                match out.iter_mut().find(|seen| seen.root_id == run.root_id) {
-                    Some(seen) => seen.join(run),
-                    None => out.push(run),
-                }
+        let readable = self.readable()?.into_iter();
+        let runs = readable.flat_map(|(generation, dir)| read_generation(generation, &dir).unwrap_or_default());
+        for run in runs.chain(self.foreign()?) {
+            match out.iter_mut().find(|seen| seen.root_id == run.root_id) {
+                Some(seen) => seen.join(run),
+                None => out.push(run),
             }
         }
         Ok(out)
@@ -126,7 +129,8 @@ impl Pins {
     pub fn previous_of(&self, root_id: u64) -> Option<PreviousRun> {
         let readable = self.readable().unwrap_or_default().into_iter();
         let runs = readable.filter_map(|(generation, dir)| read_run(generation, &dir, root_id).ok().flatten());
-        runs.reduce(|mut newest, older| {
+        let foreign = self.foreign().unwrap_or_default().into_iter().filter(|run| run.root_id == root_id);
+        runs.chain(foreign).reduce(|mut newest, older| {
             newest.join(older);
             newest
         })
@@ -163,6 +167,15 @@ impl Pins {
         all.retain(|(n, dir)| dir.ends_with(format!("g{n}_v{}", abi::VERSION)));
         all.sort_by_key(|(n, _)| Reverse(*n));
         Ok(all)
+    }
+
+    /// The runs of generations of another ABI.
+    fn foreign(&self) -> Result<Vec<PreviousRun>, Error> {
+        let of = |(generation, dir): (u64, PathBuf)| {
+            let version = dir.to_str()?.rsplit_once("_v")?.1.parse().ok()?;
+            (version != abi::VERSION).then(|| read_foreign(generation, version, &dir))
+        };
+        Ok(self.others()?.into_iter().filter_map(of).flatten().collect())
     }
 
     fn others(&self) -> Result<Vec<(u64, PathBuf)>, Error> {

@@ -5,7 +5,7 @@ use failsafe_ebpf::abi;
 
 use super::counters::ZERO;
 use super::load::Pod;
-use super::{Ebpf, Error, RunCounters};
+use super::{Ebpf, Error, Foreign, RunCounters};
 
 /// Counters of a run, summed over CPUs, and the events that its ring had no room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Outage {
     pub lost: u64,
     /// Whether programs that see watched calls stayed attached.
     pub calls: bool,
+    /// Set where its programs were of another ABI: then nothing above is known.
+    pub foreign: Option<Foreign>,
 }
 
 impl Total {
@@ -87,6 +89,15 @@ impl Ebpf {
             self.write_tally(*slot, earlier, Some((*total, now)))?;
         }
         totals.into_iter().map(|(slot, total)| self.counters_of(slot, total)).collect()
+    }
+
+    /// Events of the run that are known to be lost although no programs tell: its total counts on from there.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be written.
+    pub fn count_lost(&mut self, slot: u32, lost: u64) -> Result<(), Error> {
+        let earlier = self.runs.get(&slot).ok_or(Error::Slot(slot))?.earlier;
+        self.begin_tally(slot, Total { lost: earlier.lost.max(lost), ..earlier }, None)
     }
 
     /// Totals go on from what earlier daemons' programs counted.
