@@ -181,15 +181,21 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
         };
         wait_for("a loss before the outage", || Ok(number(node, "events_lost")? > 0))?;
         let before = number(node, "events_lost")?;
+        let refused =
+            |node: &integration::Node| node.run("busy")?["kernel"]["denied_calls"].as_u64().context("a count");
+        let refused_before = refused(node)?;
         node.kill9()?;
         let rounds = || run.output().lines().count();
         let ended = rounds();
         wait_for("a whole round without a daemon", || Ok(rounds() > ended + 1))?;
         node.restart()?;
-        ensure!(number(node, "events_lost")? >= before, "the total of losses began anew");
+        wait_for("losses count on", || Ok(number(node, "events_lost")? >= before))?;
         let adopted = node.wait_for_event("the adoption", |e| e["body"]["type"] == "run-adopted")?;
         let found = adopted["body"]["found"].as_str().context("what was found")?;
         ensure!(found.contains("since a daemon last looked") && found.contains("network calls refused"), "{found}");
+        wait_for("refusals count on", || Ok(refused(node)? > refused_before))?;
+        let page = node.ctl(["describe", "busy"])?.expect(0)?.out;
+        ensure!(page.lines().any(|line| line.starts_with("refused") && line.contains("network calls")), "{page}");
         node.ctl(["freeze", "busy", "--reason", "enough"])?.expect(0)?;
         let told = |node: &integration::Node| -> Result<u64> {
             let events = node.events()?;
@@ -201,7 +207,7 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
         node.kill9()?;
         rename_generation(node, "g9_v2")?;
         node.restart()?;
-        ensure!(number(node, "events_lost")? >= before, "the total of losses began anew");
+        wait_for("losses count on", || Ok(number(node, "events_lost")? >= before))?;
         wait_for("every loss is in one gap", || Ok(told(node)? == number(node, "events_lost")?))?;
         node.log_is_whole()
     })
