@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 4
+#define FS_ABI_VERSION 5
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
@@ -35,7 +35,7 @@ enum fs_run_flag {
 	FS_RUN_SYN_ONLY = 1 << 3,   /* no sock_ops: only connection attempts are judged in cgroup_skb (TCP) */
 	FS_RUN_WATCH_EXEC = 1 << 4,
 	FS_RUN_WATCH_LIFE = 1 << 5, /* fork and exit */
-	FS_RUN_WATCH_NET = 1 << 6,  /* events of calls that were allowed; refusals are always reported */
+	FS_RUN_WATCH_CONNECT = 1 << 6, /* events of connects that were allowed; refusals are always reported */
 	FS_RUN_PATHS = 1 << 7,      /* there are path entries in force */
 	FS_RUN_INODES = 1 << 8,     /* ... and the same files by inode */
 	FS_RUN_PROTECT = 1 << 9,    /* failsafe's own things are out of the run's reach */
@@ -46,6 +46,9 @@ enum fs_run_flag {
 	FS_RUN_BUDGETS = 1 << 14,   /* there are destination classes with budgets */
 	FS_RUN_DNS = 1 << 15,       /* the allow-list names hosts: answers are read */
 	FS_RUN_TREES = 1 << 16,     /* there are folders in force, by inode */
+	FS_RUN_SEEN_EXEC = 1 << 17, /* no LSM program judges what is executed: it is judged once it was */
+	FS_RUN_WATCH_SEND = 1 << 18, /* as FS_RUN_WATCH_CONNECT, of sends with an address */
+	FS_RUN_WATCH_BIND = 1 << 19,
 };
 
 /* What a rule does where it matches; of several the highest holds. */
@@ -80,7 +83,7 @@ struct fs_run_cfg {
 /* Index 0: the daemon's sign of life. */
 struct fs_watchdog {
 	__u64 beat_ns;     /* CLOCK_MONOTONIC, when the daemon last said that it works; 0 = not yet */
-	__u32 daemon_tgid; /* whom a run may not signal or trace */
+	__u32 daemon_tgid; /* whom, and whose children, a run may not signal, trace or limit */
 	__u32 pad;
 };
 
@@ -335,9 +338,10 @@ enum fs_via {
 };
 
 enum fs_op_what {
-	FS_OP_EXEC = 1,      /* a program that a rule or list speaks of; path */
+	FS_OP_EXEC = 1,      /* a program that a rule or list speaks of; path; b, c: as a and b of the FS_KEY_INODE or
+			      * FS_KEY_TREE by which it was found, 0 = by its name only */
 	FS_OP_MAP = 2,       /* ... mapped executable */
-	FS_OP_OPEN = 3,      /* path; a: 1 = for writing */
+	FS_OP_OPEN = 3,      /* the same; a: 1 = for writing */
 	FS_OP_DEVICE = 4,    /* a: enum-like type << 32 | major, b: minor, c: 1 = for writing, 2 = mknod */
 	FS_OP_SOCKET = 5,    /* a: family, b: type, c: protocol */
 	FS_OP_LISTEN = 6,    /* a: port */
@@ -358,6 +362,7 @@ enum fs_protect {
 	FS_PROTECT_CGROUP = 5,
 	FS_PROTECT_FILES = 6,
 	FS_PROTECT_SOCKET = 7, /* a socket that was made outside the run was handed in */
+	FS_PROTECT_PROCESS = 8, /* limits, priority or other standing of the daemon */
 };
 
 struct fs_op {
@@ -426,6 +431,12 @@ struct fs_leaver {
 	__u64 to_cgroup_id;
 	__u32 mover_pid;
 	__u32 flags; /* enum fs_move_flag */
+};
+
+/* strays: thread group id -> the run that it left by its own hand, or as a child of one that did. Its children are strays too. */
+struct fs_stray {
+	__u32 slot;
+	__u32 epoch;
 };
 
 /* learnt: an address that a name was answered with, in network order, IPv4 in the first four bytes. */

@@ -75,6 +75,19 @@ struct dentry {
 	struct super_block *d_sb;
 };
 
+struct upid {
+	int nr;
+};
+
+struct pid {
+	struct upid numbers[1]; /* the first is that of the initial namespace */
+};
+
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
+};
+
 struct vfsmount {
 	struct dentry *mnt_root;
 };

@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -438,6 +438,13 @@ plain! {
         euid: u32,
         /// Zero.
         pad: u32,
+    }
+    /// `struct fs_stray`.
+    Stray = "fs_stray" {
+        /// Slot.
+        slot: u32,
+        /// Occupant of the slot.
+        epoch: u32,
     }
     /// `struct fs_leaver`.
     Leaver = "fs_leaver" {

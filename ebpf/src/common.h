@@ -89,6 +89,14 @@ struct {
 	__type(value, struct fs_leaver);
 } leavers SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct fs_stray);
+} strays SEC(".maps");
+
 INLINE struct fs_counters *counters_of(__u32 slot)
 {
 	return bpf_map_lookup_elem(&counters, &slot);
@@ -108,7 +116,10 @@ INLINE __u64 levels_in_use(void)
 		struct fs_run_cfg *best_ = NULL;                            \
 		__u32 best_level_ = 0;                                      \
 		_Pragma("clang loop unroll(disable)") for (int i_ = 0; i_ < 8; i_++) {          \
-			__u32 level_ = ((levels) >> (8 * i_)) & 0xff;       \
+			__u64 left_ = (levels) >> (8 * i_);                 \
+			__u32 level_ = left_ & 0xff;                        \
+			if (!left_)                                         \
+				break;                                      \
 			if (level_ > best_level_) {                         \
 				__u64 id_ = id_at(level_);                  \
 				struct fs_run_cfg *r_ =                     \

@@ -6,7 +6,7 @@
  * Believed are answers over UDP from port 53 of the servers that the policy, or the host's resolv.conf, names: a run
  * cannot tell itself what it likes. Only the question's name counts; the A and AAAA records of the answer belong to it,
  * whatever aliases are between. Names are compared from their ends, so `*.example.org` is a prefix of what is compared:
- * `paths` holds them, under a table of their own.
+ * `paths` holds them, under a table of their own, together with the names that rules want told.
  */
 #define DNS_PORT 53
 #define DNS_HEADER 12
@@ -140,12 +140,31 @@ static __noinline int dns_name(struct room *r)
 	return DNS_HEADER + n + 1 + 4;
 }
 
-static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 host)
+/* Tells one name from another: what one address is an answer for may be many. */
+static __noinline __u32 name_hash(struct room *r)
+{
+	__u64 hash = 0;
+
+	if (!r)
+		return 0;
+	for (__u32 i = 0; i < DNS_NAME; i += 8) {
+		if (i < r->n)
+			hash = hash * 31 + *(__u64 *)(r->path + NAME_AT + i);
+	}
+	return hash ^ hash >> 32;
+}
+
+/* What an entry of names says: the host of the allow-list that it is, counted from 1, and whether a rule wants it told. */
+#define NAMES_HOST(said) ((said) & 0xff)
+#define NAMES_WATCHED(said) ((said) >> 8)
+
+static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 said)
 {
 	struct fs_learnt_key k = {};
 	__u32 at = at_family >> 8, n = (at_family & 0xff) == 4 ? 4 : 16;
-	__u64 mask = 1ULL << (host & 63), *was;
+	__u64 mask = NAMES_HOST(said) ? 1ULL << ((NAMES_HOST(said) - 1) & 63) : 0, *was;
 	struct op o = { .what = FS_OP_DNS };
+	bool known = !mask;
 	struct fs_op *e;
 	__u32 repeats;
 
@@ -157,15 +176,17 @@ static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at
 		if (i < n)
 			k.addr[i] = AT(r, at + i);
 	}
-	was = bpf_map_lookup_elem(&learnt, &k);
+	was = mask ? bpf_map_lookup_elem(&learnt, &k) : NULL;
 	if (was && (*was & mask))
-		return 0;
-	if (was)
+		known = true;
+	else if (was)
 		__sync_fetch_and_or(was, mask);
-	else
+	else if (mask)
 		bpf_map_update_elem(&learnt, &k, &mask, BPF_ANY);
+	if (known && !NAMES_WATCHED(said))
+		return 0;
 	o.key_a = *(__u64 *)k.addr;
-	o.key_b = *(__u64 *)(k.addr + 8) ^ host;
+	o.key_b = *(__u64 *)(k.addr + 8) ^ name_hash(r);
 	if (op_repeated(run, &o, FS_ALLOWED, &repeats))
 		return 0;
 	e = event_new(run, FS_OP, sizeof(*e));
@@ -194,7 +215,7 @@ struct answer_walk {
 	__u32 at;
 	__u32 len;
 	__u32 answers;
-	__u32 host;
+	__u32 said;
 };
 
 static long answer_step(__u32 i, struct answer_walk *w)
@@ -210,9 +231,9 @@ static long answer_step(__u32 i, struct answer_walk *w)
 	if (w->at + size > w->len)
 		return 1;
 	if (type == 1 && size == 4)
-		dns_learn(w->run, w->r, w->at << 8 | 4, w->host);
+		dns_learn(w->run, w->r, w->at << 8 | 4, w->said);
 	if (type == 28 && size == 16)
-		dns_learn(w->run, w->r, w->at << 8 | 6, w->host);
+		dns_learn(w->run, w->r, w->at << 8 | 6, w->said);
 	w->at += size;
 	return 0;
 }
@@ -234,9 +255,9 @@ static __noinline int dns_answer(struct fs_run_cfg *run, struct room *r, __u32 l
 		return 0;
 	r->key.table = run->table | DNS_TABLE;
 	hit = bpf_map_lookup_elem(&paths, &r->key);
-	if (!hit || !hit->read)
+	if (!hit || !(hit->read || hit->write))
 		return 0;
-	w.host = hit->read - 1;
+	w.said = hit->read | (__u32)hit->write << 8;
 	bpf_loop(DNS_ANSWERS, answer_step, &w, 0);
 	return 0;
 }

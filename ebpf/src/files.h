@@ -5,49 +5,12 @@
  *
  * A run that is latched, by a stop rule or for want of a daemon, may neither execute nor open anything.
  */
+#define FMODE_READ 0x1
 #define FMODE_WRITE 0x2
 #define VM_EXEC 0x4
 #define CGROUP2_SUPER_MAGIC 0x63677270
 
-enum exec_kind { KIND_FILE, KIND_MEMFD, KIND_DELETED, KIND_SCRIPT };
-
-/* memfd or deleted: what has no name can only be told by its inode. */
-INLINE __u8 kind_of_file(__u64 file)
-{
-	struct file *f = (struct file *)file;
-	const unsigned char *name;
-	char head[6] = {};
-
-	if (BPF_CORE_READ(f, f_inode, i_nlink))
-		return KIND_FILE;
-	name = BPF_CORE_READ(f, f_path.dentry, d_name.name);
-	bpf_probe_read_kernel_str(head, sizeof(head), name);
-	return head[0] == 'm' && head[1] == 'e' && head[2] == 'm' && head[3] == 'f' && head[4] == 'd' ? KIND_MEMFD :
-													 KIND_DELETED;
-}
-
-INLINE bool judges_files(struct fs_run_cfg *run)
-{
-	return run->flags & (FS_RUN_PATHS | FS_RUN_INODES | FS_RUN_TREES);
-}
-
-/* What the entries say of what has no path at hand: by inode, its own and those of the folders around it. */
-INLINE union effects dentry_effects(struct fs_run_cfg *run, __u64 dentry)
-{
-	struct dentry *d = (struct dentry *)dentry;
-	union effects all = { .word = 0 }, more;
-
-	if (run->flags & FS_RUN_INODES)
-		all.word = inode_effects(run->table, FS_KEY_INODE, BPF_CORE_READ(d, d_inode, i_ino),
-					 BPF_CORE_READ(d, d_inode, i_sb, s_dev));
-	if (run->flags & FS_RUN_TREES) {
-		more.word = tree_effects(run->table, dentry);
-		effects_max(&all, &more.e);
-	}
-	return all;
-}
-
-/* The same and, with the room's path filled, what they say by name. */
+/* What the entries say of a file by its inodes and, with the room's path filled, what they say by name. */
 INLINE union effects file_effects(struct fs_run_cfg *run, __u64 file, struct room *r)
 {
 	union effects all = dentry_effects(run, (__u64)BPF_CORE_READ((struct file *)file, f_path.dentry)), more;
@@ -57,14 +20,6 @@ INLINE union effects file_effects(struct fs_run_cfg *run, __u64 file, struct roo
 		effects_max(&all, &more.e);
 	}
 	return all;
-}
-
-INLINE void same_file(struct op *o, __u64 file)
-{
-	struct file *f = (struct file *)file;
-
-	o->key_a = BPF_CORE_READ(f, f_inode, i_ino);
-	o->key_b = BPF_CORE_READ(f, f_inode, i_sb, s_dev);
 }
 
 /* A path that cannot be told (no room, longer than 4096) where entries may forbid it is refused: it may be one of them. */
@@ -110,8 +65,10 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	if (resolved(&bprm->file->f_path, r)) {
 		__u8 effect = file_effects(run, file, r).e.exec;
 
-		if (effect > o.effect)
+		if (effect > o.effect) {
 			o.effect = effect;
+			tell_entry(run, (__u64)bprm->file->f_path.dentry, MEETS(USE_EXEC, effect), &o);
+		}
 		o.path = r->path;
 	} else if (judges_files(run)) {
 		o.effect = FS_EFFECT_DENY;
@@ -168,6 +125,8 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 			if (result)
 				return result;
 		}
+		if (magic == PROC_SUPER_MAGIC && write && of_daemon((__u64)file->f_inode))
+			return protect(run, FS_PROTECT_PROCESS, BPF_CORE_READ(file, f_inode, i_ino));
 		if (magic == CGROUP2_SUPER_MAGIC && write && outside_own_cgroups(run, (__u64)file))
 			return protect(run, FS_PROTECT_CGROUP, BPF_CORE_READ(file, f_inode, i_ino));
 	}
@@ -176,12 +135,17 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 	r = room_take();
 	if (resolved(&file->f_path, r)) {
 		union effects all = file_effects(run, (__u64)file, r);
+		enum use use = write ? USE_WRITE : USE_READ;
 
 		/* For writing is for reading too, unless it is for writing alone. */
 		if (write)
 			o.effect = all.e.write;
-		if (!write || file->f_mode & 1)
-			o.effect = all.e.read > o.effect ? all.e.read : o.effect;
+		if ((!write || file->f_mode & FMODE_READ) && all.e.read > o.effect) {
+			o.effect = all.e.read;
+			use = USE_READ;
+		}
+		if (o.effect)
+			tell_entry(run, (__u64)file->f_path.dentry, MEETS(use, o.effect), &o);
 		o.path = r->path;
 	} else {
 		o.effect = FS_EFFECT_DENY;
@@ -204,6 +168,7 @@ INLINE int change(struct fs_run_cfg *run, __u64 dentry, __u8 effect)
 
 	o.key_a = BPF_CORE_READ(d, d_inode, i_ino);
 	o.key_b = BPF_CORE_READ(d, d_inode, i_sb, s_dev);
+	tell_entry(run, dentry, EACH_BYTE << (effect - 1), &o);
 	r = room_take();
 	if (r) {
 		const unsigned char *name = BPF_CORE_READ(d, d_name.name);
@@ -311,6 +276,8 @@ int BPF_PROG(fs_lsm_mmap_file, struct file *file, unsigned long reqprot, unsigne
 	/* Not refused where it cannot be told, as a program must have its libraries: its opening was judged. */
 	if (resolved(&file->f_path, r)) {
 		o.effect = file_effects(run, f, r).e.map;
+		if (o.effect)
+			tell_entry(run, (__u64)file->f_path.dentry, MEETS(USE_MAP, o.effect), &o);
 		o.path = r->path;
 	}
 	same_file(&o, f);

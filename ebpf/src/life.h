@@ -7,6 +7,14 @@
 
 #define EEXIST 17
 
+INLINE void untracked(__u32 slot)
+{
+	struct fs_counters *c = counters_of(slot);
+
+	if (c)
+		__sync_fetch_and_add(&c->untracked, 1);
+}
+
 INLINE void member_set(struct fs_run_cfg *run, struct task_struct *t, __u64 cgroup_id)
 {
 	struct fs_member m = {
@@ -22,12 +30,8 @@ INLINE void member_set(struct fs_run_cfg *run, struct task_struct *t, __u64 cgro
 		lives_add(m.slot, 1);
 	else if (r == -EEXIST)
 		r = bpf_map_update_elem(&members, &tgid, &m, BPF_ANY);
-	if (r) {
-		struct fs_counters *c = counters_of(m.slot);
-
-		if (c)
-			__sync_fetch_and_add(&c->untracked, 1);
-	}
+	if (r)
+		untracked(m.slot);
 }
 
 INLINE void member_gone(__u32 tgid)
@@ -42,15 +46,49 @@ INLINE void member_gone(__u32 tgid)
 		lives_add(slot, -1);
 }
 
+/* What is executed by the name that was given is told by its exec. What a rule knows by another name, or as the interpreter of
+ * a script, is told here. */
+INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool script)
+{
+	struct op o = { .what = FS_OP_EXEC, .via = FS_VIA_TRACEPOINT };
+	__u64 dentry = (__u64)bprm->file->f_path.dentry;
+	union effects named = { .word = 0 }, more;
+	struct room *r = room_take();
+
+	if (!r)
+		return;
+	bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->filename);
+	if (run->flags & FS_RUN_PATHS)
+		named.word = path_effects(run->table, r);
+	o.effect = dentry_effects(run, dentry).e.exec;
+	if (script) {
+		bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->interp);
+		more.word = run->flags & FS_RUN_PATHS ? path_effects(run->table, r) : 0;
+		if (more.e.exec > o.effect)
+			o.effect = more.e.exec;
+	}
+	if (o.effect > named.e.exec) {
+		same_file(&o, (__u64)bprm->file);
+		o.path = r->path;
+		tell_entry(run, dentry, MEETS(USE_EXEC, o.effect), &o);
+		settle(run, &o);
+	} else if (named.e.exec == FS_EFFECT_STOP) {
+		latch_stop(run);
+		stop_caller(run);
+	}
+	room_give(r);
+}
+
 /* Where no LSM program could refuse it, a stop rule takes hold here: before the new image runs. */
-INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, __u32 flags)
+INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags)
 {
 	__u32 tgid = p->tgid, euid = p->cred->euid.val;
 	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
 	__u64 points = 0;
 
 	if (flags & FS_EXEC_UNLINKED)
-		points |= POINT(FS_POINT_EXEC_MEMFD) | POINT(FS_POINT_EXEC_DELETED);
+		points = kind_of_file((__u64)bprm->file) == KIND_MEMFD ? POINT(FS_POINT_EXEC_MEMFD) :
+									 POINT(FS_POINT_EXEC_DELETED);
 	if (flags & FS_EXEC_SCRIPT)
 		points |= POINT(FS_POINT_EXEC_SCRIPT);
 	if (held(run) & FS_LATCH_STOP) {
@@ -58,6 +96,8 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, __u32 flag
 	} else if (run->stop & points) {
 		latch_stop(run);
 		stop_caller(run);
+	} else if (run->flags & FS_RUN_SEEN_EXEC) {
+		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT);
 	}
 	if (!m)
 		return;
@@ -90,7 +130,7 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 		flags |= FS_EXEC_UNLINKED;
 	if (bprm->interp != bprm->filename)
 		flags |= FS_EXEC_SCRIPT;
-	exec_stops(run, p, flags);
+	exec_stops(run, p, bprm, flags);
 	if (!(run->flags & FS_RUN_WATCH_EXEC))
 		return 0;
 	e = event_new(run, FS_EXEC, sizeof(*e));
@@ -119,14 +159,33 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 	return 0;
 }
 
+/* Until it is brought back, what it makes and whom it moves is told as its own leaving is. */
+INLINE void stray_set(struct fs_run_cfg *run, __u32 tgid)
+{
+	struct fs_stray stray = { .slot = run->slot, .epoch = run->epoch };
+
+	if (bpf_map_update_elem(&strays, &tgid, &stray, BPF_ANY))
+		untracked(run->slot);
+}
+
+INLINE bool strayed_from(struct fs_run_cfg *run, __u32 tgid)
+{
+	struct fs_stray *s = bpf_map_lookup_elem(&strays, &tgid);
+
+	return s && s->slot == run->slot && s->epoch == run->epoch;
+}
+
 INLINE void moved(struct fs_run_cfg *run, __u32 kind, struct task_struct *t, __u64 from, __u64 to, __u32 flags)
 {
 	struct fs_run_cfg *mover = run_of_current();
 	__u32 mover_pid = bpf_get_current_pid_tgid() >> 32, tgid = t->tgid;
 	struct fs_move *e;
 
-	if (mover && mover->slot == run->slot)
+	if ((mover && mover->slot == run->slot) || (!mover && strayed_from(run, mover_pid)))
 		flags |= FS_MOVE_BY_RUN;
+	/* One that moved itself is outside already. */
+	if (kind == FS_LEAVE && (flags & FS_MOVE_BY_RUN || mover_pid == tgid))
+		stray_set(run, tgid);
 	e = event_new(run, kind, sizeof(*e));
 	if (!e) {
 		/* Who leaves under cover of a flood is noted where there is room for each. */
@@ -153,6 +212,19 @@ INLINE void moved(struct fs_run_cfg *run, __u32 kind, struct task_struct *t, __u
 	bpf_ringbuf_submit(e, 0);
 }
 
+/* A fork outside every run. */
+INLINE void stray_forked(struct task_struct *parent, struct task_struct *child, __u64 to)
+{
+	__u32 tgid = parent->tgid;
+	struct fs_stray *stray = bpf_map_lookup_elem(&strays, &tgid);
+
+	if (stray) {
+		struct fs_run_cfg left = { .slot = stray->slot, .epoch = stray->epoch };
+
+		moved(&left, FS_LEAVE, child, cgroup_id_of(cgroup_of(parent)), to, FS_MOVE_BY_CLONE);
+	}
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(fs_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -175,8 +247,10 @@ int BPF_PROG(fs_fork, struct task_struct *parent, struct task_struct *child)
 		moved(child_run, FS_JOIN, child, cgroup_id_of(from), id, FS_MOVE_BY_CLONE);
 	if (!run)
 		run = child_run;
-	if (!run)
+	if (!run) {
+		stray_forked(parent, child, id);
 		return 0;
+	}
 	if (run->max_procs || run->max_forks)
 		forked(run);
 	if (!(run->flags & FS_RUN_WATCH_LIFE))
@@ -203,10 +277,12 @@ int BPF_PROG(fs_exit, struct task_struct *p)
 
 	if (!levels_in_use() || sig->live.counter != 0)
 		return 0; /* other threads of the process live on */
-	run = run_of_current();
-	if (!run)
-		return 0;
 	tgid = p->tgid;
+	run = run_of_current();
+	if (!run) {
+		bpf_map_delete_elem(&strays, &tgid);
+		return 0;
+	}
 	member_gone(tgid);
 	bpf_map_delete_elem(&stopped, &tgid);
 	if (!(run->flags & FS_RUN_WATCH_LIFE))
@@ -249,6 +325,7 @@ int BPF_PROG(fs_move, struct cgroup *dst, const char *path, struct task_struct *
 		moved(&left, FS_LEAVE, t, from, id, 0);
 	}
 	if (run) {
+		bpf_map_delete_elem(&strays, &tgid);
 		member_set(run, t, id);
 		moved(run, FS_JOIN, t, from, id, 0);
 	}

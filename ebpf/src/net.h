@@ -75,13 +75,16 @@ struct {
 	__type(value, struct recent);
 } recents SEC(".maps");
 
-/* What is known of a TCP socket. The next daemon's programs take these notes over, see carry.h: a change of them is one of the
- * ABI. */
+/* What is known of a socket; of one that is not TCP only where it last went. The next daemon's programs take these notes over,
+ * see carry.h: a change of them is one of the ABI. */
 struct sock_note {
 	__u32 table;   /* allow-list generation the verdict is of; 0 = none */
 	__u8 verdict;
 	__u8 passive;  /* accepted, not opened, by the run */
 	__u8 pad[2];
+	__u64 last;    /* where its owner was last allowed to send or connect, see place_of; 0 = nowhere */
+	__u32 last_table;
+	__u32 pad2;
 };
 
 struct {
@@ -191,6 +194,13 @@ INLINE bool repeated(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, 
 	return false;
 }
 
+INLINE bool told(struct fs_run_cfg *run, __u8 op)
+{
+	return run->flags & (op == FS_NET_CONNECT ? FS_RUN_WATCH_CONNECT :
+			     op == FS_NET_BIND    ? FS_RUN_WATCH_BIND :
+						    FS_RUN_WATCH_SEND);
+}
+
 /* PACKET (a constant): the subject is the cgroup of the packet's socket, else the current task. A cgroup_skb program
  * must not even contain a question for the current task: older kernels refuse it. */
 INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, const bool packet, struct __sk_buff *skb)
@@ -198,7 +208,7 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 	struct fs_net *e;
 	__u32 n = 0;
 
-	if (verdict == FS_ALLOWED && !(run->flags & FS_RUN_WATCH_NET))
+	if (verdict == FS_ALLOWED && !told(run, d->op))
 		return;
 	/* What latches the run is told each time: after a thaw it may come again at once. */
 	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET) &&
@@ -270,22 +280,21 @@ INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
 	net_event(run, d, FS_DENIED, false, NULL);
 }
 
-INLINE int call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
+INLINE __u8 call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
 {
 	__u8 v = call_verdict_quiet(run, d);
 
 	if (foreign)
 		d->flags |= FS_NET_FOREIGN;
-	if (v == FS_DENIED) {
+	if (v == FS_DENIED)
 		call_refused(run, d);
-		return DENY;
-	}
-	if (!foreign || v != FS_ALLOWED)
+	else if (!foreign || v != FS_ALLOWED)
 		net_event(run, d, v, false, NULL);
-	return ALLOW;
+	return v;
 }
 
-INLINE struct fs_run_cfg *run_of_sock(struct bpf_sock *sk)
+/* RUN is the current task's. */
+INLINE struct fs_run_cfg *run_of_sock(struct fs_run_cfg *run, struct bpf_sock *sk)
 {
 	__u32 zero = 0;
 	volatile __u64 *s = bpf_map_lookup_elem(&scratch, &zero);
@@ -295,19 +304,54 @@ INLINE struct fs_run_cfg *run_of_sock(struct bpf_sock *sk)
 		return NULL;
 	*s = (__u64)(void *)sk;
 	bpf_core_read(&cgrp, sizeof(cgrp), &((struct sock *)*s)->sk_cgrp_data.cgroup);
+	if (cgrp == (__u64)bpf_get_current_task_btf()->cgroups->dfl_cgrp)
+		return run;
 	return run_of_cgroup(cgrp);
+}
+
+/* A destination under a list as one word, so that threads which share a socket never see half of each other's; 0 where there
+ * is none. The socket's protocol is its own. */
+INLINE __u64 place_of(struct fs_run_cfg *run, __u32 addr, __u16 port)
+{
+	return (__u64)addr << 32 | (__u32)port << 16 | (run->table & 0xffff);
+}
+
+/* The same as the last time, and nothing to tell: most calls and packets are. */
+INLINE bool been_there(struct fs_run_cfg *run, struct sock_note *note, __u64 place)
+{
+	return note && note->last_table == run->table && *(volatile __u64 *)&note->last == place && !held(run);
 }
 
 INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
 {
-	struct fs_run_cfg *run, *owner;
+	struct fs_run_cfg *run = run_of_current(), *owner;
+	struct sock_note *note = NULL;
+	bool leaves = d->op != FS_NET_BIND && d->family == 4 && !d->flags;
+	__u8 v = FS_ALLOWED;
+	__u64 place = 0;
 
-	run = run_of_current();
-	if (run && call_verdict(run, d, false) == DENY)
-		return DENY;
-	owner = run_of_sock(ctx->sk);
+	/* What a name brought in may go again. */
+	if (run && leaves && !told(run, d->op) && !(run->flags & FS_RUN_DNS)) {
+		place = place_of(run, d->a[0], d->port);
+		note = bpf_sk_storage_get(&socks, ctx->sk, NULL, 0);
+		if (been_there(run, note, place))
+			return ALLOW;
+	}
+	if (run) {
+		v = call_verdict(run, d, false);
+		if (v == FS_DENIED)
+			return DENY;
+	}
+	owner = run_of_sock(run, ctx->sk);
 	if (owner && owner != run)
-		return call_verdict(owner, d, true);
+		return call_verdict(owner, d, true) == FS_DENIED ? DENY : ALLOW;
+	if (!place || v != FS_ALLOWED || !owner)
+		return ALLOW;
+	note = note ?: bpf_sk_storage_get(&socks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (note) {
+		note->last_table = run->table;
+		*(volatile __u64 *)&note->last = place;
+	}
 	return ALLOW;
 }
 

@@ -7,6 +7,7 @@
 #define OWN 0 /* no run has this table */
 #define CAP_DAC_OVERRIDE 1
 #define BPF_FS_MAGIC 0xcafe4a11
+#define PROC_SUPER_MAGIC 0x9fa0
 
 /* WHICH tells one from another of the same kind. */
 INLINE int protect(struct fs_run_cfg *run, __u32 what, __u64 which)
@@ -28,6 +29,24 @@ INLINE __u64 permitted(const struct cred *c)
 
 	bpf_probe_read_kernel(&v, sizeof(v), &c->cap_permitted);
 	return v;
+}
+
+INLINE __u32 daemon_tgid(void)
+{
+	__u32 zero = 0;
+	struct fs_watchdog *w = bpf_map_lookup_elem(&watchdog, &zero);
+
+	return w ? w->daemon_tgid : 0;
+}
+
+/* A file of /proc/PID of the daemon, by which its standing is changed. */
+INLINE bool of_daemon(__u64 inode)
+{
+	__u64 proc = inode - __builtin_preserve_field_info(((struct proc_inode *)0)->vfs_inode, BPF_FIELD_BYTE_OFFSET);
+	__u64 pid = (__u64)BPF_CORE_READ((struct proc_inode *)proc, pid);
+	__u32 daemon = daemon_tgid();
+
+	return daemon && pid && (__u32)BPF_CORE_READ((struct pid *)pid, numbers[0].nr) == daemon;
 }
 
 /* Permissions do not bind the caller. */

@@ -109,6 +109,36 @@ INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct
 	return v;
 }
 
+/* A packet that needs no judging: with an ordinary header, of a TCP connection whose verdict stands, or to where its socket was
+ * just allowed to send. */
+INLINE bool allowed_before(struct fs_run_cfg *run, struct __sk_buff *skb)
+{
+	__u8 *head = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct sock_note *note;
+	struct bpf_sock *sk;
+	__u8 proto;
+
+	if (head + 40 > end)
+		return false;
+	proto = head[0] == 0x45 && !((head[6] & 0x1f) | head[7]) ? head[9] : head[0] >> 4 == 6 ? head[6] : 0;
+	if (proto != IPPROTO_TCP && (proto != IPPROTO_UDP || head[0] != 0x45))
+		return false;
+	sk = skb->sk;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (!sk || (proto == IPPROTO_TCP && sk->state != BPF_TCP_ESTABLISHED))
+		return false;
+	note = bpf_sk_storage_get(&socks, sk, NULL, 0);
+	if (!note)
+		return false;
+	if (proto == IPPROTO_UDP)
+		return been_there(run, note, place_of(run, *(__u32 *)(head + 16), bpf_ntohs(*(__u16 *)(head + 22))));
+	if (held(run))
+		return false;
+	return (note->passive && !(run->flags & FS_RUN_NO_REPLIES)) ||
+	       (note->table == run->table && note->verdict == FS_ALLOWED);
+}
+
 SEC("cgroup_skb/egress")
 int fs_egress(struct __sk_buff *skb)
 {
@@ -124,7 +154,8 @@ int fs_egress(struct __sk_buff *skb)
 	if (!c)
 		return ALLOW;
 	segs = skb->gso_segs ?: 1;
-	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE | FS_RUN_BUDGETS) || held(run)) {
+	if ((run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE | FS_RUN_BUDGETS) || held(run)) &&
+	    (run->flags & FS_RUN_BUDGETS || !allowed_before(run, skb))) {
 		parse(skb, &d, &tcp);
 		v = packet_verdict(run, skb, &d, tcp);
 		if (v != FS_ALLOWED)

@@ -5,19 +5,30 @@
 #define MS_REMOUNT 0x20
 #define MS_PROPAGATION 0x1e0000 /* unbindable, private, slave, shared */
 
-SEC("lsm/task_kill")
-int BPF_PROG(fs_lsm_task_kill, struct task_struct *p)
+/* The daemon, or one that it started. */
+INLINE int daemon_guard(struct task_struct *p, __u32 what)
 {
 	struct fs_run_cfg *run;
-	struct fs_watchdog *w;
-	__u32 zero = 0;
+	__u32 daemon = daemon_tgid();
 
-	w = bpf_map_lookup_elem(&watchdog, &zero);
-	if (!w || !w->daemon_tgid || (__u32)p->tgid != w->daemon_tgid)
+	if (!daemon || ((__u32)p->tgid != daemon && (__u32)p->real_parent->tgid != daemon))
 		return 0;
 	run = run_of_current();
-	return run && run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_SIGNAL, 0) : 0;
+	return run && run->flags & FS_RUN_PROTECT ? protect(run, what, p->tgid) : 0;
 }
+
+#define DAEMON_GUARD(hook, what)                                    \
+	SEC("lsm/" #hook)                                           \
+	int BPF_PROG(fs_lsm_##hook, struct task_struct *p)          \
+	{                                                           \
+		return daemon_guard(p, what);                       \
+	}
+
+DAEMON_GUARD(task_kill, FS_PROTECT_SIGNAL)
+DAEMON_GUARD(task_setrlimit, FS_PROTECT_PROCESS)
+DAEMON_GUARD(task_setnice, FS_PROTECT_PROCESS)
+DAEMON_GUARD(task_setioprio, FS_PROTECT_PROCESS)
+DAEMON_GUARD(task_setscheduler, FS_PROTECT_PROCESS)
 
 #define REMOVAL_GUARD(hook)                                                         \
 	SEC("lsm/" #hook)                                                           \

@@ -307,6 +307,84 @@ static __noinline int tree_effects(__u32 table, __u64 dentry)
 	return inode_effects(table, FS_KEY_TREE, 0, ~0ULL);
 }
 
+enum exec_kind { KIND_FILE, KIND_MEMFD, KIND_DELETED, KIND_SCRIPT };
+
+/* memfd or deleted: what has no name can only be told by its inode. */
+INLINE __u8 kind_of_file(__u64 file)
+{
+	struct file *f = (struct file *)file;
+	const unsigned char *name;
+	char head[6] = {};
+
+	if (BPF_CORE_READ(f, f_inode, i_nlink))
+		return KIND_FILE;
+	name = BPF_CORE_READ(f, f_path.dentry, d_name.name);
+	bpf_probe_read_kernel_str(head, sizeof(head), name);
+	return head[0] == 'm' && head[1] == 'e' && head[2] == 'm' && head[3] == 'f' && head[4] == 'd' ? KIND_MEMFD :
+													 KIND_DELETED;
+}
+
+INLINE bool judges_files(struct fs_run_cfg *run)
+{
+	return run->flags & (FS_RUN_PATHS | FS_RUN_INODES | FS_RUN_TREES);
+}
+
+/* What the entries say of what has no path at hand: by inode, its own and those of the folders around it. */
+INLINE union effects dentry_effects(struct fs_run_cfg *run, __u64 dentry)
+{
+	struct dentry *d = (struct dentry *)dentry;
+	union effects all = { .word = 0 }, more;
+
+	if (run->flags & FS_RUN_INODES)
+		all.word = inode_effects(run->table, FS_KEY_INODE, BPF_CORE_READ(d, d_inode, i_ino),
+					 BPF_CORE_READ(d, d_inode, i_sb, s_dev));
+	if (run->flags & FS_RUN_TREES) {
+		more.word = tree_effects(run->table, dentry);
+		effects_max(&all, &more.e);
+	}
+	return all;
+}
+
+INLINE void same_file(struct op *o, __u64 file)
+{
+	struct file *f = (struct file *)file;
+
+	o->key_a = BPF_CORE_READ(f, f_inode, i_ino);
+	o->key_b = BPF_CORE_READ(f, f_inode, i_sb, s_dev);
+}
+
+/* The bit of filled() that is set where USE meets at least EFFECT, which is not none. */
+enum use { USE_EXEC, USE_MAP, USE_READ, USE_WRITE };
+#define MEETS(use, effect) (1U << (8 * (use) + (effect) - 1))
+
+/* Which inode's entry says so goes to b and c: the name that was used may be none that a rule knows. */
+static __noinline int tell_entry(struct fs_run_cfg *run, __u64 dentry, __u32 meets, struct op *o)
+{
+	struct dentry *d = (struct dentry *)dentry;
+
+	if (!run || !o)
+		return 0;
+	o->b = BPF_CORE_READ(d, d_inode, i_ino);
+	o->c = BPF_CORE_READ(d, d_inode, i_sb, s_dev);
+	if (filled(inode_effects(run->table, FS_KEY_INODE, o->b, o->c)) & meets)
+		return 0;
+	for (int i = 0; i < TREE_DEPTH; i++) {
+		__u64 up;
+
+		d = (struct dentry *)dentry;
+		o->b = BPF_CORE_READ(d, d_inode, i_ino);
+		o->c = BPF_CORE_READ(d, d_inode, i_sb, s_dev);
+		if (filled(inode_effects(run->table, FS_KEY_TREE, o->b, o->c)) & meets)
+			return 0;
+		up = (__u64)BPF_CORE_READ(d, d_parent);
+		if (!up || up == dentry)
+			break;
+		dentry = up;
+	}
+	o->b = o->c = 0; /* by name, or by a list of what is allowed */
+	return 0;
+}
+
 /* ---- making processes ----------------------------------------------------------------------------- */
 
 INLINE __u32 born_now(struct fs_run_cfg *run, bool count)

@@ -211,6 +211,37 @@ static __noinline int call_of_current(void)
 #define NR_PKEY_MPROTECT 288
 #endif
 #define NR_OPENAT2 437
+
+/* The same calls of the 32-bit ABI, by their native numbers. */
+#if defined(__TARGET_ARCH_x86)
+#define NR32_OPENAT 295
+#define NR32_PKEY_MPROTECT 380
+#else
+#define NR32_OPENAT 322
+#define NR32_PKEY_MPROTECT 394
+#endif
+
+INLINE long native_number(long nr)
+{
+	switch (nr) {
+	case 5:
+		return NR_OPEN;
+	case 8:
+		return NR_CREAT;
+	case NR32_OPENAT:
+		return NR_OPENAT;
+	case NR_OPENAT2:
+		return NR_OPENAT2;
+	case 192: /* mmap2 */
+		return NR_MMAP;
+	case 125:
+		return NR_MPROTECT;
+	case NR32_PKEY_MPROTECT:
+		return NR_PKEY_MPROTECT;
+	}
+	return -1;
+}
+
 #define MAP_ANONYMOUS 0x20
 #define O_ACCMODE 3
 #define O_RDONLY 0
@@ -242,18 +273,26 @@ INLINE int seen_open(struct fs_run_cfg *run, __u64 name, bool write)
 	return 0;
 }
 
-INLINE int seen_memory(struct fs_run_cfg *run, __u64 prot, bool anonymous)
+INLINE void seen_point(struct fs_run_cfg *run, __u32 point)
 {
-	__u32 point = prot & PROT_WRITE && effect_of(run, FS_POINT_MEM_WRITE_EXEC) ? FS_POINT_MEM_WRITE_EXEC :
-										     FS_POINT_MEM_ANONYMOUS;
 	struct op o = { .what = FS_OP_MEMORY, .via = FS_VIA_SYS_ENTER, .effect = effect_of(run, point), .a = point };
 
-	if (!(prot & PROT_EXEC) || !(anonymous || point == FS_POINT_MEM_WRITE_EXEC) || !o.effect)
-		return 0;
-	return settle(run, &o);
+	if (o.effect)
+		settle(run, &o);
 }
 
-/* Files and memory, where LSM is refused. Only the native ABI: the 32-bit one has calls of its own for each. */
+INLINE int seen_memory(struct fs_run_cfg *run, __u64 prot, bool anonymous)
+{
+	if (!(prot & PROT_EXEC))
+		return 0;
+	if (prot & PROT_WRITE)
+		seen_point(run, FS_POINT_MEM_WRITE_EXEC);
+	if (anonymous)
+		seen_point(run, FS_POINT_MEM_ANONYMOUS);
+	return 0;
+}
+
+/* Files and memory, where LSM is refused. */
 static __noinline int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
 {
 	struct fs_run_cfg *run;
@@ -284,8 +323,10 @@ static __noinline int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
 
 #if defined(__TARGET_ARCH_x86)
 #define FOURTH_ARG(r) (r)->r10
+#define COMPAT_FOURTH_ARG(r) (__u32)(r)->si
 #else
 #define FOURTH_ARG(r) (r)->regs[3]
+#define COMPAT_FOURTH_ARG(r) (__u32)(r)->regs[3]
 #endif
 
 SEC("tp_btf/sys_enter")
@@ -295,7 +336,8 @@ int BPF_PROG(fs_sys_enter, struct pt_regs *r, long nr)
 	int call = compat ? compat_call(nr) : native_call(nr);
 
 	if (call < 0)
-		return compat ? 0 : seen_call(nr, NATIVE_ARGS(r), FOURTH_ARG(r));
+		return compat ? seen_call(native_number(nr), COMPAT_ARGS(r), COMPAT_FOURTH_ARG(r)) :
+				seen_call(nr, NATIVE_ARGS(r), FOURTH_ARG(r));
 	if (compat)
 		return syscall_event(WAY(call, 1, FS_VIA_SYS_ENTER), COMPAT_ARGS(r));
 	return syscall_event(WAY(call, 0, FS_VIA_SYS_ENTER), NATIVE_ARGS(r));

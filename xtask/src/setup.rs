@@ -28,11 +28,16 @@ const PACKAGES: [Package; 3] = [
 ];
 
 /// What `bench overhead` measures beside. Nothing else needs them.
-const COMPARISONS: [Package; 2] = [
+const COMPARISONS: [Package; 3] = [
     Package {
         name: "bpftrace",
         what_for: "the same watch in bpftrace, to measure beside",
         present: || shell::which("bpftrace").is_some(),
+    },
+    Package {
+        name: "bpftool",
+        what_for: "programs that do nothing, to measure what the kernel itself costs",
+        present: || shell::which("bpftool").is_some(),
     },
     Package {
         name: "auditd",

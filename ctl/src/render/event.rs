@@ -266,10 +266,18 @@ mod tests {
         let net = |op, family| Event::Net { op, protocol: 6, address, port: 22, family, verdict, assurance };
         let path = || "/tmp/a\n\u{1b}[2J".to_owned();
         let events = [
-            Event::Exec { path: path(), argv: "a b".into(), kind: ExecKind::Memfd, verdict, assurance },
+            Event::Exec {
+                path: path(),
+                known_as: vec![path()],
+                argv: "a b".into(),
+                kind: ExecKind::Memfd,
+                verdict,
+                assurance,
+            },
             Event::Fork { child: 0, verdict: Did::WouldDeny },
             Event::Open {
                 path: path(),
+                known_as: Vec::new(),
                 access: Access::Write,
                 verdict: Did::WouldDeny,
                 assurance: Assurance::ObservedUnreliable,

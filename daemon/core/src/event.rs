@@ -22,6 +22,9 @@ pub enum Event {
     Exec {
         /// Path as given to `execve`, or resolved by the kernel where LSM is there.
         path: String,
+        /// What rules call it (a folder around it: with its `/`), where it was found to be that by inode and the path is another.
+        #[serde(default)]
+        known_as: Vec<String>,
         /// The head of argv, space-separated.
         argv: String,
         /// What kind of file.
@@ -47,6 +50,9 @@ pub enum Event {
     Open {
         /// Its path.
         path: String,
+        /// As of [`Event::Exec`].
+        #[serde(default)]
+        known_as: Vec<String>,
         /// What for.
         access: Access,
         /// What the kernel did.
@@ -235,6 +241,14 @@ impl Event {
         }
     }
 
+    /// Other names of the file that it is about, which rules match as they match its path.
+    pub fn known_as(&self) -> &[String] {
+        match self {
+            Event::Exec { known_as, .. } | Event::Open { known_as, .. } => known_as,
+            _ => &[],
+        }
+    }
+
     /// The value of `field`, where this event has it; `process` is the subject's.
     pub fn field<'a>(&'a self, field: Field, process: Option<&'a Process>) -> Option<FieldValue<'a>> {
         use FieldValue::{Address, Number, Text};
@@ -269,12 +283,18 @@ impl Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Exec { path, argv, kind: ExecKind::File, .. } => write!(f, "exec {path} [{argv}]"),
-            Event::Exec { path, argv, kind, .. } => write!(f, "exec {path} ({}) [{argv}]", kind.name()),
+            Event::Exec { path, known_as, argv, kind: ExecKind::File, .. } => {
+                write!(f, "exec {path}{} [{argv}]", names(known_as))
+            }
+            Event::Exec { path, known_as, argv, kind, .. } => {
+                write!(f, "exec {path}{} ({}) [{argv}]", names(known_as), kind.name())
+            }
             Event::Fork { child: 0, .. } => f.write_str("fork"),
             Event::Fork { child, .. } => write!(f, "fork of pid {child}"),
             Event::Exit { status } => write!(f, "exit with status {status}"),
-            Event::Open { path, access, .. } => write!(f, "open {path} to {}", access.name()),
+            Event::Open { path, known_as, access, .. } => {
+                write!(f, "open {path}{} to {}", names(known_as), access.name())
+            }
             // What a protocol's number means is the family's own affair outside IP.
             Event::Net { op: NetOp::Socket, protocol, family, .. } if !matches!(family, 0 | 2 | 10) => {
                 write!(f, "socket of {} (protocol {protocol})", family_name(*family))
@@ -320,6 +340,10 @@ impl fmt::Display for Event {
             _ => Ok(()),
         }
     }
+}
+
+fn names(known_as: &[String]) -> String {
+    if known_as.is_empty() { String::new() } else { format!(" (known as {})", known_as.join(", ")) }
 }
 
 fn protocol_name(number: u8) -> String {

@@ -20,9 +20,18 @@ pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
 
 /// The same for an event whose run is known.
 pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
+    let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
     let mut happened = what(event.what, event.subject.pid)?;
-    if let Event::Budget { budget, .. } = &mut happened {
-        *budget = kernel.budget(run, budget);
+    match &mut happened {
+        Event::Budget { budget, .. } => *budget = kernel.budget(run, budget),
+        Event::Exec { path, known_as, .. } | Event::Open { path, known_as, .. } => {
+            let names = entry.map(|inode| kernel.files(run, inode)).unwrap_or_default();
+            // Below a folder that a rule names the path itself says so.
+            known_as.extend(
+                names.into_iter().filter(|name| name != path && !(name.ends_with('/') && path.starts_with(name))),
+            );
+        }
+        _ => {}
     }
     let subject = match event.subject.pid {
         0 => Subject::Run(run),
@@ -61,14 +70,18 @@ fn what(what: ebpf::What, pid: u32) -> Option<Event> {
             // A file without a name is not what its path says: rules on paths must not be told otherwise.
             let path = if unlinked { format!("{path} (unlinked)") } else { path };
             let (verdict, assurance) = (Verdict::Allowed, Assurance::Observed);
-            Event::Exec { path, argv: argv.join(" "), kind, verdict, assurance }
+            Event::Exec { path, known_as: Vec::new(), argv: argv.join(" "), kind, verdict, assurance }
         }
         ebpf::What::Fork { child_pid, .. } => Event::Fork { child: child_pid, verdict: Verdict::Allowed },
         ebpf::What::Exit { status } => Event::Exit { status: i32::try_from(status).unwrap_or(i32::MAX) },
         ebpf::What::Net(net) => network(&net),
         ebpf::What::Syscall { call, args, denied, via, .. } => {
             let (verdict, assurance) = (refused(denied), assurance(denied, via));
-            let via = if via == ebpf::Way::SysEnter { Via::SysEnter } else { Via::Fentry };
+            let via = match via {
+                ebpf::Way::SysEnter => Via::SysEnter,
+                ebpf::Way::Lsm => Via::Lsm,
+                _ => Via::Fentry,
+            };
             Event::Syscall { name: call.name().to_owned(), args, via, verdict, assurance }
         }
         ebpf::What::Op(op) => operation(op),
@@ -116,14 +129,18 @@ fn operation(op: ebpf::Op) -> Event {
                 ebpf::FileKind::Deleted => ExecKind::Deleted,
                 ebpf::FileKind::Script => ExecKind::Script,
             };
-            Event::Exec { path, argv: String::new(), kind, verdict, assurance }
+            Event::Exec { path, known_as: Vec::new(), argv: String::new(), kind, verdict, assurance }
         }
         ebpf::OpWhat::Map { path } => {
-            Event::Exec { path, argv: "(mapped executable)".into(), kind: ExecKind::File, verdict, assurance }
+            let (argv, kind) = ("(mapped executable)".into(), ExecKind::File);
+            Event::Exec { path, known_as: Vec::new(), argv, kind, verdict, assurance }
         }
-        ebpf::OpWhat::Open { path, write } => Event::Open { path, access: access(write), verdict, assurance },
+        ebpf::OpWhat::Open { path, write } => {
+            Event::Open { path, known_as: Vec::new(), access: access(write), verdict, assurance }
+        }
         ebpf::OpWhat::Device { block, major, minor, write } => {
-            Event::Open { path: device_path(block, major, minor), access: access(write), verdict, assurance }
+            let path = device_path(block, major, minor);
+            Event::Open { path, known_as: Vec::new(), access: access(write), verdict, assurance }
         }
         ebpf::OpWhat::Socket { family, protocol, .. } => {
             socket(NetOp::Socket, family, u8::try_from(protocol).unwrap_or(0), 0)
@@ -155,6 +172,7 @@ fn operation(op: ebpf::Op) -> Event {
                 ebpf::Protected::Cgroup => "cgroup files",
                 ebpf::Protected::Files => "state folder",
                 ebpf::Protected::Socket => "socket from outside the run",
+                ebpf::Protected::Process => "limits or priority of the daemon",
             };
             Event::Protect { what: what.into(), verdict, assurance }
         }
@@ -191,12 +209,7 @@ fn network(net: &ebpf::Net) -> Event {
     };
     // A cgroup hook judges the address that the kernel then uses.
     let assurance = if verdict == Verdict::Denied { Assurance::BlockedInKernel } else { Assurance::Observed };
-    let family = match net.op {
-        // The record of a socket has no address that would tell.
-        ebpf::NetOp::Socket => 0,
-        _ if net.mapped || net.addr.is_ipv6() => AF_INET6,
-        _ => AF_INET,
-    };
+    let family = if net.mapped || net.addr.is_ipv6() { AF_INET6 } else { AF_INET };
     Event::Net { op, protocol: net.protocol, address: net.addr, port: net.port, family, verdict, assurance }
 }
 

@@ -1,18 +1,16 @@
 //! bpf(2) for the little that aya does not do: a link of a device program to a cgroup, which aya makes but gives no way to
-//! pin, and detaching a pinned link now.
+//! pin.
 //!
 //! Source: `include/uapi/linux/bpf.h`, `union bpf_attr`.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const BPF_OBJ_PIN: libc::c_int = 6;
-const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_CREATE: libc::c_int = 28;
-const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_CGROUP_DEVICE: u32 = 6;
 
 /// The members of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -25,13 +23,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// The member for `BPF_LINK_DETACH`.
-#[repr(C)]
-struct LinkDetach {
-    link_fd: u32,
-}
-
-/// The members for `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
+/// The members for `BPF_OBJ_PIN`.
 #[repr(C)]
 #[derive(Default)]
 struct ObjPin {
@@ -65,18 +57,6 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attr = ObjPin { pathname: path.as_ptr() as u64, bpf_fd: fd(object), ..ObjPin::default() };
     bpf(BPF_OBJ_PIN, &attr).map(drop)
-}
-
-/// Detaches the link that is pinned there before it returns. Removing the pin alone leaves that to a time of the kernel's own.
-///
-/// # Errors
-/// As bpf(2); `EOPNOTSUPP` for links of tracing and LSM programs, which end with their last reference only.
-pub fn detach_pinned(path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let opened = bpf(BPF_OBJ_GET, &ObjPin { pathname: path.as_ptr() as u64, ..ObjPin::default() })?;
-    // SAFETY: as above.
-    let link = unsafe { OwnedFd::from_raw_fd(opened) };
-    bpf(BPF_LINK_DETACH, &LinkDetach { link_fd: fd(link.as_fd()) }).map(drop)
 }
 
 fn fd(fd: BorrowedFd<'_>) -> u32 {

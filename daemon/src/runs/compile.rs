@@ -3,8 +3,8 @@
 //! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
 
 use crate::sensors::ebpf::{
-    EgressMode, EgressPolicy, EgressRule, Protocol, WatchedCall,
-    hosts::{BudgetRule, HostRule},
+    EgressMode, EgressPolicy, EgressRule, Protocol, Watch, WatchedCall,
+    hosts::{BudgetRule, HostRule, WatchedName},
     rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
 };
 use failsafe_core::{
@@ -20,8 +20,9 @@ pub fn egress(policy: &Policy) -> EgressPolicy {
     let Some(egress) = &policy.egress else { return EgressPolicy::default() };
     let mut rules: Vec<EgressRule> = egress.allow.iter().flat_map(allowed).collect();
     // Who may reach a host may ask for its address.
-    for server in name_servers(policy) {
-        rules.push(EgressRule { net: server.into(), ports: vec![53..=53], protocol: None });
+    if egress.allow.iter().any(|allow| allow.host.is_some()) {
+        let asked = |server: IpAddr| EgressRule { net: server.into(), ports: vec![53..=53], protocol: None };
+        rules.extend(name_servers(policy).into_iter().map(asked));
     }
     let mode = match egress.mode {
         Mode::Enforce => EgressMode::Enforce,
@@ -30,12 +31,9 @@ pub fn egress(policy: &Policy) -> EgressPolicy {
     EgressPolicy { mode, rules, judge_replies: false }
 }
 
-/// Name servers whose answers are believed; none where the policy names no host.
+/// Name servers whose answers are believed.
 fn name_servers(policy: &Policy) -> Vec<IpAddr> {
-    let Some(egress) = policy.egress.as_ref().filter(|e| e.allow.iter().any(|a| a.host.is_some())) else {
-        return Vec::new();
-    };
-    if !egress.dns_servers.is_empty() {
+    if let Some(egress) = policy.egress.as_ref().filter(|egress| !egress.dns_servers.is_empty()) {
         return egress.dns_servers.clone();
     }
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -93,6 +91,11 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     if let Some(list) = &policy.exec {
         let others = if list.mode == Mode::Enforce { Effect::Deny } else { Effect::Observe };
         out.exec = Some(ExecList { others, allow: list.allow.iter().filter_map(path).collect() });
+        if list.mode == Mode::Enforce {
+            out.deny |=
+                NEW_NAMES.iter().filter_map(|call| WatchedCall::from_name(call)).fold(0, |all, call| all | call.mask())
+                    & refusable;
+        }
     }
     if let Some(limits) = policy.limits {
         out.max_procs = limits.processes.unwrap_or(0);
@@ -101,13 +104,15 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     }
     if let Some(egress) = &policy.egress {
         out.hosts = egress.allow.iter().filter_map(host_rule).collect();
-        out.dns_servers = name_servers(policy);
         let budget = |b: &policy::Budget| BudgetRule {
             to: b.to.clone(),
             bytes: b.bytes.unwrap_or(0),
             rate: b.rate.unwrap_or(0),
         };
         out.budgets = egress.budgets.iter().map(budget).collect();
+    }
+    if !(out.hosts.is_empty() && out.names.is_empty()) {
+        out.dns_servers = name_servers(policy);
     }
     out.dead = match policy.on_dead_daemon {
         OnDead::Keep => None,
@@ -117,16 +122,43 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
     out
 }
 
-/// Whether network calls that are let through are to be told of: each costs the run the waking of the daemon, so only where a
-/// rule could match one.
-pub fn watches_network(policy: &Policy) -> bool {
-    policy.rules.iter().any(|rule| {
-        let Condition::Event(wanted) = &rule.when else { return false };
-        let network = matches!(wanted.kind, EventKind::Connect | EventKind::Send | EventKind::Bind);
-        let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
-        network && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
-    })
+/// Which ordinary events are told. Network calls that are let through only where a rule could match one: each costs the run the
+/// waking of the daemon.
+pub fn watch(policy: &Policy) -> Watch {
+    let wanted = |kind| {
+        policy.rules.iter().any(|rule| {
+            let Condition::Event(wanted) = &rule.when else { return false };
+            let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
+            wanted.kind == kind
+                && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
+                && (kind == EventKind::Bind || reachable(policy, wanted))
+        })
+    };
+    Watch {
+        exec: true,
+        life: true,
+        connect: wanted(EventKind::Connect),
+        send: wanted(EventKind::Send),
+        bind: wanted(EventKind::Bind),
+    }
 }
+
+/// Whether the allow-list lets anything through to the addresses that a rule speaks of.
+fn reachable(policy: &Policy, wanted: &EventMatch) -> bool {
+    let Some(egress) = policy.egress.as_ref().filter(|egress| egress.mode == Mode::Enforce) else { return true };
+    let Some(addresses) = wanted.fields.iter().find(|m| m.field == Field::Address) else { return true };
+    let meets = |pattern: &Pattern| {
+        let Pattern::Net(net) = pattern else { return true };
+        // What a host's name stands for is not known here.
+        egress.allow.iter().any(|allow| allow.cidr.is_none_or(|other| other.contains(net) || net.contains(&other)))
+    };
+    addresses.any_of.iter().any(meets)
+}
+
+/// Calls by which a program that is not on a list gets the name of one that is. What they are refused with is not what the policy
+/// promises: a kernel that cannot refuse them keeps the list by name.
+const NEW_NAMES: [&str; 9] =
+    ["mount", "move_mount", "fsopen", "fspick", "open_tree", "open_tree_attr", "pivot_root", "chroot", "setns"];
 
 /// The bits of calls; above them are points.
 const CALLS: u64 = (1 << point::EXEC_MEMFD) - 1;
@@ -204,7 +236,20 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
             }
         }
         EventKind::Fork if effect != Effect::Observe => mark(out, point::FORK, effect),
+        EventKind::Dns => match given(Field::Name) {
+            Some(names) => out.names.extend(names.iter().map(watched_name)),
+            None => out.names.push(WatchedName::Suffix(String::new())),
+        },
         _ => {}
+    }
+}
+
+/// Names are looked up from their ends: what a pattern says of their beginnings is left to the rule itself.
+fn watched_name(pattern: &Pattern) -> WatchedName {
+    match pattern {
+        Pattern::Exact(name) => WatchedName::Exact(name.clone()),
+        Pattern::Suffix(end) => WatchedName::Suffix(end.clone()),
+        _ => WatchedName::Suffix(String::new()),
     }
 }
 
@@ -297,12 +342,27 @@ mod tests {
 
     #[test]
     fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
-        let watched = |when: &str| {
-            let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{}", rule("observe", when));
-            watches_network(&parse("t.toml", &text).unwrap())
+        let watched = |head: &str, when: &str| {
+            let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{head}{}", rule("observe", when));
+            let Watch { connect, send, bind, .. } = watch(&parse("t.toml", &text).unwrap());
+            [connect, send, bind]
         };
-        assert!(watched("event = \"connect\"") && watched("event = \"bind\", port = 22"));
-        assert!(!watched("event = \"connect\", verdict = \"denied\"") && !watched("event = \"exec\""));
+        assert_eq!(watched("", "event = \"connect\""), [true, false, false]);
+        assert_eq!(watched("", "event = \"send\""), [false, true, false]);
+        assert_eq!(watched("", "event = \"bind\", port = 22"), [false, false, true]);
+        for never in ["event = \"connect\", verdict = \"denied\"", "event = \"exec\""] {
+            assert_eq!(watched("", never), [false; 3], "{never}");
+        }
+        let list = "[egress]\nallow = [{ cidr = \"10.0.0.0/8\" }]\n";
+        for (address, told) in [("10.1.0.0/16", true), ("0.0.0.0/0", true), ("203.0.113.0/24", false)] {
+            let when = format!("event = \"connect\", address = \"{address}\"");
+            assert_eq!(watched(list, &when)[0], told, "{address}");
+            assert!(
+                watched(&list.replace("allow", "mode = \"observe\"\nallow"), &when)[0],
+                "what is not refused is told"
+            );
+            assert!(watched(&list.replace("cidr = \"10.0.0.0/8\"", "host = \"a.org\""), &when)[0]);
+        }
     }
 
     #[test]
@@ -327,6 +387,34 @@ mod tests {
             (egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()),
             ("10.0.0.2/32".into(), 53..=53)
         );
+    }
+
+    #[test]
+    fn a_list_of_programs_keeps_the_names_it_goes_by() {
+        let of = |mode: &str| {
+            let text =
+                format!("[policy]\nname = \"t\"\nowner = \"o\"\n[exec]\nmode = \"{mode}\"\nallow = [\"/bin/*\"]\n");
+            let policy = parse("t.toml", &text).unwrap();
+            let call = |name| WatchedCall::from_name(name).unwrap().mask();
+            let refusable = call("mount") | call("chroot") | call("reboot");
+            (rules(&policy, refusable).deny, call("mount") | call("chroot"))
+        };
+        let (enforced, names) = of("enforce");
+        assert_eq!(enforced, names, "of those that can be refused here");
+        assert_eq!(of("observe").0, 0);
+    }
+
+    /// Without an allow-list too, and then the run may ask whom it likes.
+    #[test]
+    fn names_of_rules_are_told_without_an_allow_list() {
+        let text = "[policy]\nname = \"t\"\nowner = \"o\"\n[[rule]]\nid = \"c2\"\nrationale = \"x\"\n\
+                    when = { event = \"dns\", name = [\"*.bad\", \"evil.org\", \"a*\"] }\nactions = [\"notify\"]\n";
+        let policy = parse("t.toml", text).unwrap();
+        let rules = rules(&policy, 0);
+        let suffix = |end: &str| WatchedName::Suffix(end.into());
+        assert_eq!(rules.names, [suffix(".bad"), WatchedName::Exact("evil.org".into()), suffix("")]);
+        assert!(!rules.dns_servers.is_empty());
+        assert!(egress(&policy).rules.is_empty());
     }
 
     #[test]

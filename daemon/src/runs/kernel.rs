@@ -5,8 +5,8 @@
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via, Watch,
-    rules::{Rules, Use},
+    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via,
+    rules::{Inode, Names, Rules, Use},
 };
 use failsafe_core::{Policy, RunId};
 use failsafe_ebpf::abi::point;
@@ -65,8 +65,15 @@ pub struct Kernel {
     ebpf: Result<Mutex<Ebpf>, String>,
     slots: Mutex<BTreeMap<u32, Needs>>,
     runs: RwLock<BTreeMap<Place, RunId>>,
-    /// Names of a run's budgets, in the order of their classes.
-    budgets: RwLock<BTreeMap<RunId, Vec<String>>>,
+    names: RwLock<BTreeMap<RunId, Called>>,
+}
+
+/// How a run's policy calls what the kernel knows by number.
+#[derive(Debug, Default)]
+struct Called {
+    /// Budgets, in the order of their classes.
+    budgets: Vec<String>,
+    files: Names,
 }
 
 impl Kernel {
@@ -76,7 +83,7 @@ impl Kernel {
             ebpf: ebpf.map(Mutex::new),
             slots: Mutex::default(),
             runs: RwLock::default(),
-            budgets: RwLock::default(),
+            names: RwLock::default(),
         }
     }
 
@@ -96,10 +103,16 @@ impl Kernel {
 
     /// The name of a budget by its class, which counts from 1.
     pub fn budget(&self, run: RunId, class: &str) -> String {
-        let budgets = self.budgets.read().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         let at = class.parse::<usize>().ok().and_then(|class| class.checked_sub(1));
-        let name = at.and_then(|at| budgets.get(&run)?.get(at).cloned());
+        let name = at.and_then(|at| names.get(&run)?.budgets.get(at).cloned());
         name.unwrap_or_else(|| class.to_owned())
+    }
+
+    /// How the run's rules call a file, or a folder around it.
+    pub fn files(&self, run: RunId, inode: Inode) -> Vec<String> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&run).and_then(|called| called.files.get(&inode)).into_iter().flatten().cloned().collect()
     }
 
     /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded. `adopted` is the least
@@ -132,7 +145,7 @@ impl Kernel {
             level: u32::try_from(level).unwrap_or(u32::MAX),
             egress: &egress,
             rules: &rules,
-            watch: Watch { exec: true, life: true, net: compile::watches_network(policy) },
+            watch: compile::watch(policy),
             latch: adopted.unwrap_or(0),
             adopt: adopted.is_some(),
         };
@@ -150,7 +163,8 @@ impl Kernel {
             Ok(placed) => {
                 let place = Place { slot, epoch: placed.epoch };
                 let budgets = policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect();
-                self.budgets.write().unwrap_or_else(PoisonError::into_inner).insert(run, budgets);
+                let called = Called { budgets, files: placed.names };
+                self.names.write().unwrap_or_else(PoisonError::into_inner).insert(run, called);
                 self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(place, run);
                 Ok(Placed { slot, epoch: placed.epoch })
             }
@@ -204,7 +218,7 @@ impl Kernel {
             }
             let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
             for (_, run) in runs.extract_if(.., |place, _| place.slot == slot) {
-                self.budgets.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+                self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
             }
         }
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::skip::skip;
+use failsafed::sensors::ebpf::rules::{Inode, Names};
 use failsafed::sensors::ebpf::{
     Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Protocol, RunAttachment, RunCounters, RunSpec,
     Watch, rules::Rules,
@@ -46,6 +47,14 @@ pub struct TestRun {
     pub slot: u32,
     pub epoch: u32,
     pub cgroup: TestCgroup,
+    names: Names,
+}
+
+impl TestRun {
+    /// How its rules call a file.
+    pub fn names_of(&self, entry: Option<Inode>) -> Vec<String> {
+        entry.and_then(|inode| self.names.get(&inode)).into_iter().flatten().cloned().collect()
+    }
 }
 
 struct Pump {
@@ -120,7 +129,16 @@ impl Bench {
         let rules = Rules { watch: syscalls, ..Rules::default() };
         let attached = self.ebpf.add_run(&RunSpec { rules: &rules, ..spec(&cgroup, slot, egress) }).unwrap();
         assert_eq!(attached.missing, Vec::<&str>::new());
-        TestRun { slot, epoch: attached.epoch, cgroup }
+        TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
+    }
+
+    /// As most runs are: of network calls only refusals are told.
+    pub fn add_quiet(&mut self, name: &str, egress: &EgressPolicy) -> TestRun {
+        let (cgroup, slot) = (self.cgroup(name), self.next_slot);
+        self.next_slot += 1;
+        let watch = Watch { exec: true, life: true, ..Watch::NOTHING };
+        let attached = self.ebpf.add_run(&RunSpec { watch, ..spec(&cgroup, slot, egress) }).unwrap();
+        TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
     }
 
     pub fn add_ruled(&mut self, name: &str, egress: &EgressPolicy, rules: &Rules) -> TestRun {
@@ -133,7 +151,7 @@ impl Bench {
         self.next_slot += 1;
         let attached = self.ebpf.add_run(&RunSpec { rules, ..spec(&cgroup, slot, egress) }).unwrap();
         assert_eq!(attached.missing, Vec::<&str>::new());
-        TestRun { slot, epoch: attached.epoch, cgroup }
+        TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
     }
 
     /// Whether an LSM program is loaded; where it is not, the test says so and is skipped.
@@ -285,6 +303,7 @@ pub static NO_RULES: Rules = Rules {
     max_forks: 0,
     protect: false,
     hosts: Vec::new(),
+    names: Vec::new(),
     dns_servers: Vec::new(),
     budgets: Vec::new(),
 };

@@ -207,6 +207,33 @@ fn leaving_and_joining_are_seen_with_the_mover() {
 }
 
 #[test]
+fn what_a_stray_makes_is_seen_until_the_stray_is_back() {
+    let Some(mut bench) = ready("stray") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    let refuge = bench.cgroup("refuge");
+    let mut agent = Agent::start(&run.cgroup);
+    let pid = agent.pid();
+    assert_eq!(agent.ask(&format!("moveto {}", refuge.path.display())), "ok");
+    bench.until(|e| matches!(e.what, What::Leave(_)));
+    // Made outside, by one that is in no run any more.
+    assert_eq!(agent.ask("exec /bin/true"), "ok");
+    let events = bench.until(|e| matches!(e.what, What::Leave(_)));
+    let last = events.last().unwrap();
+    let What::Leave(m) = &last.what else { unreachable!() };
+    assert_eq!((last.slot, last.subject.ppid, m.to_cgroup_id, m.mover_pid), (run.slot, pid, refuge.id, pid));
+    assert!(m.by_clone && m.by_run && last.subject.pid != pid);
+    // Whom the host's owner moved out is none.
+    run.cgroup.admit(pid);
+    bench.until(|e| matches!(e.what, What::Join(_)));
+    refuge.admit(pid);
+    bench.until(|e| matches!(e.what, What::Leave(_)));
+    assert_eq!(agent.ask("exec /bin/true"), "ok");
+    run.cgroup.admit(pid);
+    let events = bench.until(|e| matches!(e.what, What::Join(_)));
+    assert!(!events.iter().any(|e| matches!(e.what, What::Leave(_))), "{events:?}");
+}
+
+#[test]
 fn an_oom_kill_names_its_victim() {
     let Some(mut bench) = ready("oom") else { return };
     let run = bench.add("a", &EgressPolicy::default());

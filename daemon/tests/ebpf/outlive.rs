@@ -8,9 +8,7 @@ use std::time::Duration;
 use failsafe_ebpf::abi::latch;
 use failsafed::sensors::ebpf::hosts::HostRule;
 use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{
-    Ebpf, EgressPolicy, Foreign, NetOp, NetVerdict, RunCounters, RunSpec, WatchedCall, What,
-};
+use failsafed::sensors::ebpf::{Ebpf, EgressPolicy, NetOp, NetVerdict, RunCounters, RunSpec, WatchedCall, What};
 
 use super::agent::{Agent, read_some};
 use super::bench::{Bench, OPEN_NET, TestCgroup, config_of, enforce, ready, soon, spec};
@@ -61,16 +59,13 @@ fn accepted_connections_and_hosts_that_were_learnt_are_let_through_by_the_next_d
     flows("at first");
     drop(first);
     flows("while no daemon runs");
-    let mut second = daemon(&bench, &cgroup, &list, &rules, true);
+    // One that dies before it has removed the last one's programs, and one that removes both's.
+    let second = daemon(&bench, &cgroup, &list, &rules, true);
     flows("while both daemons' programs are attached");
-    assert_eq!(second.adopt_finish().unwrap(), 1);
-    flows("under the next daemon");
     drop(second);
-    // One that died before it had removed the last one's programs.
-    drop(daemon(&bench, &cgroup, &list, &rules, true));
-    let mut fourth = daemon(&bench, &cgroup, &list, &rules, true);
-    assert_eq!(fourth.adopt_finish().unwrap(), 2);
-    flows("under the fourth daemon");
+    let mut third = daemon(&bench, &cgroup, &list, &rules, true);
+    assert_eq!(third.adopt_finish().unwrap(), 2);
+    flows("under the next daemon");
 }
 
 /// Whose number was that of the list before: the first list of each daemon's life.
@@ -183,28 +178,48 @@ fn watched_calls_are_seen_and_stopped_while_no_daemon_runs() {
 #[test]
 fn a_run_under_programs_of_another_abi_stays_contained() {
     let Some(bench) = ready("abi") else { return };
-    let cgroup = bench.cgroup("a");
-    let mut first = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), false);
+    let (known, unknown) = (bench.cgroup("known"), bench.cgroup("unknown"));
+    let mut first = daemon(&bench, &known, OPEN_NET, &Rules::default(), false);
     first.set_block(0, true).unwrap();
     let pins = first.pin_dir().unwrap().to_owned();
     drop(first);
-    let foreign = pins.with_file_name("g1_v999");
-    fs::rename(&pins, &foreign).unwrap();
+    fs::rename(&pins, pins.with_file_name("g1_v999")).unwrap();
+    // Of this one nothing is there but a name: that of the cgroup's link.
+    let other = pins.with_file_name("g2_v998");
+    fs::create_dir(&other).unwrap();
+    let link = other.join(format!("link_1_{}_fs_egress", unknown.id));
+    fs::rename(pins.with_file_name("g1_v999").join("map_tallies"), link).unwrap();
+    let mut next = daemon(&bench, &known, OPEN_NET, &Rules::default(), true);
+    next.add_run(&RunSpec { adopt: true, ..spec(&unknown, 1, OPEN_NET) }).unwrap();
+    assert_eq!(next.adopt_finish().unwrap(), 2);
+    for (slot, cgroup, found) in [(0, &known, (999, true)), (1, &unknown, (998, false))] {
+        let foreign = next.outage(slot).unwrap().foreign.unwrap();
+        assert_eq!((foreign.abi, foreign.latch), found);
+        let mut agent = Agent::start(cgroup);
+        assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM");
+        next.set_block(slot, false).unwrap();
+        // The old programs hold it until the kernel has let go of them.
+        soon("the end of it", || agent.ask("tcp 127.0.0.1:9") == "ECONNREFUSED");
+    }
+}
+
+#[test]
+fn a_stray_of_an_earlier_daemons_time_is_one_to_the_next() {
+    let Some(bench) = ready("strays-on") else { return };
+    let (cgroup, refuge) = (bench.cgroup("a"), bench.cgroup("refuge"));
+    let first = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), false);
     let mut agent = Agent::start(&cgroup);
+    assert_eq!(agent.ask(&format!("moveto {}", refuge.path.display())), "ok");
+    drop(first);
     let mut next = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), true);
-    assert_eq!(next.adopt_finish().unwrap(), 1);
-    assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM");
-    assert_eq!(next.outage(0).unwrap().foreign, Some(Foreign { abi: 999, latch: true }));
-    next.set_block(0, false).unwrap();
-    assert_eq!(agent.ask("tcp 127.0.0.1:9"), "ECONNREFUSED");
-    // And one whose latch has another form there: what is not known is taken to be blocked.
-    let pins = next.pin_dir().unwrap().to_owned();
-    drop(next);
-    fs::remove_file(pins.join("map_latches")).unwrap();
-    fs::rename(pins.join("map_stopped"), pins.join("map_latches")).unwrap();
-    fs::rename(&pins, pins.with_file_name("g2_v998")).unwrap();
-    let mut last = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), true);
-    last.adopt_finish().unwrap();
-    assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM");
-    assert_eq!(last.outage(0).unwrap().foreign, Some(Foreign { abi: 998, latch: false }));
+    next.adopt_finish().unwrap();
+    let mut reader = next.event_reader().unwrap();
+    assert_eq!(agent.ask("exec /bin/true"), "ok");
+    let mut left = Vec::new();
+    reader.drain(&mut |event| {
+        if let What::Leave(moved) = &event.what {
+            left.push((event.subject.ppid, moved.by_clone));
+        }
+    });
+    assert_eq!(left, [(agent.pid(), true)]);
 }

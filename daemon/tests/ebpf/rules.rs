@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi::{latch, point};
-use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule};
+use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafed::sensors::ebpf::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use, effects};
 use failsafed::sensors::ebpf::{FileKind, Memory, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
 
@@ -83,13 +83,19 @@ fn a_path_is_what_the_kernel_makes_of_it() {
     for path in [&at("secret"), &at("link"), &at("hard"), &dots] {
         assert_eq!(agent.ask(&format!("read {path}")), "EPERM", "{path}");
     }
+    let named = |bench: &mut Bench, path: &str| {
+        let op = next_op(bench, |w| matches!(w, OpWhat::Open { .. }));
+        assert_eq!(op.what, OpWhat::Open { path: at(path), write: path == "secrets/a" });
+        assert_eq!((op.denied, op.via), (true, Way::Lsm));
+        run.names_of(op.entry)
+    };
+    // One file, told once: whatever name was used leads to the rule's.
+    assert_eq!(named(&mut bench, "secret"), [at("secret")]);
     assert_eq!(agent.ask(&format!("append {}", at("secrets/a"))), "EPERM");
+    assert_eq!(named(&mut bench, "secrets/a"), [at("secrets/")]);
     for path in ["open", "secretly", "secrets/a"] {
         assert_eq!(agent.ask(&format!("read {}", at(path))), "ok", "{path}");
     }
-    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Open { .. }));
-    assert_eq!(op.what, OpWhat::Open { path: at("secret"), write: false });
-    assert_eq!((op.denied, op.via), (true, Way::Lsm));
     // What the twin says of the names that need no resolving is what the kernel did.
     for (path, refused) in [("secret", true), ("open", false), ("secretly", false), ("secrets/a", false)] {
         assert_eq!(effects(&rules, &at(path)).read >= 2, refused, "{path}");
@@ -121,6 +127,48 @@ fn without_lsm_opens_are_seen_as_they_were_asked_for() {
     let op = next_op(&mut bench, |w| *w == OpWhat::Memory(Memory::Anonymous));
     assert_eq!((op.denied, op.via), (false, Way::SysEnter));
     bench.ebpf.require_syscalls(0, false).unwrap();
+}
+
+#[test]
+fn without_lsm_a_program_is_known_by_another_name_and_stops_the_run_by_its_own() {
+    let Some(mut bench) = ready("aliases") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_bprm_check_security") {
+        return;
+    }
+    let (_keep, dir) = folder();
+    let at = |name: &str| dir.join(name).display().to_string();
+    fs::create_dir(dir.join("tools")).unwrap();
+    for name in ["forbidden", "fatal", "tools/a"] {
+        fs::copy("/bin/true", dir.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(dir.join("forbidden"), dir.join("link")).unwrap();
+    fs::hard_link(dir.join("tools/a"), dir.join("hard")).unwrap();
+    let rules = Rules {
+        paths: vec![
+            on(&at("forbidden"), false, Use::Exec, Effect::Deny),
+            on(&at("fatal"), false, Use::Exec, Effect::Stop),
+            on(&at("tools/a"), false, Use::Exec, Effect::Deny),
+        ],
+        ..Rules::default()
+    };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    for (used, known_as) in [("link", "forbidden"), ("hard", "tools/a")] {
+        assert_eq!(agent.ask(&format!("exec {}", at(used))), "ok", "nothing can refuse it here");
+        let op = next_op(&mut bench, |w| matches!(w, OpWhat::Exec { .. }));
+        assert_eq!(op.what, OpWhat::Exec { path: at(used), kind: FileKind::Named });
+        assert_eq!((op.denied, op.via, run.names_of(op.entry)), (false, Way::Tracepoint, vec![at(known_as)]));
+    }
+    // By the name of the rule its exec tells it, and nothing twice.
+    assert_eq!(agent.ask(&format!("exec {}", at("forbidden"))), "ok");
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+    agent.tell(&format!("exec {}", at("fatal")));
+    let events = bench.until(|e| matches!(&e.what, What::Exec { path, .. } if *path == at("fatal")));
+    assert!(!events.iter().any(|e| matches!(&e.what, What::Op(_))), "{events:?}");
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), latch::EGRESS | latch::STOP);
+    let stopped = events.last().unwrap().subject.pid;
+    soon("the program to stand still", || state_of(stopped) == "T");
+    released(&mut bench, &run, stopped);
 }
 
 #[test]
@@ -416,6 +464,7 @@ fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
     let list = enforce(&[("127.53.7.1/32", 53), ("127.53.7.2/32", 53)]);
     let rules = Rules {
         hosts: vec![HostRule { name: "example.org".into(), below: true, ports: vec![port..=port], protocol: None }],
+        names: vec![WatchedName::Suffix(".bad".into()), WatchedName::Exact("told.example.org".into())],
         dns_servers: vec!["127.53.7.1".parse().unwrap()],
         ..Rules::default()
     };
@@ -432,5 +481,11 @@ fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
     assert_eq!(agent.ask(&connect), "ok");
     assert_eq!(agent.ask("tcp 127.77.0.1:9"), "EPERM", "its ports only");
     let op = next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. }));
-    assert_eq!(op.what, OpWhat::Dns { name: "data.example.org".into(), address: "127.77.0.1".parse().unwrap() });
+    let answered = |name: &str| OpWhat::Dns { name: name.into(), address: "127.77.0.1".parse().unwrap() };
+    assert_eq!(op.what, answered("data.example.org"));
+    // What a rule wants told is told whether it may be reached or not, and one name does not hide another at the same address.
+    for name in ["c2.bad", "c3.bad", "told.example.org"] {
+        assert_eq!(agent.ask(&format!("resolve {name} {}", server.address)), "ok");
+        assert_eq!(next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. })).what, answered(name));
+    }
 }

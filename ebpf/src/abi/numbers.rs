@@ -14,8 +14,8 @@ pub mod run_flag {
     pub const WATCH_EXEC: u32 = 1 << 4;
     /// Fork and exit events are wanted.
     pub const WATCH_LIFE: u32 = 1 << 5;
-    /// Events of allowed network calls are wanted.
-    pub const WATCH_NET: u32 = 1 << 6;
+    /// Events of allowed connects are wanted.
+    pub const WATCH_CONNECT: u32 = 1 << 6;
     /// There are path entries in force.
     pub const PATHS: u32 = 1 << 7;
     /// The same files are listed by inode.
@@ -36,6 +36,12 @@ pub mod run_flag {
     pub const DNS: u32 = 1 << 15;
     /// There are folders in force, by inode.
     pub const TREES: u32 = 1 << 16;
+    /// No LSM program judges what is executed: it is judged once it was.
+    pub const SEEN_EXEC: u32 = 1 << 17;
+    /// Events of allowed sends with an address are wanted.
+    pub const WATCH_SEND: u32 = 1 << 18;
+    /// Events of binds that were allowed are wanted.
+    pub const WATCH_BIND: u32 = 1 << 19;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
@@ -162,6 +168,8 @@ pub mod protect {
     pub const FILES: u64 = 6;
     /// A socket made outside and handed in.
     pub const SOCKET: u64 = 7;
+    /// Limits, priority or other standing of the daemon.
+    pub const PROCESS: u64 = 8;
 }
 
 /// Kinds of event (`enum fs_kind`).

@@ -142,6 +142,7 @@ pub const CGROUP: &[Row] = &[
     row("move-self", Root, Contained, Blocked),
     row("move-child", Root, Contained, Blocked),
     row("clone-into", Root, Contained, Contained),
+    row("clone-into-and-fork", Root, Contained, Contained),
     row("move-by-nested", Root, Contained, Blocked),
     row("move-by-own-mount", Root, Contained, Blocked),
     row("move-and-send", Root, Contained, Blocked),
@@ -182,6 +183,7 @@ pub const FLOOD: &[Row] = &[
 
 const ROOT: Come = Leak("a run as root");
 const ALIAS: Come = Leak("a deny-list of paths");
+const LISTS: Come = Leak("a list of programs, without LSM");
 const LOADER: Come = Leak("a program started by the loader");
 const OPENS: Come = Leak("files opened by another name");
 
@@ -193,6 +195,12 @@ pub const DAEMON: &[Row] = &[
     row("stop-daemon", Nobody, Blocked, Blocked),
     row("trace-daemon", Root, ROOT, Blocked),
     row("trace-daemon", Nobody, Blocked, Blocked),
+    row("renice-daemon", Root, ROOT, Blocked),
+    row("renice-daemon", Nobody, Blocked, Blocked),
+    row("limit-daemon", Root, ROOT, Blocked),
+    row("limit-daemon", Nobody, Blocked, Blocked),
+    row("offer-daemon-to-oom", Root, ROOT, Blocked),
+    row("offer-daemon-to-oom", Nobody, Blocked, Blocked),
     row("kill-daemon-and-send", Both, Blocked, Blocked),
 ];
 
@@ -223,17 +231,26 @@ pub const EXEC: &[Row] = &[
     row("exec", Both, Contained, Blocked),
     row("exec-by-thread", Both, Contained, Blocked),
     row("exec-by-descriptor", Both, Contained, Blocked),
-    row("exec-by-symlink", Both, ALIAS, Blocked),
-    row("exec-by-dots", Both, ALIAS, Blocked),
-    row("exec-by-proc-root", Both, ALIAS, Blocked),
-    row("exec-by-hard-link", Both, ALIAS, Blocked),
+    row("exec-by-symlink", Both, Contained, Blocked),
+    row("exec-by-dots", Both, Contained, Blocked),
+    row("exec-by-proc-root", Both, Contained, Blocked),
+    row("exec-by-hard-link", Both, Contained, Blocked),
     row("exec-by-shell", Both, Contained, Blocked),
-    row("exec-as-interpreter", Both, LOADER, Blocked),
+    row("exec-as-interpreter", Both, Contained, Blocked),
     row("exec-by-loader", Both, LOADER, Blocked),
     row("exec-copy", Both, ALIAS, ALIAS),
     row("exec-memory-file", Both, Contained, Blocked),
     row("exec-deleted", Both, Contained, Blocked),
     row("exec-race", Both, Contained, Blocked),
+];
+
+/// A program that is not on a list.
+pub const LISTED: &[Row] = &[
+    row("not-listed", Both, LISTS, Blocked),
+    row("listed-by-bind-mount", Both, LISTS, Blocked),
+    row("listed-by-mount-clone", Both, LISTS, Blocked),
+    row("listed-by-detached-tree", Both, LISTS, Blocked),
+    row("listed-by-new-root", Both, LISTS, Blocked),
 ];
 
 /// A file that may not be opened.
@@ -260,7 +277,7 @@ pub const PATHS: &[Row] = &[
 
 /// Every row.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, ADOPTION, FLOOD, DAEMON, PINS, RECORDS, EXEC, PATHS]
+    [SOCKETS, RACES, URING, WIRE, FOREIGN, CGROUP, PROCESS, ADOPTION, FLOOD, DAEMON, PINS, RECORDS, EXEC, LISTED, PATHS]
         .into_iter()
         .flatten()
 }

@@ -12,8 +12,7 @@ use std::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What both watch, as system calls: what a run's rules look at. Files are opened far more often than anything else, and
-/// failsafe does not watch opens yet, so neither do they.
+/// What both watch, as system calls: what the run's rules look at. None of them is on opens, so neither watches them.
 const CALLS: [&str; 5] = ["connect", "sendto", "sendmsg", "bind", "socket"];
 /// As system calls, for audit, which has no events of process life. Newer architectures know no fork and vfork.
 const LIFE: &[&str] = if cfg!(target_arch = "x86_64") {
@@ -34,6 +33,11 @@ impl Cgroup {
         let path = cgroup2()?.join(format!("failsafe-bench-beside-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(Cgroup(path))
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// A command that will run in it.

@@ -5,6 +5,7 @@
 
 mod beside;
 mod events;
+mod floor;
 mod footprint;
 mod gpu;
 mod loops;

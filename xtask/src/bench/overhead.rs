@@ -2,7 +2,8 @@
 //! and inside a run with 50 rules. Beside it, the same watch by bpftrace and by audit.
 //!
 //! ```text
-//!  a trial:  no daemon, no daemon again │ daemon, no run │ outside, in the run │ the same, a call watched │ bpftrace │ audit
+//!  a trial:  no daemon, again │ daemon, no run │ outside, in the run, ... with what is allowed told, ... with a call watched
+//!            │ in a cgroup, outside and in one with programs that do nothing │ bpftrace │ audit
 //! ```
 //! The places are visited in turns, those to be compared right after one another. A bound is held against the fastest
 //! batch of all visits, since a disturbance only ever adds; the medians, which carry the machine's noise, stand beside it,
@@ -11,6 +12,7 @@
 use super::{
     Args,
     beside::{Audit, Bpftrace, Cgroup},
+    floor::Floor,
     loops::{LOOPS, Loop, Times},
     neighbours,
     report::Report,
@@ -49,6 +51,7 @@ pub fn run(args: &Args) -> Result<Report> {
         }
         links.push(before.max(neighbours::cgroup_links()));
         with_daemon(args, &mut times, &mut report)?;
+        others.floor(&programs, &mut times);
         others.bpftrace(&programs, &mut times);
         others.audit(&programs, &mut times);
     }
@@ -62,9 +65,13 @@ pub fn run(args: &Args) -> Result<Report> {
 
 fn with_daemon(args: &Args, times: &mut Times, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir().context("making a folder")?;
-    let network = policy(folder.path(), &fifty_rules(""))?;
-    let watching = folder.path().join("watching.toml");
-    std::fs::write(&watching, fifty_rules("[syscalls]\nwatch = [\"memfd_create\"]\n")).context("writing the policy")?;
+    let network = policy(folder.path(), &fifty_rules("", OUTSIDE_THE_LIST))?;
+    let written = |name: &str, text: String| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).context("writing the policy").map(|()| file)
+    };
+    let telling = written("telling.toml", fifty_rules("", "127.0.0."))?;
+    let watching = written("watching.toml", fifty_rules("[syscalls]\nwatch = [\"memfd_create\"]\n", OUTSIDE_THE_LIST))?;
     let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
     let daemon = Daemon::start(&options, folder)?;
     let programs = shell::built(!args.debug);
@@ -74,6 +81,7 @@ fn with_daemon(args: &Args, times: &mut Times, report: &mut Report) -> Result<()
     // The slow way into the kernel that a watched call may bring is measured on bare calls only.
     for (policy, loops, outside, inside) in [
         (&network, &LOOPS[..], "outside", "in_run"),
+        (&telling, &LOOPS[2..], "outside_told", "in_run_told"),
         (&watching, &LOOPS[..2], "outside_call_watched", "in_run_call_watched"),
     ] {
         // A run that lasts, so that the hooks stay attached while others are measured.
@@ -107,8 +115,12 @@ fn in_run(daemon: &Daemon, policy: &Path, work: Loop) -> Result<Command> {
     Ok(command)
 }
 
-/// An egress list and 50 rules of the kinds that a real policy has; none trips on what the loops do.
-fn fifty_rules(head: &str) -> String {
+/// Where the rules on sends look: what the list lets nobody reach, so that allowed calls are not told.
+const OUTSIDE_THE_LIST: &str = "198.51.100.";
+
+/// An egress list and 50 rules of the kinds that a real policy has; none trips on what the loops do. Those on sends and allowed
+/// connects are on addresses that begin with `sends`.
+fn fifty_rules(head: &str, sends: &str) -> String {
     let mut text =
         String::from("[policy]\nname = \"fifty-rules\"\nowner = \"bench@example.org\"\n[egress]\nallow = [\n");
     for net in ["127.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "192.168.7.0/24", "172.16.0.0/12", "fd00:7::/32"] {
@@ -119,8 +131,8 @@ fn fifty_rules(head: &str) -> String {
         [
             format!("{{ event = \"exec\", path = \"/opt/forbidden-{n}/*\" }}"),
             format!("{{ event = \"exec\", argv = \"*--forbidden-{n}*\" }}"),
-            format!("{{ event = \"connect\", address = \"203.0.113.{n}/32\", verdict = \"denied\" }}"),
-            format!("{{ event = \"send\", address = \"198.51.100.{n}/32\", port = {} }}", 4_000 + n),
+            format!("{{ event = \"connect\", address = \"{sends}{n}/32\", port = {} }}", 3_000 + n),
+            format!("{{ event = \"send\", address = \"{sends}{n}/32\", port = {} }}", 4_000 + n),
             format!("{{ signal = \"memory.used\", above = \"{} TiB\" }}", n + 1),
         ]
     });
@@ -135,6 +147,7 @@ fn fifty_rules(head: &str) -> String {
 /// The other ways to watch, as far as they can be had.
 #[derive(Default)]
 struct Others {
+    floor: Counts,
     bpftrace: Counts,
     audit: Counts,
 }
@@ -148,6 +161,15 @@ struct Counts {
 }
 
 impl Others {
+    fn floor(&mut self, programs: &Path, times: &mut Times) {
+        if self.floor.refused.is_none()
+            && let Err(error) = beside_floor(programs, times)
+        {
+            eprintln!("overhead: programs that do nothing: {error:#}");
+            self.floor.refused = Some(format!("{error:#}"));
+        }
+    }
+
     fn bpftrace(&mut self, programs: &Path, times: &mut Times) {
         if self.bpftrace.refused.is_none()
             && let Err(error) = beside_bpftrace(&mut self.bpftrace, programs, times)
@@ -167,7 +189,7 @@ impl Others {
     }
 
     fn tell(&self, report: &mut Report) {
-        for (name, counts) in [("bpftrace", &self.bpftrace), ("audit", &self.audit)] {
+        for (name, counts) in [("floor", &self.floor), ("bpftrace", &self.bpftrace), ("audit", &self.audit)] {
             match &counts.refused {
                 Some(why) => report.condition(name, format!("not measured: {why}")),
                 None => report.condition(name, "measured"),
@@ -177,6 +199,23 @@ impl Others {
         report.figure("bpftrace_lost_events", self.bpftrace.lost);
         report.figure("audit_lost_events", self.audit.lost);
     }
+}
+
+fn beside_floor(programs: &Path, times: &mut Times) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let plain_cgroup = Cgroup::create()?;
+    for work in LOOPS {
+        let (program, args) = work.argv.split_first().context("an empty loop")?;
+        times.visit(work, "in_cgroup", &mut plain_cgroup.command(&programs.join(program), args))?;
+    }
+    drop(plain_cgroup);
+    let floor = Floor::start(folder.path())?;
+    for work in LOOPS {
+        let (program, args) = work.argv.split_first().context("an empty loop")?;
+        times.visit(work, "outside_floor", &mut plain(programs, work)?)?;
+        times.visit(work, "in_floor", &mut floor.cgroup.command(&programs.join(program), args))?;
+    }
+    Ok(())
 }
 
 fn beside_bpftrace(counts: &mut Counts, programs: &Path, times: &mut Times) -> Result<()> {
@@ -221,6 +260,12 @@ fn tell(times: &Times, report: &mut Report) {
             report.ratio(&format!("{}: {place} / no daemon, fastest", work.name), fastest, bound);
             let median = times.median(work, place) / times.median(work, "no_daemon");
             report.ratio(&format!("{}: {place} / no daemon, median", work.name), median, None);
+        }
+        for (place, floor, bound) in [("outside", "outside_floor", OUTSIDE), ("in_run", "in_floor", IN_RUN)] {
+            let fastest = times.fastest(work, place) / times.fastest(work, floor);
+            if fastest.is_finite() {
+                report.ratio(&format!("{}: {place} / {floor}, fastest", work.name), fastest, Some(bound));
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Via {
     Fentry,
     /// The `sys_enter` tracepoint: the fallback, arguments unreliable.
     SysEnter,
+    /// An LSM hook on the call's way, where it was refused; the arguments are not at hand there.
+    Lsm,
 }
 
 /// Declares an enum of names that policies write.

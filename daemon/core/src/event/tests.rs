@@ -1,12 +1,20 @@
 //! Every kind of event answers for the fields it lists, and survives its records.
 
 use super::*;
+use crate::policy::{EventMatch, FieldMatch, Pattern};
 
 fn every() -> Vec<Event> {
     let address: IpAddr = "2001:db8::1".parse().unwrap();
     let (verdict, assurance) = (Verdict::Denied, Assurance::BlockedInKernel);
     let net = |op| Event::Net { op, protocol: 6, address, port: 443, family: 10, verdict, assurance };
-    let exec = |kind| Event::Exec { path: "/bin/x".into(), argv: "x -y".into(), kind, verdict, assurance };
+    let exec = |kind| Event::Exec {
+        path: "/bin/x".into(),
+        known_as: Vec::new(),
+        argv: "x -y".into(),
+        kind,
+        verdict,
+        assurance,
+    };
     let (via, args) = (Via::SysEnter, [1, 2, 3]);
     let unreliable = Assurance::ObservedUnreliable;
     vec![
@@ -14,7 +22,13 @@ fn every() -> Vec<Event> {
         exec(ExecKind::Memfd),
         Event::Fork { child: 0, verdict },
         Event::Exit { status: 9 },
-        Event::Open { path: "/dev/mem".into(), access: Access::Write, verdict, assurance },
+        Event::Open {
+            path: "/tmp/x".into(),
+            known_as: vec!["/dev/mem".into()],
+            access: Access::Write,
+            verdict,
+            assurance,
+        },
         net(NetOp::Connect),
         net(NetOp::Send),
         net(NetOp::Bind),
@@ -45,6 +59,30 @@ fn an_event_answers_for_every_field_it_lists() {
         let process_only = event.kind().fields().contains(&Field::Comm);
         assert!(!process_only || event.field(Field::Comm, None).is_none(), "{event}");
     }
+}
+
+/// A rule is of the file, not of the name by which a run reaches it.
+#[test]
+fn a_path_is_matched_by_every_name_that_the_file_has() {
+    let (verdict, assurance) = (Verdict::Denied, Assurance::BlockedInKernel);
+    let known_as = vec!["/data/key".into(), "/secret/".into()];
+    let event = Event::Open { path: "/tmp/x".into(), known_as, access: Access::Read, verdict, assurance };
+    let on = |pattern| EventMatch {
+        kind: EventKind::Open,
+        fields: vec![FieldMatch { field: Field::Path, any_of: vec![pattern] }],
+    };
+    for pattern in [
+        Pattern::Exact("/tmp/x".into()),
+        Pattern::Exact("/data/key".into()),
+        Pattern::Prefix("/secret/".into()),
+        Pattern::Prefix("/sec".into()),
+    ] {
+        assert!(on(pattern.clone()).matches(&event, None), "{pattern}");
+    }
+    for pattern in [Pattern::Exact("/data/ke".into()), Pattern::Prefix("/secret/deeper/".into())] {
+        assert!(!on(pattern.clone()).matches(&event, None), "{pattern}");
+    }
+    assert_eq!(event.to_string(), "open /tmp/x (known as /data/key, /secret/) to read: denied");
 }
 
 #[test]

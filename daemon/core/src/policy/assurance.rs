@@ -59,7 +59,6 @@ impl Grants {
             _ if own => Some(Assurance::Observed),
             Sight::Life => Some(Assurance::Observed),
             Sight::SysEnter => self.sys_enter.then_some(Assurance::ObservedUnreliable),
-            Sight::By(hook) => self.has(hook).then_some(Assurance::Observed),
             Sight::Hooks => None,
         }
     }
@@ -171,11 +170,11 @@ fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAss
     RuleAssurance { rule: rule.to_owned(), effect, assurance: worst, detail: why.join("; ") }
 }
 
-/// What of the policy promises a refusal that this node's kernel does not keep. `[limits]` promises none: beyond LSM they are
-/// seen.
+/// What of the policy this node's kernel does not keep: a refusal that is promised, or that what a rule speaks of is seen at all.
+/// `[limits]` promises no refusal: beyond LSM they are seen.
 pub fn broken(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
     let mut all = assess(policy, grants);
-    all.retain(|judged| judged.effect != Effect::Observe && !judged.holds() && judged.rule != "[limits]");
+    all.retain(|judged| !judged.holds() && judged.rule != "[limits]");
     all
 }
 
@@ -185,8 +184,9 @@ pub fn refusal(policy: &Policy, grants: &Grants) -> Option<String> {
         return None;
     }
     let broken = broken(policy, grants);
-    let one = |judged: &RuleAssurance| {
-        format!("{} would be {}, not blocked-in-kernel ({})", judged.rule, judged.name(), judged.detail)
+    let one = |judged: &RuleAssurance| match judged.effect {
+        Effect::Observe => format!("what {} speaks of is not seen ({})", judged.rule, judged.detail),
+        _ => format!("{} would be {}, not blocked-in-kernel ({})", judged.rule, judged.name(), judged.detail),
     };
     let advice = "; boot with `bpf` in lsm=, or let the policy say on_blind = \"continue\"";
     let list: Vec<String> = broken.iter().map(one).collect();

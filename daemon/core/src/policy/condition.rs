@@ -122,7 +122,9 @@ impl EventMatch {
     pub fn matches(&self, event: &Event, process: Option<&Process>) -> bool {
         event.kind() == self.kind
             && self.fields.iter().all(|m| {
-                event.field(m.field, process).is_some_and(|value| m.any_of.iter().any(|pattern| pattern.fits(value)))
+                let fits = |value| m.any_of.iter().any(|pattern| pattern.fits(value));
+                event.field(m.field, process).is_some_and(fits)
+                    || (m.field == Field::Path && event.known_as().iter().any(|name| fits(FieldValue::Text(name))))
             })
     }
 }

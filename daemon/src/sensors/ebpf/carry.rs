@@ -1,7 +1,7 @@
 //! Handing a run on: from an earlier daemon's programs to this one's, and from one allow-list of a run to the next.
 //!
 //! ```text
-//! add_run:       latch, addresses learnt ─► attach ─► latch again, the stopped, budgets, totals
+//! add_run:       latch, addresses learnt ─► attach ─► latch again, the stopped, strays, budgets, totals
 //! adopt_finish:  remove the earlier programs ─► addresses that they learnt in between
 //! ```
 //! What decides about packets is there before the run's programs are attached, so that they cut nothing that was allowed;
@@ -9,6 +9,7 @@
 //! too high by that instant, never too low.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use aya::maps::{Array, HashMap, MapData};
 use failsafe_ebpf::abi::{self, run_flag};
@@ -52,10 +53,25 @@ impl Ebpf {
     /// Takes over what an earlier daemon's programs counted and held, once this daemon's own are attached.
     pub(super) fn take_over(&mut self, slot: u32, before: &PreviousRun) -> Result<(), Error> {
         self.restore(slot, before.latch, &before.stopped, &before.spent)?;
+        self.note_strays(slot, &before.strays)?;
         if let Some(live) = self.runs.get_mut(&slot) {
             live.outage = Some(before.outage());
         }
         self.begin_tally(slot, before.total, before.sampled)
+    }
+
+    /// The exit of one that is gone by now was too early to remove its note, and its number may be another's next.
+    fn note_strays(&mut self, slot: u32, pids: &[u32]) -> Result<(), Error> {
+        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
+        let mut strays: HashMap<_, u32, Pod<abi::Stray>> =
+            HashMap::try_from(self.map_mut("strays")?).map_err(Error::map("strays"))?;
+        for pid in pids {
+            strays.insert(pid, Pod(abi::Stray { slot, epoch }), 0).map_err(Error::map("strays"))?;
+            if !Path::new("/proc").join(pid.to_string()).exists() {
+                let _ = strays.remove(pid);
+            }
+        }
+        Ok(())
     }
 
     /// The number of a new table: one that no list of this or an earlier daemon ever had.

@@ -26,17 +26,29 @@ pub struct HostRule {
 }
 
 impl HostRule {
-    /// Whether `name`, or with `below` every name below it, is covered.
-    fn covers(&self, name: &str, below: bool) -> bool {
-        let under = name.strip_suffix(self.name.as_str()).is_some_and(|head| head.ends_with('.'));
-        if self.below { under || (below && name == self.name) } else { !below && name == self.name }
-    }
-
     /// As the kernel compares it: from the end, and the exact one with its NUL.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = self.name.bytes().rev().collect();
         bytes.push(if self.below { b'.' } else { 0 });
         bytes
+    }
+}
+
+/// Names that a rule wants told when they are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchedName {
+    /// This one.
+    Exact(String),
+    /// All that end so, byte for byte.
+    Suffix(String),
+}
+
+impl WatchedName {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Exact(name) => name.bytes().rev().chain([0]).collect(),
+            Self::Suffix(end) => end.bytes().rev().collect(),
+        }
     }
 }
 
@@ -51,29 +63,40 @@ pub struct BudgetRule {
     pub rate: u64,
 }
 
+/// What is said of a name, and of all that it is the end of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The number of its ports, from 0, if it may be reached.
+    pub host: Option<u8>,
+    /// Its answers are told.
+    pub watched: bool,
+}
+
 /// Names in the form the kernel holds them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FoldedHosts {
-    /// From the name's bytes to the number of its ports, from 0.
-    pub names: BTreeMap<Vec<u8>, u8>,
+    /// By the name's bytes, from its end.
+    pub names: BTreeMap<Vec<u8>, Said>,
     /// Ports by that number.
     pub ports: Vec<Ports>,
     /// Name servers whose answers are believed, as the kernel's key has them.
     pub servers: Vec<(u64, u64)>,
 }
 
-/// Makes the kernel's tables of names.
+/// Makes the kernel's tables of names. The kernel finds the longest entry that a name ends with: each holds what is said of all
+/// that are shorter.
 ///
 /// # Errors
 /// Too many names, or too many ports for one.
-pub fn fold_hosts(hosts: &[HostRule], servers: &[IpAddr]) -> Result<FoldedHosts, EgressError> {
+pub fn fold_hosts(hosts: &[HostRule], watched: &[WatchedName], servers: &[IpAddr]) -> Result<FoldedHosts, EgressError> {
     let mut out = FoldedHosts::default();
     for host in hosts {
-        if out.names.contains_key(&host.bytes()) {
+        let name = host.bytes();
+        if out.names.contains_key(&name) {
             continue;
         }
         let mut ranges = Vec::new();
-        for rule in hosts.iter().filter(|r| r.covers(&host.name, host.below)) {
+        for rule in hosts.iter().filter(|rule| name.starts_with(&rule.bytes())) {
             let proto = rule.protocol.map_or(0, Protocol::number);
             if rule.ports.is_empty() {
                 ranges.push((proto, 0, u16::MAX));
@@ -82,10 +105,20 @@ pub fn fold_hosts(hosts: &[HostRule], servers: &[IpAddr]) -> Result<FoldedHosts,
         }
         let ports = pack_ports(ranges).map_err(|got| EgressError::TooManyHostPorts { host: host.name.clone(), got })?;
         let number = u8::try_from(out.ports.len()).ok().filter(|n| usize::from(*n) < MAX_HOSTS);
-        out.names.insert(host.bytes(), number.ok_or(EgressError::TooManyHosts(hosts.len()))?);
+        let number = number.ok_or(EgressError::TooManyHosts(hosts.len()))?;
+        out.names.insert(name, Said { host: Some(number), watched: false });
         out.ports.push(ports);
     }
-    if !hosts.is_empty() {
+    let ends: Vec<Vec<u8>> = watched.iter().map(WatchedName::bytes).collect();
+    for end in &ends {
+        let around = out.names.iter().filter(|(name, said)| said.host.is_some() && end.starts_with(name));
+        let host = around.max_by_key(|(name, _)| name.len()).and_then(|(_, said)| said.host);
+        out.names.entry(end.clone()).or_insert(Said { host, watched: true });
+    }
+    for (name, said) in &mut out.names {
+        said.watched = ends.iter().any(|end| name.starts_with(end));
+    }
+    if !out.names.is_empty() {
         out.servers = servers.iter().map(|server| server_key(*server)).collect();
     }
     Ok(out)
@@ -114,8 +147,8 @@ mod tests {
     #[test]
     fn a_name_has_the_ports_of_all_that_cover_it() {
         let hosts = [host("example.org", true, &[443..=443]), host("a.example.org", false, &[80..=80])];
-        let folded = fold_hosts(&hosts, &["127.0.0.53".parse().unwrap()]).unwrap();
-        let of = |name: &[u8]| folded.ports[usize::from(folded.names[name])];
+        let folded = fold_hosts(&hosts, &[], &["127.0.0.53".parse().unwrap()]).unwrap();
+        let of = |name: &[u8]| folded.ports[usize::from(folded.names[name].host.unwrap())];
         assert_eq!(of(b"gro.elpmaxe.").n, 1);
         assert_eq!(of(b"gro.elpmaxe.a\0").n, 2);
         assert_eq!(folded.servers, [(u64::from(u32::from_ne_bytes([127, 0, 0, 53])), 0)]);
@@ -123,14 +156,32 @@ mod tests {
 
     #[test]
     fn below_is_not_the_name_itself_nor_a_longer_word() {
-        let below = host("example.org", true, &[]);
-        assert!(below.covers("a.example.org", false) && below.covers("b.a.example.org", true));
-        assert!(!below.covers("example.org", false) && !below.covers("badexample.org", false));
+        let below = host("example.org", true, &[]).bytes();
+        let exact = |name| host(name, false, &[]).bytes();
+        assert!(exact("a.example.org").starts_with(&below) && exact("b.a.example.org").starts_with(&below));
+        assert!(!exact("example.org").starts_with(&below) && !exact("badexample.org").starts_with(&below));
+    }
+
+    #[test]
+    fn a_name_that_a_rule_wants_told_is_reached_as_before() {
+        let hosts = [host("example.org", true, &[443..=443]), host("other.net", false, &[])];
+        let watched = [
+            WatchedName::Exact("a.example.org".into()),
+            WatchedName::Suffix(".net".into()),
+            WatchedName::Suffix(".bad".into()),
+        ];
+        let folded = fold_hosts(&hosts, &watched, &[]).unwrap();
+        let of = |name: &[u8]| folded.names[name];
+        assert_eq!(of(b"gro.elpmaxe."), Said { host: Some(0), watched: false });
+        assert_eq!(of(b"gro.elpmaxe.a\0"), Said { host: Some(0), watched: true });
+        assert_eq!(of(b"ten.rehto\0"), Said { host: Some(1), watched: true });
+        assert_eq!(of(b"ten."), Said { host: None, watched: true });
+        assert_eq!(of(b"dab."), Said { host: None, watched: true });
     }
 
     #[test]
     fn more_names_than_fit_are_said() {
         let hosts: Vec<_> = (0..17).map(|i| host(&format!("h{i}.example.org"), false, &[])).collect();
-        assert_eq!(fold_hosts(&hosts, &[]), Err(EgressError::TooManyHosts(17)));
+        assert_eq!(fold_hosts(&hosts, &[], &[]), Err(EgressError::TooManyHosts(17)));
     }
 }

@@ -42,6 +42,8 @@ pub struct PreviousRun {
     pub enforced: bool,
     /// Processes that a stop rule sent SIGSTOP and nobody woke.
     pub stopped: Vec<u32>,
+    /// Processes that left it by their own hand, or were made by such, and live.
+    pub strays: Vec<u32>,
     /// Bytes spent of its budgets, by class from 0.
     pub spent: Vec<u64>,
     /// Programs that see watched calls were pinned with it.
@@ -62,6 +64,7 @@ impl PreviousRun {
         self.latch |= older.latch;
         self.enforced |= older.enforced;
         self.stopped.extend(older.stopped);
+        self.strays.extend(older.strays);
         self.spent.resize(self.spent.len().max(older.spent.len()), 0);
         for (spent, before) in self.spent.iter_mut().zip(older.spent) {
             *spent = before.max(*spent);
@@ -109,6 +112,7 @@ struct Maps {
     runs: HashMap<MapData, u64, Pod<abi::RunCfg>>,
     latches: Array<MapData, u32>,
     stopped: HashMap<MapData, u32, Pod<abi::Stopped>>,
+    strays: HashMap<MapData, u32, Pod<abi::Stray>>,
     budgets: Array<MapData, Pod<abi::Budget>>,
     counters: PerCpuArray<MapData, Pod<abi::Counters>>,
     drops: PerCpuArray<MapData, u64>,
@@ -124,6 +128,7 @@ impl Maps {
             runs: HashMap::try_from(Map::HashMap(map("runs")?))?,
             latches: Array::try_from(Map::Array(map("latches")?))?,
             stopped: HashMap::try_from(Map::HashMap(map("stopped")?))?,
+            strays: HashMap::try_from(Map::HashMap(map("strays")?))?,
             budgets: Array::try_from(Map::Array(map("budgets")?))?,
             counters: PerCpuArray::try_from(Map::PerCpuArray(map("counters")?))?,
             drops: PerCpuArray::try_from(Map::PerCpuArray(map("drops")?))?,
@@ -150,13 +155,8 @@ impl Maps {
             foreign: None,
             latch: self.latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
-            stopped: self
-                .stopped
-                .iter()
-                .filter_map(Result::ok)
-                .filter(|(_, Pod(s))| (s.slot, s.epoch) == (cfg.slot, cfg.epoch))
-                .map(|(pid, _)| pid)
-                .collect(),
+            stopped: of_run(&self.stopped, |Pod(s)| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
+            strays: of_run(&self.strays, |Pod(s)| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
             spent: spent.collect::<Result<_, MapError>>()?,
             calls: self.calls,
             tables: vec![cfg.table],
@@ -195,6 +195,7 @@ pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<Pre
             },
             enforced: false,
             stopped: Vec::new(),
+            strays: Vec::new(),
             spent: Vec::new(),
             calls: sees_calls(dir),
             tables: Vec::new(),
@@ -211,6 +212,11 @@ fn sees_calls(dir: &Path) -> bool {
     names.any(|program| program.starts_with("fs_sys_") || program.starts_with("fs_csys_"))
 }
 
+/// The processes that a map has of one run.
+fn of_run<V: aya::Pod>(map: &HashMap<MapData, u32, V>, is: impl Fn(V) -> bool) -> Vec<u32> {
+    map.iter().filter_map(Result::ok).filter(|(_, value)| is(*value)).map(|(pid, _)| pid).collect()
+}
+
 pub(super) fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, MapError> {
     let maps = Maps::open(generation, dir)?;
     let runs = maps.runs.iter().map(|item| item.and_then(|(root_id, Pod(cfg))| maps.read(root_id, cfg)));
@@ -224,6 +230,14 @@ pub(super) fn read_run(generation: u64, dir: &Path, root_id: u64) -> Result<Opti
         Err(MapError::KeyNotFound) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Leaves the programs of a generation without runs.
+pub(super) fn forget_runs(dir: &Path) -> Result<(), MapError> {
+    let runs = Map::HashMap(MapData::from_pin(dir.join("map_runs"))?);
+    let mut runs: HashMap<_, u64, Pod<abi::RunCfg>> = HashMap::try_from(runs)?;
+    let roots = runs.keys().collect::<Result<Vec<_>, _>>()?;
+    roots.iter().try_for_each(|root| runs.remove(root))
 }
 
 pub(super) fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, MapError> {

@@ -30,6 +30,7 @@ pub mod egress;
 mod error;
 mod events;
 pub mod hosts;
+mod latches;
 mod left;
 mod load;
 mod ops;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use failsafe_ebpf::abi::{self, op_what, point, protect};
 
 use super::events::{Way, way};
+use super::rules::Inode;
 
 /// An operation that a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Op {
     pub latched: bool,
     /// The same held back since the last one.
     pub repeats: u32,
+    /// The file or folder of the rules that it was found to be, of the operations on files.
+    pub entry: Option<Inode>,
 }
 
 /// What kind of file was executed.
@@ -146,6 +149,8 @@ pub enum Protected {
     Files,
     /// A socket made outside the run was handed in.
     Socket,
+    /// The daemon's limits, priority or standing with the OOM killer.
+    Process,
 }
 
 /// The safe form of a record; `None` for one that this daemon does not know.
@@ -201,6 +206,7 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
             protect::CGROUP => Protected::Cgroup,
             protect::FILES => Protected::Files,
             protect::SOCKET => Protected::Socket,
+            protect::PROCESS => Protected::Process,
             _ => return None,
         }),
         op_what::BUDGET => OpWhat::Budget { class: small(e.a), spent: e.b, address: address(e) },
@@ -208,7 +214,9 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
         _ => return None,
     };
     let denied = e.verdict == abi::verdict::DENIED;
-    Some(Op { what, denied, via: way(e.via)?, latched: e.latched != 0, repeats: e.repeats })
+    let of_file = matches!(e.what, op_what::EXEC | op_what::MAP | op_what::OPEN) && (e.b, e.c) != (0, 0);
+    let entry = of_file.then_some(Inode { number: e.b, device: e.c });
+    Some(Op { what, denied, via: way(e.via)?, latched: e.latched != 0, repeats: e.repeats, entry })
 }
 
 /// The last 16 bytes of the path field hold an address, network order; `c` is its family, 4 or 6.

@@ -3,7 +3,7 @@
 //! ```text
 //! <bpffs>/failsafe/<instance>/g<N>_v<ABI>/
 //!     map_runs  map_latches  map_counters  map_drops  map_events  map_stopped
-//!     map_budgets  map_tallies  map_leavers
+//!     map_budgets  map_tallies  map_leavers  map_strays
 //!     map_socks  map_learnt  map_last_table     the same maps in every generation
 //!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
@@ -23,12 +23,11 @@ use failsafe_ebpf::abi;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
-use super::left::{LeftEvents, PreviousRun, read_foreign, read_generation, read_ring, read_run};
-use crate::platform::bpf;
+use super::left::{LeftEvents, PreviousRun, forget_runs, read_foreign, read_generation, read_ring, read_run};
 
 /// Maps whose content a later daemon may want.
-pub(super) const PINNED_MAPS: [&str; 9] =
-    ["runs", "latches", "counters", "drops", "events", "stopped", "budgets", "tallies", "leavers"];
+pub(super) const PINNED_MAPS: [&str; 10] =
+    ["runs", "latches", "counters", "drops", "events", "stopped", "budgets", "tallies", "leavers", "strays"];
 
 /// Maps that a later daemon's programs go on with, see `ebpf/src/carry.h`: all of them or none.
 pub(super) const SHARED_MAPS: [&str; 3] = ["socks", "learnt", "last_table"];
@@ -142,8 +141,14 @@ impl Pins {
         readable.filter_map(|(generation, dir)| read_ring(generation, &dir).ok()).collect()
     }
 
-    /// Removes every other generation; what only they kept attached is detached.
+    /// Removes every other generation; what only they kept attached is detached. The kernel does that at a time of its own, programs of
+    /// the whole host seconds later: until then those of this ABI know no run and let everything pass.
     pub fn remove_others(&self) -> Result<usize, Error> {
+        for (_, dir) in self.readable()? {
+            if let Err(error) = forget_runs(&dir) {
+                tracing::warn!(%error, "an earlier daemon's programs judge until the kernel has let go of them");
+            }
+        }
         let others = self.others()?;
         for (_, dir) in &others {
             remove(dir)?;
@@ -205,15 +210,11 @@ fn generations(instance: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(out)
 }
 
-/// What judges packets and calls of the network is detached when this returns: what its maps say may then be changed. Programs of
-/// the whole host cannot be detached so, and end soon after.
 fn remove(dir: &Path) -> Result<(), Error> {
     let fail = |path: &Path, source| Error::Pin { path: path.to_owned(), operation: "remove", source };
     let entries = fs::read_dir(dir).map_err(|e| fail(dir, e))?;
     for entry in entries {
         let path = entry.map_err(|e| fail(dir, e))?.path();
-        // A map, or a link that ends with its pin.
-        let _ = bpf::detach_pinned(&path);
         fs::remove_file(&path).map_err(|e| fail(&path, e))?;
     }
     fs::remove_dir(dir).map_err(|e| fail(dir, e))

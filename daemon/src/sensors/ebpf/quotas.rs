@@ -17,9 +17,10 @@ impl Ebpf {
     pub(super) fn write_hosts(&mut self, table: u32, hosts: &FoldedHosts) -> Result<(), Error> {
         let mut names: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
             LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
-        for (name, number) in &hosts.names {
-            // A number of 0 would say that nothing was found.
-            let entry = abi::Effects { exec: 0, map: 0, read: number + 1, write: 0 };
+        for (name, said) in &hosts.names {
+            // Hosts count from 1 there: 0 is none.
+            let host = said.host.map_or(0, |number| number + 1);
+            let entry = abi::Effects { exec: 0, map: 0, read: host, write: u8::from(said.watched) };
             names.insert(&path_key(table | NAMES, name), Pod(entry), 0).map_err(Error::map("paths"))?;
         }
         let mut ports: HashMap<_, Pod<abi::Key>, Pod<abi::Ports>> =

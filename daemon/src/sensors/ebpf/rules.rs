@@ -9,13 +9,13 @@
 //! - an exact path ends with its NUL in the kernel's table, so that it is no prefix of a longer name;
 //! - an allow-list of programs is the rule "deny" on every path that no entry of it covers; libraries are not programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use super::hosts::{BudgetRule, HostRule};
+use super::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
 
 /// Longest path of a rule, in bytes: the kernel's key has room for it and its NUL.
@@ -140,6 +140,8 @@ pub struct Rules {
     pub protect: bool,
     /// Hosts of the allow-list.
     pub hosts: Vec<HostRule>,
+    /// Names whose answers are told, of the allow-list or not.
+    pub names: Vec<WatchedName>,
     /// Name servers whose answers are believed.
     pub dns_servers: Vec<IpAddr>,
     /// Budgets, in the order of their classes, which count from 1.
@@ -149,6 +151,24 @@ pub struct Rules {
 /// A key of the kernel's table of numbers: what it is of, and its two parts.
 pub type NumberKey = (u32, u64, u64);
 
+/// A file or folder, whatever its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Inode {
+    /// Its number.
+    pub number: u64,
+    /// Its device, as the kernel has it.
+    pub device: u64,
+}
+
+impl Inode {
+    fn of(meta: &fs::Metadata) -> Inode {
+        Inode { number: meta.ino(), device: device_of(meta) }
+    }
+}
+
+/// How the rules call what is entered by inode: the exact path of a file, that of a folder with its `/`.
+pub type Names = BTreeMap<Inode, BTreeSet<String>>;
+
 /// Rules in the form the kernel holds them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FoldedRules {
@@ -156,6 +176,8 @@ pub struct FoldedRules {
     pub paths: BTreeMap<Vec<u8>, Effects>,
     /// Inodes, devices, families, ports.
     pub numbers: BTreeMap<NumberKey, Effects>,
+    /// Names of the inodes.
+    pub names: Names,
 }
 
 impl FoldedRules {
@@ -193,7 +215,16 @@ impl FoldedRules {
         let entry = self.numbers.entry(key).or_insert(NOTHING);
         *entry = stricter(*entry, effects);
     }
+
+    fn raise_inode(&mut self, what: u32, meta: &fs::Metadata, path: &str, effects: Effects) {
+        let inode = Inode::of(meta);
+        self.raise((what, inode.number, inode.device), effects);
+        self.names.entry(inode).or_default().insert(path.to_owned());
+    }
 }
+
+/// `b` of a device's key that stands for every minor number.
+const ANY_MINOR: u64 = u64::MAX;
 
 pub(super) const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
 
@@ -251,9 +282,12 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
         let listed = rules.exec.as_ref().map(|list| (list.others, list.allow.iter().any(covers)));
         out.paths.insert(pattern.bytes(), with_list(named(rules, covers), listed));
     }
+    for file in rules.paths.iter().flat_map(|rule| existing(&rule.pattern, root)) {
+        enter_file(rules, &file, root, &mut out);
+    }
     for rule in &rules.paths {
-        for file in existing(&rule.pattern, root) {
-            enter_file(rules, &file, root, &mut out);
+        if rule.pattern.prefix && rule.pattern.path.starts_with("/dev/") {
+            enter_kinds(rules, &rule.pattern, root, &mut out);
         }
         if rule.pattern.prefix && rule.pattern.path.ends_with('/') {
             enter_folder(rules, &rule.pattern.path, root, &mut out);
@@ -271,17 +305,30 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
     out
 }
 
-/// The files that a pattern names now. A prefix is followed within its own folder only, and there to devices only: what else
-/// lies below is told by its path.
+/// The files that a pattern names now. A prefix is followed to devices only, in its own folder and those below it: what else lies
+/// there is told by its path.
 fn existing(pattern: &PathPattern, root: &Path) -> Vec<String> {
     if !pattern.prefix {
         return vec![pattern.path.clone()];
     }
     let Some((folder, _)) = pattern.path.rsplit_once('/') else { return Vec::new() };
+    let mut found = devices(folder, root, if folder.starts_with("/dev") { 1 } else { 0 });
+    found.retain(|path| pattern.fits(path));
+    found
+}
+
+fn devices(folder: &str, root: &Path, depth: u32) -> Vec<String> {
+    let mut found = Vec::new();
     let entries = fs::read_dir(below(root, &format!("{folder}/"))).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| e.file_name().into_string().ok()).map(|name| format!("{folder}/{name}"));
-    let device = |path: &String| fs::metadata(below(root, path)).is_ok_and(|m| is_device(&m));
-    names.filter(|path| pattern.fits(path)).filter(device).collect()
+    for name in entries.filter_map(|e| e.file_name().into_string().ok()) {
+        let path = format!("{folder}/{name}");
+        match fs::symlink_metadata(below(root, &path)) {
+            Ok(meta) if meta.is_dir() && depth > 0 => found.extend(devices(&path, root, depth - 1)),
+            _ if fs::metadata(below(root, &path)).is_ok_and(|m| is_device(&m)) => found.push(path),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn below(root: &Path, path: &str) -> std::path::PathBuf {
@@ -292,13 +339,30 @@ fn is_device(meta: &fs::Metadata) -> bool {
     meta.file_type().is_char_device() || meta.file_type().is_block_device()
 }
 
+/// A pattern that fits all devices of a kind (as `/dev/nvidia*` does) is held for those that are plugged in later, too.
+fn enter_kinds(rules: &Rules, pattern: &PathPattern, root: &Path, out: &mut FoldedRules) {
+    let all: Vec<(u64, bool)> = devices("/dev", root, 1)
+        .iter()
+        .filter_map(|path| Some((device_key(&fs::metadata(below(root, path)).ok()?).1, pattern.fits(path))))
+        .collect();
+    let whole = |kind: &u64| all.iter().filter(|(other, _)| other == kind).all(|(_, fits)| *fits);
+    let kinds: BTreeSet<u64> = all.iter().map(|(kind, _)| *kind).filter(whole).collect();
+    let effects = named(rules, |other| other.prefix && other.fits(&pattern.path));
+    for kind in kinds {
+        out.raise((key_what::DEVICE, kind, ANY_MINOR), effects);
+        // The kernel asks for the one device first, and then no further.
+        let one = (key_what::DEVICE, kind, 0)..(key_what::DEVICE, kind, ANY_MINOR);
+        out.numbers.range_mut(one).for_each(|(_, held)| *held = stricter(*held, effects));
+    }
+}
+
 fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
     let Ok(meta) = fs::metadata(below(root, path)) else { return };
     let effects = named(rules, |pattern| pattern.fits(path));
     if is_device(&meta) {
         out.raise(device_key(&meta), effects);
     } else {
-        out.raise((key_what::INODE, meta.ino(), device_of(&meta)), effects);
+        out.raise_inode(key_what::INODE, &meta, path, effects);
     }
 }
 
@@ -306,7 +370,7 @@ fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
 fn enter_folder(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
     let Ok(meta) = fs::metadata(below(root, path)) else { return };
     let effects = named(rules, |pattern| pattern.prefix && pattern.fits(path));
-    out.raise((key_what::TREE, meta.ino(), device_of(&meta)), effects);
+    out.raise_inode(key_what::TREE, &meta, path, effects);
     out.raise((key_what::TREE, 0, u64::MAX), effects);
 }
 
@@ -380,6 +444,24 @@ mod tests {
         let folded = fold(&null, Path::new("/"));
         assert_eq!(folded.numbers.keys().next(), Some(&(key_what::DEVICE, 2 << 32 | 1, 3)));
         assert!(folded.has_devices());
+        let others_of_its_kind = folded.numbers.contains_key(&(key_what::DEVICE, 2 << 32 | 1, ANY_MINOR));
+        assert!(!others_of_its_kind, "/dev/zero is of the same kind and not meant");
+    }
+
+    #[test]
+    fn a_pattern_of_all_devices_of_a_kind_holds_those_that_come_later() {
+        let major = libc::major(std::fs::metadata("/dev/tty").unwrap().rdev());
+        let rules = Rules {
+            paths: vec![
+                rule("/dev/", true, Use::Write, Effect::Deny),
+                rule("/dev/tty", false, Use::Read, Effect::Stop),
+            ],
+            ..Rules::default()
+        };
+        let folded = fold(&rules, Path::new("/"));
+        let held = |minor| folded.numbers.get(&(key_what::DEVICE, 2 << 32 | u64::from(major), minor)).copied();
+        assert_eq!(held(ANY_MINOR), Some(Effects { write: effect::DENY, ..NOTHING }));
+        assert_eq!(held(0), Some(Effects { write: effect::DENY, read: effect::STOP, ..NOTHING }), "its own and that");
     }
 
     #[test]
@@ -399,6 +481,7 @@ mod tests {
         let meta = std::fs::metadata(dir.path().join("data/out")).unwrap();
         let both = Effects { write: effect::DENY, read: effect::OBSERVE, ..NOTHING };
         assert_eq!(folded.numbers[&(key_what::TREE, meta.ino(), device_of(&meta))], both);
+        assert_eq!(folded.names[&Inode::of(&meta)], BTreeSet::from(["/data/out/".to_owned()]));
         assert_eq!(folded.numbers[&(key_what::TREE, 0, u64::MAX)], both, "of those that exist the strictest");
         assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES);
     }

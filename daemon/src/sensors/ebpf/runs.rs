@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap};
+use aya::maps::HashMap;
 use aya::programs::Program;
-use failsafe_ebpf::abi::{self, latch, run_flag};
+use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::egress::{EgressMode, EgressPolicy, Folded, fold};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
-use super::rules::{self, FoldedRules, Rules};
+use super::rules::{self, FoldedRules, Names, Rules};
 use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
 
@@ -24,13 +24,22 @@ pub struct Watch {
     pub exec: bool,
     /// Processes made and ended.
     pub life: bool,
-    /// Network calls that were allowed.
-    pub net: bool,
+    /// Connects that were allowed.
+    pub connect: bool,
+    /// Sends to an address that were allowed.
+    pub send: bool,
+    /// Binds that were allowed.
+    pub bind: bool,
+}
+
+impl Watch {
+    /// None of them.
+    pub const NOTHING: Watch = Watch { exec: false, life: false, connect: false, send: false, bind: false };
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { exec: true, life: true, net: true }
+        Self { exec: true, life: true, connect: true, send: true, bind: true }
     }
 }
 
@@ -68,6 +77,8 @@ pub struct RunAttachment {
     pub missing: Vec<&'static str>,
     /// Guards stay in force when the daemon dies.
     pub pinned: bool,
+    /// How its rules call the files and folders that the kernel knows by inode.
+    pub names: Names,
 }
 
 /// A run in the maps.
@@ -106,9 +117,10 @@ impl Ebpf {
         let tables = Tables {
             egress: fold(&run.egress.rules)?,
             rules: rules::fold(run.rules, Path::new("/")),
-            hosts: fold_hosts(&run.rules.hosts, &run.rules.dns_servers)?,
+            hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,
             budgets: run.rules.budgets.clone(),
         };
+        let names = tables.rules.names.clone();
         let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
             path: run.cgroup.to_owned(),
             operation: "open",
@@ -119,7 +131,7 @@ impl Ebpf {
         let cfg = abi::RunCfg {
             slot: run.slot,
             epoch,
-            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables),
+            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables) | self.seen_exec(&tables),
             table: 0,
             watch: run.rules.watch,
             deny: run.rules.deny | run.rules.stop,
@@ -141,7 +153,7 @@ impl Ebpf {
         };
         self.runs.insert(run.slot, live);
         match self.install(run, tables, &dir) {
-            Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok() }),
+            Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok(), names }),
             Err(e) => {
                 let _ = self.remove_run(run.slot);
                 Err(e)
@@ -180,83 +192,6 @@ impl Ebpf {
         result
     }
 
-    /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false): then also what a
-    /// stop rule latched.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be written.
-    pub fn set_block(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
-        if !self.runs.contains_key(&slot) {
-            return Err(Error::Slot(slot));
-        }
-        let now = if blocked { self.latch(slot)? | latch::EGRESS } else { 0 };
-        self.write_latch(slot, now)
-    }
-
-    /// Takes over what an earlier daemon's programs had of the run: its latch, on top of what it has now, and whom they stopped.
-    ///
-    /// # Errors
-    /// Unknown slot, or a map could not be written.
-    pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32], spent: &[u64]) -> Result<(), Error> {
-        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let now = self.latch(slot)?;
-        self.write_latch(slot, now | latch)?;
-        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
-            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
-        for pid in pids {
-            stopped.insert(pid, Pod(abi::Stopped { slot, epoch }), 0).map_err(Error::map("stopped"))?;
-        }
-        self.add_spent(slot, spent)
-    }
-
-    /// Lifts what a stop rule latched, but not an operator's or a rule's block.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be written.
-    pub fn lift_stop(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
-        self.write_latch(slot, if blocked { latch::EGRESS } else { 0 })
-    }
-
-    /// Processes that a stop rule sent SIGSTOP since the last call, of this run; they are forgotten here.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be read.
-    pub fn take_stopped(&mut self, slot: u32) -> Result<Vec<u32>, Error> {
-        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
-            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
-        let ours: Vec<u32> = stopped
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, Pod(s))| s.slot == slot && s.epoch == epoch)
-            .map(|(pid, _)| pid)
-            .collect();
-        for pid in &ours {
-            let _ = stopped.remove(pid);
-        }
-        Ok(ours)
-    }
-
-    /// Whether the run is blocked altogether, as the kernel has it.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be read.
-    pub fn is_blocked(&self, slot: u32) -> Result<bool, Error> {
-        Ok(self.latch(slot)? != 0)
-    }
-
-    /// The run's latch ([`abi::latch`]), as the kernel has it.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be read.
-    pub fn latch(&self, slot: u32) -> Result<u32, Error> {
-        if !self.runs.contains_key(&slot) {
-            return Err(Error::Slot(slot));
-        }
-        let latches: Array<_, u32> = Array::try_from(self.map("latches")?).map_err(Error::map("latches"))?;
-        latches.get(&slot, 0).map_err(Error::map("latches"))
-    }
-
     /// Replaces a run's egress policy in one step: every call is judged by the old one or by the new one whole. TCP
     /// connections that stand are judged anew.
     ///
@@ -265,7 +200,7 @@ impl Ebpf {
     pub fn set_egress(&mut self, slot: u32, policy: &EgressPolicy) -> Result<(), Error> {
         self.check_mode(policy.mode)?;
         let egress = fold(&policy.rules)?;
-        let flags = self.flags(policy, Watch { exec: false, life: false, net: false });
+        let flags = self.flags(policy, Watch::NOTHING);
         let Some(live) = self.runs.get(&slot) else {
             return Err(Error::Slot(slot));
         };
@@ -310,6 +245,11 @@ impl Ebpf {
         Ok(())
     }
 
+    fn seen_exec(&self, tables: &Tables) -> u32 {
+        let judged = !tables.rules.paths.is_empty() && !self.is_loaded("fs_lsm_bprm_check_security");
+        if judged { run_flag::SEEN_EXEC } else { 0 }
+    }
+
     fn flags(&self, policy: &EgressPolicy, watch: Watch) -> u32 {
         let mode = match policy.mode {
             EgressMode::Off => 0,
@@ -321,7 +261,9 @@ impl Ebpf {
             (!self.is_loaded("fs_sock_ops"), run_flag::SYN_ONLY),
             (watch.exec, run_flag::WATCH_EXEC),
             (watch.life, run_flag::WATCH_LIFE),
-            (watch.net, run_flag::WATCH_NET),
+            (watch.connect, run_flag::WATCH_CONNECT),
+            (watch.send, run_flag::WATCH_SEND),
+            (watch.bind, run_flag::WATCH_BIND),
         ];
         bits.iter().filter(|(on, _)| *on).fold(mode, |acc, (_, bit)| acc | bit)
     }

@@ -195,18 +195,21 @@ impl Ebpf {
         lives.set(run.slot, counted.wrapping_add(alive), 0).map_err(Error::map("lives"))
     }
 
-    /// For a run that is removed while processes live in it.
+    /// For a run that is removed while processes live in it, or strayed from it.
     pub(super) fn forget_members(&mut self, slot: u32, epoch: u32) -> Result<(), Error> {
-        let mut members: HashMap<_, u32, Pod<abi::Member>> =
-            HashMap::try_from(self.map_mut("members")?).map_err(Error::map("members"))?;
-        let gone: Vec<u32> = members
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, Pod(m))| m.slot == slot && m.epoch == epoch)
-            .map(|(pid, _)| pid)
-            .collect();
+        self.forget("members", |m: &abi::Member| (m.slot, m.epoch) == (slot, epoch))?;
+        self.forget("strays", |s: &abi::Stray| (s.slot, s.epoch) == (slot, epoch))
+    }
+
+    fn forget<V>(&mut self, name: &'static str, of_run: impl Fn(&V) -> bool) -> Result<(), Error>
+    where
+        Pod<V>: aya::Pod,
+    {
+        let mut map: HashMap<_, u32, Pod<V>> = HashMap::try_from(self.map_mut(name)?).map_err(Error::map(name))?;
+        let gone: Vec<u32> =
+            map.iter().filter_map(Result::ok).filter(|(_, Pod(v))| of_run(v)).map(|(pid, _)| pid).collect();
         for pid in gone {
-            let _ = members.remove(&pid);
+            let _ = map.remove(&pid);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ pub(super) const ALL: &[Attempt] = &[
     ("move-self", |s| enter(s.path()?, std::process::id())),
     ("move-child", move_child),
     ("clone-into", clone_into),
+    ("clone-into-and-fork", clone_into_and_fork),
     ("move-by-nested", move_by_nested),
     ("move-by-own-mount", move_by_own_mount),
     ("move-and-send", move_and_send),
@@ -38,6 +39,24 @@ fn move_child(scene: &Scene) -> Result<()> {
 fn clone_into(scene: &Scene) -> Result<()> {
     let outside = File::open(scene.path()?).context("opening the cgroup")?;
     process::clone_into(outside, live).context("clone3").map(drop)
+}
+
+/// The child that is born outside makes others there, each of which makes the next and ends: whoever is to be brought back by
+/// its number is gone.
+fn clone_into_and_fork(scene: &Scene) -> Result<()> {
+    const GENERATIONS: usize = 50;
+    let outside = File::open(scene.path()?).context("opening the cgroup")?;
+    process::clone_into(outside, || {
+        for _ in 0..GENERATIONS {
+            match process::fork_into_child() {
+                Ok(None) => {}
+                _ => return 0,
+            }
+        }
+        live()
+    })
+    .context("clone3")
+    .map(drop)
 }
 
 /// Where this process is, as a folder; the cgroup outside is a sister of one of its parents.

@@ -50,7 +50,7 @@ pub(super) fn under(root: &str, path: &Path) -> PathBuf {
 }
 
 /// Starts it in a child, and is content when it ended well.
-fn run(scene: &Scene, program: &Path, before: &[&str]) -> Result<()> {
+pub(super) fn run(scene: &Scene, program: &Path, before: &[&str]) -> Result<()> {
     let mut command = Command::new(program);
     command.args(before).args(["mark", "--path"]).arg(scene.path()?);
     let status = command.status().context("exec")?;
@@ -71,7 +71,7 @@ fn exec_by_thread(scene: &Scene) -> Result<()> {
 }
 
 /// A child's code is 0, or the errno by which the kernel refused it.
-fn ended(child: i32) -> Result<()> {
+pub(super) fn ended(child: i32) -> Result<()> {
     match process::wait(child).context("wait")? {
         0 => Ok(()),
         code @ 1..128 => Err(io::Error::from_raw_os_error(code)).context("exec"),

@@ -4,6 +4,7 @@
 mod cgroup;
 mod exec;
 mod flood;
+mod listed;
 mod own;
 mod paths;
 mod process;
@@ -83,8 +84,10 @@ pub type Attempt = (&'static str, fn(&Scene) -> Result<()>);
 
 /// Every attempt.
 pub fn all() -> impl Iterator<Item = Attempt> {
-    [sockets::ALL, uring::ALL, wire::ALL, cgroup::ALL, process::ALL, own::ALL, flood::ALL, exec::ALL, paths::ALL]
+    let files = [exec::ALL, listed::ALL, paths::ALL].into_iter();
+    [sockets::ALL, uring::ALL, wire::ALL, cgroup::ALL, process::ALL, own::ALL, flood::ALL]
         .into_iter()
+        .chain(files)
         .flatten()
         .copied()
 }

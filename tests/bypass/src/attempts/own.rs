@@ -18,6 +18,9 @@ pub(super) const ALL: &[Attempt] = &[
     ("kill-daemon", |s| signal(s, Signal::SIGKILL)),
     ("stop-daemon", |s| signal(s, Signal::SIGSTOP)),
     ("trace-daemon", |s| process::seize(s.pid()?).context("ptrace")),
+    ("renice-daemon", |s| process::renice(s.pid()?, 10).context("setpriority")),
+    ("limit-daemon", |s| process::limit_files(s.pid()?).context("prlimit")),
+    ("offer-daemon-to-oom", offer_to_oom),
     ("kill-daemon-and-send", kill_and_send),
     ("remove-pins", remove_pins),
     ("mount-over-pins", mount_over),
@@ -30,6 +33,12 @@ pub(super) const ALL: &[Attempt] = &[
 
 fn signal(scene: &Scene, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(scene.pid()?), signal).context("kill")
+}
+
+/// When memory is short it is to end first.
+fn offer_to_oom(scene: &Scene) -> Result<()> {
+    let file = format!("/proc/{}/oom_score_adj", scene.pid()?);
+    fs::write(&file, "999").with_context(|| format!("writing {file}"))
 }
 
 fn send(scene: &Scene) -> Result<()> {

@@ -102,6 +102,28 @@ fn end(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// `setpriority(2)` of one process.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn renice(pid: i32, nice: i32) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    answer(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.cast_unsigned(), nice) }.into()).map(drop)
+}
+
+/// `prlimit(2)`: 1234 open files are enough for it.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn limit_files(pid: i32) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both pointers are to a limit, or null; the kernel writes one.
+    answer(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) }.into())?;
+    limit.rlim_cur = 1234;
+    // SAFETY: as above; the kernel reads it.
+    answer(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) }.into()).map(drop)
+}
+
 /// Waits for the child.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 
 use super::Grants;
 use crate::{
-    event::{EventKind, Field, family},
+    event::{EventKind, Field},
     policy::{EventMatch, FieldMatch, Pattern},
 };
 
@@ -24,8 +24,6 @@ pub(super) enum Sight {
     SysEnter,
     /// fentry on the call, or else the entry of every system call.
     Call,
-    /// This hook, which does not refuse it.
-    By(Hook),
     /// Only the hooks that refuse it.
     Hooks,
 }
@@ -110,10 +108,8 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Connect | EventKind::Send | EventKind::Budget => vec![need("egress", &EGRESS, Sight::Hooks)],
         EventKind::Bind => vec![need("bind", &[Hook::Cgroup("bind4"), Hook::Cgroup("bind6")], Sight::Hooks)],
         EventKind::Listen => vec![need("listen", &[Hook::Lsm("socket_listen")], Sight::Hooks)],
-        EventKind::Socket => {
-            let sight = if internet(event) { Sight::By(Hook::Cgroup("sock_create")) } else { Sight::Hooks };
-            vec![need("socket", &[Hook::Lsm("socket_create")], sight)]
-        }
+        // The cgroup's hook tells of those kinds only that an allow-list cannot bound.
+        EventKind::Socket => vec![need("socket", &[Hook::Lsm("socket_create")], Sight::Hooks)],
         EventKind::Syscall => {
             let named = event.fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of);
             let calls = named.filter_map(|pattern| if let Pattern::Exact(call) = pattern { Some(call) } else { None });
@@ -147,14 +143,20 @@ const DEVICE_FOLDERS: [&str; 6] = ["dri", "infiniband", "input", "net", "nvidia-
 /// Entries of /dev that are no device nodes.
 const NO_DEVICES: [&str; 7] = ["core", "fd", "log", "shm", "stderr", "stdin", "stdout"];
 
-/// Whether every path is one device's: only whole paths are turned into device numbers when a run starts.
+/// Whether every path is a device's, or the beginning of those of devices only: they are turned into device numbers when a
+/// run starts.
 fn only_devices(event: &EventMatch) -> bool {
     let Some(paths) = event.fields.iter().find(|m| m.field == Field::Path) else { return false };
     paths.any_of.iter().all(|pattern| {
-        let Pattern::Exact(path) = pattern else { return false };
-        match path.strip_prefix("/dev/").map(|rest| rest.split_once('/')) {
-            Some(Some((folder, name))) => DEVICE_FOLDERS.contains(&folder) && !name.contains('/'),
-            Some(None) => !NO_DEVICES.iter().any(|name| path.ends_with(&format!("/{name}"))),
+        let (path, whole) = match pattern {
+            Pattern::Exact(path) => (path, true),
+            Pattern::Prefix(path) => (path, false),
+            _ => return false,
+        };
+        match path.strip_prefix("/dev/").map(|rest| rest.split_once('/').ok_or(rest)) {
+            Some(Ok((folder, name))) => DEVICE_FOLDERS.contains(&folder) && !name.contains('/'),
+            Some(Err(name)) if whole => !NO_DEVICES.contains(&name),
+            Some(Err(name)) => !NO_DEVICES.iter().any(|other| other.starts_with(name)),
             None => false,
         }
     })
@@ -164,11 +166,4 @@ fn only_devices(event: &EventMatch) -> bool {
 fn tabled(field: &FieldMatch) -> bool {
     let held = |pattern: &Pattern| matches!(pattern, Pattern::Exact(_) | Pattern::Prefix(_));
     field.field != Field::Path || field.any_of.iter().all(held)
-}
-
-/// Whether a rule on sockets can match those of IPv4 or IPv6.
-fn internet(event: &EventMatch) -> bool {
-    let inet = ["inet", "inet6"].map(|name| family(name).map(i64::from));
-    let families = event.fields.iter().find(|m| m.field == Field::Family);
-    families.is_none_or(|m| m.any_of.iter().any(|p| matches!(p, Pattern::Number(n) if inet.contains(&Some(*n)))))
 }

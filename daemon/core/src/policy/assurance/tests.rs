@@ -86,7 +86,7 @@ fn lsm_blocks_what_cgroup_hooks_cannot() {
         ("{ event = \"syscall\", name = [\"ptrace\", \"mount\"] }", "observed, arguments unreliable"),
         ("{ event = \"listen\", port = 22 }", "not seen"),
         ("{ event = \"socket\", family = \"packet\" }", "not seen"),
-        ("{ event = \"socket\", family = \"inet\" }", "observed"),
+        ("{ event = \"socket\", family = \"inet\" }", "not seen"),
         ("{ event = \"privilege\", gain = \"userns\" }", "not seen"),
         ("{ event = \"exec-memory\", kind = \"anonymous\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\" }", "not seen"),
@@ -106,7 +106,12 @@ fn cgroup_hooks_block_on_every_kernel() {
     {
         assert_eq!(worth(when, "deny", &plain()), ("blocked-in-kernel", String::new()), "{when}");
     }
-    for path in ["/dev/shm/x", "/dev/fd", "/dev/nvidia*", "/device", "/dev/infiniband/a/b"] {
+    let many =
+        "{ event = \"open\", path = [\"/dev/nvidia*\", \"/dev/infiniband/*\", \"/dev/nvidia-caps/nvidia-cap*\"] }";
+    assert_eq!(worth(many, "deny", &plain()), ("blocked-in-kernel", String::new()));
+    for path in
+        ["/dev/shm/x", "/dev/fd", "/dev/s*", "/dev/*", "/dev/core*", "/device", "/dev/infiniband/a/b", "/dev/x/*"]
+    {
         let when = format!("{{ event = \"open\", path = [\"/dev/mem\", \"{path}\"] }}");
         assert_eq!(worth(&when, "deny", &plain()).0, "observed, arguments unreliable", "{path}");
     }
@@ -160,6 +165,11 @@ fn a_run_is_refused_when_a_refusal_is_only_promised() {
     assert!(why.contains("r would be observed") && why.contains("lsm/bprm_check_security"), "{why}");
     assert_eq!(refusal(&rule(when, "deny", ""), &full()), None);
     assert_eq!(refusal(&rule(when, "observe", ""), &plain()), None);
+    let unseen = "{ event = \"listen\", port = 22 }";
+    let why = refusal(&rule(unseen, "observe", ""), &plain()).unwrap();
+    assert!(why.contains("what r speaks of is not seen (listen: no lsm/socket_listen)"), "{why}");
+    assert_eq!(refusal(&rule(unseen, "observe", ""), &full()), None);
+    assert_eq!(refusal(&rule(unseen, "observe", "on_blind = \"continue\""), &plain()), None);
     let willing = rule(when, "deny", "on_blind = \"continue\"");
     assert_eq!(refusal(&willing, &plain()), None);
     assert_eq!(broken(&willing, &plain()).len(), 1, "what is not kept is known all the same");
