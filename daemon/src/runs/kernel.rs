@@ -92,7 +92,7 @@ impl Kernel {
         self.ebpf.as_ref().err().map(String::as_str)
     }
 
-    fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
         self.ebpf.as_ref().ok().map(|e| e.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -305,20 +305,6 @@ impl Kernel {
         let Some(mut ebpf) = self.lock() else { return Ok(Vec::new()) };
         let released = ebpf.lift_stop(slot, blocked).and_then(|()| ebpf.take_stopped(slot));
         released.map_err(|e| KernelError::Ebpf(chain(&e)))
-    }
-
-    /// What was counted of a run that was taken up, while no daemon looked.
-    pub fn outage(&self, slot: u32) -> Option<ebpf::Outage> {
-        self.lock()?.outage(slot)
-    }
-
-    /// Lets a run's losses count on from those that the audit log has, where no earlier programs tell of them.
-    pub fn count_lost(&self, slot: u32, lost: u64) {
-        if let Some(mut ebpf) = self.lock()
-            && let Err(error) = ebpf.count_lost(slot, lost)
-        {
-            tracing::warn!(error = chain(&error), "the losses of a run count from nothing again");
-        }
     }
 
     /// Whether the run's policy watches system calls, or what is seen at their entry only.

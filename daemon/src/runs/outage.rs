@@ -1,7 +1,24 @@
 //! What happened to a run while no daemon looked, from what the kernel went on counting.
 
+use super::kernel::{Kernel, chain};
 use crate::sensors::ebpf::{Foreign, Outage};
 use failsafe_core::{MonoTime, RunId, input::Gap, signal::Source, time::Span};
+
+impl Kernel {
+    /// What was counted of a run that was taken up, while no daemon looked.
+    pub fn outage(&self, slot: u32) -> Option<Outage> {
+        self.lock()?.outage(slot)
+    }
+
+    /// Lets a run's losses count on from those that the audit log has, where no earlier programs tell of them.
+    pub fn count_lost(&self, slot: u32, lost: u64) {
+        if let Some(mut ebpf) = self.lock()
+            && let Err(error) = ebpf.count_lost(slot, lost)
+        {
+            tracing::warn!(error = chain(&error), "the losses of a run count from nothing again");
+        }
+    }
+}
 
 /// In words, for the record of the adoption. `None`: nothing was refused, dropped or lost.
 pub fn found(outage: &Outage, now: MonoTime) -> Option<String> {
