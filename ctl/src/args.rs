@@ -143,7 +143,7 @@ pub struct NewRun {
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// A GPU of the run, may be repeated.
-    #[arg(long = "gpu", value_name = "UUID|INDEX|all")]
+    #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_parser = node::gpu)]
     pub gpus: Vec<String>,
     /// Start although a GPU, or the node, is cordoned or unhealthy: to repair it. Root and the administrators' group may.
     #[arg(long)]

@@ -108,13 +108,21 @@ impl Default for Gpu {
 }
 
 /// NVML's part of the configuration.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nvml {
     /// The library; `None`: `libnvidia-ml.so.1` as the loader finds it.
     pub library: Option<PathBuf>,
-    /// False: GPUs are not looked at.
+    /// True: GPUs are not looked at.
     pub disabled: bool,
+    /// What NVIDIA's kernel driver says by itself.
+    pub driver_proc: PathBuf,
+}
+
+impl Default for Nvml {
+    fn default() -> Nvml {
+        Nvml { library: None, disabled: false, driver_proc: "/proc/driver/nvidia".into() }
+    }
 }
 
 impl Default for Config {

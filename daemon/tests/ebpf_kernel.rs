@@ -12,12 +12,16 @@ mod bench;
 mod calls;
 #[path = "ebpf/figures.rs"]
 mod figures;
+#[path = "ebpf/files.rs"]
+mod files;
 #[path = "ebpf/guard.rs"]
 mod guard;
 #[path = "ebpf/life.rs"]
 mod life;
 #[path = "ebpf/names.rs"]
 mod names;
+#[path = "ebpf/network.rs"]
+mod network;
 #[path = "ebpf/outlive.rs"]
 mod outlive;
 #[path = "ebpf/rules.rs"]

@@ -49,6 +49,8 @@ enum fs_run_flag {
 	FS_RUN_SEEN_EXEC = 1 << 17, /* no LSM program judges what is executed: it is judged once it was */
 	FS_RUN_WATCH_SEND = 1 << 18, /* as FS_RUN_WATCH_CONNECT, of sends with an address */
 	FS_RUN_WATCH_BIND = 1 << 19,
+	FS_RUN_NET_DENIED = 1 << 20, /* rules deny destinations: in the egress tries under FS_TABLE_NET_DENIED, those that */
+	FS_RUN_NET_STOPS = 1 << 21,  /* ... stop the run under FS_TABLE_NET_STOPS as well */
 };
 
 /* What a rule does where it matches; of several the highest holds. */
@@ -85,6 +87,12 @@ struct fs_watchdog {
 	__u64 beat_ns;     /* CLOCK_MONOTONIC, when the daemon last said that it works; 0 = not yet */
 	__u32 daemon_tgid; /* whom, and whose children, a run may not signal, trace or limit */
 	__u32 pad;
+};
+
+/* Beside a run's own table, in the egress tries: what rules deny. */
+enum fs_table {
+	FS_TABLE_NET_STOPS = 1 << 29,
+	FS_TABLE_NET_DENIED = 1 << 30,
 };
 
 /* Allow-list tries. The key starts with the table, so that a new list is built beside the old one and

@@ -342,7 +342,7 @@ int BPF_PROG(fs_lsm_socket_connect, struct socket *sock, void *address, int addr
 	struct sockaddr_head head = {};
 	bool was_held;
 
-	if (!run || !(run->flags & FS_RUN_ENFORCE || held(run)))
+	if (!run || !(run->flags & (FS_RUN_ENFORCE | FS_RUN_NET_DENIED) || held(run)))
 		return 0;
 	bpf_probe_read_kernel(&head, sizeof(head), address);
 	if (head.family == AF_INET)
@@ -357,7 +357,7 @@ int BPF_PROG(fs_lsm_socket_connect, struct socket *sock, void *address, int addr
 	was_held = held(run);
 	if (call_verdict_quiet(run, &d) != FS_DENIED)
 		return 0;
-	if (!was_held && run->stop & POINT(FS_POINT_NET))
+	if (!was_held && held(run) & FS_LATCH_STOP)
 		stop_caller(run);
 	call_refused(run, &d);
 	return -EPERM;
@@ -371,7 +371,7 @@ int BPF_PROG(fs_lsm_file_receive, struct file *file)
 	struct socket *sock;
 	__u16 family;
 
-	if (!run || !(run->flags & FS_RUN_ENFORCE || held(run)))
+	if (!run || !(run->flags & (FS_RUN_ENFORCE | FS_RUN_NET_DENIED) || held(run)))
 		return 0;
 	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
 		return 0;

@@ -138,7 +138,7 @@ INLINE bool port_on_list(const struct fs_ports *p, const struct dst *d)
 
 static __noinline int learnt_allows(__u32 table, const struct dst *d);
 
-INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
+INLINE bool listed(__u32 table, const struct dst *d)
 {
 	struct fs_ports *p;
 
@@ -153,9 +153,22 @@ INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
 		__builtin_memcpy(k.addr, d->a, 16);
 		p = bpf_map_lookup_elem(&egress6, &k);
 	}
-	if (p && port_on_list(p, d))
-		return true;
-	return flags & FS_RUN_DNS && learnt_allows(table, d);
+	return p && port_on_list(p, d);
+}
+
+INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
+{
+	return listed(table, d) || (flags & FS_RUN_DNS && learnt_allows(table, d));
+}
+
+/* By a rule on the destination; one that cannot be told may be meant. */
+static __noinline int denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
+{
+	if (!run || !d || !(d->flags & FS_NET_BAD_HDR || listed(run->table | FS_TABLE_NET_DENIED, d)))
+		return 0;
+	if (run->flags & FS_RUN_NET_STOPS && listed(run->table | FS_TABLE_NET_STOPS, d))
+		latch_stop(run);
+	return 1;
 }
 
 INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
@@ -164,6 +177,8 @@ INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
 		d->flags |= no_daemon(run) ? FS_NET_DEAD : FS_NET_LATCHED;
 		return FS_DENIED;
 	}
+	if (run->flags & FS_RUN_NET_DENIED && denied_by_rule(run, d))
+		return FS_DENIED;
 	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)))
 		return FS_ALLOWED;
 	if (!(d->flags & FS_NET_BAD_HDR) && on_list(run->table, run->flags, d))
@@ -212,7 +227,8 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 		return;
 	/* What latches the run is told each time: after a thaw it may come again at once. */
 	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET) &&
-	    !(run->stop & POINT(FS_POINT_NET) && verdict == FS_DENIED && !(d->flags & (FS_NET_LATCHED | FS_NET_DEAD))) &&
+	    !((run->stop & POINT(FS_POINT_NET) || run->flags & FS_RUN_NET_STOPS) && verdict == FS_DENIED &&
+	      !(d->flags & (FS_NET_LATCHED | FS_NET_DEAD))) &&
 	    repeated(run, d, verdict, &n))
 		return;
 	e = event_new(run, FS_NET, sizeof(*e));

@@ -154,7 +154,7 @@ int fs_egress(struct __sk_buff *skb)
 	if (!c)
 		return ALLOW;
 	segs = skb->gso_segs ?: 1;
-	if ((run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE | FS_RUN_BUDGETS) || held(run)) &&
+	if ((run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE | FS_RUN_BUDGETS | FS_RUN_NET_DENIED) || held(run)) &&
 	    (run->flags & FS_RUN_BUDGETS || !allowed_before(run, skb))) {
 		parse(skb, &d, &tcp);
 		v = packet_verdict(run, skb, &d, tcp);

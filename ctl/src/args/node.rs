@@ -34,6 +34,7 @@ pub enum GpuCommand {
     /// One GPU: health with reasons, every signal, processes.
     Describe {
         /// UUID or index.
+        #[arg(value_parser = gpu)]
         gpu: String,
         #[command(flatten)]
         output: Output,
@@ -56,7 +57,7 @@ pub enum GpuCommand {
 #[derive(Debug, ClapArgs)]
 pub struct HealthArgs {
     /// Only these GPUs, beside what speaks against the node itself; may be repeated, or separated by commas.
-    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',')]
+    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = gpu)]
     pub gpus: Vec<String>,
     /// Degraded will do: exit 0.
     #[arg(long)]
@@ -72,7 +73,7 @@ pub struct HealthArgs {
 #[derive(Debug, ClapArgs)]
 pub struct PlaceableArgs {
     /// On these GPUs; may be repeated, or separated by commas.
-    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', conflicts_with = "count")]
+    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = gpu, conflicts_with = "count")]
     pub gpus: Vec<String>,
     /// On so many GPUs, whichever. Without it and `--gpu`: on the node itself.
     #[arg(long, default_value_t = 0)]
@@ -114,6 +115,7 @@ pub struct OrderArgs {
 #[derive(Debug, ClapArgs)]
 pub struct GpuOrderArgs {
     /// UUID or index.
+    #[arg(value_parser = gpu)]
     pub gpu: String,
     #[command(flatten)]
     pub order: OrderArgs,
@@ -128,4 +130,12 @@ pub struct TopArgs {
     /// End after so many lists.
     #[arg(short = 'n', long, value_name = "N")]
     pub iterations: Option<u32>,
+}
+
+/// A GPU by name; an empty variable of a scheduler is none.
+pub(super) fn gpu(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("expected a UUID or an index, and it is empty: leave the option out where there is no GPU".into());
+    }
+    Ok(text.to_owned())
 }

@@ -57,6 +57,22 @@ fn acts_need_a_reason_and_a_sane_timeout() {
 }
 
 #[test]
+fn an_empty_gpu_is_an_error_that_says_so() {
+    for line in [
+        &["node", "health", "--gpu", ""][..],
+        &["node", "health", "--gpu", "0,"],
+        &["node", "placeable", "--gpu", ""],
+        &["gpu", "describe", ""],
+        &["gpu", "cordon", "", "-r", "x"],
+        &["run", "-p", "p.toml", "--gpu", "", "--", "true"],
+    ] {
+        let error = Args::try_parse_from(std::iter::once(&"failsafectl").chain(line)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueValidation, "{line:?}");
+        assert!(error.to_string().contains("it is empty"), "{error}");
+    }
+}
+
+#[test]
 fn every_command_that_prints_has_json() {
     for line in [
         "run -p p -o json -- true",

@@ -16,9 +16,14 @@ pub fn choose(health: &pb::HealthResponse, wanted: &[String]) -> Result<Vec<pb::
         return Ok(health.gpus.clone());
     }
     let find = |wanted: &String| {
-        let found =
-            health.gpus.iter().find(|g| g.gpu == *wanted || (!g.name.is_empty() && g.index.to_string() == *wanted));
-        found.cloned().ok_or_else(|| {
+        let named = health.gpus.iter().find(|g| g.gpu == *wanted);
+        let of_index = |g: &&pb::PartHealth| !g.name.is_empty() && g.index.to_string() == *wanted;
+        let indexed: Vec<&pb::PartHealth> = health.gpus.iter().filter(of_index).collect();
+        if let (None, [first, second, ..]) = (named, &indexed[..]) {
+            let message = format!("`{}` is {} and {}: name one", clean(wanted), clean(&first.gpu), clean(&second.gpu));
+            return Err(Fail::new(Exit::Usage, message));
+        }
+        named.or(indexed.first().copied()).cloned().ok_or_else(|| {
             let known: Vec<String> = health.gpus.iter().map(|g| format!("{} ({})", g.index, g.gpu)).collect();
             let message = format!("this node has no GPU `{}`: it has [{}]", clean(wanted), known.join(", "));
             Fail::new(Exit::NotFound, message)
@@ -186,6 +191,9 @@ pub fn gpu(part: &pb::PartHealth, seen: Option<&pb::Gpu>, now: i64, paint: Paint
         return out;
     };
     let _ = writeln!(out, "PCI {}, sampled {}", clean(&seen.pci), time::ago(seen.sampled_ns, now));
+    if let Some(info) = &seen.info {
+        out.push_str(&super::gpu_info::text(info));
+    }
     if !seen.processes.is_empty() {
         let rows = seen.processes.iter().map(|p| {
             let run = if p.run_id.is_empty() { "none".to_owned() } else { p.run_id.clone() };
@@ -258,6 +266,13 @@ mod tests {
         assert_eq!(level_of(&health, &["0"]), pb::HealthLevel::Draining);
         assert_eq!(level(&pb::HealthResponse::default(), &[], false), pb::HealthLevel::Unknown);
         assert_eq!(choose(&health, &["9".into()]).unwrap_err().exit, Exit::NotFound);
+        // A node with GPUs of two vendors counts them twice from 0.
+        let mut mixed = node();
+        mixed.gpus[1].index = 0;
+        let ambiguous = choose(&mixed, &["0".into()]).unwrap_err();
+        assert_eq!(ambiguous.exit, Exit::Usage);
+        assert!(ambiguous.to_string().contains("`0` is GPU-a and GPU-b: name one"), "{ambiguous}");
+        assert_eq!(choose(&mixed, &["GPU-b".into()]).unwrap()[0].gpu, "GPU-b");
     }
 
     #[test]

@@ -250,6 +250,7 @@ pub fn gpu(health: &pb::PartHealth, seen: Option<&pb::Gpu>) -> Value {
         value["processes"] = g.processes.iter().map(process).collect();
         value["unsupported"] = json!(g.unsupported);
         value["failing"] = json!(g.failing);
+        value["info"] = g.info.as_ref().map_or(Value::Null, super::gpu_info::json);
     }
     value
 }

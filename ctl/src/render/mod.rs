@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod explain;
+pub mod gpu_info;
 pub mod health;
 pub mod json;
 pub mod runs;

@@ -140,7 +140,9 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
 
 /// What a run made of its GPUs.
 fn gpu_use(used: &[pb::GpuUse]) -> String {
-    let show = |unit: Unit, value: u64| unit.show(i64::try_from(value).unwrap_or(i64::MAX));
+    let show = |unit: Unit, value: Option<u64>| {
+        value.map_or_else(|| "unknown".to_owned(), |value| unit.show(i64::try_from(value).unwrap_or(i64::MAX)))
+    };
     table::table(
         ["GPU", "UTILIZATION", "MEMORY", "GPU TIME", "ENERGY", "SHARED"],
         used.iter().map(|it| {

@@ -201,6 +201,10 @@ impl node::NodeService for Service {
         self.answer(self.answers.health.clone())
     }
 
+    async fn reasons(&self, _: Request<pb::ReasonsRequest>) -> Result<Response<pb::ReasonsResponse>, Status> {
+        Err(Status::unimplemented("not asked by failsafectl"))
+    }
+
     async fn capacity(&self, _: Request<pb::CapacityRequest>) -> Result<Response<pb::CapacityResponse>, Status> {
         self.answer(pb::CapacityResponse { gpus: 8, free: 3, ..Default::default() })
     }

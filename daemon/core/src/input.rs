@@ -3,7 +3,7 @@
 use crate::{
     decision::Outcome,
     policy::PolicyDigest,
-    signal::{Signal, Source},
+    signal::{Kind, Signal, Source},
     subject::{GpuId, RunId},
     time::MonoTime,
 };
@@ -41,6 +41,8 @@ pub enum Input {
     Control(Control),
     /// A sensor is blind, or was.
     Gap(Gap),
+    /// One signal of a GPU cannot be read, or is read again, while the sensor sees others.
+    Unread(Unread),
 }
 
 impl Input {
@@ -53,6 +55,7 @@ impl Input {
             Input::RunStarted(run) => run.registered,
             Input::Control(control) => control.at,
             Input::Gap(gap) => gap.at,
+            Input::Unread(unread) => unread.at,
         }
     }
 }
@@ -154,4 +157,33 @@ pub struct Gap {
     pub lost: u64,
     /// False when the sensor sees again.
     pub blind: bool,
+}
+
+/// A signal of a GPU keeps failing, or is read again. It may be told more than once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// The input's number.
+    pub seq: u64,
+    /// When it was noticed.
+    pub at: MonoTime,
+    /// The sensor.
+    pub source: Source,
+    /// The GPU.
+    pub gpu: GpuId,
+    /// The signal.
+    pub kind: Kind,
+    /// Why it cannot be read; `None` when it is read again.
+    pub why: Option<String>,
+}
+
+impl Unread {
+    /// The same as a gap, for the record.
+    pub fn gap(&self) -> Gap {
+        let (seq, at, source, kind) = (self.seq, self.at, self.source, &self.kind);
+        let what = match &self.why {
+            Some(why) => format!("{kind} cannot be read: {why}"),
+            None => format!("{kind} is read again"),
+        };
+        Gap { seq, at, source, run: None, gpu: Some(self.gpu.clone()), what, lost: 0, blind: self.why.is_some() }
+    }
 }

@@ -1,5 +1,7 @@
 //! Signals: what a sensor saw. The catalogue below is the one place where a signal's name, unit and source are declared.
 
+mod made_of;
+
 use crate::{event::Event, subject::Subject, time::MonoTime, unit::Unit};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -326,35 +328,8 @@ catalogue! {
     GpuDerivedMemorySlope "gpu.derived.memory_slope" Bytes Gauge Nvml;
     /// How long its clocks have been held down while it works.
     GpuDerivedClockHeld "gpu.derived.clock_held" Microseconds Gauge Nvml;
-    /// By how much its utilisation lies below the median of the run's GPUs.
+    /// By how much its utilisation, or its SM clock as a share of the greatest, lies below the median of the run's GPUs.
     GpuDerivedStraggler "gpu.derived.straggler" MilliPercent Gauge Nvml;
-}
-
-impl Kind {
-    /// Whether the core computes it of other signals.
-    pub fn is_derived(&self) -> bool {
-        use Kind::{
-            GpuDerivedClockHeld, GpuDerivedEccRate, GpuDerivedIdlePower, GpuDerivedMemorySlope, GpuDerivedSpinning,
-            GpuDerivedStalled, GpuDerivedStraggler, GpuDerivedThermalSlope,
-        };
-        matches!(
-            self,
-            GpuDerivedClockHeld
-                | GpuDerivedEccRate
-                | GpuDerivedIdlePower
-                | GpuDerivedMemorySlope
-                | GpuDerivedSpinning
-                | GpuDerivedStalled
-                | GpuDerivedStraggler
-                | GpuDerivedThermalSlope
-        )
-    }
-
-    /// Whether a sensor reads it of a GPU itself.
-    pub fn is_read_of_a_gpu(&self) -> bool {
-        let of_runs = matches!(self, Kind::RunGpuTime | Kind::RunGpuMemory | Kind::RunGpuEnergy);
-        self.source() == Source::Nvml && !self.is_derived() && !of_runs
-    }
 }
 
 /// Whether `name` may be a metric's name: 1 to 64 of letters, digits, `_`, `-`, `.`, `/`.

@@ -1,7 +1,9 @@
 //! GPUs as a target: a reset, only ever at an operator's explicit word.
 //!
-//! NVML has no call that resets a GPU, so the vendor's tool does it. Invariant: nothing is claimed that the tool did not say.
+//! NVML has no call that resets a GPU, so the vendor's tool does it. Invariants: nothing is claimed that the tool did not say;
+//! it is not run while a process has the device open.
 
+use crate::platform::ProcFs;
 use std::{
     io::Read,
     path::Path,
@@ -14,6 +16,9 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Bytes kept of what the tool says.
 const SAID: u64 = 4_096;
+
+/// NVIDIA's persistence daemon, as far as the kernel keeps a name.
+const PERSISTENCE: &str = "nvidia-persiste";
 
 /// Why a GPU was not reset.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,51 @@ pub enum ResetError {
         /// What it said.
         said: String,
     },
+}
+
+/// The device is in use, or that cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum InUse {
+    /// These have it open.
+    #[error("pid(s) {pids} have {device} open")]
+    Open {
+        /// The device file.
+        device: String,
+        /// Who.
+        pids: String,
+    },
+    /// `/proc` cannot be read.
+    #[error("who has {device} open cannot be told")]
+    Unknown {
+        /// The device file.
+        device: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Whether no process has `/dev/nvidiaMINOR` open, by the links below `/proc/PID/fd`. NVIDIA's persistence daemon, which is there
+/// without using the GPU and which the vendor's tool deals with, is not counted.
+///
+/// # Errors
+/// [`InUse`].
+pub fn nobody_has(proc: &ProcFs, minor: u32) -> Result<(), InUse> {
+    let device = format!("/dev/nvidia{minor}");
+    let unknown = |source| InUse::Unknown { device: device.clone(), source };
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir(proc.root()).map_err(unknown)? {
+        let Some(pid) = entry.map_err(unknown)?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // One that has ended has nothing open.
+        let open = std::fs::read_dir(proc.path(pid, "fd")).into_iter().flatten().flatten();
+        let has = open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|to| to == Path::new(&device));
+        if has && !proc.stat(pid).is_ok_and(|stat| stat.is_some_and(|stat| stat.comm.starts_with(PERSISTENCE))) {
+            pids.push(pid.to_string());
+        }
+    }
+    if pids.is_empty() { Ok(()) } else { Err(InUse::Open { device, pids: pids.join(", ") }) }
 }
 
 /// Resets a GPU; what the tool said.
@@ -120,6 +170,27 @@ mod tests {
         let error = reset(&path, "GPU-1").unwrap_err().to_string();
         assert!(error.contains("exit status: 19") && error.contains("In use"), "{error}");
         assert!(matches!(reset(Path::new("/nonexistent/smi"), "GPU-1"), Err(ResetError::NoTool(_))));
+    }
+
+    #[test]
+    fn who_has_the_device_open_is_found_and_the_persistence_daemon_is_not_counted() {
+        let root = tempfile::tempdir().unwrap();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let (open, close) = (stat.find('(').unwrap(), stat.rfind(')').unwrap());
+        let process = |pid: u32, comm: &str, to: &str| {
+            let folder = root.path().join(pid.to_string());
+            std::fs::create_dir_all(folder.join("fd")).unwrap();
+            std::os::unix::fs::symlink(to, folder.join("fd/3")).unwrap();
+            std::fs::write(folder.join("stat"), format!("{}({comm}{}", &stat[..open], &stat[close..])).unwrap();
+        };
+        let proc = ProcFs::new(root.path());
+        process(7, "python", "/dev/nvidia1");
+        process(8, "python", "/dev/nvidiactl");
+        process(9, "nvidia-persiste", "/dev/nvidia0");
+        nobody_has(&proc, 0).unwrap();
+        let error = nobody_has(&proc, 1).unwrap_err().to_string();
+        assert_eq!(error, "pid(s) 7 have /dev/nvidia1 open");
+        assert!(matches!(nobody_has(&ProcFs::new("/nonexistent"), 0), Err(InUse::Unknown { .. })));
     }
 
     #[test]

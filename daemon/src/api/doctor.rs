@@ -3,8 +3,10 @@
 use super::Context;
 use crate::{
     platform::{Mounts, ProcFs, users},
+    runs::grants::grants,
     sensors::ebpf::{Group, ProgramState, Via},
 };
+use failsafe_core::policy::assurance;
 use failsafe_proto::v1::{CheckState, DoctorCheck};
 use std::sync::PoisonError;
 
@@ -33,6 +35,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     let mut out = Vec::new();
     mounts(&mut out);
     programs(context, &mut out);
+    rules(context, &mut out);
     cgroups(context, &mut out);
     sensors(context, &mut out);
     log(context, &mut out);
@@ -72,6 +75,16 @@ fn mounts(out: &mut Vec<DoctorCheck>) {
     } else {
         check("kernel", "psi", CheckState::Degraded, "no pressure signals", "boot with psi=1")
     });
+}
+
+/// What rules are worth here, by the kind of event that they are on.
+fn rules(context: &Context, out: &mut Vec<DoctorCheck>) {
+    for judged in assurance::kinds(&grants(context.registry.kernel())) {
+        let state = if judged.holds() { CheckState::Works } else { CheckState::Degraded };
+        let why = if judged.detail.is_empty() { String::new() } else { format!(": {}", judged.detail) };
+        let advice = if judged.holds() { "" } else { "boot with `bpf` in lsm= (CONFIG_BPF_LSM)" };
+        out.push(check("rules", &judged.rule, state, format!("{}{why}", judged.name()), advice));
+    }
 }
 
 fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
@@ -201,16 +214,13 @@ fn sensors(context: &Context, out: &mut Vec<DoctorCheck>) {
     }
     for gpu in node.gpus.values() {
         let name = format!("gpu {} {}", gpu.index, gpu.uuid);
+        let area = if gpu.uuid.is_amd() { "amdgpu" } else { "nvml" };
+        let lacks = format!("unsupported: [{}]", gpu.unsupported.join(", "));
         out.push(if gpu.failing.is_empty() {
-            works("nvml", &name, format!("{}; unsupported: [{}]", gpu.name, gpu.unsupported.join(", ")))
+            works(area, &name, format!("{}; {lacks}", gpu.name))
         } else {
-            check(
-                "nvml",
-                &name,
-                CheckState::Degraded,
-                gpu.failing.join("; "),
-                "see the driver's log (dmesg | grep NVRM)",
-            )
+            let advice = "see the driver's log (dmesg)";
+            check(area, &name, CheckState::Degraded, format!("failing: [{}]; {lacks}", gpu.failing.join("; ")), advice)
         });
     }
 }

@@ -1,6 +1,6 @@
 //! The part of `NodeService` that schedulers ask: health, capacity, placement, changes; and the orders of operators.
 
-use super::{Context, GpuView};
+use super::{Context, GpuView, node::NotNamed};
 use crate::{
     pipeline::{Message, health},
     platform::clock,
@@ -40,6 +40,20 @@ pub(super) fn health(context: &Context) -> v1::HealthResponse {
         node: Some(part(&view.node)),
         gpus: parts.collect(),
     }
+}
+
+pub(super) fn reasons(context: &Context, request: &v1::ReasonsRequest) -> Result<v1::ReasonsResponse, Status> {
+    let view = context.node_health.view();
+    let one = (!request.gpu.is_empty()).then(|| find(context, &view, &request.gpu)).transpose()?;
+    let seen = gpu_views(context);
+    let node = one.is_none().then(|| part(&view.node));
+    let gpus = view.gpus.iter().filter(|(gpu, _)| one.as_ref().is_none_or(|one| one == *gpu));
+    let parts = node.into_iter().chain(gpus.map(|(gpu, health)| part_of_gpu(seen.get(gpu), gpu, health)));
+    Ok(v1::ReasonsResponse {
+        revision: view.revision,
+        at_ns: clock::wall_ns(),
+        parts: parts.filter(|part| !part.reasons.is_empty()).collect(),
+    })
 }
 
 pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
@@ -161,14 +175,14 @@ pub(super) fn reason(text: String) -> Result<String, Status> {
 
 /// A GPU by UUID or index; also one that is only known from before.
 pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId, Status> {
-    let of_index = gpu_views(context).into_iter().find(|(_, gpu)| gpu.index.to_string() == wanted).map(|(id, _)| id);
     let id = GpuId(wanted.to_owned());
     if view.gpus.contains_key(&id) {
         return Ok(id);
     }
-    of_index.ok_or_else(|| {
-        let known: Vec<&str> = view.gpus.keys().map(|gpu| gpu.0.as_str()).collect();
-        Status::not_found(format!("gpu `{wanted}`: expected an index or a UUID; this node has [{}]", known.join(", ")))
+    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+    node.gpu_named(wanted).map_err(|error| match error {
+        NotNamed::Ambiguous(..) | NotNamed::MigDevice(..) => Status::invalid_argument(error.to_string()),
+        NotNamed::Unknown(..) => Status::not_found(error.to_string()),
     })
 }
 

@@ -12,6 +12,7 @@ mod connection;
 mod convert;
 mod doctor;
 mod events;
+mod gpu_info;
 mod health;
 mod node;
 mod policy;
@@ -31,11 +32,12 @@ use crate::{
 use authorize::{Authority, Principal};
 use connection::Connection;
 use failsafe_core::{
-    Policy,
+    GpuId, Policy,
     policy::{assurance, check},
 };
 use failsafe_proto::{DESCRIPTOR, v1};
 use std::{
+    collections::BTreeSet,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -86,9 +88,11 @@ impl Context {
         node.blind()
     }
 
-    /// Why this node does not pin a policy; `None` when it does.
-    fn refusal(&self, policy: &Policy) -> Option<String> {
-        check::refusal(policy, &self.blind()).or_else(|| assurance::refusal(policy, &grants(self.registry.kernel())))
+    /// Why this node does not pin a policy of a run with these GPUs; `None` when it does. With none declared, all count.
+    fn refusal(&self, policy: &Policy, gpus: &BTreeSet<GpuId>) -> Option<String> {
+        let unwatched = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwatched(gpus);
+        check::refusal(policy, &self.blind(), &unwatched)
+            .or_else(|| assurance::refusal(policy, &grants(self.registry.kernel())))
     }
 }
 

@@ -2,7 +2,13 @@
 
 use super::{Context, doctor, health, reset};
 use crate::{platform::clock, runs::Standing};
-use failsafe_core::{GpuId, RunId, health::OrderKind, klog::Bus, policy::check::Blind, signal::Source};
+use failsafe_core::{
+    GpuId, Kind, RunId,
+    health::OrderKind,
+    klog::Bus,
+    policy::check::{Blind, Unwatched},
+    signal::Source,
+};
 use failsafe_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +38,8 @@ pub struct GpuProcessView {
     pub run: Option<RunId>,
     /// Percent of the SMs' time that was its lately; `None` where the GPU does not tell it, or it is alone there.
     pub sm: Option<u32>,
+    /// The MIG device that it is on: GPU instance and compute instance.
+    pub slice: Option<(u32, Option<u32>)>,
 }
 
 /// A GPU as it was last sampled.
@@ -52,17 +60,21 @@ pub struct GpuView {
     /// What it is.
     pub info: crate::sensors::nvml::GpuInfo,
     /// Last readings, by kind.
-    pub readings: BTreeMap<failsafe_core::Kind, i64>,
+    pub readings: BTreeMap<Kind, i64>,
     /// When, wall clock ns.
     pub sampled_ns: i64,
     /// Runs that use it.
     pub runs: BTreeSet<RunId>,
     /// Processes on it, with their memory and the run they belong to.
     pub processes: Vec<GpuProcessView>,
+    /// When they were last known, `CLOCK_MONOTONIC`; `None` before the first time. Later they are as they were then.
+    pub processes_at: Option<failsafe_core::MonoTime>,
     /// Signals it does not have.
     pub unsupported: Vec<String>,
     /// Signals that fail now, with the reason.
     pub failing: Vec<String>,
+    /// Signals that keep failing or were never read, with the reason: no rule can watch them.
+    pub unread: BTreeMap<Kind, String>,
 }
 
 impl GpuView {
@@ -80,10 +92,26 @@ impl GpuView {
             sampled_ns: 0,
             runs: BTreeSet::new(),
             processes: Vec::new(),
+            processes_at: None,
             unsupported: Vec::new(),
             failing: Vec::new(),
+            unread: BTreeMap::new(),
         }
     }
+}
+
+/// Why a text names no GPU of the node.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNamed {
+    /// Sensors of two vendors both count from 0.
+    #[error("gpu `{0}` is {1} and {2}: name one by its UUID")]
+    Ambiguous(String, GpuId, GpuId),
+    /// A slice.
+    #[error("gpu `{0}` is a MIG device of {1}: a run is given whole GPUs, so name that one")]
+    MigDevice(String, GpuId),
+    /// No GPU has it.
+    #[error("gpu `{0}`: expected an index or a UUID; this node has [{1}]")]
+    Unknown(String, String),
 }
 
 /// What the sensors say of the node.
@@ -101,6 +129,49 @@ impl NodeView {
     /// The blind sensors, each with the reason.
     pub fn blind(&self) -> Blind {
         self.sensors.iter().filter_map(|(source, view)| Some((*source, view.blind.clone()?))).collect()
+    }
+
+    /// The GPU of that UUID or index.
+    ///
+    /// # Errors
+    /// [`NotNamed`].
+    pub fn gpu_named(&self, wanted: &str) -> Result<GpuId, NotNamed> {
+        let id = GpuId(wanted.to_owned());
+        if self.gpus.contains_key(&id) {
+            return Ok(id);
+        }
+        let of_index: Vec<&GpuId> =
+            self.gpus.values().filter(|view| view.index.to_string() == wanted).map(|view| &view.uuid).collect();
+        match of_index[..] {
+            [one] => return Ok(one.clone()),
+            [first, second, ..] => {
+                return Err(NotNamed::Ambiguous(wanted.to_owned(), first.clone(), second.clone()));
+            }
+            [] => {}
+        }
+        let holds = |view: &&GpuView| view.info.mig_devices.iter().any(|device| device.uuid == wanted);
+        if let Some(whole) = self.gpus.values().find(holds) {
+            return Err(NotNamed::MigDevice(wanted.to_owned(), whole.uuid.clone()));
+        }
+        let known: Vec<String> = self.gpus.values().map(|view| format!("{} ({})", view.index, view.uuid)).collect();
+        Err(NotNamed::Unknown(wanted.to_owned(), known.join(", ")))
+    }
+
+    /// Signals that one of these GPUs does not have or tell; with none given, that none of the node's has or tells.
+    pub fn unwatched(&self, gpus: &BTreeSet<GpuId>) -> Unwatched {
+        let mut out: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+        let all = gpus.is_empty();
+        let concerned: Vec<&GpuView> = self.gpus.values().filter(|view| all || gpus.contains(&view.uuid)).collect();
+        for view in &concerned {
+            for kind in view.unsupported.iter().filter_map(|name| Kind::parse(name)) {
+                out.entry(kind).or_default().push(format!("{} does not have it", view.uuid));
+            }
+            for (kind, why) in &view.unread {
+                out.entry(kind.clone()).or_default().push(format!("it fails on {}: {why}", view.uuid));
+            }
+        }
+        let least = if all { concerned.len() } else { 1 };
+        out.into_iter().filter(|(_, why)| why.len() >= least).map(|(kind, why)| (kind, why.join(", "))).collect()
     }
 }
 
@@ -146,6 +217,11 @@ impl v1::node_service_server::NodeService for Node {
     async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthResponse>, Status> {
         self.0.principal(&request)?.on_node()?;
         Ok(Response::new(health::health(&self.0)))
+    }
+
+    async fn reasons(&self, request: Request<v1::ReasonsRequest>) -> Result<Response<v1::ReasonsResponse>, Status> {
+        self.0.principal(&request)?.on_node()?;
+        health::reasons(&self.0, &request.into_inner()).map(Response::new)
     }
 
     async fn capacity(&self, request: Request<v1::CapacityRequest>) -> Result<Response<v1::CapacityResponse>, Status> {
@@ -200,7 +276,7 @@ impl Node {
     }
 }
 
-fn reading_of((kind, value): (&failsafe_core::Kind, &i64)) -> v1::Reading {
+fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {
     v1::Reading { name: kind.to_string(), value: *value, text: kind.unit().show(*value) }
 }
 
@@ -227,7 +303,7 @@ fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
 }
 
 fn gpu(gpu: &GpuView) -> v1::Gpu {
-    use failsafe_core::Kind;
+    use Kind;
     let reading = |kind: Kind| gpu.readings.get(&kind).copied().unwrap_or_default();
     v1::Gpu {
         uuid: gpu.uuid.0.clone(),
@@ -246,5 +322,29 @@ fn gpu(gpu: &GpuView) -> v1::Gpu {
         readings: gpu.readings.iter().map(reading_of).collect(),
         processes: gpu.processes.iter().map(process).collect(),
         pci: gpu.bus.map(|bus| bus.to_string()).unwrap_or_default(),
+        info: super::gpu_info::gpu_info(&gpu.info),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sensors::nvml::MigDevice;
+
+    #[test]
+    fn a_gpu_is_named_by_what_is_its_alone() {
+        let mut node = NodeView::default();
+        for (name, index) in [("GPU-a", 0), ("GPU-b", 1), ("amdgpu-x", 0)] {
+            let id = GpuId(name.into());
+            node.gpus.insert(id.clone(), GpuView { index, ..GpuView::new(id) });
+        }
+        let slice = MigDevice { uuid: "MIG-1".into(), ..MigDevice::default() };
+        node.gpus.get_mut(&GpuId("GPU-b".into())).unwrap().info.mig_devices.push(slice);
+        assert_eq!(node.gpu_named("1"), Ok(GpuId("GPU-b".into())));
+        assert_eq!(node.gpu_named("amdgpu-x"), Ok(GpuId("amdgpu-x".into())));
+        let told = |wanted| node.gpu_named(wanted).unwrap_err().to_string();
+        assert_eq!(told("0"), "gpu `0` is GPU-a and amdgpu-x: name one by its UUID");
+        assert!(told("MIG-1").contains("MIG device of GPU-b"), "{}", told("MIG-1"));
+        assert!(told("7").contains("1 (GPU-b)") && told("").contains("expected an index"), "{}", told("7"));
     }
 }

@@ -1,15 +1,21 @@
 //! An operator's reset of a GPU: nothing runs on it, nothing is started on it, and failsafe itself lets go of it.
 //!
 //! ```text
-//! mark ─► nobody holds it? ─► on record ─► the sampler lets go ─► the vendor's tool ─► on record ─► taken up, unmarked
+//! mark ─► nobody holds it? ─► on record ─► the sampler lets go ─► nobody has it open? ─► the vendor's tool ─► on record
+//!                                                                                           └► taken up, unmarked
 //! ```
+//! Invariant: what is not known is not nobody. A GPU whose processes cannot be read, or were read too long ago, is not reset.
 
 use super::{
-    Context,
+    Context, GpuView,
     health::{find, gpu_views, held, reason},
 };
-use crate::{actuators::gpu, runs::kernel::chain};
-use failsafe_core::{GpuId, record::Record};
+use crate::{
+    actuators::gpu,
+    platform::{ProcFs, clock},
+    runs::kernel::chain,
+};
+use failsafe_core::{GpuId, MonoTime, record::Record, time::Span};
 use failsafe_proto::v1;
 use std::{
     collections::BTreeSet,
@@ -62,19 +68,24 @@ pub(super) async fn reset_gpu(
     request: v1::ResetGpuRequest,
 ) -> Result<v1::ResetGpuResponse, Status> {
     let why = reason(request.reason)?;
-    let gpu = find(context, &context.node_health.view(), &request.gpu)?;
+    let health = context.node_health.view();
+    let gpu = find(context, &health, &request.gpu)?;
+    if gpu.is_amd() {
+        return Err(Status::failed_precondition(format!(
+            "{gpu} is an AMD GPU, and {} resets NVIDIA's only: not reset (`amd-smi reset` or the driver does it)",
+            context.config.gpu.nvidia_smi.display()
+        )));
+    }
     let marked = context.resets.begin(&gpu)?;
     if let Some(runs) = held(context).get(&gpu).filter(|runs| !runs.is_empty()) {
         let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
         return Err(Status::failed_precondition(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
     }
-    let pids: Vec<String> = gpu_views(context)
-        .get(&gpu)
-        .map(|g| g.processes.iter().map(|p| p.pid.to_string()).collect())
-        .unwrap_or_default();
-    if !pids.is_empty() {
-        return Err(Status::failed_precondition(format!("pid(s) {} are on {gpu}: not reset", pids.join(", "))));
+    let seen = gpu_views(context).remove(&gpu);
+    if let Err(why) = nobody_on(seen.as_ref(), health.fresh, MonoTime(clock::monotonic_ns())) {
+        return Err(Status::failed_precondition(format!("{why}: {gpu} is not reset")));
     }
+    let minor = seen.and_then(|view| view.info.minor);
     let record = {
         let (log, gpu) = (context.log.clone(), gpu.clone());
         move |done, detail: &str| {
@@ -87,9 +98,14 @@ pub(super) async fn reset_gpu(
     let nvml = context.nvml.clone().filter(|_| !gpu.is_amd());
     let done = tokio::task::spawn_blocking(move || {
         let let_go = nvml.as_ref().map_or(Ok(()), |nvml| nvml.let_go(&uuid, LET_GO));
-        let done = match let_go {
+        // Who came while failsafe let go is on no list any more, but has the device open.
+        let free = let_go.map_err(|error| chain(&error)).and_then(|()| match minor {
+            Some(minor) => gpu::nobody_has(&ProcFs::default(), minor).map_err(|error| chain(&error)),
+            None => Ok(()),
+        });
+        let done = match free {
             Ok(()) => gpu::reset(&tool, &uuid).map_err(|error| chain(&error)),
-            Err(error) => Err(format!("not tried: {error}")),
+            Err(why) => Err(format!("not tried: {why}")),
         };
         if let Some(nvml) = nvml {
             nvml.take_up(&uuid);
@@ -101,4 +117,47 @@ pub(super) async fn reset_gpu(
         v1::ResetGpuResponse { done, detail }
     });
     done.await.map_err(|error| Status::internal(format!("the reset was cut short: {error}")))
+}
+
+/// Whether nobody is on the GPU, as far as that was known lately; else what speaks against it.
+fn nobody_on(seen: Option<&GpuView>, fresh: Span, now: MonoTime) -> Result<(), String> {
+    let Some(view) = seen else { return Err("it was not seen yet".into()) };
+    let failing = view.failing.iter().find(|failing| failing.starts_with("gpu.processes"));
+    let age = view.processes_at.map(|at| now.since(at));
+    match (failing, age) {
+        (Some(failing), _) => Err(format!("who is on it cannot be read ({failing})")),
+        (None, None) => Err("who is on it is not known".into()),
+        (None, Some(age)) if age > fresh => Err(format!("who is on it was last known {age} ago; {fresh} is the most")),
+        (None, Some(_)) if view.processes.is_empty() => Ok(()),
+        (None, Some(_)) => {
+            let pids: Vec<String> = view.processes.iter().map(|process| process.pid.to_string()).collect();
+            Err(format!("pid(s) {} are on it", pids.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::GpuProcessView;
+
+    #[test]
+    fn what_is_not_freshly_known_is_not_nobody() {
+        let (fresh, now) = (Span::from_secs(10), MonoTime(60_000_000_000));
+        let told = |view: &GpuView| {
+            nobody_on(Some(view), fresh, now).map_err(|why| why.split(' ').next_back().map(str::to_owned))
+        };
+        let mut view = GpuView::new(GpuId("GPU-1".into()));
+        assert!(nobody_on(None, fresh, now).is_err());
+        assert_eq!(told(&view), Err(Some("known".into())), "no list has come yet");
+        view.processes_at = Some(MonoTime(49_000_000_000));
+        assert_eq!(told(&view), Err(Some("most".into())), "11 s are too old");
+        view.processes_at = Some(MonoTime(51_000_000_000));
+        assert_eq!(told(&view), Ok(()));
+        view.failing = vec!["gpu.temperature: unknown".into(), "gpu.processes: no permission".into()];
+        assert!(nobody_on(Some(&view), fresh, now).is_err_and(|why| why.contains("no permission")));
+        view.failing.truncate(1);
+        view.processes = vec![GpuProcessView { pid: 7, memory: None, run: None, sm: None, slice: None }];
+        assert!(nobody_on(Some(&view), fresh, now).is_err_and(|why| why.contains("pid(s) 7")));
+    }
 }

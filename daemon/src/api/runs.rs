@@ -49,8 +49,9 @@ impl v1::run_service_server::RunService for Runs {
         let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
-        let policy = self.policy(&policy_file, &policy_toml)?;
-        let wanted = self.wanted(who, owner, name, labels, policy, &gpus)?;
+        let gpus = self.gpus(&gpus)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
+        let wanted = wanted(who, owner, name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let parent = self.0.config.cgroup_parent.clone();
         let live = self.begin(wanted, Place::Below(parent), repair).await?;
@@ -74,7 +75,8 @@ impl v1::run_service_server::RunService for Runs {
         let who = self.0.principal(&request)?;
         who.may_start(None)?;
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
-        let policy = self.policy(&policy_file, &policy_toml)?;
+        let gpus = self.gpus(&gpus)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
         let registry = self.0.registry.clone();
         let found = blocking(move || {
             let cgroup = match target {
@@ -92,7 +94,7 @@ impl v1::run_service_server::RunService for Runs {
                 "not every process of that cgroup is yours: root or the administrators' group may register it",
             ));
         }
-        let wanted = self.wanted(who, owner.unwrap_or(0), name, labels, policy, &gpus)?;
+        let wanted = wanted(who, owner.unwrap_or(0), name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let live = self.begin(wanted, Place::Existing(cgroup), repair).await?;
         Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
@@ -233,6 +235,17 @@ fn refusal(closed: &[Closed], first: &Closed) -> String {
     )
 }
 
+fn wanted(
+    who: Principal,
+    owner_uid: u32,
+    name: String,
+    labels: HashMap<String, String>,
+    policy: Policy,
+    gpus: BTreeSet<GpuId>,
+) -> Wanted {
+    Wanted { name, labels: labels.into_iter().collect(), policy, gpus, owner_uid, unlimited: who.admin }
+}
+
 impl Runs {
     /// The pipeline's queue is bounded; waiting for room in it must not hold up the other calls.
     async fn send(&self, message: Message) -> Result<(), Status> {
@@ -248,9 +261,9 @@ impl Runs {
         Ok((found, role))
     }
 
-    fn policy(&self, file: &str, text: &str) -> Result<Policy, Status> {
+    fn policy(&self, file: &str, text: &str, gpus: &BTreeSet<GpuId>) -> Result<Policy, Status> {
         let policy = parse(file, text).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if let Some(why) = self.0.refusal(&policy) {
+        if let Some(why) = self.0.refusal(&policy, gpus) {
             let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
             self.0.log.record(&record, None, None);
             return Err(Status::failed_precondition(why));
@@ -258,33 +271,14 @@ impl Runs {
         Ok(policy)
     }
 
-    fn wanted(
-        &self,
-        who: Principal,
-        owner_uid: u32,
-        name: String,
-        labels: HashMap<String, String>,
-        policy: Policy,
-        gpus: &[String],
-    ) -> Result<Wanted, Status> {
-        let gpus = self.gpus(gpus)?;
-        Ok(Wanted { name, labels: labels.into_iter().collect(), policy, gpus, owner_uid, unlimited: who.admin })
-    }
-
     fn gpus(&self, wanted: &[String]) -> Result<BTreeSet<GpuId>, Status> {
         let node = self.0.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut out = BTreeSet::new();
         for one in wanted {
-            let matching =
-                node.gpus.values().filter(|g| one == "all" || g.uuid.0 == *one || g.index.to_string() == *one);
-            let before = out.len();
-            out.extend(matching.map(|g| g.uuid.clone()));
-            if out.len() == before && !out.iter().any(|g| g.0 == *one) {
-                let known: Vec<String> = node.gpus.values().map(|g| format!("{} ({})", g.index, g.uuid)).collect();
-                return Err(Status::invalid_argument(format!(
-                    "gpu `{one}`: expected `all`, an index or a UUID; this node has [{}]",
-                    known.join(", ")
-                )));
+            if one == "all" && !node.gpus.is_empty() {
+                out.extend(node.gpus.keys().cloned());
+            } else {
+                out.insert(node.gpu_named(one).map_err(|e| Status::invalid_argument(format!("{e} (or `all`)")))?);
             }
         }
         Ok(out)

@@ -97,7 +97,7 @@ impl Told {
                 view.unsupported = sample.unsupported.iter().map(Kind::to_string).collect();
                 view.failing = sample.failing.iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
                 view.runs = runs;
-                view.processes = processes;
+                (view.processes, view.processes_at) = (processes, Some(at));
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Amdgpu) {
                 sensor.last_success_ns = clock::wall_ns();

@@ -3,7 +3,8 @@
 //! Owns the totals of each run in this daemon's life. How several runs on one GPU share it: NVML tells energy and utilisation
 //! of the whole card only, so each sample's are shared by the part of the SMs' time that each one's processes had, where the
 //! GPU tells it of all of them; otherwise evenly among the runs that have a process there. What is of no run counts as one
-//! more. Memory is each process's own. MIG slices of one card share evenly: there NVML tells no process's part.
+//! more. Memory is each process's own. MIG slices of one card share evenly: there NVML tells no process's part. What a GPU has never
+//! told, utilisation in MIG mode or energy, makes its part of the totals unknown, and so the run's: no signal is better than a 0.
 
 use crate::{
     api::GpuProcessView,
@@ -64,6 +65,9 @@ struct OnGpu {
 struct Totals {
     time_ns: i64,
     energy_uj: i64,
+    /// Utilisation was told while it was there, and energy.
+    timed: bool,
+    metered: bool,
     /// Bytes now.
     memory: i64,
 }
@@ -115,6 +119,8 @@ impl Attribution {
         let last = on_gpu.last.replace(work);
         for run in &there {
             let total = on_gpu.runs.entry(*run).or_default();
+            total.timed |= work.utilization.is_some();
+            total.metered |= work.energy.is_some();
             if let Some(last) = last
                 && let ns = work.at.since(last.at).0
                 && ns <= LONGEST_NS
@@ -135,7 +141,11 @@ impl Attribution {
         let foreign: BTreeSet<(RunId, ForeignProcess)> = holders
             .iter()
             .flat_map(|holder| {
-                let strange = processes.iter().filter(|p| p.run != Some(*holder));
+                // In MIG mode each has its slice: who is in another is a neighbour.
+                let own: BTreeSet<_> =
+                    processes.iter().filter(|p| p.run == Some(*holder)).filter_map(|p| p.slice).collect();
+                let beside = move |p: &&GpuProcessView| p.slice.is_none_or(|slice| own.contains(&slice));
+                let strange = processes.iter().filter(|p| p.run != Some(*holder)).filter(beside);
                 strange.map(|p| (*holder, ForeignProcess { pid: p.pid, of: p.run }))
             })
             .collect();
@@ -144,8 +154,12 @@ impl Attribution {
         for run in concerned {
             let all = self.gpus.values().filter_map(|gpu| gpu.runs.get(&run));
             let sum = |of: fn(&Totals) -> i64| all.clone().map(of).fold(0, i64::saturating_add);
-            found.values.push((run, Kind::RunGpuTime, sum(|t| t.time_ns) / 1_000));
-            found.values.push((run, Kind::RunGpuEnergy, sum(|t| t.energy_uj) / 1_000));
+            if all.clone().all(|t| t.timed) {
+                found.values.push((run, Kind::RunGpuTime, sum(|t| t.time_ns) / 1_000));
+            }
+            if all.clone().all(|t| t.metered) {
+                found.values.push((run, Kind::RunGpuEnergy, sum(|t| t.energy_uj) / 1_000));
+            }
             found.values.push((run, Kind::RunGpuMemory, sum(|t| t.memory)));
         }
         found
@@ -165,8 +179,8 @@ impl Totals {
         GpuUse {
             utilization,
             memory_bytes: positive(self.memory),
-            time_us: positive(self.time_ns / 1_000),
-            energy_mj: positive(self.energy_uj / 1_000),
+            time_us: self.timed.then(|| positive(self.time_ns / 1_000)),
+            energy_mj: self.metered.then(|| positive(self.energy_uj / 1_000)),
             sharing,
         }
     }
@@ -181,7 +195,7 @@ mod tests {
     }
 
     fn process(pid: u32, of: Option<RunId>) -> GpuProcessView {
-        GpuProcessView { pid, memory: Some(1_000), run: of, sm: None }
+        GpuProcessView { pid, memory: Some(1_000), run: of, sm: None, slice: None }
     }
 
     fn work(s: u64, energy: i64) -> Work {
@@ -227,8 +241,8 @@ mod tests {
         let by = GpuUse {
             utilization: Some(25_000),
             memory_bytes: 2_000,
-            time_us: 2_500_000,
-            energy_mj: 3_000,
+            time_us: Some(2_500_000),
+            energy_mj: Some(3_000),
             sharing: Sharing::ByUtilization,
         };
         assert_eq!(used(&found, a), by);
@@ -243,6 +257,38 @@ mod tests {
         let found = all.take(&gpu, work(40, 12_000), &idle[1..], &BTreeSet::new());
         assert_eq!(used(&found, b).sharing, Sharing::Alone);
         assert_eq!((used(&found, a).memory_bytes, used(&found, a).utilization), (0, None), "it left");
+    }
+
+    #[test]
+    fn what_the_gpu_does_not_tell_is_unknown_and_not_nothing() {
+        let (a, mig, whole) = (run(1), GpuId("GPU-mig".into()), GpuId("GPU-whole".into()));
+        let mut all = Attribution::default();
+        let on_it = [process(1, Some(a))];
+        let untold = |s, energy| Work { utilization: None, energy, ..work(s, 0) };
+        let kinds = |found: &Found| found.values.iter().map(|(_, kind, _)| kind.clone()).collect::<Vec<_>>();
+        all.take(&mig, untold(0, Some(0)), &on_it, &BTreeSet::new());
+        let found = all.take(&mig, untold(1, Some(500)), &on_it, &BTreeSet::new());
+        assert_eq!(kinds(&found), [Kind::RunGpuEnergy, Kind::RunGpuMemory]);
+        assert_eq!((found.uses[0].1.time_us, found.uses[0].1.energy_mj), (None, Some(500)));
+        let found = all.take(&whole, work(2, 0), &on_it, &BTreeSet::new());
+        assert_eq!(kinds(&found), [Kind::RunGpuEnergy, Kind::RunGpuMemory], "the whole is unknown with a part");
+        assert_eq!(found.uses[0].1.time_us, Some(0));
+        let mut amd = Attribution::default();
+        let found = amd.take(&whole, Work { energy: None, ..work(0, 0) }, &on_it, &BTreeSet::new());
+        assert_eq!(kinds(&found), [Kind::RunGpuTime, Kind::RunGpuMemory]);
+    }
+
+    #[test]
+    fn a_neighbour_in_another_slice_is_not_foreign() {
+        let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
+        let in_slice = |pid, of, slice| GpuProcessView { slice: Some((slice, Some(0))), ..process(pid, of) };
+        let there = [in_slice(1, Some(a), 2), in_slice(2, Some(b), 3), in_slice(3, None, 3), in_slice(4, None, 2)];
+        let mut all = Attribution::default();
+        let told = all.take(&gpu, work(0, 0), &there, &[a].into()).foreign;
+        assert_eq!(told, [(a, ForeignProcess { pid: 4, of: None })], "only what is in its own slice");
+        let mut all = Attribution::default();
+        let told = all.take(&gpu, work(0, 0), &there[1..], &[a].into()).foreign;
+        assert_eq!(told, [], "which slice is the run's is not known before it is there");
     }
 
     #[test]

@@ -21,7 +21,11 @@ use crate::{
     },
 };
 use failsafe_core::{
-    GpuId, Input, Kind, MonoTime, Signal, Subject, Value, event::Event, health::Fact, input::Gap, klog::Bus,
+    GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
+    event::Event,
+    health::Fact,
+    input::{Gap, Unread},
+    klog::Bus,
     signal::Source,
 };
 use std::{
@@ -29,6 +33,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
+use unread::Failing;
+
+mod unread;
 
 /// The daemon's start waits this long for the first word of NVML, so that a policy is not refused for a sensor that is
 /// about to see.
@@ -125,6 +132,7 @@ struct Told {
 #[derive(Default)]
 struct Seen {
     current: Current,
+    failing: Failing,
     told: Repeats<Kind>,
 }
 
@@ -300,26 +308,36 @@ impl Told {
         let gpu = GpuId(sample.gpu.clone());
         let live = self.registry.live();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
+        let unread = seen.failing.take(&seen.current, sample);
         seen.current.take(sample);
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
         let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
-        let (processes, inputs) = self.whose.take(work, &sample.processes, &live);
+        // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
+        let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
+        let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));
         let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
         {
             let mut node = self.node();
             if let Some(view) = node.gpus.get_mut(&gpu) {
                 show(view, &seen.current, sample);
+                view.unread = seen.failing.unwatched();
                 view.sampled_ns = clock::wall_ns();
                 view.runs = runs;
-                view.processes = processes;
+                if let Some(processes) = processes {
+                    (view.processes, view.processes_at) = (processes, Some(at));
+                }
             }
             if let Some(sensor) = node.sensors.get_mut(&Source::Nvml) {
                 sensor.last_success_ns = clock::wall_ns();
             }
         }
         inputs.into_iter().for_each(|input| self.tell(input));
+        for (kind, why) in unread {
+            let (source, gpu) = (Source::Nvml, gpu.clone());
+            self.tell(Input::Unread(Unread { seq: 0, at, source, gpu, kind, why }));
+        }
         let now = Instant::now();
         for (kind, value) in nvml::signals(sample) {
             if seen.tells(&kind, value, now) {

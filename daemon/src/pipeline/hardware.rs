@@ -7,10 +7,23 @@ use failsafe_core::{
     decision::{Cause, Verdict},
     event::Event,
     health::{Order, OrderKind, Target},
+    input::Unread,
+    record::Record,
     xid::Heard,
 };
 
 impl Pipeline {
+    /// Puts on record that a signal cannot be read, or is read again: once, however often it is told.
+    pub(super) fn note_unread(&mut self, unread: &Unread) {
+        let key = (unread.gpu.clone(), unread.kind.clone());
+        let news = if unread.why.is_some() { self.unread.insert(key) } else { self.unread.remove(&key) };
+        if news {
+            let gap = unread.gap();
+            tracing::warn!(gpu = %unread.gpu, blind = gap.blind, what = gap.what, "gap");
+            self.parts.log.record(&Record::Gap(gap), None, None);
+        }
+    }
+
     /// Whether it is an XID that was told a moment ago, perhaps by another sensor.
     pub(super) fn is_echo(&mut self, input: &Input) -> bool {
         let Input::Signal(signal) = input else { return false };

@@ -1,4 +1,5 @@
-//! From what the kernel's log says to signals and facts of health: which GPU a PCI address is, is told by NVML.
+//! From what the kernel's log says to signals and facts of health: which GPU a PCI address is, is told by NVML and, where that
+//! has not answered since the daemon's start, by the driver's own files in `/proc`.
 //!
 //! ```text
 //! kmsg thread ─► Message (what a record says, and its number) ─► pipeline: health and how far it has read, in one step
@@ -12,7 +13,10 @@ use crate::{
     config::Config,
     platform::clock,
     runs::kernel::chain,
-    sensors::kmsg::{Kmsg, KmsgEvent},
+    sensors::{
+        kmsg::{Kmsg, KmsgEvent},
+        nvidia_proc,
+    },
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
@@ -23,7 +27,10 @@ use failsafe_core::{
     signal::Source,
     xid::{Advice, Harm},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// A record of the kernel's log that says something.
 #[derive(Debug)]
@@ -60,13 +67,15 @@ pub fn start(
     pipeline: &Sender,
     node: &Arc<Mutex<NodeView>>,
 ) -> Option<Kmsg> {
-    let told = Told { pipeline: pipeline.clone(), node: node.clone() };
+    let driver = &config.nvml.driver_proc;
+    let new = || Told { pipeline: pipeline.clone(), node: node.clone(), driver: driver.clone(), lost: 0, cut: 0 };
+    let told = new();
     let path = &config.kernel_log.path;
     if config.kernel_log.disabled {
         told.see(Some("disabled by the configuration".into()));
         return None;
     }
-    let heard = Told { pipeline: pipeline.clone(), node: node.clone() };
+    let mut heard = new();
     match Kmsg::spawn(path, lines, before.after, move |event| heard.take(event)) {
         Ok(kmsg) => {
             told.see(None);
@@ -123,6 +132,11 @@ fn xid(gpu: GpuId, code: u64, at: MonoTime) -> Input {
 struct Told {
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
+    /// The driver's own files.
+    driver: PathBuf,
+    /// Records that the kernel overwrote before they were read, and lines that were too long to be read whole.
+    lost: u64,
+    cut: u64,
 }
 
 impl Told {
@@ -131,7 +145,11 @@ impl Told {
     }
 
     fn see(&self, blind: Option<String>) {
-        let view = SensorView { blind, detail: "kernel log".into(), last_success_ns: clock::wall_ns() };
+        let mut detail = "kernel log".to_owned();
+        if self.lost > 0 || self.cut > 0 {
+            detail += &format!("; {} record(s) lost unread, {} line(s) cut", self.lost, self.cut);
+        }
+        let view = SensorView { blind, detail, last_success_ns: clock::wall_ns() };
         self.node().sensors.insert(Source::Kernel, view);
     }
 
@@ -146,14 +164,22 @@ impl Told {
         self.tell(super::Message::Input(Input::Gap(gap)));
     }
 
-    fn take(&self, event: KmsgEvent) {
+    fn take(&mut self, event: KmsgEvent) {
         match event {
             KmsgEvent::Said { said, at, sequence, past } => {
                 if let Some(heard) = self.heard(said, at) {
                     self.tell(super::Message::Kernel(Box::new(Message { heard, sequence, past })));
                 }
             }
-            KmsgEvent::Lost { records } => self.gap("records were overwritten unread".into(), records, false),
+            KmsgEvent::Lost { records } => {
+                self.lost = self.lost.saturating_add(records);
+                self.see(None);
+                self.gap("records were overwritten unread".into(), records, false);
+            }
+            KmsgEvent::Cut => {
+                self.cut = self.cut.saturating_add(1);
+                self.see(None);
+            }
             KmsgEvent::Blind { why } => {
                 self.see(Some(why.clone()));
                 self.gap(why, 0, true);
@@ -170,7 +196,8 @@ impl Told {
             Said::Xid { bus, code } => match self.gpu(bus) {
                 Some(gpu) => Some(Heard::Xid { gpu, code, at }),
                 None => {
-                    let text = format!("XID {code} of {}, which is no GPU that NVML has told", place(bus));
+                    let text =
+                        format!("XID {code} of {}, which is no GPU that NVML or the driver has told", place(bus));
                     let reason = format!("xid-{code}-elsewhere");
                     noted(Target::Node, reason, Level::Degraded, text, Advice::InspectHardware)
                 }
@@ -199,7 +226,8 @@ impl Told {
 
     fn gpu(&self, bus: Option<Bus>) -> Option<GpuId> {
         let bus = bus?;
-        self.node().gpus.values().find(|gpu| gpu.bus == Some(bus)).map(|gpu| gpu.uuid.clone())
+        let told = self.node().gpus.values().find(|gpu| gpu.bus == Some(bus)).map(|gpu| gpu.uuid.clone());
+        told.or_else(|| nvidia_proc::uuid_at(&self.driver, bus).map(GpuId))
     }
 }
 

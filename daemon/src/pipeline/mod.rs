@@ -30,10 +30,10 @@ use crate::{
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
-    Action, Decision, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
+    Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Cause, Verdict},
     engine,
-    input::{Control, Gap},
+    input::{Control, Gap, Unread},
     policy::assurance,
     record::{Record, RuleText},
     replay::Recorded,
@@ -42,7 +42,7 @@ use failsafe_core::{
 };
 use recording::Recordings;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
@@ -126,6 +126,8 @@ pub struct Pipeline {
     recaptures: BTreeMap<RunId, u32>,
     seq: u64,
     storms: Storms,
+    /// Signals of GPUs of which it is on record that they cannot be read.
+    unread: BTreeSet<(GpuId, Kind)>,
     cordoned: Vec<Outcome>,
 }
 
@@ -143,6 +145,7 @@ impl Pipeline {
             recaptures: BTreeMap::new(),
             seq: 0,
             storms: Storms::default(),
+            unread: BTreeSet::new(),
             cordoned: Vec::new(),
         }
     }
@@ -222,6 +225,9 @@ impl Pipeline {
         if let Input::Gap(gap) = &input {
             tracing::warn!(source = %gap.source, run = ?gap.run, lost = gap.lost, blind = gap.blind, what = gap.what, "gap");
             self.parts.log.record(&Record::Gap(gap.clone()), gap.run, None);
+        }
+        if let Input::Unread(unread) = &input {
+            self.note_unread(unread);
         }
         let settled = match &input {
             Input::Signal(signal) => match (&signal.subject, &signal.kind, &signal.value) {
@@ -353,7 +359,7 @@ impl Pipeline {
         match &mut input {
             Input::Signal(signal) => signal.seq = self.seq,
             Input::Control(control) => control.seq = self.seq,
-            Input::Gap(Gap { seq, .. }) => *seq = self.seq,
+            Input::Gap(Gap { seq, .. }) | Input::Unread(Unread { seq, .. }) => *seq = self.seq,
             _ => {}
         }
         let decisions = step(&self.policies, &mut self.state, &input);

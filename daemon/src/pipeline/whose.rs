@@ -111,7 +111,9 @@ impl Owner {
             let path = (!live.is_empty()).then(|| self.proc.cgroup(process.pid).ok().flatten()).flatten();
             let run = path.and_then(|path| self.registry.of_cgroup(&path));
             let id = run.as_ref().map(|run| run.run.id);
-            processes.push(GpuProcessView { pid: process.pid, memory: process.memory, run: id, sm: process.sm });
+            let slice = process.gpu_instance.map(|instance| (instance, process.compute_instance));
+            let (pid, memory, sm) = (process.pid, process.memory, process.sm);
+            processes.push(GpuProcessView { pid, memory, run: id, sm, slice });
             let Some(run) = run else { continue };
             let gpus = {
                 let mut status = run.status();

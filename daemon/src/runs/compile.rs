@@ -13,6 +13,7 @@ use failsafe_core::{
     policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
 use failsafe_ebpf::abi::point;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
 /// What may leave the run.
@@ -130,6 +131,7 @@ pub fn watch(policy: &Policy) -> Watch {
             let Condition::Event(wanted) = &rule.when else { return false };
             let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
             wanted.kind == kind
+                && rule.effect == policy::Effect::Observe
                 && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
                 && (kind == EventKind::Bind || reachable(policy, wanted))
         })
@@ -200,7 +202,16 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
                 }
             }
         }
-        EventKind::Connect | EventKind::Send if effect == Effect::Stop => out.stop |= 1 << point::NET,
+        EventKind::Connect | EventKind::Send if effect != Effect::Observe => {
+            let denied = destinations(wanted);
+            if denied.is_empty() {
+                // A refusal of the allow-list's.
+                out.stop |= 1 << point::NET;
+            } else if effect == Effect::Stop {
+                out.net_stops.extend(denied.iter().cloned());
+            }
+            out.net_denied.extend(denied);
+        }
         EventKind::Bind if effect != Effect::Observe => out.bind.extend(ports(given(Field::Port), effect)),
         EventKind::Listen => out.listen.extend(ports(given(Field::Port), effect)),
         EventKind::Socket => {
@@ -242,6 +253,33 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
         },
         _ => {}
     }
+}
+
+/// What a rule on calls that leave denies; empty where it names neither address, port nor protocol.
+fn destinations(wanted: &EventMatch) -> Vec<EgressRule> {
+    let given = |field: Field| wanted.fields.iter().find(|m| m.field == field).map(|m| m.any_of.as_slice());
+    let (nets, ports, protocols) = (given(Field::Address), given(Field::Port), given(Field::Protocol));
+    if nets.is_none() && ports.is_none() && protocols.is_none() {
+        return Vec::new();
+    }
+    let everywhere = [Pattern::Net(IpNet::from(Ipv4Net::default())), Pattern::Net(IpNet::from(Ipv6Net::default()))];
+    let ports = ports.unwrap_or_default().iter().filter_map(number).filter_map(|n| u16::try_from(n).ok());
+    let ports: Vec<_> = ports.map(|port| port..=port).collect();
+    let protocols: Vec<Option<Protocol>> = match protocols {
+        None => vec![None],
+        Some(named) => [(6, Protocol::Tcp), (17, Protocol::Udp)]
+            .into_iter()
+            .filter(|(number, _)| named.contains(&Pattern::Number(*number)))
+            .map(|(_, protocol)| Some(protocol))
+            .collect(),
+    };
+    let nets =
+        nets.unwrap_or(&everywhere).iter().filter_map(|p| if let Pattern::Net(net) = p { Some(*net) } else { None });
+    nets.flat_map(|net| {
+        let ports = ports.clone();
+        protocols.iter().map(move |protocol| EgressRule { net, ports: ports.clone(), protocol: *protocol })
+    })
+    .collect()
 }
 
 /// Names are looked up from their ends: what a pattern says of their beginnings is left to the rule itself.
@@ -387,6 +425,23 @@ mod tests {
             (egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()),
             ("10.0.0.2/32".into(), 53..=53)
         );
+    }
+
+    #[test]
+    fn destinations_are_denied_by_address_port_and_protocol() {
+        let all = rule("deny", "event = \"connect\", address = \"169.254.169.254/32\"")
+            + &rule("stop", "event = \"send\", port = [53, 853], protocol = \"udp\"").replace("\"r\"", "\"s\"")
+            + &rule("stop", "event = \"connect\", verdict = \"denied\"").replace("\"r\"", "\"t\"");
+        let rules = compiled(&all, 0);
+        let said = |rule: &EgressRule| (rule.net.to_string(), rule.ports.len(), rule.protocol);
+        let udp = Some(Protocol::Udp);
+        let stops = [("0.0.0.0/0".to_owned(), 2, udp), ("::/0".to_owned(), 2, udp)];
+        assert_eq!(
+            rules.net_denied.iter().map(said).collect::<Vec<_>>(),
+            [&[("169.254.169.254/32".to_owned(), 0, None)][..], &stops].concat()
+        );
+        assert_eq!(rules.net_stops.iter().map(said).collect::<Vec<_>>(), stops);
+        assert_eq!(rules.stop & 1 << point::NET, 1 << point::NET, "of the allow-list's refusals");
     }
 
     #[test]

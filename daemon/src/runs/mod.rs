@@ -91,10 +91,10 @@ pub struct GpuUse {
     pub utilization: Option<i64>,
     /// Memory of its own processes.
     pub memory_bytes: u64,
-    /// Microseconds of the whole GPU.
-    pub time_us: u64,
-    /// Millijoules.
-    pub energy_mj: u64,
+    /// Microseconds of the whole GPU; `None` where it tells no utilisation, as in MIG mode.
+    pub time_us: Option<u64>,
+    /// Millijoules; `None` where the GPU tells none.
+    pub energy_mj: Option<u64>,
     /// How the last sample was shared.
     pub sharing: Sharing,
 }

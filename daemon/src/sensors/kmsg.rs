@@ -50,6 +50,8 @@ pub enum KmsgEvent {
         /// How many, where the numbers say it.
         records: u64,
     },
+    /// A line was longer than is looked at, and was cut.
+    Cut,
     /// It cannot be read any more.
     Blind {
         /// Why.
@@ -173,9 +175,11 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             let (line, after) = bytes.split_at(end);
             bytes = &after[1..];
-            if !std::mem::take(&mut self.cut) {
+            if !self.cut {
                 self.keep(line);
             }
+            // Its end is here: the next is another, whether this one was cut just now or before.
+            self.cut = false;
             let whole = std::mem::take(&mut self.rest);
             self.line(&String::from_utf8_lossy(&whole));
         }
@@ -188,6 +192,9 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
         let room = LINE - self.rest.len();
         self.cut = bytes.len() > room;
         self.rest.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if self.cut {
+            (self.sink)(KmsgEvent::Cut);
+        }
     }
 
     fn line(&mut self, line: &str) {
@@ -251,7 +258,7 @@ mod tests {
         assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 79, .. }, .. }), "{event:?}");
         drop(fifo);
         let mut again = OpenOptions::new().write(true).open(&path).unwrap();
-        again.write_all(b"4,11,3,-;NVRM: Xid (PCI:0000:3b:00): 95\n").unwrap();
+        again.write_all(b"4,11,3,-;NVRM: Xid (PCI:0000:3b:00): 95, x\n").unwrap();
         assert_eq!(rx.recv_timeout(Duration::from_secs(10)).unwrap(), KmsgEvent::Lost { records: 2 });
         let event = rx.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 95, .. }, .. }), "{event:?}");
@@ -263,7 +270,7 @@ mod tests {
     fn what_was_written_before_the_start_is_read_behind_what_was_taken_in_with_its_own_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kmsg");
-        let xid = |n: u64, code: u64| format!("4,{n},{},-;NVRM: Xid (PCI:0000:3b:00): {code}\n", n * 1_000);
+        let xid = |n: u64, code: u64| format!("4,{n},{},-;NVRM: Xid (PCI:0000:3b:00): {code}, x\n", n * 1_000);
         // Records 12 and 13 were overwritten while nobody read.
         std::fs::write(&path, xid(10, 48) + &xid(11, 63) + &xid(14, 79)).unwrap();
         let read = |after| {
@@ -280,7 +287,7 @@ mod tests {
         assert_eq!(next(), (0, 2, 0, false), "two are lost");
         assert_eq!(next(), (79, 14_000_000, 14, true));
         // The end is not told; what comes after it is of the present, and one of the first that are written now does.
-        let present = (15..30).find_map(|n| {
+        let present = (15..500).find_map(|n| {
             let before = clock::monotonic_ns();
             OpenOptions::new().append(true).open(&path).unwrap().write_all(xid(n, 95).as_bytes()).unwrap();
             let (code, at, sequence, past) = next();
@@ -308,7 +315,18 @@ mod tests {
             reader.bytes(&[b'x'; 1_000]);
         }
         assert!(reader.rest.len() <= LINE);
-        reader.bytes(b"NVRM\n4,9,1,-;NVRM: Xid (PCI:0000:3b:00): 48\n");
+        reader.bytes(b"NVRM\n4,9,1,-;NVRM: Xid (PCI:0000:3b:00): 48, x\n");
+        assert_eq!(rx.try_recv().unwrap(), KmsgEvent::Cut, "told once");
+        let event = rx.try_recv().unwrap();
+        assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 48, .. }, .. }), "{event:?}");
+    }
+
+    #[test]
+    fn a_line_that_is_cut_where_it_ends_costs_the_next_nothing() {
+        let (mut reader, rx) = reader();
+        let long = format!("4,9,1,-;{}\n4,10,1,-;NVRM: Xid (PCI:0000:3b:00): 48, x\n", "x".repeat(LINE));
+        reader.bytes(long.as_bytes());
+        assert_eq!(rx.try_recv().unwrap(), KmsgEvent::Cut);
         let event = rx.try_recv().unwrap();
         assert!(matches!(event, KmsgEvent::Said { said: Said::Xid { code: 48, .. }, .. }), "{event:?}");
     }

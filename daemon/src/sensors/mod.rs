@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod ebpf;
 pub mod kmsg;
 pub mod metrics;
+pub mod nvidia_proc;
 pub mod nvml;
 pub mod repeat;
 pub mod sampler;

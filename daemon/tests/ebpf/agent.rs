@@ -182,6 +182,11 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             ok
         }
         ["exec", program, args @ ..] => Command::new(program).args(args).stdin(Stdio::null()).status().and(ok),
+        ["execas", uid, program] => {
+            use std::os::unix::process::CommandExt;
+            Command::new(program).uid(uid.parse().unwrap()).stdin(Stdio::null()).status().and(ok)
+        }
+        ["regain"] => regain().and(ok),
         ["execmemfd"] => {
             let fd = nix::sys::memfd::memfd_create("true", nix::sys::memfd::MFdFlags::empty())?;
             let mut file = fs::File::from(fd);
@@ -290,14 +295,28 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
 /// Makes memory executable: `anonymous`, or `both` writable and executable.
 fn map_executable(kind: &str) -> std::io::Result<()> {
     let prot = libc::PROT_READ | libc::PROT_EXEC | if kind == "both" { libc::PROT_WRITE } else { 0 };
-    // SAFETY: a new anonymous mapping, at an address of the kernel's choice.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    let memfd = if kind == "memfd" {
+        let file = fs::File::from(nix::sys::memfd::memfd_create("code", nix::sys::memfd::MFdFlags::empty())?);
+        file.set_len(4096)?;
+        Some(file)
+    } else {
+        None
+    };
+    let (flags, fd) = memfd.as_ref().map_or((libc::MAP_ANONYMOUS, -1), |file| (0, file.as_raw_fd()));
+    // SAFETY: a new mapping, at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, prot, libc::MAP_PRIVATE | flags, fd, 0) };
     if at == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }
     // SAFETY: the mapping made above, which nobody else knows of.
     unsafe { libc::munmap(at, 4096) };
     Ok(())
+}
+
+/// Root becomes nobody, and root again.
+fn regain() -> std::io::Result<()> {
+    nix::unistd::seteuid(nix::unistd::Uid::from_raw(65534))?;
+    Ok(nix::unistd::seteuid(nix::unistd::Uid::from_raw(0))?)
 }
 
 /// A child that is born in another cgroup, ends at once, and is waited for.

@@ -303,6 +303,8 @@ pub static NO_RULES: Rules = Rules {
     max_forks: 0,
     protect: false,
     hosts: Vec::new(),
+    net_denied: Vec::new(),
+    net_stops: Vec::new(),
     names: Vec::new(),
     dns_servers: Vec::new(),
     budgets: Vec::new(),

@@ -3,11 +3,13 @@
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
+use failsafe_ebpf::abi::latch;
 use failsafed::sensors::ebpf::egress::{TCP, UDP, verdict};
+use failsafed::sensors::ebpf::rules::Rules;
 use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Error, NetOp, NetVerdict, Protocol, What};
 
 use super::agent::{Agent, read_some};
-use super::bench::{allow, enforce, ready};
+use super::bench::{OPEN_NET, allow, enforce, ready, soon};
 
 #[test]
 fn the_allow_list_decides_every_kind_of_call() {
@@ -217,6 +219,50 @@ fn the_kernel_says_what_its_twin_says() {
         }
     }
     assert!((200..2200).contains(&allowed), "{allowed} of 2400 allowed: too one-sided to say much");
+}
+
+#[test]
+fn a_denied_destination_is_refused_whatever_the_list_says_and_may_stop_the_run() {
+    let Some(mut bench) = ready("denied") else { return };
+    let to = |net: &str, ports: &[u16], protocol| EgressRule {
+        net: net.parse().unwrap(),
+        ports: ports.iter().map(|port| *port..=*port).collect(),
+        protocol,
+    };
+    let stops = vec![to("127.0.0.4/32", &[], None)];
+    let denied = [
+        to("127.0.0.2/32", &[], None),
+        to("127.0.0.0/29", &[1001], Some(Protocol::Udp)),
+        to("::1/128", &[1001], None),
+        stops[0].clone(),
+    ];
+    let rules = Rules { net_denied: denied.to_vec(), net_stops: stops, ..Rules::default() };
+    for (name, list) in
+        [("listed", enforce(&[("127.0.0.0/8", 1000), ("127.0.0.0/8", 1001)])), ("free", OPEN_NET.clone())]
+    {
+        let run = bench.add_ruled(name, &list, &rules);
+        let mut agent = Agent::start(&run.cgroup);
+        assert_eq!(agent.ask("udpkeep"), "ok");
+        for (call, refused) in [
+            ("udp 127.0.0.1:1000", false),
+            ("udp 127.0.0.2:1000", true),
+            ("tcp 127.0.0.2:1000", true),
+            ("udp 127.0.0.1:1001", true),
+            ("tcp 127.0.0.1:1001", false),
+            ("udp [::ffff:127.0.0.2]:1000", true),
+            ("sendkept 127.0.0.1:1000", false),
+            ("sendkept 127.0.0.2:1000", true),
+            ("sendkept 127.0.0.1:1000", false),
+            ("sendkept 127.0.0.1:1001", true),
+        ] {
+            assert_eq!(agent.ask(call) == "EPERM", refused, "{name}: {call}");
+        }
+        assert_eq!(agent.ask("tcp [::1]:1001"), "EPERM");
+        assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+        // Where LSM is, the caller stands still in the call.
+        agent.tell("tcp 127.0.0.4:1000");
+        soon("the latch", || bench.ebpf.latch(run.slot).unwrap() == latch::EGRESS | latch::STOP);
+    }
 }
 
 #[test]

@@ -277,8 +277,9 @@ fn what_a_gpu_is_arrives_once_and_when_it_changes() -> Result<()> {
     let peers = info("the neighbours", &|info| info.uuid == GPU1 && !info.peers.is_empty())?.peers;
     ensure!(peers.len() == 1 && peers[0].uuid == GPU0 && peers[0].shares == "system", "{peers:?}");
     // A process is on the MIG device that it is on.
-    let sample = rig.sample("the process", |sample| !sample.processes.is_empty())?;
-    ensure!(sample.processes[0].gpu_instance == Some(2) && sample.processes[0].pid == me, "{sample:?}");
+    let sample = rig.sample("the process", |sample| sample.processes.as_ref().is_some_and(|p| !p.is_empty()))?;
+    let first = sample.processes.as_ref().and_then(|processes| processes.first());
+    ensure!(first.is_some_and(|it| it.gpu_instance == Some(2) && it.pid == me), "{sample:?}");
     rig.rewrite(&text("compute_mode = \"exclusive_process\""))?;
     let changed =
         info("the change", &|info| info.uuid == GPU0 && info.compute_mode.as_deref() == Some("ExclusiveProcess"))?;

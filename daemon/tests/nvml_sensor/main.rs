@@ -3,7 +3,9 @@
 //! One test, one process (nextest): the only child of a test is its sampler.
 
 mod bad_input;
+mod every_signal;
 mod rig;
+mod scenarios;
 
 use anyhow::{Context, Result, bail, ensure};
 use failsafe_core::signal::Kind;
@@ -68,7 +70,7 @@ fn every_value_arrives_in_the_unit_of_its_kind() -> Result<()> {
         ensure!(values.get(&kind) == Some(&value), "{kind}: {value} is wanted; there is {:?}", values.get(&kind));
     }
     ensure!(whole.failing.is_empty(), "{whole:?}");
-    rig.sample("its process", |sample| sample.processes == [process(me, 3 << 30)])?;
+    rig.sample("its process", |sample| sample.processes == Some(vec![process(me, 3 << 30)]))?;
     rig.at(10.0)?;
     let hot = |sample: &Sample| sample.readings.contains(&(Kind::GpuTemperature, 93_000));
     rig.sample("the new temperature", hot).map(drop)
@@ -90,6 +92,27 @@ fn one_failing_call_hides_no_other_signal() -> Result<()> {
         whole.values.contains_key(&Kind::GpuUtilization) && whole.values.contains_key(&Kind::GpuClockSm),
         "{whole:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_list_of_processes_that_fails_is_not_an_empty_one() -> Result<()> {
+    let me = std::process::id();
+    let well = gpu(GPU0, &format!("[[gpu.process]]\npid = {me}\nmemory = \"3 GiB\"\n"));
+    let known = |sample: &Sample| sample.processes == Some(vec![process(me, 3 << 30)]);
+    // Also the lists that are asked for seldom: with one of them unread, who is there is not known.
+    for list in ["Compute", "MPSCompute", "Graphics"] {
+        let function = format!("nvmlDeviceGet{list}RunningProcesses_v3");
+        let rig = Rig::new(&(well.clone() + &fault(&function, "from = 2.0\nuntil = 4.0\nerror = \"UNKNOWN\"")))?;
+        rig.sample("its process", known)?;
+        rig.at(2.0)?;
+        let failing = |sample: &Sample| sample.failing.iter().any(|(name, _)| name == "gpu.processes");
+        let sample = rig.sample("the failure", failing)?;
+        ensure!(sample.processes.is_none(), "{list}: {sample:?}");
+        ensure!(sample.readings.iter().all(|(kind, _)| *kind != Kind::GpuProcesses), "{list}: {sample:?}");
+        rig.at(4.0)?;
+        rig.sample("its process again", known)?;
+    }
     Ok(())
 }
 

@@ -59,6 +59,11 @@ impl Rig {
         replace(self.folder.path(), "scenario.toml", &on_file_clock(scenario))
     }
 
+    /// Puts a file beside the scenario.
+    pub fn put(&self, name: &str, text: &str) -> Result<()> {
+        replace(self.folder.path(), name, text)
+    }
+
     pub fn library(&self) -> PathBuf {
         self.folder.path().join("libnvidia-ml.so.1")
     }

@@ -1,5 +1,13 @@
 //! The numbers of `include/abi.h`: flags, kinds and bits, each enum a module.
 
+/// `enum fs_table`: beside a run's own table, in the egress tries.
+pub mod table {
+    /// Denied destinations that stop the run.
+    pub const NET_STOPS: u32 = 1 << 29;
+    /// Denied destinations.
+    pub const NET_DENIED: u32 = 1 << 30;
+}
+
 /// Flags of a run (`enum fs_run_flag`).
 pub mod run_flag {
     /// Egress outside the allow-list is refused.
@@ -42,6 +50,10 @@ pub mod run_flag {
     pub const WATCH_SEND: u32 = 1 << 18;
     /// Events of binds that were allowed are wanted.
     pub const WATCH_BIND: u32 = 1 << 19;
+    /// Rules deny destinations.
+    pub const NET_DENIED: u32 = 1 << 20;
+    /// Some of them stop the run.
+    pub const NET_STOPS: u32 = 1 << 21;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).

@@ -1,7 +1,7 @@
 //! GPUs through NVML, here through the simulated library: the daemon knows nothing of it but its path.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, on_gpu_node, on_node, sentinel, wait_for};
+use integration::{Launch, TWO_GPUS, on_gpu_node, on_node, sentinel, wait_for};
 use std::fs;
 
 const HOT: &str = r#"
@@ -66,6 +66,40 @@ fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
             let _ = child.wait();
         }
         done
+    })
+}
+
+#[test]
+fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()> {
+    // The first GPU has no temperature, the second cannot tell its.
+    let fault = |gpu: u32, error: &str| {
+        format!("[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = {gpu}\nerror = \"{error}\"\n")
+    };
+    let scenario =
+        TWO_GPUS.to_owned() + "[[gpu]]\nmodel = \"H100\"\n\n" + &fault(0, "NOT_SUPPORTED") + &fault(1, "UNKNOWN");
+    on_gpu_node("unread", &scenario, "", |node| {
+        let seen = || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(3));
+        wait_for("the GPUs are seen", seen)?;
+        let hot = node.policy("hot", HOT)?.display().to_string();
+        let run = |gpu: &str| node.ctl(["run", "-p", &hot, "--gpu", gpu, "--user", "nobody", "--", "true"]);
+        for (gpu, why) in [("0", "does not have it"), ("1", "it fails on")] {
+            let refused = run(gpu)?.expect(1)?;
+            ensure!(refused.err.contains("needs gpu.temperature") && refused.err.contains(why), "{gpu}: {refused:?}");
+        }
+        run("2")?.expect(0)?;
+        // One GPU of the node can be watched: the policy is of use here.
+        node.ctl(["policy", "check", "--node", &hot])?.expect(0)?;
+        Ok(())
+    })?;
+    let scenario = TWO_GPUS.to_owned() + &fault(0, "NOT_SUPPORTED") + &fault(1, "NOT_SUPPORTED");
+    on_gpu_node("unread-all", &scenario, "", |node| {
+        let hot = node.policy("hot", HOT)?.display().to_string();
+        let check = node.ctl(["policy", "check", "--node", &hot])?.expect(1)?;
+        ensure!(check.out.contains("needs gpu.temperature"), "{check:?}");
+        let willing = HOT.replace("owner =", "on_blind = \"continue\"\nowner =");
+        let willing = node.policy("willing", &willing)?.display().to_string();
+        node.ctl(["policy", "check", "--node", &willing])?.expect(0)?;
+        node.ctl(["run", "-p", &willing, "--gpu", "0", "--user", "nobody", "--", "true"])?.expect(0).map(drop)
     })
 }
 
@@ -142,6 +176,36 @@ fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result
 }
 
 #[test]
+fn a_signal_that_fails_later_is_blindness_to_the_run_on_that_gpu_and_degrades_it() -> Result<()> {
+    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nerror = \"UNKNOWN\"\n";
+    on_gpu_node("unread-later", &gpu("60", fault), "", |node| {
+        wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
+        let policy =
+            node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
+        let args = ["run", "-p", &policy, "-n", "careful", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
+        let mut child = node.ctl_command(args).spawn()?;
+        let done = (|| {
+            let gap = node.wait_for_event("the gap", |e| {
+                e["body"]["type"] == "gap" && e["body"]["what"].to_string().contains("gpu.temperature cannot be read")
+            })?;
+            ensure!(gap["body"]["blind"] == true && !gap["body"]["gpu"].is_null(), "{gap}");
+            let decision =
+                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
+            ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
+            // Its other signals are read: its GPU is seen to be idle.
+            wait_for("it is frozen", || Ok(node.run("careful")?["state"] == "frozen"))?;
+            let health = node.json(["gpu", "describe", "0"])?;
+            ensure!(health["level"] == "degraded" && health["reasons"][0]["code"] == "signals-unread", "{health}");
+            ensure!(node.ctl(["replay", "careful"])?.expect(0)?.out.contains("identical"));
+            node.log_is_whole()
+        })();
+        let _ = child.kill();
+        let _ = child.wait();
+        done
+    })
+}
+
+#[test]
 fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Result<()> {
     let twin = "uuid = \"GPU-00000000-0000-0000-0000-000000000001\"";
     let scenario = format!(
@@ -169,6 +233,13 @@ fn what_a_gpu_answers_wrongly_is_in_the_doctors_report_and_stops_nothing() -> Re
         for part in ["gpu.temperature: -1000 cannot be", "gpu.power: ", "nvmlDeviceGetName: ", "degraded"] {
             ensure!(sick.contains(part), "{part} is not in {sick}");
         }
+        wait_for("what it lacks is told beside what fails", || {
+            let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;
+            let of = |check: &&serde_json::Value| check["name"].as_str().is_some_and(|name| name.starts_with("gpu 0 "));
+            let sick = doctor["checks"].as_array().and_then(|all| all.iter().find(of)).context("GPU 0")?;
+            let detail = sick["detail"].as_str().unwrap_or_default();
+            Ok(detail.contains("unsupported: [") && detail.contains("gpu.bar1_used") && detail.contains("gpu.power: "))
+        })?;
         let twins = check("has the UUID of GPU")?;
         ensure!(twins.contains("cannot be told apart"), "{twins}");
         // The slow signals and the events' registration come later than the first sample.

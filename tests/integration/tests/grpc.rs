@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use failsafe_proto::v1;
 use hyper_util::rt::TokioIo;
-use integration::{Node, on_node};
+use integration::{Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
 use prost::Message;
 use std::path::PathBuf;
 use tokio::net::UnixStream;
@@ -99,6 +99,28 @@ fn mistakes_have_the_codes_that_the_interface_promises() -> Result<()> {
             let mut nodes = v1::node_service_client::NodeServiceClient::new(channel);
             let told = nodes.status(v1::StatusRequest {}).await?.into_inner();
             ensure!(told.log_state == "healthy" && told.runs == 0, "{told:?}");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn what_speaks_against_which_part_is_told() -> Result<()> {
+    let scenario = TWO_GPUS.to_owned() + "[gpu.rows]\nfailure = true\n";
+    on_gpu_node("reasons", &scenario, "", |node| {
+        wait_for("the second GPU is bad", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 12))?;
+        wait_for("the first is well", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 0))?;
+        node.ctl(["node", "cordon", "-r", "kernel update"])?.expect(0)?;
+        with_channel(node, |channel| async move {
+            let mut client = v1::node_service_client::NodeServiceClient::new(channel);
+            let ask = |gpu: &str| v1::ReasonsRequest { gpu: gpu.into() };
+            let all = client.reasons(ask("")).await?.into_inner();
+            let [own, bad] = &all.parts[..] else { bail!("{all:?}") };
+            ensure!(own.gpu.is_empty() && own.reasons[0].code == "cordoned", "{own:?}");
+            ensure!(bad.index == 1 && bad.reasons[0].code == "row-remap-failure" && all.revision > 0, "{bad:?}");
+            ensure!(client.reasons(ask("1")).await?.into_inner().parts == std::slice::from_ref(bad));
+            ensure!(client.reasons(ask("0")).await?.into_inner().parts.is_empty());
+            ensure!(client.reasons(ask("9")).await.is_err_and(|status| status.code() == Code::NotFound));
             Ok(())
         })
     })

@@ -212,6 +212,8 @@ fn an_amd_gpu_is_read_from_sysfs_and_judged_alike() -> Result<()> {
         let gpu = node.json(["gpu", "describe", "0"])?;
         ensure!(gpu["reasons"][0]["code"] == "temperature-shutdown", "{gpu}");
         ensure!(gpu["readings"]["gpu.temperature"] == 106_000, "{gpu}");
+        let refused = node.ctl(["gpu", "reset", "0", "-r", "too hot"])?.expect(1)?;
+        ensure!(refused.err.contains("is an AMD GPU") && refused.err.contains("not reset"), "{refused:?}");
         node.log_is_whole()
     })
 }

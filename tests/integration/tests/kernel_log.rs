@@ -1,7 +1,7 @@
 //! The kernel's log of the time without a daemon.
 
 use anyhow::{Result, ensure};
-use integration::{Node, TWO_GPUS, on_gpu_node, wait_for};
+use integration::{Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
 use serde_json::Value;
 use std::fs;
 
@@ -18,6 +18,41 @@ rationale = "a GPU with an XID computes nothing that is worth having"
 when = { event = "xid" }
 actions = ["freeze"]
 "#;
+
+#[test]
+fn an_xid_names_its_gpu_also_where_nvml_never_answered() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (log, driver) = (folder.path().join("kmsg"), folder.path().join("nvidia"));
+    let uuid = "GPU-00000000-1111-2222-3333-444444444444";
+    fs::create_dir_all(driver.join("gpus/0000:3b:00.0"))?;
+    fs::write(driver.join("gpus/0000:3b:00.0/information"), format!("Model: \t NVIDIA H100\nGPU UUID: \t {uuid}\n"))?;
+    let long = "x".repeat(9_000);
+    // Record 2 was overwritten unread, record 3 is too long.
+    let lines = format!(
+        "4,1,1000,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1\n4,3,1001,-;{long}\n4,4,1002,-;NVRM: Xid (PCI:0000:4b:00): 79, x\n"
+    );
+    fs::write(&log, lines)?;
+    let tables = format!(
+        "[nvml]\nlibrary = \"/nonexistent/libnvidia-ml.so.1\"\ndriver_proc = {:?}\n[kernel_log]\npath = {:?}\n",
+        driver.display().to_string(),
+        log.display().to_string()
+    );
+    on_node("kmsg-no-nvml", &tables, |node| {
+        wait_for("the GPU is told", || {
+            let health = node.ctl(["node", "health", "-o", "json"])?.json()?;
+            let gpu = &health["gpus"][0];
+            Ok(gpu["gpu"] == uuid && gpu["level"] == "unhealthy" && gpu["reasons"].to_string().contains("\"xid-79\""))
+        })?;
+        wait_for("the other is told of the node", || {
+            Ok(node.ctl(["node", "health", "-o", "json"])?.json()?["node"]["reasons"]
+                .to_string()
+                .contains("xid-79-elsewhere"))
+        })?;
+        let doctor = node.ctl(["doctor"])?;
+        ensure!(doctor.out.contains("1 record(s) lost unread, 1 line(s) cut"), "{doctor:?}");
+        Ok(())
+    })
+}
 
 #[test]
 fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_runs_that_were_there() -> Result<()> {

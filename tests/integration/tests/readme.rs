@@ -1,7 +1,7 @@
 //! What README.md and the docs tell people to type is there, and the policy they show is taken.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Said, on_node, program};
+use integration::{Said, TWO_GPUS, on_gpu_node, on_node, program, wait_for};
 use std::{collections::BTreeSet, path::Path, process::Command};
 
 const DOCS: [&str; 3] = ["README.md", "docs/playbooks/exfiltration.md", "docs/playbooks/gpu-overheating.md"];
@@ -48,6 +48,34 @@ fn the_policy_of_the_readme_is_taken() -> Result<()> {
         let path = node.policy("readme", policy)?.display().to_string();
         let said = node.ctl(["policy", "check", "--node", &path])?.expect(0)?;
         ensure!(said.out.contains("sha256:"), "{said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_prolog_of_the_docs_drains_no_node_for_a_job_without_gpus() -> Result<()> {
+    let text = read("docs/cli.md")?;
+    let prolog =
+        text.lines().find(|line| line.contains("node health ${SLURM_JOB_GPUS")).context("no prolog")?.to_owned();
+    let scenario = TWO_GPUS.to_owned() + "[gpu.rows]\nfailure = true\n";
+    on_gpu_node("prolog", &scenario, "", |node| {
+        wait_for("the second GPU is bad", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 12))?;
+        wait_for("the first is well", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 0))?;
+        let folder = program("failsafectl")?.parent().context("no folder")?.display().to_string();
+        let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+        let code = |gpus: Option<&str>| {
+            let mut sh = Command::new("sh");
+            sh.args(["-c", &prolog]).env("PATH", &path).env("FAILSAFE_SOCKET", node.socket());
+            match gpus {
+                Some(gpus) => sh.env("SLURM_JOB_GPUS", gpus),
+                None => sh.env_remove("SLURM_JOB_GPUS"),
+            };
+            Ok::<_, anyhow::Error>(Said::of(&mut sh)?.code)
+        };
+        for (gpus, expected) in [(Some("0"), 0), (Some("0,1"), 1), (Some("1"), 1), (Some(""), 0), (None, 0)] {
+            let code = code(gpus)?;
+            ensure!(code == expected, "SLURM_JOB_GPUS={gpus:?}: exit {code}");
+        }
         Ok(())
     })
 }

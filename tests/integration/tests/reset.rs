@@ -68,3 +68,22 @@ echo "GPU $3 was reset"
         done
     })
 }
+
+#[test]
+fn a_gpu_is_not_reset_while_nobody_knows_who_is_on_it() -> Result<()> {
+    // The list of what draws is asked for seldom: unread, it is no proof that nobody does.
+    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetGraphicsRunningProcesses_v3\"\ngpu = 0\nerror = \"UNKNOWN\"\n";
+    let tables = "[gpu]\nnvidia_smi = \"/bin/true\"\n";
+    on_gpu_node("reset-unknown", &format!("{TWO_GPUS}{fault}"), tables, |node| {
+        wait_for("the other GPU is well", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 0))?;
+        wait_for("what fails is told", || {
+            Ok(node.json(["gpu", "describe", "0"])?["failing"].to_string().contains("gpu.processes: "))
+        })?;
+        let refused = node.ctl(["gpu", "reset", "0", "-r", "xid 95"])?.expect(1)?;
+        ensure!(
+            refused.err.contains("who is on it cannot be read") && refused.err.contains("not reset"),
+            "{refused:?}"
+        );
+        node.ctl(["gpu", "reset", "1", "-r", "xid 95"])?.expect(0).map(drop)
+    })
+}

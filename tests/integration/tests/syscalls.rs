@@ -43,6 +43,26 @@ fn costs(node: &Node) -> Result<(bool, String)> {
     Ok((!costs.is_empty(), format!("{} {}", check["detail"], check["advice"])))
 }
 
+/// What the doctor says of a kind of rule is what `policy check --node` says of a rule of that kind.
+#[test]
+fn the_doctor_says_what_rules_are_worth_here() -> Result<()> {
+    on_node("worth", "", |node| {
+        let doctor = node.ctl(["doctor", "-o", "json"])?.json()?;
+        let checks = doctor["checks"].as_array().context("checks")?;
+        let said = |kind: &str| -> Result<String> {
+            let check =
+                checks.iter().find(|c| c["area"] == "rules" && c["name"] == kind).context("no check of the kind")?;
+            Ok(format!("{} {}", check["state"], check["detail"]))
+        };
+        let lsm = checks.iter().any(|c| c["name"] == "fs_lsm_file_open (lsm/file_open)" && c["state"] == "works");
+        let expected = if lsm { "blocked-in-kernel" } else { "observed, arguments unreliable" };
+        ensure!(said("open")?.contains(expected), "{}", said("open")?);
+        ensure!(said("connect")? == "\"works\" \"blocked-in-kernel\"", "{}", said("connect")?);
+        ensure!(said("exit")?.contains("observed"), "{}", said("exit")?);
+        Ok(())
+    })
+}
+
 #[test]
 fn every_watched_call_is_seen_and_the_cost_is_told_while_it_is_paid() -> Result<()> {
     on_node("syscalls", "", |node| {

@@ -109,7 +109,12 @@ impl Detectors {
             found.extend(detector.take(&seen).map(|value| (id.clone(), kind.clone(), value)));
         }
         if self.wanted.contains(&Kind::GpuDerivedStraggler) && signal.kind == Kind::GpuUtilization {
-            let behind = self.straggler.take(id, *value, self.derived.straggler, signal.at);
+            // Its last clock, where it works: from the same utilisation on as for clocks that are held down.
+            let works = *value >= self.derived.clock_held.utilization;
+            let of = |kind| gpu.last.get(&kind).copied().filter(|clock| works && *clock > 0);
+            let share = |(clock, most): (i64, i64)| clock.saturating_mul(100_000) / most;
+            let clock = of(Kind::GpuClockSm).zip(of(Kind::GpuClockSmMax)).map(share);
+            let behind = self.straggler.take(id, (*value, clock), self.derived.straggler, signal.at);
             found.extend(behind.map(|value| (id.clone(), Kind::GpuDerivedStraggler, value)));
         }
         let signal_of = |(gpu, kind, value)| Signal {

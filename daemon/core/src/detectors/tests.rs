@@ -170,6 +170,29 @@ fn the_straggler_is_the_one_below_the_others() {
 }
 
 #[test]
+fn the_straggler_that_the_others_wait_for_is_told_by_its_clock() {
+    // Values of tests/scenarios/gpu/straggler.toml: all at full utilisation, one of them slow.
+    let straggles = |busy: i64, numbers: &str| {
+        let mut b = Bench::with(&["gpu.derived.straggler"], numbers);
+        let mut last = BTreeMap::new();
+        for _ in 0..90 {
+            b.at += 1;
+            for (gpu, clock) in [("a", 1_980), ("b", 1_980), ("c", 1_095), ("d", 1_980)] {
+                let values = [(Kind::GpuClockSmMax, 1_980), (Kind::GpuUtilization, busy), (Kind::GpuClockSm, clock)];
+                for (_, value) in b.gpu(gpu, &values) {
+                    last.insert(gpu, value);
+                }
+            }
+        }
+        last
+    };
+    assert_eq!(straggles(99_000, ""), [("a", 0), ("b", 0), ("c", 44_697), ("d", 0)].into());
+    let none = BTreeMap::from([("a", 0), ("b", 0), ("c", 0), ("d", 0)]);
+    assert_eq!(straggles(20_000, ""), none, "the clocks of GPUs that do not work say nothing");
+    assert_eq!(straggles(20_000, "clock_held = { utilization = \"10 %\" }")["c"], 44_697);
+}
+
+#[test]
 fn a_policys_own_numbers_change_what_is_told() {
     // What two seconds of these values give, with the numbers as they are and with others.
     let load = |busy, share| vec![(Kind::GpuUtilization, busy), (Kind::GpuPowerShare, share)];

@@ -79,6 +79,7 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
             each(policies, state, input, |run, policy| run.signal(policy, signal, &mut out));
         }
         Input::Gap(gap) => each(policies, state, input, |run, policy| run.gap(policy, gap, &mut out)),
+        Input::Unread(unread) => each(policies, state, input, |run, policy| run.unread(policy, unread, &mut out)),
         Input::Tick(at) => each(policies, state, input, |run, policy| run.tick(policy, *at, &mut out)),
         Input::Control(control) => {
             if let Some(run) = state.runs.get_mut(&control.run) {
@@ -107,6 +108,7 @@ pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
             gap.run.is_none_or(|id| id == run)
                 && gap.gpu.as_ref().is_none_or(|gpu| known.is_some_and(|r| r.has_gpu(gpu)))
         }
+        Input::Unread(unread) => known.is_some_and(|r| r.has_gpu(&unread.gpu)),
         Input::Tick(_) => true,
         Input::Outcome(outcome) => outcome.decision.run == run,
         Input::RunStarted(started) => started.id == run,

@@ -7,7 +7,7 @@ use crate::{
     },
     detectors::Detectors,
     event::Event,
-    input::{Command, Contained, Control, Gap, Run},
+    input::{Command, Contained, Control, Gap, Run, Unread},
     policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
     signal::{Kind, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
@@ -36,6 +36,7 @@ pub(super) struct RunState {
     last: BTreeMap<(Subject, Kind), Seen>,
     heard: BTreeMap<Source, MonoTime>,
     blind: BTreeSet<(Source, Option<GpuId>)>,
+    unread: BTreeSet<(GpuId, Kind)>,
     detectors: Detectors,
 }
 
@@ -66,6 +67,7 @@ impl RunState {
             last: BTreeMap::new(),
             heard: BTreeMap::new(),
             blind: BTreeSet::new(),
+            unread: BTreeSet::new(),
             detectors: Detectors::of(policy),
         }
     }
@@ -107,6 +109,7 @@ impl RunState {
     pub(super) fn set_gpus(&mut self, gpus: &BTreeSet<GpuId>) {
         self.gpus.clone_from(gpus);
         self.detectors.set_gpus(gpus);
+        self.unread.retain(|(gpu, _)| gpus.contains(gpu));
         self.last.retain(|(subject, _), _| match subject {
             Subject::Gpu(gpu) => gpus.contains(gpu),
             _ => true,
@@ -229,9 +232,27 @@ impl RunState {
         seqs: Vec<u64>,
         out: &mut Vec<Decision>,
     ) {
-        if !policy.needs().contains(&key.0) || !self.blind.insert(key) {
+        if policy.needs().contains(&key.0) && self.blind.insert(key) {
+            self.decide_blind(policy, at, seqs, out);
+        }
+    }
+
+    /// A signal of a GPU that no sensor reads any more: the rules on it are blind, the others are not.
+    pub(super) fn unread(&mut self, policy: &Policy, unread: &Unread, out: &mut Vec<Decision>) {
+        let key = (unread.gpu.clone(), unread.kind.clone());
+        if unread.why.is_none() {
+            self.unread.remove(&key);
             return;
         }
+        let watched = policy.rules.iter().any(|rule| rule.when.reads().contains(&unread.kind));
+        let blind = self.blind.contains(&(unread.source, None))
+            || self.blind.contains(&(unread.source, Some(unread.gpu.clone())));
+        if watched && !blind && self.unread.insert(key) {
+            self.decide_blind(policy, unread.at, vec![unread.seq], out);
+        }
+    }
+
+    fn decide_blind(&mut self, policy: &Policy, at: MonoTime, seqs: Vec<u64>, out: &mut Vec<Decision>) {
         let actions = match policy.on_blind {
             OnBlind::Freeze => vec![Action::Freeze, Action::Snapshot, Action::Notify],
             OnBlind::Refuse | OnBlind::Continue => vec![Action::Notify],

@@ -1,11 +1,13 @@
 //! The engine, rule by rule; and that a run is judged alike alone and among others.
 
+mod blind;
+
 use super::*;
 use crate::time::MonoTime;
 use crate::{
     decision::{Action, Cause, DecisionId, IncidentId, Mode, Outcome, Verdict},
     event::{Assurance, Event, NetOp, Verdict as Net},
-    input::{Command, Contained, Control, Gap, Run},
+    input::{Command, Contained, Control, Run},
     policy::{PolicyDigest, parse::parse},
     replay::{Recorded, replay},
     signal::{Kind, Real, Value},
@@ -277,33 +279,6 @@ fn an_escape_is_recaptured_and_a_foreign_thaw_frozen_again() {
     );
     b.control(6, Command::Thaw);
     assert_eq!(b.event(7, leave(false))[0].actions, [Action::Notify], "an operator may move a running one");
-}
-
-#[test]
-fn blindness_is_told_once_until_sight_returns() {
-    let mut b = Bench::new();
-    let gap = |seq, blind| {
-        Input::Gap(Gap { seq, at: at(1), source: Source::Ebpf, run: None, gpu: None, what: "x".into(), lost: 0, blind })
-    };
-    let told = b.feed(gap(1, true));
-    assert_eq!((rules(&told), told[0].actions.as_slice()), (vec!["blind".to_owned()], [Action::Notify].as_slice()));
-    assert!(b.feed(gap(2, true)).is_empty());
-    assert!(b.feed(gap(3, false)).is_empty());
-    assert_eq!(b.feed(gap(4, true)).len(), 1);
-    let mut b = Bench::with(&POLICY.replace("owner = \"o\"", "owner = \"o\"\non_blind = \"freeze\""));
-    assert!(b.feed(gap(1, true))[0].actions.contains(&Action::Freeze));
-}
-
-#[test]
-fn a_silent_sampler_is_blind() {
-    let mut b = Bench::new();
-    b.egress(0, 0);
-    b.signal(9_000, Subject::Gpu(GpuId("GPU-0".into())), Kind::GpuTemperature, Value::Integer(1));
-    assert!(b.feed(Input::Tick(at(10_000))).is_empty());
-    let told = b.feed(Input::Tick(at(10_001)));
-    assert_eq!(rules(&told), ["blind"]);
-    b.egress(10_500, 0);
-    assert!(b.feed(Input::Tick(at(10_600))).is_empty());
 }
 
 #[test]

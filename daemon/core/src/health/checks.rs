@@ -45,7 +45,7 @@ impl Checks {
         value: i64,
         at: MonoTime,
     ) -> Vec<(&'static Check, Found)> {
-        if !CHECKS.iter().any(|check| concerns(check, kind)) {
+        if !judges(kind) {
             return Vec::new();
         }
         let before = self.last.insert(kind.clone(), value);
@@ -93,6 +93,7 @@ impl Checks {
                 let total = self.windows.get(check.code).and_then(|w| w.back()).map_or(0, |(_, total)| *total);
                 self.growth(check.code, total + i64::from(came), within, at) >= bound
             }
+            Test::On(mask) => value & mask != 0,
             Test::PcieReplays => {
                 let link = other(&Kind::GpuPcieGeneration).zip(other(&Kind::GpuPcieWidth));
                 let grown = self.growth(check.code, value, MINUTE, at);
@@ -133,6 +134,16 @@ fn replay_limit(generation: i64, width: i64) -> i64 {
     };
     let limit = hundred_mt * 60 * width.clamp(1, 32);
     limit / 10_000 + i64::from(limit % 10_000 > 0)
+}
+
+/// Whether the reason is a check's.
+pub(super) fn is_code(code: &str) -> bool {
+    CHECKS.iter().any(|check| check.code == code)
+}
+
+/// Whether a GPU is judged by it.
+pub(super) fn judges(kind: &Kind) -> bool {
+    CHECKS.iter().any(|check| concerns(check, kind))
 }
 
 fn concerns(check: &Check, kind: &Kind) -> bool {

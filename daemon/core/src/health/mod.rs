@@ -15,6 +15,7 @@ mod order;
 mod part;
 mod place;
 mod thresholds;
+mod view;
 mod wear;
 mod xids;
 
@@ -22,10 +23,11 @@ pub use level::{Change, Level, Reason, Target};
 pub use order::{Fact, NoSuchGpu, Order, OrderKind};
 pub use place::{Closed, Placement, Wanted};
 pub use thresholds::Thresholds;
+pub use view::{PartView, View};
 
 use crate::{
     event::Event,
-    input::{Gap, Input},
+    input::{Gap, Input, Unread},
     signal::{Signal, Source, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
@@ -39,6 +41,8 @@ use std::{collections::BTreeMap, sync::Arc};
 pub const CORDONED: &str = "cordoned";
 /// The code of a part that is not seen.
 pub const BLIND: &str = "blind";
+/// The code of a part of which signals cannot be read by which it is judged.
+pub const UNREAD: &str = "signals-unread";
 /// The code of an answer that is too old.
 pub const STALE: &str = "stale";
 
@@ -87,32 +91,6 @@ pub struct Health {
     node: Part,
     gpus: BTreeMap<GpuId, Part>,
     kernel_log: Option<ReadTo>,
-}
-
-/// A part as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartView {
-    /// Its level.
-    pub level: Level,
-    /// Since when, ns since the epoch.
-    pub since_ns: i64,
-    /// Why it is not healthy, the worst first.
-    pub reasons: Vec<Reason>,
-}
-
-/// The node as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
-    /// Grows with every change.
-    pub revision: u64,
-    /// When health last took something in.
-    pub as_of: MonoTime,
-    /// An older answer is `unknown`.
-    pub fresh: Span,
-    /// The node: its own reasons and, summed up, its GPUs'.
-    pub node: PartView,
-    /// Its GPUs.
-    pub gpus: BTreeMap<GpuId, PartView>,
 }
 
 impl Health {
@@ -173,6 +151,7 @@ impl Health {
                 _ => Vec::new(),
             },
             Input::Gap(gap) if gap.source == Source::Nvml => self.gap(gap),
+            Input::Unread(unread) => self.unread(unread),
             Input::Tick(at) => self.tick(*at),
             _ => Vec::new(),
         }
@@ -289,6 +268,15 @@ impl Health {
         self.settle(None)
     }
 
+    /// A signal by which a GPU is judged cannot be read, or is read again.
+    fn unread(&mut self, unread: &Unread) -> Vec<Change> {
+        self.advance(unread.at);
+        let now = self.stamp(unread.at);
+        let part = self.gpus.entry(unread.gpu.clone()).or_insert_with(|| Part::unseen(now));
+        part.unread(&unread.kind, unread.why.as_deref(), now);
+        self.settle(None)
+    }
+
     fn note(
         &mut self,
         target: &Target,
@@ -314,8 +302,9 @@ impl Health {
         let fresh = self.fresh;
         for part in self.gpus.values_mut() {
             part.tick(fresh, now);
+            part.forget_old_events(now);
         }
-        self.node.tick_own(now);
+        self.node.forget_old_events(now);
         self.settle(None)
     }
 
@@ -348,32 +337,6 @@ impl Health {
         let level = level::of_node(self.node.own_level(), self.gpus.values().map(Part::own_level));
         told(&mut self.revision, Target::Node, &mut self.node, level);
         changes
-    }
-}
-
-impl View {
-    /// The view as it is to be told at `now`: `unknown` where nothing was taken in for too long.
-    #[must_use]
-    pub fn at(mut self, now: MonoTime) -> View {
-        let age = now.since(self.as_of);
-        if age <= self.fresh {
-            return self;
-        }
-        let text = format!("the last word is {age} old; {} is the most", self.fresh);
-        for part in self.gpus.values_mut().chain([&mut self.node]) {
-            let stale = Reason {
-                code: STALE.to_owned(),
-                level: Level::Unknown,
-                text: text.clone(),
-                since_ns: part.since_ns,
-                last_ns: part.since_ns,
-                count: 1,
-                advice: Advice::InspectHardware,
-            };
-            part.level = part.level.worst(Level::Unknown);
-            part.reasons.push(stale);
-        }
-        self
     }
 }
 

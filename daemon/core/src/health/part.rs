@@ -2,7 +2,7 @@
 
 use super::PartView;
 use super::{
-    BLIND, CORDONED, STALE, Stamp,
+    BLIND, CORDONED, STALE, Stamp, UNREAD,
     checks::{self, Checks, Found},
     level::{Change, Level, Reason, Target},
     thresholds::Thresholds,
@@ -26,6 +26,8 @@ pub(super) struct Part {
     checks: Checks,
     xids: Xids,
     wear: Wear,
+    /// Signals that cannot be read, with the reason.
+    unread: BTreeMap<Kind, String>,
     heard: Option<MonoTime>,
     /// Codes, level as last told.
     told: BTreeSet<String>,
@@ -69,13 +71,14 @@ impl Part {
 
     /// A part as it was kept, of which nothing is to be seen.
     pub(super) fn seen(kept: KeptPart, now: Stamp) -> Part {
-        let gone = |reason: &Reason| [STALE, BLIND].contains(&reason.code.as_str());
+        let gone = |reason: &Reason| [STALE, BLIND, UNREAD].contains(&reason.code.as_str());
         let kept_reasons = kept.reasons.into_iter().filter(|reason| !gone(reason));
         let mut part = Part {
             reasons: kept_reasons.map(|reason| (reason.code.clone(), reason)).collect(),
             checks: Checks::default(),
             xids: kept.xids,
             wear: kept.wear,
+            unread: BTreeMap::new(),
             heard: None,
             told: BTreeSet::new(),
             level: kept.level,
@@ -124,9 +127,11 @@ impl Part {
         if let Some(reason) = self.reasons.get_mut(code) {
             reason.last_ns = now.wall_ns;
             reason.count += 1;
-            reason.text = text;
             let worse = level > reason.level;
-            reason.level = reason.level.max(level);
+            // What is said and advised is of the worst: a milder word later does not soften it.
+            if level >= reason.level {
+                (reason.level, reason.text, reason.advice) = (level, text, advice);
+            }
             return worse;
         }
         if self.reasons.len() >= REASONS && level < Level::Unhealthy {
@@ -153,10 +158,26 @@ impl Part {
         self.note(BLIND, Level::Unknown, format!("not seen: {why}"), Advice::InspectHardware, now);
     }
 
+    /// A signal cannot be read, or is again: what is judged by it is not judged meanwhile.
+    pub(super) fn unread(&mut self, kind: &Kind, why: Option<&str>, now: Stamp) {
+        match why {
+            Some(why) if checks::judges(kind) => drop(self.unread.insert(kind.clone(), why.to_owned())),
+            Some(_) => return,
+            None => drop(self.unread.remove(kind)),
+        }
+        if self.unread.is_empty() {
+            self.drop_reason(UNREAD);
+            return;
+        }
+        let all: Vec<String> = self.unread.iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
+        let text = format!("cannot be read, and so is not judged: {}", all.join(", "));
+        self.note(UNREAD, Level::Degraded, text, Advice::InspectHardware, now);
+    }
+
     /// Forgets what speaks against the part, so that it is judged anew. A cordon stays: it is somebody's will, and has an
     /// order of its own; what is not seen is still not seen.
     pub(super) fn reset(&mut self) {
-        self.reasons.retain(|code, _| [CORDONED, BLIND, STALE].contains(&code.as_str()));
+        self.reasons.retain(|code, _| [CORDONED, BLIND, STALE, UNREAD].contains(&code.as_str()));
         self.checks = Checks::default();
         self.xids.reset();
     }
@@ -170,7 +191,9 @@ impl Part {
         let verdict = self.xids.hear(catalogue, thresholds, code, now.wall_ns);
         let mut changed = false;
         for over in verdict.over {
-            changed |= self.reasons.remove(&over).is_some();
+            // What is unhealthy stays until somebody resets it.
+            let milder = self.reasons.get(&over).is_some_and(|reason| reason.level < Level::Unhealthy);
+            changed |= milder && self.reasons.remove(&over).is_some();
         }
         for found in verdict.found {
             changed |= self.note(&found.code, found.level, found.text, found.advice, now);
@@ -210,11 +233,14 @@ impl Part {
         }
     }
 
-    /// The node's own reasons, apart from a cordon and blindness, go when they have not come again for a day.
-    pub(super) fn tick_own(&mut self, now: Stamp) {
+    /// What happened and did not make the part unhealthy is over when it has not come again for a day. What a check of a
+    /// signal says ends with the signal, and a cordon with an order.
+    pub(super) fn forget_old_events(&mut self, now: Stamp) {
         let day = i64::try_from(checks::DAY.0).unwrap_or(i64::MAX);
         self.reasons.retain(|code, reason| {
-            reason.level >= Level::Unknown || code == CORDONED || now.wall_ns.saturating_sub(reason.last_ns) < day
+            let of_a_signal = code == UNREAD || checks::is_code(code) || wear::is_code(code);
+            let stays = reason.level >= Level::Unknown || code == CORDONED || of_a_signal;
+            stays || now.wall_ns.saturating_sub(reason.last_ns) < day
         });
     }
 

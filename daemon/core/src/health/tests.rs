@@ -1,5 +1,8 @@
 //! Health: what makes a part worse, what lets it recover, and what only an order does.
 
+mod events;
+mod signals;
+
 use super::*;
 use crate::{
     signal::{Kind, Signal},
@@ -121,113 +124,6 @@ fn an_xid_that_needs_a_reset_stays_until_somebody_resets_it() {
     assert_eq!(level(&h, "a"), Level::Unknown, "not seen since the restart");
     h.take(&value("a", Kind::GpuTemperature, 60_000, s(6)));
     assert_eq!(level(&h, "a"), Level::Healthy);
-}
-
-#[test]
-fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
-    let mut h = seen();
-    for t in 0..4 {
-        h.take(&xid("a", 31, s(2 + t)));
-    }
-    assert_eq!(level(&h, "a"), Level::Healthy);
-    h.take(&xid("a", 31, s(9)));
-    assert_eq!((level(&h, "a"), codes(&h, "a")), (Level::Degraded, vec!["xid-31-repeated".to_owned()]));
-    h.take(&xid("b", 45, s(9)));
-    assert_eq!(level(&h, "b"), Level::Healthy);
-    h.take(&xid("b", 9_999, s(9)));
-    assert!(h.view().gpus[&gpu("b")].reasons[0].text.contains("does not know"));
-}
-
-#[test]
-fn one_xid_cancels_another() {
-    let mut h = seen();
-    h.take(&xid("a", 163, s(2)));
-    assert_eq!(level(&h, "a"), Level::Degraded);
-    let changes = h.take(&xid("a", 162, s(3)));
-    assert_eq!(changes[0].removed, ["xid-163"]);
-    assert_eq!(level(&h, "a"), Level::Healthy);
-}
-
-#[test]
-fn thresholds_hold_and_clear_with_hysteresis() {
-    let mut h = seen();
-    h.take(&value("a", Kind::GpuTemperatureSlowdown, 90_000, s(2)));
-    h.take(&value("a", Kind::GpuTemperature, 91_000, s(3)));
-    h.take(&value("a", Kind::GpuTemperature, 91_000, s(30)));
-    assert_eq!(level(&h, "a"), Level::Healthy, "not yet half a minute");
-    h.take(&value("a", Kind::GpuTemperature, 91_000, s(34)));
-    assert_eq!(codes(&h, "a"), ["temperature-slowdown"]);
-    h.take(&value("a", Kind::GpuTemperature, 70_000, s(40)));
-    h.take(&value("a", Kind::GpuTemperature, 70_000, s(600)));
-    assert_eq!(level(&h, "a"), Level::Degraded, "not yet good for ten minutes");
-    h.take(&value("a", Kind::GpuTemperature, 70_000, s(641)));
-    assert_eq!(level(&h, "a"), Level::Healthy);
-}
-
-#[test]
-fn each_threshold_of_the_field_trips() {
-    type Case<'a> = (&'a str, &'a [(Kind, i64)], Level);
-    let cases: &[Case<'_>] = &[
-        ("retired-pages", &[(Kind::GpuRetiredPagesSingle, 60), (Kind::GpuRetiredPagesDouble, 3)], Level::Unhealthy),
-        ("retired-pages-double-bit", &[(Kind::GpuRetiredPagesDouble, 16)], Level::Degraded),
-        ("row-remap-pending", &[(Kind::GpuRemappedRowsPending, 1)], Level::Degraded),
-        ("row-remap-failure", &[(Kind::GpuRemappedRowsFailure, 1)], Level::Unhealthy),
-        ("row-remaps", &[(Kind::GpuRemappedRowsUncorrectable, 512)], Level::Unhealthy),
-        ("ecc-uncorrected", &[(Kind::GpuEccUncorrected, 1)], Level::Degraded),
-        ("ecc-storm", &[(Kind::GpuEccUncorrected, 0), (Kind::GpuEccUncorrected, 10)], Level::Unhealthy),
-        ("nvlink-crc", &[(Kind::GpuNvlinkCrcErrors, 0), (Kind::GpuNvlinkCrcErrors, 1_001)], Level::Degraded),
-        ("nvlink-replays", &[(Kind::GpuNvlinkReplays, 4), (Kind::GpuNvlinkReplays, 5)], Level::Degraded),
-        (
-            "pcie-replays",
-            &[
-                (Kind::GpuPcieGeneration, 5),
-                (Kind::GpuPcieWidth, 16),
-                (Kind::GpuPcieReplays, 100),
-                (Kind::GpuPcieReplays, 132),
-            ],
-            Level::Degraded,
-        ),
-        ("recovery-action", &[(Kind::GpuRecoveryAction, 1)], Level::Unhealthy),
-        (
-            "temperature-shutdown",
-            &[(Kind::GpuTemperatureShutdown, 95_000), (Kind::GpuTemperature, 95_000)],
-            Level::Unhealthy,
-        ),
-    ];
-    for (code, values, expected) in cases {
-        let mut h = seen();
-        for (i, (kind, v)) in values.iter().enumerate() {
-            h.take(&value("a", kind.clone(), *v, s(2 + u64::try_from(i).unwrap())));
-        }
-        let part = &h.view().gpus[&gpu("a")];
-        let found = part.reasons.iter().find(|r| r.code == *code);
-        assert_eq!(found.map(|r| r.level), Some(*expected), "{code}: {:?}", part.reasons);
-    }
-    // Just within each bound nothing trips.
-    let mut h = seen();
-    for (kind, v) in [
-        (Kind::GpuRetiredPagesDouble, 15),
-        (Kind::GpuRetiredPagesSingle, 47),
-        (Kind::GpuRemappedRowsUncorrectable, 511),
-        (Kind::GpuNvlinkReplays, 7),
-        (Kind::GpuRecoveryAction, 3),
-        (Kind::GpuPcieReplays, 31),
-    ] {
-        h.take(&value("a", kind, v, s(2)));
-    }
-    assert_eq!(codes(&h, "a"), Vec::<String>::new());
-}
-
-#[test]
-fn hardware_slowdowns_are_counted_when_they_come_on() {
-    let mut h = seen();
-    for i in 0..6 {
-        let bits = |on: bool| if on { 0x40 | 0x4 } else { 0x4 };
-        h.take(&value("a", Kind::GpuThrottle, bits(false), s(10 * i + 2)));
-        assert_eq!(level(&h, "a"), Level::Healthy);
-        h.take(&value("a", Kind::GpuThrottle, bits(true), s(10 * i + 7)));
-    }
-    assert_eq!(codes(&h, "a"), ["hw-slowdown"]);
 }
 
 #[test]

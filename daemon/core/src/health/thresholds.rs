@@ -56,7 +56,9 @@ fn codes() -> impl Iterator<Item = (&'static str, Numbers)> {
             Test::AtMost => (Some("at_most"), false),
             Test::Grows => (Some("grows"), true),
             Test::ComesOn(_) => (Some("times"), true),
-            Test::Reaches(_) | Test::Below(_) | Test::BelowPeak | Test::OneOf(_) | Test::PcieReplays => (None, false),
+            Test::Reaches(_) | Test::Below(_) | Test::BelowPeak | Test::OneOf(_) | Test::On(_) | Test::PcieReplays => {
+                (None, false)
+            }
         };
         let unit = if bound == Some("times") { Unit::Count } else { check.kind.unit() };
         (check.code, Numbers { bound, unit, within, held: true })

@@ -80,6 +80,11 @@ impl Worn {
     }
 }
 
+/// Whether the reason is of wear.
+pub(super) fn is_code(code: &str) -> bool {
+    WORN.iter().any(|(worn, ..)| *worn == code)
+}
+
 /// A time of days as people say it.
 pub(super) fn in_words(within: Span) -> String {
     const HOUR: u64 = 3_600_000_000_000;

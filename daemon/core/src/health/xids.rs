@@ -29,6 +29,9 @@ pub(super) struct Xids {
     last_other: Option<i64>,
     /// When each came, oldest first.
     came: BTreeMap<u64, VecDeque<i64>>,
+    /// When those came alone that follow others.
+    #[serde(default)]
+    alone: BTreeMap<u64, VecDeque<i64>>,
     /// When those came that make the GPU unhealthy. An order that resets its health does not clear it: that each was dealt
     /// with is no answer to why they come.
     fatal: VecDeque<i64>,
@@ -53,7 +56,7 @@ impl Xids {
     pub(super) fn hear(&mut self, catalogue: &Catalogue, thresholds: &Thresholds, code: u64, wall_ns: i64) -> Verdict {
         let mut verdict = Verdict { found: Vec::new(), over: Vec::new() };
         let named = catalogue.describe(code);
-        let times = self.count(code, wall_ns);
+        let mut times = self.count(code, wall_ns);
         let Some(xid) = catalogue.get(code) else {
             self.last_other = Some(wall_ns);
             verdict.found.push(Found {
@@ -70,6 +73,7 @@ impl Xids {
             if self.last_other.is_some_and(|other| since(wall_ns, other) <= WITH_OTHERS) {
                 return verdict;
             }
+            times = remember(self.alone.entry(code).or_default(), wall_ns, DAY);
         } else {
             self.last_other = Some(wall_ns);
         }
@@ -95,10 +99,11 @@ impl Xids {
             }
         }
         if xid.repeated.is_some_and(|least| times >= usize::try_from(least).unwrap_or(usize::MAX)) {
+            let alone = if xid.follows { " without another XID" } else { "" };
             verdict.found.push(Found {
                 code: format!("{}-repeated", reason(code)),
                 level: Level::Degraded,
-                text: format!("{named}, {times} times within a day on this GPU: perhaps its hardware"),
+                text: format!("{named}, {times} times within a day on this GPU{alone}: perhaps its hardware"),
                 advice: Advice::InspectHardware,
             });
         }
@@ -113,7 +118,7 @@ impl Xids {
 
     /// Forgets what came, but for how often it was fatal.
     pub(super) fn reset(&mut self) {
-        (self.last_other, self.came) = (None, BTreeMap::new());
+        (self.last_other, self.came, self.alone) = (None, BTreeMap::new(), BTreeMap::new());
     }
 
     /// How often this one came within a day, with this time.

@@ -80,6 +80,10 @@ impl Pattern {
                 }
                 Piece::Code => {
                     let (code, after) = take(rest, loose, |c| c.is_ascii_digit(), |_| true)?;
+                    // A line may have been cut within the number: 7 of 79 is another XID.
+                    if after.is_empty() {
+                        return None;
+                    }
                     (captures.code, rest, loose) = (Some(code), after, false);
                 }
                 Piece::Word => {

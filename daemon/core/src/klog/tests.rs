@@ -20,7 +20,7 @@ fn xids_are_read_in_each_form_that_drivers_write() {
     for line in [
         "NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
         "NVRM: Xid (0000:3b:00): 79, GPU has fallen off the bus.",
-        "NVRM: Xid (PCI:0000:3B:00.0): 79",
+        "NVRM: Xid (PCI:0000:3B:00.0): 79, x",
     ] {
         assert_eq!(hear(line), Some(Said::Xid { bus: bus("0000:3b:00"), code: 79 }), "{line}");
     }
@@ -63,6 +63,8 @@ fn other_lines_of_the_hardware_are_read() {
         "",
         "NVRM: Xid",
         "NVRM: Xid (PCI:0000:3b:00): ",
+        // Cut within the number, perhaps: 79 began so.
+        "NVRM: Xid (PCI:0000:3b:00): 7",
         "NVRM: loading NVIDIA UNIX x86_64 Kernel Module",
         "usb 1-1: new",
     ] {
@@ -80,6 +82,46 @@ fn a_link_that_goes_down_once_is_no_flapping() {
     assert_eq!(lines.hear("mlx5_core 0000:af:00.0 ens2f0np0: Link down", s(910)), None, "another card");
     assert!(lines.hear(line, s(920)).is_none(), "two within ten minutes of the first still counted");
     assert!(matches!(lines.hear(line, s(930)), Some(Said::Note { reason, .. }) if reason == "nic-link-flaps"));
+}
+
+#[test]
+fn what_is_corrected_counts_when_it_is_much() {
+    for (line, times, apart, reason, at) in [
+        (
+            "pcieport 0000:00:01.0: AER: Corrected error received: 0000:3b:00.0",
+            20,
+            29,
+            "pcie-aer-corrected",
+            Some("3b:00"),
+        ),
+        (
+            "pcieport 0000:00:01.0: AER: Multiple Correctable error message received from 0000:3b:00.0",
+            20,
+            29,
+            "pcie-aer-corrected",
+            Some("3b:00"),
+        ),
+        ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0", 100, 36, "memory-corrected", None),
+        ("bnxt_en 0000:5e:00.0 ens1f0: NIC Link is Down", 3, 290, "nic-link-flaps", Some("5e:00")),
+    ] {
+        let mut lines = Lines::built_in().unwrap();
+        let told: Vec<Option<Said>> = (0..times).map(|n| lines.hear(line, s(n * apart))).collect();
+        let (last, before) = told.split_last().unwrap();
+        assert!(before.iter().all(Option::is_none), "{line}: told too early");
+        match last {
+            Some(Said::Note { bus: b, reason: r, .. }) => {
+                assert_eq!((r.as_str(), *b), (reason, at.and_then(bus)), "{line}")
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+        let mut lines = Lines::built_in().unwrap();
+        let seldom = (0..times * 2).find_map(|n| lines.hear(line, s(n * (apart + apart / 2))));
+        assert_eq!(seldom, None, "{line}: so seldom it says nothing");
+    }
+    let hot = hear("mlx5_core 0000:5e:00.0: mlx5_pcie_event:293:(pid 9): Sensor 0, High Temperature: 105");
+    assert!(
+        matches!(&hot, Some(Said::Note { bus: b, reason, .. }) if *b == bus("5e:00") && reason == "nic-temperature")
+    );
 }
 
 #[test]

@@ -4,8 +4,12 @@
 
 mod hooks;
 
-use super::{Effect, OnBlind, OnDead, Policy, Rule, condition::Condition};
-use crate::{decision::Mode, event::Assurance, signal::Source};
+use super::{Effect, EventMatch, FieldMatch, OnBlind, OnDead, Pattern, Policy, Rule, condition::Condition, groups};
+use crate::{
+    decision::Mode,
+    event::{Assurance, EventKind, Field},
+    signal::Source,
+};
 pub use hooks::refusing_hooks;
 use hooks::{EGRESS, EXEC, FORK, Hook, LATCH, Need, Sight};
 use std::collections::BTreeSet;
@@ -121,6 +125,26 @@ pub fn assess(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
     }
     out.extend(policy.rules.iter().filter_map(|rule| of_rule(rule, grants)));
     out
+}
+
+/// What a rule on each kind of the kernel's events is worth under `grants` at its strictest: refused where a hook can refuse it,
+/// else seen. Of system calls the least of all that can be watched.
+pub fn kinds(grants: &Grants) -> Vec<RuleAssurance> {
+    let of_ebpf = EventKind::ALL
+        .iter()
+        .filter(|kind| Condition::Event(EventMatch { kind: **kind, fields: Vec::new() }).source() == Source::Ebpf);
+    let judged = of_ebpf.map(|kind| {
+        let any_of = match kind {
+            EventKind::Syscall => groups::WATCHABLE.iter().map(|call| Pattern::Exact((*call).to_owned())).collect(),
+            _ => Vec::new(),
+        };
+        let field = FieldMatch { field: Field::Name, any_of };
+        let fields = if field.any_of.is_empty() { Vec::new() } else { vec![field] };
+        let needs = hooks::needs(&EventMatch { kind: *kind, fields }, grants);
+        let refusable = *kind != EventKind::Dns && needs.iter().any(|need| !need.hooks.is_empty());
+        judge(kind.name(), if refusable { Effect::Deny } else { Effect::Observe }, &needs, grants)
+    });
+    judged.collect()
 }
 
 fn of_rule(rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {

@@ -1,14 +1,17 @@
 //! Holding a policy against what a node can see.
 
 use super::{OnBlind, Policy};
-use crate::signal::Source;
+use crate::signal::{Kind, Source};
 use std::collections::BTreeMap;
 
 /// Sensors that are blind on a node, each with the reason.
 pub type Blind = BTreeMap<Source, String>;
 
+/// Signals that the GPUs in question do not have, or that cannot be read of them, each with the reason.
+pub type Unwatched = BTreeMap<Kind, String>;
+
 /// Why a policy may not be pinned on this node, or `None`; `on_blind = "continue"` always may.
-pub fn refusal(policy: &Policy, blind: &Blind) -> Option<String> {
+pub fn refusal(policy: &Policy, blind: &Blind, unwatched: &Unwatched) -> Option<String> {
     if policy.on_blind == OnBlind::Continue {
         return None;
     }
@@ -25,6 +28,43 @@ pub fn refusal(policy: &Policy, blind: &Blind) -> Option<String> {
             why.push(format!("{who} the {source} sensor, which is blind: {reason}"));
         }
     }
+    for rule in policy.rules.iter().filter(|rule| !blind.contains_key(&rule.when.source())) {
+        for (kind, reason) in rule.when.reads().iter().filter_map(|kind| Some((kind, unwatched.get(kind)?))) {
+            why.push(format!("rule {} needs {kind}, which cannot be watched: {reason}", rule.id));
+        }
+    }
     let advice = "; fix the sensor, or let the policy say on_blind = \"continue\"";
     (!why.is_empty()).then(|| format!("policy `{}`: {}{advice}", policy.name, why.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::parse::parse;
+
+    fn policy(signal: &str, rest: &str) -> Policy {
+        let text = format!(
+            "[policy]\nname = \"p\"\nowner = \"o\"\n{rest}[[rule]]\nid = \"r\"\nrationale = \"x\"\n\
+             when = {{ signal = \"{signal}\", above = {} }}\nactions = [\"notify\"]\n",
+            if signal == "gpu.temperature" { "\"90 C\"" } else { "\"60 s\"" }
+        );
+        parse("p", &text).unwrap()
+    }
+
+    #[test]
+    fn a_rule_on_a_signal_that_no_gpu_tells_is_refused_also_through_what_is_made_of_it() {
+        let (see, blind) = (Blind::new(), Blind::from([(Source::Nvml, "gone".to_owned())]));
+        let without = |kind| Unwatched::from([(kind, "GPU-1 does not have it".to_owned())]);
+        let hot = policy("gpu.temperature", "");
+        let why = refusal(&hot, &see, &without(Kind::GpuTemperature)).unwrap();
+        assert!(why.contains("rule r needs gpu.temperature") && why.contains("GPU-1 does not have it"), "{why}");
+        assert_eq!(refusal(&hot, &see, &without(Kind::GpuPower)), None);
+        let why = refusal(&hot, &blind, &without(Kind::GpuTemperature)).unwrap();
+        assert!(!why.contains("GPU-1"), "a sensor that is blind as a whole is reason enough: {why}");
+        let held = policy("gpu.derived.clock_held", "");
+        let why = refusal(&held, &see, &without(Kind::GpuClockSmMax)).unwrap();
+        assert!(why.contains("gpu.clock_sm_max"), "{why}");
+        let willing = policy("gpu.temperature", "on_blind = \"continue\"\n");
+        assert_eq!(refusal(&willing, &see, &without(Kind::GpuTemperature)), None);
+    }
 }

@@ -167,6 +167,15 @@ impl Condition {
             Condition::Event(_) => Source::Ebpf,
         }
     }
+
+    /// The signals of GPUs without which it is never met.
+    pub fn reads(&self) -> &[Kind] {
+        match self {
+            Condition::Threshold { kind, .. } if kind.is_read_of_a_gpu() => std::slice::from_ref(kind),
+            Condition::Threshold { kind, .. } => kind.made_of(),
+            Condition::NotFinite { .. } | Condition::Event(_) => &[],
+        }
+    }
 }
 
 impl fmt::Display for Condition {

@@ -45,18 +45,64 @@ fn the_view_of_a_gpu_is_what_is_known_of_it() {
     assert_eq!((&late.readings, &late.failing, &late.unsupported), (&view.readings, &view.failing, &view.unsupported));
 }
 
-#[test]
-fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
+/// One that tells a queue; the folder is its registry's. `None` where no cgroup2 is mounted.
+fn told() -> Option<(Told, mpsc::Receiver<Message>, tempfile::TempDir)> {
     let (pipeline, queue) = mpsc::sync_channel(64);
     let folder = tempfile::tempdir().unwrap();
     let Ok(root) = CgroupRoot::find() else {
         crate::skip::skip("no cgroup2 is mounted");
-        return;
+        return None;
     };
-    let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
-    let registry = Arc::new(registry);
+    let registry = Arc::new(Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap()));
     let whose = Whose::new(&registry, ProcFs::default());
-    let mut told = Told::new(&registry, &pipeline, &Arc::default(), &whose);
+    let told = Told::new(&registry, &pipeline, &Arc::default(), &whose);
+    let gpu = GpuId("GPU-1".into());
+    told.node().gpus.insert(gpu.clone(), GpuView::new(gpu));
+    Some((told, queue, folder))
+}
+
+#[test]
+fn while_nobody_knows_who_is_on_a_gpu_what_was_known_stays() {
+    let Some((mut told, _queue, _folder)) = told() else { return };
+    let kind = nvml::ProcessKind::Compute;
+    let (memory, gpu_instance, compute_instance, sm) = (Some(9), None, None, None);
+    let process = nvml::GpuProcess { pid: 7, memory, kind, gpu_instance, compute_instance, sm };
+    let readings = [(Kind::GpuTemperature, 60_000)];
+    told.take(NvmlEvent::Sample(Sample { mono_ns: 5, processes: Some(vec![process]), ..of(&readings, &[], &[]) }));
+    let failed = of(&readings, &[], &[("gpu.processes", "unknown")]);
+    told.take(NvmlEvent::Sample(Sample { mono_ns: 6, ..failed }));
+    let shown = |told: &Told| {
+        let view = told.node().gpus[&GpuId("GPU-1".into())].clone();
+        (view.processes.iter().map(|it| it.pid).collect::<Vec<_>>(), view.processes_at, view.failing)
+    };
+    assert_eq!(shown(&told), (vec![7], Some(MonoTime(5)), vec!["gpu.processes: unknown".into()]));
+    let again = of(&[(Kind::GpuProcesses, 0)], &[], &[]);
+    told.take(NvmlEvent::Sample(Sample { mono_ns: 7, processes: Some(Vec::new()), ..again }));
+    assert_eq!(shown(&told), (Vec::new(), Some(MonoTime(7)), Vec::new()));
+}
+
+#[test]
+fn a_signal_that_keeps_failing_is_told_to_the_core_and_shown() {
+    let Some((mut told, queue, _folder)) = told() else { return };
+    let gpu = GpuId("GPU-1".into());
+    for s in [1, 5, 11] {
+        let failing = of(&[(Kind::GpuUtilization, 0)], &[], &[("gpu.temperature", "unknown")]);
+        told.take(NvmlEvent::Sample(Sample { mono_ns: s * 1_000_000_000, ..failing }));
+    }
+    told.take(NvmlEvent::Pause);
+    told.flush();
+    let inputs = queue.try_iter().flat_map(|message| if let Message::Inputs(all) = message { all } else { Vec::new() });
+    let unread: Vec<_> = inputs
+        .filter_map(|it| if let Input::Unread(it) = it { Some((it.gpu, it.kind, it.why)) } else { None })
+        .collect();
+    assert_eq!(unread, [(gpu.clone(), Kind::GpuTemperature, Some("unknown".into()))]);
+    let unwatched = told.node().unwatched(&[gpu].into());
+    assert_eq!(unwatched.keys().collect::<Vec<_>>(), [&Kind::GpuTemperature]);
+}
+
+#[test]
+fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
+    let Some((mut told, queue, _folder)) = told() else { return };
     let sample = |value| NvmlEvent::Sample(of(&[(Kind::GpuTemperature, value)], &[], &[]));
     let (two, one) = ([60, 61], [62]);
     two.into_iter().for_each(|value| told.take(sample(value)));

@@ -2,7 +2,7 @@
 //!
 //! The kernel looks a destination up in a longest-prefix-match trie and sees one entry only, so the entry of a
 //! prefix must hold the ports of every shorter prefix around it: [`fold`] makes it so. [`verdict`] says the same
-//! straight from the rules; replay and policy tests use it, and a property test holds the two against each other.
+//! straight from the rules, and property tests hold it against both the folded table and the kernel.
 //!
 //! Invariants, here and in `ebpf/src/net.h`:
 //! - an IPv4-mapped IPv6 address is its IPv4 address; `::/0` therefore does not allow any IPv4 destination;
@@ -153,6 +153,12 @@ pub struct Folded {
 }
 
 impl Folded {
+    /// Whether it lists nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     /// The kernel's look-up, step by step: longest prefix, then its entries.
     #[must_use]
     pub fn lookup(&self, addr: IpAddr, port: u16, proto: u8) -> bool {

@@ -1,8 +1,8 @@
 //! Rules that the kernel carries out: what a policy says, what the kernel is given, and the user-space twin of its matcher.
 //!
 //! The kernel looks a path up in a longest-prefix-match trie and sees one entry only, so an entry holds the strictest of
-//! what all shorter ones around it say: [`fold`] makes it so. [`effects`] says the same straight from the rules; replay
-//! and policy tests use it, and a property test holds the two against each other.
+//! what all shorter ones around it say: [`fold`] makes it so. [`effects`] says the same straight from the rules, and a property test
+//! holds the two against each other.
 //!
 //! Invariants, here and in `ebpf/src/rules.h`:
 //! - of several rules that match, the strictest holds, whatever their order;
@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::egress::EgressRule;
 use super::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
 
@@ -140,6 +141,10 @@ pub struct Rules {
     pub protect: bool,
     /// Hosts of the allow-list.
     pub hosts: Vec<HostRule>,
+    /// Destinations that nothing may be sent to, whatever the allow-list says.
+    pub net_denied: Vec<EgressRule>,
+    /// Those of them that stop the run.
+    pub net_stops: Vec<EgressRule>,
     /// Names whose answers are told, of the allow-list or not.
     pub names: Vec<WatchedName>,
     /// Name servers whose answers are believed.

@@ -102,6 +102,8 @@ pub(super) struct Tables {
     pub egress: Folded,
     pub rules: FoldedRules,
     pub hosts: FoldedHosts,
+    pub net_denied: Folded,
+    pub net_stops: Folded,
     pub budgets: Vec<BudgetRule>,
 }
 
@@ -117,6 +119,8 @@ impl Ebpf {
         let tables = Tables {
             egress: fold(&run.egress.rules)?,
             rules: rules::fold(run.rules, Path::new("/")),
+            net_denied: fold(&run.rules.net_denied)?,
+            net_stops: fold(&run.rules.net_stops)?,
             hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,
             budgets: run.rules.budgets.clone(),
         };
@@ -340,6 +344,8 @@ fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
         (rules.protect, run_flag::PROTECT),
         (!tables.hosts.names.is_empty(), run_flag::DNS),
         (!tables.budgets.is_empty(), run_flag::BUDGETS),
+        (!tables.net_denied.is_empty(), run_flag::NET_DENIED),
+        (!tables.net_stops.is_empty(), run_flag::NET_STOPS),
     ];
     bits.iter().filter(|(on, _)| *on).fold(tables.rules.flags() | dead, |all, (_, bit)| all | bit)
 }

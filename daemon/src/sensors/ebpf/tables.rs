@@ -13,6 +13,7 @@ use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use failsafe_ebpf::abi::{self, run_flag};
 
 use super::counters::ZERO;
+use super::egress::Folded;
 use super::load::Pod;
 use super::rules::NumberKey;
 use super::runs::Tables;
@@ -113,7 +114,7 @@ impl Ebpf {
     }
 
     fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
-        let Tables { egress: folded, rules, hosts, budgets } = tables;
+        let Tables { rules, hosts, budgets, .. } = tables;
         self.write_hosts(table, hosts)?;
         self.write_classes(table, budgets)?;
         let mut paths: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
@@ -126,6 +127,13 @@ impl Ebpf {
         for (number, effects) in &rules.numbers {
             keys.insert(number_key(table, *number), Pod(*effects), 0).map_err(Error::map("keys"))?;
         }
+        for (list, folded) in lists(table, tables) {
+            self.write_list(list, folded)?;
+        }
+        Ok(())
+    }
+
+    fn write_list(&mut self, table: u32, folded: &Folded) -> Result<(), Error> {
         let mut v4: LpmTrie<_, [u8; 8], Pod<abi::Ports>> =
             LpmTrie::try_from(self.map_mut("egress4")?).map_err(Error::map("egress4"))?;
         for (net, ports) in &folded.v4 {
@@ -140,7 +148,7 @@ impl Ebpf {
     }
 
     pub(super) fn drop_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
-        let Tables { egress: folded, rules, hosts, budgets } = tables;
+        let Tables { rules, hosts, budgets, .. } = tables;
         self.drop_hosts(table, hosts)?;
         self.drop_classes(table, budgets)?;
         let mut paths: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
@@ -153,6 +161,13 @@ impl Ebpf {
         for number in rules.numbers.keys() {
             let _ = keys.remove(&number_key(table, *number));
         }
+        for (list, folded) in lists(table, tables) {
+            self.drop_list(list, folded)?;
+        }
+        Ok(())
+    }
+
+    fn drop_list(&mut self, table: u32, folded: &Folded) -> Result<(), Error> {
         let mut v4: LpmTrie<_, [u8; 8], Pod<abi::Ports>> =
             LpmTrie::try_from(self.map_mut("egress4")?).map_err(Error::map("egress4"))?;
         for (net, _) in &folded.v4 {
@@ -213,6 +228,15 @@ impl Ebpf {
         }
         Ok(())
     }
+}
+
+/// The lists of destinations, each under its own table's number.
+fn lists(table: u32, tables: &Tables) -> [(u32, &Folded); 3] {
+    [
+        (table, &tables.egress),
+        (table | abi::table::NET_DENIED, &tables.net_denied),
+        (table | abi::table::NET_STOPS, &tables.net_stops),
+    ]
 }
 
 /// The key's table and path.

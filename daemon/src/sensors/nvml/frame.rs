@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 /// Version of the frames, to be raised whenever one of them changes.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// The largest frame; a sample of one GPU with a hundred processes takes about 1 KiB.
 pub const MAX_FRAME: usize = 1 << 20;
 
@@ -88,8 +88,9 @@ pub struct Sample {
     pub unsupported: Vec<String>,
     /// Signals, by name, whose call failed, with what it said.
     pub failing: Vec<(String, String)>,
-    /// Processes on the GPU, compute, graphics and MPS, by pid of the host; asked for every time.
-    pub processes: Vec<GpuProcess>,
+    /// Processes on the GPU, compute, graphics and MPS, by pid of the host; `None` where a list of them could not be read, or
+    /// the GPU has none: not known is not nobody.
+    pub processes: Option<Vec<GpuProcess>>,
 }
 
 /// A process on a GPU.
@@ -230,14 +231,14 @@ mod tests {
                 readings: vec![(Kind::GpuTemperature, 62_000), (Kind::GpuPower, -1)],
                 unsupported: vec!["gpu.ecc_corrected".into()],
                 failing: vec![("gpu.power".into(), "unknown".into())],
-                processes: vec![GpuProcess {
+                processes: Some(vec![GpuProcess {
                     pid: 1,
                     memory: None,
                     kind: ProcessKind::Mps,
                     gpu_instance: Some(3),
                     compute_instance: None,
                     sm: Some(7),
-                }],
+                }]),
             }),
             Frame::Info(Box::new(GpuInfo { uuid: "GPU-1".into(), numa_node: Some(-1), ..GpuInfo::default() })),
             Frame::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }),

@@ -10,7 +10,8 @@ use core::ffi::{c_uint, c_ulonglong};
 
 fn current(gpu: &Gpu<'_>, kind: c_uint) -> Answer<c_uint> {
     match kind {
-        CLOCK_GRAPHICS | CLOCK_SM => Ok(gpu.sm_clock().round() as c_uint),
+        CLOCK_GRAPHICS => Ok(gpu.graphics_clock().round() as c_uint),
+        CLOCK_SM => Ok(gpu.sm_clock().round() as c_uint),
         CLOCK_MEM => Ok(gpu.memory_clock().round() as c_uint),
         CLOCK_VIDEO => {
             let clocks = &gpu.preset().clocks;
@@ -39,8 +40,10 @@ fn supported(function: &'static str, device: DeviceHandle, out: Out<c_ulonglong>
 }
 
 fn pstate(function: &'static str, device: DeviceHandle, out: Out<c_uint>) -> Answer<()> {
-    // The data-centre boards simulated here stay in P0.
-    library::device(function, device, |_| out.put(0))
+    // The data-centre boards simulated here stay in P0, unless the scenario says otherwise.
+    library::device(function, device, |gpu| {
+        out.put(gpu.count(gpu.spec.table.performance_state.as_ref()).min(15) as c_uint)
+    })
 }
 
 exports! {

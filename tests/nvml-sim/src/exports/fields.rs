@@ -35,6 +35,9 @@ impl Value {
 /// The value of `NVML_FI_*` number `field` of a link, or of what the scope means.
 fn value(gpu: &Gpu<'_>, field: c_uint, scope: c_uint) -> Answer<Value> {
     let (preset, table) = (gpu.preset(), &gpu.spec.table);
+    if let Some(value) = table.fields.0.get(&field) {
+        return Ok(Value::U64(*value));
+    }
     let ecc = |uncorrected, aggregate| {
         gpu.ecc(EccCounter { uncorrected, aggregate }).map(Value::U64).ok_or(Code::NotSupported)
     };

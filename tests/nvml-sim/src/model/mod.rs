@@ -128,6 +128,11 @@ impl<'a> Gpu<'a> {
         if self.loaded() { self.value(self.spec.table.sm_clock.as_ref(), natural) } else { natural }
     }
 
+    /// MHz; without a series, as the SM clock.
+    pub(crate) fn graphics_clock(&self) -> f64 {
+        self.spec.table.graphics_clock.as_ref().map_or_else(|| self.sm_clock(), |series| series.at(self.t))
+    }
+
     /// MHz.
     pub(crate) fn memory_clock(&self) -> f64 {
         self.value(self.spec.table.memory_clock.as_ref(), self.preset().clocks.memory)

@@ -10,6 +10,7 @@ use crate::abi::consts::event;
 use crate::faults::{Corruption, Effect, Functions};
 use crate::model::Preset;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
@@ -78,6 +79,8 @@ pub(crate) struct GpuTable {
     pub(crate) memory_used: Option<Series<Byte>>,
     pub(crate) sm_clock: Option<Series<MegaHertz>>,
     pub(crate) memory_clock: Option<Series<MegaHertz>>,
+    pub(crate) graphics_clock: Option<Series<MegaHertz>>,
+    pub(crate) performance_state: Option<Series<Count>>,
     pub(crate) throttle: Option<Steps<Reasons>>,
     /// Present means that the board has one fan.
     pub(crate) fan: Option<Series<Percent>>,
@@ -103,6 +106,8 @@ pub(crate) struct GpuTable {
     #[serde(default)]
     pub(crate) rows: Rows,
     #[serde(default)]
+    pub(crate) fields: Fields,
+    #[serde(default)]
     pub(crate) persistence: bool,
     #[serde(default)]
     pub(crate) compute_mode: ComputeMode,
@@ -113,6 +118,22 @@ pub(crate) struct GpuTable {
     pub(crate) events: Vec<Event>,
     #[serde(default, rename = "process")]
     pub(crate) processes: Vec<Process>,
+}
+
+/// `[gpu.fields]`: what `nvmlDeviceGetFieldValues` says of a field, by NVML's number, whatever else the scenario says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(try_from = "BTreeMap<String, u64>")]
+pub(crate) struct Fields(pub(crate) BTreeMap<u32, u64>);
+
+impl TryFrom<BTreeMap<String, u64>> for Fields {
+    type Error = String;
+    fn try_from(table: BTreeMap<String, u64>) -> Result<Self, String> {
+        let number = |(name, value): (String, u64)| match name.parse() {
+            Ok(field) => Ok((field, value)),
+            Err(_) => Err(format!("{name} is no number of a field (NVML_FI_*)")),
+        };
+        table.into_iter().map(number).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// `[[gpu.event]]`.

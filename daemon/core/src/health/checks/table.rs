@@ -27,6 +27,8 @@ pub(in crate::health) enum Test {
     Grows,
     /// One of the bits comes on at least so often within the window.
     ComesOn(i64),
+    /// One of the bits is on.
+    On(i64),
     /// PCIe replays a minute above what the link's speed and width excuse.
     PcieReplays,
 }
@@ -50,7 +52,7 @@ const fn check(code: &'static str, kind: Kind, test: Test, level: Level, advice:
     Check { code, kind, test, level, advice }
 }
 
-pub(in crate::health) static CHECKS: [Check; 23] = [
+pub(in crate::health) static CHECKS: [Check; 24] = [
     check(
         "retired-pages",
         Kind::GpuRetiredPagesDouble,
@@ -83,6 +85,7 @@ pub(in crate::health) static CHECKS: [Check; 23] = [
         Advice::InspectHardware,
     ),
     check("hw-slowdown", Kind::GpuThrottle, Test::ComesOn(HW_SLOWDOWN), Level::Degraded, Advice::InspectHardware),
+    check("hw-slowdown-held", Kind::GpuThrottle, Test::On(HW_SLOWDOWN), Level::Degraded, Advice::InspectHardware),
     check(
         "temperature-slowdown",
         Kind::GpuTemperature,
@@ -127,6 +130,7 @@ pub(super) fn text(check: &Check, bounds: Bounds, value: i64) -> String {
         Test::OneOf(_) => format!("{saw}: {}", recovery(value)),
         Test::Grows => format!("{saw}, grown by more than {bound} within {within}"),
         Test::ComesOn(_) => format!("{saw}: hardware slowed down {bound} times within {within}"),
+        Test::On(_) => format!("{saw}: hardware has held it back for {}", bounds.hold),
         Test::PcieReplays => format!("{saw}, grown within a minute by more than the link's speed and width excuse"),
     }
 }

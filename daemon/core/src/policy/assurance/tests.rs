@@ -176,6 +176,30 @@ fn a_run_is_refused_when_a_refusal_is_only_promised() {
 }
 
 #[test]
+fn every_kind_of_event_is_judged_for_the_node() {
+    let worth = |grants: &Grants| -> Vec<(String, &'static str)> {
+        kinds(grants).into_iter().map(|judged| (judged.rule.clone(), judged.name())).collect()
+    };
+    let of = |all: &[(String, &'static str)], kind: &str| {
+        all.iter().find(|(name, _)| name == kind).unwrap_or_else(|| panic!("{kind} is missing")).1
+    };
+    let (lsm, plainly) = (worth(&full()), worth(&plain()));
+    assert!(lsm.iter().all(|(_, name)| *name != "not seen"), "{lsm:?}");
+    for (kind, with, without) in [
+        ("exec", "blocked-in-kernel", "observed"),
+        ("open", "blocked-in-kernel", "observed, arguments unreliable"),
+        ("connect", "blocked-in-kernel", "blocked-in-kernel"),
+        ("listen", "blocked-in-kernel", "not seen"),
+        ("syscall", "blocked-in-kernel", "observed, arguments unreliable"),
+        ("dns", "observed", "observed"),
+        ("exit", "observed", "observed"),
+    ] {
+        assert_eq!((of(&lsm, kind), of(&plainly, kind)), (with, without), "{kind}");
+    }
+    assert!(!lsm.iter().any(|(kind, _)| kind == "xid"), "which is no event of the kernel's programs");
+}
+
+#[test]
 fn sections_are_judged_too() {
     let head = "on_dead_daemon = \"deny-all\"\n[exec]\nallow = [\"/usr/bin/*\"]\n[limits]\nprocesses = 4\n[egress]\nallow = [{ host = \"a.org\" }]\n[[egress.budget]]\nname = \"b\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 B\"";
     let policy = rule("{ event = \"oom\" }", "observe", head);

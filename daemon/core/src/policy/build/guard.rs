@@ -90,24 +90,33 @@ impl Builder<'_> {
         }
     }
 
-    /// The allow-list is what denies; a rule may only add that its refusals stop the run.
+    /// A rule denies destinations, or says that every refusal of the allow-list stops the run.
     fn egress_effect(&mut self, rule: &str, wanted: &EventMatch, effect: Effect, span: Range<usize>) {
         let kind = wanted.kind.name();
         let denied = Pattern::Exact("denied".into());
         let only_denied =
             matches!(&wanted.fields[..], [FieldMatch { field: Field::Verdict, any_of }] if *any_of == [denied]);
+        let destination = |m: &FieldMatch| matches!(m.field, Field::Address | Field::Port | Field::Protocol);
+        let known = |m: &FieldMatch| {
+            m.field != Field::Protocol || m.any_of.iter().all(|p| matches!(p, Pattern::Number(6 | 17)))
+        };
         match effect {
             Effect::Stop if only_denied => {}
-            Effect::Stop => {
-                let message = format!(
-                    "rule `{rule}`: effect \"stop\" on `{kind}` expects `verdict = \"denied\"` and no other field: every \
-                     refusal of the allow-list stops the run"
-                );
-                self.error(span, message, None);
+            _ if !wanted.fields.is_empty() && wanted.fields.iter().all(destination) => {
+                if !wanted.fields.iter().all(known) {
+                    let message = format!("rule `{rule}`: expected a `protocol` of tcp, udp or both");
+                    self.error(span, message, None);
+                }
             }
             _ => {
-                let message = format!("rule `{rule}`: `{kind}` is denied by the allow-list, not by a rule");
-                self.error(span, message, Some("list in `[egress] allow` where the run may send".into()));
+                let name = effect.name();
+                let message = format!(
+                    "rule `{rule}`: effect \"{name}\" on `{kind}` expects one of `address`, `port` and `protocol`, and no \
+                     other field"
+                );
+                let help = "list in `[egress] allow` where the run may send; with `verdict = \"denied\"` alone, effect \
+                            \"stop\" makes every refusal of that list stop the run";
+                self.error(span, message, Some(help.into()));
             }
         }
     }

@@ -162,10 +162,12 @@ fn the_kernel_is_given_only_what_it_can_match() {
         ("{ event = \"oom\" }", "deny", "the kernel cannot refuse `oom`"),
         ("{ event = \"exit\" }", "stop", "expected effect \"stop\" on one of exec, fork, open"),
         ("{ signal = \"process.count\", above = 3 }", "deny", "is for events"),
-        ("{ event = \"connect\", verdict = \"denied\" }", "deny", "denied by the allow-list"),
+        ("{ event = \"connect\", verdict = \"denied\" }", "deny", "one of `address`, `port` and `protocol`"),
         ("{ event = \"send\" }", "deny", "in `[egress] allow`"),
-        ("{ event = \"send\" }", "stop", "every refusal of the allow-list stops the run"),
+        ("{ event = \"send\" }", "stop", "makes every refusal of that list stop the run"),
         ("{ event = \"connect\", verdict = \"denied\", port = 4 }", "stop", "and no other field"),
+        ("{ event = \"connect\", port = 4, comm = \"x\" }", "deny", "and no other field"),
+        ("{ event = \"connect\", port = 4, protocol = 132 }", "deny", "a `protocol` of tcp, udp or both"),
         ("{ event = \"connect\", verdict = [\"denied\", \"allowed\"] }", "stop", "and no other field"),
     ] {
         let got = errors(&denied(when, effect));
@@ -178,6 +180,8 @@ fn the_kernel_is_given_only_what_it_can_match() {
         "{ event = \"exec\", kind = [\"memfd\", \"deleted\"] }",
         "{ event = \"listen\", port = [22, 8080] }",
         "{ event = \"bind\", port = 22 }",
+        "{ event = \"connect\", address = [\"169.254.169.254/32\", \"fd00::/8\"] }",
+        "{ event = \"send\", port = 53, protocol = [\"tcp\", \"udp\"] }",
         "{ event = \"privilege\", gain = \"userns\" }",
         "{ event = \"exec-memory\", kind = \"write-exec\" }",
         "{ event = \"fork\" }",

@@ -1,7 +1,8 @@
 //! The processes on the GPU: compute, MPS and graphics, in MIG devices too.
 //!
 //! Work that computes comes and goes: its list is asked for with every pass. That of MPS is asked for once a second, that of
-//! what draws with the slow group; in between the last answer stands.
+//! what draws with the slow group; in between the last answer stands. One that failed is asked for with every pass. While one
+//! fails, who is on the GPU is not known, and none is told: an empty list would read as nobody.
 //!
 //! The lists of a GPU in MIG mode are those of all its MIG devices, with their instances, for a caller with root's rights,
 //! which the sampler has.
@@ -45,7 +46,7 @@ impl Reader {
     pub(super) fn processes(&mut self, second: bool, slow: bool) {
         for (n, due) in [true, second, slow].into_iter().enumerate() {
             let (call, _, work) = LISTS[n];
-            if due || self.lists[n].is_none() {
+            if due || !matches!(&self.lists[n], Some(list) if list.as_ref().map_or_else(is_absence, |_| true)) {
                 self.lists[n] = Some(self.ask(call, |d| raw::processes(d, work)));
             }
         }
@@ -53,13 +54,13 @@ impl Reader {
         self.processes_of(&lists);
         self.lists = lists;
         // What is alone on its GPU does all that is done there.
-        if self.sample.processes.len() < 2 {
+        if self.sample.processes.as_ref().is_none_or(|processes| processes.len() < 2) {
             self.uses.sm = None;
         } else if second && !self.uses.absent {
             self.who_does_what();
         }
-        if let Some(sm) = &self.uses.sm {
-            for process in &mut self.sample.processes {
+        if let (Some(sm), Some(processes)) = (&self.uses.sm, &mut self.sample.processes) {
+            for process in processes {
                 process.sm = Some(sm.get(&process.pid).copied().unwrap_or(0));
             }
         }
@@ -118,9 +119,9 @@ impl Reader {
                 let computing = found.values().filter(|it| it.kind != ProcessKind::Graphics).count();
                 self.put(Kind::GpuProcesses, number(found.len()));
                 self.put(Kind::GpuComputeProcesses, number(computing));
+                self.sample.processes = Some(found.into_values().collect());
             }
         }
-        self.sample.processes = found.into_values().collect();
     }
 }
 

@@ -1,0 +1,54 @@
+//! Which signals are read, and which are made of others.
+
+use super::{Kind, Source};
+
+impl Kind {
+    /// Whether the core computes it of other signals.
+    pub fn is_derived(&self) -> bool {
+        use Kind::{
+            GpuDerivedClockHeld, GpuDerivedEccRate, GpuDerivedIdlePower, GpuDerivedMemorySlope, GpuDerivedSpinning,
+            GpuDerivedStalled, GpuDerivedStraggler, GpuDerivedThermalSlope,
+        };
+        matches!(
+            self,
+            GpuDerivedClockHeld
+                | GpuDerivedEccRate
+                | GpuDerivedIdlePower
+                | GpuDerivedMemorySlope
+                | GpuDerivedSpinning
+                | GpuDerivedStalled
+                | GpuDerivedStraggler
+                | GpuDerivedThermalSlope
+        )
+    }
+
+    /// The signals of a GPU that a signal is made of, where it is not read itself: without one of them there is none.
+    pub fn made_of(&self) -> &'static [Kind] {
+        static POWER: [Kind; 2] = [Kind::GpuUtilization, Kind::GpuPowerShare];
+        static STALLED: [Kind; 2] = [Kind::GpuUtilization, Kind::GpuMemory];
+        static CLOCK: [Kind; 3] = [Kind::GpuUtilization, Kind::GpuClockSm, Kind::GpuClockSmMax];
+        static ECC: [Kind; 2] = [Kind::GpuEccCorrected, Kind::GpuEccUncorrected];
+        static TEMPERATURE: [Kind; 1] = [Kind::GpuTemperature];
+        static TIME: [Kind; 2] = [Kind::GpuUtilization, Kind::GpuProcesses];
+        static ENERGY: [Kind; 2] = [Kind::GpuEnergy, Kind::GpuProcesses];
+        match self {
+            Kind::GpuDerivedSpinning | Kind::GpuDerivedIdlePower => &POWER,
+            Kind::GpuDerivedStalled => &STALLED,
+            Kind::GpuDerivedClockHeld => &CLOCK,
+            Kind::GpuDerivedEccRate => &ECC,
+            Kind::GpuDerivedThermalSlope => &TEMPERATURE,
+            Kind::GpuDerivedMemorySlope => &STALLED[1..],
+            Kind::GpuDerivedStraggler => &POWER[..1],
+            Kind::RunGpuTime => &TIME,
+            Kind::RunGpuEnergy => &ENERGY,
+            Kind::RunGpuMemory => &ENERGY[1..],
+            _ => &[],
+        }
+    }
+
+    /// Whether a sensor reads it of a GPU itself.
+    pub fn is_read_of_a_gpu(&self) -> bool {
+        let of_runs = matches!(self, Kind::RunGpuTime | Kind::RunGpuMemory | Kind::RunGpuEnergy);
+        self.source() == Source::Nvml && !self.is_derived() && !of_runs
+    }
+}

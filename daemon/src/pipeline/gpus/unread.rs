@@ -1,0 +1,128 @@
+//! Signals of one GPU that cannot be read: since when, and what of that the core is to be told.
+//!
+//! Pure. One failure is none: a call may fail once. A signal that has failed at least twice, for [`KEEPS_FAILING`], is unread,
+//! which is told again now and then, since a run may have come to the GPU meanwhile, and once more when it is read again.
+
+use crate::sensors::{
+    nvml::{Current, Sample},
+    repeat::REPEAT_AFTER,
+};
+use failsafe_core::{Kind, MonoTime, time::Span};
+use std::collections::BTreeMap;
+
+/// How long a signal fails before it is unread.
+const KEEPS_FAILING: Span = Span::from_secs(10);
+
+/// What fails.
+#[derive(Default)]
+pub(super) struct Failing(BTreeMap<Kind, Failed>);
+
+struct Failed {
+    since: MonoTime,
+    times: u32,
+    why: String,
+    /// It had a value before.
+    was_read: bool,
+    told: Option<MonoTime>,
+}
+
+/// A signal that is unread, with the reason; without one it is read again.
+pub(super) type Change = (Kind, Option<String>);
+
+impl Failing {
+    /// Takes a sample, before `current` does; what is to be told.
+    pub(super) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
+        // Where nothing at all is read, the GPU is blind as a whole, which is told by itself.
+        if sample.readings.is_empty() || (self.0.is_empty() && sample.failing.is_empty()) {
+            return Vec::new();
+        }
+        let at = MonoTime(sample.mono_ns);
+        for (name, why) in &sample.failing {
+            // XIDs are no signal with a value; the kernel's log tells them too.
+            let Some(kind) = Kind::parse(name) else { continue };
+            let was_read = current.values.contains_key(&kind);
+            let new = || Failed { since: at, times: 0, why: String::new(), was_read, told: None };
+            let failed = self.0.entry(kind).or_insert_with(new);
+            failed.times = failed.times.saturating_add(1);
+            failed.why.clone_from(why);
+        }
+        let mut out = Vec::new();
+        let answered = |kind: &Kind| {
+            sample.readings.iter().any(|(read, _)| read == kind)
+                || sample.unsupported.iter().any(|name| *name == kind.to_string())
+        };
+        self.0.retain(|kind, failed| {
+            let over = answered(kind);
+            if over && failed.told.is_some() {
+                out.push((kind.clone(), None));
+            }
+            !over
+        });
+        let repeat = Span(u64::try_from(REPEAT_AFTER.as_nanos()).unwrap_or(u64::MAX));
+        for (kind, failed) in &mut self.0 {
+            let due = failed.told.is_none_or(|told| at.since(told) >= repeat);
+            if failed.times > 1 && at.since(failed.since) >= KEEPS_FAILING && due {
+                failed.told = Some(at);
+                out.push((kind.clone(), Some(failed.why.clone())));
+            }
+        }
+        out
+    }
+
+    /// What no rule can watch now: what keeps failing, and what was never read.
+    pub(super) fn unwatched(&self) -> BTreeMap<Kind, String> {
+        let unwatched = self.0.iter().filter(|(_, failed)| failed.told.is_some() || !failed.was_read);
+        unwatched.map(|(kind, failed)| (kind.clone(), failed.why.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(s: u64, temperature: bool) -> Sample {
+        let mut readings = vec![(Kind::GpuUtilization, 0)];
+        let mut failing = Vec::new();
+        if temperature {
+            readings.push((Kind::GpuTemperature, 60_000));
+        } else {
+            failing.push(("gpu.temperature".to_owned(), "unknown".to_owned()));
+        }
+        Sample { mono_ns: s * 1_000_000_000, readings, failing, ..Sample::default() }
+    }
+
+    #[test]
+    fn a_signal_is_unread_once_it_keeps_failing_and_until_it_is_read() {
+        let (mut failing, mut current) = (Failing::default(), Current::default());
+        let mut at = |s, reads| {
+            let sample = sample(s, reads);
+            let told = failing.take(&current, &sample);
+            current.take(&sample);
+            (told, failing.unwatched().len())
+        };
+        assert_eq!(at(0, true), (vec![], 0));
+        assert_eq!(at(1, false), (vec![], 0), "a call may fail once");
+        assert_eq!(at(10, false), (vec![], 0), "not for long enough");
+        let unread = (Kind::GpuTemperature, Some("unknown".to_owned()));
+        assert_eq!(at(11, false), (vec![unread.clone()], 1));
+        assert_eq!(at(12, false), (vec![], 1), "told once");
+        assert_eq!(at(15, false), (vec![unread], 1), "and again for runs that came later");
+        assert_eq!(at(16, true), (vec![(Kind::GpuTemperature, None)], 0));
+        assert_eq!(at(17, true), (vec![], 0));
+    }
+
+    #[test]
+    fn what_was_never_read_is_unwatched_at_once() {
+        let mut failing = Failing::default();
+        failing.take(&Current::default(), &sample(0, false));
+        assert_eq!(failing.unwatched().keys().collect::<Vec<_>>(), [&Kind::GpuTemperature]);
+    }
+
+    #[test]
+    fn one_long_pause_after_one_failure_is_no_proof() {
+        let (mut failing, current) = (Failing::default(), Current::default());
+        failing.take(&current, &sample(0, false));
+        let other = Sample { failing: Vec::new(), ..sample(60, false) };
+        assert_eq!(failing.take(&current, &other), vec![], "it was not asked for again");
+    }
+}

@@ -1,0 +1,144 @@
+//! Rules on the network beside the allow-list: kinds of sockets, ports, budgets, names.
+
+use failsafe_ebpf::abi::{latch, point};
+use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
+use failsafed::sensors::ebpf::rules::{Effect, Rules};
+use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, NetOp, OpWhat, What};
+
+use super::agent::Agent;
+use super::bench::{OPEN_NET, enforce, ready, soon};
+use super::rules::{next_op, released, state_of};
+
+#[test]
+fn a_refused_connect_can_stop_the_run() {
+    let Some(mut bench) = ready("netstop") else { return };
+    let rules = Rules { stop: 1 << point::NET, ..Rules::default() };
+    let run = bench.add_ruled("a", &enforce(&[]), &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    agent.tell("tcp 127.0.0.1:9");
+    bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Connect && n.port == 9));
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), latch::EGRESS | latch::STOP);
+    if bench.ebpf.is_loaded("fs_lsm_socket_connect") {
+        soon("the caller's stop", || state_of(agent.pid()) == "T");
+        released(&mut bench, &run, agent.pid());
+    }
+    assert_eq!(agent.answer(), "EPERM");
+}
+
+#[test]
+fn odd_socket_families_are_refused_where_the_network_is_bounded() {
+    let Some(mut bench) = ready("families") else { return };
+    if !bench.has_lsm("socket_create") {
+        return;
+    }
+    let run = bench.add("a", &enforce(&[]));
+    let mut agent = Agent::start(&run.cgroup);
+    assert_eq!(agent.ask(&format!("family {}", libc::AF_PACKET)), "EPERM");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Socket { family: 17, .. }));
+    assert!(op.denied);
+    let free = bench.add_ruled("b", OPEN_NET, &Rules { families: vec![(16, Effect::Deny)], ..Rules::default() });
+    let mut agent = Agent::start(&free.cgroup);
+    assert_eq!(agent.ask(&format!("family {}", libc::AF_PACKET)), "ok");
+    assert_eq!(agent.ask(&format!("family {}", libc::AF_NETLINK)), "EPERM");
+}
+
+#[test]
+fn ports_to_listen_on_and_bind_are_refused_by_number() {
+    let Some(mut bench) = ready("ports") else { return };
+    let rules = Rules { bind: vec![(None, Effect::Deny)], ..Rules::default() };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    assert_eq!(agent.ask("bind"), "EPERM");
+    if !bench.has_lsm("socket_listen") {
+        return;
+    }
+    let listen = bench.add_ruled("b", OPEN_NET, &Rules { listen: vec![(None, Effect::Deny)], ..Rules::default() });
+    let mut agent = Agent::start(&listen.cgroup);
+    assert_eq!(agent.ask("listen"), "EPERM");
+    assert!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).denied);
+}
+
+#[test]
+fn a_budget_of_bytes_ends_in_drops_and_the_rest_of_the_list_goes_on() {
+    let Some(mut bench) = ready("budget") else { return };
+    let mut list = enforce(&[]);
+    list.rules = vec![super::bench::allow_all("127.0.0.0/8")];
+    // 5 bytes of payload and 28 of headers each: the fourth is too much.
+    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 100, rate: 0 };
+    let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    let sent: Vec<String> = (0..5).map(|_| agent.ask("udp 127.88.0.1:9")).collect();
+    assert_eq!(sent, ["ok", "ok", "ok", "EPERM", "EPERM"]);
+    assert_eq!(agent.ask("udp 127.89.0.1:9"), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Budget { .. }));
+    assert!(op.denied);
+    assert_eq!(op.what, OpWhat::Budget { class: 1, spent: 99, address: "127.88.0.1".parse().unwrap() });
+    assert_eq!(bench.counters(&run).budget_drops, 2);
+    // The next daemon's programs go on from there.
+    bench.ebpf.restore(run.slot, 0, &[], &[0, 50]).unwrap();
+    assert_eq!(agent.ask("udp 127.88.0.1:9"), "EPERM");
+}
+
+#[test]
+fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
+    let Some(mut bench) = ready("rate") else { return };
+    let mut list = enforce(&[]);
+    list.rules = vec![super::bench::allow_all("127.0.0.0/8")];
+    let budget = BudgetRule { to: vec!["127.0.0.0/8".parse().unwrap()], bytes: 0, rate: 3300 };
+    let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    // 33 bytes each, 100 a second: a burst of a tenth of a second passes, then each must wait for its turn.
+    soon("a drop", || agent.ask("udp 127.0.0.1:9") == "EPERM");
+    soon("its turn", || agent.ask("udp 127.0.0.1:9") == "ok");
+    assert!(bench.counters(&run).budget_drops > 0);
+}
+
+#[test]
+fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
+    let Some(mut bench) = ready("dns") else { return };
+    let listener = std::net::TcpListener::bind("127.77.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = super::names::Server::start("127.53.7.1:53", "127.77.0.1".parse().unwrap());
+    let liar = super::names::Server::start("127.53.7.2:53", "127.77.0.1".parse().unwrap());
+    let list = enforce(&[("127.53.7.1/32", 53), ("127.53.7.2/32", 53)]);
+    let rules = Rules {
+        hosts: vec![HostRule { name: "example.org".into(), below: true, ports: vec![port..=port], protocol: None }],
+        names: vec![WatchedName::Suffix(".bad".into()), WatchedName::Exact("told.example.org".into())],
+        dns_servers: vec!["127.53.7.1".parse().unwrap()],
+        ..Rules::default()
+    };
+    let run = bench.add_ruled("a", &list, &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    let connect = format!("tcp 127.77.0.1:{port}");
+    assert_eq!(agent.ask(&connect), "EPERM");
+    // Neither another's answer counts, nor one for a name that is not listed.
+    for (name, from) in [("a.example.org", &liar), ("example.com", &server), ("badexample.org", &server)] {
+        assert_eq!(agent.ask(&format!("resolve {name} {}", from.address)), "ok");
+        assert_eq!(agent.ask(&connect), "EPERM", "{name} by {}", from.address);
+    }
+    assert_eq!(agent.ask(&format!("resolve Data.EXAMPLE.org {}", server.address)), "ok");
+    assert_eq!(agent.ask(&connect), "ok");
+    assert_eq!(agent.ask("tcp 127.77.0.1:9"), "EPERM", "its ports only");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. }));
+    let answered = |name: &str| OpWhat::Dns { name: name.into(), address: "127.77.0.1".parse().unwrap() };
+    assert_eq!(op.what, answered("data.example.org"));
+    // What a rule wants told is told whether it may be reached or not, and one name does not hide another at the same address.
+    for name in ["c2.bad", "c3.bad", "told.example.org"] {
+        assert_eq!(agent.ask(&format!("resolve {name} {}", server.address)), "ok");
+        assert_eq!(next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. })).what, answered(name));
+    }
+}
+
+#[test]
+fn a_budget_that_only_observes_is_told_and_drops_nothing() {
+    let Some(mut bench) = ready("observed-budget") else { return };
+    let rules = vec![super::bench::allow_all("127.0.0.0/8")];
+    let list = EgressPolicy { mode: EgressMode::Observe, rules, ..enforce(&[]) };
+    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 50, rate: 0 };
+    let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    let sent: Vec<String> = (0..3).map(|_| agent.ask("udp 127.88.0.1:9")).collect();
+    assert_eq!(sent, ["ok", "ok", "ok"]);
+    assert!(!next_op(&mut bench, |w| matches!(w, OpWhat::Budget { .. })).denied);
+    assert_eq!(bench.counters(&run).budget_drops, 0);
+}
