@@ -83,6 +83,9 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let flusher = recordings.flusher();
     record_start(&log, &node, findings);
 
+    // The earlier daemon's programs end with the adoption: what they kept out of the runs' reach is kept from here on. The sockets come
+    // later.
+    registry.kernel().guard_own(&own_files(&config, false));
     let now = MonoTime(clock::monotonic_ns());
     let (adopted, left) = registry.adopt(&log, &boot_id, now, clock::wall_ns());
     let mut early: Vec<Message> = Vec::new();
@@ -159,7 +162,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
     let served = runtime.block_on(async {
         let listener = api::bind(&context.config.socket)?;
-        context.registry.kernel().guard_own(&own_files(&context.config));
+        context.registry.kernel().guard_own(&own_files(&context.config, true));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         systemd::ready();
@@ -243,12 +246,15 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
     }
 }
 
-/// What no run may change; all of it is there once the sockets are.
-fn own_files(config: &Config) -> Own {
+/// What no run may change: with `sockets`, which are made anew at each start, all of it.
+fn own_files(config: &Config, sockets: bool) -> Own {
+    let own = [&config.socket, &config.metrics_socket];
+    // Those of an earlier daemon are known by the old path still.
+    let files = own.into_iter().filter(|path| sockets || path.exists());
     let configured = Path::new(config::DEFAULT_PATH).parent().filter(|folder| folder.exists());
     Own {
         folders: configured.into_iter().chain([config.state_dir.as_path()]).map(Path::to_owned).collect(),
-        files: vec![config.socket.clone(), config.metrics_socket.clone()],
+        files: files.cloned().collect(),
         mounts: config.bpffs().map(Path::to_owned).into_iter().collect(),
     }
 }

@@ -22,6 +22,8 @@ mod life;
 mod names;
 #[path = "ebpf/network.rs"]
 mod network;
+#[path = "ebpf/outlive.rs"]
+mod outlive;
 #[path = "ebpf/rules.rs"]
 mod rules;
 #[path = "../../tests/skip.rs"]

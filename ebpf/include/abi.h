@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 4
+#define FS_ABI_VERSION 5
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
@@ -445,6 +445,22 @@ struct fs_leaver {
 struct fs_stray {
 	__u32 slot;
 	__u32 epoch;
+};
+
+/* learnt: an address that a name was answered with, in network order, IPv4 in the first four bytes. */
+struct fs_learnt_key {
+	__u32 table; /* generation of the allow-list */
+	__u32 family; /* 4 or 6 */
+	__u8 addr[16];
+};
+
+/* tallies, by slot: what the daemon keeps for the one that comes next. No program reads or writes it. */
+struct fs_tally {
+	struct fs_counters earlier; /* counted under earlier daemons' programs */
+	__u64 earlier_lost;         /* events */
+	struct fs_counters sampled; /* in all, when a daemon last looked */
+	__u64 sampled_lost;
+	__u64 sampled_ns; /* CLOCK_MONOTONIC; 0 = never */
 };
 
 /* stopped: thread group id -> whose thread a stop rule sent SIGSTOP. The thaw sends it SIGCONT. */

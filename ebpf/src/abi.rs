@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -462,6 +462,28 @@ plain! {
         mover_pid: u32,
         /// [`move_flag`].
         flags: u32,
+    }
+    /// `struct fs_learnt_key`.
+    LearntKey = "fs_learnt_key" {
+        /// Generation of the allow-list.
+        table: u32,
+        /// 4 or 6.
+        family: u32,
+        /// Network order; IPv4 in the first four bytes.
+        addr: [u8; 16],
+    }
+    /// `struct fs_tally`.
+    Tally = "fs_tally" {
+        /// Counted under earlier daemons' programs.
+        earlier: Counters,
+        /// Events.
+        earlier_lost: u64,
+        /// In all, when a daemon last looked.
+        sampled: Counters,
+        /// Events.
+        sampled_lost: u64,
+        /// `CLOCK_MONOTONIC`, nanoseconds; 0 = never.
+        sampled_ns: u64,
     }
     /// `struct fs_stopped`.
     Stopped = "fs_stopped" {

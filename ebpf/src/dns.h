@@ -15,17 +15,12 @@
 #define DNS_ANSWERS 16
 #define DNS_TABLE 0x80000000u /* beside the run's table */
 
-struct learnt_key {
-	__u32 table;
-	__u32 family;
-	__u8 addr[16];
-};
-
-/* Which of the policy's hosts an address was an answer for, by bit. */
+/* Which of the policy's hosts an address was an answer for, by bit. The next daemon's programs take this very map over, see
+ * carry.h. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct learnt_key);
+	__type(key, struct fs_learnt_key);
 	__type(value, __u64);
 } learnt SEC(".maps");
 
@@ -62,7 +57,7 @@ static long learnt_step(__u32 i, struct learnt_walk *w)
 static __noinline int learnt_allows(__u32 table, const struct dst *d)
 {
 	struct learnt_walk w = { .key = { .table = table, .what = FS_KEY_HOST } };
-	struct learnt_key k = { .table = table };
+	struct fs_learnt_key k = { .table = table };
 	__u64 *hosts;
 
 	if (!d)
@@ -165,7 +160,7 @@ static __noinline __u32 name_hash(struct room *r)
 
 static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 said)
 {
-	struct learnt_key k = {};
+	struct fs_learnt_key k = {};
 	__u32 at = at_family >> 8, n = (at_family & 0xff) == 4 ? 4 : 16;
 	__u64 mask = NAMES_HOST(said) ? 1ULL << ((NAMES_HOST(said) - 1) & 63) : 0, *was;
 	struct op o = { .what = FS_OP_DNS };

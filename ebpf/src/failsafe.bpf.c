@@ -14,6 +14,7 @@
  *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
  *   files.h     exec, open, executable memory, refused             (lsm)
  *   guards.h    calls, privileges, sockets, failsafe's own things  (lsm)
+ *   carry.h     what one daemon's programs leave to the next's     (maps only)
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -37,6 +38,7 @@
 #include "files.h"
 #include "guards.h"
 #include "reach.h"
+#include "carry.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

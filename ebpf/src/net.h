@@ -75,7 +75,8 @@ struct {
 	__type(value, struct recent);
 } recents SEC(".maps");
 
-/* What is known of a socket; of one that is not TCP only where it last went. */
+/* What is known of a socket; of one that is not TCP only where it last went. The next daemon's programs take these notes over,
+ * see carry.h: a change of them is one of the ABI. */
 struct sock_note {
 	__u32 table;   /* allow-list generation the verdict is of; 0 = none */
 	__u8 verdict;

@@ -34,9 +34,21 @@ pub fn run(run: &pb::Run) -> Value {
         "ingress_bytes": run.ingress_bytes,
         "events": run.events,
         "events_lost": run.events_lost,
+        "kernel": run.kernel.as_ref().map(kernel),
         "syscalls_via": run.syscalls_via,
         "frozen_ms": run.frozen_ms,
         "gpu_use": run.gpu_use.iter().map(gpu_use).collect::<Vec<_>>(),
+    })
+}
+
+fn kernel(counts: &pb::KernelCounts) -> Value {
+    json!({
+        "denied_calls": counts.denied_calls,
+        "denied_ops": counts.denied_ops,
+        "observed_ops": counts.observed_ops,
+        "dropped_packets": counts.dropped_packets,
+        "budget_drops": counts.budget_drops,
+        "untracked": counts.untracked,
     })
 }
 

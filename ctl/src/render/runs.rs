@@ -64,12 +64,32 @@ fn cpu(us: u64) -> String {
     Unit::Microseconds.show(i64::try_from(us).unwrap_or(i64::MAX))
 }
 
+fn refused(counts: &pb::KernelCounts) -> String {
+    counted(&[
+        (counts.denied_calls, "network call", "network calls"),
+        (counts.denied_ops, "operation", "operations"),
+        (counts.dropped_packets, "packet", "packets"),
+        (counts.budget_drops, "packet beyond a budget", "packets beyond a budget"),
+    ])
+}
+
+fn counted(all: &[(u64, &str, &str)]) -> String {
+    let some = all.iter().filter(|(n, ..)| *n > 0);
+    let words = some.map(|(n, one, many)| format!("{n} {}", if *n == 1 { one } else { many }));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn not_noted(untracked: u64) -> String {
+    if untracked == 0 { String::new() } else { format!("{untracked} PROCESSES, whose leaving would go unseen") }
+}
+
 /// The facts of one run.
 pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
     let mut labels: Vec<String> = run.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     labels.sort();
     let ended = if run.ended_ns > 0 { time::wall(i128::from(run.ended_ns), zone) } else { String::new() };
     let lost = if run.events_lost > 0 { format!(", {} LOST", run.events_lost) } else { String::new() };
+    let counts = run.kernel.unwrap_or_default();
     let via = match run.syscalls_via.as_str() {
         "" => "no watched system calls".to_owned(),
         "sys_enter" => "sys_enter (slows every process of this host)".to_owned(),
@@ -105,6 +125,9 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("sent", table::bytes(run.egress_bytes)),
             ("received", table::bytes(run.ingress_bytes)),
             ("events", format!("{}{lost}", run.events)),
+            ("refused", refused(&counts)),
+            ("watched", counted(&[(counts.observed_ops, "operation", "operations")])),
+            ("not noted", not_noted(counts.untracked)),
             ("calls via", via),
         ],
     );

@@ -44,10 +44,17 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
                 out.memory_bytes = usage.memory_bytes.unwrap_or_default();
                 out.cpu_us = usage.cpu_usec.unwrap_or_default();
             }
-            out.egress_bytes = status.egress_bytes;
-            out.ingress_bytes = status.ingress_bytes;
-            out.events = status.events;
-            out.events_lost = status.events_lost;
+            let c = &status.counted;
+            (out.egress_bytes, out.ingress_bytes) = (c.egress_bytes, c.ingress_bytes);
+            (out.events, out.events_lost) = (c.events, c.lost);
+            out.kernel = Some(v1::KernelCounts {
+                denied_calls: c.denied_calls,
+                denied_ops: c.denied_ops,
+                observed_ops: c.observed_ops,
+                dropped_packets: c.dropped_packets,
+                budget_drops: c.budget_drops,
+                untracked: c.untracked,
+            });
             out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
             out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();
             if !live.policy.watch.is_empty() {

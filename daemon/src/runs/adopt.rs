@@ -4,7 +4,7 @@
 //! undone, the core is told that it failed, and decides again.
 
 use super::{
-    LiveRun, Registry,
+    LiveRun, Registry, outage,
     store::{KeptRun, Store},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     log::Log,
     pipeline::translate,
     platform::{CgroupRoot, clock},
-    sensors::ebpf::{LeftEvents, PreviousRun},
+    sensors::ebpf::{self, LeftEvents, PreviousRun},
 };
 use failsafe_core::{
     Action, Decision, Input, Mode, MonoTime, Outcome, RunId,
@@ -36,6 +36,8 @@ pub struct Past {
     pub contained: Contained,
     /// Actions that were decided and whose outcome is not on record.
     pub open: Vec<(Decision, Action)>,
+    /// Events that were told to be lost.
+    pub lost_told: u64,
 }
 
 /// A run that was taken up again.
@@ -48,6 +50,8 @@ pub struct Adopted {
     pub found: String,
     /// Outcomes of what had been left open.
     pub outcomes: Vec<Outcome>,
+    /// What nobody saw, or will see.
+    pub gaps: Vec<Gap>,
 }
 
 /// Reads what the log at `path` says of these runs. A log that cannot be read says nothing: what is found then counts.
@@ -60,6 +64,7 @@ pub fn read_past(path: &Path, runs: &[RunId]) -> BTreeMap<RunId, Past> {
         match serde_json::from_value(entry.body) {
             Ok(Record::Decision { decision, .. }) => past.decided(decision),
             Ok(Record::Outcome(outcome)) => past.came_out(&outcome),
+            Ok(Record::Gap(gap)) if gap.source == Source::Ebpf => past.lost_told += gap.lost,
             _ => {}
         }
     }
@@ -114,41 +119,31 @@ impl Registry {
             }
         }
         let left = self.kernel.adopted();
-        let inputs = left.into_iter().flat_map(|left| self.left_inputs(left, &adopted, now)).collect();
+        let gaps: Vec<Input> = adopted.iter().flat_map(|run| run.gaps.iter().cloned().map(Input::Gap)).collect();
+        let events = left.into_iter().flat_map(|left| self.left_inputs(left, &adopted));
+        let inputs = gaps.into_iter().chain(events).collect();
         (adopted, inputs)
     }
 
-    /// The events that an earlier daemon's programs wrote and nobody read, of the runs that were taken up, up to the instant
-    /// from which this daemon's own programs see them.
-    fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted], now: MonoTime) -> Vec<Input> {
+    /// The events that an earlier daemon's programs wrote or noted and nobody read, of the runs that were taken up, up to the
+    /// instant from which this daemon's own programs see them.
+    fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted]) -> Vec<Input> {
         let mut runs: BTreeMap<(u32, u32), (RunId, u64)> = BTreeMap::new();
         let mut inputs = Vec::new();
         for previous in &left.runs {
             let Some(run) = adopted.iter().find(|a| a.live.run.cgroup_id == previous.root_id) else { continue };
             runs.insert((previous.slot, previous.epoch), (run.live.run.id, run.attached));
-            let lost = left.lost.iter().find(|(slot, _)| *slot == previous.slot).map_or(0, |(_, lost)| *lost);
-            if lost > 0 {
-                let what = format!("the ring of an earlier daemon had no room for {lost} events of its time");
-                inputs.push(Input::Gap(Gap {
-                    seq: 0,
-                    at: now,
-                    source: Source::Ebpf,
-                    run: Some(run.live.run.id),
-                    gpu: None,
-                    what,
-                    lost,
-                    blind: false,
-                }));
-            }
         }
-        left.reader.drain(&mut |event| {
+        let mut judge = |event: ebpf::Event| {
             // While it was being attached both rings may have an event: seen twice is better than not at all.
             if let Some((run, attached)) = runs.get(&(event.slot, event.epoch))
                 && event.at_ns < *attached
             {
                 inputs.extend(translate::event_of(&self.kernel, *run, event));
             }
-        });
+        };
+        left.reader.drain(&mut judge);
+        left.leavers().into_iter().for_each(&mut judge);
         if !inputs.is_empty() {
             tracing::info!(events = inputs.len(), "events of the time without a daemon are judged now");
         }
@@ -212,12 +207,20 @@ impl Registry {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let part = kept.part + 1;
+        let run_id = run.id;
         let live = self.enter(run, policy, cgroup, kept.made, part).map_err(|e| e.to_string())?;
         let attached = clock::monotonic_ns();
-        if let Some(before) = before {
-            // The earlier daemon's programs are attached still: there is no instant without the latch.
-            self.kernel.restore(live.slot, before);
+        let outage = self.kernel.outage(live.slot);
+        found.extend(outage.as_ref().and_then(|outage| outage::found(outage, now)));
+        if outage.as_ref().is_none_or(|outage| outage.lost < past.lost_told) {
+            self.kernel.count_lost(live.slot, past.lost_told);
         }
+        let told = (past.lost_told, self.kernel.watches_calls(live.slot));
+        let gaps = match &outage {
+            Some(outage) => outage::gaps(outage, run_id, told, now),
+            None if self.kernel.blind().is_none() => vec![outage::unguarded(run_id, now)],
+            None => Vec::new(),
+        };
         {
             let mut status = live.status();
             // The guard looks at once, and tells of a foreign thaw.
@@ -229,7 +232,7 @@ impl Registry {
                 .then(|| failsafe_core::decision::IncidentId::new(live.run.id, live.run.incidents.max(1)));
         }
         outcomes.sort_by_key(|o| o.decision);
-        Ok(Adopted { live, attached, found: found.join("; "), outcomes })
+        Ok(Adopted { live, attached, found: found.join("; "), outcomes, gaps })
     }
 
     fn close_kept(&self, kept: &KeptRun, wall_ns: i64) {

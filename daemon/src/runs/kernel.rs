@@ -92,7 +92,7 @@ impl Kernel {
         self.ebpf.as_ref().err().map(String::as_str)
     }
 
-    fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
         self.ebpf.as_ref().ok().map(|e| e.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -115,7 +115,8 @@ impl Kernel {
         names.get(&run).and_then(|called| called.files.get(&inode)).into_iter().flatten().cloned().collect()
     }
 
-    /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded.
+    /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded. `adopted` is the least
+    /// latch of a run that earlier daemons had: what their programs hold and counted is taken over.
     ///
     /// # Errors
     /// [`KernelError`]; nothing is then left behind.
@@ -126,7 +127,7 @@ impl Kernel {
         cgroup: &Path,
         cgroup_id: u64,
         level: usize,
-        latch: u32,
+        adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
         let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
         let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
@@ -145,7 +146,8 @@ impl Kernel {
             egress: &egress,
             rules: &rules,
             watch: compile::watch(policy),
-            latch,
+            latch: adopted.unwrap_or(0),
+            adopt: adopted.is_some(),
         };
         let all = self.union(None);
         // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
@@ -252,8 +254,8 @@ impl Kernel {
 
     /// Counters of every live run, with the run they belong to.
     pub fn counters(&self) -> Result<Vec<(RunId, RunCounters)>, String> {
-        let Some(ebpf) = self.lock() else { return Ok(Vec::new()) };
-        let counters = ebpf.read_counters().map_err(|e| chain(&e))?;
+        let Some(mut ebpf) = self.lock() else { return Ok(Vec::new()) };
+        let counters = ebpf.sample_counters().map_err(|e| chain(&e))?;
         drop(ebpf);
         Ok(counters.into_iter().filter_map(|c| Some((self.run_of(c.slot, c.epoch)?, c))).collect())
     }
@@ -305,13 +307,10 @@ impl Kernel {
         released.map_err(|e| KernelError::Ebpf(chain(&e)))
     }
 
-    /// Carries over the latch and the stopped processes that an earlier daemon's programs had.
-    pub fn restore(&self, slot: u32, before: &ebpf::PreviousRun) {
-        if let Some(mut ebpf) = self.lock()
-            && let Err(error) = ebpf.restore(slot, before.latch, &before.stopped, &before.spent)
-        {
-            tracing::error!(error = chain(&error), "an earlier daemon's latch could not be carried over");
-        }
+    /// Whether the run's policy watches system calls, or what is seen at their entry only.
+    pub fn watches_calls(&self, slot: u32) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(&slot).is_some_and(|needs| needs.calls != 0 || needs.entries)
     }
 
     /// Puts failsafe's own files out of the reach of runs.
@@ -346,7 +345,7 @@ impl Kernel {
 
     /// Every adopted run is attached: the earlier daemon's attachments may go. Returns the events that wait in its rings.
     pub fn adopted(&self) -> Vec<ebpf::LeftEvents> {
-        let Some(ebpf) = self.lock() else { return Vec::new() };
+        let Some(mut ebpf) = self.lock() else { return Vec::new() };
         let left = ebpf.left_events();
         if let Err(error) = ebpf.adopt_finish() {
             tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");

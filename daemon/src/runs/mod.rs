@@ -13,13 +13,14 @@ pub mod adopt;
 mod compile;
 pub mod grants;
 pub mod kernel;
+mod outage;
 pub mod start;
 pub mod store;
 
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
     platform::{Cgroup, CgroupRoot},
-    sensors::cgroup::RunUsage,
+    sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
 use kernel::Kernel;
@@ -70,14 +71,8 @@ pub struct Status {
     pub gpus: BTreeSet<failsafe_core::GpuId>,
     /// Last usage.
     pub usage: Option<RunUsage>,
-    /// Bytes sent.
-    pub egress_bytes: u64,
-    /// Bytes received.
-    pub ingress_bytes: u64,
-    /// Events seen.
-    pub events: u64,
-    /// Events lost.
-    pub events_lost: u64,
+    /// What the kernel counted, at the last sample.
+    pub counted: RunCounters,
     /// Since when it is frozen, `CLOCK_MONOTONIC` ns.
     pub frozen_since: Option<u64>,
     /// Time frozen before that, ns.

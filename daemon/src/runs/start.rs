@@ -189,8 +189,8 @@ impl Registry {
         part: u32,
     ) -> Result<super::kernel::Placed, StartError> {
         self.store.keep_policy(policy)?;
-        let (run_id, latch) = (run.id, if run.contained.blocked { latch::EGRESS } else { 0 });
-        let placed = self.kernel.add(run_id, policy, cgroup.path(), cgroup.id(), cgroup.level(), latch)?;
+        let adopted = (part > 0).then_some(if run.contained.blocked { latch::EGRESS } else { 0 });
+        let placed = self.kernel.add(run.id, policy, cgroup.path(), cgroup.id(), cgroup.level(), adopted)?;
         let policy_name = policy.name.clone();
         let kept = KeptRun { run: run.clone(), made, part, ended_ns: None, policy_name, decisions: run.decisions };
         match self.store.keep(&kept) {

@@ -46,6 +46,7 @@ struct Seen {
     reader: RunReader,
     values: Repeats<Kind>,
     lost: u64,
+    untracked: u64,
     latched: bool,
 }
 
@@ -160,17 +161,22 @@ impl Sampler {
         }
         if let Some(counters) = counters {
             values.extend(counter_values(counters).map(|(kind, value)| (Source::Ebpf, kind, value)));
-            if counters.lost > seen.lost {
-                let lost = counters.lost - std::mem::replace(&mut seen.lost, counters.lost);
+            let lost = more(&mut seen.lost, counters.earlier_lost, counters.lost);
+            if lost > 0 {
                 self.gap(Some(id), format!("{lost} events did not fit the ring buffer"), lost, false);
+            }
+            let unnoted = more(&mut seen.untracked, counters.earlier_untracked, counters.untracked);
+            if unnoted > 0 {
+                let what =
+                    format!("{unnoted} processes were not noted for lack of room: their leaving would go unseen");
+                self.gap(Some(id), what, 0, false);
             }
         }
         self.latched(run, counters.is_some_and(|c| c.latch & latch::STOP != 0), &mut seen);
         {
             let mut status = run.status();
             if let Some(c) = counters {
-                (status.egress_bytes, status.ingress_bytes) = (c.egress_bytes, c.ingress_bytes);
-                (status.events, status.events_lost) = (c.events, c.lost);
+                status.counted = *c;
             }
             status.usage = usage;
         }
@@ -227,6 +233,13 @@ impl Sampler {
     }
 }
 
+/// By how much a total grew beyond what was seen, or was told when the run was taken up (`earlier`).
+fn more(seen: &mut u64, earlier: u64, now: u64) -> u64 {
+    let told = earlier.max(*seen);
+    *seen = now.max(told);
+    *seen - told
+}
+
 fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -253,12 +266,31 @@ fn counter_values(c: &RunCounters) -> impl Iterator<Item = (Kind, i64)> {
         (Kind::EgressPackets, c.egress_packets),
         (Kind::IngressBytes, c.ingress_bytes),
         (Kind::IngressPackets, c.ingress_packets),
-        (Kind::EgressDenied, c.denied_calls + c.dropped_packets),
-        (Kind::EgressDropped, c.dropped_packets),
+        (Kind::EgressDenied, c.denied_calls + c.dropped_packets + c.budget_drops),
+        (Kind::EgressDropped, c.dropped_packets + c.budget_drops),
         (Kind::EventsLost, c.lost),
         (Kind::Forks, c.forks),
         (Kind::Execs, c.execs),
     ]
     .into_iter()
     .map(|(kind, value)| (kind, integer(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_before_the_run_was_taken_up_is_not_told_again() {
+        let mut seen = 0;
+        let told: Vec<u64> = [(5, 5), (5, 7), (5, 7), (5, 10)].map(|(e, now)| more(&mut seen, e, now)).to_vec();
+        assert_eq!(told, [0, 2, 0, 3]);
+    }
+
+    #[test]
+    fn packets_beyond_a_budget_are_denied_and_dropped_ones() {
+        let c = RunCounters { denied_calls: 1, dropped_packets: 2, budget_drops: 4, ..RunCounters::default() };
+        let of = |kind| counter_values(&c).find(|(k, _)| *k == kind).map(|(_, n)| n);
+        assert_eq!((of(Kind::EgressDenied), of(Kind::EgressDropped)), (Some(7), Some(6)));
+    }
 }

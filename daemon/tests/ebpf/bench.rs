@@ -320,6 +320,7 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
         rules: &NO_RULES,
         watch: Watch::default(),
         latch: 0,
+        adopt: false,
     }
 }
 

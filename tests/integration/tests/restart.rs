@@ -166,3 +166,98 @@ fn a_run_of_an_earlier_boot_is_recorded_as_ended() -> Result<()> {
         Ok(())
     })
 }
+
+/// A ring that is too small for what happens before, during and after the outage: each loss is told once. Totals go on.
+#[test]
+fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
+    on_node("outage-counted", "ring_kib = 4\n", |node| {
+        let connects = program("connect-loop")?.display().to_string();
+        let policy = format!("{PLAIN}[egress]\nallow = []\n");
+        let script = format!("while :; do {connects} --seconds 0.3; done");
+        let run = Launch::new("busy", &policy).start(node, ["sh", "-c", &script])?;
+        let number = |node: &integration::Node, key: &str| -> Result<u64> {
+            let run = node.run("busy")?;
+            run[key].as_u64().or_else(|| run[key].as_str()?.parse().ok()).with_context(|| format!("{key}: {run}"))
+        };
+        wait_for("a loss before the outage", || Ok(number(node, "events_lost")? > 0))?;
+        let before = number(node, "events_lost")?;
+        let refused =
+            |node: &integration::Node| node.run("busy")?["kernel"]["denied_calls"].as_u64().context("a count");
+        let refused_before = refused(node)?;
+        node.kill9()?;
+        let rounds = || run.output().lines().count();
+        let ended = rounds();
+        wait_for("a whole round without a daemon", || Ok(rounds() > ended + 1))?;
+        node.restart()?;
+        wait_for("losses count on", || Ok(number(node, "events_lost")? >= before))?;
+        let adopted = node.wait_for_event("the adoption", |e| e["body"]["type"] == "run-adopted")?;
+        let found = adopted["body"]["found"].as_str().context("what was found")?;
+        ensure!(found.contains("since a daemon last looked") && found.contains("network calls refused"), "{found}");
+        wait_for("refusals count on", || Ok(refused(node)? > refused_before))?;
+        let page = node.ctl(["describe", "busy"])?.expect(0)?.out;
+        ensure!(page.lines().any(|line| line.starts_with("refused") && line.contains("network calls")), "{page}");
+        node.ctl(["freeze", "busy", "--reason", "enough"])?.expect(0)?;
+        let told = |node: &integration::Node| -> Result<u64> {
+            let events = node.events()?;
+            let gaps = events.iter().filter(|e| e["body"]["type"] == "gap");
+            Ok(gaps.filter_map(|e| e["body"]["lost"].as_u64()).sum())
+        };
+        wait_for("every loss is in one gap", || Ok(told(node)? == number(node, "events_lost")?))?;
+        // Where nothing can be read of the earlier programs the log still knows.
+        node.kill9()?;
+        rename_generation(node, "g9_v2")?;
+        node.restart()?;
+        wait_for("losses count on", || Ok(number(node, "events_lost")? >= before))?;
+        wait_for("every loss is in one gap", || Ok(told(node)? == number(node, "events_lost")?))?;
+        node.log_is_whole()
+    })
+}
+
+/// A run of root reaches for the state folder all the while. Without LSM only permissions keep it, and root has them.
+#[test]
+fn failsafes_own_files_are_kept_from_runs_of_root_over_a_restart() -> Result<()> {
+    on_node("own-files", "", |node| {
+        let mark = node.state_dir().join("intruder");
+        let script =
+            format!("while :; do (: > {}) 2>/dev/null && echo LEAK || echo refused; sleep 0.02; done", mark.display());
+        let run = Launch::new("reaches", PLAIN).user("root").start(node, ["sh", "-c", &script])?;
+        wait_for("the first try", || Ok(!run.output().is_empty()))?;
+        if run.output().contains("LEAK") {
+            integration::skip("this kernel refuses LSM programs");
+            return Ok(());
+        }
+        for _ in 0..2 {
+            node.kill9()?;
+            node.restart()?;
+            let tried = run.output().len();
+            wait_for("it still tries", || Ok(run.output().len() > tried))?;
+        }
+        ensure!(!run.output().contains("LEAK") && !mark.exists(), "it wrote into the state folder");
+        node.log_is_whole()
+    })
+}
+
+/// As after an upgrade.
+#[test]
+fn programs_of_another_abi_are_replaced_and_what_cannot_be_read_of_them_is_said() -> Result<()> {
+    on_node("other-abi", "", |node| {
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "held", "--reason", "before"])?.expect(0)?;
+        node.kill9()?;
+        let instance = rename_generation(node, "g1_v2")?;
+        node.restart()?;
+        ensure!(frozen(run.cgroup())? && node.run("held")?["state"] == "frozen");
+        let gap = node.wait_for_event("the gap", |e| e["body"]["type"] == "gap" && e["run"] == run.id())?;
+        ensure!(gap["body"]["what"].as_str().is_some_and(|what| what.contains("programs of ABI 2")), "{gap}");
+        ensure!(fs::read_dir(&instance)?.count() == 1, "the old programs stay");
+        node.log_is_whole()
+    })
+}
+
+/// Makes the one generation that is there one of another number and ABI. Returns where generations are.
+fn rename_generation(node: &integration::Node, to: &str) -> Result<std::path::PathBuf> {
+    let instance = fs::read_dir(node.pins().join("failsafe"))?.next().context("no instance")??.path();
+    let pins = fs::read_dir(&instance)?.next().context("no generation")??.path();
+    fs::rename(&pins, instance.join(to))?;
+    Ok(instance)
+}

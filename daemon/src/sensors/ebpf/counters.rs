@@ -2,13 +2,15 @@
 //!
 //! Read at the sampling interval, for the slots in use only: one system call a run.
 
-use aya::maps::{HashMap, MapError, PerCpuArray};
+use aya::maps::{HashMap, PerCpuArray};
 use failsafe_ebpf::abi::{self, kind, move_flag};
 
 use super::load::Pod;
+use super::runs::Live;
+use super::tally::Total;
 use super::{Ebpf, Error, Event, Move, Subject, What};
 
-/// Totals of one run since it was added.
+/// Totals of one run in its life, over all daemons that looked after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunCounters {
     /// Slot of the run.
@@ -45,6 +47,10 @@ pub struct RunCounters {
     pub budget_drops: u64,
     /// Processes that were not noted down for lack of room: their leaving the run would go unseen.
     pub untracked: u64,
+    /// Of `lost`, what was so before this daemon took the run up.
+    pub earlier_lost: u64,
+    /// Of `untracked`, the same.
+    pub earlier_untracked: u64,
 }
 
 impl Ebpf {
@@ -53,16 +59,27 @@ impl Ebpf {
     /// # Errors
     /// A map look-up failed.
     pub fn read_counters(&self) -> Result<Vec<RunCounters>, Error> {
+        self.totals()?.into_iter().map(|(slot, total)| self.counters_of(slot, total)).collect()
+    }
+
+    /// Totals by slot, of every live run.
+    pub(super) fn totals(&self) -> Result<Vec<(u32, Total)>, Error> {
         let map = self.map("counters")?;
         let counters: PerCpuArray<_, Pod<abi::Counters>> =
             PerCpuArray::try_from(map).map_err(Error::map("counters"))?;
         let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map("drops")?).map_err(Error::map("drops"))?;
-        self.live()
-            .map(|(slot, epoch)| {
-                let totals = totals(&counters, &drops, slot, epoch).map_err(Error::map("counters"))?;
-                Ok(RunCounters { latch: self.latch(slot)?, ..totals })
-            })
-            .collect()
+        let of = |(slot, live): (&u32, &Live)| {
+            let here = Total::read(&counters, &drops, *slot).map_err(Error::map("counters"))?;
+            Ok((*slot, here.plus(live.earlier)))
+        };
+        self.runs.iter().map(of).collect()
+    }
+
+    pub(super) fn counters_of(&self, slot: u32, total: Total) -> Result<RunCounters, Error> {
+        let live = self.runs.get(&slot).ok_or(Error::Slot(slot))?;
+        let (earlier_lost, earlier_untracked) = (live.earlier.lost, live.earlier.counters.untracked);
+        let latch = self.latch(slot)?;
+        Ok(RunCounters { latch, earlier_lost, earlier_untracked, ..total.of(slot, live.cfg.epoch) })
     }
 
     /// Leavings that the ring had no room for, since the last call; they are forgotten here. Of the process only its id is known.
@@ -94,7 +111,7 @@ impl Ebpf {
     }
 }
 
-fn leaving((pid, l): (u32, abi::Leaver)) -> Event {
+pub(super) fn leaving((pid, l): (u32, abi::Leaver)) -> Event {
     Event {
         at_ns: l.ktime_ns,
         // Its number is among the lost.
@@ -120,30 +137,32 @@ fn leaving((pid, l): (u32, abi::Leaver)) -> Event {
     }
 }
 
-fn totals<M: std::borrow::Borrow<aya::maps::MapData>>(
-    counters: &PerCpuArray<M, Pod<abi::Counters>>,
-    drops: &PerCpuArray<M, u64>,
-    slot: u32,
-    epoch: u32,
-) -> Result<RunCounters, MapError> {
-    let mut sum = RunCounters { slot, epoch, ..RunCounters::default() };
-    for Pod(c) in counters.get(&slot, 0)?.iter() {
-        sum.egress_bytes += c.egress_bytes;
-        sum.egress_packets += c.egress_packets;
-        sum.ingress_bytes += c.ingress_bytes;
-        sum.ingress_packets += c.ingress_packets;
-        sum.dropped_packets += c.dropped_packets;
-        sum.denied_calls += c.denied_calls;
-        sum.events += c.events.iter().sum::<u64>();
-        sum.execs += c.events[kind::EXEC as usize];
-        sum.forks += c.events[kind::FORK as usize];
-        sum.denied_ops += c.denied_ops;
-        sum.observed_ops += c.observed_ops;
-        sum.budget_drops += c.budget_drops;
-        sum.untracked += c.untracked;
+impl Total {
+    /// As the counters of a run.
+    pub(super) fn of(self, slot: u32, epoch: u32) -> RunCounters {
+        let c = self.counters;
+        RunCounters {
+            slot,
+            epoch,
+            egress_bytes: c.egress_bytes,
+            egress_packets: c.egress_packets,
+            ingress_bytes: c.ingress_bytes,
+            ingress_packets: c.ingress_packets,
+            dropped_packets: c.dropped_packets,
+            denied_calls: c.denied_calls,
+            events: c.events.iter().sum(),
+            lost: self.lost,
+            execs: c.events[kind::EXEC as usize],
+            forks: c.events[kind::FORK as usize],
+            latch: 0,
+            denied_ops: c.denied_ops,
+            observed_ops: c.observed_ops,
+            budget_drops: c.budget_drops,
+            untracked: c.untracked,
+            earlier_lost: 0,
+            earlier_untracked: 0,
+        }
     }
-    sum.lost = drops.get(&slot, 0)?.iter().sum();
-    Ok(sum)
 }
 
 /// All-zero counters, for a slot's new occupant.

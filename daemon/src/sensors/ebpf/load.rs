@@ -1,6 +1,6 @@
 //! Loading the object: each program by itself, and what is known about each afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,10 @@ use failsafe_ebpf::abi;
 
 use super::Error;
 use super::events::EventReader;
-use super::pins::{LeftEvents, PINNED_MAPS, Pins, PreviousRun};
+use super::left::{LeftEvents, PreviousRun};
+use super::pins::{PINNED_MAPS, Pins, SHARED_MAPS};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
+use super::rules::NumberKey;
 use super::runs::Live;
 use super::syscalls::Watching;
 
@@ -58,13 +60,14 @@ pub struct Ebpf {
     pub(super) pins: Result<Pins, String>,
     pub(super) runs: BTreeMap<u32, Live>,
     pub(super) next_epoch: u32,
-    pub(super) next_table: u32,
     pub(super) max_runs: u32,
     pub(super) watching: Watching,
     /// Attachments to the whole host; pinned ones are held open besides.
     pub(super) host_links: Vec<FdLink>,
     /// Those of programs that are attached on need, by name.
     pub(super) on_need: BTreeMap<&'static str, FdLink>,
+    /// Entries of failsafe's own files.
+    pub(super) own: BTreeSet<NumberKey>,
 }
 
 impl Ebpf {
@@ -76,29 +79,22 @@ impl Ebpf {
     pub fn load(config: &Config) -> Result<Self, Error> {
         let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
         let max_runs = config.max_runs.clamp(1, abi::MAX_RUNS);
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(&btf)).verifier_log_level(VerifierLogLevel::DEBUG).map_max_entries("events", config.ring_bytes);
-        for map in ["runs", "seqs", "latches", "drops", "counters", "lives", "births"] {
-            loader.map_max_entries(map, max_runs);
-        }
-        loader.map_max_entries("budgets", super::quotas::place(max_runs, 0));
-        let object = loader.load(failsafe_ebpf::OBJECT).map_err(|e| Error::Object(Box::new(e)))?;
-        drop(loader);
         let pins = match &config.bpffs {
             Some(path) => Pins::create(path, &config.instance).map_err(|e| chain(&e)),
             None => Err(String::from("pinning is switched off")),
         };
+        let (object, pins) = object_of(config, &btf, max_runs, pins)?;
         let mut ebpf = Self {
             object,
             programs: Vec::new(),
             pins,
             runs: BTreeMap::new(),
             next_epoch: 1,
-            next_table: 1,
             max_runs,
             watching: Watching::default(),
             host_links: Vec::new(),
             on_need: BTreeMap::new(),
+            own: BTreeSet::new(),
         };
         ebpf.pin_maps();
         ebpf.beat()?;
@@ -157,15 +153,6 @@ impl Ebpf {
     #[must_use]
     pub fn left_events(&self) -> Vec<LeftEvents> {
         self.pins.as_ref().map(Pins::left_events).unwrap_or_default()
-    }
-
-    /// Removes the guards of earlier daemons: those of runs that were added again have been replaced, those of runs
-    /// that ended guard nothing. Returns the number of generations removed.
-    ///
-    /// # Errors
-    /// bpffs could not be changed; the old guards stay, which is safe.
-    pub fn adopt_finish(&self) -> Result<usize, Error> {
-        self.pins.as_ref().map_or(Ok(0), Pins::remove_others)
     }
 
     /// Unloads everything, pins included: for a daemon that stops on purpose with no runs left. Merely dropping the
@@ -253,11 +240,17 @@ impl Ebpf {
 
     /// Attaches a program to the whole host. Its link is pinned, so that life goes on being followed, and rules in force,
     /// without a daemon.
-    pub(super) fn attach_host(&mut self, name: &'static str) -> Result<FdLink, ProgramError> {
+    pub(super) fn attach_host(&mut self, name: &str) -> Result<FdLink, ProgramError> {
         let link = self.link_host(name)?;
         let Ok(pins) = &self.pins else { return Ok(link) };
         match link.pin(pins.host_link(name)) {
             Ok(pinned) => Ok(pinned.into()),
+            // Guards of runs are held by their pins.
+            Err(e) if !self.runs.is_empty() => {
+                let why = chain(&e);
+                tracing::warn!(why, program = name, "a program of the host is not pinned: it ends with this daemon");
+                self.link_host(name)
+            }
             Err(e) => {
                 let why = format!("link of {name}: {}", chain(&e));
                 tracing::warn!(why, "a program of the host is not pinned, and none is");
@@ -269,13 +262,28 @@ impl Ebpf {
         }
     }
 
-    fn link_host(&mut self, name: &'static str) -> Result<FdLink, ProgramError> {
+    /// Takes a program off the whole host, its pin included.
+    pub(super) fn detach_host(&mut self, name: &str, link: FdLink) {
+        if let Ok(pins) = &self.pins
+            && let Err(error) = std::fs::remove_file(pins.host_link(name))
+        {
+            tracing::warn!(%error, program = name, "a pin of a program that nothing needs stays");
+        }
+        // Without its pin the link ends with the descriptor.
+        drop(link);
+    }
+
+    fn link_host(&mut self, name: &str) -> Result<FdLink, ProgramError> {
         match self.object.program_mut(name) {
             Some(Program::BtfTracePoint(p)) => {
                 let id = p.attach()?;
                 Ok(p.take_link(id)?.into())
             }
             Some(Program::Lsm(p)) => {
+                let id = p.attach()?;
+                Ok(p.take_link(id)?.into())
+            }
+            Some(Program::FEntry(p)) => {
                 let id = p.attach()?;
                 Ok(p.take_link(id)?.into())
             }
@@ -292,6 +300,41 @@ impl Ebpf {
         if let Some(why) = failed {
             let _ = pins.remove_own();
             self.pins = Err(why);
+        }
+    }
+}
+
+/// Creates the maps, the shared ones from those of the last daemon. Where these cannot be pinned, nothing is.
+fn object_of(
+    config: &Config,
+    btf: &Btf,
+    max_runs: u32,
+    pins: Result<Pins, String>,
+) -> Result<(aya::Ebpf, Result<Pins, String>), Error> {
+    let open = |pins: Option<&Pins>| {
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG).map_max_entries("events", config.ring_bytes);
+        for map in ["runs", "seqs", "latches", "drops", "counters", "lives", "births", "tallies"] {
+            loader.map_max_entries(map, max_runs);
+        }
+        loader.map_max_entries("budgets", super::quotas::place(max_runs, 0));
+        for map in pins.map_or(&[][..], |_| &SHARED_MAPS[..]) {
+            loader.map_pin_path(map, pins.map(|pins| pins.map(map)).unwrap_or_default());
+        }
+        loader.load(failsafe_ebpf::OBJECT).map_err(|e| Error::Object(Box::new(e)))
+    };
+    let Ok(pinned) = &pins else { return Ok((open(None)?, pins)) };
+    if let Err(error) = pinned.inherit() {
+        tracing::warn!(
+            error = chain(&error),
+            "connections and names that an earlier daemon let through are judged anew"
+        );
+    }
+    match open(Some(pinned)) {
+        Ok(object) => Ok((object, pins)),
+        Err(error) => {
+            let _ = pinned.remove_own();
+            Ok((open(None)?, Err(chain(&error))))
         }
     }
 }

@@ -17,18 +17,21 @@
 //! - a run is attributed in the kernel, by the cgroup ancestry of the task or socket at that moment, never by pid;
 //! - an allow-list is swapped whole: built beside the old one, put in force by one map write;
 //! - every event takes a number; what the ring could not hold is counted, so `delivered + lost = taken`;
-//! - the daemon's death leaves guards in force where bpffs is mounted ([`pins`]), and never loosens them;
+//! - the daemon's death leaves guards in force where bpffs is mounted ([`pins`]), and never loosens them; the next goes on from there ([`carry`]);
 //! - times are `CLOCK_MONOTONIC` nanoseconds, except process starts (`CLOCK_BOOTTIME`).
 //!
 //! Known leaks: AF_PACKET and RDMA pass no cgroup hook; a socket made outside the run and handed in is judged by its
 //! maker's cgroup; see `ebpf/src/net.h`.
 
 mod attach;
+mod carry;
 mod counters;
 pub mod egress;
 mod error;
 mod events;
 pub mod hosts;
+mod latches;
+mod left;
 mod load;
 mod ops;
 mod own;
@@ -40,15 +43,17 @@ pub mod rules;
 mod runs;
 mod syscalls;
 mod tables;
+mod tally;
 
 pub use counters::RunCounters;
 pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
 pub use error::Error;
 pub use events::{Event, EventReader, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode};
+pub use left::{Foreign, LeftEvents, PreviousRun};
 pub use load::{Config, Ebpf};
 pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use own::Own;
-pub use pins::{LeftEvents, PreviousRun};
 pub use probe::{Group, ProgramState, ProgramStatus};
 pub use runs::{RunAttachment, RunSpec, Watch};
 pub use syscalls::{ALL_CALLS, Via};
+pub use tally::Outage;

@@ -30,17 +30,22 @@ pub struct Own {
 }
 
 impl Ebpf {
-    /// Puts failsafe's own files out of the reach of every run that is to keep from them, see [`super::rules::Rules::protect`]. To be
-    /// called when all of them are there.
+    /// Puts failsafe's own files, these and no others, out of the reach of every run that is to keep from them, see
+    /// [`super::rules::Rules::protect`]. To be called again when more of them are there.
     ///
     /// # Errors
     /// One of them cannot be looked at, or the map could not be written; the others are held.
     pub fn guard_own(&mut self, own: &Own) -> Result<(), Error> {
         let (entries, found) = entries(own);
+        let before = std::mem::replace(&mut self.own, entries.keys().copied().collect());
         let mut keys: HashMap<_, Pod<abi::Key>, Pod<Effects>> =
             HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
-        for (number, effects) in entries {
-            keys.insert(number_key(OWN, number), Pod(effects), 0).map_err(Error::map("keys"))?;
+        for (number, effects) in &entries {
+            keys.insert(number_key(OWN, *number), Pod(*effects), 0).map_err(Error::map("keys"))?;
+        }
+        // The numbers of files that are gone may be those of others next.
+        for number in before.into_iter().filter(|number| !entries.contains_key(number)) {
+            let _ = keys.remove(&number_key(OWN, number));
         }
         found
     }

@@ -3,59 +3,34 @@
 //! ```text
 //! <bpffs>/failsafe/<instance>/g<N>_v<ABI>/
 //!     map_runs  map_latches  map_counters  map_drops  map_events  map_stopped
-//!     map_budgets
+//!     map_budgets  map_tallies  map_leavers  map_strays
+//!     map_socks  map_learnt  map_last_table     the same maps in every generation
 //!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
 //! generation `N + 1`, attaches it to the runs that live on, and only then removes the older ones
 //! ([`super::Ebpf::adopt_finish`]): both are attached for a moment, and a call passes only if both let it.
-//! Pinned maps are read, never reused: the ABI version in the path says whether that is possible.
+//! Pinned maps are read by [`super::left`]; those of [`SHARED_MAPS`] are taken over as they are. The ABI version in the path says
+//! whether either is possible.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, MapError};
 use failsafe_ebpf::abi;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
-use super::events::EventReader;
-use super::load::Pod;
+use super::left::{LeftEvents, PreviousRun, forget_runs, read_foreign, read_generation, read_ring, read_run};
 
 /// Maps whose content a later daemon may want.
-pub(super) const PINNED_MAPS: [&str; 7] = ["runs", "latches", "counters", "drops", "events", "stopped", "budgets"];
+pub(super) const PINNED_MAPS: [&str; 10] =
+    ["runs", "latches", "counters", "drops", "events", "stopped", "budgets", "tallies", "leavers", "strays"];
 
-/// A run that an earlier daemon left guarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PreviousRun {
-    /// Generation that guards it.
-    pub generation: u64,
-    /// Cgroup id of its root.
-    pub root_id: u64,
-    /// Its slot then.
-    pub slot: u32,
-    /// Which occupant of the slot.
-    pub epoch: u32,
-    /// Its latch ([`abi::latch`]): 0 = off.
-    pub latch: u32,
-    /// Its egress allow-list was enforced.
-    pub enforced: bool,
-    /// Processes that a stop rule sent SIGSTOP and nobody woke.
-    pub stopped: Vec<u32>,
-    /// Bytes spent of its budgets, by class from 0.
-    pub spent: Vec<u64>,
-}
-
-/// The ring of an earlier daemon: events that nobody read.
-pub struct LeftEvents {
-    /// The runs that the events are of.
-    pub runs: Vec<PreviousRun>,
-    /// The reader; nothing more comes once its generation is removed.
-    pub reader: EventReader,
-    /// Events that the ring had no room for in its life, by slot.
-    pub lost: Vec<(u32, u64)>,
-}
+/// Maps that a later daemon's programs go on with, see `ebpf/src/carry.h`: all of them or none.
+pub(super) const SHARED_MAPS: [&str; 3] = ["socks", "learnt", "last_table"];
 
 /// The directory of one generation, and its siblings.
 #[derive(Debug)]
@@ -109,26 +84,71 @@ impl Pins {
         self.dir.join(format!("link_host_{program}"))
     }
 
-    /// What earlier generations guard. Generations of another ABI are left out: their maps cannot be read.
+    /// Pins the [`SHARED_MAPS`] of the last generation that has them here too, for the loader to find. `false`: there are none.
+    ///
+    /// # Errors
+    /// They are there and cannot be taken over; none is pinned here then.
+    pub fn inherit(&self) -> Result<bool, MapError> {
+        for (_, dir) in self.readable().unwrap_or_default() {
+            let open = SHARED_MAPS.iter().map(|name| MapData::from_pin(dir.join(format!("map_{name}"))));
+            let Ok(maps) = open.collect::<Result<Vec<_>, _>>() else { continue };
+            let pin = |(name, map): (&&str, &MapData)| {
+                map.pin(self.map(name)).map_err(|error| MapError::PinError { name: Some((*name).into()), error })
+            };
+            if let Err(error) = SHARED_MAPS.iter().zip(&maps).try_for_each(pin) {
+                for name in SHARED_MAPS {
+                    // Those that were pinned before the one that failed.
+                    let _ = fs::remove_file(self.map(name));
+                }
+                return Err(error);
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// What earlier generations guard, one entry a run; little of those of another ABI, see [`PreviousRun::foreign`].
+    ///
+    /// # Errors
+    /// bpffs could not be read.
     pub fn previous(&self) -> Result<Vec<PreviousRun>, Error> {
-        let mut out = Vec::new();
-        for (generation, dir) in self.others()? {
-            if dir.ends_with(format!("g{generation}_v{}", abi::VERSION)) {
-                out.extend(read_generation(generation, &dir).unwrap_or_default());
+        let mut out: Vec<PreviousRun> = Vec::new();
+        let readable = self.readable()?.into_iter();
+        let runs = readable.flat_map(|(generation, dir)| read_generation(generation, &dir).unwrap_or_default());
+        for run in runs.chain(self.foreign()?) {
+            match out.iter_mut().find(|seen| seen.root_id == run.root_id) {
+                Some(seen) => seen.join(run),
+                None => out.push(run),
             }
         }
         Ok(out)
     }
 
-    /// The rings of earlier generations, of the same ABI.
-    pub fn left_events(&self) -> Vec<LeftEvents> {
-        let others = self.others().unwrap_or_default().into_iter();
-        let same = others.filter(|(n, dir)| dir.ends_with(format!("g{n}_v{}", abi::VERSION)));
-        same.filter_map(|(generation, dir)| read_ring(generation, &dir).ok()).collect()
+    /// The same for the run of that root, as it is at this moment.
+    pub fn previous_of(&self, root_id: u64) -> Option<PreviousRun> {
+        let readable = self.readable().unwrap_or_default().into_iter();
+        let runs = readable.filter_map(|(generation, dir)| read_run(generation, &dir, root_id).ok().flatten());
+        let foreign = self.foreign().unwrap_or_default().into_iter().filter(|run| run.root_id == root_id);
+        runs.chain(foreign).reduce(|mut newest, older| {
+            newest.join(older);
+            newest
+        })
     }
 
-    /// Removes every other generation; what only they kept attached is detached.
+    /// The rings of earlier generations, of the same ABI.
+    pub fn left_events(&self) -> Vec<LeftEvents> {
+        let readable = self.readable().unwrap_or_default().into_iter();
+        readable.filter_map(|(generation, dir)| read_ring(generation, &dir).ok()).collect()
+    }
+
+    /// Removes every other generation; what only they kept attached is detached. The kernel does that at a time of its own, programs of
+    /// the whole host seconds later: until then those of this ABI know no run and let everything pass.
     pub fn remove_others(&self) -> Result<usize, Error> {
+        for (_, dir) in self.readable()? {
+            if let Err(error) = forget_runs(&dir) {
+                tracing::warn!(%error, "an earlier daemon's programs judge until the kernel has let go of them");
+            }
+        }
         let others = self.others()?;
         for (_, dir) in &others {
             remove(dir)?;
@@ -144,6 +164,23 @@ impl Pins {
             let _ = fs::remove_dir(dir);
         }
         Ok(())
+    }
+
+    /// Other generations of this ABI, the newest first.
+    fn readable(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
+        let mut all = self.others()?;
+        all.retain(|(n, dir)| dir.ends_with(format!("g{n}_v{}", abi::VERSION)));
+        all.sort_by_key(|(n, _)| Reverse(*n));
+        Ok(all)
+    }
+
+    /// The runs of generations of another ABI.
+    fn foreign(&self) -> Result<Vec<PreviousRun>, Error> {
+        let of = |(generation, dir): (u64, PathBuf)| {
+            let version = dir.to_str()?.rsplit_once("_v")?.1.parse().ok()?;
+            (version != abi::VERSION).then(|| read_foreign(generation, version, &dir))
+        };
+        Ok(self.others()?.into_iter().filter_map(of).flatten().collect())
     }
 
     fn others(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
@@ -181,49 +218,4 @@ fn remove(dir: &Path) -> Result<(), Error> {
         fs::remove_file(&path).map_err(|e| fail(&path, e))?;
     }
     fs::remove_dir(dir).map_err(|e| fail(dir, e))
-}
-
-fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, aya::maps::MapError> {
-    let runs = read_generation(generation, dir)?;
-    let ring = RingBuf::try_from(Map::RingBuf(MapData::from_pin(dir.join("map_events"))?))?;
-    let drops = Map::PerCpuArray(MapData::from_pin(dir.join("map_drops"))?);
-    let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(&drops)?;
-    let mut lost = Vec::new();
-    for run in &runs {
-        lost.push((run.slot, drops.get(&run.slot, 0)?.iter().sum()));
-    }
-    Ok(LeftEvents { runs, reader: EventReader::new(ring), lost })
-}
-
-fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, aya::maps::MapError> {
-    let runs = Map::HashMap(MapData::from_pin(dir.join("map_runs"))?);
-    let latches = Map::Array(MapData::from_pin(dir.join("map_latches"))?);
-    let runs: HashMap<_, u64, Pod<abi::RunCfg>> = HashMap::try_from(&runs)?;
-    let latches: Array<_, u32> = Array::try_from(&latches)?;
-    let stopped = Map::HashMap(MapData::from_pin(dir.join("map_stopped"))?);
-    let stopped: HashMap<_, u32, Pod<abi::Stopped>> = HashMap::try_from(&stopped)?;
-    let budgets = Map::Array(MapData::from_pin(dir.join("map_budgets"))?);
-    let budgets: Array<_, Pod<abi::Budget>> = Array::try_from(&budgets)?;
-    let mut out = Vec::new();
-    for item in runs.iter() {
-        let (root_id, Pod(cfg)) = item?;
-        let classes = 0..u32::try_from(abi::MAX_BUDGETS).unwrap_or(0);
-        let spent = classes.map(|class| budgets.get(&super::quotas::place(cfg.slot, class), 0).map(|Pod(b)| b.spent));
-        out.push(PreviousRun {
-            generation,
-            root_id,
-            slot: cfg.slot,
-            epoch: cfg.epoch,
-            latch: latches.get(&cfg.slot, 0)?,
-            enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
-            stopped: stopped
-                .iter()
-                .filter_map(Result::ok)
-                .filter(|(_, Pod(s))| (s.slot, s.epoch) == (cfg.slot, cfg.epoch))
-                .map(|(pid, _)| pid)
-                .collect(),
-            spent: spent.collect::<Result<_, _>>()?,
-        });
-    }
-    Ok(out)
 }

@@ -22,7 +22,7 @@ pub enum Group {
     Guard,
     /// Counts, or helps a guard: attached to each run's cgroup, pinned.
     Meter,
-    /// Watched system calls: attached on request.
+    /// Watched system calls: attached on request, and pinned.
     Syscall,
 }
 

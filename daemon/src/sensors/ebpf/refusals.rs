@@ -43,12 +43,8 @@ impl Ebpf {
     }
 
     fn detach_refusal(&mut self, name: &str) {
-        // Without its pin the link ends with the descriptor.
-        if self.on_need.remove(name).is_some()
-            && let Ok(pins) = &self.pins
-            && let Err(error) = std::fs::remove_file(pins.host_link(name))
-        {
-            tracing::warn!(%error, program = name, "a pin of a program that nothing needs stays");
+        if let Some(link) = self.on_need.remove(name) {
+            self.detach_host(name, link);
         }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap};
+use aya::maps::HashMap;
 use aya::programs::Program;
-use failsafe_ebpf::abi::{self, latch, run_flag};
+use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::egress::{EgressMode, EgressPolicy, Folded, fold};
@@ -14,6 +14,7 @@ use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
 use super::rules::{self, FoldedRules, Names, Rules};
+use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
 
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
@@ -61,6 +62,8 @@ pub struct RunSpec<'a> {
     pub watch: Watch,
     /// Its latch from the first instant ([`abi::latch`]), for a run that was so under an earlier daemon.
     pub latch: u32,
+    /// Whether an earlier daemon's programs may guard it: what they hold and counted is taken over, see [`super::carry`].
+    pub adopt: bool,
 }
 
 /// A run that is being watched.
@@ -86,6 +89,11 @@ pub(super) struct Live {
     path: PathBuf,
     links: Vec<Held>,
     pub tables: Option<Tables>,
+    /// Numbers of the lists it had under earlier daemons, until their programs are removed.
+    pub heir_of: Vec<u32>,
+    /// What was counted of it before.
+    pub earlier: Total,
+    pub outage: Option<Outage>,
 }
 
 /// What is in the maps under the run's table.
@@ -137,7 +145,16 @@ impl Ebpf {
             max_procs: run.rules.max_procs,
             max_forks: run.rules.max_forks,
         };
-        let live = Live { cfg, level: run.level, path: run.cgroup.to_owned(), links: Vec::new(), tables: None };
+        let live = Live {
+            cfg,
+            level: run.level,
+            path: run.cgroup.to_owned(),
+            links: Vec::new(),
+            tables: None,
+            heir_of: Vec::new(),
+            earlier: Total::NONE,
+            outage: None,
+        };
         self.runs.insert(run.slot, live);
         match self.install(run, tables, &dir) {
             Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok(), names }),
@@ -172,84 +189,11 @@ impl Ebpf {
         if let Some(tables) = live.tables {
             self.drop_table(live.cfg.table, &tables)?;
         }
+        self.drop_tally(slot)?;
+        if live.cfg.flags & run_flag::DNS != 0 {
+            self.forget_learnt(|table| table == live.cfg.table)?;
+        }
         result
-    }
-
-    /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false): then also what a
-    /// stop rule latched.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be written.
-    pub fn set_block(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
-        if !self.runs.contains_key(&slot) {
-            return Err(Error::Slot(slot));
-        }
-        let now = if blocked { self.latch(slot)? | latch::EGRESS } else { 0 };
-        self.write_latch(slot, now)
-    }
-
-    /// Takes over what an earlier daemon's programs had of the run: its latch, on top of what it has now, and whom they stopped.
-    ///
-    /// # Errors
-    /// Unknown slot, or a map could not be written.
-    pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32], spent: &[u64]) -> Result<(), Error> {
-        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let now = self.latch(slot)?;
-        self.write_latch(slot, now | latch)?;
-        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
-            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
-        for pid in pids {
-            stopped.insert(pid, Pod(abi::Stopped { slot, epoch }), 0).map_err(Error::map("stopped"))?;
-        }
-        self.add_spent(slot, spent)
-    }
-
-    /// Lifts what a stop rule latched, but not an operator's or a rule's block.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be written.
-    pub fn lift_stop(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
-        self.write_latch(slot, if blocked { latch::EGRESS } else { 0 })
-    }
-
-    /// Processes that a stop rule sent SIGSTOP since the last call, of this run; they are forgotten here.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be read.
-    pub fn take_stopped(&mut self, slot: u32) -> Result<Vec<u32>, Error> {
-        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
-            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
-        let ours: Vec<u32> = stopped
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, Pod(s))| s.slot == slot && s.epoch == epoch)
-            .map(|(pid, _)| pid)
-            .collect();
-        for pid in &ours {
-            let _ = stopped.remove(pid);
-        }
-        Ok(ours)
-    }
-
-    /// Whether the run is blocked altogether, as the kernel has it.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be read.
-    pub fn is_blocked(&self, slot: u32) -> Result<bool, Error> {
-        Ok(self.latch(slot)? != 0)
-    }
-
-    /// The run's latch ([`abi::latch`]), as the kernel has it.
-    ///
-    /// # Errors
-    /// Unknown slot, or the map could not be read.
-    pub fn latch(&self, slot: u32) -> Result<u32, Error> {
-        if !self.runs.contains_key(&slot) {
-            return Err(Error::Slot(slot));
-        }
-        let latches: Array<_, u32> = Array::try_from(self.map("latches")?).map_err(Error::map("latches"))?;
-        latches.get(&slot, 0).map_err(Error::map("latches"))
     }
 
     /// Replaces a run's egress policy in one step: every call is judged by the old one or by the new one whole. TCP
@@ -332,7 +276,11 @@ impl Ebpf {
     /// processes are noted: what they do meanwhile is seen by the hooks.
     fn install(&mut self, run: &RunSpec<'_>, tables: Tables, dir: &File) -> Result<Vec<&'static str>, Error> {
         self.reset_slot(run.slot)?;
-        self.write_latch(run.slot, run.latch)?;
+        let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
+        self.write_latch(run.slot, run.latch | before.as_ref().map_or(0, |b| b.latch))?;
+        if let (Some(before), Some(live)) = (before, self.runs.get_mut(&run.slot)) {
+            live.heir_of = before.tables;
+        }
         self.write_levels()?;
         let flags = self.runs.get(&run.slot).map_or(0, |l| l.cfg.flags);
         let devices = tables.rules.has_devices();
@@ -350,6 +298,9 @@ impl Ebpf {
             }
         }
         self.note_members(run)?;
+        if let Some(before) = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten() {
+            self.take_over(run.slot, &before)?;
+        }
         Ok(missing)
     }
 

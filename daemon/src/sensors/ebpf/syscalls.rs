@@ -2,13 +2,13 @@
 //!
 //! fentry on the calls' own functions costs nothing to anybody else. Where the kernel refuses it, one `sys_enter`
 //! program sees all, at the price that every system call of every process of the host takes the slow path: [`Via`]
-//! says which it is, for `doctor` and `node status` to pass on.
+//! says which it is, for `doctor` and `node status` to pass on. Either is pinned: calls are seen, and stops take hold, while no daemon
+//! runs.
 
 use std::collections::BTreeMap;
 
 use aya::Btf;
-use aya::programs::fentry::FEntryLinkId;
-use aya::programs::tp_btf::BtfTracePointLinkId;
+use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
 use failsafe_ebpf::abi;
 
@@ -33,8 +33,8 @@ pub enum Via {
 #[derive(Default)]
 pub(super) struct Watching {
     mask: u64,
-    fentry: BTreeMap<String, FEntryLinkId>,
-    sys_enter: Option<BtfTracePointLinkId>,
+    fentry: BTreeMap<String, FdLink>,
+    sys_enter: Option<FdLink>,
     /// Why fentry is not used, once that is known.
     no_fentry: Option<String>,
 }
@@ -116,22 +116,22 @@ impl Ebpf {
     }
 
     /// `None`: this kernel has no such call.
-    fn attach_target(&mut self, target: &FentryTarget, btf: &Btf) -> Result<Option<FEntryLinkId>, String> {
+    fn attach_target(&mut self, target: &FentryTarget, btf: &Btf) -> Result<Option<FdLink>, String> {
         let Some(Program::FEntry(program)) = self.object.program_mut(&target.program) else {
             return Err(format!("{} is not in the object", target.program));
         };
-        let attached = program.fd().is_ok().then(|| program.attach());
-        if let Some(again) = attached {
-            return again.map(Some).map_err(|e| chain(&e));
-        }
+        let mut loaded = program.fd().is_ok();
         for function in &target.functions {
+            if loaded {
+                break;
+            }
             match program.load(function, btf) {
-                Ok(()) => return program.attach().map(Some).map_err(|e| chain(&e)),
+                Ok(()) => loaded = true,
                 Err(ProgramError::Btf(_)) => {}
                 Err(e) => return Err(format!("{function}: {}", chain(&e))),
             }
         }
-        Ok(None)
+        loaded.then(|| self.attach_host(&target.program)).transpose().map_err(|e| chain(&e))
     }
 
     /// Detaches all but those of `keep`.
@@ -141,8 +141,8 @@ impl Ebpf {
         for (name, link) in links {
             if keep.contains(&name) {
                 self.watching.fentry.insert(name, link);
-            } else if let Some(Program::FEntry(p)) = self.object.program_mut(&name) {
-                let _ = p.detach(link);
+            } else {
+                self.detach_host(&name, link);
             }
         }
     }
@@ -151,20 +151,13 @@ impl Ebpf {
         if self.watching.sys_enter.is_some() {
             return Ok(());
         }
-        match self.object.program_mut(SYS_ENTER) {
-            Some(Program::BtfTracePoint(p)) => {
-                self.watching.sys_enter = Some(p.attach().map_err(|e| chain(&e))?);
-                Ok(())
-            }
-            _ => Err(String::from("not in the object")),
-        }
+        self.watching.sys_enter = Some(self.attach_host(SYS_ENTER).map_err(|e| chain(&e))?);
+        Ok(())
     }
 
     fn detach_sys_enter(&mut self) {
-        if let (Some(link), Some(Program::BtfTracePoint(p))) =
-            (self.watching.sys_enter.take(), self.object.program_mut(SYS_ENTER))
-        {
-            let _ = p.detach(link);
+        if let Some(link) = self.watching.sys_enter.take() {
+            self.detach_host(SYS_ENTER, link);
         }
     }
 }

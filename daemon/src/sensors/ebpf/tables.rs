@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
-use failsafe_ebpf::abi;
+use failsafe_ebpf::abi::{self, run_flag};
 
 use super::counters::ZERO;
 use super::egress::Folded;
@@ -77,23 +77,38 @@ impl Ebpf {
 
     /// Builds the list beside the one in force, switches over, removes the old.
     pub(super) fn swap_table(&mut self, slot: u32, tables: Tables, flags: u32) -> Result<(), Error> {
-        let table = self.next_table;
-        self.next_table += 1;
+        let table = self.new_table()?;
         if let Err(e) = self.write_table(table, &tables) {
             let _ = self.drop_table(table, &tables);
             return Err(e);
         }
         self.write_budgets(slot, &tables.budgets)?;
-        let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
+        let live = self.runs.get(&slot).ok_or(Error::Slot(slot))?;
         let mut cfg = live.cfg;
         let old = cfg.table;
+        let heir_of = match &live.tables {
+            None => live.heir_of.clone(),
+            Some(before) if before.hosts == tables.hosts => vec![old],
+            Some(_) => Vec::new(),
+        };
+        if !heir_of.is_empty() && flags & run_flag::DNS != 0 {
+            self.carry_learnt(&heir_of, table)?;
+        }
         cfg.table = table;
         cfg.flags = flags;
         self.write_run(cfg)?;
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
         live.cfg = cfg;
         match live.tables.replace(tables) {
-            Some(gone) => self.drop_table(old, &gone),
+            Some(gone) => {
+                self.drop_table(old, &gone)?;
+                if flags & run_flag::DNS != 0 {
+                    // Answers that came while the next list was built.
+                    self.carry_learnt(&heir_of, table)?;
+                    self.forget_learnt(|table| table == old)?;
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -1,0 +1,86 @@
+//! A run's latch, and whom a stop rule stopped: turning, reading, lifting and handing on.
+
+use aya::maps::{Array, HashMap};
+use failsafe_ebpf::abi::{self, latch};
+
+use super::load::Pod;
+use super::{Ebpf, Error};
+
+impl Ebpf {
+    /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false): then also what a
+    /// stop rule latched.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be written.
+    pub fn set_block(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
+        if !self.runs.contains_key(&slot) {
+            return Err(Error::Slot(slot));
+        }
+        let now = if blocked { self.latch(slot)? | latch::EGRESS } else { 0 };
+        self.write_latch(slot, now)
+    }
+
+    /// Takes over what an earlier daemon's programs had of the run: its latch, on top of what it has now, and whom they stopped.
+    ///
+    /// # Errors
+    /// Unknown slot, or a map could not be written.
+    pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32], spent: &[u64]) -> Result<(), Error> {
+        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
+        let now = self.latch(slot)?;
+        self.write_latch(slot, now | latch)?;
+        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
+            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
+        for pid in pids {
+            stopped.insert(pid, Pod(abi::Stopped { slot, epoch }), 0).map_err(Error::map("stopped"))?;
+        }
+        self.add_spent(slot, spent)
+    }
+
+    /// Lifts what a stop rule latched, but not an operator's or a rule's block.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be written.
+    pub fn lift_stop(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
+        self.write_latch(slot, if blocked { latch::EGRESS } else { 0 })
+    }
+
+    /// Processes that a stop rule sent SIGSTOP since the last call, of this run; they are forgotten here.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be read.
+    pub fn take_stopped(&mut self, slot: u32) -> Result<Vec<u32>, Error> {
+        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
+        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
+            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
+        let ours: Vec<u32> = stopped
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, Pod(s))| s.slot == slot && s.epoch == epoch)
+            .map(|(pid, _)| pid)
+            .collect();
+        for pid in &ours {
+            let _ = stopped.remove(pid);
+        }
+        Ok(ours)
+    }
+
+    /// Whether the run is blocked altogether, as the kernel has it.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be read.
+    pub fn is_blocked(&self, slot: u32) -> Result<bool, Error> {
+        Ok(self.latch(slot)? != 0)
+    }
+
+    /// The run's latch ([`abi::latch`]), as the kernel has it.
+    ///
+    /// # Errors
+    /// Unknown slot, or the map could not be read.
+    pub fn latch(&self, slot: u32) -> Result<u32, Error> {
+        if !self.runs.contains_key(&slot) {
+            return Err(Error::Slot(slot));
+        }
+        let latches: Array<_, u32> = Array::try_from(self.map("latches")?).map_err(Error::map("latches"))?;
+        latches.get(&slot, 0).map_err(Error::map("latches"))
+    }
+}

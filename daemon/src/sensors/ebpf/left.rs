@@ -1,0 +1,248 @@
+//! What an earlier daemon left: the runs it guarded, as its pinned maps have them, and the events nobody read.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
+use failsafe_ebpf::abi;
+
+use super::Event;
+use super::counters::leaving;
+use super::events::EventReader;
+use super::load::Pod;
+use super::tally::{Outage, Total};
+
+/// A generation of another ABI: no more of it can be read than the names of its pins and, if it has the same form, the latch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Version of its ABI.
+    pub abi: u32,
+    /// Whether the latch could be read. If not, the run is taken to be blocked.
+    pub latch: bool,
+}
+
+/// A run that an earlier daemon left guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviousRun {
+    /// Generation that guards it; the last, if several do.
+    pub generation: u64,
+    /// Cgroup id of its root.
+    pub root_id: u64,
+    /// Its slot then.
+    pub slot: u32,
+    /// Which occupant of the slot.
+    pub epoch: u32,
+    /// Set where some of what follows could not be read, and is empty.
+    pub foreign: Option<Foreign>,
+    /// Its latch ([`abi::latch`]): 0 = off.
+    pub latch: u32,
+    /// Its egress allow-list was enforced.
+    pub enforced: bool,
+    /// Processes that a stop rule sent SIGSTOP and nobody woke.
+    pub stopped: Vec<u32>,
+    /// Processes that left it by their own hand, or were made by such, and live.
+    pub strays: Vec<u32>,
+    /// Bytes spent of its budgets, by class from 0.
+    pub spent: Vec<u64>,
+    /// Programs that see watched calls were pinned with it.
+    pub(super) calls: bool,
+    /// The numbers of its allow-list.
+    pub(super) tables: Vec<u32>,
+    /// All that was counted of it.
+    pub(super) total: Total,
+    /// ... when a daemon last looked, and when that was.
+    pub(super) sampled: Option<(Total, u64)>,
+}
+
+impl PreviousRun {
+    /// Adds what an older generation has of the same run. A daemon that died while it took the run up left two: neither alone need
+    /// be complete.
+    pub(super) fn join(&mut self, older: Self) {
+        self.foreign = self.foreign.or(older.foreign);
+        self.latch |= older.latch;
+        self.enforced |= older.enforced;
+        self.stopped.extend(older.stopped);
+        self.strays.extend(older.strays);
+        self.spent.resize(self.spent.len().max(older.spent.len()), 0);
+        for (spent, before) in self.spent.iter_mut().zip(older.spent) {
+            *spent = before.max(*spent);
+        }
+        self.calls |= older.calls;
+        self.tables.extend(older.tables);
+        self.total = self.total.max(older.total);
+        self.sampled = [self.sampled, older.sampled].into_iter().flatten().max_by_key(|(_, at)| *at);
+    }
+
+    /// What was counted after the last daemon's last look.
+    pub(super) fn outage(&self) -> Outage {
+        let (seen, at) = self.sampled.unwrap_or((Total::NONE, 0));
+        Outage {
+            since_ns: (at > 0).then_some(at),
+            counted: self.total.minus(seen).of(self.slot, self.epoch),
+            lost: self.total.lost,
+            calls: self.calls,
+            foreign: self.foreign,
+        }
+    }
+}
+
+/// The ring of an earlier daemon: events that nobody read.
+pub struct LeftEvents {
+    /// The runs that the events are of.
+    pub runs: Vec<PreviousRun>,
+    /// The reader; nothing more comes once its generation is removed.
+    pub reader: EventReader,
+    leavers: HashMap<MapData, u32, Pod<abi::Leaver>>,
+}
+
+impl LeftEvents {
+    /// Leavings that the ring had no room for. Of the process only its id is known.
+    #[must_use]
+    pub fn leavers(&self) -> Vec<Event> {
+        self.leavers.iter().filter_map(Result::ok).map(|(pid, Pod(l))| leaving((pid, l))).collect()
+    }
+}
+
+/// The maps of one generation.
+struct Maps {
+    generation: u64,
+    calls: bool,
+    runs: HashMap<MapData, u64, Pod<abi::RunCfg>>,
+    latches: Array<MapData, u32>,
+    stopped: HashMap<MapData, u32, Pod<abi::Stopped>>,
+    strays: HashMap<MapData, u32, Pod<abi::Stray>>,
+    budgets: Array<MapData, Pod<abi::Budget>>,
+    counters: PerCpuArray<MapData, Pod<abi::Counters>>,
+    drops: PerCpuArray<MapData, u64>,
+    tallies: HashMap<MapData, u32, Pod<abi::Tally>>,
+}
+
+impl Maps {
+    fn open(generation: u64, dir: &Path) -> Result<Self, MapError> {
+        let map = |name: &str| MapData::from_pin(dir.join(format!("map_{name}")));
+        Ok(Self {
+            generation,
+            calls: sees_calls(dir),
+            runs: HashMap::try_from(Map::HashMap(map("runs")?))?,
+            latches: Array::try_from(Map::Array(map("latches")?))?,
+            stopped: HashMap::try_from(Map::HashMap(map("stopped")?))?,
+            strays: HashMap::try_from(Map::HashMap(map("strays")?))?,
+            budgets: Array::try_from(Map::Array(map("budgets")?))?,
+            counters: PerCpuArray::try_from(Map::PerCpuArray(map("counters")?))?,
+            drops: PerCpuArray::try_from(Map::PerCpuArray(map("drops")?))?,
+            tallies: HashMap::try_from(Map::HashMap(map("tallies")?))?,
+        })
+    }
+
+    fn read(&self, root_id: u64, cfg: abi::RunCfg) -> Result<PreviousRun, MapError> {
+        let classes = 0..u32::try_from(abi::MAX_BUDGETS).unwrap_or(0);
+        let spent = classes.map(|class| {
+            let Pod(budget) = self.budgets.get(&super::quotas::place(cfg.slot, class), 0)?;
+            Ok(budget.spent)
+        });
+        let here = Total::read(&self.counters, &self.drops, cfg.slot)?;
+        // A daemon that died while it took the run up may not have written it yet.
+        let tally = self.tallies.get(&cfg.slot, 0).ok().map(|Pod(tally)| tally);
+        let earlier = tally.map_or(Total::NONE, |t| Total { counters: t.earlier, lost: t.earlier_lost });
+        let sampled = tally.map(|t| (Total { counters: t.sampled, lost: t.sampled_lost }, t.sampled_ns));
+        Ok(PreviousRun {
+            generation: self.generation,
+            root_id,
+            slot: cfg.slot,
+            epoch: cfg.epoch,
+            foreign: None,
+            latch: self.latches.get(&cfg.slot, 0)?,
+            enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
+            stopped: of_run(&self.stopped, |Pod(s)| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
+            strays: of_run(&self.strays, |Pod(s)| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
+            spent: spent.collect::<Result<_, MapError>>()?,
+            calls: self.calls,
+            tables: vec![cfg.table],
+            total: here.plus(earlier),
+            sampled,
+        })
+    }
+}
+
+/// The runs of a generation of another ABI, by the names of their links.
+pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<PreviousRun> {
+    let latches = MapData::from_pin(dir.join("map_latches")).ok().filter(|map| {
+        let is_array = |info: MapInfo| info.map_type().is_ok_and(|kind| kind == MapType::Array);
+        map.info().is_ok_and(is_array)
+    });
+    let latches: Option<Array<_, u32>> = latches.and_then(|map| Array::try_from(Map::Array(map)).ok());
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.file_name());
+    let run = |name: OsString| {
+        let mut words = name.to_str()?.strip_prefix("link_")?.splitn(3, '_');
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    let runs: BTreeSet<(u32, u64)> = names.filter_map(run).collect();
+    let read = |(slot, root_id)| {
+        let latch = latches.as_ref().and_then(|latches| latches.get(&slot, 0).ok());
+        PreviousRun {
+            generation,
+            root_id,
+            slot,
+            epoch: 0,
+            foreign: Some(Foreign { abi: version, latch: latch.is_some() }),
+            // Whatever its bits mean there: latched is kept from the network.
+            latch: match latch {
+                Some(0) => 0,
+                Some(bits) => bits | abi::latch::EGRESS,
+                None => abi::latch::EGRESS,
+            },
+            enforced: false,
+            stopped: Vec::new(),
+            strays: Vec::new(),
+            spent: Vec::new(),
+            calls: sees_calls(dir),
+            tables: Vec::new(),
+            total: Total::NONE,
+            sampled: None,
+        }
+    };
+    runs.into_iter().map(read).collect()
+}
+
+fn sees_calls(dir: &Path) -> bool {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.file_name());
+    let mut names = names.filter_map(|name| name.to_str()?.strip_prefix("link_host_").map(str::to_owned));
+    names.any(|program| program.starts_with("fs_sys_") || program.starts_with("fs_csys_"))
+}
+
+/// The processes that a map has of one run.
+fn of_run<V: aya::Pod>(map: &HashMap<MapData, u32, V>, is: impl Fn(V) -> bool) -> Vec<u32> {
+    map.iter().filter_map(Result::ok).filter(|(_, value)| is(*value)).map(|(pid, _)| pid).collect()
+}
+
+pub(super) fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, MapError> {
+    let maps = Maps::open(generation, dir)?;
+    let runs = maps.runs.iter().map(|item| item.and_then(|(root_id, Pod(cfg))| maps.read(root_id, cfg)));
+    runs.collect()
+}
+
+pub(super) fn read_run(generation: u64, dir: &Path, root_id: u64) -> Result<Option<PreviousRun>, MapError> {
+    let maps = Maps::open(generation, dir)?;
+    match maps.runs.get(&root_id, 0) {
+        Ok(Pod(cfg)) => maps.read(root_id, cfg).map(Some),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Leaves the programs of a generation without runs.
+pub(super) fn forget_runs(dir: &Path) -> Result<(), MapError> {
+    let runs = Map::HashMap(MapData::from_pin(dir.join("map_runs"))?);
+    let mut runs: HashMap<_, u64, Pod<abi::RunCfg>> = HashMap::try_from(runs)?;
+    let roots = runs.keys().collect::<Result<Vec<_>, _>>()?;
+    roots.iter().try_for_each(|root| runs.remove(root))
+}
+
+pub(super) fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, MapError> {
+    let map = |name: &str| MapData::from_pin(dir.join(format!("map_{name}")));
+    let ring = RingBuf::try_from(Map::RingBuf(map("events")?))?;
+    let leavers = HashMap::try_from(Map::HashMap(map("leavers")?))?;
+    Ok(LeftEvents { runs: read_generation(generation, dir)?, reader: EventReader::new(ring), leavers })
+}
