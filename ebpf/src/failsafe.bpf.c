@@ -4,9 +4,11 @@
  * loads each program by itself, so a kernel that refuses one still gets the others.
  *
  *   common.h    maps, attribution of a task or cgroup to a run, latches, writing an event
- *   rules.h     what rules say of a path, file, device, port or call; acting on it
+ *   rules.h     what rules say of a call, device or port; acting on it
+ *   paths.h     what they say of a file
  *   life.h      exec, fork, exit, OOM, moving between cgroups      (tp_btf)
- *   net.h       egress allow-list at the calls                     (programs on the run's own cgroup)
+ *   net.h       what may leave: lists, judging, telling
+ *   calls.h     ... at connect, sendmsg, bind, socket              (programs on the run's own cgroup)
  *   dns.h       addresses that allowed names were answered with    (the same)
  *   budget.h    bytes and rates by class of destination            (the same)
  *   packet.h    egress allow-list at the packets, byte counters    (the same)
@@ -27,8 +29,10 @@
 #include "abi.h"
 #include "common.h"
 #include "rules.h"
+#include "paths.h"
 #include "life.h"
 #include "net.h"
+#include "calls.h"
 #include "dns.h"
 #include "budget.h"
 #include "packet.h"

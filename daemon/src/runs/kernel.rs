@@ -6,7 +6,8 @@
 use super::compile;
 use crate::sensors::ebpf::{
     self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via,
-    rules::{Inode, Names, Rules, Use},
+    fold::{Inode, Names},
+    rules::{Rules, Use},
 };
 use failsafe_core::{Policy, RunId};
 use failsafe_ebpf::abi::point;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::skip::skip;
-use failsafed::sensors::ebpf::rules::{Inode, Names};
+use failsafed::sensors::ebpf::fold::{Inode, Names};
 use failsafed::sensors::ebpf::{
     Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Protocol, RunAttachment, RunCounters, RunSpec,
     Watch, rules::Rules,

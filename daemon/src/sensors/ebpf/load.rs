@@ -12,10 +12,10 @@ use failsafe_ebpf::abi;
 
 use super::Error;
 use super::events::EventReader;
+use super::fold::NumberKey;
 use super::left::{LeftEvents, PreviousRun};
 use super::pins::{PINNED_MAPS, Pins, SHARED_MAPS};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
-use super::rules::NumberKey;
 use super::runs::Live;
 use super::syscalls::Watching;
 

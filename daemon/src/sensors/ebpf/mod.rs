@@ -29,6 +29,7 @@ mod counters;
 pub mod egress;
 mod error;
 mod events;
+pub mod fold;
 pub mod hosts;
 mod latches;
 mod left;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use failsafe_ebpf::abi::{self, op_what, point, protect};
 
 use super::events::{Way, way};
-use super::rules::Inode;
+use super::fold::Inode;
 
 /// An operation that a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use aya::maps::HashMap;
 use failsafe_ebpf::abi::{self, Effects, effect, key_what};
 
+use super::fold::{NumberKey, device_of};
 use super::load::Pod;
-use super::rules::{NOTHING, NumberKey, device_of, stricter};
+use super::rules::{NOTHING, stricter};
 use super::tables::number_key;
 use super::{Ebpf, Error};
 

@@ -10,10 +10,11 @@ use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::egress::{EgressMode, EgressPolicy, Folded, fold};
+use super::fold::{self, FoldedRules, Names};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
-use super::rules::{self, FoldedRules, Names, Rules};
+use super::rules::Rules;
 use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
 
@@ -118,7 +119,7 @@ impl Ebpf {
         self.check(run)?;
         let tables = Tables {
             egress: fold(&run.egress.rules)?,
-            rules: rules::fold(run.rules, Path::new("/")),
+            rules: fold::fold(run.rules, Path::new("/")),
             net_denied: fold(&run.rules.net_denied)?,
             net_stops: fold(&run.rules.net_stops)?,
             hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,

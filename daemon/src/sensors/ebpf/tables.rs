@@ -14,8 +14,8 @@ use failsafe_ebpf::abi::{self, run_flag};
 
 use super::counters::ZERO;
 use super::egress::Folded;
+use super::fold::NumberKey;
 use super::load::Pod;
-use super::rules::NumberKey;
 use super::runs::Tables;
 use super::{Ebpf, Error, RunSpec};
 use crate::platform::{ProcFs, users::credentials};

@@ -1,0 +1,140 @@
+//! What a policy gives the kernel.
+
+use super::*;
+use failsafe_core::policy::parse::parse;
+
+fn compiled(rules_toml: &str, refusable: u64) -> Rules {
+    let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{rules_toml}");
+    rules(&parse("t.toml", &text).unwrap(), refusable)
+}
+
+fn rule(effect: &str, when: &str) -> String {
+    format!(
+        "[[rule]]\nid = \"r\"\nrationale = \"x\"\neffect = \"{effect}\"\nwhen = {{ {when} }}\nactions = [\"notify\"]\n"
+    )
+}
+
+#[test]
+fn a_call_is_refused_by_its_hook_or_else_watched_at_its_entry() {
+    let text = rule("deny", "event = \"syscall\", name = [\"mount\", \"reboot\"]");
+    let mount = WatchedCall::from_name("mount").unwrap().mask();
+    let reboot = WatchedCall::from_name("reboot").unwrap().mask();
+    let with = compiled(&text, mount);
+    assert_eq!((with.deny, with.watch, with.stop), (mount | reboot, reboot, 0));
+    assert_eq!(compiled(&text, 0).watch, mount | reboot);
+    let stop = compiled(&rule("stop", "event = \"syscall\", name = \"mount\""), mount);
+    assert_eq!((stop.watch, stop.stop), (mount, mount), "a stop is caught at the entry too");
+}
+
+#[test]
+fn paths_ports_and_points_come_with_their_effect() {
+    let open = compiled(&rule("deny", "event = \"open\", path = \"/etc/*\", access = \"write\""), 0);
+    let pattern = PathPattern { path: "/etc/".into(), prefix: true };
+    assert_eq!(open.paths, [PathRule { pattern, usage: Use::Write, effect: Effect::Deny }]);
+    let listen = compiled(&rule("stop", "event = \"listen\", port = 22"), 0);
+    assert_eq!(listen.listen, [(Some(22), Effect::Stop)]);
+    let memory = compiled(&rule("deny", "event = \"exec-memory\", kind = \"memfd\""), 0);
+    assert_eq!(memory.deny, 1 << point::MEM_MEMFD);
+    let net = compiled(&rule("stop", "event = \"connect\", verdict = \"denied\""), 0);
+    assert_eq!(net.stop, 1 << point::NET);
+}
+
+#[test]
+fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
+    let watched = |head: &str, when: &str| {
+        let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{head}{}", rule("observe", when));
+        let Watch { connect, send, bind, .. } = watch(&parse("t.toml", &text).unwrap());
+        [connect, send, bind]
+    };
+    assert_eq!(watched("", "event = \"connect\""), [true, false, false]);
+    assert_eq!(watched("", "event = \"send\""), [false, true, false]);
+    assert_eq!(watched("", "event = \"bind\", port = 22"), [false, false, true]);
+    for never in ["event = \"connect\", verdict = \"denied\"", "event = \"exec\""] {
+        assert_eq!(watched("", never), [false; 3], "{never}");
+    }
+    let list = "[egress]\nallow = [{ cidr = \"10.0.0.0/8\" }]\n";
+    for (address, told) in [("10.1.0.0/16", true), ("0.0.0.0/0", true), ("203.0.113.0/24", false)] {
+        let when = format!("event = \"connect\", address = \"{address}\"");
+        assert_eq!(watched(list, &when)[0], told, "{address}");
+        assert!(watched(&list.replace("allow", "mode = \"observe\"\nallow"), &when)[0], "what is not refused is told");
+        assert!(watched(&list.replace("cidr = \"10.0.0.0/8\"", "host = \"a.org\""), &when)[0]);
+    }
+}
+
+#[test]
+fn a_dead_daemon_and_limits_are_told_to_the_kernel() {
+    let text = "on_dead_daemon = \"deny-all\"\ndead_after = \"5s\"\n[limits]\nprocesses = 9\n";
+    let rules = compiled(text, 0);
+    assert_eq!(rules.dead, Some(Dead { after_ns: 5_000_000_000, all: true }));
+    assert_eq!((rules.max_procs, rules.deny), (9, 1 << point::FORK));
+}
+
+#[test]
+fn hosts_bring_their_name_servers_and_budgets_their_classes() {
+    let text = "[egress]\nallow = [{ host = \"*.example.org\", ports = 443 }]\ndns_servers = [\"10.0.0.2\"]\n\
+                [[egress.budget]]\nname = \"out\"\nto = [\"0.0.0.0/0\"]\nbytes = \"1 MiB\"\n";
+    let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}");
+    let policy = parse("t.toml", &text).unwrap();
+    let rules = rules(&policy, 0);
+    assert_eq!((rules.hosts[0].name.as_str(), rules.hosts[0].below), ("example.org", true));
+    assert_eq!((rules.budgets[0].bytes, rules.budgets[0].rate), (1 << 20, 0));
+    let egress = egress(&policy);
+    assert_eq!((egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()), ("10.0.0.2/32".into(), 53..=53));
+}
+
+#[test]
+fn destinations_are_denied_by_address_port_and_protocol() {
+    let all = rule("deny", "event = \"connect\", address = \"169.254.169.254/32\"")
+        + &rule("stop", "event = \"send\", port = [53, 853], protocol = \"udp\"").replace("\"r\"", "\"s\"")
+        + &rule("stop", "event = \"connect\", verdict = \"denied\"").replace("\"r\"", "\"t\"");
+    let rules = compiled(&all, 0);
+    let said = |rule: &EgressRule| (rule.net.to_string(), rule.ports.len(), rule.protocol);
+    let udp = Some(Protocol::Udp);
+    let stops = [("0.0.0.0/0".to_owned(), 2, udp), ("::/0".to_owned(), 2, udp)];
+    assert_eq!(
+        rules.net_denied.iter().map(said).collect::<Vec<_>>(),
+        [&[("169.254.169.254/32".to_owned(), 0, None)][..], &stops].concat()
+    );
+    assert_eq!(rules.net_stops.iter().map(said).collect::<Vec<_>>(), stops);
+    assert_eq!(rules.stop & 1 << point::NET, 1 << point::NET, "of the allow-list's refusals");
+}
+
+#[test]
+fn a_list_of_programs_keeps_the_names_it_goes_by() {
+    let of = |mode: &str| {
+        let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n[exec]\nmode = \"{mode}\"\nallow = [\"/bin/*\"]\n");
+        let policy = parse("t.toml", &text).unwrap();
+        let call = |name| WatchedCall::from_name(name).unwrap().mask();
+        let refusable = call("mount") | call("chroot") | call("reboot");
+        (rules(&policy, refusable).deny, call("mount") | call("chroot"))
+    };
+    let (enforced, names) = of("enforce");
+    assert_eq!(enforced, names, "of those that can be refused here");
+    assert_eq!(of("observe").0, 0);
+}
+
+/// Without an allow-list too, and then the run may ask whom it likes.
+#[test]
+fn names_of_rules_are_told_without_an_allow_list() {
+    let text = "[policy]\nname = \"t\"\nowner = \"o\"\n[[rule]]\nid = \"c2\"\nrationale = \"x\"\n\
+                when = { event = \"dns\", name = [\"*.bad\", \"evil.org\", \"a*\"] }\nactions = [\"notify\"]\n";
+    let policy = parse("t.toml", text).unwrap();
+    let rules = rules(&policy, 0);
+    let suffix = |end: &str| WatchedName::Suffix(end.into());
+    assert_eq!(rules.names, [suffix(".bad"), WatchedName::Exact("evil.org".into()), suffix("")]);
+    assert!(!rules.dns_servers.is_empty());
+    assert!(egress(&policy).rules.is_empty());
+}
+
+#[test]
+fn a_resolv_conf_is_read_as_the_resolver_reads_it() {
+    let text = "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nnameserver fe80::1%eth0 x\nsearch a\n";
+    assert_eq!(resolvers(text), ["10.0.0.2".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+    assert_eq!(resolvers(""), [IpAddr::from([127, 0, 0, 1])]);
+}
+
+#[test]
+fn every_call_a_policy_may_watch_is_known_to_the_programs() {
+    let known: Vec<&str> = failsafe_ebpf::abi::SYSCALLS.to_vec();
+    assert_eq!(known, policy::WATCHABLE);
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+ *
+ * The first line of defence: connect, sendmsg, bind and making a socket, refused to the caller. Which policy applies is told in
+ * net.h.
+ */
+/* Ports that rules speak of. */
+INLINE __u8 port_effect(struct fs_run_cfg *run, __u32 what, __u16 port)
+{
+	struct fs_key one = { .table = run->table, .what = what, .a = port };
+	struct fs_key any = { .table = run->table, .what = what };
+	struct fs_effects *e;
+	__u8 effect;
+
+	if (!(run->flags & FS_RUN_PORTS))
+		return FS_EFFECT_NONE;
+	e = bpf_map_lookup_elem(&keys, &any);
+	effect = e ? e->read : FS_EFFECT_NONE;
+	e = port ? bpf_map_lookup_elem(&keys, &one) : NULL;
+	return e && e->read > effect ? e->read : effect;
+}
+
+INLINE __u8 bind_verdict(struct fs_run_cfg *run, __u16 port)
+{
+	__u8 effect = port_effect(run, FS_KEY_BIND, port);
+
+	if (effect == FS_EFFECT_STOP)
+		latch_stop(run);
+	return effect >= FS_EFFECT_DENY ? FS_DENIED : FS_ALLOWED;
+}
+
+INLINE __u8 call_verdict_quiet(struct fs_run_cfg *run, struct dst *d)
+{
+	/* A bind leaves nothing on the wire: the latch and rules refuse it, the allow-list has no say. */
+	if (d->op != FS_NET_BIND)
+		return judge(run, d);
+	if (held(run)) {
+		d->flags |= FS_NET_LATCHED;
+		return FS_DENIED;
+	}
+	return bind_verdict(run, d->port);
+}
+
+INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
+{
+	struct fs_counters *c = counters_of(run->slot);
+
+	if (c)
+		__sync_fetch_and_add(&c->denied_calls, 1);
+	net_event(run, d, FS_DENIED, false, NULL);
+}
+
+INLINE __u8 call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
+{
+	__u8 v = call_verdict_quiet(run, d);
+
+	if (foreign)
+		d->flags |= FS_NET_FOREIGN;
+	if (v == FS_DENIED)
+		call_refused(run, d);
+	else if (!foreign || v != FS_ALLOWED)
+		net_event(run, d, v, false, NULL);
+	return v;
+}
+
+/* RUN is the current task's. */
+INLINE struct fs_run_cfg *run_of_sock(struct fs_run_cfg *run, struct bpf_sock *sk)
+{
+	__u32 zero = 0;
+	volatile __u64 *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u64 cgrp = 0;
+
+	if (!s || !sk)
+		return NULL;
+	*s = (__u64)(void *)sk;
+	bpf_core_read(&cgrp, sizeof(cgrp), &((struct sock *)*s)->sk_cgrp_data.cgroup);
+	if (cgrp == (__u64)bpf_get_current_task_btf()->cgroups->dfl_cgrp)
+		return run;
+	return run_of_cgroup(cgrp);
+}
+
+/* A destination under a list as one word, so that threads which share a socket never see half of each other's; 0 where there
+ * is none. The socket's protocol is its own. */
+INLINE __u64 place_of(struct fs_run_cfg *run, __u32 addr, __u16 port)
+{
+	return (__u64)addr << 32 | (__u32)port << 16 | (run->table & 0xffff);
+}
+
+/* The same as the last time, and nothing to tell: most calls and packets are. */
+INLINE bool been_there(struct fs_run_cfg *run, struct sock_note *note, __u64 place)
+{
+	return note && note->last_table == run->table && *(volatile __u64 *)&note->last == place && !held(run);
+}
+
+INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
+{
+	struct fs_run_cfg *run = run_of_current(), *owner;
+	struct sock_note *note = NULL;
+	bool leaves = d->op != FS_NET_BIND && d->family == 4 && !d->flags;
+	__u8 v = FS_ALLOWED;
+	__u64 place = 0;
+
+	/* What a name brought in may go again. */
+	if (run && leaves && !told(run, d->op) && !(run->flags & FS_RUN_DNS)) {
+		place = place_of(run, d->a[0], d->port);
+		note = bpf_sk_storage_get(&socks, ctx->sk, NULL, 0);
+		if (been_there(run, note, place))
+			return ALLOW;
+	}
+	if (run) {
+		v = call_verdict(run, d, false);
+		if (v == FS_DENIED)
+			return DENY;
+	}
+	owner = run_of_sock(run, ctx->sk);
+	if (owner && owner != run)
+		return call_verdict(owner, d, true) == FS_DENIED ? DENY : ALLOW;
+	if (!place || v != FS_ALLOWED || !owner)
+		return ALLOW;
+	note = note ?: bpf_sk_storage_get(&socks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (note) {
+		note->last_table = run->table;
+		*(volatile __u64 *)&note->last = place;
+	}
+	return ALLOW;
+}
+
+#define SOCK_ADDR4(name, section, operation)                                      \
+	SEC(section)                                                              \
+	int name(struct bpf_sock_addr *ctx)                                       \
+	{                                                                         \
+		struct dst d = { .op = operation,                                 \
+				 .proto = ctx->protocol,                          \
+				 .sk_type = ctx->type,                            \
+				 .port = bpf_ntohs(ctx->user_port) };             \
+		dst4(&d, ctx->user_ip4);                                          \
+		if (operation == FS_NET_BIND)                                     \
+			d.a[0] = ctx->user_ip4;                                   \
+		return sock_addr(ctx, &d);                                        \
+	}
+
+#define SOCK_ADDR6(name, section, operation)                                      \
+	SEC(section)                                                              \
+	int name(struct bpf_sock_addr *ctx)                                       \
+	{                                                                         \
+		struct dst d = { .op = operation,                                 \
+				 .proto = ctx->protocol,                          \
+				 .sk_type = ctx->type,                            \
+				 .port = bpf_ntohs(ctx->user_port) };             \
+		__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1];                 \
+		__u32 c = ctx->user_ip6[2], e = ctx->user_ip6[3];                 \
+		dst6(&d, a, b, c, e);                                             \
+		if (operation == FS_NET_BIND && d.family == 6)                    \
+			d.a[3] = e;                                               \
+		return sock_addr(ctx, &d);                                        \
+	}
+
+SOCK_ADDR4(fs_connect4, "cgroup/connect4", FS_NET_CONNECT)
+SOCK_ADDR6(fs_connect6, "cgroup/connect6", FS_NET_CONNECT)
+SOCK_ADDR4(fs_sendmsg4, "cgroup/sendmsg4", FS_NET_SENDMSG)
+SOCK_ADDR6(fs_sendmsg6, "cgroup/sendmsg6", FS_NET_SENDMSG)
+SOCK_ADDR4(fs_bind4, "cgroup/bind4", FS_NET_BIND)
+SOCK_ADDR6(fs_bind6, "cgroup/bind6", FS_NET_BIND)
+
+/* Kinds of socket whose destinations the hooks cannot bound: raw, SCTP (connectx), MPTCP (addresses added later),
+ * DCCP and the rest. Only asked for AF_INET and AF_INET6. */
+SEC("cgroup/sock_create")
+int fs_sock_create(struct bpf_sock *sk)
+{
+	struct fs_run_cfg *run = run_of_current();
+	__u32 type = sk->type, proto = sk->protocol;
+	struct fs_counters *c;
+	struct dst d = {
+		.op = FS_NET_SOCKET,
+		.family = sk->family == AF_INET6 ? 6 : 4,
+		.proto = proto,
+		.sk_type = type,
+	};
+	__u8 v;
+
+	if (!run)
+		return ALLOW;
+	if (type == SOCK_STREAM && (proto == 0 || proto == IPPROTO_TCP))
+		return ALLOW;
+	if (type == SOCK_DGRAM && (proto == 0 || proto == IPPROTO_UDP || proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6))
+		return ALLOW;
+	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) && !held(run))
+		return ALLOW;
+	v = (run->flags & FS_RUN_ENFORCE) || held(run) ? FS_DENIED : FS_OBSERVED;
+	if (held(run))
+		d.flags |= FS_NET_LATCHED;
+	else if (v == FS_DENIED && run->stop & POINT(FS_POINT_NET))
+		latch_stop(run);
+	c = counters_of(run->slot);
+	if (c && v == FS_DENIED)
+		__sync_fetch_and_add(&c->denied_calls, 1);
+	net_event(run, &d, v, false, NULL);
+	return v == FS_DENIED ? DENY : ALLOW;
+}
+
+SEC("sockops")
+int fs_sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct sock_note *note;
+
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || !ctx->sk)
+		return 1;
+	note = bpf_sk_storage_get(&socks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (note)
+		note->passive = 1;
+	return 1;
+}
