@@ -78,8 +78,8 @@ fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()>
     let scenario =
         TWO_GPUS.to_owned() + "[[gpu]]\nmodel = \"H100\"\n\n" + &fault(0, "NOT_SUPPORTED") + &fault(1, "UNKNOWN");
     on_gpu_node("unread", &scenario, "", |node| {
-        let seen = || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(3));
-        wait_for("the GPUs are seen", seen)?;
+        // What it does not tell is known from its first sample on.
+        wait_for("the GPUs are sampled", || Ok(node.code(&["node", "health", "--gpu", "2"])? == 0))?;
         let hot = node.policy("hot", HOT)?.display().to_string();
         let run = |gpu: &str| node.ctl(["run", "-p", &hot, "--gpu", gpu, "--user", "nobody", "--", "true"]);
         for (gpu, why) in [("0", "does not have it"), ("1", "it fails on")] {
@@ -94,6 +94,7 @@ fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()>
     let scenario = TWO_GPUS.to_owned() + &fault(0, "NOT_SUPPORTED") + &fault(1, "NOT_SUPPORTED");
     on_gpu_node("unread-all", &scenario, "", |node| {
         let hot = node.policy("hot", HOT)?.display().to_string();
+        wait_for("the policy is of no use here", || Ok(node.code(&["policy", "check", "--node", &hot])? == 1))?;
         let check = node.ctl(["policy", "check", "--node", &hot])?.expect(1)?;
         ensure!(check.out.contains("needs gpu.temperature"), "{check:?}");
         let willing = HOT.replace("owner =", "on_blind = \"continue\"\nowner =");
