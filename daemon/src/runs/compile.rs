@@ -129,10 +129,9 @@ pub fn watch(policy: &Policy) -> Watch {
     let wanted = |kind| {
         policy.rules.iter().any(|rule| {
             let Condition::Event(wanted) = &rule.when else { return false };
-            let verdict = wanted.fields.iter().find(|m| m.field == Field::Verdict);
             wanted.kind == kind
                 && rule.effect == policy::Effect::Observe
-                && verdict.is_none_or(|m| named(&m.any_of, "allowed"))
+                && wanted.given(Field::Verdict).is_none_or(|any_of| named(any_of, "allowed"))
                 && (kind == EventKind::Bind || reachable(policy, wanted))
         })
     };
@@ -148,13 +147,13 @@ pub fn watch(policy: &Policy) -> Watch {
 /// Whether the allow-list lets anything through to the addresses that a rule speaks of.
 fn reachable(policy: &Policy, wanted: &EventMatch) -> bool {
     let Some(egress) = policy.egress.as_ref().filter(|egress| egress.mode == Mode::Enforce) else { return true };
-    let Some(addresses) = wanted.fields.iter().find(|m| m.field == Field::Address) else { return true };
+    let Some(addresses) = wanted.given(Field::Address) else { return true };
     let meets = |pattern: &Pattern| {
         let Pattern::Net(net) = pattern else { return true };
         // What a host's name stands for is not known here.
         egress.allow.iter().any(|allow| allow.cidr.is_none_or(|other| other.contains(net) || net.contains(&other)))
     };
-    addresses.any_of.iter().any(meets)
+    addresses.iter().any(meets)
 }
 
 /// Calls by which a program that is not on a list gets the name of one that is. What they are refused with is not what the policy
@@ -171,7 +170,7 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
         policy::Effect::Deny => Effect::Deny,
         policy::Effect::Stop => Effect::Stop,
     };
-    let given = |field: Field| wanted.fields.iter().find(|m| m.field == field).map(|m| m.any_of.as_slice());
+    let given = |field| wanted.given(field);
     let numbers = |field| given(field).unwrap_or_default().iter().filter_map(number);
     match wanted.kind {
         EventKind::Exec => {
@@ -257,7 +256,7 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
 
 /// What a rule on calls that leave denies; empty where it names neither address, port nor protocol.
 fn destinations(wanted: &EventMatch) -> Vec<EgressRule> {
-    let given = |field: Field| wanted.fields.iter().find(|m| m.field == field).map(|m| m.any_of.as_slice());
+    let given = |field| wanted.given(field);
     let (nets, ports, protocols) = (given(Field::Address), given(Field::Port), given(Field::Protocol));
     if nets.is_none() && ports.is_none() && protocols.is_none() {
         return Vec::new();

@@ -134,12 +134,11 @@ pub fn kinds(grants: &Grants) -> Vec<RuleAssurance> {
         .iter()
         .filter(|kind| Condition::Event(EventMatch { kind: **kind, fields: Vec::new() }).source() == Source::Ebpf);
     let judged = of_ebpf.map(|kind| {
-        let any_of = match kind {
-            EventKind::Syscall => groups::WATCHABLE.iter().map(|call| Pattern::Exact((*call).to_owned())).collect(),
+        let calls = || groups::WATCHABLE.iter().map(|call| Pattern::Exact((*call).to_owned())).collect();
+        let fields = match kind {
+            EventKind::Syscall => vec![FieldMatch { field: Field::Name, any_of: calls() }],
             _ => Vec::new(),
         };
-        let field = FieldMatch { field: Field::Name, any_of };
-        let fields = if field.any_of.is_empty() { Vec::new() } else { vec![field] };
         let needs = hooks::needs(&EventMatch { kind: *kind, fields }, grants);
         let refusable = *kind != EventKind::Dns && needs.iter().any(|need| !need.hooks.is_empty());
         judge(kind.name(), if refusable { Effect::Deny } else { Effect::Observe }, &needs, grants)

@@ -118,6 +118,11 @@ pub struct EventMatch {
 }
 
 impl EventMatch {
+    /// The patterns of a field; `None` where it is not given, and anything fits.
+    pub fn given(&self, field: Field) -> Option<&[Pattern]> {
+        self.fields.iter().find(|m| m.field == field).map(|m| m.any_of.as_slice())
+    }
+
     /// Whether the event matches.
     pub fn matches(&self, event: &Event, process: Option<&Process>) -> bool {
         event.kind() == self.kind

@@ -90,8 +90,7 @@ pub fn refusing_hooks(call: &str) -> &'static [&'static str] {
 pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
     let need = |what: &str, hooks: &[Hook], sight| Need { what: what.to_owned(), hooks: hooks.to_vec(), sight };
     let wants = |field: Field, name: &str| {
-        let found = event.fields.iter().find(|m| m.field == field);
-        found.is_none_or(|m| m.any_of.iter().any(|p| matches!(p, Pattern::Exact(text) if text == name)))
+        event.given(field).is_none_or(|any_of| any_of.iter().any(|p| matches!(p, Pattern::Exact(text) if text == name)))
     };
     match event.kind {
         EventKind::Exec => vec![need("exec", &[EXEC], Sight::Life)],
@@ -111,7 +110,7 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         // The cgroup's hook tells of those kinds only that an allow-list cannot bound.
         EventKind::Socket => vec![need("socket", &[Hook::Lsm("socket_create")], Sight::Hooks)],
         EventKind::Syscall => {
-            let named = event.fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of);
+            let named = event.given(Field::Name).into_iter().flatten();
             let calls = named.filter_map(|pattern| if let Pattern::Exact(call) = pattern { Some(call) } else { None });
             let hooks = |call: &str| refusing_hooks(call).iter().map(|hook| Hook::Lsm(hook)).collect::<Vec<_>>();
             calls.map(|call| need(call, &hooks(call), Sight::Call)).collect()
@@ -146,8 +145,8 @@ const NO_DEVICES: [&str; 7] = ["core", "fd", "log", "shm", "stderr", "stdin", "s
 /// Whether every path is a device's, or the beginning of those of devices only: they are turned into device numbers when a
 /// run starts.
 fn only_devices(event: &EventMatch) -> bool {
-    let Some(paths) = event.fields.iter().find(|m| m.field == Field::Path) else { return false };
-    paths.any_of.iter().all(|pattern| {
+    let Some(paths) = event.given(Field::Path) else { return false };
+    paths.iter().all(|pattern| {
         let (path, whole) = match pattern {
             Pattern::Exact(path) => (path, true),
             Pattern::Prefix(path) => (path, false),

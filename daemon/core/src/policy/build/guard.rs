@@ -54,19 +54,18 @@ impl Builder<'_> {
             self.egress_effect(rule, wanted, effect, span);
             return;
         }
-        let has = |field| wanted.fields.iter().find(|m: &&FieldMatch| m.field == field);
-        if wanted.kind == EventKind::Socket && has(Field::Family).is_none() {
+        if wanted.kind == EventKind::Socket && wanted.given(Field::Family).is_none() {
             let message = format!("rule `{rule}`: expected `family`: a rule without one would refuse every socket");
             self.error(span.clone(), message, None);
         }
         if wanted.kind == EventKind::Exec
-            && let Some(kinds) = has(Field::Kind)
+            && let Some(kinds) = wanted.given(Field::Kind)
         {
-            if has(Field::Path).is_some() {
+            if wanted.given(Field::Path).is_some() {
                 let message = format!("rule `{rule}`: the kernel matches `path` or `kind`, not both: write two rules");
                 self.error(span.clone(), message, None);
             }
-            if kinds.any_of.contains(&Pattern::Exact("file".into())) {
+            if kinds.contains(&Pattern::Exact("file".into())) {
                 let message = format!("rule `{rule}`: the kernel cannot refuse all of kind `file`");
                 self.error(span.clone(), message, Some("list in `[exec] allow` what the run may execute".into()));
             }
