@@ -1,7 +1,7 @@
 //! GPUs through NVML, here through the simulated library: the daemon knows nothing of it but its path.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, TWO_GPUS, on_gpu_node, on_node, sentinel, wait_for};
+use integration::{Launch, Node, TWO_GPUS, on_gpu_node, on_node, sentinel, wait_for};
 use std::fs;
 
 const HOT: &str = r#"
@@ -149,27 +149,15 @@ fn without_the_library_the_node_says_that_it_has_no_sight_of_gpus() -> Result<()
     })
 }
 
-#[test]
-fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result<()> {
-    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nhang = true\n";
-    on_gpu_node("blind", &gpu("60", fault), "", |node| {
+/// A run `careful` on the one GPU, which has the fault, under a policy that freezes what cannot be seen.
+fn with_a_careful_run(name: &str, fault: &str, check: impl FnOnce(&Node) -> Result<()>) -> Result<()> {
+    on_gpu_node(name, &gpu("60", fault), "", |node| {
         wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
         let policy =
             node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
         let args = ["run", "-p", &policy, "-n", "careful", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
         let mut child = node.ctl_command(args).spawn()?;
-        let done = (|| {
-            let decision =
-                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
-            ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
-            let cgroup = node.mount().join(node.run("careful")?["cgroup"].as_str().unwrap_or_default());
-            wait_for("its cgroup is frozen", || integration::frozen(&cgroup))?;
-            // No sample can show its GPU idle: the containment must not read as whole.
-            wait_for("it is listed as partial", || Ok(node.run("careful")?["state"] == "partial"))?;
-            let page = node.ctl(["explain", "careful"])?.expect(0)?.out;
-            ensure!(page.contains("no sample since the freeze shows it idle"), "{page}");
-            node.log_is_whole()
-        })();
+        let done = check(node);
         let _ = child.kill();
         let _ = child.wait();
         done
@@ -177,32 +165,39 @@ fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result
 }
 
 #[test]
+fn a_run_whose_policy_says_so_is_frozen_when_its_gpu_is_out_of_sight() -> Result<()> {
+    let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nhang = true\n";
+    with_a_careful_run("blind", fault, |node| {
+        let decision =
+            node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
+        ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
+        let cgroup = node.mount().join(node.run("careful")?["cgroup"].as_str().unwrap_or_default());
+        wait_for("its cgroup is frozen", || integration::frozen(&cgroup))?;
+        // No sample can show its GPU idle: the containment must not read as whole.
+        wait_for("it is listed as partial", || Ok(node.run("careful")?["state"] == "partial"))?;
+        let page = node.ctl(["explain", "careful"])?.expect(0)?.out;
+        ensure!(page.contains("no sample since the freeze shows it idle"), "{page}");
+        node.log_is_whole()
+    })
+}
+
+#[test]
 fn a_signal_that_fails_later_is_blindness_to_the_run_on_that_gpu_and_degrades_it() -> Result<()> {
     let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 3.0\nerror = \"UNKNOWN\"\n";
-    on_gpu_node("unread-later", &gpu("60", fault), "", |node| {
-        wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
-        let policy =
-            node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
-        let args = ["run", "-p", &policy, "-n", "careful", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
-        let mut child = node.ctl_command(args).spawn()?;
-        let done = (|| {
-            let gap = node.wait_for_event("the gap", |e| {
-                e["body"]["type"] == "gap" && e["body"]["what"].to_string().contains("gpu.temperature cannot be read")
-            })?;
-            ensure!(gap["body"]["blind"] == true && !gap["body"]["gpu"].is_null(), "{gap}");
-            let decision =
-                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
-            ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
-            // Its other signals are read: its GPU is seen to be idle.
-            wait_for("it is frozen", || Ok(node.run("careful")?["state"] == "frozen"))?;
-            let health = node.json(["gpu", "describe", "0"])?;
-            ensure!(health["level"] == "degraded" && health["reasons"][0]["code"] == "signals-unread", "{health}");
-            ensure!(node.ctl(["replay", "careful"])?.expect(0)?.out.contains("identical"));
-            node.log_is_whole()
-        })();
-        let _ = child.kill();
-        let _ = child.wait();
-        done
+    with_a_careful_run("unread-later", fault, |node| {
+        let gap = node.wait_for_event("the gap", |e| {
+            e["body"]["type"] == "gap" && e["body"]["what"].to_string().contains("gpu.temperature cannot be read")
+        })?;
+        ensure!(gap["body"]["blind"] == true && !gap["body"]["gpu"].is_null(), "{gap}");
+        let decision =
+            node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Upkeep"]["what"] == "blind")?;
+        ensure!(decision["body"]["decision"]["actions"].to_string().contains("freeze"), "{decision}");
+        // Its other signals are read: its GPU is seen to be idle.
+        wait_for("it is frozen", || Ok(node.run("careful")?["state"] == "frozen"))?;
+        let health = node.json(["gpu", "describe", "0"])?;
+        ensure!(health["level"] == "degraded" && health["reasons"][0]["code"] == "signals-unread", "{health}");
+        ensure!(node.ctl(["replay", "careful"])?.expect(0)?.out.contains("identical"));
+        node.log_is_whole()
     })
 }
 
