@@ -441,8 +441,9 @@ struct fs_leaver {
 	__u32 flags; /* enum fs_move_flag */
 };
 
-/* strays: thread group id -> the run that it left by its own hand, or as a child of one that did. Its children are strays too. */
-struct fs_stray {
+/* One run. strays: thread group id -> the run that it left by its own hand, or as a child of one that did; its children are
+ * strays too. stopped: thread group id -> whose thread a stop rule sent SIGSTOP; the thaw sends it SIGCONT. */
+struct fs_occupant {
 	__u32 slot;
 	__u32 epoch;
 };
@@ -461,12 +462,6 @@ struct fs_tally {
 	struct fs_counters sampled; /* in all, when a daemon last looked */
 	__u64 sampled_lost;
 	__u64 sampled_ns; /* CLOCK_MONOTONIC; 0 = never */
-};
-
-/* stopped: thread group id -> whose thread a stop rule sent SIGSTOP. The thaw sends it SIGCONT. */
-struct fs_stopped {
-	__u32 slot;
-	__u32 epoch;
 };
 
 #endif

@@ -439,8 +439,8 @@ plain! {
         /// Zero.
         pad: u32,
     }
-    /// `struct fs_stray`.
-    Stray = "fs_stray" {
+    /// `struct fs_occupant`.
+    Occupant = "fs_occupant" {
         /// Slot.
         slot: u32,
         /// Occupant of the slot.
@@ -484,12 +484,5 @@ plain! {
         sampled_lost: u64,
         /// `CLOCK_MONOTONIC`, nanoseconds; 0 = never.
         sampled_ns: u64,
-    }
-    /// `struct fs_stopped`.
-    Stopped = "fs_stopped" {
-        /// Slot.
-        slot: u32,
-        /// Occupant of the slot.
-        epoch: u32,
     }
 }

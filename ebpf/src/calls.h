@@ -124,14 +124,21 @@ INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
 	return ALLOW;
 }
 
+INLINE struct dst dst_of(struct bpf_sock_addr *ctx, __u8 op)
+{
+	return (struct dst){
+		.op = op,
+		.proto = ctx->protocol,
+		.sk_type = ctx->type,
+		.port = bpf_ntohs(ctx->user_port),
+	};
+}
+
 #define SOCK_ADDR4(name, section, operation)                                      \
 	SEC(section)                                                              \
 	int name(struct bpf_sock_addr *ctx)                                       \
 	{                                                                         \
-		struct dst d = { .op = operation,                                 \
-				 .proto = ctx->protocol,                          \
-				 .sk_type = ctx->type,                            \
-				 .port = bpf_ntohs(ctx->user_port) };             \
+		struct dst d = dst_of(ctx, operation);                            \
 		dst4(&d, ctx->user_ip4);                                          \
 		if (operation == FS_NET_BIND)                                     \
 			d.a[0] = ctx->user_ip4;                                   \
@@ -142,10 +149,7 @@ INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
 	SEC(section)                                                              \
 	int name(struct bpf_sock_addr *ctx)                                       \
 	{                                                                         \
-		struct dst d = { .op = operation,                                 \
-				 .proto = ctx->protocol,                          \
-				 .sk_type = ctx->type,                            \
-				 .port = bpf_ntohs(ctx->user_port) };             \
+		struct dst d = dst_of(ctx, operation);                            \
 		__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1];                 \
 		__u32 c = ctx->user_ip6[2], e = ctx->user_ip6[3];                 \
 		dst6(&d, a, b, c, e);                                             \

@@ -78,7 +78,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u32);
-	__type(value, struct fs_stopped);
+	__type(value, struct fs_occupant);
 } stopped SEC(".maps");
 
 struct {
@@ -94,7 +94,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, __u32);
-	__type(value, struct fs_stray);
+	__type(value, struct fs_occupant);
 } strays SEC(".maps");
 
 INLINE struct fs_counters *counters_of(__u32 slot)
@@ -225,7 +225,7 @@ INLINE void latch_stop(struct fs_run_cfg *run)
 /* The caller's process stands still before it is back in user space. Only tracing and LSM programs may. */
 INLINE void stop_caller(struct fs_run_cfg *run)
 {
-	struct fs_stopped s = { .slot = run->slot, .epoch = run->epoch };
+	struct fs_occupant s = { .slot = run->slot, .epoch = run->epoch };
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
 	bpf_map_update_elem(&stopped, &tgid, &s, BPF_ANY);

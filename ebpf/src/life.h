@@ -162,7 +162,7 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 /* Until it is brought back, what it makes and whom it moves is told as its own leaving is. */
 INLINE void stray_set(struct fs_run_cfg *run, __u32 tgid)
 {
-	struct fs_stray stray = { .slot = run->slot, .epoch = run->epoch };
+	struct fs_occupant stray = { .slot = run->slot, .epoch = run->epoch };
 
 	if (bpf_map_update_elem(&strays, &tgid, &stray, BPF_ANY))
 		untracked(run->slot);
@@ -170,7 +170,7 @@ INLINE void stray_set(struct fs_run_cfg *run, __u32 tgid)
 
 INLINE bool strayed_from(struct fs_run_cfg *run, __u32 tgid)
 {
-	struct fs_stray *s = bpf_map_lookup_elem(&strays, &tgid);
+	struct fs_occupant *s = bpf_map_lookup_elem(&strays, &tgid);
 
 	return s && s->slot == run->slot && s->epoch == run->epoch;
 }
@@ -216,7 +216,7 @@ INLINE void moved(struct fs_run_cfg *run, __u32 kind, struct task_struct *t, __u
 INLINE void stray_forked(struct task_struct *parent, struct task_struct *child, __u64 to)
 {
 	__u32 tgid = parent->tgid;
-	struct fs_stray *stray = bpf_map_lookup_elem(&strays, &tgid);
+	struct fs_occupant *stray = bpf_map_lookup_elem(&strays, &tgid);
 
 	if (stray) {
 		struct fs_run_cfg left = { .slot = stray->slot, .epoch = stray->epoch };

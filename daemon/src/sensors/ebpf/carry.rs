@@ -63,10 +63,10 @@ impl Ebpf {
     /// The exit of one that is gone by now was too early to remove its note, and its number may be another's next.
     fn note_strays(&mut self, slot: u32, pids: &[u32]) -> Result<(), Error> {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let mut strays: HashMap<_, u32, Pod<abi::Stray>> =
+        let mut strays: HashMap<_, u32, Pod<abi::Occupant>> =
             HashMap::try_from(self.map_mut("strays")?).map_err(Error::map("strays"))?;
         for pid in pids {
-            strays.insert(pid, Pod(abi::Stray { slot, epoch }), 0).map_err(Error::map("strays"))?;
+            strays.insert(pid, Pod(abi::Occupant { slot, epoch }), 0).map_err(Error::map("strays"))?;
             if !Path::new("/proc").join(pid.to_string()).exists() {
                 let _ = strays.remove(pid);
             }

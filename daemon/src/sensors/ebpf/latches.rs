@@ -28,10 +28,10 @@ impl Ebpf {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
         let now = self.latch(slot)?;
         self.write_latch(slot, now | latch)?;
-        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
+        let mut stopped: HashMap<_, u32, Pod<abi::Occupant>> =
             HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
         for pid in pids {
-            stopped.insert(pid, Pod(abi::Stopped { slot, epoch }), 0).map_err(Error::map("stopped"))?;
+            stopped.insert(pid, Pod(abi::Occupant { slot, epoch }), 0).map_err(Error::map("stopped"))?;
         }
         self.add_spent(slot, spent)
     }
@@ -50,18 +50,7 @@ impl Ebpf {
     /// Unknown slot, or the map could not be read.
     pub fn take_stopped(&mut self, slot: u32) -> Result<Vec<u32>, Error> {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let mut stopped: HashMap<_, u32, Pod<abi::Stopped>> =
-            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
-        let ours: Vec<u32> = stopped
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, Pod(s))| s.slot == slot && s.epoch == epoch)
-            .map(|(pid, _)| pid)
-            .collect();
-        for pid in &ours {
-            let _ = stopped.remove(pid);
-        }
-        Ok(ours)
+        self.take_processes("stopped", |s: &abi::Occupant| (s.slot, s.epoch) == (slot, epoch))
     }
 
     /// Whether the run is blocked altogether, as the kernel has it.

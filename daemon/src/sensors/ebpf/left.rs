@@ -12,6 +12,7 @@ use super::Event;
 use super::counters::leaving;
 use super::events::EventReader;
 use super::load::Pod;
+use super::tables::processes;
 use super::tally::{Outage, Total};
 
 /// A generation of another ABI: no more of it can be read than the names of its pins and, if it has the same form, the latch.
@@ -111,8 +112,8 @@ struct Maps {
     calls: bool,
     runs: HashMap<MapData, u64, Pod<abi::RunCfg>>,
     latches: Array<MapData, u32>,
-    stopped: HashMap<MapData, u32, Pod<abi::Stopped>>,
-    strays: HashMap<MapData, u32, Pod<abi::Stray>>,
+    stopped: HashMap<MapData, u32, Pod<abi::Occupant>>,
+    strays: HashMap<MapData, u32, Pod<abi::Occupant>>,
     budgets: Array<MapData, Pod<abi::Budget>>,
     counters: PerCpuArray<MapData, Pod<abi::Counters>>,
     drops: PerCpuArray<MapData, u64>,
@@ -121,7 +122,7 @@ struct Maps {
 
 impl Maps {
     fn open(generation: u64, dir: &Path) -> Result<Self, MapError> {
-        let map = |name: &str| MapData::from_pin(dir.join(format!("map_{name}")));
+        let map = |name| pinned(dir, name);
         Ok(Self {
             generation,
             calls: sees_calls(dir),
@@ -155,8 +156,8 @@ impl Maps {
             foreign: None,
             latch: self.latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
-            stopped: of_run(&self.stopped, |Pod(s)| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
-            strays: of_run(&self.strays, |Pod(s)| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
+            stopped: processes(&self.stopped, |s| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
+            strays: processes(&self.strays, |s| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
             spent: spent.collect::<Result<_, MapError>>()?,
             calls: self.calls,
             tables: vec![cfg.table],
@@ -168,7 +169,7 @@ impl Maps {
 
 /// The runs of a generation of another ABI, by the names of their links.
 pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<PreviousRun> {
-    let latches = MapData::from_pin(dir.join("map_latches")).ok().filter(|map| {
+    let latches = pinned(dir, "latches").ok().filter(|map| {
         let is_array = |info: MapInfo| info.map_type().is_ok_and(|kind| kind == MapType::Array);
         map.info().is_ok_and(is_array)
     });
@@ -212,9 +213,9 @@ fn sees_calls(dir: &Path) -> bool {
     names.any(|program| program.starts_with("fs_sys_") || program.starts_with("fs_csys_"))
 }
 
-/// The processes that a map has of one run.
-fn of_run<V: aya::Pod>(map: &HashMap<MapData, u32, V>, is: impl Fn(V) -> bool) -> Vec<u32> {
-    map.iter().filter_map(Result::ok).filter(|(_, value)| is(*value)).map(|(pid, _)| pid).collect()
+/// A map that is pinned in the folder of a generation.
+pub(super) fn pinned(dir: &Path, name: &str) -> Result<MapData, MapError> {
+    MapData::from_pin(dir.join(format!("map_{name}")))
 }
 
 pub(super) fn read_generation(generation: u64, dir: &Path) -> Result<Vec<PreviousRun>, MapError> {
@@ -234,15 +235,14 @@ pub(super) fn read_run(generation: u64, dir: &Path, root_id: u64) -> Result<Opti
 
 /// Leaves the programs of a generation without runs.
 pub(super) fn forget_runs(dir: &Path) -> Result<(), MapError> {
-    let runs = Map::HashMap(MapData::from_pin(dir.join("map_runs"))?);
+    let runs = Map::HashMap(pinned(dir, "runs")?);
     let mut runs: HashMap<_, u64, Pod<abi::RunCfg>> = HashMap::try_from(runs)?;
     let roots = runs.keys().collect::<Result<Vec<_>, _>>()?;
     roots.iter().try_for_each(|root| runs.remove(root))
 }
 
 pub(super) fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, MapError> {
-    let map = |name: &str| MapData::from_pin(dir.join(format!("map_{name}")));
-    let ring = RingBuf::try_from(Map::RingBuf(map("events")?))?;
-    let leavers = HashMap::try_from(Map::HashMap(map("leavers")?))?;
+    let ring = RingBuf::try_from(Map::RingBuf(pinned(dir, "events")?))?;
+    let leavers = HashMap::try_from(Map::HashMap(pinned(dir, "leavers")?))?;
     Ok(LeftEvents { runs: read_generation(generation, dir)?, reader: EventReader::new(ring), leavers })
 }

@@ -23,7 +23,7 @@ use failsafe_ebpf::abi;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Error;
-use super::left::{LeftEvents, PreviousRun, forget_runs, read_foreign, read_generation, read_ring, read_run};
+use super::left::{LeftEvents, PreviousRun, forget_runs, pinned, read_foreign, read_generation, read_ring, read_run};
 
 /// Maps whose content a later daemon may want.
 pub(super) const PINNED_MAPS: [&str; 10] =
@@ -90,7 +90,7 @@ impl Pins {
     /// They are there and cannot be taken over; none is pinned here then.
     pub fn inherit(&self) -> Result<bool, MapError> {
         for (_, dir) in self.readable().unwrap_or_default() {
-            let open = SHARED_MAPS.iter().map(|name| MapData::from_pin(dir.join(format!("map_{name}"))));
+            let open = SHARED_MAPS.iter().map(|name| pinned(&dir, name));
             let Ok(maps) = open.collect::<Result<Vec<_>, _>>() else { continue };
             let pin = |(name, map): (&&str, &MapData)| {
                 map.pin(self.map(name)).map_err(|error| MapError::PinError { name: Some((*name).into()), error })

@@ -212,22 +212,37 @@ impl Ebpf {
 
     /// For a run that is removed while processes live in it, or strayed from it.
     pub(super) fn forget_members(&mut self, slot: u32, epoch: u32) -> Result<(), Error> {
-        self.forget("members", |m: &abi::Member| (m.slot, m.epoch) == (slot, epoch))?;
-        self.forget("strays", |s: &abi::Stray| (s.slot, s.epoch) == (slot, epoch))
+        self.take_processes("members", |m: &abi::Member| (m.slot, m.epoch) == (slot, epoch))?;
+        self.take_processes("strays", |s: &abi::Occupant| (s.slot, s.epoch) == (slot, epoch)).map(drop)
     }
 
-    fn forget<V>(&mut self, name: &'static str, of_run: impl Fn(&V) -> bool) -> Result<(), Error>
+    /// The processes of a run that a map has; they are forgotten there.
+    pub(super) fn take_processes<V: Copy>(
+        &mut self,
+        name: &'static str,
+        of_run: impl Fn(&V) -> bool,
+    ) -> Result<Vec<u32>, Error>
     where
         Pod<V>: aya::Pod,
     {
         let mut map: HashMap<_, u32, Pod<V>> = HashMap::try_from(self.map_mut(name)?).map_err(Error::map(name))?;
-        let gone: Vec<u32> =
-            map.iter().filter_map(Result::ok).filter(|(_, Pod(v))| of_run(v)).map(|(pid, _)| pid).collect();
-        for pid in gone {
-            let _ = map.remove(&pid);
+        let gone = processes(&map, of_run);
+        for pid in &gone {
+            let _ = map.remove(pid);
         }
-        Ok(())
+        Ok(gone)
     }
+}
+
+/// The processes of a run that a map has.
+pub(super) fn processes<M: std::borrow::Borrow<aya::maps::MapData>, V: Copy>(
+    map: &HashMap<M, u32, Pod<V>>,
+    of_run: impl Fn(&V) -> bool,
+) -> Vec<u32>
+where
+    Pod<V>: aya::Pod,
+{
+    map.iter().filter_map(Result::ok).filter(|(_, Pod(value))| of_run(value)).map(|(pid, _)| pid).collect()
 }
 
 /// The lists of destinations, each under its own table's number.
