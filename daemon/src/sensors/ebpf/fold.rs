@@ -213,7 +213,7 @@ fn device_key(meta: &fs::Metadata) -> NumberKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use failsafe_ebpf::abi::effect;
     use proptest::prelude::*;
 
@@ -315,14 +315,14 @@ mod tests {
         assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES);
     }
 
-    fn any_path() -> impl Strategy<Value = String> {
+    pub(crate) fn any_path() -> impl Strategy<Value = String> {
         // Few names, so that prefixes overlap.
         prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab")], 1..4)
             .prop_map(|p| format!("/{}", p.join("/")))
     }
 
     prop_compose! {
-        fn any_rule()(
+        pub(crate) fn any_rule()(
             path in any_path(),
             slash in any::<bool>(),
             prefix in any::<bool>(),

@@ -113,7 +113,7 @@ impl Ebpf {
         }
     }
 
-    fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
+    pub(super) fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
         let Tables { rules, hosts, budgets, .. } = tables;
         self.write_hosts(table, hosts)?;
         self.write_classes(table, budgets)?;
