@@ -20,6 +20,7 @@ pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
 
 /// The same for an event whose run is known.
 pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
+    let repeats = event.what.repeats();
     let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
     let mut happened = what(event.what, event.subject.pid)?;
     match &mut happened {
@@ -54,6 +55,7 @@ pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input
         subject,
         kind: Kind::Event,
         value: Value::Event(happened),
+        repeats,
     }))
 }
 
@@ -216,5 +218,5 @@ fn network(net: &ebpf::Net) -> Event {
 /// A sampled value of a run or a GPU, seen now.
 pub fn sampled(subject: Subject, source: Source, kind: Kind, value: i64) -> Input {
     let at = MonoTime(clock::monotonic_ns());
-    Input::Signal(Signal { seq: 0, at, source, subject, kind, value: Value::Integer(value) })
+    Input::Signal(Signal { seq: 0, at, source, subject, kind, value: Value::Integer(value), repeats: 0 })
 }

@@ -94,6 +94,23 @@ fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
 }
 
 #[test]
+fn what_is_told_once_a_second_says_how_many_were_held_back() {
+    let Some(mut bench) = ready("repeats") else { return };
+    let run = bench.add("a", &enforce(&[]));
+    let mut agent = Agent::start(&run.cgroup);
+    let mut sent = 0;
+    let mut told = Vec::new();
+    soon("a second event", || {
+        assert_eq!(agent.ask("udp 127.88.0.1:9"), "EPERM");
+        sent += 1;
+        let events = bench.drain().into_iter();
+        told.extend(events.filter(|e| matches!(&e.what, What::Net(n) if n.port == 9)).map(|e| e.what.repeats()));
+        told.len() == 2
+    });
+    assert_eq!(told, [0, sent - 2], "of {sent}");
+}
+
+#[test]
 fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
     let Some(mut bench) = ready("dns") else { return };
     let listener = std::net::TcpListener::bind("127.77.0.1:0").unwrap();
