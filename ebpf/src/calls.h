@@ -3,25 +3,9 @@
  * The first line of defence: connect, sendmsg, bind and making a socket, refused to the caller. Which policy applies is told in
  * net.h.
  */
-/* Ports that rules speak of. */
-INLINE __u8 port_effect(struct fs_run_cfg *run, __u32 what, __u16 port)
+INLINE __u8 bind_verdict(struct fs_run_cfg *run, const struct dst *d)
 {
-	struct fs_key one = { .table = run->table, .what = what, .a = port };
-	struct fs_key any = { .table = run->table, .what = what };
-	struct fs_effects *e;
-	__u8 effect;
-
-	if (!(run->flags & FS_RUN_PORTS))
-		return FS_EFFECT_NONE;
-	e = bpf_map_lookup_elem(&keys, &any);
-	effect = e ? e->read : FS_EFFECT_NONE;
-	e = port ? bpf_map_lookup_elem(&keys, &one) : NULL;
-	return e && e->read > effect ? e->read : effect;
-}
-
-INLINE __u8 bind_verdict(struct fs_run_cfg *run, __u16 port)
-{
-	__u8 effect = port_effect(run, FS_KEY_BIND, port);
+	__u8 effect = local_effect(run, d, 0, FS_TABLE_BIND_DENIED, FS_TABLE_BIND_STOPS);
 
 	if (effect == FS_EFFECT_STOP)
 		latch_stop(run);
@@ -37,7 +21,7 @@ INLINE __u8 call_verdict_quiet(struct fs_run_cfg *run, struct dst *d)
 		d->flags |= FS_NET_LATCHED;
 		return FS_DENIED;
 	}
-	return bind_verdict(run, d->port);
+	return bind_verdict(run, d);
 }
 
 INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
@@ -153,8 +137,8 @@ INLINE struct dst dst_of(struct bpf_sock_addr *ctx, __u8 op)
 		__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1];                 \
 		__u32 c = ctx->user_ip6[2], e = ctx->user_ip6[3];                 \
 		dst6(&d, a, b, c, e);                                             \
-		if (operation == FS_NET_BIND && d.family == 6)                    \
-			d.a[3] = e;                                               \
+		if (operation == FS_NET_BIND)                                     \
+			d.a[d.family == 6 ? 3 : 0] = e;                           \
 		return sock_addr(ctx, &d);                                        \
 	}
 
@@ -199,6 +183,34 @@ int fs_sock_create(struct bpf_sock *sk)
 		__sync_fetch_and_add(&c->denied_calls, 1);
 	net_event(run, &d, v, false, NULL);
 	return v == FS_DENIED ? DENY : ALLOW;
+}
+
+/* The socket is to listen, or does. Who listens without binding gets any port: that is what port 0 stands for. */
+INLINE int listens(struct fs_run_cfg *run, __u64 sock, __u8 via)
+{
+	struct sock *sk = (struct sock *)sock;
+	struct op o = { .what = FS_OP_LISTEN, .via = via };
+	struct dst d = {};
+
+	if (!(run->flags & FS_RUN_PORTS))
+		return 0;
+	d.port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	d.proto = BPF_CORE_READ(sk, sk_protocol);
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
+		struct in6_addr a = BPF_CORE_READ(sk, __sk_common.skc_v6_rcv_saddr);
+
+		dst6(&d, a.in6_u.u6_addr32[0], a.in6_u.u6_addr32[1], a.in6_u.u6_addr32[2], a.in6_u.u6_addr32[3]);
+		/* All addresses are what they are, not loopback. */
+		d.a[d.family == 6 ? 3 : 0] = a.in6_u.u6_addr32[3];
+	} else {
+		d.family = 4;
+		d.a[0] = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	}
+	o.effect = local_effect(run, &d, FS_TABLE_LISTEN_TOLD, FS_TABLE_LISTEN_DENIED, FS_TABLE_LISTEN_STOPS);
+	o.a = (__u64)d.family << 24 | (__u64)d.proto << 16 | d.port;
+	o.b = *(__u64 *)d.a;
+	o.c = *(__u64 *)(d.a + 2);
+	return o.effect ? settle(run, &o) : 0;
 }
 
 SEC("sockops")

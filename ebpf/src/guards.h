@@ -311,18 +311,12 @@ int BPF_PROG(fs_lsm_socket_create, int family, int type, int protocol, int kern)
 	return o.effect ? settle(run, &o) : 0;
 }
 
-/* Who listens without binding gets any port: that is what port 0 stands for. */
 SEC("lsm/socket_listen")
 int BPF_PROG(fs_lsm_socket_listen, struct socket *sock)
 {
 	struct fs_run_cfg *run = run_of_current();
-	struct op o = { .what = FS_OP_LISTEN, .via = FS_VIA_LSM };
 
-	if (!run || !(run->flags & FS_RUN_PORTS))
-		return 0;
-	o.a = BPF_CORE_READ(sock, sk, __sk_common.skc_num);
-	o.effect = port_effect(run, FS_KEY_LISTEN, o.a);
-	return o.effect ? settle(run, &o) : 0;
+	return run ? listens(run, (__u64)BPF_CORE_READ(sock, sk), FS_VIA_LSM) : 0;
 }
 
 struct sockaddr_head {

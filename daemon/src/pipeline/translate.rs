@@ -114,15 +114,6 @@ fn operation(op: ebpf::Op) -> Event {
     let assurance = assurance(op.denied, op.via);
     let verdict = if op.denied { Verdict::Denied } else { Verdict::WouldDeny };
     let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let socket = |net: NetOp, family, protocol, port| Event::Net {
-        op: net,
-        protocol,
-        address: none,
-        port,
-        family,
-        verdict,
-        assurance,
-    };
     match op.what {
         ebpf::OpWhat::Exec { path, kind } => {
             let kind = match kind {
@@ -145,9 +136,13 @@ fn operation(op: ebpf::Op) -> Event {
             Event::Open { path, known_as: Vec::new(), access: access(write), verdict, assurance }
         }
         ebpf::OpWhat::Socket { family, protocol, .. } => {
-            socket(NetOp::Socket, family, u8::try_from(protocol).unwrap_or(0), 0)
+            let (op, protocol) = (NetOp::Socket, u8::try_from(protocol).unwrap_or(0));
+            Event::Net { op, protocol, address: none, port: 0, family, verdict, assurance }
         }
-        ebpf::OpWhat::Listen { port } => socket(NetOp::Listen, 0, 6, port),
+        ebpf::OpWhat::Listen { address, port, protocol } => {
+            let family = if address.is_ipv6() { AF_INET6 } else { AF_INET };
+            Event::Net { op: NetOp::Listen, protocol, address, port, family, verdict, assurance }
+        }
         ebpf::OpWhat::Privilege(gain) => {
             let gain = match gain {
                 ebpf::Gain::Setuid => Gain::Setuid,

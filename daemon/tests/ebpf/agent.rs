@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use failsafed::sensors::ebpf::{Ebpf, EgressPolicy};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, connect, sendto};
+use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, bind, connect, sendto};
 
 use super::bench::{TestCgroup, config_of, enforce, spec};
 
@@ -154,6 +154,13 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
         ["mptcp"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_STREAM, libc::IPPROTO_MPTCP).and(ok),
         ["sctp"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_STREAM, libc::IPPROTO_SCTP).and(ok),
         ["bind"] => TcpListener::bind("127.0.0.1:0").and(ok),
+        ["bindto", protocol, addr] => {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let kind = if *protocol == "tcp" { libc::SOCK_STREAM } else { libc::SOCK_DGRAM };
+            let s = socket(addr.ip(), kind, 0)?;
+            bind(s.as_raw_fd(), native(addr).as_ref())?;
+            ok
+        }
         ["listen"] => {
             let l = TcpListener::bind("127.0.0.1:0")?;
             let port = l.local_addr()?.port();

@@ -3,10 +3,10 @@
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafed::sensors::ebpf::rules::{Effect, Rules};
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, NetOp, OpWhat, What};
+use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, NetOp, OpWhat, Protocol, What};
 
 use super::agent::Agent;
-use super::bench::{OPEN_NET, enforce, ready, soon};
+use super::bench::{OPEN_NET, allow_all, enforce, ready, soon};
 use super::rules::{next_op, released, state_of};
 
 #[test]
@@ -45,17 +45,53 @@ fn odd_socket_families_are_refused_where_the_network_is_bounded() {
 #[test]
 fn ports_to_listen_on_and_bind_are_refused_by_number() {
     let Some(mut bench) = ready("ports") else { return };
-    let rules = Rules { bind: vec![(None, Effect::Deny)], ..Rules::default() };
+    let anything = |effect| ["0.0.0.0/0", "::/0"].map(|net| (allow_all(net), effect)).to_vec();
+    let rules = Rules { bind: anything(Effect::Deny), ..Rules::default() };
     let run = bench.add_ruled("a", OPEN_NET, &rules);
     let mut agent = Agent::start(&run.cgroup);
     assert_eq!(agent.ask("bind"), "EPERM");
     if !bench.has_lsm("socket_listen") {
         return;
     }
-    let listen = bench.add_ruled("b", OPEN_NET, &Rules { listen: vec![(None, Effect::Deny)], ..Rules::default() });
+    let listen = bench.add_ruled("b", OPEN_NET, &Rules { listen: anything(Effect::Deny), ..Rules::default() });
     let mut agent = Agent::start(&listen.cgroup);
     assert_eq!(agent.ask("listen"), "EPERM");
     assert!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).denied);
+}
+
+#[test]
+fn what_may_be_bound_is_told_by_address_port_and_protocol() {
+    let Some(mut bench) = ready("binds") else { return };
+    let at = |net: &str, ports: &[u16], protocol| EgressRule {
+        net: net.parse().unwrap(),
+        ports: ports.iter().map(|port| *port..=*port).collect(),
+        protocol,
+    };
+    let bind = vec![
+        (at("127.0.0.2/32", &[], None), Effect::Deny),
+        (at("127.0.0.0/29", &[28801], Some(Protocol::Udp)), Effect::Deny),
+        (at("0.0.0.0/32", &[], None), Effect::Deny),
+        (at("::1/128", &[28802], None), Effect::Stop),
+    ];
+    let run = bench.add_ruled("a", OPEN_NET, &Rules { bind, ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    for (bound, refused) in [
+        ("udp 127.0.0.1:0", false),
+        ("udp 127.0.0.1:28801", true),
+        ("tcp 127.0.0.1:28801", false),
+        ("tcp 127.0.0.2:0", true),
+        ("tcp [::ffff:127.0.0.2]:0", true),
+        ("udp [::ffff:127.0.0.1]:28801", true),
+        ("tcp 0.0.0.0:0", true),
+        ("tcp [::ffff:0.0.0.0]:0", true),
+        ("tcp [::]:0", false),
+        ("tcp [::1]:28803", false),
+    ] {
+        assert_eq!(agent.ask(&format!("bindto {bound}")) == "EPERM", refused, "{bound}");
+    }
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+    assert_eq!(agent.ask("bindto tcp [::1]:28802"), "EPERM");
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), latch::EGRESS | latch::STOP);
 }
 
 #[test]

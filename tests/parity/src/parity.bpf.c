@@ -77,6 +77,24 @@ int parity_judge(struct __sk_buff *skb)
 	return 0;
 }
 
+/* enum fs_effect of binding to an address (number 0), or of listening on it. */
+SEC("classifier")
+int parity_local(struct __sk_buff *skb)
+{
+	struct parity *q = asked();
+	struct fs_run_cfg *run = q ? bpf_map_lookup_elem(&runs, &q->run) : NULL;
+	struct dst d;
+
+	if (!run)
+		return 1;
+	d = dst_asked(q);
+	/* As the hooks do: all addresses are not loopback. */
+	d.a[d.family == 6 ? 3 : 0] = q->addr[q->family == 6 ? 3 : 0];
+	q->answer = q->number ? local_effect(run, &d, FS_TABLE_LISTEN_TOLD, FS_TABLE_LISTEN_DENIED, FS_TABLE_LISTEN_STOPS) :
+				local_effect(run, &d, 0, FS_TABLE_BIND_DENIED, FS_TABLE_BIND_STOPS);
+	return 0;
+}
+
 /* The destination's class; 0: none. */
 SEC("classifier")
 int parity_class(struct __sk_buff *skb)

@@ -113,12 +113,21 @@ pub enum EgressError {
 /// Whether `rules` let a packet or call through: `port` in host order, 0 for none; `proto` as in the IP header.
 #[must_use]
 pub fn verdict(rules: &[EgressRule], addr: IpAddr, port: u16, proto: u8) -> bool {
-    let addr = canonical(addr);
+    one_of(rules, canonical(addr), port, proto)
+}
+
+fn one_of(rules: &[EgressRule], addr: IpAddr, port: u16, proto: u8) -> bool {
     rules.iter().any(|r| {
         canonical_net(r.net).contains(&addr)
             && r.protocol.is_none_or(|p| p.number() == proto)
             && (r.ports.is_empty() || r.ports.iter().any(|p| p.contains(&port)))
     })
+}
+
+/// Whether `rules` name a local address, as it is bound: `0.0.0.0` and `::` are not loopback here.
+#[must_use]
+pub fn names(rules: &[EgressRule], local: IpAddr, port: u16, proto: u8) -> bool {
+    one_of(rules, local.to_canonical(), port, proto)
 }
 
 /// The destination that the kernel will really use, as IPv4 where it can be.

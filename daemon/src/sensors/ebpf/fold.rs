@@ -39,7 +39,7 @@ pub type Names = BTreeMap<Inode, BTreeSet<String>>;
 pub struct FoldedRules {
     /// Paths as bytes (an exact one ends with its NUL), each with all that applies to it.
     pub paths: BTreeMap<Vec<u8>, Effects>,
-    /// Inodes, devices, families, ports.
+    /// Inodes, devices, families.
     pub numbers: BTreeMap<NumberKey, Effects>,
     /// Names of the inodes.
     pub names: Names,
@@ -65,7 +65,6 @@ impl FoldedRules {
             (has(&[key_what::INODE]), run_flag::INODES),
             (has(&[key_what::TREE]), run_flag::TREES),
             (has(&[key_what::FAMILY]), run_flag::FAMILIES),
-            (has(&[key_what::LISTEN, key_what::BIND]), run_flag::PORTS),
         ];
         bits.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit)
     }
@@ -123,11 +122,6 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
     let one = |e: Effect| Effects { read: e.byte(), ..NOTHING };
     for (family, e) in &rules.families {
         out.raise((key_what::FAMILY, u64::from(*family), 0), one(*e));
-    }
-    for (what, ports) in [(key_what::LISTEN, &rules.listen), (key_what::BIND, &rules.bind)] {
-        for (port, e) in ports {
-            out.raise((what, u64::from(port.unwrap_or(0)), 0), one(*e));
-        }
     }
     out
 }

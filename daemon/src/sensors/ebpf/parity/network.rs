@@ -7,8 +7,10 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::super::egress::tests::{any_addr, any_rule};
-use super::super::egress::{EgressMode, EgressRule, TCP, UDP, canonical, fold};
+use super::super::egress::{EgressMode, EgressRule, TCP, UDP, canonical, fold, names};
 use super::super::hosts::BudgetRule;
+use super::super::rules::{Effect, Rules};
+use super::super::runs::beside;
 use super::{Asked, Kernel, RUN, Tables, answer, at, check, put, run_of};
 
 /// What a run's policy says of destinations, apart from names.
@@ -34,8 +36,12 @@ impl Bounds {
     pub fn tables(&self) -> Tables {
         Tables {
             egress: fold(&self.allow).unwrap(),
-            net_denied: fold(&self.denied).unwrap(),
-            net_stops: fold(&self.stops).unwrap(),
+            beside: beside(&Rules {
+                net_denied: self.denied.clone(),
+                net_stops: self.stops.clone(),
+                ..Rules::default()
+            })
+            .unwrap(),
             ..Tables::default()
         }
     }
@@ -121,6 +127,36 @@ fn the_kernel_judges_a_destination_as_the_rules_do() {
                 let mapped = matches!(to, IpAddr::V6(a) if a.to_ipv4_mapped().is_some());
                 prop_assert_eq!(flags & net_flag::MAPPED != 0, mapped);
                 prop_assert_eq!(flags & net_flag::LATCHED != 0, bounds.latched);
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn the_kernel_finds_of_a_local_address_what_the_rules_say_of_it() {
+    let Some(kernel) = Kernel::load(&["parity_local"]) else { return };
+    let effects = || prop_oneof![Just(Effect::Observe), Just(Effect::Deny), Just(Effect::Stop)];
+    let rules = || prop::collection::vec((any_rule(), effects()), 0..8);
+    let asked = prop::collection::vec((any_addr(), 0u16..18, any::<bool>()), 1..16);
+    check(kernel, 1000, &(rules(), rules(), asked), |kernel, (listen, bind, asked)| {
+        let rules = Rules { listen, bind, ..Rules::default() };
+        let tables = Tables { beside: beside(&rules).unwrap(), ..Tables::default() };
+        kernel.under(&tables, |kernel, table| {
+            kernel.ebpf.write_run(abi::RunCfg { flags: run_flag::PORTS, table, ..run_of(RUN) }).unwrap();
+            for (local, port, tcp) in asked {
+                let proto = if tcp { TCP } else { UDP };
+                let mut asked = destination(local, port, proto);
+                let strictest = |rules: &[(EgressRule, Effect)], least: Effect| {
+                    let named = rules.iter().filter(|(rule, _)| names(std::slice::from_ref(rule), local, port, proto));
+                    named.map(|(_, effect)| *effect).filter(|effect| *effect >= least).max().unwrap_or(Effect::None)
+                };
+                // What is only observed of binds is told by a flag of the run.
+                for (what, rules, least) in [(0u64, &rules.bind, Effect::Deny), (1, &rules.listen, Effect::Observe)] {
+                    put(&mut asked, at::NUMBER, &what.to_ne_bytes());
+                    let got = answer(&kernel.ask("parity_local", &asked));
+                    prop_assert_eq!(got, strictest(rules, least) as u64, "{} {}:{}", what, local, port);
+                }
             }
             Ok(())
         })
