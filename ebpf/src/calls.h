@@ -185,18 +185,42 @@ int fs_sock_create(struct bpf_sock *sk)
 	return v == FS_DENIED ? DENY : ALLOW;
 }
 
-/* The socket is to listen, or does. Who listens without binding gets any port: that is what port 0 stands for. */
+#define AF_UNIX 1
+#define AF_NETLINK 16
+
+/* enum fs_effect of making a socket of a family. */
+INLINE __u8 family_effect(struct fs_run_cfg *run, __u32 family)
+{
+	struct fs_key k = { .table = run->table, .what = FS_KEY_FAMILY, .a = family };
+	struct fs_effects *e = run->flags & FS_RUN_FAMILIES ? bpf_map_lookup_elem(&keys, &k) : NULL;
+	__u8 effect = e ? e->read : FS_EFFECT_NONE, bounded = FS_EFFECT_NONE;
+
+	/* Families that cgroup hooks never see, where the network is bounded; those they do see are judged there. */
+	if (family == AF_INET || family == AF_INET6 || family == AF_UNIX || family == AF_NETLINK)
+		return effect;
+	if (held(run))
+		bounded = FS_EFFECT_DENY;
+	else if (run->flags & FS_RUN_ENFORCE)
+		bounded = run->stop & POINT(FS_POINT_NET) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
+	else if (run->flags & FS_RUN_OBSERVE)
+		bounded = FS_EFFECT_OBSERVE;
+	return bounded > effect ? bounded : effect;
+}
+
+/* The socket is to listen, or does: what rules say of it, if it is one of IP. Who listens without binding gets any port: that is
+ * what port 0 stands for. */
 INLINE int listens(struct fs_run_cfg *run, __u64 sock, __u8 via)
 {
 	struct sock *sk = (struct sock *)sock;
 	struct op o = { .what = FS_OP_LISTEN, .via = via };
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	struct dst d = {};
 
-	if (!(run->flags & FS_RUN_PORTS))
+	if (!(run->flags & FS_RUN_PORTS) || (family != AF_INET && family != AF_INET6))
 		return 0;
 	d.port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	d.proto = BPF_CORE_READ(sk, sk_protocol);
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
+	if (family == AF_INET6) {
 		struct in6_addr a = BPF_CORE_READ(sk, __sk_common.skc_v6_rcv_saddr);
 
 		dst6(&d, a.in6_u.u6_addr32[0], a.in6_u.u6_addr32[1], a.in6_u.u6_addr32[2], a.in6_u.u6_addr32[3]);
@@ -211,6 +235,23 @@ INLINE int listens(struct fs_run_cfg *run, __u64 sock, __u8 via)
 	o.b = *(__u64 *)d.a;
 	o.c = *(__u64 *)(d.a + 2);
 	return o.effect ? settle(run, &o) : 0;
+}
+
+#define TCP_LISTEN 10
+
+/* The fallback for lsm/socket_listen: TCP, MPTCP, SCTP and DCCP sockets that begin to listen, in their caller's call. Attached only
+ * while a run has a rule on it: every change of a connection's state comes by. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(fs_listen, const struct sock *sk, int before, int after)
+{
+	struct fs_run_cfg *run;
+
+	if (after != TCP_LISTEN)
+		return 0;
+	run = run_of_current();
+	if (run)
+		listens(run, (__u64)sk, FS_VIA_TRACEPOINT);
+	return 0;
 }
 
 SEC("sockops")

@@ -3,11 +3,12 @@
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafed::sensors::ebpf::rules::{Effect, Rules};
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, NetOp, OpWhat, Protocol, What};
+use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Way, What};
 
 use super::agent::Agent;
 use super::bench::{OPEN_NET, allow_all, enforce, ready, soon};
 use super::rules::{next_op, released, state_of};
+use super::skip::skip;
 
 #[test]
 fn a_refused_connect_can_stop_the_run() {
@@ -57,6 +58,66 @@ fn ports_to_listen_on_and_bind_are_refused_by_number() {
     let mut agent = Agent::start(&listen.cgroup);
     assert_eq!(agent.ask("listen"), "EPERM");
     assert!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).denied);
+}
+
+#[test]
+fn without_lsm_who_listens_is_told_by_the_tracepoint() {
+    let Some(mut bench) = ready("listens") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_socket_listen") {
+        return skip("this kernel grants lsm/socket_listen");
+    }
+    let at = |net: &str| EgressRule { net: net.parse().unwrap(), ports: vec![28804..=28804], protocol: None };
+    let listen = vec![(at("127.0.0.0/8"), Effect::Observe), (at("127.0.0.2/32"), Effect::Stop)];
+    let run = bench.add_ruled("a", OPEN_NET, &Rules { listen, ..Rules::default() });
+    bench.ebpf.require_listens(true).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    let listens = |address: &str| OpWhat::Listen { address: address.parse().unwrap(), port: 28804, protocol: 6 };
+    assert_eq!(agent.ask("listento 127.0.0.1:28805"), "ok");
+    assert_eq!(agent.ask("listento [::ffff:127.0.0.1]:28804"), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. }));
+    assert_eq!((op.what, op.denied, op.via), (listens("127.0.0.1"), false, Way::Tracepoint));
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+    agent.tell("listento 127.0.0.2:28804");
+    assert_eq!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).what, listens("127.0.0.2"));
+    soon("the caller's stop", || state_of(agent.pid()) == "T");
+    released(&mut bench, &run, agent.pid());
+    assert_eq!(agent.answer(), "ok");
+    bench.ebpf.require_listens(false).unwrap();
+    assert_eq!(agent.ask("listento 127.0.0.3:28804"), "ok");
+    let told = bench.drain().iter().any(|e| matches!(e.what, What::Op(_)));
+    assert!(!told, "nobody is told of what no rule needs");
+}
+
+#[test]
+fn without_lsm_sockets_and_user_namespaces_are_told_at_their_calls() {
+    let Some(mut bench) = ready("entries") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_socket_create") {
+        return skip("this kernel grants lsm/socket_create");
+    }
+    let rules = Rules {
+        families: vec![(libc::AF_PACKET as u16, Effect::Deny), (libc::AF_ALG as u16, Effect::Observe)],
+        watch: 1 << point::PRIV_USERNS,
+        ..Rules::default()
+    };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    bench.ebpf.require_syscalls(0, true).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_ALG] {
+        agent.ask(&format!("family {family}"));
+    }
+    for wanted in [libc::AF_PACKET, libc::AF_ALG] {
+        let op = next_op(&mut bench, |w| matches!(w, OpWhat::Socket { .. }));
+        assert!(matches!(op.what, OpWhat::Socket { family, .. } if i32::from(family) == wanted), "{op:?}");
+        assert_eq!((op.denied, op.via), (false, Way::SysEnter));
+    }
+    for way in ["unshare", "clone", "clone3"] {
+        // A run for each: of one the same is told once a second.
+        let run = bench.add_ruled(way, OPEN_NET, &rules);
+        assert_eq!(Agent::start(&run.cgroup).ask(&format!("userns {way}")), "ok");
+        let op = next_op(&mut bench, |w| matches!(w, OpWhat::Privilege(_)));
+        assert_eq!((op.what, op.denied, op.via), (OpWhat::Privilege(Gain::Userns), false, Way::SysEnter), "{way}");
+    }
+    bench.ebpf.require_syscalls(0, false).unwrap();
 }
 
 #[test]
