@@ -362,7 +362,7 @@ enum fs_op_what {
 	FS_OP_FORK = 10,     /* a: processes that live, b: made within the second */
 	FS_OP_PROTECT = 11,  /* a: enum fs_protect */
 	FS_OP_BUDGET = 12,   /* a: class, b: bytes spent, c: 4 or 6; the path's last 16 bytes: the address */
-	FS_OP_DNS = 13,      /* path: the name; c and the path's end as above */
+	FS_OP_DNS = 13,      /* path: the name; c and the path's end as above; a: 1 = not read, then the server's address */
 };
 
 /* What of failsafe a run reached for. */

@@ -3,10 +3,11 @@
  * Names in the allow-list. The answers that come in to the run's own sockets are read before the run is, so that what
  * it was told it may reach is allowed when it connects.
  *
- * Believed are answers over UDP from port 53 of the servers that the policy, or the host's resolv.conf, names: a run
- * cannot tell itself what it likes. Only the question's name counts; the A and AAAA records of the answer belong to it,
- * whatever aliases are between. Names are compared from their ends, so `*.example.org` is a prefix of what is compared:
- * `paths` holds them, under a table of their own, together with the names that rules want told.
+ * Believed are answers over UDP, and over TCP where one packet holds one answer whole (RFC 1035, 4.2.2), from port 53 of the
+ * servers that the policy, or the host's resolv.conf, names: a run cannot tell itself what it likes. Only the question's name
+ * counts; the A and AAAA records of the answer belong to it, whatever aliases are between. Names are compared from their ends,
+ * so `*.example.org` is a prefix of what is compared: `paths` holds them, under a table of their own, together with the names
+ * that rules want told.
  */
 #define DNS_PORT 53
 #define DNS_HEADER 12
@@ -262,6 +263,37 @@ static __noinline int dns_answer(struct fs_run_cfg *run, struct room *r, __u32 l
 	return 0;
 }
 
+/* An answer over TCP that is not whole in one packet, or not alone: its server is told, once a second. */
+static __noinline int dns_unread(struct fs_run_cfg *run, const struct fs_key *server, __u32 family)
+{
+	struct op o = { .what = FS_OP_DNS, .key_b = 1 };
+	struct fs_op *e;
+	__u32 n;
+
+	if (!run || !server)
+		return 0;
+	o.key_a = server->a ^ server->b;
+	if (op_repeated(run, &o, FS_OBSERVED, &n))
+		return 0;
+	e = event_new(run, FS_OP, sizeof(*e));
+	if (!e)
+		return 0;
+	e->hdr.cgroup_id = run->root_id;
+	e->what = FS_OP_DNS;
+	e->verdict = FS_ALLOWED;
+	e->via = FS_VIA_CGROUP;
+	e->kind = 0;
+	e->latched = 0;
+	e->repeats = n;
+	e->path_len = 0;
+	e->a = 1;
+	e->b = 0;
+	e->c = family;
+	__builtin_memcpy(e->path + FS_PATH_MAX - 16, &server->a, 16);
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
 INLINE void dns_read(struct fs_run_cfg *run, struct __sk_buff *skb)
 {
 	struct fs_key server = { .table = run->table, .what = FS_KEY_DNS };
@@ -283,11 +315,27 @@ INLINE void dns_read(struct fs_run_cfg *run, struct __sk_buff *skb)
 		bpf_skb_load_bytes(skb, 16, &server.b, 8);
 		off = 40;
 	}
-	if (proto != IPPROTO_UDP || bpf_skb_load_bytes(skb, off, &ports, 4) || bpf_ntohl(ports) >> 16 != DNS_PORT)
+	if ((proto != IPPROTO_UDP && proto != IPPROTO_TCP) || bpf_skb_load_bytes(skb, off, &ports, 4) ||
+	    bpf_ntohl(ports) >> 16 != DNS_PORT)
 		return;
 	if (!bpf_map_lookup_elem(&keys, &server))
 		return;
-	off += 8;
+	if (proto == IPPROTO_UDP) {
+		off += 8;
+	} else {
+		__u8 words = 0;
+		__u16 said = 0;
+
+		bpf_skb_load_bytes(skb, off + 12, &words, 1);
+		off += (words >> 4) * 4;
+		if (skb->len <= off)
+			return; /* nothing but a header */
+		if (bpf_skb_load_bytes(skb, off, &said, 2) || bpf_ntohs(said) != skb->len - off - 2) {
+			dns_unread(run, &server, first >> 4);
+			return;
+		}
+		off += 2;
+	}
 	if (skb->len < off + DNS_HEADER)
 		return;
 	len = skb->len - off;

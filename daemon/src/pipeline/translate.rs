@@ -4,6 +4,7 @@ use crate::{platform::clock, runs::kernel::Kernel, sensors::ebpf};
 use failsafe_core::{
     Input, Kind, MonoTime, Signal, Subject, Value,
     event::{Access, Assurance, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via},
+    input::Gap,
     signal::Source,
     subject::{Process, RunId},
 };
@@ -21,6 +22,21 @@ pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
 /// The same for an event whose run is known.
 pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
     let repeats = event.what.repeats();
+    if let Some(server) = unread(&event.what) {
+        return Some(Input::Gap(Gap {
+            seq: 0,
+            at: MonoTime(event.at_ns),
+            source: Source::Ebpf,
+            run: Some(run),
+            gpu: None,
+            what: format!(
+                "an answer of the name server {server} over TCP was not read, as it was not whole in one packet: what it names \
+                 is not allowed by name, and no rule on `dns` sees it"
+            ),
+            lost: repeats + 1,
+            blind: false,
+        }));
+    }
     let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
     let mut happened = what(event.what, event.subject.pid)?;
     match &mut happened {
@@ -59,6 +75,14 @@ pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input
     }))
 }
 
+/// The name server whose answer was not read.
+fn unread(what: &ebpf::What) -> Option<IpAddr> {
+    match what {
+        ebpf::What::Op(ebpf::Op { what: ebpf::OpWhat::DnsUnread { server }, .. }) => Some(*server),
+        _ => None,
+    }
+}
+
 fn what(what: ebpf::What, pid: u32) -> Option<Event> {
     Some(match what {
         ebpf::What::Exec { path, argv, unlinked, script, .. } => {
@@ -86,7 +110,7 @@ fn what(what: ebpf::What, pid: u32) -> Option<Event> {
             };
             Event::Syscall { name: call.name().to_owned(), args, via, verdict, assurance }
         }
-        ebpf::What::Op(op) => operation(op),
+        ebpf::What::Op(op) => operation(op)?,
         ebpf::What::Oom => Event::Oom { victim: pid },
         ebpf::What::Leave(moved) => {
             // One that moved itself is outside already when the kernel asks where its mover is.
@@ -110,11 +134,13 @@ fn assurance(denied: bool, via: ebpf::Way) -> Assurance {
     }
 }
 
-fn operation(op: ebpf::Op) -> Event {
+fn operation(op: ebpf::Op) -> Option<Event> {
     let assurance = assurance(op.denied, op.via);
     let verdict = if op.denied { Verdict::Denied } else { Verdict::WouldDeny };
     let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    match op.what {
+    Some(match op.what {
+        // A gap, see [`unread`].
+        ebpf::OpWhat::DnsUnread { .. } => return None,
         ebpf::OpWhat::Exec { path, kind } => {
             let kind = match kind {
                 ebpf::FileKind::Named => ExecKind::File,
@@ -177,7 +203,7 @@ fn operation(op: ebpf::Op) -> Event {
             Event::Budget { budget: class.to_string(), address, bytes: spent, verdict }
         }
         ebpf::OpWhat::Dns { name, address } => Event::Dns { name, address },
-    }
+    })
 }
 
 fn access(write: bool) -> Access {

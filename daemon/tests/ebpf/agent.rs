@@ -239,6 +239,7 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             Command::new(format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd())).status().and(ok)
         }
         ["resolve", name, server] => super::names::ask(name, server).and(ok),
+        ["resolvetcp", name, server] => super::names::ask_tcp(name, server).and(ok),
         ["read", path] => fs::File::open(path).and(ok),
         ["append", path] => fs::OpenOptions::new().append(true).open(path).and(ok),
         ["mapexec", kind] => map_executable(kind).and(ok),

@@ -1,6 +1,7 @@
 //! A name server for tests: it answers every question with one address, by way of an alias.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,16 +52,54 @@ fn reply(question: &[u8], answer: Ipv4Addr) -> Vec<u8> {
     out
 }
 
+/// Answers over TCP: a question for a name that begins with `split` in two pieces, so that no packet holds it whole; others in one.
+pub fn serve_tcp(at: &str, answer: Ipv4Addr) -> SocketAddr {
+    let listener = TcpListener::bind(at).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut question).unwrap();
+            let reply = reply(&question, answer);
+            let whole = [&u16::try_from(reply.len()).unwrap().to_be_bytes()[..], &reply].concat();
+            let at = if question[13..].starts_with(b"split") { 20 } else { whole.len() };
+            for piece in [&whole[..at], &whole[at..]] {
+                stream.write_all(piece).unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// As [`ask`], over TCP.
+pub fn ask_tcp(name: &str, server: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let query = query(name);
+    stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    stream.read_exact(&mut vec![0; usize::from(u16::from_be_bytes(length))])
+}
+
 /// Asks `server` for the A records of `name`, and waits for the answer.
 pub fn ask(name: &str, server: &str) -> std::io::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.send_to(&query(name), server)?;
+    socket.recv_from(&mut [0; 512]).map(|_| ())
+}
+
+fn query(name: &str) -> Vec<u8> {
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         query.push(u8::try_from(label.len()).unwrap());
         query.extend(label.bytes());
     }
     query.extend([0, 0, 1, 0, 1]);
-    socket.send_to(&query, server)?;
-    socket.recv_from(&mut [0; 512]).map(|_| ())
+    query
 }

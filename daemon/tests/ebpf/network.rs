@@ -244,6 +244,31 @@ fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
 }
 
 #[test]
+fn an_answer_over_tcp_is_read_where_it_is_whole_and_else_told() {
+    let Some(mut bench) = ready("dns-tcp") else { return };
+    let listener = std::net::TcpListener::bind("127.77.0.2:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = super::names::serve_tcp("127.53.7.3:53", "127.77.0.2".parse().unwrap());
+    let host = |name: &str| HostRule { name: name.into(), below: false, ports: vec![port..=port], protocol: None };
+    let rules = Rules {
+        hosts: vec![host("whole.org"), host("split.org")],
+        dns_servers: vec!["127.53.7.3".parse().unwrap()],
+        ..Rules::default()
+    };
+    let run = bench.add_ruled("a", &enforce(&[("127.53.7.3/32", 53)]), &rules);
+    let mut agent = Agent::start(&run.cgroup);
+    let connect = format!("tcp 127.77.0.2:{port}");
+    assert_eq!(agent.ask(&format!("resolvetcp split.org {server}")), "ok");
+    let op = next_op(&mut bench, |w| !matches!(w, OpWhat::Fork));
+    assert_eq!(op.what, OpWhat::DnsUnread { server: "127.53.7.3".parse().unwrap() });
+    assert_eq!(agent.ask(&connect), "EPERM");
+    assert_eq!(agent.ask(&format!("resolvetcp whole.org {server}")), "ok");
+    assert_eq!(agent.ask(&connect), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Dns { .. }));
+    assert_eq!(op.what, OpWhat::Dns { name: "whole.org".into(), address: "127.77.0.2".parse().unwrap() });
+}
+
+#[test]
 fn a_budget_that_only_observes_is_told_and_drops_nothing() {
     let Some(mut bench) = ready("observed-budget") else { return };
     let rules = vec![super::bench::allow_all("127.0.0.0/8")];

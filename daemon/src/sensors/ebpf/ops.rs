@@ -105,6 +105,11 @@ pub enum OpWhat {
         /// Where the refused packet was going.
         address: IpAddr,
     },
+    /// A name server's answer over TCP was not read: it was not alone and whole in one packet.
+    DnsUnread {
+        /// The server.
+        server: IpAddr,
+    },
     /// A name of the allow-list was answered.
     Dns {
         /// The name.
@@ -220,6 +225,7 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
             _ => return None,
         }),
         op_what::BUDGET => OpWhat::Budget { class: small(e.a), spent: e.b, address: address(e) },
+        op_what::DNS if e.a == 1 => OpWhat::DnsUnread { server: address(e) },
         op_what::DNS => OpWhat::Dns { name: path(), address: address(e) },
         _ => return None,
     };
