@@ -167,6 +167,7 @@ struct fs_budget {
 	__u64 spent;
 	__u64 due_ns;     /* CLOCK_MONOTONIC, when all that was sent would have been due at the rate */
 	__u64 dropped;    /* packets */
+	__u64 stop;       /* 1: what is beyond it stops the run */
 };
 
 /* ---- events, written by the kernel --------------------------------------------------------------- */
@@ -319,7 +320,7 @@ enum fs_point {
 	FS_POINT_EXEC_MEMFD = 48,
 	FS_POINT_EXEC_DELETED = 49,
 	FS_POINT_EXEC_SCRIPT = 50,
-	FS_POINT_NET = 51,        /* stop: a refusal by the allow-list or a budget stops the run */
+	FS_POINT_NET = 51,        /* stop: a refusal by the allow-list stops the run */
 	FS_POINT_PRIV_SETUID = 52,
 	FS_POINT_PRIV_CAPABILITY = 53,
 	FS_POINT_PRIV_USERNS = 54,

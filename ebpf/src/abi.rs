@@ -209,6 +209,8 @@ plain! {
         due_ns: u64,
         /// Packets refused.
         dropped: u64,
+        /// 1: what is beyond it stops the run.
+        stop: u64,
     }
     /// `struct fs_lpm4`.
     Lpm4 = "fs_lpm4" {

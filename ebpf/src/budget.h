@@ -66,13 +66,17 @@ INLINE bool too_fast(struct fs_budget *b, __u32 len)
 	return true; /* others were faster four times: they had the room */
 }
 
+/* CLASS_BYTES: the class above 56 bits of what was spent; its highest bit: it is told each time, as all that latches the run. */
+#define TOLD_ALWAYS (1ULL << 63)
+
 static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb, const struct dst *d, __u64 class_bytes)
 {
-	struct op o = { .what = FS_OP_BUDGET, .key_a = class_bytes >> 56 };
+	__u64 class = (class_bytes & ~TOLD_ALWAYS) >> 56;
+	struct op o = { .what = FS_OP_BUDGET, .key_a = class };
 	struct fs_op *e;
-	__u32 n;
+	__u32 n = 0;
 
-	if (!run || !d || op_repeated(run, &o, FS_DENIED, &n))
+	if (!run || !d || (!(class_bytes & TOLD_ALWAYS) && op_repeated(run, &o, FS_DENIED, &n)))
 		return 0;
 	e = event_new(run, FS_OP, sizeof(*e));
 	if (!e)
@@ -85,7 +89,7 @@ static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb,
 	e->latched = 0;
 	e->repeats = n;
 	e->path_len = 0;
-	e->a = class_bytes >> 56;
+	e->a = class;
 	e->b = class_bytes & 0xffffffffffffffULL;
 	e->c = d->family;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, d->a, 16);
@@ -106,11 +110,13 @@ INLINE bool beyond_budget(struct fs_run_cfg *run, struct __sk_buff *skb, const s
 		__sync_fetch_and_add(&b->spent, len);
 		return false;
 	}
-	spent_event(run, skb, d, (__u64)class << 56 | (b->spent & 0xffffffffffffffULL));
+	spent_event(run, skb, d, (b->stop ? TOLD_ALWAYS : 0) | (__u64)class << 56 | (b->spent & 0xffffffffffffffULL));
 	if (!(run->flags & FS_RUN_ENFORCE)) {
 		__sync_fetch_and_add(&b->spent, len);
 		return false;
 	}
+	if (b->stop)
+		latch_stop(run);
 	__sync_fetch_and_add(&b->dropped, segs);
 	c = counters_of(run->slot);
 	if (c)

@@ -9,7 +9,7 @@ use crate::sensors::ebpf::{
 };
 use failsafe_core::{
     Mode, Policy,
-    event::{EventKind, Field},
+    event::{EventKind, Field, FieldValue},
     policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
 use failsafe_ebpf::abi::point;
@@ -109,6 +109,7 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
             to: b.to.clone(),
             bytes: b.bytes.unwrap_or(0),
             rate: b.rate.unwrap_or(0),
+            stop: policy.rules.iter().any(|rule| stops_on(rule, &b.name)),
         };
         out.budgets = egress.budgets.iter().map(budget).collect();
     }
@@ -121,6 +122,15 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
         OnDead::DenyAll => Some(Dead { after_ns: policy.dead_after.0, all: true }),
     };
     out
+}
+
+/// Whether a rule stops the run when a budget is used up.
+fn stops_on(rule: &Rule, budget: &str) -> bool {
+    let Condition::Event(wanted) = &rule.when else { return false };
+    let named = |any_of: &[Pattern]| any_of.iter().any(|pattern| pattern.fits(FieldValue::Text(budget)));
+    rule.effect == policy::Effect::Stop
+        && wanted.kind == EventKind::Budget
+        && wanted.given(Field::Budget).is_none_or(named)
 }
 
 /// Which ordinary events are told. Network calls that are let through only where a rule could match one: each costs the run the

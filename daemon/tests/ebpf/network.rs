@@ -161,7 +161,7 @@ fn a_budget_of_bytes_ends_in_drops_and_the_rest_of_the_list_goes_on() {
     let mut list = enforce(&[]);
     list.rules = vec![super::bench::allow_all("127.0.0.0/8")];
     // 5 bytes of payload and 28 of headers each: the fourth is too much.
-    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 100, rate: 0 };
+    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 100, rate: 0, stop: false };
     let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
     let mut agent = Agent::start(&run.cgroup);
     let sent: Vec<String> = (0..5).map(|_| agent.ask("udp 127.88.0.1:9")).collect();
@@ -177,11 +177,33 @@ fn a_budget_of_bytes_ends_in_drops_and_the_rest_of_the_list_goes_on() {
 }
 
 #[test]
+fn what_is_beyond_a_budget_can_stop_the_run() {
+    let Some(mut bench) = ready("budget-stop") else { return };
+    let list = EgressPolicy { rules: vec![allow_all("127.0.0.0/8")], ..enforce(&[]) };
+    let budget = |to: &str, stop| BudgetRule { to: vec![to.parse().unwrap()], bytes: 50, rate: 0, stop };
+    let budgets = vec![budget("127.88.0.0/16", false), budget("127.89.0.0/16", true)];
+    let run = bench.add_ruled("a", &list, &Rules { budgets, ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    let mut sent = |to: &str| [(); 2].map(|()| agent.ask(&format!("udp {to}:9")));
+    assert_eq!(sent("127.88.0.1"), ["ok", "EPERM"]);
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+    // After each thaw it is told again at once.
+    for _ in 0..2 {
+        assert_eq!(sent("127.89.0.1")[1], "EPERM");
+        let op = next_op(&mut bench, |w| matches!(w, OpWhat::Budget { class: 2, .. }));
+        assert!(op.denied);
+        assert_eq!(bench.ebpf.latch(run.slot).unwrap(), latch::EGRESS | latch::STOP);
+        assert_eq!(sent("127.90.0.1"), ["EPERM", "EPERM"], "nothing leaves the run");
+        bench.ebpf.lift_stop(run.slot, false).unwrap();
+    }
+}
+
+#[test]
 fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
     let Some(mut bench) = ready("rate") else { return };
     let mut list = enforce(&[]);
     list.rules = vec![super::bench::allow_all("127.0.0.0/8")];
-    let budget = BudgetRule { to: vec!["127.0.0.0/8".parse().unwrap()], bytes: 0, rate: 3300 };
+    let budget = BudgetRule { to: vec!["127.0.0.0/8".parse().unwrap()], bytes: 0, rate: 3300, stop: false };
     let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
     let mut agent = Agent::start(&run.cgroup);
     // 33 bytes each, 100 a second: a burst of a tenth of a second passes, then each must wait for its turn.
@@ -273,7 +295,7 @@ fn a_budget_that_only_observes_is_told_and_drops_nothing() {
     let Some(mut bench) = ready("observed-budget") else { return };
     let rules = vec![super::bench::allow_all("127.0.0.0/8")];
     let list = EgressPolicy { mode: EgressMode::Observe, rules, ..enforce(&[]) };
-    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 50, rate: 0 };
+    let budget = BudgetRule { to: vec!["127.88.0.0/16".parse().unwrap()], bytes: 50, rate: 0, stop: false };
     let run = bench.add_ruled("a", &list, &Rules { budgets: vec![budget], ..Rules::default() });
     let mut agent = Agent::start(&run.cgroup);
     let sent: Vec<String> = (0..3).map(|_| agent.ask("udp 127.88.0.1:9")).collect();

@@ -52,6 +52,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
                     }
                 }
             }
+            b.budget_stop(&built, egress.as_ref(), span.clone());
             if let Some(line) = first.get(&built.id) {
                 b.error(span, format!("rule id `{}` is already taken on line {line}", built.id), None);
             } else {

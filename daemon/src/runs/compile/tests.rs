@@ -52,6 +52,18 @@ fn paths_ports_and_points_come_with_their_effect() {
 }
 
 #[test]
+fn a_budget_that_a_rule_speaks_of_stops_the_run() {
+    let head = "[egress]\nallow = [{ cidr = \"0.0.0.0/0\" }]\n[[egress.budget]]\nname = \"storage\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 GiB\"\n\
+                [[egress.budget]]\nname = \"web\"\nto = [\"0.0.0.0/0\"]\nrate = \"1 MiB/s\"\n";
+    let stops = |effect: &str, when: &str| -> Vec<bool> {
+        compiled(&format!("{head}{}", rule(effect, when)), 0).budgets.iter().map(|budget| budget.stop).collect()
+    };
+    assert_eq!(stops("stop", "event = \"budget\", budget = \"web\""), [false, true]);
+    assert_eq!(stops("stop", "event = \"budget\""), [true, true]);
+    assert_eq!(stops("observe", "event = \"budget\""), [false, false]);
+}
+
+#[test]
 fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
     let watched = |head: &str, when: &str| {
         let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{head}{}", rule("observe", when));

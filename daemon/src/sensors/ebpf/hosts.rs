@@ -61,6 +61,8 @@ pub struct BudgetRule {
     pub bytes: u64,
     /// Bytes a second; 0 = no bound.
     pub rate: u64,
+    /// What is beyond it stops the run, where the list is enforced.
+    pub stop: bool,
 }
 
 /// What is said of a name, and of all that it is the end of.

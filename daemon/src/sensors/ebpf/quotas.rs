@@ -101,7 +101,7 @@ impl Ebpf {
         for (class, rule) in (1..).zip(budgets) {
             let at = place(slot, class);
             let Pod(now) = map.get(&at, 0).map_err(Error::map("budgets"))?;
-            let budget = abi::Budget { bytes: rule.bytes, rate: rule.rate, ..now };
+            let budget = abi::Budget { bytes: rule.bytes, rate: rule.rate, stop: rule.stop.into(), ..now };
             map.set(at, Pod(budget), 0).map_err(Error::map("budgets"))?;
         }
         Ok(())
@@ -110,7 +110,7 @@ impl Ebpf {
     pub(super) fn reset_budgets(&mut self, slot: u32) -> Result<(), Error> {
         let mut map: Array<_, Pod<abi::Budget>> =
             Array::try_from(self.map_mut("budgets")?).map_err(Error::map("budgets"))?;
-        let none = Pod(abi::Budget { bytes: 0, rate: 0, spent: 0, due_ns: 0, dropped: 0 });
+        let none = Pod(abi::Budget { bytes: 0, rate: 0, spent: 0, due_ns: 0, dropped: 0, stop: 0 });
         for class in 0..MAX_BUDGETS {
             map.set(place(slot, u32::try_from(class).unwrap_or(0)), none, 0).map_err(Error::map("budgets"))?;
         }

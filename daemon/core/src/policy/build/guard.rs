@@ -3,9 +3,9 @@
 use super::Builder;
 use crate::{
     decision::Mode,
-    event::{EventKind, Field},
+    event::{EventKind, Field, FieldValue},
     policy::{
-        Condition, Effect, EventMatch, ExecList, FieldMatch, Limits, MAX_PATH, Pattern,
+        Condition, Effect, Egress, EventMatch, ExecList, FieldMatch, Limits, MAX_PATH, Pattern, Rule,
         raw::{RawExec, RawHead, RawLimits, RawRule},
     },
     time::Span,
@@ -54,6 +54,11 @@ impl Builder<'_> {
             self.egress_effect(rule, wanted, effect, span);
             return;
         }
+        if wanted.kind == EventKind::Budget && effect == Effect::Deny {
+            let message =
+                format!("rule `{rule}`: `[[egress.budget]]` itself denies what is beyond it, expected effect \"stop\"");
+            self.error(span.clone(), message, None);
+        }
         if matches!(wanted.kind, EventKind::Bind | EventKind::Listen) {
             self.known_protocols(rule, wanted, span.clone());
         }
@@ -89,6 +94,28 @@ impl Builder<'_> {
                     self.kernel_path(pattern, place.clone());
                 }
             }
+        }
+    }
+
+    /// A rule that stops the run by a budget speaks of one that the kernel keeps.
+    pub(super) fn budget_stop(&mut self, rule: &Rule, egress: Option<&Egress>, span: Range<usize>) {
+        let Condition::Event(wanted) = &rule.when else { return };
+        if wanted.kind != EventKind::Budget || rule.effect != Effect::Stop {
+            return;
+        }
+        let budgets = egress.map_or(&[][..], |egress| &egress.budgets);
+        let meant = |name: &str| {
+            wanted.given(Field::Budget).is_none_or(|any_of| any_of.iter().any(|p| p.fits(FieldValue::Text(name))))
+        };
+        if !budgets.iter().any(|budget| meant(&budget.name)) {
+            self.error(
+                span,
+                format!("rule `{}`: effect \"stop\" on no `[[egress.budget]]` of this policy", rule.id),
+                None,
+            );
+        } else if egress.is_some_and(|egress| egress.mode == Mode::Observe) {
+            let message = format!("rule `{}`: effect \"stop\" contradicts `mode = \"observe\"` of `[egress]`", rule.id);
+            self.error(span, message, Some("nothing is beyond a budget that is only observed".into()));
         }
     }
 
@@ -207,6 +234,7 @@ fn matched(kind: EventKind) -> Option<&'static [Field]> {
         EventKind::Privilege => &[Field::Gain],
         EventKind::ExecMemory => &[Field::Kind],
         EventKind::Fork => &[],
+        EventKind::Budget => &[Field::Budget],
         _ => return None,
     })
 }

@@ -170,7 +170,7 @@ fn a_destination_counts_towards_the_budget_of_the_longest_prefix() {
     let nets = prop::collection::btree_set(any_rule().prop_map(|rule| rule.net.trunc()), 0..8);
     let strategy = (nets, prop::collection::vec(0usize..7, 8), prop::collection::vec(any_addr(), 1..16));
     check(kernel, 700, &strategy, |kernel, (nets, class_of, asked)| {
-        let mut budgets = vec![BudgetRule { to: Vec::new(), bytes: 0, rate: 0 }; 7];
+        let mut budgets = vec![BudgetRule { to: Vec::new(), bytes: 0, rate: 0, stop: false }; 7];
         for (net, class) in nets.iter().zip(&class_of) {
             budgets[*class].to.push(*net);
         }

@@ -253,7 +253,7 @@ fn a_packet_is_judged_by_what_stands_in_its_headers() {
         let budgets: Vec<_> = budgets
             .into_iter()
             .filter(|(net, _)| nets.insert(net.trunc()))
-            .map(|(net, bytes)| BudgetRule { to: vec![net], bytes, rate: 0 })
+            .map(|(net, bytes)| BudgetRule { to: vec![net], bytes, rate: 0, stop: false })
             .collect();
         let tables = Tables { budgets: budgets.clone(), ..bounds.tables() };
         kernel.set_latch(bounds.latched);

@@ -142,6 +142,29 @@ fn denied(when: &str, effect: &str) -> String {
 }
 
 #[test]
+fn a_stop_by_a_budget_speaks_of_one_that_is_enforced() {
+    let rule = |budget: &str| denied(&format!("{{ event = \"budget\", budget = \"{budget}\" }}"), "stop");
+    let egress = |mode: &str| {
+        format!(
+            "\n[egress]\nmode = \"{mode}\"\nallow = [{{ cidr = \"10.0.0.0/8\" }}]\n[[egress.budget]]\nname = \"storage\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 GiB\"\n"
+        )
+    };
+    assert!(parse("p", &(rule("stor*") + &egress("enforce"))).is_ok());
+    for (text, expected) in [
+        (rule("storage"), "rule `r`: effect \"stop\" on no `[[egress.budget]]`"),
+        (rule("other") + &egress("enforce"), "rule `r`: effect \"stop\" on no `[[egress.budget]]`"),
+        (
+            denied("{ event = \"budget\", address = \"10.0.0.0/8\" }", "stop") + &egress("enforce"),
+            "the kernel cannot match `address`",
+        ),
+        (rule("storage") + &egress("observe"), "contradicts `mode = \"observe\"` of `[egress]`"),
+    ] {
+        let got = errors(&text);
+        assert!(got.contains(expected), "{got}");
+    }
+}
+
+#[test]
 fn the_kernel_is_given_only_what_it_can_match() {
     let long = format!("{{ event = \"open\", path = \"/{}\" }}", "a".repeat(240));
     for (when, effect, expected) in [
@@ -153,6 +176,7 @@ fn the_kernel_is_given_only_what_it_can_match() {
         ("{ event = \"listen\", protocol = 132 }", "stop", "a `protocol` of tcp, udp or both"),
         ("{ event = \"socket\", family = \"alg\", protocol = 6 }", "deny", "the kernel cannot match `protocol`"),
         ("{ event = \"socket\" }", "deny", "expected `family`"),
+        ("{ event = \"budget\" }", "deny", "itself denies what is beyond it, expected effect \"stop\""),
         ("{ event = \"exec\", path = \"/x\", kind = \"memfd\" }", "deny", "`path` or `kind`, not both"),
         ("{ event = \"exec\", kind = \"file\" }", "stop", "cannot refuse all of kind `file`"),
         ("{ event = \"open\", path = \"*.key\" }", "deny", "whole paths and beginnings"),
