@@ -44,3 +44,34 @@ int fs_device(struct bpf_cgroup_dev_ctx *ctx)
 		o.effect = e->write;
 	return o.effect && settle_on_cgroup(run, &o) ? DENY : ALLOW;
 }
+
+/* ---- the caller of what stopped the run ------------------------------------------------------------ */
+
+/* Programs on a cgroup may send no signal. The kernel's functions that run them return in the same call: there whoever belongs
+ * to a latched run is stopped before it is back in user space. Attached only while a rule on such a call stops its run. */
+static __noinline int stop_latched(void)
+{
+	struct fs_run_cfg *run = run_of_current();
+	__u32 slot, *l;
+
+	if (!run)
+		return 0;
+	slot = run->slot;
+	l = bpf_map_lookup_elem(&latches, &slot);
+	/* Not what the daemon's absence holds: it could not let go of whom it stopped. */
+	if (l && *(volatile __u32 *)l & FS_LATCH_STOP)
+		stop_caller(run);
+	return 0;
+}
+
+SEC("fexit/__cgroup_bpf_run_filter_sock_addr")
+int fs_stop_address(void *ctx)
+{
+	return stop_latched();
+}
+
+SEC("fexit/__cgroup_bpf_check_dev_permission")
+int fs_stop_device(void *ctx)
+{
+	return stop_latched();
+}

@@ -12,7 +12,7 @@
  *   dns.h       addresses that allowed names were answered with    (the same)
  *   budget.h    bytes and rates by class of destination            (the same)
  *   packet.h    egress allow-list at the packets, byte counters    (the same)
- *   device.h    device files                                       (the same)
+ *   device.h    device files                                       (the same), and stopping who stopped the run (fexit)
  *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
  *   files.h     exec, open, executable memory, refused             (lsm)
  *   guards.h    calls, privileges, sockets, failsafe's own things  (lsm)

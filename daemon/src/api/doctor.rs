@@ -122,6 +122,13 @@ fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
                 format!("refused: {}", program.detail),
                 "deny rules on it are only observed here: boot with `bpf` in lsm= (CONFIG_BPF_LSM)",
             ),
+            (ProgramState::Refused, Group::Stop) => check(
+                "ebpf",
+                &name,
+                CheckState::Degraded,
+                format!("refused: {}", program.detail),
+                "a thread that stops its run by a call judged on the cgroup runs on until the daemon freezes it",
+            ),
             (ProgramState::Refused, Group::Device) => check(
                 "ebpf",
                 &name,

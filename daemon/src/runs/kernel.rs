@@ -5,7 +5,7 @@
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Via,
+    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Sights, Via,
     fold::{Inode, Names},
     rules::{Rules, Use},
 };
@@ -36,8 +36,8 @@ struct Needs {
     refused: u64,
     /// The entry of every call, see [`Ebpf::require_syscalls`].
     entries: bool,
-    /// Sockets that begin to listen, see [`Ebpf::require_listens`].
-    listens: bool,
+    /// See [`Ebpf::require_sights`].
+    sights: Sights,
 }
 
 /// Where a run was put.
@@ -138,7 +138,7 @@ impl Kernel {
             calls: rules.watch & ebpf::ALL_CALLS,
             refused: rules.deny & ebpf::ALL_CALLS,
             entries: self.needs_entries(&rules),
-            listens: !rules.listen.is_empty(),
+            sights: Sights::of(&rules),
         };
         let slot = self.take_slot(needs)?;
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
@@ -158,7 +158,7 @@ impl Kernel {
         if let Err(error) = ebpf.beat() {
             tracing::error!(error = chain(&error), "the heartbeat cannot be written");
         }
-        let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_listens(all.listens));
+        let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_sights(all.sights));
         let added = ready.and_then(|()| ebpf.add_run(&spec)).and_then(|placed| {
             let watched = ebpf.require_syscalls(all.calls, all.entries).map(|_| placed);
             watched.inspect_err(|_| drop(ebpf.remove_run(slot)))
@@ -208,7 +208,7 @@ impl Kernel {
             calls: all.calls | needs.calls,
             refused: all.refused | needs.refused,
             entries: all.entries || needs.entries,
-            listens: all.listens || needs.listens,
+            sights: all.sights.and(needs.sights),
         })
     }
 
@@ -221,8 +221,7 @@ impl Kernel {
             }
             let all = self.union(Some(slot));
             let released = ebpf.require_syscalls(all.calls, all.entries).map(drop);
-            if let Err(error) = released.and(ebpf.require_refusals(all.refused)).and(ebpf.require_listens(all.listens))
-            {
+            if let Err(error) = released.and(ebpf.require_refusals(all.refused)).and(ebpf.require_sights(all.sights)) {
                 tracing::warn!(error = chain(&error), "programs that no run needs could not be released");
             }
             let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);

@@ -2,12 +2,14 @@
 
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
-use failsafed::sensors::ebpf::rules::{Effect, Rules};
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Way, What};
+use failsafed::sensors::ebpf::rules::{Effect, Rules, Use};
+use failsafed::sensors::ebpf::{
+    EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Sights, Way, What,
+};
 
 use super::agent::Agent;
 use super::bench::{OPEN_NET, allow_all, enforce, ready, soon};
-use super::rules::{next_op, released, state_of};
+use super::rules::{next_op, on, released, state_of};
 use super::skip::skip;
 
 #[test]
@@ -69,7 +71,7 @@ fn without_lsm_who_listens_is_told_by_the_tracepoint() {
     let at = |net: &str| EgressRule { net: net.parse().unwrap(), ports: vec![28804..=28804], protocol: None };
     let listen = vec![(at("127.0.0.0/8"), Effect::Observe), (at("127.0.0.2/32"), Effect::Stop)];
     let run = bench.add_ruled("a", OPEN_NET, &Rules { listen, ..Rules::default() });
-    bench.ebpf.require_listens(true).unwrap();
+    bench.ebpf.require_sights(Sights { listens: true, ..Sights::default() }).unwrap();
     let mut agent = Agent::start(&run.cgroup);
     let listens = |address: &str| OpWhat::Listen { address: address.parse().unwrap(), port: 28804, protocol: 6 };
     assert_eq!(agent.ask("listento 127.0.0.1:28805"), "ok");
@@ -82,7 +84,7 @@ fn without_lsm_who_listens_is_told_by_the_tracepoint() {
     soon("the caller's stop", || state_of(agent.pid()) == "T");
     released(&mut bench, &run, agent.pid());
     assert_eq!(agent.answer(), "ok");
-    bench.ebpf.require_listens(false).unwrap();
+    bench.ebpf.require_sights(Sights::default()).unwrap();
     assert_eq!(agent.ask("listento 127.0.0.3:28804"), "ok");
     let told = bench.drain().iter().any(|e| matches!(e.what, What::Op(_)));
     assert!(!told, "nobody is told of what no rule needs");
@@ -151,8 +153,41 @@ fn what_may_be_bound_is_told_by_address_port_and_protocol() {
         assert_eq!(agent.ask(&format!("bindto {bound}")) == "EPERM", refused, "{bound}");
     }
     assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
-    assert_eq!(agent.ask("bindto tcp [::1]:28802"), "EPERM");
+    bench.ebpf.require_sights(Sights { stop_address: true, ..Sights::default() }).unwrap();
+    agent.tell("bindto tcp [::1]:28802");
+    bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Bind && n.port == 28802));
     assert_eq!(bench.ebpf.latch(run.slot).unwrap(), latch::EGRESS | latch::STOP);
+    // Where the kernel grants fexit the caller stands still in the call.
+    if bench.ebpf.is_loaded("fs_stop_address") {
+        soon("the caller's stop", || state_of(agent.pid()) == "T");
+        released(&mut bench, &run, agent.pid());
+    }
+    assert_eq!(agent.answer(), "EPERM");
+}
+
+#[test]
+fn who_stops_its_run_by_a_send_or_a_device_stands_still_in_the_call() {
+    let Some(mut bench) = ready("still") else { return };
+    if !bench.ebpf.is_loaded("fs_stop_address") {
+        return skip("this kernel refuses fexit");
+    }
+    bench.ebpf.require_sights(Sights { stop_address: true, stop_device: true, ..Sights::default() }).unwrap();
+    let rules = Rules {
+        net_denied: vec![allow_all("127.0.0.4/32")],
+        net_stops: vec![allow_all("127.0.0.4/32")],
+        paths: vec![on("/dev/full", false, Use::Read, Effect::Stop)],
+        ..Rules::default()
+    };
+    for (name, call) in [("send", "udp 127.0.0.4:9"), ("device", "read /dev/full")] {
+        let run = bench.add_ruled(name, OPEN_NET, &rules);
+        let (mut agent, mut other) = (Agent::start(&run.cgroup), Agent::start_outside());
+        assert_eq!(agent.ask("udp 127.0.0.5:9"), "ok");
+        agent.tell(call);
+        soon("the caller's stop", || state_of(agent.pid()) == "T");
+        assert_eq!(other.ask("udp 127.0.0.4:9"), "ok", "whoever is in no run goes on");
+        released(&mut bench, &run, agent.pid());
+        assert_eq!(agent.answer(), "EPERM", "{call}");
+    }
 }
 
 #[test]

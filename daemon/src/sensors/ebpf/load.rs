@@ -296,6 +296,10 @@ impl Ebpf {
                 let id = p.attach()?;
                 Ok(p.take_link(id)?.into())
             }
+            Some(Program::FExit(p)) => {
+                let id = p.attach()?;
+                Ok(p.take_link(id)?.into())
+            }
             Some(Program::FEntry(p)) => {
                 let id = p.attach()?;
                 Ok(p.take_link(id)?.into())
@@ -357,6 +361,12 @@ fn load(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<(), ProgramErro
     match program {
         Program::BtfTracePoint(p) => p.load(spec.hook.strip_prefix("tp_btf/").unwrap_or(spec.hook), btf),
         Program::Lsm(p) => p.load(spec.hook.strip_prefix("lsm/").unwrap_or(spec.hook), btf),
+        Program::FExit(p) => {
+            p.load(spec.hook.strip_prefix("fexit/").unwrap_or(spec.hook), btf)?;
+            // Some kernels refuse it only then.
+            let link = p.attach()?;
+            p.detach(link)
+        }
         Program::CgroupDevice(p) => p.load(),
         Program::CgroupSockAddr(p) => p.load(),
         Program::CgroupSock(p) => p.load(),

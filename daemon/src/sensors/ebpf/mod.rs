@@ -57,6 +57,7 @@ pub use load::{Config, Ebpf};
 pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use own::Own;
 pub use probe::{Group, ProgramState, ProgramStatus};
+pub use refusals::Sights;
 pub use runs::{RunAttachment, RunSpec, Watch};
 pub use syscalls::{ALL_CALLS, Via};
 pub use tally::Outage;

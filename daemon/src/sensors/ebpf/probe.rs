@@ -16,6 +16,8 @@ pub enum Group {
     Lsm,
     /// Sees what rules speak of where no LSM program does: attached to the host while a rule needs it, and pinned.
     Sight,
+    /// Stops the caller where a program on its cgroup has latched the run: as above.
+    Stop,
     /// As those of LSM, at hooks that others come by often: attached while a rule needs them, and pinned.
     LsmOnNeed,
     /// Refuses devices: attached to the cgroup of each run with rules on them, pinned.
@@ -137,10 +139,16 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_lsm_capable", "lsm/capable", Group::LsmOnNeed),
     spec("fs_lsm_file_alloc_security", "lsm/file_alloc_security", Group::LsmOnNeed),
     Spec { instead_of: Some("fs_lsm_socket_listen"), ..spec(LISTEN, "tp_btf/inet_sock_set_state", Group::Sight) },
+    spec(STOP_ADDRESS, "fexit/__cgroup_bpf_run_filter_sock_addr", Group::Stop),
+    spec(STOP_DEVICE, "fexit/__cgroup_bpf_check_dev_permission", Group::Stop),
     spec(SYS_ENTER, "tp_btf/sys_enter", Group::Syscall),
     spec(FENTRY_PROBE, "fentry", Group::Syscall),
 ];
 
+/// Behind the programs that judge connects, sends and binds.
+pub(super) const STOP_ADDRESS: &str = "fs_stop_address";
+/// Behind the one that judges devices.
+pub(super) const STOP_DEVICE: &str = "fs_stop_device";
 /// The fallback for `lsm/socket_listen`.
 pub(super) const LISTEN: &str = "fs_listen";
 /// The fallback for watched system calls.

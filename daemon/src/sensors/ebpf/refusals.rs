@@ -5,10 +5,47 @@
 //! pay nothing else.
 
 use failsafe_core::policy::assurance::refusing_hooks;
-use failsafe_ebpf::abi;
+use failsafe_ebpf::abi::{self, point};
 
-use super::probe::{Group, LISTEN, PROGRAMS, Spec};
+use super::load::chain;
+use super::probe::{Group, LISTEN, PROGRAMS, STOP_ADDRESS, STOP_DEVICE, Spec};
+use super::rules::{Effect, PathRule, Rules, Use};
 use super::{Ebpf, Error};
+
+/// What rules of runs need of programs that are attached on need, beside those of calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sights {
+    /// Sockets that begin to listen, where no LSM program sees them.
+    pub listens: bool,
+    /// Callers that connect, send or bind are stopped when that has stopped their run.
+    pub stop_address: bool,
+    /// ... that open or make a device.
+    pub stop_device: bool,
+}
+
+impl Sights {
+    /// What `rules` need.
+    #[must_use]
+    pub fn of(rules: &Rules) -> Self {
+        let by_list = rules.stop & 1 << point::NET != 0 || !rules.net_stops.is_empty();
+        let device = |rule: &PathRule| rule.usage != Use::Exec && rule.pattern.path.starts_with("/dev");
+        Self {
+            listens: !rules.listen.is_empty(),
+            stop_address: by_list || rules.bind.iter().any(|(_, effect)| *effect == Effect::Stop),
+            stop_device: rules.paths.iter().any(|rule| rule.effect == Effect::Stop && device(rule)),
+        }
+    }
+
+    /// What either needs.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            listens: self.listens || other.listens,
+            stop_address: self.stop_address || other.stop_address,
+            stop_device: self.stop_device || other.stop_device,
+        }
+    }
+}
 
 impl Ebpf {
     /// Calls that loaded LSM programs refuse where a rule says so, as bits of a mask.
@@ -35,19 +72,29 @@ impl Ebpf {
         failed
     }
 
-    /// Attaches what sees sockets that begin to listen, where no LSM program does, or detaches it.
+    /// Attaches what sees and stops callers where rules need it, and detaches the rest.
     ///
     /// # Errors
-    /// The kernel refuses to attach a program that it took at the start.
-    pub fn require_listens(&mut self, needed: bool) -> Result<(), Error> {
-        match (needed && self.is_loaded(LISTEN), self.on_need.contains_key(LISTEN)) {
-            (true, false) => self.attach_refusal(LISTEN),
-            (false, true) => {
-                self.detach_refusal(LISTEN);
-                Ok(())
+    /// The kernel refuses to attach what sees sockets that begin to listen, which it took at the start. What stops callers
+    /// is done without: the daemon freezes them.
+    pub fn require_sights(&mut self, needed: Sights) -> Result<(), Error> {
+        let all = [(LISTEN, needed.listens), (STOP_ADDRESS, needed.stop_address), (STOP_DEVICE, needed.stop_device)];
+        let mut failed = Ok(());
+        for (name, needed) in all {
+            let needed = needed && self.is_loaded(name);
+            if !needed {
+                self.detach_refusal(name);
+            } else if !self.on_need.contains_key(name)
+                && let Err(error) = self.attach_refusal(name)
+            {
+                if name == LISTEN {
+                    failed = Err(error);
+                } else {
+                    tracing::warn!(error = chain(&error), "who stops its run runs on until the daemon freezes it");
+                }
             }
-            _ => Ok(()),
         }
+        failed
     }
 
     fn attach_refusal(&mut self, name: &'static str) -> Result<(), Error> {
@@ -71,4 +118,25 @@ fn calls_of(spec: &Spec) -> u64 {
 fn mask_of(wanted: impl Fn(&[&str]) -> bool) -> u64 {
     let calls = abi::SYSCALLS.iter().enumerate();
     calls.filter(|(_, call)| wanted(refusing_hooks(call))).fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::PathPattern;
+    use super::*;
+
+    #[test]
+    fn callers_are_stopped_where_a_rule_stops_by_a_program_on_the_cgroup() {
+        let on = |path: &str, usage, effect| Rules {
+            paths: vec![PathRule { pattern: PathPattern { path: path.into(), prefix: false }, usage, effect }],
+            ..Rules::default()
+        };
+        let device = |rules: &Rules| Sights::of(rules).stop_device;
+        assert!(device(&on("/dev/mem", Use::Write, Effect::Stop)));
+        assert!(!device(&on("/dev/mem", Use::Write, Effect::Deny)) && !device(&on("/etc/x", Use::Read, Effect::Stop)));
+        let by_list = Rules { stop: 1 << point::NET, ..Rules::default() };
+        assert_eq!(Sights::of(&by_list), Sights { stop_address: true, ..Sights::default() });
+        let both = Sights::of(&by_list).and(Sights { listens: true, ..Sights::default() });
+        assert_eq!(both, Sights { listens: true, stop_address: true, stop_device: false });
+    }
 }
