@@ -89,7 +89,7 @@ static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb,
 	e->b = class_bytes & 0xffffffffffffffULL;
 	e->c = d->family;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, d->a, 16);
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 

@@ -205,7 +205,7 @@ static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at
 	/* Forwards again, past the leading dot. */
 	e->path_len = bpf_probe_read_kernel_str(e->path, FS_PATH_MAX - 16, r->path + NAME_AT + 1) - 1;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, k.addr, 16);
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 

@@ -247,5 +247,5 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 	e->repeats = n;
 	e->sk_type = d->sk_type;
 	__builtin_memcpy(e->addr, d->a, sizeof(e->addr));
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 }
