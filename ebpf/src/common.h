@@ -7,6 +7,9 @@
 #define FAILSAFE_COMMON_H
 
 #define INLINE static __always_inline
+/* Verified by itself, once, whatever calls it: of its arguments no more is known there than their types, and of the outcome nothing.
+ * Pointers may be NULL. It is what keeps a program that calls it often, or in many states, within a verifier's patience. */
+#define SHARED __noinline
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

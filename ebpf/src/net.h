@@ -136,12 +136,14 @@ INLINE bool port_on_list(const struct fs_ports *p, const struct dst *d)
 	return false;
 }
 
-static __noinline int learnt_allows(__u32 table, const struct dst *d);
+SHARED int learnt_allows(__u32 table, const struct dst *d);
 
-INLINE bool listed(__u32 table, const struct dst *d)
+SHARED int listed(__u32 table, const struct dst *d)
 {
 	struct fs_ports *p;
 
+	if (!d)
+		return 0;
 	if (d->family == 4) {
 		struct fs_lpm4 k = { .prefixlen = 64, .table = table };
 
@@ -162,17 +164,20 @@ INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
 }
 
 /* By a rule on the destination; one that cannot be told may be meant. */
-static __noinline int denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
+INLINE bool denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
 {
-	if (!run || !d || !(d->flags & FS_NET_BAD_HDR || listed(run->table | FS_TABLE_NET_DENIED, d)))
-		return 0;
+	if (!(d->flags & FS_NET_BAD_HDR || listed(run->table | FS_TABLE_NET_DENIED, d)))
+		return false;
 	if (run->flags & FS_RUN_NET_STOPS && listed(run->table | FS_TABLE_NET_STOPS, d))
 		latch_stop(run);
-	return 1;
+	return true;
 }
 
-INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
+/* enum fs_verdict */
+SHARED int judge(struct fs_run_cfg *run, struct dst *d)
 {
+	if (!run || !d)
+		return FS_DENIED;
 	if (held(run)) {
 		d->flags |= no_daemon(run) ? FS_NET_DEAD : FS_NET_LATCHED;
 		return FS_DENIED;

@@ -172,7 +172,7 @@ INLINE int settled(struct fs_run_cfg *run, const struct op *o)
 }
 
 /* For tracing and LSM programs: a stop rule stops the caller too. */
-static __noinline int settle_call(struct fs_run_cfg *run, struct op *o)
+SHARED int settle_call(struct fs_run_cfg *run, struct op *o)
 {
 	if (!run || !o)
 		return 0;
