@@ -163,6 +163,16 @@ INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
 	return listed(table, d) || (flags & FS_RUN_DNS && learnt_allows(table, d));
 }
 
+/* enum fs_effect of a local address and port: what rules say of binding to it, or of listening on it. */
+INLINE __u8 local_effect(struct fs_run_cfg *run, const struct dst *d, __u32 told, __u32 denied, __u32 stops)
+{
+	if (!(run->flags & FS_RUN_PORTS))
+		return FS_EFFECT_NONE;
+	if (!listed(run->table | denied, d))
+		return told && listed(run->table | told, d) ? FS_EFFECT_OBSERVE : FS_EFFECT_NONE;
+	return listed(run->table | stops, d) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
+}
+
 /* By a rule on the destination; one that cannot be told may be meant. */
 INLINE bool denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
 {

@@ -14,11 +14,18 @@ INLINE struct fs_run_cfg *run_of_skb(struct __sk_buff *skb)
 #undef AT
 }
 
+/* Hop-by-hop 0, routing 43, fragment 44, destination options 60: RFC 8200, 4. */
+INLINE bool extension(__u8 proto)
+{
+	return proto == 0 || proto == 43 || proto == 44 || proto == 60;
+}
+
 /* Fills D from the packet's headers; returns the byte of TCP flags, 0 for anything else. */
 SHARED int parse(struct __sk_buff *skb, struct dst *d)
 {
 	__u32 off, ports = 0;
 	__u8 first = 0, tcp = 0;
+	bool fragment;
 
 	if (!d)
 		return 0;
@@ -48,21 +55,26 @@ SHARED int parse(struct __sk_buff *skb, struct dst *d)
 		dst6(d, *(__u32 *)(ip + 24), *(__u32 *)(ip + 28), *(__u32 *)(ip + 32), *(__u32 *)(ip + 36));
 		d->proto = ip[6];
 		off = sizeof(ip);
-		/* hop-by-hop 0, routing 43, fragment 44, destination options 60 */
 		for (int i = 0; i < 4; i++) {
-			__u8 ext[2];
+			__u8 ext[4];
 
 			if (d->proto == 43)
 				d->flags |= FS_NET_BAD_HDR;
-			if (d->proto != 0 && d->proto != 43 && d->proto != 44 && d->proto != 60)
+			if (!extension(d->proto))
 				break;
 			if (bpf_skb_load_bytes(skb, off, ext, sizeof(ext))) {
 				d->flags |= FS_NET_BAD_HDR;
 				return 0;
 			}
 			off += d->proto == 44 ? 8 : (ext[1] + 1) * 8;
+			fragment = d->proto == 44 && (ext[2] | (ext[3] & 0xf8));
 			d->proto = ext[0];
+			if (fragment)
+				return 0; /* as above */
 		}
+		/* A longer chain than any that the kernel makes: what is behind it cannot be told. */
+		if (extension(d->proto))
+			d->flags |= FS_NET_BAD_HDR;
 	}
 	if (d->proto != IPPROTO_TCP && d->proto != IPPROTO_UDP)
 		return 0;

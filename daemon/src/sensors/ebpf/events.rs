@@ -95,6 +95,8 @@ pub enum What {
         denied: bool,
         /// Where it was seen.
         via: Way,
+        /// Equal refusals held back since the last one that was sent (one a second).
+        repeats: u64,
     },
     /// Something that a rule speaks of.
     Op(super::Op),
@@ -104,6 +106,19 @@ pub enum What {
     Leave(Move),
     /// The process came into the run's cgroups from outside.
     Join(Move),
+}
+
+impl What {
+    /// How many like it were held back in the kernel since the last that was sent.
+    #[must_use]
+    pub fn repeats(&self) -> u64 {
+        match self {
+            Self::Net(net) => net.repeats.into(),
+            Self::Op(op) => op.repeats.into(),
+            Self::Syscall { repeats, .. } => *repeats,
+            _ => 0,
+        }
+    }
 }
 
 /// A network event.
@@ -316,7 +331,14 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
             let e = abi::Sys::read(bytes)?;
             let call = u8::try_from(e.call).ok().filter(|c| usize::from(*c) < abi::SYSCALLS.len())?;
             let denied = e.verdict == abi::verdict::DENIED;
-            What::Syscall { call: WatchedCall(call), compat: e.compat != 0, args: e.args, denied, via: way(e.via)? }
+            What::Syscall {
+                call: WatchedCall(call),
+                compat: e.compat != 0,
+                args: e.args,
+                denied,
+                via: way(e.via)?,
+                repeats: e.repeats,
+            }
         }
         kind::OP => What::Op(super::ops::op(&abi::Op::read(bytes)?)?),
         kind::OOM => What::Oom,

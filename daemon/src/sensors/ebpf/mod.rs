@@ -36,6 +36,8 @@ mod left;
 mod load;
 mod ops;
 mod own;
+#[cfg(test)]
+mod parity;
 mod pins;
 mod probe;
 mod quotas;

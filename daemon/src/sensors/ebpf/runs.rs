@@ -1,6 +1,6 @@
 //! Runs in the kernel: adding, changing, blocking and removing them. Only maps and attachments change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ use aya::programs::Program;
 use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
-use super::egress::{EgressMode, EgressPolicy, Folded, fold};
+use super::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, fold};
 use super::fold::{self, FoldedRules, Names};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
-use super::rules::Rules;
+use super::rules::{Effect, Rules};
 use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
 
@@ -114,8 +114,8 @@ pub(super) struct Tables {
     pub egress: Folded,
     pub rules: FoldedRules,
     pub hosts: FoldedHosts,
-    pub net_denied: Folded,
-    pub net_stops: Folded,
+    /// What rules say of addresses, by [`abi::table`].
+    pub beside: BTreeMap<u32, Folded>,
     pub budgets: Vec<BudgetRule>,
 }
 
@@ -131,8 +131,7 @@ impl Ebpf {
         let tables = Tables {
             egress: fold(&run.egress.rules)?,
             rules: fold::fold(run.rules, Path::new("/")),
-            net_denied: fold(&run.rules.net_denied)?,
-            net_stops: fold(&run.rules.net_stops)?,
+            beside: beside(run.rules)?,
             hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,
             budgets: run.rules.budgets.clone(),
         };
@@ -348,6 +347,32 @@ impl Ebpf {
     }
 }
 
+/// Lists of local addresses.
+const LOCAL: [u32; 5] = [
+    abi::table::BIND_DENIED,
+    abi::table::BIND_STOPS,
+    abi::table::LISTEN_TOLD,
+    abi::table::LISTEN_DENIED,
+    abi::table::LISTEN_STOPS,
+];
+
+/// The lists of what rules say of addresses; an empty one is left out.
+pub(super) fn beside(rules: &Rules) -> Result<BTreeMap<u32, Folded>, EgressError> {
+    let from = |all: &[(EgressRule, Effect)], least| -> Vec<EgressRule> {
+        all.iter().filter(|(_, effect)| *effect >= least).map(|(rule, _)| rule.clone()).collect()
+    };
+    let lists = [
+        (abi::table::NET_DENIED, rules.net_denied.clone()),
+        (abi::table::NET_STOPS, rules.net_stops.clone()),
+        (abi::table::BIND_DENIED, from(&rules.bind, Effect::Deny)),
+        (abi::table::BIND_STOPS, from(&rules.bind, Effect::Stop)),
+        (abi::table::LISTEN_TOLD, from(&rules.listen, Effect::Observe)),
+        (abi::table::LISTEN_DENIED, from(&rules.listen, Effect::Deny)),
+        (abi::table::LISTEN_STOPS, from(&rules.listen, Effect::Stop)),
+    ];
+    lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(table, list)| Ok((table, fold(&list)?))).collect()
+}
+
 fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
     let dead = match rules.dead {
         Some(dead) if dead.all => run_flag::DEAD_ALL,
@@ -358,8 +383,9 @@ fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
         (rules.protect, run_flag::PROTECT),
         (!tables.hosts.names.is_empty(), run_flag::DNS),
         (!tables.budgets.is_empty(), run_flag::BUDGETS),
-        (!tables.net_denied.is_empty(), run_flag::NET_DENIED),
-        (!tables.net_stops.is_empty(), run_flag::NET_STOPS),
+        (tables.beside.contains_key(&abi::table::NET_DENIED), run_flag::NET_DENIED),
+        (tables.beside.contains_key(&abi::table::NET_STOPS), run_flag::NET_STOPS),
+        (tables.beside.keys().any(|table| LOCAL.contains(table)), run_flag::PORTS),
     ];
     bits.iter().filter(|(on, _)| *on).fold(tables.rules.flags() | dead, |all, (_, bit)| all | bit)
 }
