@@ -51,6 +51,8 @@ enum fs_run_flag {
 	FS_RUN_WATCH_BIND = 1 << 19,
 	FS_RUN_NET_DENIED = 1 << 20, /* rules deny destinations: in the egress tries under FS_TABLE_NET_DENIED, those that */
 	FS_RUN_NET_STOPS = 1 << 21,  /* ... stop the run under FS_TABLE_NET_STOPS as well */
+	FS_RUN_EXEC_WAITS = 1 << 22, /* an exec need not wake the daemon: nothing is done about it */
+	FS_RUN_LIFE_WAITS = 1 << 23, /* ... nor a fork or an exit */
 };
 
 /* What a rule does where it matches; of several the highest holds. */
@@ -87,6 +89,11 @@ struct fs_watchdog {
 	__u64 beat_ns;     /* CLOCK_MONOTONIC, when the daemon last said that it works; 0 = not yet */
 	__u32 daemon_tgid; /* whom, and whose children, a run may not signal, trace or limit */
 	__u32 pad;
+};
+
+/* Index 0: whether who reads the ring has to be woken. */
+struct fs_reader {
+	__u64 asleep; /* it found nothing to read, and will look again when woken */
 };
 
 /* Beside a run's own table, in the egress tries: what rules say of destinations and, with the local address and port, of binding

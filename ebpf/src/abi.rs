@@ -166,6 +166,11 @@ plain! {
         /// Zero.
         pad: u32,
     }
+    /// `struct fs_reader`.
+    Reader = "fs_reader" {
+        /// 1: it waits to be woken.
+        asleep: u64,
+    }
     /// `struct fs_effects`.
     Effects = "fs_effects" {
         /// [`effect`].

@@ -69,7 +69,7 @@ INLINE bool too_fast(struct fs_budget *b, __u32 len)
 /* CLASS_BYTES: the class above 56 bits of what was spent; its highest bit: it is told each time, as all that latches the run. */
 #define TOLD_ALWAYS (1ULL << 63)
 
-static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb, const struct dst *d, __u64 class_bytes)
+SHARED int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb, const struct dst *d, __u64 class_bytes)
 {
 	__u64 class = (class_bytes & ~TOLD_ALWAYS) >> 56;
 	struct op o = { .what = FS_OP_BUDGET, .key_a = class };
@@ -93,7 +93,7 @@ static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb,
 	e->b = class_bytes & 0xffffffffffffffULL;
 	e->c = d->family;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, d->a, 16);
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 

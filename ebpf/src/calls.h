@@ -33,10 +33,13 @@ INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
 	net_event(run, d, FS_DENIED, false, NULL);
 }
 
-INLINE __u8 call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
+SHARED int call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
 {
-	__u8 v = call_verdict_quiet(run, d);
+	__u8 v;
 
+	if (!run || !d)
+		return FS_DENIED;
+	v = call_verdict_quiet(run, d);
 	if (foreign)
 		d->flags |= FS_NET_FOREIGN;
 	if (v == FS_DENIED)

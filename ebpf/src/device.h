@@ -6,7 +6,7 @@
 #define DEVICE_ANY_MINOR (~0ULL)
 
 /* For programs on a cgroup, which may not send signals. */
-static __noinline int settle_on_cgroup(struct fs_run_cfg *run, struct op *o)
+SHARED int settle_on_cgroup(struct fs_run_cfg *run, struct op *o)
 {
 	return run && o ? settled(run, o) : 0;
 }
@@ -49,7 +49,7 @@ int fs_device(struct bpf_cgroup_dev_ctx *ctx)
 
 /* Programs on a cgroup may send no signal. The kernel's functions that run them return in the same call: there whoever belongs
  * to a latched run is stopped before it is back in user space. Attached only while a rule on such a call stops its run. */
-static __noinline int stop_latched(void)
+SHARED int stop_latched(void)
 {
 	struct fs_run_cfg *run = run_of_current();
 	__u32 slot, *l;

@@ -36,7 +36,7 @@ INLINE int call(struct fs_run_cfg *run, __u32 call)
 	e->verdict = FS_DENIED;
 	e->via = FS_VIA_LSM;
 	e->repeats = n;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return -EPERM;
 }
 

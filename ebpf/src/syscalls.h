@@ -35,7 +35,7 @@ INLINE bool in_compat_call(void)
 /* One copy for all of them. WAY: the call, whether it came by the 32-bit ABI, and enum fs_via. */
 #define WAY(call, compat, via) ((call) | (compat) << 8 | (via) << 16)
 
-static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
+SHARED int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 {
 	struct fs_run_cfg *run = run_of_current();
 	__u32 call = way & 0xff;
@@ -57,7 +57,7 @@ static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 	e->args[0] = a;
 	e->args[1] = b;
 	e->args[2] = c;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 
@@ -192,7 +192,7 @@ INLINE int compat_call(long nr)
 
 /* The watched call that the caller is in, -1: another. What the kernel dispatches by: it can be changed by a tracer only, and
  * before the call. clone reaches the hooks that ask only to make namespaces, as unshare does. */
-static __noinline int call_of_current(void)
+SHARED int call_of_current(void)
 {
 	struct pt_regs *r = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	bool compat = in_compat_call();
@@ -332,7 +332,7 @@ INLINE int seen_socket(struct fs_run_cfg *run, __u32 family, __u32 type, __u32 p
 }
 
 /* Files, memory, sockets and user namespaces, where LSM is refused. */
-static __noinline int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
+SHARED int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
 {
 	struct fs_run_cfg *run;
 

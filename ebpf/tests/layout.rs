@@ -72,6 +72,8 @@ fn constants_agree_with_the_header() {
         ("FS_RUN_WATCH_BIND", abi::run_flag::WATCH_BIND),
         ("FS_RUN_NET_DENIED", abi::run_flag::NET_DENIED),
         ("FS_RUN_NET_STOPS", abi::run_flag::NET_STOPS),
+        ("FS_RUN_EXEC_WAITS", abi::run_flag::EXEC_WAITS),
+        ("FS_RUN_LIFE_WAITS", abi::run_flag::LIFE_WAITS),
         ("FS_RUN_SEEN_EXEC", abi::run_flag::SEEN_EXEC),
         ("FS_RUN_PATHS", abi::run_flag::PATHS),
         ("FS_RUN_INODES", abi::run_flag::INODES),

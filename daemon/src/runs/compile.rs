@@ -3,12 +3,12 @@
 //! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
 
 use crate::sensors::ebpf::{
-    EgressMode, EgressPolicy, EgressRule, Protocol, Watch, WatchedCall,
+    EgressMode, EgressPolicy, EgressRule, Protocol, Told, Watch, WatchedCall,
     hosts::{BudgetRule, HostRule, WatchedName},
     rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
 };
 use failsafe_core::{
-    Mode, Policy,
+    Action, Mode, Policy,
     event::{EventKind, Field, FieldValue},
     policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
@@ -134,7 +134,7 @@ fn stops_on(rule: &Rule, budget: &str) -> bool {
 }
 
 /// Which ordinary events are told. Network calls that are let through only where a rule could match one: each costs the run the
-/// waking of the daemon.
+/// waking of the daemon. For the same reason what begins and ends is told at once only where a rule does something about it.
 pub fn watch(policy: &Policy) -> Watch {
     let wanted = |kind| {
         policy.rules.iter().any(|rule| {
@@ -145,9 +145,16 @@ pub fn watch(policy: &Policy) -> Watch {
                 && (kind == EventKind::Bind || reachable(policy, wanted))
         })
     };
+    let told = |kinds: &[EventKind]| {
+        let acted_on = policy.rules.iter().any(|rule| {
+            let Condition::Event(wanted) = &rule.when else { return false };
+            kinds.contains(&wanted.kind) && rule.actions.iter().any(|action| *action != Action::Notify)
+        });
+        if acted_on { Told::AtOnce } else { Told::Later }
+    };
     Watch {
-        exec: true,
-        life: true,
+        exec: told(&[EventKind::Exec]),
+        life: told(&[EventKind::Fork, EventKind::Exit]),
         connect: wanted(EventKind::Connect),
         send: wanted(EventKind::Send),
         bind: wanted(EventKind::Bind),

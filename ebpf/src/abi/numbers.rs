@@ -64,6 +64,10 @@ pub mod run_flag {
     pub const NET_DENIED: u32 = 1 << 20;
     /// Some of them stop the run.
     pub const NET_STOPS: u32 = 1 << 21;
+    /// An exec need not wake the daemon.
+    pub const EXEC_WAITS: u32 = 1 << 22;
+    /// A fork or an exit need not wake the daemon.
+    pub const LIFE_WAITS: u32 = 1 << 23;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).

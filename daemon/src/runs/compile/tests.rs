@@ -86,6 +86,22 @@ fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
 }
 
 #[test]
+fn what_begins_and_ends_is_told_at_once_where_a_rule_acts_on_it() {
+    let told = |when: &str, actions: &str| {
+        let text = rule("observe", when).replace("[\"notify\"]", actions);
+        let policy = parse("t.toml", &format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}")).unwrap();
+        let Watch { exec, life, .. } = watch(&policy);
+        (exec, life)
+    };
+    use Told::{AtOnce, Later};
+    assert_eq!(told("event = \"exec\"", "[\"notify\"]"), (Later, Later));
+    assert_eq!(told("event = \"exec\"", "[\"notify\", \"freeze\"]"), (AtOnce, Later));
+    assert_eq!(told("event = \"fork\"", "[\"kill\"]"), (Later, AtOnce));
+    assert_eq!(told("event = \"exit\"", "[\"snapshot\"]"), (Later, AtOnce));
+    assert_eq!(told("event = \"connect\"", "[\"freeze\"]"), (Later, Later));
+}
+
+#[test]
 fn a_dead_daemon_and_limits_are_told_to_the_kernel() {
     let text = "on_dead_daemon = \"deny-all\"\ndead_after = \"5s\"\n[limits]\nprocesses = 9\n";
     let rules = compiled(text, 0);

@@ -200,7 +200,8 @@ impl Ebpf {
     pub fn event_reader(&mut self) -> Result<EventReader, Error> {
         let map = self.object.take_map("events").ok_or(Error::Missing("events"))?;
         let ring = RingBuf::try_from(map).map_err(Error::map("events"))?;
-        Ok(EventReader::new(ring))
+        let asleep = self.object.take_map("reader").ok_or(Error::Missing("reader"))?;
+        Ok(EventReader::new(ring, Some(Array::try_from(asleep).map_err(Error::map("reader"))?)))
     }
 
     pub(super) fn map(&self, name: &'static str) -> Result<&Map, Error> {

@@ -18,13 +18,24 @@ use super::rules::{Effect, Rules};
 use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
 
+/// Whether an ordinary event is reported, and how fast it has to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Not at all.
+    Never,
+    /// With the next event that has to be known at once, or within [`super::LOOKS_EVERY`]: it wakes nobody.
+    Later,
+    /// As soon as it happens.
+    AtOnce,
+}
+
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// Programs started.
-    pub exec: bool,
+    pub exec: Told,
     /// Processes made and ended.
-    pub life: bool,
+    pub life: Told,
     /// Connects that were allowed.
     pub connect: bool,
     /// Sends to an address that were allowed.
@@ -35,12 +46,12 @@ pub struct Watch {
 
 impl Watch {
     /// None of them.
-    pub const NOTHING: Watch = Watch { exec: false, life: false, connect: false, send: false, bind: false };
+    pub const NOTHING: Watch = Watch { exec: Told::Never, life: Told::Never, connect: false, send: false, bind: false };
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { exec: true, life: true, connect: true, send: true, bind: true }
+        Self { exec: Told::AtOnce, life: Told::AtOnce, connect: true, send: true, bind: true }
     }
 }
 
@@ -263,8 +274,10 @@ impl Ebpf {
         let bits = [
             (policy.judge_replies, run_flag::NO_REPLIES),
             (!self.is_loaded("fs_sock_ops"), run_flag::SYN_ONLY),
-            (watch.exec, run_flag::WATCH_EXEC),
-            (watch.life, run_flag::WATCH_LIFE),
+            (watch.exec != Told::Never, run_flag::WATCH_EXEC),
+            (watch.exec == Told::Later, run_flag::EXEC_WAITS),
+            (watch.life != Told::Never, run_flag::WATCH_LIFE),
+            (watch.life == Told::Later, run_flag::LIFE_WAITS),
             (watch.connect, run_flag::WATCH_CONNECT),
             (watch.send, run_flag::WATCH_SEND),
             (watch.bind, run_flag::WATCH_BIND),
