@@ -2,7 +2,7 @@
 //! refused here, while TOML still knows the line.
 
 use super::PciAddress;
-use super::board::{ComputeMode, Ecc, Fabric, MigProfile, NvLink, Reasons, RecoveryAction, Rows};
+use super::board::{ComputeMode, Ecc, Fabric, Fans, MigProfile, NvLink, Reasons, RecoveryAction, Rows};
 use super::series::{Series, Steps};
 use super::units::{Byte, Celsius, Count, MegaHertz, Percent, Scalar, Watt};
 use crate::abi::Code;
@@ -72,6 +72,8 @@ pub(crate) struct GpuTable {
     pub(crate) memory_temperature: Option<Series<Celsius>>,
     pub(crate) power: Option<Series<Watt>>,
     pub(crate) power_limit: Option<Series<Watt>>,
+    /// What was asked for; default what is enforced.
+    pub(crate) power_limit_set: Option<Series<Watt>>,
     pub(crate) utilization: Option<Series<Percent>>,
     pub(crate) memory_utilization: Option<Series<Percent>>,
     pub(crate) encoder: Option<Series<Percent>>,
@@ -84,6 +86,8 @@ pub(crate) struct GpuTable {
     pub(crate) throttle: Option<Steps<Reasons>>,
     /// Present means that the board has one fan.
     pub(crate) fan: Option<Series<Percent>>,
+    /// In place of `fan`.
+    pub(crate) fans: Option<Spanned<Fans>>,
     pub(crate) sm_active: Option<Series<Percent>>,
     pub(crate) sm_occupancy: Option<Series<Percent>>,
     pub(crate) tensor_active: Option<Series<Percent>>,

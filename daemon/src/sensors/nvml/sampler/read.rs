@@ -1,12 +1,14 @@
 //! Reading one GPU: every signal is asked for by itself, so one that fails hides no other.
 //!
 //! ```text
-//!  pass -> which groups are due -> calls, each under its name (read/groups, read/links) -> Sample
+//!  pass -> which groups are due -> calls, each under its name (read/groups, ecc, board, links) -> Sample
 //! ```
 //! Owns what is remembered from one pass to the next: when each group is due, which signals this GPU does not have (they are
 //! asked for again with the rarest group only), the last GPM sample. Before each call its name is noted, so that a call
 //! that never comes back has a name. A value that cannot be is not one: it is told as failing.
 
+mod board;
+mod ecc;
 mod groups;
 mod links;
 mod processes;
@@ -68,7 +70,7 @@ impl Due {
 }
 
 /// Room for the readings of a pass of every group.
-const READINGS: usize = 96;
+const READINGS: usize = 128;
 
 /// Asks one GPU, pass after pass.
 pub struct Reader {

@@ -1,10 +1,10 @@
-//! The groups of signals, by how often they are asked for.
+//! The groups of signals, by how often they are asked for. What a group asks of one subject at length has a file of its own.
 
 use super::{Reader, integer, is_absence};
 use crate::sensors::nvml::sampler::raw;
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{
-    enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureThreshold},
+    enum_wrappers::device::{Clock, TemperatureThreshold},
     enums::gpm::GpmMetricId,
     error::NvmlError,
     gpm::gpm_metrics_get,
@@ -31,8 +31,28 @@ const VIOLATIONS: &[Field] = &[
     (79, Kind::GpuViolationReliability, (1, 1_000)),
 ];
 const SLOW_FIELDS: &[Field] = &[
+    (7, Kind::GpuEccL1Corrected, (1, 1)),
+    (8, Kind::GpuEccL1Uncorrected, (1, 1)),
+    (9, Kind::GpuEccL2Corrected, (1, 1)),
+    (10, Kind::GpuEccL2Uncorrected, (1, 1)),
     (11, Kind::GpuEccDramCorrected, (1, 1)),
     (12, Kind::GpuEccDramUncorrected, (1, 1)),
+    (13, Kind::GpuEccRegisterCorrected, (1, 1)),
+    (14, Kind::GpuEccRegisterUncorrected, (1, 1)),
+    (15, Kind::GpuEccTextureCorrected, (1, 1)),
+    (16, Kind::GpuEccTextureUncorrected, (1, 1)),
+    (17, Kind::GpuEccCbuUncorrected, (1, 1)),
+    (18, Kind::GpuEccL1CorrectedTotal, (1, 1)),
+    (19, Kind::GpuEccL1UncorrectedTotal, (1, 1)),
+    (20, Kind::GpuEccL2CorrectedTotal, (1, 1)),
+    (21, Kind::GpuEccL2UncorrectedTotal, (1, 1)),
+    (22, Kind::GpuEccDramCorrectedTotal, (1, 1)),
+    (23, Kind::GpuEccDramUncorrectedTotal, (1, 1)),
+    (24, Kind::GpuEccRegisterCorrectedTotal, (1, 1)),
+    (25, Kind::GpuEccRegisterUncorrectedTotal, (1, 1)),
+    (26, Kind::GpuEccTextureCorrectedTotal, (1, 1)),
+    (27, Kind::GpuEccTextureUncorrectedTotal, (1, 1)),
+    (28, Kind::GpuEccCbuUncorrectedTotal, (1, 1)),
     (29, Kind::GpuRetiredPagesSingle, (1, 1)),
     (30, Kind::GpuRetiredPagesDouble, (1, 1)),
     (31, Kind::GpuRetiredPagesPending, (1, 1)),
@@ -200,11 +220,7 @@ impl Reader {
             ],
             |d| d.bar1_memory_info(),
         );
-        self.one("nvmlDeviceGetFanSpeed_v2", [(Kind::GpuFanSpeed, |s| Some(thousand(*s)))], |d| {
-            // Of several fans the slowest is the one that may have failed.
-            let speeds: Result<Vec<u32>, NvmlError> = (0..d.num_fans()?).map(|fan| d.fan_speed(fan)).collect();
-            speeds?.into_iter().min().ok_or(NvmlError::NotSupported)
-        });
+        self.fans();
         self.ecc();
         self.one(
             "nvmlDeviceGetRowRemapperHistogram",
@@ -222,28 +238,6 @@ impl Reader {
                 (Kind::GpuFabricHealth, |f| Some(i64::from(f.health))),
             ],
             raw::fabric,
-        );
-    }
-
-    fn ecc(&mut self) {
-        for (kind, error, counter) in [
-            (Kind::GpuEccUncorrected, MemoryError::Uncorrected, EccCounter::Volatile),
-            (Kind::GpuEccCorrected, MemoryError::Corrected, EccCounter::Volatile),
-            (Kind::GpuEccUncorrectedTotal, MemoryError::Uncorrected, EccCounter::Aggregate),
-            (Kind::GpuEccCorrectedTotal, MemoryError::Corrected, EccCounter::Aggregate),
-        ] {
-            self.one("nvmlDeviceGetTotalEccErrors", [(kind, |count: &u64| Some(integer(*count)))], |d| {
-                d.total_ecc_errors(error, counter)
-            });
-        }
-        self.one(
-            "nvmlDeviceGetSramEccErrorStatus",
-            [
-                (Kind::GpuEccSramUncorrected, |e: &raw::SramErrors| Some(integer(e.parity.saturating_add(e.sec_ded)))),
-                (Kind::GpuEccSramCorrected, |e| Some(integer(e.corrected))),
-                (Kind::GpuEccSramThreshold, |e| Some(i64::from(e.threshold_exceeded))),
-            ],
-            raw::sram_errors,
         );
     }
 
@@ -285,9 +279,7 @@ impl Reader {
                 |d| d.temperature_threshold(threshold),
             );
         }
-        self.one("nvmlDeviceGetPowerManagementDefaultLimit", [(Kind::GpuPowerLimitDefault, mhz)], |d| {
-            d.power_management_limit_default()
-        });
+        self.power_limits();
         self.one("nvmlDeviceGetMaxPcieLinkGeneration", [(Kind::GpuPcieGenerationMax, mhz)], |d| d.max_pcie_link_gen());
         self.one("nvmlDeviceGetMaxPcieLinkWidth", [(Kind::GpuPcieWidthMax, mhz)], |d| d.max_pcie_link_width());
     }
@@ -325,7 +317,7 @@ impl Reader {
     }
 }
 
-fn thousand(value: u32) -> i64 {
+pub(super) fn thousand(value: u32) -> i64 {
     i64::from(value) * 1_000
 }
 
