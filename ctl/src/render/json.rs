@@ -234,6 +234,8 @@ pub fn change(change: &pb::HealthChange) -> Value {
         "by": change.by,
         "at_ns": change.at_ns,
         "missed": change.missed,
+        "event": change.event,
+        "event_times": change.event_times,
     })
 }
 

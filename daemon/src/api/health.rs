@@ -246,6 +246,8 @@ fn told(change: &Change, missed: bool) -> v1::HealthChange {
         by: change.by.clone().unwrap_or_default(),
         at_ns: change.at_ns,
         missed,
+        event: change.event.map(|event| event.what.name().into()).unwrap_or_default(),
+        event_times: change.event.map_or(0, |event| event.times),
     }
 }
 

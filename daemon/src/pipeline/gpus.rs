@@ -16,7 +16,7 @@ use crate::{
     platform::clock,
     runs::Registry,
     sensors::{
-        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
+        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample},
         repeat::Repeats,
     },
 };
@@ -182,7 +182,8 @@ impl Told {
                 self.sample(&sample);
             }
             NvmlEvent::Info(info) => self.info(*info),
-            NvmlEvent::Xid(xid) => self.xid(&xid),
+            NvmlEvent::Xid(xid) => self.happened(&xid.gpu, xid.mono_ns, &Event::Xid { code: xid.code }),
+            NvmlEvent::Happened(it) => self.happened(&it.gpu, it.mono_ns, &Event::Gpu { what: it.what }),
             NvmlEvent::Blind { gpu, why, .. } => {
                 match &gpu {
                     None => {
@@ -351,16 +352,14 @@ impl Told {
         self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value }));
     }
 
-    fn xid(&mut self, xid: &Xid) {
-        let event = Value::Event(Event::Xid { code: xid.code });
-        let at = MonoTime(xid.mono_ns);
-        // An XID whose GPU could not be told concerns every GPU: missing it would be worse than telling it twice.
-        let gpus: BTreeSet<GpuId> = match xid.gpu.as_str() {
+    fn happened(&mut self, gpu: &str, mono_ns: u64, event: &Event) {
+        // What happened on a GPU that could not be told concerns every GPU: missing it would be worse than telling it twice.
+        let gpus: BTreeSet<GpuId> = match gpu {
             "" => self.node().gpus.keys().cloned().collect(),
             uuid => [GpuId(uuid.to_owned())].into(),
         };
         for gpu in gpus {
-            self.signal(Subject::Gpu(gpu), at, Kind::Event, event.clone());
+            self.signal(Subject::Gpu(gpu), MonoTime(mono_ns), Kind::Event, Value::Event(event.clone()));
         }
     }
 }

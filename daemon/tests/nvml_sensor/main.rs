@@ -3,6 +3,7 @@
 //! One test, one process (nextest): the only child of a test is its sampler.
 
 mod bad_input;
+mod events;
 mod every_signal;
 mod rig;
 mod scenarios;

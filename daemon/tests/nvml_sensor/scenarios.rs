@@ -156,6 +156,9 @@ impl World {
                 self.xids += usize::try_from(xid.count).unwrap_or(usize::MAX);
                 self.signal(&GpuId(xid.gpu), Kind::Event, Value::Event(Event::Xid { code: xid.code }));
             }
+            NvmlEvent::Happened(it) => {
+                self.signal(&GpuId(it.gpu), Kind::Event, Value::Event(Event::Gpu { what: it.what }));
+            }
             NvmlEvent::Blind { gpu, why, .. } => {
                 let gpu = gpu.map(GpuId);
                 if let Some(gpu) = gpu.clone().filter(|_| nvml::says_lost(&why)) {

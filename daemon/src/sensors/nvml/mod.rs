@@ -24,7 +24,7 @@ mod watch;
 pub use asked::{NotLetGo, NvmlControl};
 pub use check::{CheckArgs, check_main};
 pub use current::Current;
-pub use frame::{GpuProcess, Hello, ProcessKind, Sample, Unreachable, Xid};
+pub use frame::{GpuProcess, Happened, Hello, ProcessKind, Sample, Unreachable, Xid};
 pub use info::{Fabric, GpuInfo, MigDevice, NvLink, Peer};
 pub use library::{LibraryError, trusted_library};
 pub use sampler::{SamplerArgs, sampler_main};
@@ -90,6 +90,8 @@ pub enum NvmlEvent {
     Sample(Sample),
     /// An XID event.
     Xid(Xid),
+    /// Another event.
+    Happened(Happened),
     /// What came together was told: nothing more is to come for a while.
     Pause,
     /// Nothing is seen of one GPU, or of any. Said once per reason.

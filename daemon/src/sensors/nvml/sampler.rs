@@ -4,12 +4,13 @@
 //! ```text
 //!  main: init, Hello, then Alive, twice a second at most; never calls NVML again, so it always answers
 //!   +- workers, who take turns with the GPUs: Sample at every interval      (a hung GPU leaves the others answering)
-//!   +- one thread for XID events: Xid
+//!   +- one thread for events: Xid, Happened
 //!   +- one thread that counts GPUs: a change ends the process, and the parent starts a fresh one
 //! ```
 //! Handles are made once per process: whenever they become void (driver reloaded) or a GPU comes or goes, the process
 //! ends with `Ends { Restart }`. There is no `nvmlShutdown`: the end of the process closes every descriptor of the driver.
 
+mod events;
 mod gpu;
 mod identity;
 mod plausible;
@@ -18,7 +19,6 @@ mod raw;
 mod read;
 mod shared;
 mod time;
-mod xid;
 
 use super::frame::{Fault, Frame, Hello, Unreachable};
 use crate::platform::clock;
@@ -28,7 +28,7 @@ use nix::{
     unistd::{dup, dup2_stdout, getppid},
 };
 use nvml_wrapper::{Nvml, error::NvmlError};
-pub use shared::XID;
+pub use shared::{EVENTS, XID};
 use shared::{End, Found, Shared};
 use std::{
     fs::{self, File},
@@ -143,9 +143,9 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     // No sample comes before it.
     pool.open();
     let threads = [
-        spawn("xid", {
+        spawn("events", {
             let shared = Arc::clone(shared);
-            move || xid::watch(nvml, &shared)
+            move || events::watch(nvml, &shared)
         }),
         spawn("count", {
             let shared = Arc::clone(shared);

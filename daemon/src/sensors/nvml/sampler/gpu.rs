@@ -10,7 +10,7 @@ use super::{
     identity,
     pool::{Next, Task},
     read::{Rates, Reader, Standing},
-    shared::{Busyness, Found, NoXid, Shared, XID, same},
+    shared::{Busyness, Found, Shared, Unseen, same},
 };
 use nvml_wrapper::{Device, Nvml};
 use std::{
@@ -115,12 +115,17 @@ impl Gpu {
 
 impl Answers {
     fn sample(&mut self, nvml: &'static Nvml, index: u32, shared: &Shared, busy: &Busyness, rates: Rates) {
-        let (mut sample, standing) = self.reader.pass();
         let uuid = &self.info.uuid;
-        match shared.gpus().xid.get(uuid) {
-            Some(Some(NoXid::Unsupported)) => sample.unsupported.push(XID.to_owned()),
-            Some(Some(NoXid::Failing(why))) => sample.failing.push((XID.to_owned(), why.clone())),
-            Some(None) | None => {}
+        if shared.gpus().anew.remove(uuid) {
+            self.reader.renew();
+            self.look_again = Instant::now();
+        }
+        let (mut sample, standing) = self.reader.pass();
+        for (name, unseen) in shared.gpus().unseen_of(uuid) {
+            match unseen {
+                Unseen::Unsupported => sample.unsupported.push(name.to_owned()),
+                Unseen::Failing(why) => sample.failing.push((name.to_owned(), why.clone())),
+            }
         }
         shared.keep(&Frame::Sample(sample));
         match standing {

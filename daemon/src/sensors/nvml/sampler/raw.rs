@@ -5,6 +5,8 @@
 //! ([`NvmlError::FailedToLoadSymbol`]), as in the wrapper. Structs are field for field those of `nvml.h`; the tests of
 //! `nvml-sim` hold the same ones against the header.
 
+pub mod events;
+
 use nvml_wrapper::{
     Device,
     error::{NvmlError, nvml_sym, nvml_try},
@@ -17,7 +19,7 @@ fn version<T>(revision: u32) -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(0) | (revision << 24)
 }
 
-/// The answer of a function, which may not be in the library.
+/// The answer of a function, which may not be in the library. Shared with the files below this one.
 macro_rules! call {
     ($device:expr, $function:ident $(, $arg:expr)*) => {
         nvml_sym($device.nvml().lib().$function.as_ref()).and_then(|symbol| {
@@ -27,6 +29,8 @@ macro_rules! call {
         })
     };
 }
+
+use call;
 
 /// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH`: the library is older or newer than the struct.
 const VERSION_MISMATCH: u32 = 25;
