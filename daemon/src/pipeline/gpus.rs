@@ -82,7 +82,8 @@ impl Gpus {
         told.see(Some("NVML has not answered yet".into()), "");
         // One that is missing, or not to be trusted, is looked for again: the node has no sight of GPUs until then.
         let library = config.nvml.library.clone();
-        let sensor = NvmlSensor::spawn(NvmlConfig::new(library, config.sample_interval()), move |event| {
+        let nvml = NvmlConfig { every: config.every(), ..NvmlConfig::new(library, config.sample_interval()) };
+        let sensor = NvmlSensor::spawn(nvml, move |event| {
             told.take(event);
             if told.sight != Sight::NotYet {
                 let _only_the_first_is_waited_for = word.try_send(());

@@ -5,6 +5,7 @@
 mod bad_input;
 mod events;
 mod every_signal;
+mod rates;
 mod rig;
 mod scenarios;
 

@@ -20,7 +20,10 @@ mod read;
 mod shared;
 mod time;
 
-use super::frame::{Fault, Frame, Hello, Unreachable};
+use super::{
+    frame::{Fault, Frame, Hello, Unreachable},
+    rates::{Rated, Rates},
+};
 use crate::platform::clock;
 use anyhow::Context;
 use nix::{
@@ -60,6 +63,9 @@ pub struct SamplerArgs {
     /// Least time between two readings of what changes slowly (ECC, rows, PCIe, NVLink).
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub slow_ms: u64,
+    /// A group or signal that is read otherwise: `NAME:MS`. May be given again.
+    #[arg(long, value_name = "NAME:MS", value_parser = every)]
+    pub every: Vec<(Rated, Duration)>,
     /// A GPU to be left alone at first, and for how long: `INDEX:SECONDS`. May be given again.
     #[arg(long, value_name = "INDEX:SECONDS", value_parser = spared)]
     pub spare: Vec<(u32, u64)>,
@@ -74,6 +80,12 @@ pub struct SamplerArgs {
 fn spared(text: &str) -> Result<(u32, u64), String> {
     let parts = text.split_once(':').and_then(|(index, seconds)| Some((index.parse().ok()?, seconds.parse().ok()?)));
     parts.ok_or_else(|| format!("{text} is not INDEX:SECONDS"))
+}
+
+fn every(text: &str) -> Result<(Rated, Duration), String> {
+    let (name, ms) = text.split_once(':').ok_or_else(|| format!("{text} is not NAME:MS"))?;
+    let ms = ms.parse().map_err(|_| format!("{ms} is no number of milliseconds"))?;
+    Ok((Rated::parse(name)?, Duration::from_millis(ms)))
 }
 
 /// Samples until the parent goes, the handles are void, or the pipe closes. Its standard output carries frames only.
@@ -101,7 +113,8 @@ pub fn sampler_main(args: SamplerArgs) -> anyhow::Result<()> {
 
 fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>) -> End {
     let interval = Duration::from_millis(args.interval_ms.max(10));
-    let rates = read::Rates::new(interval, Duration::from_millis(args.slow_ms.max(10)));
+    let every = args.every.iter().cloned().collect();
+    let rates = Arc::new(Rates::new(interval, Duration::from_millis(args.slow_ms.max(10)), &every));
     let nvml = match load(args.library.as_deref()) {
         Ok(nvml) => nvml,
         Err(end) => return end,
@@ -113,7 +126,7 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     let mut hello = greeting(nvml);
     let (found, finds) = mpsc::channel();
     let gpus = (0..count).map(|index| {
-        let mut gpu = gpu::Gpu::new(nvml, index, rates, shared, &found);
+        let mut gpu = gpu::Gpu::new(nvml, index, &rates, shared, &found);
         let spare = args.spare.iter().find(|(spared, _)| *spared == index).map_or(0, |(_, seconds)| *seconds);
         if spare > 0 {
             gpu.nothing(format!("it is left alone for {spare} s: calls on it did not come back, or it is being reset"));

@@ -8,15 +8,18 @@ use nvml_wrapper::{Device, error::NvmlError};
 /// Fans that a board can have; more is a driver that says nonsense.
 const MOST_FANS: u32 = 32;
 
+/// What there is of a board with fans only.
+const HANG_ON_FANS: [Kind; 5] =
+    [Kind::GpuFanSpeed, Kind::GpuFanSpeedMax, Kind::GpuFanTarget, Kind::GpuFanRpm, Kind::GpuFansManual];
+
 impl Reader {
     /// The fans of a board that has some; a module that its machine cools has none.
     pub(super) fn fans(&mut self) {
-        let fans = self.one("nvmlDeviceGetNumFans", [(Kind::GpuFans, |n: &u32| Some(i64::from(*n)))], |d| {
-            match d.num_fans()? {
-                0 => Err(NvmlError::NotSupported),
-                fans => Ok(fans),
-            }
-        });
+        if !self.wanted(&Kind::GpuFans) && HANG_ON_FANS.iter().all(|kind| !self.wanted(kind)) {
+            return;
+        }
+        let count = |n: &u32| (*n > 0).then(|| i64::from(*n));
+        let fans = self.first("nvmlDeviceGetNumFans", (Kind::GpuFans, count), |d| d.num_fans());
         let Some(fans) = fans.filter(|fans| *fans <= MOST_FANS) else {
             return self.without_fans();
         };
@@ -48,9 +51,7 @@ impl Reader {
     fn without_fans(&mut self) {
         // Where it is not known how many there are, it is not known either that there are none.
         if self.absent.contains(&Kind::GpuFans) {
-            for kind in
-                [Kind::GpuFanSpeed, Kind::GpuFanSpeedMax, Kind::GpuFanTarget, Kind::GpuFanRpm, Kind::GpuFansManual]
-            {
+            for kind in HANG_ON_FANS {
                 if !self.absent.contains(&kind) {
                     self.lacks(kind);
                 }

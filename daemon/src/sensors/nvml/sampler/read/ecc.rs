@@ -59,6 +59,9 @@ impl Reader {
     }
 
     fn sram(&mut self) {
+        if SRAM_COUNTS.iter().map(|(kind, _)| kind).chain(&SRAM_PARTS).all(|kind| !self.wanted(kind)) {
+            return;
+        }
         if SRAM_PARTS.iter().all(|kind| self.absent.contains(kind)) {
             return self.location(SRAM, SRAM_COUNTS);
         }

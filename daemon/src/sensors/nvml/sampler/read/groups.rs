@@ -104,8 +104,15 @@ impl Reader {
 
     /// The fields of the groups that are due, in one call.
     pub(super) fn due_fields(&mut self, second: bool, slow: bool) {
-        let due = |due: bool, fields: &'static [Field]| if due { fields } else { &[] };
-        self.fields(FAST_FIELDS.iter().chain(due(second, VIOLATIONS)).chain(due(slow, SLOW_FIELDS)));
+        let mut wanted: Vec<&Field> = Vec::with_capacity(FAST_FIELDS.len() + VIOLATIONS.len() + SLOW_FIELDS.len());
+        for (due, fields) in [(true, FAST_FIELDS), (second, VIOLATIONS), (slow, SLOW_FIELDS)] {
+            if due || !self.due.is_empty() {
+                self.group = due;
+                wanted.extend(fields.iter().filter(|(_, kind, _)| !self.absent.contains(kind) && self.wanted(kind)));
+            }
+        }
+        self.group = true;
+        self.fields(wanted);
     }
 
     fn clocks(&mut self, clocks: [(Clock, Kind); 2]) {
@@ -170,7 +177,7 @@ impl Reader {
 
     /// What may be read once a second at most: GPM computes over the time between two readings.
     pub(super) fn gpm(&mut self) {
-        if GPM.iter().all(|(_, kind)| self.absent.contains(kind)) {
+        if GPM.iter().all(|(_, kind)| self.absent.contains(kind) || !self.wanted(kind)) {
             return;
         }
         let now = match self.ask("nvmlGpmSampleGet", |d| d.gpm_sample()) {
@@ -206,11 +213,13 @@ impl Reader {
 
     /// What changes by the minute.
     pub(super) fn slow(&mut self) {
-        self.limit = self.one(
-            "nvmlDeviceGetEnforcedPowerLimit",
-            [(Kind::GpuPowerLimit, |mw: &u32| Some(i64::from(*mw)))],
-            |d| d.enforced_power_limit(),
-        );
+        if self.wanted(&Kind::GpuPowerLimit) {
+            self.limit = self.one(
+                "nvmlDeviceGetEnforcedPowerLimit",
+                [(Kind::GpuPowerLimit, |mw: &u32| Some(i64::from(*mw)))],
+                |d| d.enforced_power_limit(),
+            );
+        }
         self.beside_compute();
         self.one(
             "nvmlDeviceGetBAR1MemoryInfo",
@@ -284,9 +293,8 @@ impl Reader {
         self.one("nvmlDeviceGetMaxPcieLinkWidth", [(Kind::GpuPcieWidthMax, mhz)], |d| d.max_pcie_link_width());
     }
 
-    /// Asks for those of `fields` that this GPU has, in one call.
-    fn fields(&mut self, fields: impl Iterator<Item = &'static Field>) {
-        let wanted: Vec<&Field> = fields.filter(|(_, kind, _)| !self.absent.contains(kind)).collect();
+    /// Asks for `wanted`, in one call.
+    fn fields(&mut self, wanted: Vec<&'static Field>) {
         if wanted.is_empty() {
             return;
         }
@@ -296,12 +304,12 @@ impl Reader {
                 for ((_, kind, (times, over)), value) in wanted.into_iter().zip(values) {
                     match value {
                         Ok(value) if value == i128::from(u64::MAX) => self.lacks(kind.clone()),
-                        Ok(value) => self.put(kind.clone(), saturated(value.saturating_mul(*times) / over)),
+                        Ok(value) => self.file(kind.clone(), saturated(value.saturating_mul(*times) / over)),
                         Err(error) => self.field_missing(kind.clone(), &error),
                     }
                 }
             }
-            Err(error) => wanted.into_iter().for_each(|(_, kind, _)| self.missing(kind.clone(), &error)),
+            Err(error) => wanted.into_iter().for_each(|(_, kind, _)| self.lost(kind.clone(), &error)),
         }
     }
 
@@ -311,7 +319,7 @@ impl Reader {
             NvmlError::InvalidArg => self.lacks(kind),
             error => {
                 self.standing = self.standing.max(super::standing(error));
-                self.missing(kind, error);
+                self.lost(kind, error);
             }
         }
     }
