@@ -6,8 +6,11 @@ use crate::{
     platform::clock,
 };
 use failsafe_core::{
-    GpuId, MonoTime, RunId,
-    health::{Change, Level, Order, OrderKind, PartView, Reason, Target, View, Wanted},
+    GpuId, Kind, MonoTime, RunId,
+    health::{
+        Change, Constraints, Equipment, Level, MigWanted, Order, OrderKind, PartView, Reason, Target, Traits, View,
+        Wanted,
+    },
 };
 use failsafe_proto::v1;
 use std::{
@@ -82,15 +85,40 @@ pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
     out
 }
 
-pub(super) fn placeable(context: &Context, request: v1::PlaceableRequest) -> Result<v1::PlaceableResponse, Status> {
-    let v1::PlaceableRequest { gpus, count, degraded, shared } = request;
-    if !gpus.is_empty() && count > 0 {
-        return Err(Status::invalid_argument("gpus, count: expected one of them"));
+pub(super) fn placeable(context: &Context, request: &v1::PlaceableRequest) -> Result<v1::PlaceableResponse, Status> {
+    let bad = |why: String| Status::invalid_argument(why);
+    if !request.gpus.is_empty() && request.count > 0 {
+        return Err(bad("gpus, count: expected one of them".into()));
     }
     let view = context.node_health.view();
-    let gpus = gpus.iter().map(|gpu| find(context, &view, gpu)).collect::<Result<BTreeSet<GpuId>, Status>>()?;
-    let wanted = Wanted { gpus, count: usize::try_from(count).unwrap_or(usize::MAX), degraded, shared };
-    let answer = view.placeable(&wanted, &held(context));
+    let named =
+        |gpus: &[String]| gpus.iter().map(|gpu| find(context, &view, gpu)).collect::<Result<BTreeSet<GpuId>, Status>>();
+    let mig = match request.mig.as_str() {
+        "" => None,
+        text => Some(
+            MigWanted::parse(text)
+                .ok_or_else(|| bad(format!("mig: `{text}`: expected on, off, or a profile such as 1g.10gb")))?,
+        ),
+    };
+    let constraints = Constraints {
+        model: Some(request.model.clone()).filter(|model| !model.is_empty()),
+        memory_free: Some(request.memory_free).filter(|bytes| *bytes > 0),
+        mig,
+        same_numa_node: request.same_numa_node,
+        nvlinked: request.nvlinked,
+        exclude: named(&request.exclude)?,
+    };
+    if request.gpus.is_empty() && request.count == 0 && constraints != Constraints::default() {
+        return Err(bad("constraints are of GPUs: expected gpus or count with them".into()));
+    }
+    let wanted = Wanted {
+        gpus: named(&request.gpus)?,
+        count: usize::try_from(request.count).unwrap_or(usize::MAX),
+        degraded: request.degraded,
+        shared: request.shared,
+        constraints,
+    };
+    let answer = view.placeable(&wanted, &held(context), &equipment(&gpu_views(context)));
     Ok(v1::PlaceableResponse {
         placeable: answer.placeable,
         gpus: answer.gpus.into_iter().map(|gpu| gpu.0).collect(),
@@ -188,6 +216,24 @@ pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId
 
 pub(super) fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
     context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.clone()
+}
+
+/// What GPUs are and have, as far as placement asks.
+fn equipment(gpus: &BTreeMap<GpuId, GpuView>) -> Equipment {
+    let traits = |view: &GpuView| Traits {
+        model: Some(view.name.clone()).filter(|name| !name.is_empty()),
+        memory_free: view.readings.get(&Kind::GpuMemoryFree).and_then(|free| u64::try_from(*free).ok()),
+        mig: view.info.mig,
+        mig_profiles: view.info.mig_devices.iter().filter_map(|device| device.profile.clone()).collect(),
+        numa_node: view.info.numa_node,
+        linked: view
+            .info
+            .linked(gpus.values().map(|other| &other.info))
+            .into_iter()
+            .map(|gpu| GpuId(gpu.into()))
+            .collect(),
+    };
+    gpus.iter().map(|(gpu, view)| (gpu.clone(), traits(view))).collect()
 }
 
 /// Which live runs hold which GPUs, declared or observed.

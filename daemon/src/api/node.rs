@@ -234,7 +234,7 @@ impl v1::node_service_server::NodeService for Node {
         request: Request<v1::PlaceableRequest>,
     ) -> Result<Response<v1::PlaceableResponse>, Status> {
         self.0.principal(&request)?.on_node()?;
-        health::placeable(&self.0, request.into_inner()).map(Response::new)
+        health::placeable(&self.0, &request.into_inner()).map(Response::new)
     }
 
     type WatchSinceStream = health::Changes;

@@ -21,7 +21,7 @@ mod xids;
 
 pub use level::{Change, Happened, Level, Reason, Target};
 pub use order::{Fact, NoSuchGpu, Order, OrderKind};
-pub use place::{Closed, Placement, Wanted};
+pub use place::{Closed, Constraints, Equipment, MigWanted, Placement, Traits, Wanted};
 pub use thresholds::Thresholds;
 pub use view::{PartView, View};
 
