@@ -116,6 +116,8 @@ pub fn capacity(c: &pb::CapacityResponse) -> String {
             ("unhealthy", c.unhealthy.to_string()),
             ("unknown", c.unknown.to_string()),
             ("runs", c.runs.to_string()),
+            ("MIG devices", if c.mig_devices > 0 { c.mig_devices.to_string() } else { String::new() }),
+            ("MIG devices, free", if c.mig_devices > 0 { c.mig_free.to_string() } else { String::new() }),
         ],
     )
 }

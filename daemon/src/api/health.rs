@@ -4,6 +4,7 @@ use super::{Context, GpuView, node::NotNamed};
 use crate::{
     pipeline::{Message, health},
     platform::clock,
+    sensors::nvml::MigDevice,
 };
 use failsafe_core::{
     GpuId, Kind, MonoTime, RunId,
@@ -11,6 +12,7 @@ use failsafe_core::{
         Change, Constraints, Equipment, Level, MigWanted, Order, OrderKind, PartView, Reason, Target, Traits, View,
         Wanted,
     },
+    input::Run,
 };
 use failsafe_proto::v1;
 use std::{
@@ -82,6 +84,12 @@ pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
         };
         *slot += 1;
     }
+    for (gpu, traits) in equipment(context) {
+        out.mig_devices += count(traits.mig_profiles.len());
+        if view.gpus.get(&gpu).is_some_and(|part| part.level == Level::Healthy) {
+            out.mig_free += count(traits.mig_free.len());
+        }
+    }
     out
 }
 
@@ -118,7 +126,7 @@ pub(super) fn placeable(context: &Context, request: &v1::PlaceableRequest) -> Re
         shared: request.shared,
         constraints,
     };
-    let answer = view.placeable(&wanted, &held(context), &equipment(&gpu_views(context)));
+    let answer = view.placeable(&wanted, &held(context), &equipment(context));
     Ok(v1::PlaceableResponse {
         placeable: answer.placeable,
         gpus: answer.gpus.into_iter().map(|gpu| gpu.0).collect(),
@@ -219,19 +227,31 @@ pub(super) fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
 }
 
 /// What GPUs are and have, as far as placement asks.
-fn equipment(gpus: &BTreeMap<GpuId, GpuView>) -> Equipment {
-    let traits = |view: &GpuView| Traits {
-        model: Some(view.name.clone()).filter(|name| !name.is_empty()),
-        memory_free: view.readings.get(&Kind::GpuMemoryFree).and_then(|free| u64::try_from(*free).ok()),
-        mig: view.info.mig,
-        mig_profiles: view.info.mig_devices.iter().filter_map(|device| device.profile.clone()).collect(),
-        numa_node: view.info.numa_node,
-        linked: view
-            .info
-            .linked(gpus.values().map(|other| &other.info))
-            .into_iter()
-            .map(|gpu| GpuId(gpu.into()))
-            .collect(),
+fn equipment(context: &Context) -> Equipment {
+    let (gpus, live) = (gpu_views(context), context.registry.live());
+    let traits = |view: &GpuView| {
+        // A run takes the MIG devices that it was given, those that it is on, and all of a card that it was given whole.
+        let taken = |device: &MigDevice| {
+            let given = |run: &Run| match run.mig.get(&view.uuid) {
+                Some(devices) => devices.contains(&device.uuid),
+                None => run.gpus.contains(&view.uuid),
+            };
+            let slice = device.gpu_instance.map(|instance| (instance, device.compute_instance));
+            let on = view.processes.iter().any(|p| p.run.is_some() && p.slice.is_some() && p.slice == slice);
+            on || live.iter().any(|run| given(&run.run))
+        };
+        let profile = |device: &MigDevice| device.profile.clone().unwrap_or_else(|| "unknown".into());
+        let devices = &view.info.mig_devices;
+        let linked = view.info.linked(gpus.values().map(|other| &other.info));
+        Traits {
+            model: Some(view.name.clone()).filter(|name| !name.is_empty()),
+            memory_free: view.readings.get(&Kind::GpuMemoryFree).and_then(|free| u64::try_from(*free).ok()),
+            mig: view.info.mig,
+            mig_profiles: devices.iter().map(profile).collect(),
+            mig_free: devices.iter().filter(|device| !taken(device)).map(profile).collect(),
+            numa_node: view.info.numa_node,
+            linked: linked.into_iter().map(|gpu| GpuId(gpu.into())).collect(),
+        }
     };
     gpus.iter().map(|(gpu, view)| (gpu.clone(), traits(view))).collect()
 }

@@ -315,7 +315,9 @@ impl Told {
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
+        let mig = self.node().gpus.get(&gpu).map(|view| view.info.mig_devices.clone()).unwrap_or_default();
+        let work = Work { at, utilization, energy };
+        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work, mig: &mig };
         // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
         let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
         let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));

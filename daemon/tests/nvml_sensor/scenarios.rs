@@ -112,6 +112,7 @@ impl World {
             boot_id: "b".into(),
             policy: digest,
             gpus: BTreeSet::new(),
+            mig: BTreeMap::new(),
             registered: now,
             registered_wall_ns: 0,
             decisions: 0,

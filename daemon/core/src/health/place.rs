@@ -90,12 +90,13 @@ impl View {
                 let why: Vec<&str> = part.reasons.iter().map(|r| r.text.as_str()).collect();
                 answer.reasons.push(format!("{gpu} is {}: {}", part.level, why.join("; ")));
             }
-            let runs = held.get(gpu).filter(|runs| !runs.is_empty() && !wanted.shared);
+            let runs =
+                held.get(gpu).filter(|runs| !runs.is_empty() && !wanted.shared && !wanted.constraints.is_of_slices());
             if let Some(runs) = runs {
                 let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
                 answer.reasons.push(format!("{gpu} is held by run(s) {}", runs.join(", ")));
             }
-            let against = wanted.constraints.against(gpu, equipment);
+            let against = wanted.constraints.against(gpu, equipment, wanted.shared);
             answer.reasons.extend(against.iter().map(|why| format!("{gpu}: {why}")));
             accepted(part.level, wanted.degraded) && runs.is_none() && against.is_empty()
         };

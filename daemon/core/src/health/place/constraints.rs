@@ -14,6 +14,8 @@ pub struct Traits {
     pub mig: Option<bool>,
     /// Profiles of its MIG devices, such as `1g.10gb`: one for each device.
     pub mig_profiles: Vec<String>,
+    /// Those of them that no run is given or on.
+    pub mig_free: Vec<String>,
     /// NUMA node of its slot; negative where the machine has none.
     pub numa_node: Option<i32>,
     /// GPUs to which it has NVLinks that are up, directly or through a switch.
@@ -72,7 +74,7 @@ pub struct Constraints {
 
 impl Constraints {
     /// Why a GPU does not fit, one reason for each constraint that it misses.
-    pub(super) fn against(&self, gpu: &GpuId, equipment: &Equipment) -> Vec<String> {
+    pub(super) fn against(&self, gpu: &GpuId, equipment: &Equipment, shared: bool) -> Vec<String> {
         let unknown = Traits::default();
         let has = equipment.get(gpu).unwrap_or(&unknown);
         let mut why = Vec::new();
@@ -107,10 +109,17 @@ impl Constraints {
                         some => some.join(", "),
                     };
                     why.push(format!("it has no MIG device {profile}: it has {there}"));
+                } else if !shared && !has.mig_free.contains(profile) {
+                    why.push(format!("runs are on every MIG device {profile} that it has"));
                 }
             }
         }
         why
+    }
+
+    /// Whether runs on other MIG devices of a card are in nobody's way.
+    pub(super) fn is_of_slices(&self) -> bool {
+        matches!(self.mig, Some(MigWanted::Profile(_)))
     }
 
     /// Why two GPUs do not lie together as is wanted, or `None`.
@@ -225,7 +234,7 @@ mod tests {
             mig: Some(MigWanted::On),
             ..Constraints::default()
         };
-        assert_eq!(all.against(&gpu(0), &machine).len(), 3);
+        assert_eq!(all.against(&gpu(0), &machine, false).len(), 3);
         let numa = Constraints { same_numa_node: true, ..Constraints::default() };
         assert!(numa.apart(&gpu(0), &gpu(1), &machine).unwrap().contains("an unknown one"));
         // -1 is what sysfs says on a machine without nodes.
@@ -240,11 +249,12 @@ mod tests {
             model: Some("NVIDIA H100 80GB HBM3".into()),
             memory_free: Some(10 << 30),
             mig: Some(true),
-            mig_profiles: vec!["1g.10gb".into()],
+            mig_profiles: vec!["1g.10gb".into(), "2g.20gb".into()],
+            mig_free: vec!["1g.10gb".into()],
             ..Traits::default()
         };
         let machine = Equipment::from([(gpu(0), traits)]);
-        let against = |constraints: Constraints| constraints.against(&gpu(0), &machine).join("; ");
+        let against = |constraints: Constraints| constraints.against(&gpu(0), &machine, false).join("; ");
         let none = Constraints::default;
         assert_eq!(against(Constraints { model: Some("h100".into()), ..none() }), "");
         assert_eq!(against(Constraints { memory_free: Some(10 << 30), ..none() }), "");
@@ -252,7 +262,10 @@ mod tests {
         let told = against(Constraints { model: Some("B200".into()), memory_free: Some(11 << 30), ..none() });
         assert!(told.contains("`B200` is wanted") && told.contains("10.0 GiB of its memory are free"), "{told}");
         let told = against(Constraints { mig: MigWanted::parse("3g.40gb"), ..none() });
-        assert!(told.contains("no MIG device 3g.40gb: it has 1g.10gb"), "{told}");
+        assert!(told.contains("no MIG device 3g.40gb: it has 1g.10gb, 2g.20gb"), "{told}");
+        let taken = Constraints { mig: MigWanted::parse("2g.20gb"), ..none() };
+        assert!(taken.against(&gpu(0), &machine, true).is_empty(), "shared");
+        assert!(against(taken).contains("runs are on every MIG device 2g.20gb"));
         assert!(against(Constraints { mig: Some(MigWanted::Off), ..none() }).contains("is in MIG mode"));
         assert!(against(Constraints { exclude: [gpu(0)].into(), ..none() }).contains("excluded"));
     }
