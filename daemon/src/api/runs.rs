@@ -50,7 +50,7 @@ impl v1::run_service_server::RunService for Runs {
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus.whole)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus.cards)?;
         let wanted = wanted(who, owner, name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let parent = self.0.config.cgroup_parent.clone();
@@ -76,7 +76,7 @@ impl v1::run_service_server::RunService for Runs {
         who.may_start(None)?;
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus.whole)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus.cards)?;
         let registry = self.0.registry.clone();
         let found = blocking(move || {
             let cgroup = match target {
@@ -244,13 +244,15 @@ fn wanted(
     gpus: Gpus,
 ) -> Wanted {
     let (labels, unlimited) = (labels.into_iter().collect(), who.admin);
-    Wanted { name, labels, policy, gpus: gpus.whole, mig: gpus.mig, owner_uid, unlimited }
+    Wanted { name, labels, policy, gpus: gpus.cards, mig: gpus.mig, owner_uid, unlimited }
 }
 
-/// What a run is given: GPUs, and of some of them MIG devices only.
+/// What a run is given.
 #[derive(Debug, Default)]
 struct Gpus {
-    whole: BTreeSet<GpuId>,
+    /// Whole cards, and those of its MIG devices.
+    cards: BTreeSet<GpuId>,
+    /// MIG devices by their card, where it is not given whole.
     mig: BTreeMap<GpuId, BTreeSet<String>>,
 }
 
@@ -296,7 +298,7 @@ impl Runs {
         if let Some((gpu, _)) = out.mig.iter().find(|(gpu, _)| entire.contains(*gpu)) {
             return Err(bad(format!("gpu `{gpu}`: it is given as a whole and as a MIG device: expected one of them")));
         }
-        out.whole = entire.into_iter().chain(out.mig.keys().cloned()).collect();
+        out.cards = entire.into_iter().chain(out.mig.keys().cloned()).collect();
         Ok(out)
     }
 
