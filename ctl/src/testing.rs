@@ -96,7 +96,7 @@ pub fn violation() -> Record {
         assurance: Assurance::BlockedInKernel,
     });
     let subject = Subject::Process { run: run_id(), process };
-    let seen = Seen { seq: 17, at: MonoTime(5_000_000_000), subject, kind: Kind::Event, value };
+    let seen = Seen { seq: 17, at: MonoTime(5_000_000_000), subject, kind: Kind::Event, value, repeats: 0 };
     let cause = Cause::Rule {
         rule: "no-exfiltration".into(),
         condition: "event connect, verdict = denied".into(),
@@ -163,7 +163,7 @@ pub fn evidence() -> Record {
         process(4244, 4242, "loader", ""),
         process(4300, 4200, "tee", "tee log"),
     ];
-    let seen = |kind, value, subject| Seen { seq: 9, at: MonoTime(4_500_000_000), subject, kind, value };
+    let seen = |kind, value, subject| Seen { seq: 9, at: MonoTime(4_500_000_000), subject, kind, value, repeats: 0 };
     let signals = vec![
         seen(Kind::EgressBytes, Value::Integer(73_400_320), Subject::Run(run_id())),
         seen(Kind::GpuTemperature, Value::Integer(71_500), Subject::Gpu(GpuId("GPU-5a".into()))),

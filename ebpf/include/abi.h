@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 5
+#define FS_ABI_VERSION 6
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
@@ -42,7 +42,7 @@ enum fs_run_flag {
 	FS_RUN_DEAD_EGRESS = 1 << 10, /* without a daemon for dead_after_ns: as if blocked */
 	FS_RUN_DEAD_ALL = 1 << 11,  /* ... as if stopped */
 	FS_RUN_FAMILIES = 1 << 12,  /* there are socket family entries in force */
-	FS_RUN_PORTS = 1 << 13,     /* there are bind or listen entries in force */
+	FS_RUN_PORTS = 1 << 13,     /* there are lists of local addresses, FS_TABLE_BIND_* or FS_TABLE_LISTEN_* */
 	FS_RUN_BUDGETS = 1 << 14,   /* there are destination classes with budgets */
 	FS_RUN_DNS = 1 << 15,       /* the allow-list names hosts: answers are read */
 	FS_RUN_TREES = 1 << 16,     /* there are folders in force, by inode */
@@ -51,6 +51,8 @@ enum fs_run_flag {
 	FS_RUN_WATCH_BIND = 1 << 19,
 	FS_RUN_NET_DENIED = 1 << 20, /* rules deny destinations: in the egress tries under FS_TABLE_NET_DENIED, those that */
 	FS_RUN_NET_STOPS = 1 << 21,  /* ... stop the run under FS_TABLE_NET_STOPS as well */
+	FS_RUN_EXEC_WAITS = 1 << 22, /* an exec need not wake the daemon: nothing is done about it */
+	FS_RUN_LIFE_WAITS = 1 << 23, /* ... nor a fork or an exit */
 };
 
 /* What a rule does where it matches; of several the highest holds. */
@@ -89,10 +91,21 @@ struct fs_watchdog {
 	__u32 pad;
 };
 
-/* Beside a run's own table, in the egress tries: what rules deny. */
+/* Index 0: whether who reads the ring has to be woken. */
+struct fs_reader {
+	__u64 asleep; /* it found nothing to read, and will look again when woken */
+};
+
+/* Beside a run's own table, in the egress tries: what rules say of destinations and, with the local address and port, of binding
+ * and listening. Each list has the entries of those that go further. */
 enum fs_table {
-	FS_TABLE_NET_STOPS = 1 << 29,
-	FS_TABLE_NET_DENIED = 1 << 30,
+	FS_TABLE_BIND_DENIED = 1 << 28,
+	FS_TABLE_NET_STOPS = 2 << 28,
+	FS_TABLE_BIND_STOPS = 3 << 28,
+	FS_TABLE_NET_DENIED = 4 << 28,
+	FS_TABLE_LISTEN_TOLD = 5 << 28,
+	FS_TABLE_LISTEN_DENIED = 6 << 28,
+	FS_TABLE_LISTEN_STOPS = 7 << 28,
 };
 
 /* Allow-list tries. The key starts with the table, so that a new list is built beside the old one and
@@ -142,8 +155,6 @@ enum fs_key_what {
 	FS_KEY_INODE = 1,  /* a: inode number, b: device as the kernel has it */
 	FS_KEY_DEVICE = 2, /* a: 1 block or 2 char << 32 | major, b: minor or ~0 */
 	FS_KEY_FAMILY = 3, /* a: AF_*, in effects.read */
-	FS_KEY_LISTEN = 4, /* a: port, or 0 for any, in effects.read */
-	FS_KEY_BIND = 5,
 	FS_KEY_HOST = 6,   /* a: number of a host of the allow-list; of the map host_ports */
 	FS_KEY_DNS = 7,    /* a, b: address of a name server whose answers are believed, as it stands in the packet */
 	FS_KEY_TREE = 8,   /* as FS_KEY_INODE, of a folder: for all that is below it; 0, ~0: the strictest of all */
@@ -352,7 +363,7 @@ enum fs_op_what {
 	FS_OP_OPEN = 3,      /* the same; a: 1 = for writing */
 	FS_OP_DEVICE = 4,    /* a: enum-like type << 32 | major, b: minor, c: 1 = for writing, 2 = mknod */
 	FS_OP_SOCKET = 5,    /* a: family, b: type, c: protocol */
-	FS_OP_LISTEN = 6,    /* a: port */
+	FS_OP_LISTEN = 6,    /* a: port, protocol << 16, 4 or 6 << 24; b, c: the local address as it stands in struct dst */
 	FS_OP_PRIVILEGE = 8, /* a: enum fs_point */
 	FS_OP_MEMORY = 9,    /* a: enum fs_point */
 	FS_OP_FORK = 10,     /* a: processes that live, b: made within the second */

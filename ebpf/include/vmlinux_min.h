@@ -45,7 +45,15 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+};
+
 struct sock_common {
+	__u32 skc_rcv_saddr;
+	struct in6_addr skc_v6_rcv_saddr;
 	__u16 skc_num; /* local port, host order */
 	unsigned short skc_family;
 };

@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -165,6 +165,11 @@ plain! {
         daemon_tgid: u32,
         /// Zero.
         pad: u32,
+    }
+    /// `struct fs_reader`.
+    Reader = "fs_reader" {
+        /// 1: it waits to be woken.
+        asleep: u64,
     }
     /// `struct fs_effects`.
     Effects = "fs_effects" {

@@ -66,7 +66,7 @@ INLINE bool too_fast(struct fs_budget *b, __u32 len)
 	return true; /* others were faster four times: they had the room */
 }
 
-static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb, const struct dst *d, __u64 class_bytes)
+SHARED int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb, const struct dst *d, __u64 class_bytes)
 {
 	struct op o = { .what = FS_OP_BUDGET, .key_a = class_bytes >> 56 };
 	struct fs_op *e;
@@ -89,7 +89,7 @@ static __noinline int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb,
 	e->b = class_bytes & 0xffffffffffffffULL;
 	e->c = d->family;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, d->a, 16);
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 

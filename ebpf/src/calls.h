@@ -3,25 +3,9 @@
  * The first line of defence: connect, sendmsg, bind and making a socket, refused to the caller. Which policy applies is told in
  * net.h.
  */
-/* Ports that rules speak of. */
-INLINE __u8 port_effect(struct fs_run_cfg *run, __u32 what, __u16 port)
+INLINE __u8 bind_verdict(struct fs_run_cfg *run, const struct dst *d)
 {
-	struct fs_key one = { .table = run->table, .what = what, .a = port };
-	struct fs_key any = { .table = run->table, .what = what };
-	struct fs_effects *e;
-	__u8 effect;
-
-	if (!(run->flags & FS_RUN_PORTS))
-		return FS_EFFECT_NONE;
-	e = bpf_map_lookup_elem(&keys, &any);
-	effect = e ? e->read : FS_EFFECT_NONE;
-	e = port ? bpf_map_lookup_elem(&keys, &one) : NULL;
-	return e && e->read > effect ? e->read : effect;
-}
-
-INLINE __u8 bind_verdict(struct fs_run_cfg *run, __u16 port)
-{
-	__u8 effect = port_effect(run, FS_KEY_BIND, port);
+	__u8 effect = local_effect(run, d, 0, FS_TABLE_BIND_DENIED, FS_TABLE_BIND_STOPS);
 
 	if (effect == FS_EFFECT_STOP)
 		latch_stop(run);
@@ -37,7 +21,7 @@ INLINE __u8 call_verdict_quiet(struct fs_run_cfg *run, struct dst *d)
 		d->flags |= FS_NET_LATCHED;
 		return FS_DENIED;
 	}
-	return bind_verdict(run, d->port);
+	return bind_verdict(run, d);
 }
 
 INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
@@ -49,10 +33,13 @@ INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
 	net_event(run, d, FS_DENIED, false, NULL);
 }
 
-INLINE __u8 call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
+SHARED int call_verdict(struct fs_run_cfg *run, struct dst *d, bool foreign)
 {
-	__u8 v = call_verdict_quiet(run, d);
+	__u8 v;
 
+	if (!run || !d)
+		return FS_DENIED;
+	v = call_verdict_quiet(run, d);
 	if (foreign)
 		d->flags |= FS_NET_FOREIGN;
 	if (v == FS_DENIED)
@@ -153,8 +140,8 @@ INLINE struct dst dst_of(struct bpf_sock_addr *ctx, __u8 op)
 		__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1];                 \
 		__u32 c = ctx->user_ip6[2], e = ctx->user_ip6[3];                 \
 		dst6(&d, a, b, c, e);                                             \
-		if (operation == FS_NET_BIND && d.family == 6)                    \
-			d.a[3] = e;                                               \
+		if (operation == FS_NET_BIND)                                     \
+			d.a[d.family == 6 ? 3 : 0] = e;                           \
 		return sock_addr(ctx, &d);                                        \
 	}
 
@@ -199,6 +186,75 @@ int fs_sock_create(struct bpf_sock *sk)
 		__sync_fetch_and_add(&c->denied_calls, 1);
 	net_event(run, &d, v, false, NULL);
 	return v == FS_DENIED ? DENY : ALLOW;
+}
+
+#define AF_UNIX 1
+#define AF_NETLINK 16
+
+/* enum fs_effect of making a socket of a family. */
+INLINE __u8 family_effect(struct fs_run_cfg *run, __u32 family)
+{
+	struct fs_key k = { .table = run->table, .what = FS_KEY_FAMILY, .a = family };
+	struct fs_effects *e = run->flags & FS_RUN_FAMILIES ? bpf_map_lookup_elem(&keys, &k) : NULL;
+	__u8 effect = e ? e->read : FS_EFFECT_NONE, bounded = FS_EFFECT_NONE;
+
+	/* Families that cgroup hooks never see, where the network is bounded; those they do see are judged there. */
+	if (family == AF_INET || family == AF_INET6 || family == AF_UNIX || family == AF_NETLINK)
+		return effect;
+	if (held(run))
+		bounded = FS_EFFECT_DENY;
+	else if (run->flags & FS_RUN_ENFORCE)
+		bounded = run->stop & POINT(FS_POINT_NET) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
+	else if (run->flags & FS_RUN_OBSERVE)
+		bounded = FS_EFFECT_OBSERVE;
+	return bounded > effect ? bounded : effect;
+}
+
+/* The socket is to listen, or does: what rules say of it, if it is one of IP. Who listens without binding gets any port: that is
+ * what port 0 stands for. */
+INLINE int listens(struct fs_run_cfg *run, __u64 sock, __u8 via)
+{
+	struct sock *sk = (struct sock *)sock;
+	struct op o = { .what = FS_OP_LISTEN, .via = via };
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	struct dst d = {};
+
+	if (!(run->flags & FS_RUN_PORTS) || (family != AF_INET && family != AF_INET6))
+		return 0;
+	d.port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	d.proto = BPF_CORE_READ(sk, sk_protocol);
+	if (family == AF_INET6) {
+		struct in6_addr a = BPF_CORE_READ(sk, __sk_common.skc_v6_rcv_saddr);
+
+		dst6(&d, a.in6_u.u6_addr32[0], a.in6_u.u6_addr32[1], a.in6_u.u6_addr32[2], a.in6_u.u6_addr32[3]);
+		/* All addresses are what they are, not loopback. */
+		d.a[d.family == 6 ? 3 : 0] = a.in6_u.u6_addr32[3];
+	} else {
+		d.family = 4;
+		d.a[0] = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
+	}
+	o.effect = local_effect(run, &d, FS_TABLE_LISTEN_TOLD, FS_TABLE_LISTEN_DENIED, FS_TABLE_LISTEN_STOPS);
+	o.a = (__u64)d.family << 24 | (__u64)d.proto << 16 | d.port;
+	o.b = *(__u64 *)d.a;
+	o.c = *(__u64 *)(d.a + 2);
+	return o.effect ? settle(run, &o) : 0;
+}
+
+#define TCP_LISTEN 10
+
+/* The fallback for lsm/socket_listen: TCP, MPTCP, SCTP and DCCP sockets that begin to listen, in their caller's call. Attached only
+ * while a run has a rule on it: every change of a connection's state comes by. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(fs_listen, const struct sock *sk, int before, int after)
+{
+	struct fs_run_cfg *run;
+
+	if (after != TCP_LISTEN)
+		return 0;
+	run = run_of_current();
+	if (run)
+		listens(run, (__u64)sk, FS_VIA_TRACEPOINT);
+	return 0;
 }
 
 SEC("sockops")

@@ -7,6 +7,9 @@
 #define FAILSAFE_COMMON_H
 
 #define INLINE static __always_inline
+/* Verified by itself, once, whatever calls it: of its arguments no more is known there than their types, and of the outcome nothing.
+ * Pointers may be NULL. It is what keeps a program that calls it often, or in many states, within a verifier's patience. */
+#define SHARED __noinline
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -96,6 +99,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct fs_occupant);
 } strays SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fs_reader);
+} reader SEC(".maps");
 
 INLINE struct fs_counters *counters_of(__u32 slot)
 {
@@ -261,6 +271,30 @@ INLINE void *event_new(struct fs_run_cfg *run, __u32 kind, __u64 size)
 	h->epoch = run->epoch;
 	h->kind = kind;
 	return h;
+}
+
+/* Events that may wait wake the reader too once so much is unread. */
+#define MUCH_UNREAD (64 * 1024)
+
+/* Hands the record over. Waking the reader is what an event costs most: one that may wait is read with the next that may not, or
+ * when it looks by itself. The reader says that it sleeps, then looks once more; here the record is handed over first: one of the two
+ * sees the other. An empty record does the waking, since one that is handed over cannot. */
+INLINE void event_done(void *e, bool may_wait)
+{
+	__u32 zero = 0;
+	struct fs_reader *r = bpf_map_lookup_elem(&reader, &zero);
+	void *wake;
+
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	if (!r || !*(volatile __u64 *)&r->asleep)
+		return;
+	if (may_wait && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < MUCH_UNREAD)
+		return;
+	wake = bpf_ringbuf_reserve(&events, sizeof(__u64), 0);
+	if (!wake)
+		return;
+	*(volatile __u64 *)&r->asleep = 0;
+	bpf_ringbuf_discard(wake, BPF_RB_FORCE_WAKEUP);
 }
 
 INLINE void subject_task(struct fs_hdr *h, struct task_struct *t)

@@ -6,7 +6,7 @@
 #define DEVICE_ANY_MINOR (~0ULL)
 
 /* For programs on a cgroup, which may not send signals. */
-static __noinline int settle_on_cgroup(struct fs_run_cfg *run, struct op *o)
+SHARED int settle_on_cgroup(struct fs_run_cfg *run, struct op *o)
 {
 	return run && o ? settled(run, o) : 0;
 }

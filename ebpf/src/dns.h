@@ -54,7 +54,7 @@ static long learnt_step(__u32 i, struct learnt_walk *w)
 	return w->allowed;
 }
 
-static __noinline int learnt_allows(__u32 table, const struct dst *d)
+SHARED int learnt_allows(__u32 table, const struct dst *d)
 {
 	struct learnt_walk w = { .key = { .table = table, .what = FS_KEY_HOST } };
 	struct fs_learnt_key k = { .table = table };
@@ -121,7 +121,7 @@ static long name_back_step(__u32 i, struct name_walk *w)
 }
 
 /* Writes the question's name, lower case and from its end, into the room's key. Returns where the question ends, or 0. */
-static __noinline int dns_name(struct room *r)
+SHARED int dns_name(struct room *r)
 {
 	struct name_walk w = { .r = r };
 	__u32 n;
@@ -141,7 +141,7 @@ static __noinline int dns_name(struct room *r)
 }
 
 /* Tells one name from another: what one address is an answer for may be many. */
-static __noinline __u32 name_hash(struct room *r)
+SHARED __u32 name_hash(struct room *r)
 {
 	__u64 hash = 0;
 
@@ -158,7 +158,7 @@ static __noinline __u32 name_hash(struct room *r)
 #define NAMES_HOST(said) ((said) & 0xff)
 #define NAMES_WATCHED(said) ((said) >> 8)
 
-static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 said)
+SHARED int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at_family, __u32 said)
 {
 	struct fs_learnt_key k = {};
 	__u32 at = at_family >> 8, n = (at_family & 0xff) == 4 ? 4 : 16;
@@ -205,7 +205,7 @@ static __noinline int dns_learn(struct fs_run_cfg *run, struct room *r, __u32 at
 	/* Forwards again, past the leading dot. */
 	e->path_len = bpf_probe_read_kernel_str(e->path, FS_PATH_MAX - 16, r->path + NAME_AT + 1) - 1;
 	__builtin_memcpy(e->path + FS_PATH_MAX - 16, k.addr, 16);
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 
@@ -238,7 +238,7 @@ static long answer_step(__u32 i, struct answer_walk *w)
 	return 0;
 }
 
-/* The answer is in the room. */
+/* The answer is in the room; not SHARED, as path_effects. */
 static __noinline int dns_answer(struct fs_run_cfg *run, struct room *r, __u32 len)
 {
 	struct answer_walk w = { .run = run, .r = r, .len = len };

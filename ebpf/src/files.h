@@ -218,10 +218,10 @@ INLINE int moves(struct fs_run_cfg *run, __u64 from, __u64 to)
 
 	if (!(run->flags & FS_RUN_TREES))
 		return 0;
-	here.word = tree_effects(run->table, from);
+	here.word = tree_effects(run->table, number_of(from));
 	if (!here.word)
 		return 0;
-	there.word = tree_effects(run->table, to);
+	there.word = tree_effects(run->table, number_of(to));
 	if (!weaker(there.e.exec, here.e.exec) && !weaker(there.e.map, here.e.map) &&
 	    !weaker(there.e.read, here.e.read) && !weaker(there.e.write, here.e.write))
 		return 0;

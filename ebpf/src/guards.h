@@ -7,8 +7,6 @@
 #define CLONE_THREAD 0x00010000
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
-#define AF_UNIX 1
-#define AF_NETLINK 16
 
 /* A call that a rule may forbid reached what it wants to do. */
 INLINE int call(struct fs_run_cfg *run, __u32 call)
@@ -38,7 +36,7 @@ INLINE int call(struct fs_run_cfg *run, __u32 call)
 	e->verdict = FS_DENIED;
 	e->via = FS_VIA_LSM;
 	e->repeats = n;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return -EPERM;
 }
 
@@ -280,49 +278,23 @@ SEC("lsm/socket_create")
 int BPF_PROG(fs_lsm_socket_create, int family, int type, int protocol, int kern)
 {
 	struct fs_run_cfg *run;
-	struct fs_key k = { .what = FS_KEY_FAMILY, .a = family };
 	struct op o = { .what = FS_OP_SOCKET, .via = FS_VIA_LSM, .a = family, .b = type, .c = protocol };
-	struct fs_effects *e;
 
 	if (kern)
 		return 0;
 	run = run_of_current();
 	if (!run)
 		return 0;
-	if (run->flags & FS_RUN_FAMILIES) {
-		k.table = run->table;
-		e = bpf_map_lookup_elem(&keys, &k);
-		if (e)
-			o.effect = e->read;
-	}
-	/* Families that cgroup hooks never see, where the network is bounded; those they do see are judged there. */
-	if (family != AF_INET && family != AF_INET6 && family != AF_UNIX && family != AF_NETLINK) {
-		__u8 bounded = FS_EFFECT_NONE;
-
-		if (held(run))
-			bounded = FS_EFFECT_DENY;
-		else if (run->flags & FS_RUN_ENFORCE)
-			bounded = run->stop & POINT(FS_POINT_NET) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
-		else if (run->flags & FS_RUN_OBSERVE)
-			bounded = FS_EFFECT_OBSERVE;
-		if (bounded > o.effect)
-			o.effect = bounded;
-	}
+	o.effect = family_effect(run, family);
 	return o.effect ? settle(run, &o) : 0;
 }
 
-/* Who listens without binding gets any port: that is what port 0 stands for. */
 SEC("lsm/socket_listen")
 int BPF_PROG(fs_lsm_socket_listen, struct socket *sock)
 {
 	struct fs_run_cfg *run = run_of_current();
-	struct op o = { .what = FS_OP_LISTEN, .via = FS_VIA_LSM };
 
-	if (!run || !(run->flags & FS_RUN_PORTS))
-		return 0;
-	o.a = BPF_CORE_READ(sock, sk, __sk_common.skc_num);
-	o.effect = port_effect(run, FS_KEY_LISTEN, o.a);
-	return o.effect ? settle(run, &o) : 0;
+	return run ? listens(run, (__u64)BPF_CORE_READ(sock, sk), FS_VIA_LSM) : 0;
 }
 
 struct sockaddr_head {

@@ -155,7 +155,7 @@ int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *b
 		e->argv_len = 0;
 		e->flags |= FS_EXEC_ARGV_LOST;
 	}
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, run->flags & FS_RUN_EXEC_WAITS);
 	return 0;
 }
 
@@ -209,7 +209,7 @@ INLINE void moved(struct fs_run_cfg *run, __u32 kind, struct task_struct *t, __u
 	e->to_cgroup_id = to;
 	e->mover_pid = mover_pid;
 	e->flags = flags;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 }
 
 /* A fork outside every run. */
@@ -263,7 +263,7 @@ int BPF_PROG(fs_fork, struct task_struct *parent, struct task_struct *child)
 	e->child_pid = child->tgid;
 	e->child_start_boottime_ns = child->start_boottime;
 	e->child_cgroup_id = id;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, run->flags & FS_RUN_LIFE_WAITS);
 	return 0;
 }
 
@@ -292,7 +292,8 @@ int BPF_PROG(fs_exit, struct task_struct *p)
 		return 0;
 	subject_current(&e->hdr);
 	e->code = sig->flags & SIGNAL_GROUP_EXIT ? sig->group_exit_code : p->group_leader->exit_code;
-	bpf_ringbuf_submit(e, 0);
+	/* The last one's is not left behind by the end of the run. */
+	event_done(e, run->flags & FS_RUN_LIFE_WAITS && lives_of(run->slot));
 	return 0;
 }
 
@@ -346,7 +347,7 @@ int BPF_PROG(fs_oom, struct task_struct *t)
 		return 0;
 	subject_task(&e->hdr, t);
 	e->hdr.cgroup_id = cgroup_id_of(cgrp);
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 
@@ -372,6 +373,6 @@ int fs_oom_pid(__u64 *ctx)
 	e->hdr.cgroup_id = seen->cgroup_id;
 	e->hdr.pid = pid;
 	e->hdr.tid = pid;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }

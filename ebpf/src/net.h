@@ -136,12 +136,14 @@ INLINE bool port_on_list(const struct fs_ports *p, const struct dst *d)
 	return false;
 }
 
-static __noinline int learnt_allows(__u32 table, const struct dst *d);
+SHARED int learnt_allows(__u32 table, const struct dst *d);
 
-INLINE bool listed(__u32 table, const struct dst *d)
+SHARED int listed(__u32 table, const struct dst *d)
 {
 	struct fs_ports *p;
 
+	if (!d)
+		return 0;
 	if (d->family == 4) {
 		struct fs_lpm4 k = { .prefixlen = 64, .table = table };
 
@@ -161,18 +163,31 @@ INLINE bool on_list(__u32 table, __u32 flags, const struct dst *d)
 	return listed(table, d) || (flags & FS_RUN_DNS && learnt_allows(table, d));
 }
 
-/* By a rule on the destination; one that cannot be told may be meant. */
-static __noinline int denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
+/* enum fs_effect of a local address and port: what rules say of binding to it, or of listening on it. */
+INLINE __u8 local_effect(struct fs_run_cfg *run, const struct dst *d, __u32 told, __u32 denied, __u32 stops)
 {
-	if (!run || !d || !(d->flags & FS_NET_BAD_HDR || listed(run->table | FS_TABLE_NET_DENIED, d)))
-		return 0;
-	if (run->flags & FS_RUN_NET_STOPS && listed(run->table | FS_TABLE_NET_STOPS, d))
-		latch_stop(run);
-	return 1;
+	if (!(run->flags & FS_RUN_PORTS))
+		return FS_EFFECT_NONE;
+	if (!listed(run->table | denied, d))
+		return told && listed(run->table | told, d) ? FS_EFFECT_OBSERVE : FS_EFFECT_NONE;
+	return listed(run->table | stops, d) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
 }
 
-INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
+/* By a rule on the destination; one that cannot be told may be meant. */
+INLINE bool denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
 {
+	if (!(d->flags & FS_NET_BAD_HDR || listed(run->table | FS_TABLE_NET_DENIED, d)))
+		return false;
+	if (run->flags & FS_RUN_NET_STOPS && listed(run->table | FS_TABLE_NET_STOPS, d))
+		latch_stop(run);
+	return true;
+}
+
+/* enum fs_verdict */
+SHARED int judge(struct fs_run_cfg *run, struct dst *d)
+{
+	if (!run || !d)
+		return FS_DENIED;
 	if (held(run)) {
 		d->flags |= no_daemon(run) ? FS_NET_DEAD : FS_NET_LATCHED;
 		return FS_DENIED;
@@ -247,5 +262,5 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 	e->repeats = n;
 	e->sk_type = d->sk_type;
 	__builtin_memcpy(e->addr, d->a, sizeof(e->addr));
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 }

@@ -58,7 +58,7 @@ INLINE bool mighty(void)
 }
 
 /* As a word: write, it is one of them; read, it lies above one. */
-static __noinline int own_effects(__u64 dentry)
+SHARED int own_effects(__u64 dentry)
 {
 	struct dentry *d = (struct dentry *)dentry;
 	__u64 dev = BPF_CORE_READ(d, d_sb, s_dev);
@@ -81,7 +81,7 @@ INLINE int own_guard(struct fs_run_cfg *run, __u64 dentry)
 
 	if (!run || !(run->flags & FS_RUN_PROTECT) || !mighty())
 		return 0;
-	all.word = own_effects(dentry);
+	all.word = own_effects(number_of(dentry));
 	return all.e.write ? protect_dentry(run, FS_PROTECT_FILES, dentry) : 0;
 }
 

@@ -14,20 +14,28 @@ INLINE struct fs_run_cfg *run_of_skb(struct __sk_buff *skb)
 #undef AT
 }
 
-/* Fills D from the packet's headers; *tcp is the byte of TCP flags, 0 for anything else. */
-INLINE void parse(struct __sk_buff *skb, struct dst *d, __u8 *tcp)
+/* Hop-by-hop 0, routing 43, fragment 44, destination options 60: RFC 8200, 4. */
+INLINE bool extension(__u8 proto)
+{
+	return proto == 0 || proto == 43 || proto == 44 || proto == 60;
+}
+
+/* Fills D from the packet's headers; returns the byte of TCP flags, 0 for anything else. */
+SHARED int parse(struct __sk_buff *skb, struct dst *d)
 {
 	__u32 off, ports = 0;
-	__u8 first = 0;
+	__u8 first = 0, tcp = 0;
+	bool fragment;
 
-	*tcp = 0;
+	if (!d)
+		return 0;
 	bpf_skb_load_bytes(skb, 0, &first, 1);
 	if (first >> 4 == 4) {
-		__u8 ip[20];
+		__u8 ip[20] __attribute__((aligned(8)));
 
 		if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip))) {
 			d->flags |= FS_NET_BAD_HDR;
-			return;
+			return 0;
 		}
 		dst4(d, *(__u32 *)(ip + 16));
 		d->proto = ip[9];
@@ -36,42 +44,48 @@ INLINE void parse(struct __sk_buff *skb, struct dst *d, __u8 *tcp)
 		if (off != sizeof(ip))
 			d->flags |= FS_NET_BAD_HDR;
 		if (((ip[6] & 0x1f) | ip[7]) != 0)
-			return; /* a later fragment has no ports */
+			return 0; /* a later fragment has no ports */
 	} else {
-		__u8 ip[40];
+		__u8 ip[40] __attribute__((aligned(8)));
 
 		if (bpf_skb_load_bytes(skb, 0, ip, sizeof(ip))) {
 			d->flags |= FS_NET_BAD_HDR;
-			return;
+			return 0;
 		}
 		dst6(d, *(__u32 *)(ip + 24), *(__u32 *)(ip + 28), *(__u32 *)(ip + 32), *(__u32 *)(ip + 36));
 		d->proto = ip[6];
 		off = sizeof(ip);
-		/* hop-by-hop 0, routing 43, fragment 44, destination options 60 */
 		for (int i = 0; i < 4; i++) {
-			__u8 ext[2];
+			__u8 ext[4];
 
 			if (d->proto == 43)
 				d->flags |= FS_NET_BAD_HDR;
-			if (d->proto != 0 && d->proto != 43 && d->proto != 44 && d->proto != 60)
+			if (!extension(d->proto))
 				break;
 			if (bpf_skb_load_bytes(skb, off, ext, sizeof(ext))) {
 				d->flags |= FS_NET_BAD_HDR;
-				return;
+				return 0;
 			}
 			off += d->proto == 44 ? 8 : (ext[1] + 1) * 8;
+			fragment = d->proto == 44 && (ext[2] | (ext[3] & 0xf8));
 			d->proto = ext[0];
+			if (fragment)
+				return 0; /* as above */
 		}
+		/* A longer chain than any that the kernel makes: what is behind it cannot be told. */
+		if (extension(d->proto))
+			d->flags |= FS_NET_BAD_HDR;
 	}
 	if (d->proto != IPPROTO_TCP && d->proto != IPPROTO_UDP)
-		return;
+		return 0;
 	if (bpf_skb_load_bytes(skb, off, &ports, sizeof(ports))) {
 		d->flags |= FS_NET_BAD_HDR;
-		return;
+		return 0;
 	}
 	d->port = bpf_ntohl(ports) & 0xffff;
 	if (d->proto == IPPROTO_TCP)
-		bpf_skb_load_bytes(skb, off + 13, tcp, 1);
+		bpf_skb_load_bytes(skb, off + 13, &tcp, 1);
+	return tcp;
 }
 
 #define TCP_SYN 0x02
@@ -156,7 +170,7 @@ int fs_egress(struct __sk_buff *skb)
 	segs = skb->gso_segs ?: 1;
 	if ((run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE | FS_RUN_BUDGETS | FS_RUN_NET_DENIED) || held(run)) &&
 	    (run->flags & FS_RUN_BUDGETS || !allowed_before(run, skb))) {
-		parse(skb, &d, &tcp);
+		tcp = parse(skb, &d);
 		v = packet_verdict(run, skb, &d, tcp);
 		if (v != FS_ALLOWED)
 			net_event(run, &d, v, true, skb);

@@ -63,7 +63,7 @@ INLINE void effects_max(union effects *to, const struct fs_effects *from)
 		to->e.write = from->write;
 }
 
-/* What the entries say of the path in the room, as a word. */
+/* What the entries say of the path in the room, as a word. Not SHARED: older kernels know a key in a map only from the map. */
 static __noinline int path_effects(__u32 table, struct room *r)
 {
 	struct fs_effects *e;
@@ -80,12 +80,22 @@ static __noinline int path_effects(__u32 table, struct room *r)
 	return e ? *(int *)e : 0;
 }
 
-static __noinline int inode_effects(__u32 table, __u32 what, __u64 ino, __u64 dev)
+SHARED int inode_effects(__u32 table, __u32 what, __u64 ino, __u64 dev)
 {
 	struct fs_key k = { .table = table, .what = what, .a = ino, .b = dev };
 	struct fs_effects *e = bpf_map_lookup_elem(&keys, &k);
 
 	return e ? *(int *)e : 0;
+}
+
+/* Where the kernel knows a hook's argument as a pointer: SHARED functions take numbers. */
+INLINE __u64 number_of(__u64 pointer)
+{
+	volatile __u64 kept = pointer;
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), (void *)&kept);
+	return number;
 }
 
 #define TREE_DEPTH 64
@@ -107,7 +117,7 @@ INLINE __u32 unfilled(__u32 word)
 
 /* What the entries say of the folders around the dentry, itself included, as a word. Mounts do not matter: the way up is
  * within the file system. What lies too deep to be told meets the strictest of all. */
-static __noinline int tree_effects(__u32 table, __u64 dentry)
+SHARED int tree_effects(__u32 table, __u64 dentry)
 {
 	__u32 all = 0;
 
@@ -156,7 +166,7 @@ INLINE union effects dentry_effects(struct fs_run_cfg *run, __u64 dentry)
 		all.word = inode_effects(run->table, FS_KEY_INODE, BPF_CORE_READ(d, d_inode, i_ino),
 					 BPF_CORE_READ(d, d_inode, i_sb, s_dev));
 	if (run->flags & FS_RUN_TREES) {
-		more.word = tree_effects(run->table, dentry);
+		more.word = tree_effects(run->table, number_of(dentry));
 		effects_max(&all, &more.e);
 	}
 	return all;
@@ -175,7 +185,7 @@ enum use { USE_EXEC, USE_MAP, USE_READ, USE_WRITE };
 #define MEETS(use, effect) (1U << (8 * (use) + (effect) - 1))
 
 /* Which inode's entry says so goes to b and c: the name that was used may be none that a rule knows. */
-static __noinline int tell_entry(struct fs_run_cfg *run, __u64 dentry, __u32 meets, struct op *o)
+SHARED int entry_of(struct fs_run_cfg *run, __u64 dentry, __u32 meets, struct op *o)
 {
 	struct dentry *d = (struct dentry *)dentry;
 
@@ -200,4 +210,9 @@ static __noinline int tell_entry(struct fs_run_cfg *run, __u64 dentry, __u32 mee
 	}
 	o->b = o->c = 0; /* by name, or by a list of what is allowed */
 	return 0;
+}
+
+INLINE void tell_entry(struct fs_run_cfg *run, __u64 dentry, __u32 meets, struct op *o)
+{
+	entry_of(run, number_of(dentry), meets, o);
 }

@@ -80,7 +80,7 @@ INLINE int cover(struct fs_run_cfg *run, __u64 dentry)
 {
 	int result = bpffs_guard(run, dentry);
 
-	if (result || !(run->flags & FS_RUN_PROTECT) || !own_effects(dentry))
+	if (result || !(run->flags & FS_RUN_PROTECT) || !own_effects(number_of(dentry)))
 		return result;
 	return protect_dentry(run, FS_PROTECT_FILES, dentry);
 }

@@ -87,6 +87,13 @@ INLINE void lives_add(__u32 slot, __s64 n)
 		__sync_fetch_and_add(l, n);
 }
 
+INLINE __u64 lives_of(__u32 slot)
+{
+	__u64 *l = bpf_map_lookup_elem(&lives, &slot);
+
+	return l ? *(volatile __u64 *)l : 0;
+}
+
 INLINE __u8 effect_of(struct fs_run_cfg *run, __u32 bit)
 {
 	if ((run->stop >> bit) & 1)
@@ -160,12 +167,12 @@ INLINE int settled(struct fs_run_cfg *run, const struct op *o)
 		len = bpf_probe_read_kernel_str(e->path, sizeof(e->path), o->path);
 		e->path_len = len > 0 ? len - 1 : 0;
 	}
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return result;
 }
 
 /* For tracing and LSM programs: a stop rule stops the caller too. */
-static __noinline int settle_call(struct fs_run_cfg *run, struct op *o)
+SHARED int settle_call(struct fs_run_cfg *run, struct op *o)
 {
 	if (!run || !o)
 		return 0;
@@ -207,9 +214,7 @@ INLINE __u32 born_now(struct fs_run_cfg *run, bool count)
 
 INLINE bool beyond_limits(struct fs_run_cfg *run, struct op *o, bool count)
 {
-	__u32 slot = run->slot;
-	__u64 *l = bpf_map_lookup_elem(&lives, &slot);
-	__u64 alive = l ? *(volatile __u64 *)l : 0;
+	__u64 alive = lives_of(run->slot);
 	__u32 born = run->max_forks ? born_now(run, count) : 0;
 	bool procs, forks;
 

@@ -35,7 +35,7 @@ INLINE bool in_compat_call(void)
 /* One copy for all of them. WAY: the call, whether it came by the 32-bit ABI, and enum fs_via. */
 #define WAY(call, compat, via) ((call) | (compat) << 8 | (via) << 16)
 
-static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
+SHARED int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 {
 	struct fs_run_cfg *run = run_of_current();
 	__u32 call = way & 0xff;
@@ -57,7 +57,7 @@ static __noinline int syscall_event(__u32 way, __u64 a, __u64 b, __u64 c)
 	e->args[0] = a;
 	e->args[1] = b;
 	e->args[2] = c;
-	bpf_ringbuf_submit(e, 0);
+	event_done(e, false);
 	return 0;
 }
 
@@ -173,10 +173,18 @@ INLINE int compat_call(long nr)
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_CLONE 56
+#define NR_UNSHARE 272
+#define NR_SOCKET 41
+#define NR32_UNSHARE 310
+#define NR32_SOCKET 359
 #define NR_CLONE_COMPAT 120
 #define CALL_NR(r) (int)(r)->orig_ax
 #else
 #define NR_CLONE 220
+#define NR_UNSHARE 97
+#define NR_SOCKET 198
+#define NR32_UNSHARE 337
+#define NR32_SOCKET 281
 #define NR_CLONE_COMPAT 120
 #define CALL_NR(r) (r)->syscallno
 #endif
@@ -184,7 +192,7 @@ INLINE int compat_call(long nr)
 
 /* The watched call that the caller is in, -1: another. What the kernel dispatches by: it can be changed by a tracer only, and
  * before the call. clone reaches the hooks that ask only to make namespaces, as unshare does. */
-static __noinline int call_of_current(void)
+SHARED int call_of_current(void)
 {
 	struct pt_regs *r = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	bool compat = in_compat_call();
@@ -211,6 +219,7 @@ static __noinline int call_of_current(void)
 #define NR_PKEY_MPROTECT 288
 #endif
 #define NR_OPENAT2 437
+#define NR_SOCKETCALL -110 /* of the 32-bit ABI of x86 */
 
 /* The same calls of the 32-bit ABI, by their native numbers. */
 #if defined(__TARGET_ARCH_x86)
@@ -238,6 +247,18 @@ INLINE long native_number(long nr)
 		return NR_MPROTECT;
 	case NR32_PKEY_MPROTECT:
 		return NR_PKEY_MPROTECT;
+	case NR_CLONE_COMPAT:
+		return NR_CLONE;
+	case NR_CLONE3:
+		return NR_CLONE3;
+	case NR32_UNSHARE:
+		return NR_UNSHARE;
+	case NR32_SOCKET:
+		return NR_SOCKET;
+#if defined(__TARGET_ARCH_x86)
+	case 102:
+		return NR_SOCKETCALL;
+#endif
 	}
 	return -1;
 }
@@ -273,9 +294,9 @@ INLINE int seen_open(struct fs_run_cfg *run, __u64 name, bool write)
 	return 0;
 }
 
-INLINE void seen_point(struct fs_run_cfg *run, __u32 point)
+INLINE void seen_point(struct fs_run_cfg *run, __u32 what, __u32 point)
 {
-	struct op o = { .what = FS_OP_MEMORY, .via = FS_VIA_SYS_ENTER, .effect = effect_of(run, point), .a = point };
+	struct op o = { .what = what, .via = FS_VIA_SYS_ENTER, .effect = effect_of(run, point), .a = point };
 
 	if (o.effect)
 		settle(run, &o);
@@ -286,19 +307,38 @@ INLINE int seen_memory(struct fs_run_cfg *run, __u64 prot, bool anonymous)
 	if (!(prot & PROT_EXEC))
 		return 0;
 	if (prot & PROT_WRITE)
-		seen_point(run, FS_POINT_MEM_WRITE_EXEC);
+		seen_point(run, FS_OP_MEMORY, FS_POINT_MEM_WRITE_EXEC);
 	if (anonymous)
-		seen_point(run, FS_POINT_MEM_ANONYMOUS);
+		seen_point(run, FS_OP_MEMORY, FS_POINT_MEM_ANONYMOUS);
 	return 0;
 }
 
-/* Files and memory, where LSM is refused. */
-static __noinline int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
+#define CLONE_NEWUSER 0x10000000
+#define SYS_SOCKET 1 /* linux/net.h */
+
+INLINE int seen_userns(struct fs_run_cfg *run, __u64 flags)
+{
+	if (flags & CLONE_NEWUSER)
+		seen_point(run, FS_OP_PRIVILEGE, FS_POINT_PRIV_USERNS);
+	return 0;
+}
+
+INLINE int seen_socket(struct fs_run_cfg *run, __u32 family, __u32 type, __u32 protocol)
+{
+	struct op o = { .what = FS_OP_SOCKET, .via = FS_VIA_SYS_ENTER, .a = family, .b = type, .c = protocol };
+
+	o.effect = family_effect(run, family);
+	return o.effect ? settle(run, &o) : 0;
+}
+
+/* Files, memory, sockets and user namespaces, where LSM is refused. */
+SHARED int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
 {
 	struct fs_run_cfg *run;
 
 	if (nr != NR_OPEN && nr != NR_CREAT && nr != NR_OPENAT && nr != NR_OPENAT2 && nr != NR_MMAP &&
-	    nr != NR_MPROTECT && nr != NR_PKEY_MPROTECT)
+	    nr != NR_MPROTECT && nr != NR_PKEY_MPROTECT && nr != NR_SOCKET && nr != NR_SOCKETCALL && nr != NR_CLONE &&
+	    nr != NR_CLONE3 && nr != NR_UNSHARE)
 		return 0;
 	run = run_of_current();
 	if (!run)
@@ -314,6 +354,23 @@ static __noinline int seen_call(long nr, __u64 a, __u64 b, __u64 c, __u64 d)
 
 		bpf_probe_read_user(&flags, sizeof(flags), (void *)c);
 		return seen_open(run, b, (flags & O_ACCMODE) != O_RDONLY || flags & O_CREAT_OR_TRUNC);
+	}
+	if (nr == NR_CLONE || nr == NR_UNSHARE)
+		return seen_userns(run, a);
+	if (nr == NR_CLONE3) {
+		__u64 flags = 0; /* the first field of struct clone_args */
+
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)a);
+		return seen_userns(run, flags);
+	}
+	if (nr == NR_SOCKET)
+		return seen_socket(run, a, b, c);
+	if (nr == NR_SOCKETCALL) {
+		__u32 args[3] = {};
+
+		if (a != SYS_SOCKET || bpf_probe_read_user(args, sizeof(args), (void *)b))
+			return 0;
+		return seen_socket(run, args[0], args[1], args[2]);
 	}
 	if (nr == NR_MMAP)
 		return seen_memory(run, c, d & MAP_ANONYMOUS);
@@ -335,9 +392,15 @@ int BPF_PROG(fs_sys_enter, struct pt_regs *r, long nr)
 	bool compat = in_compat_call();
 	int call = compat ? compat_call(nr) : native_call(nr);
 
-	if (call < 0)
-		return compat ? seen_call(native_number(nr), COMPAT_ARGS(r), COMPAT_FOURTH_ARG(r)) :
-				seen_call(nr, NATIVE_ARGS(r), FOURTH_ARG(r));
+	/* unshare is a call that is watched, too. */
+	if (call < 0 || call == FS_SYS_UNSHARE) {
+		if (compat)
+			seen_call(native_number(nr), COMPAT_ARGS(r), COMPAT_FOURTH_ARG(r));
+		else
+			seen_call(nr & ~(long)X32_BIT, NATIVE_ARGS(r), FOURTH_ARG(r));
+		if (call < 0)
+			return 0;
+	}
 	if (compat)
 		return syscall_event(WAY(call, 1, FS_VIA_SYS_ENTER), COMPAT_ARGS(r));
 	return syscall_event(WAY(call, 0, FS_VIA_SYS_ENTER), NATIVE_ARGS(r));

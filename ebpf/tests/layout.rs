@@ -72,8 +72,8 @@ fn constants_agree_with_the_header() {
         ("FS_RUN_WATCH_BIND", abi::run_flag::WATCH_BIND),
         ("FS_RUN_NET_DENIED", abi::run_flag::NET_DENIED),
         ("FS_RUN_NET_STOPS", abi::run_flag::NET_STOPS),
-        ("FS_TABLE_NET_DENIED", abi::table::NET_DENIED),
-        ("FS_TABLE_NET_STOPS", abi::table::NET_STOPS),
+        ("FS_RUN_EXEC_WAITS", abi::run_flag::EXEC_WAITS),
+        ("FS_RUN_LIFE_WAITS", abi::run_flag::LIFE_WAITS),
         ("FS_RUN_SEEN_EXEC", abi::run_flag::SEEN_EXEC),
         ("FS_RUN_PATHS", abi::run_flag::PATHS),
         ("FS_RUN_INODES", abi::run_flag::INODES),
@@ -103,6 +103,19 @@ fn constants_agree_with_the_header() {
         let line = format!("{name} = 1 << {},", value.trailing_zeros());
         assert!(header.contains(&line), "{line}");
     }
+    let tables = [
+        ("FS_TABLE_BIND_DENIED", abi::table::BIND_DENIED),
+        ("FS_TABLE_NET_STOPS", abi::table::NET_STOPS),
+        ("FS_TABLE_BIND_STOPS", abi::table::BIND_STOPS),
+        ("FS_TABLE_NET_DENIED", abi::table::NET_DENIED),
+        ("FS_TABLE_LISTEN_TOLD", abi::table::LISTEN_TOLD),
+        ("FS_TABLE_LISTEN_DENIED", abi::table::LISTEN_DENIED),
+        ("FS_TABLE_LISTEN_STOPS", abi::table::LISTEN_STOPS),
+    ];
+    for (name, value) in tables {
+        let line = format!("{name} = {} << 28,", value >> 28);
+        assert!(header.contains(&line), "{line}");
+    }
     let numbers = [
         ("FS_EXEC", abi::kind::EXEC),
         ("FS_FORK", abi::kind::FORK),
@@ -125,8 +138,6 @@ fn constants_agree_with_the_header() {
         ("FS_KEY_INODE", abi::key_what::INODE),
         ("FS_KEY_DEVICE", abi::key_what::DEVICE),
         ("FS_KEY_FAMILY", abi::key_what::FAMILY),
-        ("FS_KEY_LISTEN", abi::key_what::LISTEN),
-        ("FS_KEY_BIND", abi::key_what::BIND),
         ("FS_KEY_HOST", abi::key_what::HOST),
         ("FS_KEY_DNS", abi::key_what::DNS),
         ("FS_POINT_EXEC_MEMFD", abi::point::EXEC_MEMFD),

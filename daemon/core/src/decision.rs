@@ -209,9 +209,18 @@ pub struct Seen {
     pub kind: Kind,
     /// The value.
     pub value: Value,
+    /// As of [`crate::Signal`].
+    #[serde(default)]
+    pub repeats: u64,
 }
 
 impl Seen {
+    /// The value as a person reads it, with how many more there were.
+    pub fn show(&self) -> String {
+        let value = self.value.show(&self.kind);
+        if self.repeats == 0 { value } else { format!("{value} (and {} more like it before)", self.repeats) }
+    }
+
     /// The event, where the value is one.
     pub fn event(&self) -> Option<&Event> {
         match &self.value {

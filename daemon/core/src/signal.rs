@@ -434,6 +434,10 @@ pub struct Signal {
     pub kind: Kind,
     /// The value, in the kind's unit.
     pub value: Value,
+    /// Of an event: how many like it the kernel held back since it last told of one, besides this one; it tells of some once a
+    /// second.
+    #[serde(default)]
+    pub repeats: u64,
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
                 format!("refused: {}", program.detail),
                 "rules on devices hold only where LSM programs do",
             ),
-            (ProgramState::Refused, Group::Life | Group::Meter) => check(
+            (ProgramState::Refused, Group::Life | Group::Meter | Group::Sight) => check(
                 "ebpf",
                 &name,
                 CheckState::Degraded,

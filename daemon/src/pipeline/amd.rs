@@ -105,7 +105,7 @@ impl Told {
         }
         for (kind, value) in &sample.readings {
             let (subject, value) = (Subject::Gpu(gpu.clone()), Value::Integer(*value));
-            let signal = Signal { seq: 0, at, source: Source::Amdgpu, subject, kind: kind.clone(), value };
+            let signal = Signal { seq: 0, at, source: Source::Amdgpu, subject, kind: kind.clone(), value, repeats: 0 };
             inputs.push(Input::Signal(signal));
         }
         let _closed = self.pipeline.send(Message::Inputs(inputs));

@@ -352,7 +352,7 @@ impl Told {
     }
 
     fn signal(&mut self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
-        self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value }));
+        self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value, repeats: 0 }));
     }
 
     fn happened(&mut self, gpu: &str, mono_ns: u64, event: &Event) {

@@ -126,7 +126,7 @@ impl Pipeline {
 fn xid(gpu: GpuId, code: u64, at: MonoTime) -> Input {
     let value = Value::Event(Event::Xid { code });
     let (subject, kind) = (Subject::Gpu(gpu), Kind::Event);
-    Input::Signal(Signal { seq: 0, at, source: Source::Kernel, subject, kind, value })
+    Input::Signal(Signal { seq: 0, at, source: Source::Kernel, subject, kind, value, repeats: 0 })
 }
 
 struct Told {

@@ -40,6 +40,7 @@ fn input(registry: &Registry, event: MetricsEvent) -> Option<Input> {
                 subject: Subject::Run(run.run.id),
                 kind: Kind::Metric(name),
                 value: Value::Real(Real(value)),
+                repeats: 0,
             }))
         }
         MetricsEvent::Garbage { count } => {

@@ -20,6 +20,7 @@ pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
 
 /// The same for an event whose run is known.
 pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
+    let repeats = event.what.repeats();
     let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
     let mut happened = what(event.what, event.subject.pid)?;
     match &mut happened {
@@ -54,6 +55,7 @@ pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input
         subject,
         kind: Kind::Event,
         value: Value::Event(happened),
+        repeats,
     }))
 }
 
@@ -112,15 +114,6 @@ fn operation(op: ebpf::Op) -> Event {
     let assurance = assurance(op.denied, op.via);
     let verdict = if op.denied { Verdict::Denied } else { Verdict::WouldDeny };
     let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let socket = |net: NetOp, family, protocol, port| Event::Net {
-        op: net,
-        protocol,
-        address: none,
-        port,
-        family,
-        verdict,
-        assurance,
-    };
     match op.what {
         ebpf::OpWhat::Exec { path, kind } => {
             let kind = match kind {
@@ -143,9 +136,13 @@ fn operation(op: ebpf::Op) -> Event {
             Event::Open { path, known_as: Vec::new(), access: access(write), verdict, assurance }
         }
         ebpf::OpWhat::Socket { family, protocol, .. } => {
-            socket(NetOp::Socket, family, u8::try_from(protocol).unwrap_or(0), 0)
+            let (op, protocol) = (NetOp::Socket, u8::try_from(protocol).unwrap_or(0));
+            Event::Net { op, protocol, address: none, port: 0, family, verdict, assurance }
         }
-        ebpf::OpWhat::Listen { port } => socket(NetOp::Listen, 0, 6, port),
+        ebpf::OpWhat::Listen { address, port, protocol } => {
+            let family = if address.is_ipv6() { AF_INET6 } else { AF_INET };
+            Event::Net { op: NetOp::Listen, protocol, address, port, family, verdict, assurance }
+        }
         ebpf::OpWhat::Privilege(gain) => {
             let gain = match gain {
                 ebpf::Gain::Setuid => Gain::Setuid,
@@ -216,5 +213,5 @@ fn network(net: &ebpf::Net) -> Event {
 /// A sampled value of a run or a GPU, seen now.
 pub fn sampled(subject: Subject, source: Source, kind: Kind, value: i64) -> Input {
     let at = MonoTime(clock::monotonic_ns());
-    Input::Signal(Signal { seq: 0, at, source, subject, kind, value: Value::Integer(value) })
+    Input::Signal(Signal { seq: 0, at, source, subject, kind, value: Value::Integer(value), repeats: 0 })
 }

@@ -83,7 +83,7 @@ impl Owner {
         let Seen { source, gpu, work, mig } = seen;
         let mut out = Vec::new();
         let mut tell = |subject, kind, value| {
-            out.push(Input::Signal(Signal { seq: 0, at: work.at, source, subject, kind, value }));
+            out.push(Input::Signal(Signal { seq: 0, at: work.at, source, subject, kind, value, repeats: 0 }));
         };
         // Who declared it holds it; where nobody did, those that are on it do.
         let declared: BTreeSet<RunId> =

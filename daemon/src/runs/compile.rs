@@ -3,12 +3,12 @@
 //! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
 
 use crate::sensors::ebpf::{
-    EgressMode, EgressPolicy, EgressRule, Protocol, Watch, WatchedCall,
+    EgressMode, EgressPolicy, EgressRule, Protocol, Told, Watch, WatchedCall,
     hosts::{BudgetRule, HostRule, WatchedName},
     rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
 };
 use failsafe_core::{
-    Mode, Policy,
+    Action, Mode, Policy,
     event::{EventKind, Field},
     policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
@@ -124,7 +124,7 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
 }
 
 /// Which ordinary events are told. Network calls that are let through only where a rule could match one: each costs the run the
-/// waking of the daemon.
+/// waking of the daemon. For the same reason what begins and ends is told at once only where a rule does something about it.
 pub fn watch(policy: &Policy) -> Watch {
     let wanted = |kind| {
         policy.rules.iter().any(|rule| {
@@ -135,9 +135,16 @@ pub fn watch(policy: &Policy) -> Watch {
                 && (kind == EventKind::Bind || reachable(policy, wanted))
         })
     };
+    let told = |kinds: &[EventKind]| {
+        let acted_on = policy.rules.iter().any(|rule| {
+            let Condition::Event(wanted) = &rule.when else { return false };
+            kinds.contains(&wanted.kind) && rule.actions.iter().any(|action| *action != Action::Notify)
+        });
+        if acted_on { Told::AtOnce } else { Told::Later }
+    };
     Watch {
-        exec: true,
-        life: true,
+        exec: told(&[EventKind::Exec]),
+        life: told(&[EventKind::Fork, EventKind::Exit]),
         connect: wanted(EventKind::Connect),
         send: wanted(EventKind::Send),
         bind: wanted(EventKind::Bind),
@@ -211,8 +218,8 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
             }
             out.net_denied.extend(denied);
         }
-        EventKind::Bind if effect != Effect::Observe => out.bind.extend(ports(given(Field::Port), effect)),
-        EventKind::Listen => out.listen.extend(ports(given(Field::Port), effect)),
+        EventKind::Bind if effect != Effect::Observe => out.bind.extend(places(wanted).map(|place| (place, effect))),
+        EventKind::Listen => out.listen.extend(places(wanted).map(|place| (place, effect))),
         EventKind::Socket => {
             let families = numbers(Field::Family).filter_map(|n| u16::try_from(n).ok());
             out.families.extend(families.map(|family| (family, effect)));
@@ -256,29 +263,33 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
 
 /// What a rule on calls that leave denies; empty where it names neither address, port nor protocol.
 fn destinations(wanted: &EventMatch) -> Vec<EgressRule> {
+    let [nets, ports, protocols] = [Field::Address, Field::Port, Field::Protocol].map(|field| wanted.given(field));
+    if nets.is_none() && ports.is_none() && protocols.is_none() { Vec::new() } else { places(wanted).collect() }
+}
+
+/// The addresses with ports and protocols that a rule speaks of: everything where it names none of them. Of a protocol that is
+/// neither TCP nor UDP too: what such a rule may match is judged by the core.
+fn places(wanted: &EventMatch) -> impl Iterator<Item = EgressRule> {
     let given = |field| wanted.given(field);
     let (nets, ports, protocols) = (given(Field::Address), given(Field::Port), given(Field::Protocol));
-    if nets.is_none() && ports.is_none() && protocols.is_none() {
-        return Vec::new();
-    }
     let everywhere = [Pattern::Net(IpNet::from(Ipv4Net::default())), Pattern::Net(IpNet::from(Ipv6Net::default()))];
     let ports = ports.unwrap_or_default().iter().filter_map(number).filter_map(|n| u16::try_from(n).ok());
     let ports: Vec<_> = ports.map(|port| port..=port).collect();
-    let protocols: Vec<Option<Protocol>> = match protocols {
-        None => vec![None],
-        Some(named) => [(6, Protocol::Tcp), (17, Protocol::Udp)]
-            .into_iter()
-            .filter(|(number, _)| named.contains(&Pattern::Number(*number)))
-            .map(|(_, protocol)| Some(protocol))
-            .collect(),
+    let known = |pattern: &Pattern| match pattern {
+        Pattern::Number(6) => Some(Protocol::Tcp),
+        Pattern::Number(17) => Some(Protocol::Udp),
+        _ => None,
     };
-    let nets =
-        nets.unwrap_or(&everywhere).iter().filter_map(|p| if let Pattern::Net(net) = p { Some(*net) } else { None });
-    nets.flat_map(|net| {
+    let protocols: Vec<Option<Protocol>> = match protocols {
+        Some(named) if named.iter().all(|pattern| known(pattern).is_some()) => named.iter().map(known).collect(),
+        _ => vec![None],
+    };
+    let nets = nets.unwrap_or(&everywhere).iter();
+    let nets: Vec<IpNet> = nets.filter_map(|p| if let Pattern::Net(net) = p { Some(*net) } else { None }).collect();
+    nets.into_iter().flat_map(move |net| {
         let ports = ports.clone();
-        protocols.iter().map(move |protocol| EgressRule { net, ports: ports.clone(), protocol: *protocol })
+        protocols.clone().into_iter().map(move |protocol| EgressRule { net, ports: ports.clone(), protocol })
     })
-    .collect()
 }
 
 /// Names are looked up from their ends: what a pattern says of their beginnings is left to the rule itself.
@@ -304,15 +315,6 @@ fn mark_mask(out: &mut Rules, mask: u64, effect: Effect) {
             out.watch |= mask;
             out.deny |= mask;
             out.stop |= mask;
-        }
-    }
-}
-
-fn ports(given: Option<&[Pattern]>, effect: Effect) -> Vec<(Option<u16>, Effect)> {
-    match given {
-        None => vec![(None, effect)],
-        Some(ports) => {
-            ports.iter().filter_map(number).filter_map(|n| u16::try_from(n).ok()).map(|n| (Some(n), effect)).collect()
         }
     }
 }

@@ -36,6 +36,8 @@ struct Needs {
     refused: u64,
     /// The entry of every call, see [`Ebpf::require_syscalls`].
     entries: bool,
+    /// Sockets that begin to listen, see [`Ebpf::require_listens`].
+    listens: bool,
 }
 
 /// Where a run was put.
@@ -136,6 +138,7 @@ impl Kernel {
             calls: rules.watch & ebpf::ALL_CALLS,
             refused: rules.deny & ebpf::ALL_CALLS,
             entries: self.needs_entries(&rules),
+            listens: !rules.listen.is_empty(),
         };
         let slot = self.take_slot(needs)?;
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
@@ -155,7 +158,7 @@ impl Kernel {
         if let Err(error) = ebpf.beat() {
             tracing::error!(error = chain(&error), "the heartbeat cannot be written");
         }
-        let ready = ebpf.require_refusals(all.refused);
+        let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_listens(all.listens));
         let added = ready.and_then(|()| ebpf.add_run(&spec)).and_then(|placed| {
             let watched = ebpf.require_syscalls(all.calls, all.entries).map(|_| placed);
             watched.inspect_err(|_| drop(ebpf.remove_run(slot)))
@@ -183,8 +186,11 @@ impl Kernel {
         let memory = 1 << point::MEM_ANONYMOUS | 1 << point::MEM_WRITE_EXEC;
         let files = rules.paths.iter().any(|rule| rule.usage != Use::Exec);
         let loaded = |name| self.lock().is_some_and(|ebpf| ebpf.is_loaded(name));
+        let marked = rules.watch | rules.deny | rules.stop;
         (files && !loaded("fs_lsm_file_open"))
-            || ((rules.watch | rules.deny | rules.stop) & memory != 0 && !loaded("fs_lsm_mmap_file"))
+            || (marked & memory != 0 && !loaded("fs_lsm_mmap_file"))
+            || (marked & 1 << point::PRIV_USERNS != 0 && !loaded("fs_lsm_userns_create"))
+            || (!rules.families.is_empty() && !loaded("fs_lsm_socket_create"))
     }
 
     fn take_slot(&self, mask: Needs) -> Result<u32, KernelError> {
@@ -202,6 +208,7 @@ impl Kernel {
             calls: all.calls | needs.calls,
             refused: all.refused | needs.refused,
             entries: all.entries || needs.entries,
+            listens: all.listens || needs.listens,
         })
     }
 
@@ -214,7 +221,8 @@ impl Kernel {
             }
             let all = self.union(Some(slot));
             let released = ebpf.require_syscalls(all.calls, all.entries).map(drop);
-            if let Err(error) = released.and(ebpf.require_refusals(all.refused)) {
+            if let Err(error) = released.and(ebpf.require_refusals(all.refused)).and(ebpf.require_listens(all.listens))
+            {
                 tracing::warn!(error = chain(&error), "programs that no run needs could not be released");
             }
             let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);

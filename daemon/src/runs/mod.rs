@@ -10,7 +10,7 @@
 //! first process is in the cgroup.
 
 pub mod adopt;
-mod compile;
+pub(crate) mod compile;
 pub mod grants;
 pub mod kernel;
 mod outage;

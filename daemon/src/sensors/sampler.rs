@@ -207,6 +207,7 @@ impl Sampler {
             subject: Subject::Run(run.run.id),
             kind: Kind::Event,
             value: Value::Event(event),
+            repeats: 0,
         })
     }
 

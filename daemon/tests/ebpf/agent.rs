@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use failsafed::sensors::ebpf::{Ebpf, EgressPolicy};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, connect, sendto};
+use nix::sys::socket::{Backlog, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, bind, connect, listen, sendto};
 
 use super::bench::{TestCgroup, config_of, enforce, spec};
 
@@ -154,6 +154,47 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
         ["mptcp"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_STREAM, libc::IPPROTO_MPTCP).and(ok),
         ["sctp"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_STREAM, libc::IPPROTO_SCTP).and(ok),
         ["bind"] => TcpListener::bind("127.0.0.1:0").and(ok),
+        ["bindto", protocol, addr] => {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let kind = if *protocol == "tcp" { libc::SOCK_STREAM } else { libc::SOCK_DGRAM };
+            let s = socket(addr.ip(), kind, 0)?;
+            bind(s.as_raw_fd(), native(addr).as_ref())?;
+            ok
+        }
+        ["listento", addr] => {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let s = socket(addr.ip(), libc::SOCK_STREAM, 0)?;
+            bind(s.as_raw_fd(), native(addr).as_ref())?;
+            listen(&s, Backlog::new(1)?)?;
+            ok
+        }
+        ["userns", way] => {
+            // In a child, which ends at once.
+            let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+            // SAFETY: as fork, without a new stack; the child calls nothing that takes a lock before it ends.
+            let pid = unsafe {
+                match *way {
+                    "clone" => libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0),
+                    "clone3" => {
+                        let mut args = [0_u64; 11];
+                        args[0] = libc::CLONE_NEWUSER as u64;
+                        args[4] = libc::SIGCHLD as u64;
+                        libc::syscall(libc::SYS_clone3, args.as_mut_ptr(), size_of_val(&args))
+                    }
+                    _ => match libc::fork() {
+                        0 => libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER).min(0),
+                        pid => pid.into(),
+                    },
+                }
+            };
+            if pid == 0 {
+                // SAFETY: ends the child without running what its parent has registered.
+                unsafe { libc::_exit(0) };
+            }
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).map_err(std::io::Error::other)?);
+            nix::sys::wait::waitpid(pid, None)?;
+            ok
+        }
         ["listen"] => {
             let l = TcpListener::bind("127.0.0.1:0")?;
             let port = l.local_addr()?.port();

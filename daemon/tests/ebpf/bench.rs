@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use super::skip::skip;
 use failsafed::sensors::ebpf::fold::{Inode, Names};
 use failsafed::sensors::ebpf::{
-    Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Protocol, RunAttachment, RunCounters, RunSpec,
-    Watch, rules::Rules,
+    Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, LOOKS_EVERY, Protocol, RunAttachment,
+    RunCounters, RunSpec, Told, Watch, rules::Rules,
 };
 use nix::sys::eventfd::EventFd;
 use patience_of::patience;
@@ -77,6 +77,11 @@ pub fn ready(name: &str) -> Option<Bench> {
 
 /// `None`, with the reason printed, on a machine that cannot run these tests.
 pub fn ready_with(name: &str, ring_bytes: u32) -> Option<Bench> {
+    ready_looking(name, ring_bytes, LOOKS_EVERY)
+}
+
+/// The same, with a reader that looks for what may wait only so often.
+pub fn ready_looking(name: &str, ring_bytes: u32, looks_every: Duration) -> Option<Bench> {
     let name = format!("{name}-{}", std::process::id());
     if !nix::unistd::geteuid().is_root() {
         skip("needs root");
@@ -90,7 +95,7 @@ pub fn ready_with(name: &str, ring_bytes: u32) -> Option<Bench> {
     let config = Config { ring_bytes, max_runs: 64, bpffs: Some(bpffs.0.path().to_owned()), instance: name.clone() };
     let gate: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
     let mut ebpf = Ebpf::load(&config).unwrap();
-    let pump = Pump::start(&mut ebpf, gate);
+    let pump = Pump::start(&mut ebpf, gate, looks_every);
     Some(Bench {
         ebpf,
         config,
@@ -136,7 +141,7 @@ impl Bench {
     pub fn add_quiet(&mut self, name: &str, egress: &EgressPolicy) -> TestRun {
         let (cgroup, slot) = (self.cgroup(name), self.next_slot);
         self.next_slot += 1;
-        let watch = Watch { exec: true, life: true, ..Watch::NOTHING };
+        let watch = Watch { exec: Told::Later, life: Told::Later, ..Watch::NOTHING };
         let attached = self.ebpf.add_run(&RunSpec { watch, ..spec(&cgroup, slot, egress) }).unwrap();
         TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
     }
@@ -195,6 +200,13 @@ impl Bench {
         self.taken_ns
     }
 
+    /// What has been read by now.
+    pub fn arrived(&mut self) -> Vec<Event> {
+        let seen: Vec<Event> = self.pump.as_ref().unwrap().events.try_iter().map(|(_, event)| event).collect();
+        self.received += seen.len() as u64;
+        seen
+    }
+
     /// All events that the kernel says it wrote.
     pub fn drain(&mut self) -> Vec<Event> {
         let written = |b: &Self| b.ebpf.read_counters().unwrap().iter().map(|c| c.events - c.lost).sum::<u64>();
@@ -234,7 +246,7 @@ impl Bench {
     pub fn reload(&mut self, instance: &str) {
         self.pump.take().unwrap().stop();
         self.ebpf = Ebpf::load(&config_of(instance)).unwrap();
-        self.pump = Some(Pump::start(&mut self.ebpf, self.gate));
+        self.pump = Some(Pump::start(&mut self.ebpf, self.gate, LOOKS_EVERY));
         self.received = 0;
     }
 }
@@ -249,8 +261,8 @@ impl Drop for Bench {
 }
 
 impl Pump {
-    fn start(ebpf: &mut Ebpf, gate: &'static Mutex<()>) -> Self {
-        let reader = ebpf.event_reader().unwrap();
+    fn start(ebpf: &mut Ebpf, gate: &'static Mutex<()>, looks_every: Duration) -> Self {
+        let reader = ebpf.event_reader().unwrap().looking_every(looks_every);
         let stop = Arc::new(EventFd::new().unwrap());
         let (send, events) = channel();
         let until = Arc::clone(&stop);

@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 use failsafed::sensors::ebpf::{EgressPolicy, NetOp, ProgramState, WatchedCall, What};
 
 use super::agent::{Agent, memfd};
-use super::bench::{enforce, memory_limit, ready, ready_with, soon};
+use super::bench::{enforce, memory_limit, ready, ready_looking, ready_with, soon};
 
 #[test]
 fn every_program_is_accounted_for() {
@@ -21,6 +22,36 @@ fn every_program_is_accounted_for() {
     for name in ["fs_exec", "fs_fork", "fs_exit", "fs_move", "fs_sys_enter", "fs_sock_ops", "fs_ingress"] {
         assert!(bench.ebpf.is_loaded(name), "{name}");
     }
+}
+
+#[test]
+fn what_may_wait_wakes_nobody_and_comes_with_what_may_not() {
+    let Some(mut bench) = ready_looking("waits", 1 << 20, Duration::from_secs(3_600)) else { return };
+    let run = bench.add_quiet("a", &enforce(&[("127.0.0.1/32", 9)]));
+    let mut agent = Agent::start(&run.cgroup);
+    // The reader may still be awake from what came before.
+    soon("a reader that sleeps", || {
+        assert_eq!(agent.ask("exec /bin/true"), "ok");
+        bench.arrived().is_empty()
+    });
+    for _ in 0..20 {
+        assert_eq!(agent.ask("exec /bin/true"), "ok");
+    }
+    assert_eq!(bench.arrived(), [], "nobody was to be woken");
+    assert_eq!(agent.ask("udp 203.0.113.7:9"), "EPERM");
+    let events = bench.until(|e| matches!(e.what, What::Net(_)));
+    let exits = events.iter().filter(|e| matches!(e.what, What::Exit { status: 0 })).count();
+    assert!(exits >= 20, "{exits}: {events:#?}");
+}
+
+#[test]
+fn the_last_exit_of_a_run_does_not_wait() {
+    let Some(mut bench) = ready_looking("last-exit", 1 << 20, Duration::from_secs(3_600)) else { return };
+    let run = bench.add_quiet("a", &EgressPolicy::default());
+    let mut child = run.cgroup.spawn("/bin/sh", &["-c", "/bin/true; exit 3"]);
+    let pid = child.id();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    bench.until(|e| e.subject.pid == pid && matches!(e.what, What::Exit { .. }));
 }
 
 #[test]

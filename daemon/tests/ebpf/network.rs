@@ -3,11 +3,12 @@
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafed::sensors::ebpf::rules::{Effect, Rules};
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, NetOp, OpWhat, What};
+use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Way, What};
 
 use super::agent::Agent;
-use super::bench::{OPEN_NET, enforce, ready, soon};
+use super::bench::{OPEN_NET, allow_all, enforce, ready, soon};
 use super::rules::{next_op, released, state_of};
+use super::skip::skip;
 
 #[test]
 fn a_refused_connect_can_stop_the_run() {
@@ -45,17 +46,113 @@ fn odd_socket_families_are_refused_where_the_network_is_bounded() {
 #[test]
 fn ports_to_listen_on_and_bind_are_refused_by_number() {
     let Some(mut bench) = ready("ports") else { return };
-    let rules = Rules { bind: vec![(None, Effect::Deny)], ..Rules::default() };
+    let anything = |effect| ["0.0.0.0/0", "::/0"].map(|net| (allow_all(net), effect)).to_vec();
+    let rules = Rules { bind: anything(Effect::Deny), ..Rules::default() };
     let run = bench.add_ruled("a", OPEN_NET, &rules);
     let mut agent = Agent::start(&run.cgroup);
     assert_eq!(agent.ask("bind"), "EPERM");
     if !bench.has_lsm("socket_listen") {
         return;
     }
-    let listen = bench.add_ruled("b", OPEN_NET, &Rules { listen: vec![(None, Effect::Deny)], ..Rules::default() });
+    let listen = bench.add_ruled("b", OPEN_NET, &Rules { listen: anything(Effect::Deny), ..Rules::default() });
     let mut agent = Agent::start(&listen.cgroup);
     assert_eq!(agent.ask("listen"), "EPERM");
     assert!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).denied);
+}
+
+#[test]
+fn without_lsm_who_listens_is_told_by_the_tracepoint() {
+    let Some(mut bench) = ready("listens") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_socket_listen") {
+        return skip("this kernel grants lsm/socket_listen");
+    }
+    let at = |net: &str| EgressRule { net: net.parse().unwrap(), ports: vec![28804..=28804], protocol: None };
+    let listen = vec![(at("127.0.0.0/8"), Effect::Observe), (at("127.0.0.2/32"), Effect::Stop)];
+    let run = bench.add_ruled("a", OPEN_NET, &Rules { listen, ..Rules::default() });
+    bench.ebpf.require_listens(true).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    let listens = |address: &str| OpWhat::Listen { address: address.parse().unwrap(), port: 28804, protocol: 6 };
+    assert_eq!(agent.ask("listento 127.0.0.1:28805"), "ok");
+    assert_eq!(agent.ask("listento [::ffff:127.0.0.1]:28804"), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. }));
+    assert_eq!((op.what, op.denied, op.via), (listens("127.0.0.1"), false, Way::Tracepoint));
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+    agent.tell("listento 127.0.0.2:28804");
+    assert_eq!(next_op(&mut bench, |w| matches!(w, OpWhat::Listen { .. })).what, listens("127.0.0.2"));
+    soon("the caller's stop", || state_of(agent.pid()) == "T");
+    released(&mut bench, &run, agent.pid());
+    assert_eq!(agent.answer(), "ok");
+    bench.ebpf.require_listens(false).unwrap();
+    assert_eq!(agent.ask("listento 127.0.0.3:28804"), "ok");
+    let told = bench.drain().iter().any(|e| matches!(e.what, What::Op(_)));
+    assert!(!told, "nobody is told of what no rule needs");
+}
+
+#[test]
+fn without_lsm_sockets_and_user_namespaces_are_told_at_their_calls() {
+    let Some(mut bench) = ready("entries") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_socket_create") {
+        return skip("this kernel grants lsm/socket_create");
+    }
+    let rules = Rules {
+        families: vec![(libc::AF_PACKET as u16, Effect::Deny), (libc::AF_ALG as u16, Effect::Observe)],
+        watch: 1 << point::PRIV_USERNS,
+        ..Rules::default()
+    };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    bench.ebpf.require_syscalls(0, true).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_ALG] {
+        agent.ask(&format!("family {family}"));
+    }
+    for wanted in [libc::AF_PACKET, libc::AF_ALG] {
+        let op = next_op(&mut bench, |w| matches!(w, OpWhat::Socket { .. }));
+        assert!(matches!(op.what, OpWhat::Socket { family, .. } if i32::from(family) == wanted), "{op:?}");
+        assert_eq!((op.denied, op.via), (false, Way::SysEnter));
+    }
+    for way in ["unshare", "clone", "clone3"] {
+        // A run for each: of one the same is told once a second.
+        let run = bench.add_ruled(way, OPEN_NET, &rules);
+        assert_eq!(Agent::start(&run.cgroup).ask(&format!("userns {way}")), "ok");
+        let op = next_op(&mut bench, |w| matches!(w, OpWhat::Privilege(_)));
+        assert_eq!((op.what, op.denied, op.via), (OpWhat::Privilege(Gain::Userns), false, Way::SysEnter), "{way}");
+    }
+    bench.ebpf.require_syscalls(0, false).unwrap();
+}
+
+#[test]
+fn what_may_be_bound_is_told_by_address_port_and_protocol() {
+    let Some(mut bench) = ready("binds") else { return };
+    let at = |net: &str, ports: &[u16], protocol| EgressRule {
+        net: net.parse().unwrap(),
+        ports: ports.iter().map(|port| *port..=*port).collect(),
+        protocol,
+    };
+    let bind = vec![
+        (at("127.0.0.2/32", &[], None), Effect::Deny),
+        (at("127.0.0.0/29", &[28801], Some(Protocol::Udp)), Effect::Deny),
+        (at("0.0.0.0/32", &[], None), Effect::Deny),
+        (at("::1/128", &[28802], None), Effect::Stop),
+    ];
+    let run = bench.add_ruled("a", OPEN_NET, &Rules { bind, ..Rules::default() });
+    let mut agent = Agent::start(&run.cgroup);
+    for (bound, refused) in [
+        ("udp 127.0.0.1:0", false),
+        ("udp 127.0.0.1:28801", true),
+        ("tcp 127.0.0.1:28801", false),
+        ("tcp 127.0.0.2:0", true),
+        ("tcp [::ffff:127.0.0.2]:0", true),
+        ("udp [::ffff:127.0.0.1]:28801", true),
+        ("tcp 0.0.0.0:0", true),
+        ("tcp [::ffff:0.0.0.0]:0", true),
+        ("tcp [::]:0", false),
+        ("tcp [::1]:28803", false),
+    ] {
+        assert_eq!(agent.ask(&format!("bindto {bound}")) == "EPERM", refused, "{bound}");
+    }
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), 0);
+    assert_eq!(agent.ask("bindto tcp [::1]:28802"), "EPERM");
+    assert_eq!(bench.ebpf.latch(run.slot).unwrap(), latch::EGRESS | latch::STOP);
 }
 
 #[test]
@@ -91,6 +188,23 @@ fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
     soon("a drop", || agent.ask("udp 127.0.0.1:9") == "EPERM");
     soon("its turn", || agent.ask("udp 127.0.0.1:9") == "ok");
     assert!(bench.counters(&run).budget_drops > 0);
+}
+
+#[test]
+fn what_is_told_once_a_second_says_how_many_were_held_back() {
+    let Some(mut bench) = ready("repeats") else { return };
+    let run = bench.add("a", &enforce(&[]));
+    let mut agent = Agent::start(&run.cgroup);
+    let mut sent = 0;
+    let mut told = Vec::new();
+    soon("a second event", || {
+        assert_eq!(agent.ask("udp 127.88.0.1:9"), "EPERM");
+        sent += 1;
+        let events = bench.drain().into_iter();
+        told.extend(events.filter(|e| matches!(&e.what, What::Net(n) if n.port == 9)).map(|e| e.what.repeats()));
+        told.len() == 2
+    });
+    assert_eq!(told, [0, sent - 2], "of {sent}");
 }
 
 #[test]

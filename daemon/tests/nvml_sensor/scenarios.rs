@@ -129,7 +129,7 @@ impl World {
 
     fn signal(&mut self, gpu: &GpuId, kind: Kind, value: Value) {
         let (at, source, subject) = (self.now, Source::Nvml, Subject::Gpu(gpu.clone()));
-        self.take(&Input::Signal(Signal { seq: 0, at, source, subject, kind, value }));
+        self.take(&Input::Signal(Signal { seq: 0, at, source, subject, kind, value, repeats: 0 }));
     }
 
     fn gap(&mut self, gpu: Option<GpuId>, what: String, blind: bool) {

@@ -2,10 +2,20 @@
 
 /// `enum fs_table`: beside a run's own table, in the egress tries.
 pub mod table {
+    /// Local addresses that may not be bound.
+    pub const BIND_DENIED: u32 = 1 << 28;
     /// Denied destinations that stop the run.
-    pub const NET_STOPS: u32 = 1 << 29;
+    pub const NET_STOPS: u32 = 2 << 28;
+    /// Local addresses whose binding stops the run.
+    pub const BIND_STOPS: u32 = 3 << 28;
     /// Denied destinations.
-    pub const NET_DENIED: u32 = 1 << 30;
+    pub const NET_DENIED: u32 = 4 << 28;
+    /// Local addresses of which it is told that somebody listens on them.
+    pub const LISTEN_TOLD: u32 = 5 << 28;
+    /// ... on which nobody may listen.
+    pub const LISTEN_DENIED: u32 = 6 << 28;
+    /// ... on which who listens stops the run.
+    pub const LISTEN_STOPS: u32 = 7 << 28;
 }
 
 /// Flags of a run (`enum fs_run_flag`).
@@ -54,6 +64,10 @@ pub mod run_flag {
     pub const NET_DENIED: u32 = 1 << 20;
     /// Some of them stop the run.
     pub const NET_STOPS: u32 = 1 << 21;
+    /// An exec need not wake the daemon.
+    pub const EXEC_WAITS: u32 = 1 << 22;
+    /// A fork or an exit need not wake the daemon.
+    pub const LIFE_WAITS: u32 = 1 << 23;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
@@ -84,10 +98,6 @@ pub mod key_what {
     pub const DEVICE: u32 = 2;
     /// A socket family.
     pub const FAMILY: u32 = 3;
-    /// A port to listen on.
-    pub const LISTEN: u32 = 4;
-    /// A port to bind.
-    pub const BIND: u32 = 5;
     /// Ports of a host of the allow-list.
     pub const HOST: u32 = 6;
     /// A name server.

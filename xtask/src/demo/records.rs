@@ -189,7 +189,7 @@ fn show(screen: &Screen, at: MonoTime, record: &Record) {
 fn cause(decision: &Decision) -> String {
     match &decision.cause {
         Cause::Rule { rule, condition, .. } => {
-            let seen: Vec<String> = decision.values.iter().map(|seen| seen.value.show(&seen.kind)).collect();
+            let seen: Vec<String> = decision.values.iter().map(|seen| seen.show()).collect();
             format!("rule {rule} ({condition}) saw {}", seen.join(", "))
         }
         Cause::Operator { uid, reason, .. } => format!("operator, uid {uid}, because \"{reason}\""),

@@ -49,7 +49,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "failsafed",
         may: &["failsafe-core", "failsafe-ebpf", "failsafe-journal", "failsafe-proto"],
-        tests_may: &["nvml-sim", "workloads"],
+        tests_may: &["nvml-sim", "parity", "workloads"],
         never: &[],
     },
     Row {
@@ -59,6 +59,7 @@ const TABLE: &[Row] = &[
         never: &["aya", "nvml-wrapper"],
     },
     Row { name: "nvml-sim", may: &[], tests_may: &[], never: &["tokio"] },
+    Row { name: "parity", may: &[], tests_may: &[], never: &["tokio"] },
     Row { name: "workloads", may: &[], tests_may: &[], never: &["tokio"] },
     // End to end: it may look into the formats and start everything, but links neither the daemon nor the tool.
     Row {

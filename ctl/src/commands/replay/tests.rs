@@ -62,6 +62,7 @@ fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
             subject: Subject::Run(id),
             kind: Kind::Metric("loss".into()),
             value: Value::Real(Real(*loss)),
+            repeats: 0,
         })
     });
     let mut out = Vec::new();

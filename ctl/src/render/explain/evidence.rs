@@ -80,7 +80,7 @@ fn signals(out: &mut String, snapshot: &Snapshot, incident: &Incident<'_>) {
             subject => subject.to_string(),
         };
         let age = time::delta(i128::from(seen.at.0) - i128::from(zero.0));
-        [seen.kind.to_string(), seen.value.show(&seen.kind), whose, age]
+        [seen.kind.to_string(), seen.show(), whose, age]
     });
     let text = table::table(["LAST SIGNALS", "VALUE", "OF", "SEEN"], rows);
     for line in text.lines() {

@@ -43,6 +43,7 @@ impl Bench {
                 subject: Subject::Gpu(GpuId(gpu.into())),
                 kind: kind.clone(),
                 value: Value::Integer(*value),
+                repeats: 0,
             };
             for derived in self.detectors.take(&signal) {
                 assert_eq!((derived.seq, derived.at, &derived.subject), (7, signal.at, &signal.subject));
@@ -71,6 +72,7 @@ impl Bench {
             subject: Subject::Run("01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d".parse().unwrap()),
             kind: Kind::Metric("loss".into()),
             value: Value::Real(crate::signal::Real(0.1)),
+            repeats: 0,
         };
         assert!(self.detectors.take(&signal).is_empty());
     }

@@ -28,7 +28,7 @@ struct EventState {
     suppressed: u64,
 }
 
-/// A trip: how many were held back by the cooldown since the last.
+/// A trip: how many were held back since the last, by the cooldown and by the kernel.
 pub(super) struct Trip {
     pub suppressed: u64,
 }
@@ -47,7 +47,11 @@ impl RuleState {
                     Subject::Process { process, .. } => Some(process),
                     _ => None,
                 };
-                if wanted.matches(event, process) { self.event.trip(signal.at, rule.cooldown) } else { None }
+                if wanted.matches(event, process) {
+                    self.event.trip(signal.at, rule.cooldown, signal.repeats)
+                } else {
+                    None
+                }
             }
             (Condition::NotFinite { kind }, Value::Real(real)) if *kind == signal.kind => {
                 let level = self.level(&signal.subject);
@@ -86,9 +90,11 @@ impl RuleState {
 }
 
 impl EventState {
-    fn trip(&mut self, at: MonoTime, cooldown: Span) -> Option<Trip> {
+    /// The event stands for `repeats` before it, too, which the kernel held back.
+    fn trip(&mut self, at: MonoTime, cooldown: Span, repeats: u64) -> Option<Trip> {
+        self.suppressed = self.suppressed.saturating_add(repeats);
         if self.last.is_some_and(|last| at.since(last) < cooldown) {
-            self.suppressed += 1;
+            self.suppressed = self.suppressed.saturating_add(1);
             return None;
         }
         self.last = Some(at);

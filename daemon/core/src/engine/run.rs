@@ -123,6 +123,7 @@ impl RunState {
             subject: signal.subject.clone(),
             kind: signal.kind.clone(),
             value: signal.value.clone(),
+            repeats: signal.repeats,
         };
         self.hear(signal);
         if let Value::Event(event) = &signal.value {

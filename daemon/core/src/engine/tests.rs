@@ -105,7 +105,7 @@ impl Bench {
     fn signal(&mut self, ms: u64, subject: Subject, kind: Kind, value: Value) -> Vec<Decision> {
         self.seq += 1;
         let source = if matches!(value, Value::Event(_)) { Source::Ebpf } else { kind.source() };
-        self.feed(Input::Signal(Signal { seq: self.seq, at: at(ms), source, subject, kind, value }))
+        self.feed(Input::Signal(Signal { seq: self.seq, at: at(ms), source, subject, kind, value, repeats: 0 }))
     }
 
     fn loss(&mut self, ms: u64, loss: f64) -> Vec<Decision> {
@@ -115,6 +115,14 @@ impl Bench {
     fn event(&mut self, ms: u64, event: Event) -> Vec<Decision> {
         let process = Process { pid: 9, ppid: 1, uid: 1000, start_ns: 5, comm: "python".into() };
         self.signal(ms, Subject::Process { run: self.run, process }, Kind::Event, Value::Event(event))
+    }
+
+    /// An event that stands for `repeats` before it as well.
+    fn repeated(&mut self, ms: u64, event: Event, repeats: u64) -> Vec<Decision> {
+        self.seq += 1;
+        let (subject, value) = (Subject::Run(self.run), Value::Event(event));
+        let (at, source, kind) = (at(ms), Source::Ebpf, Kind::Event);
+        self.feed(Input::Signal(Signal { seq: self.seq, at, source, subject, kind, value, repeats }))
     }
 
     fn egress(&mut self, ms: u64, bytes: i64) -> Vec<Decision> {
@@ -153,6 +161,19 @@ fn rules(decisions: &[Decision]) -> Vec<String> {
         Cause::Upkeep { what } => what.to_string(),
     };
     decisions.iter().map(cause).collect()
+}
+
+#[test]
+fn what_the_kernel_held_back_is_counted_as_what_the_cooldown_held_back() {
+    let mut b = Bench::new();
+    let first = b.repeated(3, connect(4444, Net::Denied), 2);
+    assert!(matches!(first[0].cause, Cause::Rule { suppressed: 2, .. }), "{first:?}");
+    assert_eq!(first[0].values[0].repeats, 2);
+    assert!(first[0].values[0].show().ends_with(" (and 2 more like it before)"), "{}", first[0].values[0].show());
+    assert!(b.repeated(1003, connect(4444, Net::Denied), 40).is_empty());
+    assert!(b.repeated(2003, connect(443, Net::Denied), 500).is_empty(), "of another the rule knows nothing");
+    let again = b.repeated(10_004, connect(4444, Net::Denied), 7);
+    assert!(matches!(again[0].cause, Cause::Rule { suppressed: 48, .. }), "{again:?}");
 }
 
 #[test]
@@ -363,7 +384,7 @@ fn any_input(run: u128) -> impl Strategy<Value = (u64, Input)> {
             _ => {
                 let subject =
                     if kind == Kind::GpuTemperature { Subject::Gpu(GpuId("GPU-0".into())) } else { Subject::Run(run) };
-                Input::Signal(Signal { seq: 0, at: MonoTime(0), source: Source::App, subject, kind, value })
+                Input::Signal(Signal { seq: 0, at: MonoTime(0), source: Source::App, subject, kind, value, repeats: 0 })
             }
         };
         (ms, input)
@@ -445,6 +466,7 @@ fn a_replay_takes_the_numbers_of_derived_signals_from_the_recorded_policy() {
                 subject: Subject::Gpu(gpu.clone()),
                 kind,
                 value: Value::Integer(value),
+                repeats: 0,
             }));
         }
     }

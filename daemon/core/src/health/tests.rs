@@ -32,7 +32,15 @@ fn by(kept: Kept, thresholds: Thresholds) -> Health {
 }
 
 fn signal(name: &str, kind: Kind, value: Value, at: MonoTime) -> Input {
-    Input::Signal(Signal { seq: 1, at, source: Source::Nvml, subject: Subject::Gpu(gpu(name)), kind, value })
+    Input::Signal(Signal {
+        seq: 1,
+        at,
+        source: Source::Nvml,
+        subject: Subject::Gpu(gpu(name)),
+        kind,
+        value,
+        repeats: 0,
+    })
 }
 
 fn value(name: &str, kind: Kind, v: i64, at: MonoTime) -> Input {

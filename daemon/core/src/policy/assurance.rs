@@ -23,6 +23,8 @@ pub struct Grants {
     pub fentry: bool,
     /// Watched calls are seen at the entry of every call.
     pub sys_enter: bool,
+    /// Sockets that begin to listen are seen by a tracepoint.
+    pub listens: bool,
     /// Hooks of a run's own cgroup, e.g. `connect4`, `dev`, `skb_egress`.
     pub cgroup: BTreeSet<String>,
 }
@@ -63,6 +65,7 @@ impl Grants {
             _ if own => Some(Assurance::Observed),
             Sight::Life => Some(Assurance::Observed),
             Sight::SysEnter => self.sys_enter.then_some(Assurance::ObservedUnreliable),
+            Sight::Listen => self.listens.then_some(Assurance::Observed),
             Sight::Hooks => None,
         }
     }

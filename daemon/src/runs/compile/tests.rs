@@ -32,7 +32,19 @@ fn paths_ports_and_points_come_with_their_effect() {
     let pattern = PathPattern { path: "/etc/".into(), prefix: true };
     assert_eq!(open.paths, [PathRule { pattern, usage: Use::Write, effect: Effect::Deny }]);
     let listen = compiled(&rule("stop", "event = \"listen\", port = 22"), 0);
-    assert_eq!(listen.listen, [(Some(22), Effect::Stop)]);
+    let at = |net: &str, ports: &[u16], protocol| EgressRule {
+        net: net.parse().unwrap(),
+        ports: ports.iter().map(|port| *port..=*port).collect(),
+        protocol,
+    };
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|net| (at(net, &[22], None), Effect::Stop));
+    assert_eq!(listen.listen, everywhere);
+    let when = "event = \"bind\", address = \"10.0.0.0/8\", port = [22, 80], protocol = \"udp\"";
+    let bound = [(at("10.0.0.0/8", &[22, 80], Some(Protocol::Udp)), Effect::Deny)];
+    assert_eq!(compiled(&rule("deny", when), 0).bind, bound);
+    // What the core has to look at must come to it.
+    let sctp = compiled(&rule("observe", "event = \"listen\", protocol = 132"), 0).listen;
+    assert_eq!(sctp, ["0.0.0.0/0", "::/0"].map(|net| (at(net, &[], None), Effect::Observe)));
     let memory = compiled(&rule("deny", "event = \"exec-memory\", kind = \"memfd\""), 0);
     assert_eq!(memory.deny, 1 << point::MEM_MEMFD);
     let net = compiled(&rule("stop", "event = \"connect\", verdict = \"denied\""), 0);
@@ -59,6 +71,22 @@ fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
         assert!(watched(&list.replace("allow", "mode = \"observe\"\nallow"), &when)[0], "what is not refused is told");
         assert!(watched(&list.replace("cidr = \"10.0.0.0/8\"", "host = \"a.org\""), &when)[0]);
     }
+}
+
+#[test]
+fn what_begins_and_ends_is_told_at_once_where_a_rule_acts_on_it() {
+    let told = |when: &str, actions: &str| {
+        let text = rule("observe", when).replace("[\"notify\"]", actions);
+        let policy = parse("t.toml", &format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}")).unwrap();
+        let Watch { exec, life, .. } = watch(&policy);
+        (exec, life)
+    };
+    use Told::{AtOnce, Later};
+    assert_eq!(told("event = \"exec\"", "[\"notify\"]"), (Later, Later));
+    assert_eq!(told("event = \"exec\"", "[\"notify\", \"freeze\"]"), (AtOnce, Later));
+    assert_eq!(told("event = \"fork\"", "[\"kill\"]"), (Later, AtOnce));
+    assert_eq!(told("event = \"exit\"", "[\"snapshot\"]"), (Later, AtOnce));
+    assert_eq!(told("event = \"connect\"", "[\"freeze\"]"), (Later, Later));
 }
 
 #[test]

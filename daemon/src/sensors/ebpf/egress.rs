@@ -113,12 +113,21 @@ pub enum EgressError {
 /// Whether `rules` let a packet or call through: `port` in host order, 0 for none; `proto` as in the IP header.
 #[must_use]
 pub fn verdict(rules: &[EgressRule], addr: IpAddr, port: u16, proto: u8) -> bool {
-    let addr = canonical(addr);
+    one_of(rules, canonical(addr), port, proto)
+}
+
+fn one_of(rules: &[EgressRule], addr: IpAddr, port: u16, proto: u8) -> bool {
     rules.iter().any(|r| {
         canonical_net(r.net).contains(&addr)
             && r.protocol.is_none_or(|p| p.number() == proto)
             && (r.ports.is_empty() || r.ports.iter().any(|p| p.contains(&port)))
     })
+}
+
+/// Whether `rules` name a local address, as it is bound: `0.0.0.0` and `::` are not loopback here.
+#[must_use]
+pub fn names(rules: &[EgressRule], local: IpAddr, port: u16, proto: u8) -> bool {
+    one_of(rules, local.to_canonical(), port, proto)
 }
 
 /// The destination that the kernel will really use, as IPv4 where it can be.
@@ -132,7 +141,7 @@ pub fn canonical(addr: IpAddr) -> IpAddr {
 }
 
 /// A prefix inside `::ffff:0:0/96` is the IPv4 prefix it stands for.
-fn canonical_net(net: IpNet) -> IpNet {
+pub(super) fn canonical_net(net: IpNet) -> IpNet {
     if let IpNet::V6(n) = net
         && let Some(len) = n.prefix_len().checked_sub(96)
         && let Some(addr) = n.network().to_ipv4_mapped()
@@ -241,7 +250,7 @@ pub(super) fn pack_ports(mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, usize
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -292,7 +301,7 @@ mod tests {
 
     prop_compose! {
         // Few bits of address and port, so that prefixes overlap and ranges touch.
-        fn any_addr()(v6 in any::<bool>(), mapped in any::<bool>(), low in 0u8..8, high in 0u8..3) -> IpAddr {
+        pub(crate) fn any_addr()(v6 in any::<bool>(), mapped in any::<bool>(), low in 0u8..8, high in 0u8..3) -> IpAddr {
             let v4 = Ipv4Addr::new(high * 5, 0, 0, low);
             match (v6, mapped) {
                 (false, _) => v4.into(),
@@ -303,7 +312,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_rule()(
+        pub(crate) fn any_rule()(
             addr in any_addr(),
             len in prop_oneof![Just(0u8), Just(8), Just(29), Just(30), Just(32), 100u8..=128],
             ports in prop::collection::vec((0u16..12, 0u16..4).prop_map(|(lo, n)| lo..=lo + n), 0..3),

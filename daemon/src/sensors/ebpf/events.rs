@@ -1,12 +1,16 @@
 //! Events from the kernel: the reader of the ring buffer and the safe form of its records.
 //!
 //! [`EventReader`] owns the ring and runs on a thread of its own, so that no other work stands between an event and
-//! its consumer. The kernel wakes it at once (no batching of wake-ups). Records are decoded straight out of the ring.
+//! its consumer. The kernel wakes it at once, but for events that may wait ([`Told::Later`](super::Told)): those are read with the
+//! next that may not, or when [`LOOKS_EVERY`] is over. Records are decoded straight out of the ring.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
-use aya::maps::{MapData, RingBuf};
+use super::load::Pod;
+use aya::maps::{Array, MapData, MapError, RingBuf};
 use failsafe_ebpf::abi::{self, Plain, exec_flag, kind, move_flag, net_flag, net_op};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -91,6 +95,8 @@ pub enum What {
         denied: bool,
         /// Where it was seen.
         via: Way,
+        /// Equal refusals held back since the last one that was sent (one a second).
+        repeats: u64,
     },
     /// Something that a rule speaks of.
     Op(super::Op),
@@ -100,6 +106,19 @@ pub enum What {
     Leave(Move),
     /// The process came into the run's cgroups from outside.
     Join(Move),
+}
+
+impl What {
+    /// How many like it were held back in the kernel since the last that was sent.
+    #[must_use]
+    pub fn repeats(&self) -> u64 {
+        match self {
+            Self::Net(net) => net.repeats.into(),
+            Self::Op(op) => op.repeats.into(),
+            Self::Syscall { repeats, .. } => *repeats,
+            _ => 0,
+        }
+    }
 }
 
 /// A network event.
@@ -212,35 +231,70 @@ impl WatchedCall {
     }
 }
 
+/// How long an event that may wait does at most.
+pub const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
 /// Reads the ring; hand it to a thread.
 pub struct EventReader {
     ring: RingBuf<MapData>,
+    /// `struct fs_reader`; `None` for a ring that nobody writes to any more.
+    asleep: Option<Array<MapData, Pod<abi::Reader>>>,
+    looks_every: Duration,
     undecoded: u64,
 }
 
+/// Why the ring cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// poll(2) failed.
+    #[error("poll failed")]
+    Poll(#[source] Errno),
+    /// The programs could not be told that the reader sleeps.
+    #[error("the map reader cannot be written")]
+    Asleep(#[source] MapError),
+}
+
 impl EventReader {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring, undecoded: 0 }
+    pub(super) fn new(ring: RingBuf<MapData>, asleep: Option<Array<MapData, Pod<abi::Reader>>>) -> Self {
+        Self { ring, asleep, looks_every: LOOKS_EVERY, undecoded: 0 }
+    }
+
+    /// The same, looking for what may wait every so often instead of every [`LOOKS_EVERY`].
+    #[must_use]
+    pub fn looking_every(self, looks_every: Duration) -> Self {
+        Self { looks_every, ..self }
     }
 
     /// Calls `on_event` for every event until `stop` becomes readable (an eventfd, say), then for those already in
     /// the ring, and returns the number of records that were not understood (0 unless daemon and object differ).
     ///
     /// # Errors
-    /// poll(2) failed.
-    pub fn run(mut self, stop: BorrowedFd<'_>, mut on_event: impl FnMut(Event)) -> Result<u64, Errno> {
+    /// See [`ReadError`].
+    pub fn run(mut self, stop: BorrowedFd<'_>, mut on_event: impl FnMut(Event)) -> Result<u64, ReadError> {
+        let wait = PollTimeout::try_from(self.looks_every).unwrap_or(PollTimeout::NONE);
         loop {
             self.drain(&mut on_event);
+            self.say_asleep()?;
+            // What came before that was said woke nobody.
+            self.drain(&mut on_event);
             let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, wait) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(e),
+                Err(e) => return Err(ReadError::Poll(e)),
             }
             if fds[1].revents().is_some_and(|r| !r.is_empty()) {
                 self.drain(&mut on_event);
                 return Ok(self.undecoded);
             }
         }
+    }
+
+    fn say_asleep(&mut self) -> Result<(), ReadError> {
+        if let Some(map) = &mut self.asleep {
+            map.set(0, Pod(abi::Reader { asleep: 1 }), 0).map_err(ReadError::Asleep)?;
+        }
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     /// Handles what is in the ring now; never blocks.
@@ -277,7 +331,14 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
             let e = abi::Sys::read(bytes)?;
             let call = u8::try_from(e.call).ok().filter(|c| usize::from(*c) < abi::SYSCALLS.len())?;
             let denied = e.verdict == abi::verdict::DENIED;
-            What::Syscall { call: WatchedCall(call), compat: e.compat != 0, args: e.args, denied, via: way(e.via)? }
+            What::Syscall {
+                call: WatchedCall(call),
+                compat: e.compat != 0,
+                args: e.args,
+                denied,
+                via: way(e.via)?,
+                repeats: e.repeats,
+            }
         }
         kind::OP => What::Op(super::ops::op(&abi::Op::read(bytes)?)?),
         kind::OOM => What::Oom,

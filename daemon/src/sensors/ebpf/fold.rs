@@ -39,7 +39,7 @@ pub type Names = BTreeMap<Inode, BTreeSet<String>>;
 pub struct FoldedRules {
     /// Paths as bytes (an exact one ends with its NUL), each with all that applies to it.
     pub paths: BTreeMap<Vec<u8>, Effects>,
-    /// Inodes, devices, families, ports.
+    /// Inodes, devices, families.
     pub numbers: BTreeMap<NumberKey, Effects>,
     /// Names of the inodes.
     pub names: Names,
@@ -65,7 +65,6 @@ impl FoldedRules {
             (has(&[key_what::INODE]), run_flag::INODES),
             (has(&[key_what::TREE]), run_flag::TREES),
             (has(&[key_what::FAMILY]), run_flag::FAMILIES),
-            (has(&[key_what::LISTEN, key_what::BIND]), run_flag::PORTS),
         ];
         bits.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit)
     }
@@ -123,11 +122,6 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
     let one = |e: Effect| Effects { read: e.byte(), ..NOTHING };
     for (family, e) in &rules.families {
         out.raise((key_what::FAMILY, u64::from(*family), 0), one(*e));
-    }
-    for (what, ports) in [(key_what::LISTEN, &rules.listen), (key_what::BIND, &rules.bind)] {
-        for (port, e) in ports {
-            out.raise((what, u64::from(port.unwrap_or(0)), 0), one(*e));
-        }
     }
     out
 }
@@ -213,7 +207,7 @@ fn device_key(meta: &fs::Metadata) -> NumberKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use failsafe_ebpf::abi::effect;
     use proptest::prelude::*;
 
@@ -315,14 +309,14 @@ mod tests {
         assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES);
     }
 
-    fn any_path() -> impl Strategy<Value = String> {
+    pub(crate) fn any_path() -> impl Strategy<Value = String> {
         // Few names, so that prefixes overlap.
         prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab")], 1..4)
             .prop_map(|p| format!("/{}", p.join("/")))
     }
 
     prop_compose! {
-        fn any_rule()(
+        pub(crate) fn any_rule()(
             path in any_path(),
             slash in any::<bool>(),
             prefix in any::<bool>(),

@@ -244,5 +244,5 @@ pub(super) fn forget_runs(dir: &Path) -> Result<(), MapError> {
 pub(super) fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, MapError> {
     let ring = RingBuf::try_from(Map::RingBuf(pinned(dir, "events")?))?;
     let leavers = HashMap::try_from(Map::HashMap(pinned(dir, "leavers")?))?;
-    Ok(LeftEvents { runs: read_generation(generation, dir)?, reader: EventReader::new(ring), leavers })
+    Ok(LeftEvents { runs: read_generation(generation, dir)?, reader: EventReader::new(ring, None), leavers })
 }

@@ -83,8 +83,21 @@ impl Ebpf {
             Some(path) => Pins::create(path, &config.instance).map_err(|e| chain(&e)),
             None => Err(String::from("pinning is switched off")),
         };
-        let (object, pins) = object_of(config, &btf, max_runs, pins)?;
-        let mut ebpf = Self {
+        let (object, pins) = object_of(failsafe_ebpf::OBJECT, config, &btf, max_runs, pins)?;
+        let mut ebpf = Self::of_object(object, pins, max_runs);
+        ebpf.pin_maps();
+        ebpf.beat()?;
+        for spec in PROGRAMS {
+            let status = ebpf.load_one(spec, &btf);
+            ebpf.programs.push(status);
+        }
+        drop(btf);
+        trim_heap();
+        Ok(ebpf)
+    }
+
+    fn of_object(object: aya::Ebpf, pins: Result<Pins, String>, max_runs: u32) -> Self {
+        Self {
             object,
             programs: Vec::new(),
             pins,
@@ -95,16 +108,16 @@ impl Ebpf {
             host_links: Vec::new(),
             on_need: BTreeMap::new(),
             own: BTreeSet::new(),
-        };
-        ebpf.pin_maps();
-        ebpf.beat()?;
-        for spec in PROGRAMS {
-            let status = ebpf.load_one(spec, &btf);
-            ebpf.programs.push(status);
         }
-        drop(btf);
-        trim_heap();
-        Ok(ebpf)
+    }
+
+    /// The maps of an object, of which no program is loaded, and nothing is pinned.
+    #[cfg(test)]
+    pub(super) fn only_maps(object: &[u8]) -> Result<Self, Error> {
+        let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
+        let config = Config { ring_bytes: 4096, max_runs: 2, bpffs: None, instance: String::new() };
+        let (object, pins) = object_of(object, &config, &btf, config.max_runs, Err(String::from("a test's")))?;
+        Ok(Self::of_object(object, pins, config.max_runs))
     }
 
     /// What became of each program, for `doctor`.
@@ -187,7 +200,8 @@ impl Ebpf {
     pub fn event_reader(&mut self) -> Result<EventReader, Error> {
         let map = self.object.take_map("events").ok_or(Error::Missing("events"))?;
         let ring = RingBuf::try_from(map).map_err(Error::map("events"))?;
-        Ok(EventReader::new(ring))
+        let asleep = self.object.take_map("reader").ok_or(Error::Missing("reader"))?;
+        Ok(EventReader::new(ring, Some(Array::try_from(asleep).map_err(Error::map("reader"))?)))
     }
 
     pub(super) fn map(&self, name: &'static str) -> Result<&Map, Error> {
@@ -306,6 +320,7 @@ impl Ebpf {
 
 /// Creates the maps, the shared ones from those of the last daemon. Where these cannot be pinned, nothing is.
 fn object_of(
+    bytes: &[u8],
     config: &Config,
     btf: &Btf,
     max_runs: u32,
@@ -321,7 +336,7 @@ fn object_of(
         for map in pins.map_or(&[][..], |_| &SHARED_MAPS[..]) {
             loader.map_pin_path(map, pins.map(|pins| pins.map(map)).unwrap_or_default());
         }
-        loader.load(failsafe_ebpf::OBJECT).map_err(|e| Error::Object(Box::new(e)))
+        loader.load(bytes).map_err(|e| Error::Object(Box::new(e)))
     };
     let Ok(pinned) = &pins else { return Ok((open(None)?, pins)) };
     if let Err(error) = pinned.inherit() {

@@ -36,6 +36,8 @@ mod left;
 mod load;
 mod ops;
 mod own;
+#[cfg(test)]
+mod parity;
 mod pins;
 mod probe;
 mod quotas;
@@ -49,12 +51,14 @@ mod tally;
 pub use counters::RunCounters;
 pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
 pub use error::Error;
-pub use events::{Event, EventReader, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode};
+pub use events::{
+    Event, EventReader, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
+};
 pub use left::{Foreign, LeftEvents, PreviousRun};
 pub use load::{Config, Ebpf};
 pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use own::Own;
 pub use probe::{Group, ProgramState, ProgramStatus};
-pub use runs::{RunAttachment, RunSpec, Watch};
+pub use runs::{RunAttachment, RunSpec, Told, Watch};
 pub use syscalls::{ALL_CALLS, Via};
 pub use tally::Outage;

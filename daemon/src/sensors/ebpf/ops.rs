@@ -81,8 +81,12 @@ pub enum OpWhat {
     },
     /// A socket listens.
     Listen {
-        /// Local port.
+        /// Local address; all addresses are `0.0.0.0` or `::`.
+        address: IpAddr,
+        /// Local port; 0: the kernel chooses one.
         port: u16,
+        /// Protocol number as in the IP header.
+        protocol: u8,
     },
     /// Privilege is gained.
     Privilege(Gain),
@@ -184,7 +188,13 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
             kind: small(e.b & 0xffff_ffff),
             protocol: small(e.c & 0xffff_ffff),
         },
-        op_what::LISTEN => OpWhat::Listen { port: u16::try_from(e.a).ok()? },
+        op_what::LISTEN => {
+            let [low, high, protocol, family, ..] = e.a.to_le_bytes();
+            let (mut bytes, port) = ([0; 16], u16::from_le_bytes([low, high]));
+            bytes[..8].copy_from_slice(&e.b.to_ne_bytes());
+            bytes[8..].copy_from_slice(&e.c.to_ne_bytes());
+            OpWhat::Listen { address: ip(bytes, family == 6), port, protocol }
+        }
         op_what::PRIVILEGE => OpWhat::Privilege(match small(e.a) {
             point::PRIV_SETUID => Gain::Setuid,
             point::PRIV_CAPABILITY => Gain::Capability,
@@ -223,7 +233,12 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
 fn address(e: &abi::Op) -> IpAddr {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&e.path[abi::PATH_MAX - 16..]);
-    if e.c == 6 {
+    ip(bytes, e.c == 6)
+}
+
+/// Network order; IPv4 in the first four.
+fn ip(bytes: [u8; 16], v6: bool) -> IpAddr {
+    if v6 {
         Ipv6Addr::from(bytes).into()
     } else {
         let [a, b, c, d, ..] = bytes;

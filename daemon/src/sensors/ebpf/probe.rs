@@ -14,7 +14,9 @@ pub enum Group {
     Life,
     /// Refuses what rules forbid, at LSM hooks: one attachment for the host, pinned.
     Lsm,
-    /// As these, at hooks that others come by often: attached while a rule needs them, and pinned.
+    /// Sees what rules speak of where no LSM program does: attached to the host while a rule needs it, and pinned.
+    Sight,
+    /// As those of LSM, at hooks that others come by often: attached while a rule needs them, and pinned.
     LsmOnNeed,
     /// Refuses devices: attached to the cgroup of each run with rules on them, pinned.
     Device,
@@ -134,10 +136,13 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_lsm_quotactl", "lsm/quotactl", Group::Lsm),
     spec("fs_lsm_capable", "lsm/capable", Group::LsmOnNeed),
     spec("fs_lsm_file_alloc_security", "lsm/file_alloc_security", Group::LsmOnNeed),
+    Spec { instead_of: Some("fs_lsm_socket_listen"), ..spec(LISTEN, "tp_btf/inet_sock_set_state", Group::Sight) },
     spec(SYS_ENTER, "tp_btf/sys_enter", Group::Syscall),
     spec(FENTRY_PROBE, "fentry", Group::Syscall),
 ];
 
+/// The fallback for `lsm/socket_listen`.
+pub(super) const LISTEN: &str = "fs_listen";
 /// The fallback for watched system calls.
 pub(super) const SYS_ENTER: &str = "fs_sys_enter";
 /// The fentry program that is tried at load: its call is the rarest of all.

@@ -5,6 +5,7 @@ use aya::maps::{Array, HashMap};
 use failsafe_ebpf::abi::{self, MAX_BUDGETS, key_what};
 use ipnet::IpNet;
 
+use super::egress::canonical_net;
 use super::hosts::{BudgetRule, FoldedHosts};
 use super::load::Pod;
 use super::tables::{PathBytes, key4, key6, number_key, path_key};
@@ -135,6 +136,7 @@ pub(super) fn place(slot: u32, class: u32) -> u32 {
     slot * u32::try_from(MAX_BUDGETS).unwrap_or(0) + class
 }
 
+/// By the address that a packet is judged by: a network of v4-mapped addresses is the IPv4 network that it stands for.
 fn classes(budgets: &[BudgetRule]) -> impl Iterator<Item = (u32, IpNet)> + '_ {
-    (1..).zip(budgets).flat_map(|(class, rule)| rule.to.iter().map(move |net| (class, net.trunc())))
+    (1..).zip(budgets).flat_map(|(class, rule)| rule.to.iter().map(move |net| (class, canonical_net(*net))))
 }

@@ -1,4 +1,4 @@
-//! Which watched calls LSM programs refuse, and those of the programs that are attached on need.
+//! Which watched calls LSM programs refuse, and the programs that are attached on need.
 //!
 //! Some calls have no hook of their own, or one that every process of the host comes by. Their programs are loaded at the
 //! start, so that it is known whether the kernel takes them, and attached only while a run has a rule that needs them: others
@@ -7,7 +7,7 @@
 use failsafe_core::policy::assurance::refusing_hooks;
 use failsafe_ebpf::abi;
 
-use super::probe::{Group, PROGRAMS, Spec};
+use super::probe::{Group, LISTEN, PROGRAMS, Spec};
 use super::{Ebpf, Error};
 
 impl Ebpf {
@@ -33,6 +33,21 @@ impl Ebpf {
             }
         }
         failed
+    }
+
+    /// Attaches what sees sockets that begin to listen, where no LSM program does, or detaches it.
+    ///
+    /// # Errors
+    /// The kernel refuses to attach a program that it took at the start.
+    pub fn require_listens(&mut self, needed: bool) -> Result<(), Error> {
+        match (needed && self.is_loaded(LISTEN), self.on_need.contains_key(LISTEN)) {
+            (true, false) => self.attach_refusal(LISTEN),
+            (false, true) => {
+                self.detach_refusal(LISTEN);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn attach_refusal(&mut self, name: &'static str) -> Result<(), Error> {

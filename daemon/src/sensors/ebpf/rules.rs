@@ -122,10 +122,10 @@ pub struct Rules {
     pub exec: Option<ExecList>,
     /// Socket families.
     pub families: Vec<(u16, Effect)>,
-    /// Ports to listen on; `None` = any.
-    pub listen: Vec<(Option<u16>, Effect)>,
-    /// Ports to bind; `None` = any.
-    pub bind: Vec<(Option<u16>, Effect)>,
+    /// Local addresses and ports to listen on, as they are bound: all addresses (`0.0.0.0`, `::`) are one of their own.
+    pub listen: Vec<(EgressRule, Effect)>,
+    /// ... to bind; `Observe` is [`super::Watch::bind`]'s.
+    pub bind: Vec<(EgressRule, Effect)>,
     /// Without a daemon.
     pub dead: Option<Dead>,
     /// Processes that may live at once; 0 = any number.

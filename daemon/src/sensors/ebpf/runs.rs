@@ -1,6 +1,6 @@
 //! Runs in the kernel: adding, changing, blocking and removing them. Only maps and attachments change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,33 @@ use aya::programs::Program;
 use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
-use super::egress::{EgressMode, EgressPolicy, Folded, fold};
+use super::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, fold};
 use super::fold::{self, FoldedRules, Names};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::probe::{Group, PROGRAMS, Spec};
-use super::rules::Rules;
+use super::rules::{Effect, Rules};
 use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
+
+/// Whether an ordinary event is reported, and how fast it has to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Not at all.
+    Never,
+    /// With the next event that has to be known at once, or within [`super::LOOKS_EVERY`]: it wakes nobody.
+    Later,
+    /// As soon as it happens.
+    AtOnce,
+}
 
 /// Which ordinary events a run reports. Refusals, OOM, moves and watched system calls are always reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// Programs started.
-    pub exec: bool,
+    pub exec: Told,
     /// Processes made and ended.
-    pub life: bool,
+    pub life: Told,
     /// Connects that were allowed.
     pub connect: bool,
     /// Sends to an address that were allowed.
@@ -35,12 +46,12 @@ pub struct Watch {
 
 impl Watch {
     /// None of them.
-    pub const NOTHING: Watch = Watch { exec: false, life: false, connect: false, send: false, bind: false };
+    pub const NOTHING: Watch = Watch { exec: Told::Never, life: Told::Never, connect: false, send: false, bind: false };
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { exec: true, life: true, connect: true, send: true, bind: true }
+        Self { exec: Told::AtOnce, life: Told::AtOnce, connect: true, send: true, bind: true }
     }
 }
 
@@ -103,8 +114,8 @@ pub(super) struct Tables {
     pub egress: Folded,
     pub rules: FoldedRules,
     pub hosts: FoldedHosts,
-    pub net_denied: Folded,
-    pub net_stops: Folded,
+    /// What rules say of addresses, by [`abi::table`].
+    pub beside: BTreeMap<u32, Folded>,
     pub budgets: Vec<BudgetRule>,
 }
 
@@ -120,8 +131,7 @@ impl Ebpf {
         let tables = Tables {
             egress: fold(&run.egress.rules)?,
             rules: fold::fold(run.rules, Path::new("/")),
-            net_denied: fold(&run.rules.net_denied)?,
-            net_stops: fold(&run.rules.net_stops)?,
+            beside: beside(run.rules)?,
             hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,
             budgets: run.rules.budgets.clone(),
         };
@@ -264,8 +274,10 @@ impl Ebpf {
         let bits = [
             (policy.judge_replies, run_flag::NO_REPLIES),
             (!self.is_loaded("fs_sock_ops"), run_flag::SYN_ONLY),
-            (watch.exec, run_flag::WATCH_EXEC),
-            (watch.life, run_flag::WATCH_LIFE),
+            (watch.exec != Told::Never, run_flag::WATCH_EXEC),
+            (watch.exec == Told::Later, run_flag::EXEC_WAITS),
+            (watch.life != Told::Never, run_flag::WATCH_LIFE),
+            (watch.life == Told::Later, run_flag::LIFE_WAITS),
             (watch.connect, run_flag::WATCH_CONNECT),
             (watch.send, run_flag::WATCH_SEND),
             (watch.bind, run_flag::WATCH_BIND),
@@ -335,6 +347,32 @@ impl Ebpf {
     }
 }
 
+/// Lists of local addresses.
+const LOCAL: [u32; 5] = [
+    abi::table::BIND_DENIED,
+    abi::table::BIND_STOPS,
+    abi::table::LISTEN_TOLD,
+    abi::table::LISTEN_DENIED,
+    abi::table::LISTEN_STOPS,
+];
+
+/// The lists of what rules say of addresses; an empty one is left out.
+pub(super) fn beside(rules: &Rules) -> Result<BTreeMap<u32, Folded>, EgressError> {
+    let from = |all: &[(EgressRule, Effect)], least| -> Vec<EgressRule> {
+        all.iter().filter(|(_, effect)| *effect >= least).map(|(rule, _)| rule.clone()).collect()
+    };
+    let lists = [
+        (abi::table::NET_DENIED, rules.net_denied.clone()),
+        (abi::table::NET_STOPS, rules.net_stops.clone()),
+        (abi::table::BIND_DENIED, from(&rules.bind, Effect::Deny)),
+        (abi::table::BIND_STOPS, from(&rules.bind, Effect::Stop)),
+        (abi::table::LISTEN_TOLD, from(&rules.listen, Effect::Observe)),
+        (abi::table::LISTEN_DENIED, from(&rules.listen, Effect::Deny)),
+        (abi::table::LISTEN_STOPS, from(&rules.listen, Effect::Stop)),
+    ];
+    lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(table, list)| Ok((table, fold(&list)?))).collect()
+}
+
 fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
     let dead = match rules.dead {
         Some(dead) if dead.all => run_flag::DEAD_ALL,
@@ -345,8 +383,9 @@ fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {
         (rules.protect, run_flag::PROTECT),
         (!tables.hosts.names.is_empty(), run_flag::DNS),
         (!tables.budgets.is_empty(), run_flag::BUDGETS),
-        (!tables.net_denied.is_empty(), run_flag::NET_DENIED),
-        (!tables.net_stops.is_empty(), run_flag::NET_STOPS),
+        (tables.beside.contains_key(&abi::table::NET_DENIED), run_flag::NET_DENIED),
+        (tables.beside.contains_key(&abi::table::NET_STOPS), run_flag::NET_STOPS),
+        (tables.beside.keys().any(|table| LOCAL.contains(table)), run_flag::PORTS),
     ];
     bits.iter().filter(|(on, _)| *on).fold(tables.rules.flags() | dead, |all, (_, bit)| all | bit)
 }

@@ -19,7 +19,7 @@ use super::{Ebpf, Error};
 /// The bits of all calls in a mask.
 pub const ALL_CALLS: u64 = (1 << abi::SYSCALLS.len()) - 1;
 
-const ENTRIES: &str = "rules on files or memory need sys_enter where LSM is refused";
+const ENTRIES: &str = "rules on files, memory, sockets or user namespaces need sys_enter where LSM is refused";
 
 /// How watched system calls are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) struct Watching {
 
 impl Ebpf {
     /// Makes exactly the calls of `mask` (the union of all runs' masks) visible, attaching and detaching as needed; with
-    /// `entries`, opens and mappings too, which only `sys_enter` sees where LSM is refused. `None` when nothing is watched.
+    /// `entries`, opens, mappings, sockets and user namespaces too, which only `sys_enter` sees where LSM is refused. `None` when nothing is watched.
     ///
     /// # Errors
     /// The kernel offers neither way; nothing is watched then.

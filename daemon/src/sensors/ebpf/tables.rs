@@ -113,7 +113,7 @@ impl Ebpf {
         }
     }
 
-    fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
+    pub(super) fn write_table(&mut self, table: u32, tables: &Tables) -> Result<(), Error> {
         let Tables { rules, hosts, budgets, .. } = tables;
         self.write_hosts(table, hosts)?;
         self.write_classes(table, budgets)?;
@@ -245,13 +245,10 @@ where
     map.iter().filter_map(Result::ok).filter(|(_, Pod(value))| of_run(value)).map(|(pid, _)| pid).collect()
 }
 
-/// The lists of destinations, each under its own table's number.
-fn lists(table: u32, tables: &Tables) -> [(u32, &Folded); 3] {
-    [
-        (table, &tables.egress),
-        (table | abi::table::NET_DENIED, &tables.net_denied),
-        (table | abi::table::NET_STOPS, &tables.net_stops),
-    ]
+/// The lists of addresses, each under its own table's number.
+fn lists(table: u32, tables: &Tables) -> impl Iterator<Item = (u32, &Folded)> {
+    std::iter::once((table, &tables.egress))
+        .chain(tables.beside.iter().map(move |(list, folded)| (table | list, folded)))
 }
 
 /// The key's table and path.

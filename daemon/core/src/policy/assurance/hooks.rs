@@ -24,6 +24,8 @@ pub(super) enum Sight {
     SysEnter,
     /// fentry on the call, or else the entry of every system call.
     Call,
+    /// A tracepoint of sockets that begin to listen.
+    Listen,
     /// Only the hooks that refuse it.
     Hooks,
 }
@@ -106,9 +108,9 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Open => vec![need("open", &[FILE_OPEN], Sight::SysEnter)],
         EventKind::Connect | EventKind::Send | EventKind::Budget => vec![need("egress", &EGRESS, Sight::Hooks)],
         EventKind::Bind => vec![need("bind", &[Hook::Cgroup("bind4"), Hook::Cgroup("bind6")], Sight::Hooks)],
-        EventKind::Listen => vec![need("listen", &[Hook::Lsm("socket_listen")], Sight::Hooks)],
-        // The cgroup's hook tells of those kinds only that an allow-list cannot bound.
-        EventKind::Socket => vec![need("socket", &[Hook::Lsm("socket_create")], Sight::Hooks)],
+        EventKind::Listen => vec![need("listen", &[Hook::Lsm("socket_listen")], Sight::Listen)],
+        // The cgroup's hook tells of those kinds only that an allow-list cannot bound. io_uring makes sockets without a call.
+        EventKind::Socket => vec![need("socket", &[Hook::Lsm("socket_create")], Sight::SysEnter)],
         EventKind::Syscall => {
             let named = event.given(Field::Name).into_iter().flatten();
             let calls = named.filter_map(|pattern| if let Pattern::Exact(call) = pattern { Some(call) } else { None });
@@ -117,10 +119,13 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         }
         EventKind::Privilege => {
             let setuid = [Hook::Lsm("task_fix_setuid"), Hook::Lsm("bprm_creds_from_file")];
-            let ways =
-                [("setuid", &setuid[..]), ("capability", &setuid[1..]), ("userns", &[Hook::Lsm("userns_create")][..])];
-            let wanted = ways.into_iter().filter(|(gain, _)| wants(Field::Gain, gain));
-            wanted.map(|(gain, hooks)| need(gain, hooks, Sight::Hooks)).collect()
+            let ways = [
+                ("setuid", &setuid[..], Sight::Hooks),
+                ("capability", &setuid[1..], Sight::Hooks),
+                ("userns", &[Hook::Lsm("userns_create")][..], Sight::SysEnter),
+            ];
+            let wanted = ways.into_iter().filter(|(gain, ..)| wants(Field::Gain, gain));
+            wanted.map(|(gain, hooks, sight)| need(gain, hooks, sight)).collect()
         }
         EventKind::ExecMemory => {
             let hooks = [Hook::Lsm("mmap_file"), Hook::Lsm("file_mprotect")];

@@ -57,7 +57,7 @@ fn names(list: &[&str]) -> BTreeSet<String> {
 
 /// A kernel with `bpf` in lsm= and fentry.
 fn full() -> Grants {
-    Grants { lsm: names(&LSM), fentry: true, sys_enter: true, cgroup: names(&CGROUP) }
+    Grants { lsm: names(&LSM), fentry: true, sys_enter: true, listens: true, cgroup: names(&CGROUP) }
 }
 
 /// A kernel that refuses LSM and fentry.
@@ -84,10 +84,11 @@ fn lsm_blocks_what_cgroup_hooks_cannot() {
         ("{ event = \"exec\", path = \"/tmp/*\" }", "observed"),
         ("{ event = \"open\", path = \"/etc/shadow\" }", "observed, arguments unreliable"),
         ("{ event = \"syscall\", name = [\"ptrace\", \"mount\"] }", "observed, arguments unreliable"),
-        ("{ event = \"listen\", port = 22 }", "not seen"),
-        ("{ event = \"socket\", family = \"packet\" }", "not seen"),
-        ("{ event = \"socket\", family = \"inet\" }", "not seen"),
-        ("{ event = \"privilege\", gain = \"userns\" }", "not seen"),
+        ("{ event = \"listen\", port = 22 }", "observed"),
+        ("{ event = \"socket\", family = \"packet\" }", "observed, arguments unreliable"),
+        ("{ event = \"socket\", family = \"inet\" }", "observed, arguments unreliable"),
+        ("{ event = \"privilege\", gain = \"userns\" }", "observed, arguments unreliable"),
+        ("{ event = \"privilege\", gain = \"capability\" }", "not seen"),
         ("{ event = \"exec-memory\", kind = \"anonymous\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\" }", "not seen"),
         ("{ event = \"fork\" }", "observed"),
@@ -146,7 +147,7 @@ fn observing_asks_for_sight_only() {
         ("{ event = \"open\", path = \"/etc/*\" }", "observed", "observed, arguments unreliable"),
         ("{ event = \"open\", path = [\"/etc/*\", \"*.key\"] }", "not seen", "not seen"),
         ("{ event = \"syscall\", name = \"reboot\" }", "observed", "observed, arguments unreliable"),
-        ("{ event = \"listen\" }", "observed", "not seen"),
+        ("{ event = \"listen\" }", "observed", "observed"),
         ("{ event = \"oom\" }", "observed", "observed"),
     ] {
         assert_eq!(worth(when, "observe", &full()).0, lsm, "{when}");
@@ -165,9 +166,9 @@ fn a_run_is_refused_when_a_refusal_is_only_promised() {
     assert!(why.contains("r would be observed") && why.contains("lsm/bprm_check_security"), "{why}");
     assert_eq!(refusal(&rule(when, "deny", ""), &full()), None);
     assert_eq!(refusal(&rule(when, "observe", ""), &plain()), None);
-    let unseen = "{ event = \"listen\", port = 22 }";
+    let unseen = "{ event = \"privilege\", gain = \"capability\" }";
     let why = refusal(&rule(unseen, "observe", ""), &plain()).unwrap();
-    assert!(why.contains("what r speaks of is not seen (listen: no lsm/socket_listen)"), "{why}");
+    assert!(why.contains("what r speaks of is not seen (capability: no lsm/bprm_creds_from_file)"), "{why}");
     assert_eq!(refusal(&rule(unseen, "observe", ""), &full()), None);
     assert_eq!(refusal(&rule(unseen, "observe", "on_blind = \"continue\""), &plain()), None);
     let willing = rule(when, "deny", "on_blind = \"continue\"");
@@ -189,7 +190,7 @@ fn every_kind_of_event_is_judged_for_the_node() {
         ("exec", "blocked-in-kernel", "observed"),
         ("open", "blocked-in-kernel", "observed, arguments unreliable"),
         ("connect", "blocked-in-kernel", "blocked-in-kernel"),
-        ("listen", "blocked-in-kernel", "not seen"),
+        ("listen", "blocked-in-kernel", "observed"),
         ("syscall", "blocked-in-kernel", "observed, arguments unreliable"),
         ("dns", "observed", "observed"),
         ("exit", "observed", "observed"),

@@ -54,6 +54,9 @@ impl Builder<'_> {
             self.egress_effect(rule, wanted, effect, span);
             return;
         }
+        if matches!(wanted.kind, EventKind::Bind | EventKind::Listen) {
+            self.known_protocols(rule, wanted, span.clone());
+        }
         if wanted.kind == EventKind::Socket && wanted.given(Field::Family).is_none() {
             let message = format!("rule `{rule}`: expected `family`: a rule without one would refuse every socket");
             self.error(span.clone(), message, None);
@@ -96,16 +99,10 @@ impl Builder<'_> {
         let only_denied =
             matches!(&wanted.fields[..], [FieldMatch { field: Field::Verdict, any_of }] if *any_of == [denied]);
         let destination = |m: &FieldMatch| matches!(m.field, Field::Address | Field::Port | Field::Protocol);
-        let known = |m: &FieldMatch| {
-            m.field != Field::Protocol || m.any_of.iter().all(|p| matches!(p, Pattern::Number(6 | 17)))
-        };
         match effect {
             Effect::Stop if only_denied => {}
             _ if !wanted.fields.is_empty() && wanted.fields.iter().all(destination) => {
-                if !wanted.fields.iter().all(known) {
-                    let message = format!("rule `{rule}`: expected a `protocol` of tcp, udp or both");
-                    self.error(span, message, None);
-                }
+                self.known_protocols(rule, wanted, span);
             }
             _ => {
                 let name = effect.name();
@@ -117,6 +114,13 @@ impl Builder<'_> {
                             \"stop\" makes every refusal of that list stop the run";
                 self.error(span, message, Some(help.into()));
             }
+        }
+    }
+
+    fn known_protocols(&mut self, rule: &str, wanted: &EventMatch, span: Range<usize>) {
+        let known = |p: &Pattern| matches!(p, Pattern::Number(6 | 17));
+        if !wanted.given(Field::Protocol).unwrap_or_default().iter().all(known) {
+            self.error(span, format!("rule `{rule}`: expected a `protocol` of tcp, udp or both"), None);
         }
     }
 
@@ -197,7 +201,7 @@ fn matched(kind: EventKind) -> Option<&'static [Field]> {
         EventKind::Exec => &[Field::Path, Field::Kind],
         EventKind::Open => &[Field::Path, Field::Access],
         EventKind::Connect | EventKind::Send => &[Field::Verdict],
-        EventKind::Bind | EventKind::Listen => &[Field::Port],
+        EventKind::Bind | EventKind::Listen => &[Field::Address, Field::Port, Field::Protocol],
         EventKind::Socket => &[Field::Family],
         EventKind::Syscall => &[Field::Name],
         EventKind::Privilege => &[Field::Gain],
