@@ -142,7 +142,7 @@ pub struct NewRun {
     /// A label, may be repeated.
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// A GPU of the run, may be repeated.
+    /// A GPU of the run, or a MIG device by its UUID; may be repeated.
     #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_parser = node::gpu)]
     pub gpus: Vec<String>,
     /// Start although a GPU, or the node, is cordoned or unhealthy: to repair it. Root and the administrators' group may.

@@ -67,6 +67,7 @@ impl Log {
             boot_id: "boot".into(),
             policy: digest(),
             gpus: [GpuId("GPU-5a".into())].into(),
+            mig: Default::default(),
             registered: MonoTime(0),
             registered_wall_ns: 0,
             decisions: 0,

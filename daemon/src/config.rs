@@ -1,9 +1,19 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
-use failsafe_core::{health::Thresholds, klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
+use crate::sensors::nvml::{Every, Pace, Rated};
+use failsafe_core::{
+    health::Thresholds,
+    klog::Lines,
+    policy::diagnostic::{Diagnostic, Diagnostics},
+    xid::Catalogue,
+};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use toml::Spanned;
 
 /// Where the configuration lies unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/failsafe/failsafed.toml";
@@ -117,11 +127,13 @@ pub struct Nvml {
     pub disabled: bool,
     /// What NVIDIA's kernel driver says by itself.
     pub driver_proc: PathBuf,
+    /// How often groups of signals, or single ones, are read, where not as built in.
+    pub every: BTreeMap<Rated, Spanned<Pace>>,
 }
 
 impl Default for Nvml {
     fn default() -> Nvml {
-        Nvml { library: None, disabled: false, driver_proc: "/proc/driver/nvidia".into() }
+        Nvml { library: None, disabled: false, driver_proc: "/proc/driver/nvidia".into(), every: BTreeMap::new() }
     }
 }
 
@@ -219,7 +231,23 @@ impl Config {
         if !config.ring_kib.is_power_of_two() || !(4..=65_536).contains(&config.ring_kib) {
             return wrong("ring_kib", "expected a power of two from 4 to 65536".into());
         }
+        let too_fast = config.nvml.every.iter().filter(|(_, pace)| pace.get_ref().0 < config.sample_interval());
+        let list: Vec<Diagnostic> = too_fast
+            .map(|(rated, pace)| {
+                let interval = config.sample_interval_ms;
+                let message = format!("nvml.every.{rated}: shorter than sample_interval_ms, which is {interval}");
+                Diagnostic::at(text, pace.span(), message, None)
+            })
+            .collect();
+        if !list.is_empty() {
+            return Err(ConfigError::Catalogue(Diagnostics { file: path.display().to_string(), list }));
+        }
         Ok(config)
+    }
+
+    /// How often what of NVIDIA's GPUs is read, where not as built in.
+    pub fn every(&self) -> Every {
+        self.nvml.every.iter().map(|(rated, pace)| (rated.clone(), pace.get_ref().0)).collect()
     }
 
     /// The XID catalogue, the patterns of the kernel's log, the thresholds of health: the files that are named, or the built-in ones.
@@ -283,9 +311,29 @@ mod tests {
             ("cgroup_parent = \"/sys\"", "relative to the cgroup2 mount"),
             ("sample_interval_ms = 5", "50 to 60000"),
             ("ring_kib = 1000", "power of two"),
+            ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),
+            ("[nvml.every]\nslwo = \"5s\"", "no group and no signal is named `slwo`"),
+            ("[nvml.every]\nslow = \"5 parsecs\"", "line 2, column 8"),
+            ("[nvml.every]\nslow = \"2h\"", "`2h`: expected a time up to 1h"),
+            ("[nvml.every]\n\"gpu.power\" = \"0s\"", "expected a time up to 1h"),
+            ("[nvml.every]\n\"memory.used\" = \"5s\"", "not read of a GPU"),
+            (
+                "[nvml.every]\nslow = \"500 ms\"",
+                "f.toml:2:8: nvml.every.slow: shorter than sample_interval_ms, which is 1000",
+            ),
         ] {
             assert!(parse(text).unwrap_err().contains(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn groups_and_signals_have_rates_of_their_own() {
+        let text = "sample_interval_ms = 500\n[nvml.every]\nslow = \"2s\"\n\"gpu.ecc_uncorrected\" = \"500 ms\"\n";
+        let every = parse(text).unwrap().every();
+        let ms = Duration::from_millis;
+        let ecc = Rated::Signal(failsafe_core::Kind::GpuEccUncorrected);
+        assert_eq!(every, Every::from([(Rated::Slow, ms(2_000)), (ecc, ms(500))]));
+        assert!(parse("").unwrap().every().is_empty());
     }
 
     #[test]

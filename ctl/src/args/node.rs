@@ -70,7 +70,7 @@ pub struct HealthArgs {
 }
 
 /// `node placeable`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs)]
 pub struct PlaceableArgs {
     /// On these GPUs; may be repeated, or separated by commas.
     #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = gpu, conflicts_with = "count")]
@@ -84,6 +84,24 @@ pub struct PlaceableArgs {
     /// GPUs that runs are on will do.
     #[arg(long)]
     pub shared: bool,
+    /// GPUs whose product name has this in it, whatever its case, such as `H100`.
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// GPUs with so much memory free now, such as `40GiB`.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub memory_free: Option<u64>,
+    /// GPUs in MIG mode (`on`), not in it (`off`), or with a MIG device of a profile, such as `1g.10gb`.
+    #[arg(long, value_name = "on|off|PROFILE")]
+    pub mig: Option<String>,
+    /// All of them on one NUMA node.
+    #[arg(long)]
+    pub same_numa_node: bool,
+    /// Each with NVLinks that are up to each other one, directly or through a switch.
+    #[arg(long)]
+    pub nvlinked: bool,
+    /// None of these; may be repeated, or separated by commas.
+    #[arg(long, value_name = "UUID|INDEX", value_delimiter = ',', value_parser = gpu)]
+    pub exclude: Vec<String>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -138,4 +156,12 @@ pub(super) fn gpu(text: &str) -> Result<String, String> {
         return Err("expected a UUID or an index, and it is empty: leave the option out where there is no GPU".into());
     }
     Ok(text.to_owned())
+}
+
+/// A size as policies write it.
+fn bytes(text: &str) -> Result<u64, String> {
+    match failsafe_core::unit::parse(text, failsafe_core::unit::Unit::Bytes) {
+        Ok((bytes, false)) if bytes > 0 => u64::try_from(bytes).map_err(|e| e.to_string()),
+        _ => Err("expected a size above 0, such as 40GiB or 500MB".into()),
+    }
 }

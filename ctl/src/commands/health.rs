@@ -55,8 +55,20 @@ pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> 
 }
 
 pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit, Fail> {
-    let PlaceableArgs { gpus, count, degraded, shared, output } = args;
-    let request = pb::PlaceableRequest { gpus: gpus.clone(), count: *count, degraded: *degraded, shared: *shared };
+    let output = args.output;
+    let args = args.clone();
+    let request = pb::PlaceableRequest {
+        gpus: args.gpus,
+        count: args.count,
+        degraded: args.degraded,
+        shared: args.shared,
+        model: args.model.unwrap_or_default(),
+        memory_free: args.memory_free.unwrap_or_default(),
+        mig: args.mig.unwrap_or_default(),
+        same_numa_node: args.same_numa_node,
+        nvlinked: args.nvlinked,
+        exclude: args.exclude,
+    };
     let answer = block_on(async {
         let client = Client::connect(place.socket).await?;
         Ok(client.node().placeable(request).await?.into_inner())

@@ -179,6 +179,10 @@ fn came_of(outcome: &Outcome) -> String {
 }
 
 fn health_text(change: &Change) -> String {
+    if let Some(event) = change.event {
+        let happened = super::health::event(event.what.name(), event.times);
+        return format!("{happened} on {}, which is {}", change.target, change.to);
+    }
     let added = change.added.iter().map(|reason| format!("; {} [{}]", reason.text, reason.code));
     let removed = change.removed.iter().map(|code| format!("; no more [{code}]"));
     let by = change.by.iter().map(|by| format!("; by {by}"));
@@ -251,8 +255,8 @@ mod tests {
     use crate::testing::{RUN, contained, control, gap, outcome};
     use failsafe_core::{
         Kind, MonoTime, Value,
-        event::{Access, Assurance, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict as Did},
-        health::{Order, Target},
+        event::{Access, Assurance, Event, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Verdict as Did},
+        health::{Happened, Order, Target},
         policy::PolicyDigest,
         subject::Process,
     };
@@ -326,8 +330,11 @@ mod tests {
             added: vec![],
             removed: vec!["blind".into()],
             by: Some("user 0 (admin): fan replaced".into()),
+            event: None,
             at_ns: 0,
         };
+        let event = Some(Happened { what: GpuEvent::MigConfig, times: 2 });
+        let happened = Change { event, by: None, removed: vec![], to: Level::Healthy, ..change.clone() };
         log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
             .add(6_100_000, control(6_100_000, 44, Command::Thaw, "false\nalarm"))
             .add(6_200_000, gap(true))
@@ -340,6 +347,7 @@ mod tests {
             .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into() })
             .add(6_710_000, Record::Order(cordon))
             .add(6_720_000, Record::Health(change))
+            .add(6_730_000, Record::Health(happened))
             .raw(6_800_000, "recovered", json!({ "dropped_bytes": 77, "why": "checksum mismatch" }))
             .raw(6_900_000, "gap", json!({ "cause": "overflow", "dropped": 9 }))
             .raw(7_000_000, "gap", json!({ "cause": "storage", "failed_commits": 3, "error": "no space" }))

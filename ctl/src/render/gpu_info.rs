@@ -35,9 +35,10 @@ pub fn text(info: &pb::GpuInfo) -> String {
             let memory = device.memory.map(|bytes| Unit::Bytes.show(i64::try_from(bytes).unwrap_or(i64::MAX)));
             let (instance, compute) = (known(device.gpu_instance), known(device.compute_instance));
             let memory = memory.unwrap_or_else(|| "unknown".to_owned());
-            [clean(&device.uuid), instance, compute, memory, known(device.slices)]
+            let profile = clean(device.profile.as_deref().unwrap_or("unknown"));
+            [clean(&device.uuid), profile, instance, compute, memory, known(device.slices)]
         });
-        let head = ["MIG DEVICE", "GPU INSTANCE", "COMPUTE INSTANCE", "MEMORY", "SLICES"];
+        let head = ["MIG DEVICE", "PROFILE", "GPU INSTANCE", "COMPUTE INSTANCE", "MEMORY", "SLICES"];
         let _ = write!(out, "\n{}", table::table(head, rows));
     }
     if !info.nvlinks.is_empty() {

@@ -116,6 +116,8 @@ pub fn capacity(c: &pb::CapacityResponse) -> String {
             ("unhealthy", c.unhealthy.to_string()),
             ("unknown", c.unknown.to_string()),
             ("runs", c.runs.to_string()),
+            ("MIG devices", if c.mig_devices > 0 { c.mig_devices.to_string() } else { String::new() }),
+            ("MIG devices, free", if c.mig_devices > 0 { c.mig_free.to_string() } else { String::new() }),
         ],
     )
 }
@@ -139,6 +141,9 @@ pub fn change(change: &pb::HealthChange, zone: &TimeZone, paint: Paint) -> Strin
     if change.missed {
         what.push("changes before this are not known any more".to_owned());
     }
+    if !change.event.is_empty() {
+        what.push(event(&clean(&change.event), change.event_times));
+    }
     what.extend(change.added.iter().map(|r| format!("+ [{}] {}", clean(&r.code), clean(&r.text))));
     what.extend(change.removed.iter().map(|code| format!("- [{}]", clean(code))));
     if !change.by.is_empty() {
@@ -147,7 +152,14 @@ pub fn change(change: &pb::HealthChange, zone: &TimeZone, paint: Paint) -> Strin
     let whom = if change.gpu.is_empty() { "node".to_owned() } else { clean(&change.gpu) };
     let when = time::wall(i128::from(change.at_ns), zone);
     let (from, to) = (word(change.from()), painted(change.to(), paint));
-    format!("{}  {:>5}  {whom}  {from} -> {to}  {}\n", paint.dim(&when), change.revision, what.join("; "))
+    // Where something only happened, nothing came of it yet.
+    let level = if change.event.is_empty() || change.from() != change.to() { format!("{from} -> {to}") } else { to };
+    format!("{}  {:>5}  {whom}  {level}  {}\n", paint.dim(&when), change.revision, what.join("; "))
+}
+
+/// An event of a GPU, in words.
+pub fn event(what: &str, times: u64) -> String {
+    if times > 1 { format!("event {what}, {times} times") } else { format!("event {what}") }
 }
 
 /// `gpu list`.

@@ -21,6 +21,7 @@ pub fn run(run: &pb::Run) -> Value {
         "policy_digest": run.policy_digest,
         "policy_name": run.policy_name,
         "gpus": run.gpus,
+        "mig_devices": run.mig_devices,
         "state": state(run.state()),
         "registered_ns": run.registered_ns,
         "ended_ns": run.ended_ns,
@@ -70,6 +71,7 @@ pub fn sharing(sharing: pb::GpuSharing) -> &'static str {
         pb::GpuSharing::Alone => "alone",
         pb::GpuSharing::ByUtilization => "by-utilization",
         pb::GpuSharing::Even => "even",
+        pb::GpuSharing::BySlices => "by-slices",
     }
 }
 
@@ -207,6 +209,8 @@ pub fn capacity(c: &pb::CapacityResponse) -> Value {
         "unhealthy": c.unhealthy,
         "unknown": c.unknown,
         "runs": c.runs,
+        "mig_devices": c.mig_devices,
+        "mig_free": c.mig_free,
     })
 }
 
@@ -234,6 +238,8 @@ pub fn change(change: &pb::HealthChange) -> Value {
         "by": change.by,
         "at_ns": change.at_ns,
         "missed": change.missed,
+        "event": change.event,
+        "event_times": change.event_times,
     })
 }
 

@@ -109,6 +109,7 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("labels", labels.join(", ")),
             ("cgroup", format!("{} (id {})", run.cgroup, run.cgroup_id)),
             ("GPUs", run.gpus.join(", ")),
+            ("MIG devices", run.mig_devices.join(", ")),
             (
                 "registered",
                 format!(

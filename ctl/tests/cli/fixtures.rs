@@ -44,6 +44,7 @@ pub(crate) fn core_run(policy: PolicyDigest) -> Run {
         boot_id: "b".into(),
         policy,
         gpus: Default::default(),
+        mig: Default::default(),
         registered: MonoTime(0),
         registered_wall_ns: 0,
         decisions: 0,

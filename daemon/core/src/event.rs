@@ -4,7 +4,7 @@ mod facts;
 mod kind;
 
 pub use facts::{
-    Access, Assurance, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via, family, family_name, family_names,
+    Access, Assurance, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Verdict, Via, family, family_name, family_names,
 };
 pub use kind::{EventKind, Field};
 
@@ -170,6 +170,11 @@ pub enum Event {
         /// NVIDIA's number.
         code: u64,
     },
+    /// Something else happened on a GPU, as NVML says.
+    Gpu {
+        /// What.
+        what: GpuEvent,
+    },
 }
 
 /// A field's value, borrowed from an event.
@@ -208,6 +213,7 @@ impl Event {
             Event::Latched => EventKind::Latched,
             Event::ForeignGpuProcess { .. } => EventKind::ForeignGpuProcess,
             Event::Xid { .. } => EventKind::Xid,
+            Event::Gpu { .. } => EventKind::GpuEvent,
         }
     }
 
@@ -264,6 +270,7 @@ impl Event {
             (Field::Access, Event::Open { access, .. }) => Some(Text(access.name())),
             (Field::Gain, Event::Privilege { gain, .. }) => Some(Text(gain.name())),
             (Field::What, Event::Protect { what, .. }) => Some(Text(what)),
+            (Field::What, Event::Gpu { what }) => Some(Text(what.name())),
             (Field::Budget, Event::Budget { budget, .. }) => Some(Text(budget)),
             (
                 Field::Address,
@@ -328,6 +335,7 @@ impl fmt::Display for Event {
             Event::ForeignGpuProcess { gpu, of: Some(run) } => write!(f, "process of run {run} on {gpu}"),
             Event::ForeignGpuProcess { gpu, of: None } => write!(f, "process of no run on {gpu}"),
             Event::Xid { code } => write!(f, "XID {code}"),
+            Event::Gpu { what } => write!(f, "GPU event {}", what.name()),
         }?;
         match self.verdict() {
             // Of most kinds only what was refused is worth a word; of network calls the reader asks for it.

@@ -93,6 +93,9 @@ pub struct Run {
     pub policy: PolicyDigest,
     /// GPUs declared at registration.
     pub gpus: BTreeSet<GpuId>,
+    /// Of those in MIG mode, the MIG devices that were declared, by UUID; a GPU that is not here was declared whole.
+    #[serde(default)]
+    pub mig: BTreeMap<GpuId, BTreeSet<String>>,
     /// When it was registered, or taken up by this daemon.
     pub registered: MonoTime,
     /// When it was first registered, nanoseconds since the Unix epoch. For people; nothing is judged by it.

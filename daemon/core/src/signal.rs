@@ -1,8 +1,11 @@
 //! Signals: what a sensor saw. The catalogue below is the one place where a signal's name, unit and source are declared.
 
 mod made_of;
+mod value;
 
-use crate::{event::Event, subject::Subject, time::MonoTime, unit::Unit};
+pub use value::{Real, Value};
+
+use crate::{subject::Subject, time::MonoTime, unit::Unit};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -194,8 +197,18 @@ catalogue! {
     GpuTemperatureLimit "gpu.temperature_limit" MilliCelsius Gauge Nvml;
     /// Memory temperature above which software slows the GPU down.
     GpuMemoryTemperatureLimit "gpu.memory_temperature_limit" MilliCelsius Gauge Nvml;
-    /// The slowest fan, share of its full speed.
+    /// Fans of the board that the driver knows (`nvmlDeviceGetNumFans`).
+    GpuFans "gpu.fans" Count Gauge Nvml;
+    /// The slowest fan, share of its full speed (`nvmlDeviceGetFanSpeed_v2`: what it is driven at).
     GpuFanSpeed "gpu.fan_speed" MilliPercent Gauge Nvml;
+    /// The fastest fan, share of its full speed.
+    GpuFanSpeedMax "gpu.fan_speed_max" MilliPercent Gauge Nvml;
+    /// The speed that the fans are to have, the greatest of them (`nvmlDeviceGetTargetFanSpeed`).
+    GpuFanTarget "gpu.fan_target" MilliPercent Gauge Nvml;
+    /// Turns a minute of the slowest fan (`nvmlDeviceGetFanSpeedRPM`): measured, where the speed is what was asked for.
+    GpuFanRpm "gpu.fan_rpm" Count Gauge Nvml;
+    /// Fans that somebody has taken from the driver (`nvmlDeviceGetFanControlPolicy_v2`, manual).
+    GpuFansManual "gpu.fans_manual" Count Gauge Nvml;
     /// Power draw (`nvmlDeviceGetPowerUsage`): a one-second average on most GPUs.
     GpuPower "gpu.power" Milliwatts Gauge Nvml;
     /// Power draw at this instant (field 186).
@@ -204,8 +217,14 @@ catalogue! {
     GpuPowerAverage "gpu.power_average" Milliwatts Gauge Nvml;
     /// The power limit that is enforced.
     GpuPowerLimit "gpu.power_limit" Milliwatts Gauge Nvml;
+    /// The power limit that was asked for (`nvmlDeviceGetPowerManagementLimit`); what is enforced may be lower.
+    GpuPowerLimitSet "gpu.power_limit_set" Milliwatts Gauge Nvml;
     /// The board's own power limit.
     GpuPowerLimitDefault "gpu.power_limit_default" Milliwatts Gauge Nvml;
+    /// The lowest power limit that can be set (`nvmlDeviceGetPowerManagementLimitConstraints`).
+    GpuPowerLimitMin "gpu.power_limit_min" Milliwatts Gauge Nvml;
+    /// The highest power limit that can be set.
+    GpuPowerLimitMax "gpu.power_limit_max" Milliwatts Gauge Nvml;
     /// Power draw, share of the enforced limit.
     GpuPowerShare "gpu.power_share" MilliPercent Gauge Nvml;
     /// Energy used since the driver was loaded.
@@ -256,6 +275,68 @@ catalogue! {
     GpuEccSramUncorrected "gpu.ecc_sram_uncorrected" Count Counter Nvml;
     /// Corrected ECC errors of on-chip memory since the driver was loaded.
     GpuEccSramCorrected "gpu.ecc_sram_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of device memory over the GPU's life.
+    GpuEccDramUncorrectedTotal "gpu.ecc_dram_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of device memory over the GPU's life.
+    GpuEccDramCorrectedTotal "gpu.ecc_dram_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of on-chip memory over the GPU's life.
+    GpuEccSramUncorrectedTotal "gpu.ecc_sram_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of on-chip memory over the GPU's life.
+    GpuEccSramCorrectedTotal "gpu.ecc_sram_corrected_total" Count Counter Nvml;
+    /// Of the uncorrected errors of on-chip memory over the GPU's life, those in the L2 cache.
+    GpuEccSramL2Total "gpu.ecc_sram_l2_uncorrected_total" Count Counter Nvml;
+    /// Of the uncorrected errors of on-chip memory over the GPU's life, those in the multiprocessors.
+    GpuEccSramSmTotal "gpu.ecc_sram_sm_uncorrected_total" Count Counter Nvml;
+    /// Of the uncorrected errors of on-chip memory over the GPU's life, those in PCIe.
+    GpuEccSramPcieTotal "gpu.ecc_sram_pcie_uncorrected_total" Count Counter Nvml;
+    /// Of the uncorrected errors of on-chip memory over the GPU's life, those in the micro-controllers.
+    GpuEccSramMcuTotal "gpu.ecc_sram_mcu_uncorrected_total" Count Counter Nvml;
+    /// Of the uncorrected errors of on-chip memory over the GPU's life, those in the rest.
+    GpuEccSramOtherTotal "gpu.ecc_sram_other_uncorrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of the L1 cache since the driver was loaded.
+    GpuEccL1Uncorrected "gpu.ecc_l1_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of the L1 cache since the driver was loaded.
+    GpuEccL1Corrected "gpu.ecc_l1_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of the L1 cache over the GPU's life.
+    GpuEccL1UncorrectedTotal "gpu.ecc_l1_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of the L1 cache over the GPU's life.
+    GpuEccL1CorrectedTotal "gpu.ecc_l1_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of the L2 cache since the driver was loaded.
+    GpuEccL2Uncorrected "gpu.ecc_l2_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of the L2 cache since the driver was loaded.
+    GpuEccL2Corrected "gpu.ecc_l2_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of the L2 cache over the GPU's life.
+    GpuEccL2UncorrectedTotal "gpu.ecc_l2_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of the L2 cache over the GPU's life.
+    GpuEccL2CorrectedTotal "gpu.ecc_l2_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of the register file since the driver was loaded.
+    GpuEccRegisterUncorrected "gpu.ecc_register_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of the register file since the driver was loaded.
+    GpuEccRegisterCorrected "gpu.ecc_register_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of the register file over the GPU's life.
+    GpuEccRegisterUncorrectedTotal "gpu.ecc_register_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of the register file over the GPU's life.
+    GpuEccRegisterCorrectedTotal "gpu.ecc_register_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of texture memory since the driver was loaded.
+    GpuEccTextureUncorrected "gpu.ecc_texture_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of texture memory since the driver was loaded.
+    GpuEccTextureCorrected "gpu.ecc_texture_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of texture memory over the GPU's life.
+    GpuEccTextureUncorrectedTotal "gpu.ecc_texture_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of texture memory over the GPU's life.
+    GpuEccTextureCorrectedTotal "gpu.ecc_texture_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of shared memory since the driver was loaded.
+    GpuEccSharedUncorrected "gpu.ecc_shared_uncorrected" Count Counter Nvml;
+    /// Corrected ECC errors of shared memory since the driver was loaded.
+    GpuEccSharedCorrected "gpu.ecc_shared_corrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of shared memory over the GPU's life.
+    GpuEccSharedUncorrectedTotal "gpu.ecc_shared_uncorrected_total" Count Counter Nvml;
+    /// Corrected ECC errors of shared memory over the GPU's life.
+    GpuEccSharedCorrectedTotal "gpu.ecc_shared_corrected_total" Count Counter Nvml;
+    /// Uncorrected ECC errors of the convergence barrier unit since the driver was loaded.
+    GpuEccCbuUncorrected "gpu.ecc_cbu_uncorrected" Count Counter Nvml;
+    /// Uncorrected ECC errors of the convergence barrier unit over the GPU's life.
+    GpuEccCbuUncorrectedTotal "gpu.ecc_cbu_uncorrected_total" Count Counter Nvml;
     /// 1 when uncorrected errors of on-chip memory have passed NVIDIA's threshold.
     GpuEccSramThreshold "gpu.ecc_sram_threshold" Count Gauge Nvml;
     /// Pages retired for single-bit errors.
@@ -338,64 +419,6 @@ pub fn metric_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
 }
 
-/// A signal's value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Value {
-    /// An integer in the kind's unit.
-    Integer(i64),
-    /// A real number; only the run's own metrics have these.
-    Real(Real),
-    /// What happened.
-    Event(Event),
-}
-
-impl Value {
-    /// The value as a person reads it.
-    pub fn show(&self, kind: &Kind) -> String {
-        match self {
-            Value::Integer(value) => kind.unit().show(*value),
-            Value::Real(real) => real.to_string(),
-            Value::Event(event) => event.to_string(),
-        }
-    }
-}
-
-/// A double whose NaN and infinities survive JSON: written as text there, as its bits elsewhere.
-#[derive(Debug, Clone, Copy)]
-pub struct Real(pub f64);
-
-impl PartialEq for Real {
-    /// Equal bits: NaN equals itself, or a replay could never agree with what it replays.
-    fn eq(&self, other: &Real) -> bool {
-        self.0.to_bits() == other.0.to_bits()
-    }
-}
-
-impl Eq for Real {}
-
-impl fmt::Display for Real {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for Real {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if s.is_human_readable() { s.collect_str(&self.0) } else { s.serialize_u64(self.0.to_bits()) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Real {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Real, D::Error> {
-        if d.is_human_readable() {
-            let text = String::deserialize(d)?;
-            text.parse().map(Real).map_err(|_| serde::de::Error::custom(format!("`{text}` is not a real number")))
-        } else {
-            u64::deserialize(d).map(|bits| Real(f64::from_bits(bits)))
-        }
-    }
-}
-
 /// One thing that a sensor saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Signal {
@@ -444,16 +467,6 @@ mod tests {
             for field in event.fields() {
                 assert!(reference.contains(&format!("`{}`", field.name())), "{}", field.name());
             }
-        }
-    }
-
-    #[test]
-    fn a_nan_survives_json_and_postcard() {
-        for real in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.1, -0.0, 1e300] {
-            let text = serde_json::to_string(&Real(real)).unwrap();
-            assert_eq!(serde_json::from_str::<Real>(&text).unwrap(), Real(real), "{text}");
-            let bytes = postcard::to_allocvec(&Real(real)).unwrap();
-            assert_eq!(postcard::from_bytes::<Real>(&bytes).unwrap(), Real(real));
         }
     }
 }

@@ -26,8 +26,8 @@ const MAX_BYTES: usize = 1 << 20;
 pub struct Catalogue {
     /// Its name.
     pub name: String,
-    /// Where its facts come from.
-    pub source: String,
+    /// The documents that its facts come from, by the names that XIDs give.
+    pub sources: BTreeMap<String, String>,
     xids: BTreeMap<u64, Xid>,
 }
 
@@ -42,6 +42,8 @@ pub struct Xid {
     pub meaning: String,
     /// What to do.
     pub action: Advice,
+    /// Which of [`Catalogue::sources`] says so.
+    pub source: String,
     /// What it makes of the GPU.
     pub harm: Harm,
     /// It comes of another XID, and says nothing beside it.
@@ -64,8 +66,10 @@ pub enum Advice {
     AskDriver,
     /// Follow the vendor's workflow for it.
     FollowWorkflow,
-    /// Move work away, then look.
+    /// Move work away from the GPU, then look.
     DrainGpu,
+    /// Move all work off the node, then do what the meaning says.
+    DrainNode,
     /// Reset the GPU.
     ResetGpu,
     /// Boot the node anew.
@@ -97,6 +101,7 @@ impl Advice {
             Advice::AskDriver => "ask-driver",
             Advice::FollowWorkflow => "follow-workflow",
             Advice::DrainGpu => "drain-gpu",
+            Advice::DrainNode => "drain-node",
             Advice::ResetGpu => "reset-gpu",
             Advice::RebootNode => "reboot-node",
             Advice::InspectHardware => "inspect-hardware",
@@ -115,6 +120,7 @@ impl fmt::Display for Advice {
 #[serde(deny_unknown_fields)]
 struct Raw {
     catalogue: RawHead,
+    sources: BTreeMap<String, Spanned<String>>,
     xid: Vec<RawXid>,
 }
 
@@ -122,7 +128,6 @@ struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawHead {
     name: String,
-    source: String,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +137,7 @@ struct RawXid {
     name: Spanned<String>,
     meaning: String,
     action: Advice,
+    source: Spanned<String>,
     health: Harm,
     #[serde(default)]
     follows: bool,
@@ -164,12 +170,23 @@ impl Catalogue {
             fail(vec![Diagnostic::at(text, error.span().unwrap_or(0..0), message, suggestion(message))])
         })?;
         let mut wrong = Vec::new();
+        for (name, text_of) in raw.sources.iter().filter(|(_, it)| it.get_ref().trim().is_empty()) {
+            wrong.push(Diagnostic::at(text, text_of.span(), format!("the source `{name}` says nothing"), None));
+        }
         let codes: Vec<u64> = raw.xid.iter().map(|x| *x.code.get_ref()).collect();
         let mut xids = BTreeMap::new();
+        let raw_sources = raw.sources;
         for raw in raw.xid {
             let code = *raw.code.get_ref();
             if raw.name.get_ref().trim().is_empty() {
                 wrong.push(Diagnostic::at(text, raw.name.span(), format!("XID {code}: `name` is empty"), None));
+            }
+            let source = raw.source.get_ref();
+            if !raw_sources.contains_key(source) {
+                let message = format!("XID {code}: `source` is `{source}`, expected one of [sources]");
+                let help = nearest(source, raw_sources.keys().map(String::as_str))
+                    .map(|near| format!("did you mean `{near}`?"));
+                wrong.push(Diagnostic::at(text, raw.source.span(), message, help));
             }
             if let Some(times) = raw.repeated.as_ref().filter(|t| *t.get_ref() < 2) {
                 let message = format!("XID {code}: `repeated` is {}, expected 2 or more", times.get_ref());
@@ -191,6 +208,7 @@ impl Catalogue {
                 name: raw.name.into_inner(),
                 meaning: raw.meaning,
                 action: raw.action,
+                source: raw.source.into_inner(),
                 harm: raw.health,
                 follows: raw.follows,
                 repeated: raw.repeated.map(Spanned::into_inner),
@@ -201,7 +219,8 @@ impl Catalogue {
             }
         }
         if wrong.is_empty() {
-            Ok(Catalogue { name: raw.catalogue.name, source: raw.catalogue.source, xids })
+            let sources = raw_sources.into_iter().map(|(name, text)| (name, text.into_inner())).collect();
+            Ok(Catalogue { name: raw.catalogue.name, sources, xids })
         } else {
             Err(fail(wrong))
         }
@@ -218,6 +237,11 @@ impl Catalogue {
             Some(xid) => format!("XID {code}, {}", xid.name),
             None => format!("XID {code}, which the catalogue `{}` does not know", self.name),
         }
+    }
+
+    /// Every XID that it knows, by number.
+    pub fn xids(&self) -> impl Iterator<Item = &Xid> {
+        self.xids.values()
     }
 
     /// How many XIDs it knows.

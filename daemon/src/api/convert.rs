@@ -22,6 +22,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
         cgroup_id: run.cgroup_id,
         policy_digest: run.policy.to_string(),
         gpus: run.gpus.iter().map(ToString::to_string).collect(),
+        mig_devices: run.mig.values().flatten().cloned().collect(),
         registered_ns: run.registered_wall_ns,
         ..v1::Run::default()
     };
@@ -80,6 +81,7 @@ fn gpu_use(gpu: &GpuId, used: &GpuUse) -> v1::GpuUse {
         Sharing::Alone => v1::GpuSharing::Alone,
         Sharing::ByUtilization => v1::GpuSharing::ByUtilization,
         Sharing::Even => v1::GpuSharing::Even,
+        Sharing::BySlices => v1::GpuSharing::BySlices,
     };
     v1::GpuUse {
         gpu: gpu.to_string(),

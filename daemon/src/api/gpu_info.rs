@@ -29,8 +29,8 @@ pub(super) fn gpu_info(info: &GpuInfo) -> Option<v1::GpuInfo> {
 }
 
 fn mig_device(device: &MigDevice) -> v1::MigDevice {
-    let MigDevice { uuid, gpu_instance, compute_instance, memory, slices } = device.clone();
-    v1::MigDevice { uuid, gpu_instance, compute_instance, memory, slices }
+    let MigDevice { uuid, profile, gpu_instance, compute_instance, memory, slices } = device.clone();
+    v1::MigDevice { uuid, gpu_instance, compute_instance, memory, slices, profile }
 }
 
 fn nvlink(link: &NvLink) -> v1::NvLink {

@@ -4,10 +4,15 @@ use super::{Context, GpuView, node::NotNamed};
 use crate::{
     pipeline::{Message, health},
     platform::clock,
+    sensors::nvml::MigDevice,
 };
 use failsafe_core::{
-    GpuId, MonoTime, RunId,
-    health::{Change, Level, Order, OrderKind, PartView, Reason, Target, View, Wanted},
+    GpuId, Kind, MonoTime, RunId,
+    health::{
+        Change, Constraints, Equipment, Level, MigWanted, Order, OrderKind, PartView, Reason, Target, Traits, View,
+        Wanted,
+    },
+    input::Run,
 };
 use failsafe_proto::v1;
 use std::{
@@ -79,18 +84,49 @@ pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
         };
         *slot += 1;
     }
+    for (gpu, traits) in equipment(context) {
+        out.mig_devices += count(traits.mig_profiles.len());
+        if view.gpus.get(&gpu).is_some_and(|part| part.level == Level::Healthy) {
+            out.mig_free += count(traits.mig_free.len());
+        }
+    }
     out
 }
 
-pub(super) fn placeable(context: &Context, request: v1::PlaceableRequest) -> Result<v1::PlaceableResponse, Status> {
-    let v1::PlaceableRequest { gpus, count, degraded, shared } = request;
-    if !gpus.is_empty() && count > 0 {
-        return Err(Status::invalid_argument("gpus, count: expected one of them"));
+pub(super) fn placeable(context: &Context, request: &v1::PlaceableRequest) -> Result<v1::PlaceableResponse, Status> {
+    let bad = |why: String| Status::invalid_argument(why);
+    if !request.gpus.is_empty() && request.count > 0 {
+        return Err(bad("gpus, count: expected one of them".into()));
     }
     let view = context.node_health.view();
-    let gpus = gpus.iter().map(|gpu| find(context, &view, gpu)).collect::<Result<BTreeSet<GpuId>, Status>>()?;
-    let wanted = Wanted { gpus, count: usize::try_from(count).unwrap_or(usize::MAX), degraded, shared };
-    let answer = view.placeable(&wanted, &held(context));
+    let named =
+        |gpus: &[String]| gpus.iter().map(|gpu| find(context, &view, gpu)).collect::<Result<BTreeSet<GpuId>, Status>>();
+    let mig = match request.mig.as_str() {
+        "" => None,
+        text => Some(
+            MigWanted::parse(text)
+                .ok_or_else(|| bad(format!("mig: `{text}`: expected on, off, or a profile such as 1g.10gb")))?,
+        ),
+    };
+    let constraints = Constraints {
+        model: Some(request.model.clone()).filter(|model| !model.is_empty()),
+        memory_free: Some(request.memory_free).filter(|bytes| *bytes > 0),
+        mig,
+        same_numa_node: request.same_numa_node,
+        nvlinked: request.nvlinked,
+        exclude: named(&request.exclude)?,
+    };
+    if request.gpus.is_empty() && request.count == 0 && constraints != Constraints::default() {
+        return Err(bad("constraints are of GPUs: expected gpus or count with them".into()));
+    }
+    let wanted = Wanted {
+        gpus: named(&request.gpus)?,
+        count: usize::try_from(request.count).unwrap_or(usize::MAX),
+        degraded: request.degraded,
+        shared: request.shared,
+        constraints,
+    };
+    let answer = view.placeable(&wanted, &held(context), &equipment(context));
     Ok(v1::PlaceableResponse {
         placeable: answer.placeable,
         gpus: answer.gpus.into_iter().map(|gpu| gpu.0).collect(),
@@ -190,6 +226,36 @@ pub(super) fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
     context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.clone()
 }
 
+/// What GPUs are and have, as far as placement asks.
+fn equipment(context: &Context) -> Equipment {
+    let (gpus, live) = (gpu_views(context), context.registry.live());
+    let traits = |view: &GpuView| {
+        // A run takes the MIG devices that it was given, those that it is on, and all of a card that it was given whole.
+        let taken = |device: &MigDevice| {
+            let given = |run: &Run| match run.mig.get(&view.uuid) {
+                Some(devices) => devices.contains(&device.uuid),
+                None => run.gpus.contains(&view.uuid),
+            };
+            let slice = device.gpu_instance.map(|instance| (instance, device.compute_instance));
+            let on = view.processes.iter().any(|p| p.run.is_some() && p.slice.is_some() && p.slice == slice);
+            on || live.iter().any(|run| given(&run.run))
+        };
+        let profile = |device: &MigDevice| device.profile.clone().unwrap_or_else(|| "unknown".into());
+        let devices = &view.info.mig_devices;
+        let linked = view.info.linked(gpus.values().map(|other| &other.info));
+        Traits {
+            model: Some(view.name.clone()).filter(|name| !name.is_empty()),
+            memory_free: view.readings.get(&Kind::GpuMemoryFree).and_then(|free| u64::try_from(*free).ok()),
+            mig: view.info.mig,
+            mig_profiles: devices.iter().map(profile).collect(),
+            mig_free: devices.iter().filter(|device| !taken(device)).map(profile).collect(),
+            numa_node: view.info.numa_node,
+            linked: linked.into_iter().map(|gpu| GpuId(gpu.into())).collect(),
+        }
+    };
+    gpus.iter().map(|(gpu, view)| (gpu.clone(), traits(view))).collect()
+}
+
 /// Which live runs hold which GPUs, declared or observed.
 pub(super) fn held(context: &Context) -> BTreeMap<GpuId, BTreeSet<RunId>> {
     let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
@@ -246,6 +312,8 @@ fn told(change: &Change, missed: bool) -> v1::HealthChange {
         by: change.by.clone().unwrap_or_default(),
         at_ns: change.at_ns,
         missed,
+        event: change.event.map(|event| event.what.name().into()).unwrap_or_default(),
+        event_times: change.event.map_or(0, |event| event.times),
     }
 }
 

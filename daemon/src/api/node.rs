@@ -106,8 +106,8 @@ pub enum NotNamed {
     /// Sensors of two vendors both count from 0.
     #[error("gpu `{0}` is {1} and {2}: name one by its UUID")]
     Ambiguous(String, GpuId, GpuId),
-    /// A slice.
-    #[error("gpu `{0}` is a MIG device of {1}: a run is given whole GPUs, so name that one")]
+    /// A slice, where a whole GPU is meant.
+    #[error("gpu `{0}` is a MIG device of {1}: name that one")]
     MigDevice(String, GpuId),
     /// No GPU has it.
     #[error("gpu `{0}`: expected an index or a UUID; this node has [{1}]")]
@@ -155,6 +155,17 @@ impl NodeView {
         }
         let known: Vec<String> = self.gpus.values().map(|view| format!("{} ({})", view.index, view.uuid)).collect();
         Err(NotNamed::Unknown(wanted.to_owned(), known.join(", ")))
+    }
+
+    /// The same, or a MIG device by its UUID: then with the GPU that it is of.
+    ///
+    /// # Errors
+    /// [`NotNamed`].
+    pub fn gpu_or_slice_named(&self, wanted: &str) -> Result<(GpuId, Option<String>), NotNamed> {
+        match self.gpu_named(wanted) {
+            Err(NotNamed::MigDevice(slice, whole)) => Ok((whole, Some(slice))),
+            named => named.map(|gpu| (gpu, None)),
+        }
     }
 
     /// Signals that one of these GPUs does not have or tell; with none given, that none of the node's has or tells.
@@ -234,7 +245,7 @@ impl v1::node_service_server::NodeService for Node {
         request: Request<v1::PlaceableRequest>,
     ) -> Result<Response<v1::PlaceableResponse>, Status> {
         self.0.principal(&request)?.on_node()?;
-        health::placeable(&self.0, request.into_inner()).map(Response::new)
+        health::placeable(&self.0, &request.into_inner()).map(Response::new)
     }
 
     type WatchSinceStream = health::Changes;
@@ -345,6 +356,8 @@ mod tests {
         let told = |wanted| node.gpu_named(wanted).unwrap_err().to_string();
         assert_eq!(told("0"), "gpu `0` is GPU-a and amdgpu-x: name one by its UUID");
         assert!(told("MIG-1").contains("MIG device of GPU-b"), "{}", told("MIG-1"));
+        assert_eq!(node.gpu_or_slice_named("MIG-1"), Ok((GpuId("GPU-b".into()), Some("MIG-1".into()))));
+        assert_eq!(node.gpu_or_slice_named("1"), Ok((GpuId("GPU-b".into()), None)));
         assert!(told("7").contains("1 (GPU-b)") && told("").contains("expected an index"), "{}", told("7"));
     }
 }

@@ -23,7 +23,7 @@ use failsafe_core::{
 };
 use failsafe_proto::v1;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -50,7 +50,7 @@ impl v1::run_service_server::RunService for Runs {
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus.cards)?;
         let wanted = wanted(who, owner, name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let parent = self.0.config.cgroup_parent.clone();
@@ -76,7 +76,7 @@ impl v1::run_service_server::RunService for Runs {
         who.may_start(None)?;
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus.cards)?;
         let registry = self.0.registry.clone();
         let found = blocking(move || {
             let cgroup = match target {
@@ -241,9 +241,19 @@ fn wanted(
     name: String,
     labels: HashMap<String, String>,
     policy: Policy,
-    gpus: BTreeSet<GpuId>,
+    gpus: Gpus,
 ) -> Wanted {
-    Wanted { name, labels: labels.into_iter().collect(), policy, gpus, owner_uid, unlimited: who.admin }
+    let (labels, unlimited) = (labels.into_iter().collect(), who.admin);
+    Wanted { name, labels, policy, gpus: gpus.cards, mig: gpus.mig, owner_uid, unlimited }
+}
+
+/// What a run is given.
+#[derive(Debug, Default)]
+struct Gpus {
+    /// Whole cards, and those of its MIG devices.
+    cards: BTreeSet<GpuId>,
+    /// MIG devices by their card, where it is not given whole.
+    mig: BTreeMap<GpuId, BTreeSet<String>>,
 }
 
 impl Runs {
@@ -271,16 +281,24 @@ impl Runs {
         Ok(policy)
     }
 
-    fn gpus(&self, wanted: &[String]) -> Result<BTreeSet<GpuId>, Status> {
+    fn gpus(&self, wanted: &[String]) -> Result<Gpus, Status> {
+        let bad = |why: String| Status::invalid_argument(why);
         let node = self.0.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut out = BTreeSet::new();
+        let (mut out, mut entire) = (Gpus::default(), BTreeSet::new());
         for one in wanted {
             if one == "all" && !node.gpus.is_empty() {
-                out.extend(node.gpus.keys().cloned());
-            } else {
-                out.insert(node.gpu_named(one).map_err(|e| Status::invalid_argument(format!("{e} (or `all`)")))?);
+                entire.extend(node.gpus.keys().cloned());
+                continue;
+            }
+            match node.gpu_or_slice_named(one).map_err(|e| bad(format!("{e} (or `all`)")))? {
+                (gpu, None) => drop(entire.insert(gpu)),
+                (gpu, Some(slice)) => drop(out.mig.entry(gpu).or_default().insert(slice)),
             }
         }
+        if let Some((gpu, _)) = out.mig.iter().find(|(gpu, _)| entire.contains(*gpu)) {
+            return Err(bad(format!("gpu `{gpu}`: it is given as a whole and as a MIG device: expected one of them")));
+        }
+        out.cards = entire.into_iter().chain(out.mig.keys().cloned()).collect();
         Ok(out)
     }
 

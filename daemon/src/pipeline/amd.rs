@@ -84,7 +84,7 @@ impl Told {
     fn sample(&self, gpu: GpuId, at: MonoTime, sample: &Sample) {
         let live = self.registry.live();
         let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
-        let seen = whose::Seen { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy } };
+        let seen = whose::Seen { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
         let (processes, mut inputs) = self.whose.take(seen, &sample.processes, &live);
         let runs = live.iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
         {

@@ -3,7 +3,8 @@
 //! Owns the totals of each run in this daemon's life. How several runs on one GPU share it: NVML tells energy and utilisation
 //! of the whole card only, so each sample's are shared by the part of the SMs' time that each one's processes had, where the
 //! GPU tells it of all of them; otherwise evenly among the runs that have a process there. What is of no run counts as one
-//! more. Memory is each process's own. MIG slices of one card share evenly: there NVML tells no process's part. What a GPU has never
+//! more. Memory is each process's own. In MIG mode NVML tells no process's part: there what the card does is shared by the size of the
+//! slices that each one is on, those on one slice evenly. What a GPU has never
 //! told, utilisation in MIG mode or energy, makes its part of the totals unknown, and so the run's: no signal is better than a 0.
 
 use crate::{
@@ -25,6 +26,18 @@ pub struct Work {
     pub utilization: Option<i64>,
     /// The energy counter, millijoules.
     pub energy: Option<i64>,
+}
+
+/// A MIG device by its instances: GPU instance and compute instance.
+pub type Slice = (u32, Option<u32>);
+
+/// What is known of a GPU's MIG devices.
+#[derive(Debug, Default, Clone)]
+pub struct Slices {
+    /// The slices of compute that each has of its GPU.
+    pub sizes: BTreeMap<Slice, u32>,
+    /// Those that runs were given.
+    pub of: BTreeMap<RunId, BTreeSet<Slice>>,
 }
 
 /// What came of a sample.
@@ -80,12 +93,15 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(processes: &[GpuProcessView], there: &BTreeSet<RunId>) -> Parts {
+    fn new(processes: &[GpuProcessView], there: &BTreeSet<RunId>, slices: &Slices) -> Parts {
         let strangers = processes.iter().any(|p| p.run.is_none());
         let sharers = i64::try_from(there.len()).unwrap_or(i64::MAX).saturating_add(i64::from(strangers)).max(1);
         let even = |sharing| Parts { of: there.iter().map(|run| (*run, 1)).collect(), sum: sharers, sharing };
         if sharers == 1 {
             return even(Sharing::Alone);
+        }
+        if let Some(parts) = Parts::by_slices(processes, there, slices) {
+            return parts;
         }
         let mut of: BTreeMap<RunId, i64> = there.iter().map(|run| (*run, 0)).collect();
         let mut sum = 0i64;
@@ -100,6 +116,28 @@ impl Parts {
         if sum == 0 { even(Sharing::Even) } else { Parts { of, sum, sharing: Sharing::ByUtilization } }
     }
 
+    /// By the sizes of the slices that somebody is on; `None` where one of them is not known. Those on one slice share it evenly, what
+    /// is of no run as one more.
+    fn by_slices(processes: &[GpuProcessView], there: &BTreeSet<RunId>, slices: &Slices) -> Option<Parts> {
+        // Divided by every number of sharers up to 16 it leaves no rest.
+        const FINE: i64 = 720_720;
+        let mut on: BTreeMap<Slice, BTreeSet<Option<RunId>>> = BTreeMap::new();
+        for process in processes {
+            on.entry(process.slice?).or_default().insert(process.run);
+        }
+        let mut of: BTreeMap<RunId, i64> = there.iter().map(|run| (*run, 0)).collect();
+        let mut sum = 0i64;
+        for (slice, sharers) in on {
+            let size = i64::from(*slices.sizes.get(&slice)?) * FINE;
+            sum += size;
+            let each = size / i64::try_from(sharers.len()).unwrap_or(i64::MAX);
+            for run in sharers.into_iter().flatten() {
+                *of.entry(run).or_default() += each;
+            }
+        }
+        (sum > 0).then_some(Parts { of, sum, sharing: Sharing::BySlices })
+    }
+
     fn share(&self, run: RunId, whole: i64) -> i64 {
         let part = self.of.get(&run).copied().unwrap_or(0);
         i64::try_from(i128::from(whole) * i128::from(part) / i128::from(self.sum)).unwrap_or(i64::MAX)
@@ -107,12 +145,19 @@ impl Parts {
 }
 
 impl Attribution {
-    /// Takes a sample: the processes on the GPU, and the runs that hold it.
-    pub fn take(&mut self, gpu: &GpuId, work: Work, processes: &[GpuProcessView], holders: &BTreeSet<RunId>) -> Found {
+    /// Takes a sample: the processes on the GPU, the runs that hold it, and its MIG devices.
+    pub fn take(
+        &mut self,
+        gpu: &GpuId,
+        work: Work,
+        processes: &[GpuProcessView],
+        holders: &BTreeSet<RunId>,
+        slices: &Slices,
+    ) -> Found {
         let mut found = Found::default();
         let on_gpu = self.gpus.entry(gpu.clone()).or_default();
         let there: BTreeSet<RunId> = processes.iter().filter_map(|p| p.run).collect();
-        let parts = Parts::new(processes, &there);
+        let parts = Parts::new(processes, &there, slices);
         let busy = work.utilization.unwrap_or(0).clamp(0, 100_000);
         // Those that are there, and those that left and gave their memory back.
         let concerned: BTreeSet<RunId> = on_gpu.runs.keys().copied().chain(there.iter().copied()).collect();
@@ -142,8 +187,10 @@ impl Attribution {
             .iter()
             .flat_map(|holder| {
                 // In MIG mode each has its slice: who is in another is a neighbour.
-                let own: BTreeSet<_> =
-                    processes.iter().filter(|p| p.run == Some(*holder)).filter_map(|p| p.slice).collect();
+                let own: BTreeSet<Slice> = match slices.of.get(holder) {
+                    Some(given) => given.clone(),
+                    None => processes.iter().filter(|p| p.run == Some(*holder)).filter_map(|p| p.slice).collect(),
+                };
                 let beside = move |p: &&GpuProcessView| p.slice.is_none_or(|slice| own.contains(&slice));
                 let strange = processes.iter().filter(|p| p.run != Some(*holder)).filter(beside);
                 strange.map(|p| (*holder, ForeignProcess { pid: p.pid, of: p.run }))
@@ -211,19 +258,19 @@ mod tests {
         let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
         let mut all = Attribution::default();
         let alone = [process(1, Some(a)), process(2, Some(a))];
-        all.take(&gpu, work(0, 0), &alone, &[a].into());
-        let found = all.take(&gpu, work(10, 3_000), &alone, &[a].into());
+        all.take(&gpu, work(0, 0), &alone, &[a].into(), &Slices::default());
+        let found = all.take(&gpu, work(10, 3_000), &alone, &[a].into(), &Slices::default());
         assert_eq!(of(&found, a, &Kind::RunGpuEnergy), 3_000);
         assert_eq!(of(&found, a, &Kind::RunGpuTime), 5_000_000, "half of ten seconds");
         assert_eq!(of(&found, a, &Kind::RunGpuMemory), 2_000);
         let three = [process(1, Some(a)), process(3, Some(b)), process(9, None)];
-        let found = all.take(&gpu, work(20, 6_000), &three, &[a].into());
+        let found = all.take(&gpu, work(20, 6_000), &three, &[a].into(), &Slices::default());
         assert_eq!(of(&found, a, &Kind::RunGpuEnergy), 4_000);
         assert_eq!(of(&found, b, &Kind::RunGpuEnergy), 1_000);
-        let found = all.take(&gpu, work(21, 10), &[], &[a].into());
+        let found = all.take(&gpu, work(21, 10), &[], &[a].into(), &Slices::default());
         assert_eq!(of(&found, a, &Kind::RunGpuMemory), 0, "it left");
         assert_eq!(of(&found, a, &Kind::RunGpuEnergy), 4_000, "the driver's counter fell: nothing is made of it");
-        let found = all.take(&gpu, work(2_000, 9_999_999), &alone, &[a].into());
+        let found = all.take(&gpu, work(2_000, 9_999_999), &alone, &[a].into(), &Slices::default());
         assert_eq!(of(&found, a, &Kind::RunGpuEnergy), 4_000, "what was not seen is nobody's");
     }
 
@@ -233,8 +280,8 @@ mod tests {
         let mut all = Attribution::default();
         let did = |pid, of, sm| GpuProcessView { sm: Some(sm), ..process(pid, of) };
         let three = [did(1, Some(a), 20), did(2, Some(a), 10), did(3, Some(b), 10), did(9, None, 20)];
-        all.take(&gpu, work(0, 0), &three, &BTreeSet::new());
-        let found = all.take(&gpu, work(10, 6_000), &three, &BTreeSet::new());
+        all.take(&gpu, work(0, 0), &three, &BTreeSet::new(), &Slices::default());
+        let found = all.take(&gpu, work(10, 6_000), &three, &BTreeSet::new(), &Slices::default());
         assert_eq!((of(&found, a, &Kind::RunGpuEnergy), of(&found, b, &Kind::RunGpuEnergy)), (3_000, 1_000));
         assert_eq!(of(&found, a, &Kind::RunGpuTime), 2_500_000, "half of the half of ten seconds");
         let used = |found: &Found, run| found.uses.iter().find(|(r, _)| *r == run).unwrap().1.clone();
@@ -248,13 +295,13 @@ mod tests {
         assert_eq!(used(&found, a), by);
         // One of which nothing is told makes all of it unknown.
         let some = [did(1, Some(a), 20), process(3, Some(b))];
-        let found = all.take(&gpu, work(20, 8_000), &some, &BTreeSet::new());
+        let found = all.take(&gpu, work(20, 8_000), &some, &BTreeSet::new(), &Slices::default());
         assert_eq!(of(&found, b, &Kind::RunGpuEnergy), 2_000);
         assert_eq!((used(&found, b).sharing, used(&found, b).utilization), (Sharing::Even, Some(25_000)));
         let idle = [did(1, Some(a), 0), did(3, Some(b), 0)];
-        let found = all.take(&gpu, work(30, 10_000), &idle, &BTreeSet::new());
+        let found = all.take(&gpu, work(30, 10_000), &idle, &BTreeSet::new(), &Slices::default());
         assert_eq!(of(&found, b, &Kind::RunGpuEnergy), 3_000, "what an idle card draws");
-        let found = all.take(&gpu, work(40, 12_000), &idle[1..], &BTreeSet::new());
+        let found = all.take(&gpu, work(40, 12_000), &idle[1..], &BTreeSet::new(), &Slices::default());
         assert_eq!(used(&found, b).sharing, Sharing::Alone);
         assert_eq!((used(&found, a).memory_bytes, used(&found, a).utilization), (0, None), "it left");
     }
@@ -266,15 +313,15 @@ mod tests {
         let on_it = [process(1, Some(a))];
         let untold = |s, energy| Work { utilization: None, energy, ..work(s, 0) };
         let kinds = |found: &Found| found.values.iter().map(|(_, kind, _)| kind.clone()).collect::<Vec<_>>();
-        all.take(&mig, untold(0, Some(0)), &on_it, &BTreeSet::new());
-        let found = all.take(&mig, untold(1, Some(500)), &on_it, &BTreeSet::new());
+        all.take(&mig, untold(0, Some(0)), &on_it, &BTreeSet::new(), &Slices::default());
+        let found = all.take(&mig, untold(1, Some(500)), &on_it, &BTreeSet::new(), &Slices::default());
         assert_eq!(kinds(&found), [Kind::RunGpuEnergy, Kind::RunGpuMemory]);
         assert_eq!((found.uses[0].1.time_us, found.uses[0].1.energy_mj), (None, Some(500)));
-        let found = all.take(&whole, work(2, 0), &on_it, &BTreeSet::new());
+        let found = all.take(&whole, work(2, 0), &on_it, &BTreeSet::new(), &Slices::default());
         assert_eq!(kinds(&found), [Kind::RunGpuEnergy, Kind::RunGpuMemory], "the whole is unknown with a part");
         assert_eq!(found.uses[0].1.time_us, Some(0));
         let mut amd = Attribution::default();
-        let found = amd.take(&whole, Work { energy: None, ..work(0, 0) }, &on_it, &BTreeSet::new());
+        let found = amd.take(&whole, Work { energy: None, ..work(0, 0) }, &on_it, &BTreeSet::new(), &Slices::default());
         assert_eq!(kinds(&found), [Kind::RunGpuTime, Kind::RunGpuMemory]);
     }
 
@@ -284,10 +331,10 @@ mod tests {
         let in_slice = |pid, of, slice| GpuProcessView { slice: Some((slice, Some(0))), ..process(pid, of) };
         let there = [in_slice(1, Some(a), 2), in_slice(2, Some(b), 3), in_slice(3, None, 3), in_slice(4, None, 2)];
         let mut all = Attribution::default();
-        let told = all.take(&gpu, work(0, 0), &there, &[a].into()).foreign;
+        let told = all.take(&gpu, work(0, 0), &there, &[a].into(), &Slices::default()).foreign;
         assert_eq!(told, [(a, ForeignProcess { pid: 4, of: None })], "only what is in its own slice");
         let mut all = Attribution::default();
-        let told = all.take(&gpu, work(0, 0), &there[1..], &[a].into()).foreign;
+        let told = all.take(&gpu, work(0, 0), &there[1..], &[a].into(), &Slices::default()).foreign;
         assert_eq!(told, [], "which slice is the run's is not known before it is there");
     }
 
@@ -296,10 +343,37 @@ mod tests {
         let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
         let mut all = Attribution::default();
         let both = [process(1, Some(a)), process(3, Some(b)), process(9, None)];
-        let told = all.take(&gpu, work(0, 0), &both, &[a].into()).foreign;
+        let told = all.take(&gpu, work(0, 0), &both, &[a].into(), &Slices::default()).foreign;
         assert_eq!(told, [(a, ForeignProcess { pid: 3, of: Some(b) }), (a, ForeignProcess { pid: 9, of: None })]);
-        assert_eq!(all.take(&gpu, work(1, 0), &both, &[a].into()).foreign, []);
-        assert_eq!(all.take(&gpu, work(2, 0), &both[..1], &[a].into()).foreign, []);
-        assert_eq!(all.take(&gpu, work(3, 0), &both[..2], &[a].into()).foreign.len(), 1);
+        assert_eq!(all.take(&gpu, work(1, 0), &both, &[a].into(), &Slices::default()).foreign, []);
+        assert_eq!(all.take(&gpu, work(2, 0), &both[..1], &[a].into(), &Slices::default()).foreign, []);
+        assert_eq!(all.take(&gpu, work(3, 0), &both[..2], &[a].into(), &Slices::default()).foreign.len(), 1);
+    }
+
+    #[test]
+    fn in_mig_mode_the_card_is_shared_by_the_sizes_of_slices_and_a_given_slice_is_the_runs_before_it_is_there() {
+        let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
+        let in_slice = |pid, of, slice| GpuProcessView { slice: Some((slice, Some(0))), ..process(pid, of) };
+        let slices = Slices {
+            sizes: [((1, Some(0)), 1), ((2, Some(0)), 3), ((3, Some(0)), 2)].into(),
+            of: [(a, [(1, Some(0))].into()), (b, [(2, Some(0))].into())].into(),
+        };
+        let there = [in_slice(1, Some(a), 1), in_slice(2, Some(b), 2), in_slice(3, Some(b), 2), in_slice(9, None, 3)];
+        let mut all = Attribution::default();
+        let untold = |s, energy| Work { utilization: None, ..work(s, energy) };
+        let foreign = all.take(&gpu, untold(0, 0), &there, &[a, b].into(), &slices).foreign;
+        assert_eq!(foreign, [], "each is in its own slice, and what is in another is nobody's business");
+        let found = all.take(&gpu, untold(10, 6_000), &there, &[a, b].into(), &slices);
+        assert_eq!((of(&found, a, &Kind::RunGpuEnergy), of(&found, b, &Kind::RunGpuEnergy)), (1_000, 3_000));
+        assert_eq!(found.uses[0].1.sharing, Sharing::BySlices);
+        // Somebody else in a's slice takes half of it, and is told although a is not there yet.
+        let crowd = [in_slice(7, None, 1), in_slice(2, Some(b), 2)];
+        let found = all.take(&gpu, untold(20, 10_000), &crowd, &[a, b].into(), &slices);
+        assert_eq!(found.foreign, [(a, ForeignProcess { pid: 7, of: None })]);
+        assert_eq!(of(&found, b, &Kind::RunGpuEnergy), 6_000, "three of the four slices that are in use");
+        // One whose size is not known makes it even.
+        let odd = [in_slice(1, Some(a), 1), in_slice(2, Some(b), 5)];
+        let found = all.take(&gpu, untold(30, 12_000), &odd, &[a, b].into(), &slices);
+        assert_eq!((of(&found, a, &Kind::RunGpuEnergy), found.uses[0].1.sharing), (2_000, Sharing::Even));
     }
 }

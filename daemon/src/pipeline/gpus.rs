@@ -16,7 +16,7 @@ use crate::{
     platform::clock,
     runs::Registry,
     sensors::{
-        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample, Xid},
+        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample},
         repeat::Repeats,
     },
 };
@@ -82,7 +82,8 @@ impl Gpus {
         told.see(Some("NVML has not answered yet".into()), "");
         // One that is missing, or not to be trusted, is looked for again: the node has no sight of GPUs until then.
         let library = config.nvml.library.clone();
-        let sensor = NvmlSensor::spawn(NvmlConfig::new(library, config.sample_interval()), move |event| {
+        let nvml = NvmlConfig { every: config.every(), ..NvmlConfig::new(library, config.sample_interval()) };
+        let sensor = NvmlSensor::spawn(nvml, move |event| {
             told.take(event);
             if told.sight != Sight::NotYet {
                 let _only_the_first_is_waited_for = word.try_send(());
@@ -182,7 +183,8 @@ impl Told {
                 self.sample(&sample);
             }
             NvmlEvent::Info(info) => self.info(*info),
-            NvmlEvent::Xid(xid) => self.xid(&xid),
+            NvmlEvent::Xid(xid) => self.happened(&xid.gpu, xid.mono_ns, &Event::Xid { code: xid.code }),
+            NvmlEvent::Happened(it) => self.happened(&it.gpu, it.mono_ns, &Event::Gpu { what: it.what }),
             NvmlEvent::Blind { gpu, why, .. } => {
                 match &gpu {
                     None => {
@@ -313,7 +315,9 @@ impl Told {
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work: Work { at, utilization, energy } };
+        let mig = self.node().gpus.get(&gpu).map(|view| view.info.mig_devices.clone()).unwrap_or_default();
+        let work = Work { at, utilization, energy };
+        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work, mig: &mig };
         // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
         let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
         let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));
@@ -351,16 +355,14 @@ impl Told {
         self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value, repeats: 0 }));
     }
 
-    fn xid(&mut self, xid: &Xid) {
-        let event = Value::Event(Event::Xid { code: xid.code });
-        let at = MonoTime(xid.mono_ns);
-        // An XID whose GPU could not be told concerns every GPU: missing it would be worse than telling it twice.
-        let gpus: BTreeSet<GpuId> = match xid.gpu.as_str() {
+    fn happened(&mut self, gpu: &str, mono_ns: u64, event: &Event) {
+        // What happened on a GPU that could not be told concerns every GPU: missing it would be worse than telling it twice.
+        let gpus: BTreeSet<GpuId> = match gpu {
             "" => self.node().gpus.keys().cloned().collect(),
             uuid => [GpuId(uuid.to_owned())].into(),
         };
         for gpu in gpus {
-            self.signal(Subject::Gpu(gpu), at, Kind::Event, event.clone());
+            self.signal(Subject::Gpu(gpu), MonoTime(mono_ns), Kind::Event, Value::Event(event.clone()));
         }
     }
 }

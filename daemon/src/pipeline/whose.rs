@@ -3,12 +3,15 @@
 //! Owns the totals of the runs over all GPUs, and what of them was told to the core when. What it finds is given back as
 //! inputs, which the sensor's own part tells with its signals.
 
-use super::attribution::{Attribution, Work};
+use super::attribution::{Attribution, Slices, Work};
 use crate::{
     api::GpuProcessView,
     platform::{ProcFs, clock, users},
     runs::{LiveRun, Registry},
-    sensors::{nvml::GpuProcess, repeat::Repeats},
+    sensors::{
+        nvml::{GpuProcess, MigDevice},
+        repeat::Repeats,
+    },
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, signal::Source, subject::Process,
@@ -38,6 +41,8 @@ pub(super) struct Seen<'a> {
     pub source: Source,
     pub gpu: &'a GpuId,
     pub work: Work,
+    /// Its MIG devices.
+    pub mig: &'a [MigDevice],
 }
 
 impl Whose {
@@ -62,10 +67,20 @@ impl Whose {
     }
 }
 
+/// What is known of a GPU's MIG devices, and which runs were given some of them.
+fn slices(gpu: &GpuId, mig: &[MigDevice], live: &[Arc<LiveRun>]) -> Slices {
+    let slice = |device: &MigDevice| Some((device.gpu_instance?, device.compute_instance));
+    let given = |uuids: &BTreeSet<String>| mig.iter().filter(|it| uuids.contains(&it.uuid)).filter_map(slice).collect();
+    Slices {
+        sizes: mig.iter().filter_map(|device| Some((slice(device)?, device.slices?))).collect(),
+        of: live.iter().filter_map(|run| Some((run.run.id, given(run.run.mig.get(gpu)?)))).collect(),
+    }
+}
+
 impl Owner {
     /// The work to its runs; what is on a run's GPU without being the run's is told.
     fn attribute(&mut self, seen: Seen<'_>, processes: &[GpuProcessView], live: &[Arc<LiveRun>]) -> Vec<Input> {
-        let Seen { source, gpu, work } = seen;
+        let Seen { source, gpu, work, mig } = seen;
         let mut out = Vec::new();
         let mut tell = |subject, kind, value| {
             out.push(Input::Signal(Signal { seq: 0, at: work.at, source, subject, kind, value, repeats: 0 }));
@@ -77,7 +92,7 @@ impl Owner {
         let ids: BTreeSet<RunId> = live.iter().map(|run| run.run.id).collect();
         self.attribution.retain(&ids);
         self.told.retain(|(run, _)| ids.contains(run));
-        let found = self.attribution.take(gpu, work, processes, &holders);
+        let found = self.attribution.take(gpu, work, processes, &holders, &slices(gpu, mig, live));
         for (run, used) in found.uses {
             if let Some(live) = live.iter().find(|live| live.run.id == run) {
                 live.status().gpu_use.insert(gpu.clone(), used);

@@ -106,6 +106,8 @@ pub enum Sharing {
     Alone,
     /// By each one's part of the SMs' time.
     ByUtilization,
+    /// By the size of the MIG slices that each one is on.
+    BySlices,
     /// Evenly: the GPU does not tell who did how much.
     Even,
 }

@@ -32,6 +32,8 @@ pub struct Wanted {
     pub policy: Policy,
     /// Declared GPUs.
     pub gpus: BTreeSet<GpuId>,
+    /// Declared MIG devices of them, by UUID.
+    pub mig: BTreeMap<GpuId, BTreeSet<String>>,
     /// Whom it belongs to.
     pub owner_uid: u32,
     /// Whether the per-user limit does not hold.
@@ -120,6 +122,7 @@ impl Registry {
             boot_id: boot_id.to_owned(),
             policy: wanted.policy.digest(),
             gpus: wanted.gpus,
+            mig: wanted.mig,
             registered: MonoTime(clock::monotonic_ns()),
             registered_wall_ns: clock::wall_ns(),
             decisions: 0,

@@ -37,7 +37,7 @@ fn names(current: &Current) -> BTreeSet<String> {
 }
 
 /// Every function that the sampler calls for a signal, and the signals lost without it.
-const FUNCTIONS: [(&str, &[&str]); 30] = [
+const FUNCTIONS: &[(&str, &[&str])] = &[
     ("nvmlDeviceGetUtilizationRates", &["gpu.utilization", "gpu.memory_utilization"]),
     ("nvmlDeviceGetEncoderUtilization", &["gpu.encoder_utilization"]),
     ("nvmlDeviceGetDecoderUtilization", &["gpu.decoder_utilization"]),
@@ -55,15 +55,38 @@ const FUNCTIONS: [(&str, &[&str]); 30] = [
     ("nvmlGpmMetricsGet", &["gpu.sm_active", "gpu.sm_occupancy", "gpu.tensor_active", "gpu.dram_active"]),
     ("nvmlDeviceGetEnforcedPowerLimit", &["gpu.power_limit", "gpu.power_share"]),
     ("nvmlDeviceGetBAR1MemoryInfo", &["gpu.bar1_used", "gpu.bar1_total"]),
-    ("nvmlDeviceGetFanSpeed_v2", &["gpu.fan_speed"]),
-    ("nvmlDeviceGetNumFans", &["gpu.fan_speed"]),
+    ("nvmlDeviceGetFanSpeed_v2", &["gpu.fan_speed", "gpu.fan_speed_max"]),
+    ("nvmlDeviceGetTargetFanSpeed", &["gpu.fan_target"]),
+    ("nvmlDeviceGetFanSpeedRPM", &["gpu.fan_rpm"]),
+    ("nvmlDeviceGetFanControlPolicy_v2", &["gpu.fans_manual"]),
+    (
+        "nvmlDeviceGetNumFans",
+        &["gpu.fans", "gpu.fan_speed", "gpu.fan_speed_max", "gpu.fan_target", "gpu.fan_rpm", "gpu.fans_manual"],
+    ),
     (
         "nvmlDeviceGetTotalEccErrors",
         &["gpu.ecc_corrected", "gpu.ecc_uncorrected", "gpu.ecc_corrected_total", "gpu.ecc_uncorrected_total"],
     ),
     (
         "nvmlDeviceGetSramEccErrorStatus",
-        &["gpu.ecc_sram_corrected", "gpu.ecc_sram_uncorrected", "gpu.ecc_sram_threshold"],
+        // Errors of on-chip memory are counted as a location, too.
+        &[
+            "gpu.ecc_sram_threshold",
+            "gpu.ecc_sram_l2_uncorrected_total",
+            "gpu.ecc_sram_sm_uncorrected_total",
+            "gpu.ecc_sram_pcie_uncorrected_total",
+            "gpu.ecc_sram_mcu_uncorrected_total",
+            "gpu.ecc_sram_other_uncorrected_total",
+        ],
+    ),
+    (
+        "nvmlDeviceGetMemoryErrorCounter",
+        &[
+            "gpu.ecc_shared_corrected",
+            "gpu.ecc_shared_uncorrected",
+            "gpu.ecc_shared_corrected_total",
+            "gpu.ecc_shared_uncorrected_total",
+        ],
     ),
     ("nvmlDeviceGetRowRemapperHistogram", &["gpu.remap_banks_exhausted"]),
     ("nvmlDeviceGetCurrPcieLinkGeneration", &["gpu.pcie_generation"]),
@@ -84,24 +107,62 @@ const FUNCTIONS: [(&str, &[&str]); 30] = [
         ],
     ),
     ("nvmlDeviceGetPowerManagementDefaultLimit", &["gpu.power_limit_default"]),
+    ("nvmlDeviceGetPowerManagementLimit", &["gpu.power_limit_set"]),
+    ("nvmlDeviceGetPowerManagementLimitConstraints", &["gpu.power_limit_min", "gpu.power_limit_max"]),
     ("nvmlDeviceGetNvLinkState", &[]),
 ];
 
+/// A GPU that has all but retired pages.
+const EQUIPPED: &str = "utilization = 50
+fans = { speed = [30], rpm = [2100] }
+[gpu.ecc]
+l1 = {}
+l2 = {}
+register = {}
+texture = {}
+shared = {}
+cbu = {}
+";
+
 #[test]
 fn any_one_call_may_be_unsupported_and_costs_its_own_signals_only() -> Result<()> {
-    let well = gpu(GPU0, "utilization = 50\nfan = 30");
+    let well = gpu(GPU0, EQUIPPED);
     let baseline = complete(&Rig::with(&well, quick)?, GPU0)?;
     ensure!(baseline.failing.is_empty(), "{:?}", baseline.failing);
     // Retired pages are of older boards.
     let lacks: Vec<&String> = baseline.unsupported.iter().collect();
     ensure!(lacks.iter().all(|name| name.starts_with("gpu.retired_pages")) && lacks.len() == 3, "{lacks:?}");
-    for (function, lost) in FUNCTIONS {
+    for (function, lost) in FUNCTIONS.iter().copied() {
         let rig = Rig::with(&(well.clone() + &fault(function, "error = \"NOT_SUPPORTED\"")), quick)?;
         let current = complete(&rig, GPU0).with_context(|| format!("without {function}"))?;
         ensure!(current.failing.is_empty(), "without {function}: {:?}", current.failing);
         let gone: BTreeSet<String> = names(&baseline).difference(&names(&current)).cloned().collect();
         let expected: BTreeSet<String> = lost.iter().map(ToString::to_string).collect();
         ensure!(gone == expected, "without {function}: {gone:?} is gone, {expected:?} should be");
+    }
+    Ok(())
+}
+
+#[test]
+fn on_chip_errors_are_seen_with_a_driver_that_counts_them_as_a_location_only() -> Result<()> {
+    let counts = "[gpu.ecc]\ncorrected = 9\nuncorrected = 8\ncorrected_aggregate = 90\nuncorrected_aggregate = 80\n\
+                  sram_corrected = 7\nsram_uncorrected = 6\nsram_corrected_aggregate = 70\nsram_uncorrected_aggregate = 60\n";
+    let older = fault("nvmlDeviceGetSramEccErrorStatus", "error = \"FUNCTION_NOT_FOUND\"");
+    let current = complete(&Rig::with(&(gpu(GPU0, counts) + &older), quick)?, GPU0)?;
+    for (kind, value) in [
+        (Kind::GpuEccSramCorrected, 7),
+        (Kind::GpuEccSramUncorrected, 6),
+        (Kind::GpuEccSramCorrectedTotal, 70),
+        (Kind::GpuEccSramUncorrectedTotal, 60),
+    ] {
+        let seen = current.values.get(&kind).map(|(value, _)| *value);
+        ensure!(seen == Some(value), "{kind}: {value} is wanted; there is {seen:?}");
+    }
+    // One that fails is not one that is missing: the older way is not tried, and both are told.
+    let sick = fault("nvmlDeviceGetSramEccErrorStatus", "error = \"UNKNOWN\"");
+    let current = complete(&Rig::with(&(gpu(GPU0, counts) + &sick), quick)?, GPU0)?;
+    for name in ["gpu.ecc_sram_corrected", "gpu.ecc_sram_uncorrected_total", "gpu.ecc_sram_threshold"] {
+        ensure!(current.failing.contains_key(name), "{name} is not failing: {:?}", current.failing);
     }
     Ok(())
 }
@@ -231,13 +292,14 @@ fn a_library_of_an_older_abi_has_fewer_signals() -> Result<()> {
     let current = complete(&rig, GPU0)?;
     ensure!(current.failing.is_empty(), "{:?}", current.failing);
     for name in
-        ["gpu.temperature_margin", "gpu.ecc_sram_corrected", "gpu.fabric_state", "gpu.sm_active", "gpu.memory_reserved"]
+        ["gpu.temperature_margin", "gpu.ecc_sram_threshold", "gpu.fabric_state", "gpu.sm_active", "gpu.memory_reserved"]
     {
         ensure!(current.unsupported.contains(name), "{name} is {:?}", current.values);
     }
     // What the first version of the call counts as used has what is reserved in it.
     ensure!(current.values[&Kind::GpuMemory].0 > 8 << 30, "{:?}", current.values[&Kind::GpuMemory]);
     ensure!(current.values.contains_key(&Kind::GpuThrottle), "its older name was not asked for");
+    ensure!(current.values.contains_key(&Kind::GpuEccSramCorrected), "its older way was not asked");
     ensure!(current.values.contains_key(&Kind::GpuProcesses));
     Ok(())
 }

@@ -14,6 +14,7 @@ temperature = 62
 memory_temperature = 71
 power = 350
 power_limit = 650
+power_limit_set = 660
 utilization = 97
 memory_utilization = 41
 encoder = 12
@@ -24,7 +25,7 @@ graphics_clock = 1700
 memory_clock = 2600
 performance_state = 2
 throttle = "hw_slowdown | sw_power_cap"
-fan = 43
+fans = { speed = [48, 43, 46], target = 52, rpm = [3500, 3400, 3600], manual = true }
 sm_active = 81
 sm_occupancy = 37
 tensor_active = 44
@@ -42,7 +43,16 @@ corrected_aggregate = 500
 uncorrected_aggregate = 200
 sram_corrected = 7
 sram_uncorrected = 3
+sram_corrected_aggregate = 70
+sram_uncorrected_aggregate = 33
+sram_parts = [1001, 1002, 1003, 1004, 1005]
 sram_threshold = true
+l1 = { corrected = 2001, uncorrected = 2002, corrected_aggregate = 2003, uncorrected_aggregate = 2004 }
+l2 = { corrected = 2011, uncorrected = 2012, corrected_aggregate = 2013, uncorrected_aggregate = 2014 }
+register = { corrected = 2021, uncorrected = 2022, corrected_aggregate = 2023, uncorrected_aggregate = 2024 }
+texture = { corrected = 2031, uncorrected = 2032, corrected_aggregate = 2033, uncorrected_aggregate = 2034 }
+shared = { corrected = 2041, uncorrected = 2042, corrected_aggregate = 2043, uncorrected_aggregate = 2044 }
+cbu = { uncorrected = 2052, uncorrected_aggregate = 2054 }
 
 [gpu.rows]
 exhausted = 13
@@ -127,12 +137,20 @@ fn expected() -> Vec<(Kind, Unit, i64)> {
         (K::GpuTemperatureShutdown, MilliCelsius, 92_000),
         (K::GpuTemperatureLimit, MilliCelsius, 87_000),
         (K::GpuMemoryTemperatureLimit, MilliCelsius, 95_000),
+        (K::GpuFans, Count, 3),
         (K::GpuFanSpeed, MilliPercent, 43_000),
+        (K::GpuFanSpeedMax, MilliPercent, 48_000),
+        (K::GpuFanTarget, MilliPercent, 52_000),
+        (K::GpuFanRpm, Count, 3_400),
+        (K::GpuFansManual, Count, 3),
         (K::GpuPower, Milliwatts, 350_000),
         (K::GpuPowerInstant, Milliwatts, 352_000),
         (K::GpuPowerAverage, Milliwatts, 351_000),
         (K::GpuPowerLimit, Milliwatts, 650_000),
+        (K::GpuPowerLimitSet, Milliwatts, 660_000),
         (K::GpuPowerLimitDefault, Milliwatts, 700_000),
+        (K::GpuPowerLimitMin, Milliwatts, 200_000),
+        (K::GpuPowerLimitMax, Milliwatts, 700_000),
         (K::GpuPowerShare, MilliPercent, 53_846),
         (K::GpuEnergy, Millijoules, 3_500_000),
         (K::GpuClockSm, Megahertz, 1_755),
@@ -156,8 +174,39 @@ fn expected() -> Vec<(Kind, Unit, i64)> {
         (K::GpuEccCorrectedTotal, Count, 500),
         (K::GpuEccDramUncorrected, Count, 17),
         (K::GpuEccDramCorrected, Count, 43),
+        (K::GpuEccDramUncorrectedTotal, Count, 167),
+        (K::GpuEccDramCorrectedTotal, Count, 430),
         (K::GpuEccSramUncorrected, Count, 3),
         (K::GpuEccSramCorrected, Count, 7),
+        (K::GpuEccSramUncorrectedTotal, Count, 33),
+        (K::GpuEccSramCorrectedTotal, Count, 70),
+        (K::GpuEccSramL2Total, Count, 1_001),
+        (K::GpuEccSramSmTotal, Count, 1_002),
+        (K::GpuEccSramPcieTotal, Count, 1_003),
+        (K::GpuEccSramMcuTotal, Count, 1_004),
+        (K::GpuEccSramOtherTotal, Count, 1_005),
+        (K::GpuEccL1Uncorrected, Count, 2_002),
+        (K::GpuEccL1Corrected, Count, 2_001),
+        (K::GpuEccL1UncorrectedTotal, Count, 2_004),
+        (K::GpuEccL1CorrectedTotal, Count, 2_003),
+        (K::GpuEccL2Uncorrected, Count, 2_012),
+        (K::GpuEccL2Corrected, Count, 2_011),
+        (K::GpuEccL2UncorrectedTotal, Count, 2_014),
+        (K::GpuEccL2CorrectedTotal, Count, 2_013),
+        (K::GpuEccRegisterUncorrected, Count, 2_022),
+        (K::GpuEccRegisterCorrected, Count, 2_021),
+        (K::GpuEccRegisterUncorrectedTotal, Count, 2_024),
+        (K::GpuEccRegisterCorrectedTotal, Count, 2_023),
+        (K::GpuEccTextureUncorrected, Count, 2_032),
+        (K::GpuEccTextureCorrected, Count, 2_031),
+        (K::GpuEccTextureUncorrectedTotal, Count, 2_034),
+        (K::GpuEccTextureCorrectedTotal, Count, 2_033),
+        (K::GpuEccSharedUncorrected, Count, 2_042),
+        (K::GpuEccSharedCorrected, Count, 2_041),
+        (K::GpuEccSharedUncorrectedTotal, Count, 2_044),
+        (K::GpuEccSharedCorrectedTotal, Count, 2_043),
+        (K::GpuEccCbuUncorrected, Count, 2_052),
+        (K::GpuEccCbuUncorrectedTotal, Count, 2_054),
         (K::GpuEccSramThreshold, Count, 1),
         (K::GpuRetiredPagesSingle, Count, 14),
         (K::GpuRetiredPagesDouble, Count, 15),

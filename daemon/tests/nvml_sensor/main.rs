@@ -3,7 +3,9 @@
 //! One test, one process (nextest): the only child of a test is its sampler.
 
 mod bad_input;
+mod events;
 mod every_signal;
+mod rates;
 mod rig;
 mod scenarios;
 

@@ -112,6 +112,7 @@ impl World {
             boot_id: "b".into(),
             policy: digest,
             gpus: BTreeSet::new(),
+            mig: BTreeMap::new(),
             registered: now,
             registered_wall_ns: 0,
             decisions: 0,
@@ -155,6 +156,9 @@ impl World {
             NvmlEvent::Xid(xid) => {
                 self.xids += usize::try_from(xid.count).unwrap_or(usize::MAX);
                 self.signal(&GpuId(xid.gpu), Kind::Event, Value::Event(Event::Xid { code: xid.code }));
+            }
+            NvmlEvent::Happened(it) => {
+                self.signal(&GpuId(it.gpu), Kind::Event, Value::Event(Event::Gpu { what: it.what }));
             }
             NvmlEvent::Blind { gpu, why, .. } => {
                 let gpu = gpu.map(GpuId);

@@ -297,3 +297,60 @@ fn two_runs_on_one_card_are_told_what_each_made_of_it() -> Result<()> {
         done
     })
 }
+
+#[test]
+fn two_runs_on_two_slices_of_one_card_are_no_strangers_and_share_it_by_size() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let pid_file = |name: &str| folder.path().join(format!("{name}.pid"));
+    let process = |name: &str, slice: u32| {
+        let file = pid_file(name).display().to_string();
+        format!("[[gpu.process]]\npid_file = {file:?}\nmemory = \"2 GiB\"\nmig = {slice}\n")
+    };
+    let scenario = "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 400\nmig = [\"1g.10gb\", \"3g.40gb\"]\n"
+        .to_owned()
+        + &process("small", 0)
+        + &process("large", 1);
+    on_gpu_node("slices", &scenario, "", |node| {
+        let device = |at: usize| -> Result<String> {
+            let gpu = node.json(["gpu", "describe", "0"])?;
+            Ok(gpu["info"]["mig_devices"][at]["uuid"].as_str().context("a MIG device")?.to_owned())
+        };
+        wait_for("the card is seen", || Ok(node.code(&["node", "health"])? == 0))?;
+        let policy = node.policy("p", "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n")?.display().to_string();
+        let start = |name: &str, gpu: &str| {
+            let script = format!("echo $$ > {} && exec sleep 600", pid_file(name).display());
+            let args =
+                ["run", "-p", &policy, "-n", name, "--gpu", gpu, "--user", "root", "--", "sh", "-c", script.as_str()];
+            node.ctl_command(args).spawn()
+        };
+        let whole_too = ["run", "-p", &policy, "--gpu", "0", "--gpu", &device(0)?, "--user", "root", "--", "true"];
+        ensure!(node.ctl(whole_too)?.code == 2, "a card as a whole and as a slice");
+        let mut children = vec![start("small", &device(0)?)?];
+        let done = (|| {
+            wait_for("one slice is taken", || {
+                let capacity = node.json(["node", "capacity"])?;
+                Ok(capacity["mig_devices"] == 2 && capacity["mig_free"] == 1)
+            })?;
+            ensure!(node.code(&["node", "placeable", "--count", "1", "--mig", "1g.10gb"])? == 14);
+            ensure!(node.code(&["node", "placeable", "--count", "1", "--mig", "3g.40gb"])? == 0);
+            children.push(start("large", &device(1)?)?);
+            for (name, at) in [("small", 0), ("large", 1)] {
+                wait_for("it is shared by size", || {
+                    Ok(node.run(name).is_ok_and(|run| run["gpu_use"][0]["sharing"] == "by-slices"))
+                })?;
+                let run = node.run(name)?;
+                ensure!(run["mig_devices"][0] == device(at)?.as_str(), "{run}");
+                ensure!(run["gpu_use"][0]["memory_bytes"] == 2u64 << 30, "{run}");
+            }
+            for name in ["small", "large"] {
+                wait_for("it is charged", || Ok(node.run(name)?["gpu_use"][0]["energy_mj"].as_u64() > Some(0)))?;
+            }
+            Ok(())
+        })();
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    })
+}

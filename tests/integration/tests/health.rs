@@ -14,6 +14,12 @@ fn an_xid_makes_its_gpu_unhealthy_until_somebody_resets_it() -> Result<()> {
         ensure!(node.code(&["node", "health", "--gpu", "0"])? == 0);
         ensure!(node.code(&["node", "placeable", "--count", "1"])? == 0);
         ensure!(node.code(&["node", "placeable", "--count", "2", "--degraded"])? == 14);
+        ensure!(node.code(&["node", "placeable", "--count", "1", "--model", "h100", "--memory-free", "1GiB"])? == 0);
+        let asked = ["node", "placeable", "--count", "1", "--model", "B200", "--exclude", "1", "-o", "json"];
+        let no = node.ctl(asked)?.expect(14)?.json()?;
+        ensure!(no["placeable"] == false && no["reasons"].to_string().contains("`B200` is wanted"), "{no}");
+        ensure!(node.code(&["node", "placeable", "--model", "H100"])? == 2, "a constraint of no GPU");
+        ensure!(node.code(&["node", "placeable", "--count", "1", "--mig", "perhaps"])? == 2);
         let capacity = node.json(["node", "capacity"])?;
         ensure!(capacity["free"] == 1 && capacity["unhealthy"] == 1, "{capacity}");
         node.wait_for_event("the change on record", |e| {

@@ -45,6 +45,7 @@ fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
         boot_id: "b".into(),
         policy: policy.digest(),
         gpus: Default::default(),
+        mig: Default::default(),
         registered: MonoTime(0),
         registered_wall_ns: 0,
         decisions: 0,

@@ -75,6 +75,7 @@ fn started(run: RunId, policy: PolicyDigest) -> Run {
         boot_id: "b".into(),
         policy,
         gpus: [GpuId("GPU-0".into())].into(),
+        mig: Default::default(),
         registered: MonoTime(0),
         registered_wall_ns: 0,
         decisions: 0,

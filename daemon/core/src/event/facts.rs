@@ -36,6 +36,9 @@ macro_rules! named {
         pub enum $name { $($(#[$inner])* $variant,)* }
 
         impl $name {
+            /// Every one, in the order of the documentation.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+
             /// Every name that policies may write.
             pub const NAMES: &'static [&'static str] = &[$($text),*];
 
@@ -45,6 +48,46 @@ macro_rules! named {
             }
         }
     };
+}
+
+named! {
+    /// What NVML says has happened on a GPU (`nvmlEventType*`), beside XIDs.
+    #[derive(Hash)]
+    GpuEvent {
+        /// An ECC error was corrected.
+        SingleBitEcc "single-bit-ecc",
+        /// An ECC error could not be corrected.
+        DoubleBitEcc "double-bit-ecc",
+        /// The performance state has changed.
+        PerformanceState "performance-state",
+        /// A clock has changed.
+        Clock "clock",
+        /// The power source has changed.
+        PowerSource "power-source",
+        /// MIG was switched on or off, or its devices have changed.
+        MigConfig "mig-config",
+        /// Many ECC errors were corrected in a short time.
+        SingleBitEccStorm "single-bit-ecc-storm",
+        /// A row or page of memory was taken out of use.
+        DramRetirement "dram-retirement",
+        /// A row or page of memory could not be taken out of use.
+        DramRetirementFailure "dram-retirement-failure",
+        /// Poisoned data was met, and contained.
+        Poison "poison",
+        /// Poisoned data was met, and not contained.
+        FatalPoison "fatal-poison",
+        /// The GPU cannot be used.
+        Unavailable "unavailable",
+        /// What must be done with the GPU has changed (`gpu.recovery_action`).
+        RecoveryAction "recovery-action",
+    }
+}
+
+impl GpuEvent {
+    /// Whether it comes with ordinary work: clocks and states change all the time.
+    pub fn is_ordinary(self) -> bool {
+        matches!(self, GpuEvent::Clock | GpuEvent::PerformanceState)
+    }
 }
 
 named! {

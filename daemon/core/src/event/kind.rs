@@ -70,6 +70,8 @@ kinds! {
     ForeignGpuProcess "foreign-gpu-process" [Comm, Uid];
     /// An XID error of a GPU.
     Xid "xid" [Code];
+    /// Something else happened on a GPU, as NVML says.
+    GpuEvent "gpu-event" [What];
 }
 
 /// Declares the fields with their names.
@@ -118,7 +120,7 @@ fields! {
     Access "access";
     /// How privilege was gained.
     Gain "gain";
-    /// What of failsafe was reached for.
+    /// What of failsafe was reached for, or what happened on a GPU.
     What "what";
     /// Name of a budget.
     Budget "budget";

@@ -46,6 +46,7 @@ fn every() -> Vec<Event> {
         Event::Latched,
         Event::ForeignGpuProcess { gpu: "GPU-a".into(), of: None },
         Event::Xid { code: 79 },
+        Event::Gpu { what: GpuEvent::MigConfig },
     ]
 }
 

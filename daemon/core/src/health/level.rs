@@ -1,6 +1,6 @@
 //! Levels, the reasons for them, and changes of them: what people, schedulers and the audit log are told.
 
-use crate::{subject::GpuId, xid::Advice};
+use crate::{event::GpuEvent, subject::GpuId, xid::Advice};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -100,7 +100,16 @@ pub struct Reason {
     pub advice: Advice,
 }
 
-/// A part's level or reasons changed.
+/// An event of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// What.
+    pub what: GpuEvent,
+    /// How often since it was last told, with this time.
+    pub times: u64,
+}
+
+/// A part's level or reasons changed, or something happened on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Counts all changes of the node.
@@ -117,6 +126,9 @@ pub struct Change {
     pub removed: Vec<String>,
     /// Whose order, and why, where it was one.
     pub by: Option<String>,
+    /// What happened on the GPU, which by itself changes neither: what it has done to the GPU, its signals tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<Happened>,
     /// When, ns since the epoch.
     pub at_ns: i64,
 }

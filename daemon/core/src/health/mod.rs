@@ -19,14 +19,14 @@ mod view;
 mod wear;
 mod xids;
 
-pub use level::{Change, Level, Reason, Target};
+pub use level::{Change, Happened, Level, Reason, Target};
 pub use order::{Fact, NoSuchGpu, Order, OrderKind};
-pub use place::{Closed, Placement, Wanted};
+pub use place::{Closed, Constraints, Equipment, MigWanted, Placement, Traits, Wanted};
 pub use thresholds::Thresholds;
 pub use view::{PartView, View};
 
 use crate::{
-    event::Event,
+    event::{Event, GpuEvent},
     input::{Gap, Input, Unread},
     signal::{Signal, Source, Value},
     subject::{GpuId, Subject},
@@ -43,6 +43,8 @@ pub const CORDONED: &str = "cordoned";
 pub const BLIND: &str = "blind";
 /// The code of a part of which signals cannot be read by which it is judged.
 pub const UNREAD: &str = "signals-unread";
+/// The same event of the same GPU is told again after this; what came between is counted.
+const EVENT_AGAIN: Span = Span::from_secs(60);
 /// The code of an answer that is too old.
 pub const STALE: &str = "stale";
 
@@ -91,6 +93,8 @@ pub struct Health {
     node: Part,
     gpus: BTreeMap<GpuId, Part>,
     kernel_log: Option<ReadTo>,
+    /// When each event of each GPU was last told, and how often it came since.
+    events: BTreeMap<(GpuId, GpuEvent), (Option<MonoTime>, u64)>,
 }
 
 impl Health {
@@ -115,6 +119,7 @@ impl Health {
             node,
             gpus,
             kernel_log,
+            events: BTreeMap::new(),
         }
     }
 
@@ -235,6 +240,7 @@ impl Health {
         let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
         let changed = match &signal.value {
             Value::Event(Event::Xid { code }) => part.xid(&self.catalogue, &self.thresholds, *code, now),
+            Value::Event(Event::Gpu { what }) => return self.happened(gpu, *what, signal.at),
             Value::Integer(value) if signal.source == Source::Nvml => {
                 part.sample(&self.thresholds, &signal.kind, *value, now) | self.node.drop_reason(BLIND)
             }
@@ -244,6 +250,24 @@ impl Health {
             _ => false,
         };
         if changed { self.settle(None) } else { Vec::new() }
+    }
+
+    /// What happened on a GPU is a change that watchers and the record are told of, once a minute of the same kind.
+    fn happened(&mut self, gpu: &GpuId, what: GpuEvent, at: MonoTime) -> Vec<Change> {
+        if what.is_ordinary() {
+            return Vec::new();
+        }
+        let last = self.events.entry((gpu.clone(), what)).or_default();
+        last.1 += 1;
+        if last.0.is_some_and(|told| at.since(told) < EVENT_AGAIN) {
+            return Vec::new();
+        }
+        let (_, times) = std::mem::replace(last, (Some(at), 0));
+        let now = self.stamp(at);
+        let Some(part) = self.gpus.get(gpu) else { return Vec::new() };
+        self.revision += 1;
+        let change = part.happened(Target::Gpu(gpu.clone()), Happened { what, times }, now);
+        vec![Change { revision: self.revision, ..change }]
     }
 
     fn gap(&mut self, gap: &Gap) -> Vec<Change> {

@@ -4,7 +4,7 @@ use super::PartView;
 use super::{
     BLIND, CORDONED, STALE, Stamp, UNREAD,
     checks::{self, Checks, Found},
-    level::{Change, Level, Reason, Target},
+    level::{Change, Happened, Level, Reason, Target},
     thresholds::Thresholds,
     wear::{self, Wear},
     xids::Xids,
@@ -244,6 +244,13 @@ impl Part {
         });
     }
 
+    /// What happened on it, as it stands.
+    pub(super) fn happened(&self, target: Target, event: Happened, now: Stamp) -> Change {
+        let (added, removed) = Default::default();
+        let (from, to) = (self.level, self.level);
+        Change { revision: 0, target, from, to, added, removed, by: None, event: Some(event), at_ns: now.wall_ns }
+    }
+
     /// The change since the part was last told of, if there is one.
     pub(super) fn settle(&mut self, target: Target, level: Level, now: Stamp) -> Option<Change> {
         let same = level == self.level
@@ -259,6 +266,6 @@ impl Part {
             (self.level, self.since_ns) = (level, now.wall_ns);
         }
         self.told = self.reasons.keys().cloned().collect();
-        Some(Change { revision: 0, target, from, to: level, added, removed, by: None, at_ns: now.wall_ns })
+        Some(Change { revision: 0, target, from, to: level, added, removed, by: None, event: None, at_ns: now.wall_ns })
     }
 }

@@ -1,5 +1,9 @@
 //! May work be placed here: a yes or no with reasons, for schedulers.
 
+mod constraints;
+
+pub use constraints::{Constraints, Equipment, MigWanted, Traits};
+
 use super::{Level, Reason, Target, View};
 use crate::subject::{GpuId, RunId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +19,8 @@ pub struct Wanted {
     pub degraded: bool,
     /// GPUs that runs are on will do too.
     pub shared: bool,
+    /// What each must be and have, and how they must lie.
+    pub constraints: Constraints,
 }
 
 /// The answer.
@@ -62,8 +68,14 @@ impl View {
         closed(Target::Node, self.node_alone(), &self.node.reasons).into_iter().chain(of_gpus).collect()
     }
 
-    /// Whether `wanted` may be placed, given which runs hold which GPUs.
-    pub fn placeable(&self, wanted: &Wanted, held: &BTreeMap<GpuId, BTreeSet<RunId>>) -> Placement {
+    /// Whether `wanted` may be placed, given which runs hold which GPUs, and what those are and have. Of so many GPUs, whichever, a
+    /// set that lies together is looked for among those that fit, the healthy ones first.
+    pub fn placeable(
+        &self,
+        wanted: &Wanted,
+        held: &BTreeMap<GpuId, BTreeSet<RunId>>,
+        equipment: &Equipment,
+    ) -> Placement {
         let mut answer = Placement::default();
         let mut no = !accepted(self.node_alone(), wanted.degraded);
         if self.node_alone() > Level::Healthy {
@@ -78,31 +90,47 @@ impl View {
                 let why: Vec<&str> = part.reasons.iter().map(|r| r.text.as_str()).collect();
                 answer.reasons.push(format!("{gpu} is {}: {}", part.level, why.join("; ")));
             }
-            let runs = held.get(gpu).filter(|runs| !runs.is_empty() && !wanted.shared);
+            let runs =
+                held.get(gpu).filter(|runs| !runs.is_empty() && !wanted.shared && !wanted.constraints.is_of_slices());
             if let Some(runs) = runs {
                 let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
                 answer.reasons.push(format!("{gpu} is held by run(s) {}", runs.join(", ")));
             }
-            accepted(part.level, wanted.degraded) && runs.is_none()
+            let against = wanted.constraints.against(gpu, equipment, wanted.shared);
+            answer.reasons.extend(against.iter().map(|why| format!("{gpu}: {why}")));
+            accepted(part.level, wanted.degraded) && runs.is_none() && against.is_empty()
         };
         if wanted.gpus.is_empty() {
             // Healthy ones first: a degraded one is taken only when it must be.
             let mut order: Vec<&GpuId> = self.gpus.keys().collect();
             order.sort_by_key(|gpu| self.gpus[*gpu].level);
-            for gpu in order {
-                if answer.gpus.len() < wanted.count && fits(gpu, &mut answer) {
-                    answer.gpus.insert(gpu.clone());
+            let fitting: Vec<&GpuId> = order.into_iter().filter(|gpu| fits(gpu, &mut answer)).collect();
+            match wanted.constraints.together(&fitting, wanted.count, equipment) {
+                Some(chosen) => answer.gpus = chosen,
+                None => {
+                    no = true;
+                    let (count, fit) = (wanted.count, fitting.len());
+                    answer.reasons.push(match fit < count {
+                        true => format!("{count} GPU(s) wanted, {fit} free and fit"),
+                        false => {
+                            format!("{count} GPU(s) wanted, {fit} free and fit, but no {count} of them lie together")
+                        }
+                    });
                 }
-            }
-            if answer.gpus.len() < wanted.count {
-                answer.reasons.push(format!("{} GPU(s) wanted, {} free and fit", wanted.count, answer.gpus.len()));
-                no = true;
             }
         } else {
             for gpu in &wanted.gpus {
                 if fits(gpu, &mut answer) {
                     answer.gpus.insert(gpu.clone());
                 } else {
+                    no = true;
+                }
+            }
+            let named: Vec<&GpuId> = wanted.gpus.iter().collect();
+            for (at, one) in named.iter().enumerate() {
+                for apart in named[at + 1..].iter().filter_map(|other| wanted.constraints.apart(one, other, equipment))
+                {
+                    answer.reasons.push(apart);
                     no = true;
                 }
             }

@@ -166,23 +166,41 @@ fn placement_says_yes_or_why_not() {
     let mut h = seen();
     let mut held: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
     let any = |count, degraded| Wanted { count, degraded, ..Wanted::default() };
-    assert_eq!(h.view().placeable(&any(2, false), &held).gpus.len(), 2);
+    assert_eq!(h.view().placeable(&any(2, false), &held, &Equipment::new()).gpus.len(), 2);
     h.take(&value("a", Kind::GpuRemappedRowsPending, 1, s(2)));
-    let answer = h.view().placeable(&any(2, false), &held);
+    let answer = h.view().placeable(&any(2, false), &held, &Equipment::new());
     assert!(!answer.placeable && answer.reasons[0].contains("remapped_rows_pending"), "{answer:?}");
-    assert_eq!(h.view().placeable(&any(1, false), &held).gpus, [gpu("b")].into());
-    assert!(h.view().placeable(&any(2, true), &held).placeable);
+    assert_eq!(h.view().placeable(&any(1, false), &held, &Equipment::new()).gpus, [gpu("b")].into());
+    // Constraints: what does not fit is told with the GPU, and GPUs that do not lie together are no set.
+    let equipment = |name: &str, numa| (gpu(name), Traits { numa_node: Some(numa), ..Traits::default() });
+    let apart: Equipment = [equipment("a", 0), equipment("b", 1)].into();
+    let on_one = Constraints { same_numa_node: true, ..Constraints::default() };
+    let two = Wanted { constraints: on_one.clone(), ..any(2, true) };
+    let answer = h.view().placeable(&two, &held, &apart);
+    assert!(!answer.placeable && answer.reasons.iter().any(|why| why.contains("lie together")), "{answer:?}");
+    let named = Wanted { gpus: [gpu("a"), gpu("b")].into(), degraded: true, constraints: on_one, ..Wanted::default() };
+    let answer = h.view().placeable(&named, &held, &apart);
+    assert!(!answer.placeable && answer.reasons.iter().any(|why| why.contains("one NUMA node (0, 1)")), "{answer:?}");
+    let one: Equipment = [equipment("a", 1), equipment("b", 1)].into();
+    assert!(h.view().placeable(&named, &held, &one).placeable && h.view().placeable(&two, &held, &one).gpus.len() == 2);
+    let without = Constraints { exclude: [gpu("b")].into(), ..Constraints::default() };
+    let answer = h.view().placeable(&Wanted { constraints: without, ..any(1, false) }, &held, &one);
+    assert!(!answer.placeable && answer.reasons.contains(&"GPU-b: it is excluded".to_owned()), "{answer:?}");
+    assert!(h.view().placeable(&any(2, true), &held, &Equipment::new()).placeable);
     held.insert(gpu("b"), ["01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d".parse().unwrap()].into());
     let named = Wanted { gpus: [gpu("b")].into(), ..Wanted::default() };
-    let answer = h.view().placeable(&named, &held);
+    let answer = h.view().placeable(&named, &held, &Equipment::new());
     assert!(!answer.placeable && answer.reasons[0].contains("held by run"), "{answer:?}");
-    assert!(h.view().placeable(&Wanted { shared: true, ..named }, &held).placeable);
+    assert!(h.view().placeable(&Wanted { shared: true, ..named }, &held, &Equipment::new()).placeable);
     let unknown = Wanted { gpus: [gpu("x")].into(), ..Wanted::default() };
-    assert!(!h.view().placeable(&unknown, &held).placeable);
-    assert!(h.view().placeable(&Wanted::default(), &held).placeable, "the node itself");
+    assert!(!h.view().placeable(&unknown, &held, &Equipment::new()).placeable);
+    assert!(h.view().placeable(&Wanted::default(), &held, &Equipment::new()).placeable, "the node itself");
     h.order(&order(OrderKind::Cordon, Target::Node), s(3)).unwrap();
-    assert!(!h.view().placeable(&Wanted { degraded: true, ..Wanted::default() }, &held).placeable);
-    assert!(!seen().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new()).placeable, "a stale answer is no yes");
+    assert!(!h.view().placeable(&Wanted { degraded: true, ..Wanted::default() }, &held, &Equipment::new()).placeable);
+    assert!(
+        !seen().view().at(s(100)).placeable(&any(1, true), &BTreeMap::new(), &Equipment::new()).placeable,
+        "a stale answer is no yes"
+    );
 }
 
 #[test]

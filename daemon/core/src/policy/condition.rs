@@ -167,7 +167,10 @@ impl Condition {
     pub fn source(&self) -> Source {
         match self {
             Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.source(),
-            Condition::Event(EventMatch { kind: EventKind::Xid | EventKind::ForeignGpuProcess, .. }) => Source::Nvml,
+            Condition::Event(EventMatch {
+                kind: EventKind::Xid | EventKind::GpuEvent | EventKind::ForeignGpuProcess,
+                ..
+            }) => Source::Nvml,
             Condition::Event(EventMatch { kind: EventKind::ForeignThaw | EventKind::Latched, .. }) => Source::Guard,
             Condition::Event(_) => Source::Ebpf,
         }

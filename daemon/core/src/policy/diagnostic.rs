@@ -18,7 +18,8 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(crate) fn at(text: &str, span: Range<usize>, message: impl Into<String>, help: Option<String>) -> Diagnostic {
+    /// A mistake at `span`, bytes of `text`.
+    pub fn at(text: &str, span: Range<usize>, message: impl Into<String>, help: Option<String>) -> Diagnostic {
         let start = (0..=span.start.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         let before = &text[..start];
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);

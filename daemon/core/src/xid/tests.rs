@@ -9,7 +9,8 @@ fn the_built_in_catalogue_knows_what_field_and_vendor_say() {
     assert!(catalogue.len() > 80);
     for (code, action, harm) in [
         (13, Advice::RestartApplication, Harm::None),
-        (48, Advice::FollowWorkflow, Harm::Unhealthy),
+        (46, Advice::DrainNode, Harm::Unhealthy),
+        (48, Advice::DrainNode, Harm::Unhealthy),
         (54, Advice::InspectHardware, Harm::Unhealthy),
         (63, Advice::RecordOnly, Harm::None),
         (64, Advice::ResetGpu, Harm::Unhealthy),
@@ -23,6 +24,11 @@ fn the_built_in_catalogue_knows_what_field_and_vendor_say() {
         let xid = catalogue.get(code).unwrap();
         assert_eq!((xid.action, xid.harm), (action, harm), "XID {code}");
     }
+    for xid in catalogue.xids() {
+        assert!(catalogue.sources[&xid.source].contains("https://docs.nvidia.com/"), "XID {}", xid.code);
+        // What NVIDIA says to drain stands in another document than what it says of all others.
+        assert_eq!(xid.action == Advice::DrainNode, xid.source == "xid-checks", "XID {}", xid.code);
+    }
     assert!(catalogue.get(45).unwrap().follows);
     assert_eq!(catalogue.get(162).unwrap().cancels, [163]);
     assert_eq!(catalogue.get(31).unwrap().repeated, Some(5));
@@ -31,18 +37,27 @@ fn the_built_in_catalogue_knows_what_field_and_vendor_say() {
 
 #[test]
 fn mistakes_are_told_with_their_place() {
-    let head = "[catalogue]\nname = \"n\"\nsource = \"s\"\n";
+    let head = "[catalogue]\nname = \"n\"\n[sources]\ndoc = \"d\"\n";
     let xid = |more: &str| {
-        format!("[[xid]]\ncode = 1\nname = \"a\"\nmeaning = \"b\"\naction = \"reset-gpu\"\nhealth = \"none\"\n{more}\n")
+        format!(
+            "[[xid]]\ncode = 1\nname = \"a\"\nmeaning = \"b\"\naction = \"reset-gpu\"\n\
+             source = \"doc\"\nhealth = \"none\"\n{more}\n"
+        )
     };
     assert!(Catalogue::parse("x.toml", &format!("{head}{}", xid(""))).is_ok());
     for (text, expected) in [
-        (format!("{head}{}", xid("repaeted = 3")), "x.toml:10:1: unknown field `repaeted`"),
-        (format!("{head}{}", xid("repeated = 1")), "x.toml:10:12: XID 1: `repeated` is 1"),
-        (format!("{head}{}", xid("cancels = [7]")), "x.toml:10:12: XID 1: `cancels` names 7"),
-        (format!("{head}{}{}", xid(""), xid("")), "x.toml:12:8: `code` 1 is there twice"),
+        (format!("{head}{}", xid("repaeted = 3")), "x.toml:12:1: unknown field `repaeted`"),
+        (format!("{head}{}", xid("repeated = 1")), "x.toml:12:12: XID 1: `repeated` is 1"),
+        (format!("{head}{}", xid("cancels = [7]")), "x.toml:12:12: XID 1: `cancels` names 7"),
+        (format!("{head}{}{}", xid(""), xid("")), "x.toml:14:8: `code` 1 is there twice"),
         (format!("{head}{}", xid("").replace("reset-gpu", "reset")), "unknown variant `reset`"),
-        (format!("{head}{}", xid("").replace("= 1", "= -1")), "x.toml:5:8: invalid value"),
+        (format!("{head}{}", xid("").replace("= \"doc\"", "= \"dco\"")), "x.toml:10:10: XID 1: `source` is `dco`"),
+        (format!("{head}{}", xid("").replace("source = \"doc\"\n", "")), "missing field `source`"),
+        (
+            format!("{head}{}", xid("")).replace("doc = \"d\"", "doc = \"\""),
+            "x.toml:4:7: the source `doc` says nothing",
+        ),
+        (format!("{head}{}", xid("").replace("= 1", "= -1")), "x.toml:6:8: invalid value"),
     ] {
         let error = Catalogue::parse("x.toml", &text).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}\nexpected: {expected}");

@@ -4,8 +4,12 @@ use super::*;
 use crate::{
     platform::{ProcFs, cgroup::CgroupRoot},
     runs::{kernel::Kernel, store::Store},
-    sensors::repeat::REPEAT_AFTER,
+    sensors::{
+        nvml::{Happened, Xid},
+        repeat::REPEAT_AFTER,
+    },
 };
+use failsafe_core::event::GpuEvent;
 
 fn of(readings: &[(Kind, i64)], unsupported: &[&str], failing: &[(&str, &str)]) -> Sample {
     Sample {
@@ -110,6 +114,8 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
     told.take(NvmlEvent::Pause);
     one.into_iter().for_each(|value| told.take(sample(value)));
     told.take(NvmlEvent::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }));
+    let (gpu, what) = ("GPU-1".into(), GpuEvent::DramRetirement);
+    told.take(NvmlEvent::Happened(Happened { mono_ns: 2, gpu, what, count: 3 }));
     told.take(NvmlEvent::Pause);
     let heard: Vec<Vec<Value>> = queue
         .try_iter()
@@ -125,7 +131,8 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
     let values = |values: &[i64]| values.iter().map(|value| Value::Integer(*value)).collect::<Vec<_>>();
     let mut last = values(&one);
     last.push(Value::Event(Event::Xid { code: 79 }));
-    assert_eq!(heard, [values(&two), last]);
+    let event = vec![Value::Event(Event::Gpu { what: GpuEvent::DramRetirement })];
+    assert_eq!(heard, [values(&two), last, event]);
 }
 
 #[test]

@@ -50,6 +50,9 @@ impl Sampler {
         let mut command = Command::new(&config.exe);
         command.arg("nvml-sampler").arg("--interval-ms").arg(config.interval.as_millis().to_string());
         command.arg("--slow-ms").arg(config.slow.as_millis().to_string());
+        for (rated, pace) in &config.every {
+            command.arg("--every").arg(format!("{rated}:{}", pace.as_millis()));
+        }
         for (index, wait) in spare {
             command.arg("--spare").arg(format!("{index}:{}", wait.as_secs()));
         }

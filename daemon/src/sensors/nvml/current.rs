@@ -46,9 +46,14 @@ impl Current {
             self.forget(name);
             self.failing.insert(name.clone(), why.clone());
         }
-        // XIDs are no signal with a value: nothing is said of them while they are seen.
-        if !sample.failing.iter().any(|(name, _)| name == super::sampler::XID) {
-            self.failing.remove(super::sampler::XID);
+        // Events are no signal with a value: nothing is said of them while they are seen.
+        for events in [super::sampler::XID, super::sampler::EVENTS] {
+            if !sample.failing.iter().any(|(name, _)| name == events) {
+                self.failing.remove(events);
+            }
+            if !sample.unsupported.iter().any(|name| name == events) {
+                self.unsupported.remove(events);
+            }
         }
     }
 

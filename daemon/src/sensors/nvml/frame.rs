@@ -5,12 +5,12 @@
 //! frame end the sampler, never the daemon.
 
 use super::info::GpuInfo;
-use failsafe_core::signal::Kind;
+use failsafe_core::{event::GpuEvent, signal::Kind};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 /// Version of the frames, to be raised whenever one of them changes.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// The largest frame; a sample of one GPU with a hundred processes takes about 1 KiB.
 pub const MAX_FRAME: usize = 1 << 20;
 
@@ -25,6 +25,8 @@ pub enum Frame {
     Sample(Sample),
     /// An XID event.
     Xid(Xid),
+    /// Another event.
+    Happened(Happened),
     /// The sampler's own thread runs; what its other threads are waiting for.
     Alive {
         /// Calls under way.
@@ -131,6 +133,19 @@ pub struct Xid {
     pub gpu: String,
     /// NVIDIA's number; 999 when the driver does not know it.
     pub code: u64,
+    /// How often since the last frame about it.
+    pub count: u64,
+}
+
+/// An event that is no XID; the same again is told once a second with its count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happened {
+    /// When the last of them was seen, `CLOCK_MONOTONIC`, nanoseconds.
+    pub mono_ns: u64,
+    /// The GPU's UUID; empty when the lost GPU could not be told.
+    pub gpu: String,
+    /// What happened.
+    pub what: GpuEvent,
     /// How often since the last frame about it.
     pub count: u64,
 }
@@ -242,6 +257,7 @@ mod tests {
             }),
             Frame::Info(Box::new(GpuInfo { uuid: "GPU-1".into(), numa_node: Some(-1), ..GpuInfo::default() })),
             Frame::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }),
+            Frame::Happened(Happened { mono_ns: 1, gpu: "GPU-1".into(), what: GpuEvent::MigConfig, count: 2 }),
             Frame::Ends { fault: Fault::Init, why: "driver is not loaded".into() },
         ]
     }

@@ -17,6 +17,7 @@ mod current;
 pub mod frame;
 pub mod info;
 pub mod library;
+mod rates;
 pub mod sampler;
 mod spared;
 mod watch;
@@ -24,9 +25,10 @@ mod watch;
 pub use asked::{NotLetGo, NvmlControl};
 pub use check::{CheckArgs, check_main};
 pub use current::Current;
-pub use frame::{GpuProcess, Hello, ProcessKind, Sample, Unreachable, Xid};
+pub use frame::{GpuProcess, Happened, Hello, ProcessKind, Sample, Unreachable, Xid};
 pub use info::{Fabric, GpuInfo, MigDevice, NvLink, Peer};
 pub use library::{LibraryError, trusted_library};
+pub use rates::{Every, Pace, Rated};
 pub use sampler::{SamplerArgs, sampler_main};
 
 use asked::Asked;
@@ -47,6 +49,8 @@ pub struct NvmlConfig {
     pub interval: Duration,
     /// Least time between two readings of what changes slowly.
     pub slow: Duration,
+    /// Groups and signals that are read otherwise.
+    pub every: Every,
     /// Silence longer than this is blindness.
     pub deadline: Duration,
     /// One GPU among answering ones whose call does not come back for so long gets the sampler replaced.
@@ -69,6 +73,7 @@ impl NvmlConfig {
             library,
             interval,
             slow: Duration::from_secs(5),
+            every: Every::new(),
             deadline,
             patience: Duration::from_secs(30).max(deadline * 3),
             start_deadline: deadline.max(Duration::from_secs(20)),
@@ -90,6 +95,8 @@ pub enum NvmlEvent {
     Sample(Sample),
     /// An XID event.
     Xid(Xid),
+    /// Another event.
+    Happened(Happened),
     /// What came together was told: nothing more is to come for a while.
     Pause,
     /// Nothing is seen of one GPU, or of any. Said once per reason.

@@ -4,12 +4,13 @@
 //! ```text
 //!  main: init, Hello, then Alive, twice a second at most; never calls NVML again, so it always answers
 //!   +- workers, who take turns with the GPUs: Sample at every interval      (a hung GPU leaves the others answering)
-//!   +- one thread for XID events: Xid
+//!   +- one thread for events: Xid, Happened
 //!   +- one thread that counts GPUs: a change ends the process, and the parent starts a fresh one
 //! ```
 //! Handles are made once per process: whenever they become void (driver reloaded) or a GPU comes or goes, the process
 //! ends with `Ends { Restart }`. There is no `nvmlShutdown`: the end of the process closes every descriptor of the driver.
 
+mod events;
 mod gpu;
 mod identity;
 mod plausible;
@@ -18,9 +19,11 @@ mod raw;
 mod read;
 mod shared;
 mod time;
-mod xid;
 
-use super::frame::{Fault, Frame, Hello, Unreachable};
+use super::{
+    frame::{Fault, Frame, Hello, Unreachable},
+    rates::{Rated, Rates},
+};
 use crate::platform::clock;
 use anyhow::Context;
 use nix::{
@@ -28,7 +31,7 @@ use nix::{
     unistd::{dup, dup2_stdout, getppid},
 };
 use nvml_wrapper::{Nvml, error::NvmlError};
-pub use shared::XID;
+pub use shared::{EVENTS, XID};
 use shared::{End, Found, Shared};
 use std::{
     fs::{self, File},
@@ -60,6 +63,9 @@ pub struct SamplerArgs {
     /// Least time between two readings of what changes slowly (ECC, rows, PCIe, NVLink).
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub slow_ms: u64,
+    /// A group or signal that is read otherwise: `NAME:MS`. May be given again.
+    #[arg(long, value_name = "NAME:MS", value_parser = every)]
+    pub every: Vec<(Rated, Duration)>,
     /// A GPU to be left alone at first, and for how long: `INDEX:SECONDS`. May be given again.
     #[arg(long, value_name = "INDEX:SECONDS", value_parser = spared)]
     pub spare: Vec<(u32, u64)>,
@@ -74,6 +80,12 @@ pub struct SamplerArgs {
 fn spared(text: &str) -> Result<(u32, u64), String> {
     let parts = text.split_once(':').and_then(|(index, seconds)| Some((index.parse().ok()?, seconds.parse().ok()?)));
     parts.ok_or_else(|| format!("{text} is not INDEX:SECONDS"))
+}
+
+fn every(text: &str) -> Result<(Rated, Duration), String> {
+    let (name, ms) = text.split_once(':').ok_or_else(|| format!("{text} is not NAME:MS"))?;
+    let ms = ms.parse().map_err(|_| format!("{ms} is no number of milliseconds"))?;
+    Ok((Rated::parse(name)?, Duration::from_millis(ms)))
 }
 
 /// Samples until the parent goes, the handles are void, or the pipe closes. Its standard output carries frames only.
@@ -101,7 +113,8 @@ pub fn sampler_main(args: SamplerArgs) -> anyhow::Result<()> {
 
 fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>) -> End {
     let interval = Duration::from_millis(args.interval_ms.max(10));
-    let rates = read::Rates::new(interval, Duration::from_millis(args.slow_ms.max(10)));
+    let every = args.every.iter().cloned().collect();
+    let rates = Arc::new(Rates::new(interval, Duration::from_millis(args.slow_ms.max(10)), &every));
     let nvml = match load(args.library.as_deref()) {
         Ok(nvml) => nvml,
         Err(end) => return end,
@@ -113,7 +126,7 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     let mut hello = greeting(nvml);
     let (found, finds) = mpsc::channel();
     let gpus = (0..count).map(|index| {
-        let mut gpu = gpu::Gpu::new(nvml, index, rates, shared, &found);
+        let mut gpu = gpu::Gpu::new(nvml, index, &rates, shared, &found);
         let spare = args.spare.iter().find(|(spared, _)| *spared == index).map_or(0, |(_, seconds)| *seconds);
         if spare > 0 {
             gpu.nothing(format!("it is left alone for {spare} s: calls on it did not come back, or it is being reset"));
@@ -143,9 +156,9 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     // No sample comes before it.
     pool.open();
     let threads = [
-        spawn("xid", {
+        spawn("events", {
             let shared = Arc::clone(shared);
-            move || xid::watch(nvml, &shared)
+            move || events::watch(nvml, &shared)
         }),
         spawn("count", {
             let shared = Arc::clone(shared);

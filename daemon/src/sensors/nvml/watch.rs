@@ -241,6 +241,7 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
             Frame::Sample(sample) => self.sample(sample),
             Frame::Info(info) => (self.sink)(NvmlEvent::Info(info)),
             Frame::Xid(xid) => (self.sink)(NvmlEvent::Xid(xid)),
+            Frame::Happened(event) => (self.sink)(NvmlEvent::Happened(event)),
             Frame::Alive { busy } => self.busy = busy,
             Frame::Ends { fault, why } => {
                 return Some(match fault {

@@ -30,11 +30,28 @@ pub(crate) mod event {
     pub(crate) const XID: u64 = 0x8;
     pub(crate) const CLOCK: u64 = 0x10;
     pub(crate) const POWER_SOURCE: u64 = 0x80;
+    pub(crate) const MIG_CONFIG: u64 = 0x100;
+    pub(crate) const ECC_STORM: u64 = 0x200;
+    pub(crate) const DRAM_RETIREMENT: u64 = 0x400;
+    pub(crate) const DRAM_RETIREMENT_FAILURE: u64 = 0x800;
+    pub(crate) const POISON: u64 = 0x1000;
+    pub(crate) const FATAL_POISON: u64 = 0x2000;
     pub(crate) const GPU_UNAVAILABLE: u64 = 0x4000;
     pub(crate) const GPU_RECOVERY_ACTION: u64 = 0x8000;
-    /// What the simulated models can report.
-    pub(crate) const SUPPORTED: u64 =
-        SINGLE_BIT_ECC | DOUBLE_BIT_ECC | PSTATE | XID | CLOCK | GPU_UNAVAILABLE | GPU_RECOVERY_ACTION;
+    /// What the simulated models can report: all but the power source, which is of boards with a battery.
+    pub(crate) const SUPPORTED: u64 = SINGLE_BIT_ECC
+        | DOUBLE_BIT_ECC
+        | PSTATE
+        | XID
+        | CLOCK
+        | MIG_CONFIG
+        | ECC_STORM
+        | DRAM_RETIREMENT
+        | DRAM_RETIREMENT_FAILURE
+        | POISON
+        | FATAL_POISON
+        | GPU_UNAVAILABLE
+        | GPU_RECOVERY_ACTION;
 }
 
 /// `nvmlClocksEventReason*` bits, older name `nvmlClocksThrottleReason*`.

@@ -89,6 +89,7 @@ abi_structs! {
     }
     nvmlTemperature_v1_t: version 1 { version: c_uint, sensorType: c_uint, temperature: c_int }
     nvmlMarginTemperature_v1_t: version 1 { version: c_uint, marginTemperature: c_int }
+    nvmlFanSpeedInfo_v1_t: version 1 { version: c_uint, fan: c_uint, speed: c_uint }
     nvmlProcessInfo_v1_t { pid: c_uint, usedGpuMemory: c_ulonglong }
     nvmlProcessInfo_v2_t {
         pid: c_uint,
@@ -222,6 +223,7 @@ mod tests {
         ("nvmlEccErrorCounts_t", 32),
         ("nvmlTemperature_v1_t", 12),
         ("nvmlMarginTemperature_v1_t", 8),
+        ("nvmlFanSpeedInfo_v1_t", 12),
         ("nvmlProcessInfo_v1_t", 16),
         ("nvmlProcessInfo_v2_t", 24),
         ("nvmlProcessDetail_v1_t", 32),

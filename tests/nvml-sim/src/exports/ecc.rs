@@ -10,13 +10,13 @@ use crate::abi::{
 };
 use crate::edge::{Answer, Array, InOut, Out, Put, Struct};
 use crate::library;
-use crate::model::{EccCounter, Gpu};
+use crate::model::{EccCounter, Location};
 use core::ffi::{c_uint, c_ulonglong};
 
 /// Banks of memory whose spare rows are counted.
 const BANKS: c_uint = 640;
 
-fn errors(gpu: &Gpu<'_>, kind: c_uint, counter: c_uint) -> Answer<c_ulonglong> {
+fn counter(kind: c_uint, counter: c_uint) -> Answer<EccCounter> {
     let uncorrected = match kind {
         MEMORY_ERROR_CORRECTED => false,
         MEMORY_ERROR_UNCORRECTED => true,
@@ -27,7 +27,7 @@ fn errors(gpu: &Gpu<'_>, kind: c_uint, counter: c_uint) -> Answer<c_ulonglong> {
         ECC_AGGREGATE => true,
         _ => return Err(Code::InvalidArgument),
     };
-    gpu.ecc(EccCounter { uncorrected, aggregate }).ok_or(Code::NotSupported)
+    Ok(EccCounter { uncorrected, aggregate })
 }
 
 exports! {
@@ -42,7 +42,9 @@ exports! {
         library::device(FUNCTION, device, |_| out.put(FEATURE_ENABLED))
     }
     fn nvmlDeviceGetTotalEccErrors(device: DeviceHandle, kind: c_uint, counter: c_uint, out: Out<c_ulonglong>) {
-        library::device(FUNCTION, device, |gpu| out.put(errors(gpu, kind, counter)?))
+        library::device(FUNCTION, device, |gpu| {
+            out.put(gpu.ecc(self::counter(kind, counter)?).ok_or(Code::NotSupported)?)
+        })
     }
     fn nvmlDeviceGetDetailedEccErrors(
         device: DeviceHandle,
@@ -51,8 +53,14 @@ exports! {
         out: Out<nvmlEccErrorCounts_t>,
     ) {
         library::device(FUNCTION, device, |gpu| {
-            let deviceMemory = errors(gpu, kind, counter)?;
-            out.put(nvmlEccErrorCounts_t { l1Cache: 0, l2Cache: 0, deviceMemory, registerFile: 0 })
+            let counter = self::counter(kind, counter)?;
+            let of = |location| gpu.ecc_at(location, counter);
+            out.put(nvmlEccErrorCounts_t {
+                l1Cache: of(Location::L1).unwrap_or(0),
+                l2Cache: of(Location::L2).unwrap_or(0),
+                deviceMemory: of(Location::Dram).ok_or(Code::NotSupported)?,
+                registerFile: of(Location::Register).unwrap_or(0),
+            })
         })
     }
     fn nvmlDeviceGetMemoryErrorCounter(
@@ -63,15 +71,9 @@ exports! {
         out: Out<c_ulonglong>,
     ) {
         library::device(FUNCTION, device, |gpu| {
-            let errors = errors(gpu, kind, counter)?;
-            let on_chip = gpu.sram(kind == MEMORY_ERROR_UNCORRECTED).min(errors);
-            match location {
-                2 => out.put(errors - on_chip),
-                7 => out.put(on_chip),
-                0 | 1 | 3 => out.put(0),
-                4..7 => Err(Code::NotSupported),
-                _ => Err(Code::InvalidArgument),
-            }
+            let counter = self::counter(kind, counter)?;
+            let location = Location::of(location).ok_or(Code::InvalidArgument)?;
+            out.put(gpu.ecc_at(location, counter).ok_or(Code::NotSupported)?)
         })
     }
     fn nvmlDeviceGetRemappedRows(
@@ -95,21 +97,22 @@ exports! {
             if !ecc.enabled {
                 return Err(Code::NotSupported);
             }
-            let (corrected, uncorrected) = (gpu.sram(false), gpu.sram(true));
+            let of = |uncorrected, aggregate| gpu.sram(EccCounter { uncorrected, aggregate });
+            let [l2, sm, pcie, mcu, other] = ecc.sram_parts.unwrap_or([of(true, true), 0, 0, 0, 0]);
             let exceeded = gpu.flag(ecc.sram_threshold.as_ref());
             status.put(|version| nvmlEccSramErrorStatus_v1_t {
                 version,
                 aggregateUncParity: 0,
-                aggregateUncSecDed: uncorrected,
-                aggregateCor: corrected,
+                aggregateUncSecDed: of(true, true),
+                aggregateCor: of(false, true),
                 volatileUncParity: 0,
-                volatileUncSecDed: uncorrected,
-                volatileCor: corrected,
-                aggregateUncBucketL2: uncorrected,
-                aggregateUncBucketSm: 0,
-                aggregateUncBucketPcie: 0,
-                aggregateUncBucketMcu: 0,
-                aggregateUncBucketOther: 0,
+                volatileUncSecDed: of(true, false),
+                volatileCor: of(false, false),
+                aggregateUncBucketL2: l2,
+                aggregateUncBucketSm: sm,
+                aggregateUncBucketPcie: pcie,
+                aggregateUncBucketMcu: mcu,
+                aggregateUncBucketOther: other,
                 bThresholdExceeded: c_uint::from(exceeded),
             })
         })

@@ -6,7 +6,7 @@ use crate::abi::consts::reason;
 use crate::abi::{Code, DeviceHandle, nvmlFieldValue_t, nvmlValue_t};
 use crate::edge::{self, Answer, Array};
 use crate::library;
-use crate::model::{EccCounter, Gpu, LinkCount, LinkCounters};
+use crate::model::{EccCounter, Gpu, LinkCount, LinkCounters, Location};
 use core::ffi::{c_int, c_uint};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,9 +45,8 @@ fn value(gpu: &Gpu<'_>, field: c_uint, scope: c_uint) -> Answer<Value> {
     let margin = |threshold: u32| Value::I32(preset.thresholds.gpu_max.cast_signed() - threshold.cast_signed());
     // Nanoseconds; where the scenario gives no reasons, the clocks were never held down.
     let held = |reasons| Value::U64((gpu.throttled_seconds(reasons).unwrap_or(0.0) * 1e9) as u64);
-    let dram = |uncorrected| -> Answer<Value> {
-        let all = gpu.ecc(EccCounter { uncorrected, aggregate: false }).ok_or(Code::NotSupported)?;
-        Ok(Value::U64(all.saturating_sub(gpu.sram(uncorrected))))
+    let at = |location, uncorrected, aggregate| {
+        gpu.ecc_at(location, EccCounter { uncorrected, aggregate }).map(Value::U64).ok_or(Code::NotSupported)
     };
     Ok(match field {
         1 | 2 => Value::U32(u32::from(table.ecc.enabled)),
@@ -55,8 +54,18 @@ fn value(gpu: &Gpu<'_>, field: c_uint, scope: c_uint) -> Answer<Value> {
         4 => ecc(true, false)?,
         5 => ecc(false, true)?,
         6 => ecc(true, true)?,
-        11 => dram(false)?,
-        12 => dram(true)?,
+        7 | 8 => at(Location::L1, field == 8, false)?,
+        9 | 10 => at(Location::L2, field == 10, false)?,
+        11 | 12 => at(Location::Dram, field == 12, false)?,
+        13 | 14 => at(Location::Register, field == 14, false)?,
+        15 | 16 => at(Location::Texture, field == 16, false)?,
+        17 => at(Location::Cbu, true, false)?,
+        18 | 19 => at(Location::L1, field == 19, true)?,
+        20 | 21 => at(Location::L2, field == 21, true)?,
+        22 | 23 => at(Location::Dram, field == 23, true)?,
+        24 | 25 => at(Location::Register, field == 25, true)?,
+        26 | 27 => at(Location::Texture, field == 27, true)?,
+        28 => at(Location::Cbu, true, true)?,
         74 => held(reason::SW_POWER_CAP | reason::HW_POWER_BRAKE),
         75 => held(reason::SW_THERMAL | reason::HW_THERMAL),
         76 => held(reason::SYNC_BOOST),

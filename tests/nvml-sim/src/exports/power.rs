@@ -30,7 +30,7 @@ exports! {
         watts(FUNCTION, device, out, |gpu| gpu.power_limit())
     }
     fn nvmlDeviceGetPowerManagementLimit(device: DeviceHandle, out: Out<c_uint>) {
-        watts(FUNCTION, device, out, |gpu| gpu.power_limit())
+        watts(FUNCTION, device, out, |gpu| gpu.power_limit_set())
     }
     fn nvmlDeviceGetPowerManagementDefaultLimit(device: DeviceHandle, out: Out<c_uint>) {
         watts(FUNCTION, device, out, |gpu| gpu.preset().power.default_limit)

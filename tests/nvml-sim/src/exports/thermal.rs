@@ -2,9 +2,10 @@
 
 use super::exports;
 use crate::abi::consts::TEMPERATURE_GPU;
-use crate::abi::{Code, DeviceHandle, nvmlMarginTemperature_v1_t, nvmlTemperature_v1_t};
-use crate::edge::{Out, Put, Struct};
+use crate::abi::{Code, DeviceHandle, nvmlFanSpeedInfo_v1_t, nvmlMarginTemperature_v1_t, nvmlTemperature_v1_t};
+use crate::edge::{Answer, Out, Put, Struct};
 use crate::library;
+use crate::model::Gpu;
 use core::ffi::{c_int, c_uint};
 
 exports! {
@@ -46,17 +47,44 @@ exports! {
         })
     }
     fn nvmlDeviceGetNumFans(device: DeviceHandle, out: Out<c_uint>) {
-        library::device(FUNCTION, device, |gpu| out.put(gpu.fan().map_or(0, |_| 1)))
+        library::device(FUNCTION, device, |gpu| out.put(gpu.fans() as c_uint))
     }
     fn nvmlDeviceGetFanSpeed(device: DeviceHandle, out: Out<c_uint>) {
         library::device(FUNCTION, device, |gpu| {
-            out.put(gpu.fan().ok_or(Code::NotSupported)?.round() as c_uint)
+            out.put(gpu.fan(0).ok_or(Code::NotSupported)?.round() as c_uint)
         })
     }
     fn nvmlDeviceGetFanSpeed_v2(device: DeviceHandle, fan: c_uint, out: Out<c_uint>) {
+        library::device(FUNCTION, device, |gpu| out.put(of_fan(gpu, gpu.fan(fan as usize))?.round() as c_uint))
+    }
+    fn nvmlDeviceGetTargetFanSpeed(device: DeviceHandle, fan: c_uint, out: Out<c_uint>) {
+        library::device(FUNCTION, device, |gpu| out.put(of_fan(gpu, gpu.fan_target(fan as usize))?.round() as c_uint))
+    }
+    fn nvmlDeviceGetMinMaxFanSpeed(device: DeviceHandle, min: Out<c_uint>, max: Out<c_uint>) {
         library::device(FUNCTION, device, |gpu| {
-            let speed = gpu.fan().ok_or(Code::NotSupported)?;
-            if fan == 0 { out.put(speed.round() as c_uint) } else { Err(Code::InvalidArgument) }
+            of_fan(gpu, gpu.fan(0))?;
+            min.put(30)?;
+            max.put(100)
         })
     }
+    fn nvmlDeviceGetFanControlPolicy_v2(device: DeviceHandle, fan: c_uint, out: Out<c_uint>) {
+        library::device(FUNCTION, device, |gpu| {
+            of_fan(gpu, gpu.fan(fan as usize))?;
+            out.put(c_uint::from(gpu.fans_are_manual()))
+        })
+    }
+    fn nvmlDeviceGetFanSpeedRPM(device: DeviceHandle, speed: Struct<nvmlFanSpeedInfo_v1_t>) {
+        library::device(FUNCTION, device, |gpu| {
+            let speed = speed.open()?;
+            let at = speed.fan as usize;
+            of_fan(gpu, gpu.fan(at))?;
+            speed.speed = gpu.fan_rpm(at).ok_or(Code::NotSupported)? as c_uint;
+            Ok(())
+        })
+    }
+}
+
+/// What is asked of one fan: a board without fans has nothing to tell, one with others does not know this one.
+fn of_fan<T>(gpu: &Gpu<'_>, of: Option<T>) -> Answer<T> {
+    of.ok_or(if gpu.fans() == 0 { Code::NotSupported } else { Code::InvalidArgument })
 }

@@ -2,11 +2,14 @@
 //! the time, with the couplings a real GPU has (power limits throttle, heat slows
 //! down, processes hold memory). A value the scenario gives always wins over one derived here.
 
+mod ecc;
+mod fans;
 mod links;
 mod mig;
 mod preset;
 mod process;
 
+pub(crate) use ecc::{EccCounter, Location};
 pub(crate) use links::LinkCount;
 pub(crate) use mig::Mig;
 pub(crate) use preset::{LinkCounters, Preset};
@@ -36,13 +39,6 @@ pub(crate) struct MemoryUse {
     pub(crate) total: u64,
     pub(crate) reserved: u64,
     pub(crate) used: u64,
-}
-
-/// An ECC counter: corrected or not, since the driver's start or of the GPU's life.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EccCounter {
-    pub(crate) uncorrected: bool,
-    pub(crate) aggregate: bool,
 }
 
 impl<'a> Gpu<'a> {
@@ -85,6 +81,11 @@ impl<'a> Gpu<'a> {
         self.value(self.spec.table.power_limit.as_ref(), self.preset().power.default_limit)
     }
 
+    /// W; what somebody asked for, where the board enforces less.
+    pub(crate) fn power_limit_set(&self) -> f64 {
+        self.value(self.spec.table.power_limit_set.as_ref(), self.power_limit())
+    }
+
     /// J since time zero; of the scenario's power, also while the load is off.
     pub(crate) fn energy(&self) -> f64 {
         let idle = self.preset().power.idle * self.t.max(0.0);
@@ -113,11 +114,6 @@ impl<'a> Gpu<'a> {
 
     fn load<U: Unit>(&self, series: Option<&Series<U>>, otherwise: f64) -> f64 {
         if self.loaded() { self.value(series, otherwise) } else { 0.0 }
-    }
-
-    /// %, of the one fan; `None` for a board without.
-    pub(crate) fn fan(&self) -> Option<f64> {
-        self.spec.table.fan.as_ref().map(|it| it.at(self.t))
     }
 
     /// MHz; without a series, full speed under load, else idle.
@@ -200,24 +196,6 @@ impl<'a> Gpu<'a> {
 
     pub(crate) fn processes_of(&self, kind: ProcessKind) -> Vec<Listed> {
         self.processes().into_iter().filter(|it| it.kind == kind).collect()
-    }
-
-    /// Errors of that counter so far; `None` with ECC off.
-    pub(crate) fn ecc(&self, counter: EccCounter) -> Option<u64> {
-        let ecc = &self.spec.table.ecc;
-        let (volatile, aggregate) = if counter.uncorrected {
-            (&ecc.uncorrected, &ecc.uncorrected_aggregate)
-        } else {
-            (&ecc.corrected, &ecc.corrected_aggregate)
-        };
-        let series = if counter.aggregate { aggregate.as_ref().or(volatile.as_ref()) } else { volatile.as_ref() };
-        ecc.enabled.then(|| self.count(series))
-    }
-
-    /// Errors of on-chip memory so far.
-    pub(crate) fn sram(&self, uncorrected: bool) -> u64 {
-        let ecc = &self.spec.table.ecc;
-        self.count(if uncorrected { ecc.sram_uncorrected.as_ref() } else { ecc.sram_corrected.as_ref() })
     }
 
     /// Whether a condition holds; one that the scenario leaves out does not.

@@ -1,7 +1,7 @@
 //! The parts of a `[[gpu]]` table that have a table or a syntax of their own.
 
 use super::series::{Series, Steps};
-use super::units::{Byte, Count};
+use super::units::{Byte, Count, Percent};
 use crate::abi::consts::reason;
 use serde::Deserialize;
 
@@ -18,23 +18,69 @@ pub(crate) struct Ecc {
     /// Of those, the ones in on-chip memory.
     pub(crate) sram_corrected: Option<Series<Count>>,
     pub(crate) sram_uncorrected: Option<Series<Count>>,
+    /// Without these, as the volatile ones.
+    pub(crate) sram_corrected_aggregate: Option<Series<Count>>,
+    pub(crate) sram_uncorrected_aggregate: Option<Series<Count>>,
+    /// Where the uncorrected ones of the GPU's life were: L2, SM, PCIe, micro-controllers, other. Without it all in L2.
+    pub(crate) sram_parts: Option<[u64; 5]>,
     pub(crate) sram_threshold: Option<Steps<bool>>,
+    /// Locations that boards with HBM do not count; one that is not given is not supported.
+    pub(crate) l1: Option<EccLocation>,
+    pub(crate) l2: Option<EccLocation>,
+    pub(crate) register: Option<EccLocation>,
+    pub(crate) texture: Option<EccLocation>,
+    pub(crate) shared: Option<EccLocation>,
+    pub(crate) cbu: Option<EccLocation>,
+}
+
+/// `[gpu.ecc.l1]` and others: errors of one location.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EccLocation {
+    pub(crate) corrected: Option<Series<Count>>,
+    pub(crate) uncorrected: Option<Series<Count>>,
+    /// Without these, as the volatile ones.
+    pub(crate) corrected_aggregate: Option<Series<Count>>,
+    pub(crate) uncorrected_aggregate: Option<Series<Count>>,
 }
 
 impl Default for Ecc {
     fn default() -> Self {
-        let none = || None;
         Self {
             enabled: true,
-            corrected: none(),
-            uncorrected: none(),
-            corrected_aggregate: none(),
-            uncorrected_aggregate: none(),
-            sram_corrected: none(),
-            sram_uncorrected: none(),
+            corrected: None,
+            uncorrected: None,
+            corrected_aggregate: None,
+            uncorrected_aggregate: None,
+            sram_corrected: None,
+            sram_uncorrected: None,
+            sram_corrected_aggregate: None,
+            sram_uncorrected_aggregate: None,
+            sram_parts: None,
             sram_threshold: None,
+            l1: None,
+            l2: None,
+            register: None,
+            texture: None,
+            shared: None,
+            cbu: None,
         }
     }
+}
+
+/// `[gpu.fans]`: the fans of a board that cools itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fans {
+    /// How fast each is driven.
+    pub(crate) speed: Vec<Series<Percent>>,
+    /// What all are to be driven at; default each as it is.
+    pub(crate) target: Option<Series<Percent>>,
+    /// Turns a minute of each; without it this driver does not tell.
+    pub(crate) rpm: Option<Vec<Series<Count>>>,
+    /// Somebody has taken them from the driver.
+    #[serde(default)]
+    pub(crate) manual: bool,
 }
 
 /// `[gpu.rows]`: remapped memory rows.

@@ -58,6 +58,13 @@ fn add_gpus(gpus: &mut Vec<GpuSpec>, table: Spanned<GpuTable>, folder: &Path, du
     if table.processes.iter().any(|process| process.mig.is_some_and(|mig| mig >= devices)) {
         return Err(problem(span, format!("a process is in a MIG device that is not there: there are {devices}")));
     }
+    if let Some(fans) = &table.fans {
+        let each = fans.get_ref().speed.len();
+        if table.fan.is_some() || each == 0 || fans.get_ref().rpm.as_ref().is_some_and(|rpm| rpm.len() != each) {
+            let message = "fans has a speed for each fan, and as many in rpm; fan is not given beside it";
+            return Err(problem(fans.span(), message.into()));
+        }
+    }
     let count = table.count.unwrap_or(1);
     if count == 0 || gpus.len() + count > MOST_GPUS {
         return Err(problem(span, format!("count {count} makes no machine of 1 to {MOST_GPUS} GPUs")));

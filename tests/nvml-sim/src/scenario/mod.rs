@@ -19,7 +19,7 @@ mod tables;
 mod units;
 mod wave;
 
-pub(crate) use board::MigProfile;
+pub(crate) use board::{EccLocation, MigProfile};
 pub use parse::ScenarioError;
 pub(crate) use pci::PciAddress;
 pub(crate) use series::{Series, Steps};

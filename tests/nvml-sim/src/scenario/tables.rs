@@ -2,7 +2,7 @@
 //! refused here, while TOML still knows the line.
 
 use super::PciAddress;
-use super::board::{ComputeMode, Ecc, Fabric, MigProfile, NvLink, Reasons, RecoveryAction, Rows};
+use super::board::{ComputeMode, Ecc, Fabric, Fans, MigProfile, NvLink, Reasons, RecoveryAction, Rows};
 use super::series::{Series, Steps};
 use super::units::{Byte, Celsius, Count, MegaHertz, Percent, Scalar, Watt};
 use crate::abi::Code;
@@ -72,6 +72,8 @@ pub(crate) struct GpuTable {
     pub(crate) memory_temperature: Option<Series<Celsius>>,
     pub(crate) power: Option<Series<Watt>>,
     pub(crate) power_limit: Option<Series<Watt>>,
+    /// What was asked for; default what is enforced.
+    pub(crate) power_limit_set: Option<Series<Watt>>,
     pub(crate) utilization: Option<Series<Percent>>,
     pub(crate) memory_utilization: Option<Series<Percent>>,
     pub(crate) encoder: Option<Series<Percent>>,
@@ -84,6 +86,8 @@ pub(crate) struct GpuTable {
     pub(crate) throttle: Option<Steps<Reasons>>,
     /// Present means that the board has one fan.
     pub(crate) fan: Option<Series<Percent>>,
+    /// In place of `fan`.
+    pub(crate) fans: Option<Spanned<Fans>>,
     pub(crate) sm_active: Option<Series<Percent>>,
     pub(crate) sm_occupancy: Option<Series<Percent>>,
     pub(crate) tensor_active: Option<Series<Percent>>,
@@ -163,6 +167,12 @@ enum EventKind {
     Pstate,
     Clock,
     PowerSource,
+    MigConfig,
+    EccStorm,
+    DramRetirement,
+    DramRetirementFailure,
+    Poison,
+    FatalPoison,
     GpuUnavailable,
     GpuRecoveryAction,
 }
@@ -177,6 +187,12 @@ impl TryFrom<EventTable> for Event {
             (None, Some(EventKind::Pstate)) => (event::PSTATE, 0),
             (None, Some(EventKind::Clock)) => (event::CLOCK, 0),
             (None, Some(EventKind::PowerSource)) => (event::POWER_SOURCE, 0),
+            (None, Some(EventKind::MigConfig)) => (event::MIG_CONFIG, 0),
+            (None, Some(EventKind::EccStorm)) => (event::ECC_STORM, 0),
+            (None, Some(EventKind::DramRetirement)) => (event::DRAM_RETIREMENT, 0),
+            (None, Some(EventKind::DramRetirementFailure)) => (event::DRAM_RETIREMENT_FAILURE, 0),
+            (None, Some(EventKind::Poison)) => (event::POISON, 0),
+            (None, Some(EventKind::FatalPoison)) => (event::FATAL_POISON, 0),
             (None, Some(EventKind::GpuUnavailable)) => (event::GPU_UNAVAILABLE, 0),
             (None, Some(EventKind::GpuRecoveryAction)) => (event::GPU_RECOVERY_ACTION, 0),
             _ => return Err("an event has exactly one of xid and kind".into()),

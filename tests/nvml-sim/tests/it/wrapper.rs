@@ -115,7 +115,7 @@ fn signals_follow_the_scenario_in_time() {
 fn ecc_and_field_values() {
     let sim = Sim::new(&format!(
         "{ONE}temperature = 50\npower = 250\n[gpu.ecc]\ncorrected = [[0, 0], [4, 8]]\nuncorrected = 1\n\
-         uncorrected_aggregate = 4\n[gpu.rows]\npending = [[0, false], [3, true]]\nuncorrected = 2\n"
+         uncorrected_aggregate = 4\nl2 = {{ corrected = 3 }}\n[gpu.rows]\npending = [[0, false], [3, true]]\nuncorrected = 2\n"
     ));
     let nvml = sim.nvml();
     let device = only(&nvml);
@@ -127,7 +127,7 @@ fn ecc_and_field_values() {
     assert_eq!(total(MemoryError::Uncorrected, EccCounter::Aggregate), 4);
     let at = |location| device.memory_error_counter(MemoryError::Corrected, EccCounter::Volatile, location);
     assert_eq!(at(MemoryLocation::Device).unwrap(), 8);
-    assert_eq!(at(MemoryLocation::L2Cache).unwrap(), 0);
+    assert_eq!(at(MemoryLocation::L2Cache).unwrap(), 3);
     assert!(matches!(at(MemoryLocation::Texture), Err(NvmlError::NotSupported)));
 
     // Memory temperature, instant power, remapped rows (uncorrectable, pending), and one unknown.

@@ -111,3 +111,24 @@ fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
     h.take(&xid("b", 9_999, s(9)));
     assert!(h.view().gpus[&gpu("b")].reasons[0].text.contains("does not know"));
 }
+
+/// What happened is told, and changes nothing: what came of it, signals say.
+#[test]
+fn an_event_of_a_gpu_is_a_change_of_neither_level_nor_reasons_and_is_told_once_a_minute() {
+    let mut h = seen();
+    let before = level(&h, "a");
+    let mut event = |what, at| h.take(&signal("a", Kind::Event, Value::Event(Event::Gpu { what }), s(at)));
+    let changes = event(GpuEvent::MigConfig, 10);
+    let [change] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!(change.event, Some(Happened { what: GpuEvent::MigConfig, times: 1 }));
+    assert_eq!((change.from, change.to, change.added.len(), change.removed.len()), (before, before, 0, 0));
+    let revision = change.revision;
+    assert!(event(GpuEvent::MigConfig, 11).is_empty() && event(GpuEvent::MigConfig, 12).is_empty());
+    let changes = event(GpuEvent::DoubleBitEcc, 13);
+    assert_eq!(changes[0].event.map(|it| it.what), Some(GpuEvent::DoubleBitEcc), "another kind is news");
+    assert_eq!(changes[0].revision, revision + 1);
+    let changes = event(GpuEvent::MigConfig, 71);
+    assert_eq!(changes[0].event, Some(Happened { what: GpuEvent::MigConfig, times: 3 }));
+    assert!(event(GpuEvent::Clock, 80).is_empty(), "clocks change all the time");
+    assert_eq!(level(&h, "a"), before);
+}

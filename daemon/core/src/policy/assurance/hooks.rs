@@ -138,7 +138,11 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
             vec![need("protect", &hooks.map(Hook::Lsm), Sight::Hooks)]
         }
         EventKind::Dns => vec![need("dns", &[Hook::Cgroup("skb_ingress")], Sight::Hooks)],
-        EventKind::ForeignThaw | EventKind::Latched | EventKind::ForeignGpuProcess | EventKind::Xid => Vec::new(),
+        EventKind::ForeignThaw
+        | EventKind::Latched
+        | EventKind::ForeignGpuProcess
+        | EventKind::Xid
+        | EventKind::GpuEvent => Vec::new(),
     }
 }
 

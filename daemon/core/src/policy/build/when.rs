@@ -257,7 +257,7 @@ impl Builder<'_> {
             (
                 Field::Path | Field::Argv | Field::Comm | Field::Name | Field::What | Field::Budget,
                 Literal::Text(text),
-            ) => Some(text_pattern(text)),
+            ) if names.is_empty() => Some(text_pattern(text)),
             _ => {
                 let expected = match field {
                     _ if !names.is_empty() => format!("one of {}", names.join(", ")),
@@ -285,6 +285,7 @@ fn names(kind: EventKind, field: Field) -> &'static [&'static str] {
         (Field::Kind, _) => event::ExecKind::NAMES,
         (Field::Access, _) => event::Access::NAMES,
         (Field::Gain, _) => event::Gain::NAMES,
+        (Field::What, EventKind::GpuEvent) => event::GpuEvent::NAMES,
         _ => &[],
     }
 }

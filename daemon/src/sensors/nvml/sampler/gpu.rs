@@ -6,11 +6,12 @@ use super::{
     super::{
         frame::{Frame, Unreachable},
         info::GpuInfo,
+        rates::Rates,
     },
     identity,
     pool::{Next, Task},
-    read::{Rates, Reader, Standing},
-    shared::{Busyness, Found, NoXid, Shared, XID, same},
+    read::{Reader, Standing},
+    shared::{Busyness, Found, Shared, Unseen, same},
 };
 use nvml_wrapper::{Device, Nvml};
 use std::{
@@ -29,7 +30,7 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 pub struct Gpu {
     nvml: &'static Nvml,
     index: u32,
-    rates: Rates,
+    rates: Arc<Rates>,
     shared: Arc<Shared>,
     busy: Arc<Busyness>,
     found: mpsc::Sender<Found>,
@@ -51,7 +52,7 @@ impl Task for Gpu {
         match &mut self.answers {
             None => self.seek(),
             Some(answers) => {
-                answers.sample(self.nvml, self.index, &self.shared, &self.busy, self.rates);
+                answers.sample(self.nvml, self.index, &self.shared, &self.busy, &self.rates);
                 Next::Tick
             }
         }
@@ -63,12 +64,12 @@ impl Gpu {
     pub fn new(
         nvml: &'static Nvml,
         index: u32,
-        rates: Rates,
+        rates: &Arc<Rates>,
         shared: &Arc<Shared>,
         found: &mpsc::Sender<Found>,
     ) -> Gpu {
         let busy = shared.watch(format!("index {index}"));
-        let (shared, found) = (Arc::clone(shared), found.clone());
+        let (rates, shared, found) = (Arc::clone(rates), Arc::clone(shared), found.clone());
         Gpu { nvml, index, rates, shared, busy, found, told: None, answers: None }
     }
 
@@ -95,7 +96,7 @@ impl Gpu {
         self.busy.names(&info.uuid);
         // Another handle of the same GPU: a lost one is remade here alone.
         let _gone = self.found.send(Found::Gpu(Box::new(info.clone()), same(self.nvml, &device)));
-        let reader = Reader::new(device, &info.uuid, &self.busy, self.rates);
+        let reader = Reader::new(device, &info.uuid, &self.busy, &self.rates);
         self.answers = Some(Answers { reader, info, look_again: Instant::now(), lost: None });
         Next::Open
     }
@@ -114,13 +115,18 @@ impl Gpu {
 }
 
 impl Answers {
-    fn sample(&mut self, nvml: &'static Nvml, index: u32, shared: &Shared, busy: &Busyness, rates: Rates) {
-        let (mut sample, standing) = self.reader.pass();
+    fn sample(&mut self, nvml: &'static Nvml, index: u32, shared: &Shared, busy: &Busyness, rates: &Rates) {
         let uuid = &self.info.uuid;
-        match shared.gpus().xid.get(uuid) {
-            Some(Some(NoXid::Unsupported)) => sample.unsupported.push(XID.to_owned()),
-            Some(Some(NoXid::Failing(why))) => sample.failing.push((XID.to_owned(), why.clone())),
-            Some(None) | None => {}
+        if shared.gpus().anew.remove(uuid) {
+            self.reader.renew();
+            self.look_again = Instant::now();
+        }
+        let (mut sample, standing) = self.reader.pass();
+        for (name, unseen) in shared.gpus().unseen_of(uuid) {
+            match unseen {
+                Unseen::Unsupported => sample.unsupported.push(name.to_owned()),
+                Unseen::Failing(why) => sample.failing.push((name.to_owned(), why.clone())),
+            }
         }
         shared.keep(&Frame::Sample(sample));
         match standing {

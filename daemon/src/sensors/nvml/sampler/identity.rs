@@ -85,8 +85,11 @@ impl Facts<'_> {
             let Some(mig) = mig else { return };
             let Some(uuid) = self.ask("nvmlDeviceGetUUID", || mig.uuid()) else { continue };
             let attributes = self.ask("nvmlDeviceGetAttributes_v2", || mig.attributes());
+            // Such as `NVIDIA H100 80GB HBM3 MIG 1g.10gb`.
+            let name = self.ask("nvmlDeviceGetName", || mig.name());
             let found = MigDevice {
                 uuid,
+                profile: name.and_then(|name| Some(name.rsplit_once(" MIG ")?.1.to_owned())),
                 gpu_instance: self.ask("nvmlDeviceGetGpuInstanceId", || raw::gpu_instance(&mig)),
                 compute_instance: self.ask("nvmlDeviceGetComputeInstanceId", || raw::compute_instance(&mig)),
                 memory: attributes.as_ref().map(|a| a.memory_size_mb << 20),

@@ -12,6 +12,8 @@ pub fn plausible(kind: &Kind, value: i64) -> bool {
         | Kind::GpuRetiredPagesPending
         | Kind::GpuRemappedRowsPending
         | Kind::GpuRemappedRowsFailure => (0, 1),
+        Kind::GpuFans | Kind::GpuFansManual => (0, 32),
+        Kind::GpuFanRpm => (0, 100_000),
         Kind::GpuPerformanceState => (0, 15),
         Kind::GpuPcieGeneration | Kind::GpuPcieGenerationMax => (0, 16),
         Kind::GpuPcieWidth | Kind::GpuPcieWidthMax => (0, 64),

@@ -5,6 +5,8 @@
 //! ([`NvmlError::FailedToLoadSymbol`]), as in the wrapper. Structs are field for field those of `nvml.h`; the tests of
 //! `nvml-sim` hold the same ones against the header.
 
+pub mod events;
+
 use nvml_wrapper::{
     Device,
     error::{NvmlError, nvml_sym, nvml_try},
@@ -17,7 +19,7 @@ fn version<T>(revision: u32) -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(0) | (revision << 24)
 }
 
-/// The answer of a function, which may not be in the library.
+/// The answer of a function, which may not be in the library. Shared with the files below this one.
 macro_rules! call {
     ($device:expr, $function:ident $(, $arg:expr)*) => {
         nvml_sym($device.nvml().lib().$function.as_ref()).and_then(|symbol| {
@@ -27,6 +29,8 @@ macro_rules! call {
         })
     };
 }
+
+use call;
 
 /// `NVML_ERROR_ARGUMENT_VERSION_MISMATCH`: the library is older or newer than the struct.
 const VERSION_MISMATCH: u32 = 25;
@@ -156,16 +160,18 @@ pub fn throttle_reasons(device: &Device<'_>) -> Result<u64, NvmlError> {
 #[derive(Default)]
 pub struct SramErrors {
     version: u32,
-    aggregate_parity: u64,
-    aggregate_sec_ded: u64,
-    aggregate_corrected: u64,
+    /// As the three below, over the GPU's life.
+    pub aggregate_parity: u64,
+    pub aggregate_sec_ded: u64,
+    pub aggregate_corrected: u64,
     /// Uncorrected, found by parity.
     pub parity: u64,
     /// Uncorrected, found by ECC.
     pub sec_ded: u64,
     /// Corrected.
     pub corrected: u64,
-    buckets: [u64; 5],
+    /// Uncorrected over the GPU's life: in the L2 cache, the multiprocessors, PCIe, micro-controllers, elsewhere.
+    pub buckets: [u64; 5],
     /// NVIDIA's threshold is passed.
     pub threshold_exceeded: u32,
 }
@@ -175,6 +181,52 @@ pub fn sram_errors(device: &Device<'_>) -> Result<SramErrors, NvmlError> {
     let mut errors = SramErrors { version: version::<SramErrors>(1), ..SramErrors::default() };
     call!(device, nvmlDeviceGetSramEccErrorStatus, (&raw mut errors).cast())?;
     Ok(errors)
+}
+
+/// Which count of memory errors.
+#[derive(Debug, Clone, Copy)]
+pub struct Errors {
+    pub uncorrected: bool,
+    /// Over the GPU's life, and not since the driver was loaded.
+    pub aggregate: bool,
+}
+
+/// `nvmlDeviceGetMemoryErrorCounter` of an `NVML_MEMORY_LOCATION_*`: the wrapper has no number for those that came later.
+pub fn memory_errors(device: &Device<'_>, location: u32, errors: Errors) -> Result<u64, NvmlError> {
+    let mut count = 0u64;
+    let (kind, counter) = (u32::from(errors.uncorrected), u32::from(errors.aggregate));
+    call!(device, nvmlDeviceGetMemoryErrorCounter, kind, counter, location, &raw mut count)?;
+    Ok(count)
+}
+
+/// `nvmlDeviceGetTargetFanSpeed`: percent of the fan's full speed.
+pub fn fan_target(device: &Device<'_>, fan: u32) -> Result<u32, NvmlError> {
+    let mut percent = 0u32;
+    call!(device, nvmlDeviceGetTargetFanSpeed, fan, &raw mut percent)?;
+    Ok(percent)
+}
+
+/// `nvmlDeviceGetFanControlPolicy_v2`: whether somebody has taken the fan from the driver.
+pub fn fan_is_manual(device: &Device<'_>, fan: u32) -> Result<bool, NvmlError> {
+    /// `NVML_FAN_POLICY_MANUAL`.
+    const MANUAL: u32 = 1;
+    let mut policy = 0u32;
+    call!(device, nvmlDeviceGetFanControlPolicy_v2, fan, &raw mut policy)?;
+    Ok(policy == MANUAL)
+}
+
+#[repr(C)]
+struct FanSpeed {
+    version: u32,
+    fan: u32,
+    turns: u32,
+}
+
+/// `nvmlDeviceGetFanSpeedRPM`: turns a minute, as measured.
+pub fn fan_rpm(device: &Device<'_>, fan: u32) -> Result<u32, NvmlError> {
+    let mut speed = FanSpeed { version: version::<FanSpeed>(1), fan, turns: 0 };
+    call!(device, nvmlDeviceGetFanSpeedRPM, (&raw mut speed).cast())?;
+    Ok(speed.turns)
 }
 
 /// Banks by how many spare rows they have left: all, many, some, few, none.
@@ -363,7 +415,10 @@ mod tests {
         held!(Temperature as "nvmlTemperature_v1_t": version = "version", sensor = "sensorType", degrees = "temperature");
         held!(Margin as "nvmlMarginTemperature_v1_t": version = "version", degrees = "marginTemperature");
         held!(SramErrors as "nvmlEccSramErrorStatus_v1_t": version = "version", parity = "volatileUncParity",
-            sec_ded = "volatileUncSecDed", corrected = "volatileCor", threshold_exceeded = "bThresholdExceeded");
+            sec_ded = "volatileUncSecDed", corrected = "volatileCor", aggregate_parity = "aggregateUncParity",
+            aggregate_sec_ded = "aggregateUncSecDed", aggregate_corrected = "aggregateCor",
+            buckets = "aggregateUncBucketL2", threshold_exceeded = "bThresholdExceeded");
+        held!(FanSpeed as "nvmlFanSpeedInfo_v1_t": version = "version", fan = "fan", turns = "speed");
         held!(ProcessInfo as "nvmlProcessInfo_v2_t": pid = "pid", memory = "usedGpuMemory",
             gpu_instance = "gpuInstanceId", compute_instance = "computeInstanceId");
         held!(ProcessUse as "nvmlProcessUtilizationSample_t": pid = "pid", at = "timeStamp", sm = "smUtil");

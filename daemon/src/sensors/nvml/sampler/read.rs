@@ -1,24 +1,26 @@
 //! Reading one GPU: every signal is asked for by itself, so one that fails hides no other.
 //!
 //! ```text
-//!  pass -> which groups are due -> calls, each under its name (read/groups, read/links) -> Sample
+//!  pass -> which groups are due -> calls, each under its name (read/groups, ecc, board, links) -> Sample
 //! ```
 //! Owns what is remembered from one pass to the next: when each group is due, which signals this GPU does not have (they are
 //! asked for again with the rarest group only), the last GPM sample. Before each call its name is noted, so that a call
 //! that never comes back has a name. A value that cannot be is not one: it is told as failing.
 
+mod board;
+mod ecc;
 mod groups;
 mod links;
 mod processes;
 
 pub use links::{MAX_LINKS, count as link_count};
 
-use super::{super::frame::Sample, plausible::plausible, shared::Busyness};
+use super::{super::frame::Sample, Rates, plausible::plausible, shared::Busyness};
 use crate::platform::clock;
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{Device, GpmSample, error::NvmlError};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,51 +36,40 @@ pub enum Standing {
     Void,
 }
 
-/// How often the groups of signals are asked for; the first group with every pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Rates {
-    /// GPM and what holds the clocks down.
-    pub second: Duration,
-    /// ECC, rows, PCIe, NVLink, fans, limits, engines beside the compute units.
-    pub slow: Duration,
-    /// Thresholds and greatest clocks; and again what the GPU does not have.
-    pub rare: Duration,
-}
-
-impl Rates {
-    /// For samples this far apart, and slow groups at least this far.
-    pub fn new(interval: Duration, slow: Duration) -> Rates {
-        let second = interval.max(Duration::from_secs(1).min(slow));
-        let slow = slow.max(interval);
-        Rates { second, slow, rare: slow * 12 }
-    }
-}
-
-/// When a group is due next.
+/// When a group, or a signal with a rate of its own, is due next.
 struct Due(Instant);
 
 impl Due {
-    fn take(&mut self, now: Instant, every: Duration) -> bool {
-        let due = now >= self.0;
+    /// Whether it is due at `now`, or so little later that the next pass would be too late. Its times stay on one grid: passes that
+    /// come a moment early or late move nothing.
+    fn take(&mut self, now: Instant, every: Duration, slack: Duration) -> bool {
+        let due = now + slack >= self.0;
         if due {
-            self.0 = now + every;
+            let missed = now.saturating_duration_since(self.0).as_nanos() / every.as_nanos().max(1);
+            self.0 += every.saturating_mul(u32::try_from(missed + 1).unwrap_or(u32::MAX));
         }
         due
     }
 }
 
 /// Room for the readings of a pass of every group.
-const READINGS: usize = 96;
+const READINGS: usize = 128;
 
 /// Asks one GPU, pass after pass.
 pub struct Reader {
     pub device: Device<'static>,
     gpu: String,
     busy: Arc<Busyness>,
-    rates: Rates,
+    rates: Arc<Rates>,
     second: Due,
     slow: Due,
     rare: Due,
+    /// Signals with a rate of their own.
+    own: BTreeMap<Kind, Due>,
+    /// Those of them that are due in this pass.
+    due: BTreeSet<Kind>,
+    /// The group whose calls are being made is due; otherwise only such signals are asked for.
+    group: bool,
     /// Signals that this GPU or driver does not have.
     absent: BTreeSet<Kind>,
     /// The enforced power limit, milliwatts.
@@ -94,16 +85,19 @@ pub struct Reader {
 type Get<T> = fn(&T) -> Option<i64>;
 
 impl Reader {
-    pub fn new(device: Device<'static>, gpu: &str, busy: &Arc<Busyness>, rates: Rates) -> Reader {
+    pub fn new(device: Device<'static>, gpu: &str, busy: &Arc<Busyness>, rates: &Arc<Rates>) -> Reader {
         let now = || Due(Instant::now());
         Reader {
             device,
             gpu: gpu.to_owned(),
             busy: Arc::clone(busy),
-            rates,
+            rates: Arc::clone(rates),
             second: now(),
             slow: now(),
             rare: now(),
+            own: rates.own.keys().map(|kind| (kind.clone(), now())).collect(),
+            due: BTreeSet::new(),
+            group: true,
             absent: BTreeSet::new(),
             limit: None,
             gpm: None,
@@ -120,21 +114,26 @@ impl Reader {
         self.sample = Sample { mono_ns: clock::monotonic_ns(), gpu: self.gpu.clone(), readings, ..Sample::default() };
         self.standing = Standing::Well;
         let now = Instant::now();
-        if self.rare.take(now, self.rates.rare) {
+        let slack = self.rates.slack;
+        let rare = self.rare.take(now, self.rates.rare, slack);
+        if rare {
             self.absent.clear();
-            self.rare();
         }
-        let (second, slow) = (self.second.take(now, self.rates.second), self.slow.take(now, self.rates.slow));
+        let (second, slow) =
+            (self.second.take(now, self.rates.second, slack), self.slow.take(now, self.rates.slow, slack));
+        let own = self
+            .own
+            .iter_mut()
+            .filter_map(|(kind, due)| due.take(now, *self.rates.own.get(kind)?, slack).then(|| kind.clone()));
+        self.due = own.collect();
+        self.asks(rare, Reader::rare);
         // The power limit comes before the draw, of which it makes a share.
-        if slow {
-            self.slow();
-        }
-        self.fast();
+        self.asks(slow, Reader::slow);
+        self.asks(true, Reader::fast);
         self.due_fields(second, slow);
+        self.group = true;
         self.processes(second, slow);
-        if second {
-            self.gpm();
-        }
+        self.asks(second, Reader::gpm);
         self.busy.done();
         if !self.sample.readings.is_empty() && self.standing == Standing::Lost {
             self.standing = Standing::Well;
@@ -142,10 +141,25 @@ impl Reader {
         (std::mem::take(&mut self.sample), self.standing)
     }
 
+    /// Asks for what of a group is due: all that has no rate of its own when the group is, and what has one when that is.
+    fn asks(&mut self, group: bool, ask: fn(&mut Reader)) {
+        if group || !self.due.is_empty() {
+            self.group = group;
+            ask(self);
+        }
+    }
+
+    /// Whether a signal of the group whose calls are being made is to be told.
+    fn wanted(&self, kind: &Kind) -> bool {
+        // Nearly always nothing has a rate of its own.
+        if self.own.is_empty() || !self.own.contains_key(kind) { self.group } else { self.due.contains(kind) }
+    }
+
     /// Everything is asked for again with the next pass.
     pub fn renew(&mut self) {
         let now = Instant::now();
         (self.second, self.slow, self.rare) = (Due(now), Due(now), Due(now));
+        self.own.values_mut().for_each(|due| *due = Due(now));
         self.gpm = None;
         self.lists = processes::Lists::default();
         self.uses = processes::Uses::default();
@@ -159,7 +173,7 @@ impl Reader {
         kinds: [(Kind, Get<T>); N],
         ask: impl FnOnce(&Device<'static>) -> Result<T, NvmlError>,
     ) -> Option<T> {
-        if kinds.iter().all(|(kind, _)| self.absent.contains(kind)) {
+        if kinds.iter().all(|(kind, _)| self.absent.contains(kind) || !self.wanted(kind)) {
             return None;
         }
         let answer = self.ask(call, ask);
@@ -173,6 +187,34 @@ impl Reader {
             }
         }
         answer.ok()
+    }
+
+    /// The same of one signal on which others hang: it is asked for also where only they are due, and told where it is.
+    fn first<T>(
+        &mut self,
+        call: &'static str,
+        (kind, value): (Kind, Get<T>),
+        ask: impl FnOnce(&Device<'static>) -> Result<T, NvmlError>,
+    ) -> Option<T> {
+        if self.absent.contains(&kind) {
+            return None;
+        }
+        match self.ask(call, ask) {
+            Ok(answer) => match value(&answer) {
+                Some(value) => {
+                    self.put(kind, value);
+                    Some(answer)
+                }
+                None => {
+                    self.lacks(kind);
+                    None
+                }
+            },
+            Err(error) => {
+                self.missing(kind, &error);
+                None
+            }
+        }
     }
 
     /// Calls NVML under the function's name, and learns from its error how the handle stands.
@@ -189,7 +231,14 @@ impl Reader {
         answer
     }
 
+    /// Files a value, if it is wanted in this pass.
     fn put(&mut self, kind: Kind, value: i64) {
+        if self.wanted(&kind) {
+            self.file(kind, value);
+        }
+    }
+
+    fn file(&mut self, kind: Kind, value: i64) {
         if plausible(&kind, value) {
             self.sample.readings.push((kind, value));
         } else {
@@ -203,7 +252,14 @@ impl Reader {
         self.absent.insert(kind);
     }
 
+    /// Why a signal is not there, if it is wanted in this pass.
     fn missing(&mut self, kind: Kind, error: &NvmlError) {
+        if self.wanted(&kind) || is_absence(error) {
+            self.lost(kind, error);
+        }
+    }
+
+    fn lost(&mut self, kind: Kind, error: &NvmlError) {
         if is_absence(error) {
             self.lacks(kind);
         } else {
@@ -234,6 +290,21 @@ fn integer(value: u64) -> i64 {
 mod tests {
     use super::*;
 
+    /// Passes at 1 Hz that wander by a millisecond: a group of one second is read with each of them.
+    #[test]
+    fn a_group_as_fast_as_the_passes_misses_none_and_one_that_was_held_up_does_not_catch_up() {
+        let (second, slack, start) = (Duration::from_secs(1), Duration::from_millis(20), Instant::now());
+        let mut due = Due(start);
+        for pass in 0..50u32 {
+            let wanders = Duration::from_millis(u64::from(pass * 7 % 3));
+            assert!(due.take(start + second * pass + wanders, second, slack), "pass {pass}");
+        }
+        assert!(!due.take(start + second * 49 + second / 2, second, slack));
+        assert!(due.take(start + second * 90 + second / 4, second, slack), "a call hung");
+        assert!(!due.take(start + second * 90 + second / 2, second, slack), "what was missed is not made up for");
+        assert!(due.take(start + second * 91, second, slack), "and the grid is the same");
+    }
+
     #[test]
     fn errors_are_told_apart() {
         assert_eq!(standing(&NvmlError::GpuLost), Standing::Lost);
@@ -241,16 +312,5 @@ mod tests {
         assert_eq!(standing(&NvmlError::NotSupported), Standing::Well);
         assert_eq!(standing(&NvmlError::Unknown), Standing::Well);
         assert!(is_absence(&NvmlError::FailedToLoadSymbol(String::new())) && !is_absence(&NvmlError::GpuLost));
-    }
-
-    #[test]
-    fn slow_groups_are_never_faster_than_the_samples() {
-        let ms = Duration::from_millis;
-        let rates = Rates::new(ms(100), ms(5_000));
-        assert_eq!((rates.second, rates.slow), (ms(1_000), ms(5_000)));
-        let rates = Rates::new(ms(10_000), ms(5_000));
-        assert_eq!((rates.second, rates.slow), (ms(10_000), ms(10_000)));
-        let rates = Rates::new(ms(50), ms(100));
-        assert_eq!((rates.second, rates.slow), (ms(100), ms(100)), "tests make everything fast");
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use nvml_wrapper::{Device, Nvml};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Write},
     sync::{Arc, Mutex, MutexGuard, mpsc},
@@ -58,25 +58,45 @@ struct Out {
     spoke: bool,
 }
 
-/// GPUs that answer, and what is known of their XID events.
+/// GPUs that answer, and what is known of their events.
 #[derive(Default)]
 pub struct Gpus {
     /// Grows when a GPU is added.
     pub generation: u64,
     pub devices: Vec<(String, Device<'static>)>,
-    /// Why XIDs of a GPU cannot be seen; `None`: they can. Unsupported and failing are told apart.
-    pub xid: BTreeMap<String, Option<NoXid>>,
+    /// Events of a GPU that cannot be seen: [`XID`] or [`EVENTS`], with the reason.
+    pub unseen: BTreeMap<(String, &'static str), Unseen>,
+    /// GPUs on which something happened that may have changed anything: all is read of them anew.
+    pub anew: BTreeSet<String>,
 }
 
-/// Why XIDs cannot be seen.
+/// Why events cannot be seen. Unsupported and failing are told apart.
 #[derive(Clone)]
-pub enum NoXid {
+pub enum Unseen {
     Unsupported,
     Failing(String),
 }
 
 /// The name of XID events in a sample's lists.
 pub const XID: &str = "gpu.xid";
+/// The name of all other events there.
+pub const EVENTS: &str = "gpu.events";
+
+impl Gpus {
+    /// Events of that name are seen, or why not.
+    pub fn sees(&mut self, gpu: &str, events: &'static str, unseen: Option<Unseen>) {
+        let key = (gpu.to_owned(), events);
+        match unseen {
+            Some(why) => drop(self.unseen.insert(key, why)),
+            None => drop(self.unseen.remove(&key)),
+        }
+    }
+
+    /// The names of events of a GPU that are not seen, each with the reason.
+    pub fn unseen_of(&self, gpu: &str) -> impl Iterator<Item = (&'static str, &Unseen)> {
+        self.unseen.iter().filter(move |((of, _), _)| of == gpu).map(|((_, name), why)| (*name, why))
+    }
+}
 
 impl Shared {
     pub fn new(out: File, ends: mpsc::Sender<End>) -> Shared {
@@ -143,7 +163,7 @@ impl Shared {
     pub fn add(&self, gpu: &str, device: Device<'static>) {
         let mut gpus = self.gpus();
         gpus.generation += 1;
-        gpus.xid.insert(gpu.to_owned(), Some(NoXid::Failing("not registered yet".to_owned())));
+        gpus.sees(gpu, XID, Some(Unseen::Failing("not registered yet".to_owned())));
         gpus.devices.push((gpu.to_owned(), device));
     }
 

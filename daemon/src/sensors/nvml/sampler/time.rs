@@ -1,9 +1,13 @@
 //! How long a pass takes, for `cargo xtask bench gpu`: the sampler's own passes, timed and printed.
 
-use super::{SamplerArgs, load, read, shared};
+use super::{Rates, SamplerArgs, load, read, shared};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Microseconds, over all GPUs and passes.
 #[derive(Debug, Default, Serialize)]
@@ -23,11 +27,11 @@ pub fn passes(args: &SamplerArgs, passes: usize) -> Result<()> {
     let nvml = load(args.library.as_deref()).map_err(|end| anyhow::anyhow!(end.why))?;
     // Only what is renewed is due again.
     let long = Duration::from_secs(86_400);
-    let rates = read::Rates { second: long, slow: long, rare: long };
+    let rates = Arc::new(Rates { second: long, slow: long, rare: long, own: BTreeMap::new(), slack: Duration::ZERO });
     let reader = |index| -> Result<read::Reader> {
         let device = nvml.device_by_index(index)?;
         let uuid = device.uuid()?;
-        Ok(read::Reader::new(device, &uuid, &shared::Busyness::new(uuid.clone()), rates))
+        Ok(read::Reader::new(device, &uuid, &shared::Busyness::new(uuid.clone()), &rates))
     };
     let mut readers = (0..nvml.device_count()?).map(reader).collect::<Result<Vec<_>>>()?;
     let mut times = Times::default();

@@ -1,10 +1,10 @@
-//! The groups of signals, by how often they are asked for.
+//! The groups of signals, by how often they are asked for. What a group asks of one subject at length has a file of its own.
 
 use super::{Reader, integer, is_absence};
 use crate::sensors::nvml::sampler::raw;
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{
-    enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureThreshold},
+    enum_wrappers::device::{Clock, TemperatureThreshold},
     enums::gpm::GpmMetricId,
     error::NvmlError,
     gpm::gpm_metrics_get,
@@ -31,8 +31,28 @@ const VIOLATIONS: &[Field] = &[
     (79, Kind::GpuViolationReliability, (1, 1_000)),
 ];
 const SLOW_FIELDS: &[Field] = &[
+    (7, Kind::GpuEccL1Corrected, (1, 1)),
+    (8, Kind::GpuEccL1Uncorrected, (1, 1)),
+    (9, Kind::GpuEccL2Corrected, (1, 1)),
+    (10, Kind::GpuEccL2Uncorrected, (1, 1)),
     (11, Kind::GpuEccDramCorrected, (1, 1)),
     (12, Kind::GpuEccDramUncorrected, (1, 1)),
+    (13, Kind::GpuEccRegisterCorrected, (1, 1)),
+    (14, Kind::GpuEccRegisterUncorrected, (1, 1)),
+    (15, Kind::GpuEccTextureCorrected, (1, 1)),
+    (16, Kind::GpuEccTextureUncorrected, (1, 1)),
+    (17, Kind::GpuEccCbuUncorrected, (1, 1)),
+    (18, Kind::GpuEccL1CorrectedTotal, (1, 1)),
+    (19, Kind::GpuEccL1UncorrectedTotal, (1, 1)),
+    (20, Kind::GpuEccL2CorrectedTotal, (1, 1)),
+    (21, Kind::GpuEccL2UncorrectedTotal, (1, 1)),
+    (22, Kind::GpuEccDramCorrectedTotal, (1, 1)),
+    (23, Kind::GpuEccDramUncorrectedTotal, (1, 1)),
+    (24, Kind::GpuEccRegisterCorrectedTotal, (1, 1)),
+    (25, Kind::GpuEccRegisterUncorrectedTotal, (1, 1)),
+    (26, Kind::GpuEccTextureCorrectedTotal, (1, 1)),
+    (27, Kind::GpuEccTextureUncorrectedTotal, (1, 1)),
+    (28, Kind::GpuEccCbuUncorrectedTotal, (1, 1)),
     (29, Kind::GpuRetiredPagesSingle, (1, 1)),
     (30, Kind::GpuRetiredPagesDouble, (1, 1)),
     (31, Kind::GpuRetiredPagesPending, (1, 1)),
@@ -84,8 +104,15 @@ impl Reader {
 
     /// The fields of the groups that are due, in one call.
     pub(super) fn due_fields(&mut self, second: bool, slow: bool) {
-        let due = |due: bool, fields: &'static [Field]| if due { fields } else { &[] };
-        self.fields(FAST_FIELDS.iter().chain(due(second, VIOLATIONS)).chain(due(slow, SLOW_FIELDS)));
+        let mut wanted: Vec<&Field> = Vec::with_capacity(FAST_FIELDS.len() + VIOLATIONS.len() + SLOW_FIELDS.len());
+        for (due, fields) in [(true, FAST_FIELDS), (second, VIOLATIONS), (slow, SLOW_FIELDS)] {
+            if due || !self.due.is_empty() {
+                self.group = due;
+                wanted.extend(fields.iter().filter(|(_, kind, _)| !self.absent.contains(kind) && self.wanted(kind)));
+            }
+        }
+        self.group = true;
+        self.fields(wanted);
     }
 
     fn clocks(&mut self, clocks: [(Clock, Kind); 2]) {
@@ -150,7 +177,7 @@ impl Reader {
 
     /// What may be read once a second at most: GPM computes over the time between two readings.
     pub(super) fn gpm(&mut self) {
-        if GPM.iter().all(|(_, kind)| self.absent.contains(kind)) {
+        if GPM.iter().all(|(_, kind)| self.absent.contains(kind) || !self.wanted(kind)) {
             return;
         }
         let now = match self.ask("nvmlGpmSampleGet", |d| d.gpm_sample()) {
@@ -186,11 +213,13 @@ impl Reader {
 
     /// What changes by the minute.
     pub(super) fn slow(&mut self) {
-        self.limit = self.one(
-            "nvmlDeviceGetEnforcedPowerLimit",
-            [(Kind::GpuPowerLimit, |mw: &u32| Some(i64::from(*mw)))],
-            |d| d.enforced_power_limit(),
-        );
+        if self.wanted(&Kind::GpuPowerLimit) {
+            self.limit = self.one(
+                "nvmlDeviceGetEnforcedPowerLimit",
+                [(Kind::GpuPowerLimit, |mw: &u32| Some(i64::from(*mw)))],
+                |d| d.enforced_power_limit(),
+            );
+        }
         self.beside_compute();
         self.one(
             "nvmlDeviceGetBAR1MemoryInfo",
@@ -200,11 +229,7 @@ impl Reader {
             ],
             |d| d.bar1_memory_info(),
         );
-        self.one("nvmlDeviceGetFanSpeed_v2", [(Kind::GpuFanSpeed, |s| Some(thousand(*s)))], |d| {
-            // Of several fans the slowest is the one that may have failed.
-            let speeds: Result<Vec<u32>, NvmlError> = (0..d.num_fans()?).map(|fan| d.fan_speed(fan)).collect();
-            speeds?.into_iter().min().ok_or(NvmlError::NotSupported)
-        });
+        self.fans();
         self.ecc();
         self.one(
             "nvmlDeviceGetRowRemapperHistogram",
@@ -222,28 +247,6 @@ impl Reader {
                 (Kind::GpuFabricHealth, |f| Some(i64::from(f.health))),
             ],
             raw::fabric,
-        );
-    }
-
-    fn ecc(&mut self) {
-        for (kind, error, counter) in [
-            (Kind::GpuEccUncorrected, MemoryError::Uncorrected, EccCounter::Volatile),
-            (Kind::GpuEccCorrected, MemoryError::Corrected, EccCounter::Volatile),
-            (Kind::GpuEccUncorrectedTotal, MemoryError::Uncorrected, EccCounter::Aggregate),
-            (Kind::GpuEccCorrectedTotal, MemoryError::Corrected, EccCounter::Aggregate),
-        ] {
-            self.one("nvmlDeviceGetTotalEccErrors", [(kind, |count: &u64| Some(integer(*count)))], |d| {
-                d.total_ecc_errors(error, counter)
-            });
-        }
-        self.one(
-            "nvmlDeviceGetSramEccErrorStatus",
-            [
-                (Kind::GpuEccSramUncorrected, |e: &raw::SramErrors| Some(integer(e.parity.saturating_add(e.sec_ded)))),
-                (Kind::GpuEccSramCorrected, |e| Some(integer(e.corrected))),
-                (Kind::GpuEccSramThreshold, |e| Some(i64::from(e.threshold_exceeded))),
-            ],
-            raw::sram_errors,
         );
     }
 
@@ -285,16 +288,13 @@ impl Reader {
                 |d| d.temperature_threshold(threshold),
             );
         }
-        self.one("nvmlDeviceGetPowerManagementDefaultLimit", [(Kind::GpuPowerLimitDefault, mhz)], |d| {
-            d.power_management_limit_default()
-        });
+        self.power_limits();
         self.one("nvmlDeviceGetMaxPcieLinkGeneration", [(Kind::GpuPcieGenerationMax, mhz)], |d| d.max_pcie_link_gen());
         self.one("nvmlDeviceGetMaxPcieLinkWidth", [(Kind::GpuPcieWidthMax, mhz)], |d| d.max_pcie_link_width());
     }
 
-    /// Asks for those of `fields` that this GPU has, in one call.
-    fn fields(&mut self, fields: impl Iterator<Item = &'static Field>) {
-        let wanted: Vec<&Field> = fields.filter(|(_, kind, _)| !self.absent.contains(kind)).collect();
+    /// Asks for `wanted`, in one call.
+    fn fields(&mut self, wanted: Vec<&'static Field>) {
         if wanted.is_empty() {
             return;
         }
@@ -304,12 +304,12 @@ impl Reader {
                 for ((_, kind, (times, over)), value) in wanted.into_iter().zip(values) {
                     match value {
                         Ok(value) if value == i128::from(u64::MAX) => self.lacks(kind.clone()),
-                        Ok(value) => self.put(kind.clone(), saturated(value.saturating_mul(*times) / over)),
+                        Ok(value) => self.file(kind.clone(), saturated(value.saturating_mul(*times) / over)),
                         Err(error) => self.field_missing(kind.clone(), &error),
                     }
                 }
             }
-            Err(error) => wanted.into_iter().for_each(|(_, kind, _)| self.missing(kind.clone(), &error)),
+            Err(error) => wanted.into_iter().for_each(|(_, kind, _)| self.lost(kind.clone(), &error)),
         }
     }
 
@@ -319,13 +319,13 @@ impl Reader {
             NvmlError::InvalidArg => self.lacks(kind),
             error => {
                 self.standing = self.standing.max(super::standing(error));
-                self.missing(kind, error);
+                self.lost(kind, error);
             }
         }
     }
 }
 
-fn thousand(value: u32) -> i64 {
+pub(super) fn thousand(value: u32) -> i64 {
     i64::from(value) * 1_000
 }
 

@@ -33,10 +33,13 @@ const TRAFFIC: [(u32, Kind); 2] = [(138, Kind::GpuNvlinkSent), (139, Kind::GpuNv
 
 impl Reader {
     pub(super) fn links(&mut self) {
-        let links =
-            self.one("nvmlDeviceGetFieldValues", [(Kind::GpuNvlinkLinks, |n| Some(i64::from(*n)))], |d| count(d));
+        if !self.wanted(&Kind::GpuNvlinkLinks) && hang_on_links().all(|kind| !self.wanted(&kind)) {
+            return;
+        }
+        let count_of = (Kind::GpuNvlinkLinks, (|n| Some(i64::from(*n))) as super::Get<u32>);
+        let links = self.first("nvmlDeviceGetFieldValues", count_of, |d| count(d));
         let Some(links) = links.filter(|links| *links > 0) else {
-            return self.without_links();
+            return self.without_links(links.is_none() && !self.absent.contains(&Kind::GpuNvlinkLinks));
         };
         self.one("nvmlDeviceGetNvLinkState", [(Kind::GpuNvlinkActive, |n| Some(*n))], |d| active(d, links));
         for counter in &COUNTERS {
@@ -51,14 +54,22 @@ impl Reader {
         }
     }
 
-    fn without_links(&mut self) {
-        let rest = COUNTERS.map(|counter| counter.kind).into_iter().chain(TRAFFIC.map(|(_, kind)| kind));
-        for kind in rest.chain([Kind::GpuNvlinkActive]) {
-            if !self.absent.contains(&kind) {
+    /// Where it is not known how many there are, it is not known either that there are none.
+    fn without_links(&mut self, unknown: bool) {
+        for kind in hang_on_links().filter(|kind| !self.absent.contains(kind)).collect::<Vec<_>>() {
+            if !unknown {
                 self.lacks(kind);
+            } else if self.wanted(&kind) {
+                self.sample.failing.push((kind.to_string(), "how many NVLinks there are cannot be read".to_owned()));
             }
         }
     }
+}
+
+/// What there is of a GPU with links only.
+fn hang_on_links() -> impl Iterator<Item = Kind> {
+    let counters = COUNTERS.into_iter().map(|counter| counter.kind);
+    counters.chain(TRAFFIC.map(|(_, kind)| kind)).chain([Kind::GpuNvlinkActive])
 }
 
 /// How many NVLinks the GPU has.
