@@ -46,7 +46,7 @@ impl Program {
     fn assurance(&self) -> Result<&'static str> {
         Ok(match (self.state.as_str(), self.group.as_str()) {
             ("loaded", "guard" | "lsm" | "lsmonneed" | "device") => "blocked-in-kernel",
-            ("loaded", "life" | "meter") => "observed",
+            ("loaded", "life" | "meter" | "sight" | "stop") => "observed",
             // The registers of a call are the caller's; what it does by them is seen only at its own function.
             ("loaded", "syscall") if self.hook.ends_with("sys_enter") => "observed, arguments unreliable",
             ("loaded", "syscall") => "observed",
