@@ -33,21 +33,40 @@ impl Backoff {
 
     /// Waits a little; false when the deadline has passed, without waiting.
     pub(super) fn pause(&mut self) -> bool {
-        let now = Instant::now();
-        let Some(left) = self.deadline.checked_duration_since(now).filter(|l| !l.is_zero()) else {
-            return false;
-        };
-        let waited = now.duration_since(self.began);
-        if waited < SPIN {
-            std::hint::spin_loop();
-        } else if waited < YIELD {
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(self.sleep.min(left));
-            self.sleep = (self.sleep * 2).min(SLEEP_MAX);
+        match self.next(Instant::now()) {
+            Pause::Over => return false,
+            Pause::Spin => std::hint::spin_loop(),
+            Pause::Yield => std::thread::yield_now(),
+            Pause::Sleep(time) => std::thread::sleep(time),
         }
         true
     }
+
+    fn next(&mut self, now: Instant) -> Pause {
+        let left = self.deadline.saturating_duration_since(now);
+        let waited = now.saturating_duration_since(self.began);
+        if left.is_zero() {
+            Pause::Over
+        } else if waited < SPIN {
+            Pause::Spin
+        } else if waited < YIELD {
+            Pause::Yield
+        } else {
+            let sleep = self.sleep.min(left);
+            self.sleep = (self.sleep * 2).min(SLEEP_MAX);
+            Pause::Sleep(sleep)
+        }
+    }
+}
+
+/// What one pause is.
+#[derive(Debug, PartialEq)]
+enum Pause {
+    /// The deadline has passed.
+    Over,
+    Spin,
+    Yield,
+    Sleep(Duration),
 }
 
 #[cfg(test)]
@@ -55,15 +74,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_at_the_deadline_and_never_pauses_past_it() {
-        let deadline = Instant::now() + Duration::from_millis(8);
-        let mut backoff = Backoff::until(deadline);
-        let mut pauses = 0u32;
-        while backoff.pause() {
-            pauses += 1;
-        }
-        assert!(Instant::now() >= deadline);
-        assert!(pauses > 3, "it spins and yields before it sleeps");
+    fn it_spins_then_yields_then_sleeps_and_never_past_the_deadline() {
+        let began = Instant::now();
+        let (us, ms) = (Duration::from_micros, Duration::from_millis);
+        let mut backoff = Backoff { began, deadline: began + ms(8), sleep: SLEEP_MIN };
+        assert_eq!(backoff.next(began), Pause::Spin);
+        assert_eq!(backoff.next(began + SPIN), Pause::Yield);
+        assert!(!backoff.is_slow());
+        let sleeps: Vec<_> = (0..7).map(|_| backoff.next(began + YIELD)).collect();
+        let expected = [us(50), us(100), us(200), us(400), us(800), us(1600), ms(2)].map(Pause::Sleep);
+        assert_eq!(sleeps, expected);
+        assert!(backoff.is_slow());
+        assert_eq!(backoff.next(began + ms(8) - us(7)), Pause::Sleep(us(7)));
+        assert_eq!(backoff.next(began + ms(8)), Pause::Over);
+        assert_eq!(backoff.next(began + ms(9)), Pause::Over);
+    }
+
+    #[test]
+    fn after_the_deadline_there_is_no_pause() {
         assert!(!Backoff::until(Instant::now()).pause());
     }
 }
