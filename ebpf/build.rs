@@ -2,6 +2,7 @@
 
 mod clang;
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,6 +19,9 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed=src");
     println!("cargo:rerun-if-changed=include");
-    let out = PathBuf::from(clang::var("OUT_DIR")?);
-    clang::compile(Path::new("src/failsafe.bpf.c"), &[Path::new("include")], &out.join("failsafe.bpf.o"))
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let var = |name| env::var(name).map_err(|e| format!("{name}: {e}"));
+    let object = PathBuf::from(var("OUT_DIR")?).join("failsafe.bpf.o");
+    let arch = var("CARGO_CFG_TARGET_ARCH")?;
+    clang::compile(&arch, Path::new("src/failsafe.bpf.c"), &[Path::new("include")], &object)
 }

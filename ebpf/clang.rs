@@ -1,4 +1,5 @@
-//! clang for build scripts: this crate's own, and by path that of the test's object (`tests/parity`).
+//! clang for whoever compiles the programs: this crate's build script, and by path that of the test's object (`tests/parity`) and
+//! who compiles them for another machine (a test of this crate, `cargo xtask vm`).
 //!
 //! Any clang from 14 on does; the object is CO-RE, so the kernel of the build machine does not matter. DWARF is
 //! stripped where `llvm-strip` is at hand (BTF stays), which makes the object some ten times smaller.
@@ -10,13 +11,12 @@ use std::process::Command;
 
 const REMEDY: &str = "install clang (apt-get install clang libbpf-dev) or run cargo xtask setup";
 
-/// Compiles one source, which finds its headers in the folders `include`, to an object for the target of the build.
+/// Compiles one source, which finds its headers in the folders `include`, to an object for kernels of `arch`, a Rust target's.
 ///
 /// # Errors
 /// In words: no clang, no headers of libbpf, a target that the programs are not written for, or what clang says.
-pub fn compile(source: &Path, include: &[&Path], object: &Path) -> Result<(), String> {
-    println!("cargo:rerun-if-env-changed=CLANG");
-    let arch = match var("CARGO_CFG_TARGET_ARCH")?.as_str() {
+pub fn compile(arch: &str, source: &Path, include: &[&Path], object: &Path) -> Result<(), String> {
+    let arch = match arch {
         "x86_64" => "x86",
         "aarch64" => "arm64",
         other => {
@@ -58,12 +58,4 @@ fn strip(object: &Path) {
             return;
         }
     }
-}
-
-/// A variable that cargo sets for build scripts.
-///
-/// # Errors
-/// In words, with its name.
-pub fn var(name: &str) -> Result<String, String> {
-    env::var(name).map_err(|e| format!("{name}: {e}"))
 }

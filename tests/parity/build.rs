@@ -3,6 +3,7 @@
 #[path = "../../ebpf/clang.rs"]
 mod clang;
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ fn build() -> Result<(), String> {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
     println!("cargo:rerun-if-changed={}", ebpf.join("clang.rs").display());
-    let out = PathBuf::from(clang::var("OUT_DIR")?);
-    clang::compile(Path::new("src/parity.bpf.c"), &[&include, &sources], &out.join("parity.bpf.o"))
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let var = |name| env::var(name).map_err(|e| format!("{name}: {e}"));
+    let object = PathBuf::from(var("OUT_DIR")?).join("parity.bpf.o");
+    clang::compile(&var("CARGO_CFG_TARGET_ARCH")?, Path::new("src/parity.bpf.c"), &[&include, &sources], &object)
 }

@@ -9,7 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SUITE: &str = "bookworm";
+/// Debian 12.
+pub const SUITE: &str = "bookworm";
 /// Python for tests and clients in Python; the rest is what tests call by name.
 const PACKAGES: &str = "systemd-sysv,dbus,python3,iproute2,kmod,procps,openssh-client";
 const UNIT: &str = include_str!("guest.service");

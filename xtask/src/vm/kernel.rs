@@ -15,6 +15,9 @@ pub enum Kernel {
     /// Debian 12's backport.
     #[value(name = "6.12")]
     V6_12,
+    /// The same on arm64, which no test program is built for: it is asked what it takes of the eBPF object, no more.
+    #[value(name = "6.12-arm64")]
+    V6_12Arm64,
 }
 
 /// A kernel's package, unpacked.
@@ -27,28 +30,29 @@ pub struct Unpacked {
 
 impl Kernel {
     /// Every series that is tested.
-    pub const ALL: [Kernel; 2] = [Kernel::V6_1, Kernel::V6_12];
+    pub const ALL: [Kernel; 3] = [Kernel::V6_1, Kernel::V6_12, Kernel::V6_12Arm64];
 
     /// The series.
     pub fn name(self) -> &'static str {
         match self {
             Kernel::V6_1 => "6.1",
             Kernel::V6_12 => "6.12",
+            Kernel::V6_12Arm64 => "6.12-arm64",
         }
     }
 
-    /// The newest kernel of the series, fetched where it is not yet there.
+    /// Whether the tests run on it.
+    pub fn runs_tests(self) -> bool {
+        self != Kernel::V6_12Arm64
+    }
+
+    /// The newest amd64 kernel of the series, fetched where it is not yet there.
     ///
     /// # Errors
     /// apt knows none, or cannot fetch it.
     pub fn unpacked(self, cache: &Path) -> Result<Unpacked> {
-        let package = if let Some(package) = self.newest()? {
-            package
-        } else {
-            shell::run(Command::new("apt-get").arg("update"))?;
-            self.newest()?.with_context(|| format!("apt offers no cloud kernel {} for amd64", self.name()))?
-        };
-        let release = package.trim_start_matches("linux-image-").to_owned();
+        let release = self.release()?;
+        let package = format!("linux-image-{release}");
         let folder = cache.join("kernels").join(&release);
         if !folder.is_dir() {
             fetch(&package, &folder)?;
@@ -56,11 +60,31 @@ impl Kernel {
         Ok(Unpacked { release, folder })
     }
 
+    /// The newest amd64 kernel of the series, as `uname -r` will say.
+    ///
+    /// # Errors
+    /// apt knows none.
+    pub fn release(self) -> Result<String> {
+        if let Some(release) = self.newest()? {
+            return Ok(release);
+        }
+        shell::run(Command::new("apt-get").arg("update"))?;
+        self.newest()?.with_context(|| format!("apt offers no cloud kernel {} for amd64", self.series()))
+    }
+
+    fn series(self) -> &'static str {
+        match self {
+            Kernel::V6_1 => "6.1",
+            Kernel::V6_12 | Kernel::V6_12Arm64 => "6.12",
+        }
+    }
+
     fn newest(self) -> Result<Option<String>> {
-        let prefix = format!("linux-image-{}.", self.name());
+        let prefix = format!("linux-image-{}.", self.series());
         let names = shell::read(Command::new("apt-cache").args(["pkgnames", &prefix]))?;
         let kernels = names.lines().filter(|name| name.ends_with("-cloud-amd64"));
-        Ok(kernels.max_by_key(|name| numbers(name)).map(str::to_owned))
+        let newest = kernels.max_by_key(|name| numbers(name));
+        Ok(newest.map(|package| package.trim_start_matches("linux-image-").to_owned()))
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// For what comes back; the file is sparse.
@@ -45,18 +45,11 @@ impl Machine {
         let made = File::create(&disk).and_then(|file| file.set_len(RESULTS_MIB << 20));
         made.with_context(|| format!("making {}", disk.display()))?;
 
-        let mut command = self.qemu(&disk);
-        eprintln!("$ {}", shell::shown(&command));
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting `{}`", shell::shown(&command)))?;
-        let last = self.listen(child.stdout.take().context("the machine's console")?)?;
-        let status = child.wait().context("waiting for the machine")?;
+        let (status, said) = watched(&mut self.qemu(&disk), self.kernel, &self.folder)?;
+        let last = last(&said);
         let unpacked = shell::read(Command::new("tar").arg("-xf").arg(&disk).arg("-C").arg(&results));
         let _ = fs::remove_file(&disk);
-        let problem = if status.code() == Some(124) || status.code() == Some(137) {
+        let problem = if was_killed(status) {
             Some(format!("did not end within {} s and was killed; it last said:\n{last}", self.limit.as_secs()))
         } else if unpacked.is_err() || !results.join("nextest.txt").is_file() {
             Some(format!("ended ({status}) without results; it last said:\n{last}"))
@@ -67,9 +60,7 @@ impl Machine {
     }
 
     fn qemu(&self, results: &Path) -> Command {
-        // `timeout` stays the machine's keeper even where xtask itself is killed.
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", &self.limit.as_secs().to_string(), "qemu-system-x86_64"]);
+        let mut command = kept("qemu-system-x86_64", self.limit);
         // Both processors in one thread: with one each, QEMU before 8.1 may run code it translated while the other processor
         // was changing it, and a kernel that switches its static keys then dies of a breakpoint that nobody set. The two
         // machines share the host's processors anyway.
@@ -85,7 +76,6 @@ impl Machine {
             "-m",
             "3072",
         ]);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
         command.arg("-kernel").arg(&self.boot).arg("-initrd").arg(&self.initramfs).args(["-append", KERNEL_LINE]);
         for (disk, throw_away) in [(self.image.as_path(), true), (&self.payload, true), (results, false)] {
             let snapshot = if throw_away { "on" } else { "off" };
@@ -94,24 +84,48 @@ impl Machine {
         }
         command
     }
+}
 
-    /// Passes the console on; returns its last lines.
-    fn listen(&self, console: impl std::io::Read) -> Result<String> {
-        let mut log = File::create(self.folder.join("console.log")).context("making the console's log")?;
-        let mut last = std::collections::VecDeque::new();
-        for line in BufReader::new(console).split(b'\n') {
-            let line = line.context("reading the machine's console")?;
-            let line = String::from_utf8_lossy(&line);
-            let line = line.trim_end_matches('\r');
-            writeln!(log, "{line}").context("writing the console's log")?;
-            println!("{:>5} | {line}", self.kernel.name());
-            last.push_back(line.to_owned());
-            if last.len() > 30 {
-                last.pop_front();
-            }
-        }
-        Ok(Vec::from(last).join("\n"))
+/// A machine without devices that nobody asked for, its console on standard output. `timeout` stays its keeper even where xtask
+/// itself is killed.
+pub fn kept(qemu: &str, limit: Duration) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", &limit.as_secs().to_string(), qemu]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+    command
+}
+
+/// Whether [`kept`] killed it.
+pub fn was_killed(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(124 | 137))
+}
+
+/// Runs it to its end; passes the console on, keeps it as `console.log` in the folder, and returns it.
+///
+/// # Errors
+/// It cannot be started or listened to.
+pub fn watched(command: &mut Command, kernel: Kernel, folder: &Path) -> Result<(ExitStatus, Vec<String>)> {
+    let shown = shell::shown(command);
+    eprintln!("$ {shown}");
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut child = started.with_context(|| format!("starting `{shown}`"))?;
+    let console = child.stdout.take().context("the machine's console")?;
+    let mut log = File::create(folder.join("console.log")).context("making the console's log")?;
+    let mut said = Vec::new();
+    for line in BufReader::new(console).split(b'\n') {
+        let line = line.context("reading the machine's console")?;
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end_matches('\r');
+        writeln!(log, "{line}").context("writing the console's log")?;
+        println!("{:>5} | {line}", kernel.name());
+        said.push(line.to_owned());
     }
+    Ok((child.wait().context("waiting for the machine")?, said))
+}
+
+/// The last lines of a console.
+pub fn last(said: &[String]) -> String {
+    said[said.len().saturating_sub(30)..].join("\n")
 }
 
 /// The LSMs that Debian boots with, and BPF's; pressure figures; no mitigations, which only cost time here.

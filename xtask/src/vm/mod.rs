@@ -9,6 +9,7 @@
 //! Kernels and root images are kept under `target/xtask/vm`, by version; nothing is installed but the tools of [`TOOLS`].
 //! A machine never writes to an image: its writes go to a file that QEMU drops.
 
+mod arm64;
 mod image;
 mod kernel;
 mod machine;
@@ -136,11 +137,21 @@ fn run(kernels: &[Kernel], tests: &[String], limit: Duration) -> Result<Vec<Repo
     setup::packages(&TOOLS)?;
     let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let payload = Payload::make(&folder, tests)?;
-    let machines =
-        kernels.iter().map(|kernel| machine(*kernel, &payload, &folder, limit)).collect::<Result<Vec<_>>>()?;
+    let tested: Vec<Kernel> = kernels.iter().copied().filter(|kernel| kernel.runs_tests()).collect();
+    let machines = if tested.is_empty() {
+        Vec::new()
+    } else {
+        let payload = Payload::make(&folder, tests)?;
+        tested.iter().map(|kernel| machine(*kernel, &payload, &folder, limit)).collect::<Result<Vec<_>>>()?
+    };
+    let asked = kernels.iter().any(|kernel| !kernel.runs_tests());
+    let asked = asked.then(|| setup::packages(&arm64::TOOLS).and_then(|()| arm64::Machine::make(&folder, limit)));
     std::thread::scope(|scope| {
-        let running: Vec<_> = machines.iter().map(|machine| scope.spawn(|| machine.run())).collect();
+        let mut running: Vec<_> = machines.iter().map(|machine| scope.spawn(|| machine.run())).collect();
+        if let Some(asked) = &asked {
+            running
+                .push(scope.spawn(|| asked.as_ref().map_or_else(|why| Ok(arm64::missing(why)), arm64::Machine::run)));
+        }
         running.into_iter().map(|run| run.join().unwrap_or_else(|_| bail!("a machine's thread ended"))).collect()
     })
 }

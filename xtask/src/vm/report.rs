@@ -42,7 +42,7 @@ impl Report {
             report.problem = report.count(&text);
             report.failed = failures::of_nextest(&text);
             let read = |name: &str| fs::read_to_string(folder.join(name)).with_context(|| format!("reading {name}"));
-            let (release, programs) = (read("release")?.trim().to_owned(), Program::all(&read("probe.jsonl")?)?);
+            let (release, programs) = (read("release")?.trim().to_owned(), Program::all(read("probe.jsonl")?.lines())?);
             if programs.is_empty() {
                 report.problem.get_or_insert_with(|| "kernel_probe said nothing".to_owned());
             }
@@ -50,6 +50,25 @@ impl Report {
         }
         report.tally.failed += u64::from(report.problem.is_some());
         Ok(report)
+    }
+
+    /// What a machine found that ran no tests but asked its kernel, which counts as one.
+    pub fn of_probe(kernel: Kernel, found: Result<Column, String>, took: Duration) -> Report {
+        let (probe, problem) = match found {
+            Ok(column) => (Some(column), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let (passed, failed) = (u64::from(probe.is_some()), u64::from(problem.is_some()));
+        let tally = Tally { passed, failed, ..Tally::default() };
+        Report { kernel, tally, skipped: BTreeMap::new(), probe, problem, failed: Vec::new(), took }
+    }
+
+    /// Of a machine that cannot be had: its one test, and why it does not run.
+    pub fn skipped(kernel: Kernel, test: &str, why: String) -> Report {
+        let tally = Tally { skipped: 1, ..Tally::default() };
+        let skipped = BTreeMap::from([(test.to_owned(), why)]);
+        let (failed, took) = (Vec::new(), Duration::ZERO);
+        Report { kernel, tally, skipped, probe: None, problem: None, failed, took }
     }
 
     /// Takes the closing line of nextest over; `Some` says what is wrong with it.

@@ -13,15 +13,17 @@ use std::process::Command;
 const BEGIN: &str = "<!-- begin: cargo xtask vm --table -->";
 const END: &str = "<!-- end -->";
 
-/// One line of `kernel_probe`.
+/// One line of `kernel_probe`, or of `arm64/probe.py`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Program {
     name: String,
     hook: String,
+    /// The daemon's, and only `kernel_probe` has it.
+    #[serde(default)]
     group: String,
     state: String,
     verified_insns: Option<u32>,
-    load_us: u64,
+    load_us: Option<u32>,
 }
 
 /// What a kernel took.
@@ -34,17 +36,32 @@ pub struct Column {
 }
 
 impl Program {
-    /// Reads the lines of `kernel_probe`.
+    /// Reads these lines.
     ///
     /// # Errors
     /// A line is not one.
-    pub fn all(text: &str) -> Result<Vec<Program>> {
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("kernel_probe: {line}"))).collect()
+    pub fn all<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Program>> {
+        lines.map(|line| serde_json::from_str(line).with_context(|| format!("a program's line: {line}"))).collect()
     }
 
-    /// The word of the policy language, or `-`.
-    fn assurance(&self) -> Result<&'static str> {
-        Ok(match (self.state.as_str(), self.group.as_str()) {
+    /// As in the object.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it is one of those that watch a system call by its own function, of which the table has only one.
+    pub fn watches_a_call(&self) -> bool {
+        self.hook.starts_with("fentry/") && self.hook.contains("_sys_")
+    }
+
+    /// Whether the kernel was asked and did not take it.
+    pub fn was_refused(&self) -> bool {
+        self.state == "refused"
+    }
+
+    /// The word of the policy language, or `-`, for a program of this group.
+    fn assurance(&self, group: &str) -> Result<&'static str> {
+        Ok(match (self.state.as_str(), group) {
             ("loaded", "guard" | "lsm" | "lsmonneed" | "device") => "blocked-in-kernel",
             ("loaded", "life" | "meter" | "sight" | "stop") => "observed",
             // The registers of a call are the caller's; what it does by them is seen only at its own function.
@@ -57,12 +74,13 @@ impl Program {
         })
     }
 
-    fn cell(&self) -> Result<String> {
-        let assurance = self.assurance()?;
+    fn cell(&self, group: &str) -> Result<String> {
+        let assurance = self.assurance(group)?;
         let Some(insns) = self.verified_insns.filter(|_| self.state == "loaded") else {
             return Ok(assurance.to_owned());
         };
-        Ok(format!("{assurance} ({insns} insns, {:.1} ms)", f64::from(u32::try_from(self.load_us)?) / 1000.0))
+        let time = self.load_us.map(|us| format!(", {:.1} ms", f64::from(us) / 1000.0)).unwrap_or_default();
+        Ok(format!("{assurance} ({insns} insns{time})"))
     }
 }
 
@@ -73,14 +91,15 @@ impl Column {
     /// The probe cannot be run here.
     pub fn of_host() -> Result<Column> {
         let probe = shell::built(false).join("examples").join("kernel_probe");
-        let programs = Program::all(&shell::read(&mut Command::new(probe))?)?;
+        let programs = Program::all(shell::read(&mut Command::new(probe))?.lines())?;
         let release = shell::read(Command::new("uname").arg("-r"))?.trim().to_owned();
         Ok(Column { release, programs })
     }
 
-    /// `6.12` of `6.12.117+deb12-cloud-amd64`.
+    /// `6.12` of `6.12.117+deb12-cloud-amd64`, `6.12 arm64` of `6.12.117+deb12-cloud-arm64`.
     fn series(&self) -> String {
-        self.release.split('.').take(2).collect::<Vec<_>>().join(".")
+        let series = self.release.split('.').take(2).collect::<Vec<_>>().join(".");
+        if self.release.ends_with("arm64") { format!("{series} arm64") } else { series }
     }
 }
 
@@ -91,7 +110,8 @@ impl Column {
 /// The committed table is not what was found, or a file cannot be used.
 pub fn settle(reports: &[Report], write: bool) -> Result<()> {
     let mut columns = vec![Column::of_host().context("probing this host")?];
-    columns.extend(reports.iter().rev().filter_map(|report| report.probe.clone()));
+    let (tested, asked): (Vec<_>, Vec<_>) = reports.iter().partition(|report| report.kernel.runs_tests());
+    columns.extend(tested.iter().rev().chain(&asked).filter_map(|report| report.probe.clone()));
     let file = file();
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{} has no {BEGIN}", file.display()))?;
@@ -122,7 +142,7 @@ fn made(columns: &[Column]) -> Result<String> {
         text.push_str(&format!("| `{}` | `{}` |", program.name, program.hook));
         for column in columns {
             let found = column.programs.iter().find(|other| other.name == program.name);
-            text.push_str(&format!(" {} |", found.map_or_else(|| Ok("-".to_owned()), Program::cell)?));
+            text.push_str(&format!(" {} |", found.map_or_else(|| Ok("-".to_owned()), |it| it.cell(&program.group))?));
         }
         text.push('\n');
     }
@@ -169,7 +189,7 @@ mod tests {
         let line = format!(
             r#"{{"name":"fs_a","hook":"lsm/a","group":"lsm","state":"{state}","detail":"","verified_insns":{insns},"load_us":1500}}"#
         );
-        Column { release: release.to_owned(), programs: Program::all(&line).unwrap() }
+        Column { release: release.to_owned(), programs: Program::all(line.lines()).unwrap() }
     }
 
     #[test]
@@ -197,6 +217,6 @@ mod tests {
     #[test]
     fn a_group_that_nobody_rated_is_an_error() {
         let line = r#"{"name":"a","hook":"b","group":"new","state":"loaded","verified_insns":1,"load_us":1}"#;
-        assert!(Program::all(line).unwrap()[0].assurance().unwrap_err().to_string().contains("group new"));
+        assert!(Program::all(line.lines()).unwrap()[0].assurance("new").unwrap_err().to_string().contains("group new"));
     }
 }
