@@ -142,12 +142,14 @@ typedef struct {
 typedef struct {
 } kernel_cap_t;
 
+struct user_namespace;
+
 struct cred {
 	kuid_t uid;
 	kuid_t euid;
 	kernel_cap_t cap_permitted;
+	struct user_namespace *user_ns;
 };
-
 
 struct thread_info {
 	unsigned long flags;

@@ -74,8 +74,6 @@ SHARED_GUARD(key_permission, FS_SYS_KEYCTL, FS_SYS_ADD_KEY, FS_SYS_REQUEST_KEY)
 SHARED_GUARD(key_alloc, FS_SYS_ADD_KEY, FS_SYS_KEYCTL, FS_SYS_REQUEST_KEY)
 SHARED_GUARD(settime, FS_SYS_CLOCK_SETTIME, FS_SYS_SETTIMEOFDAY, FS_SYS_SETTIMEOFDAY)
 
-struct user_namespace;
-
 /* linux/capability.h */
 #define CAP_DAC_READ_SEARCH 2
 #define CAP_SYS_MODULE 16
@@ -234,6 +232,55 @@ int BPF_PROG(fs_lsm_bprm_creds_from_file, struct linux_binprm *bprm)
 	if (!result && permitted(then) & ~permitted(now))
 		result = privilege(run, FS_POINT_PRIV_CAPABILITY);
 	return result;
+}
+
+/* The fallback: told of credentials that the caller is about to have, and had no hook to refuse. */
+INLINE void seen_gain(struct fs_run_cfg *run, const struct cred *then)
+{
+	const struct cred *now = bpf_get_current_task_btf()->cred;
+	struct op o = { .what = FS_OP_PRIVILEGE, .via = FS_VIA_TRACEPOINT };
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct fs_member *m;
+
+	if (now->euid.val && !BPF_CORE_READ(then, euid.val)) {
+		o.a = FS_POINT_PRIV_SETUID;
+		o.effect = effect_of(run, FS_POINT_PRIV_SETUID);
+		if (o.effect)
+			settle(run, &o);
+		/* The exec need not tell of it again. */
+		m = bpf_map_lookup_elem(&members, &tgid);
+		if (m)
+			m->euid = 0;
+	}
+	if (permitted(then) & ~permitted(now)) {
+		o.a = FS_POINT_PRIV_CAPABILITY;
+		o.effect = effect_of(run, FS_POINT_PRIV_CAPABILITY);
+		if (o.effect)
+			settle(run, &o);
+	}
+}
+
+/* From 6.10 on. Attached only while a run has a rule on gains, and so the next one. */
+SEC("tp_btf/sched_prepare_exec")
+int BPF_PROG(fs_gain_exec, struct task_struct *task, struct linux_binprm *bprm)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	if (run)
+		seen_gain(run, BPF_CORE_READ(bprm, cred));
+	return 0;
+}
+
+/* Before that, where functions can be entered: every change of credentials comes by, as a call's besides an exec's. What a new
+ * user namespace gives counts in it alone, and is told as such. */
+SEC("fentry/commit_creds")
+int BPF_PROG(fs_gain_creds, struct cred *then)
+{
+	struct fs_run_cfg *run = run_of_current();
+
+	if (run && BPF_CORE_READ(then, user_ns) == bpf_get_current_task_btf()->cred->user_ns)
+		seen_gain(run, then);
+	return 0;
 }
 
 SEC("lsm/task_fix_setuid")

@@ -23,6 +23,7 @@ fn of<'a>(programs: impl Iterator<Item = (&'a str, &'a str, &'a ProgramState)>) 
         match hook.split_once('/') {
             Some(("tp_btf", "sys_enter")) => grants.sys_enter = true,
             Some(("tp_btf", "inet_sock_set_state")) => grants.listens = true,
+            Some(("tp_btf", "sched_prepare_exec") | ("fentry", "commit_creds")) => grants.gains |= loaded,
             Some(("cgroup", hook)) if loaded => _ = grants.cgroup.insert(hook.to_owned()),
             Some(("cgroup_skb", hook)) if loaded => _ = grants.cgroup.insert(format!("skb_{hook}")),
             None if hook == "fentry" && loaded => grants.fentry = true,
@@ -54,11 +55,13 @@ mod tests {
             ("fs_sys_enter", "tp_btf/sys_enter", &Unused),
             ("fs_sys_reboot", "fentry", &Refused),
             ("fs_listen", "tp_btf/inet_sock_set_state", &Loaded),
+            ("fs_gain_exec", "tp_btf/sched_prepare_exec", &Loaded),
+            ("fs_gain_creds", "fentry/commit_creds", &Unused),
         ];
         let grants = of(programs.into_iter());
         assert_eq!(grants.cgroup.iter().collect::<Vec<_>>(), ["connect4", "skb_egress"]);
         assert_eq!(grants.lsm.iter().collect::<Vec<_>>(), ["file_open"]);
-        assert!(grants.sys_enter && !grants.fentry && grants.listens);
+        assert!(grants.sys_enter && !grants.fentry && grants.listens && grants.gains);
         assert_eq!(of([("fs_sys_enter", "tp_btf/sys_enter", &Refused)].into_iter()), Grants::default());
     }
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::rules::{Dead, Effect, PathPattern, PathRule, Rules, Use};
-use failsafed::sensors::ebpf::{Gain, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
+use failsafed::sensors::ebpf::{Gain, NetOp, Op, OpWhat, Protected, Sights, WatchedCall, Way, What};
 
 use super::agent::Agent;
 use super::bench::{Bench, OPEN_NET, TestRun, ready, soon};
+use super::skip::skip;
 
 pub fn on(path: &str, prefix: bool, usage: Use, effect: Effect) -> PathRule {
     PathRule { pattern: PathPattern { path: path.to_owned(), prefix }, usage, effect }
@@ -218,6 +219,48 @@ fn a_gain_of_privilege_is_refused_by_its_kind() {
         assert_eq!(Agent::start(&run.cgroup).ask(&call), "EPERM", "{call}");
         assert!(next_op(&mut bench, |w| *w == OpWhat::Privilege(gain)).denied);
     }
+}
+
+#[test]
+fn without_lsm_what_an_exec_gains_is_told_and_stops() {
+    let Some(mut bench) = ready("gainseen") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_bprm_creds_from_file") {
+        return skip("this kernel grants lsm/bprm_creds_from_file");
+    }
+    if !bench.ebpf.is_loaded("fs_gain_exec") && !bench.ebpf.is_loaded("fs_gain_creds") {
+        return skip("this kernel has neither tp_btf/sched_prepare_exec nor fentry");
+    }
+    let (_keep, dir) = folder();
+    fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mighty = dir.join("mighty");
+    fs::copy("/bin/true", &mighty).unwrap();
+    give_capability(&mighty);
+    let gain = |op: &OpWhat| matches!(op, OpWhat::Privilege(_));
+    let rules = Rules { watch: 1 << point::PRIV_CAPABILITY, ..Rules::default() };
+    let seen = bench.add_ruled("seen", OPEN_NET, &rules);
+    bench.ebpf.require_sights(Sights::of(&rules)).unwrap();
+    let mut agent = Agent::start(&seen.cgroup);
+    assert_eq!(agent.ask("execas 65534 /bin/true"), "ok");
+    assert_eq!(agent.ask(&format!("execas 65534 {}", mighty.display())), "ok");
+    let op = next_op(&mut bench, gain);
+    assert_eq!((op.what, op.denied, op.via), (OpWhat::Privilege(Gain::Capability), false, Way::Tracepoint));
+    assert_eq!(bench.ebpf.latch(seen.slot).unwrap(), 0);
+
+    let rules = Rules { stop: 1 << point::PRIV_CAPABILITY, ..Rules::default() };
+    let bound = bench.add_ruled("bound", OPEN_NET, &rules);
+    let mut agent = Agent::start(&bound.cgroup);
+    agent.tell(&format!("execas 65534 {}", mighty.display()));
+    let events = bench.until(|e| matches!(&e.what, What::Op(op) if gain(&op.what)));
+    let child = events.last().unwrap().subject.pid;
+    soon("the caller's stop", || state_of(child) == "T");
+    assert_ne!(bench.ebpf.latch(bound.slot).unwrap(), 0);
+    released(&mut bench, &bound, child);
+    assert_eq!(agent.answer(), "ok");
+
+    bench.ebpf.require_sights(Sights::default()).unwrap();
+    assert_eq!(agent.ask(&format!("execas 65534 {}", mighty.display())), "ok");
+    let told = bench.drain().iter().any(|e| matches!(&e.what, What::Op(op) if gain(&op.what)));
+    assert!(!told, "nobody is told of what no rule needs");
 }
 
 /// `CAP_NET_RAW`, effective, for whoever runs it: `struct vfs_cap_data`, revision 2.

@@ -25,6 +25,8 @@ pub struct Grants {
     pub sys_enter: bool,
     /// Sockets that begin to listen are seen by a tracepoint.
     pub listens: bool,
+    /// Credentials that an exec brings are seen before it has them.
+    pub gains: bool,
     /// Hooks of a run's own cgroup, e.g. `connect4`, `dev`, `skb_egress`.
     pub cgroup: BTreeSet<String>,
 }
@@ -66,6 +68,7 @@ impl Grants {
             Sight::Life => Some(Assurance::Observed),
             Sight::SysEnter => self.sys_enter.then_some(Assurance::ObservedUnreliable),
             Sight::Listen => self.listens.then_some(Assurance::Observed),
+            Sight::Gain => self.gains.then_some(Assurance::Observed),
             Sight::Hooks => None,
         }
     }

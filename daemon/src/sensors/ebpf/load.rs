@@ -227,9 +227,7 @@ impl Ebpf {
             verified_insns: None,
             load_time: Duration::ZERO,
         };
-        if let Some(first) = spec.instead_of
-            && self.is_loaded(first)
-        {
+        if let Some(first) = spec.instead_of.iter().find(|first| self.is_loaded(first)) {
             return status(ProgramState::Unused, format!("{first} does it"));
         }
         let Some(program) = self.object.program_mut(spec.name) else {
@@ -362,9 +360,14 @@ fn load(program: &mut Program, spec: &Spec, btf: &Btf) -> Result<(), ProgramErro
     match program {
         Program::BtfTracePoint(p) => p.load(spec.hook.strip_prefix("tp_btf/").unwrap_or(spec.hook), btf),
         Program::Lsm(p) => p.load(spec.hook.strip_prefix("lsm/").unwrap_or(spec.hook), btf),
+        // Some kernels refuse these only when they are attached.
         Program::FExit(p) => {
             p.load(spec.hook.strip_prefix("fexit/").unwrap_or(spec.hook), btf)?;
-            // Some kernels refuse it only then.
+            let link = p.attach()?;
+            p.detach(link)
+        }
+        Program::FEntry(p) => {
+            p.load(spec.hook.strip_prefix("fentry/").unwrap_or(spec.hook), btf)?;
             let link = p.attach()?;
             p.detach(link)
         }

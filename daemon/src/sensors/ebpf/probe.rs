@@ -65,12 +65,12 @@ pub(super) struct Spec {
     pub name: &'static str,
     pub hook: &'static str,
     pub group: Group,
-    /// Only loaded when the named program was refused.
-    pub instead_of: Option<&'static str>,
+    /// Only loaded when the kernel took none of these.
+    pub instead_of: &'static [&'static str],
 }
 
 const fn spec(name: &'static str, hook: &'static str, group: Group) -> Spec {
-    Spec { name, hook, group, instead_of: None }
+    Spec { name, hook, group, instead_of: &[] }
 }
 
 /// The programs with a fixed hook, in the order in which they are loaded and attached.
@@ -80,7 +80,7 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_exit", "tp_btf/sched_process_exit", Group::Life),
     spec("fs_move", "tp_btf/cgroup_attach_task", Group::Life),
     spec("fs_oom", "tp_btf/mark_victim", Group::Life),
-    Spec { instead_of: Some("fs_oom"), ..spec("fs_oom_pid", "tp_btf/mark_victim", Group::Life) },
+    Spec { instead_of: &["fs_oom"], ..spec("fs_oom_pid", "tp_btf/mark_victim", Group::Life) },
     // Replies must be known for what they are before packets are judged.
     spec("fs_sock_ops", "sockops", Group::Meter),
     spec("fs_connect4", "cgroup/connect4", Group::Guard),
@@ -138,7 +138,9 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_lsm_quotactl", "lsm/quotactl", Group::Lsm),
     spec("fs_lsm_capable", "lsm/capable", Group::LsmOnNeed),
     spec("fs_lsm_file_alloc_security", "lsm/file_alloc_security", Group::LsmOnNeed),
-    Spec { instead_of: Some("fs_lsm_socket_listen"), ..spec(LISTEN, "tp_btf/inet_sock_set_state", Group::Sight) },
+    Spec { instead_of: &["fs_lsm_socket_listen"], ..spec(LISTEN, "tp_btf/inet_sock_set_state", Group::Sight) },
+    Spec { instead_of: &[LSM_GAIN], ..spec(GAIN_EXEC, "tp_btf/sched_prepare_exec", Group::Sight) },
+    Spec { instead_of: &[LSM_GAIN, GAIN_EXEC], ..spec(GAIN_CREDS, "fentry/commit_creds", Group::Sight) },
     spec(STOP_ADDRESS, "fexit/__cgroup_bpf_run_filter_sock_addr", Group::Stop),
     spec(STOP_DEVICE, "fexit/__cgroup_bpf_check_dev_permission", Group::Stop),
     spec(SYS_ENTER, "tp_btf/sys_enter", Group::Syscall),
@@ -151,6 +153,11 @@ pub(super) const STOP_ADDRESS: &str = "fs_stop_address";
 pub(super) const STOP_DEVICE: &str = "fs_stop_device";
 /// The fallback for `lsm/socket_listen`.
 pub(super) const LISTEN: &str = "fs_listen";
+const LSM_GAIN: &str = "fs_lsm_bprm_creds_from_file";
+/// The fallback for `lsm/bprm_creds_from_file`.
+pub(super) const GAIN_EXEC: &str = "fs_gain_exec";
+/// The fallback for that.
+pub(super) const GAIN_CREDS: &str = "fs_gain_creds";
 /// The fallback for watched system calls.
 pub(super) const SYS_ENTER: &str = "fs_sys_enter";
 /// The fentry program that is tried at load: its call is the rarest of all.

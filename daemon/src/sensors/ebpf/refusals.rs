@@ -8,7 +8,7 @@ use failsafe_core::policy::assurance::refusing_hooks;
 use failsafe_ebpf::abi::{self, point};
 
 use super::load::chain;
-use super::probe::{Group, LISTEN, PROGRAMS, STOP_ADDRESS, STOP_DEVICE, Spec};
+use super::probe::{GAIN_CREDS, GAIN_EXEC, Group, LISTEN, PROGRAMS, STOP_ADDRESS, STOP_DEVICE, Spec};
 use super::rules::{Effect, PathRule, Rules, Use};
 use super::{Ebpf, Error};
 
@@ -17,11 +17,16 @@ use super::{Ebpf, Error};
 pub struct Sights {
     /// Sockets that begin to listen, where no LSM program sees them.
     pub listens: bool,
+    /// Gains of privilege, where no LSM program sees them.
+    pub gains: bool,
     /// Callers that connect, send or bind are stopped when that has stopped their run.
     pub stop_address: bool,
     /// ... that open or make a device.
     pub stop_device: bool,
 }
+
+/// Points of rules on gains of privilege by exec.
+const GAINS: u64 = 1 << point::PRIV_SETUID | 1 << point::PRIV_CAPABILITY;
 
 impl Sights {
     /// What `rules` need.
@@ -31,6 +36,7 @@ impl Sights {
         let device = |rule: &PathRule| rule.usage != Use::Exec && rule.pattern.path.starts_with("/dev");
         Self {
             listens: !rules.listen.is_empty(),
+            gains: (rules.watch | rules.deny | rules.stop) & GAINS != 0,
             stop_address: by_list || rules.bind.iter().any(|(_, effect)| *effect == Effect::Stop),
             stop_device: rules.paths.iter().any(|rule| rule.effect == Effect::Stop && device(rule)),
         }
@@ -41,6 +47,7 @@ impl Sights {
     pub fn and(self, other: Self) -> Self {
         Self {
             listens: self.listens || other.listens,
+            gains: self.gains || other.gains,
             stop_address: self.stop_address || other.stop_address,
             stop_device: self.stop_device || other.stop_device,
         }
@@ -75,10 +82,16 @@ impl Ebpf {
     /// Attaches what sees and stops callers where rules need it, and detaches the rest.
     ///
     /// # Errors
-    /// The kernel refuses to attach what sees sockets that begin to listen, which it took at the start. What stops callers
-    /// is done without: the daemon freezes them.
+    /// The kernel refuses to attach what sees sockets that begin to listen or privilege that is gained, which it took at the
+    /// start. What stops callers is done without: the daemon freezes them.
     pub fn require_sights(&mut self, needed: Sights) -> Result<(), Error> {
-        let all = [(LISTEN, needed.listens), (STOP_ADDRESS, needed.stop_address), (STOP_DEVICE, needed.stop_device)];
+        let all = [
+            (LISTEN, needed.listens),
+            (GAIN_EXEC, needed.gains),
+            (GAIN_CREDS, needed.gains),
+            (STOP_ADDRESS, needed.stop_address),
+            (STOP_DEVICE, needed.stop_device),
+        ];
         let mut failed = Ok(());
         for (name, needed) in all {
             let needed = needed && self.is_loaded(name);
@@ -87,10 +100,10 @@ impl Ebpf {
             } else if !self.on_need.contains_key(name)
                 && let Err(error) = self.attach_refusal(name)
             {
-                if name == LISTEN {
-                    failed = Err(error);
-                } else {
+                if [STOP_ADDRESS, STOP_DEVICE].contains(&name) {
                     tracing::warn!(error = chain(&error), "who stops its run runs on until the daemon freezes it");
+                } else {
+                    failed = Err(error);
                 }
             }
         }
@@ -137,6 +150,14 @@ mod tests {
         let by_list = Rules { stop: 1 << point::NET, ..Rules::default() };
         assert_eq!(Sights::of(&by_list), Sights { stop_address: true, ..Sights::default() });
         let both = Sights::of(&by_list).and(Sights { listens: true, ..Sights::default() });
-        assert_eq!(both, Sights { listens: true, stop_address: true, stop_device: false });
+        assert_eq!(both, Sights { listens: true, stop_address: true, ..Sights::default() });
+    }
+
+    #[test]
+    fn gains_are_looked_for_whatever_a_rule_does_about_them() {
+        let gains = |rules: &Rules| Sights::of(rules).gains;
+        assert!(gains(&Rules { watch: 1 << point::PRIV_CAPABILITY, ..Rules::default() }));
+        assert!(gains(&Rules { stop: 1 << point::PRIV_SETUID, ..Rules::default() }));
+        assert!(!gains(&Rules { deny: 1 << point::PRIV_USERNS, ..Rules::default() }));
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Sight {
     Call,
     /// A tracepoint of sockets that begin to listen.
     Listen,
+    /// A tracepoint of what an exec is about to give, or fentry on the change of credentials.
+    Gain,
     /// Only the hooks that refuse it.
     Hooks,
 }
@@ -121,7 +123,7 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
             let setuid = [Hook::Lsm("task_fix_setuid"), Hook::Lsm("bprm_creds_from_file")];
             let ways = [
                 ("setuid", &setuid[..], Sight::Hooks),
-                ("capability", &setuid[1..], Sight::Hooks),
+                ("capability", &setuid[1..], Sight::Gain),
                 ("userns", &[Hook::Lsm("userns_create")][..], Sight::SysEnter),
             ];
             let wanted = ways.into_iter().filter(|(gain, ..)| wants(Field::Gain, gain));

@@ -57,12 +57,17 @@ fn names(list: &[&str]) -> BTreeSet<String> {
 
 /// A kernel with `bpf` in lsm= and fentry.
 fn full() -> Grants {
-    Grants { lsm: names(&LSM), fentry: true, sys_enter: true, listens: true, cgroup: names(&CGROUP) }
+    Grants { lsm: names(&LSM), fentry: true, sys_enter: true, listens: true, gains: true, cgroup: names(&CGROUP) }
 }
 
 /// A kernel that refuses LSM and fentry.
 fn plain() -> Grants {
     Grants { lsm: BTreeSet::new(), fentry: false, ..full() }
+}
+
+/// One before 6.10 as well.
+fn old() -> Grants {
+    Grants { gains: false, ..plain() }
 }
 
 fn rule(when: &str, effect: &str, head: &str) -> Policy {
@@ -88,7 +93,8 @@ fn lsm_blocks_what_cgroup_hooks_cannot() {
         ("{ event = \"socket\", family = \"packet\" }", "observed, arguments unreliable"),
         ("{ event = \"socket\", family = \"inet\" }", "observed, arguments unreliable"),
         ("{ event = \"privilege\", gain = \"userns\" }", "observed, arguments unreliable"),
-        ("{ event = \"privilege\", gain = \"capability\" }", "not seen"),
+        ("{ event = \"privilege\", gain = \"capability\" }", "observed"),
+        ("{ event = \"privilege\", gain = \"setuid\" }", "not seen"),
         ("{ event = \"exec-memory\", kind = \"anonymous\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\" }", "not seen"),
         ("{ event = \"fork\" }", "observed"),
@@ -167,10 +173,10 @@ fn a_run_is_refused_when_a_refusal_is_only_promised() {
     assert_eq!(refusal(&rule(when, "deny", ""), &full()), None);
     assert_eq!(refusal(&rule(when, "observe", ""), &plain()), None);
     let unseen = "{ event = \"privilege\", gain = \"capability\" }";
-    let why = refusal(&rule(unseen, "observe", ""), &plain()).unwrap();
+    let why = refusal(&rule(unseen, "observe", ""), &old()).unwrap();
     assert!(why.contains("what r speaks of is not seen (capability: no lsm/bprm_creds_from_file)"), "{why}");
     assert_eq!(refusal(&rule(unseen, "observe", ""), &full()), None);
-    assert_eq!(refusal(&rule(unseen, "observe", "on_blind = \"continue\""), &plain()), None);
+    assert_eq!(refusal(&rule(unseen, "observe", "on_blind = \"continue\""), &old()), None);
     let willing = rule(when, "deny", "on_blind = \"continue\"");
     assert_eq!(refusal(&willing, &plain()), None);
     assert_eq!(broken(&willing, &plain()).len(), 1, "what is not kept is known all the same");
