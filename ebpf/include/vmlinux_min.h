@@ -142,10 +142,13 @@ typedef struct {
 typedef struct {
 } kernel_cap_t;
 
-struct user_namespace;
+struct user_namespace {
+	int level;
+};
 
 struct cred {
 	kuid_t uid;
+	kuid_t suid;
 	kuid_t euid;
 	kernel_cap_t cap_permitted;
 	struct user_namespace *user_ns;

@@ -314,3 +314,11 @@ INLINE void subject_current(struct fs_hdr *h)
 }
 
 #endif
+
+INLINE __u64 permitted(const struct cred *c)
+{
+	__u64 v = 0;
+
+	bpf_probe_read_kernel(&v, sizeof(v), &c->cap_permitted);
+	return v;
+}

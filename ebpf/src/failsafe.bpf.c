@@ -38,6 +38,8 @@
 #include "packet.h"
 #include "device.h"
 #include "syscalls.h"
+#include "entries.h"
+#include "rings.h"
 #include "own.h"
 #include "files.h"
 #include "guards.h"

@@ -238,26 +238,17 @@ int BPF_PROG(fs_lsm_bprm_creds_from_file, struct linux_binprm *bprm)
 INLINE void seen_gain(struct fs_run_cfg *run, const struct cred *then)
 {
 	const struct cred *now = bpf_get_current_task_btf()->cred;
-	struct op o = { .what = FS_OP_PRIVILEGE, .via = FS_VIA_TRACEPOINT };
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct fs_member *m;
+	struct op o = {
+		.what = FS_OP_PRIVILEGE,
+		.via = FS_VIA_TRACEPOINT,
+		.effect = effect_of(run, FS_POINT_PRIV_CAPABILITY),
+		.a = FS_POINT_PRIV_CAPABILITY,
+	};
 
-	if (now->euid.val && !BPF_CORE_READ(then, euid.val)) {
-		o.a = FS_POINT_PRIV_SETUID;
-		o.effect = effect_of(run, FS_POINT_PRIV_SETUID);
-		if (o.effect)
-			settle(run, &o);
-		/* The exec need not tell of it again. */
-		m = bpf_map_lookup_elem(&members, &tgid);
-		if (m)
-			m->euid = 0;
-	}
-	if (permitted(then) & ~permitted(now)) {
-		o.a = FS_POINT_PRIV_CAPABILITY;
-		o.effect = effect_of(run, FS_POINT_PRIV_CAPABILITY);
-		if (o.effect)
-			settle(run, &o);
-	}
+	if (now->euid.val && !BPF_CORE_READ(then, euid.val))
+		seen_root(run, FS_VIA_TRACEPOINT);
+	if (o.effect && permitted(then) & ~permitted(now))
+		settle(run, &o);
 }
 
 /* From 6.10 on. Attached only while a run has a rule on gains, and so the next one. */

@@ -79,6 +79,24 @@ INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool 
 	room_give(r);
 }
 
+/* The caller becomes root, or has: it is told of once. */
+INLINE void seen_root(struct fs_run_cfg *run, __u8 via)
+{
+	struct op o = {
+		.what = FS_OP_PRIVILEGE,
+		.via = via,
+		.effect = effect_of(run, FS_POINT_PRIV_SETUID),
+		.a = FS_POINT_PRIV_SETUID,
+	};
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
+
+	if (o.effect)
+		settle(run, &o);
+	if (m)
+		m->euid = 0;
+}
+
 /* Where no LSM program could refuse it, a stop rule takes hold here: before the new image runs. */
 INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags)
 {
@@ -101,17 +119,8 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct lin
 	}
 	if (!m)
 		return;
-	if (m->euid && !euid) {
-		struct op o = {
-			.what = FS_OP_PRIVILEGE,
-			.via = FS_VIA_TRACEPOINT,
-			.effect = effect_of(run, FS_POINT_PRIV_SETUID),
-			.a = FS_POINT_PRIV_SETUID,
-		};
-
-		if (o.effect)
-			settle(run, &o);
-	}
+	if (m->euid && !euid)
+		seen_root(run, FS_VIA_TRACEPOINT);
 	m->euid = euid;
 }
 

@@ -23,14 +23,6 @@ INLINE int protect(struct fs_run_cfg *run, __u32 what, __u64 which)
 	return settle(run, &o);
 }
 
-INLINE __u64 permitted(const struct cred *c)
-{
-	__u64 v = 0;
-
-	bpf_probe_read_kernel(&v, sizeof(v), &c->cap_permitted);
-	return v;
-}
-
 INLINE __u32 daemon_tgid(void)
 {
 	__u32 zero = 0;

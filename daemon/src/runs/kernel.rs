@@ -181,7 +181,7 @@ impl Kernel {
         }
     }
 
-    /// Whether rules on files or memory must be seen at the entry of the calls, for want of the hooks that can refuse.
+    /// Whether rules on files, memory, privileges or sockets must be seen at the entry of the calls, for want of the hooks that can refuse.
     fn needs_entries(&self, rules: &Rules) -> bool {
         let memory = 1 << point::MEM_ANONYMOUS | 1 << point::MEM_WRITE_EXEC;
         let files = rules.paths.iter().any(|rule| rule.usage != Use::Exec);
@@ -190,6 +190,7 @@ impl Kernel {
         (files && !loaded("fs_lsm_file_open"))
             || (marked & memory != 0 && !loaded("fs_lsm_mmap_file"))
             || (marked & 1 << point::PRIV_USERNS != 0 && !loaded("fs_lsm_userns_create"))
+            || (marked & 1 << point::PRIV_SETUID != 0 && !loaded("fs_lsm_task_fix_setuid"))
             || (!rules.families.is_empty() && !loaded("fs_lsm_socket_create"))
     }
 

@@ -257,6 +257,15 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             let done = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.parse::<i32>().unwrap(), 0, 0) };
             if done < 0 { Err(std::io::Error::last_os_error()) } else { ok }
         }
+        ["ringfamily", number] => {
+            let mut ring = io_uring::IoUring::new(2)?;
+            let entry = io_uring::opcode::Socket::new(number.parse().unwrap(), libc::SOCK_RAW, 0).build();
+            // SAFETY: the operation takes numbers only.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+            ring.submit_and_wait(1)?;
+            let done = ring.completion().next().unwrap().result();
+            if done < 0 { Err(std::io::Error::from_raw_os_error(-done)) } else { ok }
+        }
         ["family", number] => {
             // SAFETY: socket(2) takes numbers only.
             let fd = unsafe { libc::socket(number.parse().unwrap(), libc::SOCK_RAW, 0) };

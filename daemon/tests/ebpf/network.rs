@@ -112,6 +112,15 @@ fn without_lsm_sockets_and_user_namespaces_are_told_at_their_calls() {
         assert!(matches!(op.what, OpWhat::Socket { family, .. } if i32::from(family) == wanted), "{op:?}");
         assert_eq!((op.denied, op.via), (false, Way::SysEnter));
     }
+    // io_uring makes them without a call.
+    let rings = bench.add_ruled("rings", OPEN_NET, &rules);
+    bench.ebpf.require_sights(Sights::of(&rules)).unwrap();
+    let mut agent = Agent::start(&rings.cgroup);
+    agent.ask(&format!("ringfamily {}", libc::AF_NETLINK));
+    agent.ask(&format!("ringfamily {}", libc::AF_PACKET));
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Socket { .. }));
+    assert!(matches!(op.what, OpWhat::Socket { family, .. } if i32::from(family) == libc::AF_PACKET), "{op:?}");
+    assert_eq!((op.denied, op.via), (false, Way::Tracepoint));
     for way in ["unshare", "clone", "clone3"] {
         // A run for each: of one the same is told once a second.
         let run = bench.add_ruled(way, OPEN_NET, &rules);

@@ -263,6 +263,30 @@ fn without_lsm_what_an_exec_gains_is_told_and_stops() {
     assert!(!told, "nobody is told of what no rule needs");
 }
 
+#[test]
+fn without_lsm_root_that_a_call_gains_is_told_at_its_entry() {
+    let Some(mut bench) = ready("rootseen") else { return };
+    if bench.ebpf.is_loaded("fs_lsm_task_fix_setuid") {
+        return skip("this kernel grants lsm/task_fix_setuid");
+    }
+    let rules = Rules { watch: 1 << point::PRIV_SETUID, ..Rules::default() };
+    let run = bench.add_ruled("a", OPEN_NET, &rules);
+    bench.ebpf.require_sights(Sights::of(&rules)).unwrap();
+    bench.ebpf.require_syscalls(0, true).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    // To become nobody is no gain.
+    assert_eq!(agent.ask("execas 65534 /bin/true"), "ok");
+    let gain = |op: &OpWhat| matches!(op, OpWhat::Privilege(_));
+    let told = bench
+        .until(|e| matches!(e.what, What::Exec { .. }))
+        .iter()
+        .any(|e| matches!(&e.what, What::Op(op) if gain(&op.what)));
+    assert!(!told, "nothing was gained");
+    assert_eq!(agent.ask("regain"), "ok");
+    let op = next_op(&mut bench, gain);
+    assert_eq!((op.what, op.denied, op.via), (OpWhat::Privilege(Gain::Setuid), false, Way::SysEnter));
+}
+
 /// `CAP_NET_RAW`, effective, for whoever runs it: `struct vfs_cap_data`, revision 2.
 fn give_capability(program: &Path) {
     let path = std::ffi::CString::new(program.to_str().unwrap()).unwrap();

@@ -149,8 +149,7 @@ pub const CGROUP: &[Row] = &[
 ];
 
 const SIGNALS: Come = Leak("signals to other processes of the run's user");
-const MEMORY_FILE: Come = Leak("`/proc/PID/mem`, `clone` with namespace flags");
-const PRIVILEGE: Come = Leak("setuid programs");
+const MEMORY_FILE: Come = Leak("`/proc/PID/mem`");
 
 /// Other processes, namespaces, mounts and rights.
 pub const PROCESS: &[Row] = &[
@@ -160,13 +159,13 @@ pub const PROCESS: &[Row] = &[
     row("signal-outside", Both, SIGNALS, SIGNALS),
     row("daemonise", Both, Blocked, Blocked),
     row("unshare-user", Both, Contained, Blocked),
-    row("clone-user", Both, MEMORY_FILE, Blocked),
+    row("clone-user", Both, Contained, Blocked),
     row("unshare-mounts", Root, Contained, Blocked),
     row("enter-namespace", Root, Contained, Blocked),
     row("mount", Root, Contained, Blocked),
     row("mount-new-calls", Root, Contained, Blocked),
     row("mount-clone", Root, Contained, Blocked),
-    row("setuid-program", Nobody, PRIVILEGE, Blocked),
+    row("setuid-program", Nobody, Contained, Blocked),
     row("executable-memory", Both, Contained, Blocked),
     row("turn-executable", Both, Contained, Blocked),
 ];
@@ -257,10 +256,10 @@ pub const LISTED: &[Row] = &[
 pub const PATHS: &[Row] = &[
     row("open", Both, Contained, Blocked),
     row("open-to-write", Both, Contained, Blocked),
-    row("truncate", Both, OPENS, Blocked),
+    row("truncate", Both, Contained, Blocked),
     row("openat2", Both, Contained, Blocked),
-    row("open-through-io-uring", Both, OPENS, Blocked),
-    row("open-through-io-uring-worker", Both, OPENS, Blocked),
+    row("open-through-io-uring", Both, Contained, Blocked),
+    row("open-through-io-uring-worker", Both, Contained, Blocked),
     row("open-by-symlink", Both, OPENS, Blocked),
     row("open-by-dots", Both, Contained, Blocked),
     row("open-by-proc-root", Both, OPENS, Blocked),

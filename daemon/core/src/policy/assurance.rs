@@ -69,6 +69,7 @@ impl Grants {
             Sight::SysEnter => self.sys_enter.then_some(Assurance::ObservedUnreliable),
             Sight::Listen => self.listens.then_some(Assurance::Observed),
             Sight::Gain => self.gains.then_some(Assurance::Observed),
+            Sight::Setuid => (self.gains && self.sys_enter).then_some(Assurance::ObservedUnreliable),
             Sight::Hooks => None,
         }
     }

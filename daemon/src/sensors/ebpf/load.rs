@@ -89,6 +89,9 @@ impl Ebpf {
         ebpf.beat()?;
         for spec in PROGRAMS {
             let status = ebpf.load_one(spec, &btf);
+            if status.state == ProgramState::Loaded {
+                ebpf.stands_in(spec);
+            }
             ebpf.programs.push(status);
         }
         drop(btf);
@@ -248,6 +251,15 @@ impl Ebpf {
             Err(detail) => status(ProgramState::Refused, detail),
         };
         ProgramStatus { verified_insns, load_time: begin.elapsed(), ..status }
+    }
+
+    /// Of two for the same, one that the kernel has not is no lack once the other is loaded.
+    fn stands_in(&mut self, spec: &Spec) {
+        let same = |other: &&mut ProgramStatus| other.group == spec.group && spec.instead_of.contains(&other.name);
+        for other in self.programs.iter_mut().filter(same) {
+            other.state = ProgramState::Unused;
+            other.detail = format!("{} does it: {}", spec.name, other.detail);
+        }
     }
 
     /// Attaches a program to the whole host. Its link is pinned, so that life goes on being followed, and rules in force,

@@ -139,6 +139,8 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_lsm_capable", "lsm/capable", Group::LsmOnNeed),
     spec("fs_lsm_file_alloc_security", "lsm/file_alloc_security", Group::LsmOnNeed),
     Spec { instead_of: &["fs_lsm_socket_listen"], ..spec(LISTEN, "tp_btf/inet_sock_set_state", Group::Sight) },
+    Spec { instead_of: &["fs_lsm_file_open"], ..spec(RING, "tp_btf/io_uring_submit_req", Group::Sight) },
+    Spec { instead_of: &["fs_lsm_file_open", RING], ..spec(RING_SQE, "tp_btf/io_uring_submit_sqe", Group::Sight) },
     Spec { instead_of: &[LSM_GAIN], ..spec(GAIN_EXEC, "tp_btf/sched_prepare_exec", Group::Sight) },
     Spec { instead_of: &[LSM_GAIN, GAIN_EXEC], ..spec(GAIN_CREDS, "fentry/commit_creds", Group::Sight) },
     spec(STOP_ADDRESS, "fexit/__cgroup_bpf_run_filter_sock_addr", Group::Stop),
@@ -153,6 +155,10 @@ pub(super) const STOP_ADDRESS: &str = "fs_stop_address";
 pub(super) const STOP_DEVICE: &str = "fs_stop_device";
 /// The fallback for `lsm/socket_listen`.
 pub(super) const LISTEN: &str = "fs_listen";
+/// What io_uring opens and makes, for which the entry of calls is no fallback.
+pub(super) const RING: &str = "fs_ring";
+/// The same before 6.3.
+pub(super) const RING_SQE: &str = "fs_ring_sqe";
 const LSM_GAIN: &str = "fs_lsm_bprm_creds_from_file";
 /// The fallback for `lsm/bprm_creds_from_file`.
 pub(super) const GAIN_EXEC: &str = "fs_gain_exec";

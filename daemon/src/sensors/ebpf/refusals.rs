@@ -8,7 +8,7 @@ use failsafe_core::policy::assurance::refusing_hooks;
 use failsafe_ebpf::abi::{self, point};
 
 use super::load::chain;
-use super::probe::{GAIN_CREDS, GAIN_EXEC, Group, LISTEN, PROGRAMS, STOP_ADDRESS, STOP_DEVICE, Spec};
+use super::probe::{GAIN_CREDS, GAIN_EXEC, Group, LISTEN, PROGRAMS, RING, RING_SQE, STOP_ADDRESS, STOP_DEVICE, Spec};
 use super::rules::{Effect, PathRule, Rules, Use};
 use super::{Ebpf, Error};
 
@@ -19,6 +19,8 @@ pub struct Sights {
     pub listens: bool,
     /// Gains of privilege, where no LSM program sees them.
     pub gains: bool,
+    /// Files that io_uring opens and sockets that it makes, where no LSM program sees them.
+    pub rings: bool,
     /// Callers that connect, send or bind are stopped when that has stopped their run.
     pub stop_address: bool,
     /// ... that open or make a device.
@@ -36,6 +38,7 @@ impl Sights {
         let device = |rule: &PathRule| rule.usage != Use::Exec && rule.pattern.path.starts_with("/dev");
         Self {
             listens: !rules.listen.is_empty(),
+            rings: !rules.families.is_empty() || rules.paths.iter().any(|rule| rule.usage != Use::Exec),
             gains: (rules.watch | rules.deny | rules.stop) & GAINS != 0,
             stop_address: by_list || rules.bind.iter().any(|(_, effect)| *effect == Effect::Stop),
             stop_device: rules.paths.iter().any(|rule| rule.effect == Effect::Stop && device(rule)),
@@ -48,6 +51,7 @@ impl Sights {
         Self {
             listens: self.listens || other.listens,
             gains: self.gains || other.gains,
+            rings: self.rings || other.rings,
             stop_address: self.stop_address || other.stop_address,
             stop_device: self.stop_device || other.stop_device,
         }
@@ -82,11 +86,13 @@ impl Ebpf {
     /// Attaches what sees and stops callers where rules need it, and detaches the rest.
     ///
     /// # Errors
-    /// The kernel refuses to attach what sees sockets that begin to listen or privilege that is gained, which it took at the
-    /// start. What stops callers is done without: the daemon freezes them.
+    /// The kernel refuses to attach what sees sockets that begin to listen, io_uring or gains of privilege, which it took at
+    /// the start. What stops callers is done without: the daemon freezes them.
     pub fn require_sights(&mut self, needed: Sights) -> Result<(), Error> {
         let all = [
             (LISTEN, needed.listens),
+            (RING, needed.rings),
+            (RING_SQE, needed.rings),
             (GAIN_EXEC, needed.gains),
             (GAIN_CREDS, needed.gains),
             (STOP_ADDRESS, needed.stop_address),

@@ -68,10 +68,10 @@ fn rule(row: &Row, lsm: bool) -> Option<String> {
         "ptrace-outside" | "write-memory-outside" | "write-memory-file-outside" => {
             calls("[\"ptrace\", \"process_vm_writev\"]")
         }
-        "unshare-user" | "clone-user" if lsm => "event = \"privilege\", gain = \"userns\"".to_owned(),
-        "unshare-user" | "clone-user" | "unshare-mounts" | "enter-namespace" => calls("[\"unshare\", \"setns\"]"),
+        "unshare-user" | "clone-user" => "event = \"privilege\", gain = \"userns\"".to_owned(),
+        "unshare-mounts" | "enter-namespace" => calls("[\"unshare\", \"setns\"]"),
         "mount" | "mount-new-calls" | "mount-clone" => calls("[\"mount\", \"move_mount\"]"),
-        "setuid-program" if lsm => "event = \"privilege\", gain = \"setuid\"".to_owned(),
+        "setuid-program" => "event = \"privilege\", gain = \"setuid\"".to_owned(),
         "executable-memory" | "turn-executable" => {
             "event = \"exec-memory\", kind = [\"anonymous\", \"write-exec\"]".to_owned()
         }

@@ -28,6 +28,8 @@ pub(super) enum Sight {
     Listen,
     /// A tracepoint of what an exec is about to give, or fentry on the change of credentials.
     Gain,
+    /// That, and for calls the entry of every system call.
+    Setuid,
     /// Only the hooks that refuse it.
     Hooks,
 }
@@ -111,7 +113,7 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Connect | EventKind::Send | EventKind::Budget => vec![need("egress", &EGRESS, Sight::Hooks)],
         EventKind::Bind => vec![need("bind", &[Hook::Cgroup("bind4"), Hook::Cgroup("bind6")], Sight::Hooks)],
         EventKind::Listen => vec![need("listen", &[Hook::Lsm("socket_listen")], Sight::Listen)],
-        // The cgroup's hook tells of those kinds only that an allow-list cannot bound. io_uring makes sockets without a call.
+        // The cgroup's hook tells of those kinds only that an allow-list cannot bound.
         EventKind::Socket => vec![need("socket", &[Hook::Lsm("socket_create")], Sight::SysEnter)],
         EventKind::Syscall => {
             let named = event.given(Field::Name).into_iter().flatten();
@@ -122,7 +124,7 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Privilege => {
             let setuid = [Hook::Lsm("task_fix_setuid"), Hook::Lsm("bprm_creds_from_file")];
             let ways = [
-                ("setuid", &setuid[..], Sight::Hooks),
+                ("setuid", &setuid[..], Sight::Setuid),
                 ("capability", &setuid[1..], Sight::Gain),
                 ("userns", &[Hook::Lsm("userns_create")][..], Sight::SysEnter),
             ];

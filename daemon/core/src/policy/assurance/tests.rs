@@ -94,7 +94,7 @@ fn lsm_blocks_what_cgroup_hooks_cannot() {
         ("{ event = \"socket\", family = \"inet\" }", "observed, arguments unreliable"),
         ("{ event = \"privilege\", gain = \"userns\" }", "observed, arguments unreliable"),
         ("{ event = \"privilege\", gain = \"capability\" }", "observed"),
-        ("{ event = \"privilege\", gain = \"setuid\" }", "not seen"),
+        ("{ event = \"privilege\", gain = \"setuid\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\", kind = \"anonymous\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\" }", "not seen"),
         ("{ event = \"fork\" }", "observed"),
