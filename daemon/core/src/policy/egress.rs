@@ -18,6 +18,9 @@ pub enum Protocol {
     Udp,
 }
 
+/// Port ranges of one destination that the kernel's tables have room for; those that touch count as one.
+pub const MAX_PORTS: usize = 16;
+
 /// Longest host name of an egress entry, in bytes.
 pub const MAX_HOST: usize = 128;
 

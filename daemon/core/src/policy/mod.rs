@@ -17,7 +17,7 @@ mod raw;
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Op, Pattern};
 pub use derived::Derived;
 pub use digest::PolicyDigest;
-pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, Protocol};
+pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, Protocol};
 pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
 

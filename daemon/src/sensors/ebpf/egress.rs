@@ -79,8 +79,16 @@ pub struct EgressPolicy {
 /// An allow-list that cannot be given to the kernel.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EgressError {
+    /// In which list.
+    #[error("{list}: {wrong}")]
+    In {
+        /// The allow-list, or the rules whose addresses one list holds together.
+        list: &'static str,
+        /// What is wrong with it.
+        wrong: Box<EgressError>,
+    },
     /// The kernel's entry has room for [`MAX_PORTS`] port ranges.
-    #[error("egress allow-list: {net} ends up with {got} port ranges, at most {MAX_PORTS} fit")]
+    #[error("{net} ends up with {got} port ranges, at most {MAX_PORTS} fit")]
     TooManyPorts {
         /// The prefix, with all that applies to it from shorter ones.
         net: IpNet,
@@ -88,10 +96,10 @@ pub enum EgressError {
         got: usize,
     },
     /// More host names than the kernel has room for.
-    #[error("egress allow-list: {0} host names, at most {MAX_HOSTS} fit")]
+    #[error("{0} host names, at most {MAX_HOSTS} fit")]
     TooManyHosts(usize),
     /// A host name with more port ranges than fit.
-    #[error("egress allow-list: {host} ends up with {got} port ranges, at most {MAX_PORTS} fit")]
+    #[error("{host} ends up with {got} port ranges, at most {MAX_PORTS} fit")]
     TooManyHostPorts {
         /// The name, with all that applies to it from wider ones.
         host: String,
@@ -99,7 +107,7 @@ pub enum EgressError {
         got: usize,
     },
     /// A range that ends before it starts.
-    #[error("egress allow-list: {net} has an empty port range {lo}-{hi}")]
+    #[error("{net} has an empty port range {lo}-{hi}")]
     EmptyRange {
         /// The rule's prefix.
         net: IpNet,
@@ -218,6 +226,16 @@ pub fn fold(rules: &[EgressRule]) -> Result<Folded, EgressError> {
     }
     Ok(out)
 }
+
+impl EgressError {
+    /// The same, said of a list.
+    pub(super) fn of(list: &'static str) -> impl Fn(Self) -> Self {
+        move |wrong| Self::In { list, wrong: Box::new(wrong) }
+    }
+}
+
+/// The policy language promises as many as the kernel has room for.
+const _: () = assert!(failsafe_core::policy::MAX_PORTS == MAX_PORTS);
 
 fn pack(net: IpNet, ranges: Vec<(u8, u16, u16)>) -> Result<Ports, EgressError> {
     pack_ports(ranges).map_err(|got| EgressError::TooManyPorts { net, got })

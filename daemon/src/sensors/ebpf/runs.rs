@@ -129,10 +129,11 @@ impl Ebpf {
     pub fn add_run(&mut self, run: &RunSpec<'_>) -> Result<RunAttachment, Error> {
         self.check(run)?;
         let tables = Tables {
-            egress: fold(&run.egress.rules)?,
+            egress: fold(&run.egress.rules).map_err(EgressError::of(ALLOW))?,
             rules: fold::fold(run.rules, Path::new("/")),
             beside: beside(run.rules)?,
-            hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)?,
+            hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)
+                .map_err(EgressError::of(ALLOW))?,
             budgets: run.rules.budgets.clone(),
         };
         let names = tables.rules.names.clone();
@@ -214,7 +215,7 @@ impl Ebpf {
     /// As for [`Ebpf::add_run`]; the old policy stays in force.
     pub fn set_egress(&mut self, slot: u32, policy: &EgressPolicy) -> Result<(), Error> {
         self.check_mode(policy.mode)?;
-        let egress = fold(&policy.rules)?;
+        let egress = fold(&policy.rules).map_err(EgressError::of(ALLOW))?;
         let flags = self.flags(policy, Watch::NOTHING);
         let Some(live) = self.runs.get(&slot) else {
             return Err(Error::Slot(slot));
@@ -347,6 +348,8 @@ impl Ebpf {
     }
 }
 
+/// What the run may reach, as errors call it.
+const ALLOW: &str = "egress allow-list";
 /// Lists of local addresses.
 const LOCAL: [u32; 5] = [
     abi::table::BIND_DENIED,
@@ -362,15 +365,16 @@ pub(super) fn beside(rules: &Rules) -> Result<BTreeMap<u32, Folded>, EgressError
         all.iter().filter(|(_, effect)| *effect >= least).map(|(rule, _)| rule.clone()).collect()
     };
     let lists = [
-        (abi::table::NET_DENIED, rules.net_denied.clone()),
-        (abi::table::NET_STOPS, rules.net_stops.clone()),
-        (abi::table::BIND_DENIED, from(&rules.bind, Effect::Deny)),
-        (abi::table::BIND_STOPS, from(&rules.bind, Effect::Stop)),
-        (abi::table::LISTEN_TOLD, from(&rules.listen, Effect::Observe)),
-        (abi::table::LISTEN_DENIED, from(&rules.listen, Effect::Deny)),
-        (abi::table::LISTEN_STOPS, from(&rules.listen, Effect::Stop)),
+        (abi::table::NET_DENIED, "rules on connect and send", rules.net_denied.clone()),
+        (abi::table::NET_STOPS, "rules on connect and send", rules.net_stops.clone()),
+        (abi::table::BIND_DENIED, "rules on bind", from(&rules.bind, Effect::Deny)),
+        (abi::table::BIND_STOPS, "rules on bind", from(&rules.bind, Effect::Stop)),
+        (abi::table::LISTEN_TOLD, "rules on listen", from(&rules.listen, Effect::Observe)),
+        (abi::table::LISTEN_DENIED, "rules on listen", from(&rules.listen, Effect::Deny)),
+        (abi::table::LISTEN_STOPS, "rules on listen", from(&rules.listen, Effect::Stop)),
     ];
-    lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(table, list)| Ok((table, fold(&list)?))).collect()
+    let given = lists.into_iter().filter(|(_, _, list)| !list.is_empty());
+    given.map(|(table, of, list)| Ok((table, fold(&list).map_err(EgressError::of(of))?))).collect()
 }
 
 fn rule_flags(rules: &Rules, tables: &Tables) -> u32 {

@@ -3,7 +3,7 @@
 use super::Builder;
 use crate::{
     policy::{
-        Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST,
+        Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS,
         raw::{Literal, RawAllow, RawBudget, RawEgress},
     },
     unit::{self, Unit},
@@ -35,6 +35,7 @@ impl Builder<'_> {
             for literal in list.get_ref().as_slice() {
                 ports.extend(self.ports(literal, list.span()));
             }
+            self.room_for("ports", ports.clone(), 1, list.span());
         }
         let (cidr, host) = match (cidr, host) {
             (Some(cidr), None) => (Some(self.net(cidr.get_ref(), cidr.span())?.trunc()), None),
@@ -87,6 +88,15 @@ impl Builder<'_> {
             self.error(span, "ports: expected a port or a range such as 443 or \"8000-8999\"", None);
         }
         range
+    }
+
+    /// Whether the kernel's entry of a destination holds these ports, once for each protocol.
+    pub(super) fn room_for(&mut self, what: &str, ports: Vec<(u16, u16)>, protocols: usize, span: Range<usize>) {
+        let got = distinct(ports) * protocols.max(1);
+        if got > MAX_PORTS {
+            let message = format!("{what}: {got} port ranges of one destination, expected at most {MAX_PORTS}");
+            self.error(span, message, Some("write neighbouring ports as a range, such as \"8000-8999\"".into()));
+        }
     }
 
     fn address(&mut self, text: &Spanned<String>) -> Option<IpAddr> {
@@ -150,4 +160,18 @@ fn label(label: &str) -> bool {
         && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !label.starts_with('-')
         && !label.ends_with('-')
+}
+
+/// How many ranges there are once those that meet are one.
+fn distinct(mut ports: Vec<(u16, u16)>) -> usize {
+    ports.sort_unstable();
+    let mut ends: Option<u16> = None;
+    let mut count = 0;
+    for (low, high) in ports {
+        if ends.is_none_or(|end| low > end.saturating_add(1)) {
+            count += 1;
+        }
+        ends = ends.max(Some(high));
+    }
+    count
 }

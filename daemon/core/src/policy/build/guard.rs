@@ -50,6 +50,7 @@ impl Builder<'_> {
             self.error(span, message, None);
             return;
         };
+        self.ports_of(rule, wanted, span.clone());
         if matches!(wanted.kind, EventKind::Connect | EventKind::Send) {
             self.egress_effect(rule, wanted, effect, span);
             return;
@@ -142,6 +143,13 @@ impl Builder<'_> {
                 self.error(span, message, Some(help.into()));
             }
         }
+    }
+
+    fn ports_of(&mut self, rule: &str, wanted: &EventMatch, span: Range<usize>) {
+        let numbers = |field| wanted.given(field).into_iter().flatten();
+        let port = |p: &Pattern| if let Pattern::Number(n) = p { u16::try_from(*n).ok() } else { None };
+        let ports = numbers(Field::Port).filter_map(port).map(|port| (port, port)).collect();
+        self.room_for(&format!("rule `{rule}`"), ports, numbers(Field::Protocol).count(), span);
     }
 
     fn known_protocols(&mut self, rule: &str, wanted: &EventMatch, span: Range<usize>) {

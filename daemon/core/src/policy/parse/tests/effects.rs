@@ -194,6 +194,11 @@ fn the_kernel_is_given_only_what_it_can_match() {
         ("{ event = \"connect\", port = 4, comm = \"x\" }", "deny", "and no other field"),
         ("{ event = \"connect\", port = 4, protocol = 132 }", "deny", "a `protocol` of tcp, udp or both"),
         ("{ event = \"connect\", verdict = [\"denied\", \"allowed\"] }", "stop", "and no other field"),
+        (
+            "{ event = \"bind\", port = [1, 3, 5, 7, 9, 11, 13, 15, 17], protocol = [\"tcp\", \"udp\"] }",
+            "deny",
+            "rule `r`: 18 port ranges of one destination, expected at most 16",
+        ),
     ] {
         let got = errors(&denied(when, effect));
         assert!(got.contains(expected), "{when}\n{got}");
@@ -205,6 +210,7 @@ fn the_kernel_is_given_only_what_it_can_match() {
         "{ event = \"exec\", kind = [\"memfd\", \"deleted\"] }",
         "{ event = \"listen\", port = [22, 8080] }",
         "{ event = \"bind\", port = 22 }",
+        "{ event = \"bind\", port = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18] }",
         "{ event = \"bind\", address = \"10.0.0.0/8\", port = 22, protocol = \"tcp\" }",
         "{ event = \"connect\", address = [\"169.254.169.254/32\", \"fd00::/8\"] }",
         "{ event = \"send\", port = 53, protocol = [\"tcp\", \"udp\"] }",
@@ -255,6 +261,11 @@ fn each_mistake_of_a_section_has_its_own_message() {
         ("{ host", "{ cidr = \"10.0.0.0/8\", host", "exactly one of `cidr` and `host`"),
         ("*.Example.org", "10.0.0.1", "write it as `cidr`"),
         ("*.Example.org", "a.*.org", "not a host name"),
+        (
+            "ports = 443",
+            "ports = [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 443]",
+            "ports: 17 port ranges of one destination, expected at most 16",
+        ),
         ("*.Example.org", "*", "not a host name"),
         ("*.Example.org", "a..org", "not a host name"),
         ("*.Example.org", "-a.org", "not a host name"),
