@@ -4,7 +4,8 @@ mod facts;
 mod kind;
 
 pub use facts::{
-    Access, Assurance, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Verdict, Via, family, family_name, family_names,
+    Access, Assurance, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Slice, Verdict, Via, family, family_name,
+    family_names,
 };
 pub use kind::{EventKind, Field};
 
@@ -169,6 +170,9 @@ pub enum Event {
     Xid {
         /// NVIDIA's number.
         code: u64,
+        /// The GPU instance that the driver says it is of; `None`: it is of the whole GPU.
+        #[serde(default)]
+        slice: Option<Slice>,
     },
     /// Something else happened on a GPU, as NVML says.
     Gpu {
@@ -280,7 +284,7 @@ impl Event {
             (Field::Protocol, Event::Net { protocol, .. }) => Some(Number(i64::from(*protocol))),
             (Field::Family, Event::Net { family, .. }) => Some(Number(i64::from(*family))),
             (Field::Name, Event::Syscall { name, .. } | Event::Dns { name, .. }) => Some(Text(name)),
-            (Field::Code, Event::Xid { code }) => i64::try_from(*code).ok().map(Number),
+            (Field::Code, Event::Xid { code, .. }) => i64::try_from(*code).ok().map(Number),
             (Field::Status, Event::Exit { status }) => Some(Number(i64::from(*status))),
             _ => None,
         }
@@ -334,7 +338,8 @@ impl fmt::Display for Event {
             Event::ForeignThaw { levels } => write!(f, "{levels} cgroup level(s) were thawed by someone else"),
             Event::ForeignGpuProcess { gpu, of: Some(run) } => write!(f, "process of run {run} on {gpu}"),
             Event::ForeignGpuProcess { gpu, of: None } => write!(f, "process of no run on {gpu}"),
-            Event::Xid { code } => write!(f, "XID {code}"),
+            Event::Xid { code, slice: None } => write!(f, "XID {code}"),
+            Event::Xid { code, slice: Some(slice) } => write!(f, "XID {code} ({slice})"),
             Event::Gpu { what } => write!(f, "GPU event {}", what.name()),
         }?;
         match self.verdict() {

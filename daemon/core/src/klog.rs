@@ -71,6 +71,8 @@ pub enum Said {
         bus: Option<Bus>,
         /// Which.
         code: u64,
+        /// The GPU instance that it is of, and the compute instance.
+        slice: (Option<u32>, Option<u32>),
     },
     /// A GPU is lost from the bus.
     GpuLost {
@@ -185,11 +187,13 @@ impl Lines {
         let (index, captures) =
             self.patterns.iter().enumerate().find_map(|(n, line)| Some((n, line.pattern.fit(message)?)))?;
         let line = &self.patterns[index];
-        let Captures { bus, code } = captures;
+        let Captures { bus, code, gpu_instance, compute_instance } = captures;
         let bus = bus.and_then(Bus::parse);
         if let Says::Xid = line.says {
             // Storms of these are told apart by number, beside those of NVML.
-            return Some(Said::Xid { bus, code: code?.parse().ok()? });
+            let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
+            let slice = (number(gpu_instance), number(compute_instance));
+            return Some(Said::Xid { bus, code: code?.parse().ok()?, slice });
         }
         let key = (index, bus);
         if self.told.len() >= KEPT && !self.told.contains_key(&key) {

@@ -21,7 +21,7 @@ use crate::storage::{FileStorage, Storage};
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"FSREC\0\0\0";
 /// Format version that this crate writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Magic, version u32le, header length u32le, crc32c u32le of version, length and header.
 pub const PREAMBLE_BYTES: usize = 20;
 /// Largest frame (kind and payload) and largest header, in bytes.

@@ -16,13 +16,13 @@ use crate::{
     platform::clock,
     runs::Registry,
     sensors::{
-        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample},
+        nvml::{self, Current, GpuInfo, Hello, MigDevice, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample},
         repeat::Repeats,
     },
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
-    event::Event,
+    event::{Event, Slice},
     health::Fact,
     input::{Gap, Unread},
     klog::Bus,
@@ -183,7 +183,10 @@ impl Told {
                 self.sample(&sample);
             }
             NvmlEvent::Info(info) => self.info(*info),
-            NvmlEvent::Xid(xid) => self.happened(&xid.gpu, xid.mono_ns, &Event::Xid { code: xid.code }),
+            NvmlEvent::Xid(xid) => {
+                let slice = slice(&self.node(), &xid.gpu, (xid.gpu_instance, xid.compute_instance));
+                self.happened(&xid.gpu, xid.mono_ns, &Event::Xid { code: xid.code, slice });
+            }
             NvmlEvent::Happened(it) => self.happened(&it.gpu, it.mono_ns, &Event::Gpu { what: it.what }),
             NvmlEvent::Blind { gpu, why, .. } => {
                 match &gpu {
@@ -365,6 +368,18 @@ impl Told {
             self.signal(Subject::Gpu(gpu), MonoTime(mono_ns), Kind::Event, Value::Event(event.clone()));
         }
     }
+}
+
+/// A GPU instance with the MIG devices that are it now; `None` where no instance is meant.
+pub(super) fn slice(node: &NodeView, gpu: &str, of: (Option<u32>, Option<u32>)) -> Option<Slice> {
+    let (gpu_instance, compute_instance) = (of.0?, of.1);
+    let all = node.gpus.get(&GpuId(gpu.to_owned())).map(|view| view.info.mig_devices.as_slice()).unwrap_or_default();
+    let is_it = |device: &&MigDevice| {
+        device.gpu_instance == Some(gpu_instance)
+            && (compute_instance.is_none() || device.compute_instance == compute_instance)
+    };
+    let devices = all.iter().filter(is_it).map(|device| device.uuid.clone()).collect();
+    Some(Slice { gpu_instance, compute_instance, devices })
 }
 
 /// Brings the view of a GPU up to what is known now. Only what this sample changed is touched.

@@ -27,10 +27,12 @@ impl Pipeline {
     /// Whether it is an XID that was told a moment ago, perhaps by another sensor.
     pub(super) fn is_echo(&mut self, input: &Input) -> bool {
         let Input::Signal(signal) = input else { return false };
-        let (Subject::Gpu(gpu), Value::Event(Event::Xid { code })) = (&signal.subject, &signal.value) else {
+        let (Subject::Gpu(gpu), Value::Event(Event::Xid { code, slice })) = (&signal.subject, &signal.value) else {
             return false;
         };
-        match self.storms.hear(&gpu.0, *code, signal.source, signal.at) {
+        // The same of two instances is two.
+        let place = slice.as_ref().map_or_else(|| gpu.0.clone(), |slice| format!("{gpu} {}", slice.gpu_instance));
+        match self.storms.hear(&place, *code, signal.source, signal.at) {
             Heard::Tell { held_back } => {
                 tracing::warn!(%gpu, code, held_back, source = %signal.source, "XID");
                 false

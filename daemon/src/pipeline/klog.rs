@@ -7,7 +7,7 @@
 //! Invariant: a record and its number reach the health that is kept together, so that after a crash each is taken in once.
 //! What was written before this daemon started is judged for health; a run that was taken up, and had the GPU then, is told.
 
-use super::{Pipeline, Sender, health};
+use super::{Pipeline, Sender, gpus, health};
 use crate::{
     api::{NodeView, SensorView},
     config::Config,
@@ -20,7 +20,7 @@ use crate::{
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
-    event::Event,
+    event::{Event, Slice},
     health::{Fact, Level, ReadTo, Target},
     input::Gap,
     klog::{Bus, Lines, Said},
@@ -46,7 +46,7 @@ pub struct Message {
 /// What a record says, of this node's parts.
 #[derive(Debug)]
 enum Heard {
-    Xid { gpu: GpuId, code: u64, at: MonoTime },
+    Xid { gpu: GpuId, code: u64, slice: Option<Slice>, at: MonoTime },
     Fact(Fact),
 }
 
@@ -97,13 +97,13 @@ impl Pipeline {
         self.parts.health.reads_to(ReadTo { boot_id: self.parts.boot_id.clone(), sequence });
         match heard {
             Heard::Fact(fact) => self.parts.health.message(health::Message::Fact(fact)),
-            Heard::Xid { gpu, code, at } if past => self.xid_of_the_past(gpu, code, at),
-            Heard::Xid { gpu, code, at } => self.input(xid(gpu, code, at)),
+            Heard::Xid { gpu, code, slice, at } if past => self.xid_of_the_past(gpu, code, slice, at),
+            Heard::Xid { gpu, code, slice, at } => self.input(xid(gpu, code, slice, at)),
         }
     }
 
     /// An XID that came while no daemon watched. Runs that were taken up and had the GPU then are told; others were not there.
-    fn xid_of_the_past(&mut self, gpu: GpuId, code: u64, at: MonoTime) {
+    fn xid_of_the_past(&mut self, gpu: GpuId, code: u64, slice: Option<Slice>, at: MonoTime) {
         if self.parts.health.knows_xid(&gpu, code, at) {
             return;
         }
@@ -116,15 +116,15 @@ impl Pipeline {
             .any(|live| live.part > 0 && live.run.registered_wall_ns <= wall_ns && live.status().gpus.contains(&gpu));
         tracing::warn!(%gpu, code, had_it, "an XID came while no daemon watched");
         if had_it {
-            self.input(xid(gpu, code, at));
+            self.input(xid(gpu, code, slice, at));
         } else {
             self.parts.health.message(health::Message::Fact(Fact::Xid { gpu, code, at }));
         }
     }
 }
 
-fn xid(gpu: GpuId, code: u64, at: MonoTime) -> Input {
-    let value = Value::Event(Event::Xid { code });
+fn xid(gpu: GpuId, code: u64, slice: Option<Slice>, at: MonoTime) -> Input {
+    let value = Value::Event(Event::Xid { code, slice });
     let (subject, kind) = (Subject::Gpu(gpu), Kind::Event);
     Input::Signal(Signal { seq: 0, at, source: Source::Kernel, subject, kind, value, repeats: 0 })
 }
@@ -193,8 +193,12 @@ impl Told {
             Some(Heard::Fact(Fact::Noted { target, code, level, text, advice, at }))
         };
         match said {
-            Said::Xid { bus, code } => match self.gpu(bus) {
-                Some(gpu) => Some(Heard::Xid { gpu, code, at }),
+            Said::Xid { bus, code, slice: of } => match self.gpu(bus) {
+                Some(gpu) => {
+                    let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+                    let slice = gpus::slice(&node, &gpu.0, of);
+                    Some(Heard::Xid { gpu, code, slice, at })
+                }
                 None => {
                     let text =
                         format!("XID {code} of {}, which is no GPU that NVML or the driver has told", place(bus));

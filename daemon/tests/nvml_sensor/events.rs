@@ -89,6 +89,28 @@ fn events_that_cannot_be_had_now_are_failing_and_hide_no_xid() -> Result<()> {
 }
 
 #[test]
+fn an_xid_of_a_mig_device_names_its_instances_and_one_of_the_card_none() -> Result<()> {
+    let events = "mig = [\"1g.10gb\", \"3g.40gb\"]\n[[gpu.event]]\nat = 3.0\nxid = 94\nmig = 1\n\
+                  [[gpu.event]]\nat = 3.0\nxid = 95\n";
+    let rig = Rig::new(&gpu(GPU0, events))?;
+    let known = rig.hello()?.gpus.remove(0).mig_devices;
+    rig.sample("events registered", registered)?;
+    rig.at(4.0)?;
+    let mut xids = Vec::new();
+    rig.wait("both", |event| {
+        if let NvmlEvent::Xid(it) = event {
+            xids.push((it.code, it.gpu_instance, it.compute_instance));
+        }
+        (xids.len() == 2).then_some(())
+    })?;
+    xids.sort_unstable();
+    let device = known.get(1).context("a second MIG device")?;
+    ensure!(device.gpu_instance.is_some(), "{device:?}");
+    ensure!(xids == [(94, device.gpu_instance, device.compute_instance), (95, None, None)], "{xids:?}, {known:?}");
+    Ok(())
+}
+
+#[test]
 fn a_gpu_that_is_cut_anew_is_described_anew_at_once() -> Result<()> {
     let rig = Rig::with(&gpu(GPU0, ""), patient)?;
     rig.sample("events registered", registered)?;

@@ -155,7 +155,7 @@ impl World {
             }
             NvmlEvent::Xid(xid) => {
                 self.xids += usize::try_from(xid.count).unwrap_or(usize::MAX);
-                self.signal(&GpuId(xid.gpu), Kind::Event, Value::Event(Event::Xid { code: xid.code }));
+                self.signal(&GpuId(xid.gpu), Kind::Event, Value::Event(Event::Xid { code: xid.code, slice: None }));
             }
             NvmlEvent::Happened(it) => {
                 self.signal(&GpuId(it.gpu), Kind::Event, Value::Event(Event::Gpu { what: it.what }));

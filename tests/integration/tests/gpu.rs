@@ -354,3 +354,61 @@ fn two_runs_on_two_slices_of_one_card_are_no_strangers_and_share_it_by_size() ->
         done
     })
 }
+
+#[test]
+fn an_xid_of_one_slice_freezes_the_run_on_it_and_no_other() -> Result<()> {
+    const XID: &str = "[policy]\nname = \"xid\"\nowner = \"o@example.org\"\non_blind = \"continue\"\n\
+        [[rule]]\nid = \"xid\"\nrationale = \"x\"\nwhen = { event = \"xid\" }\nactions = [\"freeze\"]\n";
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("kmsg");
+    fs::write(&log, "")?;
+    let tables = format!("[kernel_log]\npath = {:?}\n", log.display().to_string());
+    let scenario = gpu("60", "mig = [\"1g.10gb\", \"3g.40gb\"]");
+    on_gpu_node("slice-xid", &scenario, &tables, |node| {
+        wait_for("the card is seen", || Ok(node.code(&["node", "health"])? == 0))?;
+        let card = node.json(["gpu", "describe", "0"])?;
+        let devices = card["info"]["mig_devices"].as_array().context("MIG devices")?;
+        let policy = node.policy("xid", XID)?.display().to_string();
+        let mut children = Vec::new();
+        for (name, device) in ["small", "large"].iter().zip(devices) {
+            let uuid = device["uuid"].as_str().context("UUID")?;
+            let args = ["run", "-p", &policy, "-n", name, "--gpu", uuid, "--user", "nobody", "--", "sleep", "600"];
+            children.push(node.ctl_command(args).spawn()?);
+        }
+        let done = (|| {
+            for name in ["small", "large"] {
+                wait_for("it runs", || Ok(node.run(name).is_ok_and(|run| run["state"] == "running")))?;
+            }
+            let bus = card["pci"].as_str().context("PCI address")?;
+            let instance = devices[1]["gpu_instance"].as_u64().context("GPU instance")?;
+            let mut out = fs::OpenOptions::new().append(true).open(&log)?;
+            let mut say = |n: u32, place: &str, code: u32| {
+                let line = format!("4,{n},1,-;NVRM: Xid (PCI:{bus}{place}): {code}, pid=1, name=x\n");
+                std::io::Write::write_all(&mut out, line.as_bytes())
+            };
+            say(1, &format!(" GPU-I:{instance:02}"), 94)?;
+            let of = |name: &str| -> Result<serde_json::Value> {
+                let id = node.run(name)?["id"].clone();
+                node.wait_for_event("the decision", |e| {
+                    e["run"] == id && e["body"]["decision"]["cause"]["Rule"]["rule"] == "xid"
+                })
+            };
+            let first = of("large")?["body"]["decision"]["values"][0].clone();
+            ensure!(first["value"].to_string().contains(&format!("\"gpu_instance\":{instance}")), "{first}");
+            ensure!(node.run("small")?["state"] == "running", "the neighbour was frozen");
+            // One of the whole card is told to both: the neighbour's first decision is of that one.
+            say(2, "", 95)?;
+            let first = of("small")?["body"]["decision"]["values"][0].clone();
+            ensure!(first["value"]["Event"]["Xid"]["code"] == 95, "{first}");
+            let page = node.ctl(["explain", "large"])?.expect(0)?.out;
+            ensure!(page.contains(&format!("GPU instance {instance}")), "{page}");
+            ensure!(node.ctl(["replay", "large"])?.expect(0)?.out.contains("identical"));
+            node.log_is_whole()
+        })();
+        for child in &mut children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        done
+    })
+}

@@ -99,8 +99,8 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
 pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
     let known = state.runs.get(&run);
     match input {
-        Input::Signal(Signal { subject, .. }) => match subject {
-            Subject::Gpu(gpu) => known.is_some_and(|r| r.has_gpu(gpu)),
+        Input::Signal(Signal { subject, value, .. }) => match subject {
+            Subject::Gpu(gpu) => known.is_some_and(|r| r.has_gpu(gpu) && r.is_at(gpu, value)),
             Subject::Node => true,
             Subject::Run(id) | Subject::Process { run: id, .. } => *id == run,
         },

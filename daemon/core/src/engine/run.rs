@@ -32,6 +32,8 @@ pub(super) struct RunState {
     open: Option<IncidentId>,
     retries: u32,
     gpus: BTreeSet<GpuId>,
+    /// The MIG devices it was given, by GPU.
+    mig: BTreeMap<GpuId, BTreeSet<String>>,
     rules: Vec<RuleState>,
     last: BTreeMap<(Subject, Kind), Seen>,
     heard: BTreeMap<Source, MonoTime>,
@@ -63,6 +65,7 @@ impl RunState {
             open: (contained && run.incidents > 0).then(|| IncidentId::new(run.id, run.incidents)),
             retries: 0,
             gpus: run.gpus.clone(),
+            mig: run.mig.clone(),
             rules: vec![RuleState::default(); policy.rules.len()],
             last: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -104,6 +107,13 @@ impl RunState {
 
     pub(super) fn has_gpu(&self, gpu: &GpuId) -> bool {
         self.gpus.contains(gpu)
+    }
+
+    /// Whether what happened on one of its GPUs was where the run is: one that was given MIG devices has nothing to do with a
+    /// GPU instance that holds none of them.
+    pub(super) fn is_at(&self, gpu: &GpuId, value: &Value) -> bool {
+        let Value::Event(Event::Xid { slice: Some(slice), .. }) = value else { return true };
+        slice.devices.is_empty() || self.mig.get(gpu).is_none_or(|given| !given.is_disjoint(&slice.devices))
     }
 
     pub(super) fn set_gpus(&mut self, gpus: &BTreeSet<GpuId>) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::time::MonoTime;
 use crate::{
     decision::{Action, Cause, DecisionId, IncidentId, Mode, Outcome, Verdict},
-    event::{Assurance, Event, NetOp, Verdict as Net},
+    event::{Assurance, Event, NetOp, Slice, Verdict as Net},
     input::{Command, Contained, Control, Run},
     policy::{PolicyDigest, parse::parse},
     replay::{Recorded, replay},
@@ -280,6 +280,43 @@ fn a_gpu_rule_is_judged_per_gpu_of_the_run() {
     });
     assert!(hot(&mut b, 3, "GPU-0", 96_000).is_empty());
     assert_eq!(rules(&hot(&mut b, 4, "GPU-1", 95_000)), ["hot"]);
+}
+
+#[test]
+fn an_xid_of_a_gpu_instance_is_told_to_the_runs_that_have_a_device_of_it() {
+    const XID: &str = "[policy]\nname = \"p\"\nowner = \"o\"\n\
+        [[rule]]\nid = \"xid\"\nrationale = \"x\"\nwhen = { event = \"xid\" }\nactions = [\"notify\"]\n";
+    let policy = parse("p", XID).unwrap();
+    let (digest, gpu) = (policy.digest(), GpuId("GPU-0".into()));
+    let policies: PolicySet = [(digest, Arc::new(policy))].into();
+    let mut state = State::default();
+    let devices = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+    // The first has the whole card.
+    for (n, mig) in [(1, &[][..]), (2, &["MIG-a"]), (3, &["MIG-b", "MIG-c"])] {
+        let mut run = started(id(n), digest);
+        if !mig.is_empty() {
+            run.mig = [(gpu.clone(), devices(mig))].into();
+        }
+        step(&policies, &mut state, &Input::RunStarted(run));
+    }
+    let mut seq = 0;
+    let mut told = |slice: Option<Slice>| {
+        seq += 1;
+        let value = Value::Event(Event::Xid { code: 94, slice });
+        let (subject, source, kind) = (Subject::Gpu(gpu.clone()), Source::Nvml, Kind::Event);
+        let signal = Signal { seq, at: at(seq * 10_000), source, subject, kind, value, repeats: 0 };
+        let input = Input::Signal(signal);
+        let concerned: Vec<u128> = (1..=3).filter(|n| concerns(&state, &input, id(*n))).collect();
+        let decided: Vec<u128> = step(&policies, &mut state, &input).iter().map(|it| it.id.run.0.as_u128()).collect();
+        assert_eq!(decided, concerned);
+        decided
+    };
+    let of = |names: &[&str]| Some(Slice { gpu_instance: 5, compute_instance: None, devices: devices(names) });
+    assert_eq!(told(None), [1, 2, 3], "of the whole card");
+    assert_eq!(told(of(&["MIG-a"])), [1, 2]);
+    assert_eq!(told(of(&["MIG-a", "MIG-b"])), [1, 2, 3]);
+    assert_eq!(told(of(&["MIG-d"])), [1]);
+    assert_eq!(told(of(&[])), [1, 2, 3], "which devices it is was not known: nobody is spared");
 }
 
 #[test]

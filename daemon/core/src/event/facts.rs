@@ -1,6 +1,7 @@
 //! The small closed answers that events hold: which call, what the kernel did with it, and how surely it was seen.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A network call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +27,24 @@ pub enum Via {
     SysEnter,
     /// An LSM hook on the call's way, where it was refused; the arguments are not at hand there.
     Lsm,
+}
+
+/// A GPU instance of a GPU in MIG mode.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slice {
+    /// Its id on the GPU, as `nvmlEventData_t.gpuInstanceId` and the kernel's `GPU-I` give it.
+    pub gpu_instance: u32,
+    /// The compute instance in it, where one is meant.
+    pub compute_instance: Option<u32>,
+    /// The MIG devices that these were when it was told, by UUID; empty where that was not known.
+    pub devices: BTreeSet<String>,
+}
+
+impl std::fmt::Display for Slice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GPU instance {}", self.gpu_instance)?;
+        self.compute_instance.map_or(Ok(()), |compute| write!(f, ", compute instance {compute}"))
+    }
 }
 
 /// Declares an enum of names that policies write.

@@ -45,7 +45,7 @@ fn every() -> Vec<Event> {
         Event::ForeignThaw { levels: 2 },
         Event::Latched,
         Event::ForeignGpuProcess { gpu: "GPU-a".into(), of: None },
-        Event::Xid { code: 79 },
+        Event::Xid { code: 79, slice: None },
         Event::Gpu { what: GpuEvent::MigConfig },
     ]
 }

@@ -239,7 +239,7 @@ impl Health {
         let now = self.stamp(signal.at);
         let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
         let changed = match &signal.value {
-            Value::Event(Event::Xid { code }) => part.xid(&self.catalogue, &self.thresholds, *code, now),
+            Value::Event(Event::Xid { code, .. }) => part.xid(&self.catalogue, &self.thresholds, *code, now),
             Value::Event(Event::Gpu { what }) => return self.happened(gpu, *what, signal.at),
             Value::Integer(value) if signal.source == Source::Nvml => {
                 part.sample(&self.thresholds, &signal.kind, *value, now) | self.node.drop_reason(BLIND)

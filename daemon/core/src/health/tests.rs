@@ -48,7 +48,7 @@ fn value(name: &str, kind: Kind, v: i64, at: MonoTime) -> Input {
 }
 
 fn xid(name: &str, code: u64, at: MonoTime) -> Input {
-    signal(name, Kind::Event, Value::Event(Event::Xid { code }), at)
+    signal(name, Kind::Event, Value::Event(Event::Xid { code, slice: None }), at)
 }
 
 fn gap(name: Option<&str>, blind: bool, at: MonoTime) -> Input {

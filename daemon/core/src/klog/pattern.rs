@@ -11,6 +11,8 @@ enum Piece {
     Anything,
     Bus,
     Code,
+    GpuInstance,
+    ComputeInstance,
     Word,
 }
 
@@ -19,6 +21,8 @@ enum Piece {
 pub(super) struct Captures<'a> {
     pub bus: Option<&'a str>,
     pub code: Option<&'a str>,
+    pub gpu_instance: Option<&'a str>,
+    pub compute_instance: Option<&'a str>,
 }
 
 impl Pattern {
@@ -35,8 +39,14 @@ impl Pattern {
                 match name {
                     "bus" => Piece::Bus,
                     "code" => Piece::Code,
+                    "gpu-instance" => Piece::GpuInstance,
+                    "compute-instance" => Piece::ComputeInstance,
                     "word" => Piece::Word,
-                    other => return Err(format!("`line`: {{{other}}}, expected {{bus}}, {{code}} or {{word}}")),
+                    other => {
+                        return Err(format!(
+                            "`line`: {{{other}}}, expected {{bus}}, {{code}}, {{gpu-instance}}, {{compute-instance}} or {{word}}"
+                        ));
+                    }
                 }
             } else {
                 let end = rest.find(['*', '{']).unwrap_or(rest.len());
@@ -85,6 +95,14 @@ impl Pattern {
                         return None;
                     }
                     (captures.code, rest, loose) = (Some(code), after, false);
+                }
+                Piece::GpuInstance | Piece::ComputeInstance => {
+                    let (number, after) = take(rest, loose, |c| c.is_ascii_digit(), |_| true)?;
+                    let to = match piece {
+                        Piece::GpuInstance => &mut captures.gpu_instance,
+                        _ => &mut captures.compute_instance,
+                    };
+                    (*to, rest, loose) = (Some(number), after, false);
                 }
                 Piece::Word => {
                     let (_, after) = take(rest, loose, |c| !c.is_whitespace() && c != ':', |_| true)?;

@@ -113,7 +113,14 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
     assert!(queue.try_recv().is_err(), "told before the pause");
     told.take(NvmlEvent::Pause);
     one.into_iter().for_each(|value| told.take(sample(value)));
-    told.take(NvmlEvent::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }));
+    told.take(NvmlEvent::Xid(Xid {
+        mono_ns: 1,
+        gpu: "GPU-1".into(),
+        code: 79,
+        count: 1,
+        gpu_instance: None,
+        compute_instance: None,
+    }));
     let (gpu, what) = ("GPU-1".into(), GpuEvent::DramRetirement);
     told.take(NvmlEvent::Happened(Happened { mono_ns: 2, gpu, what, count: 3 }));
     told.take(NvmlEvent::Pause);
@@ -130,7 +137,7 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
         .collect();
     let values = |values: &[i64]| values.iter().map(|value| Value::Integer(*value)).collect::<Vec<_>>();
     let mut last = values(&one);
-    last.push(Value::Event(Event::Xid { code: 79 }));
+    last.push(Value::Event(Event::Xid { code: 79, slice: None }));
     let event = vec![Value::Event(Event::Gpu { what: GpuEvent::DramRetirement })];
     assert_eq!(heard, [values(&two), last, event]);
 }

@@ -133,6 +133,10 @@ pub struct Xid {
     pub gpu: String,
     /// NVIDIA's number; 999 when the driver does not know it.
     pub code: u64,
+    /// The GPU instance that it is of, in MIG mode and where the driver says it.
+    pub gpu_instance: Option<u32>,
+    /// The compute instance in it.
+    pub compute_instance: Option<u32>,
     /// How often since the last frame about it.
     pub count: u64,
 }
@@ -256,7 +260,14 @@ mod tests {
                 }]),
             }),
             Frame::Info(Box::new(GpuInfo { uuid: "GPU-1".into(), numa_node: Some(-1), ..GpuInfo::default() })),
-            Frame::Xid(Xid { mono_ns: 1, gpu: "GPU-1".into(), code: 79, count: 1 }),
+            Frame::Xid(Xid {
+                mono_ns: 1,
+                gpu: "GPU-1".into(),
+                code: 79,
+                gpu_instance: Some(3),
+                compute_instance: None,
+                count: 1,
+            }),
             Frame::Happened(Happened { mono_ns: 1, gpu: "GPU-1".into(), what: GpuEvent::MigConfig, count: 2 }),
             Frame::Ends { fault: Fault::Init, why: "driver is not loaded".into() },
         ]

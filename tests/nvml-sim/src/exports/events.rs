@@ -1,7 +1,8 @@
 //! Event sets.
 
 use super::exports;
-use crate::abi::consts::{NO_INSTANCE, event};
+use super::processes::instances;
+use crate::abi::consts::event;
 use crate::abi::{Code, DeviceHandle, nvmlEventData_t};
 use crate::edge::{Answer, Out, Put};
 use crate::library;
@@ -13,12 +14,13 @@ fn wait(function: &'static str, set: usize, data: Out<nvmlEventData_t>, timeout_
     // Before an event is taken: one that cannot be written would be lost.
     let data = data.ok_or(Code::InvalidArgument)?;
     let due = library::wait_for_event(function, set, Duration::from_millis(u64::from(timeout_ms)))?;
+    let (gpuInstanceId, computeInstanceId) = instances(due.event.mig);
     Some(data).put(nvmlEventData_t {
         device: DeviceHandle::of_index(due.gpu),
         eventType: due.event.kind,
         eventData: due.event.data,
-        gpuInstanceId: NO_INSTANCE,
-        computeInstanceId: NO_INSTANCE,
+        gpuInstanceId,
+        computeInstanceId,
     })
 }
 

@@ -27,8 +27,8 @@ fn list<T: Copy>(
 }
 
 /// GPU and compute instance, numbered as in the model.
-fn instance(it: Listed) -> (c_uint, c_uint) {
-    it.mig.map_or((NO_INSTANCE, NO_INSTANCE), |at| (at as c_uint + 1, 0))
+pub(super) fn instances(mig: Option<usize>) -> (c_uint, c_uint) {
+    mig.map_or((NO_INSTANCE, NO_INSTANCE), |at| (at as c_uint + 1, 0))
 }
 
 fn v1(it: Listed) -> nvmlProcessInfo_v1_t {
@@ -40,8 +40,8 @@ fn v2(it: Listed) -> nvmlProcessInfo_v2_t {
     nvmlProcessInfo_v2_t {
         pid: it.pid,
         usedGpuMemory: it.memory,
-        gpuInstanceId: instance(it).0,
-        computeInstanceId: instance(it).1,
+        gpuInstanceId: instances(it.mig).0,
+        computeInstanceId: instances(it.mig).1,
     }
 }
 
@@ -49,8 +49,8 @@ fn detail(it: Listed) -> nvmlProcessDetail_v1_t {
     nvmlProcessDetail_v1_t {
         pid: it.pid,
         usedGpuMemory: it.memory,
-        gpuInstanceId: instance(it).0,
-        computeInstanceId: instance(it).1,
+        gpuInstanceId: instances(it.mig).0,
+        computeInstanceId: instances(it.mig).1,
         usedGpuCcProtectedMemory: VALUE_NOT_AVAILABLE,
     }
 }

@@ -58,6 +58,9 @@ fn add_gpus(gpus: &mut Vec<GpuSpec>, table: Spanned<GpuTable>, folder: &Path, du
     if table.processes.iter().any(|process| process.mig.is_some_and(|mig| mig >= devices)) {
         return Err(problem(span, format!("a process is in a MIG device that is not there: there are {devices}")));
     }
+    if table.events.iter().any(|event| event.mig.is_some_and(|mig| mig >= devices)) {
+        return Err(problem(span, format!("an event is of a MIG device that is not there: there are {devices}")));
+    }
     if let Some(fans) = &table.fans {
         let each = fans.get_ref().speed.len();
         if table.fan.is_some() || each == 0 || fans.get_ref().rpm.as_ref().is_some_and(|rpm| rpm.len() != each) {

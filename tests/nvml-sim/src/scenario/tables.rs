@@ -149,6 +149,8 @@ pub(crate) struct Event {
     pub(crate) kind: u64,
     /// The XID; 0 for other kinds.
     pub(crate) data: u64,
+    /// The MIG device, by its place in the GPU's list, whose instances an XID is of.
+    pub(crate) mig: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +159,7 @@ struct EventTable {
     at: f64,
     xid: Option<u64>,
     kind: Option<EventKind>,
+    mig: Option<usize>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -197,9 +200,12 @@ impl TryFrom<EventTable> for Event {
             (None, Some(EventKind::GpuRecoveryAction)) => (event::GPU_RECOVERY_ACTION, 0),
             _ => return Err("an event has exactly one of xid and kind".into()),
         };
-        let at = table.at;
+        let EventTable { at, mig, .. } = table;
+        if mig.is_some() && kind != event::XID {
+            return Err("only an xid is of a MIG device".into());
+        }
         if at.is_finite() && at >= 0.0 {
-            Ok(Self { at, kind, data })
+            Ok(Self { at, kind, data, mig })
         } else {
             Err(format!("{at} is not a time in seconds from 0 on"))
         }

@@ -90,7 +90,7 @@ fn take(
     let known = devices.iter().find(|(_, device)| event.is_of(device)).map(|(gpu, _)| gpu.clone());
     let gpu = known.or_else(|| event.uuid(nvml)).unwrap_or_default();
     if event.kind == events::XID {
-        return told.take(gpu, What::Xid(event.data));
+        return told.take(gpu, What::Xid(event.data, event.instances()));
     }
     // One that is not known here was not asked for.
     let Some((_, what)) = KINDS.iter().find(|(bit, _)| *bit == event.kind) else { return };
@@ -185,7 +185,8 @@ impl Flood {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    Xid(u64),
+    /// With the GPU instance and the compute instance that it is of.
+    Xid(u64, (Option<u32>, Option<u32>)),
     Event(GpuEvent),
 }
 
@@ -215,7 +216,9 @@ impl Told {
             if waiting.count > 0 && due(waiting.told) {
                 let (mono_ns, gpu, count) = (waiting.seen_ns, gpu.clone(), waiting.count);
                 shared.send(&match *what {
-                    What::Xid(code) => Frame::Xid(Xid { mono_ns, gpu, code, count }),
+                    What::Xid(code, (gpu_instance, compute_instance)) => {
+                        Frame::Xid(Xid { mono_ns, gpu, code, gpu_instance, compute_instance, count })
+                    }
                     What::Event(what) => Frame::Happened(Happened { mono_ns, gpu, what, count }),
                 });
                 waiting.count = 0;

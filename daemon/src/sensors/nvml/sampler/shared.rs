@@ -244,7 +244,14 @@ mod tests {
         let mut decoder = Decoder::default();
         let mut heard = |shared: &Shared| {
             // A frame that ends what is read: the pipe never has nothing to give.
-            shared.send(&Frame::Xid(Xid { mono_ns: 0, gpu: String::new(), code: 0, count: 0 }));
+            shared.send(&Frame::Xid(Xid {
+                mono_ns: 0,
+                gpu: String::new(),
+                code: 0,
+                gpu_instance: None,
+                compute_instance: None,
+                count: 0,
+            }));
             let mut frames = Vec::new();
             loop {
                 while let Some(frame) = decoder.next_frame().unwrap() {

@@ -28,7 +28,7 @@ pub const KINDS: [(u64, GpuEvent); 13] = [
     (0x8000, GpuEvent::RecoveryAction),
 ];
 
-/// `nvmlEventData_t`. Which instance of a GPU in MIG mode an XID is of is not told yet.
+/// `nvmlEventData_t`.
 #[repr(C)]
 pub struct Event {
     device: *mut c_void,
@@ -45,6 +45,13 @@ impl Event {
     pub fn is_of(&self, device: &Device<'_>) -> bool {
         // SAFETY: the handles are compared as addresses and never used.
         ptr::addr_eq(self.device, unsafe { device.handle() })
+    }
+
+    /// The GPU instance and the compute instance that an XID is of: in MIG mode, where the driver knows.
+    pub fn instances(&self) -> (Option<u32>, Option<u32>) {
+        let known = |id: u32| (id != u32::MAX).then_some(id);
+        let gpu = known(self.gpu_instance);
+        (gpu, gpu.and(known(self.compute_instance)))
     }
 
     /// The GPU that it is of, where the library still knows.
@@ -90,6 +97,8 @@ mod tests {
             ("device", offset_of!(Event, device)),
             ("eventType", offset_of!(Event, kind)),
             ("eventData", offset_of!(Event, data)),
+            ("gpuInstanceId", offset_of!(Event, gpu_instance)),
+            ("computeInstanceId", offset_of!(Event, compute_instance)),
         ] {
             assert!(layout.fields.contains(&offset), "{offset:?}");
         }
