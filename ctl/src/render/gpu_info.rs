@@ -1,7 +1,7 @@
 //! What a GPU is: `gpu describe`, as text and as JSON.
 
-use super::{clean, table};
-use failsafe_core::unit::Unit;
+use super::{clean, json::readings, table};
+use failsafe_core::{signal::Kind, unit::Unit};
 use failsafe_proto::v1 as pb;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -36,9 +36,23 @@ pub fn text(info: &pb::GpuInfo) -> String {
             let (instance, compute) = (known(device.gpu_instance), known(device.compute_instance));
             let memory = memory.unwrap_or_else(|| "unknown".to_owned());
             let profile = clean(device.profile.as_deref().unwrap_or("unknown"));
-            [clean(&device.uuid), profile, instance, compute, memory, known(device.slices)]
+            let told = |kind: Kind| {
+                let seen = device.readings.iter().find(|reading| reading.name == kind.to_string());
+                seen.map_or_else(|| "unknown".to_owned(), |reading| clean(&reading.text))
+            };
+            let (busy, used) = (told(Kind::GpuUtilization), told(Kind::GpuMemory));
+            [clean(&device.uuid), profile, instance, compute, known(device.slices), busy, used, memory]
         });
-        let head = ["MIG DEVICE", "PROFILE", "GPU INSTANCE", "COMPUTE INSTANCE", "MEMORY", "SLICES"];
+        let head = [
+            "MIG DEVICE",
+            "PROFILE",
+            "GPU INSTANCE",
+            "COMPUTE INSTANCE",
+            "SLICES",
+            "UTILIZATION",
+            "MEMORY USED",
+            "MEMORY",
+        ];
         let _ = write!(out, "\n{}", table::table(head, rows));
     }
     if !info.nvlinks.is_empty() {
@@ -64,6 +78,9 @@ pub fn json(info: &pb::GpuInfo) -> Value {
             "compute_instance": d.compute_instance,
             "memory": d.memory,
             "slices": d.slices,
+            "readings": readings(&d.readings),
+            "unsupported": d.unsupported,
+            "failing": d.failing,
         })
     };
     let link = |l: &pb::NvLink| json!({ "link": l.link, "active": l.active, "version": l.version, "remote": l.remote });

@@ -243,16 +243,19 @@ pub fn change(change: &pb::HealthChange) -> Value {
     })
 }
 
+/// Signals by name, each value in the signal's unit.
+pub fn readings(all: &[pb::Reading]) -> Value {
+    all.iter().map(|r| (r.name.clone(), json!(r.value))).collect::<serde_json::Map<String, Value>>().into()
+}
+
 /// A GPU's health with all that was last seen of it.
 pub fn gpu(health: &pb::PartHealth, seen: Option<&pb::Gpu>) -> Value {
     let mut value = part(health);
     if let Some(g) = seen {
-        let readings: serde_json::Map<String, Value> =
-            g.readings.iter().map(|r| (r.name.clone(), json!(r.value))).collect();
         let process = |p: &pb::GpuProcess| json!({ "pid": p.pid, "memory": p.memory, "run_id": p.run_id });
         value["sampled_ns"] = json!(g.sampled_ns);
         value["pci"] = json!(g.pci);
-        value["readings"] = Value::Object(readings);
+        value["readings"] = readings(&g.readings);
         value["processes"] = g.processes.iter().map(process).collect();
         value["unsupported"] = json!(g.unsupported);
         value["failing"] = json!(g.failing);

@@ -32,6 +32,11 @@ impl GpuId {
     pub fn is_amd(&self) -> bool {
         self.0.starts_with("amdgpu-")
     }
+
+    /// Whether it is a MIG device, a part of a GPU, by the form of NVML's UUIDs.
+    pub fn is_mig(&self) -> bool {
+        self.0.starts_with("MIG-")
+    }
 }
 
 impl fmt::Display for GpuId {

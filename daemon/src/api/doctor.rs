@@ -223,11 +223,17 @@ fn sensors(context: &Context, out: &mut Vec<DoctorCheck>) {
         let name = format!("gpu {} {}", gpu.index, gpu.uuid);
         let area = if gpu.uuid.is_amd() { "amdgpu" } else { "nvml" };
         let lacks = format!("unsupported: [{}]", gpu.unsupported.join(", "));
-        out.push(if gpu.failing.is_empty() {
+        let failing: Vec<&str> = gpu
+            .failing
+            .iter()
+            .chain(gpu.slices.values().flat_map(|slice| &slice.failing))
+            .map(String::as_str)
+            .collect();
+        out.push(if failing.is_empty() {
             works(area, &name, format!("{}; {lacks}", gpu.name))
         } else {
             let advice = "see the driver's log (dmesg)";
-            check(area, &name, CheckState::Degraded, format!("failing: [{}]; {lacks}", gpu.failing.join("; ")), advice)
+            check(area, &name, CheckState::Degraded, format!("failing: [{}]; {lacks}", failing.join("; ")), advice)
         });
     }
 }

@@ -1,10 +1,13 @@
 //! What a GPU is, as protobuf.
 
-use crate::sensors::nvml::{Fabric, GpuInfo, MigDevice, NvLink, Peer};
+use super::{GpuView, SliceView, node::reading_of};
+use crate::sensors::nvml::{Fabric, MigDevice, NvLink, Peer};
 use failsafe_proto::v1;
 
 /// The facts as the API tells them; `None` for a GPU of which NVML told nothing.
-pub(super) fn gpu_info(info: &GpuInfo) -> Option<v1::GpuInfo> {
+pub(super) fn gpu_info(view: &GpuView) -> Option<v1::GpuInfo> {
+    let info = &view.info;
+    let mig_device = |device: &MigDevice| mig_device(device, view.slices.get(&device.uuid));
     // One without a UUID was never told by NVML.
     (!info.uuid.is_empty()).then(|| v1::GpuInfo {
         serial: info.serial.clone(),
@@ -28,9 +31,11 @@ pub(super) fn gpu_info(info: &GpuInfo) -> Option<v1::GpuInfo> {
     })
 }
 
-fn mig_device(device: &MigDevice) -> v1::MigDevice {
+fn mig_device(device: &MigDevice, seen: Option<&SliceView>) -> v1::MigDevice {
     let MigDevice { uuid, profile, gpu_instance, compute_instance, memory, slices } = device.clone();
-    v1::MigDevice { uuid, gpu_instance, compute_instance, memory, slices, profile }
+    let SliceView { readings, unsupported, failing, unread: _ } = seen.cloned().unwrap_or_default();
+    let readings = readings.iter().map(reading_of).collect();
+    v1::MigDevice { uuid, gpu_instance, compute_instance, memory, slices, profile, readings, unsupported, failing }
 }
 
 fn nvlink(link: &NvLink) -> v1::NvLink {

@@ -19,7 +19,7 @@ mod policy;
 mod reset;
 mod runs;
 
-pub use node::{GpuProcessView, GpuView, NodeView, SensorView};
+pub use node::{GpuProcessView, GpuView, NodeView, SensorView, SliceView};
 pub use reset::Resets;
 
 use crate::{
@@ -37,7 +37,7 @@ use failsafe_core::{
 };
 use failsafe_proto::{DESCRIPTOR, v1};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -88,9 +88,14 @@ impl Context {
         node.blind()
     }
 
-    /// Why this node does not pin a policy of a run with these GPUs; `None` when it does. With none declared, all count.
-    fn refusal(&self, policy: &Policy, gpus: &BTreeSet<GpuId>) -> Option<String> {
-        let unwatched = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwatched(gpus);
+    /// Why this node does not pin a policy of a run with these GPUs and MIG devices; `None` when it does. With none declared, all count.
+    fn refusal(
+        &self,
+        policy: &Policy,
+        gpus: &BTreeSet<GpuId>,
+        mig: &BTreeMap<GpuId, BTreeSet<String>>,
+    ) -> Option<String> {
+        let unwatched = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwatched(gpus, mig);
         check::refusal(policy, &self.blind(), &unwatched)
             .or_else(|| assurance::refusal(policy, &grants(self.registry.kernel())))
     }

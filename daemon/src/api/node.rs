@@ -75,6 +75,21 @@ pub struct GpuView {
     pub failing: Vec<String>,
     /// Signals that keep failing or were never read, with the reason: no rule can watch them.
     pub unread: BTreeMap<Kind, String>,
+    /// What its MIG devices tell of themselves, by UUID.
+    pub slices: BTreeMap<String, SliceView>,
+}
+
+/// What a MIG device tells of itself.
+#[derive(Debug, Clone, Default)]
+pub struct SliceView {
+    /// Last readings, by kind.
+    pub readings: BTreeMap<Kind, i64>,
+    /// Signals that it does not have, of those that MIG devices tell.
+    pub unsupported: Vec<String>,
+    /// Signals that fail now, with the reason.
+    pub failing: Vec<String>,
+    /// As of a GPU.
+    pub unread: BTreeMap<Kind, String>,
 }
 
 impl GpuView {
@@ -96,6 +111,7 @@ impl GpuView {
             unsupported: Vec::new(),
             failing: Vec::new(),
             unread: BTreeMap::new(),
+            slices: BTreeMap::new(),
         }
     }
 }
@@ -168,22 +184,47 @@ impl NodeView {
         }
     }
 
-    /// Signals that one of these GPUs does not have or tell; with none given, that none of the node's has or tells.
-    pub fn unwatched(&self, gpus: &BTreeSet<GpuId>) -> Unwatched {
+    /// Signals that one of these GPUs does not have or tell; with none given, that none of the node's has or tells. Of those with MIG
+    /// devices in `mig`, what MIG devices tell is asked of these.
+    pub fn unwatched(&self, gpus: &BTreeSet<GpuId>, mig: &BTreeMap<GpuId, BTreeSet<String>>) -> Unwatched {
         let mut out: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
         let all = gpus.is_empty();
         let concerned: Vec<&GpuView> = self.gpus.values().filter(|view| all || gpus.contains(&view.uuid)).collect();
         for view in &concerned {
-            for kind in view.unsupported.iter().filter_map(|name| Kind::parse(name)) {
-                out.entry(kind).or_default().push(format!("{} does not have it", view.uuid));
+            let given = mig.get(&view.uuid);
+            let whole = lacks(view.uuid.to_string(), &view.unsupported, &view.unread);
+            let slices = given.into_iter().flatten().filter_map(|uuid| Some((uuid, view.slices.get(uuid)?)));
+            let slices = slices.flat_map(|(uuid, it)| lacks(uuid.clone(), &it.unsupported, &it.unread));
+            let elsewhere = |kind: &Kind| {
+                let told = view.slices.values().any(|slice| slice.readings.contains_key(kind));
+                kind.is_of_slices() && (given.is_some() || (all && told))
+            };
+            let whole = whole.filter(|(kind, _)| !elsewhere(kind));
+            for (kind, why) in whole.chain(slices) {
+                out.entry(kind).or_default().push(why);
             }
-            for (kind, why) in &view.unread {
-                out.entry(kind.clone()).or_default().push(format!("it fails on {}: {why}", view.uuid));
+            if given.is_some() {
+                for kind in Kind::MADE_OF_BOTH {
+                    let why = format!("it is made of signals of {} and of its MIG devices", view.uuid);
+                    out.entry(kind).or_default().push(why);
+                }
             }
         }
         let least = if all { concerned.len() } else { 1 };
         out.into_iter().filter(|(_, why)| why.len() >= least).map(|(kind, why)| (kind, why.join(", "))).collect()
     }
+}
+
+/// What cannot be watched of a GPU or a MIG device, with the reason.
+fn lacks<'a>(
+    who: String,
+    unsupported: &'a [String],
+    unread: &'a BTreeMap<Kind, String>,
+) -> impl Iterator<Item = (Kind, String)> + 'a {
+    let fails = format!("it fails on {who}");
+    let lacks = unsupported.iter().filter_map(|name| Kind::parse(name));
+    let lacks = lacks.map(move |kind| (kind, format!("{who} does not have it")));
+    lacks.chain(unread.iter().map(move |(kind, why)| (kind.clone(), format!("{fails}: {why}"))))
 }
 
 /// `NodeService`.
@@ -287,7 +328,7 @@ impl Node {
     }
 }
 
-fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {
+pub(super) fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {
     v1::Reading { name: kind.to_string(), value: *value, text: kind.unit().show(*value) }
 }
 
@@ -333,7 +374,7 @@ fn gpu(gpu: &GpuView) -> v1::Gpu {
         readings: gpu.readings.iter().map(reading_of).collect(),
         processes: gpu.processes.iter().map(process).collect(),
         pci: gpu.bus.map(|bus| bus.to_string()).unwrap_or_default(),
-        info: super::gpu_info::gpu_info(&gpu.info),
+        info: super::gpu_info::gpu_info(gpu),
     }
 }
 
@@ -341,6 +382,33 @@ fn gpu(gpu: &GpuView) -> v1::Gpu {
 mod tests {
     use super::*;
     use crate::sensors::nvml::MigDevice;
+
+    #[test]
+    fn what_mig_devices_tell_is_asked_of_those_that_a_run_is_given() {
+        let card = GpuId("GPU-a".into());
+        let mut view = GpuView::new(card.clone());
+        view.unsupported = vec!["gpu.utilization".into(), "gpu.fan_speed".into()];
+        let tells = SliceView { readings: [(Kind::GpuUtilization, 0)].into(), ..SliceView::default() };
+        let lacks = SliceView { unsupported: vec!["gpu.utilization".into()], ..SliceView::default() };
+        view.slices = [("MIG-tells".to_owned(), tells), ("MIG-lacks".to_owned(), lacks)].into();
+        let mut node = NodeView::default();
+        node.gpus.insert(card.clone(), view);
+        let lacking = |gpus: &[GpuId], devices: &[&str]| {
+            let devices: BTreeSet<String> = devices.iter().map(|name| (*name).to_owned()).collect();
+            let mig = if devices.is_empty() { BTreeMap::new() } else { [(card.clone(), devices)].into() };
+            node.unwatched(&gpus.iter().cloned().collect(), &mig)
+        };
+        let whole = lacking(std::slice::from_ref(&card), &[]);
+        assert!(whole.contains_key(&Kind::GpuUtilization) && whole.contains_key(&Kind::GpuFanSpeed), "{whole:?}");
+        assert!(!whole.contains_key(&Kind::GpuDerivedSpinning), "a whole card: {whole:?}");
+        let of = |device| lacking(std::slice::from_ref(&card), &[device]);
+        let told = of("MIG-tells");
+        assert!(!told.contains_key(&Kind::GpuUtilization) && told.contains_key(&Kind::GpuFanSpeed), "{told:?}");
+        assert!(told[&Kind::GpuDerivedSpinning].contains("of its MIG devices"), "{told:?}");
+        assert_eq!(of("MIG-lacks")[&Kind::GpuUtilization], "MIG-lacks does not have it");
+        let any = lacking(&[], &[]);
+        assert!(!any.contains_key(&Kind::GpuUtilization) && any.contains_key(&Kind::GpuFanSpeed), "{any:?}");
+    }
 
     #[test]
     fn a_gpu_is_named_by_what_is_its_alone() {

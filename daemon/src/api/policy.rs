@@ -7,7 +7,10 @@ use failsafe_core::{
     policy::{assurance, parse::parse},
 };
 use failsafe_proto::v1;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tonic::{Request, Response, Status};
 
 /// `PolicyService`.
@@ -37,7 +40,7 @@ impl v1::policy_service_server::PolicyService for Policies {
         let response = match parse(&policy_file, &policy_toml) {
             Ok(policy) => v1::CheckResponse {
                 digest: policy.digest().to_string(),
-                refusal: self.0.refusal(&policy, &BTreeSet::new()).unwrap_or_default(),
+                refusal: self.0.refusal(&policy, &BTreeSet::new(), &BTreeMap::new()).unwrap_or_default(),
                 assurances: self.assurances(&policy),
                 name: policy.name,
                 errors: Vec::new(),

@@ -50,7 +50,7 @@ impl v1::run_service_server::RunService for Runs {
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus.cards)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
         let wanted = wanted(who, owner, name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let parent = self.0.config.cgroup_parent.clone();
@@ -76,7 +76,7 @@ impl v1::run_service_server::RunService for Runs {
         who.may_start(None)?;
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus.cards)?;
+        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
         let registry = self.0.registry.clone();
         let found = blocking(move || {
             let cgroup = match target {
@@ -271,9 +271,9 @@ impl Runs {
         Ok((found, role))
     }
 
-    fn policy(&self, file: &str, text: &str, gpus: &BTreeSet<GpuId>) -> Result<Policy, Status> {
+    fn policy(&self, file: &str, text: &str, gpus: &Gpus) -> Result<Policy, Status> {
         let policy = parse(file, text).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if let Some(why) = self.0.refusal(&policy, gpus) {
+        if let Some(why) = self.0.refusal(&policy, &gpus.cards, &gpus.mig) {
             let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
             self.0.log.record(&record, None, None);
             return Err(Status::failed_precondition(why));

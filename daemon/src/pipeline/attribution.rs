@@ -3,9 +3,9 @@
 //! Owns the totals of each run in this daemon's life. How several runs on one GPU share it: NVML tells energy and utilisation
 //! of the whole card only, so each sample's are shared by the part of the SMs' time that each one's processes had, where the
 //! GPU tells it of all of them; otherwise evenly among the runs that have a process there. What is of no run counts as one
-//! more. Memory is each process's own. In MIG mode NVML tells no process's part: there what the card does is shared by the size of the
-//! slices that each one is on, those on one slice evenly. What a GPU has never
-//! told, utilisation in MIG mode or energy, makes its part of the totals unknown, and so the run's: no signal is better than a 0.
+//! more. Memory is each process's own. In MIG mode NVML tells no process's part: there the card's energy is shared by the size of the
+//! slices that each one is on, those on one slice evenly, and time is that of the MIG devices, each counted as a GPU. What a GPU has
+//! never told, utilisation or energy, makes its part of the totals unknown, and so the run's: no signal is better than a 0.
 
 use crate::{
     api::GpuProcessView,
@@ -36,6 +36,8 @@ pub type Slice = (u32, Option<u32>);
 pub struct Slices {
     /// The slices of compute that each has of its GPU.
     pub sizes: BTreeMap<Slice, u32>,
+    /// The utilisation of each that tells it, milli-percent.
+    pub busy: BTreeMap<Slice, i64>,
     /// Those that runs were given.
     pub of: BTreeMap<RunId, BTreeSet<Slice>>,
 }
@@ -144,6 +146,35 @@ impl Parts {
     }
 }
 
+/// How busy a run keeps a GPU, milli-percent: the sum over the `of` parts of it that the run is on.
+#[derive(Clone, Copy)]
+struct Busy {
+    sum: i64,
+    of: i64,
+}
+
+impl Busy {
+    fn of_whole(sum: i64) -> Busy {
+        Busy { sum, of: 1 }
+    }
+
+    /// By what the MIG devices that its processes are on tell of themselves; those on one share it evenly. `None` where one of them does
+    /// not tell, or it is on none.
+    fn of_slices(run: RunId, processes: &[GpuProcessView], slices: &Slices) -> Option<Busy> {
+        let mut on: BTreeMap<Slice, BTreeSet<Option<RunId>>> = BTreeMap::new();
+        for process in processes {
+            on.entry(process.slice?).or_default().insert(process.run);
+        }
+        let mut busy = Busy { sum: 0, of: 0 };
+        for (slice, sharers) in on.into_iter().filter(|(_, sharers)| sharers.contains(&Some(run))) {
+            let sharers = i64::try_from(sharers.len()).unwrap_or(i64::MAX);
+            busy.sum += slices.busy.get(&slice)?.clamp(&0, &100_000) / sharers;
+            busy.of += 1;
+        }
+        (busy.of > 0).then_some(busy)
+    }
+}
+
 impl Attribution {
     /// Takes a sample: the processes on the GPU, the runs that hold it, and its MIG devices.
     pub fn take(
@@ -158,29 +189,35 @@ impl Attribution {
         let on_gpu = self.gpus.entry(gpu.clone()).or_default();
         let there: BTreeSet<RunId> = processes.iter().filter_map(|p| p.run).collect();
         let parts = Parts::new(processes, &there, slices);
-        let busy = work.utilization.unwrap_or(0).clamp(0, 100_000);
+        let whole = work.utilization.map(|busy| busy.clamp(0, 100_000));
+        let busy = |run: RunId| match whole {
+            Some(whole) => Some(Busy::of_whole(parts.share(run, whole))),
+            None => Busy::of_slices(run, processes, slices),
+        };
         // Those that are there, and those that left and gave their memory back.
         let concerned: BTreeSet<RunId> = on_gpu.runs.keys().copied().chain(there.iter().copied()).collect();
         let last = on_gpu.last.replace(work);
         for run in &there {
             let total = on_gpu.runs.entry(*run).or_default();
-            total.timed |= work.utilization.is_some();
+            let busy = busy(*run);
+            total.timed |= busy.is_some();
             total.metered |= work.energy.is_some();
             if let Some(last) = last
                 && let ns = work.at.since(last.at).0
                 && ns <= LONGEST_NS
             {
+                let busy = busy.map_or(0, |busy| busy.sum);
                 let time = i64::try_from(i128::from(ns) * i128::from(busy) / 100_000).unwrap_or(i64::MAX);
                 // A counter that fell was reset with the driver.
                 let energy = work.energy.zip(last.energy).map_or(0, |(now, before)| now.saturating_sub(before).max(0));
-                total.time_ns = total.time_ns.saturating_add(parts.share(*run, time));
+                total.time_ns = total.time_ns.saturating_add(time);
                 total.energy_uj = total.energy_uj.saturating_add(parts.share(*run, energy.saturating_mul(1_000)));
             }
         }
         for (run, total) in &mut on_gpu.runs {
             let own = processes.iter().filter(|p| p.run == Some(*run)).filter_map(|p| p.memory);
             total.memory = own.fold(0, |sum, bytes| sum.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX)));
-            let utilization = work.utilization.filter(|_| there.contains(run)).map(|_| parts.share(*run, busy));
+            let utilization = busy(*run).filter(|_| there.contains(run)).map(|busy| busy.sum / busy.of);
             found.uses.push((*run, total.told(utilization, parts.sharing)));
         }
         let foreign: BTreeSet<(RunId, ForeignProcess)> = holders
@@ -356,6 +393,7 @@ mod tests {
         let in_slice = |pid, of, slice| GpuProcessView { slice: Some((slice, Some(0))), ..process(pid, of) };
         let slices = Slices {
             sizes: [((1, Some(0)), 1), ((2, Some(0)), 3), ((3, Some(0)), 2)].into(),
+            busy: BTreeMap::new(),
             of: [(a, [(1, Some(0))].into()), (b, [(2, Some(0))].into())].into(),
         };
         let there = [in_slice(1, Some(a), 1), in_slice(2, Some(b), 2), in_slice(3, Some(b), 2), in_slice(9, None, 3)];
@@ -375,5 +413,28 @@ mod tests {
         let odd = [in_slice(1, Some(a), 1), in_slice(2, Some(b), 5)];
         let found = all.take(&gpu, untold(30, 12_000), &odd, &[a, b].into(), &slices);
         assert_eq!((of(&found, a, &Kind::RunGpuEnergy), found.uses[0].1.sharing), (2_000, Sharing::Even));
+    }
+
+    #[test]
+    fn in_mig_mode_time_is_that_of_the_devices_each_counted_as_a_gpu() {
+        let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
+        let slice = |n| (n, Some(0));
+        let in_slice = |pid, of, n| GpuProcessView { slice: Some(slice(n)), ..process(pid, of) };
+        let slices = Slices { busy: [(slice(1), 50_000), (slice(2), 100_000)].into(), ..Slices::default() };
+        let untold = |s| Work { utilization: None, ..work(s, 0) };
+        // Both are on the second device; the first is `a`'s alone.
+        let there = [in_slice(1, Some(a), 1), in_slice(2, Some(a), 2), in_slice(3, Some(b), 2)];
+        let mut all = Attribution::default();
+        all.take(&gpu, untold(0), &there, &[a, b].into(), &slices);
+        let found = all.take(&gpu, untold(10), &there, &[a, b].into(), &slices);
+        assert_eq!(of(&found, a, &Kind::RunGpuTime), 10_000_000, "half of ten seconds twice");
+        assert_eq!(of(&found, b, &Kind::RunGpuTime), 5_000_000);
+        let shown = |found: &Found, n: usize| found.uses[n].1.utilization;
+        assert_eq!((shown(&found, 0), shown(&found, 1)), (Some(50_000), Some(50_000)), "of the devices that it is on");
+        // A device that does not tell makes it unknown, of whom it concerns.
+        let odd = [in_slice(1, Some(a), 1), in_slice(3, Some(b), 3)];
+        let found = all.take(&gpu, untold(20), &odd, &[a, b].into(), &slices);
+        assert_eq!((shown(&found, 0), shown(&found, 1)), (Some(50_000), None));
+        assert_eq!(of(&found, a, &Kind::RunGpuTime), 15_000_000);
     }
 }

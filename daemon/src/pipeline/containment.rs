@@ -13,6 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// NVML's utilisation is a mean over up to a second: a sample counts only this long after the freeze.
 const SETTLE: Span = Span::from_millis(1_000);
 
+/// The GPUs and MIG devices that are to be seen idle: the run's own parts of a GPU where it was given such.
+pub fn proved_by(gpus: &BTreeSet<GpuId>, mig: &BTreeMap<GpuId, BTreeSet<String>>) -> BTreeSet<GpuId> {
+    let slices = mig.values().flatten().map(|uuid| GpuId(uuid.clone()));
+    gpus.iter().filter(|gpu| !mig.contains_key(gpu)).cloned().chain(slices).collect()
+}
+
 #[derive(Debug)]
 struct Unproved {
     outcome: Outcome,
@@ -171,6 +177,14 @@ mod tests {
 
     fn ms(ms: u64) -> MonoTime {
         MonoTime(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_run_on_mig_devices_is_proved_by_these_and_not_by_their_card() {
+        let (card, other) = (GpuId("GPU-a".into()), GpuId("GPU-b".into()));
+        let mig = [(card.clone(), ["MIG-1".to_owned(), "MIG-2".to_owned()].into())].into();
+        let all = proved_by(&[card, other.clone()].into(), &mig);
+        assert_eq!(all, [other, GpuId("MIG-1".into()), GpuId("MIG-2".into())].into());
     }
 
     #[test]

@@ -302,32 +302,67 @@ impl Told {
             };
             node.gpus.insert(uuid, view);
         }
+        drop(node);
+        self.forget_slices();
     }
 
-    fn info(&self, info: GpuInfo) {
+    fn info(&mut self, info: GpuInfo) {
         let uuid = info.uuid.clone();
         self.on_gpu(&uuid, |view| view.info = info);
+        self.forget_slices();
+    }
+
+    /// Of MIG devices that are no more nothing is known.
+    fn forget_slices(&mut self) {
+        let mut there = BTreeSet::new();
+        for view in self.node().gpus.values_mut() {
+            let own: BTreeSet<&String> = view.info.mig_devices.iter().map(|device| &device.uuid).collect();
+            view.slices.retain(|uuid, _| own.contains(uuid));
+            there.extend(own.into_iter().map(|uuid| GpuId(uuid.clone())));
+        }
+        self.gpus.retain(|gpu, _| !gpu.is_mig() || there.contains(gpu));
     }
 
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
-        let live = self.registry.live();
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
         let unread = seen.failing.take(&seen.current, sample);
         seen.current.take(sample);
+        if gpu.is_mig() {
+            self.show_slice(&gpu, &seen, sample);
+        } else {
+            self.of_whole(&gpu, &seen, sample);
+        }
+        for (kind, why) in unread {
+            let (seq, at, source, gpu) = (0, MonoTime(sample.mono_ns), Source::Nvml, gpu.clone());
+            self.tell(Input::Unread(Unread { seq, at, source, gpu, kind, why }));
+        }
+        let now = Instant::now();
+        for (kind, value) in nvml::signals(sample) {
+            if seen.tells(&kind, value, now) {
+                self.signal(Subject::Gpu(gpu.clone()), MonoTime(sample.mono_ns), kind, Value::Integer(value));
+            }
+        }
+        self.gpus.insert(gpu, seen);
+    }
+
+    /// What a whole GPU's sample says: whose its work is, and what is shown of it.
+    fn of_whole(&mut self, gpu: &GpuId, seen: &Seen, sample: &Sample) {
+        let live = self.registry.live();
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
         let (utilization, energy) = (value(&Kind::GpuUtilization), value(&Kind::GpuEnergy));
-        let mig = self.node().gpus.get(&gpu).map(|view| view.info.mig_devices.clone()).unwrap_or_default();
+        let mig = self.node().gpus.get(gpu).map(|view| view.info.mig_devices.clone()).unwrap_or_default();
+        let mig: Vec<_> = mig.into_iter().map(|device| (self.busy(&device), device)).collect();
         let work = Work { at, utilization, energy };
-        let work = whose::Seen { source: Source::Nvml, gpu: &gpu, work, mig: &mig };
+        let work = whose::Seen { source: Source::Nvml, gpu, work, mig: &mig };
         // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
         let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
         let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));
-        let runs = live.iter().filter(|r| r.status().gpus.contains(&gpu)).map(|r| r.run.id).collect();
+        let runs = live.iter().filter(|r| r.status().gpus.contains(gpu)).map(|r| r.run.id).collect();
         {
             let mut node = self.node();
-            if let Some(view) = node.gpus.get_mut(&gpu) {
+            if let Some(view) = node.gpus.get_mut(gpu) {
                 show(view, &seen.current, sample);
                 view.unread = seen.failing.unwatched();
                 view.sampled_ns = clock::wall_ns();
@@ -341,17 +376,26 @@ impl Told {
             }
         }
         inputs.into_iter().for_each(|input| self.tell(input));
-        for (kind, why) in unread {
-            let (source, gpu) = (Source::Nvml, gpu.clone());
-            self.tell(Input::Unread(Unread { seq: 0, at, source, gpu, kind, why }));
+    }
+
+    /// The utilisation that a MIG device tells of itself, milli-percent.
+    fn busy(&self, device: &MigDevice) -> Option<i64> {
+        let (value, _) = self.gpus.get(&GpuId(device.uuid.clone()))?.current.values.get(&Kind::GpuUtilization)?;
+        Some(*value)
+    }
+
+    fn show_slice(&self, slice: &GpuId, seen: &Seen, sample: &Sample) {
+        let mut node = self.node();
+        let holds = |view: &&mut GpuView| view.info.mig_devices.iter().any(|device| device.uuid == slice.0);
+        let Some(whole) = node.gpus.values_mut().find(holds) else { return };
+        let view = whole.slices.entry(slice.0.clone()).or_default();
+        let Current { values, unsupported, failing } = &seen.current;
+        view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
+        if !sample.unsupported.is_empty() || view.unsupported.len() != unsupported.len() {
+            view.unsupported = unsupported.iter().cloned().collect();
         }
-        let now = Instant::now();
-        for (kind, value) in nvml::signals(sample) {
-            if seen.tells(&kind, value, now) {
-                self.signal(Subject::Gpu(gpu.clone()), at, kind, Value::Integer(value));
-            }
-        }
-        self.gpus.insert(gpu, seen);
+        view.failing = failing.iter().map(|(what, why)| format!("{slice}: {what}: {why}")).collect();
+        view.unread = seen.failing.unwatched();
     }
 
     fn signal(&mut self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {

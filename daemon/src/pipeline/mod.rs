@@ -204,10 +204,12 @@ impl Pipeline {
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),
             Message::Told(Told::Outcome(outcome)) => {
-                let status = self.runs.get(&outcome.decision.run).map(|r| r.status().clone()).unwrap_or_default();
+                let run = self.runs.get(&outcome.decision.run);
+                let status = run.map(|r| r.status().clone()).unwrap_or_default();
+                let gpus = run.map(|r| containment::proved_by(&status.gpus, &r.run.mig)).unwrap_or_default();
                 // A thaw that gave way to a later freeze says nothing of what that one has proved.
                 let outdated = outcome.action == Action::Thaw && status.hold_frozen;
-                let outcome = if outdated { outcome } else { self.containments.frozen(outcome, &status.gpus) };
+                let outcome = if outdated { outcome } else { self.containments.frozen(outcome, &gpus) };
                 self.outcome(outcome);
             }
             Message::Told(Told::Evidence { decision, snapshot }) => {

@@ -41,8 +41,8 @@ pub(super) struct Seen<'a> {
     pub source: Source,
     pub gpu: &'a GpuId,
     pub work: Work,
-    /// Its MIG devices.
-    pub mig: &'a [MigDevice],
+    /// Its MIG devices, each with its utilisation, milli-percent, where it tells it.
+    pub mig: &'a [(Option<i64>, MigDevice)],
 }
 
 impl Whose {
@@ -68,11 +68,14 @@ impl Whose {
 }
 
 /// What is known of a GPU's MIG devices, and which runs were given some of them.
-fn slices(gpu: &GpuId, mig: &[MigDevice], live: &[Arc<LiveRun>]) -> Slices {
+fn slices(gpu: &GpuId, mig: &[(Option<i64>, MigDevice)], live: &[Arc<LiveRun>]) -> Slices {
     let slice = |device: &MigDevice| Some((device.gpu_instance?, device.compute_instance));
-    let given = |uuids: &BTreeSet<String>| mig.iter().filter(|it| uuids.contains(&it.uuid)).filter_map(slice).collect();
+    let given = |uuids: &BTreeSet<String>| {
+        mig.iter().filter(|(_, it)| uuids.contains(&it.uuid)).filter_map(|(_, it)| slice(it)).collect()
+    };
     Slices {
-        sizes: mig.iter().filter_map(|device| Some((slice(device)?, device.slices?))).collect(),
+        sizes: mig.iter().filter_map(|(_, device)| Some((slice(device)?, device.slices?))).collect(),
+        busy: mig.iter().filter_map(|(busy, device)| Some((slice(device)?, (*busy)?))).collect(),
         of: live.iter().filter_map(|run| Some((run.run.id, given(run.run.mig.get(gpu)?)))).collect(),
     }
 }

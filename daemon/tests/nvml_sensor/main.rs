@@ -8,6 +8,7 @@ mod every_signal;
 mod rates;
 mod rig;
 mod scenarios;
+mod slices;
 
 use anyhow::{Context, Result, bail, ensure};
 use failsafe_core::signal::Kind;

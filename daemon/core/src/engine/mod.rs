@@ -99,8 +99,8 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
 pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
     let known = state.runs.get(&run);
     match input {
-        Input::Signal(Signal { subject, value, .. }) => match subject {
-            Subject::Gpu(gpu) => known.is_some_and(|r| r.has_gpu(gpu) && r.is_at(gpu, value)),
+        Input::Signal(Signal { subject, kind, value, .. }) => match subject {
+            Subject::Gpu(gpu) => known.is_some_and(|r| r.is_judged_by(gpu, kind) && r.is_at(gpu, value)),
             Subject::Node => true,
             Subject::Run(id) | Subject::Process { run: id, .. } => *id == run,
         },
@@ -108,7 +108,7 @@ pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
             gap.run.is_none_or(|id| id == run)
                 && gap.gpu.as_ref().is_none_or(|gpu| known.is_some_and(|r| r.has_gpu(gpu)))
         }
-        Input::Unread(unread) => known.is_some_and(|r| r.has_gpu(&unread.gpu)),
+        Input::Unread(unread) => known.is_some_and(|r| r.is_judged_by(&unread.gpu, &unread.kind)),
         Input::Tick(_) => true,
         Input::Outcome(outcome) => outcome.decision.run == run,
         Input::RunStarted(started) => started.id == run,

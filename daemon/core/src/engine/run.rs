@@ -106,7 +106,13 @@ impl RunState {
     }
 
     pub(super) fn has_gpu(&self, gpu: &GpuId) -> bool {
-        self.gpus.contains(gpu)
+        self.gpus.contains(gpu) || self.mig.values().any(|given| given.contains(&gpu.0))
+    }
+
+    /// Whether a signal of a GPU says something of the run. One that was given MIG devices is judged by what these tell of
+    /// themselves, not by what the whole GPU tells of the same.
+    pub(super) fn is_judged_by(&self, gpu: &GpuId, kind: &Kind) -> bool {
+        self.has_gpu(gpu) && !(kind.is_of_slices() && self.mig.contains_key(gpu))
     }
 
     /// Whether what happened on one of its GPUs was where the run is: one that was given MIG devices has nothing to do with a
@@ -118,10 +124,12 @@ impl RunState {
 
     pub(super) fn set_gpus(&mut self, gpus: &BTreeSet<GpuId>) {
         self.gpus.clone_from(gpus);
-        self.detectors.set_gpus(gpus);
-        self.unread.retain(|(gpu, _)| gpus.contains(gpu));
+        let slices = self.mig.values().flatten().map(|uuid| GpuId(uuid.clone()));
+        let all: BTreeSet<GpuId> = gpus.iter().cloned().chain(slices).collect();
+        self.detectors.set_gpus(&all);
+        self.unread.retain(|(gpu, _)| all.contains(gpu));
         self.last.retain(|(subject, _), _| match subject {
-            Subject::Gpu(gpu) => gpus.contains(gpu),
+            Subject::Gpu(gpu) => all.contains(gpu),
             _ => true,
         });
     }

@@ -320,6 +320,38 @@ fn an_xid_of_a_gpu_instance_is_told_to_the_runs_that_have_a_device_of_it() {
 }
 
 #[test]
+fn a_run_on_mig_devices_is_judged_by_what_they_tell_and_by_the_rest_of_their_card() {
+    let rule = |id: &str, when: &str| {
+        format!("[[rule]]\nid = \"{id}\"\nrationale = \"x\"\nwhen = {{ {when} }}\nactions = [\"notify\"]\n")
+    };
+    let text = "[policy]\nname = \"p\"\nowner = \"o\"\n".to_owned()
+        + &rule("busy", "signal = \"gpu.utilization\", above = \"50 %\"")
+        + &rule("hot", "signal = \"gpu.temperature\", above = \"90 C\"");
+    let policy = parse("p", &text).unwrap();
+    let digest = policy.digest();
+    let mut b = Bench { policies: [(digest, Arc::new(policy))].into(), state: State::default(), seq: 0, run: id(1) };
+    let (card, own, other) = (GpuId("GPU-0".into()), GpuId("MIG-a".into()), GpuId("MIG-b".into()));
+    let mut run = started(b.run, digest);
+    run.mig = [(card.clone(), [own.0.clone()].into())].into();
+    b.feed(Input::RunStarted(run));
+    // The run's GPUs are told anew when one of its processes is seen on the card.
+    b.feed(Input::RunGpus { run: b.run, gpus: [card.clone()].into(), at: at(1) });
+    let mut told =
+        |ms, gpu: &GpuId, kind, value| rules(&b.signal(ms, Subject::Gpu(gpu.clone()), kind, Value::Integer(value)));
+    assert!(told(2, &card, Kind::GpuUtilization, 99_000).is_empty(), "the card's is not the run's");
+    assert!(told(3, &other, Kind::GpuUtilization, 99_000).is_empty(), "its neighbour's");
+    assert_eq!(told(4, &own, Kind::GpuUtilization, 99_000), ["busy"]);
+    assert_eq!(told(5, &card, Kind::GpuTemperature, 95_000), ["hot"]);
+    let unread = |gpu: &GpuId, kind| {
+        let (seq, at, source, gpu) = (9, at(6), Source::Nvml, gpu.clone());
+        Input::Unread(crate::input::Unread { seq, at, source, gpu, kind, why: Some("x".into()) })
+    };
+    let concerned = |input| concerns(&b.state, &input, b.run);
+    assert!(concerned(unread(&own, Kind::GpuMemory)) && !concerned(unread(&card, Kind::GpuMemory)));
+    assert!(concerned(unread(&card, Kind::GpuTemperature)) && !concerned(unread(&other, Kind::GpuMemory)));
+}
+
+#[test]
 fn an_escape_is_recaptured_and_a_foreign_thaw_frozen_again() {
     let mut b = Bench::new();
     let leave = |mover_in_run| Event::Leave { pid: 9, mover: 9, mover_in_run, to: 1 };

@@ -151,6 +151,12 @@ impl Health {
     /// Takes in an input of the core.
     pub fn take(&mut self, input: &Input) -> Vec<Change> {
         match input {
+            // Health is of whole GPUs: what a MIG device tells of itself says how busy it is.
+            Input::Signal(Signal { subject: Subject::Gpu(gpu), .. }) | Input::Unread(Unread { gpu, .. })
+                if gpu.is_mig() =>
+            {
+                Vec::new()
+            }
             Input::Signal(signal) => match &signal.subject {
                 Subject::Gpu(gpu) => self.gpu_signal(&gpu.clone(), signal),
                 _ => Vec::new(),

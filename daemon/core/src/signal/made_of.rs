@@ -46,6 +46,28 @@ impl Kind {
         }
     }
 
+    /// Derived signals that are made of what MIG devices tell of themselves and of what only the whole GPU does: of a MIG device
+    /// there are none.
+    pub const MADE_OF_BOTH: [Kind; 3] =
+        [Kind::GpuDerivedSpinning, Kind::GpuDerivedIdlePower, Kind::GpuDerivedClockHeld];
+
+    /// Whether MIG devices tell it of themselves: a run on some of a GPU's is judged by theirs, not by the whole GPU's.
+    pub fn is_of_slices(&self) -> bool {
+        matches!(
+            self,
+            Kind::GpuUtilization
+                | Kind::GpuSmActive
+                | Kind::GpuSmOccupancy
+                | Kind::GpuTensorActive
+                | Kind::GpuDramActive
+                | Kind::GpuMemory
+                | Kind::GpuMemoryTotal
+                | Kind::GpuMemoryReserved
+                | Kind::GpuMemoryFree
+                | Kind::GpuMemoryShare
+        )
+    }
+
     /// Whether a sensor reads it of a GPU itself.
     pub fn is_read_of_a_gpu(&self) -> bool {
         let of_runs = matches!(self, Kind::RunGpuTime | Kind::RunGpuMemory | Kind::RunGpuEnergy);

@@ -100,7 +100,7 @@ fn a_signal_that_keeps_failing_is_told_to_the_core_and_shown() {
         .filter_map(|it| if let Input::Unread(it) = it { Some((it.gpu, it.kind, it.why)) } else { None })
         .collect();
     assert_eq!(unread, [(gpu.clone(), Kind::GpuTemperature, Some("unknown".into()))]);
-    let unwatched = told.node().unwatched(&[gpu].into());
+    let unwatched = told.node().unwatched(&[gpu].into(), &BTreeMap::new());
     assert_eq!(unwatched.keys().collect::<Vec<_>>(), [&Kind::GpuTemperature]);
 }
 

@@ -7,7 +7,7 @@ use crate::sensors::{
     nvml::{Current, Sample},
     repeat::REPEAT_AFTER,
 };
-use failsafe_core::{Kind, MonoTime, time::Span};
+use failsafe_core::{GpuId, Kind, MonoTime, time::Span};
 use std::collections::BTreeMap;
 
 /// How long a signal fails before it is unread.
@@ -32,8 +32,9 @@ pub(super) type Change = (Kind, Option<String>);
 impl Failing {
     /// Takes a sample, before `current` does; what is to be told.
     pub(super) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
-        // Where nothing at all is read, the GPU is blind as a whole, which is told by itself.
-        if sample.readings.is_empty() || (self.0.is_empty() && sample.failing.is_empty()) {
+        // Where nothing at all is read, the GPU is blind as a whole, which is told by itself; not so of a MIG device.
+        let blind = sample.readings.is_empty() && !GpuId(sample.gpu.clone()).is_mig();
+        if blind || (self.0.is_empty() && sample.failing.is_empty()) {
             return Vec::new();
         }
         let at = MonoTime(sample.mono_ns);
@@ -109,6 +110,17 @@ mod tests {
         assert_eq!(at(15, false), (vec![unread], 1), "and again for runs that came later");
         assert_eq!(at(16, true), (vec![(Kind::GpuTemperature, None)], 0));
         assert_eq!(at(17, true), (vec![], 0));
+    }
+
+    #[test]
+    fn of_a_gpu_of_which_nothing_is_read_blindness_is_told_and_of_a_mig_device_what_it_lacks() {
+        let told = |gpu: &str| {
+            let mut failing = Failing::default();
+            let silent = |s| Sample { gpu: gpu.into(), readings: Vec::new(), ..sample(s, false) };
+            failing.take(&Current::default(), &silent(0));
+            failing.take(&Current::default(), &silent(11)).len()
+        };
+        assert_eq!((told("GPU-1"), told("MIG-1")), (0, 1));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const VERSION: c_uint = 1;
 
 /// What each sample holds: nothing until it is taken. By number, as samples of other libraries are by address; before
 /// them the last number.
-type Samples = (usize, BTreeMap<usize, Option<[f64; 4]>>);
+type Samples = (usize, BTreeMap<usize, Option<[f64; 5]>>);
 
 static SAMPLES: Mutex<Samples> = Mutex::new((0, BTreeMap::new()));
 
@@ -20,13 +20,17 @@ fn with<T>(act: impl FnOnce(&mut Samples) -> T) -> T {
     act(&mut SAMPLES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn taken(sample: usize) -> Answer<[f64; 4]> {
+fn taken(sample: usize) -> Answer<[f64; 5]> {
     with(|(_, samples)| samples.get(&sample).copied().flatten()).ok_or(Code::InvalidArgument)
 }
 
-/// Which of the four shares a `NVML_GPM_METRIC_*` is.
+fn keep(sample: usize, shares: [f64; 5]) -> Answer<()> {
+    with(|(_, samples)| samples.get_mut(&sample).map(|it| *it = Some(shares))).ok_or(Code::InvalidArgument)
+}
+
+/// Which of the five shares a `NVML_GPM_METRIC_*` is.
 fn place(metric: c_uint) -> Option<usize> {
-    [2, 3, 5, 10].iter().position(|known| *known == metric)
+    [1, 2, 3, 5, 10].iter().position(|known| *known == metric)
 }
 
 exports! {
@@ -61,8 +65,17 @@ exports! {
             if !gpu.preset().gpm || gpu.mig_enabled() {
                 return Err(Code::NotSupported);
             }
-            let shares = gpu.gpm();
-            with(|(_, samples)| samples.get_mut(&sample).map(|it| *it = Some(shares))).ok_or(Code::InvalidArgument)
+            keep(sample, gpu.gpm())
+        })
+    }
+    fn nvmlGpmMigSampleGet(device: DeviceHandle, instance: c_uint, sample: usize) {
+        library::device(FUNCTION, device, |gpu| {
+            if !gpu.preset().gpm {
+                return Err(Code::NotSupported);
+            }
+            let devices = gpu.mig_devices();
+            let at = devices.iter().position(|it| it.gpu_instance == instance).ok_or(Code::InvalidArgument)?;
+            keep(sample, gpu.gpm_of(at))
         })
     }
     fn nvmlGpmMetricsGet(get: InOut<nvmlGpmMetricsGet_t>) {

@@ -1,6 +1,6 @@
 //! NVLinks, the fabric, and GPM's shares.
 
-use super::Gpu;
+use super::{Gpu, process};
 
 /// Counts over all links of a GPU.
 #[derive(Clone, Copy, Debug)]
@@ -41,14 +41,21 @@ impl Gpu<'_> {
         given.or(self.preset().fabric.then_some(3))
     }
 
-    /// % of the time, or of what there is: SMs active, warps resident, tensor cores, memory bandwidth.
-    pub(crate) fn gpm(&self) -> [f64; 4] {
+    /// % of the time, or of what there is: any work, SMs active, warps resident, tensor cores, memory bandwidth.
+    pub(crate) fn gpm(&self) -> [f64; 5] {
         let (table, busy) = (&self.spec.table, self.utilization());
         [
+            busy,
             self.load(table.sm_active.as_ref(), busy * 0.9),
             self.load(table.sm_occupancy.as_ref(), busy * 0.4),
             self.load(table.tensor_active.as_ref(), busy * 0.5),
             self.load(table.dram_active.as_ref(), self.memory_utilization()),
         ]
+    }
+
+    /// The same of a MIG device: that of the scenario's GPU while a process runs there, else nothing.
+    pub(crate) fn gpm_of(&self, mig: usize) -> [f64; 5] {
+        let works = self.processes().iter().any(|it| it.mig == Some(mig) && process::runs(it.pid));
+        if works { self.gpm() } else { [0.0; 5] }
     }
 }

@@ -42,9 +42,16 @@ pub struct Gpu {
 /// What there is of a GPU that answers.
 struct Answers {
     reader: Reader,
+    slices: Vec<Slice>,
     info: GpuInfo,
     look_again: Instant,
     lost: Option<Lost>,
+}
+
+/// A MIG device that tells of itself.
+struct Slice {
+    reader: Reader,
+    gpu_instance: u32,
 }
 
 impl Task for Gpu {
@@ -97,7 +104,9 @@ impl Gpu {
         // Another handle of the same GPU: a lost one is remade here alone.
         let _gone = self.found.send(Found::Gpu(Box::new(info.clone()), same(self.nvml, &device)));
         let reader = Reader::new(device, &info.uuid, &self.busy, &self.rates);
-        self.answers = Some(Answers { reader, info, look_again: Instant::now(), lost: None });
+        let mut answers = Answers { reader, slices: Vec::new(), info, look_again: Instant::now(), lost: None };
+        answers.cut(&self.busy, &self.rates);
+        self.answers = Some(answers);
         Next::Open
     }
 
@@ -115,11 +124,17 @@ impl Gpu {
 }
 
 impl Answers {
-    fn sample(&mut self, nvml: &'static Nvml, index: u32, shared: &Shared, busy: &Busyness, rates: &Rates) {
+    fn sample(&mut self, nvml: &'static Nvml, index: u32, shared: &Shared, busy: &Arc<Busyness>, rates: &Arc<Rates>) {
         let uuid = &self.info.uuid;
         if shared.gpus().anew.remove(uuid) {
             self.reader.renew();
             self.look_again = Instant::now();
+        }
+        // Before the whole, so that whose its work was is told by what they say.
+        for slice in &mut self.slices {
+            if let Some(sample) = slice.reader.slice_pass(&self.reader.device, slice.gpu_instance) {
+                shared.keep(&Frame::Sample(sample));
+            }
         }
         let (mut sample, standing) = self.reader.pass();
         for (name, unseen) in shared.gpus().unseen_of(uuid) {
@@ -134,7 +149,7 @@ impl Answers {
                 self.lost = None;
                 if Instant::now() >= self.look_again {
                     self.look_again = Instant::now() + rates.rare;
-                    self.tell_what_it_is(nvml, index, busy, shared);
+                    self.tell_what_it_is(nvml, index, busy, shared, rates);
                 }
             }
             Standing::Void => shared.restart("NVML's handles have become void".to_owned()),
@@ -150,6 +165,7 @@ impl Answers {
                     {
                         self.reader.device = again;
                         self.reader.renew();
+                        self.cut(busy, rates);
                     }
                     busy.done();
                 }
@@ -158,14 +174,36 @@ impl Answers {
     }
 
     /// Looks again at what the GPU is, and tells it when that has changed.
-    fn tell_what_it_is(&mut self, nvml: &'static Nvml, index: u32, busy: &Busyness, shared: &Shared) {
+    fn tell_what_it_is(
+        &mut self,
+        nvml: &'static Nvml,
+        index: u32,
+        busy: &Arc<Busyness>,
+        shared: &Shared,
+        rates: &Arc<Rates>,
+    ) {
         let others: Vec<_> =
             shared.gpus().devices.iter().map(|(gpu, device)| (gpu.clone(), same(nvml, device))).collect();
         let info = identity::read(&self.reader.device, &self.info.uuid, index, busy, &others);
         if info != self.info {
             shared.keep(&Frame::Info(Box::new(info.clone())));
+            let cut = info.mig_devices != self.info.mig_devices;
             self.info = info;
+            if cut {
+                self.cut(busy, rates);
+            }
         }
+    }
+
+    /// Finds its MIG devices anew: handles of those that were are void once the GPU is cut otherwise.
+    fn cut(&mut self, busy: &Arc<Busyness>, rates: &Arc<Rates>) {
+        let devices = identity::mig_handles(&self.reader.device, busy);
+        let slice = |(uuid, device): (String, Device<'static>)| {
+            let gpu_instance = self.info.mig_devices.iter().find(|known| known.uuid == uuid)?.gpu_instance?;
+            Some(Slice { reader: Reader::new(device, &uuid, busy, rates), gpu_instance })
+        };
+        self.slices = devices.into_iter().filter_map(slice).collect();
+        busy.done();
     }
 }
 

@@ -11,6 +11,9 @@ use super::{
 use nvml_wrapper::{Device, enum_wrappers::device::TopologyLevel, error::NvmlError};
 use std::{fs, path::Path};
 
+/// No GPU has more than seven.
+const MAX_MIG_DEVICES: u32 = 64;
+
 struct Facts<'a> {
     info: GpuInfo,
     busy: &'a Busyness,
@@ -70,13 +73,21 @@ pub fn read(
     f.info
 }
 
+/// The handles of a GPU's MIG devices that answer, by UUID.
+pub fn mig_handles(device: &Device<'static>, busy: &Busyness) -> Vec<(String, Device<'static>)> {
+    busy.calls("nvmlDeviceGetMigDeviceHandleByIndex");
+    let most = device.mig_device_count().unwrap_or(0).min(MAX_MIG_DEVICES);
+    let handles = (0..most).filter_map(|index| device.mig_device_by_index(index).ok());
+    handles.filter_map(|handle| Some((handle.uuid().ok()?, handle))).collect()
+}
+
 impl Facts<'_> {
     fn mig(&mut self, device: &Device<'static>) {
         if self.info.mig != Some(true) {
             return;
         }
         let most = self.ask("nvmlDeviceGetMaxMigDeviceCount", || device.mig_device_count()).unwrap_or(0);
-        for index in 0..most.min(64) {
+        for index in 0..most.min(MAX_MIG_DEVICES) {
             // Instances that are not made leave holes.
             let mig = match device.mig_device_by_index(index) {
                 Err(NvmlError::NotFound) => continue,

@@ -52,8 +52,17 @@ impl Due {
     }
 }
 
+/// The groups that are due in a pass, beside the one that always is.
+struct DueNow {
+    second: bool,
+    slow: bool,
+    rare: bool,
+}
+
 /// Room for the readings of a pass of every group.
 const READINGS: usize = 128;
+/// The same of a MIG device.
+const SLICE_READINGS: usize = 10;
 
 /// Asks one GPU, pass after pass.
 pub struct Reader {
@@ -110,7 +119,39 @@ impl Reader {
 
     /// One pass over what is due.
     pub fn pass(&mut self) -> (Sample, Standing) {
-        let readings = Vec::with_capacity(READINGS);
+        let DueNow { second, slow, rare } = self.begin(READINGS);
+        self.asks(rare, Reader::rare);
+        // The power limit comes before the draw, of which it makes a share.
+        self.asks(slow, Reader::slow);
+        self.asks(true, Reader::fast);
+        self.due_fields(second, slow);
+        self.group = true;
+        self.processes(second, slow);
+        self.asks(second, Reader::gpm);
+        self.busy.done();
+        if !self.sample.readings.is_empty() && self.standing == Standing::Lost {
+            self.standing = Standing::Well;
+        }
+        (std::mem::take(&mut self.sample), self.standing)
+    }
+
+    /// One pass over a MIG device, which is of that GPU instance of `card`; `None` where nothing of it is due.
+    pub fn slice_pass(&mut self, card: &Device<'static>, instance: u32) -> Option<Sample> {
+        let DueNow { second, .. } = self.begin(SLICE_READINGS);
+        if second || !self.due.is_empty() {
+            self.group = second;
+            self.memory();
+            self.instance_gpm(card, instance);
+        }
+        self.busy.done();
+        let sample = std::mem::take(&mut self.sample);
+        let says = !(sample.readings.is_empty() && sample.unsupported.is_empty() && sample.failing.is_empty());
+        says.then_some(sample)
+    }
+
+    /// A new sample, and what of it is due.
+    fn begin(&mut self, room: usize) -> DueNow {
+        let readings = Vec::with_capacity(room);
         self.sample = Sample { mono_ns: clock::monotonic_ns(), gpu: self.gpu.clone(), readings, ..Sample::default() };
         self.standing = Standing::Well;
         let now = Instant::now();
@@ -126,19 +167,7 @@ impl Reader {
             .iter_mut()
             .filter_map(|(kind, due)| due.take(now, *self.rates.own.get(kind)?, slack).then(|| kind.clone()));
         self.due = own.collect();
-        self.asks(rare, Reader::rare);
-        // The power limit comes before the draw, of which it makes a share.
-        self.asks(slow, Reader::slow);
-        self.asks(true, Reader::fast);
-        self.due_fields(second, slow);
-        self.group = true;
-        self.processes(second, slow);
-        self.asks(second, Reader::gpm);
-        self.busy.done();
-        if !self.sample.readings.is_empty() && self.standing == Standing::Lost {
-            self.standing = Standing::Well;
-        }
-        (std::mem::take(&mut self.sample), self.standing)
+        DueNow { second, slow, rare }
     }
 
     /// Asks for what of a group is due: all that has no rate of its own when the group is, and what has one when that is.

@@ -4,6 +4,7 @@ use super::{Reader, integer, is_absence};
 use crate::sensors::nvml::sampler::raw;
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{
+    Device, GpmSample,
     enum_wrappers::device::{Clock, TemperatureThreshold},
     enums::gpm::GpmMetricId,
     error::NvmlError,
@@ -72,6 +73,11 @@ const GPM: [(GpmMetricId, Kind); 4] = [
     (GpmMetricId::AnyTensorUtil, Kind::GpuTensorActive),
     (GpmMetricId::DramBwUtil, Kind::GpuDramActive),
 ];
+/// Of a GPU instance, of which `nvmlDeviceGetUtilizationRates` tells nothing.
+const INSTANCE_GPM: [(GpmMetricId, Kind); 5] = {
+    let [sm, occupancy, tensor, dram] = GPM;
+    [(GpmMetricId::GraphicsUtil, Kind::GpuUtilization), sm, occupancy, tensor, dram]
+};
 
 /// Memory in bytes: total, reserved where the library says, free, used.
 type Split = (u64, Option<u64>, u64, u64);
@@ -143,9 +149,9 @@ impl Reader {
         );
     }
 
-    fn memory(&mut self) {
+    pub(super) fn memory(&mut self) {
         // Version 1 counts what is reserved as used.
-        let memory = |d: &nvml_wrapper::Device<'static>| match d.memory_info() {
+        let memory = |d: &Device<'static>| match d.memory_info() {
             Ok(m) => Ok((m.total, Some(m.reserved), m.free, m.used)),
             Err(error) if is_absence(&error) => raw::memory_v1(d).map(|m| (m.total, None, m.free, m.used)),
             Err(error) => Err(error),
@@ -177,14 +183,28 @@ impl Reader {
 
     /// What may be read once a second at most: GPM computes over the time between two readings.
     pub(super) fn gpm(&mut self) {
-        if GPM.iter().all(|(_, kind)| self.absent.contains(kind) || !self.wanted(kind)) {
+        self.gpm_of("nvmlGpmSampleGet", GPM, |d| d.gpm_sample());
+    }
+
+    /// The same of the GPU instance that a MIG device is of.
+    pub(super) fn instance_gpm(&mut self, card: &Device<'static>, instance: u32) {
+        self.gpm_of("nvmlGpmMigSampleGet", INSTANCE_GPM, |_| card.gpm_mig_sample(instance));
+    }
+
+    fn gpm_of<const N: usize>(
+        &mut self,
+        call: &'static str,
+        signals: [(GpmMetricId, Kind); N],
+        sample: impl FnOnce(&Device<'static>) -> Result<GpmSample<'static>, NvmlError>,
+    ) {
+        if signals.iter().all(|(_, kind)| self.absent.contains(kind) || !self.wanted(kind)) {
             return;
         }
-        let now = match self.ask("nvmlGpmSampleGet", |d| d.gpm_sample()) {
+        let now = match self.ask(call, sample) {
             Ok(now) => now,
             Err(error) => {
                 self.gpm = None;
-                GPM.into_iter().for_each(|(_, kind)| self.missing(kind, &error));
+                signals.into_iter().for_each(|(_, kind)| self.missing(kind, &error));
                 return;
             }
         };
@@ -192,12 +212,12 @@ impl Reader {
         if let Some(before) = self.gpm.replace(now)
             && let Some(now) = self.gpm.take()
         {
-            let answer = self
-                .ask("nvmlGpmMetricsGet", |d| gpm_metrics_get(d.nvml(), &before, &now, &GPM.map(|(metric, _)| metric)));
+            let metrics = signals.each_ref().map(|(metric, _)| *metric);
+            let answer = self.ask("nvmlGpmMetricsGet", |d| gpm_metrics_get(d.nvml(), &before, &now, &metrics));
             self.gpm = Some(now);
             match answer {
                 Ok(metrics) => {
-                    for (metric, (_, kind)) in metrics.into_iter().zip(GPM) {
+                    for (metric, (_, kind)) in metrics.into_iter().zip(signals) {
                         match metric {
                             // A number that is none becomes 0 in the cast; say that it is none.
                             Ok(metric) if !metric.value.is_finite() => self.put(kind, i64::MIN),
@@ -206,7 +226,7 @@ impl Reader {
                         }
                     }
                 }
-                Err(error) => GPM.into_iter().for_each(|(_, kind)| self.missing(kind, &error)),
+                Err(error) => signals.into_iter().for_each(|(_, kind)| self.missing(kind, &error)),
             }
         }
     }
