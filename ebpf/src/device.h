@@ -11,37 +11,38 @@ SHARED int settle_on_cgroup(struct fs_run_cfg *run, struct op *o)
 	return run && o ? settled(run, o) : 0;
 }
 
-SEC("cgroup/dev")
-int fs_device(struct bpf_cgroup_dev_ctx *ctx)
+/* enum fs_effect of such an access to a device. A rule on reading has no say where it is opened for writing only, nor the reverse;
+ * both have where it is made. KIND: character or block above the major number. */
+INLINE __u8 device_effect(__u32 table, __u64 kind, __u32 minor, __u32 access)
 {
-	struct fs_run_cfg *run = run_of_cgroup(cgroup_of(bpf_get_current_task_btf()));
-	__u32 access = ctx->access_type >> 16, type = ctx->access_type & 0xffff;
-	struct fs_effects *e;
-	struct fs_key k = {};
-	struct op o = { .what = FS_OP_DEVICE, .via = FS_VIA_CGROUP };
+	struct fs_key k = { .table = table, .what = FS_KEY_DEVICE, .a = kind, .b = minor };
+	struct fs_effects *e = bpf_map_lookup_elem(&keys, &k);
+	__u8 read, write;
 
-	if (!run)
-		return ALLOW;
-	k.table = run->table;
-	k.what = FS_KEY_DEVICE;
-	k.a = (__u64)type << 32 | ctx->major;
-	k.b = ctx->minor;
-	e = bpf_map_lookup_elem(&keys, &k);
 	if (!e) {
 		k.b = DEVICE_ANY_MINOR;
 		e = bpf_map_lookup_elem(&keys, &k);
 	}
 	if (!e)
+		return 0;
+	read = access & (BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_MKNOD) ? e->read : 0;
+	write = access & (BPF_DEVCG_ACC_WRITE | BPF_DEVCG_ACC_MKNOD) ? e->write : 0;
+	return read > write ? read : write;
+}
+
+SEC("cgroup/dev")
+int fs_device(struct bpf_cgroup_dev_ctx *ctx)
+{
+	struct fs_run_cfg *run = run_of_cgroup(cgroup_of(bpf_get_current_task_btf()));
+	__u32 access = ctx->access_type >> 16, type = ctx->access_type & 0xffff;
+	struct op o = { .what = FS_OP_DEVICE, .via = FS_VIA_CGROUP };
+
+	if (!run)
 		return ALLOW;
-	o.a = k.a;
+	o.a = (__u64)type << 32 | ctx->major;
 	o.b = ctx->minor;
 	o.c = access & BPF_DEVCG_ACC_MKNOD ? 2 : !!(access & BPF_DEVCG_ACC_WRITE);
-	o.effect = e->read;
-	if (o.c && e->write > o.effect)
-		o.effect = e->write;
-	/* Opened for writing only, a rule on reading has no say. */
-	if (!(access & (BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_MKNOD)))
-		o.effect = e->write;
+	o.effect = device_effect(run->table, o.a, ctx->minor, access);
 	return o.effect && settle_on_cgroup(run, &o) ? DENY : ALLOW;
 }
 

@@ -109,7 +109,7 @@ int parity_class(struct __sk_buff *skb)
 	return 0;
 }
 
-/* enum fs_syscall of a system call's number; below zero: it is not watched. */
+/* enum fs_syscall of a system call's number, of a 32-bit program's where op says so; below zero: it is not watched. */
 SEC("classifier")
 int parity_call(struct __sk_buff *skb)
 {
@@ -117,7 +117,7 @@ int parity_call(struct __sk_buff *skb)
 
 	if (!q)
 		return 1;
-	q->answer = native_call(q->number);
+	q->answer = q->op ? compat_call(q->number) : native_call(q->number);
 	return 0;
 }
 
@@ -131,5 +131,17 @@ int parity_effect(struct __sk_buff *skb)
 	if (!run)
 		return 1;
 	q->answer = effect_of(run, q->number & 63);
+	return 0;
+}
+
+/* enum fs_effect of an access (op) to the device of a kind (number) and a minor number (the first of the address). */
+SEC("classifier")
+int parity_device(struct __sk_buff *skb)
+{
+	struct parity *q = asked();
+
+	if (!q)
+		return 1;
+	q->answer = device_effect(q->table, q->number, q->addr[0], q->op);
 	return 0;
 }

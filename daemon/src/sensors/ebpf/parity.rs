@@ -5,6 +5,8 @@
 //! writes the daemon's. Nothing is attached to anything. A machine that cannot do it (not root, no BTF) says so and skips.
 
 mod calls;
+mod devices;
+mod names;
 mod network;
 mod packets;
 mod paths;

@@ -28,17 +28,57 @@ const NUMBERS: [(&str, libc::c_long); 41] = numbers!(
 #[cfg(target_arch = "x86_64")]
 const NEWER: [(&str, libc::c_long); 2] = [("SYS_open_tree_attr", 467), ("SYS_quotactl", libc::SYS_quotactl_fd)];
 
+/// The same of 32-bit programs: `asm/unistd_32.h` (arch/x86/entry/syscalls/syscall_32.tbl), which the C library has not here.
+/// `kexec_file_load` has none there.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const IA32: [(&str, libc::c_long); 46] = [
+    ("ptrace", 26), ("mount", 21), ("unshare", 310), ("setns", 346), ("bpf", 357), ("init_module", 128),
+    ("finit_module", 350), ("kexec_load", 283), ("io_uring_setup", 425), ("memfd_create", 356),
+    ("process_vm_writev", 348), ("userfaultfd", 374), ("keyctl", 288), ("reboot", 88), ("move_mount", 429),
+    ("umount2", 52), ("pivot_root", 217), ("fsopen", 430), ("open_tree", 428), ("mount_setattr", 442),
+    ("delete_module", 129), ("add_key", 286), ("request_key", 287), ("settimeofday", 79), ("clock_settime", 264),
+    ("clock_adjtime", 343), ("adjtimex", 124), ("io_uring_enter", 426), ("io_uring_register", 427), ("iopl", 110),
+    ("ioperm", 101), ("process_vm_readv", 347), ("pidfd_getfd", 438), ("perf_event_open", 336),
+    ("open_by_handle_at", 342), ("chroot", 61), ("swapon", 87), ("acct", 51), ("quotactl", 131), ("fspick", 433),
+    // By their 64-bit times, by what came before, and by what came after.
+    ("clock_settime", 404), ("clock_adjtime", 405), ("settimeofday", 25), ("umount2", 22), ("quotactl", 443),
+    ("open_tree_attr", 467),
+];
+
+/// Those that programs of the x32 ABI have of their own: `asm/unistd_x32.h`. All others are the native ones.
+#[cfg(target_arch = "x86_64")]
+const X32: [(&str, libc::c_long); 4] =
+    [("ptrace", 521), ("kexec_load", 528), ("process_vm_writev", 540), ("process_vm_readv", 539)];
+
+/// `__X32_SYSCALL_BIT` of asm/unistd.h.
+#[cfg(target_arch = "x86_64")]
+const X32_BIT: libc::c_long = 0x4000_0000;
+
+/// Which watched call a number is, as the kernel tells it.
+#[cfg(target_arch = "x86_64")]
+fn told(kernel: &mut Kernel, number: libc::c_long, compat: bool) -> Option<&'static str> {
+    let mut asked: Asked = [0; at::END];
+    put(&mut asked, at::NUMBER, &number.to_ne_bytes());
+    put(&mut asked, at::OP, &[u8::from(compat)]);
+    let answer = kernel.ask("parity_call", &asked);
+    let bit = i32::from_ne_bytes(std::array::from_fn(|i| answer[at::ANSWER + i]));
+    usize::try_from(bit).ok().map(|bit| abi::SYSCALLS[bit])
+}
+
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn every_number_is_the_call_that_the_c_library_has_for_it() {
+fn every_number_is_the_call_that_its_abi_has_for_it() {
     let Some(mut kernel) = Kernel::load(&["parity_call"]) else { return };
+    let native = || NUMBERS.iter().chain(&NEWER).map(|(name, n)| (name.strip_prefix("SYS_").unwrap(), *n));
+    let of = |number: libc::c_long| move |(_, n): &(&str, libc::c_long)| *n == number;
+    let name = |(name, _): (&'static str, libc::c_long)| name;
     for number in 0..1024 {
-        let known = NUMBERS.iter().chain(&NEWER).find(|(_, n)| *n == number);
-        let bit = known.map(|(name, _)| abi::SYSCALLS.iter().position(|call| name.strip_prefix("SYS_") == Some(call)));
-        let mut asked: Asked = [0; at::END];
-        put(&mut asked, at::NUMBER, &number.to_ne_bytes());
-        let found = i32::from_ne_bytes(std::array::from_fn(|i| kernel.ask("parity_call", &asked)[at::ANSWER + i]));
-        assert_eq!(usize::try_from(found).ok(), bit.map(Option::unwrap), "{number}: {known:?}");
+        let known = native().find(of(number)).map(name);
+        assert_eq!(told(&mut kernel, number, false), known, "{number}");
+        assert_eq!(told(&mut kernel, number, true), IA32.into_iter().find(of(number)).map(name), "ia32 {number}");
+        let x32 = X32.into_iter().find(of(number)).map(name).or(known);
+        assert_eq!(told(&mut kernel, number | X32_BIT, false), x32, "x32 {number}");
     }
 }
 

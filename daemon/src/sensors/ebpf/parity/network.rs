@@ -90,7 +90,7 @@ prop_compose! {
     }
 }
 
-fn destination(to: IpAddr, port: u16, proto: u8) -> Asked {
+pub(super) fn destination(to: IpAddr, port: u16, proto: u8) -> Asked {
     let mut asked: Asked = [0; at::END];
     put(&mut asked, at::RUN, &RUN.to_ne_bytes());
     put(&mut asked, at::PORT, &port.to_ne_bytes());

@@ -12,17 +12,17 @@ use failsafe_ebpf::abi::{self, run_flag, verdict};
 use proptest::prelude::*;
 
 use super::super::egress::tests::{any_addr, any_rule};
-use super::super::egress::{EgressMode, TCP, UDP};
+use super::super::egress::{EgressMode, EgressRule, TCP, UDP};
 use super::super::hosts::BudgetRule;
 use super::network::{Bounds, any_bounds, class_of_longest};
 use super::{Kernel, Tables, check};
-use crate::skip;
+use crate::{platform::clock, skip};
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
 /// A cgroup with this process in it; dropped, the process is where it was.
-struct OwnCgroup {
+pub(super) struct OwnCgroup {
     path: PathBuf,
     before: PathBuf,
     level: u8,
@@ -30,7 +30,7 @@ struct OwnCgroup {
 
 impl OwnCgroup {
     /// `None`, with the reason printed, where there is none to be had.
-    fn enter() -> Option<Self> {
+    pub fn enter() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let root = mounts.lines().find(|l| l.contains(" - cgroup2 ")).and_then(|l| l.split(' ').nth(4));
         let Some(root) = root.map(PathBuf::from) else {
@@ -46,7 +46,11 @@ impl OwnCgroup {
         Some(cgroup)
     }
 
-    fn id(&self) -> u64 {
+    pub fn level(&self) -> u8 {
+        self.level
+    }
+
+    pub fn id(&self) -> u64 {
         fs::metadata(&self.path).unwrap().ino()
     }
 }
@@ -324,4 +328,68 @@ fn no_run_is_bounded_by_what_another_cgroup_sends() {
     assert_eq!(kernel.packet("fs_egress", &packet), Some(ALLOW));
     kernel.ebpf.write_run(bounds.cfg(cgroup.id(), 1)).unwrap();
     assert_eq!(kernel.packet("fs_egress", &packet), Some(0));
+}
+
+/// How far ahead of its time a packet may be, see `budget.h`; nanoseconds.
+const BURST: u64 = 100_000_000;
+
+/// The instant at which all that was sent would have been due: no earlier than `least`, no later than `most`, as the packets' own
+/// times are known to an interval only. ITU-T I.371, virtual scheduling.
+struct Due {
+    least: u64,
+    most: u64,
+}
+
+#[test]
+fn a_rate_lets_a_packet_through_while_what_was_sent_is_due_within_the_burst() {
+    let Some(mut kernel) = Kernel::load(&["fs_egress"]) else { return };
+    let Some(cgroup) = OwnCgroup::enter() else { return };
+    let mut levels: Array<_, u64> = Array::try_from(kernel.ebpf.map_mut("control").unwrap()).unwrap();
+    levels.set(0, u64::from(cgroup.level), 0).unwrap();
+    let bounds = Bounds {
+        mode: EgressMode::Enforce,
+        allow: vec![EgressRule { net: "0.0.0.0/0".parse().unwrap(), ports: Vec::new(), protocol: None }],
+        denied: Vec::new(),
+        stops: Vec::new(),
+        stop: false,
+        latched: false,
+    };
+    // A burst holds some packets and not all of them; what they take to send gives some of it back.
+    let strategy = (20_000u64..2_000_000, prop::collection::vec(40usize..1_400, 1..200));
+    let seen = std::cell::Cell::new((0, 0));
+    check(kernel, 60, &strategy, |kernel, (rate, sizes)| {
+        let budgets = [BudgetRule { to: vec!["0.0.0.0/0".parse().unwrap()], bytes: 0, rate, stop: false }];
+        kernel.set_latch(false);
+        kernel.ebpf.reset_budgets(0).unwrap();
+        kernel.ebpf.write_budgets(0, &budgets).unwrap();
+        let tables = Tables { budgets: budgets.to_vec(), ..bounds.tables() };
+        kernel.under(&tables, |kernel, table| {
+            let mut cfg = bounds.cfg(cgroup.id(), table);
+            cfg.flags |= run_flag::BUDGETS;
+            kernel.ebpf.write_run(cfg).unwrap();
+            let mut due = Due { least: 0, most: 0 };
+            for size in sizes {
+                let mut packet = vec![0; size];
+                (packet[0], packet[9]) = (0x45, UDP);
+                let before = clock::monotonic_ns();
+                let passed = kernel.packet("fs_egress", &packet) == Some(ALLOW);
+                let after = clock::monotonic_ns();
+                let (passes, fails) = seen.get();
+                if due.most <= before + BURST {
+                    prop_assert!(passed, "{} bytes at {} B/s", size, rate);
+                    seen.set((passes + 1, fails));
+                } else if due.least > after + BURST {
+                    prop_assert!(!passed, "{} bytes at {} B/s", size, rate);
+                    seen.set((passes, fails + 1));
+                }
+                if passed {
+                    let takes = size as u64 * 1_000_000_000 / rate;
+                    due = Due { least: due.least.max(before) + takes, most: due.most.max(after) + takes };
+                }
+            }
+            Ok(())
+        })
+    });
+    let (passes, fails) = seen.get();
+    assert!(passes > 100 && fails > 100, "{passes} packets had to pass and {fails} had to fail: nothing was tried");
 }
