@@ -36,14 +36,14 @@ pub struct Args {
     /// One kernel only; without it all, at once
     #[arg(long, value_enum)]
     kernel: Option<Kernel>,
-    /// Write the table of docs/kernel-support.md from what the kernels took, instead of only comparing; without TESTS,
+    /// Write the table of docs/kernel-support.md from what all the kernels took, instead of only comparing; without TESTS,
     /// one test alone is run
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kernel")]
     table: bool,
     /// Minutes that a machine may take, its start and all tests together
     #[arg(long, default_value_t = LIMIT_MIN, value_name = "MINUTES")]
     limit: u64,
-    /// Arguments for `nextest run` in place of the usual tests, e.g. `-- egress` or `-- -E 'binary(ebpf_kernel)'`
+    /// Arguments for `nextest run` in place of the usual tests, e.g. `-- egress`, `-- -p bypass` or `-- -E 'binary(ebpf_kernel)'`
     #[arg(last = true)]
     tests: Vec<String>,
 }

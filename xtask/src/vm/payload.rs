@@ -50,7 +50,8 @@ impl Payload {
         write("workspace", &workspace)?;
         write("binds", &format!("{workspace}\n{target}\n"))?;
         write("probe", &probe.display().to_string())?;
-        write("arguments", &arguments.iter().map(|argument| format!("{argument}\n")).collect::<String>())?;
+        let chosen = within(arguments);
+        write("arguments", &chosen.iter().map(|argument| format!("{argument}\n")).collect::<String>())?;
         write("binaries.json", &binaries(&listed)?.to_string())?;
         let metadata = ["metadata", "--format-version", "1", "--no-deps", "--locked"];
         write("cargo.json", &shell::read(shell::cargo().args(metadata))?)?;
@@ -66,10 +67,33 @@ impl Payload {
 
 const PROBE: &str = "kernel_probe";
 
+/// What of the arguments says what is built: of packages and their binaries the machine has those that were chosen, and nextest takes
+/// no such word there.
+const BUILD: [&str; 6] = ["-p", "--package", "--test", "--lib", "--bins", "--tests"];
+
+/// The arguments without what says what is built.
+fn within(arguments: &[String]) -> Vec<&String> {
+    let mut out = Vec::new();
+    let mut all = arguments.iter();
+    while let Some(argument) = all.next() {
+        let name = argument.split('=').next().unwrap_or_default();
+        if !BUILD.contains(&name) {
+            out.push(argument);
+        } else if argument == name && matches!(name, "-p" | "--package" | "--test") {
+            // Its value.
+            all.next();
+        }
+    }
+    out
+}
+
 /// nextest's list of suites and tests.
 fn listed(arguments: &[String]) -> Result<Value> {
     let mut command = shell::cargo();
-    command.args(["nextest", "list", "--workspace", "--locked", "--message-format", "json"]).args(arguments);
+    command.args(["nextest", "list", "--locked", "--message-format", "json"]).args(arguments);
+    if within(arguments).len() == arguments.len() {
+        command.arg("--workspace");
+    }
     eprintln!("$ {}", shell::shown(&command));
     serde_json::from_str(&shell::read(&mut command)?).context("nextest's list")
 }
@@ -142,4 +166,20 @@ fn nextest() -> Result<PathBuf> {
 /// An absolute path, as seen from another root.
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_told_which_tests_and_not_what_was_built() {
+        let told = |line: &str| {
+            let all: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            within(&all).into_iter().cloned().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(told("-p failsafed --test cgroup freeze"), "freeze");
+        assert_eq!(told("--package=failsafed --lib -E test(/x/)"), "-E test(/x/)");
+        assert_eq!(told("egress --no-capture"), "egress --no-capture");
+    }
 }
