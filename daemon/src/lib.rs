@@ -11,6 +11,7 @@ pub mod actuators;
 pub mod api;
 pub mod config;
 pub mod log;
+pub mod node;
 pub mod pipeline;
 pub mod platform;
 pub mod runs;

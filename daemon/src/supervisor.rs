@@ -7,9 +7,10 @@
 
 use crate::{
     actuators::interpreter::Interpreter,
-    api::{self, Context, NodeView, Roles, SensorView},
+    api::{self, Context, Roles},
     config::{self, Catalogues, Config},
     log::LogOwner,
+    node::{NodeView, SensorView},
     pipeline::{
         self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate,
         whose::Whose,

@@ -1,7 +1,10 @@
 //! What a GPU is, as protobuf.
 
-use super::{GpuView, SliceView, node::reading_of};
-use crate::sensors::nvml::{Fabric, MigDevice, NvLink, Peer};
+use super::node::reading_of;
+use crate::{
+    node::{GpuView, SliceView},
+    sensors::nvml::{Fabric, MigDevice, NvLink, Peer},
+};
 use failsafe_proto::v1;
 
 /// The facts as the API tells them; `None` for a GPU of which NVML told nothing.

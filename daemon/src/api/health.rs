@@ -1,7 +1,8 @@
 //! The part of `NodeService` that schedulers ask: health, capacity, placement, changes; and the orders of operators.
 
-use super::{Context, GpuView, node::NotNamed};
+use super::Context;
 use crate::{
+    node::{GpuView, NotNamed},
     pipeline::{Message, health},
     platform::clock,
     sensors::nvml::MigDevice,

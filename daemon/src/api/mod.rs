@@ -19,12 +19,12 @@ mod policy;
 mod reset;
 mod runs;
 
-pub use node::{GpuProcessView, GpuView, NodeView, SensorView, SliceView};
 pub use reset::Resets;
 
 use crate::{
     config::Config,
     log::Log,
+    node::NodeView,
     pipeline::{Sender, health::Shared as NodeHealth, recording::Flusher},
     runs::{Registry, grants::grants},
     sensors::{nvml::NvmlControl, sampler::Health},

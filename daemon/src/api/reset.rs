@@ -7,11 +7,12 @@
 //! Invariant: what is not known is not nobody. A GPU whose processes cannot be read, or were read too long ago, is not reset.
 
 use super::{
-    Context, GpuView,
+    Context,
     health::{find, gpu_views, held, reason},
 };
 use crate::{
     actuators::gpu,
+    node::GpuView,
     platform::{ProcFs, clock},
     runs::kernel::chain,
 };
@@ -139,7 +140,7 @@ fn nobody_on(seen: Option<&GpuView>, fresh: Span, now: MonoTime) -> Result<(), S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::GpuProcessView;
+    use crate::node::GpuProcessView;
 
     #[test]
     fn what_is_not_freshly_known_is_not_nobody() {

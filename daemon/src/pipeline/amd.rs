@@ -9,8 +9,8 @@ use super::{
     whose::{self, Whose},
 };
 use crate::{
-    api::{GpuView, NodeView, SensorView},
     config::Config,
+    node::{GpuView, NodeView, SensorView},
     platform::{ProcFs, clock},
     runs::Registry,
     sensors::amdgpu::{Amdgpu, AmdgpuEvent, Card, Sample},

@@ -8,7 +8,7 @@
 //! never told, utilisation or energy, makes its part of the totals unknown, and so the run's: no signal is better than a 0.
 
 use crate::{
-    api::GpuProcessView,
+    node::GpuProcessView,
     runs::{GpuUse, Sharing},
 };
 use failsafe_core::{GpuId, Kind, MonoTime, RunId};

@@ -11,18 +11,18 @@ use super::{
     whose::{self, Whose},
 };
 use crate::{
-    api::{GpuView, NodeView, SensorView},
     config::Config,
+    node::{GpuView, NodeView, SensorView},
     platform::clock,
     runs::Registry,
     sensors::{
-        nvml::{self, Current, GpuInfo, Hello, MigDevice, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample},
+        nvml::{self, Current, GpuInfo, Hello, NvmlConfig, NvmlControl, NvmlEvent, NvmlSensor, Sample},
         repeat::Repeats,
     },
 };
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
-    event::{Event, Slice},
+    event::Event,
     health::Fact,
     input::{Gap, Unread},
     klog::Bus,
@@ -35,7 +35,10 @@ use std::{
 };
 use unread::Failing;
 
+mod slices;
 mod unread;
+
+pub(super) use slices::slice;
 
 /// The daemon's start waits this long for the first word of NVML, so that a policy is not refused for a sensor that is
 /// about to see.
@@ -312,17 +315,6 @@ impl Told {
         self.forget_slices();
     }
 
-    /// Of MIG devices that are no more nothing is known.
-    fn forget_slices(&mut self) {
-        let mut there = BTreeSet::new();
-        for view in self.node().gpus.values_mut() {
-            let own: BTreeSet<&String> = view.info.mig_devices.iter().map(|device| &device.uuid).collect();
-            view.slices.retain(|uuid, _| own.contains(uuid));
-            there.extend(own.into_iter().map(|uuid| GpuId(uuid.clone())));
-        }
-        self.gpus.retain(|gpu, _| !gpu.is_mig() || there.contains(gpu));
-    }
-
     fn sample(&mut self, sample: &Sample) {
         let gpu = GpuId(sample.gpu.clone());
         let mut seen = self.gpus.remove(&gpu).unwrap_or_default();
@@ -378,26 +370,6 @@ impl Told {
         inputs.into_iter().for_each(|input| self.tell(input));
     }
 
-    /// The utilisation that a MIG device tells of itself, milli-percent.
-    fn busy(&self, device: &MigDevice) -> Option<i64> {
-        let (value, _) = self.gpus.get(&GpuId(device.uuid.clone()))?.current.values.get(&Kind::GpuUtilization)?;
-        Some(*value)
-    }
-
-    fn show_slice(&self, slice: &GpuId, seen: &Seen, sample: &Sample) {
-        let mut node = self.node();
-        let holds = |view: &&mut GpuView| view.info.mig_devices.iter().any(|device| device.uuid == slice.0);
-        let Some(whole) = node.gpus.values_mut().find(holds) else { return };
-        let view = whole.slices.entry(slice.0.clone()).or_default();
-        let Current { values, unsupported, failing } = &seen.current;
-        view.readings = values.iter().map(|(kind, (value, _))| (kind.clone(), *value)).collect();
-        if !sample.unsupported.is_empty() || view.unsupported.len() != unsupported.len() {
-            view.unsupported = unsupported.iter().cloned().collect();
-        }
-        view.failing = failing.iter().map(|(what, why)| format!("{slice}: {what}: {why}")).collect();
-        view.unread = seen.failing.unwatched();
-    }
-
     fn signal(&mut self, subject: Subject, at: MonoTime, kind: Kind, value: Value) {
         self.tell(Input::Signal(Signal { seq: 0, at, source: Source::Nvml, subject, kind, value, repeats: 0 }));
     }
@@ -412,18 +384,6 @@ impl Told {
             self.signal(Subject::Gpu(gpu), MonoTime(mono_ns), Kind::Event, Value::Event(event.clone()));
         }
     }
-}
-
-/// A GPU instance with the MIG devices that are it now; `None` where no instance is meant.
-pub(super) fn slice(node: &NodeView, gpu: &str, of: (Option<u32>, Option<u32>)) -> Option<Slice> {
-    let (gpu_instance, compute_instance) = (of.0?, of.1);
-    let all = node.gpus.get(&GpuId(gpu.to_owned())).map(|view| view.info.mig_devices.as_slice()).unwrap_or_default();
-    let is_it = |device: &&MigDevice| {
-        device.gpu_instance == Some(gpu_instance)
-            && (compute_instance.is_none() || device.compute_instance == compute_instance)
-    };
-    let devices = all.iter().filter(is_it).map(|device| device.uuid.clone()).collect();
-    Some(Slice { gpu_instance, compute_instance, devices })
 }
 
 /// Brings the view of a GPU up to what is known now. Only what this sample changed is touched.

@@ -9,8 +9,8 @@
 
 use super::{Pipeline, Sender, gpus, health};
 use crate::{
-    api::{NodeView, SensorView},
     config::Config,
+    node::{NodeView, SensorView},
     platform::clock,
     runs::kernel::chain,
     sensors::{

@@ -5,7 +5,7 @@
 
 use super::attribution::{Attribution, Slices, Work};
 use crate::{
-    api::GpuProcessView,
+    node::GpuProcessView,
     platform::{ProcFs, clock, users},
     runs::{LiveRun, Registry},
     sensors::{
