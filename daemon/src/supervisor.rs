@@ -236,6 +236,7 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
         max_runs: crate::runs::kernel::MAX_RUNS,
         bpffs: config.bpffs().map(Path::to_owned),
         instance: instance::name(&config.state_dir),
+        lsm: true,
     };
     match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((ebpf.event_reader()?, ebpf))) {
         Ok((reader, ebpf)) => (Kernel::new(Ok(ebpf)), Some(reader)),

@@ -266,6 +266,16 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             let done = ring.completion().next().unwrap().result();
             if done < 0 { Err(std::io::Error::from_raw_os_error(-done)) } else { ok }
         }
+        ["ringopen", path] => {
+            let mut ring = io_uring::IoUring::new(2)?;
+            let path = std::ffi::CString::new(*path).unwrap();
+            let entry = io_uring::opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+            // SAFETY: the path outlives the operation, which is waited for.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+            ring.submit_and_wait(1)?;
+            let done = ring.completion().next().unwrap().result();
+            if done < 0 { Err(std::io::Error::from_raw_os_error(-done)) } else { ok }
+        }
         ["family", number] => {
             // SAFETY: socket(2) takes numbers only.
             let fd = unsafe { libc::socket(number.parse().unwrap(), libc::SOCK_RAW, 0) };

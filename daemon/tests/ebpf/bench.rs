@@ -75,6 +75,11 @@ pub fn ready(name: &str) -> Option<Bench> {
     ready_with(name, 1 << 20)
 }
 
+/// As on a kernel that grants no LSM hooks.
+pub fn ready_without_lsm(name: &str) -> Option<Bench> {
+    ready_as(name, LOOKS_EVERY, Config { ring_bytes: 1 << 20, lsm: false, ..Config::default() })
+}
+
 /// `None`, with the reason printed, on a machine that cannot run these tests.
 pub fn ready_with(name: &str, ring_bytes: u32) -> Option<Bench> {
     ready_looking(name, ring_bytes, LOOKS_EVERY)
@@ -82,6 +87,10 @@ pub fn ready_with(name: &str, ring_bytes: u32) -> Option<Bench> {
 
 /// The same, with a reader that looks for what may wait only so often.
 pub fn ready_looking(name: &str, ring_bytes: u32, looks_every: Duration) -> Option<Bench> {
+    ready_as(name, looks_every, Config { ring_bytes, ..Config::default() })
+}
+
+fn ready_as(name: &str, looks_every: Duration, config: Config) -> Option<Bench> {
     let name = format!("{name}-{}", std::process::id());
     if !nix::unistd::geteuid().is_root() {
         skip("needs root");
@@ -92,7 +101,7 @@ pub fn ready_looking(name: &str, ring_bytes: u32, looks_every: Duration) -> Opti
         return None;
     }
     let bpffs = Bpffs::mount(&name);
-    let config = Config { ring_bytes, max_runs: 64, bpffs: Some(bpffs.0.path().to_owned()), instance: name.clone() };
+    let config = Config { max_runs: 64, bpffs: Some(bpffs.0.path().to_owned()), instance: name.clone(), ..config };
     let gate: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
     let mut ebpf = Ebpf::load(&config).unwrap();
     let pump = Pump::start(&mut ebpf, gate, looks_every);
@@ -338,7 +347,7 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
 
 pub fn config_of(instance: &str) -> Config {
     let (bpffs, name) = instance.rsplit_once('/').unwrap();
-    Config { ring_bytes: 1 << 16, max_runs: 64, bpffs: Some(bpffs.into()), instance: name.to_owned() }
+    Config { ring_bytes: 1 << 16, max_runs: 64, bpffs: Some(bpffs.into()), instance: name.to_owned(), lsm: true }
 }
 
 /// Where cgroup v2 is mounted.

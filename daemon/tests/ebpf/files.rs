@@ -5,10 +5,10 @@ use std::path::Path;
 
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::rules::{Effect, ExecList, PathPattern, Rules, Use, effects};
-use failsafed::sensors::ebpf::{FileKind, Memory, OpWhat, Way, What};
+use failsafed::sensors::ebpf::{FileKind, Memory, OpWhat, Sights, Way, What};
 
 use super::agent::Agent;
-use super::bench::{Bench, OPEN_NET, ready, soon};
+use super::bench::{Bench, OPEN_NET, ready, ready_without_lsm, soon};
 use super::rules::{folder, next_op, on, released, state_of};
 
 #[test]
@@ -80,10 +80,7 @@ fn a_path_is_what_the_kernel_makes_of_it() {
 
 #[test]
 fn without_lsm_opens_are_seen_as_they_were_asked_for() {
-    let Some(mut bench) = ready("entries") else { return };
-    if bench.ebpf.is_loaded("fs_lsm_file_open") {
-        return;
-    }
+    let Some(mut bench) = ready_without_lsm("entries") else { return };
     let (_keep, dir) = folder();
     let secret = dir.join("secret").display().to_string();
     fs::write(&secret, "x").unwrap();
@@ -97,8 +94,15 @@ fn without_lsm_opens_are_seen_as_they_were_asked_for() {
     let mut agent = Agent::start(&run.cgroup);
     assert_eq!(agent.ask(&format!("read {secret}")), "ok", "nothing can refuse it here");
     let op = next_op(&mut bench, |w| matches!(w, OpWhat::Open { .. }));
-    assert_eq!(op.what, OpWhat::Open { path: secret, write: false });
+    assert_eq!(op.what, OpWhat::Open { path: secret.clone(), write: false });
     assert_eq!((op.denied, op.via), (false, Way::SysEnter));
+    // io_uring opens without a call.
+    let rings = bench.add_ruled("rings", OPEN_NET, &rules);
+    bench.ebpf.require_sights(Sights::of(&rules)).unwrap();
+    assert_eq!(Agent::start(&rings.cgroup).ask(&format!("ringopen {secret}")), "ok");
+    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Open { .. }));
+    assert_eq!(op.what, OpWhat::Open { path: secret, write: false });
+    assert_eq!((op.denied, op.via), (false, Way::Tracepoint));
     assert_eq!(agent.ask("mapexec anonymous"), "ok");
     let op = next_op(&mut bench, |w| *w == OpWhat::Memory(Memory::Anonymous));
     assert_eq!((op.denied, op.via), (false, Way::SysEnter));
@@ -107,10 +111,7 @@ fn without_lsm_opens_are_seen_as_they_were_asked_for() {
 
 #[test]
 fn without_lsm_a_program_is_known_by_another_name_and_stops_the_run_by_its_own() {
-    let Some(mut bench) = ready("aliases") else { return };
-    if bench.ebpf.is_loaded("fs_lsm_bprm_check_security") {
-        return;
-    }
+    let Some(mut bench) = ready_without_lsm("aliases") else { return };
     let (_keep, dir) = folder();
     let at = |name: &str| dir.join(name).display().to_string();
     fs::create_dir(dir.join("tools")).unwrap();

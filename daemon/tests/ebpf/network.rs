@@ -8,7 +8,7 @@ use failsafed::sensors::ebpf::{
 };
 
 use super::agent::Agent;
-use super::bench::{OPEN_NET, allow_all, enforce, ready, soon};
+use super::bench::{OPEN_NET, allow_all, enforce, ready, ready_without_lsm, soon};
 use super::rules::{next_op, on, released, state_of};
 use super::skip::skip;
 
@@ -64,10 +64,7 @@ fn ports_to_listen_on_and_bind_are_refused_by_number() {
 
 #[test]
 fn without_lsm_who_listens_is_told_by_the_tracepoint() {
-    let Some(mut bench) = ready("listens") else { return };
-    if bench.ebpf.is_loaded("fs_lsm_socket_listen") {
-        return skip("this kernel grants lsm/socket_listen");
-    }
+    let Some(mut bench) = ready_without_lsm("listens") else { return };
     let at = |net: &str| EgressRule { net: net.parse().unwrap(), ports: vec![28804..=28804], protocol: None };
     let listen = vec![(at("127.0.0.0/8"), Effect::Observe), (at("127.0.0.2/32"), Effect::Stop)];
     let run = bench.add_ruled("a", OPEN_NET, &Rules { listen, ..Rules::default() });
@@ -92,10 +89,7 @@ fn without_lsm_who_listens_is_told_by_the_tracepoint() {
 
 #[test]
 fn without_lsm_sockets_and_user_namespaces_are_told_at_their_calls() {
-    let Some(mut bench) = ready("entries") else { return };
-    if bench.ebpf.is_loaded("fs_lsm_socket_create") {
-        return skip("this kernel grants lsm/socket_create");
-    }
+    let Some(mut bench) = ready_without_lsm("entries") else { return };
     let rules = Rules {
         families: vec![(libc::AF_PACKET as u16, Effect::Deny), (libc::AF_ALG as u16, Effect::Observe)],
         watch: 1 << point::PRIV_USERNS,

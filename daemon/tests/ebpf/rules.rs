@@ -8,7 +8,7 @@ use failsafed::sensors::ebpf::rules::{Dead, Effect, PathPattern, PathRule, Rules
 use failsafed::sensors::ebpf::{Gain, NetOp, Op, OpWhat, Protected, Sights, WatchedCall, Way, What};
 
 use super::agent::Agent;
-use super::bench::{Bench, OPEN_NET, TestRun, ready, soon};
+use super::bench::{Bench, OPEN_NET, TestRun, ready, ready_without_lsm, soon};
 use super::skip::skip;
 
 pub fn on(path: &str, prefix: bool, usage: Use, effect: Effect) -> PathRule {
@@ -223,10 +223,7 @@ fn a_gain_of_privilege_is_refused_by_its_kind() {
 
 #[test]
 fn without_lsm_what_an_exec_gains_is_told_and_stops() {
-    let Some(mut bench) = ready("gainseen") else { return };
-    if bench.ebpf.is_loaded("fs_lsm_bprm_creds_from_file") {
-        return skip("this kernel grants lsm/bprm_creds_from_file");
-    }
+    let Some(mut bench) = ready_without_lsm("gainseen") else { return };
     if !bench.ebpf.is_loaded("fs_gain_exec") && !bench.ebpf.is_loaded("fs_gain_creds") {
         return skip("this kernel has neither tp_btf/sched_prepare_exec nor fentry");
     }
@@ -265,10 +262,7 @@ fn without_lsm_what_an_exec_gains_is_told_and_stops() {
 
 #[test]
 fn without_lsm_root_that_a_call_gains_is_told_at_its_entry() {
-    let Some(mut bench) = ready("rootseen") else { return };
-    if bench.ebpf.is_loaded("fs_lsm_task_fix_setuid") {
-        return skip("this kernel grants lsm/task_fix_setuid");
-    }
+    let Some(mut bench) = ready_without_lsm("rootseen") else { return };
     let rules = Rules { watch: 1 << point::PRIV_SETUID, ..Rules::default() };
     let run = bench.add_ruled("a", OPEN_NET, &rules);
     bench.ebpf.require_sights(Sights::of(&rules)).unwrap();

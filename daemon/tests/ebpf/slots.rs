@@ -11,7 +11,9 @@ const TIMES: u32 = 40;
 #[test]
 fn a_slot_is_given_on_only_when_nothing_of_its_last_run_is_left() {
     let Some(bench) = ready("slots") else { return };
-    let ebpf = Ebpf::load(&Config { ring_bytes: 1 << 16, max_runs: 8, bpffs: None, instance: "slots".into() }).unwrap();
+    let ebpf =
+        Ebpf::load(&Config { ring_bytes: 1 << 16, max_runs: 8, bpffs: None, instance: "slots".into(), lsm: true })
+            .unwrap();
     let kernel = Kernel::new(Ok(ebpf));
     let policy = parse("plain.toml", "[policy]\nname = \"plain\"\nowner = \"tests\"\n").unwrap();
     let cgroups = ["a", "b", "c"].map(|name| bench.cgroup(name));

@@ -40,6 +40,8 @@ pub struct Config {
     pub bpffs: Option<PathBuf>,
     /// Keeps daemons of different state folders apart in bpffs; letters, digits, `-` and `_`.
     pub instance: String,
+    /// Take LSM hooks where the kernel grants them. Without, runs are watched as on a kernel that refuses them.
+    pub lsm: bool,
 }
 
 impl Default for Config {
@@ -49,6 +51,7 @@ impl Default for Config {
             max_runs: abi::MAX_RUNS,
             bpffs: Some(PathBuf::from("/sys/fs/bpf")),
             instance: String::from("default"),
+            lsm: true,
         }
     }
 }
@@ -88,7 +91,7 @@ impl Ebpf {
         ebpf.pin_maps();
         ebpf.beat()?;
         for spec in PROGRAMS {
-            let status = ebpf.load_one(spec, &btf);
+            let status = ebpf.load_one(spec, &btf, config.lsm);
             if status.state == ProgramState::Loaded {
                 ebpf.stands_in(spec);
             }
@@ -118,7 +121,8 @@ impl Ebpf {
     #[cfg(test)]
     pub(super) fn only_maps(object: &[u8]) -> Result<Self, Error> {
         let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
-        let config = Config { ring_bytes: 4096, max_runs: 2, bpffs: None, instance: String::new() };
+        let config =
+            Config { ring_bytes: 4096, max_runs: 2, bpffs: None, instance: String::new(), ..Config::default() };
         let (object, pins) = object_of(object, &config, &btf, config.max_runs, Err(String::from("a test's")))?;
         Ok(Self::of_object(object, pins, config.max_runs))
     }
@@ -220,7 +224,7 @@ impl Ebpf {
         self.runs.iter().map(|(slot, live)| (*slot, live.cfg.epoch))
     }
 
-    fn load_one(&mut self, spec: &Spec, btf: &Btf) -> ProgramStatus {
+    fn load_one(&mut self, spec: &Spec, btf: &Btf, lsm: bool) -> ProgramStatus {
         let status = |state, detail| ProgramStatus {
             name: spec.name,
             hook: spec.hook,
@@ -232,6 +236,9 @@ impl Ebpf {
         };
         if let Some(first) = spec.instead_of.iter().find(|first| self.is_loaded(first)) {
             return status(ProgramState::Unused, format!("{first} does it"));
+        }
+        if !lsm && matches!(spec.group, Group::Lsm | Group::LsmOnNeed) {
+            return status(ProgramState::Refused, String::from("LSM hooks are not to be taken"));
         }
         let Some(program) = self.object.program_mut(spec.name) else {
             return status(ProgramState::Refused, String::from("not in the object"));

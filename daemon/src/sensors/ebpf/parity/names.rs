@@ -6,15 +6,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use aya::maps::Array;
 use failsafe_ebpf::abi::{run_flag, verdict};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::egress::{EgressMode, Protocol, TCP, UDP};
+use super::super::egress::{Protocol, TCP, UDP};
 use super::super::hosts::{HostRule, fold_hosts};
 use super::network::{Bounds, destination};
-use super::packets::OwnCgroup;
 use super::{Kernel, Tables, answer, at, check, put};
 
 const SERVER4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
@@ -277,17 +275,8 @@ prop_compose! {
 #[test]
 fn a_run_may_reach_what_its_name_servers_have_answered_for_a_listed_name_and_nothing_else() {
     let Some(mut kernel) = Kernel::load(&["fs_ingress", "parity_judge"]) else { return };
-    let Some(cgroup) = OwnCgroup::enter() else { return };
-    let mut levels: Array<_, u64> = Array::try_from(kernel.ebpf.map_mut("control").unwrap()).unwrap();
-    levels.set(0, u64::from(cgroup.level()), 0).unwrap();
-    let bounds = Bounds {
-        mode: EgressMode::Enforce,
-        allow: Vec::new(),
-        denied: Vec::new(),
-        stops: Vec::new(),
-        stop: false,
-        latched: false,
-    };
+    let Some(cgroup) = kernel.own_cgroup() else { return };
+    let bounds = Bounds::list(Vec::new());
     let answers = prop::collection::vec(any_answer(), 1..4);
     let asked = prop::collection::vec((0u16..16, prop_oneof![Just(TCP), Just(UDP)]), 1..6);
     check(

@@ -33,6 +33,12 @@ pub(super) struct Judged {
 }
 
 impl Bounds {
+    /// An allow-list that is enforced, and nothing else.
+    pub fn list(allow: Vec<EgressRule>) -> Bounds {
+        let (denied, stops) = (Vec::new(), Vec::new());
+        Bounds { mode: EgressMode::Enforce, allow, denied, stops, stop: false, latched: false }
+    }
+
     pub fn tables(&self) -> Tables {
         Tables {
             egress: fold(&self.allow).unwrap(),

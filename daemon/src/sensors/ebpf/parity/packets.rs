@@ -30,7 +30,7 @@ pub(super) struct OwnCgroup {
 
 impl OwnCgroup {
     /// `None`, with the reason printed, where there is none to be had.
-    pub fn enter() -> Option<Self> {
+    fn enter() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let root = mounts.lines().find(|l| l.contains(" - cgroup2 ")).and_then(|l| l.split(' ').nth(4));
         let Some(root) = root.map(PathBuf::from) else {
@@ -46,10 +46,6 @@ impl OwnCgroup {
         Some(cgroup)
     }
 
-    pub fn level(&self) -> u8 {
-        self.level
-    }
-
     pub fn id(&self) -> u64 {
         fs::metadata(&self.path).unwrap().ino()
     }
@@ -59,6 +55,16 @@ impl Drop for OwnCgroup {
     fn drop(&mut self) {
         let _ = fs::write(self.before.join("cgroup.procs"), "0");
         let _ = fs::remove_dir(&self.path);
+    }
+}
+
+impl Kernel {
+    /// A cgroup with this process in it, whose level is one that runs are on.
+    pub(super) fn own_cgroup(&mut self) -> Option<OwnCgroup> {
+        let cgroup = OwnCgroup::enter()?;
+        let mut levels: Array<_, u64> = Array::try_from(self.ebpf.map_mut("control").unwrap()).unwrap();
+        levels.set(0, u64::from(cgroup.level), 0).unwrap();
+        Some(cgroup)
     }
 }
 
@@ -246,9 +252,7 @@ const ALLOW: u32 = 1;
 #[test]
 fn a_packet_is_judged_by_what_stands_in_its_headers() {
     let Some(mut kernel) = Kernel::load(&["fs_egress"]) else { return };
-    let Some(cgroup) = OwnCgroup::enter() else { return };
-    let mut levels: Array<_, u64> = Array::try_from(kernel.ebpf.map_mut("control").unwrap()).unwrap();
-    levels.set(0, u64::from(cgroup.level), 0).unwrap();
+    let Some(cgroup) = kernel.own_cgroup() else { return };
     let budgets = prop::collection::vec((any_rule().prop_map(|rule| rule.net), 0u64..400), 0..3);
     let flags = prop::sample::select(vec![0, run_flag::NO_REPLIES, run_flag::SYN_ONLY]);
     let strategy = (any_bounds(), budgets, flags, prop::collection::vec(any_packet(), 1..16));
@@ -309,17 +313,8 @@ fn budget(budgets: &[BudgetRule], spent: &mut [u64], said: &Said, length: u64, e
 #[test]
 fn no_run_is_bounded_by_what_another_cgroup_sends() {
     let Some(mut kernel) = Kernel::load(&["fs_egress"]) else { return };
-    let Some(cgroup) = OwnCgroup::enter() else { return };
-    let mut levels: Array<_, u64> = Array::try_from(kernel.ebpf.map_mut("control").unwrap()).unwrap();
-    levels.set(0, u64::from(cgroup.level), 0).unwrap();
-    let bounds = Bounds {
-        mode: EgressMode::Enforce,
-        allow: Vec::new(),
-        denied: Vec::new(),
-        stops: Vec::new(),
-        stop: false,
-        latched: false,
-    };
+    let Some(cgroup) = kernel.own_cgroup() else { return };
+    let bounds = Bounds::list(Vec::new());
     let mut packet = vec![0; 40];
     packet[0] = 0x45;
     packet[9] = UDP;
@@ -343,17 +338,9 @@ struct Due {
 #[test]
 fn a_rate_lets_a_packet_through_while_what_was_sent_is_due_within_the_burst() {
     let Some(mut kernel) = Kernel::load(&["fs_egress"]) else { return };
-    let Some(cgroup) = OwnCgroup::enter() else { return };
-    let mut levels: Array<_, u64> = Array::try_from(kernel.ebpf.map_mut("control").unwrap()).unwrap();
-    levels.set(0, u64::from(cgroup.level), 0).unwrap();
-    let bounds = Bounds {
-        mode: EgressMode::Enforce,
-        allow: vec![EgressRule { net: "0.0.0.0/0".parse().unwrap(), ports: Vec::new(), protocol: None }],
-        denied: Vec::new(),
-        stops: Vec::new(),
-        stop: false,
-        latched: false,
-    };
+    let Some(cgroup) = kernel.own_cgroup() else { return };
+    let bounds =
+        Bounds::list(vec![EgressRule { net: "0.0.0.0/0".parse().unwrap(), ports: Vec::new(), protocol: None }]);
     // A burst holds some packets and not all of them; what they take to send gives some of it back.
     let strategy = (20_000u64..2_000_000, prop::collection::vec(40usize..1_400, 1..200));
     let seen = std::cell::Cell::new((0, 0));
