@@ -17,13 +17,14 @@ pub struct Launch<'a> {
     policy: &'a str,
     user: &'a str,
     caller: Option<u32>,
+    gpus: Vec<&'a str>,
     env: Vec<(&'a str, OsString)>,
 }
 
 impl<'a> Launch<'a> {
     /// A run of that name under this policy (its text), as the user `nobody`, started by root.
     pub fn new(name: &'a str, policy: &'a str) -> Launch<'a> {
-        Launch { name, policy, user: "nobody", caller: None, env: Vec::new() }
+        Launch { name, policy, user: "nobody", caller: None, gpus: Vec::new(), env: Vec::new() }
     }
 
     /// As this user instead (`--user`).
@@ -37,6 +38,13 @@ impl<'a> Launch<'a> {
     #[must_use]
     pub fn called_by(mut self, uid: u32) -> Launch<'a> {
         self.caller = Some(uid);
+        self
+    }
+
+    /// On this GPU or MIG device (`--gpu`); may be given more than once.
+    #[must_use]
+    pub fn gpu(mut self, gpu: &'a str) -> Launch<'a> {
+        self.gpus.push(gpu);
         self
     }
 
@@ -55,7 +63,7 @@ impl<'a> Launch<'a> {
         let policy = node.policy(self.name, self.policy)?;
         let (out, err) = (node.file(&format!("{}.out", self.name)), node.file(&format!("{}.err", self.name)));
         let mut ctl = node.ctl_command(["run", "--policy"]);
-        ctl.arg(policy).args(["--name", self.name]);
+        ctl.arg(policy).args(["--name", self.name]).args(self.gpus.iter().flat_map(|gpu| ["--gpu", gpu]));
         match self.caller {
             Some(uid) => ctl.uid(uid).gid(uid),
             None => ctl.args(["--user", self.user]),

@@ -22,6 +22,9 @@ when = { signal = "process.count", above = 20 }
 actions = ["freeze"]
 "#;
 
+/// A policy without rules.
+const POLICY: &str = "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n";
+
 fn gpu(temperature: &str, more: &str) -> String {
     format!(
         "[[gpu]]\nmodel = \"H100\"\ntemperature = {temperature}\npower = 300\nutilization = 0\nmemory_used = \"1 GiB\"\n{more}\n"
@@ -37,35 +40,23 @@ fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
         wait_for("both GPUs are seen", || {
             Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(2))
         })?;
-        let policy = node.policy("hot", HOT)?.display().to_string();
-        let start = |name: &str, index: &str| {
-            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
-            node.ctl_command(args).spawn()
-        };
-        let mut children = vec![start("on-hot", "0")?, start("on-cool", "1")?];
-        let done = (|| {
-            let decision =
-                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "too-hot")?;
-            let hot = node.run("on-hot")?;
-            ensure!(decision["run"] == hot["id"], "{decision}");
-            let seen = &decision["body"]["decision"]["values"][0];
-            ensure!(seen["value"]["Integer"].as_i64() > Some(90_000), "{seen}");
-            // The cgroup stands still at once; with the GPU it is proved only when a later sample shows it idle.
-            wait_for("the freeze is proved, GPU and all", || Ok(node.run("on-hot")?["state"] == "frozen"))?;
-            node.wait_for_event("the proof of the GPU", |e| {
-                e["body"]["action"] == "freeze"
-                    && e["body"]["verdict"] == "proved"
-                    && e["body"]["proofs"].to_string().contains("NVML")
-            })?;
-            ensure!(node.run("on-cool")?["state"] == "running", "the run on the other GPU was frozen");
-            ensure!(node.ctl(["replay", "on-hot"])?.expect(0)?.out.contains("identical"));
-            node.log_is_whole()
-        })();
-        for child in &mut children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        done
+        let on_hot = Launch::new("on-hot", HOT).gpu("0").start(node, ["sleep", "600"])?;
+        let on_cool = Launch::new("on-cool", HOT).gpu("1").start(node, ["sleep", "600"])?;
+        let decision =
+            node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "too-hot")?;
+        ensure!(decision["run"] == on_hot.id(), "{decision}");
+        let seen = &decision["body"]["decision"]["values"][0];
+        ensure!(seen["value"]["Integer"].as_i64() > Some(90_000), "{seen}");
+        // The cgroup stands still at once; with the GPU it is proved only when a later sample shows it idle.
+        wait_for("the freeze is proved, GPU and all", || Ok(node.run("on-hot")?["state"] == "frozen"))?;
+        node.wait_for_event("the proof of the GPU", |e| {
+            e["body"]["action"] == "freeze"
+                && e["body"]["verdict"] == "proved"
+                && e["body"]["proofs"].to_string().contains("NVML")
+        })?;
+        ensure!(node.run(on_cool.name())?["state"] == "running", "the run on the other GPU was frozen");
+        ensure!(node.ctl(["replay", "on-hot"])?.expect(0)?.out.contains("identical"));
+        node.log_is_whole()
     })
 }
 
@@ -153,14 +144,9 @@ fn without_the_library_the_node_says_that_it_has_no_sight_of_gpus() -> Result<()
 fn with_a_careful_run(name: &str, fault: &str, check: impl FnOnce(&Node) -> Result<()>) -> Result<()> {
     on_gpu_node(name, &gpu("60", fault), "", |node| {
         wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;
-        let policy =
-            node.policy("careful", &HOT.replace("owner =", "on_blind = \"freeze\"\nowner ="))?.display().to_string();
-        let args = ["run", "-p", &policy, "-n", "careful", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
-        let mut child = node.ctl_command(args).spawn()?;
-        let done = check(node);
-        let _ = child.kill();
-        let _ = child.wait();
-        done
+        let policy = HOT.replace("owner =", "on_blind = \"freeze\"\nowner =");
+        let _careful = Launch::new("careful", &policy).gpu("0").start(node, ["sleep", "600"])?;
+        check(node)
     })
 }
 
@@ -264,36 +250,26 @@ fn two_runs_on_one_card_are_told_what_each_made_of_it() -> Result<()> {
             + &process("works", 3, 3)
             + &process("helps", 2, 1);
     on_gpu_node("use", &scenario, "", |node| {
-        let policy = node.policy("p", "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n")?.display().to_string();
-        let start = |name: &str| {
+        let start = |name: &'static str| {
             let script = format!("echo $$ > {} && exec sleep 600", pid_file(name).display());
-            let args =
-                ["run", "-p", &policy, "-n", name, "--gpu", "0", "--user", "root", "--", "sh", "-c", script.as_str()];
-            node.ctl_command(args).spawn()
+            Launch::new(name, POLICY).gpu("0").user("root").start(node, ["sh", "-c", &script])
         };
-        let mut children = vec![start("works")?, start("helps")?];
-        let done = (|| {
-            for (name, part, gib) in [("works", 60_000, 3u64), ("helps", 20_000, 2)] {
-                wait_for("it runs", || Ok(node.run(name).is_ok_and(|run| run["state"] == "running")))?;
-                wait_for("its part is told", || {
-                    let used = &node.json(["describe", name])?["gpu_use"][0];
-                    Ok(used["sharing"] == "by-utilization" && used["utilization_mpct"] == part)
-                })?;
-                wait_for("it is charged for it", || {
-                    let used = &node.json(["describe", name])?["gpu_use"][0];
-                    Ok(used["energy_mj"].as_u64() > Some(0) && used["time_us"].as_u64() > Some(0))
-                })?;
-                let used = node.json(["describe", name])?["gpu_use"][0].clone();
-                ensure!(used["memory_bytes"] == gib << 30, "{used}");
-                let page = node.ctl(["describe", name])?.expect(0)?.out;
-                ensure!(page.contains("by-utilization") && page.contains("GPU TIME"), "{page}");
-            }
-            Ok(())
-        })();
-        for child in &mut children {
-            let _ = child.kill();
-            let _ = child.wait();
+        let _runs = [start("works")?, start("helps")?];
+        for (name, part, gib) in [("works", 60_000, 3u64), ("helps", 20_000, 2)] {
+            wait_for("it runs", || Ok(node.run(name).is_ok_and(|run| run["state"] == "running")))?;
+            wait_for("its part is told", || {
+                let used = &node.json(["describe", name])?["gpu_use"][0];
+                Ok(used["sharing"] == "by-utilization" && used["utilization_mpct"] == part)
+            })?;
+            wait_for("it is charged for it", || {
+                let used = &node.json(["describe", name])?["gpu_use"][0];
+                Ok(used["energy_mj"].as_u64() > Some(0) && used["time_us"].as_u64() > Some(0))
+            })?;
+            let used = node.json(["describe", name])?["gpu_use"][0].clone();
+            ensure!(used["memory_bytes"] == gib << 30, "{used}");
+            let page = node.ctl(["describe", name])?.expect(0)?.out;
+            ensure!(page.contains("by-utilization") && page.contains("GPU TIME"), "{page}");
         }
-        done
+        Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! The node's health, from the (simulated) GPU to the exit code that a scheduler acts on.
 
 use anyhow::{Result, ensure};
-use integration::{TWO_GPUS, on_gpu_node, on_node, wait_for};
+use integration::{Launch, TWO_GPUS, on_gpu_node, on_node, wait_for};
 use std::fs;
 
 #[test]
@@ -159,36 +159,25 @@ fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_
     );
     let done = on_gpu_node("derived", &scenario, "", |node| {
         wait_for("the GPUs are seen", || Ok(node.code(&["node", "health"])? == 0))?;
-        let policy = node.policy("derived", DERIVED)?.display().to_string();
-        let start = |name: &str, index: &str| {
-            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
-            node.ctl_command(args).spawn()
-        };
-        let mut children = vec![start("spins", "0")?, start("idles", "1")?];
-        let done = (|| {
-            let told =
-                node.wait_for_event("the stranger", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "stranger")?;
-            ensure!(told["run"] == node.run("spins")?["id"], "{told}");
-            let decision =
-                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "spins")?;
-            ensure!(decision["run"] == node.run("spins")?["id"], "{decision}");
-            node.wait_for_event("the cordon is proved", |e| {
-                e["body"]["action"] == "cordon-gpu" && e["body"]["verdict"] == "proved"
-            })?;
-            ensure!(node.code(&["node", "health", "--gpu", "0"])? == 11);
-            ensure!(node.code(&["node", "health", "--gpu", "1"])? == 0);
-            ensure!(node.run("idles")?["state"] == "running");
-            let gpu = node.json(["gpu", "describe", "0"])?;
-            ensure!(gpu["reasons"][0]["text"].to_string().contains("rule spins"), "{gpu}");
-            ensure!(gpu["processes"][0]["pid"] == stranger.id(), "{gpu}");
-            ensure!(node.ctl(["replay", "spins"])?.expect(0)?.out.contains("identical"));
-            node.log_is_whole()
-        })();
-        for child in &mut children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        done
+        let spins = Launch::new("spins", DERIVED).gpu("0").start(node, ["sleep", "600"])?;
+        let _idles = Launch::new("idles", DERIVED).gpu("1").start(node, ["sleep", "600"])?;
+        let told =
+            node.wait_for_event("the stranger", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "stranger")?;
+        ensure!(told["run"] == spins.id(), "{told}");
+        let decision =
+            node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "spins")?;
+        ensure!(decision["run"] == node.run("spins")?["id"], "{decision}");
+        node.wait_for_event("the cordon is proved", |e| {
+            e["body"]["action"] == "cordon-gpu" && e["body"]["verdict"] == "proved"
+        })?;
+        ensure!(node.code(&["node", "health", "--gpu", "0"])? == 11);
+        ensure!(node.code(&["node", "health", "--gpu", "1"])? == 0);
+        ensure!(node.run("idles")?["state"] == "running");
+        let gpu = node.json(["gpu", "describe", "0"])?;
+        ensure!(gpu["reasons"][0]["text"].to_string().contains("rule spins"), "{gpu}");
+        ensure!(gpu["processes"][0]["pid"] == stranger.id(), "{gpu}");
+        ensure!(node.ctl(["replay", "spins"])?.expect(0)?.out.contains("identical"));
+        node.log_is_whole()
     });
     let _ = stranger.kill();
     let _ = stranger.wait();

@@ -1,7 +1,7 @@
 //! The kernel's log of the time without a daemon.
 
 use anyhow::{Result, ensure};
-use integration::{Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
+use integration::{Launch, Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
 use serde_json::Value;
 use std::fs;
 
@@ -81,53 +81,39 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
         // The node is degraded by that line.
         wait_for("the GPUs are seen", || Ok(node.code(&["node", "health", "--gpu", "0"])? == 10))?;
         let bus = node.json(["gpu", "describe", "0"])?["pci"].as_str().unwrap_or_default().to_owned();
-        let policy = node.policy("xid", XID)?.display().to_string();
-        let start = |name: &str, index: &str| {
-            let args = ["run", "-p", &policy, "-n", name, "--gpu", index, "--user", "nobody", "--", "sleep", "600"];
-            node.ctl_command(args).spawn()
-        };
-        let mut children = vec![start("there", "0")?, start("elsewhere", "1")?];
-        let done = (|| {
-            for name in ["there", "elsewhere"] {
-                // Registered it is before its process is in, and without one the next daemon would call it ended.
-                wait_for("the run runs", || Ok(node.run(name).is_ok_and(|run| run["processes"].as_u64() > Some(0))))?;
-            }
-            Ok(())
-        })();
-        let done = done.and_then(|()| {
-            node.kill9()?;
-            let uptime = fs::read_to_string("/proc/uptime")?;
-            let seconds: f64 = uptime.split(' ').next().unwrap_or_default().parse()?;
-            let mut out = fs::OpenOptions::new().append(true).open(&log)?;
-            let line = format!("4,2,{},-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n", (seconds * 1e6) as u64);
-            std::io::Write::write_all(&mut out, line.as_bytes())?;
-            node.restart()?;
-            let decision =
-                node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "xid")?;
-            ensure!(decision["run"] == node.run("there")?["id"], "{decision}");
-            wait_for("the run is frozen", || Ok(node.run("there")?["state"] == "frozen"))?;
-            ensure!(node.run("elsewhere")?["state"] == "running");
-            ensure!(node.code(&["node", "health", "--gpu", "0"])? == 12);
-            ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
-            ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
-            // What has been read is not read again, whether the daemon is stopped or killed.
-            node.stop()?;
-            node.restart()?;
-            let line = format!("4,3,{},-;NVRM: Xid (PCI:{bus}): 48, pid=1, name=x\n", (seconds * 1e6) as u64 + 1);
-            std::io::Write::write_all(&mut out, line.as_bytes())?;
-            wait_for("a later line", || Ok(count(node, Some("0"), "xid-48")? == Some(1)))?;
-            node.kill9()?;
-            node.restart()?;
-            wait_for("the GPUs are seen", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 10))?;
-            ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
-            ensure!(count(node, Some("0"), "xid-48")? == Some(1), "{}", reasons(node, Some("0"))?);
-            ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
-            node.log_is_whole()
-        });
-        for child in &mut children {
-            let _ = child.kill();
-            let _ = child.wait();
+        let there = Launch::new("there", XID).gpu("0").start(node, ["sleep", "600"])?;
+        let elsewhere = Launch::new("elsewhere", XID).gpu("1").start(node, ["sleep", "600"])?;
+        for run in [&there, &elsewhere] {
+            // Registered it is before its process is in, and without one the next daemon would call it ended.
+            wait_for("the run runs", || Ok(node.run(run.name())?["processes"].as_u64() > Some(0)))?;
         }
-        done
+        node.kill9()?;
+        let uptime = fs::read_to_string("/proc/uptime")?;
+        let seconds: f64 = uptime.split(' ').next().unwrap_or_default().parse()?;
+        let mut out = fs::OpenOptions::new().append(true).open(&log)?;
+        let line = format!("4,2,{},-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n", (seconds * 1e6) as u64);
+        std::io::Write::write_all(&mut out, line.as_bytes())?;
+        node.restart()?;
+        let decision =
+            node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "xid")?;
+        ensure!(decision["run"] == there.id(), "{decision}");
+        wait_for("the run is frozen", || Ok(node.run("there")?["state"] == "frozen"))?;
+        ensure!(node.run("elsewhere")?["state"] == "running");
+        ensure!(node.code(&["node", "health", "--gpu", "0"])? == 12);
+        ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
+        ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
+        // What has been read is not read again, whether the daemon is stopped or killed.
+        node.stop()?;
+        node.restart()?;
+        let line = format!("4,3,{},-;NVRM: Xid (PCI:{bus}): 48, pid=1, name=x\n", (seconds * 1e6) as u64 + 1);
+        std::io::Write::write_all(&mut out, line.as_bytes())?;
+        wait_for("a later line", || Ok(count(node, Some("0"), "xid-48")? == Some(1)))?;
+        node.kill9()?;
+        node.restart()?;
+        wait_for("the GPUs are seen", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 10))?;
+        ensure!(count(node, Some("0"), "xid-95")? == Some(1), "{}", reasons(node, Some("0"))?);
+        ensure!(count(node, Some("0"), "xid-48")? == Some(1), "{}", reasons(node, Some("0"))?);
+        ensure!(count(node, None, "nic-slot-power")? == Some(1), "{}", reasons(node, None)?);
+        node.log_is_whole()
     })
 }

@@ -1,7 +1,7 @@
 //! A reset of a GPU: by whom, on what, and what else may happen meanwhile.
 
 use anyhow::{Result, ensure};
-use integration::{TWO_GPUS, on_gpu_node, wait_for};
+use integration::{Launch, TWO_GPUS, on_gpu_node, wait_for};
 use std::fs;
 
 #[test]
@@ -35,37 +35,26 @@ echo "GPU $3 was reset"
     on_gpu_node("reset", TWO_GPUS, &tables, |node| {
         wait_for("both GPUs are well", || Ok(node.code(&["node", "health"])? == 0))?;
         let policy = "[policy]\nname = \"p\"\nowner = \"o@example.org\"\n";
-        let policy = node.policy("p", policy)?.display().to_string();
-        let args = ["run", "-p", &policy, "-n", "holder", "--gpu", "0", "--user", "nobody", "--", "sleep", "600"];
-        let mut child = node.ctl_command(args).spawn()?;
-        let done = (|| {
-            wait_for("the run holds it", || Ok(node.json(["node", "capacity"])?["held"] == 1))?;
-            let refused = node.ctl(["gpu", "reset", "0", "-r", "xid 95"])?.expect(1)?;
-            ensure!(refused.err.contains("held by run"), "{refused:?}");
-            let mut reset = node.ctl_command(["gpu", "reset", "1", "-r", "xid 95"]);
-            let reset = reset.stdout(std::process::Stdio::piped()).spawn()?;
-            wait_for("the tool works", || Ok(begun.exists()))?;
-            let args = ["run", "-p", &policy, "--gpu", "1", "--user", "nobody", "--", "true"];
-            let refused = node.ctl(args)?.expect(1)?;
-            ensure!(refused.err.contains("is being reset"), "{refused:?}");
-            fs::write(&go_on, "")?;
-            let done = reset.wait_with_output()?;
-            let said = String::from_utf8_lossy(&done.stdout);
-            ensure!(done.status.success() && said.contains("GPU GPU-"), "{done:?}");
-            ensure!(
-                said.matches("sampler: ").count() == 1 && said.contains("--spare 1:"),
-                "it was not let go of: {said}"
-            );
-            wait_for("it is seen again", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 0))?;
-            node.ctl(args)?.expect(0)?;
-            node.wait_for_event("the reset on record", |e| {
-                e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true
-            })?;
-            Ok(())
-        })();
-        let _ = child.kill();
-        let _ = child.wait();
-        done
+        let _holder = Launch::new("holder", policy).gpu("0").start(node, ["sleep", "600"])?;
+        wait_for("the run holds it", || Ok(node.json(["node", "capacity"])?["held"] == 1))?;
+        let refused = node.ctl(["gpu", "reset", "0", "-r", "xid 95"])?.expect(1)?;
+        ensure!(refused.err.contains("held by run"), "{refused:?}");
+        let mut reset = node.ctl_command(["gpu", "reset", "1", "-r", "xid 95"]);
+        let reset = reset.stdout(std::process::Stdio::piped()).spawn()?;
+        wait_for("the tool works", || Ok(begun.exists()))?;
+        let file = node.policy("p", policy)?.display().to_string();
+        let args = ["run", "-p", &file, "--gpu", "1", "--user", "nobody", "--", "true"];
+        let refused = node.ctl(args)?.expect(1)?;
+        ensure!(refused.err.contains("is being reset"), "{refused:?}");
+        fs::write(&go_on, "")?;
+        let done = reset.wait_with_output()?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        ensure!(done.status.success() && said.contains("GPU GPU-"), "{done:?}");
+        ensure!(said.matches("sampler: ").count() == 1 && said.contains("--spare 1:"), "it was not let go of: {said}");
+        wait_for("it is seen again", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 0))?;
+        node.ctl(args)?.expect(0)?;
+        node.wait_for_event("the reset on record", |e| e["body"]["type"] == "gpu-reset" && e["body"]["done"] == true)?;
+        Ok(())
     })
 }
 
