@@ -150,6 +150,21 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             connect(s.as_raw_fd(), native(addr).as_ref())?;
             ok
         }
+        // Each to another address, so that each is an event; what comes of it is not asked. At uneven distances, a few microseconds
+        // apart: so they meet their reader in whatever it is doing.
+        ["scatter", from, many] => {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+            let from: u32 = from.parse().unwrap();
+            for n in from..from + many.parse::<u32>().unwrap() {
+                let _refused = socket.connect((std::net::Ipv4Addr::from(0x0a00_0000 + n), 9));
+                let apart = std::time::Duration::from_micros(u64::from(n.wrapping_mul(7_919) % 32));
+                let since = Instant::now();
+                while since.elapsed() < apart {
+                    std::hint::spin_loop();
+                }
+            }
+            ok
+        }
         ["raw"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_RAW, libc::IPPROTO_UDP).and(ok),
         ["mptcp"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_STREAM, libc::IPPROTO_MPTCP).and(ok),
         ["sctp"] => socket(IpAddr::from([127, 0, 0, 1]), libc::SOCK_STREAM, libc::IPPROTO_SCTP).and(ok),

@@ -1,6 +1,6 @@
 //! Events: what processes of a run do, and nobody else's.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -196,6 +196,21 @@ fn watched_calls_are_seen_through_every_abi_and_only_in_the_run() {
 
 fn libc_clone_files() -> u32 {
     nix::sched::CloneFlags::CLONE_FILES.bits().cast_unsigned()
+}
+
+/// The reader says that it sleeps, and looks once more; whoever has an event wakes it. Between the two nothing may fall.
+#[test]
+fn no_event_is_left_lying_while_the_reader_goes_to_sleep() {
+    let Some(mut bench) = ready_looking("sleepless", 1 << 20, Duration::from_secs(3_600)) else { return };
+    let run = bench.add("a", &enforce(&[]));
+    let mut agent = Agent::start(&run.cgroup);
+    let (rounds, many) = (200, 200);
+    for round in 0..rounds {
+        let last = Ipv4Addr::from(0x0a00_0000 + (round + 1) * many - 1);
+        agent.tell(&format!("scatter {} {many}", round * many));
+        bench.until(|e| matches!(&e.what, What::Net(net) if net.addr == last));
+        assert_eq!(agent.answer(), "ok");
+    }
 }
 
 #[test]

@@ -277,6 +277,11 @@ impl EventReader {
             self.say_asleep()?;
             // What came before that was said woke nobody.
             self.drain(&mut on_event);
+            // Who was about to wake the reader takes its word back: asleep now, nobody would wake it. After this look the empty
+            // record that does the waking is still in the ring, and poll sees it.
+            if !self.is_said_asleep()? {
+                continue;
+            }
             let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
             match poll(&mut fds, wait) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -295,6 +300,11 @@ impl EventReader {
         }
         fence(Ordering::SeqCst);
         Ok(())
+    }
+
+    fn is_said_asleep(&self) -> Result<bool, ReadError> {
+        let Some(map) = &self.asleep else { return Ok(true) };
+        map.get(&0, 0).map(|Pod(said)| said.asleep != 0).map_err(ReadError::Asleep)
     }
 
     /// Handles what is in the ring now; never blocks.
