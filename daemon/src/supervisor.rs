@@ -12,8 +12,8 @@ use crate::{
     log::LogOwner,
     node::{NodeView, SensorView},
     pipeline::{
-        self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, recording::Recordings, translate,
-        whose::Whose,
+        self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, mailbox::Poster, recording::Recordings,
+        translate, whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock},
     runs::{
@@ -309,9 +309,10 @@ fn read_events(
 ) -> anyhow::Result<Critical> {
     let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
     spawn("ebpf-events", ended, move || {
+        let poster = Poster::new(pipeline.clone());
         let done = reader.run(stop.as_fd(), |event| {
             if let Some(input) = translate::event(registry.kernel(), event) {
-                let _closed = pipeline.send(Message::Input(input));
+                poster.post(input);
             }
         });
         match done {

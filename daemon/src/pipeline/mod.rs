@@ -17,6 +17,7 @@ pub mod gpus;
 mod hardware;
 pub mod health;
 pub mod klog;
+pub mod mailbox;
 pub mod metrics;
 pub mod recording;
 pub mod translate;
@@ -40,6 +41,7 @@ use failsafe_core::{
     step,
     xid::Storms,
 };
+use mailbox::Mailbox;
 use recording::Recordings;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +66,8 @@ pub enum Message {
     Input(Input),
     /// Inputs that came together, in their order.
     Inputs(Vec<Input>),
+    /// Events of the kernel's ring wait there.
+    Events(Arc<Mailbox>),
     /// A run was attached in the kernel; it is judged once this is answered.
     Started {
         /// The run.
@@ -129,6 +133,8 @@ pub struct Pipeline {
     /// Signals of GPUs of which it is on record that they cannot be read.
     unread: BTreeSet<(GpuId, Kind)>,
     cordoned: Vec<Outcome>,
+    /// Room for the events that are taken in next.
+    batch: Vec<Input>,
 }
 
 impl Pipeline {
@@ -147,6 +153,7 @@ impl Pipeline {
             storms: Storms::default(),
             unread: BTreeSet::new(),
             cordoned: Vec::new(),
+            batch: Vec::new(),
         }
     }
 
@@ -162,6 +169,7 @@ impl Pipeline {
             if let Some(message) = message {
                 self.take(message);
             }
+            self.parts.recordings.hand_on();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 alive();
@@ -177,6 +185,12 @@ impl Pipeline {
         match message {
             Message::Input(input) => self.input(input),
             Message::Inputs(inputs) => inputs.into_iter().for_each(|input| self.input(input)),
+            Message::Events(mailbox) => {
+                let mut batch = std::mem::take(&mut self.batch);
+                mailbox.take(&mut batch);
+                batch.drain(..).for_each(|input| self.input(input));
+                self.batch = batch;
+            }
             Message::Started { live, repair, done } => {
                 let record = started(&live, repair, self.parts.registry.kernel());
                 self.parts.log.record(&record, Some(live.run.id), None);
@@ -267,7 +281,7 @@ impl Pipeline {
         self.recaptures.remove(&id);
         let Some(live) = self.runs.remove(&id) else { return };
         self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
-        self.record_input(id, &Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
+        self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
         self.parts.recordings.close(id);
         self.containments.ended(id);
         let record = Record::RunEnded { run: id, name: live.run.name.clone() };
@@ -372,16 +386,16 @@ impl Pipeline {
         if !matches!(input, Input::Tick(_)) {
             self.parts.health.take(&input);
         }
-        let concerned: Vec<RunId> = match &input {
-            Input::Signal(signal) if signal.subject.run().is_some() => signal.subject.run().into_iter().collect(),
-            _ => self.runs.keys().copied().filter(|run| engine::concerns(&self.state, &input, *run)).collect(),
-        };
-        for run in concerned {
-            if self.runs.contains_key(&run) {
-                self.record_input(run, &input);
-                for decision in decisions.iter().filter(|d| d.id.run == run) {
-                    self.parts.recordings.entry(run, Recorded::Decision(decision.clone()));
+        match &input {
+            Input::Signal(signal) if signal.subject.run().is_some() => {
+                if let Some(run) = signal.subject.run().filter(|run| self.runs.contains_key(run)) {
+                    self.record(run, input, &decisions);
                 }
+            }
+            _ => {
+                let runs = self.runs.keys().copied();
+                let concerned: Vec<RunId> = runs.filter(|run| engine::concerns(&self.state, &input, *run)).collect();
+                concerned.into_iter().for_each(|run| self.record(run, input.clone(), &decisions));
             }
         }
         // Outcomes come after the decision's record, and step the engine again.
@@ -391,8 +405,12 @@ impl Pipeline {
         decisions
     }
 
-    fn record_input(&mut self, run: RunId, input: &Input) {
-        self.parts.recordings.entry(run, Recorded::Input(input.clone()));
+    /// Records an input of the run, and what of it was decided about the run.
+    fn record(&mut self, run: RunId, input: Input, decisions: &[Decision]) {
+        self.parts.recordings.entry(run, Recorded::Input(input));
+        for decision in decisions.iter().filter(|d| d.id.run == run) {
+            self.parts.recordings.entry(run, Recorded::Decision(decision.clone()));
+        }
     }
 
     fn begin(&mut self, decision: &Decision) {

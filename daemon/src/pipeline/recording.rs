@@ -20,8 +20,10 @@ use std::{
 
 /// Frames of a recording are of this kind: postcard of [`Recorded`].
 pub const FRAME_KIND: u8 = 1;
-/// Messages that may wait for the disk. Counted, not allocated: a bounded channel would touch room for all of them.
+/// Entries that may wait for the disk. Counted, not allocated: a bounded channel would touch room for all of them.
 const QUEUE: usize = 65_536;
+/// Entries that are handed on together at most: each message may wake the thread.
+const TOGETHER: usize = 256;
 /// A recording's buffer is written at least this often.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
@@ -43,7 +45,7 @@ struct Host {
 
 enum Message {
     Open { run: Box<Run>, policy: Arc<Policy>, path: PathBuf, max_bytes: u64 },
-    Entry(RunId, Box<Recorded>),
+    Entries(Vec<(RunId, Recorded)>),
     Close { run: RunId, whole: bool },
     Flush(tokio::sync::oneshot::Sender<()>),
     Stop,
@@ -53,19 +55,20 @@ enum Message {
 pub struct Recordings {
     queue: Sender<Message>,
     waiting: Arc<AtomicUsize>,
+    /// What is handed on next; counted as waiting.
+    pending: Vec<(RunId, Recorded)>,
     lossy: Vec<RunId>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Asks for all that was recorded so far to be on disk.
 #[derive(Clone)]
-pub struct Flusher(Sender<Message>, Arc<AtomicUsize>);
+pub struct Flusher(Sender<Message>);
 
 impl Flusher {
     /// Waits until it is.
     pub async fn flush(&self) {
         let (done, wait) = tokio::sync::oneshot::channel();
-        self.1.fetch_add(1, Ordering::Relaxed);
         if self.0.send(Message::Flush(done)).is_ok() {
             let _closed = wait.await;
         }
@@ -83,12 +86,12 @@ impl Recordings {
         let taken = waiting.clone();
         let work = move || Writer::default().work(&receiver, &taken);
         let thread = std::thread::Builder::new().name("recordings".into()).spawn(work)?;
-        Ok(Recordings { queue, waiting, lossy: Vec::new(), thread: Some(thread) })
+        Ok(Recordings { queue, waiting, pending: Vec::new(), lossy: Vec::new(), thread: Some(thread) })
     }
 
     /// A handle to flush with.
     pub fn flusher(&self) -> Flusher {
-        Flusher(self.queue.clone(), self.waiting.clone())
+        Flusher(self.queue.clone())
     }
 
     /// Begins a run's recording.
@@ -96,13 +99,17 @@ impl Recordings {
         self.send(Message::Open { run: Box::new(run.clone()), policy: policy.clone(), path, max_bytes });
     }
 
-    /// Records one entry.
+    /// Records one entry, once [`Recordings::hand_on`] is called.
     pub fn entry(&mut self, run: RunId, entry: Recorded) {
         if self.lossy.contains(&run) {
             return;
         }
         if self.waiting.load(Ordering::Relaxed) < QUEUE {
-            self.send(Message::Entry(run, Box::new(entry)));
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            self.pending.push((run, entry));
+            if self.pending.len() >= TOGETHER {
+                self.hand_on();
+            }
             return;
         }
         // A recording with a hole would replay to something else: it ends here instead, and for the writer too, which
@@ -121,10 +128,17 @@ impl Recordings {
         }
     }
 
+    /// Hands the entries since the last time on to the thread.
+    pub fn hand_on(&mut self) {
+        if !self.pending.is_empty() {
+            // Without its thread nothing is recorded, which its own end has told.
+            let _ended = self.queue.send(Message::Entries(std::mem::take(&mut self.pending)));
+        }
+    }
+
     /// Only entries are bounded: beginnings and ends are few, and each must reach the writer.
-    fn send(&self, message: Message) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Without its thread nothing is recorded, which its own end has told.
+    fn send(&mut self, message: Message) {
+        self.hand_on();
         let _ended = self.queue.send(message);
     }
 }
@@ -132,7 +146,7 @@ impl Recordings {
 impl Drop for Recordings {
     /// Whoever holds a [`Flusher`] keeps the queue open, so the thread is told.
     fn drop(&mut self) {
-        let _ended = self.queue.send(Message::Stop);
+        self.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }
@@ -150,10 +164,7 @@ impl Writer {
         loop {
             match queue.recv_timeout(FLUSH_EVERY) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => {
-                    waiting.fetch_sub(1, Ordering::Relaxed);
-                    self.handle(message);
-                }
+                Ok(message) => self.handle(message, waiting),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if flushed.elapsed() >= FLUSH_EVERY {
@@ -166,8 +177,14 @@ impl Writer {
         }
     }
 
-    fn handle(&mut self, message: Message) {
+    fn handle(&mut self, message: Message, waiting: &AtomicUsize) {
         match message {
+            Message::Entries(entries) => {
+                for (run, entry) in entries {
+                    self.entry(run, &entry);
+                    waiting.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
             Message::Open { run, policy, path, max_bytes } => {
                 let host = Host {
                     hostname: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -181,14 +198,6 @@ impl Writer {
                     Err(error) => tracing::error!(run = %run.id, %error, "the run is not recorded"),
                 }
             }
-            Message::Entry(run, entry) => {
-                if let Some(recorder) = self.open.get_mut(&run)
-                    && let Err(error) = recorder.record(FRAME_KIND, &*entry)
-                {
-                    tracing::error!(%run, %error, "the recording ends");
-                    self.open.remove(&run);
-                }
-            }
             Message::Close { run, whole } => match self.open.remove(&run) {
                 Some(recorder) if whole => finish(run, recorder),
                 // Without its end marker a reader sees that it is not whole.
@@ -199,6 +208,15 @@ impl Writer {
                 let _nobody_waits = done.send(());
             }
             Message::Stop => {}
+        }
+    }
+
+    fn entry(&mut self, run: RunId, entry: &Recorded) {
+        if let Some(recorder) = self.open.get_mut(&run)
+            && let Err(error) = recorder.record(FRAME_KIND, entry)
+        {
+            tracing::error!(%run, %error, "the recording ends");
+            self.open.remove(&run);
         }
     }
 
@@ -225,7 +243,8 @@ mod tests {
     #[test]
     fn a_recording_that_cannot_keep_up_ends_for_the_writer_too() {
         let (queue, receiver) = mpsc::channel();
-        let mut recordings = Recordings { queue, waiting: Arc::default(), lossy: Vec::new(), thread: None };
+        let mut recordings =
+            Recordings { queue, waiting: Arc::default(), pending: Vec::new(), lossy: Vec::new(), thread: None };
         let [slow, other]: [RunId; 2] =
             [1, 2].map(|n| format!("00000000-0000-0000-0000-00000000000{n}").parse().unwrap());
         let tick = || Recorded::Input(Input::Tick(MonoTime(0)));
@@ -236,12 +255,11 @@ mod tests {
         recordings.close(other);
         drop(recordings);
         let told: Vec<Message> = receiver.iter().collect();
-        assert!(told[..QUEUE].iter().all(|message| matches!(message, Message::Entry(run, _) if *run == slow)));
-        assert!(
-            matches!(told[QUEUE], Message::Close { run, whole: false } if run == slow),
-            "at once, and not complete"
-        );
-        assert!(matches!(told[QUEUE + 1], Message::Close { run, whole: true } if run == other), "whatever the queue");
-        assert!(matches!(told[QUEUE + 2..], [Message::Stop]));
+        let (entries, rest) = told.split_at(QUEUE / TOGETHER);
+        let of_slow = |message: &Message| matches!(message, Message::Entries(all) if all.len() == TOGETHER && all.iter().all(|(run, _)| *run == slow));
+        assert!(entries.iter().all(of_slow));
+        assert!(matches!(rest[0], Message::Close { run, whole: false } if run == slow), "at once, and not complete");
+        assert!(matches!(rest[1], Message::Close { run, whole: true } if run == other), "whatever the queue");
+        assert!(matches!(rest[2..], [Message::Stop]));
     }
 }

@@ -1,0 +1,137 @@
+//! Events on their way from the ring's reader to the pipeline: one message in its queue stands for all that wait.
+//!
+//! ```text
+//! reader ─► post ─► waiting ─► take ─► pipeline
+//!              └─ Message::Events, when nothing waited ─► queue ─┘
+//! ```
+//! The first event wakes the pipeline at once; what comes while it works is taken together, and costs no wake-up. Invariants:
+//! while something waits, the queue holds a message for it, or the pipeline has ended; no more than [`ROOM`] events wait, so that a
+//! flood makes the reader wait, the kernel's ring fill, and the loss is counted there.
+
+use super::{Message, Sender};
+use failsafe_core::Input;
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Events that may wait: what the pipeline takes in within a few milliseconds, so that none is old when it is judged.
+const ROOM: usize = 1_024;
+/// The reader looks this often whether there is still a pipeline.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
+/// What waits.
+#[derive(Default)]
+pub struct Mailbox {
+    waiting: Mutex<Vec<Input>>,
+    taken: Condvar,
+}
+
+impl Mailbox {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Input>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts what waits in `into`, which is empty; its memory is filled next.
+    pub(super) fn take(&self, into: &mut Vec<Input>) {
+        std::mem::swap(&mut *self.waiting(), into);
+        self.taken.notify_all();
+    }
+}
+
+/// The reader's end.
+pub struct Poster {
+    mailbox: Arc<Mailbox>,
+    pipeline: Sender,
+}
+
+impl Poster {
+    /// A way in beside the pipeline's queue.
+    pub fn new(pipeline: Sender) -> Poster {
+        Poster { mailbox: Arc::default(), pipeline }
+    }
+
+    /// Hands an event on, and waits while there is no room. Without a pipeline it is dropped.
+    pub fn post(&self, event: Input) {
+        let mut waiting = self.mailbox.waiting();
+        while waiting.len() >= ROOM {
+            let (guard, late) =
+                self.mailbox.taken.wait_timeout(waiting, LOOKS_EVERY).unwrap_or_else(PoisonError::into_inner);
+            waiting = guard;
+            if late.timed_out() && waiting.len() >= ROOM {
+                drop(waiting);
+                if !self.tell() {
+                    return;
+                }
+                waiting = self.mailbox.waiting();
+            }
+        }
+        let first = waiting.is_empty();
+        waiting.push(event);
+        drop(waiting);
+        if first {
+            let _ended = self.tell();
+        }
+    }
+
+    fn tell(&self) -> bool {
+        self.pipeline.send(Message::Events(self.mailbox.clone())).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failsafe_core::MonoTime;
+    use std::sync::mpsc::{self, Receiver};
+
+    fn tick(ns: u64) -> Input {
+        Input::Tick(MonoTime(ns))
+    }
+
+    fn next(queue: &Receiver<Message>, into: &mut Vec<Input>) -> usize {
+        let Message::Events(mailbox) = queue.recv().unwrap() else { panic!("another message") };
+        mailbox.take(into);
+        into.len()
+    }
+
+    #[test]
+    fn what_waits_is_told_once_and_taken_in_order() {
+        let (pipeline, queue) = mpsc::sync_channel(4);
+        let poster = Poster::new(pipeline);
+        (0..3).for_each(|n| poster.post(tick(n)));
+        let mut taken = Vec::new();
+        assert_eq!(next(&queue, &mut taken), 3);
+        assert!(taken.iter().zip(0..).all(|(input, n)| *input == tick(n)));
+        assert!(queue.try_recv().is_err(), "one message stands for all");
+        taken.clear();
+        poster.post(tick(9));
+        assert_eq!(next(&queue, &mut taken), 1, "what comes later is told again");
+    }
+
+    #[test]
+    fn a_full_mailbox_makes_the_reader_wait_and_loses_nothing() {
+        let (pipeline, queue) = mpsc::sync_channel(4);
+        let sent = u64::try_from(ROOM).unwrap() * 5;
+        let reader = std::thread::spawn(move || {
+            let poster = Poster::new(pipeline);
+            (0..sent).for_each(|n| poster.post(tick(n)));
+        });
+        let (mut all, mut batch) = (Vec::new(), Vec::new());
+        while all.len() < ROOM * 5 {
+            assert!(next(&queue, &mut batch) <= ROOM);
+            all.append(&mut batch);
+        }
+        reader.join().unwrap();
+        assert!(all.iter().zip(0..).all(|(input, n)| *input == tick(n)));
+    }
+
+    #[test]
+    fn without_a_pipeline_nobody_waits_for_ever() {
+        let (pipeline, queue) = mpsc::sync_channel(4);
+        let poster = Poster::new(pipeline);
+        (0..u64::try_from(ROOM).unwrap()).for_each(|n| poster.post(tick(n)));
+        drop(queue);
+        poster.post(tick(0));
+    }
+}
