@@ -309,7 +309,7 @@ fn read_events(
 ) -> anyhow::Result<Critical> {
     let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
     spawn("ebpf-events", ended, move || {
-        let poster = Poster::new(pipeline.clone());
+        let mut poster = Poster::new(pipeline.clone());
         let done = reader.run(stop.as_fd(), |event| {
             if let Some(input) = translate::event(registry.kernel(), event) {
                 poster.post(input);

@@ -43,39 +43,43 @@ impl Mailbox {
 pub struct Poster {
     mailbox: Arc<Mailbox>,
     pipeline: Sender,
+    /// There is no pipeline any more.
+    ended: bool,
 }
 
 impl Poster {
     /// A way in beside the pipeline's queue.
     pub fn new(pipeline: Sender) -> Poster {
-        Poster { mailbox: Arc::default(), pipeline }
+        Poster { mailbox: Arc::default(), pipeline, ended: false }
     }
 
     /// Hands an event on, and waits while there is no room. Without a pipeline it is dropped.
-    pub fn post(&self, event: Input) {
-        let mut waiting = self.mailbox.waiting();
-        while waiting.len() >= ROOM {
-            let (guard, late) =
-                self.mailbox.taken.wait_timeout(waiting, LOOKS_EVERY).unwrap_or_else(PoisonError::into_inner);
-            waiting = guard;
-            if late.timed_out() && waiting.len() >= ROOM {
+    pub fn post(&mut self, event: Input) {
+        while !self.ended {
+            let waiting = self.mailbox.waiting();
+            let full = |waiting: &mut Vec<Input>| waiting.len() >= ROOM;
+            let (mut waiting, late) = self
+                .mailbox
+                .taken
+                .wait_timeout_while(waiting, LOOKS_EVERY, full)
+                .unwrap_or_else(PoisonError::into_inner);
+            if late.timed_out() {
                 drop(waiting);
-                if !self.tell() {
-                    return;
-                }
-                waiting = self.mailbox.waiting();
+                self.tell();
+                continue;
             }
-        }
-        let first = waiting.is_empty();
-        waiting.push(event);
-        drop(waiting);
-        if first {
-            let _ended = self.tell();
+            let first = waiting.is_empty();
+            waiting.push(event);
+            drop(waiting);
+            if first {
+                self.tell();
+            }
+            return;
         }
     }
 
-    fn tell(&self) -> bool {
-        self.pipeline.send(Message::Events(self.mailbox.clone())).is_ok()
+    fn tell(&mut self) {
+        self.ended = self.pipeline.send(Message::Events(self.mailbox.clone())).is_err();
     }
 }
 
@@ -98,7 +102,7 @@ mod tests {
     #[test]
     fn what_waits_is_told_once_and_taken_in_order() {
         let (pipeline, queue) = mpsc::sync_channel(4);
-        let poster = Poster::new(pipeline);
+        let mut poster = Poster::new(pipeline);
         (0..3).for_each(|n| poster.post(tick(n)));
         let mut taken = Vec::new();
         assert_eq!(next(&queue, &mut taken), 3);
@@ -114,7 +118,7 @@ mod tests {
         let (pipeline, queue) = mpsc::sync_channel(4);
         let sent = u64::try_from(ROOM).unwrap() * 5;
         let reader = std::thread::spawn(move || {
-            let poster = Poster::new(pipeline);
+            let mut poster = Poster::new(pipeline);
             (0..sent).for_each(|n| poster.post(tick(n)));
         });
         let (mut all, mut batch) = (Vec::new(), Vec::new());
@@ -129,9 +133,10 @@ mod tests {
     #[test]
     fn without_a_pipeline_nobody_waits_for_ever() {
         let (pipeline, queue) = mpsc::sync_channel(4);
-        let poster = Poster::new(pipeline);
+        let mut poster = Poster::new(pipeline);
         (0..u64::try_from(ROOM).unwrap()).for_each(|n| poster.post(tick(n)));
         drop(queue);
-        poster.post(tick(0));
+        // One wait at most, however much the ring still holds.
+        (0..100_000).for_each(|n| poster.post(tick(n)));
     }
 }
