@@ -52,6 +52,19 @@ struct Critical {
     thread: JoinHandle<()>,
 }
 
+impl Critical {
+    fn join(self) {
+        let Critical { name, thread } = self;
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            tracing::error!(name, "a thread panicked");
+        }
+    }
+}
+
+/// The reader of the kernel's ring.
+const EVENTS: &str = "ebpf-events";
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
@@ -196,13 +209,11 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     drop(kmsg);
     drop(amdgpu);
     gpus.stop();
+    // What has been taken out of the ring no other daemon reads: it is judged before the pipeline stops.
+    let (readers, others): (Vec<_>, Vec<_>) = critical.into_iter().partition(|thread| thread.name == EVENTS);
+    readers.into_iter().for_each(Critical::join);
     let _closed = pipeline.send(Message::Stop);
-    for Critical { name, thread } in critical {
-        thread.thread().unpark();
-        if thread.join().is_err() {
-            tracing::error!(name, "a thread panicked");
-        }
-    }
+    others.into_iter().for_each(Critical::join);
     log.record(&Record::DaemonStopped, None, None);
     log_owner.close();
     drop(context);
@@ -308,7 +319,7 @@ fn read_events(
     ended: &tokio::sync::mpsc::UnboundedSender<&'static str>,
 ) -> anyhow::Result<Critical> {
     let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
-    spawn("ebpf-events", ended, move || {
+    spawn(EVENTS, ended, move || {
         let mut poster = Poster::new(pipeline.clone());
         let done = reader.run(stop.as_fd(), |event| {
             if let Some(input) = translate::event(registry.kernel(), event) {

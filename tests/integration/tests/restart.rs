@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use std::{fs, net::TcpListener, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, net::TcpListener, process::Stdio, time::Duration};
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 
@@ -209,6 +209,40 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
         node.restart()?;
         wait_for("losses count on", || Ok(number(node, "events_lost")? >= before))?;
         wait_for("every loss is in one gap", || Ok(told(node)? == number(node, "events_lost")?))?;
+        node.log_is_whole()
+    })
+}
+
+/// What the stopping daemon takes out of the ring it judges; the rest is the next one's.
+#[test]
+fn every_event_around_a_stop_is_judged_by_one_of_the_two_daemons() -> Result<()> {
+    const EACH: &str = "[[rule]]\nid = \"each\"\nrationale = \"x\"\nwhen = { event = \"connect\", verdict = \"denied\" }\n\
+        cooldown = \"0s\"\nactions = [\"notify\"]\n";
+    on_node("stop-judged", "", |node| {
+        let burst = program("burst")?.display().to_string();
+        let policy = format!("{PLAIN}[egress]\nallow = []\n{EACH}");
+        // Made faster than they are judged, and so many that the ring has room for those that no daemon reads.
+        let script = format!("printf '60000 0.1\\n' | {burst}; sleep 600");
+        let run = Launch::new("busy", &policy).start(node, ["sh", "-c", &script])?;
+        // Each call has an address of its own. One that both daemons' programs refused, while they take turns, is told twice.
+        let judged = |node: &integration::Node| -> Result<BTreeSet<String>> {
+            let entries = node.events()?;
+            let of_run = entries.iter().filter(|e| e["run"] == run.id()).map(|e| &e["body"]["decision"]);
+            let each = of_run.filter(|decision| decision["cause"]["Rule"]["rule"] == "each");
+            Ok(each.map(|decision| decision["values"][0]["value"]["Event"]["Net"]["address"].to_string()).collect())
+        };
+        node.wait_for_event("the first is judged", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "each")?;
+        node.stop()?;
+        node.restart()?;
+        let said = || run.output().lines().find(|line| line.contains("\"sent\"")).map(str::to_owned);
+        wait_for("the burst is over", || Ok(said().is_some()))?;
+        let said: serde_json::Value = serde_json::from_str(&said().unwrap_or_default())?;
+        let sent = said["sent"].as_u64().context("how many were made")?;
+        ensure!(said["refused"] == sent, "{said}");
+        let sent = usize::try_from(sent)?;
+        wait_for("each is judged", || Ok(judged(node)?.len() >= sent))
+            .with_context(|| format!("{} of {sent} were judged", judged(node).map_or(0, |all| all.len())))?;
+        ensure!(node.run("busy")?["events_lost"].as_u64().unwrap_or_default() == 0);
         node.log_is_whole()
     })
 }
