@@ -1,4 +1,4 @@
-//! Events on their way from the ring's reader to the pipeline: one message in its queue stands for all that wait.
+//! Events on their way from the ring's reader to the pipeline: one message in its queue stands for all that wait (ADR 14).
 //!
 //! ```text
 //! reader ─► post ─► waiting ─► take ─► pipeline

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 /// Version of the frames, to be raised whenever one of them changes.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// The largest frame; a sample of one GPU with a hundred processes takes about 1 KiB.
 pub const MAX_FRAME: usize = 1 << 20;
 
