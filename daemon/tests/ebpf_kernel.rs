@@ -24,6 +24,8 @@ mod names;
 mod network;
 #[path = "ebpf/outlive.rs"]
 mod outlive;
+#[path = "ebpf/probes.rs"]
+mod probes;
 #[path = "ebpf/rules.rs"]
 mod rules;
 #[path = "../../tests/skip.rs"]

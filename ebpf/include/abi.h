@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 6
+#define FS_ABI_VERSION 7
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
@@ -53,6 +53,7 @@ enum fs_run_flag {
 	FS_RUN_NET_STOPS = 1 << 21,  /* ... stop the run under FS_TABLE_NET_STOPS as well */
 	FS_RUN_EXEC_WAITS = 1 << 22, /* an exec need not wake the daemon: nothing is done about it */
 	FS_RUN_LIFE_WAITS = 1 << 23, /* ... nor a fork or an exit */
+	FS_RUN_WATCH_PROBE = 1 << 24, /* events of verdict FS_PROBE */
 };
 
 /* What a rule does where it matches; of several the highest holds. */
@@ -253,6 +254,7 @@ enum fs_verdict {
 	FS_ALLOWED = 0,
 	FS_DENIED = 1,
 	FS_OBSERVED = 2, /* would be denied under enforcement */
+	FS_PROBE = 3,    /* a datagram socket was connected outside the list: nothing was sent, what it sends is judged */
 };
 
 enum fs_net_flag {
@@ -261,6 +263,7 @@ enum fs_net_flag {
 	FS_NET_FOREIGN = 1 << 2,  /* the caller is outside the run and uses a socket of the run */
 	FS_NET_BAD_HDR = 1 << 3,  /* source route, routing header or a header that could not be read */
 	FS_NET_DEAD = 1 << 4,     /* refused because no daemon was seen for too long */
+	FS_NET_PROBE = 1 << 5,    /* connect of a datagram socket of the run: it sends nothing */
 };
 
 struct fs_net {

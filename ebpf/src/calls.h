@@ -16,7 +16,7 @@ INLINE __u8 call_verdict_quiet(struct fs_run_cfg *run, struct dst *d)
 {
 	/* A bind leaves nothing on the wire: the latch and rules refuse it, the allow-list has no say. */
 	if (d->op != FS_NET_BIND)
-		return judge(run, d);
+		return d->flags & FS_NET_PROBE && !held(run) ? probe_verdict(run, d) : judge(run, d);
 	if (held(run)) {
 		d->flags |= FS_NET_LATCHED;
 		return FS_DENIED;
@@ -82,7 +82,7 @@ INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
 {
 	struct fs_run_cfg *run = run_of_current(), *owner;
 	struct sock_note *note = NULL;
-	bool leaves = d->op != FS_NET_BIND && d->family == 4 && !d->flags;
+	bool leaves = d->op != FS_NET_BIND && d->family == 4 && !d->flags, probes = sends_nothing(d);
 	__u8 v = FS_ALLOWED;
 	__u64 place = 0;
 
@@ -93,14 +93,20 @@ INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
 		if (been_there(run, note, place))
 			return ALLOW;
 	}
+	owner = run_of_sock(run, ctx->sk);
 	if (run) {
+		/* What another run's socket sends is judged by that run's programs, not by this one's: only the call is left. */
+		if (probes && owner == run)
+			d->flags |= FS_NET_PROBE;
 		v = call_verdict(run, d, false);
 		if (v == FS_DENIED)
 			return DENY;
 	}
-	owner = run_of_sock(run, ctx->sk);
-	if (owner && owner != run)
+	if (owner && owner != run) {
+		if (probes)
+			d->flags |= FS_NET_PROBE;
 		return call_verdict(owner, d, true) == FS_DENIED ? DENY : ALLOW;
+	}
 	if (!place || v != FS_ALLOWED || !owner)
 		return ALLOW;
 	note = note ?: bpf_sk_storage_get(&socks, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);

@@ -365,6 +365,9 @@ int BPF_PROG(fs_lsm_socket_connect, struct socket *sock, void *address, int addr
 	d.proto = BPF_CORE_READ(sock, sk, sk_protocol);
 	d.sk_type = BPF_CORE_READ(sock, type);
 	was_held = held(run);
+	/* The packets of a socket that was made outside the run reach none of its programs. */
+	if (sends_nothing(&d) && run_of_cgroup((__u64)BPF_CORE_READ(sock, sk, sk_cgrp_data.cgroup)) == run)
+		d.flags |= FS_NET_PROBE;
 	if (call_verdict_quiet(run, &d) != FS_DENIED)
 		return 0;
 	if (!was_held && held(run) & FS_LATCH_STOP)

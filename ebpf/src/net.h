@@ -14,6 +14,10 @@
  * unless FS_RUN_NO_REPLIES. A TCP connection that was there before the run was registered is judged by its peer's
  * address, whoever opened it. UDP and the rest have no direction: the destination decides, always.
  *
+ * Probes. Connecting a UDP or ping socket sends nothing, and is what name resolution does to sort addresses: it passes,
+ * with the verdict FS_PROBE where the list does not name the address. The packets of such a socket reach no sendmsg hook,
+ * as they name no address: cgroup_skb/egress is what refuses them.
+ *
  * Loopback is judged like any address; 0.0.0.0 and :: as destinations mean loopback, as the kernel takes them so.
  * Neighbour discovery, resets and ICMP errors are sent by the kernel's own sockets and are in no run. AF_PACKET
  * and RDMA bypass cgroup hooks altogether.
@@ -56,7 +60,7 @@ struct dst {
 	__u8 op;
 };
 
-/* What was sent to the ring less than REPEAT_NS ago, for the two sources that can fire per packet. */
+/* What was sent to the ring less than REPEAT_NS ago, for the sources that can fire per packet, and for probes. */
 struct recent_key {
 	struct dst d;
 	__u32 slot;
@@ -205,6 +209,26 @@ SHARED int judge(struct fs_run_cfg *run, struct dst *d)
 	return FS_DENIED;
 }
 
+/* Connecting a datagram socket only notes an address in it. Of these protocols each packet is judged by fs_egress, whatever call
+ * sends it, and cgroup/sock_create lets no other protocol of that type into a run with a list. */
+INLINE bool sends_nothing(const struct dst *d)
+{
+	return d->op == FS_NET_CONNECT && d->sk_type == SOCK_DGRAM &&
+	       (d->proto == IPPROTO_UDP || d->proto == IPPROTO_ICMP || d->proto == IPPROTO_ICMPV6);
+}
+
+/* enum fs_verdict of such a connect: it passes, and latches nothing. */
+SHARED int probe_verdict(struct fs_run_cfg *run, const struct dst *d)
+{
+	if (!run || !d)
+		return FS_PROBE;
+	if (run->flags & FS_RUN_NET_DENIED && listed(run->table | FS_TABLE_NET_DENIED, d))
+		return FS_PROBE;
+	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) || on_list(run->table, run->flags, d))
+		return FS_ALLOWED;
+	return FS_PROBE;
+}
+
 /* True: an equal event was sent within REPEAT_NS. Otherwise *n is how many were held back since then. */
 INLINE bool repeated(struct fs_run_cfg *run, const struct dst *d, __u8 verdict, __u32 *n)
 {
@@ -240,8 +264,10 @@ INLINE void net_event(struct fs_run_cfg *run, const struct dst *d, __u8 verdict,
 
 	if (verdict == FS_ALLOWED && !told(run, d->op))
 		return;
+	if (verdict == FS_PROBE && !(run->flags & FS_RUN_WATCH_PROBE))
+		return;
 	/* What latches the run is told each time: after a thaw it may come again at once. */
-	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET) &&
+	if ((d->op == FS_NET_SENDMSG || d->op == FS_NET_PACKET || verdict == FS_PROBE) &&
 	    !((run->stop & POINT(FS_POINT_NET) || run->flags & FS_RUN_NET_STOPS) && verdict == FS_DENIED &&
 	      !(d->flags & (FS_NET_LATCHED | FS_NET_DEAD))) &&
 	    repeated(run, d, verdict, &n))

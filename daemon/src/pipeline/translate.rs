@@ -229,6 +229,7 @@ fn network(net: &ebpf::Net) -> Event {
         ebpf::NetVerdict::Allowed => Verdict::Allowed,
         ebpf::NetVerdict::Denied => Verdict::Denied,
         ebpf::NetVerdict::WouldDeny => Verdict::WouldDeny,
+        ebpf::NetVerdict::Probe => Verdict::Probe,
     };
     // A cgroup hook judges the address that the kernel then uses.
     let assurance = if verdict == Verdict::Denied { Assurance::BlockedInKernel } else { Assurance::Observed };

@@ -156,6 +156,11 @@ pub fn watch(policy: &Policy) -> Watch {
         exec: told(&[EventKind::Exec]),
         life: told(&[EventKind::Fork, EventKind::Exit]),
         connect: wanted(EventKind::Connect),
+        probe: policy.rules.iter().any(|rule| {
+            let Condition::Event(wanted) = &rule.when else { return false };
+            wanted.kind == EventKind::Connect
+                && wanted.given(Field::Verdict).is_some_and(|any_of| named(any_of, "probe"))
+        }),
         send: wanted(EventKind::Send),
         bind: wanted(EventKind::Bind),
     }

@@ -150,13 +150,21 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             connect(s.as_raw_fd(), native(addr).as_ref())?;
             ok
         }
+        ["udpwrite", addr] => {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let s = socket(addr.ip(), libc::SOCK_DGRAM, 0)?;
+            connect(s.as_raw_fd(), native(addr).as_ref())?;
+            nix::unistd::write(&s, b"hello")?;
+            ok
+        }
+        ["probes", rest @ ..] => super::probes::act(rest),
         // Each to another address, so that each is an event; what comes of it is not asked. At uneven distances, a few microseconds
         // apart: so they meet their reader in whatever it is doing.
         ["scatter", from, many] => {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
             let from: u32 = from.parse().unwrap();
             for n in from..from + many.parse::<u32>().unwrap() {
-                let _refused = socket.connect((std::net::Ipv4Addr::from(0x0a00_0000 + n), 9));
+                let _refused = socket.send_to(b"x", (std::net::Ipv4Addr::from(0x0a00_0000 + n), 9));
                 let apart = std::time::Duration::from_micros(u64::from(n.wrapping_mul(7_919) % 32));
                 let since = Instant::now();
                 while since.elapsed() < apart {
@@ -418,14 +426,14 @@ fn clone_into(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-fn native(addr: SocketAddr) -> Box<dyn SockaddrLike> {
+pub fn native(addr: SocketAddr) -> Box<dyn SockaddrLike> {
     match addr {
         SocketAddr::V4(a) => Box::new(SockaddrIn::from(a)),
         SocketAddr::V6(a) => Box::new(SockaddrIn6::from(a)),
     }
 }
 
-fn socket(family: IpAddr, kind: i32, protocol: i32) -> std::io::Result<OwnedFd> {
+pub fn socket(family: IpAddr, kind: i32, protocol: i32) -> std::io::Result<OwnedFd> {
     let domain = if family.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket(2) takes numbers only; its result is a descriptor that nobody else owns, or -1.
     unsafe {

@@ -45,7 +45,8 @@ fn the_allow_list_decides_every_kind_of_call() {
         (format!("udp [::1]:{udp_port}"), "EPERM"),
         (format!("udp [::ffff:127.0.0.3]:{udp_port}"), "EPERM"),
         (format!("udpconnect 127.0.0.1:{open_port}"), "ok"),
-        (format!("udpconnect 127.0.0.2:{udp_port}"), "EPERM"),
+        (format!("udpconnect 127.0.0.2:{udp_port}"), "ok"),
+        (format!("udpwrite 127.0.0.2:{udp_port}"), "EPERM"),
         ("raw".to_owned(), "EPERM"),
         ("mptcp".to_owned(), "EPERM"),
         ("sctp".to_owned(), "EPERM"),
@@ -81,13 +82,14 @@ fn the_allow_list_decides_every_kind_of_call() {
     assert!(has(NetOp::Connect, "127.0.0.1", open_port, NetVerdict::Allowed, false));
     assert!(has(NetOp::Connect, "127.0.0.1", open_port, NetVerdict::Allowed, true));
     assert!(has(NetOp::Connect, "127.0.0.2", open_port, NetVerdict::Denied, false));
+    assert!(has(NetOp::Connect, "127.0.0.2", udp_port, NetVerdict::Probe, false));
     assert!(has(NetOp::Connect, "127.0.0.1", other_port, NetVerdict::Denied, true));
     assert!(has(NetOp::Connect, "::1", v6_port, NetVerdict::Denied, false));
     assert!(has(NetOp::Send, "127.0.0.2", udp_port, NetVerdict::Denied, false));
     assert!(has(NetOp::Send, "::1", udp_port, NetVerdict::Denied, false));
     let counters = bench.counters(&run);
     assert!(counters.denied_calls >= 12, "{counters:?}");
-    assert_eq!(counters.dropped_packets, 0, "a refused call sends nothing: {counters:?}");
+    assert_eq!(counters.dropped_packets, 1, "only the connected datagram got as far as a packet: {counters:?}");
 
     // Swapped in one step, and judged anew.
     bench.ebpf.set_egress(run.slot, &enforce(&[("127.0.0.1/32", other_port), ("::1/128", v6_port)])).unwrap();

@@ -68,6 +68,8 @@ pub mod run_flag {
     pub const EXEC_WAITS: u32 = 1 << 22;
     /// A fork or an exit need not wake the daemon.
     pub const LIFE_WAITS: u32 = 1 << 23;
+    /// Events of datagram sockets that were connected outside the list are wanted.
+    pub const WATCH_PROBE: u32 = 1 << 24;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
@@ -254,6 +256,8 @@ pub mod verdict {
     pub const DENIED: u8 = 1;
     /// Let through; would be refused under enforcement.
     pub const OBSERVED: u8 = 2;
+    /// A datagram socket was connected outside the list: let through, as it sends nothing.
+    pub const PROBE: u8 = 3;
 }
 
 /// Flags of a network event (`enum fs_net_flag`).
@@ -268,6 +272,8 @@ pub mod net_flag {
     pub const BAD_HDR: u16 = 1 << 3;
     /// Refused because no daemon was seen for too long.
     pub const DEAD: u16 = 1 << 4;
+    /// Connect of a datagram socket of the run.
+    pub const PROBE: u16 = 1 << 5;
 }
 
 /// Flags of a move between cgroups (`enum fs_move_flag`).

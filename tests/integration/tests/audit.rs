@@ -29,8 +29,7 @@ actions = ["freeze"]
 fn a_recorded_run_replays_to_the_same_decisions_and_to_others_under_another_policy() -> Result<()> {
     on_node("replay", "", |node| {
         let sender = program("sender")?.display().to_string();
-        let command =
-            [&sender, "--to", "127.0.0.7:9", "--how", "connected-udp", "--count", "1000000", "--pause-ms", "20"];
+        let command = [&sender, "--to", "127.0.0.7:9", "--how", "tcp", "--count", "1000000", "--pause-ms", "20"];
         let mut run = Launch::new("recorded", DENY).start(node, command)?;
         run.freezes()?;
         // It tries again at once: whether the thaw is proved before the rule trips again is a matter of microseconds.

@@ -12,7 +12,7 @@ use std::{
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 
 fn sender(to: &str, count: u32, pause_ms: u32) -> Result<Vec<String>> {
-    let words = format!("--to {to} --how connected-udp --count {count} --pause-ms {pause_ms}");
+    let words = format!("--to {to} --how tcp --count {count} --pause-ms {pause_ms}");
     let mut command = vec![program("sender")?.display().to_string()];
     command.extend(words.split(' ').map(str::to_owned));
     Ok(command)

@@ -170,8 +170,7 @@ fn every_way_out_is_refused_and_the_allowed_one_is_open() -> Result<()> {
 fn a_run_that_offends_again_at_once_is_frozen_again_whatever_the_thaw_was_at() -> Result<()> {
     on_node("stubborn", "", |node| {
         let sender = program("sender")?.display().to_string();
-        let command =
-            [&sender, "--to", "127.0.0.9:9", "--how", "connected-udp", "--count", "100000000", "--pause-ms", "0"];
+        let command = [&sender, "--to", "127.0.0.9:9", "--how", "tcp", "--count", "100000000", "--pause-ms", "0"];
         let policy = only(9).replace("[\"freeze\"", "[\"block\", \"freeze\"");
         let run = Launch::new("stubborn", &policy).start(node, command)?;
         run.freezes()?;

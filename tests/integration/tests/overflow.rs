@@ -8,7 +8,7 @@ fn events_that_the_ring_could_not_take_become_a_gap_with_their_number() -> Resul
     on_node("overflow", "ring_kib = 4\n", |node| {
         let connects = program("connect-loop")?.display().to_string();
         let policy = "[policy]\nname = \"p\"\nowner = \"o\"\n[egress]\nmode = \"observe\"\nallow = []\n";
-        let script = format!("for i in 1 2 3 4; do {connects} --seconds 2 & done; wait; sleep 600");
+        let script = format!("for i in 1 2 3 4; do {connects} --stream --seconds 2 & done; wait; sleep 600");
         let _run = Launch::new("busy", policy).start(node, ["sh", "-c", &script])?;
         let gap =
             node.wait_for_event("the gap", |e| e["body"]["type"] == "gap" && e["body"]["lost"].as_u64() > Some(0))?;

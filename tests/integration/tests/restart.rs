@@ -173,7 +173,7 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
     on_node("outage-counted", "ring_kib = 4\n", |node| {
         let connects = program("connect-loop")?.display().to_string();
         let policy = format!("{PLAIN}[egress]\nallow = []\n");
-        let script = format!("while :; do {connects} --seconds 0.3; done");
+        let script = format!("while :; do {connects} --stream --seconds 0.3; done");
         let run = Launch::new("busy", &policy).start(node, ["sh", "-c", &script])?;
         let number = |node: &integration::Node, key: &str| -> Result<u64> {
             let run = node.run("busy")?;
@@ -216,7 +216,7 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
 /// What the stopping daemon takes out of the ring it judges; the rest is the next one's.
 #[test]
 fn every_event_around_a_stop_is_judged_by_one_of_the_two_daemons() -> Result<()> {
-    const EACH: &str = "[[rule]]\nid = \"each\"\nrationale = \"x\"\nwhen = { event = \"connect\", verdict = \"denied\" }\n\
+    const EACH: &str = "[[rule]]\nid = \"each\"\nrationale = \"x\"\nwhen = { event = \"send\", verdict = \"denied\" }\n\
         cooldown = \"0s\"\nactions = [\"notify\"]\n";
     on_node("stop-judged", "", |node| {
         let burst = program("burst")?.display().to_string();

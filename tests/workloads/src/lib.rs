@@ -17,7 +17,8 @@ pub mod request;
 pub mod shared;
 pub mod timing;
 
-use std::io::Write;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::{io::Write, net::SocketAddr, os::fd::OwnedFd};
 
 /// Prints one line and flushes it, so that a watcher behind a pipe sees it when it happens.
 ///
@@ -26,6 +27,15 @@ pub fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}");
     let _ = out.flush();
+}
+
+/// A TCP socket that is not connected. A refused connect leaves it as it was.
+///
+/// # Errors
+/// It cannot be made.
+pub fn stream(to: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
 }
 
 /// The short name of an error's errno (`EPERM`), or the error in words when it has none.

@@ -1,6 +1,6 @@
 //! The highest rate of events at which none is lost, and at twice that rate whether the loss is accounted to the last one.
 //!
-//! The run connects to forbidden places at a steady rate. Four counts are compared, from the calls made to what the
+//! The run sends datagrams to forbidden places at a steady rate. Four counts are compared, from the calls made to what the
 //! engine judged:
 //!
 //! ```text
@@ -37,7 +37,7 @@ allow = [{ cidr = "127.0.0.1/32" }]
 [[rule]]
 id = "forbidden"
 rationale = "counts what the engine judges"
-when = { event = "connect", verdict = "denied" }
+when = { event = "send", verdict = "denied" }
 actions = ["notify"]
 cooldown = "1s"
 "#;

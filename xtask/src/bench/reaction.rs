@@ -35,7 +35,7 @@ allow = [{ cidr = "127.0.0.1/32" }]
 /// What the rule does with the run: in the kernel; `actions = ["block", "freeze"]` is the same by the daemon alone.
 const EFFECT: &str = r#"effect = "stop"
 actions = ["freeze"]"#;
-const FORBIDDEN: &str = "127.0.0.9:4444";
+const FORBIDDEN: &str = "tcp 127.0.0.9:4444";
 const ALLOWED: &str = "127.0.0.1:4444";
 /// Frozen at most this many times the floor ...
 const FACTOR: f64 = 2.0;

@@ -118,6 +118,9 @@ named! {
         Denied "denied",
         /// Out of bounds, let through because the policy only observes.
         WouldDeny "would-deny",
+        /// A UDP or ping socket was connected to an address outside the list. It passed, because a connect of such a socket sends
+        /// nothing; what the socket sends is judged. Only a rule that asks for this verdict matches.
+        Probe "probe",
     }
 }
 

@@ -112,3 +112,29 @@ fn families_are_named_both_ways() {
     );
     assert_eq!((family("x25"), family_name(9).as_str()), (None, "family 9"));
 }
+
+/// A connect that sends nothing trips only a rule that asks for it by name.
+#[test]
+fn a_probe_matches_only_a_rule_that_names_its_verdict() {
+    let address: IpAddr = "2001:db8::1".parse().unwrap();
+    let (verdict, assurance) = (Verdict::Probe, Assurance::Observed);
+    let probe = Event::Net { op: NetOp::Connect, protocol: 17, address, port: 0, family: 10, verdict, assurance };
+    let rule = |fields: &[(Field, &str)]| {
+        let field = |(field, text): &(Field, &str)| FieldMatch {
+            field: *field,
+            any_of: vec![match field {
+                Field::Address => Pattern::Net(text.parse().unwrap()),
+                _ => Pattern::Exact((*text).to_owned()),
+            }],
+        };
+        EventMatch { kind: EventKind::Connect, fields: fields.iter().map(field).collect() }
+    };
+    let address = (Field::Address, "2001:db8::/32");
+    for others in
+        [vec![], vec![address], vec![(Field::Verdict, "denied")], vec![(Field::Verdict, "would-deny"), address]]
+    {
+        assert!(!rule(&others).matches(&probe, None), "{others:?}");
+    }
+    assert!(rule(&[(Field::Verdict, "probe"), address]).matches(&probe, None));
+    assert_eq!(probe.to_string(), "connect to [2001:db8::1]:0 (udp): probe");
+}

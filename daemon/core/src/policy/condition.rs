@@ -1,7 +1,7 @@
 //! Conditions: built once from TOML, evaluated without allocation.
 
 use crate::{
-    event::{Event, EventKind, Field, FieldValue},
+    event::{Event, EventKind, Field, FieldValue, Verdict},
     signal::{Kind, Real, Source, Value},
     subject::Process,
     time::Span,
@@ -126,6 +126,7 @@ impl EventMatch {
     /// Whether the event matches.
     pub fn matches(&self, event: &Event, process: Option<&Process>) -> bool {
         event.kind() == self.kind
+            && (event.verdict() != Some(Verdict::Probe) || self.given(Field::Verdict).is_some())
             && self.fields.iter().all(|m| {
                 let fits = |value| m.any_of.iter().any(|pattern| pattern.fits(value));
                 event.field(m.field, process).is_some_and(fits)

@@ -178,3 +178,15 @@ fn every_call_a_policy_may_watch_is_known_to_the_programs() {
     let known: Vec<&str> = failsafe_ebpf::abi::SYSCALLS.to_vec();
     assert_eq!(known, policy::WATCHABLE);
 }
+
+#[test]
+fn probes_are_told_only_where_a_rule_names_them() {
+    let told = |when: &str| {
+        let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{}", rule("observe", when));
+        watch(&parse("t.toml", &text).unwrap()).probe
+    };
+    assert!(told("event = \"connect\", verdict = \"probe\""));
+    for never in ["event = \"connect\"", "event = \"connect\", verdict = \"denied\""] {
+        assert!(!told(never), "{never}");
+    }
+}

@@ -189,6 +189,8 @@ pub enum NetVerdict {
     Denied,
     /// It passed, but would be refused if the policy were enforced.
     WouldDeny,
+    /// A datagram socket was connected to what the list does not name: it passed, as it sends nothing.
+    Probe,
 }
 
 /// A move between cgroups.
@@ -407,6 +409,7 @@ fn net(e: &abi::Net) -> Option<Net> {
             abi::verdict::ALLOWED => NetVerdict::Allowed,
             abi::verdict::DENIED => NetVerdict::Denied,
             abi::verdict::OBSERVED => NetVerdict::WouldDeny,
+            abi::verdict::PROBE => NetVerdict::Probe,
             _ => return None,
         },
         protocol: e.proto,

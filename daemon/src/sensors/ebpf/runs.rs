@@ -38,6 +38,8 @@ pub struct Watch {
     pub life: Told,
     /// Connects that were allowed.
     pub connect: bool,
+    /// Connects of datagram sockets to what the list does not name.
+    pub probe: bool,
     /// Sends to an address that were allowed.
     pub send: bool,
     /// Binds that were allowed.
@@ -46,12 +48,13 @@ pub struct Watch {
 
 impl Watch {
     /// None of them.
-    pub const NOTHING: Watch = Watch { exec: Told::Never, life: Told::Never, connect: false, send: false, bind: false };
+    pub const NOTHING: Watch =
+        Watch { exec: Told::Never, life: Told::Never, connect: false, probe: false, send: false, bind: false };
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { exec: Told::AtOnce, life: Told::AtOnce, connect: true, send: true, bind: true }
+        Self { exec: Told::AtOnce, life: Told::AtOnce, connect: true, probe: true, send: true, bind: true }
     }
 }
 
@@ -280,6 +283,7 @@ impl Ebpf {
             (watch.life != Told::Never, run_flag::WATCH_LIFE),
             (watch.life == Told::Later, run_flag::LIFE_WAITS),
             (watch.connect, run_flag::WATCH_CONNECT),
+            (watch.probe, run_flag::WATCH_PROBE),
             (watch.send, run_flag::WATCH_SEND),
             (watch.bind, run_flag::WATCH_BIND),
         ];

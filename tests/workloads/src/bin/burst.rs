@@ -1,5 +1,5 @@
-//! Makes a known number of events at a steady rate: connects of a UDP socket to addresses that the run's policy forbids, one
-//! event each, no packet sent. No address comes twice within a second, so that nothing that tells of equal events once
+//! Makes a known number of events at a steady rate: datagrams to addresses that the run's policy forbids, one
+//! event each: the kernel refuses the call, and no packet leaves. No address comes twice within a second, so that nothing that tells of equal events once
 //! only can make two of them one.
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ use workloads::say;
 const SLICE: Duration = Duration::from_millis(1);
 
 #[derive(Parser)]
-#[command(about = "For every line `RATE SECONDS` of its input connects that often a second, and says how many it made")]
+#[command(about = "For every line `RATE SECONDS` of its input sends that often a second, and says how many it made")]
 struct Args {
     /// The destinations' port
     #[arg(long, default_value_t = 4444)]
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Connects `rate` times a second for `length`. What a slice was too short for is caught up with in the next.
+/// Sends `rate` times a second for `length`. What a slice was too short for is caught up with in the next.
 fn burst(socket: &UdpSocket, port: u16, place: &mut u32, rate: f64, length: Duration) -> serde_json::Value {
     let wanted = (rate * length.as_secs_f64()).round() as u64;
     let (mut sent, mut refused) = (0u64, 0u64);
@@ -46,7 +46,7 @@ fn burst(socket: &UdpSocket, port: u16, place: &mut u32, rate: f64, length: Dura
     while sent < wanted {
         let due = (start.elapsed().as_secs_f64() * rate).ceil() as u64;
         while sent < due.clamp(1, wanted) {
-            refused += u64::from(socket.connect(destination(place, port)).is_err());
+            refused += u64::from(socket.send_to(b"x", destination(place, port)).is_err());
             sent += 1;
         }
         let slices = start.elapsed().as_nanos() / SLICE.as_nanos() + 1;

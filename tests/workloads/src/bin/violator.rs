@@ -9,12 +9,14 @@
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nix::{
+    sys::socket::{SockaddrStorage, connect},
     time::{ClockId, clock_gettime},
     unistd::{ForkResult, fork, pause},
 };
 use std::{
     io::{BufRead, PipeReader, PipeWriter, Read, Write},
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
     process::{Child, Command},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -29,7 +31,9 @@ const GO: usize = 1;
 const BEGAN: usize = 2;
 
 #[derive(Parser)]
-#[command(about = "Connects to every ADDRESS:PORT of its input, and answers `ok NANOSECONDS` or `ERRNO NANOSECONDS`")]
+#[command(
+    about = "Connects to every `[tcp ]ADDRESS:PORT` of its input (by UDP without `tcp`), and answers `ok NANOSECONDS` or `ERRNO NANOSECONDS`"
+)]
 struct Args {
     /// Processes in all; the others sleep
     #[arg(long, default_value_t = 1)]
@@ -53,10 +57,14 @@ fn main() -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     let idle = || Command::new(&program).spawn().context("starting an idle process");
     let mut children: Vec<Child> = (1..args.processes).map(|_| idle()).collect::<Result<_>>()?;
-    // A UDP connect sends no packet, so an allowed one takes nothing but the call.
+    // A UDP connect sends no packet, so an allowed one takes nothing but the call; the allow-list refuses only a TCP connect.
     let socket = UdpSocket::bind("0.0.0.0:0").context("making a UDP socket")?;
     for (line, round) in std::io::stdin().lock().lines().zip(1..) {
-        let to: SocketAddr = line.context("reading where to connect")?.parse().context("expected ADDRESS:PORT")?;
+        let line = line.context("reading where to connect")?;
+        let (by_tcp, to) = line.strip_prefix("tcp ").map_or((false, line.as_str()), |to| (true, to));
+        let to: SocketAddr = to.parse().context("expected [tcp ]ADDRESS:PORT")?;
+        let stream = workloads::stream(to).context("making a TCP socket")?;
+        let address = SockaddrStorage::from(to);
         if let Some(watcher) = &watcher {
             watcher.meet(round)?;
         }
@@ -64,7 +72,7 @@ fn main() -> Result<()> {
         if let Some(watcher) = &watcher {
             watcher.go(round, began)?;
         }
-        let done = socket.connect(to);
+        let done = if by_tcp { connect(stream.as_raw_fd(), &address).map_err(Into::into) } else { socket.connect(to) };
         let ns = now()? - began;
         say(format_args!("{} {ns}", done.as_ref().map_or_else(errno_name, |()| "ok".to_owned())));
     }
