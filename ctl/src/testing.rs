@@ -167,7 +167,15 @@ pub fn evidence() -> Record {
     let signals = vec![
         seen(Kind::EgressBytes, Value::Integer(73_400_320), Subject::Run(run_id())),
         seen(Kind::GpuTemperature, Value::Integer(71_500), Subject::Gpu(GpuId("GPU-5a".into()))),
-        seen(Kind::Metric("loss".into()), Value::Real(failsafe_core::signal::Real(f64::NAN)), Subject::Run(run_id())),
+        seen(
+            Kind::Metric("loss".into()),
+            Value::Claimed(failsafe_core::signal::Claimed {
+                value: failsafe_core::signal::Real(f64::NAN),
+                step: Some(7),
+                series: failsafe_core::signal::Series::Rank("1".into()),
+            }),
+            Subject::Run(run_id()),
+        ),
     ];
     Record::Evidence { decision: 1, snapshot: Snapshot { processes, complete: true, signals, frozen: true } }
 }

@@ -22,6 +22,8 @@ pub fn run(run: &pb::Run) -> Value {
         "policy_name": run.policy_name,
         "gpus": run.gpus,
         "mig_devices": run.mig_devices,
+        "blind_rules": run.blind_rules,
+        "disarmed_rules": run.disarmed_rules,
         "state": state(run.state()),
         "registered_ns": run.registered_ns,
         "ended_ns": run.ended_ns,

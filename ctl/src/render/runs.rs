@@ -132,6 +132,11 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("calls via", via),
         ],
     );
+    for (title, rules) in [("blind", &run.blind_rules), ("disarmed", &run.disarmed_rules)] {
+        for rule in rules {
+            let _ = writeln!(page, "{title}: {}", super::clean(rule));
+        }
+    }
     if !run.gpu_use.is_empty() {
         page.push('\n');
         page.push_str(&gpu_use(&run.gpu_use));

@@ -3,7 +3,7 @@
 use crate::{
     decision::Outcome,
     policy::PolicyDigest,
-    signal::{Kind, Signal, Source},
+    signal::{Kind, Series, Signal, Source},
     subject::{GpuId, RunId},
     time::MonoTime,
 };
@@ -43,6 +43,17 @@ pub enum Input {
     Gap(Gap),
     /// One signal of a GPU cannot be read, or is read again, while the sensor sees others.
     Unread(Unread),
+    /// A metric that a rule needs is missing, or is reported again.
+    Silent(Silent),
+    /// A series of the run's metrics has ended: its process has.
+    SeriesEnded {
+        /// The run.
+        run: RunId,
+        /// The series.
+        series: Series,
+        /// When that was seen.
+        at: MonoTime,
+    },
 }
 
 impl Input {
@@ -56,6 +67,8 @@ impl Input {
             Input::Control(control) => control.at,
             Input::Gap(gap) => gap.at,
             Input::Unread(unread) => unread.at,
+            Input::Silent(silent) => silent.at,
+            Input::SeriesEnded { at, .. } => *at,
         }
     }
 }
@@ -188,5 +201,35 @@ impl Unread {
             None => format!("{kind} is read again"),
         };
         Gap { seq, at, source, run: None, gpu: Some(self.gpu.clone()), what, lost: 0, blind: self.why.is_some() }
+    }
+}
+
+/// A metric of a run that its rules need is missing, or is reported again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silent {
+    /// The input's number.
+    pub seq: u64,
+    /// When it was noticed.
+    pub at: MonoTime,
+    /// The run.
+    pub run: RunId,
+    /// The metric's name.
+    pub metric: String,
+    /// The rules that need it.
+    pub rules: Vec<String>,
+    /// Why it counts as missing; `None` when it is reported again.
+    pub why: Option<String>,
+}
+
+impl Silent {
+    /// The same as a gap, for the record.
+    pub fn gap(&self) -> Gap {
+        let rules = self.rules.join(", ");
+        let what = match &self.why {
+            Some(why) => format!("rule(s) {rules} cannot judge metric.{}: {why}", self.metric),
+            None => format!("metric.{} is reported again: rule(s) {rules} judge it", self.metric),
+        };
+        let (seq, at, run) = (self.seq, self.at, Some(self.run));
+        Gap { seq, at, source: Source::App, run, gpu: None, what, lost: 0, blind: self.why.is_some() }
     }
 }

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod record;
 pub mod replay;
 pub mod signal;
+pub mod silence;
 pub mod subject;
 pub mod time;
 pub mod unit;

@@ -1,9 +1,11 @@
 //! Signals: what a sensor saw. The catalogue below is the one place where a signal's name, unit and source are declared.
 
 mod made_of;
+mod series;
 mod value;
 
-pub use value::{Real, Value};
+pub use series::{MAX_RANK, MAX_SERIES, Series};
+pub use value::{Claimed, Real, Value};
 
 use crate::{subject::Subject, time::MonoTime, unit::Unit};
 use serde::{Deserialize, Serialize};

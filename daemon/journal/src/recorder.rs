@@ -20,8 +20,11 @@ use crate::storage::{FileStorage, Storage};
 
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"FSREC\0\0\0";
-/// Format version that this crate writes and reads.
-pub const VERSION: u32 = 5;
+/// Format version that this crate writes.
+pub const VERSION: u32 = 6;
+/// Oldest version that this crate reads. Version 6 added variants to enums of the core (`Value::Claimed`, `Input::Silent`,
+/// `Input::SeriesEnded`) behind those of version 5, so that one decoder reads both.
+pub const OLDEST_VERSION: u32 = 5;
 /// Magic, version u32le, header length u32le, crc32c u32le of version, length and header.
 pub const PREAMBLE_BYTES: usize = 20;
 /// Largest frame (kind and payload) and largest header, in bytes.

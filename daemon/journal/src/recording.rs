@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::frame::{Window, u32_at};
 use crate::recorder::{
-    FIRST_RESERVED_KIND, KIND_END, KIND_TRUNCATED, MAGIC, MAX_FRAME_BYTES, PREAMBLE_BYTES, Stopped, VERSION,
+    FIRST_RESERVED_KIND, KIND_END, KIND_TRUNCATED, MAGIC, MAX_FRAME_BYTES, OLDEST_VERSION, PREAMBLE_BYTES, Stopped,
+    VERSION,
 };
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, ReadAt};
@@ -93,7 +94,7 @@ impl<S: ReadAt> RecordingReader<S> {
         let word = |at| u32_at(preamble, at).ok_or(RecordingError::Header("incomplete".into()));
         let (version, len, crc) = (word(8)?, word(12)?, word(16)?);
         let checked = crc32c::crc32c(preamble.get(8..16).unwrap_or_default());
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(RecordingError::Version(version));
         }
         if len as usize > MAX_FRAME_BYTES {
@@ -218,7 +219,7 @@ pub enum RecordingError {
     #[error("not a recording")]
     NotARecording,
     /// A format that this version does not know.
-    #[error("recording format version {0} is not known, only {VERSION}")]
+    #[error("recording format version {0} is not known, expected {OLDEST_VERSION} to {VERSION}")]
     Version(u32),
     /// The header is incomplete or damaged.
     #[error("recording header: {0}")]

@@ -40,6 +40,8 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             out.blocked = registry.kernel().is_blocked(live.slot).unwrap_or(status.blocked);
             out.incident = status.incident.map(|i| i.to_string()).unwrap_or_default();
             out.decisions = status.decisions;
+            out.blind_rules.clone_from(&status.rules.blind);
+            out.disarmed_rules.clone_from(&status.rules.disarmed);
             if let Some(usage) = &status.usage {
                 out.processes = usage.processes;
                 out.memory_bytes = usage.memory_bytes.unwrap_or_default();

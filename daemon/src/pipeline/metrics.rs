@@ -9,7 +9,7 @@ use crate::{
 use failsafe_core::{
     Input, Kind, MonoTime, Signal, Subject, Value,
     input::Gap,
-    signal::{Real, Source},
+    signal::{Claimed, Real, Source},
 };
 use std::{path::Path, sync::Arc};
 
@@ -31,7 +31,7 @@ pub fn start(path: &Path, registry: &Arc<Registry>, pipeline: &Sender) -> anyhow
 /// `None` for what concerns no run: anybody on the node may write to the socket.
 fn input(registry: &Registry, event: MetricsEvent) -> Option<Input> {
     match event {
-        MetricsEvent::Metric { mono_ns, cgroup, name, value, .. } => {
+        MetricsEvent::Metric { mono_ns, cgroup, name, value, step, series, .. } => {
             let run = registry.of_cgroup(&cgroup)?;
             Some(Input::Signal(Signal {
                 seq: 0,
@@ -39,7 +39,7 @@ fn input(registry: &Registry, event: MetricsEvent) -> Option<Input> {
                 source: Source::App,
                 subject: Subject::Run(run.run.id),
                 kind: Kind::Metric(name),
-                value: Value::Real(Real(value)),
+                value: Value::Claimed(Claimed { value: Real(value), step, series }),
                 repeats: 0,
             }))
         }

@@ -20,6 +20,7 @@ pub mod klog;
 pub mod mailbox;
 pub mod metrics;
 pub mod recording;
+mod rules;
 pub mod translate;
 pub mod whose;
 
@@ -34,10 +35,11 @@ use failsafe_core::{
     Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Cause, Verdict},
     engine,
-    input::{Control, Gap, Unread},
+    input::{Control, Gap, Silent, Unread},
     policy::assurance,
     record::{Record, RuleText},
     replay::Recorded,
+    silence::Silence,
     step,
     xid::Storms,
 };
@@ -130,6 +132,7 @@ pub struct Pipeline {
     recaptures: BTreeMap<RunId, u32>,
     seq: u64,
     storms: Storms,
+    silence: Silence,
     /// Signals of GPUs of which it is on record that they cannot be read.
     unread: BTreeSet<(GpuId, Kind)>,
     cordoned: Vec<Outcome>,
@@ -151,6 +154,7 @@ impl Pipeline {
             recaptures: BTreeMap::new(),
             seq: 0,
             storms: Storms::default(),
+            silence: Silence::default(),
             unread: BTreeSet::new(),
             cordoned: Vec::new(),
             batch: Vec::new(),
@@ -175,7 +179,9 @@ impl Pipeline {
                 alive();
                 self.parts.health.tick(MonoTime(clock::monotonic_ns()));
                 if !self.runs.is_empty() {
-                    self.feed(Input::Tick(MonoTime(clock::monotonic_ns())));
+                    let now = MonoTime(clock::monotonic_ns());
+                    self.feed(Input::Tick(now));
+                    self.listen_for_silence(now);
                 }
             }
         }
@@ -245,6 +251,9 @@ impl Pipeline {
         if let Input::Unread(unread) = &input {
             self.note_unread(unread);
         }
+        if let Input::Signal(signal) = &input {
+            self.heard_of(signal);
+        }
         let settled = match &input {
             Input::Signal(signal) => match (&signal.subject, &signal.kind, &signal.value) {
                 (Subject::Gpu(gpu), Kind::GpuUtilization, Value::Integer(now)) => {
@@ -265,6 +274,7 @@ impl Pipeline {
         self.policies.insert(run.policy, live.policy.clone());
         let path = self.parts.registry.store().recording(run.id, live.part);
         self.parts.recordings.open(&run, &live.policy, path, self.parts.recording_max_bytes);
+        self.silence.started(&run, &live.policy);
         self.runs.insert(run.id, live);
         self.feed(Input::RunStarted(run));
     }
@@ -284,6 +294,7 @@ impl Pipeline {
         self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
         self.parts.recordings.close(id);
         self.containments.ended(id);
+        self.silence.ended(id);
         let record = Record::RunEnded { run: id, name: live.run.name.clone() };
         self.parts.log.record(&record, Some(id), None);
         tracing::info!(run = %id, name = live.run.name, "run ended");
@@ -309,7 +320,8 @@ impl Pipeline {
         }
     }
 
-    fn outcome(&mut self, outcome: Outcome) {
+    fn outcome(&mut self, mut outcome: Outcome) {
+        self.show_disarmed(&mut outcome);
         if let Action::Recapture { .. } = outcome.action {
             let run = outcome.decision.run;
             // Whether it came back, the next look at the cgroup tells.
@@ -375,7 +387,9 @@ impl Pipeline {
         match &mut input {
             Input::Signal(signal) => signal.seq = self.seq,
             Input::Control(control) => control.seq = self.seq,
-            Input::Gap(Gap { seq, .. }) | Input::Unread(Unread { seq, .. }) => *seq = self.seq,
+            Input::Gap(Gap { seq, .. }) | Input::Unread(Unread { seq, .. }) | Input::Silent(Silent { seq, .. }) => {
+                *seq = self.seq
+            }
             _ => {}
         }
         let decisions = step(&self.policies, &mut self.state, &input);

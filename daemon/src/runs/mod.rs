@@ -81,6 +81,8 @@ pub struct Status {
     pub keep_frozen: Vec<u64>,
     /// What it made of each GPU that it was on, in this daemon's life.
     pub gpu_use: BTreeMap<failsafe_core::GpuId, GpuUse>,
+    /// Rules that do not judge, or do not trip again yet, as of the last second.
+    pub rules: failsafe_core::engine::RulesView,
 }
 
 /// What a run made of one GPU, as attributed to it.

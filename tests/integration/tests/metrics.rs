@@ -42,7 +42,7 @@ fn a_diverging_loss_freezes_the_trainer_and_it_goes_on_when_it_is_put_right() ->
         let decision = node.wait_for_event("the decision", decided("exploded"))?;
         let seen = &decision["body"]["decision"]["values"][0];
         ensure!(seen["kind"]["Metric"] == "loss", "{seen}");
-        let value: f64 = seen["value"]["Real"].as_str().context("a real number")?.parse()?;
+        let value: f64 = seen["value"]["Claimed"]["value"].as_str().context("a real number")?.parse()?;
         ensure!(value > 50.0, "{seen}");
         ensure!(run.output().contains("learning rate raised"), "frozen before it diverged: {}", run.output());
         let steps = run.output().lines().count();
@@ -74,7 +74,7 @@ fn a_nan_reported_by_hand_from_inside_the_run_freezes_it() -> Result<()> {
         ill.freezes()?;
         let decision = node.wait_for_event("the decision", decided("not-finite"))?;
         ensure!(decision["run"] == ill.id(), "{decision}");
-        ensure!(decision["body"]["decision"]["values"][0]["value"]["Real"] == "NaN", "{decision}");
+        ensure!(decision["body"]["decision"]["values"][0]["value"]["Claimed"]["value"] == "NaN", "{decision}");
         well.says("reported")?;
         ensure!(!integration::frozen(well.cgroup())?, "the healthy one was frozen");
         Ok(())

@@ -10,6 +10,7 @@
 
 mod rule;
 mod run;
+mod series;
 
 use crate::{
     decision::{Decision, Seen},
@@ -17,7 +18,7 @@ use crate::{
     policy::{Policy, PolicySet},
     signal::{Signal, Source},
     subject::{RunId, Subject},
-    time::Span,
+    time::{MonoTime, Span},
 };
 use run::RunState;
 use std::collections::BTreeMap;
@@ -44,10 +45,25 @@ pub struct RunView {
     pub incidents: u32,
 }
 
+/// Rules of a live run that do not judge, or do not trip, at the moment. One line each, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RulesView {
+    /// Rules that do not see what they judge, with the reason.
+    pub blind: Vec<String>,
+    /// Rules that tripped and wait for their value to clear.
+    pub disarmed: Vec<String>,
+}
+
 impl State {
     /// A run's containment and counts, while it lives.
     pub fn run(&self, id: RunId) -> Option<RunView> {
         self.runs.get(&id).map(RunState::view)
+    }
+
+    /// What the run's rules cannot judge now, and which of them do not trip again yet.
+    pub fn rules(&self, policies: &PolicySet, id: RunId, now: MonoTime) -> RulesView {
+        let run = self.runs.get(&id).and_then(|run| Some((run, policies.get(&run.policy)?)));
+        run.map(|(run, policy)| run.rules_view(policy, now)).unwrap_or_default()
     }
 
     /// The last value of every signal of the run and of its GPUs.
@@ -80,17 +96,17 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
         }
         Input::Gap(gap) => each(policies, state, input, |run, policy| run.gap(policy, gap, &mut out)),
         Input::Unread(unread) => each(policies, state, input, |run, policy| run.unread(policy, unread, &mut out)),
+        Input::Silent(silent) => each(policies, state, input, |run, policy| run.silent(policy, silent, &mut out)),
+        Input::SeriesEnded { run, series, .. } => {
+            if let Some(run) = state.runs.get_mut(run) {
+                run.retire(series);
+            }
+        }
         Input::Tick(at) => each(policies, state, input, |run, policy| run.tick(policy, *at, &mut out)),
         Input::Control(control) => {
-            if let Some(run) = state.runs.get_mut(&control.run) {
-                run.control(control, &mut out);
-            }
+            each(policies, state, input, |run, policy| run.control(policy, control, &mut out));
         }
-        Input::Outcome(outcome) => {
-            if let Some(run) = state.runs.get_mut(&outcome.decision.run) {
-                run.outcome(outcome, &mut out);
-            }
-        }
+        Input::Outcome(outcome) => each(policies, state, input, |run, _| run.outcome(outcome, &mut out)),
     }
     out
 }
@@ -109,10 +125,13 @@ pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
                 && gap.gpu.as_ref().is_none_or(|gpu| known.is_some_and(|r| r.has_gpu(gpu)))
         }
         Input::Unread(unread) => known.is_some_and(|r| r.is_judged_by(&unread.gpu, &unread.kind)),
+        Input::Silent(silent) => silent.run == run,
         Input::Tick(_) => true,
         Input::Outcome(outcome) => outcome.decision.run == run,
         Input::RunStarted(started) => started.id == run,
-        Input::RunGpus { run: id, .. } | Input::RunEnded { run: id, .. } => *id == run,
+        Input::RunGpus { run: id, .. } | Input::RunEnded { run: id, .. } | Input::SeriesEnded { run: id, .. } => {
+            *id == run
+        }
         Input::Control(control) => control.run == run,
     }
 }

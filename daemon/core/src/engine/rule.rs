@@ -1,24 +1,49 @@
 //! The state of one rule of one run: armed, pending since, tripped; and the window of a rate.
 
+use super::series::{Judged, Members};
 use crate::{
-    policy::{Bound, Condition, Op, Rule},
-    signal::{Shape, Signal, Value},
+    policy::{Bound, Condition, Op, Over, Rule},
+    signal::{MAX_SERIES, Series, Shape, Signal, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
-/// One rule's state. A rule on a GPU signal has a [`Level`] for each GPU.
+/// One rule's state. A rule on a GPU signal has a [`Level`] for each GPU; one on a metric has one for each series, or one for
+/// all of them where it is judged over all.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RuleState {
-    levels: Vec<(Option<GpuId>, Level)>,
+    levels: Vec<(Of, Level)>,
+    members: Members,
     event: EventState,
+}
+
+/// What a [`Level`] belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Of {
+    Run,
+    Gpu(GpuId),
+    Series(Series),
+    AllSeries,
+}
+
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Of::Run => f.write_str("the run"),
+            Of::Gpu(gpu) => gpu.fmt(f),
+            Of::Series(series) => series.fmt(f),
+            Of::AllSeries => f.write_str("all series"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Level {
     since: Option<MonoTime>,
     tripped: bool,
+    /// From when on it trips again though it has not cleared.
+    rearmed_at: Option<MonoTime>,
     window: VecDeque<(MonoTime, i64)>,
 }
 
@@ -34,10 +59,44 @@ pub(super) struct Trip {
 }
 
 impl RuleState {
-    /// After a thaw an event rule trips again at once. A threshold re-arms only when its value clears: the operator who
-    /// thawed has seen it.
-    pub(super) fn rearm(&mut self) {
+    /// After a thaw an event rule trips again at once. A threshold re-arms when its value clears: the operator who thawed has
+    /// seen it. Where the rule has a `rearm`, it trips again after that, cleared or not.
+    pub(super) fn rearm(&mut self, rule: &Rule, at: MonoTime) {
         self.event.last = None;
+        for (of, level) in self.levels.iter_mut().filter(|(_, level)| level.tripped) {
+            // A recording from before there were series replays to what was decided then.
+            let own = matches!(of, Of::Series(_) | Of::AllSeries) || rule.metric.rearm.is_some();
+            level.rearmed_at = rule.rearm().filter(|_| own).map(|after| MonoTime(at.0.saturating_add(after.0)));
+        }
+    }
+
+    /// Where the rule tripped and does not trip again yet, with what it waits for.
+    pub(super) fn disarmed(&self, rule: &Rule, now: MonoTime) -> Vec<String> {
+        let until = match &rule.when {
+            Condition::Threshold { kind, op, clear, over, .. } => {
+                let side = if *op == Op::Above { "at or below" } else { "at or above" };
+                let rate = if over.is_some() { "/s" } else { "" };
+                format!("{kind} is {side} {}{rate}", clear.show(kind.unit()))
+            }
+            Condition::NotFinite { kind } => format!("{kind} is finite"),
+            Condition::Event(_) => return Vec::new(),
+        };
+        let tripped = self.levels.iter().filter(|(_, level)| level.tripped);
+        tripped
+            .map(|(of, level)| {
+                let again = match level.rearmed_at {
+                    Some(at) => format!(", or for {} more", at.since(now)),
+                    None => String::new(),
+                };
+                format!("rule {} ({of}): until {until}{again}", rule.id)
+            })
+            .collect()
+    }
+
+    /// The series has ended: it neither trips nor clears any more.
+    pub(super) fn retire(&mut self, series: &Series) {
+        self.members.remove(series);
+        self.levels.retain(|(of, _)| !matches!(of, Of::Series(one) if one == series));
     }
 
     pub(super) fn signal(&mut self, rule: &Rule, signal: &Signal) -> Option<Trip> {
@@ -53,12 +112,19 @@ impl RuleState {
                     None
                 }
             }
-            (Condition::NotFinite { kind }, Value::Real(real)) if *kind == signal.kind => {
-                let level = self.level(&signal.subject);
-                level.judge(signal.at, !real.0.is_finite(), real.0.is_finite(), Span(0))
+            (Condition::NotFinite { kind }, value) if *kind == signal.kind => {
+                let one = |real: f64| Judged { bad: !real.is_finite(), cleared: real.is_finite() };
+                self.metric(rule, signal, one, value.real()?, Span(0))
+            }
+            (Condition::Threshold { kind, op, bound, clear, hold, over: None }, Value::Claimed(claimed))
+                if *kind == signal.kind =>
+            {
+                let (Bound::Real(bound), Bound::Real(clear)) = (bound, clear) else { return None };
+                let one = |real: f64| judge_real(*op, bound.0, clear.0, real);
+                self.metric(rule, signal, one, claimed.value.0, *hold)
             }
             (Condition::Threshold { kind, op, bound, clear, hold, over }, value) if *kind == signal.kind => {
-                let level = self.level(&signal.subject);
+                let level = self.level(of(&signal.subject))?;
                 let (bad, clear) = match (over, value) {
                     (None, value) => (bound.passed(*op, value), !not_cleared(*op, *clear, value)),
                     (Some(over), Value::Integer(total)) => {
@@ -73,19 +139,52 @@ impl RuleState {
         }
     }
 
-    fn level(&mut self, subject: &Subject) -> &mut Level {
-        let gpu = match subject {
-            Subject::Gpu(gpu) => Some(gpu),
-            _ => None,
+    /// A value of a metric, judged over the series that the rule names.
+    fn metric(
+        &mut self,
+        rule: &Rule,
+        signal: &Signal,
+        one: impl Fn(f64) -> Judged,
+        value: f64,
+        hold: Span,
+    ) -> Option<Trip> {
+        let (level, judged) = match (rule.metric.over, signal.value.series()) {
+            (_, None) => (of(&signal.subject), one(value)),
+            (Over::Any, Some(series)) => (Of::Series(series.clone()), one(value)),
+            (over, Some(series)) => {
+                self.members.take(series, value);
+                (Of::AllSeries, self.members.judge(over, one))
+            }
         };
-        let at = match self.levels.iter().position(|(g, _)| g.as_ref() == gpu) {
+        self.level(level)?.judge(signal.at, judged.bad, judged.cleared && !judged.bad, hold)
+    }
+
+    /// `None` for a series beyond the limit: the sensor refuses those and reports them.
+    fn level(&mut self, of: Of) -> Option<&mut Level> {
+        let at = match self.levels.iter().position(|(known, _)| *known == of) {
             Some(at) => at,
+            None if matches!(of, Of::Series(_)) && self.levels.len() >= MAX_SERIES => return None,
             None => {
-                self.levels.push((gpu.cloned(), Level::default()));
+                self.levels.push((of, Level::default()));
                 self.levels.len() - 1
             }
         };
-        &mut self.levels[at].1
+        Some(&mut self.levels[at].1)
+    }
+}
+
+fn of(subject: &Subject) -> Of {
+    match subject {
+        Subject::Gpu(gpu) => Of::Gpu(gpu.clone()),
+        Subject::Node | Subject::Run(_) | Subject::Process { .. } => Of::Run,
+    }
+}
+
+/// A NaN is beyond no bound, and clears none.
+fn judge_real(op: Op, bound: f64, clear: f64, value: f64) -> Judged {
+    match op {
+        Op::Above => Judged { bad: value > bound, cleared: value <= clear },
+        Op::Below => Judged { bad: value < bound, cleared: value >= clear },
     }
 }
 
@@ -105,7 +204,11 @@ impl EventState {
 impl Level {
     fn judge(&mut self, at: MonoTime, bad: bool, cleared: bool, hold: Span) -> Option<Trip> {
         if cleared {
-            self.tripped = false;
+            (self.tripped, self.rearmed_at) = (false, None);
+        }
+        if self.rearmed_at.is_some_and(|from| from <= at) {
+            // `for` is judged anew: what held before the thaw has been seen.
+            (self.tripped, self.rearmed_at, self.since) = (false, None, None);
         }
         if !bad {
             self.since = None;

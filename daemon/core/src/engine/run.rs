@@ -1,15 +1,15 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
-use super::{RunView, STALE_AFTER, rule::RuleState, sampled};
+use super::{RulesView, RunView, STALE_AFTER, rule::RuleState, sampled};
 use crate::{
     decision::{
         Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
     },
     detectors::Detectors,
     event::Event,
-    input::{Command, Contained, Control, Gap, Run, Unread},
+    input::{Command, Contained, Control, Gap, Run, Silent, Unread},
     policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
-    signal::{Kind, Signal, Source, Value},
+    signal::{Kind, Series, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
     time::MonoTime,
 };
@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A failed containment is decided again this often before it is left to people.
 const RETRIES: u32 = 3;
 
-/// Distinct metrics of a run whose last value is kept as evidence. Rules see every metric, kept or not.
+/// Metrics of a run whose last value is kept as evidence, each series by itself where a rule judges the metric. Rules see
+/// every metric, kept or not.
 const METRICS_KEPT: usize = 256;
 
 #[derive(Debug, Clone)]
@@ -35,10 +36,14 @@ pub(super) struct RunState {
     /// The MIG devices it was given, by GPU.
     mig: BTreeMap<GpuId, BTreeSet<String>>,
     rules: Vec<RuleState>,
-    last: BTreeMap<(Subject, Kind), Seen>,
+    last: BTreeMap<(Subject, Kind, Option<Series>), Seen>,
     heard: BTreeMap<Source, MonoTime>,
     blind: BTreeSet<(Source, Option<GpuId>)>,
-    unread: BTreeSet<(GpuId, Kind)>,
+    unread: BTreeMap<(GpuId, Kind), String>,
+    /// Metrics that rules need and nobody reports, with the reason.
+    silent: BTreeMap<String, String>,
+    /// Rules, by index, that froze the run since it was last thawed.
+    stopped_by: BTreeSet<usize>,
     detectors: Detectors,
 }
 
@@ -70,7 +75,9 @@ impl RunState {
             last: BTreeMap::new(),
             heard: BTreeMap::new(),
             blind: BTreeSet::new(),
-            unread: BTreeSet::new(),
+            unread: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            stopped_by: BTreeSet::new(),
             detectors: Detectors::of(policy),
         }
     }
@@ -127,8 +134,8 @@ impl RunState {
         let slices = self.mig.values().flatten().map(|uuid| GpuId(uuid.clone()));
         let all: BTreeSet<GpuId> = gpus.iter().cloned().chain(slices).collect();
         self.detectors.set_gpus(&all);
-        self.unread.retain(|(gpu, _)| all.contains(gpu));
-        self.last.retain(|(subject, _), _| match subject {
+        self.unread.retain(|(gpu, _), _| all.contains(gpu));
+        self.last.retain(|(subject, _, _), _| match subject {
             Subject::Gpu(gpu) => all.contains(gpu),
             _ => true,
         });
@@ -151,33 +158,45 @@ impl RunState {
         for derived in self.detectors.take(signal) {
             let seen = Seen { kind: derived.kind.clone(), value: derived.value.clone(), ..seen.clone() };
             self.judge(policy, &derived, &seen, out);
-            self.remember(seen);
+            self.remember(policy, seen);
         }
         if !matches!(signal.value, Value::Event(_)) {
-            self.remember(seen);
+            self.remember(policy, seen);
         }
     }
 
     fn judge(&mut self, policy: &Policy, signal: &Signal, seen: &Seen, out: &mut Vec<Decision>) {
         for (index, rule) in policy.rules.iter().enumerate() {
             if let Some(trip) = self.rules[index].signal(rule, signal) {
-                let cause = Cause::Rule {
-                    rule: rule.id.clone(),
-                    condition: rule.when.to_string(),
-                    suppressed: trip.suppressed,
-                };
+                // The ranks of a run diverge together: one decision stops it, and says enough.
+                let again =
+                    self.contained.frozen && signal.value.series().is_some() && self.stopped_by.contains(&index);
+                if again {
+                    continue;
+                }
+                if rule.mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
+                    self.stopped_by.insert(index);
+                }
+                let cause =
+                    Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed: trip.suppressed };
                 let because = Because::of(seen, rule);
                 self.decide(cause, rule.actions.clone(), because, out);
             }
         }
     }
 
-    /// A run names its metrics itself: without a bound it could fill the daemon's memory with names.
-    fn remember(&mut self, seen: Seen) {
-        let key = (seen.subject.clone(), seen.kind.clone());
+    /// A run names its metrics itself: without a bound it could fill the daemon's memory with names. What rules judge comes
+    /// first; of other metrics the last value of any series is kept.
+    fn remember(&mut self, policy: &Policy, seen: Seen) {
+        let judged = policy
+            .rules
+            .iter()
+            .any(|rule| matches!(&seen.kind, Kind::Metric(name) if rule.when.metric() == Some(name)));
+        let series = seen.value.series().filter(|_| judged).cloned();
+        let key = (seen.subject.clone(), seen.kind.clone(), series);
         let new = !self.last.contains_key(&key);
-        if new && matches!(key.1, Kind::Metric(_)) {
-            let metrics = self.last.keys().filter(|(_, kind)| matches!(kind, Kind::Metric(_))).count();
+        if new && !judged && matches!(key.1, Kind::Metric(_)) {
+            let metrics = self.last.keys().filter(|(_, kind, _)| matches!(kind, Kind::Metric(_))).count();
             if metrics >= METRICS_KEPT {
                 return;
             }
@@ -259,16 +278,55 @@ impl RunState {
     /// A signal of a GPU that no sensor reads any more: the rules on it are blind, the others are not.
     pub(super) fn unread(&mut self, policy: &Policy, unread: &Unread, out: &mut Vec<Decision>) {
         let key = (unread.gpu.clone(), unread.kind.clone());
-        if unread.why.is_none() {
+        let Some(why) = &unread.why else {
             self.unread.remove(&key);
             return;
-        }
+        };
         let watched = policy.rules.iter().any(|rule| rule.when.reads().contains(&unread.kind));
         let blind = self.blind.contains(&(unread.source, None))
             || self.blind.contains(&(unread.source, Some(unread.gpu.clone())));
-        if watched && !blind && self.unread.insert(key) {
+        if watched && !blind && self.unread.insert(key, why.clone()).is_none() {
             self.decide_blind(policy, unread.at, vec![unread.seq], out);
         }
+    }
+
+    /// A metric that rules need is missing: these rules are blind.
+    pub(super) fn silent(&mut self, policy: &Policy, silent: &Silent, out: &mut Vec<Decision>) {
+        let Some(why) = &silent.why else {
+            self.silent.remove(&silent.metric);
+            return;
+        };
+        let needed = policy.rules.iter().any(|rule| rule.when.metric() == Some(&silent.metric));
+        if needed && self.silent.insert(silent.metric.clone(), why.clone()).is_none() {
+            self.decide_blind(policy, silent.at, vec![silent.seq], out);
+        }
+    }
+
+    pub(super) fn retire(&mut self, series: &Series) {
+        for rule in &mut self.rules {
+            rule.retire(series);
+        }
+        self.last.retain(|(_, _, of), _| of.as_ref() != Some(series));
+    }
+
+    pub(super) fn rules_view(&self, policy: &Policy, now: MonoTime) -> RulesView {
+        let mut view = RulesView::default();
+        for (rule, state) in policy.rules.iter().zip(&self.rules) {
+            let source = rule.when.source();
+            let sensor = self.blind.iter().filter(|(blind, _)| *blind == source).map(|(_, gpu)| match gpu {
+                Some(gpu) => format!("the {source} sensor does not see {gpu}"),
+                None => format!("the {source} sensor is blind"),
+            });
+            let unread = self.unread.iter().filter(|((_, kind), _)| rule.when.reads().contains(kind));
+            let unread = unread.map(|((gpu, kind), why)| format!("{kind} of {gpu} cannot be read: {why}"));
+            let silent = rule.when.metric().and_then(|name| self.silent.get(name)).cloned();
+            let why: Vec<String> = sensor.chain(unread).chain(silent).collect();
+            if !why.is_empty() {
+                view.blind.push(format!("rule {}: {}", rule.id, why.join("; ")));
+            }
+            view.disarmed.extend(state.disarmed(rule, now));
+        }
+        view
     }
 
     fn decide_blind(&mut self, policy: &Policy, at: MonoTime, seqs: Vec<u64>, out: &mut Vec<Decision>) {
@@ -287,7 +345,7 @@ impl RunState {
         self.decide(Cause::Upkeep { what: Upkeep::Blind }, actions, because, out);
     }
 
-    pub(super) fn control(&mut self, control: &Control, out: &mut Vec<Decision>) {
+    pub(super) fn control(&mut self, policy: &Policy, control: &Control, out: &mut Vec<Decision>) {
         let actions = match control.command {
             Command::Freeze => vec![Action::Freeze, Action::Snapshot, Action::Notify],
             Command::Kill => vec![Action::Snapshot, Action::Kill, Action::Notify],
@@ -308,6 +366,9 @@ impl RunState {
             mode: Mode::Enforce,
         };
         self.decide(cause, actions, because, out);
+        if control.command == Command::Thaw {
+            self.rearm(policy, control.at);
+        }
     }
 
     pub(super) fn outcome(&mut self, outcome: &Outcome, out: &mut Vec<Decision>) {
@@ -380,8 +441,12 @@ impl RunState {
         self.contained = Contained::default();
         self.open = None;
         self.retries = 0;
-        for rule in &mut self.rules {
-            rule.rearm();
+        self.stopped_by.clear();
+    }
+
+    fn rearm(&mut self, policy: &Policy, at: MonoTime) {
+        for (state, rule) in self.rules.iter_mut().zip(&policy.rules) {
+            state.rearm(rule, at);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod blind;
 mod gpus;
+mod series;
 
 use super::*;
 use crate::time::MonoTime;
@@ -347,6 +348,8 @@ fn any_input(run: u128) -> impl Strategy<Value = (u64, Input)> {
     let values = prop_oneof![
         (0.0..20.0f64).prop_map(|v| (Kind::Metric("loss".into()), Value::Real(Real(v)))),
         Just((Kind::Metric("loss".into()), Value::Real(Real(f64::NAN)))),
+        (0.0..20.0f64, 0u8..3)
+            .prop_map(|(v, rank)| (Kind::Metric("loss".into()), series::claimed(&rank.to_string(), v))),
         (0i64..9_000_000).prop_map(|v| (Kind::EgressBytes, Value::Integer(v))),
         Just((Kind::Event, Value::Event(connect(4444, Net::Denied)))),
         Just((Kind::Event, Value::Event(Event::ForeignThaw { levels: 1 }))),

@@ -3,6 +3,7 @@
 mod derived;
 mod egress;
 mod guard;
+mod metric;
 mod when;
 
 use super::{
@@ -38,6 +39,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
     let exec = raw.exec.map(|exec| b.exec_list(&exec));
     let limits = raw.limits.map(|limits| b.limits(&limits));
     let derived = b.derived(&raw.derived);
+    let metrics = b.metrics(&raw.metrics);
     let dead_after = b.dead_after(&raw.policy);
     let owner = raw.policy.owner;
     let mut rules: Vec<Rule> = Vec::new();
@@ -79,6 +81,7 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
         limits,
         watch,
         derived,
+        metrics,
         rules,
     })
 }
@@ -149,6 +152,7 @@ impl Builder<'_> {
             self.duration("cooldown", text)
         });
         let when = self.condition(&id, &raw.when);
+        let metric = self.metric_rule(&id, raw.when.get_ref(), when.as_ref());
         let effect = raw.effect.as_ref().map_or(Effect::Observe, |effect| *effect.get_ref());
         self.effect(&id, &raw, when.as_ref());
         let mut actions = actions?;
@@ -168,6 +172,7 @@ impl Builder<'_> {
             when: when?,
             actions,
             cooldown: cooldown.unwrap_or(COOLDOWN),
+            metric,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{Event, EventKind, Field, FieldValue, Verdict},
-    signal::{Kind, Real, Source, Value},
+    signal::{Claimed, Kind, Real, Source, Value},
     subject::Process,
     time::Span,
     unit::Unit,
@@ -38,7 +38,8 @@ impl Bound {
                 Op::Above => *value > bound,
                 Op::Below => *value < bound,
             },
-            (Bound::Real(Real(bound)), Value::Real(Real(value))) => match op {
+            (Bound::Real(Real(bound)), Value::Real(Real(value)))
+            | (Bound::Real(Real(bound)), Value::Claimed(Claimed { value: Real(value), .. })) => match op {
                 Op::Above => *value > bound,
                 Op::Below => *value < bound,
             },
@@ -46,7 +47,7 @@ impl Bound {
         }
     }
 
-    fn show(self, unit: Unit) -> String {
+    pub(crate) fn show(self, unit: Unit) -> String {
         match self {
             Bound::Integer(value) => unit.show(value),
             Bound::Real(real) => real.to_string(),
@@ -174,6 +175,15 @@ impl Condition {
             }) => Source::Nvml,
             Condition::Event(EventMatch { kind: EventKind::ForeignThaw | EventKind::Latched, .. }) => Source::Guard,
             Condition::Event(_) => Source::Ebpf,
+        }
+    }
+
+    /// The metric of the run that it judges.
+    pub fn metric(&self) -> Option<&str> {
+        match self {
+            Condition::Threshold { kind: Kind::Metric(name), .. }
+            | Condition::NotFinite { kind: Kind::Metric(name) } => Some(name),
+            Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Event(_) => None,
         }
     }
 

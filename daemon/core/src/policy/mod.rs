@@ -11,6 +11,7 @@ mod digest;
 mod egress;
 pub mod groups;
 mod guard;
+pub mod metric;
 pub mod parse;
 mod raw;
 
@@ -20,6 +21,7 @@ pub use digest::PolicyDigest;
 pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, Protocol};
 pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
+pub use metric::{MetricRule, Metrics, Over};
 
 use crate::{
     decision::{Action, Confidence, Mode, Severity},
@@ -84,6 +86,9 @@ pub struct Rule {
     pub actions: Vec<Action>,
     /// An event rule that tripped trips again only after this (or after a thaw).
     pub cooldown: Span,
+    /// How it judges a metric of the run.
+    #[serde(default, skip_serializing_if = "MetricRule::is_default")]
+    pub metric: MetricRule,
 }
 
 /// A policy.
@@ -116,6 +121,9 @@ pub struct Policy {
     /// Where the states begin that `gpu.derived.*` tells.
     #[serde(default, skip_serializing_if = "Derived::is_default")]
     pub derived: Derived,
+    /// When the run's metrics count as missing.
+    #[serde(default, skip_serializing_if = "Metrics::is_default")]
+    pub metrics: Metrics,
     /// The rules.
     pub rules: Vec<Rule>,
 }

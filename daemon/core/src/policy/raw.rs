@@ -17,6 +17,8 @@ pub(super) struct RawPolicy {
     #[serde(default)]
     pub derived: RawDerived,
     #[serde(default)]
+    pub metrics: RawMetrics,
+    #[serde(default)]
     pub rule: Vec<RawRule>,
 }
 
@@ -94,6 +96,13 @@ pub(super) struct RawSyscalls {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub grace: Option<Spanned<String>>,
+    pub stale: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawDerived {
     pub spinning: Option<RawLoad>,
     pub idle_power: Option<RawLoad>,
@@ -164,6 +173,9 @@ pub(super) struct RawWhen {
     pub hold: Option<Spanned<String>>,
     pub over: Option<Spanned<String>>,
     pub is: Option<Spanned<String>>,
+    pub grace: Option<Spanned<String>>,
+    pub stale: Option<Spanned<String>>,
+    pub rearm: Option<Spanned<String>>,
     pub event: Option<Spanned<String>>,
     pub path: Option<Spanned<OneOrMany>>,
     pub argv: Option<Spanned<OneOrMany>>,

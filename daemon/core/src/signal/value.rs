@@ -1,6 +1,6 @@
-//! What a signal holds: an integer in its kind's unit, a real number of the run's own, or an event.
+//! The value of a signal: an integer in its kind's unit, an event, or a number that the run reported.
 
-use super::Kind;
+use super::{Kind, Series};
 use crate::event::Event;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,18 +10,59 @@ use std::fmt;
 pub enum Value {
     /// An integer in the kind's unit.
     Integer(i64),
-    /// A real number; only the run's own metrics have these.
+    /// A metric of the run in recordings of version 5 and older, which have neither step nor series.
     Real(Real),
     /// What happened.
     Event(Event),
+    /// A metric that the run reported. Nothing but the run vouches for it.
+    Claimed(Claimed),
+}
+
+/// A number that a run reported about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The number.
+    pub value: Real,
+    /// The training step, where the run gave one.
+    pub step: Option<u64>,
+    /// Which of the run's series it belongs to.
+    pub series: Series,
+}
+
+impl fmt::Display for Claimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (claimed by {}", self.value, self.series)?;
+        match self.step {
+            Some(step) => write!(f, " at step {step})"),
+            None => f.write_str(")"),
+        }
+    }
 }
 
 impl Value {
+    /// The number, where the value is a metric of the run.
+    pub fn real(&self) -> Option<f64> {
+        match self {
+            Value::Real(real) => Some(real.0),
+            Value::Claimed(claimed) => Some(claimed.value.0),
+            Value::Integer(_) | Value::Event(_) => None,
+        }
+    }
+
+    /// The series, where the value is a metric that has one.
+    pub fn series(&self) -> Option<&Series> {
+        match self {
+            Value::Claimed(claimed) => Some(&claimed.series),
+            Value::Real(_) | Value::Integer(_) | Value::Event(_) => None,
+        }
+    }
+
     /// The value as a person reads it.
     pub fn show(&self, kind: &Kind) -> String {
         match self {
             Value::Integer(value) => kind.unit().show(*value),
             Value::Real(real) => real.to_string(),
+            Value::Claimed(claimed) => claimed.to_string(),
             Value::Event(event) => event.to_string(),
         }
     }

@@ -12,6 +12,7 @@ mod limit;
 pub mod parse;
 
 use crate::platform::{ProcFs, clock};
+use failsafe_core::signal::Series;
 use limit::Limit;
 use nix::{
     cmsg_space,
@@ -58,6 +59,8 @@ pub enum MetricsEvent {
         value: f64,
         /// The training step, where it was given.
         step: Option<u64>,
+        /// Which of the run's series it belongs to.
+        series: Series,
     },
     /// Lines that were no metrics, from anybody, in the last second.
     Garbage {
@@ -247,10 +250,12 @@ impl<F: FnMut(MetricsEvent)> Reader<F> {
         if lines.is_empty() {
             return;
         }
-        let Ok(Some(cgroup)) = self.proc.cgroup(pid) else {
+        let sender = self.proc.identity(pid).ok().flatten().zip(self.proc.cgroup(pid).ok().flatten());
+        let Some((identity, cgroup)) = sender else {
             self.ended += lines.len() as u64;
             return;
         };
+        let start_ticks = identity.start_time;
         for (index, line) in lines.into_iter().enumerate() {
             if index > 0 && !self.limit.take(pid, now) {
                 continue;
@@ -263,6 +268,7 @@ impl<F: FnMut(MetricsEvent)> Reader<F> {
                 name: line.name.to_owned(),
                 value: line.value,
                 step: line.step,
+                series: line.rank.unwrap_or(Series::Process { pid, start_ticks }),
             });
         }
     }

@@ -82,6 +82,8 @@ impl Builder<'_> {
             return None;
         }
         let over = match &when.over {
+            // Over which series, see `metric_rule`.
+            Some(_) if matches!(kind, Kind::Metric(_)) => None,
             Some(text) if !rate => {
                 self.error(text.span(), "`over` is the window of a rate, but the bound has no `/s`", None);
                 return None;
@@ -137,7 +139,7 @@ impl Builder<'_> {
         }
         let others =
             [("above", when.above.as_ref().map(Spanned::span)), ("below", when.below.as_ref().map(Spanned::span))];
-        let texts = [("for", when.hold.as_ref().map(Spanned::span)), ("over", when.over.as_ref().map(Spanned::span))];
+        let texts = [("for", when.hold.as_ref().map(Spanned::span))];
         for (name, span) in others.into_iter().chain(texts) {
             if let Some(span) = span {
                 self.error(span, format!("`{name}` cannot stand beside `is`"), None);

@@ -105,6 +105,34 @@ fn numbers_of_derived_signals_are_of_the_policy_and_its_digest() {
 }
 
 #[test]
+fn what_a_rule_says_of_its_metric_is_in_the_digest_and_its_absence_is_not() {
+    let with = |when: &str| parse("p", &with_rule(&format!("{{ signal = \"metric.loss\", above = 50.0{when} }}")));
+    let plain = with("").unwrap();
+    assert!(!serde_json::to_string(&plain).unwrap().contains("metrics"));
+    assert!(!serde_json::to_string(&plain.rules).unwrap().contains("\"metric\""));
+    assert_eq!(with(", over = \"any\"").unwrap().digest(), plain.digest());
+    for when in [", over = \"all\"", ", grace = \"2m\"", ", stale = \"2m\"", ", rearm = \"after 5m\""] {
+        let own = with(when).unwrap();
+        assert_ne!(own.digest(), plain.digest(), "{when}");
+        assert_eq!(serde_json::from_str::<Policy>(&serde_json::to_string(&own).unwrap()).unwrap(), own);
+    }
+    assert_eq!(with(", over = \"max\"").unwrap().rules[0].condition(), "metric.loss above 50 over max of the series");
+    for (when, expected) in [
+        (", over = \"maxx\"", "did you mean `max`?"),
+        (", over = \"2s\"", "expected one of any, all, mean, max, min"),
+        (", grace = \"10 ms\"", "expected at least 1.0 s"),
+        (", stale = \"soon\"", "not a duration"),
+    ] {
+        let text = with(when).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+    let other = errors(&with_rule("{ signal = \"process.count\", above = 3, grace = \"2m\" }"));
+    assert!(other.contains("`grace` is for metric.NAME"), "{other}");
+    let mean = errors(&with_rule("{ signal = \"metric.loss\", is = \"not-finite\", over = \"mean\" }"));
+    assert!(mean.contains("expected any or all"), "{mean}");
+}
+
+#[test]
 fn an_unknown_field_is_named_with_its_place_and_a_suggestion() {
     let text = GOOD.replace("severity = ", "severty = ");
     insta::assert_snapshot!(errors(&text));

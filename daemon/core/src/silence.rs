@@ -1,0 +1,158 @@
+//! When a metric that a rule needs is missing: nobody reported it within its grace after the start, or no more for longer
+//! than its `stale`.
+//!
+//! ```text
+//! started, metric, tick ─► Silence ─► Input::Silent ─► engine (on_blind), audit log (gap)
+//! ```
+//!
+//! Owned by the pipeline, like [`crate::xid::Storms`]: what it finds enters the engine as an input, so that a recording holds
+//! it, and a recording from before there was such an input replays to what was decided then. While a run is frozen it cannot
+//! report: that time does not count.
+
+use crate::{
+    input::{Run, Silent},
+    policy::{Policy, diagnostic::nearest},
+    subject::RunId,
+    time::{MonoTime, Span},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Without `stale`, a metric is missing after this many of its usual intervals, and not before its grace.
+pub const USUAL_TIMES: u64 = 10;
+/// Names of other metrics that are remembered for suggestions.
+const NAMES: usize = 64;
+
+/// What is known of the runs' metrics.
+#[derive(Debug, Default)]
+pub struct Silence {
+    runs: BTreeMap<RunId, Watched>,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    needed: BTreeMap<String, Needed>,
+    others: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Needed {
+    rules: Vec<String>,
+    grace: Span,
+    stale: Option<Span>,
+    /// From when on its absence counts.
+    from: MonoTime,
+    /// The last value, and the interval at which values usually come.
+    last: Option<MonoTime>,
+    usual: Option<Span>,
+    silent: bool,
+}
+
+impl Silence {
+    /// A run is judged from now on.
+    pub fn started(&mut self, run: &Run, policy: &Policy) {
+        let mut watched = Watched::default();
+        for rule in &policy.rules {
+            let Some(metric) = rule.when.metric() else { continue };
+            let (grace, stale) = (policy.grace(rule), policy.stale(rule));
+            let needed = watched.needed.entry(metric.to_owned()).or_insert_with(|| Needed {
+                rules: Vec::new(),
+                grace,
+                stale,
+                from: run.registered,
+                last: None,
+                usual: None,
+                silent: false,
+            });
+            needed.rules.push(rule.id.clone());
+            // Of several rules on one metric the strictest counts.
+            needed.grace = needed.grace.min(grace);
+            needed.stale = match (needed.stale, stale) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        if !watched.needed.is_empty() {
+            self.runs.insert(run.id, watched);
+        }
+    }
+
+    /// A run has ended.
+    pub fn ended(&mut self, run: RunId) {
+        self.runs.remove(&run);
+    }
+
+    /// A value of a run's metric came; an input where it had been missing.
+    pub fn heard(&mut self, run: RunId, metric: &str, at: MonoTime) -> Option<Silent> {
+        let watched = self.runs.get_mut(&run)?;
+        let Some(needed) = watched.needed.get_mut(metric) else {
+            if watched.others.len() < NAMES && !watched.others.contains(metric) {
+                watched.others.insert(metric.to_owned());
+            }
+            return None;
+        };
+        if let Some(last) = needed.last {
+            let now = at.since(last).0;
+            let usual = needed.usual.map_or(now, |usual| usual.0 - usual.0 / 8 + now / 8);
+            needed.usual = Some(Span(usual));
+        }
+        needed.last = Some(at);
+        needed.from = needed.from.max(at);
+        if !std::mem::take(&mut needed.silent) {
+            return None;
+        }
+        let rules = needed.rules.clone();
+        Some(Silent { seq: 0, at, run, metric: metric.to_owned(), rules, why: None })
+    }
+
+    /// What is missing now and was not before. `frozen` says which runs cannot report.
+    pub fn tick(&mut self, now: MonoTime, frozen: impl Fn(RunId) -> bool) -> Vec<Silent> {
+        let mut out = Vec::new();
+        for (run, watched) in &mut self.runs {
+            let frozen = frozen(*run);
+            for (metric, needed) in &mut watched.needed {
+                if frozen {
+                    needed.from = now;
+                    continue;
+                }
+                let Some(why) = needed.missing(metric, now, &watched.others).filter(|_| !needed.silent) else {
+                    continue;
+                };
+                needed.silent = true;
+                let (metric, rules) = (metric.clone(), needed.rules.clone());
+                out.push(Silent { seq: 0, at: now, run: *run, metric, rules, why: Some(why) });
+            }
+        }
+        out
+    }
+}
+
+impl Needed {
+    fn missing(&self, metric: &str, now: MonoTime, others: &BTreeSet<String>) -> Option<String> {
+        let quiet = now.since(self.from);
+        match self.last {
+            None if quiet > self.grace => {
+                let near = close(metric, others);
+                let near = near.map(|near| format!("; the run reports `{near}`, the rule needs `{metric}`"));
+                Some(format!("no value in {quiet} (grace {}){}", self.grace, near.unwrap_or_default()))
+            }
+            Some(_) if quiet > self.limit() => Some(format!("no value for {quiet} (limit {})", self.limit())),
+            _ => None,
+        }
+    }
+
+    fn limit(&self) -> Span {
+        let usual = Span(self.usual.unwrap_or_default().0.saturating_mul(USUAL_TIMES));
+        self.stale.unwrap_or(self.grace.max(usual))
+    }
+}
+
+/// The reported name that was probably meant: the same but for case, the same last part (`train/loss`), or one nearly the same.
+fn close<'a>(metric: &str, others: &'a BTreeSet<String>) -> Option<&'a str> {
+    let last = |name: &str| name.rsplit(['/', '.']).next().unwrap_or_default().to_lowercase();
+    let same = others.iter().find(|other| other.eq_ignore_ascii_case(metric));
+    let same = same.or_else(|| others.iter().find(|other| last(other) == last(metric)));
+    same.map(String::as_str).or_else(|| nearest(metric, others.iter().map(String::as_str)))
+}
+
+#[cfg(test)]
+mod tests;

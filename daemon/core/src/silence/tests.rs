@@ -1,0 +1,104 @@
+//! A metric that a rule needs and nobody reports.
+
+use super::*;
+use crate::{input::Contained, policy::parse::parse};
+
+fn policy(when: &str, metrics: &str) -> Policy {
+    let text = format!(
+        "[policy]\nname = \"p\"\nowner = \"o\"\n{metrics}\n[[rule]]\nid = \"r\"\nrationale = \"x\"\n\
+         when = {{ signal = \"metric.loss\", above = 50{when} }}\nactions = [\"freeze\"]\n"
+    );
+    parse("p", &text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn run(policy: &Policy) -> Run {
+    Run {
+        id: "01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d".parse().unwrap(),
+        name: "r".into(),
+        labels: BTreeMap::new(),
+        owner_uid: 0,
+        cgroup: "/r".into(),
+        cgroup_id: 1,
+        boot_id: "b".into(),
+        policy: policy.digest(),
+        gpus: BTreeSet::new(),
+        mig: BTreeMap::new(),
+        registered: MonoTime(0),
+        registered_wall_ns: 0,
+        decisions: 0,
+        incidents: 0,
+        contained: Contained::default(),
+    }
+}
+
+fn s(seconds: u64) -> MonoTime {
+    MonoTime(seconds * 1_000_000_000)
+}
+
+struct Watch {
+    silence: Silence,
+    id: RunId,
+}
+
+impl Watch {
+    fn of(policy: &Policy) -> Watch {
+        let run = run(policy);
+        let mut silence = Silence::default();
+        silence.started(&run, policy);
+        Watch { silence, id: run.id }
+    }
+
+    fn at(&mut self, seconds: u64) -> Option<Silent> {
+        self.silence.tick(s(seconds), |_| false).pop()
+    }
+}
+
+#[test]
+fn a_metric_that_never_comes_is_missing_after_the_grace_and_reported_once() {
+    let mut watch = Watch::of(&policy("", ""));
+    assert_eq!(watch.at(300), None, "within the grace of 5 minutes");
+    watch.silence.heard(watch.id, "Loss", s(10));
+    let silent = watch.at(301).unwrap();
+    assert_eq!((silent.metric.as_str(), silent.rules.as_slice()), ("loss", &["r".to_owned()][..]));
+    let why = silent.why.clone().unwrap();
+    assert!(why.contains("the run reports `Loss`, the rule needs `loss`") && why.contains("grace 300.0 s"), "{why}");
+    assert!(silent.gap().blind && silent.gap().what.contains("rule(s) r"), "{}", silent.gap().what);
+    assert_eq!(watch.at(302), None, "reported once");
+    let again = watch.silence.heard(watch.id, "loss", s(303)).unwrap();
+    assert!(again.why.is_none() && !again.gap().blind);
+    assert_eq!(watch.silence.heard(watch.id, "loss", s(304)), None);
+}
+
+#[test]
+fn grace_and_stale_come_from_the_rule_or_else_from_the_policy() {
+    let mut watch = Watch::of(&policy(", grace = \"2m\"", "[metrics]\ngrace = \"1m\"\nstale = \"30s\"\n"));
+    assert!(watch.at(100).is_none() && watch.at(121).is_some());
+    let mut watch = Watch::of(&policy("", "[metrics]\ngrace = \"1m\"\nstale = \"30s\"\n"));
+    assert!(watch.at(61).is_some());
+    watch.silence.heard(watch.id, "loss", s(62));
+    assert!(watch.at(92).is_none());
+    assert!(watch.at(93).unwrap().why.unwrap().contains("no value for 31.0 s (limit 30.0 s)"));
+}
+
+#[test]
+fn a_metric_that_comes_rarely_is_missing_only_after_ten_of_its_intervals() {
+    let mut watch = Watch::of(&policy(", grace = \"10s\"", ""));
+    for n in 0..20 {
+        watch.silence.heard(watch.id, "loss", s(60 * n));
+    }
+    assert!(watch.at(60 * 19 + 590).is_none());
+    assert!(watch.at(60 * 19 + 601).is_some());
+}
+
+#[test]
+fn a_frozen_run_is_not_asked_for_metrics() {
+    let mut watch = Watch::of(&policy(", stale = \"5s\"", ""));
+    watch.silence.heard(watch.id, "loss", s(1));
+    for at in 2..100 {
+        assert!(watch.silence.tick(s(at), |_| true).is_empty());
+    }
+    assert!(watch.at(104).is_none(), "the thaw was at 99 s");
+    assert!(watch.at(105).is_some());
+    watch.silence.ended(watch.id);
+    assert!(watch.at(1_000).is_none());
+}
