@@ -18,6 +18,7 @@ use crate::{
     platform::{CgroupRoot, ProcFs, clock},
     runs::{
         Registry,
+        keep::{self, Keeping},
         kernel::{Kernel, chain},
         store::Store,
     },
@@ -100,16 +101,9 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     // The earlier daemon's programs end with the adoption: what they kept out of the runs' reach is kept from here on. The sockets come
     // later.
     registry.kernel().guard_own(&own_files(&config, false));
-    let now = MonoTime(clock::monotonic_ns());
-    let (adopted, left) = registry.adopt(&log, &boot_id, now, clock::wall_ns());
-    let mut early: Vec<Message> = Vec::new();
-    for run in adopted {
-        early.push(Message::Adopted(run.live, run.found));
-        let told = |o| Message::Told(crate::actuators::interpreter::Told::Outcome(o));
-        early.extend(run.outcomes.into_iter().map(told));
-    }
-    // What happened while no daemon read: late, but judged.
-    early.extend(left.into_iter().map(Message::Input));
+    let mut early = keep::messages(registry.adopt(&log, &boot_id));
+    // What an earlier daemon left in the health of the node is over, or goes on.
+    early.push(keep::guarded_fact(registry.guarded_note()));
 
     let interval = Span::from_millis(config.sample_interval_ms);
     let health =
@@ -148,6 +142,10 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let sampler = Sampler::new(registry.clone(), pipeline.clone(), config.sample_interval(), health.clone());
     let sampler_stop = stop.clone();
     critical.push(spawn("sampler", &ended, move || sampler.work(&sampler_stop))?);
+    let keeping =
+        Keeping { registry: registry.clone(), log: log.clone(), pipeline: pipeline.clone(), boot_id: boot_id.clone() };
+    let keeping_stop = stop.clone();
+    critical.push(spawn("adoption", &ended, move || keeping.work(&keeping_stop))?);
 
     // Not kept here: it holds the registry.
     let whose = Whose::new(&registry, ProcFs::default());

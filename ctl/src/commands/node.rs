@@ -32,6 +32,7 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
             ("node", format!("{}, kernel {}", status.hostname, status.kernel)),
             ("failsafed", format!("{}, up {}", status.version, time::ago(status.started_ns, now))),
             ("runs", format!("{} live, {} frozen", status.runs, status.frozen)),
+            ("not judged", not_judged(status.guarded)),
             ("audit log", log),
             ("NVML", status.nvml.clone()),
         ],
@@ -64,6 +65,15 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
         let _ = write!(out, "\n{} {}\n", paint.warn("cost now:"), crate::render::clean(cost));
     }
     out
+}
+
+/// Runs that the kernel bounds and nobody judges; empty where there are none.
+fn not_judged(guarded: u32) -> String {
+    match guarded {
+        0 => String::new(),
+        1 => "1 RUN IS GUARDED, NOT JUDGED: see `failsafectl list`".into(),
+        more => format!("{more} RUNS ARE GUARDED, NOT JUDGED: see `failsafectl list`"),
+    }
 }
 
 #[cfg(test)]

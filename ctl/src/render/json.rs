@@ -28,6 +28,8 @@ pub fn run(run: &pb::Run) -> Value {
         "registered_ns": run.registered_ns,
         "ended_ns": run.ended_ns,
         "blocked": run.blocked,
+        "guarded": run.guarded,
+        "guarded_frozen": run.guarded_frozen,
         "incident": run.incident,
         "decisions": run.decisions,
         "processes": run.processes,
@@ -85,6 +87,7 @@ pub fn state(state: pb::RunState) -> &'static str {
         pb::RunState::Frozen => "frozen",
         pb::RunState::Partial => "partial",
         pb::RunState::Ended => "ended",
+        pb::RunState::Guarded => "guarded",
     }
 }
 
@@ -148,6 +151,7 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "gpus": status.gpus.iter().map(gpu).collect::<Vec<_>>(),
         "runs": status.runs,
         "frozen": status.frozen,
+        "guarded": status.guarded,
         "log_entries": status.log_entries,
         "log_state": status.log_state,
         "nvml": status.nvml,

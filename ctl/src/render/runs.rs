@@ -10,7 +10,8 @@ use std::fmt::Write;
 pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
     let state = |r: &pb::Run| {
         let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
-        format!("{}{blocked}", json::state(r.state()))
+        let frozen = if r.guarded_frozen { "+frozen" } else { "" };
+        format!("{}{frozen}{blocked}", json::state(r.state()))
     };
     let age = |r: &pb::Run| time::ago(r.registered_ns, if r.ended_ns > 0 { r.ended_ns } else { now });
     if wide {
@@ -101,6 +102,7 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("name", run.name.clone()),
             ("id", run.id.clone()),
             ("state", json::state(run.state()).to_owned()),
+            ("guarded", if run.guarded_frozen { format!("FROZEN; {}", run.guarded) } else { run.guarded.clone() }),
             ("egress", if run.blocked { "blocked in the kernel".to_owned() } else { String::new() }),
             ("incident", run.incident.clone()),
             ("policy", format!("{} {}", run.policy_name, run.policy_digest)),

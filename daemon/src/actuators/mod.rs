@@ -3,4 +3,4 @@
 pub mod cgroup;
 pub mod gpu;
 pub mod interpreter;
-mod outcome;
+pub(crate) mod outcome;

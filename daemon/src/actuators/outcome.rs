@@ -51,7 +51,7 @@ fn culprits(list: &[Culprit], what: &str) -> Vec<String> {
     }
 }
 
-pub(super) fn freeze(outcome: &FreezeOutcome) -> Report {
+pub(crate) fn freeze(outcome: &FreezeOutcome) -> Report {
     match outcome {
         FreezeOutcome::Frozen { at_ns, processes, levels, .. } => Report {
             verdict: Verdict::Proved,
@@ -70,7 +70,7 @@ pub(super) fn freeze(outcome: &FreezeOutcome) -> Report {
     }
 }
 
-pub(super) fn thaw(outcome: &ThawOutcome, unlatched: Result<(), String>) -> Report {
+pub(crate) fn thaw(outcome: &ThawOutcome, unlatched: Result<(), String>) -> Report {
     let mut report = match outcome {
         ThawOutcome::Thawed { at_ns, levels, .. } => Report {
             verdict: Verdict::Proved,
@@ -104,7 +104,7 @@ pub(super) fn thaw(outcome: &ThawOutcome, unlatched: Result<(), String>) -> Repo
     report
 }
 
-pub(super) fn kill(outcome: &KillOutcome) -> Report {
+pub(crate) fn kill(outcome: &KillOutcome) -> Report {
     match outcome {
         KillOutcome::Killed { at_ns, method, .. } => Report {
             verdict: Verdict::Proved,
@@ -121,7 +121,7 @@ pub(super) fn kill(outcome: &KillOutcome) -> Report {
 }
 
 /// `at_ns` is when it was read back: the latch is in force long before the freeze beside it is verified.
-pub(super) fn block(done: Result<(), String>, at_ns: u64) -> Report {
+pub(crate) fn block(done: Result<(), String>, at_ns: u64) -> Report {
     let report = match done {
         Ok(()) => Report::proved(vec![proof("egress latch", "on, read back from the kernel's map")]),
         Err(error) => Report::failed(error),
@@ -130,11 +130,11 @@ pub(super) fn block(done: Result<(), String>, at_ns: u64) -> Report {
 }
 
 /// Whoever follows the events, or reads the daemon's own log, has been told by the decision itself.
-pub(super) fn notify() -> Report {
+pub(crate) fn notify() -> Report {
     Report::proved(vec![proof("event stream", "the decision's record was queued for everybody who follows it")])
 }
 
-pub(super) fn recapture(outcome: &Result<Recapture, CgroupError>) -> Report {
+pub(crate) fn recapture(outcome: &Result<Recapture, CgroupError>) -> Report {
     match outcome {
         Ok(Recapture::Returned { from, to }) => {
             Report::proved(vec![proof("cgroup", format!("moved from {} to {}", from.display(), to.display()))])
@@ -149,7 +149,7 @@ pub(super) fn recapture(outcome: &Result<Recapture, CgroupError>) -> Report {
     }
 }
 
-pub(super) fn snapshot(tree: &RunSnapshot) -> Report {
+pub(crate) fn snapshot(tree: &RunSnapshot) -> Report {
     let proofs = vec![proof("processes", format!("{} recorded in {} us", tree.processes.len(), tree.took_usec))];
     if tree.complete {
         Report::proved(proofs)
@@ -159,7 +159,7 @@ pub(super) fn snapshot(tree: &RunSnapshot) -> Report {
     }
 }
 
-pub(super) fn evidence(tree: RunSnapshot, signals: Vec<Seen>, frozen: bool) -> Snapshot {
+pub(crate) fn evidence(tree: RunSnapshot, signals: Vec<Seen>, frozen: bool) -> Snapshot {
     let processes = tree.processes.into_iter().map(|p| ProcessFacts {
         pid: p.pid,
         ppid: p.ppid,

@@ -75,7 +75,7 @@ impl Authority {
         let cgroup = maker.cgroup.as_deref().ok_or_else(|| {
             Status::unauthenticated("the process that connected has ended, and its cgroup is not known")
         })?;
-        let inside = runs.of_cgroup(cgroup).map(|live| live.run.id);
+        let inside = runs.inside(cgroup);
         let admin = inside.is_none() && (peer.uid() == 0 || self.in_group(peer.gid(), pid, peer.uid()));
         Ok(Principal { uid: peer.uid(), pid, admin, inside })
     }

@@ -1,6 +1,7 @@
 //! Between the daemon's types and protobuf's, and nowhere else.
 
 use crate::{
+    actuators::outcome::Report,
     pipeline::containment::Answer,
     platform::clock,
     runs::{FindError, Found, GpuUse, Registry, Sharing, Standing, kernel::KernelError, start::StartError},
@@ -8,6 +9,7 @@ use crate::{
 };
 use failsafe_core::{GpuId, decision::Verdict, input::Command};
 use failsafe_proto::v1;
+use std::time::Duration;
 use tonic::Status;
 
 pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
@@ -68,6 +70,16 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
                 };
             }
         }
+        Found::Guarded(guarded) => {
+            out.policy_name.clone_from(&guarded.policy_name);
+            out.state = v1::RunState::Guarded as i32;
+            out.guarded = guarded.reason();
+            out.blocked = guarded.latched;
+            if let Some(cgroup) = &guarded.cgroup {
+                out.guarded_frozen = cgroup.freeze_requested().unwrap_or_default();
+                out.processes = cgroup.all_procs().map_or(0, |all| u64::try_from(all.len()).unwrap_or(u64::MAX));
+            }
+        }
         Found::Ended(ended) => {
             out.policy_name.clone_from(&ended.policy_name);
             out.state = v1::RunState::Ended as i32;
@@ -111,11 +123,7 @@ pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
         return v1::ControlResponse { verdict: v1::Verdict::Pending as i32, missing, ..Default::default() };
     };
     let outcome = answer.outcome;
-    let (verdict, mut missing) = match outcome.verdict {
-        Verdict::Proved => (v1::Verdict::Proved, Vec::new()),
-        Verdict::Partial(missing) => (v1::Verdict::Partial, missing),
-        Verdict::Failed(cause) => (v1::Verdict::Failed, vec![cause]),
-    };
+    let (verdict, mut missing) = verdict(outcome.verdict);
     if !answer.durable {
         missing
             .push("the record of it is not on disk yet: see the audit log's state in `failsafectl node status`".into());
@@ -128,6 +136,26 @@ pub(super) fn answer(answer: Option<Answer>) -> v1::ControlResponse {
         proofs: outcome.proofs.into_iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect(),
         took_ns: outcome.took.0,
         ..Default::default()
+    }
+}
+
+/// What came of a command on a guarded run.
+pub(super) fn guarded_answer(report: Report, took: Duration) -> v1::ControlResponse {
+    let (verdict, missing) = verdict(report.verdict);
+    v1::ControlResponse {
+        verdict: verdict as i32,
+        missing,
+        proofs: report.proofs.into_iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect(),
+        took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+        ..Default::default()
+    }
+}
+
+fn verdict(verdict: Verdict) -> (v1::Verdict, Vec<String>) {
+    match verdict {
+        Verdict::Proved => (v1::Verdict::Proved, Vec::new()),
+        Verdict::Partial(missing) => (v1::Verdict::Partial, missing),
+        Verdict::Failed(cause) => (v1::Verdict::Failed, vec![cause]),
     }
 }
 

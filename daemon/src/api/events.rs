@@ -49,7 +49,8 @@ fn readable(context: &Context, who: Principal) -> Option<BTreeSet<String>> {
     }
     let live = context.registry.live().into_iter().map(|l| l.run.clone());
     let ended = context.registry.ended().into_iter().map(|e| e.run.clone());
-    Some(live.chain(ended).filter(|r| who.may_see(r).is_some()).map(|r| r.id.to_string()).collect())
+    let guarded = context.registry.guarded().into_iter().map(|g| g.run.clone());
+    Some(live.chain(guarded).chain(ended).filter(|r| who.may_see(r).is_some()).map(|r| r.id.to_string()).collect())
 }
 
 fn send(

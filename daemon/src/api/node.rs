@@ -39,6 +39,7 @@ impl v1::node_service_server::NodeService for Node {
             log_state: context.log.state(),
             nvml: node.nvml.clone(),
             costs: doctor::costs(context),
+            guarded: u32::try_from(context.registry.guarded().len()).unwrap_or(u32::MAX),
         }))
     }
 

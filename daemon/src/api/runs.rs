@@ -11,13 +11,14 @@ use crate::{
     platform::clock,
     runs::{
         Found, LiveRun,
+        guarded::GuardedRun,
         start::{Place, Wanted, sole_owner},
     },
 };
 use failsafe_core::{
     Action, GpuId, MonoTime, Policy,
     health::{Closed, Level, Target},
-    input::{Command, Control},
+    input::{Command, Control, Run},
     policy::parse::parse,
     record::Record,
 };
@@ -27,7 +28,7 @@ use std::{
     path::Path,
     pin::Pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -104,6 +105,10 @@ impl v1::run_service_server::RunService for Runs {
         let who = self.0.principal(&request)?;
         let registry = &self.0.registry;
         let mut found: Vec<Found> = registry.live().into_iter().map(Found::Live).collect();
+        // One that was taken up between the two looks is in both.
+        let guarded = registry.guarded().into_iter().filter(|g| !found.iter().any(|f| f.run().id == g.run.id));
+        let guarded: Vec<Found> = guarded.map(Found::Guarded).collect();
+        found.extend(guarded);
         if request.into_inner().all {
             // One that ended between the two looks is in both.
             let ended = registry.ended().into_iter().filter(|e| !found.iter().any(|f| f.run().id == e.run.id));
@@ -127,11 +132,8 @@ impl v1::run_service_server::RunService for Runs {
         let command = convert::command(command)?;
         let (found, role) = self.find(who, &run)?;
         who.may_act(role, command)?;
-        let Found::Live(live) = found else {
-            return Err(Status::failed_precondition(format!("run `{}` has ended", found.run().name)));
-        };
         if dry_run {
-            return self.rehearse(&live, command).await.map(Response::new);
+            return self.rehearse(found, command).await.map(Response::new);
         }
         if reason.trim().is_empty() || reason.len() > 1_000 {
             return Err(Status::invalid_argument(
@@ -141,12 +143,17 @@ impl v1::run_service_server::RunService for Runs {
         let control = Control {
             seq: 0,
             at: MonoTime(clock::monotonic_ns()),
-            run: live.run.id,
+            run: found.run().id,
             command,
             uid: who.uid,
             pid: who.pid,
             role: role.name().into(),
             reason,
+        };
+        let live = match found {
+            Found::Live(live) => live,
+            Found::Guarded(guarded) => return self.control_guarded(guarded, control).await.map(Response::new),
+            Found::Ended(ended) => return Err(has_ended(&ended.run)),
         };
         let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
         self.send(Message::Control(control, tell)).await?;
@@ -170,6 +177,7 @@ impl v1::run_service_server::RunService for Runs {
         let (found, _) = self.find(who, &request.into_inner().run)?;
         let part = match &found {
             Found::Live(live) => live.part,
+            Found::Guarded(guarded) => guarded.part,
             Found::Ended(ended) => ended.part,
         };
         self.0.flusher.flush().await;
@@ -217,6 +225,10 @@ async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wa
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("a worker failed: {e}")))
+}
+
+fn has_ended(run: &Run) -> Status {
+    Status::failed_precondition(format!("run `{}` has ended", run.name))
 }
 
 /// Why a run is not started, and how to go on.
@@ -328,16 +340,36 @@ impl Runs {
         Ok(live)
     }
 
-    async fn rehearse(&self, live: &Arc<LiveRun>, command: Command) -> Result<v1::ControlResponse, Status> {
+    /// A command on a run that the core does not know: recorded first, and carried out by its cgroup.
+    async fn control_guarded(&self, run: Arc<GuardedRun>, control: Control) -> Result<v1::ControlResponse, Status> {
+        let command = control.command;
+        self.0.log.record(&Record::Control(control), Some(run.run.id), None);
+        let (began, deadline) = (Instant::now(), Instant::now() + self.0.config.action_deadline());
+        let id = run.run.id.to_string();
+        let report = blocking(move || run.obey(command, deadline)).await?;
+        Ok(v1::ControlResponse { run_id: id, ..convert::guarded_answer(report, began.elapsed()) })
+    }
+
+    async fn rehearse(&self, found: Found, command: Command) -> Result<v1::ControlResponse, Status> {
         let action = match command {
             Command::Freeze => Action::Freeze,
             Command::Thaw => Action::Thaw,
             Command::Kill => Action::Kill,
         };
-        let listed = {
-            let live = live.clone();
-            blocking(move || dry_run(&live.cgroup)).await?.map_err(|e| Status::failed_precondition(e.chain()))?
+        let run = found.run().clone();
+        let gpus = match &found {
+            Found::Live(live) => live.status().gpus.clone(),
+            _ => run.gpus.clone(),
         };
+        let listed = blocking(move || match &found {
+            Found::Live(live) => dry_run(&live.cgroup).map_err(|e| Status::failed_precondition(e.chain())),
+            Found::Guarded(guarded) => match &guarded.cgroup {
+                Some(cgroup) => dry_run(cgroup).map_err(|e| Status::failed_precondition(e.chain())),
+                None => Err(Status::failed_precondition("the cgroup of the run is not known")),
+            },
+            Found::Ended(ended) => Err(has_ended(&ended.run)),
+        });
+        let listed = listed.await??;
         let process = |p: crate::actuators::cgroup::Affected| v1::Process {
             pid: p.id.pid,
             comm: p.comm,
@@ -345,11 +377,11 @@ impl Runs {
             argv: String::new(),
         };
         Ok(v1::ControlResponse {
-            run_id: live.run.id.to_string(),
+            run_id: run.id.to_string(),
             verdict: v1::Verdict::DryRun as i32,
             processes: listed.processes.into_iter().map(process).collect(),
             cgroups: listed.levels.into_iter().map(|l| l.display().to_string()).collect(),
-            gpus: live.status().gpus.iter().map(ToString::to_string).collect(),
+            gpus: gpus.iter().map(ToString::to_string).collect(),
             known_leaks: action.known_leaks().iter().map(ToString::to_string).collect(),
             ..Default::default()
         })

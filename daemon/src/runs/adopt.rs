@@ -1,44 +1,48 @@
-//! Taking up the runs that an earlier daemon left: what the audit log says was decided, against what is found now.
+//! Taking up the runs that an earlier daemon left: what the state folder, the audit log and the kernel have, against what is found now.
 //!
-//! Nothing is blindly repeated. An action whose outcome is missing is looked at: found done, it is recorded as such; found
-//! undone, the core is told that it failed, and decides again.
+//! ```text
+//! run.json, audit log, pins ─► candidates ─► facts ─► adoption::decide ─► judged | guarded | ended
+//!                                  ▲                                           │
+//!                                  └────────── tried again (keep.rs) ◄─────────┘
+//! ```
+//! Nothing is blindly repeated. An action with no outcome on record is looked at: found done, it is recorded as such; found undone, the
+//! core sees it fail, and decides again.
+//!
+//! Invariants: the pins of a run go only when it was attached anew or its end is proved; a run that was bounded is in the registry
+//! afterwards, live or guarded.
 
 use super::{
-    LiveRun, Registry, outage,
-    store::{KeptRun, Store},
+    LiveRun, Registry,
+    adoption::{self, Facts, Kept, Logged, Pins, Place, Plan},
+    guarded::{GuardedRun, gap},
+    outage,
+    past::{History, Past, differs},
+    start::StartError,
+    store::Folder,
 };
 use crate::{
     actuators::cgroup::thaw,
     log::Log,
     pipeline::translate,
-    platform::{CgroupRoot, clock},
+    platform::{Cgroup, CgroupRoot, clock},
     sensors::ebpf::{self, LeftEvents, PreviousRun},
 };
 use failsafe_core::{
-    Action, Decision, Input, Mode, MonoTime, Outcome, RunId,
+    Action, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
     decision::{Proof, Verdict},
-    input::{Contained, Gap},
+    input::{Contained, Gap, Run},
     record::Record,
-    signal::Source,
     time::Span,
 };
-use failsafe_journal::LogReader;
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
-
-/// What the audit log says of a run.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Past {
-    /// Decisions made.
-    pub decisions: u32,
-    /// Incidents opened.
-    pub incidents: u32,
-    /// Whether it is meant to be frozen and latched.
-    pub contained: Contained,
-    /// Actions that were decided and whose outcome is not on record.
-    pub open: Vec<(Decision, Action)>,
-    /// Events that were told to be lost.
-    pub lost_told: u64,
-}
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 /// A run that was taken up again.
 pub struct Adopted {
@@ -54,92 +58,184 @@ pub struct Adopted {
     pub gaps: Vec<Gap>,
 }
 
-/// Reads what the log at `path` says of these runs. A log that cannot be read says nothing: what is found then counts.
-pub fn read_past(path: &Path, runs: &[RunId]) -> BTreeMap<RunId, Past> {
-    let mut past: BTreeMap<RunId, Past> = runs.iter().map(|run| (*run, Past::default())).collect();
-    let Ok(reader) = LogReader::open(path) else { return past };
-    for entry in reader.map_while(Result::ok) {
-        let run = entry.run.as_deref().and_then(|r| r.parse().ok());
-        let Some(past) = run.and_then(|run: RunId| past.get_mut(&run)) else { continue };
-        match serde_json::from_value(entry.body) {
-            Ok(Record::Decision { decision, .. }) => past.decided(decision),
-            Ok(Record::Outcome(outcome)) => past.came_out(&outcome),
-            Ok(Record::Gap(gap)) if gap.source == Source::Ebpf => past.lost_told += gap.lost,
-            _ => {}
-        }
-    }
-    past
+/// What came of trying to take runs up.
+#[derive(Default)]
+pub struct Pass {
+    /// Those that are judged from now on.
+    pub adopted: Vec<Adopted>,
+    /// Gaps, and events that nobody read, of these.
+    pub inputs: Vec<Input>,
+    /// Records that were found changed, in words.
+    pub changed: Vec<String>,
 }
 
-impl Past {
-    fn decided(&mut self, decision: Decision) {
-        self.decisions = self.decisions.max(decision.id.n);
-        self.incidents = self.incidents.max(decision.incident.n);
-        if decision.mode == Mode::Observe {
-            return;
-        }
-        for action in decision.actions.clone() {
-            match action {
-                Action::Freeze => self.contained.frozen = true,
-                Action::Block => self.contained.blocked = true,
-                Action::Thaw => self.contained = Contained::default(),
-                _ => {}
-            }
-            if matches!(action, Action::Freeze | Action::Block | Action::Kill | Action::Thaw) {
-                self.open.push((decision.clone(), action));
-            }
-        }
-    }
+/// A run that may have to be taken up.
+#[derive(Debug)]
+struct Candidate {
+    id: RunId,
+    /// The cgroup that earlier daemons' programs bound, where a record or the cgroup's name says that it is this run's.
+    root: Option<u64>,
+    /// Its path, where no record has it.
+    path: Option<PathBuf>,
+    past: Past,
+    /// As it was guarded until now.
+    before: Option<Arc<GuardedRun>>,
+}
 
-    fn came_out(&mut self, outcome: &Outcome) {
-        self.open.retain(|(decision, action)| decision.id != outcome.decision || *action != outcome.action);
-        if outcome.action == Action::Thaw && matches!(outcome.verdict, Verdict::Failed(_)) {
-            self.contained.frozen = true;
-        }
-    }
+/// What is known of a candidate by a record.
+#[derive(Debug, Clone)]
+struct Known {
+    run: Run,
+    made: bool,
+    /// The number that its next recording gets.
+    part: u32,
+    policy_name: String,
+}
+
+/// What a pass goes by.
+struct Now<'a> {
+    log: &'a Log,
+    boot_id: &'a str,
+    previous: Result<Vec<PreviousRun>, String>,
+}
+
+enum Found {
+    Adopted(Box<Adopted>),
+    Guarded(Box<GuardedRun>),
+    Ended,
 }
 
 impl Registry {
-    /// Takes up every kept run whose cgroup is still there in this boot; the others are marked ended.
-    pub fn adopt(&self, log: &Log, boot_id: &str, now: MonoTime, wall_ns: i64) -> (Vec<Adopted>, Vec<Input>) {
-        let kept = self.store.unended();
-        let past = read_past(log.path(), &kept.iter().map(|k| k.run.id).collect::<Vec<_>>());
-        let previous = self.kernel.previous();
-        let mut adopted = Vec::new();
-        for kept in kept {
-            let past = past.get(&kept.run.id).cloned().unwrap_or_default();
-            match self.take_up(&kept, past, &previous, boot_id, now) {
-                Ok(run) => adopted.push(run),
-                Err(why) => {
-                    tracing::info!(run = %kept.run.id, why, "a run ended while no daemon watched");
-                    let record = Record::RunEnded { run: kept.run.id, name: kept.run.name.clone() };
-                    log.record(&record, Some(kept.run.id), None);
-                    self.close_kept(&kept, wall_ns);
+    /// Takes up every run that earlier daemons left in this boot, as the state folder, the audit log or the kernel has it. Those that
+    /// ended are recorded as such; those that can neither be taken up nor are proved to have ended are guarded.
+    pub fn adopt(&self, log: &Log, boot_id: &str) -> Pass {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Now { log, boot_id, previous: self.kernel.previous() };
+        let folders = self.store.folders().unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "kept runs are known by the audit log and the kernel alone");
+            Vec::new()
+        });
+        let ids: BTreeSet<RunId> = folders.iter().map(|(id, _)| *id).collect();
+        let roots: BTreeSet<u64> = now.previous.iter().flatten().map(|run| run.root_id).collect();
+        let history = History::read(log.path(), boot_id, &ids, &roots);
+        let candidates = self.candidates(&folders, &roots, &history, boot_id);
+        self.pass(candidates, &now)
+    }
+
+    /// The same for the runs that are guarded.
+    pub fn adopt_again(&self, log: &Log, boot_id: &str) -> Pass {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Now { log, boot_id, previous: self.kernel.previous() };
+        let candidate = |run: Arc<GuardedRun>| {
+            let path = run.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+            let past = run.past().clone();
+            Candidate { id: run.run.id, root: run.root, path, past, before: Some(run) }
+        };
+        let candidates = self.guarded().into_iter().map(candidate).collect();
+        self.pass(candidates, &now)
+    }
+
+    /// Every run that the state folder has as not ended, that the audit log has as started and not ended, or that the kernel bounds.
+    fn candidates(
+        &self,
+        folders: &[(RunId, Folder)],
+        roots: &BTreeSet<u64>,
+        history: &History,
+        boot_id: &str,
+    ) -> Vec<Candidate> {
+        let mut all: BTreeMap<RunId, Option<u64>> = BTreeMap::new();
+        // Which run a bounded cgroup is of, by each of the records.
+        let mut of_root: BTreeMap<u64, RunId> = BTreeMap::new();
+        for (id, folder) in folders {
+            match folder {
+                Folder::Kept(kept) if kept.ended_ns.is_some() => {}
+                Folder::Kept(kept) => {
+                    all.insert(*id, None);
+                    if kept.run.boot_id == boot_id {
+                        of_root.insert(kept.run.cgroup_id, *id);
+                    }
+                }
+                Folder::Unreadable(_) if history.of(*id).ended => {}
+                Folder::Unreadable(_) | Folder::Missing => drop(all.insert(*id, None)),
+            }
+        }
+        all.extend(history.open().filter(|run| run.boot_id == boot_id).map(|run| (run.id, None)));
+        // The audit log counts before run.json.
+        of_root.extend(roots.iter().filter_map(|root| Some((*root, history.of_cgroup(boot_id, *root)?.id))));
+        let mut paths = BTreeMap::new();
+        for root in roots {
+            let id = of_root.get(root).copied().unwrap_or_else(|| {
+                let path = self.root.open_id(*root).ok().flatten().map(|cgroup| cgroup.path().to_owned());
+                let id = path.as_deref().and_then(made_for).unwrap_or_else(|| unknown(*root));
+                paths.extend(path.map(|path| (id, path)));
+                id
+            });
+            all.insert(id, Some(*root));
+        }
+        let candidate =
+            |(id, root)| Candidate { id, root, path: paths.get(&id).cloned(), past: history.of(id), before: None };
+        all.into_iter().map(candidate).collect()
+    }
+
+    fn pass(&self, candidates: Vec<Candidate>, now: &Now<'_>) -> Pass {
+        let mut pass = Pass::default();
+        for candidate in candidates {
+            let (id, before) = (candidate.id, candidate.before.clone());
+            let found = self.take_up(candidate, now, &mut pass.changed);
+            let mut guarded = self.guarded.write().unwrap_or_else(PoisonError::into_inner);
+            match found {
+                Found::Adopted(run) => {
+                    guarded.remove(&id);
+                    pass.adopted.push(*run);
+                }
+                Found::Ended => drop(guarded.remove(&id)),
+                Found::Guarded(run) => {
+                    if before.is_none_or(|before| before.why != run.why) {
+                        tracing::error!(run = %id, name = run.run.name, why = run.why, "a run is guarded, not judged");
+                        now.log.record(&Record::Gap(run.gap()), Some(id), None);
+                    }
+                    guarded.insert(id, Arc::new(*run));
                 }
             }
         }
-        let left = self.kernel.adopted();
-        let gaps: Vec<Input> = adopted.iter().flat_map(|run| run.gaps.iter().cloned().map(Input::Gap)).collect();
-        let events = left.into_iter().flat_map(|left| self.left_inputs(left, &adopted));
-        let inputs = gaps.into_iter().chain(events).collect();
-        (adopted, inputs)
+        // What cannot be read cannot be let go either.
+        let left = if now.previous.is_ok() { self.kernel.release_previous(&self.bounded()) } else { Vec::new() };
+        let gaps = pass.adopted.iter().flat_map(|run| run.gaps.iter().cloned().map(Input::Gap));
+        let gaps: Vec<Input> = gaps.collect();
+        let events = left.into_iter().flat_map(|left| self.left_inputs(left, &pass.adopted));
+        pass.inputs = gaps.into_iter().chain(events).collect();
+        pass
+    }
+
+    /// The cgroups that earlier daemons' programs go on bounding.
+    fn bounded(&self) -> BTreeSet<u64> {
+        self.guarded().iter().filter_map(|run| run.root).collect()
     }
 
     /// The events that an earlier daemon's programs wrote or noted and nobody read, of the runs that were taken up, up to the
-    /// instant from which this daemon's own programs see them.
+    /// instant from which this daemon's own programs see them. Those of guarded runs are counted.
     fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted]) -> Vec<Input> {
         let mut runs: BTreeMap<(u32, u32), (RunId, u64)> = BTreeMap::new();
+        let mut passed_over: BTreeMap<(u32, u32), Arc<GuardedRun>> = BTreeMap::new();
+        let guarded = self.guarded();
         let mut inputs = Vec::new();
         for previous in &left.runs {
-            let Some(run) = adopted.iter().find(|a| a.live.run.cgroup_id == previous.root_id) else { continue };
-            runs.insert((previous.slot, previous.epoch), (run.live.run.id, run.attached));
+            let place = (previous.slot, previous.epoch);
+            if let Some(run) = adopted.iter().find(|a| a.live.run.cgroup_id == previous.root_id) {
+                runs.insert(place, (run.live.run.id, run.attached));
+            } else if let Some(run) = guarded.iter().find(|run| run.root == Some(previous.root_id)) {
+                passed_over.insert(place, run.clone());
+            }
         }
         let mut judge = |event: ebpf::Event| {
+            let place = (event.slot, event.epoch);
             // While it was being attached both rings may have an event: seen twice is better than not at all.
-            if let Some((run, attached)) = runs.get(&(event.slot, event.epoch))
+            if let Some((run, attached)) = runs.get(&place)
                 && event.at_ns < *attached
             {
                 inputs.extend(translate::event_of(&self.kernel, *run, event));
+            } else if let Some(run) = passed_over.get(&place) {
+                run.missed.fetch_add(1, Ordering::Relaxed);
             }
         };
         left.reader.drain(&mut judge);
@@ -150,35 +246,223 @@ impl Registry {
         inputs
     }
 
-    fn take_up(
-        &self,
-        kept: &KeptRun,
-        past: Past,
-        previous: &[PreviousRun],
-        boot_id: &str,
-        now: MonoTime,
-    ) -> Result<Adopted, String> {
-        let mut run = kept.run.clone();
-        if run.boot_id != boot_id {
-            return Err("it was of an earlier boot".into());
-        }
-        let cgroup = self.root.open_path(Path::new(&run.cgroup)).map_err(|e| e.chain())?;
-        if cgroup.id() != run.cgroup_id {
-            return Err(format!("its cgroup's path now belongs to cgroup {}", cgroup.id()));
-        }
-        let events = cgroup.events().map_err(|e| e.chain())?;
-        if !events.populated {
-            if kept.made {
-                let _gone = cgroup.remove_tree();
-            } else if past.contained.frozen {
-                let _thawed = thaw(&cgroup, &[], Instant::now() + super::RELEASE);
+    /// One candidate: its facts, what they come to, and that done.
+    fn take_up(&self, candidate: Candidate, now: &Now<'_>, changed: &mut Vec<String>) -> Found {
+        let (kept, logged, known) = self.known(&candidate);
+        let run = known.as_ref().map(|known| &known.run);
+        let earlier_boot = run.is_some_and(|run| run.boot_id != now.boot_id);
+        let previous = now.previous.as_ref().map(|all| {
+            let root = candidate.root.or_else(|| run.filter(|_| !earlier_boot).map(|run| run.cgroup_id));
+            all.iter().find(|previous| Some(previous.root_id) == root)
+        });
+        let pins = match &previous {
+            Ok(Some(_)) => Pins::Held,
+            Ok(None) => Pins::None,
+            Err(why) => Pins::Unreadable((*why).clone()),
+        };
+        let certain = kept == Kept::Read && logged == Logged::Present;
+        let (place, cgroup) = if earlier_boot && pins == Pins::None {
+            (Place::Unknown, None)
+        } else {
+            self.locate(&candidate, run, certain)
+        };
+        let policy = match run {
+            Some(run) if place == Place::Populated => self.store.policy(&run.policy).map_err(|e| e.chain()),
+            Some(_) => Err("it was not read".into()),
+            None => Err("its digest is not known".into()),
+        };
+        let facts = Facts {
+            kept,
+            logged,
+            ended: candidate.past.ended,
+            earlier_boot,
+            pins,
+            place,
+            policy: policy.as_ref().map(drop).map_err(Clone::clone),
+        };
+        let previous = previous.ok().flatten();
+        let root = previous.map(|previous| previous.root_id).or(candidate.root);
+        let latch = previous.is_some_and(|previous| previous.latch != 0);
+        let (why, full) = match (adoption::decide(&facts), known.clone(), policy, &cgroup) {
+            (Plan::End(why), known, ..) => match self.let_go(&candidate, known, cgroup.as_ref(), &why, now.log) {
+                Ok(()) => return Found::Ended,
+                Err(why) => (why, false),
+            },
+            (Plan::Guard(why), ..) => (why, false),
+            (Plan::Judge { by, remark }, Some(known), Ok(policy), Some(cgroup)) => {
+                tracing::debug!(run = %known.run.id, ?by, "a run is taken up");
+                match self.judge(&candidate, known, policy, previous, cgroup) {
+                    Ok(adopted) => {
+                        if let Some(remark) = remark {
+                            let run = &adopted.live.run;
+                            tracing::error!(run = %run.id, remark, "the records of a run do not agree");
+                            changed.push(format!("{} ({}): {remark}", run.name, run.id));
+                            now.log.record(&Record::Gap(gap(run.id, remark, false)), Some(run.id), None);
+                        }
+                        return Found::Adopted(Box::new(adopted));
+                    }
+                    Err((why, full)) => (why, full),
+                }
             }
-            return Err("its cgroup is empty".into());
+            (Plan::Judge { .. }, ..) => ("its record, policy or cgroup is missing".into(), false),
+        };
+        Found::Guarded(Box::new(self.guard(candidate, known, cgroup, (root, latch), (why, full), now.boot_id)))
+    }
+
+    /// What the records have of a candidate, and the one that counts.
+    fn known(&self, candidate: &Candidate) -> (Kept, Logged, Option<Known>) {
+        let folder = self.store.folder(candidate.id);
+        let start = candidate.past.start.as_ref();
+        let logged = |run: &Run, part| Known {
+            made: made_for(Path::new(&run.cgroup)) == Some(run.id),
+            run: run.clone(),
+            part,
+            policy_name: String::new(),
+        };
+        match (folder, start) {
+            (Folder::Kept(kept), start) => {
+                let part = kept.part + 1;
+                let difference = start.and_then(|start| differs(&kept.run, start));
+                match (difference, start) {
+                    (Some(what), Some(start)) => (Kept::Read, Logged::Differs(what), Some(logged(start, part))),
+                    (_, start) => {
+                        let logged = if start.is_some() { Logged::Present } else { Logged::Absent };
+                        let known = Known { run: kept.run, made: kept.made, part, policy_name: kept.policy_name };
+                        (Kept::Read, logged, Some(known))
+                    }
+                }
+            }
+            (other, start) => {
+                let kept = match other {
+                    Folder::Unreadable(why) => Kept::Unreadable(why),
+                    _ => Kept::Missing,
+                };
+                let known = start.map(|start| logged(start, self.store.next_part(candidate.id)));
+                let logged = if known.is_some() { Logged::Present } else { Logged::Absent };
+                (kept, logged, known)
+            }
         }
-        let policy = Arc::new(self.store.policy(&run.policy).map_err(|e| super::kernel::chain(&e))?);
-        let requested = cgroup.freeze_requested().map_err(|e| e.chain())?;
-        let found_frozen = requested && events.frozen;
-        let before = previous.iter().filter(|p| p.root_id == run.cgroup_id).max_by_key(|p| p.generation);
+    }
+
+    /// The candidate's cgroup. With `certain`, the path that two records have for the id counts: a cgroup never moves.
+    fn locate(&self, candidate: &Candidate, run: Option<&Run>, certain: bool) -> (Place, Option<Cgroup>) {
+        let Some(id) = candidate.root.or(run.map(|run| run.cgroup_id)) else { return (Place::Unknown, None) };
+        let path = run.map(|run| PathBuf::from(&run.cgroup)).or_else(|| candidate.path.clone());
+        let unreadable = |error: &crate::platform::CgroupError| (Place::Unreadable(error.chain()), None);
+        let by_path = match path.map(|path| self.root.open_path(&path)) {
+            Some(Ok(cgroup)) if cgroup.id() == id => Some(cgroup),
+            Some(Ok(_)) if certain => return (Place::Gone, None),
+            Some(Err(error)) if certain && error.is_vanished() => return (Place::Gone, None),
+            Some(Err(error)) if certain => return unreadable(&error),
+            _ => None,
+        };
+        let cgroup = match by_path.map_or_else(|| self.root.open_id(id), |cgroup| Ok(Some(cgroup))) {
+            Ok(Some(cgroup)) => cgroup,
+            Ok(None) => return (Place::Gone, None),
+            Err(error) => return unreadable(&error),
+        };
+        match cgroup.events() {
+            Ok(events) if events.populated => (Place::Populated, Some(cgroup)),
+            Ok(_) => (Place::Empty, Some(cgroup)),
+            Err(error) if error.is_vanished() => (Place::Gone, None),
+            Err(error) => (Place::Unreadable(error.chain()), Some(cgroup)),
+        }
+    }
+
+    /// Records an end that is proved. With an error it is not: somebody came into the cgroup.
+    fn let_go(
+        &self,
+        candidate: &Candidate,
+        known: Option<Known>,
+        cgroup: Option<&Cgroup>,
+        why: &str,
+        log: &Log,
+    ) -> Result<(), String> {
+        if let Some(cgroup) = cgroup {
+            let made = known.as_ref().map_or_else(|| made_for(cgroup.path()).is_some(), |known| known.made);
+            if made {
+                // The kernel refuses while anybody lives in it.
+                if let Err(error) = cgroup.remove_tree() {
+                    tracing::warn!(run = %candidate.id, error = error.chain(), "the ended run's cgroup could not be removed");
+                }
+            } else if candidate.past.contained.frozen {
+                let _thawed = thaw(cgroup, &[], Instant::now() + super::RELEASE);
+            }
+            match cgroup.events() {
+                Ok(events) if events.populated => {
+                    return Err("a process came into its cgroup while its end was recorded".into());
+                }
+                Err(error) if !error.is_vanished() => {
+                    return Err(format!("its cgroup cannot be read: {}", error.chain()));
+                }
+                _ => {}
+            }
+        }
+        tracing::info!(run = %candidate.id, why, "a run ended while no daemon watched");
+        let Some(Known { run, part, policy_name, .. }) = known else { return Ok(()) };
+        if !candidate.past.ended {
+            log.record(&Record::RunEnded { run: run.id, name: run.name.clone() }, Some(run.id), None);
+        }
+        let ended_ns = clock::wall_ns();
+        let ended = super::EndedRun { run, policy_name, ended_ns, decisions: candidate.past.decisions, part: part - 1 };
+        self.mark_ended(&ended);
+        self.remember_ended(ended);
+        Ok(())
+    }
+
+    fn guard(
+        &self,
+        candidate: Candidate,
+        known: Option<Known>,
+        cgroup: Option<Cgroup>,
+        (root, latch): (Option<u64>, bool),
+        (why, full): (String, bool),
+        boot_id: &str,
+    ) -> GuardedRun {
+        let before = candidate.before;
+        // A command may have come since the candidate was made.
+        let mut past = before.as_ref().map_or(candidate.past, |before| before.past().clone());
+        past.guarded = true;
+        let (missed, since) = match &before {
+            Some(before) => (before.missed(), before.since),
+            None => (0, MonoTime(clock::monotonic_ns())),
+        };
+        let (part, policy_name) =
+            known.as_ref().map_or((0, String::new()), |known| (known.part - 1, known.policy_name.clone()));
+        let run = known.map_or_else(|| placeholder(candidate.id, root, cgroup.as_ref(), boot_id), |known| known.run);
+        GuardedRun {
+            run,
+            policy_name,
+            why,
+            cgroup,
+            part,
+            since,
+            full,
+            root,
+            latched: latch,
+            missed: AtomicU64::new(missed),
+            past: Mutex::new(past),
+        }
+    }
+
+    fn judge(
+        &self,
+        candidate: &Candidate,
+        known: Known,
+        policy: Policy,
+        before: Option<&PreviousRun>,
+        cgroup: &Cgroup,
+    ) -> Result<Adopted, (String, bool)> {
+        let now = MonoTime(clock::monotonic_ns());
+        let Known { mut run, made, part, .. } = known;
+        let past = match &candidate.before {
+            Some(before) => before.past().clone(),
+            None => candidate.past.clone(),
+        };
+        let mine = cgroup.try_clone().map_err(|e| (e.chain(), false))?;
+        let unread = |e: crate::platform::CgroupError| (format!("its cgroup cannot be read: {}", e.chain()), false);
+        let requested = cgroup.freeze_requested().map_err(unread)?;
+        let found_frozen = requested && cgroup.events().map_err(unread)?.frozen;
         let latch = before.is_some_and(|p| p.latch != 0) || past.contained.blocked;
         let mut found = vec![match (past.contained.frozen, found_frozen) {
             (true, true) => "frozen, as decided".to_owned(),
@@ -206,9 +490,11 @@ impl Registry {
         if past.contained.frozen && !found_frozen && !open_freeze {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
-        let part = kept.part + 1;
         let run_id = run.id;
-        let live = self.enter(run, policy, cgroup, kept.made, part).map_err(|e| e.to_string())?;
+        let live = self.enter(run, Arc::new(policy), mine, made, part).map_err(|error| {
+            let full = matches!(&error, StartError::Store(error) if error.is_full());
+            (format!("it cannot be taken up: {error}"), full)
+        })?;
         let attached = clock::monotonic_ns();
         let outage = self.kernel.outage(live.slot);
         found.extend(outage.as_ref().and_then(|outage| outage::found(outage, now)));
@@ -216,11 +502,19 @@ impl Registry {
             self.kernel.count_lost(live.slot, past.lost_told);
         }
         let told = (past.lost_told, self.kernel.watches_calls(live.slot));
-        let gaps = match &outage {
+        let mut gaps = match &outage {
             Some(outage) => outage::gaps(outage, run_id, told, now),
             None if self.kernel.blind().is_none() => vec![outage::unguarded(run_id, now)],
             None => Vec::new(),
         };
+        if let Some(guarded) = &candidate.before {
+            let for_how_long = Span(now.0.saturating_sub(guarded.since.0));
+            let missed = guarded.missed();
+            let what = format!(
+                "it is judged again, after {for_how_long} without: {missed} events of that time were passed over"
+            );
+            gaps.push(gap(run_id, what, false));
+        }
         {
             let mut status = live.status();
             // The guard looks at once, and tells of a foreign thaw.
@@ -235,19 +529,48 @@ impl Registry {
         Ok(Adopted { live, attached, found: found.join("; "), outcomes, gaps })
     }
 
-    fn close_kept(&self, kept: &KeptRun, wall_ns: i64) {
-        let KeptRun { run, part, policy_name, decisions, .. } = kept.clone();
-        let ended = super::EndedRun { run, policy_name, ended_ns: wall_ns, decisions, part };
-        let store: &Store = &self.store;
-        if let Err(error) = store.mark_ended(&ended) {
-            tracing::error!(run = %ended.run.id, %error, "the run's end could not be written");
-        }
-        self.remember_ended(ended);
-    }
-
     /// The cgroup2 mount.
     pub fn root(&self) -> &CgroupRoot {
         &self.root
+    }
+}
+
+/// The run that a cgroup was made for, by its name.
+fn made_for(path: &Path) -> Option<RunId> {
+    path.file_name()?.to_str()?.strip_prefix("run-")?.parse().ok()
+}
+
+/// The id of a run that no record names: the same at each start, and no other run's.
+fn unknown(root: u64) -> RunId {
+    let [first, rest @ ..] = root.to_be_bytes();
+    let mut bytes = [0; 16];
+    bytes[0] = first;
+    bytes[9..].copy_from_slice(&rest);
+    RunId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+/// What is known of a run that no record names.
+fn placeholder(id: RunId, root: Option<u64>, cgroup: Option<&Cgroup>, boot_id: &str) -> Run {
+    let path = cgroup.map(|cgroup| cgroup.cgroup_path());
+    let owner = cgroup.and_then(|cgroup| super::start::sole_owner(cgroup).ok().flatten());
+    let cgroup_id = root.or(cgroup.map(Cgroup::id)).unwrap_or_default();
+    let number = if cgroup_id > 0 { cgroup_id.to_string() } else { id.to_string() };
+    Run {
+        id,
+        name: format!("unknown-{number}"),
+        labels: BTreeMap::new(),
+        owner_uid: owner.unwrap_or(0),
+        cgroup: path.map(|path| path.strip_prefix("/").unwrap_or(&path).display().to_string()).unwrap_or_default(),
+        cgroup_id,
+        boot_id: boot_id.to_owned(),
+        policy: PolicyDigest([0; 32]),
+        gpus: BTreeSet::new(),
+        mig: BTreeMap::new(),
+        registered: MonoTime(clock::monotonic_ns()),
+        registered_wall_ns: clock::wall_ns(),
+        decisions: 0,
+        incidents: 0,
+        contained: Contained::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::sensors::ebpf::{
 use failsafe_core::{Policy, RunId};
 use failsafe_ebpf::abi::point;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, TryLockError},
 };
@@ -343,20 +343,21 @@ impl Kernel {
         }
     }
 
-    /// Runs that an earlier daemon left guarded, by the cgroup id of their root.
-    pub fn previous(&self) -> Vec<ebpf::PreviousRun> {
-        let Some(ebpf) = self.lock() else { return Vec::new() };
-        ebpf.previous_runs().unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "pins of an earlier daemon cannot be read");
-            Vec::new()
-        })
+    /// Runs that earlier daemons left guarded, by the cgroup id of their root.
+    ///
+    /// # Errors
+    /// Their pins cannot be read, in words.
+    pub fn previous(&self) -> Result<Vec<ebpf::PreviousRun>, String> {
+        let Some(ebpf) = self.lock() else { return Ok(Vec::new()) };
+        ebpf.previous_runs().map_err(|error| chain(&error))
     }
 
-    /// Every adopted run is attached: the earlier daemon's attachments may go. Returns the events that wait in its rings.
-    pub fn adopted(&self) -> Vec<ebpf::LeftEvents> {
+    /// Every adopted run is attached: the attachments of earlier daemons may go, but for those of runs with their root in `keep`.
+    /// Returns the events that wait in their rings.
+    pub fn release_previous(&self, keep: &BTreeSet<u64>) -> Vec<ebpf::LeftEvents> {
         let Some(mut ebpf) = self.lock() else { return Vec::new() };
         let left = ebpf.left_events();
-        if let Err(error) = ebpf.adopt_finish() {
+        if let Err(error) = ebpf.release_previous(keep) {
             tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");
         }
         left

@@ -1,19 +1,24 @@
 //! Runs: the registry of those that live, and what of them outlives the daemon.
 //!
 //! ```text
-//! start / register ─► cgroup ─► kernel attachment ─► run.json ─► pipeline ─► (the process moves in)
-//! adopt (daemon's start) ─► the same, from run.json and the audit log
-//! end (cgroup empty) ─► detach, remove the cgroup, mark run.json
+//! start / register ─► cgroup ─► run.json ─► kernel attachment ─► pipeline ─► (the process moves in)
+//! adopt (daemon's start) ─► the same, from run.json and the audit log ─► live, or guarded until that succeeds
+//! end (cgroup proved empty) ─► remove the cgroup, detach, mark run.json
 //! ```
 //!
-//! Invariants: an id is never used twice; a name belongs to one live run; a run's attachment is in the kernel before its
-//! first process is in the cgroup.
+//! Invariants: an id is never used twice; a name belongs to one live or guarded run; a run's attachment is in the kernel before its
+//! first process is in the cgroup, and until its end is proved.
 
 pub mod adopt;
+mod adoption;
 pub(crate) mod compile;
+mod disk;
 pub mod grants;
+pub mod guarded;
+pub mod keep;
 pub mod kernel;
 mod outage;
+mod past;
 pub mod start;
 pub mod store;
 
@@ -23,6 +28,7 @@ use crate::{
     sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
+use guarded::GuardedRun;
 use kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -157,7 +163,15 @@ impl LiveRun {
     /// Whether the run is over: its first process was there and nobody is now. Whoever saw the cgroup empty may have looked
     /// before that process came.
     pub fn is_over(&self) -> bool {
-        self.is_entered() && !self.cgroup.events().is_ok_and(|events| events.populated)
+        self.is_entered() && self.is_empty()
+    }
+
+    /// Whether it is proved that nobody is in its cgroup. What cannot be read proves nothing.
+    pub fn is_empty(&self) -> bool {
+        match self.cgroup.events() {
+            Ok(events) => !events.populated,
+            Err(error) => error.is_vanished(),
+        }
     }
 
     /// Remembers what a freeze found.
@@ -192,6 +206,8 @@ pub enum FindError {
 pub enum Found {
     /// It lives.
     Live(Arc<LiveRun>),
+    /// It lives, bounded by the kernel and judged by nobody.
+    Guarded(Arc<GuardedRun>),
     /// It ended.
     Ended(Arc<EndedRun>),
 }
@@ -201,6 +217,7 @@ impl Found {
     pub fn run(&self) -> &Run {
         match self {
             Found::Live(live) => &live.run,
+            Found::Guarded(guarded) => &guarded.run,
             Found::Ended(ended) => &ended.run,
         }
     }
@@ -212,6 +229,9 @@ pub struct Registry {
     kernel: Kernel,
     store: Store,
     live: RwLock<BTreeMap<RunId, Arc<LiveRun>>>,
+    guarded: RwLock<BTreeMap<RunId, Arc<GuardedRun>>>,
+    /// Ends that are still to be written.
+    unmarked: Mutex<Vec<EndedRun>>,
     ended: Mutex<Vec<Arc<EndedRun>>>,
     /// Held while a run is made, so that names stay unique.
     making: Mutex<()>,
@@ -221,7 +241,16 @@ impl Registry {
     /// An empty registry; ended runs are read from the store.
     pub fn new(root: CgroupRoot, kernel: Kernel, store: Store) -> Registry {
         let ended = store.ended().into_iter().map(Arc::new).collect();
-        Registry { root, kernel, store, live: RwLock::default(), ended: Mutex::new(ended), making: Mutex::default() }
+        Registry {
+            root,
+            kernel,
+            store,
+            live: RwLock::default(),
+            guarded: RwLock::default(),
+            unmarked: Mutex::default(),
+            ended: Mutex::new(ended),
+            making: Mutex::default(),
+        }
     }
 
     /// The kernel side.
@@ -273,7 +302,8 @@ impl Registry {
             return Err(FindError::None(wanted.into()));
         }
         let seen = |found: &Found| visible(found.run());
-        let live: Vec<Found> = self.live().into_iter().map(Found::Live).filter(seen).collect();
+        let live = self.live().into_iter().map(Found::Live);
+        let live: Vec<Found> = live.chain(self.guarded().into_iter().map(Found::Guarded)).filter(seen).collect();
         let ended: Vec<Found> = self.ended().into_iter().rev().map(Found::Ended).filter(seen).collect();
         let id = |found: &Found| found.run().id.to_string();
         for group in [&live, &ended] {
@@ -333,9 +363,7 @@ impl Registry {
             self.remember_ended(ended.clone());
             live_runs.remove(&live.run.id);
         }
-        if let Err(error) = self.store.mark_ended(&ended) {
-            tracing::error!(run = %live.run.id, %error, "the run's end could not be written");
-        }
+        self.mark_ended(&ended);
     }
 }
 

@@ -91,13 +91,14 @@ impl Registry {
     /// [`StartError`].
     pub fn make(&self, wanted: Wanted, place: Place, boot_id: &str) -> Result<Arc<LiveRun>, StartError> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = self.live();
-        let name = name(&wanted, &live)?;
+        let (live, guarded) = (self.live(), self.guarded());
+        let runs: Vec<&Run> = live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)).collect();
+        let name = name(&wanted, &runs)?;
         let label = |text: &String| text.len() <= 128;
         if wanted.labels.len() > 32 || !wanted.labels.iter().all(|(key, value)| label(key) && label(value)) {
             return Err(StartError::Labels);
         }
-        let owned = live.iter().filter(|run| run.run.owner_uid == wanted.owner_uid).count();
+        let owned = runs.iter().filter(|run| run.owner_uid == wanted.owner_uid).count();
         if !wanted.unlimited && owned >= MAX_RUNS_OF_USER {
             return Err(StartError::TooMany { uid: wanted.owner_uid });
         }
@@ -105,7 +106,7 @@ impl Registry {
         let (cgroup, made) = match place {
             Place::Below(parent) => (self.root.create(&parent.join(format!("run-{id}")))?, true),
             Place::Existing(cgroup) => {
-                overlap(&cgroup, &live)?;
+                overlap(&cgroup, &runs)?;
                 if !cgroup.events()?.populated {
                     return Err(StartError::Empty(cgroup.path().to_owned()));
                 }
@@ -191,23 +192,20 @@ impl Registry {
         made: bool,
         part: u32,
     ) -> Result<super::kernel::Placed, StartError> {
-        self.store.keep_policy(policy)?;
-        let adopted = (part > 0).then_some(if run.contained.blocked { latch::EGRESS } else { 0 });
-        let placed = self.kernel.add(run.id, policy, cgroup.path(), cgroup.id(), cgroup.level(), adopted)?;
         let policy_name = policy.name.clone();
         let kept = KeptRun { run: run.clone(), made, part, ended_ns: None, policy_name, decisions: run.decisions };
-        match self.store.keep(&kept) {
-            Ok(()) => Ok(placed),
-            Err(error) => {
-                self.kernel.remove(placed.slot);
-                Err(error.into())
-            }
+        if part == 0 {
+            self.store.keep_policy(policy)?;
         }
+        // Before the kernel bounds it: whatever is bounded is on record, and a full disk is no reason to attach and detach.
+        self.store.keep(&kept)?;
+        let adopted = (part > 0).then_some(if run.contained.blocked { latch::EGRESS } else { 0 });
+        Ok(self.kernel.add(run.id, policy, cgroup.path(), cgroup.id(), cgroup.level(), adopted)?)
     }
 }
 
-fn name(wanted: &Wanted, live: &[Arc<LiveRun>]) -> Result<String, StartError> {
-    let taken = |name: &str| live.iter().any(|run| run.run.name == name);
+fn name(wanted: &Wanted, live: &[&Run]) -> Result<String, StartError> {
+    let taken = |name: &str| live.iter().any(|run| run.name == name);
     if wanted.name.is_empty() {
         // The first free one; there is one below the count of live runs plus two.
         let base = &wanted.policy.name;
@@ -226,10 +224,13 @@ fn name(wanted: &Wanted, live: &[Arc<LiveRun>]) -> Result<String, StartError> {
     if taken(&wanted.name) { Err(StartError::NameTaken(wanted.name.clone())) } else { Ok(wanted.name.clone()) }
 }
 
-fn overlap(cgroup: &Cgroup, live: &[Arc<LiveRun>]) -> Result<(), StartError> {
-    let overlaps =
-        |run: &&Arc<LiveRun>| run.cgroup.contains(&cgroup.cgroup_path()) || cgroup.contains(&run.cgroup.cgroup_path());
-    live.iter().find(overlaps).map_or(Ok(()), |run| Err(StartError::Overlaps(run.run.name.clone())))
+fn overlap(cgroup: &Cgroup, live: &[&Run]) -> Result<(), StartError> {
+    let overlaps = |run: &&&Run| {
+        let other = Path::new("/").join(&run.cgroup);
+        // Of a guarded run nothing may be known.
+        !run.cgroup.is_empty() && (cgroup.contains(&other) || cgroup.cgroup_path().starts_with(&other))
+    };
+    live.iter().find(overlaps).map_or(Ok(()), |run| Err(StartError::Overlaps(run.name.clone())))
 }
 
 /// The one user that every process of a cgroup belongs to; `None` when there are several, or none.

@@ -2,13 +2,15 @@
 //!
 //! Files are written whole to a temporary name, synced, and renamed: a reader sees the old or the new one.
 
+use super::disk::{Disk, Files};
 use failsafe_core::{Policy, PolicyDigest, RunId, input::Run};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    fs::{self, File},
-    io::Write,
+    fs,
+    io::{Error, ErrorKind},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Ended runs that are kept in memory; older ones are on disk and in the audit log.
@@ -53,13 +55,18 @@ pub struct StoreError {
     op: &'static str,
     path: PathBuf,
     #[source]
-    source: std::io::Error,
+    source: Error,
 }
 
 impl StoreError {
     /// Whether there is no such file.
     pub(crate) fn is_missing(&self) -> bool {
-        self.source.kind() == std::io::ErrorKind::NotFound
+        self.source.kind() == ErrorKind::NotFound
+    }
+
+    /// Whether there was no room for it: it may be tried again as soon as there is.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
     }
 
     /// The error with its cause.
@@ -72,6 +79,18 @@ impl StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+/// What the folder of a run holds.
+#[derive(Debug)]
+pub(super) enum Folder {
+    /// Its `run.json`.
+    Kept(Box<KeptRun>),
+    /// A `run.json` that cannot be read, or a folder without one.
+    Unreadable(String),
+    /// There is no such folder.
+    Missing,
 }
 
 impl Store {
@@ -80,13 +99,18 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when they cannot be made.
     pub fn open(state_dir: &Path) -> Result<Store, StoreError> {
+        Store::on(state_dir, Arc::new(Files))
+    }
+
+    /// The same on another disk.
+    pub(super) fn on(state_dir: &Path, disk: Arc<dyn Disk>) -> Result<Store, StoreError> {
         for folder in ["runs", "policies"] {
             let path = state_dir.join(folder);
             // What ran with which arguments is not for everybody, whatever the state folder's own mode.
             let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(&path);
             made.map_err(|source| StoreError { op: "make", path, source })?;
         }
-        Ok(Store { root: state_dir.to_owned() })
+        Ok(Store { root: state_dir.to_owned(), disk })
     }
 
     /// Keeps a live run.
@@ -95,8 +119,8 @@ impl Store {
     /// [`StoreError`]; the old file then still stands.
     pub fn keep(&self, kept: &KeptRun) -> Result<(), StoreError> {
         let folder = self.run_dir(kept.run.id);
-        fs::create_dir_all(&folder).map_err(|source| StoreError { op: "make", path: folder.clone(), source })?;
-        write_json(&folder.join("run.json"), kept)
+        self.disk.make(&folder).map_err(|source| StoreError { op: "make", path: folder.clone(), source })?;
+        self.write(&folder.join("run.json"), kept)
     }
 
     /// Marks a run's end.
@@ -105,48 +129,76 @@ impl Store {
     /// As [`Store::keep`].
     pub fn mark_ended(&self, ended: &EndedRun) -> Result<(), StoreError> {
         let path = self.run_dir(ended.run.id).join("run.json");
-        let mut kept: KeptRun = read_json(&path)?;
-        kept.ended_ns = Some(ended.ended_ns);
-        kept.decisions = ended.decisions;
-        write_json(&path, &kept)
+        let (part, decisions) = (ended.part, ended.decisions);
+        let ended_ns = Some(ended.ended_ns);
+        let kept = match self.folder(ended.run.id) {
+            Folder::Kept(kept) => KeptRun { ended_ns, decisions, ..*kept },
+            // Its file was lost while it lived: the end is kept all the same.
+            Folder::Missing | Folder::Unreadable(_) => {
+                let (run, policy_name) = (ended.run.clone(), ended.policy_name.clone());
+                let folder = self.run_dir(ended.run.id);
+                self.disk.make(&folder).map_err(|source| StoreError { op: "make", path: folder, source })?;
+                KeptRun { run, made: false, part, ended_ns, policy_name, decisions }
+            }
+        };
+        self.write(&path, &kept)
     }
 
     /// Takes back a run that was kept but never started.
     pub fn forget(&self, id: RunId) {
-        let _gone = fs::remove_dir_all(self.run_dir(id));
+        let _gone = self.disk.remove(&self.run_dir(id));
     }
 
-    /// Every kept run that has not ended; what cannot be read is said and passed over.
-    pub fn unended(&self) -> Vec<KeptRun> {
-        self.all().into_iter().filter(|kept| kept.ended_ns.is_none()).collect()
+    /// The folders of runs with what each holds, ended runs too.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub(super) fn folders(&self) -> Result<Vec<(RunId, Folder)>, StoreError> {
+        let path = self.root.join("runs");
+        let entries = self.disk.list(&path).map_err(|source| StoreError { op: "list", path, source })?;
+        let id = |path: &PathBuf| path.file_name()?.to_str()?.parse::<RunId>().ok();
+        Ok(entries.iter().filter_map(id).map(|id| (id, self.folder(id))).collect())
+    }
+
+    /// What the folder of a run holds. A `run.json` of another run is none of this one.
+    pub(super) fn folder(&self, id: RunId) -> Folder {
+        let folder = self.run_dir(id);
+        match self.read::<KeptRun>(&folder.join("run.json")) {
+            Ok(kept) if kept.run.id == id => Folder::Kept(Box::new(kept)),
+            Ok(kept) => Folder::Unreadable(format!("{}/run.json is of run {}", folder.display(), kept.run.id)),
+            Err(error)
+                if error.is_missing() && self.disk.list(&folder).is_err_and(|e| e.kind() == ErrorKind::NotFound) =>
+            {
+                Folder::Missing
+            }
+            Err(error) => Folder::Unreadable(error.chain()),
+        }
+    }
+
+    /// The number that the next daemon's recording of a run gets, for a run with an unreadable `run.json`: an earlier recording is
+    /// not to be overwritten.
+    pub(super) fn next_part(&self, id: RunId) -> u32 {
+        let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
+        let parts = self.disk.list(&self.run_dir(id)).unwrap_or_default();
+        parts.iter().filter_map(number).max().unwrap_or(0) + 1
     }
 
     /// The latest ended runs, oldest first.
     pub fn ended(&self) -> Vec<EndedRun> {
-        let mut ended: Vec<EndedRun> = self
-            .all()
-            .into_iter()
-            .filter_map(|k| {
-                let KeptRun { run, part, ended_ns, policy_name, decisions, .. } = k;
+        let folders = self.folders().unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "ended runs are not known");
+            Vec::new()
+        });
+        let ended = folders.into_iter().filter_map(|(_, folder)| match folder {
+            Folder::Kept(kept) => {
+                let KeptRun { run, part, ended_ns, policy_name, decisions, .. } = *kept;
                 Some(EndedRun { run, policy_name, ended_ns: ended_ns?, decisions, part })
-            })
-            .collect();
+            }
+            _ => None,
+        });
+        let mut ended: Vec<EndedRun> = ended.collect();
         ended.sort_by_key(|e| e.ended_ns);
         ended.split_off(ended.len().saturating_sub(ENDED_KEPT))
-    }
-
-    fn all(&self) -> Vec<KeptRun> {
-        let folder = self.root.join("runs");
-        let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
-        let mut kept = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path().join("run.json");
-            match read_json::<KeptRun>(&path) {
-                Ok(run) => kept.push(run),
-                Err(error) => tracing::warn!(%error, cause = ?error.source, "a kept run cannot be read"),
-            }
-        }
-        kept
     }
 
     /// Keeps a policy under its digest.
@@ -154,7 +206,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn keep_policy(&self, policy: &Policy) -> Result<(), StoreError> {
-        write_json(&self.policy_path(&policy.digest()), policy)
+        self.write(&self.policy_path(&policy.digest()), policy)
     }
 
     /// The policy of that digest.
@@ -163,9 +215,9 @@ impl Store {
     /// [`StoreError`], also when the content no longer has that digest.
     pub fn policy(&self, digest: &PolicyDigest) -> Result<Policy, StoreError> {
         let path = self.policy_path(digest);
-        let policy: Policy = read_json(&path)?;
+        let policy: Policy = self.read(&path)?;
         if policy.digest() != *digest {
-            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "its content has another digest");
+            let source = Error::new(ErrorKind::InvalidData, "its content has another digest");
             return Err(StoreError { op: "read", path, source });
         }
         Ok(policy)
@@ -174,6 +226,14 @@ impl Store {
     /// The recording of a run's `part`th daemon.
     pub fn recording(&self, id: RunId, part: u32) -> PathBuf {
         self.run_dir(id).join(format!("{part:04}.fsrec"))
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<T, StoreError> {
+        from_json(self.disk.as_ref(), path)
+    }
+
+    fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+        to_json(self.disk.as_ref(), path, value)
     }
 
     fn run_dir(&self, id: RunId) -> PathBuf {
@@ -187,21 +247,21 @@ impl Store {
 
 /// Writes a file whole, or leaves the old one.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let write = || -> std::io::Result<()> {
-        let bytes = serde_json::to_vec(value)?;
-        let temporary = path.with_extension("json.new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    write().map_err(|source| StoreError { op: "write", path: path.to_owned(), source })
+    to_json(&Files, path, value)
 }
 
 /// Reads a file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
-    let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+    from_json(&Files, path)
+}
+
+fn to_json(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let write = || disk.write(path, &serde_json::to_vec(value)?);
+    write().map_err(|source| StoreError { op: "write", path: path.to_owned(), source })
+}
+
+fn from_json<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<T, StoreError> {
+    let read = || Ok(serde_json::from_slice(&disk.read(path)?)?);
     read().map_err(|source| StoreError { op: "read", path: path.to_owned(), source })
 }
 

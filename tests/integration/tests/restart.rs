@@ -2,10 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::{Launch, TestCgroup, frozen, members, on_node, program, wait_for};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, net::TcpListener, process::Stdio, time::Duration};
 
@@ -149,21 +145,44 @@ fn a_daemon_that_dies_again_and_again_while_starting_loses_neither_runs_nor_bloc
     })
 }
 
+/// As after a boot: nothing in the kernel bounds it, and the audit log has nothing of it in this boot.
 #[test]
 fn a_run_of_an_earlier_boot_is_recorded_as_ended() -> Result<()> {
     on_node("earlier-boot", "", |node| {
-        let mut run = Launch::new("old", PLAIN).start(node, ["sleep", "600"])?;
+        let old = Launch::new("old", PLAIN).start(node, ["sleep", "600"])?;
+        let file = node.state_dir().join("runs").join(old.id()).join("run.json");
+        let text = fs::read_to_string(&file)?;
+        node.ctl(["kill", "old", "--reason", "the machine is switched off"])?.expect(0)?;
+        wait_for("it has ended", || Ok(node.run("old")?["state"] == "ended"))?;
+        node.kill9()?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        ensure!(text.contains(boot.trim()), "{text}");
+        let (earlier, id) = ("00000000-0000-4000-8000-000000000000", "01a00000-0000-7000-8000-000000000001");
+        let text = text.replace(boot.trim(), earlier).replace(old.id(), id);
+        let folder = node.state_dir().join("runs").join(id);
+        fs::create_dir(&folder)?;
+        fs::write(folder.join("run.json"), text)?;
+        node.restart()?;
+        ensure!(node.run(id)?["state"] == "ended", "{}", node.run(id)?);
+        Ok(())
+    })
+}
+
+/// Whoever edits the boot in `run.json` does not have a live run forgotten.
+#[test]
+fn a_live_run_with_another_boot_in_its_run_json_is_still_judged() -> Result<()> {
+    on_node("edited-boot", "", |node| {
+        let run = Launch::new("old", PLAIN).start(node, ["sleep", "600"])?;
         node.kill9()?;
         let file = node.state_dir().join("runs").join(run.id()).join("run.json");
         let text = fs::read_to_string(&file)?;
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        ensure!(text.contains(boot.trim()), "{text}");
         fs::write(&file, text.replace(boot.trim(), "00000000-0000-4000-8000-000000000000"))?;
         node.restart()?;
-        ensure!(node.run("old")?["state"] == "ended", "{}", node.run("old")?);
-        kill(Pid::from_raw(i32::try_from(run.pid())?), Signal::SIGKILL)?;
-        run.ends()?;
-        Ok(())
+        ensure!(node.run("old")?["state"] == "running", "{}", node.run("old")?);
+        node.ctl(["freeze", "old", "--reason", "it is judged"])?.expect(0)?;
+        ensure!(frozen(run.cgroup())?);
+        node.log_is_whole()
     })
 }
 

@@ -199,6 +199,14 @@ impl Health {
                 let text = format!("the GPU is lost: {why}");
                 self.note(&Target::Gpu(gpu.clone()), "gpu-lost", Level::Unhealthy, text, Advice::RebootNode, *at)
             }
+            Fact::Over { target, code, at } => {
+                self.advance(*at);
+                let part = match target {
+                    Target::Node => Some(&mut self.node),
+                    Target::Gpu(gpu) => self.gpus.get_mut(gpu),
+                };
+                if part.is_some_and(|part| part.drop_reason(code)) { self.settle(None) } else { Vec::new() }
+            }
             Fact::Noted { target, code, level, text, advice, at } => {
                 self.note(target, code, *level, text.clone(), *advice, *at)
             }

@@ -33,6 +33,15 @@ pub enum Fact {
         /// When.
         at: MonoTime,
     },
+    /// What was noted under this code is over.
+    Over {
+        /// Of which part.
+        target: Target,
+        /// The reason's code.
+        code: String,
+        /// When.
+        at: MonoTime,
+    },
     /// Something else speaks against a part: the kernel's log.
     Noted {
         /// Which part.

@@ -9,6 +9,7 @@
 //!   leave nobody to undo it. [`Cgroup::refuse_if_own`] asks again, for the moment before acting;
 //! - its id is the inode number of the folder, which is what `bpf_get_current_cgroup_id` gives.
 
+mod by_id;
 mod error;
 mod events;
 mod handle;

@@ -28,20 +28,35 @@ impl Ebpf {
         self.runs.get(&slot).and_then(|live| live.outage)
     }
 
-    /// Removes the guards of earlier daemons: those of runs that were added again have been replaced, those of runs
-    /// that ended guard nothing. Returns the number of generations removed.
+    /// As [`Ebpf::release_previous`], of every run.
+    ///
+    /// # Errors
+    /// As [`Ebpf::release_previous`].
+    pub fn adopt_finish(&mut self) -> Result<usize, Error> {
+        self.release_previous(&BTreeSet::new())
+    }
+
+    /// Removes the guards that earlier daemons left on runs, but for those with their root in `keep`: the guards of runs that were
+    /// added again have been replaced, those of runs that ended guard nothing. What is kept stays in force with its own maps. Returns
+    /// the number of generations removed. May be called again, when fewer are to be kept.
     ///
     /// # Errors
     /// bpffs could not be changed; the old guards stay, which is safe.
-    pub fn adopt_finish(&mut self) -> Result<usize, Error> {
-        let removed = self.pins.as_ref().map_or(Ok(0), super::pins::Pins::remove_others)?;
-        let heirs = self.runs.values_mut().map(|l| (std::mem::take(&mut l.heir_of), l.cfg.table, l.cfg.flags));
+    pub fn release_previous(&mut self, keep: &BTreeSet<u64>) -> Result<usize, Error> {
+        let kept = self.previous_runs()?.into_iter().filter(|run| keep.contains(&run.root_id));
+        let kept: BTreeSet<u32> = kept.flat_map(|run| run.tables).collect();
+        let removed = self.pins.as_ref().map_or(Ok(0), |pins| pins.release_others(keep))?;
+        let gone = |live: &mut super::runs::Live| match keep.contains(&live.cfg.root_id) {
+            true => Vec::new(),
+            false => std::mem::take(&mut live.heir_of),
+        };
+        let heirs = self.runs.values_mut().map(|l| (gone(l), l.cfg.table, l.cfg.flags));
         let heirs: Vec<_> = heirs.filter(|(from, _, flags)| !from.is_empty() && flags & run_flag::DNS != 0).collect();
         for (from, table, _) in heirs {
             self.carry_learnt(&from, table)?;
         }
         let tables: BTreeSet<u32> = self.runs.values().map(|live| live.cfg.table).collect();
-        self.forget_learnt(|table| !tables.contains(&table))?;
+        self.forget_learnt(|table| !tables.contains(&table) && !kept.contains(&table))?;
         Ok(removed)
     }
 

@@ -233,12 +233,12 @@ pub(super) fn read_run(generation: u64, dir: &Path, root_id: u64) -> Result<Opti
     }
 }
 
-/// Leaves the programs of a generation without runs.
-pub(super) fn forget_runs(dir: &Path) -> Result<(), MapError> {
+/// Leaves the programs of a generation without the runs of these roots.
+pub(super) fn forget_runs(dir: &Path, gone: impl Fn(u64) -> bool) -> Result<(), MapError> {
     let runs = Map::HashMap(pinned(dir, "runs")?);
     let mut runs: HashMap<_, u64, Pod<abi::RunCfg>> = HashMap::try_from(runs)?;
     let roots = runs.keys().collect::<Result<Vec<_>, _>>()?;
-    roots.iter().try_for_each(|root| runs.remove(root))
+    roots.iter().filter(|root| gone(**root)).try_for_each(|root| runs.remove(root))
 }
 
 pub(super) fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, MapError> {

@@ -8,12 +8,14 @@
 //!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
-//! generation `N + 1`, attaches it to the runs that live on, and only then removes the older ones
-//! ([`super::Ebpf::adopt_finish`]): both are attached for a moment, and a call passes only if both let it.
+//! generation `N + 1`, attaches it to the runs that live on, and only then removes what older ones have of these
+//! ([`super::Ebpf::release_previous`]): both are attached for a moment, and a call passes only if both let it. A run that could not be
+//! taken up stays bound by its old generation, over any number of starts.
 //! Pinned maps are read by [`super::left`]; those of [`SHARED_MAPS`] are taken over as they are. The ABI version in the path says
 //! whether either is possible.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -107,14 +109,20 @@ impl Pins {
         Ok(false)
     }
 
-    /// What earlier generations guard, one entry a run; little of those of another ABI, see [`PreviousRun::foreign`].
+    /// What earlier generations guard, one entry a run; little of those of another ABI, see [`PreviousRun::foreign`]. A generation with
+    /// maps that cannot be read is taken for one of another ABI: its programs bound its runs all the same.
     ///
     /// # Errors
     /// bpffs could not be read.
     pub fn previous(&self) -> Result<Vec<PreviousRun>, Error> {
         let mut out: Vec<PreviousRun> = Vec::new();
         let readable = self.readable()?.into_iter();
-        let runs = readable.flat_map(|(generation, dir)| read_generation(generation, &dir).unwrap_or_default());
+        let runs = readable.flat_map(|(generation, dir)| {
+            read_generation(generation, &dir).unwrap_or_else(|error| {
+                tracing::warn!(%error, dir = %dir.display(), "the maps of an earlier daemon cannot be read: its runs are known by their pins");
+                read_foreign(generation, abi::VERSION, &dir)
+            })
+        });
         for run in runs.chain(self.foreign()?) {
             match out.iter_mut().find(|seen| seen.root_id == run.root_id) {
                 Some(seen) => seen.join(run),
@@ -127,7 +135,11 @@ impl Pins {
     /// The same for the run of that root, as it is at this moment.
     pub fn previous_of(&self, root_id: u64) -> Option<PreviousRun> {
         let readable = self.readable().unwrap_or_default().into_iter();
-        let runs = readable.filter_map(|(generation, dir)| read_run(generation, &dir, root_id).ok().flatten());
+        let runs = readable.filter_map(|(generation, dir)| {
+            read_run(generation, &dir, root_id).unwrap_or_else(|_| {
+                read_foreign(generation, abi::VERSION, &dir).into_iter().find(|run| run.root_id == root_id)
+            })
+        });
         let foreign = self.foreign().unwrap_or_default().into_iter().filter(|run| run.root_id == root_id);
         runs.chain(foreign).reduce(|mut newest, older| {
             newest.join(older);
@@ -141,19 +153,41 @@ impl Pins {
         readable.filter_map(|(generation, dir)| read_ring(generation, &dir).ok()).collect()
     }
 
-    /// Removes every other generation; what only they kept attached is detached. The kernel does that at a time of its own, programs of
-    /// the whole host seconds later: until then those of this ABI know no run and let everything pass.
-    pub fn remove_others(&self) -> Result<usize, Error> {
-        for (_, dir) in self.readable()? {
-            if let Err(error) = forget_runs(&dir) {
+    /// Removes what other generations have of runs with roots that are not in `keep`, and every generation that has none of `keep`
+    /// whole. What only they kept attached is detached. The kernel does that at a time of its own, programs of the whole host seconds
+    /// later: until then those of this ABI know no such run and let everything pass. Returns the number of generations removed.
+    ///
+    /// # Errors
+    /// The first pin that could not be removed; the others were.
+    pub fn release_others(&self, keep: &BTreeSet<u64>) -> Result<usize, Error> {
+        let (mut removed, mut result) = (0, Ok(()));
+        for (generation, dir) in self.others()? {
+            let forgotten = match self.is_readable(generation, &dir) {
+                true => forget_runs(&dir, |root| !keep.contains(&root)),
+                false => Ok(()),
+            };
+            if let Err(error) = forgotten {
                 tracing::warn!(%error, "an earlier daemon's programs judge until the kernel has let go of them");
             }
+            let kept = self.roots(generation, &dir)?.iter().any(|root| keep.contains(root));
+            let done = if kept { remove_links(&dir, keep) } else { remove(&dir).map(|()| removed += 1) };
+            result = result.and(done);
         }
-        let others = self.others()?;
-        for (_, dir) in &others {
-            remove(dir)?;
+        result.map(|()| removed)
+    }
+
+    /// The roots of the runs that a generation bounds: those with pinned links, and those in its map.
+    fn roots(&self, generation: u64, dir: &Path) -> Result<BTreeSet<u64>, Error> {
+        let names = list(dir)?;
+        let mut roots: BTreeSet<u64> = names.iter().filter_map(|path| root_of(path)).collect();
+        if self.is_readable(generation, dir) {
+            roots.extend(read_generation(generation, dir).unwrap_or_default().into_iter().map(|run| run.root_id));
         }
-        Ok(others.len())
+        Ok(roots)
+    }
+
+    fn is_readable(&self, generation: u64, dir: &Path) -> bool {
+        dir.ends_with(format!("g{generation}_v{}", abi::VERSION))
     }
 
     /// Removes this generation, and the instance's directory if it was the last.
@@ -169,7 +203,7 @@ impl Pins {
     /// Other generations of this ABI, the newest first.
     fn readable(&self) -> Result<Vec<(u64, PathBuf)>, Error> {
         let mut all = self.others()?;
-        all.retain(|(n, dir)| dir.ends_with(format!("g{n}_v{}", abi::VERSION)));
+        all.retain(|(n, dir)| self.is_readable(*n, dir));
         all.sort_by_key(|(n, _)| Reverse(*n));
         Ok(all)
     }
@@ -210,12 +244,36 @@ fn generations(instance: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(out)
 }
 
-fn remove(dir: &Path) -> Result<(), Error> {
-    let fail = |path: &Path, source| Error::Pin { path: path.to_owned(), operation: "remove", source };
-    let entries = fs::read_dir(dir).map_err(|e| fail(dir, e))?;
-    for entry in entries {
-        let path = entry.map_err(|e| fail(dir, e))?.path();
-        fs::remove_file(&path).map_err(|e| fail(&path, e))?;
+fn fail_to_remove(path: &Path, source: io::Error) -> Error {
+    Error::Pin { path: path.to_owned(), operation: "remove", source }
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let fail = |source| Error::Pin { path: dir.to_owned(), operation: "list", source };
+    fs::read_dir(dir).map_err(fail)?.map(|entry| entry.map(|entry| entry.path()).map_err(fail)).collect()
+}
+
+/// The root of the run that a pinned link is of; `None`: it is a map's, or of the whole host.
+fn root_of(path: &Path) -> Option<u64> {
+    let mut words = path.file_name()?.to_str()?.strip_prefix("link_")?.splitn(3, '_');
+    let _slot: u32 = words.next()?.parse().ok()?;
+    words.next()?.parse().ok()
+}
+
+/// Removes the links of runs that are not to be kept.
+fn remove_links(dir: &Path, keep: &BTreeSet<u64>) -> Result<(), Error> {
+    let mut result = Ok(());
+    for path in list(dir)? {
+        if root_of(&path).is_some_and(|root| !keep.contains(&root)) {
+            result = result.and(fs::remove_file(&path).map_err(|e| fail_to_remove(&path, e)));
+        }
     }
-    fs::remove_dir(dir).map_err(|e| fail(dir, e))
+    result
+}
+
+fn remove(dir: &Path) -> Result<(), Error> {
+    for path in list(dir)? {
+        fs::remove_file(&path).map_err(|e| fail_to_remove(&path, e))?;
+    }
+    fs::remove_dir(dir).map_err(|e| fail_to_remove(dir, e))
 }

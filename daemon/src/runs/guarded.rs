@@ -1,0 +1,170 @@
+//! Runs that are bounded and not judged: what an earlier daemon left of them in the kernel stays in force, and people see why.
+//!
+//! The registry owns them, beside the live runs. A run enters when it cannot be taken up (`adopt.rs`), and leaves when it is, or when
+//! its end is proved. An administrator may freeze, thaw and kill it: by its cgroup, and without a decision, for the core does not know
+//! the run.
+
+use super::{
+    Registry,
+    past::{GUARDED, Past},
+};
+use crate::{
+    actuators::{
+        cgroup,
+        outcome::{self, Report},
+    },
+    platform::{Cgroup, clock},
+};
+use failsafe_core::{
+    MonoTime, RunId,
+    input::{Command, Gap, Run},
+    signal::Source,
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+/// A run that is bounded and not judged.
+#[derive(Debug)]
+pub struct GuardedRun {
+    /// As it was registered, as far as that is known.
+    pub run: Run,
+    /// Name of its policy; empty where that is not known.
+    pub policy_name: String,
+    /// Why it is not judged.
+    pub why: String,
+    /// Its cgroup; `None` where it could not be opened.
+    pub cgroup: Option<Cgroup>,
+    /// Number of its last recording.
+    pub part: u32,
+    /// Since when it is guarded.
+    pub since: MonoTime,
+    /// It could not be taken up for lack of room: to be tried again as soon as there is some.
+    pub full: bool,
+    /// The cgroup that earlier daemons' programs bound; `None`: nothing in the kernel bounds it.
+    pub(super) root: Option<u64>,
+    /// Nothing leaves it: the latch of those programs is on.
+    pub latched: bool,
+    /// Events of it that were read and judged by nobody.
+    pub(super) missed: AtomicU64,
+    /// What the audit log has of it, with the commands since.
+    pub(super) past: Mutex<Past>,
+}
+
+impl GuardedRun {
+    /// Whether the kernel bounds it.
+    pub fn is_bounded(&self) -> bool {
+        self.root.is_some()
+    }
+
+    /// Whether it is meant to be frozen.
+    pub fn is_held(&self) -> bool {
+        self.past().contained.frozen
+    }
+
+    /// Whether this path of `/proc/PID/cgroup` is in it.
+    pub fn contains(&self, path: &Path) -> bool {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.contains(path),
+            None => !self.run.cgroup.is_empty() && path.starts_with(Path::new("/").join(&self.run.cgroup)),
+        }
+    }
+
+    /// The same in one line, for lists.
+    pub fn reason(&self) -> String {
+        match self.is_bounded() {
+            true => format!("{GUARDED}: {}", self.why),
+            false => format!("{GUARDED}, and nothing in the kernel bounds it: {}", self.why),
+        }
+    }
+
+    /// Carries a command out and reads back what came of it.
+    pub fn obey(&self, command: Command, deadline: Instant) -> Report {
+        let Some(of_run) = &self.cgroup else {
+            return Report::failed("its cgroup is not known");
+        };
+        // What is wanted stands before it is done: from here on it is kept so.
+        self.past().commanded(command);
+        match command {
+            Command::Freeze => outcome::freeze(&match cgroup::freeze::start(of_run) {
+                Ok(started) => cgroup::freeze::verify(of_run, started, deadline),
+                Err(error) => cgroup::FreezeOutcome::from_error(&error),
+            }),
+            Command::Thaw => {
+                let unlatched = match self.latched {
+                    true => Err("on until the run is judged again: its programs are an earlier daemon's".into()),
+                    false => Ok(()),
+                };
+                outcome::thaw(&cgroup::thaw(of_run, &[], deadline), unlatched)
+            }
+            Command::Kill => outcome::kill(&cgroup::kill(of_run, deadline)),
+        }
+    }
+
+    /// Freezes it again where it is to be frozen and a level is not told to.
+    pub(super) fn hold(&self) {
+        let Some(of_run) = self.cgroup.as_ref().filter(|_| self.is_held()) else { return };
+        if let Ok(cgroup::Hold::Loose { .. }) = cgroup::is_still_frozen(of_run)
+            && let Err(error) = cgroup::freeze::start(of_run)
+        {
+            tracing::error!(run = %self.run.id, error = error.chain(), "a guarded run cannot be frozen again");
+        }
+    }
+
+    /// The record of it.
+    pub(super) fn gap(&self) -> Gap {
+        gap(self.run.id, self.reason(), true)
+    }
+
+    pub(super) fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+}
+
+/// A record about a run that is none of a sensor's.
+pub(super) fn gap(run: RunId, what: String, blind: bool) -> Gap {
+    let at = MonoTime(clock::monotonic_ns());
+    Gap { seq: 0, at, source: Source::Guard, run: Some(run), gpu: None, what, lost: 0, blind }
+}
+
+impl Registry {
+    /// The guarded runs, by id.
+    pub fn guarded(&self) -> Vec<Arc<GuardedRun>> {
+        self.guarded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The run, judged or guarded, that a process of this cgroup is in.
+    pub fn inside(&self, path: &Path) -> Option<RunId> {
+        let live = self.of_cgroup(path).map(|live| live.run.id);
+        live.or_else(|| Some(self.guarded().iter().find(|run| run.contains(path))?.run.id))
+    }
+
+    /// All guarded runs in one line, for the health of the node; `None`: there are none.
+    pub fn guarded_note(&self) -> Option<String> {
+        let guarded = self.guarded();
+        let one = |run: &Arc<GuardedRun>| format!("{} ({})", run.run.name, run.why);
+        let first: Vec<String> = guarded.iter().take(3).map(one).collect();
+        let more = guarded.len().saturating_sub(first.len());
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        (!first.is_empty()).then(|| {
+            format!(
+                "{} bounded by the kernel and judged by nobody: {}{more}; see `failsafectl list`",
+                count(guarded.len()),
+                first.join(", ")
+            )
+        })
+    }
+}
+
+fn count(runs: usize) -> String {
+    if runs == 1 { "1 run is".into() } else { format!("{runs} runs are") }
+}

@@ -1,0 +1,146 @@
+//! Trying again what could not be done at once: taking guarded runs up, and recording ends.
+//!
+//! A thread of its own, for it waits for the disk. Owns only when the next try is due: a guarded run is tried again after a second, then
+//! after twice as long each time, up to [`SLOWEST`]; every second where only room on the disk was missing, and at once when its cgroup
+//! is empty.
+
+use super::{
+    Registry,
+    adopt::{Adopted, Pass},
+    store::EndedRun,
+};
+use crate::{
+    log::Log,
+    pipeline::{Message, Sender, health},
+    platform::clock,
+};
+use failsafe_core::{
+    MonoTime,
+    health::{Fact, Level, Target},
+    xid::Advice,
+};
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How often the thread looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// The longest time between two tries.
+const SLOWEST: Duration = Duration::from_secs(60);
+/// The code of the node's reason of health while runs are guarded.
+pub const GUARDED_CODE: &str = "runs-not-judged";
+/// ... of a run's record that was found changed. It stays until somebody resets the health.
+pub const CHANGED_CODE: &str = "run-record-changed";
+
+/// What the thread needs of the daemon.
+pub struct Keeping {
+    /// The registry.
+    pub registry: Arc<Registry>,
+    /// The audit log.
+    pub log: Log,
+    /// The way into the pipeline.
+    pub pipeline: Sender,
+    /// This boot's id.
+    pub boot_id: String,
+}
+
+impl Keeping {
+    /// Works until `stop`.
+    pub fn work(self, stop: &AtomicBool) {
+        let (mut wait, mut next) = (LOOK, Instant::now() + LOOK);
+        let mut noted = self.registry.guarded_note();
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::park_timeout(LOOK);
+            self.registry.mark_ends();
+            let guarded = self.registry.guarded();
+            if guarded.is_empty() {
+                continue;
+            }
+            guarded.iter().for_each(|run| run.hold());
+            let empty = |events: crate::platform::cgroup::Events| !events.populated;
+            let at_once = guarded.iter().any(|run| {
+                run.full
+                    || run.cgroup.as_ref().is_some_and(|cgroup| cgroup.events().map_or_else(|e| e.is_vanished(), empty))
+            });
+            if !at_once && Instant::now() < next {
+                continue;
+            }
+            let before = guarded.len();
+            let pass = self.registry.adopt_again(&self.log, &self.boot_id);
+            messages(pass).into_iter().for_each(|message| self.send(message));
+            wait = if self.registry.guarded().len() < before { LOOK } else { (wait * 2).min(SLOWEST) };
+            next = Instant::now() + wait;
+            let note = self.registry.guarded_note();
+            if note != noted {
+                self.send(guarded_fact(note.clone()));
+                noted = note;
+            }
+        }
+    }
+
+    fn send(&self, message: Message) {
+        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+        let _closed = self.pipeline.send(message);
+    }
+}
+
+/// What the pipeline is to know of runs that were taken up.
+pub fn messages(pass: Pass) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for Adopted { live, found, outcomes, .. } in pass.adopted {
+        messages.push(Message::Adopted(live, found));
+        let told = |outcome| Message::Told(crate::actuators::interpreter::Told::Outcome(outcome));
+        messages.extend(outcomes.into_iter().map(told));
+    }
+    // What happened while no daemon read: late, but judged.
+    messages.extend(pass.inputs.into_iter().map(Message::Input));
+    messages.extend(pass.changed.into_iter().map(|what| note(CHANGED_CODE, what)));
+    messages
+}
+
+/// That runs are guarded, or that none is.
+pub fn guarded_fact(note_of: Option<String>) -> Message {
+    match note_of {
+        Some(text) => note(GUARDED_CODE, text),
+        None => {
+            let (target, code, at) = (Target::Node, GUARDED_CODE.into(), MonoTime(clock::monotonic_ns()));
+            Message::Health(health::Message::Fact(Fact::Over { target, code, at }))
+        }
+    }
+}
+
+fn note(code: &str, text: String) -> Message {
+    Message::Health(health::Message::Fact(Fact::Noted {
+        target: Target::Node,
+        code: code.into(),
+        level: Level::Degraded,
+        text,
+        advice: Advice::RecordOnly,
+        at: MonoTime(clock::monotonic_ns()),
+    }))
+}
+
+impl Registry {
+    /// Marks a run's end; one that cannot be written is tried again.
+    pub(super) fn mark_ended(&self, ended: &EndedRun) {
+        if let Err(error) = self.store.mark_ended(ended) {
+            tracing::error!(run = %ended.run.id, error = error.chain(), "the run's end could not be written: it is tried again");
+            self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).push(ended.clone());
+        }
+    }
+
+    /// Tries again to write the ends that could not be written.
+    pub fn mark_ends(&self) {
+        let waiting = std::mem::take(&mut *self.unmarked.lock().unwrap_or_else(PoisonError::into_inner));
+        for ended in waiting {
+            match self.store.mark_ended(&ended) {
+                Ok(()) => tracing::info!(run = %ended.run.id, "the run's end is written"),
+                Err(_) => self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).push(ended),
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the audit log has of runs: how each began, what was decided about it, and what became of that.
+
+use failsafe_core::{
+    Action, Decision, Mode, Outcome, RunId,
+    decision::Verdict,
+    input::{Command, Contained, Run},
+    record::Record,
+    signal::Source,
+};
+use failsafe_journal::LogReader;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+/// How the gap of a run begins that is bounded by the kernel and judged by nobody.
+pub const GUARDED: &str = "guarded, not judged";
+
+/// What the audit log has of a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Past {
+    /// The run as it was started; `None`: no such record was found.
+    pub start: Option<Run>,
+    /// Its end is on record.
+    pub ended: bool,
+    /// Decisions made.
+    pub decisions: u32,
+    /// Incidents opened.
+    pub incidents: u32,
+    /// Whether it is meant to be frozen and latched.
+    pub contained: Contained,
+    /// Actions that were decided and whose outcome is not on record.
+    pub open: Vec<(Decision, Action)>,
+    /// Lost events that are on record.
+    pub lost_told: u64,
+    /// It was last recorded as guarded, not judged: commands are carried out without a decision.
+    pub guarded: bool,
+}
+
+/// What the audit log has of the runs of this boot, and of others that were asked for.
+#[derive(Debug, Default)]
+pub struct History {
+    runs: BTreeMap<RunId, Past>,
+}
+
+impl History {
+    /// Reads the log at `path`: the runs in `wanted`, those that had the cgroups in `roots`, and all that were started in this boot and
+    /// did not end. A log that cannot be read has nothing: what is found then counts.
+    pub fn read(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> History {
+        let mut history = History::default();
+        let Ok(reader) = LogReader::open(path) else { return history };
+        for entry in reader.map_while(Result::ok) {
+            let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
+            let known = wanted.contains(&id) || history.runs.contains_key(&id);
+            if !known && entry.kind != "run" {
+                continue;
+            }
+            match serde_json::from_value(entry.body) {
+                Ok(Record::RunStarted { run, .. }) if known || run.boot_id == boot_id => {
+                    history.runs.entry(id).or_default().start = Some(run);
+                }
+                Ok(Record::RunEnded { .. }) if known => {
+                    let past = history.runs.entry(id).or_default();
+                    past.ended = true;
+                    past.open.clear();
+                    let root = past.start.as_ref().map(|run| run.cgroup_id);
+                    if !wanted.contains(&id) && !root.is_some_and(|root| roots.contains(&root)) {
+                        history.runs.remove(&id);
+                    }
+                }
+                Ok(record) if known => history.runs.entry(id).or_default().takes(record),
+                _ => {}
+            }
+        }
+        history
+    }
+
+    /// What it has of a run.
+    pub fn of(&self, id: RunId) -> Past {
+        self.runs.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// The runs that were started and did not end.
+    pub fn open(&self) -> impl Iterator<Item = &Run> {
+        self.runs.values().filter(|past| !past.ended).filter_map(|past| past.start.as_ref())
+    }
+
+    /// The run that had this cgroup in this boot; the one that did not end, if several had it.
+    pub fn of_cgroup(&self, boot_id: &str, root: u64) -> Option<&Run> {
+        let starts = self.runs.values().filter_map(|past| Some((past.ended, past.start.as_ref()?)));
+        let of_root = starts.filter(|(_, run)| run.cgroup_id == root && run.boot_id == boot_id);
+        of_root.min_by_key(|(ended, run)| (*ended, std::cmp::Reverse(run.registered_wall_ns))).map(|(_, run)| run)
+    }
+}
+
+impl Past {
+    fn takes(&mut self, record: Record) {
+        match record {
+            Record::Decision { decision, .. } => self.decided(decision),
+            Record::Outcome(outcome) => self.came_out(&outcome),
+            Record::Gap(gap) if gap.source == Source::Ebpf => self.lost_told += gap.lost,
+            Record::Gap(gap) if gap.source == Source::Guard => {
+                self.guarded |= gap.blind && gap.what.starts_with(GUARDED);
+            }
+            Record::RunAdopted { .. } => self.guarded = false,
+            // Of a run that is judged, the decision that follows counts.
+            Record::Control(control) if self.guarded => self.commanded(control.command),
+            _ => {}
+        }
+    }
+
+    /// A command on the run was carried out without a decision.
+    pub fn commanded(&mut self, command: Command) {
+        match command {
+            Command::Freeze => self.contained.frozen = true,
+            Command::Thaw => self.contained = Contained::default(),
+            Command::Kill => {}
+        }
+    }
+
+    fn decided(&mut self, decision: Decision) {
+        self.decisions = self.decisions.max(decision.id.n);
+        self.incidents = self.incidents.max(decision.incident.n);
+        if decision.mode == Mode::Observe {
+            return;
+        }
+        for action in decision.actions.clone() {
+            match action {
+                Action::Freeze => self.contained.frozen = true,
+                Action::Block => self.contained.blocked = true,
+                Action::Thaw => self.contained = Contained::default(),
+                _ => {}
+            }
+            if matches!(action, Action::Freeze | Action::Block | Action::Kill | Action::Thaw) {
+                self.open.push((decision.clone(), action));
+            }
+        }
+    }
+
+    fn came_out(&mut self, outcome: &Outcome) {
+        self.open.retain(|(decision, action)| decision.id != outcome.decision || *action != outcome.action);
+        if outcome.action == Action::Thaw && matches!(outcome.verdict, Verdict::Failed(_)) {
+            self.contained.frozen = true;
+        }
+    }
+}
+
+/// The first thing in which two records of one run differ that never changes in its life; `None`: they agree.
+pub fn differs(kept: &Run, logged: &Run) -> Option<String> {
+    let seen = |what: &str, kept: &dyn std::fmt::Display, logged: &dyn std::fmt::Display| {
+        format!("{what}: run.json has {kept}, the audit log has {logged}")
+    };
+    if kept.policy != logged.policy {
+        return Some(seen("policy", &kept.policy, &logged.policy));
+    }
+    let words = [
+        ("name", &kept.name, &logged.name),
+        ("cgroup", &kept.cgroup, &logged.cgroup),
+        ("boot", &kept.boot_id, &logged.boot_id),
+    ];
+    if let Some((what, kept, logged)) = words.iter().find(|(_, kept, logged)| kept != logged) {
+        return Some(seen(what, kept, logged));
+    }
+    let numbers = [
+        ("cgroup id", kept.cgroup_id, logged.cgroup_id),
+        ("user", u64::from(kept.owner_uid), u64::from(logged.owner_uid)),
+    ];
+    if let Some((what, kept, logged)) = numbers.iter().find(|(_, kept, logged)| kept != logged) {
+        return Some(seen(what, kept, logged));
+    }
+    let rest =
+        kept.id == logged.id && kept.labels == logged.labels && kept.gpus == logged.gpus && kept.mig == logged.mig;
+    (!rest).then(|| "id, labels or GPUs: run.json and the audit log have others".to_owned())
+}
