@@ -6,6 +6,8 @@
 
 #[path = "ebpf/agent.rs"]
 mod agent;
+#[path = "ebpf/answers.rs"]
+mod answers;
 #[path = "ebpf/bench.rs"]
 mod bench;
 #[path = "ebpf/calls.rs"]

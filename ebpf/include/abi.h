@@ -83,6 +83,8 @@ struct fs_run_cfg {
 	__u64 dead_after_ns; /* see FS_RUN_DEAD_*; 0 = never */
 	__u32 max_procs;     /* processes that may live at once; 0 = any number */
 	__u32 max_forks;     /* processes made a second; 0 = any number */
+	__u32 netns;         /* number of the network namespace in which name servers are believed; 0 = any */
+	__u32 pad;
 };
 
 /* Index 0: the daemon's sign of life. */
@@ -373,7 +375,18 @@ enum fs_op_what {
 	FS_OP_FORK = 10,     /* a: processes that live, b: made within the second */
 	FS_OP_PROTECT = 11,  /* a: enum fs_protect */
 	FS_OP_BUDGET = 12,   /* a: class, b: bytes spent, c: 4 or 6; the path's last 16 bytes: the address */
-	FS_OP_DNS = 13,      /* path: the name; c and the path's end as above; a: 1 = not read, then the server's address */
+	FS_OP_DNS = 13,      /* path: the name; c and the path's end as above; a: enum fs_dns_doubt, then the server's address */
+	FS_OP_NETNS = 14,    /* a socket is made in another network namespace than the run's; a: its number */
+};
+
+/* Why an answer of a name server was not, or not wholly, learnt from. */
+enum fs_dns_doubt {
+	FS_DNS_PIECES = 1,  /* over TCP, not alone and whole in one packet */
+	FS_DNS_NETNS = 2,   /* in another network namespace than that in which the run was registered */
+	FS_DNS_SENDER = 3,  /* sent on this machine, by a socket of a run or of nobody */
+	FS_DNS_UNASKED = 4, /* over UDP, and its socket did not ask this, or longer ago than answers are waited for */
+	FS_DNS_CUT = 5,     /* longer than what is read, or malformed: the addresses in front were learnt */
+	FS_DNS_BUSY = 6,    /* there was no room to read it */
 };
 
 /* What of failsafe a run reached for. */
@@ -433,6 +446,8 @@ struct fs_counters {
 	__u64 denied_ops;      /* calls and operations that a rule refused */
 	__u64 observed_ops;    /* ... that a rule would have refused, or only reports */
 	__u64 budget_drops;    /* packets beyond a budget */
+	__u64 dns_queries;     /* packets with data to port 53, over UDP or TCP */
+	__u64 dns_bytes;       /* ... their bytes */
 	__u64 untracked;       /* processes that `members` had no room for: their leaving would go unseen */
 };
 

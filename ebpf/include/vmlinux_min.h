@@ -51,7 +51,24 @@ struct in6_addr {
 	} in6_u;
 };
 
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
 struct sock_common {
+	possible_net_t skc_net;
 	__u32 skc_rcv_saddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	__u16 skc_num; /* local port, host order */
@@ -169,6 +186,7 @@ struct task_struct {
 	__u64 start_boottime;
 	struct mm_struct *mm;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	const struct cred *cred;
 	char comm[16];

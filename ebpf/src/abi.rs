@@ -156,6 +156,10 @@ plain! {
         max_procs: u32,
         /// Processes made a second; 0 = any number.
         max_forks: u32,
+        /// Network namespace in which name servers are believed; 0 = any.
+        netns: u32,
+        /// Zero.
+        pad: u32,
     }
     /// `struct fs_watchdog`.
     Watchdog = "fs_watchdog" {
@@ -430,6 +434,10 @@ plain! {
         observed_ops: u64,
         /// Packets beyond a budget.
         budget_drops: u64,
+        /// Packets with data to port 53.
+        dns_queries: u64,
+        /// Their bytes.
+        dns_bytes: u64,
         /// Processes whose leaving would go unseen.
         untracked: u64,
     }

@@ -158,6 +158,34 @@ SOCK_ADDR6(fs_sendmsg6, "cgroup/sendmsg6", FS_NET_SENDMSG)
 SOCK_ADDR4(fs_bind4, "cgroup/bind4", FS_NET_BIND)
 SOCK_ADDR6(fs_bind6, "cgroup/bind6", FS_NET_BIND)
 
+/* A socket in another network namespace than the one that the run was registered in. Its destinations are judged like any; what is
+ * answered there to questions for names is not believed, see asked.h. Told once for each such namespace. */
+INLINE void other_netns(struct fs_run_cfg *run)
+{
+	__u32 netns = run->netns ? bpf_get_current_task_btf()->nsproxy->net_ns->ns.inum : 0;
+	struct op o = { .what = FS_OP_NETNS, .key_a = netns };
+	struct op_key k = { .a = netns, .slot = run->slot, .what = o.what, .verdict = FS_OBSERVED, .epoch = run->epoch };
+	struct fs_op *e;
+	__u32 n;
+
+	if (!netns || netns == run->netns || bpf_map_lookup_elem(&op_seens, &k) || op_repeated(run, &o, FS_OBSERVED, &n))
+		return;
+	e = event_new(run, FS_OP, sizeof(*e));
+	if (!e)
+		return;
+	subject_current(&e->hdr);
+	e->what = FS_OP_NETNS;
+	e->verdict = FS_OBSERVED;
+	e->via = FS_VIA_CGROUP;
+	e->kind = 0;
+	e->latched = 0;
+	e->repeats = 0;
+	e->path_len = 0;
+	e->a = netns;
+	e->b = e->c = 0;
+	event_done(e, false);
+}
+
 /* Kinds of socket whose destinations the hooks cannot bound: raw, SCTP (connectx), MPTCP (addresses added later),
  * DCCP and the rest. Only asked for AF_INET and AF_INET6. */
 SEC("cgroup/sock_create")
@@ -176,6 +204,7 @@ int fs_sock_create(struct bpf_sock *sk)
 
 	if (!run)
 		return ALLOW;
+	other_netns(run);
 	if (type == SOCK_STREAM && (proto == 0 || proto == IPPROTO_TCP))
 		return ALLOW;
 	if (type == SOCK_DGRAM && (proto == 0 || proto == IPPROTO_UDP || proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6))

@@ -9,6 +9,7 @@
  *   life.h      exec, fork, exit, OOM, moving between cgroups      (tp_btf)
  *   net.h       what may leave: lists, judging, telling
  *   calls.h     ... at connect, sendmsg, bind, socket              (programs on the run's own cgroup)
+ *   asked.h     which answers of name servers are believed         (the same)
  *   dns.h       addresses that allowed names were answered with    (the same)
  *   budget.h    bytes and rates by class of destination            (the same)
  *   packet.h    egress allow-list at the packets, byte counters    (the same)
@@ -33,6 +34,7 @@
 #include "life.h"
 #include "net.h"
 #include "calls.h"
+#include "asked.h"
 #include "dns.h"
 #include "budget.h"
 #include "packet.h"

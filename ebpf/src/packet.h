@@ -153,6 +153,30 @@ INLINE bool allowed_before(struct fs_run_cfg *run, struct __sk_buff *skb)
 	       (note->table == run->table && note->verdict == FS_ALLOWED);
 }
 
+/* A datagram to port 53, or data over TCP. Whatever is asked there leaves the host, by way of a name server that may ask others. */
+INLINE bool to_name_server(struct __sk_buff *skb)
+{
+	__u8 *head = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u8 proto;
+
+	if (head + 60 > end) {
+		if (head + 28 > end)
+			return false;
+		return head[0] == 0x45 && head[9] == IPPROTO_UDP && *(__u16 *)(head + 22) == bpf_htons(DNS_PORT);
+	}
+	if (head[0] == 0x45) {
+		if (*(__u16 *)(head + 22) != bpf_htons(DNS_PORT))
+			return false;
+		/* Data: the packet is longer than its headers. */
+		return head[9] == IPPROTO_UDP ||
+		       (head[9] == IPPROTO_TCP && skb->len > 20 + (head[32] >> 4) * 4);
+	}
+	proto = head[0] >> 4 == 6 ? head[6] : 0;
+	if (*(__u16 *)(head + 42) != bpf_htons(DNS_PORT))
+		return false;
+	return proto == IPPROTO_UDP || (proto == IPPROTO_TCP && skb->len > 40 + (head[52] >> 4) * 4);
+}
+
 SEC("cgroup_skb/egress")
 int fs_egress(struct __sk_buff *skb)
 {
@@ -183,6 +207,12 @@ int fs_egress(struct __sk_buff *skb)
 	}
 	__sync_fetch_and_add(&c->egress_bytes, skb->len);
 	__sync_fetch_and_add(&c->egress_packets, segs);
+	if (to_name_server(skb)) {
+		__sync_fetch_and_add(&c->dns_bytes, skb->len);
+		__sync_fetch_and_add(&c->dns_queries, segs);
+		if (run->flags & FS_RUN_DNS)
+			dns_asks(run, skb);
+	}
 	return ALLOW;
 }
 
@@ -196,7 +226,7 @@ int fs_ingress(struct __sk_buff *skb)
 		__sync_fetch_and_add(&c->ingress_bytes, skb->len);
 		__sync_fetch_and_add(&c->ingress_packets, skb->gso_segs ?: 1);
 		if (run->flags & FS_RUN_DNS)
-			dns_read(run, skb);
+			dns_read(run, skb, false);
 	}
 	return ALLOW;
 }

@@ -17,7 +17,7 @@ pub struct Package {
     pub present: fn() -> bool,
 }
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package; 5] = [
     Package { name: "clang", what_for: "compiles the eBPF programs", present: || shell::which("clang").is_some() },
     Package {
         name: "libbpf-dev",
@@ -25,6 +25,16 @@ const PACKAGES: [Package; 3] = [
         present: || Path::new("/usr/include/bpf/bpf_helpers.h").is_file(),
     },
     Package { name: "build-essential", what_for: "links Rust programs", present: || shell::which("cc").is_some() },
+    Package {
+        name: "rsync",
+        what_for: "one of the ordinary jobs (tests/ordinary)",
+        present: || shell::which("rsync").is_some(),
+    },
+    Package {
+        name: "openssh-client",
+        what_for: "one of the ordinary jobs (tests/ordinary)",
+        present: || shell::which("ssh").is_some(),
+    },
 ];
 
 /// What `bench overhead` measures beside. Nothing else needs them.

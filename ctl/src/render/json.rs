@@ -54,6 +54,8 @@ fn kernel(counts: &pb::KernelCounts) -> Value {
         "dropped_packets": counts.dropped_packets,
         "budget_drops": counts.budget_drops,
         "untracked": counts.untracked,
+        "dns_queries": counts.dns_queries,
+        "dns_bytes": counts.dns_bytes,
     })
 }
 

@@ -59,6 +59,8 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
                 dropped_packets: c.dropped_packets,
                 budget_drops: c.budget_drops,
                 untracked: c.untracked,
+                dns_queries: c.dns_queries,
+                dns_bytes: c.dns_bytes,
             });
             out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
             out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();

@@ -22,20 +22,9 @@ pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
 /// The same for an event whose run is known.
 pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
     let repeats = event.what.repeats();
-    if let Some(server) = unread(&event.what) {
-        return Some(Input::Gap(Gap {
-            seq: 0,
-            at: MonoTime(event.at_ns),
-            source: Source::Ebpf,
-            run: Some(run),
-            gpu: None,
-            what: format!(
-                "an answer of the name server {server} over TCP was not read, as it was not whole in one packet: what it names \
-                 is not allowed by name, and no rule on `dns` sees it"
-            ),
-            lost: repeats + 1,
-            blind: false,
-        }));
+    if let Some(what) = unseen(&event) {
+        let (at, source, lost) = (MonoTime(event.at_ns), Source::Ebpf, repeats + 1);
+        return Some(Input::Gap(Gap { seq: 0, at, source, run: Some(run), gpu: None, what, lost, blind: false }));
     }
     let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
     let mut happened = what(event.what, event.subject.pid)?;
@@ -75,12 +64,35 @@ pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input
     }))
 }
 
-/// The name server whose answer was not read.
-fn unread(what: &ebpf::What) -> Option<IpAddr> {
-    match what {
-        ebpf::What::Op(ebpf::Op { what: ebpf::OpWhat::DnsUnread { server }, .. }) => Some(*server),
+/// What an event says is not seen, or not believed, in words; `None` for all others.
+fn unseen(event: &ebpf::Event) -> Option<String> {
+    let ebpf::What::Op(op) = &event.what else { return None };
+    match &op.what {
+        ebpf::OpWhat::DnsDoubted { server, doubt } => Some(doubted(*server, *doubt)),
+        ebpf::OpWhat::NetNs { number } => Some(format!(
+            "process {} ({}) makes sockets in network namespace net:[{number}], which is not the one that the run was registered in: \
+             no name that is answered there is allowed by it",
+            event.subject.pid, event.subject.comm
+        )),
         _ => None,
     }
+}
+
+/// Why a name server's answer allows nothing.
+fn doubted(server: IpAddr, doubt: ebpf::DnsDoubt) -> String {
+    let why = match doubt {
+        ebpf::DnsDoubt::Pieces => "came over TCP and was not whole in one packet",
+        ebpf::DnsDoubt::NetNs => "came in a network namespace other than the one that the run was registered in",
+        ebpf::DnsDoubt::Sender => {
+            "was sent on this machine, and the socket at the server's address belongs to a run or does not exist"
+        }
+        ebpf::DnsDoubt::Unasked => "answers no question that its socket asked that server within the last 30 s",
+        ebpf::DnsDoubt::Cut => {
+            "is longer than 4,095 bytes or malformed: the addresses in its first part are allowed, the others are not"
+        }
+        ebpf::DnsDoubt::Busy => "came while 64 other answers were being read",
+    };
+    format!("an answer of the name server {server} was not believed: it {why}; a connect to what it names is refused")
 }
 
 fn what(what: ebpf::What, pid: u32) -> Option<Event> {
@@ -139,8 +151,8 @@ fn operation(op: ebpf::Op) -> Option<Event> {
     let verdict = if op.denied { Verdict::Denied } else { Verdict::WouldDeny };
     let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     Some(match op.what {
-        // A gap, see [`unread`].
-        ebpf::OpWhat::DnsUnread { .. } => return None,
+        // Gaps, see [`unseen`].
+        ebpf::OpWhat::DnsDoubted { .. } | ebpf::OpWhat::NetNs { .. } => return None,
         ebpf::OpWhat::Exec { path, kind } => {
             let kind = match kind {
                 ebpf::FileKind::Named => ExecKind::File,

@@ -14,6 +14,11 @@ pub struct Server {
 
 impl Server {
     pub fn start(at: &str, answer: Ipv4Addr) -> Self {
+        Self::answering(at, move |question| reply(question, answer))
+    }
+
+    /// Answers each question by what `answer` makes of it.
+    pub fn answering(at: &str, answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
         let socket = UdpSocket::bind(at).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (address, stop) = (socket.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
@@ -22,7 +27,7 @@ impl Server {
             let mut question = [0; 512];
             while !until.load(Ordering::Relaxed) {
                 if let Ok((n, from)) = socket.recv_from(&mut question) {
-                    socket.send_to(&reply(&question[..n], answer), from).unwrap();
+                    socket.send_to(&answer(&question[..n]), from).unwrap();
                 }
             }
         });
@@ -40,7 +45,7 @@ impl Drop for Server {
 }
 
 /// RFC 1035, section 4: header, the question again, a CNAME for it, an A record for that.
-fn reply(question: &[u8], answer: Ipv4Addr) -> Vec<u8> {
+pub fn reply(question: &[u8], answer: Ipv4Addr) -> Vec<u8> {
     let mut out = question.to_vec();
     out[2] |= 0x80;
     out[7] = 2;

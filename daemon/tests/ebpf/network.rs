@@ -4,7 +4,7 @@ use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafed::sensors::ebpf::rules::{Effect, Rules, Use};
 use failsafed::sensors::ebpf::{
-    EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Sights, Way, What,
+    DnsDoubt, EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Sights, Way, What,
 };
 
 use super::agent::Agent;
@@ -320,7 +320,8 @@ fn an_answer_over_tcp_is_read_where_it_is_whole_and_else_told() {
     let connect = format!("tcp 127.77.0.2:{port}");
     assert_eq!(agent.ask(&format!("resolvetcp split.org {server}")), "ok");
     let op = next_op(&mut bench, |w| !matches!(w, OpWhat::Fork));
-    assert_eq!(op.what, OpWhat::DnsUnread { server: "127.53.7.3".parse().unwrap() });
+    let server_of_it = "127.53.7.3".parse().unwrap();
+    assert_eq!(op.what, OpWhat::DnsDoubted { server: server_of_it, doubt: DnsDoubt::Pieces });
     assert_eq!(agent.ask(&connect), "EPERM");
     assert_eq!(agent.ask(&format!("resolvetcp whole.org {server}")), "ok");
     assert_eq!(agent.ask(&connect), "ok");

@@ -174,6 +174,8 @@ pub mod op_what {
     pub const BUDGET: u32 = 12;
     /// A name was answered.
     pub const DNS: u32 = 13;
+    /// A socket in another network namespace than the run's.
+    pub const NETNS: u32 = 14;
 }
 
 /// What of failsafe a run reached for (`enum fs_protect`).
@@ -282,4 +284,20 @@ pub mod move_flag {
     pub const BY_RUN: u32 = 1 << 0;
     /// Not moved but born there (`CLONE_INTO_CGROUP`).
     pub const BY_CLONE: u32 = 1 << 1;
+}
+
+/// Why an answer of a name server was not learnt from (`enum fs_dns_doubt`).
+pub mod dns_doubt {
+    /// Over TCP, not alone and whole in one packet.
+    pub const PIECES: u64 = 1;
+    /// In another network namespace.
+    pub const NETNS: u64 = 2;
+    /// Sent on this machine, by a run or nobody.
+    pub const SENDER: u64 = 3;
+    /// Its socket did not ask this.
+    pub const UNASKED: u64 = 4;
+    /// Longer than what is read.
+    pub const CUT: u64 = 5;
+    /// There was no room to read it.
+    pub const BUSY: u64 = 6;
 }

@@ -74,7 +74,12 @@ fn a_dns_answer_that_could_not_be_read_is_a_gap_of_the_run() -> Result<()> {
         asked.write_all(&address)?;
         let gap = node.wait_for_event("the gap", |e| e["body"]["type"] == "gap")?;
         let what = gap["body"]["what"].as_str().unwrap_or_default();
-        ensure!(what.contains("the name server 127.53.9.1 over TCP was not read"), "{gap}");
+        ensure!(
+            what.contains(
+                "the name server 127.53.9.1 was not believed: it came over TCP and was not whole in one packet"
+            ),
+            "{gap}"
+        );
         ensure!(gap["body"]["run"] == run.id() && gap["body"]["lost"].as_u64() >= Some(1), "{gap}");
         // The run itself has its answer.
         run.says(&format!("got {whole}"))?;

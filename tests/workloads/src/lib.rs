@@ -17,8 +17,12 @@ pub mod request;
 pub mod shared;
 pub mod timing;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use std::{io::Write, net::SocketAddr, os::fd::OwnedFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect, socket};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 /// Prints one line and flushes it, so that a watcher behind a pipe sees it when it happens.
 ///
@@ -36,6 +40,19 @@ pub fn say(line: impl std::fmt::Display) {
 pub fn stream(to: SocketAddr) -> nix::Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Connects it.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn connect_to(stream: &OwnedFd, to: SocketAddr) -> std::io::Result<()> {
+    let fd = stream.as_raw_fd();
+    match to {
+        SocketAddr::V4(to) => connect(fd, &SockaddrIn::from(to))?,
+        SocketAddr::V6(to) => connect(fd, &SockaddrIn6::from(to))?,
+    }
+    Ok(())
 }
 
 /// The short name of an error's errno (`EPERM`), or the error in words when it has none.

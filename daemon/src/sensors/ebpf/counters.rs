@@ -45,6 +45,10 @@ pub struct RunCounters {
     pub observed_ops: u64,
     /// Packets beyond a budget.
     pub budget_drops: u64,
+    /// Packets with data to port 53: questions to name servers.
+    pub dns_queries: u64,
+    /// Their bytes.
+    pub dns_bytes: u64,
     /// Processes that were not noted down for lack of room: their leaving the run would go unseen.
     pub untracked: u64,
     /// Of `lost`, what was so before this daemon took the run up.
@@ -158,6 +162,8 @@ impl Total {
             denied_ops: c.denied_ops,
             observed_ops: c.observed_ops,
             budget_drops: c.budget_drops,
+            dns_queries: c.dns_queries,
+            dns_bytes: c.dns_bytes,
             untracked: c.untracked,
             earlier_lost: 0,
             earlier_untracked: 0,
@@ -177,5 +183,7 @@ pub(super) const ZERO: Pod<abi::Counters> = Pod(abi::Counters {
     denied_ops: 0,
     observed_ops: 0,
     budget_drops: 0,
+    dns_queries: 0,
+    dns_bytes: 0,
     untracked: 0,
 });

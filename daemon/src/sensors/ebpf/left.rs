@@ -49,6 +49,8 @@ pub struct PreviousRun {
     pub spent: Vec<u64>,
     /// Programs that see watched calls were pinned with it.
     pub(super) calls: bool,
+    /// Number of the network namespace in which its name servers were believed; 0: not known.
+    pub(super) netns: u32,
     /// The numbers of its allow-list.
     pub(super) tables: Vec<u32>,
     /// All that was counted of it.
@@ -71,6 +73,7 @@ impl PreviousRun {
             *spent = before.max(*spent);
         }
         self.calls |= older.calls;
+        self.netns = if self.netns == 0 { older.netns } else { self.netns };
         self.tables.extend(older.tables);
         self.total = self.total.max(older.total);
         self.sampled = [self.sampled, older.sampled].into_iter().flatten().max_by_key(|(_, at)| *at);
@@ -160,6 +163,7 @@ impl Maps {
             strays: processes(&self.strays, |s| (s.slot, s.epoch) == (cfg.slot, cfg.epoch)),
             spent: spent.collect::<Result<_, MapError>>()?,
             calls: self.calls,
+            netns: cfg.netns,
             tables: vec![cfg.table],
             total: here.plus(earlier),
             sampled,
@@ -199,6 +203,7 @@ pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<Pre
             strays: Vec::new(),
             spent: Vec::new(),
             calls: sees_calls(dir),
+            netns: 0,
             tables: Vec::new(),
             total: Total::NONE,
             sampled: None,

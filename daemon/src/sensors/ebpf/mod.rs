@@ -34,6 +34,7 @@ pub mod hosts;
 mod latches;
 mod left;
 mod load;
+mod netns;
 mod ops;
 mod own;
 #[cfg(test)]
@@ -56,7 +57,7 @@ pub use events::{
 };
 pub use left::{Foreign, LeftEvents, PreviousRun};
 pub use load::{Config, Ebpf};
-pub use ops::{FileKind, Gain, Memory, Op, OpWhat, Protected};
+pub use ops::{DnsDoubt, FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use own::Own;
 pub use probe::{Group, ProgramState, ProgramStatus};
 pub use refusals::Sights;

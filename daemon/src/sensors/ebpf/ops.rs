@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use failsafe_ebpf::abi::{self, op_what, point, protect};
+use failsafe_ebpf::abi::{self, dns_doubt, op_what, point, protect};
 
 use super::events::{Way, way};
 use super::fold::Inode;
@@ -105,10 +105,17 @@ pub enum OpWhat {
         /// Where the refused packet was going.
         address: IpAddr,
     },
-    /// A name server's answer over TCP was not read: it was not alone and whole in one packet.
-    DnsUnread {
+    /// A name server's answer for a name of the policy was not, or not wholly, learnt from.
+    DnsDoubted {
         /// The server.
         server: IpAddr,
+        /// Why.
+        doubt: DnsDoubt,
+    },
+    /// A socket was made in another network namespace than the run's.
+    NetNs {
+        /// Its number, as `/proc/PID/ns/net` has it.
+        number: u32,
     },
     /// A name of the allow-list was answered.
     Dns {
@@ -117,6 +124,37 @@ pub enum OpWhat {
         /// The address.
         address: IpAddr,
     },
+}
+
+/// Why an answer of a name server was not, or not wholly, learnt from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsDoubt {
+    /// Over TCP, not alone and whole in one packet.
+    Pieces,
+    /// In another network namespace than that in which the run was registered.
+    NetNs,
+    /// Sent on this machine, by a socket of a run or of nobody.
+    Sender,
+    /// Its socket did not ask this, or too long ago.
+    Unasked,
+    /// Longer than what is read, or malformed.
+    Cut,
+    /// There was no room to read it.
+    Busy,
+}
+
+impl DnsDoubt {
+    fn of(number: u64) -> Option<Self> {
+        Some(match number {
+            dns_doubt::PIECES => Self::Pieces,
+            dns_doubt::NETNS => Self::NetNs,
+            dns_doubt::SENDER => Self::Sender,
+            dns_doubt::UNASKED => Self::Unasked,
+            dns_doubt::CUT => Self::Cut,
+            dns_doubt::BUSY => Self::Busy,
+            _ => return None,
+        })
+    }
 }
 
 /// A gain of privilege.
@@ -225,7 +263,8 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
             _ => return None,
         }),
         op_what::BUDGET => OpWhat::Budget { class: small(e.a), spent: e.b, address: address(e) },
-        op_what::DNS if e.a == 1 => OpWhat::DnsUnread { server: address(e) },
+        op_what::DNS if e.a != 0 => OpWhat::DnsDoubted { server: address(e), doubt: DnsDoubt::of(e.a)? },
+        op_what::NETNS => OpWhat::NetNs { number: small(e.a) },
         op_what::DNS => OpWhat::Dns { name: path(), address: address(e) },
         _ => return None,
     };

@@ -117,6 +117,8 @@ fn run_of(root_id: u64) -> abi::RunCfg {
         dead_after_ns: 0,
         max_procs: 0,
         max_forks: 0,
+        netns: 0,
+        pad: 0,
     }
 }
 

@@ -4,7 +4,7 @@
 //! <bpffs>/failsafe/<instance>/g<N>_v<ABI>/
 //!     map_runs  map_latches  map_counters  map_drops  map_events  map_stopped
 //!     map_budgets  map_tallies  map_leavers  map_strays
-//!     map_socks  map_learnt  map_last_table     the same maps in every generation
+//!     map_socks  map_asks  map_learnt  map_last_table     the same maps in every generation
 //!     link_<slot>_<cgroup id>_<program>    link_host_<program>
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
@@ -32,7 +32,7 @@ pub(super) const PINNED_MAPS: [&str; 10] =
     ["runs", "latches", "counters", "drops", "events", "stopped", "budgets", "tallies", "leavers", "strays"];
 
 /// Maps that a later daemon's programs go on with, see `ebpf/src/carry.h`: all of them or none.
-pub(super) const SHARED_MAPS: [&str; 3] = ["socks", "learnt", "last_table"];
+pub(super) const SHARED_MAPS: [&str; 4] = ["socks", "asks", "learnt", "last_table"];
 
 /// The directory of one generation, and its siblings.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, f
 use super::fold::{self, FoldedRules, Names};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
+use super::netns::NetNs;
 use super::probe::{Group, PROGRAMS, Spec};
 use super::rules::{Effect, Rules};
 use super::tally::{Outage, Total};
@@ -109,6 +110,8 @@ pub(super) struct Live {
     /// What was counted of it before.
     pub earlier: Total,
     pub outage: Option<Outage>,
+    /// Keeps the number in `cfg` that namespace's own.
+    _netns: NetNs,
 }
 
 /// What is in the maps under the run's table.
@@ -145,6 +148,11 @@ impl Ebpf {
             operation: "open",
             source,
         })?;
+        let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
+        let netns = match before.map_or(0, |before| before.netns) {
+            0 => NetNs::of_cgroup(run.cgroup),
+            number => NetNs::numbered(number, run.cgroup),
+        };
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         let cfg = abi::RunCfg {
@@ -159,6 +167,8 @@ impl Ebpf {
             dead_after_ns: run.rules.dead.map_or(0, |d| d.after_ns),
             max_procs: run.rules.max_procs,
             max_forks: run.rules.max_forks,
+            netns: netns.number,
+            pad: 0,
         };
         let live = Live {
             cfg,
@@ -169,6 +179,7 @@ impl Ebpf {
             heir_of: Vec::new(),
             earlier: Total::NONE,
             outage: None,
+            _netns: netns,
         };
         self.runs.insert(run.slot, live);
         match self.install(run, tables, &dir) {

@@ -70,6 +70,8 @@ impl Total {
             denied_ops: of(a.denied_ops, b.denied_ops),
             observed_ops: of(a.observed_ops, b.observed_ops),
             budget_drops: of(a.budget_drops, b.budget_drops),
+            dns_queries: of(a.dns_queries, b.dns_queries),
+            dns_bytes: of(a.dns_bytes, b.dns_bytes),
             untracked: of(a.untracked, b.untracked),
         };
         Self { counters, lost: of(self.lost, other.lost) }

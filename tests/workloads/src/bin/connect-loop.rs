@@ -4,11 +4,9 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use nix::sys::socket::{SockaddrStorage, connect};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 use workloads::{errno_name, say, timing};
 
@@ -34,9 +32,8 @@ fn main() -> Result<()> {
     let any = if args.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let datagram = UdpSocket::bind(any).context("making a UDP socket")?;
     let stream = workloads::stream(args.to).context("making a TCP socket")?;
-    let address = SockaddrStorage::from(args.to);
     let connect = || {
-        if args.stream { Ok(connect(stream.as_raw_fd(), &address)?) } else { datagram.connect(args.to) }
+        if args.stream { workloads::connect_to(&stream, args.to) } else { datagram.connect(args.to) }
     };
     let mut refused = BTreeMap::<String, u64>::new();
     let mut line = timing::measure(Duration::from_secs_f64(args.seconds), args.batch, || {

@@ -9,14 +9,12 @@
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nix::{
-    sys::socket::{SockaddrStorage, connect},
     time::{ClockId, clock_gettime},
     unistd::{ForkResult, fork, pause},
 };
 use std::{
     io::{BufRead, PipeReader, PipeWriter, Read, Write},
     net::{SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
     process::{Child, Command},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -64,7 +62,6 @@ fn main() -> Result<()> {
         let (by_tcp, to) = line.strip_prefix("tcp ").map_or((false, line.as_str()), |to| (true, to));
         let to: SocketAddr = to.parse().context("expected [tcp ]ADDRESS:PORT")?;
         let stream = workloads::stream(to).context("making a TCP socket")?;
-        let address = SockaddrStorage::from(to);
         if let Some(watcher) = &watcher {
             watcher.meet(round)?;
         }
@@ -72,7 +69,7 @@ fn main() -> Result<()> {
         if let Some(watcher) = &watcher {
             watcher.go(round, began)?;
         }
-        let done = if by_tcp { connect(stream.as_raw_fd(), &address).map_err(Into::into) } else { socket.connect(to) };
+        let done = if by_tcp { workloads::connect_to(&stream, to) } else { socket.connect(to) };
         let ns = now()? - began;
         say(format_args!("{} {ns}", done.as_ref().map_or_else(errno_name, |()| "ok".to_owned())));
     }
