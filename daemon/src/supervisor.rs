@@ -12,14 +12,22 @@ use crate::{
     log::LogOwner,
     node::{NodeView, SensorView},
     pipeline::{
-        self, Message, Parts, Pipeline, gpus::Gpus, health::Keeper, klog, mailbox::Poster, recording::Recordings,
-        translate, whose::Whose,
+        self, Message, Parts, Pipeline,
+        gpus::Gpus,
+        health::Keeper,
+        klog,
+        mailbox::Poster,
+        pulse::{self, Pulse},
+        recording::Recordings,
+        translate,
+        whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock},
     runs::{
         Registry,
         keep::{self, Keeping},
         kernel::{Kernel, chain},
+        reaper::Reaper,
         store::Store,
     },
     sensors::{
@@ -44,6 +52,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,6 +72,8 @@ impl Critical {
     }
 }
 
+/// How long a stop waits until runs that have ended are tidied up after.
+const LAST_ENDS: Duration = Duration::from_secs(3);
 /// The reader of the kernel's ring.
 const EVENTS: &str = "ebpf-events";
 
@@ -111,24 +122,21 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
             .context("cannot start the health's thread")?;
     let node_health = health.shared();
     let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
+    let (reaper, reaping) = Reaper::spawn(registry.clone())?;
     let parts = Parts {
         registry: registry.clone(),
         log: log.clone(),
         interpreter,
         recordings,
         recording_max_bytes: config.recording_max_bytes,
+        reaper,
         health,
         boot_id: boot_id.clone(),
     };
     let (ended, mut any_ended) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
-    let watchdog = systemd::Watchdog::new();
-    let alive = registry.clone();
-    let mut critical = vec![spawn("pipeline", &ended, move || {
-        Pipeline::new(parts).work(&queue, || {
-            alive.kernel().beat();
-            watchdog.feed();
-        });
-    })?];
+    let (pulse, reader_pulse) = (Pulse::new("pipeline"), Pulse::new(EVENTS));
+    let mut pulses = vec![pulse.clone()];
+    let mut critical = vec![spawn("pipeline", &ended, move || Pipeline::new(parts).work(&queue, || pulse.beat()))?];
     for message in early {
         pipeline.send(message).ok().context("the pipeline ended at once")?;
     }
@@ -136,8 +144,16 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let stop_events = Arc::new(EventFd::from_value(0)?);
     if let Some(reader) = reader {
-        critical.push(read_events(reader, &registry, &pipeline, &stop_events, &ended)?);
+        pulses.push(reader_pulse.clone());
+        critical.push(read_events(reader, &registry, &pipeline, &stop_events, &ended, reader_pulse)?);
     }
+    let (alive, heart_stop, watchdog) = (registry.clone(), stop.clone(), systemd::Watchdog::new());
+    critical.push(spawn("heartbeat", &ended, move || {
+        pulse::heart(&pulses, &heart_stop, || {
+            alive.kernel().beat();
+            watchdog.feed();
+        });
+    })?);
     let health = Arc::new(Health::default());
     let sampler = Sampler::new(registry.clone(), pipeline.clone(), config.sample_interval(), health.clone());
     let sampler_stop = stop.clone();
@@ -212,11 +228,29 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     readers.into_iter().for_each(Critical::join);
     let _closed = pipeline.send(Message::Stop);
     others.into_iter().for_each(Critical::join);
+    join_by(reaping, Instant::now() + LAST_ENDS);
     log.record(&Record::DaemonStopped, None, None);
     log_owner.close();
     drop(context);
     registry.close();
     served
+}
+
+/// Waits for threads that end by themselves, unless a disk holds them up: then they end with the process.
+fn join_by(threads: impl IntoIterator<Item = JoinHandle<()>>, deadline: Instant) {
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if thread.is_finished() {
+            let _panicked = thread.join();
+        } else {
+            tracing::warn!(
+                thread = thread.thread().name(),
+                "a thread still tidies up after ended runs; the next start goes on"
+            );
+        }
+    }
 }
 
 fn spawn(
@@ -315,15 +349,17 @@ fn read_events(
     pipeline: &pipeline::Sender,
     stop: &Arc<EventFd>,
     ended: &tokio::sync::mpsc::UnboundedSender<&'static str>,
+    pulse: Arc<Pulse>,
 ) -> anyhow::Result<Critical> {
     let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
     spawn(EVENTS, ended, move || {
         let mut poster = Poster::new(pipeline.clone());
-        let done = reader.run(stop.as_fd(), |event| {
+        let judged = |event| {
             if let Some(input) = translate::event(registry.kernel(), event) {
                 poster.post(input);
             }
-        });
+        };
+        let done = reader.run_alive(stop.as_fd(), judged, || pulse.beat());
         match done {
             Ok(undecoded) if undecoded > 0 => {
                 let what = format!("{undecoded} events could not be decoded");

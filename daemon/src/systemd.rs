@@ -12,7 +12,7 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Feeds systemd's watchdog; only the pipeline holds it, so a stuck pipeline starves it.
+/// Feeds systemd's watchdog; only the heartbeat holds it, which stops when a thread that freezes makes no progress.
 pub struct Watchdog {
     wanted: bool,
 }
@@ -24,7 +24,7 @@ impl Watchdog {
         Watchdog { wanted: sd_notify::watchdog_enabled().is_some() }
     }
 
-    /// The pipeline has advanced.
+    /// The daemon is alive.
     pub fn feed(&self) {
         if self.wanted {
             tell(&[NotifyState::Watchdog]);

@@ -1,5 +1,7 @@
 //! Freeze, thaw and what is seen of a run, on the running kernel, with real processes.
 
+#[path = "cgroup_kernel/limits.rs"]
+mod limits;
 mod support;
 
 #[path = "../../tests/skip.rs"]
@@ -38,7 +40,8 @@ libc.process_vm_readv(os.getpid(), local, 1, remote, 1, 0)
 
 fn frozen(outcome: &FreezeOutcome) -> Result<(u64, u64, Vec<u64>)> {
     match outcome {
-        FreezeOutcome::Frozen { processes, levels, already_frozen, at_ns, took } => {
+        FreezeOutcome::Frozen { processes, levels, already_frozen, at_ns, took, unswept } => {
+            ensure!(unswept.is_none(), "{unswept:?}");
             ensure!(*at_ns > 0 && *took < Duration::from_secs(5));
             Ok((*processes, *levels, already_frozen.clone()))
         }

@@ -97,11 +97,9 @@ impl Interpreter {
         let has = |action| decision.actions.contains(&action);
         let stamped = |done: Result<(), KernelError>| (done.map_err(|e| e.to_string()), clock::monotonic_ns());
         let (kernel, block) = (self.registry.kernel(), has(Action::Block));
-        // The latch is one write, the freeze takes longer the more processes there are; but the freeze does not wait while
-        // the programs are in use.
-        let latched = block.then(|| kernel.try_set_block(live.slot, true)).flatten().map(stamped);
+        // The latch first: it is one write, and the freeze takes longer the more processes there are.
+        let blocked = block.then(|| stamped(kernel.set_block(live.slot, live.epoch, true)));
         let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
-        let blocked = latched.or_else(|| block.then(|| stamped(kernel.set_block(live.slot, true))));
         let job = Job { live: live.clone(), decision: decision.clone(), frozen, blocked, signals: signals() };
         if self.jobs.send(job).is_err() {
             tracing::error!(run = %live.run.id, "no actuator is left to carry out a decision");
@@ -178,7 +176,7 @@ impl Worker {
 
     fn thaw(&self, job: &Job) -> Report {
         let _gate = job.live.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = std::mem::take(&mut job.live.status().keep_frozen);
+        let keep = job.live.status().keep_frozen.take().unwrap_or_default();
         // A later decision may be carried out already: what it wants stands in the status before it acts.
         let (frozen_again, latched_again) = (|| job.live.status().hold_frozen, || job.live.status().blocked);
         // The latch goes first: a thawed run finds everything as its policy has it, and whom a stop rule stopped is woken
@@ -194,7 +192,7 @@ impl Worker {
                 if !latched_again() {
                     return Ok(());
                 }
-                kernel.set_block(job.live.slot, true).map_err(|e| e.to_string()).and_then(|()| again())
+                kernel.set_block(job.live.slot, job.live.epoch, true).map_err(|e| e.to_string()).and_then(|()| again())
             })
         };
         let thawed = cgroup::thaw_unless(&job.live.cgroup, &keep, self.until(), &frozen_again);
@@ -228,7 +226,7 @@ impl Worker {
 
 /// Lifts what a stop rule did, and keeps an egress latch that is `blocked` for another reason.
 fn release(kernel: &Kernel, live: &LiveRun, blocked: bool) -> Result<(), String> {
-    let stopped = kernel.release(live.slot, blocked).map_err(|e| e.to_string())?;
+    let stopped = kernel.release(live.slot, live.epoch, blocked).map_err(|e| e.to_string())?;
     let members = live.cgroup.all_procs().unwrap_or_default();
     // An id that is no longer in the run has ended, or belongs to somebody else by now.
     for pid in stopped.into_iter().filter(|pid| members.contains(pid)) {

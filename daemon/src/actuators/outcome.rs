@@ -53,11 +53,23 @@ fn culprits(list: &[Culprit], what: &str) -> Vec<String> {
 
 pub(crate) fn freeze(outcome: &FreezeOutcome) -> Report {
     match outcome {
-        FreezeOutcome::Frozen { at_ns, processes, levels, .. } => Report {
+        FreezeOutcome::Frozen { at_ns, processes, levels, unswept: None, .. } => Report {
             verdict: Verdict::Proved,
             proofs: vec![
                 proof("cgroup.events", "populated 1, frozen 1"),
                 proof("cgroup.freeze", format!("1 on each of {levels} level(s), {processes} process(es)")),
+            ],
+            at_ns: Some(*at_ns),
+        },
+        FreezeOutcome::Frozen { at_ns, levels, unswept: Some(why), .. } => Report {
+            verdict: Verdict::Proved,
+            proofs: vec![
+                proof("cgroup.events", "populated 1, frozen 1"),
+                proof(
+                    "cgroup.freeze",
+                    format!("1 on the root, which holds all below it, and {levels} level(s) in all"),
+                ),
+                proof("note", format!("levels below the root are told to freeze in the background: {why}")),
             ],
             at_ns: Some(*at_ns),
         },
@@ -113,8 +125,10 @@ pub(crate) fn kill(outcome: &KillOutcome) -> Report {
         },
         KillOutcome::AlreadyEmpty => Report::proved(vec![proof("cgroup.events", "populated 0 before the kill")]),
         KillOutcome::Vanished => Report::proved(vec![proof("cgroup", "removed: nobody is left to kill")]),
-        KillOutcome::Partial { survivors, .. } => {
-            Report::partial(culprits(survivors, "cgroup.events reads populated 1"))
+        KillOutcome::Partial { survivors, trouble, .. } => {
+            let mut missing = culprits(survivors, "cgroup.events reads populated 1");
+            missing.extend(trouble.clone());
+            Report::partial(missing)
         }
         KillOutcome::Failed { cause, .. } => Report::failed(cause),
     }

@@ -10,7 +10,7 @@ use crate::{
     pipeline::{Message, containment::Answer},
     platform::clock,
     runs::{
-        Found, LiveRun,
+        Found, LiveRun, grants,
         guarded::GuardedRun,
         start::{Place, Wanted, sole_owner},
     },
@@ -331,11 +331,12 @@ impl Runs {
         let context = self.0.clone();
         let made = blocking(move || {
             let _no_reset = context.resets.none_of(&wanted.gpus)?;
-            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id))
+            let broken = grants::broken(&wanted.policy, context.registry.kernel());
+            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id).map(|live| (live, broken)))
         });
-        let live = made.await??.map_err(|e| convert::start_error(&e))?;
+        let (live, broken) = made.await??.map_err(|e| convert::start_error(&e))?;
         let (done, wait) = tokio::sync::oneshot::channel();
-        self.send(Message::Started { live: live.clone(), repair, done }).await?;
+        self.send(Message::Started { live: live.clone(), repair, broken, done }).await?;
         wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
         Ok(live)
     }

@@ -6,8 +6,9 @@
 //!                              └──────────── outcomes, evidence ◄─────────┘
 //! ```
 //!
-//! Invariants: only this thread steps the engine; containment is begun before its record is written and never waits for a
-//! disk; an outcome's record follows its decision's in the log. The queue is bounded: a flood makes the sensors wait, the
+//! Invariants: only this thread steps the engine; containment is begun before its record is written; an outcome's record
+//! follows its decision's in the log. This thread waits for nobody (ADR 18 lists the locks it takes, and who holds each for
+//! how long): it touches no file but those of runs' cgroups that are open already. The queue is bounded: a flood makes the sensors wait, the
 //! kernel's ring fill, and the loss is counted there.
 
 pub mod amd;
@@ -19,6 +20,7 @@ pub mod health;
 pub mod klog;
 pub mod mailbox;
 pub mod metrics;
+pub mod pulse;
 pub mod recording;
 mod rules;
 pub mod translate;
@@ -28,7 +30,7 @@ use crate::{
     actuators::interpreter::{Interpreter, Told},
     log::Log,
     platform::clock,
-    runs::{LiveRun, Registry, Standing, grants::grants, kernel::Kernel},
+    runs::{LiveRun, Registry, Standing, reaper::Reaper},
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
@@ -36,7 +38,6 @@ use failsafe_core::{
     decision::{Cause, Verdict},
     engine,
     input::{Control, Gap, Silent, Unread},
-    policy::assurance,
     record::{Record, RuleText},
     replay::Recorded,
     silence::Silence,
@@ -61,6 +62,8 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// A run ends when its cgroup has been empty for this long.
 const END_AFTER: Duration = Duration::from_millis(100);
+/// Whoever killed a run is answered when it has ended, or after this time.
+const KILL_SETTLES: Duration = Duration::from_secs(2);
 
 /// What enters the pipeline.
 pub enum Message {
@@ -76,6 +79,8 @@ pub enum Message {
         live: Arc<LiveRun>,
         /// What spoke against its GPUs, where it is for repair.
         repair: Vec<String>,
+        /// Which of its rules this kernel does not keep, and why.
+        broken: Vec<String>,
         /// Who waits.
         done: tokio::sync::oneshot::Sender<()>,
     },
@@ -112,10 +117,18 @@ pub struct Parts {
     pub recordings: Recordings,
     /// Most bytes of one recording.
     pub recording_max_bytes: u64,
+    /// Tidies up after ended runs.
+    pub reaper: Reaper,
     /// The health of the node.
     pub health: health::Keeper,
     /// This boot's id.
     pub boot_id: String,
+}
+
+/// A proved kill, and who waits to be told.
+struct Killed {
+    since: Instant,
+    waiting: Vec<(Answer, tokio::sync::mpsc::UnboundedSender<Answer>)>,
 }
 
 /// The pipeline.
@@ -128,6 +141,8 @@ pub struct Pipeline {
     waiting: Waiting,
     /// Since when the cgroups of runs were found empty.
     emptied: BTreeMap<RunId, Instant>,
+    /// Runs that were killed, and who is answered once each has ended: whoever asks then must not find it alive.
+    killed: BTreeMap<RunId, Killed>,
     /// Processes that are being brought back, by run.
     recaptures: BTreeMap<RunId, u32>,
     seq: u64,
@@ -151,6 +166,7 @@ impl Pipeline {
             containments: Containments::default(),
             waiting: Waiting::default(),
             emptied: BTreeMap::new(),
+            killed: BTreeMap::new(),
             recaptures: BTreeMap::new(),
             seq: 0,
             storms: Storms::default(),
@@ -161,11 +177,13 @@ impl Pipeline {
         }
     }
 
-    /// Works until told to stop. `alive` is called at least once a tick: the watchdog hangs on it.
+    /// Works until told to stop. `alive` is called after each message and at least once a tick: the heartbeat depends on it.
     pub fn work(mut self, queue: &Receiver<Message>, mut alive: impl FnMut()) {
         let mut ticked = Instant::now();
         loop {
-            let message = match queue.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
+            let wait = TICK.saturating_sub(ticked.elapsed());
+            let wait = if self.killed.is_empty() { wait } else { wait.min(END_AFTER / 4) };
+            let message = match queue.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -173,10 +191,12 @@ impl Pipeline {
             if let Some(message) = message {
                 self.take(message);
             }
+            self.settle_killed();
             self.parts.recordings.hand_on();
+            alive();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
-                alive();
+                self.parts.reaper.hand_on();
                 self.parts.health.tick(MonoTime(clock::monotonic_ns()));
                 if !self.runs.is_empty() {
                     let now = MonoTime(clock::monotonic_ns());
@@ -197,8 +217,9 @@ impl Pipeline {
                 batch.drain(..).for_each(|input| self.input(input));
                 self.batch = batch;
             }
-            Message::Started { live, repair, done } => {
-                let record = started(&live, repair, self.parts.registry.kernel());
+            Message::Started { live, repair, broken, done } => {
+                let policy_name = named(&live.policy);
+                let record = Record::RunStarted { run: live.run.clone(), policy_name, broken, repair };
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
                 let _gone = done.send(());
@@ -295,12 +316,41 @@ impl Pipeline {
         self.parts.recordings.close(id);
         self.containments.ended(id);
         self.silence.ended(id);
+        live.end(clock::wall_ns());
         let record = Record::RunEnded { run: id, name: live.run.name.clone() };
-        self.parts.log.record(&record, Some(id), None);
+        let waiting = self.killed.remove(&id).map(|killed| killed.waiting).unwrap_or_default();
+        for (answer, tell) in &waiting {
+            let _gone = tell.send(answer.clone());
+        }
+        // Its end stands behind the outcome in the log: durable, both are.
+        self.parts.log.record_then(&record, Some(id), None, move |done| {
+            for (answer, tell) in waiting.into_iter().filter(|_| done.is_ok()) {
+                let _gone = tell.send(Answer { durable: true, ..answer });
+            }
+        });
         tracing::info!(run = %id, name = live.run.name, "run ended");
-        self.parts.registry.end(&live, clock::wall_ns());
         if !self.runs.values().any(|other| other.run.policy == live.run.policy) {
             self.policies.remove(&live.run.policy);
+        }
+        self.parts.reaper.take(live);
+    }
+
+    /// Ends runs that were killed as soon as that is sure, and answers whoever killed one that does not end.
+    fn settle_killed(&mut self) {
+        let killed: Vec<(RunId, Instant)> = self.killed.iter().map(|(run, killed)| (*run, killed.since)).collect();
+        for (run, since) in killed {
+            if self.runs.get(&run).is_some_and(|live| live.is_over()) {
+                if self.is_settled(run) {
+                    self.end(run);
+                }
+            } else if since.elapsed() >= KILL_SETTLES
+                && let Some(killed) = self.killed.remove(&run)
+            {
+                // Somebody came in after it was empty.
+                for (answer, tell) in killed.waiting {
+                    let _gone = tell.send(Answer { durable: true, ..answer });
+                }
+            }
         }
     }
 
@@ -364,9 +414,20 @@ impl Pipeline {
         let tell = self.waiting.of(&outcome, last);
         let record = Record::Outcome(outcome.clone());
         let (run, incident) = (Some(outcome.decision.run), Some(outcome.incident));
+        let answer = Answer { outcome: outcome.clone(), durable: false, last };
+        let is_dead = outcome.action == Action::Kill
+            && outcome.verdict == Verdict::Proved
+            && self.runs.get(&outcome.decision.run).is_some_and(|live| live.is_over());
+        if is_dead {
+            let killed = || Killed { since: Instant::now(), waiting: Vec::new() };
+            let killed = self.killed.entry(outcome.decision.run).or_insert_with(killed);
+            killed.waiting.extend(tell.map(|tell| (answer, tell)));
+            self.parts.log.record(&record, run, incident);
+            self.feed(Input::Outcome(outcome));
+            return;
+        }
         match tell {
             Some(tell) => {
-                let answer = Answer { outcome: outcome.clone(), durable: false, last };
                 let _gone = tell.send(answer.clone());
                 self.parts.log.record_then(&record, run, incident, move |done| {
                     if done.is_ok() {
@@ -469,12 +530,6 @@ impl Pipeline {
             self.cordons(decision, &live.run.name);
         }
     }
-}
-
-fn started(live: &LiveRun, repair: Vec<String>, kernel: &Kernel) -> Record {
-    let broken = assurance::broken(&live.policy, &grants(kernel));
-    let broken = broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect();
-    Record::RunStarted { run: live.run.clone(), policy_name: named(&live.policy), broken, repair }
 }
 
 fn named(policy: &Policy) -> String {

@@ -27,9 +27,20 @@ pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input
         return Some(Input::Gap(Gap { seq: 0, at, source, run: Some(run), gpu: None, what, lost, blind: false }));
     }
     let entry = if let ebpf::What::Op(op) = &event.what { op.entry } else { None };
+    let device = device(&event.what);
     let mut happened = what(event.what, event.subject.pid)?;
     match &mut happened {
         Event::Budget { budget, .. } => *budget = kernel.budget(run, budget),
+        // What the policy calls it: the file system is not asked, for this stands before a freeze.
+        Event::Open { path, known_as, .. } if device.is_some() => {
+            let mut names =
+                device.map(|(block, major, minor)| kernel.device(run, block, major, minor)).unwrap_or_default();
+            if let Some(own) = names.own.pop() {
+                *path = own;
+            }
+            known_as.append(&mut names.own);
+            known_as.append(&mut names.kind);
+        }
         Event::Exec { path, known_as, .. } | Event::Open { path, known_as, .. } => {
             let names = entry.map(|inode| kernel.files(run, inode)).unwrap_or_default();
             // Below a folder that a rule names the path itself says so.
@@ -170,7 +181,7 @@ fn operation(op: ebpf::Op) -> Option<Event> {
             Event::Open { path, known_as: Vec::new(), access: access(write), verdict, assurance }
         }
         ebpf::OpWhat::Device { block, major, minor, write } => {
-            let path = device_path(block, major, minor);
+            let path = format!("device {} {major}:{minor}", if block { "block" } else { "char" });
             Event::Open { path, known_as: Vec::new(), access: access(write), verdict, assurance }
         }
         ebpf::OpWhat::Socket { family, protocol, .. } => {
@@ -222,12 +233,14 @@ fn access(write: bool) -> Access {
     if write { Access::Write } else { Access::Read }
 }
 
-/// The usual name of a device: what a rule on it is written with. sysfs knows it by its numbers.
-fn device_path(block: bool, major: u32, minor: u32) -> String {
-    let kind = if block { "block" } else { "char" };
-    let uevent = std::fs::read_to_string(format!("/sys/dev/{kind}/{major}:{minor}/uevent")).unwrap_or_default();
-    let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    name.map_or_else(|| format!("device {kind} {major}:{minor}"), |name| format!("/dev/{name}"))
+/// The device that an event is about: whether a block device, major and minor number.
+fn device(what: &ebpf::What) -> Option<(bool, u32, u32)> {
+    match what {
+        ebpf::What::Op(ebpf::Op { what: ebpf::OpWhat::Device { block, major, minor, .. }, .. }) => {
+            Some((*block, *major, *minor))
+        }
+        _ => None,
+    }
 }
 
 fn network(net: &ebpf::Net) -> Event {

@@ -207,7 +207,7 @@ fn parse_stat(bytes: &[u8]) -> Option<ProcStat> {
     })
 }
 
-fn parse_cgroup(bytes: &[u8]) -> Option<PathBuf> {
+pub(super) fn parse_cgroup(bytes: &[u8]) -> Option<PathBuf> {
     bytes
         .split(|b| *b == b'\n')
         .find_map(|l| l.strip_prefix(b"0::"))

@@ -406,7 +406,7 @@ impl Registry {
         let ended_ns = clock::wall_ns();
         let ended = super::EndedRun { run, policy_name, ended_ns, decisions: candidate.past.decisions, part: part - 1 };
         self.mark_ended(&ended);
-        self.remember_ended(ended);
+        self.remember_ended(Arc::new(ended));
         Ok(())
     }
 

@@ -2,7 +2,10 @@
 
 use super::kernel::Kernel;
 use crate::sensors::ebpf::ProgramState;
-use failsafe_core::policy::assurance::Grants;
+use failsafe_core::{
+    Policy,
+    policy::assurance::{self, Grants},
+};
 
 /// What the loaded programs can refuse and see. Empty where eBPF is not available.
 pub fn grants(kernel: &Kernel) -> Grants {
@@ -10,6 +13,12 @@ pub fn grants(kernel: &Kernel) -> Grants {
     let mut grants = of(programs.iter().map(|p| (p.name, p.hook, &p.state)));
     grants.fentry &= kernel.fentry_refusal().is_none();
     grants
+}
+
+/// Which rules of a policy this kernel does not keep, and why.
+pub fn broken(policy: &Policy, kernel: &Kernel) -> Vec<String> {
+    let broken = assurance::broken(policy, &grants(kernel));
+    broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect()
 }
 
 fn of<'a>(programs: impl Iterator<Item = (&'a str, &'a str, &'a ProgramState)>) -> Grants {

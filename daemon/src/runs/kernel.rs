@@ -1,12 +1,14 @@
 //! The kernel side of the runs: slots in the eBPF maps, and whose they are.
 //!
-//! Owns the loaded programs behind one lock; a control path, never an event path. Where eBPF could not be loaded the
-//! daemon works on without it and says so: what needs it refuses to pin.
+//! Owns the loaded programs behind one lock, which whoever adds, removes or counts runs may hold for as long as that
+//! takes: no thread that freezes takes it. What such a thread needs has a lock of its own, held for microseconds: the
+//! latches, the heartbeat, which run a slot is, and how its policy calls things. Where eBPF could not be loaded the daemon
+//! works on without it and says so: what needs it refuses to pin.
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, ProgramStatus, RunCounters, RunSpec, Sights, Via,
-    fold::{Inode, Names},
+    self, Ebpf, EgressPolicy, Heartbeat, Latches, ProgramStatus, RunCounters, RunSpec, Sights, Tables, Via, Watch,
+    fold::{Devices, Inode, Names, device_keys},
     rules::{Rules, Use},
 };
 use failsafe_core::{Policy, RunId};
@@ -14,11 +16,21 @@ use failsafe_ebpf::abi::point;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, TryLockError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
 };
 
 /// Runs that can live at once.
 pub const MAX_RUNS: u32 = 1_024;
+
+/// Looking at a policy's files may take this long; then whoever waits is told.
+const COMPILE: Duration = Duration::from_secs(10);
+/// Compilations that may hang (on a dead network file system, say) before no other is begun.
+const MAX_COMPILING: usize = 16;
 
 /// A slot and which of its occupants is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,17 +70,41 @@ pub enum KernelError {
     /// The programs refused it.
     #[error("cannot attach the run's programs: {0}")]
     Ebpf(String),
+    /// The policy's files could not be looked at.
+    #[error("{0}")]
+    Compile(String),
     /// The policy needs programs, and there are none.
     #[error("eBPF is not available: {0}")]
     Blind(String),
 }
 
+/// A policy in the form that the kernel takes, made before any lock is held.
+pub struct Compiled {
+    egress: EgressPolicy,
+    rules: Rules,
+    watch: Watch,
+    budgets: Vec<String>,
+    tables: Tables,
+}
+
+/// How a run's policy calls a device.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct DeviceNames {
+    /// This very device.
+    pub own: Vec<String>,
+    /// Patterns that all devices of its kind fit.
+    pub kind: Vec<String>,
+}
+
 /// The loaded programs, or why there are none; and the slots.
 pub struct Kernel {
     ebpf: Result<Mutex<Ebpf>, String>,
+    latches: Option<Arc<Latches>>,
+    heartbeat: Option<Arc<Heartbeat>>,
     slots: Mutex<BTreeMap<u32, Needs>>,
     runs: RwLock<BTreeMap<Place, RunId>>,
-    names: RwLock<BTreeMap<RunId, Called>>,
+    names: RwLock<BTreeMap<RunId, Arc<Called>>>,
+    compiling: Arc<AtomicUsize>,
 }
 
 /// How a run's policy calls what the kernel knows by number.
@@ -77,16 +113,22 @@ struct Called {
     /// Budgets, in the order of their classes.
     budgets: Vec<String>,
     files: Names,
+    devices: Devices,
 }
 
 impl Kernel {
     /// Takes the programs over.
     pub fn new(ebpf: Result<Ebpf, String>) -> Kernel {
+        let latches = ebpf.as_ref().ok().map(Ebpf::latches);
+        let heartbeat = ebpf.as_ref().ok().map(Ebpf::heartbeat);
         Kernel {
             ebpf: ebpf.map(Mutex::new),
+            latches,
+            heartbeat,
             slots: Mutex::default(),
             runs: RwLock::default(),
             names: RwLock::default(),
+            compiling: Arc::default(),
         }
     }
 
@@ -104,18 +146,65 @@ impl Kernel {
         self.runs.read().unwrap_or_else(PoisonError::into_inner).get(&Place { slot, epoch }).copied()
     }
 
+    fn called(&self, run: RunId) -> Option<Arc<Called>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).get(&run).cloned()
+    }
+
     /// The name of a budget by its class, which counts from 1.
     pub fn budget(&self, run: RunId, class: &str) -> String {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         let at = class.parse::<usize>().ok().and_then(|class| class.checked_sub(1));
-        let name = at.and_then(|at| names.get(&run)?.budgets.get(at).cloned());
+        let name = at.and_then(|at| self.called(run)?.budgets.get(at).cloned());
         name.unwrap_or_else(|| class.to_owned())
     }
 
     /// How the run's rules call a file, or a folder around it.
     pub fn files(&self, run: RunId, inode: Inode) -> Vec<String> {
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.get(&run).and_then(|called| called.files.get(&inode)).into_iter().flatten().cloned().collect()
+        self.called(run).and_then(|called| called.files.get(&inode).cloned()).into_iter().flatten().collect()
+    }
+
+    /// How the run's rules call a device.
+    pub fn device(&self, run: RunId, block: bool, major: u32, minor: u32) -> DeviceNames {
+        let Some(called) = self.called(run) else { return DeviceNames::default() };
+        let [own, kind] = device_keys(block, major, minor)
+            .map(|key| called.devices.get(&key).cloned().into_iter().flatten().collect());
+        DeviceNames { own, kind }
+    }
+
+    /// Makes a policy's tables: looks at the files that it names, on a thread of its own and within limits, for a file
+    /// system may hang.
+    ///
+    /// # Errors
+    /// [`KernelError::Compile`], with the limit.
+    pub fn compile(&self, policy: &Policy) -> Result<Compiled, KernelError> {
+        let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
+        let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
+        let (watch, budgets) =
+            (compile::watch(policy), policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect());
+        if self.ebpf.is_err() {
+            return Ok(Compiled { egress, rules, watch, budgets, tables: Tables::default() });
+        }
+        let hanging = self.compiling.fetch_add(1, Ordering::Relaxed);
+        let compiling = Counted(self.compiling.clone());
+        if hanging >= MAX_COMPILING {
+            return Err(KernelError::Compile(format!(
+                "{hanging} policies are being compiled already (limit {MAX_COMPILING}): a file system that their rules name \
+                 may hang"
+            )));
+        }
+        let (done, wait) = mpsc::sync_channel(1);
+        let work = move || {
+            let _compiling = compiling;
+            let made = Tables::of(&egress, &rules).map_err(|error| KernelError::Compile(chain(&error)));
+            let _late = done.send(made.map(|tables| Compiled { egress, rules, watch, budgets, tables }));
+        };
+        let thread = std::thread::Builder::new().name("compile".into()).spawn(work);
+        thread.map_err(|error| KernelError::Compile(format!("no thread to compile the policy on: {error}")))?;
+        wait.recv_timeout(COMPILE).unwrap_or_else(|_| {
+            Err(KernelError::Compile(format!(
+                "the files that the policy's rules name could not be looked at within {} s: a file system may hang",
+                COMPILE.as_secs()
+            )))
+        })
     }
 
     /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded. `adopted` is the least
@@ -126,14 +215,13 @@ impl Kernel {
     pub fn add(
         &self,
         run: RunId,
-        policy: &Policy,
+        compiled: Compiled,
         cgroup: &Path,
         cgroup_id: u64,
         level: usize,
         adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
-        let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
-        let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
+        let Compiled { egress, rules, watch, budgets, tables } = compiled;
         let needs = Needs {
             calls: rules.watch & ebpf::ALL_CALLS,
             refused: rules.deny & ebpf::ALL_CALLS,
@@ -149,26 +237,23 @@ impl Kernel {
             level: u32::try_from(level).unwrap_or(u32::MAX),
             egress: &egress,
             rules: &rules,
-            watch: compile::watch(policy),
+            watch,
             latch: adopted.unwrap_or(0),
             adopt: adopted.is_some(),
         };
         let all = self.union(None);
         // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
-        if let Err(error) = ebpf.beat() {
-            tracing::error!(error = chain(&error), "the heartbeat cannot be written");
-        }
+        self.beat();
         let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_sights(all.sights));
-        let added = ready.and_then(|()| ebpf.add_run(&spec)).and_then(|placed| {
+        let added = ready.and_then(|()| ebpf.add_compiled(&spec, tables)).and_then(|placed| {
             let watched = ebpf.require_syscalls(all.calls, all.entries).map(|_| placed);
             watched.inspect_err(|_| drop(ebpf.remove_run(slot)))
         });
         match added {
             Ok(placed) => {
                 let place = Place { slot, epoch: placed.epoch };
-                let budgets = policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect();
-                let called = Called { budgets, files: placed.names };
-                self.names.write().unwrap_or_else(PoisonError::into_inner).insert(run, called);
+                let called = Called { budgets, files: placed.names, devices: placed.devices };
+                self.names.write().unwrap_or_else(PoisonError::into_inner).insert(run, Arc::new(called));
                 self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(place, run);
                 Ok(Placed { slot, epoch: placed.epoch })
             }
@@ -225,40 +310,34 @@ impl Kernel {
             if let Err(error) = released.and(ebpf.require_refusals(all.refused)).and(ebpf.require_sights(all.sights)) {
                 tracing::warn!(error = chain(&error), "programs that no run needs could not be released");
             }
-            let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
-            for (_, run) in runs.extract_if(.., |place, _| place.slot == slot) {
-                self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+            drop(ebpf);
+            let of_slot: Vec<RunId> = {
+                let mut runs = self.runs.write().unwrap_or_else(PoisonError::into_inner);
+                runs.extract_if(.., |place, _| place.slot == slot).map(|(_, run)| run).collect()
+            };
+            for run in of_slot {
+                let gone = self.names.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+                // Freed when no lock is held.
+                drop(gone);
             }
         }
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
     }
 
-    /// Turns the egress latch, and reads it back.
+    /// Turns the egress latch, and reads it back. Waits for nobody but others who do this.
     ///
     /// # Errors
-    /// The kernel's reason, or that there is no eBPF.
-    pub fn set_block(&self, slot: u32, blocked: bool) -> Result<(), KernelError> {
-        match self.lock() {
-            Some(ebpf) => latch(ebpf, slot, blocked),
+    /// The kernel's reason, that the slot is another run's by now, or that there is no eBPF.
+    pub fn set_block(&self, slot: u32, epoch: u32, blocked: bool) -> Result<(), KernelError> {
+        match &self.latches {
+            Some(latches) => latches.set_block(slot, epoch, blocked).map_err(|e| KernelError::Ebpf(chain(&e))),
             None => Err(KernelError::Blind(self.blind().unwrap_or_default().into())),
         }
     }
 
     /// Whether the run is latched, as the kernel has it; `None` where that cannot be read.
     pub fn is_blocked(&self, slot: u32) -> Option<bool> {
-        self.lock()?.is_blocked(slot).ok()
-    }
-
-    /// As [`Kernel::set_block`], unless the programs are in use this moment: then nothing is done.
-    ///
-    /// # Errors
-    /// As [`Kernel::set_block`].
-    pub fn try_set_block(&self, slot: u32, blocked: bool) -> Option<Result<(), KernelError>> {
-        match self.ebpf.as_ref().ok()?.try_lock() {
-            Ok(ebpf) => Some(latch(ebpf, slot, blocked)),
-            Err(TryLockError::Poisoned(poisoned)) => Some(latch(poisoned.into_inner(), slot, blocked)),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.latches.as_ref()?.read(slot).ok().map(|latch| latch != 0)
     }
 
     /// Counters of every live run, with the run they belong to.
@@ -310,8 +389,11 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's reason.
-    pub fn release(&self, slot: u32, blocked: bool) -> Result<Vec<u32>, KernelError> {
+    pub fn release(&self, slot: u32, epoch: u32, blocked: bool) -> Result<Vec<u32>, KernelError> {
         let Some(mut ebpf) = self.lock() else { return Ok(Vec::new()) };
+        if !ebpf.is_occupant(slot, epoch) {
+            return Err(KernelError::Ebpf("the run has ended".into()));
+        }
         let released = ebpf.lift_stop(slot, blocked).and_then(|()| ebpf.take_stopped(slot));
         released.map_err(|e| KernelError::Ebpf(chain(&e)))
     }
@@ -334,10 +416,10 @@ impl Kernel {
         }
     }
 
-    /// The daemon's sign of life to the programs.
+    /// The daemon's sign of life to the programs. Waits for nobody.
     pub fn beat(&self) {
-        if let Some(mut ebpf) = self.lock()
-            && let Err(error) = ebpf.beat()
+        if let Some(heartbeat) = &self.heartbeat
+            && let Err(error) = heartbeat.beat()
         {
             tracing::error!(error = chain(&error), "the heartbeat cannot be written");
         }
@@ -375,13 +457,12 @@ impl Kernel {
     }
 }
 
-/// Turns the latch and reads it back.
-fn latch(mut ebpf: MutexGuard<'_, Ebpf>, slot: u32, blocked: bool) -> Result<(), KernelError> {
-    ebpf.set_block(slot, blocked).map_err(|e| KernelError::Ebpf(chain(&e)))?;
-    match ebpf.is_blocked(slot) {
-        Ok(now) if now == blocked => Ok(()),
-        Ok(_) => Err(KernelError::Ebpf("the latch reads back otherwise".into())),
-        Err(error) => Err(KernelError::Ebpf(chain(&error))),
+/// One of those that are counted, until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! start / register ─► cgroup ─► run.json ─► kernel attachment ─► pipeline ─► (the process moves in)
 //! adopt (daemon's start) ─► the same, from run.json and the audit log ─► live, or guarded until that succeeds
-//! end (cgroup proved empty) ─► remove the cgroup, detach, mark run.json
+//! end (cgroup proved empty) ─► seen as ended ─► reaper: detach, remove the cgroup, mark run.json
 //! ```
 //!
 //! Invariants: an id is never used twice; a name belongs to one live or guarded run; a run's attachment is in the kernel before its
@@ -19,6 +19,7 @@ pub mod keep;
 pub mod kernel;
 mod outage;
 mod past;
+pub mod reaper;
 pub mod start;
 pub mod store;
 
@@ -33,7 +34,7 @@ use kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -83,8 +84,10 @@ pub struct Status {
     pub frozen_since: Option<u64>,
     /// Time frozen before that, ns.
     pub frozen_ns: u64,
-    /// Levels that another had frozen before failsafe did.
-    pub keep_frozen: Vec<u64>,
+    /// Levels that another had frozen before failsafe did; `None` while failsafe has not frozen it.
+    pub keep_frozen: Option<Vec<u64>>,
+    /// Whether every level below the root was told to freeze too.
+    pub swept: bool,
     /// What it made of each GPU that it was on, in this daemon's life.
     pub gpu_use: BTreeMap<failsafe_core::GpuId, GpuUse>,
     /// Rules that do not judge, or do not trip again yet, as of the last second.
@@ -141,6 +144,8 @@ pub struct LiveRun {
     pub gate: Mutex<()>,
     /// Whether its first process is in: until then an empty cgroup is no end.
     entered: AtomicBool,
+    /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
+    ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,
 }
 
@@ -174,13 +179,31 @@ impl LiveRun {
         }
     }
 
-    /// Remembers what a freeze found.
+    /// Marks its end, the first time it is called, and gives what is remembered of it. Takes no lock of the registry.
+    pub fn end(&self, wall_ns: i64) -> Arc<EndedRun> {
+        let decisions = self.status().decisions;
+        let ended = || EndedRun {
+            run: self.run.clone(),
+            policy_name: self.policy.name.clone(),
+            ended_ns: wall_ns,
+            decisions,
+            part: self.part,
+        };
+        self.ended.get_or_init(|| Arc::new(ended())).clone()
+    }
+
+    /// What is remembered of its end; `None` while it lives.
+    pub fn ended(&self) -> Option<&Arc<EndedRun>> {
+        self.ended.get()
+    }
+
+    /// Remembers what a freeze found. Only the first one since the last thaw finds what others had frozen; later ones find
+    /// what failsafe froze itself.
     pub fn note_freeze(&self, outcome: &FreezeOutcome) {
-        if let FreezeOutcome::Frozen { already_frozen, .. } = outcome {
+        if let FreezeOutcome::Frozen { already_frozen, unswept, .. } = outcome {
             let mut status = self.status();
-            if status.keep_frozen.is_empty() {
-                status.keep_frozen.clone_from(already_frozen);
-            }
+            status.keep_frozen.get_or_insert_with(|| already_frozen.clone());
+            status.swept = unswept.is_none();
         }
     }
 }
@@ -263,14 +286,21 @@ impl Registry {
         &self.store
     }
 
+    fn registered(&self) -> Vec<Arc<LiveRun>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// The live runs, by id.
     pub fn live(&self) -> Vec<Arc<LiveRun>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let mut live = self.registered();
+        live.retain(|run| run.ended().is_none());
+        live
     }
 
     /// The live run of that id.
     pub fn get(&self, id: RunId) -> Option<Arc<LiveRun>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        live.filter(|run| run.ended().is_none())
     }
 
     /// The live run whose cgroup holds this path of `/proc/PID/cgroup`; the innermost where runs are nested.
@@ -279,14 +309,19 @@ impl Registry {
         live.values().filter(|run| run.cgroup.contains(path)).max_by_key(|run| run.cgroup.level()).cloned()
     }
 
-    /// Ended runs, oldest first.
+    /// Ended runs, oldest first; those that are still being tidied up last.
     pub fn ended(&self) -> Vec<Arc<EndedRun>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        // In this order: a run that is moved between the two looks is in both, and not in neither.
+        let leaving: Vec<Arc<EndedRun>> = self.registered().iter().filter_map(|run| run.ended().cloned()).collect();
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leaving: Vec<_> = leaving.into_iter().filter(|run| !ended.iter().any(|e| e.run.id == run.run.id)).collect();
+        ended.extend(leaving);
+        ended
     }
 
-    fn remember_ended(&self, run: EndedRun) {
+    fn remember_ended(&self, run: Arc<EndedRun>) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push(Arc::new(run));
+        ended.push(run);
         if ended.len() > store::ENDED_KEPT {
             ended.remove(0);
         }
@@ -341,29 +376,18 @@ impl Registry {
         }
     }
 
-    /// Takes an ended run out of the registry and the kernel, and removes the cgroup where the daemon made it.
-    pub fn end(&self, live: &Arc<LiveRun>, wall_ns: i64) {
-        let status = live.status().clone();
-        let ended = EndedRun {
-            run: live.run.clone(),
-            policy_name: live.policy.name.clone(),
-            ended_ns: wall_ns,
-            decisions: status.decisions,
-            part: live.part,
-        };
+    /// Takes an ended run out of the kernel and the registry, and removes the cgroup where the daemon made it. May take long:
+    /// the reaper's.
+    pub(crate) fn reap(&self, live: &Arc<LiveRun>) {
         self.kernel.remove(live.slot);
         if !live.made {
             release(live);
         } else if let Err(error) = live.cgroup.remove_tree() {
             tracing::warn!(run = %live.run.id, error = %error.chain(), "the ended run's cgroup could not be removed");
         }
-        {
-            // It is called ended when nothing of it is left; and nobody who asks in between is told that there is no such run.
-            let mut live_runs = self.live.write().unwrap_or_else(PoisonError::into_inner);
-            self.remember_ended(ended.clone());
-            live_runs.remove(&live.run.id);
-        }
-        self.mark_ended(&ended);
+        // First remembered, then taken out: nobody who asks in between is told that there is no such run.
+        self.remember_ended(live.end(0));
+        self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&live.run.id);
     }
 }
 
@@ -374,7 +398,7 @@ fn release(live: &LiveRun) {
         (status.hold_frozen, status.keep_frozen.clone())
     };
     if frozen {
-        let outcome = thaw(&live.cgroup, &keep, Instant::now() + RELEASE);
+        let outcome = thaw(&live.cgroup, &keep.unwrap_or_default(), Instant::now() + RELEASE);
         if !matches!(outcome, ThawOutcome::Thawed { .. } | ThawOutcome::Vanished) {
             tracing::warn!(run = %live.run.id, ?outcome, "the ended run's cgroup could not be thawed");
         }

@@ -2,7 +2,7 @@
 
 use super::{
     LiveRun, Registry, Status,
-    kernel::KernelError,
+    kernel::{Compiled, KernelError},
     store::{KeptRun, StoreError},
 };
 use crate::platform::{Cgroup, CgroupError, ProcFs, clock};
@@ -14,12 +14,16 @@ use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 use uuid::Uuid;
 
 /// Live runs of one user who is not an administrator.
 pub const MAX_RUNS_OF_USER: usize = 64;
+
+/// How long registering waits for the end of the run that had the same cgroup.
+const REAPED: Duration = Duration::from_secs(5);
 
 /// What a run is to be made of.
 #[derive(Debug)]
@@ -90,6 +94,11 @@ impl Registry {
     /// # Errors
     /// [`StartError`].
     pub fn make(&self, wanted: Wanted, place: Place, boot_id: &str) -> Result<Arc<LiveRun>, StartError> {
+        // Before any lock: it looks at files.
+        let compiled = self.kernel.compile(&wanted.policy)?;
+        if let Place::Existing(cgroup) = &place {
+            self.await_reaped(cgroup);
+        }
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let (live, guarded) = (self.live(), self.guarded());
         let runs: Vec<&Run> = live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)).collect();
@@ -106,7 +115,9 @@ impl Registry {
         let (cgroup, made) = match place {
             Place::Below(parent) => (self.root.create(&parent.join(format!("run-{id}")))?, true),
             Place::Existing(cgroup) => {
-                overlap(&cgroup, &runs)?;
+                let leaving = self.registered();
+                let all = leaving.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run));
+                overlap(&cgroup, &all.collect::<Vec<_>>())?;
                 if !cgroup.events()?.populated {
                     return Err(StartError::Empty(cgroup.path().to_owned()));
                 }
@@ -131,14 +142,24 @@ impl Registry {
             contained: Contained::default(),
         };
         let policy = Arc::new(wanted.policy);
-        let live = self.enter(run, policy, cgroup, made, 0).inspect_err(|_| self.store.forget(id))?;
+        let live =
+            self.enter_compiled(run, policy, compiled, cgroup, made, 0).inspect_err(|_| self.store.forget(id))?;
         if !made {
             live.enter();
         }
         Ok(live)
     }
 
-    /// Attaches a run in the kernel, keeps it, and lists it as live. On failure a cgroup that was made is removed.
+    /// The cgroup of a run that has just ended may be registered anew: waits, not for ever, until it is free.
+    fn await_reaped(&self, cgroup: &Cgroup) {
+        let deadline = Instant::now() + REAPED;
+        let leaving = |run: &Arc<LiveRun>| run.ended().is_some() && run.cgroup.id() == cgroup.id();
+        while self.registered().iter().any(leaving) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Compiles a run's policy and enters it.
     pub(super) fn enter(
         &self,
         run: Run,
@@ -147,7 +168,23 @@ impl Registry {
         made: bool,
         part: u32,
     ) -> Result<Arc<LiveRun>, StartError> {
-        let entered = self.attach(&run, &policy, &cgroup, made, part);
+        let compiled = self.kernel.compile(&policy)?;
+        self.enter_compiled(run, policy, compiled, cgroup, made, part)
+    }
+
+    /// Attaches a run in the kernel, keeps it, and lists it as live. On failure a cgroup that was made is removed.
+    fn enter_compiled(
+        &self,
+        run: Run,
+        policy: Arc<Policy>,
+        compiled: Compiled,
+        mut cgroup: Cgroup,
+        made: bool,
+        part: u32,
+    ) -> Result<Arc<LiveRun>, StartError> {
+        // What a freeze needs is open before the run is one.
+        let held = cgroup.hold_open().map_err(StartError::from);
+        let entered = held.and_then(|()| self.attach(&run, &policy, compiled, &cgroup, made, part));
         match entered {
             Ok(placed) => {
                 let status = Status {
@@ -170,6 +207,7 @@ impl Registry {
                     part,
                     gate,
                     entered: AtomicBool::new(part > 0),
+                    ended: OnceLock::new(),
                     status: Mutex::new(status),
                 });
                 self.live.write().unwrap_or_else(PoisonError::into_inner).insert(live.run.id, live.clone());
@@ -188,6 +226,7 @@ impl Registry {
         &self,
         run: &Run,
         policy: &Policy,
+        compiled: Compiled,
         cgroup: &Cgroup,
         made: bool,
         part: u32,
@@ -200,7 +239,7 @@ impl Registry {
         // Before the kernel bounds it: whatever is bounded is on record, and a full disk is no reason to attach and detach.
         self.store.keep(&kept)?;
         let adopted = (part > 0).then_some(if run.contained.blocked { latch::EGRESS } else { 0 });
-        Ok(self.kernel.add(run.id, policy, cgroup.path(), cgroup.id(), cgroup.level(), adopted)?)
+        Ok(self.kernel.add(run.id, compiled, cgroup.path(), cgroup.id(), cgroup.level(), adopted)?)
     }
 }
 

@@ -21,7 +21,8 @@ fn a_slot_is_given_on_only_when_nothing_of_its_last_run_is_left() {
         for time in 0..TIMES {
             let run = RunId(uuid::Uuid::from_u128(n << 64 | u128::from(time)));
             let level = usize::try_from(cgroup.level()).unwrap();
-            let placed = kernel.add(run, &policy, &cgroup.path, cgroup.id, level, None).unwrap();
+            let placed =
+                kernel.add(run, kernel.compile(&policy).unwrap(), &cgroup.path, cgroup.id, level, None).unwrap();
             for _ in 0..20 {
                 assert_eq!(kernel.run_of(placed.slot, placed.epoch), Some(run), "time {time}");
                 std::thread::yield_now();

@@ -4,6 +4,8 @@
 //! on in the kernel, does not reach it. The parent of a `vfork` child also shows as D, yet the kernel counts it as
 //! frozen, so it is named only when nobody else can be.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 
 use crate::platform::proc::ProcStat;
@@ -11,6 +13,8 @@ use crate::platform::{Cgroup, ProcFs};
 
 /// At most this many are named.
 const MAX: usize = 64;
+/// How long they are looked for at most, level by level.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A thread that was not contained, as it was at the deadline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,25 +79,35 @@ struct Seen {
 fn look(cgroup: &Cgroup, wanted: impl Fn(&Cgroup) -> bool) -> Vec<Seen> {
     let proc = ProcFs::default();
     let mut seen = Vec::new();
-    // A level that vanishes now has nobody in it.
-    let below = cgroup.descendants().unwrap_or_default();
-    for level in std::iter::once(cgroup).chain(below.iter()).filter(|l| wanted(l)) {
-        for tid in level.threads().unwrap_or_default() {
-            // /proc/TID answers for any thread, though it is not listed.
-            let Ok(Some(stat)) = proc.stat(tid) else { continue };
-            if matches!(stat.state, 'Z' | 'X') {
-                continue;
-            }
-            let wchan = proc.wchan(tid, tid);
-            let pid = level.thread_group(tid).unwrap_or(tid);
-            // The name in /proc/TID/stat is the thread's; kind depends on where it sleeps.
-            seen.push(Seen {
-                kind: classify(&stat, wchan.as_deref()),
-                culprit: Culprit { pid, tid, comm: stat.comm, state: stat.state, wchan },
-            });
+    let mut at = |level: &Cgroup| {
+        if wanted(level) {
+            threads_of(level, &proc, &mut seen);
         }
-    }
+    };
+    at(cgroup);
+    // What cannot be read is left unnamed; the outcome says so.
+    let _named = cgroup.walk(Some(Instant::now() + LOOK), |level| {
+        at(level);
+        Ok(())
+    });
     seen
+}
+
+fn threads_of(level: &Cgroup, proc: &ProcFs, seen: &mut Vec<Seen>) {
+    for tid in level.threads().unwrap_or_default() {
+        // /proc/TID answers for any thread, though it is not listed.
+        let Ok(Some(stat)) = proc.stat(tid) else { continue };
+        if matches!(stat.state, 'Z' | 'X') {
+            continue;
+        }
+        let wchan = proc.wchan(tid, tid);
+        let pid = level.thread_group(tid).unwrap_or(tid);
+        // The name in /proc/TID/stat is the thread's; kind depends on where it sleeps.
+        seen.push(Seen {
+            kind: classify(&stat, wchan.as_deref()),
+            culprit: Culprit { pid, tid, comm: stat.comm, state: stat.state, wchan },
+        });
+    }
 }
 
 fn classify(stat: &ProcStat, wchan: Option<&str>) -> Kind {

@@ -2,6 +2,7 @@
 //!
 //! Owns nothing, writes nothing.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,16 +39,12 @@ pub struct Affected {
 pub fn dry_run(cgroup: &Cgroup) -> Result<DryRun, CgroupError> {
     cgroup.refuse_if_own()?;
     let proc = ProcFs::default();
-    let below = cgroup.descendants()?;
     let mut out = DryRun { levels: Vec::new(), processes: Vec::new() };
-    for (depth, level) in std::iter::once(cgroup).chain(below.iter()).enumerate() {
-        let pids = match level.procs() {
-            Err(e) if e.is_vanished() && depth > 0 => continue,
-            other => other?,
-        };
-        for pid in pids {
+    let mut listed = BTreeSet::new();
+    let mut add = |level: &Cgroup| {
+        for pid in level.procs()? {
             // A domain's list repeats the processes of its threaded levels: each is shown once.
-            if out.processes.iter().any(|p| p.id.pid == pid) {
+            if !listed.insert(pid) {
                 continue;
             }
             if let Some(stat) = proc.stat(pid)? {
@@ -60,6 +57,9 @@ pub fn dry_run(cgroup: &Cgroup) -> Result<DryRun, CgroupError> {
             }
         }
         out.levels.push(level.cgroup_path());
-    }
+        Ok(())
+    };
+    add(cgroup)?;
+    let _all = cgroup.walk(None, &mut add)?;
     Ok(out)
 }

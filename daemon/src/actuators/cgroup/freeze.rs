@@ -1,7 +1,13 @@
-//! Freezing a run: every level of its cgroup, proved by reading back.
+//! Freezing a run: its root first, proved by reading back, then every level below.
 //!
-//! Owns nothing. The write at the run's root stops the whole tree; the levels below are frozen as well, so that
-//! another's `cgroup.freeze=0` on any one of them (Slurm up to 24.11 does that) releases nobody.
+//! ```text
+//! start (one write on an open file) -> Verification::step, again and again -> outcome
+//!                                        root reads frozen 1 -> sweep of the levels below, within SWEEP
+//! ```
+//!
+//! Owns nothing. The write at the run's root stops the whole tree, and needs neither a descriptor nor a path. The levels
+//! below are frozen as well, so that another's `cgroup.freeze=0` on any one of them (Slurm up to 24.11 does that)
+//! releases nobody. A sweep that cannot finish does not make the freeze fail: the root's reading is the proof.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,13 +16,16 @@ use nix::errno::Errno;
 
 use super::culprits::{self, Culprit};
 use super::wait::Backoff;
-use crate::platform::cgroup::{CgroupError, EventsFile};
+use crate::platform::cgroup::CgroupError;
 use crate::platform::{Cgroup, clock};
+
+/// How long one step may write levels below the root, and count processes after that: other runs wait behind it.
+const SWEEP: Duration = Duration::from_millis(5);
 
 /// What became of a freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FreezeOutcome {
-    /// `cgroup.events` of the run's root read `populated 1` and `frozen 1` after every level had been written.
+    /// `cgroup.events` of the run's root read `populated 1` and `frozen 1`.
     Frozen {
         /// When that was read, `CLOCK_MONOTONIC` nanoseconds.
         at_ns: u64,
@@ -24,8 +33,10 @@ pub enum FreezeOutcome {
         took: Duration,
         /// Processes in the tree, counted after it was frozen.
         processes: u64,
-        /// Levels of the tree, the root included.
+        /// Levels of the tree that are told to freeze, the root included.
         levels: u64,
+        /// Why not all levels below the root are, or not all processes were counted; the root holds them.
+        unswept: Option<String>,
         /// Ids of levels below the root that somebody had frozen before: a thaw should leave those as they were.
         already_frozen: Vec<u64>,
     },
@@ -57,9 +68,6 @@ pub enum FreezeOutcome {
 #[derive(Debug)]
 pub struct Started {
     began: Instant,
-    events: EventsFile,
-    levels: u64,
-    already_frozen: Vec<u64>,
 }
 
 /// Freezes and verifies.
@@ -71,8 +79,7 @@ pub fn freeze(cgroup: &Cgroup, deadline: Instant) -> FreezeOutcome {
     }
 }
 
-/// Writes `cgroup.freeze=1` at the run's root, then at every level below it that does not have it. Returns at once:
-/// the tasks stop when they next reach their trap.
+/// Writes `cgroup.freeze=1` at the run's root. Returns at once: the tasks stop when they next reach their trap.
 ///
 /// # Errors
 /// When the root could not be written (vanished, refused, or it holds this daemon).
@@ -80,69 +87,144 @@ pub fn start(cgroup: &Cgroup) -> Result<Started, CgroupError> {
     let began = Instant::now();
     cgroup.refuse_if_own()?;
     cgroup.write_file("cgroup.freeze", b"1")?;
-    let events = cgroup.open_events()?;
-    let swept = sweep(cgroup)?;
-    Ok(Started { began, events, levels: swept.levels, already_frozen: swept.already_frozen })
+    Ok(Started { began })
 }
 
 /// Waits until the kernel says that the whole tree is frozen, freezing levels that appeared meanwhile.
 #[must_use]
 pub fn verify(cgroup: &Cgroup, started: Started, deadline: Instant) -> FreezeOutcome {
-    verify_inner(cgroup, started, deadline).unwrap_or_else(|e| FreezeOutcome::from_error(&e))
+    let mut verification = Verification::new(started, deadline);
+    loop {
+        match verification.step(cgroup) {
+            Step::Done(outcome) => return outcome,
+            Step::Again => {}
+            Step::Wait(pause) => std::thread::sleep(pause),
+            Step::Late => return verification.late(cgroup),
+        }
+    }
 }
 
-fn verify_inner(cgroup: &Cgroup, mut started: Started, deadline: Instant) -> Result<FreezeOutcome, CgroupError> {
-    let mut backoff = Backoff::until(deadline);
-    loop {
-        let seen = started.events.read()?;
+/// What a verification needs next.
+#[derive(Debug)]
+pub enum Step {
+    /// It is over.
+    Done(FreezeOutcome),
+    /// Another step, at once.
+    Again,
+    /// Another step, after this time.
+    Wait(Duration),
+    /// The deadline has passed: [`Verification::late`] says who holds it up, which takes time.
+    Late,
+}
+
+/// A freeze on its way to its proof. Each step is short, so that one thread can look after many.
+#[derive(Debug)]
+pub struct Verification {
+    began: Instant,
+    backoff: Backoff,
+    /// When the root was first seen frozen, if it has been since.
+    frozen_at: Option<u64>,
+    /// Ids of levels that another had frozen: found by the first sweep, for later ones find this freeze's own.
+    already_frozen: Option<Vec<u64>>,
+}
+
+impl Verification {
+    /// One that has until `deadline`.
+    #[must_use]
+    pub fn new(started: Started, deadline: Instant) -> Self {
+        let backoff = Backoff::until(deadline);
+        Self { began: started.began, backoff, frozen_at: None, already_frozen: None }
+    }
+
+    /// Looks once.
+    pub fn step(&mut self, cgroup: &Cgroup) -> Step {
+        self.try_step(cgroup).unwrap_or_else(|e| Step::Done(FreezeOutcome::from_error(&e)))
+    }
+
+    fn try_step(&mut self, cgroup: &Cgroup) -> Result<Step, CgroupError> {
+        let seen = cgroup.events()?;
         if !seen.populated {
-            return Ok(FreezeOutcome::Empty);
+            return Ok(Step::Done(FreezeOutcome::Empty));
         }
         if seen.frozen {
-            let swept = sweep(cgroup)?;
-            started.levels = swept.levels;
-            // Only a reading made after the last write proves anything.
-            let seen = started.events.read()?;
-            if swept.written == 0 && seen.frozen && seen.populated {
-                return frozen(cgroup, started);
-            }
+            return self.frozen(cgroup);
         }
-        if !backoff.pause() {
-            break;
-        }
+        self.frozen_at = None;
+        let Some(pause) = self.backoff.next() else { return Ok(Step::Late) };
         // Another may have undone the root while we wait; the write is only made when it is needed.
-        if backoff.is_slow() && !cgroup.freeze_requested()? {
+        if self.backoff.is_slow() && !cgroup.freeze_requested()? {
             cgroup.write_file("cgroup.freeze", b"1")?;
         }
+        Ok(Step::Wait(pause))
     }
-    let took = started.began.elapsed();
-    let culprits = culprits::unfrozen(cgroup);
-    // Naming them takes time: what has frozen since is frozen, if late.
-    let seen = started.events.read()?;
-    if seen.frozen && seen.populated && sweep(cgroup)?.written == 0 && started.events.read()?.frozen {
-        return frozen(cgroup, started);
+
+    /// The root reads frozen: the levels below are told to freeze too, as far as time and descriptors allow.
+    fn frozen(&mut self, cgroup: &Cgroup) -> Result<Step, CgroupError> {
+        let at_ns = *self.frozen_at.get_or_insert_with(clock::monotonic_ns);
+        let took = self.began.elapsed();
+        let swept = sweep(cgroup, Some(Instant::now() + SWEEP));
+        let already_frozen = self.already_frozen.get_or_insert_with(|| swept.already_frozen.clone()).clone();
+        let seen = cgroup.events()?;
+        if !seen.frozen || (swept.written > 0 && swept.unfinished.is_none()) {
+            // Levels that came late were written: the next look finds them so.
+            return Ok(Step::Again);
+        }
+        if !seen.populated {
+            return Ok(Step::Done(FreezeOutcome::Empty));
+        }
+        let mut unswept = swept.unfinished;
+        let processes = match cgroup.procs_until(Instant::now() + SWEEP) {
+            Ok(members) => {
+                if !members.complete && unswept.is_none() {
+                    unswept = Some("not all processes were counted: too many cgroups for the time".into());
+                }
+                members.ids.len() as u64
+            }
+            Err(e) if e.is_vanished() => return Err(e),
+            Err(e) => {
+                unswept.get_or_insert_with(|| format!("processes were not counted: {}", e.chain()));
+                0
+            }
+        };
+        Ok(Step::Done(FreezeOutcome::Frozen { at_ns, took, processes, levels: swept.levels, unswept, already_frozen }))
     }
-    Ok(FreezeOutcome::Partial { culprits, took })
+
+    /// After the deadline: names who holds the freeze up. What has frozen since is frozen, if late.
+    pub fn late(&mut self, cgroup: &Cgroup) -> FreezeOutcome {
+        let took = self.began.elapsed();
+        let culprits = culprits::unfrozen(cgroup);
+        match cgroup.events() {
+            Ok(seen) if seen.frozen && seen.populated => match self.frozen(cgroup) {
+                Ok(Step::Done(outcome)) => outcome,
+                Ok(_) => FreezeOutcome::Partial { culprits, took },
+                Err(e) => FreezeOutcome::from_error(&e),
+            },
+            Ok(_) => FreezeOutcome::Partial { culprits, took },
+            Err(e) => FreezeOutcome::from_error(&e),
+        }
+    }
 }
 
-fn frozen(cgroup: &Cgroup, started: Started) -> Result<FreezeOutcome, CgroupError> {
-    let at_ns = clock::monotonic_ns();
-    let took = started.began.elapsed();
-    let processes = cgroup.all_procs()?.len() as u64;
-    Ok(FreezeOutcome::Frozen { at_ns, took, processes, levels: started.levels, already_frozen: started.already_frozen })
+/// What a sweep did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Levels that are told to freeze, the root included.
+    pub levels: u64,
+    /// Levels that this sweep wrote.
+    pub written: u64,
+    /// Ids of those that were told before.
+    pub already_frozen: Vec<u64>,
+    /// Why it did not reach every level.
+    pub unfinished: Option<String>,
 }
 
-#[derive(Debug, Default)]
-struct Swept {
-    levels: u64,
-    written: u64,
-    already_frozen: Vec<u64>,
-}
-
-/// Tells every level below the root to freeze. Those that vanish meanwhile are no concern.
-fn sweep(cgroup: &Cgroup) -> Result<Swept, CgroupError> {
+/// Tells every level below the root to freeze, until `limit`. Levels that vanish meanwhile are no concern; one that
+/// cannot be opened or written is, but the others are written all the same.
+#[must_use]
+pub fn sweep(cgroup: &Cgroup, limit: Option<Instant>) -> Swept {
     let mut swept = Swept { levels: 1, ..Swept::default() };
-    for level in cgroup.descendants()? {
+    let mut failed = None;
+    let walked = cgroup.walk(limit, |level| {
         let asked = level.freeze_requested().and_then(|requested| {
             if !requested {
                 level.write_file("cgroup.freeze", b"1")?;
@@ -152,12 +234,23 @@ fn sweep(cgroup: &Cgroup) -> Result<Swept, CgroupError> {
         match asked {
             Ok(true) => swept.already_frozen.push(level.id()),
             Ok(false) => swept.written += 1,
-            Err(e) if e.is_vanished() => continue,
-            Err(e) => return Err(e),
+            Err(e) if e.is_vanished() => return Ok(()),
+            Err(e) => {
+                failed.get_or_insert_with(|| e.chain());
+                return Ok(());
+            }
         }
         swept.levels += 1;
-    }
-    Ok(swept)
+        Ok(())
+    });
+    let cut = || Some(format!("{} levels below the root were told to freeze, not all", swept.levels - 1));
+    swept.unfinished = match walked {
+        Ok(walk) if walk.complete => failed,
+        Ok(_) => cut(),
+        Err(e) if e.is_vanished() => failed,
+        Err(e) => Some(format!("levels below the root: {}", e.chain())),
+    };
+    swept
 }
 
 impl FreezeOutcome {

@@ -53,14 +53,12 @@ fn look(cgroup: &Cgroup) -> Result<Hold, CgroupError> {
     if !cgroup.freeze_requested()? {
         levels.push(cgroup.path().to_owned());
     }
-    for level in cgroup.descendants()? {
-        match level.freeze_requested() {
-            Ok(true) => {}
-            Ok(false) => levels.push(level.path().to_owned()),
-            Err(e) if e.is_vanished() => {}
-            Err(e) => return Err(e),
+    let _all = cgroup.walk(None, |level| {
+        if !level.freeze_requested()? {
+            levels.push(level.path().to_owned());
         }
-    }
+        Ok(())
+    })?;
     let events = cgroup.events()?;
     Ok(if !levels.is_empty() {
         // A loose level of an empty run matters too: the next process in it would run.

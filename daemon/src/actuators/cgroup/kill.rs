@@ -19,6 +19,8 @@ use crate::platform::{Cgroup, ProcFs, clock};
 
 /// A process that came in after `cgroup.kill` was written (moved in by another) is met by writing it again, this often.
 const AGAIN: Duration = Duration::from_millis(20);
+/// ... and at most this far apart.
+const AGAIN_MOST: Duration = Duration::from_millis(200);
 
 /// How a run was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +50,8 @@ pub enum KillOutcome {
     Partial {
         /// Who is still there: a task in state D dies only when it leaves the kernel.
         survivors: Vec<Culprit>,
+        /// Why a process could not be signalled.
+        trouble: Option<String>,
         /// From before the first write to the deadline.
         took: Duration,
         /// How it was tried.
@@ -121,7 +125,7 @@ fn first(cgroup: &Cgroup, method: KillMethod) -> Result<bool, CgroupError> {
             KillMethod::CgroupKill => cgroup.write_file("cgroup.kill", b"1")?,
             KillMethod::PidLoop => {
                 let _started = freeze::start(cgroup)?;
-                signal_all(cgroup)?;
+                let _again_later = signal_all(cgroup)?;
             }
         }
     }
@@ -134,57 +138,72 @@ fn wait_empty(
     began: Instant,
     deadline: Instant,
 ) -> Result<KillOutcome, CgroupError> {
-    let events = cgroup.open_events()?;
     let mut backoff = Backoff::until(deadline);
     let mut last = Instant::now();
+    let mut again = if method == KillMethod::CgroupKill { AGAIN } else { AGAIN / 10 };
+    let mut trouble = None;
     loop {
-        if !events.read()?.populated {
+        if !cgroup.events()?.populated {
             return Ok(killed(began, method));
         }
         if !backoff.pause() {
             break;
         }
-        match method {
-            KillMethod::CgroupKill if last.elapsed() < AGAIN => continue,
-            KillMethod::CgroupKill => cgroup.write_file("cgroup.kill", b"1")?,
-            // Children forked before the freeze reached their parent are found by looking again.
-            KillMethod::PidLoop if last.elapsed() < AGAIN / 10 => continue,
-            KillMethod::PidLoop => signal_all(cgroup)?,
+        if last.elapsed() < again {
+            continue;
         }
+        if method == KillMethod::CgroupKill {
+            cgroup.write_file("cgroup.kill", b"1")?;
+            again = (again * 2).min(AGAIN_MOST);
+        }
+        // `cgroup.kill` passes over a process whose first thread has ended while others go on, and children forked before
+        // a freeze reached their parent are found by looking again.
+        trouble = signal_all(cgroup)?;
         last = Instant::now();
     }
     let took = began.elapsed();
     let survivors = culprits::survivors(cgroup);
-    if !events.read()?.populated {
+    if !cgroup.events()?.populated {
         return Ok(killed(began, method));
     }
-    Ok(KillOutcome::Partial { survivors, took, method })
+    Ok(KillOutcome::Partial { survivors, trouble, took, method })
 }
 
 fn killed(began: Instant, method: KillMethod) -> KillOutcome {
     KillOutcome::Killed { at_ns: clock::monotonic_ns(), took: began.elapsed(), method }
 }
 
-/// SIGKILL to each process of the tree, never to one that merely got a listed number.
-fn signal_all(cgroup: &Cgroup) -> Result<(), CgroupError> {
-    let proc = ProcFs::default();
-    for pid in cgroup.all_procs()? {
-        let fd = match PidFd::open(pid) {
-            Ok(fd) => fd,
-            Err(Errno::ESRCH | Errno::EINVAL) => continue,
-            Err(source) => {
-                return Err(CgroupError::Io { op: "opening pidfd of", path: proc.path(pid, ""), source });
-            }
-        };
-        // The descriptor is of whoever has the number now; is that one of ours?
-        if proc.cgroup(pid)?.is_some_and(|path| cgroup.contains(&path)) {
-            match fd.signal(Signal::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(source) => {
-                    return Err(CgroupError::Io { op: "killing", path: proc.path(pid, ""), source });
-                }
+/// SIGKILL to each process of the tree, never to one that merely got a listed number. Gives the first reason why one could
+/// not be signalled; the others are signalled all the same.
+fn signal_all(cgroup: &Cgroup) -> Result<Option<String>, CgroupError> {
+    let mut trouble = None;
+    let mut level = |level: &Cgroup| {
+        for pid in level.procs()? {
+            if let Err(error) = signal(cgroup, pid) {
+                trouble.get_or_insert_with(|| error.chain());
             }
         }
+        Ok(())
+    };
+    level(cgroup)?;
+    let _all = cgroup.walk(None, &mut level)?;
+    Ok(trouble)
+}
+
+fn signal(cgroup: &Cgroup, pid: u32) -> Result<(), CgroupError> {
+    let proc = ProcFs::default();
+    let failed = |op| move |source| CgroupError::Io { op, path: ProcFs::default().path(pid, ""), source };
+    let fd = match PidFd::open(pid) {
+        Ok(fd) => fd,
+        Err(Errno::ESRCH | Errno::EINVAL) => return Ok(()),
+        Err(source) => return Err(failed("opening pidfd of")(source)),
+    };
+    // The descriptor is of whoever has the number now; is that one of ours?
+    if !proc.cgroup(pid)?.is_some_and(|path| cgroup.contains(&path)) {
+        return Ok(());
     }
-    Ok(())
+    match fd.signal(Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(source) => Err(failed("killing")(source)),
+    }
 }

@@ -14,6 +14,8 @@ use crate::platform::{Cgroup, ProcFs, clock, proc};
 
 /// Bytes of a process's arguments that are kept.
 const ARGV_BYTES: u64 = 512;
+/// Levels are counted for this long at least.
+const LEVELS: Duration = Duration::from_millis(20);
 /// Arguments that are kept.
 const ARGV_ITEMS: usize = 16;
 
@@ -67,28 +69,30 @@ pub fn snapshot(cgroup: &Cgroup, budget: Duration) -> Result<RunSnapshot, Cgroup
     let began = Instant::now();
     let mut snapshot =
         RunSnapshot { at_ns: clock::monotonic_ns(), took_usec: 0, complete: false, levels: 0, processes: Vec::new() };
-    snapshot.complete = fill(cgroup, &mut snapshot, || began.elapsed() < budget)?;
+    snapshot.complete = fill(cgroup, &mut snapshot, began + budget.max(LEVELS), || began.elapsed() < budget)?;
     snapshot.took_usec = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     Ok(snapshot)
 }
 
 /// False when time ran out.
-fn fill(cgroup: &Cgroup, out: &mut RunSnapshot, time_left: impl Fn() -> bool) -> Result<bool, CgroupError> {
+fn fill(
+    cgroup: &Cgroup,
+    out: &mut RunSnapshot,
+    limit: Instant,
+    time_left: impl Fn() -> bool,
+) -> Result<bool, CgroupError> {
     let procfs = ProcFs::default();
     let (tick, page) = (proc::usec_per_tick(), proc::page_size());
-    let below = cgroup.descendants()?;
-    out.levels = 1 + below.len() as u64;
     let mut seen = std::collections::BTreeSet::new();
-    for (depth, level) in std::iter::once(cgroup).chain(below.iter()).enumerate() {
-        let pids = match level.procs() {
-            Err(e) if e.is_vanished() && depth > 0 => continue,
-            other => other?,
-        };
+    let mut all = true;
+    let mut add = |level: &Cgroup| {
+        out.levels += 1;
         let name = level.path().strip_prefix(cgroup.path()).unwrap_or(level.path());
         let name = name.to_string_lossy().into_owned();
-        for pid in pids {
+        for pid in level.procs()? {
             if !time_left() {
-                return Ok(false);
+                all = false;
+                return Ok(());
             }
             if !seen.insert(pid) {
                 continue;
@@ -110,6 +114,12 @@ fn fill(cgroup: &Cgroup, out: &mut RunSnapshot, time_left: impl Fn() -> bool) ->
                 level: name.clone(),
             });
         }
+        Ok(())
+    };
+    add(cgroup)?;
+    let walk = cgroup.walk(Some(limit), &mut add)?;
+    if !all || !walk.complete {
+        return Ok(false);
     }
     for process in out.processes.iter_mut().filter(|p| p.state != 'D') {
         if !time_left() {

@@ -1,6 +1,6 @@
 //! Thawing a run: every level, proved by reading back.
 //!
-//! Owns nothing. Leaves are released before the root, so the run resumes as a whole with the last write.
+//! Owns nothing. The levels below are released before the root, so the run resumes as a whole with the last write.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -99,17 +99,14 @@ fn thaw_inner(
     }
 }
 
-/// Writes 0 at every level below the root that asks for a freeze, leaves first.
+/// Writes 0 at every level below the root that asks for a freeze. The root still holds them all meanwhile.
 fn release(cgroup: &Cgroup, keep: &[u64]) -> Result<(), CgroupError> {
-    for level in cgroup.descendants()?.iter().rev().filter(|l| !keep.contains(&l.id())) {
-        let released = level
-            .freeze_requested()
-            .and_then(|requested| if requested { level.write_file("cgroup.freeze", b"0") } else { Ok(()) });
-        match released {
-            Err(e) if !e.is_vanished() => return Err(e),
-            _ => {}
+    let _all = cgroup.walk(None, |level| {
+        if !keep.contains(&level.id()) && level.freeze_requested()? {
+            level.write_file("cgroup.freeze", b"0")?;
         }
-    }
+        Ok(())
+    })?;
     Ok(())
 }
 
@@ -120,19 +117,18 @@ fn still_frozen(cgroup: &Cgroup, keep: &[u64]) -> Result<(u64, Vec<PathBuf>), Cg
     if cgroup.events()?.frozen {
         still.push(cgroup.path().to_owned());
     }
-    let below = cgroup.descendants()?;
-    let kept: Vec<_> = below.iter().filter(|l| keep.contains(&l.id())).collect();
-    for level in &below {
-        if kept.iter().any(|k| k.contains(&level.cgroup_path())) {
-            continue;
+    let mut kept: Vec<PathBuf> = Vec::new();
+    let walk = cgroup.walk(None, |level| {
+        // Parents come first: whatever lies below a kept level is passed over.
+        if keep.contains(&level.id()) {
+            kept.push(level.path().to_owned());
         }
-        match level.events() {
-            Ok(events) if events.frozen => still.push(level.path().to_owned()),
-            Err(e) if !e.is_vanished() => return Err(e),
-            _ => {}
+        if !kept.iter().any(|kept| level.path().starts_with(kept)) && level.events()?.frozen {
+            still.push(level.path().to_owned());
         }
-    }
-    Ok((1 + below.len() as u64, still))
+        Ok(())
+    })?;
+    Ok((1 + walk.levels, still))
 }
 
 impl ThawOutcome {

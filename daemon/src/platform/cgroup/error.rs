@@ -68,6 +68,12 @@ pub enum CgroupError {
         /// The daemon's own cgroup.
         own: PathBuf,
     },
+    /// More cgroups are below than a walk remembers.
+    #[error("too many cgroups below {path}")]
+    TooManyLevels {
+        /// The cgroup.
+        path: PathBuf,
+    },
     /// The process has no cgroup v2 path, or has ended.
     #[error("process {pid} is gone or has no cgroup v2 path")]
     NoProcess {
@@ -103,6 +109,7 @@ impl CgroupError {
             Self::Outside { path, .. }
             | Self::ParentDir { path }
             | Self::IsRoot { path }
+            | Self::TooManyLevels { path }
             | Self::HoldsDaemon { path, .. } => ("checking", path.clone()),
             Self::NoProcess { pid } => ("looking up process", PathBuf::from(pid.to_string())),
         }

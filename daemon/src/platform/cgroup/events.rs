@@ -1,11 +1,4 @@
 //! `cgroup.events`: is anybody there, and is everybody frozen.
-//!
-//! Owns one descriptor per [`EventsFile`]. Read, never polled: the kernel holds its notification back by up to 10 ms.
-
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-
-use super::error::{CgroupError, Result, io};
 
 /// `cgroup.events` of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,27 +9,7 @@ pub struct Events {
     pub frozen: bool,
 }
 
-/// `cgroup.events`, held open: each read asks the kernel anew.
-#[derive(Debug)]
-pub struct EventsFile {
-    pub(super) fd: OwnedFd,
-    pub(super) path: PathBuf,
-}
-
-impl EventsFile {
-    /// Reads it from the start.
-    ///
-    /// # Errors
-    /// Vanished when the cgroup was removed.
-    pub fn read(&self) -> Result<Events> {
-        let mut buffer = [0u8; 256];
-        let n = nix::sys::uio::pread(&self.fd, &mut buffer, 0).map_err(|source| io("reading", &self.path, source))?;
-        parse_events(buffer.get(..n).unwrap_or_default())
-            .ok_or_else(|| CgroupError::Parse { path: self.path.clone(), what: "populated and frozen" })
-    }
-}
-
-fn parse_events(bytes: &[u8]) -> Option<Events> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Events> {
     let flag = |name: &[u8]| {
         bytes.split(|b| *b == b'\n').find_map(|l| match l.strip_prefix(name)? {
             b" 0" => Some(false),
@@ -53,9 +26,9 @@ mod tests {
 
     #[test]
     fn events_need_both_flags() {
-        assert_eq!(parse_events(b"populated 1\nfrozen 0\nnew 3\n"), Some(Events { populated: true, frozen: false }));
-        assert_eq!(parse_events(b"populated 1\n"), None);
-        assert_eq!(parse_events(b"populated 2\nfrozen 0\n"), None);
-        assert_eq!(parse_events(b""), None);
+        assert_eq!(parse(b"populated 1\nfrozen 0\nnew 3\n"), Some(Events { populated: true, frozen: false }));
+        assert_eq!(parse(b"populated 1\n"), None);
+        assert_eq!(parse(b"populated 2\nfrozen 0\n"), None);
+        assert_eq!(parse(b""), None);
     }
 }

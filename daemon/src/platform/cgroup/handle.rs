@@ -1,7 +1,7 @@
 //! One cgroup, held by descriptor, and its interface files.
 //!
-//! Owns the descriptor of the folder. Every read and write goes through it, so none can reach another cgroup that
-//! was made later at the same path.
+//! Owns the descriptor of the folder, and after [`Cgroup::hold_open`] those of the files that containment uses. Every
+//! read and write goes through them, so none can reach another cgroup that was made later at the same path.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, ResolveFlag, openat};
 use nix::sys::stat::{Mode, fstat, stat};
-use nix::unistd::{read, write};
+use nix::unistd::read;
 
+use super::control::{self, Control};
 use super::error::{CgroupError, Result, io};
-use super::events::{Events, EventsFile};
+use super::events::{self, Events};
 use super::root::CgroupRoot;
 
 /// One cgroup, held by a descriptor of its folder.
@@ -23,12 +24,35 @@ pub struct Cgroup {
     pub(super) path: PathBuf,
     pub(super) id: u64,
     pub(super) fd: OwnedFd,
+    /// Open files, of a run's root.
+    control: Option<Control>,
 }
 
 impl Cgroup {
     pub(super) fn from_fd(root: CgroupRoot, relative: PathBuf, path: PathBuf, fd: OwnedFd) -> Result<Self> {
         let id = fstat(&fd).map_err(|source| io("stat of", &path, source))?.st_ino;
-        Ok(Self { root, relative, path, id, fd })
+        Ok(Self { root, relative, path, id, fd, control: None })
+    }
+
+    /// Opens `cgroup.freeze`, `cgroup.events` and `cgroup.kill` and keeps them open: from here on freezing and killing
+    /// need no descriptor and no path.
+    ///
+    /// # Errors
+    /// Vanished when the cgroup was removed; else when no descriptor is left, or the kernel has no freezer.
+    pub fn hold_open(&mut self) -> Result<()> {
+        let freeze = self.open_file("cgroup.freeze", OFlag::O_RDWR)?;
+        let events = self.open_file("cgroup.events", OFlag::O_RDONLY)?;
+        let kill = match self.open_file("cgroup.kill", OFlag::O_WRONLY) {
+            Ok(fd) => Some(fd),
+            Err(CgroupError::NoSuchFile { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        self.control = Some(Control { freeze, events, kill });
+        Ok(())
+    }
+
+    fn held(&self, name: &str) -> Option<&OwnedFd> {
+        self.control.as_ref()?.file(name)
     }
 
     /// The folder's absolute path when it was opened.
@@ -105,21 +129,14 @@ impl Cgroup {
         stat(&self.path).is_ok_and(|s| s.st_ino == id)
     }
 
-    /// `cgroup.events`.
+    /// `cgroup.events`. Read, never polled: the kernel holds its notification back by up to 10 ms.
     ///
     /// # Errors
     /// Vanished when the cgroup was removed.
     pub fn events(&self) -> Result<Events> {
-        self.open_events()?.read()
-    }
-
-    /// Opens `cgroup.events` to be read again and again.
-    ///
-    /// # Errors
-    /// Vanished when the cgroup was removed.
-    pub fn open_events(&self) -> Result<EventsFile> {
-        let name = "cgroup.events";
-        Ok(EventsFile { fd: self.open_file(name, OFlag::O_RDONLY)?, path: self.path.join(name) })
+        let bytes = self.read_file("cgroup.events")?;
+        events::parse(&bytes)
+            .ok_or_else(|| CgroupError::Parse { path: self.path.join("cgroup.events"), what: "populated and frozen" })
     }
 
     /// Whether `cgroup.freeze` of this very level is 1 (an ancestor's does not show here).
@@ -135,6 +152,9 @@ impl Cgroup {
     /// # Errors
     /// Vanished when the cgroup was removed; [`CgroupError::NoSuchFile`] when the kernel has none.
     pub fn read_file(&self, name: &str) -> Result<Vec<u8>> {
+        if let Some(fd) = self.held(name) {
+            return control::read(fd).map_err(|source| io("reading", &self.path.join(name), source));
+        }
         let fd = self.open_file(name, OFlag::O_RDONLY)?;
         let mut bytes = Vec::new();
         let mut chunk = [0u8; 4096];
@@ -153,14 +173,11 @@ impl Cgroup {
     /// # Errors
     /// Vanished when the cgroup was removed; [`CgroupError::NoSuchFile`] when the kernel has none; else what it said.
     pub fn write_file(&self, name: &str, value: &[u8]) -> Result<()> {
-        let fd = self.open_file(name, OFlag::O_WRONLY)?;
-        loop {
-            match write(&fd, value) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(source) => return Err(io("writing", &self.path.join(name), source)),
-            }
-        }
+        let written = match self.held(name) {
+            Some(fd) => control::write(fd, value),
+            None => control::write(&self.open_file(name, OFlag::O_WRONLY)?, value),
+        };
+        written.map_err(|source| io("writing", &self.path.join(name), source))
     }
 
     /// Numbers of the processes in this very level. In a threaded cgroup, where the kernel refuses `cgroup.procs`,
@@ -204,6 +221,7 @@ impl Cgroup {
             path: self.path.clone(),
             id: self.id,
             fd,
+            control: None,
         })
     }
 

@@ -10,14 +10,18 @@
 //! - its id is the inode number of the folder, which is what `bpf_get_current_cgroup_id` gives.
 
 mod by_id;
+mod control;
 mod error;
 mod events;
 mod handle;
 mod own;
 mod root;
 mod tree;
+mod walk;
 
 pub use error::{CgroupError, Result};
-pub use events::{Events, EventsFile};
+pub use events::Events;
 pub use handle::Cgroup;
 pub use root::CgroupRoot;
+pub use tree::Members;
+pub use walk::Walk;

@@ -1,17 +1,26 @@
-//! The levels of a cgroup: walking, gathering over them, making and removing them.
+//! The levels of a cgroup: gathering over them, making and removing them.
 //!
 //! Owns nothing beyond the descriptors of the levels it returns. A level that vanishes during a walk is left out.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{OpenHow, openat2};
-use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::{CgroupError, Result, io};
 use super::handle::{Cgroup, beneath, dir_flags};
+
+/// Numbers of processes or threads, and whether they are all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// Each once.
+    pub ids: Vec<u32>,
+    /// False when the time was over before every level was read.
+    pub complete: bool,
+}
 
 impl Cgroup {
     /// Numbers of the processes here and below, each once.
@@ -19,7 +28,15 @@ impl Cgroup {
     /// # Errors
     /// Vanished when the cgroup was removed; descendants that vanish are skipped.
     pub fn all_procs(&self) -> Result<Vec<u32>> {
-        self.gather(Cgroup::procs)
+        Ok(self.gather(None, Cgroup::procs)?.ids)
+    }
+
+    /// The same, as far as they can be read until `limit`.
+    ///
+    /// # Errors
+    /// As [`Cgroup::all_procs`].
+    pub fn procs_until(&self, limit: Instant) -> Result<Members> {
+        self.gather(Some(limit), Cgroup::procs)
     }
 
     /// Numbers of the threads here and below, each once.
@@ -27,67 +44,30 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::all_procs`].
     pub fn all_threads(&self) -> Result<Vec<u32>> {
-        self.gather(Cgroup::threads)
+        Ok(self.gather(None, Cgroup::threads)?.ids)
     }
 
-    fn gather(&self, of: impl Fn(&Cgroup) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
-        let mut pids = of(self)?;
-        for level in self.descendants()? {
-            match of(&level) {
-                Ok(more) => pids.extend(more),
-                Err(e) if e.is_vanished() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
+    fn gather(&self, limit: Option<Instant>, of: impl Fn(&Cgroup) -> Result<Vec<u32>>) -> Result<Members> {
+        let mut ids = of(self)?;
+        let walk = self.walk(limit, |level| {
+            ids.extend(of(level)?);
+            Ok(())
+        })?;
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(Members { ids, complete: walk.complete })
     }
 
-    /// The cgroups directly below.
-    ///
-    /// # Errors
-    /// Vanished when this cgroup was removed; children that vanish are skipped.
-    pub fn children(&self) -> Result<Vec<Cgroup>> {
-        // kernfs counts sub-folders in the link count: 2 means none, and saves listing the interface files.
-        let links = fstat(&self.fd).map_err(|source| io("stat of", &self.path, source))?.st_nlink;
-        if links == 2 {
-            return Ok(Vec::new());
-        }
-        let mut dir = nix::dir::Dir::openat(&self.fd, ".", dir_flags(), Mode::empty())
-            .map_err(|source| io("listing", &self.path, source))?;
-        let mut children = Vec::new();
-        for entry in dir.iter() {
-            let entry = entry.map_err(|source| io("listing", &self.path, source))?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            let is_dir = entry.file_type() == Some(nix::dir::Type::Directory);
-            if !is_dir || name == "." || name == ".." {
-                continue;
-            }
-            match self.child(name) {
-                Ok(child) => children.push(child),
-                Err(e) if e.is_vanished() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(children)
-    }
-
-    /// Every cgroup below, parents before children.
+    /// Every cgroup below, parents before children, each with a descriptor: for tests, where they are few.
     ///
     /// # Errors
     /// Vanished when this cgroup was removed; descendants that vanish are skipped.
     pub fn descendants(&self) -> Result<Vec<Cgroup>> {
-        let mut found = self.children()?;
-        let mut next = 0;
-        while let Some(level) = found.get(next) {
-            match level.children() {
-                Ok(more) => found.extend(more),
-                Err(e) if e.is_vanished() => {}
-                Err(e) => return Err(e),
-            }
-            next += 1;
-        }
+        let mut found = Vec::new();
+        let _walk = self.walk(None, |level| {
+            found.push(level.try_clone()?);
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -120,14 +100,16 @@ impl Cgroup {
     /// # Errors
     /// `EBUSY` while a process lives in it. An already removed one is no error.
     pub fn remove_tree(&self) -> Result<()> {
-        match self.descendants() {
-            Ok(levels) => {
-                for level in levels.iter().rev() {
-                    level.remove()?;
-                }
-            }
+        let below = match self.paths_below() {
+            Ok(below) => below,
             Err(e) if e.is_vanished() => return Ok(()),
             Err(e) => return Err(e),
+        };
+        for relative in below.iter().rev() {
+            match unlinkat(&self.fd, relative, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(source) => return Err(io("removing", &self.path.join(relative), source)),
+            }
         }
         self.remove()
     }

@@ -65,6 +65,9 @@ pub enum Error {
     /// The policy cannot be expressed in the kernel's tables.
     #[error(transparent)]
     Egress(#[from] EgressError),
+    /// The rules of the policy name more files than may be looked at.
+    #[error(transparent)]
+    Files(#[from] super::fold::TooManyFiles),
     /// Enforcement was asked for, and the kernel refused programs that it needs.
     #[error("egress cannot be enforced: the kernel refused {}", missing.join(", "))]
     CannotEnforce {
@@ -74,6 +77,18 @@ pub enum Error {
     /// The slot is out of range or taken, or not taken where it should be.
     #[error("slot {0} is out of range, already taken, or not in use")]
     Slot(u32),
+    /// A latch reads back otherwise than it was written.
+    #[error("the latch of slot {0} reads back otherwise than written")]
+    Latch(u32),
+    /// A second descriptor of a map.
+    #[error("cannot duplicate the descriptor of map {map}")]
+    Handle {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Runs inside one another would be counted and reported twice.
     #[error("{} lies inside, or around, the run at {}", path.display(), other.display())]
     Nested {

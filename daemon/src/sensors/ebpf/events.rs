@@ -272,10 +272,27 @@ impl EventReader {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn run(mut self, stop: BorrowedFd<'_>, mut on_event: impl FnMut(Event)) -> Result<u64, ReadError> {
+    pub fn run(self, stop: BorrowedFd<'_>, on_event: impl FnMut(Event)) -> Result<u64, ReadError> {
+        self.run_alive(stop, on_event, || {})
+    }
+
+    /// As [`EventReader::run`]; `alive` is called after each look at the ring, at least every [`LOOKS_EVERY`].
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn run_alive(
+        mut self,
+        stop: BorrowedFd<'_>,
+        mut on_event: impl FnMut(Event),
+        alive: impl Fn(),
+    ) -> Result<u64, ReadError> {
         let wait = PollTimeout::try_from(self.looks_every).unwrap_or(PollTimeout::NONE);
         loop {
-            self.drain(&mut on_event);
+            alive();
+            self.drain(&mut |event| {
+                on_event(event);
+                alive();
+            });
             self.say_asleep()?;
             // What came before that was said woke nobody.
             self.drain(&mut on_event);

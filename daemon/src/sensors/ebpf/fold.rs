@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::{Effects, RULE_PATH, key_what, run_flag};
 
@@ -34,6 +35,16 @@ impl Inode {
 /// How the rules call what is entered by inode: the exact path of a file, that of a folder with its `/`.
 pub type Names = BTreeMap<Inode, BTreeSet<String>>;
 
+/// How the rules call devices, by the kind and major number, and the minor number, of a device's key.
+pub type Devices = BTreeMap<(u64, u64), BTreeSet<String>>;
+
+/// The key in [`Devices`] of one device, and that of all of its kind and major number.
+#[must_use]
+pub fn device_keys(block: bool, major: u32, minor: u32) -> [(u64, u64); 2] {
+    let kind = (if block { 1 } else { 2 } << 32) | u64::from(major);
+    [(kind, u64::from(minor)), (kind, ANY_MINOR)]
+}
+
 /// Rules in the form the kernel holds them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FoldedRules {
@@ -43,6 +54,8 @@ pub struct FoldedRules {
     pub numbers: BTreeMap<NumberKey, Effects>,
     /// Names of the inodes.
     pub names: Names,
+    /// Names of the devices, so that who reads events need not ask the file system for them.
+    pub devices: Devices,
 }
 
 impl FoldedRules {
@@ -90,11 +103,97 @@ impl FoldedRules {
 /// `b` of a device's key that stands for every minor number.
 const ANY_MINOR: u64 = u64::MAX;
 
+/// How much of the file system making the tables may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Entries of folders and files, over all rules of a policy.
+    pub files: u64,
+    /// Time, over all rules of a policy.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { files: 200_000, time: Duration::from_secs(5) }
+    }
+}
+
+/// The rules of a policy name more files than may be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the policy's rules on paths need more than {limit} to be looked at ({looked_at} files so far, the last in {folder}): \
+     name fewer paths, or folders with fewer files"
+)]
+pub struct TooManyFiles {
+    limit: String,
+    looked_at: u64,
+    folder: String,
+}
+
+/// Looks at files, within limits. Each folder is listed once, however many patterns name it.
+struct Sight<'a> {
+    root: &'a Path,
+    limits: Limits,
+    until: Instant,
+    looked_at: u64,
+    /// Devices by folder and depth.
+    listed: BTreeMap<(String, u32), Vec<String>>,
+}
+
+impl<'a> Sight<'a> {
+    fn new(root: &'a Path, limits: Limits) -> Self {
+        Self { root, limits, until: Instant::now() + limits.time, looked_at: 0, listed: BTreeMap::new() }
+    }
+
+    fn count(&mut self, folder: &str) -> Result<(), TooManyFiles> {
+        self.looked_at += 1;
+        let limit = if self.looked_at > self.limits.files {
+            format!("{} files", self.limits.files)
+        } else if self.looked_at.is_multiple_of(64) && Instant::now() >= self.until {
+            format!("{} ms", self.limits.time.as_millis())
+        } else {
+            return Ok(());
+        };
+        Err(TooManyFiles { limit, looked_at: self.looked_at, folder: folder.to_owned() })
+    }
+
+    fn meta(&mut self, path: &str) -> Result<Option<fs::Metadata>, TooManyFiles> {
+        self.count(path)?;
+        Ok(fs::metadata(below(self.root, path)).ok())
+    }
+
+    /// The devices in a folder, and in those below it to this depth.
+    fn devices(&mut self, folder: &str, depth: u32) -> Result<Vec<String>, TooManyFiles> {
+        if let Some(found) = self.listed.get(&(folder.to_owned(), depth)) {
+            return Ok(found.clone());
+        }
+        let mut found = Vec::new();
+        let entries = fs::read_dir(below(self.root, &format!("{folder}/"))).into_iter().flatten().flatten();
+        for entry in entries {
+            self.count(folder)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let path = format!("{folder}/{name}");
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && depth > 0 => found.extend(self.devices(&path, depth - 1)?),
+                // A plain file needs no further look; a link may lead to a device.
+                Ok(kind) if kind.is_file() || kind.is_dir() => {}
+                _ if self.meta(&path)?.is_some_and(|m| is_device(&m)) => found.push(path),
+                _ => {}
+            }
+        }
+        self.listed.insert((folder.to_owned(), depth), found.clone());
+        Ok(found)
+    }
+}
+
 /// Makes the kernel's tables. Paths that exist on `root` (`/`, but for tests) are entered by inode too, and devices by
 /// their numbers: a hard link, a bind mount or another node is the same thing.
-#[must_use]
-pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
+///
+/// # Errors
+/// More files than `limits` allow.
+pub fn fold(rules: &Rules, root: &Path, limits: Limits) -> Result<FoldedRules, TooManyFiles> {
     let mut out = FoldedRules::default();
+    let mut sight = Sight::new(root, limits);
     let mut patterns: Vec<&PathPattern> = rules.paths.iter().map(|r| &r.pattern).collect();
     let everything = PathPattern { path: String::new(), prefix: true };
     if let Some(list) = &rules.exec {
@@ -102,54 +201,45 @@ pub fn fold(rules: &Rules, root: &Path) -> FoldedRules {
         patterns.extend(&list.allow);
     }
     for pattern in patterns {
+        sight.count(&pattern.path)?;
         let covers = |other: &PathPattern| {
             if pattern.prefix && !other.prefix { false } else { other.fits(&pattern.path) }
         };
         let listed = rules.exec.as_ref().map(|list| (list.others, list.allow.iter().any(covers)));
         out.paths.insert(pattern.bytes(), with_list(named(rules, covers), listed));
     }
-    for file in rules.paths.iter().flat_map(|rule| existing(&rule.pattern, root)) {
-        enter_file(rules, &file, root, &mut out);
+    let mut files = BTreeSet::new();
+    for rule in &rules.paths {
+        files.extend(existing(&rule.pattern, &mut sight)?);
+    }
+    for file in files {
+        enter_file(rules, &file, &mut sight, &mut out)?;
     }
     for rule in &rules.paths {
         if rule.pattern.prefix && rule.pattern.path.starts_with("/dev/") {
-            enter_kinds(rules, &rule.pattern, root, &mut out);
+            enter_kinds(rules, &rule.pattern, &mut sight, &mut out)?;
         }
         if rule.pattern.prefix && rule.pattern.path.ends_with('/') {
-            enter_folder(rules, &rule.pattern.path, root, &mut out);
+            enter_folder(rules, &rule.pattern.path, &mut sight, &mut out)?;
         }
     }
     let one = |e: Effect| Effects { read: e.byte(), ..NOTHING };
     for (family, e) in &rules.families {
         out.raise((key_what::FAMILY, u64::from(*family), 0), one(*e));
     }
-    out
+    Ok(out)
 }
 
 /// The files that a pattern names now. A prefix is followed to devices only, in its own folder and those below it: what else lies
 /// there is told by its path.
-fn existing(pattern: &PathPattern, root: &Path) -> Vec<String> {
+fn existing(pattern: &PathPattern, sight: &mut Sight<'_>) -> Result<Vec<String>, TooManyFiles> {
     if !pattern.prefix {
-        return vec![pattern.path.clone()];
+        return Ok(vec![pattern.path.clone()]);
     }
-    let Some((folder, _)) = pattern.path.rsplit_once('/') else { return Vec::new() };
-    let mut found = devices(folder, root, if folder.starts_with("/dev") { 1 } else { 0 });
+    let Some((folder, _)) = pattern.path.rsplit_once('/') else { return Ok(Vec::new()) };
+    let mut found = sight.devices(folder, if folder.starts_with("/dev") { 1 } else { 0 })?;
     found.retain(|path| pattern.fits(path));
-    found
-}
-
-fn devices(folder: &str, root: &Path, depth: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(below(root, &format!("{folder}/"))).into_iter().flatten().flatten();
-    for name in entries.filter_map(|e| e.file_name().into_string().ok()) {
-        let path = format!("{folder}/{name}");
-        match fs::symlink_metadata(below(root, &path)) {
-            Ok(meta) if meta.is_dir() && depth > 0 => found.extend(devices(&path, root, depth - 1)),
-            _ if fs::metadata(below(root, &path)).is_ok_and(|m| is_device(&m)) => found.push(path),
-            _ => {}
-        }
-    }
-    found
+    Ok(found)
 }
 
 fn below(root: &Path, path: &str) -> std::path::PathBuf {
@@ -161,38 +251,52 @@ fn is_device(meta: &fs::Metadata) -> bool {
 }
 
 /// A pattern that fits all devices of a kind (as `/dev/nvidia*` does) is held for those that are plugged in later, too.
-fn enter_kinds(rules: &Rules, pattern: &PathPattern, root: &Path, out: &mut FoldedRules) {
-    let all: Vec<(u64, bool)> = devices("/dev", root, 1)
-        .iter()
-        .filter_map(|path| Some((device_key(&fs::metadata(below(root, path)).ok()?).1, pattern.fits(path))))
-        .collect();
+fn enter_kinds(
+    rules: &Rules,
+    pattern: &PathPattern,
+    sight: &mut Sight<'_>,
+    out: &mut FoldedRules,
+) -> Result<(), TooManyFiles> {
+    let mut all: Vec<(u64, bool)> = Vec::new();
+    for path in sight.devices("/dev", 1)? {
+        if let Some(meta) = sight.meta(&path)? {
+            all.push((device_key(&meta).1, pattern.fits(&path)));
+        }
+    }
     let whole = |kind: &u64| all.iter().filter(|(other, _)| other == kind).all(|(_, fits)| *fits);
     let kinds: BTreeSet<u64> = all.iter().map(|(kind, _)| *kind).filter(whole).collect();
     let effects = named(rules, |other| other.prefix && other.fits(&pattern.path));
     for kind in kinds {
         out.raise((key_what::DEVICE, kind, ANY_MINOR), effects);
+        // The pattern itself stands for the name of a device that comes later: it fits whatever the pattern fits.
+        out.devices.entry((kind, ANY_MINOR)).or_default().insert(pattern.path.clone());
         // The kernel asks for the one device first, and then no further.
         let one = (key_what::DEVICE, kind, 0)..(key_what::DEVICE, kind, ANY_MINOR);
         out.numbers.range_mut(one).for_each(|(_, held)| *held = stricter(*held, effects));
     }
+    Ok(())
 }
 
-fn enter_file(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
-    let Ok(meta) = fs::metadata(below(root, path)) else { return };
+fn enter_file(rules: &Rules, path: &str, sight: &mut Sight<'_>, out: &mut FoldedRules) -> Result<(), TooManyFiles> {
+    let Some(meta) = sight.meta(path)? else { return Ok(()) };
     let effects = named(rules, |pattern| pattern.fits(path));
     if is_device(&meta) {
-        out.raise(device_key(&meta), effects);
+        let key = device_key(&meta);
+        out.raise(key, effects);
+        out.devices.entry((key.1, key.2)).or_default().insert(path.to_owned());
     } else {
         out.raise_inode(key_what::INODE, &meta, path, effects);
     }
+    Ok(())
 }
 
 /// Whatever name or mount leads below the folder: what is said of all paths that begin with it, its `/` included.
-fn enter_folder(rules: &Rules, path: &str, root: &Path, out: &mut FoldedRules) {
-    let Ok(meta) = fs::metadata(below(root, path)) else { return };
+fn enter_folder(rules: &Rules, path: &str, sight: &mut Sight<'_>, out: &mut FoldedRules) -> Result<(), TooManyFiles> {
+    let Some(meta) = sight.meta(path)? else { return Ok(()) };
     let effects = named(rules, |pattern| pattern.prefix && pattern.fits(path));
     out.raise_inode(key_what::TREE, &meta, path, effects);
     out.raise((key_what::TREE, 0, u64::MAX), effects);
+    Ok(())
 }
 
 /// The device that a file is on, as the kernel has it: 12 bits of major above 20 of minor.
@@ -228,7 +332,7 @@ pub(super) mod tests {
             ],
             ..Rules::default()
         };
-        let folded = fold(&rules, Path::new("/nonexistent"));
+        let folded = fold(&rules, Path::new("/nonexistent"), Limits::default()).unwrap();
         assert_eq!(folded.lookup("/data/out/x").write, effect::DENY);
         assert_eq!(folded.lookup("/data/out/key"), Effects { write: effect::DENY, read: effect::STOP, ..NOTHING });
         assert_eq!(folded.lookup("/data/out/key2").read, effect::NONE);
@@ -246,7 +350,7 @@ pub(super) mod tests {
             paths: vec![rule("/usr/bin/gdb", false, Use::Exec, Effect::Stop)],
             ..Rules::default()
         };
-        let folded = fold(&rules, Path::new("/nonexistent"));
+        let folded = fold(&rules, Path::new("/nonexistent"), Limits::default()).unwrap();
         let exec = |path: &str| folded.lookup(path).exec;
         assert_eq!([exec("/usr/bin/python3"), exec("/bin/sh"), exec("/bin/shred"), exec("/tmp/x")], [0, 0, 2, 2]);
         assert_eq!(folded.lookup("/usr/bin/gdb"), Effects { exec: 3, map: 3, ..NOTHING });
@@ -259,12 +363,12 @@ pub(super) mod tests {
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         std::fs::write(dir.path().join("etc/secret"), "x").unwrap();
         let rules = Rules { paths: vec![rule("/etc/secret", false, Use::Read, Effect::Deny)], ..Rules::default() };
-        let folded = fold(&rules, dir.path());
+        let folded = fold(&rules, dir.path(), Limits::default()).unwrap();
         let meta = std::fs::metadata(dir.path().join("etc/secret")).unwrap();
         assert!(folded.numbers.keys().any(|(what, ino, _)| *what == key_what::INODE && *ino == meta.ino()));
         assert_eq!(folded.flags(), run_flag::PATHS | run_flag::INODES);
         let null = Rules { paths: vec![rule("/dev/nul", true, Use::Read, Effect::Deny)], ..Rules::default() };
-        let folded = fold(&null, Path::new("/"));
+        let folded = fold(&null, Path::new("/"), Limits::default()).unwrap();
         assert_eq!(folded.numbers.keys().next(), Some(&(key_what::DEVICE, 2 << 32 | 1, 3)));
         assert!(folded.has_devices());
         let others_of_its_kind = folded.numbers.contains_key(&(key_what::DEVICE, 2 << 32 | 1, ANY_MINOR));
@@ -281,7 +385,7 @@ pub(super) mod tests {
             ],
             ..Rules::default()
         };
-        let folded = fold(&rules, Path::new("/"));
+        let folded = fold(&rules, Path::new("/"), Limits::default()).unwrap();
         let held = |minor| folded.numbers.get(&(key_what::DEVICE, 2 << 32 | u64::from(major), minor)).copied();
         assert_eq!(held(ANY_MINOR), Some(Effects { write: effect::DENY, ..NOTHING }));
         assert_eq!(held(0), Some(Effects { write: effect::DENY, read: effect::STOP, ..NOTHING }), "its own and that");
@@ -300,7 +404,7 @@ pub(super) mod tests {
             ],
             ..Rules::default()
         };
-        let folded = fold(&rules, dir.path());
+        let folded = fold(&rules, dir.path(), Limits::default()).unwrap();
         let meta = std::fs::metadata(dir.path().join("data/out")).unwrap();
         let both = Effects { write: effect::DENY, read: effect::OBSERVE, ..NOTHING };
         assert_eq!(folded.numbers[&(key_what::TREE, meta.ino(), device_of(&meta))], both);
@@ -337,7 +441,7 @@ pub(super) mod tests {
         ) {
             let exec = list.map(|l| ExecList { others: Effect::Deny, allow: l.into_iter().map(|r| r.pattern).collect() });
             let rules = Rules { paths, exec, ..Rules::default() };
-            let folded = fold(&rules, Path::new("/nonexistent"));
+            let folded = fold(&rules, Path::new("/nonexistent"), Limits::default()).unwrap();
             prop_assert_eq!(folded.lookup(&path), effects(&rules, &path));
         }
     }

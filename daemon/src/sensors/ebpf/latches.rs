@@ -1,8 +1,11 @@
 //! A run's latch, and whom a stop rule stopped: turning, reading, lifting and handing on.
 
-use aya::maps::{Array, HashMap};
+use std::sync::Arc;
+
+use aya::maps::HashMap;
 use failsafe_ebpf::abi::{self, latch};
 
+use super::handles::{Heartbeat, Latches};
 use super::load::Pod;
 use super::{Ebpf, Error};
 
@@ -13,11 +16,8 @@ impl Ebpf {
     /// # Errors
     /// Unknown slot, or the map could not be written.
     pub fn set_block(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
-        if !self.runs.contains_key(&slot) {
-            return Err(Error::Slot(slot));
-        }
-        let now = if blocked { self.latch(slot)? | latch::EGRESS } else { 0 };
-        self.write_latch(slot, now)
+        let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
+        self.latches.set_block(slot, epoch, blocked)
     }
 
     /// Takes over what an earlier daemon's programs had of the run: its latch, on top of what it has now, and whom they stopped.
@@ -26,8 +26,7 @@ impl Ebpf {
     /// Unknown slot, or a map could not be written.
     pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32], spent: &[u64]) -> Result<(), Error> {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        let now = self.latch(slot)?;
-        self.write_latch(slot, now | latch)?;
+        self.latches.change(slot, |now| now | latch)?;
         let mut stopped: HashMap<_, u32, Pod<abi::Occupant>> =
             HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
         for pid in pids {
@@ -41,7 +40,7 @@ impl Ebpf {
     /// # Errors
     /// Unknown slot, or the map could not be written.
     pub fn lift_stop(&mut self, slot: u32, blocked: bool) -> Result<(), Error> {
-        self.write_latch(slot, if blocked { latch::EGRESS } else { 0 })
+        self.latches.write(slot, if blocked { latch::EGRESS } else { 0 })
     }
 
     /// Processes that a stop rule sent SIGSTOP since the last call, of this run; they are forgotten here.
@@ -69,7 +68,24 @@ impl Ebpf {
         if !self.runs.contains_key(&slot) {
             return Err(Error::Slot(slot));
         }
-        let latches: Array<_, u32> = Array::try_from(self.map("latches")?).map_err(Error::map("latches"))?;
-        latches.get(&slot, 0).map_err(Error::map("latches"))
+        self.latches.read(slot)
+    }
+
+    /// Whether the slot still has this occupant.
+    #[must_use]
+    pub fn is_occupant(&self, slot: u32, epoch: u32) -> bool {
+        self.runs.get(&slot).is_some_and(|live| live.cfg.epoch == epoch)
+    }
+
+    /// The handle by which latches are set without waiting for whoever changes runs.
+    #[must_use]
+    pub fn latches(&self) -> Arc<Latches> {
+        self.latches.clone()
+    }
+
+    /// The handle of the daemon's sign of life.
+    #[must_use]
+    pub fn heartbeat(&self) -> Arc<Heartbeat> {
+        self.heartbeat.clone()
     }
 }

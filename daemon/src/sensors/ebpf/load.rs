@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, RingBuf};
@@ -13,6 +14,7 @@ use failsafe_ebpf::abi;
 use super::Error;
 use super::events::EventReader;
 use super::fold::NumberKey;
+use super::handles::{Heartbeat, Latches};
 use super::left::{LeftEvents, PreviousRun};
 use super::pins::{PINNED_MAPS, Pins, SHARED_MAPS};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
@@ -71,6 +73,8 @@ pub struct Ebpf {
     pub(super) on_need: BTreeMap<&'static str, FdLink>,
     /// Entries of failsafe's own files.
     pub(super) own: BTreeSet<NumberKey>,
+    pub(super) latches: Arc<Latches>,
+    pub(super) heartbeat: Arc<Heartbeat>,
 }
 
 impl Ebpf {
@@ -87,7 +91,7 @@ impl Ebpf {
             None => Err(String::from("pinning is switched off")),
         };
         let (object, pins) = object_of(failsafe_ebpf::OBJECT, config, &btf, max_runs, pins)?;
-        let mut ebpf = Self::of_object(object, pins, max_runs);
+        let mut ebpf = Self::of_object(object, pins, max_runs)?;
         ebpf.pin_maps();
         ebpf.beat()?;
         for spec in PROGRAMS {
@@ -102,8 +106,9 @@ impl Ebpf {
         Ok(ebpf)
     }
 
-    fn of_object(object: aya::Ebpf, pins: Result<Pins, String>, max_runs: u32) -> Self {
-        Self {
+    fn of_object(object: aya::Ebpf, pins: Result<Pins, String>, max_runs: u32) -> Result<Self, Error> {
+        let (latches, heartbeat) = (Arc::new(Latches::of(&object)?), Arc::new(Heartbeat::of(&object)?));
+        Ok(Self {
             object,
             programs: Vec::new(),
             pins,
@@ -114,7 +119,9 @@ impl Ebpf {
             host_links: Vec::new(),
             on_need: BTreeMap::new(),
             own: BTreeSet::new(),
-        }
+            latches,
+            heartbeat,
+        })
     }
 
     /// The maps of an object, of which no program is loaded, and nothing is pinned.
@@ -124,7 +131,7 @@ impl Ebpf {
         let config =
             Config { ring_bytes: 4096, max_runs: 2, bpffs: None, instance: String::new(), ..Config::default() };
         let (object, pins) = object_of(object, &config, &btf, config.max_runs, Err(String::from("a test's")))?;
-        Ok(Self::of_object(object, pins, config.max_runs))
+        Self::of_object(object, pins, config.max_runs)
     }
 
     /// What became of each program, for `doctor`.
@@ -192,12 +199,8 @@ impl Ebpf {
     ///
     /// # Errors
     /// The map could not be written.
-    pub fn beat(&mut self) -> Result<(), Error> {
-        let beat =
-            abi::Watchdog { beat_ns: crate::platform::clock::monotonic_ns(), daemon_tgid: std::process::id(), pad: 0 };
-        let mut map: Array<_, Pod<abi::Watchdog>> =
-            Array::try_from(self.map_mut("watchdog")?).map_err(Error::map("watchdog"))?;
-        map.set(0, Pod(beat), 0).map_err(Error::map("watchdog"))
+    pub fn beat(&self) -> Result<(), Error> {
+        self.heartbeat.beat()
     }
 
     /// The reader of the ring; there is one, so the second call gives `Missing`.

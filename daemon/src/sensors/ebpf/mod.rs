@@ -30,6 +30,7 @@ pub mod egress;
 mod error;
 mod events;
 pub mod fold;
+mod handles;
 pub mod hosts;
 mod latches;
 mod left;
@@ -55,12 +56,13 @@ pub use error::Error;
 pub use events::{
     Event, EventReader, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
 };
+pub use handles::{Heartbeat, Latches};
 pub use left::{Foreign, LeftEvents, PreviousRun};
 pub use load::{Config, Ebpf};
 pub use ops::{DnsDoubt, FileKind, Gain, Memory, Op, OpWhat, Protected};
 pub use own::Own;
 pub use probe::{Group, ProgramState, ProgramStatus};
 pub use refusals::Sights;
-pub use runs::{RunAttachment, RunSpec, Told, Watch};
+pub use runs::{RunAttachment, RunSpec, Tables, Told, Watch};
 pub use syscalls::{ALL_CALLS, Via};
 pub use tally::Outage;

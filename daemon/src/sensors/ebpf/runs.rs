@@ -10,7 +10,7 @@ use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, fold};
-use super::fold::{self, FoldedRules, Names};
+use super::fold::{self, Devices, FoldedRules, Names};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
 use super::load::Pod;
 use super::netns::NetNs;
@@ -95,6 +95,8 @@ pub struct RunAttachment {
     pub pinned: bool,
     /// How its rules call the files and folders that the kernel knows by inode.
     pub names: Names,
+    /// ... and the devices.
+    pub devices: Devices,
 }
 
 /// A run in the maps.
@@ -116,13 +118,29 @@ pub(super) struct Live {
 
 /// What is in the maps under the run's table.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tables {
-    pub egress: Folded,
-    pub rules: FoldedRules,
-    pub hosts: FoldedHosts,
+pub struct Tables {
+    pub(super) egress: Folded,
+    pub(super) rules: FoldedRules,
+    pub(super) hosts: FoldedHosts,
     /// What rules say of addresses, by [`abi::table`].
-    pub beside: BTreeMap<u32, Folded>,
-    pub budgets: Vec<BudgetRule>,
+    pub(super) beside: BTreeMap<u32, Folded>,
+    pub(super) budgets: Vec<BudgetRule>,
+}
+
+impl Tables {
+    /// From a policy's allow-list and rules. Looks at the files that the rules name, within [`fold::Limits`].
+    ///
+    /// # Errors
+    /// A list that does not fit, or more files than may be looked at.
+    pub fn of(egress: &EgressPolicy, rules: &Rules) -> Result<Tables, Error> {
+        Ok(Tables {
+            egress: fold(&egress.rules).map_err(EgressError::of(ALLOW))?,
+            rules: fold::fold(rules, Path::new("/"), fold::Limits::default())?,
+            beside: beside(rules)?,
+            hosts: fold_hosts(&rules.hosts, &rules.names, &rules.dns_servers).map_err(EgressError::of(ALLOW))?,
+            budgets: rules.budgets.clone(),
+        })
+    }
 }
 
 impl Ebpf {
@@ -133,16 +151,17 @@ impl Ebpf {
     /// Slot or level out of range, a run around or inside this one, a list that does not fit, guards that cannot be
     /// attached (with [`EgressMode::Enforce`] also: that the kernel refused). Nothing is left behind.
     pub fn add_run(&mut self, run: &RunSpec<'_>) -> Result<RunAttachment, Error> {
+        let tables = Tables::of(run.egress, run.rules)?;
+        self.add_compiled(run, tables)
+    }
+
+    /// The same, with the tables made before: making them looks at files, and nobody may wait for that behind a lock.
+    ///
+    /// # Errors
+    /// As [`Ebpf::add_run`].
+    pub fn add_compiled(&mut self, run: &RunSpec<'_>, tables: Tables) -> Result<RunAttachment, Error> {
         self.check(run)?;
-        let tables = Tables {
-            egress: fold(&run.egress.rules).map_err(EgressError::of(ALLOW))?,
-            rules: fold::fold(run.rules, Path::new("/")),
-            beside: beside(run.rules)?,
-            hosts: fold_hosts(&run.rules.hosts, &run.rules.names, &run.rules.dns_servers)
-                .map_err(EgressError::of(ALLOW))?,
-            budgets: run.rules.budgets.clone(),
-        };
-        let names = tables.rules.names.clone();
+        let (names, devices) = (tables.rules.names.clone(), tables.rules.devices.clone());
         let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
             path: run.cgroup.to_owned(),
             operation: "open",
@@ -182,8 +201,11 @@ impl Ebpf {
             _netns: netns,
         };
         self.runs.insert(run.slot, live);
+        self.latches.occupy(run.slot, epoch);
         match self.install(run, tables, &dir) {
-            Ok(missing) => Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok(), names }),
+            Ok(missing) => {
+                Ok(RunAttachment { slot: run.slot, epoch, missing, pinned: self.pins.is_ok(), names, devices })
+            }
             Err(e) => {
                 let _ = self.remove_run(run.slot);
                 Err(e)
@@ -199,6 +221,7 @@ impl Ebpf {
         let Some(live) = self.runs.remove(&slot) else {
             return Ok(());
         };
+        self.latches.vacate(slot);
         let mut result = Ok(());
         for link in live.links {
             if let Held::Pinned(path) = link

@@ -44,9 +44,8 @@ impl Ebpf {
         counters.set(slot, values, 0).map_err(Error::map("counters"))
     }
 
-    pub(super) fn write_latch(&mut self, slot: u32, latch: u32) -> Result<(), Error> {
-        let mut latches: Array<_, u32> = Array::try_from(self.map_mut("latches")?).map_err(Error::map("latches"))?;
-        latches.set(slot, latch, 0).map_err(Error::map("latches"))
+    pub(super) fn write_latch(&self, slot: u32, latch: u32) -> Result<(), Error> {
+        self.latches.write(slot, latch)
     }
 
     pub(super) fn write_run(&mut self, cfg: abi::RunCfg) -> Result<(), Error> {

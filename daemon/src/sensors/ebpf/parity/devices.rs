@@ -7,7 +7,7 @@ use failsafe_ebpf::abi::Effects;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use proptest::prelude::*;
 
-use super::super::fold::fold;
+use super::super::fold::{Limits, fold};
 use super::super::rules::{Effect, PathPattern, PathRule, Rules, Use, effects};
 use super::{Asked, Kernel, Tables, answer, at, check, put};
 use crate::skip;
@@ -89,7 +89,7 @@ fn the_kernel_finds_of_a_device_what_the_rules_say_of_its_names() {
     }
     check(kernel, 600, &prop::collection::vec(any_rule(), 0..8), |kernel, paths| {
         let rules = Rules { paths, ..Rules::default() };
-        let tables = Tables { rules: fold(&rules, root.path()), ..Tables::default() };
+        let tables = Tables { rules: fold(&rules, root.path(), Limits::default()).unwrap(), ..Tables::default() };
         kernel.under(&tables, |kernel, table| {
             let there = NODES.iter().map(|(_, kind, major, minor)| (*kind, *major, *minor));
             for (kind, major, minor) in there.chain(LATER) {

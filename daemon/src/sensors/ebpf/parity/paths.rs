@@ -5,8 +5,8 @@ use std::path::Path;
 use failsafe_ebpf::abi::Effects;
 use proptest::prelude::*;
 
-use super::super::fold::fold;
 use super::super::fold::tests::any_rule;
+use super::super::fold::{Limits, fold};
 use super::super::rules::{Effect, ExecList, PATH_MAX, PathRule, Rules, effects};
 use super::{Asked, Kernel, Tables, answer, at, check, put};
 
@@ -79,7 +79,8 @@ fn the_kernel_finds_of_a_path_what_the_rules_say_of_it() {
         let exec =
             list.map(|(others, allow)| ExecList { others, allow: allow.into_iter().map(|r| r.pattern).collect() });
         let rules = Rules { paths, exec, ..Rules::default() };
-        let tables = Tables { rules: fold(&rules, Path::new("/nonexistent")), ..Tables::default() };
+        let tables =
+            Tables { rules: fold(&rules, Path::new("/nonexistent"), Limits::default()).unwrap(), ..Tables::default() };
         let mut known = vec!["/a"];
         known.extend(rules.paths.iter().map(|r| r.pattern.path.as_str()));
         known.extend(rules.exec.iter().flat_map(|list| &list.allow).map(|p| p.path.as_str()));
