@@ -1,10 +1,11 @@
 //! The kernel's log: which lines speak of the hardware, and what they say. Data, in `policies/kernel-log.toml`.
 //!
-//! Pure: bytes of a record in, at most one [`Said`] out. Invariants: no line, however long, broken or hostile, does more than
-//! not fit; lines that user space wrote into the log count for nothing; a storm is told once a second for each pattern and
-//! device.
+//! Pure: bytes of a record in, at most one [`Said`] out. Invariants: no record, however long, broken or hostile, does more than
+//! not fit; records that user space wrote, and records that quote text which a user chose, are evidence of nothing; a storm
+//! is reported once a second for each pattern and device.
 
 mod pattern;
+mod quoting;
 mod record;
 
 pub use record::{Record, record};
@@ -96,16 +97,17 @@ pub enum Said {
     },
 }
 
-/// The patterns, and what was told lately.
+/// The patterns, and the records that came lately.
 #[derive(Debug, Clone)]
 pub struct Lines {
     patterns: Vec<Line>,
-    told: BTreeMap<(usize, Option<Bus>), Told>,
+    recent: BTreeMap<(usize, Option<String>), Recent>,
 }
 
+/// The records of one pattern and device that came lately.
 #[derive(Debug, Clone, Default)]
-struct Told {
-    at: Option<MonoTime>,
+struct Recent {
+    reported: Option<MonoTime>,
     came: VecDeque<MonoTime>,
 }
 
@@ -121,6 +123,7 @@ struct Line {
 enum Says {
     Xid,
     GpuLost,
+    Nothing,
     Note { reason: String, harm: Harm, advice: Advice, text: String },
 }
 
@@ -149,6 +152,7 @@ enum RawSays {
     Xid,
     GpuLost,
     Note,
+    Nothing,
 }
 
 impl Lines {
@@ -179,40 +183,50 @@ impl Lines {
                 Err(message) => wrong.push(Diagnostic::at(text, span, message, None)),
             }
         }
-        if wrong.is_empty() { Ok(Lines { patterns, told: BTreeMap::new() }) } else { Err(fail(wrong)) }
+        if wrong.is_empty() { Ok(Lines { patterns, recent: BTreeMap::new() }) } else { Err(fail(wrong)) }
     }
 
-    /// What a message of the kernel says; `None` for what fits nothing, or was told a moment ago.
+    /// What a message of the kernel says; `None` for what fits nothing, quotes a user's text, or was reported a moment ago.
     pub fn hear(&mut self, message: &str, at: MonoTime) -> Option<Said> {
+        if quoting::quotes_user_text(message) {
+            return None;
+        }
         let (index, captures) =
             self.patterns.iter().enumerate().find_map(|(n, line)| Some((n, line.pattern.fit(message)?)))?;
         let line = &self.patterns[index];
-        let Captures { bus, code, gpu_instance, compute_instance } = captures;
-        let bus = bus.and_then(Bus::parse);
+        let Captures { bus: device, code, count, gpu_instance, compute_instance } = captures;
+        let bus = device.and_then(Bus::parse);
+        if let Says::Nothing = line.says {
+            return None;
+        }
         if let Says::Xid = line.says {
             // Storms of these are told apart by number, beside those of NVML.
             let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
             let slice = (number(gpu_instance), number(compute_instance));
             return Some(Said::Xid { bus, code: code?.parse().ok()?, slice });
         }
-        let key = (index, bus);
-        if self.told.len() >= KEPT && !self.told.contains_key(&key) {
-            self.told.pop_first();
+        // The function is a part of the device: each function of a network card that loses its link once is not one that
+        // loses it repeatedly.
+        let key = (index, device.map(str::to_ascii_lowercase));
+        if self.recent.len() >= KEPT && !self.recent.contains_key(&key) {
+            self.recent.pop_first();
         }
-        let told = self.told.entry(key).or_default();
-        told.came.push_back(at);
-        while told.came.len() > line.times
-            || told.came.front().is_some_and(|first| line.times > 1 && at.since(*first) > line.within)
+        let recent = self.recent.entry(key).or_default();
+        // One record may stand for many errors (EDAC).
+        let errors = count.map_or(1, |count| count.parse().unwrap_or(usize::MAX)).min(line.times);
+        recent.came.extend(std::iter::repeat_n(at, errors));
+        while recent.came.len() > line.times
+            || recent.came.front().is_some_and(|first| line.times > 1 && at.since(*first) > line.within)
         {
-            told.came.pop_front();
+            recent.came.pop_front();
         }
-        if told.came.len() < line.times || told.at.is_some_and(|last| at.since(last) < AGAIN_AFTER) {
+        if recent.came.len() < line.times || recent.reported.is_some_and(|last| at.since(last) < AGAIN_AFTER) {
             return None;
         }
-        told.at = Some(at);
+        recent.reported = Some(at);
         let shown: String = message.chars().take(240).collect();
         Some(match &line.says {
-            Says::Xid => return None,
+            Says::Xid | Says::Nothing => return None,
             Says::GpuLost => Said::GpuLost { bus, line: shown },
             Says::Note { reason, harm, advice, text } => Said::Note {
                 bus,
@@ -231,6 +245,7 @@ fn line(raw: RawPattern) -> Result<Line, String> {
         RawSays::Xid if !pattern.has_code() => return Err("an XID's `line` needs {code}".into()),
         RawSays::Xid => Says::Xid,
         RawSays::GpuLost => Says::GpuLost,
+        RawSays::Nothing => Says::Nothing,
         RawSays::Note => match (raw.reason, raw.health, raw.action, raw.text) {
             (Some(reason), Some(harm), Some(advice), Some(text)) if !reason.is_empty() => {
                 Says::Note { reason, harm, advice, text }

@@ -216,7 +216,7 @@ impl<S: FnMut(KmsgEvent)> Reader<S> {
         // long before.
         let now = clock::monotonic_ns();
         let at = MonoTime(if self.past { now.min(record.micros.saturating_mul(1_000)) } else { now });
-        if let Some(said) = self.lines.hear(record.message, at) {
+        if let Some(said) = self.lines.hear(&record.message, at) {
             (self.sink)(KmsgEvent::Said { said, at, sequence: record.sequence, past: self.past });
         }
     }

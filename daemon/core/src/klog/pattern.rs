@@ -1,142 +1,88 @@
-//! Patterns of lines: literals, `*`, and captures. Matched in one pass without going back over more than one literal, so that
-//! no line can make it slow.
+//! Patterns of kernel log records: regular expressions that begin at the record's first byte.
+//!
+//! A pattern cannot be reached by text that a user chooses: it begins with the driver's own literal prefix, and it has no
+//! wildcard that could skip over a part of the record. The crate `regex` matches in linear time, so no record makes it slow.
+
+use regex::Regex;
+
+/// Names that a pattern may contain in braces, each with the expression that it stands for.
+const NAMES: &[(&str, &str)] = &[
+    ("bus", r"(?<bus>(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{1,2}:[0-9a-fA-F]{1,2}(?:\.[0-7])?)"),
+    ("port", r"(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{1,2}:[0-9a-fA-F]{1,2}(?:\.[0-7])?"),
+    // A record may be cut within a number, and 7 is another XID than 79: something must follow it.
+    ("code", r"(?<code>[0-9]+)[^0-9]"),
+    ("count", r"(?<count>[0-9]+)"),
+    ("gpu-instance", r"(?<gi>[0-9]+)"),
+    ("compute-instance", r"(?<ci>[0-9]+)"),
+    // The name of a driver; a device's messages begin with it and the device's address.
+    ("driver", r"[A-Za-z0-9_-]+"),
+];
+/// Fixed characters that a pattern must begin with.
+const LITERAL_START: usize = 4;
 
 /// A pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern(Vec<Piece>);
+#[derive(Debug, Clone)]
+pub(super) struct Pattern(Regex);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Literal(String),
-    Anything,
-    Bus,
-    Code,
-    GpuInstance,
-    ComputeInstance,
-    Word,
-}
-
-/// What a line held.
+/// The parts of a record that a pattern named.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Captures<'a> {
+    /// The PCI address, with its function where the record has one.
     pub bus: Option<&'a str>,
     pub code: Option<&'a str>,
+    /// How many errors the record stands for.
+    pub count: Option<&'a str>,
     pub gpu_instance: Option<&'a str>,
     pub compute_instance: Option<&'a str>,
 }
 
 impl Pattern {
     pub(super) fn parse(text: &str) -> Result<Pattern, String> {
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let piece = if let Some(after) = rest.strip_prefix('*') {
-                rest = after;
-                Piece::Anything
-            } else if let Some(after) = rest.strip_prefix('{') {
-                let (name, after) = after.split_once('}').ok_or("`line`: a `{` without `}`")?;
-                rest = after;
-                match name {
-                    "bus" => Piece::Bus,
-                    "code" => Piece::Code,
-                    "gpu-instance" => Piece::GpuInstance,
-                    "compute-instance" => Piece::ComputeInstance,
-                    "word" => Piece::Word,
-                    other => {
-                        return Err(format!(
-                            "`line`: {{{other}}}, expected {{bus}}, {{code}}, {{gpu-instance}}, {{compute-instance}} or {{word}}"
-                        ));
-                    }
-                }
-            } else {
-                let end = rest.find(['*', '{']).unwrap_or(rest.len());
-                let (literal, after) = rest.split_at(end);
-                rest = after;
-                Piece::Literal(literal.to_owned())
-            };
-            if piece == Piece::Anything && pieces.last() == Some(&Piece::Anything) {
-                return Err("`line`: one `*` is enough".into());
-            }
-            pieces.push(piece);
+        let literal = text.chars().take_while(|c| c.is_ascii_alphanumeric() || " -_:".contains(*c)).count();
+        let escaped_start = text.starts_with(r"\{") || text.starts_with(r"\[") || text.starts_with('(');
+        if literal < LITERAL_START
+            && !escaped_start
+            && !["{driver} {bus}", "{driver} {port}"].iter().any(|start| text.starts_with(start))
+        {
+            return Err(format!(
+                "`line`: expected at least {LITERAL_START} fixed characters, or `{{driver}} {{bus}}`, at its beginning: a \
+                 pattern fits from the first character of the record"
+            ));
         }
-        if pieces.iter().any(|p| matches!(p, Piece::Literal(text) if text.trim().len() > 2)) {
-            Ok(Pattern(pieces))
-        } else {
-            Err("`line`: expected some literal text, or it fits everything".into())
+        if let Some(wildcard) = [".*", ".+", ".{", ".?"].into_iter().find(|wildcard| text.contains(wildcard)) {
+            return Err(format!(
+                "`line`: `{wildcard}` could skip over text that a user chose; name the parts, for example with `\\S+` or `\\d+`"
+            ));
         }
+        let mut expanded = text.to_owned();
+        for (name, expression) in NAMES {
+            expanded = expanded.replace(&format!("{{{name}}}"), expression);
+        }
+        if let Some((_, rest)) = expanded.split_once('{')
+            && let Some((unknown, _)) = rest.split_once('}')
+            && unknown.starts_with(|c: char| c.is_ascii_lowercase())
+        {
+            let names: Vec<String> = NAMES.iter().map(|(name, _)| format!("{{{name}}}")).collect();
+            return Err(format!("`line`: {{{unknown}}} is unknown, expected one of {}", names.join(", ")));
+        }
+        let built = regex::RegexBuilder::new(&format!(r"\A(?:{expanded})")).size_limit(1 << 18).build();
+        built.map(Pattern).map_err(|error| format!("`line`: not a regular expression: {error}"))
     }
 
     pub(super) fn has_code(&self) -> bool {
-        self.0.contains(&Piece::Code)
+        self.0.capture_names().flatten().any(|name| name == "code")
     }
 
-    /// What the line holds, where its beginning fits.
-    pub(super) fn fit<'a>(&self, line: &'a str) -> Option<Captures<'a>> {
-        let mut captures = Captures::default();
-        let mut rest = line;
-        let mut loose = false;
-        for piece in &self.0 {
-            match piece {
-                Piece::Anything => loose = true,
-                Piece::Literal(text) => {
-                    let at =
-                        if loose { rest.find(text.as_str())? } else { rest.starts_with(text.as_str()).then_some(0)? };
-                    rest = &rest[at + text.len()..];
-                    loose = false;
-                }
-                Piece::Bus => {
-                    let (bus, after) = take(rest, loose, |c| c.is_ascii_hexdigit() || c == ':' || c == '.', is_bus)?;
-                    (captures.bus, rest, loose) = (Some(bus), after, false);
-                }
-                Piece::Code => {
-                    let (code, after) = take(rest, loose, |c| c.is_ascii_digit(), |_| true)?;
-                    // A line may have been cut within the number: 7 of 79 is another XID.
-                    if after.is_empty() {
-                        return None;
-                    }
-                    (captures.code, rest, loose) = (Some(code), after, false);
-                }
-                Piece::GpuInstance | Piece::ComputeInstance => {
-                    let (number, after) = take(rest, loose, |c| c.is_ascii_digit(), |_| true)?;
-                    let to = match piece {
-                        Piece::GpuInstance => &mut captures.gpu_instance,
-                        _ => &mut captures.compute_instance,
-                    };
-                    (*to, rest, loose) = (Some(number), after, false);
-                }
-                Piece::Word => {
-                    let (_, after) = take(rest, loose, |c| !c.is_whitespace() && c != ':', |_| true)?;
-                    (rest, loose) = (after, false);
-                }
-            }
-        }
-        Some(captures)
+    /// The named parts of the record, where the pattern fits its beginning.
+    pub(super) fn fit<'a>(&self, record: &'a str) -> Option<Captures<'a>> {
+        let found = self.0.captures(record)?;
+        let part = |name| found.name(name).map(|part| part.as_str());
+        Some(Captures {
+            bus: part("bus"),
+            code: part("code"),
+            count: part("count"),
+            gpu_instance: part("gi"),
+            compute_instance: part("ci"),
+        })
     }
-}
-
-/// The first run of fitting characters that is `good`: here, or anywhere later where `loose`.
-fn take(text: &str, loose: bool, fits: fn(char) -> bool, good: fn(&str) -> bool) -> Option<(&str, &str)> {
-    let mut from = 0;
-    loop {
-        let rest = &text[from..];
-        let start = if loose { rest.find(fits)? } else { 0 };
-        let run = &rest[start..];
-        let end = run.find(|c| !fits(c)).unwrap_or(run.len());
-        let (word, after) = run.split_at(end);
-        // The last character of a bus may be the line's own punctuation.
-        let trimmed = word.trim_end_matches([':', '.']);
-        let kept = if good(word) { word } else { trimmed };
-        if !kept.is_empty() && good(kept) {
-            let cut = word.len() - kept.len();
-            return Some((kept, &run[end - cut..end + after.len()]));
-        }
-        if !loose || end == 0 {
-            return None;
-        }
-        from += start + end;
-    }
-}
-
-fn is_bus(text: &str) -> bool {
-    text.contains(':') && super::Bus::parse(text).is_some() && !text.ends_with([':', '.'])
 }
