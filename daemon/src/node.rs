@@ -48,6 +48,8 @@ pub struct GpuView {
     pub name: String,
     /// Where it is on PCI.
     pub bus: Option<Bus>,
+    /// The minor number N of `/dev/nvidiaN`, where the driver tells it.
+    pub minor: Option<u32>,
     /// Total memory, bytes.
     pub memory_total: i64,
     /// Enforced power limit, milliwatts.
@@ -95,6 +97,7 @@ impl GpuView {
             index: 0,
             name: String::new(),
             bus: None,
+            minor: None,
             memory_total: 0,
             power_limit_mw: 0,
             info: GpuInfo::default(),
@@ -121,7 +124,7 @@ pub enum NotNamed {
     #[error("gpu `{0}` is a MIG device of {1}: name that one")]
     MigDevice(String, GpuId),
     /// No GPU has it.
-    #[error("gpu `{0}`: expected an index or a UUID; this node has [{1}]")]
+    #[error("gpu `{0}`: expected a UUID, an index, `minor:N` or `pci:ADDRESS`; this node has [{1}]")]
     Unknown(String, String),
 }
 
@@ -142,7 +145,7 @@ impl NodeView {
         self.sensors.iter().filter_map(|(source, view)| Some((*source, view.blind.clone()?))).collect()
     }
 
-    /// The GPU of that UUID or index.
+    /// The GPU of that UUID, index, minor number (`minor:N`) or PCI address (`pci:ADDRESS`).
     ///
     /// # Errors
     /// [`NotNamed`].
@@ -151,9 +154,13 @@ impl NodeView {
         if self.gpus.contains_key(&id) {
             return Ok(id);
         }
-        let of_index: Vec<&GpuId> =
-            self.gpus.values().filter(|view| view.index.to_string() == wanted).map(|view| &view.uuid).collect();
-        match of_index[..] {
+        let is_meant = |view: &&GpuView| match wanted.split_once(':') {
+            Some(("minor", number)) => view.minor.is_some_and(|minor| minor.to_string() == number),
+            Some(("pci", address)) => view.bus.is_some() && view.bus == Bus::parse(address),
+            _ => view.index.to_string() == wanted,
+        };
+        let meant: Vec<&GpuId> = self.gpus.values().filter(is_meant).map(|view| &view.uuid).collect();
+        match meant[..] {
             [one] => return Ok(one.clone()),
             [first, second, ..] => {
                 return Err(NotNamed::Ambiguous(wanted.to_owned(), first.clone(), second.clone()));
@@ -270,6 +277,6 @@ mod tests {
         assert!(told("MIG-1").contains("MIG device of GPU-b"), "{}", told("MIG-1"));
         assert_eq!(node.gpu_or_slice_named("MIG-1"), Ok((GpuId("GPU-b".into()), Some("MIG-1".into()))));
         assert_eq!(node.gpu_or_slice_named("1"), Ok((GpuId("GPU-b".into()), None)));
-        assert!(told("7").contains("1 (GPU-b)") && told("").contains("expected an index"), "{}", told("7"));
+        assert!(told("7").contains("1 (GPU-b)") && told("").contains("expected a UUID, an index"), "{}", told("7"));
     }
 }

@@ -120,7 +120,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let health =
         Keeper::open(state_dir, log.clone(), (catalogues.xids, catalogues.health), !config.nvml.disabled, interval)
             .context("cannot start the health's thread")?;
-    let node_health = health.shared();
+    let (node_health, slots) = (health.shared(), health.slots());
     let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
     let (reaper, reaping) = Reaper::spawn(registry.clone())?;
     let parts = Parts {
@@ -165,7 +165,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
 
     // Not kept here: it holds the registry.
     let whose = Whose::new(&registry, ProcFs::default());
-    let gpus = Gpus::start(&config, &registry, &pipeline, &node, &whose)?;
+    let gpus = Gpus::start(&config, &registry, &pipeline, &node, &whose, slots)?;
     record_nvml(&log, &node);
     let amdgpu = pipeline::amd::start(&config, &registry, &pipeline, &node, &whose)?;
     drop(whose);

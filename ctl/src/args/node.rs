@@ -49,6 +49,11 @@ pub enum GpuCommand {
     Uncordon(GpuOrderArgs),
     /// What speaks against a GPU is dealt with: judge it anew.
     ResetHealth(GpuOrderArgs),
+    /// Confirm that a missing GPU was removed on purpose.
+    ///
+    /// A GPU that was known and that NVML does not list makes the node unhealthy until it is back or forgotten. A GPU that NVML
+    /// lists cannot be forgotten.
+    Forget(GpuOrderArgs),
     /// Reset a GPU by the vendor's tool; refused while anything runs on it.
     Reset(GpuOrderArgs),
 }
@@ -56,9 +61,14 @@ pub enum GpuCommand {
 /// `node health`.
 #[derive(Debug, ClapArgs)]
 pub struct HealthArgs {
-    /// Only these GPUs, beside what speaks against the node itself; may be repeated, or separated by commas.
-    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = gpu)]
+    /// Only these GPUs, and the node itself: a UUID, an index, a range of indices such as 0-3, `minor:N` (N of /dev/nvidiaN, as
+    /// in SLURM_JOB_GPUS), `pci:ADDRESS`, or the UUID of a MIG device. May be repeated, or separated by commas.
+    #[arg(long = "gpu", value_name = "GPU", value_delimiter = ',', value_parser = gpu)]
     pub gpus: Vec<String>,
+    /// While the daemon does not answer or the health is unknown, try again for this long. A prolog uses it so that a restart of
+    /// the daemon does not drain the node.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub wait: Option<Duration>,
     /// Degraded will do: exit 0.
     #[arg(long)]
     pub accept_degraded: bool,
@@ -72,8 +82,9 @@ pub struct HealthArgs {
 /// `node placeable`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct PlaceableArgs {
-    /// On these GPUs; may be repeated, or separated by commas.
-    #[arg(long = "gpu", value_name = "UUID|INDEX", value_delimiter = ',', value_parser = gpu, conflicts_with = "count")]
+    /// On these GPUs: a UUID, an index, a range of indices such as 0-3, `minor:N`, or `pci:ADDRESS`. May be repeated, or separated
+    /// by commas.
+    #[arg(long = "gpu", value_name = "GPU", value_delimiter = ',', value_parser = gpu, conflicts_with = "count")]
     pub gpus: Vec<String>,
     /// On so many GPUs, whichever. Without it and `--gpu`: on the node itself.
     #[arg(long, default_value_t = 0)]
@@ -156,6 +167,23 @@ pub(super) fn gpu(text: &str) -> Result<String, String> {
         return Err("expected a UUID or an index, and it is empty: leave the option out where there is no GPU".into());
     }
     Ok(text.to_owned())
+}
+
+/// Most GPUs that a range names.
+const RANGE: u32 = 64;
+
+/// The GPUs of a list, with ranges such as `0-3` and `minor:0-3` written out.
+pub fn each(gpus: &[String]) -> Vec<String> {
+    let range = |text: &String| {
+        let (prefix, numbers) = match text.strip_prefix("minor:") {
+            Some(numbers) => ("minor:", numbers),
+            None => ("", text.as_str()),
+        };
+        let (from, to) = numbers.split_once('-')?;
+        let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);
+        (from <= to && to - from < RANGE).then(|| (from..=to).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>())
+    };
+    gpus.iter().flat_map(|text| range(text).unwrap_or_else(|| vec![text.clone()])).collect()
 }
 
 /// A size as policies write it.

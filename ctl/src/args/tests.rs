@@ -115,3 +115,14 @@ fn paths_come_from_options_too() {
     let args = parse("log verify --state-dir /s --socket /x").unwrap();
     assert_eq!((args.state_dir, args.socket), ("/s".into(), "/x".into()));
 }
+
+#[test]
+fn ranges_of_gpus_are_written_out() {
+    let each = |text: &str| super::each(&text.split(',').map(str::to_owned).collect::<Vec<_>>()).join(",");
+    assert_eq!(each("0-2,5"), "0,1,2,5");
+    assert_eq!(each("minor:0-1,minor:7"), "minor:0,minor:1,minor:7");
+    // A UUID is no range, and neither is one that goes backwards or is too long.
+    for as_it_is in ["GPU-00000000-1111", "3-1", "0-4000000000", "MIG-1-2", "-", "pci:0000:1b:00.0"] {
+        assert_eq!(each(as_it_is), as_it_is);
+    }
+}

@@ -2,12 +2,13 @@
 
 use super::Place;
 use crate::{
-    args::{HealthArgs, OrderArgs, Output, PlaceableArgs, WatchArgs},
+    args::{HealthArgs, OrderArgs, Output, PlaceableArgs, WatchArgs, each},
     client::{Client, block_on},
     exit::{Exit, Fail},
     render::{Paint, health as page, json, print},
 };
 use failsafe_proto::v1 as pb;
+use std::time::{Duration, Instant};
 
 /// An order.
 #[derive(Debug, Clone, Copy)]
@@ -15,20 +16,23 @@ pub(super) enum Order {
     Cordon,
     Uncordon,
     Reset,
+    Forget,
 }
 
 pub(super) fn health(place: &Place<'_>, args: &HealthArgs) -> Result<Exit, Fail> {
-    let asked = block_on(async {
-        let client = Client::connect(place.socket).await?;
-        Ok(client.node().health(pb::HealthRequest {}).await?.into_inner())
-    });
+    let deadline = Instant::now() + args.wait.unwrap_or_default();
+    let mut asked = ask(place);
+    while unknown(&asked, args) && Instant::now() < deadline {
+        std::thread::sleep(RETRY);
+        asked = ask(place);
+    }
     let health = match asked {
         Ok(health) => health,
         // Nobody to ask is no sign of health; who may not ask, or asks wrongly, is told so.
         Err(fail) if fail.exit == Exit::Error => return Err(Fail { exit: Exit::Unknown, ..fail }),
         Err(fail) => return Err(fail),
     };
-    let chosen = page::choose(&health, &args.gpus)?;
+    let chosen = page::choose(&health, &each(&args.gpus))?;
     let level = page::level(&health, &chosen, !args.gpus.is_empty());
     if args.output.json() {
         print(&json::text(&json::health(&health, &chosen, level)))?;
@@ -45,6 +49,28 @@ pub(super) fn health(place: &Place<'_>, args: &HealthArgs) -> Result<Exit, Fail>
     })
 }
 
+/// Between two tries of `--wait`.
+const RETRY: Duration = Duration::from_millis(200);
+
+fn ask(place: &Place<'_>) -> Result<pb::HealthResponse, Fail> {
+    block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.node().health(pb::HealthRequest {}).await?.into_inner())
+    })
+}
+
+/// Whether a later answer may differ: nobody answers, or what was asked for is not known yet.
+fn unknown(asked: &Result<pb::HealthResponse, Fail>, args: &HealthArgs) -> bool {
+    match asked {
+        Err(fail) => fail.exit == Exit::Error,
+        Ok(health) => match page::choose(health, &each(&args.gpus)) {
+            Ok(chosen) => page::level(health, &chosen, !args.gpus.is_empty()) == pb::HealthLevel::Unknown,
+            // A daemon that has just started does not know its GPUs yet.
+            Err(fail) => fail.exit == Exit::NotFound,
+        },
+    }
+}
+
 pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let capacity = block_on(async {
         let client = Client::connect(place.socket).await?;
@@ -58,7 +84,7 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
     let output = args.output;
     let args = args.clone();
     let request = pb::PlaceableRequest {
-        gpus: args.gpus,
+        gpus: each(&args.gpus),
         count: args.count,
         degraded: args.degraded,
         shared: args.shared,
@@ -67,7 +93,7 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
         mig: args.mig.unwrap_or_default(),
         same_numa_node: args.same_numa_node,
         nvlinked: args.nvlinked,
-        exclude: args.exclude,
+        exclude: each(&args.exclude),
     };
     let answer = block_on(async {
         let client = Client::connect(place.socket).await?;
@@ -105,6 +131,7 @@ pub(super) fn order(place: &Place<'_>, order: Order, gpu: &str, args: &OrderArgs
             Order::Cordon => node.cordon(request).await?,
             Order::Uncordon => node.uncordon(request).await?,
             Order::Reset => node.reset_health(request).await?,
+            Order::Forget => node.forget_gpu(request).await?,
         }
         .into_inner())
     })?;

@@ -76,6 +76,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             GpuCommand::Cordon(args) => health::order(place, health::Order::Cordon, &args.gpu, &args.order),
             GpuCommand::Uncordon(args) => health::order(place, health::Order::Uncordon, &args.gpu, &args.order),
             GpuCommand::ResetHealth(args) => health::order(place, health::Order::Reset, &args.gpu, &args.order),
+            GpuCommand::Forget(args) => health::order(place, health::Order::Forget, &args.gpu, &args.order),
             GpuCommand::Reset(args) => gpu::reset(place, &args),
         },
         Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),

@@ -95,6 +95,7 @@ fn record_summary(record: &Record) -> String {
                 OrderKind::Cordon => "cordons",
                 OrderKind::Uncordon => "uncordons",
                 OrderKind::Reset => "resets the health of",
+                OrderKind::Forget => "forgets",
             };
             format!("{} {what} {}: {}", order.by, order.target, order.why)
         }

@@ -2,12 +2,12 @@
 
 use super::{Paint, clean, table, time};
 use crate::exit::{Exit, Fail};
-use failsafe_core::unit::Unit;
+use failsafe_core::{klog::Bus, unit::Unit};
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
 
-/// The GPUs that are named by UUID or index; all where none is named.
+/// The GPUs that are named by UUID, index, minor number, PCI address, or a MIG device of theirs; all where none is named.
 ///
 /// # Errors
 /// One is not this node's.
@@ -17,8 +17,14 @@ pub fn choose(health: &pb::HealthResponse, wanted: &[String]) -> Result<Vec<pb::
     }
     let find = |wanted: &String| {
         let named = health.gpus.iter().find(|g| g.gpu == *wanted);
-        let of_index = |g: &&pb::PartHealth| !g.name.is_empty() && g.index.to_string() == *wanted;
-        let indexed: Vec<&pb::PartHealth> = health.gpus.iter().filter(of_index).collect();
+        let is_meant = |g: &&pb::PartHealth| match wanted.split_once(':') {
+            Some(("minor", number)) => g.minor.is_some_and(|minor| minor.to_string() == number),
+            Some(("pci", address)) => !g.pci.is_empty() && Bus::parse(&g.pci) == Bus::parse(address),
+            _ if wanted.starts_with("MIG-") => g.mig_devices.contains(wanted),
+            // A GPU without a place is known by its UUID only.
+            _ => !(g.name.is_empty() && g.pci.is_empty()) && g.index.to_string() == *wanted,
+        };
+        let indexed: Vec<&pb::PartHealth> = health.gpus.iter().filter(is_meant).collect();
         if let (None, [first, second, ..]) = (named, &indexed[..]) {
             let message = format!("`{}` is {} and {}: name one", clean(wanted), clean(&first.gpu), clean(&second.gpu));
             return Err(Fail::new(Exit::Usage, message));
@@ -68,13 +74,32 @@ fn painted(level: pb::HealthLevel, paint: Paint) -> String {
 
 /// `node health`.
 pub fn health(health: &pb::HealthResponse, chosen: &[pb::PartHealth], level: pb::HealthLevel, paint: Paint) -> String {
-    let mut out = format!("{} (revision {})\n", painted(level, paint), health.revision);
     let node = health.node.clone().unwrap_or_default();
+    // slurmd shows the first line of a prolog's output only.
+    let first = worst(&node, chosen).map(|reason| format!(": {reason}")).unwrap_or_default();
+    let mut out = format!("{} (revision {}){first}\n", painted(level, paint), health.revision);
     reasons(&mut out, "node", &node, health.at_ns);
     for gpu in chosen.iter().filter(|gpu| gpu.level() != pb::HealthLevel::Healthy) {
-        reasons(&mut out, &format!("GPU {} {}", gpu.index, gpu.gpu), gpu, health.at_ns);
+        reasons(&mut out, &name(gpu), gpu, health.at_ns);
     }
     out
+}
+
+/// The worst reason, in a few words.
+fn worst(node: &pb::PartHealth, chosen: &[pb::PartHealth]) -> Option<String> {
+    let of_node = node.reasons.iter().map(|reason| ("node".to_owned(), reason));
+    let of_gpus = chosen.iter().flat_map(|gpu| gpu.reasons.iter().map(|reason| (name(gpu), reason)));
+    let (whom, reason) = of_node.chain(of_gpus).max_by_key(|(_, reason)| reason.level)?;
+    Some(format!("{whom} [{}] {}", clean(&reason.code), clean(&reason.text)))
+}
+
+/// A GPU with its index, where it has one.
+fn name(gpu: &pb::PartHealth) -> String {
+    if gpu.name.is_empty() && gpu.pci.is_empty() {
+        format!("GPU {}", clean(&gpu.gpu))
+    } else {
+        format!("GPU {} {}", gpu.index, clean(&gpu.gpu))
+    }
 }
 
 fn reasons(out: &mut String, whom: &str, part: &pb::PartHealth, now: i64) {
@@ -94,7 +119,7 @@ fn reasons(out: &mut String, whom: &str, part: &pb::PartHealth, now: i64) {
 
 /// A part after an order.
 pub fn part(part: &pb::PartHealth, paint: Paint) -> String {
-    let whom = if part.gpu.is_empty() { "node".to_owned() } else { format!("GPU {} {}", part.index, clean(&part.gpu)) };
+    let whom = if part.gpu.is_empty() { "node".to_owned() } else { name(part) };
     let mut out = format!("{whom} is {}\n", painted(part.level(), paint));
     for reason in &part.reasons {
         let _ = writeln!(out, "  [{}] {}", clean(&reason.code), clean(&reason.text));

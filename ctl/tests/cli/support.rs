@@ -244,6 +244,10 @@ impl node::NodeService for Service {
         self.ordered("reset-health", request)
     }
 
+    async fn forget_gpu(&self, request: Request<pb::OrderRequest>) -> Result<Response<pb::OrderResponse>, Status> {
+        self.ordered("forget", request)
+    }
+
     async fn reset_gpu(&self, _: Request<pb::ResetGpuRequest>) -> Result<Response<pb::ResetGpuResponse>, Status> {
         self.answer(pb::ResetGpuResponse { done: false, detail: "in use by another client".into() })
     }

@@ -10,8 +10,8 @@ use crate::{
 use failsafe_core::{
     GpuId, Kind, MonoTime, RunId,
     health::{
-        Change, Constraints, Equipment, Level, MigWanted, Order, OrderKind, PartView, Reason, Target, Traits, View,
-        Wanted,
+        Change, Constraints, Equipment, Level, MigWanted, Order, OrderKind, OrderRefused, PartView, Reason, Target,
+        Traits, View, Wanted,
     },
     input::Run,
 };
@@ -194,9 +194,13 @@ pub(super) async fn order(
     }
     match tokio::time::timeout(ORDER, answered).await {
         Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => return Err(Status::not_found(error.to_string())),
+        Ok(Ok(Err(error @ OrderRefused::NoSuchGpu(_)))) => return Err(Status::not_found(error.to_string())),
+        Ok(Ok(Err(error))) => return Err(Status::failed_precondition(error.to_string())),
         Ok(Err(_)) => return Err(Status::unavailable("the daemon is stopping")),
         Err(_) => return Err(Status::deadline_exceeded("the order stands, but its record is not on disk yet")),
+    }
+    if let (OrderKind::Forget, Target::Gpu(gpu)) = (kind, &target) {
+        context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.remove(gpu);
     }
     let view = context.node_health.view();
     let part = match &target {
@@ -281,6 +285,9 @@ fn part_of_gpu(seen: Option<&GpuView>, gpu: &GpuId, health: &PartView) -> v1::Pa
     v1::PartHealth {
         gpu: gpu.0.clone(),
         index: seen.map_or(0, |g| g.index),
+        minor: seen.and_then(|g| g.minor),
+        pci: seen.and_then(|g| g.bus).map(|bus| bus.to_string()).unwrap_or_default(),
+        mig_devices: seen.map(|g| g.info.mig_devices.iter().map(|d| d.uuid.clone()).collect()).unwrap_or_default(),
         name: seen.map(|g| g.name.clone()).unwrap_or_default(),
         runs: seen.map(|g| g.runs.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         ..part(health)

@@ -96,6 +96,10 @@ impl v1::node_service_server::NodeService for Node {
         self.order(OrderKind::Reset, request).await
     }
 
+    async fn forget_gpu(&self, request: Request<v1::OrderRequest>) -> Result<Response<v1::OrderResponse>, Status> {
+        self.order(OrderKind::Forget, request).await
+    }
+
     async fn reset_gpu(&self, request: Request<v1::ResetGpuRequest>) -> Result<Response<v1::ResetGpuResponse>, Status> {
         let by = self.0.principal(&request)?.may_order()?;
         reset::reset_gpu(&self.0, by, request.into_inner()).await.map(Response::new)

@@ -23,10 +23,11 @@ use crate::{
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
     event::Event,
-    health::Fact,
+    health::{Fact, Level, Slot, Target, Unreachable},
     input::{Gap, Unread},
     klog::Bus,
     signal::Source,
+    xid::Advice,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -75,7 +76,16 @@ impl Gpus {
         pipeline: &Sender,
         node: &Arc<Mutex<NodeView>>,
         whose: &Whose,
+        known: BTreeMap<GpuId, Slot>,
     ) -> anyhow::Result<Gpus> {
+        if !config.nvml.disabled {
+            let mut view = node.lock().unwrap_or_else(PoisonError::into_inner);
+            for (gpu, slot) in known {
+                let bus = slot.pci.as_deref().and_then(Bus::parse);
+                let before = GpuView { index: slot.index, bus, ..GpuView::new(gpu.clone()) };
+                view.gpus.entry(gpu).or_insert(GpuView { minor: slot.minor, ..before });
+            }
+        }
         let (word, first) = mpsc::sync_channel(1);
         let mut told = Told::new(registry, pipeline, node, whose);
         if config.nvml.disabled {
@@ -202,6 +212,16 @@ impl Told {
                         if nvml::says_lost(&why) {
                             let (gpu, at) = (GpuId(uuid.clone()), MonoTime(clock::monotonic_ns()));
                             self.fact(Fact::Lost { gpu, why: why.clone(), at });
+                        } else if nvml::says_reset_required(&why) {
+                            let at = MonoTime(clock::monotonic_ns());
+                            self.fact(Fact::Noted {
+                                target: Target::Gpu(GpuId(uuid.clone())),
+                                code: "gpu-reset-required".into(),
+                                level: Level::Unhealthy,
+                                text: format!("the driver requires a reset of the GPU: {why}"),
+                                advice: Advice::ResetGpu,
+                                at,
+                            });
                         }
                     }
                 }
@@ -283,21 +303,35 @@ impl Told {
             if unreachable.is_empty() { "" } else { "; " },
             unreachable.join("; ")
         );
+        let slot = |gpu: &GpuInfo| Slot { index: gpu.index, minor: gpu.minor, pci: gpu.pci.clone() };
+        let unreachable = |u: &nvml::Unreachable| (u.index, Unreachable { why: u.why.clone(), failed: u.failed });
         self.fact(Fact::Listed {
-            gpus: hello.gpus.iter().map(|gpu| GpuId(gpu.uuid.clone())).collect(),
+            gpus: hello.gpus.iter().map(|gpu| (GpuId(gpu.uuid.clone()), slot(gpu))).collect(),
+            unreachable: hello.unreachable.iter().map(unreachable).collect(),
             at: MonoTime(clock::monotonic_ns()),
         });
         let mut node = self.node();
         node.nvml = what;
-        // One that NVML no longer lists stays in view, as what is not seen: a GPU must not vanish without a word.
+        // A GPU that NVML no longer lists stays in view, and keeps its index: NVML gives it to another GPU.
         let old = node.gpus.clone();
+        let listed: BTreeSet<GpuId> = hello.gpus.iter().map(|gpu| GpuId(gpu.uuid.clone())).collect();
+        let missing = old.keys().any(|gpu| !gpu.is_amd() && !listed.contains(gpu));
+        let mut taken: BTreeSet<u32> =
+            old.values().filter(|view| missing && !view.uuid.is_amd()).map(|view| view.index).collect();
         for gpu in &hello.gpus {
             let uuid = GpuId(gpu.uuid.clone());
             let before = old.get(&uuid).cloned();
+            let index = match &before {
+                Some(before) if missing => before.index,
+                _ if taken.contains(&gpu.index) => (0..).find(|free| !taken.contains(free)).unwrap_or(gpu.index),
+                _ => gpu.index,
+            };
+            taken.insert(index);
             let view = GpuView {
-                index: gpu.index,
+                index,
                 name: gpu.name.clone().unwrap_or_default(),
                 bus: gpu.pci.as_deref().and_then(Bus::parse),
+                minor: gpu.minor,
                 memory_total: gpu.memory_total.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
                 power_limit_mw: gpu.power_limit.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX)),
                 info: gpu.clone(),

@@ -9,13 +9,13 @@
 use crate::{log::Log, platform::clock, runs::store};
 use failsafe_core::{
     GpuId, Input, MonoTime, Proof,
-    health::{Change, Fact, Health, Kept, Level, NoSuchGpu, Order, ReadTo, Start, Target, Thresholds, View},
+    health::{Change, Fact, Health, Kept, Level, Order, OrderRefused, ReadTo, Slot, Start, Target, Thresholds, View},
     record::Record,
     time::Span,
     xid::{Advice, Catalogue},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -40,7 +40,7 @@ pub enum Message {
     /// Something that a sensor knows.
     Fact(Fact),
     /// An authorised order, and who waits for it to be on record.
-    Order(Order, oneshot::Sender<Result<(), NoSuchGpu>>),
+    Order(Order, oneshot::Sender<Result<(), OrderRefused>>),
 }
 
 /// What the API reads.
@@ -157,6 +157,11 @@ impl Keeper {
         self.health.read_to().filter(|to| to.boot_id == boot_id).map(|to| to.sequence)
     }
 
+    /// Where each GPU is that is or was in this node.
+    pub fn slots(&self) -> BTreeMap<GpuId, Slot> {
+        self.health.slots()
+    }
+
     /// What comes next is what the kernel's log says up to there.
     pub fn reads_to(&mut self, to: ReadTo) {
         self.health.reads_to(to);
@@ -208,7 +213,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The GPU is not this node's.
-    pub fn cordon(&mut self, order: &Order) -> Result<Proof, NoSuchGpu> {
+    pub fn cordon(&mut self, order: &Order) -> Result<Proof, OrderRefused> {
         let changes = self.health.order(order, MonoTime(clock::monotonic_ns()))?;
         self.log.record(&Record::Order(order.clone()), None, None);
         self.changed(changes);
@@ -225,7 +230,7 @@ impl Keeper {
         self.changed(changes);
     }
 
-    fn order(&mut self, order: &Order, done: oneshot::Sender<Result<(), NoSuchGpu>>) {
+    fn order(&mut self, order: &Order, done: oneshot::Sender<Result<(), OrderRefused>>) {
         match self.health.order(order, MonoTime(clock::monotonic_ns())) {
             Ok(changes) => {
                 tracing::warn!(order = ?order.kind, part = %order.target, by = order.by, why = order.why, "order");

@@ -9,7 +9,7 @@ use cases::{CASES, Case};
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, PolicySet, RunId, Signal, State, Subject, Value,
     event::Event,
-    health::{Fact, Health, Kept, Start, Thresholds},
+    health::{Fact, Health, Kept, Slot, Start, Thresholds},
     input::{Contained, Gap, Run},
     policy::parse::parse,
     signal::Source,
@@ -143,7 +143,8 @@ impl World {
             NvmlEvent::Hello(hello) => {
                 self.gpus = hello.gpus.iter().map(|gpu| (gpu.index, GpuId(gpu.uuid.clone()))).collect();
                 let gpus: BTreeSet<GpuId> = self.gpus.values().cloned().collect();
-                self.health.fact(&Fact::Listed { gpus: gpus.clone(), at: self.now });
+                let slots = gpus.iter().map(|gpu| (gpu.clone(), Slot::default())).collect();
+                self.health.fact(&Fact::Listed { gpus: slots, unreachable: BTreeMap::new(), at: self.now });
                 self.take(&Input::RunGpus { run: self.run, gpus, at: self.now });
             }
             NvmlEvent::Sample(sample) => {

@@ -37,6 +37,17 @@ pub(super) struct Checks {
 }
 
 impl Checks {
+    /// Checks that know the highest values of an earlier time.
+    pub(super) fn with_peaks(kept: &BTreeMap<String, i64>) -> Checks {
+        let peak = CHECKS.iter().filter_map(|check| Some((check.code, *kept.get(check.code)?))).collect();
+        Checks { peak, ..Checks::default() }
+    }
+
+    /// The highest values, by the check's code.
+    pub(super) fn peaks(&self) -> BTreeMap<String, i64> {
+        self.peak.iter().map(|(code, value)| ((*code).to_owned(), *value)).collect()
+    }
+
     /// A value: what each check on it finds.
     pub(super) fn value(
         &mut self,
@@ -85,7 +96,7 @@ impl Checks {
             Test::BelowPeak => {
                 let peak = self.peak.entry(check.code).or_insert(value);
                 *peak = (*peak).max(value);
-                value < *peak
+                value < if bound > 0 { bound } else { *peak }
             }
             Test::Grows => self.growth(check.code, value, within, at) > bound,
             Test::ComesOn(mask) => {

@@ -11,6 +11,7 @@
 
 mod checks;
 mod level;
+mod listing;
 mod order;
 mod part;
 mod place;
@@ -20,7 +21,7 @@ mod wear;
 mod xids;
 
 pub use level::{Change, Happened, Level, Reason, Target};
-pub use order::{Fact, NoSuchGpu, Order, OrderKind};
+pub use order::{Fact, Order, OrderKind, OrderRefused, Slot, Unreachable};
 pub use place::{Closed, Constraints, Equipment, MigWanted, Placement, Traits, Wanted};
 pub use thresholds::Thresholds;
 pub use view::{PartView, View};
@@ -171,21 +172,12 @@ impl Health {
     /// Takes in a fact.
     pub fn fact(&mut self, fact: &Fact) -> Vec<Change> {
         match fact {
-            Fact::Listed { gpus, at } => {
+            Fact::Listed { gpus, unreachable, at } => {
                 self.advance(*at);
                 let now = self.stamp(*at);
-                for gpu in gpus {
-                    self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
-                }
-                if gpus.is_empty() {
+                listing::list(&mut self.gpus, gpus, unreachable, now);
+                if gpus.is_empty() && unreachable.is_empty() {
                     self.node.drop_reason(BLIND);
-                }
-                // One that was never seen here and has nothing against it has moved to another node.
-                self.gpus.retain(|gpu, part| gpus.contains(gpu) || gpu.is_amd() || part.has_history());
-                for (gpu, part) in &mut self.gpus {
-                    if !gpus.contains(gpu) && !gpu.is_amd() {
-                        part.blind("NVML does not list it any more", now);
-                    }
                 }
                 self.settle(None)
             }
@@ -216,13 +208,16 @@ impl Health {
     /// Obeys an order.
     ///
     /// # Errors
-    /// The GPU is not this node's.
-    pub fn order(&mut self, order: &Order, at: MonoTime) -> Result<Vec<Change>, NoSuchGpu> {
+    /// [`OrderRefused`].
+    pub fn order(&mut self, order: &Order, at: MonoTime) -> Result<Vec<Change>, OrderRefused> {
         self.advance(at);
         let now = self.stamp(at);
+        if order.kind == OrderKind::Forget {
+            return self.forget(order, now);
+        }
         let part = match &order.target {
             Target::Node => &mut self.node,
-            Target::Gpu(gpu) => self.gpus.get_mut(gpu).ok_or_else(|| NoSuchGpu(gpu.clone()))?,
+            Target::Gpu(gpu) => self.gpus.get_mut(gpu).ok_or_else(|| OrderRefused::NoSuchGpu(gpu.clone()))?,
         };
         match order.kind {
             OrderKind::Cordon => {
@@ -232,9 +227,30 @@ impl Health {
             OrderKind::Uncordon => {
                 part.drop_reason(CORDONED);
             }
-            OrderKind::Reset => part.reset(),
+            OrderKind::Reset | OrderKind::Forget => part.reset(),
         }
         Ok(self.settle(Some(order)))
+    }
+
+    /// Removes a GPU that NVML does not list. The last change of it says by whom.
+    fn forget(&mut self, order: &Order, now: Stamp) -> Result<Vec<Change>, OrderRefused> {
+        let Target::Gpu(gpu) = &order.target else { return Err(OrderRefused::NotAGpu) };
+        let part = self.gpus.get(gpu).ok_or_else(|| OrderRefused::NoSuchGpu(gpu.clone()))?;
+        if !part.is_missing() {
+            return Err(OrderRefused::Present(gpu.clone()));
+        }
+        let mut change = part.forgotten(order.target.clone(), now);
+        self.gpus.remove(gpu);
+        self.revision += 1;
+        (change.revision, change.by) = (self.revision, Some(format!("{}: {}", order.by, order.why)));
+        let mut changes = vec![change];
+        changes.extend(self.settle(Some(order)));
+        Ok(changes)
+    }
+
+    /// Where each GPU is that is or was in this node.
+    pub fn slots(&self) -> BTreeMap<GpuId, Slot> {
+        self.gpus.iter().filter_map(|(gpu, part)| Some((gpu.clone(), part.slot()?.clone()))).collect()
     }
 
     /// The node as it stands.

@@ -3,15 +3,17 @@
 use super::level::{Level, Target};
 use crate::{subject::GpuId, time::MonoTime, xid::Advice};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// What health is told beside the core's inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// NVML lists these GPUs, and no others.
     Listed {
-        /// All of them.
-        gpus: BTreeSet<GpuId>,
+        /// Those that answer, each with its place.
+        gpus: BTreeMap<GpuId, Slot>,
+        /// Those that NVML counts and that do not answer, by NVML's index.
+        unreachable: BTreeMap<u32, Unreachable>,
         /// When.
         at: MonoTime,
     },
@@ -59,6 +61,26 @@ pub enum Fact {
     },
 }
 
+/// Where a GPU is. The UUID is its identity; these are names that a person or a scheduler uses for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Slot {
+    /// NVML's index. It shifts when a GPU before it is missing.
+    pub index: u32,
+    /// The minor number N of `/dev/nvidiaN`.
+    pub minor: Option<u32>,
+    /// The PCI address.
+    pub pci: Option<String>,
+}
+
+/// A GPU that NVML counts but that gives no handle or no UUID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// What the call returned, or that it has not returned.
+    pub why: String,
+    /// The error says that the GPU must be reset or replaced, and not only that it has not answered yet.
+    pub failed: bool,
+}
+
 /// What somebody may order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,6 +91,8 @@ pub enum OrderKind {
     Uncordon,
     /// What speaks against the part is dealt with; it is judged anew.
     Reset,
+    /// The GPU was removed on purpose: it is no longer expected. Refused while NVML lists it.
+    Forget,
 }
 
 /// An authorised order of a person or of a policy.
@@ -84,7 +108,16 @@ pub struct Order {
     pub why: String,
 }
 
-/// An order about a GPU that this node does not have.
+/// Why an order is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this node has no GPU {0}")]
-pub struct NoSuchGpu(pub GpuId);
+pub enum OrderRefused {
+    /// The node does not have the GPU.
+    #[error("this node has no GPU {0}")]
+    NoSuchGpu(GpuId),
+    /// A GPU that is there cannot be forgotten.
+    #[error("GPU {0} is present: only a GPU that NVML does not list can be forgotten")]
+    Present(GpuId),
+    /// Only GPUs can be forgotten.
+    #[error("the node itself cannot be forgotten: name a GPU")]
+    NotAGpu,
+}

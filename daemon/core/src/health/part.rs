@@ -2,9 +2,10 @@
 
 use super::PartView;
 use super::{
-    BLIND, CORDONED, STALE, Stamp, UNREAD,
+    BLIND, CORDONED, STALE, Slot, Stamp, UNREAD,
     checks::{self, Checks, Found},
     level::{Change, Happened, Level, Reason, Target},
+    listing::{MISSING, UNREACHABLE},
     thresholds::Thresholds,
     wear::{self, Wear},
     xids::Xids,
@@ -29,6 +30,8 @@ pub(super) struct Part {
     /// Signals that cannot be read, with the reason.
     unread: BTreeMap<Kind, String>,
     heard: Option<MonoTime>,
+    /// Where the GPU is, or was.
+    slot: Option<Slot>,
     /// Codes, level as last told.
     told: BTreeSet<String>,
     level: Level,
@@ -46,12 +49,17 @@ pub(super) struct KeptPart {
     xids: Xids,
     #[serde(default)]
     wear: Wear,
+    #[serde(default)]
+    slot: Option<Slot>,
+    /// The highest values of signals that must not fall (active NVLinks), by the check's code.
+    #[serde(default)]
+    peaks: BTreeMap<String, i64>,
 }
 
 impl Default for KeptPart {
     fn default() -> KeptPart {
-        let (xids, wear) = Default::default();
-        KeptPart { level: Level::Healthy, since_ns: 0, reasons: Vec::new(), xids, wear }
+        let (xids, wear, slot, peaks) = Default::default();
+        KeptPart { level: Level::Healthy, since_ns: 0, reasons: Vec::new(), xids, wear, slot, peaks }
     }
 }
 
@@ -75,11 +83,12 @@ impl Part {
         let kept_reasons = kept.reasons.into_iter().filter(|reason| !gone(reason));
         let mut part = Part {
             reasons: kept_reasons.map(|reason| (reason.code.clone(), reason)).collect(),
-            checks: Checks::default(),
+            checks: Checks::with_peaks(&kept.peaks),
             xids: kept.xids,
             wear: kept.wear,
             unread: BTreeMap::new(),
             heard: None,
+            slot: kept.slot,
             told: BTreeSet::new(),
             level: kept.level,
             since_ns: kept.since_ns,
@@ -97,9 +106,36 @@ impl Part {
         }
     }
 
-    /// Whether it was seen, or something speaks against it.
-    pub(super) fn has_history(&self) -> bool {
-        self.heard.is_some() || self.reasons.keys().any(|code| ![STALE, BLIND].contains(&code.as_str()))
+    /// Whether NVML does not list it, or lists it and gets an error.
+    pub(super) fn is_missing(&self) -> bool {
+        [MISSING, UNREACHABLE].iter().any(|code| self.reasons.contains_key(*code))
+    }
+
+    /// Where the GPU is, or was; `None` for one that NVML never listed.
+    pub(super) fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
+    }
+
+    /// NVML lists it there.
+    pub(super) fn put(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// The last change of a part that is removed.
+    pub(super) fn forgotten(&self, target: Target, now: Stamp) -> Change {
+        let removed = self.reasons.keys().cloned().collect();
+        let (from, added) = (self.level, Vec::new());
+        Change {
+            revision: 0,
+            target,
+            from,
+            to: Level::Healthy,
+            added,
+            removed,
+            by: None,
+            event: None,
+            at_ns: now.wall_ns,
+        }
     }
 
     pub(super) fn keep(&self) -> KeptPart {
@@ -109,6 +145,8 @@ impl Part {
             reasons: self.reasons.values().cloned().collect(),
             xids: self.xids.clone(),
             wear: self.wear.clone(),
+            slot: self.slot.clone(),
+            peaks: self.checks.peaks(),
         }
     }
 
@@ -178,7 +216,8 @@ impl Part {
     /// order of its own; what is not seen is still not seen.
     pub(super) fn reset(&mut self) {
         self.reasons.retain(|code, _| [CORDONED, BLIND, STALE, UNREAD].contains(&code.as_str()));
-        self.checks = Checks::default();
+        // What the hardware once had is still what it should have.
+        self.checks = Checks::with_peaks(&self.checks.peaks());
         self.xids.reset();
     }
 

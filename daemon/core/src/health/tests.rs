@@ -63,11 +63,27 @@ fn order(kind: OrderKind, target: Target) -> Order {
 /// A node with GPUs a and b, both seen.
 fn seen() -> Health {
     let mut h = health(Kept::default());
-    h.fact(&Fact::Listed { gpus: [gpu("a"), gpu("b")].into(), at: s(0) });
+    h.fact(&listed(&["a", "b"], s(0)));
     for name in ["a", "b"] {
         h.take(&value(name, Kind::GpuTemperature, 60_000, s(1)));
     }
     h
+}
+
+/// NVML lists these GPUs, in this order.
+fn listed(names: &[&str], at: MonoTime) -> Fact {
+    let slot = |index: usize| Slot { index: u32::try_from(index).unwrap(), ..Slot::default() };
+    let gpus = names.iter().enumerate().map(|(index, name)| (gpu(name), slot(index))).collect();
+    Fact::Listed { gpus, unreachable: BTreeMap::new(), at }
+}
+
+/// The same, with GPUs of these indices that do not answer.
+fn listed_without(names: &[&str], unreachable: &[(u32, bool)], at: MonoTime) -> Fact {
+    let Fact::Listed { gpus, .. } = listed(names, at) else { panic!("not a list") };
+    let unreachable = unreachable
+        .iter()
+        .map(|(index, failed)| (*index, Unreachable { why: "Unknown Error".into(), failed: *failed }));
+    Fact::Listed { gpus, unreachable: unreachable.collect(), at }
 }
 
 fn level(h: &Health, name: &str) -> Level {
@@ -82,7 +98,7 @@ fn codes(h: &Health, name: &str) -> Vec<String> {
 fn nothing_is_healthy_before_it_is_seen() {
     let mut h = health(Kept::default());
     assert_eq!(h.view().node.level, Level::Unknown);
-    h.fact(&Fact::Listed { gpus: [gpu("a")].into(), at: s(0) });
+    h.fact(&listed(&["a"], s(0)));
     assert_eq!((level(&h, "a"), h.view().node.level), (Level::Unknown, Level::Unknown));
     let changes = h.take(&value("a", Kind::GpuTemperature, 60_000, s(1)));
     assert_eq!(changes.len(), 2, "{changes:?}");
@@ -92,7 +108,7 @@ fn nothing_is_healthy_before_it_is_seen() {
 #[test]
 fn a_node_without_gpus_is_seen_when_nvml_says_so() {
     let mut h = health(Kept::default());
-    h.fact(&Fact::Listed { gpus: BTreeSet::new(), at: s(0) });
+    h.fact(&listed(&[], s(0)));
     assert_eq!(h.view().node.level, Level::Healthy);
 }
 
@@ -355,7 +371,7 @@ fn a_nodes_own_thresholds_change_what_is_judged() {
                [[check]]\ncode = \"xid-fatal-repeated\"\ntimes = 2\n";
     let codes = |thresholds: Thresholds, inputs: &[Input]| -> BTreeSet<String> {
         let mut h = by(Kept::default(), thresholds);
-        h.fact(&Fact::Listed { gpus: [gpu("a")].into(), at: s(0) });
+        h.fact(&listed(&["a"], s(0)));
         inputs.iter().for_each(|input| drop(h.take(input)));
         h.view().gpus[&gpu("a")].reasons.iter().map(|reason| reason.code.clone()).collect()
     };
@@ -375,4 +391,93 @@ fn a_nodes_own_thresholds_change_what_is_judged() {
         assert_eq!(codes(Thresholds::built_in().unwrap(), inputs).contains(code), as_built_in, "{code}, built in");
         assert_eq!(codes(own, inputs).contains(code), !as_built_in, "{code}, the node's own");
     }
+}
+
+/// A health that was kept by this one and restored after a restart.
+fn restarted(h: &Health) -> Health {
+    health(serde_json::from_str(&serde_json::to_string(&h.keep()).unwrap()).unwrap())
+}
+
+#[test]
+fn a_gpu_that_is_missing_after_a_restart_is_unhealthy_until_it_is_forgotten() {
+    let mut h = restarted(&seen());
+    h.fact(&listed(&["a"], s(20)));
+    h.take(&value("a", Kind::GpuTemperature, 60_000, s(21)));
+    assert_eq!((level(&h, "a"), level(&h, "b")), (Level::Healthy, Level::Unhealthy));
+    assert!(codes(&h, "b").contains(&"gpu-missing".to_owned()), "{:?}", codes(&h, "b"));
+    assert_ne!(h.view().node.level, Level::Healthy);
+    let mut h = restarted(&h);
+    h.fact(&listed(&["a"], s(30)));
+    assert_eq!(level(&h, "b"), Level::Unhealthy, "also after another restart");
+    let target = |name| Target::Gpu(gpu(name));
+    assert_eq!(h.order(&order(OrderKind::Forget, target("a")), s(31)), Err(OrderRefused::Present(gpu("a"))));
+    assert_eq!(h.order(&order(OrderKind::Forget, Target::Node), s(31)), Err(OrderRefused::NotAGpu));
+    assert_eq!(h.order(&order(OrderKind::Forget, target("c")), s(31)), Err(OrderRefused::NoSuchGpu(gpu("c"))));
+    let changes = h.order(&order(OrderKind::Forget, target("b")), s(31)).unwrap();
+    assert!(changes[0].by.is_some() && changes[0].removed.contains(&"gpu-missing".to_owned()), "{changes:?}");
+    h.take(&value("a", Kind::GpuTemperature, 60_000, s(32)));
+    assert_eq!((h.view().gpus.len(), h.view().node.level), (1, Level::Healthy));
+}
+
+#[test]
+fn a_gpu_that_returns_errors_from_the_start_is_not_healthy() {
+    let mut h = health(Kept::default());
+    h.fact(&listed_without(&["a"], &[(1, true)], s(0)));
+    h.take(&value("a", Kind::GpuTemperature, 60_000, s(1)));
+    let part = &h.view().gpus[&GpuId("index:1".into())];
+    assert_eq!(part.level, Level::Unhealthy, "{part:?}");
+    assert!(part.reasons[0].text.contains("Unknown Error"), "{part:?}");
+    assert_ne!(h.view().node.level, Level::Healthy);
+}
+
+#[test]
+fn a_gpu_that_is_slow_is_unknown_and_takes_its_name_when_it_answers() {
+    let mut h = health(Kept::default());
+    h.fact(&listed_without(&["a"], &[(1, false)], s(0)));
+    assert_eq!(h.view().gpus[&GpuId("index:1".into())].level, Level::Unknown);
+    h.fact(&listed(&["a", "b"], s(2)));
+    assert_eq!(h.view().gpus.keys().cloned().collect::<Vec<_>>(), [gpu("a"), gpu("b")]);
+}
+
+#[test]
+fn the_only_missing_gpu_is_the_one_that_returns_an_error() {
+    let mut h = restarted(&seen());
+    h.fact(&listed_without(&["a"], &[(1, true)], s(20)));
+    assert_eq!(codes(&h, "b"), ["gpu-unreachable", "blind"]);
+    assert_eq!(h.view().gpus.len(), 2);
+}
+
+#[test]
+fn the_other_gpus_keep_their_index_while_one_is_missing() {
+    let mut h = health(Kept::default());
+    h.fact(&listed(&["a", "b", "c"], s(0)));
+    let mut h = restarted(&h);
+    h.fact(&listed(&["a", "c"], s(20)));
+    let index = |h: &Health, name| h.slots()[&gpu(name)].index;
+    assert_eq!((index(&h, "a"), index(&h, "b"), index(&h, "c")), (0, 1, 2));
+    h.order(&order(OrderKind::Forget, Target::Gpu(gpu("b"))), s(21)).unwrap();
+    h.fact(&listed(&["a", "c"], s(22)));
+    assert_eq!((index(&h, "a"), index(&h, "c")), (0, 1));
+}
+
+#[test]
+fn a_link_that_was_up_is_expected_after_a_restart_and_after_a_reset() {
+    let links = |h: &mut Health, links, from: u64| {
+        for second in 0..99 {
+            h.take(&value("a", Kind::GpuNvlinkActive, links, s(from + second)));
+        }
+        codes(h, "a").contains(&"nvlink-down".to_owned())
+    };
+    let mut h = seen();
+    assert!(!links(&mut h, 18, 10));
+    assert!(links(&mut h, 17, 100));
+    let mut h = restarted(&h);
+    h.fact(&listed(&["a", "b"], s(200)));
+    assert!(links(&mut h, 17, 201), "after a restart");
+    h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(300)).unwrap();
+    assert!(links(&mut h, 17, 301), "after a reset");
+    let text = "[[check]]\ncode = \"nvlink-down\"\nexpected = 12\n";
+    h.thresholds = Arc::new(Thresholds::parse("own.toml", text).unwrap());
+    assert!(!links(&mut h, 17, 400), "12 are expected by the configuration");
+    assert!(links(&mut h, 11, 500));
 }

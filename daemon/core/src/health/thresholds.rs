@@ -56,9 +56,8 @@ fn codes() -> impl Iterator<Item = (&'static str, Numbers)> {
             Test::AtMost => (Some("at_most"), false),
             Test::Grows => (Some("grows"), true),
             Test::ComesOn(_) => (Some("times"), true),
-            Test::Reaches(_) | Test::Below(_) | Test::BelowPeak | Test::OneOf(_) | Test::On(_) | Test::PcieReplays => {
-                (None, false)
-            }
+            Test::BelowPeak => (Some("expected"), false),
+            Test::Reaches(_) | Test::Below(_) | Test::OneOf(_) | Test::On(_) | Test::PcieReplays => (None, false),
         };
         let unit = if bound == Some("times") { Unit::Count } else { check.kind.unit() };
         (check.code, Numbers { bound, unit, within, held: true })
@@ -99,6 +98,7 @@ struct RawCheck {
     at_most: Option<Spanned<Number>>,
     grows: Option<Spanned<Number>>,
     times: Option<Spanned<Number>>,
+    expected: Option<Spanned<Number>>,
     within: Option<Spanned<String>>,
     hold: Option<Spanned<String>>,
     clear: Option<Spanned<String>>,
@@ -190,7 +190,13 @@ impl Reader<'_> {
     fn check(&mut self, raw: &RawCheck, numbers: &Numbers, whole: bool, bounds: &mut Bounds) {
         let code = raw.code.get_ref();
         let names = numbers.names();
-        let given = [("above", &raw.above), ("at_most", &raw.at_most), ("grows", &raw.grows), ("times", &raw.times)];
+        let given = [
+            ("above", &raw.above),
+            ("at_most", &raw.at_most),
+            ("grows", &raw.grows),
+            ("times", &raw.times),
+            ("expected", &raw.expected),
+        ];
         for (field, number) in given {
             let Some(number) = self.wanted(code, field, number.as_ref(), &names, whole) else { continue };
             if let Some(bound) = self.bound(code, field, number, numbers.unit) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 /// Version of the frames, to be raised whenever one of them changes.
-pub const VERSION: u8 = 6;
+pub const VERSION: u8 = 7;
 /// The largest frame; a sample of one GPU with a hundred processes takes about 1 KiB.
 pub const MAX_FRAME: usize = 1 << 20;
 
@@ -72,8 +72,10 @@ pub struct Hello {
 pub struct Unreachable {
     /// NVML's index.
     pub index: u32,
-    /// What the call said, or that it has not come back.
+    /// What the call returned, or that it has not returned.
     pub why: String,
+    /// The call returned an error: the GPU has failed, and is not only slow or left alone.
+    pub failed: bool,
 }
 
 /// What one GPU said at one time. Each signal that was asked for is in exactly one of the three lists; what changes slowly

@@ -125,6 +125,11 @@ pub fn says_lost(why: &str) -> bool {
     why.contains(&nvml_wrapper::error::NvmlError::GpuLost.to_string())
 }
 
+/// Whether NVML's error says that the GPU works again only after a reset (`NVML_ERROR_RESET_REQUIRED`).
+pub fn says_reset_required(why: &str) -> bool {
+    why.contains(&nvml_wrapper::error::NvmlError::ResetRequired.to_string())
+}
+
 /// The running sensor; dropping it stops it.
 #[derive(Debug)]
 pub struct NvmlSensor {

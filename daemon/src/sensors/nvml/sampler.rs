@@ -129,7 +129,8 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
         let mut gpu = gpu::Gpu::new(nvml, index, &rates, shared, &found);
         let spare = args.spare.iter().find(|(spared, _)| *spared == index).map_or(0, |(_, seconds)| *seconds);
         if spare > 0 {
-            gpu.nothing(format!("it is left alone for {spare} s: calls on it did not come back, or it is being reset"));
+            let why = format!("it is left alone for {spare} s: calls on it did not come back, or it is being reset");
+            gpu.nothing(why, false);
         }
         (gpu, Duration::from_secs(spare))
     });
@@ -149,7 +150,8 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     }
     for index in 0..count {
         if !hello.gpus.iter().any(|g| g.index == index) && !hello.unreachable.iter().any(|u| u.index == index) {
-            hello.unreachable.push(Unreachable { index, why: "its first call has not come back".to_owned() });
+            let why = "its first call has not come back".to_owned();
+            hello.unreachable.push(Unreachable { index, why, failed: false });
         }
     }
     shared.send(&Frame::Hello(hello.clone()));
@@ -186,7 +188,7 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
     }
 }
 
-/// Adds what a GPU's thread found; true when a GPU answers.
+/// Adds what a GPU's thread found; true when a GPU answers, or answers with an error.
 fn take(hello: &mut Hello, shared: &Shared, found: Found) -> bool {
     let index = found.index();
     hello.unreachable.retain(|u| u.index != index);
@@ -198,8 +200,10 @@ fn take(hello: &mut Hello, shared: &Shared, found: Found) -> bool {
             true
         }
         Found::Nothing(unreachable) => {
+            // An error is news; a GPU that is left alone was reported when it hung.
+            let failed = unreachable.failed;
             hello.unreachable.push(unreachable);
-            false
+            failed
         }
     }
 }

@@ -286,7 +286,11 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
 
     fn sample(&mut self, sample: Sample) {
         let uuid = sample.gpu.clone();
-        if sample.readings.is_empty() && !sample.failing.is_empty() {
+        let blind = self.gpus.get(&uuid).is_some_and(|gpu| gpu.blind.is_some());
+        // A GPU of which only a few counters answer would be blind and seeing by turns: it is seen again when more of its
+        // signals answer than fail.
+        let fails = if blind { sample.failing.len() >= sample.readings.len() } else { sample.readings.is_empty() };
+        if fails && !sample.failing.is_empty() {
             let why = sample.failing[0].1.clone();
             // It answers, if only with errors: it does not hang.
             if let Some(gpu) = self.gpus.get_mut(&uuid) {

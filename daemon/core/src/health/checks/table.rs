@@ -125,6 +125,7 @@ pub(super) fn text(check: &Check, bounds: Bounds, value: i64) -> String {
         Test::SumAbove(other) => format!("{saw}, with {other} above {bound}"),
         Test::Reaches(other) => format!("{saw}, at or above {other}"),
         Test::Below(other) => format!("{saw}, below {other}"),
+        Test::BelowPeak if bound > 0 => format!("{saw}, expected {bound}"),
         Test::BelowPeak => format!("{saw}, fewer than there were"),
         Test::AtMost => format!("{saw}, at most {}", kind.unit().show(bound)),
         Test::OneOf(_) => format!("{saw}: {}", recovery(value)),

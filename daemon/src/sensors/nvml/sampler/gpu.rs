@@ -81,9 +81,9 @@ impl Gpu {
     }
 
     /// Says why nothing is known of it, unless that was said.
-    pub fn nothing(&mut self, why: String) {
+    pub fn nothing(&mut self, why: String, failed: bool) {
         if self.told.as_ref() != Some(&why) {
-            let unreachable = Unreachable { index: self.index, why: why.clone() };
+            let unreachable = Unreachable { index: self.index, why: why.clone(), failed };
             // Who listens lives as long as the process.
             let _gone = self.found.send(Found::Nothing(unreachable));
             self.told = Some(why);
@@ -96,7 +96,7 @@ impl Gpu {
         let (info, device) = match answer {
             Ok(found) => found,
             Err(why) => {
-                self.nothing(why);
+                self.nothing(why, true);
                 return Next::After(LOOK_AGAIN);
             }
         };
