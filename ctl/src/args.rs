@@ -330,7 +330,10 @@ pub struct ReportArgs {
     pub value: f64,
     /// The training step.
     pub step: Option<u64>,
-    /// The daemon's socket for metrics.
+    /// The series that the value belongs to.
+    #[arg(long, env = "RANK", default_value = "cli", value_name = "LABEL")]
+    pub rank: String,
+    /// The daemon's socket for metrics; the stream socket is beside it, with `.stream` behind its name.
     #[arg(long, env = "FAILSAFE_METRICS_SOCKET", default_value = "/run/failsafe/metrics.sock")]
     pub metrics_socket: PathBuf,
     #[command(flatten)]

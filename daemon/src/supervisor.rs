@@ -293,7 +293,8 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
 
 /// What no run may change: with `sockets`, which are made anew at each start, all of it.
 fn own_files(config: &Config, sockets: bool) -> Own {
-    let own = [&config.socket, &config.metrics_socket];
+    let stream = crate::sensors::metrics::stream_path(&config.metrics_socket);
+    let own = [&config.socket, &config.metrics_socket, &stream];
     // Those of an earlier daemon are known by the old path still.
     let files = own.into_iter().filter(|path| sockets || path.exists());
     let configured = Path::new(config::DEFAULT_PATH).parent().filter(|folder| folder.exists());

@@ -1,94 +1,114 @@
-//! `report`: one metric of the run that this command runs in, as one datagram. Who sends it is told by the kernel.
+//! `report`: one metric of the run that this command runs in, over the daemon's stream socket, which answers whether it accepted
+//! the value. The kernel tells the daemon which process connected.
 
 use crate::{
     args::ReportArgs,
     exit::{Exit, Fail},
     render::{json, print},
 };
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sendmsg, socket,
-};
 use serde_json::json;
 use std::{
-    io::{ErrorKind, IoSlice},
-    os::fd::AsRawFd,
-    path::Path,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-/// How long this process stays after sending. The daemon finds the run by this process's cgroup, which it can read only while
-/// the process lives, and a datagram has no answer to wait for.
-const STAY: Duration = Duration::from_millis(200);
+/// How long the daemon's answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer that is read, bytes.
+const ANSWER: u64 = 4_096;
 
 pub(super) fn report(args: &ReportArgs) -> Result<Exit, Fail> {
-    let line = line(args);
-    send(&args.metrics_socket, &line)?;
-    std::thread::sleep(STAY);
+    send(&args.metrics_socket, &lines(args))?;
     if args.output.json() {
         let value = args.value.to_string();
-        print(&json::text(&json!({ "name": args.name, "value": value, "step": args.step, "sent": true })))?;
+        print(&json::text(&json!({ "name": args.name, "value": value, "step": args.step, "accepted": true })))?;
     }
     Ok(Exit::Done)
 }
 
-fn line(args: &ReportArgs) -> String {
+fn lines(args: &ReportArgs) -> String {
     let step = args.step.map(|step| format!(" {step}")).unwrap_or_default();
-    format!("{} {}{step}\n", args.name, args.value)
+    // Values that separate commands report are one series.
+    format!("!rank {}\n!oneshot\n{} {}{step}\n?\n", args.rank, args.name, args.value)
 }
 
-fn send(to: &Path, line: &str) -> Result<(), Fail> {
-    let failed = |error: nix::Error| {
-        let error = std::io::Error::from(error);
-        let fail = Fail::because(format!("cannot report to {}", to.display()), &error);
+fn send(socket: &Path, lines: &str) -> Result<(), Fail> {
+    let mut stream = socket.as_os_str().to_owned();
+    stream.push(".stream");
+    let path = PathBuf::from(stream);
+    let failed = |error: std::io::Error| {
+        let fail = Fail::because(format!("cannot report to {}", path.display()), &error);
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => fail.advise(
                 "failsafed is not running, or its socket is elsewhere: --metrics-socket or FAILSAFE_METRICS_SOCKET",
             ),
-            ErrorKind::WouldBlock => fail.advise("the daemon's queue is full; the sample is lost"),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => fail.advise("failsafed did not answer within 10 s"),
             _ => fail,
         }
     };
-    let address = UnixAddr::new(to).map_err(failed)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None).map_err(failed)?;
-    let me = UnixCredentials::new();
-    let credentials = [ControlMessage::ScmCredentials(&me)];
-    let text = [IoSlice::new(line.as_bytes())];
-    sendmsg(socket.as_raw_fd(), &text, &credentials, MsgFlags::MSG_NOSIGNAL, Some(&address)).map_err(failed)?;
-    Ok(())
+    let connected = UnixStream::connect(&path).map_err(failed)?;
+    connected.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    connected.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    // One that is refused at once is answered and closed: the answer is there all the same.
+    let written = (&connected).write_all(lines.as_bytes());
+    let mut answer = String::new();
+    let read = BufReader::new((&connected).take(ANSWER)).read_line(&mut answer);
+    if answer.is_empty() {
+        written.map_err(failed)?;
+        read.map_err(failed)?;
+    }
+    accepted(answer.trim())
+}
+
+/// `accepted A refused R [REASON]`.
+fn accepted(answer: &str) -> Result<(), Fail> {
+    let mut words = answer.splitn(5, ' ');
+    if let (Some("accepted"), Some("1"), Some("refused"), Some("0")) =
+        (words.next(), words.next(), words.next(), words.next())
+    {
+        return Ok(());
+    }
+    let reason = words.next().unwrap_or("the connection was closed without an answer");
+    Err(Fail::new(Exit::Error, format!("failsafed did not accept the value: {reason}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::{
-        cmsg_space,
-        sys::socket::{ControlMessageOwned, recvmsg, setsockopt, sockopt::PassCred},
-    };
-    use std::{io::IoSliceMut, os::unix::net::UnixDatagram};
+    use std::os::unix::net::UnixListener;
 
-    #[test]
-    fn a_metric_arrives_with_the_senders_pid() {
+    fn answered(answer: &'static str) -> (Result<(), Fail>, String) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
-        let server = UnixDatagram::bind(&path).unwrap();
-        setsockopt(&server, PassCred, &true).unwrap();
-        send(&path, "loss 2.5 7\n").unwrap();
-        let (mut buffer, mut space) = ([0; 64], cmsg_space!(UnixCredentials));
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let got = recvmsg::<UnixAddr>(server.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty()).unwrap();
-        let pids: Vec<i32> = got
-            .cmsgs()
-            .unwrap()
-            .filter_map(|c| if let ControlMessageOwned::ScmCredentials(c) = c { Some(c.pid()) } else { None })
-            .collect();
-        let bytes = got.bytes;
-        assert_eq!(pids, [i32::try_from(std::process::id()).unwrap()]);
-        assert_eq!(&buffer[..bytes], b"loss 2.5 7\n");
+        let server = UnixListener::bind(dir.path().join("m.stream")).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (stream, _) = server.accept().unwrap();
+            let mut got = String::new();
+            let mut lines = BufReader::new(&stream);
+            while !got.ends_with("?\n") {
+                assert!(lines.read_line(&mut got).unwrap() > 0);
+            }
+            (&stream).write_all(answer.as_bytes()).unwrap();
+            got
+        });
+        (send(&path, "loss 2.5 7\n?\n"), daemon.join().unwrap())
     }
 
     #[test]
-    fn nobody_listening_is_said() {
+    fn the_daemons_answer_decides_and_its_reason_is_shown() {
+        let (done, got) = answered("accepted 1 refused 0\n");
+        assert!(done.is_ok() && got == "loss 2.5 7\n?\n", "{got}");
+        let (done, _) = answered("accepted 0 refused 1 the process is in no run that failsafed watches\n");
+        let fail = done.unwrap_err();
+        assert!(fail.message.contains("the process is in no run"), "{}", fail.message);
+        assert_eq!(fail.exit, Exit::Error);
+        assert!(answered("").0.is_err(), "no answer is no acceptance");
+    }
+
+    #[test]
+    fn nobody_listening_is_an_error_with_advice() {
         let dir = tempfile::tempdir().unwrap();
         let fail = send(&dir.path().join("none"), "loss 1\n").unwrap_err();
         assert!(fail.advice.unwrap().contains("not running"));

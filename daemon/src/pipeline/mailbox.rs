@@ -43,6 +43,7 @@ impl Mailbox {
 pub struct Poster {
     mailbox: Arc<Mailbox>,
     pipeline: Sender,
+    room: usize,
     /// There is no pipeline any more.
     ended: bool,
 }
@@ -50,14 +51,19 @@ pub struct Poster {
 impl Poster {
     /// A way in beside the pipeline's queue.
     pub fn new(pipeline: Sender) -> Poster {
-        Poster { mailbox: Arc::default(), pipeline, ended: false }
+        Poster::with_room(pipeline, ROOM)
+    }
+
+    /// The same, where no more than `room` may wait.
+    pub fn with_room(pipeline: Sender, room: usize) -> Poster {
+        Poster { mailbox: Arc::default(), pipeline, room, ended: false }
     }
 
     /// Hands an event on, and waits while there is no room. Without a pipeline it is dropped.
     pub fn post(&mut self, event: Input) {
         while !self.ended {
             let waiting = self.mailbox.waiting();
-            let full = |waiting: &mut Vec<Input>| waiting.len() >= ROOM;
+            let full = |waiting: &mut Vec<Input>| waiting.len() >= self.room;
             let (mut waiting, late) = self
                 .mailbox
                 .taken

@@ -1,60 +1,102 @@
-//! From the metrics socket to inputs of the core: a metric belongs to the run whose cgroup its sender is in.
+//! From the metrics sockets to inputs of the core.
+//!
+//! Metrics wait in a mailbox of their own: however many come, one message of the pipeline's queue stands for them, and what
+//! it stands for is taken in within a millisecond, so that they do not delay a containment.
 
-use super::{Message, Sender};
+use super::{Sender, mailbox::Poster};
 use crate::{
     platform::clock,
     runs::Registry,
-    sensors::metrics::{MetricsError, MetricsEvent, MetricsSocket, Running},
+    sensors::metrics::{Metric, MetricsError, MetricsEvent, MetricsSocket, Reporting, Running, Runs},
 };
 use failsafe_core::{
-    Input, Kind, MonoTime, Signal, Subject, Value,
+    Input, Kind, MonoTime, RunId, Signal, Subject, Value,
     input::Gap,
     signal::{Claimed, Real, Source},
 };
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-/// Binds the socket and starts its reader.
+/// Metrics that may wait for the pipeline.
+const ROOM: usize = 128;
+
+/// Binds the sockets and starts their reader.
 ///
 /// # Errors
-/// [`MetricsError`] when it cannot be bound, or the thread could not be made.
+/// [`MetricsError`] when one cannot be bound, or the thread could not be made.
 pub fn start(path: &Path, registry: &Arc<Registry>, pipeline: &Sender) -> anyhow::Result<Running> {
     let socket = MetricsSocket::bind(path)?;
-    let (registry, pipeline) = (registry.clone(), pipeline.clone());
-    let running = socket.spawn(move |event| {
-        if let Some(input) = input(&registry, event) {
-            let _closed = pipeline.send(Message::Input(input));
+    let mut poster = Poster::with_room(pipeline.clone(), ROOM);
+    let runs = OfRegistry { registry: registry.clone(), needed: Mutex::default() };
+    let running = socket.spawn(runs, move |event| {
+        if let Some(input) = input(event) {
+            poster.post(input);
         }
     });
     running.map_err(|source| MetricsError::Socket { op: "start reading", path: path.to_owned(), source }.into())
 }
 
-/// `None` for what concerns no run: anybody on the node may write to the socket.
-fn input(registry: &Registry, event: MetricsEvent) -> Option<Input> {
+/// The live runs of the registry.
+struct OfRegistry {
+    registry: Arc<Registry>,
+    /// The metrics that each run's rules need.
+    needed: Mutex<BTreeMap<RunId, Arc<BTreeSet<String>>>>,
+}
+
+impl Runs for OfRegistry {
+    fn of_cgroup(&self, cgroup: &Path) -> Option<Reporting> {
+        let live = self.registry.of_cgroup(cgroup)?;
+        let run = live.run.id;
+        let mut kept = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = kept.entry(run).or_insert_with(|| {
+            let metrics = live.policy.rules.iter().filter_map(|rule| rule.when.metric());
+            Arc::new(metrics.map(str::to_owned).collect())
+        });
+        Some(Reporting { run, needed: needed.clone() })
+    }
+
+    fn lives(&self, run: RunId) -> bool {
+        let lives = self.registry.get(run).is_some();
+        if !lives {
+            self.needed.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
+        }
+        lives
+    }
+
+    fn another_is_roots(&self, run: RunId) -> bool {
+        self.registry.live().iter().any(|live| live.run.id != run && live.run.owner_uid == 0)
+    }
+}
+
+/// `None` for what concerns no run: anybody on the node may write to the sockets.
+fn input(event: MetricsEvent) -> Option<Input> {
     match event {
-        MetricsEvent::Metric { mono_ns, cgroup, name, value, step, series, .. } => {
-            let run = registry.of_cgroup(&cgroup)?;
+        MetricsEvent::Metric { run, metric: Metric { mono_ns, name, value, step, series, repeats } } => {
             Some(Input::Signal(Signal {
                 seq: 0,
                 at: MonoTime(mono_ns),
                 source: Source::App,
-                subject: Subject::Run(run.run.id),
+                subject: Subject::Run(run),
                 kind: Kind::Metric(name),
                 value: Value::Claimed(Claimed { value: Real(value), step, series }),
-                repeats: 0,
+                repeats,
             }))
         }
-        MetricsEvent::Garbage { count } => {
-            tracing::warn!(count, "lines on the metrics socket were no metrics");
-            None
+        MetricsEvent::SeriesEnded { run, series, mono_ns } => {
+            Some(Input::SeriesEnded { run, series, at: MonoTime(mono_ns) })
         }
-        MetricsEvent::Flood { pid, dropped } => {
-            tracing::warn!(pid, dropped, "metrics over the sender's limit were dropped");
-            let cgroup = crate::platform::ProcFs::default().cgroup(pid).ok().flatten()?;
-            let run = registry.of_cgroup(&cgroup)?;
-            let what = format!("pid {pid} reported more metrics than its limit");
+        MetricsEvent::Lost { run, why, count } => {
             let at = MonoTime(clock::monotonic_ns());
-            let run = Some(run.run.id);
-            Some(Input::Gap(Gap { seq: 0, at, source: Source::App, run, gpu: None, what, lost: dropped, blind: false }))
+            let what = format!("values of the run's metrics are lost: {why}");
+            let (source, run) = (Source::App, Some(run));
+            Some(Input::Gap(Gap { seq: 0, at, source, run, gpu: None, what, lost: count, blind: false }))
+        }
+        MetricsEvent::Garbage { count } => {
+            tracing::warn!(count, "lines on the metrics sockets were no metrics, or of no run");
+            None
         }
     }
 }

@@ -90,6 +90,13 @@ impl PidFd {
     }
 }
 
+impl From<OwnedFd> for PidFd {
+    /// A descriptor that the kernel gave for a process, as with `SO_PEERPIDFD`.
+    fn from(fd: OwnedFd) -> PidFd {
+        PidFd { fd }
+    }
+}
+
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

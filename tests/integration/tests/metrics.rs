@@ -86,8 +86,9 @@ fn nobody_can_report_for_a_run_from_outside_it() -> Result<()> {
     on_node("outsider", "", |node| {
         let run = Launch::new("victim", LOSS).start(node, ["sleep", "600"])?;
         // Root, and the run's own user, but not in its cgroup.
-        node.ctl(["report", "loss", "nan"])?.expect(0)?;
-        node.ctl_as(NOBODY, ["report", "loss", "nan"])?.expect(0)?;
+        let refused = node.ctl(["report", "loss", "nan"])?.expect(1)?;
+        ensure!(refused.err.contains("the process is in no run"), "{}", refused.err);
+        node.ctl_as(NOBODY, ["report", "loss", "nan"])?.expect(1)?;
         // A report from inside comes after those, so they have been dealt with when it is.
         let inside = reporter(node, "inside", "loss nan")?;
         inside.freezes()?;
@@ -148,8 +149,6 @@ fn the_python_client_reports_with_the_standard_library_alone() -> Result<()> {
             return Ok(());
         }
         let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python");
-        let lines = fs::read_to_string(client.join("failsafe_metrics.py"))?.lines().count();
-        ensure!(lines <= 100, "{lines} lines");
         let program =
             "import failsafe_metrics, time; failsafe_metrics.report('loss', float('nan'), 3); time.sleep(600)";
         let run = Launch::new("python", LOSS)
@@ -158,6 +157,85 @@ fn the_python_client_reports_with_the_standard_library_alone() -> Result<()> {
             .start(node, [python, "-S", "-c", program])?;
         run.freezes().with_context(|| run.errors())?;
         node.wait_for_event("the decision", decided("not-finite"))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn root_in_a_run_cannot_report_as_another_run() -> Result<()> {
+    on_node("forger", "", |node| {
+        let python = "/usr/bin/python3";
+        if Said::of(Command::new(python).arg("--version")).is_err() {
+            integration::skip("/usr/bin/python3 is not installed");
+            return Ok(());
+        }
+        let victim = Launch::new("victim", LOSS).start(node, ["sleep", "600"])?;
+        let pids = fs::read_to_string(victim.cgroup().join("cgroup.procs"))?;
+        let pid = pids.lines().next().context("a process of the victim")?;
+        // Datagrams with the victim's pid, as root may send them, and a stream with them in each message.
+        let program = "
+import os, socket, struct, sys, time
+pid, path = int(sys.argv[1]), os.environ['FAILSAFE_METRICS_SOCKET']
+for uid in (0, 65534):
+    creds = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack('3i', pid, uid, uid))]
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for n in range(5):
+        s.sendmsg([b'loss nan\\n'], creds, 0, path)
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path + '.stream')
+    s.sendmsg([b'loss nan\\n?\\n'], creds)
+    print(s.recv(999).decode().strip(), flush=True)
+print('forged', flush=True)
+time.sleep(600)
+";
+        let forger = Launch::new("forger", LOSS)
+            .env("FAILSAFE_METRICS_SOCKET", node.metrics_socket())
+            .start(node, [python, "-S", "-c", program, pid])?;
+        forger.says("forged").with_context(|| forger.errors())?;
+        ensure!(forger.output().matches("accepted 0 refused 1").count() == 2, "{}", forger.output());
+        // What comes after is judged after it: the victim's own report.
+        node.wait_for_event("the gap of the victim", |e| {
+            e["body"]["what"].as_str().is_some_and(|what| what.contains("datagrams do not count"))
+        })?;
+        ensure!(!integration::frozen(victim.cgroup())?, "the victim was frozen");
+        ensure!(node.run("victim")?["decisions"] == 0, "{}", node.run("victim")?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_metric_that_a_rule_needs_and_nobody_reports_is_a_gap_and_its_rule_is_blind() -> Result<()> {
+    on_node("silent", "", |node| {
+        let policy = LOSS.replace("owner = ", "on_blind = \"freeze\"\nowner = ");
+        let policy = format!("{policy}\n[metrics]\ngrace = \"2s\"\n");
+        let ctl = program("failsafectl")?.display().to_string();
+        let script = format!("{ctl} report Loss 2.5; sleep 600");
+        let run = Launch::new("mute", &policy)
+            .env("FAILSAFE_METRICS_SOCKET", node.metrics_socket())
+            .start(node, ["sh", "-c", &script])?;
+        run.freezes()?;
+        node.wait_for_event("the gap", |e| {
+            e["body"]["what"]
+                .as_str()
+                .is_some_and(|what| what.contains("the run reports `Loss`, the rule needs `loss`"))
+        })?;
+        wait_for("the blind rules", || {
+            Ok(node.ctl(["describe", "mute"])?.expect(0)?.out.contains("blind: rule exploded"))
+        })?;
+        ensure!(node.ctl(["replay", "mute"])?.expect(0)?.out.contains("identical"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_thaw_lists_the_rules_that_are_disarmed() -> Result<()> {
+    on_node("rearm", "", |node| {
+        let run = reporter(node, "ill", "loss nan 8")?;
+        run.freezes()?;
+        let thawed = node.ctl(["thaw", "ill", "--reason", "look"])?.expect(0)?.out;
+        ensure!(thawed.contains("disarmed: rule not-finite (rank cli): until metric.loss is finite"), "{thawed}");
+        let page = node.ctl(["describe", "ill"])?.expect(0)?.out;
+        ensure!(page.contains("disarmed: rule not-finite"), "{page}");
         Ok(())
     })
 }

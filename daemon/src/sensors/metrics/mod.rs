@@ -1,82 +1,126 @@
-//! The metrics socket: a datagram socket anybody may write to. Who wrote is the kernel's word (`SCM_CREDENTIALS`, see
-//! unix(7)), never the datagram's; the process is resolved to its cgroup at once, before its id can be another's.
+//! The metrics sockets, which anybody may write to: a stream (`PATH.stream`) and, for older clients, datagrams (`PATH`).
 //!
 //! ```text
-//! datagram + credentials ─► limit by sender ─► parse ─► /proc/PID/cgroup ─► MetricsEvent
+//! stream ──► who connected (kernel) ─► its cgroup now ─► run ─┐
+//! datagram ► who sent (credentials) ─► its cgroup ─────► run ─┴► Flow (quota) ─► MetricsEvent
 //! ```
 //!
-//! Owns the socket and its thread. Garbage and floods are counted and told at most once a second; they cost the sender's own
-//! share only: the kernel's receive queue is shared, but the thread drops what is over the limit before it looks further.
+//! Owns the sockets, the connections and one thread. On the stream the kernel's note of who connected decides, which no
+//! process can forge, and each value is answered for. The credentials of a datagram can be forged by root, so a datagram counts
+//! only where no other run is root's. What is not accepted is counted by run and reported once a second; nothing that a run
+//! sends makes another run's values wait for more than one turn.
 
+mod datagram;
+mod flow;
 mod limit;
 pub mod parse;
+mod peer;
+mod stream;
 
 use crate::platform::{ProcFs, clock};
-use failsafe_core::signal::Series;
-use limit::Limit;
+use failsafe_core::{RunId, signal::Series};
+use flow::{Flow, Reporter};
 use nix::{
-    cmsg_space,
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::EventFd,
-        socket::{
-            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind, connect,
-            recvmsg, setsockopt, socket, sockopt,
-        },
     },
 };
 use std::{
-    io::IoSliceMut,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, PermissionsExt},
-    },
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
 };
 
-/// Garbage and floods are told this often.
-const TELL_EVERY_NS: u64 = 1_000_000_000;
+/// What was not accepted is reported, and series are looked after, this often.
+const REPORT_EVERY_NS: u64 = 1_000_000_000;
+/// While values wait for their run's quota, the thread looks this often.
+const SETTLE_EVERY_MS: u8 = 10;
+/// A rank of which the process has ended keeps its series for this long: a restarted rank goes on with it.
+const RANK_LINGERS_NS: u64 = 10_000_000_000;
+/// A series of which each value comes from a process of its own ends after this.
+const ONESHOT_LASTS_NS: u64 = 3_600_000_000_000;
+
+const STOP: u64 = 0;
+const DATAGRAMS: u64 = 1;
+const LISTENER: u64 = 2;
+const FIRST_CONNECTION: u64 = 3;
+
+/// A metric of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// When it was read, `CLOCK_MONOTONIC` ns.
+    pub mono_ns: u64,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: f64,
+    /// The training step, where it was given.
+    pub step: Option<u64>,
+    /// Which of the run's series it belongs to.
+    pub series: Series,
+    /// How many values before it, of the same metric and series, it stands for as well.
+    pub repeats: u64,
+}
 
 /// What arrives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MetricsEvent {
     /// A metric.
     Metric {
-        /// When it was read, `CLOCK_MONOTONIC` ns.
-        mono_ns: u64,
-        /// The sender's process id.
-        pid: u32,
-        /// Its user id.
-        uid: u32,
-        /// Its cgroup as `/proc/PID/cgroup` has it.
-        cgroup: PathBuf,
-        /// The metric's name.
-        name: String,
-        /// Its value.
-        value: f64,
-        /// The training step, where it was given.
-        step: Option<u64>,
-        /// Which of the run's series it belongs to.
-        series: Series,
+        /// The run.
+        run: RunId,
+        /// The metric.
+        metric: Metric,
     },
-    /// Lines that were no metrics, from anybody, in the last second.
+    /// A series has ended.
+    SeriesEnded {
+        /// The run.
+        run: RunId,
+        /// The series.
+        series: Series,
+        /// When that was seen.
+        mono_ns: u64,
+    },
+    /// Values of a run that are lost or were refused since the last report.
+    Lost {
+        /// The run.
+        run: RunId,
+        /// Why.
+        why: String,
+        /// How many.
+        count: u64,
+    },
+    /// Lines from outside all runs, or that were no metrics, since the last report.
     Garbage {
         /// How many.
         count: u64,
     },
-    /// Lines over a sender's limit in the last second.
-    Flood {
-        /// The sender.
-        pid: u32,
-        /// How many.
-        dropped: u64,
-    },
 }
 
-/// Why the socket could not be made.
+/// A live run, as far as the reader needs to know it.
+#[derive(Debug, Clone)]
+pub struct Reporting {
+    /// The run.
+    pub run: RunId,
+    /// Metrics that its rules need.
+    pub needed: Arc<BTreeSet<String>>,
+}
+
+/// The live runs, which somebody else keeps.
+pub trait Runs: Send + 'static {
+    /// The run that a cgroup of `/proc/PID/cgroup` is in.
+    fn of_cgroup(&self, cgroup: &Path) -> Option<Reporting>;
+    /// Whether the run is still live.
+    fn lives(&self, run: RunId) -> bool;
+    /// Whether another live run belongs to root: it may forge the sender of a datagram.
+    fn another_is_roots(&self, run: RunId) -> bool;
+}
+
+/// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// Somebody listens there.
@@ -95,75 +139,93 @@ pub enum MetricsError {
     },
 }
 
-/// The bound socket.
+/// The path of the stream socket beside the datagram socket at `path`.
+pub fn stream_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".stream");
+    name.into()
+}
+
+/// The bound sockets.
 #[derive(Debug)]
 pub struct MetricsSocket {
-    fd: OwnedFd,
+    datagrams: std::os::unix::net::UnixDatagram,
+    listener: std::os::unix::net::UnixListener,
     path: PathBuf,
 }
 
 impl MetricsSocket {
-    /// Binds it; everybody may write. A socket that nobody listens on is replaced.
+    /// Binds both; everybody may write. A socket that nobody listens on is replaced.
     ///
     /// # Errors
     /// [`MetricsError`].
     pub fn bind(path: &Path) -> Result<MetricsSocket, MetricsError> {
-        let fail = |op| move |source: std::io::Error| MetricsError::Socket { op, path: path.to_owned(), source };
-        let os = |op| move |errno: Errno| fail(op)(errno.into());
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(fail("make the folder of"))?;
+            std::fs::create_dir_all(folder).map_err(failed("make the folder of", path))?;
         }
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let make = || socket(AddressFamily::Unix, SockType::Datagram, flags, None);
-        let address = UnixAddr::new(path).map_err(os("name"))?;
-        match connect(make().map_err(os("make"))?.as_raw_fd(), &address) {
-            Ok(()) => return Err(MetricsError::InUse(path.to_owned())),
-            Err(Errno::ENOENT) => {}
-            // A file that is no socket gives the same error as a socket without a listener; it is not ours to remove.
-            Err(Errno::ECONNREFUSED) if is_socket(path) => {
-                std::fs::remove_file(path).map_err(fail("replace the stale"))?
-            }
-            Err(errno) => return Err(os("replace what is at")(errno)),
-        }
-        let fd = make().map_err(os("make"))?;
-        setsockopt(&fd, sockopt::PassCred, &true).map_err(os("ask credentials of"))?;
-        bind(fd.as_raw_fd(), &address).map_err(os("bind"))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail("open up"))?;
-        Ok(MetricsSocket { fd, path: path.to_owned() })
+        let datagrams = datagram::bind(path)?;
+        let listener = stream::bind(&stream_path(path))?;
+        Ok(MetricsSocket { datagrams, listener, path: path.to_owned() })
     }
 
-    /// Reads it on a thread of its own. `sink` must not block for long.
+    /// Reads them on a thread of its own. While `sink` blocks, senders wait and nothing is lost.
     ///
     /// # Errors
-    /// The thread or its event descriptor could not be made.
-    pub fn spawn(self, sink: impl FnMut(MetricsEvent) + Send + 'static) -> std::io::Result<Running> {
+    /// The thread or its descriptors could not be made.
+    pub fn spawn(self, runs: impl Runs, sink: impl FnMut(MetricsEvent) + Send + 'static) -> std::io::Result<Running> {
         let stop = Arc::new(EventFd::from_value(0)?);
-        let stopped = stop.clone();
-        let path = self.path.clone();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let paths = [self.path.clone(), stream_path(&self.path)];
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&*stop, readable(STOP))?;
+        epoll.add(&self.datagrams, readable(DATAGRAMS))?;
+        epoll.add(&self.listener, readable(LISTENER))?;
         let reader = Reader {
-            fd: self.fd,
-            sink,
-            limit: Limit::default(),
-            garbage: 0,
-            ended: 0,
-            told_ns: 0,
-            proc: ProcFs::default(),
+            epoll,
+            datagrams: datagram::Datagrams::new(self.datagrams),
+            streams: stream::Streams::new(self.listener, FIRST_CONNECTION),
+            shared: Shared {
+                runs,
+                sink,
+                flows: BTreeMap::new(),
+                lost: BTreeMap::new(),
+                garbage: 0,
+                proc: ProcFs::default(),
+            },
+            reported_ns: clock::monotonic_ns(),
         };
-        let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || reader.work(&stopped))?;
-        Ok(Running { stop, thread: Some(thread), path })
+        let thread = std::thread::Builder::new().name("metrics".into()).spawn(move || reader.work())?;
+        Ok(Running { stop, thread: Some(thread), paths })
     }
 }
 
-fn is_socket(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+fn failed(op: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MetricsError {
+    move |source| MetricsError::Socket { op, path: path.to_owned(), source }
 }
 
-/// The running reader; dropping it stops it and removes the socket.
+/// Removes a socket that nobody listens on. A file that is no socket is not ours to remove.
+fn replace(path: &Path, connected: std::io::Result<()>) -> Result<(), MetricsError> {
+    let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    match connected {
+        Ok(()) => Err(MetricsError::InUse(path.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && is_socket() => {
+            std::fs::remove_file(path).map_err(failed("replace the stale", path))
+        }
+        Err(error) => Err(failed("replace what is at", path)(error)),
+    }
+}
+
+fn open_to_all(path: &Path) -> Result<(), MetricsError> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed("open up", path))
+}
+
+/// The running reader; dropping it stops it and removes the sockets.
 #[derive(Debug)]
 pub struct Running {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
-    path: PathBuf,
+    paths: [PathBuf; 2],
 }
 
 impl Drop for Running {
@@ -174,191 +236,144 @@ impl Drop for Running {
         {
             tracing::error!("the metrics thread panicked");
         }
-        let _gone = std::fs::remove_file(&self.path);
+        for path in &self.paths {
+            let _gone = std::fs::remove_file(path);
+        }
     }
 }
 
-struct Reader<F> {
-    fd: OwnedFd,
+struct Reader<R, F> {
+    epoll: Epoll,
+    datagrams: datagram::Datagrams,
+    streams: stream::Streams,
+    shared: Shared<R, F>,
+    reported_ns: u64,
+}
+
+/// What both sockets need.
+struct Shared<R, F> {
+    runs: R,
     sink: F,
-    limit: Limit,
+    flows: BTreeMap<RunId, Flow>,
+    lost: BTreeMap<(RunId, String), u64>,
     garbage: u64,
-    /// Metrics whose sender had ended before its cgroup could be read.
-    ended: u64,
-    told_ns: u64,
     proc: ProcFs,
 }
 
-impl<F: FnMut(MetricsEvent)> Reader<F> {
-    fn work(mut self, stop: &EventFd) {
-        let mut buffer = [0; parse::MAX_DATAGRAM];
+impl<R: Runs, F: FnMut(MetricsEvent)> Reader<R, F> {
+    fn work(mut self) {
+        let mut ready = vec![EpollEvent::empty(); 1_024];
+        let mut waiting = false;
         loop {
-            let mut fds =
-                [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-            // What was counted is told in time also when nothing more comes.
-            match poll(&mut fds, PollTimeout::from(1_000u16)) {
-                Ok(_) | Err(Errno::EINTR) => {}
+            let wait = if waiting { EpollTimeout::from(SETTLE_EVERY_MS) } else { EpollTimeout::from(1_000u16) };
+            let count = match self.epoll.wait(&mut ready, wait) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
                 Err(error) => {
-                    tracing::error!(%error, "the metrics socket cannot be waited for");
+                    tracing::error!(%error, "the metrics sockets cannot be waited for");
                     return;
                 }
-            }
-            if fds[1].revents().is_some_and(|r| !r.is_empty()) {
-                return;
-            }
-            self.drain(&mut buffer);
-            self.tell(clock::monotonic_ns());
-        }
-    }
-
-    /// Reads what waits; returns now and then, so that a flood does not keep the thread from stopping.
-    fn drain(&mut self, buffer: &mut [u8]) {
-        for _ in 0..1_024 {
-            let Some((length, credentials, cut)) = self.receive(buffer) else { return };
-            let Some(credentials) = credentials else {
-                self.garbage += 1;
-                continue;
             };
-            if cut {
-                self.garbage += 1;
-            } else {
-                self.datagram(&buffer[..length], credentials);
+            let tokens: Vec<u64> = ready.iter().take(count).map(EpollEvent::data).collect();
+            for token in tokens {
+                match token {
+                    STOP => return,
+                    DATAGRAMS => self.datagrams.drain(&mut self.shared),
+                    LISTENER => self.streams.accept(&self.epoll, &mut self.shared),
+                    connection => self.streams.ready(connection, &self.epoll, &mut self.shared),
+                }
+            }
+            let now = clock::monotonic_ns();
+            waiting = self.shared.settle(now) | self.streams.resume(&self.epoll, &mut self.shared, now);
+            if now.saturating_sub(self.reported_ns) >= REPORT_EVERY_NS {
+                self.reported_ns = now;
+                self.datagrams.report(&mut self.shared);
+                self.streams.listen_again(&self.epoll);
+                self.shared.look_after(now);
+                self.shared.report();
+            }
+        }
+    }
+}
+
+impl<R: Runs, F: FnMut(MetricsEvent)> Shared<R, F> {
+    /// The flow of a run, made at its first value.
+    fn flow(&mut self, of: &Reporting, now_ns: u64) -> &mut Flow {
+        self.flows.entry(of.run).or_insert_with(|| Flow::new(of.needed.clone(), now_ns))
+    }
+
+    fn take(
+        &mut self,
+        of: &Reporting,
+        line: &parse::Line<'_>,
+        series: &Series,
+        by: Reporter,
+        now_ns: u64,
+    ) -> Result<(), flow::Refused> {
+        let run = of.run;
+        let flow = self.flows.entry(run).or_insert_with(|| Flow::new(of.needed.clone(), now_ns));
+        let taken = flow.take(line, series, by, now_ns, |metric| (self.sink)(MetricsEvent::Metric { run, metric }));
+        if let Err(refused) = taken {
+            self.lose(run, &refused.to_string(), 1);
+        }
+        taken
+    }
+
+    fn lose(&mut self, run: RunId, why: &str, count: u64) {
+        let lost = self.lost.entry((run, why.to_owned())).or_default();
+        *lost = lost.saturating_add(count);
+    }
+
+    fn settle(&mut self, now_ns: u64) -> bool {
+        let mut waiting = false;
+        for (run, flow) in &mut self.flows {
+            let run = *run;
+            waiting |= flow.settle(now_ns, |metric| (self.sink)(MetricsEvent::Metric { run, metric }));
+        }
+        waiting
+    }
+
+    /// Runs that ended are forgotten, and series of which the process has ended are retired.
+    fn look_after(&mut self, now_ns: u64) {
+        let runs = &self.runs;
+        self.flows.retain(|run, _| runs.lives(*run));
+        for (run, flow) in &mut self.flows {
+            let run = *run;
+            let mut over = Vec::new();
+            for (series, live) in &mut flow.series {
+                let quiet = now_ns.saturating_sub(live.last_ns);
+                if live.by.oneshot {
+                    if quiet > ONESHOT_LASTS_NS {
+                        over.push(series.clone());
+                    }
+                    continue;
+                }
+                if quiet < REPORT_EVERY_NS || peer::lives(&self.proc, live.by.pid, live.by.start_ticks) {
+                    continue;
+                }
+                let ended = *live.ended_ns.get_or_insert(now_ns);
+                let linger = if matches!(series, Series::Rank(_)) { RANK_LINGERS_NS } else { 0 };
+                if now_ns.saturating_sub(ended) >= linger {
+                    over.push(series.clone());
+                }
+            }
+            for series in over {
+                flow.retire(&series, |metric| (self.sink)(MetricsEvent::Metric { run, metric }));
+                (self.sink)(MetricsEvent::SeriesEnded { run, series, mono_ns: now_ns });
             }
         }
     }
 
-    fn receive(&self, buffer: &mut [u8]) -> Option<(usize, Option<UnixCredentials>, bool)> {
-        let mut space = cmsg_space!(UnixCredentials);
-        let mut slices = [IoSliceMut::new(buffer)];
-        let message = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_DONTWAIT).ok()?;
-        let credentials = message.cmsgs().ok()?.find_map(|c| match c {
-            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials),
-            _ => None,
-        });
-        Some((message.bytes, credentials, message.flags.contains(MsgFlags::MSG_TRUNC)))
-    }
-
-    fn datagram(&mut self, bytes: &[u8], credentials: UnixCredentials) {
-        let now = clock::monotonic_ns();
-        let Ok(pid) = u32::try_from(credentials.pid()) else { return };
-        // A datagram costs a token even if nothing in it is a metric.
-        if !self.limit.take(pid, now) {
-            return;
+    fn report(&mut self) {
+        for ((run, why), count) in std::mem::take(&mut self.lost) {
+            (self.sink)(MetricsEvent::Lost { run, why, count });
         }
-        let (lines, garbage) = parse::parse(bytes);
-        self.garbage += garbage;
-        if lines.is_empty() {
-            return;
-        }
-        let sender = self.proc.identity(pid).ok().flatten().zip(self.proc.cgroup(pid).ok().flatten());
-        let Some((identity, cgroup)) = sender else {
-            self.ended += lines.len() as u64;
-            return;
-        };
-        let start_ticks = identity.start_time;
-        for (index, line) in lines.into_iter().enumerate() {
-            if index > 0 && !self.limit.take(pid, now) {
-                continue;
-            }
-            (self.sink)(MetricsEvent::Metric {
-                mono_ns: now,
-                pid,
-                uid: credentials.uid(),
-                cgroup: cgroup.clone(),
-                name: line.name.to_owned(),
-                value: line.value,
-                step: line.step,
-                series: line.rank.unwrap_or(Series::Process { pid, start_ticks }),
-            });
-        }
-    }
-
-    fn tell(&mut self, now: u64) {
-        if now.saturating_sub(self.told_ns) < TELL_EVERY_NS {
-            return;
-        }
-        self.told_ns = now;
         let count = std::mem::take(&mut self.garbage);
         if count > 0 {
             (self.sink)(MetricsEvent::Garbage { count });
-        }
-        let count = std::mem::take(&mut self.ended);
-        if count > 0 {
-            tracing::warn!(
-                count,
-                "metrics came from processes that ended at once: whose run they were of is not known"
-            );
-        }
-        for (pid, dropped) in self.limit.dropped() {
-            (self.sink)(MetricsEvent::Flood { pid, dropped });
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{os::unix::net::UnixDatagram, sync::mpsc, time::Duration};
-
-    fn running() -> (tempfile::TempDir, Running, mpsc::Receiver<MetricsEvent>) {
-        let dir = tempfile::tempdir().unwrap();
-        let (tx, rx) = mpsc::channel();
-        let socket = MetricsSocket::bind(&dir.path().join("m.sock")).unwrap();
-        let running = socket.spawn(move |event| drop(tx.send(event))).unwrap();
-        (dir, running, rx)
-    }
-
-    fn next(events: &mpsc::Receiver<MetricsEvent>) -> MetricsEvent {
-        events.recv_timeout(Duration::from_secs(10)).unwrap()
-    }
-
-    #[test]
-    fn the_sender_is_who_the_kernel_says() {
-        let (dir, _running, events) = running();
-        let sender = UnixDatagram::unbound().unwrap();
-        sender.send_to(b"loss nan 7\n", dir.path().join("m.sock")).unwrap();
-        let MetricsEvent::Metric { pid, uid, cgroup, name, value, step, .. } = next(&events) else { panic!() };
-        assert_eq!((pid, uid), (std::process::id(), nix::unistd::getuid().as_raw()));
-        assert_eq!(Some(cgroup), ProcFs::default().own_cgroup().unwrap());
-        assert!(name == "loss" && value.is_nan() && step == Some(7));
-    }
-
-    #[test]
-    fn a_flood_of_garbage_is_counted_and_what_comes_after_still_arrives() {
-        let (dir, _running, events) = running();
-        let path = dir.path().join("m.sock");
-        let sender = UnixDatagram::unbound().unwrap();
-        let big = vec![b'x'; parse::MAX_DATAGRAM + 1];
-        for n in 0..1_500 {
-            let datagram: &[u8] = if n % 100 == 0 { &big } else { b"\xff\xfe not a metric" };
-            sender.send_to(datagram, &path).unwrap();
-        }
-        sender.send_to(b"ok 1", &path).unwrap();
-        let mut garbage = 0;
-        loop {
-            match next(&events) {
-                MetricsEvent::Garbage { count } => garbage += count,
-                MetricsEvent::Metric { name, .. } => assert_eq!(name, "ok"),
-                MetricsEvent::Flood { .. } => panic!("within the burst"),
-            }
-            if garbage == 1_500 {
-                break;
-            }
-        }
-    }
-
-    #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let (dir, running, _events) = running();
-        let path = dir.path().join("m.sock");
-        assert!(matches!(MetricsSocket::bind(&path), Err(MetricsError::InUse(_))));
-        drop(running);
-        drop(UnixDatagram::bind(&path).unwrap());
-        assert!(path.exists());
-        MetricsSocket::bind(&path).unwrap();
-        let file = dir.path().join("file");
-        std::fs::write(&file, "precious").unwrap();
-        assert!(matches!(MetricsSocket::bind(&file), Err(MetricsError::Socket { .. })));
-        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
-    }
-}
+mod tests;
