@@ -220,7 +220,7 @@ pub struct RunRef {
 /// `freeze`, `thaw`, `kill`.
 #[derive(Debug, ClapArgs)]
 pub struct ControlArgs {
-    /// Id, name, or an unambiguous prefix of either.
+    /// The exact id or name (or OWNER_UID/NAME); no prefix.
     pub run: String,
     /// Why; it goes into the audit log.
     #[arg(short, long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = reason)]

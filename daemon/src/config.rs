@@ -30,6 +30,8 @@ pub struct Config {
     pub metrics_socket: PathBuf,
     /// Below which cgroup runs are made, relative to the cgroup2 mount.
     pub cgroup_parent: PathBuf,
+    /// Cgroups, with those below, that `failsafectl run` may move a process out of, whatever limits they have.
+    pub start_from: Vec<PathBuf>,
     /// Time between samples of counters, cgroup files and NVML, in milliseconds.
     pub sample_interval_ms: u64,
     /// The group whose members may act, beside root.
@@ -144,6 +146,7 @@ impl Default for Config {
             socket: "/run/failsafe/failsafed.sock".into(),
             metrics_socket: "/run/failsafe/metrics.sock".into(),
             cgroup_parent: "failsafe".into(),
+            start_from: Vec::new(),
             sample_interval_ms: 1_000,
             admin_group: "failsafe".into(),
             action_deadline_ms: 2_000,
@@ -218,6 +221,13 @@ impl Config {
             if !value.is_absolute() {
                 return wrong(field, format!("expected an absolute path, not `{}`", value.display()));
             }
+        }
+        let root = |path: &PathBuf| path.strip_prefix("/").unwrap_or(path).as_os_str().is_empty();
+        if config.start_from.iter().any(root) {
+            return wrong(
+                "start_from",
+                "expected cgroups such as `/system.slice/jupyter.service`, not the root".into(),
+            );
         }
         if config.cgroup_parent.is_absolute() || config.cgroup_parent.components().count() == 0 {
             return wrong("cgroup_parent", "expected a path relative to the cgroup2 mount, such as `failsafe`".into());
@@ -309,6 +319,7 @@ mod tests {
             ("sokcet = \"/x\"", "unknown field `sokcet`"),
             ("socket = \"x\"", "f.toml: socket: expected an absolute path"),
             ("cgroup_parent = \"/sys\"", "relative to the cgroup2 mount"),
+            ("start_from = [\"/\"]", "not the root"),
             ("sample_interval_ms = 5", "50 to 60000"),
             ("ring_kib = 1000", "power of two"),
             ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),

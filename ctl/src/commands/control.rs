@@ -5,7 +5,7 @@ use crate::{
     args::ControlArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, json, print, runs},
+    render::{Paint, clean, json, print, runs},
 };
 use failsafe_proto::v1 as pb;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArg
             pb::Command::Kill => "killed",
             pb::Command::Unspecified => "acted on",
         };
-        print(&runs::control(&answer, &args.run, done, Paint::stdout()))?;
+        print(&runs::control(&answer, &acted_on(&answer, &args.run), done, Paint::stdout()))?;
     }
     Ok(exit_of(answer.verdict()))
 }
@@ -44,6 +44,11 @@ async fn ask(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Res
         Err(_) => Err(Fail::new(Exit::Timeout, "the daemon did not answer in time")
             .advise("the command may still be carried out; `failsafectl describe RUN` shows how it stands")),
     }
+}
+
+/// The run that the daemon acted on, as the daemon names it.
+fn acted_on(answer: &pb::ControlResponse, asked: &str) -> String {
+    if answer.run_name.is_empty() { clean(asked) } else { format!("{} {}", clean(&answer.run_name), answer.run_id) }
 }
 
 fn exit_of(verdict: pb::Verdict) -> Exit {

@@ -98,6 +98,7 @@ pub fn control(answer: &pb::ControlResponse) -> Value {
     let process = |p: &pb::Process| json!({ "pid": p.pid, "comm": p.comm, "state": p.state, "argv": p.argv });
     json!({
         "run_id": answer.run_id,
+        "run_name": answer.run_name,
         "incident": answer.incident,
         "verdict": verdict(answer.verdict()),
         "missing": answer.missing,

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 fn control_says_what_is_proved_and_what_is_missing() {
     let answer = |verdict: pb::Verdict, missing: &[&str]| pb::ControlResponse {
         run_id: RUN.into(),
+        run_name: "r\u{1b}[2J".into(),
         incident: "inc-5f0c9a1b2c3d-1".into(),
         verdict: verdict.into(),
         missing: missing.iter().map(ToString::to_string).collect(),
@@ -30,6 +31,8 @@ fn control_says_what_is_proved_and_what_is_missing() {
             fake.command().args(["freeze", "r", "--reason", "it is late", "--timeout", "3s"]).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}", err(&output));
         assert!(out(&output).contains(says), "{}", out(&output));
+        let acted_on = format!("r\\u{{1b}}[2J {RUN} (");
+        assert!(out(&output).starts_with(&acted_on), "the run that was acted on: {}", out(&output));
         let asked = fake.asked.lock().unwrap().control.clone().unwrap();
         assert_eq!((asked.reason.as_str(), asked.timeout_ms, asked.dry_run), ("it is late", 3_000, false));
         assert_eq!(asked.command(), pb::Command::Freeze);

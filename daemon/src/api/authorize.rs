@@ -3,10 +3,16 @@
 //! Root and the administrators' group may do everything. A run's owner may see it and freeze it. Anybody may start a run
 //! of their own. Others read nothing. Who is inside a run, root too, is at most its owner and starts none: it would leave the
 //! bounds that it is in.
+//!
+//! Invariant: a request is judged by what the process that sent it is when the request is handled. It is the process that
+//! connected (by pidfd), it is alive, it has the user that it connected with, and its groups and its cgroup are read then.
 
 use super::connection::Maker;
 use crate::{
-    platform::{ProcFs, users},
+    platform::{
+        peer::{Now, Peer, PeerError, Sender},
+        users,
+    },
     runs::Registry,
 };
 use failsafe_core::{RunId, input::Run};
@@ -36,11 +42,11 @@ impl Role {
 pub struct Principal {
     /// Its user id.
     pub uid: u32,
-    /// Its process id, by the kernel's word when it connected.
+    /// Its process id.
     pub pid: u32,
     /// Whether it is root or of the administrators' group, and in no run.
     pub admin: bool,
-    /// The run that it was in when it connected.
+    /// The run that it is in.
     pub inside: Option<RunId>,
 }
 
@@ -60,37 +66,46 @@ impl Authority {
         Authority { admin_gid }
     }
 
-    /// The caller of a request.
+    /// The caller of a request, as it is now.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` where the kernel gives no credentials, or where it cannot be told whether the caller is in a run.
+    /// `UNAUTHENTICATED` where it cannot be known who calls and from where; `PERMISSION_DENIED` where another process than the
+    /// one that connected uses the connection.
     pub fn principal<T>(&self, request: &Request<T>, runs: &Registry) -> Result<Principal, Status> {
-        let no_peer = || Status::unauthenticated("the socket gives no peer credentials");
-        let maker = request.extensions().get::<Maker>().ok_or_else(no_peer)?;
-        let peer = maker.credentials.ok_or_else(no_peer)?;
-        let pid = peer
-            .pid()
-            .and_then(|pid| u32::try_from(pid).ok())
-            .ok_or_else(|| Status::unauthenticated("the socket gives no peer process: another pid namespace?"))?;
-        let cgroup = maker.cgroup.as_deref().ok_or_else(|| {
-            Status::unauthenticated("the process that connected has ended, and its cgroup is not known")
-        })?;
-        let inside = runs.inside(cgroup);
-        let admin = inside.is_none() && (peer.uid() == 0 || self.in_group(peer.gid(), pid, peer.uid()));
-        Ok(Principal { uid: peer.uid(), pid, admin, inside })
+        let maker = maker(request)?;
+        let unknown = |why: &PeerError| Status::unauthenticated(why.chain());
+        let peer = maker.peer().map_err(unknown)?;
+        if let Some(sender) = maker.foreign() {
+            return Err(foreign(peer, sender));
+        }
+        let now = peer.now(runs.root()).map_err(|why| unknown(&why))?;
+        let inside = now.cgroups.iter().find_map(|cgroup| runs.inside(cgroup));
+        let admin = inside.is_none() && (now.uid == 0 || self.in_group(&now));
+        Ok(Principal { uid: now.uid, pid: peer.id().pid, admin, inside })
     }
 
-    fn in_group(&self, gid: u32, pid: u32, uid: u32) -> bool {
-        let Some(admin) = self.admin_gid else { return false };
-        if gid == admin {
-            return true;
-        }
-        // Supplementary groups are not in the credentials. A pid that was reused by another user counts for nothing.
-        match users::credentials(&ProcFs::default(), pid) {
-            Ok(Some(now)) => now.uid == uid && now.groups.contains(&admin),
-            _ => false,
-        }
+    fn in_group(&self, now: &Now) -> bool {
+        self.admin_gid.is_some_and(|admin| now.groups.contains(&admin))
     }
+}
+
+/// Who made the connection that a request came by.
+///
+/// # Errors
+/// `UNAUTHENTICATED`: it did not come by the control socket.
+pub fn maker<T>(request: &Request<T>) -> Result<&Maker, Status> {
+    request.extensions().get().ok_or_else(|| Status::unauthenticated("the socket gives no peer credentials"))
+}
+
+fn foreign(peer: &Peer, sender: Sender) -> Status {
+    let sender = match sender {
+        Sender::Pid(pid) => format!("process {pid}"),
+        Sender::Unknown => "an unknown process".into(),
+    };
+    denied(&format!(
+        "process {} made this connection and {sender} sends on it: each process has to make its own connection",
+        peer.id().pid
+    ))
 }
 
 impl Principal {

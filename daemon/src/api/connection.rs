@@ -1,42 +1,79 @@
-//! A connection to the control socket, and who made it.
+//! A connection to the control socket: who made it, and whether its bytes are that process's own.
 //!
-//! The maker's cgroup is read when the connection is accepted: later its process may have ended and its id be another's.
+//! ```text
+//! accept ─► pidfd of the peer ─► Maker (what requests see)
+//! read   ─► the kernel names the sender of these bytes ─► another than the maker: Maker::foreign is set, before they are parsed
+//! ```
+//!
+//! Invariant: a request is never judged as the maker's once another process has sent bytes on its connection. Such a connection
+//! is closed a moment later, when its client has read the refusals.
 
-use crate::platform::ProcFs;
+use crate::platform::peer::{self, Peer, PeerError, Sender};
 use std::{
     io,
-    path::PathBuf,
+    os::fd::AsFd,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{UnixStream, unix::UCred},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::UnixStream,
+    time::Sleep,
 };
 use tonic::transport::server::Connected;
+
+/// How long a connection that another process uses is left open, so that its refusals are read.
+const CLOSE_AFTER: Duration = Duration::from_secs(1);
 
 /// Who made a connection.
 #[derive(Debug, Clone)]
 pub struct Maker {
-    /// By the kernel's word when it connected, see `SO_PEERCRED` in unix(7).
-    pub credentials: Option<UCred>,
-    /// Its cgroup as `/proc/PID/cgroup` had it; `None`: it had ended by then, or there is no such hierarchy.
-    pub cgroup: Option<PathBuf>,
+    peer: Arc<Result<Peer, PeerError>>,
+    foreign: Arc<OnceLock<Sender>>,
+}
+
+impl Maker {
+    /// The process that connected.
+    ///
+    /// # Errors
+    /// Why it is not known.
+    pub fn peer(&self) -> Result<&Peer, &PeerError> {
+        self.peer.as_ref().as_ref()
+    }
+
+    /// Another process that sent bytes on the connection, inherited or passed.
+    pub fn foreign(&self) -> Option<Sender> {
+        self.foreign.get().copied()
+    }
 }
 
 /// A connection and its maker.
 pub struct Connection {
     stream: UnixStream,
     maker: Maker,
+    /// Its number, where the maker is known.
+    pid: Option<u32>,
+    closing: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
     /// Looks up who made it.
     pub fn new(stream: UnixStream) -> Connection {
-        let credentials = stream.peer_cred().ok();
-        let pid = credentials.and_then(|peer| u32::try_from(peer.pid()?).ok());
-        let cgroup = pid.and_then(|pid| ProcFs::default().cgroup(pid).ok().flatten());
-        Connection { stream, maker: Maker { credentials, cgroup } }
+        let peer = Peer::of(stream.as_fd());
+        let pid = peer.as_ref().ok().map(|peer| peer.id().pid);
+        let maker = Maker { peer: Arc::new(peer), foreign: Arc::default() };
+        Connection { stream, maker, pid, closing: None }
+    }
+
+    /// Notes who sent what was just read.
+    fn note(&mut self, sender: Sender) {
+        let own = self.pid.is_none_or(|pid| sender == Sender::Pid(pid));
+        if !own && self.maker.foreign.set(sender).is_ok() {
+            tracing::debug!(maker = ?self.pid, ?sender, "another process than its maker sends on a connection: refused");
+            self.closing = Some(Box::pin(tokio::time::sleep(CLOSE_AFTER)));
+        }
     }
 }
 
@@ -50,7 +87,31 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if let Some(closing) = &mut self.closing
+            && closing.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let read = self
+                .stream
+                .try_io(Interest::READABLE, || peer::receive(self.stream.as_fd(), buf.initialize_unfilled()));
+            match read {
+                Ok((0, _)) => return Poll::Ready(Ok(())),
+                Ok((bytes, sender)) => {
+                    self.note(sender);
+                    // The timer is to wake this task.
+                    if let Some(closing) = &mut self.closing {
+                        let _pending = closing.as_mut().poll(cx);
+                    }
+                    buf.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     actuators::outcome::Report,
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, Found, GpuUse, Registry, Sharing, Standing, kernel::KernelError, start::StartError},
+    runs::{FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, kernel::KernelError, start::StartError},
     sensors::ebpf::Via,
 };
 use failsafe_core::{GpuId, decision::Verdict, input::Command};
@@ -153,6 +153,17 @@ pub(super) fn guarded_answer(report: Report, took: Duration) -> v1::ControlRespo
     }
 }
 
+/// A kill of a run that no process had entered, and none will.
+pub(super) fn never_entered(live: &LiveRun) -> v1::ControlResponse {
+    v1::ControlResponse {
+        run_id: live.run.id.to_string(),
+        run_name: live.run.name.clone(),
+        verdict: v1::Verdict::Proved as i32,
+        proofs: vec!["processes: none had entered the run, and its start is cancelled".into()],
+        ..Default::default()
+    }
+}
+
 fn verdict(verdict: Verdict) -> (v1::Verdict, Vec<String>) {
     match verdict {
         Verdict::Proved => (v1::Verdict::Proved, Vec::new()),
@@ -163,7 +174,7 @@ fn verdict(verdict: Verdict) -> (v1::Verdict, Vec<String>) {
 
 pub(super) fn find_error(error: &FindError) -> Status {
     match error {
-        FindError::None(_) => Status::not_found(error.to_string()),
+        FindError::None(_) | FindError::NotExact { .. } => Status::not_found(error.to_string()),
         FindError::Ambiguous { .. } => Status::invalid_argument(error.to_string()),
     }
 }
@@ -172,7 +183,9 @@ pub(super) fn start_error(error: &StartError) -> Status {
     let message = error.to_string();
     match error {
         StartError::NameTaken(_) | StartError::Overlaps(_) => Status::already_exists(message),
-        StartError::BadName(_) | StartError::Labels | StartError::Empty(_) => Status::invalid_argument(message),
+        StartError::BadName(_) | StartError::LikeAnId(_) | StartError::Labels | StartError::Empty(_) => {
+            Status::invalid_argument(message)
+        }
         StartError::TooMany { .. } | StartError::Kernel(KernelError::Full) => Status::resource_exhausted(message),
         StartError::Kernel(KernelError::Compile(_)) => Status::resource_exhausted(message),
         StartError::Cgroup(_) | StartError::Kernel(_) => Status::failed_precondition(message),

@@ -1,7 +1,8 @@
-//! The gRPC interface `failsafe.v1` on a unix socket. Who the caller is comes from the socket's peer credentials.
+//! The gRPC interface `failsafe.v1` on a unix socket. Who the caller is comes from the kernel, anew for each
+//! request.
 //!
 //! ```text
-//! connection ─► peer credentials and cgroup ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
+//! connection ─► pidfd of its maker ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
 //! ```
 //!
 //! Invariants: protobuf types stop at `convert`; no service decides who may do what; an answer about a run names what was
@@ -18,6 +19,7 @@ mod node;
 mod policy;
 mod reset;
 mod runs;
+mod start;
 
 pub use reset::Resets;
 
@@ -26,6 +28,7 @@ use crate::{
     log::Log,
     node::NodeView,
     pipeline::{Sender, health::Shared as NodeHealth, recording::Flusher},
+    platform::peer::ask_for_senders,
     runs::{Registry, grants::grants},
     sensors::{nvml::NvmlControl, sampler::Health},
 };
@@ -42,9 +45,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixSocket};
 use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tonic::{Request, Status};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1_024;
 
 /// What the services need of the daemon.
 pub struct Context {
@@ -141,7 +147,11 @@ pub fn bind(path: &Path) -> Result<UnixListener, ServeError> {
         }
         std::fs::remove_file(path).map_err(fail("replace the stale"))?;
     }
-    let listener = UnixListener::bind(path).map_err(fail("bind"))?;
+    let socket = UnixSocket::new_stream().map_err(fail("make"))?;
+    // Before anybody can connect: the first bytes too name their sender.
+    ask_for_senders(&socket).map_err(fail("have senders named on"))?;
+    socket.bind(path).map_err(fail("bind"))?;
+    let listener = socket.listen(BACKLOG).map_err(fail("listen on"))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail("open up"))?;
     Ok(listener)
 }

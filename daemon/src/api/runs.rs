@@ -2,15 +2,15 @@
 
 use super::{
     Context,
-    authorize::{Principal, Role},
-    convert,
+    authorize::{Principal, Role, maker},
+    convert, start,
 };
 use crate::{
     actuators::cgroup::dry_run,
     pipeline::{Message, containment::Answer},
     platform::clock,
     runs::{
-        Found, LiveRun, grants,
+        Found,
         guarded::GuardedRun,
         start::{Place, Wanted, sole_owner},
     },
@@ -46,7 +46,7 @@ pub struct Runs(pub Arc<Context>);
 #[tonic::async_trait]
 impl v1::run_service_server::RunService for Runs {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Run>, Status> {
-        let who = self.0.principal(&request)?;
+        let (who, maker) = (self.0.principal(&request)?, maker(&request)?.clone());
         let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
@@ -54,22 +54,7 @@ impl v1::run_service_server::RunService for Runs {
         let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
         let wanted = wanted(who, owner, name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
-        let parent = self.0.config.cgroup_parent.clone();
-        let live = self.begin(wanted, Place::Below(parent), repair).await?;
-        // It is judged from here on; only now does its first process come in.
-        let moved = {
-            let live = live.clone();
-            blocking(move || live.cgroup.attach(who.pid)).await?
-        };
-        live.enter();
-        if let Err(error) = moved {
-            self.send(Message::Ended(live.run.id)).await?;
-            return Err(Status::failed_precondition(format!(
-                "the caller cannot be moved into the run: {}",
-                error.chain()
-            )));
-        }
-        Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
+        start::start(&self.0, who, maker, wanted, repair).await.map(Response::new)
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
@@ -97,7 +82,7 @@ impl v1::run_service_server::RunService for Runs {
         }
         let wanted = wanted(who, owner.unwrap_or(0), name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
-        let live = self.begin(wanted, Place::Existing(cgroup), repair).await?;
+        let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
         Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
     }
 
@@ -130,7 +115,10 @@ impl v1::run_service_server::RunService for Runs {
         let who = self.0.principal(&request)?;
         let v1::ControlRequest { run, command, reason, dry_run, timeout_ms } = request.into_inner();
         let command = convert::command(command)?;
-        let (found, role) = self.find(who, &run)?;
+        // Exactly what was meant, or nothing: a prefix or a name that was reused would reach another run.
+        let seen = |run: &Run| who.may_see(run).is_some();
+        let found = self.0.registry.find_exact(&run, seen).map_err(|e| convert::find_error(&e))?;
+        let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{run}`")))?;
         who.may_act(role, command)?;
         if dry_run {
             return self.rehearse(found, command).await.map(Response::new);
@@ -156,9 +144,14 @@ impl v1::run_service_server::RunService for Runs {
             Found::Ended(ended) => return Err(has_ended(&ended.run)),
         };
         let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
-        self.send(Message::Control(control, tell)).await?;
         let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
+        // A run that is still being started: its process is not to come in after all others were killed.
+        let unstarted = command == Command::Kill && live.withdraw();
+        deliver(&self.0, Message::Control(control, tell)).await?;
         let answer = wait_for(&mut answers, wait).await;
+        if answer.is_none() && unstarted {
+            return Ok(Response::new(convert::never_entered(&live)));
+        }
         if answer.is_none() && self.0.registry.get(live.run.id).is_none() {
             return Err(Status::failed_precondition(format!(
                 "run `{}` ended before the command reached it",
@@ -166,7 +159,7 @@ impl v1::run_service_server::RunService for Runs {
             )));
         }
         let mut response = convert::answer(answer);
-        response.run_id = live.run.id.to_string();
+        (response.run_id, response.run_name) = (live.run.id.to_string(), live.run.name.clone());
         Ok(Response::new(response))
     }
 
@@ -223,12 +216,19 @@ async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wa
     best
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+/// The pipeline's queue is bounded; waiting for room in it must not hold up the other calls.
+pub(super) async fn deliver(context: &Context, message: Message) -> Result<(), Status> {
+    let pipeline = context.pipeline.clone();
+    let sent = blocking(move || pipeline.send(message).is_ok()).await?;
+    if sent { Ok(()) } else { Err(Status::unavailable("the daemon is stopping")) }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("a worker failed: {e}")))
 }
 
 fn has_ended(run: &Run) -> Status {
-    Status::failed_precondition(format!("run `{}` has ended", run.name))
+    Status::failed_precondition(format!("run `{}` ({}) has ended", run.name, run.id))
 }
 
 /// Why a run is not started, and how to go on.
@@ -269,13 +269,6 @@ struct Gpus {
 }
 
 impl Runs {
-    /// The pipeline's queue is bounded; waiting for room in it must not hold up the other calls.
-    async fn send(&self, message: Message) -> Result<(), Status> {
-        let pipeline = self.0.pipeline.clone();
-        let sent = blocking(move || pipeline.send(message).is_ok()).await?;
-        if sent { Ok(()) } else { Err(Status::unavailable("the daemon is stopping")) }
-    }
-
     fn find(&self, who: Principal, wanted: &str) -> Result<(Found, Role), Status> {
         let found =
             self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
@@ -327,28 +320,14 @@ impl Runs {
         }
     }
 
-    async fn begin(&self, wanted: Wanted, place: Place, repair: Vec<String>) -> Result<Arc<LiveRun>, Status> {
-        let context = self.0.clone();
-        let made = blocking(move || {
-            let _no_reset = context.resets.none_of(&wanted.gpus)?;
-            let broken = grants::broken(&wanted.policy, context.registry.kernel());
-            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id).map(|live| (live, broken)))
-        });
-        let (live, broken) = made.await??.map_err(|e| convert::start_error(&e))?;
-        let (done, wait) = tokio::sync::oneshot::channel();
-        self.send(Message::Started { live: live.clone(), repair, broken, done }).await?;
-        wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
-        Ok(live)
-    }
-
     /// A command on a run that the core does not know: recorded first, and carried out by its cgroup.
     async fn control_guarded(&self, run: Arc<GuardedRun>, control: Control) -> Result<v1::ControlResponse, Status> {
         let command = control.command;
         self.0.log.record(&Record::Control(control), Some(run.run.id), None);
         let (began, deadline) = (Instant::now(), Instant::now() + self.0.config.action_deadline());
-        let id = run.run.id.to_string();
+        let (run_id, run_name) = (run.run.id.to_string(), run.run.name.clone());
         let report = blocking(move || run.obey(command, deadline)).await?;
-        Ok(v1::ControlResponse { run_id: id, ..convert::guarded_answer(report, began.elapsed()) })
+        Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
     }
 
     async fn rehearse(&self, found: Found, command: Command) -> Result<v1::ControlResponse, Status> {
@@ -379,6 +358,7 @@ impl Runs {
         };
         Ok(v1::ControlResponse {
             run_id: run.id.to_string(),
+            run_name: run.name.clone(),
             verdict: v1::Verdict::DryRun as i32,
             processes: listed.processes.into_iter().map(process).collect(),
             cgroups: listed.levels.into_iter().map(|l| l.display().to_string()).collect(),

@@ -11,7 +11,10 @@ use std::path::Path;
 
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_LINK_CREATE: libc::c_int = 28;
-const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_PROG_QUERY: libc::c_int = 16;
+
+/// `BPF_CGROUP_DEVICE` of `enum bpf_attach_type`.
+pub const CGROUP_DEVICE: u32 = 6;
 
 /// The members of `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
@@ -38,15 +41,38 @@ struct ObjPin {
 /// # Errors
 /// As bpf(2).
 pub fn link_device(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let attr = LinkCreate {
-        prog_fd: fd(program),
-        target_fd: fd(cgroup),
-        attach_type: BPF_CGROUP_DEVICE,
-        ..LinkCreate::default()
-    };
+    let attr =
+        LinkCreate { prog_fd: fd(program), target_fd: fd(cgroup), attach_type: CGROUP_DEVICE, ..LinkCreate::default() };
     let made = bpf(BPF_LINK_CREATE, &attr)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+/// The members for `BPF_PROG_QUERY`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+}
+
+/// How many programs of this type (`enum bpf_attach_type`) are attached to this very cgroup.
+///
+/// # Errors
+/// As bpf(2).
+pub fn attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<u32> {
+    // Without room for their ids, only their number is returned.
+    let mut attr = ProgQuery { target_fd: fd(cgroup), attach_type, ..ProgQuery::default() };
+    // JUSTIFICATION: libc has no wrapper for bpf(2).
+    // SAFETY: `attr` is a live `repr(C)` prefix of `union bpf_attr` of the length given, which the kernel writes its answer to;
+    // `prog_ids` is null and its length 0, so that nothing else is written.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size_of::<ProgQuery>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.prog_cnt) }
 }
 
 /// Pins an object in bpffs.

@@ -5,7 +5,7 @@
 //! only through these types.
 //!
 //! Invariants:
-//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`bpf`], [`pidfd`]);
+//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`bpf`], [`peer`], [`pidfd`]);
 //! - no async: callers run these on worker threads;
 //! - readers of `/proc` take a root path, so that tests read fixtures from a temporary folder;
 //! - a process or cgroup that vanishes is an ordinary answer (`None`, [`CgroupError::is_vanished`]), not a fault.
@@ -14,6 +14,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod clock;
 pub mod mounts;
+pub mod peer;
 pub mod pidfd;
 pub mod proc;
 pub mod users;

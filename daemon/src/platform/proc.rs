@@ -156,6 +156,14 @@ impl ProcFs {
         Ok(self.read(pid, "cgroup")?.and_then(|b| parse_cgroup(&b)))
     }
 
+    /// The same of one thread.
+    ///
+    /// # Errors
+    /// As [`ProcFs::cgroup`].
+    pub fn thread_cgroup(&self, pid: u32, tid: u32) -> Result<Option<PathBuf>, ProcError> {
+        Ok(self.read(pid, &format!("task/{tid}/cgroup"))?.and_then(|b| parse_cgroup(&b)))
+    }
+
     /// The same of the calling process.
     ///
     /// # Errors

@@ -6,13 +6,16 @@
 //! end (cgroup proved empty) ─► seen as ended ─► reaper: detach, remove the cgroup, mark run.json
 //! ```
 //!
-//! Invariants: an id is never used twice; a name belongs to one live or guarded run; a run's attachment is in the kernel before its
+//! Invariants: an id is never used twice; a name belongs to one live or guarded run of each user; a run's attachment is in the kernel before its
 //! first process is in the cgroup, and until its end is proved.
 
 pub mod adopt;
 mod adoption;
+pub mod bounds;
 pub(crate) mod compile;
 mod disk;
+pub mod entry;
+pub mod find;
 pub mod grants;
 pub mod guarded;
 pub mod keep;
@@ -28,15 +31,14 @@ use crate::{
     platform::{Cgroup, CgroupRoot},
     sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
+use entry::Entry;
 use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
+pub use find::{FindError, Found};
 use guarded::GuardedRun;
 use kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
@@ -143,7 +145,7 @@ pub struct LiveRun {
     /// Held by whoever freezes or thaws it.
     pub gate: Mutex<()>,
     /// Whether its first process is in: until then an empty cgroup is no end.
-    entered: AtomicBool,
+    entry: Entry,
     /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
     ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,
@@ -155,14 +157,19 @@ impl LiveRun {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on an empty cgroup is the run's end.
-    pub fn enter(&self) {
-        self.entered.store(true, Ordering::Release);
+    /// Its first process is in: from here on an empty cgroup is the run's end. False: it was withdrawn.
+    pub fn enter(&self) -> bool {
+        self.entry.enter()
     }
 
-    /// Whether its first process is in.
+    /// No process is to come in: from here on an empty cgroup is the run's end. False: one is in.
+    pub fn withdraw(&self) -> bool {
+        self.entry.withdraw()
+    }
+
+    /// Whether its first process is in, or is not waited for any more.
     pub fn is_entered(&self) -> bool {
-        self.entered.load(Ordering::Acquire)
+        self.entry.is_settled()
     }
 
     /// Whether the run is over: its first process was there and nobody is now. Whoever saw the cgroup empty may have looked
@@ -204,44 +211,6 @@ impl LiveRun {
             let mut status = self.status();
             status.keep_frozen.get_or_insert_with(|| already_frozen.clone());
             status.swept = unswept.is_none();
-        }
-    }
-}
-
-/// Why a run could not be found.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum FindError {
-    /// None has that id or name.
-    #[error("no run `{0}`; `failsafectl list --all` shows them")]
-    None(String),
-    /// More than one begins so.
-    #[error("`{wanted}` is ambiguous: {}", .found.join(", "))]
-    Ambiguous {
-        /// What was asked for.
-        wanted: String,
-        /// Names of those that begin so.
-        found: Vec<String>,
-    },
-}
-
-/// A run as it is found by id, name or prefix.
-#[derive(Debug, Clone)]
-pub enum Found {
-    /// It lives.
-    Live(Arc<LiveRun>),
-    /// It lives, bounded by the kernel and judged by nobody.
-    Guarded(Arc<GuardedRun>),
-    /// It ended.
-    Ended(Arc<EndedRun>),
-}
-
-impl Found {
-    /// As registered.
-    pub fn run(&self) -> &Run {
-        match self {
-            Found::Live(live) => &live.run,
-            Found::Guarded(guarded) => &guarded.run,
-            Found::Ended(ended) => &ended.run,
         }
     }
 }
@@ -325,40 +294,6 @@ impl Registry {
         if ended.len() > store::ENDED_KEPT {
             ended.remove(0);
         }
-    }
-
-    /// By id, name, or an unambiguous prefix of either, among the runs that are `visible`. An exact match wins over prefixes,
-    /// a live run over ended ones.
-    ///
-    /// # Errors
-    /// [`FindError`].
-    pub fn find(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<Found, FindError> {
-        if wanted.is_empty() {
-            return Err(FindError::None(wanted.into()));
-        }
-        let seen = |found: &Found| visible(found.run());
-        let live = self.live().into_iter().map(Found::Live);
-        let live: Vec<Found> = live.chain(self.guarded().into_iter().map(Found::Guarded)).filter(seen).collect();
-        let ended: Vec<Found> = self.ended().into_iter().rev().map(Found::Ended).filter(seen).collect();
-        let id = |found: &Found| found.run().id.to_string();
-        for group in [&live, &ended] {
-            if let Some(exact) = group.iter().find(|f| id(f) == wanted || f.run().name == wanted) {
-                return Ok(exact.clone());
-            }
-        }
-        for group in [live, ended] {
-            let mut begin: Vec<Found> =
-                group.into_iter().filter(|f| id(f).starts_with(wanted) || f.run().name.starts_with(wanted)).collect();
-            match begin.len() {
-                0 => {}
-                1 => return Ok(begin.remove(0)),
-                _ => {
-                    let found = begin.iter().map(|f| format!("{} ({})", f.run().name, id(f))).collect();
-                    return Err(FindError::Ambiguous { wanted: wanted.into(), found });
-                }
-            }
-        }
-        Err(FindError::None(wanted.into()))
     }
 
     /// On a stop: lets go of the kernel side, see [`Kernel::close`]. An actuator may be at its last job still, and is waited for.

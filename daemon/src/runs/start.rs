@@ -2,6 +2,8 @@
 
 use super::{
     LiveRun, Registry, Status,
+    entry::Entry,
+    find::is_like_an_id,
     kernel::{Compiled, KernelError},
     store::{KeptRun, StoreError},
 };
@@ -14,7 +16,7 @@ use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -56,9 +58,14 @@ pub enum Place {
 /// Why a run was not started. Nothing is then left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A live run has the name.
-    #[error("a live run is named `{0}` already")]
+    /// A live run of that user has the name.
+    #[error("a live run of that user is named `{0}` already")]
     NameTaken(String),
+    /// It could be taken for an id.
+    #[error(
+        "name `{0}` reads like the id of a run: expected a name that is not of hexadecimal digits and `-` alone, or is shorter than 8 digits and does not begin with 0"
+    )]
+    LikeAnId(String),
     /// Not a name.
     #[error("name `{0}`: expected 1 to 64 of letters, digits, `-`, `_`, `.`")]
     BadName(String),
@@ -72,7 +79,7 @@ pub enum StartError {
         uid: u32,
     },
     /// The cgroup is, holds, or lies in that of a live run.
-    #[error("the cgroup overlaps with that of run `{0}`")]
+    #[error("the cgroup overlaps with that of {0}")]
     Overlaps(String),
     /// The cgroup is empty.
     #[error("cgroup {0} holds no process")]
@@ -117,7 +124,7 @@ impl Registry {
             Place::Existing(cgroup) => {
                 let leaving = self.registered();
                 let all = leaving.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run));
-                overlap(&cgroup, &all.collect::<Vec<_>>())?;
+                overlap(&cgroup, &wanted, &all.collect::<Vec<_>>())?;
                 if !cgroup.events()?.populated {
                     return Err(StartError::Empty(cgroup.path().to_owned()));
                 }
@@ -206,7 +213,7 @@ impl Registry {
                     made,
                     part,
                     gate,
-                    entered: AtomicBool::new(part > 0),
+                    entry: Entry::new(part > 0),
                     ended: OnceLock::new(),
                     status: Mutex::new(status),
                 });
@@ -244,7 +251,9 @@ impl Registry {
 }
 
 fn name(wanted: &Wanted, live: &[&Run]) -> Result<String, StartError> {
-    let taken = |name: &str| live.iter().any(|run| run.name == name);
+    // Names are unique among one user's runs: whether others' have it is not for that user to know.
+    let taken = |name: &str| live.iter().any(|run| run.owner_uid == wanted.owner_uid && run.name == name);
+    let like_an_id = |name: String| if is_like_an_id(&name) { Err(StartError::LikeAnId(name)) } else { Ok(name) };
     if wanted.name.is_empty() {
         // The first free one; there is one below the count of live runs plus two.
         let base = &wanted.policy.name;
@@ -252,24 +261,30 @@ fn name(wanted: &Wanted, live: &[&Run]) -> Result<String, StartError> {
         return numbered
             .take(live.len() + 1)
             .find(|name| !taken(name))
-            .ok_or_else(|| StartError::NameTaken(base.clone()));
+            .ok_or_else(|| StartError::NameTaken(base.clone()))
+            .and_then(like_an_id);
     }
     let good = wanted.name.len() <= 64
         && wanted.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    // An id's spelling would shadow the run of that id.
-    if !good || Uuid::parse_str(&wanted.name).is_ok() {
+    if !good {
         return Err(StartError::BadName(wanted.name.clone()));
     }
-    if taken(&wanted.name) { Err(StartError::NameTaken(wanted.name.clone())) } else { Ok(wanted.name.clone()) }
+    if taken(&wanted.name) { Err(StartError::NameTaken(wanted.name.clone())) } else { like_an_id(wanted.name.clone()) }
 }
 
-fn overlap(cgroup: &Cgroup, live: &[&Run]) -> Result<(), StartError> {
+fn overlap(cgroup: &Cgroup, wanted: &Wanted, live: &[&Run]) -> Result<(), StartError> {
     let overlaps = |run: &&&Run| {
         let other = Path::new("/").join(&run.cgroup);
         // Of a guarded run nothing may be known.
         !run.cgroup.is_empty() && (cgroup.contains(&other) || cgroup.cgroup_path().starts_with(&other))
     };
-    live.iter().find(overlaps).map_or(Ok(()), |run| Err(StartError::Overlaps(run.name.clone())))
+    match live.iter().find(overlaps) {
+        None => Ok(()),
+        Some(run) if wanted.unlimited || run.owner_uid == wanted.owner_uid => {
+            Err(StartError::Overlaps(format!("run `{}` ({})", run.name, run.id)))
+        }
+        Some(_) => Err(StartError::Overlaps("a run of another user".into())),
+    }
 }
 
 /// The one user that every process of a cgroup belongs to; `None` when there are several, or none.

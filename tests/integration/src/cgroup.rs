@@ -18,6 +18,15 @@ pub fn cgroup2() -> Result<PathBuf> {
     found.context("cgroup2 is not mounted")
 }
 
+/// The v2 cgroup of a process, as `/proc/PID/cgroup` has it.
+///
+/// # Errors
+/// There is no such process.
+pub fn cgroup_of(pid: u32) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).context("no v2 cgroup")
+}
+
 /// Whether the kernel says that all of the cgroup is frozen.
 ///
 /// # Errors

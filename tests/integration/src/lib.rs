@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod caller;
 mod cgroup;
 mod gpu;
 mod mount;
@@ -24,7 +25,8 @@ mod said;
 mod skip;
 mod wait;
 
-pub use cgroup::{TestCgroup, cgroup2, frozen, members, populated, remove_tree};
+pub use caller::Caller;
+pub use cgroup::{TestCgroup, cgroup_of, cgroup2, frozen, members, populated, remove_tree};
 pub use gpu::{TWO_GPUS, on_gpu_node};
 pub use mount::Tmpfs;
 pub use node::{Node, on_node, sentinel};

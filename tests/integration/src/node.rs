@@ -80,7 +80,9 @@ impl Node {
             ("bpffs", path(&self.pins)),
             ("sample_interval_ms", "100".to_owned()),
         ];
-        let (plain, tables) = settings.split_at(settings.find('[').unwrap_or(settings.len()));
+        // A table begins a line; elsewhere a bracket begins an array.
+        let table = if settings.starts_with('[') { Some(0) } else { settings.find("\n[").map(|at| at + 1) };
+        let (plain, tables) = settings.split_at(table.unwrap_or(settings.len()));
         let given = |key: &str| plain.lines().any(|line| line.split('=').next().is_some_and(|k| k.trim() == key));
         let mut text: String =
             defaults.iter().filter(|(key, _)| !given(key)).map(|(key, value)| format!("{key} = {value}\n")).collect();

@@ -9,8 +9,8 @@ use std::{
     process::Command,
 };
 
-const PACKAGES: [&str; 4] = ["failsafed", "failsafectl", "workloads", "nvml-sim"];
-const NEEDED: [&str; 4] = ["failsafed", "failsafectl", "trainer", "libnvidia_ml.so"];
+const PACKAGES: [&str; 5] = ["failsafed", "failsafectl", "workloads", "nvml-sim", "integration"];
+const NEEDED: [&str; 5] = ["failsafed", "failsafectl", "trainer", "libnvidia_ml.so", "caller"];
 
 /// The path of a program (or library) of this build.
 ///

@@ -1,8 +1,8 @@
 //! Runs: whose they are, how they are named, how they end, and who may adopt what.
 
 use anyhow::{Result, ensure};
-use integration::{Launch, NOBODY, TestCgroup, on_node, wait_for};
-use std::process::Command;
+use integration::{Caller, Launch, NOBODY, Said, TestCgroup, on_node, wait_for};
+use std::{os::unix::process::CommandExt, process::Command};
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 
@@ -63,6 +63,76 @@ fn names_are_unique_among_live_runs_and_prefixes_are_understood() -> Result<()> 
         wait_for("the name is free", || Ok(node.run("alpha-one")?["state"] == "ended"))?;
         let reused = Launch::new("alpha-one", PLAIN).start(node, ["sleep", "60"])?;
         ensure!(node.run("alpha-one")?["id"] == reused.id(), "a live run comes before an ended one of its name");
+        Ok(())
+    })
+}
+
+/// `kill job-2`, which there never was, is not to reach `job-20`.
+#[test]
+fn a_command_that_acts_takes_an_exact_name_or_id_and_says_which_run_it_was() -> Result<()> {
+    on_node("exact", "", |node| {
+        let twenty = Launch::new("job-20", PLAIN).start(node, ["sleep", "600"])?;
+        let (short, _) = twenty.id().split_at(13);
+        for command in ["kill", "freeze", "thaw"] {
+            for wanted in ["job-2", "j", short] {
+                let refused = node.ctl([command, wanted, "--reason", "test"])?.expect(6)?;
+                ensure!(refused.err.contains("exact") && refused.err.contains("job-20"), "{}", refused.err);
+            }
+        }
+        ensure!(node.run("job-20")?["state"] == "running");
+        let mut caller = Caller::new(node, 0)?;
+        ensure!(caller.ask("control job-2 kill")?.starts_with("NotFound"));
+        let frozen = node.ctl(["freeze", "job-20", "--reason", "test"])?.expect(0)?;
+        ensure!(frozen.out.contains(&format!("job-20 {}", twenty.id())), "{}", frozen.out);
+        let thawed = node.json(["thaw", twenty.id(), "--reason", "test"])?;
+        ensure!(thawed["run_name"] == "job-20" && thawed["run_id"] == twenty.id(), "{thawed}");
+        node.ctl(["kill", "job-20", "--reason", "test"])?.expect(0)?;
+        wait_for("it has ended", || Ok(node.run("job-20")?["state"] == "ended"))?;
+        let again = Launch::new("job-20", PLAIN).start(node, ["sleep", "600"])?;
+        let killed = node.json(["kill", "job-20", "--reason", "test"])?;
+        ensure!(killed["run_id"] == again.id(), "the live run of that name: {killed}");
+        wait_for("it has ended too", || Ok(node.run(again.id())?["state"] == "ended"))?;
+        let over = node.ctl(["kill", "job-20", "--reason", "test"])?.expect(1)?;
+        ensure!(over.err.contains("has ended"), "{}", over.err);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_run_is_not_named_like_the_id_of_another() -> Result<()> {
+    on_node("like-an-id", "", |node| {
+        let victim = Launch::new("victim", PLAIN).start(node, ["sleep", "600"])?;
+        let policy = node.policy("p", PLAIN)?.display().to_string();
+        for length in [1, 4, 8, 13, 36] {
+            let (name, _) = victim.id().split_at(length);
+            let refused = node.ctl(["run", "-p", &policy, "-n", name, "--user", "nobody", "--", "true"])?.expect(2)?;
+            ensure!(refused.err.contains("reads like the id"), "{name}: {}", refused.err);
+        }
+        ensure!(node.json(["list"])?.as_array().is_some_and(|runs| runs.len() == 1));
+        Ok(())
+    })
+}
+
+/// Whether others have a name is not to be seen; who sees several users' runs is never given one of them by chance.
+#[test]
+fn a_name_is_unique_among_the_runs_of_its_owner() -> Result<()> {
+    on_node("by-owner", "", |node| {
+        let theirs = Launch::new("train", PLAIN).called_by(NOBODY).start(node, ["sleep", "600"])?;
+        let roots = Launch::new("train", PLAIN).user("root").start(node, ["sleep", "600"])?;
+        let policy = node.policy("again", PLAIN)?.display().to_string();
+        let own = node.ctl(["run", "-p", &policy, "-n", "train", "--user", "nobody", "--", "true"])?.expect(1)?;
+        ensure!(own.err.contains("`train` already"), "{}", own.err);
+        for command in [&["kill", "train", "--reason", "test"][..], &["describe", "train"]] {
+            let refused = node.ctl(command)?.expect(2)?;
+            let both = refused.err.contains(theirs.id()) && refused.err.contains(roots.id());
+            ensure!(both && refused.err.contains("uid 65534"), "{command:?}: {}", refused.err);
+        }
+        let seen = Said::of(node.ctl_command(["describe", "train", "-o", "json"]).uid(NOBODY).gid(NOBODY))?;
+        ensure!(seen.expect(0)?.json()?["id"] == theirs.id(), "the owner means its own");
+        let frozen = node.ctl_as(NOBODY, ["freeze", "train", "--reason", "test"])?.expect(0)?;
+        ensure!(frozen.out.contains(theirs.id()), "{}", frozen.out);
+        let killed = node.json(["kill", "0/train", "--reason", "test"])?;
+        ensure!(killed["run_id"] == roots.id() && node.run(theirs.id())?["state"] == "frozen", "{killed}");
         Ok(())
     })
 }

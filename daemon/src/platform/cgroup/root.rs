@@ -115,6 +115,19 @@ impl CgroupRoot {
         self.open_relative(relative)
     }
 
+    /// Whether threads of one process can be in other cgroups than this one, given as `/proc/PID/cgroup` has it. What cannot be
+    /// read counts as such.
+    #[must_use]
+    pub fn is_threaded(&self, cgroup_path: &Path) -> bool {
+        let Ok(relative) = cgroup_path.strip_prefix("/") else { return true };
+        // The root has no such file; all threads of a process can leave it only as far as threaded cgroups go, which no run is in.
+        if relative.as_os_str().is_empty() {
+            return false;
+        }
+        let kind = std::fs::read(self.inner.mount.join(relative).join("cgroup.type"));
+        kind.map_or(true, |kind| kind.trim_ascii() != b"domain")
+    }
+
     pub(super) fn fd(&self) -> &OwnedFd {
         &self.inner.fd
     }

@@ -1,0 +1,201 @@
+//! `Start`: makes a run and moves the process that asked into it.
+//!
+//! ```text
+//! place ─► make ─► the pipeline judges it ─► alive and the same? ─► move ─► it, and there? ─► entered ─► answered
+//!            any step fails, the run is killed meanwhile, or the caller goes away: moved back, the run is ended
+//! ```
+//!
+//! Invariant: these steps are a task of their own. tonic drops a request's future when its client cancels it or goes away; a run
+//! that is half made at that moment would be attached in the kernel and judged by nobody.
+
+use super::{
+    Context,
+    authorize::Principal,
+    connection::Maker,
+    convert,
+    runs::{blocking, deliver},
+};
+use crate::{
+    config::Config,
+    pipeline::Message,
+    runs::{
+        Found, LiveRun,
+        bounds::parent_for,
+        entry::{EnterError, move_back, move_in},
+        grants,
+        start::{Place, Wanted},
+    },
+};
+use failsafe_proto::v1;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+use tonic::Status;
+
+/// The pipeline ends a run once it was found empty for 100 ms: it is told again after this time.
+const EMPTY_FOR: Duration = Duration::from_millis(150);
+
+/// Makes a run, and has the pipeline judge it.
+///
+/// # Errors
+/// Why there is none; nothing of it is left then.
+pub(super) async fn begin(
+    context: &Arc<Context>,
+    wanted: Wanted,
+    place: Place,
+    repair: Vec<String>,
+) -> Result<Arc<LiveRun>, Status> {
+    let context = context.clone();
+    whole(async move { make(&context, wanted, place, repair).await }).await
+}
+
+/// Starts a run with the process that asked for it. The caller counts as gone once this future is dropped.
+///
+/// # Errors
+/// Why it was not started; the process is where it was.
+pub(super) async fn start(
+    context: &Arc<Context>,
+    who: Principal,
+    maker: Maker,
+    wanted: Wanted,
+    repair: Vec<String>,
+) -> Result<v1::Run, Status> {
+    let context = context.clone();
+    let (answer, answered) = oneshot::channel();
+    tokio::spawn(async move {
+        let made = async {
+            let (from, place) = place(&context, &maker, wanted.owner_uid).await?;
+            Ok((from, make(&context, wanted, place, repair).await?))
+        };
+        match made.await {
+            Ok((from, live)) => enter(&context, who, maker, from, live, answer).await,
+            Err(refused) => drop(answer.send(Err(refused))),
+        }
+    });
+    answered.await.map_err(|_| Status::internal("the start was cut short"))?
+}
+
+/// The caller's cgroup, and where its run is made.
+async fn place(context: &Arc<Context>, maker: &Maker, owner: u32) -> Result<(PathBuf, Place), Status> {
+    let (context, maker) = (context.clone(), maker.clone());
+    blocking(move || {
+        let root = context.registry.root();
+        let peer = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?;
+        let from = peer.now(root).map_err(|why| Status::unauthenticated(why.chain()))?.cgroups;
+        let [from] = from.as_slice() else {
+            return Err(Status::failed_precondition("the process has threads in several cgroups: it cannot be moved"));
+        };
+        let Config { cgroup_parent, start_from, .. } = &context.config;
+        let parent = parent_for(root, from, owner, cgroup_parent, start_from);
+        let parent = parent.map_err(|why| Status::failed_precondition(why.to_string()))?;
+        Ok((from.clone(), Place::Below(parent)))
+    })
+    .await?
+}
+
+/// Does all of `work`, whether or not somebody waits for it.
+async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Status>> + Send + 'static) -> Result<T, Status> {
+    tokio::spawn(work).await.map_err(|error| Status::internal(format!("the start was cut short: {error}")))?
+}
+
+async fn make(
+    context: &Arc<Context>,
+    wanted: Wanted,
+    place: Place,
+    repair: Vec<String>,
+) -> Result<Arc<LiveRun>, Status> {
+    let made = {
+        let context = context.clone();
+        blocking(move || {
+            let _no_reset = context.resets.none_of(&wanted.gpus)?;
+            let broken = grants::broken(&wanted.policy, context.registry.kernel());
+            Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id).map(|live| (live, broken)))
+        })
+    };
+    let (live, broken) = made.await??.map_err(|e| convert::start_error(&e))?;
+    let (done, wait) = oneshot::channel();
+    deliver(context, Message::Started { live: live.clone(), repair, broken, done }).await?;
+    wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
+    Ok(live)
+}
+
+async fn enter(
+    context: &Arc<Context>,
+    who: Principal,
+    maker: Maker,
+    from: PathBuf,
+    live: Arc<LiveRun>,
+    answer: oneshot::Sender<Result<v1::Run, Status>>,
+) {
+    let gone = answer.is_closed();
+    let moving = {
+        let (context, live) = (context.clone(), live.clone());
+        blocking(move || if gone { Err(None) } else { move_peer(&context, who, &maker, &from, &live).map_err(Some) })
+    };
+    let refused = match moving.await {
+        Ok(Ok(moved)) if live.enter() => {
+            let run = convert::run(&context.registry, &Found::Live(live.clone()));
+            match answer.send(Ok(run)) {
+                Ok(()) => return,
+                Err(_gone) => {
+                    let _done = blocking(moved).await;
+                    None
+                }
+            }
+        }
+        Ok(Ok(moved)) => {
+            let _done = blocking(moved).await;
+            let why = format!("run `{}` ({}) was killed before its process entered it", live.run.name, live.run.id);
+            Some((answer, Status::aborted(why)))
+        }
+        Ok(Err(why)) => why.map(|why| (answer, why)),
+        Err(failed) => Some((answer, failed)),
+    };
+    live.withdraw();
+    end(context, &live).await;
+    if let Some((answer, why)) = refused {
+        let _gone = answer.send(Err(why));
+    }
+}
+
+/// Moves the process that asked into the run; what is returned moves it back.
+fn move_peer(
+    context: &Arc<Context>,
+    who: Principal,
+    maker: &Maker,
+    from: &Path,
+    live: &Arc<LiveRun>,
+) -> Result<impl FnOnce() + Send + 'static + use<>, Status> {
+    let refused =
+        |why: String| Status::failed_precondition(format!("process {} is not moved into the run: {why}", who.pid));
+    let peer = maker.peer().map_err(|why| refused(why.chain()))?;
+    // It may have become another run's process since the request came.
+    let now = peer.now(context.registry.root()).map_err(|why| refused(why.chain()))?;
+    if let Some(run) = now.cgroups.iter().find_map(|cgroup| context.registry.inside(cgroup)) {
+        return Err(refused(format!("it is a process of run {run} now and would leave it")));
+    }
+    if now.cgroups != [from] {
+        return Err(refused("it was moved to another cgroup meanwhile".into()));
+    }
+    let origin =
+        move_in(context.registry.root(), &live.cgroup, peer).map_err(|why: EnterError| refused(why.to_string()))?;
+    let (context, maker, live) = (context.clone(), maker.clone(), live.clone());
+    Ok(move || {
+        if let Ok(peer) = maker.peer() {
+            move_back(context.registry.root(), &live.cgroup, peer, &origin);
+        }
+    })
+}
+
+/// Ends a run that nobody is in. One that somebody is in for all that goes on, and is judged.
+async fn end(context: &Arc<Context>, live: &Arc<LiveRun>) {
+    for _ in 0..2 {
+        if deliver(context, Message::Ended(live.run.id)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(EMPTY_FOR).await;
+    }
+}
