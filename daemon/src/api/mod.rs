@@ -94,6 +94,14 @@ impl Context {
         node.blind()
     }
 
+    /// Signals that this node, or these GPUs, cannot give.
+    fn unwatched(&self, gpus: &BTreeSet<GpuId>, mig: &BTreeMap<GpuId, BTreeSet<String>>) -> check::Unwatched {
+        let mut unwatched = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwatched(gpus, mig);
+        let mount = self.registry.root().mount();
+        unwatched.extend(crate::sensors::cgroup::unavailable(mount, &self.config.cgroup_parent, Path::new("/proc")));
+        unwatched
+    }
+
     /// Why this node does not pin a policy of a run with these GPUs and MIG devices; `None` when it does. With none declared, all count.
     fn refusal(
         &self,
@@ -101,7 +109,7 @@ impl Context {
         gpus: &BTreeSet<GpuId>,
         mig: &BTreeMap<GpuId, BTreeSet<String>>,
     ) -> Option<String> {
-        let unwatched = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwatched(gpus, mig);
+        let unwatched = self.unwatched(gpus, mig);
         check::refusal(policy, &self.blind(), &unwatched)
             .or_else(|| assurance::refusal(policy, &grants(self.registry.kernel())))
     }

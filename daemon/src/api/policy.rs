@@ -4,7 +4,7 @@ use super::Context;
 use crate::runs::grants::grants;
 use failsafe_core::{
     Policy,
-    policy::{assurance, parse::parse},
+    policy::{assurance, check, parse::parse},
 };
 use failsafe_proto::v1;
 use std::{
@@ -27,7 +27,17 @@ impl Policies {
             rule: judged.rule,
             detail: judged.detail,
         };
-        assurance::assess(policy, &grants).into_iter().map(one).collect()
+        let unwatched = self.0.unwatched(&BTreeSet::new(), &BTreeMap::new());
+        let unseen = policy.rules.iter().flat_map(|rule| {
+            check::lacks(rule, &unwatched).map(|(kind, reason)| v1::RuleAssurance {
+                rule: rule.id.clone(),
+                effect: rule.effect.name().into(),
+                assurance: "not seen".into(),
+                detail: format!("{kind}: {reason}"),
+                broken: true,
+            })
+        });
+        assurance::assess(policy, &grants).into_iter().map(one).chain(unseen).collect()
     }
 }
 

@@ -10,7 +10,9 @@
 //!   pages once per process and no page cache or kernel memory: neither bound of the other.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use failsafe_core::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::platform::cgroup::CgroupError;
@@ -162,6 +164,34 @@ impl RunReader {
     }
 }
 
+/// Signals of this sensor that a run in a cgroup below `parent` (a path below the mount) does not have on this node, each with
+/// the reason. Memory, page faults and CPU time are summed over `/proc` where the controller is not on v2.
+pub fn unavailable(mount: &Path, parent: &Path, proc: &Path) -> BTreeMap<Kind, String> {
+    let mut out = BTreeMap::new();
+    let has = |path: PathBuf| {
+        std::fs::read_to_string(path).ok().map(|text| text.split_whitespace().any(|controller| controller == "memory"))
+    };
+    let parent = mount.join(parent.strip_prefix("/").unwrap_or(parent));
+    let on_v2 = has(mount.join("cgroup.controllers")).unwrap_or(false);
+    // Before its first run the parent is not there; its controllers are then those that it will be given.
+    let given = has(parent.join("cgroup.subtree_control")).unwrap_or(on_v2);
+    if !on_v2 {
+        let why = "the memory controller is not on cgroup2 (a v1 mount has it): use a rule on the event `oom`";
+        out.insert(Kind::OomKills, why.to_owned());
+    } else if !given {
+        let why = format!("{} does not enable the memory controller: use a rule on the event `oom`", parent.display());
+        out.insert(Kind::OomKills, why);
+    }
+    for (kind, file) in [(Kind::PressureCpu, "cpu"), (Kind::PressureMemory, "memory"), (Kind::PressureIo, "io")] {
+        let path = proc.join("pressure").join(file);
+        // With `psi=0` the file is there and cannot be read.
+        if let Err(error) = std::fs::read(&path) {
+            out.insert(kind, format!("{} cannot be read ({error}): boot with psi=1", path.display()));
+        }
+    }
+    out
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sums {
     rss_bytes: u64,
@@ -230,6 +260,45 @@ mod tests {
         assert_eq!(parse_pressure(old), Some(Pressure { some_avg10: 10000, full_avg10: None }));
         for bad in [&b"some avg10=1.2 x"[..], b"some avg10=nan", b"", b"\xff", b"some avg10=99999999999.00"] {
             assert_eq!(parse_pressure(bad), None);
+        }
+    }
+
+    #[test]
+    fn what_a_host_cannot_give_is_named_on_v1_hybrid_and_v2() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mount, proc) = (dir.path().join("cg"), dir.path().join("proc"));
+        std::fs::create_dir_all(mount.join("failsafe")).unwrap();
+        std::fs::create_dir_all(proc.join("pressure")).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(mount.join(file), text).unwrap();
+        let lacking = || unavailable(&mount, Path::new("/failsafe"), &proc).into_keys().collect::<Vec<_>>();
+        write("cgroup.controllers", "hugetlb\n");
+        let pressure = [Kind::PressureCpu, Kind::PressureMemory, Kind::PressureIo];
+        let all: Vec<Kind> = [Kind::OomKills].into_iter().chain(pressure).collect();
+        assert_eq!(lacking(), all, "hybrid, without pressure accounting");
+        for file in ["cpu", "memory", "io"] {
+            std::fs::write(proc.join("pressure").join(file), "some avg10=0.00\n").unwrap();
+        }
+        assert_eq!(lacking(), [Kind::OomKills]);
+        write("cgroup.controllers", "cpu memory pids\n");
+        assert!(lacking().is_empty(), "v2, before the parent is made");
+        write("failsafe/cgroup.subtree_control", "cpu\n");
+        assert_eq!(lacking(), [Kind::OomKills], "v2, not handed on to runs");
+        write("failsafe/cgroup.subtree_control", "cpu memory\n");
+        assert!(lacking().is_empty());
+    }
+
+    /// Every signal of this sensor is read of a real cgroup, or is named as unavailable; none is neither.
+    #[test]
+    fn each_signal_is_read_on_this_node_or_reported_as_unavailable() {
+        let Ok(root) = crate::platform::CgroupRoot::find() else { return };
+        let name = format!("failsafe-test-signals-{}", std::process::id());
+        let Ok(cgroup) = root.create(Path::new(&name)) else { return };
+        let lacking = unavailable(root.mount(), Path::new("/"), Path::new("/proc"));
+        let usage = RunReader::new().read(&cgroup);
+        let _gone = std::fs::remove_dir(root.mount().join(&name));
+        let read: Vec<Kind> = crate::sensors::sampler::usage_values(&usage.unwrap()).map(|(kind, _)| kind).collect();
+        for kind in Kind::ALL.iter().filter(|kind| kind.source() == failsafe_core::signal::Source::Cgroup) {
+            assert_ne!(read.contains(kind), lacking.contains_key(kind), "{kind}: {lacking:?}");
         }
     }
 

@@ -245,7 +245,8 @@ fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn usage_values(usage: &RunUsage) -> impl Iterator<Item = (Kind, i64)> {
+/// What is read of a run's cgroup, where this host has it.
+pub(super) fn usage_values(usage: &RunUsage) -> impl Iterator<Item = (Kind, i64)> {
     let psi = |p: Option<super::cgroup::Pressure>| p.map(|p| i64::from(p.some_avg10) * 10);
     [
         (Kind::Memory, usage.memory_bytes.map(integer)),

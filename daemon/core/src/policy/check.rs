@@ -1,13 +1,13 @@
 //! Holding a policy against what a node can see.
 
-use super::{OnBlind, Policy};
+use super::{OnBlind, Policy, Rule};
 use crate::signal::{Kind, Source};
 use std::collections::BTreeMap;
 
 /// Sensors that are blind on a node, each with the reason.
 pub type Blind = BTreeMap<Source, String>;
 
-/// Signals that the GPUs in question do not have, or that cannot be read of them, each with the reason.
+/// Signals that this node, or the GPUs in question, do not have, or that cannot be read of them, each with the reason.
 pub type Unwatched = BTreeMap<Kind, String>;
 
 /// Why a policy may not be pinned on this node, or `None`; `on_blind = "continue"` always may.
@@ -29,12 +29,20 @@ pub fn refusal(policy: &Policy, blind: &Blind, unwatched: &Unwatched) -> Option<
         }
     }
     for rule in policy.rules.iter().filter(|rule| !blind.contains_key(&rule.when.source())) {
-        for (kind, reason) in rule.when.reads().iter().filter_map(|kind| Some((kind, unwatched.get(kind)?))) {
-            why.push(format!("rule {} needs {kind}, which cannot be watched: {reason}", rule.id));
-        }
+        why.extend(
+            lacks(rule, unwatched)
+                .map(|(kind, reason)| format!("rule {} needs {kind}, which cannot be watched: {reason}", rule.id)),
+        );
     }
     let advice = "; fix the sensor, or let the policy say on_blind = \"continue\"";
     (!why.is_empty()).then(|| format!("policy `{}`: {}{advice}", policy.name, why.join("; ")))
+}
+
+/// Signals that the rule judges, directly or through what they are made of, and that cannot be watched, with the reason.
+pub fn lacks<'a>(rule: &'a Rule, unwatched: &'a Unwatched) -> impl Iterator<Item = (&'a Kind, &'a str)> {
+    let read = rule.when.reads();
+    let own = rule.when.signal().filter(|kind| !read.contains(kind));
+    own.into_iter().chain(read).filter_map(|kind| Some((kind, unwatched.get(kind)?.as_str())))
 }
 
 #[cfg(test)]
@@ -61,6 +69,9 @@ mod tests {
         assert_eq!(refusal(&hot, &see, &without(Kind::GpuPower)), None);
         let why = refusal(&hot, &blind, &without(Kind::GpuTemperature)).unwrap();
         assert!(!why.contains("GPU-1"), "a sensor that is blind as a whole is reason enough: {why}");
+        let node = without(Kind::CpuTime);
+        let why = refusal(&policy("cpu.time", ""), &see, &node).unwrap();
+        assert!(why.contains("rule r needs cpu.time"), "a signal of any source: {why}");
         let held = policy("gpu.derived.clock_held", "");
         let why = refusal(&held, &see, &without(Kind::GpuClockSmMax)).unwrap();
         assert!(why.contains("gpu.clock_sm_max"), "{why}");

@@ -178,6 +178,14 @@ impl Condition {
         }
     }
 
+    /// The signal that it judges.
+    pub fn signal(&self) -> Option<&Kind> {
+        match self {
+            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => Some(kind),
+            Condition::Event(_) => None,
+        }
+    }
+
     /// The metric of the run that it judges.
     pub fn metric(&self) -> Option<&str> {
         match self {
