@@ -18,6 +18,8 @@ mod figures;
 mod files;
 #[path = "ebpf/guard.rs"]
 mod guard;
+#[path = "ebpf/levels.rs"]
+mod levels;
 #[path = "ebpf/life.rs"]
 mod life;
 #[path = "ebpf/names.rs"]

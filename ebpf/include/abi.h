@@ -12,6 +12,7 @@
 #define FS_ABI_VERSION 7
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
+#define FS_LEVELS 64        /* a run's root lies at level 1 to 63 of the cgroup hierarchy; the root has level 0 */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
 #define FS_PATH_MAX 256
 #define FS_ARGV_MAX 256
@@ -22,10 +23,11 @@
 
 /* ---- configuration, written by the daemon ------------------------------------------------------- */
 
-/* One byte per cgroup level at which some run has its root, 0 = unused byte, in no order. A byte never moves
- * while it is in use, so a torn read of the word is harmless. 0 = no run: every program returns at once. */
+/* next[l]: the next deeper cgroup level after l at which some run has its root; 0 = none. next[0] = 0: there is no run, and
+ * every program returns at once. Every l has its entry, also where no run has its root, so a reader that meets half of an
+ * update goes on downwards and passes no level that is in use before and after it. */
 struct fs_control {
-	__u64 levels;
+	__u8 next[FS_LEVELS];
 };
 
 enum fs_run_flag {

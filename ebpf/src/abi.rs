@@ -26,8 +26,8 @@ pub const RULE_PATH: usize = 248;
 pub const MAX_HOSTS: usize = 16;
 /// Destination classes of a run; class 0 is unused.
 pub const MAX_BUDGETS: usize = 8;
-/// Number of distinct cgroup levels at which runs may have their roots.
-pub const MAX_LEVELS: usize = 8;
+/// Levels of the cgroup hierarchy, its root included, at which a run may have its root.
+pub const LEVELS: usize = 64;
 
 /// Names of the watched system calls, at the index that is their bit in [`RunCfg::watch`] and their number in
 /// [`Sys::call`] (`enum fs_syscall`).
@@ -129,8 +129,8 @@ pub struct Layout {
 plain! {
     /// `struct fs_control`.
     Control = "fs_control" {
-        /// One byte per level in use.
-        levels: u64,
+        /// The next deeper level in use after each; 0 = none.
+        next: [u8; LEVELS],
     }
     /// `struct fs_run_cfg`.
     RunCfg = "fs_run_cfg" {

@@ -164,7 +164,6 @@ INLINE bool was_asked(struct __sk_buff *skb, __u32 id, __u32 question)
  * Whose socket sent the packet is not known when it comes in. */
 static __noinline int server_is_outside(struct __sk_buff *skb, const struct dns_packet *p)
 {
-	__u64 levels = levels_in_use();
 	struct bpf_sock_tuple t = {};
 	struct fs_run_cfg *run;
 	struct bpf_sock *sk;
@@ -192,7 +191,7 @@ static __noinline int server_is_outside(struct __sk_buff *skb, const struct dns_
 	if (!sk)
 		return 0;
 #define AT(level) bpf_sk_ancestor_cgroup_id(sk, level)
-	run = DEEPEST_RUN(levels, AT);
+	run = RUN_AROUND(AT);
 #undef AT
 	bpf_sk_release(sk);
 	return !run;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
  *
  * Maps, attribution and event writing. Cost for a task outside every run: one array look-up when there is no
- * run; else one hash look-up per distinct level (at most 8) at which a run's root stands.
+ * run; else one hash look-up per level at which a run has its root, of those that are no deeper than the task's own.
  */
 #ifndef FAILSAFE_COMMON_H
 #define FAILSAFE_COMMON_H
@@ -112,44 +112,50 @@ INLINE struct fs_counters *counters_of(__u32 slot)
 	return bpf_map_lookup_elem(&counters, &slot);
 }
 
-INLINE __u64 levels_in_use(void)
+INLINE struct fs_control *control_of_host(void)
 {
 	__u32 zero = 0;
-	struct fs_control *c = bpf_map_lookup_elem(&control, &zero);
 
-	return c ? *(volatile __u64 *)&c->levels : 0;
+	return bpf_map_lookup_elem(&control, &zero);
 }
 
-/* The run whose root is the deepest of those above (or at) the cgroup that ID_AT(level) walks. */
-#define DEEPEST_RUN(levels, id_at)                                          \
-	({                                                                  \
-		struct fs_run_cfg *best_ = NULL;                            \
-		__u32 best_level_ = 0;                                      \
-		_Pragma("clang loop unroll(disable)") for (int i_ = 0; i_ < 8; i_++) {          \
-			__u64 left_ = (levels) >> (8 * i_);                 \
-			__u32 level_ = left_ & 0xff;                        \
-			if (!left_)                                         \
-				break;                                      \
-			if (level_ > best_level_) {                         \
-				__u64 id_ = id_at(level_);                  \
-				struct fs_run_cfg *r_ =                     \
-					id_ ? bpf_map_lookup_elem(&runs, &id_) : NULL; \
-				if (r_) {                                   \
-					best_ = r_;                         \
-					best_level_ = level_;               \
-				}                                           \
-			}                                                   \
-		}                                                           \
-		best_;                                                      \
+INLINE __u32 next_level(struct fs_control *c, __u32 level)
+{
+	return *(volatile __u8 *)&c->next[level % FS_LEVELS];
+}
+
+INLINE bool any_run(void)
+{
+	struct fs_control *c = control_of_host();
+
+	return c && next_level(c, 0);
+}
+
+/* The run whose root is above (or at) the cgroup that ID_AT(level) walks: runs do not lie inside one another. The walk ends at
+ * the cgroup's own level, so it costs no more than that many look-ups, however many levels are in use on the host. */
+#define RUN_AROUND(id_at)                                                           \
+	({                                                                          \
+		struct fs_control *c_ = control_of_host();                          \
+		struct fs_run_cfg *run_ = NULL;                                     \
+		__u32 level_ = 0;                                                   \
+		__u64 id_;                                                          \
+		_Pragma("clang loop unroll(disable)") for (int i_ = 0; c_ && i_ < FS_LEVELS; i_++) { \
+			level_ = next_level(c_, level_);                            \
+			if (!level_)                                                \
+				break;                                              \
+			id_ = id_at(level_);                                        \
+			if (!id_)                                                   \
+				break;                                              \
+			run_ = bpf_map_lookup_elem(&runs, &id_);                    \
+			if (run_)                                                   \
+				break;                                              \
+		}                                                                   \
+		run_;                                                               \
 	})
 
 INLINE struct fs_run_cfg *run_of_current(void)
 {
-	__u64 levels = levels_in_use();
-
-	if (!levels)
-		return NULL;
-	return DEEPEST_RUN(levels, bpf_get_current_ancestor_cgroup_id);
+	return RUN_AROUND(bpf_get_current_ancestor_cgroup_id);
 }
 
 /* Cgroup pointers are handled as numbers and read by probe_read: an index into `ancestors` is not a constant. */
@@ -179,12 +185,10 @@ INLINE __u64 ancestor_id_of(__u64 cgrp, __u32 level)
 
 INLINE struct fs_run_cfg *run_of_cgroup(__u64 cgrp)
 {
-	__u64 levels = levels_in_use();
-
-	if (!levels || !cgrp)
+	if (!cgrp)
 		return NULL;
 #define AT(level) ancestor_id_of(cgrp, level)
-	return DEEPEST_RUN(levels, AT);
+	return RUN_AROUND(AT);
 #undef AT
 }
 

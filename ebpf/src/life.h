@@ -241,7 +241,7 @@ int BPF_PROG(fs_fork, struct task_struct *parent, struct task_struct *child)
 	__u64 to, id, from;
 	struct fs_fork *e;
 
-	if (!levels_in_use() || child->tgid != child->pid)
+	if (!any_run() || child->tgid != child->pid)
 		return 0;
 	run = run_of_current();
 	to = cgroup_of(child);
@@ -284,7 +284,7 @@ int BPF_PROG(fs_exit, struct task_struct *p)
 	struct fs_exit *e;
 	__u32 tgid;
 
-	if (!levels_in_use() || sig->live.counter != 0)
+	if (!any_run() || sig->live.counter != 0)
 		return 0; /* other threads of the process live on */
 	tgid = p->tgid;
 	run = run_of_current();
@@ -316,7 +316,7 @@ int BPF_PROG(fs_move, struct cgroup *dst, const char *path, struct task_struct *
 	struct fs_run_cfg *run;
 	__u64 to, id, from = 0;
 
-	if (!levels_in_use())
+	if (!any_run())
 		return 0;
 	to = cgroup_of(t);
 	id = cgroup_id_of(to);
@@ -369,7 +369,7 @@ int fs_oom_pid(__u64 *ctx)
 	struct fs_member *seen;
 	struct fs_oom *e;
 
-	if (!levels_in_use())
+	if (!any_run())
 		return 0;
 	seen = bpf_map_lookup_elem(&members, &pid);
 	if (!seen)

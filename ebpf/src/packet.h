@@ -5,12 +5,8 @@
  */
 INLINE struct fs_run_cfg *run_of_skb(struct __sk_buff *skb)
 {
-	__u64 levels = levels_in_use();
-
-	if (!levels)
-		return NULL;
 #define AT(level) bpf_skb_ancestor_cgroup_id(skb, level)
-	return DEEPEST_RUN(levels, AT);
+	return RUN_AROUND(AT);
 #undef AT
 }
 

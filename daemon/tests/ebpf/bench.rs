@@ -182,7 +182,12 @@ impl Bench {
     }
 
     pub fn counters(&self, run: &TestRun) -> RunCounters {
-        self.ebpf.read_counters().unwrap().into_iter().find(|c| c.slot == run.slot).unwrap()
+        self.counters_of(run.slot).unwrap()
+    }
+
+    /// `None`: nothing lives in the slot.
+    pub fn counters_of(&self, slot: u32) -> Option<RunCounters> {
+        self.ebpf.read_counters().unwrap().into_iter().find(|c| c.slot == slot)
     }
 
     /// Events up to the first that `wanted` says yes to, which is the last returned.

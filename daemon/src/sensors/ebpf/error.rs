@@ -97,9 +97,17 @@ pub enum Error {
         /// The run in the way.
         other: PathBuf,
     },
-    /// More distinct depths of run roots than the kernel side keeps (8), or a root that is the whole host.
-    #[error("run roots at too many different cgroup levels, or at level {0}, which is out of range")]
-    Level(u32),
+    /// The run's cgroup is the whole host, or lies deeper than the kernel side follows.
+    #[error(
+        "{} is at level {level} of the cgroup hierarchy: the cgroup of a run is at level 1 to {}",
+        path.display(), failsafe_ebpf::abi::LEVELS - 1
+    )]
+    Level {
+        /// The cgroup.
+        path: PathBuf,
+        /// Its level; that of the root of the hierarchy is 0.
+        level: u32,
+    },
     /// Watched system calls can be seen in no way that this kernel offers.
     #[error("no way to watch system calls: fentry: {fentry}; sys_enter: {sys_enter}")]
     NoSyscalls {

@@ -1,6 +1,6 @@
 //! Runs in the kernel: adding, changing, blocking and removing them. Only maps and attachments change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -282,10 +282,8 @@ impl Ebpf {
         if let Some(other) = self.runs.values().find(around) {
             return Err(Error::Nested { path: run.cgroup.to_owned(), other: other.path.clone() });
         }
-        let mut levels: BTreeSet<u32> = self.runs.values().map(|l| l.level).collect();
-        levels.insert(run.level);
-        if run.level == 0 || run.level > 255 || levels.len() > abi::MAX_LEVELS {
-            return Err(Error::Level(run.level));
+        if !(1..abi::LEVELS).contains(&usize::try_from(run.level).unwrap_or(usize::MAX)) {
+            return Err(Error::Level { path: run.cgroup.to_owned(), level: run.level });
         }
         self.check_mode(run.egress.mode)
     }

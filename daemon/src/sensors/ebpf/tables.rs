@@ -54,24 +54,11 @@ impl Ebpf {
         runs.insert(cfg.root_id, Pod(cfg), 0).map_err(Error::map("runs"))
     }
 
-    /// Bytes in use stay where they are, so that a reader never misses a level that did not change.
     pub(super) fn write_levels(&mut self) -> Result<(), Error> {
         let wanted: BTreeSet<u8> = self.runs.values().filter_map(|l| u8::try_from(l.level).ok()).collect();
-        let mut control: Array<_, u64> = Array::try_from(self.map_mut("control")?).map_err(Error::map("control"))?;
-        let mut bytes = control.get(&0, 0).map_err(Error::map("control"))?.to_ne_bytes();
-        for b in &mut bytes {
-            if !wanted.contains(b) {
-                *b = 0;
-            }
-        }
-        for level in wanted {
-            if !bytes.contains(&level)
-                && let Some(free) = bytes.iter_mut().find(|b| **b == 0)
-            {
-                *free = level;
-            }
-        }
-        control.set(0, u64::from_ne_bytes(bytes), 0).map_err(Error::map("control"))
+        let mut control: Array<_, Pod<abi::Control>> =
+            Array::try_from(self.map_mut("control")?).map_err(Error::map("control"))?;
+        control.set(0, Pod(abi::Control { next: next_levels(&wanted) }), 0).map_err(Error::map("control"))
     }
 
     /// Builds the list beside the one in force, switches over, removes the old.
@@ -231,6 +218,11 @@ impl Ebpf {
         }
         Ok(gone)
     }
+}
+
+/// After each level, the next deeper one that is wanted; 0 = none. A reader may meet any mixture of two such lists.
+fn next_levels(wanted: &BTreeSet<u8>) -> [u8; abi::LEVELS] {
+    std::array::from_fn(|level| wanted.iter().copied().find(|next| usize::from(*next) > level).unwrap_or(0))
 }
 
 /// The processes of a run that a map has.

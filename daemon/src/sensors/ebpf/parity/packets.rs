@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::super::egress::tests::{any_addr, any_rule};
 use super::super::egress::{EgressMode, EgressRule, TCP, UDP};
 use super::super::hosts::BudgetRule;
+use super::super::load::Pod;
 use super::network::{Bounds, any_bounds, class_of_longest};
 use super::{Kernel, Tables, check};
 use crate::{platform::clock, skip};
@@ -62,8 +63,10 @@ impl Kernel {
     /// A cgroup with this process in it, whose level is one that runs are on.
     pub(super) fn own_cgroup(&mut self) -> Option<OwnCgroup> {
         let cgroup = OwnCgroup::enter()?;
-        let mut levels: Array<_, u64> = Array::try_from(self.ebpf.map_mut("control").unwrap()).unwrap();
-        levels.set(0, u64::from(cgroup.level), 0).unwrap();
+        let mut next = [0; abi::LEVELS];
+        next[0] = u8::try_from(cgroup.level).unwrap();
+        let mut control: Array<_, Pod<abi::Control>> = Array::try_from(self.ebpf.map_mut("control").unwrap()).unwrap();
+        control.set(0, Pod(abi::Control { next }), 0).unwrap();
         Some(cgroup)
     }
 }
