@@ -1,6 +1,9 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
-use crate::sensors::nvml::{Every, Pace, Rated};
+use crate::sensors::{
+    ebpf::Shares,
+    nvml::{Every, Pace, Rated},
+};
 use failsafe_core::{
     health::Thresholds,
     klog::Lines,
@@ -54,6 +57,8 @@ pub struct Config {
     pub kernel_log: KernelLog,
     /// AMD's GPUs.
     pub amdgpu: AmdgpuConfig,
+    /// How the room in the kernel's tables is shared out.
+    pub kernel_tables: Shares,
 }
 
 /// AMD's GPUs.
@@ -158,6 +163,7 @@ impl Default for Config {
             gpu: Gpu::default(),
             kernel_log: KernelLog::default(),
             amdgpu: AmdgpuConfig::default(),
+            kernel_tables: Shares::default(),
         }
     }
 }
@@ -241,6 +247,9 @@ impl Config {
         if !config.ring_kib.is_power_of_two() || !(4..=65_536).contains(&config.ring_kib) {
             return wrong("ring_kib", "expected a power of two from 4 to 65536".into());
         }
+        if let Some(message) = config.kernel_tables.wrong() {
+            return wrong("kernel_tables", message);
+        }
         let too_fast = config.nvml.every.iter().filter(|(_, pace)| pace.get_ref().0 < config.sample_interval());
         let list: Vec<Diagnostic> = too_fast
             .map(|(rated, pace)| {
@@ -322,6 +331,7 @@ mod tests {
             ("start_from = [\"/\"]", "not the root"),
             ("sample_interval_ms = 5", "50 to 60000"),
             ("ring_kib = 1000", "power of two"),
+            ("[kernel_tables]\nper_user_percent = 90", "f.toml: kernel_tables: expected per_user_percent"),
             ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),
             ("[nvml.every]\nslwo = \"5s\"", "no group and no signal is named `slwo`"),
             ("[nvml.every]\nslow = \"5 parsecs\"", "line 2, column 8"),

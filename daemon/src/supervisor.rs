@@ -279,6 +279,7 @@ fn load(config: &Config) -> (Kernel, Option<EventReader>) {
         max_runs: crate::runs::kernel::MAX_RUNS,
         bpffs: config.bpffs().map(Path::to_owned),
         instance: instance::name(&config.state_dir),
+        shares: config.kernel_tables,
         lsm: true,
     };
     match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((ebpf.event_reader()?, ebpf))) {

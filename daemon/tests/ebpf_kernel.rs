@@ -30,6 +30,8 @@ mod network;
 mod outlive;
 #[path = "ebpf/probes.rs"]
 mod probes;
+#[path = "ebpf/quota.rs"]
+mod quota;
 #[path = "ebpf/rules.rs"]
 mod rules;
 #[path = "../../tests/skip.rs"]

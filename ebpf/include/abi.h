@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 7
+#define FS_ABI_VERSION 8
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_LEVELS 64        /* a run's root lies at level 1 to 63 of the cgroup hierarchy; the root has level 0 */

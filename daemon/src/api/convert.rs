@@ -186,8 +186,10 @@ pub(super) fn start_error(error: &StartError) -> Status {
         StartError::BadName(_) | StartError::LikeAnId(_) | StartError::Labels | StartError::Empty(_) => {
             Status::invalid_argument(message)
         }
-        StartError::TooMany { .. } | StartError::Kernel(KernelError::Full) => Status::resource_exhausted(message),
-        StartError::Kernel(KernelError::Compile(_)) => Status::resource_exhausted(message),
+        StartError::TooMany { .. }
+        | StartError::Kernel(KernelError::Full | KernelError::Quota(_) | KernelError::Compile(_)) => {
+            Status::resource_exhausted(message)
+        }
         StartError::Cgroup(_) | StartError::Kernel(_) => Status::failed_precondition(message),
         StartError::Store(_) => Status::unavailable(message),
     }

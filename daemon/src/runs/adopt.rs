@@ -17,7 +17,7 @@ use super::{
     guarded::{GuardedRun, gap},
     outage,
     past::{History, Past, differs},
-    start::StartError,
+    start::{Origin, StartError},
     store::Folder,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     log::Log,
     pipeline::translate,
     platform::{Cgroup, CgroupRoot, clock},
-    sensors::ebpf::{self, LeftEvents, PreviousRun},
+    sensors::ebpf::{self, Holder, LeftEvents, PreviousRun},
 };
 use failsafe_core::{
     Action, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
@@ -491,7 +491,8 @@ impl Registry {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let run_id = run.id;
-        let live = self.enter(run, Arc::new(policy), mine, made, part).map_err(|error| {
+        let origin = Origin { made, holder: Holder::Adopted(run.owner_uid), part };
+        let live = self.enter(run, Arc::new(policy), mine, origin).map_err(|error| {
             let full = matches!(&error, StartError::Store(error) if error.is_full());
             (format!("it cannot be taken up: {error}"), full)
         })?;

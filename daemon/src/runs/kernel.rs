@@ -7,8 +7,10 @@
 
 use super::compile;
 use crate::sensors::ebpf::{
-    self, Ebpf, EgressPolicy, Heartbeat, Latches, ProgramStatus, RunCounters, RunSpec, Sights, Tables, Via, Watch,
+    self, Ebpf, EgressPolicy, Heartbeat, Holder, Latches, ProgramStatus, QuotaError, RunCounters, RunSpec, Sights,
+    Tables, Via, Watch,
     fold::{Devices, Inode, Names, device_keys},
+    kernel_quota::Usage as TableUsage,
     rules::{Rules, Use},
 };
 use failsafe_core::{Policy, RunId};
@@ -52,6 +54,19 @@ struct Needs {
     sights: Sights,
 }
 
+/// Where a run lives, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Home<'a> {
+    /// Root of the run.
+    pub cgroup: &'a Path,
+    /// Its cgroup id.
+    pub cgroup_id: u64,
+    /// Its depth below the root of the hierarchy.
+    pub level: usize,
+    /// In which share of the kernel's tables it is counted.
+    pub holder: Holder,
+}
+
 /// Where a run was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
@@ -67,6 +82,9 @@ pub enum KernelError {
     /// All slots are in use.
     #[error("{MAX_RUNS} runs live already, no more can be watched")]
     Full,
+    /// The owner may not use that much of the kernel's tables.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// The programs refused it.
     #[error("cannot attach the run's programs: {0}")]
     Ebpf(String),
@@ -216,9 +234,7 @@ impl Kernel {
         &self,
         run: RunId,
         compiled: Compiled,
-        cgroup: &Path,
-        cgroup_id: u64,
-        level: usize,
+        home: Home<'_>,
         adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
         let Compiled { egress, rules, watch, budgets, tables } = compiled;
@@ -232,9 +248,10 @@ impl Kernel {
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
         let spec = RunSpec {
             slot,
-            cgroup,
-            cgroup_id,
-            level: u32::try_from(level).unwrap_or(u32::MAX),
+            cgroup: home.cgroup,
+            cgroup_id: home.cgroup_id,
+            level: u32::try_from(home.level).unwrap_or(u32::MAX),
+            holder: home.holder,
             egress: &egress,
             rules: &rules,
             watch,
@@ -261,9 +278,17 @@ impl Kernel {
                 let _released = ebpf.require_refusals(self.union(Some(slot)).refused);
                 drop(ebpf);
                 self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
-                Err(KernelError::Ebpf(chain(&error)))
+                match error {
+                    ebpf::Error::Quota(refused) => Err(KernelError::Quota(refused)),
+                    error => Err(KernelError::Ebpf(chain(&error))),
+                }
             }
         }
+    }
+
+    /// What of the kernel's tables is used, and by how much of it users are bounded.
+    pub fn table_usage(&self) -> Vec<TableUsage> {
+        self.lock().map(|ebpf| ebpf.table_usage()).unwrap_or_default()
     }
 
     /// Whether rules on files, memory, privileges or sockets must be seen at the entry of the calls, for want of the hooks that can refuse.

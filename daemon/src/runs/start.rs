@@ -4,10 +4,13 @@ use super::{
     LiveRun, Registry, Status,
     entry::Entry,
     find::is_like_an_id,
-    kernel::{Compiled, KernelError},
+    kernel::{Compiled, Home, KernelError},
     store::{KeptRun, StoreError},
 };
-use crate::platform::{Cgroup, CgroupError, ProcFs, clock};
+use crate::{
+    platform::{Cgroup, CgroupError, ProcFs, clock},
+    sensors::ebpf::Holder,
+};
 use failsafe_core::{
     GpuId, MonoTime, Policy, RunId,
     input::{Contained, Run},
@@ -53,6 +56,17 @@ pub enum Place {
     Below(PathBuf),
     /// In this cgroup, which exists.
     Existing(Cgroup),
+}
+
+/// How a run comes to be entered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    /// The daemon made its cgroup, and removes it.
+    pub made: bool,
+    /// In which share of the kernel's tables it is counted.
+    pub holder: Holder,
+    /// How many daemons had it before.
+    pub part: u32,
 }
 
 /// Why a run was not started. Nothing is then left behind.
@@ -149,8 +163,9 @@ impl Registry {
             contained: Contained::default(),
         };
         let policy = Arc::new(wanted.policy);
-        let live =
-            self.enter_compiled(run, policy, compiled, cgroup, made, 0).inspect_err(|_| self.store.forget(id))?;
+        let holder = if wanted.unlimited { Holder::Administrator } else { Holder::User(wanted.owner_uid) };
+        let origin = Origin { made, holder, part: 0 };
+        let live = self.enter_compiled(run, policy, compiled, cgroup, origin).inspect_err(|_| self.store.forget(id))?;
         if !made {
             live.enter();
         }
@@ -172,11 +187,10 @@ impl Registry {
         run: Run,
         policy: Arc<Policy>,
         cgroup: Cgroup,
-        made: bool,
-        part: u32,
+        origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
         let compiled = self.kernel.compile(&policy)?;
-        self.enter_compiled(run, policy, compiled, cgroup, made, part)
+        self.enter_compiled(run, policy, compiled, cgroup, origin)
     }
 
     /// Attaches a run in the kernel, keeps it, and lists it as live. On failure a cgroup that was made is removed.
@@ -186,12 +200,12 @@ impl Registry {
         policy: Arc<Policy>,
         compiled: Compiled,
         mut cgroup: Cgroup,
-        made: bool,
-        part: u32,
+        origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
+        let Origin { made, part, .. } = origin;
         // What a freeze needs is open before the run is one.
         let held = cgroup.hold_open().map_err(StartError::from);
-        let entered = held.and_then(|()| self.attach(&run, &policy, compiled, &cgroup, made, part));
+        let entered = held.and_then(|()| self.attach(&run, &policy, compiled, &cgroup, origin));
         match entered {
             Ok(placed) => {
                 let status = Status {
@@ -235,9 +249,9 @@ impl Registry {
         policy: &Policy,
         compiled: Compiled,
         cgroup: &Cgroup,
-        made: bool,
-        part: u32,
+        origin: Origin,
     ) -> Result<super::kernel::Placed, StartError> {
+        let Origin { made, holder, part } = origin;
         let policy_name = policy.name.clone();
         let kept = KeptRun { run: run.clone(), made, part, ended_ns: None, policy_name, decisions: run.decisions };
         if part == 0 {
@@ -246,7 +260,8 @@ impl Registry {
         // Before the kernel bounds it: whatever is bounded is on record, and a full disk is no reason to attach and detach.
         self.store.keep(&kept)?;
         let adopted = (part > 0).then_some(if run.contained.blocked { latch::EGRESS } else { 0 });
-        Ok(self.kernel.add(run.id, compiled, cgroup.path(), cgroup.id(), cgroup.level(), adopted)?)
+        let home = Home { cgroup: cgroup.path(), cgroup_id: cgroup.id(), level: cgroup.level(), holder };
+        Ok(self.kernel.add(run.id, compiled, home, adopted)?)
     }
 }
 

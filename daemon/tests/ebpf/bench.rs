@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::skip::skip;
 use failsafed::sensors::ebpf::fold::{Inode, Names};
 use failsafed::sensors::ebpf::{
-    Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, LOOKS_EVERY, Protocol, RunAttachment,
+    Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Holder, LOOKS_EVERY, Protocol, RunAttachment,
     RunCounters, RunSpec, Told, Watch, rules::Rules,
 };
 use nix::sys::eventfd::EventFd;
@@ -90,7 +90,7 @@ pub fn ready_looking(name: &str, ring_bytes: u32, looks_every: Duration) -> Opti
     ready_as(name, looks_every, Config { ring_bytes, ..Config::default() })
 }
 
-fn ready_as(name: &str, looks_every: Duration, config: Config) -> Option<Bench> {
+pub fn ready_as(name: &str, looks_every: Duration, config: Config) -> Option<Bench> {
     let name = format!("{name}-{}", std::process::id());
     if !nix::unistd::geteuid().is_root() {
         skip("needs root");
@@ -175,6 +175,16 @@ impl Bench {
             skip(&format!("this kernel refuses lsm/{hook}"));
         }
         there
+    }
+
+    pub fn try_add_of(
+        &mut self,
+        holder: Holder,
+        cgroup: &TestCgroup,
+        slot: u32,
+        egress: &EgressPolicy,
+    ) -> Result<(), Error> {
+        self.ebpf.add_run(&RunSpec { holder, ..spec(cgroup, slot, egress) }).map(drop)
     }
 
     pub fn try_add(&mut self, cgroup: &TestCgroup, slot: u32, egress: &EgressPolicy) -> Result<RunAttachment, Error> {
@@ -345,6 +355,7 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
         egress,
         rules: &NO_RULES,
         watch: Watch::default(),
+        holder: Holder::Administrator,
         latch: 0,
         adopt: false,
     }
@@ -352,7 +363,14 @@ pub fn spec<'a>(cgroup: &'a TestCgroup, slot: u32, egress: &'a EgressPolicy) -> 
 
 pub fn config_of(instance: &str) -> Config {
     let (bpffs, name) = instance.rsplit_once('/').unwrap();
-    Config { ring_bytes: 1 << 16, max_runs: 64, bpffs: Some(bpffs.into()), instance: name.to_owned(), lsm: true }
+    Config {
+        ring_bytes: 1 << 16,
+        max_runs: 64,
+        bpffs: Some(bpffs.into()),
+        instance: name.to_owned(),
+        lsm: true,
+        ..Config::default()
+    }
 }
 
 /// Where cgroup v2 is mounted.

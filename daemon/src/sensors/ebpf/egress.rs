@@ -205,21 +205,19 @@ pub fn fold(rules: &[EgressRule]) -> Result<Folded, EgressError> {
                 return Err(EgressError::EmptyRange { net: r.net, lo: *p.start(), hi: *p.end() });
             }
         }
-        nets.entry(canonical_net(r.net)).or_default();
-    }
-    for (net, ranges) in &mut nets {
-        for r in rules.iter().filter(|r| canonical_net(r.net).contains(net)) {
-            let proto = r.protocol.map_or(0, Protocol::number);
-            if r.ports.is_empty() {
-                ranges.push((proto, 0, u16::MAX));
-            }
-            ranges.extend(r.ports.iter().map(|p| (proto, *p.start(), *p.end())));
+        let proto = r.protocol.map_or(0, Protocol::number);
+        let ranges = nets.entry(canonical_net(r.net)).or_default();
+        if r.ports.is_empty() {
+            ranges.push((proto, 0, u16::MAX));
         }
+        ranges.extend(r.ports.iter().map(|p| (proto, *p.start(), *p.end())));
     }
     let mut out = Folded::default();
-    for (net, ranges) in nets {
-        let ports = pack(net, ranges)?;
-        match net {
+    for net in nets.keys() {
+        // The list of a user is as long as the user wants: each net looks its own prefixes up, not through all others.
+        let around = std::iter::successors(Some(*net), IpNet::supernet).filter_map(|wider| nets.get(&wider));
+        let ports = pack(*net, around.flatten().copied().collect())?;
+        match *net {
             IpNet::V4(n) => out.v4.push((n, ports)),
             IpNet::V6(n) => out.v6.push((n, ports)),
         }

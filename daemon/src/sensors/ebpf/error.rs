@@ -62,6 +62,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The run's owner may not use that much of the kernel's tables.
+    #[error(transparent)]
+    Quota(#[from] super::kernel_quota::QuotaError),
     /// The policy cannot be expressed in the kernel's tables.
     #[error(transparent)]
     Egress(#[from] EgressError),

@@ -15,6 +15,7 @@ use super::Error;
 use super::events::EventReader;
 use super::fold::NumberKey;
 use super::handles::{Heartbeat, Latches};
+use super::kernel_quota::{KernelQuota, Need, Resource, Shares};
 use super::left::{LeftEvents, PreviousRun};
 use super::pins::{PINNED_MAPS, Pins, SHARED_MAPS};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
@@ -42,6 +43,8 @@ pub struct Config {
     pub bpffs: Option<PathBuf>,
     /// Keeps daemons of different state folders apart in bpffs; letters, digits, `-` and `_`.
     pub instance: String,
+    /// How the room in the maps is shared out.
+    pub shares: Shares,
     /// Take LSM hooks where the kernel grants them. Without, runs are watched as on a kernel that refuses them.
     pub lsm: bool,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             max_runs: abi::MAX_RUNS,
             bpffs: Some(PathBuf::from("/sys/fs/bpf")),
             instance: String::from("default"),
+            shares: Shares::default(),
             lsm: true,
         }
     }
@@ -75,6 +79,8 @@ pub struct Ebpf {
     pub(super) own: BTreeSet<NumberKey>,
     pub(super) latches: Arc<Latches>,
     pub(super) heartbeat: Arc<Heartbeat>,
+    /// Who has how much of the maps.
+    pub(super) quota: KernelQuota,
 }
 
 impl Ebpf {
@@ -92,6 +98,7 @@ impl Ebpf {
         };
         let (object, pins) = object_of(failsafe_ebpf::OBJECT, config, &btf, max_runs, pins)?;
         let mut ebpf = Self::of_object(object, pins, max_runs)?;
+        ebpf.quota = KernelQuota::new(config.shares, ebpf.sizes()?);
         ebpf.pin_maps();
         ebpf.beat()?;
         for spec in PROGRAMS {
@@ -121,7 +128,23 @@ impl Ebpf {
             own: BTreeSet::new(),
             latches,
             heartbeat,
+            quota: KernelQuota::default(),
         })
+    }
+
+    /// What of the maps is used.
+    #[must_use]
+    pub fn table_usage(&self) -> Vec<super::kernel_quota::Usage> {
+        self.quota.usage()
+    }
+
+    /// How many entries each map has room for. The entries of failsafe's own files are a few dozen, which the reserve covers.
+    fn sizes(&self) -> Result<Need, Error> {
+        let size = |name| match self.map(name)? {
+            Map::HashMap(data) | Map::LpmTrie(data) => data.info().map(|i| i.max_entries()).map_err(Error::map(name)),
+            _ => Err(Error::Missing(name)),
+        };
+        Resource::ALL.iter().map(|(resource, name)| Ok((*resource, u64::from(size(name)?)))).collect()
     }
 
     /// The maps of an object, of which no program is loaded, and nothing is pinned.

@@ -10,6 +10,7 @@ mod names;
 mod network;
 mod packets;
 mod paths;
+mod room;
 
 use std::cell::RefCell;
 

@@ -137,6 +137,6 @@ pub(super) fn place(slot: u32, class: u32) -> u32 {
 }
 
 /// By the address that a packet is judged by: a network of v4-mapped addresses is the IPv4 network that it stands for.
-fn classes(budgets: &[BudgetRule]) -> impl Iterator<Item = (u32, IpNet)> + '_ {
+pub(super) fn classes(budgets: &[BudgetRule]) -> impl Iterator<Item = (u32, IpNet)> + '_ {
     (1..).zip(budgets).flat_map(|(class, rule)| rule.to.iter().map(move |net| (class, canonical_net(*net))))
 }

@@ -12,6 +12,7 @@ use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, fold};
 use super::fold::{self, Devices, FoldedRules, Names};
 use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
+use super::kernel_quota::{Holder, Need, Resource};
 use super::load::Pod;
 use super::netns::NetNs;
 use super::probe::{Group, PROGRAMS, Spec};
@@ -76,6 +77,8 @@ pub struct RunSpec<'a> {
     pub rules: &'a Rules,
     /// Which events are wanted.
     pub watch: Watch,
+    /// In which share of the kernel's tables it is counted.
+    pub holder: Holder,
     /// Its latch from the first instant ([`abi::latch`]), for a run that was so under an earlier daemon.
     pub latch: u32,
     /// Whether an earlier daemon's programs may guard it: what they hold and counted is taken over, see [`super::carry`].
@@ -141,6 +144,24 @@ impl Tables {
             budgets: rules.budgets.clone(),
         })
     }
+
+    /// The entries that they take up, by map.
+    pub(super) fn need(&self) -> Need {
+        let lists = || std::iter::once(&self.egress).chain(self.beside.values());
+        let budget_nets =
+            |v4: bool| super::quotas::classes(&self.budgets).filter(|(_, net)| net.addr().is_ipv4() == v4).count();
+        let entries = [
+            (Resource::Runs, 1),
+            (Resource::Destinations4, lists().map(|list| list.v4.len()).sum()),
+            (Resource::Destinations6, lists().map(|list| list.v6.len()).sum()),
+            (Resource::BudgetNets4, budget_nets(true)),
+            (Resource::BudgetNets6, budget_nets(false)),
+            (Resource::Paths, self.rules.paths.len() + self.hosts.names.len()),
+            (Resource::Numbers, self.rules.numbers.len() + self.hosts.servers.len()),
+            (Resource::HostPorts, self.hosts.ports.len()),
+        ];
+        entries.into_iter().map(|(resource, n)| (resource, n as u64)).collect()
+    }
 }
 
 impl Ebpf {
@@ -200,6 +221,7 @@ impl Ebpf {
             outage: None,
             _netns: netns,
         };
+        self.quota.take(run.slot, run.holder, tables.need())?;
         self.runs.insert(run.slot, live);
         self.latches.occupy(run.slot, epoch);
         match self.install(run, tables, &dir) {
@@ -222,6 +244,7 @@ impl Ebpf {
             return Ok(());
         };
         self.latches.vacate(slot);
+        self.quota.give(slot);
         let mut result = Ok(());
         for link in live.links {
             if let Held::Pinned(path) = link
@@ -260,7 +283,11 @@ impl Ebpf {
         let of_egress = run_flag::ENFORCE | run_flag::OBSERVE | run_flag::NO_REPLIES | run_flag::SYN_ONLY;
         let flags = flags | (live.cfg.flags & !of_egress);
         let kept = live.tables.clone().unwrap_or_default();
-        self.swap_table(slot, Tables { egress, ..kept }, flags)
+        let tables = Tables { egress, ..kept };
+        let (holder, before) = self.quota.held(slot).cloned().ok_or(Error::Slot(slot))?;
+        self.quota.take(slot, holder, tables.need())?;
+        // What it had before fits, whoever has it.
+        self.swap_table(slot, tables, flags).inspect_err(|_| drop(self.quota.take(slot, holder, before)))
     }
 
     /// Replaces the set of watched system calls of a run; see [`Ebpf::require_syscalls`] for the host's side.

@@ -1,0 +1,288 @@
+//! Who may use how much of the kernel's tables. The maps are of the whole node, so their room is shared out before anything is
+//! written to them.
+//!
+//! ```text
+//! add_run ─► fold the policy ─► Need ─► KernelQuota::take ─► write the maps
+//!                                            └─► QuotaError: nothing is written
+//! remove_run ─► clear the maps ─► KernelQuota::give
+//! ```
+//! Invariants:
+//! - the runs of one user hold at most `per_user` of a table, those of all users together at most `total - reserve`;
+//! - no more than `total` is given to runs that are started, so a write does not find its map full;
+//! - a run that was taken up after a restart is counted and never refused: its bounds are in force already.
+//!
+//! Pure: knows no map.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+
+/// What is shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Places for runs.
+    Runs,
+    /// IPv4 networks in lists of destinations and local addresses.
+    Destinations4,
+    /// ... IPv6.
+    Destinations6,
+    /// IPv4 networks with a budget.
+    BudgetNets4,
+    /// ... IPv6.
+    BudgetNets6,
+    /// Paths of rules and names of hosts.
+    Paths,
+    /// Files and folders by inode, devices, socket families, name servers.
+    Numbers,
+    /// Ports of host names.
+    HostPorts,
+}
+
+impl Resource {
+    /// All of them, with the map that holds each.
+    pub const ALL: [(Resource, &'static str); 8] = [
+        (Resource::Runs, "runs"),
+        (Resource::Destinations4, "egress4"),
+        (Resource::Destinations6, "egress6"),
+        (Resource::BudgetNets4, "classes4"),
+        (Resource::BudgetNets6, "classes6"),
+        (Resource::Paths, "paths"),
+        (Resource::Numbers, "keys"),
+        (Resource::HostPorts, "host_ports"),
+    ];
+
+    /// What it is, for people; plural.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Runs => "runs",
+            Resource::Destinations4 => "IPv4 destinations",
+            Resource::Destinations6 => "IPv6 destinations",
+            Resource::BudgetNets4 => "IPv4 networks with a budget",
+            Resource::BudgetNets6 => "IPv6 networks with a budget",
+            Resource::Paths => "paths and host names",
+            Resource::Numbers => "files, devices, socket families and name servers",
+            Resource::HostPorts => "port lists of host names",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the room in each table is shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shares {
+    /// Most that the runs of one user may hold, in percent of a table.
+    pub per_user_percent: u32,
+    /// What only root and the administrators' group may use, in percent of a table.
+    pub reserve_percent: u32,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self { per_user_percent: 25, reserve_percent: 12 }
+    }
+}
+
+impl Shares {
+    /// What is wrong with them; `None`: nothing. With these bounds no user alone can keep another from starting a run.
+    #[must_use]
+    pub fn wrong(self) -> Option<String> {
+        let Shares { per_user_percent, reserve_percent } = self;
+        let fits = (1..=50).contains(&per_user_percent) && (1..=50).contains(&reserve_percent);
+        if fits && 2 * per_user_percent + reserve_percent <= 100 {
+            return None;
+        }
+        Some(format!(
+            "expected per_user_percent and reserve_percent of 1 to 50, and twice per_user_percent with reserve_percent at most \
+             100, not {per_user_percent} and {reserve_percent}"
+        ))
+    }
+}
+
+/// In which share a run is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A user without a reserve.
+    User(u32),
+    /// Root or the administrators' group started it.
+    Administrator,
+    /// It was started under an earlier daemon, for this user.
+    Adopted(u32),
+}
+
+/// Entries that a run needs, by table.
+pub type Need = BTreeMap<Resource, u64>;
+
+/// Why a run gets no room. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaError {
+    /// The user has no more.
+    #[error(
+        "{resource} in the kernel's tables: this run needs {need}, and the runs of uid {uid} hold {held} of {limit}, the limit \
+         for one user: end one of them, merge entries of the policy, or let root or the administrators' group start the run"
+    )]
+    OfUser {
+        /// Of what.
+        resource: Resource,
+        /// Whom.
+        uid: u32,
+        /// What the run needs.
+        need: u64,
+        /// What the user's runs hold.
+        held: u64,
+        /// The most for one user.
+        limit: u64,
+    },
+    /// All users together have no more.
+    #[error(
+        "{resource} in the kernel's tables: this run needs {need}, and the runs of all users hold {held} of {limit} ({reserve} \
+         more are reserved for root and the administrators' group): wait until runs end, or let one of them start the run"
+    )]
+    OfUsers {
+        /// Of what.
+        resource: Resource,
+        /// What the run needs.
+        need: u64,
+        /// What the runs of all users hold.
+        held: u64,
+        /// The most for all users.
+        limit: u64,
+        /// What is kept back.
+        reserve: u64,
+    },
+    /// The table is used up.
+    #[error(
+        "{resource} in the kernel's tables: this run needs {need}, and the runs of this node hold {held} of {limit}: end a run, \
+         or merge entries of the policy"
+    )]
+    OfNode {
+        /// Of what.
+        resource: Resource,
+        /// What the run needs.
+        need: u64,
+        /// What is held.
+        held: u64,
+        /// The table's size.
+        limit: u64,
+    },
+}
+
+/// What of one table is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Of what.
+    pub resource: Resource,
+    /// Entries that runs hold.
+    pub used: u64,
+    /// ... those of users without a reserve.
+    pub used_by_users: u64,
+    /// The most that one user holds, and who that is.
+    pub most: Option<(u32, u64)>,
+    /// The most for one user.
+    pub per_user: u64,
+    /// What is kept back.
+    pub reserve: u64,
+    /// The table's size.
+    pub total: u64,
+}
+
+/// The accounts.
+#[derive(Clone, Debug, Default)]
+pub struct KernelQuota {
+    shares: Shares,
+    totals: Need,
+    held: BTreeMap<u32, (Holder, Need)>,
+}
+
+impl KernelQuota {
+    /// Nothing is held yet of tables of these sizes.
+    #[must_use]
+    pub fn new(shares: Shares, totals: Need) -> Self {
+        Self { shares, totals, held: BTreeMap::new() }
+    }
+
+    /// Gives a slot what it needs, in place of what it had.
+    ///
+    /// # Errors
+    /// [`QuotaError`]: the slot has what it had before.
+    pub fn take(&mut self, slot: u32, holder: Holder, need: Need) -> Result<(), QuotaError> {
+        let before = self.held.remove(&slot);
+        let refused = need.iter().find_map(|(resource, need)| self.refusal(*resource, holder, *need));
+        match refused {
+            None => drop(self.held.insert(slot, (holder, need))),
+            Some(_) => drop(before.map(|before| self.held.insert(slot, before))),
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// What a slot had is free.
+    pub fn give(&mut self, slot: u32) {
+        self.held.remove(&slot);
+    }
+
+    /// What a slot has; `None`: nothing.
+    #[must_use]
+    pub fn held(&self, slot: u32) -> Option<&(Holder, Need)> {
+        self.held.get(&slot)
+    }
+
+    /// What is used of each table.
+    #[must_use]
+    pub fn usage(&self) -> Vec<Usage> {
+        Resource::ALL.iter().map(|(resource, _)| self.usage_of(*resource)).collect()
+    }
+
+    fn usage_of(&self, resource: Resource) -> Usage {
+        let total = self.totals.get(&resource).copied().unwrap_or(0);
+        let part = |percent: u32| (total * u64::from(percent) / 100).max(1).min(total);
+        let mut users: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut used = 0;
+        for (holder, need) in self.held.values() {
+            let entries = need.get(&resource).copied().unwrap_or(0);
+            used += entries;
+            if let Holder::User(uid) | Holder::Adopted(uid) = holder {
+                *users.entry(*uid).or_default() += entries;
+            }
+        }
+        Usage {
+            resource,
+            used,
+            used_by_users: users.values().sum(),
+            most: users.into_iter().max_by_key(|(_, held)| *held).filter(|(_, held)| *held > 0),
+            per_user: part(self.shares.per_user_percent),
+            reserve: part(self.shares.reserve_percent),
+            total,
+        }
+    }
+
+    fn refusal(&self, resource: Resource, holder: Holder, need: u64) -> Option<QuotaError> {
+        if need == 0 {
+            return None;
+        }
+        let Usage { used, used_by_users, per_user, reserve, total, .. } = self.usage_of(resource);
+        if let Holder::User(uid) = holder {
+            let of_user =
+                self.held.values().filter(|(h, _)| matches!(h, Holder::User(u) | Holder::Adopted(u) if *u == uid));
+            let held = of_user.filter_map(|(_, need)| need.get(&resource)).sum();
+            let for_users = total.saturating_sub(reserve);
+            if need > per_user.saturating_sub(held) {
+                return Some(QuotaError::OfUser { resource, uid, need, held, limit: per_user });
+            }
+            if need > for_users.saturating_sub(used_by_users) {
+                return Some(QuotaError::OfUsers { resource, need, held: used_by_users, limit: for_users, reserve });
+            }
+        }
+        let full = !matches!(holder, Holder::Adopted(_)) && need > total.saturating_sub(used);
+        full.then_some(QuotaError::OfNode { resource, need, held: used, limit: total })
+    }
+}
+
+#[cfg(test)]
+mod tests;
