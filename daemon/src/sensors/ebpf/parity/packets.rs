@@ -64,7 +64,7 @@ impl Kernel {
     pub(super) fn own_cgroup(&mut self) -> Option<OwnCgroup> {
         let cgroup = OwnCgroup::enter()?;
         let mut next = [0; abi::LEVELS];
-        next[0] = u8::try_from(cgroup.level).unwrap();
+        next[0] = cgroup.level;
         let mut control: Array<_, Pod<abi::Control>> = Array::try_from(self.ebpf.map_mut("control").unwrap()).unwrap();
         control.set(0, Pod(abi::Control { next }), 0).unwrap();
         Some(cgroup)
