@@ -1,0 +1,43 @@
+//! A policy with many prefix patterns over a folder with many files is compiled while others violate theirs.
+
+use crate::victim::withstand;
+use anyhow::{Context, Result};
+use std::{
+    fmt::Write as _,
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+const FILES: usize = 20_000;
+const PATTERNS: usize = 1_000;
+
+#[test]
+fn compiling_a_huge_policy_delays_no_freeze() -> Result<()> {
+    withstand("compile", "", |node, strike| {
+        let folder = node.file("many");
+        fs::create_dir(&folder)?;
+        for n in 0..FILES {
+            std::os::unix::fs::symlink("/dev/null", folder.join(format!("f{n}"))).context("making a file")?;
+        }
+        let mut text = "[policy]\nname = \"huge\"\nowner = \"tests\"\n".to_owned();
+        for n in 0..PATTERNS {
+            writeln!(
+                text,
+                "[[rule]]\nid = \"r{n}\"\nrationale = \"x\"\nactions = [\"notify\"]\n\
+                 when = {{ event = \"open\", path = \"{}/f{n}*\" }}",
+                folder.display()
+            )?;
+        }
+        let policy = node.policy("huge", &text)?;
+        let mut compiling = node.ctl_command(["run", "--name", "huge", "--policy"]);
+        compiling.arg(&policy).args(["--", "sleep", "1"]).stdin(Stdio::null());
+        let mut compiling = compiling.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let began = Instant::now();
+        std::thread::sleep(Duration::from_millis(150));
+        let struck = strike();
+        let ended = compiling.wait()?;
+        eprintln!("the huge policy: {ended} after {:.1} s", began.elapsed().as_secs_f64());
+        struck
+    })
+}

@@ -1,0 +1,45 @@
+//! The daemon has no descriptor left: idle connections, and a limit at its lowest free number.
+
+use crate::victim::withstand;
+use anyhow::{Context, Result, bail, ensure};
+use std::{fs, os::unix::net::UnixStream, process::Command};
+
+#[test]
+fn without_a_free_descriptor_a_run_is_frozen_and_stays_so() -> Result<()> {
+    withstand("descriptors", "", |node, strike| {
+        let _idle: Vec<UnixStream> = (0..64).map_while(|_| UnixStream::connect(node.socket()).ok()).collect();
+        let pid = node.pid()?;
+        let before = limit(pid, None)?;
+        let free = lowest_free(pid)?;
+        limit(pid, Some(free))?;
+        ensure!(node.code(&["node", "status"])? != 0, "the daemon still accepts: descriptors are not exhausted");
+        let struck = strike();
+        limit(pid, Some(before))?;
+        struck?;
+        // And with descriptors again, everything is as it should be.
+        node.wait_for_event("a proved freeze", |e| e["kind"] == "outcome" && e["body"]["verdict"] == "proved")?;
+        Ok(())
+    })
+}
+
+/// Every descriptor below is open: the next that is asked for would be this one.
+fn lowest_free(pid: i32) -> Result<u64> {
+    let listed = fs::read_dir(format!("/proc/{pid}/fd")).context("listing descriptors")?;
+    let open: Vec<u64> = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    (0..).find(|n| !open.contains(n)).context("all are open")
+}
+
+/// Sets the limit on descriptors, where one is given, and returns the one before.
+fn limit(pid: i32, to: Option<u64>) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).context("reading limits")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).context("no such limit")?;
+    let before = line.split_whitespace().next().and_then(|n| n.parse().ok()).context("no number")?;
+    if let Some(to) = to {
+        // The hard limit stays: root may raise the soft one again.
+        let done = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={to}:")]).output()?;
+        if !done.status.success() {
+            bail!("prlimit: {}", String::from_utf8_lossy(&done.stderr));
+        }
+    }
+    Ok(before)
+}

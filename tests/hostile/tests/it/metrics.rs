@@ -1,0 +1,37 @@
+//! A flood of metrics.
+
+use crate::victim::withstand;
+use anyhow::Result;
+use std::{
+    os::unix::net::UnixDatagram,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+#[test]
+fn a_flood_of_metrics_delays_no_freeze() -> Result<()> {
+    withstand("metrics", "", |node, strike| {
+        let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+        let socket = node.metrics_socket();
+        thread::scope(|scope| {
+            let flood = scope.spawn(|| -> Result<()> {
+                let from = UnixDatagram::unbound()?;
+                from.connect(&socket)?;
+                while !stop.load(Ordering::Relaxed) {
+                    // Waits while the daemon's queue is full: as fast as it takes them.
+                    sent.fetch_add(u64::from(from.send(b"loss=1.5\n").is_ok()), Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            while sent.load(Ordering::Relaxed) < 1_000 && !flood.is_finished() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let struck = strike();
+            stop.store(true, Ordering::Relaxed);
+            let flooded = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))?;
+            eprintln!("{} metrics", sent.load(Ordering::Relaxed));
+            struck.and(flooded)
+        })
+    })
+}
