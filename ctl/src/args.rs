@@ -175,6 +175,10 @@ pub struct RegisterArgs {
     pub new: NewRun,
     #[command(flatten)]
     pub target: Target,
+    /// Register the cgroup also where a user other than root may move processes around it: a process of the run can then leave
+    /// the run, and use the network until it is moved back.
+    #[arg(long)]
+    pub accept_delegated: bool,
     #[command(flatten)]
     pub output: Output,
 }

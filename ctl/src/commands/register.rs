@@ -22,6 +22,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
         policy_file: file_name(&args.new.policy),
         gpus: args.new.gpus.clone(),
         repair: args.new.repair,
+        accept_delegated: args.accept_delegated,
         target,
     };
     let run = block_on(async {

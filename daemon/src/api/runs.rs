@@ -11,6 +11,7 @@ use crate::{
     platform::clock,
     runs::{
         Found,
+        delegation::Delegated,
         guarded::GuardedRun,
         start::{Place, Wanted, sole_owner},
     },
@@ -60,7 +61,8 @@ impl v1::run_service_server::RunService for Runs {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
         who.may_start(None)?;
-        let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair } = request.into_inner();
+        let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair, accept_delegated } =
+            request.into_inner();
         let gpus = self.gpus(&gpus)?;
         let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
         let registry = self.0.registry.clone();
@@ -72,17 +74,24 @@ impl v1::run_service_server::RunService for Runs {
             };
             let cgroup = cgroup.map_err(|e| Status::invalid_argument(e.chain()))?;
             let owner = sole_owner(&cgroup).map_err(|e| Status::failed_precondition(e.chain()))?;
-            Ok((cgroup, owner))
+            let delegated = Delegated::around(cgroup.path(), registry.root().mount());
+            Ok((cgroup, owner, delegated.map_err(|e| Status::failed_precondition(e.to_string()))?))
         });
-        let (cgroup, owner) = found.await??;
+        let (cgroup, owner, delegated) = found.await??;
         if !who.admin && owner != Some(who.uid) {
             return Err(Status::permission_denied(
                 "not every process of that cgroup is yours: root or the administrators' group may register it",
             ));
         }
+        if let Some(delegated) = delegated.as_ref().filter(|_| !who.admin && !accept_delegated) {
+            return Err(Status::failed_precondition(delegated.refusal()));
+        }
         let wanted = wanted(who, owner.unwrap_or(0), name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
+        if let Some(delegated) = delegated {
+            deliver(&self.0, Message::Input(delegated.gap(live.run.id))).await?;
+        }
         Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
     }
 

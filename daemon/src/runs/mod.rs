@@ -13,6 +13,7 @@ pub mod adopt;
 mod adoption;
 pub mod bounds;
 pub(crate) mod compile;
+pub mod delegation;
 mod disk;
 pub mod entry;
 pub mod find;

@@ -184,3 +184,35 @@ fn a_cgroup_or_a_process_that_exists_is_adopted_and_left_in_place() -> Result<()
         done
     })
 }
+
+#[test]
+fn a_cgroup_that_its_processes_can_leave_is_registered_only_where_that_is_accepted_and_recorded() -> Result<()> {
+    on_node("delegated", "", |node| {
+        let top = TestCgroup::new("delegated")?;
+        let run = top.path().join("run");
+        std::fs::create_dir(&run)?;
+        let mut sleeper = Command::new("sleep").arg("60").uid(NOBODY).gid(NOBODY).spawn()?;
+        let done = (|| {
+            std::fs::write(run.join("cgroup.procs"), sleeper.id().to_string())?;
+            // What a user manager of systemd gives its user: the right to move processes within the subtree.
+            std::os::unix::fs::chown(top.path().join("cgroup.procs"), Some(NOBODY), None)?;
+            let policy = node.policy("p", PLAIN)?.display().to_string();
+            let path = run.display().to_string();
+            let register = ["register", "-p", &policy, "-n", "left", "--cgroup", &path];
+            let refused = node.ctl_as(NOBODY, register)?.expect(1)?;
+            for part in [top.path().display().to_string(), format!("uid {NOBODY}"), "--accept-delegated".into()] {
+                ensure!(refused.err.contains(&part), "{part}: {}", refused.err);
+            }
+            node.ctl_as(NOBODY, register.into_iter().chain(["--accept-delegated"]))?.expect(0)?;
+            let gap = node.wait_for_event("the leak is on record", |e| {
+                e["body"]["type"] == "gap" && e["body"]["what"].to_string().contains("which is delegated")
+            })?;
+            ensure!(gap["body"]["what"].to_string().contains(&format!("uid {NOBODY}")), "{gap}");
+            node.ctl(["kill", "left", "--reason", "test"])?.expect(0)?;
+            Ok(())
+        })();
+        let _ = sleeper.kill();
+        let _ = sleeper.wait();
+        done
+    })
+}
