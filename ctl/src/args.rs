@@ -142,8 +142,8 @@ pub struct NewRun {
     /// A label, may be repeated.
     #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// A GPU of the run, or a MIG device by its UUID; may be repeated.
-    #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_parser = node::gpu)]
+    /// A GPU of the run, or a MIG device by its UUID; may be repeated, or separated by commas.
+    #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_delimiter = ',', value_parser = node::gpu)]
     pub gpus: Vec<String>,
     /// Start although a GPU, or the node, is cordoned or unhealthy: to repair it. Root and the administrators' group may.
     #[arg(long)]
@@ -158,6 +158,16 @@ pub struct RunArgs {
     /// Run as this user (name or uid); only root may. Root has to say so: `--user root`.
     #[arg(short, long)]
     pub user: Option<String>,
+    /// Pass a variable to the command: `NAME` with the caller's value, or `NAME=VALUE`; may be repeated. With another user, the
+    /// command gets only PATH, TERM, the locale, the time zone, variables of failsafe, and what is named here.
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Become the command instead of watching it: no message when the run is frozen or killed, and no terminal of its own.
+    #[arg(long)]
+    pub no_watch: bool,
+    /// Where the watcher waits for the run's id (abstract unix socket); used by `run` itself.
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub announce: Option<String>,
     /// Do not print the line about the run.
     #[arg(short, long)]
     pub quiet: bool,

@@ -1,13 +1,20 @@
-//! `run`: registers this very process as a run, then becomes the command.
+//! `run`: starts a command as a run, and stays as its watcher.
 //!
 //! ```text
-//! find COMMAND ─► choose the user ─► Start (the daemon moves this process into the run's cgroup) ─► become the user ─► exec
+//! watcher (this process) ─► child: this program again with --announce
+//!                             └► Start (the daemon moves the child into the run's cgroup) ─► announce the run's id
+//!                                 ─► become the user ─► exec
+//! watcher: follows the run's events, passes signals on, relays the terminal, ends with the command's code
 //! ```
 //!
-//! Invariant: everything that can fail without the daemon fails before the run is registered; the command never runs as root
-//! unless `--user root` says so; between Start and exec nothing is started that is not the command.
+//! With `--no-watch` this process is the child. Invariants: everything that can fail without the daemon fails before the run is
+//! started; the command never runs as root unless `--user root` says so; between Start and exec nothing is started that is
+//! not the command; a command of another user gets no terminal, descriptor or variable of the caller.
 
+mod environment;
+mod terminal;
 mod user;
+mod watch;
 mod which;
 
 use super::{Place, file_name, read_policy};
@@ -18,7 +25,17 @@ use crate::{
     render::{clean, json},
 };
 use failsafe_proto::v1 as pb;
-use std::{io::ErrorKind, os::unix::process::CommandExt, process::Command};
+use std::{
+    io::{ErrorKind, Write},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            net::{SocketAddr, UnixStream},
+            process::CommandExt,
+        },
+    },
+    process::Command,
+};
 
 pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     let Some((name, arguments)) = args.command.split_first() else {
@@ -27,6 +44,11 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     let program = which::find(name, std::env::var_os("PATH").as_deref())?;
     let user = user::choose(args.user.as_deref(), &user::Caller::this())?;
     let (policy_toml, _) = read_policy(&args.new.policy)?;
+    let mut command = Command::new(&program);
+    environment::add(&mut command, &args.env)?;
+    if !args.no_watch && args.announce.is_none() {
+        return watch::watch(place, user.is_other());
+    }
     let request = pb::StartRequest {
         name: args.new.name.clone().unwrap_or_default(),
         labels: args.new.labels.iter().cloned().collect(),
@@ -46,8 +68,16 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     } else if !args.quiet {
         eprintln!("run {} {} pinned to {} {}", clean(&run.name), run.id, clean(&run.policy_name), run.policy_digest);
     }
-    let mut command = Command::new(&program);
+    if let Some(watcher) = &args.announce {
+        announce(watcher, &run.id);
+    }
     command.arg0(name).args(arguments).env("FAILSAFE_RUN_ID", &run.id);
+    if user.is_other() {
+        // A process of the caller's session could write to the caller's terminal as if it were typed (TIOCSTI). With a terminal
+        // of its own the child leads a session already, and this fails.
+        let _leads = nix::unistd::setsid();
+        environment::close_descriptors()?;
+    }
     user.become_it(&mut command)?;
     let error = command.exec();
     let exit = match error.kind() {
@@ -55,4 +85,14 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         _ => Exit::NotExecutable,
     };
     Err(Fail { exit, ..Fail::because(format!("cannot execute {}", program.display()), &error) })
+}
+
+/// Sends the run's id to the watcher. Without a watcher the run goes on: it is bounded all the same.
+fn announce(watcher: &str, id: &str) {
+    let sent = SocketAddr::from_abstract_name(watcher)
+        .and_then(|address| UnixStream::connect_addr(&address))
+        .and_then(|mut stream| stream.write_all(id.as_bytes()));
+    if let Err(error) = sent {
+        eprintln!("failsafectl: the watcher of run {id} cannot be reached: {error}");
+    }
 }

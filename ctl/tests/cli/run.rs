@@ -11,7 +11,7 @@ fn run_becomes_its_command_and_is_the_process_that_the_daemon_moves() {
     let fake = Fake::start(Answers { run: pb_run(), ..Default::default() });
     std::fs::write(fake.path("p.toml"), POLICY).unwrap();
     let mut command = fake.command();
-    command.args(["run", "-p", "p.toml", "--name", "n", "--label", "a=b", "--gpu", "0"]);
+    command.args(["run", "--no-watch", "-p", "p.toml", "--name", "n", "--label", "a=b", "--gpu", "0"]);
     if nix::unistd::geteuid().is_root() {
         command.args(["--user", "root"]);
     }
@@ -41,7 +41,7 @@ fn run_gives_up_root_for_good() {
     let sees = "grep -E '^(Uid|Gid|Groups):' /proc/self/status; echo $USER";
     for (args, sudo) in [(&["--user", "nobody"][..], None), (&[], Some(nobody.uid))] {
         let mut command = fake.command();
-        command.args(["run", "-q", "-p", "p.toml"]).args(args).args(["--", "sh", "-c", sees]);
+        command.args(["run", "--no-watch", "-q", "-p", "p.toml"]).args(args).args(["--", "sh", "-c", sees]);
         if let Some(uid) = sudo {
             command.env("SUDO_UID", uid.to_string()).env("SUDO_GID", nobody.gid.to_string());
         }
@@ -55,6 +55,97 @@ fn run_gives_up_root_for_good() {
     let output = fake.ctl("run -p p.toml -- true");
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("--user root"), "{}", err(&output));
+}
+
+/// Root, and a user to become; without them the test is skipped.
+fn root_and_nobody() -> Option<()> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become another user");
+        return None;
+    }
+    if nix::unistd::User::from_name("nobody").unwrap().is_none() {
+        eprintln!("SKIPPED: there is no user nobody");
+        return None;
+    }
+    Some(())
+}
+
+#[test]
+fn a_command_of_another_user_gets_no_variable_and_no_descriptor_of_the_caller() {
+    let Some(()) = root_and_nobody() else { return };
+    let fake = Fake::start(Answers { run: pb_run(), ..Default::default() });
+    std::fs::write(fake.path("p.toml"), POLICY).unwrap();
+    for watch in [&[][..], &["--no-watch"]] {
+        // A shell opens descriptor 7, which failsafectl inherits.
+        let mut shell = fake.command_of("sh");
+        let ctl = env!("CARGO_BIN_EXE_failsafectl");
+        let script = "exec \"$0\" run \"$@\" -q -p p.toml --user nobody --env GIVEN=1 --env TAKEN -- \
+                      sh -c 'env; ls /proc/self/fd | tr \"\\n\" \" \"; ps -o sid= -p $$; echo $$' 7</etc/hostname";
+        shell.args(["-c", script, ctl]).args(watch);
+        shell.env("AWS_SECRET_ACCESS_KEY", "hidden").env("LD_LIBRARY_PATH", "/x").env("TAKEN", "2");
+        let output = shell.output().unwrap();
+        let text = out(&output);
+        assert!(output.status.success(), "{text}{}", err(&output));
+        assert!(!text.contains("hidden") && !text.contains("LD_LIBRARY_PATH"), "{text}");
+        assert!(text.contains("GIVEN=1\n") && text.contains("TAKEN=2\n") && text.contains("USER=nobody\n"), "{text}");
+        // `ls` has the folder itself open as 3.
+        assert!(text.contains("\n0 1 2 3 "), "{watch:?}: {text}");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert_eq!(words[words.len() - 2], words[words.len() - 1], "it leads a session of its own: {text}");
+    }
+    let unknown = fake.ctl("run -p p.toml --user nobody --env NO_SUCH_VARIABLE -- true");
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(err(&unknown).contains("the environment has no variable"), "{}", err(&unknown));
+}
+
+#[test]
+fn a_command_of_another_user_has_a_terminal_of_its_own() {
+    let Some(()) = root_and_nobody() else { return };
+    let fake = Fake::start(Answers { run: pb_run(), ..Default::default() });
+    std::fs::write(fake.path("p.toml"), POLICY).unwrap();
+    let ctl = env!("CARGO_BIN_EXE_failsafectl");
+    // `script` gives failsafectl a terminal, whose name `tty` prints first.
+    let line = format!(
+        "tty; {ctl} run -q -p p.toml --user nobody -- sh -c 'tty; exit 7'; echo code $?; stty -a | grep -o -- -icanon"
+    );
+    let output = fake.command_of("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
+    let text = out(&output);
+    let number = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next().map(str::to_owned);
+    let terminals: Vec<String> = text.split("/dev/pts/").skip(1).filter_map(number).collect();
+    assert_eq!(terminals.len(), 2, "{text}{}", err(&output));
+    assert_ne!(terminals[0], terminals[1], "{text}");
+    assert!(text.contains("code 7"), "the command's code is passed on: {text}");
+    assert!(!text.contains("-icanon"), "the terminal is no longer raw: {text}");
+}
+
+#[test]
+fn the_watcher_passes_signals_on_and_ends_as_the_command() {
+    let fake = Fake::start(Answers { run: pb_run(), ..Default::default() });
+    std::fs::write(fake.path("p.toml"), POLICY).unwrap();
+    let me = nix::unistd::geteuid().to_string();
+    let mut command = fake.command();
+    command.args([
+        "run",
+        "-q",
+        "-p",
+        "p.toml",
+        "--user",
+        &me,
+        "--",
+        "sh",
+        "-c",
+        "trap 'exit 9' TERM; echo ready; sleep 60 & wait",
+    ]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut ready).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    let mut command = fake.command();
+    command.args(["run", "-q", "-p", "p.toml", "--user", &me, "--", "sh", "-c", "kill -9 $$"]);
+    let killed = command.output().unwrap();
+    assert_eq!(killed.status.code(), Some(128 + 9), "{}", err(&killed));
 }
 
 #[test]

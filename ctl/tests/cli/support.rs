@@ -88,6 +88,13 @@ impl Fake {
         command
     }
 
+    /// Another program, in which failsafectl finds the fake daemon.
+    pub fn command_of(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path()).env("FAILSAFE_SOCKET", self.path("s")).env_remove("SUDO_UID");
+        command
+    }
+
     pub fn ctl(&self, line: &str) -> Output {
         self.command().args(line.split_whitespace()).output().unwrap()
     }

@@ -62,13 +62,20 @@ impl<'a> Launch<'a> {
     pub fn start<I: Into<OsString>>(self, node: &Node, command: impl IntoIterator<Item = I>) -> Result<Started> {
         let policy = node.policy(self.name, self.policy)?;
         let (out, err) = (node.file(&format!("{}.out", self.name)), node.file(&format!("{}.err", self.name)));
-        let mut ctl = node.ctl_command(["run", "--policy"]);
+        // The process that is started is the run's first one: tests look at it and kill it.
+        let mut ctl = node.ctl_command(["run", "--no-watch", "--policy"]);
         ctl.arg(policy).args(["--name", self.name]).args(self.gpus.iter().flat_map(|gpu| ["--gpu", gpu]));
         match self.caller {
             Some(uid) => ctl.uid(uid).gid(uid),
             None => ctl.args(["--user", self.user]),
         };
-        ctl.arg("--").args(command.into_iter().map(Into::into)).envs(self.env).current_dir("/");
+        for (key, value) in &self.env {
+            let mut variable = OsString::from(key);
+            variable.push("=");
+            variable.push(value);
+            ctl.arg("--env").arg(variable);
+        }
+        ctl.arg("--").args(command.into_iter().map(Into::into)).current_dir("/");
         ctl.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
         let child = ctl.spawn().context("starting failsafectl run")?;
         let mut started =

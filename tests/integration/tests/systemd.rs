@@ -50,7 +50,10 @@ fn outlives(run: &mut Option<Child>) -> Result<()> {
     let policy = std::env::temp_dir().join("plain.toml");
     fs::write(&policy, "[policy]\nname = \"plain\"\nowner = \"tests\"\n").context("writing a policy")?;
     let mut start = Command::new("failsafectl");
-    start.args(["run", "--user", "nobody", "--name", RUN, "--policy"]).arg(&policy).args(["--", "sleep", "3600"]);
+    start
+        .args(["run", "--no-watch", "--user", "nobody", "--name", RUN, "--policy"])
+        .arg(&policy)
+        .args(["--", "sleep", "3600"]);
     *run = Some(start.stdin(Stdio::null()).spawn().context("starting failsafectl")?);
     wait_for("the run is known", || Ok(ctl(["describe", RUN])?.code == 0))?;
     let cgroup = cgroup()?;

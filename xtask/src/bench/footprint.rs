@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<Report> {
         while children.len() < runs {
             interrupt::check()?;
             let name = format!("idle-{}", children.len());
-            let mut run = daemon.ctl(["run"]);
+            let mut run = daemon.ctl(["run", "--no-watch"]);
             run.arg("--policy").arg(&policy).args(["--name", &name, "--user", "root", "--quiet", "--", "sleep", "600"]);
             children.push(run.spawn().context("starting a run")?);
             interrupt::wait_for("the run", PATIENCE, || Ok(shell::read(&mut daemon.ctl(["describe", &name])).ok()))?;

@@ -105,7 +105,7 @@ fn plain(programs: &Path, work: Loop) -> Result<Command> {
 
 fn in_run(daemon: &Daemon, policy: &Path, work: Loop) -> Result<Command> {
     let (program, args) = work.argv.split_first().context("an empty loop")?;
-    let mut command = daemon.ctl(["run"]);
+    let mut command = daemon.ctl(["run", "--no-watch"]);
     command
         .arg("--policy")
         .arg(policy)

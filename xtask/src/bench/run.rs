@@ -31,7 +31,7 @@ impl Run {
     /// # Errors
     /// The policy is refused, or the run does not come up.
     pub fn start(daemon: &Daemon, policy: &Path, name: &str, program: &Path, args: &[&str]) -> Result<Run> {
-        let mut command = daemon.ctl(["run"]);
+        let mut command = daemon.ctl(["run", "--no-watch"]);
         command.arg("--policy").arg(policy).args(["--name", name, "--user", "root", "--quiet", "--"]);
         let mut run = Run::spawn(command.arg(program).args(args), name)?;
         interrupt::wait_for("the run", PATIENCE, || {

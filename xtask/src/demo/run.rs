@@ -30,7 +30,7 @@ impl Run {
     pub fn start(stage: &Stage, policy: &str, options: &[&str], trainer: &[&str]) -> Result<Run> {
         let name = format!("demo-{policy}");
         let file = crate::shell::root().join("policies").join(format!("{policy}.toml"));
-        let mut command = stage.daemon.ctl(["run"]);
+        let mut command = stage.daemon.ctl(["run", "--no-watch"]);
         command.arg("--policy").arg(file).args(["--name", &name, "--label", "demo=yes"]).args(options);
         command.args(["--user", &stage.user, "--quiet", "--"]).arg(stage.daemon.folder().join("trainer")).args(trainer);
         let mut child =

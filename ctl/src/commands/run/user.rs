@@ -1,6 +1,7 @@
 //! Whom the command runs as. Root never by accident: behind `sudo` it is the user who called it, and plain root has to name
 //! somebody.
 
+use super::environment;
 use crate::exit::{Exit, Fail};
 use nix::unistd::{Gid, Uid, User, initgroups, setgid, setgroups, setuid};
 use std::{ffi::CString, process::Command};
@@ -82,6 +83,11 @@ impl Target {
         Target::Other { uid: user.uid, gid: gid.unwrap_or(user.gid), name: Some(user.name), home }
     }
 
+    /// Whether it is another user than the caller.
+    pub(super) fn is_other(&self) -> bool {
+        matches!(self, Target::Other { .. })
+    }
+
     /// The user id.
     pub(super) fn uid(&self) -> u32 {
         match self {
@@ -92,6 +98,7 @@ impl Target {
     /// Gives up what this process may, for good, and tells the command who it is.
     pub(super) fn become_it(&self, command: &mut Command) -> Result<(), Fail> {
         let Target::Other { uid, gid, name, home } = self else { return Ok(()) };
+        environment::reset(command);
         let failed = |what: &str| {
             let message = format!("cannot become user {uid}: {what}");
             move |error: nix::Error| Fail::because(message, &error)

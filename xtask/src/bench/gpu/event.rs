@@ -54,7 +54,7 @@ pub fn measure(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
         nvml: Some((stage.library.clone(), file)),
     };
     let daemon = Daemon::start(&options, folder)?;
-    let mut run = daemon.ctl(["run"]);
+    let mut run = daemon.ctl(["run", "--no-watch"]);
     run.arg("--policy").arg(&policy).args(["--name", "bench", "--gpu", "all", "--user", "root", "--quiet", "--"]);
     let mut child = run.args(["sleep", "600"]).spawn().context("starting the run")?;
     let measured = events(stage, &daemon, trials, &text);

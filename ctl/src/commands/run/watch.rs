@@ -1,0 +1,294 @@
+//! The watcher of a run: outside the run's bounds, so that it works while the run is frozen.
+//!
+//! It prints what happens to the run, passes signals on, and ends with the command's code. It decides nothing: killing the watcher
+//! leaves the run as it is.
+
+use super::terminal::{self, Raw};
+use crate::{
+    client::{Client, block_on},
+    commands::Place,
+    entry::Logged,
+    exit::{Exit, Fail},
+    render::clean,
+};
+use failsafe_core::{Action, Decision, Mode, decision::Cause, record::Record};
+use failsafe_proto::v1 as pb;
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        socket::{getsockopt, sockopt::PeerCredentials},
+    },
+    unistd::Pid,
+};
+use std::{
+    fs::File,
+    io::{IsTerminal, Read, Write, stderr, stdin, stdout},
+    os::{
+        fd::{AsFd, OwnedFd},
+        linux::net::SocketAddrExt,
+        unix::{
+            net::{SocketAddr, UnixListener},
+            process::ExitStatusExt,
+        },
+    },
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Signals that are passed on to the command. SIGINT and SIGQUIT reach it from the terminal itself.
+const PASSED_ON: [Signal; 5] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT];
+/// After the command has ended, the daemon's records of why arrive within this time.
+const LAST_RECORDS: Duration = Duration::from_millis(500);
+
+/// Starts the command in a child process and watches it. `other`: it runs as another user.
+pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
+    let name = format!("failsafectl-run-{}", random_name()?);
+    let failed = |error: &std::io::Error| Fail::because("cannot make the watcher's socket", error);
+    let address = SocketAddr::from_abstract_name(&name).map_err(|error| failed(&error))?;
+    let listener = UnixListener::bind_addr(&address).map_err(|error| failed(&error))?;
+    let at_terminal = stdin().is_terminal() || stdout().is_terminal() || stderr().is_terminal();
+    let (child, screen) = if other && at_terminal { at_own_terminal(&name)? } else { (plain(&name)?, None) };
+    let raw = if screen.is_some() { Raw::set() } else { Raw::none() };
+    let frozen = Arc::new(AtomicBool::new(false));
+    let pid = child.id();
+    let socket = place.socket.to_owned();
+    let reports = Reports { frozen: frozen.clone(), raw: raw.is_set() };
+    // Ends with this process: it may wait for a run that never comes.
+    std::thread::spawn(move || reports.follow(&listener, pid, &socket));
+    let status = block_on(wait(child, screen, &frozen, raw.is_set()))?;
+    drop(raw);
+    let Some(status) = status else { return Ok(Exit::Partial) };
+    if status.signal().is_some() {
+        // The record of a kill follows the kill.
+        std::thread::sleep(LAST_RECORDS);
+    }
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    std::process::exit(code)
+}
+
+fn random_name() -> Result<String, Fail> {
+    let path = "/proc/sys/kernel/random/uuid";
+    let name = std::fs::read_to_string(path).map_err(|error| Fail::because(format!("cannot read {path}"), &error))?;
+    Ok(name.trim().to_owned())
+}
+
+/// This program again, as the one that becomes the command.
+fn arguments(announce: &str) -> Vec<std::ffi::OsString> {
+    let mut out = Vec::new();
+    let mut given = std::env::args_os().skip(1);
+    // The option belongs to `run`, before the `--` of the command.
+    for argument in given.by_ref() {
+        if argument == "--" {
+            out.extend(["--announce".into(), announce.into(), argument]);
+            break;
+        }
+        out.push(argument);
+    }
+    out.extend(given);
+    out
+}
+
+fn itself() -> Result<std::path::PathBuf, Fail> {
+    std::env::current_exe().map_err(|error| Fail::because("cannot find this program's own file", &error))
+}
+
+fn plain(announce: &str) -> Result<Child, Fail> {
+    let child = Command::new(itself()?).args(arguments(announce)).spawn();
+    child.map_err(|error| Fail::because("cannot start a process", &error))
+}
+
+/// With a terminal of its own. What is redirected stays so.
+fn at_own_terminal(announce: &str) -> Result<(Child, Option<Screen>), Fail> {
+    let failed = |error: pty_process::Error| Fail::because("cannot make a terminal for the command", &error);
+    let (pty, pts) = pty_process::blocking::open().map_err(failed)?;
+    if let Some(size) = terminal::size() {
+        pty.resize(size).map_err(failed)?;
+    }
+    let mut command = pty_process::blocking::Command::new(itself()?).args(arguments(announce));
+    if !stdin().is_terminal() {
+        command = command.stdin(Stdio::inherit());
+    }
+    if !stdout().is_terminal() {
+        command = command.stdout(Stdio::inherit());
+    }
+    if !stderr().is_terminal() {
+        command = command.stderr(Stdio::inherit());
+    }
+    let child = command.spawn(pts).map_err(failed)?;
+    Ok((child, Some(Screen { pty })))
+}
+
+/// The command's terminal, as the watcher holds it.
+struct Screen {
+    pty: pty_process::blocking::Pty,
+}
+
+impl Screen {
+    fn file(&self) -> Result<File, Fail> {
+        let fd: std::io::Result<OwnedFd> = self.pty.as_fd().try_clone_to_owned();
+        fd.map(File::from).map_err(|error| Fail::because("cannot copy a descriptor", &error))
+    }
+}
+
+/// Until the command has ended; `None` when the caller gave up a frozen run.
+async fn wait(
+    mut child: Child,
+    screen: Option<Screen>,
+    frozen: &AtomicBool,
+    raw: bool,
+) -> Result<Option<ExitStatus>, Fail> {
+    let failed = |error: std::io::Error| Fail::because("cannot handle signals", &error);
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    let (typed, interrupts) = mpsc::channel();
+    let mut printer = None;
+    if let Some(screen) = &screen {
+        if stdin().is_terminal() {
+            let to = screen.file()?;
+            std::thread::spawn(move || terminal::typed(to, typed));
+        }
+        let from = screen.file()?;
+        printer = Some(std::thread::spawn(move || terminal::printed(from)));
+    }
+    let (ended, mut has_ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _watcher_gone = ended.send(child.wait());
+    });
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    for which in PASSED_ON {
+        let mut comes = signal(SignalKind::from_raw(which as i32)).map_err(failed)?;
+        let pass = pass.clone();
+        tokio::spawn(async move { while comes.recv().await.is_some() && pass.send(which).is_ok() {} });
+    }
+    let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut quit = signal(SignalKind::quit()).map_err(failed)?;
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut hints = 0;
+    loop {
+        let mut wants_out = false;
+        tokio::select! {
+            status = &mut has_ended => {
+                let status = status.map_err(|_| Fail::new(Exit::Error, "the thread that waits for the command ended"))?;
+                let status = status.map_err(|error| Fail::because("cannot wait for the command", &error))?;
+                drop(screen);
+                if let Some(printer) = printer {
+                    let _panicked = printer.join();
+                }
+                return Ok(Some(status));
+            }
+            Some(which) = passed.recv() => {
+                // A command that has ended is seen above.
+                let _ended = kill(pid, which);
+            }
+            _ = resized.recv() => {
+                if let (Some(screen), Some(size)) = (&screen, terminal::size()) {
+                    let _ended = screen.pty.resize(size);
+                }
+            }
+            // The terminal sent it to the command too.
+            _ = interrupted.recv() => wants_out = true,
+            _ = quit.recv() => wants_out = true,
+            _ = tick.tick() => wants_out = interrupts.try_iter().count() > 0,
+        }
+        if wants_out && frozen.load(Ordering::Relaxed) {
+            hints += 1;
+            if hints > 1 {
+                return Ok(None);
+            }
+            print_line(
+                raw,
+                "failsafectl: the run is frozen and receives no signal; press ^C again to leave it frozen and return",
+            );
+        }
+    }
+}
+
+/// Follows the run's records and prints what was done to it.
+struct Reports {
+    frozen: Arc<AtomicBool>,
+    raw: bool,
+}
+
+impl Reports {
+    fn follow(&self, listener: &UnixListener, child: u32, socket: &Path) {
+        let Some(id) = announced(listener, child) else { return };
+        let done: Result<(), Fail> = block_on(async {
+            let client = Client::connect(socket).await?;
+            let request = pb::WatchRequest { from: 0, follow: true, run: id.clone(), incident: String::new() };
+            let mut records = client.events().watch(request).await?.into_inner();
+            while let Some(record) = records.message().await? {
+                self.report(&Logged::parse(&record.entry)?, &id);
+            }
+            Ok(())
+        });
+        if let Err(error) = done {
+            let reason = clean(&error.message);
+            print_line(
+                self.raw,
+                &format!("failsafectl: cannot follow the run: {reason}; the run goes on under its policy"),
+            );
+        }
+    }
+
+    fn report(&self, entry: &Logged, id: &str) {
+        let Some(Record::Decision { decision, .. }) = entry.record() else { return };
+        if decision.id.run.to_string() != id || decision.mode == Mode::Observe {
+            return;
+        }
+        if let Some(text) = text(decision) {
+            let has = |action: &Action| decision.actions.contains(action);
+            if has(&Action::Freeze) {
+                self.frozen.store(true, Ordering::Relaxed);
+            } else if has(&Action::Thaw) {
+                self.frozen.store(false, Ordering::Relaxed);
+            }
+            print_line(self.raw, &format!("failsafectl: {text}"));
+        }
+    }
+}
+
+/// A decision that a person at the terminal must know of, in one line.
+fn text(decision: &Decision) -> Option<String> {
+    let done = decision.actions.iter().find_map(|action| match action {
+        Action::Freeze => Some("frozen"),
+        Action::Kill => Some("killed"),
+        Action::Thaw => Some("thawed"),
+        Action::Block => Some("cut off from the network"),
+        _ => None,
+    })?;
+    let by = match &decision.cause {
+        Cause::Rule { rule, .. } => format!("by rule {}", clean(rule)),
+        Cause::Operator { uid, role, reason, .. } => format!("by user {uid} ({role}): {}", clean(reason)),
+        Cause::Upkeep { .. } => "by failsafe itself".to_owned(),
+    };
+    let incident = &decision.incident;
+    Some(format!("the run was {done} {by}; incident {incident}, see `failsafectl explain {incident}`"))
+}
+
+/// The id that the child sends. Only the child's own word counts: the socket's name is open to every process of the node.
+fn announced(listener: &UnixListener, child: u32) -> Option<String> {
+    for stream in listener.incoming() {
+        let stream = stream.ok()?;
+        let peer = getsockopt(&stream, PeerCredentials).ok()?;
+        if u32::try_from(peer.pid()) != Ok(child) {
+            continue;
+        }
+        let mut id = String::new();
+        stream.take(64).read_to_string(&mut id).ok()?;
+        return Some(id);
+    }
+    None
+}
+
+/// A line on standard error, which may be in raw mode. Nobody may be left to read it.
+fn print_line(raw: bool, text: &str) {
+    let end = if raw { "\r\n" } else { "\n" };
+    let _closed = write!(stderr(), "{text}{end}");
+}

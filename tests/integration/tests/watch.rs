@@ -1,0 +1,37 @@
+//! The watcher of `failsafectl run`: what it prints while the run is frozen and killed.
+
+use anyhow::{Result, ensure};
+use integration::{on_node, wait_for};
+use std::{fs::File, process::Stdio};
+
+const PLAIN: &str = r#"
+[policy]
+name = "plain"
+version = 1
+owner = "tests@example.org"
+"#;
+
+#[test]
+fn the_watcher_prints_who_froze_and_killed_the_run_and_ends_with_its_code() -> Result<()> {
+    on_node("watcher", "", |node| {
+        let policy = node.policy("p", PLAIN)?;
+        let messages = node.file("watcher.err");
+        let mut ctl = node.ctl_command(["run", "--user", "nobody", "--name", "watched", "--policy"]);
+        ctl.arg(policy).args(["--", "sleep", "600"]).stdin(Stdio::null()).stderr(File::create(&messages)?);
+        let mut watcher = ctl.spawn()?;
+        let printed = |text: &str| Ok(std::fs::read_to_string(&messages)?.contains(text));
+        wait_for("the run is registered", || printed(" pinned to "))?;
+        node.ctl(["freeze", "watched", "--reason", "looks odd"])?.expect(0)?;
+        wait_for("the freeze is printed", || printed("the run was frozen by user 0 (admin): looks odd"))?;
+        ensure!(printed("failsafectl explain inc-")?, "the next command is not shown");
+        node.ctl(["kill", "watched", "--reason", "not wanted"])?.expect(0)?;
+        let status = watcher.wait()?;
+        ensure!(status.code() == Some(128 + 9), "it ended with {status}");
+        ensure!(
+            printed("the run was killed by user 0 (admin): not wanted")?,
+            "{}",
+            std::fs::read_to_string(&messages)?
+        );
+        Ok(())
+    })
+}
