@@ -108,10 +108,18 @@ impl From<Status> for Fail {
             Code::Unimplemented => (Exit::Error, Some("this daemon is of another version than this failsafectl")),
             _ => (Exit::Error, None),
         };
-        let message = match status.message() {
+        let mut message = match status.message() {
             "" => format!("the daemon answered {:?}", status.code()),
             message => crate::render::clean(message),
         };
+        // A status of this side, not the daemon's: its last cause says why the connection ended, such as a limit that is reached.
+        let mut last = status.source();
+        while let Some(deeper) = last.and_then(Error::source) {
+            last = Some(deeper);
+        }
+        if let Some(cause) = last {
+            message = format!("{message}: {}", crate::render::clean(&cause.to_string()));
+        }
         Fail { exit, message, advice: advice.map(str::to_owned) }
     }
 }

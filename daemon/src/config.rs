@@ -1,5 +1,9 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
+mod limits;
+
+pub use limits::Limits;
+
 use crate::sensors::{
     ebpf::Shares,
     nvml::{Every, Pace, Rated},
@@ -59,6 +63,8 @@ pub struct Config {
     pub amdgpu: AmdgpuConfig,
     /// How the room in the kernel's tables is shared out.
     pub kernel_tables: Shares,
+    /// What users may use of the gRPC interface.
+    pub limits: Limits,
 }
 
 /// AMD's GPUs.
@@ -164,6 +170,7 @@ impl Default for Config {
             kernel_log: KernelLog::default(),
             amdgpu: AmdgpuConfig::default(),
             kernel_tables: Shares::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -250,6 +257,9 @@ impl Config {
         if let Some(message) = config.kernel_tables.wrong() {
             return wrong("kernel_tables", message);
         }
+        if let Some((field, message)) = config.limits.wrong() {
+            return wrong(field, message);
+        }
         let too_fast = config.nvml.every.iter().filter(|(_, pace)| pace.get_ref().0 < config.sample_interval());
         let list: Vec<Diagnostic> = too_fast
             .map(|(rated, pace)| {
@@ -332,6 +342,9 @@ mod tests {
             ("sample_interval_ms = 5", "50 to 60000"),
             ("ring_kib = 1000", "power of two"),
             ("[kernel_tables]\nper_user_percent = 90", "f.toml: kernel_tables: expected per_user_percent"),
+            ("[limits.streams]\nper_user = 9\ntotal = 9\nreserve = 99", "limits.streams: expected per_user"),
+            ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),
+            ("[limits]\nconnections = { per_user = 1 }", "missing field"),
             ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),
             ("[nvml.every]\nslwo = \"5s\"", "no group and no signal is named `slwo`"),
             ("[nvml.every]\nslow = \"5 parsecs\"", "line 2, column 8"),

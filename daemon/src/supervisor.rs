@@ -7,7 +7,7 @@
 
 use crate::{
     actuators::interpreter::Interpreter,
-    api::{self, Context, Roles},
+    api::{self, Context, Lanes, Roles},
     config::{self, Catalogues, Config},
     log::LogOwner,
     node::{NodeView, SensorView},
@@ -16,6 +16,7 @@ use crate::{
         gpus::Gpus,
         health::Keeper,
         klog,
+        lane::Lane,
         mailbox::Poster,
         pulse::{self, Pulse},
         recording::Recordings,
@@ -41,6 +42,7 @@ use failsafe_core::{Input, MonoTime, input::Gap, record::Record, signal::Source,
 use failsafe_journal::{StateLock, instance};
 use nix::sys::{
     eventfd::EventFd,
+    resource::{Resource, getrlimit, setrlimit},
     signal::{SigSet, Signal},
 };
 use std::{
@@ -85,6 +87,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let started_ns = clock::wall_ns();
     // A blocked mask is inherited: whoever started this may have blocked the signals that stop it.
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock().context("cannot unblock signals")?;
+    let descriptors = raise_descriptors();
     let state_dir = &config.state_dir;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     let _lock = StateLock::acquire(state_dir)?;
@@ -100,10 +103,9 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     see_ebpf(&registry, &node);
 
     let (pipeline, queue) = mpsc::sync_channel(pipeline::QUEUE);
-    let tell = pipeline.clone();
-    let told = Arc::new(move |told| {
-        let _closed = tell.send(Message::Told(told));
-    });
+    let lane = Lane::new(pipeline.clone());
+    let reports = lane.clone();
+    let told = Arc::new(move |told| reports.report(told));
     let interpreter = Interpreter::spawn(registry.clone(), &config, told)?;
     let recordings = Recordings::spawn()?;
     let flusher = recordings.flusher();
@@ -127,6 +129,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         registry: registry.clone(),
         log: log.clone(),
         interpreter,
+        lane: lane.clone(),
         recordings,
         recording_max_bytes: config.recording_max_bytes,
         reaper,
@@ -177,6 +180,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         registry: registry.clone(),
         log: log.clone(),
         pipeline: pipeline.clone(),
+        lane,
+        lanes: Lanes::new(&config.limits, descriptors)?,
         flusher,
         node,
         health,
@@ -187,10 +192,29 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         started_ns,
         config,
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(64).build()?;
+    let listener = api::bind(&context.config.socket)?;
+    context.registry.kernel().guard_own(&own_files(&context.config, true));
+    let stop_accepting = Arc::new(EventFd::from_value(0)?);
+    let (accepting, stop_accept) = (context.clone(), stop_accepting.clone());
+    critical.push(spawn("api-accept", &ended, move || api::accept(&accepting, listener, &stop_accept))?);
+    let (ordinary, ordinary_runtime) = (context.clone(), api::event_loop()?);
+    let (stop_ordinary, ordinary_stopped) = tokio::sync::oneshot::channel::<()>();
+    critical.push(spawn("api", &ended, move || {
+        ordinary_runtime.block_on(async {
+            tokio::select! {
+                served = api::serve(ordinary, false) => {
+                    if let Err(error) = served {
+                        tracing::error!(error = chain(&error), "the lane of ordinary users ended");
+                    }
+                }
+                _ = ordinary_stopped => {}
+            }
+        });
+        ordinary_runtime.shutdown_background();
+    })?);
+    // Root and the administrators' group are served on this thread, which nobody else can keep busy.
+    let runtime = api::event_loop()?;
     let served = runtime.block_on(async {
-        let listener = api::bind(&context.config.socket)?;
-        context.registry.kernel().guard_own(&own_files(&context.config, true));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         systemd::ready();
@@ -206,7 +230,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         };
         // Streams that follow the log would keep a graceful shutdown waiting for ever: the server is dropped instead.
         tokio::select! {
-            served = api::serve(context.clone(), listener, std::future::pending()) => served.map_err(anyhow::Error::from),
+            served = api::serve(context.clone(), true) => served.map_err(anyhow::Error::from),
             () = stopping => match stopped.await.ok().flatten() {
                 Some(name) => Err(anyhow::anyhow!("the {name} thread ended")),
                 None => Ok(()),
@@ -219,6 +243,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let _removed = std::fs::remove_file(&context.config.socket);
     stop.store(true, Ordering::Relaxed);
     let _woken = stop_events.write(1);
+    let _woken = stop_accepting.write(1);
+    let _ended = stop_ordinary.send(());
     drop(metrics);
     drop(kmsg);
     drop(amdgpu);
@@ -271,6 +297,18 @@ fn spawn(
         work();
     })?;
     Ok(Critical { name, thread })
+}
+
+/// As many descriptors as the hard limit allows: what clients get of them is a share, see [`Lanes`].
+fn raise_descriptors() -> u64 {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1_024, 1_024));
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, soft, hard, "the limit of open files cannot be raised");
+            soft
+        }
+    }
 }
 
 fn load(config: &Config) -> (Kernel, Option<EventReader>) {

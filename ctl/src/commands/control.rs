@@ -38,6 +38,9 @@ async fn ask(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Res
         dry_run: args.dry_run,
         timeout_ms: u32::try_from(args.timeout.as_millis()).unwrap_or(u32::MAX),
     };
+    // The daemon withdraws a command that has not begun when this passes.
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(args.timeout + GRACE);
     let mut runs = client.runs();
     match tokio::time::timeout(args.timeout + GRACE, runs.control(request)).await {
         Ok(answer) => Ok(answer?.into_inner()),

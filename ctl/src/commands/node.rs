@@ -61,6 +61,9 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
         let heads = ["GPU", "NAME", "UUID", "BUSY", "TEMP", "POWER", "MEMORY", "SAMPLED", "RUNS", "TROUBLE"];
         let _ = write!(out, "\n{}", table::table(heads, gpus));
     }
+    if !status.limits.is_empty() {
+        let _ = write!(out, "\n{}", table::table(LIMITS, status.limits.iter().map(limit)));
+    }
     for cost in &status.costs {
         let _ = write!(out, "\n{} {}\n", paint.warn("cost now:"), crate::render::clean(cost));
     }
@@ -74,6 +77,25 @@ fn not_judged(guarded: u32) -> String {
         1 => "1 RUN IS GUARDED, NOT JUDGED: see `failsafectl list`".into(),
         more => format!("{more} RUNS ARE GUARDED, NOT JUDGED: see `failsafectl list`"),
     }
+}
+
+const LIMITS: [&str; 7] = ["LIMIT", "USED", "PER USER", "RESERVE USED", "MOST BY", "REFUSED", "WAITED"];
+
+fn limit(limit: &pb::Limit) -> [String; 7] {
+    let most = limit.most_uid.map(|uid| format!("uid {uid}: {}", limit.most_used));
+    let used = match limit.unit.as_str() {
+        "per second" => format!("{} per second", limit.total),
+        _ => format!("{} of {}", limit.used, limit.total),
+    };
+    [
+        limit.name.clone(),
+        used,
+        limit.per_user.map_or_else(String::new, |most| most.to_string()),
+        limit.reserve.map_or_else(String::new, |reserve| format!("{} of {reserve}", limit.reserve_used)),
+        most.unwrap_or_default(),
+        limit.refused.to_string(),
+        limit.waited.to_string(),
+    ]
 }
 
 #[cfg(test)]
@@ -112,6 +134,28 @@ mod tests {
                 ..Default::default()
             }],
             costs: vec!["sys_enter slows every process".into()],
+            limits: vec![
+                pb::Limit {
+                    name: "connections".into(),
+                    unit: "connections".into(),
+                    per_user: Some(128),
+                    total: 1_024,
+                    reserve: Some(4_096),
+                    used: 129,
+                    reserve_used: 2,
+                    most_uid: Some(1_000),
+                    most_used: 128,
+                    refused: 872,
+                    waited: 0,
+                },
+                pb::Limit {
+                    name: "changes".into(),
+                    unit: "per second".into(),
+                    per_user: Some(10),
+                    total: 100,
+                    ..Default::default()
+                },
+            ],
             ..Default::default()
         };
         insta::assert_snapshot!(page(&status, Paint::plain()));

@@ -124,6 +124,22 @@ pub fn verdict(verdict: pb::Verdict) -> &'static str {
 }
 
 /// The node.
+fn limit(limit: &pb::Limit) -> Value {
+    json!({
+        "name": limit.name,
+        "unit": limit.unit,
+        "per_user": limit.per_user,
+        "total": limit.total,
+        "reserve": limit.reserve,
+        "used": limit.used,
+        "reserve_used": limit.reserve_used,
+        "most_uid": limit.most_uid,
+        "most_used": limit.most_used,
+        "refused": limit.refused,
+        "waited": limit.waited,
+    })
+}
+
 pub fn status(status: &pb::StatusResponse) -> Value {
     let sensor = |s: &pb::Sensor| json!({ "name": s.name, "sees": s.sees, "detail": s.detail, "last_success_ns": s.last_success_ns });
     let gpu = |g: &pb::Gpu| {
@@ -155,6 +171,7 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "runs": status.runs,
         "frozen": status.frozen,
         "guarded": status.guarded,
+        "limits": status.limits.iter().map(limit).collect::<Vec<_>>(),
         "log_entries": status.log_entries,
         "log_state": status.log_state,
         "nvml": status.nvml,

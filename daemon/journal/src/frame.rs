@@ -289,6 +289,10 @@ impl<S: ReadAt> Window<S> {
         self.at = offset;
         // Not more than there is: a length field must not make us allocate what the file does not hold.
         let there = usize::try_from(self.source.len()?.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if there == 0 {
+            // Who follows the log waits here most of the time, and holds no memory meanwhile.
+            self.held = Vec::new();
+        }
         self.held.resize(want.min(there), 0);
         let mut filled = 0;
         while filled < self.held.len() {

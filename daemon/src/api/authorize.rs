@@ -7,15 +7,18 @@
 //! Invariant: a request is judged by what the process that sent it is when the request is handled. It is the process that
 //! connected (by pidfd), it is alive, it has the user that it connected with, and its groups and its cgroup are read then.
 
-use super::connection::Maker;
+use super::{connection::Maker, limits::Share};
 use crate::{
     platform::{
+        ProcFs,
         peer::{Now, Peer, PeerError, Sender},
-        users,
+        peercred, users,
     },
     runs::Registry,
 };
 use failsafe_core::{RunId, input::Run};
+use nix::sys::socket::UnixCredentials;
+use std::os::unix::net::UnixStream;
 use tonic::{Request, Status};
 
 /// What a principal may be to a run or to the node.
@@ -82,6 +85,18 @@ impl Authority {
         let inside = now.cgroups.iter().find_map(|cgroup| runs.inside(cgroup));
         let admin = inside.is_none() && (now.uid == 0 || self.in_group(&now));
         Ok(Principal { uid: now.uid, pid: peer.id().pid, admin, inside })
+    }
+
+    /// In which share of the limits a new connection is counted. What it may do is decided later, for each request.
+    pub fn share(&self, peer: &UnixCredentials, stream: &UnixStream, runs: &Registry) -> Share {
+        let in_group = |admin| peer.gid() == admin || peercred::groups(stream).is_ok_and(|all| all.contains(&admin));
+        let admin = peer.uid() == 0 || self.admin_gid.is_some_and(in_group);
+        let cgroup = || ProcFs::default().cgroup(u32::try_from(peer.pid()).ok()?).ok().flatten();
+        // Root inside a run gets no reserve.
+        if admin && cgroup().is_some_and(|cgroup| runs.inside(&cgroup).is_none()) {
+            return Share::Reserved(peer.uid());
+        }
+        Share::User(peer.uid())
     }
 
     fn in_group(&self, now: &Now) -> bool {

@@ -1,25 +1,32 @@
 //! `EventService`: the audit log's records, oldest first, then as they become durable.
 
-use super::{Context, authorize::Principal, convert};
-use failsafe_journal::{Entry, Filter, LogReader};
+use super::{
+    Context,
+    authorize::Principal,
+    convert,
+    follow::{Answer, Batch, Bounds, Follow, Source},
+    peer::Peer,
+};
+use failsafe_journal::{Entry, Filter, LogReader, storage::FileStorage};
 use failsafe_proto::v1;
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
+use std::{collections::BTreeMap, sync::Arc};
 use tonic::{Request, Response, Status};
 
-/// Records that may wait for a slow reader; the log is read on only as it keeps up.
-const AHEAD: usize = 64;
+/// Entries that are gone over at once on the way to the first one that is wanted.
+const SKIPPED: u64 = 4_096;
+/// Runs of which a stream remembers whether its client may see them.
+const REMEMBERED: usize = 4_096;
 
 /// `EventService`.
 pub struct Events(pub Arc<Context>);
 
 #[tonic::async_trait]
 impl v1::event_service_server::EventService for Events {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Record, Status>> + Send>>;
+    type WatchStream = Answer<v1::Record>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let who = self.0.principal(&request)?;
+        let peer = Peer::of(&request)?;
         let v1::WatchRequest { from, follow, run, incident } = request.into_inner();
         let run = match run.as_str() {
             "" => None,
@@ -27,10 +34,11 @@ impl v1::event_service_server::EventService for Events {
         };
         let optional = |text: String| (!text.is_empty()).then_some(text);
         let filter = Filter { run, incident: optional(incident), kinds: Vec::new() };
-        let (tx, rx) = mpsc::channel(AHEAD);
-        let context = self.0.clone();
-        tokio::task::spawn_blocking(move || send(&context, who, from, follow, filter, &tx));
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(rx))))
+        let work = self.0.work(peer.share()).clone();
+        let growth = follow.then(|| work.growth());
+        let source = Log { context: self.0.clone(), who, filter, from, reader: None, visible: BTreeMap::new() };
+        let follow = Follow { work, peer, unread: self.0.config.limits.unread(), growth };
+        Ok(Response::new(follow.stream(source)))
     }
 }
 
@@ -42,63 +50,70 @@ impl Events {
     }
 }
 
-/// The runs whose records this caller may read; `None`: all.
-fn readable(context: &Context, who: Principal) -> Option<BTreeSet<String>> {
-    if who.admin {
-        return None;
-    }
-    let live = context.registry.live().into_iter().map(|l| l.run.clone());
-    let ended = context.registry.ended().into_iter().map(|e| e.run.clone());
-    let guarded = context.registry.guarded().into_iter().map(|g| g.run.clone());
-    Some(live.chain(guarded).chain(ended).filter(|r| who.may_see(r).is_some()).map(|r| r.id.to_string()).collect())
+/// The log as one client reads it.
+struct Log {
+    context: Arc<Context>,
+    who: Principal,
+    filter: Filter,
+    from: u64,
+    reader: Option<LogReader<FileStorage>>,
+    visible: BTreeMap<String, bool>,
 }
 
-fn send(
-    context: &Context,
-    who: Principal,
-    from: u64,
-    follow: bool,
-    filter: Filter,
-    tx: &mpsc::Sender<Result<v1::Record, Status>>,
-) {
-    let mut latest = context.log.latest();
-    let failed = |error: String| {
-        let _gone = tx.blocking_send(Err(Status::data_loss(format!("the audit log cannot be read: {error}"))));
-    };
-    let opened = LogReader::open(context.log.path()).map_err(|e| e.to_string());
-    let mut reader = match opened.and_then(|r| r.with_filter(filter).from_index(from).map_err(|e| e.to_string())) {
-        Ok(reader) => reader,
-        Err(error) => return failed(error),
-    };
-    loop {
-        latest.mark_unchanged();
-        let allowed = readable(context, who);
-        for entry in reader.by_ref() {
-            match entry {
-                Ok(entry) => {
-                    if allowed.as_ref().is_some_and(|runs| !entry.run.as_ref().is_some_and(|r| runs.contains(r))) {
-                        continue;
-                    }
-                    if tx.blocking_send(Ok(record(entry))).is_err() {
-                        return;
-                    }
+impl Source for Log {
+    type Item = v1::Record;
+
+    fn next(&mut self, bounds: &Bounds) -> Result<Batch<v1::Record>, Status> {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => LogReader::open(self.context.log.path()).map_err(unreadable)?,
+        };
+        let mut more = true;
+        while more && !bounds.are_reached(bytes) {
+            if reader.next_index() < self.from {
+                let (before, to) = (reader.next_index(), self.from);
+                reader = reader.from_index(to.min(before + SKIPPED)).map_err(unreadable)?;
+                more = reader.next_index() > before;
+                continue;
+            }
+            match reader.next() {
+                Some(Ok(entry)) if self.filter.accepts(&entry) && self.may_read(&entry) => {
+                    bytes += entry.bytes.len();
+                    items.push(record(entry));
                 }
-                Err(error) => return failed(error.to_string()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(unreadable(error)),
+                None => more = false,
             }
         }
-        if !follow {
-            return;
-        }
-        let waited = tokio::runtime::Handle::current().block_on(async {
-            tokio::select! {
-                changed = latest.changed() => changed.is_ok(),
-                () = tx.closed() => false,
-            }
-        });
-        if !waited {
-            return;
-        }
+        self.reader = Some(reader);
+        Ok(Batch { items, more })
     }
+}
+
+impl Log {
+    /// Whether this client may read the entry. What is about no run is for administrators.
+    fn may_read(&mut self, entry: &Entry) -> bool {
+        if self.who.admin {
+            return true;
+        }
+        let Some(run) = &entry.run else { return false };
+        if let Some(visible) = self.visible.get(run) {
+            return *visible;
+        }
+        let found = self.context.registry.find(run, |run| self.who.may_see(run).is_some());
+        let visible = found.is_ok_and(|found| found.run().id.to_string() == *run);
+        if self.visible.len() >= REMEMBERED {
+            self.visible.clear();
+        }
+        self.visible.insert(run.clone(), visible);
+        visible
+    }
+}
+
+fn unreadable(error: impl std::error::Error) -> Status {
+    Status::data_loss(format!("the audit log cannot be read: {error}"))
 }
 
 fn record(entry: Entry) -> v1::Record {

@@ -1,9 +1,14 @@
 //! The part of `NodeService` that schedulers ask: health, capacity, placement, changes; and the orders of operators.
 
-use super::Context;
+use super::{
+    Context,
+    follow::{Answer, Batch, Bounds, Follow, Source},
+    peer::Peer,
+    runs::lane_refusal,
+};
 use crate::{
     node::{GpuView, NotNamed},
-    pipeline::{Message, health},
+    pipeline::lane::{Caller, Command, Ticket},
     platform::clock,
     sensors::nvml::MigDevice,
 };
@@ -18,21 +23,17 @@ use failsafe_core::{
 use failsafe_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    pin::Pin,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio::sync::oneshot;
 use tonic::Status;
 
 /// A stream of changes.
-pub type Changes = Pin<Box<dyn Stream<Item = Result<v1::HealthChange, Status>> + Send>>;
+pub type Changes = Answer<v1::HealthChange>;
 
 /// How long an order may take to be on record.
 const ORDER: Duration = Duration::from_secs(10);
-/// Changes that may wait for a slow reader.
-const AHEAD: usize = 64;
 
 pub(super) fn health(context: &Context) -> v1::HealthResponse {
     let view = context.node_health.view();
@@ -138,45 +139,43 @@ pub(super) fn placeable(context: &Context, request: &v1::PlaceableRequest) -> Re
     })
 }
 
-pub(super) fn watch(context: &Arc<Context>, request: &v1::WatchSinceRequest) -> Changes {
-    let (tx, rx) = mpsc::channel(AHEAD);
-    let (context, mut at, follow) = (context.clone(), request.revision, request.follow);
-    tokio::spawn(async move {
-        let mut revisions = context.node_health.watch();
-        loop {
-            revisions.mark_unchanged();
-            let since = context.node_health.since(at);
-            if since.missed && since.changes.is_empty() {
-                let revision = context.node_health.view().revision;
-                let missed = v1::HealthChange { revision, missed: true, ..Default::default() };
-                if tx.send(Ok(missed)).await.is_err() {
-                    return;
-                }
-                at = revision;
-            }
-            for (n, change) in since.changes.iter().enumerate() {
-                if tx.send(Ok(told(change, since.missed && n == 0))).await.is_err() {
-                    return;
-                }
-                at = change.revision;
-            }
-            let ended = !follow
-                || tokio::select! {
-                    changed = revisions.changed() => changed.is_err(),
-                    () = tx.closed() => true,
-                };
-            if ended {
-                return;
-            }
+pub(super) fn watch(context: &Arc<Context>, peer: Arc<Peer>, request: &v1::WatchSinceRequest) -> Changes {
+    let source = HealthChanges { context: context.clone(), at: request.revision };
+    let growth = request.follow.then(|| context.node_health.watch());
+    let follow =
+        Follow { work: context.work(peer.share()).clone(), peer, unread: context.config.limits.unread(), growth };
+    follow.stream(source)
+}
+
+/// Changes after a revision.
+struct HealthChanges {
+    context: Arc<Context>,
+    at: u64,
+}
+
+impl Source for HealthChanges {
+    type Item = v1::HealthChange;
+
+    fn next(&mut self, _: &Bounds) -> Result<Batch<v1::HealthChange>, Status> {
+        let since = self.context.node_health.since(self.at);
+        let mut items = Vec::new();
+        if since.missed && since.changes.is_empty() {
+            self.at = self.context.node_health.view().revision;
+            items.push(v1::HealthChange { revision: self.at, missed: true, ..Default::default() });
         }
-    });
-    Box::pin(ReceiverStream::new(rx))
+        for (n, change) in since.changes.iter().enumerate() {
+            items.push(told(change, since.missed && n == 0));
+            self.at = change.revision;
+        }
+        Ok(Batch { items, more: false })
+    }
 }
 
 pub(super) async fn order(
     context: &Context,
     kind: OrderKind,
     by: String,
+    deadline: Option<Instant>,
     request: v1::OrderRequest,
 ) -> Result<v1::OrderResponse, Status> {
     let why = reason(request.reason)?;
@@ -186,16 +185,20 @@ pub(super) async fn order(
     };
     let (done, answered) = oneshot::channel();
     let order = Order { kind, target: target.clone(), by, why };
-    let message = Message::Health(health::Message::Order(order, done));
-    let pipeline = context.pipeline.clone();
-    let sent = tokio::task::spawn_blocking(move || pipeline.send(message).is_ok()).await;
-    if !sent.unwrap_or(false) {
-        return Err(Status::unavailable("the daemon is stopping"));
-    }
+    let patience = Instant::now() + ORDER;
+    let ticket = Ticket::new(Some(deadline.map_or(patience, |deadline| deadline.min(patience))));
+    let caller = Caller(ticket.clone());
+    // Orders are of root and the administrators' group only.
+    context.lane.command(Command::Order { order, done, ticket }, true).map_err(lane_refusal)?;
     match tokio::time::timeout(ORDER, answered).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error @ OrderRefused::NoSuchGpu(_)))) => return Err(Status::not_found(error.to_string())),
         Ok(Ok(Err(error))) => return Err(Status::failed_precondition(error.to_string())),
+        _ if caller.0.withdraw() => {
+            return Err(Status::deadline_exceeded(
+                "the order was not begun in time and was withdrawn: nothing was done",
+            ));
+        }
         Ok(Err(_)) => return Err(Status::unavailable("the daemon is stopping")),
         Err(_) => return Err(Status::deadline_exceeded("the order stands, but its record is not on disk yet")),
     }

@@ -2,55 +2,58 @@
 //! request.
 //!
 //! ```text
-//! connection ─► pidfd of its maker ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
+//! connection ─► accept: share ─► lane ─► gate: limits ─► authorize (the one place) ─► service ─► registry (reads), pipeline (acts)
 //! ```
 //!
-//! Invariants: protobuf types stop at `convert`; no service decides who may do what; an answer about a run names what was
+//! There are two lanes, each with a thread and workers of its own: one for root and the administrators' group, one for everybody
+//! else (`docs/adr/0016`). Invariants: no lane's thread takes a lock that a start, a compilation or a disk can hold: what needs one
+//! is [`work`]; protobuf types stop at `convert`; no service decides who may do what; an answer about a run names what was
 //! proved and what was not.
 
+mod accept;
 mod authorize;
 mod connection;
 mod convert;
 mod doctor;
 mod events;
+mod follow;
+mod gate;
 mod gpu_info;
 mod health;
+pub mod limits;
 mod node;
+mod peer;
 mod policy;
 mod reset;
 mod runs;
+mod serve;
 mod start;
+mod work;
 
+pub use limits::Share;
 pub use reset::Resets;
+pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
 
 use crate::{
     config::Config,
     log::Log,
     node::NodeView,
-    pipeline::{Sender, health::Shared as NodeHealth, recording::Flusher},
-    platform::peer::ask_for_senders,
+    pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{Registry, grants::grants},
     sensors::{nvml::NvmlControl, sampler::Health},
 };
 use authorize::{Authority, Principal};
-use connection::Connection;
 use failsafe_core::{
     GpuId, Policy,
     policy::{assurance, check},
 };
-use failsafe_proto::{DESCRIPTOR, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
 };
-use tokio::net::{UnixListener, UnixSocket};
-use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tonic::{Request, Status};
-
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1_024;
+use work::Work;
 
 /// What the services need of the daemon.
 pub struct Context {
@@ -62,6 +65,10 @@ pub struct Context {
     pub log: Log,
     /// The way into the pipeline.
     pub pipeline: Sender,
+    /// The way in for commands.
+    pub lane: Lane,
+    /// What users may use, and use.
+    pub lanes: Lanes,
     /// To have a recording on disk before it is exported.
     pub flusher: Flusher,
     /// What the sensors say of the node.
@@ -83,6 +90,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The workers of a share's lane.
+    fn work(&self, share: Share) -> &Arc<Work> {
+        self.lanes.work(share)
+    }
+
     /// The caller of a request, see [`Authority::principal`].
     fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
         self.authority.principal(request, &self.registry)
@@ -113,84 +125,6 @@ impl Context {
         check::refusal(policy, &self.blind(), &unwatched)
             .or_else(|| assurance::refusal(policy, &grants(self.registry.kernel())))
     }
-}
-
-/// Why the socket could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// Another daemon listens there.
-    #[error("another daemon listens on {0}")]
-    InUse(PathBuf),
-    /// The socket.
-    #[error("cannot {op} socket {path}")]
-    Socket {
-        /// What was being done.
-        op: &'static str,
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The server.
-    #[error("the gRPC server ended")]
-    Server(#[from] tonic::transport::Error),
-    /// Reflection.
-    #[error("the gRPC reflection service cannot be built")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
-/// Binds the socket. Anybody may connect: who may do what is decided call by call.
-///
-/// # Errors
-/// [`ServeError`]; a socket that nobody listens on is replaced.
-pub fn bind(path: &Path) -> Result<UnixListener, ServeError> {
-    let fail = |op| move |source| ServeError::Socket { op, path: path.to_owned(), source };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(fail("make the folder of"))?;
-    }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ServeError::InUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(fail("replace the stale"))?;
-    }
-    let socket = UnixSocket::new_stream().map_err(fail("make"))?;
-    // Before anybody can connect: the first bytes too name their sender.
-    ask_for_senders(&socket).map_err(fail("have senders named on"))?;
-    socket.bind(path).map_err(fail("bind"))?;
-    let listener = socket.listen(BACKLOG).map_err(fail("listen on"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail("open up"))?;
-    Ok(listener)
-}
-
-/// Serves until `stop`.
-///
-/// # Errors
-/// [`ServeError`].
-pub async fn serve(
-    context: Arc<Context>,
-    listener: UnixListener,
-    stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<v1::run_service_server::RunServiceServer<runs::Runs>>().await;
-    health.set_serving::<v1::node_service_server::NodeServiceServer<node::Node>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(Connection::new));
-    tonic::transport::Server::builder()
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(v1::run_service_server::RunServiceServer::new(runs::Runs(context.clone())))
-        .add_service(v1::policy_service_server::PolicyServiceServer::new(policy::Policies(context.clone())))
-        .add_service(v1::event_service_server::EventServiceServer::new(events::Events(context.clone())))
-        .add_service(v1::node_service_server::NodeServiceServer::new(node::Node(context)))
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await?;
-    Ok(())
 }
 
 pub use authorize::Authority as Roles;

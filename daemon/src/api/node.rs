@@ -1,8 +1,16 @@
 //! `NodeService`: what the node's sensors see, what it costs, and the doctor.
 
-use super::{Context, doctor, health, reset};
+use super::{
+    Context, doctor,
+    gate::Deadline,
+    health,
+    limits::{Quota, Usage},
+    peer::Peer,
+    reset,
+};
 use crate::{
     node::{GpuProcessView, GpuView, SensorView},
+    pipeline::lane::{ROOM, ROOM_IN_ALL},
     platform::clock,
     runs::Standing,
 };
@@ -18,37 +26,18 @@ pub struct Node(pub Arc<Context>);
 impl v1::node_service_server::NodeService for Node {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         self.0.principal(&request)?.on_node()?;
-        let context = &self.0;
-        let live = context.registry.live();
-        let uname = nix::sys::utsname::uname().ok();
-        let text = |t: &std::ffi::OsStr| t.to_string_lossy().into_owned();
-        let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Response::new(v1::StatusResponse {
-            version: env!("CARGO_PKG_VERSION").into(),
-            hostname: uname.as_ref().map(|u| text(u.nodename())).unwrap_or_default(),
-            kernel: uname.as_ref().map(|u| text(u.release())).unwrap_or_default(),
-            boot_id: context.boot_id.clone(),
-            at_ns: clock::wall_ns(),
-            started_ns: context.started_ns,
-            sensors: node.sensors.iter().map(|(source, view)| sensor(context, *source, view)).collect(),
-            gpus: node.gpus.values().map(gpu).collect(),
-            runs: u32::try_from(live.len()).unwrap_or(u32::MAX),
-            frozen: u32::try_from(live.iter().filter(|r| r.status().standing != Standing::Running).count())
-                .unwrap_or(u32::MAX),
-            log_entries: *context.log.latest().borrow(),
-            log_state: context.log.state(),
-            nvml: node.nvml.clone(),
-            costs: doctor::costs(context),
-            guarded: u32::try_from(context.registry.guarded().len()).unwrap_or(u32::MAX),
-        }))
+        let share = Peer::of(&request)?.share();
+        let context = self.0.clone();
+        let status = self.0.work(share).read(share, move || status(&context));
+        Ok(Response::new(status.await?))
     }
 
     async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorResponse>, Status> {
         self.0.principal(&request)?.on_node()?;
+        let share = Peer::of(&request)?.share();
         let context = self.0.clone();
-        let checks = tokio::task::spawn_blocking(move || doctor::checks(&context)).await;
-        let checks = checks.map_err(|e| Status::internal(format!("the doctor failed: {e}")))?;
-        Ok(Response::new(v1::DoctorResponse { checks }))
+        let checks = self.0.work(share).read(share, move || doctor::checks(&context));
+        Ok(Response::new(v1::DoctorResponse { checks: checks.await? }))
     }
 
     async fn health(&self, request: Request<v1::HealthRequest>) -> Result<Response<v1::HealthResponse>, Status> {
@@ -81,7 +70,8 @@ impl v1::node_service_server::NodeService for Node {
         request: Request<v1::WatchSinceRequest>,
     ) -> Result<Response<Self::WatchSinceStream>, Status> {
         self.0.principal(&request)?.on_node()?;
-        Ok(Response::new(health::watch(&self.0, &request.into_inner())))
+        let peer = Peer::of(&request)?;
+        Ok(Response::new(health::watch(&self.0, peer, &request.into_inner())))
     }
 
     async fn cordon(&self, request: Request<v1::OrderRequest>) -> Result<Response<v1::OrderResponse>, Status> {
@@ -113,8 +103,55 @@ impl Node {
         request: Request<v1::OrderRequest>,
     ) -> Result<Response<v1::OrderResponse>, Status> {
         let by = self.0.principal(&request)?.may_order()?;
-        health::order(&self.0, kind, by, request.into_inner()).await.map(Response::new)
+        health::order(&self.0, kind, by, Deadline::of(&request), request.into_inner()).await.map(Response::new)
     }
+}
+
+fn status(context: &Context) -> v1::StatusResponse {
+    let live = context.registry.live();
+    let uname = nix::sys::utsname::uname().ok();
+    let text = |t: &std::ffi::OsStr| t.to_string_lossy().into_owned();
+    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+    v1::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        hostname: uname.as_ref().map(|u| text(u.nodename())).unwrap_or_default(),
+        kernel: uname.as_ref().map(|u| text(u.release())).unwrap_or_default(),
+        boot_id: context.boot_id.clone(),
+        at_ns: clock::wall_ns(),
+        started_ns: context.started_ns,
+        sensors: node.sensors.iter().map(|(source, view)| sensor(context, *source, view)).collect(),
+        gpus: node.gpus.values().map(gpu).collect(),
+        runs: u32::try_from(live.len()).unwrap_or(u32::MAX),
+        frozen: u32::try_from(live.iter().filter(|r| r.status().standing != Standing::Running).count())
+            .unwrap_or(u32::MAX),
+        log_entries: *context.log.latest().borrow(),
+        log_state: context.log.state(),
+        nvml: node.nvml.clone(),
+        costs: doctor::costs(context),
+        guarded: u32::try_from(context.registry.guarded().len()).unwrap_or(u32::MAX),
+        limits: limits(context),
+    }
+}
+
+fn limits(context: &Context) -> Vec<v1::Limit> {
+    let (used, refused) = context.lane.usage();
+    let quota = Quota { per_user: 0, total: ROOM, reserve: ROOM_IN_ALL - ROOM };
+    let commands =
+        Usage { used, refused, bounded: (false, true), ..Usage::of("commands", "waiting for the pipeline", quota) };
+    let one = |usage: Usage| v1::Limit {
+        name: usage.name.into(),
+        unit: usage.unit.into(),
+        per_user: usage.bounded.0.then_some(usage.quota.per_user as u64),
+        total: usage.quota.total as u64,
+        reserve: usage.bounded.1.then_some(usage.quota.reserve as u64),
+        used: usage.used as u64,
+        reserve_used: usage.reserve_used as u64,
+        most_uid: usage.most.map(|(uid, _)| uid),
+        most_used: usage.most.map_or(0, |(_, used)| used as u64),
+        refused: usage.refused,
+        waited: usage.waited,
+    };
+    context.lanes.usage().into_iter().chain([commands]).map(one).collect()
 }
 
 pub(super) fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {

@@ -3,11 +3,20 @@
 use super::{
     Context,
     authorize::{Principal, Role, maker},
-    convert, start,
+    convert,
+    follow::{Answer as Stream, Batch, Bounds, Follow, Source},
+    gate::{Deadline, MESSAGE},
+    limits::Share,
+    peer::Peer,
+    start,
 };
 use crate::{
     actuators::cgroup::dry_run,
-    pipeline::{Message, containment::Answer},
+    pipeline::{
+        Message,
+        containment::Answer,
+        lane::{self, Caller, Refused, Ticket},
+    },
     platform::clock,
     runs::{
         Found,
@@ -27,19 +36,16 @@ use failsafe_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio_stream::Stream;
+use tokio::sync::watch::Receiver;
 use tonic::{Request, Response, Status};
 
 /// An outcome is waited for this long unless the caller says otherwise.
 const WAIT: Duration = Duration::from_secs(10);
 /// Once an outcome is there, its record is waited for this long.
 const WAIT_FOR_DISK: Duration = Duration::from_secs(2);
-/// Bytes of a recording in one message.
-const CHUNK: usize = 256 << 10;
 
 /// `RunService`.
 pub struct Runs(pub Arc<Context>);
@@ -48,25 +54,28 @@ pub struct Runs(pub Arc<Context>);
 impl v1::run_service_server::RunService for Runs {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Run>, Status> {
         let (who, maker) = (self.0.principal(&request)?, maker(&request)?.clone());
+        let share = Peer::of(&request)?.share();
         let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid);
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
+        let (policy, gpus) = self.policy(share, policy_file, policy_toml, gpus).await?;
         let wanted = wanted(who, owner, name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
+        let _turn = self.0.work(share).turn(share).await?;
         start::start(&self.0, who, maker, wanted, repair).await.map(Response::new)
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
         who.may_start(None)?;
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair, accept_delegated } =
             request.into_inner();
         let gpus = self.gpus(&gpus)?;
-        let policy = self.policy(&policy_file, &policy_toml, &gpus)?;
+        let (policy, gpus) = self.policy(share, policy_file, policy_toml, gpus).await?;
         let registry = self.0.registry.clone();
-        let found = blocking(move || {
+        let found = self.0.work(share).read(share, move || {
             let cgroup = match target {
                 Some(v1::register_request::Target::Cgroup(path)) => registry.root().open_path(Path::new(&path)),
                 Some(v1::register_request::Target::Pid(pid)) => registry.root().of_pid(pid),
@@ -75,7 +84,7 @@ impl v1::run_service_server::RunService for Runs {
             let cgroup = cgroup.map_err(|e| Status::invalid_argument(e.chain()))?;
             let owner = sole_owner(&cgroup).map_err(|e| Status::failed_precondition(e.chain()))?;
             let delegated = Delegated::around(cgroup.path(), registry.root().mount());
-            Ok((cgroup, owner, delegated.map_err(|e| Status::failed_precondition(e.to_string()))?))
+            Ok::<_, Status>((cgroup, owner, delegated.map_err(|e| Status::failed_precondition(e.to_string()))?))
         });
         let (cgroup, owner, delegated) = found.await??;
         if !who.admin && owner != Some(who.uid) {
@@ -88,40 +97,50 @@ impl v1::run_service_server::RunService for Runs {
         }
         let wanted = wanted(who, owner.unwrap_or(0), name, labels, policy, gpus);
         let repair = self.open_to(who, &wanted.gpus, repair)?;
+        let turn = self.0.work(share).turn(share).await?;
         let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
         if let Some(delegated) = delegated {
             deliver(&self.0, Message::Input(delegated.gap(live.run.id))).await?;
         }
-        Ok(Response::new(convert::run(&self.0.registry, &Found::Live(live))))
+        drop(turn);
+        self.shown(share, Found::Live(live)).await
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         let who = self.0.principal(&request)?;
-        let registry = &self.0.registry;
-        let mut found: Vec<Found> = registry.live().into_iter().map(Found::Live).collect();
-        // One that was taken up between the two looks is in both.
-        let guarded = registry.guarded().into_iter().filter(|g| !found.iter().any(|f| f.run().id == g.run.id));
-        let guarded: Vec<Found> = guarded.map(Found::Guarded).collect();
-        found.extend(guarded);
-        if request.into_inner().all {
-            // One that ended between the two looks is in both.
-            let ended = registry.ended().into_iter().filter(|e| !found.iter().any(|f| f.run().id == e.run.id));
-            let ended: Vec<Found> = ended.map(Found::Ended).collect();
-            found.extend(ended);
-        }
-        let seen = found.iter().filter(|f| who.may_see(f.run()).is_some());
-        let runs = seen.map(|found| convert::run(registry, found)).collect();
-        Ok(Response::new(v1::ListResponse { runs }))
+        let share = Peer::of(&request)?.share();
+        let (context, all) = (self.0.clone(), request.into_inner().all);
+        // On a thread: how a run stands is asked of the kernel under a lock that a start may hold.
+        let runs = self.0.work(share).read(share, move || {
+            let registry = &context.registry;
+            let mut found: Vec<Found> = registry.live().into_iter().map(Found::Live).collect();
+            // One that was taken up between the two looks is in both.
+            let guarded = registry.guarded().into_iter().filter(|g| !found.iter().any(|f| f.run().id == g.run.id));
+            let guarded: Vec<Found> = guarded.map(Found::Guarded).collect();
+            found.extend(guarded);
+            if all {
+                // One that ended between the two looks is in both.
+                let ended = registry.ended().into_iter().filter(|e| !found.iter().any(|f| f.run().id == e.run.id));
+                let ended: Vec<Found> = ended.map(Found::Ended).collect();
+                found.extend(ended);
+            }
+            let seen = found.iter().filter(|f| who.may_see(f.run()).is_some());
+            seen.map(|found| convert::run(registry, found)).collect()
+        });
+        Ok(Response::new(v1::ListResponse { runs: runs.await? }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
         let (found, _) = self.find(who, &request.into_inner().run)?;
-        Ok(Response::new(convert::run(&self.0.registry, &found)))
+        self.shown(share, found).await
     }
 
     async fn control(&self, request: Request<v1::ControlRequest>) -> Result<Response<v1::ControlResponse>, Status> {
         let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
+        let deadline = Deadline::of(&request);
         let v1::ControlRequest { run, command, reason, dry_run, timeout_ms } = request.into_inner();
         let command = convert::command(command)?;
         // Exactly what was meant, or nothing: a prefix or a name that was reused would reach another run.
@@ -152,30 +171,48 @@ impl v1::run_service_server::RunService for Runs {
             Found::Guarded(guarded) => return self.control_guarded(guarded, control).await.map(Response::new),
             Found::Ended(ended) => return Err(has_ended(&ended.run)),
         };
-        let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
         let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
+        let patience = Instant::now() + wait;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
         // A run that is still being started: its process is not to come in after all others were killed.
         let unstarted = command == Command::Kill && live.withdraw();
-        deliver(&self.0, Message::Control(control, tell)).await?;
+        let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        let ticket = Ticket::new(Some(until));
+        // Whoever goes away, or waits no longer, does not find the run frozen or killed later.
+        let caller = Caller(ticket.clone());
+        self.0
+            .lane
+            .command(lane::Command::Control { control, tell, ticket }, share.is_reserved())
+            .map_err(lane_refusal)?;
         let answer = wait_for(&mut answers, wait).await;
         if answer.is_none() && unstarted {
             return Ok(Response::new(convert::never_entered(&live)));
         }
-        if answer.is_none() && self.0.registry.get(live.run.id).is_none() {
-            return Err(Status::failed_precondition(format!(
-                "run `{}` ended before the command reached it",
-                live.run.name
-            )));
+        if answer.is_none() {
+            if self.0.registry.get(live.run.id).is_none() {
+                return Err(Status::failed_precondition(format!(
+                    "run `{}` ended before the command reached it",
+                    live.run.name
+                )));
+            }
+            if caller.0.withdraw() {
+                return Err(Status::deadline_exceeded(format!(
+                    "run `{}`: the command was not begun within {} ms and was withdrawn: nothing was done",
+                    live.run.name,
+                    wait.as_millis()
+                )));
+            }
         }
         let mut response = convert::answer(answer);
         (response.run_id, response.run_name) = (live.run.id.to_string(), live.run.name.clone());
         Ok(Response::new(response))
     }
 
-    type ExportStream = Pin<Box<dyn Stream<Item = Result<v1::Chunk, Status>> + Send>>;
+    type ExportStream = Stream<v1::Chunk>;
 
     async fn export(&self, request: Request<v1::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
         let who = self.0.principal(&request)?;
+        let peer = Peer::of(&request)?;
         let (found, _) = self.find(who, &request.into_inner().run)?;
         let part = match &found {
             Found::Live(live) => live.part,
@@ -184,23 +221,34 @@ impl v1::run_service_server::RunService for Runs {
         };
         self.0.flusher.flush().await;
         let path = self.0.registry.store().recording(found.run().id, part);
-        let file = blocking(move || std::fs::File::open(path)).await?;
-        let mut file = file.map_err(|e| Status::not_found(format!("the run has no recording: {e}")))?;
-        let (tx, rx) = tokio::sync::mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                let chunk = match std::io::Read::read(&mut file, &mut buffer) {
-                    Ok(0) => return,
-                    Ok(n) => Ok(v1::Chunk { data: buffer[..n].to_vec() }),
-                    Err(error) => Err(Status::data_loss(format!("the recording cannot be read: {error}"))),
-                };
-                if tx.blocking_send(chunk).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(rx))))
+        let work = self.0.work(peer.share()).clone();
+        let file = work.read(peer.share(), move || std::fs::File::open(path)).await?;
+        let file = file.map_err(|e| Status::not_found(format!("the run has no recording: {e}")))?;
+        let follow = Follow { work, peer, unread: self.0.config.limits.unread(), growth: None::<Receiver<()>> };
+        Ok(Response::new(follow.stream(Recording(file))))
+    }
+}
+
+/// A recording that is read to its end.
+struct Recording(std::fs::File);
+
+impl Source for Recording {
+    type Item = v1::Chunk;
+
+    fn next(&mut self, bounds: &Bounds) -> Result<Batch<v1::Chunk>, Status> {
+        let mut data = vec![0; bounds.bytes()];
+        let read = std::io::Read::read(&mut self.0, &mut data);
+        let n = read.map_err(|error| Status::data_loss(format!("the recording cannot be read: {error}")))?;
+        data.truncate(n);
+        let items = if n > 0 { vec![v1::Chunk { data }] } else { Vec::new() };
+        Ok(Batch { items, more: n > 0 })
+    }
+}
+
+pub(super) fn lane_refusal(refused: Refused) -> Status {
+    match refused {
+        Refused::Full(_) => Status::resource_exhausted(refused.to_string()),
+        Refused::Stopping => Status::unavailable(refused.to_string()),
     }
 }
 
@@ -278,6 +326,12 @@ struct Gpus {
 }
 
 impl Runs {
+    async fn shown(&self, share: Share, found: Found) -> Result<Response<v1::Run>, Status> {
+        let context = self.0.clone();
+        let run = self.0.work(share).read(share, move || convert::run(&context.registry, &found));
+        Ok(Response::new(run.await?))
+    }
+
     fn find(&self, who: Principal, wanted: &str) -> Result<(Found, Role), Status> {
         let found =
             self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
@@ -285,14 +339,19 @@ impl Runs {
         Ok((found, role))
     }
 
-    fn policy(&self, file: &str, text: &str, gpus: &Gpus) -> Result<Policy, Status> {
-        let policy = parse(file, text).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if let Some(why) = self.0.refusal(&policy, &gpus.cards, &gpus.mig) {
-            let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
-            self.0.log.record(&record, None, None);
-            return Err(Status::failed_precondition(why));
-        }
-        Ok(policy)
+    /// Parses a policy, on a thread: it may be large, and its user may have sent many.
+    async fn policy(&self, share: Share, file: String, text: String, gpus: Gpus) -> Result<(Policy, Gpus), Status> {
+        let context = self.0.clone();
+        let parsed = self.0.work(share).compile(share, move || {
+            let policy = parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE)))?;
+            if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {
+                let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
+                context.log.record(&record, None, None);
+                return Err(Status::failed_precondition(why));
+            }
+            Ok((policy, gpus))
+        });
+        parsed.await?
     }
 
     fn gpus(&self, wanted: &[String]) -> Result<Gpus, Status> {

@@ -1,10 +1,12 @@
 //! The pipeline: one thread that owns the engine's state. Everything that enters the core passes here, in one order.
 //!
 //! ```text
-//! sensors, API, actuators ─► queue ─► number ─► step ─► decisions ─► interpreter (at once), audit log, recording
-//!                              ▲                                          │
-//!                              └──────────── outcomes, evidence ◄─────────┘
+//! sensors, starts  ─► queue ─┐
+//!                            ├─► number ─► step ─► decisions ─► interpreter (at once), audit log, recording
+//! commands, orders ─► lane ──┘                                     │
+//!                      └──────────── outcomes, evidence ◄──────────┘
 //! ```
+//! The lane is emptied before each input, so no flood in the queue delays a command or an outcome.
 //!
 //! Invariants: only this thread steps the engine; containment is begun before its record is written; an outcome's record
 //! follows its decision's in the log. This thread waits for nobody (ADR 18 lists the locks it takes, and who holds each for
@@ -18,6 +20,7 @@ pub mod gpus;
 mod hardware;
 pub mod health;
 pub mod klog;
+pub mod lane;
 pub mod mailbox;
 pub mod metrics;
 pub mod pulse;
@@ -44,6 +47,7 @@ use failsafe_core::{
     step,
     xid::Storms,
 };
+use lane::{Command, Lane, Urgent};
 use mailbox::Mailbox;
 use recording::Recordings;
 use std::{
@@ -90,13 +94,13 @@ pub enum Message {
     Ended(RunId),
     /// The guard found the run's cgroup frozen, as it should be.
     StillFrozen(RunId),
-    /// An operator's command, and who waits for it.
-    Control(Control, tokio::sync::mpsc::UnboundedSender<Answer>),
+    /// Something waits in the control lane, see [`lane`].
+    Urgent,
     /// Of the node's health.
     Health(health::Message),
     /// From the kernel's log.
     Kernel(Box<klog::Message>),
-    /// From an actuator.
+    /// What was done to a run before it was taken up, in its place among the messages about it.
     Told(Told),
     /// Stop.
     Stop,
@@ -113,6 +117,8 @@ pub struct Parts {
     pub log: Log,
     /// The interpreter.
     pub interpreter: Interpreter,
+    /// Commands and outcomes, taken before anything else.
+    pub lane: Lane,
     /// The recordings.
     pub recordings: Recordings,
     /// Most bytes of one recording.
@@ -151,6 +157,8 @@ pub struct Pipeline {
     /// Signals of GPUs of which it is on record that they cannot be read.
     unread: BTreeSet<(GpuId, Kind)>,
     cordoned: Vec<Outcome>,
+    /// Commands about runs that are made and not yet started here.
+    early: Vec<Command>,
     /// Room for the events that are taken in next.
     batch: Vec<Input>,
 }
@@ -173,6 +181,7 @@ impl Pipeline {
             silence: Silence::default(),
             unread: BTreeSet::new(),
             cordoned: Vec::new(),
+            early: Vec::new(),
             batch: Vec::new(),
         }
     }
@@ -184,10 +193,11 @@ impl Pipeline {
             let wait = TICK.saturating_sub(ticked.elapsed());
             let wait = if self.killed.is_empty() { wait } else { wait.min(END_AFTER / 4) };
             let message = match queue.recv_timeout(wait) {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.urgent(),
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
             };
+            self.urgent();
             if let Some(message) = message {
                 self.take(message);
             }
@@ -210,11 +220,17 @@ impl Pipeline {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.input(input),
-            Message::Inputs(inputs) => inputs.into_iter().for_each(|input| self.input(input)),
+            Message::Inputs(inputs) => inputs.into_iter().for_each(|input| {
+                self.input(input);
+                self.urgent();
+            }),
             Message::Events(mailbox) => {
                 let mut batch = std::mem::take(&mut self.batch);
                 mailbox.take(&mut batch);
-                batch.drain(..).for_each(|input| self.input(input));
+                batch.drain(..).for_each(|input| {
+                    self.input(input);
+                    self.urgent();
+                });
                 self.batch = batch;
             }
             Message::Started { live, repair, broken, done } => {
@@ -241,10 +257,46 @@ impl Pipeline {
                     self.outcome(outcome);
                 }
             }
-            Message::Control(control, tell) => self.control(control, tell),
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),
-            Message::Told(Told::Outcome(outcome)) => {
+            Message::Told(told) => self.told(told),
+            Message::Urgent | Message::Stop => {}
+        }
+    }
+
+    /// Takes in what waits in the control lane: never behind a flood of events, reads or starts.
+    fn urgent(&mut self) {
+        while let Some(next) = self.parts.lane.next() {
+            match next {
+                Urgent::Command(command) => self.command(command),
+                Urgent::Report(told) => self.told(told),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // A run is listed from when the kernel holds it, a moment before it is started here.
+        if let Command::Control { control, .. } = &command
+            && !self.runs.contains_key(&control.run)
+        {
+            if self.parts.registry.get(control.run).is_some() {
+                self.early.retain(|early| !early.is_withdrawn());
+                self.early.push(command);
+            }
+            return;
+        }
+        if !command.begin() {
+            return;
+        }
+        match command {
+            Command::Control { control, tell, .. } => self.control(control, tell),
+            Command::Order { order, done, .. } => self.parts.health.message(health::Message::Order(order, done)),
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        match told {
+            Told::Outcome(outcome) => {
                 let run = self.runs.get(&outcome.decision.run);
                 let status = run.map(|r| r.status().clone()).unwrap_or_default();
                 let gpus = run.map(|r| containment::proved_by(&status.gpus, &r.run.mig)).unwrap_or_default();
@@ -253,11 +305,10 @@ impl Pipeline {
                 let outcome = if outdated { outcome } else { self.containments.frozen(outcome, &gpus) };
                 self.outcome(outcome);
             }
-            Message::Told(Told::Evidence { decision, snapshot }) => {
+            Told::Evidence { decision, snapshot } => {
                 let record = Record::Evidence { decision: decision.id.n, snapshot };
                 self.parts.log.record(&record, Some(decision.id.run), Some(decision.incident));
             }
-            Message::Stop => {}
         }
     }
 
@@ -296,8 +347,13 @@ impl Pipeline {
         let path = self.parts.registry.store().recording(run.id, live.part);
         self.parts.recordings.open(&run, &live.policy, path, self.parts.recording_max_bytes);
         self.silence.started(&run, &live.policy);
-        self.runs.insert(run.id, live);
+        let id = run.id;
+        self.runs.insert(id, live);
         self.feed(Input::RunStarted(run));
+        let (own, others) = std::mem::take(&mut self.early).into_iter().partition(|early| early.run() == Some(id));
+        self.early = others;
+        let own: Vec<Command> = own;
+        own.into_iter().for_each(|command| self.command(command));
     }
 
     /// A run whose last process was moved out is empty as well: its end waits for the kernel's word of a leaving, and for those
@@ -356,9 +412,6 @@ impl Pipeline {
 
     fn control(&mut self, mut control: Control, tell: tokio::sync::mpsc::UnboundedSender<Answer>) {
         let run = control.run;
-        if !self.runs.contains_key(&run) {
-            return;
-        }
         control.seq = self.seq + 1;
         self.parts.log.record(&Record::Control(control.clone()), Some(run), None);
         let decisions = self.feed(Input::Control(control));

@@ -10,7 +10,7 @@ use std::{
 };
 
 const PACKAGES: [&str; 5] = ["failsafed", "failsafectl", "workloads", "nvml-sim", "integration"];
-const NEEDED: [&str; 5] = ["failsafed", "failsafectl", "trainer", "libnvidia_ml.so", "caller"];
+const NEEDED: [&str; 6] = ["failsafed", "failsafectl", "trainer", "crowd", "libnvidia_ml.so", "caller"];
 
 /// The path of a program (or library) of this build.
 ///

@@ -1,0 +1,187 @@
+//! Work that blocks, in turns: reads of files and compilations of policies, so many at once for a user and for all.
+//!
+//! Each lane has its own [`Work`] on its own threads. Invariants: who waits for a turn holds no thread; a turn of reading is a
+//! bounded read, so that a thousand followers need no more threads than one; commands never ask for a turn.
+
+use super::limits::{Quota, Share, Usage};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
+use tonic::Status;
+
+/// Reads at once: of one user, in all.
+const READS: (usize, usize) = (2, 4);
+/// Policies that are parsed, or runs that are made, at once: of one user, in all. The second of all is for another user.
+const COMPILES: (usize, usize) = (1, 2);
+/// Threads of a lane for all that: one each, and some to spare.
+pub const THREADS: usize = 32;
+/// Followers are woken this long after the log has grown: what is written together is read together, and whoever waits for the
+/// outcome of a command is answered before a thousand followers wake up.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// A lane's work.
+#[derive(Debug)]
+pub struct Work {
+    reads: Turns,
+    compiles: Turns,
+    growth: watch::Sender<()>,
+}
+
+impl Work {
+    /// Nothing is under way.
+    pub fn new() -> Work {
+        Work { reads: Turns::new(READS), compiles: Turns::new(COMPILES), growth: watch::Sender::new(()) }
+    }
+
+    /// A bounded read, on a thread.
+    ///
+    /// # Errors
+    /// `INTERNAL`: it panicked.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        share: Share,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.reads.take(share).await?;
+        blocking(turn, work).await
+    }
+
+    /// Parsing a policy, or making a run of it, on a thread.
+    ///
+    /// # Errors
+    /// `INTERNAL`: it panicked.
+    pub async fn compile<T: Send + 'static>(
+        &self,
+        share: Share,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.compiles.take(share).await?;
+        blocking(turn, work).await
+    }
+
+    /// A turn of making a run.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE`: the daemon is stopping.
+    pub async fn turn(&self, share: Share) -> Result<Turn, Status> {
+        self.compiles.take(share).await
+    }
+
+    /// Changes some time after the log has grown.
+    pub fn growth(&self) -> watch::Receiver<()> {
+        self.growth.subscribe()
+    }
+
+    /// Passes the growth of the log on to the lane's followers, for as long as there is a log.
+    pub async fn pass_on(&self, mut latest: watch::Receiver<u64>) {
+        while latest.changed().await.is_ok() {
+            tokio::time::sleep(GATHER).await;
+            latest.mark_unchanged();
+            self.growth.send_replace(());
+        }
+    }
+
+    /// What is under way here and in the `reserved` lane.
+    pub fn usage(&self, reserved: &Work) -> [Usage; 2] {
+        let one = |name, (per_user, total): (usize, usize), here: &Turns, reserved: &Turns| Usage {
+            used: total.saturating_sub(here.all.available_permits()),
+            reserve_used: total.saturating_sub(reserved.all.available_permits()),
+            waited: here.waited.load(Ordering::Relaxed),
+            ..Usage::of(name, "at once", Quota { per_user, total, reserve: total })
+        };
+        [
+            one("compilations", COMPILES, &self.compiles, &reserved.compiles),
+            one("reads", READS, &self.reads, &reserved.reads),
+        ]
+    }
+}
+
+async fn blocking<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        // Not before: whoever gave the request up does not end what is under way.
+        drop(turn);
+        done
+    });
+    done.await.map_err(|error| Status::internal(format!("a worker failed: {error}")))
+}
+
+/// Turns: so many at once for a user, and for all.
+#[derive(Debug)]
+struct Turns {
+    all: Arc<Semaphore>,
+    per_user: usize,
+    users: Mutex<BTreeMap<u32, Weak<Semaphore>>>,
+    waited: AtomicU64,
+}
+
+/// A turn, until it is dropped.
+pub struct Turn {
+    _own: Option<(OwnedSemaphorePermit, Arc<Semaphore>)>,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Turns {
+    fn new((per_user, all): (usize, usize)) -> Turns {
+        let all = Arc::new(Semaphore::new(all));
+        Turns { all, per_user, users: Mutex::default(), waited: AtomicU64::new(0) }
+    }
+
+    async fn take(&self, share: Share) -> Result<Turn, Status> {
+        let closed = |_: AcquireError| Status::unavailable("the daemon is stopping");
+        let own = match share {
+            Share::Reserved(_) => None,
+            Share::User(uid) => {
+                let own = self.of(uid);
+                if own.available_permits() == 0 {
+                    self.waited.fetch_add(1, Ordering::Relaxed);
+                }
+                Some((own.clone().acquire_owned().await.map_err(closed)?, own))
+            }
+        };
+        if self.all.available_permits() == 0 {
+            self.waited.fetch_add(1, Ordering::Relaxed);
+        }
+        let all = self.all.clone().acquire_owned().await.map_err(closed)?;
+        Ok(Turn { _own: own, _all: all })
+    }
+
+    fn of(&self, uid: u32) -> Arc<Semaphore> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = users.get(&uid).and_then(Weak::upgrade) {
+            return own;
+        }
+        users.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(self.per_user));
+        users.insert(uid, Arc::downgrade(&own));
+        own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::ZERO, future).await.ok() })
+    }
+
+    #[test]
+    fn a_user_waits_for_its_own_turn_and_leaves_one_to_others() {
+        let turns = Turns::new((1, 2));
+        let first = now(turns.take(Share::User(7))).unwrap().unwrap();
+        assert!(now(turns.take(Share::User(7))).is_none(), "one at once");
+        let other = now(turns.take(Share::User(8))).unwrap().unwrap();
+        assert!(now(turns.take(Share::User(9))).is_none(), "two in all");
+        assert_eq!(turns.waited.load(Ordering::Relaxed), 2);
+        drop((first, other));
+        assert!(now(turns.take(Share::User(7))).is_some());
+    }
+}
