@@ -1,7 +1,7 @@
 //! A policy with many prefix patterns over a folder with many files is compiled while others violate theirs.
 
 use crate::victim::withstand;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::{
     fmt::Write as _,
     fs,
@@ -30,7 +30,7 @@ fn compiling_a_huge_policy_delays_no_freeze() -> Result<()> {
             )?;
         }
         let policy = node.policy("huge", &text)?;
-        let mut compiling = node.ctl_command(["run", "--name", "huge", "--policy"]);
+        let mut compiling = node.ctl_command(["run", "--user", "root", "--name", "huge", "--policy"]);
         compiling.arg(&policy).args(["--", "sleep", "1"]).stdin(Stdio::null());
         let mut compiling = compiling.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let began = Instant::now();
@@ -38,6 +38,7 @@ fn compiling_a_huge_policy_delays_no_freeze() -> Result<()> {
         let struck = strike();
         let ended = compiling.wait()?;
         eprintln!("the huge policy: {ended} after {:.1} s", began.elapsed().as_secs_f64());
+        ensure!(ended.success(), "the huge policy was refused: nothing was compiled");
         struck
     })
 }

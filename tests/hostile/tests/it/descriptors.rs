@@ -2,7 +2,7 @@
 
 use crate::victim::withstand;
 use anyhow::{Context, Result, bail, ensure};
-use std::{fs, os::unix::net::UnixStream, process::Command};
+use std::{fs, os::unix::net::UnixStream, process::Command, time::Duration};
 
 #[test]
 fn without_a_free_descriptor_a_run_is_frozen_and_stays_so() -> Result<()> {
@@ -12,7 +12,12 @@ fn without_a_free_descriptor_a_run_is_frozen_and_stays_so() -> Result<()> {
         let before = limit(pid, None)?;
         let free = lowest_free(pid)?;
         limit(pid, Some(free))?;
-        ensure!(node.code(&["node", "status"])? != 0, "the daemon still accepts: descriptors are not exhausted");
+        // A connection stays in the listener's queue: the daemon cannot take it.
+        let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        let _waits = UnixStream::connect(node.socket()).context("connecting once more")?;
+        std::thread::sleep(Duration::from_millis(200));
+        let now = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        ensure!(now <= open, "the daemon still takes connections: descriptors are not exhausted");
         let struck = strike();
         limit(pid, Some(before))?;
         struck?;
