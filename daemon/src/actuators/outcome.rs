@@ -69,7 +69,7 @@ pub(crate) fn freeze(outcome: &FreezeOutcome) -> Report {
                     "cgroup.freeze",
                     format!("1 on the root, which holds all below it, and {levels} level(s) in all"),
                 ),
-                proof("note", format!("levels below the root are told to freeze in the background: {why}")),
+                proof("note", format!("not every level below the root has its own cgroup.freeze=1: {why}")),
             ],
             at_ns: Some(*at_ns),
         },

@@ -2,11 +2,11 @@
 //!
 //! Owns the time of one wait. Freezing one process takes tens of microseconds, a thousand some milliseconds, so a
 //! fixed sleep would be either too long or a busy loop. It never yields: a thread that stays runnable keeps the tasks
-//! that are to freeze off its processor (measured: p99 of 16 busy processes fell from 2.4 ms to 0.9 ms without).
+//! that are to freeze off its processor.
 
 use std::time::{Duration, Instant};
 
-/// Sleeps, twice as long each time, between these. [`crate::platform::sched::fine_timers`] makes the shortest ones true.
+/// Sleeps, twice as long each time, between these. The kernel's timer slack (50 us by default) lengthens the shortest ones.
 const SLEEP_MIN: Duration = Duration::from_micros(20);
 const SLEEP_MAX: Duration = Duration::from_millis(2);
 /// From here on a wait is not the ordinary one.
