@@ -258,6 +258,18 @@ pub struct EventsArgs {
     /// Only of this incident.
     #[arg(short, long)]
     pub incident: Option<String>,
+    /// Only of this kind, such as decision, outcome, control, gap, run or policy; may be given more than once.
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
+    pub kind: Vec<String>,
+    /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only entries of before this time, written as for --since.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only the last N of them; with --follow, these and what comes.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub tail: Option<u32>,
     /// First entry wanted.
     #[arg(long, default_value_t = 0, value_name = "INDEX")]
     pub from: u64,

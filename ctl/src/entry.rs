@@ -9,7 +9,7 @@ use crate::{
     render::clean,
 };
 use failsafe_core::{record::Record, time::MonoTime};
-use failsafe_journal::{Entry, LogReader};
+use failsafe_journal::{Entry, Query, Search, search::SearchError};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -109,17 +109,15 @@ pub fn log_file(state_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// It cannot be opened.
-pub fn open(state_dir: &Path, from: u64) -> Result<LogReader<failsafe_journal::storage::FileStorage>, Fail> {
-    let path = log_file(state_dir);
-    let reader = LogReader::open(&path).map_err(|error| {
+pub fn open(state_dir: &Path, query: Query) -> Result<Search, Fail> {
+    Search::open(&log_file(state_dir), query).map_err(|error| {
         Fail::because("cannot read the audit log", &error)
             .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR")
-    })?;
-    reader.from_index(from).map_err(|error| Fail::because(format!("cannot read {}", path.display()), &error))
+    })
 }
 
 /// A log that cannot be read on.
-pub fn unreadable(state_dir: &Path, error: &failsafe_journal::reader::ReadError) -> Fail {
+pub fn unreadable(state_dir: &Path, error: &SearchError) -> Fail {
     Fail::new(crate::exit::Exit::Error, format!("{}: {}", log_file(state_dir).display(), chain(error)))
         .advise("`failsafectl log verify` says what is wrong with it")
 }

@@ -4,10 +4,17 @@ use crate::platform::clock;
 use failsafe_core::{RunId, decision::IncidentId, record::Record};
 use failsafe_journal::{
     AuditHandle, AuditWriter, Draft, Options, Stamp, Status, Ticket, WaitError,
-    storage::file::{LOG_FILE, set_aside},
+    head::HEAD_FILE,
+    storage::{
+        Layout,
+        file::{LOG_FILE, set_aside},
+    },
     writer::OpenError,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
 /// The log's folder in the state folder; a log that was set aside stays in it too.
@@ -26,6 +33,7 @@ pub struct Log {
     boot_id: String,
     path: PathBuf,
     latest: watch::Receiver<u64>,
+    findings: Arc<[String]>,
 }
 
 /// What opening the log found, in words for the first records; empty when all was in order.
@@ -33,11 +41,14 @@ pub type Findings = Vec<String>;
 
 impl LogOwner {
     /// Opens the log under `state_dir`. A torn tail is cut off and said; a log that was tampered with is set aside, never
-    /// appended to, and a new one says so first.
+    /// appended to, and a new one says so first. `second_head` is a file outside the state folder that holds the log's head.
     ///
     /// # Errors
     /// [`OpenError`] when the log can neither be opened nor set aside.
-    pub fn open(state_dir: &Path, boot_id: &str) -> Result<(LogOwner, Findings), OpenError> {
+    pub fn open(state_dir: &Path, second_head: &Path, boot_id: &str) -> Result<(LogOwner, Findings), OpenError> {
+        let heads = vec![state_dir.join(HEAD_FILE), second_head.to_owned()];
+        let known = heads.iter().any(|head| head.exists());
+        let mut layout = Layout { heads, ..Layout::default() };
         let dir = &state_dir.join(FOLDER);
         let mut findings = Vec::new();
         let (sender, latest) = watch::channel(0);
@@ -48,7 +59,7 @@ impl LogOwner {
             });
             Options { observer: Some(observer), ..Options::default() }
         };
-        let writer = match AuditWriter::spawn(dir, options()) {
+        let writer = match AuditWriter::spawn_in(dir, layout.clone(), options()) {
             Err(OpenError::Tampered { offset, index, why }) => {
                 let wall = u64::try_from(clock::wall_ns()).unwrap_or_default();
                 let aside = set_aside(dir, wall).map_err(OpenError::File)?;
@@ -56,14 +67,29 @@ impl LogOwner {
                     "the audit log was tampered with at entry {index}, byte {offset} ({why}); it is kept as {}",
                     aside.display()
                 ));
-                AuditWriter::spawn(dir, options())?
+                layout.fresh = true;
+                AuditWriter::spawn_in(dir, layout, options())?
             }
             other => other?,
         };
         if let Some(dropped) = &writer.recovery().dropped {
             findings.push(format!("the audit log's torn tail was cut off: {dropped:?}"));
         }
-        let log = Log { handle: writer.handle(), boot_id: boot_id.to_owned(), path: dir.join(LOG_FILE), latest };
+        findings.extend(writer.recovery().findings.iter().cloned());
+        let entries = writer.recovery().entries;
+        if !known
+            && entries == 0
+            && std::fs::read_dir(state_dir.join("runs")).is_ok_and(|mut runs| runs.next().is_some())
+        {
+            findings.push("the audit log is empty or was deleted, though the state folder has runs".into());
+        }
+        let log = Log {
+            handle: writer.handle(),
+            boot_id: boot_id.to_owned(),
+            path: dir.join(LOG_FILE),
+            latest,
+            findings: findings.clone().into(),
+        };
         Ok((LogOwner { writer, log }, findings))
     }
 
@@ -121,7 +147,12 @@ impl Log {
         draft
     }
 
-    /// The log file, for readers.
+    /// What opening the log found amiss.
+    pub fn findings(&self) -> &[String] {
+        &self.findings
+    }
+
+    /// The log file, for readers: with [`failsafe_journal::Search`], which also reads the sealed segments beside it.
     pub fn path(&self) -> &Path {
         &self.path
     }

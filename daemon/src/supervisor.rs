@@ -38,7 +38,15 @@ use crate::{
     systemd,
 };
 use anyhow::Context as _;
-use failsafe_core::{Input, MonoTime, input::Gap, record::Record, signal::Source, time::Span};
+use failsafe_core::{
+    Input, MonoTime,
+    health::{Fact, Level, Target},
+    input::Gap,
+    record::Record,
+    signal::Source,
+    time::Span,
+    xid::Advice,
+};
 use failsafe_journal::{StateLock, instance};
 use nix::sys::{
     eventfd::EventFd,
@@ -93,7 +101,13 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let _lock = StateLock::acquire(state_dir)?;
     let boot_id = clock::boot_id(std::path::Path::new("/proc")).context("no boot id")?.to_string();
     let store = Store::open(state_dir)?;
-    let (log_owner, findings) = LogOwner::open(state_dir, &boot_id).context("cannot open the audit log")?;
+    // Outside the state folder: whoever swaps that one does not reach this. It lives as long as the boot.
+    let second_head = config.socket.with_file_name(format!("audit-head-{}.json", instance::name(state_dir)));
+    if let Some(folder) = second_head.parent() {
+        let _told_with_the_head = std::fs::create_dir_all(folder);
+    }
+    let (log_owner, findings) =
+        LogOwner::open(state_dir, &second_head, &boot_id).context("cannot open the audit log")?;
     let log = log_owner.log();
 
     let root = CgroupRoot::find().context("failsafed needs a cgroup2 mount")?;
@@ -117,6 +131,17 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let mut early = keep::messages(registry.adopt(&log, &boot_id));
     // What an earlier daemon left in the health of the node is over, or goes on.
     early.push(keep::guarded_fact(registry.guarded_note()));
+
+    early.extend(log.findings().iter().map(|finding| {
+        Message::Health(pipeline::health::Message::Fact(Fact::Noted {
+            target: Target::Node,
+            code: "audit-log".into(),
+            level: Level::Degraded,
+            text: finding.clone(),
+            advice: Advice::RecordOnly,
+            at: now,
+        }))
+    }));
 
     let interval = Span::from_millis(config.sample_interval_ms);
     let health =

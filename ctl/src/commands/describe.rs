@@ -21,7 +21,9 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
         if args.output.json() {
             return Ok((run, Vec::new()));
         }
-        let request = pb::WatchRequest { run: run.id.clone(), ..Default::default() };
+        // Evidence is left out below; there is at most one of it for each decision.
+        let tail = Some(2 * LAST as u32 + 8);
+        let request = pb::WatchRequest { run: run.id.clone(), tail, ..Default::default() };
         let entries = events::collect(&client, request).await?;
         Ok((run, entries))
     })?;

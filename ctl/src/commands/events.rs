@@ -6,10 +6,10 @@ use crate::{
     client::{Client, block_on},
     entry::{self, Logged},
     exit::{Exit, Fail},
-    render::{Paint, clean, event, print},
+    render::{Paint, clean, event, print, time},
 };
 use failsafe_core::record::Record;
-use failsafe_journal::Filter;
+use failsafe_journal::{Filter, Query};
 use failsafe_proto::v1 as pb;
 
 pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
@@ -17,6 +17,7 @@ pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail>
 }
 
 async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
+    let (since, until) = times(place, args)?;
     let client = Client::connect(place.socket).await?;
     let mut printer = Printer::new(place, args);
     if !printer.json {
@@ -30,6 +31,10 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
         follow: args.follow,
         run: args.run.clone().unwrap_or_default(),
         incident: args.incident.clone().unwrap_or_default(),
+        since_ns: since.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
+        until_ns: until.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
+        tail: args.tail,
+        kinds: args.kind.clone(),
     };
     let mut stream = client.events().watch(request).await?.into_inner();
     while let Some(record) = stream.message().await? {
@@ -48,7 +53,9 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
 
 fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let mut printer = Printer::new(place, args);
-    let mut filter = Filter { run: None, incident: args.incident.clone(), kinds: Vec::new() };
+    let (since_ns, until_ns) = times(place, args)?;
+    let (incident, kinds) = (args.incident.clone(), args.kind.clone());
+    let mut filter = Filter { incident, kinds, since_ns, until_ns, ..Filter::default() };
     if !printer.json || args.run.is_some() {
         let all = load(place, &Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
         printer.names.extend(all.iter().filter_map(name_of));
@@ -56,7 +63,8 @@ fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
             filter.run = Some(entry::find_run(&all, reference)?.ok_or_else(|| no_run(reference))?);
         }
     }
-    for entry in entry::open(place.state_dir, args.from)?.with_filter(filter) {
+    let query = Query { from: args.from, filter, tail: args.tail.map(|n| n as usize), tail_of: None };
+    for entry in entry::open(place.state_dir, query)? {
         let entry = entry.map_err(|error| entry::unreadable(place.state_dir, &error))?;
         if printer.json {
             printer.raw(&entry.bytes)?;
@@ -67,10 +75,31 @@ fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     Ok(Exit::Done)
 }
 
+fn times(place: &Place<'_>, args: &EventsArgs) -> Result<(Option<u64>, Option<u64>), Fail> {
+    let now = time::now();
+    let read = |name: &str, text: &Option<String>| -> Result<Option<u64>, Fail> {
+        let Some(text) = text else { return Ok(None) };
+        let at = time::instant(text, now, &place.zone).ok_or_else(|| {
+            Fail::usage(format!(
+                "{name}: `{}` is not a time such as 10m, 2h, 2026-11-28T14:00 or 2026-11-28",
+                clean(text)
+            ))
+        })?;
+        Ok(Some(u64::try_from(at).unwrap_or(0)))
+    };
+    Ok((read("--since", &args.since)?, read("--until", &args.until)?))
+}
+
 /// All entries of the log file that pass.
 pub(super) fn load(place: &Place<'_>, filter: &Filter) -> Result<Vec<Logged>, Fail> {
-    entry::open(place.state_dir, 0)?
-        .with_filter(filter.clone())
+    entry::open(place.state_dir, Query { filter: filter.clone(), ..Query::default() })?
+        .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(place.state_dir, &error)))
+        .collect()
+}
+
+/// The last `n` entries of the log file that pass.
+pub(super) fn last(place: &Place<'_>, filter: Filter, n: usize) -> Result<Vec<Logged>, Fail> {
+    entry::open(place.state_dir, Query { filter, tail: Some(n), ..Query::default() })?
         .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(place.state_dir, &error)))
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Times for people: local wall time, and how long something took or is ago.
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 
 /// A wall time in `zone`, with milliseconds; `never` for 0.
 pub fn wall(ns: i128, zone: &TimeZone) -> String {
@@ -49,6 +49,19 @@ pub fn ago(ns: i64, now: i64) -> String {
     if ns == 0 { "never".to_owned() } else { long(i128::from(now.saturating_sub(ns).max(0)) / 1_000_000_000) }
 }
 
+/// A time that somebody wrote: an age (`10m`), a time with a zone, or one of `zone`; nanoseconds since the epoch.
+pub fn instant(text: &str, now: i64, zone: &TimeZone) -> Option<i64> {
+    let text = text.trim();
+    let ns = |at: Timestamp| i64::try_from(at.as_nanosecond()).ok();
+    if let Ok(age) = text.parse::<SignedDuration>() {
+        return now.checked_sub(i64::try_from(age.unsigned_abs().as_nanos()).ok()?);
+    }
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return ns(at);
+    }
+    text.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok().and_then(|at| ns(at.timestamp()))
+}
+
 /// Now, nanoseconds since the epoch.
 pub fn now() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
@@ -57,6 +70,20 @@ pub fn now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_and_times_are_understood() {
+        let now = 1_700_000_000_000_000_000;
+        let at = |text| instant(text, now, &TimeZone::UTC);
+        assert_eq!(at("10m"), Some(now - 600_000_000_000));
+        assert_eq!(at("-2h"), Some(now - 7_200_000_000_000));
+        assert_eq!(at("1970-01-01T00:00:01Z"), Some(1_000_000_000));
+        assert_eq!(at("1970-01-02"), Some(86_400_000_000_000));
+        assert_eq!(at("1970-01-01 00:01"), Some(60_000_000_000));
+        for bad in ["", "soon", "10", "2026-13-01"] {
+            assert_eq!(at(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn times_read_well() {

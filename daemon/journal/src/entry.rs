@@ -24,8 +24,8 @@ pub const MAX_FIELD_BYTES: usize = 256;
 /// SHA-256 digest.
 pub type Hash = [u8; 32];
 
-/// Kinds that failsafe writes. The journal itself gives meaning only to [`GAP`](kind::GAP) and
-/// [`RECOVERED`](kind::RECOVERED); others pass through, and a reader must expect kinds it does not know.
+/// Kinds that failsafe writes. The journal itself gives meaning only to [`GAP`](kind::GAP),
+/// [`RECOVERED`](kind::RECOVERED) and [`SEGMENT`](kind::SEGMENT); others pass through, and a reader must expect kinds it does not know.
 pub mod kind {
     /// A rule's judgement of a run.
     pub const DECISION: &str = "decision";
@@ -43,6 +43,8 @@ pub mod kind {
     pub const RECOVERED: &str = "recovered";
     /// The daemon's own life.
     pub const DAEMON: &str = "daemon";
+    /// A segment of the log was sealed or removed.
+    pub const SEGMENT: &str = "segment";
 }
 
 /// What a caller wants recorded.
@@ -123,7 +125,8 @@ impl Draft {
         if tail.len() + LONGEST_HEAD > MAX_ENTRY_BYTES {
             return Err(DraftError::TooLarge(tail.len()));
         }
-        Ok(Prepared { tail })
+        let (kind, run, incident) = (self.kind.to_string(), self.run.clone(), self.incident.clone());
+        Ok(Prepared { tail, about: Arc::new(About { wall_ns: self.wall_ns, kind, run, incident }) })
     }
 }
 
@@ -154,6 +157,20 @@ pub enum DraftError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
     tail: String,
+    about: Arc<About>,
+}
+
+/// What an index holds of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Wall clock of what is recorded, nanoseconds since the Unix epoch.
+    pub wall_ns: u64,
+    /// See [`kind`].
+    pub kind: String,
+    /// Id of the run concerned.
+    pub run: Option<String>,
+    /// Id of the incident concerned.
+    pub incident: Option<String>,
 }
 
 impl Prepared {
@@ -168,7 +185,7 @@ impl Prepared {
     pub fn seal(&self, index: u64, prev: &Hash) -> Sealed {
         let text = format!("{{\"index\":{index},\"prev\":\"{}\"{}", hex::encode(prev), self.tail);
         let bytes: Arc<[u8]> = Arc::from(text.into_bytes());
-        Sealed { index, leaf_hash: leaf_hash(&bytes), bytes }
+        Sealed { index, leaf_hash: leaf_hash(&bytes), bytes, about: Arc::clone(&self.about) }
     }
 }
 
@@ -181,6 +198,8 @@ pub struct Sealed {
     pub leaf_hash: Hash,
     /// The canonical text.
     pub bytes: Arc<[u8]>,
+    /// What an index holds of it.
+    pub about: Arc<About>,
 }
 
 /// An entry as read back.
@@ -265,7 +284,7 @@ impl Entry {
             return Err(ParseError::NotCanonical(same));
         }
         let Draft { kind, run, incident, body, wall_ns, mono_ns, boot_id } = draft;
-        let Sealed { index, leaf_hash, bytes } = sealed;
+        let Sealed { index, leaf_hash, bytes, .. } = sealed;
         Ok(Self {
             index,
             prev,

@@ -1,5 +1,8 @@
 //! Framing of the audit log: a file header, then `len u32le | crc32c u32le | entry bytes` without gaps or padding.
 //!
+//! A file that begins with entry 0 has a header of [`VERSION`]. A later segment has one of [`SEGMENT_VERSION`], which also
+//! holds the index of its first entry and the leaf hash of the entry before.
+//!
 //! [`Scanner`] reads frames in order and judges nothing but framing: whether an invalid frame is a torn tail or
 //! tampering is decided in [`crate::walk`].
 
@@ -7,22 +10,45 @@ use std::io;
 
 use crate::entry::MAX_ENTRY_BYTES;
 use crate::storage::ReadAt;
+use crate::walk::Chain;
 
 /// First bytes of every audit log file.
 pub const MAGIC: [u8; 8] = *b"FSAUDIT\0";
-/// Version of framing and entry format that this crate writes and reads.
+/// Version of a file that begins with entry 0.
 pub const VERSION: u32 = 1;
+/// Version of a file that continues another one. Frames and entries are those of [`VERSION`].
+pub const SEGMENT_VERSION: u32 = 2;
 /// Size of the file header: magic, version u32le, crc32c u32le of these 12 bytes.
 pub const HEADER_BYTES: usize = 16;
+/// Size of the header of a later segment: the same 16 bytes, first index u64le, 32 bytes of hash, crc32c u32le of these 56.
+pub const SEGMENT_HEADER_BYTES: usize = 60;
 /// Size of a frame's own header: length and checksum.
 pub const FRAME_HEADER_BYTES: usize = 8;
 
 /// The file header of [`VERSION`].
 #[must_use]
 pub fn header() -> [u8; HEADER_BYTES] {
+    preamble(VERSION)
+}
+
+/// The header of a file that begins at `start`: that of [`VERSION`] for the first entry, else that of [`SEGMENT_VERSION`].
+#[must_use]
+pub fn header_at(start: &Chain) -> Vec<u8> {
+    if *start == Chain::default() {
+        return header().to_vec();
+    }
+    let mut header = preamble(SEGMENT_VERSION).to_vec();
+    header.extend_from_slice(&start.next_index.to_le_bytes());
+    header.extend_from_slice(&start.head);
+    let crc = crc32c::crc32c(&header);
+    header.extend_from_slice(&crc.to_le_bytes());
+    header
+}
+
+fn preamble(version: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c::crc32c(&header[..12]);
     header[12..].copy_from_slice(&crc.to_le_bytes());
     header
@@ -63,7 +89,7 @@ pub enum Bad {
     #[error("file header damaged or not of an audit log")]
     Header,
     /// A header with the right checksum and another version.
-    #[error("format version {0} is not known, only {VERSION}")]
+    #[error("format version {0} is not known, only {VERSION} and {SEGMENT_VERSION}")]
     Version(u32),
     /// Fewer bytes than a frame header.
     #[error("frame header incomplete: {0} of {FRAME_HEADER_BYTES} bytes")]
@@ -89,12 +115,35 @@ pub enum Bad {
 pub struct Scanner<S> {
     window: Window<S>,
     offset: u64,
+    start: Option<Chain>,
 }
 
 impl<S: ReadAt> Scanner<S> {
     /// Starts at the file header.
     pub fn new(source: S) -> Self {
-        Self { window: Window::new(source), offset: 0 }
+        Self { window: Window::new(source), offset: 0, start: None }
+    }
+
+    /// What the first entry of the file continues, once the header was read.
+    #[must_use]
+    pub fn start(&self) -> Option<Chain> {
+        self.start
+    }
+
+    /// Reads the header if it was not read yet. `None`: there is no valid one.
+    ///
+    /// # Errors
+    /// Only those of reading.
+    pub fn begin(&mut self) -> io::Result<Option<Chain>> {
+        if self.offset == 0 && self.open()?.is_some() {
+            self.window.forget();
+        }
+        Ok(self.start)
+    }
+
+    /// Goes to the frame at `offset`, which must be known to begin one.
+    pub fn seek(&mut self, offset: u64) {
+        self.offset = offset;
     }
 
     /// Where the next frame begins.
@@ -127,11 +176,10 @@ impl<S: ReadAt> Scanner<S> {
     }
 
     fn read_step(&mut self) -> io::Result<Step> {
-        if self.offset == 0 {
-            match self.check_header()? {
-                Some(step) => return Ok(step),
-                None => self.offset = HEADER_BYTES as u64,
-            }
+        if self.offset == 0
+            && let Some(step) = self.open()?
+        {
+            return Ok(step);
         }
         let head = self.window.get(self.offset, FRAME_HEADER_BYTES)?;
         let Some((len, crc)) = frame_header(head) else {
@@ -159,11 +207,8 @@ impl<S: ReadAt> Scanner<S> {
     /// # Errors
     /// Only those of reading.
     pub fn skip(&mut self) -> io::Result<bool> {
-        if self.offset == 0 {
-            match self.check_header()? {
-                Some(_) => return Ok(false),
-                None => self.offset = HEADER_BYTES as u64,
-            }
+        if self.offset == 0 && self.open()?.is_some() {
+            return Ok(false);
         }
         let Some((len, _)) = frame_header(self.window.get(self.offset, FRAME_HEADER_BYTES)?) else { return Ok(false) };
         let next = self.offset + FRAME_HEADER_BYTES as u64 + u64::from(len);
@@ -211,28 +256,43 @@ impl<S: ReadAt> Scanner<S> {
         }
     }
 
-    /// None: a valid header.
-    fn check_header(&mut self) -> io::Result<Option<Step>> {
-        let found = self.window.get(0, HEADER_BYTES)?;
-        let expected = header();
-        if found == expected {
-            return Ok(None);
-        }
+    /// Reads the header. `None`: it is valid, and the scanner stands behind it.
+    fn open(&mut self) -> io::Result<Option<Step>> {
+        let there = self.window.source.len()?;
+        let found = self.window.get(0, SEGMENT_HEADER_BYTES)?;
+        let cut = |cut: bool| Ok(Some(Step::Bad(if cut { Bad::HeaderCut } else { Bad::Header })));
         if found.is_empty() {
             return Ok(Some(Step::End));
         }
+        let (first, later) = (header(), preamble(SEGMENT_VERSION));
+        let zeros = found.iter().all(|b| *b == 0);
         if found.len() < HEADER_BYTES {
-            let cut = expected.starts_with(found) || found.iter().all(|b| *b == 0);
-            return Ok(Some(Step::Bad(if cut { Bad::HeaderCut } else { Bad::Header })));
+            return cut(first.starts_with(found) || later.starts_with(found) || zeros);
         }
-        let word = |at: usize| u32_at(found, at).unwrap_or(0);
-        let sound = found.starts_with(&MAGIC) && crc32c::crc32c(&found[..12]) == word(12);
-        if !sound && found.iter().all(|b| *b == 0) && self.window.source.len()? == HEADER_BYTES as u64 {
-            return Ok(Some(Step::Bad(Bad::HeaderCut)));
+        if found.starts_with(&first) {
+            (self.start, self.offset) = (Some(Chain::default()), HEADER_BYTES as u64);
+            return Ok(None);
         }
-        let found = self.window.get(0, HEADER_BYTES)?;
-        Ok(Some(Step::Bad(if sound { Bad::Version(u32_at(found, 8).unwrap_or(0)) } else { Bad::Header })))
+        if found.starts_with(&later) {
+            if found.len() < SEGMENT_HEADER_BYTES {
+                return cut(true);
+            }
+            let Some(start) = segment_start(found) else { return cut(false) };
+            (self.start, self.offset) = (Some(start), SEGMENT_HEADER_BYTES as u64);
+            return Ok(None);
+        }
+        let sound = found.starts_with(&MAGIC) && Some(crc32c::crc32c(&found[..12])) == u32_at(found, 12);
+        if sound {
+            return Ok(Some(Step::Bad(Bad::Version(u32_at(found, 8).unwrap_or(0)))));
+        }
+        cut(zeros && [HEADER_BYTES as u64, SEGMENT_HEADER_BYTES as u64].contains(&there))
     }
+}
+
+fn segment_start(header: &[u8]) -> Option<Chain> {
+    (Some(crc32c::crc32c(&header[..56])) == u32_at(header, 56)).then_some(())?;
+    let next_index = u64::from_le_bytes(header.get(16..24)?.try_into().ok()?);
+    Some(Chain { next_index, head: header.get(24..56)?.try_into().ok()? })
 }
 
 fn plausible(len: u32) -> bool {
@@ -319,6 +379,28 @@ mod tests {
     fn header_bytes_are_a_contract() {
         // Computed by an independent bitwise CRC-32C.
         assert_eq!(hex::encode(header()), "4653415544495400010000008564fec4");
+    }
+
+    #[test]
+    fn a_later_segment_says_what_it_continues() {
+        let start = Chain { next_index: 7, head: [0xab; 32] };
+        let header = header_at(&start);
+        assert_eq!(
+            hex::encode(&header),
+            format!(
+                "465341554449540002000000bceddca60700000000000000{}{}",
+                "ab".repeat(32),
+                hex::encode(&header[56..])
+            )
+        );
+        let mut scanner = Scanner::new(&header[..]);
+        assert_eq!((scanner.begin().unwrap(), scanner.step().unwrap()), (Some(start), Step::End));
+        for cut in 1..header.len() {
+            assert_eq!(Scanner::new(&header[..cut]).step().unwrap(), Step::Bad(Bad::HeaderCut), "{cut}");
+        }
+        let mut other = header;
+        other[20] ^= 1;
+        assert_eq!(Scanner::new(&other[..]).step().unwrap(), Step::Bad(Bad::Header));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Stamp, SystemClock};
 use crate::entry::Draft;
-use crate::storage::{FileStorage, Storage};
+use crate::storage::{Layout, LogFolder, Storage};
 use crate::writer::{AuditLog, OpenError, Recovery};
 
 use queue::Queue;
@@ -81,7 +81,15 @@ impl AuditWriter {
     /// # Errors
     /// [`OpenError`]; see there what to do about tampering.
     pub fn spawn(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        Self::spawn_on(FileStorage::open(dir).map_err(OpenError::File)?, options)
+        Self::spawn_in(dir, Layout::default(), options)
+    }
+
+    /// [`spawn`](Self::spawn) with another layout of the folder.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn spawn_in(dir: &Path, layout: Layout, options: Options) -> Result<Self, OpenError> {
+        Self::spawn_on(LogFolder::open(dir, layout).map_err(OpenError::File)?, options)
     }
 
     /// [`spawn`](Self::spawn) on any medium.

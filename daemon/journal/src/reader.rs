@@ -1,6 +1,7 @@
 //! Reading entries, from a finished log or one that is being written. A reader checks framing, checksums and canonical
 //! form of what it returns, and that indices continue; for the `prev` links from the first entry on, see [`mod@crate::verify`].
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use crate::entry::{Entry, ParseError};
 use crate::frame::{Bad, Scanner, Step};
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, ReadAt};
+use crate::walk::Chain;
 
 /// Iterates over the entries of a log, in order.
 ///
@@ -18,6 +20,7 @@ use crate::storage::{FileStorage, ReadAt};
 pub struct LogReader<S> {
     scanner: Scanner<S>,
     next_index: u64,
+    begun: bool,
     filter: Filter,
     cut_tail: Option<Bad>,
     failed: bool,
@@ -28,20 +31,41 @@ pub struct LogReader<S> {
 pub struct Filter {
     /// Only entries about this run.
     pub run: Option<String>,
+    /// Only entries about one of these runs.
+    pub runs: Option<BTreeSet<String>>,
     /// Only entries about this incident.
     pub incident: Option<String>,
     /// Only entries of these kinds; empty means any.
     pub kinds: Vec<String>,
+    /// Only entries of this wall time, nanoseconds since the epoch, or later.
+    pub since_ns: Option<u64>,
+    /// Only entries of before this wall time.
+    pub until_ns: Option<u64>,
 }
 
 impl Filter {
     /// Whether `entry` passes.
     #[must_use]
     pub fn accepts(&self, entry: &Entry) -> bool {
-        let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
-        same(&self.run, &entry.run)
-            && same(&self.incident, &entry.incident)
-            && (self.kinds.is_empty() || self.kinds.contains(&entry.kind))
+        self.takes(entry.wall_ns, &entry.kind, entry.run.as_deref(), entry.incident.as_deref())
+    }
+
+    /// [`accepts`](Self::accepts), by what an index has of an entry.
+    #[must_use]
+    pub fn takes(&self, wall_ns: u64, kind: &str, run: Option<&str>, incident: Option<&str>) -> bool {
+        let same = |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
+        same(&self.run, run)
+            && same(&self.incident, incident)
+            && self.runs.as_ref().is_none_or(|runs| run.is_some_and(|run| runs.contains(run)))
+            && (self.kinds.is_empty() || self.kinds.iter().any(|k| k == kind))
+            && self.since_ns.is_none_or(|since| wall_ns >= since)
+            && self.until_ns.is_none_or(|until| wall_ns < until)
+    }
+
+    /// Whether every entry passes.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Filter::default()
     }
 }
 
@@ -58,7 +82,34 @@ impl LogReader<FileStorage> {
 impl<S: ReadAt> LogReader<S> {
     /// Reads `source` from its first entry.
     pub fn new(source: S) -> Self {
-        Self { scanner: Scanner::new(source), next_index: 0, filter: Filter::default(), cut_tail: None, failed: false }
+        Self {
+            scanner: Scanner::new(source),
+            next_index: 0,
+            begun: false,
+            filter: Filter::default(),
+            cut_tail: None,
+            failed: false,
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), ReadError> {
+        if !self.begun
+            && let Some(start) = self.scanner.begin().map_err(ReadError::Io)?
+        {
+            (self.begun, self.next_index) = (true, start.next_index);
+        }
+        Ok(())
+    }
+
+    /// Reads the entry `index`, of which an index says that it begins at `offset`.
+    ///
+    /// # Errors
+    /// [`ReadError`]: another entry is there, or none.
+    pub fn read_at(&mut self, offset: u64, index: u64) -> Result<Option<Entry>, ReadError> {
+        self.begin()?;
+        self.scanner.seek(offset);
+        self.next_index = index;
+        self.read()
     }
 
     /// Returns only entries that pass `filter` from here on.
@@ -73,10 +124,17 @@ impl<S: ReadAt> LogReader<S> {
     /// # Errors
     /// Only those of reading.
     pub fn from_index(mut self, index: u64) -> Result<Self, ReadError> {
+        self.begin()?;
         while self.next_index < index && self.scanner.skip().map_err(ReadError::Io)? {
             self.next_index += 1;
         }
         Ok(self)
+    }
+
+    /// What the file continues, once its header was read.
+    #[must_use]
+    pub fn start(&self) -> Option<Chain> {
+        self.scanner.start()
     }
 
     /// Index of the entry that is read next.
@@ -99,6 +157,7 @@ impl<S: ReadAt> LogReader<S> {
 
     fn read(&mut self) -> Result<Option<Entry>, ReadError> {
         self.cut_tail = None;
+        self.begin()?;
         let index = self.next_index;
         match self.scanner.step().map_err(ReadError::Io)? {
             Step::End => Ok(None),

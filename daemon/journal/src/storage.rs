@@ -2,11 +2,18 @@
 //! that power cuts and full disks can be played in tests ([`sim`]).
 
 pub mod file;
+pub mod folder;
 pub mod sim;
 
 use std::io;
 
+use crate::entry::Hash;
+use crate::head::Head;
+use crate::segments::{Builder, Summary};
+use crate::walk::Chain;
+
 pub use file::{FileStorage, LOG_FILE, set_aside};
+pub use folder::{Layout, LogFolder};
 
 /// Reading at an offset.
 pub trait ReadAt {
@@ -51,6 +58,47 @@ pub trait Storage: ReadAt {
     /// # Errors
     /// Those of the medium.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+
+    /// What the first entry of the file continues.
+    fn start(&self) -> Chain {
+        Chain::default()
+    }
+
+    /// Size at which the file is to be sealed; `None`: it grows without end.
+    fn seal_at(&self) -> Option<u64> {
+        None
+    }
+
+    /// Makes the file, which holds the entries of `builder` up to `end` in `bytes` and is synced, a sealed segment, and
+    /// begins an empty file behind it. After an error, [`start`](Self::start) tells whether the file was changed.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn seal(&mut self, builder: &Builder, end: Chain, bytes: u64) -> io::Result<Summary> {
+        let _unused = (builder, end, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Keeps the log's head outside the log.
+    fn note_head(&mut self, head: Head) {
+        let _unused = head;
+    }
+
+    /// The heads that were kept when the medium was opened, as far as they could be read.
+    fn noted_heads(&self) -> &[Head] {
+        &[]
+    }
+
+    /// What opening the medium found amiss, in words.
+    fn findings(&self) -> &[String] {
+        &[]
+    }
+
+    /// Leaf hash of an entry before the file's first.
+    fn hash_at(&self, index: u64) -> Option<Hash> {
+        let _unused = index;
+        None
+    }
 }
 
 impl ReadAt for &[u8] {

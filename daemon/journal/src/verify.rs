@@ -1,26 +1,35 @@
 //! Verification of a whole log, offline or beside a running daemon.
 //!
-//! What it proves: nothing was changed, removed, inserted or moved *within* the log since it was written. What it cannot: that
-//! entries are missing at the end, or that the whole file was rewritten with new hashes. That needs the head hash (or, later, a
-//! signed checkpoint) from elsewhere: compare [`Report::head_hash`].
+//! What it proves: nothing was changed, removed, inserted or moved *within* the log since it was written, but for segments that
+//! retention removed at its beginning. Entries missing at the end show by the head that the daemon keeps outside the log, if
+//! that is given; a log that was rewritten as a whole, head and all, needs the head hash (or, later, a signed checkpoint) from
+//! another machine: compare [`Report::head_hash`].
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::entry::Hash;
-use crate::frame::Bad;
+use crate::entry::{Entry, Hash};
+use crate::frame::{Bad, MAGIC, Scanner};
+use crate::head::Head;
+use crate::segments::{REMOVED_FILE, Removed, catalog, index_path, sealed, summary_path};
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE, ReadAt};
-use crate::walk::{Ending, Problem, Walker};
+use crate::walk::{Chain, Ending, Problem, Walker};
 
 /// What verification found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Valid entries from the beginning on.
+    /// Index of the first entry that was read: not 0 where earlier segments were removed, or are not part of the file.
+    pub first: u64,
+    /// Number of entries of the whole log up to the last valid one.
     pub entries: u64,
-    /// Size of the file, in bytes.
+    /// Size of what was read, in bytes.
     pub bytes: u64,
+    /// Sealed segments that were read.
+    pub segments: usize,
+    /// What retention removed before them.
+    pub removed: Option<Removed>,
     /// Leaf hash of the last valid entry; zeros if there is none.
     pub head_hash: Hash,
     /// The judgement.
@@ -28,6 +37,10 @@ pub struct Report {
 }
 
 impl Report {
+    fn failed(verdict: Verdict) -> Report {
+        Report { first: 0, entries: 0, bytes: 0, segments: 0, removed: None, head_hash: [0; 32], verdict }
+    }
+
     /// Whether every byte is accounted for.
     #[must_use]
     pub fn is_ok(&self) -> bool {
@@ -53,17 +66,100 @@ pub enum Verdict {
     },
     /// Something that no crash leaves behind.
     Tampered(Problem),
+    /// A sealed segment, or what is kept of removed ones, is not as it was written; in words.
+    Segment(String),
+    /// It ends before the head that was kept outside it, or with another entry.
+    Shortened(String),
+    /// There is no entry in it.
+    Empty,
+    /// It is not an audit log at all; in words, with what it is where that shows.
+    NotALog(&'static str),
 }
 
-/// Verifies `audit.log` in `dir`.
+/// Verifies the log in the folder `dir`: every sealed segment, and `audit.log`.
 ///
 /// # Errors
 /// [`VerifyError`]: the log could not be read, which says nothing about it.
 pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
-    verify_file(&dir.join(LOG_FILE))
+    verify_folder(dir, None)
 }
 
-/// Verifies a log file by its path, also one that was set aside or copied.
+/// [`verify`], and compares the end of the log with `head`. Read it before: a log in use grows.
+///
+/// # Errors
+/// As for [`verify`].
+pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyError> {
+    let removed = match std::fs::read(dir.join(REMOVED_FILE)) {
+        Ok(bytes) => match serde_json::from_slice::<Removed>(&bytes) {
+            Ok(removed) => Some(removed),
+            Err(error) => return Ok(Report::failed(Verdict::Segment(format!("{REMOVED_FILE} is damaged: {error}")))),
+        },
+        Err(_) => None,
+    };
+    let begin = removed.as_ref().map_or_else(Chain::default, Removed::end);
+    let mut previous = removed.as_ref().map_or([0; 32], |removed| removed.last_summary);
+    let mut chain = begin;
+    let mut report = Report { first: begin.next_index, removed, ..Report::failed(Verdict::Ok) };
+    let mut head_seen = head.filter(|head| head.entries > 0).is_none();
+    let mut differs = None;
+    let mut look = |entry: &Entry| {
+        if let Some(head) = head.filter(|head| head.entries == entry.index + 1) {
+            head_seen = true;
+            differs = (head.hash != entry.leaf_hash).then(|| hex::encode(entry.leaf_hash));
+        }
+    };
+    for first in sealed(dir).into_iter().filter(|first| *first >= begin.next_index) {
+        match catalog::digest_seen(dir, first, Some(chain), previous, &mut look) {
+            Ok((summary, index)) => {
+                let same = |path: PathBuf, bytes: &[u8]| std::fs::read(path).is_ok_and(|found| found == bytes);
+                report.bytes += summary.bytes;
+                report.segments += 1;
+                if !same(summary_path(dir, first), &summary.encode()) || !same(index_path(dir, first), &index) {
+                    report.verdict = Verdict::Segment(format!(
+                        "summary or index of the segment that begins at entry {first} does not match its entries, which are \
+                         valid; the next start of failsafed makes it again"
+                    ));
+                }
+                (chain, previous) = (summary.end(), summary.hash());
+                (report.entries, report.head_hash) = (chain.next_index, chain.head);
+            }
+            Err(why) => return Ok(Report { verdict: Verdict::Segment(why), ..report }),
+        }
+    }
+    let path = dir.join(LOG_FILE);
+    let storage = FileStorage::open_read_only(&path).map_err(VerifyError::Open)?;
+    let read = |source| VerifyError::Read { path: path.clone(), source };
+    let last = walk(Walker::continuing(storage, chain), look).map_err(read)?;
+    let verdict = match (last.verdict, report.verdict) {
+        (Verdict::Empty, before) if last.entries > 0 => before,
+        (Verdict::Ok, before) => before,
+        (found, _) => found,
+    };
+    let report = Report {
+        entries: last.entries.max(chain.next_index),
+        bytes: report.bytes + last.bytes,
+        head_hash: if last.entries > 0 { last.head_hash } else { report.head_hash },
+        verdict,
+        ..report
+    };
+    let ends = |what: String, head: Head| {
+        let text = format!(
+            "{what}, but the head kept outside the log is {} entries, {}",
+            head.entries,
+            hex::encode(head.hash)
+        );
+        Report { verdict: Verdict::Shortened(text), ..report.clone() }
+    };
+    Ok(match (head, &differs) {
+        (Some(head), Some(found)) => ends(format!("entry {} has hash {found}", head.entries.saturating_sub(1)), head),
+        (Some(head), None) if !head_seen && head.entries > begin.next_index => {
+            ends(format!("the log has {} entries", report.entries), head)
+        }
+        _ => report,
+    })
+}
+
+/// Verifies a log file by its path, also one that was set aside or copied. A segment is verified from its first entry on.
 ///
 /// # Errors
 /// As for [`verify`].
@@ -72,16 +168,26 @@ pub fn verify_file(path: &Path) -> Result<Report, VerifyError> {
     verify_source(storage).map_err(|source| VerifyError::Read { path: path.to_owned(), source })
 }
 
-/// Verifies a log wherever its bytes are.
+/// Verifies a log file wherever its bytes are.
 ///
 /// # Errors
 /// Only those of reading.
 pub fn verify_source(source: impl ReadAt) -> io::Result<Report> {
+    walk(Walker::new(source), |_| {})
+}
+
+fn walk(mut walker: Walker<impl ReadAt>, mut look: impl FnMut(&Entry)) -> io::Result<Report> {
+    if let Some(what) = other_file(walker.source())? {
+        return Ok(Report { bytes: walker.source().len()?, ..Report::failed(Verdict::NotALog(what)) });
+    }
+    let mut first = None;
     // A torn tail of a log in use may be a write in progress: look again, a few times, from there.
     let mut looks = 5;
-    let mut walker = Walker::new(source);
     let ending = loop {
-        let ending = walker.run(|_, _| {})?;
+        let ending = walker.run(|_, entry| {
+            first.get_or_insert(entry.index);
+            look(&entry);
+        })?;
         let Ending::Torn { offset, bytes, .. } = ending else { break ending };
         looks -= 1;
         if looks == 0 {
@@ -94,11 +200,46 @@ pub fn verify_source(source: impl ReadAt) -> io::Result<Report> {
     };
     let chain = walker.chain();
     let verdict = match ending {
+        Ending::Clean if first.is_none() => Verdict::Empty,
         Ending::Clean => Verdict::Ok,
         Ending::Torn { offset, bytes, why } => Verdict::Torn { offset, index: chain.next_index, bytes, reason: why },
         Ending::Tampered(problem) => Verdict::Tampered(problem),
     };
-    Ok(Report { entries: chain.next_index, bytes: walker.source().len()?, head_hash: chain.head, verdict })
+    let bytes = walker.source().len()?;
+    let first = first.unwrap_or(chain.next_index);
+    Ok(Report { first, entries: chain.next_index, bytes, head_hash: chain.head, ..Report::failed(verdict) })
+}
+
+/// What a file is that neither begins like a log nor has an entry's frame in it.
+fn other_file(source: &impl ReadAt) -> io::Result<Option<&'static str>> {
+    let mut beginning = [0; 16];
+    let read = source.read_at(0, &mut beginning)?;
+    let beginning = &beginning[..read];
+    let shared = beginning.len().min(MAGIC.len());
+    if beginning[..shared] == MAGIC[..shared] || beginning.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let mut scanner = Scanner::new(By(source));
+    if scanner.find_frame_behind()?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(match beginning {
+        [b'{', ..] => "it is JSON text, as `failsafectl events -o json` prints it",
+        bytes if bytes.starts_with(&crate::recorder::MAGIC) => "it is the recording of a run",
+        _ => "it does not begin like one, and no entry is in it",
+    }))
+}
+
+struct By<'a, S>(&'a S);
+
+impl<S: ReadAt> ReadAt for By<'_, S> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
 }
 
 /// A log that could not be read.

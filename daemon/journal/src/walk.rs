@@ -16,6 +16,9 @@ use crate::storage::ReadAt;
 pub struct Walker<S> {
     scanner: Scanner<S>,
     chain: Chain,
+    /// What the file must continue; `None`: whatever its header says.
+    expected: Option<Chain>,
+    begun: bool,
 }
 
 /// Where a walk stopped.
@@ -62,6 +65,9 @@ pub enum Why {
         /// Where the valid one begins.
         next: u64,
     },
+    /// The file does not continue what lies before it.
+    #[error("the file begins at entry {}, not at entry {}, or continues another log", .0.found, .0.expected)]
+    Start(Start),
     /// The checksum is right, the entry is not.
     #[error("{0}")]
     Entry(ParseError),
@@ -76,6 +82,15 @@ pub enum Why {
     /// The entry before was replaced, or this one comes from another log.
     #[error("prev is {}, but the entry before has leaf hash {}", hex::encode(.0.found), hex::encode(.0.expected))]
     Prev(Box<PrevMismatch>),
+}
+
+/// Where a file begins and where it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Index of the first entry, by the header.
+    pub found: u64,
+    /// The index that should follow.
+    pub expected: u64,
 }
 
 /// The hashes of a broken link.
@@ -115,9 +130,14 @@ impl Chain {
 }
 
 impl<S: ReadAt> Walker<S> {
-    /// Starts at the file header.
+    /// Starts at the file header, and takes its word for what the file continues.
     pub fn new(source: S) -> Self {
-        Self { scanner: Scanner::new(source), chain: Chain::default() }
+        Self { scanner: Scanner::new(source), chain: Chain::default(), expected: None, begun: false }
+    }
+
+    /// Starts at the header of a file that must continue `chain`.
+    pub fn continuing(source: S, chain: Chain) -> Self {
+        Self { scanner: Scanner::new(source), chain, expected: Some(chain), begun: false }
     }
 
     /// Gives each valid entry, with its frame's offset, to `visit`, up to the ending. May be called again to go on where
@@ -127,6 +147,9 @@ impl<S: ReadAt> Walker<S> {
     /// Only those of reading.
     pub fn run(&mut self, mut visit: impl FnMut(u64, Entry)) -> io::Result<Ending> {
         loop {
+            if let Some(problem) = self.begin()? {
+                return Ok(Ending::Tampered(problem));
+            }
             match self.scanner.step()? {
                 Step::End => return Ok(Ending::Clean),
                 Step::Bad(bad) => return self.judge(bad),
@@ -136,6 +159,24 @@ impl<S: ReadAt> Walker<S> {
                         return Ok(Ending::Tampered(Problem { offset, index: self.chain.next_index, why }));
                     }
                 },
+            }
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<Option<Problem>> {
+        if self.begun {
+            return Ok(None);
+        }
+        let Some(start) = self.scanner.begin()? else { return Ok(None) };
+        self.begun = true;
+        match self.expected {
+            Some(expected) if expected != start => {
+                let why = Why::Start(Start { found: start.next_index, expected: expected.next_index });
+                Ok(Some(Problem { offset: 0, index: expected.next_index, why }))
+            }
+            _ => {
+                self.chain = start;
+                Ok(None)
             }
         }
     }

@@ -9,6 +9,7 @@
 //!   report the next sync as successful.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io;
 
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, Stamp};
 use crate::entry::{Draft, DraftError, Hash, Prepared, Sealed, kind};
 use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
+use crate::head::Head;
+use crate::segments::{Builder, Summary, catalog};
 use crate::storage::{ReadAt, Storage};
 use crate::walk::{Chain, Ending, Problem, Walker};
 
@@ -25,9 +28,15 @@ use crate::walk::{Chain, Ending, Problem, Walker};
 pub struct AuditLog<S> {
     storage: S,
     chain: Chain,
+    /// Index of what is durable in this file.
+    builder: Builder,
     pending: Vec<Sealed>,
     header_pending: bool,
     durable: u64,
+    /// The size at which sealing is tried next.
+    seal_at: Option<u64>,
+    /// Why sealing failed since it was due.
+    unsealed: Option<String>,
     /// The file may hold bytes behind `durable`.
     dirty: bool,
 }
@@ -43,6 +52,8 @@ pub struct Recovery {
     pub written: Vec<Sealed>,
     /// Why what opening wrote is not durable yet: a commit tries again.
     pub deferred: Option<String>,
+    /// What is amiss with the log as a whole, in words; each is an entry too.
+    pub findings: Vec<String>,
 }
 
 /// A torn tail that was cut off.
@@ -70,8 +81,18 @@ impl<S: Storage> AuditLog<S> {
     /// # Errors
     /// [`OpenError`]; the log is then as it was found.
     pub fn open(storage: S, clock: &dyn Clock) -> Result<(Self, Recovery), OpenError> {
-        let mut walker = Walker::new(storage);
-        let ending = walker.run(|_, _| {}).map_err(OpenError::io("read"))?;
+        let start = storage.start();
+        let noted = storage.noted_heads().to_vec();
+        let mut builder = Builder::new(start.next_index);
+        let mut hashes = BTreeMap::new();
+        let mut walker = Walker::continuing(storage, start);
+        let ending = walker.run(|offset, entry| {
+            builder.push(offset, &catalog::about(&entry));
+            if noted.iter().any(|head| head.entries == entry.index + 1) {
+                hashes.insert(entry.index, entry.leaf_hash);
+            }
+        });
+        let ending = ending.map_err(OpenError::io("read"))?;
         let chain = walker.chain();
         let (end, dropped) = match ending {
             Ending::Clean => (walker.source().len().map_err(OpenError::io("read size of"))?, None),
@@ -81,15 +102,29 @@ impl<S: Storage> AuditLog<S> {
             }
             Ending::Tampered(problem) => return Err(problem.into()),
         };
+        let storage = walker.into_source();
+        let entries = chain.next_index;
+        let mut findings = storage.findings().to_vec();
+        findings.extend(
+            noted
+                .iter()
+                .find_map(|head| shortened(head, chain, |at| hashes.get(&at).copied().or_else(|| storage.hash_at(at)))),
+        );
         let mut log = Self {
-            storage: walker.into_source(),
+            seal_at: storage.seal_at(),
+            unsealed: None,
+            storage,
             chain,
+            builder,
             pending: Vec::new(),
             header_pending: end < HEADER_BYTES as u64,
             durable: end,
             dirty: dropped.is_some(),
         };
-        let entries = chain.next_index;
+        // First of all: what was written before is not what is read now.
+        for finding in &findings {
+            log.append(&mismatch(finding, clock.now())).map_err(OpenError::Draft)?;
+        }
         if let Some(dropped) = &dropped {
             log.append(&recovered(dropped, clock.now())).map_err(OpenError::Draft)?;
         }
@@ -99,7 +134,7 @@ impl<S: Storage> AuditLog<S> {
             Ok(written) => (written, None),
             Err(error) => (Vec::new(), Some(chain_text(&error))),
         };
-        Ok((log, Recovery { entries, dropped, written, deferred }))
+        Ok((log, Recovery { entries, dropped, written, deferred, findings }))
     }
 
     /// Places `draft` in the log, in memory. Durable only after [`commit`](Self::commit).
@@ -127,9 +162,11 @@ impl<S: Storage> AuditLog<S> {
         let mut out =
             Vec::with_capacity(self.pending.iter().map(|sealed| sealed.bytes.len() + 8).sum::<usize>() + HEADER_BYTES);
         if self.header_pending {
-            out.extend_from_slice(&frame::header());
+            out.extend_from_slice(&frame::header_at(&self.storage.start()));
         }
+        let mut offsets = Vec::with_capacity(self.pending.len());
         for sealed in &self.pending {
+            offsets.push(self.durable + out.len() as u64);
             push_frame(&mut out, &sealed.bytes);
         }
         self.dirty = true;
@@ -138,12 +175,46 @@ impl<S: Storage> AuditLog<S> {
             Ok(()) => {
                 self.durable += out.len() as u64;
                 (self.dirty, self.header_pending) = (false, false);
-                Ok(std::mem::take(&mut self.pending))
+                let written = std::mem::take(&mut self.pending);
+                for (sealed, offset) in written.iter().zip(offsets) {
+                    self.builder.push(offset, &sealed.about);
+                }
+                if let Some(last) = written.last() {
+                    let head = Head { entries: last.index + 1, hash: last.leaf_hash, wall_ns: last.about.wall_ns };
+                    self.storage.note_head(head);
+                }
+                Ok(written)
             }
             Err(error) => {
                 // At once, so that a reader does not see entries come and go; if it fails, the next commit repeats it.
                 let _later = self.settle();
                 Err(error)
+            }
+        }
+    }
+
+    /// Seals the file if it has reached its size and nothing is pending, and appends the entry that names the sealed segment
+    /// to the new one. A disk that fails here delays sealing and nothing else. True: something was sealed.
+    pub fn seal_if_due(&mut self, now: Stamp) -> bool {
+        if !self.seal_at.is_some_and(|at| self.durable >= at) || !self.pending.is_empty() || self.dirty {
+            return false;
+        }
+        let sealed = self.storage.seal(&self.builder, self.chain, self.durable);
+        if self.storage.start() == self.chain {
+            // Whether or not all of it succeeded, the file is another one now, with only a header.
+            self.builder = Builder::new(self.chain.next_index);
+            self.durable = self.storage.len().unwrap_or(frame::SEGMENT_HEADER_BYTES as u64);
+            self.seal_at = self.storage.seal_at();
+        }
+        match sealed {
+            Ok(summary) => {
+                let late = self.unsealed.take();
+                self.append(&segment_entry(&summary, late.as_deref(), now)).is_ok()
+            }
+            Err(error) => {
+                self.unsealed = Some(error.to_string());
+                self.seal_at = self.seal_at.map(|_| self.durable + SEAL_RETRY_BYTES);
+                false
             }
         }
     }
@@ -276,6 +347,54 @@ impl CommitError {
 pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |e| e.source())
         .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+/// The log grows by this much until sealing is tried again after a failure.
+const SEAL_RETRY_BYTES: u64 = 1 << 20;
+
+/// What is wrong when a log that once stood at `head` now ends at `chain`.
+fn shortened(head: &Head, chain: Chain, hash_at: impl Fn(u64) -> Option<Hash>) -> Option<String> {
+    let wrong = |what: String| {
+        Some(format!(
+            "the audit log is not the one that was written last: {what}; the head kept outside it is {} entries, {}",
+            head.entries,
+            hex::encode(head.hash)
+        ))
+    };
+    let Some(last) = head.entries.checked_sub(1) else { return None };
+    if chain.next_index == 0 {
+        return wrong("it is empty or was deleted".into());
+    }
+    if head.entries > chain.next_index {
+        let missing = head.entries - chain.next_index;
+        return wrong(format!("its last {missing} entries are missing: it ends with entry {}", chain.next_index - 1));
+    }
+    match hash_at(last) {
+        Some(hash) if hash == head.hash => None,
+        // Older than what retention has left: nothing to compare with.
+        None => None,
+        Some(hash) => wrong(format!("its entry {last} has hash {}", hex::encode(hash))),
+    }
+}
+
+fn mismatch(finding: &str, now: Stamp) -> Draft {
+    Draft::new(Cow::Borrowed(kind::GAP), now, json!({ "cause": "integrity", "what": finding }))
+}
+
+fn segment_entry(summary: &Summary, late: Option<&str>, now: Stamp) -> Draft {
+    let mut body = json!({
+        "sealed": {
+            "first": summary.first,
+            "entries": summary.entries,
+            "bytes": summary.bytes,
+            "head": hex::encode(summary.head),
+            "summary_sha256": hex::encode(summary.hash()),
+        },
+    });
+    if let Some(why) = late {
+        body["late"] = json!(why);
+    }
+    Draft::new(Cow::Borrowed(kind::SEGMENT), now, body)
 }
 
 fn recovered(dropped: &Dropped, now: Stamp) -> Draft {

@@ -85,7 +85,8 @@ fn cut_at_every_offset_keeps_every_whole_entry() {
         let on_border = cut == 0 || offsets.contains(&cut);
         let report = verify_source(&image[..cut]).unwrap();
         assert_eq!(report.entries, whole);
-        assert_eq!(report.is_ok(), on_border, "cut at {cut}");
+        assert_eq!(report.is_ok(), on_border && whole > 0, "cut at {cut}");
+        assert_eq!(report.verdict == Verdict::Empty, on_border && whole == 0, "cut at {cut}");
         assert!(on_border || matches!(report.verdict, Verdict::Torn { index, .. } if index == whole));
 
         let sim = SimStorage::holding(&image[..cut]);

@@ -252,6 +252,10 @@ fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
             "make room on its disk; containment goes on",
         )
     });
+    for finding in context.log.findings() {
+        let advice = "`failsafectl log verify`; compare with copies of the log made earlier, and keep the state folder";
+        out.push(check("log", "audit log at start", CheckState::Degraded, finding.clone(), advice));
+    }
 }
 
 fn access(context: &Context, out: &mut Vec<DoctorCheck>) {

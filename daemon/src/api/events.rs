@@ -7,13 +7,14 @@ use super::{
     follow::{Answer, Batch, Bounds, Follow, Source},
     peer::Peer,
 };
-use failsafe_journal::{Entry, Filter, LogReader, storage::FileStorage};
+use failsafe_journal::{Entry, Filter, Query, Search};
 use failsafe_proto::v1;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tonic::{Request, Response, Status};
 
-/// Entries that are gone over at once on the way to the first one that is wanted.
-const SKIPPED: u64 = 4_096;
 /// Runs of which a stream remembers whether its client may see them.
 const REMEMBERED: usize = 4_096;
 
@@ -27,16 +28,25 @@ impl v1::event_service_server::EventService for Events {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let who = self.0.principal(&request)?;
         let peer = Peer::of(&request)?;
-        let v1::WatchRequest { from, follow, run, incident } = request.into_inner();
+        let v1::WatchRequest { from, follow, run, incident, since_ns, until_ns, tail, kinds } = request.into_inner();
         let run = match run.as_str() {
             "" => None,
             wanted => Some(self.run_id(who, wanted)?),
         };
         let optional = |text: String| (!text.is_empty()).then_some(text);
-        let filter = Filter { run, incident: optional(incident), kinds: Vec::new() };
+        let time = |ns: i64| u64::try_from(ns).ok().filter(|ns| *ns > 0);
+        let filter = Filter {
+            run,
+            runs: None,
+            incident: optional(incident),
+            kinds,
+            since_ns: time(since_ns),
+            until_ns: time(until_ns),
+        };
+        let query = Query { from, filter, tail: tail.map(|n| n as usize), tail_of: None };
         let work = self.0.work(peer.share()).clone();
         let growth = follow.then(|| work.growth());
-        let source = Log { context: self.0.clone(), who, filter, from, reader: None, visible: BTreeMap::new() };
+        let source = Log { context: self.0.clone(), who, query, reader: None, visible: BTreeMap::new() };
         let follow = Follow { work, peer, unread: self.0.config.limits.unread(), growth };
         Ok(Response::new(follow.stream(source)))
     }
@@ -54,9 +64,8 @@ impl Events {
 struct Log {
     context: Arc<Context>,
     who: Principal,
-    filter: Filter,
-    from: u64,
-    reader: Option<LogReader<FileStorage>>,
+    query: Query,
+    reader: Option<Search>,
     visible: BTreeMap<String, bool>,
 }
 
@@ -67,18 +76,15 @@ impl Source for Log {
         let (mut items, mut bytes) = (Vec::new(), 0);
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
-            None => LogReader::open(self.context.log.path()).map_err(unreadable)?,
+            None => {
+                let query = Query { tail_of: self.readable(), ..self.query.clone() };
+                Search::open(self.context.log.path(), query).map_err(unreadable)?
+            }
         };
         let mut more = true;
         while more && !bounds.are_reached(bytes) {
-            if reader.next_index() < self.from {
-                let (before, to) = (reader.next_index(), self.from);
-                reader = reader.from_index(to.min(before + SKIPPED)).map_err(unreadable)?;
-                more = reader.next_index() > before;
-                continue;
-            }
             match reader.next() {
-                Some(Ok(entry)) if self.filter.accepts(&entry) && self.may_read(&entry) => {
+                Some(Ok(entry)) if self.may_read(&entry) => {
                     bytes += entry.bytes.len();
                     items.push(record(entry));
                 }
@@ -93,6 +99,19 @@ impl Source for Log {
 }
 
 impl Log {
+    /// The runs of which a client that is no administrator may read entries: those that its `tail` counts.
+    fn readable(&self) -> Option<BTreeSet<String>> {
+        if self.who.admin || self.query.tail.is_none() {
+            return None;
+        }
+        let registry = &self.context.registry;
+        let live = registry.live().into_iter().map(|l| l.run.clone());
+        let ended = registry.ended().into_iter().map(|e| e.run.clone());
+        let guarded = registry.guarded().into_iter().map(|g| g.run.clone());
+        let all = live.chain(guarded).chain(ended);
+        Some(all.filter(|run| self.who.may_see(run).is_some()).map(|run| run.id.to_string()).collect())
+    }
+
     /// Whether this client may read the entry. What is about no run is for administrators.
     fn may_read(&mut self, entry: &Entry) -> bool {
         if self.who.admin {
@@ -113,7 +132,7 @@ impl Log {
 }
 
 fn unreadable(error: impl std::error::Error) -> Status {
-    Status::data_loss(format!("the audit log cannot be read: {error}"))
+    Status::data_loss(format!("the audit log cannot be read: {}", crate::runs::kernel::chain(&error)))
 }
 
 fn record(entry: Entry) -> v1::Record {

@@ -7,7 +7,7 @@ use failsafe_core::{
     record::Record,
     signal::Source,
 };
-use failsafe_journal::LogReader;
+use failsafe_journal::{Entry, Filter, Query, Search};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -46,10 +46,13 @@ pub struct History {
 impl History {
     /// Reads the log at `path`: the runs in `wanted`, those that had the cgroups in `roots`, and all that were started in this boot and
     /// did not end. A log that cannot be read has nothing: what is found then counts.
+    ///
+    /// By the index of each sealed segment only beginnings and ends of runs are read, and then the entries of those concerned: the time
+    /// does not depend on the size of the log.
     pub fn read(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> History {
         let mut history = History::default();
-        let Ok(reader) = LogReader::open(path) else { return history };
-        for entry in reader.map_while(Result::ok) {
+        let concerned = concerned(path, boot_id, wanted, roots);
+        for entry in search(path, Some(&concerned), &["run", "decision", "outcome", "gap", "control"]) {
             let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
             let known = wanted.contains(&id) || history.runs.contains_key(&id);
             if !known && entry.kind != "run" {
@@ -91,6 +94,34 @@ impl History {
         let of_root = starts.filter(|(_, run)| run.cgroup_id == root && run.boot_id == boot_id);
         of_root.min_by_key(|(ended, run)| (*ended, std::cmp::Reverse(run.registered_wall_ns))).map(|(_, run)| run)
     }
+}
+
+/// The runs of which [`History::read`] needs all entries.
+fn concerned(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> BTreeSet<RunId> {
+    let mut concerned = wanted.clone();
+    for entry in search(path, None, &["run"]) {
+        let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
+        match serde_json::from_value(entry.body) {
+            Ok(Record::RunStarted { run, .. }) if run.boot_id == boot_id => {
+                concerned.insert(id);
+            }
+            // The run that last had a cgroup is asked for after its end too.
+            Ok(Record::RunEnded { .. }) if !wanted.contains(&id) && roots.is_empty() => {
+                concerned.remove(&id);
+            }
+            _ => {}
+        }
+    }
+    concerned
+}
+
+/// The entries of these kinds, of these runs or of all; up to the first that cannot be read.
+fn search(path: &Path, runs: Option<&BTreeSet<RunId>>, kinds: &[&str]) -> impl Iterator<Item = Entry> {
+    let runs = runs.map(|runs| runs.iter().map(RunId::to_string).collect());
+    let filter = Filter { runs, kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..Filter::default() };
+    let opened = Search::open(path, Query { filter, ..Query::default() })
+        .inspect_err(|error| tracing::error!(error = super::kernel::chain(error), "the audit log cannot be read"));
+    opened.into_iter().flatten().map_while(Result::ok)
 }
 
 impl Past {

@@ -134,3 +134,69 @@ fn dry_runs_change_nothing_and_say_what_they_would_not_reach() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn events_are_filtered_by_the_daemon_as_from_the_files() -> Result<()> {
+    on_node("filters", "", |node| {
+        let _run = Launch::new("filtered", DENY).start(node, ["sleep", "600"])?;
+        for reason in ["one", "two", "three"] {
+            node.ctl(["freeze", "filtered", "--reason", reason])?.expect(0)?;
+            node.ctl(["thaw", "filtered", "--reason", reason])?.expect(0)?;
+        }
+        let all = node.ctl(["events", "-o", "json"])?.expect(0)?.out;
+        let lines = |out: &str| out.lines().map(str::to_owned).collect::<Vec<_>>();
+        let all = lines(&all);
+        let filters: [&[&str]; 5] = [
+            &["--tail", "3"],
+            &["--kind", "control", "--tail", "2"],
+            &["--since", "1h", "--kind", "decision,outcome"],
+            &["--until", "1h"],
+            &["--run", "filtered", "--tail", "1"],
+        ];
+        for filter in filters {
+            let with = |more: &[&str]| -> Result<Vec<String>> {
+                let args: Vec<&str> = [&["events", "-o", "json"], filter, more].concat();
+                Ok(lines(&node.ctl(args)?.expect(0)?.out))
+            };
+            let (live, offline) = (with(&[])?, with(&["--offline"])?);
+            ensure!(live == offline, "{filter:?}: the daemon answers otherwise than the files: {live:?} {offline:?}");
+            ensure!(live.iter().all(|line| all.contains(line)), "{filter:?}: {live:?}");
+            let expected = match filter {
+                ["--tail", "3"] => all[all.len() - 3..].to_vec(),
+                ["--kind", "control", ..] => {
+                    let controls = all.iter().filter(|line| line.contains("\"kind\":\"control\""));
+                    controls.skip(4).cloned().collect()
+                }
+                ["--until", ..] => Vec::new(),
+                _ => live.clone(),
+            };
+            ensure!(live == expected && (filter[0] == "--until") == live.is_empty(), "{filter:?}: {live:?}");
+        }
+        node.ctl(["events", "--since", "soon"])?.expect(2)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_log_that_was_replaced_while_no_daemon_ran_is_reported() -> Result<()> {
+    on_node("swapped", "", |node| {
+        let log = node.state_dir().join("audit/audit.log");
+        let older = fs::read(&log)?;
+        let _run = Launch::new("unseen", DENY).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "unseen", "--reason", "to be hidden"])?.expect(0)?;
+        node.kill9()?;
+        fs::write(&log, older)?;
+        let verified = node.ctl(["log", "verify"])?;
+        ensure!(verified.code == 1 && verified.out.contains("NOT THE LOG"), "{verified:?}");
+        node.restart()?;
+        let finding = |text: &str| text.contains("not the one that was written last");
+        ensure!(finding(&node.ctl(["doctor"])?.out), "doctor shows nothing");
+        wait_for("the health of the node shows it", || Ok(finding(&node.ctl(["node", "health"])?.out)))?;
+        let events = node.events()?;
+        let at = events.iter().position(|e| e["body"]["cause"] == "integrity").context("no entry about it")?;
+        ensure!(events[at + 1]["body"]["type"] == "daemon-started", "it is not the first new entry: {events:?}");
+        node.log_is_whole()?;
+        fs::write(&log, "")?;
+        node.ctl(["log", "verify", "--file", &log.display().to_string()])?.expect(1).map(|_| ())
+    })
+}

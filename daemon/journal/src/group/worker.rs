@@ -93,6 +93,8 @@ impl<S: Storage> Worker<'_, S> {
                     if self.log.append(&storage_gap(&outage, &written, self.clock.now())).is_ok() {
                         self.commit();
                     }
+                } else if self.log.seal_if_due(self.clock.now()) {
+                    self.commit();
                 }
             }
             Err(error) => self.failed(chain_text(&error)),

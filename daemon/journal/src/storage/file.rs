@@ -43,6 +43,15 @@ impl FileStorage {
         Ok(Self { file })
     }
 
+    /// Opens an existing file for appending.
+    ///
+    /// # Errors
+    /// [`FileError`], with path and operation.
+    pub fn open_append(path: &Path) -> Result<Self, FileError> {
+        let file = OpenOptions::new().read(true).append(true).open(path).map_err(FileError::at("open", path))?;
+        Ok(Self { file })
+    }
+
     /// Opens an existing file for reading only: appending to it fails.
     ///
     /// # Errors
@@ -52,8 +61,8 @@ impl FileStorage {
     }
 }
 
-/// Moves a tampered log out of the way, to `audit.log.aside-<wall_ns>`, so that a new one can begin; nothing is deleted.
-/// Returns the new path.
+/// Moves a tampered log out of the way, to `audit.log.aside-<wall_ns>`, so that a new one can begin; nothing is deleted. Its
+/// sealed segments go into the folder `segments.aside-<wall_ns>`. Returns the new path of the file.
 ///
 /// # Errors
 /// [`FileError`], with path and operation; also if the target exists.
@@ -62,6 +71,17 @@ pub fn set_aside(dir: &Path, wall_ns: u64) -> Result<PathBuf, FileError> {
     // A hard link refuses an existing target, a rename would replace it.
     fs::hard_link(&from, &to).map_err(FileError::at("link", &to))?;
     fs::remove_file(&from).map_err(FileError::at("unlink", &from))?;
+    let sealed = dir.join(format!("segments.aside-{wall_ns}"));
+    let ours = ["segment", "summary", "index"].map(std::ffi::OsStr::new);
+    for entry in fs::read_dir(dir).map_err(FileError::at("read directory", dir))?.flatten() {
+        let path = PathBuf::from(entry.file_name());
+        let is_removed = path == Path::new(crate::segments::REMOVED_FILE);
+        if is_removed || path.extension().is_some_and(|extension| ours.contains(&extension)) {
+            fs::create_dir_all(&sealed).map_err(FileError::at("create directory", &sealed))?;
+            let to = sealed.join(&path);
+            fs::rename(dir.join(&path), &to).map_err(FileError::at("rename to", &to))?;
+        }
+    }
     sync_dir(dir)?;
     Ok(to)
 }

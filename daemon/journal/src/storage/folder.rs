@@ -1,0 +1,291 @@
+//! The log's folder: the file being written, the sealed segments before it, the head, and space held back for a full disk.
+//!
+//! Sealing, in the order that a crash may stop it at:
+//! 1. index and summary of the segment are written and synced (left without their segment they are written again);
+//! 2. the next file is written as `audit.log.next` and synced (left over, it is removed);
+//! 3. `audit.log` becomes `N.segment` by a rename (then there is no `audit.log`: the next start begins it);
+//! 4. `audit.log.next` becomes `audit.log`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::file::{FileError, sync_dir};
+use super::{FileStorage, LOG_FILE, ReadAt, Storage};
+use crate::entry::Hash;
+use crate::frame::header_at;
+use crate::head::{Head, HeadFile};
+use crate::segments::{self, Catalog, SEGMENT_BYTES, Summary, catalog, index_path, segment_path, summary_path};
+use crate::walk::Chain;
+
+/// The file that is to become the next `audit.log`.
+const NEXT_FILE: &str = "audit.log.next";
+/// Preallocated space, given up piece by piece when the disk is full, so that decisions can still be recorded.
+pub const RESERVE_FILE: &str = "reserve";
+/// Size of the reserve, in bytes.
+pub const RESERVE_BYTES: u64 = 8 << 20;
+/// How much of the reserve is given up at once.
+const RESERVE_STEP: u64 = 256 << 10;
+
+/// How a folder is kept.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Size at which a file is sealed, in bytes.
+    pub segment_bytes: u64,
+    /// Files outside the folder that hold the log's head. The first is read at the next start, the others where it is missing.
+    pub heads: Vec<PathBuf>,
+    /// Whether the log is one that `heads` do not know, such as one that begins after a tampered log was set aside.
+    pub fresh: bool,
+    /// Space to hold back, in bytes.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { segment_bytes: SEGMENT_BYTES, heads: Vec::new(), fresh: false, reserve_bytes: RESERVE_BYTES }
+    }
+}
+
+/// A log's folder, opened for writing.
+#[derive(Debug)]
+pub struct LogFolder {
+    dir: PathBuf,
+    active: FileStorage,
+    layout: Layout,
+    start: Chain,
+    last_summary: Hash,
+    heads: Vec<HeadFile>,
+    noted: Vec<Head>,
+    findings: Vec<String>,
+    reserve: Option<File>,
+}
+
+impl LogFolder {
+    /// Opens the folder; makes it, finishes a sealing that was interrupted, and makes missing summaries again.
+    ///
+    /// # Errors
+    /// [`FileError`], with path and operation.
+    pub fn open(dir: &Path, layout: Layout) -> Result<Self, FileError> {
+        fs::create_dir_all(dir).map_err(FileError::at("create directory", dir))?;
+        let mut findings = Vec::new();
+        remove(&dir.join(NEXT_FILE))?;
+        drop_orphans(dir)?;
+        let catalog = repaired(dir, &mut findings);
+        // A folder whose last summary cannot be made is not continued: the file's own header counts.
+        let start = catalog.end();
+        let active = dir.join(LOG_FILE);
+        let start = match start {
+            Some(start) => start,
+            None => header_start(&active).unwrap_or_default(),
+        };
+        if !active.exists() && start != Chain::default() {
+            write_new(&active, &header_at(&start))?;
+            sync_dir(dir)?;
+        }
+        let active = FileStorage::open(dir)?;
+        let compared = layout.heads.iter().filter(|_| !layout.fresh);
+        let noted = compared.filter_map(|path| HeadFile::read(path)).collect();
+        let heads = layout.heads.iter().filter_map(|path| match HeadFile::open(path) {
+            Ok(head) => Some(head),
+            Err(error) => {
+                findings.push(format!("the log's head is not kept in {}: {error}", path.display()));
+                None
+            }
+        });
+        let heads = heads.collect();
+        let mut folder = Self {
+            dir: dir.to_owned(),
+            active,
+            start,
+            last_summary: catalog.last_hash(),
+            heads,
+            noted,
+            findings,
+            reserve: None,
+            layout,
+        };
+        folder.hold_reserve();
+        Ok(folder)
+    }
+
+    /// Takes or fills up the reserve. A disk without room for it is no error: there is only less for later.
+    fn hold_reserve(&mut self) {
+        if self.layout.reserve_bytes == 0 {
+            return;
+        }
+        let path = self.dir.join(RESERVE_FILE);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        self.reserve = file.ok().inspect(|file| {
+            let len = i64::try_from(self.layout.reserve_bytes).unwrap_or(i64::MAX);
+            let _full = nix::fcntl::fallocate(file, nix::fcntl::FallocateFlags::empty(), 0, len);
+        });
+    }
+
+    /// Gives up a piece of the reserve. False: there is none.
+    fn use_reserve(&self) -> bool {
+        let Some(file) = &self.reserve else { return false };
+        let held = file.metadata().map_or(0, |found| found.len());
+        held > 0 && file.set_len(held.saturating_sub(RESERVE_STEP)).is_ok()
+    }
+}
+
+impl ReadAt for LogFolder {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.active.read_at(offset, buf)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.active.len()
+    }
+}
+
+impl Storage for LogFolder {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.active.append(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.use_reserve() => self.active.append(bytes),
+            other => other,
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.active.sync()
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.active.truncate(len)
+    }
+
+    fn start(&self) -> Chain {
+        self.start
+    }
+
+    fn seal_at(&self) -> Option<u64> {
+        Some(self.layout.segment_bytes)
+    }
+
+    fn seal(&mut self, builder: &segments::Builder, end: Chain, bytes: u64) -> io::Result<Summary> {
+        let first = self.start.next_index;
+        let (summary, index) = Summary::of(builder, self.start, end, bytes, self.last_summary);
+        replace(&index_path(&self.dir, first), &index)?;
+        replace(&summary_path(&self.dir, first), &summary.encode())?;
+        let next = self.dir.join(NEXT_FILE);
+        let other = |e: FileError| e.source;
+        remove(&next).map_err(other)?;
+        write_new(&next, &header_at(&end)).map_err(other)?;
+        let active = self.dir.join(LOG_FILE);
+        fs::rename(&active, segment_path(&self.dir, first))?;
+        // From here on the old file is sealed, whatever fails: appending goes to the new one, by whichever name.
+        let opened = FileStorage::open_append(&next).map_err(other)?;
+        (self.active, self.start, self.last_summary) = (opened, end, summary.hash());
+        fs::rename(&next, &active)?;
+        sync_dir(&self.dir).map_err(other)?;
+        self.hold_reserve();
+        Ok(summary)
+    }
+
+    fn note_head(&mut self, head: Head) {
+        for file in &mut self.heads {
+            file.write(&head);
+        }
+    }
+
+    fn noted_heads(&self) -> &[Head] {
+        &self.noted
+    }
+
+    fn findings(&self) -> &[String] {
+        &self.findings
+    }
+
+    fn hash_at(&self, index: u64) -> Option<Hash> {
+        let summaries = Catalog::load(&self.dir).segments.into_iter().filter_map(|known| known.summary);
+        let summary = summaries.into_iter().find(|s| s.first <= index && index < s.end().next_index)?;
+        if index + 1 == summary.end().next_index {
+            return Some(summary.head);
+        }
+        let reader = crate::LogReader::open(&segment_path(&self.dir, summary.first)).ok()?;
+        Some(reader.from_index(index).ok()?.next()?.ok()?.leaf_hash)
+    }
+}
+
+/// Summaries and indices of which the segment was never renamed: a crash between the two.
+fn drop_orphans(dir: &Path) -> Result<(), FileError> {
+    for extension in ["summary", "index"] {
+        for first in segments::numbered(dir, extension) {
+            if !segment_path(dir, first).exists() {
+                remove(&dir.join(format!("{first:020}.{extension}")))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The catalog, with summaries and indices made again where they do not fit their segment.
+fn repaired(dir: &Path, findings: &mut Vec<String>) -> Catalog {
+    let found = Catalog::load(dir);
+    if found.problems.is_empty() && found.segments.iter().all(|k| index_path(dir, k.first).exists()) {
+        return found;
+    }
+    findings.extend(found.problems.iter().cloned());
+    let (mut end, mut previous) =
+        found.removed.as_ref().map_or((Some(Chain::default()), [0; 32]), |r| (Some(r.end()), r.last_summary));
+    for known in &found.segments {
+        let sound = known.summary.as_ref().filter(|s| s.previous_summary == previous);
+        let sound = sound.filter(|s| catalog::read_index(dir, s).is_some()).cloned();
+        let summary = match sound {
+            Some(summary) => summary,
+            None => match catalog::digest(dir, known.first, end, previous) {
+                Ok((summary, index)) => {
+                    let written = replace(&index_path(dir, known.first), &index)
+                        .and_then(|()| replace(&summary_path(dir, known.first), &summary.encode()));
+                    findings.push(match written {
+                        Ok(()) => format!("summary and index of segment {} were made again", known.first),
+                        Err(error) => format!("the summary of segment {} cannot be written: {error}", known.first),
+                    });
+                    summary
+                }
+                Err(why) => {
+                    findings.push(format!("the audit log was tampered with: {why}"));
+                    end = None;
+                    continue;
+                }
+            },
+        };
+        (end, previous) = (Some(summary.end()), summary.hash());
+    }
+    let mut catalog = Catalog::load(dir);
+    catalog.problems.clear();
+    catalog
+}
+
+fn header_start(active: &Path) -> Option<Chain> {
+    crate::frame::Scanner::new(FileStorage::open_read_only(active).ok()?).begin().ok()?
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(FileError::at("write", path))
+}
+
+/// Replaces a file by a whole one.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&part, path)
+}
