@@ -139,7 +139,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
             level: Level::Degraded,
             text: finding.clone(),
             advice: Advice::RecordOnly,
-            at: now,
+            at: MonoTime(clock::monotonic_ns()),
         }))
     }));
 

@@ -98,21 +98,20 @@ impl History {
 
 /// The runs of which [`History::read`] needs all entries.
 fn concerned(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> BTreeSet<RunId> {
-    let mut concerned = wanted.clone();
+    let mut started: BTreeMap<RunId, u64> = BTreeMap::new();
     for entry in search(path, None, &["run"]) {
         let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
         match serde_json::from_value(entry.body) {
             Ok(Record::RunStarted { run, .. }) if run.boot_id == boot_id => {
-                concerned.insert(id);
+                started.insert(id, run.cgroup_id);
             }
-            // The run that last had a cgroup is asked for after its end too.
-            Ok(Record::RunEnded { .. }) if !wanted.contains(&id) && roots.is_empty() => {
-                concerned.remove(&id);
+            Ok(Record::RunEnded { .. }) if !started.get(&id).is_some_and(|root| roots.contains(root)) => {
+                started.remove(&id);
             }
             _ => {}
         }
     }
-    concerned
+    wanted.iter().copied().chain(started.into_keys()).collect()
 }
 
 /// The entries of these kinds, of these runs or of all; up to the first that cannot be read.
