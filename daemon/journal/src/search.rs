@@ -48,7 +48,7 @@ enum Current {
     /// Read from here to the end of the file; `first` names the segment that the file is, or will be.
     Scan { reader: LogReader<FileStorage>, first: u64, sealed: bool },
     /// Only these entries: index and offset.
-    Picked { reader: LogReader<FileStorage>, places: VecDeque<(u64, u64)>, known: Known },
+    Picked { reader: LogReader<FileStorage>, places: VecDeque<(u64, u64)>, end: u64, first: u64 },
 }
 
 impl Search {
@@ -206,7 +206,8 @@ impl Search {
             let Some(index) = index else { return self.scan_file(&path, true) };
             let places = index.places(&self.filter).filter(|(index, _)| *index >= self.next).collect();
             let reader = LogReader::open(&path).map_err(SearchError::Open)?;
-            self.current = Some(Current::Picked { reader, places, known });
+            let (end, first) = (summary.end().next_index, known.first);
+            self.current = Some(Current::Picked { reader, places, end, first });
             return Ok(());
         }
     }
@@ -248,10 +249,10 @@ impl Search {
                         return Ok(None);
                     }
                 }
-                Some(Current::Picked { reader, places, known }) => {
+                Some(Current::Picked { reader, places, end, first }) => {
+                    let (end, first) = (*end, *first);
                     let Some((index, offset)) = places.pop_front() else {
-                        self.next = known.summary.as_ref().map_or(self.next, |s| s.end().next_index);
-                        (self.current, self.done) = (None, Some(known.first));
+                        (self.next, self.current, self.done) = (end, None, Some(first));
                         continue;
                     };
                     self.next = index + 1;
@@ -260,7 +261,7 @@ impl Search {
                         // The index is not of this segment after all: the segment is read whole.
                         _ => {
                             self.next = index;
-                            let path = segment_path(&self.dir, known.first);
+                            let path = segment_path(&self.dir, first);
                             self.scan_file(&path, true)?;
                         }
                     }

@@ -196,7 +196,7 @@ impl<S: Storage> AuditLog<S> {
     /// Seals the file if it has reached its size and nothing is pending, and appends the entry that names the sealed segment
     /// to the new one. A disk that fails here delays sealing and nothing else. True: something was sealed.
     pub fn seal_if_due(&mut self, now: Stamp) -> bool {
-        if !self.seal_at.is_some_and(|at| self.durable >= at) || !self.pending.is_empty() || self.dirty {
+        if self.seal_at.is_none_or(|at| self.durable < at) || !self.pending.is_empty() || self.dirty {
             return false;
         }
         let sealed = self.storage.seal(&self.builder, self.chain, self.durable);
@@ -361,7 +361,7 @@ fn shortened(head: &Head, chain: Chain, hash_at: impl Fn(u64) -> Option<Hash>) -
             hex::encode(head.hash)
         ))
     };
-    let Some(last) = head.entries.checked_sub(1) else { return None };
+    let last = head.entries.checked_sub(1)?;
     if chain.next_index == 0 {
         return wrong("it is empty or was deleted".into());
     }

@@ -1,5 +1,6 @@
 //! The log's folder: sealing, the index, reading across segments, crashes between the steps, and a log that is not the one that
 //! was written last.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
 use failsafe_journal::head::HeadFile;
 use failsafe_journal::segments::{self, Catalog, index_path, segment_path, summary_path};
