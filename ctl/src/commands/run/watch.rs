@@ -221,7 +221,7 @@ impl Reports {
         let Some(id) = announced(listener, child) else { return };
         let done: Result<(), Fail> = block_on(async {
             let client = Client::connect(socket).await?;
-            let request = pb::WatchRequest { from: 0, follow: true, run: id.clone(), incident: String::new() };
+            let request = pb::WatchRequest { follow: true, run: id.clone(), ..Default::default() };
             let mut records = client.events().watch(request).await?.into_inner();
             while let Some(record) = records.message().await? {
                 self.report(&Logged::parse(&record.entry)?, &id);
