@@ -134,7 +134,7 @@ fn the_watcher_passes_signals_on_and_ends_as_the_command() {
         "--",
         "sh",
         "-c",
-        "trap 'exit 9' TERM; echo ready; sleep 60 & wait",
+        "trap 'kill $!; exit 9' TERM; echo ready; sleep 60 & wait",
     ]);
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut ready = String::new();
