@@ -151,6 +151,8 @@ pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyErr
         Report { verdict: Verdict::Shortened(text), ..report.clone() }
     };
     Ok(match (head, &differs) {
+        // What was changed within the log hides its end, and is the more exact finding.
+        _ if matches!(report.verdict, Verdict::Tampered(_)) => report,
         (Some(head), Some(found)) => ends(format!("entry {} has hash {found}", head.entries.saturating_sub(1)), head),
         (Some(head), None) if !head_seen && head.entries > begin.next_index => {
             ends(format!("the log has {} entries", report.entries), head)

@@ -12,7 +12,8 @@ fn a_hundred_runs_that_end_at_once_delay_no_freeze() -> Result<()> {
     withstand("ends", "", |node, strike| {
         let policy = node.policy("ending", "[policy]\nname = \"ending\"\nowner = \"tests\"\n")?;
         let start = |n: usize| {
-            let mut ctl = node.ctl_command(["run", "--user", "root", "--name", &format!("ending-{n}"), "--policy"]);
+            let mut ctl =
+                node.ctl_command(["run", "--no-watch", "--user", "root", "--name", &format!("ending-{n}"), "--policy"]);
             ctl.arg(&policy).args(["--", "sleep", "300"]).stdin(Stdio::null()).stdout(Stdio::null());
             ctl.stderr(Stdio::null()).spawn().context("starting a run")
         };
