@@ -189,6 +189,7 @@ print('forged', flush=True)
 time.sleep(600)
 ";
         let forger = Launch::new("forger", LOSS)
+            .user("root")
             .env("FAILSAFE_METRICS_SOCKET", node.metrics_socket())
             .start(node, [python, "-S", "-c", program, pid])?;
         forger.says("forged").with_context(|| forger.errors())?;

@@ -287,8 +287,11 @@ impl Around {
         fs::create_dir(&work)?;
         chown(&work, Some(NOBODY), Some(NOBODY))?;
         fs::set_permissions(&work, fs::Permissions::from_mode(0o755))?;
-        let mut ctl = node.ctl_command(["run", "--user", "nobody", "--name", name, "--policy"]);
-        ctl.arg(policy).arg("--").args(command);
+        let mut ctl = node.ctl_command(["run", "--no-watch", "--user", "nobody", "--name", name, "--policy"]);
+        ctl.arg(policy);
+        let passed = self.env.iter().map(|(key, _)| *key).filter(|key| *key != "SSH").chain(["SSH", "WORK", "TMPDIR"]);
+        passed.for_each(|key| drop(ctl.args(["--env", key])));
+        ctl.arg("--").args(command);
         // failsafectl becomes the job: it gets the mount namespace in which resolv.conf is the test's. The network is the host's.
         let mut apart = Command::new("unshare");
         apart.args(["--mount", "--propagation", "private", "sh", "-c"]);
