@@ -1,3 +1,5 @@
+//! Quotas of the kernel tables: no user alone keeps another from a run within its own share.
+
 use proptest::prelude::*;
 
 use super::*;
