@@ -290,7 +290,9 @@ impl Around {
         let mut ctl = node.ctl_command(["run", "--no-watch", "--user", "nobody", "--name", name, "--policy"]);
         ctl.arg(policy);
         let passed = self.env.iter().map(|(key, _)| *key).filter(|key| *key != "SSH").chain(["SSH", "WORK", "TMPDIR"]);
-        passed.for_each(|key| drop(ctl.args(["--env", key])));
+        for key in passed {
+            ctl.args(["--env", key]);
+        }
         ctl.arg("--").args(command);
         // failsafectl becomes the job: it gets the mount namespace in which resolv.conf is the test's. The network is the host's.
         let mut apart = Command::new("unshare");
