@@ -20,7 +20,7 @@ use crate::platform::cgroup::CgroupError;
 use crate::platform::{Cgroup, clock};
 
 /// How long one step may write levels below the root, and count processes after that: other runs wait behind it.
-const SWEEP: Duration = Duration::from_millis(5);
+const SWEEP: Duration = Duration::from_millis(250);
 
 /// What became of a freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
