@@ -160,12 +160,22 @@ INLINE bool was_asked(struct __sk_buff *skb, __u32 id, __u32 question)
 	return false;
 }
 
+struct around_sock {
+	struct around a;
+	struct bpf_sock *sk;
+};
+
+static long around_socket(__u64 i, struct around_sock *s)
+{
+	return around_ends(&s->a, bpf_sk_ancestor_cgroup_id(s->sk, s->a.level));
+}
+
 /* Of a packet that came by the loopback device: whether a socket that was made outside every run is bound to the server's address.
  * Whose socket sent the packet is not known when it comes in. */
 static __noinline int server_is_outside(struct __sk_buff *skb, const struct dns_packet *p)
 {
 	struct bpf_sock_tuple t = {};
-	struct fs_run_cfg *run;
+	struct around_sock s = {};
 	struct bpf_sock *sk;
 	__u32 size;
 
@@ -190,11 +200,11 @@ static __noinline int server_is_outside(struct __sk_buff *skb, const struct dns_
 		sk = bpf_sk_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return 0;
-#define AT(level) bpf_sk_ancestor_cgroup_id(sk, level)
-	run = RUN_AROUND(AT);
-#undef AT
+	s.sk = sk;
+	if (around_begins(&s.a))
+		bpf_loop(FS_LEVELS, around_socket, &s, 0);
 	bpf_sk_release(sk);
-	return !run;
+	return !s.a.run;
 }
 
 /* enum fs_dns_doubt of an answer to a question; 0: it is believed. */

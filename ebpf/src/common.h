@@ -131,31 +131,51 @@ INLINE bool any_run(void)
 	return c && next_level(c, 0);
 }
 
-/* The run whose root is above (or at) the cgroup that ID_AT(level) walks: runs do not lie inside one another. The walk ends at
- * the cgroup's own level, so it costs no more than that many look-ups, however many levels are in use on the host. */
-#define RUN_AROUND(id_at)                                                           \
-	({                                                                          \
-		struct fs_control *c_ = control_of_host();                          \
-		struct fs_run_cfg *run_ = NULL;                                     \
-		__u32 level_ = 0;                                                   \
-		__u64 id_;                                                          \
-		_Pragma("clang loop unroll(disable)") for (int i_ = 0; c_ && i_ < FS_LEVELS; i_++) { \
-			level_ = next_level(c_, level_);                            \
-			if (!level_)                                                \
-				break;                                              \
-			id_ = id_at(level_);                                        \
-			if (!id_)                                                   \
-				break;                                              \
-			run_ = bpf_map_lookup_elem(&runs, &id_);                    \
-			if (run_)                                                   \
-				break;                                              \
-		}                                                                   \
-		run_;                                                               \
-	})
+/* The search for the run whose root is above (or at) a cgroup, level by level from the top: runs do not lie inside one another.
+ * It ends at the cgroup's own level, so it costs no more than that many look-ups, however many levels are in use on the host.
+ * A loop in the program itself would be walked by the verifier once for each of the 64 levels, at every place that asks. */
+struct around {
+	struct fs_run_cfg *run;
+	__u64 of;    /* the cgroup, as a number; unused where the search begins elsewhere */
+	__u32 level; /* read from the table before the loop, so that it is no constant to verifiers before 6.7, see dns.h */
+};
+
+/* Whether the search ends at this level, of which the ancestor has this id. */
+INLINE long around_ends(struct around *a, __u64 id)
+{
+	struct fs_control *c;
+
+	if (!id)
+		return 1;
+	a->run = bpf_map_lookup_elem(&runs, &id);
+	if (a->run)
+		return 1;
+	c = control_of_host();
+	a->level = c ? next_level(c, a->level) : 0;
+	return !a->level;
+}
+
+/* Begins a search; false: no run is on this host. */
+INLINE bool around_begins(struct around *a)
+{
+	struct fs_control *c = control_of_host();
+
+	a->level = c ? next_level(c, 0) : 0;
+	return a->level;
+}
+
+static long around_current(__u64 i, struct around *a)
+{
+	return around_ends(a, bpf_get_current_ancestor_cgroup_id(a->level));
+}
 
 INLINE struct fs_run_cfg *run_of_current(void)
 {
-	return RUN_AROUND(bpf_get_current_ancestor_cgroup_id);
+	struct around a = {};
+
+	if (around_begins(&a))
+		bpf_loop(FS_LEVELS, around_current, &a, 0);
+	return a.run;
 }
 
 /* Cgroup pointers are handled as numbers and read by probe_read: an index into `ancestors` is not a constant. */
@@ -183,13 +203,18 @@ INLINE __u64 ancestor_id_of(__u64 cgrp, __u32 level)
 	return v;
 }
 
+static long around_cgroup(__u64 i, struct around *a)
+{
+	return around_ends(a, ancestor_id_of(a->of, a->level));
+}
+
 INLINE struct fs_run_cfg *run_of_cgroup(__u64 cgrp)
 {
-	if (!cgrp)
-		return NULL;
-#define AT(level) ancestor_id_of(cgrp, level)
-	return RUN_AROUND(AT);
-#undef AT
+	struct around a = { .of = cgrp };
+
+	if (cgrp && around_begins(&a))
+		bpf_loop(FS_LEVELS, around_cgroup, &a, 0);
+	return a.run;
 }
 
 INLINE __u64 cgroup_of(struct task_struct *t)

@@ -3,11 +3,23 @@
  * The second line of defence, and the byte counters: what leaves and enters the run's sockets packet by packet. Which
  * policy applies, and what of replies, is told in net.h.
  */
+struct around_skb {
+	struct around a;
+	struct __sk_buff *skb;
+};
+
+static long around_packet(__u64 i, struct around_skb *s)
+{
+	return around_ends(&s->a, bpf_skb_ancestor_cgroup_id(s->skb, s->a.level));
+}
+
 INLINE struct fs_run_cfg *run_of_skb(struct __sk_buff *skb)
 {
-#define AT(level) bpf_skb_ancestor_cgroup_id(skb, level)
-	return RUN_AROUND(AT);
-#undef AT
+	struct around_skb s = { .skb = skb };
+
+	if (around_begins(&s.a))
+		bpf_loop(FS_LEVELS, around_packet, &s, 0);
+	return s.a.run;
 }
 
 /* Hop-by-hop 0, routing 43, fragment 44, destination options 60: RFC 8200, 4. */
