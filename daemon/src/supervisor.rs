@@ -6,7 +6,10 @@
 //! ```
 
 use crate::{
-    actuators::interpreter::Interpreter,
+    actuators::{
+        guard::{Guard, Sweeper},
+        interpreter::Interpreter,
+    },
     api::{self, Context, Lanes, Roles},
     config::{self, Catalogues, Config},
     log::LogOwner,
@@ -23,7 +26,7 @@ use crate::{
         translate,
         whose::Whose,
     },
-    platform::{CgroupRoot, ProcFs, clock},
+    platform::{CgroupRoot, ProcFs, clock, sched},
     runs::{
         Registry,
         keep::{self, Keeping},
@@ -175,6 +178,12 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         pulses.push(reader_pulse.clone());
         critical.push(read_events(reader, &registry, &pipeline, &stop_events, &ended, reader_pulse)?);
     }
+    let guard_pulse = Pulse::new("guard");
+    pulses.push(guard_pulse.clone());
+    let (guard, guard_stop) = (Guard::new(registry.clone(), pipeline.clone()), stop.clone());
+    critical.push(spawn("guard", &ended, move || guard.work(&guard_stop, &guard_pulse))?);
+    let (sweeper, sweeper_stop) = (Sweeper::new(registry.clone(), pipeline.clone()), stop.clone());
+    critical.push(spawn("sweeper", &ended, move || sweeper.work(&sweeper_stop))?);
     let (alive, heart_stop, watchdog) = (registry.clone(), stop.clone(), systemd::Watchdog::new());
     critical.push(spawn("heartbeat", &ended, move || {
         pulse::heart(&pulses, &heart_stop, || {
@@ -418,6 +427,7 @@ fn read_events(
 ) -> anyhow::Result<Critical> {
     let (registry, pipeline, stop) = (registry.clone(), pipeline.clone(), stop.clone());
     spawn(EVENTS, ended, move || {
+        sched::freeze_path(EVENTS);
         let mut poster = Poster::new(pipeline.clone());
         let judged = |event| {
             if let Some(input) = translate::event(registry.kernel(), event) {

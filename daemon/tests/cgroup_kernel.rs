@@ -274,7 +274,7 @@ fn a_snapshot_tells_the_tree_and_says_when_it_is_cut() -> Result<()> {
     let again: failsafed::actuators::cgroup::RunSnapshot = serde_json::from_str(&serde_json::to_string(&whole)?)?;
     ensure!(again == whole);
     let cut = snapshot(&run.cgroup, Duration::ZERO)?;
-    ensure!(!cut.complete && cut.processes.is_empty() && cut.levels == 2);
+    ensure!(!cut.complete && cut.processes.is_empty() && (1..=2).contains(&cut.levels), "{cut:?}");
     Ok(())
 }
 

@@ -30,6 +30,7 @@ pub fn run(run: &pb::Run) -> Value {
         "blocked": run.blocked,
         "guarded": run.guarded,
         "guarded_frozen": run.guarded_frozen,
+        "containment_error": run.containment_error,
         "incident": run.incident,
         "decisions": run.decisions,
         "processes": run.processes,

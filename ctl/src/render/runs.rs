@@ -11,7 +11,8 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
     let state = |r: &pb::Run| {
         let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
         let frozen = if r.guarded_frozen { "+frozen" } else { "" };
-        format!("{}{frozen}{blocked}", json::state(r.state()))
+        let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
+        format!("{}{frozen}{blocked}{failing}", json::state(r.state()))
     };
     let age = |r: &pb::Run| time::ago(r.registered_ns, if r.ended_ns > 0 { r.ended_ns } else { now });
     if wide {
@@ -103,6 +104,7 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("id", run.id.clone()),
             ("state", json::state(run.state()).to_owned()),
             ("guarded", if run.guarded_frozen { format!("FROZEN; {}", run.guarded) } else { run.guarded.clone() }),
+            ("containment error", run.containment_error.clone()),
             ("egress", if run.blocked { "blocked in the kernel".to_owned() } else { String::new() }),
             ("incident", run.incident.clone()),
             ("policy", format!("{} {}", run.policy_name, run.policy_digest)),

@@ -2,5 +2,6 @@
 
 pub mod cgroup;
 pub mod gpu;
+pub mod guard;
 pub mod interpreter;
 pub(crate) mod outcome;

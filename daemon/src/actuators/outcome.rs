@@ -29,6 +29,11 @@ impl Report {
         Report { verdict: Verdict::Failed(cause.into()), proofs: Vec::new(), at_ns: None }
     }
 
+    /// A freeze that gave way to a later thaw.
+    pub fn superseded() -> Report {
+        Report::partial(vec!["a later decision thawed the run before the freeze was proved".to_owned()])
+    }
+
     fn partial(missing: Vec<String>) -> Report {
         Report { verdict: Verdict::Partial(missing), proofs: Vec::new(), at_ns: None }
     }

@@ -42,6 +42,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             out.blocked = registry.kernel().is_blocked(live.slot).unwrap_or(status.blocked);
             out.incident = status.incident.map(|i| i.to_string()).unwrap_or_default();
             out.decisions = status.decisions;
+            out.containment_error = status.containment_error.clone().unwrap_or_default();
             out.blind_rules.clone_from(&status.rules.blind);
             out.disarmed_rules.clone_from(&status.rules.disarmed);
             if let Some(usage) = &status.usage {

@@ -2,7 +2,11 @@
 
 use super::Context;
 use crate::{
-    platform::{Mounts, ProcFs, users},
+    platform::{
+        Mounts, ProcFs,
+        sched::{self, Granted},
+        users,
+    },
     runs::grants::grants,
     sensors::ebpf::{Group, ProgramState, Via},
 };
@@ -35,6 +39,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     let mut out = Vec::new();
     mounts(&mut out);
     programs(context, &mut out);
+    scheduling(&mut out);
     rules(context, &mut out);
     cgroups(context, &mut out);
     sensors(context, &mut out);
@@ -75,6 +80,19 @@ fn mounts(out: &mut Vec<DoctorCheck>) {
     } else {
         check("kernel", "psi", CheckState::Degraded, "no pressure signals", "boot with psi=1")
     });
+}
+
+/// How the threads of the freeze path are scheduled beside the runs that they stop.
+fn scheduling(out: &mut Vec<DoctorCheck>) {
+    let advice = "give the daemon CAP_SYS_NICE; without it a freeze takes longer while the run keeps every CPU busy";
+    for (thread, granted) in sched::granted() {
+        let name = format!("scheduling of {thread}");
+        out.push(match granted {
+            Granted::Slice => works("daemon", &name, "nice -10, slice 0.1 ms (used by kernels from 6.12 on)"),
+            Granted::Weight(why) => works("daemon", &name, format!("nice -10; no short slice: {why}")),
+            Granted::Nothing(why) => check("daemon", &name, CheckState::Degraded, format!("ordinary: {why}"), advice),
+        });
+    }
 }
 
 /// What rules are worth here, by the kind of event that they are on.

@@ -46,13 +46,17 @@ impl Containments {
         let cgroup = match &outcome.verdict {
             Verdict::Proved => Vec::new(),
             Verdict::Partial(missing) => missing.clone(),
-            Verdict::Failed(_) => return outcome,
+            // The guard tries again for as long as it is wanted, and then this is what it has proved.
+            Verdict::Failed(cause) => vec![cause.clone()],
         };
+        let failed = matches!(outcome.verdict, Verdict::Failed(_));
         let busy: BTreeMap<GpuId, String> =
             gpus.iter().map(|gpu| (gpu.clone(), format!("{gpu}: no sample since the freeze shows it idle"))).collect();
         let unproved = Unproved { outcome: outcome.clone(), since: outcome.at, cgroup, busy };
         if let Some(missing) = unproved.missing() {
-            outcome.verdict = Verdict::Partial(missing);
+            if !failed {
+                outcome.verdict = Verdict::Partial(missing);
+            }
             self.unproved.insert(run, unproved);
         } else {
             self.unproved.remove(&run);
@@ -208,6 +212,16 @@ mod tests {
         assert!(c.is_partial(told.decision.run));
         assert_eq!(c.cgroup_frozen(told.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
         assert!(c.cgroup_frozen(told.decision.run, ms(6)).is_none());
+    }
+
+    #[test]
+    fn a_freeze_that_failed_is_proved_once_the_guard_sees_it_frozen() {
+        let mut c = Containments::default();
+        let failed = Verdict::Failed("writing cgroup.freeze: EIO".into());
+        let told = c.frozen(outcome(Action::Freeze, failed.clone(), 1), &BTreeSet::new());
+        assert_eq!(told.verdict, failed, "it is told as it is");
+        assert!(c.is_partial(told.decision.run));
+        assert_eq!(c.cgroup_frozen(told.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
     }
 
     #[test]

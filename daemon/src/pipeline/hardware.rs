@@ -67,7 +67,7 @@ impl Pipeline {
             let (action, took) = (*action, at.since(decision.at));
             let (decision, incident) = (decision.id, decision.incident);
             let outcome = Outcome { decision, incident, action, verdict, proofs, at, took };
-            self.cordoned.push(outcome);
+            self.at_once.push(outcome);
         }
     }
 }

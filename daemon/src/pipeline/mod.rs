@@ -32,7 +32,7 @@ pub mod whose;
 use crate::{
     actuators::interpreter::{Interpreter, Told},
     log::Log,
-    platform::clock,
+    platform::{clock, sched},
     runs::{LiveRun, Registry, Standing, reaper::Reaper},
 };
 use containment::{Answer, Containments, Waiting};
@@ -156,7 +156,8 @@ pub struct Pipeline {
     silence: Silence,
     /// Signals of GPUs of which it is on record that they cannot be read.
     unread: BTreeSet<(GpuId, Kind)>,
-    cordoned: Vec<Outcome>,
+    /// Outcomes that are known when a decision is begun: they are recorded behind it.
+    at_once: Vec<Outcome>,
     /// Commands about runs that are made and not yet started here.
     early: Vec<Command>,
     /// Room for the events that are taken in next.
@@ -180,7 +181,7 @@ impl Pipeline {
             storms: Storms::default(),
             silence: Silence::default(),
             unread: BTreeSet::new(),
-            cordoned: Vec::new(),
+            at_once: Vec::new(),
             early: Vec::new(),
             batch: Vec::new(),
         }
@@ -188,6 +189,7 @@ impl Pipeline {
 
     /// Works until told to stop. `alive` is called after each message and at least once a tick: the heartbeat depends on it.
     pub fn work(mut self, queue: &Receiver<Message>, mut alive: impl FnMut()) {
+        sched::freeze_path("pipeline");
         let mut ticked = Instant::now();
         loop {
             let wait = TICK.saturating_sub(ticked.elapsed());
@@ -527,7 +529,7 @@ impl Pipeline {
             }
         }
         // Outcomes come after the decision's record, and step the engine again.
-        for outcome in std::mem::take(&mut self.cordoned) {
+        for outcome in std::mem::take(&mut self.at_once) {
             self.outcome(outcome);
         }
         decisions
@@ -562,7 +564,8 @@ impl Pipeline {
             }
         }
         let decided = self.parts.log.stamp();
-        self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
+        let refused = self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
+        self.at_once.extend(refused);
         let rule = match &decision.cause {
             Cause::Rule { rule, .. } => live.policy.rule(rule).map(|rule| RuleText {
                 rationale: rule.rationale.clone(),

@@ -39,7 +39,7 @@ use guarded::GuardedRun;
 use kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
@@ -83,6 +83,8 @@ pub struct Status {
     pub usage: Option<RunUsage>,
     /// What the kernel counted, at the last sample.
     pub counted: RunCounters,
+    /// Why the kernel does not accept the desired freeze or latch. The guard retries until it does.
+    pub containment_error: Option<String>,
     /// Since when it is frozen, `CLOCK_MONOTONIC` ns.
     pub frozen_since: Option<u64>,
     /// Time frozen before that, ns.
@@ -143,8 +145,13 @@ pub struct LiveRun {
     pub made: bool,
     /// Number of the daemon's life of this run, for the recording's file name.
     pub part: u32,
-    /// Held by whoever freezes or thaws it.
+    /// Held by whoever looks after its root's `cgroup.freeze`: for microseconds, but by a thaw for as long as that takes. The
+    /// pipeline's own write waits for nobody.
     pub gate: Mutex<()>,
+    /// Held by whoever freezes or thaws the levels below the root; taken before the gate where both are.
+    pub levels: Mutex<()>,
+    /// Decisions about it that wait to be carried out.
+    pub jobs: Arc<AtomicUsize>,
     /// Whether its first process is in: until then an empty cgroup is no end.
     entry: Entry,
     /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.

@@ -227,6 +227,8 @@ impl Registry {
                     made,
                     part,
                     gate,
+                    levels: Mutex::default(),
+                    jobs: Arc::default(),
                     entry: Entry::new(part > 0),
                     ended: OnceLock::new(),
                     status: Mutex::new(status),

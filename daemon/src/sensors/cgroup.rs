@@ -11,12 +11,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use failsafe_core::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::platform::cgroup::CgroupError;
 use crate::platform::{Cgroup, ProcFs, ProcessId, proc};
+
+/// Levels are read for this long at most: a run may have tens of thousands.
+const LEVELS: Duration = Duration::from_millis(50);
+
+fn complete() -> bool {
+    true
+}
 
 /// Where a figure came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +49,9 @@ pub struct RunUsage {
     pub cpu_source: UsageSource,
     /// Live processes, of all levels.
     pub processes: u64,
+    /// Whether these are all, or time was over before every level was read.
+    #[serde(default = "complete")]
+    pub complete: bool,
     /// Pressure of the run, where the kernel has it.
     pub psi: Psi,
     /// Page faults since the run began (`memory.stat`, or summed over its processes); never goes back either.
@@ -111,7 +122,8 @@ impl RunReader {
     /// # Errors
     /// Vanished when the cgroup was removed; else when the kernel refuses a read.
     pub fn read(&mut self, cgroup: &Cgroup) -> Result<RunUsage, CgroupError> {
-        let pids = cgroup.all_procs()?;
+        let members = cgroup.procs_until(Instant::now() + LEVELS)?;
+        let (pids, all) = (members.ids, members.complete);
         let from_files = optional(cgroup, "memory.current")?.and_then(|b| parse_number(&b));
         let cpu_files = optional(cgroup, "cpu.stat")?.and_then(|b| parse_field(&b, "usage_usec"));
         let faults = optional(cgroup, "memory.stat")?.and_then(|b| parse_field(&b, "pgfault"));
@@ -129,6 +141,7 @@ impl RunReader {
             cpu_usec: now.map(|_| self.cpu_usec),
             cpu_source: source(cpu_files),
             processes: pids.len() as u64,
+            complete: all,
             psi: Psi {
                 cpu: pressure(cgroup, "cpu.pressure")?,
                 memory: pressure(cgroup, "memory.pressure")?,

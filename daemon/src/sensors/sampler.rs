@@ -1,5 +1,4 @@
-//! The sampler: at every interval, counters and cgroup files of every live run; and the guard, which looks more often at
-//! runs that are meant to be frozen.
+//! The sampler: at every interval, counters and cgroup files of every live run.
 //!
 //! Owns what it needs to tell change from sameness. A value that has not changed is repeated every few seconds only: enough
 //! for the core to know that the sensor sees.
@@ -10,13 +9,12 @@ use super::{
     repeat::Repeats,
 };
 use crate::{
-    actuators::cgroup::{Hold, is_still_frozen},
     pipeline::{
         Message, Sender,
         translate::{self, sampled},
     },
     platform::clock,
-    runs::{LiveRun, Registry, Standing},
+    runs::{LiveRun, Registry},
 };
 use failsafe_core::{Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
 use failsafe_ebpf::abi::latch;
@@ -29,8 +27,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the guard looks at runs that are meant to be frozen.
-const GUARD_EVERY: Duration = Duration::from_millis(100);
+/// The sampler spends at most one part in so many of its time on a run whose cgroups take long to read.
+const SHARE: u32 = 10;
 
 /// When each of its parts last succeeded, wall clock ns; 0: never. For `node status`.
 #[derive(Debug, Default)]
@@ -48,6 +46,10 @@ struct Seen {
     lost: u64,
     untracked: u64,
     latched: bool,
+    /// When its cgroup files are read next, where reading them takes long.
+    due: Option<Instant>,
+    /// It is on record that its processes are too many cgroups to be counted.
+    uncounted: bool,
 }
 
 /// The sampler's thread.
@@ -78,13 +80,7 @@ impl Sampler {
                 // A late sample is not caught up with: two in a row would say nothing more.
                 next = Instant::now() + self.interval;
             }
-            let mut wait = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(250));
-            for run in &live {
-                if run.status().hold_frozen {
-                    self.guard(run);
-                    wait = wait.min(GUARD_EVERY);
-                }
-            }
+            let wait = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(250));
             std::thread::park_timeout(wait);
         }
     }
@@ -124,22 +120,23 @@ impl Sampler {
     }
 
     fn gap(&self, run: Option<RunId>, what: String, lost: u64, blind: bool) {
+        self.gap_of(Source::Ebpf, run, what, lost, blind);
+    }
+
+    fn gap_of(&self, source: Source, run: Option<RunId>, what: String, lost: u64, blind: bool) {
         let at = MonoTime(clock::monotonic_ns());
-        self.tell(Message::Input(Input::Gap(Gap {
-            seq: 0,
-            at,
-            source: Source::Ebpf,
-            run,
-            gpu: None,
-            what,
-            lost,
-            blind,
-        })));
+        self.tell(Message::Input(Input::Gap(Gap { seq: 0, at, source, run, gpu: None, what, lost, blind })));
     }
 
     fn run(&mut self, run: &Arc<LiveRun>, counters: Option<&RunCounters>) {
         let id = run.run.id;
         let mut seen = self.seen.remove(&id).unwrap_or_default();
+        let began = Instant::now();
+        if seen.due.is_some_and(|due| due > began) {
+            self.latched(run, counters.is_some_and(|c| c.latch & latch::STOP != 0), &mut seen);
+            self.seen.insert(id, seen);
+            return;
+        }
         let usage = match seen.reader.read(&run.cgroup) {
             Ok(usage) => Some(usage),
             Err(error) if error.is_vanished() => {
@@ -154,6 +151,13 @@ impl Sampler {
         if usage.as_ref().is_some_and(|u| u.processes == 0) && run.cgroup.events().is_ok_and(|e| !e.populated) {
             self.tell(Message::Ended(id));
             return;
+        }
+        seen.due = Some(began + began.elapsed() * SHARE).filter(|due| *due > began + self.interval);
+        let uncounted = usage.as_ref().is_some_and(|usage| !usage.complete);
+        if uncounted && !std::mem::replace(&mut seen.uncounted, uncounted) {
+            let what =
+                "its processes are in more cgroups than can be read in time: they are not all counted".to_owned();
+            self.gap_of(Source::Cgroup, Some(id), what, 0, false);
         }
         let mut values = Vec::new();
         if let Some(usage) = &usage {
@@ -210,28 +214,6 @@ impl Sampler {
             repeats: 0,
         })
     }
-
-    fn guard(&self, run: &Arc<LiveRun>) {
-        // A freeze or thaw that is under way is nobody else's doing.
-        let Ok(_gate) = run.gate.try_lock() else { return };
-        if !run.status().hold_frozen {
-            return;
-        }
-        match is_still_frozen(&run.cgroup) {
-            Ok(Hold::Frozen) if run.status().standing == Standing::Partial => {
-                self.tell(Message::StillFrozen(run.run.id))
-            }
-            Ok(Hold::Loose { levels, .. }) if run.status().frozen_since.is_some() => {
-                let levels = u32::try_from(levels.len()).unwrap_or(u32::MAX);
-                self.tell(Message::Input(self.guarded(run, Event::ForeignThaw { levels })));
-            }
-            Ok(Hold::Vanished) => self.tell(Message::Ended(run.run.id)),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(run = %run.run.id, error = %error.chain(), "the guard cannot look at a frozen run")
-            }
-        }
-    }
 }
 
 /// By how much a total grew beyond what was seen, or was told when the run was taken up (`earlier`).
@@ -253,7 +235,7 @@ pub(super) fn usage_values(usage: &RunUsage) -> impl Iterator<Item = (Kind, i64)
         (Kind::CpuTime, usage.cpu_usec.map(integer)),
         (Kind::PageFaults, usage.page_faults.map(integer)),
         (Kind::OomKills, usage.oom_kills.map(integer)),
-        (Kind::Processes, Some(integer(usage.processes))),
+        (Kind::Processes, usage.complete.then(|| integer(usage.processes))),
         (Kind::PressureCpu, psi(usage.psi.cpu)),
         (Kind::PressureMemory, psi(usage.psi.memory)),
         (Kind::PressureIo, psi(usage.psi.io)),

@@ -95,7 +95,7 @@ pub fn start(cgroup: &Cgroup) -> Result<Started, CgroupError> {
 pub fn verify(cgroup: &Cgroup, started: Started, deadline: Instant) -> FreezeOutcome {
     let mut verification = Verification::new(started, deadline);
     loop {
-        match verification.step(cgroup) {
+        match verification.step(cgroup, true) {
             Step::Done(outcome) => return outcome,
             Step::Again => {}
             Step::Wait(pause) => std::thread::sleep(pause),
@@ -136,18 +136,18 @@ impl Verification {
         Self { began: started.began, backoff, frozen_at: None, already_frozen: None }
     }
 
-    /// Looks once.
-    pub fn step(&mut self, cgroup: &Cgroup) -> Step {
-        self.try_step(cgroup).unwrap_or_else(|e| Step::Done(FreezeOutcome::from_error(&e)))
+    /// Looks once. `sweeps`: it may write the levels below the root, which nobody else does at this moment.
+    pub fn step(&mut self, cgroup: &Cgroup, sweeps: bool) -> Step {
+        self.try_step(cgroup, sweeps).unwrap_or_else(|e| Step::Done(FreezeOutcome::from_error(&e)))
     }
 
-    fn try_step(&mut self, cgroup: &Cgroup) -> Result<Step, CgroupError> {
+    fn try_step(&mut self, cgroup: &Cgroup, sweeps: bool) -> Result<Step, CgroupError> {
         let seen = cgroup.events()?;
         if !seen.populated {
             return Ok(Step::Done(FreezeOutcome::Empty));
         }
         if seen.frozen {
-            return self.frozen(cgroup);
+            return self.frozen(cgroup, sweeps);
         }
         self.frozen_at = None;
         let Some(pause) = self.backoff.next() else { return Ok(Step::Late) };
@@ -159,10 +159,15 @@ impl Verification {
     }
 
     /// The root reads frozen: the levels below are told to freeze too, as far as time and descriptors allow.
-    fn frozen(&mut self, cgroup: &Cgroup) -> Result<Step, CgroupError> {
+    fn frozen(&mut self, cgroup: &Cgroup, sweeps: bool) -> Result<Step, CgroupError> {
         let at_ns = *self.frozen_at.get_or_insert_with(clock::monotonic_ns);
         let took = self.began.elapsed();
-        let swept = sweep(cgroup, Some(Instant::now() + SWEEP));
+        let swept = if sweeps {
+            sweep(cgroup, Some(Instant::now() + SWEEP), &|| true)
+        } else {
+            let unfinished = Some("another sweep is under way".to_owned());
+            Swept { levels: 1, unfinished, ..Swept::default() }
+        };
         let already_frozen = self.already_frozen.get_or_insert_with(|| swept.already_frozen.clone()).clone();
         let seen = cgroup.events()?;
         if !seen.frozen || (swept.written > 0 && swept.unfinished.is_none()) {
@@ -194,7 +199,7 @@ impl Verification {
         let took = self.began.elapsed();
         let culprits = culprits::unfrozen(cgroup);
         match cgroup.events() {
-            Ok(seen) if seen.frozen && seen.populated => match self.frozen(cgroup) {
+            Ok(seen) if seen.frozen && seen.populated => match self.frozen(cgroup, false) {
                 Ok(Step::Done(outcome)) => outcome,
                 Ok(_) => FreezeOutcome::Partial { culprits, took },
                 Err(e) => FreezeOutcome::from_error(&e),
@@ -219,12 +224,16 @@ pub struct Swept {
 }
 
 /// Tells every level below the root to freeze, until `limit`. Levels that vanish meanwhile are no concern; one that
-/// cannot be opened or written is, but the others are written all the same.
+/// cannot be opened or written is, but the others are written all the same. Once it is no longer `wanted`, nothing is.
 #[must_use]
-pub fn sweep(cgroup: &Cgroup, limit: Option<Instant>) -> Swept {
+pub fn sweep(cgroup: &Cgroup, limit: Option<Instant>, wanted: &dyn Fn() -> bool) -> Swept {
     let mut swept = Swept { levels: 1, ..Swept::default() };
     let mut failed = None;
     let walked = cgroup.walk(limit, |level| {
+        if !wanted() {
+            failed.get_or_insert_with(|| "a later decision thawed the run".to_owned());
+            return Ok(());
+        }
         let asked = level.freeze_requested().and_then(|requested| {
             if !requested {
                 level.write_file("cgroup.freeze", b"1")?;

@@ -28,7 +28,7 @@ pub struct RunSnapshot {
     pub took_usec: u64,
     /// Whether everything was read: false when the budget ran out.
     pub complete: bool,
-    /// Levels of the cgroup tree, the root included.
+    /// Levels of the cgroup tree, the root included; of an incomplete snapshot those that were visited.
     pub levels: u64,
     /// The processes, by level.
     pub processes: Vec<ProcessSnapshot>,

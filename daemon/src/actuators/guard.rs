@@ -1,0 +1,246 @@
+//! The guard: ten times a second it checks that the desired freeze and latch of each run hold, and writes them again if not.
+//!
+//! ```text
+//! guard:    root's cgroup.freeze and cgroup.events, latch   (open files and one map: never waits, needs no descriptor)
+//! sweeper:  the levels below the root                        (walks: may take long, may fail, is tried again)
+//! ```
+//! Owns when each run is looked at next. Invariants: the guard writes only what is desired while it holds the run's gate, and
+//! a thaw takes that gate after it cleared the desired freeze; a failed write is retried, at least once a second, for as
+//! long as it is desired; a freeze that somebody else undid is reported to the pipeline.
+
+mod retries;
+
+use super::cgroup::{Hold, freeze::sweep, is_still_frozen};
+use crate::{
+    pipeline::{Message, Sender, pulse::Pulse},
+    platform::{clock, sched},
+    runs::{LiveRun, Registry, Standing},
+};
+use failsafe_core::{Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, signal::Source};
+use retries::Retries;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::TrySendError,
+    },
+    time::{Duration, Instant},
+};
+
+/// How often the guard looks at the runs for which a freeze or a latch is desired.
+const EVERY: Duration = Duration::from_millis(100);
+/// The sweeper spends at most one part in so many of its time on one run.
+const SHARE: u32 = 10;
+
+/// Messages that may wait for room in the pipeline's queue: what is not told is seen again at the next look.
+const UNTOLD: usize = 1_024;
+
+/// The guard's thread.
+pub struct Guard {
+    registry: Arc<Registry>,
+    pipeline: Sender,
+    retries: Retries,
+    /// What the pipeline's queue had no room for.
+    untold: Vec<Message>,
+}
+
+impl Guard {
+    /// A guard; [`Guard::work`] runs it.
+    pub fn new(registry: Arc<Registry>, pipeline: Sender) -> Guard {
+        Guard { registry, pipeline, retries: Retries::default(), untold: Vec::new() }
+    }
+
+    /// Guards until `stop`.
+    pub fn work(mut self, stop: &AtomicBool, pulse: &Pulse) {
+        sched::freeze_path("guard");
+        while !stop.load(Ordering::Relaxed) {
+            pulse.beat();
+            for message in std::mem::take(&mut self.untold) {
+                self.tell(message);
+            }
+            let live = self.registry.live();
+            self.retries.retain(|id| live.iter().any(|run| run.run.id == id));
+            for run in &live {
+                let (frozen, blocked) = {
+                    let status = run.status();
+                    (status.hold_frozen, status.blocked)
+                };
+                if frozen || blocked {
+                    self.look(run, frozen, blocked);
+                } else {
+                    self.settled(run);
+                }
+            }
+            let next = self.retries.next(Instant::now());
+            std::thread::park_timeout(next.map_or(EVERY, |due| due.clamp(Duration::from_millis(1), EVERY)));
+        }
+    }
+
+    fn look(&mut self, run: &Arc<LiveRun>, frozen: bool, blocked: bool) {
+        let id = run.run.id;
+        if !self.retries.is_due(id, Instant::now()) {
+            return;
+        }
+        let latched = if blocked { self.latch(run) } else { Ok(()) };
+        let done = if frozen { self.root(run) } else { Ok(()) };
+        match latched.and(done) {
+            Ok(()) => self.settled(run),
+            Err(why) => {
+                if self.retries.failed(id, Instant::now()) {
+                    tracing::error!(run = %id, why, "the run cannot be contained; the guard retries until it can");
+                }
+                run.status().containment_error = Some(why);
+            }
+        }
+    }
+
+    fn settled(&mut self, run: &LiveRun) {
+        if self.retries.settled(run.run.id) {
+            tracing::warn!(run = %run.run.id, "the guard has settled the run's containment after failed writes");
+            run.status().containment_error = None;
+        }
+    }
+
+    /// The root alone: it holds all that is below it.
+    fn root(&mut self, run: &LiveRun) -> Result<(), String> {
+        let _gate = match run.gate.try_lock() {
+            Ok(gate) => gate,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A thaw or a verification is at it, which looks itself.
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        if !run.status().hold_frozen {
+            return Ok(());
+        }
+        let looked = run.cgroup.freeze_requested().and_then(|requested| {
+            if !requested {
+                run.cgroup.refuse_if_own()?;
+                run.cgroup.write_file("cgroup.freeze", b"1")?;
+            }
+            Ok((requested, run.cgroup.events()?))
+        });
+        let (requested, events) = match looked {
+            Ok(looked) => looked,
+            Err(error) if error.is_vanished() => {
+                self.tell(Message::Ended(run.run.id));
+                return Ok(());
+            }
+            Err(error) => return Err(error.chain()),
+        };
+        let (was_frozen, partial) = {
+            let status = run.status();
+            (status.frozen_since.is_some(), status.standing == Standing::Partial)
+        };
+        if !requested && was_frozen {
+            self.tell(foreign_thaw(run, 1));
+        }
+        if partial && events.frozen && events.populated {
+            self.tell(Message::StillFrozen(run.run.id));
+        }
+        Ok(())
+    }
+
+    fn latch(&self, run: &LiveRun) -> Result<(), String> {
+        let kernel = self.registry.kernel();
+        // Nothing is latched without eBPF, which `start` and `list` say.
+        if kernel.blind().is_some() || kernel.is_blocked(run.slot) == Some(true) {
+            return Ok(());
+        }
+        let _gate = match run.gate.try_lock() {
+            Ok(gate) => gate,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        if !run.status().blocked || run.ended().is_some() {
+            return Ok(());
+        }
+        kernel.set_block(run.slot, run.epoch, true).map_err(|error| format!("egress latch: {error}"))
+    }
+
+    /// Never waits: what finds the queue full is told at the next look.
+    fn tell(&mut self, message: Message) {
+        if let Err(TrySendError::Full(message)) = self.pipeline.try_send(message)
+            && self.untold.len() < UNTOLD
+        {
+            self.untold.push(message);
+        }
+    }
+}
+
+/// The thread that looks at the levels below the roots.
+pub struct Sweeper {
+    registry: Arc<Registry>,
+    pipeline: Sender,
+    due: BTreeMap<RunId, Instant>,
+}
+
+impl Sweeper {
+    /// A sweeper; [`Sweeper::work`] runs it.
+    pub fn new(registry: Arc<Registry>, pipeline: Sender) -> Sweeper {
+        Sweeper { registry, pipeline, due: BTreeMap::new() }
+    }
+
+    /// Sweeps until `stop`.
+    pub fn work(mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let live = self.registry.live();
+            self.due.retain(|id, _| live.iter().any(|run| run.run.id == *id));
+            for run in live.iter().filter(|run| run.status().hold_frozen) {
+                let began = Instant::now();
+                if self.due.get(&run.run.id).is_some_and(|due| *due > began) {
+                    continue;
+                }
+                self.run(run);
+                let next = (began.elapsed() * SHARE).max(EVERY);
+                self.due.insert(run.run.id, Instant::now() + next);
+            }
+            std::thread::park_timeout(EVERY);
+        }
+    }
+
+    fn run(&self, run: &LiveRun) {
+        let (swept, was_frozen) = {
+            let status = run.status();
+            (status.swept, status.frozen_since.is_some())
+        };
+        if !was_frozen {
+            // Its verification sweeps.
+            return;
+        }
+        if !swept {
+            let _levels = run.levels.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = sweep(&run.cgroup, None, &|| run.status().hold_frozen);
+            match done.unfinished {
+                None => run.status().swept = true,
+                Some(why) => tracing::warn!(run = %run.run.id, why, "levels below a frozen root are not all frozen"),
+            }
+            return;
+        }
+        match is_still_frozen(&run.cgroup) {
+            Ok(Hold::Loose { levels, .. }) => {
+                let below = levels.iter().filter(|level| level.as_path() != run.cgroup.path()).count();
+                // A thaw may have begun meanwhile, whose work this is.
+                if below > 0 && run.status().hold_frozen {
+                    let _later = self.pipeline.try_send(foreign_thaw(run, u32::try_from(below).unwrap_or(u32::MAX)));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(run = %run.run.id, error = %error.chain(), "the levels of a frozen run cannot be read");
+            }
+        }
+    }
+}
+
+fn foreign_thaw(run: &LiveRun, levels: u32) -> Message {
+    Message::Input(Input::Signal(Signal {
+        seq: 0,
+        at: MonoTime(clock::monotonic_ns()),
+        source: Source::Guard,
+        subject: Subject::Run(run.run.id),
+        kind: Kind::Event,
+        value: Value::Event(Event::ForeignThaw { levels }),
+        repeats: 0,
+    }))
+}
