@@ -32,6 +32,7 @@ use crate::{
         keep::{self, Keeping},
         kernel::{Kernel, chain},
         reaper::Reaper,
+        removal::Remover,
         store::Store,
     },
     sensors::{
@@ -153,6 +154,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let (node_health, slots) = (health.shared(), health.slots());
     let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
     let (reaper, reaping) = Reaper::spawn(registry.clone())?;
+    let (remover, removing) = Remover::spawn(pipeline.clone())?;
     let parts = Parts {
         registry: registry.clone(),
         log: log.clone(),
@@ -160,6 +162,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         lane: lane.clone(),
         recordings,
         recording_max_bytes: config.recording_max_bytes,
+        remover,
         reaper,
         health,
         boot_id: boot_id.clone(),
@@ -288,7 +291,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     readers.into_iter().for_each(Critical::join);
     let _closed = pipeline.send(Message::Stop);
     others.into_iter().for_each(Critical::join);
-    join_by(reaping, Instant::now() + LAST_ENDS);
+    join_by(reaping.into_iter().chain([removing]), Instant::now() + LAST_ENDS);
     log.record(&Record::DaemonStopped, None, None);
     log_owner.close();
     drop(context);

@@ -33,7 +33,7 @@ use crate::{
     actuators::interpreter::{Interpreter, Told},
     log::Log,
     platform::{clock, sched},
-    runs::{LiveRun, Registry, Standing, reaper::Reaper},
+    runs::{LiveRun, Registry, Standing, reaper::Reaper, removal::Remover},
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
@@ -66,6 +66,8 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// A run ends when its cgroup has been empty for this long.
 const END_AFTER: Duration = Duration::from_millis(100);
+/// How long a stop waits for the proof that runs which are over have ended.
+const LAST_ENDS: Duration = Duration::from_secs(2);
 /// Whoever killed a run is answered when it has ended, or after this time.
 const KILL_SETTLES: Duration = Duration::from_secs(2);
 
@@ -123,6 +125,8 @@ pub struct Parts {
     pub recordings: Recordings,
     /// Most bytes of one recording.
     pub recording_max_bytes: u64,
+    /// Removes the cgroups of runs that are over.
+    pub remover: Remover,
     /// Tidies up after ended runs.
     pub reaper: Reaper,
     /// The health of the node.
@@ -195,7 +199,7 @@ impl Pipeline {
             let wait = TICK.saturating_sub(ticked.elapsed());
             let wait = if self.killed.is_empty() { wait } else { wait.min(END_AFTER / 4) };
             let message = match queue.recv_timeout(wait) {
-                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.urgent(),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
             };
@@ -251,7 +255,7 @@ impl Pipeline {
                 if !self.runs.get(&run).is_some_and(|live| live.is_over()) {
                     self.emptied.remove(&run);
                 } else if self.is_settled(run) {
-                    self.end(run);
+                    self.end_if_vacant(run);
                 }
             }
             Message::StillFrozen(run) => {
@@ -365,6 +369,38 @@ impl Pipeline {
         since.elapsed() >= END_AFTER && !self.recaptures.contains_key(&run)
     }
 
+    /// Ends a run once its end is proved; until then it is judged as before.
+    fn end_if_vacant(&mut self, id: RunId) {
+        let Some(live) = self.runs.get(&id) else { return };
+        if live.is_vacant() {
+            self.end(id);
+        } else {
+            self.parts.remover.ask(live);
+        }
+    }
+
+    /// The last work: a run that is over by now ends, though the sampler may not have seen that yet. Without a run the daemon then removes
+    /// everything from the kernel.
+    fn stop(&mut self) {
+        self.urgent();
+        let deadline = Instant::now() + LAST_ENDS;
+        loop {
+            let over: Vec<RunId> = self.runs.values().filter(|run| run.is_over()).map(|run| run.run.id).collect();
+            // One that is being brought back may fill its run again.
+            let waits = over.iter().any(|run| !self.recaptures.contains_key(run));
+            if !waits || Instant::now() >= deadline {
+                return;
+            }
+            for run in over {
+                if self.is_settled(run) {
+                    self.end_if_vacant(run);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            self.urgent();
+        }
+    }
+
     fn end(&mut self, id: RunId) {
         self.emptied.remove(&id);
         self.recaptures.remove(&id);
@@ -399,7 +435,7 @@ impl Pipeline {
         for (run, since) in killed {
             if self.runs.get(&run).is_some_and(|live| live.is_over()) {
                 if self.is_settled(run) {
-                    self.end(run);
+                    self.end_if_vacant(run);
                 }
             } else if since.elapsed() >= KILL_SETTLES
                 && let Some(killed) = self.killed.remove(&run)

@@ -111,15 +111,24 @@ impl Registry {
     pub fn adopt(&self, log: &Log, boot_id: &str) -> Pass {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Now { log, boot_id, previous: self.kernel.previous() };
+        let mut unlisted = Vec::new();
         let folders = self.store.folders().unwrap_or_else(|error| {
-            tracing::error!(error = error.chain(), "kept runs are known by the audit log and the kernel alone");
+            unlisted.push(format!("kept runs are known by the audit log and the kernel alone: {}", error.chain()));
             Vec::new()
         });
+        if let Err(why) = &now.previous {
+            unlisted.push(format!(
+                "the pins of earlier daemons cannot be read: runs that only they name stay bounded and are not listed: {why}"
+            ));
+        }
+        unlisted.iter().for_each(|what| tracing::error!(what, "not all runs of earlier daemons are known"));
         let ids: BTreeSet<RunId> = folders.iter().map(|(id, _)| *id).collect();
         let roots: BTreeSet<u64> = now.previous.iter().flatten().map(|run| run.root_id).collect();
         let history = History::read(log.path(), boot_id, &ids, &roots);
         let candidates = self.candidates(&folders, &roots, &history, boot_id);
-        self.pass(candidates, &now)
+        let mut pass = self.pass(candidates, &now);
+        pass.changed.extend(unlisted);
+        pass
     }
 
     /// The same for the runs that are guarded.
@@ -381,10 +390,10 @@ impl Registry {
         if let Some(cgroup) = cgroup {
             let made = known.as_ref().map_or_else(|| made_for(cgroup.path()).is_some(), |known| known.made);
             if made {
-                // The kernel refuses while anybody lives in it.
-                if let Err(error) = cgroup.remove_tree() {
-                    tracing::warn!(run = %candidate.id, error = error.chain(), "the ended run's cgroup could not be removed");
-                }
+                // The kernel refuses while anybody lives in it. Until it is gone, somebody can enter: its bounds stay.
+                cgroup
+                    .remove_tree()
+                    .map_err(|error| format!("its cgroup is empty but cannot be removed: {}", error.chain()))?;
             } else if candidate.past.contained.frozen {
                 let _thawed = thaw(cgroup, &[], Instant::now() + super::RELEASE);
             }

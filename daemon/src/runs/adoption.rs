@@ -157,6 +157,9 @@ fn unread(kept: &Kept) -> String {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

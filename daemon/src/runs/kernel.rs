@@ -123,6 +123,9 @@ pub struct Kernel {
     runs: RwLock<BTreeMap<Place, RunId>>,
     names: RwLock<BTreeMap<RunId, Arc<Called>>>,
     compiling: Arc<AtomicUsize>,
+    /// Has every attachment fail.
+    #[cfg(test)]
+    pub(super) refuses: std::sync::atomic::AtomicBool,
 }
 
 /// How a run's policy calls what the kernel knows by number.
@@ -147,6 +150,8 @@ impl Kernel {
             runs: RwLock::default(),
             names: RwLock::default(),
             compiling: Arc::default(),
+            #[cfg(test)]
+            refuses: std::sync::atomic::AtomicBool::default(),
         }
     }
 
@@ -237,6 +242,10 @@ impl Kernel {
         home: Home<'_>,
         adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
+        #[cfg(test)]
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(KernelError::Ebpf("a test has it fail".into()));
+        }
         let Compiled { egress, rules, watch, budgets, tables } = compiled;
         let needs = Needs {
             calls: rules.watch & ebpf::ALL_CALLS,

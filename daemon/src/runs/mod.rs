@@ -3,7 +3,7 @@
 //! ```text
 //! start / register ─► cgroup ─► run.json ─► kernel attachment ─► pipeline ─► (the process moves in)
 //! adopt (daemon's start) ─► the same, from run.json and the audit log ─► live, or guarded until that succeeds
-//! end (cgroup proved empty) ─► seen as ended ─► reaper: detach, remove the cgroup, mark run.json
+//! end: cgroup empty ─► cgroup removed (removal.rs) ─► seen as ended ─► reaper: detach, mark run.json
 //! ```
 //!
 //! Invariants: an id is never used twice; a name belongs to one live or guarded run of each user; a run's attachment is in the kernel before its
@@ -16,6 +16,8 @@ pub(crate) mod compile;
 pub mod delegation;
 mod disk;
 pub mod entry;
+#[cfg(test)]
+mod faults;
 pub mod find;
 pub mod grants;
 pub mod guarded;
@@ -24,6 +26,7 @@ pub mod kernel;
 mod outage;
 mod past;
 pub mod reaper;
+pub mod removal;
 pub mod start;
 pub mod store;
 
@@ -154,6 +157,7 @@ pub struct LiveRun {
     pub jobs: Arc<AtomicUsize>,
     /// Whether its first process is in: until then an empty cgroup is no end.
     entry: Entry,
+    removal: removal::Removal,
     /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
     ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,
@@ -309,7 +313,10 @@ impl Registry {
         let deadline = Instant::now() + LAST_JOB;
         loop {
             match Arc::try_unwrap(self) {
-                Ok(registry) => return registry.kernel.close(),
+                Ok(registry) => {
+                    registry.drop_unentered();
+                    return registry.kernel.close();
+                }
                 Err(_) if Instant::now() >= deadline => {
                     return tracing::warn!("an actuator has not ended: pins stay, which is safe");
                 }
@@ -319,14 +326,26 @@ impl Registry {
         }
     }
 
-    /// Takes an ended run out of the kernel and the registry, and removes the cgroup where the daemon made it. May take long:
-    /// the reaper's.
+    /// On a stop, when nobody acts any more: of a run that was being started, and that no process entered, nothing is left. The kernel
+    /// refuses to remove its cgroup if one did.
+    fn drop_unentered(&self) {
+        let waited_for = |live: &Arc<LiveRun>| live.made && !live.is_entered();
+        for live in self.live().into_iter().filter(waited_for) {
+            match live.vacate() {
+                Ok(true) => self.kernel.remove(live.slot),
+                Ok(false) => {}
+                Err(why) => {
+                    tracing::warn!(run = %live.run.id, why, "the cgroup of a run without processes cannot be removed")
+                }
+            }
+        }
+    }
+
+    /// Takes a run with a proved end ([`LiveRun::is_vacant`]) out of the kernel and the registry. May take long: the reaper's.
     pub(crate) fn reap(&self, live: &Arc<LiveRun>) {
         self.kernel.remove(live.slot);
         if !live.made {
             release(live);
-        } else if let Err(error) = live.cgroup.remove_tree() {
-            tracing::warn!(run = %live.run.id, error = %error.chain(), "the ended run's cgroup could not be removed");
         }
         // First remembered, then taken out: nobody who asks in between is told that there is no such run.
         self.remember_ended(live.end(0));

@@ -1,8 +1,8 @@
-//! What the end of a run costs: detaching its programs, removing its cgroup, writing its file. Two threads do it, so that
-//! nobody who freezes waits for a lock, a directory or a disk.
+//! What the end of a run costs: detaching its programs and writing its file. Two threads do it, so that nobody who freezes waits for a
+//! lock, a directory or a disk. Its cgroup was removed before, see [`super::removal`].
 //!
 //! ```text
-//! pipeline: LiveRun::end (seen as ended from here on) ─► Reaper ─► reaper: kernel, cgroup, registry ─► ended-runs: run.json
+//! pipeline: LiveRun::end (seen as ended from here on) ─► Reaper ─► reaper: kernel, registry ─► ended-runs: run.json
 //! ```
 //! Owns the two queues. Invariants: the pipeline never waits here: a run that finds no room stays with it, and is handed on
 //! at its next tick; a run keeps its slot and stays in the registry, as ended, until the kernel has let go of it, so a
@@ -130,6 +130,7 @@ mod tests {
         drop(held);
         for live in [first, second] {
             live.end(8);
+            assert!(live.vacate().unwrap() && live.is_vacant());
             registry.reap(&live);
         }
         assert_eq!(registry.ended().len(), 2);

@@ -5,6 +5,7 @@ use super::{
     entry::Entry,
     find::is_like_an_id,
     kernel::{Compiled, Home, KernelError},
+    removal::Removal,
     store::{KeptRun, StoreError},
 };
 use crate::{
@@ -230,6 +231,7 @@ impl Registry {
                     levels: Mutex::default(),
                     jobs: Arc::default(),
                     entry: Entry::new(part > 0),
+                    removal: Removal::default(),
                     ended: OnceLock::new(),
                     status: Mutex::new(status),
                 });

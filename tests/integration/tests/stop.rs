@@ -1,8 +1,19 @@
-//! What the kernel does on its own, end to end: a stop rule that latches the run in the call, and what holds without a daemon.
+//! What the kernel does on its own, end to end: a stop rule that latches the run in the call, what holds without a daemon, and what is
+//! removed from the kernel when runs and daemons end.
 
 use anyhow::{Result, ensure};
-use integration::{Launch, on_node, program, wait_for};
-use std::net::TcpListener;
+use integration::{Launch, Node, on_node, program, wait_for};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
 
 /// Only `127.0.0.1:port` is allowed; the rest of the policy is `more`.
 fn only(port: u16, head: &str, more: &str) -> String {
@@ -71,5 +82,114 @@ fn without_a_daemon_the_policy_says_what_the_kernel_does_and_the_next_daemon_end
         ensure!(!run.output().contains("allowed again"), "{}", run.output());
         node.restart()?;
         run.says("allowed again")
+    })
+}
+
+const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
+
+/// Pins of all generations.
+fn pins(node: &Node) -> Result<usize> {
+    fn count(folder: &Path) -> Result<usize> {
+        let Ok(entries) = fs::read_dir(folder) else { return Ok(0) };
+        let mut all = 0;
+        for entry in entries {
+            let path = entry?.path();
+            all += if path.is_dir() { count(&path)? } else { 1 };
+        }
+        Ok(all)
+    }
+    count(&node.pins().join("failsafe"))
+}
+
+fn ends_on_record(node: &Node, run: &str) -> Result<usize> {
+    Ok(node.events()?.iter().filter(|e| e["body"]["type"] == "run-ended" && e["run"] == run).count())
+}
+
+/// The sampler sees an end after up to a second: a stop does not wait for it.
+#[test]
+fn a_stop_right_after_the_last_run_ended_leaves_nothing_in_the_kernel() -> Result<()> {
+    on_node("stop-after-end", "sample_interval_ms = 1000\n", |node| {
+        for pause in [0, 60, 400] {
+            let mut run = Launch::new(&format!("ends-{pause}"), PLAIN).start(node, ["sleep", "600"])?;
+            ensure!(pins(node)? > 0);
+            kill(Pid::from_raw(i32::try_from(run.pid())?), Signal::SIGKILL)?;
+            run.ends()?;
+            // What is tried is the stop at this moment.
+            std::thread::sleep(Duration::from_millis(pause));
+            node.stop()?;
+            ensure!(pins(node)? == 0, "{pause} ms after the end: pins are left");
+            ensure!(!run.cgroup().exists(), "{pause} ms after the end: its cgroup is left");
+            node.restart()?;
+            ensure!(node.run(run.id())?["state"] == "ended");
+            let ends = ends_on_record(node, run.id())?;
+            ensure!(ends == 1, "{ends} ends on record");
+        }
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn what_a_killed_daemon_left_of_a_run_that_ended_is_removed_by_the_next() -> Result<()> {
+    on_node("killed-after-end", "sample_interval_ms = 1000\n", |node| {
+        let mut run = Launch::new("ends", PLAIN).start(node, ["sleep", "600"])?;
+        kill(Pid::from_raw(i32::try_from(run.pid())?), Signal::SIGKILL)?;
+        run.ends()?;
+        node.kill9()?;
+        ensure!(pins(node)? > 0);
+        node.restart()?;
+        ensure!(node.run(run.id())?["state"] == "ended" && !run.cgroup().exists());
+        node.stop()?;
+        ensure!(pins(node)? == 0, "pins are left");
+        node.log_is_whole()
+    })
+}
+
+/// Root outside puts processes into runs at the moment of their end. Each of them either is not let in, or is in a run that lives.
+#[test]
+fn a_process_that_enters_a_run_at_its_end_is_bounded_or_not_let_in() -> Result<()> {
+    struct Sleeper(Child);
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    on_node("enters-at-end", "sample_interval_ms = 50\n", |node| {
+        let (mut let_in, mut refused) = (0, 0);
+        for round in 0..24 {
+            let mut run = Launch::new(&format!("job-{round}"), PLAIN).start(node, ["sleep", "600"])?;
+            let sleeper = Sleeper(Command::new("sleep").arg("600").spawn()?);
+            kill(Pid::from_raw(i32::try_from(run.pid())?), Signal::SIGKILL)?;
+            run.ends()?;
+            // The end comes 100 ms after the cgroup is found empty: entries are spread around it.
+            std::thread::sleep(Duration::from_millis(85 + 6 * round));
+            if fs::write(run.cgroup().join("cgroup.procs"), sleeper.0.id().to_string()).is_err() {
+                refused += 1;
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while node.run(run.id())?["state"] != "ended" {
+                    ensure!(Instant::now() < deadline, "round {round}: it does not end");
+                }
+                continue;
+            }
+            let_in += 1;
+            // Longer than an end takes.
+            std::thread::sleep(Duration::from_millis(300));
+            ensure!(node.run(run.id())?["state"] == "running", "round {round}: it lives, and is no run's");
+            ensure!(ends_on_record(node, run.id())? == 0, "round {round}: its end is on record");
+            let id = fs::metadata(run.cgroup()).map(|m| std::os::unix::fs::MetadataExt::ino(&m))?;
+            let bound = format!("_{id}_");
+            let generation = fs::read_dir(node.pins().join("failsafe"))?.next().map(|entry| entry.map(|e| e.path()));
+            let generation = fs::read_dir(generation.transpose()?.unwrap_or_default())?.next();
+            let folder = generation.transpose()?.map(|entry| entry.path()).unwrap_or_default();
+            let held = fs::read_dir(folder)?.filter_map(Result::ok);
+            ensure!(
+                held.map(|pin| pin.file_name()).any(|name| name.to_string_lossy().contains(&bound)),
+                "round {round}: nothing bounds it"
+            );
+            drop(sleeper);
+            wait_for("it ends after all", || Ok(node.run(run.id())?["state"] == "ended"))?;
+        }
+        ensure!(let_in > 0 && refused > 0, "{let_in} were let in, {refused} were not: both must be tried");
+        node.log_is_whole()
     })
 }
