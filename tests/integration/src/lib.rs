@@ -13,6 +13,7 @@
 
 mod caller;
 mod cgroup;
+mod crowd;
 mod gpu;
 mod mount;
 mod node;
@@ -27,6 +28,7 @@ mod wait;
 
 pub use caller::Caller;
 pub use cgroup::{TestCgroup, cgroup_of, cgroup2, frozen, members, populated, remove_tree};
+pub use crowd::Crowd;
 pub use gpu::{TWO_GPUS, on_gpu_node};
 pub use mount::Tmpfs;
 pub use node::{Node, on_node, sentinel};

@@ -28,11 +28,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// `target/debug`, from `target/debug/deps/TEST`.
+/// `target/debug`, from `target/debug/deps/TEST`; of a program in `target/release`, that folder.
 fn folder() -> Result<PathBuf> {
-    let test = std::env::current_exe().context("finding this test's file")?;
-    let folder = test.parent().and_then(Path::parent).context("this test does not lie in target/debug/deps")?;
-    Ok(folder.to_owned())
+    let this = std::env::current_exe().context("finding this program's file")?;
+    let folder = this.parent().context("this program lies in no folder")?;
+    let outer = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    Ok(outer.context("this test does not lie in target/debug/deps")?.to_owned())
 }
 
 /// One test builds, the others wait for it.

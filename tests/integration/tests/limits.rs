@@ -3,63 +3,18 @@
 use anyhow::{Context, Result, ensure};
 use failsafe_proto::v1;
 use hyper_util::rt::TokioIo;
-use integration::{Launch, NOBODY, Node, Started, on_node, program, wait_for};
+use integration::{Crowd, Launch, NOBODY, Node, Started, on_node, program, wait_for};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 use std::{
-    io::{BufRead, BufReader},
     os::unix::process::CommandExt,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 const POLICY: &str = "[policy]\nname = \"p\"\nowner = \"o\"\n";
-
-/// A crowd at the node's socket. Dropped, it is gone.
-struct Crowd {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-    first: Value,
-}
-
-impl Crowd {
-    fn come(node: &Node, uid: u32, args: &[&str]) -> Result<Crowd> {
-        let mut command = Command::new(program("crowd")?);
-        command.uid(uid).gid(uid).current_dir("/").arg("--socket").arg(node.socket()).args(args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting the crowd")?;
-        let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().context("no output")?);
-        Ok(Crowd { child, input, output, first: Value::Null })
-    }
-
-    fn next(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
-    }
-
-    /// What it got.
-    fn got(&mut self) -> Result<Value> {
-        if self.first.is_null() {
-            self.first = self.next()?;
-        }
-        Ok(self.first.clone())
-    }
-
-    fn goes(&mut self) {
-        self.input = None;
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn with_channel<F: Future<Output = Result<()>>>(node: &Node, work: impl FnOnce(Channel) -> F) -> Result<()> {
     let socket = node.socket();
@@ -202,7 +157,7 @@ fn a_stream_that_is_not_read_ends_with_its_reason() -> Result<()> {
         wait_for("it holds nothing any more", || Ok(limit(node, "streams")?["reserve_used"] == 0))?;
         ensure!(node.ctl(["events"])?.expect(0)?.out.lines().count() > 60);
         crowd.goes();
-        let ended = crowd.next()?;
+        let ended = crowd.line()?;
         println!("a deaf follower's stream ended: {ended}");
         ensure!(ended["ended"] != "in order" && ended["ended"] != "no answer", "{ended}");
         Ok(())

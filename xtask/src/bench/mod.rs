@@ -8,6 +8,7 @@ mod events;
 mod floor;
 mod footprint;
 mod gpu;
+mod hostile;
 mod loops;
 mod neighbours;
 mod overhead;
@@ -49,6 +50,8 @@ enum Name {
     Events,
     /// Killed and started again under a run that tries the forbidden: what got through, and the time until guarded anew
     Restart,
+    /// From a violation to a frozen run of 1, 16 and 64 busy processes, alone and under each attack of the hostile suite
+    Hostile,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
@@ -72,6 +75,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Events => events::run(args)?,
         Name::Restart => restart::run(args)?,
         Name::Gpu => gpu::run(args)?,
+        Name::Hostile => hostile::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
     report.print();

@@ -71,7 +71,7 @@ const TABLE: &[Row] = &[
     },
     // What runs inside knows nothing of failsafe; its tests start nodes.
     Row { name: "bypass", may: &[], tests_may: &["integration"], never: &["tokio"] },
-    Row { name: "hostile", may: &[], tests_may: &["integration"], never: &["tokio"] },
+    Row { name: "hostile", may: &["integration"], tests_may: &[], never: &["tokio"] },
     Row { name: "ordinary", may: &[], tests_may: &["integration"], never: &["tokio"] },
     Row { name: "xtask", may: &["failsafe-core"], tests_may: &[], never: &["aya", "tonic"] },
 ];

@@ -70,6 +70,15 @@ async fn crowd(args: Args) -> Result<()> {
             Err(_) => why = "no answer".to_owned(),
         }
     }
+    // The floods have begun once a call was answered.
+    let begun = async {
+        while args.floods > 0 && asked.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, begun).await.is_err() {
+        why = "no health call was answered".to_owned();
+    }
     println!(
         "{}",
         serde_json::json!({ "following": followers.len(), "refused": refused, "named": named, "why": why, "idle": idle.len() })

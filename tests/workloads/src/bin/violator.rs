@@ -1,5 +1,5 @@
-//! Idle processes, and one that connects to wherever it is told and says how that went: what the reaction bench contains. One
-//! process more may watch for the run's latch, by making allowed calls until one is refused.
+//! Idle or busy processes, and one that connects to each address of its input and answers how that went: what the benches
+//! contain. One process more may watch for the run's latch, by making allowed calls until one is refused.
 //!
 //! ```text
 //!  violator  told ─► wake the watcher ─► both ready ─► stamp, connect ─────► `EPERM NS`
@@ -39,6 +39,12 @@ struct Args {
     /// Read where to connect; without it, sleep
     #[arg(long)]
     ask: bool,
+    /// The other processes compute without a pause, instead of sleeping
+    #[arg(long)]
+    busy: bool,
+    /// Each answer ends with the time at which the connect began, `CLOCK_MONOTONIC` in nanoseconds
+    #[arg(long)]
+    stamp: bool,
     /// One process more watches for the latch at every connect, by connecting here, where the run may
     #[arg(long)]
     watch: Option<SocketAddr>,
@@ -48,13 +54,14 @@ fn main() -> Result<()> {
     let args = Args::parse();
     if !args.ask {
         loop {
-            pause();
+            if args.busy { std::hint::spin_loop() } else { pause() }
         }
     }
     let watcher = args.watch.map(Watcher::start).transpose()?;
     let program = std::env::current_exe().context("finding this program")?;
-    let idle = || Command::new(&program).spawn().context("starting an idle process");
-    let mut children: Vec<Child> = (1..args.processes).map(|_| idle()).collect::<Result<_>>()?;
+    let other =
+        || Command::new(&program).args(args.busy.then_some("--busy")).spawn().context("starting another process");
+    let mut children: Vec<Child> = (1..args.processes).map(|_| other()).collect::<Result<_>>()?;
     // A UDP connect sends no packet, so an allowed one takes nothing but the call; the allow-list refuses only a TCP connect.
     let socket = UdpSocket::bind("0.0.0.0:0").context("making a UDP socket")?;
     for (line, round) in std::io::stdin().lock().lines().zip(1..) {
@@ -71,11 +78,12 @@ fn main() -> Result<()> {
         }
         let done = if by_tcp { workloads::connect_to(&stream, to) } else { socket.connect(to) };
         let ns = now()? - began;
-        say(format_args!("{} {ns}", done.as_ref().map_or_else(errno_name, |()| "ok".to_owned())));
+        let stamp = if args.stamp { format!(" {began}") } else { String::new() };
+        say(format_args!("{} {ns}{stamp}", done.as_ref().map_or_else(errno_name, |()| "ok".to_owned())));
     }
     for child in &mut children {
-        child.kill().context("ending an idle process")?;
-        child.wait().context("waiting for an idle process")?;
+        child.kill().context("ending another process")?;
+        child.wait().context("waiting for another process")?;
     }
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! The daemon has no descriptor left: idle connections, and a limit at its lowest free number.
 
-use crate::victim::withstand;
+use crate::{Judge, judge::all};
 use anyhow::{Context, Result, bail, ensure};
 use std::{fs, os::unix::net::UnixStream, process::Command, time::Duration};
 
-#[test]
-fn without_a_free_descriptor_a_run_is_frozen_and_stays_so() -> Result<()> {
-    withstand("descriptors", "", |node, strike| {
+/// Holds the attack while `judge` strikes.
+///
+/// # Errors
+/// A victim is not frozen in time, or the attack could not be made.
+pub fn descriptors(judge: &mut dyn Judge) -> Result<()> {
+    judge.withstand("descriptors", "", &mut |node, strike| {
         let _idle: Vec<UnixStream> = (0..64).map_while(|_| UnixStream::connect(node.socket()).ok()).collect();
         let pid = node.pid()?;
         let before = limit(pid, None)?;
@@ -18,7 +21,7 @@ fn without_a_free_descriptor_a_run_is_frozen_and_stays_so() -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
         let now = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         ensure!(now <= open, "the daemon still takes connections: descriptors are not exhausted");
-        let struck = strike();
+        let struck = all(node, strike);
         limit(pid, Some(before))?;
         struck?;
         // And with descriptors again, everything is as it should be.

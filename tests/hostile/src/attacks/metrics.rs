@@ -1,6 +1,6 @@
 //! A flood of metrics.
 
-use crate::victim::withstand;
+use crate::{Judge, judge::all};
 use anyhow::Result;
 use std::{
     os::unix::net::UnixDatagram,
@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-#[test]
-fn a_flood_of_metrics_delays_no_freeze() -> Result<()> {
-    withstand("metrics", "", |node, strike| {
+/// Holds the attack while `judge` strikes.
+///
+/// # Errors
+/// A victim is not frozen in time, or the attack could not be made.
+pub fn metrics(judge: &mut dyn Judge) -> Result<()> {
+    judge.withstand("metrics", "", &mut |node, strike| {
         let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
         let socket = node.metrics_socket();
         thread::scope(|scope| {
@@ -27,7 +30,7 @@ fn a_flood_of_metrics_delays_no_freeze() -> Result<()> {
             while sent.load(Ordering::Relaxed) < 1_000 && !flood.is_finished() {
                 thread::sleep(Duration::from_millis(5));
             }
-            let struck = strike();
+            let struck = all(node, strike);
             stop.store(true, Ordering::Relaxed);
             let flooded = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))?;
             eprintln!("{} metrics", sent.load(Ordering::Relaxed));

@@ -1,14 +1,16 @@
 //! The disk of the state folder hangs while another run ends: its end is to be written there.
 
-use crate::victim::withstand;
+use crate::{Judge, disk::Disk, judge::all};
 use anyhow::Result;
-use hostile::disk::Disk;
 use integration::{Launch, skip, wait_for};
 use nix::unistd::geteuid;
 use std::time::Duration;
 
-#[test]
-fn a_disk_that_hangs_while_another_run_ends_delays_no_freeze() -> Result<()> {
+/// Holds the attack while `judge` strikes.
+///
+/// # Errors
+/// A victim is not frozen in time, or the attack could not be made.
+pub fn hanging_disk(judge: &mut dyn Judge) -> Result<()> {
     if !geteuid().is_root() {
         skip("not root");
         return Ok(());
@@ -21,7 +23,7 @@ fn a_disk_that_hangs_while_another_run_ends_delays_no_freeze() -> Result<()> {
         }
     };
     let state = disk.path().join("state");
-    withstand("disk", &format!("state_dir = {:?}\n", state.display().to_string()), |node, strike| {
+    judge.withstand("disk", &format!("state_dir = {:?}\n", state.display().to_string()), &mut |node, strike| {
         node.use_state_dir(&state);
         let policy = "[policy]\nname = \"other\"\nowner = \"tests\"\n";
         let other = Launch::new("other", policy).user("root").start(node, ["sleep", "300"])?;
@@ -32,7 +34,7 @@ fn a_disk_that_hangs_while_another_run_ends_delays_no_freeze() -> Result<()> {
         // Its cgroup is removed just before its end is written.
         wait_for("the daemon sees its end", || Ok(!cgroup.exists()))?;
         std::thread::sleep(Duration::from_millis(100));
-        let struck = strike();
+        let struck = all(node, strike);
         drop(hang);
         struck
     })

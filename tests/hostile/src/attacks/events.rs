@@ -1,6 +1,6 @@
 //! A flood of events: another run sends as fast as it can to addresses that its policy forbids. Each is an event.
 
-use crate::victim::withstand;
+use crate::{Judge, judge::all};
 use anyhow::{Context, Result, ensure};
 use integration::{Launch, program, wait_for};
 
@@ -8,15 +8,18 @@ const POLICY: &str = "[policy]\nname = \"flood\"\nowner = \"tests\"\n[egress]\na
 /// Events that the daemon has counted before the strike, and more of them come meanwhile.
 const EVENTS: u64 = 10_000;
 
-#[test]
-fn a_flood_of_events_delays_no_freeze() -> Result<()> {
-    withstand("events", "", |node, strike| {
+/// Holds the attack while `judge` strikes.
+///
+/// # Errors
+/// A victim is not frozen in time, or the attack could not be made.
+pub fn events(judge: &mut dyn Judge) -> Result<()> {
+    judge.withstand("events", "", &mut |node, strike| {
         let command = format!("echo 50000 300 | exec {}", program("burst")?.display());
         let run = Launch::new("flood", POLICY).user("root").start(node, ["sh", "-c", &command])?;
         let counted = || -> Result<u64> { node.run("flood")?["events"].as_u64().context("no count of events") };
         wait_for("the flood is under way", || Ok(counted()? >= EVENTS))?;
         let before = counted()?;
-        let struck = strike();
+        let struck = all(node, strike);
         let during = counted()? - before;
         eprintln!("events during the strike: {during}");
         ensure!(during > 0, "the flood had ended");
