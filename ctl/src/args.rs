@@ -328,6 +328,9 @@ pub struct ReplayArgs {
     /// Judge by this policy instead of the recorded one.
     #[arg(short, long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Compare with this audit log. Default: the daemon's for a RUN; for a FILE that of the state folder, else the daemon's.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
     #[command(flatten)]
     pub output: Output,
 }

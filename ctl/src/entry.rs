@@ -9,7 +9,7 @@ use crate::{
     render::clean,
 };
 use failsafe_core::{record::Record, time::MonoTime};
-use failsafe_journal::{Entry, Query, Search, search::SearchError};
+use failsafe_journal::{Entry, Filter, Query, Search, search::SearchError};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -114,6 +114,16 @@ pub fn open(state_dir: &Path, query: Query) -> Result<Search, Fail> {
         Fail::because("cannot read the audit log", &error)
             .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR")
     })
+}
+
+/// All entries of the log `file` that pass.
+///
+/// # Errors
+/// It cannot be opened or read.
+pub fn load(file: &Path, filter: Filter) -> Result<Vec<Logged>, Fail> {
+    let failed = |error: SearchError| Fail::because(format!("cannot read the audit log {}", file.display()), &error);
+    let search = Search::open(file, Query { filter, ..Query::default() }).map_err(failed)?;
+    search.map(|entry| entry.map(Logged::from).map_err(failed)).collect()
 }
 
 /// A log that cannot be read on.

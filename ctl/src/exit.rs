@@ -22,6 +22,8 @@ pub enum Exit {
     Timeout = 5,
     /// There is no such run or incident.
     NotFound = 6,
+    /// `replay`: the recording is not the one that was written, or does not agree with the audit log.
+    Tampered = 7,
     /// `node health`: it works, but not as it should.
     Degraded = 10,
     /// `node health`: cordoned.

@@ -134,7 +134,19 @@ impl Log {
         incident: Option<IncidentId>,
         then: impl FnOnce(Result<(), WaitError>) + Send + 'static,
     ) {
-        self.handle.submit_then(&self.draft(self.stamp(), record, run, incident), move |done| then(done.map(|_| ())));
+        self.record_at_then(self.stamp(), record, run, incident, then);
+    }
+
+    /// As [`Log::record_then`], of something that was at `stamp`.
+    pub fn record_at_then(
+        &self,
+        stamp: Stamp,
+        record: &Record,
+        run: Option<RunId>,
+        incident: Option<IncidentId>,
+        then: impl FnOnce(Result<(), WaitError>) + Send + 'static,
+    ) {
+        self.handle.submit_then(&self.draft(stamp, record, run, incident), move |done| then(done.map(|_| ())));
     }
 
     fn draft(&self, stamp: Stamp, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Draft {

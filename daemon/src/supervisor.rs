@@ -125,7 +125,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let reports = lane.clone();
     let told = Arc::new(move |told| reports.report(told));
     let interpreter = Interpreter::spawn(registry.clone(), &config, told)?;
-    let recordings = Recordings::spawn()?;
+    let recordings = Recordings::spawn(&log)?;
     let flusher = recordings.flusher();
     record_start(&log, &node, findings);
 

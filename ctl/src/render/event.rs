@@ -69,8 +69,15 @@ fn record_summary(record: &Record) -> String {
                 run.policy.short()
             )
         }
-        Record::RunAdopted { run, found } => format!("{} taken up again after a restart: {found}", run.name),
-        Record::RunEnded { name, .. } => format!("{name} ended"),
+        Record::RunAdopted { run, found, .. } => format!("{} taken up again after a restart: {found}", run.name),
+        Record::RunEnded { name, recording, .. } => {
+            let problem = recording.as_ref().and_then(|seal| seal.problem.as_ref());
+            format!("{name} ended{}", problem.map(|why| format!("; recording: {why}")).unwrap_or_default())
+        }
+        Record::RecordingClosed { recording, .. } => {
+            let problem = recording.problem.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("recording {} closed after {} frames{problem}", recording.part, recording.frames)
+        }
         Record::PolicyRefused { policy, why } => format!("policy {} refused: {why}", policy.short()),
         Record::Control(control) => format!(
             "user {} ({}, pid {}) asks to {} it: {}",
@@ -350,7 +357,7 @@ mod tests {
             .add(6_460_000, Record::Nvml { seen: Some("simulated (driver 575)".into()), blind: None })
             .add(6_500_000, Record::DaemonStopped)
             .add(6_600_000, Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into() })
-            .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into() })
+            .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into(), recording: None })
             .add(6_710_000, Record::Order(cordon))
             .add(6_720_000, Record::Health(change))
             .add(6_730_000, Record::Health(happened))

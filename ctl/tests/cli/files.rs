@@ -107,7 +107,7 @@ fn replay_takes_a_run_or_a_file() {
     }
     recorder.finish().unwrap();
     let recording = std::fs::read(&file).unwrap();
-    let fake = Fake::start(Answers { recording: recording.clone(), ..Default::default() });
+    let fake = Fake::start(Answers { run: core_like(), recording: recording.clone(), ..Default::default() });
     for what in [file.to_str().unwrap(), "trainer"] {
         let output = fake.command().env("TMPDIR", dir.path()).args(["replay", what, "-o", "json"]).output().unwrap();
         let value = json(&output);

@@ -58,6 +58,22 @@ pub struct RuleText {
     pub policy: String,
 }
 
+/// What became of a recording, as it stood when it was closed. `failsafectl replay` compares the file with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordingSeal {
+    /// Its number: how many daemons had looked after the run before the one that wrote it.
+    pub part: u32,
+    /// Frames, the end marker not counted.
+    pub frames: u64,
+    /// The hash of its last frame in hex, which covers all frames and the header; none where there is no recording.
+    pub hash: Option<String>,
+    /// Whether it has everything from its beginning to its end.
+    pub complete: bool,
+    /// Why it is not complete, or not on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -101,6 +117,9 @@ pub enum Record {
         run: Run,
         /// What was found, in words.
         found: String,
+        /// The number of the recording that begins; 0 in entries of earlier versions.
+        #[serde(default)]
+        part: u32,
     },
     /// A run ended.
     RunEnded {
@@ -108,6 +127,16 @@ pub enum Record {
         run: RunId,
         /// Its name.
         name: String,
+        /// Its last recording; none where no daemon watched the end, and in entries of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recording: Option<RecordingSeal>,
+    },
+    /// The daemon stopped while the run lives, and closed its recording. The next daemon begins another.
+    RecordingClosed {
+        /// The run.
+        run: RunId,
+        /// Its recording.
+        recording: RecordingSeal,
     },
     /// A policy was refused for a run.
     PolicyRefused {
@@ -160,7 +189,10 @@ impl Record {
     pub fn kind(&self) -> &'static str {
         match self {
             Record::DaemonStarted { .. } | Record::Nvml { .. } | Record::DaemonStopped => "daemon",
-            Record::RunStarted { .. } | Record::RunAdopted { .. } | Record::RunEnded { .. } => "run",
+            Record::RunStarted { .. }
+            | Record::RunAdopted { .. }
+            | Record::RunEnded { .. }
+            | Record::RecordingClosed { .. } => "run",
             Record::PolicyRefused { .. } => "policy",
             Record::Control(_) => "control",
             Record::Decision { .. } => "decision",

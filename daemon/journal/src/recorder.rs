@@ -5,8 +5,11 @@
 //! often, and by `record` itself once [`FLUSH_AT`] bytes wait. Recordings are not synced until [`Recorder::finish`]: what the
 //! audit log needs is in the audit log.
 //!
-//! Invariant: a recording has no holes. When it cannot go on (size cap, or a disk that stays unwritable) it ends, with a
-//! marker that says why, because a replay of inputs with a hole would quietly decide something else.
+//! Invariants:
+//! - A recording has no holes. When it cannot go on (size cap, or a disk that stays unwritable) it ends, with a marker that says
+//!   why, because a replay of inputs with a hole would quietly decide something else.
+//! - The hash of each frame covers the frames before it and the header. The last hash is kept in the audit log, so that a frame
+//!   that is dropped, changed or moved later, a cut, and another run's recording are found ([`Links`]).
 
 use std::io;
 use std::path::Path;
@@ -21,12 +24,18 @@ use crate::storage::{FileStorage, Storage};
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"FSREC\0\0\0";
 /// Format version that this crate writes.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Oldest version that this crate reads. Version 6 added variants to enums of the core (`Value::Claimed`, `Input::Silent`,
-/// `Input::SeriesEnded`) behind those of version 5, so that one decoder reads both.
+/// `Input::SeriesEnded`) behind those of version 5, so that one decoder reads both. Version 7 chains the frames.
 pub const OLDEST_VERSION: u32 = 5;
+/// The first version of which the frames are chained.
+pub const CHAINED_VERSION: u32 = 7;
 /// Magic, version u32le, header length u32le, crc32c u32le of version, length and header.
 pub const PREAMBLE_BYTES: usize = 20;
+/// Bytes before the kind of a frame of [`VERSION`]: length u32le, crc32c u32le, [`LINK_BYTES`] of the frame's hash.
+pub const FRAME_HEADER_BYTES: usize = 8 + LINK_BYTES;
+/// How much of its hash a frame carries. The whole last hash is in the audit log.
+pub const LINK_BYTES: usize = 8;
 /// Largest frame (kind and payload) and largest header, in bytes.
 pub const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Bytes in memory at which `record` writes them.
@@ -54,8 +63,36 @@ pub struct Recorder<S: Storage = FileStorage> {
     max_bytes: u64,
     frames: u64,
     stopped: Option<Stopped>,
-    hasher: Sha256,
+    /// A marker is its last frame.
+    ended: bool,
+    links: Links,
     failure: Option<String>,
+}
+
+/// The hashes of a recording, one after the other: that of the header, then one for each frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Links(Hash);
+
+impl Links {
+    /// Begins behind a header; `head` are all bytes of the file up to the first frame.
+    #[must_use]
+    pub fn of_header(head: &[u8]) -> Links {
+        Links(Sha256::digest(head).into())
+    }
+
+    /// Moves on to a frame with this kind and payload, and returns what the frame carries of its hash.
+    pub fn advance(&mut self, body: &[u8]) -> [u8; LINK_BYTES] {
+        self.0 = Sha256::new().chain_update(self.0).chain_update(body).finalize().into();
+        let mut link = [0; LINK_BYTES];
+        link.copy_from_slice(&self.0[..LINK_BYTES]);
+        link
+    }
+
+    /// The hash of the last frame.
+    #[must_use]
+    pub fn last(&self) -> Hash {
+        self.0
+    }
 }
 
 /// What became of an input.
@@ -96,8 +133,8 @@ pub struct Summary {
     pub frames: u64,
     /// Size of the file, in bytes.
     pub bytes: u64,
-    /// SHA-256 of the file, to name it by in the audit log.
-    pub sha256: Hash,
+    /// The hash of its last frame, the marker included, for the audit log.
+    pub hash: Hash,
     /// Why it ended early, if it did.
     pub stopped: Option<Stopped>,
 }
@@ -129,20 +166,19 @@ impl<S: Storage> Recorder<S> {
         let mut checked = VERSION.to_le_bytes().to_vec();
         checked.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&checked), &json);
+        let head = [&MAGIC[..], &checked, &crc.to_le_bytes(), &json].concat();
         let mut recorder = Self {
             storage,
-            buffer: Vec::new(),
+            links: Links::of_header(&head),
+            buffer: head,
             flushed: 0,
             dirty: false,
             max_bytes,
             frames: 0,
             stopped: None,
-            hasher: Sha256::new(),
+            ended: false,
             failure: None,
         };
-        for part in [&MAGIC[..], &checked, &crc.to_le_bytes(), &json] {
-            recorder.push(part);
-        }
         recorder.flush()?;
         Ok(recorder)
     }
@@ -156,14 +192,14 @@ impl<S: Storage> Recorder<S> {
         if kind >= FIRST_RESERVED_KIND {
             return Err(RecordError::ReservedKind(kind));
         }
-        if self.stopped.is_some() {
+        if self.ended {
             return Ok(Recorded::Stopped);
         }
         let body = postcard::to_extend(input, vec![kind]).map_err(RecordError::Encode)?;
         if body.len() > MAX_FRAME_BYTES {
             return Err(RecordError::TooLarge { what: "input", bytes: body.len() });
         }
-        if self.bytes() + 8 + body.len() as u64 + MARKER_ROOM > self.max_bytes {
+        if self.bytes() + FRAME_HEADER_BYTES as u64 + body.len() as u64 + MARKER_ROOM > self.max_bytes {
             self.stop(StopReason::MaxBytes);
             return Ok(Recorded::Stopped);
         }
@@ -190,22 +226,23 @@ impl<S: Storage> Recorder<S> {
         flushed
     }
 
+    /// Ends the recording with a marker, in memory. Its [`hash`](Self::hash) is final then, whatever the disk does.
+    pub fn end(&mut self) {
+        if !self.ended {
+            self.push_frame(&[KIND_END]);
+            self.ended = true;
+        }
+    }
+
     /// Ends the recording with a marker, writes it out and syncs it.
     ///
     /// # Errors
     /// [`RecordError::Io`]; the recording is then without its end.
     pub fn finish(mut self) -> Result<Summary, RecordError> {
-        if self.stopped.is_none() {
-            self.push_frame(&[KIND_END]);
-        }
+        self.end();
         self.flush()?;
         self.storage.sync().map_err(RecordError::io("sync"))?;
-        Ok(Summary {
-            frames: self.frames,
-            bytes: self.flushed,
-            sha256: std::mem::take(&mut self.hasher).finalize().into(),
-            stopped: self.stopped.take(),
-        })
+        Ok(Summary { frames: self.frames, bytes: self.flushed, hash: self.hash(), stopped: self.stopped.take() })
     }
 
     /// Why the recording ended early, once it has.
@@ -226,6 +263,12 @@ impl<S: Storage> Recorder<S> {
         self.frames
     }
 
+    /// The hash of the last frame.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        self.links.last()
+    }
+
     /// Size of the recording, in bytes, with what waits in memory.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -240,20 +283,16 @@ impl<S: Storage> Recorder<S> {
         // Two integers and a short text always serialise.
         body.extend(serde_json::to_vec(&stopped).unwrap_or_default());
         self.push_frame(&body);
-        self.stopped = Some(stopped);
+        (self.stopped, self.ended) = (Some(stopped), true);
     }
 
     fn push_frame(&mut self, body: &[u8]) {
-        let mut head = [0; 8];
-        head[..4].copy_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
-        head[4..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-        self.push(&head);
-        self.push(body);
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.buffer.extend_from_slice(bytes);
+        let link = self.links.advance(body);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&link), body);
+        self.buffer.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.buffer.extend_from_slice(&crc.to_le_bytes());
+        self.buffer.extend_from_slice(&link);
+        self.buffer.extend_from_slice(body);
     }
 
     fn write_out(&mut self) -> Result<(), RecordError> {

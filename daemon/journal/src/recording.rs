@@ -1,5 +1,8 @@
-//! Reading a recording. It trusts nothing: lengths are bounded by the file, checksums are checked, and how the recording
-//! ends is part of what it says ([`RecordingEnd`]).
+//! Reading a recording. It trusts nothing: lengths are bounded by the file, checksums and the chain of hashes are checked, and
+//! how the recording ends is part of what it says ([`RecordingEnd`]).
+//!
+//! The chain shows that frames were dropped, moved or changed within the file. A cut at the border of a frame, and a file that
+//! somebody chained anew, show only by the frames and the hash that the audit log has: see [`RecordingReader::hash`].
 
 use std::io;
 use std::path::Path;
@@ -7,10 +10,11 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::entry::Hash;
 use crate::frame::{Window, u32_at};
 use crate::recorder::{
-    FIRST_RESERVED_KIND, KIND_END, KIND_TRUNCATED, MAGIC, MAX_FRAME_BYTES, OLDEST_VERSION, PREAMBLE_BYTES, Stopped,
-    VERSION,
+    CHAINED_VERSION, FIRST_RESERVED_KIND, FRAME_HEADER_BYTES, KIND_END, KIND_TRUNCATED, Links, MAGIC, MAX_FRAME_BYTES,
+    OLDEST_VERSION, PREAMBLE_BYTES, Stopped, VERSION,
 };
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, ReadAt};
@@ -22,6 +26,8 @@ pub struct RecordingReader<S> {
     header: Value,
     offset: u64,
     frames: u64,
+    /// `None`: the format has no hashes.
+    links: Option<Links>,
     end: Option<RecordingEnd>,
 }
 
@@ -108,7 +114,12 @@ impl<S: ReadAt> RecordingReader<S> {
             return Err(RecordingError::Header("checksum mismatch".into()));
         }
         let header = serde_json::from_slice(json).map_err(|e| RecordingError::Header(e.to_string()))?;
-        Ok(Self { window, header, offset: PREAMBLE_BYTES as u64 + u64::from(len), frames: 0, end: None })
+        let begin = PREAMBLE_BYTES + len as usize;
+        let links = match version {
+            CHAINED_VERSION.. => Some(Links::of_header(window.get(0, begin).map_err(RecordingError::Io)?)),
+            _ => None,
+        };
+        Ok(Self { window, header, offset: begin as u64, frames: 0, links, end: None })
     }
 
     /// The header that the recorder was given.
@@ -129,6 +140,13 @@ impl<S: ReadAt> RecordingReader<S> {
         self.frames
     }
 
+    /// The hash of the last frame read, a marker included; `None` for versions without hashes. Once the iterator has ended it is
+    /// that of the recording.
+    #[must_use]
+    pub fn hash(&self) -> Option<Hash> {
+        self.links.map(|links| links.last())
+    }
+
     fn read(&mut self) -> Result<Result<Frame, RecordingEnd>, RecordingError> {
         let offset = self.offset;
         let left = self.window.source.len().map_err(RecordingError::Io)?.saturating_sub(offset);
@@ -137,18 +155,30 @@ impl<S: ReadAt> RecordingReader<S> {
         }
         let torn = RecordingEnd::Torn { offset, bytes: left };
         let damaged = |why| RecordingError::Damaged { offset, why };
-        let head = self.window.get(offset, 8).map_err(RecordingError::Io)?;
+        let head_bytes = if self.links.is_some() { FRAME_HEADER_BYTES } else { 8 };
+        let head = self.window.get(offset, head_bytes).map_err(RecordingError::Io)?;
         let (Some(len), Some(crc)) = (u32_at(head, 0), u32_at(head, 4)) else { return Ok(Err(torn)) };
         if !(1..=MAX_FRAME_BYTES).contains(&(len as usize)) {
             // A power cut can leave zeros where data was not written yet.
             return if self.zeros_from(offset)? { Ok(Err(torn)) } else { Err(damaged("frame length out of range")) };
         }
-        let body = self.window.get(offset + 8, len as usize).map_err(RecordingError::Io)?;
+        if head.len() < head_bytes {
+            return Ok(Err(torn));
+        }
+        let link = head[8..].to_vec();
+        let whole = head_bytes as u64 + u64::from(len);
+        let body = self.window.get(offset + head_bytes as u64, len as usize).map_err(RecordingError::Io)?;
         if body.len() < len as usize {
             return Ok(Err(torn));
         }
-        if crc32c::crc32c(body) != crc {
-            return if left == 8 + u64::from(len) { Ok(Err(torn)) } else { Err(damaged("checksum mismatch")) };
+        if crc32c::crc32c_append(crc32c::crc32c(&link), body) != crc {
+            return if left == whole { Ok(Err(torn)) } else { Err(damaged("checksum mismatch")) };
+        }
+        if let Some(links) = &mut self.links
+            && links.advance(body)[..] != link[..]
+        {
+            // No crash writes a frame with the right checksum that does not continue the one before.
+            return Err(RecordingError::Chain { offset, frames: self.frames });
         }
         let Some((&kind, payload)) = body.split_first() else { return Ok(Err(torn)) };
         let ended = match kind {
@@ -160,9 +190,9 @@ impl<S: ReadAt> RecordingReader<S> {
             reserved if reserved >= FIRST_RESERVED_KIND => return Err(damaged("frame kind is not known")),
             _ => None,
         };
-        let next = offset + 8 + u64::from(len);
+        let next = offset + whole;
         match ended {
-            Some(_) if left > 8 + u64::from(len) => {
+            Some(_) if left > whole => {
                 Err(RecordingError::Damaged { offset: next, why: "bytes behind the end marker" })
             }
             Some(end) => Ok(Err(end)),
@@ -231,6 +261,17 @@ pub enum RecordingError {
         offset: u64,
         /// What is wrong.
         why: &'static str,
+    },
+    /// A frame with the right checksum that does not continue the one before.
+    #[error(
+        "recording changed at byte {offset}: frame {frames} does not continue the frame before it; frames were removed, moved, \
+         replaced or come from another recording"
+    )]
+    Chain {
+        /// Where the frame begins.
+        offset: u64,
+        /// Frames before it.
+        frames: u64,
     },
     /// The payload is not what was asked for.
     #[error("decode frame of kind {kind} at byte {offset}")]

@@ -247,7 +247,7 @@ impl Pipeline {
                 let _gone = done.send(());
             }
             Message::Adopted(live, found) => {
-                let record = Record::RunAdopted { run: live.run.clone(), found };
+                let record = Record::RunAdopted { run: live.run.clone(), found, part: live.part };
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
             }
@@ -351,7 +351,7 @@ impl Pipeline {
         let run = live.run.clone();
         self.policies.insert(run.policy, live.policy.clone());
         let path = self.parts.registry.store().recording(run.id, live.part);
-        self.parts.recordings.open(&run, &live.policy, path, self.parts.recording_max_bytes);
+        self.parts.recordings.open(&run, live.part, &live.policy, path, self.parts.recording_max_bytes);
         self.silence.started(&run, &live.policy);
         let id = run.id;
         self.runs.insert(id, live);
@@ -407,20 +407,23 @@ impl Pipeline {
         let Some(live) = self.runs.remove(&id) else { return };
         self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
         self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
-        self.parts.recordings.close(id);
         self.containments.ended(id);
         self.silence.ended(id);
         live.end(clock::wall_ns());
-        let record = Record::RunEnded { run: id, name: live.run.name.clone() };
         let waiting = self.killed.remove(&id).map(|killed| killed.waiting).unwrap_or_default();
         for (answer, tell) in &waiting {
             let _gone = tell.send(answer.clone());
         }
-        // Its end stands behind the outcome in the log: durable, both are.
-        self.parts.log.record_then(&record, Some(id), None, move |done| {
-            for (answer, tell) in waiting.into_iter().filter(|_| done.is_ok()) {
-                let _gone = tell.send(Answer { durable: true, ..answer });
-            }
+        // The entry names the recording by its hash, so the thread that has the recording queues it. It stands behind the outcome
+        // in the log: if it is durable, both are.
+        let (log, stamp, name) = (self.parts.log.clone(), self.parts.log.stamp(), live.run.name.clone());
+        self.parts.recordings.close(id, move |recording| {
+            let record = Record::RunEnded { run: id, name, recording };
+            log.record_at_then(stamp, &record, Some(id), None, move |done| {
+                for (answer, tell) in waiting.into_iter().filter(|_| done.is_ok()) {
+                    let _gone = tell.send(Answer { durable: true, ..answer });
+                }
+            });
         });
         tracing::info!(run = %id, name = live.run.name, "run ended");
         if !self.runs.values().any(|other| other.run.policy == live.run.policy) {

@@ -2,9 +2,20 @@
 //! disk never stands before a containment.
 //!
 //! Owns the open recorders. What the thread cannot keep up with ends that run's recording, and says so in its file.
+//!
+//! When a recording is closed, its last hash goes into the audit log: into the entry of the run's end, or, where the daemon stops
+//! while the run lives, into an entry of its own. The entry is queued before the file is synced, so that a slow disk does not
+//! hold up the answer to a kill.
 
-use failsafe_core::{Policy, RunId, input::Run, replay::Recorded};
-use failsafe_journal::Recorder;
+use crate::log::Log;
+use crate::runs::kernel::chain;
+use failsafe_core::{
+    Policy, RunId,
+    input::Run,
+    record::{Record, RecordingSeal},
+    replay::Recorded,
+};
+use failsafe_journal::{Recorder, recorder::StopReason};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -32,6 +43,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 struct Header<'a> {
     format: &'static str,
     version: u32,
+    part: u32,
     run: &'a Run,
     policy: &'a Policy,
     host: Host,
@@ -44,11 +56,42 @@ struct Host {
 }
 
 enum Message {
-    Open { run: Box<Run>, policy: Arc<Policy>, path: PathBuf, max_bytes: u64 },
+    Open(Box<Opening>),
     Entries(Vec<(RunId, Recorded)>),
-    Close { run: RunId, whole: bool },
+    /// Entries of the run were refused: its recording ends before them.
+    Lost(RunId),
+    Close(RunId, Note),
     Flush(tokio::sync::oneshot::Sender<()>),
     Stop,
+}
+
+struct Opening {
+    run: Run,
+    part: u32,
+    policy: Arc<Policy>,
+    path: PathBuf,
+    max_bytes: u64,
+}
+
+type Noted = Box<dyn FnOnce(Option<RecordingSeal>) + Send>;
+
+/// Is called with what became of a recording, once: also when the thread has ended and nobody knows.
+struct Note(Option<Noted>);
+
+impl Note {
+    fn call(mut self, seal: Option<RecordingSeal>) {
+        if let Some(note) = self.0.take() {
+            note(seal);
+        }
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        if let Some(note) = self.0.take() {
+            note(None);
+        }
+    }
 }
 
 /// The handle of the recording thread.
@@ -80,11 +123,15 @@ impl Recordings {
     ///
     /// # Errors
     /// The thread could not be made.
-    pub fn spawn() -> std::io::Result<Recordings> {
+    pub fn spawn(log: &Log) -> std::io::Result<Recordings> {
         let (queue, receiver) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = waiting.clone();
-        let work = move || Writer::default().work(&receiver, &taken);
+        let log = log.clone();
+        let closed = move |run, recording| {
+            log.record(&Record::RecordingClosed { run, recording }, Some(run), None);
+        };
+        let work = move || Writer::default().work(&receiver, &taken, closed);
         let thread = std::thread::Builder::new().name("recordings".into()).spawn(work)?;
         Ok(Recordings { queue, waiting, pending: Vec::new(), lossy: Vec::new(), thread: Some(thread) })
     }
@@ -95,8 +142,9 @@ impl Recordings {
     }
 
     /// Begins a run's recording.
-    pub fn open(&mut self, run: &Run, policy: &Arc<Policy>, path: PathBuf, max_bytes: u64) {
-        self.send(Message::Open { run: Box::new(run.clone()), policy: policy.clone(), path, max_bytes });
+    pub fn open(&mut self, run: &Run, part: u32, policy: &Arc<Policy>, path: PathBuf, max_bytes: u64) {
+        let opening = Opening { run: run.clone(), part, policy: policy.clone(), path, max_bytes };
+        self.send(Message::Open(Box::new(opening)));
     }
 
     /// Records one entry, once [`Recordings::hand_on`] is called.
@@ -116,16 +164,14 @@ impl Recordings {
         // would otherwise call it complete when the daemon stops.
         tracing::error!(%run, "the recording cannot keep up and ends");
         self.lossy.push(run);
-        self.send(Message::Close { run, whole: false });
+        self.send(Message::Lost(run));
     }
 
-    /// Ends a run's recording.
-    pub fn close(&mut self, run: RunId) {
-        if self.lossy.contains(&run) {
-            self.lossy.retain(|r| *r != run);
-        } else {
-            self.send(Message::Close { run, whole: true });
-        }
+    /// Ends a run's recording. `note` is called once with what became of it, on the recordings' thread as a rule; `None`: nobody
+    /// knows. It must not block.
+    pub fn close(&mut self, run: RunId, note: impl FnOnce(Option<RecordingSeal>) + Send + 'static) {
+        self.lossy.retain(|r| *r != run);
+        self.send(Message::Close(run, Note(Some(Box::new(note)))));
     }
 
     /// Hands the entries since the last time on to the thread.
@@ -155,11 +201,26 @@ impl Drop for Recordings {
 
 #[derive(Default)]
 struct Writer {
-    open: BTreeMap<RunId, Recorder>,
+    open: BTreeMap<RunId, Open>,
+    /// Recordings that ended before their runs did, or never began.
+    over: BTreeMap<RunId, RecordingSeal>,
+    /// Written out with their end, and to be synced.
+    unsynced: Vec<(RunId, Recorder)>,
+}
+
+struct Open {
+    recorder: Recorder,
+    part: u32,
 }
 
 impl Writer {
-    fn work(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize) {
+    /// Works until it is stopped. `closed` is called for each recording that ends with the daemon and not with its run.
+    fn work(
+        mut self,
+        queue: &Receiver<Message>,
+        waiting: &AtomicUsize,
+        closed: impl Fn(RunId, RecordingSeal) + Send + 'static,
+    ) {
         let mut flushed = Instant::now();
         loop {
             match queue.recv_timeout(FLUSH_EVERY) {
@@ -169,12 +230,18 @@ impl Writer {
             }
             if flushed.elapsed() >= FLUSH_EVERY {
                 self.flush();
+                self.sync();
                 flushed = Instant::now();
             }
         }
-        for (run, recorder) in std::mem::take(&mut self.open) {
-            finish(run, recorder);
+        for (run, open) in std::mem::take(&mut self.open) {
+            let seal = self.finish(run, open);
+            closed(run, seal);
         }
+        for (run, seal) in std::mem::take(&mut self.over) {
+            closed(run, seal);
+        }
+        self.sync();
     }
 
     fn handle(&mut self, message: Message, waiting: &AtomicUsize) {
@@ -185,24 +252,13 @@ impl Writer {
                     waiting.fetch_sub(1, Ordering::Relaxed);
                 }
             }
-            Message::Open { run, policy, path, max_bytes } => {
-                let host = Host {
-                    hostname: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
-                    failsafe: env!("CARGO_PKG_VERSION"),
-                };
-                let header = Header { format: "failsafe-recording", version: 1, run: &run, policy: &policy, host };
-                match Recorder::create(&path, &header, max_bytes) {
-                    Ok(recorder) => {
-                        self.open.insert(run.id, recorder);
-                    }
-                    Err(error) => tracing::error!(run = %run.id, %error, "the run is not recorded"),
-                }
+            Message::Open(opening) => self.begin(*opening),
+            Message::Lost(run) => self.give_up(run, "the recording could not keep up with the run's inputs"),
+            Message::Close(run, note) => {
+                let over = self.over.remove(&run);
+                let seal = self.open.remove(&run).map(|open| self.finish(run, open));
+                note.call(seal.or(over));
             }
-            Message::Close { run, whole } => match self.open.remove(&run) {
-                Some(recorder) if whole => finish(run, recorder),
-                // Without its end marker a reader sees that it is not whole.
-                _ => {}
-            },
             Message::Flush(done) => {
                 self.flush();
                 let _nobody_waits = done.send(());
@@ -211,34 +267,93 @@ impl Writer {
         }
     }
 
-    fn entry(&mut self, run: RunId, entry: &Recorded) {
-        if let Some(recorder) = self.open.get_mut(&run)
-            && let Err(error) = recorder.record(FRAME_KIND, entry)
-        {
-            tracing::error!(%run, %error, "the recording ends");
-            self.open.remove(&run);
+    fn begin(&mut self, opening: Opening) {
+        let Opening { run, part, policy, path, max_bytes } = opening;
+        let host = Host {
+            hostname: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
+            failsafe: env!("CARGO_PKG_VERSION"),
+        };
+        let header = Header { format: "failsafe-recording", version: 1, part, run: &run, policy: &policy, host };
+        match Recorder::create(&path, &header, max_bytes) {
+            Ok(recorder) => {
+                self.open.insert(run.id, Open { recorder, part });
+            }
+            Err(error) => {
+                let problem = format!("the run is not recorded: {}", chain(&error));
+                tracing::error!(run = %run.id, problem);
+                let seal = RecordingSeal { part, frames: 0, hash: None, complete: false, problem: Some(problem) };
+                self.over.insert(run.id, seal);
+            }
         }
     }
 
+    fn entry(&mut self, run: RunId, entry: &Recorded) {
+        if let Some(open) = self.open.get_mut(&run)
+            && let Err(error) = open.recorder.record(FRAME_KIND, entry)
+        {
+            let problem = chain(&error);
+            tracing::error!(%run, problem, "the recording ends");
+            self.give_up(run, &problem);
+        }
+    }
+
+    /// Ends a recording without its end marker, so that a reader sees that it is not whole.
+    fn give_up(&mut self, run: RunId, why: &str) {
+        if let Some(Open { recorder, part }) = self.open.remove(&run) {
+            let mut seal = seal(&recorder, part);
+            (seal.complete, seal.problem) = (false, Some(why.to_owned()));
+            self.over.insert(run, seal);
+        }
+    }
+
+    /// Ends a recording with its marker, and writes it out.
+    fn finish(&mut self, run: RunId, open: Open) -> RecordingSeal {
+        let Open { mut recorder, part } = open;
+        recorder.end();
+        let mut seal = seal(&recorder, part);
+        if let Err(error) = recorder.flush() {
+            let problem = format!("its end could not be written: {}", chain(&error));
+            tracing::warn!(%run, problem, "recording");
+            seal.problem = Some(problem);
+        }
+        self.unsynced.push((run, recorder));
+        seal
+    }
+
     fn flush(&mut self) {
-        for (run, recorder) in &mut self.open {
+        for (run, Open { recorder, .. }) in &mut self.open {
             if let Err(error) = recorder.flush() {
-                tracing::warn!(%run, %error, "the recording waits for the disk");
+                tracing::warn!(%run, error = chain(&error), "the recording waits for the disk");
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        for (run, recorder) in self.unsynced.drain(..) {
+            if let Err(error) = recorder.finish() {
+                tracing::warn!(%run, error = chain(&error), "the recording's end could not be written");
             }
         }
     }
 }
 
-fn finish(run: RunId, recorder: Recorder) {
-    if let Err(error) = recorder.finish() {
-        tracing::warn!(%run, %error, "the recording's end could not be written");
-    }
+fn seal(recorder: &Recorder, part: u32) -> RecordingSeal {
+    let stopped = recorder.stopped();
+    let problem = stopped.map(|stopped| match (&stopped.reason, &stopped.error) {
+        (StopReason::MaxBytes, _) => format!("it reached its size limit after {} frames", stopped.frames),
+        (StopReason::Storage, error) => {
+            format!("the disk could not be written: {}", error.as_deref().unwrap_or("unknown error"))
+        }
+    });
+    let hash = Some(hex::encode(recorder.hash()));
+    RecordingSeal { part, frames: recorder.frames(), hash, complete: stopped.is_none(), problem }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use failsafe_core::{Input, MonoTime};
+    use failsafe_core::{Input, MonoTime, policy::parse::parse};
+    use failsafe_journal::{RecordingEnd, RecordingReader};
 
     #[test]
     fn a_recording_that_cannot_keep_up_ends_for_the_writer_too() {
@@ -251,15 +366,78 @@ mod tests {
         for _ in 0..QUEUE + 5 {
             recordings.entry(slow, tick());
         }
-        recordings.close(slow);
-        recordings.close(other);
+        let (noted, notes) = mpsc::channel();
+        for run in [slow, other] {
+            let noted = noted.clone();
+            recordings.close(run, move |seal| noted.send((run, seal)).unwrap());
+        }
         drop(recordings);
         let told: Vec<Message> = receiver.iter().collect();
         let (entries, rest) = told.split_at(QUEUE / TOGETHER);
         let of_slow = |message: &Message| matches!(message, Message::Entries(all) if all.len() == TOGETHER && all.iter().all(|(run, _)| *run == slow));
         assert!(entries.iter().all(of_slow));
-        assert!(matches!(rest[0], Message::Close { run, whole: false } if run == slow), "at once, and not complete");
-        assert!(matches!(rest[1], Message::Close { run, whole: true } if run == other), "whatever the queue");
-        assert!(matches!(rest[2..], [Message::Stop]));
+        assert!(matches!(rest[0], Message::Lost(run) if run == slow), "at once, and not complete");
+        assert!(matches!(rest[1..], [Message::Close(..), Message::Close(..), Message::Stop]), "whatever the queue");
+        drop(told);
+        assert_eq!(notes.try_iter().collect::<Vec<_>>(), [(slow, None), (other, None)], "also without the thread");
+    }
+
+    #[test]
+    fn a_recordings_last_hash_is_reported_when_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Arc::new(parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap());
+        let (queue, receiver) = mpsc::channel();
+        let (closed, at_stop) = mpsc::channel();
+        let waiting: Arc<AtomicUsize> = Arc::default();
+        let mut recordings =
+            Recordings { queue, waiting: waiting.clone(), pending: Vec::new(), lossy: Vec::new(), thread: None };
+        let runs: [Run; 4] = std::array::from_fn(|n| run(&format!("00000000-0000-0000-0000-00000000000{n}"), &policy));
+        let [ended, living, unrecorded, lost] = &runs;
+        let path = |run: &Run| folder.path().join(run.id.to_string());
+        std::fs::write(path(unrecorded), "in the way").unwrap();
+        for run in &runs {
+            recordings.open(run, 3, &policy, path(run), 1 << 20);
+            recordings.entry(run.id, Recorded::Input(Input::Tick(MonoTime(7))));
+        }
+        recordings.send(Message::Lost(lost.id));
+        let (noted, notes) = mpsc::channel();
+        for run in [ended, unrecorded, lost] {
+            let (noted, id) = (noted.clone(), run.id);
+            recordings.close(id, move |seal| noted.send((id, seal.unwrap())).unwrap());
+        }
+        drop(recordings);
+        Writer::default().work(&receiver, &waiting, move |run, seal| closed.send((run, seal)).unwrap());
+        let seals: BTreeMap<RunId, RecordingSeal> = notes.try_iter().chain(at_stop.try_iter()).collect();
+        assert_eq!(seals.len(), 4);
+        for run in [ended, living, lost] {
+            let mut reader = RecordingReader::open(&path(run)).unwrap();
+            assert_eq!(reader.by_ref().map(Result::unwrap).count(), 1);
+            let seal = &seals[&run.id];
+            assert_eq!((seal.part, seal.frames, seal.hash.clone()), (3, 1, reader.hash().map(hex::encode)));
+            assert_eq!(seal.complete, reader.end() == Some(&RecordingEnd::Finished));
+            assert_eq!((seal.complete, seal.problem.is_none()), (run.id != lost.id, run.id != lost.id));
+        }
+        let seal = &seals[&unrecorded.id];
+        assert!(seal.hash.is_none() && seal.problem.as_ref().unwrap().contains("exists"), "{seal:?}");
+    }
+
+    fn run(id: &str, policy: &Policy) -> Run {
+        Run {
+            id: id.parse().unwrap(),
+            name: "trainer".into(),
+            labels: Default::default(),
+            owner_uid: 1000,
+            cgroup: "c".into(),
+            cgroup_id: 7,
+            boot_id: "b".into(),
+            policy: policy.digest(),
+            gpus: Default::default(),
+            mig: Default::default(),
+            registered: MonoTime(0),
+            registered_wall_ns: 0,
+            decisions: 0,
+            incidents: 0,
+            contained: Default::default(),
+        }
     }
 }

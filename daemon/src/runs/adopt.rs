@@ -410,7 +410,8 @@ impl Registry {
         tracing::info!(run = %candidate.id, why, "a run ended while no daemon watched");
         let Some(Known { run, part, policy_name, .. }) = known else { return Ok(()) };
         if !candidate.past.ended {
-            log.record(&Record::RunEnded { run: run.id, name: run.name.clone() }, Some(run.id), None);
+            let record = Record::RunEnded { run: run.id, name: run.name.clone(), recording: None };
+            log.record(&record, Some(run.id), None);
         }
         let ended_ns = clock::wall_ns();
         let ended = super::EndedRun { run, policy_name, ended_ns, decisions: candidate.past.decisions, part: part - 1 };

@@ -49,6 +49,8 @@ fn a_recorded_run_replays_to_the_same_decisions_and_to_others_under_another_poli
         let replayed = node.json(["replay", "recorded"])?;
         let decisions = replayed["recorded"].as_array().context("decisions")?.len();
         ensure!(replayed["identical"] == true && replayed["recording_end"] == "finished", "{replayed}");
+        let audit = &replayed["audit_log"];
+        ensure!(audit["same_hash"] == true && audit["same_decisions"] == decisions, "{audit}");
         let logged = node.events()?.iter().filter(|e| e["kind"] == "decision").count();
         ensure!(decisions == logged && decisions >= 4, "{decisions} decisions recorded, {logged} in the log");
 
@@ -65,7 +67,7 @@ fn a_recorded_run_replays_to_the_same_decisions_and_to_others_under_another_poli
         node.ctl(["export", "recorded", "--output", &file])?.expect(0)?;
         node.stop()?;
         let away = node.ctl(["replay", &file])?.expect(0)?.out;
-        ensure!(away.contains("identical"), "{away}");
+        ensure!(away.contains("identical") && away.contains("the same hash"), "{away}");
         // A byte changed in it does not go unseen.
         let mut bytes = fs::read(&file)?;
         let at = bytes.len() * 2 / 3;

@@ -1,6 +1,6 @@
 //! How the decisions of a replay compare with those recorded.
 
-use super::recording::Recording;
+use super::{audit::Audit, recording::Recording};
 use crate::{
     exit::Exit,
     render::{clean, event, time},
@@ -35,10 +35,11 @@ pub(super) struct Report {
     left_out: bool,
     replay: Replay,
     differs_at: Option<usize>,
+    audit: Audit,
 }
 
 impl Report {
-    pub(super) fn new(what: What, recording: &Recording, replay: Replay) -> Report {
+    pub(super) fn new(what: What, recording: &Recording, replay: Replay, audit: Audit) -> Report {
         let differs_at = match what {
             What::Same => replay.differs_at,
             What::Other { .. } => first_difference(&replay),
@@ -54,12 +55,15 @@ impl Report {
             left_out: recording.left_out(),
             replay,
             differs_at,
+            audit,
         }
     }
 
     pub(super) fn exit(&self) -> Exit {
         match (self.differs_at, &self.end) {
+            _ if !self.audit.problems.is_empty() => Exit::Tampered,
             (Some(_), _) => Exit::Error,
+            (None, _) if self.audit.missing => Exit::Partial,
             (None, RecordingEnd::Finished | RecordingEnd::Open) => Exit::Done,
             (None, _) => Exit::Partial,
         }
@@ -81,8 +85,13 @@ impl Report {
         if let What::Other { file, digest } = &self.what {
             let _ = writeln!(out, "other      {} {digest}", clean(file));
         }
+        let _ = writeln!(out, "audit log  {}", self.audit.text());
         out.push('\n');
+        self.problems(&mut out);
         match (&self.what, self.differs_at) {
+            (What::Same, None) if !self.audit.problems.is_empty() => {
+                out.push_str("the replay gives the decisions that are in the recording\n");
+            }
             (What::Same, None) => out.push_str("identical\n"),
             (What::Same, Some(at)) => {
                 let _ = writeln!(out, "DIFFERS at decision {}", at + 1);
@@ -108,6 +117,19 @@ impl Report {
         out
     }
 
+    fn problems(&self, out: &mut String) {
+        if self.audit.problems.is_empty() {
+            return;
+        }
+        out.push_str("THE RECORDING IS NOT WHAT THE AUDIT LOG HAS OF IT:\n");
+        for problem in &self.audit.problems {
+            let _ = writeln!(out, "  {}", clean(problem));
+        }
+        out.push_str(
+            "  keep both, compare them with copies made earlier, and check the log with `failsafectl log verify`\n\n",
+        );
+    }
+
     pub(super) fn json(&self) -> Value {
         let other = match &self.what {
             What::Same => Value::Null,
@@ -131,6 +153,7 @@ impl Report {
             "inputs": self.replay.inputs,
             "identical": self.differs_at.is_none(),
             "differs_at": self.differs_at,
+            "audit_log": self.audit.json(),
             "recorded": self.replay.recorded,
             "replayed": self.replay.replayed,
         })

@@ -1,8 +1,12 @@
 //! A recording as the engine takes it: inputs with the decisions that each caused, up to the last input of which all
 //! decisions are sure to be there.
 
-use crate::exit::{Exit, Fail, chain};
-use failsafe_core::{Policy, input::Run, replay::Recorded};
+use super::audit::Facts;
+use crate::{
+    exit::{Exit, Fail, chain},
+    render::clean,
+};
+use failsafe_core::{Policy, decision::Decision, input::Run, replay::Recorded};
 use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError, storage::FileStorage};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{collections::VecDeque, path::Path};
@@ -20,6 +24,9 @@ pub(super) struct Recording {
     policy: Policy,
     /// The last input read, with its decisions so far: whole only when the next input or the end mark has come.
     held: Vec<Recorded>,
+    /// The decisions read so far, also those of an input that is left out.
+    decisions: Vec<Decision>,
+    part: Option<u32>,
     ready: VecDeque<Recorded>,
     left_out: bool,
 }
@@ -28,6 +35,8 @@ pub(super) struct Recording {
 struct Format {
     format: String,
     version: u64,
+    /// Recordings of earlier versions have no number.
+    part: Option<u32>,
 }
 
 impl Recording {
@@ -35,7 +44,7 @@ impl Recording {
     pub(super) fn open(file: &Path) -> Result<Recording, Fail> {
         let shown = file.display().to_string();
         let reader = RecordingReader::open(file)
-            .map_err(|error| Fail::because(format!("cannot read recording {shown}"), &error))?;
+            .map_err(|error| Fail::because(format!("cannot read recording {}", clean(&shown)), &error))?;
         let bad = |what: String| Fail::new(Exit::Error, format!("{shown}: {what}"));
         let header = reader.header();
         let format: Format =
@@ -46,15 +55,17 @@ impl Recording {
         let run: Run = part(header, "run").map_err(bad)?;
         let policy: Policy = part(header, "policy").map_err(bad)?;
         if policy.digest() != run.policy {
-            return Err(bad(format!(
-                "its policy has the digest {}, but the run was pinned to {}: the recording was changed, or is of another \
+            let message = format!(
+                "{shown}: its policy has the digest {}, but the run was pinned to {}: the recording was changed, or is of another \
                  version",
                 policy.digest(),
                 run.policy
-            )));
+            );
+            return Err(Fail::new(Exit::Tampered, message));
         }
         let (held, ready) = (Vec::new(), VecDeque::new());
-        Ok(Recording { reader, file: shown, run, policy, held, ready, left_out: false })
+        let (part, decisions) = (format.part, Vec::new());
+        Ok(Recording { reader, file: shown, run, policy, held, decisions, part, ready, left_out: false })
     }
 
     /// The run.
@@ -65,6 +76,19 @@ impl Recording {
     /// The policy that it was pinned to.
     pub(super) fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// What is compared with the audit log, once it is read.
+    pub(super) fn facts(&self) -> Facts<'_> {
+        Facts {
+            run: &self.run,
+            part: self.part,
+            end: self.end(),
+            frames: self.reader.frames(),
+            hash: self.reader.hash(),
+            decisions: &self.decisions,
+            latest: false,
+        }
     }
 
     /// How it ends, once read.
@@ -78,7 +102,11 @@ impl Recording {
     }
 
     fn read(&mut self) -> Result<Option<Recorded>, RecordingError> {
-        self.reader.next().transpose()?.map(|frame| frame.decode()).transpose()
+        let next = self.reader.next().transpose()?.map(|frame| frame.decode()).transpose()?;
+        if let Some(Recorded::Decision(decision)) = &next {
+            self.decisions.push(decision.clone());
+        }
+        Ok(next)
     }
 }
 
@@ -94,7 +122,13 @@ impl Iterator for &mut Recording {
             match self.read() {
                 Err(error) => {
                     let message = format!("{}: {}", self.file, chain(&error));
-                    return Some(Err(Fail::new(Exit::Error, message)));
+                    let exit = match error {
+                        RecordingError::Damaged { .. } | RecordingError::Chain { .. } => Exit::Tampered,
+                        _ => Exit::Error,
+                    };
+                    return Some(Err(Fail::new(exit, message).advise(
+                        "keep the file, and compare it with copies made earlier; the decisions are in the audit log too",
+                    )));
                 }
                 Ok(Some(next @ Recorded::Input(_))) => {
                     self.ready.extend(self.held.drain(..));

@@ -1,6 +1,8 @@
 //! Replays of recordings made here, whole and cut.
 
-use super::*;
+use super::{judge as judge_against, *};
+use crate::testing::Log;
+use failsafe_core::record::{Record, RecordingSeal};
 use failsafe_core::{
     RunId, State,
     input::{Contained, Input, Run},
@@ -14,6 +16,10 @@ use failsafe_core::{
 use failsafe_journal::Recorder;
 use serde_json::json;
 use std::sync::Arc;
+
+fn judge(file: &Path, other: Option<Policy>, under: Option<String>) -> Result<Report, Fail> {
+    judge_against(file, other, under, |_| Ok(Audit::skipped("there is none in this test")))
+}
 
 const POLICY: &str = r#"
 [policy]
@@ -183,6 +189,128 @@ fn damage_is_an_error_not_an_end() {
     std::fs::write(&file.path, &bytes).unwrap();
     let fail = judge(&file.path, None, None).unwrap_err();
     assert!(fail.message.contains("damaged at byte"), "{fail}");
+}
+
+/// The log of a run that began with `run` and decided what is in `entries`; `seal`: as the daemon closed the recording.
+fn logged(run: &Run, entries: &[Recorded], seal: Option<RecordingSeal>) -> Vec<Logged> {
+    let mut log = Log::default();
+    let (policy_name, broken, repair) = ("p v1".to_owned(), Vec::new(), Vec::new());
+    log.add(0, Record::RunStarted { run: run.clone(), policy_name, broken, repair });
+    for entry in entries {
+        if let Recorded::Decision(decision) = entry {
+            log.add(decision.at.0 / 1_000, Record::Decision { decision: decision.clone(), rule: None });
+        }
+    }
+    if let Some(seal) = seal {
+        log.add(99_000_000, Record::RunEnded { run: run.id, name: run.name.clone(), recording: Some(seal) });
+    }
+    log.entries
+}
+
+fn seal(file: &File) -> RecordingSeal {
+    let mut reader = failsafe_journal::RecordingReader::open(&file.path).unwrap();
+    let frames = reader.by_ref().count() as u64;
+    let hash = reader.hash().map(hex::encode);
+    RecordingSeal { part: 0, frames, hash, complete: true, problem: None }
+}
+
+fn against(file: &File, log: &[Logged]) -> Report {
+    judge_against(&file.path, None, None, |facts| Audit::of(facts, log)).unwrap()
+}
+
+#[test]
+fn a_recording_is_compared_with_the_audit_log() {
+    let (run, entries) = recorded(LOSSES);
+    let file = write(&run, &entries, true);
+    let whole = logged(&run, &entries, Some(seal(&file)));
+    let report = against(&file, &whole);
+    assert_eq!(report.exit(), Exit::Done);
+    assert!(report.text().contains("audit log  2 decisions the same, the same hash\n"), "{}", report.text());
+    assert!(report.text().ends_with("\nidentical\n"));
+
+    // Whoever drops a decision with its cause, and chains the frames anew, has a recording that replays to itself.
+    let found = |entries: &[Recorded], finish: bool, log: &[Logged], problem: &str| {
+        let file = write(&run, entries, finish);
+        assert_eq!(judge(&file.path, None, None).unwrap().exit(), Exit::Done, "by itself it is in order");
+        let report = against(&file, log);
+        assert_eq!(report.exit() as u8, 7, "{}", report.text());
+        assert!(
+            report.text().contains(problem) && !report.text().contains("identical"),
+            "{problem}: {}",
+            report.text()
+        );
+        assert_eq!(report.json()["audit_log"]["problems"].as_array().map(Vec::is_empty), Some(false));
+    };
+    let without = |dropped: &[usize]| -> Vec<Recorded> {
+        entries.iter().enumerate().filter(|(n, _)| !dropped.contains(n)).map(|(_, e)| e.clone()).collect()
+    };
+    let causes: Vec<usize> = (1..entries.len()).filter(|n| matches!(entries[*n], Recorded::Decision(_))).collect();
+    let all: Vec<usize> = causes.iter().flat_map(|n| [n - 1, *n]).collect();
+    let unsealed = logged(&run, &entries, None);
+    for log in [&whole, &unsealed] {
+        found(&without(&all), true, log, "decision 2 because of rule diverged");
+    }
+    let last = causes[causes.len() - 1];
+    found(&entries[..last - 1], true, &whole, "decision 2 because of rule diverged");
+    found(&entries[..last - 1], false, &whole, "frames that it had when it was closed: it was cut off");
+    // A frame that caused nothing leaves all decisions as they are.
+    found(&without(&[1]), true, &whole, "it was cut off, or frames were removed");
+    let mut other = entries.clone();
+    other.swap(1, entries.len() - 1);
+    found(&other[..entries.len() - 1], true, &whole, "it was cut off, or frames were removed");
+}
+
+#[test]
+fn a_recording_of_another_run_or_of_an_earlier_time_is_found() {
+    let (run, entries) = recorded(LOSSES);
+    let file = write(&run, &entries, true);
+    let renamed = Run { name: "other".into(), ..run.clone() };
+    let report = against(&file, &logged(&renamed, &entries, Some(seal(&file))));
+    assert!(
+        report.exit() == Exit::Tampered && report.text().contains("no beginning of recording"),
+        "{}",
+        report.text()
+    );
+
+    // A restarted daemon has begun recording 1; the file is recording 0.
+    let mut log = logged(&run, &entries, None);
+    let adopted = Run { decisions: 2, incidents: 2, ..run.clone() };
+    let mut later = Log::default();
+    later.add(100_000_000, Record::RunAdopted { run: adopted, found: "running".into(), part: 1 });
+    log.extend(later.entries);
+    let path = file.path.clone();
+    let latest = judge_against(&path, None, None, |facts| {
+        facts.part = Some(0);
+        facts.latest = true;
+        Audit::of(facts, &log)
+    });
+    let latest = latest.unwrap();
+    assert!(latest.text().contains("recording 0 of the run, but its latest is 1"), "{}", latest.text());
+    assert_eq!(latest.exit(), Exit::Tampered);
+    let named = against(&file, &log);
+    assert_eq!(named.exit(), Exit::Done, "{}", named.text());
+    assert!(named.text().contains("ended without closing it"), "{}", named.text());
+}
+
+#[test]
+fn what_a_crash_or_a_full_disk_leaves_is_no_tampering() {
+    let (run, entries) = recorded(LOSSES);
+    let whole = write(&run, &entries, true);
+    let cut = write(&run, &entries[..entries.len() - 4], false);
+    // The daemon could not write the end.
+    let failed = RecordingSeal { problem: Some("no space".into()), ..seal(&whole) };
+    let report = against(&cut, &logged(&run, &entries, Some(failed)));
+    assert_eq!(report.exit(), Exit::Partial, "{}", report.text());
+    assert!(report.text().contains("no space") && report.text().contains("its end was lost"), "{}", report.text());
+    // A live run: the log is read after the recording.
+    let live = against(&cut, &logged(&run, &entries, None));
+    assert_eq!(live.exit(), Exit::Done, "{}", live.text());
+    assert!(live.text().contains("no hash; the run lives"), "{}", live.text());
+    // A decision that the log does not have.
+    let shorter = logged(&run, &entries[..3], None);
+    let ahead = against(&whole, &shorter);
+    assert!(ahead.exit() == Exit::Tampered && ahead.text().contains("missing in the audit log"), "{}", ahead.text());
+    assert!(against(&whole, &[]).text().contains("not compared: the audit log has no beginning"));
 }
 
 #[test]

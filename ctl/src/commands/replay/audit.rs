@@ -1,0 +1,273 @@
+//! How a recording compares with what the audit log has of its run: the decisions, and the hash that the daemon wrote when it
+//! closed the recording.
+//!
+//! Pure: a recording's facts and entries in, findings out. A *problem* is what no crash and no full disk leaves behind: somebody
+//! changed, cut or swapped the recording, or the log. A *note* is what cannot be compared.
+
+use crate::{
+    entry::Logged,
+    exit::Fail,
+    render::{clean, count, event},
+};
+use failsafe_core::{
+    decision::Decision,
+    input::Run,
+    record::{Record, RecordingSeal},
+};
+use failsafe_journal::{Entry, RecordingEnd, entry::Hash};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// What a recording says of itself.
+pub(super) struct Facts<'a> {
+    /// The run in its header.
+    pub run: &'a Run,
+    /// Its number, where its version has one.
+    pub part: Option<u32>,
+    /// How it ends.
+    pub end: RecordingEnd,
+    /// Frames read.
+    pub frames: u64,
+    /// Its last hash; `None`: its version has none.
+    pub hash: Option<Hash>,
+    /// The decisions in it.
+    pub decisions: &'a [Decision],
+    /// Whether it must be the run's latest: nobody named a file.
+    pub latest: bool,
+}
+
+/// What the comparison came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Audit {
+    /// What somebody changed.
+    pub problems: Vec<String>,
+    /// What cannot be compared.
+    pub notes: Vec<String>,
+    /// Decisions that are the same.
+    pub same: usize,
+    /// Whether the hash is the one in the log; `None`: the log has none.
+    pub hash: Option<bool>,
+    /// Decisions of the log may be missing in the recording.
+    pub missing: bool,
+    /// The log may have more in a moment.
+    pub unsettled: bool,
+    /// Why nothing was compared.
+    pub skipped: Option<String>,
+}
+
+/// One daemon's time with the run, as the log has it.
+struct Part {
+    number: Option<u32>,
+    run: Run,
+    decisions: BTreeMap<u32, (u64, Decision)>,
+    seal: Option<RecordingSeal>,
+    /// The run's end, or the next daemon.
+    over: bool,
+}
+
+impl Audit {
+    /// Nothing is compared.
+    pub(super) fn skipped(why: impl Into<String>) -> Audit {
+        Audit { skipped: Some(why.into()), ..Audit::default() }
+    }
+
+    /// Compares a recording with the entries of its run, kinds `run` and `decision`, in the order of the log.
+    ///
+    /// # Errors
+    /// An entry is not canonical.
+    pub(super) fn of(facts: &Facts<'_>, entries: &[Logged]) -> Result<Audit, Fail> {
+        let parts = parts(entries)?;
+        if parts.is_empty() {
+            return Ok(Audit::skipped(format!("the audit log has no beginning of run {}", facts.run.id)));
+        }
+        let fits = |part: &&Part| {
+            part.run == *facts.run && part.number.zip(facts.part).is_none_or(|(logged, file)| logged == file)
+        };
+        let candidates: Vec<&Part> = parts.iter().filter(fits).collect();
+        if candidates.is_empty() {
+            let known: Vec<String> = parts.iter().filter_map(|part| part.number).map(|n| n.to_string()).collect();
+            let number = facts.part.map(|part| format!(" {part}")).unwrap_or_default();
+            let problem = format!(
+                "the audit log has no beginning of recording{number} with this run's name, user, cgroup and policy (it has \
+                 recordings {})",
+                known.join(", ")
+            );
+            return Ok(Audit { problems: vec![problem], ..Audit::default() });
+        }
+        let compared = candidates.iter().map(|part| compare(facts, part));
+        // Recordings of earlier versions have no number, and several may begin with the same facts.
+        let mut audit = compared.min_by_key(|audit| audit.problems.len()).unwrap_or_default();
+        if let (true, Some(file), Some(Some(last))) = (facts.latest, facts.part, parts.last().map(|part| part.number))
+            && file != last
+        {
+            audit.problems.push(format!("this is recording {file} of the run, but its latest is {last}"));
+        }
+        Ok(audit)
+    }
+
+    /// One line of the report.
+    pub(super) fn text(&self) -> String {
+        if let Some(why) = &self.skipped {
+            return format!("not compared: {}", clean(why));
+        }
+        if !self.problems.is_empty() {
+            return "NOT THE SAME, see below".to_owned();
+        }
+        let hash = match self.hash {
+            Some(_) => ", the same hash",
+            None => ", no hash",
+        };
+        let notes: String = self.notes.iter().map(|note| format!("; {}", clean(note))).collect();
+        format!("{} the same{hash}{notes}", count(self.same, "decision", "decisions"))
+    }
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "compared": self.skipped.is_none(),
+            "skipped": self.skipped,
+            "same_decisions": self.same,
+            "same_hash": self.hash,
+            "problems": self.problems,
+            "notes": self.notes,
+        })
+    }
+}
+
+fn parts(entries: &[Logged]) -> Result<Vec<Part>, Fail> {
+    let mut parts: Vec<Part> = Vec::new();
+    for logged in entries {
+        // From the entry's own bytes: what is shown has control characters replaced.
+        let entry = Entry::parse(&logged.bytes).map_err(|error| Fail::because("the audit log is damaged", &error))?;
+        let Ok(record) = serde_json::from_value::<Record>(entry.body) else { continue };
+        let begins =
+            |number: Option<u32>, run: Run| Part { number, run, decisions: BTreeMap::new(), seal: None, over: false };
+        match record {
+            Record::RunStarted { run, .. } => parts.push(begins(Some(0), run)),
+            Record::RunAdopted { run, part, .. } => {
+                if let Some(last) = parts.last_mut() {
+                    last.over = true;
+                }
+                parts.push(begins((part > 0).then_some(part), run));
+            }
+            Record::Decision { decision, .. } => {
+                if let Some(last) = parts.last_mut() {
+                    last.decisions.insert(decision.id.n, (entry.index, decision));
+                }
+            }
+            Record::RunEnded { recording, .. } => {
+                if let Some(last) = parts.last_mut() {
+                    last.over = true;
+                    last.seal = recording.or(last.seal.take());
+                }
+            }
+            Record::RecordingClosed { recording, .. } => {
+                if let Some(last) = parts.last_mut() {
+                    last.seal = Some(recording);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(parts)
+}
+
+fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
+    let mut audit = Audit::default();
+    let closed = part.seal.is_some();
+    let ended = matches!(facts.end, RecordingEnd::Finished);
+    let last = facts.decisions.last().map_or(facts.run.decisions, |decision| decision.id.n);
+    let recorded: BTreeMap<u32, &Decision> = facts.decisions.iter().map(|d| (d.id.n, d)).collect();
+    for (n, (index, logged)) in &part.decisions {
+        match recorded.get(n) {
+            Some(recorded) if same(recorded, logged) => audit.same += 1,
+            Some(_) => audit.problems.push(format!("decision {n} is not the one in the audit log (entry {index})")),
+            None if *n < last || ended || (closed && !unwritten(part)) => {
+                let because = event::because(logged);
+                audit.problems.push(format!(
+                    "decision {n} because {} (entry {index} of the audit log) is missing in the recording",
+                    clean(&because)
+                ));
+            }
+            // A live run: the recording was read before the log.
+            None if !part.over && !closed => {}
+            None => audit.missing = true,
+        }
+    }
+    let newest = part.decisions.keys().next_back().copied().unwrap_or(facts.run.decisions);
+    for n in recorded.keys().filter(|n| !part.decisions.contains_key(n)) {
+        audit.unsettled |= *n > newest;
+        audit.problems.push(format!("decision {n} of the recording is missing in the audit log"));
+    }
+    if audit.missing {
+        audit
+            .notes
+            .push("the audit log has later decisions than the recording: its end was lost or cut off".to_owned());
+    }
+    seal(facts, part, &mut audit);
+    audit
+}
+
+fn seal(facts: &Facts<'_>, part: &Part, audit: &mut Audit) {
+    let Some(seal) = &part.seal else {
+        match (&facts.end, part.over, facts.hash) {
+            (_, _, None) => audit.notes.push("the recording is of a version without hashes".to_owned()),
+            // A live run has no hash in the log yet.
+            (RecordingEnd::Finished, false, _) => {
+                audit.unsettled = true;
+                audit.notes.push("the audit log has no end of the run and so no hash of the recording".to_owned());
+            }
+            (_, false, _) => audit.notes.push("the run lives".to_owned()),
+            (_, true, _) => audit.notes.push(
+                "the audit log has no hash of the recording: the daemon that wrote it ended without closing it"
+                    .to_owned(),
+            ),
+        }
+        return;
+    };
+    let Some(logged) = &seal.hash else {
+        audit.problems.push(format!(
+            "the audit log says that there is no such recording: {}",
+            clean(seal.problem.as_deref().unwrap_or("no reason"))
+        ));
+        return;
+    };
+    let found = facts.hash.map(hex::encode);
+    audit.hash = Some(found.as_ref() == Some(logged));
+    match found {
+        Some(found) if found == *logged => {}
+        Some(_) if facts.frames < seal.frames && unwritten(part) => {
+            audit.missing = true;
+            audit.notes.push(format!(
+                "the recording has {} of {} frames: {}",
+                facts.frames,
+                seal.frames,
+                clean(seal.problem.as_deref().unwrap_or_default())
+            ));
+        }
+        Some(_) if facts.frames < seal.frames => audit.problems.push(format!(
+            "the recording has {} of the {} frames that it had when it was closed: it was cut off, or frames were removed",
+            facts.frames, seal.frames
+        )),
+        Some(_) if facts.frames > seal.frames => audit.problems.push(format!(
+            "the recording has {} frames, but it had {} when it was closed",
+            facts.frames, seal.frames
+        )),
+        Some(found) => audit.problems.push(format!(
+            "the recording's hash is {found}, but it was {logged} when it was closed: it was changed, or is another one"
+        )),
+        None => audit.problems.push(
+            "the recording is of a version without hashes, but the one that the audit log names had a hash".to_owned(),
+        ),
+    }
+}
+
+/// The daemon could not write all of it.
+fn unwritten(part: &Part) -> bool {
+    part.seal.as_ref().is_some_and(|seal| seal.problem.is_some())
+}
+
+/// By their text: two values that are not a number are the same then.
+fn same(a: &Decision, b: &Decision) -> bool {
+    let text = |decision: &Decision| serde_json::to_value(decision).ok();
+    text(a).is_some() && text(a) == text(b)
+}

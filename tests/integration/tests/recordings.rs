@@ -1,0 +1,67 @@
+//! A recording in the state folder that was changed, cut or swapped: `replay` compares it with the audit log.
+
+use anyhow::{Context, Result, ensure};
+use failsafe_core::replay::Recorded;
+use failsafe_journal::{Recorder, RecordingReader};
+use integration::{Launch, on_node, wait_for};
+use std::fs;
+
+const POLICY: &str = "[policy]\nname = \"p\"\nowner = \"tests\"\n";
+
+/// The recording in the state folder is made anew without the input that caused the freeze and without the decision: every frame
+/// of it is in order, and it replays to itself.
+#[test]
+fn a_recording_without_a_decision_and_its_cause_does_not_pass_for_the_runs() -> Result<()> {
+    on_node("swapped", "", |node| {
+        let mut runs = Vec::new();
+        for name in ["victim", "other"] {
+            let mut run = Launch::new(name, POLICY).start(node, ["sleep", "600"])?;
+            node.ctl(["freeze", name, "--reason", "to be hidden"])?.expect(0)?;
+            node.ctl(["kill", name, "--reason", "enough"])?.expect(0)?;
+            run.ends()?;
+            wait_for("it has ended", || Ok(node.run(name)?["state"] == "ended"))?;
+            node.ctl(["replay", name])?.expect(0)?;
+            let path = node.state_dir().join("runs").join(run.id()).join("0000.fsrec");
+            runs.push((path.clone(), fs::read(path)?));
+        }
+        let [(victim, whole), (_, other)] = runs.as_slice() else { anyhow::bail!("two runs") };
+        let problem = |what: &str, expected: &str| -> Result<()> {
+            let asked = node.ctl(["replay", "victim"])?;
+            ensure!(asked.code == 7 && !asked.out.contains("identical"), "{what}: {asked:?}");
+            let file = node.ctl(["replay", &victim.display().to_string()])?;
+            ensure!(file.code == 7 || what == "another run's", "{what}: {file:?}");
+            let all = format!("{}{}", asked.out, asked.err);
+            ensure!(all.contains(expected), "{what}: {all}");
+            Ok(())
+        };
+        fs::write(victim, other)?;
+        problem("another run's", "is one of run")?;
+
+        fs::write(victim, whole)?;
+        let mut reader = RecordingReader::open(victim)?;
+        let header = reader.header().clone();
+        let frames = reader.by_ref().collect::<Result<Vec<_>, _>>()?;
+        let decided: Vec<bool> = frames.iter().map(|f| matches!(f.decode(), Ok(Recorded::Decision(_)))).collect();
+        let first = decided.iter().position(|decided| *decided).context("a decision")?;
+        let rewrite = |keep: &dyn Fn(usize) -> bool| -> Result<()> {
+            fs::remove_file(victim)?;
+            let mut recorder = Recorder::create(victim, &header, u64::MAX)?;
+            for (_, frame) in frames.iter().enumerate().filter(|(n, _)| keep(*n)) {
+                recorder.record(frame.kind, &frame.decode::<Recorded>()?)?;
+            }
+            recorder.finish()?;
+            Ok(())
+        };
+        rewrite(&|n| n < first - 1)?;
+        problem("without all decisions", "is missing in the recording")?;
+        fs::write(victim, whole)?;
+        node.ctl(["replay", "victim"])?.expect(0)?;
+        let length = usize::try_from(frames[first].offset)?;
+        fs::write(victim, &whole[..length])?;
+        problem("cut at the border of a frame", "cut off")?;
+        let next = usize::try_from(frames[first + 1].offset)?;
+        fs::write(victim, [&whole[..length], &whole[next..]].concat())?;
+        problem("without one frame", "does not continue the frame before it")?;
+        node.log_is_whole()
+    })
+}
