@@ -4,8 +4,10 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
+use failsafed::actuators::cgroup::{FreezeOutcome, freeze};
 use failsafed::sensors::cgroup::{RunReader, UsageSource};
-use support::{TestCgroup, until};
+use std::time::{Duration, Instant};
+use support::{TestCgroup, until, within};
 
 #[test]
 fn usage_grows_with_the_work_and_outlives_the_processes() -> Result<()> {
@@ -43,9 +45,32 @@ fn usage_grows_with_the_work_and_outlives_the_processes() -> Result<()> {
 }
 
 #[test]
+fn an_idle_run_is_read_in_full_every_few_seconds_and_an_active_one_each_time() -> Result<()> {
+    let mut run = TestCgroup::new("usage-idle")?;
+    let mut other = TestCgroup::new("usage-moved")?;
+    let (path, other_path) = (run.cgroup.path().to_owned(), other.cgroup.path().to_owned());
+    // No process of the run: no CPU time is used in it.
+    let (mut reader, now) = (RunReader::new(), Instant::now());
+    ensure!(reader.sample(&run.cgroup, now)?.processes == 0);
+    other.spinners(&other_path, 1)?;
+    ensure!(matches!(freeze(&other.cgroup, within(5_000)), FreezeOutcome::Frozen { .. }));
+    // A frozen process comes in: the run still uses no CPU time.
+    run.cgroup.write_file("cgroup.freeze", b"1")?;
+    run.cgroup.write_file("cgroup.procs", other.pid(0)?.to_string().as_bytes())?;
+    ensure!(reader.sample(&run.cgroup, now + Duration::from_secs(1))?.processes == 0, "an idle run was read in full");
+    ensure!(reader.sample(&run.cgroup, now + Duration::from_secs(4))?.processes == 1, "the change is never seen");
+    run.cgroup.write_file("cgroup.freeze", b"0")?;
+    run.spinners(&path, 1)?;
+    until("the other process is seen at once", || {
+        Ok(reader.sample(&run.cgroup, now + Duration::from_secs(4))?.processes == 2)
+    })
+}
+
+#[test]
 fn a_vanished_run_is_an_error_that_says_so() -> Result<()> {
     let run = TestCgroup::new("usage-gone")?;
     run.cgroup.remove_tree()?;
     ensure!(RunReader::new().read(&run.cgroup).is_err_and(|e| e.is_vanished()));
+    ensure!(RunReader::new().sample(&run.cgroup, Instant::now()).is_err_and(|e| e.is_vanished()));
     Ok(())
 }

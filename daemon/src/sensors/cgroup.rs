@@ -22,6 +22,10 @@ use crate::platform::{Cgroup, ProcFs, ProcessId, proc};
 /// Levels are read for this long at most: a run may have tens of thousands.
 const LEVELS: Duration = Duration::from_millis(50);
 
+/// A run that uses no CPU time is read in full this often. What others make of it (memory that is reclaimed, pressure that decays, a
+/// frozen process that is moved in) is seen then. Shorter than the time after which a value is repeated.
+const IDLE: Duration = Duration::from_secs(3);
+
 fn complete() -> bool {
     true
 }
@@ -92,6 +96,8 @@ pub struct RunReader {
     cpu_usec: u64,
     /// The highest number of page faults reported.
     page_faults: u64,
+    /// What the last full read of [`RunReader::sample`] found, the CPU time before it, and when that was.
+    full: Option<(RunUsage, u64, Instant)>,
 }
 
 /// What only grows while a process lives, and is lost when it ends.
@@ -117,6 +123,34 @@ impl RunReader {
         Self::default()
     }
 
+    /// Reads the run, in full only where it has used CPU time since the last full read or that is [`IDLE`] ago: an idle run costs
+    /// one small file.
+    ///
+    /// # Errors
+    /// Vanished when the cgroup was removed; else when the kernel refuses a read.
+    pub fn sample(&mut self, cgroup: &Cgroup, now: Instant) -> Result<RunUsage, CgroupError> {
+        let cpu = Self::cpu_now(cgroup)?;
+        if let (Some(cpu), Some((usage, before, at))) = (cpu, &self.full)
+            && cpu == *before
+            && now.duration_since(*at) < IDLE
+        {
+            return Ok(usage.clone());
+        }
+        let usage = self.read(cgroup)?;
+        // The CPU time before the read: what the run uses during it counts as not yet seen.
+        self.full = cpu.map(|cpu| (usage.clone(), cpu, now));
+        Ok(usage)
+    }
+
+    /// CPU time of the run's cgroup as the kernel counts it now, microseconds: one small file. `None` where the kernel does not
+    /// count it. While it stands still, no process of the run has done anything.
+    ///
+    /// # Errors
+    /// Vanished when the cgroup was removed; else when the kernel refuses the read.
+    fn cpu_now(cgroup: &Cgroup) -> Result<Option<u64>, CgroupError> {
+        Ok(optional(cgroup, "cpu.stat")?.and_then(|b| parse_field(&b, "usage_usec")))
+    }
+
     /// Reads the run as it is now.
     ///
     /// # Errors
@@ -125,7 +159,7 @@ impl RunReader {
         let members = cgroup.procs_until(Instant::now() + LEVELS)?;
         let (pids, all) = (members.ids, members.complete);
         let from_files = optional(cgroup, "memory.current")?.and_then(|b| parse_number(&b));
-        let cpu_files = optional(cgroup, "cpu.stat")?.and_then(|b| parse_field(&b, "usage_usec"));
+        let cpu_files = Self::cpu_now(cgroup)?;
         let faults = optional(cgroup, "memory.stat")?.and_then(|b| parse_field(&b, "pgfault"));
         let complete = from_files.is_some() && cpu_files.is_some() && faults.is_some();
         let sums = if !complete { Some(self.sum(&pids)?) } else { None };

@@ -137,7 +137,7 @@ impl Sampler {
             self.seen.insert(id, seen);
             return;
         }
-        let usage = match seen.reader.read(&run.cgroup) {
+        let usage = match seen.reader.sample(&run.cgroup, began) {
             Ok(usage) => Some(usage),
             Err(error) if error.is_vanished() => {
                 self.tell(Message::Ended(id));
@@ -154,7 +154,7 @@ impl Sampler {
         }
         seen.due = Some(began + began.elapsed() * SHARE).filter(|due| *due > began + self.interval);
         let uncounted = usage.as_ref().is_some_and(|usage| !usage.complete);
-        if uncounted && !std::mem::replace(&mut seen.uncounted, uncounted) {
+        if !std::mem::replace(&mut seen.uncounted, uncounted) && uncounted {
             let what =
                 "its processes are in more cgroups than can be read in time: they are not all counted".to_owned();
             self.gap_of(Source::Cgroup, Some(id), what, 0, false);
