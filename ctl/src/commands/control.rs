@@ -9,6 +9,7 @@ use crate::{
 };
 use failsafe_proto::v1 as pb;
 use std::time::Duration;
+use tonic::Code;
 
 /// How much longer than its own timeout the daemon may take to answer.
 const GRACE: Duration = Duration::from_secs(5);
@@ -43,8 +44,10 @@ async fn ask(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Res
     request.set_timeout(args.timeout + GRACE);
     let mut runs = client.runs();
     match tokio::time::timeout(args.timeout + GRACE, runs.control(request)).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(Fail::new(Exit::Timeout, "the daemon did not answer in time")
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        // The gRPC library has a timer of the same length, and may be first: it answers `cancelled`.
+        Ok(Err(status)) if status.code() != Code::Cancelled => Err(status.into()),
+        Ok(Err(_)) | Err(_) => Err(Fail::new(Exit::Timeout, "the daemon did not answer in time")
             .advise("the command may still be carried out; `failsafectl describe RUN` shows how it stands")),
     }
 }

@@ -44,7 +44,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Signals that are passed on to the command. SIGINT and SIGQUIT reach it from the terminal itself.
 const PASSED_ON: [Signal; 5] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCONT];
-/// After the command has ended, the daemon's records of why arrive within this time.
+/// How long the watcher waits, after a signal ended the command, for the daemon's record of a kill or of the run's end.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
 /// Starts the command in a child process and watches it. `other`: it runs as another user.
@@ -59,15 +59,16 @@ pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
     let frozen = Arc::new(AtomicBool::new(false));
     let pid = child.id();
     let socket = place.socket.to_owned();
-    let reports = Reports { frozen: frozen.clone(), raw: raw.is_set() };
+    let (last, last_record) = mpsc::channel();
+    let reports = Reports { frozen: frozen.clone(), raw: raw.is_set(), last };
     // Ends with this process: it may wait for a run that never comes.
     std::thread::spawn(move || reports.follow(&listener, pid, &socket));
     let status = block_on(wait(child, screen, &frozen, raw.is_set()))?;
     drop(raw);
     let Some(status) = status else { return Ok(Exit::Partial) };
     if status.signal().is_some() {
-        // The record of a kill follows the kill.
-        std::thread::sleep(LAST_RECORDS);
+        // The record of a kill follows the kill. Without a daemon there is nothing to wait for.
+        let _in_time = last_record.recv_timeout(LAST_RECORDS);
     }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     std::process::exit(code)
@@ -214,6 +215,8 @@ async fn wait(
 struct Reports {
     frozen: Arc<AtomicBool>,
     raw: bool,
+    /// Is sent to when the last record that the watcher waits for is printed.
+    last: mpsc::Sender<()>,
 }
 
 impl Reports {
@@ -238,7 +241,14 @@ impl Reports {
     }
 
     fn report(&self, entry: &Logged, id: &str) {
-        let Some(Record::Decision { decision, .. }) = entry.record() else { return };
+        let decision = match entry.record() {
+            Some(Record::Decision { decision, .. }) => decision,
+            Some(Record::RunEnded { run, .. }) if run.to_string() == id => {
+                let _over = self.last.send(());
+                return;
+            }
+            _ => return,
+        };
         if decision.id.run.to_string() != id || decision.mode == Mode::Observe {
             return;
         }
@@ -250,6 +260,9 @@ impl Reports {
                 self.frozen.store(false, Ordering::Relaxed);
             }
             print_line(self.raw, &format!("failsafectl: {text}"));
+            if has(&Action::Kill) {
+                let _over = self.last.send(());
+            }
         }
     }
 }
