@@ -23,6 +23,11 @@ impl Failure {
         Failure { test: what, said: Vec::new(), flaky: false }
     }
 
+    /// How it ended and its name, without what it printed.
+    pub fn first_line(&self) -> &str {
+        self.test.lines().next().unwrap_or_default()
+    }
+
     /// The test's own name, without how it ended.
     fn name(&self) -> &str {
         name(&self.test)

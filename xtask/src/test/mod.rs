@@ -78,6 +78,8 @@ pub fn run(args: &Args) -> Result<()> {
             told.iter().for_each(|failure| println!("{failure}"));
         }
     }
+    // Once more by name alone: of a long log only the last lines may be kept.
+    failures.iter().filter(|failure| !failure.flaky).for_each(|failure| println!("\nfailed: {}", failure.first_line()));
     fs::write(folder.join(SUMMARY), format!("{tally}\n")).context("writing the summary")?;
     println!("\n{tally}");
     if tally.failed > 0 {
