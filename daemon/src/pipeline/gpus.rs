@@ -23,7 +23,7 @@ use crate::{
 use failsafe_core::{
     GpuId, Input, Kind, MonoTime, Signal, Subject, Value,
     event::Event,
-    health::{Fact, Level, Slot, Target, Unreachable},
+    health::{Fact, Level, Slot, Target, Unreachable, places},
     input::{Gap, Unread},
     klog::Bus,
     signal::Source,
@@ -316,17 +316,13 @@ impl Told {
         let old = node.gpus.clone();
         let listed: BTreeSet<GpuId> = hello.gpus.iter().map(|gpu| GpuId(gpu.uuid.clone())).collect();
         let missing = old.keys().any(|gpu| !gpu.is_amd() && !listed.contains(gpu));
-        let mut taken: BTreeSet<u32> =
-            old.values().filter(|view| missing && !view.uuid.is_amd()).map(|view| view.index).collect();
+        let before = old.iter().filter(|(gpu, _)| !gpu.is_amd()).map(|(gpu, view)| (gpu.clone(), view.index)).collect();
+        let indices = hello.gpus.iter().map(|gpu| (GpuId(gpu.uuid.clone()), gpu.index)).collect();
+        let places = places(&before, &indices, missing);
         for gpu in &hello.gpus {
             let uuid = GpuId(gpu.uuid.clone());
             let before = old.get(&uuid).cloned();
-            let index = match &before {
-                Some(before) if missing => before.index,
-                _ if taken.contains(&gpu.index) => (0..).find(|free| !taken.contains(free)).unwrap_or(gpu.index),
-                _ => gpu.index,
-            };
-            taken.insert(index);
+            let index = places.get(&uuid).copied().unwrap_or(gpu.index);
             let view = GpuView {
                 index,
                 name: gpu.name.clone().unwrap_or_default(),

@@ -73,20 +73,53 @@ fn does_not_answer(part: &mut Part, who: &str, what: &Unreachable, now: Stamp) {
     }
 }
 
-/// Gives each listed GPU its place.
-fn place(parts: &mut BTreeMap<GpuId, Part>, gpus: &BTreeMap<GpuId, Slot>, missing: &[GpuId], now: Stamp) {
-    let mut taken: BTreeSet<u32> = BTreeSet::new();
-    if !missing.is_empty() {
-        taken.extend(parts.values().filter_map(|part| Some(part.slot()?.index)));
-    }
-    for (gpu, slot) in gpus {
-        let part = parts.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
-        let index = match part.slot() {
-            Some(before) if !missing.is_empty() => before.index,
-            _ if taken.contains(&slot.index) => (0..).find(|free| !taken.contains(free)).unwrap_or(slot.index),
-            _ => slot.index,
+/// The index that each listed GPU is shown with. While a GPU that was listed `before` is missing, the others keep theirs, and one
+/// that takes its number from NVML gets a free one: an index is no identity.
+pub fn places(before: &BTreeMap<GpuId, u32>, listed: &BTreeMap<GpuId, u32>, missing: bool) -> BTreeMap<GpuId, u32> {
+    let mut taken: BTreeSet<u32> = if missing { before.values().copied().collect() } else { BTreeSet::new() };
+    let mut out = BTreeMap::new();
+    for (gpu, listed) in listed {
+        let index = match before.get(gpu) {
+            Some(before) if missing => *before,
+            _ if taken.contains(listed) => (0..).find(|free| !taken.contains(free)).unwrap_or(*listed),
+            _ => *listed,
         };
         taken.insert(index);
-        part.put(Slot { index, ..slot.clone() });
+        out.insert(gpu.clone(), index);
+    }
+    out
+}
+
+/// Gives each listed GPU its place.
+fn place(parts: &mut BTreeMap<GpuId, Part>, gpus: &BTreeMap<GpuId, Slot>, missing: &[GpuId], now: Stamp) {
+    let before = parts.iter().filter_map(|(gpu, part)| Some((gpu.clone(), part.slot()?.index))).collect();
+    let listed = gpus.iter().map(|(gpu, slot)| (gpu.clone(), slot.index)).collect();
+    let places = places(&before, &listed, !missing.is_empty());
+    for (gpu, slot) in gpus {
+        let index = places.get(gpu).copied().unwrap_or(slot.index);
+        parts.entry(gpu.clone()).or_insert_with(|| Part::unseen(now)).put(Slot { index, ..slot.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of<const N: usize>(gpus: [(&str, u32); N]) -> BTreeMap<GpuId, u32> {
+        gpus.into_iter().map(|(gpu, index)| (GpuId(gpu.to_owned()), index)).collect()
+    }
+
+    #[test]
+    fn while_a_gpu_is_missing_the_others_keep_their_index_and_a_new_one_gets_a_free_one() {
+        let before = of([("a", 0), ("b", 1), ("c", 2)]);
+        // NVML counts on without `b`; `d` is new.
+        let places = places(&before, &of([("a", 0), ("c", 1), ("d", 2)]), true);
+        assert_eq!(places, of([("a", 0), ("c", 2), ("d", 3)]));
+    }
+
+    #[test]
+    fn when_none_is_missing_the_index_is_nvmls() {
+        let before = of([("a", 0), ("b", 1)]);
+        assert_eq!(places(&before, &of([("a", 1), ("b", 0)]), false), of([("a", 1), ("b", 0)]));
     }
 }

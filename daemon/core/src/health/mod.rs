@@ -21,6 +21,7 @@ mod wear;
 mod xids;
 
 pub use level::{Change, Happened, Level, Reason, Target};
+pub use listing::places;
 pub use order::{Fact, Order, OrderKind, OrderRefused, Slot, Unreachable};
 pub use place::{Closed, Constraints, Equipment, MigWanted, Placement, Traits, Wanted};
 pub use thresholds::Thresholds;
