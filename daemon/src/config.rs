@@ -1,7 +1,9 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
+mod audit_log;
 mod limits;
 
+pub use audit_log::AuditLog;
 pub use limits::Limits;
 
 use crate::sensors::{
@@ -65,6 +67,8 @@ pub struct Config {
     pub kernel_tables: Shares,
     /// What users may use of the gRPC interface.
     pub limits: Limits,
+    /// How much of the audit log is kept, and how much each user gets.
+    pub audit_log: AuditLog,
 }
 
 /// AMD's GPUs.
@@ -171,6 +175,7 @@ impl Default for Config {
             amdgpu: AmdgpuConfig::default(),
             kernel_tables: Shares::default(),
             limits: Limits::default(),
+            audit_log: AuditLog::default(),
         }
     }
 }
@@ -257,7 +262,7 @@ impl Config {
         if let Some(message) = config.kernel_tables.wrong() {
             return wrong("kernel_tables", message);
         }
-        if let Some((field, message)) = config.limits.wrong() {
+        if let Some((field, message)) = config.audit_log.wrong().or(config.limits.wrong()) {
             return wrong(field, message);
         }
         let too_fast = config.nvml.every.iter().filter(|(_, pace)| pace.get_ref().0 < config.sample_interval());
@@ -343,6 +348,7 @@ mod tests {
             ("ring_kib = 1000", "power of two"),
             ("[kernel_tables]\nper_user_percent = 90", "f.toml: kernel_tables: expected per_user_percent"),
             ("[limits.streams]\nper_user = 9\ntotal = 9\nreserve = 99", "limits.streams: expected per_user"),
+            ("[audit_log]\nkeep_days = 0", "audit_log.keep_days: expected 1 to 36500, not 0"),
             ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),
             ("[limits]\nconnections = { per_user = 1 }", "missing field"),
             ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),

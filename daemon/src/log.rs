@@ -1,19 +1,28 @@
 //! The audit log as the daemon writes it: [`Record`]s in, tickets of durability out. The writer's thread is the journal's.
 
+mod quota;
+
+pub use quota::Budget;
+
 use crate::platform::clock;
-use failsafe_core::{RunId, decision::IncidentId, record::Record};
+use failsafe_core::{
+    RunId,
+    decision::IncidentId,
+    record::{Limited, Record},
+};
 use failsafe_journal::{
-    AuditHandle, AuditWriter, Draft, Options, Stamp, Status, Ticket, WaitError,
+    AuditHandle, AuditWriter, Draft, Options, Stamp, Status, WaitError,
     head::HEAD_FILE,
     storage::{
-        Layout,
+        Layout, Retention,
         file::{LOG_FILE, set_aside},
     },
     writer::OpenError,
 };
+use quota::{Class, Meter};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use tokio::sync::watch;
 
@@ -34,6 +43,20 @@ pub struct Log {
     path: PathBuf,
     latest: watch::Receiver<u64>,
     findings: Arc<[String]>,
+    meter: Arc<Mutex<Meter>>,
+    live: Arc<OnceLock<LiveRuns>>,
+}
+
+/// The runs that live, and those that are guarded.
+type LiveRuns = Box<dyn Fn() -> Vec<RunId> + Send + Sync>;
+
+/// How much of the log is kept, and how much of it each user gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// What is kept.
+    pub retention: Retention,
+    /// What users get.
+    pub budget: Budget,
 }
 
 /// What opening the log found, in words for the first records; empty when all was in order.
@@ -45,10 +68,16 @@ impl LogOwner {
     ///
     /// # Errors
     /// [`OpenError`] when the log can neither be opened nor set aside.
-    pub fn open(state_dir: &Path, second_head: &Path, boot_id: &str) -> Result<(LogOwner, Findings), OpenError> {
+    pub fn open(
+        state_dir: &Path,
+        second_head: &Path,
+        boot_id: &str,
+        bounds: Bounds,
+    ) -> Result<(LogOwner, Findings), OpenError> {
         let heads = vec![state_dir.join(HEAD_FILE), second_head.to_owned()];
         let known = heads.iter().any(|head| head.exists());
-        let mut layout = Layout { heads, ..Layout::default() };
+        let mut layout = Layout { heads, retention: bounds.retention, ..Layout::default() };
+        let live: Arc<OnceLock<LiveRuns>> = Arc::default();
         let dir = &state_dir.join(FOLDER);
         let mut findings = Vec::new();
         let (sender, latest) = watch::channel(0);
@@ -57,7 +86,9 @@ impl LogOwner {
             let observer = Box::new(move |index: u64, _: std::sync::Arc<[u8]>| {
                 sender.send_replace(index + 1);
             });
-            Options { observer: Some(observer), ..Options::default() }
+            let known = live.clone();
+            let live = Box::new(move || Some(known.get()?().iter().map(RunId::to_string).collect()));
+            Options { observer: Some(observer), live: Some(live), ..Options::default() }
         };
         let writer = match AuditWriter::spawn_in(dir, layout.clone(), options()) {
             Err(OpenError::Tampered { offset, index, why }) => {
@@ -89,6 +120,8 @@ impl LogOwner {
             path: dir.join(LOG_FILE),
             latest,
             findings: findings.clone().into(),
+            meter: Arc::new(Mutex::new(Meter::new(bounds.budget, clock::monotonic_ns()))),
+            live,
         };
         Ok((LogOwner { writer, log }, findings))
     }
@@ -100,6 +133,8 @@ impl LogOwner {
 
     /// Writes what waits and ends the thread.
     pub fn close(self) {
+        let limited = self.log.meter().summaries(clock::monotonic_ns(), true);
+        limited.into_iter().for_each(|limited| self.log.limited(limited));
         if let Err(error) = self.writer.shutdown(std::time::Duration::from_secs(5)) {
             tracing::error!(%error, "audit log closed with records lost");
         }
@@ -108,13 +143,13 @@ impl LogOwner {
 
 impl Log {
     /// Queues a record; never waits for the disk.
-    pub fn record(&self, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Ticket {
-        self.handle.submit(&self.draft(self.stamp(), record, run, incident))
+    pub fn record(&self, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) {
+        self.record_at(self.stamp(), record, run, incident);
     }
 
     /// As [`Log::record`], of something that was at `stamp`.
-    pub fn record_at(&self, stamp: Stamp, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Ticket {
-        self.handle.submit(&self.draft(stamp, record, run, incident))
+    pub fn record_at(&self, stamp: Stamp, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) {
+        self.record_at_then(stamp, record, run, incident, |_| {});
     }
 
     /// Now, on this machine and boot.
@@ -146,7 +181,45 @@ impl Log {
         incident: Option<IncidentId>,
         then: impl FnOnce(Result<(), WaitError>) + Send + 'static,
     ) {
-        self.handle.submit_then(&self.draft(stamp, record, run, incident), move |done| then(done.map(|_| ())));
+        let draft = self.draft(stamp, record, run, incident);
+        let prepared = match draft.prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => return then(Err(WaitError::Refused(error))),
+        };
+        let now = clock::monotonic_ns();
+        let mut meter = self.meter();
+        let admitted = meter.admit(record, run, &draft, prepared.max_bytes(), now);
+        let limited = meter.summaries(now, false);
+        drop(meter);
+        limited.into_iter().for_each(|limited| self.limited(limited));
+        if admitted {
+            let reserved = quota::class(record) != Class::Ordinary;
+            self.handle.submit_prepared(&draft, prepared, reserved, move |done| then(done.map(|_| ())));
+        } else {
+            then(Err(WaitError::OverBudget));
+        }
+    }
+
+    /// The size of the budget of a user who has spent it; `None`: there is something left.
+    pub fn spent(&self, uid: u32) -> Option<u64> {
+        self.meter().spent(uid, clock::monotonic_ns())
+    }
+
+    /// From now on, segments may be removed that have nothing of these runs. `live` must not block.
+    pub fn know_live(&self, live: impl Fn() -> Vec<RunId> + Send + Sync + 'static) {
+        let _known = self.live.set(Box::new(live));
+    }
+
+    /// Writes a summary of entries that were not written.
+    fn limited(&self, limited: Limited) {
+        tracing::warn!(uid = limited.uid, run = ?limited.run, entries = limited.entries, "entries of the audit log are summed up");
+        let run = limited.run;
+        let draft = self.draft(self.stamp(), &Record::Limited(limited), run, None);
+        self.handle.submit_then(&draft, |_| {});
+    }
+
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn draft(&self, stamp: Stamp, record: &Record, run: Option<RunId>, incident: Option<IncidentId>) -> Draft {
@@ -185,3 +258,6 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,8 +110,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     if let Some(folder) = second_head.parent() {
         let _told_with_the_head = std::fs::create_dir_all(folder);
     }
-    let (log_owner, findings) =
-        LogOwner::open(state_dir, &second_head, &boot_id).context("cannot open the audit log")?;
+    let (log_owner, findings) = LogOwner::open(state_dir, &second_head, &boot_id, config.audit_log.bounds())
+        .context("cannot open the audit log")?;
     let log = log_owner.log();
 
     let root = CgroupRoot::find().context("failsafed needs a cgroup2 mount")?;
@@ -133,6 +133,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     // later.
     registry.kernel().guard_own(&own_files(&config, false));
     let mut early = keep::messages(registry.adopt(&log, &boot_id));
+    let runs = Arc::downgrade(&registry);
+    log.know_live(move || runs.upgrade().map(|registry| registry.held()).unwrap_or_default());
     // What an earlier daemon left in the health of the node is over, or goes on.
     early.push(keep::guarded_fact(registry.guarded_note()));
 

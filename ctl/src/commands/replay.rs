@@ -104,7 +104,7 @@ fn entries(
     daemon: bool,
     run: RunId,
 ) -> Result<Result<Vec<Logged>, String>, Fail> {
-    let kinds = || vec!["run".to_owned(), "decision".to_owned()];
+    let kinds = || ["run", "decision", "gap"].map(str::to_owned).to_vec();
     let filter = Filter { run: Some(run.to_string()), kinds: kinds(), ..Filter::default() };
     if let Some(log) = log {
         return entry::load(log, filter).map(Ok);

@@ -74,11 +74,15 @@ fn record_summary(record: &Record) -> String {
             let problem = recording.as_ref().and_then(|seal| seal.problem.as_ref());
             format!("{name} ended{}", problem.map(|why| format!("; recording: {why}")).unwrap_or_default())
         }
+        Record::Limited(limited) => format!(
+            "{} entries about user {} are not written: its budget of the audit log is spent (sha256 {})",
+            limited.entries, limited.uid, limited.sha256
+        ),
         Record::RecordingClosed { recording, .. } => {
             let problem = recording.problem.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             format!("recording {} closed after {} frames{problem}", recording.part, recording.frames)
         }
-        Record::PolicyRefused { policy, why } => format!("policy {} refused: {why}", policy.short()),
+        Record::PolicyRefused { policy, why, .. } => format!("policy {} refused: {why}", policy.short()),
         Record::Control(control) => format!(
             "user {} ({}, pid {}) asks to {} it: {}",
             control.uid,
@@ -356,7 +360,10 @@ mod tests {
             .add(6_450_000, Record::Nvml { seen: None, blind: Some("no library".into()) })
             .add(6_460_000, Record::Nvml { seen: Some("simulated (driver 575)".into()), blind: None })
             .add(6_500_000, Record::DaemonStopped)
-            .add(6_600_000, Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into() })
+            .add(
+                6_600_000,
+                Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into(), uid: None },
+            )
             .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into(), recording: None })
             .add(6_710_000, Record::Order(cordon))
             .add(6_720_000, Record::Health(change))

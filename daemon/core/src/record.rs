@@ -8,6 +8,7 @@ use crate::{
     subject::{GpuId, RunId},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One process of a run, as a snapshot keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,29 @@ pub struct RecordingSeal {
     /// Why it is not complete, or not on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// Entries that were not written because the budget of a user is spent, summed up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limited {
+    /// The user.
+    pub uid: u32,
+    /// The run that they were about.
+    pub run: Option<RunId>,
+    /// How many.
+    pub entries: u64,
+    /// How long they were, in bytes.
+    pub bytes: u64,
+    /// How many of each kind.
+    pub kinds: BTreeMap<String, u64>,
+    /// The numbers of the first 1,024 decisions among them.
+    pub decisions: Vec<u32>,
+    /// The largest number of a decision among them; 0: none.
+    pub last_decision: u32,
+    /// The largest number of an incident among them.
+    pub last_incident: u32,
+    /// SHA-256 over their bodies, each followed by a line end.
+    pub sha256: String,
 }
 
 /// An entry of the audit log.
@@ -144,6 +168,9 @@ pub enum Record {
         policy: PolicyDigest,
         /// Why.
         why: String,
+        /// Who asked; none in entries of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
     },
     /// An operator's command was accepted.
     Control(Control),
@@ -182,6 +209,8 @@ pub enum Record {
     },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
+    /// Entries were not written.
+    Limited(Limited),
 }
 
 impl Record {
@@ -200,7 +229,7 @@ impl Record {
             Record::Evidence { .. } => "evidence",
             Record::Health(_) => "health",
             Record::Order(_) | Record::GpuReset { .. } => "order",
-            Record::Gap(_) => "gap",
+            Record::Gap(_) | Record::Limited(_) => "gap",
         }
     }
 }

@@ -17,13 +17,14 @@ mod queue;
 mod ticket;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Stamp, SystemClock};
-use crate::entry::Draft;
+use crate::entry::{Draft, Prepared};
 use crate::storage::{Layout, LogFolder, Storage};
 use crate::writer::{AuditLog, OpenError, Recovery};
 
@@ -34,6 +35,10 @@ pub use ticket::{Durable, Ticket, WaitError};
 /// Called on the writer thread for every durable entry, in order, with its index and its bytes in the log, before its
 /// ticket resolves. It must not block.
 pub type Observer = Box<dyn FnMut(u64, Arc<[u8]>) + Send>;
+
+/// Called on the writer thread before segments are removed: the ids of the runs that live, of which nothing may be removed.
+/// `None`: they are not known yet, and nothing is removed. It must not block.
+pub type LiveRuns = Box<dyn Fn() -> Option<BTreeSet<String>> + Send>;
 
 /// How an [`AuditWriter`] works.
 pub struct Options {
@@ -49,6 +54,8 @@ pub struct Options {
     pub stall_after: Duration,
     /// See [`Observer`].
     pub observer: Option<Observer>,
+    /// See [`LiveRuns`].
+    pub live: Option<LiveRuns>,
     /// Time for the journal's own entries.
     pub clock: Box<dyn Clock>,
 }
@@ -62,6 +69,7 @@ impl Default for Options {
             retry_least: Duration::from_millis(20),
             stall_after: Duration::from_secs(1),
             observer: None,
+            live: None,
             clock: Box::new(SystemClock::new()),
         }
     }
@@ -180,6 +188,18 @@ impl AuditHandle {
         self.push(draft, Done::Call(Box::new(then)));
     }
 
+    /// Queues a draft that is checked already, as [`submit_then`](Self::submit_then) does. Without `reserved` a quarter of the
+    /// queue is kept free of it, for entries that have more weight.
+    pub fn submit_prepared(
+        &self,
+        draft: &Draft,
+        prepared: Prepared,
+        reserved: bool,
+        then: impl FnOnce(Result<Durable, WaitError>) + Send + 'static,
+    ) {
+        self.queue.push(draft, prepared, Done::Call(Box::new(then)), reserved);
+    }
+
     /// Whether the log is being written as it should.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -194,7 +214,7 @@ impl AuditHandle {
 
     fn push(&self, draft: &Draft, done: Done) {
         match draft.prepare() {
-            Ok(prepared) => self.queue.push(draft, prepared, done),
+            Ok(prepared) => self.queue.push(draft, prepared, done, true),
             Err(error) => done.resolve(Err(WaitError::Refused(error))),
         }
     }

@@ -9,11 +9,11 @@ use std::io;
 
 use crate::entry::Hash;
 use crate::head::Head;
-use crate::segments::{Builder, Summary};
+use crate::segments::{Builder, Removed, Summary};
 use crate::walk::Chain;
 
 pub use file::{FileStorage, LOG_FILE, set_aside};
-pub use folder::{Layout, LogFolder};
+pub use folder::{Layout, LogFolder, Retention};
 
 /// Reading at an offset.
 pub trait ReadAt {
@@ -76,6 +76,22 @@ pub trait Storage: ReadAt {
     /// Those of the medium.
     fn seal(&mut self, builder: &Builder, end: Chain, bytes: u64) -> io::Result<Summary> {
         let _unused = (builder, end, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The segments at the log's beginning that are to be removed at `now_ns`, and what is to be kept of them. Those of `live`,
+    /// and all behind one of them, stay.
+    fn removable(&self, now_ns: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
+        let _unused = (now_ns, live);
+        None
+    }
+
+    /// Removes what [`removable`](Self::removable) gave.
+    ///
+    /// # Errors
+    /// Those of the medium; what is left is removed at the next start.
+    fn remove(&mut self, removed: &Removed) -> io::Result<()> {
+        let _unused = removed;
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -19,7 +19,7 @@ use crate::clock::{Clock, Stamp};
 use crate::entry::{Draft, DraftError, Hash, Prepared, Sealed, kind};
 use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
 use crate::head::Head;
-use crate::segments::{Builder, Summary, catalog};
+use crate::segments::{Builder, Removed, Summary, catalog};
 use crate::storage::{ReadAt, Storage};
 use crate::walk::{Chain, Ending, Problem, Walker};
 
@@ -219,6 +219,25 @@ impl<S: Storage> AuditLog<S> {
         }
     }
 
+    /// Removes segments from the log's beginning as far as its retention says so. An entry that names each by its hash is durable
+    /// before the first file is removed. Returns that entry.
+    ///
+    /// # Errors
+    /// [`CommitError`]: the entry is not durable; nothing was removed.
+    pub fn retain(&mut self, now: Stamp, live: &dyn Fn(&Summary) -> bool) -> Result<Vec<Sealed>, CommitError> {
+        if !self.pending.is_empty() || self.dirty {
+            return Ok(Vec::new());
+        }
+        let Some((removed, segments)) = self.storage.removable(now.wall_ns, live) else { return Ok(Vec::new()) };
+        if self.append(&removal_entry(&removed, &segments, now)).is_err() {
+            return Ok(Vec::new());
+        }
+        let written = self.commit()?;
+        // What cannot be removed now is removed at the next start, or named once more by the next removal.
+        let _later = self.storage.remove(&removed);
+        Ok(written)
+    }
+
     /// Entries not durable yet.
     #[must_use]
     pub fn pending(&self) -> usize {
@@ -394,6 +413,34 @@ fn segment_entry(summary: &Summary, late: Option<&str>, now: Stamp) -> Draft {
     if let Some(why) = late {
         body["late"] = json!(why);
     }
+    Draft::new(Cow::Borrowed(kind::SEGMENT), now, body)
+}
+
+/// Segments that an entry names one by one.
+const NAMED_SEGMENTS: usize = 1_000;
+
+fn removal_entry(removed: &Removed, segments: &[Summary], now: Stamp) -> Draft {
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for (kind, count) in segments.iter().flat_map(|summary| &summary.kinds) {
+        *kinds.entry(kind).or_default() += count;
+    }
+    let named = segments.iter().take(NAMED_SEGMENTS).map(|summary| {
+        json!({
+            "first": summary.first,
+            "entries": summary.entries,
+            "head": hex::encode(summary.head),
+            "summary_sha256": hex::encode(summary.hash()),
+        })
+    });
+    let body = json!({
+        "removed": {
+            "segments": named.collect::<Vec<Value>>(),
+            "entries": removed.entries,
+            "head": hex::encode(removed.head),
+            "kinds": kinds,
+            "why": removed.why,
+        },
+    });
     Draft::new(Cow::Borrowed(kind::SEGMENT), now, body)
 }
 

@@ -61,6 +61,7 @@ impl v1::run_service_server::RunService for Runs {
         let gpus = self.gpus(&gpus)?;
         let (policy, gpus) = self.policy(share, policy_file, policy_toml, gpus).await?;
         let wanted = wanted(who, owner, name, labels, policy, gpus);
+        self.has_log(&wanted)?;
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
         start::start(&self.0, who, maker, wanted, repair).await.map(Response::new)
@@ -96,6 +97,7 @@ impl v1::run_service_server::RunService for Runs {
             return Err(Status::failed_precondition(delegated.refusal()));
         }
         let wanted = wanted(who, owner.unwrap_or(0), name, labels, policy, gpus);
+        self.has_log(&wanted)?;
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
         let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
@@ -245,6 +247,17 @@ impl Source for Recording {
     }
 }
 
+/// Most bytes of a refusal's reasons in the audit log; the caller gets all of them.
+const REFUSAL_BYTES: usize = 2_000;
+
+fn shortened(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(most);
+    format!("{} ... ({} more bytes)", &text[..end], text.len() - end)
+}
+
 pub(super) fn lane_refusal(refused: Refused) -> Status {
     match refused {
         Refused::Full(_) => Status::resource_exhausted(refused.to_string()),
@@ -339,13 +352,27 @@ impl Runs {
         Ok((found, role))
     }
 
+    /// A run of which nothing could be recorded is not started, unless an administrator starts it.
+    fn has_log(&self, wanted: &Wanted) -> Result<(), Status> {
+        let uid = wanted.owner_uid;
+        match self.0.log.spent(uid).filter(|_| !wanted.unlimited) {
+            None => Ok(()),
+            Some(bytes) => Err(Status::resource_exhausted(format!(
+                "limit `audit-log`: what is written about the runs of uid {uid} has reached {} MiB, the budget of a day; it fills up \
+                 again over a day: try again later, or ask root or the administrators' group to start the run",
+                bytes >> 20
+            ))),
+        }
+    }
+
     /// Parses a policy, on a thread: it may be large, and its user may have sent many.
     async fn policy(&self, share: Share, file: String, text: String, gpus: Gpus) -> Result<(Policy, Gpus), Status> {
         let context = self.0.clone();
         let parsed = self.0.work(share).compile(share, move || {
             let policy = parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE)))?;
             if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {
-                let record = Record::PolicyRefused { policy: policy.digest(), why: why.clone() };
+                let (policy, uid) = (policy.digest(), Some(share.uid()));
+                let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), uid };
                 context.log.record(&record, None, None);
                 return Err(Status::failed_precondition(why));
             }

@@ -241,6 +241,7 @@ impl Pipeline {
             }
             Message::Started { live, repair, broken, done } => {
                 let policy_name = named(&live.policy);
+                let broken = first(broken);
                 let record = Record::RunStarted { run: live.run.clone(), policy_name, broken, repair };
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
@@ -625,6 +626,18 @@ impl Pipeline {
             self.cordons(decision, &live.run.name);
         }
     }
+}
+
+/// Rules that a run's beginning names one by one.
+const NAMED_RULES: usize = 32;
+
+fn first(mut all: Vec<String>) -> Vec<String> {
+    if all.len() > NAMED_RULES {
+        let more = all.len() - NAMED_RULES;
+        all.truncate(NAMED_RULES);
+        all.push(format!("and {more} more"));
+    }
+    all
 }
 
 fn named(policy: &Policy) -> String {

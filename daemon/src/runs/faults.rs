@@ -87,7 +87,8 @@ impl Bench {
     fn daemon(&self, disk: Arc<dyn Disk>) -> (Registry, LogOwner) {
         let store = Store::on(self.state.path(), disk).unwrap();
         let head = self.state.path().join("second-head.json");
-        let (log, findings) = LogOwner::open(self.state.path(), &head, BOOT).unwrap();
+        let (log, findings) =
+            LogOwner::open(self.state.path(), &head, BOOT, crate::config::AuditLog::default().bounds()).unwrap();
         assert!(findings.is_empty(), "{findings:?}");
         (Registry::new(CgroupRoot::find().unwrap(), Kernel::new(Err("a test's".into())), store), log)
     }

@@ -267,6 +267,13 @@ impl Registry {
         &self.store
     }
 
+    /// The ids of all runs that live or are guarded, also those of which the end is not tidied up.
+    pub fn held(&self) -> Vec<RunId> {
+        let mut held: Vec<RunId> = self.live.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        held.extend(self.guarded.read().unwrap_or_else(PoisonError::into_inner).keys().copied());
+        held
+    }
+
     fn registered(&self) -> Vec<Arc<LiveRun>> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }

@@ -133,6 +133,10 @@ impl Past {
                 self.guarded |= gap.blind && gap.what.starts_with(GUARDED);
             }
             Record::RunAdopted { .. } => self.guarded = false,
+            Record::Limited(limited) => {
+                self.decisions = self.decisions.max(limited.last_decision);
+                self.incidents = self.incidents.max(limited.last_incident);
+            }
             // Of a run that is judged, the decision that follows counts.
             Record::Control(control) if self.guarded => self.commanded(control.command),
             _ => {}

@@ -12,7 +12,7 @@ use crate::{
 use failsafe_core::{
     decision::Decision,
     input::Run,
-    record::{Record, RecordingSeal},
+    record::{Limited, Record, RecordingSeal},
 };
 use failsafe_journal::{Entry, RecordingEnd, entry::Hash};
 use serde_json::{Value, json};
@@ -60,6 +60,8 @@ struct Part {
     number: Option<u32>,
     run: Run,
     decisions: BTreeMap<u32, (u64, Decision)>,
+    /// Decisions that were not written because their user's budget was spent.
+    limited: Vec<Limited>,
     seal: Option<RecordingSeal>,
     /// The run's end, or the next daemon.
     over: bool,
@@ -139,8 +141,14 @@ fn parts(entries: &[Logged]) -> Result<Vec<Part>, Fail> {
         // From the entry's own bytes: what is shown has control characters replaced.
         let entry = Entry::parse(&logged.bytes).map_err(|error| Fail::because("the audit log is damaged", &error))?;
         let Ok(record) = serde_json::from_value::<Record>(entry.body) else { continue };
-        let begins =
-            |number: Option<u32>, run: Run| Part { number, run, decisions: BTreeMap::new(), seal: None, over: false };
+        let begins = |number: Option<u32>, run: Run| Part {
+            number,
+            run,
+            decisions: BTreeMap::new(),
+            limited: Vec::new(),
+            seal: None,
+            over: false,
+        };
         match record {
             Record::RunStarted { run, .. } => parts.push(begins(Some(0), run)),
             Record::RunAdopted { run, part, .. } => {
@@ -152,6 +160,11 @@ fn parts(entries: &[Logged]) -> Result<Vec<Part>, Fail> {
             Record::Decision { decision, .. } => {
                 if let Some(last) = parts.last_mut() {
                     last.decisions.insert(decision.id.n, (entry.index, decision));
+                }
+            }
+            Record::Limited(limited) => {
+                if let Some(last) = parts.last_mut() {
+                    last.limited.push(limited);
                 }
             }
             Record::RunEnded { recording, .. } => {
@@ -194,7 +207,15 @@ fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
         }
     }
     let newest = part.decisions.keys().next_back().copied().unwrap_or(facts.run.decisions);
-    for n in recorded.keys().filter(|n| !part.decisions.contains_key(n)) {
+    let (limited, lost): (Vec<u32>, Vec<u32>) =
+        recorded.keys().filter(|n| !part.decisions.contains_key(n)).partition(|n| is_limited(part, **n));
+    if !limited.is_empty() {
+        audit.notes.push(format!(
+            "{} not in the audit log, because the user's budget was spent",
+            count(limited.len(), "decision is", "decisions are")
+        ));
+    }
+    for n in &lost {
         audit.unsettled |= *n > newest;
         audit.problems.push(format!("decision {n} of the recording is missing in the audit log"));
     }
@@ -205,6 +226,14 @@ fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
     }
     seal(facts, part, &mut audit);
     audit
+}
+
+/// Whether a decision is among those that a summary stands for.
+fn is_limited(part: &Part, n: u32) -> bool {
+    part.limited.iter().any(|limited| {
+        let unnamed = limited.decisions.last().is_some_and(|last| n > *last) && n <= limited.last_decision;
+        limited.decisions.contains(&n) || unnamed
+    })
 }
 
 fn seal(facts: &Facts<'_>, part: &Part, audit: &mut Audit) {

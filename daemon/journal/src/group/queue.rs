@@ -60,6 +60,11 @@ pub(super) struct Refused {
 /// Kinds counted one by one in a gap; more are counted as `other`, so that a marker stays small.
 const MAX_KINDS: usize = 32;
 
+/// What entries without a reserve may take of the queue.
+fn share(most: usize, reserved: bool) -> usize {
+    if reserved { most } else { most - most / 4 }
+}
+
 /// Why the writer woke.
 pub(super) struct Work {
     pub items: VecDeque<Item>,
@@ -78,12 +83,14 @@ impl Queue {
         }
     }
 
-    pub(super) fn push(&self, draft: &Draft, prepared: Prepared, done: Done) {
+    pub(super) fn push(&self, draft: &Draft, prepared: Prepared, done: Done, reserved: bool) {
         let mut state = self.state();
         let bytes = prepared.max_bytes();
         let refusal = if state.stopped || state.close_by.is_some() {
             WaitError::Closed
-        } else if state.held_entries >= self.max_entries || state.held_bytes + bytes > self.max_bytes {
+        } else if state.held_entries >= share(self.max_entries, reserved)
+            || state.held_bytes + bytes > share(self.max_bytes, reserved)
+        {
             state.refuse(draft);
             WaitError::Full
         } else {

@@ -23,6 +23,9 @@ pub enum WaitError {
     /// Refused: too much waits for the disk already. A `gap` entry will count it.
     #[error("audit queue is full")]
     Full,
+    /// Not written: the budget of the user that it is about is spent. An entry sums such drafts up.
+    #[error("audit entry not written: its user's budget is spent")]
+    OverBudget,
     /// The writer ended before the entry was durable. Some beginning of such entries may still be found in the log.
     #[error("audit log is closed")]
     Closed,

@@ -10,13 +10,16 @@ use super::queue::{Item, Queue, Refused};
 use super::ticket::{Done, Durable, WaitError};
 use crate::clock::Stamp;
 use crate::entry::{Draft, Sealed, kind};
+use crate::segments::Summary;
 use crate::storage::Storage;
 use crate::writer::{AuditLog, Recovery, chain_text};
 
 pub(super) fn run<S: Storage>(log: AuditLog<S>, queue: &Queue, options: Options, recovery: Recovery) {
-    let Options { observer, clock, retry_after, retry_least, .. } = options;
+    let Options { observer, live, clock, retry_after, retry_least, .. } = options;
+    let waiting = VecDeque::new();
+    let retained = None;
     let mut worker =
-        Worker { log, queue, clock, observer, waiting: VecDeque::new(), outage: None, retry_after, retry_least };
+        Worker { log, queue, clock, observer, live, waiting, outage: None, retry_after, retry_least, retained };
     worker.tell(&recovery.written);
     if let Some(error) = recovery.deferred {
         worker.failed(error);
@@ -29,12 +32,18 @@ struct Worker<'a, S> {
     queue: &'a Queue,
     clock: Box<dyn crate::clock::Clock>,
     observer: Option<super::Observer>,
+    live: Option<super::LiveRuns>,
     /// By index: who waits for the log's pending entries. Entries of the journal itself are not all here.
     waiting: VecDeque<(u64, Waiting)>,
     outage: Option<Outage>,
     retry_after: Duration,
     retry_least: Duration,
+    /// When it was last looked for segments to remove.
+    retained: Option<Instant>,
 }
+
+/// Segments to remove are looked for when one was sealed, and this often.
+const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
 enum Waiting {
     Draft { bytes: usize, done: Done },
@@ -94,9 +103,22 @@ impl<S: Storage> Worker<'_, S> {
                         self.commit();
                     }
                 } else if self.log.seal_if_due(self.clock.now()) {
+                    self.retained = None;
                     self.commit();
+                } else if self.retained.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
+                    self.retain();
                 }
             }
+            Err(error) => self.failed(chain_text(&error)),
+        }
+    }
+
+    fn retain(&mut self) {
+        let Some(runs) = self.live.as_ref().and_then(|live| live()) else { return };
+        self.retained = Some(Instant::now());
+        let live = |summary: &Summary| summary.runs.keys().any(|run| runs.contains(run));
+        match self.log.retain(self.clock.now(), &live) {
+            Ok(written) => self.tell(&written),
             Err(error) => self.failed(chain_text(&error)),
         }
     }

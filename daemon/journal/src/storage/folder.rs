@@ -16,7 +16,9 @@ use super::{FileStorage, LOG_FILE, ReadAt, Storage};
 use crate::entry::Hash;
 use crate::frame::header_at;
 use crate::head::{Head, HeadFile};
-use crate::segments::{self, Catalog, SEGMENT_BYTES, Summary, catalog, index_path, segment_path, summary_path};
+use crate::segments::{
+    self, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, index_path, segment_path, summary_path,
+};
 use crate::walk::Chain;
 
 /// The file that is to become the next `audit.log`.
@@ -39,11 +41,34 @@ pub struct Layout {
     pub fresh: bool,
     /// Space to hold back, in bytes.
     pub reserve_bytes: u64,
+    /// How much of the log is kept.
+    pub retention: Retention,
+}
+
+/// How much of a log is kept: what is beyond is removed from its beginning, in whole segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Most bytes of all segments.
+    pub max_bytes: u64,
+    /// How old the last entry of a segment gets, in nanoseconds.
+    pub max_age_ns: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { max_bytes: u64::MAX, max_age_ns: u64::MAX }
+    }
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { segment_bytes: SEGMENT_BYTES, heads: Vec::new(), fresh: false, reserve_bytes: RESERVE_BYTES }
+        Self {
+            segment_bytes: SEGMENT_BYTES,
+            heads: Vec::new(),
+            fresh: false,
+            reserve_bytes: RESERVE_BYTES,
+            retention: Retention::default(),
+        }
     }
 }
 
@@ -70,6 +95,7 @@ impl LogFolder {
         fs::create_dir_all(dir).map_err(FileError::at("create directory", dir))?;
         let mut findings = Vec::new();
         remove(&dir.join(NEXT_FILE))?;
+        finish_removal(dir)?;
         drop_orphans(dir)?;
         let catalog = repaired(dir, &mut findings);
         // A folder whose last summary cannot be made is not continued: the file's own header counts.
@@ -184,6 +210,51 @@ impl Storage for LogFolder {
         Ok(summary)
     }
 
+    fn removable(&self, now_ns: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
+        let Retention { max_bytes, max_age_ns } = self.layout.retention;
+        let catalog = Catalog::load(&self.dir);
+        // What does not fit is evidence.
+        if !catalog.problems.is_empty() {
+            return None;
+        }
+        let mut bytes = catalog.bytes() + self.active.len().unwrap_or(0);
+        let (mut segments, mut why) = (Vec::new(), String::new());
+        for summary in catalog.segments.iter().map_while(|known| known.summary.as_ref()) {
+            let age = now_ns.saturating_sub(summary.last_wall_ns);
+            let reason = if bytes > max_bytes {
+                format!("the log has more than {max_bytes} bytes")
+            } else if age > max_age_ns {
+                format!("older than {} s", max_age_ns / 1_000_000_000)
+            } else {
+                break;
+            };
+            if live(summary) {
+                break;
+            }
+            (why, bytes) = (reason, bytes.saturating_sub(summary.bytes));
+            segments.push(summary.clone());
+        }
+        let last = segments.last()?;
+        let before = catalog.removed.map_or(0, |removed| removed.segments);
+        let removed = Removed {
+            segments: before + segments.len() as u64,
+            entries: last.end().next_index,
+            head: last.head,
+            last_summary: last.hash(),
+            wall_ns: now_ns,
+            why,
+        };
+        Some((removed, segments))
+    }
+
+    fn remove(&mut self, removed: &Removed) -> io::Result<()> {
+        let text = serde_json::to_vec(removed).map_err(io::Error::other)?;
+        replace(&self.dir.join(REMOVED_FILE), &text)?;
+        sync_dir(&self.dir).map_err(|e| e.source)?;
+        finish_removal(&self.dir).map_err(|e| e.source)?;
+        drop_orphans(&self.dir).map_err(|e| e.source)
+    }
+
     fn note_head(&mut self, head: Head) {
         for file in &mut self.heads {
             file.write(&head);
@@ -207,6 +278,16 @@ impl Storage for LogFolder {
         let reader = crate::LogReader::open(&segment_path(&self.dir, summary.first)).ok()?;
         Some(reader.from_index(index).ok()?.next()?.ok()?.leaf_hash)
     }
+}
+
+/// Removes segments that are on record as removed: the removal of their files was interrupted.
+fn finish_removal(dir: &Path) -> Result<(), FileError> {
+    let Ok(bytes) = fs::read(dir.join(REMOVED_FILE)) else { return Ok(()) };
+    let Ok(removed) = serde_json::from_slice::<Removed>(&bytes) else { return Ok(()) };
+    for first in segments::sealed(dir).into_iter().filter(|first| *first < removed.entries) {
+        remove(&segment_path(dir, first))?;
+    }
+    Ok(())
 }
 
 /// Summaries and indices of which the segment was never renamed: a crash between the two.

@@ -1,0 +1,48 @@
+//! `[audit_log]`: how much of the audit log is kept, and how much of it each user gets.
+
+use crate::log::{Bounds, Budget};
+use failsafe_journal::storage::Retention;
+use serde::Deserialize;
+
+/// Sizes and ages of the audit log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditLog {
+    /// What is written about the runs of one user in a day, in MiB; as much again for interventions.
+    pub per_user_mib_per_day: u64,
+    /// ... of all users but root.
+    pub total_mib_per_day: u64,
+    /// Largest size of the whole log, in MiB.
+    pub keep_mib: u64,
+    /// Greatest age of an entry, in days.
+    pub keep_days: u64,
+}
+
+impl Default for AuditLog {
+    fn default() -> AuditLog {
+        AuditLog { per_user_mib_per_day: 64, total_mib_per_day: 1_024, keep_mib: 8_192, keep_days: 365 }
+    }
+}
+
+impl AuditLog {
+    /// What is wrong: the field, and what was expected.
+    pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
+        let ranges = [
+            ("audit_log.per_user_mib_per_day", self.per_user_mib_per_day, 1..=65_536),
+            ("audit_log.total_mib_per_day", self.total_mib_per_day, self.per_user_mib_per_day..=1_048_576),
+            ("audit_log.keep_mib", self.keep_mib, 64..=16_777_216),
+            ("audit_log.keep_days", self.keep_days, 1..=36_500),
+        ];
+        let wrong = ranges.into_iter().find(|(_, value, range)| !range.contains(value));
+        wrong
+            .map(|(field, value, range)| (field, format!("expected {} to {}, not {value}", range.start(), range.end())))
+    }
+
+    /// As the log takes it.
+    pub fn bounds(&self) -> Bounds {
+        let day = 86_400 * 1_000_000_000;
+        let retention = Retention { max_bytes: self.keep_mib << 20, max_age_ns: self.keep_days.saturating_mul(day) };
+        let budget = Budget { per_user: self.per_user_mib_per_day << 20, total: self.total_mib_per_day << 20 };
+        Bounds { retention, budget }
+    }
+}
