@@ -340,9 +340,12 @@ pub struct ReplayArgs {
 pub struct ExportArgs {
     /// Id, name, or an unambiguous prefix of either.
     pub run: String,
-    /// The file to write.
+    /// The file to write. Only its owner may read it.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// Replace the file if it exists. A symbolic link is never replaced.
+    #[arg(long)]
+    pub force: bool,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -6,6 +6,7 @@ mod limits;
 pub use audit_log::AuditLog;
 pub use limits::Limits;
 
+use crate::redact::Redactor;
 use crate::sensors::{
     ebpf::Shares,
     nvml::{Every, Pace, Rated},
@@ -69,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// How much of the audit log is kept, and how much each user gets.
     pub audit_log: AuditLog,
+    /// What is replaced in command lines before they are recorded.
+    pub redact: Redactor,
 }
 
 /// AMD's GPUs.
@@ -176,6 +179,7 @@ impl Default for Config {
             kernel_tables: Shares::default(),
             limits: Limits::default(),
             audit_log: AuditLog::default(),
+            redact: Redactor::default(),
         }
     }
 }
@@ -349,6 +353,7 @@ mod tests {
             ("[kernel_tables]\nper_user_percent = 90", "f.toml: kernel_tables: expected per_user_percent"),
             ("[limits.streams]\nper_user = 9\ntotal = 9\nreserve = 99", "limits.streams: expected per_user"),
             ("[audit_log]\nkeep_days = 0", "audit_log.keep_days: expected 1 to 36500, not 0"),
+            ("[redact]\nname = []", "unknown field `name`"),
             ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),
             ("[limits]\nconnections = { per_user = 1 }", "missing field"),
             ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),

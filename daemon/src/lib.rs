@@ -14,6 +14,7 @@ pub mod log;
 pub mod node;
 pub mod pipeline;
 pub mod platform;
+pub mod redact;
 pub mod runs;
 pub mod sensors;
 pub mod supervisor;

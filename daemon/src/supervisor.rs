@@ -116,6 +116,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
 
     let root = CgroupRoot::find().context("failsafed needs a cgroup2 mount")?;
     let (kernel, reader) = load(&config);
+    let kernel = kernel.with_redactor(config.redact.clone());
     let node = Arc::new(Mutex::new(NodeView::default()));
     let registry = Arc::new(Registry::new(root, kernel, store));
     see_ebpf(&registry, &node);

@@ -5,20 +5,22 @@ use crate::{
     args::ExportArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{json, print, table},
+    render::{clean, json, print, table},
 };
 use failsafe_proto::v1 as pb;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail> {
     let bytes = block_on(async {
         let client = Client::connect(place.socket).await?;
-        fetch(&client, &args.run, &args.output).await
+        fetch(&client, &args.run, &args.output, args.force).await
     })?;
     if args.json {
         print(&json::text(&json!({ "run": args.run, "file": args.output, "bytes": bytes })))?;
@@ -28,8 +30,10 @@ pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail>
     Ok(Exit::Done)
 }
 
-/// Writes the recording of `run` to `to`; a file that is there is replaced only by a whole one.
-pub(super) async fn fetch(client: &Client, run: &str, to: &Path) -> Result<u64, Fail> {
+/// Writes the recording of `run` to `to`, which only its owner may read. A file that is there is replaced with `force` alone, and only
+/// by a whole one; a symbolic link is never followed or replaced.
+pub(super) async fn fetch(client: &Client, run: &str, to: &Path, force: bool) -> Result<u64, Fail> {
+    free(to, force)?;
     let mut stream = client.runs().export(pb::ExportRequest { run: run.to_owned() }).await?.into_inner();
     let part = Part::create(to)?;
     let mut bytes = 0;
@@ -37,8 +41,24 @@ pub(super) async fn fetch(client: &Client, run: &str, to: &Path) -> Result<u64, 
         part.write(&chunk.data)?;
         bytes += chunk.data.len() as u64;
     }
-    part.finish(to)?;
+    part.finish(to, force)?;
     Ok(bytes)
+}
+
+fn free(to: &Path, force: bool) -> Result<(), Fail> {
+    let shown = clean(&to.display().to_string());
+    match to.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(found) if found.file_type().is_file() && force => Ok(()),
+        Ok(found) if found.file_type().is_file() => {
+            Err(Fail::new(Exit::Error, format!("{shown} exists"))
+                .advise("name another file, or replace it with --force"))
+        }
+        Ok(found) => {
+            let what = if found.is_symlink() { "a symbolic link" } else { "no file" };
+            Err(Fail::new(Exit::Error, format!("{shown} is {what}: it is not replaced")).advise("name another file"))
+        }
+    }
 }
 
 /// A file in the making; it is removed again unless it is finished.
@@ -53,7 +73,12 @@ impl Part {
         let mut path = to.as_os_str().to_owned();
         path.push(format!(".part{}", std::process::id()));
         let path = PathBuf::from(path);
-        let file = File::create_new(&path)
+        // The recording of a run may be read by its owner and administrators only, and so may its copy.
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
             .map_err(|error| Fail::because(format!("cannot create {}", path.display()), &error))?;
         Ok(Part { path, file, whole: false })
     }
@@ -64,8 +89,11 @@ impl Part {
             .map_err(|error| Fail::because(format!("cannot write {}", self.path.display()), &error))
     }
 
-    fn finish(mut self, to: &Path) -> Result<(), Fail> {
-        let done = self.file.sync_all().and_then(|()| std::fs::rename(&self.path, to));
+    fn finish(mut self, to: &Path, force: bool) -> Result<(), Fail> {
+        free(to, force)?;
+        let flags = if force { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        let renamed = || Ok(renameat2(AT_FDCWD, &self.path, AT_FDCWD, to, flags)?);
+        let done = self.file.sync_all().and_then(|()| renamed());
         done.map_err(|error| Fail::because(format!("cannot write {}", to.display()), &error))?;
         self.whole = true;
         Ok(())

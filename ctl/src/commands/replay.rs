@@ -39,7 +39,7 @@ pub(super) fn replay(place: &Place<'_>, args: &ReplayArgs) -> Result<Exit, Fail>
             let id = block_on(async {
                 let client = Client::connect(place.socket).await?;
                 let run = client.runs().get(pb::GetRequest { run: args.what.clone() }).await?.into_inner().id;
-                export::fetch(&client, &run, &file).await?;
+                export::fetch(&client, &run, &file, false).await?;
                 Ok::<_, Fail>(run)
             })?;
             judge(&file, other, under, |facts| against_log(place, log, Some(&id), facts))?

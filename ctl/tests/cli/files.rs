@@ -6,6 +6,7 @@ use crate::{
 };
 use failsafe_core::{input::Input, replay::Recorded, time::MonoTime};
 use failsafe_journal::Recorder;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 #[test]
@@ -118,6 +119,17 @@ fn replay_takes_a_run_or_a_file() {
     let output = fake.ctl("export trainer -o out.fsrec --json");
     assert_eq!(json(&output)["bytes"].as_u64(), Some(recording.len() as u64));
     assert_eq!(std::fs::read(fake.path("out.fsrec")).unwrap(), recording);
+    let mode = |name: &str| std::fs::metadata(fake.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("out.fsrec"), 0o600);
+    // What is there stays, and a symbolic link is not followed.
+    std::fs::write(fake.path("mine"), "mine").unwrap();
+    std::os::unix::fs::symlink(fake.path("mine"), fake.path("link")).unwrap();
+    for line in ["export trainer -o mine", "export trainer -o link", "export trainer -o link --force"] {
+        assert_eq!(fake.ctl(line).status.code(), Some(1), "{line}");
+        assert_eq!(std::fs::read(fake.path("mine")).unwrap(), b"mine", "{line}");
+    }
+    assert_eq!(fake.ctl("export trainer -o mine --force").status.code(), Some(0));
+    assert_eq!((std::fs::read(fake.path("mine")).unwrap(), mode("mine")), (recording.clone(), 0o600));
     std::fs::write(fake.path("cut.fsrec"), &recording[..recording.len() - 15]).unwrap();
     assert_eq!(fake.ctl("replay cut.fsrec").status.code(), Some(3));
 }

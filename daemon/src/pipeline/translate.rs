@@ -20,7 +20,11 @@ pub fn event(kernel: &Kernel, event: ebpf::Event) -> Option<Input> {
 }
 
 /// The same for an event whose run is known.
-pub fn event_of(kernel: &Kernel, run: RunId, event: ebpf::Event) -> Option<Input> {
+pub fn event_of(kernel: &Kernel, run: RunId, mut event: ebpf::Event) -> Option<Input> {
+    // Before the core sees it, so that the log, the recording and a replay have the same text.
+    if let ebpf::What::Exec { argv, .. } = &mut event.what {
+        kernel.redact(run, argv);
+    }
     let repeats = event.what.repeats();
     if let Some(what) = unseen(&event) {
         let (at, source, lost) = (MonoTime(event.at_ns), Source::Ebpf, repeats + 1);

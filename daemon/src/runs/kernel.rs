@@ -6,6 +6,7 @@
 //! works on without it and says so: what needs it refuses to pin.
 
 use super::compile;
+use crate::redact::Redactor;
 use crate::sensors::ebpf::{
     self, Ebpf, EgressPolicy, Heartbeat, Holder, Latches, ProgramStatus, QuotaError, RunCounters, RunSpec, Sights,
     Tables, Via, Watch,
@@ -13,7 +14,11 @@ use crate::sensors::ebpf::{
     kernel_quota::Usage as TableUsage,
     rules::{Rules, Use},
 };
-use failsafe_core::{Policy, RunId};
+use failsafe_core::{
+    Policy, RunId,
+    event::Field,
+    policy::{Condition, Pattern},
+};
 use failsafe_ebpf::abi::point;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,6 +107,7 @@ pub struct Compiled {
     rules: Rules,
     watch: Watch,
     budgets: Vec<String>,
+    argv: Vec<Pattern>,
     tables: Tables,
 }
 
@@ -123,6 +129,7 @@ pub struct Kernel {
     runs: RwLock<BTreeMap<Place, RunId>>,
     names: RwLock<BTreeMap<RunId, Arc<Called>>>,
     compiling: Arc<AtomicUsize>,
+    redactor: Redactor,
     /// Has every attachment fail.
     #[cfg(test)]
     pub(super) refuses: std::sync::atomic::AtomicBool,
@@ -135,6 +142,17 @@ struct Called {
     budgets: Vec<String>,
     files: Names,
     devices: Devices,
+    /// What rules say about command lines.
+    argv: Vec<Pattern>,
+}
+
+/// What the rules of a policy say about command lines.
+fn argv_patterns(policy: &Policy) -> Vec<Pattern> {
+    let events = policy.rules.iter().filter_map(|rule| match &rule.when {
+        Condition::Event(event) => Some(event),
+        _ => None,
+    });
+    events.filter_map(|event| event.given(Field::Argv)).flatten().cloned().collect()
 }
 
 impl Kernel {
@@ -150,9 +168,22 @@ impl Kernel {
             runs: RwLock::default(),
             names: RwLock::default(),
             compiling: Arc::default(),
+            redactor: Redactor::default(),
             #[cfg(test)]
             refuses: std::sync::atomic::AtomicBool::default(),
         }
+    }
+
+    /// The same with another table of what is a secret.
+    #[must_use]
+    pub fn with_redactor(self, redactor: Redactor) -> Kernel {
+        Kernel { redactor, ..self }
+    }
+
+    /// Replaces the secrets in a command line of the run, but for what a rule of its policy matches.
+    pub fn redact(&self, run: RunId, argv: &mut Vec<String>) {
+        let called = self.called(run);
+        self.redactor.argv(argv, called.as_ref().map_or(&[], |called| &called.argv));
     }
 
     /// Why there is no eBPF; `None` when there is.
@@ -203,8 +234,9 @@ impl Kernel {
         let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
         let (watch, budgets) =
             (compile::watch(policy), policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect());
+        let argv = argv_patterns(policy);
         if self.ebpf.is_err() {
-            return Ok(Compiled { egress, rules, watch, budgets, tables: Tables::default() });
+            return Ok(Compiled { egress, rules, watch, budgets, argv, tables: Tables::default() });
         }
         let hanging = self.compiling.fetch_add(1, Ordering::Relaxed);
         let compiling = Counted(self.compiling.clone());
@@ -218,7 +250,7 @@ impl Kernel {
         let work = move || {
             let _compiling = compiling;
             let made = Tables::of(&egress, &rules).map_err(|error| KernelError::Compile(chain(&error)));
-            let _late = done.send(made.map(|tables| Compiled { egress, rules, watch, budgets, tables }));
+            let _late = done.send(made.map(|tables| Compiled { egress, rules, watch, budgets, argv, tables }));
         };
         let thread = std::thread::Builder::new().name("compile".into()).spawn(work);
         thread.map_err(|error| KernelError::Compile(format!("no thread to compile the policy on: {error}")))?;
@@ -246,7 +278,7 @@ impl Kernel {
         if self.refuses.load(Ordering::Relaxed) {
             return Err(KernelError::Ebpf("a test has it fail".into()));
         }
-        let Compiled { egress, rules, watch, budgets, tables } = compiled;
+        let Compiled { egress, rules, watch, budgets, argv, tables } = compiled;
         let needs = Needs {
             calls: rules.watch & ebpf::ALL_CALLS,
             refused: rules.deny & ebpf::ALL_CALLS,
@@ -278,7 +310,7 @@ impl Kernel {
         match added {
             Ok(placed) => {
                 let place = Place { slot, epoch: placed.epoch };
-                let called = Called { budgets, files: placed.names, devices: placed.devices };
+                let called = Called { budgets, files: placed.names, devices: placed.devices, argv };
                 self.names.write().unwrap_or_else(PoisonError::into_inner).insert(run, Arc::new(called));
                 self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(place, run);
                 Ok(Placed { slot, epoch: placed.epoch })

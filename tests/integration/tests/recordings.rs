@@ -65,3 +65,28 @@ fn a_recording_without_a_decision_and_its_cause_does_not_pass_for_the_runs() -> 
         node.log_is_whole()
     })
 }
+
+const EXECS: &str = "[policy]\nname = \"p\"\nowner = \"tests\"\n[[rule]]\nid = \"sleeps\"\nrationale = \"x\"\nmode = \"observe\"\n\
+     when = { event = \"exec\", path = \"*sleep\" }\nactions = [\"notify\"]\n";
+
+#[test]
+fn a_secret_in_a_command_line_reaches_neither_the_log_nor_the_recording() -> Result<()> {
+    const SECRET: &[u8] = b"hunter2hunter2";
+    on_node("secret", "", |node| {
+        let line = "sleep 600 & exec env TOKEN=hunter2hunter2 sh -c 'sleep 600; :' --password hunter2hunter2";
+        let run = Launch::new("secret", EXECS).start(node, ["sh", "-c", line])?;
+        let decided = |event: &serde_json::Value| event["kind"] == "decision" && event["run"] == run.id();
+        node.wait_for_event("the rule trips", decided)?;
+        node.ctl(["freeze", "secret", "--reason", "a look at its processes"])?.expect(0)?;
+        node.wait_for_event("its processes", |event| event["kind"] == "evidence")?;
+        node.ctl(["replay", "secret"])?.expect(0)?;
+        let log = fs::read(node.state_dir().join("audit/audit.log"))?;
+        let recording = fs::read(node.state_dir().join("runs").join(run.id()).join("0000.fsrec"))?;
+        for (what, bytes) in [("log", &log), ("recording", &recording)] {
+            ensure!(!bytes.windows(SECRET.len()).any(|found| found == SECRET), "the {what} has the secret");
+        }
+        let shown = b"--password [redacted]";
+        ensure!(log.windows(shown.len()).any(|found| found == shown), "the log has no redacted command line");
+        node.log_is_whole()
+    })
+}

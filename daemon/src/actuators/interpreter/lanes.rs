@@ -191,8 +191,10 @@ impl Work {
     fn snapshot(&self, job: &Job, frozen: bool) -> (Report, Option<Snapshot>) {
         let (live, budget) = (job.live.clone(), self.budget);
         match timed(budget + GRACE, move || snapshot(&live.cgroup, budget)) {
-            Some(Ok(tree)) => {
+            Some(Ok(mut tree)) => {
                 let report = outcome::snapshot(&tree);
+                let lines = tree.processes.iter_mut().filter_map(|process| process.argv.as_mut());
+                lines.for_each(|argv| self.registry.kernel().redact(job.live.run.id, argv));
                 (report, Some(outcome::evidence(tree, job.signals.clone(), frozen)))
             }
             Some(Err(error)) => (Report::failed(error.chain()), None),
