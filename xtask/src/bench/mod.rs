@@ -9,6 +9,7 @@ mod floor;
 mod footprint;
 mod gpu;
 mod hostile;
+mod log_start;
 mod loops;
 mod neighbours;
 mod overhead;
@@ -52,6 +53,8 @@ enum Name {
     Restart,
     /// From a violation to a frozen run of 1, 16 and 64 busy processes, alone and under each attack of the hostile suite
     Hostile,
+    /// A start, and queries, with a log of 10^3, 10^5 and 10^6 entries
+    LogStart,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
@@ -76,6 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Restart => restart::run(args)?,
         Name::Gpu => gpu::run(args)?,
         Name::Hostile => hostile::run(args)?,
+        Name::LogStart => log_start::run(args)?,
         Name::Overhead => overhead::run(args)?,
     };
     report.print();
