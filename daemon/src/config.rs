@@ -7,6 +7,7 @@ pub use audit_log::AuditLog;
 pub use limits::Limits;
 
 use crate::redact::Redactor;
+use crate::runs::retain::Keep;
 use crate::sensors::{
     ebpf::Shares,
     nvml::{Every, Pace, Rated},
@@ -70,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// How much of the audit log is kept, and how much each user gets.
     pub audit_log: AuditLog,
+    /// How much of ended runs is kept.
+    pub recordings: Keep,
     /// What is replaced in command lines before they are recorded.
     pub redact: Redactor,
 }
@@ -179,6 +182,7 @@ impl Default for Config {
             kernel_tables: Shares::default(),
             limits: Limits::default(),
             audit_log: AuditLog::default(),
+            recordings: Keep::default(),
             redact: Redactor::default(),
         }
     }
@@ -266,7 +270,8 @@ impl Config {
         if let Some(message) = config.kernel_tables.wrong() {
             return wrong("kernel_tables", message);
         }
-        if let Some((field, message)) = config.audit_log.wrong().or(config.limits.wrong()) {
+        if let Some((field, message)) = config.audit_log.wrong().or(config.limits.wrong()).or(config.recordings.wrong())
+        {
             return wrong(field, message);
         }
         let too_fast = config.nvml.every.iter().filter(|(_, pace)| pace.get_ref().0 < config.sample_interval());

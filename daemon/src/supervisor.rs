@@ -126,7 +126,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let reports = lane.clone();
     let told = Arc::new(move |told| reports.report(told));
     let interpreter = Interpreter::spawn(registry.clone(), &config, told)?;
-    let recordings = Recordings::spawn(&log)?;
+    let recordings = Recordings::spawn(&log, config.recordings.per_user_mib << 20)?;
     let flusher = recordings.flusher();
     record_start(&log, &node, findings);
 
@@ -156,7 +156,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
             .context("cannot start the health's thread")?;
     let (node_health, slots) = (health.shared(), health.slots());
     let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(&boot_id) };
-    let (reaper, reaping) = Reaper::spawn(registry.clone())?;
+    let (reaper, reaping) = Reaper::spawn(registry.clone(), log.clone(), config.recordings)?;
     let (remover, removing) = Remover::spawn(pipeline.clone())?;
     let parts = Parts {
         registry: registry.clone(),

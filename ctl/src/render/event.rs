@@ -74,6 +74,10 @@ fn record_summary(record: &Record) -> String {
             let problem = recording.as_ref().and_then(|seal| seal.problem.as_ref());
             format!("{name} ended{}", problem.map(|why| format!("; recording: {why}")).unwrap_or_default())
         }
+        Record::RunsRemoved { runs, bytes, why } => {
+            let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
+            format!("removed {bytes} bytes of {} ended runs: {why}: {}", runs.len(), runs.join(", "))
+        }
         Record::Limited(limited) => format!(
             "{} entries about user {} are not written: its budget of the audit log is spent (sha256 {})",
             limited.entries, limited.uid, limited.sha256

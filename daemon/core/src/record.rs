@@ -209,6 +209,15 @@ pub enum Record {
     },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
+    /// What was kept of ended runs, with their recordings, was removed.
+    RunsRemoved {
+        /// The runs.
+        runs: Vec<RunId>,
+        /// Size of what was removed, in bytes.
+        bytes: u64,
+        /// Why.
+        why: String,
+    },
     /// Entries were not written.
     Limited(Limited),
 }
@@ -217,7 +226,9 @@ impl Record {
     /// The entry's kind: what `failsafectl events` shows and filters by.
     pub fn kind(&self) -> &'static str {
         match self {
-            Record::DaemonStarted { .. } | Record::Nvml { .. } | Record::DaemonStopped => "daemon",
+            Record::DaemonStarted { .. } | Record::Nvml { .. } | Record::DaemonStopped | Record::RunsRemoved { .. } => {
+                "daemon"
+            }
             Record::RunStarted { .. }
             | Record::RunAdopted { .. }
             | Record::RunEnded { .. }

@@ -124,6 +124,8 @@ pub enum StopReason {
     MaxBytes,
     /// The disk could not be written for too long.
     Storage,
+    /// The recordings of the run's user reached their limit together.
+    Quota,
 }
 
 /// A finished recording.
@@ -243,6 +245,13 @@ impl<S: Storage> Recorder<S> {
         self.flush()?;
         self.storage.sync().map_err(RecordError::io("sync"))?;
         Ok(Summary { frames: self.frames, bytes: self.flushed, hash: self.hash(), stopped: self.stopped.take() })
+    }
+
+    /// Ends the recording early, because the recordings of its user reached their limit together.
+    pub fn stop_at_quota(&mut self) {
+        if !self.ended {
+            self.stop(StopReason::Quota);
+        }
     }
 
     /// Why the recording ended early, once it has.

@@ -119,11 +119,11 @@ impl Flusher {
 }
 
 impl Recordings {
-    /// Starts the thread.
+    /// Starts the thread. The recordings of the live runs of one user, but root, have at most `per_user` bytes together.
     ///
     /// # Errors
     /// The thread could not be made.
-    pub fn spawn(log: &Log) -> std::io::Result<Recordings> {
+    pub fn spawn(log: &Log, per_user: u64) -> std::io::Result<Recordings> {
         let (queue, receiver) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let taken = waiting.clone();
@@ -131,7 +131,7 @@ impl Recordings {
         let closed = move |run, recording| {
             log.record(&Record::RecordingClosed { run, recording }, Some(run), None);
         };
-        let work = move || Writer::default().work(&receiver, &taken, closed);
+        let work = move || Writer { per_user, ..Writer::default() }.work(&receiver, &taken, closed);
         let thread = std::thread::Builder::new().name("recordings".into()).spawn(work)?;
         Ok(Recordings { queue, waiting, pending: Vec::new(), lossy: Vec::new(), thread: Some(thread) })
     }
@@ -206,11 +206,14 @@ struct Writer {
     over: BTreeMap<RunId, RecordingSeal>,
     /// Written out with their end, and to be synced.
     unsynced: Vec<(RunId, Recorder)>,
+    /// Most bytes of one user's live recordings.
+    per_user: u64,
 }
 
 struct Open {
     recorder: Recorder,
     part: u32,
+    uid: u32,
 }
 
 impl Writer {
@@ -229,6 +232,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if flushed.elapsed() >= FLUSH_EVERY {
+                self.bound();
                 self.flush();
                 self.sync();
                 flushed = Instant::now();
@@ -276,7 +280,7 @@ impl Writer {
         let header = Header { format: "failsafe-recording", version: 1, part, run: &run, policy: &policy, host };
         match Recorder::create(&path, &header, max_bytes) {
             Ok(recorder) => {
-                self.open.insert(run.id, Open { recorder, part });
+                self.open.insert(run.id, Open { recorder, part, uid: run.owner_uid });
             }
             Err(error) => {
                 let problem = format!("the run is not recorded: {}", chain(&error));
@@ -299,7 +303,7 @@ impl Writer {
 
     /// Ends a recording without its end marker, so that a reader sees that it is not whole.
     fn give_up(&mut self, run: RunId, why: &str) {
-        if let Some(Open { recorder, part }) = self.open.remove(&run) {
+        if let Some(Open { recorder, part, .. }) = self.open.remove(&run) {
             let mut seal = seal(&recorder, part);
             (seal.complete, seal.problem) = (false, Some(why.to_owned()));
             self.over.insert(run, seal);
@@ -308,7 +312,7 @@ impl Writer {
 
     /// Ends a recording with its marker, and writes it out.
     fn finish(&mut self, run: RunId, open: Open) -> RecordingSeal {
-        let Open { mut recorder, part } = open;
+        let Open { mut recorder, part, .. } = open;
         recorder.end();
         let mut seal = seal(&recorder, part);
         if let Err(error) = recorder.flush() {
@@ -318,6 +322,21 @@ impl Writer {
         }
         self.unsynced.push((run, recorder));
         seal
+    }
+
+    /// Ends the largest recording of each user that has too much: what is recorded has no holes, and the others go on.
+    fn bound(&mut self) {
+        let mut users: BTreeMap<u32, u64> = BTreeMap::new();
+        for open in self.open.values().filter(|open| open.uid != 0) {
+            *users.entry(open.uid).or_default() += open.recorder.bytes();
+        }
+        for (uid, _) in users.into_iter().filter(|(_, bytes)| *bytes > self.per_user) {
+            let own = self.open.iter_mut().filter(|(_, open)| open.uid == uid && open.recorder.stopped().is_none());
+            if let Some((run, open)) = own.max_by_key(|(_, open)| open.recorder.bytes()) {
+                tracing::warn!(%run, uid, "the recording ends: the recordings of its user have reached recordings.per_user_mib");
+                open.recorder.stop_at_quota();
+            }
+        }
     }
 
     fn flush(&mut self) {
@@ -341,6 +360,7 @@ fn seal(recorder: &Recorder, part: u32) -> RecordingSeal {
     let stopped = recorder.stopped();
     let problem = stopped.map(|stopped| match (&stopped.reason, &stopped.error) {
         (StopReason::MaxBytes, _) => format!("it reached its size limit after {} frames", stopped.frames),
+        (StopReason::Quota, _) => "the recordings of its user reached recordings.per_user_mib".to_owned(),
         (StopReason::Storage, error) => {
             format!("the disk could not be written: {}", error.as_deref().unwrap_or("unknown error"))
         }
@@ -419,6 +439,32 @@ mod tests {
         }
         let seal = &seals[&unrecorded.id];
         assert!(seal.hash.is_none() && seal.problem.as_ref().unwrap().contains("exists"), "{seal:?}");
+    }
+
+    #[test]
+    fn one_users_recordings_are_bounded_together_and_another_users_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Arc::new(parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap());
+        let mut writer = Writer { per_user: 64 << 10, ..Writer::default() };
+        let runs: [Run; 4] = std::array::from_fn(|n| run(&format!("00000000-0000-0000-0000-00000000000{n}"), &policy));
+        let uids = [1000, 1000, 1001, 0];
+        for (run, uid) in runs.iter().zip(uids) {
+            let run = Run { owner_uid: uid, ..run.clone() };
+            let path = folder.path().join(run.id.to_string());
+            writer.begin(Opening { run, part: 0, policy: policy.clone(), path, max_bytes: u64::MAX });
+        }
+        let much = |writer: &mut Writer, run: &Run, n: u64| {
+            (0..n).for_each(|at| writer.entry(run.id, &Recorded::Input(Input::Tick(MonoTime(at)))));
+        };
+        much(&mut writer, &runs[0], 3_000);
+        much(&mut writer, &runs[1], 100);
+        much(&mut writer, &runs[2], 1_000);
+        much(&mut writer, &runs[3], 6_000);
+        writer.bound();
+        let stopped: Vec<bool> = runs.iter().map(|run| writer.open[&run.id].recorder.stopped().is_some()).collect();
+        assert_eq!(stopped, [true, false, false, false]);
+        let seal = seal(&writer.open[&runs[0].id].recorder, 0);
+        assert!(!seal.complete && seal.problem.unwrap().contains("per_user_mib"));
     }
 
     fn run(id: &str, policy: &Policy) -> Run {

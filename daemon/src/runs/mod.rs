@@ -27,6 +27,7 @@ mod outage;
 mod past;
 pub mod reaper;
 pub mod removal;
+pub mod retain;
 pub mod start;
 pub mod store;
 

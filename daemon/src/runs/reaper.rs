@@ -8,17 +8,21 @@
 //! at its next tick; a run keeps its slot and stays in the registry, as ended, until the kernel has let go of it, so a
 //! backlog makes starts fail ("runs live already") and loses nothing.
 
-use super::{LiveRun, Registry, store::EndedRun};
-use crate::platform::clock;
+use super::{LiveRun, Registry, retain::Keep, store::EndedRun};
+use crate::{log::Log, platform::clock};
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        mpsc::{self, Receiver, SyncSender, TrySendError},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
+/// What is kept is looked at so long after a run has ended, and otherwise after [`LATER`].
+const SOON: Duration = Duration::from_secs(5);
+const LATER: Duration = Duration::from_secs(3_600);
 /// Runs that may wait for each thread. The disk's queue holds the reaper up when it is full.
 const QUEUE: usize = 256;
 
@@ -33,16 +37,13 @@ impl Reaper {
     ///
     /// # Errors
     /// A thread could not be made.
-    pub fn spawn(registry: Arc<Registry>) -> std::io::Result<(Reaper, [JoinHandle<()>; 2])> {
+    pub fn spawn(registry: Arc<Registry>, log: Log, keep: Keep) -> std::io::Result<(Reaper, [JoinHandle<()>; 2])> {
         let (queue, ended) = mpsc::sync_channel(QUEUE);
         let (to_disk, written) = mpsc::sync_channel(QUEUE);
         let keeps = registry.clone();
-        let keeper = std::thread::Builder::new().name("ended-runs".into()).spawn(move || {
-            for ended in written {
-                let ended: Arc<EndedRun> = ended;
-                keeps.mark_ended(&ended);
-            }
-        })?;
+        let keeper = std::thread::Builder::new()
+            .name("ended-runs".into())
+            .spawn(move || write_ends(&keeps, &written, &log, &keep))?;
         let reaper =
             std::thread::Builder::new().name("reaper".into()).spawn(move || reap(&registry, &ended, &to_disk))?;
         Ok((Reaper { queue, waiting: VecDeque::new() }, [reaper, keeper]))
@@ -67,6 +68,28 @@ impl Reaper {
     }
 }
 
+/// Writes ends, and looks at what is kept of ended runs: soon after one ended, and now and then.
+fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, keep: &Keep) {
+    let mut due = Instant::now() + SOON;
+    loop {
+        match ended.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            Ok(ended) => {
+                registry.mark_ended(&ended);
+                due = due.min(Instant::now() + SOON);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // Also while one end follows the other.
+        if due <= Instant::now() {
+            if let Err(error) = registry.retain(keep, log, clock::wall_ns()) {
+                tracing::warn!(error = error.chain(), "what is kept of ended runs cannot be looked at");
+            }
+            due = Instant::now() + LATER;
+        }
+    }
+}
+
 fn reap(registry: &Registry, ended: &Receiver<Arc<LiveRun>>, to_disk: &SyncSender<Arc<EndedRun>>) {
     for live in ended {
         let end = live.end(clock::wall_ns());
@@ -86,10 +109,7 @@ mod tests {
             store::Store,
         },
     };
-    use std::{
-        path::Path,
-        time::{Duration, Instant},
-    };
+    use std::path::Path;
 
     #[test]
     fn a_run_that_waits_for_the_reaper_is_ended_for_everybody_and_its_name_is_free() {

@@ -2,15 +2,20 @@
 //!
 //! Files are written whole to a temporary name, synced, and renamed: a reader sees the old or the new one.
 
-use super::disk::{Disk, Files};
+use super::{
+    disk::{Disk, Files},
+    retain::Kept,
+};
 use failsafe_core::{Policy, PolicyDigest, RunId, input::Run};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Error, ErrorKind},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Ended runs that are kept in memory; older ones are on disk and in the audit log.
@@ -181,6 +186,41 @@ impl Store {
         let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
         let parts = self.disk.list(&self.run_dir(id)).unwrap_or_default();
         parts.iter().filter_map(number).max().unwrap_or(0) + 1
+    }
+
+    /// What is kept of all runs, and of how many folders nobody knows what they are.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub(super) fn kept(&self) -> Result<(Vec<Kept>, usize), StoreError> {
+        let (mut kept, mut unreadable) = (Vec::new(), 0);
+        for (id, folder) in self.folders()? {
+            match folder {
+                Folder::Kept(found) => {
+                    let files = self.disk.list(&self.run_dir(id)).unwrap_or_default();
+                    // Room on the disk, not length: a file may have holes.
+                    let size = |path: &PathBuf| fs::symlink_metadata(path).map_or(0, |file| file.blocks() * 512);
+                    let bytes = files.iter().map(size).sum();
+                    let KeptRun { run, ended_ns, .. } = *found;
+                    kept.push(Kept { id, uid: run.owner_uid, policy: run.policy, ended_ns, bytes });
+                }
+                Folder::Unreadable(_) => unreadable += 1,
+                Folder::Missing => {}
+            }
+        }
+        Ok((kept, unreadable))
+    }
+
+    /// Removes the copies of policies that are not `needed` and were not written for `rest`.
+    pub(super) fn drop_policies(&self, needed: &BTreeSet<PolicyDigest>, rest: Duration) {
+        let needed: BTreeSet<PathBuf> = needed.iter().map(|digest| self.policy_path(digest)).collect();
+        for path in self.disk.list(&self.root.join("policies")).unwrap_or_default() {
+            let written = fs::symlink_metadata(&path).and_then(|file| file.modified());
+            let rests = written.is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= rest));
+            if rests && !needed.contains(&path) && path.extension().is_some_and(|end| end == "json") {
+                let _kept = fs::remove_file(&path);
+            }
+        }
     }
 
     /// The latest ended runs, oldest first.

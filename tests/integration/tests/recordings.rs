@@ -90,3 +90,30 @@ fn a_secret_in_a_command_line_reaches_neither_the_log_nor_the_recording() -> Res
         node.log_is_whole()
     })
 }
+
+#[test]
+fn what_ended_runs_leave_is_bounded() -> Result<()> {
+    on_node("bounded", "[recordings]\nruns_per_user = 2\nroot_mib = 1\nper_user_mib = 1\n", |node| {
+        let live = Launch::new("live", POLICY).start(node, ["sleep", "600"])?;
+        let folder = |id: &str| node.state_dir().join("runs").join(id);
+        let mut ended = Vec::new();
+        for n in 0..5 {
+            let mut run = Launch::new(&format!("ended-{n}"), POLICY).start(node, ["sleep", "600"])?;
+            node.ctl(["kill", run.id(), "--reason", "enough"])?.expect(0)?;
+            run.ends()?;
+            ended.push(run.id().to_owned());
+        }
+        wait_for("the oldest are removed", || {
+            Ok(ended.iter().filter(|id| folder(id).exists()).count() == 2 && folder(&ended[4]).exists())
+        })?;
+        let named = node.wait_for_event("an entry names them", |event| event["body"]["type"] == "runs-removed")?;
+        ensure!(
+            named["body"]["runs"].as_array().is_some_and(|runs| runs.iter().any(|run| run == ended[0].as_str())),
+            "{named}"
+        );
+        ensure!(folder(live.id()).join("0000.fsrec").exists(), "a live run lost its recording");
+        node.ctl(["replay", "live"])?.expect(0)?;
+        node.ctl(["replay", &ended[4]])?.expect(0)?;
+        node.log_is_whole()
+    })
+}
