@@ -376,12 +376,16 @@ pub struct ReportArgs {
 #[derive(Debug, ClapArgs)]
 pub struct DoctorArgs {
     /// Remove from the BPF file system what a daemon of this state folder left in force. Only root may, and only while no
-    /// daemon runs.
+    /// daemon runs. What bounds a run with processes stays.
     #[arg(long)]
     pub cleanup: bool,
     /// Only list what would be removed.
     #[arg(long, requires = "cleanup")]
     pub dry_run: bool,
+    /// Remove also what bounds this run, though processes live in it: they are bounded by nothing from then on. Takes the run's id
+    /// or its cgroup, not its name. May be given more than once.
+    #[arg(long, requires = "cleanup", value_name = "RUN")]
+    pub release: Vec<String>,
     /// Where the BPF file system is mounted, as the daemon's configuration says.
     #[arg(long, default_value = "/sys/fs/bpf", value_name = "PATH", requires = "cleanup")]
     pub bpffs: PathBuf,

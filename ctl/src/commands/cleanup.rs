@@ -1,7 +1,10 @@
 //! `doctor --cleanup`: removes what a daemon that is gone left in force, for a node that is to be without failsafe.
 //!
-//! Invariants: nothing is removed while a daemon holds the state folder's lock, nor outside the BPF file system, nor of
-//! another state folder; what a link points to is left alone.
+//! Invariants: nothing is removed while a daemon holds the state folder's lock, nor outside the BPF file system, nor of another state
+//! folder; what a link points to is left alone. The bounds of a run with processes stay, unless that run is named: nobody lifts them by
+//! tidying up.
+
+mod bounded;
 
 use super::Place;
 use crate::{
@@ -9,10 +12,12 @@ use crate::{
     exit::{Exit, Fail},
     render::{json, print},
 };
+use bounded::{Bounded, populated, root_of};
 use failsafe_journal::{LockError, StateLock, instance};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::json;
 use std::{
+    collections::BTreeSet,
     fmt::Write,
     fs, io,
     path::{Path, PathBuf},
@@ -34,6 +39,18 @@ pub(super) fn cleanup(place: &Place<'_>, args: &DoctorArgs) -> Result<Exit, Fail
     let instance = all.join(instance::name(place.state_dir));
     let found =
         found(&instance).map_err(|error| Fail::because(format!("cannot list {}", instance.display()), &error))?;
+    let alive = populated(&found.iter().filter_map(|path| root_of(path)).collect(), place.state_dir)?;
+    if let Some(unknown) = args.release.iter().find(|named| !alive.iter().any(|run| run.is_named(named))) {
+        let message = format!("no pins here bound a run with processes that is named {unknown:?}; nothing was removed");
+        let known: Vec<String> = alive.iter().map(Bounded::reference).collect();
+        return Err(match known.is_empty() {
+            true => Fail::new(Exit::NotFound, message),
+            false => Fail::new(Exit::NotFound, message).advise(format!("there are: {}", known.join(", "))),
+        });
+    }
+    let kept: Vec<Bounded> =
+        alive.into_iter().filter(|run| !args.release.iter().any(|named| run.is_named(named))).collect();
+    let found = removable(&instance, found, &kept.iter().map(|run| run.root).collect());
     if !args.dry_run {
         for path in &found {
             remove(path).map_err(|error| Fail::because(format!("cannot remove {}", path.display()), &error))?;
@@ -43,11 +60,33 @@ pub(super) fn cleanup(place: &Place<'_>, args: &DoctorArgs) -> Result<Exit, Fail
     }
     print(&if args.output.json() {
         let paths: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-        json::text(&json!({ "instance": instance.display().to_string(), "removed": paths, "dry_run": args.dry_run }))
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|run| json!({ "run_id": run.run_id, "name": run.name, "cgroup": run.cgroup.display().to_string() }))
+            .collect();
+        json::text(
+            &json!({ "instance": instance.display().to_string(), "removed": paths, "kept": kept, "dry_run": args.dry_run }),
+        )
     } else {
-        page(&instance, &found, args.dry_run)
+        page(&instance, &found, &kept, args.dry_run)
     })?;
-    Ok(Exit::Done)
+    Ok(if kept.is_empty() { Exit::Done } else { Exit::Partial })
+}
+
+/// What may go while these cgroups stay bounded. A generation of pins with a link of one of them keeps its maps and the programs of the
+/// whole host: they are a part of what bounds it.
+fn removable(instance: &Path, found: Vec<PathBuf>, keep: &BTreeSet<u64>) -> Vec<PathBuf> {
+    let is_kept = |path: &Path| root_of(path).is_some_and(|root| keep.contains(&root));
+    let generation =
+        |path: &Path| path.strip_prefix(instance).ok()?.components().next().map(|name| instance.join(name));
+    let held: BTreeSet<PathBuf> =
+        found.iter().filter(|path| is_kept(path)).filter_map(|path| generation(path)).collect();
+    let goes = |path: &PathBuf| match generation(path) {
+        Some(of) if held.contains(&of) => root_of(path).is_some_and(|root| !keep.contains(&root)),
+        Some(_) => true,
+        None => held.is_empty(),
+    };
+    found.into_iter().filter(goes).collect()
 }
 
 fn lock(state_dir: &Path) -> Result<StateLock, Fail> {
@@ -87,14 +126,18 @@ fn remove(path: &Path) -> io::Result<()> {
     if is_dir { fs::remove_dir(path) } else { fs::remove_file(path) }
 }
 
-fn page(instance: &Path, found: &[PathBuf], dry_run: bool) -> String {
-    if found.is_empty() {
+fn page(instance: &Path, found: &[PathBuf], kept: &[Bounded], dry_run: bool) -> String {
+    if found.is_empty() && kept.is_empty() {
         return format!("nothing is pinned in {}\n", instance.display());
     }
     let verb = if dry_run { "would remove" } else { "removed" };
     let mut out = String::new();
     for path in found {
         let _ = writeln!(out, "{verb} {}", path.display());
+    }
+    for run in kept {
+        let _ = writeln!(out, "kept the bounds of {}", run.shown());
+        let _ = writeln!(out, "  to remove them as well: --release {}", run.reference());
     }
     out
 }
