@@ -56,6 +56,9 @@ enum fs_run_flag {
 	FS_RUN_EXEC_WAITS = 1 << 22, /* an exec need not wake the daemon: nothing is done about it */
 	FS_RUN_LIFE_WAITS = 1 << 23, /* ... nor a fork or an exit */
 	FS_RUN_WATCH_PROBE = 1 << 24, /* events of verdict FS_PROBE */
+	FS_RUN_EXECS = 1 << 25, /* path entries, by path or inode, have an effect on exec */
+	FS_RUN_MAPS = 1 << 26,  /* ... on executable mappings */
+	FS_RUN_OPENS = 1 << 27, /* ... on opening for reading or writing: without it an open costs a look-up of its run */
 };
 
 /* What a rule does where it matches; of several the highest holds. */

@@ -109,7 +109,7 @@ INLINE int seen_open(struct fs_run_cfg *run, __u64 name, bool write)
 {
 	struct room *r;
 
-	if (!(run->flags & FS_RUN_PATHS))
+	if (!(run->flags & FS_RUN_OPENS))
 		return 0;
 	r = room_take();
 	if (!r)

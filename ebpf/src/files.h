@@ -59,7 +59,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 		if (((run->deny | run->stop) >> point) & 1)
 			o.effect = effect_of(run, point);
 	}
-	if (!judges_files(run) && o.effect == FS_EFFECT_NONE)
+	if (!(run->flags & FS_RUN_EXECS) && o.effect == FS_EFFECT_NONE)
 		return 0;
 	r = room_take();
 	if (resolved(&bprm->file->f_path, r)) {
@@ -70,7 +70,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 			tell_entry(run, (__u64)bprm->file->f_path.dentry, MEETS(USE_EXEC, effect), &o);
 		}
 		o.path = r->path;
-	} else if (judges_files(run)) {
+	} else if (run->flags & FS_RUN_EXECS) {
 		o.effect = FS_EFFECT_DENY;
 	}
 	if (o.effect)
@@ -130,7 +130,8 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 		if (magic == CGROUP2_SUPER_MAGIC && write && outside_own_cgroups(run, (__u64)file))
 			return protect(run, FS_PROTECT_CGROUP, BPF_CORE_READ(file, f_inode, i_ino));
 	}
-	if (!judges_files(run))
+	/* Most opens end here: a run without a rule on them pays for no path. */
+	if (!(run->flags & FS_RUN_OPENS))
 		return 0;
 	r = room_take();
 	if (resolved(&file->f_path, r)) {
@@ -199,7 +200,7 @@ int BPF_PROG(fs_lsm_path_truncate, const struct path *path)
 	result = own_guard(run, dentry);
 	if (result)
 		return result;
-	if (!judges_files(run))
+	if (!(run->flags & FS_RUN_OPENS))
 		return 0;
 	effect = dentry_effects(run, dentry).e.write;
 	return effect ? change(run, dentry, effect) : 0;
@@ -270,7 +271,7 @@ int BPF_PROG(fs_lsm_mmap_file, struct file *file, unsigned long reqprot, unsigne
 		if (result)
 			return result;
 	}
-	if (!judges_files(run))
+	if (!(run->flags & FS_RUN_MAPS))
 		return 0;
 	r = room_take();
 	/* Not refused where it cannot be told, as a program must have its libraries: its opening was judged. */

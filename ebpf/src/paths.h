@@ -151,11 +151,6 @@ INLINE __u8 kind_of_file(__u64 file)
 													 KIND_DELETED;
 }
 
-INLINE bool judges_files(struct fs_run_cfg *run)
-{
-	return run->flags & (FS_RUN_PATHS | FS_RUN_INODES | FS_RUN_TREES);
-}
-
 /* What the entries say of what has no path at hand: by inode, its own and those of the folders around it. */
 INLINE union effects dentry_effects(struct fs_run_cfg *run, __u64 dentry)
 {

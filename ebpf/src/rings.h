@@ -42,7 +42,7 @@ INLINE void ring_open(struct fs_run_cfg *run, struct io_open *open)
 	__u64 flags = BPF_CORE_READ(open, how.flags);
 	struct room *r;
 
-	if (!(run->flags & FS_RUN_PATHS))
+	if (!(run->flags & FS_RUN_OPENS))
 		return;
 	r = room_take();
 	if (!r)

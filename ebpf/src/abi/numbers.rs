@@ -70,6 +70,12 @@ pub mod run_flag {
     pub const LIFE_WAITS: u32 = 1 << 23;
     /// Events of datagram sockets that were connected outside the list are wanted.
     pub const WATCH_PROBE: u32 = 1 << 24;
+    /// Some path entry has an effect on executing.
+    pub const EXECS: u32 = 1 << 25;
+    /// Some path entry has an effect on executable mappings.
+    pub const MAPS: u32 = 1 << 26;
+    /// Some path entry has an effect on opening for reading or writing.
+    pub const OPENS: u32 = 1 << 27;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).

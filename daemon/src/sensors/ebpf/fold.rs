@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use failsafe_ebpf::abi::{Effects, RULE_PATH, key_what, run_flag};
+use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
 
 use super::rules::{Effect, NOTHING, PathPattern, Rules, named, stricter, with_list};
 
@@ -69,15 +69,21 @@ impl FoldedRules {
         hit.map_or(NOTHING, |(_, effects)| *effects)
     }
 
-    /// Flags of `fs_run_cfg` that say which tables have entries.
+    /// Flags of `fs_run_cfg` that say which tables have entries, and for which uses of a file: a hook of another use does no look-up.
     #[must_use]
     pub fn flags(&self) -> u32 {
         let has = |what: &[u32]| self.numbers.keys().any(|(w, _, _)| what.contains(w));
+        let of_files = |(what, _, _): &NumberKey| [key_what::INODE, key_what::TREE].contains(what);
+        let numbers = self.numbers.iter().filter(|(key, _)| of_files(key)).map(|(_, effects)| effects);
+        let all = self.paths.values().chain(numbers).fold(NOTHING, |all, effects| stricter(all, *effects));
         let bits = [
             (!self.paths.is_empty(), run_flag::PATHS),
             (has(&[key_what::INODE]), run_flag::INODES),
             (has(&[key_what::TREE]), run_flag::TREES),
             (has(&[key_what::FAMILY]), run_flag::FAMILIES),
+            (all.exec != effect::NONE, run_flag::EXECS),
+            (all.map != effect::NONE, run_flag::MAPS),
+            (all.read.max(all.write) != effect::NONE, run_flag::OPENS),
         ];
         bits.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit)
     }
@@ -312,7 +318,6 @@ fn device_key(meta: &fs::Metadata) -> NumberKey {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use failsafe_ebpf::abi::effect;
     use proptest::prelude::*;
 
     use super::super::rules::{ExecList, PathRule, Use, effects};
@@ -366,7 +371,7 @@ pub(super) mod tests {
         let folded = fold(&rules, dir.path(), Limits::default()).unwrap();
         let meta = std::fs::metadata(dir.path().join("etc/secret")).unwrap();
         assert!(folded.numbers.keys().any(|(what, ino, _)| *what == key_what::INODE && *ino == meta.ino()));
-        assert_eq!(folded.flags(), run_flag::PATHS | run_flag::INODES);
+        assert_eq!(folded.flags(), run_flag::PATHS | run_flag::INODES | run_flag::OPENS);
         let null = Rules { paths: vec![rule("/dev/nul", true, Use::Read, Effect::Deny)], ..Rules::default() };
         let folded = fold(&null, Path::new("/"), Limits::default()).unwrap();
         assert_eq!(folded.numbers.keys().next(), Some(&(key_what::DEVICE, 2 << 32 | 1, 3)));
@@ -410,7 +415,27 @@ pub(super) mod tests {
         assert_eq!(folded.numbers[&(key_what::TREE, meta.ino(), device_of(&meta))], both);
         assert_eq!(folded.names[&Inode::of(&meta)], BTreeSet::from(["/data/out/".to_owned()]));
         assert_eq!(folded.numbers[&(key_what::TREE, 0, u64::MAX)], both, "of those that exist the strictest");
-        assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES);
+        assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES | run_flag::OPENS);
+    }
+
+    #[test]
+    fn only_a_rule_on_opens_makes_opens_cost_and_only_one_on_programs_makes_programs_cost() {
+        let uses = run_flag::EXECS | run_flag::MAPS | run_flag::OPENS;
+        let flags = |rules: &Rules| fold(rules, Path::new("/"), Limits::default()).unwrap().flags() & uses;
+        // A path that is there, so that inodes are entered, and a folder.
+        for (path, prefix) in
+            [("/proc/version", false), ("/proc/", true), ("/nonexistent", false), ("/dev/null", false)]
+        {
+            let of = |usage| Rules { paths: vec![rule(path, prefix, usage, Effect::Observe)], ..Rules::default() };
+            assert_eq!(flags(&of(Use::Exec)), run_flag::EXECS | run_flag::MAPS, "{path}");
+            assert_eq!(flags(&of(Use::Read)), run_flag::OPENS, "{path}");
+            assert_eq!(flags(&of(Use::Write)), run_flag::OPENS, "{path}");
+        }
+        let allow = vec![PathPattern { path: "/usr/bin/".into(), prefix: true }];
+        let list = Rules { exec: Some(ExecList { others: Effect::Deny, allow }), ..Rules::default() };
+        assert_eq!(flags(&list), run_flag::EXECS, "a list of programs is none of libraries");
+        assert_eq!(flags(&Rules { families: vec![(40, Effect::Deny)], ..Rules::default() }), 0);
+        assert_eq!(flags(&Rules::default()), 0);
     }
 
     pub(crate) fn any_path() -> impl Strategy<Value = String> {
