@@ -9,13 +9,14 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 8
+#define FS_ABI_VERSION 9
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_LEVELS 64        /* a run's root lies at level 1 to 63 of the cgroup hierarchy; the root has level 0 */
 #define FS_MAX_PORTS 16     /* entries of one allow-list prefix, after folding */
 #define FS_PATH_MAX 256
 #define FS_ARGV_MAX 256
+#define FS_FILE_MAX 512
 #define FS_COMM_LEN 16
 #define FS_RULE_PATH 248    /* bytes of a path that rules are matched on: an LPM key holds 256 */
 #define FS_MAX_HOSTS 16    /* host names in the allow-list of a run */
@@ -224,15 +225,21 @@ enum fs_exec_flag {
 	FS_EXEC_UNLINKED = 1 << 2, /* the file has no name any more: memfd or deleted */
 	FS_EXEC_SCRIPT = 1 << 3,   /* an interpreter was started for it */
 	FS_EXEC_ARGV_LOST = 1 << 4, /* the argument area could not be read */
+	FS_EXEC_FILE_CUT = 1 << 5,  /* of the resolved path only the end is there, or nothing */
 };
 
 struct fs_exec {
 	struct fs_hdr hdr;
 	__u32 flags;
 	__u16 path_len;
-	__u16 argv_len;
+	__u16 argv_len;  /* of what is in argv */
+	__u32 argv_size; /* of all arguments */
+	__u16 file_len;
+	__u16 tail_len;
 	char path[FS_PATH_MAX]; /* as given to execve */
 	char argv[FS_ARGV_MAX]; /* NUL-separated, from the new image's own memory */
+	char tail[FS_ARGV_MAX]; /* where argv is longer: its end */
+	char file[FS_FILE_MAX]; /* the path of what is executed, of a script its interpreter, as the kernel resolved it */
 };
 
 struct fs_fork {

@@ -117,8 +117,19 @@ struct vfsmount {
 	struct dentry *mnt_root;
 };
 
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
 struct path {
+	struct vfsmount *mnt;
 	struct dentry *dentry;
+};
+
+struct fs_struct {
+	struct path root;
 };
 
 struct file {
@@ -185,6 +196,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	struct mm_struct *mm;
+	struct fs_struct *fs;
 	struct css_set *cgroups;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;

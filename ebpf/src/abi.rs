@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -18,6 +18,8 @@ pub const MAX_PORTS: usize = 16;
 pub const PATH_MAX: usize = 256;
 /// Room for the head of an argument vector, in bytes.
 pub const ARGV_MAX: usize = 256;
+/// Room for the resolved path of what is executed, in bytes.
+pub const FILE_MAX: usize = 512;
 /// Length of `comm`, in bytes, with its NUL.
 pub const COMM_LEN: usize = 16;
 /// Bytes of a path that rules are matched on.
@@ -298,10 +300,20 @@ plain! {
         path_len: u16,
         /// Bytes used in `argv`.
         argv_len: u16,
+        /// Bytes of all arguments.
+        argv_size: u32,
+        /// Bytes used in `file`.
+        file_len: u16,
+        /// Bytes used in `tail`.
+        tail_len: u16,
         /// As given to execve.
         path: [u8; PATH_MAX],
         /// NUL-separated.
         argv: [u8; ARGV_MAX],
+        /// The end of the arguments, where they are longer than `argv`.
+        tail: [u8; ARGV_MAX],
+        /// The resolved path.
+        file: [u8; FILE_MAX],
     }
     /// `struct fs_fork`.
     Fork = "fs_fork" {

@@ -46,9 +46,9 @@ INLINE void member_gone(__u32 tgid)
 		lives_add(slot, -1);
 }
 
-/* What is executed by the name that was given is told by its exec. What a rule knows by another name, or as the interpreter of
- * a script, is told here. */
-INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool script)
+/* What is executed by the name that was given, or by its resolved path (RESOLVED says what the entries make of that), is told by its
+ * exec. What a rule knows by another name, or as the interpreter of a script, is told here. */
+INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool script, union effects resolved)
 {
 	struct op o = { .what = FS_OP_EXEC, .via = FS_VIA_TRACEPOINT };
 	__u64 dentry = (__u64)bprm->file->f_path.dentry;
@@ -60,6 +60,8 @@ INLINE void exec_judged(struct fs_run_cfg *run, struct linux_binprm *bprm, bool 
 	bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->filename);
 	if (run->flags & FS_RUN_PATHS)
 		named.word = path_effects(run->table, r);
+	if (resolved.e.exec > named.e.exec)
+		named.e.exec = resolved.e.exec;
 	o.effect = dentry_effects(run, dentry).e.exec;
 	if (script) {
 		bpf_probe_read_kernel_str(r->path, sizeof(r->path), bprm->interp);
@@ -98,7 +100,8 @@ INLINE void seen_root(struct fs_run_cfg *run, __u8 via)
 }
 
 /* Where no LSM program could refuse it, a stop rule takes hold here: before the new image runs. */
-INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags)
+INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags,
+		       union effects resolved)
 {
 	__u32 tgid = p->tgid, euid = p->cred->euid.val;
 	struct fs_member *m = bpf_map_lookup_elem(&members, &tgid);
@@ -115,7 +118,7 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct lin
 		latch_stop(run);
 		stop_caller(run);
 	} else if (run->flags & FS_RUN_SEEN_EXEC) {
-		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT);
+		exec_judged(run, bprm, flags & FS_EXEC_SCRIPT, resolved);
 	}
 	if (!m)
 		return;
@@ -124,47 +127,96 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct lin
 	m->euid = euid;
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *bprm)
+/* What a long list of arguments has between its beginning and its end is left out. */
+INLINE void exec_argv(struct fs_exec *e, struct task_struct *p)
 {
-	struct fs_run_cfg *run = run_of_current();
-	unsigned long start, len;
-	struct fs_exec *e;
-	__u32 flags = 0;
+	unsigned long start = p->mm->arg_start, end = p->mm->arg_end, len = end - start;
+
+	e->argv_size = len;
+	e->tail_len = 0;
+	if (len > sizeof(e->argv)) {
+		if (len > sizeof(e->argv) + sizeof(e->tail))
+			e->flags |= FS_EXEC_ARGV_CUT;
+		len = sizeof(e->argv);
+		e->tail_len = sizeof(e->tail);
+		if (bpf_probe_read_user(e->tail, sizeof(e->tail), (void *)(end - sizeof(e->tail)))) {
+			e->tail_len = 0;
+			e->flags |= FS_EXEC_ARGV_CUT;
+		}
+	}
+	e->argv_len = len;
+	if (bpf_probe_read_user(e->argv, len, (void *)start)) {
+		e->argv_len = e->tail_len = 0;
+		e->flags |= FS_EXEC_ARGV_LOST;
+	}
+}
+
+/* The resolved path begins AT in the room. Of one that is longer than its place the end is kept: which file it is stands there. */
+INLINE void exec_file(struct fs_exec *e, struct room *r, __u32 at)
+{
+	__u32 n = CLIMB_END - at;
+
+	e->file_len = 0;
+	barrier_var(r);
+	if (!r || at >= CLIMB_END)
+		return;
+	if (n >= sizeof(e->file)) {
+		n = sizeof(e->file) - 1;
+		e->flags |= FS_EXEC_FILE_CUT;
+	}
+	barrier_var(n);
+	n &= sizeof(e->file) - 1;
+	if (!bpf_probe_read_kernel(e->file, n, r->path + (CLIMB_END - n)))
+		e->file_len = n;
+}
+
+INLINE void exec_event(struct fs_run_cfg *run, struct task_struct *p, struct linux_binprm *bprm, __u32 flags,
+		       struct room *r, __u32 at)
+{
+	struct fs_exec *e = event_new(run, FS_EXEC, sizeof(*e));
 	long n;
 
-	if (!run)
-		return 0;
-	if (bprm->file->f_inode->i_nlink == 0)
-		flags |= FS_EXEC_UNLINKED;
-	if (bprm->interp != bprm->filename)
-		flags |= FS_EXEC_SCRIPT;
-	exec_stops(run, p, bprm, flags);
-	if (!(run->flags & FS_RUN_WATCH_EXEC))
-		return 0;
-	e = event_new(run, FS_EXEC, sizeof(*e));
 	if (!e)
-		return 0;
+		return;
 	subject_current(&e->hdr);
 	e->flags = flags;
-
 	n = bpf_probe_read_kernel_str(e->path, sizeof(e->path), bprm->filename);
 	e->path_len = n > 0 ? n - 1 : 0;
 	if (n == sizeof(e->path))
 		e->flags |= FS_EXEC_PATH_CUT;
-
-	start = p->mm->arg_start;
-	len = p->mm->arg_end - start;
-	if (len > sizeof(e->argv)) {
-		len = sizeof(e->argv);
-		e->flags |= FS_EXEC_ARGV_CUT;
-	}
-	e->argv_len = len;
-	if (bpf_probe_read_user(e->argv, len, (void *)start)) {
-		e->argv_len = 0;
-		e->flags |= FS_EXEC_ARGV_LOST;
-	}
+	exec_argv(e, p);
+	exec_file(e, r, at);
 	event_done(e, run->flags & FS_RUN_EXEC_WAITS);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(fs_exec, struct task_struct *p, int old_pid, struct linux_binprm *bprm)
+{
+	struct fs_run_cfg *run = run_of_current();
+	union effects resolved = { .word = 0 };
+	__u32 flags = 0, at = CLIMB_END;
+	struct room *r;
+
+	if (!run)
+		return 0;
+	r = room_take();
+	if (r)
+		at = file_path(r, (__u64)bprm->file, (__u64)p);
+	if (!r || !r->left)
+		flags |= FS_EXEC_FILE_CUT;
+	else if (run->flags & FS_RUN_EXECS && run->flags & FS_RUN_PATHS)
+		resolved.word = path_effects_at(run->table, r, at);
+	if (bprm->file->f_inode->i_nlink == 0)
+		flags |= FS_EXEC_UNLINKED;
+	if (bprm->interp != bprm->filename)
+		flags |= FS_EXEC_SCRIPT;
+	exec_stops(run, p, bprm, flags, resolved);
+	if (run->flags & FS_RUN_WATCH_EXEC)
+		exec_event(run, p, bprm, flags, r, at);
+	/* A verifier does not know what the compiler knows of it from an earlier comparison. */
+	barrier_var(r);
+	if (r)
+		room_give(r);
 	return 0;
 }
 

@@ -63,21 +63,27 @@ INLINE void effects_max(union effects *to, const struct fs_effects *from)
 		to->e.write = from->write;
 }
 
-/* What the entries say of the path in the room, as a word. Not SHARED: older kernels know a key in a map only from the map. */
-static __noinline int path_effects(__u32 table, struct room *r)
+/* What the entries say of the path that begins AT in the room, as a word. Not SHARED: older kernels know a key in a map only from the
+ * map. */
+static __noinline int path_effects_at(__u32 table, struct room *r, __u32 at)
 {
 	struct fs_effects *e;
 	long n;
 
 	if (!r)
 		return 0;
-	n = bpf_probe_read_kernel_str(r->key.path, sizeof(r->key.path), r->path);
+	n = bpf_probe_read_kernel_str(r->key.path, sizeof(r->key.path), r->path + (at & (sizeof(r->path) - 1)));
 	if (n < 0)
 		return 0;
 	r->key.table = table;
 	r->key.prefixlen = 32 + 8 * (__u32)n;
 	e = bpf_map_lookup_elem(&paths, &r->key);
 	return e ? *(int *)e : 0;
+}
+
+INLINE int path_effects(__u32 table, struct room *r)
+{
+	return path_effects_at(table, r, 0);
 }
 
 SHARED int inode_effects(__u32 table, __u32 what, __u64 ino, __u64 dev)
@@ -132,6 +138,79 @@ SHARED int tree_effects(__u32 table, __u64 dentry)
 		dentry = up;
 	}
 	return inode_effects(table, FS_KEY_TREE, 0, ~0ULL);
+}
+
+/* The path of a file where bpf_d_path may not be called: its names are written into the room from CLIMB_END towards the beginning.
+ * Behind CLIMB_END one name is kept. */
+#define CLIMB_END 3840
+#define CLIMB_STEPS 256
+
+struct climb {
+	__u64 dentry;
+	__u64 mnt;
+	__u64 root_dentry;
+	__u64 root_mnt;
+	struct room *r;
+	__u32 at;
+	__u32 whole;
+};
+
+static long climb_step(__u64 i, struct climb *c)
+{
+	__u64 dentry = c->dentry, mnt = c->mnt;
+	__u64 up = (__u64)BPF_CORE_READ((struct dentry *)dentry, d_parent);
+	/* A memfd is in no folder. */
+	bool lone = !i && up == dentry;
+	__u32 at = c->at;
+	long n;
+
+	if (dentry == c->root_dentry && mnt == c->root_mnt) {
+		c->whole = 1;
+		return 1;
+	}
+	if (!lone && (up == dentry || dentry == (__u64)BPF_CORE_READ((struct vfsmount *)mnt, mnt_root))) {
+		struct mount *m = (struct mount *)(mnt - bpf_core_field_offset(struct mount, mnt));
+		__u64 above = (__u64)BPF_CORE_READ(m, mnt_parent);
+
+		if (!above || above == (__u64)m) {
+			c->whole = 1;
+			return 1;
+		}
+		c->dentry = (__u64)BPF_CORE_READ(m, mnt_mountpoint);
+		c->mnt = above + bpf_core_field_offset(struct mount, mnt);
+		return 0;
+	}
+	n = bpf_probe_read_kernel_str(c->r->path + CLIMB_END, 256, BPF_CORE_READ((struct dentry *)dentry, d_name.name));
+	if (n < 2 || n > 256)
+		return 1;
+	at -= n;
+	if (at >= CLIMB_END)
+		return 1;
+	c->r->path[at] = '/';
+	n--;
+	barrier_var(n);
+	bpf_probe_read_kernel(c->r->path + at + 1, n & 255, c->r->path + CLIMB_END);
+	c->at = at;
+	c->dentry = up;
+	c->whole = lone;
+	return lone;
+}
+
+/* Where the path of the file begins in the room; with its beginning missing, it does not begin with a root. */
+static __noinline int file_path(struct room *r, __u64 file, __u64 task)
+{
+	struct climb c = { .r = r, .at = CLIMB_END };
+
+	if (!r)
+		return CLIMB_END;
+	c.dentry = (__u64)BPF_CORE_READ((struct file *)file, f_path.dentry);
+	c.mnt = (__u64)BPF_CORE_READ((struct file *)file, f_path.mnt);
+	c.root_dentry = (__u64)BPF_CORE_READ((struct task_struct *)task, fs, root.dentry);
+	c.root_mnt = (__u64)BPF_CORE_READ((struct task_struct *)task, fs, root.mnt);
+	bpf_loop(CLIMB_STEPS, climb_step, &c, 0);
+	r->path[CLIMB_END] = 0;
+	r->left = c.whole;
+	return c.at;
 }
 
 enum exec_kind { KIND_FILE, KIND_MEMFD, KIND_DELETED, KIND_SCRIPT };

@@ -16,17 +16,20 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
+/// Stands in a path or in arguments for a part that was too long to be read. No path and no argument has it.
+pub const CUT: char = '\0';
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Event {
     /// A program was executed.
     Exec {
-        /// Path as given to `execve`, or resolved by the kernel where LSM is there.
+        /// Path as given to `execve`, or resolved by the kernel where LSM is there. May hold [`CUT`].
         path: String,
-        /// What rules call it (a folder around it: with its `/`), where it was found to be that by inode and the path is another.
+        /// Other names of the file: its resolved path, and what rules call it by its inode (a folder around it: with its `/`).
         #[serde(default)]
         known_as: Vec<String>,
-        /// The head of argv, space-separated.
+        /// argv, space-separated; may hold [`CUT`].
         argv: String,
         /// What kind of file.
         kind: ExecKind,
@@ -251,6 +254,17 @@ impl Event {
         }
     }
 
+    /// Whether a part of what a rule may match was too long to be read.
+    pub fn is_cut(&self) -> bool {
+        match self {
+            Event::Exec { path, known_as, argv, .. } => {
+                [path, argv].into_iter().chain(known_as).any(|text| text.contains(CUT))
+            }
+            Event::Open { path, known_as, .. } => std::iter::once(path).chain(known_as).any(|text| text.contains(CUT)),
+            _ => false,
+        }
+    }
+
     /// Other names of the file that it is about, which rules match as they match its path.
     pub fn known_as(&self) -> &[String] {
         match self {
@@ -295,16 +309,16 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Exec { path, known_as, argv, kind: ExecKind::File, .. } => {
-                write!(f, "exec {path}{} [{argv}]", names(known_as))
+                write!(f, "exec {}{} [{}]", shown(path), names(known_as), shown(argv))
             }
             Event::Exec { path, known_as, argv, kind, .. } => {
-                write!(f, "exec {path}{} ({}) [{argv}]", names(known_as), kind.name())
+                write!(f, "exec {}{} ({}) [{}]", shown(path), names(known_as), kind.name(), shown(argv))
             }
             Event::Fork { child: 0, .. } => f.write_str("fork"),
             Event::Fork { child, .. } => write!(f, "fork of pid {child}"),
             Event::Exit { status } => write!(f, "exit with status {status}"),
             Event::Open { path, known_as, access, .. } => {
-                write!(f, "open {path}{} to {}", names(known_as), access.name())
+                write!(f, "open {}{} to {}", shown(path), names(known_as), access.name())
             }
             // What a protocol's number means is the family's own affair outside IP.
             Event::Net { op: NetOp::Socket, protocol, family, .. } if !matches!(family, 0 | 2 | 10) => {
@@ -356,7 +370,12 @@ impl fmt::Display for Event {
 }
 
 fn names(known_as: &[String]) -> String {
-    if known_as.is_empty() { String::new() } else { format!(" (known as {})", known_as.join(", ")) }
+    if known_as.is_empty() { String::new() } else { format!(" (known as {})", shown(&known_as.join(", "))) }
+}
+
+/// The text for people.
+fn shown(text: &str) -> String {
+    text.replace(CUT, "[...]")
 }
 
 fn protocol_name(number: u8) -> String {

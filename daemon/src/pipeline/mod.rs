@@ -27,6 +27,7 @@ pub mod pulse;
 pub mod recording;
 mod rules;
 pub mod translate;
+mod unsure;
 pub mod whose;
 
 use crate::{
@@ -164,6 +165,8 @@ pub struct Pipeline {
     at_once: Vec<Outcome>,
     /// Commands about runs that are made and not yet started here.
     early: Vec<Command>,
+    /// Rules that could not be judged.
+    unsure: unsure::Unsure,
     /// Room for the events that are taken in next.
     batch: Vec<Input>,
 }
@@ -187,6 +190,7 @@ impl Pipeline {
             unread: BTreeSet::new(),
             at_once: Vec::new(),
             early: Vec::new(),
+            unsure: unsure::Unsure::default(),
             batch: Vec::new(),
         }
     }
@@ -333,6 +337,13 @@ impl Pipeline {
         if let Input::Signal(signal) = &input {
             self.heard_of(signal);
         }
+        let unsure = match &input {
+            Input::Signal(signal) => match signal.subject.run().and_then(|run| self.runs.get(&run)) {
+                Some(live) => self.unsure.gaps(live.run.id, &live.policy, signal),
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
         let settled = match &input {
             Input::Signal(signal) => match (&signal.subject, &signal.kind, &signal.value) {
                 (Subject::Gpu(gpu), Kind::GpuUtilization, Value::Integer(now)) => {
@@ -346,6 +357,8 @@ impl Pipeline {
         for outcome in settled {
             self.outcome(outcome);
         }
+        // After the decision, which nothing may delay.
+        unsure.into_iter().for_each(|gap| self.input(Input::Gap(gap)));
     }
 
     fn start(&mut self, live: Arc<LiveRun>) {
@@ -410,6 +423,7 @@ impl Pipeline {
         self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
         self.containments.ended(id);
         self.silence.ended(id);
+        self.unsure.ended(id);
         live.end(clock::wall_ns());
         let waiting = self.killed.remove(&id).map(|killed| killed.waiting).unwrap_or_default();
         for (answer, tell) in &waiting {

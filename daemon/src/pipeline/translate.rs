@@ -3,7 +3,7 @@
 use crate::{platform::clock, runs::kernel::Kernel, sensors::ebpf};
 use failsafe_core::{
     Input, Kind, MonoTime, Signal, Subject, Value,
-    event::{Access, Assurance, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via},
+    event::{Access, Assurance, CUT, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via},
     input::Gap,
     signal::Source,
     subject::{Process, RunId},
@@ -112,18 +112,21 @@ fn doubted(server: IpAddr, doubt: ebpf::DnsDoubt) -> String {
 
 fn what(what: ebpf::What, pid: u32) -> Option<Event> {
     Some(match what {
-        ebpf::What::Exec { path, argv, unlinked, script, .. } => {
+        ebpf::What::Exec { path, argv, file, unlinked, script } => {
             // The hook says that the file has no name, not whether it ever had one: what begins as memory does is a memfd.
             let kind = match (unlinked, script) {
-                (true, _) if path.starts_with("/memfd:") || path.starts_with("memfd:") => ExecKind::Memfd,
+                (true, _) if [&path, &file].iter().any(|p| p.starts_with("/memfd:") || p.starts_with("memfd:")) => {
+                    ExecKind::Memfd
+                }
                 (true, _) => ExecKind::Deleted,
                 (false, true) => ExecKind::Script,
                 (false, false) => ExecKind::File,
             };
             // A file without a name is not what its path says: rules on paths must not be told otherwise.
-            let path = if unlinked { format!("{path} (unlinked)") } else { path };
+            let unlinked = |path: String| if unlinked { format!("{path} (unlinked)") } else { path };
+            let (path, known_as) = named(unlinked(path), unlinked(file));
             let (verdict, assurance) = (Verdict::Allowed, Assurance::Observed);
-            Event::Exec { path, known_as: Vec::new(), argv: argv.join(" "), kind, verdict, assurance }
+            Event::Exec { path, known_as, argv: argv.join(" "), kind, verdict, assurance }
         }
         ebpf::What::Fork { child_pid, .. } => Event::Fork { child: child_pid, verdict: Verdict::Allowed },
         ebpf::What::Exit { status } => Event::Exit { status: i32::try_from(status).unwrap_or(i32::MAX) },
@@ -146,6 +149,19 @@ fn what(what: ebpf::What, pid: u32) -> Option<Event> {
         }
         ebpf::What::Join(_) => return None,
     })
+}
+
+/// The path as it was given, and as the kernel resolved it where that is another. A given path that was cut says nothing more than a
+/// resolved one that is whole.
+fn named(given: String, resolved: String) -> (String, Vec<String>) {
+    let whole = |path: &str| !path.is_empty() && !path.contains(CUT);
+    if resolved.is_empty() || resolved == given {
+        (given, Vec::new())
+    } else if whole(&resolved) && !whole(&given) {
+        (resolved, Vec::new())
+    } else {
+        (given, vec![resolved])
+    }
 }
 
 /// What a call's own program reports was let through, whatever a rule makes of it.

@@ -246,6 +246,12 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             ok
         }
         ["exec", program, args @ ..] => Command::new(program).args(args).stdin(Stdio::null()).status().and(ok),
+        ["execin", folder, program] => Command::new(program).current_dir(folder).stdin(Stdio::null()).status().and(ok),
+        ["execfd", program] => {
+            let file = fs::File::open(program)?;
+            let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+            Command::new(path).stdin(Stdio::null()).status().and(ok)
+        }
         ["execas", uid, program] => {
             use std::os::unix::process::CommandExt;
             Command::new(program).uid(uid.parse().unwrap()).stdin(Stdio::null()).status().and(ok)

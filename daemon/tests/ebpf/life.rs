@@ -2,8 +2,10 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::time::Duration;
 
+use failsafe_core::event::CUT;
 use failsafed::sensors::ebpf::{EgressPolicy, NetOp, ProgramState, WatchedCall, What};
 
 use super::agent::{Agent, memfd};
@@ -72,7 +74,7 @@ fn process_life_is_seen_in_the_run_and_below_it_and_nowhere_else() {
         let execs: Vec<_> = of_child
             .iter()
             .filter_map(|e| match &e.what {
-                What::Exec { path, argv, truncated: false, .. } => Some((path.as_str(), argv.join(" "))),
+                What::Exec { path, argv, .. } => Some((path.as_str(), argv.join(" "))),
                 _ => None,
             })
             .collect();
@@ -128,14 +130,83 @@ fn an_exec_says_what_kind_of_file_it_was() {
     let scripted = events
         .iter()
         .find_map(|e| match &e.what {
-            What::Exec { path, argv, script: true, truncated, unlinked: false } => Some((path, argv, truncated)),
+            What::Exec { path, argv, script: true, file, unlinked: false } => Some((path, argv, file)),
             _ => None,
         })
         .unwrap();
     assert_eq!(scripted.0.as_str(), script.to_str().unwrap());
     // What runs is the interpreter.
-    assert_eq!(scripted.1[..2], ["/bin/sh", script.to_str().unwrap()]);
-    assert!(scripted.1[2].starts_with("xxx") && *scripted.2);
+    let real = |path: &str| Path::new(path).canonicalize().unwrap().display().to_string();
+    assert_eq!(*scripted.2, real("/bin/sh"));
+    assert_eq!(scripted.1[..], ["/bin/sh", script.to_str().unwrap(), &long], "all of it, 300 bytes or not");
+    let memfd = events.last().map(|e| &e.what);
+    assert!(matches!(memfd, Some(What::Exec { file, .. }) if file == "/memfd:true"), "{memfd:?}");
+}
+
+/// By `.`, a link, a relative name, a descriptor, over a mount or at the end of a long path: what is executed is one file.
+#[test]
+fn an_exec_says_which_file_it_was_whatever_name_was_given() {
+    let Some(mut bench) = ready("exec-file") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().canonicalize().unwrap();
+    let deep = ["d".repeat(200), "e".repeat(200), "f".repeat(200)].iter().fold(base.clone(), |at, name| at.join(name));
+    std::fs::create_dir_all(&deep).unwrap();
+    let (evil, far) = (base.join("evil"), deep.join("evil"));
+    for copy in [&evil, &far] {
+        std::fs::copy("/bin/true", copy).unwrap();
+    }
+    std::os::unix::fs::symlink(&evil, base.join("link")).unwrap();
+    let mut agent = Agent::start(&run.cgroup);
+    let own = agent.pid();
+    let mut file_of = |command: &str| {
+        assert_eq!(agent.ask(command), "ok", "{command}");
+        let events = bench.until(|e| matches!(&e.what, What::Exec { .. }) && e.subject.pid != own);
+        match events.into_iter().next_back().map(|e| e.what) {
+            Some(What::Exec { file, path, .. }) => (file, path),
+            other => panic!("{command}: {other:?}"),
+        }
+    };
+    let named = base.display();
+    for given in [format!("{named}/././evil"), format!("{named}/link"), format!("{named}/evil")] {
+        assert_eq!(file_of(&format!("exec {given}")), (evil.display().to_string(), given.clone()), "{given}");
+    }
+    let (file, given) = file_of(&format!("execin {named} ./evil"));
+    assert_eq!((file, given.as_str()), (evil.display().to_string(), "./evil"));
+    let (file, _) = file_of(&format!("execfd {named}/evil"));
+    assert_eq!(file, evil.display().to_string());
+    // Of one that is longer than its place the end is kept, and it is marked.
+    let (file, given) = file_of(&format!("exec {}", far.display()));
+    assert!(file.starts_with(CUT) && file.ends_with("fff/evil") && file.len() == 512, "{file}");
+    assert!(given.ends_with(CUT) && far.display().to_string().starts_with(given.trim_end_matches(CUT)), "{given}");
+    // Another file system's mount is on the way up.
+    assert_eq!(
+        file_of("execin / /proc/self/root/bin/true").0,
+        Path::new("/bin/true").canonicalize().unwrap().display().to_string()
+    );
+}
+
+#[test]
+fn of_long_arguments_the_beginning_and_the_end_are_there_and_the_rest_is_marked() {
+    let Some(mut bench) = ready("argv") else { return };
+    let run = bench.add("a", &EgressPolicy::default());
+    let mut agent = Agent::start(&run.cgroup);
+    let own = agent.pid();
+    for long in [10, 200, 230, 255, 300, 480, 500, 600, 4_000] {
+        let given = format!("/bin/true {} middle {} --exfil", "x".repeat(long / 2), "y".repeat(long - long / 2));
+        assert_eq!(agent.ask(&format!("exec {given}")), "ok");
+        let events = bench.until(|e| matches!(&e.what, What::Exec { .. }) && e.subject.pid != own);
+        let Some(What::Exec { argv, .. }) = events.into_iter().next_back().map(|e| e.what) else { panic!() };
+        let argv = argv.join(" ");
+        match argv.split_once(CUT) {
+            None => assert_eq!(argv, given, "{long}"),
+            Some((head, tail)) => {
+                assert!(given.len() + 1 > 512, "{long}: cut without need");
+                assert!(given.starts_with(head) && given.ends_with(tail), "{long}: {argv:?}");
+                assert!(head.len() >= 255 && tail.len() >= 254 && tail.ends_with(" --exfil"), "{long}: {argv:?}");
+            }
+        }
+    }
 }
 
 #[test]

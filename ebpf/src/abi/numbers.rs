@@ -240,6 +240,8 @@ pub mod exec_flag {
     pub const SCRIPT: u32 = 1 << 3;
     /// The arguments could not be read.
     pub const ARGV_LOST: u32 = 1 << 4;
+    /// Of the resolved path only the end is there, or nothing.
+    pub const FILE_CUT: u32 = 1 << 5;
 }
 
 /// Network operations (`enum fs_net_op`).

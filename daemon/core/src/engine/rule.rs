@@ -2,7 +2,7 @@
 
 use super::series::{Judged, Members};
 use crate::{
-    policy::{Bound, Condition, Op, Over, Rule},
+    policy::{Bound, Condition, Effect, Fit, Op, Over, Rule},
     signal::{MAX_SERIES, Series, Shape, Signal, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
@@ -106,11 +106,13 @@ impl RuleState {
                     Subject::Process { process, .. } => Some(process),
                     _ => None,
                 };
-                if wanted.matches(event, process) {
-                    self.event.trip(signal.at, rule.cooldown, signal.repeats)
-                } else {
-                    None
-                }
+                // What may match in a part that was too long to be read stops the run; of other rules the daemon reports a gap.
+                let trips = match wanted.fit(event, process) {
+                    Fit::Yes => true,
+                    Fit::Unknown => rule.effect == Effect::Stop,
+                    Fit::No => false,
+                };
+                if trips { self.event.trip(signal.at, rule.cooldown, signal.repeats) } else { None }
             }
             (Condition::NotFinite { kind }, value) if *kind == signal.kind => {
                 let one = |real: f64| Judged { bad: !real.is_finite(), cleared: real.is_finite() };

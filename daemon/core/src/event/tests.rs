@@ -138,3 +138,77 @@ fn a_probe_matches_only_a_rule_that_names_its_verdict() {
     assert!(rule(&[(Field::Verdict, "probe"), address]).matches(&probe, None));
     assert_eq!(probe.to_string(), "connect to [2001:db8::1]:0 (udp): probe");
 }
+
+/// What was left out may be anything: a pattern that it could decide is neither met nor missed.
+#[test]
+fn a_pattern_on_a_cut_text_is_met_missed_or_unknown() {
+    use crate::policy::Fit::{self, No, Unknown, Yes};
+    let fit = |pattern: Pattern, text: &str| pattern.fit(FieldValue::Text(text));
+    let text = format!("python train.py{CUT}--out /data");
+    let cases: [(Pattern, Fit); 12] = [
+        (Pattern::Suffix("--out /data".into()), Yes),
+        (Pattern::Suffix("/data".into()), Yes),
+        (Pattern::Suffix("x--out /data".into()), Unknown),
+        (Pattern::Suffix("--exfil".into()), No),
+        (Pattern::Prefix("python ".into()), Yes),
+        (Pattern::Prefix("python train.py --x".into()), Unknown),
+        (Pattern::Prefix("perl".into()), No),
+        (Pattern::Holds("train".into()), Yes),
+        (Pattern::Holds("--out".into()), Yes),
+        (Pattern::Holds("--exfil".into()), Unknown),
+        (Pattern::Exact("python train.py x --out /data".into()), Unknown),
+        (Pattern::Exact("python train.py --out /other".into()), No),
+    ];
+    for (pattern, expected) in cases {
+        assert_eq!(fit(pattern.clone(), &text), expected, "{pattern}");
+    }
+    // Without a cut it is as always.
+    assert_eq!(fit(Pattern::Suffix("--exfil".into()), "a --exfil"), Yes);
+    assert_eq!(fit(Pattern::Holds("--exfil".into()), "a"), No);
+}
+
+/// Whatever was left out: a pattern that fits the whole text is never missed, and one that is met fits it.
+#[test]
+fn a_cut_hides_no_match_and_makes_none() {
+    use crate::policy::Fit;
+    use proptest::prelude::*;
+    proptest!(|(whole in "[ab]{0,12}", at in 0usize..13, left_out in 0usize..13, needle in "[ab]{0,6}", kind in 0..4)| {
+        let at = at.min(whole.len());
+        let end = (at + left_out).min(whole.len());
+        let cut = format!("{}{CUT}{}", &whole[..at], &whole[end..]);
+        let pattern = match kind {
+            0 => Pattern::Exact(needle),
+            1 => Pattern::Prefix(needle),
+            2 => Pattern::Suffix(needle),
+            _ => Pattern::Holds(needle),
+        };
+        let really = pattern.fits(FieldValue::Text(&whole));
+        let seen = pattern.fit(FieldValue::Text(&cut));
+        prop_assert!(end == at || !really || seen != Fit::No, "{pattern} on {whole} as {cut}");
+        prop_assert!(seen != Fit::Yes || really, "{pattern} on {whole} as {cut}");
+    });
+}
+
+/// The resolved path counts, whatever name was given; a whole name that does not fit does not outweigh one that may.
+#[test]
+fn an_exec_is_matched_by_its_resolved_path_and_its_end() {
+    use crate::policy::Fit;
+    let (verdict, assurance, kind) = (Verdict::Allowed, Assurance::Observed, ExecKind::File);
+    let exec = |path: &str, known_as: &[&str]| Event::Exec {
+        path: path.into(),
+        known_as: known_as.iter().map(|name| (*name).to_owned()).collect(),
+        argv: String::new(),
+        kind,
+        verdict,
+        assurance,
+    };
+    let on = |pattern: &str| EventMatch {
+        kind: EventKind::Exec,
+        fields: vec![FieldMatch { field: Field::Path, any_of: vec![Pattern::Suffix(pattern.into())] }],
+    };
+    assert_eq!(on("/evil").fit(&exec("evil", &["/tmp/evil"]), None), Fit::Yes);
+    assert_eq!(on("/evil").fit(&exec("/bin/sh", &[&format!("{CUT}/long/evil")]), None), Fit::Yes);
+    assert_eq!(on("/evil").fit(&exec("/bin/sh", &[&format!("{CUT}/long/good")]), None), Fit::No);
+    assert_eq!(on("/evil").fit(&exec(&format!("/long{CUT}"), &[]), None), Fit::Unknown);
+    assert_eq!(exec(&format!("/a{CUT}"), &[]).to_string(), "exec /a[...] []");
+}

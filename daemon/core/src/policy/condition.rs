@@ -1,7 +1,7 @@
 //! Conditions: built once from TOML, evaluated without allocation.
 
 use crate::{
-    event::{Event, EventKind, Field, FieldValue, Verdict},
+    event::{CUT, Event, EventKind, Field, FieldValue, Verdict},
     signal::{Claimed, Kind, Real, Source, Value},
     subject::Process,
     time::Span,
@@ -72,7 +72,47 @@ pub enum Pattern {
     Net(IpNet),
 }
 
+/// Whether a pattern or a condition fits, as far as what was read says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// It does not.
+    No,
+    /// It may: what decides it is in a part that was cut.
+    Unknown,
+    /// It does.
+    Yes,
+}
+
 impl Pattern {
+    /// Whether the value fits, which may be cut ([`CUT`]).
+    pub fn fit(&self, value: FieldValue<'_>) -> Fit {
+        match value {
+            FieldValue::Text(text) => match text.split_once(CUT) {
+                Some((head, rest)) => self.fit_cut(head, rest.rsplit_once(CUT).map_or(rest, |(_, tail)| tail)),
+                None => self.fits(value).into(),
+            },
+            value => self.fits(value).into(),
+        }
+    }
+
+    /// Of a text of which the beginning and the end are known.
+    fn fit_cut(&self, head: &str, tail: &str) -> Fit {
+        let (yes, maybe) = match self {
+            Pattern::Exact(p) => (false, p.len() > head.len() + tail.len() && p.starts_with(head) && p.ends_with(tail)),
+            Pattern::Prefix(p) => (head.starts_with(p.as_str()), p.starts_with(head)),
+            Pattern::Suffix(p) => (tail.ends_with(p.as_str()), p.ends_with(tail)),
+            Pattern::Holds(p) => (head.contains(p.as_str()) || tail.contains(p.as_str()), true),
+            Pattern::Number(_) | Pattern::Net(_) => (false, false),
+        };
+        if yes {
+            Fit::Yes
+        } else if maybe {
+            Fit::Unknown
+        } else {
+            Fit::No
+        }
+    }
+
     /// Whether the value fits.
     pub fn fits(&self, value: FieldValue<'_>) -> bool {
         match (self, value) {
@@ -84,6 +124,12 @@ impl Pattern {
             (Pattern::Net(net), FieldValue::Address(address)) => net.contains(&address),
             _ => false,
         }
+    }
+}
+
+impl From<bool> for Fit {
+    fn from(fits: bool) -> Fit {
+        if fits { Fit::Yes } else { Fit::No }
     }
 }
 
@@ -124,15 +170,25 @@ impl EventMatch {
         self.fields.iter().find(|m| m.field == field).map(|m| m.any_of.as_slice())
     }
 
-    /// Whether the event matches.
+    /// Whether the event matches. A field of several names or patterns fits as the best of them does, the whole as its worst field.
+    pub fn fit(&self, event: &Event, process: Option<&Process>) -> Fit {
+        if event.kind() != self.kind
+            || (event.verdict() == Some(Verdict::Probe) && self.given(Field::Verdict).is_none())
+        {
+            return Fit::No;
+        }
+        let of_field = |m: &FieldMatch| {
+            let fit = |value| m.any_of.iter().map(|pattern| pattern.fit(value)).max().unwrap_or(Fit::No);
+            let own = event.field(m.field, process).map_or(Fit::No, fit);
+            let names = if m.field == Field::Path { event.known_as() } else { &[] };
+            names.iter().map(|name| fit(FieldValue::Text(name))).fold(own, Fit::max)
+        };
+        self.fields.iter().map(of_field).min().unwrap_or(Fit::Yes)
+    }
+
+    /// Whether the event surely matches.
     pub fn matches(&self, event: &Event, process: Option<&Process>) -> bool {
-        event.kind() == self.kind
-            && (event.verdict() != Some(Verdict::Probe) || self.given(Field::Verdict).is_some())
-            && self.fields.iter().all(|m| {
-                let fits = |value| m.any_of.iter().any(|pattern| pattern.fits(value));
-                event.field(m.field, process).is_some_and(fits)
-                    || (m.field == Field::Path && event.known_as().iter().any(|name| fits(FieldValue::Text(name))))
-            })
+        self.fit(event, process) == Fit::Yes
     }
 }
 

@@ -15,7 +15,7 @@ pub mod metric;
 pub mod parse;
 mod raw;
 
-pub use condition::{Bound, Condition, EventMatch, FieldMatch, Op, Pattern};
+pub use condition::{Bound, Condition, EventMatch, FieldMatch, Fit, Op, Pattern};
 pub use derived::Derived;
 pub use digest::PolicyDigest;
 pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, Protocol};

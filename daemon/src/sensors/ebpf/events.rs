@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::load::Pod;
 use aya::maps::{Array, MapData, MapError, RingBuf};
+use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, Plain, exec_flag, kind, move_flag, net_flag, net_op};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,12 +57,12 @@ pub struct Subject {
 pub enum What {
     /// The process runs a new image.
     Exec {
-        /// As given to execve: may be relative.
+        /// As given to execve: may be relative. In this text, `argv` and `file`, [`CUT`] stands for what was too long or unreadable.
         path: String,
-        /// Head of the argument vector.
+        /// The argument vector.
         argv: Vec<String>,
-        /// Path or arguments were longer than what is here, or unreadable.
-        truncated: bool,
+        /// The path of what is executed as the kernel resolved it; of a script, its interpreter's.
+        file: String,
         /// The file has no name any more: a memfd, or deleted.
         unlinked: bool,
         /// An interpreter was started for it.
@@ -394,21 +395,54 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
 }
 
 fn exec(e: &abi::Exec) -> What {
-    let path = &e.path[..usize::from(e.path_len).min(e.path.len())];
-    let argv = &e.argv[..usize::from(e.argv_len).min(e.argv.len())];
-    let argv = argv.strip_suffix(&[0]).unwrap_or(argv);
-    let cut = exec_flag::PATH_CUT | exec_flag::ARGV_CUT | exec_flag::ARGV_LOST;
-    What::Exec {
-        path: String::from_utf8_lossy(path).into_owned(),
-        argv: if argv.is_empty() {
-            Vec::new()
-        } else {
-            argv.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect()
-        },
-        truncated: e.flags & cut != 0,
-        unlinked: e.flags & exec_flag::UNLINKED != 0,
-        script: e.flags & exec_flag::SCRIPT != 0,
+    let is_cut = |flag| e.flags & flag != 0;
+    let mut path = lossy(used(&e.path, e.path_len));
+    if is_cut(exec_flag::PATH_CUT) {
+        path = format!("{}{CUT}", path.trim_end_matches(char::REPLACEMENT_CHARACTER));
     }
+    let mut file = lossy(used(&e.file, e.file_len));
+    if is_cut(exec_flag::FILE_CUT) {
+        file = format!("{CUT}{}", file.trim_start_matches(char::REPLACEMENT_CHARACTER));
+    }
+    What::Exec { path, argv: argv(e), file, unlinked: is_cut(exec_flag::UNLINKED), script: is_cut(exec_flag::SCRIPT) }
+}
+
+fn used(bytes: &[u8], len: u16) -> &[u8] {
+    &bytes[..usize::from(len).min(bytes.len())]
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The arguments. What lies between their beginning and their end where they are long is one [`CUT`], in the argument where it begins.
+fn argv(e: &abi::Exec) -> Vec<String> {
+    if e.flags & exec_flag::ARGV_LOST != 0 {
+        return vec![CUT.to_string()];
+    }
+    let split = |bytes: &[u8]| -> Vec<String> {
+        let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+        if bytes.is_empty() { Vec::new() } else { bytes.split(|b| *b == 0).map(lossy).collect() }
+    };
+    let (head, tail) = (used(&e.argv, e.argv_len), used(&e.tail, e.tail_len));
+    if e.flags & exec_flag::ARGV_CUT == 0 {
+        // Both together are all of it: what the end repeats of the beginning is left out.
+        let size = usize::try_from(e.argv_size).unwrap_or(usize::MAX);
+        let repeated = (head.len() + tail.len()).saturating_sub(size).min(tail.len());
+        return split(&[head, &tail[repeated..]].concat());
+    }
+    // A NUL at the end of the head ends an argument: the next one begins in what was left out.
+    let mut all: Vec<String> = head.split(|b| *b == 0).map(lossy).collect();
+    let mut rest = split(tail).into_iter();
+    let before = all.pop().unwrap_or_default();
+    let after = rest.next().unwrap_or_default();
+    all.push(format!(
+        "{}{CUT}{}",
+        before.trim_end_matches(char::REPLACEMENT_CHARACTER),
+        after.trim_start_matches(char::REPLACEMENT_CHARACTER)
+    ));
+    all.extend(rest);
+    all
 }
 
 fn net(e: &abi::Net) -> Option<Net> {

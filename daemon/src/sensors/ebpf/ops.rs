@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, dns_doubt, op_what, point, protect};
 
 use super::events::{Way, way};
@@ -204,7 +205,12 @@ pub enum Protected {
 pub(super) fn op(e: &abi::Op) -> Option<Op> {
     let path = || {
         let len = usize::try_from(e.path_len).unwrap_or(0).min(e.path.len());
-        String::from_utf8_lossy(&e.path[..len]).into_owned()
+        let path = String::from_utf8_lossy(&e.path[..len]);
+        // As long as its place, with a NUL: it may have been longer.
+        match len + 1 >= e.path.len() {
+            true => format!("{}{CUT}", path.trim_end_matches(char::REPLACEMENT_CHARACTER)),
+            false => path.into_owned(),
+        }
     };
     let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let what = match e.what {
