@@ -6,7 +6,10 @@
 //! be judged otherwise than the whole one, the whole one is kept ([`Redactor::argv`]). So a run cannot hide an argument from a rule
 //! by calling it a password, and a replay decides the same.
 
-use failsafe_core::{event::FieldValue, policy::Pattern};
+use failsafe_core::{
+    event::{CUT, FieldValue},
+    policy::Pattern,
+};
 use serde::Deserialize;
 
 /// What stands in the place of a secret.
@@ -89,7 +92,7 @@ impl Redactor {
     pub fn argv(&self, argv: &mut Vec<String>, patterns: &[Pattern]) {
         let Some(redacted) = self.redacted(argv) else { return };
         let (whole, shown) = (argv.join(" "), redacted.join(" "));
-        let judged = |pattern: &Pattern, text: &str| pattern.fits(FieldValue::Text(text));
+        let judged = |pattern: &Pattern, text: &str| pattern.fit(FieldValue::Text(text));
         if patterns.iter().all(|pattern| judged(pattern, &whole) == judged(pattern, &shown)) {
             *argv = redacted;
         }
@@ -98,8 +101,17 @@ impl Redactor {
     /// The command line without its secrets; `None`: there are none.
     fn redacted(&self, argv: &[String]) -> Option<Vec<String>> {
         let mut next = false;
-        let out: Vec<String> = argv.iter().map(|arg| self.arg(arg, &mut next)).collect();
+        let out: Vec<String> = argv.iter().map(|arg| self.cut_arg(arg, &mut next)).collect();
         (out != argv).then_some(out)
+    }
+
+    /// One argument, or two with a part left out between them, which stays marked. What follows a secret there may be its end.
+    fn cut_arg(&self, arg: &str, next: &mut bool) -> String {
+        let Some((head, tail)) = arg.split_once(CUT) else { return self.arg(arg, next) };
+        let shown = self.arg(head, next);
+        let secret = std::mem::take(next) || shown != head;
+        let tail = if secret && !tail.is_empty() { REDACTED.to_owned() } else { self.arg(tail, next) };
+        format!("{shown}{CUT}{tail}")
     }
 
     /// One argument. It may be a command line of its own, as that of `sh -c`. `next`: the word that follows is a secret.
@@ -209,6 +221,26 @@ mod tests {
         shown(&["curl", "-H", "Authorization: Bearer abc"], "curl -H Authorization: Bearer [redacted]");
         shown(&["t", "hf_abcdefghijklmnop", "key=AKIAABCDEFGHIJKLMNOP"], "t [redacted] key=[redacted]");
         shown(&["t", "db.password=abc", "\"secret=abc"], "t db.password=[redacted] \"secret=[redacted]");
+    }
+
+    /// The mark of a cut stays, or a rule that the cut part decides would seem not to match.
+    #[test]
+    fn a_cut_stays_marked_and_what_follows_it_is_taken_for_the_end_of_the_secret() {
+        let redacted = |words: &[String], patterns: &[Pattern]| {
+            let mut argv = words.to_vec();
+            Redactor::default().argv(&mut argv, patterns);
+            argv.join(" ")
+        };
+        let inside = ["t".to_owned(), format!("--token=abc{CUT}def"), "x".to_owned()];
+        assert_eq!(redacted(&inside, &[]), format!("t --token=[redacted]{CUT}[redacted] x"));
+        let behind = ["t".to_owned(), "--token".to_owned(), format!("abc{CUT}def")];
+        assert_eq!(redacted(&behind, &[]), format!("t --token [redacted]{CUT}[redacted]"));
+        let plain = ["t".to_owned(), format!("a{CUT}b"), "--token=abc".to_owned()];
+        assert_eq!(redacted(&plain, &[]), format!("t a{CUT}b --token=[redacted]"));
+        // What a rule cannot judge stays so, and what it matches stays as it is.
+        let unknown = Pattern::Holds("--exfil".into());
+        assert!(redacted(&inside, &[unknown]).contains(CUT));
+        assert_eq!(redacted(&inside, &[Pattern::Suffix("def x".into())]), inside.join(" "));
     }
 
     #[test]
