@@ -363,6 +363,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_policy_that_names_more_files_or_takes_longer_than_the_limit_is_refused_with_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let many = dir.path().join("many");
+        std::fs::create_dir(&many).unwrap();
+        for n in 0..200 {
+            std::fs::write(many.join(format!("f{n}")), "").unwrap();
+        }
+        let paths = (0..200).map(|n| rule(&format!("/many/f{n}"), false, Use::Read, Effect::Deny)).collect();
+        let rules = Rules { paths, ..Rules::default() };
+        let fold = |files, time| fold(&rules, dir.path(), Limits { files, time });
+        let minute = Duration::from_secs(60);
+        assert!(fold(10_000, minute).is_ok());
+        let refused = fold(10, minute).unwrap_err().to_string();
+        assert!(refused.contains("10 files") && refused.contains("/many"), "{refused}");
+        let refused = fold(10_000, Duration::ZERO).unwrap_err().to_string();
+        assert!(refused.contains("0 ms") && refused.contains("/many"), "{refused}");
+    }
+
+    #[test]
     fn files_that_exist_are_entered_by_inode_and_devices_by_number() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
