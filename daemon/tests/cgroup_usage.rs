@@ -4,10 +4,12 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
-use failsafed::actuators::cgroup::{FreezeOutcome, freeze};
+use failsafed::platform::ProcFs;
 use failsafed::sensors::cgroup::{RunReader, UsageSource};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
-use support::{TestCgroup, until, within};
+use support::{TestCgroup, until};
 
 #[test]
 fn usage_grows_with_the_work_and_outlives_the_processes() -> Result<()> {
@@ -53,13 +55,15 @@ fn an_idle_run_is_read_in_full_every_few_seconds_and_an_active_one_each_time() -
     let (mut reader, now) = (RunReader::new(), Instant::now());
     ensure!(reader.sample(&run.cgroup, now)?.processes == 0);
     other.spinners(&other_path, 1)?;
-    ensure!(matches!(freeze(&other.cgroup, within(5_000)), FreezeOutcome::Frozen { .. }));
-    // A frozen process comes in: the run still uses no CPU time.
-    run.cgroup.write_file("cgroup.freeze", b"1")?;
-    run.cgroup.write_file("cgroup.procs", other.pid(0)?.to_string().as_bytes())?;
+    let pid = other.pid(0)?;
+    let signal = |signal| kill(Pid::from_raw(i32::try_from(pid)?), signal).context("signalling the other process");
+    signal(Signal::SIGSTOP)?;
+    until("the other process has stopped", || Ok(ProcFs::default().stat(pid)?.is_some_and(|stat| stat.state == 'T')))?;
+    // A stopped process comes in: the run still uses no CPU time.
+    run.cgroup.write_file("cgroup.procs", pid.to_string().as_bytes())?;
     ensure!(reader.sample(&run.cgroup, now + Duration::from_secs(1))?.processes == 0, "an idle run was read in full");
     ensure!(reader.sample(&run.cgroup, now + Duration::from_secs(4))?.processes == 1, "the change is never seen");
-    run.cgroup.write_file("cgroup.freeze", b"0")?;
+    signal(Signal::SIGCONT)?;
     run.spinners(&path, 1)?;
     until("the other process is seen at once", || {
         Ok(reader.sample(&run.cgroup, now + Duration::from_secs(4))?.processes == 2)

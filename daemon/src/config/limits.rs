@@ -78,7 +78,7 @@ impl Default for Limits {
             changes: Rates { per_user: 10, total: 100 },
             requests_per_second: 200,
             per_connection: 64,
-            first_request_s: 10,
+            first_request_s: 30,
             idle_s: 300,
             unread_s: 30,
             message_kib: 512,

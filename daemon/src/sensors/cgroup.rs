@@ -23,7 +23,7 @@ use crate::platform::{Cgroup, ProcFs, ProcessId, proc};
 const LEVELS: Duration = Duration::from_millis(50);
 
 /// A run that uses no CPU time is read in full this often. What others make of it (memory that is reclaimed, pressure that decays, a
-/// frozen process that is moved in) is seen then. Shorter than the time after which a value is repeated.
+/// stopped process that is moved in) is seen then. Shorter than the time after which a value is repeated.
 const IDLE: Duration = Duration::from_secs(3);
 
 fn complete() -> bool {
