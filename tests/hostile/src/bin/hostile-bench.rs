@@ -8,8 +8,8 @@ use integration::{Node, on_node};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-/// Strikes until the attack is asked again, which may have to begin anew.
-const BATCH: usize = 4;
+/// Strikes until the attack is asked again, which may then begin anew: that takes half a minute where hundreds of runs are started.
+const BATCH: usize = 40;
 /// Runs that end while the victims are struck.
 const ENDING: usize = 500;
 
