@@ -245,7 +245,7 @@ impl Node {
     /// # Errors
     /// It cannot be started.
     pub fn ctl<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Result<Said> {
-        Said::of(&mut self.ctl_command(args))
+        asked(&mut self.ctl_command(args))
     }
 
     /// The same as another user, with that user's group alone.
@@ -261,7 +261,7 @@ impl Node {
     /// # Errors
     /// It fails, or prints no JSON.
     pub fn json<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Result<Value> {
-        Said::of(self.ctl_command(args).args(["-o", "json"]))?.expect(0)?.json()
+        asked(self.ctl_command(args).args(["-o", "json"]))?.expect(0)?.json()
     }
 
     /// A run as it is listed, ended ones too.
@@ -335,6 +335,18 @@ impl Drop for Node {
             eprintln!("left behind: {}: {error}", self.pins.display());
         }
     }
+}
+
+/// Runs failsafectl. An emulated processor may take longer to the first request than the daemon waits for it and then closes the
+/// connection: there the command is run once more.
+fn asked(command: &mut Command) -> Result<Said> {
+    let said = Said::of(command)?;
+    let emulated = std::env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "vm");
+    if emulated && said.code == 1 && said.err.contains("broken pipe") {
+        eprintln!("asked again, as the daemon closed the connection: {}", said.err.trim());
+        return Said::of(command);
+    }
+    Ok(said)
 }
 
 /// A folder for the pins in bpffs, which is mounted where it is missing.
