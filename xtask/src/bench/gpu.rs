@@ -7,7 +7,7 @@
 mod event;
 mod others;
 
-use super::{Args, footprint, report::Report, statistics::percentile};
+use super::{Args, footprint, report::Report, statistics::at};
 use crate::{
     daemon::{Daemon, Options},
     gpu_check::simulated_library,
@@ -177,7 +177,7 @@ fn passes(stage: &Stage, trials: usize, report: &mut Report) -> Result<()> {
             let list = times[format!("{kind}_us")].as_array().context("no times")?;
             let list: Vec<f64> = list.iter().filter_map(serde_json::Value::as_f64).collect();
             for percent in [50.0, 99.0] {
-                let value = percentile(&list, percent).unwrap_or(f64::NAN);
+                let value = at(&list, percent);
                 report.figure(&format!("pass_{kind}_latency_{latency}us_p{percent}_us"), value);
             }
         }

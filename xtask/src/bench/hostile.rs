@@ -2,7 +2,7 @@
 //! that compute without a pause: alone, and while each attack of `tests/hostile` holds. The floor is a bare write of
 //! `cgroup.freeze` of the same cgroup, read back in the same way. Attack and no attack take turns: alone, under, alone.
 
-use super::{Args, report::Report, statistics::percentile};
+use super::{Args, report::Report, statistics::at};
 use crate::shell;
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -82,8 +82,4 @@ pub fn run(args: &Args) -> Result<Report> {
 fn figures(report: &mut Report, name: &str, times: &[f64]) {
     report.figure(&format!("{name}_p50_us"), at(times, 50.0));
     report.figure(&format!("{name}_p99_us"), at(times, 99.0));
-}
-
-fn at(times: &[f64], percent: f64) -> f64 {
-    percentile(times, percent).unwrap_or(f64::NAN)
 }

@@ -1,7 +1,7 @@
 //! How long a start takes with a log of 10^3, 10^5 and 10^6 entries: opening the log as the daemon does, two queries, and the daemon
 //! until it answers. Each size is measured in turns with the others.
 
-use super::{Args, report::Report, statistics::percentile};
+use super::{Args, report::Report, statistics::median};
 use crate::{
     daemon::{Daemon, Options},
     shell,
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<Report> {
             daemon.wait_until_it_answers()?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
         }
-        let median = percentile(&times, 50.0).unwrap_or(f64::NAN);
+        let median = median(&times);
         report.figure(&format!("daemon_ready_ms_{name}"), median);
         ready.push((measured, median));
     }

@@ -10,7 +10,7 @@
 //! the latch one with a process more, which makes allowed calls one after the other and so is refused at most one call late.
 //! Floor and freeze are done in turns.
 
-use super::{Args, report::Report, run::Run, statistics::percentile};
+use super::{Args, report::Report, run::Run, statistics::at};
 use crate::{
     daemon::{Daemon, Options},
     interrupt, shell,
@@ -69,7 +69,6 @@ pub fn run(args: &Args) -> Result<Report> {
     fs::write(&stops, format!("{HEAD}{rule}")).context("writing a policy")?;
     let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
     let daemon = Daemon::start(&options, folder)?;
-    let at = |values: &[f64], percent| percentile(values, percent).unwrap_or(f64::NAN);
     // The same call, asked for in the same way, by a process in no run: what of its time is not failsafe's.
     let mut outside = Run::outside(&daemon.program("violator"), &["--ask"])?;
     let calls: Vec<f64> = (0..trials).map(|_| call(&mut outside, ALLOWED, "ok")).collect::<Result<_>>()?;

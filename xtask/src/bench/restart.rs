@@ -11,7 +11,7 @@ use super::{
     report::Report,
     run::{Run, policy},
     sink::Sink,
-    statistics::percentile,
+    statistics::at,
 };
 use crate::{
     daemon::{Daemon, Options},
@@ -84,8 +84,8 @@ pub fn run(args: &Args) -> Result<Report> {
     for (name, values) in
         [("guarded_by_the_new", &times.guarded), ("old_gone", &times.alone), ("answers", &times.answers)]
     {
-        report.figure(&format!("kill_to_{name}_p50_ms"), percentile(values, 50.0).unwrap_or(f64::NAN));
-        report.figure(&format!("kill_to_{name}_p99_ms"), percentile(values, 99.0).unwrap_or(f64::NAN));
+        report.figure(&format!("kill_to_{name}_p50_ms"), at(values, 50.0));
+        report.figure(&format!("kill_to_{name}_p99_ms"), at(values, 99.0));
     }
     report.figure("forbidden_calls_tried", counted[0]);
     report.figure("forbidden_calls_tried_between_kill_and_new_guard", unwatched);

@@ -1,16 +1,21 @@
 //! Order statistics of a few measurements.
 
 /// The value below which `percent` of the measurements lie, by nearest rank; `None` of nothing.
-pub fn percentile(values: &[f64], percent: f64) -> Option<f64> {
+fn percentile(values: &[f64], percent: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1).min(sorted.len()).checked_sub(1)?).copied()
 }
 
-/// The median; of an even number the lower middle one. NaN of nothing, which no bound holds.
+/// The same as a figure: NaN of nothing, which no bound holds.
+pub fn at(values: &[f64], percent: f64) -> f64 {
+    percentile(values, percent).unwrap_or(f64::NAN)
+}
+
+/// The median; of an even number the lower middle one.
 pub fn median(values: &[f64]) -> f64 {
-    percentile(values, 50.0).unwrap_or(f64::NAN)
+    at(values, 50.0)
 }
 
 #[cfg(test)]

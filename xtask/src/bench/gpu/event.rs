@@ -3,7 +3,7 @@
 
 use super::{Stage, scenario};
 use crate::{
-    bench::{Args, report::Report, statistics::percentile},
+    bench::{Args, report::Report, statistics::at},
     daemon::{Daemon, Options, cgroup2},
     interrupt, shell,
 };
@@ -62,7 +62,7 @@ pub fn measure(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
     let _ = child.wait();
     let took = measured?;
     for percent in [50.0, 99.0] {
-        let value = percentile(&took, percent).unwrap_or(f64::NAN);
+        let value = at(&took, percent);
         report.figure(&format!("xid_to_frozen_p{percent}_ms"), value);
     }
     Ok(())
