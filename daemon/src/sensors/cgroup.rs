@@ -97,7 +97,7 @@ pub struct RunReader {
     /// The highest number of page faults reported.
     page_faults: u64,
     /// What the last full read of [`RunReader::sample`] found, the CPU time before it, and when that was.
-    full: Option<(RunUsage, u64, Instant)>,
+    last: Option<(RunUsage, u64, Instant)>,
 }
 
 /// What only grows while a process lives, and is lost when it ends.
@@ -130,15 +130,15 @@ impl RunReader {
     /// Vanished when the cgroup was removed; else when the kernel refuses a read.
     pub fn sample(&mut self, cgroup: &Cgroup, now: Instant) -> Result<RunUsage, CgroupError> {
         let cpu = Self::cpu_now(cgroup)?;
-        if let (Some(cpu), Some((usage, before, at))) = (cpu, &self.full)
+        if let (Some(cpu), Some((usage, before, at))) = (cpu, &self.last)
             && cpu == *before
             && now.duration_since(*at) < IDLE
         {
             return Ok(usage.clone());
         }
-        let usage = self.read(cgroup)?;
+        let usage = self.full(cgroup, cpu)?;
         // The CPU time before the read: what the run uses during it counts as not yet seen.
-        self.full = cpu.map(|cpu| (usage.clone(), cpu, now));
+        self.last = cpu.map(|cpu| (usage.clone(), cpu, now));
         Ok(usage)
     }
 
@@ -156,10 +156,14 @@ impl RunReader {
     /// # Errors
     /// Vanished when the cgroup was removed; else when the kernel refuses a read.
     pub fn read(&mut self, cgroup: &Cgroup) -> Result<RunUsage, CgroupError> {
+        self.full(cgroup, Self::cpu_now(cgroup)?)
+    }
+
+    /// All but the CPU time of its cgroup, which was read just before.
+    fn full(&mut self, cgroup: &Cgroup, cpu_files: Option<u64>) -> Result<RunUsage, CgroupError> {
         let members = cgroup.procs_until(Instant::now() + LEVELS)?;
         let (pids, all) = (members.ids, members.complete);
         let from_files = optional(cgroup, "memory.current")?.and_then(|b| parse_number(&b));
-        let cpu_files = Self::cpu_now(cgroup)?;
         let faults = optional(cgroup, "memory.stat")?.and_then(|b| parse_field(&b, "pgfault"));
         let complete = from_files.is_some() && cpu_files.is_some() && faults.is_some();
         let sums = if !complete { Some(self.sum(&pids)?) } else { None };
