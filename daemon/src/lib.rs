@@ -10,6 +10,7 @@
 pub mod actuators;
 pub mod api;
 pub mod config;
+mod counted;
 pub mod log;
 pub mod node;
 pub mod pipeline;
@@ -23,3 +24,6 @@ pub mod systemd;
 #[cfg(test)]
 #[path = "../../tests/skip.rs"]
 mod skip;
+
+#[cfg(test)]
+mod testing;

@@ -12,16 +12,16 @@ mod retries;
 
 use super::cgroup::{Hold, freeze::sweep, is_still_frozen};
 use crate::{
-    pipeline::{Message, Sender, pulse::Pulse},
-    platform::{clock, sched},
+    pipeline::{Message, Sender, pulse::Pulse, translate::guarded},
+    platform::sched,
     runs::{LiveRun, Registry, Standing},
 };
-use failsafe_core::{Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, signal::Source};
+use failsafe_core::{RunId, event::Event};
 use retries::Retries;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, PoisonError, TryLockError,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::TrySendError,
     },
@@ -104,12 +104,7 @@ impl Guard {
 
     /// The root alone: it holds all that is below it.
     fn root(&mut self, run: &LiveRun) -> Result<(), String> {
-        let _gate = match run.gate.try_lock() {
-            Ok(gate) => gate,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // A thaw or a verification is at it, which looks itself.
-            Err(TryLockError::WouldBlock) => return Ok(()),
-        };
+        let Some(_gate) = run.try_gate() else { return Ok(()) };
         if !run.status().hold_frozen {
             return Ok(());
         }
@@ -147,11 +142,7 @@ impl Guard {
         if kernel.blind().is_some() || kernel.is_blocked(run.slot) == Some(true) {
             return Ok(());
         }
-        let _gate = match run.gate.try_lock() {
-            Ok(gate) => gate,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
-        };
+        let Some(_gate) = run.try_gate() else { return Ok(()) };
         if !run.status().blocked || run.ended().is_some() {
             return Ok(());
         }
@@ -234,13 +225,5 @@ impl Sweeper {
 }
 
 fn foreign_thaw(run: &LiveRun, levels: u32) -> Message {
-    Message::Input(Input::Signal(Signal {
-        seq: 0,
-        at: MonoTime(clock::monotonic_ns()),
-        source: Source::Guard,
-        subject: Subject::Run(run.run.id),
-        kind: Kind::Event,
-        value: Value::Event(Event::ForeignThaw { levels }),
-        repeats: 0,
-    }))
+    Message::Input(guarded(run.run.id, Event::ForeignThaw { levels }))
 }

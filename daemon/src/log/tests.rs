@@ -1,10 +1,10 @@
 //! One user's flood beside another user's decision.
 
 use super::*;
+use crate::testing;
 use failsafe_core::{
     Action, Decision, Mode, MonoTime,
     decision::{Cause, Confidence, DecisionId, Severity},
-    input::Run,
     policy::PolicyDigest,
 };
 use failsafe_journal::{Entry, Query, Search};
@@ -12,26 +12,6 @@ use failsafe_journal::{Entry, Query, Search};
 const FLOODER: &str = "00000000-0000-0000-0000-000000000001";
 const VICTIM: &str = "00000000-0000-0000-0000-000000000002";
 const ADMIN: &str = "00000000-0000-0000-0000-000000000003";
-
-fn run(id: &str, owner_uid: u32) -> Run {
-    Run {
-        id: id.parse().unwrap(),
-        name: "job".into(),
-        labels: Default::default(),
-        owner_uid,
-        cgroup: "c".into(),
-        cgroup_id: 7,
-        boot_id: "b".into(),
-        policy: PolicyDigest([1; 32]),
-        gpus: Default::default(),
-        mig: Default::default(),
-        registered: MonoTime(0),
-        registered_wall_ns: 0,
-        decisions: 0,
-        incidents: 0,
-        contained: Default::default(),
-    }
-}
 
 fn decision(id: &str, n: u32, action: Action) -> Record {
     let run: RunId = id.parse().unwrap();
@@ -68,7 +48,7 @@ fn logged(bounds: Bounds, work: impl FnOnce(&Log)) -> Vec<Entry> {
 }
 
 fn start(log: &Log, id: &str, uid: u32) {
-    let run = run(id, uid);
+    let run = testing::run(id, uid, PolicyDigest([1; 32]));
     let id = Some(run.id);
     log.record(
         &Record::RunStarted { run, policy_name: "p v1".into(), broken: Vec::new(), repair: Vec::new() },

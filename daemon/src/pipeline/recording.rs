@@ -372,6 +372,7 @@ fn seal(recorder: &Recorder, part: u32) -> RecordingSeal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
     use failsafe_core::{Input, MonoTime, policy::parse::parse};
     use failsafe_journal::{RecordingEnd, RecordingReader};
 
@@ -411,7 +412,7 @@ mod tests {
         let waiting: Arc<AtomicUsize> = Arc::default();
         let mut recordings =
             Recordings { queue, waiting: waiting.clone(), pending: Vec::new(), lossy: Vec::new(), thread: None };
-        let runs: [Run; 4] = std::array::from_fn(|n| run(&format!("00000000-0000-0000-0000-00000000000{n}"), &policy));
+        let runs: [Run; 4] = std::array::from_fn(|n| run(n, &policy));
         let [ended, living, unrecorded, lost] = &runs;
         let path = |run: &Run| folder.path().join(run.id.to_string());
         std::fs::write(path(unrecorded), "in the way").unwrap();
@@ -446,7 +447,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let policy = Arc::new(parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap());
         let mut writer = Writer { per_user: 64 << 10, ..Writer::default() };
-        let runs: [Run; 4] = std::array::from_fn(|n| run(&format!("00000000-0000-0000-0000-00000000000{n}"), &policy));
+        let runs: [Run; 4] = std::array::from_fn(|n| run(n, &policy));
         let uids = [1000, 1000, 1001, 0];
         for (run, uid) in runs.iter().zip(uids) {
             let run = Run { owner_uid: uid, ..run.clone() };
@@ -467,23 +468,7 @@ mod tests {
         assert!(!seal.complete && seal.problem.unwrap().contains("per_user_mib"));
     }
 
-    fn run(id: &str, policy: &Policy) -> Run {
-        Run {
-            id: id.parse().unwrap(),
-            name: "trainer".into(),
-            labels: Default::default(),
-            owner_uid: 1000,
-            cgroup: "c".into(),
-            cgroup_id: 7,
-            boot_id: "b".into(),
-            policy: policy.digest(),
-            gpus: Default::default(),
-            mig: Default::default(),
-            registered: MonoTime(0),
-            registered_wall_ns: 0,
-            decisions: 0,
-            incidents: 0,
-            contained: Default::default(),
-        }
+    fn run(n: usize, policy: &Policy) -> Run {
+        testing::run(&format!("00000000-0000-0000-0000-00000000000{n}"), 1000, policy.digest())
     }
 }

@@ -282,6 +282,12 @@ fn network(net: &ebpf::Net) -> Event {
     Event::Net { op, protocol: net.protocol, address: net.addr, port: net.port, family, verdict, assurance }
 }
 
+/// An event that the daemon itself found on a run that it contains, now.
+pub fn guarded(run: RunId, event: Event) -> Input {
+    let (at, subject, value) = (MonoTime(clock::monotonic_ns()), Subject::Run(run), Value::Event(event));
+    Input::Signal(Signal { seq: 0, at, source: Source::Guard, subject, kind: Kind::Event, value, repeats: 0 })
+}
+
 /// A sampled value of a run or a GPU, seen now.
 pub fn sampled(subject: Subject, source: Source, kind: Kind, value: i64) -> Input {
     let at = MonoTime(clock::monotonic_ns());

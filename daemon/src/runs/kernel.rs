@@ -6,7 +6,6 @@
 //! works on without it and says so: what needs it refuses to pin.
 
 use super::compile;
-use crate::redact::Redactor;
 use crate::sensors::ebpf::{
     self, Ebpf, EgressPolicy, Heartbeat, Holder, Latches, ProgramStatus, QuotaError, RunCounters, RunSpec, Sights,
     Tables, Via, Watch,
@@ -14,6 +13,7 @@ use crate::sensors::ebpf::{
     kernel_quota::Usage as TableUsage,
     rules::{Rules, Use},
 };
+use crate::{counted::Counted, redact::Redactor};
 use failsafe_core::{
     Policy, RunId,
     event::Field,
@@ -23,11 +23,7 @@ use failsafe_ebpf::abi::point;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicUsize, mpsc},
     time::Duration,
 };
 
@@ -238,8 +234,7 @@ impl Kernel {
         if self.ebpf.is_err() {
             return Ok(Compiled { egress, rules, watch, budgets, argv, tables: Tables::default() });
         }
-        let hanging = self.compiling.fetch_add(1, Ordering::Relaxed);
-        let compiling = Counted(self.compiling.clone());
+        let (hanging, compiling) = Counted::one_of(&self.compiling);
         if hanging >= MAX_COMPILING {
             return Err(KernelError::Compile(format!(
                 "{hanging} policies are being compiled already (limit {MAX_COMPILING}): a file system that their rules name \
@@ -275,7 +270,7 @@ impl Kernel {
         adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
         #[cfg(test)]
-        if self.refuses.load(Ordering::Relaxed) {
+        if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(KernelError::Ebpf("a test has it fail".into()));
         }
         let Compiled { egress, rules, watch, budgets, argv, tables } = compiled;
@@ -520,15 +515,6 @@ impl Kernel {
                 tracing::warn!(error = chain(&error), "pins could not be removed");
             }
         }
-    }
-}
-
-/// One of those that are counted, until it is dropped.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

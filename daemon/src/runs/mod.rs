@@ -43,7 +43,7 @@ use guarded::GuardedRun;
 use kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
@@ -215,6 +215,15 @@ impl LiveRun {
     /// What is remembered of its end; `None` while it lives.
     pub fn ended(&self) -> Option<&Arc<EndedRun>> {
         self.ended.get()
+    }
+
+    /// The gate, where nobody holds it: a thaw or a verification that is under way looks itself.
+    pub fn try_gate(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.gate.try_lock() {
+            Ok(gate) => Some(gate),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Remembers what a freeze found. Only the first one since the last thaw finds what others had frozen; later ones find

@@ -11,12 +11,12 @@ use super::{
 use crate::{
     pipeline::{
         Message, Sender,
-        translate::{self, sampled},
+        translate::{self, guarded, sampled},
     },
     platform::clock,
     runs::{LiveRun, Registry},
 };
-use failsafe_core::{Input, Kind, MonoTime, RunId, Signal, Subject, Value, event::Event, input::Gap, signal::Source};
+use failsafe_core::{Input, Kind, MonoTime, RunId, Subject, event::Event, input::Gap, signal::Source};
 use failsafe_ebpf::abi::latch;
 use std::{
     collections::BTreeMap,
@@ -198,21 +198,9 @@ impl Sampler {
     fn latched(&self, run: &Arc<LiveRun>, latched: bool, seen: &mut Seen) {
         let lost = latched && !run.status().hold_frozen;
         if lost && std::mem::replace(&mut seen.latched, lost) {
-            self.tell(Message::Input(self.guarded(run, Event::Latched)));
+            self.tell(Message::Input(guarded(run.run.id, Event::Latched)));
         }
         seen.latched = lost;
-    }
-
-    fn guarded(&self, run: &LiveRun, event: Event) -> Input {
-        Input::Signal(Signal {
-            seq: 0,
-            at: MonoTime(clock::monotonic_ns()),
-            source: Source::Guard,
-            subject: Subject::Run(run.run.id),
-            kind: Kind::Event,
-            value: Value::Event(event),
-            repeats: 0,
-        })
     }
 }
 

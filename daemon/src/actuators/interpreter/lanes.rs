@@ -10,14 +10,15 @@ use crate::{
         cgroup::{self, freeze::Verification, snapshot},
         outcome::{self, Report},
     },
+    counted::Counted,
     platform::ProcFs,
     runs::{LiveRun, kernel::Kernel},
 };
 use failsafe_core::{Action, decision::Proof, record::Snapshot};
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::AtomicUsize,
         mpsc::{self, Receiver, Sender},
     },
     time::{Duration, Instant},
@@ -31,7 +32,7 @@ const THAW: usize = 2;
 const GRACE: Duration = Duration::from_millis(500);
 /// Threads that were given up and hang still; with so many, evidence is not begun.
 const MAX_HANGING: usize = 8;
-static HANGING: AtomicUsize = AtomicUsize::new(0);
+static HANGING: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
 enum Task {
     /// Do the job's remaining actions.
@@ -211,14 +212,7 @@ impl Work {
 
 /// Runs what may hang on a thread of its own; `None` when it is not done in time, or too many hang already.
 fn timed<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    struct Counted;
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            HANGING.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    let hanging = HANGING.fetch_add(1, Ordering::Relaxed);
-    let counted = Counted;
+    let (hanging, counted) = Counted::one_of(&HANGING);
     if hanging >= MAX_HANGING {
         return None;
     }

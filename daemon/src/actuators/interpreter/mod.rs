@@ -17,6 +17,7 @@ mod verify;
 use super::{cgroup, outcome::Report};
 use crate::{
     config::Config,
+    counted::Counted,
     platform::{CgroupError, clock},
     runs::{LiveRun, Registry},
 };
@@ -24,7 +25,6 @@ use failsafe_core::{Action, Decision, Mode, MonoTime, Outcome, decision::Seen, r
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
         mpsc::{self, Sender},
     },
     time::Duration,
@@ -62,15 +62,6 @@ struct Job {
     held: bool,
     signals: Vec<Seen>,
     _counted: Counted,
-}
-
-/// One of a run's decisions that wait.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The interpreter.
@@ -120,8 +111,7 @@ impl Interpreter {
             (done.map_err(|e| e.to_string()), clock::monotonic_ns())
         });
         let frozen = has(Action::Freeze).then(|| cgroup::freeze::start(&live.cgroup));
-        let waiting = live.jobs.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(live.jobs.clone());
+        let (waiting, counted) = Counted::one_of(&live.jobs);
         if waiting >= MAX_JOBS {
             // A freeze is written all the same, and the guard sees it through.
             let cause = format!("{waiting} decisions about this run wait to be carried out (limit {MAX_JOBS})");

@@ -13,10 +13,7 @@ use crate::actuators::{
 };
 use failsafe_core::{Action, decision::Verdict};
 use std::{
-    sync::{
-        TryLockError,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -143,11 +140,7 @@ enum Next {
 fn step(pending: &mut Pending) -> Next {
     let live = &pending.job.live;
     // A thaw under way holds it: what it leaves is looked at after it.
-    let _gate = match live.gate.try_lock() {
-        Ok(gate) => gate,
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => return Next::Look(GATE),
-    };
+    let Some(_gate) = live.try_gate() else { return Next::Look(GATE) };
     if !live.status().hold_frozen {
         return Next::Superseded;
     }

@@ -60,6 +60,20 @@ struct Faults {
     dies_after: u8,
 }
 
+impl Faults {
+    /// To be asked after each effect of a step: whether the daemon dies there.
+    fn deaths(self) -> impl FnMut(&mut World) -> bool {
+        let mut left = self.dies_after;
+        move |world| {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                world.daemon = None;
+            }
+            left == 0
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Start {
@@ -145,14 +159,7 @@ impl World {
         self.made = made;
         // A registered cgroup has somebody in it already, who was bound by nothing.
         self.cgroup = Some(!made);
-        let mut left = faults.dies_after;
-        let mut dies = |world: &mut World| {
-            left = left.saturating_sub(1);
-            if left == 0 {
-                world.daemon = None;
-            }
-            left == 0
-        };
+        let mut dies = faults.deaths();
         if dies(self) {
             return;
         }
@@ -191,14 +198,7 @@ impl World {
         if self.daemon != Some(Listed::Live) || faults.cgroup || self.cgroup == Some(true) || !self.entered {
             return;
         }
-        let mut left = faults.dies_after;
-        let mut dies = |world: &mut World| {
-            left = left.saturating_sub(1);
-            if left == 0 {
-                world.daemon = None;
-            }
-            left == 0
-        };
+        let mut dies = faults.deaths();
         if self.pins_first {
             self.pins.clear();
         }
