@@ -459,7 +459,7 @@ mod tests {
     /// The reference shows totals of one kind as `..._total`, and otherwise every name.
     #[test]
     fn every_signal_and_event_is_in_the_reference() {
-        let reference = include_str!("../../../docs/policy.md");
+        let reference = include_str!("../../../docs/policy-index.md");
         for kind in Kind::ALL {
             let name = kind.to_string();
             assert!(reference.contains(&format!("`{name}`")) || name.ends_with("_total"), "{name}");
