@@ -55,8 +55,12 @@ fn the_policy_of_the_readme_is_taken() -> Result<()> {
 #[test]
 fn the_prolog_of_the_docs_drains_no_node_for_a_job_without_gpus() -> Result<()> {
     let text = read("docs/cli.md")?;
-    let prolog =
-        text.lines().find(|line| line.contains("node health ${SLURM_JOB_GPUS")).context("no prolog")?.to_owned();
+    let prolog = text
+        .split("```sh\n")
+        .filter_map(|rest| rest.split("```").next())
+        .find(|block| block.contains("failsafectl node health ${"))
+        .context("no prolog")?
+        .to_owned();
     let scenario = TWO_GPUS.to_owned() + "[gpu.rows]\nfailure = true\n";
     on_gpu_node("prolog", &scenario, "", |node| {
         wait_for("the second GPU is bad", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 12))?;
