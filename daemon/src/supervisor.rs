@@ -63,7 +63,6 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -121,7 +120,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(root, kernel, store));
     see_ebpf(&registry, &node);
 
-    let (pipeline, queue) = mpsc::sync_channel(pipeline::QUEUE);
+    let (pipeline, queue) = pipeline::queue::channel(pipeline::QUEUE);
     let lane = Lane::new(pipeline.clone());
     let reports = lane.clone();
     let told = Arc::new(move |told| reports.report(told));

@@ -115,12 +115,12 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::queue;
     use crate::{
         platform::cgroup::CgroupRoot,
         runs::{kernel::Kernel, store::Store},
         sensors::nvml::{GpuProcess, ProcessKind},
     };
-    use std::sync::mpsc;
 
     #[test]
     fn a_samples_processes_are_shown_and_all_of_it_is_one_message() {
@@ -129,7 +129,7 @@ mod tests {
             return;
         };
         let folder = tempfile::tempdir().unwrap();
-        let (pipeline, queue) = mpsc::sync_channel(8);
+        let (pipeline, queue) = queue::channel(8);
         let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
         let (registry, node) = (Arc::new(registry), Arc::<Mutex<NodeView>>::default());
         let whose = Whose::new(&registry, ProcFs::default());

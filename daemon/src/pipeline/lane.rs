@@ -239,8 +239,9 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::queue;
     use failsafe_core::health::{OrderKind, Target};
-    use std::{sync::mpsc, time::Duration};
+    use std::time::Duration;
 
     fn order(ticket: &Ticket) -> Command {
         let order = Order { kind: OrderKind::Cordon, target: Target::Node, by: "user 0".into(), why: "test".into() };
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn entering_the_lane_does_not_wait_for_room_in_the_queue() {
-        let (queue, messages) = mpsc::sync_channel(1);
+        let (queue, messages) = queue::channel(1);
         queue.send(Message::Stop).unwrap();
         let lane = Lane::new(queue);
         lane.command(order(&Ticket::new(None)), true).unwrap();
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn users_leave_room_for_root_and_withdrawn_commands_take_none() {
-        let (queue, _messages) = mpsc::sync_channel(1);
+        let (queue, _messages) = queue::channel(1);
         let lane = Lane::new(queue);
         let tickets: Vec<Ticket> = (0..ROOM).map(|_| Ticket::new(None)).collect();
         tickets.iter().for_each(|ticket| lane.command(order(ticket), false).unwrap());

@@ -92,8 +92,8 @@ impl Poster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::queue::{self, Receiver};
     use failsafe_core::MonoTime;
-    use std::sync::mpsc::{self, Receiver};
 
     fn tick(ns: u64) -> Input {
         Input::Tick(MonoTime(ns))
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_told_once_and_taken_in_order() {
-        let (pipeline, queue) = mpsc::sync_channel(4);
+        let (pipeline, queue) = queue::channel(4);
         let mut poster = Poster::new(pipeline);
         (0..3).for_each(|n| poster.post(tick(n)));
         let mut taken = Vec::new();
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_full_mailbox_makes_the_reader_wait_and_loses_nothing() {
-        let (pipeline, queue) = mpsc::sync_channel(4);
+        let (pipeline, queue) = queue::channel(4);
         let sent = u64::try_from(ROOM).unwrap() * 5;
         let reader = std::thread::spawn(move || {
             let mut poster = Poster::new(pipeline);
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn without_a_pipeline_nobody_waits_for_ever() {
-        let (pipeline, queue) = mpsc::sync_channel(4);
+        let (pipeline, queue) = queue::channel(4);
         let mut poster = Poster::new(pipeline);
         (0..u64::try_from(ROOM).unwrap()).for_each(|n| poster.post(tick(n)));
         drop(queue);

@@ -24,6 +24,7 @@ pub mod lane;
 pub mod mailbox;
 pub mod metrics;
 pub mod pulse;
+pub mod queue;
 pub mod recording;
 mod rules;
 pub mod translate;
@@ -53,10 +54,7 @@ use mailbox::Mailbox;
 use recording::Recordings;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender},
-    },
+    sync::{Arc, mpsc::RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -71,6 +69,10 @@ const END_AFTER: Duration = Duration::from_millis(100);
 const LAST_ENDS: Duration = Duration::from_secs(2);
 /// Whoever killed a run is answered when it has ended, or after this time.
 const KILL_SETTLES: Duration = Duration::from_secs(2);
+
+/// After a freeze the processor is left to the run for this time, at most once in [`GIVES_WAY_EVERY`]. See ADR 23.
+const GIVES_WAY_FOR: Duration = Duration::from_micros(100);
+const GIVES_WAY_EVERY: Duration = Duration::from_millis(2);
 
 /// What enters the pipeline.
 pub enum Message {
@@ -110,7 +112,7 @@ pub enum Message {
 }
 
 /// The way in.
-pub type Sender = SyncSender<Message>;
+pub type Sender = queue::Sender<Message>;
 
 /// What the pipeline needs of the daemon.
 pub struct Parts {
@@ -169,6 +171,8 @@ pub struct Pipeline {
     unsure: unsure::Unsure,
     /// Room for the events that are taken in next.
     batch: Vec<Input>,
+    /// When the processor was last left to the processes of a run that freezes.
+    gave_way: Option<Instant>,
 }
 
 impl Pipeline {
@@ -192,11 +196,12 @@ impl Pipeline {
             early: Vec::new(),
             unsure: unsure::Unsure::default(),
             batch: Vec::new(),
+            gave_way: None,
         }
     }
 
     /// Works until told to stop. `alive` is called after each message and at least once a tick: the heartbeat depends on it.
-    pub fn work(mut self, queue: &Receiver<Message>, mut alive: impl FnMut()) {
+    pub fn work(mut self, queue: &queue::Receiver<Message>, mut alive: impl FnMut()) {
         sched::freeze_path("pipeline");
         let mut ticked = Instant::now();
         loop {
@@ -597,6 +602,16 @@ impl Pipeline {
         }
     }
 
+    /// A process freezes when it gets a processor, which this thread would keep for the record of the decision. It leaves it for a
+    /// moment, and only now and then: freezes that follow at once do not wait.
+    fn give_way(&mut self, decision: &Decision) {
+        let freezes = decision.mode == Mode::Enforce && decision.actions.contains(&Action::Freeze);
+        if freezes && self.gave_way.is_none_or(|last| last.elapsed() >= GIVES_WAY_EVERY) {
+            std::thread::sleep(GIVES_WAY_FOR);
+            self.gave_way = Some(Instant::now());
+        }
+    }
+
     fn begin(&mut self, decision: &Decision) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
         // What is wanted is said before it is done: a thaw that is still under way gives way to it.
@@ -620,6 +635,7 @@ impl Pipeline {
         let decided = self.parts.log.stamp();
         let refused = self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
         self.at_once.extend(refused);
+        self.give_way(decision);
         let rule = match &decision.cause {
             Cause::Rule { rule, .. } => live.policy.rule(rule).map(|rule| RuleText {
                 rationale: rule.rationale.clone(),

@@ -156,8 +156,9 @@ impl Node {
     /// # Errors
     /// The program is missing.
     pub fn daemon_command(&self) -> Result<Command> {
-        let mut command = Command::new(program("failsafed")?);
-        command.arg("--config").arg(self.file("failsafed.toml")).stdin(Stdio::null());
+        // A session of its own, as systemd gives it: with autogroups it then shares the processor with its runs as a group of its own.
+        let mut command = Command::new("setsid");
+        command.arg(program("failsafed")?).arg("--config").arg(self.file("failsafed.toml")).stdin(Stdio::null());
         let config = fs::read_to_string(self.file("failsafed.toml")).context("reading the configuration")?;
         command.envs(config.lines().filter_map(|line| line.strip_prefix("#! ")?.split_once('=')));
         Ok(command)
@@ -182,7 +183,7 @@ impl Node {
         }
         let log = OpenOptions::new().append(true).create(true).open(self.file("failsafed.log"))?;
         let mut command = self.daemon_command()?;
-        command.stdout(log.try_clone()?).stderr(log).env("NO_COLOR", "1").process_group(0);
+        command.stdout(log.try_clone()?).stderr(log).env("NO_COLOR", "1");
         self.daemon = Some(command.spawn().context("starting failsafed")?);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    pipeline::queue,
     platform::{ProcFs, cgroup::CgroupRoot},
     runs::{kernel::Kernel, store::Store},
     sensors::{
@@ -50,8 +51,8 @@ fn the_view_of_a_gpu_is_what_is_known_of_it() {
 }
 
 /// One that tells a queue; the folder is its registry's. `None` where no cgroup2 is mounted.
-fn told() -> Option<(Told, mpsc::Receiver<Message>, tempfile::TempDir)> {
-    let (pipeline, queue) = mpsc::sync_channel(64);
+fn told() -> Option<(Told, queue::Receiver<Message>, tempfile::TempDir)> {
+    let (pipeline, queue) = queue::channel(64);
     let folder = tempfile::tempdir().unwrap();
     let Ok(root) = CgroupRoot::find() else {
         crate::skip::skip("no cgroup2 is mounted");
