@@ -70,9 +70,30 @@ fn record_summary(record: &Record) -> String {
             )
         }
         Record::RunAdopted { run, found, .. } => format!("{} taken up again after a restart: {found}", run.name),
-        Record::RunEnded { name, recording, .. } => {
+        Record::RunEnded { name, recording, suppressed, .. } => {
             let problem = recording.as_ref().and_then(|seal| seal.problem.as_ref());
-            format!("{name} ended{}", problem.map(|why| format!("; recording: {why}")).unwrap_or_default())
+            let problem = problem.map(|why| format!("; recording: {why}")).unwrap_or_default();
+            let more = suppressed.iter().fold(String::new(), |all, of| {
+                format!("{all}; {} more events of rule {} within its cooldown", of.events, of.rule)
+            });
+            format!("{name} ended{more}{problem}")
+        }
+        Record::RunTotals { name, totals, .. } => {
+            let counts = [
+                (totals.denied_calls, "refused network calls"),
+                (totals.dropped_packets, "dropped packets"),
+                (totals.budget_drops, "packets dropped beyond a budget"),
+                (totals.denied_ops, "refused operations"),
+                (totals.observed_ops, "observed operations"),
+                (totals.events_lost, "lost events"),
+            ];
+            let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+            format!(
+                "{name}: {} bytes sent, {} received{}",
+                totals.egress_bytes,
+                totals.ingress_bytes,
+                counts.collect::<String>()
+            )
         }
         Record::RunsRemoved { runs, bytes, why } => {
             let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
@@ -368,7 +389,15 @@ mod tests {
                 6_600_000,
                 Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into(), uid: None },
             )
-            .add(6_700_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into(), recording: None })
+            .add(
+                6_700_000,
+                Record::RunEnded {
+                    run: crate::testing::run_id(),
+                    name: "trainer".into(),
+                    recording: None,
+                    suppressed: Vec::new(),
+                },
+            )
             .add(6_710_000, Record::Order(cordon))
             .add(6_720_000, Record::Health(change))
             .add(6_730_000, Record::Health(happened))

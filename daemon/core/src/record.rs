@@ -75,6 +75,44 @@ pub struct RecordingSeal {
     pub problem: Option<String>,
 }
 
+/// Events that matched a rule and led to no decision, because the rule's cooldown lasted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suppressed {
+    /// The rule's id.
+    pub rule: String,
+    /// How many since its last decision.
+    pub events: u64,
+}
+
+/// What the kernel counted in the whole life of a run, over all daemons that watched it. Counts of calls and packets; sizes in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// IP bytes sent, headers included.
+    pub egress_bytes: u64,
+    /// IP bytes received.
+    pub ingress_bytes: u64,
+    /// Calls of connect, sendmsg, bind and socket that were refused, with or without a rule.
+    pub denied_calls: u64,
+    /// Other calls and operations that a rule refused.
+    pub denied_ops: u64,
+    /// Calls and operations that a rule observed.
+    pub observed_ops: u64,
+    /// Packets that were dropped on the way out, those beyond a budget apart.
+    pub dropped_packets: u64,
+    /// Packets beyond a budget, dropped.
+    pub budget_drops: u64,
+    /// Events.
+    pub events: u64,
+    /// Events that the ring buffer had no room for.
+    pub events_lost: u64,
+    /// Processes that were not tracked for lack of room.
+    pub untracked: u64,
+    /// Packets with data to port 53.
+    pub dns_queries: u64,
+    /// Their bytes.
+    pub dns_bytes: u64,
+}
+
 /// Entries that were not written because the budget of a user is spent, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limited {
@@ -154,6 +192,18 @@ pub enum Record {
         /// Its last recording; none where no daemon watched the end, and in entries of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         recording: Option<RecordingSeal>,
+        /// Events within the cooldown of their rule after its last decision; no decision counts them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        suppressed: Vec<Suppressed>,
+    },
+    /// What the kernel counted in the whole life of a run, read after its end.
+    RunTotals {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// The counters.
+        totals: Totals,
     },
     /// The daemon stopped while the run lives, and closed its recording. The next daemon begins another.
     RecordingClosed {
@@ -232,6 +282,7 @@ impl Record {
             Record::RunStarted { .. }
             | Record::RunAdopted { .. }
             | Record::RunEnded { .. }
+            | Record::RunTotals { .. }
             | Record::RecordingClosed { .. } => "run",
             Record::PolicyRefused { .. } => "policy",
             Record::Control(_) => "control",

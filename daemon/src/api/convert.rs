@@ -7,7 +7,7 @@ use crate::{
     runs::{FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, kernel::KernelError, start::StartError},
     sensors::ebpf::Via,
 };
-use failsafe_core::{GpuId, decision::Verdict, input::Command};
+use failsafe_core::{GpuId, decision::Verdict, input::Command, record::Totals};
 use failsafe_proto::v1;
 use std::time::Duration;
 use tonic::Status;
@@ -53,16 +53,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             let c = &status.counted;
             (out.egress_bytes, out.ingress_bytes) = (c.egress_bytes, c.ingress_bytes);
             (out.events, out.events_lost) = (c.events, c.lost);
-            out.kernel = Some(v1::KernelCounts {
-                denied_calls: c.denied_calls,
-                denied_ops: c.denied_ops,
-                observed_ops: c.observed_ops,
-                dropped_packets: c.dropped_packets,
-                budget_drops: c.budget_drops,
-                untracked: c.untracked,
-                dns_queries: c.dns_queries,
-                dns_bytes: c.dns_bytes,
-            });
+            out.kernel = Some(kernel_counts(&status.counted.totals()));
             out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
             out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();
             if !live.policy.watch.is_empty() {
@@ -88,9 +79,27 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             out.state = v1::RunState::Ended as i32;
             out.ended_ns = ended.ended_ns;
             out.decisions = ended.decisions;
+            if let Some(totals) = &ended.totals {
+                (out.egress_bytes, out.ingress_bytes) = (totals.egress_bytes, totals.ingress_bytes);
+                (out.events, out.events_lost) = (totals.events, totals.events_lost);
+                out.kernel = Some(kernel_counts(totals));
+            }
         }
     }
     out
+}
+
+fn kernel_counts(totals: &Totals) -> v1::KernelCounts {
+    v1::KernelCounts {
+        denied_calls: totals.denied_calls,
+        denied_ops: totals.denied_ops,
+        observed_ops: totals.observed_ops,
+        dropped_packets: totals.dropped_packets,
+        budget_drops: totals.budget_drops,
+        untracked: totals.untracked,
+        dns_queries: totals.dns_queries,
+        dns_bytes: totals.dns_bytes,
+    }
 }
 
 fn gpu_use(gpu: &GpuId, used: &GpuUse) -> v1::GpuUse {

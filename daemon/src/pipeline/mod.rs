@@ -424,6 +424,7 @@ impl Pipeline {
         self.emptied.remove(&id);
         self.recaptures.remove(&id);
         let Some(live) = self.runs.remove(&id) else { return };
+        let suppressed = self.state.suppressed(&self.policies, id);
         self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
         self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
         self.containments.ended(id);
@@ -438,7 +439,7 @@ impl Pipeline {
         // in the log: if it is durable, both are.
         let (log, stamp, name) = (self.parts.log.clone(), self.parts.log.stamp(), live.run.name.clone());
         self.parts.recordings.close(id, move |recording| {
-            let record = Record::RunEnded { run: id, name, recording };
+            let record = Record::RunEnded { run: id, name, recording, suppressed };
             log.record_at_then(stamp, &record, Some(id), None, move |done| {
                 for (answer, tell) in waiting.into_iter().filter(|_| done.is_ok()) {
                     let _gone = tell.send(Answer { durable: true, ..answer });

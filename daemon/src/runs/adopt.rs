@@ -410,11 +410,19 @@ impl Registry {
         tracing::info!(run = %candidate.id, why, "a run ended while no daemon watched");
         let Some(Known { run, part, policy_name, .. }) = known else { return Ok(()) };
         if !candidate.past.ended {
-            let record = Record::RunEnded { run: run.id, name: run.name.clone(), recording: None };
+            let record =
+                Record::RunEnded { run: run.id, name: run.name.clone(), recording: None, suppressed: Vec::new() };
             log.record(&record, Some(run.id), None);
         }
         let ended_ns = clock::wall_ns();
-        let ended = super::EndedRun { run, policy_name, ended_ns, decisions: candidate.past.decisions, part: part - 1 };
+        let ended = super::EndedRun {
+            run,
+            policy_name,
+            ended_ns,
+            decisions: candidate.past.decisions,
+            part: part - 1,
+            totals: None,
+        };
         self.mark_ended(&ended);
         self.remember_ended(Arc::new(ended));
         Ok(())

@@ -18,6 +18,7 @@ use failsafe_core::{
     Policy, RunId,
     event::Field,
     policy::{Condition, Pattern},
+    record::Totals,
 };
 use failsafe_ebpf::abi::point;
 use std::{
@@ -407,6 +408,15 @@ impl Kernel {
         let counters = ebpf.sample_counters().map_err(|e| chain(&e))?;
         drop(ebpf);
         Ok(counters.into_iter().filter_map(|c| Some((self.run_of(c.slot, c.epoch)?, c))).collect())
+    }
+
+    /// What was counted of one run in its life. `None`: there is no eBPF, another run has the slot, or the maps cannot be read.
+    pub fn totals(&self, slot: u32, epoch: u32) -> Option<Totals> {
+        let counters = self.lock()?.read_counters().inspect_err(|error| {
+            tracing::warn!(error = chain(error), "the counters of a run that has ended cannot be read");
+        });
+        let c = counters.ok()?.into_iter().find(|c| (c.slot, c.epoch) == (slot, epoch))?;
+        Some(c.totals())
     }
 
     /// Who left a run while the ring was full.

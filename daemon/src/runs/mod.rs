@@ -208,6 +208,7 @@ impl LiveRun {
             ended_ns: wall_ns,
             decisions,
             part: self.part,
+            totals: None,
         };
         self.ended.get_or_init(|| Arc::new(ended())).clone()
     }
@@ -358,15 +359,19 @@ impl Registry {
         }
     }
 
-    /// Takes a run with a proved end ([`LiveRun::is_vacant`]) out of the kernel and the registry. May take long: the reaper's.
-    pub(crate) fn reap(&self, live: &Arc<LiveRun>) {
+    /// Takes a run with a proved end ([`LiveRun::is_vacant`]) out of the kernel and the registry, and reads the kernel's counters for
+    /// the last time. May take long: the reaper's.
+    pub(crate) fn reap(&self, live: &Arc<LiveRun>) -> Arc<EndedRun> {
+        let totals = self.kernel.totals(live.slot, live.epoch);
         self.kernel.remove(live.slot);
         if !live.made {
             release(live);
         }
         // First remembered, then taken out: nobody who asks in between is told that there is no such run.
-        self.remember_ended(live.end(0));
+        let ended = Arc::new(EndedRun { totals, ..EndedRun::clone(&live.end(0)) });
+        self.remember_ended(ended.clone());
         self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&live.run.id);
+        ended
     }
 }
 

@@ -10,6 +10,7 @@
 
 use super::{LiveRun, Registry, retain::Keep, store::EndedRun};
 use crate::{log::Log, platform::clock};
+use failsafe_core::record::Record;
 use std::{
     collections::VecDeque,
     sync::{
@@ -40,12 +41,13 @@ impl Reaper {
     pub fn spawn(registry: Arc<Registry>, log: Log, keep: Keep) -> std::io::Result<(Reaper, [JoinHandle<()>; 2])> {
         let (queue, ended) = mpsc::sync_channel(QUEUE);
         let (to_disk, written) = mpsc::sync_channel(QUEUE);
-        let keeps = registry.clone();
+        let (keeps, totals) = (registry.clone(), log.clone());
         let keeper = std::thread::Builder::new()
             .name("ended-runs".into())
             .spawn(move || write_ends(&keeps, &written, &log, &keep))?;
-        let reaper =
-            std::thread::Builder::new().name("reaper".into()).spawn(move || reap(&registry, &ended, &to_disk))?;
+        let reaper = std::thread::Builder::new()
+            .name("reaper".into())
+            .spawn(move || reap(&registry, &ended, &to_disk, &totals))?;
         Ok((Reaper { queue, waiting: VecDeque::new() }, [reaper, keeper]))
     }
 
@@ -90,10 +92,14 @@ fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, k
     }
 }
 
-fn reap(registry: &Registry, ended: &Receiver<Arc<LiveRun>>, to_disk: &SyncSender<Arc<EndedRun>>) {
+fn reap(registry: &Registry, ended: &Receiver<Arc<LiveRun>>, to_disk: &SyncSender<Arc<EndedRun>>, log: &Log) {
     for live in ended {
-        let end = live.end(clock::wall_ns());
-        registry.reap(&live);
+        live.end(clock::wall_ns());
+        let end = registry.reap(&live);
+        if let Some(totals) = end.totals {
+            let (run, name) = (end.run.id, end.run.name.clone());
+            log.record(&Record::RunTotals { run, name, totals }, Some(run), None);
+        }
         let _stopping = to_disk.send(end);
     }
 }

@@ -257,7 +257,15 @@ impl Registry {
     ) -> Result<super::kernel::Placed, StartError> {
         let Origin { made, holder, part } = origin;
         let policy_name = policy.name.clone();
-        let kept = KeptRun { run: run.clone(), made, part, ended_ns: None, policy_name, decisions: run.decisions };
+        let kept = KeptRun {
+            run: run.clone(),
+            made,
+            part,
+            ended_ns: None,
+            policy_name,
+            decisions: run.decisions,
+            totals: None,
+        };
         if part == 0 {
             self.store.keep_policy(policy)?;
         }

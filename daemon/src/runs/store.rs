@@ -6,7 +6,7 @@ use super::{
     disk::{Disk, Files},
     retain::Kept,
 };
-use failsafe_core::{Policy, PolicyDigest, RunId, input::Run};
+use failsafe_core::{Policy, PolicyDigest, RunId, input::Run, record::Totals};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeSet,
@@ -36,6 +36,9 @@ pub struct KeptRun {
     pub policy_name: String,
     /// Decisions made by its end.
     pub decisions: u32,
+    /// What the kernel counted, once it has ended; none in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub totals: Option<Totals>,
 }
 
 /// A run that ended.
@@ -51,6 +54,8 @@ pub struct EndedRun {
     pub decisions: u32,
     /// Its last recording's number.
     pub part: u32,
+    /// What the kernel counted; none where no daemon watched the end.
+    pub totals: Option<Totals>,
 }
 
 /// A file of the store that could not be read or written.
@@ -134,16 +139,16 @@ impl Store {
     /// As [`Store::keep`].
     pub fn mark_ended(&self, ended: &EndedRun) -> Result<(), StoreError> {
         let path = self.run_dir(ended.run.id).join("run.json");
-        let (part, decisions) = (ended.part, ended.decisions);
+        let (part, decisions, totals) = (ended.part, ended.decisions, ended.totals);
         let ended_ns = Some(ended.ended_ns);
         let kept = match self.folder(ended.run.id) {
-            Folder::Kept(kept) => KeptRun { ended_ns, decisions, ..*kept },
+            Folder::Kept(kept) => KeptRun { ended_ns, decisions, totals, ..*kept },
             // Its file was lost while it lived: the end is kept all the same.
             Folder::Missing | Folder::Unreadable(_) => {
                 let (run, policy_name) = (ended.run.clone(), ended.policy_name.clone());
                 let folder = self.run_dir(ended.run.id);
                 self.disk.make(&folder).map_err(|source| StoreError { op: "make", path: folder, source })?;
-                KeptRun { run, made: false, part, ended_ns, policy_name, decisions }
+                KeptRun { run, made: false, part, ended_ns, policy_name, decisions, totals }
             }
         };
         self.write(&path, &kept)
@@ -231,8 +236,8 @@ impl Store {
         });
         let ended = folders.into_iter().filter_map(|(_, folder)| match folder {
             Folder::Kept(kept) => {
-                let KeptRun { run, part, ended_ns, policy_name, decisions, .. } = *kept;
-                Some(EndedRun { run, policy_name, ended_ns: ended_ns?, decisions, part })
+                let KeptRun { run, part, ended_ns, policy_name, decisions, totals, .. } = *kept;
+                Some(EndedRun { run, policy_name, ended_ns: ended_ns?, decisions, part, totals })
             }
             _ => None,
         });

@@ -207,3 +207,32 @@ fn a_run_that_offends_again_at_once_is_frozen_again_whatever_the_thaw_was_at() -
         node.log_is_whole()
     })
 }
+
+#[test]
+fn what_was_refused_is_in_the_log_after_the_run_has_ended_with_and_without_a_rule() -> Result<()> {
+    on_node("refused-totals", "", |node| {
+        let sender = program("sender")?.display().to_string();
+        let command = [&sender, "--to", "127.77.0.9:9", "--how", "tcp", "--count", "60"];
+        let notify = only(9).replace(r#"["freeze", "snapshot", "notify"]"#, r#"["notify"]"#);
+        for (name, policy) in [("without-a-rule", list_only(9)), ("with-a-rule", notify)] {
+            let mut run = Launch::new(name, &policy).start(node, command)?;
+            run.ends()?;
+            let of_run = |e: &Value| e["run"] == run.id();
+            let totals = node.wait_for_event("the totals", |e| of_run(e) && e["body"]["totals"].is_object())?;
+            ensure!(totals["body"]["totals"]["denied_calls"] == 60, "{totals}");
+            let shown = node.run(run.id())?;
+            ensure!(shown["kernel"]["denied_calls"] == 60, "{shown}");
+            let events = node.events()?;
+            let decisions = events.iter().filter(|e| of_run(e) && denied_to(e, "leaves-home").is_some()).count();
+            let ended = events.iter().find(|e| of_run(e) && e["body"]["type"] == "run-ended").context("the end")?;
+            let suppressed = ended["body"]["suppressed"][0]["events"].as_u64();
+            if name == "without-a-rule" {
+                ensure!(decisions == 0 && suppressed.is_none(), "{ended}");
+            } else {
+                ensure!(decisions == 1 && suppressed.is_some_and(|more| (1..60).contains(&more)), "{ended}");
+                ensure!(ended["body"]["suppressed"][0]["rule"] == "leaves-home", "{ended}");
+            }
+        }
+        Ok(())
+    })
+}

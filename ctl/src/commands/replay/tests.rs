@@ -202,7 +202,10 @@ fn logged(run: &Run, entries: &[Recorded], seal: Option<RecordingSeal>) -> Vec<L
         }
     }
     if let Some(seal) = seal {
-        log.add(99_000_000, Record::RunEnded { run: run.id, name: run.name.clone(), recording: Some(seal) });
+        log.add(
+            99_000_000,
+            Record::RunEnded { run: run.id, name: run.name.clone(), recording: Some(seal), suppressed: Vec::new() },
+        );
     }
     log.entries
 }

@@ -46,7 +46,15 @@ fn an_operators_freeze_and_thaw() {
     log.add(5_000_200, outcome(1, 5_000_150, Action::Freeze, Verdict::Proved, &[("cgroup.events frozen", "1")]));
     because(&mut log, 2, 65_000_000, 99, Command::Thaw, "was a false alarm", vec![Action::Thaw, Action::Notify]);
     log.add(65_000_200, outcome(2, 65_000_150, Action::Thaw, Verdict::Proved, &[("cgroup.events frozen", "0")]));
-    log.add(90_000_000, Record::RunEnded { run: crate::testing::run_id(), name: "trainer".into(), recording: None });
+    log.add(
+        90_000_000,
+        Record::RunEnded {
+            run: crate::testing::run_id(),
+            name: "trainer".into(),
+            recording: None,
+            suppressed: Vec::new(),
+        },
+    );
     insta::assert_snapshot!(shown(&log));
 }
 

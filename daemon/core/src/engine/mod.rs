@@ -16,6 +16,7 @@ use crate::{
     decision::{Decision, Seen},
     input::Input,
     policy::{Policy, PolicySet},
+    record::Suppressed,
     signal::{Signal, Source},
     subject::{RunId, Subject},
     time::{MonoTime, Span},
@@ -64,6 +65,12 @@ impl State {
     pub fn rules(&self, policies: &PolicySet, id: RunId, now: MonoTime) -> RulesView {
         let run = self.runs.get(&id).and_then(|run| Some((run, policies.get(&run.policy)?)));
         run.map(|(run, policy)| run.rules_view(policy, now)).unwrap_or_default()
+    }
+
+    /// Events that matched a rule of the run within the rule's cooldown, and that no decision counts yet.
+    pub fn suppressed(&self, policies: &PolicySet, id: RunId) -> Vec<Suppressed> {
+        let run = self.runs.get(&id).and_then(|run| Some((run, policies.get(&run.policy)?)));
+        run.map(|(run, policy)| run.suppressed(policy)).unwrap_or_default()
     }
 
     /// The last value of every signal of the run and of its GPUs.

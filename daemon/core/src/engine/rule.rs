@@ -70,6 +70,11 @@ impl RuleState {
         }
     }
 
+    /// Events that matched within the cooldown since the last decision.
+    pub(super) fn suppressed(&self) -> u64 {
+        self.event.suppressed
+    }
+
     /// Where the rule tripped and does not trip again yet, with what it waits for.
     pub(super) fn disarmed(&self, rule: &Rule, now: MonoTime) -> Vec<String> {
         let until = match &rule.when {

@@ -9,6 +9,7 @@ use crate::{
     event::Event,
     input::{Command, Contained, Control, Gap, Run, Silent, Unread},
     policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
+    record::Suppressed,
     signal::{Kind, Series, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
     time::MonoTime,
@@ -106,6 +107,14 @@ impl RunState {
             decisions: self.decisions,
             incidents: self.incidents,
         }
+    }
+
+    pub(super) fn suppressed(&self, policy: &Policy) -> Vec<Suppressed> {
+        let counted = policy.rules.iter().zip(&self.rules);
+        counted
+            .filter(|(_, state)| state.suppressed() > 0)
+            .map(|(rule, state)| Suppressed { rule: rule.id.clone(), events: state.suppressed() })
+            .collect()
     }
 
     pub(super) fn last_signals(&self) -> Vec<Seen> {

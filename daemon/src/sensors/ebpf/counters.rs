@@ -3,6 +3,7 @@
 //! Read at the sampling interval, for the slots in use only: one system call a run.
 
 use aya::maps::{HashMap, PerCpuArray};
+use failsafe_core::record::Totals;
 use failsafe_ebpf::abi::{self, kind, move_flag};
 
 use super::load::Pod;
@@ -55,6 +56,26 @@ pub struct RunCounters {
     pub earlier_lost: u64,
     /// Of `untracked`, the same.
     pub earlier_untracked: u64,
+}
+
+impl RunCounters {
+    /// As the audit log keeps them.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            egress_bytes: self.egress_bytes,
+            ingress_bytes: self.ingress_bytes,
+            denied_calls: self.denied_calls,
+            denied_ops: self.denied_ops,
+            observed_ops: self.observed_ops,
+            dropped_packets: self.dropped_packets,
+            budget_drops: self.budget_drops,
+            events: self.events,
+            events_lost: self.lost,
+            untracked: self.untracked,
+            dns_queries: self.dns_queries,
+            dns_bytes: self.dns_bytes,
+        }
+    }
 }
 
 impl Ebpf {
