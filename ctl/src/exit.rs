@@ -96,7 +96,10 @@ impl From<Status> for Fail {
         let (exit, advice) = match status.code() {
             Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, None),
             Code::NotFound => (Exit::NotFound, Some("`failsafectl list --all` shows every run, ended ones too")),
-            Code::AlreadyExists => (Exit::Error, Some("choose another --name; `failsafectl list` shows the live runs")),
+            Code::AlreadyExists => (
+                Exit::Error,
+                Some("`failsafectl list` shows the live runs, `failsafectl describe RUN` the cgroup of each"),
+            ),
             Code::PermissionDenied | Code::Unauthenticated => (
                 Exit::Denied,
                 Some("root and the group `failsafe` may act on every run; a run's owner may see and freeze its own"),

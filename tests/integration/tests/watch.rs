@@ -35,3 +35,29 @@ fn the_watcher_prints_who_froze_and_killed_the_run_and_ends_with_its_code() -> R
         Ok(())
     })
 }
+
+#[test]
+fn the_watcher_follows_its_run_again_after_the_daemon_was_restarted() -> Result<()> {
+    on_node("watcher-restart", "", |node| {
+        let policy = node.policy("p", PLAIN)?;
+        let messages = node.file("watcher.err");
+        let mut ctl = node.ctl_command(["run", "--user", "nobody", "--name", "watched", "--policy"]);
+        ctl.arg(policy).args(["--", "sleep", "600"]).stdin(Stdio::null()).stderr(File::create(&messages)?);
+        let mut watcher = ctl.spawn()?;
+        let printed = |text: &str| Ok(std::fs::read_to_string(&messages)?.contains(text));
+        wait_for("the run is registered", || printed(" pinned to "))?;
+        node.kill9()?;
+        wait_for("the loss of the daemon is printed", || printed("lost the daemon, trying again"))?;
+        node.restart()?;
+        wait_for("the watcher follows the run again", || printed("follows the run again"))?;
+        node.ctl(["kill", "watched", "--reason", "not wanted"])?.expect(0)?;
+        let status = watcher.wait()?;
+        ensure!(status.code() == Some(128 + 9), "it ended with {status}");
+        ensure!(
+            printed("the run was killed by user 0 (admin): not wanted")?,
+            "{}",
+            std::fs::read_to_string(&messages)?
+        );
+        Ok(())
+    })
+}

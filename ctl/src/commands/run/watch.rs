@@ -47,6 +47,9 @@ const PASSED_ON: [Signal; 5] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1
 /// How long the watcher waits, after a signal ended the command, for the daemon's record of a kill or of the run's end.
 const LAST_RECORDS: Duration = Duration::from_millis(500);
 
+/// Between two attempts to reach a daemon that does not answer.
+const RECONNECT: Duration = Duration::from_secs(1);
+
 /// Starts the command in a child process and watches it. `other`: it runs as another user.
 pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
     let name = format!("failsafectl-run-{}", random_name()?);
@@ -222,22 +225,40 @@ struct Reports {
 impl Reports {
     fn follow(&self, listener: &UnixListener, child: u32, socket: &Path) {
         let Some(id) = announced(listener, child) else { return };
-        let done: Result<(), Fail> = block_on(async {
-            let client = Client::connect(socket).await?;
-            let request = pb::WatchRequest { follow: true, run: id.clone(), ..Default::default() };
-            let mut records = client.events().watch(request).await?.into_inner();
-            while let Some(record) = records.message().await? {
-                self.report(&Logged::parse(&record.entry)?, &id);
+        let (mut next, mut lost) = (0, false);
+        // A daemon may be restarted while the run lives: the next one has the same log. This thread ends with the watcher.
+        loop {
+            let followed = block_on(self.follow_from(socket, &id, &mut next, &mut lost));
+            let reason = match followed {
+                Ok(()) => "the daemon closed the connection".to_owned(),
+                Err(error) => clean(&error.message),
+            };
+            if !std::mem::replace(&mut lost, true) {
+                print_line(
+                    self.raw,
+                    &format!(
+                        "failsafectl: lost the daemon, trying again: {reason}; the run goes on under its policy, which the kernel \
+                         enforces"
+                    ),
+                );
             }
-            Ok(())
-        });
-        if let Err(error) = done {
-            let reason = clean(&error.message);
-            print_line(
-                self.raw,
-                &format!("failsafectl: cannot follow the run: {reason}; the run goes on under its policy"),
-            );
+            std::thread::sleep(RECONNECT);
         }
+    }
+
+    /// Reports the run's records from index `next` on, until the connection ends.
+    async fn follow_from(&self, socket: &Path, id: &str, next: &mut u64, lost: &mut bool) -> Result<(), Fail> {
+        let client = Client::connect(socket).await?;
+        let request = pb::WatchRequest { from: *next, follow: true, run: id.to_owned(), ..Default::default() };
+        let mut records = client.events().watch(request).await?.into_inner();
+        if std::mem::take(lost) {
+            print_line(self.raw, "failsafectl: follows the run again");
+        }
+        while let Some(record) = records.message().await? {
+            self.report(&Logged::parse(&record.entry)?, id);
+            *next = record.index + 1;
+        }
+        Ok(())
     }
 
     fn report(&self, entry: &Logged, id: &str) {
@@ -269,13 +290,18 @@ impl Reports {
 
 /// A decision that a person at the terminal must know of, in one line.
 fn text(decision: &Decision) -> Option<String> {
-    let done = decision.actions.iter().find_map(|action| match action {
+    let done = |action: &Action| match action {
         Action::Freeze => Some("frozen"),
         Action::Kill => Some("killed"),
         Action::Thaw => Some("thawed"),
         Action::Block => Some("cut off from the network"),
         _ => None,
-    })?;
+    };
+    let all: Vec<&str> = decision.actions.iter().filter_map(done).collect();
+    let done = all.join(" and ");
+    if done.is_empty() {
+        return None;
+    }
     let by = match &decision.cause {
         Cause::Rule { rule, .. } => format!("by rule {}", clean(rule)),
         Cause::Operator { uid, role, reason, .. } => format!("by user {uid} ({role}): {}", clean(reason)),
@@ -304,4 +330,20 @@ fn announced(listener: &UnixListener, child: u32) -> Option<String> {
 fn print_line(raw: bool, text: &str) {
     let end = if raw { "\r\n" } else { "\n" };
     let _closed = write!(stderr(), "{text}{end}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn every_action_of_a_decision_is_printed() {
+        let Record::Decision { mut decision, .. } = testing::violation() else { panic!("no decision") };
+        decision.actions = vec![Action::Block, Action::Freeze, Action::Notify];
+        let text = text(&decision).unwrap();
+        assert!(text.starts_with("the run was cut off from the network and frozen by "), "{text}");
+        decision.actions = vec![Action::Notify, Action::Snapshot];
+        assert_eq!(super::text(&decision), None);
+    }
 }
