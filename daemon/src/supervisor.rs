@@ -44,12 +44,11 @@ use crate::{
 use anyhow::Context as _;
 use failsafe_core::{
     Input, MonoTime,
-    health::{Fact, Level, Target},
+    health::{Fact, Target, Until},
     input::Gap,
     record::Record,
     signal::Source,
     time::Span,
-    xid::Advice,
 };
 use failsafe_journal::{StateLock, instance};
 use nix::sys::{
@@ -139,12 +138,11 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     early.push(keep::guarded_fact(registry.guarded_note()));
 
     early.extend(log.findings().iter().map(|finding| {
-        Message::Health(pipeline::health::Message::Fact(Fact::Noted {
+        Message::Health(pipeline::health::Message::Fact(Fact::Lasting {
             target: Target::Node,
             code: "audit-log".into(),
-            level: Level::Degraded,
             text: finding.clone(),
-            advice: Advice::RecordOnly,
+            until: Until::Reset,
             at: MonoTime(clock::monotonic_ns()),
         }))
     }));

@@ -14,6 +14,7 @@ use failsafe_core::{
     time::Span,
     xid::{Advice, Catalogue},
 };
+use failsafe_journal::{Filter, Query, Search};
 use std::{
     collections::{BTreeMap, VecDeque},
     path::Path,
@@ -118,6 +119,7 @@ impl Keeper {
         let at = MonoTime(clock::monotonic_ns());
         let (kept, unread) = match store::read_json::<Kept>(&path) {
             Ok(kept) => (kept, None),
+            Err(error) if error.is_missing() && was_judged(&log) => (Kept::default(), Some(error.chain())),
             Err(error) if error.is_missing() => (Kept::default(), None),
             Err(error) => (Kept::default(), Some(error.chain())),
         };
@@ -304,4 +306,11 @@ fn save(path: &Path, queue: &Receiver<Kept>) {
             tracing::error!(error = error.chain(), "the health of the node could not be kept");
         }
     }
+}
+/// Whether the audit log has an entry about health: an earlier daemon then had a file of it. A log that cannot be read proves nothing, and
+/// is a reason of health itself.
+fn was_judged(log: &Log) -> bool {
+    let kinds = vec!["health".to_owned(), "order".to_owned()];
+    let query = Query { filter: Filter { kinds, ..Filter::default() }, ..Query::default() };
+    Search::open(log.path(), query).is_ok_and(|mut found| found.next().is_some_and(|entry| entry.is_ok()))
 }

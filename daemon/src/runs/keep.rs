@@ -16,8 +16,7 @@ use crate::{
 };
 use failsafe_core::{
     MonoTime,
-    health::{Fact, Level, Target},
-    xid::Advice,
+    health::{Fact, Target, Until},
 };
 use std::{
     sync::{
@@ -98,14 +97,14 @@ pub fn messages(pass: Pass) -> Vec<Message> {
     }
     // What happened while no daemon read: late, but judged.
     messages.extend(pass.inputs.into_iter().map(Message::Input));
-    messages.extend(pass.changed.into_iter().map(|what| note(CHANGED_CODE, what)));
+    messages.extend(pass.changed.into_iter().map(|what| lasting(CHANGED_CODE, what, Until::Reset)));
     messages
 }
 
 /// That runs are guarded, or that none is.
 pub fn guarded_fact(note_of: Option<String>) -> Message {
     match note_of {
-        Some(text) => note(GUARDED_CODE, text),
+        Some(text) => lasting(GUARDED_CODE, text, Until::Over),
         None => {
             let (target, code, at) = (Target::Node, GUARDED_CODE.into(), MonoTime(clock::monotonic_ns()));
             Message::Health(health::Message::Fact(Fact::Over { target, code, at }))
@@ -113,15 +112,9 @@ pub fn guarded_fact(note_of: Option<String>) -> Message {
     }
 }
 
-fn note(code: &str, text: String) -> Message {
-    Message::Health(health::Message::Fact(Fact::Noted {
-        target: Target::Node,
-        code: code.into(),
-        level: Level::Degraded,
-        text,
-        advice: Advice::RecordOnly,
-        at: MonoTime(clock::monotonic_ns()),
-    }))
+fn lasting(code: &str, text: String, until: Until) -> Message {
+    let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
+    Message::Health(health::Message::Fact(Fact::Lasting { target, code, text, until, at }))
 }
 
 impl Registry {

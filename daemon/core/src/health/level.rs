@@ -98,6 +98,28 @@ pub struct Reason {
     pub count: u64,
     /// What to do.
     pub advice: Advice,
+    /// What ends it.
+    #[serde(default, skip_serializing_if = "Until::is_default")]
+    pub until: Until,
+}
+
+/// What ends a reason. Reasons of unhealthy parts, of signals, and cordons have rules of their own, see [`super`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Until {
+    /// A day without another event of this kind, or a reset.
+    #[default]
+    Day,
+    /// A reset: nothing later shows that it is over.
+    Reset,
+    /// A [`Fact::Over`](super::Fact::Over): it is a state that lasts. A reset does not change it.
+    Over,
+}
+
+impl Until {
+    fn is_default(&self) -> bool {
+        *self == Until::Day
+    }
 }
 
 /// An event of a GPU.

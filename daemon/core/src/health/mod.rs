@@ -20,7 +20,7 @@ mod view;
 mod wear;
 mod xids;
 
-pub use level::{Change, Happened, Level, Reason, Target};
+pub use level::{Change, Happened, Level, Reason, Target, Until};
 pub use listing::places;
 pub use order::{Fact, Order, OrderKind, OrderRefused, Slot, Unreachable};
 pub use place::{Closed, Constraints, Equipment, MigWanted, Placement, Traits, Wanted};
@@ -190,7 +190,8 @@ impl Health {
             }
             Fact::Lost { gpu, why, at } => {
                 let text = format!("the GPU is lost: {why}");
-                self.note(&Target::Gpu(gpu.clone()), "gpu-lost", Level::Unhealthy, text, Advice::RebootNode, *at)
+                let target = Target::Gpu(gpu.clone());
+                self.note(&target, "gpu-lost", Level::Unhealthy, text, Advice::RebootNode, Until::Day, *at)
             }
             Fact::Over { target, code, at } => {
                 self.advance(*at);
@@ -201,7 +202,10 @@ impl Health {
                 if part.is_some_and(|part| part.drop_reason(code)) { self.settle(None) } else { Vec::new() }
             }
             Fact::Noted { target, code, level, text, advice, at } => {
-                self.note(target, code, *level, text.clone(), *advice, *at)
+                self.note(target, code, *level, text.clone(), *advice, Until::Day, *at)
+            }
+            Fact::Lasting { target, code, text, until, at } => {
+                self.note(target, code, Level::Degraded, text.clone(), Advice::RecordOnly, *until, *at)
             }
         }
     }
@@ -339,6 +343,7 @@ impl Health {
         level: Level,
         text: String,
         advice: Advice,
+        until: Until,
         at: MonoTime,
     ) -> Vec<Change> {
         self.advance(at);
@@ -347,7 +352,7 @@ impl Health {
             Target::Node => &mut self.node,
             Target::Gpu(gpu) => self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now)),
         };
-        part.note(code, level, text, advice, now);
+        part.note_until(until, code, level, text, advice, now);
         self.settle(None)
     }
 

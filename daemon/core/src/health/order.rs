@@ -1,6 +1,6 @@
 //! What health is told beside the core's inputs: facts of other sensors, and orders of people and policies.
 
-use super::level::{Level, Target};
+use super::level::{Level, Target, Until};
 use crate::{subject::GpuId, time::MonoTime, xid::Advice};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,6 +41,19 @@ pub enum Fact {
         target: Target,
         /// The reason's code.
         code: String,
+        /// When.
+        at: MonoTime,
+    },
+    /// A state of a part that lasts: degraded until something ends it.
+    Lasting {
+        /// Which part.
+        target: Target,
+        /// The reason's code.
+        code: String,
+        /// What it is.
+        text: String,
+        /// What ends it.
+        until: Until,
         /// When.
         at: MonoTime,
     },

@@ -4,7 +4,7 @@ use super::PartView;
 use super::{
     BLIND, CORDONED, STALE, Slot, Stamp, UNREAD,
     checks::{self, Checks, Found},
-    level::{Change, Happened, Level, Reason, Target},
+    level::{Change, Happened, Level, Reason, Target, Until},
     listing::{MISSING, UNREACHABLE},
     thresholds::Thresholds,
     wear::{self, Wear},
@@ -162,8 +162,21 @@ impl Part {
 
     /// Adds a reason, or counts one that is there. True when it is new or worse.
     pub(super) fn note(&mut self, code: &str, level: Level, text: String, advice: Advice, now: Stamp) -> bool {
+        self.note_until(Until::Day, code, level, text, advice, now)
+    }
+
+    /// [`note`](Self::note) of a reason that does not end after a day.
+    pub(super) fn note_until(
+        &mut self,
+        until: Until,
+        code: &str,
+        level: Level,
+        text: String,
+        advice: Advice,
+        now: Stamp,
+    ) -> bool {
         if let Some(reason) = self.reasons.get_mut(code) {
-            reason.last_ns = now.wall_ns;
+            (reason.last_ns, reason.until) = (now.wall_ns, until);
             reason.count += 1;
             let worse = level > reason.level;
             // What is said and advised is of the worst: a milder word later does not soften it.
@@ -172,7 +185,7 @@ impl Part {
             }
             return worse;
         }
-        if self.reasons.len() >= REASONS && level < Level::Unhealthy {
+        if self.reasons.len() >= REASONS && level < Level::Unhealthy && until == Until::Day {
             return false;
         }
         let reason = Reason {
@@ -183,6 +196,7 @@ impl Part {
             last_ns: now.wall_ns,
             count: 1,
             advice,
+            until,
         };
         self.reasons.insert(code.to_owned(), reason);
         true
@@ -215,7 +229,8 @@ impl Part {
     /// Forgets what speaks against the part, so that it is judged anew. A cordon stays: it is somebody's will, and has an
     /// order of its own; what is not seen is still not seen.
     pub(super) fn reset(&mut self) {
-        self.reasons.retain(|code, _| [CORDONED, BLIND, STALE, UNREAD].contains(&code.as_str()));
+        let stays = [CORDONED, BLIND, STALE, UNREAD];
+        self.reasons.retain(|code, reason| stays.contains(&code.as_str()) || reason.until == Until::Over);
         // What the hardware once had is still what it should have.
         self.checks = Checks::with_peaks(&self.checks.peaks());
         self.xids.reset();
@@ -278,7 +293,8 @@ impl Part {
         let day = i64::try_from(checks::DAY.0).unwrap_or(i64::MAX);
         self.reasons.retain(|code, reason| {
             let of_a_signal = code == UNREAD || checks::is_code(code) || wear::is_code(code);
-            let stays = reason.level >= Level::Unknown || code == CORDONED || of_a_signal;
+            let lasts = reason.until != Until::Day;
+            let stays = reason.level >= Level::Unknown || code == CORDONED || of_a_signal || lasts;
             stays || now.wall_ns.saturating_sub(reason.last_ns) < day
         });
     }

@@ -1,6 +1,6 @@
 //! How the node and its GPUs stand, as it is told.
 
-use super::{Level, Reason, STALE};
+use super::{Level, Reason, STALE, Until};
 use crate::{
     subject::GpuId,
     time::{MonoTime, Span},
@@ -53,6 +53,7 @@ impl View {
                 last_ns: part.since_ns,
                 count: 1,
                 advice: Advice::InspectHardware,
+                until: Until::Day,
             };
             part.level = part.level.worst(Level::Unknown);
             part.reasons.push(stale);

@@ -69,6 +69,36 @@ fn what_only_degraded_a_gpu_is_over_a_day_after_it_came_last() {
 }
 
 #[test]
+fn a_state_that_lasts_is_a_reason_until_it_ends_whatever_the_kernels_log_says() {
+    let day = checks::DAY.0 / 1_000_000_000;
+    let mut h = seen();
+    // A flood of other reasons takes no room from it.
+    for n in 0..100 {
+        let (target, code, text) = (Target::Node, format!("noise-{n}"), "x".to_owned());
+        h.fact(&Fact::Noted { target, code, level: Level::Degraded, text, advice: Advice::RecordOnly, at: s(2) });
+    }
+    let lasting = |code: &str, until| Fact::Lasting {
+        target: Target::Node,
+        code: code.into(),
+        text: "x".into(),
+        until,
+        at: s(3),
+    };
+    h.fact(&lasting("runs-not-judged", Until::Over));
+    h.fact(&lasting("audit-log", Until::Reset));
+    h.take(&Input::Tick(s(3 * day)));
+    let codes = |h: &Health| h.view().node.reasons.iter().map(|r| r.code.clone()).collect::<Vec<_>>();
+    assert_eq!(codes(&h), ["audit-log", "runs-not-judged"]);
+    // Over a restart too.
+    let kept = serde_json::to_string(&h.view().node.reasons).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<Reason>>(&kept).unwrap(), h.view().node.reasons);
+    h.order(&order(OrderKind::Reset, Target::Node), s(3 * day + 1)).unwrap();
+    assert_eq!(codes(&h), ["runs-not-judged"], "a reset does not end a state that lasts");
+    h.fact(&Fact::Over { target: Target::Node, code: "runs-not-judged".into(), at: s(3 * day + 2) });
+    assert!(codes(&h).is_empty());
+}
+
+#[test]
 fn a_reasons_advice_is_of_its_worst() {
     let mut h = seen();
     let note = |level, text: &str, advice, at| Fact::Noted {
