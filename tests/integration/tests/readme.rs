@@ -83,3 +83,61 @@ fn the_prolog_of_the_docs_drains_no_node_for_a_job_without_gpus() -> Result<()> 
         Ok(())
     })
 }
+
+/// The commands below `path`, by the list that `--help` prints.
+fn subcommands(failsafectl: &Path, path: &[String]) -> Result<Vec<String>> {
+    let help = Said::of(Command::new(failsafectl).args(path).arg("--help"))?.expect(0)?.out;
+    let list = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let rows = list.lines().take_while(|line| !line.is_empty());
+    let names = rows.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    Ok(names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect())
+}
+
+#[test]
+fn every_command_is_documented_with_its_synopsis_and_an_example() -> Result<()> {
+    let failsafectl = program("failsafectl")?;
+    let docs = read("docs/cli.md")?;
+    let sections: Vec<(&str, &str)> =
+        docs.split("\n### ").skip(1).filter_map(|section| section.split_once('\n')).collect();
+    let mut waiting = vec![Vec::<String>::new()];
+    let mut missing = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let below = subcommands(&failsafectl, &path)?;
+        // `get runs` is another name of `list`.
+        if below.is_empty() && path.first().is_none_or(|first| first != "get") {
+            let command = path.join(" ");
+            let documented = sections.iter().any(|(heading, body)| {
+                *heading == command && body.contains("```") && body.contains(&format!("failsafectl {command}"))
+            });
+            if !documented {
+                missing.push(command);
+            }
+        }
+        waiting.extend(below.into_iter().map(|name| path.iter().cloned().chain([name]).collect()));
+    }
+    ensure!(missing.is_empty(), "docs/cli.md has no section with an example of: {missing:?}");
+    Ok(())
+}
+
+#[test]
+fn every_policy_in_the_documents_is_taken() -> Result<()> {
+    let mut seen = 0;
+    for document in ["README.md", "docs/policy.md", "docs/policy-rules.md", "docs/policy-index.md"] {
+        for block in read(document)?.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            // A section alone is shown without the head that every policy has.
+            let head = if block.contains("[policy]") { "" } else { "[policy]\nname = \"example\"\nowner = \"docs\"\n" };
+            let folder = tempfile::tempdir()?;
+            let path = folder.path().join("example.toml");
+            std::fs::write(&path, format!("{head}{block}"))?;
+            let said = Said::of(Command::new(program("failsafectl")?).args(["policy", "check"]).arg(&path))?;
+            ensure!(said.code == 0, "{document}: an example is refused: {}\n{block}", said.err);
+            seen += 1;
+        }
+    }
+    ensure!(seen >= 20, "only {seen} examples were found");
+    Ok(())
+}

@@ -3,6 +3,7 @@
 
 mod edges;
 mod policies;
+mod prose;
 mod sources;
 
 use anyhow::{Result, bail};
@@ -25,11 +26,12 @@ pub fn run() -> Result<()> {
     edges::check(&mut findings)?;
     sources::check(&mut findings)?;
     policies::check(&mut findings)?;
+    prose::check(&mut findings)?;
     findings.look.iter().for_each(|line| println!("tidy: worth a look: {line}"));
     findings.wrong.iter().for_each(|line| println!("tidy: {line}"));
     if !findings.wrong.is_empty() {
         bail!("tidy found {} broken rule(s)", findings.wrong.len());
     }
-    println!("tidy: crate edges, sources and policies are in order");
+    println!("tidy: crate edges, sources, policies and documents are in order");
     Ok(())
 }
