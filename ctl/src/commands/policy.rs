@@ -10,11 +10,18 @@ use crate::{
 use failsafe_core::{
     Policy,
     decision::Mode,
-    policy::{Effect, diagnostic::Diagnostics, parse::parse},
+    policy::{
+        Effect,
+        diagnostic::{Diagnostic, Diagnostics, Level},
+        parse::{self, Checked},
+    },
 };
 use failsafe_proto::v1 as pb;
 use serde_json::{Value, json};
 use std::io::Read;
+
+/// Characters of a policy's text that a cell of a table shows at most.
+const CELL: usize = 160;
 
 /// What the node says.
 #[derive(Debug)]
@@ -31,8 +38,8 @@ enum Node {
 
 pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, Fail> {
     let (file, text) = read(args)?;
-    let policy = match parse(&file, &text) {
-        Ok(policy) => policy,
+    let Checked { policy, warnings } = match parse::check(&file, &text) {
+        Ok(checked) => checked,
         Err(errors) => {
             if args.output.json() {
                 print(&json::text(&invalid(&errors)))?;
@@ -42,6 +49,9 @@ pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, F
             return Ok(Exit::Error);
         }
     };
+    if !args.output.json() && !warnings.list.is_empty() {
+        eprintln!("{warnings}");
+    }
     let digest = policy.digest().to_string();
     let (node, worth) =
         if args.offline { (Node::NotAsked, Vec::new()) } else { ask(place, file.clone(), text, &digest)? };
@@ -52,7 +62,7 @@ pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, F
     }
     let broken = worth.iter().any(|judged| judged.broken);
     print(&if args.output.json() {
-        json::text(&valid(&file, &policy, &node, &worth))
+        json::text(&valid(&warnings, &policy, &node, &worth))
     } else {
         let mut text = page(&policy, &node);
         if args.node {
@@ -123,7 +133,7 @@ fn page(policy: &Policy, node: &Node) -> String {
     let rules = policy.rules.iter().map(|r| {
         // An effect says more than the mode, which it implies.
         let mode = if r.effect == Effect::Observe { mode(r.mode) } else { r.effect.name() };
-        [r.id.clone(), mode.to_owned(), r.when.to_string(), event::actions(&r.actions), r.owner.clone()]
+        [r.id.clone(), mode.to_owned(), short(&r.when.to_string()), event::actions(&r.actions), short(&r.owner)]
     });
     let node = match node {
         Node::NotAsked => String::new(),
@@ -139,7 +149,7 @@ fn page(policy: &Policy, node: &Node) -> String {
         [
             ("policy", format!("{} version {}", policy.name, policy.version)),
             ("digest", policy.digest().to_string()),
-            ("owner", policy.owner.clone()),
+            ("owner", short(&policy.owner)),
             ("egress", egress.unwrap_or_default()),
             ("exec", exec.unwrap_or_default()),
             ("watches", watch.join(", ")),
@@ -153,7 +163,16 @@ fn page(policy: &Policy, node: &Node) -> String {
     out
 }
 
-fn valid(file: &str, policy: &Policy, node: &Node, worth: &[pb::RuleAssurance]) -> Value {
+/// Text of a policy in a table: its beginning, where it is long. `-o json` and the file itself have all of it.
+fn short(text: &str) -> String {
+    let mut shown: String = text.chars().take(CELL).collect();
+    if shown.len() < text.len() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+fn valid(warnings: &Diagnostics, policy: &Policy, node: &Node, worth: &[pb::RuleAssurance]) -> Value {
     let (asked, takes, refusal) = match node {
         Node::NotAsked => (false, Value::Null, Value::Null),
         Node::Silent(fail) => (false, Value::Null, json!(fail.message)),
@@ -170,32 +189,46 @@ fn valid(file: &str, policy: &Policy, node: &Node, worth: &[pb::RuleAssurance]) 
         })
     });
     json!({
-        "file": file,
+        "file": warnings.file,
         "valid": true,
         "name": policy.name,
         "version": policy.version,
         "digest": policy.digest().to_string(),
         "errors": [],
+        "warnings": warnings.list.iter().map(diagnostic).collect::<Vec<_>>(),
         "node": { "answered": asked, "takes": takes, "why": refusal, "rules": worth.collect::<Vec<_>>() },
     })
 }
 
 fn invalid(errors: &Diagnostics) -> Value {
-    let error = |d: &failsafe_core::policy::diagnostic::Diagnostic| json!({ "line": d.line, "column": d.column, "message": d.message, "help": d.help, "excerpt": d.excerpt });
+    let of = |level| errors.list.iter().filter(|d| d.level == level).map(diagnostic).collect::<Vec<_>>();
     json!({
         "file": errors.file,
         "valid": false,
         "name": null,
         "version": null,
         "digest": null,
-        "errors": errors.list.iter().map(error).collect::<Vec<_>>(),
+        "errors": of(Level::Error),
+        "warnings": of(Level::Warning),
         "node": { "answered": false, "takes": null, "why": null, "rules": [] },
+    })
+}
+
+fn diagnostic(d: &Diagnostic) -> Value {
+    json!({
+        "line": d.line,
+        "column": d.column,
+        "field": d.field,
+        "message": d.message,
+        "help": d.help,
+        "excerpt": d.excerpt,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use failsafe_core::policy::parse::parse;
 
     const POLICY: &str = r#"
 [policy]
@@ -217,6 +250,13 @@ actions = ["notify", "freeze"]
     fn a_good_policy_is_summed_up() {
         let policy = parse("p.toml", POLICY).unwrap();
         insta::assert_snapshot!(page(&policy, &Node::Refuses("ebpf is blind".into())));
+    }
+
+    #[test]
+    fn a_long_condition_does_not_fill_the_screen() {
+        let names = "\"ptrace\", ".repeat(3_000);
+        let policy = parse("p.toml", &POLICY.replace("\"ptrace\"", &format!("[{names}]"))).unwrap();
+        assert!(page(&policy, &Node::NotAsked).lines().all(|line| line.chars().count() < 400));
     }
 
     #[test]

@@ -127,7 +127,11 @@ fn policy_check_asks_the_node_if_it_can() {
     std::fs::write(fake.path("bad.toml"), POLICY.replace("owner", "onwer")).unwrap();
     let bad = fake.ctl("policy check bad.toml");
     assert_eq!(bad.status.code(), Some(1));
-    assert!(err(&bad).contains("bad.toml:3:1: unknown field `onwer`"), "{}", err(&bad));
+    assert!(
+        err(&bad).contains("bad.toml:3:1: policy.onwer: unknown field `onwer` in the section [policy]"),
+        "{}",
+        err(&bad)
+    );
     assert_eq!(json(&fake.ctl("policy check bad.toml -o json"))["errors"][0]["line"], 3);
 }
 

@@ -1,7 +1,7 @@
 //! Replay: recorded inputs through the same engine, and how the decisions compare with those recorded.
 
 use crate::{
-    decision::Decision,
+    decision::{Cause, Decision},
     engine::{State, step},
     input::Input,
     policy::{Policy, PolicyDigest, PolicySet},
@@ -46,11 +46,13 @@ pub fn replay<E>(policy: Policy, entries: impl IntoIterator<Item = Result<Record
     let digest: PolicyDigest = policy.digest();
     let policies = PolicySet::from([(digest, Arc::new(policy))]);
     let mut state = State::default();
+    let mut same_policy = false;
     let mut replay = Replay { inputs: 0, recorded: Vec::new(), replayed: Vec::new(), differs_at: None };
     for entry in entries {
         match entry? {
             Recorded::Input(mut input) => {
                 if let Input::RunStarted(run) = &mut input {
+                    same_policy = run.policy == digest;
                     run.policy = digest;
                 }
                 replay.inputs += 1;
@@ -59,8 +61,18 @@ pub fn replay<E>(policy: Policy, entries: impl IntoIterator<Item = Result<Record
             Recorded::Decision(decision) => replay.recorded.push(decision),
         }
     }
-    let same = replay.recorded.iter().zip(&replay.replayed).take_while(|(a, b)| a == b).count();
+    let equal = |a: &Decision, b: &Decision| a == b || same_policy && same_but_for_words(a, b);
+    let same = replay.recorded.iter().zip(&replay.replayed).take_while(|(a, b)| equal(a, b)).count();
     let whole = same == replay.recorded.len() && same == replay.replayed.len();
     replay.differs_at = (!whole).then_some(same);
     Ok(replay)
+}
+
+/// Whether they differ at most in how the rule's condition is worded: another version may word the same bound otherwise.
+fn same_but_for_words(a: &Decision, b: &Decision) -> bool {
+    let (Cause::Rule { rule, suppressed, .. }, Cause::Rule { condition, .. }) = (&a.cause, &b.cause) else {
+        return false;
+    };
+    let worded = Cause::Rule { rule: rule.clone(), condition: condition.clone(), suppressed: *suppressed };
+    Decision { cause: worded, ..a.clone() } == *b
 }

@@ -1,5 +1,6 @@
 //! Units: every integer signal has one base unit, and a policy's literals carry theirs (`"85 C"`, `"10 MiB/s"`).
 
+use crate::time::Span;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -51,7 +52,15 @@ impl Unit {
             }
             Unit::MilliPercent => &[("%", 1_000)],
             Unit::Megahertz => &[("MHz", 1), ("GHz", 1_000)],
-            Unit::Microseconds => &[("us", 1), ("ms", 1_000), ("s", 1_000_000)],
+            Unit::Microseconds => &[
+                ("us", 1),
+                ("ms", 1_000),
+                ("s", 1_000_000),
+                ("m", 60_000_000),
+                ("min", 60_000_000),
+                ("h", 3_600_000_000),
+                ("d", 86_400_000_000),
+            ],
             Unit::Bits => &[("", 1)],
             Unit::Real => &[("", 1)],
         }
@@ -94,6 +103,34 @@ impl Unit {
             Unit::Microseconds => scaled(1_000, "ms"),
             Unit::Bits => format!("{value:#x}"),
         }
+    }
+}
+
+impl Unit {
+    /// A bound of a policy: exact. A number of bytes that [`Unit::show`] would round is shown in the unit, decimal or binary,
+    /// in which it needs the fewest digits.
+    pub fn show_bound(self, value: i64) -> String {
+        let rounded = self.show(value);
+        if self != Unit::Bytes || parse(&rounded, self) == Ok((value, false)) {
+            return rounded;
+        }
+        let in_unit = |(name, factor): &(&'static str, i64)| {
+            let thousandths = i128::from(value) * 1_000;
+            let factor = i128::from(*factor);
+            if thousandths % factor != 0 || i128::from(value).abs() < factor {
+                return None;
+            }
+            let (whole, part) = (thousandths / factor / 1_000, (thousandths / factor % 1_000).abs());
+            let part = format!(".{part:03}");
+            Some((
+                format!("{whole}{}", part.trim_end_matches('0').trim_end_matches('.')),
+                std::cmp::Reverse(factor),
+                *name,
+            ))
+        };
+        let shortest =
+            self.suffixes().iter().filter_map(in_unit).min_by_key(|(digits, factor, _)| (digits.len(), *factor));
+        shortest.map_or(rounded, |(digits, _, name)| format!("{digits} {name}"))
     }
 }
 
@@ -140,6 +177,10 @@ pub fn parse(text: &str, unit: Unit) -> Result<(i64, bool), LiteralError> {
         Some(rest) => (rest.trim_end(), true),
         None => (text, false),
     };
+    // A duration of several parts, such as 1h30m, is one wherever a time is written.
+    if let Some(span) = Span::parse(text).filter(|span| unit == Unit::Microseconds && span.0.is_multiple_of(1_000)) {
+        return i64::try_from(span.0 / 1_000).map(|us| (us, rate)).map_err(|_| LiteralError::OutOfRange);
+    }
     let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+' | '_'))).unwrap_or(text.len());
     let (number, suffix) = (&text[..split], text[split..].trim());
     let digits: String = number.chars().filter(|c| *c != '_').collect();
@@ -152,7 +193,7 @@ pub fn parse(text: &str, unit: Unit) -> Result<(i64, bool), LiteralError> {
 }
 
 /// `digits * factor`, exactly. Outer `None`: not a decimal number; inner `None`: not a whole number of base units.
-fn decimal(digits: &str, factor: i64) -> Option<Option<i64>> {
+pub(crate) fn decimal(digits: &str, factor: i64) -> Option<Option<i64>> {
     let (negative, digits) = match digits.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, digits.strip_prefix('+').unwrap_or(digits)),
@@ -197,6 +238,30 @@ mod tests {
         assert_eq!(parse("hot", Unit::MilliCelsius), Err(LiteralError::NotANumber));
         assert_eq!(parse("0.5 B", Unit::Bytes), Err(LiteralError::OutOfRange));
         assert_eq!(parse("99999999999 TiB", Unit::Bytes), Err(LiteralError::OutOfRange));
+    }
+
+    #[test]
+    fn times_take_what_durations_take() {
+        for text in ["250us", "500 ms", "3s", "1.5s", "5m", "5min", "1h30m", "7d"] {
+            let ns = Span::parse(text).unwrap().0;
+            assert_eq!(parse(text, Unit::Microseconds), Ok((i64::try_from(ns / 1_000).unwrap(), false)), "{text}");
+        }
+        assert_eq!(parse("1500 ms/s", Unit::Microseconds), Ok((1_500_000, true)));
+        assert_eq!(parse("5 W", Unit::Microseconds), Err(LiteralError::WrongUnit("W".into())));
+    }
+
+    #[test]
+    fn a_bound_is_shown_exactly() {
+        for text in
+            ["10 GB", "1.5 GB", "100 MB", "1500 MiB", "2 kB", "512 B", "10.0 GiB", "1.5 GiB", "2.0 TiB", "20 TB"]
+        {
+            let (value, _) = parse(text, Unit::Bytes).unwrap();
+            assert_eq!(Unit::Bytes.show_bound(value), text);
+        }
+        for value in [0, 1, 999, 1_000, 1_001, 123_456_789, -5_000_000_000, i64::MAX, i64::MIN + 1] {
+            assert_eq!(parse(&Unit::Bytes.show_bound(value), Unit::Bytes), Ok((value, false)), "{value}");
+        }
+        assert_eq!(Unit::MilliCelsius.show_bound(85_000), "85 C");
     }
 
     #[test]

@@ -470,3 +470,40 @@ fn a_replay_takes_the_numbers_of_derived_signals_from_the_recorded_policy() {
     assert!(again.identical(), "{again:?}");
     assert!(of(policy("")).replayed.is_empty(), "40 % is no low power unless the policy says so");
 }
+
+#[test]
+fn a_recording_with_another_wording_of_a_condition_replays_to_the_same_decisions() {
+    let policy = |bound: &str| {
+        let rule = format!(
+            "[[rule]]\nid = \"r\"\nrationale = \"x\"\nwhen = {{ signal = \"memory.used\", above = \"{bound}\" }}\nactions = [\"freeze\"]\n"
+        );
+        parse("p", &format!("[policy]\nname = \"p\"\nowner = \"o\"\n{rule}")).unwrap()
+    };
+    let own = policy("10 GB");
+    let policies = PolicySet::from([(own.digest(), Arc::new(own.clone()))]);
+    let mut state = State::default();
+    let signal = Input::Signal(Signal {
+        seq: 1,
+        at: MonoTime(1_000_000_000),
+        source: Source::Cgroup,
+        subject: Subject::Run(id(1)),
+        kind: Kind::Memory,
+        value: Value::Integer(11_000_000_000),
+        repeats: 0,
+    });
+    let mut recording = Vec::new();
+    for input in [Input::RunStarted(started(id(1), own.digest())), signal] {
+        let decisions = step(&policies, &mut state, &input);
+        recording.push(Recorded::Input(input));
+        recording.extend(decisions.into_iter().map(Recorded::Decision));
+    }
+    let Some(Recorded::Decision(Decision { cause: Cause::Rule { condition, .. }, .. })) = recording.last_mut() else {
+        panic!("{recording:?}")
+    };
+    assert_eq!(condition, "memory.used above 10 GB");
+    // As the version before this one worded it.
+    "memory.used above 9.3 GiB".clone_into(condition);
+    let of = |policy| replay(policy, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
+    assert!(of(own).identical());
+    assert!(!of(policy("9 GB")).identical(), "another bound is another decision");
+}

@@ -8,8 +8,9 @@ mod when;
 
 use super::{
     Condition, Effect, EventMatch, Pattern, Policy, Rule,
-    diagnostic::{Diagnostic, nearest},
+    diagnostic::{did_you_mean, quote},
     groups,
+    mistakes::Mistakes,
     raw::{RawPolicy, RawRule},
 };
 use crate::{
@@ -17,10 +18,7 @@ use crate::{
     event::{EventKind, Field},
     time::Span,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::{collections::BTreeSet, ops::Range};
 use toml::Spanned;
 
 /// An event rule trips again only after this unless the rule says otherwise.
@@ -28,11 +26,13 @@ const COOLDOWN: Span = Span::from_secs(10);
 /// The window of a rate unless the rule says otherwise.
 const RATE_WINDOW: Span = Span::from_secs(5);
 
-pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic>> {
-    let mut b = Builder { text, wrong: Vec::new() };
-    let name = b.name(&raw.policy.name, "policy name");
+/// Builds the policy. What is wrong is added to `wrong`; the policy holds only where nothing is.
+pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
+    let mut b = Builder { wrong };
+    let name = raw.policy.name.as_ref().map(|name| b.name(name)).unwrap_or_default();
+    let version = raw.policy.version.as_ref().map_or(1, |version| b.version(version));
     let mut watch: BTreeSet<String> = BTreeSet::new();
-    for call in raw.syscalls.iter().flat_map(|s| &s.watch) {
+    for call in raw.syscalls.iter().flat_map(|calls| calls.get_ref()) {
         watch.extend(b.syscalls(call.get_ref(), call.span()).iter().map(|call| (*call).to_owned()));
     }
     let egress = raw.egress.map(|egress| b.egress(&egress));
@@ -41,11 +41,17 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
     let derived = b.derived(&raw.derived);
     let metrics = b.metrics(&raw.metrics);
     let dead_after = b.dead_after(&raw.policy);
-    let owner = raw.policy.owner;
+    let owner = raw.policy.owner.unwrap_or_default();
     let mut rules: Vec<Rule> = Vec::new();
-    let mut first: BTreeMap<String, usize> = BTreeMap::new();
-    for rule in raw.rule {
-        let span = rule.id.span();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let no_rules = raw.rules.is_empty();
+    for rule in raw.rules {
+        if let Some(id) = &rule.id
+            && !taken.insert(id.get_ref().clone())
+        {
+            b.error(id.span(), format!("another rule has the id {} already", quote(id.get_ref())), None);
+        }
+        let span = rule.id.as_ref().map_or_else(|| rule.span.clone(), Spanned::span);
         if let Some(built) = b.rule(rule, &owner) {
             if let Condition::Event(EventMatch { kind: EventKind::Syscall, fields }) = &built.when {
                 for pattern in fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of) {
@@ -54,24 +60,18 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
                     }
                 }
             }
-            b.budget_stop(&built, egress.as_ref(), span.clone());
-            if let Some(line) = first.get(&built.id) {
-                b.error(span, format!("rule id `{}` is already taken on line {line}", built.id), None);
-            } else {
-                first.insert(built.id.clone(), Diagnostic::at(text, span, "", None).line);
-                rules.push(built);
-            }
+            b.budget_stop(&built, egress.as_ref(), span);
+            rules.push(built);
         }
     }
-    if !b.wrong.is_empty() {
-        b.wrong.sort_by_key(|d| (d.line, d.column));
-        return Err(b.wrong);
+    if no_rules {
+        b.no_rules(raw.policy.span, egress.is_some() || exec.is_some() || limits.is_some());
     }
-    Ok(Policy {
+    Policy {
         name,
-        version: raw.policy.version,
+        version,
         owner,
-        description: raw.policy.description,
+        description: raw.policy.description.unwrap_or_default(),
         on_blind: raw.policy.on_blind,
         on_escape: raw.policy.on_escape,
         on_dead_daemon: raw.policy.on_dead_daemon.unwrap_or_default(),
@@ -83,29 +83,47 @@ pub(super) fn build(text: &str, raw: RawPolicy) -> Result<Policy, Vec<Diagnostic
         derived,
         metrics,
         rules,
-    })
+    }
 }
 
 struct Builder<'a> {
-    text: &'a str,
-    wrong: Vec<Diagnostic>,
+    wrong: &'a mut Mistakes,
 }
 
 impl Builder<'_> {
     fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
-        self.wrong.push(Diagnostic::at(self.text, span, message, help));
+        self.wrong.error(span, message, help);
     }
 
-    fn name(&mut self, name: &Spanned<String>, what: &str) -> String {
+    /// A suggestion out of `candidates`; none once mistakes are only counted.
+    fn suggest<'c>(&self, word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
+        if self.wrong.full() { None } else { did_you_mean(word, candidates) }
+    }
+
+    fn no_rules(&mut self, span: Range<usize>, sections: bool) {
+        let message = if sections {
+            "the policy has no rules: the kernel enforces its sections, but nobody is notified and no run is frozen"
+        } else {
+            "the policy has no rules and no sections: it limits nothing"
+        };
+        self.wrong.warning(span, message, Some("add a [[rule]]; docs/policy.md has examples".into()));
+    }
+
+    fn version(&mut self, version: &Spanned<i64>) -> u32 {
+        u32::try_from(*version.get_ref()).unwrap_or_else(|_| {
+            let message = format!("`{}`, expected a whole number from 0 to {}", version.get_ref(), u32::MAX);
+            self.error(version.span(), message, None);
+            1
+        })
+    }
+
+    fn name(&mut self, name: &Spanned<String>) -> String {
         let text = name.get_ref();
         let good = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         if !good {
-            self.error(
-                name.span(),
-                format!("{what} `{text}`: expected 1 to 64 of letters, digits, `-`, `_`, `.`"),
-                None,
-            );
+            let message = format!("{}, expected 1 to 64 characters of letters, digits, `-`, `_`, `.`", quote(text));
+            self.error(name.span(), message, None);
         }
         text.clone()
     }
@@ -115,53 +133,50 @@ impl Builder<'_> {
         if let Some(calls) = groups::expand(name) {
             return calls;
         }
-        let help = nearest(name, groups::names()).map(|near| format!("did you mean `{near}`?"));
-        let expected = groups::names().collect::<Vec<_>>().join(", ");
-        self.error(span, format!("system call `{name}` cannot be watched, expected one of {expected}"), help);
+        let help = self.suggest(name, groups::names()).unwrap_or_else(|| {
+            let groups: Vec<&str> = groups::GROUPS.iter().map(|(group, _)| *group).collect();
+            format!("the groups are {}; docs/policy.md lists their calls", groups.join(", "))
+        });
+        self.error(span, format!("system call {} cannot be watched", quote(name)), Some(help));
         &[]
     }
 
-    fn duration(&mut self, field: &str, text: &Spanned<String>) -> Option<Span> {
-        let t = text.get_ref().trim();
-        let span = Span::parse(t);
+    fn duration(&mut self, text: &Spanned<String>) -> Option<Span> {
+        let span = Span::parse(text.get_ref());
         if span.is_none() {
-            self.error(
-                text.span(),
-                format!("{field}: `{t}` is not a duration, expected e.g. \"500 ms\", \"3s\", \"2m\""),
-                None,
+            let message = format!(
+                "{} is not a duration, expected for example \"500 ms\", \"3s\", \"2m\", \"1h30m\" or \"7d\"",
+                quote(text.get_ref())
             );
+            self.error(text.span(), message, None);
         }
         span
     }
 
     fn rule(&mut self, raw: RawRule, policy_owner: &str) -> Option<Rule> {
-        let id = self.name(&raw.id, "rule id");
-        if raw.rationale.get_ref().trim().is_empty() {
-            self.error(
-                raw.rationale.span(),
-                format!("rule `{id}`: rationale is empty, expected why this bound exists"),
-                None,
-            );
+        let id = raw.id.as_ref().map(|id| self.name(id));
+        if let Some(rationale) = raw.rationale.as_ref().filter(|text| text.get_ref().trim().is_empty()) {
+            self.error(rationale.span(), "the text is empty, expected why this rule exists", None);
         }
-        let actions = self.actions(&id, &raw.actions);
-        let is_event = raw.when.get_ref().event.is_some();
+        let actions = raw.actions.as_ref().and_then(|actions| self.actions(actions));
+        let is_signal = raw.when.as_ref().is_some_and(|when| when.event.is_none() && !when.unreadable);
         let cooldown = raw.cooldown.as_ref().and_then(|text| {
-            if !is_event {
-                self.error(text.span(), "cooldown is for event rules; a signal rule re-arms when it clears", None);
+            if is_signal {
+                let message = "`cooldown` is for rules on events; a rule on a signal trips again after it cleared";
+                self.error(text.span(), message, None);
             }
-            self.duration("cooldown", text)
+            self.duration(text)
         });
-        let when = self.condition(&id, &raw.when);
-        let metric = self.metric_rule(&id, raw.when.get_ref(), when.as_ref());
-        let effect = raw.effect.as_ref().map_or(Effect::Observe, |effect| *effect.get_ref());
-        self.effect(&id, &raw, when.as_ref());
+        let when = raw.when.as_ref().and_then(|when| self.condition(when));
+        let metric = raw.when.as_ref().map(|raw| self.metric_rule(raw, when.as_ref())).unwrap_or_default();
+        let effect = self.effect(&raw, when.as_ref()).unwrap_or_default();
         let mut actions = actions?;
         if effect == Effect::Stop && !actions.contains(&Action::Freeze) {
             actions = Action::IN_POLICY.into_iter().filter(|a| *a == Action::Freeze || actions.contains(a)).collect();
         }
         Some(Rule {
-            id,
-            rationale: raw.rationale.into_inner(),
+            id: id?,
+            rationale: raw.rationale?.into_inner(),
             owner: raw.owner.unwrap_or_else(|| policy_owner.to_owned()),
             severity: raw.severity,
             confidence: raw.confidence,
@@ -177,24 +192,34 @@ impl Builder<'_> {
     }
 
     /// The actions in the order in which they are carried out, whatever the order they are written in.
-    fn actions(&mut self, rule: &str, raw: &Spanned<Vec<Spanned<Action>>>) -> Option<Vec<Action>> {
+    fn actions(&mut self, raw: &Spanned<Vec<Spanned<String>>>) -> Option<Vec<Action>> {
+        let names = || Action::IN_POLICY.iter().map(|action| action.name());
+        let expected = || names().collect::<Vec<_>>().join(", ");
         if raw.get_ref().is_empty() {
-            self.error(
-                raw.span(),
-                format!("rule `{rule}`: no actions, expected at least one of notify, snapshot, block, freeze, kill"),
-                None,
-            );
+            self.error(raw.span(), format!("no actions, expected at least one of {}", expected()), None);
             return None;
         }
         let mut given: Vec<Action> = Vec::new();
-        for action in raw.get_ref() {
-            let name = action.get_ref();
-            if !Action::IN_POLICY.contains(name) {
-                self.error(action.span(), format!("rule `{rule}`: `{name}` is for operators, not for policies"), None);
-            } else if given.contains(name) {
-                self.error(action.span(), format!("rule `{rule}`: action `{name}` is given twice"), None);
+        for text in raw.get_ref() {
+            let name = text.get_ref().as_str();
+            match Action::IN_POLICY.into_iter().find(|action| action.name() == name) {
+                Some(action) if given.contains(&action) => {
+                    self.error(text.span(), format!("the action `{name}` is given twice"), None);
+                }
+                Some(action) => given.push(action),
+                None if name == Action::Thaw.name() => {
+                    let message = "`thaw` is for operators, not for policies: a policy cannot thaw a run";
+                    self.error(text.span(), message, None);
+                }
+                None => {
+                    let help = self.suggest(name, names());
+                    self.error(
+                        text.span(),
+                        format!("unknown action {}, expected one of {}", quote(name), expected()),
+                        help,
+                    );
+                }
             }
-            given.push(*name);
         }
         Some(Action::IN_POLICY.into_iter().filter(|action| given.contains(action)).collect())
     }

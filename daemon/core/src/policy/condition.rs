@@ -49,7 +49,7 @@ impl Bound {
 
     pub(crate) fn show(self, unit: Unit) -> String {
         match self {
-            Bound::Integer(value) => unit.show(value),
+            Bound::Integer(value) => unit.show_bound(value),
             Bound::Real(real) => real.to_string(),
         }
     }

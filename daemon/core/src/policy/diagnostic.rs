@@ -2,14 +2,27 @@
 
 use std::{fmt, ops::Range};
 
-/// One thing that is wrong.
+/// How bad a diagnostic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// The policy is refused.
+    Error,
+    /// The policy is accepted, but it may not do what its author wants.
+    Warning,
+}
+
+/// One mistake, or one warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
+    /// Error or warning.
+    pub level: Level,
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// What is wrong, naming the field and what was expected.
+    /// The field, such as `rule.too-hot.when.above`; empty where there is none.
+    pub field: String,
+    /// What is wrong, and what was expected.
     pub message: String,
     /// What to write instead, where that can be guessed.
     pub help: Option<String>,
@@ -25,19 +38,59 @@ const EXCERPT: usize = 160;
 const BEFORE: usize = 60;
 /// Characters of a message or a suggestion that are shown at most: they quote the policy.
 const TEXT: usize = 4_000;
+/// Characters of one value of the policy that a message quotes at most.
+const QUOTED: usize = 80;
+
+/// Where the lines of a text begin: found once, so that many mistakes do not read the text many times.
+pub(crate) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub(crate) fn of(text: &'t str) -> Lines<'t> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Lines { text, starts }
+    }
+
+    /// The line of a byte, from 0.
+    pub(crate) fn line(&self, byte: usize) -> usize {
+        self.starts.partition_point(|start| *start <= byte).saturating_sub(1)
+    }
+
+    pub(crate) fn at(
+        &self,
+        level: Level,
+        span: Range<usize>,
+        field: &str,
+        message: &str,
+        help: Option<&str>,
+    ) -> Diagnostic {
+        let text = self.text;
+        let start = (0..=span.start.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let number = self.line(start);
+        let line_start = self.starts.get(number).copied().unwrap_or(0);
+        let line_end = self.starts.get(number + 1).map_or(text.len(), |next| next - 1);
+        let line = text[line_start..line_end.max(line_start)].trim_end_matches('\r');
+        let column = text[line_start..start].chars().count() + 1;
+        let cut = if line.len() <= EXCERPT { 0 } else { column.saturating_sub(BEFORE + 1) };
+        Diagnostic {
+            level,
+            line: number + 1,
+            column,
+            field: shown(field),
+            message: shown(message),
+            help: help.map(shown),
+            excerpt: line.chars().skip(cut).take(EXCERPT).collect(),
+            cut,
+        }
+    }
+}
 
 impl Diagnostic {
     /// A mistake at `span`, bytes of `text`.
     pub fn at(text: &str, span: Range<usize>, message: impl Into<String>, help: Option<String>) -> Diagnostic {
-        let start = (0..=span.start.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-        let before = &text[..start];
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        let column = before[line_start..].chars().count() + 1;
-        let line = text[line_start..].lines().next().unwrap_or_default();
-        let cut = if line.len() <= EXCERPT { 0 } else { column.saturating_sub(BEFORE + 1) };
-        let excerpt = line.chars().skip(cut).take(EXCERPT).collect();
-        let line = before.matches('\n').count() + 1;
-        Diagnostic { line, column, message: message.into(), help, excerpt, cut }
+        Lines::of(text).at(Level::Error, span, "", &message.into(), help.as_deref())
     }
 }
 
@@ -53,7 +106,14 @@ pub struct Diagnostics {
 impl Diagnostic {
     /// As people read it, on a terminal too: whoever wrote the policy does not write on the terminal of who checks it.
     fn show(&self, file: &str, f: &mut impl fmt::Write) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", shown(file), self.line, self.column, shown(&self.message))?;
+        write!(f, "{}:{}:{}: ", shown(file), self.line, self.column)?;
+        if self.level == Level::Warning {
+            f.write_str("warning: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)?;
         if !self.excerpt.trim().is_empty() {
             // The caret stands below what is shown of the line, however wide that became.
             let before = self.excerpt.chars().take(self.column.saturating_sub(self.cut + 1)).collect::<String>();
@@ -61,10 +121,19 @@ impl Diagnostic {
             write!(f, "\n  | {}\n  | {:>width$}", shown(&self.excerpt), "^")?;
         }
         if let Some(help) = &self.help {
-            write!(f, "\n  = help: {}", shown(help))?;
+            write!(f, "\n  = help: {help}")?;
         }
         Ok(())
     }
+}
+
+/// A value of the policy as a message quotes it: its beginning, where it is long.
+pub(crate) fn quote(value: &str) -> String {
+    if value.chars().nth(QUOTED).is_none() {
+        return format!("`{value}`");
+    }
+    let beginning: String = value.chars().take(QUOTED).collect();
+    format!("`{beginning}...` ({} bytes)", value.len())
 }
 
 /// Text out of a policy: control and direction characters are spelled out, and it ends after [`TEXT`] characters.
@@ -139,12 +208,29 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// The nearest of `candidates` to `word`, if near enough to have been meant.
+/// Longest word for which a suggestion is sought.
+const LONGEST_WORD: usize = 64;
+
+/// The nearest of `candidates` to `word`, if near enough to have been meant: differing in case, in `-` and `_`, in few letters,
+/// or cut off.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len().min(word.len()) / 3))
-        .map(|(_, candidate)| candidate)
+    if word.len() > LONGEST_WORD {
+        return None;
+    }
+    let plain = |text: &str| text.trim().to_ascii_lowercase().replace(['-', ' '], "_");
+    let word = plain(word);
+    let near = |candidate: &'a str| {
+        let wanted = plain(candidate);
+        let distance = strsim::damerau_levenshtein(&word, &wanted);
+        if distance <= 1.max(wanted.len().min(word.len()) / 3) {
+            return Some((0, distance, candidate));
+        }
+        (word.len() >= 4 && wanted.starts_with(&word)).then_some((1, distance, candidate))
+    };
+    candidates.into_iter().filter_map(near).min().map(|(_, _, candidate)| candidate)
+}
+
+/// A suggestion out of `candidates`, in words.
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(word, candidates).map(|near| format!("did you mean `{near}`?"))
 }

@@ -22,6 +22,9 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Every effect.
+    pub const ALL: [Effect; 3] = [Effect::Observe, Effect::Deny, Effect::Stop];
+
     /// The name that policies write.
     pub fn name(self) -> &'static str {
         match self {

@@ -9,9 +9,11 @@ pub mod derived;
 pub mod diagnostic;
 mod digest;
 mod egress;
+mod fields;
 pub mod groups;
 mod guard;
 pub mod metric;
+mod mistakes;
 pub mod parse;
 mod raw;
 

@@ -1,222 +1,330 @@
-//! A policy as it stands in TOML: every field known, nothing else accepted. [`super::build`] gives it meaning.
+//! A policy as it stands in TOML: its fields by name and type. [`super::build`] gives them meaning.
+//!
+//! A field that is missing or could not be read is `None`; the mistake is noted already.
 
-use super::{Effect, OnBlind, OnDead, OnEscape, Protocol};
-use crate::decision::{Action, Confidence, Mode, Severity};
-use serde::Deserialize;
-use std::collections::BTreeMap;
-use toml::Spanned;
+use super::{
+    OnBlind, OnDead, OnEscape, Protocol,
+    fields::{Fields, Known},
+    mistakes::Mistakes,
+};
+use crate::{
+    decision::{Confidence, Mode, Severity},
+    event::EventKind,
+};
+use std::{collections::BTreeMap, ops::Range};
+use toml::{Spanned, de::DeTable};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+mod names;
+mod when;
+
+pub(super) use super::fields::{Literal, OneOrMany};
+pub(super) use names::*;
+pub(super) use when::RawWhen;
+
 pub(super) struct RawPolicy {
     pub policy: RawHead,
     pub egress: Option<RawEgress>,
     pub exec: Option<RawExec>,
-    pub limits: Option<Spanned<RawLimits>>,
-    pub syscalls: Option<RawSyscalls>,
-    #[serde(default)]
+    pub limits: Option<RawLimits>,
+    pub syscalls: Option<Spanned<Vec<Spanned<String>>>>,
     pub derived: RawDerived,
-    #[serde(default)]
     pub metrics: RawMetrics,
-    #[serde(default)]
-    pub rule: Vec<RawRule>,
+    pub rules: Vec<RawRule>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+impl RawPolicy {
+    pub(super) fn read(wrong: &mut Mistakes, root: &DeTable<'_>) -> RawPolicy {
+        let mut root = Fields::of_table(wrong, root, 0..0, &Known::new("the policy file", SECTIONS));
+        let head = root.table(wrong, "policy", &Known::new("the section [policy]", HEAD));
+        if head.is_none() && !root.has("policy") {
+            let help = "write `[policy]`, `name = \"...\"` and `owner = \"...\"` at the top".to_owned();
+            wrong.missing(0..0, "missing section [policy], which names the policy and its owner", Some(help));
+        }
+        RawPolicy {
+            policy: head.map_or_else(RawHead::default, |head| RawHead::read(wrong, head)),
+            egress: root
+                .table(wrong, "egress", &Known::new("the section [egress]", EGRESS))
+                .map(|table| RawEgress::read(wrong, table)),
+            exec: root
+                .table(wrong, "exec", &Known::new("the section [exec]", EXEC))
+                .map(|table| RawExec::read(wrong, table)),
+            limits: root
+                .table(wrong, "limits", &Known::new("the section [limits]", LIMITS))
+                .map(|table| RawLimits::read(wrong, table)),
+            syscalls: root.table(wrong, "syscalls", &Known::new("the section [syscalls]", SYSCALLS)).and_then(
+                |mut table| {
+                    table.require(
+                        wrong,
+                        "watch",
+                        "the system calls to watch, such as watch = [\"ptrace\", \"@mount\"]",
+                    );
+                    table.texts(wrong, "watch", "[\"ptrace\", \"@mount\"]")
+                },
+            ),
+            derived: root
+                .table(wrong, "derived", &Known::new("the section [derived]", DERIVED))
+                .map_or_else(RawDerived::default, |table| RawDerived::read(wrong, table)),
+            metrics: root.table(wrong, "metrics", &Known::new("the section [metrics]", METRICS)).map_or_else(
+                RawMetrics::default,
+                |mut table| RawMetrics { grace: table.duration(wrong, "grace"), stale: table.duration(wrong, "stale") },
+            ),
+            rules: root
+                .tables(wrong, "rule", "[[rule]]")
+                .into_iter()
+                .map(|(table, span)| RawRule::read(wrong, table, span))
+                .collect(),
+        }
+    }
+}
+
+#[derive(Default)]
 pub(super) struct RawHead {
-    pub name: Spanned<String>,
-    #[serde(default = "one")]
-    pub version: u32,
-    pub owner: String,
-    #[serde(default)]
-    pub description: String,
-    #[serde(default)]
+    pub name: Option<Spanned<String>>,
+    pub version: Option<Spanned<i64>>,
+    pub owner: Option<String>,
+    pub description: Option<String>,
     pub on_blind: OnBlind,
-    #[serde(default)]
     pub on_escape: OnEscape,
     pub on_dead_daemon: Option<OnDead>,
     pub dead_after: Option<Spanned<String>>,
+    /// The section's header.
+    pub span: Range<usize>,
+    /// `on_dead_daemon` is there, readable or not.
+    pub has_on_dead_daemon: bool,
 }
 
-fn one() -> u32 {
-    1
+impl RawHead {
+    fn read(wrong: &mut Mistakes, mut table: Fields<'_>) -> RawHead {
+        table.require(wrong, "name", "the policy's name, such as name = \"trainer\"");
+        table.require(wrong, "owner", "who answers for the policy, such as owner = \"ml-safety@example.org\"");
+        RawHead {
+            name: table.text(wrong, "name"),
+            version: table.whole_number(wrong, "version"),
+            owner: table.text(wrong, "owner").map(Spanned::into_inner),
+            description: table.text(wrong, "description").map(Spanned::into_inner),
+            on_blind: table.choice(wrong, "on_blind", ON_BLIND).unwrap_or_default(),
+            on_escape: table.choice(wrong, "on_escape", ON_ESCAPE).unwrap_or_default(),
+            on_dead_daemon: table.choice(wrong, "on_dead_daemon", ON_DEAD),
+            dead_after: table.duration(wrong, "dead_after"),
+            has_on_dead_daemon: table.has("on_dead_daemon"),
+            span: table.span,
+        }
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawEgress {
-    #[serde(default)]
     pub mode: Mode,
-    pub allow: Vec<Spanned<RawAllow>>,
-    #[serde(default)]
+    pub allow: Vec<RawAllow>,
     pub budget: Vec<RawBudget>,
-    #[serde(default)]
     pub dns_servers: Vec<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawBudget {
-    pub name: Spanned<String>,
-    pub to: Spanned<Vec<Spanned<String>>>,
-    pub bytes: Option<Spanned<Literal>>,
-    pub rate: Option<Spanned<Literal>>,
+impl RawEgress {
+    fn read(wrong: &mut Mistakes, mut table: Fields<'_>) -> RawEgress {
+        let form = "{ cidr = \"10.0.0.0/8\" } or { host = \"*.example.org\" }";
+        if !table.has("allow") {
+            let place = if table.has("budget") { "`[[egress.budget]]` needs the list `allow` in [egress]" } else { "" };
+            let message = if place.is_empty() { "missing field `allow` in the section [egress]" } else { place };
+            let help = "write [egress] with allow = [{ cidr = \"10.0.0.0/8\" }]; a run that may reach every destination has \
+                        allow = [{ cidr = \"0.0.0.0/0\" }, { cidr = \"::/0\" }]";
+            wrong.missing(
+                table.span.clone(),
+                format!("{message}: the destinations that the run may reach"),
+                Some(help.to_owned()),
+            );
+        }
+        RawEgress {
+            mode: table.choice(wrong, "mode", MODES).unwrap_or_default(),
+            allow: table
+                .tables(wrong, "allow", form)
+                .into_iter()
+                .map(|(entry, span)| RawAllow::read(wrong, entry, span))
+                .collect(),
+            budget: table
+                .tables(wrong, "budget", "[[egress.budget]]")
+                .into_iter()
+                .map(|(entry, span)| RawBudget::read(wrong, entry, span))
+                .collect(),
+            dns_servers: table
+                .texts(wrong, "dns_servers", "[\"10.0.0.53\"]")
+                .map_or_else(Vec::new, Spanned::into_inner),
+        }
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawExec {
-    #[serde(default)]
-    pub mode: Mode,
-    pub allow: Vec<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawLimits {
-    pub processes: Option<Spanned<i64>>,
-    pub forks_per_second: Option<Spanned<i64>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawAllow {
     pub cidr: Option<Spanned<String>>,
     pub host: Option<Spanned<String>>,
     pub ports: Option<Spanned<OneOrMany>>,
     pub protocol: Option<Protocol>,
+    pub span: Range<usize>,
+    pub unreadable: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawSyscalls {
-    pub watch: Vec<Spanned<String>>,
+impl RawAllow {
+    fn read(wrong: &mut Mistakes, table: &DeTable<'_>, span: Range<usize>) -> RawAllow {
+        let mut table = Fields::of_table(wrong, table, span, &Known::new("an entry of `allow`", ALLOW));
+        RawAllow {
+            cidr: table.text(wrong, "cidr"),
+            host: table.text(wrong, "host"),
+            ports: table.one_or_many(wrong, "ports"),
+            protocol: table.choice(wrong, "protocol", PROTOCOLS),
+            span: table.span,
+            unreadable: table.unreadable,
+        }
+    }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+pub(super) struct RawBudget {
+    pub name: Option<Spanned<String>>,
+    pub to: Option<Spanned<Vec<Spanned<String>>>>,
+    pub bytes: Option<Spanned<Literal>>,
+    pub rate: Option<Spanned<Literal>>,
+    pub span: Range<usize>,
+    pub unreadable: bool,
+}
+
+impl RawBudget {
+    fn read(wrong: &mut Mistakes, table: &DeTable<'_>, span: Range<usize>) -> RawBudget {
+        let mut table = Fields::of_table(wrong, table, span, &Known::new("[[egress.budget]]", BUDGET));
+        table.require(wrong, "name", "the budget's name, such as name = \"storage\"");
+        table.require(wrong, "to", "the networks that it limits, such as to = [\"10.20.0.0/16\"]");
+        RawBudget {
+            name: table.text(wrong, "name"),
+            to: table.texts(wrong, "to", "[\"10.20.0.0/16\"]"),
+            bytes: table.literal(wrong, "bytes"),
+            rate: table.literal(wrong, "rate"),
+            span: table.span,
+            unreadable: table.unreadable,
+        }
+    }
+}
+
+pub(super) struct RawExec {
+    pub mode: Mode,
+    pub allow: Vec<Spanned<String>>,
+}
+
+impl RawExec {
+    fn read(wrong: &mut Mistakes, mut table: Fields<'_>) -> RawExec {
+        table.require(wrong, "allow", "the programs that the run may execute, such as allow = [\"/usr/bin/*\"]");
+        RawExec {
+            mode: table.choice(wrong, "mode", MODES).unwrap_or_default(),
+            allow: table.texts(wrong, "allow", "[\"/usr/bin/*\"]").map_or_else(Vec::new, Spanned::into_inner),
+        }
+    }
+}
+
+pub(super) struct RawLimits {
+    pub processes: Option<Spanned<i64>>,
+    pub forks_per_second: Option<Spanned<i64>>,
+    pub span: Range<usize>,
+    pub unreadable: bool,
+}
+
+impl RawLimits {
+    fn read(wrong: &mut Mistakes, mut table: Fields<'_>) -> RawLimits {
+        RawLimits {
+            processes: table.whole_number(wrong, "processes"),
+            forks_per_second: table.whole_number(wrong, "forks_per_second"),
+            span: table.span,
+            unreadable: table.unreadable,
+        }
+    }
+}
+
+#[derive(Default)]
 pub(super) struct RawMetrics {
     pub grace: Option<Spanned<String>>,
     pub stale: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+/// The numbers of `[derived]`, each under its full name.
+#[derive(Default)]
 pub(super) struct RawDerived {
-    pub spinning: Option<RawLoad>,
-    pub idle_power: Option<RawLoad>,
-    pub stalled: Option<Spanned<RawPinned>>,
-    pub clock_held: Option<RawHeld>,
-    pub thermal_slope: Option<RawOver>,
-    pub ecc_rate: Option<RawOver>,
-    pub memory_slope: Option<RawOver>,
-    pub straggler: Option<RawOver>,
+    pub shares: BTreeMap<(&'static str, &'static str), Spanned<Literal>>,
+    pub stalled: Option<Range<usize>>,
+    pub overs: BTreeMap<&'static str, Spanned<String>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawLoad {
-    pub utilization: Option<Spanned<Literal>>,
-    pub power: Option<Spanned<Literal>>,
+impl RawDerived {
+    fn read(wrong: &mut Mistakes, mut table: Fields<'_>) -> RawDerived {
+        let mut derived = RawDerived::default();
+        for (name, known) in DERIVED_SHARES {
+            let Some(mut pair) = table.table(wrong, name, &Known::new("this state of [derived]", known)) else {
+                continue;
+            };
+            for field in *known {
+                if let Some(share) = pair.literal(wrong, field) {
+                    derived.shares.insert((name, field), share);
+                }
+            }
+            if *name == "stalled" {
+                derived.stalled = Some(pair.span);
+            }
+        }
+        for name in DERIVED_OVERS {
+            let Some(mut one) = table.table(wrong, name, &Known::new("this signal of [derived]", OVER)) else {
+                continue;
+            };
+            one.require(wrong, "over", "the time over which it is taken, such as over = \"60s\"");
+            if let Some(over) = one.duration(wrong, "over") {
+                derived.overs.insert(name, over);
+            }
+        }
+        derived
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawPinned {
-    pub low: Option<Spanned<Literal>>,
-    pub high: Option<Spanned<Literal>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawHeld {
-    pub utilization: Option<Spanned<Literal>>,
-    pub clock: Option<Spanned<Literal>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawOver {
-    pub over: Spanned<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawRule {
-    pub id: Spanned<String>,
-    pub rationale: Spanned<String>,
+    pub id: Option<Spanned<String>>,
+    pub rationale: Option<Spanned<String>>,
     pub owner: Option<String>,
-    #[serde(default)]
     pub severity: Severity,
-    #[serde(default)]
     pub confidence: Confidence,
-    #[serde(default)]
     pub labels: BTreeMap<String, String>,
     pub playbook: Option<String>,
-    #[serde(default)]
     pub mode: Mode,
-    pub effect: Option<Spanned<Effect>>,
-    pub when: Spanned<RawWhen>,
-    pub actions: Spanned<Vec<Spanned<Action>>>,
+    pub effect: Option<Spanned<String>>,
+    pub when: Option<RawWhen>,
+    pub actions: Option<Spanned<Vec<Spanned<String>>>>,
     pub cooldown: Option<Spanned<String>>,
+    /// The rule's header.
+    pub span: Range<usize>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawWhen {
-    pub signal: Option<Spanned<String>>,
-    pub above: Option<Spanned<Literal>>,
-    pub below: Option<Spanned<Literal>>,
-    pub clear: Option<Spanned<Literal>>,
-    #[serde(rename = "for")]
-    pub hold: Option<Spanned<String>>,
-    pub over: Option<Spanned<String>>,
-    pub is: Option<Spanned<String>>,
-    pub grace: Option<Spanned<String>>,
-    pub stale: Option<Spanned<String>>,
-    pub rearm: Option<Spanned<String>>,
-    pub event: Option<Spanned<String>>,
-    pub path: Option<Spanned<OneOrMany>>,
-    pub argv: Option<Spanned<OneOrMany>>,
-    pub comm: Option<Spanned<OneOrMany>>,
-    pub uid: Option<Spanned<OneOrMany>>,
-    pub address: Option<Spanned<OneOrMany>>,
-    pub port: Option<Spanned<OneOrMany>>,
-    pub protocol: Option<Spanned<OneOrMany>>,
-    pub family: Option<Spanned<OneOrMany>>,
-    pub verdict: Option<Spanned<OneOrMany>>,
-    pub assurance: Option<Spanned<OneOrMany>>,
-    pub name: Option<Spanned<OneOrMany>>,
-    pub kind: Option<Spanned<OneOrMany>>,
-    pub access: Option<Spanned<OneOrMany>>,
-    pub gain: Option<Spanned<OneOrMany>>,
-    pub what: Option<Spanned<OneOrMany>>,
-    pub budget: Option<Spanned<OneOrMany>>,
-    pub code: Option<Spanned<OneOrMany>>,
-    pub status: Option<Spanned<OneOrMany>>,
-}
-
-#[derive(Deserialize, Clone)]
-#[serde(untagged, expecting = "expected a number or a text with a unit, such as 100 or \"85 C\"")]
-pub(super) enum Literal {
-    Integer(i64),
-    Float(f64),
-    Text(String),
-}
-
-#[derive(Deserialize, Clone)]
-#[serde(untagged, expecting = "expected a text, a number, or a list of them")]
-pub(super) enum OneOrMany {
-    One(Literal),
-    Many(Vec<Literal>),
-}
-
-impl OneOrMany {
-    pub(super) fn as_slice(&self) -> &[Literal] {
-        match self {
-            OneOrMany::One(one) => std::slice::from_ref(one),
-            OneOrMany::Many(many) => many,
+impl RawRule {
+    fn read(wrong: &mut Mistakes, table: &DeTable<'_>, span: Range<usize>) -> RawRule {
+        let known = Known {
+            elsewhere: Some((
+                WHEN_ONLY,
+                "in `when`, such as when = { signal = \"metric.loss\", above = 50.0, for = \"3s\" }",
+            )),
+            ..Known::new("[[rule]]", RULE)
+        };
+        let mut table = Fields::of_table(wrong, table, span, &known);
+        table.require(wrong, "id", "the rule's name, such as id = \"too-hot\"");
+        table.require(wrong, "rationale", "why the rule exists, for the person who is called at night");
+        table.require(
+            wrong,
+            "when",
+            "what trips the rule, such as when = { signal = \"gpu.temperature\", above = \"90 C\" }",
+        );
+        table.require(wrong, "actions", "what is done then, such as actions = [\"freeze\", \"notify\"]");
+        RawRule {
+            id: table.text(wrong, "id"),
+            rationale: table.text(wrong, "rationale"),
+            owner: table.text(wrong, "owner").map(Spanned::into_inner),
+            severity: table.choice(wrong, "severity", SEVERITIES).unwrap_or_default(),
+            confidence: table.choice(wrong, "confidence", CONFIDENCES).unwrap_or_default(),
+            labels: table.labels(wrong, "labels"),
+            playbook: table.text(wrong, "playbook").map(Spanned::into_inner),
+            mode: table.choice(wrong, "mode", MODES).unwrap_or_default(),
+            effect: table.text(wrong, "effect"),
+            when: RawWhen::of_rule(wrong, &mut table),
+            actions: table.texts(wrong, "actions", "[\"freeze\", \"notify\"]"),
+            cooldown: table.duration(wrong, "cooldown"),
+            span: table.span,
         }
     }
 }

@@ -6,11 +6,12 @@ use crate::{
     event::{EventKind, Field, FieldValue},
     policy::{
         Condition, Effect, Egress, EventMatch, ExecList, FieldMatch, Limits, MAX_PATH, Pattern, Rule,
+        diagnostic::quote,
         raw::{RawExec, RawHead, RawLimits, RawRule},
     },
     time::Span,
 };
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 use toml::Spanned;
 
 /// How long the daemon must not have been seen unless the policy says otherwise.
@@ -19,76 +20,82 @@ const DEAD_AFTER: Span = Span::from_secs(30);
 const DEAD_AFTER_MIN: Span = Span::from_secs(3);
 
 impl Builder<'_> {
-    /// Whether the kernel can give a rule its effect.
-    pub(super) fn effect(&mut self, rule: &str, raw: &RawRule, when: Option<&Condition>) {
-        let Some(effect) = raw.effect.as_ref().filter(|effect| *effect.get_ref() != Effect::Observe) else { return };
-        let (span, name) = (effect.span(), effect.get_ref().name());
+    /// The effect that a rule has, where the kernel can give it that.
+    pub(super) fn effect(&mut self, raw: &RawRule, when: Option<&Condition>) -> Option<Effect> {
+        let text = raw.effect.as_ref()?;
+        let Some(effect) = Effect::ALL.into_iter().find(|effect| effect.name() == text.get_ref()) else {
+            let usable: Vec<&str> =
+                Effect::ALL.into_iter().filter(|effect| usable(*effect, when)).map(Effect::name).collect();
+            let help = self.suggest(text.get_ref(), usable.iter().copied());
+            self.error(text.span(), format!("{} is not one of {}", quote(text.get_ref()), usable.join(", ")), help);
+            return None;
+        };
+        if effect == Effect::Observe {
+            return Some(effect);
+        }
+        let (span, name) = (text.span(), effect.name());
         if raw.mode == Mode::Observe {
-            let message = format!("rule `{rule}`: `mode = \"observe\"` contradicts `effect = \"{name}\"`");
+            let message = format!("`mode = \"observe\"` contradicts `effect = \"{name}\"`");
             self.error(span.clone(), message, Some("leave one of the two out".into()));
         }
         match when {
             None => {}
-            Some(Condition::Event(wanted)) => self.event_effect(rule, raw, wanted, *effect.get_ref(), span),
-            Some(_) => {
-                let message =
-                    format!("rule `{rule}`: effect \"{name}\" is for events, a signal is judged by the daemon");
+            Some(Condition::Event(wanted)) => self.event_effect(raw, wanted, effect, span),
+            Some(Condition::Threshold { .. } | Condition::NotFinite { .. }) => {
+                let message = format!("effect \"{name}\" is for events, a signal is judged by the daemon");
                 self.error(span, message, None);
             }
         }
+        Some(effect)
     }
 
-    fn event_effect(&mut self, rule: &str, raw: &RawRule, wanted: &EventMatch, effect: Effect, span: Range<usize>) {
+    fn event_effect(&mut self, raw: &RawRule, wanted: &EventMatch, effect: Effect, span: Range<usize>) {
         let (kind, name) = (wanted.kind.name(), effect.name());
         let Some(matched) = matched(wanted.kind) else {
             let kinds: Vec<&str> =
                 EventKind::ALL.iter().filter(|kind| matched(**kind).is_some()).map(|kind| kind.name()).collect();
-            let message = format!(
-                "rule `{rule}`: the kernel cannot refuse `{kind}`, expected effect \"{name}\" on one of {}",
-                kinds.join(", ")
-            );
+            let message =
+                format!("the kernel cannot refuse `{kind}`, expected effect \"{name}\" on one of {}", kinds.join(", "));
             self.error(span, message, None);
             return;
         };
-        self.ports_of(rule, wanted, span.clone());
+        self.ports_of(wanted, span.clone());
         if matches!(wanted.kind, EventKind::Connect | EventKind::Send) {
-            self.egress_effect(rule, wanted, effect, span);
+            self.egress_effect(wanted, effect, span);
             return;
         }
         if wanted.kind == EventKind::Budget && effect == Effect::Deny {
-            let message =
-                format!("rule `{rule}`: `[[egress.budget]]` itself denies what is beyond it, expected effect \"stop\"");
+            let message = "`[[egress.budget]]` itself denies what is beyond it, expected effect \"stop\"";
             self.error(span.clone(), message, None);
         }
         if matches!(wanted.kind, EventKind::Bind | EventKind::Listen) {
-            self.known_protocols(rule, wanted, span.clone());
+            self.known_protocols(wanted, span.clone());
         }
         if wanted.kind == EventKind::Socket && wanted.given(Field::Family).is_none() {
-            let message = format!("rule `{rule}`: expected `family`: a rule without one would refuse every socket");
+            let message = "expected `family`: a rule without one would refuse every socket";
             self.error(span.clone(), message, None);
         }
         if wanted.kind == EventKind::Exec
             && let Some(kinds) = wanted.given(Field::Kind)
         {
             if wanted.given(Field::Path).is_some() {
-                let message = format!("rule `{rule}`: the kernel matches `path` or `kind`, not both: write two rules");
+                let message = "the kernel matches `path` or `kind`, not both: write two rules";
                 self.error(span.clone(), message, None);
             }
             if kinds.contains(&Pattern::Exact("file".into())) {
-                let message = format!("rule `{rule}`: the kernel cannot refuse all of kind `file`");
+                let message = "the kernel cannot refuse all of kind `file`";
                 self.error(span.clone(), message, Some("list in `[exec] allow` what the run may execute".into()));
             }
         }
-        let when = raw.when.get_ref();
+        let written = raw.when.iter().flat_map(|when| &when.fields);
         for FieldMatch { field, any_of } in &wanted.fields {
-            let place = super::when::event_fields(when)
+            let place = written
+                .clone()
                 .find(|(name, _)| *name == field.name())
-                .map_or(raw.when.span(), |(_, value)| value.span());
+                .map_or_else(|| span.clone(), |(_, value)| value.span());
             if !matched.contains(field) {
                 let field = field.name();
-                let message = format!(
-                    "rule `{rule}`: the kernel cannot match `{field}`; leave it out or use effect = \"observe\""
-                );
+                let message = format!("the kernel cannot match `{field}`; leave it out or use effect = \"observe\"");
                 self.error(place, message, None);
             } else if *field == Field::Path {
                 for pattern in any_of {
@@ -109,19 +116,15 @@ impl Builder<'_> {
             wanted.given(Field::Budget).is_none_or(|any_of| any_of.iter().any(|p| p.fits(FieldValue::Text(name))))
         };
         if !budgets.iter().any(|budget| meant(&budget.name)) {
-            self.error(
-                span,
-                format!("rule `{}`: effect \"stop\" on no `[[egress.budget]]` of this policy", rule.id),
-                None,
-            );
+            self.error(span, "effect \"stop\" on no `[[egress.budget]]` of this policy", None);
         } else if egress.is_some_and(|egress| egress.mode == Mode::Observe) {
-            let message = format!("rule `{}`: effect \"stop\" contradicts `mode = \"observe\"` of `[egress]`", rule.id);
+            let message = "effect \"stop\" contradicts `mode = \"observe\"` of `[egress]`";
             self.error(span, message, Some("nothing is beyond a budget that is only observed".into()));
         }
     }
 
     /// A rule denies destinations, or says that every refusal of the allow-list stops the run.
-    fn egress_effect(&mut self, rule: &str, wanted: &EventMatch, effect: Effect, span: Range<usize>) {
+    fn egress_effect(&mut self, wanted: &EventMatch, effect: Effect, span: Range<usize>) {
         let kind = wanted.kind.name();
         let denied = Pattern::Exact("denied".into());
         let only_denied =
@@ -130,12 +133,12 @@ impl Builder<'_> {
         match effect {
             Effect::Stop if only_denied => {}
             _ if !wanted.fields.is_empty() && wanted.fields.iter().all(destination) => {
-                self.known_protocols(rule, wanted, span);
+                self.known_protocols(wanted, span);
             }
             _ => {
                 let name = effect.name();
                 let message = format!(
-                    "rule `{rule}`: effect \"{name}\" on `{kind}` expects one of `address`, `port` and `protocol`, and no \
+                    "effect \"{name}\" on `{kind}` expects one of `address`, `port` and `protocol`, and no \
                      other field"
                 );
                 let help = "list in `[egress] allow` where the run may send; with `verdict = \"denied\"` alone, effect \
@@ -145,17 +148,17 @@ impl Builder<'_> {
         }
     }
 
-    fn ports_of(&mut self, rule: &str, wanted: &EventMatch, span: Range<usize>) {
+    fn ports_of(&mut self, wanted: &EventMatch, span: Range<usize>) {
         let numbers = |field| wanted.given(field).into_iter().flatten();
         let port = |p: &Pattern| if let Pattern::Number(n) = p { u16::try_from(*n).ok() } else { None };
         let ports = numbers(Field::Port).filter_map(port).map(|port| (port, port)).collect();
-        self.room_for(&format!("rule `{rule}`"), ports, numbers(Field::Protocol).count(), span);
+        self.room_for(ports, numbers(Field::Protocol).count(), span);
     }
 
-    fn known_protocols(&mut self, rule: &str, wanted: &EventMatch, span: Range<usize>) {
+    fn known_protocols(&mut self, wanted: &EventMatch, span: Range<usize>) {
         let known = |p: &Pattern| matches!(p, Pattern::Number(6 | 17));
         if !wanted.given(Field::Protocol).unwrap_or_default().iter().all(known) {
-            self.error(span, format!("rule `{rule}`: expected a `protocol` of tcp, udp or both"), None);
+            self.error(span, "expected a `protocol` of tcp, udp or both", None);
         }
     }
 
@@ -163,70 +166,85 @@ impl Builder<'_> {
         let path = match pattern {
             Pattern::Exact(path) | Pattern::Prefix(path) => path,
             other => {
-                let message =
-                    format!("`{other}`: the kernel compares whole paths and beginnings, expected e.g. /usr/bin/*");
+                let message = format!(
+                    "{}: the kernel compares whole paths and beginnings, expected for example /usr/bin/*",
+                    quote(&other.to_string())
+                );
                 self.error(span, message, None);
                 return;
             }
         };
         if !path.starts_with('/') {
-            self.error(span, format!("`{pattern}`: expected a path that begins with `/`"), None);
+            self.error(span, format!("{}, expected a path that begins with `/`", quote(&pattern.to_string())), None);
         } else if path.len() > MAX_PATH {
             let message = format!("the path has {} bytes, expected at most {MAX_PATH}", path.len());
             self.error(span, message, None);
         } else if path.contains("//") || path.contains("/../") || path.contains("/./") || path.ends_with("/..") {
-            let message =
-                format!("`{pattern}` matches nothing: the kernel compares resolved paths, without `.` and `..`");
+            let message = format!(
+                "{} matches nothing: the kernel compares resolved paths, without `.` and `..`",
+                quote(&pattern.to_string())
+            );
             self.error(span, message, None);
         }
     }
 
     pub(super) fn exec_list(&mut self, raw: &RawExec) -> ExecList {
         let mut allow = Vec::new();
+        let mut listed = BTreeSet::new();
         for text in &raw.allow {
             let pattern = super::when::text_pattern(text.get_ref());
             self.kernel_path(&pattern, text.span());
-            if allow.contains(&pattern) {
-                self.error(text.span(), format!("`{pattern}` is listed twice"), None);
+            if !listed.insert(text.get_ref()) {
+                self.error(text.span(), format!("{} is listed twice", quote(text.get_ref())), None);
             }
             allow.push(pattern);
         }
         ExecList { mode: raw.mode, allow }
     }
 
-    pub(super) fn limits(&mut self, raw: &Spanned<RawLimits>) -> Limits {
-        let RawLimits { processes, forks_per_second } = raw.get_ref();
-        if processes.is_none() && forks_per_second.is_none() {
-            self.error(raw.span(), "limits: expected `processes`, `forks_per_second` or both", None);
+    pub(super) fn limits(&mut self, raw: &RawLimits) -> Limits {
+        let RawLimits { processes, forks_per_second, span, unreadable } = raw;
+        if processes.is_none() && forks_per_second.is_none() && !unreadable {
+            self.error(span.clone(), "expected `processes`, `forks_per_second` or both", None);
         }
-        let processes = processes.as_ref().and_then(|limit| self.limit("processes", limit));
-        let forks_per_second = forks_per_second.as_ref().and_then(|limit| self.limit("forks_per_second", limit));
+        let processes = processes.as_ref().and_then(|limit| self.limit(limit));
+        let forks_per_second = forks_per_second.as_ref().and_then(|limit| self.limit(limit));
         Limits { processes, forks_per_second }
     }
 
-    fn limit(&mut self, field: &str, raw: &Spanned<i64>) -> Option<u32> {
+    fn limit(&mut self, raw: &Spanned<i64>) -> Option<u32> {
         let limit = u32::try_from(*raw.get_ref()).ok().filter(|limit| *limit > 0);
         if limit.is_none() {
-            self.error(raw.span(), format!("{field}: expected a number from 1 to {}", u32::MAX), None);
+            let message = format!("`{}`, expected a number from 1 to {}", raw.get_ref(), u32::MAX);
+            self.error(raw.span(), message, None);
         }
         limit
     }
 
     pub(super) fn dead_after(&mut self, head: &RawHead) -> Span {
         let Some(text) = &head.dead_after else { return DEAD_AFTER };
-        if head.on_dead_daemon.is_none() {
-            let help = "on_dead_daemon = \"deny-egress\" or \"deny-all\"".to_owned();
-            self.error(text.span(), "dead_after says nothing without `on_dead_daemon`", Some(help));
+        if !head.has_on_dead_daemon {
+            let help = "add on_dead_daemon = \"deny-egress\" or \"deny-all\"".to_owned();
+            self.error(text.span(), "`dead_after` has no effect without `on_dead_daemon`", Some(help));
         }
-        let Some(span) = self.duration("dead_after", text) else { return DEAD_AFTER };
+        let Some(span) = self.duration(text) else { return DEAD_AFTER };
         if span < DEAD_AFTER_MIN {
-            self.error(
-                text.span(),
-                format!("dead_after: {span} is too short, expected at least {DEAD_AFTER_MIN}"),
-                None,
-            );
+            let message = format!("{} is too short, expected at least {DEAD_AFTER_MIN}", quote(text.get_ref()));
+            self.error(text.span(), message, None);
         }
         span
+    }
+}
+
+/// Whether a rule with this condition may have the effect; `None`: its condition is not known.
+fn usable(effect: Effect, when: Option<&Condition>) -> bool {
+    match when {
+        None => true,
+        Some(Condition::Event(wanted)) => {
+            effect == Effect::Observe
+                || matched(wanted.kind).is_some() && (effect == Effect::Stop || wanted.kind != EventKind::Budget)
+        }
+        Some(Condition::Threshold { .. } | Condition::NotFinite { .. }) => effect == Effect::Observe,
     }
 }
 

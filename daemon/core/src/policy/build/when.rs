@@ -5,55 +5,48 @@ use crate::{
     event::{self, EventKind, Field},
     policy::{
         Bound, Condition, EventMatch, FieldMatch, Op, Pattern,
-        diagnostic::nearest,
-        raw::{Literal, OneOrMany, RawWhen},
+        diagnostic::{nearest, quote},
+        raw::{Literal, RawWhen},
     },
     signal::{Kind, Real, Shape, Value},
     time::Span,
     unit::{self, Unit},
 };
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 use toml::Spanned;
 
 impl Builder<'_> {
-    pub(super) fn condition(&mut self, rule: &str, raw: &Spanned<RawWhen>) -> Option<Condition> {
-        let span = raw.span();
-        let when = raw.get_ref();
+    pub(super) fn condition(&mut self, when: &RawWhen) -> Option<Condition> {
         match (&when.signal, &when.event) {
-            (Some(signal), None) => self.signal_condition(rule, when, signal, span),
-            (None, Some(event)) => self.event_condition(rule, when, event),
-            _ => {
-                self.error(
-                    span,
-                    format!("rule `{rule}`: expected exactly one of `signal` and `event` in `when`"),
-                    None,
-                );
+            (Some(signal), None) => self.signal_condition(when, signal),
+            (None, Some(event)) => self.event_condition(when, event),
+            (Some(_), Some(event)) => {
+                self.error(event.span(), "expected exactly one of `signal` and `event`, found both", None);
+                None
+            }
+            (None, None) => {
+                if !when.unreadable {
+                    let message = "expected `signal` or `event`: what trips the rule";
+                    self.error(when.span.clone(), message, None);
+                }
                 None
             }
         }
     }
 
-    fn signal_condition(
-        &mut self,
-        rule: &str,
-        when: &RawWhen,
-        signal: &Spanned<String>,
-        span: Range<usize>,
-    ) -> Option<Condition> {
-        for (name, field) in event_fields(when) {
-            self.error(field.span(), format!("rule `{rule}`: `{name}` is a field of events, not of signals"), None);
+    fn signal_condition(&mut self, when: &RawWhen, signal: &Spanned<String>) -> Option<Condition> {
+        for (name, field) in &when.fields {
+            self.error(field.span(), format!("`{name}` is a field of events, not of signals"), None);
         }
-        let Some(kind) = Kind::parse(signal.get_ref()) else {
-            let names: Vec<String> = Kind::ALL.iter().map(Kind::to_string).collect();
-            let help = nearest(signal.get_ref(), names.iter().map(String::as_str))
-                .map(|near| format!("did you mean `{near}`?"));
-            self.error(
-                signal.span(),
-                format!("unknown signal `{}`, expected one of {} or metric.NAME", signal.get_ref(), names.join(", ")),
-                help,
-            );
-            return None;
-        };
+        let (kind, known) = self.signal(signal);
+        // Durations are checked even where nothing is known of the signal.
+        let hold = when.hold.as_ref().map(|text| self.duration(text));
+        // With the signal that was probably meant, so that mistakes in the rest are found too.
+        let condition = self.judged(when, kind?, hold.unwrap_or(Some(Span(0))));
+        condition.filter(|_| known)
+    }
+
+    fn judged(&mut self, when: &RawWhen, kind: Kind, hold: Option<Span>) -> Option<Condition> {
         if let Some(is) = &when.is {
             return self.not_finite(when, is, kind);
         }
@@ -64,69 +57,103 @@ impl Builder<'_> {
                 let contradictory = self.bound(&kind, above).zip(self.bound(&kind, below));
                 let nothing = contradictory.is_some_and(|((above, _), (below, _))| !less(above, below));
                 let message = if nothing {
-                    format!("rule `{rule}`: contradictory bounds: no value is both above and below these")
+                    "contradictory bounds: no value is both above and below these"
                 } else {
-                    format!("rule `{rule}`: one bound a rule, expected `above` or `below`; write two rules for a band")
+                    "one bound a rule, expected `above` or `below`; write two rules for a band"
                 };
                 self.error(below.span(), message, None);
                 return None;
             }
             (None, None) => {
-                self.error(span, format!("rule `{rule}`: expected `above`, `below` or `is` beside `signal`"), None);
+                if !when.unreadable {
+                    self.error(when.span.clone(), "expected `above`, `below` or `is` beside `signal`", None);
+                }
+                if let Some(clear) = &when.clear {
+                    self.bound(&kind, clear);
+                }
                 return None;
             }
         };
-        let (bound, rate) = self.bound(&kind, literal)?;
+        let bound = self.bound(&kind, literal);
+        let clear = when.clear.as_ref().map(|literal| (literal, self.bound(&kind, literal)));
+        let over =
+            when.over.as_ref().filter(|_| !matches!(kind, Kind::Metric(_))).map(|text| (text, self.window(text)));
+        let (bound, rate) = bound?;
         if rate && kind.shape() == Shape::Gauge {
             self.error(literal.span(), format!("{kind} is a level, so it has no rate: leave `/s` out"), None);
             return None;
         }
-        let over = match &when.over {
-            // Over which series, see `metric_rule`.
-            Some(_) if matches!(kind, Kind::Metric(_)) => None,
-            Some(text) if !rate => {
+        let over = match over {
+            Some((text, _)) if !rate => {
                 self.error(text.span(), "`over` is the window of a rate, but the bound has no `/s`", None);
                 return None;
             }
-            Some(text) => Some(self.duration("over", text).filter(|s| s.0 > 0)?),
+            Some((_, window)) => Some(window?),
             None => rate.then_some(RATE_WINDOW),
         };
-        let hold = match &when.hold {
-            Some(text) => self.duration("for", text)?,
-            None => Span(0),
-        };
-        let clear = match &when.clear {
+        let clear = match clear {
             None => bound,
-            Some(literal) => {
-                let (clear, clear_rate) = self.bound(&kind, literal)?;
+            Some((literal, clear)) => {
+                let (clear, clear_rate) = clear?;
                 let wrong_side = match op {
                     Op::Above => less(bound, clear),
                     Op::Below => less(clear, bound),
                 };
                 if wrong_side || clear_rate != rate {
                     let side = if op == Op::Above { "at or below" } else { "at or above" };
-                    self.error(
-                        literal.span(),
-                        format!(
-                            "rule `{rule}`: contradictory bounds: expected `clear` {side} the bound, in the same unit"
-                        ),
-                        None,
-                    );
+                    let message = format!("contradictory bounds: expected `clear` {side} the bound, in the same unit");
+                    self.error(literal.span(), message, None);
                     return None;
                 }
                 clear
             }
         };
-        Some(Condition::Threshold { kind, op, bound, clear, hold, over })
+        Some(Condition::Threshold { kind, op, bound, clear, hold: hold?, over })
+    }
+
+    fn window(&mut self, text: &Spanned<String>) -> Option<Span> {
+        let window = self.duration(text)?;
+        if window == Span(0) {
+            self.error(text.span(), format!("{}, expected a window above 0", quote(text.get_ref())), None);
+            return None;
+        }
+        Some(window)
+    }
+
+    /// The signal, or the one that was probably meant, and whether it is certain.
+    fn signal(&mut self, signal: &Spanned<String>) -> (Option<Kind>, bool) {
+        let text = signal.get_ref();
+        if let Some(kind) = Kind::parse(text) {
+            return (Some(kind), true);
+        }
+        let names: Vec<String> = Kind::ALL.iter().map(Kind::to_string).collect();
+        let metric = text
+            .split_once('.')
+            .filter(|(family, _)| !self.wrong.full() && nearest(family, ["metric"]).is_some())
+            .map(|(_, name)| format!("metric.{name}"));
+        let meant = match metric {
+            Some(metric) => Some(metric).filter(|metric| Kind::parse(metric).is_some()),
+            None if self.wrong.full() => None,
+            None => nearest(text, names.iter().map(String::as_str)).map(str::to_owned),
+        };
+        let help = match &meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None if text.starts_with("metric.") => {
+                "the name of a metric has 1 to 64 characters of letters, digits, `_`, `-`, `.`, `/`".to_owned()
+            }
+            None => {
+                let families: BTreeSet<&str> = names.iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
+                let families: Vec<String> = families.into_iter().map(|family| format!("{family}.*")).collect();
+                format!("signals are {} and metric.NAME; docs/policy.md lists them", families.join(", "))
+            }
+        };
+        self.error(signal.span(), format!("unknown signal {}", quote(text)), Some(help));
+        (meant.and_then(|meant| Kind::parse(&meant)), false)
     }
 
     fn not_finite(&mut self, when: &RawWhen, is: &Spanned<String>, kind: Kind) -> Option<Condition> {
         if is.get_ref() != "not-finite" {
-            self.error(
-                is.span(),
-                format!("`is = \"{}\"`: expected \"not-finite\" (NaN or infinite)", is.get_ref()),
-                None,
-            );
+            self.error(is.span(), format!("{}, expected \"not-finite\" (NaN or infinite)", quote(is.get_ref())), None);
             return None;
         }
         if kind.unit() != Unit::Real {
@@ -162,7 +189,11 @@ impl Builder<'_> {
             Literal::Text(text) if unit != Unit::Real => match unit::parse(text, unit) {
                 Ok((value, rate)) => return Some((Bound::Integer(value), rate)),
                 Err(why) => {
-                    self.error(literal.span(), format!("`{text}` {why}; {kind} expects e.g. {expected}"), None);
+                    self.error(
+                        literal.span(),
+                        format!("{} {why}; {kind} expects for example {expected}", quote(text)),
+                        None,
+                    );
                     return None;
                 }
             },
@@ -173,58 +204,72 @@ impl Builder<'_> {
         } else {
             "the bound has no unit or the wrong type"
         };
-        self.error(literal.span(), format!("{what}; {kind} expects e.g. {expected}"), None);
+        self.error(literal.span(), format!("{what}; {kind} expects for example {expected}"), None);
         None
     }
 
-    fn event_condition(&mut self, rule: &str, when: &RawWhen, event: &Spanned<String>) -> Option<Condition> {
-        let Some(kind) = EventKind::ALL.iter().copied().find(|kind| kind.name() == event.get_ref()) else {
+    fn event_condition(&mut self, when: &RawWhen, event: &Spanned<String>) -> Option<Condition> {
+        let name = event.get_ref().as_str();
+        let named = |name: &str| EventKind::ALL.iter().copied().find(|kind| kind.name() == name);
+        let (mut kind, mut good) = (named(name), true);
+        if kind.is_none() {
             let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
-            let help = nearest(event.get_ref(), names.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-            self.error(
-                event.span(),
-                format!("unknown event `{}`, expected one of {}", event.get_ref(), names.join(", ")),
-                help,
-            );
-            return None;
-        };
+            let help = self.suggest(name, names.iter().copied());
+            // With the event that was probably meant, so that mistakes in its fields are found too.
+            (kind, good) = (nearest(name, names.iter().copied()).and_then(named), false);
+            let message = format!("unknown event {}, expected one of {}", quote(name), names.join(", "));
+            self.error(event.span(), message, help);
+        }
         let literals = [("above", &when.above), ("below", &when.below), ("clear", &when.clear)];
-        for (name, literal) in literals {
-            if let Some(literal) = literal {
-                self.error(literal.span(), format!("rule `{rule}`: `{name}` is for signals, not for events"), None);
+        let literals = literals.map(|(name, field)| (name, field.as_ref().map(Spanned::span)));
+        let texts = [
+            ("for", &when.hold),
+            ("over", &when.over),
+            ("is", &when.is),
+            ("grace", &when.grace),
+            ("stale", &when.stale),
+        ];
+        let texts = texts.map(|(name, field)| (name, field.as_ref().map(Spanned::span)));
+        for (name, span) in literals.into_iter().chain(texts) {
+            if let Some(span) = span {
+                self.error(span, format!("`{name}` is for signals, not for events"), None);
             }
         }
-        for (name, text) in [("for", &when.hold), ("over", &when.over), ("is", &when.is)] {
-            if let Some(text) = text {
-                self.error(text.span(), format!("rule `{rule}`: `{name}` is for signals, not for events"), None);
-            }
-        }
+        let kind = kind?;
         let mut fields = Vec::new();
-        for (name, raw) in event_fields(when) {
-            match kind.fields().iter().find(|field| field.name() == name) {
+        for (name, raw) in &when.fields {
+            match kind.fields().iter().find(|field| field.name() == *name) {
                 Some(field) => {
-                    let patterns =
-                        raw.get_ref().as_slice().iter().map(|literal| self.patterns(kind, *field, literal, raw.span()));
-                    let any_of: Option<Vec<Vec<Pattern>>> = patterns.collect();
-                    let any_of = any_of?.concat();
-                    if any_of.is_empty() {
-                        self.error(raw.span(), format!("`{name}`: the list is empty, so nothing matches"), None);
+                    let literals = &raw.get_ref().0;
+                    let patterns: Vec<Option<Vec<Pattern>>> = literals
+                        .iter()
+                        .map(|literal| self.patterns(kind, *field, literal.get_ref(), literal.span()))
+                        .collect();
+                    good &= patterns.iter().all(Option::is_some);
+                    if literals.is_empty() {
+                        self.error(raw.span(), "the list is empty, so nothing matches", None);
                     }
+                    let any_of = patterns.into_iter().flatten().flatten().collect();
                     fields.push(FieldMatch { field: *field, any_of });
                 }
                 None => {
                     let has: Vec<&str> = kind.fields().iter().map(|f| f.name()).collect();
-                    let message =
-                        format!("event `{}` has no field `{name}`, expected one of {}", kind.name(), has.join(", "));
-                    self.error(raw.span(), message, None);
+                    let expected = if has.is_empty() {
+                        "it has no fields".to_owned()
+                    } else {
+                        format!("expected one of {}", has.join(", "))
+                    };
+                    self.error(raw.span(), format!("event `{}` has no field `{name}`, {expected}", kind.name()), None);
                 }
             }
         }
-        if kind == EventKind::Syscall && !fields.iter().any(|m| m.field == Field::Name) {
-            self.error(event.span(), format!("rule `{rule}`: expected `name` with the system calls to watch"), None);
+        if kind == EventKind::Syscall && !when.fields.iter().any(|(name, _)| *name == "name") {
+            if !when.unreadable {
+                self.error(event.span(), "expected `name` with the system calls to watch", None);
+            }
             return None;
         }
-        Some(Condition::Event(EventMatch { kind, fields }))
+        good.then_some(Condition::Event(EventMatch { kind, fields }))
     }
 
     /// The patterns that one literal stands for: several when it names a group of system calls.
@@ -271,10 +316,24 @@ impl Builder<'_> {
                     Field::Uid | Field::Port | Field::Code | Field::Status => "a number".to_owned(),
                     _ => "a text, with * at its start or end for any text".to_owned(),
                 };
-                self.error(span, format!("`{}`: expected {expected}", field.name()), None);
+                let (written, help) = match literal {
+                    Literal::Text(text) => (quote(text), self.suggest(text, named(field, names))),
+                    Literal::Integer(n) => (format!("`{n}`"), None),
+                    Literal::Float(n) => (format!("`{n}`"), None),
+                };
+                self.error(span, format!("{written}, expected {expected}"), help);
                 None
             }
         }
+    }
+}
+
+/// The names that may be suggested for a field: of protocols and families numbers can be written too.
+fn named(field: Field, names: &[&'static str]) -> Vec<&'static str> {
+    match field {
+        Field::Protocol => vec!["tcp", "udp"],
+        Field::Family => event::family_names().collect(),
+        _ => names.to_vec(),
     }
 }
 
@@ -306,29 +365,4 @@ fn less(a: Bound, b: Bound) -> bool {
         Bound::Integer(value) => a.passed(Op::Above, &Value::Integer(value)),
         Bound::Real(value) => a.passed(Op::Above, &Value::Real(value)),
     }
-}
-
-pub(super) fn event_fields(when: &RawWhen) -> impl Iterator<Item = (&'static str, &Spanned<OneOrMany>)> {
-    [
-        ("path", &when.path),
-        ("argv", &when.argv),
-        ("comm", &when.comm),
-        ("uid", &when.uid),
-        ("address", &when.address),
-        ("port", &when.port),
-        ("protocol", &when.protocol),
-        ("family", &when.family),
-        ("verdict", &when.verdict),
-        ("assurance", &when.assurance),
-        ("name", &when.name),
-        ("kind", &when.kind),
-        ("access", &when.access),
-        ("gain", &when.gain),
-        ("what", &when.what),
-        ("budget", &when.budget),
-        ("code", &when.code),
-        ("status", &when.status),
-    ]
-    .into_iter()
-    .filter_map(|(name, field)| field.as_ref().map(|f| (name, f)))
 }

@@ -6,6 +6,7 @@ use crate::signal::Kind;
 use crate::time::Span;
 
 mod effects;
+mod mistakes;
 
 const GOOD: &str = r#"
 [policy]
@@ -96,7 +97,7 @@ fn numbers_of_derived_signals_are_of_the_policy_and_its_digest() {
         ("idle_power = { power = 5 }", 24, "derived.idle_power.power: `5`, expected a share from"),
         ("stalled = { low = \"99 %\" }", 11, "derived.stalled: low is 99 % and high 99 %, expected low below high"),
         ("ecc_rate = { over = \"soon\" }", 21, "derived.ecc_rate.over: `soon` is not a duration"),
-        ("straggler = { over = \"1s\" }", 22, "derived.straggler.over: `1s`, expected a time from 10.0 s"),
+        ("straggler = { over = \"1s\" }", 22, "derived.straggler.over: `1s`, expected a duration from 10.0 s"),
     ] {
         let told = errors(&with(numbers));
         assert!(told.starts_with(&format!("p.toml:{line}:{column}: {expected}")), "{told}");
@@ -127,7 +128,7 @@ fn what_a_rule_says_of_its_metric_is_in_the_digest_and_its_absence_is_not() {
         assert!(text.contains(expected), "{text}");
     }
     let other = errors(&with_rule("{ signal = \"process.count\", above = 3, grace = \"2m\" }"));
-    assert!(other.contains("`grace` is for metric.NAME"), "{other}");
+    assert!(other.contains("`grace` is for rules on metric.NAME"), "{other}");
     let mean = errors(&with_rule("{ signal = \"metric.loss\", is = \"not-finite\", over = \"mean\" }"));
     assert!(mean.contains("expected any or all"), "{mean}");
 }
@@ -169,7 +170,7 @@ fn each_mistake_has_its_own_message() {
         ("{ event = \"connect\", verdict = \"deny\" }", "one of allowed, denied, would-deny"),
         ("{ event = \"syscall\" }", "expected `name`"),
         ("{ event = \"syscall\", name = \"ptrac\" }", "did you mean `ptrace`?"),
-        ("{ above = 3 }", "exactly one of `signal` and `event`"),
+        ("{ above = 3 }", "expected `signal` or `event`"),
     ] {
         let got = errors(&with_rule(when));
         assert!(got.contains(expected), "{when}\n{got}");
@@ -179,7 +180,7 @@ fn each_mistake_has_its_own_message() {
     assert!(errors(&with_rule("{ event = \"oom\" }").replace("[\"freeze\"]", "[]")).contains("no actions"));
     assert!(
         errors(&format!("{GOOD}\n{}", GOOD[GOOD.find("[[rule]]").unwrap()..].to_owned()))
-            .contains("already taken on line 17")
+            .contains("another rule has the id `too-hot` already")
     );
 }
 

@@ -151,8 +151,8 @@ fn a_stop_by_a_budget_speaks_of_one_that_is_enforced() {
     };
     assert!(parse("p", &(rule("stor*") + &egress("enforce"))).is_ok());
     for (text, expected) in [
-        (rule("storage"), "rule `r`: effect \"stop\" on no `[[egress.budget]]`"),
-        (rule("other") + &egress("enforce"), "rule `r`: effect \"stop\" on no `[[egress.budget]]`"),
+        (rule("storage"), "rule.r.id: effect \"stop\" on no `[[egress.budget]]`"),
+        (rule("other") + &egress("enforce"), "rule.r.id: effect \"stop\" on no `[[egress.budget]]`"),
         (
             denied("{ event = \"budget\", address = \"10.0.0.0/8\" }", "stop") + &egress("enforce"),
             "the kernel cannot match `address`",
@@ -197,7 +197,7 @@ fn the_kernel_is_given_only_what_it_can_match() {
         (
             "{ event = \"bind\", port = [1, 3, 5, 7, 9, 11, 13, 15, 17], protocol = [\"tcp\", \"udp\"] }",
             "deny",
-            "rule `r`: 18 port ranges of one destination, expected at most 16",
+            "18 port ranges of one destination, expected at most 16",
         ),
     ] {
         let got = errors(&denied(when, effect));
@@ -250,12 +250,12 @@ fn fields_of_closed_sets_take_their_names_only() {
 fn each_mistake_of_a_section_has_its_own_message() {
     let second = "name = \"other\"\nto = [\"10.20.0.1/16\"]\nrate = \"1 MiB/s\"\n\n[syscalls]";
     for (from, to, expected) in [
-        ("on_dead_daemon = \"deny-egress\"\n", "", "dead_after says nothing without `on_dead_daemon`"),
+        ("on_dead_daemon = \"deny-egress\"\n", "", "`dead_after` has no effect without `on_dead_daemon`"),
         ("\"10s\"", "\"2s\"", "expected at least 3.0 s"),
         ("\"/bin/sh\"", "\"bin/sh\"", "begins with `/`"),
         ("\"/bin/sh\"", "\"*/sh\"", "whole paths and beginnings"),
         ("\"/bin/sh\"", "\"/usr/bin/*\"", "listed twice"),
-        ("processes = 64", "processes = 0", "processes: expected a number from 1"),
+        ("processes = 64", "processes = 0", "limits.processes: `0`, expected a number from 1"),
         ("processes = 64\nforks_per_second = 100", "", "expected `processes`, `forks_per_second` or both"),
         ("{ cidr = \"10.0.0.0/8\", ports", "{ ports", "exactly one of `cidr` and `host`"),
         ("{ host", "{ cidr = \"10.0.0.0/8\", host", "exactly one of `cidr` and `host`"),
@@ -264,7 +264,7 @@ fn each_mistake_of_a_section_has_its_own_message() {
         (
             "ports = 443",
             "ports = [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 443]",
-            "ports: 17 port ranges of one destination, expected at most 16",
+            "17 port ranges of one destination, expected at most 16",
         ),
         ("*.Example.org", "*", "not a host name"),
         ("*.Example.org", "a..org", "not a host name"),
@@ -274,13 +274,17 @@ fn each_mistake_of_a_section_has_its_own_message() {
         ("10.0.0.53", "dns.local", "is not an address"),
         ("\"10.20.0.0/16\", ", "\"10.20.0.0/99\", ", "is not a network"),
         ("[\"10.20.0.0/16\", \"fd00::/8\"]", "[]", "no networks"),
-        ("\"10 GiB\"", "\"10 GiB/s\"", "bytes: expected"),
-        ("\"10 GiB\"", "10", "bytes: expected"),
+        ("\"10 GiB\"", "\"10 GiB/s\"", "bytes: expected a text such as"),
+        ("\"10 GiB\"", "10", "bytes: expected a text such as"),
         ("\"10 GiB\"", "\"-1 GiB\"", "above 0"),
-        ("\"100 MiB/s\"", "\"100 MiB\"", "rate: expected"),
+        ("\"100 MiB/s\"", "\"100 MiB\"", "rate: expected a text such as"),
         ("bytes = \"10 GiB\"\nrate = \"100 MiB/s\"\n", "", "expected `bytes`, `rate` or both"),
         ("[syscalls]", &format!("[[egress.budget]]\n{second}"), "10.20.0.0/16 is in budget `storage` already"),
-        ("[syscalls]", &format!("[[egress.budget]]\n{}", second.replace("other", "storage")), "is there already"),
+        (
+            "[syscalls]",
+            &format!("[[egress.budget]]\n{}", second.replace("other", "storage")),
+            "another budget has the name `storage` already",
+        ),
     ] {
         let got = errors(&full(from, to));
         assert!(got.contains(expected), "{from} -> {to}\n{got}");

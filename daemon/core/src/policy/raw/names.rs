@@ -1,0 +1,159 @@
+//! The names that a policy may write: sections, fields, and the values of closed sets.
+
+use super::{Confidence, Mode, OnBlind, OnDead, OnEscape, Protocol, Severity};
+
+pub(in crate::policy) const SECTIONS: &[&str] =
+    &["policy", "egress", "exec", "limits", "syscalls", "derived", "metrics", "rule"];
+pub(in crate::policy) const HEAD: &[&str] =
+    &["name", "version", "owner", "description", "on_blind", "on_escape", "on_dead_daemon", "dead_after"];
+pub(in crate::policy) const EGRESS: &[&str] = &["mode", "allow", "budget", "dns_servers"];
+pub(in crate::policy) const ALLOW: &[&str] = &["cidr", "host", "ports", "protocol"];
+pub(in crate::policy) const BUDGET: &[&str] = &["name", "to", "bytes", "rate"];
+pub(in crate::policy) const EXEC: &[&str] = &["mode", "allow"];
+pub(in crate::policy) const LIMITS: &[&str] = &["processes", "forks_per_second"];
+pub(in crate::policy) const SYSCALLS: &[&str] = &["watch"];
+pub(in crate::policy) const METRICS: &[&str] = &["grace", "stale"];
+pub(in crate::policy) const DERIVED: &[&str] =
+    &["spinning", "idle_power", "stalled", "clock_held", "thermal_slope", "ecc_rate", "memory_slope", "straggler"];
+pub(in crate::policy) const DERIVED_SHARES: &[(&str, &[&str])] = &[
+    ("spinning", &["utilization", "power"]),
+    ("idle_power", &["utilization", "power"]),
+    ("stalled", &["low", "high"]),
+    ("clock_held", &["utilization", "clock"]),
+];
+pub(in crate::policy) const DERIVED_OVERS: &[&str] = &["thermal_slope", "ecc_rate", "memory_slope", "straggler"];
+pub(in crate::policy) const OVER: &[&str] = &["over"];
+pub(in crate::policy) const RULE: &[&str] = &[
+    "id",
+    "rationale",
+    "owner",
+    "severity",
+    "confidence",
+    "labels",
+    "playbook",
+    "mode",
+    "effect",
+    "when",
+    "actions",
+    "cooldown",
+];
+/// Fields of a rule that people write into `when`.
+pub(in crate::policy) const RULE_ONLY: &[&str] = &[
+    "id",
+    "rationale",
+    "owner",
+    "severity",
+    "confidence",
+    "labels",
+    "playbook",
+    "mode",
+    "effect",
+    "actions",
+    "cooldown",
+];
+/// Fields of `when` beside `signal`.
+pub(in crate::policy) const OF_SIGNALS: &[&str] =
+    &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm"];
+/// Fields of `when` beside `event`, in the order in which a policy's digest has them.
+pub(in crate::policy) const OF_EVENTS: &[&str] = &[
+    "path",
+    "argv",
+    "comm",
+    "uid",
+    "address",
+    "port",
+    "protocol",
+    "family",
+    "verdict",
+    "assurance",
+    "name",
+    "kind",
+    "access",
+    "gain",
+    "what",
+    "budget",
+    "code",
+    "status",
+];
+/// Every field of `when`.
+pub(in crate::policy) const WHEN: &[&str] = &[
+    "signal",
+    "above",
+    "below",
+    "clear",
+    "for",
+    "over",
+    "is",
+    "grace",
+    "stale",
+    "rearm",
+    "event",
+    "path",
+    "argv",
+    "comm",
+    "uid",
+    "address",
+    "port",
+    "protocol",
+    "family",
+    "verdict",
+    "assurance",
+    "name",
+    "kind",
+    "access",
+    "gain",
+    "what",
+    "budget",
+    "code",
+    "status",
+];
+/// Those that a rule does not have itself.
+pub(in crate::policy) const WHEN_ONLY: &[&str] = WHEN;
+
+pub(in crate::policy) const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+pub(in crate::policy) const ON_BLIND: &[(&str, OnBlind)] =
+    &[("refuse", OnBlind::Refuse), ("continue", OnBlind::Continue), ("freeze", OnBlind::Freeze)];
+pub(in crate::policy) const ON_ESCAPE: &[(&str, OnEscape)] =
+    &[("recapture", OnEscape::Recapture), ("observe", OnEscape::Observe)];
+pub(in crate::policy) const ON_DEAD: &[(&str, OnDead)] =
+    &[("keep", OnDead::Keep), ("deny-egress", OnDead::DenyEgress), ("deny-all", OnDead::DenyAll)];
+pub(in crate::policy) const SEVERITIES: &[(&str, Severity)] =
+    &[("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+pub(in crate::policy) const CONFIDENCES: &[(&str, Confidence)] =
+    &[("low", Confidence::Low), ("medium", Confidence::Medium), ("high", Confidence::High)];
+pub(in crate::policy) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+    use serde::Serialize;
+
+    fn agree<T: Serialize>(choices: &[(&str, T)]) {
+        for (name, value) in choices {
+            assert_eq!(serde_json::to_value(value).unwrap(), *name);
+        }
+    }
+
+    #[test]
+    fn the_names_of_choices_are_those_that_are_stored() {
+        agree(MODES);
+        agree(ON_BLIND);
+        agree(ON_ESCAPE);
+        agree(ON_DEAD);
+        agree(SEVERITIES);
+        agree(CONFIDENCES);
+        agree(PROTOCOLS);
+    }
+
+    #[test]
+    fn every_field_of_every_event_can_be_written() {
+        for kind in EventKind::ALL {
+            for field in kind.fields() {
+                assert!(OF_EVENTS.contains(&field.name()), "{} of {}", field.name(), kind.name());
+            }
+        }
+        let all: Vec<&str> = OF_SIGNALS.iter().chain(&["event"]).chain(OF_EVENTS).copied().collect();
+        assert_eq!(WHEN, all);
+    }
+}
