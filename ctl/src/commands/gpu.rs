@@ -18,11 +18,7 @@ async fn ask(client: &Client) -> Result<(pb::StatusResponse, pb::HealthResponse)
 
 pub(super) fn list(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let (status, health) = block_on(async { ask(&Client::connect(place.socket).await?).await })?;
-    print(&if output.json() {
-        json::text(&json::gpus(&status, &health))
-    } else {
-        page::gpus(&status, &health, output.wide())
-    })?;
+    print(&if output.json() { json::text(&json::gpus(&status, &health)) } else { page::gpus(&status, &health) })?;
     Ok(Exit::Done)
 }
 
@@ -49,7 +45,7 @@ pub(super) fn top(place: &Place<'_>, args: &TopArgs) -> Result<Exit, Fail> {
         while left != Some(0) {
             let (status, health) = ask(&client).await?;
             let clear = if screen { "\u{1b}[H\u{1b}[2J" } else { "" };
-            print(&format!("{clear}{}\n", page::gpus(&status, &health, true)))?;
+            print(&format!("{clear}{}\n", page::gpus(&status, &health)))?;
             left = left.map(|n| n - 1);
             if left != Some(0) {
                 tokio::time::sleep(args.interval).await;

@@ -188,14 +188,15 @@ pub fn event(what: &str, times: u64) -> String {
 }
 
 /// `gpu list`.
-pub fn gpus(status: &pb::StatusResponse, health: &pb::HealthResponse, wide: bool) -> String {
+pub fn gpus(status: &pb::StatusResponse, health: &pb::HealthResponse) -> String {
     let rows = health.gpus.iter().map(|part| {
         let seen = status.gpus.iter().find(|g| g.uuid == part.gpu).cloned().unwrap_or_default();
         let codes: Vec<String> = part.reasons.iter().map(|r| clean(&r.code)).collect();
         [
             part.index.to_string(),
             clean(&part.name),
-            if wide { part.gpu.clone() } else { part.gpu.chars().take(12).collect() },
+            // Whole: it is what `gpu describe` and `--gpu` take.
+            part.gpu.clone(),
             word(part.level()).to_owned(),
             Unit::MilliPercent.show(seen.utilization_mpct),
             Unit::MilliCelsius.show(seen.temperature_mc),
@@ -310,6 +311,15 @@ mod tests {
         assert_eq!(ambiguous.exit, Exit::Usage);
         assert!(ambiguous.to_string().contains("`0` is GPU-a and GPU-b: name one"), "{ambiguous}");
         assert_eq!(choose(&mixed, &["GPU-b".into()]).unwrap()[0].gpu, "GPU-b");
+    }
+
+    #[test]
+    fn the_list_shows_what_describe_takes() {
+        let mut health = node();
+        health.gpus[0].gpu = "GPU-5a8c1d2e-3f40-4152-8e3f-405162738495".into();
+        let list = gpus(&pb::StatusResponse::default(), &health);
+        let uuid = list.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap().to_owned();
+        assert_eq!(choose(&health, &[uuid]).unwrap()[0].gpu, health.gpus[0].gpu);
     }
 
     #[test]
