@@ -48,15 +48,29 @@ pub enum Command {
     /// Show one run: identity, policy, containment, counters, last events.
     Describe(RunRef),
     /// Freeze every process of a run, and prove it.
+    #[command(
+        override_usage = "failsafectl freeze [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl freeze [OPTIONS] <RUN> --dry-run",
+        after_help = "Examples:\n  failsafectl freeze trainer --reason \"loss looks wrong\"\n  failsafectl freeze trainer --dry-run"
+    )]
     Freeze(ControlArgs),
     /// Thaw a run and lift its egress latch.
+    #[command(
+        override_usage = "failsafectl thaw [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl thaw [OPTIONS] <RUN> --dry-run",
+        after_help = "Examples:\n  failsafectl thaw trainer --reason \"false alarm\"\n  failsafectl thaw trainer --dry-run"
+    )]
     Thaw(ControlArgs),
     /// Kill every process of a run, and prove it.
+    #[command(
+        override_usage = "failsafectl kill [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl kill [OPTIONS] <RUN> --dry-run",
+        after_help = "Examples:\n  failsafectl kill trainer --reason \"not wanted\"\n  failsafectl kill trainer --dry-run"
+    )]
     Kill(ControlArgs),
     /// Show the audit log, oldest first.
     Events(EventsArgs),
     /// Say who or what stopped a run, on which exact condition, what was proved, and what to do next.
     Explain(ExplainArgs),
+    /// List incidents: what was decided, when, why, and how it stands.
+    Incidents(IncidentsArgs),
     /// Policies.
     Policy {
         /// What.
@@ -152,6 +166,9 @@ pub struct NewRun {
 
 /// `run`.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl run --policy trainer.toml -- python3 train.py\n  failsafectl run -p trainer.toml --name job-1 --gpu 0,1 -- ./train.sh"
+)]
 pub struct RunArgs {
     #[command(flatten)]
     pub new: NewRun,
@@ -180,6 +197,9 @@ pub struct RunArgs {
 
 /// `register`.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl register -p trainer.toml --pid 4242\n  failsafectl register -p trainer.toml --cgroup /sys/fs/cgroup/slurm/job_17"
+)]
 pub struct RegisterArgs {
     #[command(flatten)]
     pub new: NewRun,
@@ -207,6 +227,7 @@ pub struct Target {
 
 /// `list`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  failsafectl list\n  failsafectl list --all -o wide")]
 pub struct ListArgs {
     /// Ended runs too.
     #[arg(short, long)]
@@ -224,8 +245,10 @@ pub enum Get {
 
 /// A command on one run.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  failsafectl describe trainer\n  failsafectl describe inc-5f0c9a1b2c3d-1")]
 pub struct RunRef {
-    /// Id, name, or an unambiguous prefix of either.
+    /// Id, name, or an unambiguous prefix of either; or an incident, for its run.
+    #[arg(value_name = "RUN|INCIDENT")]
     pub run: String,
     #[command(flatten)]
     pub output: Output,
@@ -236,14 +259,14 @@ pub struct RunRef {
 pub struct ControlArgs {
     /// The exact id or name (or OWNER_UID/NAME); no prefix.
     pub run: String,
-    /// Why; it goes into the audit log.
+    /// Why; it goes into the audit log. Mandatory, except with --dry-run.
     #[arg(short, long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = reason)]
     pub reason: Option<String>,
     /// Only tell which processes, cgroups and GPUs it would act on, and what it would not reach.
     #[arg(long)]
     pub dry_run: bool,
     /// How long to wait for the outcome.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
     #[command(flatten)]
     pub output: Output,
@@ -251,9 +274,12 @@ pub struct ControlArgs {
 
 /// `events`.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl events --follow\n  failsafectl events --run trainer --kind decision,outcome --since 2h\n  failsafectl events --file /mnt/backup/audit.log -o json"
+)]
 pub struct EventsArgs {
-    /// Only of this run.
-    #[arg(short, long)]
+    /// Only of this run; or of this incident.
+    #[arg(short, long, value_name = "RUN|INCIDENT")]
     pub run: Option<String>,
     /// Only of this incident.
     #[arg(short, long)]
@@ -274,24 +300,83 @@ pub struct EventsArgs {
     #[arg(long, default_value_t = 0, value_name = "INDEX")]
     pub from: u64,
     /// Go on as entries come.
-    #[arg(short, long, conflicts_with = "offline")]
+    #[arg(short, long, conflicts_with_all = ["offline", "file"])]
     pub follow: bool,
-    /// Read the log's file instead of asking the daemon.
+    #[command(flatten)]
+    pub source: Source,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl EventsArgs {
+    /// The incident that is wanted: `--run` takes one too.
+    pub fn incident(&self) -> Option<&str> {
+        self.incident.as_deref().or(self.run.as_deref().filter(|run| is_incident(run)))
+    }
+
+    /// The run that is wanted.
+    pub fn run(&self) -> Option<&str> {
+        self.run.as_deref().filter(|run| !is_incident(run))
+    }
+}
+
+fn is_incident(text: &str) -> bool {
+    text.parse::<failsafe_core::decision::IncidentId>().is_ok()
+}
+
+/// Where the audit log is read from.
+#[derive(Debug, ClapArgs)]
+pub struct Source {
+    /// Read the log's file in the state folder instead of asking the daemon.
     #[arg(long)]
-    pub offline: bool,
+    offline: bool,
+    /// Read this log file instead of asking the daemon, for example a copy.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Source {
+    /// Whether the daemon is not asked.
+    pub fn offline(&self) -> bool {
+        self.offline || self.file.is_some()
+    }
+
+    /// The log's file.
+    pub fn log(&self, state_dir: &std::path::Path) -> PathBuf {
+        self.file.clone().unwrap_or_else(|| crate::entry::log_file(state_dir))
+    }
+}
+
+/// `incidents`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  failsafectl incidents --since 24h\n  failsafectl incidents --run trainer\n  \
+                        failsafectl incidents --file /mnt/backup/audit.log")]
+pub struct IncidentsArgs {
+    /// Only of this run.
+    #[arg(short, long)]
+    pub run: Option<String>,
+    /// Only those with a decision at this time or later: an age (10m, 2h), or a time (2026-11-28T14:00).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    #[command(flatten)]
+    pub source: Source,
     #[command(flatten)]
     pub output: Output,
 }
 
 /// `explain`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  failsafectl explain trainer\n  failsafectl explain inc-5f0c9a1b2c3d-1 --full\n  \
+                        failsafectl explain trainer --offline")]
 pub struct ExplainArgs {
-    /// The incident, such as inc-5f0c9a1b2c3d-1; or a run, for its latest.
+    /// The incident, such as inc-5f0c9a1b2c3d-1; or a run, for the incident that stopped it.
     #[arg(value_name = "INCIDENT|RUN")]
     pub what: String,
-    /// Read the log's file instead of asking the daemon.
+    /// All that is known: timeline, proofs, processes, last signals, what the actions do not reach.
     #[arg(long)]
-    pub offline: bool,
+    pub full: bool,
+    #[command(flatten)]
+    pub source: Source,
     #[command(flatten)]
     pub output: Output,
 }
@@ -305,6 +390,9 @@ pub enum PolicyCommand {
 
 /// `policy check`.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl policy check trainer.toml\n  failsafectl policy check trainer.toml --node"
+)]
 pub struct PolicyCheckArgs {
     /// The policy's file; `-` is stdin.
     pub file: PathBuf,
@@ -321,6 +409,9 @@ pub struct PolicyCheckArgs {
 
 /// `replay`.
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl replay trainer\n  failsafectl replay trainer.fsrec --policy stricter.toml"
+)]
 pub struct ReplayArgs {
     /// A recording's file, or a run of this node.
     #[arg(value_name = "FILE|RUN")]
@@ -337,8 +428,10 @@ pub struct ReplayArgs {
 
 /// `export`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  failsafectl export trainer -o trainer.fsrec")]
 pub struct ExportArgs {
-    /// Id, name, or an unambiguous prefix of either.
+    /// Id, name, or an unambiguous prefix of either; or an incident, for its run.
+    #[arg(value_name = "RUN|INCIDENT")]
     pub run: String,
     /// The file to write. Only its owner may read it.
     #[arg(short, long, value_name = "FILE")]
@@ -353,6 +446,7 @@ pub struct ExportArgs {
 
 /// `report`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  failsafectl report loss 2.5 1200")]
 pub struct ReportArgs {
     /// The metric's name: letters, digits, `_`, `-`, `.`, `/`.
     #[arg(value_parser = metric)]
@@ -374,6 +468,7 @@ pub struct ReportArgs {
 
 /// `doctor`.
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  failsafectl doctor\n  failsafectl doctor --cleanup --dry-run")]
 pub struct DoctorArgs {
     /// Remove from the BPF file system what a daemon of this state folder left in force. Only root may, and only while no
     /// daemon runs. What bounds a run with processes stays.

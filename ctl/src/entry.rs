@@ -105,14 +105,14 @@ pub fn log_file(state_dir: &Path) -> PathBuf {
     state_dir.join("audit").join(failsafe_journal::storage::LOG_FILE)
 }
 
-/// Opens the log in a state folder.
+/// Opens the log `file`.
 ///
 /// # Errors
 /// It cannot be opened.
-pub fn open(state_dir: &Path, query: Query) -> Result<Search, Fail> {
-    Search::open(&log_file(state_dir), query).map_err(|error| {
+pub fn open(file: &Path, query: Query) -> Result<Search, Fail> {
+    Search::open(file, query).map_err(|error| {
         Fail::because("cannot read the audit log", &error)
-            .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR")
+            .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR, or the log's file with --file")
     })
 }
 
@@ -127,8 +127,8 @@ pub fn load(file: &Path, filter: Filter) -> Result<Vec<Logged>, Fail> {
 }
 
 /// A log that cannot be read on.
-pub fn unreadable(state_dir: &Path, error: &SearchError) -> Fail {
-    Fail::new(crate::exit::Exit::Error, format!("{}: {}", log_file(state_dir).display(), chain(error)))
+pub fn unreadable(file: &Path, error: &SearchError) -> Fail {
+    Fail::new(crate::exit::Exit::Error, format!("{}: {}", file.display(), chain(error)))
         .advise("`failsafectl log verify` says what is wrong with it")
 }
 

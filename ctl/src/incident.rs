@@ -105,14 +105,6 @@ impl<'a> Incident<'a> {
         Some(Incident { id, run_id: run_id.to_string(), run, policy_name, decisions, entries, ended, standing })
     }
 
-    /// The latest incident that the entries know of.
-    pub fn latest(entries: &[Logged]) -> Option<IncidentId> {
-        entries.iter().rev().find_map(|entry| match entry.record()? {
-            Record::Decision { decision, .. } => Some(decision.incident),
-            _ => None,
-        })
-    }
-
     /// The decision that opened it.
     pub fn opened_by(&self) -> &Decided<'a> {
         &self.decisions[0]
@@ -163,7 +155,7 @@ fn belongs(entry: &Logged, id: IncidentId, decisions: &[Decided<'_>]) -> bool {
 }
 
 /// The last word on every action counts: a freeze that failed and was then proved is proved.
-fn standing(decisions: &[Decided<'_>]) -> Standing {
+pub(crate) fn standing(decisions: &[Decided<'_>]) -> Standing {
     let mut last: Vec<(Action, Option<&Verdict>)> = Vec::new();
     for decided in decisions.iter().filter(|d| d.decision.mode == Mode::Enforce) {
         for action in decided.decision.actions.iter().filter(|a| a.contains() || **a == Action::Thaw) {

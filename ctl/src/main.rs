@@ -16,6 +16,7 @@ mod commands;
 mod entry;
 mod exit;
 mod incident;
+mod incidents;
 mod render;
 #[cfg(test)]
 mod testing;

@@ -82,6 +82,7 @@ fn every_command_that_prints_has_json() {
         "describe r -o json",
         "freeze r --dry-run -o json",
         "events -o json",
+        "incidents -o json",
         "explain r -o json",
         "policy check p -o json",
         "replay r -o json",
@@ -95,6 +96,70 @@ fn every_command_that_prints_has_json() {
         assert!(parse(line).is_ok(), "{line}");
     }
     assert_eq!(refused("list --json -o wide"), ErrorKind::ArgumentConflict);
+}
+
+#[test]
+fn a_log_file_is_read_instead_of_the_daemon() {
+    for line in
+        ["events --file f", "explain r --file f", "incidents --file f --since 2h --run r", "explain r --offline"]
+    {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+    assert_eq!(refused("events --file f --follow"), ErrorKind::ArgumentConflict);
+    let source = |line: &str| match parse(line).map(|a| a.command) {
+        Ok(Command::Explain(args)) => (args.source.offline(), args.source.log(std::path::Path::new("/s"))),
+        _ => panic!("{line}"),
+    };
+    assert_eq!(source("explain r"), (false, "/s/audit/audit.log".into()));
+    assert_eq!(source("explain r --file f"), (true, "f".into()));
+}
+
+#[test]
+fn events_take_an_incident_where_they_take_a_run() {
+    let wanted = |line: &str| match parse(line).map(|a| a.command) {
+        Ok(Command::Events(args)) => (args.run().map(str::to_owned), args.incident().map(str::to_owned)),
+        _ => panic!("{line}"),
+    };
+    let incident = Some("inc-5f0c9a1b2c3d-1".to_owned());
+    assert_eq!(wanted("events --run inc-5f0c9a1b2c3d-1"), (None, incident.clone()));
+    assert_eq!(wanted("events --run inc-x --incident inc-5f0c9a1b2c3d-1"), (Some("inc-x".into()), incident));
+}
+
+#[test]
+fn the_usage_of_acts_shows_the_mandatory_reason() {
+    for act in ["freeze", "thaw", "kill"] {
+        let usage = Args::command().find_subcommand_mut(act).unwrap().render_usage().to_string();
+        assert!(usage.contains(&format!("failsafectl {act} [OPTIONS] <RUN> --reason <TEXT>")), "{usage}");
+    }
+}
+
+/// The words of a line as a shell would split it, with double quotes only.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (n, part) in line.split('"').enumerate() {
+        match n % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
+#[test]
+fn the_examples_of_every_help_are_valid() {
+    fn all(command: &clap::Command, examples: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        examples.extend(help.lines().map(str::trim).filter(|line| line.starts_with("failsafectl ")).map(str::to_owned));
+        command.get_subcommands().for_each(|sub| all(sub, examples));
+    }
+    let mut examples = Vec::new();
+    all(&Args::command(), &mut examples);
+    assert!(examples.len() >= 20, "{examples:?}");
+    for example in examples {
+        if let Err(error) = Args::try_parse_from(words(&example)) {
+            panic!("{example}: {error}");
+        }
+    }
 }
 
 #[test]

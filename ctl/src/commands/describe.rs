@@ -1,4 +1,4 @@
-//! `describe`: one run and the last that the log says of it.
+//! `describe`: one run and the last that the log says of it; of an ended run also what ended it.
 
 use super::{Place, events};
 use crate::{
@@ -6,32 +6,53 @@ use crate::{
     client::{Client, block_on},
     entry::Logged,
     exit::{Exit, Fail},
-    render::{Paint, event, json, print, runs, time},
+    incidents::{End, briefs, end_of},
+    render::{Paint, event, explain, json, print, runs, table, time},
 };
 use failsafe_core::record::Record;
 use failsafe_proto::v1 as pb;
 
 /// How many entries of the log are shown.
 const LAST: usize = 8;
+/// Decisions and outcomes in which the end of a run is looked for, the last ones.
+const DECISIONS: u32 = 400;
 
 pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
-    let (run, entries) = block_on(async {
+    let (run, entries, decisions) = block_on(async {
         let client = Client::connect(place.socket).await?;
-        let run = client.runs().get(pb::GetRequest { run: args.run.clone() }).await?.into_inner();
+        let wanted = events::run_of(&client, &args.run).await?;
+        let run = client.runs().get(pb::GetRequest { run: wanted }).await?.into_inner();
+        let decisions = if run.state() == pb::RunState::Ended {
+            let kinds = ["decision", "outcome"].map(str::to_owned).to_vec();
+            let request = pb::WatchRequest { run: run.id.clone(), kinds, tail: Some(DECISIONS), ..Default::default() };
+            events::collect(&client, request).await?
+        } else {
+            Vec::new()
+        };
         if args.output.json() {
-            return Ok((run, Vec::new()));
+            return Ok((run, Vec::new(), decisions));
         }
         // Evidence is left out below; there is at most one of it for each decision.
         let tail = Some(2 * LAST as u32 + 8);
         let request = pb::WatchRequest { run: run.id.clone(), tail, ..Default::default() };
         let entries = events::collect(&client, request).await?;
-        Ok((run, entries))
+        Ok((run, entries, decisions))
     })?;
+    let known = briefs(&decisions);
+    let end = (run.state() == pb::RunState::Ended).then(|| end_of(&known));
     if args.output.json() {
-        print(&json::text(&json::run(&run)))?;
+        let mut value = json::run(&run);
+        if let Some(end) = &end {
+            value["ended_by_failsafe"] = end.by_failsafe().into();
+            value["ended_incident"] = end.incident().map(|id| id.to_string()).into();
+        }
+        print(&json::text(&value))?;
         return Ok(Exit::Done);
     }
     let mut page = runs::describe(&run, &place.zone, time::now());
+    if let Some(end) = &end {
+        page.push_str(&table::pairs("", [("ended by", ended_by(end))]));
+    }
     let telling: Vec<&Logged> =
         entries.iter().filter(|e| !matches!(e.record(), Some(Record::Evidence { .. }))).collect();
     let names = [(run.id.clone(), run.name.clone())].into();
@@ -41,4 +62,17 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     }
     print(&page)?;
     Ok(Exit::Done)
+}
+
+/// What ended the run, in words.
+fn ended_by(end: &End<'_>) -> String {
+    match end {
+        End::Killed(brief) => format!("failsafe: {} ({})", explain::in_brief(brief), brief.id),
+        End::WhileContained(brief) => format!(
+            "not failsafe: it ended while it was contained ({}; {}), so somebody else ended it",
+            explain::in_brief(brief),
+            brief.id
+        ),
+        End::Itself => "not failsafe: its processes ended by themselves, or somebody else ended them".to_owned(),
+    }
 }

@@ -2,18 +2,18 @@
 
 use super::Place;
 use crate::{
-    args::EventsArgs,
+    args::{EventsArgs, Source},
     client::{Client, block_on},
     entry::{self, Logged},
     exit::{Exit, Fail},
     render::{Paint, clean, event, print, time},
 };
-use failsafe_core::record::Record;
+use failsafe_core::{decision::IncidentId, record::Record};
 use failsafe_journal::{Filter, Query};
 use failsafe_proto::v1 as pb;
 
 pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
-    if args.offline { offline(place, args) } else { block_on(online(place, args)) }
+    if args.source.offline() { offline(place, args) } else { block_on(online(place, args)) }
 }
 
 async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
@@ -29,8 +29,8 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let request = pb::WatchRequest {
         from: args.from,
         follow: args.follow,
-        run: args.run.clone().unwrap_or_default(),
-        incident: args.incident.clone().unwrap_or_default(),
+        run: args.run().map(str::to_owned).unwrap_or_default(),
+        incident: args.incident().map(str::to_owned).unwrap_or_default(),
         since_ns: since.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
         until_ns: until.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
         tail: args.tail,
@@ -54,18 +54,19 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
 fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let mut printer = Printer::new(place, args);
     let (since_ns, until_ns) = times(place, args)?;
-    let (incident, kinds) = (args.incident.clone(), args.kind.clone());
+    let (incident, kinds) = (args.incident().map(str::to_owned), args.kind.clone());
     let mut filter = Filter { incident, kinds, since_ns, until_ns, ..Filter::default() };
-    if !printer.json || args.run.is_some() {
-        let all = load(place, &Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+    if !printer.json || args.run().is_some() {
+        let all = load(place, &args.source, &Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
         printer.names.extend(all.iter().filter_map(name_of));
-        if let Some(reference) = &args.run {
+        if let Some(reference) = args.run() {
             filter.run = Some(entry::find_run(&all, reference)?.ok_or_else(|| no_run(reference))?);
         }
     }
     let query = Query { from: args.from, filter, tail: args.tail.map(|n| n as usize), tail_of: None };
-    for entry in entry::open(place.state_dir, query)? {
-        let entry = entry.map_err(|error| entry::unreadable(place.state_dir, &error))?;
+    let log = args.source.log(place.state_dir);
+    for entry in entry::open(&log, query)? {
+        let entry = entry.map_err(|error| entry::unreadable(&log, &error))?;
         if printer.json {
             printer.raw(&entry.bytes)?;
         } else {
@@ -76,32 +77,47 @@ fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
 }
 
 fn times(place: &Place<'_>, args: &EventsArgs) -> Result<(Option<u64>, Option<u64>), Fail> {
-    let now = time::now();
-    let read = |name: &str, text: &Option<String>| -> Result<Option<u64>, Fail> {
-        let Some(text) = text else { return Ok(None) };
-        let at = time::instant(text, now, &place.zone).ok_or_else(|| {
-            Fail::usage(format!(
-                "{name}: `{}` is not a time such as 10m, 2h, 2026-11-28T14:00 or 2026-11-28",
-                clean(text)
-            ))
-        })?;
-        Ok(Some(u64::try_from(at).unwrap_or(0)))
-    };
-    Ok((read("--since", &args.since)?, read("--until", &args.until)?))
+    Ok((instant(place, "--since", args.since.as_deref())?, instant(place, "--until", args.until.as_deref())?))
+}
+
+/// The time that the option `name` has, nanoseconds since the epoch.
+pub(super) fn instant(place: &Place<'_>, name: &str, text: Option<&str>) -> Result<Option<u64>, Fail> {
+    let Some(text) = text else { return Ok(None) };
+    let at = time::instant(text, time::now(), &place.zone).ok_or_else(|| {
+        Fail::usage(format!("{name}: `{}` is not a time such as 10m, 2h, 2026-11-28T14:00 or 2026-11-28", clean(text)))
+    })?;
+    Ok(Some(u64::try_from(at).unwrap_or(0)))
 }
 
 /// All entries of the log file that pass.
-pub(super) fn load(place: &Place<'_>, filter: &Filter) -> Result<Vec<Logged>, Fail> {
-    entry::open(place.state_dir, Query { filter: filter.clone(), ..Query::default() })?
-        .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(place.state_dir, &error)))
-        .collect()
+pub(super) fn load(place: &Place<'_>, source: &Source, filter: &Filter) -> Result<Vec<Logged>, Fail> {
+    read(place, source, Query { filter: filter.clone(), ..Query::default() })
 }
 
 /// The last `n` entries of the log file that pass.
-pub(super) fn last(place: &Place<'_>, filter: Filter, n: usize) -> Result<Vec<Logged>, Fail> {
-    entry::open(place.state_dir, Query { filter, tail: Some(n), ..Query::default() })?
-        .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(place.state_dir, &error)))
+pub(super) fn last(place: &Place<'_>, source: &Source, filter: Filter, n: usize) -> Result<Vec<Logged>, Fail> {
+    read(place, source, Query { filter, tail: Some(n), ..Query::default() })
+}
+
+fn read(place: &Place<'_>, source: &Source, query: Query) -> Result<Vec<Logged>, Fail> {
+    let log = source.log(place.state_dir);
+    entry::open(&log, query)?
+        .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(&log, &error)))
         .collect()
+}
+
+/// The run of an incident, or what names a run already.
+pub(super) async fn run_of(client: &Client, what: &str) -> Result<String, Fail> {
+    if what.parse::<IncidentId>().is_err() {
+        return Ok(what.to_owned());
+    }
+    let kinds = vec!["decision".to_owned()];
+    let request = pb::WatchRequest { incident: what.to_owned(), kinds, tail: Some(1), ..Default::default() };
+    let run = collect(client, request).await?.into_iter().find_map(|entry| entry.run);
+    run.ok_or_else(|| {
+        Fail::new(Exit::NotFound, format!("the log knows no incident `{}`", clean(what)))
+            .advise("`failsafectl incidents` lists them")
+    })
 }
 
 /// All entries that the daemon streams for `request`, which must not follow.
@@ -120,7 +136,7 @@ pub(super) fn no_run(reference: &str) -> Fail {
         .advise("`failsafectl events --offline` shows what it knows")
 }
 
-fn name_of(entry: &Logged) -> Option<(String, String)> {
+pub(super) fn name_of(entry: &Logged) -> Option<(String, String)> {
     match entry.record()? {
         Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } => Some((run.id.to_string(), run.name.clone())),
         _ => None,

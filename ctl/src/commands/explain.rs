@@ -7,78 +7,128 @@ use crate::{
     entry::{self, Logged},
     exit::{Exit, Fail},
     incident::Incident,
+    incidents::{briefs, first_cause},
     render::{Paint, clean, explain, json, print},
 };
 use failsafe_core::decision::IncidentId;
 use failsafe_journal::Filter;
 use failsafe_proto::v1 as pb;
 
+/// What the page needs beside the incident's own entries: beginning and end of the run, and commands on it.
+const AROUND: [&str; 2] = ["run", "control"];
+/// What tells the run's incidents apart.
+const DECISIONS: [&str; 2] = ["decision", "outcome"];
+/// Entries of the run that are read at most to find its incidents, the last ones.
+const MOST: u32 = 4_000;
+
+/// What was read.
+struct Found {
+    /// Decisions of all incidents of the run.
+    decisions: Vec<Logged>,
+    /// The incident's own entries and those around it; empty where there is no incident.
+    entries: Vec<Logged>,
+    incident: Option<IncidentId>,
+    may_act: bool,
+}
+
 pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fail> {
     let wanted = args.what.parse::<IncidentId>().ok();
-    let entries = if args.offline {
-        from_file(place, &args.what, wanted)?
+    let found = if args.source.offline() {
+        from_file(place, args, wanted)?
     } else {
         block_on(from_daemon(place, &args.what, wanted))?
     };
-    let Some(id) = wanted.or_else(|| Incident::latest(&entries)) else {
+    let Some(id) = found.incident else {
         return Err(Fail::new(Exit::NotFound, format!("run `{}` has had no incident", clean(&args.what))));
     };
-    let incident = Incident::gather(id, &entries).ok_or_else(|| no_incident(&args.what))?;
+    let incident = Incident::gather(id, &found.entries).ok_or_else(|| no_incident(&args.what))?;
     if args.output.json() {
-        print(&json::text(&json::incident(&incident)))?;
-    } else {
-        print(&explain::page(&incident, &place.zone, Paint::stdout()))?;
+        let mut value = json::incident(&incident);
+        let others = briefs(&found.decisions);
+        let others = others.iter().filter(|other| other.id != id);
+        value["other_incidents"] = others.map(|other| other.id.to_string()).collect();
+        print(&json::text(&value))?;
+        return Ok(Exit::Done);
     }
+    let page = explain::Page {
+        incident: &incident,
+        others: &briefs(&found.decisions),
+        may_act: found.may_act,
+        zone: &place.zone,
+        paint: Paint::stdout(),
+    };
+    print(&if args.full { page.full() } else { page.screen() })?;
     Ok(Exit::Done)
 }
 
-/// What the page needs beside the incident's own entries: beginning and end of the run, and commands on it.
-const AROUND: [&str; 2] = ["run", "control"];
-
 /// Entries of the incident, and those of its run that belong on the page, in the order of the log. Nothing else is read.
-async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<Vec<Logged>, Fail> {
+async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<Found, Fail> {
     let client = Client::connect(place.socket).await?;
-    let run = match wanted {
-        Some(_) => None,
-        None => Some(client.runs().get(pb::GetRequest { run: what.to_owned() }).await?.into_inner().id),
-    };
-    let id = match (wanted, &run) {
-        (Some(id), _) => id,
-        (None, Some(run)) => {
-            let kinds = vec!["decision".to_owned()];
-            let last = pb::WatchRequest { run: run.clone(), kinds, tail: Some(1), ..Default::default() };
-            match Incident::latest(&events::collect(&client, last).await?) {
-                Some(id) => id,
-                None => return Ok(Vec::new()),
-            }
+    let (run, mut entries) = match wanted {
+        Some(id) => {
+            let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
+            let entries = events::collect(&client, request).await?;
+            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| no_incident(what))?, entries)
         }
-        (None, None) => return Ok(Vec::new()),
+        None => {
+            let run = client.runs().get(pb::GetRequest { run: what.to_owned() }).await?.into_inner().id;
+            (run, Vec::new())
+        }
     };
-    let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
-    let found = events::collect(&client, request).await?;
-    let run = found.iter().find_map(|entry| entry.run.clone()).or(run).ok_or_else(|| no_incident(what))?;
-    let kinds = AROUND.map(str::to_owned).to_vec();
-    let around = events::collect(&client, pb::WatchRequest { run, kinds, ..Default::default() }).await?;
-    Ok(merged(found, around))
+    let of_run = |kinds: [&str; 2], tail| pb::WatchRequest {
+        run: run.clone(),
+        kinds: kinds.map(str::to_owned).to_vec(),
+        tail,
+        ..Default::default()
+    };
+    let decisions = events::collect(&client, of_run(DECISIONS, Some(MOST))).await?;
+    let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
+    let Some(id) = incident else { return Ok(Found { decisions, entries, incident, may_act: false }) };
+    if wanted.is_none() {
+        let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
+        entries = events::collect(&client, request).await?;
+    }
+    let around = events::collect(&client, of_run(AROUND, None)).await?;
+    let may_act = may_act(&client, &run).await;
+    Ok(Found { decisions, entries: merged(entries, around), incident, may_act })
 }
 
-fn from_file(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<Vec<Logged>, Fail> {
-    let id = match wanted {
-        Some(id) => id,
+/// Whether the reader may thaw and kill the run: asked by a rehearsal, which changes nothing.
+async fn may_act(client: &Client, run: &str) -> bool {
+    let command = pb::Command::Thaw.into();
+    let rehearsal = pb::ControlRequest { run: run.to_owned(), command, dry_run: true, ..Default::default() };
+    let answer = client.runs().control(rehearsal).await;
+    !answer.is_err_and(|status| status.code() == tonic::Code::PermissionDenied)
+}
+
+fn from_file(place: &Place<'_>, args: &ExplainArgs, wanted: Option<IncidentId>) -> Result<Found, Fail> {
+    let what = &args.what;
+    let load = |filter: Filter| events::load(place, &args.source, &filter);
+    let of_incident = |id: IncidentId| load(Filter { incident: Some(id.to_string()), ..Filter::default() });
+    let (run, mut entries) = match wanted {
+        Some(id) => {
+            let entries = of_incident(id)?;
+            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| no_incident(what))?, entries)
+        }
         None => {
-            let runs = events::load(place, &Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
-            let run = entry::find_run(&runs, what)?.ok_or_else(|| events::no_run(what))?;
-            let filter = Filter { run: Some(run), kinds: vec!["decision".to_owned()], ..Filter::default() };
-            match Incident::latest(&events::last(place, filter, 1)?) {
-                Some(id) => id,
-                None => return Ok(Vec::new()),
-            }
+            let runs = load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+            (entry::find_run(&runs, what)?.ok_or_else(|| events::no_run(what))?, Vec::new())
         }
     };
-    let found = events::load(place, &Filter { incident: Some(id.to_string()), ..Filter::default() })?;
-    let run = found.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| no_incident(what))?;
-    let around = Filter { run: Some(run), kinds: AROUND.map(str::to_owned).to_vec(), ..Filter::default() };
-    Ok(merged(found, events::load(place, &around)?))
+    let of_run = |kinds: [&str; 2]| Filter {
+        run: Some(run.clone()),
+        kinds: kinds.map(str::to_owned).to_vec(),
+        ..Filter::default()
+    };
+    let decisions = events::last(place, &args.source, of_run(DECISIONS), MOST as usize)?;
+    let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
+    let Some(id) = incident else { return Ok(Found { decisions, entries, incident, may_act: false }) };
+    if wanted.is_none() {
+        entries = of_incident(id)?;
+    }
+    let around = load(of_run(AROUND))?;
+    let may_act = nix::unistd::geteuid().is_root();
+    Ok(Found { decisions, entries: merged(entries, around), incident, may_act })
 }
 
 fn merged(mut entries: Vec<Logged>, others: Vec<Logged>) -> Vec<Logged> {
@@ -90,5 +140,5 @@ fn merged(mut entries: Vec<Logged>, others: Vec<Logged>) -> Vec<Logged> {
 
 fn no_incident(what: &str) -> Fail {
     Fail::new(Exit::NotFound, format!("the log knows no incident `{}`", clean(what)))
-        .advise("`failsafectl events` shows the incidents of every decision")
+        .advise("`failsafectl incidents` lists them")
 }

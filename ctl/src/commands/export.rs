@@ -1,6 +1,6 @@
 //! `export`: the recording of a run as one file, which `replay` reads anywhere.
 
-use super::Place;
+use super::{Place, events};
 use crate::{
     args::ExportArgs,
     client::{Client, block_on},
@@ -20,7 +20,8 @@ use std::{
 pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail> {
     let bytes = block_on(async {
         let client = Client::connect(place.socket).await?;
-        fetch(&client, &args.run, &args.output, args.force).await
+        let run = events::run_of(&client, &args.run).await?;
+        fetch(&client, &run, &args.output, args.force).await
     })?;
     if args.json {
         print(&json::text(&json!({ "run": args.run, "file": args.output, "bytes": bytes })))?;

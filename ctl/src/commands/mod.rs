@@ -10,6 +10,7 @@ mod explain;
 mod export;
 mod gpu;
 mod health;
+mod incidents;
 mod list;
 mod log;
 mod node;
@@ -23,6 +24,7 @@ use crate::{
     args::{Args, Command, Get, GpuCommand, LogCommand, NodeCommand, PolicyCommand},
     exit::{Exit, Fail},
 };
+use failsafe_core::event::EventKind;
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::path::Path;
@@ -54,6 +56,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Kill(args) => control::control(place, pb::Command::Kill, &args),
         Command::Events(args) => events::events(place, &args),
         Command::Explain(args) => explain::explain(place, &args),
+        Command::Incidents(args) => incidents::incidents(place, &args),
         Command::Policy { what: PolicyCommand::Check(args) } => policy::check(place, &args),
         Command::Replay(args) => replay::replay(place, &args),
         Command::Export(args) => export::export(place, &args),
@@ -93,6 +96,23 @@ fn read_policy(path: &Path) -> Result<(String, failsafe_core::Policy), Fail> {
     let policy = failsafe_core::policy::parse::parse(&path.display().to_string(), &text)
         .map_err(|errors| Fail::new(Exit::Usage, format!("the policy is not valid\n{errors}")))?;
     Ok((text, policy))
+}
+
+/// A warning about rules on GPUs of a run that declares none: nothing can trip them.
+fn without_gpus(policy: &failsafe_core::Policy, gpus: &[String]) -> Option<String> {
+    use failsafe_core::policy::{Condition, EventMatch};
+    let of_a_gpu = |when: &Condition| match when {
+        Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.to_string().starts_with("gpu."),
+        Condition::Event(EventMatch { kind, .. }) => matches!(kind, EventKind::Xid | EventKind::GpuEvent),
+    };
+    let rules: Vec<&str> =
+        policy.rules.iter().filter(|rule| of_a_gpu(&rule.when)).map(|rule| rule.id.as_str()).collect();
+    (gpus.is_empty() && !rules.is_empty()).then(|| {
+        format!(
+            "failsafectl: warning: the run declares no GPU, so nothing can trip its rules on GPUs ({}): add --gpu",
+            rules.join(", ")
+        )
+    })
 }
 
 /// The name of a policy's file for messages.

@@ -1,6 +1,6 @@
 //! `register`: adopt a cgroup that exists.
 
-use super::{Place, file_name, read_policy};
+use super::{Place, file_name, read_policy, without_gpus};
 use crate::{
     args::RegisterArgs,
     client::{Client, block_on},
@@ -10,7 +10,10 @@ use crate::{
 use failsafe_proto::v1 as pb;
 
 pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, Fail> {
-    let (policy_toml, _) = read_policy(&args.new.policy)?;
+    let (policy_toml, policy) = read_policy(&args.new.policy)?;
+    if let Some(warning) = without_gpus(&policy, &args.new.gpus).filter(|_| !args.output.json()) {
+        eprintln!("{warning}");
+    }
     let target = match (&args.target.cgroup, args.target.pid) {
         (Some(path), _) => Some(pb::register_request::Target::Cgroup(path.clone())),
         (None, pid) => pid.map(pb::register_request::Target::Pid),

@@ -17,7 +17,7 @@ mod user;
 mod watch;
 mod which;
 
-use super::{Place, file_name, read_policy};
+use super::{Place, file_name, read_policy, without_gpus};
 use crate::{
     args::RunArgs,
     client::{Client, block_on},
@@ -43,9 +43,14 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     };
     let program = which::find(name, std::env::var_os("PATH").as_deref())?;
     let user = user::choose(args.user.as_deref(), &user::Caller::this())?;
-    let (policy_toml, _) = read_policy(&args.new.policy)?;
+    let (policy_toml, policy) = read_policy(&args.new.policy)?;
     let mut command = Command::new(&program);
     environment::add(&mut command, &args.env)?;
+    if let Some(warning) =
+        without_gpus(&policy, &args.new.gpus).filter(|_| args.announce.is_none() && !args.quiet && !args.output.json())
+    {
+        eprintln!("{warning}");
+    }
     if !args.no_watch && args.announce.is_none() {
         return watch::watch(place, user.is_other());
     }

@@ -1,10 +1,13 @@
-//! The page of an incident: what happened, when, on which condition and why that rule exists, what was done and what of it
-//! is proved, the evidence, what was not reached, what to do next.
+//! The page of an incident. One screen says what happened, why, how it stands and what to do next; the full page adds the
+//! timeline, the proofs, the evidence and what was not reached.
 
 mod evidence;
 
-use super::{Paint, event, fill, table, time};
-use crate::incident::{Decided, Incident, Standing};
+use super::{Paint, count, event, fill, table, time, users};
+use crate::{
+    incident::{Decided, Incident, Standing},
+    incidents::Brief,
+};
 use failsafe_core::{
     decision::{Action, Cause, Confidence, Mode, Outcome, Severity, Verdict},
     record::Record,
@@ -16,29 +19,211 @@ use std::fmt::Write;
 /// The width of paragraphs.
 const WIDTH: usize = 100;
 
-/// The page.
-pub fn page(incident: &Incident<'_>, zone: &TimeZone, paint: Paint) -> String {
-    let mut out = String::new();
-    let headline = headline(incident);
-    let _ = writeln!(out, "{}", paint.head(&format!("Incident {}", incident.id)));
-    for line in fill(&headline, WIDTH) {
-        let _ = writeln!(out, "{line}");
+/// What the page shows.
+#[derive(Debug)]
+pub struct Page<'a> {
+    /// The incident.
+    pub incident: &'a Incident<'a>,
+    /// All incidents of its run that are known, in the order in which they began.
+    pub others: &'a [Brief<'a>],
+    /// Whether the reader may thaw and kill the run; its owner may not.
+    pub may_act: bool,
+    /// The reader's time zone.
+    pub zone: &'a TimeZone,
+    /// Colours.
+    pub paint: Paint,
+}
+
+/// Lines of the rationale that one screen has room for.
+const RATIONALE: usize = 3;
+/// Values, later decisions and other incidents that one screen has room for, of each.
+const ROWS: usize = 2;
+
+impl Page<'_> {
+    /// One screen: what happened, why, how it stands, what to do next.
+    pub fn screen(&self) -> String {
+        let Page { incident, zone, paint, .. } = self;
+        let mut out = format!("{}\n", paint.head(&format!("Incident {} of run {}", incident.id, incident.run_name())));
+        self.section(&mut out, "What happened", self.happened());
+        self.section(&mut out, "Why", self.why_in_short());
+        let mut state: String =
+            fill(&standing(incident, zone), WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
+        state = tinted(incident, *paint, &state);
+        state.push_str(&self.later());
+        self.section(&mut out, "State", state);
+        self.section(&mut out, "Other incidents of the run", self.siblings());
+        self.section(&mut out, "What to do next", self.next(false));
+        out
     }
-    let _ = writeln!(out, "{}\n", standing(incident, zone, paint));
-    out.push_str(&facts(incident, zone));
-    let mut section = |title: &str, body: String| {
-        if !body.is_empty() {
-            let _ = write!(out, "\n{}\n{body}", paint.head(title));
+
+    /// All that is known of it.
+    pub fn full(&self) -> String {
+        let Page { incident, zone, paint, .. } = self;
+        let mut out = String::new();
+        let _ = writeln!(out, "{}", paint.head(&format!("Incident {}", incident.id)));
+        for line in fill(&headline(incident), WIDTH) {
+            let _ = writeln!(out, "{line}");
         }
+        let _ = writeln!(out, "{}\n", tinted(incident, *paint, &standing(incident, zone)));
+        out.push_str(&facts(incident, zone));
+        self.section(&mut out, "What was seen", saw(incident));
+        self.section(&mut out, "Why this rule exists", why(incident));
+        self.section(&mut out, "What happened, when", timeline(incident, zone));
+        self.section(&mut out, "What was done, and what is proved", done(incident, *paint));
+        self.section(&mut out, "Evidence", evidence::of(incident));
+        self.section(&mut out, "What these actions do not reach", leaks(incident));
+        self.section(&mut out, "Other incidents of the run", self.siblings());
+        self.section(&mut out, "What to do next", self.next(true));
+        out
+    }
+
+    fn section(&self, out: &mut String, title: &str, body: String) {
+        if !body.is_empty() {
+            let _ = write!(out, "\n{}\n{body}", self.paint.head(title));
+        }
+    }
+
+    fn happened(&self) -> String {
+        let Page { incident, zone, .. } = self;
+        let Decided { decision, .. } = incident.opened_by();
+        let mut out: String = fill(&headline(incident), WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
+        let mut seen: Vec<String> = decision.values.iter().take(ROWS).map(event::seen).collect();
+        if let Some(more @ 1..) = decision.values.len().checked_sub(ROWS) {
+            seen.push(format!("and {}", count(more, "more value", "more values")));
+        }
+        let mut rows = vec![("at", time::exact(incident.zero().1, zone))];
+        rows.extend(seen.into_iter().map(|text| ("seen", text)));
+        if let Cause::Rule { suppressed: suppressed @ 1.., .. } = &decision.cause {
+            rows.push(("before", format!("{suppressed} times within the rule's cooldown")));
+        }
+        let owner = incident.run.map(|run| format!(" of user {}", users::shown(run.owner_uid))).unwrap_or_default();
+        rows.push(("run", format!("{}{owner}", incident.run_id)));
+        out.push_str(&table::pairs("  ", rows));
+        out
+    }
+
+    fn why_in_short(&self) -> String {
+        let Decided { decision, rule, .. } = self.incident.opened_by();
+        let mut out = String::new();
+        if let Cause::Rule { rule, condition, .. } = &decision.cause {
+            for line in fill(&format!("rule {rule}: {condition}"), WIDTH - 2) {
+                let _ = writeln!(out, "  {line}");
+            }
+        }
+        let Some(rule) = rule else { return out };
+        let lines = fill(&rule.rationale, WIDTH - 2);
+        for line in lines.iter().take(RATIONALE) {
+            let _ = writeln!(out, "  {line}");
+        }
+        if lines.len() > RATIONALE {
+            let _ = writeln!(out, "  ... (--full shows all of it)");
+        }
+        let (severity, confidence) = (severity(decision.severity), confidence(decision.confidence));
+        let _ = writeln!(
+            out,
+            "  owner {}, severity {severity}, confidence {confidence}, policy {}",
+            rule.owner, rule.policy
+        );
+        out
+    }
+
+    /// What was decided in the incident after it began.
+    fn later(&self) -> String {
+        let Page { incident, zone, .. } = self;
+        let later = &incident.decisions[1..];
+        let line = |decided: &Decided<'_>| {
+            let at = time::wall(i128::from(decided.entry.wall_ns), zone);
+            let (actions, why) = (event::actions(&decided.decision.actions), event::because(decided.decision));
+            format!("  {at}  {actions} because {why}\n")
+        };
+        let left_out = later.len().saturating_sub(ROWS);
+        let mut out = String::new();
+        if left_out > 0 {
+            let _ = writeln!(out, "  {} in between (--full shows them)", count(left_out, "decision", "decisions"));
+        }
+        // The last ones say how it stands.
+        out.extend(later[left_out..].iter().map(line));
+        out
+    }
+
+    fn siblings(&self) -> String {
+        let Some(mine) = self.others.iter().position(|other| other.id == self.incident.id) else {
+            return String::new();
+        };
+        let line = |other: &Brief<'_>| {
+            let at = time::wall(other.began(), self.zone);
+            format!("  {}  {at}  {}\n", other.id, in_brief(other))
+        };
+        let (earlier, later) = (&self.others[..mine], &self.others[mine + 1..]);
+        let mut out = String::new();
+        if let more @ 1.. = earlier.len().saturating_sub(1) {
+            let _ = writeln!(
+                out,
+                "  {} before; `failsafectl incidents --run` lists them",
+                count(more, "incident", "incidents")
+            );
+        }
+        out.extend(earlier.last().map(line));
+        out.extend(later.iter().take(ROWS).map(line));
+        if let more @ 1.. = later.len().saturating_sub(ROWS) {
+            let _ = writeln!(out, "  and {} later", count(more, "incident", "incidents"));
+        }
+        out
+    }
+
+    fn next(&self, full: bool) -> String {
+        let incident = self.incident;
+        let run = &incident.run_id;
+        let mut lines: Vec<(String, &str)> = Vec::new();
+        if let Some(playbook) = incident.opened_by().rule.and_then(|rule| rule.playbook.clone()) {
+            lines.push((playbook, "the rule's playbook"));
+        }
+        let live = incident.ended.is_none();
+        let contained = !matches!(incident.standing, Standing::Noted | Standing::Thawed);
+        let unproved = matches!(incident.standing, Standing::Partial(_) | Standing::Failed(_) | Standing::Pending(_));
+        if live && unproved {
+            lines.push((format!("failsafectl freeze {run} --reason TEXT"), "try again what is not proved"));
+        }
+        if live && contained {
+            let ask = if self.may_act { "" } else { "ask root or the administrators' group: " };
+            lines.push((format!("{ask}failsafectl thaw {run} --reason TEXT"), "let it go on, and lift the block"));
+            lines.push((format!("{ask}failsafectl kill {run} --reason TEXT"), "end it"));
+        }
+        lines.push((format!("failsafectl describe {run}"), "how the run stands now"));
+        if full {
+            lines.push((format!("failsafectl replay {run}"), "the same inputs give the same decisions"));
+            lines.push((format!("failsafectl replay {run} --policy FILE"), "what another policy would have decided"));
+            lines.push((format!("failsafectl events --incident {}", incident.id), "every entry about it"));
+            lines.push(("failsafectl log verify".to_owned(), "nobody changed the log"));
+        } else {
+            lines.push((
+                format!("failsafectl explain {} --full", incident.id),
+                "timeline, proofs, processes, last signals",
+            ));
+        }
+        let width = lines.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
+        lines.iter().map(|(left, right)| format!("  {left:width$}  {right}\n")).collect()
+    }
+}
+
+/// An incident in a few words: what was done, and because of what.
+pub fn in_brief(brief: &Brief<'_>) -> String {
+    let decision = brief.opened_by().decision;
+    let would = if decision.mode == Mode::Observe { "would " } else { "" };
+    let why = match &decision.cause {
+        Cause::Rule { rule, .. } => format!("rule {rule}"),
+        Cause::Operator { uid, role, reason, .. } => format!("user {uid} ({role}): {reason}"),
+        Cause::Upkeep { what } => event::upkeep(*what).to_owned(),
     };
-    section("What was seen", saw(incident));
-    section("Why this rule exists", why(incident));
-    section("What happened, when", timeline(incident, zone));
-    section("What was done, and what is proved", done(incident, paint));
-    section("Evidence", evidence::of(incident));
-    section("What these actions do not reach", leaks(incident));
-    section("What to do next", next(incident));
-    out
+    format!("{would}{}: {why}", event::actions(&decision.actions))
+}
+
+fn tinted(incident: &Incident<'_>, paint: Paint, text: &str) -> String {
+    match &incident.standing {
+        Standing::Noted => paint.warn(text),
+        Standing::Contained(_) | Standing::Thawed => paint.good(text),
+        Standing::Pending(_) | Standing::Partial(_) | Standing::Failed(_) => paint.bad(text),
+    }
 }
 
 /// The first sentence.
@@ -79,23 +264,24 @@ fn past(action: Action) -> &'static str {
     }
 }
 
-fn standing(incident: &Incident<'_>, zone: &TimeZone, paint: Paint) -> String {
-    let text = match &incident.standing {
-        Standing::Noted if incident.opened_by().decision.mode == Mode::Observe => {
-            paint.warn("Nothing was done: the rule only observes.")
-        }
-        Standing::Noted => paint.warn("Nothing was contained: people were told."),
-        Standing::Pending(actions) => {
-            paint.bad(&format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions)))
-        }
-        Standing::Contained(actions) => paint.good(&format!("Proved, and it stands: {}.", event::actions(actions))),
-        Standing::Partial(missing) => paint.bad(&format!("PARTIAL, not proved: {}.", missing.join("; "))),
-        Standing::Failed(why) => paint.bad(&format!("FAILED: {}.", why.join("; "))),
-        Standing::Thawed => paint.good("Thawed, and proved so."),
-    };
+fn standing(incident: &Incident<'_>, zone: &TimeZone) -> String {
+    let text = in_words(&incident.standing, incident.opened_by().decision.mode);
     match incident.ended {
         Some(ended) => format!("{text} The run ended at {}.", time::wall(i128::from(ended.wall_ns), zone)),
         None => text,
+    }
+}
+
+/// How an incident stands, as a sentence.
+pub fn in_words(standing: &Standing, mode: Mode) -> String {
+    match standing {
+        Standing::Noted if mode == Mode::Observe => "Nothing was done: the rule only observes.".to_owned(),
+        Standing::Noted => "Nothing was contained: people were notified.".to_owned(),
+        Standing::Pending(actions) => format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions)),
+        Standing::Contained(actions) => format!("Proved, and it stands: {}.", event::actions(actions)),
+        Standing::Partial(missing) => format!("PARTIAL, not proved: {}.", missing.join("; ")),
+        Standing::Failed(why) => format!("FAILED: {}.", why.join("; ")),
+        Standing::Thawed => "Thawed, and proved so.".to_owned(),
     }
 }
 
@@ -113,7 +299,7 @@ fn facts(incident: &Incident<'_>, zone: &TimeZone) -> String {
         "  ",
         [
             ("run", format!("{} {}", incident.run_name(), incident.run_id)),
-            ("user", run.map(|r| r.owner_uid.to_string()).unwrap_or_default()),
+            ("user", run.map(|r| users::shown(r.owner_uid)).unwrap_or_default()),
             ("labels", labels.join(", ")),
             ("cgroup", run.map(|r| r.cgroup.clone()).unwrap_or_default()),
             ("GPUs", gpus.join(", ")),
@@ -236,33 +422,6 @@ fn done(incident: &Incident<'_>, paint: Paint) -> String {
 fn leaks(incident: &Incident<'_>) -> String {
     let line = |action: Action| move |leak: &&str| format!("  {action}: {leak}\n");
     incident.containments().iter().flat_map(|action| action.known_leaks().iter().map(line(*action))).collect()
-}
-
-fn next(incident: &Incident<'_>) -> String {
-    let run = &incident.run_id;
-    let mut lines: Vec<(String, &str)> = Vec::new();
-    let playbook = incident.opened_by().rule.and_then(|rule| rule.playbook.clone());
-    if let Some(playbook) = playbook {
-        lines.push((playbook, "the rule's playbook"));
-    }
-    let live = incident.ended.is_none();
-    let contained = !matches!(incident.standing, Standing::Noted | Standing::Thawed);
-    if live {
-        lines.push((format!("failsafectl describe {run}"), "how the run stands now"));
-    }
-    if live && matches!(incident.standing, Standing::Partial(_) | Standing::Failed(_) | Standing::Pending(_)) {
-        lines.push((format!("failsafectl freeze {run} --reason TEXT"), "try again what is not proved"));
-    }
-    if live && contained {
-        lines.push((format!("failsafectl thaw {run} --reason TEXT"), "let it go on, and lift the block"));
-        lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
-    }
-    lines.push((format!("failsafectl replay {run}"), "the same inputs give the same decisions"));
-    lines.push((format!("failsafectl replay {run} --policy FILE"), "what another policy would have decided"));
-    lines.push((format!("failsafectl events --incident {}", incident.id), "every entry about it"));
-    lines.push(("failsafectl log verify".to_owned(), "nobody changed the log"));
-    let width = lines.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
-    lines.iter().map(|(left, right)| format!("  {left:width$}  {right}\n")).collect()
 }
 
 /// The word for it.

@@ -321,16 +321,27 @@ pub fn check(state: pb::CheckState) -> &'static str {
     }
 }
 
+/// The word for how an incident stands.
+pub fn standing(standing: &crate::incident::Standing) -> &'static str {
+    use crate::incident::Standing;
+    match standing {
+        Standing::Noted => "noted",
+        Standing::Pending(_) => "pending",
+        Standing::Contained(_) => "contained",
+        Standing::Partial(_) => "partial",
+        Standing::Failed(_) => "failed",
+        Standing::Thawed => "thawed",
+    }
+}
+
 /// An incident: facts and the records' bodies, as the log has them.
 pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
     use crate::incident::Standing;
-    let (standing, detail) = match &incident.standing {
-        Standing::Noted => ("noted", Vec::new()),
-        Standing::Pending(actions) => ("pending", actions.iter().map(ToString::to_string).collect()),
-        Standing::Contained(actions) => ("contained", actions.iter().map(ToString::to_string).collect()),
-        Standing::Partial(missing) => ("partial", missing.clone()),
-        Standing::Failed(why) => ("failed", why.clone()),
-        Standing::Thawed => ("thawed", Vec::new()),
+    let detail = match &incident.standing {
+        Standing::Noted | Standing::Thawed => Vec::new(),
+        Standing::Pending(actions) | Standing::Contained(actions) => actions.iter().map(ToString::to_string).collect(),
+        Standing::Partial(missing) => missing.clone(),
+        Standing::Failed(why) => why.clone(),
     };
     let raw = |entry: &crate::entry::Logged| serde_json::from_slice(&entry.bytes).unwrap_or(Value::Null);
     let opened = incident.opened_by();
@@ -344,7 +355,7 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
         "run_id": incident.run_id,
         "run_name": incident.run_name(),
         "summary": super::explain::headline(incident),
-        "standing": standing,
+        "standing": standing(&incident.standing),
         "standing_detail": detail,
         "at_ns": i64::try_from(incident.zero().1).unwrap_or(0),
         "ended_ns": incident.ended.map(|entry| entry.wall_ns),

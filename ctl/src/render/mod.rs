@@ -1,13 +1,15 @@
-//! Putting results into text: tables, times, the page of an incident, JSON. Pure: values in, text out.
+//! Putting results into text: tables, times, the page of an incident, JSON. Pure, but for names of users: values in, text out.
 
 pub mod event;
 pub mod explain;
 pub mod gpu_info;
 pub mod health;
+pub mod incidents;
 pub mod json;
 pub mod runs;
 pub mod table;
 pub mod time;
+pub mod users;
 
 use std::io::{self, IsTerminal, Write};
 

@@ -1,6 +1,6 @@
 //! Runs, and what came of a command on one, for people.
 
-use super::{Paint, count, event::short, json, table, time};
+use super::{Paint, count, event::short, json, table, time, users};
 use failsafe_core::unit::Unit;
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
@@ -27,7 +27,7 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
                     r.name.clone(),
                     r.id.clone(),
                     state(r),
-                    r.owner_uid.to_string(),
+                    users::shown(r.owner_uid),
                     r.policy_name.clone(),
                     r.policy_digest.chars().take(19).collect(),
                     r.processes.to_string(),
@@ -109,7 +109,7 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
             ("incident", run.incident.clone()),
             ("policy", format!("{} {}", run.policy_name, run.policy_digest)),
             ("decisions", run.decisions.to_string()),
-            ("user", run.owner_uid.to_string()),
+            ("user", users::shown(run.owner_uid)),
             ("labels", labels.join(", ")),
             ("cgroup", format!("{} (id {})", run.cgroup, run.cgroup_id)),
             ("GPUs", run.gpus.join(", ")),

@@ -59,6 +59,69 @@ fn explain_is_the_same_page_with_or_without_the_daemon() {
 }
 
 #[test]
+fn incidents_are_listed_with_or_without_the_daemon() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let fake = Fake::start(Answers { run: core_like(), records, ..Default::default() });
+    let offline = |line: &str| {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.arg("--state-dir").arg(state.path()).args(line.split_whitespace()).output().unwrap()
+    };
+    let list = out(&fake.ctl("incidents"));
+    assert_eq!(list.lines().count(), 2, "{list}");
+    for text in ["inc-5f0c9a1b2c3d-1", "2026-11-23", "trainer", "contained", "freeze: user 0 (admin): looks wrong"] {
+        assert!(list.contains(text), "{text}\n{list}");
+    }
+    let copy = state.path().join("copy.log");
+    std::fs::copy(state.path().join("audit/audit.log"), &copy).unwrap();
+    let copied = format!("incidents --file {}", copy.display());
+    for line in ["incidents --offline", "incidents --offline --run trainer --since 2026-11-01", copied.as_str()] {
+        assert_eq!(out(&offline(line)), list, "{line}");
+    }
+    assert!(out(&offline("incidents --offline --since 2027-01-01")).is_empty());
+    assert_eq!(offline("incidents --offline --run nobody").status.code(), Some(6));
+    assert_eq!(offline("incidents --offline --since soon").status.code(), Some(2));
+    let value = json(&offline("incidents --offline -o json"));
+    assert_eq!((value[0]["standing"].as_str(), value[0]["run_id"].as_str()), (Some("contained"), Some(RUN)));
+}
+
+#[test]
+fn an_incident_stands_for_its_run() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let recording = vec![7; 100];
+    let fake = Fake::start(Answers { run: core_like(), records, recording, ..Default::default() });
+    let incident = "inc-5f0c9a1b2c3d-1";
+    assert!(out(&fake.ctl(&format!("describe {incident}"))).contains("trainer"));
+    assert_eq!(fake.ctl(&format!("export {incident} -o r.fsrec")).status.code(), Some(0));
+    assert_eq!(
+        out(&fake.ctl(&format!("events --run {incident}"))),
+        out(&fake.ctl(&format!("events --incident {incident}")))
+    );
+    for line in ["describe inc-5f0c9a1b2c3d-9", "export inc-5f0c9a1b2c3d-9 -o x"] {
+        assert_eq!(fake.ctl(line).status.code(), Some(6), "{line}");
+    }
+}
+
+#[test]
+fn an_ended_run_is_described_with_what_ended_it() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let ended = failsafe_proto::v1::RunState::Ended.into();
+    let run = failsafe_proto::v1::Run { state: ended, ended_ns: 1_795_469_700_000_000_000, ..core_like() };
+    let fake = Fake::start(Answers { run, records, ..Default::default() });
+    let page = out(&fake.ctl("describe trainer"));
+    // An operator had frozen it, and it ended while it was frozen.
+    assert!(page.contains("ended by  not failsafe: it ended while it was contained (freeze: user 0 (admin)"), "{page}");
+    assert!(page.contains("2026-11-23 21:35:00"), "{page}");
+    let value = json(&fake.ctl("describe trainer -o json"));
+    assert_eq!(
+        (value["ended_by_failsafe"].as_bool(), value["ended_incident"].as_str()),
+        (Some(false), Some("inc-5f0c9a1b2c3d-1"))
+    );
+}
+
+#[test]
 fn log_verify_finds_what_was_changed() {
     let state = tempfile::tempdir().unwrap();
     write_log(state.path());

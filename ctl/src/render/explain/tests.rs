@@ -1,6 +1,7 @@
 //! The page of an incident, against its snapshots.
 
 use super::*;
+use crate::incidents::briefs;
 use crate::testing::{Log, RUN, contained, control, decision, incident, outcome, violation};
 use failsafe_core::{
     decision::{Cause, Upkeep},
@@ -8,8 +9,72 @@ use failsafe_core::{
     signal::Kind,
 };
 
+fn with<T>(log: &Log, may_act: bool, show: impl FnOnce(&Page<'_>) -> T) -> T {
+    let incident = Incident::gather(incident(), &log.entries).unwrap();
+    let others = briefs(&log.entries);
+    show(&Page { incident: &incident, others: &others, may_act, zone: &TimeZone::UTC, paint: Paint::plain() })
+}
+
 fn shown(log: &Log) -> String {
-    page(&Incident::gather(incident(), &log.entries).unwrap(), &TimeZone::UTC, Paint::plain())
+    with(log, true, |page| page.full())
+}
+
+fn screen(log: &Log) -> String {
+    with(log, true, |page| page.screen())
+}
+
+#[test]
+fn one_screen_says_what_why_state_and_what_next() {
+    let mut log = contained();
+    // A later incident of the run, and many zero-valued signals in the evidence.
+    let mut later = decision(2, 80_000_000, operator("no longer needed"), vec![Action::Kill], vec![]);
+    if let Record::Decision { decision, .. } = &mut later {
+        decision.incident.n = 2;
+    }
+    log.add(80_000_000, later);
+    let page = screen(&log);
+    insta::assert_snapshot!(page);
+    assert!(page.lines().count() <= 30, "more than one screen");
+    assert!(!page.contains("metric.loss"), "signals are for --full");
+}
+
+#[test]
+fn one_screen_is_enough_for_much() {
+    let mut log = Log::started();
+    let mut record = violation();
+    if let Record::Decision { decision, rule } = &mut record {
+        let seen = decision.values[0].clone();
+        decision.values = vec![seen; 40];
+        rule.as_mut().unwrap().rationale = "because of this ".repeat(200);
+    }
+    log.add(5_000_040, record);
+    for n in 2..40 {
+        log.add(6_000_000 * u64::from(n), decision(n, 6_000_000, operator("again"), vec![Action::Freeze], vec![]));
+    }
+    for n in 40..60 {
+        let mut record = decision(n, 300_000_000, operator("again"), vec![Action::Freeze], vec![]);
+        if let Record::Decision { decision, .. } = &mut record {
+            decision.incident.n = n;
+        }
+        log.add(300_000_000 + u64::from(n), record);
+    }
+    let page = screen(&log);
+    assert!(page.lines().count() <= 40, "{page}");
+    assert!(page.contains("and 38 more values") && page.contains("36 decisions in between"), "{page}");
+    assert!(page.contains("and 18 incidents later"), "{page}");
+}
+
+#[test]
+fn advice_is_what_the_reader_may_do() {
+    let owner = with(&contained(), false, |page| page.screen());
+    let ask = "ask root or the administrators' group: failsafectl thaw";
+    assert!(owner.contains(ask) && !owner.contains("\n  failsafectl kill"), "{owner}");
+    let admin = screen(&contained());
+    assert!(admin.contains("\n  failsafectl thaw") && !admin.contains("ask root"), "{admin}");
+}
+
+fn operator(reason: &str) -> Cause {
+    Cause::Operator { uid: 0, pid: 77, role: "admin".into(), reason: reason.into() }
 }
 
 #[test]

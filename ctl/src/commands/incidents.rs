@@ -1,0 +1,94 @@
+//! `incidents`: those of all runs or of one, from the audit log.
+
+use super::{Place, events};
+use crate::{
+    args::IncidentsArgs,
+    client::{Client, block_on},
+    entry::{self, Logged},
+    exit::{Exit, Fail},
+    incidents::briefs,
+    render::{event::Names, incidents, json, print},
+};
+use failsafe_journal::Filter;
+use failsafe_proto::v1 as pb;
+use std::collections::BTreeSet;
+
+/// Kinds of entries that make an incident.
+const KINDS: [&str; 2] = ["decision", "outcome"];
+
+pub(super) fn incidents(place: &Place<'_>, args: &IncidentsArgs) -> Result<Exit, Fail> {
+    let since = events::instant(place, "--since", args.since.as_deref())?;
+    let (entries, names) =
+        if args.source.offline() { from_file(place, args, since)? } else { block_on(from_daemon(place, args, since))? };
+    let all = briefs(&entries);
+    if args.output.json() {
+        print(&json::text(&incidents::json(&all, &names)))?;
+    } else if all.is_empty() {
+        eprintln!("no incidents");
+    } else {
+        print(&incidents::table(&all, &names, &place.zone))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn from_daemon(
+    place: &Place<'_>,
+    args: &IncidentsArgs,
+    since: Option<u64>,
+) -> Result<(Vec<Logged>, Names), Fail> {
+    let client = Client::connect(place.socket).await?;
+    let known = client.runs().list(pb::ListRequest { all: true }).await;
+    let known = known.map(|answer| answer.into_inner().runs).unwrap_or_default();
+    let names = known.into_iter().map(|run| (run.id, run.name)).collect();
+    let run = match &args.run {
+        Some(run) => client.runs().get(pb::GetRequest { run: run.clone() }).await?.into_inner().id,
+        None => String::new(),
+    };
+    let request = pb::WatchRequest {
+        run,
+        kinds: KINDS.map(str::to_owned).to_vec(),
+        since_ns: since.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
+        ..Default::default()
+    };
+    let mut entries = events::collect(&client, request).await?;
+    if since.is_some() {
+        // One that has gone on since then may have begun before.
+        let mut whole = Vec::new();
+        for incident in ids(&entries) {
+            let kinds = KINDS.map(str::to_owned).to_vec();
+            whole.extend(events::collect(&client, pb::WatchRequest { incident, kinds, ..Default::default() }).await?);
+        }
+        entries = whole;
+    }
+    Ok((in_order(entries), names))
+}
+
+fn from_file(place: &Place<'_>, args: &IncidentsArgs, since_ns: Option<u64>) -> Result<(Vec<Logged>, Names), Fail> {
+    let load = |filter: Filter| events::load(place, &args.source, &filter);
+    let runs = load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+    let run = match &args.run {
+        Some(reference) => Some(entry::find_run(&runs, reference)?.ok_or_else(|| events::no_run(reference))?),
+        None => None,
+    };
+    let names = runs.iter().filter_map(events::name_of).collect();
+    let kinds = || KINDS.map(str::to_owned).to_vec();
+    let mut entries = load(Filter { run, kinds: kinds(), since_ns, ..Filter::default() })?;
+    if since_ns.is_some() {
+        let mut whole = Vec::new();
+        for incident in ids(&entries) {
+            whole.extend(load(Filter { incident: Some(incident), kinds: kinds(), ..Filter::default() })?);
+        }
+        entries = whole;
+    }
+    Ok((in_order(entries), names))
+}
+
+fn ids(entries: &[Logged]) -> BTreeSet<String> {
+    entries.iter().filter_map(|entry| entry.incident.clone()).collect()
+}
+
+fn in_order(mut entries: Vec<Logged>) -> Vec<Logged> {
+    entries.sort_by_key(|entry| entry.index);
+    entries.dedup_by_key(|entry| entry.index);
+    entries
+}

@@ -1,0 +1,55 @@
+//! The list of incidents.
+
+use super::{
+    event::{Names, short},
+    explain, json, table, time,
+};
+use crate::{incident::Standing, incidents::Brief};
+use failsafe_core::decision::Mode;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+/// The table, the oldest first.
+pub fn table(all: &[Brief<'_>], names: &Names, zone: &TimeZone) -> String {
+    let rows = all.iter().map(|brief| {
+        let began = time::wall(brief.began(), zone);
+        [brief.id.to_string(), began, name(brief, names), state(brief).to_owned(), explain::in_brief(brief)]
+    });
+    table::table(["INCIDENT", "BEGAN", "RUN", "STATE", "WHAT"], rows)
+}
+
+/// For programs.
+pub fn json(all: &[Brief<'_>], names: &Names) -> Value {
+    let one = |brief: &Brief<'_>| {
+        let first = brief.opened_by();
+        json!({
+            "incident": brief.id.to_string(),
+            "run_id": first.decision.id.run.to_string(),
+            "run_name": names.get(&first.decision.id.run.to_string()),
+            "at_ns": i64::try_from(brief.began()).unwrap_or(i64::MAX),
+            "severity": explain::severity(first.decision.severity),
+            "standing": json::standing(&brief.standing()),
+            "cause": first.decision.cause,
+            "actions": first.decision.actions,
+            "decisions": brief.decisions.len(),
+        })
+    };
+    all.iter().map(one).collect()
+}
+
+fn name(brief: &Brief<'_>, names: &Names) -> String {
+    let id = brief.opened_by().decision.id.run.to_string();
+    names.get(&id).cloned().unwrap_or_else(|| short(&id))
+}
+
+fn state(brief: &Brief<'_>) -> &'static str {
+    match brief.standing() {
+        Standing::Noted if brief.opened_by().decision.mode == Mode::Observe => "observed",
+        Standing::Noted => "noted",
+        Standing::Pending(_) => "PENDING",
+        Standing::Contained(_) => "contained",
+        Standing::Partial(_) => "PARTIAL",
+        Standing::Failed(_) => "FAILED",
+        Standing::Thawed => "thawed",
+    }
+}

@@ -1,0 +1,38 @@
+//! Users for people: the name beside the uid.
+
+use nix::unistd::{Uid, User};
+use std::{collections::BTreeMap, sync::Mutex};
+
+/// Names that were looked up already: a look-up may ask a directory service.
+static KNOWN: Mutex<BTreeMap<u32, Option<String>>> = Mutex::new(BTreeMap::new());
+
+/// `1000 (alice)`, or `1000` where this machine knows no name for it.
+pub fn shown(uid: u32) -> String {
+    let name = || {
+        // Tests give the same text on every machine.
+        if cfg!(test) && uid != 0 {
+            return None;
+        }
+        let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known
+            .entry(uid)
+            .or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name))
+            .clone()
+    };
+    with(uid, name())
+}
+
+fn with(uid: u32, name: Option<String>) -> String {
+    name.map_or_else(|| uid.to_string(), |name| format!("{uid} ({})", super::clean(&name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_its_name_where_there_is_one() {
+        assert_eq!(shown(0), "0 (root)");
+        assert_eq!(with(4_000_000_000, None), "4000000000");
+    }
+}
