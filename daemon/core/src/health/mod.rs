@@ -191,7 +191,7 @@ impl Health {
             Fact::Lost { gpu, why, at } => {
                 let text = format!("the GPU is lost: {why}");
                 let target = Target::Gpu(gpu.clone());
-                self.note(&target, "gpu-lost", Level::Unhealthy, text, Advice::RebootNode, Until::Day, *at)
+                self.note(&target, "gpu-lost", Level::Unhealthy, (text, Advice::RebootNode), Until::Day, *at)
             }
             Fact::Over { target, code, at } => {
                 self.advance(*at);
@@ -202,10 +202,10 @@ impl Health {
                 if part.is_some_and(|part| part.drop_reason(code)) { self.settle(None) } else { Vec::new() }
             }
             Fact::Noted { target, code, level, text, advice, at } => {
-                self.note(target, code, *level, text.clone(), *advice, Until::Day, *at)
+                self.note(target, code, *level, (text.clone(), *advice), Until::Day, *at)
             }
             Fact::Lasting { target, code, text, until, at } => {
-                self.note(target, code, Level::Degraded, text.clone(), Advice::RecordOnly, *until, *at)
+                self.note(target, code, Level::Degraded, (text.clone(), Advice::RecordOnly), *until, *at)
             }
         }
     }
@@ -341,8 +341,7 @@ impl Health {
         target: &Target,
         code: &str,
         level: Level,
-        text: String,
-        advice: Advice,
+        (text, advice): (String, Advice),
         until: Until,
         at: MonoTime,
     ) -> Vec<Change> {
