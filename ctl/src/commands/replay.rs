@@ -147,4 +147,6 @@ impl Drop for Scratch {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

@@ -329,7 +329,8 @@ pub struct Proof {
 
 /// How far an action got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+// Its name in recordings, where `Verdict` is that of an event.
+#[serde(rename = "OutcomeVerdict", rename_all = "kebab-case")]
 pub enum Verdict {
     /// Done, and read back.
     Proved,

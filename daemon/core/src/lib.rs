@@ -19,6 +19,7 @@ pub mod input;
 pub mod klog;
 pub mod policy;
 pub mod record;
+pub mod recording;
 pub mod replay;
 pub mod signal;
 pub mod silence;

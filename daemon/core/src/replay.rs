@@ -9,8 +9,10 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// One entry of a recording: what went in, and what came out of it, in order.
+/// One entry of a recording: what went in, and what came out of it, in order. Binary formats have its enum variants by number:
+/// see [`crate::recording`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub enum Recorded {
     /// An input.
     Input(Input),

@@ -24,10 +24,16 @@ use crate::storage::{FileStorage, Storage};
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"FSREC\0\0\0";
 /// Format version that this crate writes.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Oldest version that this crate reads. Version 6 added variants to enums of the core (`Value::Claimed`, `Input::Silent`,
-/// `Input::SeriesEnded`) behind those of version 5, so that one decoder reads both. Version 7 chains the frames.
+/// `Input::SeriesEnded`) behind those of version 5. Version 7 chains the frames. Up to version 7 the number of a variant was its
+/// position in the source; since version 8 it is that of a table in the core, which begins as these positions, so that one decoder
+/// reads all.
 pub const OLDEST_VERSION: u32 = 5;
+/// Versions that are no longer read, with the last commit of the project that reads each. A version 2 and a version 4 each had
+/// several layouts under one number, which a reader cannot tell apart.
+pub const LAST_READERS: [(u32, &str); 4] =
+    [(1, "e5cb22e5ce24"), (2, "d7756f2eb39a"), (3, "51698e35a643"), (4, "f6610afbbd87")];
 /// The first version of which the frames are chained.
 pub const CHAINED_VERSION: u32 = 7;
 /// Magic, version u32le, header length u32le, crc32c u32le of version, length and header.

@@ -7,14 +7,14 @@
 use std::io;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_json::Value;
 
 use crate::entry::Hash;
 use crate::frame::{Window, u32_at};
 use crate::recorder::{
-    CHAINED_VERSION, FIRST_RESERVED_KIND, FRAME_HEADER_BYTES, KIND_END, KIND_TRUNCATED, Links, MAGIC, MAX_FRAME_BYTES,
-    OLDEST_VERSION, PREAMBLE_BYTES, Stopped, VERSION,
+    CHAINED_VERSION, FIRST_RESERVED_KIND, FRAME_HEADER_BYTES, KIND_END, KIND_TRUNCATED, LAST_READERS, Links, MAGIC,
+    MAX_FRAME_BYTES, OLDEST_VERSION, PREAMBLE_BYTES, Stopped, VERSION,
 };
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, ReadAt};
@@ -23,6 +23,7 @@ use crate::storage::{FileStorage, ReadAt};
 #[derive(Debug)]
 pub struct RecordingReader<S> {
     window: Window<S>,
+    version: u32,
     header: Value,
     offset: u64,
     frames: u64,
@@ -48,9 +49,19 @@ impl Frame {
     /// # Errors
     /// [`RecordingError::Decode`]: not a `T`, or more than a `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, RecordingError> {
+        self.decode_as(std::marker::PhantomData)
+    }
+
+    /// [`decode`](Self::decode) by a seed, which can keep why it failed: postcard loses the text of an error.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode_as<'a, T: DeserializeSeed<'a>>(&'a self, seed: T) -> Result<T::Value, RecordingError> {
         let fail = |source| RecordingError::Decode { offset: self.offset, kind: self.kind, source };
-        match postcard::take_from_bytes(&self.payload).map_err(fail)? {
-            (input, []) => Ok(input),
+        let mut payload = postcard::Deserializer::from_bytes(&self.payload);
+        let input = seed.deserialize(&mut payload).map_err(fail)?;
+        match payload.finalize().map_err(fail)? {
+            [] => Ok(input),
             _ => Err(fail(postcard::Error::DeserializeBadEncoding)),
         }
     }
@@ -119,7 +130,13 @@ impl<S: ReadAt> RecordingReader<S> {
             CHAINED_VERSION.. => Some(Links::of_header(window.get(0, begin).map_err(RecordingError::Io)?)),
             _ => None,
         };
-        Ok(Self { window, header, offset: begin as u64, frames: 0, links, end: None })
+        Ok(Self { window, version, header, offset: begin as u64, frames: 0, links, end: None })
+    }
+
+    /// The format version of the file.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// The header that the recorder was given.
@@ -249,7 +266,7 @@ pub enum RecordingError {
     #[error("not a recording")]
     NotARecording,
     /// A format that this version does not know.
-    #[error("recording format version {0} is not known, expected {OLDEST_VERSION} to {VERSION}")]
+    #[error("recording format version {0} cannot be read: {why}", why = not_read(*.0))]
     Version(u32),
     /// The header is incomplete or damaged.
     #[error("recording header: {0}")]
@@ -284,4 +301,13 @@ pub enum RecordingError {
         #[source]
         source: postcard::Error,
     },
+}
+
+fn not_read(version: u32) -> String {
+    let reads = format!("this program reads versions {OLDEST_VERSION} to {VERSION}");
+    match LAST_READERS.iter().find(|(old, _)| *old == version) {
+        Some((_, commit)) => format!("{reads}; use failsafectl built from commit {commit}, the last that reads it"),
+        None if version > VERSION => format!("{reads}; use failsafectl of the release that wrote it"),
+        None => reads,
+    }
 }

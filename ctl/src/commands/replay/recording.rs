@@ -6,7 +6,7 @@ use crate::{
     exit::{Exit, Fail, chain},
     render::clean,
 };
-use failsafe_core::{Policy, decision::Decision, input::Run, replay::Recorded};
+use failsafe_core::{Policy, decision::Decision, input::Run, recording::Reading, replay::Recorded};
 use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError, storage::FileStorage};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{collections::VecDeque, path::Path};
@@ -19,6 +19,7 @@ const VERSION: u64 = 1;
 /// An open recording.
 pub(super) struct Recording {
     reader: RecordingReader<FileStorage>,
+    entries: Reading,
     file: String,
     run: Run,
     policy: Policy,
@@ -65,7 +66,14 @@ impl Recording {
         }
         let (held, ready) = (Vec::new(), VecDeque::new());
         let (part, decisions) = (format.part, Vec::new());
-        Ok(Recording { reader, file: shown, run, policy, held, decisions, part, ready, left_out: false })
+        let entries = Reading::default();
+        Ok(Recording { reader, entries, file: shown, run, policy, held, decisions, part, ready, left_out: false })
+    }
+
+    /// The format version of the file.
+    #[cfg(test)]
+    pub(super) fn version(&self) -> u32 {
+        self.reader.version()
     }
 
     /// The run.
@@ -102,7 +110,8 @@ impl Recording {
     }
 
     fn read(&mut self) -> Result<Option<Recorded>, RecordingError> {
-        let next = self.reader.next().transpose()?.map(|frame| frame.decode()).transpose()?;
+        let frame = self.reader.next().transpose()?;
+        let next = frame.map(|frame| frame.decode_as(&self.entries)).transpose()?;
         if let Some(Recorded::Decision(decision)) = &next {
             self.decisions.push(decision.clone());
         }
@@ -120,6 +129,12 @@ impl Iterator for &mut Recording {
     fn next(&mut self) -> Option<Self::Item> {
         while self.ready.is_empty() {
             match self.read() {
+                Err(RecordingError::Decode { offset, .. }) if self.entries.unknown().is_some() => {
+                    let what = self.entries.unknown().map(|unknown| unknown.to_string()).unwrap_or_default();
+                    let message = format!("{}: the entry at byte {offset} cannot be read: {what}", self.file);
+                    let advice = "use the failsafectl of the failsafed that wrote the recording";
+                    return Some(Err(Fail::new(Exit::Error, message).advise(advice)));
+                }
                 Err(error) => {
                     let message = format!("{}: {}", self.file, chain(&error));
                     let exit = match error {
