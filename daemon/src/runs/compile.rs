@@ -16,12 +16,17 @@ use failsafe_ebpf::abi::point;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
+/// Names that the node's resolver knows without a name server.
+const HOSTS_FILE: &str = "/etc/hosts";
+
 /// What may leave the run.
 pub fn egress(policy: &Policy) -> EgressPolicy {
     let Some(egress) = &policy.egress else { return EgressPolicy::default() };
     let mut rules: Vec<EgressRule> = egress.allow.iter().flat_map(allowed).collect();
-    // Who may reach a host may ask for its address.
+    // Who may reach a host may ask for its address, or find it where no name server is asked.
     if egress.allow.iter().any(|allow| allow.host.is_some()) {
+        let hosts = hosts_file(&std::fs::read_to_string(HOSTS_FILE).unwrap_or_default());
+        rules.extend(egress.allow.iter().flat_map(|allow| listed(allow, &hosts)));
         let asked = |server: IpAddr| EgressRule { net: server.into(), ports: vec![53..=53], protocol: None };
         rules.extend(name_servers(policy).into_iter().map(asked));
     }
@@ -47,6 +52,32 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
     let servers: Vec<IpAddr> =
         named.filter_map(|rest| rest.split_whitespace().next()?.split('%').next()?.parse().ok()).collect();
     if servers.is_empty() { vec![IpAddr::from([127, 0, 0, 1])] } else { servers }
+}
+
+/// Addresses and names of a hosts(5) file. Lines that are none are passed over, as the resolver does.
+fn hosts_file(text: &str) -> Vec<(IpAddr, String)> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    lines
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let address: IpAddr = words.next()?.parse().ok()?;
+            Some(words.map(move |name| (address, name.to_ascii_lowercase())))
+        })
+        .flatten()
+        .collect()
+}
+
+/// An allowed host's addresses in the node's hosts(5) file, of which no name server tells.
+fn listed(allow: &EgressAllow, hosts: &[(IpAddr, String)]) -> Vec<EgressRule> {
+    let Some(HostRule { name, below, .. }) = host_rule(allow) else { return Vec::new() };
+    let name = name.to_ascii_lowercase();
+    let is_meant = |found: &str| match below {
+        true => found.strip_suffix(&name).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+        false => found == name,
+    };
+    let nets = hosts.iter().filter(|(_, found)| is_meant(found)).map(|(address, _)| IpNet::from(*address));
+    nets.flat_map(|net| allowed(&EgressAllow { cidr: Some(net), host: None, ..allow.clone() }).collect::<Vec<_>>())
+        .collect()
 }
 
 fn host_rule(allow: &EgressAllow) -> Option<HostRule> {

@@ -236,3 +236,19 @@ fn what_was_refused_is_in_the_log_after_the_run_has_ended_with_and_without_a_rul
         Ok(())
     })
 }
+
+#[test]
+fn an_allowed_name_of_the_hosts_file_needs_no_name_server() -> Result<()> {
+    on_node("hosts-file", "", |node| {
+        let home = TcpListener::bind("127.0.0.1:0")?;
+        let port = home.local_addr()?.port();
+        let policy = only(port).replace("cidr = \"127.0.0.1/32\"", "host = \"localhost\"");
+        let sender = program("sender")?.display().to_string();
+        let to = format!("127.0.0.1:{port}");
+        let mut run =
+            Launch::new("local", &policy).start(node, [&sender, "--to", &to, "--how", "tcp", "--count", "1"])?;
+        run.says("sent 1000 bytes to 127.0.0.1")?;
+        ensure!(run.ends()?.success(), "{}", run.errors());
+        Ok(())
+    })
+}

@@ -45,3 +45,25 @@ fn a_rule_that_cannot_be_judged_on_long_arguments_is_reported_as_a_gap() -> Resu
         node.log_is_whole()
     })
 }
+
+#[test]
+fn a_program_that_is_executed_from_memory_is_frozen_by_its_kind() -> Result<()> {
+    let python = "/usr/bin/python3";
+    if !std::path::Path::new(python).exists() {
+        integration::skip("/usr/bin/python3 is not installed");
+        return Ok(());
+    }
+    on_node("exec-memfd", "", |node| {
+        let from_memory = "import os; fd = os.memfd_create('x', 0); os.write(fd, open('/bin/sleep', 'rb').read()); \
+                           os.execve(fd, ['sleep', '600'], {})";
+        let memory = policy("memory", "kind = \"memfd\"");
+        Launch::new("memory", &memory).start(node, [python, "-c", from_memory])?.freezes()?;
+        // A file of a folder that is named like one in memory, and a deleted file, are none.
+        let copy = node.file("memfd:x");
+        fs::copy("/bin/sleep", &copy)?;
+        let script = format!("rm {0}; exec /proc/self/fd/9 600", copy.display());
+        let deleted = format!("exec 9<{}; {script}", copy.display());
+        Launch::new("deleted", &policy("gone", "kind = \"deleted\"")).start(node, ["sh", "-c", &deleted])?.freezes()?;
+        node.log_is_whole()
+    })
+}

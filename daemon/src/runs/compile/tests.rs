@@ -27,6 +27,26 @@ fn a_call_is_refused_by_its_hook_or_else_watched_at_its_entry() {
 }
 
 #[test]
+fn names_of_the_hosts_file_are_allowed_by_their_addresses() {
+    let text = "# a comment\n127.0.0.1 localhost\n::1 localhost ip6-localhost # two names\n10.0.0.7\tStore.example.org store\nnot-an-address x\n\n";
+    let hosts = hosts_file(text);
+    let allowed = |host: &str| {
+        let toml = format!(
+            "[policy]\nname = \"t\"\nowner = \"o\"\n[egress]\nallow = [{{ host = \"{host}\", ports = 443, protocol = \"tcp\" }}]\n"
+        );
+        let policy = parse("t.toml", &toml).unwrap();
+        let rules: Vec<EgressRule> =
+            policy.egress.unwrap().allow.iter().flat_map(|allow| listed(allow, &hosts)).collect();
+        assert!(rules.iter().all(|rule| rule.ports == [443..=443] && rule.protocol == Some(Protocol::Tcp)));
+        rules.into_iter().map(|rule| rule.net.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(allowed("localhost"), ["127.0.0.1/32", "::1/128"]);
+    assert_eq!(allowed("store.example.org"), ["10.0.0.7/32"]);
+    assert_eq!(allowed("*.example.org"), ["10.0.0.7/32"]);
+    assert!(allowed("example.org").is_empty() && allowed("*.store.example.org").is_empty());
+}
+
+#[test]
 fn paths_ports_and_points_come_with_their_effect() {
     let open = compiled(&rule("deny", "event = \"open\", path = \"/etc/*\", access = \"write\""), 0);
     let pattern = PathPattern { path: "/etc/".into(), prefix: true };
