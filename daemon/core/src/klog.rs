@@ -28,6 +28,8 @@ const BUILT_IN: &str = include_str!("../../../policies/kernel-log.toml");
 const AGAIN_AFTER: Span = Span::from_secs(1);
 /// Patterns and devices remembered at most.
 const KEPT: usize = 1_024;
+/// Characters of a record that are kept.
+const SHOWN: usize = 240;
 /// Most `times` of a pattern.
 const MOST_TIMES: u32 = 10_000;
 
@@ -74,6 +76,8 @@ pub enum Said {
         code: u64,
         /// The GPU instance that it is of, and the compute instance.
         slice: (Option<u32>, Option<u32>),
+        /// What follows the number in the record, cut.
+        text: String,
     },
     /// A GPU is lost from the bus.
     GpuLost {
@@ -194,7 +198,7 @@ impl Lines {
         let (index, captures) =
             self.patterns.iter().enumerate().find_map(|(n, line)| Some((n, line.pattern.fit(message)?)))?;
         let line = &self.patterns[index];
-        let Captures { bus: device, code, count, gpu_instance, compute_instance } = captures;
+        let Captures { bus: device, code, count, gpu_instance, compute_instance, rest } = captures;
         let bus = device.and_then(Bus::parse);
         if let Says::Nothing = line.says {
             return None;
@@ -203,7 +207,8 @@ impl Lines {
             // Storms of these are told apart by number, beside those of NVML.
             let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
             let slice = (number(gpu_instance), number(compute_instance));
-            return Some(Said::Xid { bus, code: code?.parse().ok()?, slice });
+            let text = rest.chars().take(SHOWN).collect();
+            return Some(Said::Xid { bus, code: code?.parse().ok()?, slice, text });
         }
         // The function is a part of the device: each function of a network card that loses its link once is not one that
         // loses it repeatedly.
@@ -224,7 +229,7 @@ impl Lines {
             return None;
         }
         recent.reported = Some(at);
-        let shown: String = message.chars().take(240).collect();
+        let shown: String = message.chars().take(SHOWN).collect();
         Some(match &line.says {
             Says::Xid | Says::Nothing => return None,
             Says::GpuLost => Said::GpuLost { bus, line: shown },

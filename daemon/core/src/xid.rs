@@ -5,8 +5,12 @@
 //! as unknown, never as harmless.
 
 mod dedup;
+mod nvlink;
+mod stated;
 
 pub use dedup::{Heard, Storms};
+pub use nvlink::{Judgement, NvLinkError};
+pub use stated::Stated;
 
 use crate::policy::{
     diagnostic::{Diagnostic, Diagnostics, nearest},
@@ -29,6 +33,7 @@ pub struct Catalogue {
     /// The documents that its facts come from, by the names that XIDs give.
     pub sources: BTreeMap<String, String>,
     xids: BTreeMap<u64, Xid>,
+    nvlink: Vec<nvlink::Row>,
 }
 
 /// One XID.
@@ -122,6 +127,8 @@ struct Raw {
     catalogue: RawHead,
     sources: BTreeMap<String, Spanned<String>>,
     xid: Vec<RawXid>,
+    #[serde(default)]
+    nvlink: Vec<nvlink::RawRow>,
 }
 
 #[derive(Deserialize)]
@@ -218,9 +225,21 @@ impl Catalogue {
                 wrong.push(Diagnostic::at(text, span, format!("`code` {code} is there twice"), None));
             }
         }
+        let mut nvlink = Vec::new();
+        for row in raw.nvlink {
+            let span = row.xid.span();
+            if !raw_sources.contains_key(row.source.get_ref()) {
+                let message = format!("`source` is `{}`, expected one of [sources]", row.source.get_ref());
+                wrong.push(Diagnostic::at(text, row.source.span(), message, None));
+            }
+            match row.build() {
+                Ok(row) => nvlink.push(row),
+                Err(message) => wrong.push(Diagnostic::at(text, span, format!("nvlink: {message}"), None)),
+            }
+        }
         if wrong.is_empty() {
             let sources = raw_sources.into_iter().map(|(name, text)| (name, text.into_inner())).collect();
-            Ok(Catalogue { name: raw.catalogue.name, sources, xids })
+            Ok(Catalogue { name: raw.catalogue.name, sources, xids, nvlink })
         } else {
             Err(fail(wrong))
         }
@@ -229,6 +248,11 @@ impl Catalogue {
     /// What is known of an XID.
     pub fn get(&self, code: u64) -> Option<&Xid> {
         self.xids.get(&code)
+    }
+
+    /// What an error of an NVLink unit makes of the GPU.
+    pub fn judge_nvlink(&self, code: u64, error: &NvLinkError<'_>) -> Judgement {
+        nvlink::judge(&self.nvlink, code, error)
     }
 
     /// The XID in words.

@@ -46,7 +46,7 @@ pub struct Message {
 /// What a record says, of this node's parts.
 #[derive(Debug)]
 enum Heard {
-    Xid { gpu: GpuId, code: u64, slice: Option<Slice>, at: MonoTime },
+    Xid { gpu: GpuId, code: u64, slice: Option<Slice>, text: String, at: MonoTime },
     Fact(Fact),
 }
 
@@ -97,8 +97,16 @@ impl Pipeline {
         self.parts.health.reads_to(ReadTo { boot_id: self.parts.boot_id.clone(), sequence });
         match heard {
             Heard::Fact(fact) => self.parts.health.message(health::Message::Fact(fact)),
-            Heard::Xid { gpu, code, slice, at } if past => self.xid_of_the_past(gpu, code, slice, at),
-            Heard::Xid { gpu, code, slice, at } => self.input(xid(gpu, code, slice, at)),
+            Heard::Xid { gpu, code, slice, text, at } => {
+                let record = Fact::XidRecord { gpu: gpu.clone(), code, text, at };
+                if past {
+                    self.xid_of_the_past(gpu, code, slice, at);
+                } else {
+                    self.input(xid(gpu, code, slice, at));
+                }
+                // Also of one that NVML reported already: only the log states more than the number.
+                self.parts.health.message(health::Message::Fact(record));
+            }
         }
     }
 
@@ -193,11 +201,11 @@ impl Told {
             Some(Heard::Fact(Fact::Noted { target, code, level, text, advice, at }))
         };
         match said {
-            Said::Xid { bus, code, slice: of } => match self.gpu(bus) {
+            Said::Xid { bus, code, slice: of, text } => match self.gpu(bus) {
                 Some(gpu) => {
                     let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
                     let slice = gpus::slice(&node, &gpu.0, of);
-                    Some(Heard::Xid { gpu, code, slice, at })
+                    Some(Heard::Xid { gpu, code, slice, text, at })
                 }
                 None => {
                     let text =

@@ -93,6 +93,7 @@ impl Checks {
             Test::Below(kind) => other(kind).is_some_and(|bound| value > 0 && value < bound),
             Test::AtMost => value <= bound,
             Test::OneOf(values) => values.contains(&value),
+            Test::NoneOf(values) => !values.contains(&value),
             Test::BelowPeak => {
                 let peak = self.peak.entry(check.code).or_insert(value);
                 *peak = (*peak).max(value);

@@ -15,6 +15,7 @@ mod listing;
 mod order;
 mod part;
 mod place;
+mod recovery;
 mod thresholds;
 mod view;
 mod wear;
@@ -187,6 +188,13 @@ impl Health {
                 let now = self.stamp(*at);
                 let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
                 if part.xid(&self.catalogue, &self.thresholds, *code, now) { self.settle(None) } else { Vec::new() }
+            }
+            Fact::XidRecord { gpu, code, text, at } => {
+                self.advance(*at);
+                let now = self.stamp(*at);
+                let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
+                let changed = part.xid_record(&self.catalogue, &self.thresholds, *code, text, now);
+                if changed { self.settle(None) } else { Vec::new() }
             }
             Fact::Lost { gpu, why, at } => {
                 let text = format!("the GPU is lost: {why}");

@@ -26,6 +26,17 @@ pub enum Fact {
         /// When it came.
         at: MonoTime,
     },
+    /// What the kernel log states of an XID beside its number. The number itself comes as an input or as [`Fact::Xid`].
+    XidRecord {
+        /// The GPU.
+        gpu: GpuId,
+        /// NVIDIA's number.
+        code: u64,
+        /// What follows the number in the record.
+        text: String,
+        /// When it came.
+        at: MonoTime,
+    },
     /// A GPU is lost: it answers nothing until it is reset or the node is booted.
     Lost {
         /// The GPU.

@@ -6,20 +6,23 @@ use super::{
     checks::{self, Checks, Found},
     level::{Change, Happened, Level, Reason, Target, Until},
     listing::{MISSING, UNREACHABLE},
+    recovery,
     thresholds::Thresholds,
     wear::{self, Wear},
-    xids::Xids,
+    xids::{self, Xids},
 };
 use crate::{
     signal::Kind,
     time::{MonoTime, Span},
-    xid::{Advice, Catalogue},
+    xid::{Advice, Catalogue, Harm, Judgement, NvLinkError, Stated},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reasons of one part at most: hostile lines of the kernel's log cannot fill the memory.
 const REASONS: usize = 64;
+/// The XID that reports a new recovery action.
+const RECOVERY_CHANGED: u64 = 154;
 
 #[derive(Debug, Clone)]
 pub(super) struct Part {
@@ -242,7 +245,7 @@ impl Part {
     }
 
     pub(super) fn xid(&mut self, catalogue: &Catalogue, thresholds: &Thresholds, code: u64, now: Stamp) -> bool {
-        let verdict = self.xids.hear(catalogue, thresholds, code, now.wall_ns);
+        let verdict = self.xids.hear(catalogue, thresholds, code, self.has_fatal_xid(), now.wall_ns);
         let mut changed = false;
         for over in verdict.over {
             // What is unhealthy stays until somebody resets it.
@@ -255,6 +258,82 @@ impl Part {
         changed
     }
 
+    /// What the kernel log states of an XID beside its number. True when a reason came or went.
+    pub(super) fn xid_record(
+        &mut self,
+        catalogue: &Catalogue,
+        thresholds: &Thresholds,
+        code: u64,
+        text: &str,
+        now: Stamp,
+    ) -> bool {
+        let stated = Stated::parse(text);
+        let mut changed = false;
+        if code == RECOVERY_CHANGED
+            && let Some(value) = stated.recovery_action
+        {
+            if let Some(asks) = recovery::asks(value) {
+                let text = format!("XID {code}: {} (action {value})", asks.text);
+                changed |= self.note(asks.code, asks.level, text, asks.advice, now);
+            }
+            // What is unhealthy stays until somebody resets it.
+            if value != 3 {
+                changed |= self.drop_reason(recovery::DRAIN_P2P);
+            }
+        }
+        if let Some(error) = &stated.nvlink {
+            changed |= self.nvlink_error(catalogue, thresholds, code, error, now);
+        }
+        changed
+    }
+
+    /// The error of an NVLink unit decides in place of the XID's number.
+    fn nvlink_error(
+        &mut self,
+        catalogue: &Catalogue,
+        thresholds: &Thresholds,
+        code: u64,
+        error: &NvLinkError<'_>,
+        now: Stamp,
+    ) -> bool {
+        let Judgement { harm, advice, known } = catalogue.judge_nvlink(code, error);
+        self.xids.explain(code, now.wall_ns);
+        let reason = xids::reason(code);
+        let severity = if error.fatal { "fatal" } else { "nonfatal" };
+        let unknown = if known { "" } else { ", unknown to the catalogue" };
+        let text = format!(
+            "{}: {} reports a {severity} error, status 0x{:08x}{unknown}",
+            catalogue.describe(code),
+            error.unit,
+            error.status
+        );
+        let level = match harm {
+            Harm::None => return self.drop_if_new(&reason, now),
+            Harm::Degraded => Level::Degraded,
+            Harm::Unhealthy => Level::Unhealthy,
+        };
+        let mut changed = false;
+        if level == Level::Unhealthy
+            && let Some(found) = self.xids.fatal(thresholds, &text, self.has_fatal_xid(), now.wall_ns)
+        {
+            changed |= self.note(&found.code, found.level, found.text, found.advice, now);
+        }
+        self.note(&reason, level, text, advice, now) | changed
+    }
+
+    /// Whether an XID that makes the GPU unhealthy stands: what follows is of the same failure.
+    fn has_fatal_xid(&self) -> bool {
+        self.reasons.values().any(|reason| reason.level == Level::Unhealthy && xids::is_reason(&reason.code))
+    }
+
+    /// Drops a reason that only the number of the same XID gave, a moment ago.
+    fn drop_if_new(&mut self, code: &str, now: Stamp) -> bool {
+        let new = self.reasons.get(code).is_some_and(|reason| {
+            reason.level < Level::Unhealthy && xids::is_same(reason.since_ns, now.wall_ns) && reason.count == 1
+        });
+        new && self.drop_reason(code)
+    }
+
     /// A value of the GPU. True when a reason came or went.
     pub(super) fn sample(&mut self, thresholds: &Thresholds, kind: &Kind, value: i64, now: Stamp) -> bool {
         self.heard = Some(now.at);
@@ -262,7 +341,10 @@ impl Part {
         changed |= self.reasons.remove(STALE).is_some();
         for (check, found) in self.checks.value(thresholds, kind, value, now.at) {
             changed |= match found {
-                Found::Bad(text) => self.note(check.code, check.level, text, check.advice, now),
+                Found::Bad(text) => {
+                    let asks = (check.code == recovery::ACTION).then(|| recovery::asks(value)).flatten();
+                    self.note(check.code, check.level, text, asks.map_or(check.advice, |asks| asks.advice), now)
+                }
                 // What is unhealthy stays until somebody resets it.
                 Found::Cleared if check.level < Level::Unhealthy => self.reasons.remove(check.code).is_some(),
                 Found::Cleared | Found::Nothing => false,

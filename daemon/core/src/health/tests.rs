@@ -2,6 +2,7 @@
 
 mod events;
 mod signals;
+mod xids;
 
 use super::*;
 use crate::{
@@ -368,7 +369,7 @@ fn a_nodes_own_thresholds_change_what_is_judged() {
     let own = "[[check]]\ncode = \"retired-pages-double-bit\"\nabove = 3\n\n\
                [[check]]\ncode = \"memory-temperature\"\nhold = \"5s\"\n\n\
                [[check]]\ncode = \"row-remap-rate\"\ngrows = 4\nwithin = \"24h\"\n\n\
-               [[check]]\ncode = \"xid-fatal-repeated\"\ntimes = 2\n";
+               [[check]]\ncode = \"xid-fatal-repeated\"\ntimes = 1\n";
     let codes = |thresholds: Thresholds, inputs: &[Input]| -> BTreeSet<String> {
         let mut h = by(Kept::default(), thresholds);
         h.fact(&listed(&["a"], s(0)));
@@ -380,7 +381,7 @@ fn a_nodes_own_thresholds_change_what_is_judged() {
     let hot = [value("a", Kind::GpuMemoryTemperatureLimit, 95_000, s(1)), hot(2), hot(8)];
     let remapped = |n, seconds| value("a", Kind::GpuRemappedRowsCorrectable, n, s(seconds));
     let remapped = [remapped(0, 1), remapped(4, 2)];
-    let fatal = [xid("a", 79, s(1)), xid("a", 79, s(100)), value("a", Kind::GpuTemperature, 60_000, s(101))];
+    let fatal = [xid("a", 79, s(1)), value("a", Kind::GpuTemperature, 60_000, s(2))];
     for (code, inputs, as_built_in) in [
         ("retired-pages-double-bit", &pages[..], false),
         ("memory-temperature", &hot, false),

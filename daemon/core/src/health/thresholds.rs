@@ -57,7 +57,9 @@ fn codes() -> impl Iterator<Item = (&'static str, Numbers)> {
             Test::Grows => (Some("grows"), true),
             Test::ComesOn(_) => (Some("times"), true),
             Test::BelowPeak => (Some("expected"), false),
-            Test::Reaches(_) | Test::Below(_) | Test::OneOf(_) | Test::On(_) | Test::PcieReplays => (None, false),
+            Test::Reaches(_) | Test::Below(_) | Test::OneOf(_) | Test::NoneOf(_) | Test::On(_) | Test::PcieReplays => {
+                (None, false)
+            }
         };
         let unit = if bound == Some("times") { Unit::Count } else { check.kind.unit() };
         (check.code, Numbers { bound, unit, within, held: true })

@@ -32,6 +32,9 @@ pub(super) struct Xids {
     /// When those came alone that follow others.
     #[serde(default)]
     alone: BTreeMap<u64, VecDeque<i64>>,
+    /// When the kernel log last stated what each is.
+    #[serde(default)]
+    explained: BTreeMap<u64, i64>,
     /// When those came that make the GPU unhealthy. An order that resets its health does not clear it: that each was dealt
     /// with is no answer to why they come.
     fatal: VecDeque<i64>,
@@ -53,7 +56,15 @@ pub(super) struct Verdict {
 }
 
 impl Xids {
-    pub(super) fn hear(&mut self, catalogue: &Catalogue, thresholds: &Thresholds, code: u64, wall_ns: i64) -> Verdict {
+    /// An XID. `standing`: one that makes the GPU unhealthy is not resolved yet.
+    pub(super) fn hear(
+        &mut self,
+        catalogue: &Catalogue,
+        thresholds: &Thresholds,
+        code: u64,
+        standing: bool,
+        wall_ns: i64,
+    ) -> Verdict {
         let mut verdict = Verdict { found: Vec::new(), over: Vec::new() };
         let named = catalogue.describe(code);
         let mut times = self.count(code, wall_ns);
@@ -78,6 +89,8 @@ impl Xids {
             self.last_other = Some(wall_ns);
         }
         let level = match xid.harm {
+            // The kernel log stated what it is, and that decided.
+            _ if self.explained.get(&code).is_some_and(|explained| is_same(*explained, wall_ns)) => None,
             Harm::None => None,
             Harm::Degraded => Some(Level::Degraded),
             Harm::Unhealthy => Some(Level::Unhealthy),
@@ -87,16 +100,7 @@ impl Xids {
             verdict.found.push(Found { code: reason(code), level, text, advice: xid.action });
         }
         if xid.harm == Harm::Unhealthy {
-            let most = thresholds.fatal();
-            let fatal = remember(&mut self.fatal, wall_ns, most.within);
-            if i64::try_from(fatal).unwrap_or(i64::MAX) >= most.bound {
-                verdict.found.push(Found {
-                    code: FATAL_REPEATED.to_owned(),
-                    level: Level::Unhealthy,
-                    text: format!("{fatal} fatal XIDs within {} on this GPU, the last {named}", in_words(most.within)),
-                    advice: Advice::ContactSupport,
-                });
-            }
+            verdict.found.extend(self.fatal(thresholds, &named, standing, wall_ns));
         }
         if xid.repeated.is_some_and(|least| times >= usize::try_from(least).unwrap_or(usize::MAX)) {
             let alone = if xid.follows { " without another XID" } else { "" };
@@ -108,6 +112,34 @@ impl Xids {
             });
         }
         verdict
+    }
+
+    /// Counts an XID that makes the GPU unhealthy. One that comes while an earlier one is not resolved is of the same failure.
+    pub(super) fn fatal(
+        &mut self,
+        thresholds: &Thresholds,
+        named: &str,
+        standing: bool,
+        wall_ns: i64,
+    ) -> Option<Found> {
+        if standing {
+            return None;
+        }
+        let most = thresholds.fatal();
+        let fatal = remember(&mut self.fatal, wall_ns, most.within);
+        (i64::try_from(fatal).unwrap_or(i64::MAX) >= most.bound).then(|| Found {
+            code: FATAL_REPEATED.to_owned(),
+            level: Level::Unhealthy,
+            text: format!("{fatal} fatal XIDs within {} on this GPU, the last {named}", in_words(most.within)),
+            advice: Advice::ContactSupport,
+        })
+    }
+
+    /// The kernel log stated what this XID is: its number alone decides nothing.
+    pub(super) fn explain(&mut self, code: u64, wall_ns: i64) {
+        if self.explained.len() < CODES || self.explained.contains_key(&code) {
+            self.explained.insert(code, wall_ns);
+        }
     }
 
     /// Whether an XID of that time was heard already, perhaps from another sensor.
@@ -145,6 +177,17 @@ fn since(now: i64, before: i64) -> Span {
     Span(u64::try_from(now.saturating_sub(before)).unwrap_or(0))
 }
 
-fn reason(code: u64) -> String {
+/// Whether two sensors report the same XID, by the times at which they heard it.
+pub(super) fn is_same(one: i64, other: i64) -> bool {
+    Span(one.abs_diff(other)) <= SAME_WITHIN
+}
+
+/// The reason's code of an XID.
+pub(super) fn reason(code: u64) -> String {
     format!("xid-{code}")
+}
+
+/// Whether the reason is one XID's.
+pub(super) fn is_reason(code: &str) -> bool {
+    code.strip_prefix("xid-").is_some_and(|number| number.parse::<u64>().is_ok())
 }

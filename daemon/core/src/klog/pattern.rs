@@ -34,6 +34,8 @@ pub(super) struct Captures<'a> {
     pub count: Option<&'a str>,
     pub gpu_instance: Option<&'a str>,
     pub compute_instance: Option<&'a str>,
+    /// What follows the part that the pattern fits.
+    pub rest: &'a str,
 }
 
 impl Pattern {
@@ -83,6 +85,7 @@ impl Pattern {
             count: part("count"),
             gpu_instance: part("gi"),
             compute_instance: part("ci"),
+            rest: found.get(0).map_or("", |whole| &record[whole.end()..]),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What is looked at, and how each finding is told. The numbers are [`crate::health::Thresholds`].
 
-use super::super::{level::Level, thresholds::Bounds};
+use super::super::{level::Level, recovery, thresholds::Bounds};
 use crate::{signal::Kind, time::Span, xid::Advice};
 
 /// NVML's clock event reasons for which hardware slows down: slowdown, thermal slowdown, power brake.
@@ -23,6 +23,8 @@ pub(in crate::health) enum Test {
     AtMost,
     /// One of these.
     OneOf(&'static [i64]),
+    /// None of these: what is not known is bad.
+    NoneOf(&'static [i64]),
     /// A total that grows by more than the bound within the window.
     Grows,
     /// One of the bits comes on at least so often within the window.
@@ -52,7 +54,7 @@ const fn check(code: &'static str, kind: Kind, test: Test, level: Level, advice:
     Check { code, kind, test, level, advice }
 }
 
-pub(in crate::health) static CHECKS: [Check; 24] = [
+pub(in crate::health) static CHECKS: [Check; 25] = [
     check(
         "retired-pages",
         Kind::GpuRetiredPagesDouble,
@@ -112,8 +114,14 @@ pub(in crate::health) static CHECKS: [Check; 24] = [
     check("nvlink-replays", Kind::GpuNvlinkReplays, Test::Grows, Level::Degraded, Advice::FollowWorkflow),
     check("nvlink-recoveries", Kind::GpuNvlinkRecoveries, Test::Grows, Level::Degraded, Advice::FollowWorkflow),
     check("nvlink-down", Kind::GpuNvlinkActive, Test::BelowPeak, Level::Degraded, Advice::FollowWorkflow),
-    // NVML's field 230: 1 reset, 2 reboot, 4 drain and reset. 3, drain P2P, leaves the GPU usable by itself.
-    check("recovery-action", Kind::GpuRecoveryAction, Test::OneOf(&[1, 2, 4]), Level::Unhealthy, Advice::AskDriver),
+    check(
+        recovery::ACTION,
+        Kind::GpuRecoveryAction,
+        Test::NoneOf(recovery::USABLE),
+        Level::Unhealthy,
+        Advice::AskDriver,
+    ),
+    check(recovery::DRAIN_P2P, Kind::GpuRecoveryAction, Test::OneOf(&[3]), Level::Degraded, Advice::DrainGpu),
 ];
 
 pub(super) fn text(check: &Check, bounds: Bounds, value: i64) -> String {
@@ -128,20 +136,13 @@ pub(super) fn text(check: &Check, bounds: Bounds, value: i64) -> String {
         Test::BelowPeak if bound > 0 => format!("{saw}, expected {bound}"),
         Test::BelowPeak => format!("{saw}, fewer than there were"),
         Test::AtMost => format!("{saw}, at most {}", kind.unit().show(bound)),
-        Test::OneOf(_) => format!("{saw}: {}", recovery(value)),
+        Test::OneOf(_) | Test::NoneOf(_) => match recovery::asks(value) {
+            Some(asks) => format!("{saw}: {}", asks.text),
+            None => saw,
+        },
         Test::Grows => format!("{saw}, grown by more than {bound} within {within}"),
         Test::ComesOn(_) => format!("{saw}: hardware slowed down {bound} times within {within}"),
         Test::On(_) => format!("{saw}: hardware has held it back for {}", bounds.hold),
         Test::PcieReplays => format!("{saw}, grown within a minute by more than the link's speed and width excuse"),
-    }
-}
-
-/// What NVML's field 230 asks for.
-fn recovery(value: i64) -> &'static str {
-    match value {
-        1 => "the driver asks for a GPU reset",
-        2 => "the driver asks for a reboot",
-        4 => "the driver asks to drain the GPU and reset it",
-        _ => "the driver asks for an action",
     }
 }
