@@ -1,7 +1,10 @@
 //! The patterns of the kernel's log, over real lines and over any bytes.
 
+mod records;
+
 use super::*;
 use proptest::prelude::*;
+use records::Fault;
 
 fn s(seconds: u64) -> MonoTime {
     MonoTime(seconds * 1_000_000_000)
@@ -216,7 +219,8 @@ const QUOTING: &[&str] = &[
 
 /// What a user who wants a record to pass for the driver's might put into a name.
 fn hostile() -> impl Strategy<Value = String> {
-    let real = prop::sample::select(vec![
+    let mut real: Vec<&str> = faults().map(|(line, ..)| *line).collect();
+    real.extend([
         "NVRM: Xid (PCI:0000:1b:00): 79, pid=1, GPU has fallen off the bus.",
         "NVRM: Xid (1b:0): 79, x",
         "NVRM: GPU 0000:1b:00.0: GPU has fallen off the bus.",
@@ -232,8 +236,9 @@ fn hostile() -> impl Strategy<Value = String> {
         "nvme nvme0: Device not ready; aborting reset",
         "NVRM: uvm encountered global fatal error 0x60, requiring os reboot to recover.",
     ]);
+    let real = prop::sample::select(real);
     // Any part of a real record, with anything before and after it.
-    (real, 0usize..80, 0usize..80, "\\PC{0,6}", "\\PC{0,6}").prop_map(|(real, from, to, before, after)| {
+    (real, 0usize..80, 0usize..80, "(\\PC|\n){0,6}", "(\\PC|\n){0,6}").prop_map(|(real, from, to, before, after)| {
         let part: String = real.chars().skip(from.min(real.len() / 2)).take(to).collect();
         if from % 3 == 0 { part } else { before + &part + &after }
     })
@@ -349,6 +354,40 @@ fn other_wordings_and_generations_are_found() {
         "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 28006, Data {0x80000001, 0x00000000}",
         "mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: 8c00004000010090",
     ] {
+        assert_eq!(hear(line), None, "{line}");
+    }
+}
+
+/// Every record of a fault that counts at the first time.
+fn faults() -> impl Iterator<Item = &'static Fault> {
+    records::PCIE.iter().chain(records::SEVERITY)
+}
+
+#[test]
+fn each_form_of_a_fault_is_found_at_its_first_record() {
+    for (line, expected, at) in faults() {
+        match hear(line) {
+            Some(Said::Note { bus: b, reason, .. }) => {
+                assert_eq!((reason.as_str(), b), (*expected, at.and_then(Bus::parse)), "{line}")
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_corrected_error_counts_when_a_hundred_came_within_an_hour() {
+    for (line, expected) in records::CORRECTED {
+        let mut lines = built_in();
+        let found: Vec<_> = (0..100).map(|n| lines.hear(line, s(n * 35))).collect();
+        assert!(found[..99].iter().all(Option::is_none), "{line}");
+        assert!(matches!(&found[99], Some(Said::Note { reason, .. }) if reason == expected), "{line}: {:?}", found[99]);
+    }
+}
+
+#[test]
+fn a_record_of_a_recovery_or_of_a_corrected_error_is_no_fault() {
+    for line in records::HARMLESS {
         assert_eq!(hear(line), None, "{line}");
     }
 }

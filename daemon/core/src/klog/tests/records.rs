@@ -1,0 +1,134 @@
+//! Records of faults as the kernel writes them, each with the reason that it gives and the device that it is about.
+
+/// A record, its reason, and the PCI address in it.
+pub(super) type Fault = (&'static str, &'static str, Option<&'static str>);
+
+/// PCI Express: each form of drivers/pci/pcie, drivers/pci/hotplug and of errors that the firmware hands over.
+pub(super) const PCIE: &[Fault] = &[
+    ("pcieport 0000:00:03.0: AER: Uncorrected (Fatal) error received: 0000:1b:00.0", "pcie-aer-fatal", Some("1b:00")),
+    (
+        "pcieport 0000:00:03.0: AER: Multiple Uncorrected (Fatal) error received: 0000:1b:00.0",
+        "pcie-aer-fatal",
+        Some("1b:00"),
+    ),
+    (
+        "pcieport 0000:00:03.0: AER: Multiple Uncorrectable (Fatal) error message received from 0000:1b:00.0",
+        "pcie-aer-fatal",
+        Some("1b:00"),
+    ),
+    ("pcieport 0000:00:03.0: AER: Uncorrected (Fatal) error received: id=0018", "pcie-aer-fatal", None),
+    (
+        "pcieport 0000:00:03.0: AER: Uncorrectable (Non-Fatal) error message received from 0000:1b:00.0 (no details found",
+        "pcie-aer-uncorrected",
+        Some("1b:00"),
+    ),
+    (
+        "pcieport 10000:00:03.0: AER: Multiple Uncorrected (Non-Fatal) error received: 10000:1b:00.0",
+        "pcie-aer-uncorrected",
+        Some("10000:1b:00"),
+    ),
+    (
+        "nvidia 0000:1b:00.0: AER: PCIe Bus Error: severity=Uncorrected (Fatal), type=Inaccessible, (Unregistered Agent ID)",
+        "pcie-aer-fatal",
+        Some("1b:00"),
+    ),
+    (
+        "nvidia 0000:1b:00.0: PCIe Bus Error: severity=Uncorrectable (Non-Fatal), type=Transaction Layer, (Requester ID)",
+        "pcie-aer-uncorrected",
+        Some("1b:00"),
+    ),
+    (
+        "cxl_pci 0000:1b:00.0: AER: CXL Bus Error: severity=Uncorrectable (Fatal), type=Transaction Layer, (Requester ID)",
+        "pcie-aer-fatal",
+        Some("1b:00"),
+    ),
+    ("nvidia 0000:1b:00.0: AER: aer_uncor_severity: 0x000ef030", "pcie-aer-uncorrected", Some("1b:00")),
+    ("pcieport 0000:00:03.0: AER: device recovery failed", "pcie-recovery-failed", None),
+    ("pcieport 0000:00:03.0: AER: subordinate device reset failed", "pcie-recovery-failed", None),
+    ("pcieport 0000:00:03.0: DPC: containment event, status:0x1f01 source:0x0000", "pcie-link-contained", Some("0:3")),
+    (
+        "pcieport 0000:00:03.0: DPC: containment event, status:0x0009: unmasked uncorrectable error detected",
+        "pcie-link-contained",
+        Some("0:3"),
+    ),
+    (
+        "pcieport 0000:00:03.0: DPC: containment event, status:0x000d, ERR_FATAL received from 0000:1b:00.0",
+        "pcie-link-contained",
+        Some("1b:00"),
+    ),
+    ("pcieport 0000:00:03.0: DPC: ERR_NONFATAL detected", "pcie-link-contained", Some("0:3")),
+    ("pcieport 0000:00:03.0: EDR: EDR event received", "pcie-link-contained", Some("0:3")),
+    ("pcieport 0000:00:03.0: pciehp: Slot(12): Link Down", "pcie-device-removed", Some("0:3")),
+    ("pcieport 0000:00:03.0: pciehp: Slot(12-1): Card not present", "pcie-device-removed", Some("0:3")),
+    ("pcieport 0000:00:03.0: pciehp: Slot(12): Power fault", "pcie-slot-fault", Some("0:3")),
+    ("pcieport 0000:00:03.0: pciehp: Slot(12): Cannot train link: status 0x0001", "pcie-slot-fault", Some("0:3")),
+    ("vfio-pci 0000:1b:00.0: not ready 65535ms after FLR; giving up", "pcie-device-inaccessible", Some("1b:00")),
+    (
+        "nvidia 0000:1b:00.0: Unable to change power state from D3hot to D0, device inaccessible",
+        "pcie-device-inaccessible",
+        Some("1b:00"),
+    ),
+];
+
+/// Records that are near a fault and are none.
+pub(super) const HARMLESS: &[&str] = &[
+    "pcieport 0000:00:03.0: AER: device recovery successful",
+    "pcieport 0000:00:03.0: AER: Root Port link has been reset (0)",
+    "pcieport 0000:00:03.0: AER: enabled with IRQ 24",
+    "pcieport 0000:00:03.0: DPC: enabled with IRQ 24",
+    "nvidia 0000:1b:00.0: AER: aer_status: 0x00000001, aer_mask: 0x00000000",
+    "nvidia 0000:1b:00.0: AER: PCIe Bus Error: severity=Correctable, type=Physical Layer, (Receiver ID)",
+    "pcieport 0000:00:03.0: pciehp: Slot(12): Link Down/Up ignored (recovered by DPC)",
+    "pcieport 0000:00:03.0: pciehp: Slot(12): Link Up",
+    "pcieport 0000:00:03.0: pciehp: Slot(12): Attention button pressed",
+    "vfio-pci 0000:1b:00.0: not ready 1023ms after FLR; waiting",
+    "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, Thermal slowdown Disengaged",
+    "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, NVSWITCH Temperature 92C | TSENSE WARN Threshold 90C",
+    "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Severity 0 Engine instance 46 Sub-engine instance 00",
+    "mce: [Hardware Error]: Machine check events logged",
+    "{7}[Hardware Error]: event severity: info",
+    "EDAC MC0: Giving out device to module skx_edac controller Skylake Socket#0 IMC#0: DEV 0000:64:0a.0 (INTERRUPT)",
+];
+
+/// Records that state their severity.
+pub(super) const SEVERITY: &[Fault] = &[
+    ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 26006, SOE HALTED", "nvswitch-unknown", Some("c1:00")),
+    ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 15006, Fatal, Unexpected PRI error", "nvswitch-fatal", Some("c1:00")),
+    (
+        "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10005, TSENSE OVERT Threshold reached. Shutting Down",
+        "nvswitch-fatal",
+        Some("c1:00"),
+    ),
+    (
+        "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, Thermal Slowdown Engaged | Temp higher than WARN Threshold",
+        "nvswitch-temperature",
+        Some("c1:00"),
+    ),
+    ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Non-fatal, Link 07 egress", "nvswitch-error", Some("c1:00")),
+    ("mce: [Hardware Error]: CPU 5: Machine Check Exception: 5 Bank 8: be00000000800400", "machine-check", None),
+    ("mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: fe00000000800400", "machine-check", None),
+    ("[Hardware Error]: Uncorrected, software restartable error.", "machine-check", None),
+    ("[Hardware Error]: System Fatal error.", "machine-check", None),
+    ("[Hardware Error]: Deferred error, no action required.", "machine-check", None),
+    ("mce: Uncorrected hardware memory error in user-access at 5c3a2f4c0", "memory-uncorrected", None),
+    ("MCE: Killing python3:77 due to hardware memory corruption fault at 7f0000000000", "memory-uncorrected", None),
+    ("{12}[Hardware Error]: event severity: recoverable", "firmware-hardware-error", None),
+    ("[Hardware Error]: event severity: fatal", "firmware-hardware-error", None),
+    ("EDAC MC0: 1 UE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0", "memory-uncorrected", None),
+    ("EDAC MC0: 262 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0", "memory-corrected", None),
+    (
+        "Memory failure: 0x1f3a: Sending SIGBUS to python3:77 due to hardware memory corruption",
+        "memory-uncorrected",
+        None,
+    ),
+];
+
+/// Records of errors that were corrected: each with its reason, which comes with the hundredth within an hour.
+pub(super) const CORRECTED: &[(&str, &str)] = &[
+    ("mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: 8c00004000010090", "machine-check-corrected"),
+    ("mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: dc00004000010090", "machine-check-corrected"),
+    ("[Hardware Error]: Corrected error, no action required.", "machine-check-corrected"),
+    ("{7}[Hardware Error]: event severity: corrected", "firmware-hardware-corrected"),
+    ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0", "memory-corrected"),
+    ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Correctable, Link 07 egress", "nvswitch-corrected"),
+];
