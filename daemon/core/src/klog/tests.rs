@@ -360,7 +360,7 @@ fn other_wordings_and_generations_are_found() {
 
 /// Every record of a fault that counts at the first time.
 fn faults() -> impl Iterator<Item = &'static Fault> {
-    records::PCIE.iter().chain(records::SEVERITY)
+    records::PCIE.iter().chain(records::SEVERITY).chain(records::NVIDIA)
 }
 
 #[test]

@@ -82,6 +82,10 @@ pub(super) const HARMLESS: &[&str] = &[
     "pcieport 0000:00:03.0: pciehp: Slot(12): Link Up",
     "pcieport 0000:00:03.0: pciehp: Slot(12): Attention button pressed",
     "vfio-pci 0000:1b:00.0: not ready 1023ms after FLR; waiting",
+    "NVRM: GPU at PCI:0000:1b:00: GPU-b850f46d-d5ea-c752-ddf3-c4453e44d3f7",
+    "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build",
+    "NVRM: GPU0 _kgspClassifyGspTimeout: =================== GSP-RM is slow ===================",
+    "NVRM: The NVIDIA GPU driver for AArch64 received 0x16 error",
     "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, Thermal slowdown Disengaged",
     "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, NVSWITCH Temperature 92C | TSENSE WARN Threshold 90C",
     "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Severity 0 Engine instance 46 Sub-engine instance 00",
@@ -131,4 +135,69 @@ pub(super) const CORRECTED: &[(&str, &str)] = &[
     ("{7}[Hardware Error]: event severity: corrected", "firmware-hardware-corrected"),
     ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0", "memory-corrected"),
     ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Correctable, Link 07 egress", "nvswitch-corrected"),
+];
+
+/// The NVIDIA driver: a GPU that is gone, does not start, or needs a reset or a reboot, in the words of versions 470 to 595.
+pub(super) const NVIDIA: &[Fault] = &[
+    ("NVRM: GPU 0000:1b:00.0: RmInitAdapter failed! (0x24:0x72:1568)", "gpu-initialization-failed", Some("1b:00")),
+    (
+        "NVRM: GPU 0000:1b:00.0: rm_init_adapter failed, device minor number 0",
+        "gpu-initialization-failed",
+        Some("1b:00"),
+    ),
+    ("NVRM: GPU 0000:1b:00.0: rm_init_private_state() failed!", "gpu-initialization-failed", Some("1b:00")),
+    (
+        "NVRM: This PCI I/O region assigned to your NVIDIA device is invalid:\nNVRM: BAR1 is 0M @ 0x0 (PCI:0000:1b:00.0)",
+        "gpu-initialization-failed",
+        Some("1b:00"),
+    ),
+    (
+        "NVRM: GPU 0000:1b:00.0: The kernel has enabled MMIO for the device,\n\
+         NVRM: but it still appears unreachable. The device\nNVRM: will not function properly until it is reset.",
+        "gpu-unreachable-after-error",
+        Some("1b:00"),
+    ),
+    ("NVRM: GPU 0000:1b:00.0: A fatal error was detected.", "gpu-pcie-error", Some("1b:00")),
+    (
+        "NVRM: Rate limiting GSP RPC error prints for GPU at PCI:0000:1b:00 (printing 1 of every 30).  The GPU likely needs \
+         to be reset.",
+        "gpu-firmware-timeout",
+        Some("1b:00"),
+    ),
+    ("NVRM: GPU0 _kgspRpcRecvPoll: GSP RM heartbeat timed out", "gpu-firmware-timeout", None),
+    ("NVRM: _kgspRpcRecvPoll: LibOS heartbeat timed out", "gpu-firmware-timeout", None),
+    ("NVRM: GSP RM heartbeat timed out", "gpu-firmware-timeout", None),
+    (
+        "NVRM: GPU3 _kgspIsHeartbeatTimedOut: Heartbeat timed out, currentTimeMs 9 heartbeat 1 heartbeatWithOffsetMs 1 diff 8 \
+         timeout 5",
+        "gpu-firmware-timeout",
+        None,
+    ),
+    (
+        "NVRM: GPU0 _kgspClassifyGspTimeout: =============== GSP-RM unresponsive ==================",
+        "gpu-firmware-timeout",
+        None,
+    ),
+    ("NVRM: GPU0 kgspRcAndNotify: Received signal from GSP that PMU has halted.", "gpu-firmware-timeout", None),
+    (
+        "NVRM: GPU0 _kgspLogXid119: (the GPU is likely in a bad state and may need to be reset)",
+        "gpu-firmware-timeout",
+        None,
+    ),
+    (
+        "NVRM: kgspHealthCheck_TU102: (the GPU may be in a bad state and may need to be reset)",
+        "gpu-firmware-timeout",
+        None,
+    ),
+    (
+        "NVRM: GPU0 gpuCheckSecFault_GH100: SEC_FAULT lockdown detected. This is fatal. RM cannot continue.",
+        "gpu-security-lockdown",
+        None,
+    ),
+    (
+        "NVRM: nvGpuOpsReportFatalError: uvm encountered global fatal error 0x60, requiring os reboot to recover.",
+        "gpu-reboot-required",
+        None,
+    ),
+    ("NVRM: uvm encountered global fatal error 0x60, requiring os reboot to recover.", "gpu-reboot-required", None),
 ];
