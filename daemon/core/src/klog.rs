@@ -121,6 +121,7 @@ struct Line {
     says: Says,
     times: usize,
     within: Span,
+    apart: Span,
 }
 
 #[derive(Debug, Clone)]
@@ -148,6 +149,7 @@ struct RawPattern {
     text: Option<String>,
     times: Option<Spanned<u32>>,
     within_s: Option<u32>,
+    apart_s: Option<u32>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -217,6 +219,10 @@ impl Lines {
             self.recent.pop_first();
         }
         let recent = self.recent.entry(key).or_default();
+        // Records of one event come together.
+        if recent.came.back().is_some_and(|last| at.since(*last) < line.apart) {
+            return None;
+        }
         // One record may stand for many errors (EDAC).
         let errors = count.map_or(1, |count| count.parse().unwrap_or(usize::MAX)).min(line.times);
         recent.came.extend(std::iter::repeat_n(at, errors));
@@ -262,8 +268,12 @@ fn line(raw: RawPattern) -> Result<Line, String> {
     if !(1..=MOST_TIMES).contains(&times) || (times > 1) != raw.within_s.is_some() {
         return Err(format!("`times` from 2 to {MOST_TIMES} goes with `within_s`, and neither without the other"));
     }
-    let within = Span::from_secs(u64::from(raw.within_s.unwrap_or(0)));
-    Ok(Line { pattern, says, times: usize::try_from(times).unwrap_or(usize::MAX), within })
+    if raw.apart_s.is_some() && times == 1 {
+        return Err("`apart_s` goes with `times`".into());
+    }
+    let seconds = |field: Option<u32>| Span::from_secs(u64::from(field.unwrap_or(0)));
+    let (within, apart) = (seconds(raw.within_s), seconds(raw.apart_s));
+    Ok(Line { pattern, says, times: usize::try_from(times).unwrap_or(usize::MAX), within, apart })
 }
 
 #[cfg(test)]

@@ -269,6 +269,9 @@ impl Part {
     ) -> bool {
         let stated = Stated::parse(text);
         let mut changed = false;
+        if let Some(found) = stated.pid.and_then(|pid| self.xids.process(catalogue, code, pid, now.wall_ns)) {
+            changed |= self.note(&found.code, found.level, found.text, found.advice, now);
+        }
         if code == RECOVERY_CHANGED
             && let Some(value) = stated.recovery_action
         {

@@ -6,10 +6,12 @@ use crate::{
     xid::{Advice, Catalogue, Harm},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// An XID that follows others is looked at beside those of this long before it.
 const WITH_OTHERS: Span = Span::from_secs(60);
+/// The same XID of the same process within this is one crash.
+const BURST: Span = Span::from_secs(60);
 /// Repetitions are counted over this.
 const DAY: Span = super::checks::DAY;
 /// Instants remembered of one XID.
@@ -27,8 +29,11 @@ pub(super) const FATAL_REPEATED: &str = "xid-fatal-repeated";
 pub(super) struct Xids {
     /// The last that came of no other, ns since the epoch.
     last_other: Option<i64>,
-    /// When each came, oldest first.
+    /// When each came, oldest first: once for each crash.
     came: BTreeMap<u64, VecDeque<i64>>,
+    /// The last crash of each.
+    #[serde(default)]
+    bursts: BTreeMap<u64, Burst>,
     /// When those came alone that follow others.
     #[serde(default)]
     alone: BTreeMap<u64, VecDeque<i64>>,
@@ -38,6 +43,21 @@ pub(super) struct Xids {
     /// When those came that make the GPU unhealthy. An order that resets its health does not clear it: that each was dealt
     /// with is no answer to why they come.
     fatal: VecDeque<i64>,
+}
+
+/// Records of one XID that come of one crash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Burst {
+    start: i64,
+    last: i64,
+    /// Processes that the kernel log names.
+    pids: BTreeSet<u32>,
+}
+
+impl Burst {
+    fn covers(&self, wall_ns: i64) -> bool {
+        Span(self.start.abs_diff(wall_ns)) < BURST
+    }
 }
 
 /// A reason that an XID gives.
@@ -67,7 +87,7 @@ impl Xids {
     ) -> Verdict {
         let mut verdict = Verdict { found: Vec::new(), over: Vec::new() };
         let named = catalogue.describe(code);
-        let mut times = self.count(code, wall_ns);
+        let (mut times, new) = self.count(code, wall_ns);
         let Some(xid) = catalogue.get(code) else {
             self.last_other = Some(wall_ns);
             verdict.found.push(Found {
@@ -84,7 +104,8 @@ impl Xids {
             if self.last_other.is_some_and(|other| since(wall_ns, other) <= WITH_OTHERS) {
                 return verdict;
             }
-            times = remember(self.alone.entry(code).or_default(), wall_ns, DAY);
+            let alone = self.alone.entry(code).or_default();
+            times = if new || alone.is_empty() { remember(alone, wall_ns, DAY) } else { alone.len() };
         } else {
             self.last_other = Some(wall_ns);
         }
@@ -102,16 +123,24 @@ impl Xids {
         if xid.harm == Harm::Unhealthy {
             verdict.found.extend(self.fatal(thresholds, &named, standing, wall_ns));
         }
-        if xid.repeated.is_some_and(|least| times >= usize::try_from(least).unwrap_or(usize::MAX)) {
-            let alone = if xid.follows { " without another XID" } else { "" };
-            verdict.found.push(Found {
-                code: format!("{}-repeated", reason(code)),
-                level: Level::Degraded,
-                text: format!("{named}, {times} times within a day on this GPU{alone}: perhaps its hardware"),
-                advice: Advice::InspectHardware,
-            });
-        }
+        verdict.found.extend(repeated(catalogue, code, times));
         verdict
+    }
+
+    /// The process of an XID that was heard. The same XID of several processes counts for each of them, also within a moment.
+    pub(super) fn process(&mut self, catalogue: &Catalogue, code: u64, pid: u32, wall_ns: i64) -> Option<Found> {
+        // One that follows others comes for each process of a job that is killed.
+        if catalogue.get(code).is_none_or(|xid| xid.follows) {
+            return None;
+        }
+        let burst = self.bursts.get_mut(&code).filter(|burst| burst.covers(wall_ns) && burst.pids.len() < KEPT)?;
+        // The first process is the one that is counted already.
+        let first = burst.pids.is_empty();
+        if !burst.pids.insert(pid) || first {
+            return None;
+        }
+        let times = remember(self.came.entry(code).or_default(), wall_ns, DAY);
+        repeated(catalogue, code, times)
     }
 
     /// Counts an XID that makes the GPU unhealthy. One that comes while an earlier one is not resolved is of the same failure.
@@ -144,23 +173,51 @@ impl Xids {
 
     /// Whether an XID of that time was heard already, perhaps from another sensor.
     pub(super) fn knows(&self, code: u64, wall_ns: i64) -> bool {
-        let last = self.came.get(&code).and_then(VecDeque::back);
-        last.is_some_and(|last| *last >= wall_ns || since(wall_ns, *last) <= SAME_WITHIN)
+        let counted = self.came.get(&code).and_then(VecDeque::back).copied();
+        let last = counted.max(self.bursts.get(&code).map(|burst| burst.last));
+        last.is_some_and(|last| last >= wall_ns || since(wall_ns, last) <= SAME_WITHIN)
     }
 
     /// Forgets what came, but for how often it was fatal.
     pub(super) fn reset(&mut self) {
         (self.last_other, self.came, self.alone) = (None, BTreeMap::new(), BTreeMap::new());
+        self.bursts.clear();
     }
 
-    /// How often this one came within a day, with this time.
-    fn count(&mut self, code: u64, wall_ns: i64) -> usize {
+    /// How often this one came within a day, with this time, and whether it is a crash of its own.
+    fn count(&mut self, code: u64, wall_ns: i64) -> (usize, bool) {
         if self.came.len() >= CODES && !self.came.contains_key(&code) {
             let oldest = self.came.iter().min_by_key(|(_, came)| came.back().copied()).map(|(code, _)| *code);
-            oldest.map(|oldest| self.came.remove(&oldest));
+            oldest.map(|oldest| (self.came.remove(&oldest), self.bursts.remove(&oldest)));
         }
-        remember(self.came.entry(code).or_default(), wall_ns, DAY)
+        let came = self.came.entry(code).or_default();
+        match self.bursts.get_mut(&code).filter(|burst| burst.covers(wall_ns)) {
+            Some(burst) => {
+                burst.last = burst.last.max(wall_ns);
+                (came.len(), false)
+            }
+            None => {
+                self.bursts.insert(code, Burst { start: wall_ns, last: wall_ns, pids: BTreeSet::new() });
+                (remember(came, wall_ns, DAY), true)
+            }
+        }
     }
+}
+
+/// The reason of an XID that came as often as means broken hardware.
+fn repeated(catalogue: &Catalogue, code: u64, times: usize) -> Option<Found> {
+    let xid = catalogue.get(code)?;
+    let least = usize::try_from(xid.repeated?).unwrap_or(usize::MAX);
+    (times >= least).then(|| {
+        let named = catalogue.describe(code);
+        let alone = if xid.follows { " without another XID" } else { "" };
+        Found {
+            code: format!("{}-repeated", reason(code)),
+            level: Level::Degraded,
+            text: format!("{named}, {times} times within a day on this GPU{alone}: perhaps its hardware"),
+            advice: Advice::InspectHardware,
+        }
+    })
 }
 
 /// Adds an instant to those within that time; how many they are then.

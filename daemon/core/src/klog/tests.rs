@@ -179,6 +179,7 @@ fn mistakes_in_patterns_are_reported_with_their_place() {
         ("[[pattern]]\nline = \"NVRM {bus}\"\nsays = \"xid\"\n", "needs {code}"),
         ("[[pattern]]\nline = \"NVRM\"\nsays = \"note\"\n", "a note needs `reason`"),
         ("[[pattern]]\nline = \"NVRM\"\nsays = \"gpu-lost\"\ntimes = 3\n", "`within_s`"),
+        ("[[pattern]]\nline = \"NVRM\"\nsays = \"gpu-lost\"\napart_s = 3\n", "`apart_s` goes with `times`"),
         ("[[pattern]]\nlnie = \"NVRM\"\n", "unknown field `lnie`"),
     ] {
         let error = Lines::parse("f.toml", text).unwrap_err().to_string();
@@ -390,6 +391,17 @@ fn a_record_of_a_recovery_or_of_a_corrected_error_is_no_fault() {
     for line in records::HARMLESS {
         assert_eq!(hear(line), None, "{line}");
     }
+}
+
+#[test]
+fn records_of_one_event_count_once() {
+    let mut lines = built_in();
+    let down = "mlx5_core 0000:5e:00.0 ens1f0np0: Link down";
+    for n in 0..10 {
+        assert_eq!(lines.hear(down, MonoTime(s(1).0 + n * 100_000_000)), None);
+    }
+    assert_eq!(lines.hear(down, s(4)), None);
+    assert!(lines.hear(down, s(7)).is_some(), "the third time");
 }
 
 #[test]

@@ -131,10 +131,11 @@ fn one_xid_cancels_another() {
 fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
     let mut h = seen();
     for t in 0..4 {
-        h.take(&xid("a", 31, s(2 + t)));
+        h.take(&xid("a", 31, s(2 + t * 60)));
+        h.take(&xid("a", 31, s(3 + t * 60)));
     }
     assert_eq!(level(&h, "a"), Level::Healthy);
-    h.take(&xid("a", 31, s(9)));
+    h.take(&xid("a", 31, s(242)));
     assert_eq!((level(&h, "a"), codes(&h, "a")), (Level::Degraded, vec!["xid-31-repeated".to_owned()]));
     h.take(&xid("b", 45, s(9)));
     assert_eq!(level(&h, "b"), Level::Healthy);

@@ -115,3 +115,50 @@ fn an_unknown_recovery_action_is_bad_and_reported_as_unknown() {
         assert_eq!(text.contains("unknown"), value_of != 5, "{text}");
     }
 }
+
+#[test]
+fn one_crash_counts_once_and_repeated_means_over_processes_or_over_time() {
+    // Six records of one process within 1.1 s.
+    let mut h = seen();
+    for n in 0..6 {
+        let at = MonoTime(s(2).0 + n * 220_000_000);
+        h.take(&xid("a", 13, at));
+        h.fact(&record("a", 13, " pid=77, name=python3, Graphics SM Warp Exception", at));
+    }
+    assert!(codes(&h, "a").is_empty());
+    // Of one process, over time.
+    for n in 1..5 {
+        assert!(codes(&h, "a").is_empty(), "{n}");
+        h.take(&xid("a", 13, s(2 + n * 60)));
+    }
+    assert_eq!(codes(&h, "a"), ["xid-13-repeated"]);
+    // Of five processes, at one time.
+    for pid in 1..6 {
+        assert!(codes(&h, "b").is_empty(), "{pid}");
+        h.take(&xid("b", 13, s(2)));
+        h.fact(&record("b", 13, &format!(" pid={pid}, name=python3, Graphics SM Warp Exception"), s(2)));
+    }
+    assert_eq!(codes(&h, "b"), ["xid-13-repeated"]);
+    // A job of many processes is killed: one XID 45 for each.
+    let mut h = seen();
+    for pid in 1..9 {
+        h.take(&xid("a", 45, s(2)));
+        h.fact(&record("a", 45, &format!(" pid={pid}, name=python3, Ch 00000010"), s(2)));
+    }
+    assert!(codes(&h, "a").is_empty());
+}
+
+#[test]
+fn fatal_xids_of_one_failure_count_once_until_it_is_resolved() {
+    let mut h = seen();
+    for n in 0..50 {
+        h.take(&xid("a", 119, s(2 + n * 60)));
+        h.take(&xid("a", 79, s(3 + n * 60)));
+    }
+    assert_eq!(codes(&h, "a"), ["xid-119", "xid-79"]);
+    for n in 0..4 {
+        h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(4_000 + n * 600)).unwrap();
+        h.take(&xid("a", 119, s(4_001 + n * 600)));
+    }
+    assert!(codes(&h, "a").contains(&"xid-fatal-repeated".to_owned()), "the fifth failure");
+}
