@@ -7,5 +7,6 @@ pub mod kmsg;
 pub mod metrics;
 pub mod nvidia_proc;
 pub mod nvml;
+mod plausible;
 pub mod repeat;
 pub mod sampler;

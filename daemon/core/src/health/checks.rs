@@ -3,6 +3,7 @@
 //! Owns the last values and the windows of counters. A check trips when its value has been bad for `hold`, and clears when
 //! it has been good for `clear`.
 
+mod fabric;
 pub(in crate::health) mod table;
 
 use super::thresholds::{Bounds, Thresholds};
@@ -48,12 +49,18 @@ impl Checks {
         self.peak.iter().map(|(code, value)| ((*code).to_owned(), *value)).collect()
     }
 
-    /// A value: what each check on it finds.
+    /// The last value of a kind.
+    pub(super) fn last(&self, kind: &Kind) -> Option<i64> {
+        self.last.get(kind).copied()
+    }
+
+    /// A value: what each check on it finds. `peers` is the highest value of comparable GPUs of the node.
     pub(super) fn value(
         &mut self,
         thresholds: &Thresholds,
         kind: &Kind,
         value: i64,
+        peers: Option<i64>,
         at: MonoTime,
     ) -> Vec<(&'static Check, Found)> {
         if !judges(kind) {
@@ -64,8 +71,15 @@ impl Checks {
             .checks()
             .filter(|(check, _)| check.kind == *kind)
             .map(|(check, bounds)| {
-                let bad = self.bad(check, bounds, value, before, at);
-                (check, self.judge(check, bounds, bad, value, at))
+                let found = match self.bad(check, bounds, value, before, peers, at) {
+                    Some(bad) => self.judge(check, bounds, bad, value, at),
+                    None => {
+                        self.good_since.remove(check.code);
+                        self.bad_since.remove(check.code);
+                        Found::Nothing
+                    }
+                };
+                (check, found)
             })
             .filter(|(_, found)| *found != Found::Nothing)
             .collect()
@@ -83,15 +97,32 @@ impl Checks {
         if at.since(since) >= bounds.clear { Found::Cleared } else { Found::Nothing }
     }
 
-    fn bad(&mut self, check: &'static Check, bounds: Bounds, value: i64, before: Option<i64>, at: MonoTime) -> bool {
+    /// Whether the value is bad; `None` where it says nothing now.
+    fn bad(
+        &mut self,
+        check: &'static Check,
+        bounds: Bounds,
+        value: i64,
+        before: Option<i64>,
+        peers: Option<i64>,
+        at: MonoTime,
+    ) -> Option<bool> {
         let other = |kind: &Kind| self.last.get(kind).copied();
-        let Bounds { bound, within, .. } = bounds;
-        match &check.test {
+        let Bounds { bound, within, busy, .. } = bounds;
+        if check.busy().is_some_and(|kind| other(kind).is_none_or(|value| value < busy)) {
+            return None;
+        }
+        Some(match &check.test {
             Test::Above => value > bound,
             Test::SumAbove(kind) => value.saturating_add(other(kind).unwrap_or(0)) > bound,
             Test::Reaches(kind) => other(kind).is_some_and(|bound| bound > 0 && value >= bound),
-            Test::Below(kind) => other(kind).is_some_and(|bound| value > 0 && value < bound),
-            Test::AtMost => value <= bound,
+            Test::Below(kind) | Test::BelowWhile(kind, _) => {
+                other(kind).is_some_and(|bound| value > 0 && value < bound)
+            }
+            Test::AtMost | Test::AtMostWhile(_) => value <= bound,
+            Test::BelowPeers => value < peers?.saturating_sub(bound),
+            Test::NoneOfWhen(values, kind, is) => other(kind)? == *is && !values.contains(&value),
+            Test::FabricHealth => !fabric::faults(value).is_empty(),
             Test::OneOf(values) => values.contains(&value),
             Test::NoneOf(values) => !values.contains(&value),
             Test::BelowPeak => {
@@ -111,7 +142,7 @@ impl Checks {
                 let grown = self.growth(check.code, value, MINUTE, at);
                 link.is_some_and(|(generation, width)| grown > replay_limit(generation, width))
             }
-        }
+        })
     }
 
     fn growth(&mut self, code: &'static str, total: i64, within: Span, at: MonoTime) -> i64 {
@@ -161,7 +192,13 @@ pub(super) fn judges(kind: &Kind) -> bool {
 fn concerns(check: &Check, kind: &Kind) -> bool {
     check.kind == *kind
         || match &check.test {
-            Test::SumAbove(other) | Test::Reaches(other) | Test::Below(other) => other == kind,
+            Test::SumAbove(other)
+            | Test::Reaches(other)
+            | Test::Below(other)
+            | Test::AtMostWhile(other)
+            | Test::NoneOfWhen(_, other, _) => other == kind,
+            Test::BelowWhile(other, busy) => other == kind || busy == kind,
+            Test::BelowPeers => *kind == Kind::GpuNvlinkLinks,
             Test::PcieReplays => matches!(kind, Kind::GpuPcieGeneration | Kind::GpuPcieWidth),
             _ => false,
         }
@@ -184,7 +221,7 @@ mod tests {
         let (mut checks, thresholds) = (Checks::default(), Thresholds::built_in().unwrap());
         for i in 0..10_000i64 {
             let at = MonoTime(u64::try_from(i).unwrap() * 50_000_000);
-            checks.value(&thresholds, &Kind::GpuPcieUncorrectable, i, at);
+            checks.value(&thresholds, &Kind::GpuPcieUncorrectable, i, None, at);
         }
         assert!(checks.windows["pcie-uncorrectable"].len() <= POINTS);
     }

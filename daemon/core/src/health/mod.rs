@@ -31,7 +31,7 @@ pub use view::{PartView, View};
 use crate::{
     event::{Event, GpuEvent},
     input::{Gap, Input, Unread},
-    signal::{Signal, Source, Value},
+    signal::{Kind, Signal, Source, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
     xid::{Advice, Catalogue},
@@ -280,19 +280,31 @@ impl Health {
     fn gpu_signal(&mut self, gpu: &GpuId, signal: &Signal) -> Vec<Change> {
         self.advance(signal.at);
         let now = self.stamp(signal.at);
+        let peers = self.peers(gpu, &signal.kind);
         let part = self.gpus.entry(gpu.clone()).or_insert_with(|| Part::unseen(now));
         let changed = match &signal.value {
             Value::Event(Event::Xid { code, .. }) => part.xid(&self.catalogue, &self.thresholds, *code, now),
             Value::Event(Event::Gpu { what }) => return self.happened(gpu, *what, signal.at),
             Value::Integer(value) if signal.source == Source::Nvml => {
-                part.sample(&self.thresholds, &signal.kind, *value, now) | self.node.drop_reason(BLIND)
+                part.sample(&self.thresholds, &signal.kind, *value, peers, now) | self.node.drop_reason(BLIND)
             }
             Value::Integer(value) if signal.source == Source::Amdgpu => {
-                part.sample(&self.thresholds, &signal.kind, *value, now)
+                part.sample(&self.thresholds, &signal.kind, *value, peers, now)
             }
             _ => false,
         };
         if changed { self.settle(None) } else { Vec::new() }
+    }
+
+    /// The most NVLinks that are up on another GPU of the node with as many links.
+    fn peers(&self, gpu: &GpuId, kind: &Kind) -> Option<i64> {
+        if *kind != Kind::GpuNvlinkActive {
+            return None;
+        }
+        let links = self.gpus.get(gpu)?.last(&Kind::GpuNvlinkLinks)?;
+        let others =
+            self.gpus.iter().filter(|(other, part)| *other != gpu && part.last(&Kind::GpuNvlinkLinks) == Some(links));
+        others.filter_map(|(_, part)| part.last(&Kind::GpuNvlinkActive)).max()
     }
 
     /// What happened on a GPU is a change that watchers and the record are told of, once a minute of the same kind.

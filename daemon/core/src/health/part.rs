@@ -337,12 +337,24 @@ impl Part {
         new && self.drop_reason(code)
     }
 
-    /// A value of the GPU. True when a reason came or went.
-    pub(super) fn sample(&mut self, thresholds: &Thresholds, kind: &Kind, value: i64, now: Stamp) -> bool {
+    /// The last value of a kind that the GPU is judged by.
+    pub(super) fn last(&self, kind: &Kind) -> Option<i64> {
+        self.checks.last(kind)
+    }
+
+    /// A value of the GPU. True when a reason came or went. `peers` is the highest value of comparable GPUs.
+    pub(super) fn sample(
+        &mut self,
+        thresholds: &Thresholds,
+        kind: &Kind,
+        value: i64,
+        peers: Option<i64>,
+        now: Stamp,
+    ) -> bool {
         self.heard = Some(now.at);
         let mut changed = self.reasons.remove(BLIND).is_some();
         changed |= self.reasons.remove(STALE).is_some();
-        for (check, found) in self.checks.value(thresholds, kind, value, now.at) {
+        for (check, found) in self.checks.value(thresholds, kind, value, peers, now.at) {
             changed |= match found {
                 Found::Bad(text) => {
                     let asks = (check.code == recovery::ACTION).then(|| recovery::asks(value)).flatten();

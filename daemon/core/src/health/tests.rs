@@ -1,6 +1,7 @@
 //! Health: what makes a part worse, what lets it recover, and what only an order does.
 
 mod events;
+mod facts;
 mod signals;
 mod xids;
 

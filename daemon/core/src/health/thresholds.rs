@@ -14,6 +14,7 @@ use crate::{
         diagnostic::{Diagnostic, Diagnostics, nearest},
         parse::suggestion,
     },
+    signal::Kind,
     time::Span,
     unit::{self, Unit},
 };
@@ -40,6 +41,8 @@ pub struct Thresholds {
 pub(super) struct Bounds {
     /// Above which, up to which, by how much, or how often.
     pub bound: i64,
+    /// While another value is at least this.
+    pub busy: i64,
     /// Within how long.
     pub within: Span,
     /// Bad for so long before it counts.
@@ -52,19 +55,26 @@ pub(super) struct Bounds {
 fn codes() -> impl Iterator<Item = (&'static str, Numbers)> {
     let of_check = |check: &'static Check| {
         let (bound, within) = match check.test {
-            Test::Above | Test::SumAbove(_) => (Some("above"), false),
-            Test::AtMost => (Some("at_most"), false),
+            Test::Above | Test::SumAbove(_) | Test::BelowPeers => (Some("above"), false),
+            Test::AtMost | Test::AtMostWhile(_) => (Some("at_most"), false),
             Test::Grows => (Some("grows"), true),
             Test::ComesOn(_) => (Some("times"), true),
             Test::BelowPeak => (Some("expected"), false),
-            Test::Reaches(_) | Test::Below(_) | Test::OneOf(_) | Test::NoneOf(_) | Test::On(_) | Test::PcieReplays => {
-                (None, false)
-            }
+            Test::Reaches(_)
+            | Test::Below(_)
+            | Test::BelowWhile(..)
+            | Test::OneOf(_)
+            | Test::NoneOf(_)
+            | Test::NoneOfWhen(..)
+            | Test::FabricHealth
+            | Test::On(_)
+            | Test::PcieReplays => (None, false),
         };
         let unit = if bound == Some("times") { Unit::Count } else { check.kind.unit() };
-        (check.code, Numbers { bound, unit, within, held: true })
+        let busy = check.busy().map(Kind::unit);
+        (check.code, Numbers { bound, unit, busy, within, held: true })
     };
-    let counted = |name| Numbers { bound: Some(name), unit: Unit::Count, within: true, held: false };
+    let counted = |name| Numbers { bound: Some(name), unit: Unit::Count, busy: None, within: true, held: false };
     let worn = WORN.iter().map(move |(code, ..)| (*code, counted("grows")));
     CHECKS.iter().map(of_check).chain(worn).chain([(xids::FATAL_REPEATED, counted("times"))])
 }
@@ -73,6 +83,7 @@ fn codes() -> impl Iterator<Item = (&'static str, Numbers)> {
 struct Numbers {
     bound: Option<&'static str>,
     unit: Unit,
+    busy: Option<Unit>,
     within: bool,
     held: bool,
 }
@@ -81,7 +92,8 @@ impl Numbers {
     fn names(&self) -> Vec<&'static str> {
         let within = self.within.then_some("within");
         let held: &[&str] = if self.held { &["hold", "clear"] } else { &[] };
-        self.bound.into_iter().chain(within).chain(held.iter().copied()).collect()
+        let busy = self.busy.is_some().then_some("busy");
+        self.bound.into_iter().chain(busy).chain(within).chain(held.iter().copied()).collect()
     }
 }
 
@@ -101,6 +113,7 @@ struct RawCheck {
     grows: Option<Spanned<Number>>,
     times: Option<Spanned<Number>>,
     expected: Option<Spanned<Number>>,
+    busy: Option<Spanned<Number>>,
     within: Option<Spanned<String>>,
     hold: Option<Spanned<String>>,
     clear: Option<Spanned<String>>,
@@ -204,6 +217,12 @@ impl Reader<'_> {
             if let Some(bound) = self.bound(code, field, number, numbers.unit) {
                 bounds.bound = bound;
             }
+        }
+        let unit = numbers.busy.unwrap_or(Unit::Count);
+        if let Some(number) = self.wanted(code, "busy", raw.busy.as_ref(), &names, whole)
+            && let Some(busy) = self.bound(code, "busy", number, unit)
+        {
+            bounds.busy = busy;
         }
         let day = Span::from_secs(86_400);
         let spans = [

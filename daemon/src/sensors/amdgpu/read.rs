@@ -1,6 +1,7 @@
 //! Which file is which signal, and in which unit. See the kernel's `Documentation/gpu/amdgpu/thermal.rst` and `driver-misc.rst`.
 
 use super::Sample;
+use crate::sensors::plausible::plausible;
 use failsafe_core::Kind;
 use std::{io::ErrorKind, path::Path};
 
@@ -71,7 +72,9 @@ pub(super) fn sample(device: &Path, hwmon: Option<&Path>) -> Sample {
                     sample.unsupported.push(kind.clone());
                     continue;
                 }
-                Ok(Some(text)) => number(&text, *how).ok_or_else(|| format!("{file} says `{}`", shown(&text))),
+                Ok(Some(text)) => number(&text, *how)
+                    .filter(|value| plausible(kind, *value))
+                    .ok_or_else(|| format!("{file} says `{}`", shown(&text))),
                 Err(why) => Err(format!("{file}: {why}")),
             };
             match value {
@@ -101,6 +104,9 @@ fn shares(sample: &mut Sample) {
     ];
     for (kind, value) in derived {
         match value {
+            Some(value) if !plausible(&kind, value) => {
+                sample.failing.push((kind, format!("{value} cannot be: it is out of range")));
+            }
             Some(value) => {
                 sample.readings.insert(kind, value);
             }
@@ -124,8 +130,7 @@ fn number(text: &str, how: As) -> Option<i64> {
             _ => return None,
         },
     };
-    // None of these signals is ever negative but a temperature, and no card is that cold.
-    (value >= 0).then_some(value)
+    Some(value)
 }
 
 fn shown(text: &str) -> String {

@@ -74,6 +74,24 @@ fn each_file_is_its_signal_in_the_catalogues_unit() {
 }
 
 #[test]
+fn a_value_that_cannot_be_is_failing() {
+    for (file, text, kind) in [
+        ("gpu_busy_percent", "4294967295\n", Kind::GpuUtilization),
+        ("mem_info_vram_total", "0\n", Kind::GpuMemoryTotal),
+        ("hwmon/hwmon7/temp1_input", "65535000\n", Kind::GpuTemperature),
+        ("hwmon/hwmon7/temp1_input", "-1000\n", Kind::GpuTemperature),
+        ("hwmon/hwmon7/power1_average", "4294967295000000\n", Kind::GpuPowerAverage),
+        ("pcie_replay_count", "4294967295\n", Kind::GpuPcieReplays),
+    ] {
+        let root = tree();
+        fs::write(root.path().join("class/drm/card1/device").join(file), text).unwrap();
+        let sample = cards(root.path())[0].sample();
+        assert!(!sample.readings.contains_key(&kind), "{kind}");
+        assert!(sample.failing.iter().any(|(failing, _)| *failing == kind), "{kind}: {:?}", sample.failing);
+    }
+}
+
+#[test]
 fn what_cannot_be_understood_is_failing_and_stops_nothing() {
     let root = tree();
     let device = root.path().join("class/drm/card1/device");

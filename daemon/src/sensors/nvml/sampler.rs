@@ -13,7 +13,6 @@
 mod events;
 mod gpu;
 mod identity;
-mod plausible;
 mod pool;
 mod raw;
 mod read;

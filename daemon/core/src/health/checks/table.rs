@@ -1,6 +1,9 @@
 //! What is looked at, and how each finding is told. The numbers are [`crate::health::Thresholds`].
 
-use super::super::{level::Level, recovery, thresholds::Bounds};
+use super::{
+    super::{level::Level, recovery, thresholds::Bounds},
+    fabric,
+};
 use crate::{signal::Kind, time::Span, xid::Advice};
 
 /// NVML's clock event reasons for which hardware slows down: slowdown, thermal slowdown, power brake.
@@ -19,12 +22,22 @@ pub(in crate::health) enum Test {
     Below(Kind),
     /// Below the highest value seen.
     BelowPeak,
+    /// Below the highest of the node's GPUs with as many NVLinks, by more than the bound.
+    BelowPeers,
+    /// Below the value of another kind, while a third is at least `busy`.
+    BelowWhile(Kind, Kind),
     /// At or below the bound.
     AtMost,
+    /// At or below the bound, while another kind is at least `busy`.
+    AtMostWhile(Kind),
     /// One of these.
     OneOf(&'static [i64]),
     /// None of these: what is not known is bad.
     NoneOf(&'static [i64]),
+    /// None of these, while another kind has this value.
+    NoneOfWhen(&'static [i64], Kind, i64),
+    /// NVML's mask of the fabric's health has a field that reports a fault.
+    FabricHealth,
     /// A total that grows by more than the bound within the window.
     Grows,
     /// One of the bits comes on at least so often within the window.
@@ -48,13 +61,23 @@ pub(in crate::health) struct Check {
     pub(in crate::health) advice: Advice,
 }
 
+impl Check {
+    /// The kind that tells whether the check applies now; its value must be at least `busy`.
+    pub(in crate::health) fn busy(&self) -> Option<&Kind> {
+        match &self.test {
+            Test::AtMostWhile(busy) | Test::BelowWhile(_, busy) => Some(busy),
+            _ => None,
+        }
+    }
+}
+
 pub(super) const MINUTE: Span = Span::from_secs(60);
 
 const fn check(code: &'static str, kind: Kind, test: Test, level: Level, advice: Advice) -> Check {
     Check { code, kind, test, level, advice }
 }
 
-pub(in crate::health) static CHECKS: [Check; 25] = [
+pub(in crate::health) static CHECKS: [Check; 35] = [
     check(
         "retired-pages",
         Kind::GpuRetiredPagesDouble,
@@ -121,6 +144,53 @@ pub(in crate::health) static CHECKS: [Check; 25] = [
         Level::Unhealthy,
         Advice::AskDriver,
     ),
+    check("memory-total", Kind::GpuMemoryTotal, Test::AtMost, Level::Degraded, Advice::InspectHardware),
+    check(
+        "pcie-generation",
+        Kind::GpuPcieGeneration,
+        Test::BelowWhile(Kind::GpuPcieGenerationMax, Kind::GpuUtilization),
+        Level::Degraded,
+        Advice::InspectHardware,
+    ),
+    check(
+        "power-stuck",
+        Kind::GpuPower,
+        Test::AtMostWhile(Kind::GpuUtilization),
+        Level::Degraded,
+        Advice::InspectHardware,
+    ),
+    check(
+        "temperature-stuck",
+        Kind::GpuTemperature,
+        Test::AtMostWhile(Kind::GpuUtilization),
+        Level::Degraded,
+        Advice::InspectHardware,
+    ),
+    check(
+        "clock-stuck",
+        Kind::GpuClockSm,
+        Test::AtMostWhile(Kind::GpuUtilization),
+        Level::Degraded,
+        Advice::InspectHardware,
+    ),
+    check(
+        "fan-stopped",
+        Kind::GpuFanRpm,
+        Test::AtMostWhile(Kind::GpuFanTarget),
+        Level::Degraded,
+        Advice::InspectHardware,
+    ),
+    check("nvlink-fewer-than-peers", Kind::GpuNvlinkActive, Test::BelowPeers, Level::Degraded, Advice::FollowWorkflow),
+    // 0: the GPU is on no fabric. 3: registered.
+    check("fabric-state", Kind::GpuFabricState, Test::NoneOf(&[0, 3]), Level::Degraded, Advice::FollowWorkflow),
+    check(
+        "fabric-status",
+        Kind::GpuFabricStatus,
+        Test::NoneOfWhen(&[0], Kind::GpuFabricState, 3),
+        Level::Degraded,
+        Advice::FollowWorkflow,
+    ),
+    check("fabric-health", Kind::GpuFabricHealth, Test::FabricHealth, Level::Degraded, Advice::FollowWorkflow),
     check(recovery::DRAIN_P2P, Kind::GpuRecoveryAction, Test::OneOf(&[3]), Level::Degraded, Advice::DrainGpu),
 ];
 
@@ -135,7 +205,17 @@ pub(super) fn text(check: &Check, bounds: Bounds, value: i64) -> String {
         Test::Below(other) => format!("{saw}, below {other}"),
         Test::BelowPeak if bound > 0 => format!("{saw}, expected {bound}"),
         Test::BelowPeak => format!("{saw}, fewer than there were"),
+        Test::BelowPeers => format!("{saw}, fewer than on another GPU of the node with as many links"),
         Test::AtMost => format!("{saw}, at most {}", kind.unit().show(bound)),
+        Test::BelowWhile(other, busy) => {
+            format!("{saw}, below {other} while {busy} is at least {}", at_least(busy, bounds))
+        }
+        Test::AtMostWhile(busy) => format!("{saw} while {busy} is at least {}", at_least(busy, bounds)),
+        Test::NoneOfWhen(..) => format!("{saw}: the registration with the fabric failed with this error of NVML"),
+        Test::FabricHealth => format!("{saw}: {}", fabric::faults(value).join(", ")),
+        Test::OneOf(_) | Test::NoneOf(_) if *kind == Kind::GpuFabricState => {
+            format!("{saw}: the GPU is not registered with the NVLink fabric")
+        }
         Test::OneOf(_) | Test::NoneOf(_) => match recovery::asks(value) {
             Some(asks) => format!("{saw}: {}", asks.text),
             None => saw,
@@ -145,4 +225,8 @@ pub(super) fn text(check: &Check, bounds: Bounds, value: i64) -> String {
         Test::On(_) => format!("{saw}: hardware has held it back for {}", bounds.hold),
         Test::PcieReplays => format!("{saw}, grown within a minute by more than the link's speed and width excuse"),
     }
+}
+
+fn at_least(busy: &Kind, bounds: Bounds) -> String {
+    busy.unit().show(bounds.busy)
 }

@@ -15,8 +15,8 @@ mod processes;
 
 pub use links::{MAX_LINKS, count as link_count};
 
-use super::{super::frame::Sample, Rates, plausible::plausible, shared::Busyness};
-use crate::platform::clock;
+use super::{super::frame::Sample, Rates, shared::Busyness};
+use crate::{platform::clock, sensors::plausible::plausible};
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{Device, GpmSample, error::NvmlError};
 use std::{

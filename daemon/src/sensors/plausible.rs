@@ -1,5 +1,5 @@
-//! Which values a signal can have. Drivers, and a GPU that is falling over, hand out all-ones and nonsense; a rule must not
-//! be judged by that. Pure.
+//! Which values a signal of a GPU can have, of any vendor. A driver, or a GPU that fails, may return all ones or nonsense; rules and
+//! health must not be judged by that. Pure.
 
 use failsafe_core::{signal::Kind, unit::Unit};
 
@@ -19,6 +19,8 @@ pub fn plausible(kind: &Kind, value: i64) -> bool {
         Kind::GpuPcieWidth | Kind::GpuPcieWidthMax => (0, 64),
         Kind::GpuNvlinkLinks | Kind::GpuNvlinkActive => (0, 1_024),
         Kind::GpuRecoveryAction | Kind::GpuFabricState => (0, 255),
+        // A GPU has memory.
+        Kind::GpuMemoryTotal => (1, 1 << 60),
         kind => match kind.unit() {
             Unit::MilliPercent => (0, 100_000),
             // All ones read as -1 C.
@@ -52,5 +54,6 @@ mod tests {
         assert!(!plausible(&Kind::GpuRemappedRowsPending, 2));
         assert!(!plausible(&Kind::GpuEccCorrected, i64::MAX), "all ones is `not available`");
         assert!(!plausible(&Kind::GpuEnergy, -1));
+        assert!(!plausible(&Kind::GpuMemoryTotal, 0) && plausible(&Kind::GpuMemory, 0));
     }
 }
