@@ -32,8 +32,8 @@ mod tests {
     #[test]
     fn each_field_reports_its_own_faults() {
         assert!(faults(0).is_empty(), "the GPU has none of them");
-        assert!(faults(0b0001_10_10_10_10).is_empty(), "no fault");
-        assert_eq!(faults(0b0001_10_10_10_01), ["reduced bandwidth"]);
-        assert_eq!(faults(0b0101_10_01_10_10), ["unhealthy route", "incorrect configuration"]);
+        assert!(faults(0b0001_1010_1010).is_empty(), "no fault");
+        assert_eq!(faults(0b0001_1010_1001), ["reduced bandwidth"]);
+        assert_eq!(faults(0b0101_1001_1010), ["unhealthy route", "incorrect configuration"]);
     }
 }
