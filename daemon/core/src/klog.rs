@@ -200,7 +200,7 @@ impl Lines {
         let (index, captures) =
             self.patterns.iter().enumerate().find_map(|(n, line)| Some((n, line.pattern.fit(message)?)))?;
         let line = &self.patterns[index];
-        let Captures { bus: device, code, count, gpu_instance, compute_instance, rest } = captures;
+        let Captures { bus: device, name, code, count, gpu_instance, compute_instance, rest } = captures;
         let bus = device.and_then(Bus::parse);
         if let Says::Nothing = line.says {
             return None;
@@ -214,7 +214,7 @@ impl Lines {
         }
         // The function is a part of the device: each function of a network card that loses its link once is not one that
         // loses it repeatedly.
-        let key = (index, device.map(str::to_ascii_lowercase));
+        let key = (index, device.or(name).map(str::to_ascii_lowercase));
         if self.recent.len() >= KEPT && !self.recent.contains_key(&key) {
             self.recent.pop_first();
         }

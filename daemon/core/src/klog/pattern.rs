@@ -14,6 +14,13 @@ const NAMES: &[(&str, &str)] = &[
     ("count", r"(?<count>[0-9]+)"),
     ("gpu-instance", r"(?<gi>[0-9]+)"),
     ("compute-instance", r"(?<ci>[0-9]+)"),
+    // Names that the kernel gives to devices without a PCI address in the record.
+    (
+        "disk",
+        r"(?<name>nvme[0-9]+(?:c[0-9]+)?n[0-9]+(?:p[0-9]+)?|sd[a-z]+[0-9]*|vd[a-z]+[0-9]*|md[0-9]+(?:p[0-9]+)?|dm-[0-9]+)",
+    ),
+    ("controller", r"(?<name>nvme[0-9]+)"),
+    ("cpu", r"(?<name>CPU[0-9]+)"),
     // The name of a driver; a device's messages begin with it and the device's address.
     ("driver", r"[A-Za-z0-9_-]+"),
 ];
@@ -29,6 +36,8 @@ pub(super) struct Pattern(Regex);
 pub(super) struct Captures<'a> {
     /// The PCI address, with its function where the record has one.
     pub bus: Option<&'a str>,
+    /// The device's name, where the record has no PCI address.
+    pub name: Option<&'a str>,
     pub code: Option<&'a str>,
     /// How many errors the record stands for.
     pub count: Option<&'a str>,
@@ -81,6 +90,7 @@ impl Pattern {
         let part = |name| found.name(name).map(|part| part.as_str());
         Some(Captures {
             bus: part("bus"),
+            name: part("name"),
             code: part("code"),
             count: part("count"),
             gpu_instance: part("gi"),

@@ -18,7 +18,7 @@ const BEGINNINGS: &[&str] = &[
     "oom_reaper: ",
     "oom_kill_process",
     "INFO: task ",
-    "watchdog: ",
+    "watchdog: BUG: ",
     "coredump: ",
     "Core dump ",
     "Process ",

@@ -216,6 +216,11 @@ const QUOTING: &[&str] = &[
     "{c}: renamed from veth0",
     "IPv6: ADDRCONF(NETDEV_CHANGE): {c}: link becomes ready",
     "device {c} entered promiscuous mode",
+    "amdgpu 0000:03:00.0: amdgpu:  Process {c} pid 4242 thread {c} pid 4242",
+    "amdgpu 0000:03:00.0: amdgpu:  in process {c} pid 4242 thread {c} pid 4242)",
+    "[drm:amdgpu_job_timedout [amdgpu]] *ERROR* Process information: process {c} pid 4242 thread {c} pid 4242",
+    "EXT4-fs error (device sda1): ext4_lookup:1855: inode #2: comm {c}: deleted inode referenced: 7",
+    "FAT-fs (sda1): Directory bread(block 7) failed in {f}",
 ];
 
 /// What a user who wants a record to pass for the driver's might put into a name.
@@ -290,6 +295,7 @@ fn a_lost_gpu_is_found_in_each_wording() {
          the bus and is not responding to commands.",
         "NVRM: GPU at 0000:1b:00.0 has fallen off the bus.",
         "NVRM: GPU 0000:1b:00.0: GPU has fallen off the bus.",
+        "amdgpu 0000:1b:00.0: amdgpu: device lost from bus!",
     ] {
         let line = format!("3,1,2,-;{line}");
         let found = hear(&record(&line).unwrap().message);
@@ -361,7 +367,7 @@ fn other_wordings_and_generations_are_found() {
 
 /// Every record of a fault that counts at the first time.
 fn faults() -> impl Iterator<Item = &'static Fault> {
-    records::PCIE.iter().chain(records::SEVERITY).chain(records::NVIDIA)
+    records::PCIE.iter().chain(records::SEVERITY).chain(records::NVIDIA).chain(records::HOST)
 }
 
 #[test]
@@ -387,9 +393,27 @@ fn a_corrected_error_counts_when_a_hundred_came_within_an_hour() {
 }
 
 #[test]
+fn a_fault_that_passes_counts_at_the_third_record_within_an_hour() {
+    for (line, expected) in records::REPEATED {
+        let mut lines = built_in();
+        assert_eq!((lines.hear(line, s(0)), lines.hear(line, s(1_700))), (None, None), "{line}");
+        let third = lines.hear(line, s(3_500));
+        assert!(matches!(&third, Some(Said::Note { reason, .. }) if reason == expected), "{line}: {third:?}");
+    }
+}
+
+#[test]
 fn a_record_of_a_recovery_or_of_a_corrected_error_is_no_fault() {
     for line in records::HARMLESS {
         assert_eq!(hear(line), None, "{line}");
+    }
+}
+
+#[test]
+fn each_disk_counts_for_itself() {
+    let mut lines = built_in();
+    for disk in ["nvme0n1", "nvme1n1", "sda"] {
+        assert_eq!(lines.hear(&format!("critical medium error, dev {disk}, sector 7"), s(1)), None, "{disk}");
     }
 }
 

@@ -86,6 +86,20 @@ pub(super) const HARMLESS: &[&str] = &[
     "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build",
     "NVRM: GPU0 _kgspClassifyGspTimeout: =================== GSP-RM is slow ===================",
     "NVRM: The NVIDIA GPU driver for AArch64 received 0x16 error",
+    "amdgpu 0000:03:00.0: amdgpu: 0 uncorrectable hardware errors detected in umc block",
+    "amdgpu 0000:03:00.0: amdgpu: no uncorrectable hardware errors detected in umc block",
+    "amdgpu 0000:03:00.0: amdgpu: socket: 0, die: 1, 2 uncorrectable hardware errors detected in total in umc block",
+    "amdgpu 0000:03:00.0: amdgpu: GPU reset(2) succeeded!",
+    "mlx5_core 0000:41:00.0: print_health_info:432:(pid 0): Health issue observed, High temperature, severity(5) NOTICE:",
+    "mlx5_core 0000:41:00.0: Port module event: module 0, Cable plugged",
+    "mlx5_core 0000:41:00.0: print_health_info:458:(pid 0): synd 0x0: unrecognized error",
+    "nvme nvme0: 63/0/0 default/read/poll queues",
+    "EXT4-fs (loop3): Remounting filesystem read-only",
+    "XFS (loop3): Filesystem has been shut down due to log error (0x2).",
+    "XFS (sda2): User initiated shutdown received.",
+    "EXT4-fs (sda1): re-mounted 0b1c ro. Quota mode: none.",
+    "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [python3:4242]",
+    "INFO: task python3:4242 blocked for more than 120 seconds.",
     "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, Thermal slowdown Disengaged",
     "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 10004, NVSWITCH Temperature 92C | TSENSE WARN Threshold 90C",
     "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Severity 0 Engine instance 46 Sub-engine instance 00",
@@ -135,6 +149,10 @@ pub(super) const CORRECTED: &[(&str, &str)] = &[
     ("{7}[Hardware Error]: event severity: corrected", "firmware-hardware-corrected"),
     ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0", "memory-corrected"),
     ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Correctable, Link 07 egress", "nvswitch-corrected"),
+    (
+        "amdgpu 0000:03:00.0: amdgpu: socket: 0, die: 0, 1 new correctable hardware errors detected in umc block",
+        "gpu-memory-corrected",
+    ),
 ];
 
 /// The NVIDIA driver: a GPU that is gone, does not start, or needs a reset or a reboot, in the words of versions 470 to 595.
@@ -200,4 +218,92 @@ pub(super) const NVIDIA: &[Fault] = &[
         None,
     ),
     ("NVRM: uvm encountered global fatal error 0x60, requiring os reboot to recover.", "gpu-reboot-required", None),
+];
+
+/// The rest of the host: network cards, disks, file systems, processors, AMD GPUs.
+pub(super) const HOST: &[Fault] = &[
+    (
+        "amdgpu 0000:03:00.0: amdgpu: 3 uncorrectable hardware errors detected in umc block",
+        "gpu-memory-uncorrected",
+        Some("3:0"),
+    ),
+    (
+        "amdgpu 0000:03:00.0: amdgpu: socket: 0, die: 1, 2 new uncorrectable hardware errors detected in umc block",
+        "gpu-memory-uncorrected",
+        Some("3:0"),
+    ),
+    (
+        "amdgpu 0000:03:00.0: {7} socket: 0, die: 0, 1 new deferred hardware errors detected in umc block",
+        "gpu-memory-uncorrected",
+        Some("3:0"),
+    ),
+    (
+        "amdgpu 0000:03:00.0: amdgpu: uncorrectable hardware error(ERREVENT_ATHUB_INTERRUPT) detected!",
+        "gpu-reset",
+        Some("3:0"),
+    ),
+    ("amdgpu 0000:03:00.0: amdgpu: GPU reset begin!", "gpu-reset", Some("3:0")),
+    ("amdgpu 0000:03:00.0: GPU reset begin!", "gpu-reset", Some("3:0")),
+    ("amdgpu 0000:03:00.0: amdgpu: GPU reset(1) failed", "gpu-reset-failed", Some("3:0")),
+    ("amdgpu 0000:03:00.0: amdgpu: GPU reset end with ret = -110", "gpu-reset-failed", Some("3:0")),
+    ("amdgpu 0000:03:00.0: amdgpu: This GPU is in BAD status.", "gpu-memory-worn", Some("3:0")),
+    (
+        "mlx5_core 0000:41:00.0: temp_warn:170:(pid 0): High temperature on sensors with bit set 0 1",
+        "nic-temperature",
+        Some("41:00"),
+    ),
+    (
+        "mlx5_core 0000:41:00.0: port_module:251:(pid 0): Port module event[error]: module 0, Cable error, High Temperature",
+        "nic-temperature",
+        Some("41:00"),
+    ),
+    (
+        "mlx5_core 0000:41:00.0: Port module event[error]: module 0, Cable error, Bad or shorted cable/module",
+        "nic-cable-error",
+        Some("41:00"),
+    ),
+    (
+        "mlx5_core 0000:41:00.0: poll_health:852:(pid 0): device's health compromised - reached miss count",
+        "nic-firmware-error",
+        Some("41:00"),
+    ),
+    (
+        "mlx5_core 0000:41:00.0: print_health_info:432:(pid 0): Health issue observed, firmware internal error, severity(3) ERROR:",
+        "nic-firmware-error",
+        Some("41:00"),
+    ),
+    (
+        "mlx5_core 0000:41:00.0: print_health_info:432:(pid 0): Health issue observed, HW fatal error\n, severity(2) CRITICAL:",
+        "nic-firmware-error",
+        Some("41:00"),
+    ),
+    (
+        "mlx5_core 0000:41:00.0: print_health_info:458:(pid 0): synd 0x8: unrecoverable hardware error",
+        "nic-firmware-error",
+        Some("41:00"),
+    ),
+    ("mlx5_core 0000:41:00.0: poll_health:869:(pid 0): Fatal error 1 detected", "nic-firmware-error", Some("41:00")),
+    ("nvme nvme0: Device not ready; aborting reset, CSTS=0x1", "disk-failed", None),
+    ("nvme nvme0: Disabling device after reset failure: -19", "disk-failed", None),
+    ("nvme nvme0: Removing after probe failure status: -19", "disk-failed", None),
+    ("EXT4-fs (nvme0n1p2): Remounting filesystem read-only", "filesystem-read-only", None),
+    ("Aborting journal on device dm-0-8.", "filesystem-read-only", None),
+    ("XFS (md127): Filesystem has been shut down due to log error (0x2).", "filesystem-read-only", None),
+    (
+        "XFS (sda2): Log I/O Error (0x2) detected at xlog_ioend_work. Shutting down filesystem.",
+        "filesystem-read-only",
+        None,
+    ),
+    ("BTRFS info (device sda1: state E): forced readonly", "filesystem-read-only", None),
+    ("watchdog: Watchdog detected hard LOCKUP on cpu 3", "cpu-lockup", None),
+];
+
+/// What counts with the third record within an hour.
+pub(super) const REPEATED: &[(&str, &str)] = &[
+    ("nvme nvme0: controller is down; will reset: CSTS=0xffffffff, PCI_STATUS=0x10", "disk-resets"),
+    ("nvme nvme0: I/O 12 QID 3 timeout, reset controller", "disk-resets"),
+    ("nvme nvme0: I/O tag 12 (400c) opcode 0x9 (Admin Cmd) QID 0 timeout, reset controller", "disk-resets"),
+    ("blk_update_request: critical medium error, dev sda, sector 7 op 0x0:(READ) flags 0x0", "disk-medium-error"),
+    ("critical medium error, dev nvme0n1, sector 7 op 0x0:(READ) flags 0x0", "disk-medium-error"),
+    ("CPU3: Core temperature is above threshold, cpu clock is throttled (total events = 7)", "cpu-temperature"),
 ];
