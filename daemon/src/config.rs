@@ -201,13 +201,8 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It cannot be understood.
-    #[error("{path}: {message}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where, and what was expected.
-        message: String,
-    },
+    #[error("{0}")]
+    Parse(Diagnostics),
     /// A file that the configuration names is wrong.
     #[error("{0}")]
     Catalogue(Diagnostics),
@@ -239,7 +234,10 @@ impl Config {
 
     fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         let config: Config =
-            toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
+            toml::from_str(text).map_err(|error| ConfigError::Parse(Diagnostics {
+                file: path.display().to_string(),
+                list: vec![Diagnostic::of_toml(text, &error)],
+            }))?;
         let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_owned(), field, message });
         for (field, value) in
             [("state_dir", &config.state_dir), ("socket", &config.socket), ("metrics_socket", &config.metrics_socket)]
@@ -361,9 +359,9 @@ mod tests {
             ("[redact]\nname = []", "unknown field `name`"),
             ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),
             ("[limits]\nconnections = { per_user = 1 }", "missing field"),
-            ("[nvml.every]\nslwo = \"5s\"", "line 2, column 1"),
+            ("[nvml.every]\nslwo = \"5s\"", "f.toml:2:1: "),
             ("[nvml.every]\nslwo = \"5s\"", "no group and no signal is named `slwo`"),
-            ("[nvml.every]\nslow = \"5 parsecs\"", "line 2, column 8"),
+            ("[nvml.every]\nslow = \"5 parsecs\"", "f.toml:2:8: "),
             ("[nvml.every]\nslow = \"2h\"", "`2h`: expected a time up to 1h"),
             ("[nvml.every]\n\"gpu.power\" = \"0s\"", "expected a time up to 1h"),
             ("[nvml.every]\n\"memory.used\" = \"5s\"", "not read of a GPU"),

@@ -11,10 +11,7 @@ mod record;
 pub use record::{Record, record};
 
 use crate::{
-    policy::{
-        diagnostic::{Diagnostic, Diagnostics},
-        parse::suggestion,
-    },
+    policy::diagnostic::{Diagnostic, Diagnostics},
     time::{MonoTime, Span},
     xid::{Advice, Harm},
 };
@@ -176,10 +173,7 @@ impl Lines {
     /// All that is wrong, each with file, line, column and what was expected.
     pub fn parse(file: &str, text: &str) -> Result<Lines, Diagnostics> {
         let fail = |list| Diagnostics { file: file.to_owned(), list };
-        let raw: Raw = toml::from_str(text).map_err(|error| {
-            let message = error.message();
-            fail(vec![Diagnostic::at(text, error.span().unwrap_or(0..0), message, suggestion(message))])
-        })?;
+        let raw: Raw = toml::from_str(text).map_err(|error| fail(vec![Diagnostic::of_toml(text, &error)]))?;
         let mut wrong = Vec::new();
         let mut patterns = Vec::new();
         for raw in raw.pattern {

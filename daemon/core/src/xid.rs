@@ -12,10 +12,7 @@ pub use dedup::{Heard, Storms};
 pub use nvlink::{Judgement, NvLinkError};
 pub use stated::Stated;
 
-use crate::policy::{
-    diagnostic::{Diagnostic, Diagnostics, nearest},
-    parse::suggestion,
-};
+use crate::policy::diagnostic::{Diagnostic, Diagnostics, nearest};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 use toml::Spanned;
@@ -172,10 +169,7 @@ impl Catalogue {
             let message = format!("the catalogue has {} bytes, expected at most {MAX_BYTES}", text.len());
             return Err(fail(vec![Diagnostic::at("", 0..0, message, None)]));
         }
-        let raw: Raw = toml::from_str(text).map_err(|error| {
-            let message = error.message();
-            fail(vec![Diagnostic::at(text, error.span().unwrap_or(0..0), message, suggestion(message))])
-        })?;
+        let raw: Raw = toml::from_str(text).map_err(|error| fail(vec![Diagnostic::of_toml(text, &error)]))?;
         let mut wrong = Vec::new();
         for (name, text_of) in raw.sources.iter().filter(|(_, it)| it.get_ref().trim().is_empty()) {
             wrong.push(Diagnostic::at(text, text_of.span(), format!("the source `{name}` says nothing"), None));

@@ -10,10 +10,7 @@ use super::{
     xids,
 };
 use crate::{
-    policy::{
-        diagnostic::{Diagnostic, Diagnostics, nearest},
-        parse::suggestion,
-    },
+    policy::diagnostic::{Diagnostic, Diagnostics, nearest},
     signal::Kind,
     time::Span,
     unit::{self, Unit},
@@ -149,10 +146,7 @@ impl Thresholds {
             let message = format!("the thresholds have {} bytes, expected at most {MAX_BYTES}", text.len());
             return Err(fail(vec![Diagnostic::at("", 0..0, message, None)]));
         }
-        let raw: Raw = toml::from_str(text).map_err(|error| {
-            let message = error.message();
-            fail(vec![Diagnostic::at(text, error.span().unwrap_or(0..0), message, suggestion(message))])
-        })?;
+        let raw: Raw = toml::from_str(text).map_err(|error| fail(vec![Diagnostic::of_toml(text, &error)]))?;
         let whole = base.is_none();
         let mut bounds = base.map_or_else(|| codes().map(|_| Bounds::default()).collect(), |base| base.bounds);
         let mut reader = Reader { text, wrong: Vec::new() };

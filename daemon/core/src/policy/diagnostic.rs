@@ -1,5 +1,7 @@
 //! What is wrong with a policy, and where: file, line and column, with a suggestion where there is one.
 
+mod plain;
+
 use std::{fmt, ops::Range};
 
 /// How bad a diagnostic is.
@@ -91,6 +93,12 @@ impl Diagnostic {
     /// A mistake at `span`, bytes of `text`.
     pub fn at(text: &str, span: Range<usize>, message: impl Into<String>, help: Option<String>) -> Diagnostic {
         Lines::of(text).at(Level::Error, span, "", &message.into(), help.as_deref())
+    }
+
+    /// What the TOML reader found wrong.
+    pub fn of_toml(text: &str, error: &toml::de::Error) -> Diagnostic {
+        let (message, help) = plain::plain(error.message());
+        Diagnostic::at(text, error.span().unwrap_or(0..0), message, help)
     }
 }
 

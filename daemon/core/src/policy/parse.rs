@@ -2,7 +2,7 @@
 
 use super::{
     Policy, build,
-    diagnostic::{Diagnostic, Diagnostics, nearest},
+    diagnostic::{Diagnostic, Diagnostics},
     mistakes::Mistakes,
     raw::RawPolicy,
 };
@@ -48,16 +48,6 @@ pub fn check(file: &str, text: &str) -> Result<Checked, Diagnostics> {
     let refused = wrong.any();
     let found = all(wrong.finish(text, root.get_ref()));
     if refused { Err(found) } else { Ok(Checked { policy, warnings: found }) }
-}
-
-/// A suggestion out of serde's "unknown field `x`, expected one of `a`, `b`" and its like.
-pub(crate) fn suggestion(message: &str) -> Option<String> {
-    if !message.starts_with("unknown ") {
-        return None;
-    }
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let word = quoted.next()?;
-    nearest(word, quoted).map(|near| format!("did you mean `{near}`?"))
 }
 
 #[cfg(test)]
