@@ -518,10 +518,10 @@ fn metric(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a length of time from 1ms to 1h, such as 10s or 500ms");
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    let wrong = || format!("`{text}` is not a duration from 1ms to 1h, such as 10s or 500ms");
+    let parsed = failsafe_core::time::Span::parse(text).map(|span| Duration::from_nanos(span.0));
     let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-    Duration::try_from(parsed).ok().filter(|d| range.contains(d)).ok_or_else(wrong)
+    parsed.filter(|duration| range.contains(duration)).ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ fn diagnostic(d: &Diagnostic) -> Value {
         "field": d.field,
         "message": d.message,
         "help": d.help,
-        "excerpt": d.excerpt,
+        "excerpt": clean(&d.excerpt),
     })
 }
 

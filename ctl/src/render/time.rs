@@ -53,6 +53,10 @@ pub fn ago(ns: i64, now: i64) -> String {
 pub fn instant(text: &str, now: i64, zone: &TimeZone) -> Option<i64> {
     let text = text.trim();
     let ns = |at: Timestamp| i64::try_from(at.as_nanosecond()).ok();
+    // As policies write durations; jiff has no days here.
+    if let Some(age) = failsafe_core::time::Span::parse(text) {
+        return now.checked_sub(i64::try_from(age.0).ok()?);
+    }
     if let Ok(age) = text.parse::<SignedDuration>() {
         return now.checked_sub(i64::try_from(age.unsigned_abs().as_nanos()).ok()?);
     }
@@ -77,6 +81,9 @@ mod tests {
         let at = |text| instant(text, now, &TimeZone::UTC);
         assert_eq!(at("10m"), Some(now - 600_000_000_000));
         assert_eq!(at("-2h"), Some(now - 7_200_000_000_000));
+        assert_eq!(at("7d"), Some(now - 604_800_000_000_000));
+        assert_eq!(at("1h30m"), Some(now - 5_400_000_000_000));
+        assert_eq!(at("5min"), Some(now - 300_000_000_000));
         assert_eq!(at("1970-01-01T00:00:01Z"), Some(1_000_000_000));
         assert_eq!(at("1970-01-02"), Some(86_400_000_000_000));
         assert_eq!(at("1970-01-01 00:01"), Some(60_000_000_000));

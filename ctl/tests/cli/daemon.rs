@@ -133,6 +133,31 @@ fn policy_check_asks_the_node_if_it_can() {
         err(&bad)
     );
     assert_eq!(json(&fake.ctl("policy check bad.toml -o json"))["errors"][0]["line"], 3);
+    // Whoever wrote the policy does not write on the terminal of who checks it, and does not fill it.
+    let long = "x".repeat(100_000);
+    let hostile = format!("{POLICY}[[rule]]\nid = \"\u{9b}2J\"\nwhen = {{ signal = \"\\u001b[2J{long}\" }}\n");
+    std::fs::write(fake.path("bad.toml"), hostile).unwrap();
+    let bad = fake.ctl("policy check bad.toml");
+    let text = err(&bad);
+    assert!(bad.status.code() == Some(1) && text.contains("\\u{1b}[2Jx"), "{text}");
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    assert!(text.lines().all(|line| line.chars().count() < 300), "{text}");
+}
+
+#[test]
+fn policy_check_prints_warnings_and_accepts_the_policy() {
+    let fake = Fake::start(Answers::default());
+    let egress = "[egress]\nallow = [{ cidr = \"10.0.0.1/8\" }]\n";
+    std::fs::write(fake.path("p.toml"), format!("{POLICY}{egress}")).unwrap();
+    let output = fake.ctl("policy check p.toml --offline");
+    assert_eq!(output.status.code(), Some(0));
+    for text in ["p.toml:1:1: warning: policy: the policy has no rules", "p.toml:5:19: warning: egress.allow[1].cidr: "]
+    {
+        assert!(err(&output).contains(text), "{}", err(&output));
+    }
+    let value = json(&fake.ctl("policy check p.toml --offline -o json"));
+    assert_eq!(value["warnings"][1]["field"], "egress.allow[1].cidr");
+    assert_eq!((value["valid"].as_bool(), value["errors"].as_array().map(Vec::len)), (Some(true), Some(0)));
 }
 
 #[test]

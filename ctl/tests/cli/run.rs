@@ -29,6 +29,28 @@ fn run_becomes_its_command_and_is_the_process_that_the_daemon_moves() {
 }
 
 #[test]
+fn rules_on_gpus_of_a_run_without_a_gpu_are_warned_about() {
+    let fake = Fake::start(Answers { run: pb_run(), ..Default::default() });
+    let rule = "[[rule]]\nid = \"hot\"\nrationale = \"x\"\nwhen = { signal = \"gpu.temperature\", above = \"90 C\" }\n\
+                actions = [\"notify\"]\n";
+    std::fs::write(fake.path("p.toml"), format!("{POLICY}{rule}")).unwrap();
+    let register = |more: &str| err(&fake.ctl(&format!("register -p p.toml --pid 1{more}")));
+    let warning = "warning: the run declares no GPU, so nothing can trip its rules on GPUs (hot): add --gpu";
+    assert!(register("").contains(warning), "{}", register(""));
+    assert_eq!((register(" --gpu 0"), register(" -o json")), (String::new(), String::new()));
+    let run = |more: &str| {
+        let mut command = fake.command();
+        command.args(["run", "-p", "p.toml"]).args(more.split_whitespace());
+        if nix::unistd::geteuid().is_root() {
+            command.args(["--user", "root"]);
+        }
+        err(&command.args(["--", "true"]).output().unwrap())
+    };
+    assert_eq!(run("").matches(warning).count(), 1, "{}", run(""));
+    assert!(!run("--gpu 0").contains(warning) && !run("-q").contains(warning));
+}
+
+#[test]
 fn run_gives_up_root_for_good() {
     if !nix::unistd::geteuid().is_root() {
         return eprintln!("SKIPPED: only root can become another user");
