@@ -89,10 +89,13 @@ impl Brief<'_> {
         matches!(self.opened_by().decision.cause, Cause::Operator { .. })
     }
 
-    /// Whether it killed the run: an outcome of the kill says that at least a part of it was killed.
-    fn killed(&self) -> bool {
-        let outcomes = self.decisions.iter().flat_map(|decided| &decided.outcomes);
-        outcomes.filter(|(_, o)| o.action == Action::Kill).any(|(_, o)| !matches!(o.verdict, Verdict::Failed(_)))
+    /// The decision that killed the run: an outcome of the kill says that at least a part of it was killed.
+    fn killed(&self) -> Option<&Decided<'_>> {
+        let killed = |decided: &&Decided<'_>| {
+            let kills = decided.outcomes.iter().filter(|(_, o)| o.action == Action::Kill);
+            kills.map(|(_, o)| &o.verdict).any(|verdict| !matches!(verdict, Verdict::Failed(_)))
+        };
+        self.decisions.iter().find(killed)
     }
 }
 
@@ -114,8 +117,8 @@ pub fn first_cause(of_run: &[Brief<'_>]) -> Option<IncidentId> {
 /// What ended a run.
 #[derive(Debug)]
 pub enum End<'b> {
-    /// failsafe killed it, in this incident.
-    Killed(&'b Brief<'b>),
+    /// failsafe killed it, by this decision.
+    Killed(&'b Decision),
     /// It ended while this incident contained it.
     WhileContained(&'b Brief<'b>),
     /// failsafe had no part in it.
@@ -131,7 +134,8 @@ impl End<'_> {
     /// The incident that the end belongs to.
     pub fn incident(&self) -> Option<IncidentId> {
         match self {
-            End::Killed(brief) | End::WhileContained(brief) => Some(brief.id),
+            End::Killed(decision) => Some(decision.incident),
+            End::WhileContained(brief) => Some(brief.id),
             End::Itself => None,
         }
     }
@@ -140,8 +144,10 @@ impl End<'_> {
 /// What ended the run that had these incidents.
 pub fn end_of<'b>(of_run: &'b [Brief<'b>]) -> End<'b> {
     let Some(last) = of_run.iter().rev().find(|brief| brief.contains() || brief.thawed()) else { return End::Itself };
+    if let Some(killed) = last.killed() {
+        return End::Killed(killed.decision);
+    }
     match last.standing() {
-        _ if last.killed() => End::Killed(last),
         Standing::Noted | Standing::Thawed => End::Itself,
         Standing::Contained(_) | Standing::Partial(_) | Standing::Failed(_) | Standing::Pending(_) => {
             End::WhileContained(last)

@@ -7,7 +7,7 @@ use crate::{
     entry::Logged,
     exit::{Exit, Fail},
     incidents::{End, briefs, end_of},
-    render::{Paint, event, explain, json, print, runs, table, time},
+    render::{Paint, event, explain, json, print, runs, time},
 };
 use failsafe_core::record::Record;
 use failsafe_proto::v1 as pb;
@@ -49,10 +49,8 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
         print(&json::text(&value))?;
         return Ok(Exit::Done);
     }
-    let mut page = runs::describe(&run, &place.zone, time::now());
-    if let Some(end) = &end {
-        page.push_str(&table::pairs("", [("ended by", ended_by(end))]));
-    }
+    let ended_by = end.as_ref().map(ended_by).unwrap_or_default();
+    let mut page = runs::describe(&run, ended_by, &place.zone, time::now());
     let telling: Vec<&Logged> =
         entries.iter().filter(|e| !matches!(e.record(), Some(Record::Evidence { .. }))).collect();
     let names = [(run.id.clone(), run.name.clone())].into();
@@ -67,7 +65,7 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
 /// What ended the run, in words.
 fn ended_by(end: &End<'_>) -> String {
     match end {
-        End::Killed(brief) => format!("failsafe: {} ({})", explain::in_brief(brief), brief.id),
+        End::Killed(decision) => format!("failsafe: {} ({})", explain::in_few_words(decision), decision.incident),
         End::WhileContained(brief) => format!(
             "not failsafe: it ended while it was contained ({}; {}), so somebody else ended it",
             explain::in_brief(brief),

@@ -9,7 +9,7 @@ use crate::{
     incidents::Brief,
 };
 use failsafe_core::{
-    decision::{Action, Cause, Confidence, Mode, Outcome, Severity, Verdict},
+    decision::{Action, Cause, Confidence, Decision, Mode, Outcome, Severity, Verdict},
     record::Record,
     subject::Subject,
 };
@@ -185,9 +185,13 @@ impl Page<'_> {
             lines.push((format!("failsafectl freeze {run} --reason TEXT"), "try again what is not proved"));
         }
         if live && contained {
-            let ask = if self.may_act { "" } else { "ask root or the administrators' group: " };
-            lines.push((format!("{ask}failsafectl thaw {run} --reason TEXT"), "let it go on, and lift the block"));
-            lines.push((format!("{ask}failsafectl kill {run} --reason TEXT"), "end it"));
+            if self.may_act {
+                lines.push((format!("failsafectl thaw {run} --reason TEXT"), "let it go on, and lift the block"));
+                lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
+            } else {
+                let ask = "ask root or the administrators' group to thaw or kill it";
+                lines.push((ask.to_owned(), "the owner of a run may not"));
+            }
         }
         lines.push((format!("failsafectl describe {run}"), "how the run stands now"));
         if full {
@@ -206,9 +210,13 @@ impl Page<'_> {
     }
 }
 
-/// An incident in a few words: what was done, and because of what.
+/// An incident in a few words: what was done first, and because of what.
 pub fn in_brief(brief: &Brief<'_>) -> String {
-    let decision = brief.opened_by().decision;
+    in_few_words(brief.opened_by().decision)
+}
+
+/// A decision in a few words.
+pub fn in_few_words(decision: &Decision) -> String {
     let would = if decision.mode == Mode::Observe { "would " } else { "" };
     let why = match &decision.cause {
         Cause::Rule { rule, .. } => format!("rule {rule}"),

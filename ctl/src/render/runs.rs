@@ -85,8 +85,8 @@ fn not_noted(untracked: u64) -> String {
     if untracked == 0 { String::new() } else { format!("{untracked} PROCESSES, whose leaving would go unseen") }
 }
 
-/// The facts of one run.
-pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
+/// The facts of one run; `ended_by` is empty unless it ended.
+pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> String {
     let mut labels: Vec<String> = run.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     labels.sort();
     let ended = if run.ended_ns > 0 { time::wall(i128::from(run.ended_ns), zone) } else { String::new() };
@@ -123,6 +123,7 @@ pub fn describe(run: &pb::Run, zone: &TimeZone, now: i64) -> String {
                 ),
             ),
             ("ended", ended),
+            ("ended by", ended_by),
             ("frozen for", if run.frozen_ms > 0 { format!("{} ms", run.frozen_ms) } else { String::new() }),
             ("processes", run.processes.to_string()),
             ("memory", table::bytes(run.memory_bytes)),

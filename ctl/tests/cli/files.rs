@@ -112,7 +112,7 @@ fn an_ended_run_is_described_with_what_ended_it() {
     let fake = Fake::start(Answers { run, records, ..Default::default() });
     let page = out(&fake.ctl("describe trainer"));
     // An operator had frozen it, and it ended while it was frozen.
-    assert!(page.contains("ended by  not failsafe: it ended while it was contained (freeze: user 0 (admin)"), "{page}");
+    assert!(page.contains("not failsafe: it ended while it was contained (freeze: user 0 (admin)"), "{page}");
     assert!(page.contains("2026-11-23 21:35:00"), "{page}");
     let value = json(&fake.ctl("describe trainer -o json"));
     assert_eq!(
