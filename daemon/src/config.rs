@@ -233,11 +233,12 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let config: Config =
-            toml::from_str(text).map_err(|error| ConfigError::Parse(Diagnostics {
+        let config: Config = toml::from_str(text).map_err(|error| {
+            ConfigError::Parse(Diagnostics {
                 file: path.display().to_string(),
                 list: vec![Diagnostic::of_toml(text, &error)],
-            }))?;
+            })
+        })?;
         let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_owned(), field, message });
         for (field, value) in
             [("state_dir", &config.state_dir), ("socket", &config.socket), ("metrics_socket", &config.metrics_socket)]
