@@ -117,3 +117,62 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
         node.log_is_whole()
     })
 }
+
+#[test]
+fn a_record_is_judged_by_the_severity_and_the_number_that_it_states() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("kmsg");
+    fs::write(&log, "")?;
+    let tables = format!("[kernel_log]\npath = {:?}\n", log.display().to_string());
+    on_gpu_node("kmsg-severity", TWO_GPUS, &tables, |node| {
+        wait_for("the node is healthy", || Ok(node.code(&["node", "health"])? == 0))?;
+        let bus = |gpu: &str| -> Result<String> {
+            Ok(node.json(["gpu", "describe", gpu])?["pci"].as_str().unwrap_or_default().to_owned())
+        };
+        let (first, second) = (bus("0")?, bus("1")?);
+        let mut sequence = 0;
+        let mut write = |records: &[String]| -> Result<()> {
+            let mut out = fs::OpenOptions::new().append(true).open(&log)?;
+            for record in records {
+                sequence += 1;
+                std::io::Write::write_all(&mut out, format!("3,{sequence},1,-;{record}\n").as_bytes())?;
+            }
+            Ok(())
+        };
+        let reasons = |of: &str| -> Result<Vec<(String, String)>> {
+            let health = node.ctl(["node", "health", "-o", "json"])?.json()?;
+            let part = match of {
+                "node" => &health["node"],
+                gpu => &health["gpus"][gpu.parse::<usize>()?],
+            };
+            let text = |reason: &Value, field: &str| reason[field].as_str().unwrap_or_default().to_owned();
+            let reasons = part["reasons"].as_array().cloned().unwrap_or_default();
+            Ok(reasons.iter().map(|reason| (text(reason, "code"), text(reason, "advice"))).collect())
+        };
+        // The last record marks that all before it were read.
+        let link = "XC0 i0 Link 00";
+        write(&[
+            format!("NVRM: Xid (PCI:{first}): 145, RLW_RSPCOL Nonfatal {link} (0x00000005 0x00000001 0x00000000)"),
+            format!("pcieport {second}: pciehp: Slot(12): Link Down/Up ignored (recovered by DPC)"),
+            "EDAC MC0: 262 CE memory read error on CPU_SrcID#0_Ha#0_Chan#1_DIMM#0".to_owned(),
+        ])?;
+        wait_for("the number in the record counts", || {
+            Ok(reasons("node")? == [("memory-corrected".to_owned(), "inspect-hardware".to_owned())])
+        })?;
+        ensure!(reasons("0")?.is_empty() && reasons("1")?.is_empty(), "{:?} {:?}", reasons("0")?, reasons("1")?);
+        write(&[
+            format!("NVRM: Xid (PCI:{first}): 145, RLW_SRC_TRACK Fatal {link} (0x00000007 0x00000001 0x00000000)"),
+            format!(
+                "NVRM: Xid (PCI:{second}): 154, pid=1, name=x, GPU recovery action changed from 0x0 (None) to 0x2 (Node \
+                 Reboot Required)"
+            ),
+        ])?;
+        let unhealthy = |code: &str, advice: &str| vec![(code.to_owned(), advice.to_owned())];
+        wait_for("a fatal NVLink error asks for a reset", || Ok(reasons("0")? == unhealthy("xid-145", "reset-gpu")))?;
+        wait_for("the recovery action of the record counts", || {
+            Ok(reasons("1")? == unhealthy("recovery-action", "reboot-node"))
+        })?;
+        ensure!(node.code(&["node", "health"])? == 12, "both GPUs are unhealthy");
+        Ok(())
+    })
+}
