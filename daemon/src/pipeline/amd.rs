@@ -6,6 +6,7 @@
 use super::{
     Message, Sender,
     attribution::Work,
+    gpus::unread::Failing,
     whose::{self, Whose},
 };
 use crate::{
@@ -13,10 +14,16 @@ use crate::{
     node::{GpuView, NodeView, SensorView},
     platform::{ProcFs, clock},
     runs::Registry,
-    sensors::amdgpu::{Amdgpu, AmdgpuEvent, Card, Sample},
+    sensors::{
+        amdgpu::{Amdgpu, AmdgpuEvent, Card, Sample},
+        nvml,
+    },
 };
-use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, klog::Bus, signal::Source};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, input::Unread, klog::Bus, signal::Source};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Starts the sensor.
 ///
@@ -36,7 +43,7 @@ pub fn start(
     let runs = registry.clone();
     // A run whose cgroup is gone has no process any more.
     let of_runs = move || runs.live().iter().flat_map(|run| run.cgroup.all_procs().unwrap_or_default()).collect();
-    let told = Told { registry, pipeline, node, whose };
+    let mut told = Told { registry, pipeline, node, whose, failing: BTreeMap::new() };
     let (sysfs, proc) = (config.amdgpu.sysfs.clone(), ProcFs::default());
     Amdgpu::spawn(sysfs, proc, config.sample_interval(), of_runs, move |event| told.take(event)).map(Some)
 }
@@ -46,6 +53,8 @@ struct Told {
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
     whose: Whose,
+    /// What cannot be read of each GPU.
+    failing: BTreeMap<GpuId, Failing>,
 }
 
 impl Told {
@@ -53,7 +62,7 @@ impl Told {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, event: AmdgpuEvent) {
+    fn take(&mut self, event: AmdgpuEvent) {
         match event {
             AmdgpuEvent::Cards(cards) => self.cards(&cards),
             AmdgpuEvent::Sample { id, at, sample } => self.sample(GpuId(id), at, &sample),
@@ -81,7 +90,7 @@ impl Told {
         }
     }
 
-    fn sample(&self, gpu: GpuId, at: MonoTime, sample: &Sample) {
+    fn sample(&mut self, gpu: GpuId, at: MonoTime, sample: &Sample) {
         let live = self.registry.live();
         let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
         let seen = whose::Seen { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
@@ -108,7 +117,24 @@ impl Told {
             let signal = Signal { seq: 0, at, source: Source::Amdgpu, subject, kind: kind.clone(), value, repeats: 0 };
             inputs.push(Input::Signal(signal));
         }
+        for (kind, why) in self.unread(&gpu, at, sample) {
+            let (seq, source, gpu) = (0, Source::Amdgpu, gpu.clone());
+            inputs.push(Input::Unread(Unread { seq, at, source, gpu, kind, why }));
+        }
         let _closed = self.pipeline.send(Message::Inputs(inputs));
+    }
+
+    /// Signals that keep failing, or are read again. The same rule as for NVIDIA's GPUs.
+    fn unread(&mut self, gpu: &GpuId, at: MonoTime, sample: &Sample) -> Vec<(Kind, Option<String>)> {
+        let sample = nvml::Sample {
+            mono_ns: at.0,
+            gpu: gpu.0.clone(),
+            readings: sample.readings.iter().map(|(kind, value)| (kind.clone(), *value)).collect(),
+            unsupported: sample.unsupported.iter().map(Kind::to_string).collect(),
+            failing: sample.failing.iter().map(|(kind, why)| (kind.to_string(), why.clone())).collect(),
+            processes: None,
+        };
+        self.failing.entry(gpu.clone()).or_default().take(&nvml::Current::default(), &sample)
     }
 }
 
@@ -133,7 +159,7 @@ mod tests {
         let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
         let (registry, node) = (Arc::new(registry), Arc::<Mutex<NodeView>>::default());
         let whose = Whose::new(&registry, ProcFs::default());
-        let told = Told { registry, pipeline, node: node.clone(), whose };
+        let mut told = Told { registry, pipeline, node: node.clone(), whose, failing: BTreeMap::new() };
         let gpu = GpuId("amdgpu-1".into());
         node.lock().unwrap().gpus.insert(gpu.clone(), GpuView::new(gpu.clone()));
         let kind = ProcessKind::Compute;
@@ -142,7 +168,7 @@ mod tests {
         let readings = [(Kind::GpuUtilization, 50_000), (Kind::GpuProcesses, 1)];
         let sample = Sample { readings: readings.clone().into(), processes: vec![process], ..Sample::default() };
         told.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(5), sample });
-        let shown = &node.lock().unwrap().gpus[&gpu].processes;
+        let shown = node.lock().unwrap().gpus[&gpu].processes.clone();
         assert_eq!(
             shown.iter().map(|it| (it.pid, it.memory, it.run, it.sm)).collect::<Vec<_>>(),
             [(7, Some(9), None, Some(40))]
@@ -154,5 +180,21 @@ mod tests {
         });
         assert_eq!(signals.collect::<Vec<_>>(), readings);
         assert!(queue.try_recv().is_err());
+        // A signal that keeps failing is reported, so that health is not judged without it.
+        let mut unread = |second: u64, fails: bool| {
+            let failing = if fails { vec![(Kind::GpuTemperature, "says `-1`".to_owned())] } else { Vec::new() };
+            let mut readings = BTreeMap::from(readings.clone());
+            readings.extend((!fails).then_some((Kind::GpuTemperature, 60_000)));
+            let sample = Sample { readings, failing, ..Sample::default() };
+            told.take(AmdgpuEvent::Sample { id: gpu.0.clone(), at: MonoTime(second * 1_000_000_000), sample });
+            let Ok(Message::Inputs(inputs)) = queue.try_recv() else { panic!("no inputs") };
+            inputs.into_iter().find_map(|input| match input {
+                Input::Unread(unread) => Some((unread.source, unread.kind, unread.why.is_some())),
+                _ => None,
+            })
+        };
+        assert_eq!(unread(1, true), None);
+        assert_eq!(unread(12, true), Some((Source::Amdgpu, Kind::GpuTemperature, true)));
+        assert_eq!(unread(13, false), Some((Source::Amdgpu, Kind::GpuTemperature, false)));
     }
 }

@@ -37,7 +37,7 @@ use std::{
 use unread::Failing;
 
 mod slices;
-mod unread;
+pub(super) mod unread;
 
 pub(super) use slices::slice;
 

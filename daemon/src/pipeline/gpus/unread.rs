@@ -15,7 +15,7 @@ const KEEPS_FAILING: Span = Span::from_secs(10);
 
 /// What fails.
 #[derive(Default)]
-pub(super) struct Failing(BTreeMap<Kind, Failed>);
+pub(in crate::pipeline) struct Failing(BTreeMap<Kind, Failed>);
 
 struct Failed {
     since: MonoTime,
@@ -27,11 +27,11 @@ struct Failed {
 }
 
 /// A signal that is unread, with the reason; without one it is read again.
-pub(super) type Change = (Kind, Option<String>);
+pub(in crate::pipeline) type Change = (Kind, Option<String>);
 
 impl Failing {
     /// Takes a sample, before `current` does; what is to be told.
-    pub(super) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
+    pub(in crate::pipeline) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
         // Where nothing at all is read, the GPU is blind as a whole, which is told by itself; not so of a MIG device.
         let blind = sample.readings.is_empty() && !GpuId(sample.gpu.clone()).is_mig();
         if blind || (self.0.is_empty() && sample.failing.is_empty()) {
