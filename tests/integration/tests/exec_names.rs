@@ -63,7 +63,8 @@ fn a_program_that_is_executed_from_memory_is_frozen_by_its_kind() -> Result<()> 
         fs::copy("/bin/sleep", &copy)?;
         let script = format!("rm {0}; exec /proc/self/fd/9 600", copy.display());
         let deleted = format!("exec 9<{}; {script}", copy.display());
-        Launch::new("deleted", &policy("gone", "kind = \"deleted\"")).start(node, ["sh", "-c", &deleted])?.freezes()?;
+        let gone = policy("gone", "kind = \"deleted\"");
+        Launch::new("deleted", &gone).user("root").start(node, ["sh", "-c", &deleted])?.freezes()?;
         node.log_is_whole()
     })
 }
