@@ -46,9 +46,8 @@ impl Page<'_> {
         let mut out = format!("{}\n", paint.head(&format!("Incident {} of run {}", incident.id, incident.run_name())));
         self.section(&mut out, "What happened", self.happened());
         self.section(&mut out, "Why", self.why_in_short());
-        let mut state: String =
-            fill(&standing(incident, zone), WIDTH - 2).iter().map(|line| format!("  {line}\n")).collect();
-        state = tinted(incident, *paint, &state);
+        // In one line: what is not proved is searched for as it stands in the log.
+        let mut state = format!("  {}\n", tinted(incident, *paint, &standing(incident, zone)));
         state.push_str(&self.later());
         self.section(&mut out, "State", state);
         self.section(&mut out, "Other incidents of the run", self.siblings());

@@ -65,6 +65,16 @@ fn one_screen_is_enough_for_much() {
 }
 
 #[test]
+fn what_is_not_proved_is_on_one_line() {
+    let mut log = Log::started();
+    let missing = "GPU-5afe0000-0000-4000-8000-000000000000: no sample since the freeze shows it idle";
+    log.add(5_000_040, violation());
+    log.add(5_000_120, outcome(1, 5_000_090, Action::Block, Verdict::Proved, &[]));
+    log.add(5_000_200, outcome(1, 5_000_190, Action::Freeze, Verdict::Partial(vec![missing.into()]), &[]));
+    assert!(screen(&log).contains(missing), "{}", screen(&log));
+}
+
+#[test]
 fn advice_is_what_the_reader_may_do() {
     let owner = with(&contained(), false, |page| page.screen());
     let ask = "ask root or the administrators' group to thaw or kill it";
