@@ -234,13 +234,7 @@ impl Reports {
                 Err(error) => clean(&error.message),
             };
             if !std::mem::replace(&mut lost, true) {
-                print_line(
-                    self.raw,
-                    &format!(
-                        "failsafectl: lost the daemon, trying again: {reason}; the run goes on under its policy, which the kernel \
-                         enforces"
-                    ),
-                );
+                print_line(self.raw, &format!("failsafectl: lost the daemon, trying again: {reason}; the run goes on"));
             }
             std::thread::sleep(RECONNECT);
         }
