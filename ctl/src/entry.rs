@@ -126,6 +126,14 @@ pub fn load(file: &Path, filter: Filter) -> Result<Vec<Logged>, Fail> {
     search.map(|entry| entry.map(Logged::from).map_err(failed)).collect()
 }
 
+/// Entries of several queries, each once, in the order of the log.
+pub fn in_order(entries: impl IntoIterator<Item = Logged>) -> Vec<Logged> {
+    let mut entries: Vec<Logged> = entries.into_iter().collect();
+    entries.sort_by_key(|entry| entry.index);
+    entries.dedup_by_key(|entry| entry.index);
+    entries
+}
+
 /// A log that cannot be read on.
 pub fn unreadable(file: &Path, error: &SearchError) -> Fail {
     Fail::new(crate::exit::Exit::Error, format!("{}: {}", file.display(), chain(error)))

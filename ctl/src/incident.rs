@@ -45,6 +45,14 @@ pub struct Decided<'a> {
     pub evidence: Option<(&'a Logged, &'a Snapshot)>,
 }
 
+impl Decided<'_> {
+    /// The instant of the first signal that led to it, and its wall time.
+    pub fn began(&self) -> (MonoTime, i128) {
+        let at = self.decision.values.first().map_or(self.decision.at, |seen| seen.at);
+        (at, self.entry.wall_of(at))
+    }
+}
+
 /// How an incident stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
@@ -112,9 +120,7 @@ impl<'a> Incident<'a> {
 
     /// The instant of the violating signal, and its wall time.
     pub fn zero(&self) -> (MonoTime, i128) {
-        let first = self.opened_by();
-        let at = first.decision.values.first().map_or(first.decision.at, |seen| seen.at);
-        (at, first.entry.wall_of(at))
+        self.opened_by().began()
     }
 
     /// What was carried out and contains, each once, in order.

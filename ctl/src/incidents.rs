@@ -10,6 +10,9 @@ use failsafe_core::{
 };
 use std::collections::BTreeMap;
 
+/// Kinds of the log's entries that make an incident.
+pub const KINDS: [&str; 2] = ["decision", "outcome"];
+
 /// An incident in brief.
 #[derive(Debug)]
 pub struct Brief<'a> {
@@ -55,9 +58,7 @@ impl Brief<'_> {
 
     /// When it began, wall time in nanoseconds.
     pub fn began(&self) -> i128 {
-        let first = self.opened_by();
-        let at = first.decision.values.first().map_or(first.decision.at, |seen| seen.at);
-        first.entry.wall_of(at)
+        self.opened_by().began().1
     }
 
     /// How it stands.

@@ -6,7 +6,7 @@ use crate::{
     client::{Client, block_on},
     entry::Logged,
     exit::{Exit, Fail},
-    incidents::{End, briefs, end_of},
+    incidents::{End, KINDS, briefs, end_of},
     render::{Paint, event, explain, json, print, runs, time},
 };
 use failsafe_core::record::Record;
@@ -23,7 +23,7 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
         let wanted = events::run_of(&client, &args.run).await?;
         let run = client.runs().get(pb::GetRequest { run: wanted }).await?.into_inner();
         let decisions = if run.state() == pb::RunState::Ended {
-            let kinds = ["decision", "outcome"].map(str::to_owned).to_vec();
+            let kinds = KINDS.map(str::to_owned).to_vec();
             let request = pb::WatchRequest { run: run.id.clone(), kinds, tail: Some(DECISIONS), ..Default::default() };
             events::collect(&client, request).await?
         } else {

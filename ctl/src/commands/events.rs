@@ -31,8 +31,8 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
         follow: args.follow,
         run: args.run().map(str::to_owned).unwrap_or_default(),
         incident: args.incident().map(str::to_owned).unwrap_or_default(),
-        since_ns: since.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
-        until_ns: until.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
+        since_ns: bound(since),
+        until_ns: bound(until),
         tail: args.tail,
         kinds: args.kind.clone(),
     };
@@ -89,6 +89,11 @@ pub(super) fn instant(place: &Place<'_>, name: &str, text: Option<&str>) -> Resu
     Ok(Some(u64::try_from(at).unwrap_or(0)))
 }
 
+/// A time as requests have it; 0 is none.
+pub(super) fn bound(at: Option<u64>) -> i64 {
+    at.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX))
+}
+
 /// All entries of the log file that pass.
 pub(super) fn load(place: &Place<'_>, source: &Source, filter: &Filter) -> Result<Vec<Logged>, Fail> {
     read(place, source, Query { filter: filter.clone(), ..Query::default() })
@@ -114,10 +119,7 @@ pub(super) async fn run_of(client: &Client, what: &str) -> Result<String, Fail> 
     let kinds = vec!["decision".to_owned()];
     let request = pb::WatchRequest { incident: what.to_owned(), kinds, tail: Some(1), ..Default::default() };
     let run = collect(client, request).await?.into_iter().find_map(|entry| entry.run);
-    run.ok_or_else(|| {
-        Fail::new(Exit::NotFound, format!("the log knows no incident `{}`", clean(what)))
-            .advise("`failsafectl incidents` lists them")
-    })
+    run.ok_or_else(|| no_incident(what))
 }
 
 /// All entries that the daemon streams for `request`, which must not follow.
@@ -134,6 +136,12 @@ pub(super) async fn collect(client: &Client, request: pb::WatchRequest) -> Resul
 pub(super) fn no_run(reference: &str) -> Fail {
     Fail::new(Exit::NotFound, format!("the log knows no run `{}`", clean(reference)))
         .advise("`failsafectl events --offline` shows what it knows")
+}
+
+/// The log has no incident of this id.
+pub(super) fn no_incident(what: &str) -> Fail {
+    Fail::new(Exit::NotFound, format!("the log knows no incident `{}`", clean(what)))
+        .advise("`failsafectl incidents` lists them")
 }
 
 pub(super) fn name_of(entry: &Logged) -> Option<(String, String)> {

@@ -7,7 +7,7 @@ use crate::{
     entry::{self, Logged},
     exit::{Exit, Fail},
     incident::Incident,
-    incidents::{briefs, first_cause},
+    incidents::{KINDS, briefs, first_cause},
     render::{Paint, clean, explain, json, print},
 };
 use failsafe_core::decision::IncidentId;
@@ -16,8 +16,6 @@ use failsafe_proto::v1 as pb;
 
 /// What the page needs beside the incident's own entries: beginning and end of the run, and commands on it.
 const AROUND: [&str; 2] = ["run", "control"];
-/// What tells the run's incidents apart.
-const DECISIONS: [&str; 2] = ["decision", "outcome"];
 /// Entries of the run that are read at most to find its incidents, the last ones.
 const MOST: u32 = 4_000;
 
@@ -41,10 +39,10 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
     let Some(id) = found.incident else {
         return Err(Fail::new(Exit::NotFound, format!("run `{}` has had no incident", clean(&args.what))));
     };
-    let incident = Incident::gather(id, &found.entries).ok_or_else(|| no_incident(&args.what))?;
+    let incident = Incident::gather(id, &found.entries).ok_or_else(|| events::no_incident(&args.what))?;
+    let others = briefs(&found.decisions);
     if args.output.json() {
         let mut value = json::incident(&incident);
-        let others = briefs(&found.decisions);
         let others = others.iter().filter(|other| other.id != id);
         value["other_incidents"] = others.map(|other| other.id.to_string()).collect();
         print(&json::text(&value))?;
@@ -52,7 +50,7 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
     }
     let page = explain::Page {
         incident: &incident,
-        others: &briefs(&found.decisions),
+        others: &others,
         may_act: found.may_act,
         zone: &place.zone,
         paint: Paint::stdout(),
@@ -68,7 +66,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
         Some(id) => {
             let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
             let entries = events::collect(&client, request).await?;
-            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| no_incident(what))?, entries)
+            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| events::no_incident(what))?, entries)
         }
         None => {
             let run = client.runs().get(pb::GetRequest { run: what.to_owned() }).await?.into_inner().id;
@@ -81,7 +79,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
         tail,
         ..Default::default()
     };
-    let decisions = events::collect(&client, of_run(DECISIONS, Some(MOST))).await?;
+    let decisions = events::collect(&client, of_run(KINDS, Some(MOST))).await?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
     let Some(id) = incident else { return Ok(Found { decisions, entries, incident, may_act: false }) };
     if wanted.is_none() {
@@ -90,7 +88,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     }
     let around = events::collect(&client, of_run(AROUND, None)).await?;
     let may_act = may_act(&client, &run).await;
-    Ok(Found { decisions, entries: merged(entries, around), incident, may_act })
+    Ok(Found { decisions, entries: entry::in_order(entries.into_iter().chain(around)), incident, may_act })
 }
 
 /// Whether the reader may thaw and kill the run: asked by a rehearsal, which changes nothing.
@@ -108,7 +106,7 @@ fn from_file(place: &Place<'_>, args: &ExplainArgs, wanted: Option<IncidentId>) 
     let (run, mut entries) = match wanted {
         Some(id) => {
             let entries = of_incident(id)?;
-            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| no_incident(what))?, entries)
+            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| events::no_incident(what))?, entries)
         }
         None => {
             let runs = load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
@@ -120,7 +118,7 @@ fn from_file(place: &Place<'_>, args: &ExplainArgs, wanted: Option<IncidentId>) 
         kinds: kinds.map(str::to_owned).to_vec(),
         ..Filter::default()
     };
-    let decisions = events::last(place, &args.source, of_run(DECISIONS), MOST as usize)?;
+    let decisions = events::last(place, &args.source, of_run(KINDS), MOST as usize)?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
     let Some(id) = incident else { return Ok(Found { decisions, entries, incident, may_act: false }) };
     if wanted.is_none() {
@@ -128,17 +126,5 @@ fn from_file(place: &Place<'_>, args: &ExplainArgs, wanted: Option<IncidentId>) 
     }
     let around = load(of_run(AROUND))?;
     let may_act = nix::unistd::geteuid().is_root();
-    Ok(Found { decisions, entries: merged(entries, around), incident, may_act })
-}
-
-fn merged(mut entries: Vec<Logged>, others: Vec<Logged>) -> Vec<Logged> {
-    entries.extend(others);
-    entries.sort_by_key(|entry| entry.index);
-    entries.dedup_by_key(|entry| entry.index);
-    entries
-}
-
-fn no_incident(what: &str) -> Fail {
-    Fail::new(Exit::NotFound, format!("the log knows no incident `{}`", clean(what)))
-        .advise("`failsafectl incidents` lists them")
+    Ok(Found { decisions, entries: entry::in_order(entries.into_iter().chain(around)), incident, may_act })
 }

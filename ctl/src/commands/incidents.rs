@@ -6,15 +6,12 @@ use crate::{
     client::{Client, block_on},
     entry::{self, Logged},
     exit::{Exit, Fail},
-    incidents::briefs,
+    incidents::{KINDS, briefs},
     render::{event::Names, incidents, json, print},
 };
 use failsafe_journal::Filter;
 use failsafe_proto::v1 as pb;
 use std::collections::BTreeSet;
-
-/// Kinds of entries that make an incident.
-const KINDS: [&str; 2] = ["decision", "outcome"];
 
 pub(super) fn incidents(place: &Place<'_>, args: &IncidentsArgs) -> Result<Exit, Fail> {
     let since = events::instant(place, "--since", args.since.as_deref())?;
@@ -47,7 +44,7 @@ async fn from_daemon(
     let request = pb::WatchRequest {
         run,
         kinds: KINDS.map(str::to_owned).to_vec(),
-        since_ns: since.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX)),
+        since_ns: events::bound(since),
         ..Default::default()
     };
     let mut entries = events::collect(&client, request).await?;
@@ -60,7 +57,7 @@ async fn from_daemon(
         }
         entries = whole;
     }
-    Ok((in_order(entries), names))
+    Ok((entry::in_order(entries), names))
 }
 
 fn from_file(place: &Place<'_>, args: &IncidentsArgs, since_ns: Option<u64>) -> Result<(Vec<Logged>, Names), Fail> {
@@ -80,15 +77,9 @@ fn from_file(place: &Place<'_>, args: &IncidentsArgs, since_ns: Option<u64>) -> 
         }
         entries = whole;
     }
-    Ok((in_order(entries), names))
+    Ok((entry::in_order(entries), names))
 }
 
 fn ids(entries: &[Logged]) -> BTreeSet<String> {
     entries.iter().filter_map(|entry| entry.incident.clone()).collect()
-}
-
-fn in_order(mut entries: Vec<Logged>) -> Vec<Logged> {
-    entries.sort_by_key(|entry| entry.index);
-    entries.dedup_by_key(|entry| entry.index);
-    entries
 }

@@ -7,7 +7,15 @@ use crate::{
 use failsafe_core::{input::Input, replay::Recorded, time::MonoTime};
 use failsafe_journal::Recorder;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::{path::Path, process::Output};
+
+/// Runs failsafectl on this state folder while no daemon answers.
+fn without_a_daemon(state: &Path) -> impl Fn(&str) -> Output {
+    move |line| {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.arg("--state-dir").arg(state).args(line.split_whitespace()).output().unwrap()
+    }
+}
 
 #[test]
 fn events_are_the_logs_own_bytes_with_or_without_the_daemon() {
@@ -16,10 +24,7 @@ fn events_are_the_logs_own_bytes_with_or_without_the_daemon() {
     let fake = Fake::start(Answers { run: core_like(), records: records.clone(), ..Default::default() });
     let expected: String = records.iter().map(|r| format!("{}\n", String::from_utf8_lossy(&r.entry))).collect();
     assert_eq!(out(&fake.ctl("events -o json")), expected);
-    let offline = |line: &str| {
-        let mut command = bare(Path::new("/nonexistent"));
-        command.arg("--state-dir").arg(state.path()).args(line.split_whitespace()).output().unwrap()
-    };
+    let offline = without_a_daemon(state.path());
     assert_eq!(out(&offline("events --offline -o json")), expected);
     let (online, from_file) = (out(&fake.ctl("events")), out(&offline("events --offline")));
     assert_eq!(online, from_file);
@@ -42,10 +47,7 @@ fn explain_is_the_same_page_with_or_without_the_daemon() {
     let state = tempfile::tempdir().unwrap();
     let records = write_log(state.path());
     let fake = Fake::start(Answers { run: core_like(), records, ..Default::default() });
-    let offline = |line: &str| {
-        let mut command = bare(Path::new("/nonexistent"));
-        command.arg("--state-dir").arg(state.path()).args(line.split_whitespace()).output().unwrap()
-    };
+    let offline = without_a_daemon(state.path());
     let page = out(&fake.ctl("explain inc-5f0c9a1b2c3d-1"));
     assert!(page.contains("Run trainer was frozen by user 0 (admin): looks wrong."), "{page}");
     assert!(page.contains("Proved, and it stands: freeze."), "{page}");
@@ -63,10 +65,7 @@ fn incidents_are_listed_with_or_without_the_daemon() {
     let state = tempfile::tempdir().unwrap();
     let records = write_log(state.path());
     let fake = Fake::start(Answers { run: core_like(), records, ..Default::default() });
-    let offline = |line: &str| {
-        let mut command = bare(Path::new("/nonexistent"));
-        command.arg("--state-dir").arg(state.path()).args(line.split_whitespace()).output().unwrap()
-    };
+    let offline = without_a_daemon(state.path());
     let list = out(&fake.ctl("incidents"));
     assert_eq!(list.lines().count(), 2, "{list}");
     for text in ["inc-5f0c9a1b2c3d-1", "2026-11-23", "trainer", "contained", "freeze: user 0 (admin): looks wrong"] {
