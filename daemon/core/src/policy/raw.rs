@@ -297,7 +297,7 @@ impl RawRule {
     fn read(wrong: &mut Mistakes, table: &DeTable<'_>, span: Range<usize>) -> RawRule {
         let known = Known {
             elsewhere: Some((
-                WHEN_ONLY,
+                WHEN,
                 "in `when`, such as when = { signal = \"metric.loss\", above = 50.0, for = \"3s\" }",
             )),
             ..Known::new("[[rule]]", RULE)

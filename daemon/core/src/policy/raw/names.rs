@@ -23,34 +23,14 @@ pub(in crate::policy) const DERIVED_SHARES: &[(&str, &[&str])] = &[
 ];
 pub(in crate::policy) const DERIVED_OVERS: &[&str] = &["thermal_slope", "ecc_rate", "memory_slope", "straggler"];
 pub(in crate::policy) const OVER: &[&str] = &["over"];
-pub(in crate::policy) const RULE: &[&str] = &[
-    "id",
-    "rationale",
-    "owner",
-    "severity",
-    "confidence",
-    "labels",
-    "playbook",
-    "mode",
-    "effect",
-    "when",
-    "actions",
-    "cooldown",
-];
+const BEFORE_WHEN: &[&str] =
+    &["id", "rationale", "owner", "severity", "confidence", "labels", "playbook", "mode", "effect"];
+const AFTER_WHEN: &[&str] = &["actions", "cooldown"];
+pub(in crate::policy) const RULE: &[&str] =
+    &joined::<{ BEFORE_WHEN.len() + 1 + AFTER_WHEN.len() }>(&[BEFORE_WHEN, &["when"], AFTER_WHEN]);
 /// Fields of a rule that people write into `when`.
-pub(in crate::policy) const RULE_ONLY: &[&str] = &[
-    "id",
-    "rationale",
-    "owner",
-    "severity",
-    "confidence",
-    "labels",
-    "playbook",
-    "mode",
-    "effect",
-    "actions",
-    "cooldown",
-];
+pub(in crate::policy) const RULE_ONLY: &[&str] =
+    &joined::<{ BEFORE_WHEN.len() + AFTER_WHEN.len() }>(&[BEFORE_WHEN, AFTER_WHEN]);
 /// Fields of `when` beside `signal`.
 pub(in crate::policy) const OF_SIGNALS: &[&str] =
     &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm"];
@@ -76,39 +56,23 @@ pub(in crate::policy) const OF_EVENTS: &[&str] = &[
     "status",
 ];
 /// Every field of `when`.
-pub(in crate::policy) const WHEN: &[&str] = &[
-    "signal",
-    "above",
-    "below",
-    "clear",
-    "for",
-    "over",
-    "is",
-    "grace",
-    "stale",
-    "rearm",
-    "event",
-    "path",
-    "argv",
-    "comm",
-    "uid",
-    "address",
-    "port",
-    "protocol",
-    "family",
-    "verdict",
-    "assurance",
-    "name",
-    "kind",
-    "access",
-    "gain",
-    "what",
-    "budget",
-    "code",
-    "status",
-];
-/// Those that a rule does not have itself.
-pub(in crate::policy) const WHEN_ONLY: &[&str] = WHEN;
+pub(in crate::policy) const WHEN: &[&str] =
+    &joined::<{ OF_SIGNALS.len() + 1 + OF_EVENTS.len() }>(&[OF_SIGNALS, &["event"], OF_EVENTS]);
+
+/// Several lists of names as one.
+const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] {
+    let mut all = [""; N];
+    let (mut list, mut at) = (0, 0);
+    while list < lists.len() {
+        let mut name = 0;
+        while name < lists[list].len() {
+            all[at] = lists[list][name];
+            (name, at) = (name + 1, at + 1);
+        }
+        list += 1;
+    }
+    all
+}
 
 pub(in crate::policy) const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 pub(in crate::policy) const ON_BLIND: &[(&str, OnBlind)] =
