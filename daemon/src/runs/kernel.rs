@@ -412,11 +412,10 @@ impl Kernel {
 
     /// What was counted of one run in its life. `None`: there is no eBPF, another run has the slot, or the maps cannot be read.
     pub fn totals(&self, slot: u32, epoch: u32) -> Option<Totals> {
-        let counters = self.lock()?.read_counters().inspect_err(|error| {
+        let counters = self.lock()?.read_counters_of(slot).inspect_err(|error| {
             tracing::warn!(error = chain(error), "the counters of a run that has ended cannot be read");
         });
-        let c = counters.ok()?.into_iter().find(|c| (c.slot, c.epoch) == (slot, epoch))?;
-        Some(c.totals())
+        counters.ok().filter(|counted| counted.epoch == epoch).map(|counted| counted.totals())
     }
 
     /// Who left a run while the ring was full.

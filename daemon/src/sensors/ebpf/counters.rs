@@ -87,8 +87,22 @@ impl Ebpf {
         self.totals()?.into_iter().map(|(slot, total)| self.counters_of(slot, total)).collect()
     }
 
+    /// Totals of one live run.
+    ///
+    /// # Errors
+    /// Unknown slot, or a map look-up failed.
+    pub fn read_counters_of(&self, slot: u32) -> Result<RunCounters, Error> {
+        let live = self.runs.get(&slot).ok_or(Error::Slot(slot))?;
+        let (_, total) = self.totals_of([(&slot, live)])?.pop().ok_or(Error::Slot(slot))?;
+        self.counters_of(slot, total)
+    }
+
     /// Totals by slot, of every live run.
     pub(super) fn totals(&self) -> Result<Vec<(u32, Total)>, Error> {
+        self.totals_of(&self.runs)
+    }
+
+    fn totals_of<'a>(&self, runs: impl IntoIterator<Item = (&'a u32, &'a Live)>) -> Result<Vec<(u32, Total)>, Error> {
         let map = self.map("counters")?;
         let counters: PerCpuArray<_, Pod<abi::Counters>> =
             PerCpuArray::try_from(map).map_err(Error::map("counters"))?;
@@ -97,7 +111,7 @@ impl Ebpf {
             let here = Total::read(&counters, &drops, *slot).map_err(Error::map("counters"))?;
             Ok((*slot, here.plus(live.earlier)))
         };
-        self.runs.iter().map(of).collect()
+        runs.into_iter().map(of).collect()
     }
 
     pub(super) fn counters_of(&self, slot: u32, total: Total) -> Result<RunCounters, Error> {
