@@ -6,7 +6,7 @@
 use super::{
     Message, Sender,
     attribution::Work,
-    gpus::unread::Failing,
+    gpus::unread::{Change, Failing},
     whose::{self, Whose},
 };
 use crate::{
@@ -14,10 +14,7 @@ use crate::{
     node::{GpuView, NodeView, SensorView},
     platform::{ProcFs, clock},
     runs::Registry,
-    sensors::{
-        amdgpu::{Amdgpu, AmdgpuEvent, Card, Sample},
-        nvml,
-    },
+    sensors::amdgpu::{Amdgpu, AmdgpuEvent, Card, Sample},
 };
 use failsafe_core::{GpuId, Input, Kind, MonoTime, Signal, Subject, Value, input::Unread, klog::Bus, signal::Source};
 use std::{
@@ -125,16 +122,14 @@ impl Told {
     }
 
     /// Signals that keep failing, or are read again. The same rule as for NVIDIA's GPUs.
-    fn unread(&mut self, gpu: &GpuId, at: MonoTime, sample: &Sample) -> Vec<(Kind, Option<String>)> {
-        let sample = nvml::Sample {
-            mono_ns: at.0,
-            gpu: gpu.0.clone(),
-            readings: sample.readings.iter().map(|(kind, value)| (kind.clone(), *value)).collect(),
-            unsupported: sample.unsupported.iter().map(Kind::to_string).collect(),
-            failing: sample.failing.iter().map(|(kind, why)| (kind.to_string(), why.clone())).collect(),
-            processes: None,
-        };
-        self.failing.entry(gpu.clone()).or_default().take(&nvml::Current::default(), &sample)
+    fn unread(&mut self, gpu: &GpuId, at: MonoTime, sample: &Sample) -> Vec<Change> {
+        // Where nothing at all is read, the GPU is blind as a whole.
+        if sample.readings.is_empty() {
+            return Vec::new();
+        }
+        let failing = sample.failing.iter().map(|(kind, why)| (kind.clone(), why.as_str()));
+        let answered = |kind: &Kind| sample.readings.contains_key(kind) || sample.unsupported.contains(kind);
+        self.failing.entry(gpu.clone()).or_default().judge(at, failing, |_| false, answered)
     }
 }
 

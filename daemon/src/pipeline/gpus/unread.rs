@@ -30,28 +30,38 @@ struct Failed {
 pub(in crate::pipeline) type Change = (Kind, Option<String>);
 
 impl Failing {
-    /// Takes a sample, before `current` does; what is to be told.
-    pub(in crate::pipeline) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
+    /// Takes a sample of NVML, before `current` does; what is to be told.
+    pub(super) fn take(&mut self, current: &Current, sample: &Sample) -> Vec<Change> {
         // Where nothing at all is read, the GPU is blind as a whole, which is told by itself; not so of a MIG device.
-        let blind = sample.readings.is_empty() && !GpuId(sample.gpu.clone()).is_mig();
-        if blind || (self.0.is_empty() && sample.failing.is_empty()) {
+        if sample.readings.is_empty() && !GpuId(sample.gpu.clone()).is_mig() {
             return Vec::new();
         }
-        let at = MonoTime(sample.mono_ns);
-        for (name, why) in &sample.failing {
-            // XIDs are no signal with a value; the kernel's log tells them too.
-            let Some(kind) = Kind::parse(name) else { continue };
-            let was_read = current.values.contains_key(&kind);
-            let new = || Failed { since: at, times: 0, why: String::new(), was_read, told: None };
-            let failed = self.0.entry(kind).or_insert_with(new);
-            failed.times = failed.times.saturating_add(1);
-            failed.why.clone_from(why);
-        }
-        let mut out = Vec::new();
+        // XIDs are no signal with a value; the kernel's log tells them too.
+        let failing = sample.failing.iter().filter_map(|(name, why)| Some((Kind::parse(name)?, why.as_str())));
+        let was_read = |kind: &Kind| current.values.contains_key(kind);
         let answered = |kind: &Kind| {
             sample.readings.iter().any(|(read, _)| read == kind)
                 || sample.unsupported.iter().any(|name| *name == kind.to_string())
         };
+        self.judge(MonoTime(sample.mono_ns), failing, was_read, answered)
+    }
+
+    /// Takes what fails now, with the reasons. `was_read`: the signal had a value before; `answered`: it has one now, or is not supported.
+    pub(in crate::pipeline) fn judge<'s>(
+        &mut self,
+        at: MonoTime,
+        failing: impl Iterator<Item = (Kind, &'s str)>,
+        was_read: impl Fn(&Kind) -> bool,
+        answered: impl Fn(&Kind) -> bool,
+    ) -> Vec<Change> {
+        for (kind, why) in failing {
+            let was_read = was_read(&kind);
+            let new = || Failed { since: at, times: 0, why: String::new(), was_read, told: None };
+            let failed = self.0.entry(kind).or_insert_with(new);
+            failed.times = failed.times.saturating_add(1);
+            why.clone_into(&mut failed.why);
+        }
+        let mut out = Vec::new();
         self.0.retain(|kind, failed| {
             let over = answered(kind);
             if over && failed.told.is_some() {
