@@ -3,7 +3,8 @@
 //! The channels of std and crossbeam wake their receiver while they hold a lock. On a busy machine the woken pipeline displaces the
 //! sender at once, needs the same lock, and waits until the sender gets a processor again. A sampler with ordinary priority delayed a
 //! freeze by up to 77 ms in this way (ADR 23). Here a sender puts its message into a lock-free ring and then unparks the receiver's
-//! thread: whoever is displaced at any point holds nothing that others need.
+//! thread, so nobody is woken while something is held. What is left is a sender that loses its processor between the two instructions
+//! with which it puts a message into the ring: until it goes on, the receiver spins there.
 //!
 //! Invariants: what was sent is received once, in the order of each sender; after the receiver is gone nothing stays in the ring.
 
