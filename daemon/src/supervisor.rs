@@ -42,14 +42,7 @@ use crate::{
     systemd,
 };
 use anyhow::Context as _;
-use failsafe_core::{
-    Input, MonoTime,
-    health::{Fact, Target, Until},
-    input::Gap,
-    record::Record,
-    signal::Source,
-    time::Span,
-};
+use failsafe_core::{Input, MonoTime, health::Until, input::Gap, record::Record, signal::Source, time::Span};
 use failsafe_journal::{StateLock, instance};
 use nix::sys::{
     eventfd::EventFd,
@@ -137,15 +130,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     // What an earlier daemon left in the health of the node is over, or goes on.
     early.push(keep::guarded_fact(registry.guarded_note()));
 
-    early.extend(log.findings().iter().map(|finding| {
-        Message::Health(pipeline::health::Message::Fact(Fact::Lasting {
-            target: Target::Node,
-            code: "audit-log".into(),
-            text: finding.clone(),
-            until: Until::Reset,
-            at: MonoTime(clock::monotonic_ns()),
-        }))
-    }));
+    let findings = log.findings().iter();
+    early.extend(findings.map(|finding| keep::lasting("audit-log", finding.clone(), Until::Reset)));
 
     let interval = Span::from_millis(config.sample_interval_ms);
     let health =

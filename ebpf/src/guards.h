@@ -200,15 +200,10 @@ int BPF_PROG(fs_lsm_bpf, int cmd)
 {
 	struct fs_run_cfg *run = run_of_current();
 
-	int refused;
-
 	if (!run)
 		return 0;
 	/* First the policy's rule, which has an event of its own. */
-	refused = call(run, FS_SYS_BPF);
-	if (refused)
-		return refused;
-	return run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_BPF, cmd) : 0;
+	return call(run, FS_SYS_BPF) ?: (run->flags & FS_RUN_PROTECT ? protect(run, FS_PROTECT_BPF, cmd) : 0);
 }
 
 /* ---- privileges ----------------------------------------------------------------------------------- */

@@ -50,10 +50,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
                 out.memory_bytes = usage.memory_bytes.unwrap_or_default();
                 out.cpu_us = usage.cpu_usec.unwrap_or_default();
             }
-            let c = &status.counted;
-            (out.egress_bytes, out.ingress_bytes) = (c.egress_bytes, c.ingress_bytes);
-            (out.events, out.events_lost) = (c.events, c.lost);
-            out.kernel = Some(kernel_counts(&status.counted.totals()));
+            count(&mut out, &status.counted.totals());
             out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
             out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();
             if !live.policy.watch.is_empty() {
@@ -80,17 +77,17 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             out.ended_ns = ended.ended_ns;
             out.decisions = ended.decisions;
             if let Some(totals) = &ended.totals {
-                (out.egress_bytes, out.ingress_bytes) = (totals.egress_bytes, totals.ingress_bytes);
-                (out.events, out.events_lost) = (totals.events, totals.events_lost);
-                out.kernel = Some(kernel_counts(totals));
+                count(&mut out, totals);
             }
         }
     }
     out
 }
 
-fn kernel_counts(totals: &Totals) -> v1::KernelCounts {
-    v1::KernelCounts {
+fn count(run: &mut v1::Run, totals: &Totals) {
+    (run.egress_bytes, run.ingress_bytes) = (totals.egress_bytes, totals.ingress_bytes);
+    (run.events, run.events_lost) = (totals.events, totals.events_lost);
+    run.kernel = Some(v1::KernelCounts {
         denied_calls: totals.denied_calls,
         denied_ops: totals.denied_ops,
         observed_ops: totals.observed_ops,
@@ -99,7 +96,7 @@ fn kernel_counts(totals: &Totals) -> v1::KernelCounts {
         untracked: totals.untracked,
         dns_queries: totals.dns_queries,
         dns_bytes: totals.dns_bytes,
-    }
+    });
 }
 
 fn gpu_use(gpu: &GpuId, used: &GpuUse) -> v1::GpuUse {

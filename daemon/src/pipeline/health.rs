@@ -307,6 +307,7 @@ fn save(path: &Path, queue: &Receiver<Kept>) {
         }
     }
 }
+
 /// Whether the audit log has an entry about health: an earlier daemon then had a file of it. A log that cannot be read proves nothing, and
 /// is a reason of health itself.
 fn was_judged(log: &Log) -> bool {

@@ -76,8 +76,7 @@ fn listed(allow: &EgressAllow, hosts: &[(IpAddr, String)]) -> Vec<EgressRule> {
         false => found == name,
     };
     let nets = hosts.iter().filter(|(_, found)| is_meant(found)).map(|(address, _)| IpNet::from(*address));
-    nets.flat_map(|net| allowed(&EgressAllow { cidr: Some(net), host: None, ..allow.clone() }).collect::<Vec<_>>())
-        .collect()
+    entries_of(allow, nets).collect()
 }
 
 fn host_rule(allow: &EgressAllow) -> Option<HostRule> {
@@ -92,13 +91,17 @@ fn host_rule(allow: &EgressAllow) -> Option<HostRule> {
 }
 
 fn allowed(allow: &EgressAllow) -> impl Iterator<Item = EgressRule> {
+    entries_of(allow, allow.cidr.into_iter())
+}
+
+/// These networks, with the ports and protocols of an entry of the list.
+fn entries_of(allow: &EgressAllow, nets: impl Iterator<Item = IpNet>) -> impl Iterator<Item = EgressRule> {
     let protocols: &[Protocol] = match allow.protocol {
         Some(policy::Protocol::Tcp) => &[Protocol::Tcp],
         Some(policy::Protocol::Udp) => &[Protocol::Udp],
         None => &[Protocol::Tcp, Protocol::Udp],
     };
     let ports: Vec<_> = allow.ports.iter().map(|(low, high)| *low..=*high).collect();
-    let nets = allow.cidr.into_iter();
     nets.flat_map(move |net| {
         let ports = ports.clone();
         protocols.iter().map(move |protocol| EgressRule { net, ports: ports.clone(), protocol: Some(*protocol) })

@@ -112,7 +112,8 @@ pub fn guarded_fact(note_of: Option<String>) -> Message {
     }
 }
 
-fn lasting(code: &str, text: String, until: Until) -> Message {
+/// That the node is in a degraded state which lasts.
+pub fn lasting(code: &str, text: String, until: Until) -> Message {
     let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
     Message::Health(health::Message::Fact(Fact::Lasting { target, code, text, until, at }))
 }
