@@ -6,7 +6,9 @@ mod policies;
 mod prose;
 mod sources;
 
+use crate::shell;
 use anyhow::{Result, bail};
+use std::process::Command;
 
 /// What the checks found.
 #[derive(Default)]
@@ -34,4 +36,13 @@ pub fn run() -> Result<()> {
     }
     println!("tidy: crate edges, sources, policies and documents are in order");
     Ok(())
+}
+
+/// The files that git knows or would take, by their names from the root; `pattern` limits them. A deleted file is listed until its
+/// deletion is committed, so those that are not there are left out.
+fn files(pattern: &[&str]) -> Result<Vec<String>> {
+    let root = shell::root();
+    let mut git = Command::new("git");
+    git.current_dir(&root).args(["ls-files", "--cached", "--others", "--exclude-standard"]).args(pattern);
+    Ok(shell::read(&mut git)?.lines().filter(|name| root.join(name).is_file()).map(str::to_owned).collect())
 }

@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 
 /// Columns of a line. A line with an address of the web may be longer: it cannot be broken.
 const COLUMNS: usize = 120;
@@ -42,13 +41,11 @@ struct Document {
 /// git cannot list the files, or one cannot be read.
 pub fn check(findings: &mut Findings) -> Result<()> {
     let root = shell::root();
-    let mut git = Command::new("git");
-    let list =
-        shell::read(git.current_dir(&root).args(["ls-files", "--cached", "--others", "--exclude-standard", "*.md"]))?;
     let mut documents = BTreeMap::new();
-    for name in list.lines().filter(|name| root.join(name).is_file()) {
-        let text = std::fs::read_to_string(root.join(name)).with_context(|| format!("reading {name}"))?;
-        documents.insert(PathBuf::from(name), judge(name, &text, findings));
+    for name in super::files(&["*.md"])? {
+        let text = std::fs::read_to_string(root.join(&name)).with_context(|| format!("reading {name}"))?;
+        let document = judge(&name, &text, findings);
+        documents.insert(PathBuf::from(name), document);
     }
     for (name, document) in &documents {
         for (line, link) in &document.links {

@@ -5,7 +5,6 @@ use super::Findings;
 use crate::shell;
 use anyhow::{Context, Result};
 use std::path::Path;
-use std::process::Command;
 
 /// Beyond this many lines a file usually holds two ideas.
 const LONG: usize = 400;
@@ -34,17 +33,14 @@ const READ: [&str; 9] = ["rs", "c", "h", "py", "toml", "sh", "service", "proto",
 /// git cannot list the files, or one cannot be read.
 pub fn check(findings: &mut Findings) -> Result<()> {
     let root = shell::root();
-    let mut git = Command::new("git");
-    let list = shell::read(git.current_dir(&root).args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
-    for name in list.lines() {
-        let path = root.join(name);
-        let ending = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default();
-        // A deleted file is listed until its deletion is committed.
-        if !READ.contains(&ending) || !path.is_file() {
+    for name in super::files(&[])? {
+        let path = root.join(&name);
+        let ending = Path::new(&name).extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if !READ.contains(&ending) {
             continue;
         }
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
-        judge(name, &text, findings);
+        judge(&name, &text, findings);
     }
     Ok(())
 }
