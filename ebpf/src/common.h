@@ -46,6 +46,14 @@ struct {
 	__uint(max_entries, 4 * 1024 * 1024); /* the loader sets it */
 } events SEC(".maps");
 
+/* When the share of a run in a busy ring is free again, ns, by slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FS_MAX_RUNS);
+	__type(key, __u32);
+	__type(value, __u64);
+} shares SEC(".maps");
+
 /* Events that the ring had no room for, by slot. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -271,6 +279,25 @@ INLINE void stop_caller(struct fs_run_cfg *run)
 	bpf_send_signal(SIGSTOP);
 }
 
+/* In a ring that is more than half full each run has a share: so many records at once, and then one in each interval. A run that
+ * floods the ring leaves room for what other runs do, which may have to be stopped. */
+#define SHARE_NS 1000000ULL
+#define SHARE_AT_ONCE 64
+
+INLINE bool over_share(__u32 slot)
+{
+	__u64 now, *free = bpf_map_lookup_elem(&shares, &slot);
+
+	if (!free || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 2)
+		return false;
+	now = bpf_ktime_get_ns();
+	if (*free > now + SHARE_AT_ONCE * SHARE_NS)
+		return true;
+	/* Two processors may count one record: the share is no exact number. */
+	*free = (*free > now ? *free : now) + SHARE_NS;
+	return false;
+}
+
 /* Reserves the record and fills the header, all but cgroup_id. NULL: the loss has been counted. */
 INLINE void *event_new(struct fs_run_cfg *run, __u32 kind, __u64 size)
 {
@@ -284,7 +311,7 @@ INLINE void *event_new(struct fs_run_cfg *run, __u32 kind, __u64 size)
 		return NULL;
 	__sync_fetch_and_add(&c->events[kind], 1);
 	n = __sync_fetch_and_add(seq, 1);
-	h = bpf_ringbuf_reserve(&events, size, 0);
+	h = over_share(slot) ? NULL : bpf_ringbuf_reserve(&events, size, 0);
 	if (!h) {
 		__u64 *d = bpf_map_lookup_elem(&drops, &slot);
 

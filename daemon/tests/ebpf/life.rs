@@ -371,6 +371,23 @@ fn an_oom_kill_names_its_victim() {
 }
 
 #[test]
+fn a_run_that_floods_the_ring_leaves_room_for_the_events_of_another() {
+    let Some(mut bench) = ready_with("share", 262_144) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (loud, quiet) = (bench.add("loud", &enforce(&[])), bench.add("quiet", &enforce(&[])));
+    let (mut floods, mut agent) = (Agent::start(&loud.cgroup), Agent::start(&quiet.cgroup));
+    bench.drain();
+    bench.pause();
+    let storm = format!("storm {} 127.0.0.1:{}", 10_000, listener.local_addr().unwrap().port());
+    assert_eq!(floods.ask(&storm), "ok");
+    agent.ask("bind");
+    let (lost, kept) = (bench.counters(&loud).lost, bench.counters(&quiet).lost);
+    bench.resume();
+    assert!(lost > 0 && kept == 0, "{lost} {kept}");
+    assert!(bench.drain().iter().any(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Bind)));
+}
+
+#[test]
 fn what_the_ring_cannot_hold_is_counted_exactly() {
     let Some(mut bench) = ready_with("overflow", 4096) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -376,7 +376,7 @@ fn object_of(
     let open = |pins: Option<&Pins>| {
         let mut loader = EbpfLoader::new();
         loader.btf(Some(btf)).verifier_log_level(VerifierLogLevel::DEBUG).map_max_entries("events", config.ring_bytes);
-        for map in ["runs", "seqs", "latches", "drops", "counters", "lives", "births", "tallies"] {
+        for map in ["runs", "seqs", "shares", "latches", "drops", "counters", "lives", "births", "tallies"] {
             loader.map_max_entries(map, max_runs);
         }
         loader.map_max_entries("budgets", super::quotas::place(max_runs, 0));

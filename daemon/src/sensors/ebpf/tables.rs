@@ -23,7 +23,7 @@ use crate::platform::{ProcFs, users::credentials};
 impl Ebpf {
     /// A slot's new occupant starts from nothing.
     pub(super) fn reset_slot(&mut self, slot: u32) -> Result<(), Error> {
-        for map in ["seqs", "lives", "births"] {
+        for map in ["seqs", "shares", "lives", "births"] {
             let mut numbers: Array<_, u64> = Array::try_from(self.map_mut(map)?).map_err(Error::map(map))?;
             numbers.set(slot, 0, 0).map_err(Error::map(map))?;
         }
