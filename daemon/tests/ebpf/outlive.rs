@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::latch;
 use failsafed::sensors::ebpf::hosts::HostRule;
@@ -132,7 +132,11 @@ fn who_left_under_a_full_ring_while_no_daemon_read_it_is_known_to_the_next() {
     let list = enforce(&[]);
     drop(daemon(&bench, &cgroup, &list, &Rules::default(), false));
     let mut agent = Agent::start(&cgroup);
-    assert_eq!(agent.ask("storm 2000 127.0.0.1:9"), "ok");
+    // The second half of the ring takes 1,000 records a second of one run, and has room for fewer than 300.
+    let full = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < full {
+        assert_eq!(agent.ask("storm 2000 127.0.0.1:9"), "ok");
+    }
     assert_eq!(agent.ask(&format!("moveto {}", refuge.path.display())), "ok");
     let mut next = daemon(&bench, &cgroup, &list, &Rules::default(), true);
     let left = next.left_events();

@@ -34,7 +34,7 @@ fn installed_as_the_readme_says_a_contained_run_outlives_every_end_of_the_daemon
 /// Every line of the README's block but the build, which was done.
 fn installed() -> Result<()> {
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).context("reading the README")?;
-    let (_, block) = readme.split_once("## Installing on a node\n\n```sh\n").context("the README installs nothing")?;
+    let (_, block) = readme.split_once("## Install on a node\n\n```sh\n").context("the README installs nothing")?;
     let (block, _) = block.split_once("```").context("the README's block has no end")?;
     let built = program("failsafed")?.parent().context("no folder of programs")?.display().to_string();
     for line in block.lines().filter(|line| !line.starts_with("cargo build")) {
