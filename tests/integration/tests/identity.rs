@@ -22,6 +22,22 @@ fn signal(node: &Node, signal: Signal) -> Result<()> {
     Ok(kill(Pid::from_raw(node.pid()?), signal)?)
 }
 
+/// Stops the daemon. When this returns, none of its threads runs: the signal is sent before they are stopped, one after the other.
+fn stop(node: &Node) -> Result<()> {
+    signal(node, Signal::SIGSTOP)?;
+    let tasks = format!("/proc/{}/task", node.pid()?);
+    wait_for("each thread of the daemon is stopped", || {
+        for task in fs::read_dir(&tasks)?.flatten() {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in parentheses and may have any character.
+            if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
 #[test]
 fn a_process_that_is_moved_into_a_run_keeps_no_rights_of_its_connection() -> Result<()> {
     on_node("moved-in", "", |node| {
@@ -115,7 +131,7 @@ fn a_request_of_a_process_that_ended_moves_nobody_who_has_its_number() -> Result
         let mut caller = Caller::new(node, 0)?;
         // Connected and known to be so before the daemon stops for this one.
         ensure!(caller.ask("list")?.starts_with("Ok"));
-        signal(node, Signal::SIGSTOP)?;
+        stop(node)?;
         let done = (|| {
             let mut late = Caller::new(node, 0)?;
             let (posted, held) = (late.ask("post start ghost")?, late.ask("hold")?);
@@ -165,9 +181,10 @@ fn a_setuid_program_lends_its_user_to_no_request() -> Result<()> {
         fs::set_permissions(&program, Permissions::from_mode(0o4755))?;
         let mut caller = Caller::new(node, NOBODY)?;
         ensure!(caller.ask("list")?.starts_with("Ok"));
-        signal(node, Signal::SIGSTOP)?;
+        stop(node)?;
         let done = (|| {
-            ensure!(caller.ask("post cordon")? == "posted");
+            let posted = caller.ask("post cordon")?;
+            ensure!(posted == "posted", "{posted}");
             caller.tell(&format!("become {} 600", program.display()))?;
             let status = || fs::read_to_string(format!("/proc/{}/status", caller.pid()));
             let became =

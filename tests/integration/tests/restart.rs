@@ -237,7 +237,8 @@ fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
 fn every_event_around_a_stop_is_judged_by_one_of_the_two_daemons() -> Result<()> {
     const EACH: &str = "[[rule]]\nid = \"each\"\nrationale = \"x\"\nwhen = { event = \"send\", verdict = \"denied\" }\n\
         cooldown = \"0s\"\nactions = [\"notify\"]\n";
-    on_node("stop-judged", "", |node| {
+    // So large that the burst takes less than half of it: in a ring that is fuller, a run has only its share.
+    on_node("stop-judged", "ring_kib = 8192\n", |node| {
         let burst = program("burst")?.display().to_string();
         let policy = format!("{PLAIN}[egress]\nallow = []\n{EACH}");
         // Made faster than they are judged, and so many that the ring has room for those that no daemon reads.
