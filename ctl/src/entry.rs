@@ -6,7 +6,7 @@
 
 use crate::{
     exit::{Fail, chain},
-    render::clean,
+    text::clean,
 };
 use failsafe_core::{record::Record, time::MonoTime};
 use failsafe_journal::{Entry, Filter, Query, Search, search::SearchError};

@@ -115,7 +115,7 @@ impl From<Status> for Fail {
         };
         let mut message = match status.message() {
             "" => format!("the daemon answered {:?}", status.code()),
-            message => crate::render::clean(message),
+            message => crate::text::clean(message),
         };
         // A status of this side, not the daemon's: its last cause says why the connection ended, such as a limit that is reached.
         let mut last = status.source();
@@ -123,7 +123,7 @@ impl From<Status> for Fail {
             last = Some(deeper);
         }
         if let Some(cause) = last {
-            message = format!("{message}: {}", crate::render::clean(&cause.to_string()));
+            message = format!("{message}: {}", crate::text::clean(&cause.to_string()));
         }
         Fail { exit, message, advice: advice.map(str::to_owned) }
     }

@@ -138,7 +138,7 @@ impl<'a> Incident<'a> {
 
     /// The run's name, or what of its id tells it apart.
     pub fn run_name(&self) -> String {
-        self.run.map_or_else(|| crate::render::event::short(&self.run_id), |run| run.name.clone())
+        self.run.map_or_else(|| crate::text::short(&self.run_id), |run| run.name.clone())
     }
 }
 

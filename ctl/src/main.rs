@@ -20,6 +20,7 @@ mod incidents;
 mod render;
 #[cfg(test)]
 mod testing;
+mod text;
 
 use clap::Parser;
 use std::process::ExitCode;

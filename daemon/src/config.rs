@@ -1,17 +1,18 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
 mod audit_log;
+mod gpu_rates;
 mod limits;
+mod recordings;
+mod tables;
 
 pub use audit_log::AuditLog;
-pub use limits::Limits;
+pub use gpu_rates::{Every, Pace, Rated};
+pub use limits::{Limits, Rates, Shares};
+pub use recordings::Recordings;
+pub use tables::TableShares;
 
 use crate::redact::Redactor;
-use crate::runs::retain::Keep;
-use crate::sensors::{
-    ebpf::Shares,
-    nvml::{Every, Pace, Rated},
-};
 use failsafe_core::{
     health::Thresholds,
     klog::Lines,
@@ -66,13 +67,13 @@ pub struct Config {
     /// AMD's GPUs.
     pub amdgpu: AmdgpuConfig,
     /// How the room in the kernel's tables is shared out.
-    pub kernel_tables: Shares,
+    pub kernel_tables: TableShares,
     /// What users may use of the gRPC interface.
     pub limits: Limits,
     /// How much of the audit log is kept, and how much each user gets.
     pub audit_log: AuditLog,
     /// How much of ended runs is kept.
-    pub recordings: Keep,
+    pub recordings: Recordings,
     /// What is replaced in command lines before they are recorded.
     pub redact: Redactor,
 }
@@ -179,10 +180,10 @@ impl Default for Config {
             gpu: Gpu::default(),
             kernel_log: KernelLog::default(),
             amdgpu: AmdgpuConfig::default(),
-            kernel_tables: Shares::default(),
+            kernel_tables: TableShares::default(),
             limits: Limits::default(),
             audit_log: AuditLog::default(),
-            recordings: Keep::default(),
+            recordings: Recordings::default(),
             redact: Redactor::default(),
         }
     }

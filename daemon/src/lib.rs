@@ -11,6 +11,7 @@ pub mod actuators;
 pub mod api;
 pub mod config;
 mod counted;
+pub mod interpreter;
 pub mod log;
 pub mod node;
 pub mod pipeline;
@@ -20,6 +21,7 @@ pub mod runs;
 pub mod sensors;
 pub mod supervisor;
 pub mod systemd;
+pub mod watchers;
 
 #[cfg(test)]
 #[path = "../../tests/skip.rs"]

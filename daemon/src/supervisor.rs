@@ -6,12 +6,9 @@
 //! ```
 
 use crate::{
-    actuators::{
-        guard::{Guard, Sweeper},
-        interpreter::Interpreter,
-    },
     api::{self, Context, Lanes, Roles},
     config::{self, Catalogues, Config},
+    interpreter::Interpreter,
     log::LogOwner,
     node::{NodeView, SensorView},
     pipeline::{
@@ -23,23 +20,24 @@ use crate::{
         mailbox::Poster,
         pulse::{self, Pulse},
         recording::Recordings,
-        translate,
+        removal::Remover,
         whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock, sched},
     runs::{
         Registry,
-        keep::{self, Keeping},
         kernel::{Kernel, chain},
         reaper::Reaper,
-        removal::Remover,
         store::Store,
+        translate,
     },
-    sensors::{
-        ebpf::{self, Ebpf, EventReader, Own},
+    sensors::ebpf::{self, Ebpf, EventReader, Own},
+    systemd,
+    watchers::{
+        hold::{Guard, Sweeper},
+        keep::{self, Keeping},
         sampler::{Health, Sampler},
     },
-    systemd,
 };
 use anyhow::Context as _;
 use failsafe_core::{Input, MonoTime, health::Until, input::Gap, record::Record, signal::Source, time::Span};

@@ -1,7 +1,10 @@
 //! One line for one entry of the audit log.
 
 use super::{Paint, clean, count, time};
-use crate::entry::{Body, Logged};
+use crate::{
+    entry::{Body, Logged},
+    text::short,
+};
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Upkeep, Verdict},
     health::{Change, Level, OrderKind},
@@ -29,11 +32,6 @@ pub fn line(entry: &Logged, names: &Names, zone: &TimeZone, paint: Paint) -> Str
     };
     let when = time::wall(i128::from(entry.wall_ns), zone);
     format!("{}  {:>5}  {:<9} {:<16} {what}\n", paint.dim(&when), entry.index, entry.kind, clean(&run))
-}
-
-/// The first 13 characters of a run's id: its time of birth in milliseconds.
-pub fn short(id: &str) -> String {
-    id.chars().take(13).collect()
 }
 
 /// What the entry says, in one line.

@@ -1,10 +1,7 @@
 //! The list of incidents.
 
-use super::{
-    event::{Names, short},
-    explain, json, table, time,
-};
-use crate::{incident::Standing, incidents::Brief};
+use super::{event::Names, explain, json, table, time};
+use crate::{incident::Standing, incidents::Brief, text::short};
 use failsafe_core::decision::Mode;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
 //! Runs, and what came of a command on one, for people.
 
-use super::{Paint, count, event::short, json, table, time, users};
+use super::{Paint, count, json, table, time, users};
+use crate::text::short;
 use failsafe_core::unit::Unit;
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;

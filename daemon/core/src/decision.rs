@@ -5,8 +5,8 @@
 //! ```
 
 use crate::{
+    digest::PolicyDigest,
     event::Event,
-    policy::PolicyDigest,
     signal::{Kind, Value},
     subject::{RunId, Subject},
     time::{MonoTime, Span},

@@ -10,8 +10,10 @@
 
 #![forbid(unsafe_code)]
 
+mod decimal;
 pub mod decision;
 mod detectors;
+mod digest;
 pub mod engine;
 pub mod event;
 pub mod health;
@@ -29,9 +31,10 @@ pub mod unit;
 pub mod xid;
 
 pub use decision::{Action, Decision, Mode, Outcome, Proof};
+pub use digest::PolicyDigest;
 pub use engine::{State, step};
 pub use input::Input;
-pub use policy::{Policy, PolicyDigest, PolicySet};
+pub use policy::{Policy, PolicySet};
 pub use signal::{Kind, Signal, Value};
 pub use subject::{GpuId, RunId, Subject};
 pub use time::MonoTime;

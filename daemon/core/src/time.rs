@@ -1,6 +1,6 @@
 //! Time as the core knows it: nanoseconds of `CLOCK_MONOTONIC`, always handed in, never read.
 
-use crate::unit::decimal;
+use crate::decimal::decimal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

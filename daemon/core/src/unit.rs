@@ -1,6 +1,6 @@
 //! Units: every integer signal has one base unit, and a policy's literals carry theirs (`"85 C"`, `"10 MiB/s"`).
 
-use crate::time::Span;
+use crate::{decimal::decimal, time::Span};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -190,30 +190,6 @@ pub fn parse(text: &str, unit: Unit) -> Result<(i64, bool), LiteralError> {
         None => Err(LiteralError::WrongUnit(suffix.to_owned())),
         Some(_) => scaled.map(|value| (value, rate)).ok_or(LiteralError::OutOfRange),
     }
-}
-
-/// `digits * factor`, exactly. Outer `None`: not a decimal number; inner `None`: not a whole number of base units.
-pub(crate) fn decimal(digits: &str, factor: i64) -> Option<Option<i64>> {
-    let (negative, digits) = match digits.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, digits.strip_prefix('+').unwrap_or(digits)),
-    };
-    let (whole, frac) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty() && frac.is_empty() || !whole.bytes().chain(frac.bytes()).all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let exact = || -> Option<i64> {
-        let scale = 10i128.checked_pow(u32::try_from(frac.len()).ok()?)?;
-        let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        let part: i128 = if frac.is_empty() { 0 } else { frac.parse().ok()? };
-        let total = whole.checked_mul(scale)?.checked_add(part)?.checked_mul(i128::from(factor))?;
-        if total % scale != 0 {
-            return None;
-        }
-        let value = total / scale;
-        i64::try_from(if negative { -value } else { value }).ok()
-    };
-    Some(exact())
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
-//! Actuators, named by what they act on, and the one interpreter of the core's actions.
+//! Actuators, named by what they act on.
 
 pub mod cgroup;
 pub mod gpu;
-pub mod guard;
-pub mod interpreter;
 pub(crate) mod outcome;

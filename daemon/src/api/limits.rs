@@ -7,6 +7,7 @@
 //! Invariants: users without a reserve share `total`, and none has more than `per_user` of it; the reserve is apart, so nothing
 //! that they do can use it up. Refusing costs one lock that is held for a look-up.
 
+use crate::config;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -16,6 +17,9 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+/// So many seconds' worth may be used at once.
+const BURST_S: u32 = 10;
 
 /// In which share a caller is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,6 +220,20 @@ pub struct PerSecond {
     pub rate: u32,
     /// At once.
     pub burst: u32,
+}
+
+impl From<config::Shares> for Quota {
+    fn from(config::Shares { per_user, total, reserve }: config::Shares) -> Quota {
+        Quota { per_user, total, reserve }
+    }
+}
+
+impl config::Rates {
+    /// As [`PerSecond`]: of one user, of all.
+    pub fn per_second(self) -> (PerSecond, PerSecond) {
+        let pace = |rate: u32| PerSecond { rate, burst: rate.saturating_mul(BURST_S) };
+        (pace(self.per_user), pace(self.total))
+    }
 }
 
 /// Tokens that come back with time. It may go into debt, see [`Bucket::charge`].

@@ -40,7 +40,8 @@ use crate::{
     node::NodeView,
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{Registry, grants::grants},
-    sensors::{nvml::NvmlControl, sampler::Health},
+    sensors::nvml::NvmlControl,
+    watchers::sampler::Health,
 };
 use authorize::{Authority, Principal};
 use failsafe_core::{

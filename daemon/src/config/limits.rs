@@ -1,6 +1,5 @@
 //! `[limits]`: what users may use of the gRPC interface.
 
-use crate::api::limits::{PerSecond, Quota};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -50,23 +49,6 @@ pub struct Rates {
     pub per_user: u32,
     /// Of all users without a reserve.
     pub total: u32,
-}
-
-/// So many seconds' worth may be used at once.
-const BURST_S: u32 = 10;
-
-impl From<Shares> for Quota {
-    fn from(Shares { per_user, total, reserve }: Shares) -> Quota {
-        Quota { per_user, total, reserve }
-    }
-}
-
-impl Rates {
-    /// As [`PerSecond`]: of one user, of all.
-    pub fn per_second(self) -> (PerSecond, PerSecond) {
-        let pace = |rate: u32| PerSecond { rate, burst: rate.saturating_mul(BURST_S) };
-        (pace(self.per_user), pace(self.total))
-    }
 }
 
 impl Default for Limits {

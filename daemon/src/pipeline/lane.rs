@@ -9,7 +9,7 @@
 //! message that it takes. A command is begun once or withdrawn once, never both: see [`Ticket`].
 
 use super::{Message, Sender, containment::Answer};
-use crate::actuators::interpreter::Told;
+use crate::interpreter::Told;
 use failsafe_core::{
     RunId,
     health::{Order, OrderRefused},

@@ -26,16 +26,16 @@ pub mod metrics;
 pub mod pulse;
 pub mod queue;
 pub mod recording;
+pub mod removal;
 mod rules;
-pub mod translate;
 mod unsure;
 pub mod whose;
 
 use crate::{
-    actuators::interpreter::{Interpreter, Told},
+    interpreter::{Interpreter, Told},
     log::Log,
     platform::{clock, sched},
-    runs::{LiveRun, Registry, Standing, reaper::Reaper, removal::Remover},
+    runs::{LiveRun, Registry, Standing, reaper::Reaper},
 };
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
@@ -52,6 +52,7 @@ use failsafe_core::{
 use lane::{Command, Lane, Urgent};
 use mailbox::Mailbox;
 use recording::Recordings;
+use removal::Remover;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc::RecvTimeoutError},

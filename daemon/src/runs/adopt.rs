@@ -3,7 +3,7 @@
 //! ```text
 //! run.json, audit log, pins ─► candidates ─► facts ─► adoption::decide ─► judged | guarded | ended
 //!                                  ▲                                           │
-//!                                  └────────── tried again (keep.rs) ◄─────────┘
+//!                                  └────────── tried again (watchers/keep.rs) ◄─────────┘
 //! ```
 //! Nothing is blindly repeated. An action with no outcome on record is looked at: found done, it is recorded as such; found undone, the
 //! core sees it fail, and decides again.
@@ -19,11 +19,11 @@ use super::{
     past::{History, Past, differs},
     start::{Origin, StartError},
     store::Folder,
+    translate,
 };
 use crate::{
     actuators::cgroup::thaw,
     log::Log,
-    pipeline::translate,
     platform::{Cgroup, CgroupRoot, clock},
     sensors::ebpf::{self, Holder, LeftEvents, PreviousRun},
 };

@@ -107,7 +107,7 @@ impl GuardedRun {
     }
 
     /// Freezes it again where it is to be frozen and a level is not told to.
-    pub(super) fn hold(&self) {
+    pub(crate) fn hold(&self) {
         let Some(of_run) = self.cgroup.as_ref().filter(|_| self.is_held()) else { return };
         if let Ok(cgroup::Hold::Loose { .. }) = cgroup::is_still_frozen(of_run)
             && let Err(error) = cgroup::freeze::start(of_run)
@@ -131,7 +131,7 @@ impl GuardedRun {
 }
 
 /// A record about a run that is none of a sensor's.
-pub(super) fn gap(run: RunId, what: String, blind: bool) -> Gap {
+pub(crate) fn gap(run: RunId, what: String, blind: bool) -> Gap {
     let at = MonoTime(clock::monotonic_ns());
     Gap { seq: 0, at, source: Source::Guard, run: Some(run), gpu: None, what, lost: 0, blind }
 }

@@ -15,13 +15,13 @@ pub mod bounds;
 pub(crate) mod compile;
 pub mod delegation;
 mod disk;
+mod ends;
 pub mod entry;
 #[cfg(test)]
 mod faults;
 pub mod find;
 pub mod grants;
 pub mod guarded;
-pub mod keep;
 pub mod kernel;
 mod outage;
 mod past;
@@ -30,6 +30,7 @@ pub mod removal;
 pub mod retain;
 pub mod start;
 pub mod store;
+pub mod translate;
 
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
@@ -158,7 +159,7 @@ pub struct LiveRun {
     pub jobs: Arc<AtomicUsize>,
     /// Whether its first process is in: until then an empty cgroup is no end.
     entry: Entry,
-    removal: removal::Removal,
+    pub(crate) removal: removal::Removal,
     /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
     ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,

@@ -8,8 +8,8 @@
 //! at its next tick; a run keeps its slot and stays in the registry, as ended, until the kernel has let go of it, so a
 //! backlog makes starts fail ("runs live already") and loses nothing.
 
-use super::{LiveRun, Registry, retain::Keep, store::EndedRun};
-use crate::{log::Log, platform::clock};
+use super::{LiveRun, Registry, store::EndedRun};
+use crate::{config::Recordings, log::Log, platform::clock};
 use failsafe_core::record::Record;
 use std::{
     collections::VecDeque,
@@ -38,7 +38,11 @@ impl Reaper {
     ///
     /// # Errors
     /// A thread could not be made.
-    pub fn spawn(registry: Arc<Registry>, log: Log, keep: Keep) -> std::io::Result<(Reaper, [JoinHandle<()>; 2])> {
+    pub fn spawn(
+        registry: Arc<Registry>,
+        log: Log,
+        keep: Recordings,
+    ) -> std::io::Result<(Reaper, [JoinHandle<()>; 2])> {
         let (queue, ended) = mpsc::sync_channel(QUEUE);
         let (to_disk, written) = mpsc::sync_channel(QUEUE);
         let (keeps, totals) = (registry.clone(), log.clone());
@@ -71,7 +75,7 @@ impl Reaper {
 }
 
 /// Writes ends, and looks at what is kept of ended runs: soon after one ended, and now and then.
-fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, keep: &Keep) {
+fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, keep: &Recordings) {
     let mut due = Instant::now() + SOON;
     loop {
         match ended.recv_timeout(due.saturating_duration_since(Instant::now())) {

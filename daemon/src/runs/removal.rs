@@ -10,20 +10,8 @@
 //!
 //! Invariants: a run is asked for once at a time; a proof is final; without it the run stays as it is.
 
-use super::{LiveRun, guarded::gap};
-use crate::pipeline::{Message, Sender};
-use failsafe_core::Input;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
-        mpsc::{self, Receiver, SyncSender},
-    },
-    thread::JoinHandle,
-};
-
-/// As many as there can be runs: a run is in the queue once.
-const QUEUE: usize = super::kernel::MAX_RUNS as usize;
+use super::LiveRun;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 const IDLE: u8 = 0;
 const ASKED: u8 = 1;
@@ -35,7 +23,7 @@ const PROVED: u8 = 3;
 pub struct Removal {
     state: AtomicU8,
     /// A failure is on record.
-    reported: AtomicBool,
+    pub(crate) reported: AtomicBool,
 }
 
 impl Removal {
@@ -45,13 +33,13 @@ impl Removal {
     }
 
     /// False: it is asked for already, or done.
-    fn ask(&self) -> bool {
+    pub(crate) fn ask(&self) -> bool {
         [IDLE, REFUSED]
             .into_iter()
             .any(|from| self.state.compare_exchange(from, ASKED, Ordering::AcqRel, Ordering::Acquire).is_ok())
     }
 
-    fn note(&self, gone: bool) {
+    pub(crate) fn note(&self, gone: bool) {
         self.state.store(if gone { PROVED } else { REFUSED }, Ordering::Release);
     }
 }
@@ -74,49 +62,6 @@ impl LiveRun {
             _ if gone || !self.is_empty() => Ok(gone),
             Err(error) => Err(error.chain()),
             Ok(()) => Err("another folder is at its path".into()),
-        }
-    }
-}
-
-/// The pipeline's end of the thread.
-pub struct Remover {
-    queue: SyncSender<Arc<LiveRun>>,
-}
-
-impl Remover {
-    /// Starts the thread; it ends, after what waits, when the remover is dropped.
-    ///
-    /// # Errors
-    /// The thread could not be made.
-    pub fn spawn(pipeline: Sender) -> std::io::Result<(Remover, JoinHandle<()>)> {
-        let (queue, over) = mpsc::sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("cgroup-removal".into()).spawn(move || work(&over, &pipeline))?;
-        Ok((Remover { queue }, thread))
-    }
-
-    /// Asks for the proof of a run's end; the pipeline gets [`Message::Ended`] when it is there. Never waits.
-    pub fn ask(&self, live: &Arc<LiveRun>) {
-        if live.made && live.removal.ask() && self.queue.try_send(live.clone()).is_err() {
-            // The sampler reports the empty cgroup again.
-            live.removal.note(false);
-        }
-    }
-}
-
-fn work(over: &Receiver<Arc<LiveRun>>, pipeline: &Sender) {
-    for live in over {
-        // Where the queue is full nobody waits: the sampler reports the cgroup again.
-        match live.vacate() {
-            Ok(true) => drop(pipeline.try_send(Message::Ended(live.run.id))),
-            Err(why) if !live.removal.reported.load(Ordering::Relaxed) => {
-                let what = format!(
-                    "the run is over, but its cgroup {} cannot be removed: {why}; it stays bounded until that succeeds",
-                    live.cgroup.path().display()
-                );
-                let message = Message::Input(Input::Gap(gap(live.run.id, what, false)));
-                live.removal.reported.store(pipeline.try_send(message).is_ok(), Ordering::Relaxed);
-            }
-            Ok(false) | Err(_) => {}
         }
     }
 }

@@ -7,35 +7,12 @@
 //! where the run's end has the hash of its recording; one user's runs are never removed for another user's.
 
 use super::{Registry, store::StoreError};
-use crate::log::Log;
+use crate::{config::Recordings, log::Log};
 use failsafe_core::{PolicyDigest, RunId, record::Record};
-use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-
-/// `[recordings]`: how much of ended runs is kept.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Keep {
-    /// Recordings of one user's runs, live ones included, in MiB.
-    pub per_user_mib: u64,
-    /// ... of all users but root.
-    pub total_mib: u64,
-    /// ... of root's runs.
-    pub root_mib: u64,
-    /// Ended runs of one user.
-    pub runs_per_user: usize,
-    /// Days since a run ended.
-    pub days: u64,
-}
-
-impl Default for Keep {
-    fn default() -> Keep {
-        Keep { per_user_mib: 4_096, total_mib: 32_768, root_mib: 16_384, runs_per_user: 2_000, days: 90 }
-    }
-}
 
 /// A policy's copy that no run needs is kept this long: a start writes it before the run.
 const POLICY_REST: Duration = Duration::from_secs(3_600);
@@ -54,7 +31,7 @@ pub(super) struct Kept {
     pub bytes: u64,
 }
 
-impl Keep {
+impl Recordings {
     /// What is wrong: the field, and what was expected.
     pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
         let ranges = [
@@ -125,7 +102,7 @@ impl Registry {
     ///
     /// # Errors
     /// The folders cannot be listed.
-    pub(super) fn retain(&self, keep: &Keep, log: &Log, now_ns: i64) -> Result<(), StoreError> {
+    pub(super) fn retain(&self, keep: &Recordings, log: &Log, now_ns: i64) -> Result<(), StoreError> {
         let held: BTreeSet<RunId> = self.held().into_iter().collect();
         let (mut runs, unreadable) = self.store.kept()?;
         for run in runs.iter_mut().filter(|run| held.contains(&run.id)) {
@@ -161,7 +138,7 @@ mod tests {
         Kept { id, uid, policy: PolicyDigest([1; 32]), ended_ns: ended, bytes: mib << 20 }
     }
 
-    fn gone(keep: Keep, runs: &[Kept]) -> Vec<RunId> {
+    fn gone(keep: Recordings, runs: &[Kept]) -> Vec<RunId> {
         let mut gone: Vec<RunId> =
             keep.plan(runs.to_vec(), 100 * DAY_NS).values().flatten().map(|run| run.id).collect();
         gone.sort();
@@ -170,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_user_that_has_too_much_go_and_nothing_that_lives() {
-        let keep = Keep { per_user_mib: 100, total_mib: 200, root_mib: 50, runs_per_user: 3, days: 90 };
+        let keep = Recordings { per_user_mib: 100, total_mib: 200, root_mib: 50, runs_per_user: 3, days: 90 };
         let day = |n: i64| Some(n * DAY_NS);
         let runs = [
             run(1, 1000, day(50), 60),
@@ -193,7 +170,7 @@ mod tests {
 
     #[test]
     fn when_all_have_too_much_the_one_with_the_most_gives_way() {
-        let keep = Keep { per_user_mib: 100, total_mib: 150, ..Keep::default() };
+        let keep = Recordings { per_user_mib: 100, total_mib: 150, ..Recordings::default() };
         let now = 99 * DAY_NS;
         let mut runs: Vec<Kept> = (0..9).map(|n| run(n, 1000, Some(now), 10)).collect();
         runs.extend((10..18).map(|n| run(n, 1001, Some(now - 1), 10)));

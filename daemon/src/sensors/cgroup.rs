@@ -64,6 +64,25 @@ pub struct RunUsage {
     pub oom_kills: Option<u64>,
 }
 
+impl RunUsage {
+    /// Its signals, as far as this host has them.
+    pub fn values(&self) -> impl Iterator<Item = (Kind, i64)> {
+        let psi = |p: Option<Pressure>| p.map(|p| i64::from(p.some_avg10) * 10);
+        [
+            (Kind::Memory, self.memory_bytes.map(integer)),
+            (Kind::CpuTime, self.cpu_usec.map(integer)),
+            (Kind::PageFaults, self.page_faults.map(integer)),
+            (Kind::OomKills, self.oom_kills.map(integer)),
+            (Kind::Processes, self.complete.then(|| integer(self.processes))),
+            (Kind::PressureCpu, psi(self.psi.cpu)),
+            (Kind::PressureMemory, psi(self.psi.memory)),
+            (Kind::PressureIo, psi(self.psi.io)),
+        ]
+        .into_iter()
+        .filter_map(|(kind, value)| Some((kind, value?)))
+    }
+}
+
 /// Pressure stall information of a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Psi {
@@ -298,6 +317,10 @@ fn parse_hundredths(text: &str) -> Option<u32> {
     whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)
 }
 
+fn integer(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,7 +370,7 @@ mod tests {
         let lacking = unavailable(root.mount(), Path::new("/"), Path::new("/proc"));
         let usage = RunReader::new().read(&cgroup);
         let _gone = std::fs::remove_dir(root.mount().join(&name));
-        let read: Vec<Kind> = crate::sensors::sampler::usage_values(&usage.unwrap()).map(|(kind, _)| kind).collect();
+        let read: Vec<Kind> = usage.unwrap().values().map(|(kind, _)| kind).collect();
         for kind in Kind::ALL.iter().filter(|kind| kind.source() == failsafe_core::signal::Source::Cgroup) {
             assert_ne!(read.contains(kind), lacking.contains_key(kind), "{kind}: {lacking:?}");
         }

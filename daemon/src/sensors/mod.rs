@@ -9,4 +9,3 @@ pub mod nvidia_proc;
 pub mod nvml;
 mod plausible;
 pub mod repeat;
-pub mod sampler;

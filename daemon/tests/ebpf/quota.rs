@@ -1,9 +1,10 @@
-//! Shares of the kernel's tables, on the real maps.
+//! TableShares of the kernel's tables, on the real maps.
 
 use std::net::Ipv4Addr;
 
+use failsafed::config::TableShares;
 use failsafed::sensors::ebpf::kernel_quota::Resource;
-use failsafed::sensors::ebpf::{Config, EgressMode, EgressPolicy, Error, Holder, LOOKS_EVERY, QuotaError, Shares};
+use failsafed::sensors::ebpf::{Config, EgressMode, EgressPolicy, Error, Holder, LOOKS_EVERY, QuotaError};
 
 use super::bench::{allow, ready_as};
 
@@ -18,7 +19,7 @@ fn many(n: u32) -> EgressPolicy {
 
 #[test]
 fn one_user_with_many_destinations_leaves_room_for_the_others() {
-    let shares = Shares { per_user_percent: 4, reserve_percent: 12 };
+    let shares = TableShares { per_user_percent: 4, reserve_percent: 12 };
     let Some(mut bench) = ready_as("quota", LOOKS_EVERY, Config { shares, ..Config::default() }) else { return };
     let (policy, cgroups) = (many(1_400), ["a", "b", "c", "d"].map(|name| bench.cgroup(name)));
     bench.try_add_of(Holder::User(1_000), &cgroups[0], 0, &policy).unwrap();

@@ -3,7 +3,10 @@
 use super::rig::{GPU0, Rig, gpu};
 use anyhow::{Result, ensure};
 use failsafe_core::signal::Kind;
-use failsafed::sensors::nvml::{Every, NvmlConfig, NvmlEvent, Rated, Sample};
+use failsafed::{
+    config::{Every, Rated},
+    sensors::nvml::{NvmlConfig, NvmlEvent, Sample},
+};
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -2,6 +2,7 @@
 //! are only worth a look (long files) are printed and do not fail it.
 
 mod edges;
+mod layers;
 mod policies;
 mod prose;
 mod sources;
@@ -26,6 +27,7 @@ struct Findings {
 pub fn run() -> Result<()> {
     let mut findings = Findings::default();
     edges::check(&mut findings)?;
+    layers::check(&mut findings)?;
     sources::check(&mut findings)?;
     policies::check(&mut findings)?;
     prose::check(&mut findings)?;
@@ -34,7 +36,7 @@ pub fn run() -> Result<()> {
     if !findings.wrong.is_empty() {
         bail!("tidy found {} broken rule(s)", findings.wrong.len());
     }
-    println!("tidy: crate edges, sources, policies and documents are in order");
+    println!("tidy: crate edges, layers, sources, policies and documents are in order");
     Ok(())
 }
 

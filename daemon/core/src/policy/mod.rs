@@ -7,7 +7,6 @@ pub mod check;
 pub mod condition;
 pub mod derived;
 pub mod diagnostic;
-mod digest;
 mod egress;
 mod fields;
 pub mod groups;
@@ -17,9 +16,9 @@ mod mistakes;
 pub mod parse;
 mod raw;
 
+pub use crate::digest::PolicyDigest;
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Fit, Op, Pattern};
 pub use derived::Derived;
-pub use digest::PolicyDigest;
 pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, Protocol};
 pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
@@ -133,7 +132,9 @@ pub struct Policy {
 impl Policy {
     /// The digest over the canonical content.
     pub fn digest(&self) -> PolicyDigest {
-        PolicyDigest::of(self)
+        // Only maps with ordered string keys and integers are in a Policy, so serialising it cannot fail; an empty
+        // content would still give a digest of its own rather than another policy's.
+        PolicyDigest::of(&serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// The sensors whose blindness leaves a rule of this policy blind.

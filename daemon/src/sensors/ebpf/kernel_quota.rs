@@ -13,10 +13,9 @@
 //!
 //! Pure: knows no map.
 
+use crate::config::TableShares;
 use std::collections::BTreeMap;
 use std::fmt;
-
-use serde::Deserialize;
 
 /// What is shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,38 +70,6 @@ impl Resource {
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// How the room in each table is shared out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Shares {
-    /// Most that the runs of one user may hold, in percent of a table.
-    pub per_user_percent: u32,
-    /// What only root and the administrators' group may use, in percent of a table.
-    pub reserve_percent: u32,
-}
-
-impl Default for Shares {
-    fn default() -> Self {
-        Self { per_user_percent: 25, reserve_percent: 12 }
-    }
-}
-
-impl Shares {
-    /// What is wrong with them; `None`: nothing. With these bounds no user alone can keep another from starting a run.
-    #[must_use]
-    pub fn wrong(self) -> Option<String> {
-        let Shares { per_user_percent, reserve_percent } = self;
-        let fits = (1..=50).contains(&per_user_percent) && (1..=50).contains(&reserve_percent);
-        if fits && 2 * per_user_percent + reserve_percent <= 100 {
-            return None;
-        }
-        Some(format!(
-            "expected per_user_percent and reserve_percent of 1 to 50, and twice per_user_percent with reserve_percent at most \
-             100, not {per_user_percent} and {reserve_percent}"
-        ))
     }
 }
 
@@ -196,7 +163,7 @@ pub struct Usage {
 /// The accounts.
 #[derive(Clone, Debug, Default)]
 pub struct KernelQuota {
-    shares: Shares,
+    shares: TableShares,
     totals: Need,
     held: BTreeMap<u32, (Holder, Need)>,
 }
@@ -204,7 +171,7 @@ pub struct KernelQuota {
 impl KernelQuota {
     /// Nothing is held yet of tables of these sizes.
     #[must_use]
-    pub fn new(shares: Shares, totals: Need) -> Self {
+    pub fn new(shares: TableShares, totals: Need) -> Self {
         Self { shares, totals, held: BTreeMap::new() }
     }
 

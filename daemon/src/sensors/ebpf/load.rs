@@ -15,12 +15,13 @@ use super::Error;
 use super::events::EventReader;
 use super::fold::NumberKey;
 use super::handles::{Heartbeat, Latches};
-use super::kernel_quota::{KernelQuota, Need, Resource, Shares};
+use super::kernel_quota::{KernelQuota, Need, Resource};
 use super::left::{LeftEvents, PreviousRun};
 use super::pins::{PINNED_MAPS, Pins, SHARED_MAPS};
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec};
 use super::runs::Live;
 use super::syscalls::Watching;
+use crate::config::TableShares;
 
 /// Plain data of the ABI, as aya wants it marked.
 #[derive(Clone, Copy)]
@@ -44,7 +45,7 @@ pub struct Config {
     /// Keeps daemons of different state folders apart in bpffs; letters, digits, `-` and `_`.
     pub instance: String,
     /// How the room in the maps is shared out.
-    pub shares: Shares,
+    pub shares: TableShares,
     /// Take LSM hooks where the kernel grants them. Without, runs are watched as on a kernel that refuses them.
     pub lsm: bool,
 }
@@ -56,7 +57,7 @@ impl Default for Config {
             max_runs: abi::MAX_RUNS,
             bpffs: Some(PathBuf::from("/sys/fs/bpf")),
             instance: String::from("default"),
-            shares: Shares::default(),
+            shares: TableShares::default(),
             lsm: true,
         }
     }

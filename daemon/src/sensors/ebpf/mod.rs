@@ -58,7 +58,7 @@ pub use events::{
     Event, EventReader, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
 };
 pub use handles::{Heartbeat, Latches};
-pub use kernel_quota::{Holder, KernelQuota, QuotaError, Shares};
+pub use kernel_quota::{Holder, KernelQuota, QuotaError};
 pub use left::{Foreign, LeftEvents, PreviousRun};
 pub use load::{Config, Ebpf};
 pub use ops::{DnsDoubt, FileKind, Gain, Memory, Op, OpWhat, Protected};

@@ -28,9 +28,9 @@ pub use current::Current;
 pub use frame::{GpuProcess, Happened, Hello, ProcessKind, Sample, Unreachable, Xid};
 pub use info::{Fabric, GpuInfo, MigDevice, NvLink, Peer};
 pub use library::{LibraryError, trusted_library};
-pub use rates::{Every, Pace, Rated};
 pub use sampler::{SamplerArgs, sampler_main};
 
+use crate::config::Every;
 use asked::Asked;
 use failsafe_core::signal::Kind;
 use std::{

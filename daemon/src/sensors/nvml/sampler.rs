@@ -21,9 +21,9 @@ mod time;
 
 use super::{
     frame::{Fault, Frame, Hello, Unreachable},
-    rates::{Rated, Rates},
+    rates::Rates,
 };
-use crate::platform::clock;
+use crate::{config::Rated, platform::clock};
 use anyhow::Context;
 use nix::{
     sys::{prctl, signal::Signal},

@@ -8,7 +8,7 @@ const DESTINATIONS: Resource = Resource::Destinations4;
 
 fn quota(total: u64) -> KernelQuota {
     let totals = Resource::ALL.iter().map(|(resource, _)| (*resource, total)).collect();
-    KernelQuota::new(Shares { per_user_percent: 25, reserve_percent: 12 }, totals)
+    KernelQuota::new(TableShares { per_user_percent: 25, reserve_percent: 12 }, totals)
 }
 
 fn need(entries: u64) -> Need {
@@ -61,7 +61,7 @@ fn a_run_of_an_earlier_daemon_is_counted_and_never_refused() {
 
 #[test]
 fn shares_that_let_one_user_shut_another_out_are_a_mistake() {
-    let wrong = |per_user_percent, reserve_percent| Shares { per_user_percent, reserve_percent }.wrong().is_some();
+    let wrong = |per_user_percent, reserve_percent| TableShares { per_user_percent, reserve_percent }.wrong().is_some();
     assert!(!wrong(25, 12) && !wrong(40, 20));
     assert!(wrong(0, 12) && wrong(25, 0) && wrong(50, 12) && wrong(90, 5));
 }

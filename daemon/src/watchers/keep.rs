@@ -4,15 +4,15 @@
 //! after twice as long each time, up to [`SLOWEST`]; every second where only room on the disk was missing, and at once when its cgroup
 //! is empty.
 
-use super::{
-    Registry,
-    adopt::{Adopted, Pass},
-    store::EndedRun,
-};
 use crate::{
+    interpreter::Told,
     log::Log,
     pipeline::{Message, Sender, health},
     platform::clock,
+    runs::{
+        Registry,
+        adopt::{Adopted, Pass},
+    },
 };
 use failsafe_core::{
     MonoTime,
@@ -20,7 +20,7 @@ use failsafe_core::{
 };
 use std::{
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -92,7 +92,7 @@ pub fn messages(pass: Pass) -> Vec<Message> {
     let mut messages = Vec::new();
     for Adopted { live, found, outcomes, .. } in pass.adopted {
         messages.push(Message::Adopted(live, found));
-        let told = |outcome| Message::Told(crate::actuators::interpreter::Told::Outcome(outcome));
+        let told = |outcome| Message::Told(Told::Outcome(outcome));
         messages.extend(outcomes.into_iter().map(told));
     }
     // What happened while no daemon read: late, but judged.
@@ -116,25 +116,4 @@ pub fn guarded_fact(note_of: Option<String>) -> Message {
 pub fn lasting(code: &str, text: String, until: Until) -> Message {
     let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
     Message::Health(health::Message::Fact(Fact::Lasting { target, code, text, until, at }))
-}
-
-impl Registry {
-    /// Marks a run's end; one that cannot be written is tried again.
-    pub(super) fn mark_ended(&self, ended: &EndedRun) {
-        if let Err(error) = self.store.mark_ended(ended) {
-            tracing::error!(run = %ended.run.id, error = error.chain(), "the run's end could not be written: it is tried again");
-            self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).push(ended.clone());
-        }
-    }
-
-    /// Tries again to write the ends that could not be written.
-    pub fn mark_ends(&self) {
-        let waiting = std::mem::take(&mut *self.unmarked.lock().unwrap_or_else(PoisonError::into_inner));
-        for ended in waiting {
-            match self.store.mark_ended(&ended) {
-                Ok(()) => tracing::info!(run = %ended.run.id, "the run's end is written"),
-                Err(_) => self.unmarked.lock().unwrap_or_else(PoisonError::into_inner).push(ended),
-            }
-        }
-    }
 }

@@ -14,8 +14,8 @@
 mod lanes;
 mod verify;
 
-use super::{cgroup, outcome::Report};
 use crate::{
+    actuators::{cgroup, outcome::Report},
     config::Config,
     counted::Counted,
     platform::{CgroupError, clock},

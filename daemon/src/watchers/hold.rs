@@ -10,11 +10,11 @@
 
 mod retries;
 
-use super::cgroup::{Hold, freeze::sweep, is_still_frozen};
 use crate::{
-    pipeline::{Message, Sender, pulse::Pulse, translate::guarded},
+    actuators::cgroup::{Hold, freeze::sweep, is_still_frozen},
+    pipeline::{Message, Sender, pulse::Pulse},
     platform::sched,
-    runs::{LiveRun, Registry, Standing},
+    runs::{LiveRun, Registry, Standing, translate::guarded},
 };
 use failsafe_core::{RunId, event::Event};
 use retries::Retries;

@@ -1,6 +1,7 @@
 //! From what the kernel's ring says to the core's signals. eBPF types end here.
 
-use crate::{platform::clock, runs::kernel::Kernel, sensors::ebpf};
+use super::kernel::Kernel;
+use crate::{platform::clock, sensors::ebpf};
 use failsafe_core::{
     Input, Kind, MonoTime, Signal, Subject, Value,
     event::{Access, Assurance, CUT, Event, ExecKind, Gain, MemoryKind, NetOp, Verdict, Via},

@@ -3,18 +3,14 @@
 //! Owns what it needs to tell change from sameness. A value that has not changed is repeated every few seconds only: enough
 //! for the core to know that the sensor sees.
 
-use super::{
-    cgroup::{RunReader, RunUsage},
-    ebpf::RunCounters,
-    repeat::Repeats,
-};
 use crate::{
-    pipeline::{
-        Message, Sender,
+    pipeline::{Message, Sender},
+    platform::clock,
+    runs::{
+        LiveRun, Registry,
         translate::{self, guarded, sampled},
     },
-    platform::clock,
-    runs::{LiveRun, Registry},
+    sensors::{cgroup::RunReader, ebpf::RunCounters, repeat::Repeats},
 };
 use failsafe_core::{Input, Kind, MonoTime, RunId, Subject, event::Event, input::Gap, signal::Source};
 use failsafe_ebpf::abi::latch;
@@ -161,7 +157,7 @@ impl Sampler {
         }
         let mut values = Vec::new();
         if let Some(usage) = &usage {
-            values.extend(usage_values(usage).map(|(kind, value)| (Source::Cgroup, kind, value)));
+            values.extend(usage.values().map(|(kind, value)| (Source::Cgroup, kind, value)));
         }
         if let Some(counters) = counters {
             values.extend(counter_values(counters).map(|(kind, value)| (Source::Ebpf, kind, value)));
@@ -213,23 +209,6 @@ fn more(seen: &mut u64, earlier: u64, now: u64) -> u64 {
 
 fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// What is read of a run's cgroup, where this host has it.
-pub(super) fn usage_values(usage: &RunUsage) -> impl Iterator<Item = (Kind, i64)> {
-    let psi = |p: Option<super::cgroup::Pressure>| p.map(|p| i64::from(p.some_avg10) * 10);
-    [
-        (Kind::Memory, usage.memory_bytes.map(integer)),
-        (Kind::CpuTime, usage.cpu_usec.map(integer)),
-        (Kind::PageFaults, usage.page_faults.map(integer)),
-        (Kind::OomKills, usage.oom_kills.map(integer)),
-        (Kind::Processes, usage.complete.then(|| integer(usage.processes))),
-        (Kind::PressureCpu, psi(usage.psi.cpu)),
-        (Kind::PressureMemory, psi(usage.psi.memory)),
-        (Kind::PressureIo, psi(usage.psi.io)),
-    ]
-    .into_iter()
-    .filter_map(|(kind, value)| Some((kind, value?)))
 }
 
 fn counter_values(c: &RunCounters) -> impl Iterator<Item = (Kind, i64)> {

@@ -1,6 +1,5 @@
-//! The digest of a policy's canonical content.
+//! The digest by which a policy is identified.
 
-use super::Policy;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
@@ -10,13 +9,11 @@ use std::{fmt, str::FromStr};
 pub struct PolicyDigest(pub [u8; 32]);
 
 impl PolicyDigest {
-    pub(super) fn of(policy: &Policy) -> PolicyDigest {
-        // Only maps with ordered string keys and integers are in a Policy, so serialising it cannot fail; an empty
-        // content would still give a digest of its own rather than another policy's.
-        let content = serde_json::to_vec(policy).unwrap_or_default();
+    /// Of the policy's canonical content.
+    pub(crate) fn of(content: &[u8]) -> PolicyDigest {
         let mut hash = Sha256::new();
         hash.update(b"failsafe-policy-v2\n");
-        hash.update(&content);
+        hash.update(content);
         PolicyDigest(hash.finalize().into())
     }
 
