@@ -9,12 +9,10 @@ use std::{fmt, str::FromStr};
 pub struct PolicyDigest(pub [u8; 32]);
 
 impl PolicyDigest {
-    /// Of the policy's canonical content.
-    pub(crate) fn of(content: &[u8]) -> PolicyDigest {
-        let mut hash = Sha256::new();
-        hash.update(b"failsafe-policy-v2\n");
-        hash.update(content);
-        PolicyDigest(hash.finalize().into())
+    /// Of the policy's canonical content: the JSON as it was written. A reader that has more fields than the writer compares this,
+    /// and does not take the content that it would write for the one that was written.
+    pub fn of_content(json: &[u8]) -> PolicyDigest {
+        PolicyDigest(Sha256::new().chain_update(b"failsafe-policy-v2\n").chain_update(json).finalize().into())
     }
 
     /// The first 12 hex digits, for tables.

@@ -236,7 +236,15 @@ impl Event {
             | Event::ExecMemory { verdict, .. }
             | Event::Protect { verdict, .. }
             | Event::Budget { verdict, .. } => Some(*verdict),
-            _ => None,
+            Event::Exit { .. }
+            | Event::Dns { .. }
+            | Event::Oom { .. }
+            | Event::Leave { .. }
+            | Event::ForeignThaw { .. }
+            | Event::Latched
+            | Event::ForeignGpuProcess { .. }
+            | Event::Xid { .. }
+            | Event::Gpu { .. } => None,
         }
     }
 
@@ -250,7 +258,17 @@ impl Event {
             | Event::Privilege { assurance, .. }
             | Event::ExecMemory { assurance, .. }
             | Event::Protect { assurance, .. } => Some(*assurance),
-            _ => None,
+            Event::Fork { .. }
+            | Event::Exit { .. }
+            | Event::Budget { .. }
+            | Event::Dns { .. }
+            | Event::Oom { .. }
+            | Event::Leave { .. }
+            | Event::ForeignThaw { .. }
+            | Event::Latched
+            | Event::ForeignGpuProcess { .. }
+            | Event::Xid { .. }
+            | Event::Gpu { .. } => None,
         }
     }
 

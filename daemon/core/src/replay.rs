@@ -9,6 +9,10 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+mod changes;
+
+pub use changes::{CHANGES, Change, ENGINE, changes_since};
+
 /// One entry of a recording: what went in, and what came out of it, in order. Binary formats have its enum variants by number:
 /// see [`crate::recording`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -25,6 +25,7 @@ pub struct RecordingReader<S> {
     window: Window<S>,
     version: u32,
     header: Value,
+    header_text: Vec<u8>,
     offset: u64,
     frames: u64,
     /// `None`: the format has no hashes.
@@ -125,12 +126,13 @@ impl<S: ReadAt> RecordingReader<S> {
             return Err(RecordingError::Header("checksum mismatch".into()));
         }
         let header = serde_json::from_slice(json).map_err(|e| RecordingError::Header(e.to_string()))?;
+        let header_text = json.to_vec();
         let begin = PREAMBLE_BYTES + len as usize;
         let links = match version {
             CHAINED_VERSION.. => Some(Links::of_header(window.get(0, begin).map_err(RecordingError::Io)?)),
             _ => None,
         };
-        Ok(Self { window, version, header, offset: begin as u64, frames: 0, links, end: None })
+        Ok(Self { window, version, header, header_text, offset: begin as u64, frames: 0, links, end: None })
     }
 
     /// The format version of the file.
@@ -143,6 +145,12 @@ impl<S: ReadAt> RecordingReader<S> {
     #[must_use]
     pub fn header(&self) -> &Value {
         &self.header
+    }
+
+    /// The header as it was written.
+    #[must_use]
+    pub fn header_text(&self) -> &[u8] {
+        &self.header_text
     }
 
     /// How the recording ends, once the iterator has.

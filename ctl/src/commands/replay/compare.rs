@@ -7,7 +7,7 @@ use crate::{
 };
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode},
-    replay::Replay,
+    replay::{Change, ENGINE, Replay, changes_since},
     time::MonoTime,
 };
 use failsafe_journal::RecordingEnd;
@@ -35,6 +35,10 @@ pub(super) struct Report {
     left_out: bool,
     replay: Replay,
     differs_at: Option<usize>,
+    /// The engine that decided.
+    engine: u32,
+    /// What this engine decides otherwise than that one, as far as it concerns the run.
+    changes: Vec<&'static Change>,
     audit: Audit,
 }
 
@@ -45,6 +49,10 @@ impl Report {
             What::Other { .. } => first_difference(&replay),
         };
         let run = recording.run();
+        let changes = match what {
+            What::Same => changes_since(recording.engine(), run, recording.policy()),
+            What::Other { .. } => Vec::new(),
+        };
         Report {
             what,
             run_id: run.id.to_string(),
@@ -55,13 +63,21 @@ impl Report {
             left_out: recording.left_out(),
             replay,
             differs_at,
+            engine: recording.engine(),
+            changes,
             audit,
         }
+    }
+
+    /// Whether an earlier engine may have decided otherwise from the same inputs.
+    fn explained(&self) -> bool {
+        self.engine > ENGINE || !self.changes.is_empty()
     }
 
     pub(super) fn exit(&self) -> Exit {
         match (self.differs_at, &self.end) {
             _ if !self.audit.problems.is_empty() => Exit::Tampered,
+            (Some(_), _) if self.explained() => Exit::Partial,
             (Some(_), _) => Exit::Error,
             (None, _) if self.audit.missing => Exit::Partial,
             (None, RecordingEnd::Finished | RecordingEnd::Open) => Exit::Done,
@@ -102,6 +118,7 @@ impl Report {
                 if let (Some(a), Some(b)) = (recorded.get(at), replayed.get(at)) {
                     let _ = writeln!(out, "  in        {}", fields(a, b).join(", "));
                 }
+                self.engines(&mut out);
             }
             (What::Other { .. }, differs) => {
                 out.push_str(match differs {
@@ -115,6 +132,25 @@ impl Report {
             }
         }
         out
+    }
+
+    /// Why another engine decided otherwise.
+    fn engines(&self, out: &mut String) {
+        let decided = self.engine;
+        if decided == ENGINE {
+            return;
+        }
+        let _ = writeln!(out, "\nengine {decided} made the recorded decisions, this program has engine {ENGINE}");
+        if decided > ENGINE {
+            out.push_str("use the failsafectl of the failsafed that wrote the recording; the difference is no sign of a change\n");
+        } else if self.changes.is_empty() {
+            out.push_str("no known change of the engine explains the difference\n");
+        } else {
+            out.push_str("these changes of the engine can explain the difference; it is no sign that the recording was changed:\n");
+            for change in &self.changes {
+                let _ = writeln!(out, "  engine {}: {}", change.engine, change.what);
+            }
+        }
     }
 
     fn problems(&self, out: &mut String) {
@@ -153,6 +189,8 @@ impl Report {
             "inputs": self.replay.inputs,
             "identical": self.differs_at.is_none(),
             "differs_at": self.differs_at,
+            "engine": self.engine,
+            "engine_changes": self.changes.iter().map(|change| change.what).collect::<Vec<_>>(),
             "audit_log": self.audit.json(),
             "recorded": self.replay.recorded,
             "replayed": self.replay.replayed,

@@ -6,9 +6,12 @@ use crate::{
     exit::{Exit, Fail, chain},
     render::clean,
 };
-use failsafe_core::{Policy, decision::Decision, input::Run, recording::Reading, replay::Recorded};
+use failsafe_core::{Policy, PolicyDigest, decision::Decision, input::Run, recording::Reading, replay::Recorded};
 use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError, storage::FileStorage};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use std::{collections::VecDeque, path::Path};
 
 /// What the header says this recording is.
@@ -28,6 +31,7 @@ pub(super) struct Recording {
     /// The decisions read so far, also those of an input that is left out.
     decisions: Vec<Decision>,
     part: Option<u32>,
+    engine: u32,
     ready: VecDeque<Recorded>,
     left_out: bool,
 }
@@ -38,6 +42,8 @@ struct Format {
     version: u64,
     /// Recordings of earlier versions have no number.
     part: Option<u32>,
+    /// The engine that decided; recordings of earlier versions have none.
+    engine: Option<u32>,
 }
 
 impl Recording {
@@ -55,10 +61,19 @@ impl Recording {
         }
         let run: Run = part(header, "run").map_err(bad)?;
         let policy: Policy = part(header, "policy").map_err(bad)?;
+        if policy.digest() != run.policy && written_policy(reader.header_text()) == Some(run.policy) {
+            let message = format!(
+                "{shown}: this program reads its policy {} to one with the digest {}: the policy has parts that this program does \
+                 not know",
+                run.policy,
+                policy.digest()
+            );
+            let advice = "use the failsafectl of the failsafed that wrote the recording";
+            return Err(Fail::new(Exit::Error, message).advise(advice));
+        }
         if policy.digest() != run.policy {
             let message = format!(
-                "{shown}: its policy has the digest {}, but the run was pinned to {}: the recording was changed, or is of another \
-                 version",
+                "{shown}: its policy has the digest {}, but the run was pinned to {}: the recording was changed",
                 policy.digest(),
                 run.policy
             );
@@ -66,8 +81,26 @@ impl Recording {
         }
         let (held, ready) = (Vec::new(), VecDeque::new());
         let (part, decisions) = (format.part, Vec::new());
+        let engine = format.engine.unwrap_or_else(|| reader.version());
         let entries = Reading::default();
-        Ok(Recording { reader, entries, file: shown, run, policy, held, decisions, part, ready, left_out: false })
+        Ok(Recording {
+            reader,
+            entries,
+            file: shown,
+            run,
+            policy,
+            held,
+            decisions,
+            part,
+            engine,
+            ready,
+            left_out: false,
+        })
+    }
+
+    /// The engine that decided.
+    pub(super) fn engine(&self) -> u32 {
+        self.engine
     }
 
     /// The format version of the file.
@@ -117,6 +150,17 @@ impl Recording {
         }
         Ok(next)
     }
+}
+
+/// The digest of the policy as the header has it, byte for byte. A field named `policy` that holds an object is in no other place,
+/// and quotes inside of strings are escaped.
+fn written_policy(header: &[u8]) -> Option<PolicyDigest> {
+    let begin = b"\"policy\":";
+    let at = (0..header.len()).find(|at| header[*at..].starts_with(b"\"policy\":{"))?;
+    let value = &header[at + begin.len()..];
+    let mut values = serde_json::Deserializer::from_slice(value).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    Some(PolicyDigest::of_content(&value[..values.byte_offset()]))
 }
 
 fn part<T: DeserializeOwned>(header: &serde_json::Value, name: &str) -> Result<T, String> {

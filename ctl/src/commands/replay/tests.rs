@@ -322,3 +322,82 @@ fn files_and_runs_are_told_apart() {
     assert!(local("x.fsrec").is_some());
     assert!(local("trainer").is_none());
 }
+
+/// Writes a recording with this header.
+fn with_header(header: &serde_json::Value, entries: &[Recorded]) -> File {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.fsrec");
+    let mut recorder = Recorder::create(&path, header, 1 << 20).unwrap();
+    for entry in entries {
+        recorder.record(1, entry).unwrap();
+    }
+    recorder.finish().unwrap();
+    File { _dir: dir, path }
+}
+
+#[test]
+fn a_difference_that_an_earlier_engine_explains_is_no_tampering() {
+    let text = POLICY.replace("metric.loss", "gpu.utilization").replace("10.0", "\"90 %\"");
+    let policy = parse("p", &text).unwrap();
+    let (run, _) = recorded(&[]);
+    let gpu = failsafe_core::GpuId("GPU-1".into());
+    let mig = [(gpu.clone(), ["MIG-1".to_owned()].into())].into();
+    let run = Run { policy: policy.digest(), gpus: [gpu.clone()].into(), mig, ..run };
+    let signal = Signal {
+        seq: 1,
+        at: MonoTime(1_000_000_000),
+        source: Source::Nvml,
+        subject: Subject::Gpu(gpu),
+        kind: Kind::GpuUtilization,
+        value: Value::Integer(99_000),
+        repeats: 0,
+    };
+    // As the engine decides of a run that has the whole GPU, which an early engine 5 did here too.
+    let policies: PolicySet = [(policy.digest(), Arc::new(policy.clone()))].into();
+    let mut state = State::default();
+    let whole = Run { mig: Default::default(), ..run.clone() };
+    step(&policies, &mut state, &Input::RunStarted(whole));
+    let decisions = step(&policies, &mut state, &Input::Signal(signal.clone()));
+    assert_eq!(decisions.len(), 1);
+    let inputs = [Input::RunStarted(run.clone()), Input::Signal(signal)].map(Recorded::Input);
+    let entries: Vec<Recorded> = inputs.into_iter().chain(decisions.into_iter().map(Recorded::Decision)).collect();
+    let report = |engine: Option<u32>| {
+        let mut header = json!({ "format": "failsafe-recording", "version": 1, "run": run, "policy": policy });
+        if let Some(engine) = engine {
+            header["engine"] = engine.into();
+        }
+        judge(&with_header(&header, &entries).path, None, None).unwrap()
+    };
+    let old = report(Some(5));
+    assert_eq!(old.exit(), Exit::Partial);
+    let text = old.text();
+    assert!(text.contains("DIFFERS at decision 1") && text.contains("engine 6: a run with MIG devices"), "{text}");
+    assert!(text.contains("it is no sign that the recording was changed"), "{text}");
+    assert_eq!(old.json()["engine_changes"].as_array().map(Vec::len), Some(1));
+
+    let newer = report(Some(99));
+    assert!(newer.exit() == Exit::Partial && newer.text().contains("use the failsafectl of"), "{}", newer.text());
+    let unexplained = report(Some(7));
+    assert!(
+        unexplained.exit() == Exit::Error && unexplained.text().contains("no known change"),
+        "{}",
+        unexplained.text()
+    );
+    let own = report(None);
+    assert!(own.exit() == Exit::Error && !own.text().contains("engine"), "{}", own.text());
+}
+
+#[test]
+fn a_policy_with_parts_that_are_not_known_is_no_tampering() {
+    let (run, entries) = recorded(LOSSES);
+    let mut written = json!(policy("10.0"));
+    written["a_later_field"] = json!({ "policy": "x" });
+    let digest = failsafe_core::PolicyDigest::of_content(&serde_json::to_vec(&written).unwrap());
+    let run = Run { policy: digest, name: "\"policy\":{".into(), ..run };
+    let header = |policy: &serde_json::Value| json!({ "format": "failsafe-recording", "version": 1, "run": run, "policy": policy });
+    let fail = judge(&with_header(&header(&written), &entries).path, None, None).unwrap_err();
+    assert!(fail.exit == Exit::Error && fail.message.contains("parts that this program does not know"), "{fail}");
+    written["owner"] = json!("somebody else");
+    let fail = judge(&with_header(&header(&written), &entries).path, None, None).unwrap_err();
+    assert!(fail.exit == Exit::Tampered && fail.message.contains("the recording was changed"), "{fail}");
+}

@@ -20,7 +20,7 @@ mod thermal_slope;
 mod window;
 
 use crate::{
-    policy::{Condition, Derived, Policy},
+    policy::{Derived, Policy},
     signal::{Kind, Signal, Value},
     subject::{GpuId, Subject},
     time::MonoTime,
@@ -81,11 +81,8 @@ impl Clone for Gpu {
 impl Detectors {
     /// Those that the policy's rules name.
     pub(crate) fn of(policy: &Policy) -> Detectors {
-        let kinds = policy.rules.iter().filter_map(|rule| match &rule.when {
-            Condition::Threshold { kind, .. } if kind.is_derived() => Some(kind.clone()),
-            _ => None,
-        });
-        Detectors { wanted: kinds.collect(), derived: policy.derived.clone(), ..Detectors::default() }
+        let kinds = policy.rules.iter().filter_map(|rule| rule.when.signal()).filter(|kind| kind.is_derived());
+        Detectors { wanted: kinds.cloned().collect(), derived: policy.derived.clone(), ..Detectors::default() }
     }
 
     /// Takes a signal; the derived ones, of the same instant and input.

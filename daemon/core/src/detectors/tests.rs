@@ -252,3 +252,21 @@ fn windows_stay_small() {
     }
     assert!(format!("{window:?}").matches("MonoTime").count() < 300);
 }
+
+#[test]
+fn every_derived_signal_has_a_detector_and_what_it_is_made_of() {
+    for kind in Kind::ALL {
+        assert_eq!(
+            kind.is_derived(),
+            kind.to_string().starts_with("gpu.derived."),
+            "{kind}: name it in `Kind::is_derived`, or it is taken for a signal that a sensor reads"
+        );
+        if !kind.is_derived() {
+            continue;
+        }
+        assert!(!kind.made_of().is_empty(), "{kind}: name in `Kind::made_of` without which signals there is none");
+        let gpu = Gpu::new(&BTreeSet::from([kind.clone()]), &Derived::default(), MonoTime(0));
+        let made = gpu.detectors.len() == 1 || *kind == Kind::GpuDerivedStraggler;
+        assert!(made, "{kind} has no detector: a rule on it would never trip. Add it to `Gpu::new`");
+    }
+}

@@ -105,11 +105,12 @@ impl RuleState {
     }
 
     pub(super) fn signal(&mut self, rule: &Rule, signal: &Signal) -> Option<Trip> {
-        match (&rule.when, &signal.value) {
-            (Condition::Event(wanted), Value::Event(event)) => {
+        match &rule.when {
+            Condition::Event(wanted) => {
+                let Value::Event(event) = &signal.value else { return None };
                 let process = match &signal.subject {
                     Subject::Process { process, .. } => Some(process),
-                    _ => None,
+                    Subject::Node | Subject::Gpu(_) | Subject::Run(_) => None,
                 };
                 // What may match in a part that was too long to be read stops the run; of other rules the daemon reports a gap.
                 let trips = match wanted.fit(event, process) {
@@ -119,20 +120,19 @@ impl RuleState {
                 };
                 if trips { self.event.trip(signal.at, rule.cooldown, signal.repeats) } else { None }
             }
-            (Condition::NotFinite { kind }, value) if *kind == signal.kind => {
+            Condition::NotFinite { kind } | Condition::Threshold { kind, .. } if *kind != signal.kind => None,
+            Condition::NotFinite { .. } => {
                 let one = |real: f64| Judged { bad: !real.is_finite(), cleared: real.is_finite() };
-                self.metric(rule, signal, one, value.real()?, Span(0))
+                self.metric(rule, signal, one, signal.value.real()?, Span(0))
             }
-            (Condition::Threshold { kind, op, bound, clear, hold, over: None }, Value::Claimed(claimed))
-                if *kind == signal.kind =>
-            {
-                let (Bound::Real(bound), Bound::Real(clear)) = (bound, clear) else { return None };
-                let one = |real: f64| judge_real(*op, bound.0, clear.0, real);
-                self.metric(rule, signal, one, claimed.value.0, *hold)
-            }
-            (Condition::Threshold { kind, op, bound, clear, hold, over }, value) if *kind == signal.kind => {
+            Condition::Threshold { kind, op, bound, clear, hold, over } => {
+                if let (Value::Claimed(claimed), None) = (&signal.value, over) {
+                    let (Bound::Real(bound), Bound::Real(clear)) = (bound, clear) else { return None };
+                    let one = |real: f64| judge_real(*op, bound.0, clear.0, real);
+                    return self.metric(rule, signal, one, claimed.value.0, *hold);
+                }
                 let level = self.level(of(&signal.subject))?;
-                let (bad, clear) = match (over, value) {
+                let (bad, clear) = match (over, &signal.value) {
                     (None, value) => (bound.passed(*op, value), !not_cleared(*op, *clear, value)),
                     (Some(over), Value::Integer(total)) => {
                         let (delta, span) = level.delta(signal.at, *total, *over, kind.shape())?;
@@ -142,7 +142,6 @@ impl RuleState {
                 };
                 level.judge(signal.at, bad, clear && !bad, *hold)
             }
-            _ => None,
         }
     }
 

@@ -146,7 +146,7 @@ impl RunState {
         self.unread.retain(|(gpu, _), _| all.contains(gpu));
         self.last.retain(|(subject, _, _), _| match subject {
             Subject::Gpu(gpu) => all.contains(gpu),
-            _ => true,
+            Subject::Node | Subject::Run(_) | Subject::Process { .. } => true,
         });
     }
 
@@ -236,11 +236,17 @@ impl RunState {
                 };
                 self.decide(Cause::Upkeep { what: Upkeep::Escape }, actions, Because::certain(seen), out);
             }
-            Event::Latched if !self.contained.frozen => {
+            Event::Latched => {
+                if self.contained.frozen {
+                    return;
+                }
                 let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
                 self.decide(Cause::Upkeep { what: Upkeep::Latched }, actions, Because::certain(seen), out);
             }
-            Event::ForeignThaw { .. } if self.contained.frozen => {
+            Event::ForeignThaw { .. } => {
+                if !self.contained.frozen {
+                    return;
+                }
                 self.decide(
                     Cause::Upkeep { what: Upkeep::ForeignThaw },
                     vec![Action::Freeze, Action::Notify],
@@ -248,7 +254,21 @@ impl RunState {
                     out,
                 );
             }
-            _ => {}
+            Event::Exec { .. }
+            | Event::Fork { .. }
+            | Event::Exit { .. }
+            | Event::Open { .. }
+            | Event::Net { .. }
+            | Event::Syscall { .. }
+            | Event::Privilege { .. }
+            | Event::ExecMemory { .. }
+            | Event::Protect { .. }
+            | Event::Budget { .. }
+            | Event::Dns { .. }
+            | Event::Oom { .. }
+            | Event::ForeignGpuProcess { .. }
+            | Event::Xid { .. }
+            | Event::Gpu { .. } => {}
         }
     }
 
@@ -382,9 +402,10 @@ impl RunState {
 
     pub(super) fn outcome(&mut self, outcome: &Outcome, out: &mut Vec<Decision>) {
         match (&outcome.verdict, outcome.action) {
-            (Verdict::Failed(_), action @ (Action::Freeze | Action::Kill | Action::Block))
-                if self.retries < RETRIES =>
-            {
+            (Verdict::Failed(_), action @ (Action::Freeze | Action::Kill | Action::Block)) => {
+                if self.retries >= RETRIES {
+                    return;
+                }
                 self.retries += 1;
                 let because = Because {
                     at: outcome.at,
@@ -399,7 +420,11 @@ impl RunState {
             // What could not be thawed is still to be guarded.
             (Verdict::Failed(_), Action::Thaw) => self.contained.frozen = true,
             (Verdict::Proved | Verdict::Partial(_), Action::Freeze | Action::Kill | Action::Block) => self.retries = 0,
-            _ => {}
+            (Verdict::Proved | Verdict::Partial(_), Action::Thaw)
+            | (
+                _,
+                Action::Notify | Action::Snapshot | Action::Recapture { .. } | Action::CordonGpu | Action::CordonNode,
+            ) => {}
         }
     }
 

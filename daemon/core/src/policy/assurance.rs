@@ -154,7 +154,7 @@ pub fn kinds(grants: &Grants) -> Vec<RuleAssurance> {
 }
 
 fn of_rule(rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
-    let Condition::Event(event) = &rule.when else { return None };
+    let event = rule.when.event()?;
     if rule.when.source() != Source::Ebpf {
         return None;
     }

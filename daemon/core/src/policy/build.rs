@@ -7,7 +7,7 @@ mod metric;
 mod when;
 
 use super::{
-    Condition, Effect, EventMatch, Pattern, Policy, Rule,
+    Effect, EventMatch, Pattern, Policy, Rule,
     diagnostic::{did_you_mean, quote},
     groups,
     mistakes::Mistakes,
@@ -53,7 +53,7 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
         }
         let span = rule.id.as_ref().map_or_else(|| rule.span.clone(), Spanned::span);
         if let Some(built) = b.rule(rule, &owner) {
-            if let Condition::Event(EventMatch { kind: EventKind::Syscall, fields }) = &built.when {
+            if let Some(EventMatch { kind: EventKind::Syscall, fields }) = built.when.event() {
                 for pattern in fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of) {
                     if let Pattern::Exact(call) = pattern {
                         watch.insert(call.clone());

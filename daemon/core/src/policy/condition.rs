@@ -230,7 +230,36 @@ impl Condition {
                 ..
             }) => Source::Nvml,
             Condition::Event(EventMatch { kind: EventKind::ForeignThaw | EventKind::Latched, .. }) => Source::Guard,
-            Condition::Event(_) => Source::Ebpf,
+            Condition::Event(EventMatch {
+                kind:
+                    EventKind::Exec
+                    | EventKind::Fork
+                    | EventKind::Exit
+                    | EventKind::Open
+                    | EventKind::Connect
+                    | EventKind::Send
+                    | EventKind::Bind
+                    | EventKind::Listen
+                    | EventKind::Socket
+                    | EventKind::Syscall
+                    | EventKind::Privilege
+                    | EventKind::ExecMemory
+                    | EventKind::Protect
+                    | EventKind::Budget
+                    | EventKind::Dns
+                    | EventKind::Oom
+                    | EventKind::Leave,
+                ..
+            }) => Source::Ebpf,
+        }
+    }
+
+    /// The event that it waits for. Only such a condition can be given to the kernel, and only it needs hooks: whoever adds a kind
+    /// of condition decides here whether the kernel, the assessment of a policy and the watch lists see it.
+    pub fn event(&self) -> Option<&EventMatch> {
+        match self {
+            Condition::Event(event) => Some(event),
+            Condition::Threshold { .. } | Condition::NotFinite { .. } => None,
         }
     }
 

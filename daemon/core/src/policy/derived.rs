@@ -7,6 +7,8 @@ use crate::time::Span;
 use serde::{Deserialize, Serialize};
 
 /// The numbers of the detectors. Shares are thousandths of a percent.
+///
+/// A new field needs `skip_serializing_if` for its default: otherwise the digest of each policy with a `[derived]` changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Derived {

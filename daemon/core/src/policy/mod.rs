@@ -7,6 +7,8 @@ pub mod check;
 pub mod condition;
 pub mod derived;
 pub mod diagnostic;
+#[cfg(test)]
+mod digest_tests;
 mod egress;
 mod fields;
 pub mod groups;
@@ -134,7 +136,7 @@ impl Policy {
     pub fn digest(&self) -> PolicyDigest {
         // Only maps with ordered string keys and integers are in a Policy, so serialising it cannot fail; an empty
         // content would still give a digest of its own rather than another policy's.
-        PolicyDigest::of(&serde_json::to_vec(self).unwrap_or_default())
+        PolicyDigest::of_content(&serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// The sensors whose blindness leaves a rule of this policy blind.

@@ -107,7 +107,7 @@ impl Builder<'_> {
 
     /// A rule that stops the run by a budget speaks of one that the kernel keeps.
     pub(super) fn budget_stop(&mut self, rule: &Rule, egress: Option<&Egress>, span: Range<usize>) {
-        let Condition::Event(wanted) = &rule.when else { return };
+        let Some(wanted) = rule.when.event() else { return };
         if wanted.kind != EventKind::Budget || rule.effect != Effect::Stop {
             return;
         }
