@@ -13,7 +13,7 @@ use failsafe_core::{
     Policy, RunId,
     input::Run,
     record::{Record, RecordingSeal},
-    replay::Recorded,
+    replay::{ENGINE, Recorded},
 };
 use failsafe_journal::{Recorder, recorder::StopReason};
 use serde::Serialize;
@@ -43,6 +43,8 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 struct Header<'a> {
     format: &'static str,
     version: u32,
+    /// The engine that decides, so that a replay can say what a later one decides otherwise.
+    engine: u32,
     part: u32,
     run: &'a Run,
     policy: &'a Policy,
@@ -277,7 +279,8 @@ impl Writer {
             hostname: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
             failsafe: env!("CARGO_PKG_VERSION"),
         };
-        let header = Header { format: "failsafe-recording", version: 1, part, run: &run, policy: &policy, host };
+        let header =
+            Header { format: "failsafe-recording", version: 1, engine: ENGINE, part, run: &run, policy: &policy, host };
         match Recorder::create(&path, &header, max_bytes) {
             Ok(recorder) => {
                 self.open.insert(run.id, Open { recorder, part, uid: run.owner_uid });

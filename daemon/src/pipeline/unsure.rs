@@ -7,7 +7,7 @@ use failsafe_core::{
     MonoTime, Policy, RunId, Signal, Subject, Value,
     event::Event,
     input::Gap,
-    policy::{Condition, Effect, Fit},
+    policy::{Effect, Fit},
     time::Span,
 };
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ impl Unsure {
         }
         let process = if let Subject::Process { process, .. } = &signal.subject { Some(process) } else { None };
         let unknown = policy.rules.iter().filter(|rule| {
-            let Condition::Event(wanted) = &rule.when else { return false };
+            let Some(wanted) = rule.when.event() else { return false };
             rule.effect != Effect::Stop && wanted.fit(event, process) == Fit::Unknown
         });
         unknown.filter_map(|rule| self.gap(run, &rule.id, event, signal)).collect()

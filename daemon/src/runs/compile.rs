@@ -10,7 +10,7 @@ use crate::sensors::ebpf::{
 use failsafe_core::{
     Action, Mode, Policy,
     event::{EventKind, Field, FieldValue},
-    policy::{self, Condition, EgressAllow, EventMatch, OnDead, Pattern, Rule},
+    policy::{self, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
 use failsafe_ebpf::abi::point;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -116,7 +116,7 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
         out.watch |= WatchedCall::from_name(name).map_or(0, WatchedCall::mask);
     }
     for rule in &policy.rules {
-        if let Condition::Event(wanted) = &rule.when {
+        if let Some(wanted) = rule.when.event() {
             add(&mut out, rule, wanted);
         }
     }
@@ -160,7 +160,7 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
 
 /// Whether a rule stops the run when a budget is used up.
 fn stops_on(rule: &Rule, budget: &str) -> bool {
-    let Condition::Event(wanted) = &rule.when else { return false };
+    let Some(wanted) = rule.when.event() else { return false };
     let named = |any_of: &[Pattern]| any_of.iter().any(|pattern| pattern.fits(FieldValue::Text(budget)));
     rule.effect == policy::Effect::Stop
         && wanted.kind == EventKind::Budget
@@ -172,7 +172,7 @@ fn stops_on(rule: &Rule, budget: &str) -> bool {
 pub fn watch(policy: &Policy) -> Watch {
     let wanted = |kind| {
         policy.rules.iter().any(|rule| {
-            let Condition::Event(wanted) = &rule.when else { return false };
+            let Some(wanted) = rule.when.event() else { return false };
             wanted.kind == kind
                 && rule.effect == policy::Effect::Observe
                 && wanted.given(Field::Verdict).is_none_or(|any_of| named(any_of, "allowed"))
@@ -181,7 +181,7 @@ pub fn watch(policy: &Policy) -> Watch {
     };
     let told = |kinds: &[EventKind]| {
         let acted_on = policy.rules.iter().any(|rule| {
-            let Condition::Event(wanted) = &rule.when else { return false };
+            let Some(wanted) = rule.when.event() else { return false };
             kinds.contains(&wanted.kind) && rule.actions.iter().any(|action| *action != Action::Notify)
         });
         if acted_on { Told::AtOnce } else { Told::Later }
@@ -191,7 +191,7 @@ pub fn watch(policy: &Policy) -> Watch {
         life: told(&[EventKind::Fork, EventKind::Exit]),
         connect: wanted(EventKind::Connect),
         probe: policy.rules.iter().any(|rule| {
-            let Condition::Event(wanted) = &rule.when else { return false };
+            let Some(wanted) = rule.when.event() else { return false };
             wanted.kind == EventKind::Connect
                 && wanted.given(Field::Verdict).is_some_and(|any_of| named(any_of, "probe"))
         }),
@@ -257,7 +257,9 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
                 }
             }
         }
-        EventKind::Connect | EventKind::Send if effect != Effect::Observe => {
+        // Observed, they are reported by the mask of `watch`.
+        EventKind::Connect | EventKind::Send | EventKind::Bind | EventKind::Fork if effect == Effect::Observe => {}
+        EventKind::Connect | EventKind::Send => {
             let denied = destinations(wanted);
             if denied.is_empty() {
                 // A refusal of the allow-list's.
@@ -267,7 +269,7 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
             }
             out.net_denied.extend(denied);
         }
-        EventKind::Bind if effect != Effect::Observe => out.bind.extend(places(wanted).map(|place| (place, effect))),
+        EventKind::Bind => out.bind.extend(places(wanted).map(|place| (place, effect))),
         EventKind::Listen => out.listen.extend(places(wanted).map(|place| (place, effect))),
         EventKind::Socket => {
             let families = numbers(Field::Family).filter_map(|n| u16::try_from(n).ok());
@@ -301,12 +303,19 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
                 }
             }
         }
-        EventKind::Fork if effect != Effect::Observe => mark(out, point::FORK, effect),
+        EventKind::Fork => mark(out, point::FORK, effect),
         EventKind::Dns => match given(Field::Name) {
             Some(names) => out.names.extend(names.iter().map(watched_name)),
             None => out.names.push(WatchedName::Suffix(String::new())),
         },
-        _ => {}
+        // The kernel reports these without being asked; a rule that stops the run by a budget is part of the budget.
+        EventKind::Exit | EventKind::Protect | EventKind::Budget | EventKind::Oom | EventKind::Leave => {}
+        // The daemon or NVML reports these, and the kernel cannot refuse them.
+        EventKind::ForeignThaw
+        | EventKind::Latched
+        | EventKind::ForeignGpuProcess
+        | EventKind::Xid
+        | EventKind::GpuEvent => {}
     }
 }
 
@@ -381,7 +390,7 @@ fn path(pattern: &Pattern) -> Option<PathPattern> {
     let (path, prefix) = match pattern {
         Pattern::Exact(path) => (path, false),
         Pattern::Prefix(path) => (path, true),
-        _ => return None,
+        Pattern::Suffix(_) | Pattern::Holds(_) | Pattern::Number(_) | Pattern::Net(_) => return None,
     };
     let fits = path.starts_with('/') && path.len() <= policy::MAX_PATH;
     fits.then(|| PathPattern { path: path.clone(), prefix })

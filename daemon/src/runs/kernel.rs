@@ -14,12 +14,7 @@ use crate::sensors::ebpf::{
     rules::{Rules, Use},
 };
 use crate::{counted::Counted, redact::Redactor};
-use failsafe_core::{
-    Policy, RunId,
-    event::Field,
-    policy::{Condition, Pattern},
-    record::Totals,
-};
+use failsafe_core::{Policy, RunId, event::Field, policy::Pattern, record::Totals};
 use failsafe_ebpf::abi::point;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -145,10 +140,7 @@ struct Called {
 
 /// What the rules of a policy say about command lines.
 fn argv_patterns(policy: &Policy) -> Vec<Pattern> {
-    let events = policy.rules.iter().filter_map(|rule| match &rule.when {
-        Condition::Event(event) => Some(event),
-        _ => None,
-    });
+    let events = policy.rules.iter().filter_map(|rule| rule.when.event());
     events.filter_map(|event| event.given(Field::Argv)).flatten().cloned().collect()
 }
 

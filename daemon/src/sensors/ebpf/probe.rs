@@ -208,3 +208,25 @@ pub(super) fn fentry_targets(call: usize) -> Vec<FentryTarget> {
     });
     both.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// A program that no list names is never loaded, and what it should refuse is let through.
+    #[test]
+    fn every_program_of_the_object_is_in_a_list_and_every_name_in_a_list_is_a_program() {
+        let object = aya_obj::Object::parse(failsafe_ebpf::OBJECT).unwrap();
+        let programs: BTreeSet<String> = object.programs.into_keys().collect();
+        let fentry = (0..abi::SYSCALLS.len()).flat_map(fentry_targets).map(|target| target.program);
+        let listed: BTreeSet<String> = PROGRAMS.iter().map(|spec| spec.name.to_owned()).chain(fentry).collect();
+        let never: Vec<_> = programs.difference(&listed).collect();
+        assert!(never.is_empty(), "add these programs to PROGRAMS, or they are never loaded: {never:?}");
+        let unknown: Vec<_> = listed.difference(&programs).collect();
+        assert!(unknown.is_empty(), "the object has no such programs: {unknown:?}");
+        let instead = PROGRAMS.iter().flat_map(|spec| spec.instead_of);
+        let strangers: Vec<_> = instead.filter(|name| !listed.contains(**name)).collect();
+        assert!(strangers.is_empty(), "no program of these names can be replaced: {strangers:?}");
+    }
+}
