@@ -77,6 +77,9 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         announce(watcher, &run.id);
     }
     command.arg0(name).args(arguments).env("FAILSAFE_RUN_ID", &run.id);
+    for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !user.is_other())) {
+        eprintln!("failsafectl: {kept}");
+    }
     if user.is_other() {
         // A process of the caller's session could write to the caller's terminal as if it were typed (TIOCSTI). With a terminal
         // of its own the child leads a session already, and this fails.

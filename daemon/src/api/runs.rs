@@ -64,7 +64,9 @@ impl v1::run_service_server::RunService for Runs {
         self.has_log(&wanted)?;
         let repair = self.open_to(who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
-        start::start(&self.0, who, maker, wanted, repair).await.map(Response::new)
+        let mut run = start::start(&self.0, who, maker, wanted, repair).await?;
+        run.metrics_socket = self.0.config.metrics_socket.display().to_string();
+        Ok(Response::new(run))
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {

@@ -31,6 +31,11 @@ fn gpu(temperature: &str, more: &str) -> String {
     )
 }
 
+/// The UUID of the GPU of the run `on-hot`.
+fn on_hot_gpu(node: &integration::Node) -> Result<String> {
+    Ok(node.run("on-hot")?["gpus"][0].as_str().context("its GPU")?.to_owned())
+}
+
 #[test]
 fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
     let scenario = format!("{}{}", gpu("[[0, 62], [1.5, 62], [1.6, 95]]", ""), gpu("60", ""));
@@ -40,7 +45,10 @@ fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
         wait_for("both GPUs are seen", || {
             Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(2))
         })?;
-        let on_hot = Launch::new("on-hot", HOT).gpu("0").start(node, ["sleep", "600"])?;
+        let script = "echo \"visible $CUDA_VISIBLE_DEVICES, metrics $FAILSAFE_METRICS_SOCKET\"; exec sleep 600";
+        let on_hot = Launch::new("on-hot", HOT).gpu("0").start(node, ["sh", "-c", script])?;
+        let expected = format!("visible {}, metrics {}", on_hot_gpu(node)?, node.metrics_socket().display());
+        wait_for("the run knows its GPU", || Ok(on_hot.output().contains(&expected)))?;
         let on_cool = Launch::new("on-cool", HOT).gpu("1").start(node, ["sleep", "600"])?;
         let decision =
             node.wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "too-hot")?;

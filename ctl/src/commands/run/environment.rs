@@ -1,8 +1,13 @@
 //! The environment and the descriptors that a command of another user gets: as with sudo and run0, nothing of the caller's that is
 //! not on a list. Root's environment holds keys of cloud services, and a descriptor gives what it was opened with.
 
-use crate::exit::Fail;
-use std::{ffi::OsStr, os::fd::RawFd, process::Command};
+use crate::{exit::Fail, text::clean};
+use failsafe_proto::v1::Run;
+use std::{
+    ffi::{OsStr, OsString},
+    os::fd::RawFd,
+    process::Command,
+};
 
 /// Variables that pass to another user.
 const KEPT: &[&str] = &["PATH", "TERM", "COLORTERM", "LANG", "LANGUAGE", "TZ"];
@@ -48,6 +53,35 @@ pub(super) fn add(command: &mut Command, wanted: &[String]) -> Result<(), Fail> 
     Ok(())
 }
 
+/// Adds what the command needs to know of its run: where it reports metrics, and which GPUs it has. A variable that is set already
+/// (`inherited`, or by `--env`) is kept. The answer has a warning for each kept list of GPUs that is not the run's.
+pub(super) fn of_run(command: &mut Command, run: &Run, inherited: impl Fn(&str) -> Option<OsString>) -> Vec<String> {
+    let devices = if run.mig_devices.is_empty() { &run.gpus } else { &run.mig_devices };
+    let devices: Vec<&str> = devices
+        .iter()
+        .map(String::as_str)
+        .filter(|uuid| uuid.starts_with("GPU-") || uuid.starts_with("MIG-"))
+        .collect();
+    let mut warnings = Vec::new();
+    for (name, value) in
+        [("FAILSAFE_METRICS_SOCKET", run.metrics_socket.clone()), ("CUDA_VISIBLE_DEVICES", devices.join(","))]
+    {
+        if value.is_empty() {
+            continue;
+        }
+        let given = command.get_envs().find(|(key, _)| *key == name).and_then(|(_, value)| value.map(OsStr::to_owned));
+        match given.or_else(|| inherited(name)) {
+            None => drop(command.env(name, value)),
+            Some(kept) if name == "CUDA_VISIBLE_DEVICES" && kept.to_str() != Some(&value) => warnings.push(format!(
+                "{name}={} is set and stays as it is, but the GPUs of the run are {value}",
+                clean(&kept.to_string_lossy())
+            )),
+            Some(_) => {}
+        }
+    }
+    warnings
+}
+
 /// Closes every descriptor above standard error.
 ///
 /// # Errors
@@ -89,5 +123,35 @@ mod tests {
         for wrong in ["=x", "", "FAILSAFE_NO_SUCH_VARIABLE"] {
             assert!(add(&mut command, &[wrong.into()]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_command_gets_the_gpus_and_the_metrics_socket_of_its_run_unless_they_are_set_already() {
+        let run = Run {
+            gpus: vec!["GPU-a".into(), "GPU-b".into()],
+            metrics_socket: "/run/x/metrics.sock".into(),
+            ..Run::default()
+        };
+        let value = |command: &Command, name: &str| {
+            command.get_envs().find(|(key, _)| *key == name).and_then(|(_, v)| Some(v?.to_str()?.to_owned()))
+        };
+        let mut command = Command::new("true");
+        assert_eq!(of_run(&mut command, &run, |_| None), Vec::<String>::new());
+        assert_eq!(value(&command, "CUDA_VISIBLE_DEVICES").as_deref(), Some("GPU-a,GPU-b"));
+        assert_eq!(value(&command, "FAILSAFE_METRICS_SOCKET").as_deref(), Some("/run/x/metrics.sock"));
+
+        let mut command = Command::new("true");
+        let warnings = of_run(&mut command, &run, |name| (name == "CUDA_VISIBLE_DEVICES").then(|| "7".into()));
+        assert!(warnings.len() == 1 && warnings[0].contains("=7 is set"), "{warnings:?}");
+        assert_eq!(value(&command, "CUDA_VISIBLE_DEVICES"), None, "the inherited value stays");
+
+        let mut command = Command::new("true");
+        command.env("CUDA_VISIBLE_DEVICES", "MIG-c");
+        let on_slice = Run { mig_devices: vec!["MIG-c".into()], ..run };
+        assert_eq!(of_run(&mut command, &on_slice, |_| None), Vec::<String>::new());
+
+        let mut command = Command::new("true");
+        of_run(&mut command, &Run { gpus: vec!["0000:c1:00.0".into()], ..Run::default() }, |_| None);
+        assert_eq!(command.get_envs().count(), 0, "no list that CUDA cannot read");
     }
 }
