@@ -123,6 +123,23 @@ impl ProcFs {
         })
     }
 
+    /// Bytes of shared memory (tmpfs, System V, shared anonymous mappings) that a process has mapped: `RssShmem` of `/proc/PID/status`.
+    /// Read from counters, without the process's memory-map lock. `None` when the process is gone or has no memory.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn shared_memory(&self, pid: u32) -> Result<Option<u64>, ProcError> {
+        Ok(self.read(pid, "status")?.and_then(|bytes| kib(&bytes, "RssShmem:")))
+    }
+
+    /// Bytes of shared memory of the whole node: `Shmem` of `/proc/meminfo`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn all_shared_memory(&self) -> Result<Option<u64>, ProcError> {
+        Ok(read_bounded(self.root.join("meminfo"), u64::MAX)?.and_then(|bytes| kib(&bytes, "Shmem:")))
+    }
+
     /// Number and start time of a live process; `None` when it is gone.
     ///
     /// # Errors
@@ -213,6 +230,13 @@ fn parse_stat(bytes: &[u8]) -> Option<ProcStat> {
         // Signed in the kernel and may dip below zero for a moment.
         rss_pages: fields.get(24 - 3)?.parse::<i64>().ok()?.max(0).unsigned_abs(),
     })
+}
+
+/// The bytes that a line such as `RssShmem:      128 kB` states.
+fn kib(bytes: &[u8], name: &str) -> Option<u64> {
+    let text = String::from_utf8_lossy(bytes);
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
 }
 
 pub(super) fn parse_cgroup(bytes: &[u8]) -> Option<PathBuf> {

@@ -6,8 +6,10 @@
 //! Which source is used is said in the result, because they differ:
 //! - CPU: `cpu.stat` is there in every v2 cgroup, with or without the controller, and is exact. Only where it is
 //!   missing are the processes of `/proc` added up; what one used after the last reading before its end is lost.
-//! - memory: `memory.current` is there only where the controller is on v2. The sum of resident sizes counts shared
-//!   pages once per process and no page cache or kernel memory: neither bound of the other.
+//! - memory: `memory.current` is there only where the controller is on v2. The sum of resident sizes counts no page cache or
+//!   kernel memory, and counts pages that processes share (after a fork, of files) once per process: neither bound of the
+//!   other. Shared memory is counted as at most what the whole node has of it, so that workers with one buffer do not count
+//!   it once each.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -209,13 +211,27 @@ impl RunReader {
         })
     }
 
+    /// The sum of resident sizes, `shared` bytes of which are shared memory: that is as often in it as processes have it mapped. All of
+    /// them together have no more of it than the node has.
+    fn once(&self, rss: u64, shared: u64) -> Result<u64, CgroupError> {
+        if shared == 0 {
+            return Ok(rss);
+        }
+        let all = self.procfs.all_shared_memory()?.unwrap_or(shared);
+        Ok(rss.saturating_sub(shared.saturating_sub(all)))
+    }
+
     /// Adds up the processes, and remembers what each has used in case it is gone next time.
     fn sum(&mut self, pids: &[u32]) -> Result<Sums, CgroupError> {
-        let mut rss_pages = 0u64;
+        let (mut rss_pages, mut shared) = (0u64, 0u64);
         let mut live = BTreeMap::new();
         for pid in pids {
             if let Some(stat) = self.procfs.stat(*pid)? {
                 rss_pages = rss_pages.saturating_add(stat.rss_pages);
+                // Of one process it is counted once anyway.
+                if pids.len() > 1 {
+                    shared = shared.saturating_add(self.procfs.shared_memory(*pid)?.unwrap_or(0));
+                }
                 live.insert(stat.id, Totals { cpu_ticks: stat.cpu_ticks, page_faults: stat.page_faults });
             }
         }
@@ -227,7 +243,7 @@ impl RunReader {
         self.live = live;
         let now = self.live.values().fold(self.ended, |sum, totals| sum.add(*totals));
         Ok(Sums {
-            rss_bytes: rss_pages.saturating_mul(proc::page_size()),
+            rss_bytes: self.once(rss_pages.saturating_mul(proc::page_size()), shared)?,
             cpu_usec: now.cpu_ticks.saturating_mul(proc::usec_per_tick()),
             page_faults: now.page_faults,
         })
@@ -409,5 +425,31 @@ mod tests {
         std::fs::remove_dir_all(dir.path().join("10")).unwrap();
         let third = reader.sum(&[10, 11]).unwrap();
         assert_eq!(third, Sums { rss_bytes: proc::page_size(), cpu_usec: 121 * tick, page_faults: 124 });
+    }
+
+    #[test]
+    fn a_buffer_that_workers_share_is_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = || RunReader { procfs: ProcFs::new(dir.path()), ..RunReader::default() };
+        let (page, workers) = (proc::page_size(), [20, 21, 22, 23]);
+        for pid in workers {
+            // 100 pages each, 80 of them the buffer.
+            fixture(dir.path(), pid, 100, 1, 100);
+            let status = format!("Name:\tx\nRssAnon:\t   80 kB\nRssShmem:\t {} kB\n", 80 * page / 1_024);
+            std::fs::write(dir.path().join(format!("{pid}/status")), status).unwrap();
+        }
+        let node_has = |pages: u64| {
+            let text = format!("MemTotal:  99 kB\nShmem:   {} kB\nShmemHugePages: 0 kB\n", pages * page / 1_024);
+            std::fs::write(dir.path().join("meminfo"), text).unwrap();
+        };
+        node_has(80);
+        assert_eq!(reader().sum(&workers).unwrap().rss_bytes, (4 * 20 + 80) * page);
+        // Others have shared memory too: it is not known how much is the run's, and the sum is an upper bound.
+        node_has(100_000);
+        assert_eq!(reader().sum(&workers).unwrap().rss_bytes, 4 * 100 * page);
+        // Without the total, and for one process, nothing is taken away.
+        std::fs::remove_file(dir.path().join("meminfo")).unwrap();
+        assert_eq!(reader().sum(&workers).unwrap().rss_bytes, 4 * 100 * page);
+        assert_eq!(reader().sum(&[20]).unwrap().rss_bytes, 100 * page);
     }
 }
