@@ -22,6 +22,7 @@ use crate::{
         Found,
         delegation::Delegated,
         guarded::GuardedRun,
+        registrable,
         start::{Place, Wanted, sole_owner},
     },
 };
@@ -86,15 +87,19 @@ impl v1::run_service_server::RunService for Runs {
             };
             let cgroup = cgroup.map_err(|e| Status::invalid_argument(e.chain()))?;
             let owner = sole_owner(&cgroup).map_err(|e| Status::failed_precondition(e.chain()))?;
+            if !who.admin && owner != Some(who.uid) {
+                return Err(Status::permission_denied(
+                    "not every process of that cgroup is yours: root or the administrators' group may register it",
+                ));
+            }
+            let refusal = if who.admin { Ok(None) } else { registrable::refusal(&cgroup, who.uid) };
+            if let Some(why) = refusal.map_err(|e| Status::failed_precondition(e.chain()))? {
+                return Err(Status::permission_denied(why));
+            }
             let delegated = Delegated::around(cgroup.path(), registry.root().mount());
             Ok::<_, Status>((cgroup, owner, delegated.map_err(|e| Status::failed_precondition(e.to_string()))?))
         });
         let (cgroup, owner, delegated) = found.await??;
-        if !who.admin && owner != Some(who.uid) {
-            return Err(Status::permission_denied(
-                "not every process of that cgroup is yours: root or the administrators' group may register it",
-            ));
-        }
         if let Some(delegated) = delegated.as_ref().filter(|_| !who.admin && !accept_delegated) {
             return Err(Status::failed_precondition(delegated.refusal()));
         }

@@ -26,6 +26,7 @@ pub mod kernel;
 mod outage;
 mod past;
 pub mod reaper;
+pub mod registrable;
 pub mod removal;
 pub mod retain;
 pub mod start;

@@ -196,6 +196,7 @@ fn a_cgroup_that_its_processes_can_leave_is_registered_only_where_that_is_accept
             std::fs::write(run.join("cgroup.procs"), sleeper.id().to_string())?;
             // What a user manager of systemd gives its user: the right to move processes within the subtree.
             std::os::unix::fs::chown(top.path().join("cgroup.procs"), Some(NOBODY), None)?;
+            std::os::unix::fs::chown(&run, Some(NOBODY), None)?;
             let policy = node.policy("p", PLAIN)?.display().to_string();
             let path = run.display().to_string();
             let register = ["register", "-p", &policy, "-n", "left", "--cgroup", &path];
@@ -210,6 +211,59 @@ fn a_cgroup_that_its_processes_can_leave_is_registered_only_where_that_is_accept
             ensure!(gap["body"]["what"].to_string().contains(&format!("uid {NOBODY}")), "{gap}");
             node.ctl(["kill", "left", "--reason", "test"])?.expect(0)?;
             Ok(())
+        })();
+        let _ = sleeper.kill();
+        let _ = sleeper.wait();
+        done
+    })
+}
+
+/// A slice of root that holds only one user's processes now gets others' later: the run of that user would bound them.
+#[test]
+fn a_user_cannot_register_a_cgroup_into_which_processes_of_others_can_be_placed() -> Result<()> {
+    on_node("registrable", "", |node| {
+        let top = TestCgroup::new("registrable")?;
+        let mut sleeper = Command::new("sleep").arg("600").uid(NOBODY).gid(NOBODY).spawn()?;
+        let done = (|| {
+            let policy = node.policy("p", PLAIN)?.display().to_string();
+            let with_sleeper = |below: &str| -> Result<std::path::PathBuf> {
+                let path = top.path().join(below);
+                std::fs::create_dir_all(&path)?;
+                std::fs::write(path.join("cgroup.procs"), sleeper.id().to_string())?;
+                Ok(path)
+            };
+            let register = |cgroup: &std::path::Path, name: &str| {
+                let cgroup = cgroup.display().to_string();
+                node.ctl_as(NOBODY, ["register", "-p", &policy, "-n", name, "--cgroup", &cgroup])
+            };
+            std::fs::create_dir_all(top.path().join("inner.scope/below"))?;
+            for (refused, why) in [
+                ("tenant.slice", "it is a systemd slice"),
+                ("user-0.slice/session-1.scope", "which is another user's"),
+                ("login.service", "it is a systemd service"),
+                ("plain", "does not show that it is made for one job"),
+                ("inner.scope", "has cgroups below it"),
+            ] {
+                let denied = register(&with_sleeper(refused)?, "taken")?.expect(4)?;
+                for part in [why, "failsafectl run", "administrators' group"] {
+                    ensure!(denied.err.contains(part), "{refused}: {}", denied.err);
+                }
+            }
+            // With a level of root inside, a cgroup of the user's own is no better.
+            let own = top.path().join("own");
+            std::fs::create_dir_all(own.join("roots"))?;
+            std::os::unix::fs::chown(&own, Some(NOBODY), None)?;
+            let denied = register(&with_sleeper("own")?, "taken")?.expect(4)?;
+            ensure!(denied.err.contains("roots below it belongs to uid 0"), "{}", denied.err);
+            ensure!(node.json(["list"])?.as_array().is_some_and(Vec::is_empty), "a refused cgroup became a run");
+            std::fs::remove_dir(own.join("roots"))?;
+            register(&own, "owned")?.expect(0)?;
+            with_sleeper("job-7.scope")?;
+            wait_for("the run in the emptied cgroup has ended", || Ok(node.run("owned")?["state"] == "ended"))?;
+            register(&top.path().join("job-7.scope"), "scoped")?.expect(0)?;
+            node.ctl(["kill", "scoped", "--reason", "test"])?.expect(0)?;
+            sleeper.wait()?;
+            node.log_is_whole()
         })();
         let _ = sleeper.kill();
         let _ = sleeper.wait();

@@ -67,6 +67,14 @@ impl Cgroup {
         self.id
     }
 
+    /// The user that the folder belongs to: the kernel lets this user freeze and kill what is in it.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn owner(&self) -> Result<u32> {
+        Ok(fstat(&self.fd).map_err(|source| io("stat of", &self.path, source))?.st_uid)
+    }
+
     /// The mount it belongs to.
     #[must_use]
     pub fn root(&self) -> &CgroupRoot {

@@ -60,6 +60,16 @@ impl Cgroup {
         Ok(walk)
     }
 
+    /// Whether there is no cgroup below.
+    ///
+    /// # Errors
+    /// Vanished when this cgroup was removed.
+    pub fn is_leaf(&self) -> Result<bool> {
+        let mut names = VecDeque::new();
+        self.names_below(Path::new(""), &mut names)?;
+        Ok(names.is_empty())
+    }
+
     /// Opens a level below by its path relative to this one.
     fn below(&self, relative: &Path) -> Result<Cgroup> {
         let path = self.path.join(relative);
