@@ -6,7 +6,8 @@
 //! ```
 //! Owns when each run is looked at next. Invariants: the guard writes only what is desired while it holds the run's gate, and
 //! a thaw takes that gate after it cleared the desired freeze; a failed write is retried, at least once a second, for as
-//! long as it is desired; a freeze that somebody else undid is reported to the pipeline.
+//! long as it is desired, and its error is shown until the kernel proves the freeze and the latch, or neither is desired; a
+//! freeze that somebody else undid is reported to the pipeline.
 
 mod retries;
 
@@ -35,6 +36,32 @@ const SHARE: u32 = 10;
 
 /// Messages that may wait for room in the pipeline's queue: what is not told is seen again at the next look.
 const UNTOLD: usize = 1_024;
+
+/// What a look at a run has found.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// What is desired holds: it was read back.
+    Holds,
+    /// It is written, and the kernel does not show yet that it holds.
+    Unproved(&'static str),
+    /// Somebody else is at it, who has the gate: nothing was looked at.
+    Busy,
+    /// The kernel refused it.
+    Failed(String),
+}
+
+impl Look {
+    /// The worse of the two.
+    fn and(self, other: Look) -> Look {
+        let rank = |look: &Look| match look {
+            Look::Holds => 0,
+            Look::Unproved(_) => 1,
+            Look::Busy => 2,
+            Look::Failed(_) => 3,
+        };
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
 
 /// The guard's thread.
 pub struct Guard {
@@ -82,11 +109,19 @@ impl Guard {
         if !self.retries.is_due(id, Instant::now()) {
             return;
         }
-        let latched = if blocked { self.latch(run) } else { Ok(()) };
-        let done = if frozen { self.root(run) } else { Ok(()) };
+        let latched = if blocked { self.latch(run) } else { Look::Holds };
+        let done = if frozen { self.root(run) } else { Look::Holds };
         match latched.and(done) {
-            Ok(()) => self.settled(run),
-            Err(why) => {
+            Look::Holds => self.settled(run),
+            Look::Busy => self.retries.put_off(id, Instant::now()),
+            Look::Unproved(why) => {
+                self.retries.put_off(id, Instant::now());
+                // Without a failure before, the state `partial` shows it.
+                if self.retries.has_failed(id) {
+                    run.status().containment_error = Some(why.into());
+                }
+            }
+            Look::Failed(why) => {
                 if self.retries.failed(id, Instant::now()) {
                     tracing::error!(run = %id, why, "the run cannot be contained; the guard retries until it can");
                 }
@@ -103,10 +138,10 @@ impl Guard {
     }
 
     /// The root alone: it holds all that is below it.
-    fn root(&mut self, run: &LiveRun) -> Result<(), String> {
-        let Some(_gate) = run.try_gate() else { return Ok(()) };
+    fn root(&mut self, run: &LiveRun) -> Look {
+        let Some(_gate) = run.try_gate() else { return Look::Busy };
         if !run.status().hold_frozen {
-            return Ok(());
+            return Look::Holds;
         }
         let looked = run.cgroup.freeze_requested().and_then(|requested| {
             if !requested {
@@ -119,9 +154,9 @@ impl Guard {
             Ok(looked) => looked,
             Err(error) if error.is_vanished() => {
                 self.tell(Message::Ended(run.run.id));
-                return Ok(());
+                return Look::Holds;
             }
-            Err(error) => return Err(error.chain()),
+            Err(error) => return Look::Failed(error.chain()),
         };
         let (was_frozen, partial) = {
             let status = run.status();
@@ -133,20 +168,26 @@ impl Guard {
         if partial && events.frozen && events.populated {
             self.tell(Message::StillFrozen(run.run.id));
         }
-        Ok(())
+        if events.populated && !events.frozen {
+            return Look::Unproved("cgroup.freeze is 1, but not every process is frozen yet (cgroup.events: frozen 0)");
+        }
+        Look::Holds
     }
 
-    fn latch(&self, run: &LiveRun) -> Result<(), String> {
+    fn latch(&self, run: &LiveRun) -> Look {
         let kernel = self.registry.kernel();
         // Nothing is latched without eBPF, which `start` and `list` say.
         if kernel.blind().is_some() || kernel.is_blocked(run.slot) == Some(true) {
-            return Ok(());
+            return Look::Holds;
         }
-        let Some(_gate) = run.try_gate() else { return Ok(()) };
+        let Some(_gate) = run.try_gate() else { return Look::Busy };
         if !run.status().blocked || run.ended().is_some() {
-            return Ok(());
+            return Look::Holds;
         }
-        kernel.set_block(run.slot, run.epoch, true).map_err(|error| format!("egress latch: {error}"))
+        match kernel.set_block(run.slot, run.epoch, true) {
+            Ok(()) => Look::Holds,
+            Err(error) => Look::Failed(format!("egress latch: {error}")),
+        }
     }
 
     /// Never waits: what finds the queue full is told at the next look.
@@ -227,3 +268,6 @@ impl Sweeper {
 fn foreign_thaw(run: &LiveRun, levels: u32) -> Message {
     Message::Input(guarded(run.run.id, Event::ForeignThaw { levels }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,18 @@ impl Retries {
         last.is_none()
     }
 
+    /// Puts the next attempt of a run off, where its last one failed: it is not known yet whether the write holds.
+    pub(super) fn put_off(&mut self, run: RunId, now: Instant) {
+        if let Some(retry) = self.0.get_mut(&run) {
+            retry.due = now + retry.wait;
+        }
+    }
+
+    /// Whether the last write of the run that is known to hold or not failed.
+    pub(super) fn has_failed(&self, run: RunId) -> bool {
+        self.0.contains_key(&run)
+    }
+
     /// Notes a write that succeeded, or a run for which nothing is desired any more. True when it had failed before.
     pub(super) fn settled(&mut self, run: RunId) -> bool {
         self.0.remove(&run).is_some()

@@ -1,0 +1,110 @@
+//! The guard on the real kernel, looked at step by step.
+
+use super::*;
+use crate::{
+    pipeline,
+    platform::CgroupRoot,
+    runs::{
+        kernel::Kernel,
+        start::{Place, Wanted},
+        store::Store,
+    },
+};
+use std::path::Path;
+
+/// A live run with a process in it.
+struct Bench {
+    _state: tempfile::TempDir,
+    registry: Arc<Registry>,
+    parent: String,
+    child: std::process::Child,
+    run: Arc<LiveRun>,
+}
+
+impl Bench {
+    /// `None` where there is no cgroup2, or it may not be changed.
+    fn new() -> Option<Bench> {
+        let root = CgroupRoot::find().ok()?;
+        if !nix::unistd::geteuid().is_root() {
+            crate::skip::skip("needs root");
+            return None;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let kernel = Kernel::new(Err("none".into()));
+        let registry = Arc::new(Registry::new(root, kernel, Store::open(state.path()).unwrap()));
+        let parent = format!("failsafe-guard-{}", std::process::id());
+        let policy = failsafe_core::policy::parse::parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap();
+        let wanted = Wanted {
+            name: "job".into(),
+            labels: Default::default(),
+            policy,
+            gpus: Default::default(),
+            mig: Default::default(),
+            owner_uid: 0,
+            unlimited: true,
+        };
+        let run = registry.make(wanted, Place::Below(parent.clone().into()), "boot").unwrap();
+        let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        run.cgroup.attach(child.id()).unwrap();
+        run.enter();
+        Some(Bench { _state: state, registry, parent, child, run })
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.run.cgroup.write_file("cgroup.freeze", b"0");
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.run.cgroup.remove_tree();
+        let _ = std::fs::remove_dir(self.registry.root().mount().join(Path::new(&self.parent)));
+    }
+}
+
+fn error(run: &LiveRun) -> Option<String> {
+    run.status().containment_error.clone()
+}
+
+#[test]
+fn the_error_of_a_failed_freeze_stays_while_somebody_has_the_gate_and_until_the_freeze_is_proved() {
+    let Some(bench) = Bench::new() else { return };
+    let run = &bench.run;
+    let (pipeline, _queue) = pipeline::queue::channel(8);
+    let mut guard = Guard::new(bench.registry.clone(), pipeline);
+    run.status().hold_frozen = true;
+    // As after a write that the kernel refused.
+    guard.retries.failed(run.run.id, Instant::now() - Duration::from_secs(2));
+    run.status().containment_error = Some("writing cgroup.freeze: EIO".into());
+
+    let gate = run.gate.lock().unwrap();
+    guard.look(run, true, false);
+    assert_eq!(error(run).as_deref(), Some("writing cgroup.freeze: EIO"), "nothing was looked at");
+    assert!(guard.retries.next(Instant::now()).is_some_and(|wait| wait > Duration::ZERO), "and it is tried again");
+    drop(gate);
+
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while error(run).is_some() {
+        assert!(Instant::now() < deadline, "{:?}", error(run));
+        guard.look(run, true, false);
+        if error(run).is_none() {
+            let events = run.cgroup.events().unwrap();
+            assert!(events.frozen && events.populated, "the error went before the freeze was proved: {events:?}");
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn of_two_looks_the_worse_counts() {
+    let failed = || Look::Failed("why".into());
+    for (one, other, worse) in [
+        (Look::Holds, Look::Holds, Look::Holds),
+        (Look::Holds, Look::Busy, Look::Busy),
+        (Look::Busy, Look::Unproved("frozen 0"), Look::Busy),
+        (Look::Unproved("frozen 0"), Look::Holds, Look::Unproved("frozen 0")),
+        (failed(), Look::Busy, failed()),
+        (Look::Busy, failed(), failed()),
+    ] {
+        assert_eq!(one.and(other), worse);
+    }
+}
