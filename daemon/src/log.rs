@@ -200,6 +200,12 @@ impl Log {
         }
     }
 
+    /// Whose budget entries about a run count for, where no entry of this daemon has its beginning: a run that is guarded, or that ended
+    /// while no daemon watched.
+    pub fn owned(&self, run: RunId, uid: u32) {
+        self.meter().owned(run, uid);
+    }
+
     /// The size of the budget of a user who has spent it; `None`: there is something left.
     pub fn spent(&self, uid: u32) -> Option<u64> {
         self.meter().spent(uid, clock::monotonic_ns())

@@ -10,7 +10,9 @@
 //! - What a restarted daemon needs (beginnings, ends, guarded runs) and what an administrator does is always written.
 //! - An intervention on a run is written as long as its owner has not spent the budget twice: the second one is for interventions
 //!   alone, so that nothing else that a user does keeps them out.
-//! - What is not written is counted, hashed and named by an entry of its own, at most once a minute for each run.
+//! - What is not written is counted, hashed and named by an entry of its own: for each run after a minute, and then after twice as long
+//!   each time, up to an hour.
+//! - An entry about a run counts for its owner, also after its end.
 //! - Pure: time is given. One lock, held for a look-up.
 
 use failsafe_core::{
@@ -20,7 +22,7 @@ use failsafe_core::{
 };
 use failsafe_journal::Draft;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Sizes of the budgets, in bytes per day. A day's worth can be used at once.
 #[derive(Debug, Clone, Copy)]
@@ -45,10 +47,14 @@ pub(super) enum Class {
 /// Refused policies that are written one by one, for each user; another one each [`REFUSAL_EVERY`].
 const REFUSALS: u64 = 20;
 const REFUSAL_EVERY: u64 = 30 * SECOND;
-/// A summary is written at most so often.
+/// The first summary about a run is followed by the next one after this time at the earliest, and each further one after twice as long:
+/// summaries count for no budget, so they must be few.
 const SUMMARY_EVERY: u64 = 60 * SECOND;
+const SUMMARY_SLOWEST: u64 = 3_600 * SECOND;
 /// Users that are remembered; the ones that used nothing lately are forgotten.
 const USERS: usize = 4_096;
+/// Ended runs of which the owner is remembered: entries about them count for that user.
+const ENDED: usize = 65_536;
 /// Decisions that a summary names one by one.
 const NAMED: usize = 1_024;
 const SECOND: u64 = 1_000_000_000;
@@ -60,8 +66,10 @@ pub(super) struct Meter {
     budget: Budget,
     users: BTreeMap<u32, User>,
     total: Bucket,
-    /// Owners of the runs that live.
+    /// Owners of the runs that live, and of the last [`ENDED`] that ended.
     owners: BTreeMap<RunId, u32>,
+    /// Those that ended, in this order.
+    ended: VecDeque<RunId>,
     held: BTreeMap<(u32, Option<RunId>), Held>,
     due: Option<u64>,
 }
@@ -86,7 +94,15 @@ struct Bucket {
 struct Held {
     limited: Limited,
     hash: Sha256,
-    written: Option<u64>,
+    /// When the last summary was written, and how long the next one waits after it.
+    written: Option<(u64, u64)>,
+}
+
+impl Held {
+    /// Whether a summary may be written now.
+    fn is_due(&self, now: u64) -> bool {
+        self.written.is_none_or(|(at, wait)| now.saturating_sub(at) >= wait)
+    }
 }
 
 impl Bucket {
@@ -114,14 +130,27 @@ impl Bucket {
 impl Meter {
     pub(super) fn new(budget: Budget, now: u64) -> Meter {
         let total = Bucket::new(budget.total, DAY, now);
-        Meter { budget, users: BTreeMap::new(), total, owners: BTreeMap::new(), held: BTreeMap::new(), due: None }
+        Meter {
+            budget,
+            users: BTreeMap::new(),
+            total,
+            owners: BTreeMap::new(),
+            ended: VecDeque::new(),
+            held: BTreeMap::new(),
+            due: None,
+        }
+    }
+
+    /// From now on, entries about the run count for this user.
+    pub(super) fn owned(&mut self, run: RunId, uid: u32) {
+        self.owners.insert(run, uid);
     }
 
     /// Whether a record of `bytes` is written. One that is not becomes part of a summary.
     pub(super) fn admit(&mut self, record: &Record, run: Option<RunId>, draft: &Draft, bytes: usize, now: u64) -> bool {
         match record {
             Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } => {
-                self.owners.insert(run.id, run.owner_uid);
+                self.owned(run.id, run.owner_uid);
             }
             _ => {}
         }
@@ -131,7 +160,7 @@ impl Meter {
             _ => run.and_then(|run| self.owners.get(&run).copied()),
         };
         if let (Record::RunEnded { .. }, Some(run)) = (record, run) {
-            self.owners.remove(&run);
+            self.forget_later(run);
         }
         let Some(uid) = uid.filter(|uid| *uid != 0) else { return true };
         let class = class(record);
@@ -160,6 +189,16 @@ impl Meter {
         admitted
     }
 
+    /// What comes after a run's end (counters, late outcomes) counts for its owner too.
+    fn forget_later(&mut self, run: RunId) {
+        self.ended.push_back(run);
+        if self.ended.len() > ENDED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.owners.remove(&oldest);
+        }
+    }
+
     /// How much of the day's budget a user has overdrawn or spent: both, and the budget. `None`: there is something left.
     pub(super) fn spent(&mut self, uid: u32, now: u64) -> Option<u64> {
         let budget = self.budget.per_user;
@@ -177,16 +216,15 @@ impl Meter {
             if held.limited.entries == 0 {
                 continue;
             }
-            if all || held.written.is_none_or(|at| now.saturating_sub(at) >= SUMMARY_EVERY) {
+            if all || held.is_due(now) {
                 let mut limited = std::mem::take(&mut held.limited);
                 limited.sha256 = hex::encode(std::mem::take(&mut held.hash).finalize());
-                held.written = Some(now);
+                let wait = held.written.map_or(SUMMARY_EVERY, |(_, wait)| (wait * 2).min(SUMMARY_SLOWEST));
+                held.written = Some((now, wait));
                 out.push(limited);
             }
         }
-        self.held.retain(|_, held| {
-            held.limited.entries > 0 || held.written.is_some_and(|at| now.saturating_sub(at) < SUMMARY_EVERY)
-        });
+        self.held.retain(|_, held| held.limited.entries > 0 || !held.is_due(now));
         let waits = |held: &Held| held.limited.entries > 0;
         self.due = self.held.values().any(waits).then(|| now + SUMMARY_EVERY / 4);
         out
@@ -245,4 +283,85 @@ fn intervenes(decision: &Decision) -> bool {
 
 fn changes(action: Action) -> bool {
     action.contains() || action == Action::Thaw
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use failsafe_core::{PolicyDigest, record::Totals};
+    use failsafe_journal::Stamp;
+
+    const ID: &str = "00000000-0000-0000-0000-000000000001";
+
+    fn meter() -> Meter {
+        Meter::new(Budget { per_user: 64 << 10, total: 1 << 20 }, 0)
+    }
+
+    /// Has an entry of this many bytes admitted at this second.
+    fn admit(meter: &mut Meter, record: &Record, bytes: usize, at: u64) -> bool {
+        let stamp = Stamp { wall_ns: 1, mono_ns: 1, boot_id: "b".into() };
+        let draft = Draft::new(record.kind(), stamp, serde_json::json!({}));
+        meter.admit(record, Some(ID.parse().unwrap()), &draft, bytes, at * SECOND)
+    }
+
+    fn started(uid: u32) -> Record {
+        let run = testing::run(ID, uid, PolicyDigest([1; 32]));
+        Record::RunStarted { run, policy_name: "p".into(), broken: Vec::new(), repair: Vec::new() }
+    }
+
+    fn evidence() -> Record {
+        let snapshot =
+            failsafe_core::record::Snapshot { processes: vec![], complete: true, signals: vec![], frozen: false };
+        Record::Evidence { decision: 1, snapshot }
+    }
+
+    #[test]
+    fn entries_about_a_run_that_has_ended_count_for_its_owner() {
+        let mut meter = meter();
+        let run: RunId = ID.parse().unwrap();
+        admit(&mut meter, &started(1_000), 100, 0);
+        let (name, recording, suppressed) = ("job".to_owned(), None, Vec::new());
+        admit(&mut meter, &Record::RunEnded { run, name: name.clone(), recording, suppressed }, 100, 1);
+        let late = Record::RunTotals { run, name, totals: Totals::default() };
+        assert!((0..70).all(|_| admit(&mut meter, &late, 1 << 10, 2)), "what a restart needs is always written");
+        assert!(meter.spent(1_000, 2 * SECOND).is_some(), "and counts for the owner");
+        assert!(!admit(&mut meter, &evidence(), 1 << 10, 2), "a late entry finds no budget");
+        assert!(meter.spent(0, 2 * SECOND).is_none());
+    }
+
+    #[test]
+    fn entries_about_a_run_that_an_earlier_daemon_started_count_for_its_owner() {
+        let mut meter = meter();
+        meter.owned(ID.parse().unwrap(), 1_000);
+        let admitted = (0..100).filter(|_| admit(&mut meter, &evidence(), 1 << 10, 2)).count();
+        assert_eq!(admitted, 64, "the budget is 64 KiB");
+    }
+
+    #[test]
+    fn owners_of_ended_runs_are_remembered_up_to_a_bound() {
+        let mut meter = meter();
+        for n in 0..u128::try_from(ENDED).unwrap() + 10 {
+            let run = RunId(uuid::Uuid::from_u128(n));
+            meter.owned(run, 1_000);
+            meter.forget_later(run);
+        }
+        assert_eq!((meter.owners.len(), meter.ended.len()), (ENDED, ENDED));
+    }
+
+    /// A summary counts for no budget: a user who goes on would fill the log with summaries.
+    #[test]
+    fn summaries_of_a_user_who_goes_on_become_rare() {
+        let mut meter = meter();
+        admit(&mut meter, &started(1_000), 100, 0);
+        while admit(&mut meter, &evidence(), 4 << 10, 0) {}
+        let mut summaries = 0;
+        for at in 0..86_400 {
+            // More than fills up again.
+            admit(&mut meter, &evidence(), 4 << 10, at);
+            summaries += meter.summaries(at * SECOND, false).len();
+        }
+        assert!((10..=35).contains(&summaries), "{summaries} summaries in a day");
+        assert_eq!(meter.summaries(86_400 * SECOND, true).len(), 1, "what is left is written in the end");
+    }
 }

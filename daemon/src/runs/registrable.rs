@@ -70,7 +70,9 @@ fn shared(relative: &Path, uid: u32) -> Option<String> {
         return Some("it is the scope of a service for all users".into());
     }
     if last.ends_with(".service") && !is_transient(last) {
-        return Some("it is a systemd service, into which systemd places processes at each start of the service".into());
+        return Some(
+            "it is a systemd service, into which systemd places processes at each start of the service".into(),
+        );
     }
     let one_job = last.ends_with(".scope")
         || is_transient(last)
