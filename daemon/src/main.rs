@@ -1,7 +1,7 @@
 //! failsafed: the daemon. This only reads its arguments and starts what they ask for.
 
 use clap::{Parser, Subcommand};
-use failsafed::{config::Config, supervisor};
+use failsafed::{config::Config, sensors::ebpf::pin_folder, supervisor};
 use std::path::PathBuf;
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
@@ -40,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     let config = Config::load(args.config.as_deref())?;
     let catalogues = config.catalogues()?;
     if args.check {
+        config.bpffs().map_or(Ok(()), pin_folder::check)?;
         println!("the configuration is good");
         return Ok(());
     }

@@ -28,7 +28,12 @@ use crate::{
     },
     platform::{CgroupRoot, ProcFs, clock, sched},
     runs::{Registry, kernel::chain, reaper::Reaper, store::Store, translate},
-    sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
+    sensors::{
+        amdgpu::Amdgpu,
+        ebpf::{EventReader, pin_folder},
+        kmsg::Kmsg,
+        metrics::Running,
+    },
     systemd,
     watchers::{
         hold::{Guard, Sweeper},
@@ -158,6 +163,7 @@ impl Base {
         let (log_owner, findings) = LogOwner::open(state_dir, &second_head, &boot_id, config.audit_log.bounds())
             .context("cannot open the audit log")?;
         let root = CgroupRoot::find().context("failsafed needs a cgroup2 mount")?;
+        config.bpffs().map_or(Ok(()), pin_folder::prepare)?;
         let (kernel, reader) = load(config);
         let kernel = kernel.with_redactor(config.redact.clone());
         let node = Arc::new(Mutex::new(NodeView::default()));
@@ -196,7 +202,9 @@ impl Judging {
         let interpreter = Interpreter::spawn(registry.clone(), config, Arc::new(move |told| reports.report(told)))?;
         let recordings = Recordings::spawn(&log, config.recordings.per_user_mib << 20)?;
         let flusher = recordings.flusher();
-        record_start(&log, &base.node, std::mem::take(&mut base.findings));
+        let unpinned = registry.kernel().unpinned();
+        let not_pinned = unpinned.as_deref().map(keep::unpinned_text);
+        record_start(&log, &base.node, std::mem::take(&mut base.findings).into_iter().chain(not_pinned).collect());
 
         // The earlier daemon's programs end with the adoption: what they kept out of the runs' reach is kept from here on. The sockets
         // come later.
@@ -206,6 +214,7 @@ impl Judging {
         log.know_live(move || runs.upgrade().map(|registry| registry.held()).unwrap_or_default());
         // What an earlier daemon left in the health of the node is over, or goes on.
         early.push(keep::guarded_fact(registry.guarded_note()));
+        early.push(keep::unpinned_fact(unpinned.as_deref()));
         let findings = log.findings().iter();
         early.extend(findings.map(|finding| keep::lasting("audit-log", finding.clone(), Until::Reset)));
 

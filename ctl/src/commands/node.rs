@@ -33,6 +33,7 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
             ("failsafed", format!("{}, up {}", status.version, time::ago(status.started_ns, now))),
             ("runs", format!("{} live, {} frozen", status.runs, status.frozen)),
             ("not judged", not_judged(status.guarded)),
+            ("NOT PINNED", status.not_pinned.clone()),
             ("audit log", log),
             ("NVML", status.nvml.clone()),
         ],

@@ -24,6 +24,7 @@ pub fn run(run: &pb::Run) -> Value {
         "mig_devices": run.mig_devices,
         "blind_rules": run.blind_rules,
         "disarmed_rules": run.disarmed_rules,
+        "not_enforced": run.not_enforced,
         "state": state(run.state()),
         "registered_ns": run.registered_ns,
         "ended_ns": run.ended_ns,
@@ -177,6 +178,7 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "log_state": status.log_state,
         "nvml": status.nvml,
         "costs": status.costs,
+        "not_pinned": status.not_pinned,
     })
 }
 

@@ -13,7 +13,8 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
         let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
         let frozen = if r.guarded_frozen { "+frozen" } else { "" };
         let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
-        format!("{}{frozen}{blocked}{failing}", json::state(r.state()))
+        let unenforced = if r.not_enforced.is_empty() { "" } else { "+unenforced" };
+        format!("{}{frozen}{blocked}{failing}{unenforced}", json::state(r.state()))
     };
     let age = |r: &pb::Run| time::ago(r.registered_ns, if r.ended_ns > 0 { r.ended_ns } else { now });
     if wide {
@@ -138,7 +139,8 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("calls via", via),
         ],
     );
-    for (title, rules) in [("blind", &run.blind_rules), ("disarmed", &run.disarmed_rules)] {
+    let lists = [("NOT ENFORCED", &run.not_enforced), ("blind", &run.blind_rules), ("disarmed", &run.disarmed_rules)];
+    for (title, rules) in lists {
         for rule in rules {
             let _ = writeln!(page, "{title}: {}", super::clean(rule));
         }

@@ -4,15 +4,18 @@ use crate::{
     actuators::outcome::Report,
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, kernel::KernelError, start::StartError},
+    runs::{
+        FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, grants, kernel::KernelError, start::StartError,
+    },
     sensors::ebpf::Via,
 };
-use failsafe_core::{GpuId, decision::Verdict, input::Command, record::Totals};
+use failsafe_core::{GpuId, decision::Verdict, input::Command, policy::assurance::Grants, record::Totals};
 use failsafe_proto::v1;
 use std::time::Duration;
 use tonic::Status;
 
-pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
+/// `grants`: what the kernel grants now.
+pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Run {
     let run = found.run();
     let mono = clock::monotonic_ns();
     let mut out = v1::Run {
@@ -45,6 +48,7 @@ pub(super) fn run(registry: &Registry, found: &Found) -> v1::Run {
             out.containment_error = status.containment_error.clone().unwrap_or_default();
             out.blind_rules.clone_from(&status.rules.blind);
             out.disarmed_rules.clone_from(&status.rules.disarmed);
+            out.not_enforced = grants::broken(&live.policy, grants);
             if let Some(usage) = &status.usage {
                 out.processes = usage.processes;
                 out.memory_bytes = usage.memory_bytes.unwrap_or_default();

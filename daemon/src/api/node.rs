@@ -13,6 +13,7 @@ use crate::{
     pipeline::lane::{ROOM, ROOM_IN_ALL},
     platform::clock,
     runs::Standing,
+    watchers::keep,
 };
 use failsafe_core::{Kind, health::OrderKind, signal::Source};
 use failsafe_proto::v1;
@@ -130,6 +131,7 @@ fn status(context: &Context) -> v1::StatusResponse {
         costs: doctor::costs(context),
         guarded: u32::try_from(context.registry.guarded().len()).unwrap_or(u32::MAX),
         limits: limits(context),
+        not_pinned: context.registry.kernel().unpinned().map(|why| keep::unpinned_text(&why)).unwrap_or_default(),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     runs::{
         Found,
         delegation::Delegated,
+        grants::grants,
         guarded::GuardedRun,
         registrable,
         start::{Place, Wanted, sole_owner},
@@ -134,7 +135,8 @@ impl v1::run_service_server::RunService for Runs {
                 found.extend(ended);
             }
             let seen = found.iter().filter(|f| who.may_see(f.run()).is_some());
-            seen.map(|found| convert::run(registry, found)).collect()
+            let grants = grants(registry.kernel());
+            seen.map(|found| convert::run(registry, found, &grants)).collect()
         });
         Ok(Response::new(v1::ListResponse { runs: runs.await? }))
     }
@@ -348,7 +350,10 @@ struct Gpus {
 impl Runs {
     async fn shown(&self, share: Share, found: Found) -> Result<Response<v1::Run>, Status> {
         let context = self.0.clone();
-        let run = self.0.work(share).read(share, move || convert::run(&context.registry, &found));
+        let run = self
+            .0
+            .work(share)
+            .read(share, move || convert::run(&context.registry, &found, &grants(context.registry.kernel())));
         Ok(Response::new(run.await?))
     }
 

@@ -111,7 +111,7 @@ async fn make(
         let context = context.clone();
         blocking(move || {
             let _no_reset = context.resets.none_of(&wanted.gpus)?;
-            let broken = grants::broken(&wanted.policy, context.registry.kernel());
+            let broken = grants::broken(&wanted.policy, &grants::grants(context.registry.kernel()));
             Ok::<_, Status>(context.registry.make(wanted, place, &context.boot_id).map(|live| (live, broken)))
         })
     };
@@ -137,8 +137,9 @@ async fn enter(
     };
     let refused = match moving.await {
         Ok(Ok(moved)) if live.enter() => {
-            let run = convert::run(&context.registry, &Found::Live(live.clone()));
-            match answer.send(Ok(run)) {
+            let (of, found) = (context.clone(), Found::Live(live.clone()));
+            let run = blocking(move || convert::run(&of.registry, &found, &grants::grants(of.registry.kernel()))).await;
+            match answer.send(run) {
                 Ok(()) => return,
                 Err(_gone) => {
                     let _done = blocking(moved).await;

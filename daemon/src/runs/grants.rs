@@ -12,12 +12,13 @@ pub fn grants(kernel: &Kernel) -> Grants {
     let programs = kernel.programs();
     let mut grants = of(programs.iter().map(|p| (p.name, p.hook, &p.state)));
     grants.fentry &= kernel.fentry_refusal().is_none();
+    grants.unpinned = kernel.unpinned();
     grants
 }
 
-/// Which rules of a policy this kernel does not keep, and why.
-pub fn broken(policy: &Policy, kernel: &Kernel) -> Vec<String> {
-    let broken = assurance::broken(policy, &grants(kernel));
+/// Which rules and sections of a policy are not enforced as it asks, and why.
+pub fn broken(policy: &Policy, grants: &Grants) -> Vec<String> {
+    let broken = assurance::broken(policy, grants);
     broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect()
 }
 

@@ -447,6 +447,11 @@ impl Kernel {
         }
     }
 
+    /// Why the programs are not pinned, so that they end with the daemon. `None`: they are pinned, or there are none.
+    pub fn unpinned(&self) -> Option<String> {
+        self.lock()?.pin_dir().err().map(str::to_owned)
+    }
+
     /// Lifts what a stop rule latched and wakes whom it stopped, for a run that is to go on.
     ///
     /// # Errors

@@ -35,6 +35,11 @@ pub const GUARDED_CODE: &str = "runs-not-judged";
 /// ... of a run's record that was found changed. It stays until somebody resets the health.
 pub const CHANGED_CODE: &str = "run-record-changed";
 
+/// ... while the kernel's programs are not pinned.
+pub const UNPINNED_CODE: &str = "not-pinned";
+/// A reason of health ends after a day unless it is repeated.
+const REPEATED: Duration = Duration::from_secs(3_600);
+
 /// What the thread needs of the daemon.
 pub struct Keeping {
     /// The registry.
@@ -52,9 +57,15 @@ impl Keeping {
     pub fn work(self, stop: &AtomicBool) {
         let (mut wait, mut next) = (LOOK, Instant::now() + LOOK);
         let mut noted = self.registry.guarded_note();
+        let mut pins = (self.registry.kernel().unpinned(), Instant::now());
         while !stop.load(Ordering::Relaxed) {
             std::thread::park_timeout(LOOK);
             self.registry.mark_ends();
+            let unpinned = self.registry.kernel().unpinned();
+            if unpinned != pins.0 || (unpinned.is_some() && pins.1.elapsed() > REPEATED) {
+                self.send(unpinned_fact(unpinned.as_deref()));
+                pins = (unpinned, Instant::now());
+            }
             let guarded = self.registry.guarded();
             if guarded.is_empty() {
                 continue;
@@ -103,13 +114,22 @@ pub fn messages(pass: Pass) -> Vec<Message> {
 
 /// That runs are guarded, or that none is.
 pub fn guarded_fact(note_of: Option<String>) -> Message {
-    match note_of {
-        Some(text) => lasting(GUARDED_CODE, text, Until::Over),
-        None => {
-            let (target, code, at) = (Target::Node, GUARDED_CODE.into(), MonoTime(clock::monotonic_ns()));
-            Message::Health(health::Message::Fact(Fact::Over { target, code, at }))
-        }
-    }
+    note_of.map_or_else(|| over(GUARDED_CODE), |text| lasting(GUARDED_CODE, text, Until::Over))
+}
+
+/// That the kernel's programs are not pinned, with the reason, or that they are.
+pub fn unpinned_fact(why: Option<&str>) -> Message {
+    why.map_or_else(|| over(UNPINNED_CODE), |why| lasting(UNPINNED_CODE, unpinned_text(why), Until::Over))
+}
+
+/// What it means that programs are not pinned.
+pub fn unpinned_text(why: &str) -> String {
+    format!("the eBPF programs are not pinned ({why}): while no daemon runs, no rule of any run is enforced")
+}
+
+fn over(code: &str) -> Message {
+    let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
+    Message::Health(health::Message::Fact(Fact::Over { target, code, at }))
 }
 
 /// That the node is in a degraded state which lasts.

@@ -29,6 +29,8 @@ pub struct Grants {
     pub gains: bool,
     /// Hooks of a run's own cgroup, e.g. `connect4`, `dev`, `skb_egress`.
     pub cgroup: BTreeSet<String>,
+    /// Why the programs are not pinned, so that they end with the daemon; `None`: they outlive it.
+    pub unpinned: Option<String>,
 }
 
 impl Grants {
@@ -99,9 +101,20 @@ impl RuleAssurance {
 
     /// The name of what it gets.
     pub fn name(&self) -> &'static str {
-        self.assurance.map_or("not seen", Assurance::name)
+        let none = if self.rule == ON_DEAD { "not enforced" } else { "not seen" };
+        self.assurance.map_or(none, Assurance::name)
+    }
+
+    /// Whether a run may start all the same: beyond LSM `[limits]` are seen, and without pins the other bounds hold while a daemon runs.
+    fn is_tolerated(&self, policy: &Policy) -> bool {
+        self.rule == LIMITS || (self.rule == ON_DEAD && policy.on_dead_daemon == OnDead::Keep)
     }
 }
+
+/// Bounds on making processes, as a rule.
+const LIMITS: &str = "[limits]";
+/// What stays in force without a daemon, as a rule.
+const ON_DEAD: &str = "on_dead_daemon";
 
 /// Every section and rule of `policy` that depends on the kernel, with what it is worth under `grants`.
 pub fn assess(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
@@ -123,15 +136,31 @@ pub fn assess(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
         out.push(judge("[exec]", effect(exec.mode), &[need("exec", &[EXEC], Sight::Life)], grants));
     }
     if policy.limits.is_some() {
-        out.push(judge("[limits]", Effect::Deny, &[need("fork", &[FORK], Sight::Life)], grants));
+        out.push(judge(LIMITS, Effect::Deny, &[need("fork", &[FORK], Sight::Life)], grants));
     }
-    let dead: &[Hook] = if policy.on_dead_daemon == OnDead::DenyAll { &LATCH } else { &[] };
-    if policy.on_dead_daemon != OnDead::Keep {
-        let hooks = [dead, &EGRESS].concat();
-        out.push(judge("on_dead_daemon", Effect::Deny, &[need("the latch", &hooks, Sight::Hooks)], grants));
-    }
-    out.extend(policy.rules.iter().filter_map(|rule| of_rule(rule, grants)));
+    let rules: Vec<RuleAssurance> = policy.rules.iter().filter_map(|rule| of_rule(policy, rule, grants)).collect();
+    let refuses = |judged: &RuleAssurance| judged.assurance == Some(Assurance::BlockedInKernel);
+    let bounded = out.iter().chain(&rules).any(refuses);
+    out.extend(without_daemon(policy, grants, bounded));
+    out.extend(rules);
     out
+}
+
+/// What the kernel keeps when the daemon is dead; `bounded`: it refuses something that then has to stay refused.
+fn without_daemon(policy: &Policy, grants: &Grants, bounded: bool) -> Option<RuleAssurance> {
+    let (rule, effect) = (ON_DEAD.to_owned(), Effect::Deny);
+    let hooks = match policy.on_dead_daemon {
+        OnDead::Keep if bounded => Vec::new(),
+        OnDead::Keep => return None,
+        OnDead::DenyEgress => EGRESS.to_vec(),
+        OnDead::DenyAll => [&LATCH[..], &EGRESS].concat(),
+    };
+    if let Some(why) = &grants.unpinned {
+        let detail = format!("the programs are not pinned, and end with the daemon: {why}");
+        return Some(RuleAssurance { rule, effect, assurance: None, detail });
+    }
+    let need = Need { what: "the latch".to_owned(), hooks, sight: Sight::Hooks };
+    (policy.on_dead_daemon != OnDead::Keep).then(|| judge(ON_DEAD, effect, &[need], grants))
 }
 
 /// What a rule on each kind of the kernel's events is worth under `grants` at its strictest: refused where a hook can refuse it,
@@ -153,12 +182,21 @@ pub fn kinds(grants: &Grants) -> Vec<RuleAssurance> {
     judged.collect()
 }
 
-fn of_rule(rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
+fn of_rule(policy: &Policy, rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
     let event = rule.when.event()?;
     if rule.when.source() != Source::Ebpf {
         return None;
     }
     let mut judged = judge(&rule.id, rule.effect, &hooks::needs(event, grants), grants);
+    if event.kind == EventKind::Fork
+        && rule.effect != Effect::Observe
+        && policy.limits.is_none()
+        && judged.assurance.is_some()
+    {
+        // The hook refuses forks beyond [limits] only.
+        judged.assurance = Some(Assurance::Observed);
+        judged.detail = "fork: the policy has no [limits], and no other fork is refused".to_owned();
+    }
     let latch = grants.missing(&LATCH);
     if rule.effect == Effect::Stop && judged.assurance == Some(Assurance::BlockedInKernel) && !latch.is_empty() {
         judged.detail = format!("until it is frozen the run can still execute and open: no {}", latch.join(", "));
@@ -200,11 +238,10 @@ fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAss
     RuleAssurance { rule: rule.to_owned(), effect, assurance: worst, detail: why.join("; ") }
 }
 
-/// What of the policy this node's kernel does not keep: a refusal that is promised, or that what a rule speaks of is seen at all.
-/// `[limits]` promises no refusal: beyond LSM they are seen.
+/// Rules and sections that are not enforced on this node as the policy asks, or that judge what is not seen.
 pub fn broken(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
     let mut all = assess(policy, grants);
-    all.retain(|judged| !judged.holds() && judged.rule != "[limits]");
+    all.retain(|judged| !judged.holds());
     all
 }
 
@@ -213,12 +250,21 @@ pub fn refusal(policy: &Policy, grants: &Grants) -> Option<String> {
     if policy.on_blind == OnBlind::Continue {
         return None;
     }
-    let broken = broken(policy, grants);
+    let mut broken = broken(policy, grants);
+    broken.retain(|judged| !judged.is_tolerated(policy));
     let one = |judged: &RuleAssurance| match judged.effect {
         Effect::Observe => format!("what {} speaks of is not seen ({})", judged.rule, judged.detail),
         _ => format!("{} would be {}, not blocked-in-kernel ({})", judged.rule, judged.name(), judged.detail),
     };
-    let advice = "; boot with `bpf` in lsm=, or let the policy say on_blind = \"continue\"";
+    let lacks = |what: &str| broken.iter().any(|judged| judged.detail.contains(what));
+    let mut advice = String::from("; ");
+    if lacks("lsm/") {
+        advice.push_str("boot with `bpf` in lsm=, or ");
+    }
+    if lacks("not pinned") {
+        advice.push_str("let `bpffs` of failsafed.toml name a BPF file system, or ");
+    }
+    advice.push_str("let the policy say on_blind = \"continue\"");
     let list: Vec<String> = broken.iter().map(one).collect();
     (!list.is_empty()).then(|| format!("policy `{}`: {}{advice}", policy.name, list.join("; ")))
 }

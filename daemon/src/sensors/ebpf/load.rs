@@ -95,7 +95,7 @@ impl Ebpf {
         let max_runs = config.max_runs.clamp(1, abi::MAX_RUNS);
         let pins = match &config.bpffs {
             Some(path) => Pins::create(path, &config.instance).map_err(|e| chain(&e)),
-            None => Err(String::from("pinning is switched off")),
+            None => Err(String::from("bpffs = \"\" in failsafed.toml")),
         };
         let (object, pins) = object_of(failsafe_ebpf::OBJECT, config, &btf, max_runs, pins)?;
         let mut ebpf = Self::of_object(object, pins, max_runs)?;

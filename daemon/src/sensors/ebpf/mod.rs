@@ -41,6 +41,7 @@ mod ops;
 mod own;
 #[cfg(test)]
 mod parity;
+pub mod pin_folder;
 mod pins;
 mod probe;
 mod quotas;

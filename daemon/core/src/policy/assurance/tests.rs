@@ -57,7 +57,15 @@ fn names(list: &[&str]) -> BTreeSet<String> {
 
 /// A kernel with `bpf` in lsm= and fentry.
 fn full() -> Grants {
-    Grants { lsm: names(&LSM), fentry: true, sys_enter: true, listens: true, gains: true, cgroup: names(&CGROUP) }
+    Grants {
+        lsm: names(&LSM),
+        fentry: true,
+        sys_enter: true,
+        listens: true,
+        gains: true,
+        cgroup: names(&CGROUP),
+        unpinned: None,
+    }
 }
 
 /// A kernel that refuses LSM and fentry.
@@ -97,7 +105,6 @@ fn lsm_blocks_what_cgroup_hooks_cannot() {
         ("{ event = \"privilege\", gain = \"setuid\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\", kind = \"anonymous\" }", "observed, arguments unreliable"),
         ("{ event = \"exec-memory\" }", "not seen"),
-        ("{ event = \"fork\" }", "observed"),
     ] {
         assert_eq!(worth(when, "deny", &full()), ("blocked-in-kernel", String::new()), "{when}");
         let (got, why) = worth(when, "deny", &plain());
@@ -223,13 +230,64 @@ fn sections_are_judged_too() {
             line("[egress] budget b", blocked),
             line("[exec]", "observed"),
             line("[limits]", "observed"),
-            line("on_dead_daemon", "not seen"),
+            line("on_dead_daemon", "not enforced"),
             line("r", "observed"),
         ]
     );
     assert!(assess(&policy, &full()).iter().all(RuleAssurance::holds));
     let names: Vec<String> = broken(&policy, &plain()).into_iter().map(|judged| judged.rule).collect();
-    assert_eq!(names, ["[exec]", "on_dead_daemon"]);
+    assert_eq!(names, ["[exec]", "[limits]", "on_dead_daemon"]);
+}
+
+#[test]
+fn limits_that_are_only_observed_are_listed_and_do_not_prevent_a_start() {
+    let policy = rule("{ event = \"oom\" }", "observe", "[limits]\nprocesses = 4");
+    assert_eq!(broken(&policy, &full()), []);
+    let listed = broken(&policy, &plain());
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!((listed[0].rule.as_str(), listed[0].name()), ("[limits]", "observed"));
+    assert!(listed[0].detail.contains("lsm/task_alloc"), "{listed:?}");
+    assert_eq!(refusal(&policy, &plain()), None);
+}
+
+#[test]
+fn a_deny_on_fork_is_enforced_only_beyond_limits() {
+    let when = "{ event = \"fork\" }";
+    let bounded = rule(when, "deny", "[limits]\nprocesses = 4");
+    assert_eq!(broken(&bounded, &full()), []);
+    assert!(
+        broken(&bounded, &plain()).iter().any(|judged| judged.rule == "r" && judged.detail.contains("lsm/task_alloc"))
+    );
+    for effect in ["deny", "stop"] {
+        let unbounded = rule(when, effect, "");
+        assert_eq!(worth(when, effect, &full()).0, "observed");
+        assert!(worth(when, effect, &full()).1.contains("no [limits]"));
+        let why = refusal(&unbounded, &full()).unwrap();
+        assert!(why.contains("r would be observed") && why.contains("no [limits]") && !why.contains("lsm="), "{why}");
+    }
+    assert_eq!(worth(when, "observe", &full()), ("observed", String::new()));
+    assert_eq!(worth(when, "deny", &Grants::default()).0, "not seen");
+}
+
+#[test]
+fn without_pins_no_policy_is_enforced_after_a_crash_of_the_daemon() {
+    let unpinned = || Grants { unpinned: Some("no bpffs".to_owned()), ..full() };
+    let bounded = "[egress]\nallow = []";
+    let when = "{ event = \"oom\" }";
+    for (head, prevents) in
+        [(bounded, false), ("on_dead_daemon = \"deny-egress\"", true), ("on_dead_daemon = \"deny-all\"", true)]
+    {
+        let policy = rule(when, "observe", head);
+        assert_eq!(broken(&policy, &full()), [], "{head}");
+        let listed = broken(&policy, &unpinned());
+        assert_eq!(listed.len(), 1, "{head}: {listed:?}");
+        assert_eq!((listed[0].rule.as_str(), listed[0].name()), ("on_dead_daemon", "not enforced"), "{head}");
+        assert!(listed[0].detail.contains("not pinned") && listed[0].detail.contains("no bpffs"), "{head}");
+        let refused = refusal(&policy, &unpinned());
+        assert_eq!(refused.is_some(), prevents, "{head}: {refused:?}");
+        assert!(refused.is_none_or(|why| why.contains("`bpffs`") && !why.contains("lsm=")), "{head}");
+    }
+    assert_eq!(broken(&rule(when, "observe", ""), &unpinned()), [], "nothing is refused that would have to stay so");
 }
 
 /// The shipped policy promises nothing that a kernel with LSM does not keep.
