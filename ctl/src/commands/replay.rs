@@ -15,7 +15,10 @@ use crate::{
 };
 use audit::{Audit, Facts};
 use compare::{Report, What};
-use failsafe_core::{Policy, RunId, replay::replay as feed};
+use failsafe_core::{
+    Policy, RunId,
+    replay::{ENGINE, replay as feed},
+};
 use failsafe_journal::Filter;
 use failsafe_proto::v1 as pb;
 use recording::Recording;
@@ -67,7 +70,9 @@ fn judge(
         (Some(policy), Some(file)) => What::Other { file, digest: policy.digest().to_string() },
         _ => What::Same,
     };
-    let replay = feed(other.unwrap_or(recorded_policy), &mut recording)?;
+    // What another policy would do now is asked of this program's engine.
+    let engine = if other.is_some() { ENGINE } else { recording.engine() };
+    let replay = feed(other.unwrap_or(recorded_policy), engine, &mut recording)?;
     let audit = against(&mut recording.facts())?;
     Ok(Report::new(what, &recording, replay, audit))
 }

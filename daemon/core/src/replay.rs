@@ -44,14 +44,18 @@ impl Replay {
     }
 }
 
-/// Feeds a recording of one run to the engine under `policy`, which stands in for the recorded one where it is another.
+/// Feeds a recording of one run to the engine as it was at that number, under `policy`, which stands in for the recorded one where it is another.
 ///
 /// # Errors
 /// What a reader of the recording reports is passed on.
-pub fn replay<E>(policy: Policy, entries: impl IntoIterator<Item = Result<Recorded, E>>) -> Result<Replay, E> {
+pub fn replay<E>(
+    policy: Policy,
+    engine: u32,
+    entries: impl IntoIterator<Item = Result<Recorded, E>>,
+) -> Result<Replay, E> {
     let digest: PolicyDigest = policy.digest();
     let policies = PolicySet::from([(digest, Arc::new(policy))]);
-    let mut state = State::default();
+    let mut state = State::of(engine);
     let mut same_policy = false;
     let mut replay = Replay { inputs: 0, recorded: Vec::new(), replayed: Vec::new(), differs_at: None };
     for entry in entries {

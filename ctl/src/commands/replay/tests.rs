@@ -383,7 +383,7 @@ fn a_difference_that_an_earlier_engine_explains_is_no_tampering() {
         "{}",
         unexplained.text()
     );
-    let own = report(None);
+    let own = report(Some(failsafe_core::replay::ENGINE));
     assert!(own.exit() == Exit::Error && !own.text().contains("engine"), "{}", own.text());
 }
 

@@ -24,12 +24,17 @@ use crate::{
 use run::RunState;
 use std::collections::BTreeMap;
 
+/// From this engine on, a rule on `verdict = "denied"` matches `would-deny` where the policy only observes.
+const OBSERVED_DENIALS: u32 = 9;
+
 /// A sampled sensor that has said nothing of a run for this long is blind to it.
 pub const STALE_AFTER: Span = Span::from_secs(10);
 
 /// What the engine remembers. Owned by whoever steps it.
 #[derive(Debug, Clone, Default)]
 pub struct State {
+    /// The engine that it decides as; `None`: this one.
+    earlier: Option<u32>,
     runs: BTreeMap<RunId, RunState>,
 }
 
@@ -56,6 +61,11 @@ pub struct RulesView {
 }
 
 impl State {
+    /// One that decides as the engine of that number did, see [`crate::replay::ENGINE`].
+    pub fn of(engine: u32) -> State {
+        State { earlier: Some(engine), ..State::default() }
+    }
+
     /// A run's containment and counts, while it lives.
     pub fn run(&self, id: RunId) -> Option<RunView> {
         self.runs.get(&id).map(RunState::view)
@@ -85,7 +95,7 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
     match input {
         Input::RunStarted(run) => {
             if let Some(policy) = policies.get(&run.policy) {
-                let mut adopted = RunState::new(run, policy);
+                let mut adopted = RunState::new(run, policy, state.earlier);
                 adopted.adopted(&mut out);
                 state.runs.insert(run.id, adopted);
             }

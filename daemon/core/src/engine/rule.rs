@@ -56,6 +56,8 @@ struct EventState {
 /// A trip: how many were held back since the last, by the cooldown and by the kernel.
 pub(super) struct Trip {
     pub suppressed: u64,
+    /// The kernel let it through, because the policy only observes; the rule is on what is denied.
+    pub observed: bool,
 }
 
 impl RuleState {
@@ -104,7 +106,8 @@ impl RuleState {
         self.levels.retain(|(of, _)| !matches!(of, Of::Series(one) if one == series));
     }
 
-    pub(super) fn signal(&mut self, rule: &Rule, signal: &Signal) -> Option<Trip> {
+    /// `observes`: the policy only observes what the rule judges, so that a denial is one that would have been.
+    pub(super) fn signal(&mut self, rule: &Rule, signal: &Signal, observes: bool) -> Option<Trip> {
         match &rule.when {
             Condition::Event(wanted) => {
                 let Value::Event(event) = &signal.value else { return None };
@@ -113,12 +116,18 @@ impl RuleState {
                     Subject::Node | Subject::Gpu(_) | Subject::Run(_) => None,
                 };
                 // What may match in a part that was too long to be read stops the run; of other rules the daemon reports a gap.
-                let trips = match wanted.fit(event, process) {
+                let trips = |fit| match fit {
                     Fit::Yes => true,
                     Fit::Unknown => rule.effect == Effect::Stop,
                     Fit::No => false,
                 };
-                if trips { self.event.trip(signal.at, rule.cooldown, signal.repeats) } else { None }
+                let happened = trips(wanted.fit(event, process));
+                let observed = !happened && observes && trips(wanted.fit_if_denied(event, process));
+                if !happened && !observed {
+                    return None;
+                }
+                let trip = self.event.trip(signal.at, rule.cooldown, signal.repeats)?;
+                Some(Trip { observed, ..trip })
             }
             Condition::NotFinite { kind } | Condition::Threshold { kind, .. } if *kind != signal.kind => None,
             Condition::NotFinite { .. } => {
@@ -203,7 +212,7 @@ impl EventState {
             return None;
         }
         self.last = Some(at);
-        Some(Trip { suppressed: std::mem::take(&mut self.suppressed) })
+        Some(Trip { suppressed: std::mem::take(&mut self.suppressed), observed: false })
     }
 }
 
@@ -225,7 +234,7 @@ impl Level {
             return None;
         }
         self.tripped = true;
-        Some(Trip { suppressed: 0 })
+        Some(Trip { suppressed: 0, observed: false })
     }
 
     /// Growth of the value within the window, and the length it is to be divided by: never less than the window, so that

@@ -1,6 +1,6 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
-use super::{RulesView, RunView, STALE_AFTER, rule::RuleState, sampled};
+use super::{OBSERVED_DENIALS, RulesView, RunView, STALE_AFTER, rule::RuleState, sampled};
 use crate::{
     decision::{
         Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
@@ -26,6 +26,8 @@ const METRICS_KEPT: usize = 256;
 #[derive(Debug, Clone)]
 pub(super) struct RunState {
     id: RunId,
+    /// The engine that is decided as; `None`: this one.
+    earlier: Option<u32>,
     pub(super) policy: PolicyDigest,
     registered: MonoTime,
     contained: Contained,
@@ -59,10 +61,11 @@ struct Because {
 }
 
 impl RunState {
-    pub(super) fn new(run: &Run, policy: &Policy) -> RunState {
+    pub(super) fn new(run: &Run, policy: &Policy, earlier: Option<u32>) -> RunState {
         let contained = (run.contained.frozen || run.contained.blocked) && !run.contained.unexplained;
         RunState {
             id: run.id,
+            earlier,
             policy: run.policy,
             registered: run.registered,
             contained: run.contained,
@@ -176,19 +179,21 @@ impl RunState {
 
     fn judge(&mut self, policy: &Policy, signal: &Signal, seen: &Seen, out: &mut Vec<Decision>) {
         for (index, rule) in policy.rules.iter().enumerate() {
-            if let Some(trip) = self.rules[index].signal(rule, signal) {
+            let observes = self.earlier.is_none_or(|engine| engine >= OBSERVED_DENIALS) && policy.observes(rule);
+            if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and says enough.
                 let again =
                     self.contained.frozen && signal.value.series().is_some() && self.stopped_by.contains(&index);
                 if again {
                     continue;
                 }
-                if rule.mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
+                let mode = if trip.observed { Mode::Observe } else { rule.mode };
+                if mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
                     self.stopped_by.insert(index);
                 }
                 let cause =
                     Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed: trip.suppressed };
-                let because = Because::of(seen, rule);
+                let because = Because { mode, ..Because::of(seen, rule) };
                 self.decide(cause, rule.actions.clone(), because, out);
             }
         }

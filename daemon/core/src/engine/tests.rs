@@ -2,6 +2,7 @@
 
 mod blind;
 mod gpus;
+mod observe;
 mod series;
 
 use super::*;
@@ -11,7 +12,7 @@ use crate::{
     event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Run},
     policy::{PolicyDigest, parse::parse},
-    replay::{Recorded, replay},
+    replay::{ENGINE, Recorded, replay},
     signal::{Kind, Real, Value},
     subject::{GpuId, Process},
 };
@@ -464,7 +465,7 @@ fn a_replay_takes_the_numbers_of_derived_signals_from_the_recorded_policy() {
     }
     // The policy as the recording's header holds it.
     let kept: Policy = serde_json::from_slice(&serde_json::to_vec(&own).unwrap()).unwrap();
-    let of = |policy| replay(policy, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
+    let of = |policy| replay(policy, ENGINE, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
     let again = of(kept);
     assert_eq!(again.recorded.len(), 1, "{:?}", again.recorded);
     assert!(again.identical(), "{again:?}");
@@ -503,7 +504,7 @@ fn a_recording_with_another_wording_of_a_condition_replays_to_the_same_decisions
     assert_eq!(condition, "memory.used above 10 GB");
     // As the version before this one worded it.
     "memory.used above 9.3 GiB".clone_into(condition);
-    let of = |policy| replay(policy, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
+    let of = |policy| replay(policy, ENGINE, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
     assert!(of(own).identical());
     assert!(!of(policy("9 GB")).identical(), "another bound is another decision");
 }

@@ -172,14 +172,28 @@ impl EventMatch {
 
     /// Whether the event matches. A field of several names or patterns fits as the best of them does, the whole as its worst field.
     pub fn fit(&self, event: &Event, process: Option<&Process>) -> Fit {
-        if event.kind() != self.kind
-            || (event.verdict() == Some(Verdict::Probe) && self.given(Field::Verdict).is_none())
-        {
+        self.fit_with(event, event.verdict(), process)
+    }
+
+    /// The same, had the kernel denied what it let through because the policy only observes.
+    pub fn fit_if_denied(&self, event: &Event, process: Option<&Process>) -> Fit {
+        match event.verdict() {
+            Some(Verdict::WouldDeny) => self.fit_with(event, Some(Verdict::Denied), process),
+            _ => Fit::No,
+        }
+    }
+
+    fn fit_with(&self, event: &Event, verdict: Option<Verdict>, process: Option<&Process>) -> Fit {
+        if event.kind() != self.kind || (verdict == Some(Verdict::Probe) && self.given(Field::Verdict).is_none()) {
             return Fit::No;
         }
         let of_field = |m: &FieldMatch| {
             let fit = |value| m.any_of.iter().map(|pattern| pattern.fit(value)).max().unwrap_or(Fit::No);
-            let own = event.field(m.field, process).map_or(Fit::No, fit);
+            let value = match m.field {
+                Field::Verdict => verdict.map(|verdict| FieldValue::Text(verdict.name())),
+                field => event.field(field, process),
+            };
+            let own = value.map_or(Fit::No, fit);
             let names = if m.field == Field::Path { event.known_as() } else { &[] };
             names.iter().map(|name| fit(FieldValue::Text(name))).fold(own, Fit::max)
         };

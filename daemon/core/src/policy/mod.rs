@@ -28,6 +28,7 @@ pub use metric::{MetricRule, Metrics, Over};
 
 use crate::{
     decision::{Action, Confidence, Mode, Severity},
+    event::EventKind,
     signal::Source,
     time::Span,
 };
@@ -148,6 +149,20 @@ impl Policy {
         }
         needs.remove(&Source::Guard);
         needs
+    }
+
+    /// Whether the policy only observes what the rule judges, by the rule's own `mode` or that of the section: then the kernel denies
+    /// nothing of it.
+    pub fn observes(&self, rule: &Rule) -> bool {
+        let Some(event) = rule.when.event() else { return rule.mode == Mode::Observe };
+        let section = match event.kind {
+            EventKind::Connect | EventKind::Send | EventKind::Socket | EventKind::Budget => {
+                self.egress.as_ref().map(|egress| egress.mode)
+            }
+            EventKind::Exec => self.exec.as_ref().map(|exec| exec.mode),
+            _ => None,
+        };
+        rule.mode == Mode::Observe || section == Some(Mode::Observe)
     }
 
     /// The rule of that id.

@@ -1,12 +1,12 @@
 //! What the engine decides otherwise than earlier engines did from the same inputs. A replay that differs is explained by it.
 //!
-//! Whoever changes what the engine decides raises [`ENGINE`] and adds a row. The golden recordings show whether that is so.
+//! Whoever changes what the engine decides raises [`ENGINE`], and lets [`State::of`](crate::State::of) decide as before or adds a row. The golden recordings show whether that is so.
 
 use crate::{input::Run, policy::Policy};
 
 /// The engine of this source. A recording has the number of the engine that decided; those without one have that of their format
 /// version.
-pub const ENGINE: u32 = 8;
+pub const ENGINE: u32 = 9;
 
 /// One change of what is decided.
 #[derive(Debug, Clone, Copy)]
