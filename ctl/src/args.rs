@@ -7,7 +7,7 @@ pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, Pla
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-/// Watch, bound and explain ML runs on this node.
+/// Start, watch, freeze and explain ML runs, and check the health of this node.
 #[derive(Debug, Parser)]
 #[command(
     name = "failsafectl",
@@ -32,14 +32,14 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a command in a cgroup of its own, pinned to a policy.
+    /// Run a command as a run: in its own cgroup, under a policy.
     Run(RunArgs),
-    /// Adopt a cgroup or process that exists.
+    /// Make a run of an existing cgroup.
     Register(RegisterArgs),
     /// List runs.
     #[command(visible_alias = "ls")]
     List(ListArgs),
-    /// List things: `get runs`.
+    /// Alias for `list` (`get runs`)
     Get {
         /// What.
         #[command(subcommand)]
@@ -47,19 +47,19 @@ pub enum Command {
     },
     /// Show one run: identity, policy, containment, counters, last events.
     Describe(RunRef),
-    /// Freeze every process of a run, and prove it.
+    /// Freeze all processes of a run and verify it.
     #[command(
         override_usage = "failsafectl freeze [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl freeze [OPTIONS] <RUN> --dry-run",
         after_help = "Examples:\n  failsafectl freeze trainer --reason \"loss looks wrong\"\n  failsafectl freeze trainer --dry-run"
     )]
     Freeze(ControlArgs),
-    /// Thaw a run and lift its egress latch.
+    /// Let a frozen run continue, and remove its latch and egress block.
     #[command(
         override_usage = "failsafectl thaw [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl thaw [OPTIONS] <RUN> --dry-run",
         after_help = "Examples:\n  failsafectl thaw trainer --reason \"false alarm\"\n  failsafectl thaw trainer --dry-run"
     )]
     Thaw(ControlArgs),
-    /// Kill every process of a run, and prove it.
+    /// Kill all processes of a run and verify it.
     #[command(
         override_usage = "failsafectl kill [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl kill [OPTIONS] <RUN> --dry-run",
         after_help = "Examples:\n  failsafectl kill trainer --reason \"not wanted\"\n  failsafectl kill trainer --dry-run"
@@ -67,35 +67,35 @@ pub enum Command {
     Kill(ControlArgs),
     /// Show the audit log, oldest first.
     Events(EventsArgs),
-    /// Say who or what stopped a run, on which exact condition, what was proved, and what to do next.
+    /// Explain an incident: cause, exact condition, what is verified, and what to do next.
     Explain(ExplainArgs),
     /// List incidents: what was decided, when, why, and how it stands.
     Incidents(IncidentsArgs),
-    /// Policies.
+    /// Check policies.
     Policy {
         /// What.
         #[command(subcommand)]
         what: PolicyCommand,
     },
-    /// Feed a recorded run to the engine and compare the decisions.
+    /// Replay the recording of a run and compare the decisions.
     Replay(ReplayArgs),
     /// Write the recording of a run to a file.
     Export(ExportArgs),
     /// Report a metric of the run that this command runs in.
     Report(ReportArgs),
-    /// The node.
+    /// Show and change the health of the node.
     Node {
         /// What.
         #[command(subcommand)]
         what: NodeCommand,
     },
-    /// The node's GPUs.
+    /// Show and change the health of the GPUs.
     Gpu {
         /// What.
         #[command(subcommand)]
         what: GpuCommand,
     },
-    /// Say of every probe, mount, library and permission whether it works, and what to do where it does not.
+    /// Check every kernel probe, mount, library and permission, with advice.
     Doctor(DoctorArgs),
     /// The audit log.
     Log {
@@ -110,14 +110,14 @@ pub enum Command {
     },
 }
 
-/// How to print.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text.
     Table,
-    /// For people with wide screens.
+    /// Text with all columns.
     Wide,
-    /// For programs.
+    /// JSON.
     Json,
 }
 
@@ -150,7 +150,7 @@ pub struct NewRun {
     /// The policy's file.
     #[arg(short, long, value_name = "FILE")]
     pub policy: PathBuf,
-    /// Name, unique among live runs; made from the policy's name unless given.
+    /// Name of the run, unique among your live runs [default: name of the policy and a number]
     #[arg(short, long)]
     pub name: Option<String>,
     /// A label, may be repeated.
@@ -159,7 +159,7 @@ pub struct NewRun {
     /// A GPU of the run, or a MIG device by its UUID; may be repeated, or separated by commas.
     #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_delimiter = ',', value_parser = node::gpu)]
     pub gpus: Vec<String>,
-    /// Start although a GPU, or the node, is cordoned or unhealthy: to repair it. Root and the administrators' group may.
+    /// Start even if the GPU or the node is draining or unhealthy (administrators only; logged)
     #[arg(long)]
     pub repair: bool,
 }
@@ -172,14 +172,14 @@ pub struct NewRun {
 pub struct RunArgs {
     #[command(flatten)]
     pub new: NewRun,
-    /// Run as this user (name or uid); only root may. Root has to say so: `--user root`.
+    /// Run the command as this user (name or uid). Root only; to run it as root, give `--user root`.
     #[arg(short, long)]
     pub user: Option<String>,
     /// Pass a variable to the command: `NAME` with the caller's value, or `NAME=VALUE`; may be repeated. With another user, the
     /// command gets only PATH, TERM, the locale, the time zone, variables of failsafe, and what is named here.
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
-    /// Become the command instead of watching it: no message when the run is frozen or killed, and no terminal of its own.
+    /// Replace failsafectl by the command: no messages about the run, and no own terminal for the command.
     #[arg(long)]
     pub no_watch: bool,
     /// Where the watcher waits for the run's id (abstract unix socket); used by `run` itself.
@@ -205,8 +205,8 @@ pub struct RegisterArgs {
     pub new: NewRun,
     #[command(flatten)]
     pub target: Target,
-    /// Register the cgroup also where a user other than root may move processes around it: a process of the run can then leave
-    /// the run, and use the network until it is moved back.
+    /// Accept a cgroup whose processes a user other than root may move. Such a process can leave the run and use the
+    /// network until it is moved back.
     #[arg(long)]
     pub accept_delegated: bool,
     #[command(flatten)]
@@ -262,7 +262,7 @@ pub struct ControlArgs {
     /// Why; it goes into the audit log. Mandatory, except with --dry-run.
     #[arg(short, long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = reason)]
     pub reason: Option<String>,
-    /// Only tell which processes, cgroups and GPUs it would act on, and what it would not reach.
+    /// Change nothing; list the affected processes, cgroups and GPUs, and what the action does not reach.
     #[arg(long)]
     pub dry_run: bool,
     /// How long to wait for the outcome.
@@ -284,22 +284,23 @@ pub struct EventsArgs {
     /// Only of this incident.
     #[arg(short, long)]
     pub incident: Option<String>,
-    /// Only of this kind, such as decision, outcome, control, gap, run or policy; may be given more than once.
+    /// Only entries of these kinds: decision, outcome, evidence, control, run, policy, gap, health, order, daemon,
+    /// segment, recovered.
     #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
     pub kind: Vec<String>,
     /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Only entries of before this time, written as for --since.
+    /// Only entries before this time (same format as --since)
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
     /// Only the last N of them; with --follow, these and what comes.
     #[arg(short = 'n', long, value_name = "N")]
     pub tail: Option<u32>,
-    /// First entry wanted.
+    /// Start at the entry with this index.
     #[arg(long, default_value_t = 0, value_name = "INDEX")]
     pub from: u64,
-    /// Go on as entries come.
+    /// Wait for new entries and print them.
     #[arg(short, long, conflicts_with_all = ["offline", "file"])]
     pub follow: bool,
     #[command(flatten)]
@@ -352,7 +353,7 @@ impl Source {
 #[command(after_help = "Examples:\n  failsafectl incidents --since 24h\n  failsafectl incidents --run trainer\n  \
                         failsafectl incidents --file /mnt/backup/audit.log")]
 pub struct IncidentsArgs {
-    /// Only of this run.
+    /// Only entries about this run.
     #[arg(short, long)]
     pub run: Option<String>,
     /// Only those with a decision at this time or later: an age (10m, 2h), or a time (2026-11-28T14:00).
@@ -384,7 +385,7 @@ pub struct ExplainArgs {
 /// `policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Check a policy, print its digest, and ask this node whether it would take it.
+    /// Check a policy file, print its digest, and ask whether this node would accept it.
     Check(PolicyCheckArgs),
 }
 
@@ -396,8 +397,8 @@ pub enum PolicyCommand {
 pub struct PolicyCheckArgs {
     /// The policy's file; `-` is stdin.
     pub file: PathBuf,
-    /// Say what each rule is worth on this node's kernel; fail unless its daemon answers, would pin the policy, and the
-    /// kernel keeps every refusal that it promises.
+    /// Show the enforcement level of each rule on this node. Exit with 1 if the daemon does not answer, refuses the
+    /// policy, or cannot enforce a rule.
     #[arg(long, conflicts_with = "offline")]
     pub node: bool,
     /// Do not ask the daemon.
@@ -416,7 +417,7 @@ pub struct ReplayArgs {
     /// A recording's file, or a run of this node.
     #[arg(value_name = "FILE|RUN")]
     pub what: String,
-    /// Judge by this policy instead of the recorded one.
+    /// Evaluate this policy instead of the recorded one.
     #[arg(short, long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Compare with this audit log. Default: the daemon's for a RUN; for a FILE that of the state folder, else the daemon's.
@@ -470,15 +471,15 @@ pub struct ReportArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  failsafectl doctor\n  failsafectl doctor --cleanup --dry-run")]
 pub struct DoctorArgs {
-    /// Remove from the BPF file system what a daemon of this state folder left in force. Only root may, and only while no
-    /// daemon runs. What bounds a run with processes stays.
+    /// Remove the BPF programs that a stopped daemon of this state folder left in the kernel. Root only. Runs that have
+    /// processes keep theirs.
     #[arg(long)]
     pub cleanup: bool,
     /// Only list what would be removed.
     #[arg(long, requires = "cleanup")]
     pub dry_run: bool,
-    /// Remove also what bounds this run, though processes live in it: they are bounded by nothing from then on. Takes the run's id
-    /// or its cgroup, not its name. May be given more than once.
+    /// Also remove the enforcement of this run, which has processes: nothing limits them afterwards. Run id or cgroup,
+    /// not its name; repeatable.
     #[arg(long, requires = "cleanup", value_name = "RUN")]
     pub release: Vec<String>,
     /// Where the BPF file system is mounted, as the daemon's configuration says.
@@ -509,7 +510,11 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn reason(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("a reason says something".to_owned()) } else { Ok(text.trim().to_owned()) }
+    if text.trim().is_empty() {
+        Err("the reason is empty: give a text that explains the action".to_owned())
+    } else {
+        Ok(text.trim().to_owned())
+    }
 }
 
 fn metric(text: &str) -> Result<String, String> {

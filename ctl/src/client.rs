@@ -86,8 +86,8 @@ fn unreachable(socket: &Path, error: &io::Error) -> Fail {
             Fail::new(Exit::Error, format!("failsafed is not running: nobody listens at {at}")).advise(start)
         }
         ErrorKind::PermissionDenied => {
-            Fail::new(Exit::Denied, format!("the permissions of {at} do not let you speak with failsafed"))
-                .advise("root and members of the group `failsafe` may; so may users where the socket's mode allows it")
+            Fail::new(Exit::Denied, format!("permission denied on socket {at}"))
+                .advise("ask an administrator for membership in the group `failsafe`; other users need write permission on the socket")
         }
         _ => Fail::because(format!("cannot reach failsafed at {at}"), error).advise(start),
     }

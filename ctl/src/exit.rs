@@ -95,7 +95,7 @@ impl From<Status> for Fail {
     fn from(status: Status) -> Fail {
         let (exit, advice) = match status.code() {
             Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, None),
-            Code::NotFound => (Exit::NotFound, Some("`failsafectl list --all` shows every run, ended ones too")),
+            Code::NotFound => (Exit::NotFound, Some("`failsafectl list --all` lists all runs, including ended ones")),
             Code::AlreadyExists => (
                 Exit::Error,
                 Some("`failsafectl list` shows the live runs, `failsafectl describe RUN` the cgroup of each"),
@@ -105,12 +105,15 @@ impl From<Status> for Fail {
                 Some("root and the group `failsafe` may act on every run; a run's owner may see and freeze its own"),
             ),
             Code::DeadlineExceeded => {
-                (Exit::Timeout, Some("what was begun goes on; `failsafectl describe RUN` shows how it stands"))
+                (Exit::Timeout, Some("an action that has begun continues; see `failsafectl describe RUN`"))
             }
             Code::Unavailable => {
                 (Exit::Error, Some("the daemon closed the connection; `journalctl -u failsafed` may say why"))
             }
-            Code::Unimplemented => (Exit::Error, Some("this daemon is of another version than this failsafectl")),
+            Code::Unimplemented => (
+                Exit::Error,
+                Some("the daemon does not support this command: daemon and failsafectl have different versions"),
+            ),
             _ => (Exit::Error, None),
         };
         let mut message = match status.message() {

@@ -7,21 +7,21 @@ use std::time::Duration;
 /// `node`.
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
-    /// Sensors, GPUs, runs, the log, and what is being paid for it all.
+    /// Show sensors, GPUs, runs, the log, limits and monitoring overhead.
     Status(Output),
-    /// How well the node and its GPUs are, and why not better; the exit code says it to a scheduler's prolog.
+    /// Show the health of the node and its GPUs, with reasons. The exit code is for a scheduler.
     Health(HealthArgs),
-    /// How many GPUs are free and well, held by runs, drained, or not to be used.
+    /// Count GPUs that are free, in use, drained or unhealthy.
     Capacity(Output),
-    /// May work be placed on these GPUs? Exit 0 yes, 14 no.
+    /// Check whether work may be placed here (exit code 0 yes, 14 no)
     Placeable(PlaceableArgs),
-    /// Changes of health.
+    /// Print changes of health as they happen.
     Watch(WatchArgs),
-    /// Place nothing new on the node.
+    /// Cordon the node: start no new runs on it.
     Cordon(OrderArgs),
-    /// The node may be used again.
+    /// Remove the cordon of the node.
     Uncordon(OrderArgs),
-    /// What speaks against the node is dealt with: judge it anew.
+    /// Clear the node's unhealthy state and evaluate it again.
     ResetHealth(OrderArgs),
 }
 
@@ -41,20 +41,20 @@ pub enum GpuCommand {
     },
     /// Changes of the GPUs' health.
     Watch(WatchArgs),
-    /// The list, again and again.
+    /// Print the list of GPUs repeatedly.
     Top(TopArgs),
     /// Place nothing new on a GPU.
     Cordon(GpuOrderArgs),
     /// A GPU may be used again.
     Uncordon(GpuOrderArgs),
-    /// What speaks against a GPU is dealt with: judge it anew.
+    /// Clear a GPU's unhealthy state and evaluate it again (does not reset the hardware)
     ResetHealth(GpuOrderArgs),
     /// Confirm that a missing GPU was removed on purpose.
     ///
     /// A GPU that was known and that NVML does not list makes the node unhealthy until it is back or forgotten. A GPU that NVML
     /// lists cannot be forgotten.
     Forget(GpuOrderArgs),
-    /// Reset a GPU by the vendor's tool; refused while anything runs on it.
+    /// Reset the hardware of a GPU with nvidia-smi; refused while a run or process uses it.
     Reset(GpuOrderArgs),
 }
 
@@ -69,10 +69,10 @@ pub struct HealthArgs {
     /// the daemon does not drain the node.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub wait: Option<Duration>,
-    /// Degraded will do: exit 0.
+    /// Exit with 0 also if the level is degraded.
     #[arg(long)]
     pub accept_degraded: bool,
-    /// Print nothing but what speaks against it.
+    /// Print nothing if the level is healthy.
     #[arg(short, long)]
     pub quiet: bool,
     #[command(flatten)]
@@ -86,19 +86,19 @@ pub struct PlaceableArgs {
     /// by commas.
     #[arg(long = "gpu", value_name = "GPU", value_delimiter = ',', value_parser = gpu, conflicts_with = "count")]
     pub gpus: Vec<String>,
-    /// On so many GPUs, whichever. Without it and `--gpu`: on the node itself.
+    /// Number of GPUs, whichever they are. Without --count and --gpu: the node itself.
     #[arg(long, default_value_t = 0)]
     pub count: u32,
-    /// Degraded will do.
+    /// Accept degraded GPUs.
     #[arg(long)]
     pub degraded: bool,
-    /// GPUs that runs are on will do.
+    /// Accept GPUs that are in use by runs.
     #[arg(long)]
     pub shared: bool,
-    /// GPUs whose product name has this in it, whatever its case, such as `H100`.
+    /// Only GPUs whose product name contains NAME (case-insensitive), such as `H100`.
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// GPUs with so much memory free now, such as `40GiB`.
+    /// Only GPUs with at least this much free memory, such as `40GiB`.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory_free: Option<u64>,
     /// GPUs in MIG mode (`on`), not in it (`off`), or with a MIG device of a profile, such as `1g.10gb`.
@@ -123,7 +123,7 @@ pub struct WatchArgs {
     /// Changes after this revision.
     #[arg(long, default_value_t = 0)]
     pub since: u64,
-    /// End when all that is known was printed.
+    /// Exit after the known changes.
     #[arg(long)]
     pub once: bool,
     #[command(flatten)]
@@ -156,7 +156,7 @@ pub struct TopArgs {
     /// Time between two lists.
     #[arg(short, long, default_value = "2s", value_parser = duration)]
     pub interval: Duration,
-    /// End after so many lists.
+    /// Exit after N lists.
     #[arg(short = 'n', long, value_name = "N")]
     pub iterations: Option<u32>,
 }

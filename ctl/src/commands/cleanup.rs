@@ -41,7 +41,7 @@ pub(super) fn cleanup(place: &Place<'_>, args: &DoctorArgs) -> Result<Exit, Fail
         found(&instance).map_err(|error| Fail::because(format!("cannot list {}", instance.display()), &error))?;
     let alive = populated(&found.iter().filter_map(|path| root_of(path)).collect(), place.state_dir)?;
     if let Some(unknown) = args.release.iter().find(|named| !alive.iter().any(|run| run.is_named(named))) {
-        let message = format!("no pins here bound a run with processes that is named {unknown:?}; nothing was removed");
+        let message = format!("no run with processes is enforced here as {unknown:?}; nothing was removed");
         let known: Vec<String> = alive.iter().map(Bounded::reference).collect();
         return Err(match known.is_empty() {
             true => Fail::new(Exit::NotFound, message),
@@ -94,7 +94,7 @@ fn lock(state_dir: &Path) -> Result<StateLock, Fail> {
         LockError::Held { .. } => Fail::new(Exit::Error, format!("a daemon runs: {error}"))
             .advise("stop it first; a daemon that stops with no runs left removes everything itself"),
         LockError::Io { .. } => Fail::because("cannot make sure that no daemon runs", &error)
-            .advise("name the daemon's state folder with --state-dir; its pins bear its name"),
+            .advise("give the state folder of the daemon with --state-dir"),
     })
 }
 
@@ -136,7 +136,7 @@ fn page(instance: &Path, found: &[PathBuf], kept: &[Bounded], dry_run: bool) -> 
         let _ = writeln!(out, "{verb} {}", path.display());
     }
     for run in kept {
-        let _ = writeln!(out, "kept the bounds of {}", run.shown());
+        let _ = writeln!(out, "kept the enforcement of {}", run.shown());
         let _ = writeln!(out, "  to remove them as well: --release {}", run.reference());
     }
     out

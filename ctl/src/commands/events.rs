@@ -134,13 +134,13 @@ pub(super) async fn collect(client: &Client, request: pb::WatchRequest) -> Resul
 
 /// No run in the log answers to `reference`.
 pub(super) fn no_run(reference: &str) -> Fail {
-    Fail::new(Exit::NotFound, format!("the log knows no run `{}`", clean(reference)))
+    Fail::new(Exit::NotFound, format!("no run `{}` in the audit log", clean(reference)))
         .advise("`failsafectl events --offline` shows what it knows")
 }
 
 /// The log has no incident of this id.
 pub(super) fn no_incident(what: &str) -> Fail {
-    Fail::new(Exit::NotFound, format!("the log knows no incident `{}`", clean(what)))
+    Fail::new(Exit::NotFound, format!("no incident `{}` in the audit log", clean(what)))
         .advise("`failsafectl incidents` lists them")
 }
 

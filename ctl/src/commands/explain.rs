@@ -37,7 +37,10 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
         block_on(from_daemon(place, &args.what, wanted))?
     };
     let Some(id) = found.incident else {
-        return Err(Fail::new(Exit::NotFound, format!("run `{}` has had no incident", clean(&args.what))));
+        return Err(Fail::new(
+            Exit::NotFound,
+            format!("run `{}` has no incident: nothing was decided about it", clean(&args.what)),
+        ));
     };
     let incident = Incident::gather(id, &found.entries).ok_or_else(|| events::no_incident(&args.what))?;
     let others = briefs(&found.decisions);

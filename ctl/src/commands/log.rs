@@ -60,8 +60,8 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
     let path = path.display();
     match &report.verdict {
         Verdict::Ok => format!(
-            "{path}: nothing was changed, removed, inserted or moved within it\n{counted}  compare head with what was noted \
-             elsewhere to see that the log was not replaced as a whole\n"
+            "{path}: intact: no entry was changed, removed, inserted or moved\n{counted}  compare entries and head \
+             with a copy on another machine: only that shows whether the whole log was replaced\n"
         ),
         Verdict::Segment(why) => {
             format!(
@@ -70,7 +70,7 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
             )
         }
         Verdict::Shortened(why) => format!(
-            "{path}: NOT THE LOG THAT WAS WRITTEN LAST\n{counted}  {}\n  entries at its end are missing or were replaced; look \
+            "{path}: SHORTENED OR REPLACED\n{counted}  {}\n  entries at its end are missing or were replaced; look \
              for the missing entries in copies made earlier\n",
             clean(why)
         ),
@@ -81,8 +81,8 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
             "{path}: not an audit log: {what}\n  verify the log's own file: audit/audit.log in the state folder, or a copy of it\n"
         ),
         Verdict::Torn { offset, index, bytes, reason } => format!(
-            "{path}: its end is torn, as a crash or a full disk leaves it\n{counted}  at byte {offset}, entry {index}: \
-             {reason} ({bytes} bytes)\n  the next start of failsafed cuts it off and says so in the log\n"
+            "{path}: incomplete last entry (after a crash or with a full disk); all earlier entries are intact\n{counted}  at byte {offset}, entry {index}: \
+             {reason} ({bytes} bytes)\n  the next start of failsafed removes it and records that in the log\n"
         ),
         Verdict::Tampered(problem) => format!(
             "{path}: TAMPERED WITH\n{counted}  {problem}\n  the entries before it are valid; keep the file, and compare it with \

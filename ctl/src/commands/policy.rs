@@ -107,7 +107,9 @@ fn ask(
         Node::Refuses(answer.errors.join("; "))
     } else if answer.digest != digest {
         let theirs = clean(&answer.digest);
-        Node::Refuses(format!("the daemon reads another policy out of it ({theirs}): versions differ"))
+        Node::Refuses(format!(
+            "the daemon computes another digest ({theirs}): daemon and failsafectl have different versions"
+        ))
     } else if answer.refusal.is_empty() {
         Node::Takes
     } else {
@@ -137,9 +139,9 @@ fn page(policy: &Policy, node: &Node) -> String {
     });
     let node = match node {
         Node::NotAsked => String::new(),
-        Node::Takes => "this node would pin it".to_owned(),
-        Node::Refuses(why) => format!("this node REFUSES it: {why}"),
-        Node::Silent(fail) => format!("not held against this node: {}", fail.message),
+        Node::Takes => "this node accepts the policy".to_owned(),
+        Node::Refuses(why) => format!("NOT ACCEPTED by this node: {why}"),
+        Node::Silent(fail) => format!("not checked on this node: {}", fail.message),
     };
     let egress = policy.egress.as_ref().map(|e| format!("{} allowed destinations, {}", e.allow.len(), mode(e.mode)));
     let exec = policy.exec.as_ref().map(|e| format!("{} allowed paths, {}", e.allow.len(), mode(e.mode)));

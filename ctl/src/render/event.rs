@@ -52,13 +52,13 @@ fn record_summary(record: &Record) -> String {
             let blind = if blind.is_empty() { String::new() } else { format!("; blind: {}", blind.join("; ")) };
             format!("failsafed {version} started on kernel {kernel}{blind}")
         }
-        Record::DaemonStopped => "failsafed stopped on purpose".to_owned(),
+        Record::DaemonStopped => "failsafed stopped normally".to_owned(),
         Record::RunStarted { run, policy_name, broken, repair } => {
             let list = |what: &str, all: &[String]| match all {
                 [] => String::new(),
                 all => format!("; {what}: {}", all.join("; ")),
             };
-            let (broken, repair) = (list("NOT KEPT", broken), list("FOR REPAIR", repair));
+            let (broken, repair) = (list("NOT ENFORCED", broken), list("FOR REPAIR", repair));
             format!(
                 "{} started for user {} in cgroup {}, pinned to {policy_name} ({}){broken}{repair}",
                 run.name,
@@ -67,7 +67,9 @@ fn record_summary(record: &Record) -> String {
                 run.policy.short()
             )
         }
-        Record::RunAdopted { run, found, .. } => format!("{} taken up again after a restart: {found}", run.name),
+        Record::RunAdopted { run, found, .. } => {
+            format!("{} re-adopted after a restart of the daemon: {found}", run.name)
+        }
         Record::RunEnded { name, recording, suppressed, .. } => {
             let problem = recording.as_ref().and_then(|seal| seal.problem.as_ref());
             let problem = problem.map(|why| format!("; recording: {why}")).unwrap_or_default();
@@ -107,7 +109,7 @@ fn record_summary(record: &Record) -> String {
         }
         Record::PolicyRefused { policy, why, .. } => format!("policy {} refused: {why}", policy.short()),
         Record::Control(control) => format!(
-            "user {} ({}, pid {}) asks to {} it: {}",
+            "user {} ({}, pid {}) requested {}: {}",
             control.uid,
             control.role,
             control.pid,
@@ -232,8 +234,9 @@ fn gap_text(gap: &Gap) -> String {
         (None, None) => String::new(),
     };
     let lost = if gap.lost > 0 { format!(", {} events lost", gap.lost) } else { String::new() };
-    let state = if gap.blind { "is blind" } else { "sees again" };
-    format!("sensor {} {state}{whom}: {}{lost}", gap.source, gap.what)
+    // One that is not blind says by itself what was lost, or that the sensor has data again.
+    let state = if gap.blind { " is blind" } else { "" };
+    format!("sensor {}{state}{whom}: {}{lost}", gap.source, gap.what)
 }
 
 /// The journal's own entries, and those of a version that this one does not know.
@@ -246,7 +249,7 @@ fn other(kind: &str, body: &serde_json::Value) -> String {
         ("recovered", _) => {
             format!("a torn tail of {} bytes was cut off the log: {}", text("dropped_bytes"), text("why"))
         }
-        ("gap", Some("overflow")) => format!("{} entries were lost: too many waited for the disk", text("dropped")),
+        ("gap", Some("overflow")) => format!("{} entries were dropped: the disk was too slow", text("dropped")),
         ("gap", Some("storage")) => {
             format!("the log's disk failed {} times ({}); nothing was lost", text("failed_commits"), text("error"))
         }

@@ -185,7 +185,10 @@ impl Page<'_> {
         }
         if live && contained {
             if self.may_act {
-                lines.push((format!("failsafectl thaw {run} --reason TEXT"), "let it go on, and lift the block"));
+                lines.push((
+                    format!("failsafectl thaw {run} --reason TEXT"),
+                    "let the run continue (removes freeze, latch and block)",
+                ));
                 lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
             } else {
                 let ask = "ask root or the administrators' group to thaw or kill it";
@@ -197,7 +200,7 @@ impl Page<'_> {
             lines.push((format!("failsafectl replay {run}"), "the same inputs give the same decisions"));
             lines.push((format!("failsafectl replay {run} --policy FILE"), "what another policy would have decided"));
             lines.push((format!("failsafectl events --incident {}", incident.id), "every entry about it"));
-            lines.push(("failsafectl log verify".to_owned(), "nobody changed the log"));
+            lines.push(("failsafectl log verify".to_owned(), "verify that the audit log was not changed"));
         } else {
             lines.push((
                 format!("failsafectl explain {} --full", incident.id),
@@ -267,7 +270,7 @@ fn past(action: Action) -> &'static str {
         Action::Freeze => "frozen",
         Action::Kill => "killed",
         Action::Thaw => "thawed",
-        Action::Recapture { .. } => "made whole again (the process was moved back)",
+        Action::Recapture { .. } => "an escaped process was moved back into its cgroup",
     }
 }
 
@@ -285,10 +288,10 @@ pub fn in_words(standing: &Standing, mode: Mode) -> String {
         Standing::Noted if mode == Mode::Observe => "Nothing was done: the rule only observes.".to_owned(),
         Standing::Noted => "Nothing was contained: people were notified.".to_owned(),
         Standing::Pending(actions) => format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions)),
-        Standing::Contained(actions) => format!("Proved, and it stands: {}.", event::actions(actions)),
+        Standing::Contained(actions) => format!("In force and verified: {}.", event::actions(actions)),
         Standing::Partial(missing) => format!("PARTIAL, not proved: {}.", missing.join("; ")),
         Standing::Failed(why) => format!("FAILED: {}.", why.join("; ")),
-        Standing::Thawed => "Thawed, and proved so.".to_owned(),
+        Standing::Thawed => "Thawed; verified.".to_owned(),
     }
 }
 
@@ -403,7 +406,9 @@ fn done(incident: &Incident<'_>, paint: Paint) -> String {
                     (Mode::Observe, _) => paint.dim("not carried out: the rule only observes"),
                     (Mode::Enforce, Action::Snapshot) if evidence.is_some() => "kept: see the evidence".to_owned(),
                     (Mode::Enforce, Action::Notify | Action::Snapshot) => paint.dim("no outcome recorded"),
-                    (Mode::Enforce, _) => paint.bad("no outcome recorded: how far it got is not known"),
+                    (Mode::Enforce, _) => {
+                        paint.bad("no outcome in the log: it is unknown whether the action was completed")
+                    }
                 };
                 let _ = writeln!(out, "    {:<10} {text}", action.to_string());
             }

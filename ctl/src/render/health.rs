@@ -164,7 +164,7 @@ pub fn placeable(answer: &pb::PlaceableResponse) -> String {
 pub fn change(change: &pb::HealthChange, zone: &TimeZone, paint: Paint) -> String {
     let mut what: Vec<String> = Vec::new();
     if change.missed {
-        what.push("changes before this are not known any more".to_owned());
+        what.push("earlier changes are no longer available".to_owned());
     }
     if !change.event.is_empty() {
         what.push(event(&clean(&change.event), change.event_times));
@@ -225,7 +225,7 @@ pub fn gpu(part: &pb::PartHealth, seen: Option<&pb::Gpu>, now: i64, paint: Paint
     );
     reasons(&mut out, "GPU", part, now);
     let Some(seen) = seen else {
-        out.push_str("no sample of it is known\n");
+        out.push_str("no sample yet\n");
         return out;
     };
     let _ = writeln!(out, "PCI {}, sampled {}", clean(&seen.pci), time::ago(seen.sampled_ns, now));
@@ -245,7 +245,7 @@ pub fn gpu(part: &pb::PartHealth, seen: Option<&pb::Gpu>, now: i64, paint: Paint
         let _ = writeln!(out, "{} {}", paint.warn("failing:"), clean(failing));
     }
     if !seen.unsupported.is_empty() {
-        let _ = writeln!(out, "not on this GPU: {}", seen.unsupported.join(", "));
+        let _ = writeln!(out, "not supported by this GPU: {}", seen.unsupported.join(", "));
     }
     out
 }

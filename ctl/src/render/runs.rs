@@ -84,7 +84,11 @@ fn counted(all: &[(u64, &str, &str)]) -> String {
 }
 
 fn not_noted(untracked: u64) -> String {
-    if untracked == 0 { String::new() } else { format!("{untracked} PROCESSES, whose leaving would go unseen") }
+    if untracked == 0 {
+        String::new()
+    } else {
+        format!("{untracked} PROCESSES NOT TRACKED (it would not be noticed if they left the run)")
+    }
 }
 
 /// The facts of one run; `ended_by` is empty unless it ended.

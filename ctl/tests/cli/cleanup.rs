@@ -173,7 +173,7 @@ fn the_bounds_of_a_run_with_processes_stay_until_it_is_named_or_over() {
 
     let done = bench.cleanup(&[]);
     assert_eq!(done.status.code(), Some(3), "{}", err(&done));
-    assert!(out(&done).contains("kept the bounds of run train (0190-a), processes live in "), "{}", out(&done));
+    assert!(out(&done).contains("kept the enforcement of run train (0190-a), processes live in "), "{}", out(&done));
     assert!(out(&done).contains("--release 0190-a\n"), "{}", out(&done));
     assert!(!old.exists(), "a generation that bounds nobody goes");
     for stays in ["map_runs", "link_host_fs_exec", &format!("link_3_{id}_fs_connect4")] {

@@ -115,7 +115,7 @@ fn policy_check_asks_the_node_if_it_can() {
     std::fs::write(fake.path("p.toml"), POLICY).unwrap();
     let output = fake.ctl("policy check p.toml");
     assert_eq!(output.status.code(), Some(0));
-    assert!(out(&output).contains("REFUSES it: ebpf is blind"), "{}", out(&output));
+    assert!(out(&output).contains("NOT ACCEPTED by this node: ebpf is blind"), "{}", out(&output));
     assert_eq!(fake.ctl("policy check p.toml --node").status.code(), Some(1));
     assert!(!out(&fake.ctl("policy check p.toml --offline")).contains("ebpf"));
     let alone = |more: &[&str]| {

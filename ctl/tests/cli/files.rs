@@ -50,7 +50,7 @@ fn explain_is_the_same_page_with_or_without_the_daemon() {
     let offline = without_a_daemon(state.path());
     let page = out(&fake.ctl("explain inc-5f0c9a1b2c3d-1"));
     assert!(page.contains("Run trainer was frozen by user 0 (admin): looks wrong."), "{page}");
-    assert!(page.contains("Proved, and it stands: freeze."), "{page}");
+    assert!(page.contains("In force and verified: freeze."), "{page}");
     assert_eq!(out(&fake.ctl("explain trainer")), page);
     assert_eq!(out(&offline("explain --offline trainer")), page);
     assert_eq!(out(&offline("explain --offline 01936f2e")), page);

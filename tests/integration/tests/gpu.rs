@@ -99,7 +99,7 @@ fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()>
         let willing = HOT.replace("owner =", "on_blind = \"continue\"\nowner =");
         let willing = node.policy("willing", &willing)?.display().to_string();
         let check = node.ctl(["policy", "check", "--node", &willing])?.expect(1)?;
-        ensure!(check.out.contains("this node would pin it") && check.out.contains("not seen"), "{check:?}");
+        ensure!(check.out.contains("this node accepts the policy") && check.out.contains("not seen"), "{check:?}");
         node.ctl(["run", "-p", &willing, "--gpu", "0", "--user", "nobody", "--", "true"])?.expect(0).map(drop)
     })
 }

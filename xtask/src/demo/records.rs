@@ -179,7 +179,7 @@ fn show(screen: &Screen, at: MonoTime, record: &Record) {
         }
         Record::RunEnded { name, .. } => screen.at(at, format_args!("run {name} has ended")),
         Record::Gap(gap) => {
-            let state = if gap.blind { "is blind" } else { "sees again" };
+            let state = if gap.blind { "is blind" } else { "reports" };
             screen.at(gap.at, format_args!("sensor {} {state}: {}", gap.source, gap.what));
         }
         _ => {}

@@ -113,7 +113,7 @@ impl Audit {
             return format!("not compared: {}", clean(why));
         }
         if !self.problems.is_empty() {
-            return "NOT THE SAME, see below".to_owned();
+            return "DOES NOT MATCH, see below".to_owned();
         }
         let hash = match self.hash {
             Some(_) => ", the same hash",

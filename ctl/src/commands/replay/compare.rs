@@ -127,7 +127,9 @@ impl Report {
                 });
                 self.both(&mut out);
                 if differs.is_some() {
-                    out.push_str("what came after the first difference is of a run that was contained as recorded\n");
+                    out.push_str(
+                        "after the first difference, the inputs are those of the run as it was really contained\n",
+                    );
                 }
             }
         }
@@ -157,7 +159,7 @@ impl Report {
         if self.audit.problems.is_empty() {
             return;
         }
-        out.push_str("THE RECORDING IS NOT WHAT THE AUDIT LOG HAS OF IT:\n");
+        out.push_str("THE RECORDING DOES NOT MATCH THE AUDIT LOG:\n");
         for problem in &self.audit.problems {
             let _ = writeln!(out, "  {}", clean(problem));
         }
@@ -204,7 +206,9 @@ impl Report {
             RecordingEnd::Stopped(stopped) => {
                 format!("TRUNCATED after {} entries: {:?}", stopped.frames, stopped.reason)
             }
-            RecordingEnd::Torn { offset, bytes } => format!("TORN at byte {offset}: {bytes} bytes are no whole entry"),
+            RecordingEnd::Torn { offset, bytes } => {
+                format!("INCOMPLETE: the last {bytes} bytes, from byte {offset}, are not a complete entry")
+            }
             RecordingEnd::Damaged => "DAMAGED".to_owned(),
         }
     }

@@ -55,7 +55,7 @@ impl Recording {
         let bad = |what: String| Fail::new(Exit::Error, format!("{shown}: {what}"));
         let header = reader.header();
         let format: Format =
-            Format::deserialize(header).map_err(|_| bad("the header says not what this recording is".to_owned()))?;
+            Format::deserialize(header).map_err(|_| bad("the header has no format and version".to_owned()))?;
         if (format.format.as_str(), format.version) != (FORMAT, VERSION) {
             return Err(bad(format!("format {} version {} is not known", format.format, format.version)));
         }

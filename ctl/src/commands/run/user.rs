@@ -55,8 +55,8 @@ pub(super) fn choose(wanted: Option<&str>, caller: &Caller) -> Result<Target, Fa
                     Ok(Target::Other { uid, gid, name: None, home: None })
                 }
             },
-            _ => Err(Fail::usage("you are root: say whom the command is to run as")
-                .advise("--user NAME; or --user root, if it really has to be root")),
+            _ => Err(Fail::usage("run as root needs --user")
+                .advise("give --user NAME, or --user root to run the command as root")),
         },
     }
 }

@@ -208,7 +208,7 @@ async fn wait(
             }
             print_line(
                 raw,
-                "failsafectl: the run is frozen and receives no signal; press ^C again to leave it frozen and return",
+                "failsafectl: the run is frozen and cannot react to signals; press Ctrl-C again to leave it frozen and return",
             );
         }
     }

@@ -144,7 +144,7 @@ fn failsafes_own_upkeep_without_an_outcome() {
     let page = shown(&log);
     assert!(page.contains("was to be frozen by failsafed itself: somebody else thawed the contained run."), "{page}");
     assert!(page.contains("NOT KNOWN: the log has no outcome of freeze yet."), "{page}");
-    assert!(page.contains("no outcome recorded: how far it got is not known"), "{page}");
+    assert!(page.contains("no outcome in the log: it is unknown whether the action was completed"), "{page}");
     assert!(page.contains(&format!("failsafectl freeze {RUN} --reason TEXT")), "{page}");
     assert!(!page.contains("Why this rule exists"), "{page}");
 }
