@@ -79,7 +79,7 @@ pub enum Command {
     },
     /// Replay the recording of a run and compare the decisions.
     Replay(ReplayArgs),
-    /// Write the recording of a run to a file.
+    /// Write the recordings of a run to a file.
     Export(ExportArgs),
     /// Report a metric of the run that this command runs in.
     Report(ReportArgs),
@@ -414,7 +414,7 @@ pub struct PolicyCheckArgs {
     after_help = "Examples:\n  failsafectl replay trainer\n  failsafectl replay trainer.fsrec --policy stricter.toml"
 )]
 pub struct ReplayArgs {
-    /// A recording's file, or a run of this node.
+    /// A recording, a file of `export`, the folder of a run's recordings, or a run of this node.
     #[arg(value_name = "FILE|RUN")]
     pub what: String,
     /// Evaluate this policy instead of the recorded one.

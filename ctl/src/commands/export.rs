@@ -1,49 +1,81 @@
-//! `export`: the recording of a run as one file, which `replay` reads anywhere.
+//! `export`: the recordings of a run as one file, which `replay` reads anywhere.
 
-use super::{Place, events};
+pub(super) mod archive;
+
+use super::{
+    Place, events,
+    replay::found::{Unreadable, name},
+};
 use crate::{
     args::ExportArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
     render::{clean, json, print, table},
 };
+use archive::Writer;
 use failsafe_proto::v1 as pb;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 use std::{
     fs::{File, OpenOptions},
-    io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail> {
-    let bytes = block_on(async {
+    let sent = block_on(async {
         let client = Client::connect(place.socket).await?;
         let run = events::run_of(&client, &args.run).await?;
         fetch(&client, &run, &args.output, args.force).await
     })?;
-    if args.json {
-        print(&json::text(&json!({ "run": args.run, "file": args.output, "bytes": bytes })))?;
-    } else {
-        print(&format!("{} ({})\n", args.output.display(), table::bytes(bytes)))?;
+    for Unreadable { number, problem, .. } in &sent.unreadable {
+        eprintln!("failsafectl: {} of the run cannot be read: {}", name(*number), clean(problem));
     }
-    Ok(Exit::Done)
+    if args.json {
+        let Sent { bytes, recordings, unreadable } = &sent;
+        print(&json::text(&json!({
+            "run": args.run, "file": args.output, "bytes": bytes, "recordings": recordings, "unreadable": unreadable
+        })))?;
+    } else {
+        let several = match sent.recordings {
+            0 | 1 => String::new(),
+            n => format!(", {} of {n} recordings", n as usize - sent.unreadable.len()),
+        };
+        print(&format!("{} ({}{several})\n", args.output.display(), table::bytes(sent.bytes)))?;
+    }
+    Ok(if sent.unreadable.is_empty() { Exit::Done } else { Exit::Partial })
 }
 
-/// Writes the recording of `run` to `to`, which only its owner may read. A file that is there is replaced with `force` alone, and only
-/// by a whole one; a symbolic link is never followed or replaced.
-pub(super) async fn fetch(client: &Client, run: &str, to: &Path, force: bool) -> Result<u64, Fail> {
+/// What the daemon sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub bytes: u64,
+    /// How many recordings the run has.
+    recordings: u32,
+    unreadable: Vec<Unreadable>,
+}
+
+/// Writes the recordings of `run` to `to`, which only its owner may read: the only one as it is, several as an archive. A file that
+/// is there is replaced with `force` alone, and only by a whole one; a symbolic link is never followed or replaced.
+pub(super) async fn fetch(client: &Client, run: &str, to: &Path, force: bool) -> Result<Sent, Fail> {
     free(to, force)?;
-    let mut stream = client.runs().export(pb::ExportRequest { run: run.to_owned() }).await?.into_inner();
+    let request = pb::ExportRequest { run: run.to_owned(), all: true };
+    let mut stream = client.runs().export(request).await?.into_inner();
     let part = Part::create(to)?;
-    let mut bytes = 0;
-    while let Some(chunk) = stream.message().await? {
-        part.write(&chunk.data)?;
-        bytes += chunk.data.len() as u64;
+    let failed = |error: std::io::Error| Fail::because(format!("cannot write {}", part.path.display()), &error);
+    let mut writer = Writer::new(&part.file);
+    while let Some(pb::Chunk { data, part }) = stream.message().await? {
+        if let Some(part) = part {
+            writer.begin(part).map_err(failed)?;
+        }
+        writer.write(&data).map_err(failed)?;
+    }
+    let sent = writer.finish(run).map_err(failed)?;
+    if let ([problem], 0 | 1) = (sent.unreadable.as_slice(), sent.recordings) {
+        return Err(Fail::new(Exit::Error, format!("the recording cannot be read: {}", clean(&problem.problem))));
     }
     part.finish(to, force)?;
-    Ok(bytes)
+    Ok(sent)
 }
 
 fn free(to: &Path, force: bool) -> Result<(), Fail> {
@@ -82,12 +114,6 @@ impl Part {
             .open(&path)
             .map_err(|error| Fail::because(format!("cannot create {}", path.display()), &error))?;
         Ok(Part { path, file, whole: false })
-    }
-
-    fn write(&self, bytes: &[u8]) -> Result<(), Fail> {
-        (&self.file)
-            .write_all(bytes)
-            .map_err(|error| Fail::because(format!("cannot write {}", self.path.display()), &error))
     }
 
     fn finish(mut self, to: &Path, force: bool) -> Result<(), Fail> {

@@ -1,9 +1,13 @@
-//! `replay`: a recording through the same engine, whether the decisions are the same, and whether the recording is the one
-//! that the audit log names.
+//! `replay`: the recordings of a run through the same engine, whether the decisions are the same, and whether the recordings are
+//! those that the audit log names.
+//!
+//! Invariant: a decision of the log that no recording covers is reported, and never counts as identical.
 
 mod audit;
 mod compare;
+pub(super) mod found;
 mod recording;
+mod replayed;
 
 use super::{Place, events, export, file_name, read_policy};
 use crate::{
@@ -13,7 +17,7 @@ use crate::{
     exit::{Exit, Fail},
     render::{json, print},
 };
-use audit::{Audit, Facts};
+use audit::{Audit, Given};
 use compare::{Report, What};
 use failsafe_core::{
     Policy, RunId,
@@ -21,7 +25,9 @@ use failsafe_core::{
 };
 use failsafe_journal::Filter;
 use failsafe_proto::v1 as pb;
+use found::{Found, Lost};
 use recording::Recording;
+use replayed::Replayed;
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -29,52 +35,111 @@ use std::{
 
 /// How long the log is asked again while an entry of it may still be on its way to the disk.
 const SETTLES: Duration = Duration::from_secs(3);
+/// How long to wait before the log or the daemon is asked again.
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) fn replay(place: &Place<'_>, args: &ReplayArgs) -> Result<Exit, Fail> {
     let other = args.policy.as_deref().map(read_policy).transpose()?.map(|(_, policy)| policy);
     let under = args.policy.as_deref().map(file_name);
+    let under = other.as_ref().zip(under.as_deref());
     let log = args.log.as_deref();
     let report = match local(&args.what) {
-        Some(file) => judge(&file, other, under, |facts| against_log(place, log, None, facts))?,
-        None => {
-            let folder = Scratch::create()?;
-            let file = folder.0.join("run.fsrec");
-            let id = block_on(async {
-                let client = Client::connect(place.socket).await?;
-                let run = client.runs().get(pb::GetRequest { run: args.what.clone() }).await?.into_inner().id;
-                export::fetch(&client, &run, &file, false).await?;
-                Ok::<_, Fail>(run)
-            })?;
-            judge(&file, other, under, |facts| against_log(place, log, Some(&id), facts))?
-        }
+        Some(file) => judge(&file, under, |given| against_log(place, log, None, given))?,
+        None => of_run(place, log, &args.what, under)?,
     };
     print(&if args.output.json() { json::text(&report.json()) } else { report.text() })?;
     Ok(report.exit())
 }
 
-/// The file that is meant, unless a run is.
+/// Replays the recordings that the daemon has of a run. While the log is ahead of them, they are fetched again.
+fn of_run(place: &Place<'_>, log: Option<&Path>, run: &str, under: Option<(&Policy, &str)>) -> Result<Report, Fail> {
+    let until = Instant::now() + SETTLES;
+    loop {
+        let folder = Scratch::create()?;
+        let file = folder.0.join("run.fsrec");
+        let id = block_on(async {
+            let client = Client::connect(place.socket).await?;
+            let run = client.runs().get(pb::GetRequest { run: run.to_owned() }).await?.into_inner().id;
+            export::fetch(&client, &run, &file, false).await?;
+            Ok::<_, Fail>(run)
+        })?;
+        let report = judge(&file, under, |given| against_log(place, log, Some(&id), given))?;
+        if !report.is_behind() || Instant::now() >= until {
+            return Ok(report);
+        }
+        std::thread::sleep(ASKED_AGAIN);
+    }
+}
+
+/// The file or folder that is meant, unless a run is.
 fn local(what: &str) -> Option<PathBuf> {
     let path = PathBuf::from(what);
     (path.is_file() || what.contains('/') || what.ends_with(".fsrec")).then_some(path)
 }
 
+/// Replays the recordings at `file`; `under`: by this policy, of the file with this name.
 fn judge(
     file: &Path,
-    other: Option<Policy>,
-    under: Option<String>,
-    against: impl FnOnce(&mut Facts<'_>) -> Result<Audit, Fail>,
+    under: Option<(&Policy, &str)>,
+    against: impl FnOnce(&mut Given<'_>) -> Result<Audit, Fail>,
 ) -> Result<Report, Fail> {
-    let mut recording = Recording::open(file)?;
-    let recorded_policy = recording.policy().clone();
-    let what = match (&other, under) {
-        (Some(policy), Some(file)) => What::Other { file, digest: policy.digest().to_string() },
-        _ => What::Same,
+    let what = match under {
+        Some((policy, file)) => What::Other { file: file.to_owned(), digest: policy.digest().to_string() },
+        None => What::Same,
     };
-    // What another policy would do now is asked of this program's engine.
-    let engine = if other.is_some() { ENGINE } else { recording.engine() };
-    let replay = feed(other.unwrap_or(recorded_policy), engine, &mut recording)?;
-    let audit = against(&mut recording.facts())?;
-    Ok(Report::new(what, &recording, replay, audit))
+    let Found { sources, mut lost, all } = Found::at(file)?;
+    let (mut recordings, mut replayed) = (Vec::<Recording>::new(), Vec::new());
+    for source in sources {
+        let (name, number) = (source.name.clone(), source.number);
+        let one = Recording::open(source).and_then(|mut recording| {
+            same_run(recordings.first(), &recording)?;
+            let policy = under.map_or_else(|| recording.policy().clone(), |(policy, _)| policy.clone());
+            // What another policy would do now is asked of this program's engine.
+            let engine = if under.is_some() { ENGINE } else { recording.engine() };
+            let replay = feed(policy, engine, &mut recording)?;
+            Ok((Replayed::new(&what, &recording, number, replay), recording))
+        });
+        match one {
+            Ok((replay, recording)) => {
+                replayed.push(replay);
+                recordings.push(recording);
+            }
+            Err(fail) if all => {
+                let exit = if fail.exit == Exit::Tampered { Exit::Tampered } else { Exit::Partial };
+                let why = fail.message.strip_prefix(&format!("{name}: ")).unwrap_or(&fail.message).to_owned();
+                lost.push(Lost { name, number, why, missing: false, exit });
+            }
+            Err(fail) => return Err(fail),
+        }
+    }
+    let Some(first) = recordings.first() else {
+        let exit = if lost.iter().any(|lost| lost.exit == Exit::Tampered) { Exit::Tampered } else { Exit::Error };
+        let all: Vec<String> = lost.iter().map(|lost| format!("{}: {}", lost.name, lost.why)).collect();
+        return Err(Fail::new(exit, format!("no recording of the run can be read\n{}", all.join("\n"))));
+    };
+    let run = first.run().clone();
+    let facts = recordings.iter().map(Recording::facts).collect();
+    let audit = against(&mut Given { recordings: facts, lost: &lost, latest: false })?;
+    Ok(Report::new(what, &run, (replayed, lost, all), audit))
+}
+
+/// The recordings of one run have the same run and the same policy in their headers.
+fn same_run(first: Option<&Recording>, other: &Recording) -> Result<(), Fail> {
+    let Some(first) = first else { return Ok(()) };
+    let (a, b) = (first.run(), other.run());
+    if (a.id, a.policy) == (b.id, b.policy) {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: it is a recording of run {} under policy {}, but {} is one of run {} under policy {}",
+        other.file(),
+        b.id,
+        b.policy,
+        first.file(),
+        a.id,
+        a.policy
+    );
+    Err(Fail::new(Exit::Tampered, message))
 }
 
 /// Compares a recording with the audit log, of the daemon for the run `asked`, else of a file where there is one.
@@ -82,23 +147,24 @@ fn against_log(
     place: &Place<'_>,
     log: Option<&Path>,
     asked: Option<&str>,
-    facts: &mut Facts<'_>,
+    given: &mut Given<'_>,
 ) -> Result<Audit, Fail> {
-    facts.latest = asked.is_some();
-    if let Some(asked) = asked.filter(|asked| *asked != facts.run.id.to_string()) {
-        let problem = format!("the recording of run {asked} is one of run {}", facts.run.id);
+    given.latest = asked.is_some();
+    let Some(run) = given.run() else { return Ok(Audit::skipped("there is no recording")) };
+    if let Some(asked) = asked.filter(|asked| *asked != run.to_string()) {
+        let problem = format!("the recording of run {asked} is one of run {run}");
         return Ok(Audit { problems: vec![problem], ..Audit::default() });
     }
     let until = Instant::now() + SETTLES;
     loop {
-        let audit = match entries(place, log, asked.is_some(), facts.run.id)? {
-            Ok(entries) => Audit::of(facts, &entries)?,
+        let audit = match entries(place, log, asked.is_some(), run)? {
+            Ok(entries) => Audit::of(given, &entries)?,
             Err(why) => Audit::skipped(why),
         };
         if !audit.unsettled || Instant::now() >= until {
             return Ok(audit);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(ASKED_AGAIN);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
 };
 use failsafe_core::{input::Input, replay::Recorded, time::MonoTime};
 use failsafe_journal::Recorder;
+use failsafe_proto::v1 as pb;
 use std::os::unix::fs::PermissionsExt;
 use std::{path::Path, process::Output};
 
@@ -170,7 +171,10 @@ fn replay_takes_a_run_or_a_file() {
     }
     recorder.finish().unwrap();
     let recording = std::fs::read(&file).unwrap();
-    let fake = Fake::start(Answers { run: core_like(), recording: recording.clone(), ..Default::default() });
+    let part = Some(pb::RecordingPart { number: 0, of: 1, ..Default::default() });
+    let fake = Fake::start(Answers { run: core_like(), recording: recording.clone(), part, ..Default::default() });
+    let earlier = Fake::start(Answers { run: core_like(), recording: recording.clone(), ..Default::default() });
+    assert_eq!(earlier.ctl("replay trainer").status.code(), Some(0), "of a daemon that does not announce recordings");
     for what in [file.to_str().unwrap(), "trainer"] {
         let output = fake.command().env("TMPDIR", dir.path()).args(["replay", what, "-o", "json"]).output().unwrap();
         let value = json(&output);

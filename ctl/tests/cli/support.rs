@@ -20,6 +20,8 @@ pub struct Answers {
     pub control: pb::ControlResponse,
     pub records: Vec<pb::Record>,
     pub recording: Vec<u8>,
+    /// Announces the recording.
+    pub part: Option<pb::RecordingPart>,
     pub check: pb::CheckResponse,
     pub doctor: pb::DoctorResponse,
     pub health: pb::HealthResponse,
@@ -164,8 +166,11 @@ impl runs::RunService for Service {
     }
 
     async fn export(&self, _: Request<pb::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
-        let chunks: Vec<_> =
-            self.answers.recording.chunks(1_000).map(|part| Ok(pb::Chunk { data: part.to_vec() })).collect();
+        let data = self.answers.recording.chunks(1_000);
+        let data = data.map(|data| Ok(pb::Chunk { data: data.to_vec(), part: None }));
+        // An earlier daemon does not announce a recording.
+        let part = self.answers.part.clone().map(|part| Ok(pb::Chunk { data: Vec::new(), part: Some(part) }));
+        let chunks: Vec<_> = part.into_iter().chain(data).collect();
         self.answer(tokio_stream::iter(chunks))
     }
 }

@@ -55,7 +55,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    fn new() -> Bounds {
+    pub(super) fn new() -> Bounds {
         Bounds { until: Instant::now() + SLICE, bytes: BATCH }
     }
 

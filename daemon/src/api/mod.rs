@@ -16,6 +16,7 @@ mod connection;
 mod convert;
 mod doctor;
 mod events;
+mod export;
 mod follow;
 mod gate;
 mod gpu_info;

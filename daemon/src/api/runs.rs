@@ -4,7 +4,8 @@ use super::{
     Context,
     authorize::{Principal, Role, maker},
     convert,
-    follow::{Answer as Stream, Batch, Bounds, Follow, Source},
+    export::Recordings,
+    follow::{Answer as Stream, Follow},
     gate::{Deadline, MESSAGE},
     limits::Share,
     peer::Peer,
@@ -224,35 +225,22 @@ impl v1::run_service_server::RunService for Runs {
     async fn export(&self, request: Request<v1::ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
         let who = self.0.principal(&request)?;
         let peer = Peer::of(&request)?;
-        let (found, _) = self.find(who, &request.into_inner().run)?;
-        let part = match &found {
+        let v1::ExportRequest { run, all } = request.into_inner();
+        let (found, _) = self.find(who, &run)?;
+        let last = match &found {
             Found::Live(live) => live.part,
             Found::Guarded(guarded) => guarded.part,
             Found::Ended(ended) => ended.part,
         };
+        let run = found.run().id;
         self.0.flusher.flush().await;
-        let path = self.0.registry.store().recording(found.run().id, part);
+        let path = |part| self.0.registry.store().recording(run, part);
+        let paths = (if all { 0 } else { last }..=last).map(|part| (part, path(part))).collect();
         let work = self.0.work(peer.share()).clone();
-        let file = work.read(peer.share(), move || std::fs::File::open(path)).await?;
-        let file = file.map_err(|e| Status::not_found(format!("the run has no recording: {e}")))?;
+        let recordings = work.read(peer.share(), move || Recordings::open(paths, all)).await?;
+        let recordings = recordings.map_err(|e| Status::not_found(format!("the run has no recording: {e}")))?;
         let follow = Follow { work, peer, unread: self.0.config.limits.unread(), growth: None::<Receiver<()>> };
-        Ok(Response::new(follow.stream(Recording(file))))
-    }
-}
-
-/// A recording that is read to its end.
-struct Recording(std::fs::File);
-
-impl Source for Recording {
-    type Item = v1::Chunk;
-
-    fn next(&mut self, bounds: &Bounds) -> Result<Batch<v1::Chunk>, Status> {
-        let mut data = vec![0; bounds.bytes()];
-        let read = std::io::Read::read(&mut self.0, &mut data);
-        let n = read.map_err(|error| Status::data_loss(format!("the recording cannot be read: {error}")))?;
-        data.truncate(n);
-        let items = if n > 0 { vec![v1::Chunk { data }] } else { Vec::new() };
-        Ok(Batch { items, more: n > 0 })
+        Ok(Response::new(follow.stream(recordings)))
     }
 }
 

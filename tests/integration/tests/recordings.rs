@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use failsafe_core::replay::Recorded;
 use failsafe_journal::{Recorder, RecordingReader};
-use integration::{Launch, on_node, wait_for};
+use integration::{Launch, on_node, program, wait_for, wait_for_some};
 use std::fs;
 
 const POLICY: &str = "[policy]\nname = \"p\"\nowner = \"tests\"\n";
@@ -114,6 +114,83 @@ fn what_ended_runs_leave_is_bounded() -> Result<()> {
         ensure!(folder(live.id()).join("0000.fsrec").exists(), "a live run lost its recording");
         node.ctl(["replay", "live"])?.expect(0)?;
         node.ctl(["replay", &ended[4]])?.expect(0)?;
+        node.log_is_whole()
+    })
+}
+
+const DENY: &str = r#"
+[policy]
+name = "deny-all"
+owner = "tests"
+
+[egress]
+allow = []
+
+[[rule]]
+id = "out"
+rationale = "nothing leaves"
+when = { event = "connect", verdict = "denied" }
+actions = ["freeze", "notify"]
+"#;
+
+#[test]
+fn replay_reads_the_recordings_of_all_daemons_of_a_run_and_names_one_that_is_missing() -> Result<()> {
+    on_node("restarted", "", |node| {
+        let sender = program("sender")?.display().to_string();
+        let command = [&sender, "--to", "127.0.0.7:9", "--how", "tcp", "--count", "1000000", "--pause-ms", "20"];
+        let run = Launch::new("twice", DENY).start(node, command)?;
+        run.freezes()?;
+        let of_rule = |list: &serde_json::Value| {
+            let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+            list.iter().filter(|decision| decision["cause"]["Rule"]["rule"] == "out").count()
+        };
+        // A replay also writes the recording out, so that the SIGKILL does not cut it.
+        wait_for("the first decision is recorded", || Ok(of_rule(&node.json(["replay", "twice"])?["recorded"]) == 1))?;
+        node.kill9()?;
+        node.restart()?;
+        wait_for("the run is adopted", || Ok(node.run("twice")?["state"] == "frozen"))?;
+        let thawed = node.ctl(["thaw", "twice", "--reason", "once more"])?;
+        ensure!(thawed.code == 0 || (thawed.code == 3 && thawed.out.contains("later decision")), "{thawed:?}");
+        let replayed = wait_for_some("both decisions are recorded", || {
+            let replayed = node.ctl(["replay", "twice", "--json"])?;
+            Ok((of_rule(&replayed.json()?["recorded"]) == 2).then_some(replayed))
+        })?;
+        ensure!(replayed.code == 0, "{replayed:?}");
+        let json = replayed.json()?;
+        ensure!(json["identical"] == true && of_rule(&json["replayed"]) == 2, "{json}");
+        let decided = || -> Result<usize> {
+            Ok(node.events()?.iter().filter(|e| e["kind"] == "decision" && e["run"] == run.id()).count())
+        };
+        wait_for("the log is compared with both recordings", || {
+            Ok(node.json(["replay", "twice"])?["audit_log"]["same_decisions"] == decided()?)
+        })?;
+
+        let archive = node.file("twice.fsrec").display().to_string();
+        let exported = node.ctl(["export", "twice", "--output", &archive])?.expect(0)?;
+        ensure!(exported.out.contains("2 of 2 recordings"), "{exported:?}");
+        let away = node.ctl(["replay", &archive])?.expect(0)?;
+        ensure!(away.out.ends_with("\nidentical\n") && away.out.contains("0001.fsrec"), "{away:?}");
+
+        // The killed daemon wrote no hash: a crash can lose such a file too.
+        let folder = node.state_dir().join("runs").join(run.id());
+        let first = fs::read(folder.join("0000.fsrec"))?;
+        fs::remove_file(folder.join("0000.fsrec"))?;
+        let missing = node.ctl(["replay", "twice"])?.expect(3)?;
+        ensure!(missing.out.contains("0000.fsrec  NOT READ: there is no such file"), "{missing:?}");
+        ensure!(missing.out.contains("  0000.fsrec: decision 1 because of rule out"), "{missing:?}");
+        ensure!(!missing.out.contains("\nidentical\n"), "{missing:?}");
+        let exported = node.ctl(["export", "twice", "--output", &archive, "--force"])?.expect(3)?;
+        ensure!(exported.err.contains("0000.fsrec of the run cannot be read"), "{exported:?}");
+        node.ctl(["replay", &archive])?.expect(3)?;
+        fs::write(folder.join("0000.fsrec"), first)?;
+
+        // The second daemon closes its recording, and the log has its hash.
+        node.stop()?;
+        fs::remove_file(folder.join("0001.fsrec"))?;
+        node.restart()?;
+        wait_for("the run is adopted again", || Ok(node.run("twice")?["state"] == "frozen"))?;
+        let removed = node.ctl(["replay", "twice"])?.expect(7)?;
+        ensure!(removed.out.contains("0001.fsrec is missing, but the audit log has its hash"), "{removed:?}");
         node.log_is_whole()
     })
 }

@@ -1,25 +1,29 @@
-//! How a recording compares with what the audit log has of its run: the decisions, and the hash that the daemon wrote when it
-//! closed the recording.
+//! How the recordings of a run compare with what the audit log has of it: the decisions, and the hash that the daemon wrote when
+//! it closed each recording.
 //!
 //! Pure: a recording's facts and entries in, findings out. A *problem* is what no crash and no full disk leaves behind: somebody
 //! changed, cut or swapped the recording, or the log. A *note* is what cannot be compared.
 
+use super::found::{self, Lost};
 use crate::{
     entry::Logged,
     exit::Fail,
     render::{clean, count, event},
 };
 use failsafe_core::{
+    RunId,
     decision::Decision,
     input::Run,
     record::{Limited, Record, RecordingSeal},
 };
 use failsafe_journal::{Entry, RecordingEnd, entry::Hash};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What a recording says of itself.
+/// What a recording contains about itself.
 pub(super) struct Facts<'a> {
+    /// The name of its file.
+    pub name: &'a str,
     /// The run in its header.
     pub run: &'a Run,
     /// Its number, where its version has one.
@@ -32,23 +36,51 @@ pub(super) struct Facts<'a> {
     pub hash: Option<Hash>,
     /// The decisions in it.
     pub decisions: &'a [Decision],
-    /// Whether it must be the run's latest: nobody named a file.
+}
+
+/// The recordings that are compared with the log of one run.
+pub(super) struct Given<'a> {
+    /// Those that were read, in order; at least one.
+    pub recordings: Vec<Facts<'a>>,
+    /// Those that could not be read.
+    pub lost: &'a [Lost],
+    /// Whether they must include the run's latest: they are the daemon's, of the run as it is now.
     pub latest: bool,
 }
 
-/// What the comparison came to.
+impl Given<'_> {
+    /// The run.
+    pub(super) fn run(&self) -> Option<RunId> {
+        self.recordings.first().map(|facts| facts.run.id)
+    }
+
+    fn several(&self) -> bool {
+        self.recordings.len() + self.lost.len() > 1
+    }
+
+    fn last(&self) -> Option<u32> {
+        let read = self.recordings.iter().map(|facts| facts.part);
+        read.chain(self.lost.iter().map(|lost| lost.number)).flatten().max()
+    }
+}
+
+/// The result of the comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Audit {
     /// What somebody changed.
     pub problems: Vec<String>,
     /// What cannot be compared.
     pub notes: Vec<String>,
+    /// Decisions of the log that are in no recording.
+    pub not_covered: Vec<String>,
     /// Decisions that are the same.
     pub same: usize,
     /// Whether the hash is the one in the log; `None`: the log has none.
     pub hash: Option<bool>,
-    /// Decisions of the log may be missing in the recording.
+    /// Entries of a recording are missing in it.
     pub missing: bool,
+    /// The log has later decisions of the live run: the recording may have them in a moment.
+    pub behind: bool,
     /// The log may have more in a moment.
     pub unsettled: bool,
     /// Why nothing was compared.
@@ -73,38 +105,78 @@ impl Audit {
         Audit { skipped: Some(why.into()), ..Audit::default() }
     }
 
-    /// Compares a recording with the entries of its run, kinds `run` and `decision`, in the order of the log.
+    /// Compares recordings of one run with the entries of the run, kinds `run` and `decision`, in the order of the log.
     ///
     /// # Errors
     /// An entry is not canonical.
-    pub(super) fn of(facts: &Facts<'_>, entries: &[Logged]) -> Result<Audit, Fail> {
+    pub(super) fn of(given: &Given<'_>, entries: &[Logged]) -> Result<Audit, Fail> {
         let parts = parts(entries)?;
         if parts.is_empty() {
-            return Ok(Audit::skipped(format!("the audit log has no beginning of run {}", facts.run.id)));
+            let run = given.run().map(|run| run.to_string()).unwrap_or_default();
+            return Ok(Audit::skipped(format!("the audit log has no beginning of run {run}")));
         }
-        let fits = |part: &&Part| {
-            part.run == *facts.run && part.number.zip(facts.part).is_none_or(|(logged, file)| logged == file)
-        };
-        let candidates: Vec<&Part> = parts.iter().filter(fits).collect();
-        if candidates.is_empty() {
-            let known: Vec<String> = parts.iter().filter_map(|part| part.number).map(|n| n.to_string()).collect();
-            let number = facts.part.map(|part| format!(" {part}")).unwrap_or_default();
-            let problem = format!(
-                "the audit log has no beginning of recording{number} with this run's name, user, cgroup and policy (it has \
-                 recordings {})",
-                known.join(", ")
-            );
-            return Ok(Audit { problems: vec![problem], ..Audit::default() });
+        let mut audit = Audit { hash: Some(true), ..Audit::default() };
+        let mut covered = BTreeSet::new();
+        for facts in &given.recordings {
+            let found = match best(facts, &parts) {
+                Ok((at, found)) => {
+                    covered.insert(at);
+                    found
+                }
+                Err(problem) => Audit { problems: vec![problem], ..Audit::default() },
+            };
+            audit.add(found, given.several().then_some(facts.name));
         }
-        let compared = candidates.iter().map(|part| compare(facts, part));
-        // Recordings of earlier versions have no number, and several may begin with the same facts.
-        let mut audit = compared.min_by_key(|audit| audit.problems.len()).unwrap_or_default();
-        if let (true, Some(file), Some(Some(last))) = (facts.latest, facts.part, parts.last().map(|part| part.number))
-            && file != last
+        for (_, part) in parts.iter().enumerate().filter(|(at, _)| !covered.contains(at)) {
+            let lost = given.lost.iter().find(|lost| lost.number.is_some() && lost.number == part.number);
+            audit.without(part, lost);
+        }
+        if let (true, Some(last), Some(Some(logged))) =
+            (given.latest, given.last(), parts.last().map(|part| part.number))
+            && last != logged
         {
-            audit.problems.push(format!("this is recording {file} of the run, but its latest is {last}"));
+            audit
+                .problems
+                .push(format!("the last recording of the run is {last}, but the audit log has recording {logged}"));
         }
         Ok(audit)
+    }
+
+    /// Adds what was found about the recording `name`, if there are several.
+    fn add(&mut self, of: Audit, name: Option<&str>) {
+        let named = |text: String| match name {
+            Some(name) => format!("{name}: {text}"),
+            None => text,
+        };
+        self.problems.extend(of.problems.into_iter().map(named));
+        self.notes.extend(of.notes.into_iter().map(named));
+        self.not_covered.extend(of.not_covered.into_iter().map(named));
+        self.same += of.same;
+        self.hash = match (self.hash, of.hash) {
+            (Some(a), Some(b)) => Some(a && b),
+            (Some(false), None) | (None, Some(false)) => Some(false),
+            _ => None,
+        };
+        self.missing |= of.missing;
+        self.behind |= of.behind;
+        self.unsettled |= of.unsettled;
+    }
+
+    /// Adds a part of the log that no recording is compared with.
+    fn without(&mut self, part: &Part, lost: Option<&Lost>) {
+        let name = part.number.map_or_else(|| "a recording without a number".to_owned(), found::name);
+        if lost.is_some_and(|lost| lost.missing) && part.seal.as_ref().is_some_and(|seal| seal.hash.is_some()) {
+            self.problems.push(format!("{name} is missing, but the audit log has its hash: somebody removed it"));
+        }
+        for (n, (index, decision)) in &part.decisions {
+            let because = clean(&event::because(decision));
+            self.not_covered.push(format!("{name}: decision {n} because {because} (entry {index} of the audit log)"));
+        }
+        let summed = part.limited.iter().filter(|limited| limited.last_decision > 0);
+        let summed: u64 = summed.filter_map(|limited| limited.kinds.get("decision")).sum();
+        if summed > 0 {
+            self.not_covered.push(format!("{name}: {summed} decisions that the audit log counts but does not contain"));
+        }
     }
 
     /// One line of the report.
@@ -127,6 +199,7 @@ impl Audit {
         json!({
             "compared": self.skipped.is_none(),
             "skipped": self.skipped,
+            "not_covered": self.not_covered,
             "same_decisions": self.same,
             "same_hash": self.hash,
             "problems": self.problems,
@@ -184,6 +257,23 @@ fn parts(entries: &[Logged]) -> Result<Vec<Part>, Fail> {
     Ok(parts)
 }
 
+/// The part of the log that a recording belongs to, and how it compares; otherwise the problem.
+fn best(facts: &Facts<'_>, parts: &[Part]) -> Result<(usize, Audit), String> {
+    let fits =
+        |part: &Part| part.run == *facts.run && part.number.zip(facts.part).is_none_or(|(logged, file)| logged == file);
+    let compared = parts.iter().enumerate().filter(|(_, part)| fits(part)).map(|(at, part)| (at, compare(facts, part)));
+    // Recordings of earlier versions have no number, and several may begin with the same facts.
+    compared.min_by_key(|(_, audit)| audit.problems.len()).ok_or_else(|| {
+        let known: Vec<String> = parts.iter().filter_map(|part| part.number).map(|n| n.to_string()).collect();
+        let number = facts.part.map(|part| format!(" {part}")).unwrap_or_default();
+        format!(
+            "the audit log has no beginning of recording{number} with this run's name, user, cgroup and policy (it has \
+             recordings {})",
+            known.join(", ")
+        )
+    })
+}
+
 fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
     let mut audit = Audit::default();
     let closed = part.seal.is_some();
@@ -201,9 +291,13 @@ fn compare(facts: &Facts<'_>, part: &Part) -> Audit {
                     clean(&because)
                 ));
             }
-            // A live run: the recording was read before the log.
-            None if !part.over && !closed => {}
-            None => audit.missing = true,
+            None => {
+                // Of a live run, the recording was read before the log.
+                let live = !part.over && !closed;
+                (audit.behind, audit.missing) = (audit.behind || live, audit.missing || !live);
+                let because = clean(&event::because(logged));
+                audit.not_covered.push(format!("decision {n} because {because} (entry {index} of the audit log)"));
+            }
         }
     }
     let newest = part.decisions.keys().next_back().copied().unwrap_or(facts.run.decisions);

@@ -1,18 +1,21 @@
 //! A recording as the engine takes it: inputs with the decisions that each caused, up to the last input of which all
 //! decisions are sure to be there.
 
-use super::audit::Facts;
+use super::{
+    audit::Facts,
+    found::{Section, Source},
+};
 use crate::{
     exit::{Exit, Fail, chain},
     render::clean,
 };
 use failsafe_core::{Policy, PolicyDigest, decision::Decision, input::Run, recording::Reading, replay::Recorded};
-use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError, storage::FileStorage};
+use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError};
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use std::{collections::VecDeque, path::Path};
+use std::collections::VecDeque;
 
 /// What the header says this recording is.
 const FORMAT: &str = "failsafe-recording";
@@ -21,7 +24,7 @@ const VERSION: u64 = 1;
 
 /// An open recording.
 pub(super) struct Recording {
-    reader: RecordingReader<FileStorage>,
+    reader: RecordingReader<Section>,
     entries: Reading,
     file: String,
     run: Run,
@@ -33,7 +36,8 @@ pub(super) struct Recording {
     part: Option<u32>,
     engine: u32,
     ready: VecDeque<Recorded>,
-    left_out: bool,
+    /// The decisions of the last input, if that is left out.
+    left_out: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -48,9 +52,9 @@ struct Format {
 
 impl Recording {
     /// Opens a file and checks that its policy is the one that the run was pinned to.
-    pub(super) fn open(file: &Path) -> Result<Recording, Fail> {
-        let shown = file.display().to_string();
-        let reader = RecordingReader::open(file)
+    pub(super) fn open(source: Source) -> Result<Recording, Fail> {
+        let shown = source.name;
+        let reader = RecordingReader::new(source.bytes)
             .map_err(|error| Fail::because(format!("cannot read recording {}", clean(&shown)), &error))?;
         let bad = |what: String| Fail::new(Exit::Error, format!("{shown}: {what}"));
         let header = reader.header();
@@ -58,6 +62,11 @@ impl Recording {
             Format::deserialize(header).map_err(|_| bad("the header has no format and version".to_owned()))?;
         if (format.format.as_str(), format.version) != (FORMAT, VERSION) {
             return Err(bad(format!("format {} version {} is not known", format.format, format.version)));
+        }
+        if let (Some(named), Some(written)) = (source.number, format.part)
+            && named != written
+        {
+            return Err(Fail::new(Exit::Tampered, format!("{shown}: its header has the number {written}")));
         }
         let run: Run = part(header, "run").map_err(bad)?;
         let policy: Policy = part(header, "policy").map_err(bad)?;
@@ -80,7 +89,7 @@ impl Recording {
             return Err(Fail::new(Exit::Tampered, message));
         }
         let (held, ready) = (Vec::new(), VecDeque::new());
-        let (part, decisions) = (format.part, Vec::new());
+        let (part, decisions) = (format.part.or(source.number), Vec::new());
         let engine = format.engine.unwrap_or_else(|| reader.version());
         let entries = Reading::default();
         Ok(Recording {
@@ -94,7 +103,7 @@ impl Recording {
             part,
             engine,
             ready,
-            left_out: false,
+            left_out: None,
         })
     }
 
@@ -122,13 +131,13 @@ impl Recording {
     /// What is compared with the audit log, once it is read.
     pub(super) fn facts(&self) -> Facts<'_> {
         Facts {
+            name: &self.file,
             run: &self.run,
             part: self.part,
             end: self.end(),
             frames: self.reader.frames(),
             hash: self.reader.hash(),
             decisions: &self.decisions,
-            latest: false,
         }
     }
 
@@ -137,9 +146,14 @@ impl Recording {
         self.reader.end().cloned().unwrap_or(RecordingEnd::Open)
     }
 
-    /// Whether the last input is left out because its decisions may be missing.
-    pub(super) fn left_out(&self) -> bool {
-        self.left_out
+    /// The numbers of the decisions of the last input, if it is left out because further decisions of it may be missing.
+    pub(super) fn left_out(&self) -> Option<&[u32]> {
+        self.left_out.as_deref()
+    }
+
+    /// The name of the file.
+    pub(super) fn file(&self) -> &str {
+        &self.file
     }
 
     fn read(&mut self) -> Result<Option<Recorded>, RecordingError> {
@@ -197,8 +211,12 @@ impl Iterator for &mut Recording {
                 Ok(None) if self.held.is_empty() => return None,
                 Ok(None) if self.end() == RecordingEnd::Finished => self.ready.extend(self.held.drain(..)),
                 Ok(None) => {
-                    self.held.clear();
-                    self.left_out = true;
+                    let held = self.held.drain(..);
+                    let decisions = held.filter_map(|entry| match entry {
+                        Recorded::Decision(decision) => Some(decision.id.n),
+                        Recorded::Input(_) => None,
+                    });
+                    self.left_out = Some(decisions.collect());
                     return None;
                 }
             }
