@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 9
+#define FS_ABI_VERSION 10
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_LEVELS 64        /* a run's root lies at level 1 to 63 of the cgroup hierarchy; the root has level 0 */
@@ -273,11 +273,12 @@ enum fs_verdict {
 
 enum fs_net_flag {
 	FS_NET_MAPPED = 1 << 0,   /* asked for as an IPv4-mapped IPv6 address */
-	FS_NET_LATCHED = 1 << 1,  /* refused because the run is blocked altogether */
+	FS_NET_LATCHED = 1 << 1,  /* refused because the run is latched */
 	FS_NET_FOREIGN = 1 << 2,  /* the caller is outside the run and uses a socket of the run */
 	FS_NET_BAD_HDR = 1 << 3,  /* source route, routing header or a header that could not be read */
 	FS_NET_DEAD = 1 << 4,     /* refused because no daemon was seen for too long */
 	FS_NET_PROBE = 1 << 5,    /* connect of a datagram socket of the run: it sends nothing */
+	FS_NET_BOUNDS = 1 << 6,   /* beside FS_NET_LATCHED or FS_NET_DEAD: the policy itself refuses it too */
 };
 
 struct fs_net {
@@ -413,13 +414,20 @@ enum fs_protect {
 	FS_PROTECT_PROCESS = 8, /* limits, priority or other standing of the daemon */
 };
 
+/* Why something was refused that the policy itself lets through. */
+enum fs_held {
+	FS_HELD_NOT = 0,     /* the policy refuses it */
+	FS_HELD_LATCHED = 1, /* the run is latched */
+	FS_HELD_DEAD = 2,    /* no daemon was seen for too long */
+};
+
 struct fs_op {
 	struct fs_hdr hdr;
 	__u32 what;    /* enum fs_op_what */
 	__u8 verdict;  /* enum fs_verdict */
 	__u8 via;      /* enum fs_via */
 	__u8 kind;     /* of an exec: 0 file, 1 memfd, 2 deleted, 3 script */
-	__u8 latched;  /* refused because the run is latched, or no daemon is seen */
+	__u8 held;     /* enum fs_held */
 	__u32 repeats; /* the same suppressed since it was last sent */
 	__u32 path_len;
 	__u64 a;

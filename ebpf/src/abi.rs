@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -391,8 +391,8 @@ plain! {
         via: u8,
         /// Of an exec: 0 file, 1 memfd, 2 deleted, 3 script.
         kind: u8,
-        /// Refused because the run is latched.
-        latched: u8,
+        /// [`held`].
+        held: u8,
         /// Equal events suppressed since the last one.
         repeats: u32,
         /// Bytes used in `path`.

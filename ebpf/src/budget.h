@@ -86,7 +86,7 @@ SHARED int spent_event(struct fs_run_cfg *run, struct __sk_buff *skb, const stru
 	e->verdict = run->flags & FS_RUN_ENFORCE ? FS_DENIED : FS_OBSERVED;
 	e->via = FS_VIA_CGROUP;
 	e->kind = 0;
-	e->latched = 0;
+	e->held = FS_HELD_NOT;
 	e->repeats = n;
 	e->path_len = 0;
 	e->a = class;

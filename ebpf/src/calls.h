@@ -14,14 +14,17 @@ INLINE __u8 bind_verdict(struct fs_run_cfg *run, const struct dst *d)
 
 INLINE __u8 call_verdict_quiet(struct fs_run_cfg *run, struct dst *d)
 {
+	bool is_held = held(run);
+	__u8 v;
+
 	/* A bind leaves nothing on the wire: the latch and rules refuse it, the allow-list has no say. */
-	if (d->op != FS_NET_BIND)
-		return d->flags & FS_NET_PROBE && !held(run) ? probe_verdict(run, d) : judge(run, d);
-	if (held(run)) {
-		d->flags |= FS_NET_LATCHED;
-		return FS_DENIED;
-	}
-	return bind_verdict(run, d);
+	if (d->op == FS_NET_BIND)
+		v = bind_verdict(run, d);
+	else if (d->flags & FS_NET_PROBE)
+		v = probe_verdict(run, d);
+	else
+		v = bounds_verdict(run, d);
+	return is_held ? refuse_held(run, d, v) : v;
 }
 
 INLINE void call_refused(struct fs_run_cfg *run, const struct dst *d)
@@ -178,7 +181,7 @@ INLINE void other_netns(struct fs_run_cfg *run)
 	e->verdict = FS_OBSERVED;
 	e->via = FS_VIA_CGROUP;
 	e->kind = 0;
-	e->latched = 0;
+	e->held = FS_HELD_NOT;
 	e->repeats = 0;
 	e->path_len = 0;
 	e->a = netns;
@@ -200,6 +203,7 @@ int fs_sock_create(struct bpf_sock *sk)
 		.proto = proto,
 		.sk_type = type,
 	};
+	bool is_held;
 	__u8 v;
 
 	if (!run)
@@ -209,13 +213,14 @@ int fs_sock_create(struct bpf_sock *sk)
 		return ALLOW;
 	if (type == SOCK_DGRAM && (proto == 0 || proto == IPPROTO_UDP || proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6))
 		return ALLOW;
-	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) && !held(run))
+	is_held = held(run);
+	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)) && !is_held)
 		return ALLOW;
-	v = (run->flags & FS_RUN_ENFORCE) || held(run) ? FS_DENIED : FS_OBSERVED;
-	if (held(run))
-		d.flags |= FS_NET_LATCHED;
-	else if (v == FS_DENIED && run->stop & POINT(FS_POINT_NET))
+	v = run->flags & FS_RUN_ENFORCE ? FS_DENIED : run->flags & FS_RUN_OBSERVE ? FS_OBSERVED : FS_ALLOWED;
+	if (v == FS_DENIED && run->stop & POINT(FS_POINT_NET))
 		latch_stop(run);
+	if (is_held)
+		v = refuse_held(run, &d, v);
 	c = counters_of(run->slot);
 	if (c && v == FS_DENIED)
 		__sync_fetch_and_add(&c->denied_calls, 1);
@@ -226,6 +231,12 @@ int fs_sock_create(struct bpf_sock *sk)
 #define AF_UNIX 1
 #define AF_NETLINK 16
 
+/* Families that cgroup hooks never see; those they do see are judged there. */
+INLINE bool unseen_family(__u32 family)
+{
+	return family != AF_INET && family != AF_INET6 && family != AF_UNIX && family != AF_NETLINK;
+}
+
 /* enum fs_effect of making a socket of a family. */
 INLINE __u8 family_effect(struct fs_run_cfg *run, __u32 family)
 {
@@ -233,12 +244,9 @@ INLINE __u8 family_effect(struct fs_run_cfg *run, __u32 family)
 	struct fs_effects *e = run->flags & FS_RUN_FAMILIES ? bpf_map_lookup_elem(&keys, &k) : NULL;
 	__u8 effect = e ? e->read : FS_EFFECT_NONE, bounded = FS_EFFECT_NONE;
 
-	/* Families that cgroup hooks never see, where the network is bounded; those they do see are judged there. */
-	if (family == AF_INET || family == AF_INET6 || family == AF_UNIX || family == AF_NETLINK)
+	if (!unseen_family(family))
 		return effect;
-	if (held(run))
-		bounded = FS_EFFECT_DENY;
-	else if (run->flags & FS_RUN_ENFORCE)
+	if (run->flags & FS_RUN_ENFORCE)
 		bounded = run->stop & POINT(FS_POINT_NET) ? FS_EFFECT_STOP : FS_EFFECT_DENY;
 	else if (run->flags & FS_RUN_OBSERVE)
 		bounded = FS_EFFECT_OBSERVE;

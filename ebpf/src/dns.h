@@ -234,7 +234,7 @@ SHARED int dns_learn(struct fs_run_cfg *run, struct dns_room *r, __u32 at_family
 	e->verdict = FS_ALLOWED;
 	e->via = FS_VIA_CGROUP;
 	e->kind = 0;
-	e->latched = 0;
+	e->held = FS_HELD_NOT;
 	e->repeats = repeats;
 	e->a = 0;
 	e->b = 0;
@@ -304,7 +304,7 @@ SHARED int dns_doubted(struct fs_run_cfg *run, const struct fs_key *server, __u3
 	e->verdict = FS_ALLOWED;
 	e->via = FS_VIA_CGROUP;
 	e->kind = 0;
-	e->latched = 0;
+	e->held = FS_HELD_NOT;
 	e->repeats = n;
 	e->path_len = 0;
 	e->a = reason;

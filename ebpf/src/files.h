@@ -34,6 +34,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	struct fs_run_cfg *run = run_of_current();
 	struct op o = { .what = FS_OP_EXEC, .via = FS_VIA_LSM };
 	__u64 file, interp, filename;
+	bool is_held;
 	struct room *r;
 	__u32 point;
 	int result = 0;
@@ -42,11 +43,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 		return 0;
 	file = (__u64)bprm->file;
 	same_file(&o, file);
-	if (held(run) & FS_LATCH_STOP) {
-		o.effect = FS_EFFECT_DENY;
-		o.latched = 1;
-		return settle(run, &o);
-	}
+	is_held = held(run) & FS_LATCH_STOP;
 	interp = (__u64)BPF_CORE_READ(bprm, interp);
 	filename = (__u64)BPF_CORE_READ(bprm, filename);
 	o.kind = kind_of_file(file);
@@ -59,7 +56,7 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 		if (((run->deny | run->stop) >> point) & 1)
 			o.effect = effect_of(run, point);
 	}
-	if (!(run->flags & FS_RUN_EXECS) && o.effect == FS_EFFECT_NONE)
+	if (!(run->flags & FS_RUN_EXECS) && o.effect == FS_EFFECT_NONE && !is_held)
 		return 0;
 	r = room_take();
 	if (resolved(&bprm->file->f_path, r)) {
@@ -73,6 +70,8 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	} else if (run->flags & FS_RUN_EXECS) {
 		o.effect = FS_EFFECT_DENY;
 	}
+	if (is_held)
+		refuse_held_op(run, &o);
 	if (o.effect)
 		result = settle(run, &o);
 	if (r)
@@ -102,7 +101,7 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 {
 	struct fs_run_cfg *run = run_of_current();
 	struct op o = { .what = FS_OP_OPEN, .via = FS_VIA_LSM };
-	bool write;
+	bool write, is_held;
 	struct room *r;
 	int result = 0;
 
@@ -110,11 +109,7 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 		return 0;
 	write = file->f_mode & FMODE_WRITE;
 	o.a = write;
-	if (held(run) & FS_LATCH_STOP) {
-		o.effect = FS_EFFECT_DENY;
-		o.latched = 1;
-		return settle(run, &o);
-	}
+	is_held = held(run) & FS_LATCH_STOP;
 	if (run->flags & FS_RUN_PROTECT) {
 		__u64 magic = BPF_CORE_READ(file, f_inode, i_sb, s_magic);
 
@@ -131,7 +126,7 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 			return protect(run, FS_PROTECT_CGROUP, BPF_CORE_READ(file, f_inode, i_ino));
 	}
 	/* Most opens end here: a run without a rule on them pays for no path. */
-	if (!(run->flags & FS_RUN_OPENS))
+	if (!(run->flags & FS_RUN_OPENS) && !is_held)
 		return 0;
 	r = room_take();
 	if (resolved(&file->f_path, r)) {
@@ -148,10 +143,12 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 		if (o.effect)
 			tell_entry(run, (__u64)file->f_path.dentry, MEETS(use, o.effect), &o);
 		o.path = r->path;
-	} else {
+	} else if (run->flags & FS_RUN_OPENS) {
 		o.effect = FS_EFFECT_DENY;
 	}
 	same_file(&o, (__u64)file);
+	if (is_held)
+		refuse_held_op(run, &o);
 	if (o.effect)
 		result = settle(run, &o);
 	if (r)
@@ -159,8 +156,9 @@ int BPF_PROG(fs_lsm_file_open, struct file *file)
 	return result;
 }
 
-/* Refuses a change to the file behind the dentry: its own name, without the folders, is what is told. */
-INLINE int change(struct fs_run_cfg *run, __u64 dentry, __u8 effect)
+/* Refuses a change to the file behind the dentry: its own name, without the folders, is what is told. IS_HELD: because the run is held,
+ * where the EFFECT of its policy would not. */
+INLINE int change(struct fs_run_cfg *run, __u64 dentry, __u8 effect, bool is_held)
 {
 	struct op o = { .what = FS_OP_OPEN, .via = FS_VIA_LSM, .effect = effect, .a = 1 };
 	struct dentry *d = (struct dentry *)dentry;
@@ -169,7 +167,10 @@ INLINE int change(struct fs_run_cfg *run, __u64 dentry, __u8 effect)
 
 	o.key_a = BPF_CORE_READ(d, d_inode, i_ino);
 	o.key_b = BPF_CORE_READ(d, d_inode, i_sb, s_dev);
-	tell_entry(run, dentry, EACH_BYTE << (effect - 1), &o);
+	if (effect)
+		tell_entry(run, dentry, EACH_BYTE << (effect - 1), &o);
+	if (is_held)
+		refuse_held_op(run, &o);
 	r = room_take();
 	if (r) {
 		const unsigned char *name = BPF_CORE_READ(d, d_name.name);
@@ -189,21 +190,20 @@ int BPF_PROG(fs_lsm_path_truncate, const struct path *path)
 {
 	struct fs_run_cfg *run = run_of_current();
 	__u64 dentry;
-	__u8 effect;
+	__u8 effect = FS_EFFECT_NONE;
+	bool is_held;
 	int result;
 
 	if (!run)
 		return 0;
 	dentry = (__u64)BPF_CORE_READ(path, dentry);
-	if (held(run) & FS_LATCH_STOP)
-		return change(run, dentry, FS_EFFECT_DENY);
+	is_held = held(run) & FS_LATCH_STOP;
 	result = own_guard(run, dentry);
 	if (result)
 		return result;
-	if (!(run->flags & FS_RUN_OPENS))
-		return 0;
-	effect = dentry_effects(run, dentry).e.write;
-	return effect ? change(run, dentry, effect) : 0;
+	if (run->flags & FS_RUN_OPENS)
+		effect = dentry_effects(run, dentry).e.write;
+	return effect || is_held ? change(run, dentry, effect, is_held) : 0;
 }
 
 INLINE bool weaker(__u8 there, __u8 here)
@@ -231,7 +231,7 @@ INLINE int moves(struct fs_run_cfg *run, __u64 from, __u64 to)
 		effect = here.e.read;
 	if (here.e.write > effect)
 		effect = here.e.write;
-	return change(run, from, effect);
+	return change(run, from, effect, false);
 }
 
 INLINE int memory(struct fs_run_cfg *run, __u32 point)

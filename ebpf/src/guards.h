@@ -325,6 +325,8 @@ int BPF_PROG(fs_lsm_socket_create, int family, int type, int protocol, int kern)
 	if (!run)
 		return 0;
 	o.effect = family_effect(run, family);
+	if (unseen_family(family) && held(run))
+		refuse_held_op(run, &o);
 	return o.effect ? settle(run, &o) : 0;
 }
 
@@ -381,6 +383,7 @@ int BPF_PROG(fs_lsm_socket_connect, struct socket *sock, void *address, int addr
 SEC("lsm/file_receive")
 int BPF_PROG(fs_lsm_file_receive, struct file *file)
 {
+	struct op o = { .what = FS_OP_PROTECT, .via = FS_VIA_LSM, .a = FS_PROTECT_SOCKET };
 	struct fs_run_cfg *run = run_of_current();
 	struct socket *sock;
 	__u16 family;
@@ -395,5 +398,10 @@ int BPF_PROG(fs_lsm_file_receive, struct file *file)
 		return 0;
 	if (run_of_cgroup((__u64)BPF_CORE_READ(sock, sk, sk_cgrp_data.cgroup)) == run)
 		return 0;
-	return protect(run, FS_PROTECT_SOCKET, BPF_CORE_READ(file, f_inode, i_ino));
+	o.key_b = BPF_CORE_READ(file, f_inode, i_ino);
+	if (run->flags & (FS_RUN_ENFORCE | FS_RUN_NET_DENIED))
+		o.effect = FS_EFFECT_DENY;
+	else
+		refuse_held_op(run, &o);
+	return settle(run, &o);
 }

@@ -187,15 +187,11 @@ INLINE bool denied_by_rule(struct fs_run_cfg *run, const struct dst *d)
 	return true;
 }
 
-/* enum fs_verdict */
-SHARED int judge(struct fs_run_cfg *run, struct dst *d)
+/* enum fs_verdict of the policy itself, whether or not the run is held. */
+SHARED int bounds_verdict(struct fs_run_cfg *run, const struct dst *d)
 {
 	if (!run || !d)
 		return FS_DENIED;
-	if (held(run)) {
-		d->flags |= no_daemon(run) ? FS_NET_DEAD : FS_NET_LATCHED;
-		return FS_DENIED;
-	}
 	if (run->flags & FS_RUN_NET_DENIED && denied_by_rule(run, d))
 		return FS_DENIED;
 	if (!(run->flags & (FS_RUN_ENFORCE | FS_RUN_OBSERVE)))
@@ -207,6 +203,24 @@ SHARED int judge(struct fs_run_cfg *run, struct dst *d)
 	if (run->stop & POINT(FS_POINT_NET))
 		latch_stop(run);
 	return FS_DENIED;
+}
+
+/* The run is held: everything is refused. The event has the reason, and whether the policy, with VERDICT, refuses it too. */
+INLINE __u8 refuse_held(struct fs_run_cfg *run, struct dst *d, __u8 verdict)
+{
+	d->flags |= no_daemon(run) ? FS_NET_DEAD : FS_NET_LATCHED;
+	if (verdict == FS_DENIED)
+		d->flags |= FS_NET_BOUNDS;
+	return FS_DENIED;
+}
+
+/* enum fs_verdict. A stop rule latches the run: whether it is held is asked before. */
+INLINE __u8 judge(struct fs_run_cfg *run, struct dst *d)
+{
+	bool is_held = held(run);
+	__u8 v = bounds_verdict(run, d);
+
+	return is_held ? refuse_held(run, d, v) : v;
 }
 
 /* Connecting a datagram socket only notes an address in it. Of these protocols each packet is judged by fs_egress, whatever call

@@ -99,14 +99,13 @@ SHARED int parse(struct __sk_buff *skb, struct dst *d)
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 
-INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d, __u8 tcp)
+/* enum fs_verdict of the policy itself. */
+INLINE __u8 packet_bounds(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d, __u8 tcp)
 {
 	struct sock_note *note = NULL;
 	struct bpf_sock *sk;
 	__u8 v;
 
-	if (held(run))
-		return judge(run, d);
 	if (tcp && !(d->flags & FS_NET_BAD_HDR) && (tcp & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
 		bool replies = !(run->flags & FS_RUN_NO_REPLIES);
 
@@ -123,12 +122,20 @@ INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct
 			return note->verdict;
 		}
 	}
-	v = judge(run, d);
+	v = bounds_verdict(run, d);
 	if (note) {
 		note->verdict = v;
 		note->table = run->table;
 	}
 	return v;
+}
+
+INLINE __u8 packet_verdict(struct fs_run_cfg *run, struct __sk_buff *skb, struct dst *d, __u8 tcp)
+{
+	bool is_held = held(run);
+	__u8 v = packet_bounds(run, skb, d, tcp);
+
+	return is_held ? refuse_held(run, d, v) : v;
 }
 
 /* A packet that needs no judging: with an ordinary header, of a TCP connection whose verdict stands, or to where its socket was

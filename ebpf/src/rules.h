@@ -70,7 +70,7 @@ struct op {
 	__u8 effect;
 	__u8 via;
 	__u8 kind;
-	__u8 latched;
+	__u8 held; /* enum fs_held */
 	__u64 a;
 	__u64 b;
 	__u64 c;
@@ -110,7 +110,7 @@ INLINE bool op_repeated(struct fs_run_cfg *run, const struct op *o, __u32 verdic
 		.b = o->b ^ o->key_b,
 		.slot = run->slot,
 		.what = o->what,
-		.verdict = verdict,
+		.verdict = verdict | (__u32)o->held << 8,
 		.epoch = run->epoch,
 	};
 	struct op_seen *seen, fresh = { .at = bpf_ktime_get_ns() };
@@ -126,6 +126,15 @@ INLINE bool op_repeated(struct fs_run_cfg *run, const struct op *o, __u32 verdic
 	}
 	bpf_map_update_elem(&op_seens, &k, &fresh, BPF_ANY);
 	return false;
+}
+
+/* The run is held, and what its policy lets through is refused for that reason. */
+INLINE void refuse_held_op(struct fs_run_cfg *run, struct op *o)
+{
+	if (o->effect >= FS_EFFECT_DENY)
+		return;
+	o->effect = FS_EFFECT_DENY;
+	o->held = no_daemon(run) ? FS_HELD_DEAD : FS_HELD_LATCHED;
 }
 
 /* Counts, latches and reports. Returns what an LSM hook returns: 0, or -EPERM where this way of seeing can refuse. */
@@ -157,7 +166,7 @@ INLINE int settled(struct fs_run_cfg *run, const struct op *o)
 	e->verdict = verdict;
 	e->via = o->via;
 	e->kind = o->kind;
-	e->latched = o->latched;
+	e->held = o->held;
 	e->repeats = n;
 	e->a = o->a;
 	e->b = o->b;

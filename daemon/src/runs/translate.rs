@@ -165,6 +165,15 @@ fn named(given: String, resolved: String) -> (String, Vec<String>) {
     }
 }
 
+/// By whom something was refused.
+fn denial(held: Option<ebpf::Held>) -> Verdict {
+    match held {
+        None => Verdict::Denied,
+        Some(ebpf::Held::Latched) => Verdict::Latched,
+        Some(ebpf::Held::DeadDaemon) => Verdict::DeadDaemon,
+    }
+}
+
 /// What a call's own program reports was let through, whatever a rule makes of it.
 fn refused(denied: bool) -> Verdict {
     if denied { Verdict::Denied } else { Verdict::Allowed }
@@ -180,7 +189,7 @@ fn assurance(denied: bool, via: ebpf::Way) -> Assurance {
 
 fn operation(op: ebpf::Op) -> Option<Event> {
     let assurance = assurance(op.denied, op.via);
-    let verdict = if op.denied { Verdict::Denied } else { Verdict::WouldDeny };
+    let verdict = if op.denied { denial(op.held) } else { Verdict::WouldDeny };
     let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     Some(match op.what {
         // Gaps, see [`unseen`].
@@ -230,6 +239,10 @@ fn operation(op: ebpf::Op) -> Option<Event> {
             Event::ExecMemory { kind, verdict, assurance }
         }
         ebpf::OpWhat::Fork => Event::Fork { child: 0, verdict },
+        // Refused for the run's network alone, and no reach for failsafe.
+        ebpf::OpWhat::Protect(ebpf::Protected::Socket) if op.held.is_some() => {
+            Event::Net { op: NetOp::Socket, protocol: 0, address: none, port: 0, family: 0, verdict, assurance }
+        }
         ebpf::OpWhat::Protect(what) => {
             let what = match what {
                 ebpf::Protected::Signal => "signal to the daemon",
@@ -273,12 +286,13 @@ fn network(net: &ebpf::Net) -> Event {
     };
     let verdict = match net.verdict {
         ebpf::NetVerdict::Allowed => Verdict::Allowed,
-        ebpf::NetVerdict::Denied => Verdict::Denied,
+        ebpf::NetVerdict::Denied => denial(net.held),
         ebpf::NetVerdict::WouldDeny => Verdict::WouldDeny,
         ebpf::NetVerdict::Probe => Verdict::Probe,
     };
     // A cgroup hook judges the address that the kernel then uses.
-    let assurance = if verdict == Verdict::Denied { Assurance::BlockedInKernel } else { Assurance::Observed };
+    let denied = net.verdict == ebpf::NetVerdict::Denied;
+    let assurance = if denied { Assurance::BlockedInKernel } else { Assurance::Observed };
     let family = if net.mapped || net.addr.is_ipv6() { AF_INET6 } else { AF_INET };
     Event::Net { op, protocol: net.protocol, address: net.addr, port: net.port, family, verdict, assurance }
 }

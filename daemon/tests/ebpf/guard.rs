@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use failsafe_ebpf::abi::latch;
 use failsafed::sensors::ebpf::egress::{TCP, UDP, verdict};
 use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Error, NetOp, NetVerdict, Protocol, What};
+use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Error, Held, NetOp, NetVerdict, Protocol, What};
 
 use super::agent::{Agent, read_some};
 use super::bench::{OPEN_NET, allow, enforce, ready, soon};
@@ -300,7 +300,7 @@ fn a_block_stops_everything_and_can_be_lifted() {
     assert_eq!(agent.ask("bind"), "EPERM");
     // An open connection: the call is the socket buffer's, the packet does not leave.
     agent.ask("write");
-    bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Packet && n.latched && n.port == port));
+    bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Packet && n.held == Some(Held::Latched) && n.port == port));
     assert!(bench.counters(&run).dropped_packets > 0);
     peer.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert_eq!(read_some(&mut peer), 0);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi::{latch, point};
 use failsafed::sensors::ebpf::rules::{Dead, Effect, PathPattern, PathRule, Rules, Use};
-use failsafed::sensors::ebpf::{Gain, NetOp, Op, OpWhat, Protected, Sights, WatchedCall, Way, What};
+use failsafed::sensors::ebpf::{Gain, Held, NetOp, Op, OpWhat, Protected, Sights, WatchedCall, Way, What};
 
 use super::agent::Agent;
 use super::bench::{Bench, OPEN_NET, TestRun, ready, ready_without_lsm, soon};
@@ -90,7 +90,7 @@ fn without_a_daemon_the_kernel_does_what_the_policy_says() {
     let connect = format!("tcp 127.0.0.1:{port}");
     // No beat comes: whatever the machine's pace, at some moment it is refused, and stays so.
     soon("the refusal", || bounded.ask(&connect) == "EPERM");
-    bench.until(|e| matches!(&e.what, What::Net(n) if n.dead));
+    bench.until(|e| matches!(&e.what, What::Net(n) if n.held == Some(Held::DeadDaemon)));
     assert_eq!(kept.ask(&connect), "ok");
     soon("the refusal", || whole.ask(&connect) == "EPERM");
     if bench.ebpf.is_loaded("fs_lsm_file_open") {

@@ -274,7 +274,7 @@ pub mod verdict {
 pub mod net_flag {
     /// Asked for as an IPv4-mapped IPv6 address.
     pub const MAPPED: u16 = 1 << 0;
-    /// Refused because the run is blocked altogether.
+    /// Refused because the run is latched.
     pub const LATCHED: u16 = 1 << 1;
     /// The caller is outside the run and uses a socket of the run.
     pub const FOREIGN: u16 = 1 << 2;
@@ -284,6 +284,18 @@ pub mod net_flag {
     pub const DEAD: u16 = 1 << 4;
     /// Connect of a datagram socket of the run.
     pub const PROBE: u16 = 1 << 5;
+    /// Beside [`LATCHED`] or [`DEAD`]: the policy itself refuses it too.
+    pub const BOUNDS: u16 = 1 << 6;
+}
+
+/// Why something was refused that the policy itself lets through (`enum fs_held`).
+pub mod held {
+    /// The policy refuses it.
+    pub const NOT: u8 = 0;
+    /// The run is latched.
+    pub const LATCHED: u8 = 1;
+    /// No daemon was seen for too long.
+    pub const DEAD: u8 = 2;
 }
 
 /// Flags of a move between cgroups (`enum fs_move_flag`).

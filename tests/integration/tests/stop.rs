@@ -74,15 +74,82 @@ fn without_a_daemon_the_policy_says_what_the_kernel_does_and_the_next_daemon_end
              until {to} | grep 'refused: none'; do sleep 0.05; done; echo allowed again; sleep 600"
         );
         let head = "on_dead_daemon = \"deny-egress\"\ndead_after = \"3s\"";
-        let run = Launch::new("orphan", &only(port, head, "")).start(node, ["sh", "-c", &script])?;
+        let policy = only(port, head, &on_denied("connect", "out", "\"freeze\""));
+        let run = Launch::new("orphan", &policy).start(node, ["sh", "-c", &script])?;
         wait_for("it is at work", || Ok(node.run("orphan")?["egress_bytes"].as_u64().is_some_and(|n| n > 1_000)))?;
         ensure!(!run.output().contains("was"), "{}", run.output());
         node.kill9()?;
         run.says("EPERM")?;
         ensure!(!run.output().contains("allowed again"), "{}", run.output());
         node.restart()?;
-        run.says("allowed again")
+        // What was refused for want of a daemon is no violation: the next daemon does not freeze the run for it.
+        run.says("allowed again")?;
+        ensure!(decisions_of(node, "out")? == 0, "a denial by the dead daemon is taken for one by the policy");
+        ensure!(node.run("orphan")?["state"] == "running", "{}", node.run("orphan")?);
+        Ok(())
     })
+}
+
+#[test]
+fn what_the_policy_denies_while_no_daemon_lives_is_a_violation_for_the_next() -> Result<()> {
+    on_node("deadman-out", "", |node| {
+        let port = home()?;
+        let sender = program("sender")?.display().to_string();
+        let go = integration::sentinel(node, "go")?;
+        let script = format!(
+            "until {sender} --to 127.0.0.1:{port} --how tcp --count 1 | grep EPERM; do sleep 0.05; done\n\
+             {sender} --to 127.77.0.9:{port} --how tcp --count 1; echo tried > {}; sleep 600",
+            go.display()
+        );
+        let head = "on_dead_daemon = \"deny-egress\"\ndead_after = \"3s\"";
+        let policy = only(port, head, &on_denied("connect", "out", "\"freeze\""));
+        let run = Launch::new("leaver", &policy).start(node, ["sh", "-c", &script])?;
+        wait_for("it is at work", || Ok(node.run("leaver")?["egress_bytes"].as_u64().is_some_and(|n| n > 1_000)))?;
+        node.kill9()?;
+        wait_for("it tried to leave", || Ok(fs::metadata(&go)?.len() > 0))?;
+        node.restart()?;
+        run.freezes()?;
+        ensure!(decisions_of(node, "out")? == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_blocked_run_is_denied_is_no_violation_of_its_policy_also_when_it_is_killed() -> Result<()> {
+    on_node("blocked", "", |node| {
+        let port = home()?;
+        let sender = program("sender")?.display().to_string();
+        // One violation blocks it; then it tries only what its list allows.
+        let script = format!(
+            "{sender} --to 127.77.0.9:{port} --how tcp --count 1\n\
+             until {sender} --to 127.0.0.1:{port} --how tcp --count 1 | grep EPERM; do sleep 0.05; done\n\
+             {sender} --to 127.0.0.1:{port} --how udp --count 1; echo refused; exec {sender} --to 127.0.0.1:{port} --how tcp \
+             --count 1000000 --pause-ms 5"
+        );
+        let rules = on_denied("connect", "out", "\"block\"") + &on_denied("send", "sent", "\"notify\"");
+        let list = only(port, "", &rules).replace("], protocol = \"tcp\"", "]");
+        let mut run = Launch::new("held", &list).start(node, ["sh", "-c", &script])?;
+        run.says("refused")?;
+        wait_for("the decision", || Ok(decisions_of(node, "out")? > 0))?;
+        node.ctl(["kill", "held", "--reason", "test"])?.expect(0)?;
+        run.ends()?;
+        wait_for("the end", || Ok(ends_on_record(node, run.id())? == 1))?;
+        let decided = (decisions_of(node, "out")?, decisions_of(node, "sent")?);
+        ensure!(decided == (1, 0), "denials by the latch are taken for denials by the policy: {decided:?}");
+        Ok(())
+    })
+}
+
+/// A rule on what the policy denies.
+fn on_denied(event: &str, id: &str, actions: &str) -> String {
+    format!(
+        "[[rule]]\nid = \"{id}\"\nrationale = \"the list is all that it may reach\"\n\
+         when = {{ event = \"{event}\", verdict = \"denied\" }}\nactions = [{actions}]\n"
+    )
+}
+
+fn decisions_of(node: &Node, rule: &str) -> Result<usize> {
+    Ok(node.events()?.iter().filter(|e| e["body"]["decision"]["cause"]["Rule"]["rule"] == rule).count())
 }
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";

@@ -114,13 +114,17 @@ named! {
     Verdict {
         /// Let through.
         Allowed "allowed",
-        /// Refused in the kernel: EPERM to the caller, or the packet dropped.
+        /// Refused in the kernel by the policy: EPERM to the caller, or the packet dropped.
         Denied "denied",
         /// Out of bounds, let through because the policy only observes.
         WouldDeny "would-deny",
         /// A UDP or ping socket was connected to an address outside the list. It passed, because a connect of such a socket sends
         /// nothing; what the socket sends is judged. Only a rule that asks for this verdict matches.
         Probe "probe",
+        /// Refused because the run is latched, by a `block` or a stop rule. The policy itself lets it through.
+        Latched "denied-by-latch",
+        /// Refused because no daemon was seen for `dead_after`, as `on_dead_daemon` asks. The policy itself lets it through.
+        DeadDaemon "denied-by-dead-daemon",
     }
 }
 

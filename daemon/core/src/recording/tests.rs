@@ -17,7 +17,10 @@ const FIXTURE: &str = include_str!("../../../../tests/fixtures/recordings/number
 /// Entries of recordings of version 6, as JSON.
 const ENTRIES: &str = include_str!("../../../../tests/fixtures/recordings/v6.jsonl");
 /// Entries with variants that came later: at least one for each that holds something.
-const MORE: &[&str] = &[];
+const MORE: &[&str] = &[
+    r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"Latched"}}},"repeats":0}}}"#,
+    r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"DeadDaemon"}}},"repeats":0}}}"#,
+];
 
 #[test]
 fn no_number_has_moved() {

@@ -141,14 +141,21 @@ pub struct Net {
     pub repeats: u32,
     /// The call named an IPv4-mapped IPv6 address.
     pub mapped: bool,
-    /// Refused because the run is blocked altogether.
-    pub latched: bool,
+    /// Refused because the run is held, with the reason; `None`: by its policy, or not at all.
+    pub held: Option<Held>,
     /// The caller is outside the run and uses a socket of the run.
     pub foreign: bool,
     /// The packet had a source route, a routing header, or headers that could not be read.
     pub odd_headers: bool,
-    /// Refused because no daemon was seen for too long.
-    pub dead: bool,
+}
+
+/// Why something was refused that the run's policy itself lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// The run is latched, by a `block` or a stop rule.
+    Latched,
+    /// No daemon was seen for too long.
+    DeadDaemon,
 }
 
 /// How something was seen, and so how sure it is.
@@ -469,10 +476,14 @@ fn net(e: &abi::Net) -> Option<Net> {
         sock_type: e.sk_type,
         repeats: e.repeats,
         mapped: e.flags & net_flag::MAPPED != 0,
-        latched: e.flags & net_flag::LATCHED != 0,
+        held: match e.flags & (net_flag::LATCHED | net_flag::DEAD | net_flag::BOUNDS) {
+            0 => None,
+            flags if flags & net_flag::BOUNDS != 0 => None,
+            flags if flags & net_flag::DEAD != 0 => Some(Held::DeadDaemon),
+            _ => Some(Held::Latched),
+        },
         foreign: e.flags & net_flag::FOREIGN != 0,
         odd_headers: e.flags & net_flag::BAD_HDR != 0,
-        dead: e.flags & net_flag::DEAD != 0,
     })
 }
 

@@ -56,7 +56,7 @@ pub use counters::RunCounters;
 pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
 pub use error::Error;
 pub use events::{
-    Event, EventReader, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
+    Event, EventReader, Held, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
 };
 pub use handles::{Heartbeat, Latches};
 pub use kernel_quota::{Holder, KernelQuota, QuotaError};

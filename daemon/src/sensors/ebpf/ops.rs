@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, dns_doubt, op_what, point, protect};
 
-use super::events::{Way, way};
+use super::events::{Held, Way, way};
 use super::fold::Inode;
 
 /// An operation that a rule speaks of.
@@ -17,8 +17,8 @@ pub struct Op {
     pub denied: bool,
     /// How it was seen.
     pub via: Way,
-    /// Refused because the run is latched, or no daemon was seen for too long.
-    pub latched: bool,
+    /// Refused because the run is held, with the reason; `None`: by its policy, or not at all.
+    pub held: Option<Held>,
     /// The same held back since the last one.
     pub repeats: u32,
     /// The file or folder of the rules that it was found to be, of the operations on files.
@@ -43,7 +43,7 @@ pub enum FileKind {
 pub enum OpWhat {
     /// A program is executed.
     Exec {
-        /// The kernel's own path of it; empty when the run is latched.
+        /// The kernel's own path of it; empty where there was no room to read it.
         path: String,
         /// What it is.
         kind: FileKind,
@@ -277,7 +277,13 @@ pub(super) fn op(e: &abi::Op) -> Option<Op> {
     let denied = e.verdict == abi::verdict::DENIED;
     let of_file = matches!(e.what, op_what::EXEC | op_what::MAP | op_what::OPEN) && (e.b, e.c) != (0, 0);
     let entry = of_file.then_some(Inode { number: e.b, device: e.c });
-    Some(Op { what, denied, via: way(e.via)?, latched: e.latched != 0, repeats: e.repeats, entry })
+    let held = match e.held {
+        abi::held::NOT => None,
+        abi::held::LATCHED => Some(Held::Latched),
+        abi::held::DEAD => Some(Held::DeadDaemon),
+        _ => return None,
+    };
+    Some(Op { what, denied, via: way(e.via)?, held, repeats: e.repeats, entry })
 }
 
 /// The last 16 bytes of the path field hold an address, network order; `c` is its family, 4 or 6.

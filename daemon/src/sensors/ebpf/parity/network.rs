@@ -133,6 +133,10 @@ fn the_kernel_judges_a_destination_as_the_rules_do() {
                 let mapped = matches!(to, IpAddr::V6(a) if a.to_ipv4_mapped().is_some());
                 prop_assert_eq!(flags & net_flag::MAPPED != 0, mapped);
                 prop_assert_eq!(flags & net_flag::LATCHED != 0, bounds.latched);
+                // A latched run is refused everything: the event has whether its policy refuses it too.
+                let free = Bounds { latched: false, ..bounds.clone() };
+                let denied = free.judge(to, port, proto, false).verdict == verdict::DENIED;
+                prop_assert_eq!(flags & net_flag::BOUNDS != 0, bounds.latched && denied, "{}:{}", to, port);
             }
             Ok(())
         })
