@@ -39,6 +39,8 @@ pub struct Decided<'a> {
     pub decision: &'a Decision,
     /// The rule's text, where a rule made it.
     pub rule: Option<&'a RuleText>,
+    /// What was not seen, where blindness made it.
+    pub blind: Option<&'a str>,
     /// Its outcomes, in order.
     pub outcomes: Vec<(&'a Logged, &'a Outcome)>,
     /// Its evidence.
@@ -76,9 +78,9 @@ impl<'a> Incident<'a> {
         let mut decisions: Vec<Decided<'a>> = Vec::new();
         for entry in entries {
             match entry.record() {
-                Some(Record::Decision { decision, rule }) if decision.incident == id => {
-                    let rule = rule.as_ref();
-                    decisions.push(Decided { entry, decision, rule, outcomes: Vec::new(), evidence: None });
+                Some(Record::Decision { decision, rule, blind }) if decision.incident == id => {
+                    let (rule, blind) = (rule.as_ref(), blind.as_deref());
+                    decisions.push(Decided { entry, decision, rule, blind, outcomes: Vec::new(), evidence: None });
                 }
                 Some(Record::Outcome(outcome)) if outcome.incident == id => {
                     if let Some(decided) = decisions.iter_mut().find(|d| d.decision.id == outcome.decision) {

@@ -28,13 +28,13 @@ pub fn briefs(entries: &[Logged]) -> Vec<Brief<'_>> {
     let mut places: BTreeMap<IncidentId, usize> = BTreeMap::new();
     for entry in entries {
         match entry.record() {
-            Some(Record::Decision { decision, rule }) => {
+            Some(Record::Decision { decision, rule, blind }) => {
                 let place = *places.entry(decision.incident).or_insert_with(|| {
                     briefs.push(Brief { id: decision.incident, decisions: Vec::new() });
                     briefs.len() - 1
                 });
-                let rule = rule.as_ref();
-                briefs[place].decisions.push(Decided { entry, decision, rule, outcomes: Vec::new(), evidence: None });
+                let (rule, blind, outcomes) = (rule.as_ref(), blind.as_deref(), Vec::new());
+                briefs[place].decisions.push(Decided { entry, decision, rule, blind, outcomes, evidence: None });
             }
             Some(Record::Outcome(outcome)) => {
                 let brief = places.get(&outcome.incident).and_then(|place| briefs.get_mut(*place));

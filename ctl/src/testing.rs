@@ -127,7 +127,7 @@ pub fn decision(n: u32, us: u64, cause: Cause, actions: Vec<Action>, values: Vec
         mode: Mode::Enforce,
         policy: digest(),
     };
-    Record::Decision { decision, rule }
+    Record::Decision { decision, rule, blind: None }
 }
 
 pub fn outcome(n: u32, us: u64, action: Action, verdict: Verdict, proofs: &[(&str, &str)]) -> Record {

@@ -116,7 +116,10 @@ fn record_summary(record: &Record) -> String {
             command(control.command),
             control.reason
         ),
-        Record::Decision { decision, .. } => decided(decision),
+        Record::Decision { decision, blind, .. } => {
+            let blind = blind.as_ref().map(|what| format!(": {what}")).unwrap_or_default();
+            format!("{}{blind}", decided(decision))
+        }
         Record::Outcome(outcome) => came_of(outcome),
         Record::Evidence { snapshot, .. } => format!(
             "kept {}{}{} and {}",

@@ -238,7 +238,7 @@ fn tinted(incident: &Incident<'_>, paint: Paint, text: &str) -> String {
 
 /// The first sentence.
 pub fn headline(incident: &Incident<'_>) -> String {
-    let Decided { decision, rule, .. } = incident.opened_by();
+    let Decided { decision, rule, blind, .. } = incident.opened_by();
     let run = incident.run_name();
     let acts: Vec<&str> = decision.actions.iter().filter(|a| a.contains()).map(|a| past(*a)).collect();
     let acts = if acts.is_empty() { "reported".to_owned() } else { acts.join(" and ") };
@@ -256,7 +256,10 @@ pub fn headline(incident: &Incident<'_>) -> String {
             Some(Action::Thaw) => format!("User {uid} ({role}) thawed run {run}: {reason}."),
             _ => format!("Run {run} {was} {acts} by user {uid} ({role}): {reason}."),
         },
-        Cause::Upkeep { what } => format!("Run {run} {was} {acts} by failsafed itself: {}.", event::upkeep(*what)),
+        Cause::Upkeep { what } => {
+            let blind = blind.map(|what| format!(": {}", super::clean(what))).unwrap_or_default();
+            format!("Run {run} {was} {acts} by failsafed itself: {}{blind}.", event::upkeep(*what))
+        }
     }
 }
 

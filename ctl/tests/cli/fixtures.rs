@@ -92,7 +92,7 @@ pub(crate) fn write_log(state_dir: &Path) -> Vec<pb::Record> {
                 repair: Vec::new(),
             },
         ),
-        (Some(incident), Record::Decision { decision, rule: None }),
+        (Some(incident), Record::Decision { decision, rule: None, blind: None }),
         (Some(incident), Record::Outcome(outcome)),
     ];
     for (incident, record) in records {

@@ -230,6 +230,9 @@ pub enum Record {
         decision: Decision,
         /// The rule's text, where a rule made it.
         rule: Option<RuleText>,
+        /// What is not seen, and which rules do not judge for that reason, where blindness made it; none in entries of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blind: Option<String>,
     },
     /// An action's outcome was read back.
     Outcome(Outcome),

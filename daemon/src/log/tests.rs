@@ -28,7 +28,7 @@ fn decision(id: &str, n: u32, action: Action) -> Record {
         severity: Severity::Warning,
         mode: Mode::Enforce,
     };
-    Record::Decision { decision, rule: None }
+    Record::Decision { decision, rule: None, blind: None }
 }
 
 fn small() -> Bounds {

@@ -15,6 +15,7 @@
 
 pub mod amd;
 pub mod attribution;
+mod blindness;
 pub mod containment;
 pub mod gpus;
 mod hardware;
@@ -40,7 +41,7 @@ use crate::{
 use containment::{Answer, Containments, Waiting};
 use failsafe_core::{
     Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
-    decision::{Cause, Verdict},
+    decision::{Cause, Upkeep, Verdict},
     engine,
     input::{Control, Gap, Silent, Unread},
     record::{Record, RuleText},
@@ -571,7 +572,7 @@ impl Pipeline {
         }
         let decisions = step(&self.policies, &mut self.state, &input);
         for decision in &decisions {
-            self.begin(decision);
+            self.begin(decision, &input);
         }
         // After the containment, which nothing may delay.
         if !matches!(input, Input::Tick(_)) {
@@ -614,7 +615,7 @@ impl Pipeline {
         }
     }
 
-    fn begin(&mut self, decision: &Decision) {
+    fn begin(&mut self, decision: &Decision, input: &Input) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
         // What is wanted is said before it is done: a thaw that is still under way gives way to it.
         if let Some(view) = self.state.run(decision.id.run) {
@@ -652,7 +653,9 @@ impl Pipeline {
             run = %decision.id.run, name = live.run.name, incident = %decision.incident, cause = ?decision.cause,
             actions = actions.join(","), mode = ?decision.mode, "decision"
         );
-        let record = Record::Decision { decision: decision.clone(), rule };
+        let blind = matches!(decision.cause, Cause::Upkeep { what: Upkeep::Blind })
+            .then(|| blindness::cause(&self.state, &self.policies, decision, input));
+        let record = Record::Decision { decision: decision.clone(), rule, blind };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
         if decision.mode == Mode::Enforce {
             self.cordons(decision, &live.run.name);

@@ -300,7 +300,9 @@ fn a_block_stops_everything_and_can_be_lifted() {
     assert_eq!(agent.ask("bind"), "EPERM");
     // An open connection: the call is the socket buffer's, the packet does not leave.
     agent.ask("write");
-    bench.until(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Packet && n.held == Some(Held::Latched) && n.port == port));
+    bench.until(
+        |e| matches!(&e.what, What::Net(n) if n.op == NetOp::Packet && n.held == Some(Held::Latched) && n.port == port),
+    );
     assert!(bench.counters(&run).dropped_packets > 0);
     peer.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert_eq!(read_some(&mut peer), 0);

@@ -42,7 +42,7 @@ fn one_screen_says_what_why_state_and_what_next() {
 fn one_screen_is_enough_for_much() {
     let mut log = Log::started();
     let mut record = violation();
-    if let Record::Decision { decision, rule } = &mut record {
+    if let Record::Decision { decision, rule, .. } = &mut record {
         let seen = decision.values[0].clone();
         decision.values = vec![seen; 40];
         rule.as_mut().unwrap().rationale = "because of this ".repeat(200);
@@ -147,6 +147,23 @@ fn failsafes_own_upkeep_without_an_outcome() {
     assert!(page.contains("no outcome in the log: it is unknown whether the action was completed"), "{page}");
     assert!(page.contains(&format!("failsafectl freeze {RUN} --reason TEXT")), "{page}");
     assert!(!page.contains("Why this rule exists"), "{page}");
+}
+
+#[test]
+fn a_freeze_for_blindness_names_what_was_not_seen() {
+    let mut log = Log::started();
+    let cause = Cause::Upkeep { what: Upkeep::Blind };
+    let mut record = decision(1, 5_000_000, cause, vec![Action::Freeze, Action::Notify], vec![]);
+    if let Record::Decision { blind, .. } = &mut record {
+        *blind = Some("ebpf sensor: the ring was full (12 events lost)".into());
+    }
+    log.add(5_000_040, record);
+    for page in [shown(&log), screen(&log)] {
+        let page: Vec<&str> = page.split_whitespace().collect();
+        let page = page.join(" ");
+        assert!(page.contains("a sensor that the policy needs went blind: ebpf sensor: the ring was full"), "{page}");
+        assert!(page.contains("(12 events lost)."), "{page}");
+    }
 }
 
 #[test]

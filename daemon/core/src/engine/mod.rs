@@ -77,6 +77,11 @@ impl State {
         run.map(|(run, policy)| run.rules_view(policy, now)).unwrap_or_default()
     }
 
+    /// What is not seen of the run at present, each with the reason where one is known.
+    pub fn blind(&self, id: RunId) -> Vec<String> {
+        self.runs.get(&id).map(RunState::blind_to).unwrap_or_default()
+    }
+
     /// Events that matched a rule of the run within the rule's cooldown, and that no decision counts yet.
     pub fn suppressed(&self, policies: &PolicySet, id: RunId) -> Vec<Suppressed> {
         let run = self.runs.get(&id).and_then(|run| Some((run, policies.get(&run.policy)?)));

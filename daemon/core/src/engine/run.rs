@@ -343,6 +343,15 @@ impl RunState {
         self.last.retain(|(_, _, of), _| of.as_ref() != Some(series));
     }
 
+    pub(super) fn blind_to(&self) -> Vec<String> {
+        let sensors = self.blind.iter().map(|(source, gpu)| match gpu {
+            Some(gpu) => format!("the {source} sensor does not see {gpu}"),
+            None => format!("the {source} sensor is blind"),
+        });
+        let unread = self.unread.iter().map(|((gpu, kind), why)| format!("{kind} of {gpu} cannot be read: {why}"));
+        sensors.chain(unread).chain(self.silent.values().cloned()).collect()
+    }
+
     pub(super) fn rules_view(&self, policy: &Policy, now: MonoTime) -> RulesView {
         let mut view = RulesView::default();
         for (rule, state) in policy.rules.iter().zip(&self.rules) {

@@ -292,6 +292,9 @@ pub(super) const ENUMS: &[Enum] = &[
         ],
     },
     Enum { name: "Value", variants: &[(0, "Integer"), (1, "Real"), (2, "Event"), (3, "Claimed")] },
-    Enum { name: "Verdict", variants: &[(0, "Allowed"), (1, "Denied"), (2, "WouldDeny"), (3, "Probe"), (4, "Latched"), (5, "DeadDaemon")] },
+    Enum {
+        name: "Verdict",
+        variants: &[(0, "Allowed"), (1, "Denied"), (2, "WouldDeny"), (3, "Probe"), (4, "Latched"), (5, "DeadDaemon")],
+    },
     Enum { name: "Via", variants: &[(0, "Fentry"), (1, "SysEnter"), (2, "Lsm")] },
 ];

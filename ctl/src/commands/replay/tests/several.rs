@@ -21,7 +21,10 @@ impl TwoDaemons {
         later.add(100_000_000, Record::RunAdopted { run: adopted.clone(), found: "running".into(), part: 1 });
         for entry in &second {
             if let Recorded::Decision(decision) = entry {
-                later.add(decision.at.0 / 1_000, Record::Decision { decision: decision.clone(), rule: None });
+                later.add(
+                    decision.at.0 / 1_000,
+                    Record::Decision { decision: decision.clone(), rule: None, blind: None },
+                );
             }
         }
         log.extend(later.entries);
