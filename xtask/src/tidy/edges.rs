@@ -47,8 +47,14 @@ const TABLE: &[Row] = &[
     Row { name: "failsafe-proto", may: &[], tests_may: &[], never: &["aya", "nix"] },
     Row { name: "failsafe-ebpf", may: &[], tests_may: &[], never: &["tokio", "tonic"] },
     Row {
+        name: "failsafe-matchers",
+        may: &["failsafe-core", "failsafe-ebpf"],
+        tests_may: &[],
+        never: &["aya", "libc", "nix", "tokio"],
+    },
+    Row {
         name: "failsafed",
-        may: &["failsafe-core", "failsafe-ebpf", "failsafe-journal", "failsafe-proto"],
+        may: &["failsafe-core", "failsafe-ebpf", "failsafe-journal", "failsafe-matchers", "failsafe-proto"],
         tests_may: &["nvml-sim", "parity", "workloads"],
         never: &[],
     },

@@ -26,12 +26,10 @@
 mod attach;
 mod carry;
 mod counters;
-pub mod egress;
 mod error;
 mod events;
 pub mod fold;
 mod handles;
-pub mod hosts;
 pub mod kernel_quota;
 mod latches;
 mod left;
@@ -46,7 +44,6 @@ mod pins;
 mod probe;
 mod quotas;
 mod refusals;
-pub mod rules;
 mod runs;
 mod syscalls;
 mod tables;
@@ -58,6 +55,7 @@ pub use error::Error;
 pub use events::{
     Event, EventReader, Held, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
 };
+pub use failsafe_matchers::{egress, hosts, rules};
 pub use handles::{Heartbeat, Latches};
 pub use kernel_quota::{Holder, KernelQuota, QuotaError};
 pub use left::{Foreign, LeftEvents, PreviousRun};

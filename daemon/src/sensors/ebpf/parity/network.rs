@@ -6,12 +6,12 @@ use failsafe_ebpf::abi::{self, latch, net_flag, point, run_flag, verdict};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::super::egress::tests::{any_addr, any_rule};
 use super::super::egress::{EgressMode, EgressRule, TCP, UDP, canonical, fold, names};
 use super::super::hosts::BudgetRule;
 use super::super::rules::{Effect, Rules};
 use super::super::runs::beside;
 use super::{Asked, Kernel, RUN, Tables, answer, at, check, put, run_of};
+use failsafe_matchers::strategies::{any_addr, any_rule};
 
 /// What a run's policy says of destinations, apart from names.
 #[derive(Clone, Debug)]

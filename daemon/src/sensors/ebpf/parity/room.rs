@@ -7,7 +7,6 @@ use aya::maps::{HashMap, Map};
 use failsafe_ebpf::abi;
 use proptest::prelude::*;
 
-use super::super::egress::tests::any_rule as any_destination;
 use super::super::egress::{EgressPolicy, EgressRule};
 use super::super::fold::tests::any_rule as any_path;
 use super::super::hosts::{BudgetRule, HostRule, WatchedName};
@@ -16,6 +15,7 @@ use super::super::load::Pod;
 use super::super::rules::{Effect, Rules};
 use super::super::tables::PathBytes;
 use super::{Kernel, Tables, check};
+use failsafe_matchers::strategies::any_rule as any_destination;
 
 impl Kernel {
     fn entries(&self, map: &'static str) -> usize {

@@ -1,7 +1,7 @@
 //! Names in the allow-list, and budgets: what the kernel is given, see `ebpf/src/dns.h` and `ebpf/src/budget.h`.
 //!
 //! Names are compared from their ends, so that all names below one begin alike. The kernel finds the longest entry only:
-//! each holds the ports of all that cover it, as in [`super::egress::fold`].
+//! each holds the ports of all that cover it, as in [`crate::egress::fold`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use failsafe_ebpf::abi::{MAX_HOSTS, Ports};
 use ipnet::IpNet;
 
-use super::egress::{EgressError, Protocol, pack_ports};
+use crate::egress::{EgressError, Protocol, pack_ports};
 
 /// A host that a run may reach, at the addresses that its name servers give for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

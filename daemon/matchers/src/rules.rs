@@ -1,7 +1,7 @@
 //! Rules that the kernel carries out: what a policy says, and the user-space twin of the kernel's matcher of paths.
 //!
 //! [`effects`] says what the kernel makes of a path straight from the rules, and a property test holds it against the folded tables
-//! ([`super::fold`]).
+//! (the daemon's `sensors::ebpf::fold`).
 //!
 //! Invariants, here and in `ebpf/src/paths.h`:
 //! - of several rules that match, the strictest holds, whatever their order;
@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use failsafe_ebpf::abi::{Effects, RULE_PATH, effect};
 
-use super::egress::EgressRule;
-use super::hosts::{BudgetRule, HostRule, WatchedName};
+use crate::egress::EgressRule;
+use crate::hosts::{BudgetRule, HostRule, WatchedName};
 
 /// Longest path of a rule, in bytes: the kernel's key has room for it and its NUL.
 pub const PATH_MAX: usize = RULE_PATH - 8;
@@ -32,7 +32,9 @@ pub enum Effect {
 }
 
 impl Effect {
-    pub(super) fn byte(self) -> u8 {
+    /// As the kernel's tables have it.
+    #[must_use]
+    pub fn byte(self) -> u8 {
         match self {
             Self::None => effect::NONE,
             Self::Observe => effect::OBSERVE,
@@ -69,7 +71,9 @@ impl PathPattern {
         if self.prefix { path.starts_with(&self.path) } else { path == self.path }
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    /// As the kernel's table has it.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.path.clone().into_bytes();
         if !self.prefix {
             bytes.push(0);
@@ -124,7 +128,7 @@ pub struct Rules {
     pub families: Vec<(u16, Effect)>,
     /// Local addresses and ports to listen on, as they are bound: all addresses (`0.0.0.0`, `::`) are one of their own.
     pub listen: Vec<(EgressRule, Effect)>,
-    /// ... to bind; `Observe` is [`super::Watch::bind`]'s.
+    /// ... to bind; `Observe` is `Watch::bind`'s.
     pub bind: Vec<(EgressRule, Effect)>,
     /// Without a daemon.
     pub dead: Option<Dead>,
@@ -148,9 +152,12 @@ pub struct Rules {
     pub budgets: Vec<BudgetRule>,
 }
 
-pub(super) const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
+/// No effect on any use.
+pub const NOTHING: Effects = Effects { exec: 0, map: 0, read: 0, write: 0 };
 
-pub(super) fn stricter(a: Effects, b: Effects) -> Effects {
+/// Of each use the stricter effect.
+#[must_use]
+pub fn stricter(a: Effects, b: Effects) -> Effects {
     Effects { exec: a.exec.max(b.exec), map: a.map.max(b.map), read: a.read.max(b.read), write: a.write.max(b.write) }
 }
 
@@ -163,7 +170,7 @@ pub fn effects(rules: &Rules, path: &str) -> Effects {
 }
 
 /// The strictest of the rules whose pattern `holds`, the list of programs left out.
-pub(super) fn named(rules: &Rules, holds: impl Fn(&PathPattern) -> bool) -> Effects {
+pub fn named(rules: &Rules, holds: impl Fn(&PathPattern) -> bool) -> Effects {
     let mut all = NOTHING;
     for rule in rules.paths.iter().filter(|r| holds(&r.pattern)) {
         let e = rule.effect.byte();
@@ -179,7 +186,9 @@ pub(super) fn named(rules: &Rules, holds: impl Fn(&PathPattern) -> bool) -> Effe
     all
 }
 
-pub(super) fn with_list(named: Effects, listed: Option<(Effect, bool)>) -> Effects {
+/// What is named, and the list of programs: the effect on those that it does not hold, and whether it holds this one.
+#[must_use]
+pub fn with_list(named: Effects, listed: Option<(Effect, bool)>) -> Effects {
     match listed {
         Some((others, false)) => stricter(named, Effects { exec: others.byte(), ..NOTHING }),
         _ => named,

@@ -149,7 +149,7 @@ pub fn canonical(addr: IpAddr) -> IpAddr {
 }
 
 /// A prefix inside `::ffff:0:0/96` is the IPv4 prefix it stands for.
-pub(super) fn canonical_net(net: IpNet) -> IpNet {
+pub fn canonical_net(net: IpNet) -> IpNet {
     if let IpNet::V6(n) = net
         && let Some(len) = n.prefix_len().checked_sub(96)
         && let Some(addr) = n.network().to_ipv4_mapped()
@@ -227,7 +227,7 @@ pub fn fold(rules: &[EgressRule]) -> Result<Folded, EgressError> {
 
 impl EgressError {
     /// The same, said of a list.
-    pub(super) fn of(list: &'static str) -> impl Fn(Self) -> Self {
+    pub fn of(list: &'static str) -> impl Fn(Self) -> Self {
         move |wrong| Self::In { list, wrong: Box::new(wrong) }
     }
 }
@@ -240,7 +240,7 @@ fn pack(net: IpNet, ranges: Vec<(u8, u16, u16)>) -> Result<Ports, EgressError> {
 }
 
 /// Ranges of (protocol, first, last port), merged, in the kernel's form; how many there are if they do not fit.
-pub(super) fn pack_ports(mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, usize> {
+pub fn pack_ports(mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, usize> {
     ranges.sort_unstable();
     let mut merged: Vec<(u8, u16, u16)> = Vec::new();
     for (proto, lo, hi) in ranges {
@@ -266,10 +266,11 @@ pub(super) fn pack_ports(mut ranges: Vec<(u8, u16, u16)>) -> Result<Ports, usize
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::strategies::{any_addr, any_rule};
 
     fn rule(net: &str, ports: &[RangeInclusive<u16>], protocol: Option<Protocol>) -> EgressRule {
         EgressRule { net: net.parse().unwrap(), ports: ports.to_vec(), protocol }
@@ -313,30 +314,6 @@ pub(super) mod tests {
         assert_eq!(err, EgressError::TooManyPorts { net: "10.0.0.0/8".parse().unwrap(), got: 17 });
         let merges: Vec<_> = (0..300).map(|i| i * 10 + 1..=i * 10 + 10).collect();
         assert_eq!(fold(&[rule("10.0.0.0/8", &merges, None)]).unwrap().v4[0].1.n, 1);
-    }
-
-    prop_compose! {
-        // Few bits of address and port, so that prefixes overlap and ranges touch.
-        pub(crate) fn any_addr()(v6 in any::<bool>(), mapped in any::<bool>(), low in 0u8..8, high in 0u8..3) -> IpAddr {
-            let v4 = Ipv4Addr::new(high * 5, 0, 0, low);
-            match (v6, mapped) {
-                (false, _) => v4.into(),
-                (true, true) => v4.to_ipv6_mapped().into(),
-                (true, false) => Ipv6Addr::new(u16::from(high) * 7, 0, 0, 0, 0, 0, 0, low.into()).into(),
-            }
-        }
-    }
-
-    prop_compose! {
-        pub(crate) fn any_rule()(
-            addr in any_addr(),
-            len in prop_oneof![Just(0u8), Just(8), Just(29), Just(30), Just(32), 100u8..=128],
-            ports in prop::collection::vec((0u16..12, 0u16..4).prop_map(|(lo, n)| lo..=lo + n), 0..3),
-            protocol in prop_oneof![Just(None), Just(Some(Protocol::Tcp)), Just(Some(Protocol::Udp))],
-        ) -> EgressRule {
-            let max = if addr.is_ipv4() { 32 } else { 128 };
-            EgressRule { net: IpNet::new(addr, len.min(max)).unwrap(), ports, protocol }
-        }
     }
 
     proptest! {
