@@ -79,8 +79,9 @@ impl Shared {
     /// Changes after `revision`. One from the future is of another state folder: everything is told.
     pub fn since(&self, revision: u64) -> Since {
         let published = self.published();
-        let oldest = published.changes.front().map_or(published.view.revision + 1, |change| change.revision);
-        let missed = revision + 1 < oldest || revision > published.view.revision;
+        let oldest =
+            published.changes.front().map_or(published.view.revision.saturating_add(1), |change| change.revision);
+        let missed = revision.saturating_add(1) < oldest || revision > published.view.revision;
         let changes = published.changes.iter().filter(|change| missed || change.revision > revision);
         Since { missed, changes: changes.cloned().collect() }
     }

@@ -3,9 +3,13 @@
 use std::{
     fmt::Debug,
     fs::{self, File},
-    io::{self, Write},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+
+/// Largest file that is read: what a run or a policy is kept in is far smaller.
+const LARGEST: u64 = 64 << 20;
 
 /// What the registry asks of a disk.
 pub(crate) trait Disk: Debug + Send + Sync {
@@ -27,7 +31,20 @@ pub(crate) struct Files;
 
 impl Disk for Files {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        // A pipe would have the daemon's start wait for a writer, and a link or a device could be anything.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidData, "it is not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LARGEST {
+            let why = format!("it has {} bytes (limit {LARGEST})", meta.len());
+            return Err(io::Error::new(ErrorKind::FileTooLarge, why));
+        }
+        Ok(bytes)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

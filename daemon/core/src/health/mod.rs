@@ -118,7 +118,8 @@ impl Health {
             fresh,
             wall_offset_ns,
             now: at,
-            revision: kept.revision,
+            // A damaged file has no number from which no other follows.
+            revision: kept.revision.min(u64::MAX / 2),
             node,
             gpus,
             kernel_log,

@@ -180,7 +180,7 @@ impl Part {
     ) -> bool {
         if let Some(reason) = self.reasons.get_mut(code) {
             (reason.last_ns, reason.until) = (now.wall_ns, until);
-            reason.count += 1;
+            reason.count = reason.count.saturating_add(1);
             let worse = level > reason.level;
             // What is said and advised is of the worst: a milder word later does not soften it.
             if level >= reason.level {

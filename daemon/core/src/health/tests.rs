@@ -483,3 +483,24 @@ fn a_link_that_was_up_is_expected_after_a_restart_and_after_a_reset() {
     assert!(!links(&mut h, 17, 400), "12 are expected by the configuration");
     assert!(links(&mut h, 11, 500));
 }
+
+/// A damaged health.json is no reason for a node to be without a daemon.
+#[test]
+fn what_is_kept_may_have_any_numbers() {
+    let mut h = health(Kept::default());
+    h.take(&xid("a", 79, s(1)));
+    let mut kept = serde_json::to_value(h.keep()).unwrap();
+    kept["revision"] = u64::MAX.into();
+    let gpu = kept["gpus"].as_object_mut().unwrap().values_mut().next().unwrap();
+    for reason in gpu["reasons"].as_array_mut().unwrap() {
+        (reason["count"], reason["since_ns"], reason["last_ns"]) = (u64::MAX.into(), i64::MIN.into(), i64::MAX.into());
+    }
+    let mut h = health(serde_json::from_value(kept).unwrap());
+    let before = h.view().revision;
+    for at in 2..5 {
+        h.take(&xid("a", 79, s(at)));
+        h.take(&xid("b", 79, s(at)));
+        h.take(&Input::Tick(s(at)));
+    }
+    assert!(h.view().revision > before, "the revision goes on");
+}

@@ -58,7 +58,7 @@ impl Pins {
         let generation = generations(&instance)
             .map_err(|e| fail(&instance, "list", e))?
             .iter()
-            .map(|(n, _)| n + 1)
+            .filter_map(|(n, _)| n.checked_add(1))
             .max()
             .unwrap_or(1);
         let dir = instance.join(format!("g{generation}_v{}", abi::VERSION));
