@@ -5,7 +5,7 @@ use crate::entry::{Body, Logged};
 use failsafe_core::{
     decision::{Action, Decision, IncidentId, Mode, Outcome, Verdict},
     input::Run,
-    record::{Record, RuleText, Snapshot},
+    record::{Record, RuleText, Snapshot, Unwatched},
     time::MonoTime,
 };
 
@@ -136,6 +136,14 @@ impl<'a> Incident<'a> {
             }
         }
         out
+    }
+
+    /// Between which times the run ended, where no daemon watched that.
+    pub fn unwatched(&self) -> Option<&'a Unwatched> {
+        match self.ended?.record()? {
+            Record::RunEnded { unwatched, .. } => unwatched.as_ref(),
+            _ => None,
+        }
     }
 
     /// The run's name, or what of its id tells it apart.

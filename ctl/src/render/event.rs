@@ -9,8 +9,9 @@ use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Upkeep, Verdict},
     health::{Change, Level, OrderKind},
     input::{Command, Gap},
-    record::Record,
+    record::{Record, Unwatched},
     subject::Subject,
+    time::Span,
 };
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -70,13 +71,14 @@ fn record_summary(record: &Record) -> String {
         Record::RunAdopted { run, found, .. } => {
             format!("{} re-adopted after a restart of the daemon: {found}", run.name)
         }
-        Record::RunEnded { name, recording, suppressed, .. } => {
+        Record::RunEnded { name, recording, suppressed, unwatched, .. } => {
             let problem = recording.as_ref().and_then(|seal| seal.problem.as_ref());
             let problem = problem.map(|why| format!("; recording: {why}")).unwrap_or_default();
             let more = suppressed.iter().fold(String::new(), |all, of| {
                 format!("{all}; {} more events of rule {} within its cooldown", of.events, of.rule)
             });
-            format!("{name} ended{more}{problem}")
+            let when = unwatched.as_ref().map(unwatched_text).unwrap_or_default();
+            format!("{name} ended{when}{more}{problem}")
         }
         Record::RunTotals { name, totals, .. } => {
             let counts = [
@@ -145,6 +147,18 @@ fn record_summary(record: &Record) -> String {
         },
         Record::Gap(gap) => gap_text(gap),
     }
+}
+
+/// Between which times a run ended that no daemon watched, and what shows that.
+fn unwatched_text(between: &Unwatched) -> String {
+    let time = match between.last_seen_ns {
+        Some(seen) => {
+            let span = u64::try_from(between.noticed_ns.saturating_sub(seen)).unwrap_or_default();
+            format!("within the {} before, after it was last seen alive", Span(span))
+        }
+        None => "at a time that is not known".to_owned(),
+    };
+    format!(" while no daemon watched, {time}: {}", between.found)
 }
 
 /// The command's verb.
@@ -400,6 +414,7 @@ mod tests {
                     name: "trainer".into(),
                     recording: None,
                     suppressed: Vec::new(),
+                    unwatched: None,
                 },
             )
             .add(6_710_000, Record::Order(cordon))
@@ -413,5 +428,15 @@ mod tests {
         let text: String = log.entries.iter().map(|e| line(e, &names, &TimeZone::UTC, Paint::plain())).collect();
         assert_eq!(text.lines().count(), log.entries.len());
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn an_end_that_no_daemon_watched_is_no_end_at_the_restart() {
+        let found = "its cgroup is gone; in the 5 s since a daemon last looked: 3 network calls refused".to_owned();
+        let text =
+            unwatched_text(&Unwatched { last_seen_ns: Some(1), noticed_ns: 5_000_000_001, found: found.clone() });
+        assert!(text.contains("within the 5.0 s before") && text.ends_with(&found), "{text}");
+        let text = unwatched_text(&Unwatched { last_seen_ns: None, noticed_ns: 5, found });
+        assert!(text.contains("at a time that is not known"), "{text}");
     }
 }

@@ -280,7 +280,15 @@ fn past(action: Action) -> &'static str {
 fn standing(incident: &Incident<'_>, zone: &TimeZone) -> String {
     let text = in_words(&incident.standing, incident.opened_by().decision.mode);
     match incident.ended {
-        Some(ended) => format!("{text} The run ended at {}.", time::wall(i128::from(ended.wall_ns), zone)),
+        Some(ended) => match incident.unwatched() {
+            None => format!("{text} The run ended at {}.", time::wall(i128::from(ended.wall_ns), zone)),
+            Some(between) => {
+                let before = time::wall(i128::from(between.noticed_ns), zone);
+                let seen = between.last_seen_ns.map(|seen| time::wall(i128::from(seen), zone));
+                let after = seen.map(|seen| format!(" and after {seen}")).unwrap_or_default();
+                format!("{text} The run ended before {before}{after}; no daemon watched the end.")
+            }
+        },
         None => text,
     }
 }

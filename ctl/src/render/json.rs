@@ -28,6 +28,9 @@ pub fn run(run: &pb::Run) -> Value {
         "state": state(run.state()),
         "registered_ns": run.registered_ns,
         "ended_ns": run.ended_ns,
+        "ended_after_ns": run.ended_after_ns,
+        "ended_before_ns": run.ended_before_ns,
+        "unverified": run.unverified,
         "blocked": run.blocked,
         "guarded": run.guarded,
         "guarded_frozen": run.guarded_frozen,
@@ -347,6 +350,7 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
     };
     let raw = |entry: &crate::entry::Logged| serde_json::from_slice(&entry.bytes).unwrap_or(Value::Null);
     let opened = incident.opened_by();
+    let unwatched = incident.unwatched();
     let leaks: Vec<Value> = incident
         .containments()
         .iter()
@@ -360,7 +364,9 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
         "standing": standing(&incident.standing),
         "standing_detail": detail,
         "at_ns": i64::try_from(incident.zero().1).unwrap_or(0),
-        "ended_ns": incident.ended.map(|entry| entry.wall_ns),
+        "ended_ns": incident.ended.filter(|_| unwatched.is_none()).map(|entry| entry.wall_ns),
+        "ended_after_ns": unwatched.and_then(|between| between.last_seen_ns),
+        "ended_before_ns": unwatched.map(|between| between.noticed_ns),
         "policy_digest": opened.decision.policy.to_string(),
         "cause": opened.decision.cause,
         "values": opened.decision.values,

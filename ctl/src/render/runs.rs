@@ -16,7 +16,15 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
         let unenforced = if r.not_enforced.is_empty() { "" } else { "+unenforced" };
         format!("{}{frozen}{blocked}{failing}{unenforced}", json::state(r.state()))
     };
-    let age = |r: &pb::Run| time::ago(r.registered_ns, if r.ended_ns > 0 { r.ended_ns } else { now });
+    let age = |r: &pb::Run| {
+        let until = |end: i64| time::ago(r.registered_ns, end);
+        match (r.ended_ns, r.ended_after_ns, r.ended_before_ns) {
+            (0, 0, 0) => until(now),
+            (0, 0, before) => format!("up to {}", until(before)),
+            (0, after, before) => format!("{} to {}", until(after), until(before)),
+            (ended, ..) => until(ended),
+        }
+    };
     if wide {
         let heads = [
             "NAME", "ID", "STATE", "USER", "POLICY", "DIGEST", "PROCS", "MEMORY", "CPU", "EGRESS", "INGRESS", "EVENTS",
@@ -91,11 +99,22 @@ fn not_noted(untracked: u64) -> String {
     }
 }
 
+/// When the run ended; where no daemon watched that, between which times.
+fn ended(run: &pb::Run, zone: &TimeZone) -> String {
+    let wall = |ns: i64| time::wall(i128::from(ns), zone);
+    match (run.ended_ns, run.ended_after_ns, run.ended_before_ns) {
+        (0, 0, 0) => String::new(),
+        (0, 0, before) => format!("before {}; no daemon watched the end", wall(before)),
+        (0, after, before) => format!("between {} and {}; no daemon watched the end", wall(after), wall(before)),
+        (ended, ..) => wall(ended),
+    }
+}
+
 /// The facts of one run; `ended_by` is empty unless it ended.
 pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> String {
     let mut labels: Vec<String> = run.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     labels.sort();
-    let ended = if run.ended_ns > 0 { time::wall(i128::from(run.ended_ns), zone) } else { String::new() };
+    let ended = ended(run, zone);
     let lost = if run.events_lost > 0 { format!(", {} LOST", run.events_lost) } else { String::new() };
     let counts = run.kernel.unwrap_or_default();
     let via = match run.syscalls_via.as_str() {
@@ -130,6 +149,7 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ),
             ("ended", ended),
             ("ended by", ended_by),
+            ("not verified", run.unverified.clone()),
             ("frozen for", if run.frozen_ms > 0 { format!("{} ms", run.frozen_ms) } else { String::new() }),
             ("processes", run.processes.to_string()),
             ("memory", table::bytes(run.memory_bytes)),
@@ -222,4 +242,45 @@ pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, paint: Paint
         let _ = writeln!(out, "  failsafectl explain {}", answer.incident);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000_000_000;
+
+    fn ended_run(after: i64, before: i64) -> pb::Run {
+        pb::Run {
+            name: "job".into(),
+            state: pb::RunState::Ended as i32,
+            registered_ns: HOUR,
+            ended_after_ns: after,
+            ended_before_ns: before,
+            unverified: "the audit log has no record of its end".into(),
+            ..pb::Run::default()
+        }
+    }
+
+    #[test]
+    fn an_end_that_no_daemon_watched_is_shown_as_two_times() {
+        let (run, never) = (ended_run(2 * HOUR, 4 * HOUR), ended_run(0, 4 * HOUR));
+        let page = describe(&run, String::new(), &TimeZone::UTC, 9 * HOUR);
+        let ended = page.lines().find(|line| line.starts_with("ended ")).unwrap();
+        assert!(ended.contains("between 1970-01-01 02:00:00.000 and 1970-01-01 04:00:00.000"), "{ended}");
+        assert!(page.contains("not verified") && page.contains("no record of its end"), "{page}");
+        assert!(list(&[run], false, 9 * HOUR).contains("1h to 3h"));
+        let page = describe(&never, String::new(), &TimeZone::UTC, 9 * HOUR);
+        assert!(page.contains("before 1970-01-01 04:00:00.000; no daemon watched"), "{page}");
+        assert!(list(&[never], false, 9 * HOUR).contains("up to 3h"));
+    }
+
+    #[test]
+    fn a_watched_end_is_one_time() {
+        let run = pb::Run { ended_ns: 3 * HOUR, ..ended_run(0, 0) };
+        let page = describe(&run, String::new(), &TimeZone::UTC, 9 * HOUR);
+        let ended = page.lines().find(|line| line.starts_with("ended ")).unwrap();
+        assert!(ended.ends_with("1970-01-01 03:00:00.000"), "{ended}");
+        assert!(list(&[run], false, 9 * HOUR).contains("2h "));
+    }
 }

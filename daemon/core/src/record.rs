@@ -84,6 +84,17 @@ pub struct Suppressed {
     pub events: u64,
 }
 
+/// The end of a run that no daemon watched: it lies between two times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwatched {
+    /// When the run was last seen alive, nanoseconds since the epoch; none where nothing shows it.
+    pub last_seen_ns: Option<i64>,
+    /// When a daemon noticed the end, nanoseconds since the epoch.
+    pub noticed_ns: i64,
+    /// What shows the end, and what the kernel counted since a daemon last looked, in words.
+    pub found: String,
+}
+
 /// What the kernel counted in the whole life of a run, over all daemons that watched it. Counts of calls and packets; sizes in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -195,6 +206,9 @@ pub enum Record {
         /// Events within the cooldown of their rule after its last decision; no decision counts them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         suppressed: Vec<Suppressed>,
+        /// Between which times it ended, where no daemon watched the end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unwatched: Option<Unwatched>,
     },
     /// What the kernel counted in the whole life of a run, read after its end.
     RunTotals {

@@ -78,7 +78,14 @@ pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Ru
         Found::Ended(ended) => {
             out.policy_name.clone_from(&ended.policy_name);
             out.state = v1::RunState::Ended as i32;
-            out.ended_ns = ended.ended_ns;
+            match &ended.unwatched {
+                None => out.ended_ns = ended.ended_ns,
+                Some(between) => {
+                    out.ended_after_ns = between.last_seen_ns.unwrap_or_default();
+                    out.ended_before_ns = between.noticed_ns;
+                }
+            }
+            out.unverified = ended.unverified.clone().unwrap_or_default();
             out.decisions = ended.decisions;
             if let Some(totals) = &ended.totals {
                 count(&mut out, totals);

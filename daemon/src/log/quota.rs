@@ -322,7 +322,12 @@ mod tests {
         let run: RunId = ID.parse().unwrap();
         admit(&mut meter, &started(1_000), 100, 0);
         let (name, recording, suppressed) = ("job".to_owned(), None, Vec::new());
-        admit(&mut meter, &Record::RunEnded { run, name: name.clone(), recording, suppressed }, 100, 1);
+        admit(
+            &mut meter,
+            &Record::RunEnded { run, name: name.clone(), recording, suppressed, unwatched: None },
+            100,
+            1,
+        );
         let late = Record::RunTotals { run, name, totals: Totals::default() };
         assert!((0..70).all(|_| admit(&mut meter, &late, 1 << 10, 2)), "what a restart needs is always written");
         assert!(meter.spent(1_000, 2 * SECOND).is_some(), "and counts for the owner");

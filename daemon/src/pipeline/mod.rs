@@ -441,7 +441,7 @@ impl Pipeline {
         // in the log: if it is durable, both are.
         let (log, stamp, name) = (self.parts.log.clone(), self.parts.log.stamp(), live.run.name.clone());
         self.parts.recordings.close(id, move |recording| {
-            let record = Record::RunEnded { run: id, name, recording, suppressed };
+            let record = Record::RunEnded { run: id, name, recording, suppressed, unwatched: None };
             log.record_at_then(stamp, &record, Some(id), None, move |done| {
                 for (answer, tell) in waiting.into_iter().filter(|_| done.is_ok()) {
                     let _gone = tell.send(Answer { durable: true, ..answer });

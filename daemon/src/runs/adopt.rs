@@ -14,11 +14,13 @@
 use super::{
     LiveRun, Registry,
     adoption::{self, Facts, Kept, Logged, Pins, Place, Plan},
+    checked,
+    departed::{Before, Departed, Named},
     guarded::{GuardedRun, gap},
     outage,
-    past::{History, Past, differs},
+    past::{History, Past, differs, without_version},
     start::{Origin, StartError},
-    store::Folder,
+    store::{ENDED_KEPT, Folder, MOST_PARTS, is_made, made_for},
     translate,
 };
 use crate::{
@@ -36,10 +38,10 @@ use failsafe_core::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -86,8 +88,7 @@ struct Candidate {
 #[derive(Debug, Clone)]
 struct Known {
     run: Run,
-    made: bool,
-    /// The number that its next recording gets.
+    /// The number of its last recording.
     part: u32,
     policy_name: String,
 }
@@ -102,7 +103,8 @@ struct Now<'a> {
 enum Found {
     Adopted(Box<Adopted>),
     Guarded(Box<GuardedRun>),
-    Ended,
+    /// `None`: nothing is to be recorded of it.
+    Ended(Option<Box<Departed>>),
 }
 
 impl Registry {
@@ -126,9 +128,29 @@ impl Registry {
         let roots: BTreeSet<u64> = now.previous.iter().flatten().map(|run| run.root_id).collect();
         let history = History::read(log.path(), boot_id, &ids, &roots);
         let candidates = self.candidates(&folders, &roots, &history, boot_id);
+        let ended = self.list_ended(&folders, &history, &candidates);
         let mut pass = self.pass(candidates, &now);
-        pass.changed.extend(unlisted);
+        pass.changed.extend(unlisted.into_iter().chain(ended));
         pass
+    }
+
+    /// Lists the runs that ended before, as the audit log has them; the result is what was found changed, in words.
+    fn list_ended(&self, folders: &[(RunId, Folder)], history: &History, candidates: &[Candidate]) -> Vec<String> {
+        let lives: BTreeSet<RunId> = candidates.iter().map(|candidate| candidate.id).collect();
+        let (mut all, mut found) = (Vec::new(), Vec::new());
+        for (id, folder) in folders.iter().filter(|(id, _)| !lives.contains(id)) {
+            let Some((run, changed)) = checked::ended(*id, folder, &history.of(*id)) else { continue };
+            if let Some(why) = run.unverified.as_ref().filter(|_| changed) {
+                tracing::error!(run = %id, why, "the record of an ended run was changed");
+                found.push(format!("{} ({id}): {why}", run.run.name));
+            }
+            all.push(run);
+        }
+        all.sort_by_key(|run| run.ended_ns);
+        let older = all.len().saturating_sub(ENDED_KEPT);
+        let all: Vec<_> = all.split_off(older).into_iter().map(Arc::new).collect();
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        found
     }
 
     /// The same for the runs that are guarded.
@@ -164,7 +186,7 @@ impl Registry {
                         of_root.insert(kept.run.cgroup_id, *id);
                     }
                 }
-                Folder::Unreadable(_) if history.of(*id).ended => {}
+                Folder::Unreadable(_) if history.of(*id).end.is_some() => {}
                 Folder::Unreadable(_) | Folder::Missing => drop(all.insert(*id, None)),
             }
         }
@@ -187,7 +209,7 @@ impl Registry {
     }
 
     fn pass(&self, candidates: Vec<Candidate>, now: &Now<'_>) -> Pass {
-        let mut pass = Pass::default();
+        let (mut pass, mut departed) = (Pass::default(), Vec::new());
         for candidate in candidates {
             let (id, before) = (candidate.id, candidate.before.clone());
             let found = self.take_up(candidate, now, &mut pass.changed);
@@ -197,7 +219,8 @@ impl Registry {
                     guarded.remove(&id);
                     pass.adopted.push(*run);
                 }
-                Found::Ended => drop(guarded.remove(&id)),
+                Found::Ended(Some(run)) => departed.push(*run),
+                Found::Ended(None) => drop(guarded.remove(&id)),
                 Found::Guarded(run) => {
                     if before.is_none_or(|before| before.why != run.why) {
                         tracing::error!(run = %id, name = run.run.name, why = run.why, "a run is guarded, not judged");
@@ -208,23 +231,32 @@ impl Registry {
             }
         }
         // What cannot be read cannot be let go either.
-        let left = if now.previous.is_ok() { self.kernel.release_previous(&self.bounded()) } else { Vec::new() };
+        let left =
+            if now.previous.is_ok() { self.kernel.release_previous(&self.bounded(&departed)) } else { Vec::new() };
         let gaps = pass.adopted.iter().flat_map(|run| run.gaps.iter().cloned().map(Input::Gap));
         let gaps: Vec<Input> = gaps.collect();
-        let events = left.into_iter().flat_map(|left| self.left_inputs(left, &pass.adopted));
+        let events = left.into_iter().flat_map(|left| self.left_inputs(left, &pass.adopted, &mut departed));
         pass.inputs = gaps.into_iter().chain(events).collect();
+        for run in departed {
+            let id = run.run().id;
+            self.depart(run, now.log);
+            // Last: whoever asks meanwhile finds it.
+            self.guarded.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
         pass
     }
 
     /// The cgroups that earlier daemons' programs go on bounding.
-    fn bounded(&self) -> BTreeSet<u64> {
-        self.guarded().iter().filter_map(|run| run.root).collect()
+    fn bounded(&self, departed: &[Departed]) -> BTreeSet<u64> {
+        let left = |root: &u64| departed.iter().any(|run| run.is_of(*root));
+        self.guarded().iter().filter_map(|run| run.root).filter(|root| !left(root)).collect()
     }
 
     /// The events that an earlier daemon's programs wrote or noted and nobody read, of the runs that were taken up, up to the
-    /// instant from which this daemon's own programs see them. Those of guarded runs are counted.
-    fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted]) -> Vec<Input> {
+    /// instant from which this daemon's own programs see them. Those of guarded runs are counted, those of `departed` runs noted.
+    fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted], departed: &mut [Departed]) -> Vec<Input> {
         let mut runs: BTreeMap<(u32, u32), (RunId, u64)> = BTreeMap::new();
+        let mut ended: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         let mut passed_over: BTreeMap<(u32, u32), Arc<GuardedRun>> = BTreeMap::new();
         let guarded = self.guarded();
         let mut inputs = Vec::new();
@@ -232,6 +264,8 @@ impl Registry {
             let place = (previous.slot, previous.epoch);
             if let Some(run) = adopted.iter().find(|a| a.live.run.cgroup_id == previous.root_id) {
                 runs.insert(place, (run.live.run.id, run.attached));
+            } else if let Some(nth) = departed.iter().position(|run| run.is_of(previous.root_id)) {
+                ended.insert(place, nth);
             } else if let Some(run) = guarded.iter().find(|run| run.root == Some(previous.root_id)) {
                 passed_over.insert(place, run.clone());
             }
@@ -243,6 +277,10 @@ impl Registry {
                 && event.at_ns < *attached
             {
                 inputs.extend(translate::event_of(&self.kernel, *run, event));
+            } else if let Some(run) = ended.get(&place).and_then(|nth| departed.get_mut(*nth)) {
+                if let Some(input) = translate::event_of(&self.kernel, run.run().id, event) {
+                    run.takes(&input);
+                }
             } else if let Some(run) = passed_over.get(&place) {
                 run.missed.fetch_add(1, Ordering::Relaxed);
             }
@@ -258,6 +296,9 @@ impl Registry {
     /// One candidate: its facts, what they come to, and that done.
     fn take_up(&self, candidate: Candidate, now: &Now<'_>, changed: &mut Vec<String>) -> Found {
         let (kept, logged, known) = self.known(&candidate);
+        if let Some(known) = &known {
+            now.log.owned(known.run.id, known.run.owner_uid);
+        }
         let run = known.as_ref().map(|known| &known.run);
         let earlier_boot = run.is_some_and(|run| run.boot_id != now.boot_id);
         let previous = now.previous.as_ref().map(|all| {
@@ -283,7 +324,7 @@ impl Registry {
         let facts = Facts {
             kept,
             logged,
-            ended: candidate.past.ended,
+            ended: candidate.past.end.is_some(),
             earlier_boot,
             pins,
             place,
@@ -293,8 +334,8 @@ impl Registry {
         let root = previous.map(|previous| previous.root_id).or(candidate.root);
         let latch = previous.is_some_and(|previous| previous.latch != 0);
         let (why, full) = match (adoption::decide(&facts), known.clone(), policy, &cgroup) {
-            (Plan::End(why), known, ..) => match self.let_go(&candidate, known, cgroup.as_ref(), &why, now.log) {
-                Ok(()) => return Found::Ended,
+            (Plan::End(why), known, ..) => match self.let_go(&candidate, known, cgroup.as_ref(), previous, &why, now) {
+                Ok(departed) => return Found::Ended(departed),
                 Err(why) => (why, false),
             },
             (Plan::Guard(why), ..) => (why, false),
@@ -321,32 +362,35 @@ impl Registry {
     /// What the records have of a candidate, and the one that counts.
     fn known(&self, candidate: &Candidate) -> (Kept, Logged, Option<Known>) {
         let folder = self.store.folder(candidate.id);
-        let start = candidate.past.start.as_ref();
-        let logged = |run: &Run, part| Known {
-            made: made_for(Path::new(&run.cgroup)) == Some(run.id),
+        let past = &candidate.past;
+        let start = past.start.as_ref();
+        let part = self.store.last_part(candidate.id).max(past.part);
+        let logged = |run: &Run| Known {
             run: run.clone(),
             part,
-            policy_name: String::new(),
+            policy_name: past.policy_name.as_deref().map(without_version).unwrap_or_default(),
         };
         match (folder, start) {
-            (Folder::Kept(kept), start) => {
-                let part = kept.part + 1;
-                let difference = start.and_then(|start| differs(&kept.run, start));
-                match (difference, start) {
-                    (Some(what), Some(start)) => (Kept::Read, Logged::Differs(what), Some(logged(start, part))),
-                    (_, start) => {
-                        let logged = if start.is_some() { Logged::Present } else { Logged::Absent };
-                        let known = Known { run: kept.run, made: kept.made, part, policy_name: kept.policy_name };
-                        (Kept::Read, logged, Some(known))
+            (Folder::Kept(kept), Some(start)) => {
+                match differs(&kept.run, start).or_else(|| kept.differs(past, part, is_made(start))) {
+                    Some(what) => (Kept::Read, Logged::Differs(what), Some(logged(start))),
+                    None => {
+                        let (run, policy_name) = (start.clone(), kept.policy_name);
+                        (Kept::Read, Logged::Present, Some(Known { run, part, policy_name }))
                     }
                 }
+            }
+            (Folder::Kept(kept), None) => {
+                let (run, policy_name) = (kept.run, kept.policy_name);
+                let part = part.max(kept.part.min(MOST_PARTS));
+                (Kept::Read, Logged::Absent, Some(Known { run, part, policy_name }))
             }
             (other, start) => {
                 let kept = match other {
                     Folder::Unreadable(why) => Kept::Unreadable(why),
                     _ => Kept::Missing,
                 };
-                let known = start.map(|start| logged(start, self.store.next_part(candidate.id)));
+                let known = start.map(logged);
                 let logged = if known.is_some() { Logged::Present } else { Logged::Absent };
                 (kept, logged, known)
             }
@@ -378,18 +422,19 @@ impl Registry {
         }
     }
 
-    /// Records an end that is proved. With an error it is not: somebody came into the cgroup.
+    /// Lets a run go that has ended; what is known of its end is to be recorded. With an error the end is not proved: somebody came
+    /// into the cgroup.
     fn let_go(
         &self,
         candidate: &Candidate,
         known: Option<Known>,
         cgroup: Option<&Cgroup>,
+        previous: Option<&PreviousRun>,
         why: &str,
-        log: &Log,
-    ) -> Result<(), String> {
+        now: &Now<'_>,
+    ) -> Result<Option<Box<Departed>>, String> {
         if let Some(cgroup) = cgroup {
-            let made = known.as_ref().map_or_else(|| made_for(cgroup.path()).is_some(), |known| known.made);
-            if made {
+            if made_for(cgroup.path()) == Some(candidate.id) {
                 // The kernel refuses while anybody lives in it. Until it is gone, somebody can enter: its bounds stay.
                 cgroup
                     .remove_tree()
@@ -407,25 +452,29 @@ impl Registry {
                 _ => {}
             }
         }
-        tracing::info!(run = %candidate.id, why, "a run ended while no daemon watched");
-        let Some(Known { run, part, policy_name, .. }) = known else { return Ok(()) };
-        if !candidate.past.ended {
-            let record =
-                Record::RunEnded { run: run.id, name: run.name.clone(), recording: None, suppressed: Vec::new() };
-            log.record(&record, Some(run.id), None);
-        }
-        let ended_ns = clock::wall_ns();
-        let ended = super::EndedRun {
-            run,
-            policy_name,
-            ended_ns,
-            decisions: candidate.past.decisions,
-            part: part - 1,
-            totals: None,
+        let before = Before {
+            past: &candidate.past,
+            guarded: candidate.before.as_deref(),
+            previous,
+            rebooted: known.as_ref().is_some_and(|known| known.run.boot_id != now.boot_id),
+            watches: known
+                .as_ref()
+                .is_some_and(|known| self.store.policy(&known.run.policy).is_ok_and(|policy| !policy.watch.is_empty())),
+            sees: self.kernel.blind().is_none(),
         };
-        self.mark_ended(&ended);
-        self.remember_ended(Arc::new(ended));
-        Ok(())
+        let (run, named) = match known {
+            Some(Known { run, part, policy_name, .. }) => {
+                let decisions = candidate.past.decisions;
+                (run, Some(Named { policy_name, part, decisions }))
+            }
+            // No record names it. Where programs bounded it, or people saw it as guarded, its end is recorded all the same.
+            None if previous.is_some() || candidate.before.is_some() => {
+                let root = previous.map(|previous| previous.root_id);
+                (placeholder(candidate.id, root, cgroup, now.boot_id), None)
+            }
+            None => return Ok(None),
+        };
+        Ok(Some(Box::new(Departed::new(run, named, why, &before))))
     }
 
     fn guard(
@@ -441,14 +490,14 @@ impl Registry {
         // A command may have come since the candidate was made.
         let mut past = before.as_ref().map_or(candidate.past, |before| before.past().clone());
         past.guarded = true;
-        let (missed, since) = match &before {
-            Some(before) => (before.missed(), before.since),
-            None => (0, MonoTime(clock::monotonic_ns())),
+        let (missed, since, seen) = match &before {
+            Some(before) => (before.missed(), before.since, before.seen_ns()),
+            None => (0, MonoTime(clock::monotonic_ns()), None),
         };
         let (part, policy_name) =
-            known.as_ref().map_or((0, String::new()), |known| (known.part - 1, known.policy_name.clone()));
+            known.as_ref().map_or((0, String::new()), |known| (known.part, known.policy_name.clone()));
         let run = known.map_or_else(|| placeholder(candidate.id, root, cgroup.as_ref(), boot_id), |known| known.run);
-        GuardedRun {
+        let guarded = GuardedRun {
             run,
             policy_name,
             why,
@@ -459,8 +508,12 @@ impl Registry {
             root,
             latched: latch,
             missed: AtomicU64::new(missed),
+            seen: AtomicI64::new(seen.unwrap_or_default()),
             past: Mutex::new(past),
-        }
+        };
+        // Notes when somebody was in it.
+        let _noted = guarded.is_empty();
+        guarded
     }
 
     fn judge(
@@ -472,7 +525,9 @@ impl Registry {
         cgroup: &Cgroup,
     ) -> Result<Adopted, (String, bool)> {
         let now = MonoTime(clock::monotonic_ns());
-        let Known { mut run, made, part, .. } = known;
+        let Known { mut run, part, .. } = known;
+        // By the cgroup that was found: what a record says of it may have been changed.
+        let made = made_for(cgroup.path()) == Some(run.id);
         let past = match &candidate.before {
             Some(before) => before.past().clone(),
             None => candidate.past.clone(),
@@ -509,7 +564,7 @@ impl Registry {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let run_id = run.id;
-        let origin = Origin { made, holder: Holder::Adopted(run.owner_uid), part };
+        let origin = Origin { made, holder: Holder::Adopted(run.owner_uid), part: part.saturating_add(1) };
         let live = self.enter(run, Arc::new(policy), mine, origin).map_err(|error| {
             let full = matches!(&error, StartError::Store(error) if error.is_full());
             (format!("it cannot be taken up: {error}"), full)
@@ -552,11 +607,6 @@ impl Registry {
     pub fn root(&self) -> &CgroupRoot {
         &self.root
     }
-}
-
-/// The run that a cgroup was made for, by its name.
-fn made_for(path: &Path) -> Option<RunId> {
-    path.file_name()?.to_str()?.strip_prefix("run-")?.parse().ok()
 }
 
 /// The id of a run that no record names: the same at each start, and no other run's.

@@ -12,6 +12,8 @@ use crate::{
     platform::CgroupRoot,
 };
 use failsafe_core::{RunId, policy::parse::parse, record::Record};
+use proptest::{prelude::*, test_runner::TestRunner};
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, ErrorKind},
@@ -246,4 +248,110 @@ fn an_end_that_cannot_be_written_is_written_later_and_recorded_once() {
     assert!(ends_on_record(&log.log()) <= 1);
     assert_eq!(bench.cgroups(), 0);
     log.close();
+}
+
+/// The places of all numbers in a JSON text, and those of null.
+fn numbers(value: &Value, at: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Number(_) | Value::Null => into.push(at.to_owned()),
+        Value::Array(all) => all.iter().enumerate().for_each(|(n, one)| numbers(one, &format!("{at}/{n}"), into)),
+        Value::Object(all) => all.iter().for_each(|(name, one)| numbers(one, &format!("{at}/{name}"), into)),
+        _ => {}
+    }
+}
+
+fn any_number() -> impl Strategy<Value = Value> {
+    let edges = [0, 1, u64::from(u32::MAX) - 1, u64::from(u32::MAX), u64::MAX - 1, u64::MAX].map(|n| json!(n));
+    let low = [-1, i64::MIN, i64::MAX].map(|n| json!(n));
+    prop_oneof![
+        4 => proptest::sample::select([edges.as_slice(), low.as_slice()].concat()),
+        1 => any::<u64>().prop_map(|n| json!(n)),
+        1 => any::<i64>().prop_map(|n| json!(n)),
+        1 => any::<u32>().prop_map(|n| json!(n)),
+        1 => proptest::num::f64::NORMAL.prop_map(|n| json!(n)),
+    ]
+}
+
+#[test]
+fn a_run_json_with_any_numbers_stops_no_start_and_loses_no_run() {
+    let Some(mut bench) = Bench::new("numbers") else { return };
+    let id = bench.run();
+    let file = bench.state.path().join("runs").join(id.to_string()).join("run.json");
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    kept["totals"] = serde_json::to_value(failsafe_core::record::Totals::default()).unwrap();
+    kept["unwatched"] = json!({ "last_seen_ns": 1, "noticed_ns": 2, "found": "its cgroup is gone" });
+    let mut places = Vec::new();
+    numbers(&kept, "", &mut places);
+    assert!(places.len() > 20 && places.iter().any(|place| place == "/part"), "{places:?}");
+    let (_, with) = bench.daemon(Arc::new(Files));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let head = elsewhere.path().join("head");
+    let (without, _) =
+        LogOwner::open(elsewhere.path(), &head, BOOT, crate::config::AuditLog::default().bounds()).unwrap();
+    let start = |log: &Log| {
+        let store = Store::on(bench.state.path(), Arc::new(Files)).unwrap();
+        let registry = Registry::new(CgroupRoot::find().unwrap(), Kernel::new(Err("a test's".into())), store);
+        let _pass = registry.adopt(log, BOOT);
+        let (live, held) = (registry.get(id).is_some(), registry.guarded().iter().any(|run| run.run.id == id));
+        if live {
+            registry.retain(&crate::config::Recordings::default(), log, i64::MAX).unwrap();
+        }
+        for ended in registry.ended() {
+            assert!(ended.run.id == id || ended.unverified.is_some());
+        }
+        (live, held)
+    };
+    let edits = proptest::collection::vec((0..places.len(), any_number()), 1..4);
+    // Each number at its edges alone, then several together.
+    let edges = [json!(u32::MAX), json!(u64::MAX), json!(i64::MIN)];
+    let alone = places.iter().enumerate().flat_map(|(n, _)| edges.iter().map(move |edge| vec![(n, edge.clone())]));
+    let check = |edits: Vec<(usize, Value)>| {
+        let mut edited = kept.clone();
+        for (n, value) in &edits {
+            *edited.pointer_mut(&places[*n]).unwrap() = value.clone();
+        }
+        let written = |edited: &Value| std::fs::write(&file, serde_json::to_vec(edited).unwrap()).unwrap();
+        written(&edited);
+        let (live, held) = start(&with.log());
+        let named: Vec<&str> = edits.iter().map(|(n, _)| places[*n].as_str()).collect();
+        assert!(live != held, "{named:?}: live {live}, guarded {held}: {edited}");
+        // Without a log nothing is there to compare it with: the start goes on all the same.
+        written(&edited);
+        start(&without.log());
+    };
+    alone.for_each(check);
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(64));
+    runner
+        .run(&edits, |edits| {
+            check(edits);
+            Ok(())
+        })
+        .unwrap();
+    with.close();
+    without.close();
+}
+
+/// A folder of a run may hold anything: a pipe must not have the start wait, nor a file without end fill the memory.
+#[test]
+fn a_run_json_that_is_no_regular_file_stops_no_start() {
+    let Some(mut bench) = Bench::new("pipe") else { return };
+    let id = bench.run();
+    let file = bench.state.path().join("runs").join(id.to_string()).join("run.json");
+    type Make = fn(&Path);
+    let places: [(&str, Make); 4] = [
+        ("pipe", |file| nix::unistd::mkfifo(file, nix::sys::stat::Mode::S_IRWXU).unwrap()),
+        ("link", |file| std::os::unix::fs::symlink("/dev/zero", file).unwrap()),
+        ("folder", |file| std::fs::create_dir(file).unwrap()),
+        ("huge", |file| std::fs::File::create(file).unwrap().set_len(1 << 36).unwrap()),
+    ];
+    for (what, make) in places {
+        let _gone = std::fs::remove_file(&file);
+        make(&file);
+        let (registry, log) = bench.daemon(Arc::new(Files));
+        registry.adopt(&log.log(), BOOT);
+        let (live, held) = (registry.get(id).is_some(), registry.guarded().iter().any(|run| run.run.id == id));
+        assert!(live != held, "{what}: live {live}, guarded {held}");
+        log.close();
+        let _gone = std::fs::remove_dir(&file);
+    }
 }

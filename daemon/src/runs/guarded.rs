@@ -24,7 +24,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -52,6 +52,8 @@ pub struct GuardedRun {
     pub latched: bool,
     /// Events of it that were read and judged by nobody.
     pub(super) missed: AtomicU64,
+    /// When processes were last seen in it, nanoseconds since the epoch; 0: never.
+    pub(super) seen: AtomicI64,
     /// What the audit log has of it, with the commands since.
     pub(super) past: Mutex<Past>,
 }
@@ -123,6 +125,22 @@ impl GuardedRun {
 
     pub(super) fn past(&self) -> MutexGuard<'_, Past> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whether somebody lives in it; the answer is whether it is proved that nobody does.
+    pub fn is_empty(&self) -> bool {
+        match self.cgroup.as_ref().map(Cgroup::events) {
+            Some(Ok(events)) if events.populated => self.seen.store(clock::wall_ns(), Ordering::Relaxed),
+            Some(Ok(_)) => return true,
+            Some(Err(error)) => return error.is_vanished(),
+            None => {}
+        }
+        false
+    }
+
+    /// When processes were last seen in it.
+    pub(super) fn seen_ns(&self) -> Option<i64> {
+        Some(self.seen.load(Ordering::Relaxed)).filter(|seen| *seen != 0)
     }
 
     pub(super) fn missed(&self) -> u64 {

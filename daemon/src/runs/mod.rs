@@ -12,8 +12,10 @@
 pub mod adopt;
 mod adoption;
 pub mod bounds;
+mod checked;
 pub(crate) mod compile;
 pub mod delegation;
+mod departed;
 mod disk;
 mod ends;
 pub mod entry;
@@ -208,9 +210,11 @@ impl LiveRun {
             run: self.run.clone(),
             policy_name: self.policy.name.clone(),
             ended_ns: wall_ns,
+            unwatched: None,
             decisions,
             part: self.part,
             totals: None,
+            unverified: None,
         };
         self.ended.get_or_init(|| Arc::new(ended())).clone()
     }

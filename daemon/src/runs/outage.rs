@@ -79,6 +79,19 @@ pub fn unguarded(run: RunId, now: MonoTime) -> Gap {
     gap(run, what.into(), 0, now)
 }
 
+/// No programs of an earlier daemon were found of a run that has ended.
+pub fn not_known(run: RunId, now: MonoTime) -> Gap {
+    let what = "no programs of an earlier daemon were found: what the run did between a daemon's last look and its end is not known";
+    gap(run, what.into(), 0, now)
+}
+
+/// The machine was booted since.
+pub fn lost_in_a_boot(run: RunId, now: MonoTime) -> Gap {
+    let what = "it was of an earlier boot: what the run did between a daemon's last look and its end is not known, the kernel's \
+                counters and events are lost";
+    gap(run, what.into(), 0, now)
+}
+
 fn gap(run: RunId, what: String, lost: u64, at: MonoTime) -> Gap {
     Gap { seq: 0, at, source: Source::Ebpf, run: Some(run), gpu: None, what, lost, blind: false }
 }

@@ -4,7 +4,7 @@ use failsafe_core::{
     Action, Decision, Mode, Outcome, RunId,
     decision::Verdict,
     input::{Command, Contained, Run},
-    record::Record,
+    record::{Record, Totals, Unwatched},
     signal::Source,
 };
 use failsafe_journal::{Entry, Filter, Query, Search};
@@ -16,13 +16,32 @@ use std::{
 /// How the gap of a run begins that is bounded by the kernel and judged by nobody.
 pub const GUARDED: &str = "guarded, not judged";
 
+/// The end of a run, as the audit log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// When; where no daemon watched it, when it was noticed. Nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// Between which times it ended, where no daemon watched it.
+    pub unwatched: Option<Unwatched>,
+    /// The number of its last recording, where the entry has one.
+    pub part: Option<u32>,
+}
+
 /// What the audit log has of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Past {
     /// The run as it was started; `None`: no such record was found.
     pub start: Option<Run>,
-    /// Its end is on record.
-    pub ended: bool,
+    /// Name and version of its policy.
+    pub policy_name: Option<String>,
+    /// The number of its last recording, as far as one was begun.
+    pub part: u32,
+    /// When an entry shows it alive for the last time, nanoseconds since the epoch.
+    pub last_seen_ns: Option<i64>,
+    /// Its end.
+    pub end: Option<Ending>,
+    /// What the kernel counted of it.
+    pub totals: Option<Totals>,
     /// Decisions made.
     pub decisions: u32,
     /// Incidents opened.
@@ -54,24 +73,28 @@ impl History {
         let concerned = concerned(path, boot_id, wanted, roots);
         for entry in search(path, Some(&concerned), &["run", "decision", "outcome", "gap", "control"]) {
             let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
+            let wall_ns = i64::try_from(entry.wall_ns).unwrap_or(i64::MAX);
             let known = wanted.contains(&id) || history.runs.contains_key(&id);
             if !known && entry.kind != "run" {
                 continue;
             }
             match serde_json::from_value(entry.body) {
-                Ok(Record::RunStarted { run, .. }) if known || run.boot_id == boot_id => {
-                    history.runs.entry(id).or_default().start = Some(run);
-                }
-                Ok(Record::RunEnded { .. }) if known => {
+                Ok(Record::RunStarted { run, policy_name, .. }) if known || run.boot_id == boot_id => {
                     let past = history.runs.entry(id).or_default();
-                    past.ended = true;
+                    past.last_seen_ns = past.last_seen_ns.max(Some(wall_ns));
+                    (past.start, past.policy_name) = (Some(run), Some(policy_name));
+                }
+                Ok(Record::RunEnded { recording, unwatched, .. }) if known => {
+                    let past = history.runs.entry(id).or_default();
+                    let at_ns = unwatched.as_ref().map_or(wall_ns, |unwatched| unwatched.noticed_ns);
+                    past.end = Some(Ending { at_ns, unwatched, part: recording.map(|seal| seal.part) });
                     past.open.clear();
                     let root = past.start.as_ref().map(|run| run.cgroup_id);
                     if !wanted.contains(&id) && !root.is_some_and(|root| roots.contains(&root)) {
                         history.runs.remove(&id);
                     }
                 }
-                Ok(record) if known => history.runs.entry(id).or_default().takes(record),
+                Ok(record) if known => history.runs.entry(id).or_default().takes(record, wall_ns),
                 _ => {}
             }
         }
@@ -85,12 +108,12 @@ impl History {
 
     /// The runs that were started and did not end.
     pub fn open(&self) -> impl Iterator<Item = &Run> {
-        self.runs.values().filter(|past| !past.ended).filter_map(|past| past.start.as_ref())
+        self.runs.values().filter(|past| past.end.is_none()).filter_map(|past| past.start.as_ref())
     }
 
     /// The run that had this cgroup in this boot; the one that did not end, if several had it.
     pub fn of_cgroup(&self, boot_id: &str, root: u64) -> Option<&Run> {
-        let starts = self.runs.values().filter_map(|past| Some((past.ended, past.start.as_ref()?)));
+        let starts = self.runs.values().filter_map(|past| Some((past.end.is_some(), past.start.as_ref()?)));
         let of_root = starts.filter(|(_, run)| run.cgroup_id == root && run.boot_id == boot_id);
         of_root.min_by_key(|(ended, run)| (*ended, std::cmp::Reverse(run.registered_wall_ns))).map(|(_, run)| run)
     }
@@ -124,15 +147,19 @@ fn search(path: &Path, runs: Option<&BTreeSet<RunId>>, kinds: &[&str]) -> impl I
 }
 
 impl Past {
-    fn takes(&mut self, record: Record) {
+    fn takes(&mut self, record: Record, wall_ns: i64) {
+        if matches!(record, Record::RunAdopted { .. } | Record::Decision { .. } | Record::Outcome(_)) {
+            self.last_seen_ns = self.last_seen_ns.max(Some(wall_ns));
+        }
         match record {
             Record::Decision { decision, .. } => self.decided(decision),
             Record::Outcome(outcome) => self.came_out(&outcome),
-            Record::Gap(gap) if gap.source == Source::Ebpf => self.lost_told += gap.lost,
+            Record::Gap(gap) if gap.source == Source::Ebpf => self.lost_told = self.lost_told.saturating_add(gap.lost),
             Record::Gap(gap) if gap.source == Source::Guard => {
                 self.guarded |= gap.blind && gap.what.starts_with(GUARDED);
             }
-            Record::RunAdopted { .. } => self.guarded = false,
+            Record::RunAdopted { part, .. } => (self.guarded, self.part) = (false, self.part.max(part)),
+            Record::RunTotals { totals, .. } => self.totals = Some(totals),
             Record::Limited(limited) => {
                 self.decisions = self.decisions.max(limited.last_decision);
                 self.incidents = self.incidents.max(limited.last_incident);
@@ -177,6 +204,11 @@ impl Past {
             self.contained.frozen = true;
         }
     }
+}
+
+/// The name of a policy, of its name and version as entries have it.
+pub fn without_version(name: &str) -> String {
+    name.rsplit_once(" v").map_or(name, |(name, _)| name).to_owned()
 }
 
 /// The first thing in which two records of one run differ that never changes in its life; `None`: they agree.

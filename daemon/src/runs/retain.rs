@@ -105,6 +105,14 @@ impl Registry {
     pub(super) fn retain(&self, keep: &Recordings, log: &Log, now_ns: i64) -> Result<(), StoreError> {
         let held: BTreeSet<RunId> = self.held().into_iter().collect();
         let (mut runs, unreadable) = self.store.kept()?;
+        // Whose they are and when they ended, as the audit log has it: `run.json` may have been changed.
+        let checked: BTreeMap<RunId, (u32, i64)> =
+            self.ended().iter().map(|run| (run.run.id, (run.run.owner_uid, run.ended_ns))).collect();
+        for run in runs.iter_mut().filter(|run| run.ended_ns.is_some()) {
+            if let Some((uid, ended_ns)) = checked.get(&run.id) {
+                (run.uid, run.ended_ns) = (*uid, Some(*ended_ns));
+            }
+        }
         for run in runs.iter_mut().filter(|run| held.contains(&run.id)) {
             run.ended_ns = None;
         }

@@ -265,6 +265,7 @@ impl Registry {
             policy_name,
             decisions: run.decisions,
             totals: None,
+            unwatched: None,
         };
         if part == 0 {
             self.store.keep_policy(policy)?;

@@ -4,9 +4,14 @@
 
 use super::{
     disk::{Disk, Files},
+    past::Past,
     retain::Kept,
 };
-use failsafe_core::{Policy, PolicyDigest, RunId, input::Run, record::Totals};
+use failsafe_core::{
+    Policy, PolicyDigest, RunId,
+    input::Run,
+    record::{Totals, Unwatched},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeSet,
@@ -20,6 +25,12 @@ use std::{
 
 /// Ended runs that are kept in memory; older ones are on disk and in the audit log.
 pub const ENDED_KEPT: usize = 1_000;
+
+/// The largest number of a recording that is believed: a larger one is damage.
+pub const MOST_PARTS: u32 = 1_000_000;
+/// A `run.json` may be this many recordings ahead of the audit log and of the files: each start that failed after the file was written
+/// is one.
+const PARTS_AHEAD: u32 = 10_000;
 
 /// A live run as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +50,22 @@ pub struct KeptRun {
     /// What the kernel counted, once it has ended; none in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub totals: Option<Totals>,
+    /// Between which times it ended, where no daemon watched the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwatched: Option<Unwatched>,
+}
+
+impl KeptRun {
+    /// What else than the run itself is not as the audit log has it; `part` is the number of its last recording by the log and the files.
+    pub(super) fn differs(&self, past: &Past, part: u32, made: bool) -> Option<String> {
+        if self.made != made {
+            return Some(format!("made: run.json has {}, the name of the cgroup shows {made}", self.made));
+        }
+        if self.part < past.part || self.part > part.saturating_add(PARTS_AHEAD) {
+            return Some(format!("recording: run.json has {}, the audit log has {}", self.part, past.part));
+        }
+        None
+    }
 }
 
 /// A run that ended.
@@ -48,14 +75,18 @@ pub struct EndedRun {
     pub run: Run,
     /// Name of its policy.
     pub policy_name: String,
-    /// When, ns since the epoch.
+    /// When, ns since the epoch; where no daemon watched the end, when it was noticed.
     pub ended_ns: i64,
+    /// Between which times it ended, where no daemon watched the end.
+    pub unwatched: Option<Unwatched>,
     /// Decisions made about it.
     pub decisions: u32,
     /// Its last recording's number.
     pub part: u32,
     /// What the kernel counted; none where no daemon watched the end.
     pub totals: Option<Totals>,
+    /// Why this is not verified by the audit log; none: it is.
+    pub unverified: Option<String>,
 }
 
 /// A file of the store that could not be read or written.
@@ -140,17 +171,12 @@ impl Store {
     pub fn mark_ended(&self, ended: &EndedRun) -> Result<(), StoreError> {
         let path = self.run_dir(ended.run.id).join("run.json");
         let (part, decisions, totals) = (ended.part, ended.decisions, ended.totals);
-        let ended_ns = Some(ended.ended_ns);
-        let kept = match self.folder(ended.run.id) {
-            Folder::Kept(kept) => KeptRun { ended_ns, decisions, totals, ..*kept },
-            // Its file was lost while it lived: the end is kept all the same.
-            Folder::Missing | Folder::Unreadable(_) => {
-                let (run, policy_name) = (ended.run.clone(), ended.policy_name.clone());
-                let folder = self.run_dir(ended.run.id);
-                self.disk.make(&folder).map_err(|source| StoreError { op: "make", path: folder, source })?;
-                KeptRun { run, made: false, part, ended_ns, policy_name, decisions, totals }
-            }
-        };
+        let (ended_ns, unwatched) = (Some(ended.ended_ns), ended.unwatched.clone());
+        // What the file has meanwhile is not asked: somebody may have changed it.
+        let (run, policy_name, made) = (ended.run.clone(), ended.policy_name.clone(), is_made(&ended.run));
+        let folder = self.run_dir(ended.run.id);
+        self.disk.make(&folder).map_err(|source| StoreError { op: "make", path: folder, source })?;
+        let kept = KeptRun { run, made, part, ended_ns, policy_name, decisions, totals, unwatched };
         self.write(&path, &kept)
     }
 
@@ -185,12 +211,11 @@ impl Store {
         }
     }
 
-    /// The number that the next daemon's recording of a run gets, for a run with an unreadable `run.json`: an earlier recording is
-    /// not to be overwritten.
-    pub(super) fn next_part(&self, id: RunId) -> u32 {
+    /// The number of a run's last recording, by the files: none is to be overwritten, whatever `run.json` has.
+    pub(super) fn last_part(&self, id: RunId) -> u32 {
         let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
         let parts = self.disk.list(&self.run_dir(id)).unwrap_or_default();
-        parts.iter().filter_map(number).max().unwrap_or(0) + 1
+        parts.iter().filter_map(number).filter(|part| *part <= MOST_PARTS).max().unwrap_or(0)
     }
 
     /// What is kept of all runs, and of how many folders nobody knows what they are.
@@ -236,8 +261,17 @@ impl Store {
         });
         let ended = folders.into_iter().filter_map(|(_, folder)| match folder {
             Folder::Kept(kept) => {
-                let KeptRun { run, part, ended_ns, policy_name, decisions, totals, .. } = *kept;
-                Some(EndedRun { run, policy_name, ended_ns: ended_ns?, decisions, part, totals })
+                let KeptRun { run, part, ended_ns, policy_name, decisions, totals, unwatched, .. } = *kept;
+                Some(EndedRun {
+                    run,
+                    policy_name,
+                    ended_ns: ended_ns?,
+                    unwatched,
+                    decisions,
+                    part,
+                    totals,
+                    unverified: None,
+                })
             }
             _ => None,
         });
@@ -288,6 +322,16 @@ impl Store {
     fn policy_path(&self, digest: &PolicyDigest) -> PathBuf {
         self.root.join("policies").join(format!("{}.json", hex::encode(digest.0)))
     }
+}
+
+/// Whether the daemon made the run's cgroup.
+pub(super) fn is_made(run: &Run) -> bool {
+    made_for(Path::new(&run.cgroup)) == Some(run.id)
+}
+
+/// The run that a cgroup was made for, by its name. No other cgroup has such a name: the id is made together with the cgroup.
+pub(super) fn made_for(cgroup: &Path) -> Option<RunId> {
+    cgroup.file_name()?.to_str()?.strip_prefix("run-")?.parse().ok()
 }
 
 /// Writes a file whole, or leaves the old one.

@@ -71,11 +71,11 @@ impl Keeping {
                 continue;
             }
             guarded.iter().for_each(|run| run.hold());
-            let empty = |events: crate::platform::cgroup::Events| !events.populated;
-            let at_once = guarded.iter().any(|run| {
-                run.full
-                    || run.cgroup.as_ref().is_some_and(|cgroup| cgroup.events().map_or_else(|e| e.is_vanished(), empty))
-            });
+            // Each is looked at: when processes were last seen in it is recorded with its end.
+            let mut at_once = false;
+            for run in &guarded {
+                at_once |= run.is_empty() || run.full;
+            }
             if !at_once && Instant::now() < next {
                 continue;
             }

@@ -208,3 +208,48 @@ fn told(events: &[Value]) {
         "{re_observed} outcomes re-observed, {interrupted} interrupted; adopted {frozen} frozen as decided, {undecided} frozen without a decision"
     );
 }
+
+/// The run ends before another daemon comes: nobody can contain it any more, but what it did is on record.
+#[test]
+fn a_violation_of_a_run_that_ends_while_no_daemon_runs_is_on_record() -> Result<()> {
+    on_node("ends-unseen", "", |node| {
+        let policy = format!("{PLAIN}[egress]\nallow = []\n");
+        let go = integration::sentinel(node, "go")?;
+        let connect = sender("127.0.0.3:9", 3, 0)?.join(" ");
+        let script = format!("while ! [ -s {} ]; do sleep 0.02; done; {connect}; true", go.display());
+        let mut run = Launch::new("unseen", &policy).start(node, ["sh", "-c", &script])?;
+        node.kill9()?;
+        std::fs::write(&go, "x")?;
+        run.ends()?;
+        node.restart()?;
+        let (id, gap) = (run.id().to_owned(), |e: &Value, text: &str| {
+            e["body"]["type"] == "gap" && e["body"]["what"].as_str().is_some_and(|what| what.contains(text))
+        });
+        let what = node.wait_for_event("its events are on record", |e| {
+            e["run"] == id && gap(e, "the run ended before a daemon judged its last events")
+        })?;
+        let text = what["body"]["what"].as_str().context("what")?.to_owned();
+        ensure!(text.contains("refused: ") && text.contains("127.0.0.3:9"), "{text}");
+        let totals = node.wait_for_event("its counters", |e| e["run"] == id && e["body"]["type"] == "run-totals")?;
+        let refused = ["denied_calls", "dropped_packets"].map(|n| totals["body"]["totals"][n].as_u64().unwrap_or(0));
+        ensure!(refused.iter().sum::<u64>() > 0, "{totals}");
+        let end = node.wait_for_event("its end", |e| e["run"] == id && e["body"]["type"] == "run-ended")?;
+        let between = &end["body"]["unwatched"];
+        let (seen, noticed) = (between["last_seen_ns"].as_i64(), between["noticed_ns"].as_i64());
+        ensure!(seen.is_some_and(|seen| seen > 0) && seen <= noticed, "{between}");
+        let shown = node.run("unseen")?;
+        ensure!(shown["state"] == "ended" && shown["ended_ns"] == 0, "{shown}");
+        ensure!(shown["ended_after_ns"].as_i64() == seen && shown["ended_before_ns"].as_i64() == noticed, "{shown}");
+        let page = node.ctl(["describe", "unseen"])?.expect(0)?.out;
+        ensure!(page.contains("no daemon watched the end") && !page.contains("not verified"), "{page}");
+        // The same after another restart, and nothing is recorded twice.
+        node.kill9()?;
+        node.restart()?;
+        let again = node.run("unseen")?;
+        ensure!(again["ended_after_ns"] == shown["ended_after_ns"] && again["unverified"] == "", "{again}");
+        let events = node.events()?;
+        let count = |of: &dyn Fn(&Value) -> bool| events.iter().filter(|e| e["run"] == id && of(e)).count();
+        ensure!(count(&|e| e["body"]["type"] == "run-ended") == 1 && count(&|e| gap(e, "judged its last events")) == 1);
+        node.log_is_whole()
+    })
+}

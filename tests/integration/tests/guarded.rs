@@ -263,3 +263,40 @@ fn a_run_json_that_names_another_policy_does_not_change_what_the_run_is_judged_b
         node.log_is_whole()
     })
 }
+
+/// Somebody with write access to the state folder changes whose an ended run was, and when it ended.
+#[test]
+fn an_ended_run_with_a_changed_run_json_is_shown_as_the_log_has_it() -> Result<()> {
+    on_node("ended-changed", "", |node| {
+        let mut run = Launch::new("over", PLAIN).start(node, ["true"])?;
+        run.ends()?;
+        wait_for("it has ended", || Ok(node.run("over")?["state"] == "ended"))?;
+        let before = node.run("over")?;
+        ensure!(before["unverified"] == "", "{before}");
+        let file = node.state_dir().join("runs").join(run.id()).join("run.json");
+        wait_for("its end is kept", || {
+            let kept: Value = serde_json::from_slice(&fs::read(&file)?)?;
+            Ok(!kept["ended_ns"].is_null())
+        })?;
+        node.kill9()?;
+        let mut edited: Value = serde_json::from_slice(&fs::read(&file)?)?;
+        let stranger = integration::NOBODY - 1;
+        edited["run"]["owner_uid"] = stranger.into();
+        (edited["ended_ns"], edited["decisions"]) = (1.into(), 7.into());
+        fs::write(&file, serde_json::to_vec(&edited)?)?;
+        node.restart()?;
+        let shown = node.run("over")?;
+        for field in ["owner_uid", "decisions", "kernel"] {
+            ensure!(shown[field] == before[field], "{field}: {shown}");
+        }
+        ensure!(shown["ended_ns"].as_i64() > Some(1), "{shown}");
+        ensure!(shown["unverified"].as_str().is_some_and(|why| why.contains("differs from the audit log")), "{shown}");
+        ensure!(node.ctl(["describe", "over"])?.expect(0)?.out.contains("not verified"));
+        let asked = node.ctl_as(stranger, ["describe", "over"])?;
+        ensure!(asked.code != 0, "the run is shown to the user that the changed file names: {asked:?}");
+        wait_for("the node's health has it", || {
+            Ok(node.ctl(["node", "health", "-o", "json"])?.out.contains("run-record-changed"))
+        })?;
+        node.log_is_whole()
+    })
+}

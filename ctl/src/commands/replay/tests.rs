@@ -206,7 +206,13 @@ fn logged(run: &Run, entries: &[Recorded], seal: Option<RecordingSeal>) -> Vec<L
     if let Some(seal) = seal {
         log.add(
             99_000_000,
-            Record::RunEnded { run: run.id, name: run.name.clone(), recording: Some(seal), suppressed: Vec::new() },
+            Record::RunEnded {
+                run: run.id,
+                name: run.name.clone(),
+                recording: Some(seal),
+                suppressed: Vec::new(),
+                unwatched: None,
+            },
         );
     }
     log.entries

@@ -131,6 +131,7 @@ fn an_operators_freeze_and_thaw() {
             name: "trainer".into(),
             recording: None,
             suppressed: Vec::new(),
+            unwatched: None,
         },
     );
     insta::assert_snapshot!(shown(&log));

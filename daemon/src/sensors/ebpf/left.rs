@@ -8,12 +8,12 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use failsafe_ebpf::abi;
 
-use super::Event;
 use super::counters::leaving;
 use super::events::EventReader;
 use super::load::Pod;
 use super::tables::processes;
 use super::tally::{Outage, Total};
+use super::{Event, RunCounters};
 
 /// A generation of another ABI: no more of it can be read than the names of its pins and, if it has the same form, the latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,13 @@ impl PreviousRun {
         self.sampled = [self.sampled, older.sampled].into_iter().flatten().max_by_key(|(_, at)| *at);
     }
 
+    /// What was counted in all its life.
+    pub fn counted(&self) -> RunCounters {
+        self.total.of(self.slot, self.epoch)
+    }
+
     /// What was counted after the last daemon's last look.
-    pub(super) fn outage(&self) -> Outage {
+    pub fn outage(&self) -> Outage {
         let (seen, at) = self.sampled.unwrap_or((Total::NONE, 0));
         Outage {
             since_ns: (at > 0).then_some(at),
