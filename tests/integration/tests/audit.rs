@@ -189,7 +189,7 @@ fn a_log_that_was_replaced_while_no_daemon_ran_is_reported() -> Result<()> {
         node.kill9()?;
         fs::write(&log, older)?;
         let verified = node.ctl(["log", "verify"])?;
-        ensure!(verified.code == 1 && verified.out.contains("NOT THE LOG"), "{verified:?}");
+        ensure!(verified.code == 1 && verified.out.contains("SHORTENED OR REPLACED"), "{verified:?}");
         node.restart()?;
         let finding = |text: &str| text.contains("not the one that was written last");
         ensure!(finding(&node.ctl(["doctor"])?.out), "doctor shows nothing");
