@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+/// The folder of all instances below it. It may be writable where what is above it is mounted read-only, as in a systemd unit.
+pub(super) const OWN: &str = "failsafe";
+
 /// What an operator can do about it.
 const ADVICE: &str = "mount a BPF file system (`mount -t bpf bpf /sys/fs/bpf`) and let `bpffs` name it or a folder in it, \
                       or set bpffs = \"\": then nothing is pinned, and no rule is enforced after a crash of the daemon";
@@ -49,12 +52,22 @@ pub enum PinFolderError {
     },
 }
 
+impl PinFolderError {
+    /// The same of the folder that is configured.
+    fn of(self, configured: &Path) -> PinFolderError {
+        match self {
+            PinFolderError::NotBpf { nearest, .. } => PinFolderError::NotBpf { folder: configured.to_owned(), nearest },
+            other => other,
+        }
+    }
+}
+
 /// Whether programs can be pinned in the folder. One that does not exist can be made where its nearest parent is in a BPF file system.
 ///
 /// # Errors
 /// [`PinFolderError`].
 pub fn check(folder: &Path) -> Result<(), PinFolderError> {
-    let nearest = nearest(folder)?;
+    let nearest = nearest(&folder.join(OWN)).map_err(|error| error.of(folder))?;
     let fail = |operation, error: nix::Error| PinFolderError::Failed {
         path: nearest.clone(),
         operation,

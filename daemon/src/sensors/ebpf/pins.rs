@@ -53,7 +53,7 @@ impl Pins {
             }
             Err(e) => return Err(fail(bpffs, "statfs", e.into())),
         }
-        let instance = bpffs.join("failsafe").join(instance);
+        let instance = bpffs.join(super::pin_folder::OWN).join(instance);
         fs::create_dir_all(&instance).map_err(|e| fail(&instance, "create", e))?;
         let generation = generations(&instance)
             .map_err(|e| fail(&instance, "list", e))?
