@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::sys::statvfs::FsFlags;
 
 /// The folder of all instances below it. It may be writable where what is above it is mounted read-only, as in a systemd unit.
 pub(super) const OWN: &str = "failsafe";
@@ -52,33 +52,21 @@ pub enum PinFolderError {
     },
 }
 
-impl PinFolderError {
-    /// The same of the folder that is configured.
-    fn of(self, configured: &Path) -> PinFolderError {
-        match self {
-            PinFolderError::NotBpf { nearest, .. } => PinFolderError::NotBpf { folder: configured.to_owned(), nearest },
-            other => other,
-        }
-    }
-}
-
 /// Whether programs can be pinned in the folder. One that does not exist can be made where its nearest parent is in a BPF file system.
 ///
 /// # Errors
 /// [`PinFolderError`].
 pub fn check(folder: &Path) -> Result<(), PinFolderError> {
-    let nearest = nearest(&folder.join(OWN)).map_err(|error| error.of(folder))?;
-    let fail = |operation, error: nix::Error| PinFolderError::Failed {
+    let nearest = nearest(folder)?;
+    let of = statfs(&nearest).map_err(|error| PinFolderError::Failed {
         path: nearest.clone(),
-        operation,
+        operation: "look at the file system of",
         source: error.into(),
-    };
-    let of = statfs(&nearest).map_err(|error| fail("look at the file system of", error))?;
+    })?;
     if of.filesystem_type() != BPF_FS_MAGIC {
         return Err(PinFolderError::NotBpf { folder: folder.to_owned(), nearest });
     }
-    let flags = statvfs(&nearest).map_err(|error| fail("look at the file system of", error))?.flags();
-    if flags.contains(FsFlags::ST_RDONLY) {
+    if of.flags().contains(FsFlags::ST_RDONLY) {
         return Err(PinFolderError::ReadOnly(folder.to_owned()));
     }
     if nearest.is_dir() { Ok(()) } else { Err(PinFolderError::NotAFolder(folder.to_owned())) }
@@ -94,9 +82,9 @@ pub fn prepare(folder: &Path) -> Result<(), PinFolderError> {
     made.map_err(|source| PinFolderError::Failed { path: folder.to_owned(), operation: "create", source })
 }
 
-/// The folder, or the nearest one above it that exists.
+/// The folder of all instances in it, or the nearest one above that which exists.
 fn nearest(folder: &Path) -> Result<PathBuf, PinFolderError> {
-    for path in folder.ancestors() {
+    for path in folder.join(OWN).ancestors() {
         match fs::metadata(path) {
             Ok(_) => return Ok(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
