@@ -1,6 +1,7 @@
 //! What unit tests share.
 
-use failsafe_core::{MonoTime, input::Run, policy::PolicyDigest};
+use crate::runs::start::Wanted;
+use failsafe_core::{MonoTime, input::Run, policy::PolicyDigest, policy::parse::parse};
 
 /// A run with this id, of this user, pinned to this policy.
 pub fn run(id: &str, owner_uid: u32, policy: PolicyDigest) -> Run {
@@ -20,5 +21,18 @@ pub fn run(id: &str, owner_uid: u32, policy: PolicyDigest) -> Run {
         decisions: 0,
         incidents: 0,
         contained: Default::default(),
+    }
+}
+
+/// A run of root with this name, under a policy without rules, that is to be made.
+pub fn wanted(name: &str) -> Wanted {
+    Wanted {
+        name: name.into(),
+        labels: Default::default(),
+        policy: parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap(),
+        gpus: Default::default(),
+        mig: Default::default(),
+        owner_uid: 0,
+        unlimited: true,
     }
 }

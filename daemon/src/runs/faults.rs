@@ -4,18 +4,18 @@ use super::{
     Registry,
     disk::{Disk, Files},
     kernel::Kernel,
-    start::{Place, Wanted},
-    store::Store,
+    start::Place,
+    store::{Folder, Store},
 };
 use crate::{
     log::{Log, LogOwner},
     platform::CgroupRoot,
+    testing::wanted,
 };
-use failsafe_core::{RunId, policy::parse::parse, record::Record};
+use failsafe_core::{RunId, record::Record};
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -96,16 +96,7 @@ impl Bench {
     }
 
     fn make(&self, registry: &Registry) -> Result<Arc<super::LiveRun>, super::start::StartError> {
-        let wanted = Wanted {
-            name: "faulty".into(),
-            labels: BTreeMap::new(),
-            policy: parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap(),
-            gpus: BTreeSet::new(),
-            mig: BTreeMap::new(),
-            owner_uid: 0,
-            unlimited: true,
-        };
-        registry.make(wanted, Place::Below(self.parent.clone()), BOOT)
+        registry.make(wanted("faulty"), Place::Below(self.parent.clone()), BOOT)
     }
 
     /// A run with a process in it, under a daemon that has died since.
@@ -244,7 +235,7 @@ fn an_end_that_cannot_be_written_is_written_later_and_recorded_once() {
     registry.adopt(&log.log(), BOOT);
     registry.mark_ends();
     assert!(registry.live().is_empty() && registry.guarded().is_empty());
-    assert!(registry.store().ended().iter().any(|ended| ended.run.id == id));
+    assert!(matches!(registry.store().folder(id), Folder::Kept(kept) if kept.ended_ns.is_some()));
     assert!(ends_on_record(&log.log()) <= 1);
     assert_eq!(bench.cgroups(), 0);
     log.close();

@@ -261,7 +261,6 @@ pub struct Registry {
 impl Registry {
     /// An empty registry; ended runs are read from the store.
     pub fn new(root: CgroupRoot, kernel: Kernel, store: Store) -> Registry {
-        let ended = store.ended().into_iter().map(Arc::new).collect();
         Registry {
             root,
             kernel,
@@ -269,7 +268,7 @@ impl Registry {
             live: RwLock::default(),
             guarded: RwLock::default(),
             unmarked: Mutex::default(),
-            ended: Mutex::new(ended),
+            ended: Mutex::default(),
             making: Mutex::default(),
         }
     }

@@ -113,11 +113,8 @@ mod tests {
     use super::*;
     use crate::{
         platform::CgroupRoot,
-        runs::{
-            kernel::Kernel,
-            start::{Place, Wanted},
-            store::Store,
-        },
+        runs::{kernel::Kernel, start::Place, store::Store},
+        testing::wanted,
     };
     use std::path::Path;
 
@@ -131,19 +128,7 @@ mod tests {
         let kernel = Kernel::new(Err("none".into()));
         let registry = Arc::new(Registry::new(root, kernel, Store::open(folder.path()).unwrap()));
         let parent = format!("failsafe-reaper-{}", std::process::id());
-        let make = || {
-            let policy = failsafe_core::policy::parse::parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap();
-            let wanted = Wanted {
-                name: "job".into(),
-                labels: Default::default(),
-                policy,
-                gpus: Default::default(),
-                mig: Default::default(),
-                owner_uid: 0,
-                unlimited: true,
-            };
-            registry.make(wanted, Place::Below(parent.clone().into()), "boot")
-        };
+        let make = || registry.make(wanted("job"), Place::Below(parent.clone().into()), "boot");
         let first = make().unwrap();
         assert!(make().is_err(), "the name is taken while the run lives");
         // A reaper that does nothing, as one that hangs on a disk.

@@ -253,33 +253,6 @@ impl Store {
         }
     }
 
-    /// The latest ended runs, oldest first.
-    pub fn ended(&self) -> Vec<EndedRun> {
-        let folders = self.folders().unwrap_or_else(|error| {
-            tracing::error!(error = error.chain(), "ended runs are not known");
-            Vec::new()
-        });
-        let ended = folders.into_iter().filter_map(|(_, folder)| match folder {
-            Folder::Kept(kept) => {
-                let KeptRun { run, part, ended_ns, policy_name, decisions, totals, unwatched, .. } = *kept;
-                Some(EndedRun {
-                    run,
-                    policy_name,
-                    ended_ns: ended_ns?,
-                    unwatched,
-                    decisions,
-                    part,
-                    totals,
-                    unverified: None,
-                })
-            }
-            _ => None,
-        });
-        let mut ended: Vec<EndedRun> = ended.collect();
-        ended.sort_by_key(|e| e.ended_ns);
-        ended.split_off(ended.len().saturating_sub(ENDED_KEPT))
-    }
-
     /// Keeps a policy under its digest.
     ///
     /// # Errors

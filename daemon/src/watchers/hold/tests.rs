@@ -4,11 +4,8 @@ use super::*;
 use crate::{
     pipeline,
     platform::CgroupRoot,
-    runs::{
-        kernel::Kernel,
-        start::{Place, Wanted},
-        store::Store,
-    },
+    runs::{kernel::Kernel, start::Place, store::Store},
+    testing::wanted,
 };
 use std::path::Path;
 
@@ -33,17 +30,7 @@ impl Bench {
         let kernel = Kernel::new(Err("none".into()));
         let registry = Arc::new(Registry::new(root, kernel, Store::open(state.path()).unwrap()));
         let parent = format!("failsafe-guard-{}", std::process::id());
-        let policy = failsafe_core::policy::parse::parse("p", "[policy]\nname = \"p\"\nowner = \"o\"\n").unwrap();
-        let wanted = Wanted {
-            name: "job".into(),
-            labels: Default::default(),
-            policy,
-            gpus: Default::default(),
-            mig: Default::default(),
-            owner_uid: 0,
-            unlimited: true,
-        };
-        let run = registry.make(wanted, Place::Below(parent.clone().into()), "boot").unwrap();
+        let run = registry.make(wanted("job"), Place::Below(parent.clone().into()), "boot").unwrap();
         let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         run.cgroup.attach(child.id()).unwrap();
         run.enter();
