@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use failsafe_core::Kind;
 use serde::{Deserialize, Serialize};
 
+use super::integer;
 use crate::platform::cgroup::CgroupError;
 use crate::platform::{Cgroup, ProcFs, ProcessId, proc};
 
@@ -331,10 +332,6 @@ fn parse_hundredths(text: &str) -> Option<u32> {
     }
     let part: u32 = part.parse().ok()?;
     whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)
-}
-
-fn integer(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

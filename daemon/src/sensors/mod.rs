@@ -9,3 +9,8 @@ pub mod nvidia_proc;
 pub mod nvml;
 mod plausible;
 pub mod repeat;
+
+/// A count as signals have it: what does not fit is the largest value.
+pub(crate) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

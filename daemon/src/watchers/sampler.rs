@@ -10,7 +10,7 @@ use crate::{
         LiveRun, Registry,
         translate::{self, guarded, sampled},
     },
-    sensors::{cgroup::RunReader, ebpf::RunCounters, repeat::Repeats},
+    sensors::{cgroup::RunReader, ebpf::RunCounters, integer, repeat::Repeats},
 };
 use failsafe_core::{Input, Kind, MonoTime, RunId, Subject, event::Event, input::Gap, signal::Source};
 use failsafe_ebpf::abi::latch;
@@ -205,10 +205,6 @@ fn more(seen: &mut u64, earlier: u64, now: u64) -> u64 {
     let told = earlier.max(*seen);
     *seen = now.max(told);
     *seen - told
-}
-
-fn integer(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn counter_values(c: &RunCounters) -> impl Iterator<Item = (Kind, i64)> {

@@ -16,7 +16,10 @@ mod processes;
 pub use links::{MAX_LINKS, count as link_count};
 
 use super::{super::frame::Sample, Rates, shared::Busyness};
-use crate::{platform::clock, sensors::plausible::plausible};
+use crate::{
+    platform::clock,
+    sensors::{integer, plausible::plausible},
+};
 use failsafe_core::signal::Kind;
 use nvml_wrapper::{Device, GpmSample, error::NvmlError};
 use std::{
@@ -309,10 +312,6 @@ pub fn standing(error: &NvmlError) -> Standing {
         NvmlError::GpuLost | NvmlError::ResetRequired | NvmlError::InvalidArg => Standing::Lost,
         _ => Standing::Well,
     }
-}
-
-fn integer(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
