@@ -59,14 +59,20 @@ fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
         incidents: 0,
         contained: Contained::default(),
     };
-    let policies: PolicySet = [(policy.digest(), Arc::new(policy))].into();
+    let out = decided(&run, 0, losses);
+    (run, out)
+}
+
+/// What the engine does about a run whose loss takes these values, one in each second after `from`, seconds.
+fn decided(run: &Run, from: u64, losses: &[f64]) -> Vec<Recorded> {
+    let policies: PolicySet = [(run.policy, Arc::new(policy("10.0")))].into();
     let mut state = State::default();
     let signals = (1u64..).zip(losses).map(|(seq, loss)| {
         Input::Signal(Signal {
             seq,
-            at: MonoTime(seq * 1_000_000_000),
+            at: MonoTime((from + seq) * 1_000_000_000),
             source: Source::App,
-            subject: Subject::Run(id),
+            subject: Subject::Run(run.id),
             kind: Kind::Metric("loss".into()),
             value: Value::Real(Real(*loss)),
             repeats: 0,
@@ -78,7 +84,7 @@ fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
         out.push(Recorded::Input(input));
         out.extend(decisions.into_iter().map(Recorded::Decision));
     }
-    (run, out)
+    out
 }
 
 struct File {

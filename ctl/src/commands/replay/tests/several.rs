@@ -14,7 +14,7 @@ impl TwoDaemons {
     fn new() -> TwoDaemons {
         let (run, first) = recorded(LOSSES);
         let adopted = Run { decisions: 2, incidents: 2, ..run.clone() };
-        let second = continued(&adopted, &[1.0, 20.0, 1.0]);
+        let second = decided(&adopted, 100, &[1.0, 20.0, 1.0]);
         let folder = tempfile::tempdir().unwrap();
         let mut log = logged(&run, &first, None);
         let mut later = Log::default();
@@ -78,30 +78,6 @@ impl TwoDaemons {
         assert_eq!(sent.bytes, path.metadata().unwrap().len());
         path
     }
-}
-
-/// What a later daemon does about a run that it adopts.
-fn continued(run: &Run, losses: &[f64]) -> Vec<Recorded> {
-    let policies: PolicySet = [(run.policy, Arc::new(policy("10.0")))].into();
-    let mut state = State::default();
-    let signals = (1u64..).zip(losses).map(|(seq, loss)| {
-        Input::Signal(Signal {
-            seq,
-            at: MonoTime((100 + seq) * 1_000_000_000),
-            source: Source::App,
-            subject: Subject::Run(run.id),
-            kind: Kind::Metric("loss".into()),
-            value: Value::Real(Real(*loss)),
-            repeats: 0,
-        })
-    });
-    let mut out = Vec::new();
-    for input in std::iter::once(Input::RunStarted(run.clone())).chain(signals) {
-        let decisions = step(&policies, &mut state, &input);
-        out.push(Recorded::Input(input));
-        out.extend(decisions.into_iter().map(Recorded::Decision));
-    }
-    out
 }
 
 #[test]
