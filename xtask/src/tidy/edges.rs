@@ -43,7 +43,13 @@ const IMPURE: &[&str] = &[
 
 const TABLE: &[Row] = &[
     Row { name: "failsafe-core", may: &[], tests_may: &[], never: IMPURE },
-    Row { name: "failsafe-journal", may: &["failsafe-core"], tests_may: &[], never: &["aya", "tokio", "tonic"] },
+    Row { name: "failsafe-tlog", may: &[], tests_may: &[], never: IMPURE },
+    Row {
+        name: "failsafe-journal",
+        may: &["failsafe-core", "failsafe-tlog"],
+        tests_may: &[],
+        never: &["aya", "tokio", "tonic"],
+    },
     Row { name: "failsafe-proto", may: &[], tests_may: &[], never: &["aya", "nix"] },
     Row { name: "failsafe-ebpf", may: &[], tests_may: &[], never: &["tokio", "tonic"] },
     Row {
@@ -54,13 +60,20 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "failsafed",
-        may: &["failsafe-core", "failsafe-ebpf", "failsafe-journal", "failsafe-matchers", "failsafe-proto"],
+        may: &[
+            "failsafe-core",
+            "failsafe-ebpf",
+            "failsafe-journal",
+            "failsafe-matchers",
+            "failsafe-proto",
+            "failsafe-tlog",
+        ],
         tests_may: &["nvml-sim", "parity", "workloads"],
         never: &[],
     },
     Row {
         name: "failsafectl",
-        may: &["failsafe-core", "failsafe-journal", "failsafe-proto"],
+        may: &["failsafe-core", "failsafe-journal", "failsafe-proto", "failsafe-tlog"],
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],
     },
