@@ -19,6 +19,7 @@ pub mod platform;
 pub mod redact;
 pub mod runs;
 pub mod sensors;
+pub mod signing;
 pub mod supervisor;
 pub mod systemd;
 pub mod watchers;

@@ -43,6 +43,7 @@ const IMPURE: &[&str] = &[
 
 const TABLE: &[Row] = &[
     Row { name: "failsafe-core", may: &[], tests_may: &[], never: IMPURE },
+    Row { name: "failsafe-attest", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-tlog", may: &[], tests_may: &[], never: IMPURE },
     Row {
         name: "failsafe-journal",
@@ -61,6 +62,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "failsafed",
         may: &[
+            "failsafe-attest",
             "failsafe-core",
             "failsafe-ebpf",
             "failsafe-journal",
@@ -73,7 +75,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "failsafectl",
-        may: &["failsafe-core", "failsafe-journal", "failsafe-proto", "failsafe-tlog"],
+        may: &["failsafe-attest", "failsafe-core", "failsafe-journal", "failsafe-proto", "failsafe-tlog"],
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],
     },

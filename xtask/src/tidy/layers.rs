@@ -22,11 +22,12 @@ const STACKS: &[Stack] = &[
     Stack {
         source: "daemon/src",
         rows: &[
-            &["counted", "platform", "redact", "skip", "systemd", "testing"],
+            &["counted", "platform", "redact", "signing", "skip", "systemd", "testing"],
             &["log"],
             &["config"],
             &["sensors"],
             &["actuators", "node"],
+            &["attest"],
             &["runs"],
             &["interpreter"],
             &["pipeline"],

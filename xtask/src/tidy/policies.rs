@@ -33,6 +33,7 @@ fn shipped(folder: &Path) -> Result<Vec<PathBuf>> {
             && !name.ends_with("/xid.toml")
             && !name.ends_with("/kernel-log.toml")
             && !name.ends_with("/gpu-health.toml")
+            && !name.ends_with("/factors.toml")
     });
     files.sort();
     Ok(files)

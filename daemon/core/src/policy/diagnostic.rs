@@ -221,7 +221,7 @@ const LONGEST_WORD: usize = 64;
 
 /// The nearest of `candidates` to `word`, if near enough to have been meant: differing in case, in `-` and `_`, in few letters,
 /// or cut off.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST_WORD {
         return None;
     }

@@ -1,0 +1,183 @@
+//! Public keys of nodes, their ids, and the file of keys that a verifier accepts.
+//!
+//! Invariant: the id of a key is the SHA-256 of the key, so an id names one key only. Each line of an allowed-keys file is
+//! checked for that.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, fmt};
+
+/// What the daemon's key is: a key in a file, which root can copy. No hardware protects it.
+pub const SOFTWARE_KEY: &str = "software key";
+/// Largest allowed-keys file, bytes.
+pub const MAX_KEYS_FILE: usize = 1 << 20;
+
+/// The id of a key: the SHA-256 of its 32 bytes, in 64 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(pub String);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An Ed25519 public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// From its 32 bytes; `None`: they are no point of the curve.
+    pub fn from_bytes(bytes: &[u8]) -> Option<PublicKey> {
+        VerifyingKey::from_bytes(bytes.try_into().ok()?).ok().map(PublicKey)
+    }
+
+    /// From Base64, with padding.
+    pub fn from_base64(text: &str) -> Option<PublicKey> {
+        PublicKey::from_bytes(&STANDARD.decode(text).ok()?)
+    }
+
+    /// The 32 bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// As Base64, with padding.
+    pub fn base64(&self) -> String {
+        STANDARD.encode(self.bytes())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> KeyId {
+        KeyId(hex::encode(Sha256::digest(self.bytes())))
+    }
+
+    /// Whether `signature` is this key's, over exactly these bytes. Malleable signatures and weak keys are refused.
+    pub fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+    }
+}
+
+impl From<VerifyingKey> for PublicKey {
+    fn from(key: VerifyingKey) -> PublicKey {
+        PublicKey(key)
+    }
+}
+
+/// What is wrong with an allowed-keys file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeysFileError {
+    /// Too large.
+    #[error("the file has {0} bytes, expected at most {MAX_KEYS_FILE}")]
+    TooLarge(usize),
+    /// A line.
+    #[error("line {line}: {why}")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No key at all.
+    #[error("the file has no key: expected lines `KEYID BASE64 COMMENT`")]
+    Empty,
+}
+
+/// The keys that a verifier accepts, each with its comment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedKeys {
+    keys: BTreeMap<KeyId, (PublicKey, String)>,
+}
+
+impl AllowedKeys {
+    /// Reads lines `KEYID BASE64 COMMENT`. Empty lines and lines that begin with `#` are skipped.
+    ///
+    /// # Errors
+    /// The first line that is no such line.
+    pub fn parse(text: &str) -> Result<AllowedKeys, KeysFileError> {
+        if text.len() > MAX_KEYS_FILE {
+            return Err(KeysFileError::TooLarge(text.len()));
+        }
+        let mut keys = BTreeMap::new();
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (id, key) = read_line(line).map_err(|why| KeysFileError::Line { line: number + 1, why })?;
+            if keys.insert(id.clone(), key).is_some() {
+                let why = format!("the key {id} is listed twice");
+                return Err(KeysFileError::Line { line: number + 1, why });
+            }
+        }
+        if keys.is_empty() { Err(KeysFileError::Empty) } else { Ok(AllowedKeys { keys }) }
+    }
+
+    /// The key of an id, and its comment.
+    pub fn get(&self, id: &KeyId) -> Option<(&PublicKey, &str)> {
+        self.keys.get(id).map(|(key, comment)| (key, comment.as_str()))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Never true of a file that was read.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+fn read_line(line: &str) -> Result<(KeyId, (PublicKey, String)), String> {
+    let mut words = line.splitn(3, char::is_whitespace);
+    let (Some(id), Some(key)) = (words.next(), words.next()) else {
+        return Err("expected `KEYID BASE64 COMMENT`".to_owned());
+    };
+    let comment = words.next().unwrap_or_default().trim().to_owned();
+    let key = PublicKey::from_base64(key).ok_or("the second word is no Ed25519 public key in Base64 (32 bytes)")?;
+    if key.id().0 != id {
+        return Err(format!("the key has the id {}, not {id}", key.id()));
+    }
+    Ok((key.id(), (key, comment)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::SigningKey;
+
+    fn public(seed: u8) -> PublicKey {
+        PublicKey(SigningKey::from_bytes(&[seed; 32]).verifying_key())
+    }
+
+    #[test]
+    fn an_allowed_keys_file_is_read_with_comments_and_blank_lines() {
+        let (a, b) = (public(1), public(2));
+        let text = format!("# nodes\n\n{} {} node 1, rack 7\n  {} {}\n", a.id(), a.base64(), b.id(), b.base64());
+        let keys = AllowedKeys::parse(&text).unwrap();
+        assert_eq!((keys.len(), keys.get(&a.id())), (2, Some((&a, "node 1, rack 7"))));
+        assert_eq!(keys.get(&b.id()), Some((&b, "")));
+        assert_eq!(keys.get(&public(3).id()), None);
+    }
+
+    #[test]
+    fn each_wrong_line_is_named() {
+        let (a, b) = (public(1), public(2));
+        let good = format!("{} {} a\n", a.id(), a.base64());
+        for (line, expected) in [
+            (format!("{} {} x\n", b.id(), a.base64()), "line 2: the key has the id"),
+            (good.clone(), "line 2: the key"),
+            ("abc\n".to_owned(), "line 2: expected `KEYID BASE64 COMMENT`"),
+            (format!("{} AAAA x\n", a.id()), "line 2: the second word is no Ed25519 public key"),
+        ] {
+            let why = AllowedKeys::parse(&format!("{good}{line}")).unwrap_err().to_string();
+            assert!(why.contains(expected), "{why}");
+        }
+        assert_eq!(AllowedKeys::parse("# nothing\n"), Err(KeysFileError::Empty));
+        assert!(AllowedKeys::parse(&"#\n".repeat(MAX_KEYS_FILE)).is_err());
+    }
+}
