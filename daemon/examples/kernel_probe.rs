@@ -3,7 +3,7 @@
 //! `cargo run -p failsafed --example kernel_probe` loads the programs, pins nothing, prints, and is gone again.
 
 use anyhow::Result;
-use failsafed::sensors::ebpf::{Config, Ebpf, ProgramState, ProgramStatus};
+use failsafed::guard::{Config, Ebpf, ProgramState, ProgramStatus};
 use serde_json::json;
 
 fn main() -> Result<()> {

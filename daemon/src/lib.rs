@@ -11,6 +11,7 @@ pub mod actuators;
 pub mod api;
 pub mod config;
 mod counted;
+pub mod guard;
 pub mod interpreter;
 pub mod log;
 pub mod node;

@@ -1,7 +1,7 @@
 //! failsafed: the daemon. This only reads its arguments and starts what they ask for.
 
 use clap::{Parser, Subcommand};
-use failsafed::{config::Config, sensors::ebpf::pin_folder, supervisor};
+use failsafed::{config::Config, guard::pin_folder, supervisor};
 use std::path::PathBuf;
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;

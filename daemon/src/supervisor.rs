@@ -11,6 +11,7 @@ mod threads;
 use crate::{
     api::{self, Context, Lanes, Roles},
     config::{Catalogues, Config},
+    guard::{kernel::chain, pin_folder},
     interpreter::Interpreter,
     log::LogOwner,
     node::NodeView,
@@ -27,13 +28,8 @@ use crate::{
         whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock, sched},
-    runs::{Registry, kernel::chain, reaper::Reaper, store::Store, translate},
-    sensors::{
-        amdgpu::Amdgpu,
-        ebpf::{EventReader, pin_folder},
-        kmsg::Kmsg,
-        metrics::Running,
-    },
+    runs::{Registry, reaper::Reaper, store::Store, translate},
+    sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
     systemd,
     watchers::{
         hold::{Guard, Sweeper},

@@ -2,7 +2,7 @@
 //!
 //! The C sources under `src/` (see `failsafe.bpf.c`) are compiled by `build.rs` into one CO-RE object, which this
 //! crate carries, beside the Rust mirror of the ABI it shares with the daemon ([`abi`]). Nothing here talks to the
-//! kernel: loading is `sensors::ebpf` in the daemon.
+//! kernel: loading is `guard` in the daemon.
 
 pub mod abi;
 

@@ -1,7 +1,7 @@
 //! The matchers of the kernel's programs in user space, and the tables that the kernel is given for them.
 //!
 //! Each matcher exists three times: as the rules state it ([`egress::verdict`], [`rules::effects`]), as a look-up in the folded
-//! table, and in the eBPF programs. Property tests hold the first two against each other, and the daemon's `sensors/ebpf/parity`
+//! table, and in the eBPF programs. Property tests hold the first two against each other, and the daemon's `guard/parity`
 //! holds the third against them.
 //!
 //! Invariant: nothing here reads a file, a clock or the kernel, so that `failsafectl` can ask the same questions offline.
@@ -9,6 +9,7 @@
 
 pub mod egress;
 pub mod hosts;
+pub mod keys;
 pub mod rules;
 #[cfg(any(test, feature = "strategies"))]
 pub mod strategies;

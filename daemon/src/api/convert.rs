@@ -2,12 +2,10 @@
 
 use crate::{
     actuators::outcome::Report,
+    guard::{Via, kernel::KernelError},
     pipeline::containment::Answer,
     platform::clock,
-    runs::{
-        FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, grants, kernel::KernelError, start::StartError,
-    },
-    sensors::ebpf::Via,
+    runs::{FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, grants, start::StartError},
 };
 use failsafe_core::{GpuId, decision::Verdict, input::Command, policy::assurance::Grants, record::Totals};
 use failsafe_proto::v1;

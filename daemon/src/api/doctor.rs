@@ -2,13 +2,13 @@
 
 use super::Context;
 use crate::{
+    guard::{Group, ProgramState, Via},
     platform::{
         Mounts, ProcFs,
         sched::{self, Granted},
         users,
     },
     runs::grants::grants,
-    sensors::ebpf::{Group, ProgramState, Via},
 };
 use failsafe_core::policy::assurance;
 use failsafe_proto::v1::{CheckState, DoctorCheck};

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     actuators::gpu,
+    guard::kernel::chain,
     node::GpuView,
     platform::{ProcFs, clock},
-    runs::kernel::chain,
 };
 use failsafe_core::{GpuId, MonoTime, record::Record, time::Span};
 use failsafe_proto::v1;

@@ -11,8 +11,9 @@ use crate::{
         outcome::{self, Report},
     },
     counted::Counted,
+    guard::kernel::Kernel,
     platform::ProcFs,
-    runs::{LiveRun, kernel::Kernel},
+    runs::LiveRun,
 };
 use failsafe_core::{Action, decision::Proof, record::Snapshot};
 use std::{

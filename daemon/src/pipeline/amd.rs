@@ -138,8 +138,9 @@ mod tests {
     use super::*;
     use crate::pipeline::queue;
     use crate::{
+        guard::kernel::Kernel,
         platform::cgroup::CgroupRoot,
-        runs::{kernel::Kernel, store::Store},
+        runs::store::Store,
         sensors::nvml::{GpuProcess, ProcessKind},
     };
 

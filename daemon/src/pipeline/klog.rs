@@ -10,9 +10,9 @@
 use super::{Pipeline, Sender, gpus, health};
 use crate::{
     config::Config,
+    guard::kernel::chain,
     node::{NodeView, SensorView},
     platform::clock,
-    runs::kernel::chain,
     sensors::{
         kmsg::{Kmsg, KmsgEvent},
         nvidia_proc,

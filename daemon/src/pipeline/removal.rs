@@ -1,7 +1,8 @@
 //! The thread that removes the cgroups of runs that are over, for the pipeline, which waits for nobody: see `runs::removal`.
 
 use super::{Message, Sender};
-use crate::runs::{LiveRun, guarded::gap, kernel::MAX_RUNS};
+use crate::guard::kernel::MAX_RUNS;
+use crate::runs::{LiveRun, guarded::gap};
 use failsafe_core::Input;
 use std::{
     sync::{

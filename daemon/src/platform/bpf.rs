@@ -1,5 +1,5 @@
-//! bpf(2) for the little that aya does not do: a link of a device program to a cgroup, which aya makes but gives no way to
-//! pin.
+//! What the users of aya share: the marker of plain data in maps, and bpf(2) for the little that aya does not do: a link of a
+//! device program to a cgroup, which aya makes but gives no way to pin.
 //!
 //! Source: `include/uapi/linux/bpf.h`, `union bpf_attr`.
 
@@ -8,6 +8,15 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// Plain data of the ABI, as aya wants it marked.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Pod<T>(pub T);
+
+// SAFETY: `Plain` is sealed and implemented only for `repr(C)` types made of integers, without implicit padding, for
+// which any bytes are a value; the wrapper is transparent.
+unsafe impl<T: failsafe_ebpf::abi::Plain + 'static> aya::Pod for Pod<T> {}
 
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_LINK_CREATE: libc::c_int = 28;

@@ -25,9 +25,10 @@ use super::{
 };
 use crate::{
     actuators::cgroup::thaw,
+    guard::{Holder, LeftEvents, PreviousRun},
     log::Log,
     platform::{Cgroup, CgroupRoot, clock},
-    sensors::ebpf::{self, Holder, LeftEvents, PreviousRun},
+    sensors::ebpf,
 };
 use failsafe_core::{
     Action, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,

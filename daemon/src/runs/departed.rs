@@ -17,7 +17,7 @@ use super::{
     outage,
     past::{Ending, Past},
 };
-use crate::{log::Log, platform::clock, sensors::ebpf::PreviousRun};
+use crate::{guard::PreviousRun, log::Log, platform::clock};
 use failsafe_core::{
     Input, MonoTime, Value,
     event::Verdict,

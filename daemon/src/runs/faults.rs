@@ -3,11 +3,11 @@
 use super::{
     Registry,
     disk::{Disk, Files},
-    kernel::Kernel,
     start::Place,
     store::{Folder, Store},
 };
 use crate::{
+    guard::kernel::Kernel,
     log::{Log, LogOwner},
     platform::CgroupRoot,
     testing::wanted,

@@ -1,7 +1,7 @@
 //! What this node's kernel grants, in the words that policies are held against.
 
-use super::kernel::Kernel;
-use crate::sensors::ebpf::ProgramState;
+use crate::guard::ProgramState;
+use crate::guard::kernel::Kernel;
 use failsafe_core::{
     Policy,
     policy::assurance::{self, Grants},

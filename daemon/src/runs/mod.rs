@@ -13,7 +13,6 @@ pub mod adopt;
 mod adoption;
 pub mod bounds;
 mod checked;
-pub(crate) mod compile;
 pub mod delegation;
 mod departed;
 mod disk;
@@ -24,7 +23,6 @@ mod faults;
 pub mod find;
 pub mod grants;
 pub mod guarded;
-pub mod kernel;
 mod outage;
 mod past;
 pub mod reaper;
@@ -37,14 +35,14 @@ pub mod translate;
 
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
+    guard::{RunCounters, kernel::Kernel},
     platform::{Cgroup, CgroupRoot},
-    sensors::{cgroup::RunUsage, ebpf::RunCounters},
+    sensors::cgroup::RunUsage,
 };
 use entry::Entry;
 use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
 pub use find::{FindError, Found};
 use guarded::GuardedRun;
-use kernel::Kernel;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, atomic::AtomicUsize},

@@ -1,7 +1,7 @@
 //! What happened to a run while no daemon looked, from what the kernel went on counting.
 
-use super::kernel::{Kernel, chain};
-use crate::sensors::ebpf::{Foreign, Outage};
+use crate::guard::kernel::{Kernel, chain};
+use crate::guard::{Foreign, Outage};
 use failsafe_core::{MonoTime, RunId, input::Gap, signal::Source, time::Span};
 
 impl Kernel {
@@ -99,7 +99,7 @@ fn gap(run: RunId, what: String, lost: u64, at: MonoTime) -> Gap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sensors::ebpf::RunCounters;
+    use crate::guard::RunCounters;
 
     #[test]
     fn it_is_told_what_was_refused_and_nothing_else() {

@@ -112,8 +112,9 @@ fn reap(registry: &Registry, ended: &Receiver<Arc<LiveRun>>, to_disk: &SyncSende
 mod tests {
     use super::*;
     use crate::{
+        guard::kernel::Kernel,
         platform::CgroupRoot,
-        runs::{kernel::Kernel, start::Place, store::Store},
+        runs::{start::Place, store::Store},
         testing::wanted,
     };
     use std::path::Path;

@@ -4,13 +4,15 @@ use super::{
     LiveRun, Registry, Status,
     entry::Entry,
     find::is_like_an_id,
-    kernel::{Compiled, Home, KernelError},
     removal::Removal,
     store::{KeptRun, StoreError},
 };
 use crate::{
+    guard::{
+        Holder,
+        kernel::{Compiled, Home, KernelError},
+    },
     platform::{Cgroup, CgroupError, ProcFs, clock},
-    sensors::ebpf::Holder,
 };
 use failsafe_core::{
     GpuId, MonoTime, Policy, RunId,
@@ -106,7 +108,7 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The store.
-    #[error("the run cannot be kept: {}", super::kernel::chain(.0))]
+    #[error("the run cannot be kept: {}", crate::guard::kernel::chain(.0))]
     Store(#[from] StoreError),
 }
 
@@ -254,7 +256,7 @@ impl Registry {
         compiled: Compiled,
         cgroup: &Cgroup,
         origin: Origin,
-    ) -> Result<super::kernel::Placed, StartError> {
+    ) -> Result<crate::guard::kernel::Placed, StartError> {
         let Origin { made, holder, part } = origin;
         let policy_name = policy.name.clone();
         let kept = KeptRun {

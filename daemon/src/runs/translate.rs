@@ -1,6 +1,6 @@
 //! From what the kernel's ring says to the core's signals. eBPF types end here.
 
-use super::kernel::Kernel;
+use crate::guard::kernel::Kernel;
 use crate::{platform::clock, sensors::ebpf};
 use failsafe_core::{
     Input, Kind, MonoTime, Signal, Subject, Value,

@@ -2,14 +2,15 @@
 
 use crate::{
     config::{self, Config},
+    guard::{
+        self, Ebpf, Own, ProgramState,
+        kernel::{self, Kernel, chain},
+    },
     log::Log,
     node::{NodeView, SensorView},
     platform::clock,
-    runs::{
-        Registry,
-        kernel::{Kernel, chain},
-    },
-    sensors::ebpf::{self, Ebpf, EventReader, Own},
+    runs::Registry,
+    sensors::ebpf::EventReader,
 };
 use failsafe_core::{record::Record, signal::Source};
 use failsafe_journal::instance;
@@ -32,9 +33,9 @@ pub(super) fn raise_descriptors() -> u64 {
 }
 
 pub(super) fn load(config: &Config) -> (Kernel, Option<EventReader>) {
-    let wanted = ebpf::Config {
+    let wanted = guard::Config {
         ring_bytes: config.ring_kib * 1_024,
-        max_runs: crate::runs::kernel::MAX_RUNS,
+        max_runs: kernel::MAX_RUNS,
         bpffs: config.bpffs().map(Path::to_owned),
         instance: instance::name(&config.state_dir),
         shares: config.kernel_tables,
@@ -72,7 +73,7 @@ pub(super) fn see_ebpf(registry: &Registry, node: &Mutex<NodeView>) {
         None if !missing.is_empty() => Some(format!("the kernel refuses {}", missing.join(", "))),
         None => None,
     };
-    let loaded = kernel.programs().iter().filter(|p| p.state == ebpf::ProgramState::Loaded).count();
+    let loaded = kernel.programs().iter().filter(|p| p.state == ProgramState::Loaded).count();
     let view = SensorView { blind, detail: format!("{loaded} programs loaded"), last_success_ns: clock::wall_ns() };
     let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
     node.sensors.insert(Source::Ebpf, view);

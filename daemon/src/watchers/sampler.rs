@@ -4,13 +4,14 @@
 //! for the core to know that the sensor sees.
 
 use crate::{
+    guard::RunCounters,
     pipeline::{Message, Sender},
     platform::clock,
     runs::{
         LiveRun, Registry,
         translate::{self, guarded, sampled},
     },
-    sensors::{cgroup::RunReader, ebpf::RunCounters, integer, repeat::Repeats},
+    sensors::{cgroup::RunReader, integer, repeat::Repeats},
 };
 use failsafe_core::{Input, Kind, MonoTime, RunId, Subject, event::Event, input::Gap, signal::Source};
 use failsafe_ebpf::abi::latch;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use failsafed::sensors::ebpf::{Ebpf, EgressPolicy};
+use failsafe_matchers::egress::EgressPolicy;
+use failsafed::guard::Ebpf;
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, bind, connect, listen, sendto};
 

@@ -4,8 +4,8 @@ use std::io::{Error, Result};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 
-use failsafed::sensors::ebpf::hosts::HostRule;
-use failsafed::sensors::ebpf::rules::Rules;
+use failsafe_matchers::hosts::HostRule;
+use failsafe_matchers::rules::Rules;
 use failsafed::sensors::ebpf::{DnsDoubt, OpWhat, What};
 use nix::sched::CloneFlags;
 

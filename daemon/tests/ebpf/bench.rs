@@ -15,11 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::skip::skip;
-use failsafed::sensors::ebpf::fold::{Inode, Names};
-use failsafed::sensors::ebpf::{
-    Config, Ebpf, EgressMode, EgressPolicy, EgressRule, Error, Event, Holder, LOOKS_EVERY, Protocol, RunAttachment,
-    RunCounters, RunSpec, Told, Watch, rules::Rules,
-};
+use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
+use failsafe_matchers::keys::{Inode, Names};
+use failsafe_matchers::rules::Rules;
+use failsafed::guard::{Config, Ebpf, Error, Holder, RunAttachment, RunCounters, RunSpec, Told, Watch};
+use failsafed::sensors::ebpf::{Event, LOOKS_EVERY};
 use nix::sys::eventfd::EventFd;
 use patience_of::patience;
 

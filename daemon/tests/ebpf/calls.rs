@@ -7,8 +7,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command};
 
 use failsafe_ebpf::abi;
-use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{ALL_CALLS, WatchedCall, Way, What};
+use failsafe_matchers::rules::Rules;
+use failsafed::guard::ALL_CALLS;
+use failsafed::sensors::ebpf::{WatchedCall, Way, What};
 
 use super::agent::Agent;
 use super::bench::{OPEN_NET, ready, soon};

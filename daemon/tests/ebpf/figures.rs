@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use failsafed::sensors::ebpf::{EgressPolicy, WatchedCall, What};
+use failsafe_matchers::egress::EgressPolicy;
+use failsafed::sensors::ebpf::{WatchedCall, What};
 
 use super::agent::Agent;
 use super::bench::{enforce, ready, resident_kib};

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use failsafe_ebpf::abi::{latch, point};
-use failsafed::sensors::ebpf::rules::{Effect, ExecList, PathPattern, Rules, Use, effects};
-use failsafed::sensors::ebpf::{FileKind, Memory, OpWhat, Sights, Way, What};
+use failsafe_matchers::rules::{Effect, ExecList, PathPattern, Rules, Use, effects};
+use failsafed::guard::Sights;
+use failsafed::sensors::ebpf::{FileKind, Memory, OpWhat, Way, What};
 
 use super::agent::Agent;
 use super::bench::{Bench, OPEN_NET, ready, ready_without_lsm, soon};

@@ -4,9 +4,11 @@ use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::latch;
-use failsafed::sensors::ebpf::egress::{TCP, UDP, verdict};
-use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, EgressRule, Error, Held, NetOp, NetVerdict, Protocol, What};
+use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
+use failsafe_matchers::egress::{TCP, UDP, verdict};
+use failsafe_matchers::rules::Rules;
+use failsafed::guard::Error;
+use failsafed::sensors::ebpf::{Held, NetOp, NetVerdict, What};
 
 use super::agent::{Agent, read_some};
 use super::bench::{OPEN_NET, allow, enforce, ready, soon};

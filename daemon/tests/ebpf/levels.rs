@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::process::Stdio;
 
 use failsafe_ebpf::abi::LEVELS;
-use failsafed::sensors::ebpf::{EgressPolicy, Error};
+use failsafe_matchers::egress::EgressPolicy;
+use failsafed::guard::Error;
 
 use super::bench::{OPEN_NET, TestCgroup, enforce, ready};
 

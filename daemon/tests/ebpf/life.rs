@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use failsafe_core::event::CUT;
-use failsafed::sensors::ebpf::{EgressPolicy, NetOp, ProgramState, WatchedCall, What};
+use failsafe_matchers::egress::EgressPolicy;
+use failsafed::guard::ProgramState;
+use failsafed::sensors::ebpf::{NetOp, WatchedCall, What};
 
 use super::agent::{Agent, memfd};
 use super::bench::{enforce, memory_limit, ready, ready_looking, ready_with, soon};

@@ -1,11 +1,11 @@
 //! Rules on the network beside the allow-list: kinds of sockets, ports, budgets, names.
 
 use failsafe_ebpf::abi::{latch, point};
-use failsafed::sensors::ebpf::hosts::{BudgetRule, HostRule, WatchedName};
-use failsafed::sensors::ebpf::rules::{Effect, Rules, Use};
-use failsafed::sensors::ebpf::{
-    DnsDoubt, EgressMode, EgressPolicy, EgressRule, Gain, NetOp, OpWhat, Protocol, Sights, Way, What,
-};
+use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
+use failsafe_matchers::hosts::{BudgetRule, HostRule, WatchedName};
+use failsafe_matchers::rules::{Effect, Rules, Use};
+use failsafed::guard::Sights;
+use failsafed::sensors::ebpf::{DnsDoubt, Gain, NetOp, OpWhat, Way, What};
 
 use super::agent::Agent;
 use super::bench::{OPEN_NET, allow_all, enforce, ready, ready_without_lsm, soon};

@@ -6,9 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::latch;
-use failsafed::sensors::ebpf::hosts::HostRule;
-use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{Ebpf, EgressPolicy, NetOp, NetVerdict, RunCounters, RunSpec, WatchedCall, What};
+use failsafe_matchers::egress::EgressPolicy;
+use failsafe_matchers::hosts::HostRule;
+use failsafe_matchers::rules::Rules;
+use failsafed::guard::{Ebpf, RunCounters, RunSpec};
+use failsafed::sensors::ebpf::{NetOp, NetVerdict, WatchedCall, What};
 
 use super::agent::{Agent, read_some};
 use super::bench::{Bench, OPEN_NET, TestCgroup, config_of, enforce, ready, soon, spec};

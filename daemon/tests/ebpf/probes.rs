@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use failsafe_ebpf::abi::{latch, point};
-use failsafed::sensors::ebpf::rules::Rules;
-use failsafed::sensors::ebpf::{EgressMode, EgressPolicy, NetOp, NetVerdict, What};
+use failsafe_matchers::egress::{EgressMode, EgressPolicy};
+use failsafe_matchers::rules::Rules;
+use failsafed::sensors::ebpf::{NetOp, NetVerdict, What};
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, connect, send, sendmmsg, sendmsg};
 
 use super::agent::{Agent, native, socket};

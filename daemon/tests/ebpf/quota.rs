@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use failsafe_matchers::egress::{EgressMode, EgressPolicy};
 use failsafed::config::TableShares;
-use failsafed::sensors::ebpf::kernel_quota::Resource;
-use failsafed::sensors::ebpf::{Config, EgressMode, EgressPolicy, Error, Holder, LOOKS_EVERY, QuotaError};
+use failsafed::guard::kernel_quota::Resource;
+use failsafed::guard::{Config, Error, Holder, QuotaError};
+use failsafed::sensors::ebpf::LOOKS_EVERY;
 
 use super::bench::{allow, ready_as};
 

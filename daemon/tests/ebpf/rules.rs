@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi::{latch, point};
-use failsafed::sensors::ebpf::rules::{Dead, Effect, PathPattern, PathRule, Rules, Use};
-use failsafed::sensors::ebpf::{Gain, Held, NetOp, Op, OpWhat, Protected, Sights, WatchedCall, Way, What};
+use failsafe_matchers::rules::{Dead, Effect, PathPattern, PathRule, Rules, Use};
+use failsafed::guard::Sights;
+use failsafed::sensors::ebpf::{Gain, Held, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
 
 use super::agent::Agent;
 use super::bench::{Bench, OPEN_NET, TestRun, ready, ready_without_lsm, soon};

@@ -2,8 +2,8 @@
 
 use super::bench::{TestCgroup, ready};
 use failsafe_core::{RunId, policy::parse::parse};
-use failsafed::runs::kernel::{Home, Kernel};
-use failsafed::sensors::ebpf::{Config, Ebpf, Holder};
+use failsafed::guard::kernel::{Home, Kernel};
+use failsafed::guard::{Config, Ebpf, Holder};
 
 const TIMES: u32 = 40;
 

@@ -26,6 +26,7 @@ const STACKS: &[Stack] = &[
             &["log"],
             &["config"],
             &["sensors"],
+            &["guard"],
             &["actuators", "node"],
             &["attest"],
             &["runs"],

@@ -13,8 +13,8 @@ const LONG: usize = 400;
 /// make raw system calls.
 const UNSAFE: [&str; 7] = [
     "ebpf/",
+    "daemon/src/guard/",
     "daemon/src/platform/",
-    "daemon/src/sensors/ebpf/",
     "daemon/src/sensors/nvml/",
     "tests/nvml-sim/",
     "tests/workloads/",

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::{
+    guard::kernel::Kernel,
     pipeline::queue,
     platform::{ProcFs, cgroup::CgroupRoot},
-    runs::{kernel::Kernel, store::Store},
+    runs::store::Store,
     sensors::{
         nvml::{Happened, Xid},
         repeat::REPEAT_AFTER,

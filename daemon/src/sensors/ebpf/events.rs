@@ -1,7 +1,7 @@
 //! Events from the kernel: the reader of the ring buffer and the safe form of its records.
 //!
 //! [`EventReader`] owns the ring and runs on a thread of its own, so that no other work stands between an event and
-//! its consumer. The kernel wakes it at once, but for events that may wait ([`Told::Later`](super::Told)): those are read with the
+//! its consumer. The kernel wakes it at once, but for events that may wait ([`Told::Later`](crate::guard::Told)): those are read with the
 //! next that may not, or when [`LOOKS_EVERY`] is over. Records are decoded straight out of the ring.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-use super::load::Pod;
+use crate::platform::bpf::Pod;
 use aya::maps::{Array, MapData, MapError, RingBuf};
 use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, Plain, exec_flag, kind, move_flag, net_flag, net_op};
@@ -25,7 +25,7 @@ pub struct Event {
     pub seq: u64,
     /// Slot of the run.
     pub slot: u32,
-    /// Occupant of the slot: compare with [`super::RunAttachment::epoch`], as an old one's events may still come.
+    /// Occupant of the slot: compare with [`crate::guard::RunAttachment::epoch`], as an old one's events may still come.
     pub epoch: u32,
     /// Who it is about.
     pub subject: Subject,
@@ -265,7 +265,7 @@ pub enum ReadError {
 }
 
 impl EventReader {
-    pub(super) fn new(ring: RingBuf<MapData>, asleep: Option<Array<MapData, Pod<abi::Reader>>>) -> Self {
+    pub(crate) fn new(ring: RingBuf<MapData>, asleep: Option<Array<MapData, Pod<abi::Reader>>>) -> Self {
         Self { ring, asleep, looks_every: LOOKS_EVERY, undecoded: 0 }
     }
 
@@ -524,7 +524,7 @@ mod tests {
     fn the_owners_may_move_to_their_threads() {
         fn is_send<T: Send>() {}
         is_send::<EventReader>();
-        is_send::<super::super::Ebpf>();
+        is_send::<crate::guard::Ebpf>();
     }
 
     #[test]

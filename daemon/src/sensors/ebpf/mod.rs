@@ -1,69 +1,16 @@
-//! The eBPF sensor, and the guard that refuses egress in the kernel.
+//! The eBPF sensor: reads what the programs of [`crate::guard`] report.
 //!
-//! ```text
-//!                     add_run / set_egress / set_block             read_counters
-//!   daemon  ───────────────┬──────────────────────────────────────────▲────────
-//!                          ▼                                          │
-//!   maps        runs  egress4/6  latches                   counters  drops    events (ring)
-//!                          │                                          ▲          │
-//!   programs   attribution by cgroup ancestry ── judge ── count ──────┴──────────┤
-//!                                                                                ▼
-//!                                                              EventReader, a thread of its own
-//! ```
-//! [`Ebpf`] owns the object's programs, maps and links; nothing else writes them. Policy is data: after loading, only
-//! maps change (watched system calls apart, whose programs are attached while something needs them).
+//! Reading only: nothing here writes a map that changes what a program refuses. [`EventReader`] runs on a thread of its own and
+//! hands each event to a callback.
 //!
 //! Invariants:
-//! - a run is attributed in the kernel, by the cgroup ancestry of the task or socket at that moment, never by pid;
-//! - an allow-list is swapped whole: built beside the old one, put in force by one map write;
 //! - every event takes a number; what the ring could not hold is counted, so `delivered + lost = taken`;
-//! - the daemon's death leaves guards in force where bpffs is mounted ([`pins`]), and never loosens them; the next goes on from there ([`carry`]);
 //! - times are `CLOCK_MONOTONIC` nanoseconds, except process starts (`CLOCK_BOOTTIME`).
-//!
-//! Known leaks: AF_PACKET and RDMA pass no cgroup hook; a socket made outside the run and handed in is judged by its
-//! maker's cgroup; see `ebpf/src/net.h`.
 
-mod attach;
-mod carry;
-mod counters;
-mod error;
 mod events;
-pub mod fold;
-mod handles;
-pub mod kernel_quota;
-mod latches;
-mod left;
-mod load;
-mod netns;
 mod ops;
-mod own;
-#[cfg(test)]
-mod parity;
-pub mod pin_folder;
-mod pins;
-mod probe;
-mod quotas;
-mod refusals;
-mod runs;
-mod syscalls;
-mod tables;
-mod tally;
 
-pub use counters::RunCounters;
-pub use egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Protocol};
-pub use error::Error;
 pub use events::{
     Event, EventReader, Held, LOOKS_EVERY, Move, Net, NetOp, NetVerdict, Subject, WatchedCall, Way, What, decode,
 };
-pub use failsafe_matchers::{egress, hosts, rules};
-pub use handles::{Heartbeat, Latches};
-pub use kernel_quota::{Holder, KernelQuota, QuotaError};
-pub use left::{Foreign, LeftEvents, PreviousRun};
-pub use load::{Config, Ebpf};
 pub use ops::{DnsDoubt, FileKind, Gain, Memory, Op, OpWhat, Protected};
-pub use own::Own;
-pub use probe::{Group, ProgramState, ProgramStatus};
-pub use refusals::Sights;
-pub use runs::{RunAttachment, RunSpec, Tables, Told, Watch};
-pub use syscalls::{ALL_CALLS, Via};
-pub use tally::Outage;

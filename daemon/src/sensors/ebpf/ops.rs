@@ -6,7 +6,7 @@ use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, dns_doubt, op_what, point, protect};
 
 use super::events::{Held, Way, way};
-use super::fold::Inode;
+use failsafe_matchers::keys::Inode;
 
 /// An operation that a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]

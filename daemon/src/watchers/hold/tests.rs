@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::{
+    guard::kernel::Kernel,
     pipeline,
     platform::CgroupRoot,
-    runs::{kernel::Kernel, start::Place, store::Store},
+    runs::{start::Place, store::Store},
     testing::wanted,
 };
 use std::path::Path;

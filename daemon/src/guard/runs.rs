@@ -9,23 +9,24 @@ use aya::programs::Program;
 use failsafe_ebpf::abi::{self, run_flag};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
-use super::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, fold};
-use super::fold::{self, Devices, FoldedRules, Names};
-use super::hosts::{BudgetRule, FoldedHosts, fold_hosts};
+use super::fold::{self, FoldedRules};
 use super::kernel_quota::{Holder, Need, Resource};
-use super::load::Pod;
 use super::netns::NetNs;
 use super::probe::{Group, PROGRAMS, Spec};
-use super::rules::{Effect, Rules};
 use super::tally::{Outage, Total};
 use super::{Ebpf, Error};
+use crate::platform::bpf::Pod;
+use failsafe_matchers::egress::{EgressError, EgressMode, EgressPolicy, EgressRule, Folded, fold};
+use failsafe_matchers::hosts::{BudgetRule, FoldedHosts, fold_hosts};
+use failsafe_matchers::keys::{Devices, Names};
+use failsafe_matchers::rules::{Effect, Rules};
 
 /// Whether an ordinary event is reported, and how fast it has to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// Not at all.
     Never,
-    /// With the next event that has to be known at once, or within [`super::LOOKS_EVERY`]: it wakes nobody.
+    /// With the next event that has to be known at once, or within [`crate::sensors::ebpf::LOOKS_EVERY`]: it wakes nobody.
     Later,
     /// As soon as it happens.
     AtOnce,
@@ -90,7 +91,7 @@ pub struct RunSpec<'a> {
 pub struct RunAttachment {
     /// Its slot.
     pub slot: u32,
-    /// Occupant of the slot, as in [`super::Event::epoch`].
+    /// Occupant of the slot, as in [`crate::sensors::ebpf::Event::epoch`].
     pub epoch: u32,
     /// Programs that are not attached to it because the kernel refused them.
     pub missing: Vec<&'static str>,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
-use super::egress::EgressError;
+use failsafe_matchers::egress::EgressError;
 
 /// What can go wrong between the daemon and its programs.
 #[derive(Debug, thiserror::Error)]

@@ -14,9 +14,9 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, MapData};
 use failsafe_ebpf::abi::{self, run_flag};
 
-use super::load::Pod;
 use super::tally::Outage;
 use super::{Ebpf, Error, PreviousRun};
+use crate::platform::bpf::Pod;
 
 type Learnt<'a> = HashMap<&'a mut MapData, Pod<abi::LearntKey>, u64>;
 

@@ -12,7 +12,7 @@ use aya::maps::{Array, Map, MapData};
 use failsafe_ebpf::abi::{self, latch};
 
 use super::Error;
-use super::load::Pod;
+use crate::platform::bpf::Pod;
 
 /// The latches of all runs ([`abi::latch`]).
 pub struct Latches(Mutex<Inner>);
@@ -96,7 +96,7 @@ impl Heartbeat {
         Ok(Self(Mutex::new(array(object, "watchdog")?)))
     }
 
-    /// Gives it: [`super::rules::Dead`] counts from the last one.
+    /// Gives it: [`failsafe_matchers::rules::Dead`] counts from the last one.
     ///
     /// # Errors
     /// The map could not be written.

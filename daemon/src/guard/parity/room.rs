@@ -7,14 +7,14 @@ use aya::maps::{HashMap, Map};
 use failsafe_ebpf::abi;
 use proptest::prelude::*;
 
-use super::super::egress::{EgressPolicy, EgressRule};
 use super::super::fold::tests::any_rule as any_path;
-use super::super::hosts::{BudgetRule, HostRule, WatchedName};
 use super::super::kernel_quota::Resource;
-use super::super::load::Pod;
-use super::super::rules::{Effect, Rules};
 use super::super::tables::PathBytes;
 use super::{Kernel, Tables, check};
+use crate::platform::bpf::Pod;
+use failsafe_matchers::egress::{EgressPolicy, EgressRule};
+use failsafe_matchers::hosts::{BudgetRule, HostRule, WatchedName};
+use failsafe_matchers::rules::{Effect, Rules};
 use failsafe_matchers::strategies::any_rule as any_destination;
 
 impl Kernel {

@@ -6,16 +6,17 @@
 //! works on without it and says so: what needs it refuses to pin.
 
 use super::compile;
-use crate::sensors::ebpf::{
-    self, Ebpf, EgressPolicy, Heartbeat, Holder, Latches, ProgramStatus, QuotaError, RunCounters, RunSpec, Sights,
-    Tables, Via, Watch,
-    fold::{Devices, Inode, Names, device_keys},
-    kernel_quota::Usage as TableUsage,
-    rules::{Rules, Use},
+use super::{
+    ALL_CALLS, Ebpf, Error, Heartbeat, Holder, Latches, LeftEvents, Own, PreviousRun, ProgramStatus, QuotaError,
+    RunCounters, RunSpec, Sights, Tables, Via, Watch, kernel_quota::Usage as TableUsage,
 };
+use crate::sensors::ebpf::Event;
 use crate::{counted::Counted, redact::Redactor};
 use failsafe_core::{Policy, RunId, event::Field, policy::Pattern, record::Totals};
 use failsafe_ebpf::abi::point;
+use failsafe_matchers::egress::EgressPolicy;
+use failsafe_matchers::keys::{Devices, Inode, Names, device_keys};
+use failsafe_matchers::rules::{Rules, Use};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -124,7 +125,7 @@ pub struct Kernel {
     redactor: Redactor,
     /// Has every attachment fail.
     #[cfg(test)]
-    pub(super) refuses: std::sync::atomic::AtomicBool,
+    pub(crate) refuses: std::sync::atomic::AtomicBool,
 }
 
 /// How a run's policy calls what the kernel knows by number.
@@ -180,7 +181,7 @@ impl Kernel {
         self.ebpf.as_ref().err().map(String::as_str)
     }
 
-    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
         self.ebpf.as_ref().ok().map(|e| e.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -268,8 +269,8 @@ impl Kernel {
         }
         let Compiled { egress, rules, watch, budgets, argv, tables } = compiled;
         let needs = Needs {
-            calls: rules.watch & ebpf::ALL_CALLS,
-            refused: rules.deny & ebpf::ALL_CALLS,
+            calls: rules.watch & ALL_CALLS,
+            refused: rules.deny & ALL_CALLS,
             entries: self.needs_entries(&rules),
             sights: Sights::of(&rules),
         };
@@ -308,7 +309,7 @@ impl Kernel {
                 drop(ebpf);
                 self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
                 match error {
-                    ebpf::Error::Quota(refused) => Err(KernelError::Quota(refused)),
+                    Error::Quota(refused) => Err(KernelError::Quota(refused)),
                     error => Err(KernelError::Ebpf(chain(&error))),
                 }
             }
@@ -411,7 +412,7 @@ impl Kernel {
     }
 
     /// Who left a run while the ring was full.
-    pub fn leavers(&self) -> Vec<ebpf::Event> {
+    pub fn leavers(&self) -> Vec<Event> {
         let Some(mut ebpf) = self.lock() else { return Vec::new() };
         ebpf.take_leavers().unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "who left while the ring was full cannot be read");
@@ -472,7 +473,7 @@ impl Kernel {
     }
 
     /// Puts failsafe's own files out of the reach of runs.
-    pub fn guard_own(&self, own: &ebpf::Own) {
+    pub fn guard_own(&self, own: &Own) {
         if let Some(mut ebpf) = self.lock()
             && let Err(error) = ebpf.guard_own(own)
         {
@@ -496,14 +497,14 @@ impl Kernel {
     ///
     /// # Errors
     /// Their pins cannot be read, in words.
-    pub fn previous(&self) -> Result<Vec<ebpf::PreviousRun>, String> {
+    pub fn previous(&self) -> Result<Vec<PreviousRun>, String> {
         let Some(ebpf) = self.lock() else { return Ok(Vec::new()) };
         ebpf.previous_runs().map_err(|error| chain(&error))
     }
 
     /// Every adopted run is attached: the attachments of earlier daemons may go, but for those of runs with their root in `keep`.
     /// Returns the events that wait in their rings.
-    pub fn release_previous(&self, keep: &BTreeSet<u64>) -> Vec<ebpf::LeftEvents> {
+    pub fn release_previous(&self, keep: &BTreeSet<u64>) -> Vec<LeftEvents> {
         let Some(mut ebpf) = self.lock() else { return Vec::new() };
         let left = ebpf.left_events();
         if let Err(error) = ebpf.release_previous(keep) {

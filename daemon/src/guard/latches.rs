@@ -6,8 +6,8 @@ use aya::maps::HashMap;
 use failsafe_ebpf::abi::{self, latch};
 
 use super::handles::{Heartbeat, Latches};
-use super::load::Pod;
 use super::{Ebpf, Error};
+use crate::platform::bpf::Pod;
 
 impl Ebpf {
     /// Refuses everything that could leave the run over IP (true), or puts its policy back in force (false): then also what a

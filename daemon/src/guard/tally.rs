@@ -4,8 +4,8 @@ use aya::maps::{HashMap, MapError, PerCpuArray};
 use failsafe_ebpf::abi;
 
 use super::counters::ZERO;
-use super::load::Pod;
 use super::{Ebpf, Error, Foreign, RunCounters};
+use crate::platform::bpf::Pod;
 
 /// Counters of a run, summed over CPUs, and the events that its ring had no room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use failsafe_ebpf::abi::{self, latch, net_flag, point, run_flag, verdict};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::super::egress::{EgressMode, EgressRule, TCP, UDP, canonical, fold, names};
-use super::super::hosts::BudgetRule;
-use super::super::rules::{Effect, Rules};
 use super::super::runs::beside;
 use super::{Asked, Kernel, RUN, Tables, answer, at, check, put, run_of};
+use failsafe_matchers::egress::{EgressMode, EgressRule, TCP, UDP, canonical, fold, names};
+use failsafe_matchers::hosts::BudgetRule;
+use failsafe_matchers::rules::{Effect, Rules};
 use failsafe_matchers::strategies::{any_addr, any_rule};
 
 /// What a run's policy says of destinations, apart from names.
@@ -66,7 +66,7 @@ impl Bounds {
 
     /// The twin of `judge` in `net.h`. `unclear`: the destination could not be told.
     pub fn judge(&self, to: IpAddr, port: u16, proto: u8, unclear: bool) -> Judged {
-        let listed = |rules: &[EgressRule]| super::super::egress::verdict(rules, to, port, proto);
+        let listed = |rules: &[EgressRule]| failsafe_matchers::egress::verdict(rules, to, port, proto);
         let judged = |verdict, latched| Judged { verdict, latched };
         if self.latched {
             return judged(verdict::DENIED, true);

@@ -12,8 +12,6 @@ use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use failsafe_ebpf::abi;
 
 use super::Error;
-use super::events::EventReader;
-use super::fold::NumberKey;
 use super::handles::{Heartbeat, Latches};
 use super::kernel_quota::{KernelQuota, Need, Resource};
 use super::left::{LeftEvents, PreviousRun};
@@ -22,15 +20,8 @@ use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, S
 use super::runs::Live;
 use super::syscalls::Watching;
 use crate::config::TableShares;
-
-/// Plain data of the ABI, as aya wants it marked.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(super) struct Pod<T>(pub T);
-
-// SAFETY: `Plain` is sealed and implemented only for `repr(C)` types made of integers, without implicit padding, for
-// which any bytes are a value; the wrapper is transparent.
-unsafe impl<T: abi::Plain + 'static> aya::Pod for Pod<T> {}
+use crate::sensors::ebpf::EventReader;
+use failsafe_matchers::keys::NumberKey;
 
 /// What may be chosen at load.
 #[derive(Clone, Debug)]
@@ -219,7 +210,7 @@ impl Ebpf {
         self.pins.as_ref().map_or(Ok(()), Pins::remove_own)
     }
 
-    /// The daemon's sign of life: [`super::rules::Dead`] counts from the last one.
+    /// The daemon's sign of life: [`failsafe_matchers::rules::Dead`] counts from the last one.
     ///
     /// # Errors
     /// The map could not be written.

@@ -11,39 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::{Effects, RULE_PATH, effect, key_what, run_flag};
-
-use super::rules::{Effect, NOTHING, PathPattern, Rules, named, stricter, with_list};
-
-/// A key of the kernel's table of numbers: what it is of, and its two parts.
-pub type NumberKey = (u32, u64, u64);
-
-/// A file or folder, whatever its names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Inode {
-    /// Its number.
-    pub number: u64,
-    /// Its device, as the kernel has it.
-    pub device: u64,
-}
-
-impl Inode {
-    fn of(meta: &fs::Metadata) -> Inode {
-        Inode { number: meta.ino(), device: device_of(meta) }
-    }
-}
-
-/// How the rules call what is entered by inode: the exact path of a file, that of a folder with its `/`.
-pub type Names = BTreeMap<Inode, BTreeSet<String>>;
-
-/// How the rules call devices, by the kind and major number, and the minor number, of a device's key.
-pub type Devices = BTreeMap<(u64, u64), BTreeSet<String>>;
-
-/// The key in [`Devices`] of one device, and that of all of its kind and major number.
-#[must_use]
-pub fn device_keys(block: bool, major: u32, minor: u32) -> [(u64, u64); 2] {
-    let kind = (if block { 1 } else { 2 } << 32) | u64::from(major);
-    [(kind, u64::from(minor)), (kind, ANY_MINOR)]
-}
+use failsafe_matchers::keys::{ANY_MINOR, Devices, Inode, Names, NumberKey};
+use failsafe_matchers::rules::{Effect, NOTHING, PathPattern, Rules, named, stricter, with_list};
 
 /// Rules in the form the kernel holds them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -100,14 +69,11 @@ impl FoldedRules {
     }
 
     fn raise_inode(&mut self, what: u32, meta: &fs::Metadata, path: &str, effects: Effects) {
-        let inode = Inode::of(meta);
+        let inode = Inode { number: meta.ino(), device: device_of(meta) };
         self.raise((what, inode.number, inode.device), effects);
         self.names.entry(inode).or_default().insert(path.to_owned());
     }
 }
-
-/// `b` of a device's key that stands for every minor number.
-const ANY_MINOR: u64 = u64::MAX;
 
 /// How much of the file system making the tables may look at.
 #[derive(Clone, Copy, Debug)]
@@ -320,8 +286,8 @@ fn device_key(meta: &fs::Metadata) -> NumberKey {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::rules::{ExecList, PathRule, Use, effects};
     use super::*;
+    use failsafe_matchers::rules::{ExecList, PathRule, Use, effects};
 
     fn rule(path: &str, prefix: bool, usage: Use, effect: Effect) -> PathRule {
         PathRule { pattern: PathPattern { path: path.to_owned(), prefix }, usage, effect }
@@ -432,7 +398,10 @@ pub(super) mod tests {
         let meta = std::fs::metadata(dir.path().join("data/out")).unwrap();
         let both = Effects { write: effect::DENY, read: effect::OBSERVE, ..NOTHING };
         assert_eq!(folded.numbers[&(key_what::TREE, meta.ino(), device_of(&meta))], both);
-        assert_eq!(folded.names[&Inode::of(&meta)], BTreeSet::from(["/data/out/".to_owned()]));
+        assert_eq!(
+            folded.names[&Inode { number: meta.ino(), device: device_of(&meta) }],
+            BTreeSet::from(["/data/out/".to_owned()])
+        );
         assert_eq!(folded.numbers[&(key_what::TREE, 0, u64::MAX)], both, "of those that exist the strictest");
         assert_eq!(folded.flags(), run_flag::PATHS | run_flag::TREES | run_flag::OPENS);
     }

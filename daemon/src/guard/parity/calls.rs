@@ -4,9 +4,9 @@ use failsafe_core::policy::{groups, parse::parse};
 use failsafe_ebpf::abi::{self, effect};
 use proptest::prelude::*;
 
-use super::super::{ALL_CALLS, WatchedCall};
+use super::super::{ALL_CALLS, compile};
 use super::{Asked, Kernel, RUN, answer, at, check, put, run_of};
-use crate::runs::compile;
+use crate::sensors::ebpf::WatchedCall;
 
 /// The watched calls by the C library's numbers, in the order of [`abi::SYSCALLS`].
 #[cfg(target_arch = "x86_64")]

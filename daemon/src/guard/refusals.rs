@@ -9,8 +9,8 @@ use failsafe_ebpf::abi::{self, point};
 
 use super::load::chain;
 use super::probe::{GAIN_CREDS, GAIN_EXEC, Group, LISTEN, PROGRAMS, RING, RING_SQE, STOP_ADDRESS, STOP_DEVICE, Spec};
-use super::rules::{Effect, PathRule, Rules, Use};
 use super::{Ebpf, Error};
+use failsafe_matchers::rules::{Effect, PathRule, Rules, Use};
 
 /// What rules of runs need of programs that are attached on need, beside those of calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,8 +141,8 @@ fn mask_of(wanted: impl Fn(&[&str]) -> bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::PathPattern;
     use super::*;
+    use failsafe_matchers::rules::PathPattern;
 
     #[test]
     fn callers_are_stopped_where_a_rule_stops_by_a_program_on_the_cgroup() {

@@ -11,12 +11,12 @@ use aya::maps::Array;
 use failsafe_ebpf::abi::{self, run_flag, verdict};
 use proptest::prelude::*;
 
-use super::super::egress::{EgressMode, EgressRule, TCP, UDP};
-use super::super::hosts::BudgetRule;
-use super::super::load::Pod;
 use super::network::{Bounds, any_bounds, class_of_longest};
 use super::{Kernel, Tables, check};
+use crate::platform::bpf::Pod;
 use crate::{platform::clock, skip};
+use failsafe_matchers::egress::{EgressMode, EgressRule, TCP, UDP};
+use failsafe_matchers::hosts::BudgetRule;
 use failsafe_matchers::strategies::{any_addr, any_rule};
 
 const SYN: u8 = 0x02;

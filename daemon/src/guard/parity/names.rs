@@ -10,10 +10,10 @@ use failsafe_ebpf::abi::{run_flag, verdict};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::egress::{Protocol, TCP, UDP};
-use super::super::hosts::{HostRule, fold_hosts};
 use super::network::{Bounds, destination};
 use super::{Kernel, Tables, answer, at, check, put};
+use failsafe_matchers::egress::{Protocol, TCP, UDP};
+use failsafe_matchers::hosts::{HostRule, fold_hosts};
 
 const SERVER4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x53);

@@ -13,12 +13,12 @@ use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use failsafe_ebpf::abi::{self, run_flag};
 
 use super::counters::ZERO;
-use super::egress::Folded;
-use super::fold::NumberKey;
-use super::load::Pod;
 use super::runs::Tables;
 use super::{Ebpf, Error, RunSpec};
+use crate::platform::bpf::Pod;
 use crate::platform::{ProcFs, users::credentials};
+use failsafe_matchers::egress::Folded;
+use failsafe_matchers::keys::NumberKey;
 
 impl Ebpf {
     /// A slot's new occupant starts from nothing.

@@ -2,17 +2,17 @@
 //!
 //! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
 
-use crate::sensors::ebpf::{
-    EgressMode, EgressPolicy, EgressRule, Protocol, Told, Watch, WatchedCall,
-    hosts::{BudgetRule, HostRule, WatchedName},
-    rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use},
-};
+use crate::guard::{Told, Watch};
+use crate::sensors::ebpf::WatchedCall;
 use failsafe_core::{
     Action, Mode, Policy,
     event::{EventKind, Field, FieldValue},
     policy::{self, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
 use failsafe_ebpf::abi::point;
+use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
+use failsafe_matchers::hosts::{BudgetRule, HostRule, WatchedName};
+use failsafe_matchers::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 

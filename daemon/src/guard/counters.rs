@@ -6,10 +6,11 @@ use aya::maps::{HashMap, PerCpuArray};
 use failsafe_core::record::Totals;
 use failsafe_ebpf::abi::{self, kind, move_flag};
 
-use super::load::Pod;
 use super::runs::Live;
 use super::tally::Total;
-use super::{Ebpf, Error, Event, Move, Subject, What};
+use super::{Ebpf, Error};
+use crate::platform::bpf::Pod;
+use crate::sensors::ebpf::{Event, Move, Subject, What};
 
 /// Totals of one run in its life, over all daemons that looked after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use proptest::prelude::*;
 
 use super::super::fold::{Limits, fold};
-use super::super::rules::{Effect, PathPattern, PathRule, Rules, Use, effects};
 use super::{Asked, Kernel, Tables, answer, at, check, put};
 use crate::skip;
+use failsafe_matchers::rules::{Effect, PathPattern, PathRule, Rules, Use, effects};
 
 /// Kinds of the kernel's keys, `BPF_DEVCG_DEV_*` of linux/bpf.h.
 const BLOCK: u64 = 1;

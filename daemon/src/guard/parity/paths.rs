@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::super::fold::tests::any_rule;
 use super::super::fold::{Limits, fold};
-use super::super::rules::{Effect, ExecList, PATH_MAX, PathRule, Rules, effects};
 use super::{Asked, Kernel, Tables, answer, at, check, put};
+use failsafe_matchers::rules::{Effect, ExecList, PATH_MAX, PathRule, Rules, effects};
 
 impl Kernel {
     fn path(&mut self, table: u32, path: &str) -> Effects {

@@ -8,12 +8,13 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use failsafe_ebpf::abi;
 
+use super::RunCounters;
 use super::counters::leaving;
-use super::events::EventReader;
-use super::load::Pod;
 use super::tables::processes;
 use super::tally::{Outage, Total};
-use super::{Event, RunCounters};
+use crate::platform::bpf::Pod;
+use crate::sensors::ebpf::Event;
+use crate::sensors::ebpf::EventReader;
 
 /// A generation of another ABI: no more of it can be read than the names of its pins and, if it has the same form, the latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

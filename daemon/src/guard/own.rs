@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use aya::maps::HashMap;
 use failsafe_ebpf::abi::{self, Effects, effect, key_what};
 
-use super::fold::{NumberKey, device_of};
-use super::load::Pod;
-use super::rules::{NOTHING, stricter};
+use super::fold::device_of;
 use super::tables::number_key;
 use super::{Ebpf, Error};
+use crate::platform::bpf::Pod;
+use failsafe_matchers::keys::NumberKey;
+use failsafe_matchers::rules::{NOTHING, stricter};
 
 /// The table of no run.
 const OWN: u32 = 0;
@@ -32,7 +33,7 @@ pub struct Own {
 
 impl Ebpf {
     /// Puts failsafe's own files, these and no others, out of the reach of every run that is to keep from them, see
-    /// [`super::rules::Rules::protect`]. To be called again when more of them are there.
+    /// [`failsafe_matchers::rules::Rules::protect`]. To be called again when more of them are there.
     ///
     /// # Errors
     /// One of them cannot be looked at, or the map could not be written; the others are held.

@@ -5,11 +5,11 @@ use aya::maps::{Array, HashMap};
 use failsafe_ebpf::abi::{self, MAX_BUDGETS, key_what};
 use ipnet::IpNet;
 
-use super::egress::canonical_net;
-use super::hosts::{BudgetRule, FoldedHosts};
-use super::load::Pod;
 use super::tables::{PathBytes, key4, key6, number_key, path_key};
 use super::{Ebpf, Error};
+use crate::platform::bpf::Pod;
+use failsafe_matchers::egress::canonical_net;
+use failsafe_matchers::hosts::{BudgetRule, FoldedHosts};
 
 /// Names lie in the map of paths, under a table of their own.
 const NAMES: u32 = 1 << 31;
