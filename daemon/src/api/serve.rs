@@ -168,7 +168,7 @@ impl Lanes {
         let mut all =
             vec![self.connections.usage(), gates.streams.usage(), gates.requests.usage(), gates.changes.usage()];
         all.extend(self.ordinary.work.usage(&self.reserved.work));
-        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let open = procfs::process::Process::myself().and_then(|own| own.fd_count()).unwrap_or(0);
         let total = usize::try_from(self.descriptors).unwrap_or(usize::MAX);
         all.push(Usage {
             used: open,

@@ -1,11 +1,15 @@
 //! Where the kernel's file systems are mounted, read from `/proc/self/mountinfo` (proc(5)).
 //!
 //! Owns nothing. On a hybrid host `/sys/fs/cgroup` is not cgroup v2, so nothing in the daemon may assume a path:
-//! it asks here.
+//! it asks here. The crate `procfs` parses each line. It refuses a whole file for one line that it does not understand, and a
+//! user can mount a FUSE file system at a path that is not UTF-8, so the lines are parsed one by one.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use procfs::process::MountInfo;
 
 /// The mounts of one mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,7 +46,7 @@ impl Mounts {
     /// Reads `<proc_root>/self/mountinfo`.
     ///
     /// # Errors
-    /// When the file cannot be read. Lines that do not parse are skipped: the kernel may add fields.
+    /// When the file cannot be read. A line that `procfs` cannot parse, or that is not UTF-8, is skipped.
     pub fn read(proc_root: &Path) -> Result<Self, MountsError> {
         let path = proc_root.join("self/mountinfo");
         match std::fs::read(&path) {
@@ -98,27 +102,18 @@ fn rank(whole: bool, read_only: bool) -> u8 {
     u8::from(whole) * 2 + u8::from(!read_only)
 }
 
-/// `36 35 98:0 /root /target rw,noatime shared:1 - fstype source rw,errors=continue`: the number of optional
-/// fields before the lone `-` varies.
 fn parse_line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|b| *b == b' ');
-    let root = fields.nth(3)?;
-    let target = fields.next()?;
-    let options = fields.next()?;
-    fields.find(|f| *f == b"-")?;
-    let fs_type = fields.next()?;
-    let _source = fields.next()?;
-    let super_options = fields.next().unwrap_or_default();
-    let read_only = |o: &[u8]| o.split(|b| *b == b',').any(|o| o == b"ro");
+    let mount = MountInfo::from_line(std::str::from_utf8(line).ok()?).ok()?;
+    let read_only = |options: &HashMap<String, Option<String>>| options.contains_key("ro");
     Some(Mount {
-        root: unescape(root),
-        target: unescape(target),
-        fs_type: String::from_utf8_lossy(fs_type).into_owned(),
-        read_only: read_only(options) || read_only(super_options),
+        root: unescape(mount.root.as_bytes()),
+        target: unescape(mount.mount_point.as_os_str().as_bytes()),
+        read_only: read_only(&mount.mount_options) || read_only(&mount.super_options),
+        fs_type: mount.fs_type,
     })
 }
 
-/// The kernel writes blank, tab, newline and backslash as `\` and three octal digits.
+/// The kernel writes blank, tab, newline and backslash as `\` and three octal digits; `procfs` leaves them so.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -138,7 +133,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "\
+    const HYBRID: &[u8] = b"\
 22 27 0:21 / /proc rw,relatime - proc proc rw
 31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
@@ -147,12 +142,13 @@ mod tests {
 60 27 0:50 / /sys/fs/bpf rw - bpf none ro,mode=700
 61 27 0:51 / /sys/kernel/tracing rw - tracefs tracefs rw
 garbage
+70 27 0:60 / /home/u/\xff rw,nosuid - fuse.sshfs u@h rw
 62 27 0:52 / /sys/kernel/security rw -
 ";
 
     #[test]
     fn finds_the_whole_writable_cgroup2_mount_on_a_hybrid_host() {
-        let mounts = Mounts::parse(HYBRID.as_bytes());
+        let mounts = Mounts::parse(HYBRID);
         let cgroup2 = mounts.cgroup2().unwrap();
         assert_eq!(cgroup2.target, Path::new("/sys/fs/cgroup/unified"));
         assert!(!cgroup2.read_only);

@@ -1,12 +1,13 @@
 //! Who a process runs as, and the host's groups.
 //!
-//! Owns nothing. A process's credentials come from `/proc/PID/status`, never from what it says; they can change
-//! after they were read, so a decision about authority uses the peer credentials of the socket first and comes
+//! Owns nothing. A process's credentials come from `/proc/PID/status`, which `procfs` parses, never from what it says; they
+//! can change after they were read, so a decision about authority uses the peer credentials of the socket first and comes
 //! here only for the supplementary groups, which those lack.
 
 use std::path::PathBuf;
 
 use nix::unistd::{Gid, Group, Uid, User};
+use procfs::{FromBufRead, process::Status};
 
 use super::proc::ProcFs;
 
@@ -33,13 +34,14 @@ pub enum UsersError {
         #[source]
         source: std::io::Error,
     },
-    /// `/proc/PID/status` has no such line, or not as the kernel writes it.
-    #[error("parsing {line} in {path}")]
+    /// `/proc/PID/status` lacks a line, or a line is not as the kernel writes it.
+    #[error("parsing {path}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// The line's name.
-        line: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: procfs::ProcError,
     },
     /// The user or group database failed.
     #[error("looking up {what}")]
@@ -61,17 +63,10 @@ pub fn credentials(proc: &ProcFs, pid: u32) -> Result<Option<Credentials>, Users
     let Some(bytes) = proc.read(pid, "status").map_err(|e| UsersError::Read { path: e.path, source: e.source })? else {
         return Ok(None);
     };
+    // The process chooses its name, and `procfs` reads nothing from a file that is not UTF-8.
     let text = String::from_utf8_lossy(&bytes);
-    let ids = |line: &'static str| -> Result<Vec<u32>, UsersError> {
-        text.lines()
-            .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'))
-            .and_then(|l| l.split_whitespace().map(|id| id.parse().ok()).collect())
-            .ok_or_else(|| UsersError::Parse { path: path.clone(), line })
-    };
-    // Uid and Gid list real, effective, saved and file system ids.
-    let effective =
-        |line: &'static str| ids(line)?.get(1).copied().ok_or_else(|| UsersError::Parse { path: path.clone(), line });
-    Ok(Some(Credentials { uid: effective("Uid")?, gid: effective("Gid")?, groups: ids("Groups")? }))
+    let status = Status::from_buf_read(text.as_bytes()).map_err(|source| UsersError::Parse { path, source })?;
+    Ok(Some(Credentials { uid: status.euid, gid: status.egid, groups: status.groups }))
 }
 
 /// The supplementary groups of a process; `None` when it is gone.
@@ -115,6 +110,10 @@ pub fn user_name(uid: u32) -> Result<Option<String>, UsersError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
+    };
 
     fn fixture(status: &[u8]) -> (tempfile::TempDir, ProcFs) {
         let dir = tempfile::tempdir().unwrap();
@@ -124,28 +123,65 @@ mod tests {
         (dir, proc)
     }
 
+    const STATUS: &str = include_str!("../../../tests/fixtures/proc/status-6.18");
+
     #[test]
     fn takes_the_effective_ids_and_all_groups() {
-        let (_dir, proc) =
-            fixture(b"Name:\t\xff\xfe\nUid:\t1000\t0\t1000\t1000\nGid:\t100\t50\t100\t100\nGroups:\t4 27 1000 \n");
+        let (_dir, proc) = fixture(STATUS.as_bytes());
         let c = credentials(&proc, 7).unwrap().unwrap();
         assert_eq!(c, Credentials { uid: 0, gid: 50, groups: vec![4, 27, 1000] });
         assert_eq!(credentials(&proc, 8).unwrap(), None);
+        let large = STATUS.replace("Groups:\t4 27", "Groups:\t4294967294");
+        let (_dir, proc) = fixture(large.as_bytes());
+        assert_eq!(supplementary_groups(&proc, 7).unwrap().unwrap(), [4_294_967_294, 1000]);
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_does_not_hide_the_credentials() {
+        let [before, after] = STATUS.split("NAME").collect::<Vec<_>>()[..] else { panic!("one NAME in {STATUS}") };
+        let bytes = [before.as_bytes(), b"\xff:\xfe Uid:", after.as_bytes()].concat();
+        let (_dir, proc) = fixture(&bytes);
+        assert_eq!(credentials(&proc, 7).unwrap().unwrap().uid, 0);
+        assert!(Status::from_buf_read(&bytes[..]).is_err(), "procfs can read it now: see ADR 0029");
     }
 
     #[test]
     fn a_status_without_groups_is_an_error_never_an_empty_list() {
-        let (_dir, proc) = fixture(b"Uid:\t1 1 1 1\nGid:\t1 1 1 1\n");
-        assert!(matches!(supplementary_groups(&proc, 7), Err(UsersError::Parse { line: "Groups", .. })));
-        let (_dir, proc) = fixture(b"Uid:\t1 1 1 1\nGid:\t1 1 1 1\nGroups:\t4 x\n");
-        assert!(credentials(&proc, 7).is_err());
+        for bad in [STATUS.replace("Groups:", "Groups2:"), STATUS.replace("Groups:\t4", "Groups:\tx")] {
+            let (_dir, proc) = fixture(bad.as_bytes());
+            let error = supplementary_groups(&proc, 7).unwrap_err();
+            assert!(matches!(&error, UsersError::Parse { .. }), "{error}");
+            assert!(error.to_string().ends_with("7/status"), "{error}");
+        }
+        let (_dir, proc) = fixture(STATUS.replace("Groups:\t4 27 1000 ", "Groups:\t ").as_bytes());
+        assert!(supplementary_groups(&proc, 7).unwrap().unwrap().is_empty(), "a process without groups");
     }
 
     #[test]
     fn a_name_cannot_forge_a_line() {
         // The kernel escapes a newline in Name, but a prefix match must not take `Groups2:` either.
-        let (_dir, proc) = fixture(b"Groups2:\t0\nUid:\t1 1 1 1\nGid:\t1 1 1 1\nGroups:\t5\n");
-        assert_eq!(supplementary_groups(&proc, 7).unwrap().unwrap(), vec![5]);
+        let (_dir, proc) = fixture(STATUS.replace("Umask:\t", "Groups2:\t0\nUmask:\t").as_bytes());
+        assert_eq!(supplementary_groups(&proc, 7).unwrap().unwrap(), [4, 27, 1000]);
+    }
+
+    /// A process can give itself any name of 15 bytes.
+    #[test]
+    fn a_real_process_with_a_hostile_name_is_read_like_any_other() {
+        let script = "printf '\\377) Z 1 (\\nUid:0' > /proc/self/comm; echo; read x";
+        let (input, output) = (Stdio::piped(), Stdio::piped());
+        let mut child = Command::new("sh").args(["-c", script]).stdin(input).stdout(output).spawn().unwrap();
+        // The name is set when the line comes.
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let (proc, pid) = (ProcFs::default(), child.id());
+        let stat = proc.stat(pid).unwrap().unwrap();
+        assert_eq!((stat.comm.as_str(), stat.ppid), ("\u{fffd}) Z 1 (\nUid:0", std::process::id()));
+        assert_ne!(stat.state, 'Z');
+        assert_eq!(proc.thread_stat(pid, pid).unwrap().unwrap().id, stat.id);
+        assert_eq!(credentials(&proc, pid).unwrap(), credentials(&proc, std::process::id()).unwrap());
+        assert!(proc.shared_memory(pid).unwrap().is_some());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(credentials(&proc, pid).unwrap(), None);
     }
 
     #[test]

@@ -316,22 +316,14 @@ fn parse_field(bytes: &[u8], name: &str) -> Option<u64> {
 /// `some avg10=0.12 avg60=0.00 avg300=0.00 total=42`, and the same for `full`.
 fn parse_pressure(bytes: &[u8]) -> Option<Pressure> {
     let text = std::str::from_utf8(bytes).ok()?;
+    // `procfs` panics on a line shorter than the word, and demands both lines: `cpu.pressure` had no `full` before kernel 5.13.
     let avg10 = |kind: &str| {
-        text.lines()
-            .find_map(|l| l.strip_prefix(kind)?.strip_prefix(" avg10="))
-            .and_then(|rest| parse_hundredths(rest.split(' ').next()?))
+        let line = text.lines().find(|line| line.strip_prefix(kind).is_some_and(|rest| rest.starts_with(' ')))?;
+        let percent = procfs::parse_pressure_record(line).ok()?.avg10;
+        // The kernel writes two digits.
+        (0.0..=100.0).contains(&percent).then(|| (percent * 100.0).round() as u32)
     };
     Some(Pressure { some_avg10: avg10("some")?, full_avg10: avg10("full") })
-}
-
-/// `12.34` as 1234, without going through a float: the kernel always writes two digits.
-fn parse_hundredths(text: &str) -> Option<u32> {
-    let (whole, part) = text.split_once('.')?;
-    if part.len() != 2 {
-        return None;
-    }
-    let part: u32 = part.parse().ok()?;
-    whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)
 }
 
 #[cfg(test)]
@@ -345,8 +337,20 @@ mod tests {
         assert_eq!(parse_pressure(text), Some(Pressure { some_avg10: 1234, full_avg10: Some(5) }));
         let old = b"some avg10=100.00 avg60=0.00 avg300=0.00 total=42\n";
         assert_eq!(parse_pressure(old), Some(Pressure { some_avg10: 10000, full_avg10: None }));
-        for bad in [&b"some avg10=1.2 x"[..], b"some avg10=nan", b"", b"\xff", b"some avg10=99999999999.00"] {
+        let huge = b"some avg10=99999999999.00 avg60=0.00 avg300=0.00 total=42\n";
+        let nan = b"some avg10=nan avg60=0.00 avg300=0.00 total=42\n";
+        for bad in [&b"some avg10=1.2 x"[..], b"some", b"some ", b"", b"\xff", huge, nan] {
             assert_eq!(parse_pressure(bad), None);
+        }
+    }
+
+    #[test]
+    fn each_pressure_that_the_kernel_can_write_is_read_exactly() {
+        for hundredths in 0..=10_000 {
+            let text =
+                format!("some avg10={}.{:02} avg60=0.00 avg300=0.00 total=42\n", hundredths / 100, hundredths % 100);
+            let expected = Some(Pressure { some_avg10: hundredths, full_avg10: None });
+            assert_eq!(parse_pressure(text.as_bytes()), expected, "{text}");
         }
     }
 
@@ -401,7 +405,10 @@ mod tests {
     fn fixture(root: &std::path::Path, pid: u32, start: u64, ticks: u64, rss: u64) {
         let dir = root.join(pid.to_string());
         std::fs::create_dir_all(&dir).unwrap();
-        let stat = format!("{pid} (x) S 1 1 1 0 -1 0 {ticks} 0 1 0 {ticks} 0 0 0 20 0 1 0 {start} 0 {rss} 0\n");
+        let stat = format!(
+            "{pid} (x) S 1 1 1 0 -1 0 {ticks} 0 1 0 {ticks} 0 0 0 20 0 1 0 {start} 0 {rss}{}\n",
+            " 0".repeat(28)
+        );
         std::fs::write(dir.join("stat"), stat).unwrap();
     }
 
@@ -436,7 +443,9 @@ mod tests {
             std::fs::write(dir.path().join(format!("{pid}/status")), status).unwrap();
         }
         let node_has = |pages: u64| {
-            let text = format!("MemTotal:  99 kB\nShmem:   {} kB\nShmemHugePages: 0 kB\n", pages * page / 1_024);
+            let whole = include_str!("../../../tests/fixtures/proc/meminfo-6.18");
+            let text = whole.replace(" 8952 kB", &format!(" {} kB", pages * page / 1_024));
+            assert_ne!(text, whole);
             std::fs::write(dir.path().join("meminfo"), text).unwrap();
         };
         node_has(80);

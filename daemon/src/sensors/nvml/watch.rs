@@ -385,10 +385,9 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
 
 /// Whether a thread of the process sleeps inside the driver where no signal reaches it.
 fn sleeps_uninterruptibly(pid: u32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok())
-        .any(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D')))
+    let process = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
+    let tasks = process.and_then(|process| process.tasks().ok()).into_iter().flatten().flatten();
+    tasks.filter_map(|task| task.stat().ok()).any(|stat| stat.state == 'D')
 }
 
 /// An error with its causes, for a person.
