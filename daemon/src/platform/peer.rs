@@ -8,7 +8,7 @@
 //! gets the number between the connect and the accept is then taken for the peer, if it has the same user.
 
 use super::{
-    CgroupRoot,
+    CgroupRoot, peercred,
     pidfd::PidFd,
     proc::{ProcFs, ProcessId},
     users,
@@ -19,7 +19,7 @@ use nix::{
 };
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
 };
 
@@ -105,10 +105,10 @@ impl Peer {
     /// [`PeerError`]; also when it has ended already.
     pub fn of(socket: BorrowedFd<'_>) -> Result<Peer, PeerError> {
         let system = |op| move |source: Errno| PeerError::System { op, source: source.into() };
-        let credentials = getsockopt(&socket, sockopt::PeerCredentials).map_err(system("read the credentials"))?;
+        let credentials = peercred::credentials(socket).map_err(system("read the credentials"))?;
         let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0).ok_or(PeerError::Unseen)?;
         let ended = || PeerError::Ended { pid };
-        let pidfd = match peer_pidfd(socket) {
+        let pidfd = match getsockopt(&socket, sockopt::PeerPidfd) {
             Ok(fd) => PidFd::from(fd),
             // The option came with kernel 6.5.
             Err(Errno::ENOPROTOOPT) => PidFd::open(pid).map_err(|error| match error {
@@ -121,7 +121,7 @@ impl Peer {
         };
         let identity = ProcFs::default().identity(pid);
         let id = identity.map_err(|e| PeerError::System { op: e.op, source: e.source })?.ok_or_else(ended)?;
-        let mut groups = peer_groups(socket).map_err(system("read the groups"))?;
+        let mut groups = peercred::groups(socket).map_err(system("read the groups"))?;
         groups.push(credentials.gid());
         let peer = Peer { pidfd, id, uid: credentials.uid(), groups };
         // The number meant this process while it was asked after.
@@ -254,51 +254,15 @@ pub fn ask_for_senders(socket: &impl AsFd) -> io::Result<()> {
     nix::sys::socket::setsockopt(socket, sockopt::PassCred, &true).map_err(io::Error::from)
 }
 
-fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let mut fd: libc::c_int = -1;
-    option(socket, libc::SO_PEERPIDFD, std::slice::from_mut(&mut fd))?;
-    // SAFETY: the kernel has just made this descriptor (close-on-exec) for us, so nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The supplementary groups when it connected.
-fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
-    let mut groups = vec![0u32; 64];
-    loop {
-        match option(socket, libc::SO_PEERGROUPS, &mut groups) {
-            Ok(bytes) => {
-                groups.truncate(bytes / size_of::<u32>());
-                return Ok(groups);
-            }
-            // 65,536 groups (NGROUPS_MAX) is the most that a process has.
-            Err(Errno::ERANGE) if groups.len() < 1 << 16 => groups.resize(groups.len() * 4, 0),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// getsockopt(2) of level `SOL_SOCKET` into an array of integers; the bytes that were written.
-fn option<T: Integer>(socket: BorrowedFd<'_>, name: libc::c_int, into: &mut [T]) -> Result<usize, Errno> {
-    let mut len = libc::socklen_t::try_from(size_of_val(into)).map_err(|_| Errno::EINVAL)?;
-    // JUSTIFICATION: nix has neither SO_PEERPIDFD nor SO_PEERGROUPS.
-    // SAFETY: the kernel writes at most `len` bytes to `into`, which is as long and of a type that takes every bit pattern.
-    let rc =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, into.as_mut_ptr().cast(), &raw mut len) };
-    Errno::result(rc)?;
-    usize::try_from(len).map_err(|_| Errno::EINVAL)
-}
-
-/// Integers that the kernel may write.
-trait Integer {}
-impl Integer for libc::c_int {}
-impl Integer for u32 {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::{
         io::Write,
-        os::unix::net::{UnixListener, UnixStream},
+        os::{
+            fd::OwnedFd,
+            unix::net::{UnixListener, UnixStream},
+        },
     };
 
     fn pair() -> (UnixStream, UnixStream) {

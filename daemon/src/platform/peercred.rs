@@ -5,10 +5,7 @@ use nix::{
     errno::Errno,
     sys::socket::{UnixCredentials, getsockopt, sockopt::PeerCredentials},
 };
-use std::os::{
-    fd::{AsFd, AsRawFd},
-    unix::net::UnixStream,
-};
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Supplementary groups that are asked for at first: most users have fewer.
 const GROUPS: usize = 64;
@@ -19,29 +16,30 @@ const GROUPS_MAX: usize = 65_536;
 ///
 /// # Errors
 /// Those of getsockopt(2).
-pub fn credentials(stream: &UnixStream) -> Result<UnixCredentials, Errno> {
-    getsockopt(&stream.as_fd(), PeerCredentials)
+pub fn credentials(stream: impl AsFd) -> Result<UnixCredentials, Errno> {
+    getsockopt(&stream, PeerCredentials)
 }
 
 /// Supplementary groups.
 ///
 /// # Errors
 /// Those of getsockopt(2).
-pub fn groups(stream: &UnixStream) -> Result<Vec<u32>, Errno> {
-    match ask(stream, GROUPS) {
-        Err(Errno::ERANGE) => ask(stream, GROUPS_MAX),
+pub fn groups(stream: impl AsFd) -> Result<Vec<u32>, Errno> {
+    match ask(&stream, GROUPS) {
+        Err(Errno::ERANGE) => ask(&stream, GROUPS_MAX),
         other => other,
     }
 }
 
-fn ask(stream: &UnixStream, room: usize) -> Result<Vec<u32>, Errno> {
+fn ask(stream: &impl AsFd, room: usize) -> Result<Vec<u32>, Errno> {
     let mut groups = vec![0_u32; room];
     let mut bytes = libc::socklen_t::try_from(room * size_of::<u32>()).map_err(|_| Errno::ERANGE)?;
+    // JUSTIFICATION: nix has no SO_PEERGROUPS.
     // SAFETY: the buffer is `bytes` long and lives through the call, and any bytes are valid group ids; the kernel writes at
     // most `bytes`, and how many it wrote to `bytes`.
     let rc = unsafe {
         libc::getsockopt(
-            stream.as_raw_fd(),
+            stream.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_PEERGROUPS,
             groups.as_mut_ptr().cast(),
@@ -56,6 +54,7 @@ fn ask(stream: &UnixStream, room: usize) -> Result<Vec<u32>, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_pair_of_sockets_belongs_to_this_process() {
