@@ -199,10 +199,9 @@ fn configuration(options: &Options, folder: &Path, cgroup: &str, bpffs: &Path) -
 
 /// Where cgroup v2 is mounted: on hybrid hosts not at `/sys/fs/cgroup`.
 pub fn cgroup2() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
-    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = fields.filter(|f| f.get(2) == Some(&"cgroup2")).find_map(|f| f.get(1).map(PathBuf::from));
-    found.context("no cgroup2 is mounted")
+    let mounts = procfs::mounts().context("reading the mounts")?;
+    let found = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
+    Ok(found.context("no cgroup2 is mounted")?.fs_file.into())
 }
 
 /// Kills what still lives in the cgroup and removes it with all below it.

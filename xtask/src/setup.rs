@@ -177,17 +177,11 @@ fn cargo_tool(name: &str, what_for: &str) -> Result<()> {
 }
 
 fn bpffs() -> Result<()> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
-    let here = |kind: &str| {
-        mounts
-            .lines()
-            .filter(|line| line.split(' ').nth(2) == Some(kind))
-            .any(|line| kind != "bpf" || line.split(' ').nth(1) == Some(BPFFS))
-    };
-    if !here("cgroup2") {
+    let mounts = procfs::mounts().context("reading the mounts")?;
+    if !mounts.iter().any(|mount| mount.fs_vfstype == "cgroup2") {
         eprintln!("setup: no cgroup2 is mounted: tests that need it will be skipped, and say so");
     }
-    if here("bpf") {
+    if mounts.iter().any(|mount| mount.fs_vfstype == "bpf" && mount.fs_file == BPFFS) {
         return Ok(());
     }
     if !geteuid().is_root() {

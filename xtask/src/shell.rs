@@ -1,6 +1,7 @@
 //! Running other programs: each is shown before it runs, and its failure names it.
 
 use anyhow::{Context, Result, bail};
+use procfs::process::Process;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -58,9 +59,17 @@ pub fn read(command: &mut Command) -> Result<String> {
     String::from_utf8(out.stdout).with_context(|| format!("output of `{}`", shown(command)))
 }
 
+/// A process, by what the kernel shows of it.
+///
+/// # Errors
+/// There is none of that number.
+pub fn process(pid: u32) -> Result<Process> {
+    Process::new(i32::try_from(pid)?).with_context(|| format!("looking at process {pid}"))
+}
+
 /// Where `program` stands in PATH (or in root's own folders, which a plain user's PATH lacks).
 pub fn which(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    which::which_in_global(program, Some(path)).ok()?.next()
 }

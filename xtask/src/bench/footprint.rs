@@ -102,17 +102,13 @@ fn idle(pid: u32, exporter: &Exporter) -> Result<(f64, f64)> {
 }
 
 fn ticks(pid: u32) -> Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a process's stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).context("a short stat line");
-    Ok(field(11)? + field(12)?)
+    let stat = shell::process(pid)?.stat().context("reading a process's stat")?;
+    Ok(stat.utime + stat.stime)
 }
 
 pub(super) fn rss_mib(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a process's status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
-    Ok(kib / 1_024.0)
+    let status = shell::process(pid)?.status().context("reading a process's status")?;
+    Ok(status.vmrss.context("no VmRSS")? as f64 / 1_024.0)
 }
 
 pub(super) fn exporter() -> Result<Exporter> {

@@ -146,10 +146,8 @@ fn usage(pids: &[u32], window: Duration) -> Result<(f64, f64)> {
 /// CPU time of a process's threads by the scheduler's own clock: the ticks of `stat` are 10 ms, which is more than some of
 /// these use in a second. What a thread had used that has ended since is missing; none of these programs' threads come and go.
 fn cpu_ns(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/task");
-    let tasks = fs::read_dir(&path).with_context(|| format!("reading {path}"))?.flatten();
-    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
-    let times: Vec<u64> = stats.filter_map(|text| text.split_whitespace().next()?.parse().ok()).collect();
+    let tasks = shell::process(pid)?.tasks().context("listing a process's threads")?.flatten();
+    let times: Vec<u64> = tasks.filter_map(|task| Some(task.schedstat().ok()?.sum_exec_runtime)).collect();
     anyhow::ensure!(!times.is_empty(), "no thread of {pid} has a schedstat");
     Ok(times.into_iter().sum())
 }
@@ -248,11 +246,7 @@ fn cost(stage: &Stage, args: &Args, report: &mut Report) -> Result<()> {
 /// The sampler that the daemon has started.
 fn child_of(pid: u32) -> Result<u32> {
     interrupt::wait_for("the sampler", Duration::from_secs(10), || {
-        let path = format!("/proc/{pid}/task");
-        let tasks = fs::read_dir(&path).with_context(|| format!("reading {path}"))?.flatten();
-        let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-        Ok(children
-            .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-            .find_map(|it| it.parse().ok()))
+        let tasks = shell::process(pid)?.tasks().context("listing a process's threads")?.flatten();
+        Ok(tasks.filter_map(|task| task.children().ok()).flatten().next())
     })
 }

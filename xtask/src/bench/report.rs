@@ -1,5 +1,6 @@
 //! What a bench hands back: a table for people, one JSON line for machines.
 
+use procfs::{CpuInfo, Current};
 use serde_json::{Map, Value, json};
 use std::fs;
 
@@ -15,9 +16,8 @@ impl Report {
     /// An empty result, with the machine's own conditions.
     pub fn new(bench: &'static str, trials: usize, debug: bool) -> Report {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let cpus = read("/proc/cpuinfo");
-        let model =
-            cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+        let cpus = CpuInfo::current().ok();
+        let model = cpus.as_ref().and_then(|cpus| cpus.model_name(0));
         let mut conditions = Map::new();
         conditions.insert("kernel".into(), read("/proc/sys/kernel/osrelease").into());
         conditions.insert("cores".into(), std::thread::available_parallelism().map_or(0, |n| n.get()).into());

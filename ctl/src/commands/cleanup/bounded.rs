@@ -4,6 +4,7 @@
 //! Invariant: what cannot be looked at is not taken for empty.
 
 use crate::exit::{Exit, Fail};
+use procfs::process::MountInfo;
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -89,14 +90,16 @@ pub(super) fn populated(roots: &BTreeSet<u64>, state_dir: &Path) -> Result<Vec<B
 
 /// Where the whole cgroup2 hierarchy is mounted: its root has the inode number 1.
 fn hierarchy() -> io::Result<Option<PathBuf>> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(mounts.lines().filter_map(mount_of).find(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() == 1)))
+    let mounts = cgroup2_mounts(&fs::read("/proc/self/mountinfo")?);
+    Ok(mounts.into_iter().find(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() == 1)))
 }
 
-fn mount_of(line: &str) -> Option<PathBuf> {
-    let (place, kind) = line.split_once(" - ")?;
-    // A path with a space is escaped, and none of the usual ones.
-    kind.starts_with("cgroup2 ").then(|| place.split(' ').nth(4).map(PathBuf::from))?
+/// Line by line: `procfs` refuses a whole file for one path that is not UTF-8, and any user can mount a FUSE file system there.
+/// A path with a blank is escaped, and none of the usual ones.
+fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let lines = mountinfo.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+    let mounts = lines.filter_map(|line| MountInfo::from_line(line).ok());
+    mounts.filter(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point).collect()
 }
 
 type At<T> = Result<T, (PathBuf, io::Error)>;
@@ -188,8 +191,8 @@ mod tests {
 
     #[test]
     fn only_cgroup2_mounts_count() {
-        let line = "35 25 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        assert_eq!(mount_of(line), Some("/sys/fs/cgroup".into()));
-        assert_eq!(mount_of("36 25 0:31 / /sys/fs/bpf rw - bpf bpf rw"), None);
+        let text = b"35 25 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
+            36 25 0:31 / /sys/fs/bpf rw - bpf bpf rw\n37 25 0:32 / /home/u/\xff rw - fuse.sshfs u@h rw\n";
+        assert_eq!(cgroup2_mounts(text), [Path::new("/sys/fs/cgroup")]);
     }
 }

@@ -52,7 +52,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Starts the command in a child process and watches it. `other`: it runs as another user.
 pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
-    let name = format!("failsafectl-run-{}", random_name()?);
+    let name = format!("failsafectl-run-{}", uuid::Uuid::new_v4());
     let failed = |error: &std::io::Error| Fail::because("cannot make the watcher's socket", error);
     let address = SocketAddr::from_abstract_name(&name).map_err(|error| failed(&error))?;
     let listener = UnixListener::bind_addr(&address).map_err(|error| failed(&error))?;
@@ -75,12 +75,6 @@ pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
     }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     std::process::exit(code)
-}
-
-fn random_name() -> Result<String, Fail> {
-    let path = "/proc/sys/kernel/random/uuid";
-    let name = std::fs::read_to_string(path).map_err(|error| Fail::because(format!("cannot read {path}"), &error))?;
-    Ok(name.trim().to_owned())
 }
 
 /// This program again, as the one that becomes the command.

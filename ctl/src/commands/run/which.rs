@@ -3,45 +3,38 @@
 use crate::exit::{Exit, Fail};
 use std::{
     ffi::OsStr,
-    os::unix::fs::PermissionsExt,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
+use which::{NonFatalError, WhichConfig};
 
 /// The program that `name` means, as `execvp(3)` has it.
 pub(super) fn find(name: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Fail> {
     let shown = name.to_string_lossy();
-    let refused = || Fail::new(Exit::NotExecutable, format!("{shown}: not executable"));
-    let missing = || Fail::new(Exit::NoCommand, format!("{shown}: command not found"));
-    if name.is_empty() {
-        return Err(missing());
+    let is_path = shown.contains('/');
+    // `which` passes over a folder in silence.
+    let mut not_executable = is_path && Path::new(name).exists();
+    let found = WhichConfig::new()
+        .binary_name(name.to_owned())
+        .custom_path_list(path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin")).to_owned())
+        .nonfatal_error_handler(|error| {
+            let NonFatalError::Io(error) = error else { return };
+            not_executable |= error.kind() == ErrorKind::PermissionDenied;
+        })
+        .first_result();
+    match found {
+        // The path that was given stays as it is: the command finds it in `argv[0]`.
+        Ok(_) if is_path => Ok(PathBuf::from(name)),
+        Ok(found) => Ok(found),
+        Err(_) if not_executable => Err(Fail::new(Exit::NotExecutable, format!("{shown}: not executable"))),
+        Err(_) => Err(Fail::new(Exit::NoCommand, format!("{shown}: command not found"))),
     }
-    if shown.contains('/') {
-        return match kind(Path::new(name)) {
-            Some(true) => Ok(PathBuf::from(name)),
-            Some(false) => Err(refused()),
-            None => Err(missing()),
-        };
-    }
-    let mut seen = false;
-    for folder in std::env::split_paths(path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"))) {
-        match kind(&folder.join(name)) {
-            Some(true) => return Ok(folder.join(name)),
-            Some(false) => seen = true,
-            None => {}
-        }
-    }
-    Err(if seen { refused() } else { missing() })
-}
-
-/// Whether it is an executable file; `None` where there is nothing.
-fn kind(path: &Path) -> Option<bool> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some(meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn commands_are_found_as_shells_find_them() {
