@@ -278,7 +278,19 @@ impl Node {
     /// # Errors
     /// They cannot be read.
     pub fn events(&self) -> Result<Vec<Value>> {
-        let said = self.ctl(["events", "-o", "json"])?.expect(0)?;
+        self.entries(&["events", "-o", "json"])
+    }
+
+    /// The entries of one run. The daemon reads them through its index, so the cost does not grow with the log.
+    ///
+    /// # Errors
+    /// The command fails, or its output is not JSON.
+    pub fn events_of(&self, run: &str) -> Result<Vec<Value>> {
+        self.entries(&["events", "-o", "json", "--run", run])
+    }
+
+    fn entries(&self, command: &[&str]) -> Result<Vec<Value>> {
+        let said = self.ctl(command)?.expect(0)?;
         said.out.lines().map(|line| serde_json::from_str(line).context("an entry of the log")).collect()
     }
 

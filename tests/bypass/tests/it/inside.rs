@@ -91,7 +91,7 @@ impl Inside {
     /// What the log says of the run; of no run, nothing.
     pub fn events(&self, node: &Node) -> Result<Vec<Value>> {
         match self {
-            Inside::Run(run) => Ok(node.events()?.into_iter().filter(|e| e["run"] == run.id()).collect()),
+            Inside::Run(run) => node.events_of(run.id()),
             Inside::NoRun(_) => Ok(Vec::new()),
         }
     }
