@@ -415,6 +415,7 @@ mod tests {
                     recording: None,
                     suppressed: Vec::new(),
                     unwatched: None,
+                    frozen_ns: None,
                 },
             )
             .add(6_710_000, Record::Order(cordon))

@@ -2,7 +2,7 @@
 
 use super::{Paint, count, json, table, time, users};
 use crate::text::short;
-use failsafe_core::unit::Unit;
+use failsafe_core::{time::Span, unit::Unit};
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
@@ -70,6 +70,16 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
             ]
         }),
     )
+}
+
+/// For how long the run was frozen; empty for one that never was.
+fn frozen_for(run: &pb::Run) -> String {
+    match run.frozen_ms {
+        Some(0) => String::new(),
+        Some(ms) => Span::from_millis(ms).to_string(),
+        None if run.state() == pb::RunState::Ended => "not known".to_owned(),
+        None => String::new(),
+    }
 }
 
 fn cpu(us: u64) -> String {
@@ -150,7 +160,7 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("ended", ended),
             ("ended by", ended_by),
             ("not verified", run.unverified.clone()),
-            ("frozen for", if run.frozen_ms > 0 { format!("{} ms", run.frozen_ms) } else { String::new() }),
+            ("frozen for", frozen_for(run)),
             ("processes", run.processes.to_string()),
             ("memory", table::bytes(run.memory_bytes)),
             ("CPU time", cpu(run.cpu_us)),

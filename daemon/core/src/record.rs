@@ -209,6 +209,10 @@ pub enum Record {
         /// Between which times it ended, where no daemon watched the end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unwatched: Option<Unwatched>,
+        /// For how long it was frozen in its whole life, ns; none where it ended frozen and no daemon watched the end, and in entries of
+        /// earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frozen_ns: Option<u64>,
     },
     /// What the kernel counted in the whole life of a run, read after its end.
     RunTotals {

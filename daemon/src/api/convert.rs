@@ -53,7 +53,7 @@ pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Ru
                 out.cpu_us = usage.cpu_usec.unwrap_or_default();
             }
             count(&mut out, &status.counted.totals());
-            out.frozen_ms = (status.frozen_ns + status.frozen_since.map_or(0, |s| mono.saturating_sub(s))) / 1_000_000;
+            out.frozen_ms = Some(status.frozen.total_ns(mono) / 1_000_000);
             out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();
             if !live.policy.watch.is_empty() {
                 out.syscalls_via = match registry.kernel().syscalls_via() {
@@ -85,6 +85,7 @@ pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Ru
             }
             out.unverified = ended.unverified.clone().unwrap_or_default();
             out.decisions = ended.decisions;
+            out.frozen_ms = ended.frozen_ns.map(|ns| ns / 1_000_000);
             if let Some(totals) = &ended.totals {
                 count(&mut out, totals);
             }

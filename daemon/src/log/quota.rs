@@ -324,7 +324,7 @@ mod tests {
         let (name, recording, suppressed) = ("job".to_owned(), None, Vec::new());
         admit(
             &mut meter,
-            &Record::RunEnded { run, name: name.clone(), recording, suppressed, unwatched: None },
+            &Record::RunEnded { run, name: name.clone(), recording, suppressed, unwatched: None, frozen_ns: None },
             100,
             1,
         );

@@ -432,7 +432,7 @@ impl Pipeline {
         self.containments.ended(id);
         self.silence.ended(id);
         self.unsure.ended(id);
-        live.end(clock::wall_ns());
+        let frozen_ns = live.end(clock::wall_ns()).frozen_ns;
         let waiting = self.killed.remove(&id).map(|killed| killed.waiting).unwrap_or_default();
         for (answer, tell) in &waiting {
             let _gone = tell.send(answer.clone());
@@ -441,7 +441,7 @@ impl Pipeline {
         // in the log: if it is durable, both are.
         let (log, stamp, name) = (self.parts.log.clone(), self.parts.log.stamp(), live.run.name.clone());
         self.parts.recordings.close(id, move |recording| {
-            let record = Record::RunEnded { run: id, name, recording, suppressed, unwatched: None };
+            let record = Record::RunEnded { run: id, name, recording, suppressed, unwatched: None, frozen_ns };
             log.record_at_then(stamp, &record, Some(id), None, move |done| {
                 for (answer, tell) in waiting.into_iter().filter(|_| done.is_ok()) {
                     let _gone = tell.send(Answer { durable: true, ..answer });
@@ -505,12 +505,11 @@ impl Pipeline {
                 (Action::Freeze, _) => {
                     let partial = self.containments.is_partial(outcome.decision.run);
                     status.standing = if partial { Standing::Partial } else { Standing::Frozen };
-                    status.frozen_since.get_or_insert(outcome.at.0);
+                    status.frozen.takes(&outcome);
                 }
                 (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) if !status.hold_frozen => {
                     status.standing = Standing::Running;
-                    status.frozen_ns +=
-                        status.frozen_since.take().map_or(0, |since| outcome.at.0.saturating_sub(since));
+                    status.frozen.takes(&outcome);
                 }
                 _ => {}
             }

@@ -593,7 +593,12 @@ impl Registry {
         {
             let mut status = live.status();
             // The guard looks at once, and tells of a foreign thaw.
-            status.frozen_since = live.run.contained.frozen.then_some(now.0);
+            status.frozen = past.frozen;
+            if live.run.contained.frozen {
+                status.frozen.begins(now.0);
+            } else if past.frozen.is_frozen() {
+                status.frozen.ends(now.0);
+            }
             if found_frozen {
                 status.standing = super::Standing::Frozen;
             }

@@ -35,7 +35,9 @@ pub(super) fn ended(id: RunId, folder: &Folder, past: &Past) -> Option<(EndedRun
             let unverified = Some(no_record_of(what));
             let KeptRun { run, part, ended_ns, policy_name, decisions, totals, unwatched, .. } = kept.as_ref().clone();
             let ended_ns = ended_ns?;
-            let ended = EndedRun { run, policy_name, ended_ns, unwatched, decisions, part, totals, unverified };
+            let frozen_ns = None;
+            let ended =
+                EndedRun { run, policy_name, ended_ns, unwatched, decisions, part, totals, frozen_ns, unverified };
             Some((ended, false))
         }
         (Folder::Unreadable(why), Some(_), Some(end)) => {
@@ -63,6 +65,7 @@ fn of_log(past: &Past, end: &Ending, kept_name: &str) -> Option<EndedRun> {
         decisions: past.decisions,
         part: end.part.unwrap_or(past.part),
         totals: past.totals,
+        frozen_ns: end.frozen_ns,
         unverified: None,
     })
 }
@@ -110,7 +113,7 @@ mod tests {
             start: Some(kept().run),
             policy_name: Some("p v1".into()),
             part: 2,
-            end: Some(Ending { at_ns: 900, unwatched: None, part: Some(2) }),
+            end: Some(Ending { at_ns: 900, unwatched: None, part: Some(2), frozen_ns: Some(7) }),
             decisions: 3,
             totals: kept().totals,
             ..Past::default()

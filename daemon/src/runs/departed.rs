@@ -46,6 +46,8 @@ pub(super) struct Departed {
     gaps: Vec<Gap>,
     /// What the kernel counted, and whether that is on record already.
     totals: Option<(Totals, bool)>,
+    /// For how long it was frozen, ns; none where it ended frozen and nobody knows when.
+    frozen_ns: Option<u64>,
     unjudged: Unjudged,
     /// Why what is known of the run is not verified by the audit log.
     unverified: Option<String>,
@@ -101,7 +103,9 @@ impl Departed {
         let unjudged = Unjudged { passed_over: guarded.map_or(0, GuardedRun::missed), ..Unjudged::default() };
         let root = previous.map(|previous| previous.root_id);
         let unverified = past.start.is_none().then(|| no_record_of("start"));
-        Departed { run, named, root, end: past.end.clone(), unwatched, gaps, totals, unjudged, unverified }
+        // One that ended frozen stood still until its end, and nobody knows when that was.
+        let frozen_ns = past.end.as_ref().map_or(past.frozen.closed_ns(), |end| end.frozen_ns);
+        Departed { run, named, root, end: past.end.clone(), unwatched, gaps, totals, frozen_ns, unjudged, unverified }
     }
 
     /// Whether an earlier daemon's programs bound it by this cgroup.
@@ -123,7 +127,7 @@ impl Departed {
 impl Registry {
     /// Records what is known of the run's last time and its end, and lists it among the ended ones.
     pub(super) fn depart(&self, departed: Departed, log: &Log) {
-        let Departed { run, named, end, unwatched, gaps, totals, unjudged, unverified, .. } = departed;
+        let Departed { run, named, end, unwatched, gaps, totals, frozen_ns, unjudged, unverified, .. } = departed;
         tracing::info!(run = %run.id, found = unwatched.found, "a run ended while no daemon watched");
         let what = unjudged.what().map(|what| self::gap(run.id, what, true));
         for gap in gaps.into_iter().chain(what) {
@@ -142,6 +146,7 @@ impl Registry {
                     recording: None,
                     suppressed: Vec::new(),
                     unwatched: Some(unwatched.clone()),
+                    frozen_ns,
                 };
                 log.record(&record, Some(run.id), None);
                 (unwatched.noticed_ns, Some(unwatched))
@@ -156,6 +161,7 @@ impl Registry {
             decisions,
             part,
             totals: totals.map(|(totals, _)| totals),
+            frozen_ns,
             unverified,
         };
         self.mark_ended(&ended);

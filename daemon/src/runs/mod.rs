@@ -21,6 +21,7 @@ pub mod entry;
 #[cfg(test)]
 mod faults;
 pub mod find;
+pub mod frozen;
 pub mod grants;
 pub mod guarded;
 mod outage;
@@ -36,7 +37,7 @@ pub mod translate;
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
     guard::{RunCounters, kernel::Kernel},
-    platform::{Cgroup, CgroupRoot},
+    platform::{Cgroup, CgroupRoot, clock},
     sensors::cgroup::RunUsage,
 };
 use entry::Entry;
@@ -91,10 +92,8 @@ pub struct Status {
     pub counted: RunCounters,
     /// Why the kernel does not accept the desired freeze or latch. The guard retries until it does.
     pub containment_error: Option<String>,
-    /// Since when it is frozen, `CLOCK_MONOTONIC` ns.
-    pub frozen_since: Option<u64>,
-    /// Time frozen before that, ns.
-    pub frozen_ns: u64,
+    /// For how long it has been frozen, in its whole life.
+    pub frozen: frozen::FrozenTime,
     /// Levels that another had frozen before failsafe did; `None` while failsafe has not frozen it.
     pub keep_frozen: Option<Vec<u64>>,
     /// Whether every level below the root was told to freeze too.
@@ -203,7 +202,10 @@ impl LiveRun {
 
     /// Marks its end, the first time it is called, and gives what is remembered of it. Takes no lock of the registry.
     pub fn end(&self, wall_ns: i64) -> Arc<EndedRun> {
-        let decisions = self.status().decisions;
+        let (decisions, frozen_ns) = {
+            let status = self.status();
+            (status.decisions, status.frozen.total_ns(clock::monotonic_ns()))
+        };
         let ended = || EndedRun {
             run: self.run.clone(),
             policy_name: self.policy.name.clone(),
@@ -212,6 +214,7 @@ impl LiveRun {
             decisions,
             part: self.part,
             totals: None,
+            frozen_ns: Some(frozen_ns),
             unverified: None,
         };
         self.ended.get_or_init(|| Arc::new(ended())).clone()

@@ -1,5 +1,6 @@
 //! What the audit log has of runs: how each began, what was decided about it, and what became of that.
 
+use super::frozen::FrozenTime;
 use failsafe_core::{
     Action, Decision, Mode, Outcome, RunId,
     decision::Verdict,
@@ -25,6 +26,8 @@ pub struct Ending {
     pub unwatched: Option<Unwatched>,
     /// The number of its last recording, where the entry has one.
     pub part: Option<u32>,
+    /// For how long the run was frozen, ns, where the entry has it.
+    pub frozen_ns: Option<u64>,
 }
 
 /// What the audit log has of a run.
@@ -48,6 +51,8 @@ pub struct Past {
     pub incidents: u32,
     /// Whether it is meant to be frozen and latched.
     pub contained: Contained,
+    /// For how long it has been frozen.
+    pub frozen: FrozenTime,
     /// Actions that were decided and whose outcome is not on record.
     pub open: Vec<(Decision, Action)>,
     /// Lost events that are on record.
@@ -84,10 +89,10 @@ impl History {
                     past.last_seen_ns = past.last_seen_ns.max(Some(wall_ns));
                     (past.start, past.policy_name) = (Some(run), Some(policy_name));
                 }
-                Ok(Record::RunEnded { recording, unwatched, .. }) if known => {
+                Ok(Record::RunEnded { recording, unwatched, frozen_ns, .. }) if known => {
                     let past = history.runs.entry(id).or_default();
                     let at_ns = unwatched.as_ref().map_or(wall_ns, |unwatched| unwatched.noticed_ns);
-                    past.end = Some(Ending { at_ns, unwatched, part: recording.map(|seal| seal.part) });
+                    past.end = Some(Ending { at_ns, unwatched, part: recording.map(|seal| seal.part), frozen_ns });
                     past.open.clear();
                     let root = past.start.as_ref().map(|run| run.cgroup_id);
                     if !wanted.contains(&id) && !root.is_some_and(|root| roots.contains(&root)) {
@@ -200,6 +205,7 @@ impl Past {
     }
 
     fn came_out(&mut self, outcome: &Outcome) {
+        self.frozen.takes(outcome);
         self.open.retain(|(decision, action)| decision.id != outcome.decision || *action != outcome.action);
         if outcome.action == Action::Thaw && matches!(outcome.verdict, Verdict::Failed(_)) {
             self.contained.frozen = true;

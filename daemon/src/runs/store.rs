@@ -85,6 +85,8 @@ pub struct EndedRun {
     pub part: u32,
     /// What the kernel counted; none where no daemon watched the end.
     pub totals: Option<Totals>,
+    /// For how long it was frozen, ns; none where it ended frozen and no daemon watched the end, and where that is not on record.
+    pub frozen_ns: Option<u64>,
     /// Why this is not verified by the audit log; none: it is.
     pub unverified: Option<String>,
 }

@@ -160,7 +160,7 @@ impl Guard {
         };
         let (was_frozen, partial) = {
             let status = run.status();
-            (status.frozen_since.is_some(), status.standing == Standing::Partial)
+            (status.frozen.is_frozen(), status.standing == Standing::Partial)
         };
         if !requested && was_frozen {
             self.tell(foreign_thaw(run, 1));
@@ -234,7 +234,7 @@ impl Sweeper {
     fn run(&self, run: &LiveRun) {
         let (swept, was_frozen) = {
             let status = run.status();
-            (status.swept, status.frozen_since.is_some())
+            (status.swept, status.frozen.is_frozen())
         };
         if !was_frozen {
             // Its verification sweeps.

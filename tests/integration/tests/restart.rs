@@ -28,6 +28,29 @@ fn a_strangers_thaw_during_the_outage_is_found_undone_and_said() -> Result<()> {
 }
 
 #[test]
+fn the_time_that_a_run_is_frozen_covers_its_whole_life_and_stays_after_its_end() -> Result<()> {
+    on_node("frozen-time", "", |node| {
+        let mut run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        let frozen_ms = |node: &integration::Node| node.run("held")?["frozen_ms"].as_u64().context("frozen_ms");
+        node.ctl(["freeze", "held", "--reason", "test"])?.expect(0)?;
+        wait_for("it has been frozen for 50 ms", || Ok(frozen_ms(node)? >= 50))?;
+        node.kill9()?;
+        node.restart()?;
+        ensure!(frozen_ms(node)? >= 50, "the time before the restart is lost");
+        node.ctl(["thaw", "held", "--reason", "test"])?.expect(0)?;
+        let thawed = frozen_ms(node)?;
+        node.ctl(["kill", "held", "--reason", "test"])?.expect(0)?;
+        run.ends()?;
+        wait_for("the run is listed as ended", || Ok(node.run("held")?["state"] == "ended"))?;
+        ensure!(frozen_ms(node)? == thawed, "{} ms, {thawed} ms when it was thawed", frozen_ms(node)?);
+        node.stop()?;
+        node.restart()?;
+        ensure!(frozen_ms(node)? == thawed, "the next daemon has {} ms, not {thawed} ms", frozen_ms(node)?);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_process_that_a_stranger_moves_out_of_a_frozen_run_is_brought_back() -> Result<()> {
     on_node("moved-out", "", |node| {
         let outside = TestCgroup::new("stranger")?;

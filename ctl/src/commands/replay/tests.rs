@@ -218,6 +218,7 @@ fn logged(run: &Run, entries: &[Recorded], seal: Option<RecordingSeal>) -> Vec<L
                 recording: Some(seal),
                 suppressed: Vec::new(),
                 unwatched: None,
+                frozen_ns: None,
             },
         );
     }

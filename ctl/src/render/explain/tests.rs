@@ -132,6 +132,7 @@ fn an_operators_freeze_and_thaw() {
             recording: None,
             suppressed: Vec::new(),
             unwatched: None,
+            frozen_ns: None,
         },
     );
     insta::assert_snapshot!(shown(&log));

@@ -1,0 +1,89 @@
+//! For how long a run has been frozen, over its whole life: by the outcomes of freezes and thaws, live or from the log.
+
+use failsafe_core::{Action, Outcome, decision::Verdict};
+
+/// The time that a run is frozen. A freeze counts from its first outcome that did not fail to the proved thaw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FrozenTime {
+    /// Since when it is frozen, `CLOCK_MONOTONIC` ns; `None` while it is not.
+    since: Option<u64>,
+    /// Time frozen before that, ns.
+    before_ns: u64,
+}
+
+impl FrozenTime {
+    /// Takes the outcome of an action.
+    pub fn takes(&mut self, outcome: &Outcome) {
+        match (outcome.action, &outcome.verdict) {
+            (_, Verdict::Failed(_)) => {}
+            (Action::Freeze, _) => self.begins(outcome.at.0),
+            (Action::Thaw, _) => self.ends(outcome.at.0),
+            _ => {}
+        }
+    }
+
+    /// It is frozen at this time; an earlier begin counts.
+    pub fn begins(&mut self, at_ns: u64) {
+        self.since.get_or_insert(at_ns);
+    }
+
+    /// It is frozen no longer.
+    pub fn ends(&mut self, at_ns: u64) {
+        self.before_ns = self.total_ns(at_ns);
+        self.since = None;
+    }
+
+    /// Whether it is frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// All the time until `now_ns`, ns.
+    pub fn total_ns(&self, now_ns: u64) -> u64 {
+        self.before_ns + self.since.map_or(0, |since| now_ns.saturating_sub(since))
+    }
+
+    /// All the time, ns; `None` while it is frozen, since then the end is not known.
+    pub fn closed_ns(&self) -> Option<u64> {
+        self.since.is_none().then_some(self.before_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failsafe_core::{
+        MonoTime, RunId,
+        decision::{DecisionId, IncidentId},
+        time::Span,
+    };
+
+    fn outcome(action: Action, verdict: Verdict, at_ns: u64) -> Outcome {
+        let run = RunId(uuid::Uuid::nil());
+        Outcome {
+            decision: DecisionId { run, n: 1 },
+            incident: IncidentId::new(run, 1),
+            action,
+            verdict,
+            proofs: Vec::new(),
+            at: MonoTime(at_ns),
+            took: Span(1),
+        }
+    }
+
+    #[test]
+    fn frozen_time_is_the_sum_over_freezes_and_a_failed_one_counts_nothing() {
+        let mut time = FrozenTime::default();
+        time.takes(&outcome(Action::Freeze, Verdict::Failed("EBUSY".into()), 5));
+        assert_eq!((time.is_frozen(), time.closed_ns()), (false, Some(0)));
+        time.takes(&outcome(Action::Freeze, Verdict::Partial(Vec::new()), 10));
+        time.takes(&outcome(Action::Freeze, Verdict::Proved, 12));
+        assert_eq!((time.total_ns(15), time.closed_ns()), (5, None));
+        time.takes(&outcome(Action::Thaw, Verdict::Failed("EIO".into()), 20));
+        assert_eq!(time.total_ns(21), 11);
+        time.takes(&outcome(Action::Thaw, Verdict::Proved, 30));
+        time.takes(&outcome(Action::Freeze, Verdict::Proved, 100));
+        time.takes(&outcome(Action::Thaw, Verdict::Proved, 101));
+        assert_eq!((time.total_ns(500), time.closed_ns()), (21, Some(21)));
+    }
+}
