@@ -82,12 +82,12 @@ impl Brief<'_> {
     fn rule(&self) -> Option<&str> {
         match &self.opened_by().decision.cause {
             Cause::Rule { rule, .. } => Some(rule),
-            Cause::Operator { .. } | Cause::Upkeep { .. } => None,
+            Cause::Operator(_) | Cause::Upkeep { .. } => None,
         }
     }
 
     fn by_operator(&self) -> bool {
-        matches!(self.opened_by().decision.cause, Cause::Operator { .. })
+        matches!(self.opened_by().decision.cause, Cause::Operator(_))
     }
 
     /// The decision that killed the run: an outcome of the kill says that at least a part of it was killed.

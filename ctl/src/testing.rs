@@ -3,6 +3,7 @@
 use crate::entry::Logged;
 use failsafe_core::{
     Proof, RunId,
+    actor::{Actor, LocalPeer, Request},
     decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Verdict},
     event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
@@ -180,14 +181,24 @@ pub fn evidence() -> Record {
     Record::Evidence { decision: 1, snapshot: Snapshot { processes, complete: true, signals, frozen: true } }
 }
 
+/// Root, by process 77.
+pub fn root() -> Actor {
+    let cgroup = Some("/system.slice/cron.service".to_owned());
+    Actor::Local(LocalPeer { uid: 0, gid: Some(0), pid: Some(77), start_ticks: Some(5150), cgroup })
+}
+
+/// A request of root's.
+pub fn asked(reason: &str) -> Cause {
+    Cause::Operator(Request { actor: root(), role: "admin".into(), reason: reason.into() })
+}
+
 pub fn control(us: u64, seq: u64, command: Command, reason: &str) -> Record {
     Record::Control(Control {
         seq,
         at: MonoTime(us * 1_000),
         run: run_id(),
         command,
-        uid: 0,
-        pid: 77,
+        actor: root(),
         role: "admin".into(),
         reason: reason.into(),
     })

@@ -1,7 +1,7 @@
 //! Which incident explains how a run stands, and what ended it.
 
 use super::*;
-use crate::testing::{Log, decision, outcome, run_id};
+use crate::testing::{Log, asked, decision, outcome, run_id};
 
 /// A log of decisions: incident, cause, actions.
 fn log(all: &[(u32, Cause, &[Action])]) -> Log {
@@ -30,7 +30,7 @@ fn rule(name: &str) -> Cause {
 }
 
 fn operator() -> Cause {
-    Cause::Operator { uid: 0, pid: 1, role: "admin".into(), reason: "why".into() }
+    asked("why")
 }
 
 fn first(all: &[(u32, Cause, &[Action])]) -> Option<u32> {

@@ -1,6 +1,6 @@
 //! One line for one entry of the audit log.
 
-use super::{Paint, clean, count, time};
+use super::{Paint, actors, clean, count, time, users};
 use crate::{
     entry::{Body, Logged},
     text::short,
@@ -63,7 +63,7 @@ fn record_summary(record: &Record) -> String {
             format!(
                 "{} started for user {} in cgroup {}, pinned to {policy_name} ({}){broken}{repair}",
                 run.name,
-                run.owner_uid,
+                users::shown(run.owner_uid),
                 run.cgroup,
                 run.policy.short()
             )
@@ -103,18 +103,21 @@ fn record_summary(record: &Record) -> String {
         }
         Record::Limited(limited) => format!(
             "{} entries about user {} are not written: its budget of the audit log is spent (sha256 {})",
-            limited.entries, limited.uid, limited.sha256
+            limited.entries,
+            users::shown(limited.uid),
+            limited.sha256
         ),
         Record::RecordingClosed { recording, .. } => {
             let problem = recording.problem.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             format!("recording {} closed after {} frames{problem}", recording.part, recording.frames)
         }
-        Record::PolicyRefused { policy, why, .. } => format!("policy {} refused: {why}", policy.short()),
+        Record::PolicyRefused { policy, why, actor } => {
+            let by = actor.as_ref().map(|actor| format!(" of {}", actors::named(actor))).unwrap_or_default();
+            format!("policy {}{by} refused: {why}", policy.short())
+        }
         Record::Control(control) => format!(
-            "user {} ({}, pid {}) requested {}: {}",
-            control.uid,
-            control.role,
-            control.pid,
+            "{} requested {}: {}",
+            actors::with_pid(&control.actor, &control.role),
             command(control.command),
             control.reason
         ),
@@ -138,13 +141,17 @@ fn record_summary(record: &Record) -> String {
                 OrderKind::Reset => "resets the health of",
                 OrderKind::Forget => "forgets",
             };
-            format!("{} {what} {}: {}", order.by, order.target, order.why)
+            let by = actors::with_name(&order.by, order.actor.as_ref());
+            format!("{by} {what} {}: {}", order.target, order.why)
         }
-        Record::GpuReset { gpu, by, why, done, detail } => match done {
-            None => format!("{by} has {gpu} reset: {why}"),
-            Some(true) => format!("{gpu} was reset for {by}: {detail}"),
-            Some(false) => format!("{gpu} was NOT reset for {by}: {detail}"),
-        },
+        Record::GpuReset { gpu, by, actor, why, done, detail } => {
+            let by = actors::with_name(by, actor.as_ref());
+            match done {
+                None => format!("{by} has {gpu} reset: {why}"),
+                Some(true) => format!("{gpu} was reset for {by}: {detail}"),
+                Some(false) => format!("{gpu} was NOT reset for {by}: {detail}"),
+            }
+        }
         Record::Gap(gap) => gap_text(gap),
     }
 }
@@ -190,7 +197,7 @@ pub fn because(decision: &Decision) -> String {
             let again = if *suppressed > 0 { format!(" (and {suppressed} times before)") } else { String::new() };
             format!("of rule {rule}: {condition}{saw}{again}")
         }
-        Cause::Operator { uid, role, reason, .. } => format!("user {uid} ({role}) asked: {reason}"),
+        Cause::Operator(request) => format!("{} asked: {}", actors::requester(request), request.reason),
         Cause::Upkeep { what } => format!("{}{saw}", upkeep(*what)),
     }
 }
@@ -239,7 +246,7 @@ fn health_text(change: &Change) -> String {
     }
     let added = change.added.iter().map(|reason| format!("; {} [{}]", reason.text, reason.code));
     let removed = change.removed.iter().map(|code| format!("; no more [{code}]"));
-    let by = change.by.iter().map(|by| format!("; by {by}"));
+    let by = change.by.iter().map(|by| format!("; by {}", actors::with_name(by, change.actor.as_ref())));
     let why: String = added.chain(removed).chain(by).collect();
     format!("{} was {}, is {}{why}", change.target, change.from, change.to)
 }
@@ -312,7 +319,7 @@ fn weight(entry: &Logged) -> Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{RUN, contained, control, gap, outcome};
+    use crate::testing::{RUN, contained, control, digest, gap, outcome, root, violation};
     use failsafe_core::{
         Kind, MonoTime, Value,
         event::{Access, Assurance, Event, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Verdict as Did},
@@ -381,7 +388,8 @@ mod tests {
         };
         let target = Target::Gpu(failsafe_core::GpuId("GPU-5a".into()));
         let (by, why) = ("user 0 (admin)".to_owned(), "fan replaced".to_owned());
-        let cordon = Order { kind: OrderKind::Cordon, target: target.clone(), by, why };
+        let actor = Some(root());
+        let cordon = Order { kind: OrderKind::Cordon, target: target.clone(), by, actor: actor.clone(), why };
         let change = Change {
             revision: 3,
             target,
@@ -390,11 +398,12 @@ mod tests {
             added: vec![],
             removed: vec!["blind".into()],
             by: Some("user 0 (admin): fan replaced".into()),
+            actor,
             event: None,
             at_ns: 0,
         };
         let event = Some(Happened { what: GpuEvent::MigConfig, times: 2 });
-        let happened = Change { event, by: None, removed: vec![], to: Level::Healthy, ..change.clone() };
+        let happened = Change { event, by: None, actor: None, removed: vec![], to: Level::Healthy, ..change.clone() };
         log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
             .add(6_100_000, control(6_100_000, 44, Command::Thaw, "false\nalarm"))
             .add(6_200_000, gap(true))
@@ -405,7 +414,7 @@ mod tests {
             .add(6_500_000, Record::DaemonStopped)
             .add(
                 6_600_000,
-                Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into(), uid: None },
+                Record::PolicyRefused { policy: PolicyDigest([1; 32]), why: "ebpf is blind".into(), actor: None },
             )
             .add(
                 6_700_000,
@@ -429,6 +438,26 @@ mod tests {
         let text: String = log.entries.iter().map(|e| line(e, &names, &TimeZone::UTC, Paint::plain())).collect();
         assert_eq!(text.lines().count(), log.entries.len());
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn entries_of_earlier_versions_with_uid_and_pid_are_shown_as_before() {
+        let mut log = contained();
+        let control = json!({ "type": "control", "seq": 44, "at": 6_100_000_000u64, "run": RUN, "command": "thaw",
+            "uid": 1000, "pid": 99, "role": "owner", "reason": "false alarm" });
+        let refused = json!({ "type": "policy-refused", "policy": digest(), "why": "ebpf is blind", "uid": 1000 });
+        let mut decided = serde_json::to_value(violation()).unwrap();
+        decided["decision"]["cause"] =
+            json!({ "Operator": { "uid": 0, "pid": 99, "role": "admin", "reason": "drill" } });
+        let order =
+            json!({ "type": "order", "kind": "cordon", "target": "node", "by": "user 0 (admin)", "why": "fan" });
+        log.raw(6_100_000, "control", control).raw(6_200_000, "policy", refused);
+        log.raw(6_300_000, "decision", decided).raw(6_400_000, "order", order);
+        let shown: Vec<String> = log.entries[log.entries.len() - 4..].iter().map(summary).collect();
+        assert_eq!(shown[0], "user 1000 (owner, pid 99) requested thaw: false alarm");
+        assert_eq!(shown[1], "policy abababababab of user 1000 refused: ebpf is blind");
+        assert!(shown[2].contains("because user 0 (root, admin) asked: drill"), "{}", shown[2]);
+        assert_eq!(shown[3], "user 0 (admin) cordons node: fan");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 mod evidence;
 
-use super::{Paint, count, event, fill, table, time, users};
+use super::{Paint, actors, count, event, fill, table, time, users};
 use crate::{
     incident::{Decided, Incident, Standing},
     incidents::Brief,
@@ -222,7 +222,7 @@ pub fn in_few_words(decision: &Decision) -> String {
     let would = if decision.mode == Mode::Observe { "would " } else { "" };
     let why = match &decision.cause {
         Cause::Rule { rule, .. } => format!("rule {rule}"),
-        Cause::Operator { uid, role, reason, .. } => format!("user {uid} ({role}): {reason}"),
+        Cause::Operator(request) => format!("{}: {}", actors::requester(request), request.reason),
         Cause::Upkeep { what } => event::upkeep(*what).to_owned(),
     };
     format!("{would}{}: {why}", event::actions(&decision.actions))
@@ -252,10 +252,13 @@ pub fn headline(incident: &Incident<'_>) -> String {
             let policy = rule.map(|r| format!(" of policy {}", r.policy)).unwrap_or_default();
             format!("Run {run} {was} {acts}, because rule {id}{policy} tripped.")
         }
-        Cause::Operator { uid, role, reason, .. } => match decision.actions.first() {
-            Some(Action::Thaw) => format!("User {uid} ({role}) thawed run {run}: {reason}."),
-            _ => format!("Run {run} {was} {acts} by user {uid} ({role}): {reason}."),
-        },
+        Cause::Operator(request) => {
+            let (by, reason) = (actors::requester(request), &request.reason);
+            match decision.actions.first() {
+                Some(Action::Thaw) => format!("Run {run} was thawed by {by}: {reason}."),
+                _ => format!("Run {run} {was} {acts} by {by}: {reason}."),
+            }
+        }
         Cause::Upkeep { what } => {
             let blind = blind.map(|what| format!(": {}", super::clean(what))).unwrap_or_default();
             format!("Run {run} {was} {acts} by failsafed itself: {}{blind}.", event::upkeep(*what))
@@ -341,7 +344,10 @@ fn saw(incident: &Incident<'_>) -> String {
             let _ = writeln!(
                 out,
                 "    pid {} ({}), parent {}, user {}",
-                process.pid, process.comm, process.ppid, process.uid
+                process.pid,
+                process.comm,
+                process.ppid,
+                users::shown(process.uid)
             );
         }
     }
@@ -350,8 +356,12 @@ fn saw(incident: &Incident<'_>) -> String {
     {
         let _ = writeln!(out, "  the same happened {suppressed} times before, within the rule's cooldown");
     }
-    if let Cause::Operator { uid, pid, role, reason } = &decision.cause {
-        let _ = writeln!(out, "  user {uid}, by pid {pid}, allowed as {role}, gave the reason: {reason}");
+    if let Cause::Operator(request) = &decision.cause {
+        let (role, reason) = (&request.role, &request.reason);
+        let _ = writeln!(out, "  {}, allowed as {role}, gave the reason: {reason}", actors::named(&request.actor));
+        if let Some(process) = actors::process(&request.actor) {
+            let _ = writeln!(out, "    {process}");
+        }
     }
     out
 }

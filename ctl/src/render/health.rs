@@ -1,6 +1,6 @@
 //! Health of the node and its GPUs as text.
 
-use super::{Paint, clean, table, time};
+use super::{Paint, actors, clean, table, time};
 use crate::exit::{Exit, Fail};
 use failsafe_core::{klog::Bus, unit::Unit};
 use failsafe_proto::v1 as pb;
@@ -172,7 +172,8 @@ pub fn change(change: &pb::HealthChange, zone: &TimeZone, paint: Paint) -> Strin
     what.extend(change.added.iter().map(|r| format!("+ [{}] {}", clean(&r.code), clean(&r.text))));
     what.extend(change.removed.iter().map(|code| format!("- [{}]", clean(code))));
     if !change.by.is_empty() {
-        what.push(format!("by {}", clean(&change.by)));
+        let actor = change.actor.as_ref().and_then(actors::of_message);
+        what.push(format!("by {}", actors::with_name(&clean(&change.by), actor.as_ref())));
     }
     let whom = if change.gpu.is_empty() { "node".to_owned() } else { clean(&change.gpu) };
     let when = time::wall(i128::from(change.at_ns), zone);

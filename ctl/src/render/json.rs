@@ -272,6 +272,7 @@ pub fn change(change: &pb::HealthChange) -> Value {
         "missed": change.missed,
         "event": change.event,
         "event_times": change.event_times,
+        "actor": change.actor.as_ref().and_then(super::actors::of_message),
     })
 }
 

@@ -8,22 +8,24 @@ static KNOWN: Mutex<BTreeMap<u32, Option<String>>> = Mutex::new(BTreeMap::new())
 
 /// `1000 (alice)`, or `1000` where this machine knows no name for it.
 pub fn shown(uid: u32) -> String {
-    let name = || {
-        // Tests give the same text on every machine.
-        if cfg!(test) && uid != 0 {
-            return None;
-        }
-        let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known
-            .entry(uid)
-            .or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name))
-            .clone()
-    };
-    with(uid, name())
+    with(uid, name(uid))
+}
+
+/// The name of a user, where this machine knows one.
+pub fn name(uid: u32) -> Option<String> {
+    // Tests give the same text on every machine.
+    if cfg!(test) && uid != 0 {
+        return None;
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    known
+        .entry(uid)
+        .or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| super::clean(&user.name)))
+        .clone()
 }
 
 fn with(uid: u32, name: Option<String>) -> String {
-    name.map_or_else(|| uid.to_string(), |name| format!("{uid} ({})", super::clean(&name)))
+    name.map_or_else(|| uid.to_string(), |name| format!("{uid} ({name})"))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ fn events_are_the_logs_own_bytes_with_or_without_the_daemon() {
     assert_eq!(out(&offline("events --offline -o json")), expected);
     let (online, from_file) = (out(&fake.ctl("events")), out(&offline("events --offline")));
     assert_eq!(online, from_file);
-    assert!(online.contains("freeze because user 0 (admin) asked: looks wrong"), "{online}");
+    assert!(online.contains("freeze because user 0 (root, admin) asked: looks wrong"), "{online}");
     assert_eq!(out(&offline("events --offline --from 2 --run train")).lines().count(), 1);
     assert_eq!(out(&offline("events --offline --incident inc-5f0c9a1b2c3d-1")).lines().count(), 2);
     assert_eq!(offline("events --offline --run other").status.code(), Some(6));
@@ -50,7 +50,7 @@ fn explain_is_the_same_page_with_or_without_the_daemon() {
     let fake = Fake::start(Answers { run: core_like(), records, ..Default::default() });
     let offline = without_a_daemon(state.path());
     let page = out(&fake.ctl("explain inc-5f0c9a1b2c3d-1"));
-    assert!(page.contains("Run trainer was frozen by user 0 (admin): looks wrong."), "{page}");
+    assert!(page.contains("Run trainer was frozen by user 0 (root, admin): looks wrong."), "{page}");
     assert!(page.contains("In force and verified: freeze."), "{page}");
     assert_eq!(out(&fake.ctl("explain trainer")), page);
     assert_eq!(out(&offline("explain --offline trainer")), page);
@@ -69,7 +69,9 @@ fn incidents_are_listed_with_or_without_the_daemon() {
     let offline = without_a_daemon(state.path());
     let list = out(&fake.ctl("incidents"));
     assert_eq!(list.lines().count(), 2, "{list}");
-    for text in ["inc-5f0c9a1b2c3d-1", "2026-11-23", "trainer", "contained", "freeze: user 0 (admin): looks wrong"] {
+    for text in
+        ["inc-5f0c9a1b2c3d-1", "2026-11-23", "trainer", "contained", "freeze: user 0 (root, admin): looks wrong"]
+    {
         assert!(list.contains(text), "{text}\n{list}");
     }
     let copy = state.path().join("copy.log");
@@ -112,7 +114,7 @@ fn an_ended_run_is_described_with_what_ended_it() {
     let fake = Fake::start(Answers { run, records, ..Default::default() });
     let page = out(&fake.ctl("describe trainer"));
     // An operator had frozen it, and it ended while it was frozen.
-    assert!(page.contains("not failsafe: it ended while it was contained (freeze: user 0 (admin)"), "{page}");
+    assert!(page.contains("not failsafe: it ended while it was contained (freeze: user 0 (root, admin)"), "{page}");
     assert!(page.contains("2026-11-23 21:35:00"), "{page}");
     let value = json(&fake.ctl("describe trainer -o json"));
     assert_eq!(

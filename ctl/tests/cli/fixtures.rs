@@ -2,6 +2,7 @@
 
 use failsafe_core::{
     RunId,
+    actor::{Actor, LocalPeer, Request},
     decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Severity, Verdict},
     input::{Contained, Run},
     policy::PolicyDigest,
@@ -62,7 +63,17 @@ pub(crate) fn write_log(state_dir: &Path) -> Vec<pb::Record> {
         id,
         incident,
         at: MonoTime(1_000),
-        cause: Cause::Operator { uid: 0, pid: 7, role: "admin".into(), reason: "looks wrong".into() },
+        cause: Cause::Operator(Request {
+            actor: Actor::Local(LocalPeer {
+                uid: 0,
+                gid: Some(0),
+                pid: Some(7),
+                start_ticks: Some(9),
+                cgroup: Some("/".into()),
+            }),
+            role: "admin".into(),
+            reason: "looks wrong".into(),
+        }),
         actions: vec![Action::Freeze],
         because: vec![1],
         values: vec![],

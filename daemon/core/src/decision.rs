@@ -5,6 +5,7 @@
 //! ```
 
 use crate::{
+    actor::Request,
     digest::PolicyDigest,
     event::Event,
     signal::{Kind, Value},
@@ -243,16 +244,7 @@ pub enum Cause {
         suppressed: u64,
     },
     /// Somebody's command.
-    Operator {
-        /// User id.
-        uid: u32,
-        /// Process id of the caller.
-        pid: u32,
-        /// Role under which it was allowed.
-        role: String,
-        /// Why, in their words.
-        reason: String,
-    },
+    Operator(Request),
     /// failsafe's own upkeep of a containment.
     Upkeep {
         /// Which.

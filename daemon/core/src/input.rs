@@ -1,6 +1,7 @@
 //! Everything that enters the core. Time, feedback and operators come by the same door as signals.
 
 use crate::{
+    actor::{Actor, read_both_forms},
     decision::Outcome,
     policy::PolicyDigest,
     signal::{Kind, Series, Signal, Source},
@@ -135,6 +136,7 @@ pub enum Command {
 
 /// An authenticated operator's command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Control {
     /// The input's number.
     pub seq: u64,
@@ -144,15 +146,15 @@ pub struct Control {
     pub run: RunId,
     /// What is asked.
     pub command: Command,
-    /// Who: user id of the socket's peer.
-    pub uid: u32,
-    /// Process id of the peer.
-    pub pid: u32,
+    /// Who asked.
+    pub actor: Actor,
     /// Role under which it was allowed: `admin` or `owner`.
     pub role: String,
     /// Why.
     pub reason: String,
 }
+
+read_both_forms!(Control);
 
 /// A sensor did not see, or lost, something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

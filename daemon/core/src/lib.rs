@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actor;
 mod decimal;
 pub mod decision;
 mod detectors;
@@ -30,6 +31,7 @@ pub mod time;
 pub mod unit;
 pub mod xid;
 
+pub use actor::Actor;
 pub use decision::{Action, Decision, Mode, Outcome, Proof};
 pub use digest::PolicyDigest;
 pub use engine::{State, step};

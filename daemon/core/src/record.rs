@@ -1,6 +1,7 @@
 //! What the audit log keeps: one [`Record`] a log entry, as JSON. The reader (`failsafectl`) needs no daemon to read it.
 
 use crate::{
+    actor::{Actor, or_uid},
     decision::{Decision, Outcome, Seen},
     health::{Change, Order},
     input::{Control, Gap, Run},
@@ -236,9 +237,9 @@ pub enum Record {
         policy: PolicyDigest,
         /// Why.
         why: String,
-        /// Who asked; none in entries of earlier versions.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        uid: Option<u32>,
+        /// Who asked; none in the oldest entries.
+        #[serde(default, alias = "uid", deserialize_with = "or_uid", skip_serializing_if = "Option::is_none")]
+        actor: Option<Actor>,
     },
     /// An operator's command was accepted.
     Control(Control),
@@ -269,8 +270,11 @@ pub enum Record {
     GpuReset {
         /// Which.
         gpu: GpuId,
-        /// Who.
+        /// Who, in words.
         by: String,
+        /// Who asked; none in entries of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        actor: Option<Actor>,
         /// Why.
         why: String,
         /// Absent before the tool is called; then whether it did it.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: adding, moving or renaming a variant in the source does not change how others are read. A number that the table does
-//! not have is reported by name ([`Reading::unknown`]), not as damage. Text formats (the audit log) write names and are not concerned.
+//! not have is reported by name ([`Reading::unknown`]), not as damage. Recordings before version 9 are read with the layout that they have. Text formats (the audit log) write names and are not concerned.
 
 mod naming;
 mod numbering;
@@ -33,10 +33,21 @@ impl<'de> Deserialize<'de> for Recorded {
     }
 }
 
+/// The first version of recordings that has an [`Actor`](crate::Actor). Earlier ones have a user id and a process id there.
+const WITH_ACTORS: u32 = 9;
+
 /// Reads one [`Recorded`], and keeps why it could not: binary formats lose the text of an error.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reading {
+    has_actors: bool,
     unknown: Cell<Option<Unknown>>,
+}
+
+impl Default for Reading {
+    /// Of the current version.
+    fn default() -> Reading {
+        Reading::of(u32::MAX)
+    }
 }
 
 /// A number in a recording that this program has no variant for.
@@ -51,6 +62,11 @@ pub struct Unknown {
 }
 
 impl Reading {
+    /// Of recordings of this version.
+    pub fn of(version: u32) -> Reading {
+        Reading { has_actors: version >= WITH_ACTORS, unknown: Cell::default() }
+    }
+
     /// What the last entry that could not be read has, and this program does not know.
     pub fn unknown(&self) -> Option<Unknown> {
         self.unknown.get()
@@ -65,7 +81,7 @@ impl<'de> DeserializeSeed<'de> for &Reading {
         if deserializer.is_human_readable() {
             return Recorded::deserialize(deserializer);
         }
-        Recorded::deserialize(Naming { inner: deserializer, unknown: &self.unknown })
+        Recorded::deserialize(Naming { inner: deserializer, reading: self })
     }
 }
 

@@ -24,11 +24,11 @@ use crate::storage::{FileStorage, Storage};
 /// First bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"FSREC\0\0\0";
 /// Format version that this crate writes.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// Oldest version that this crate reads. Version 6 added variants to enums of the core (`Value::Claimed`, `Input::Silent`,
 /// `Input::SeriesEnded`) behind those of version 5. Version 7 chains the frames. Up to version 7 the number of a variant was its
 /// position in the source; since version 8 it is that of a table in the core, which begins as these positions, so that one decoder
-/// reads all.
+/// reads all. Version 9 has an actor where earlier ones have a user id and a process id: the decoder needs the version.
 pub const OLDEST_VERSION: u32 = 5;
 /// Versions that are no longer read, with the last commit of the project that reads each. A version 2 and a version 4 each had
 /// several layouts under one number, which a reader cannot tell apart.

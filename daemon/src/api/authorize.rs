@@ -16,7 +16,11 @@ use crate::{
     },
     runs::Registry,
 };
-use failsafe_core::{RunId, input::Run};
+use failsafe_core::{
+    RunId,
+    actor::{Actor, LocalPeer},
+    input::Run,
+};
 use nix::sys::socket::UnixCredentials;
 use std::os::unix::net::UnixStream;
 use tonic::{Request, Status};
@@ -41,16 +45,23 @@ impl Role {
 }
 
 /// An authenticated caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// Its user id.
-    pub uid: u32,
-    /// Its process id.
-    pub pid: u32,
+    /// The process, as it was when its request was authenticated.
+    pub process: LocalPeer,
     /// Whether it is root or of the administrators' group, and in no run.
     pub admin: bool,
     /// The run that it is in.
     pub inside: Option<RunId>,
+}
+
+/// In whose name an order about health stands on record.
+#[derive(Debug, Clone)]
+pub struct Orderer {
+    /// In words, with the role.
+    pub by: String,
+    /// Who asked.
+    pub actor: Actor,
 }
 
 /// Knows the administrators' group.
@@ -84,7 +95,15 @@ impl Authority {
         let now = peer.now(runs.root()).map_err(|why| unknown(&why))?;
         let inside = now.cgroups.iter().find_map(|cgroup| runs.inside(cgroup));
         let admin = inside.is_none() && (now.uid == 0 || self.in_group(&now));
-        Ok(Principal { uid: now.uid, pid: peer.id().pid, admin, inside })
+        let id = peer.id();
+        let process = LocalPeer {
+            uid: now.uid,
+            gid: Some(now.gid),
+            pid: Some(id.pid),
+            start_ticks: Some(id.start_time),
+            cgroup: now.cgroups.first().map(|main| main.display().to_string()),
+        };
+        Ok(Principal { process, admin, inside })
     }
 
     /// In which share of the limits a new connection is counted. What it may do is decided later, for each request.
@@ -124,6 +143,16 @@ fn foreign(peer: &Peer, sender: Sender) -> Status {
 }
 
 impl Principal {
+    /// Its user id.
+    pub fn uid(&self) -> u32 {
+        self.process.uid
+    }
+
+    /// As who asks, for the record.
+    pub fn actor(&self) -> Actor {
+        Actor::Local(self.process.clone())
+    }
+
     /// What the caller is to the node.
     ///
     /// # Errors
@@ -136,9 +165,10 @@ impl Principal {
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.
-    pub fn may_order(&self) -> Result<String, Status> {
+    pub fn may_order(&self) -> Result<Orderer, Status> {
         self.admin_to("cordon, uncordon and reset")?;
-        Ok(format!("user {} ({})", self.uid, Role::Admin.name()))
+        let actor = self.actor();
+        Ok(Orderer { by: format!("{actor} ({})", Role::Admin.name()), actor })
     }
 
     /// Whether the caller may start a run on what is cordoned or unhealthy.
@@ -160,7 +190,7 @@ impl Principal {
             )));
         }
         match owner {
-            Some(owner) if owner != self.uid && self.uid != 0 => {
+            Some(owner) if owner != self.uid() && self.uid() != 0 => {
                 Err(denied("owner_uid: only root may start a run for another user"))
             }
             _ => Ok(()),
@@ -172,7 +202,7 @@ impl Principal {
         if self.admin {
             return Some(Role::Admin);
         }
-        let own = self.uid == run.owner_uid && self.inside.is_none_or(|inside| inside == run.id);
+        let own = self.uid() == run.owner_uid && self.inside.is_none_or(|inside| inside == run.id);
         own.then_some(Role::Owner)
     }
 

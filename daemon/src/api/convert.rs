@@ -7,7 +7,14 @@ use crate::{
     platform::clock,
     runs::{FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, grants, start::StartError},
 };
-use failsafe_core::{GpuId, decision::Verdict, input::Command, policy::assurance::Grants, record::Totals};
+use failsafe_core::{
+    GpuId,
+    actor::{Actor, LocalPeer},
+    decision::Verdict,
+    input::Command,
+    policy::assurance::Grants,
+    record::Totals,
+};
 use failsafe_proto::v1;
 use std::time::Duration;
 use tonic::Status;
@@ -124,6 +131,20 @@ fn gpu_use(gpu: &GpuId, used: &GpuUse) -> v1::GpuUse {
         energy_mj: used.energy_mj,
         sharing: sharing as i32,
     }
+}
+
+/// Who asked.
+pub(super) fn actor(actor: &Actor) -> v1::Actor {
+    use v1::actor::Actor as Kind;
+    let kind = match actor.clone() {
+        Actor::Local(LocalPeer { uid, gid, pid, start_ticks, cgroup }) => {
+            Kind::Local(v1::LocalPeer { uid, gid, pid, start_ticks, cgroup })
+        }
+        Actor::Remote { name, method } => Kind::Remote(v1::RemoteIdentity { name, method }),
+        Actor::Schedule { name } => Kind::Schedule(v1::Schedule { name }),
+        Actor::Daemon => Kind::Daemon(v1::Daemon {}),
+    };
+    v1::Actor { actor: Some(kind) }
 }
 
 pub(super) fn command(command: i32) -> Result<Command, Status> {

@@ -31,7 +31,7 @@ impl v1::event_service_server::EventService for Events {
         let v1::WatchRequest { from, follow, run, incident, since_ns, until_ns, tail, kinds } = request.into_inner();
         let run = match run.as_str() {
             "" => None,
-            wanted => Some(self.run_id(who, wanted)?),
+            wanted => Some(self.run_id(&who, wanted)?),
         };
         let optional = |text: String| (!text.is_empty()).then_some(text);
         let time = |ns: i64| u64::try_from(ns).ok().filter(|ns| *ns > 0);
@@ -53,7 +53,7 @@ impl v1::event_service_server::EventService for Events {
 }
 
 impl Events {
-    fn run_id(&self, who: Principal, wanted: &str) -> Result<String, Status> {
+    fn run_id(&self, who: &Principal, wanted: &str) -> Result<String, Status> {
         let found =
             self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
         Ok(found.run().id.to_string())

@@ -2,6 +2,8 @@
 
 use super::{
     Context,
+    authorize::Orderer,
+    convert,
     follow::{Answer, Batch, Bounds, Follow, Source},
     peer::Peer,
     runs::lane_refusal,
@@ -174,7 +176,7 @@ impl Source for HealthChanges {
 pub(super) async fn order(
     context: &Context,
     kind: OrderKind,
-    by: String,
+    orderer: Orderer,
     deadline: Option<Instant>,
     request: v1::OrderRequest,
 ) -> Result<v1::OrderResponse, Status> {
@@ -184,7 +186,8 @@ pub(super) async fn order(
         gpu => Target::Gpu(find(context, &context.node_health.view(), gpu)?),
     };
     let (done, answered) = oneshot::channel();
-    let order = Order { kind, target: target.clone(), by, why };
+    let Orderer { by, actor } = orderer;
+    let order = Order { kind, target: target.clone(), by, actor: Some(actor), why };
     let patience = Instant::now() + ORDER;
     let ticket = Ticket::new(Some(deadline.map_or(patience, |deadline| deadline.min(patience))));
     let caller = Caller(ticket.clone());
@@ -325,6 +328,7 @@ fn told(change: &Change, missed: bool) -> v1::HealthChange {
         missed,
         event: change.event.map(|event| event.what.name().into()).unwrap_or_default(),
         event_times: change.event.map_or(0, |event| event.times),
+        actor: change.actor.as_ref().map(convert::actor),
     }
 }
 

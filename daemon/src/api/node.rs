@@ -92,8 +92,8 @@ impl v1::node_service_server::NodeService for Node {
     }
 
     async fn reset_gpu(&self, request: Request<v1::ResetGpuRequest>) -> Result<Response<v1::ResetGpuResponse>, Status> {
-        let by = self.0.principal(&request)?.may_order()?;
-        reset::reset_gpu(&self.0, by, request.into_inner()).await.map(Response::new)
+        let orderer = self.0.principal(&request)?.may_order()?;
+        reset::reset_gpu(&self.0, orderer, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -103,8 +103,8 @@ impl Node {
         kind: OrderKind,
         request: Request<v1::OrderRequest>,
     ) -> Result<Response<v1::OrderResponse>, Status> {
-        let by = self.0.principal(&request)?.may_order()?;
-        health::order(&self.0, kind, by, Deadline::of(&request), request.into_inner()).await.map(Response::new)
+        let orderer = self.0.principal(&request)?.may_order()?;
+        health::order(&self.0, kind, orderer, Deadline::of(&request), request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::{
     Context,
+    authorize::Orderer,
     health::{find, gpu_views, held, reason},
 };
 use crate::{
@@ -65,7 +66,7 @@ impl Drop for Resetting {
 
 pub(super) async fn reset_gpu(
     context: &Context,
-    by: String,
+    orderer: Orderer,
     request: v1::ResetGpuRequest,
 ) -> Result<v1::ResetGpuResponse, Status> {
     let why = reason(request.reason)?;
@@ -90,8 +91,9 @@ pub(super) async fn reset_gpu(
     let record = {
         let (log, gpu) = (context.log.clone(), gpu.clone());
         move |done, detail: &str| {
-            let (gpu, by, why, detail) = (gpu.clone(), by.clone(), why.clone(), detail.to_owned());
-            log.record(&Record::GpuReset { gpu, by, why, done, detail }, None, None);
+            let Orderer { by, actor } = orderer.clone();
+            let (gpu, actor, why, detail) = (gpu.clone(), Some(actor), why.clone(), detail.to_owned());
+            log.record(&Record::GpuReset { gpu, by, actor, why, done, detail }, None, None);
         }
     };
     record(None, "");

@@ -60,14 +60,14 @@ impl v1::run_service_server::RunService for Runs {
         let share = Peer::of(&request)?.share();
         let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
         who.may_start(owner_uid)?;
-        let owner = owner_uid.unwrap_or(who.uid);
+        let owner = owner_uid.unwrap_or(who.uid());
         let gpus = self.gpus(&gpus)?;
-        let (policy, gpus) = self.policy(share, policy_file, policy_toml, gpus).await?;
-        let wanted = wanted(who, owner, name, labels, policy, gpus);
+        let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
+        let wanted = wanted(&who, owner, name, labels, policy, gpus);
         self.has_log(&wanted)?;
-        let repair = self.open_to(who, &wanted.gpus, repair)?;
+        let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
-        let mut run = start::start(&self.0, who, maker, wanted, repair).await?;
+        let mut run = start::start(&self.0, maker, wanted, repair).await?;
         run.metrics_socket = self.0.config.metrics_socket.display().to_string();
         Ok(Response::new(run))
     }
@@ -79,7 +79,8 @@ impl v1::run_service_server::RunService for Runs {
         let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair, accept_delegated } =
             request.into_inner();
         let gpus = self.gpus(&gpus)?;
-        let (policy, gpus) = self.policy(share, policy_file, policy_toml, gpus).await?;
+        let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
+        let (admin, uid) = (who.admin, who.uid());
         let registry = self.0.registry.clone();
         let found = self.0.work(share).read(share, move || {
             let cgroup = match target {
@@ -89,12 +90,12 @@ impl v1::run_service_server::RunService for Runs {
             };
             let cgroup = cgroup.map_err(|e| Status::invalid_argument(e.chain()))?;
             let owner = sole_owner(&cgroup).map_err(|e| Status::failed_precondition(e.chain()))?;
-            if !who.admin && owner != Some(who.uid) {
+            if !admin && owner != Some(uid) {
                 return Err(Status::permission_denied(
                     "not every process of that cgroup is yours: root or the administrators' group may register it",
                 ));
             }
-            let refusal = if who.admin { Ok(None) } else { registrable::refusal(&cgroup, who.uid) };
+            let refusal = if admin { Ok(None) } else { registrable::refusal(&cgroup, uid) };
             if let Some(why) = refusal.map_err(|e| Status::failed_precondition(e.chain()))? {
                 return Err(Status::permission_denied(why));
             }
@@ -105,9 +106,9 @@ impl v1::run_service_server::RunService for Runs {
         if let Some(delegated) = delegated.as_ref().filter(|_| !who.admin && !accept_delegated) {
             return Err(Status::failed_precondition(delegated.refusal()));
         }
-        let wanted = wanted(who, owner.unwrap_or(0), name, labels, policy, gpus);
+        let wanted = wanted(&who, owner.unwrap_or(0), name, labels, policy, gpus);
         self.has_log(&wanted)?;
-        let repair = self.open_to(who, &wanted.gpus, repair)?;
+        let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
         let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
         if let Some(delegated) = delegated {
@@ -145,7 +146,7 @@ impl v1::run_service_server::RunService for Runs {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
-        let (found, _) = self.find(who, &request.into_inner().run)?;
+        let (found, _) = self.find(&who, &request.into_inner().run)?;
         self.shown(share, found).await
     }
 
@@ -173,8 +174,7 @@ impl v1::run_service_server::RunService for Runs {
             at: MonoTime(clock::monotonic_ns()),
             run: found.run().id,
             command,
-            uid: who.uid,
-            pid: who.pid,
+            actor: who.actor(),
             role: role.name().into(),
             reason,
         };
@@ -226,7 +226,7 @@ impl v1::run_service_server::RunService for Runs {
         let who = self.0.principal(&request)?;
         let peer = Peer::of(&request)?;
         let v1::ExportRequest { run, all } = request.into_inner();
-        let (found, _) = self.find(who, &run)?;
+        let (found, _) = self.find(&who, &run)?;
         let last = match &found {
             Found::Live(live) => live.part,
             Found::Guarded(guarded) => guarded.part,
@@ -315,7 +315,7 @@ fn refusal(closed: &[Closed], first: &Closed) -> String {
 }
 
 fn wanted(
-    who: Principal,
+    who: &Principal,
     owner_uid: u32,
     name: String,
     labels: HashMap<String, String>,
@@ -345,7 +345,7 @@ impl Runs {
         Ok(Response::new(run.await?))
     }
 
-    fn find(&self, who: Principal, wanted: &str) -> Result<(Found, Role), Status> {
+    fn find(&self, who: &Principal, wanted: &str) -> Result<(Found, Role), Status> {
         let found =
             self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
         let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{wanted}`")))?;
@@ -366,13 +366,20 @@ impl Runs {
     }
 
     /// Parses a policy, on a thread: it may be large, and its user may have sent many.
-    async fn policy(&self, share: Share, file: String, text: String, gpus: Gpus) -> Result<(Policy, Gpus), Status> {
-        let context = self.0.clone();
+    async fn policy(
+        &self,
+        share: Share,
+        who: &Principal,
+        file: String,
+        text: String,
+        gpus: Gpus,
+    ) -> Result<(Policy, Gpus), Status> {
+        let (context, actor) = (self.0.clone(), who.actor());
         let parsed = self.0.work(share).compile(share, move || {
             let policy = parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE)))?;
             if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {
-                let (policy, uid) = (policy.digest(), Some(share.uid()));
-                let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), uid };
+                let (policy, actor) = (policy.digest(), Some(actor));
+                let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), actor };
                 context.log.record(&record, None, None);
                 return Err(Status::failed_precondition(why));
             }
@@ -403,7 +410,7 @@ impl Runs {
     }
 
     /// Whether a run may be started on these GPUs; what speaks against it where it may for repair only.
-    fn open_to(&self, who: Principal, gpus: &BTreeSet<GpuId>, repair: bool) -> Result<Vec<String>, Status> {
+    fn open_to(&self, who: &Principal, gpus: &BTreeSet<GpuId>, repair: bool) -> Result<Vec<String>, Status> {
         if repair {
             who.may_repair()?;
         }

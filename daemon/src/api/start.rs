@@ -10,7 +10,6 @@
 
 use super::{
     Context,
-    authorize::Principal,
     connection::Maker,
     convert,
     runs::{blocking, deliver},
@@ -58,7 +57,6 @@ pub(super) async fn begin(
 /// Why it was not started; the process is where it was.
 pub(super) async fn start(
     context: &Arc<Context>,
-    who: Principal,
     maker: Maker,
     wanted: Wanted,
     repair: Vec<String>,
@@ -71,7 +69,7 @@ pub(super) async fn start(
             Ok((from, make(&context, wanted, place, repair).await?))
         };
         match made.await {
-            Ok((from, live)) => enter(&context, who, maker, from, live, answer).await,
+            Ok((from, live)) => enter(&context, maker, from, live, answer).await,
             Err(refused) => drop(answer.send(Err(refused))),
         }
     });
@@ -124,7 +122,6 @@ async fn make(
 
 async fn enter(
     context: &Arc<Context>,
-    who: Principal,
     maker: Maker,
     from: PathBuf,
     live: Arc<LiveRun>,
@@ -133,7 +130,7 @@ async fn enter(
     let gone = answer.is_closed();
     let moving = {
         let (context, live) = (context.clone(), live.clone());
-        blocking(move || if gone { Err(None) } else { move_peer(&context, who, &maker, &from, &live).map_err(Some) })
+        blocking(move || if gone { Err(None) } else { move_peer(&context, &maker, &from, &live).map_err(Some) })
     };
     let refused = match moving.await {
         Ok(Ok(moved)) if live.enter() => {
@@ -165,14 +162,14 @@ async fn enter(
 /// Moves the process that asked into the run; what is returned moves it back.
 fn move_peer(
     context: &Arc<Context>,
-    who: Principal,
     maker: &Maker,
     from: &Path,
     live: &Arc<LiveRun>,
 ) -> Result<impl FnOnce() + Send + 'static + use<>, Status> {
-    let refused =
-        |why: String| Status::failed_precondition(format!("process {} is not moved into the run: {why}", who.pid));
-    let peer = maker.peer().map_err(|why| refused(why.chain()))?;
+    let not_moved =
+        |process: &str, why: String| Status::failed_precondition(format!("{process} is not moved into the run: {why}"));
+    let peer = maker.peer().map_err(|why| not_moved("the process", why.chain()))?;
+    let refused = |why: String| not_moved(&format!("process {}", peer.id().pid), why);
     // It may have become another run's process since the request came.
     let now = peer.now(context.registry.root()).map_err(|why| refused(why.chain()))?;
     if let Some(run) = now.cgroups.iter().find_map(|cgroup| context.registry.inside(cgroup)) {

@@ -16,7 +16,7 @@
 //! - Pure: time is given. One lock, held for a look-up.
 
 use failsafe_core::{
-    Action, Decision, Mode, RunId,
+    Action, Actor, Decision, Mode, RunId,
     record::{Limited, Record},
     signal::Source,
 };
@@ -155,8 +155,8 @@ impl Meter {
             _ => {}
         }
         let uid = match record {
-            Record::Control(control) => Some(control.uid),
-            Record::PolicyRefused { uid, .. } => *uid,
+            Record::Control(control) => control.actor.uid(),
+            Record::PolicyRefused { actor, .. } => actor.as_ref().and_then(Actor::uid),
             _ => run.and_then(|run| self.owners.get(&run).copied()),
         };
         if let (Record::RunEnded { .. }, Some(run)) = (record, run) {

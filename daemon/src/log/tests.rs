@@ -3,7 +3,8 @@
 use super::*;
 use crate::testing;
 use failsafe_core::{
-    Action, Decision, Mode, MonoTime,
+    Action, Actor, Decision, Mode, MonoTime,
+    actor::{LocalPeer, Request},
     decision::{Cause, Confidence, DecisionId, Severity},
     policy::PolicyDigest,
 };
@@ -13,6 +14,10 @@ const FLOODER: &str = "00000000-0000-0000-0000-000000000001";
 const VICTIM: &str = "00000000-0000-0000-0000-000000000002";
 const ADMIN: &str = "00000000-0000-0000-0000-000000000003";
 
+fn user(uid: u32) -> Actor {
+    Actor::Local(LocalPeer { uid, gid: Some(uid), pid: Some(1), start_ticks: Some(1), cgroup: Some("/".into()) })
+}
+
 fn decision(id: &str, n: u32, action: Action) -> Record {
     let run: RunId = id.parse().unwrap();
     let decision = Decision {
@@ -20,7 +25,7 @@ fn decision(id: &str, n: u32, action: Action) -> Record {
         incident: IncidentId::new(run, n),
         at: MonoTime(u64::from(n)),
         policy: PolicyDigest([1; 32]),
-        cause: Cause::Operator { uid: 0, pid: 1, role: "admin".into(), reason: "x".repeat(300) },
+        cause: Cause::Operator(Request { actor: user(0), role: "admin".into(), reason: "x".repeat(300) }),
         actions: vec![action],
         because: Vec::new(),
         values: Vec::new(),
@@ -109,7 +114,8 @@ fn a_flood_of_interventions_ends_too_and_refusals_are_few() {
         (1..=2_000).for_each(|n| record(log, FLOODER, n, Action::Freeze));
         for _ in 0..2_000 {
             let why = "a rule cannot be kept".to_owned();
-            log.record(&Record::PolicyRefused { policy: PolicyDigest([2; 32]), why, uid: Some(1002) }, None, None);
+            let actor = Some(user(1002));
+            log.record(&Record::PolicyRefused { policy: PolicyDigest([2; 32]), why, actor }, None, None);
         }
         record(log, VICTIM, 1, Action::Freeze);
     });

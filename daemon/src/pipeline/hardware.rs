@@ -3,7 +3,7 @@
 use super::Pipeline;
 use crate::platform::clock;
 use failsafe_core::{
-    Action, Decision, GpuId, Input, MonoTime, Outcome, Subject, Value,
+    Action, Actor, Decision, GpuId, Input, MonoTime, Outcome, Subject, Value,
     decision::{Cause, Verdict},
     event::Event,
     health::{Order, OrderKind, Target},
@@ -56,7 +56,8 @@ impl Pipeline {
                         _ => format!("run {run}"),
                     };
                     let why = decision.incident.to_string();
-                    let order = Order { kind: OrderKind::Cordon, target, by, why };
+                    let actor = Some(Actor::Daemon);
+                    let order = Order { kind: OrderKind::Cordon, target, by, actor, why };
                     match self.parts.health.cordon(&order) {
                         Ok(proof) => (Verdict::Proved, vec![proof]),
                         Err(error) => (Verdict::Failed(error.to_string()), Vec::new()),

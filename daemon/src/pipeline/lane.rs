@@ -244,7 +244,13 @@ mod tests {
     use std::time::Duration;
 
     fn order(ticket: &Ticket) -> Command {
-        let order = Order { kind: OrderKind::Cordon, target: Target::Node, by: "user 0".into(), why: "test".into() };
+        let order = Order {
+            kind: OrderKind::Cordon,
+            target: Target::Node,
+            by: "user 0".into(),
+            actor: None,
+            why: "test".into(),
+        };
         Command::Order { order, done: oneshot::channel().0, ticket: ticket.clone() }
     }
 

@@ -92,6 +92,8 @@ pub struct Peer {
 pub struct Now {
     /// Its effective user; the same as when it connected.
     pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
     /// Groups that it had when it connected and has still.
     pub groups: Vec<u32>,
     /// The v2 cgroups of its threads; more than one only where a cgroup is threaded.
@@ -168,7 +170,8 @@ impl Peer {
             return Err(PeerError::OtherUser { pid, then: self.uid, now: now.uid });
         }
         let has = |group: &u32| now.gid == *group || now.groups.contains(group);
-        Ok(Now { uid: now.uid, groups: self.groups.iter().copied().filter(has).collect(), cgroups })
+        let groups = self.groups.iter().copied().filter(has).collect();
+        Ok(Now { uid: now.uid, gid: now.gid, groups, cgroups })
     }
 }
 
@@ -282,7 +285,7 @@ mod tests {
         let Ok(root) = CgroupRoot::find() else { return eprintln!("SKIPPED: no cgroup2") };
         let now = peer.now(&root).unwrap();
         let me = users::credentials(&proc, std::process::id()).unwrap().unwrap();
-        assert_eq!(now.uid, me.uid);
+        assert_eq!((now.uid, now.gid), (me.uid, me.gid));
         assert!(now.groups.contains(&me.gid) && me.groups.iter().all(|group| now.groups.contains(group)));
         assert_eq!(now.cgroups, [proc.own_cgroup().unwrap().unwrap()]);
     }

@@ -113,7 +113,9 @@ fn a_forbidden_connect_is_refused_seen_and_freezes_the_run_until_an_operator_tha
         // The call came back with EPERM, also after the freeze.
         run.says("refused: EPERM 1 times")?;
         node.wait_for_event("who thawed it and why", |e| {
-            e["kind"] == "control" && e["body"]["reason"] == "the address is ours after all" && e["body"]["uid"] == 0
+            e["kind"] == "control"
+                && e["body"]["reason"] == "the address is ours after all"
+                && e["body"]["actor"]["local"]["uid"] == 0
         })?;
         let page = node.ctl(["explain", &incident])?.expect(0)?.out;
         ensure!(page.contains("the address is ours after all"), "{page}");

@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
@@ -59,6 +59,38 @@ fn a_process_that_is_moved_into_a_run_keeps_no_rights_of_its_connection() -> Res
         ensure!(members(cage.cgroup())?.contains(&caller.pid()), "it left its run");
         ensure!(members(victim.cgroup())?.contains(&victim.pid()) && !integration::frozen(victim.cgroup())?);
         ensure!(node.json(["node", "health"])?["level"] != "draining");
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn the_log_names_the_process_as_it_was_when_it_asked() -> Result<()> {
+    on_node("actor", "", |node| {
+        let mut run = Launch::new("asked", PLAIN).start(node, ["sleep", "600"])?;
+        let mut caller = Caller::new(node, 0)?;
+        let first = caller.ask("list")?;
+        ensure!(first.contains("asked"), "{first}");
+        let elsewhere = TestCgroup::new("asks")?;
+        fs::write(elsewhere.path().join("cgroup.procs"), caller.pid().to_string())?;
+        let said = caller.ask("control asked freeze")?;
+        ensure!(said.starts_with("Ok"), "{said}");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", caller.pid()))?;
+        let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
+        let started: u64 = after_name.split(' ').nth(19).context("field 22 of stat")?.parse()?;
+        let cgroup = caller.cgroup()?;
+        ensure!(cgroup.contains("asks"), "{cgroup}");
+        let expected = json!({ "local":
+            { "uid": 0, "gid": 0, "pid": caller.pid(), "start_ticks": started, "cgroup": cgroup } });
+        let control = node.wait_for_event("who froze it", |e| e["kind"] == "control")?;
+        ensure!(control["body"]["actor"] == expected, "{control}");
+        let decision = node.wait_for_event("the decision", |e| e["kind"] == "decision")?;
+        ensure!(decision["body"]["decision"]["cause"]["Operator"]["actor"] == expected, "{decision}");
+        // The recording has the same, so that the replay compares it with the log.
+        node.ctl(["kill", "asked", "--reason", "the test is over"])?.expect(0)?;
+        run.ends()?;
+        let replayed = node.ctl(["replay", "asked"])?.expect(0)?.out;
+        ensure!(replayed.contains("identical"), "{replayed}");
+        caller.kill()?;
         node.log_is_whole()
     })
 }

@@ -32,13 +32,13 @@ fn the_watcher_prints_who_froze_and_killed_the_run_and_ends_with_its_code() -> R
         let (mut watcher, messages) = watched(node)?;
         let printed = |text: &str| Ok(std::fs::read_to_string(&messages)?.contains(text));
         node.ctl(["freeze", "watched", "--reason", "looks odd"])?.expect(0)?;
-        wait_for("the freeze is printed", || printed("the run was frozen by user 0 (admin): looks odd"))?;
+        wait_for("the freeze is printed", || printed("the run was frozen by user 0 (root, admin): looks odd"))?;
         ensure!(printed("failsafectl explain inc-")?, "the next command is not shown");
         node.ctl(["kill", "watched", "--reason", "not wanted"])?.expect(0)?;
         let status = watcher.wait()?;
         ensure!(status.code() == Some(128 + 9), "it ended with {status}");
         ensure!(
-            printed("the run was killed by user 0 (admin): not wanted")?,
+            printed("the run was killed by user 0 (root, admin): not wanted")?,
             "{}",
             std::fs::read_to_string(&messages)?
         );
@@ -59,7 +59,7 @@ fn the_watcher_follows_its_run_again_after_the_daemon_was_restarted() -> Result<
         let status = watcher.wait()?;
         ensure!(status.code() == Some(128 + 9), "it ended with {status}");
         ensure!(
-            printed("the run was killed by user 0 (admin): not wanted")?,
+            printed("the run was killed by user 0 (root, admin): not wanted")?,
             "{}",
             std::fs::read_to_string(&messages)?
         );

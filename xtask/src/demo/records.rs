@@ -137,7 +137,7 @@ impl Watch {
     pub fn operator(&self, screen: &Screen, action: Action) -> Result<Outcome> {
         let decision = self.until(screen, "the operator's decision", |record| match record {
             Record::Decision { decision, .. } => {
-                let theirs = matches!(decision.cause, Cause::Operator { .. }) && decision.actions.contains(&action);
+                let theirs = matches!(decision.cause, Cause::Operator(_)) && decision.actions.contains(&action);
                 theirs.then(|| decision.clone())
             }
             _ => None,
@@ -192,7 +192,7 @@ fn cause(decision: &Decision) -> String {
             let seen: Vec<String> = decision.values.iter().map(|seen| seen.show()).collect();
             format!("rule {rule} ({condition}) saw {}", seen.join(", "))
         }
-        Cause::Operator { uid, reason, .. } => format!("operator, uid {uid}, because \"{reason}\""),
+        Cause::Operator(request) => format!("operator, {}, because \"{}\"", request.actor, request.reason),
         Cause::Upkeep { what } => format!("upkeep of the containment: {what}"),
     }
 }

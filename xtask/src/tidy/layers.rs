@@ -40,7 +40,7 @@ const STACKS: &[Stack] = &[
     Stack {
         source: "daemon/core/src",
         rows: &[
-            &["decimal", "digest", "subject"],
+            &["actor", "decimal", "digest", "subject"],
             &["time"],
             &["unit"],
             &["event"],

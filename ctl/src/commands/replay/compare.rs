@@ -333,7 +333,7 @@ impl Report {
 fn key(decision: &Decision) -> (MonoTime, String, &[Action], Mode) {
     let why = match &decision.cause {
         Cause::Rule { rule, .. } => format!("rule {rule}"),
-        Cause::Operator { uid, reason, .. } => format!("operator {uid} {reason}"),
+        Cause::Operator(request) => format!("operator {} {}", request.actor, request.reason),
         Cause::Upkeep { what } => format!("upkeep {what}"),
     };
     (decision.at, why, &decision.actions, decision.mode)

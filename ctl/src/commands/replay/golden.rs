@@ -13,12 +13,13 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/recordings").join(name)
 }
 
-/// The recording of each version, and the entries of it. Versions 6 to 8 hold the same.
-const GOLDEN: [(u32, &str, &str); 4] = [
+/// The recording of each version, and the entries of it. Versions 6 to 8 hold the same, and version 9 whole actors besides.
+const GOLDEN: [(u32, &str, &str); 5] = [
     (5, "v5.fsrec", "v5.jsonl"),
     (6, "v6.fsrec", "v6.jsonl"),
     (7, "v7.fsrec", "v6.jsonl"),
     (8, "v8.fsrec", "v6.jsonl"),
+    (9, "v9.fsrec", "v9.jsonl"),
 ];
 
 fn kept(entries: &str) -> Vec<Recorded> {
@@ -26,11 +27,11 @@ fn kept(entries: &str) -> Vec<Recorded> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Writes the entries of `v6.jsonl` as this source does, with the header of version 7.
+/// Writes the entries of `v9.jsonl` as this source does, with the header of version 7.
 fn write(path: &Path) {
     let header = RecordingReader::open(&fixture("v7.fsrec")).unwrap().header().clone();
     let mut recorder = Recorder::create(path, &header, u64::MAX).unwrap();
-    for entry in kept("v6.jsonl") {
+    for entry in kept("v9.jsonl") {
         recorder.record(1, &entry).unwrap();
     }
     recorder.finish().unwrap();
@@ -88,13 +89,13 @@ fn versions_that_are_no_longer_read_are_refused_with_the_last_commit_that_reads_
     for (version, what) in [
         (
             2u32,
-            "version 2 cannot be read: this program reads versions 5 to 8; use failsafectl built from commit d7756f2eb39a",
+            "version 2 cannot be read: this program reads versions 5 to 9; use failsafectl built from commit d7756f2eb39a",
         ),
         (3, "commit 51698e35a643"),
         (4, "commit f6610afbbd87"),
         (
-            9,
-            "version 9 cannot be read: this program reads versions 5 to 8; use failsafectl of the release that wrote it",
+            10,
+            "version 10 cannot be read: this program reads versions 5 to 9; use failsafectl of the release that wrote it",
         ),
     ] {
         let mut bytes = std::fs::read(fixture("v6.fsrec")).unwrap();

@@ -91,7 +91,7 @@ impl Recording {
         let (held, ready) = (Vec::new(), VecDeque::new());
         let (part, decisions) = (format.part.or(source.number), Vec::new());
         let engine = format.engine.unwrap_or_else(|| reader.version());
-        let entries = Reading::default();
+        let entries = Reading::of(reader.version());
         Ok(Recording {
             reader,
             entries,

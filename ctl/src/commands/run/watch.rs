@@ -9,7 +9,7 @@ use crate::{
     commands::Place,
     entry::Logged,
     exit::{Exit, Fail},
-    render::clean,
+    render::{actors, clean},
 };
 use failsafe_core::{Action, Decision, Mode, decision::Cause, record::Record};
 use failsafe_proto::v1 as pb;
@@ -292,7 +292,7 @@ fn text(decision: &Decision) -> Option<String> {
     }
     let by = match &decision.cause {
         Cause::Rule { rule, .. } => format!("by rule {}", clean(rule)),
-        Cause::Operator { uid, role, reason, .. } => format!("by user {uid} ({role}): {}", clean(reason)),
+        Cause::Operator(request) => format!("by {}: {}", actors::requester(request), clean(&request.reason)),
         Cause::Upkeep { .. } => "by failsafe itself".to_owned(),
     };
     let incident = &decision.incident;

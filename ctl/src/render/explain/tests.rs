@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::incidents::briefs;
-use crate::testing::{Log, RUN, contained, control, decision, incident, outcome, violation};
+use crate::testing::{Log, RUN, asked, contained, control, decision, incident, outcome, violation};
 use failsafe_core::{
     decision::{Cause, Upkeep},
     input::Command,
@@ -27,7 +27,7 @@ fn screen(log: &Log) -> String {
 fn one_screen_says_what_why_state_and_what_next() {
     let mut log = contained();
     // A later incident of the run, and many zero-valued signals in the evidence.
-    let mut later = decision(2, 80_000_000, operator("no longer needed"), vec![Action::Kill], vec![]);
+    let mut later = decision(2, 80_000_000, asked("no longer needed"), vec![Action::Kill], vec![]);
     if let Record::Decision { decision, .. } = &mut later {
         decision.incident.n = 2;
     }
@@ -49,10 +49,10 @@ fn one_screen_is_enough_for_much() {
     }
     log.add(5_000_040, record);
     for n in 2..40 {
-        log.add(6_000_000 * u64::from(n), decision(n, 6_000_000, operator("again"), vec![Action::Freeze], vec![]));
+        log.add(6_000_000 * u64::from(n), decision(n, 6_000_000, asked("again"), vec![Action::Freeze], vec![]));
     }
     for n in 40..60 {
-        let mut record = decision(n, 300_000_000, operator("again"), vec![Action::Freeze], vec![]);
+        let mut record = decision(n, 300_000_000, asked("again"), vec![Action::Freeze], vec![]);
         if let Record::Decision { decision, .. } = &mut record {
             decision.incident.n = n;
         }
@@ -86,10 +86,6 @@ fn advice_is_what_the_reader_may_do() {
     assert!(admin.contains("\n  failsafectl thaw") && !admin.contains("ask root"), "{admin}");
 }
 
-fn operator(reason: &str) -> Cause {
-    Cause::Operator { uid: 0, pid: 77, role: "admin".into(), reason: reason.into() }
-}
-
 #[test]
 fn a_contained_violation() {
     insta::assert_snapshot!(shown(&contained()));
@@ -110,11 +106,10 @@ fn a_containment_that_is_not_proved() {
 
 #[test]
 fn an_operators_freeze_and_thaw() {
-    let by = |reason: &str| Cause::Operator { uid: 0, pid: 77, role: "admin".into(), reason: reason.into() };
     let mut log = Log::started();
     let because = |log: &mut Log, n, us, seq, command, reason: &str, actions| {
         log.add(us, control(us, seq, command, reason));
-        let mut record = decision(n, us, by(reason), actions, vec![]);
+        let mut record = decision(n, us, asked(reason), actions, vec![]);
         if let Record::Decision { decision, .. } = &mut record {
             decision.because = vec![seq];
         }

@@ -2,6 +2,7 @@
 
 use super::{OBSERVED_DENIALS, RulesView, RunView, STALE_AFTER, rule::RuleState, sampled};
 use crate::{
+    actor::Request,
     decision::{
         Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
     },
@@ -394,12 +395,11 @@ impl RunState {
             Command::Kill => vec![Action::Snapshot, Action::Kill, Action::Notify],
             Command::Thaw => vec![Action::Thaw, Action::Notify],
         };
-        let cause = Cause::Operator {
-            uid: control.uid,
-            pid: control.pid,
+        let cause = Cause::Operator(Request {
+            actor: control.actor.clone(),
             role: control.role.clone(),
             reason: control.reason.clone(),
-        };
+        });
         let because = Because {
             at: control.at,
             seqs: vec![control.seq],

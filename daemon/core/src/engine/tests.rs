@@ -8,6 +8,7 @@ mod series;
 use super::*;
 use crate::time::MonoTime;
 use crate::{
+    actor::{Actor, LocalPeer},
     decision::{Action, Cause, DecisionId, IncidentId, Mode, Outcome, Verdict},
     event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Run},
@@ -61,6 +62,10 @@ struct Bench {
     state: State,
     seq: u64,
     run: RunId,
+}
+
+fn actor(uid: u32, pid: u32) -> Actor {
+    Actor::Local(LocalPeer { uid, gid: Some(uid), pid: Some(pid), start_ticks: Some(3), cgroup: Some("/".into()) })
 }
 
 fn id(n: u128) -> RunId {
@@ -140,8 +145,7 @@ impl Bench {
             at: at(ms),
             run: self.run,
             command,
-            uid: 0,
-            pid: 1,
+            actor: actor(0, 1),
             role,
             reason,
         }))
@@ -160,7 +164,7 @@ fn connect(port: u16, verdict: Net) -> Event {
 fn rules(decisions: &[Decision]) -> Vec<String> {
     let cause = |d: &Decision| match &d.cause {
         Cause::Rule { rule, .. } => rule.clone(),
-        Cause::Operator { .. } => "operator".into(),
+        Cause::Operator(_) => "operator".into(),
         Cause::Upkeep { what } => what.to_string(),
     };
     decisions.iter().map(cause).collect()
@@ -364,8 +368,7 @@ fn any_input(run: u128) -> impl Strategy<Value = (u64, Input)> {
                 at: MonoTime(0),
                 run,
                 command: Command::Thaw,
-                uid: 0,
-                pid: 0,
+                actor: actor(0, 0),
                 role: "admin".into(),
                 reason: "r".into(),
             }),
@@ -424,7 +427,7 @@ proptest! {
             for decision in b.feed(input) {
                 n += 1;
                 prop_assert_eq!(decision.id.n, n);
-                let operator = matches!(decision.cause, Cause::Operator { .. });
+                let operator = matches!(decision.cause, Cause::Operator(_));
                 prop_assert!(operator || !decision.actions.contains(&Action::Thaw));
             }
         }

@@ -1,6 +1,6 @@
 //! Levels, the reasons for them, and changes of them: what people, schedulers and the audit log are told.
 
-use crate::{event::GpuEvent, subject::GpuId, xid::Advice};
+use crate::{actor::Actor, event::GpuEvent, subject::GpuId, xid::Advice};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -148,6 +148,9 @@ pub struct Change {
     pub removed: Vec<String>,
     /// Whose order, and why, where it was one.
     pub by: Option<String>,
+    /// Who asked, where it was an order; none in entries of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
     /// What happened on the GPU, which by itself changes neither: what it has done to the GPU, its signals tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<Happened>,

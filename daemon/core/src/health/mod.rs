@@ -256,7 +256,8 @@ impl Health {
         let mut change = part.forgotten(order.target.clone(), now);
         self.gpus.remove(gpu);
         self.revision += 1;
-        (change.revision, change.by) = (self.revision, Some(format!("{}: {}", order.by, order.why)));
+        change.revision = self.revision;
+        order.sign(&mut change);
         let mut changes = vec![change];
         changes.extend(self.settle(Some(order)));
         Ok(changes)
@@ -405,7 +406,7 @@ impl Health {
                 *revision += 1;
                 change.revision = *revision;
                 if let Some(order) = order {
-                    change.by = Some(format!("{}: {}", order.by, order.why));
+                    order.sign(&mut change);
                 }
                 changes.push(change);
             }

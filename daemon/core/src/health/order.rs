@@ -1,7 +1,7 @@
 //! What health is told beside the core's inputs: facts of other sensors, and orders of people and policies.
 
-use super::level::{Level, Target, Until};
-use crate::{subject::GpuId, time::MonoTime, xid::Advice};
+use super::level::{Change, Level, Target, Until};
+use crate::{actor::Actor, subject::GpuId, time::MonoTime, xid::Advice};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -126,10 +126,21 @@ pub struct Order {
     pub kind: OrderKind,
     /// Of which part.
     pub target: Target,
-    /// Who: a user with its role, or a rule.
+    /// Who, in words: a user with its role, or a rule.
     pub by: String,
+    /// Who asked; none in entries of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
     /// Why.
     pub why: String,
+}
+
+impl Order {
+    /// Notes that the change is what was ordered.
+    pub(super) fn sign(&self, change: &mut Change) {
+        change.by = Some(format!("{}: {}", self.by, self.why));
+        change.actor.clone_from(&self.actor);
+    }
 }
 
 /// Why an order is refused.

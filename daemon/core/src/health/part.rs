@@ -136,6 +136,7 @@ impl Part {
             added,
             removed,
             by: None,
+            actor: None,
             event: None,
             at_ns: now.wall_ns,
         }
@@ -400,7 +401,18 @@ impl Part {
     pub(super) fn happened(&self, target: Target, event: Happened, now: Stamp) -> Change {
         let (added, removed) = Default::default();
         let (from, to) = (self.level, self.level);
-        Change { revision: 0, target, from, to, added, removed, by: None, event: Some(event), at_ns: now.wall_ns }
+        Change {
+            revision: 0,
+            target,
+            from,
+            to,
+            added,
+            removed,
+            by: None,
+            actor: None,
+            event: Some(event),
+            at_ns: now.wall_ns,
+        }
     }
 
     /// The change since the part was last told of, if there is one.
@@ -418,6 +430,17 @@ impl Part {
             (self.level, self.since_ns) = (level, now.wall_ns);
         }
         self.told = self.reasons.keys().cloned().collect();
-        Some(Change { revision: 0, target, from, to: level, added, removed, by: None, event: None, at_ns: now.wall_ns })
+        Some(Change {
+            revision: 0,
+            target,
+            from,
+            to: level,
+            added,
+            removed,
+            by: None,
+            actor: None,
+            event: None,
+            at_ns: now.wall_ns,
+        })
     }
 }

@@ -7,6 +7,7 @@ mod xids;
 
 use super::*;
 use crate::{
+    actor::{Actor, LocalPeer},
     signal::{Kind, Signal},
     subject::RunId,
 };
@@ -59,7 +60,8 @@ fn gap(name: Option<&str>, blind: bool, at: MonoTime) -> Input {
 }
 
 fn order(kind: OrderKind, target: Target) -> Order {
-    Order { kind, target, by: "user 0 (admin)".into(), why: "test".into() }
+    let root = LocalPeer { uid: 0, gid: Some(0), pid: Some(7), start_ticks: Some(70), cgroup: Some("/".into()) };
+    Order { kind, target, by: "user 0 (admin)".into(), actor: Some(Actor::Local(root)), why: "test".into() }
 }
 
 /// A node with GPUs a and b, both seen.
@@ -147,6 +149,7 @@ fn an_xid_that_needs_a_reset_stays_until_somebody_resets_it() {
     assert_eq!(level(&h, "a"), Level::Unhealthy, "also over a restart");
     let changes = h.order(&order(OrderKind::Reset, Target::Gpu(gpu("a"))), s(5)).unwrap();
     assert_eq!(changes[0].by.as_deref(), Some("user 0 (admin): test"));
+    assert_eq!(changes[0].actor.as_ref().and_then(Actor::uid), Some(0));
     assert_eq!(level(&h, "a"), Level::Unknown, "not seen since the restart");
     h.take(&value("a", Kind::GpuTemperature, 60_000, s(6)));
     assert_eq!(level(&h, "a"), Level::Healthy);

@@ -1,32 +1,34 @@
-//! The deserializer that reads variants by number and hands on their names. All else comes from the format unchanged.
+//! The deserializer that reads variants by number and hands on their names, and makes an actor of the two numbers that earlier
+//! versions have. All else comes from the format unchanged.
 
-use super::{Unknown, numbers};
+use super::{Reading, Unknown, numbers};
+use crate::actor;
 use serde::{
-    Deserializer,
+    Deserialize, Deserializer,
     de::{
         DeserializeSeed, EnumAccess, Error, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
         value::StrDeserializer,
     },
 };
-use std::{cell::Cell, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
 /// Around a deserializer, a part of one, a visitor or a seed.
 pub(super) struct Naming<'a, T> {
     pub inner: T,
-    pub unknown: &'a Cell<Option<Unknown>>,
+    pub reading: &'a Reading,
 }
 
 impl<'a, T> Naming<'a, T> {
     fn with<U>(&self, inner: U) -> Naming<'a, U> {
-        Naming { inner, unknown: self.unknown }
+        Naming { inner, reading: self.reading }
     }
 }
 
-/// Around what a format gives of an enum: the only place where something is changed.
+/// Around what a format gives of an enum: the only place where a number becomes a name.
 struct Numbered<'a, T> {
     inner: T,
     name: &'static str,
-    unknown: &'a Cell<Option<Unknown>>,
+    reading: &'a Reading,
 }
 
 impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Numbered<'_, A> {
@@ -42,7 +44,7 @@ impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Numbered<'_, A> {
             seed.deserialize(variant)
         });
         if known.is_err() {
-            self.unknown.set(Some(Unknown { name, number, variant }));
+            self.reading.unknown.set(Some(Unknown { name, number, variant }));
         }
         Ok((known?, rest))
     }
@@ -52,7 +54,7 @@ impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Numbered<'_, A> {
 struct OfEnum<'a, V> {
     inner: V,
     name: &'static str,
-    unknown: &'a Cell<Option<Unknown>>,
+    reading: &'a Reading,
 }
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for OfEnum<'_, V> {
@@ -63,8 +65,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for OfEnum<'_, V> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<V::Value, A::Error> {
-        let OfEnum { inner, name, unknown } = self;
-        let access = Naming { inner: Numbered { inner: access, name, unknown }, unknown };
+        let OfEnum { inner, name, reading } = self;
+        let access = Naming { inner: Numbered { inner: access, name, reading }, reading };
         inner.visit_enum(access)
     }
 }
@@ -120,7 +122,12 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Naming<'_, D> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let visitor = OfEnum { inner: visitor, name, unknown: self.unknown };
+        if name == "Actor" && !self.reading.has_actors {
+            let (uid, pid) = <(u32, u32)>::deserialize(self.inner)?;
+            let actor = actor::of_numbers(uid, pid);
+            return actor.deserialize_enum(name, variants, visitor).map_err(D::Error::custom);
+        }
+        let visitor = OfEnum { inner: visitor, name, reading: self.reading };
         self.inner.deserialize_enum(name, variants, visitor)
     }
 
@@ -240,7 +247,7 @@ impl<'a, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Naming<'a, A> {
 
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self::Variant), A::Error> {
         let (value, rest) = self.inner.variant_seed(seed)?;
-        Ok((value, Naming { inner: rest, unknown: self.unknown }))
+        Ok((value, Naming { inner: rest, reading: self.reading }))
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) const ENUMS: &[Enum] = &[
             (8, "cordon-node"),
         ],
     },
+    Enum { name: "Actor", variants: &[(0, "local"), (1, "remote"), (2, "schedule"), (3, "daemon")] },
     Enum { name: "Assurance", variants: &[(0, "BlockedInKernel"), (1, "Observed"), (2, "ObservedUnreliable")] },
     Enum { name: "Cause", variants: &[(0, "Rule"), (1, "Operator"), (2, "Upkeep")] },
     Enum { name: "Command", variants: &[(0, "freeze"), (1, "thaw"), (2, "kill")] },

@@ -3,6 +3,7 @@
 use super::numbers::{ENUMS, number, variant};
 use super::*;
 use crate::{
+    actor::Actor,
     decision::{self, Action, Cause, Confidence, Mode, Severity, Upkeep},
     event::{self, Access, Assurance, Event, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Via},
     input::{Command, Input},
@@ -18,6 +19,10 @@ const FIXTURE: &str = include_str!("../../../../tests/fixtures/recordings/number
 const ENTRIES: &str = include_str!("../../../../tests/fixtures/recordings/v6.jsonl");
 /// Entries with variants that came later: at least one for each that holds something.
 const MORE: &[&str] = &[
+    r#"{"Input":{"Control":{"seq":1,"at":1,"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","command":"freeze","actor":{"local":{"uid":7,"gid":8,"pid":9,"start_ticks":10,"cgroup":"/a"}},"role":"owner","reason":"x"}}}"#,
+    r#"{"Input":{"Control":{"seq":1,"at":1,"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","command":"freeze","actor":{"remote":{"name":"ops","method":"mtls"}},"role":"admin","reason":"x"}}}"#,
+    r#"{"Input":{"Control":{"seq":1,"at":1,"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","command":"freeze","actor":{"schedule":{"name":"nightly"}},"role":"admin","reason":"x"}}}"#,
+    r#"{"Input":{"Control":{"seq":1,"at":1,"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","command":"freeze","actor":"daemon","role":"admin","reason":"x"}}}"#,
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"Latched"}}},"repeats":0}}}"#,
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"DeadDaemon"}}},"repeats":0}}}"#,
 ];
@@ -91,6 +96,7 @@ fn every_variant_of_the_source_has_a_number() {
     let all = [
         asked::<Access>(),
         asked::<Action>(),
+        asked::<Actor>(),
         asked::<Assurance>(),
         asked::<Cause>(),
         asked::<Command>(),
