@@ -9,6 +9,7 @@
 
 pub mod actuators;
 pub mod api;
+mod causes;
 pub mod config;
 mod counted;
 pub mod guard;

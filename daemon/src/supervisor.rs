@@ -10,8 +10,9 @@ mod threads;
 
 use crate::{
     api::{self, Context, Lanes, Roles},
+    causes::chain,
     config::{Catalogues, Config},
-    guard::{kernel::chain, pin_folder},
+    guard::pin_folder,
     interpreter::Interpreter,
     log::LogOwner,
     node::NodeView,

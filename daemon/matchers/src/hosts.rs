@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use failsafe_ebpf::abi::{MAX_HOSTS, Ports};
 use ipnet::IpNet;
 
-use crate::egress::{EgressError, Protocol, pack_ports};
+use crate::egress::{EgressError, Protocol, canonical_net, pack_ports};
 
 /// A host that a run may reach, at the addresses that its name servers give for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +136,11 @@ fn server_key(server: IpAddr) -> (u64, u64) {
             (half(0), half(8))
         }
     }
+}
+
+/// By the address that a packet is judged by: a network of v4-mapped addresses is the IPv4 network that it stands for.
+pub fn classes(budgets: &[BudgetRule]) -> impl Iterator<Item = (u32, IpNet)> + '_ {
+    (1..).zip(budgets).flat_map(|(class, rule)| rule.to.iter().map(move |net| (class, canonical_net(*net))))
 }
 
 #[cfg(test)]

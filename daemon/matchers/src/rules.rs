@@ -1,7 +1,7 @@
 //! Rules that the kernel carries out: what a policy says, and the user-space twin of the kernel's matcher of paths.
 //!
 //! [`effects`] says what the kernel makes of a path straight from the rules, and a property test holds it against the folded tables
-//! (the daemon's `guard::fold`).
+//! ([`crate::fold`]).
 //!
 //! Invariants, here and in `ebpf/src/paths.h`:
 //! - of several rules that match, the strictest holds, whatever their order;

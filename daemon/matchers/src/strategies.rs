@@ -1,6 +1,7 @@
 //! Addresses and rules for property tests, also those that hold the kernel against these matchers.
 
 use crate::egress::{EgressRule, Protocol};
+use crate::rules::{Effect, PathPattern, PathRule, Use};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,5 +28,29 @@ prop_compose! {
     ) -> EgressRule {
         let max = if addr.is_ipv4() { 32 } else { 128 };
         EgressRule { net: IpNet::new(addr, len.min(max)).unwrap_or_else(|_| addr.into()), ports, protocol }
+    }
+}
+
+/// A rule on a path.
+#[must_use]
+pub fn path_rule(path: &str, prefix: bool, usage: Use, effect: Effect) -> PathRule {
+    PathRule { pattern: PathPattern { path: path.to_owned(), prefix }, usage, effect }
+}
+
+/// A path of few names, so that prefixes overlap.
+pub fn any_path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab")], 1..4).prop_map(|p| format!("/{}", p.join("/")))
+}
+
+prop_compose! {
+    /// A rule on such a path.
+    pub fn any_path_rule()(
+        path in any_path(),
+        slash in any::<bool>(),
+        prefix in any::<bool>(),
+        usage in prop_oneof![Just(Use::Exec), Just(Use::Read), Just(Use::Write)],
+        effect in prop_oneof![Just(Effect::Observe), Just(Effect::Deny), Just(Effect::Stop)],
+    ) -> PathRule {
+        path_rule(&if slash && prefix { format!("{path}/") } else { path }, prefix, usage, effect)
     }
 }

@@ -132,7 +132,7 @@ impl Log {
 }
 
 fn unreadable(error: impl std::error::Error) -> Status {
-    Status::data_loss(format!("the audit log cannot be read: {}", crate::guard::kernel::chain(&error)))
+    Status::data_loss(format!("the audit log cannot be read: {}", crate::causes::chain(&error)))
 }
 
 fn record(entry: Entry) -> v1::Record {

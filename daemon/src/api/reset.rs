@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     actuators::gpu,
-    guard::kernel::chain,
+    causes::chain,
     node::GpuView,
     platform::{ProcFs, clock},
 };

@@ -70,7 +70,7 @@ pub enum Error {
     Egress(#[from] EgressError),
     /// The rules of the policy name more files than may be looked at.
     #[error(transparent)]
-    Files(#[from] super::fold::TooManyFiles),
+    Files(#[from] super::files::TooManyFiles),
     /// Enforcement was asked for, and the kernel refused programs that it needs.
     #[error("egress cannot be enforced: the kernel refused {}", missing.join(", "))]
     CannotEnforce {
@@ -125,4 +125,26 @@ impl Error {
     pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self + Copy {
         move |source| Self::Map { map, source }
     }
+}
+
+/// An error with its causes, on one line, and without the verifier's log but for its last lines.
+pub(super) fn chain(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut out = match e.downcast_ref::<ProgramError>() {
+        Some(ProgramError::LoadError { io_error, verifier_log }) => {
+            let log = verifier_log.to_string();
+            let tail: Vec<&str> = log.lines().rev().filter(|l| !l.trim().is_empty()).take(3).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            return format!("{io_error}: {}", tail.join(" | "));
+        }
+        _ => e.to_string(),
+    };
+    let mut source = e.source();
+    while let Some(s) = source {
+        let text = s.to_string();
+        if !out.contains(&text) {
+            out = format!("{out}: {text}");
+        }
+        source = s.source();
+    }
+    out
 }

@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aya::maps::{Array, Map, MapData};
 use failsafe_ebpf::abi::{self, latch};
 
-use super::Error;
+use super::error::Error;
+use super::object::Object;
 use crate::platform::bpf::Pod;
 
 /// The latches of all runs ([`abi::latch`]).
@@ -24,7 +25,7 @@ struct Inner {
 }
 
 impl Latches {
-    pub(super) fn of(object: &aya::Ebpf) -> Result<Self, Error> {
+    pub(super) fn of(object: &Object) -> Result<Self, Error> {
         Ok(Self(Mutex::new(Inner { map: array(object, "latches")?, occupants: BTreeMap::new() })))
     }
 
@@ -92,7 +93,7 @@ impl Inner {
 pub struct Heartbeat(Mutex<Array<MapData, Pod<abi::Watchdog>>>);
 
 impl Heartbeat {
-    pub(super) fn of(object: &aya::Ebpf) -> Result<Self, Error> {
+    pub(super) fn of(object: &Object) -> Result<Self, Error> {
         Ok(Self(Mutex::new(array(object, "watchdog")?)))
     }
 
@@ -109,8 +110,8 @@ impl Heartbeat {
 }
 
 /// An array map of the object, by a descriptor of its own.
-fn array<V: aya::Pod>(object: &aya::Ebpf, name: &'static str) -> Result<Array<MapData, V>, Error> {
-    let Some(Map::Array(data)) = object.map(name) else { return Err(Error::Missing(name)) };
+fn array<V: aya::Pod>(object: &Object, name: &'static str) -> Result<Array<MapData, V>, Error> {
+    let Map::Array(data) = object.map(name)? else { return Err(Error::Missing(name)) };
     let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| Error::Handle { map: name, source })?;
     let data = MapData::from_fd(fd).map_err(Error::map(name))?;
     Array::try_from(Map::Array(data)).map_err(Error::map(name))

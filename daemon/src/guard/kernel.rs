@@ -5,32 +5,38 @@
 //! latches, the heartbeat, which run a slot is, and how its policy calls things. Where eBPF could not be loaded the daemon
 //! works on without it and says so: what needs it refuses to pin.
 
-use super::compile;
-use super::{
-    ALL_CALLS, Ebpf, Error, Heartbeat, Holder, Latches, LeftEvents, Own, PreviousRun, ProgramStatus, QuotaError,
-    RunCounters, RunSpec, Sights, Tables, Via, Watch, kernel_quota::Usage as TableUsage,
+mod compiling;
+mod names;
+mod report;
+
+use super::ebpf::Ebpf;
+use super::error::Error;
+use super::handles::{Heartbeat, Latches};
+use super::kernel_quota::{Holder, QuotaError};
+use super::left::{LeftEvents, Outage, PreviousRun};
+use super::live::RunSpec;
+use super::own::Own;
+use super::refusals::Sights;
+use super::totals::Counted;
+use crate::{causes::chain, redact::Redactor};
+use failsafe_core::RunId;
+use failsafe_ebpf::abi::{self, point};
+use failsafe_matchers::{
+    calls::ALL_CALLS,
+    rules::{Rules, Use},
 };
-use crate::sensors::ebpf::Event;
-use crate::{counted::Counted, redact::Redactor};
-use failsafe_core::{Policy, RunId, event::Field, policy::Pattern, record::Totals};
-use failsafe_ebpf::abi::point;
-use failsafe_matchers::egress::EgressPolicy;
-use failsafe_matchers::keys::{Devices, Inode, Names, device_keys};
-use failsafe_matchers::rules::{Rules, Use};
+use names::Called;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicUsize, mpsc},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicUsize},
 };
+
+pub use compiling::Compiled;
+pub use names::DeviceNames;
 
 /// Runs that can live at once.
 pub const MAX_RUNS: u32 = 1_024;
-
-/// Looking at a policy's files may take this long; then whoever waits is told.
-const COMPILE: Duration = Duration::from_secs(10);
-/// Compilations that may hang (on a dead network file system, say) before no other is begun.
-const MAX_COMPILING: usize = 16;
 
 /// A slot and which of its occupants is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,25 +100,6 @@ pub enum KernelError {
     Blind(String),
 }
 
-/// A policy in the form that the kernel takes, made before any lock is held.
-pub struct Compiled {
-    egress: EgressPolicy,
-    rules: Rules,
-    watch: Watch,
-    budgets: Vec<String>,
-    argv: Vec<Pattern>,
-    tables: Tables,
-}
-
-/// How a run's policy calls a device.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct DeviceNames {
-    /// This very device.
-    pub own: Vec<String>,
-    /// Patterns that all devices of its kind fit.
-    pub kind: Vec<String>,
-}
-
 /// The loaded programs, or why there are none; and the slots.
 pub struct Kernel {
     ebpf: Result<Mutex<Ebpf>, String>,
@@ -126,23 +113,6 @@ pub struct Kernel {
     /// Has every attachment fail.
     #[cfg(test)]
     pub(crate) refuses: std::sync::atomic::AtomicBool,
-}
-
-/// How a run's policy calls what the kernel knows by number.
-#[derive(Debug, Default)]
-struct Called {
-    /// Budgets, in the order of their classes.
-    budgets: Vec<String>,
-    files: Names,
-    devices: Devices,
-    /// What rules say about command lines.
-    argv: Vec<Pattern>,
-}
-
-/// What the rules of a policy say about command lines.
-fn argv_patterns(policy: &Policy) -> Vec<Pattern> {
-    let events = policy.rules.iter().filter_map(|rule| rule.when.event());
-    events.filter_map(|event| event.given(Field::Argv)).flatten().cloned().collect()
 }
 
 impl Kernel {
@@ -170,85 +140,13 @@ impl Kernel {
         Kernel { redactor, ..self }
     }
 
-    /// Replaces the secrets in a command line of the run, but for what a rule of its policy matches.
-    pub fn redact(&self, run: RunId, argv: &mut Vec<String>) {
-        let called = self.called(run);
-        self.redactor.argv(argv, called.as_ref().map_or(&[], |called| &called.argv));
-    }
-
-    /// Why there is no eBPF; `None` when there is.
-    pub fn blind(&self) -> Option<&str> {
-        self.ebpf.as_ref().err().map(String::as_str)
-    }
-
-    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
+    fn lock(&self) -> Option<MutexGuard<'_, Ebpf>> {
         self.ebpf.as_ref().ok().map(|e| e.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What of an event belongs to which run.
     pub fn run_of(&self, slot: u32, epoch: u32) -> Option<RunId> {
         self.runs.read().unwrap_or_else(PoisonError::into_inner).get(&Place { slot, epoch }).copied()
-    }
-
-    fn called(&self, run: RunId) -> Option<Arc<Called>> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).get(&run).cloned()
-    }
-
-    /// The name of a budget by its class, which counts from 1.
-    pub fn budget(&self, run: RunId, class: &str) -> String {
-        let at = class.parse::<usize>().ok().and_then(|class| class.checked_sub(1));
-        let name = at.and_then(|at| self.called(run)?.budgets.get(at).cloned());
-        name.unwrap_or_else(|| class.to_owned())
-    }
-
-    /// How the run's rules call a file, or a folder around it.
-    pub fn files(&self, run: RunId, inode: Inode) -> Vec<String> {
-        self.called(run).and_then(|called| called.files.get(&inode).cloned()).into_iter().flatten().collect()
-    }
-
-    /// How the run's rules call a device.
-    pub fn device(&self, run: RunId, block: bool, major: u32, minor: u32) -> DeviceNames {
-        let Some(called) = self.called(run) else { return DeviceNames::default() };
-        let [own, kind] = device_keys(block, major, minor)
-            .map(|key| called.devices.get(&key).cloned().into_iter().flatten().collect());
-        DeviceNames { own, kind }
-    }
-
-    /// Makes a policy's tables: looks at the files that it names, on a thread of its own and within limits, for a file
-    /// system may hang.
-    ///
-    /// # Errors
-    /// [`KernelError::Compile`], with the limit.
-    pub fn compile(&self, policy: &Policy) -> Result<Compiled, KernelError> {
-        let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
-        let (egress, rules) = (compile::egress(policy), compile::rules(policy, refusable));
-        let (watch, budgets) =
-            (compile::watch(policy), policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect());
-        let argv = argv_patterns(policy);
-        if self.ebpf.is_err() {
-            return Ok(Compiled { egress, rules, watch, budgets, argv, tables: Tables::default() });
-        }
-        let (hanging, compiling) = Counted::one_of(&self.compiling);
-        if hanging >= MAX_COMPILING {
-            return Err(KernelError::Compile(format!(
-                "{hanging} policies are being compiled already (limit {MAX_COMPILING}): a file system that their rules name \
-                 may hang"
-            )));
-        }
-        let (done, wait) = mpsc::sync_channel(1);
-        let work = move || {
-            let _compiling = compiling;
-            let made = Tables::of(&egress, &rules).map_err(|error| KernelError::Compile(chain(&error)));
-            let _late = done.send(made.map(|tables| Compiled { egress, rules, watch, budgets, argv, tables }));
-        };
-        let thread = std::thread::Builder::new().name("compile".into()).spawn(work);
-        thread.map_err(|error| KernelError::Compile(format!("no thread to compile the policy on: {error}")))?;
-        wait.recv_timeout(COMPILE).unwrap_or_else(|_| {
-            Err(KernelError::Compile(format!(
-                "the files that the policy's rules name could not be looked at within {} s: a file system may hang",
-                COMPILE.as_secs()
-            )))
-        })
     }
 
     /// Gives a run a slot and attaches its programs; from here on its cgroup is watched and bounded. `adopted` is the least
@@ -314,11 +212,6 @@ impl Kernel {
                 }
             }
         }
-    }
-
-    /// What of the kernel's tables is used, and by how much of it users are bounded.
-    pub fn table_usage(&self) -> Vec<TableUsage> {
-        self.lock().map(|ebpf| ebpf.table_usage()).unwrap_or_default()
     }
 
     /// Whether rules on files, memory, privileges or sockets must be seen at the entry of the calls, for want of the hooks that can refuse.
@@ -396,7 +289,7 @@ impl Kernel {
     }
 
     /// Counters of every live run, with the run they belong to.
-    pub fn counters(&self) -> Result<Vec<(RunId, RunCounters)>, String> {
+    pub fn counters(&self) -> Result<Vec<(RunId, Counted)>, String> {
         let Some(mut ebpf) = self.lock() else { return Ok(Vec::new()) };
         let counters = ebpf.sample_counters().map_err(|e| chain(&e))?;
         drop(ebpf);
@@ -404,53 +297,20 @@ impl Kernel {
     }
 
     /// What was counted of one run in its life. `None`: there is no eBPF, another run has the slot, or the maps cannot be read.
-    pub fn totals(&self, slot: u32, epoch: u32) -> Option<Totals> {
+    pub fn totals(&self, slot: u32, epoch: u32) -> Option<Counted> {
         let counters = self.lock()?.read_counters_of(slot).inspect_err(|error| {
             tracing::warn!(error = chain(error), "the counters of a run that has ended cannot be read");
         });
-        counters.ok().filter(|counted| counted.epoch == epoch).map(|counted| counted.totals())
+        counters.ok().filter(|counted| counted.epoch == epoch)
     }
 
-    /// Who left a run while the ring was full.
-    pub fn leavers(&self) -> Vec<Event> {
+    /// Who left a run while the ring was full, by process id.
+    pub fn leavers(&self) -> Vec<(u32, abi::Leaver)> {
         let Some(mut ebpf) = self.lock() else { return Vec::new() };
         ebpf.take_leavers().unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "who left while the ring was full cannot be read");
             Vec::new()
         })
-    }
-
-    /// How watched calls are seen now.
-    pub fn syscalls_via(&self) -> Option<Via> {
-        self.lock().and_then(|e| e.watching_via())
-    }
-
-    /// Why fentry is not used for them.
-    pub fn fentry_refusal(&self) -> Option<String> {
-        self.lock().and_then(|e| e.fentry_refusal().map(str::to_owned))
-    }
-
-    /// What became of each program.
-    pub fn programs(&self) -> Vec<ProgramStatus> {
-        self.lock().map(|e| e.programs().to_vec()).unwrap_or_default()
-    }
-
-    /// Guards of egress that this kernel refused.
-    pub fn missing_guards(&self) -> Vec<&'static str> {
-        self.lock().map(|e| e.missing_guards()).unwrap_or_default()
-    }
-
-    /// Where links are pinned, or why they are not.
-    pub fn pins(&self) -> Result<std::path::PathBuf, String> {
-        match self.lock() {
-            Some(ebpf) => ebpf.pin_dir().map(Path::to_owned).map_err(str::to_owned),
-            None => Err(self.blind().unwrap_or_default().into()),
-        }
-    }
-
-    /// Why the programs are not pinned, so that they end with the daemon. `None`: they are pinned, or there are none.
-    pub fn unpinned(&self) -> Option<String> {
-        self.lock()?.pin_dir().err().map(str::to_owned)
     }
 
     /// Lifts what a stop rule latched and wakes whom it stopped, for a run that is to go on.
@@ -464,12 +324,6 @@ impl Kernel {
         }
         let released = ebpf.lift_stop(slot, blocked).and_then(|()| ebpf.take_stopped(slot));
         released.map_err(|e| KernelError::Ebpf(chain(&e)))
-    }
-
-    /// Whether the run's policy watches system calls, or what is seen at their entry only.
-    pub fn watches_calls(&self, slot: u32) -> bool {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.get(&slot).is_some_and(|needs| needs.calls != 0 || needs.entries)
     }
 
     /// Puts failsafe's own files out of the reach of runs.
@@ -513,6 +367,20 @@ impl Kernel {
         left
     }
 
+    /// What was counted of a run that was taken up, while no daemon looked.
+    pub fn outage(&self, slot: u32) -> Option<Outage> {
+        self.lock()?.outage(slot)
+    }
+
+    /// Lets a run's losses count on from those that the audit log has, where no earlier programs tell of them.
+    pub fn count_lost(&self, slot: u32, lost: u64) {
+        if let Some(mut ebpf) = self.lock()
+            && let Err(error) = ebpf.count_lost(slot, lost)
+        {
+            tracing::warn!(error = chain(&error), "the losses of a run count from nothing again");
+        }
+    }
+
     /// On a stop with no runs left: removes everything from the kernel. With runs, their guards stay in force.
     pub fn close(self) {
         let idle = self.slots.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
@@ -523,15 +391,4 @@ impl Kernel {
             }
         }
     }
-}
-
-/// An error with all that caused it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -14,6 +14,7 @@
 //! Pure: knows no map.
 
 use crate::config::TableShares;
+use failsafe_matchers::{hosts::classes, tables::Tables};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -86,6 +87,23 @@ pub enum Holder {
 
 /// Entries that a run needs, by table.
 pub type Need = BTreeMap<Resource, u64>;
+
+/// The entries that a run's tables take up, by map.
+pub(super) fn need(tables: &Tables) -> Need {
+    let lists = || std::iter::once(&tables.egress).chain(tables.beside.values());
+    let budget_nets = |v4: bool| classes(&tables.budgets).filter(|(_, net)| net.addr().is_ipv4() == v4).count();
+    let entries = [
+        (Resource::Runs, 1),
+        (Resource::Destinations4, lists().map(|list| list.v4.len()).sum()),
+        (Resource::Destinations6, lists().map(|list| list.v6.len()).sum()),
+        (Resource::BudgetNets4, budget_nets(true)),
+        (Resource::BudgetNets6, budget_nets(false)),
+        (Resource::Paths, tables.rules.paths.len() + tables.hosts.names.len()),
+        (Resource::Numbers, tables.rules.numbers.len() + tables.hosts.servers.len()),
+        (Resource::HostPorts, tables.hosts.ports.len()),
+    ];
+    entries.into_iter().map(|(resource, n)| (resource, n as u64)).collect()
+}
 
 /// Why a run gets no room. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use aya::maps::HashMap;
 use failsafe_ebpf::abi::{self, latch};
 
+use super::ebpf::Ebpf;
+use super::error::Error;
 use super::handles::{Heartbeat, Latches};
-use super::{Ebpf, Error};
 use crate::platform::bpf::Pod;
 
 impl Ebpf {
@@ -27,12 +27,11 @@ impl Ebpf {
     pub fn restore(&mut self, slot: u32, latch: u32, pids: &[u32], spent: &[u64]) -> Result<(), Error> {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
         self.latches.change(slot, |now| now | latch)?;
-        let mut stopped: HashMap<_, u32, Pod<abi::Occupant>> =
-            HashMap::try_from(self.map_mut("stopped")?).map_err(Error::map("stopped"))?;
+        let mut stopped = self.object.hash::<u32, Pod<abi::Occupant>>("stopped")?;
         for pid in pids {
             stopped.insert(pid, Pod(abi::Occupant { slot, epoch }), 0).map_err(Error::map("stopped"))?;
         }
-        self.add_spent(slot, spent)
+        self.object.add_spent(slot, spent)
     }
 
     /// Lifts what a stop rule latched, but not an operator's or a rule's block.
@@ -49,7 +48,7 @@ impl Ebpf {
     /// Unknown slot, or the map could not be read.
     pub fn take_stopped(&mut self, slot: u32) -> Result<Vec<u32>, Error> {
         let epoch = self.runs.get(&slot).ok_or(Error::Slot(slot))?.cfg.epoch;
-        self.take_processes("stopped", |s: &abi::Occupant| (s.slot, s.epoch) == (slot, epoch))
+        self.object.take_processes("stopped", |s: &abi::Occupant| (s.slot, s.epoch) == (slot, epoch))
     }
 
     /// Whether the run is blocked altogether, as the kernel has it.

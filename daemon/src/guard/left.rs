@@ -8,13 +8,9 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use failsafe_ebpf::abi;
 
-use super::RunCounters;
-use super::counters::leaving;
-use super::tables::processes;
-use super::tally::{Outage, Total};
+use super::maps::{place, processes};
+use super::totals::{Counted, Total};
 use crate::platform::bpf::Pod;
-use crate::sensors::ebpf::Event;
-use crate::sensors::ebpf::EventReader;
 
 /// A generation of another ABI: no more of it can be read than the names of its pins and, if it has the same form, the latch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +19,21 @@ pub struct Foreign {
     pub abi: u32,
     /// Whether the latch could be read. If not, the run is taken to be blocked.
     pub latch: bool,
+}
+
+/// What was counted of a run after an earlier daemon last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// When it last looked, `CLOCK_MONOTONIC`, nanoseconds; `None`: never, and what follows is all that was counted.
+    pub since_ns: Option<u64>,
+    /// What was counted since.
+    pub counted: Total,
+    /// Events lost in all the run's life so far, those that were told of included.
+    pub lost: u64,
+    /// Whether programs that see watched calls stayed attached.
+    pub calls: bool,
+    /// Set where its programs were of another ABI: then nothing above is known.
+    pub foreign: Option<Foreign>,
 }
 
 /// A run that an earlier daemon left guarded.
@@ -81,8 +92,9 @@ impl PreviousRun {
     }
 
     /// What was counted in all its life.
-    pub fn counted(&self) -> RunCounters {
-        self.total.of(self.slot, self.epoch)
+    pub fn counted(&self) -> Counted {
+        let Self { slot, epoch, latch, total, .. } = *self;
+        Counted { slot, epoch, latch, total, earlier: Total::NONE }
     }
 
     /// What was counted after the last daemon's last look.
@@ -90,7 +102,7 @@ impl PreviousRun {
         let (seen, at) = self.sampled.unwrap_or((Total::NONE, 0));
         Outage {
             since_ns: (at > 0).then_some(at),
-            counted: self.total.minus(seen).of(self.slot, self.epoch),
+            counted: self.total.minus(seen),
             lost: self.total.lost,
             calls: self.calls,
             foreign: self.foreign,
@@ -98,20 +110,28 @@ impl PreviousRun {
     }
 }
 
+/// The maps that a reader of events needs.
+pub struct Ring {
+    /// The ring buffer.
+    pub events: RingBuf<MapData>,
+    /// `struct fs_reader`; `None` for a ring that nobody writes to any more.
+    pub reader: Option<Array<MapData, Pod<abi::Reader>>>,
+}
+
 /// The ring of an earlier daemon: events that nobody read.
 pub struct LeftEvents {
     /// The runs that the events are of.
     pub runs: Vec<PreviousRun>,
-    /// The reader; nothing more comes once its generation is removed.
-    pub reader: EventReader,
+    /// Nothing more comes once its generation is removed.
+    pub ring: Ring,
     leavers: HashMap<MapData, u32, Pod<abi::Leaver>>,
 }
 
 impl LeftEvents {
-    /// Leavings that the ring had no room for. Of the process only its id is known.
+    /// Leavings that the ring had no room for, by process id.
     #[must_use]
-    pub fn leavers(&self) -> Vec<Event> {
-        self.leavers.iter().filter_map(Result::ok).map(|(pid, Pod(l))| leaving((pid, l))).collect()
+    pub fn leavers(&self) -> Vec<(u32, abi::Leaver)> {
+        self.leavers.iter().filter_map(Result::ok).map(|(pid, Pod(leaver))| (pid, leaver)).collect()
     }
 }
 
@@ -149,7 +169,7 @@ impl Maps {
     fn read(&self, root_id: u64, cfg: abi::RunCfg) -> Result<PreviousRun, MapError> {
         let classes = 0..u32::try_from(abi::MAX_BUDGETS).unwrap_or(0);
         let spent = classes.map(|class| {
-            let Pod(budget) = self.budgets.get(&super::quotas::place(cfg.slot, class), 0)?;
+            let Pod(budget) = self.budgets.get(&place(cfg.slot, class), 0)?;
             Ok(budget.spent)
         });
         let here = Total::read(&self.counters, &self.drops, cfg.slot)?;
@@ -253,7 +273,7 @@ pub(super) fn forget_runs(dir: &Path, gone: impl Fn(u64) -> bool) -> Result<(), 
 }
 
 pub(super) fn read_ring(generation: u64, dir: &Path) -> Result<LeftEvents, MapError> {
-    let ring = RingBuf::try_from(Map::RingBuf(pinned(dir, "events")?))?;
+    let events = RingBuf::try_from(Map::RingBuf(pinned(dir, "events")?))?;
     let leavers = HashMap::try_from(Map::HashMap(pinned(dir, "leavers")?))?;
-    Ok(LeftEvents { runs: read_generation(generation, dir)?, reader: EventReader::new(ring, None), leavers })
+    Ok(LeftEvents { runs: read_generation(generation, dir)?, ring: Ring { events, reader: None }, leavers })
 }

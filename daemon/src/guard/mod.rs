@@ -10,9 +10,10 @@
 //!                                                                                ▼
 //!                                                         sensors/ebpf, a thread of its own
 //! ```
-//! [`Ebpf`] owns the object's programs, maps and links; nothing else writes them. Policy is data: after loading, only
-//! maps change (watched system calls apart, whose programs are attached while something needs them). [`kernel::Kernel`] is what
-//! the rest of the daemon uses: it knows which run has which slot.
+//! [`object::Object`] owns the programs and maps and knows no run. Parts above it borrow it: tables, latches, attachments. [`Ebpf`]
+//! holds them together with what is known about each run, and [`kernel::Kernel`], which the rest of the daemon uses, knows which
+//! run has which slot. The order of the files is a stack (`xtask/src/tidy/layers.rs`). Policy is data: after loading, only maps change
+//! (watched system calls apart, whose programs are attached while something needs them).
 //!
 //! Invariants:
 //! - a run is attributed in the kernel, by the cgroup ancestry of the task or socket at that moment, never by pid;
@@ -23,40 +24,48 @@
 //! maker's cgroup; see `ebpf/src/net.h`.
 
 mod attach;
+mod budgets;
 mod carry;
-pub(crate) mod compile;
 mod counters;
+mod ebpf;
 mod error;
-pub mod fold;
+mod files;
 mod handles;
+mod host;
 pub mod kernel;
 pub mod kernel_quota;
 mod latches;
+mod learnt;
 mod left;
+mod live;
 mod load;
+mod maps;
+mod members;
 mod netns;
+mod object;
 mod own;
 #[cfg(test)]
 mod parity;
 pub mod pin_folder;
 mod pins;
 mod probe;
-mod quotas;
 mod refusals;
+mod resolver;
 mod runs;
 mod syscalls;
 mod tables;
 mod tally;
+mod totals;
 
-pub use counters::RunCounters;
+pub use ebpf::Ebpf;
 pub use error::Error;
 pub use handles::{Heartbeat, Latches};
 pub use kernel_quota::{Holder, KernelQuota, QuotaError};
-pub use left::{Foreign, LeftEvents, PreviousRun};
-pub use load::{Config, Ebpf};
+pub use left::{Foreign, LeftEvents, Outage, PreviousRun, Ring};
+pub use live::{RunAttachment, RunSpec};
+pub use object::Config;
 pub use own::Own;
 pub use probe::{Group, ProgramState, ProgramStatus};
 pub use refusals::Sights;
-pub use runs::{RunAttachment, RunSpec, Tables, Told, Watch};
-pub use syscalls::{ALL_CALLS, Via};
-pub use tally::Outage;
+pub use syscalls::Via;
+pub use totals::{Counted, Total};

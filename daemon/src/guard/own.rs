@@ -1,16 +1,16 @@
 //! failsafe's own files, which the programs keep from runs of root, as `ebpf/src/own.h` has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::HashMap;
 use failsafe_ebpf::abi::{self, Effects, effect, key_what};
 
-use super::fold::device_of;
-use super::tables::number_key;
-use super::{Ebpf, Error};
+use super::error::Error;
+use super::files::device_of;
+use super::maps::number_key;
+use super::object::Object;
 use crate::platform::bpf::Pod;
 use failsafe_matchers::keys::NumberKey;
 use failsafe_matchers::rules::{NOTHING, stricter};
@@ -31,17 +31,16 @@ pub struct Own {
     pub mounts: Vec<PathBuf>,
 }
 
-impl Ebpf {
-    /// Puts failsafe's own files, these and no others, out of the reach of every run that is to keep from them, see
-    /// [`failsafe_matchers::rules::Rules::protect`]. To be called again when more of them are there.
-    ///
-    /// # Errors
-    /// One of them cannot be looked at, or the map could not be written; the others are held.
-    pub fn guard_own(&mut self, own: &Own) -> Result<(), Error> {
+/// The entries of failsafe's own files that are in the maps.
+#[derive(Default)]
+pub(super) struct OwnFiles(BTreeSet<NumberKey>);
+
+impl OwnFiles {
+    /// See [`super::ebpf::Ebpf::guard_own`].
+    pub fn guard(&mut self, object: &mut Object, own: &Own) -> Result<(), Error> {
         let (entries, found) = entries(own);
-        let before = std::mem::replace(&mut self.own, entries.keys().copied().collect());
-        let mut keys: HashMap<_, Pod<abi::Key>, Pod<Effects>> =
-            HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
+        let before = std::mem::replace(&mut self.0, entries.keys().copied().collect());
+        let mut keys = object.hash::<Pod<abi::Key>, Pod<Effects>>("keys")?;
         for (number, effects) in &entries {
             keys.insert(number_key(OWN, *number), Pod(*effects), 0).map_err(Error::map("keys"))?;
         }

@@ -17,12 +17,12 @@ use std::cell::RefCell;
 use aya::maps::Array;
 use aya::programs::{CgroupSkb, Program, SchedClassifier, TestRun, TestRunOptions};
 use failsafe_ebpf::abi;
+use failsafe_matchers::tables::Tables;
 use parity::at;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 
-use super::Ebpf;
-use super::runs::Tables;
+use super::object::Object;
 use crate::skip;
 
 /// Key of the run that programs judge by; no cgroup has it.
@@ -33,7 +33,7 @@ type Asked = [u8; at::END];
 
 /// The object's maps, and the programs of a test, in the kernel.
 struct Kernel {
-    ebpf: Ebpf,
+    object: Object,
     tables: u32,
 }
 
@@ -48,42 +48,42 @@ impl Kernel {
             skip::skip("the kernel has no BTF");
             return None;
         }
-        let mut ebpf = Ebpf::only_maps(parity::OBJECT).unwrap();
+        let mut object = Object::only_maps(parity::OBJECT).unwrap();
         for name in programs {
-            match ebpf.object.program_mut(name).unwrap() {
+            match object.program_mut(name).unwrap() {
                 Program::SchedClassifier(program) => program.load().unwrap(),
                 Program::CgroupSkb(program) => program.load().unwrap(),
                 other => panic!("{name} is of a type that these tests do not run: {other:?}"),
             }
         }
-        Some(Self { ebpf, tables: 0 })
+        Some(Self { object, tables: 0 })
     }
 
     /// Puts tables in the maps under a number of their own, and takes them out again when `judge` is done with it.
     fn under<T>(&mut self, tables: &Tables, judge: impl FnOnce(&mut Self, u32) -> T) -> T {
         self.tables += 1;
         let number = self.tables;
-        self.ebpf.write_table(number, tables).unwrap();
+        self.object.write_table(number, tables).unwrap();
         let result = judge(self, number);
-        self.ebpf.drop_table(number, tables).unwrap();
+        self.object.drop_table(number, tables).unwrap();
         result
     }
 
     /// Runs a program on what is asked; what is returned is the value as it is then.
     fn ask(&mut self, program: &str, asked: &Asked) -> Asked {
-        let mut map: Array<_, Asked> = Array::try_from(self.ebpf.map_mut("parity").unwrap()).unwrap();
+        let mut map: Array<_, Asked> = Array::try_from(self.object.map_mut("parity").unwrap()).unwrap();
         map.set(0, asked, 0).unwrap();
-        let classifier: &mut SchedClassifier = self.ebpf.object.program_mut(program).unwrap().try_into().unwrap();
+        let classifier: &mut SchedClassifier = self.object.program_mut(program).unwrap().try_into().unwrap();
         // The kernel takes no packet shorter than its headers.
         let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
         assert_eq!(classifier.test_run(options).unwrap().return_value, 0, "{program} was not asked well");
-        let map: Array<_, Asked> = Array::try_from(self.ebpf.map("parity").unwrap()).unwrap();
+        let map: Array<_, Asked> = Array::try_from(self.object.map("parity").unwrap()).unwrap();
         map.get(&0, 0).unwrap()
     }
 
     /// What a program on the run's cgroup says of a packet, which begins with its network header.
     fn packet(&mut self, program: &str, packet: &[u8]) -> Option<u32> {
-        let skb: &mut CgroupSkb = self.ebpf.object.program_mut(program).unwrap().try_into().unwrap();
+        let skb: &mut CgroupSkb = self.object.program_mut(program).unwrap().try_into().unwrap();
         let ether_type: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] };
         let frame = [&[0; 12][..], &ether_type[..], packet].concat();
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
@@ -91,7 +91,7 @@ impl Kernel {
     }
 
     fn latch(&self) -> u32 {
-        let latches: Array<_, u32> = Array::try_from(self.ebpf.map("latches").unwrap()).unwrap();
+        let latches: Array<_, u32> = Array::try_from(self.object.map("latches").unwrap()).unwrap();
         latches.get(&0, 0).unwrap()
     }
 }

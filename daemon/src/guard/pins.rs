@@ -9,7 +9,7 @@
 //! ```
 //! A pinned link keeps its program, and that its maps, in force when the daemon is gone. Each start makes a new
 //! generation `N + 1`, attaches it to the runs that live on, and only then removes what older ones have of these
-//! ([`super::Ebpf::release_previous`]): both are attached for a moment, and a call passes only if both let it. A run that could not be
+//! ([`super::ebpf::Ebpf::release_previous`]): both are attached for a moment, and a call passes only if both let it. A run that could not be
 //! taken up stays bound by its old generation, over any number of starts.
 //! Pinned maps are read by [`super::left`]; those of [`SHARED_MAPS`] are taken over as they are. The ABI version in the path says
 //! whether either is possible.
@@ -24,7 +24,7 @@ use aya::maps::{MapData, MapError};
 use failsafe_ebpf::abi;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::Error;
+use super::error::Error;
 use super::left::{LeftEvents, PreviousRun, forget_runs, pinned, read_foreign, read_generation, read_ring, read_run};
 
 /// Maps whose content a later daemon may want.

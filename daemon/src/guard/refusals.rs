@@ -7,9 +7,13 @@
 use failsafe_core::policy::assurance::refusing_hooks;
 use failsafe_ebpf::abi::{self, point};
 
-use super::load::chain;
+use std::collections::BTreeMap;
+
+use super::error::{Error, chain};
+use super::host::Host;
+use super::object::Object;
 use super::probe::{GAIN_CREDS, GAIN_EXEC, Group, LISTEN, PROGRAMS, RING, RING_SQE, STOP_ADDRESS, STOP_DEVICE, Spec};
-use super::{Ebpf, Error};
+use aya::programs::links::FdLink;
 use failsafe_matchers::rules::{Effect, PathRule, Rules, Use};
 
 /// What rules of runs need of programs that are attached on need, beside those of calls.
@@ -58,26 +62,29 @@ impl Sights {
     }
 }
 
-impl Ebpf {
-    /// Calls that loaded LSM programs refuse where a rule says so, as bits of a mask.
-    #[must_use]
-    pub fn refusable_calls(&self) -> u64 {
-        mask_of(|hooks| !hooks.is_empty() && hooks.iter().all(|hook| self.is_loaded(&format!("fs_lsm_{hook}"))))
-    }
+/// Calls that loaded LSM programs refuse where a rule says so, as bits of a mask.
+pub(super) fn refusable_calls(object: &Object) -> u64 {
+    mask_of(|hooks| !hooks.is_empty() && hooks.iter().all(|hook| object.is_loaded(&format!("fs_lsm_{hook}"))))
+}
 
+/// The programs that are attached on need, by name, as far as they are attached.
+#[derive(Default)]
+pub(super) struct OnNeed(BTreeMap<&'static str, FdLink>);
+
+impl OnNeed {
     /// Attaches what it takes to refuse the calls of `mask` (the union of all runs' masks), and detaches what that does not
-    /// need. Programs that the kernel refused are left out: see [`Ebpf::refusable_calls`].
+    /// need. Programs that the kernel refused are left out: see [`refusable_calls`].
     ///
     /// # Errors
     /// The kernel refuses to attach a program that it took at the start.
-    pub fn require_refusals(&mut self, mask: u64) -> Result<(), Error> {
+    pub fn require_refusals(&mut self, host: &mut Host<'_>, mask: u64) -> Result<(), Error> {
         let mut failed = Ok(());
         for spec in PROGRAMS.iter().filter(|spec| spec.group == Group::LsmOnNeed) {
-            let needed = mask & calls_of(spec) != 0 && self.is_loaded(spec.name);
+            let needed = mask & calls_of(spec) != 0 && host.object.is_loaded(spec.name);
             if !needed {
-                self.detach_refusal(spec.name);
-            } else if !self.on_need.contains_key(spec.name) {
-                failed = failed.and(self.attach_refusal(spec.name));
+                self.detach(host, spec.name);
+            } else if !self.0.contains_key(spec.name) {
+                failed = failed.and(self.attach(host, spec.name));
             }
         }
         failed
@@ -88,7 +95,7 @@ impl Ebpf {
     /// # Errors
     /// The kernel refuses to attach what sees sockets that begin to listen, io_uring or gains of privilege, which it took at
     /// the start. What stops callers is done without: the daemon freezes them.
-    pub fn require_sights(&mut self, needed: Sights) -> Result<(), Error> {
+    pub fn require_sights(&mut self, host: &mut Host<'_>, needed: Sights) -> Result<(), Error> {
         let all = [
             (LISTEN, needed.listens),
             (RING, needed.rings),
@@ -100,11 +107,11 @@ impl Ebpf {
         ];
         let mut failed = Ok(());
         for (name, needed) in all {
-            let needed = needed && self.is_loaded(name);
+            let needed = needed && host.object.is_loaded(name);
             if !needed {
-                self.detach_refusal(name);
-            } else if !self.on_need.contains_key(name)
-                && let Err(error) = self.attach_refusal(name)
+                self.detach(host, name);
+            } else if !self.0.contains_key(name)
+                && let Err(error) = self.attach(host, name)
             {
                 if [STOP_ADDRESS, STOP_DEVICE].contains(&name) {
                     tracing::warn!(error = chain(&error), "who stops its run runs on until the daemon freezes it");
@@ -116,16 +123,16 @@ impl Ebpf {
         failed
     }
 
-    fn attach_refusal(&mut self, name: &'static str) -> Result<(), Error> {
+    fn attach(&mut self, host: &mut Host<'_>, name: &'static str) -> Result<(), Error> {
         let fail = |source| Error::Attach { program: name, target: "the host".into(), source: Box::new(source) };
-        let link = self.attach_host(name).map_err(fail)?;
-        self.on_need.insert(name, link);
+        let link = host.attach(name).map_err(fail)?;
+        self.0.insert(name, link);
         Ok(())
     }
 
-    fn detach_refusal(&mut self, name: &str) {
-        if let Some(link) = self.on_need.remove(name) {
-            self.detach_host(name, link);
+    fn detach(&mut self, host: &mut Host<'_>, name: &str) {
+        if let Some(link) = self.0.remove(name) {
+            host.detach(name, link);
         }
     }
 }

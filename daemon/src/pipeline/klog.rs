@@ -9,8 +9,8 @@
 
 use super::{Pipeline, Sender, gpus, health};
 use crate::{
+    causes::chain,
     config::Config,
-    guard::kernel::chain,
     node::{NodeView, SensorView},
     platform::clock,
     sensors::{

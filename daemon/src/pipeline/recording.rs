@@ -7,7 +7,7 @@
 //! while the run lives, into an entry of its own. The entry is queued before the file is synced, so that a slow disk does not
 //! hold up the answer to a kill.
 
-use crate::guard::kernel::chain;
+use crate::causes::chain;
 use crate::log::Log;
 use failsafe_core::{
     Policy, RunId,

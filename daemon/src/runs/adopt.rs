@@ -28,7 +28,7 @@ use crate::{
     guard::{Holder, LeftEvents, PreviousRun},
     log::Log,
     platform::{Cgroup, CgroupRoot, clock},
-    sensors::ebpf,
+    sensors::ebpf::{self, EventReader},
 };
 use failsafe_core::{
     Action, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
@@ -255,7 +255,7 @@ impl Registry {
 
     /// The events that an earlier daemon's programs wrote or noted and nobody read, of the runs that were taken up, up to the
     /// instant from which this daemon's own programs see them. Those of guarded runs are counted, those of `departed` runs noted.
-    fn left_inputs(&self, mut left: LeftEvents, adopted: &[Adopted], departed: &mut [Departed]) -> Vec<Input> {
+    fn left_inputs(&self, left: LeftEvents, adopted: &[Adopted], departed: &mut [Departed]) -> Vec<Input> {
         let mut runs: BTreeMap<(u32, u32), (RunId, u64)> = BTreeMap::new();
         let mut ended: BTreeMap<(u32, u32), usize> = BTreeMap::new();
         let mut passed_over: BTreeMap<(u32, u32), Arc<GuardedRun>> = BTreeMap::new();
@@ -286,8 +286,9 @@ impl Registry {
                 run.missed.fetch_add(1, Ordering::Relaxed);
             }
         };
-        left.reader.drain(&mut judge);
-        left.leavers().into_iter().for_each(&mut judge);
+        let leavers = left.leavers();
+        EventReader::of(left.ring).drain(&mut judge);
+        leavers.into_iter().map(ebpf::leaving).for_each(&mut judge);
         if !inputs.is_empty() {
             tracing::info!(events = inputs.len(), "events of the time without a daemon are judged now");
         }

@@ -17,7 +17,7 @@ use super::{
     outage,
     past::{Ending, Past},
 };
-use crate::{guard::PreviousRun, log::Log, platform::clock};
+use crate::{guard::PreviousRun, log::Log, platform::clock, sensors::ebpf::RunCounters};
 use failsafe_core::{
     Input, MonoTime, Value,
     event::Verdict,
@@ -97,8 +97,9 @@ impl Departed {
             // A daemon watched the end: it is known what it saw, but for what the ring had no room for.
             gaps.retain(|gap| gap.lost > 0);
         }
-        let counted =
-            previous.filter(|previous| previous.foreign.is_none()).map(|previous| previous.counted().totals());
+        let counted = previous
+            .filter(|previous| previous.foreign.is_none())
+            .map(|previous| RunCounters::from(previous.counted()).totals());
         let totals = past.totals.map(|totals| (totals, true)).or(counted.map(|totals| (totals, false)));
         let unjudged = Unjudged { passed_over: guarded.map_or(0, GuardedRun::missed), ..Unjudged::default() };
         let root = previous.map(|previous| previous.root_id);

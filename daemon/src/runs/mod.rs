@@ -36,9 +36,9 @@ pub mod translate;
 
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
-    guard::{RunCounters, kernel::Kernel},
+    guard::kernel::Kernel,
     platform::{Cgroup, CgroupRoot, clock},
-    sensors::cgroup::RunUsage,
+    sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use entry::Entry;
 use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
@@ -368,7 +368,7 @@ impl Registry {
     /// Takes a run with a proved end ([`LiveRun::is_vacant`]) out of the kernel and the registry, and reads the kernel's counters for
     /// the last time. May take long: the reaper's.
     pub(crate) fn reap(&self, live: &Arc<LiveRun>) -> Arc<EndedRun> {
-        let totals = self.kernel.totals(live.slot, live.epoch);
+        let totals = self.kernel.totals(live.slot, live.epoch).map(|counted| RunCounters::from(counted).totals());
         self.kernel.remove(live.slot);
         if !live.made {
             release(live);

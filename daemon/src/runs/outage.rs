@@ -1,35 +1,18 @@
 //! What happened to a run while no daemon looked, from what the kernel went on counting.
 
-use crate::guard::kernel::{Kernel, chain};
-use crate::guard::{Foreign, Outage};
+use crate::guard::{Foreign, Outage, Total};
 use failsafe_core::{MonoTime, RunId, input::Gap, signal::Source, time::Span};
-
-impl Kernel {
-    /// What was counted of a run that was taken up, while no daemon looked.
-    pub fn outage(&self, slot: u32) -> Option<Outage> {
-        self.lock()?.outage(slot)
-    }
-
-    /// Lets a run's losses count on from those that the audit log has, where no earlier programs tell of them.
-    pub fn count_lost(&self, slot: u32, lost: u64) {
-        if let Some(mut ebpf) = self.lock()
-            && let Err(error) = ebpf.count_lost(slot, lost)
-        {
-            tracing::warn!(error = chain(&error), "the losses of a run count from nothing again");
-        }
-    }
-}
 
 /// In words, for the record of the adoption. `None`: nothing was refused, dropped or lost.
 pub fn found(outage: &Outage, now: MonoTime) -> Option<String> {
-    let counted = &outage.counted;
+    let Total { counters: counted, lost } = &outage.counted;
     let all = [
         (counted.denied_calls, "network call", "refused"),
         (counted.denied_ops, "operation", "refused"),
         (counted.observed_ops, "operation", "that a rule watches"),
         (counted.dropped_packets, "packet", "dropped"),
         (counted.budget_drops, "packet", "dropped beyond a budget"),
-        (counted.lost, "event", "lost"),
+        (*lost, "event", "lost"),
     ];
     let some = all.iter().filter(|(n, ..)| *n > 0);
     let words: Vec<String> =
@@ -45,7 +28,7 @@ pub fn found(outage: &Outage, now: MonoTime) -> Option<String> {
 /// are watched.
 pub fn gaps(outage: &Outage, run: RunId, (told, watches): (u64, bool), now: MonoTime) -> Vec<Gap> {
     let lost = outage.lost.saturating_sub(told);
-    let unnoted = outage.counted.untracked;
+    let unnoted = outage.counted.counters.untracked;
     let blind = u64::from(watches && !outage.calls);
     let all = [
         (lost, lost, format!("{lost} events did not fit the ring buffer while no daemon read it")),
@@ -99,24 +82,27 @@ fn gap(run: RunId, what: String, lost: u64, at: MonoTime) -> Gap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::RunCounters;
+    use failsafe_ebpf::abi::Counters;
 
     #[test]
     fn it_is_told_what_was_refused_and_nothing_else() {
-        let counted = RunCounters { denied_calls: 1, dropped_packets: 2, events: 9, ..RunCounters::default() };
+        let none = Total::NONE.counters;
+        let events = std::array::from_fn(|kind| if kind == 0 { 9 } else { 0 });
+        let counters = Counters { denied_calls: 1, dropped_packets: 2, events, ..none };
+        let counted = Total { counters, lost: 0 };
         let outage = Outage { since_ns: Some(1_000_000_000), counted, lost: 0, calls: false, foreign: None };
         let told = found(&outage, MonoTime(3_500_000_000));
         assert_eq!(
             told.as_deref(),
             Some("in the 2.5 s since a daemon last looked: 1 network call refused, 2 packets dropped")
         );
-        let quiet = Outage { counted: RunCounters { events: 9, ..RunCounters::default() }, ..outage };
+        let quiet = Outage { counted: Total { counters: Counters { events, ..none }, lost: 0 }, ..outage };
         assert_eq!(found(&quiet, MonoTime(3_500_000_000)), None);
     }
 
     #[test]
     fn a_loss_that_the_log_has_is_not_told_again() {
-        let outage = Outage { since_ns: None, counted: RunCounters::default(), lost: 10, calls: false, foreign: None };
+        let outage = Outage { since_ns: None, counted: Total::NONE, lost: 10, calls: false, foreign: None };
         let gaps = |told, watches| gaps(&outage, RunId(uuid::Uuid::nil()), (told, watches), MonoTime(0));
         let lost = |told| gaps(told, false).iter().map(|gap| gap.lost).sum::<u64>();
         assert_eq!((lost(0), lost(7), lost(10), lost(11)), (10, 3, 0, 0));

@@ -146,9 +146,8 @@ fn concerned(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTree
 fn search(path: &Path, runs: Option<&BTreeSet<RunId>>, kinds: &[&str]) -> impl Iterator<Item = Entry> {
     let runs = runs.map(|runs| runs.iter().map(RunId::to_string).collect());
     let filter = Filter { runs, kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..Filter::default() };
-    let opened = Search::open(path, Query { filter, ..Query::default() }).inspect_err(|error| {
-        tracing::error!(error = crate::guard::kernel::chain(error), "the audit log cannot be read")
-    });
+    let opened = Search::open(path, Query { filter, ..Query::default() })
+        .inspect_err(|error| tracing::error!(error = crate::causes::chain(error), "the audit log cannot be read"));
     opened.into_iter().flatten().map_while(Result::ok)
 }
 

@@ -108,7 +108,7 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The store.
-    #[error("the run cannot be kept: {}", crate::guard::kernel::chain(.0))]
+    #[error("the run cannot be kept: {}", crate::causes::chain(.0))]
     Store(#[from] StoreError),
 }
 

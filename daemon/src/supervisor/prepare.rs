@@ -1,10 +1,11 @@
 //! Steps of the start that read the system and fill what the API shows of it.
 
 use crate::{
+    causes::chain,
     config::{self, Config},
     guard::{
         self, Ebpf, Own, ProgramState,
-        kernel::{self, Kernel, chain},
+        kernel::{self, Kernel},
     },
     log::Log,
     node::{NodeView, SensorView},
@@ -41,7 +42,7 @@ pub(super) fn load(config: &Config) -> (Kernel, Option<EventReader>) {
         shares: config.kernel_tables,
         lsm: true,
     };
-    match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((ebpf.event_reader()?, ebpf))) {
+    match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((EventReader::of(ebpf.take_ring()?), ebpf))) {
         Ok((reader, ebpf)) => (Kernel::new(Ok(ebpf)), Some(reader)),
         Err(error) => {
             let why = chain(&error);

@@ -4,14 +4,18 @@
 //! for the core to know that the sensor sees.
 
 use crate::{
-    guard::RunCounters,
     pipeline::{Message, Sender},
     platform::clock,
     runs::{
         LiveRun, Registry,
         translate::{self, guarded, sampled},
     },
-    sensors::{cgroup::RunReader, integer, repeat::Repeats},
+    sensors::{
+        cgroup::RunReader,
+        ebpf::{self, RunCounters},
+        integer,
+        repeat::Repeats,
+    },
 };
 use failsafe_core::{Input, Kind, MonoTime, RunId, Subject, event::Event, input::Gap, signal::Source};
 use failsafe_ebpf::abi::latch;
@@ -89,7 +93,7 @@ impl Sampler {
 
     fn sample(&mut self, live: &[Arc<LiveRun>]) {
         self.seen.retain(|id, _| live.iter().any(|run| run.run.id == *id));
-        let counters: BTreeMap<RunId, RunCounters> = match self.registry.kernel().counters() {
+        let counters: BTreeMap<RunId, RunCounters> = match ebpf::sample(self.registry.kernel()) {
             Ok(counters) => {
                 self.health.counters.store(clock::wall_ns(), Ordering::Relaxed);
                 if std::mem::take(&mut self.counters_blind) {
@@ -106,7 +110,7 @@ impl Sampler {
         };
         if counters.iter().any(|(id, c)| self.seen.get(id).is_some_and(|seen| c.lost > seen.lost)) {
             let kernel = self.registry.kernel();
-            for input in kernel.leavers().into_iter().filter_map(|event| translate::event(kernel, event)) {
+            for input in ebpf::leavers(kernel).filter_map(|event| translate::event(kernel, event)) {
                 self.tell(Message::Input(input));
             }
         }

@@ -18,8 +18,10 @@ use super::skip::skip;
 use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
 use failsafe_matchers::keys::{Inode, Names};
 use failsafe_matchers::rules::Rules;
-use failsafed::guard::{Config, Ebpf, Error, Holder, RunAttachment, RunCounters, RunSpec, Told, Watch};
-use failsafed::sensors::ebpf::{Event, LOOKS_EVERY};
+use failsafe_matchers::watch::Told;
+use failsafe_matchers::watch::Watch;
+use failsafed::guard::{Config, Ebpf, Error, Holder, RunAttachment, RunSpec};
+use failsafed::sensors::ebpf::{Event, EventReader, LOOKS_EVERY, RunCounters};
 use nix::sys::eventfd::EventFd;
 use patience_of::patience;
 
@@ -197,7 +199,7 @@ impl Bench {
 
     /// `None`: nothing lives in the slot.
     pub fn counters_of(&self, slot: u32) -> Option<RunCounters> {
-        self.ebpf.read_counters().unwrap().into_iter().find(|c| c.slot == slot)
+        self.ebpf.read_counters().unwrap().into_iter().find(|c| c.slot == slot).map(RunCounters::from)
     }
 
     /// Events up to the first that `wanted` says yes to, which is the last returned.
@@ -233,7 +235,9 @@ impl Bench {
 
     /// All events that the kernel says it wrote.
     pub fn drain(&mut self) -> Vec<Event> {
-        let written = |b: &Self| b.ebpf.read_counters().unwrap().iter().map(|c| c.events - c.lost).sum::<u64>();
+        let written = |b: &Self| {
+            b.ebpf.read_counters().unwrap().into_iter().map(RunCounters::from).map(|c| c.events - c.lost).sum::<u64>()
+        };
         let deadline = Instant::now() + patience(PATIENCE);
         let mut seen = Vec::new();
         while self.received < written(self) {
@@ -286,7 +290,7 @@ impl Drop for Bench {
 
 impl Pump {
     fn start(ebpf: &mut Ebpf, gate: &'static Mutex<()>, looks_every: Duration) -> Self {
-        let reader = ebpf.event_reader().unwrap().looking_every(looks_every);
+        let reader = EventReader::of(ebpf.take_ring().unwrap()).looking_every(looks_every);
         let stop = Arc::new(EventFd::new().unwrap());
         let (send, events) = channel();
         let until = Arc::clone(&stop);

@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command};
 
 use failsafe_ebpf::abi;
+use failsafe_matchers::calls::ALL_CALLS;
+use failsafe_matchers::calls::WatchedCall;
 use failsafe_matchers::rules::Rules;
-use failsafed::guard::ALL_CALLS;
-use failsafed::sensors::ebpf::{WatchedCall, Way, What};
+use failsafed::sensors::ebpf::{Way, What};
 
 use super::agent::Agent;
 use super::bench::{OPEN_NET, ready, soon};

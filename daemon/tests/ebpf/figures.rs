@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use failsafe_matchers::calls::WatchedCall;
 use failsafe_matchers::egress::EgressPolicy;
-use failsafed::sensors::ebpf::{WatchedCall, What};
+use failsafed::sensors::ebpf::What;
 
 use super::agent::Agent;
 use super::bench::{enforce, ready, resident_kib};

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use failsafe_core::event::CUT;
+use failsafe_matchers::calls::WatchedCall;
 use failsafe_matchers::egress::EgressPolicy;
 use failsafed::guard::ProgramState;
-use failsafed::sensors::ebpf::{NetOp, WatchedCall, What};
+use failsafed::sensors::ebpf::{NetOp, What};
 
 use super::agent::{Agent, memfd};
 use super::bench::{enforce, memory_limit, ready, ready_looking, ready_with, soon};

@@ -6,11 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use failsafe_ebpf::abi::latch;
+use failsafe_matchers::calls::WatchedCall;
 use failsafe_matchers::egress::EgressPolicy;
 use failsafe_matchers::hosts::HostRule;
 use failsafe_matchers::rules::Rules;
-use failsafed::guard::{Ebpf, RunCounters, RunSpec};
-use failsafed::sensors::ebpf::{NetOp, NetVerdict, WatchedCall, What};
+use failsafed::guard::{Ebpf, RunSpec};
+use failsafed::sensors::ebpf::{EventReader, NetOp, NetVerdict, RunCounters, What, leaving};
 
 use super::agent::{Agent, read_some};
 use super::bench::{Bench, OPEN_NET, TestCgroup, config_of, enforce, ready, soon, spec};
@@ -24,7 +25,7 @@ fn daemon(bench: &Bench, cgroup: &TestCgroup, egress: &EgressPolicy, rules: &Rul
 }
 
 fn totals(ebpf: &Ebpf) -> RunCounters {
-    ebpf.read_counters().unwrap()[0]
+    ebpf.read_counters().unwrap()[0].into()
 }
 
 #[test]
@@ -86,7 +87,7 @@ fn a_connection_is_judged_anew_by_another_list_of_the_next_daemon() {
     drop(first);
     let mut second = daemon(&bench, &cgroup, &enforce(&[]), &Rules::default(), true);
     second.adopt_finish().unwrap();
-    let mut reader = second.event_reader().unwrap();
+    let mut reader = EventReader::of(second.take_ring().unwrap());
     let before = totals(&second).dropped_packets;
     agent.ask("write");
     soon("the drop", || totals(&second).dropped_packets > before);
@@ -109,7 +110,7 @@ fn totals_go_on_and_what_was_counted_while_no_daemon_looked_is_known() {
     cgroup.admit(agent.pid());
     let mut refused = |n: u32| (0..n).for_each(|_| assert_eq!(agent.ask("tcp 127.0.0.1:9"), "EPERM"));
     refused(1);
-    assert_eq!(first.sample_counters().unwrap()[0].denied_calls, 1);
+    assert_eq!(first.sample_counters().unwrap()[0].total.counters.denied_calls, 1);
     assert_eq!(first.outage(0), None);
     drop(first);
     refused(2);
@@ -117,14 +118,14 @@ fn totals_go_on_and_what_was_counted_while_no_daemon_looked_is_known() {
     second.adopt_finish().unwrap();
     let outage = second.outage(0).unwrap();
     assert!(outage.since_ns.is_some());
-    assert_eq!((outage.counted.denied_calls, totals(&second).denied_calls), (2, 3));
+    assert_eq!((outage.counted.counters.denied_calls, totals(&second).denied_calls), (2, 3));
     refused(1);
     assert_eq!(totals(&second).denied_calls, 4);
     // It dies before it looked at all: what its programs counted is not lost either.
     drop(second);
     let third = daemon(&bench, &cgroup, &list, &Rules::default(), true);
     let outage = third.outage(0).unwrap();
-    assert_eq!((outage.counted.denied_calls, totals(&third).denied_calls), (3, 4));
+    assert_eq!((outage.counted.counters.denied_calls, totals(&third).denied_calls), (3, 4));
 }
 
 #[test]
@@ -143,7 +144,7 @@ fn who_left_under_a_full_ring_while_no_daemon_read_it_is_known_to_the_next() {
     let mut next = daemon(&bench, &cgroup, &list, &Rules::default(), true);
     let left = next.left_events();
     next.adopt_finish().unwrap();
-    let leavers: Vec<_> = left.iter().flat_map(|left| left.leavers()).collect();
+    let leavers: Vec<_> = left.iter().flat_map(|left| left.leavers()).map(leaving).collect();
     assert!(
         matches!(&leavers[..], [e] if e.subject.pid == agent.pid() && matches!(e.what, What::Leave(_))),
         "{leavers:?}"
@@ -173,7 +174,7 @@ fn watched_calls_are_seen_and_stopped_while_no_daemon_runs() {
     next.adopt_finish().unwrap();
     assert!(next.outage(0).unwrap().calls);
     let mut calls = Vec::new();
-    left[0].reader.drain(&mut |event| {
+    EventReader::of(left.remove(0).ring).drain(&mut |event| {
         if let What::Syscall { call, .. } = &event.what {
             calls.push(call.name());
         }
@@ -219,7 +220,7 @@ fn a_stray_of_an_earlier_daemons_time_is_one_to_the_next() {
     drop(first);
     let mut next = daemon(&bench, &cgroup, OPEN_NET, &Rules::default(), true);
     next.adopt_finish().unwrap();
-    let mut reader = next.event_reader().unwrap();
+    let mut reader = EventReader::of(next.take_ring().unwrap());
     assert_eq!(agent.ask("exec /bin/true"), "ok");
     let mut left = Vec::new();
     reader.drain(&mut |event| {

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use failsafe_ebpf::abi::{latch, point};
+use failsafe_matchers::calls::WatchedCall;
 use failsafe_matchers::rules::{Dead, Effect, PathPattern, PathRule, Rules, Use};
 use failsafed::guard::Sights;
-use failsafed::sensors::ebpf::{Gain, Held, NetOp, Op, OpWhat, Protected, WatchedCall, Way, What};
+use failsafed::sensors::ebpf::{EventReader, Gain, Held, NetOp, Op, OpWhat, Protected, Way, What};
 
 use super::agent::Agent;
 use super::bench::{Bench, OPEN_NET, TestRun, ready, ready_without_lsm, soon};
@@ -121,9 +122,9 @@ fn what_happens_without_a_daemon_is_read_by_the_next() {
     let left = bench.ebpf.left_events();
     bench.ebpf.adopt_finish().unwrap();
     let mut seen = Vec::new();
-    for mut ring in left {
+    for ring in left {
         assert!(ring.runs.iter().any(|r| r.root_id == held.id), "{:?}", ring.runs);
-        ring.reader.drain(&mut |event| seen.push(event));
+        EventReader::of(ring.ring).drain(&mut |event| seen.push(event));
     }
     assert!(seen.iter().any(|e| matches!(&e.what, What::Net(n) if n.op == NetOp::Connect && n.port == 9)));
     assert!(seen.iter().any(|e| matches!(&e.what, What::Exec { path, .. } if path == "/bin/true")));

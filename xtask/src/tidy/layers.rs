@@ -1,6 +1,7 @@
-//! Layers inside a crate: which of its modules may use which, from the code's own paths.
+//! Layers inside a crate, and inside a module of many files: which module may use which, from the code's own paths.
 //!
-//! A module may use itself and the modules below it. Test code is not looked at: a test may build what it tests from above.
+//! A module may use itself and the modules below it. Inside a module its files name each other, not what the module exports: an
+//! export would hide which file is used. Test code is not looked at: a test may build what it tests from above.
 
 use super::{Findings, files};
 use crate::shell;
@@ -11,22 +12,25 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// A crate, and its modules from the lowest to the highest. Modules of one row may not use each other.
+/// A crate or a module of it, and the modules in it from the lowest to the highest. Modules of one row may not use each other.
 struct Stack {
     /// The folder of its sources.
     source: &'static str,
+    /// The path of the module that the folder holds, in its crate; empty for the crate itself.
+    within: &'static [&'static str],
     rows: &'static [&'static [&'static str]],
 }
 
 const STACKS: &[Stack] = &[
     Stack {
         source: "daemon/src",
+        within: &[],
         rows: &[
-            &["counted", "platform", "redact", "signing", "skip", "systemd", "testing"],
+            &["causes", "counted", "platform", "redact", "signing", "skip", "systemd", "testing"],
             &["log"],
             &["config"],
-            &["sensors"],
             &["guard"],
+            &["sensors"],
             &["actuators", "node"],
             &["attest"],
             &["runs"],
@@ -38,7 +42,28 @@ const STACKS: &[Stack] = &[
         ],
     },
     Stack {
+        source: "daemon/src/guard",
+        within: &["guard"],
+        rows: &[
+            &["attach", "files", "kernel_quota", "maps", "netns", "pin_folder", "probe", "resolver", "totals"],
+            &["error", "left"],
+            &["pins"],
+            // The owner of programs and maps; what is above borrows it.
+            &["object"],
+            &["budgets", "handles", "host", "learnt", "members", "own", "tally"],
+            &["live", "load", "refusals", "syscalls", "tables"],
+            // The owner of what is known about runs.
+            &["ebpf"],
+            &["latches"],
+            &["counters"],
+            &["carry"],
+            &["runs"],
+            &["kernel"],
+        ],
+    },
+    Stack {
         source: "daemon/core/src",
+        within: &[],
         rows: &[
             &["actor", "decimal", "digest", "subject"],
             &["time"],
@@ -57,6 +82,7 @@ const STACKS: &[Stack] = &[
     },
     Stack {
         source: "ctl/src",
+        within: &[],
         rows: &[
             &["text"],
             &["exit"],
@@ -80,7 +106,7 @@ pub fn check(findings: &mut Findings) -> Result<()> {
         for name in files(&[&format!("{}/*.rs", stack.source)])? {
             let text = fs::read_to_string(shell::root().join(&name)).with_context(|| name.clone())?;
             let inside = name.strip_prefix(stack.source).unwrap_or(&name).trim_start_matches('/');
-            let (module, file) = (module_of(inside), syn::parse_file(&text).with_context(|| name.clone())?);
+            let (module, file) = (stack.module_of(inside), syn::parse_file(&text).with_context(|| name.clone())?);
             sources.push((name, module, file));
         }
         let tests: BTreeSet<Vec<String>> =
@@ -105,24 +131,30 @@ fn test_modules(module: &[String], file: &syn::File) -> Vec<Vec<String>> {
     declared.map(|name| module.iter().cloned().chain([name]).collect()).collect()
 }
 
-/// The path of the module that a file holds; the crate's root has none.
-fn module_of(file: &str) -> Vec<String> {
-    let mut parts: Vec<String> = file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
-    if parts.last().is_some_and(|last| last == "mod")
-        || matches!(parts.as_slice(), [only] if only == "lib" || only == "main")
-    {
-        parts.pop();
-    }
-    parts
-}
-
 impl Stack {
+    /// The path of the module that a file in the folder holds; the crate's root has none.
+    fn module_of(&self, file: &str) -> Vec<String> {
+        let mut parts: Vec<String> = file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        if parts.last().is_some_and(|last| last == "mod")
+            || matches!(parts.as_slice(), [only] if only == "lib" || only == "main")
+        {
+            parts.pop();
+        }
+        self.within.iter().map(|part| (*part).to_owned()).chain(parts).collect()
+    }
+
+    /// What a path of the crate names in the folder; `None` for what lies elsewhere.
+    fn inside<'a>(&self, path: &'a [String]) -> Option<&'a String> {
+        let here = path.len() > self.within.len() && path.iter().zip(self.within).all(|(part, own)| part == own);
+        here.then(|| &path[self.within.len()])
+    }
+
     fn height(&self, module: &str) -> Option<usize> {
         self.rows.iter().position(|row| row.contains(&module))
     }
 
     fn judge(&self, module: &[String], file: &syn::File) -> Vec<String> {
-        let Some(top) = module.first() else { return Vec::new() };
+        let Some(top) = self.inside(module) else { return Vec::new() };
         let Some(own) = self.height(top) else {
             return vec![format!("module `{top}` has no layer in xtask/src/tidy/layers.rs")];
         };
@@ -131,10 +163,18 @@ impl Stack {
         }
         let mut paths = Paths { module: module.to_vec(), used: BTreeSet::new() };
         paths.visit_file(file);
-        let used = paths.used.iter().filter(|used| *used != top);
-        used.filter(|used| self.height(used).is_some_and(|height| height >= own))
-            .map(|used| format!("module `{top}` uses `{used}`, which is not below it (xtask/src/tidy/layers.rs)"))
-            .collect()
+        let used: BTreeSet<&String> = paths.used.iter().filter_map(|path| self.inside(path)).collect();
+        let wrong = |used: &String| match self.height(used) {
+            Some(height) if height >= own => {
+                Some(format!("module `{top}` uses `{used}`, which is not below it (xtask/src/tidy/layers.rs)"))
+            }
+            None if !self.within.is_empty() => Some(format!(
+                "module `{top}` uses `{used}` as {} exports it: name the module that has it",
+                self.within.join("::")
+            )),
+            _ => None,
+        };
+        used.into_iter().filter(|used| *used != top).filter_map(wrong).collect()
     }
 }
 
@@ -144,10 +184,10 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// The top-level modules that a file uses.
+/// The paths that a file uses, from the crate's root.
 struct Paths {
     module: Vec<String>,
-    used: BTreeSet<String>,
+    used: BTreeSet<Vec<String>>,
 }
 
 impl Paths {
@@ -168,7 +208,8 @@ impl Paths {
             }
             _ => return,
         }
-        self.used.extend(base.into_iter().chain(rest.iter().cloned()).next());
+        base.extend_from_slice(rest);
+        self.used.insert(base);
     }
 
     fn take_tree(&mut self, before: &[String], tree: &UseTree) {
@@ -209,10 +250,16 @@ impl<'ast> Visit<'ast> for Paths {
 mod tests {
     use super::*;
 
-    const STACK: Stack = Stack { source: "src", rows: &[&["low", "beside"], &["middle"], &["high"]] };
+    const ROWS: &[&[&str]] = &[&["low", "beside"], &["middle"], &["high"]];
+    const STACK: Stack = Stack { source: "src", within: &[], rows: ROWS };
+    const INNER: Stack = Stack { source: "src/part", within: &["part"], rows: ROWS };
 
     fn judged(file: &str, text: &str) -> Vec<String> {
-        STACK.judge(&module_of(file), &syn::parse_file(text).unwrap())
+        judged_in(&STACK, file, text)
+    }
+
+    fn judged_in(stack: &Stack, file: &str, text: &str) -> Vec<String> {
+        stack.judge(&stack.module_of(file), &syn::parse_file(text).unwrap())
     }
 
     #[test]
@@ -249,6 +296,26 @@ mod tests {
             assert_eq!(judged("low.rs", text), Vec::<String>::new());
         }
         let file = syn::parse_file("#[cfg(test)] mod parity; mod other;").unwrap();
-        assert_eq!(test_modules(&module_of("low/mod.rs"), &file), [["low", "parity"]]);
+        assert_eq!(test_modules(&STACK.module_of("low/mod.rs"), &file), [["low", "parity"]]);
+    }
+
+    #[test]
+    fn the_files_of_a_module_form_a_stack_of_their_own() {
+        for text in
+            ["use super::low::Thing;", "use crate::part::low;", "use crate::high::Thing;", "use super::super::high::X;"]
+        {
+            assert_eq!(judged_in(&INNER, "middle.rs", text), Vec::<String>::new(), "{text}");
+        }
+        assert_eq!(judged_in(&INNER, "mod.rs", "pub use high::Everything;"), Vec::<String>::new());
+        for (file, text) in [
+            ("low.rs", "use super::high::Thing;"),
+            ("low/deep.rs", "use super::super::middle::Thing;"),
+            ("middle.rs", "use crate::part::high::Thing;"),
+            ("stranger.rs", "fn f() {}"),
+        ] {
+            assert!(!judged_in(&INNER, file, text).is_empty(), "{file}: {text}");
+        }
+        let exported = judged_in(&INNER, "low.rs", "use super::Thing;");
+        assert!(exported[0].contains("as part exports it"), "{exported:?}");
     }
 }

@@ -11,9 +11,8 @@ const LONG: usize = 400;
 
 /// Where unsafe code may stand, beside tests: the eBPF ABI, the kernel's edge, NVML's C ABI, and workloads and attempts that
 /// make raw system calls.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 6] = [
     "ebpf/",
-    "daemon/src/guard/",
     "daemon/src/platform/",
     "daemon/src/sensors/nvml/",
     "tests/nvml-sim/",

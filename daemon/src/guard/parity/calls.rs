@@ -4,9 +4,10 @@ use failsafe_core::policy::{groups, parse::parse};
 use failsafe_ebpf::abi::{self, effect};
 use proptest::prelude::*;
 
-use super::super::{ALL_CALLS, compile};
 use super::{Asked, Kernel, RUN, answer, at, check, put, run_of};
-use crate::sensors::ebpf::WatchedCall;
+use failsafe_matchers::calls::ALL_CALLS;
+use failsafe_matchers::calls::WatchedCall;
+use failsafe_matchers::compile::{self, Resolver};
 
 /// The watched calls by the C library's numbers, in the order of [`abi::SYSCALLS`].
 #[cfg(target_arch = "x86_64")]
@@ -101,9 +102,9 @@ fn a_call_meets_the_strictest_of_the_rules_that_name_it_or_its_group() {
             );
         }
         let Ok(policy) = parse("t.toml", &text) else { return Err(TestCaseError::reject("a name twice in one rule")) };
-        let masks = compile::rules(&policy, ALL_CALLS);
+        let masks = compile::rules(&policy, ALL_CALLS, &Resolver::default());
         let cfg = abi::RunCfg { watch: masks.watch, deny: masks.deny | masks.stop, stop: masks.stop, ..run_of(RUN) };
-        kernel.ebpf.write_run(cfg).unwrap();
+        kernel.object.write_run(cfg).unwrap();
         for (bit, name) in abi::SYSCALLS.iter().enumerate() {
             let naming = rules.iter().filter(|(names, _)| {
                 names.iter().any(|n| n == name || groups::expand(n).is_some_and(|calls| calls.contains(name)))

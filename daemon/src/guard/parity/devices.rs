@@ -7,9 +7,10 @@ use failsafe_ebpf::abi::Effects;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use proptest::prelude::*;
 
-use super::super::fold::{Limits, fold};
+use super::super::files::{Limits, NodeFiles};
 use super::{Asked, Kernel, Tables, answer, at, check, put};
 use crate::skip;
+use failsafe_matchers::fold::fold;
 use failsafe_matchers::rules::{Effect, PathPattern, PathRule, Rules, Use, effects};
 
 /// Kinds of the kernel's keys, `BPF_DEVCG_DEV_*` of linux/bpf.h.
@@ -89,7 +90,10 @@ fn the_kernel_finds_of_a_device_what_the_rules_say_of_its_names() {
     }
     check(kernel, 600, &prop::collection::vec(any_rule(), 0..8), |kernel, paths| {
         let rules = Rules { paths, ..Rules::default() };
-        let tables = Tables { rules: fold(&rules, root.path(), Limits::default()).unwrap(), ..Tables::default() };
+        let tables = Tables {
+            rules: fold(&rules, &mut NodeFiles::new(root.path(), Limits::default())).unwrap(),
+            ..Tables::default()
+        };
         kernel.under(&tables, |kernel, table| {
             let there = NODES.iter().map(|(_, kind, major, minor)| (*kind, *major, *minor));
             for (kind, major, minor) in there.chain(LATER) {

@@ -322,7 +322,7 @@ fn a_run_may_reach_what_its_name_servers_have_answered_for_a_listed_name_and_not
             kernel.under(&tables, |kernel, table| {
                 let mut cfg = bounds.cfg(cgroup.id(), table);
                 cfg.flags |= run_flag::DNS;
-                kernel.ebpf.write_run(cfg).unwrap();
+                kernel.object.write_run(cfg).unwrap();
                 let mut known: Vec<(String, IpAddr)> = Vec::new();
                 for packet in answers.iter().map(Answer::packet) {
                     prop_assert_eq!(kernel.packet("parity_answer", &packet), Some(1), "what comes in is let in");

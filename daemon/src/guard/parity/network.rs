@@ -6,12 +6,12 @@ use failsafe_ebpf::abi::{self, latch, net_flag, point, run_flag, verdict};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::super::runs::beside;
 use super::{Asked, Kernel, RUN, Tables, answer, at, check, put, run_of};
 use failsafe_matchers::egress::{EgressMode, EgressRule, TCP, UDP, canonical, fold, names};
 use failsafe_matchers::hosts::BudgetRule;
 use failsafe_matchers::rules::{Effect, Rules};
 use failsafe_matchers::strategies::{any_addr, any_rule};
+use failsafe_matchers::tables::beside;
 
 /// What a run's policy says of destinations, apart from names.
 #[derive(Clone, Debug)]
@@ -112,7 +112,8 @@ pub(super) fn destination(to: IpAddr, port: u16, proto: u8) -> Asked {
 
 impl Kernel {
     pub(super) fn set_latch(&mut self, latched: bool) {
-        self.ebpf.write_latch(0, if latched { latch::EGRESS } else { 0 }).unwrap();
+        let mut latches = self.object.array::<u32>("latches").unwrap();
+        latches.set(0, if latched { latch::EGRESS } else { 0 }, 0).unwrap();
     }
 }
 
@@ -123,7 +124,7 @@ fn the_kernel_judges_a_destination_as_the_rules_do() {
     let asked = prop::collection::vec((any_addr(), 0u16..18, protocol), 1..16);
     check(kernel, 1500, &(any_bounds(), asked), |kernel, (bounds, asked)| {
         kernel.under(&bounds.tables(), |kernel, table| {
-            kernel.ebpf.write_run(bounds.cfg(RUN, table)).unwrap();
+            kernel.object.write_run(bounds.cfg(RUN, table)).unwrap();
             for (to, port, proto) in asked {
                 kernel.set_latch(bounds.latched);
                 let after = kernel.ask("parity_judge", &destination(to, port, proto));
@@ -153,7 +154,7 @@ fn the_kernel_finds_of_a_local_address_what_the_rules_say_of_it() {
         let rules = Rules { listen, bind, ..Rules::default() };
         let tables = Tables { beside: beside(&rules).unwrap(), ..Tables::default() };
         kernel.under(&tables, |kernel, table| {
-            kernel.ebpf.write_run(abi::RunCfg { flags: run_flag::PORTS, table, ..run_of(RUN) }).unwrap();
+            kernel.object.write_run(abi::RunCfg { flags: run_flag::PORTS, table, ..run_of(RUN) }).unwrap();
             for (local, port, tcp) in asked {
                 let proto = if tcp { TCP } else { UDP };
                 let mut asked = destination(local, port, proto);

@@ -65,7 +65,8 @@ impl Kernel {
         let cgroup = OwnCgroup::enter()?;
         let mut next = [0; abi::LEVELS];
         next[0] = cgroup.level;
-        let mut control: Array<_, Pod<abi::Control>> = Array::try_from(self.ebpf.map_mut("control").unwrap()).unwrap();
+        let mut control: Array<_, Pod<abi::Control>> =
+            Array::try_from(self.object.map_mut("control").unwrap()).unwrap();
         control.set(0, Pod(abi::Control { next }), 0).unwrap();
         Some(cgroup)
     }
@@ -268,12 +269,12 @@ fn a_packet_is_judged_by_what_stands_in_its_headers() {
             .collect();
         let tables = Tables { budgets: budgets.clone(), ..bounds.tables() };
         kernel.set_latch(bounds.latched);
-        kernel.ebpf.reset_budgets(0).unwrap();
-        kernel.ebpf.write_budgets(0, &budgets).unwrap();
+        kernel.object.reset_budgets(0).unwrap();
+        kernel.object.write_budgets(0, &budgets).unwrap();
         kernel.under(&tables, |kernel, table| {
             let mut cfg = bounds.cfg(cgroup.id(), table);
             cfg.flags |= flags | if budgets.is_empty() { 0 } else { run_flag::BUDGETS };
-            kernel.ebpf.write_run(cfg).unwrap();
+            kernel.object.write_run(cfg).unwrap();
             let mut spent = vec![0u64; budgets.len()];
             let mut latched = bounds.latched;
             for packet in &packets {
@@ -322,9 +323,9 @@ fn no_run_is_bounded_by_what_another_cgroup_sends() {
     packet[0] = 0x45;
     packet[9] = UDP;
     let other: abi::RunCfg = bounds.cfg(cgroup.id() + 1, 1);
-    kernel.ebpf.write_run(other).unwrap();
+    kernel.object.write_run(other).unwrap();
     assert_eq!(kernel.packet("fs_egress", &packet), Some(ALLOW));
-    kernel.ebpf.write_run(bounds.cfg(cgroup.id(), 1)).unwrap();
+    kernel.object.write_run(bounds.cfg(cgroup.id(), 1)).unwrap();
     assert_eq!(kernel.packet("fs_egress", &packet), Some(0));
 }
 
@@ -350,13 +351,13 @@ fn a_rate_lets_a_packet_through_while_what_was_sent_is_due_within_the_burst() {
     check(kernel, 60, &strategy, |kernel, (rate, sizes)| {
         let budgets = [BudgetRule { to: vec!["0.0.0.0/0".parse().unwrap()], bytes: 0, rate, stop: false }];
         kernel.set_latch(false);
-        kernel.ebpf.reset_budgets(0).unwrap();
-        kernel.ebpf.write_budgets(0, &budgets).unwrap();
+        kernel.object.reset_budgets(0).unwrap();
+        kernel.object.write_budgets(0, &budgets).unwrap();
         let tables = Tables { budgets: budgets.to_vec(), ..bounds.tables() };
         kernel.under(&tables, |kernel, table| {
             let mut cfg = bounds.cfg(cgroup.id(), table);
             cfg.flags |= run_flag::BUDGETS;
-            kernel.ebpf.write_run(cfg).unwrap();
+            kernel.object.write_run(cfg).unwrap();
             let mut due = Due { least: 0, most: 0 };
             for size in sizes {
                 let mut packet = vec![0; size];

@@ -1,14 +1,12 @@
 //! What entries say of a path.
 
-use std::path::Path;
-
 use failsafe_ebpf::abi::Effects;
 use proptest::prelude::*;
 
-use super::super::fold::tests::any_rule;
-use super::super::fold::{Limits, fold};
 use super::{Asked, Kernel, Tables, answer, at, check, put};
+use failsafe_matchers::fold::offline;
 use failsafe_matchers::rules::{Effect, ExecList, PATH_MAX, PathRule, Rules, effects};
+use failsafe_matchers::strategies::any_path_rule as any_rule;
 
 impl Kernel {
     fn path(&mut self, table: u32, path: &str) -> Effects {
@@ -79,8 +77,7 @@ fn the_kernel_finds_of_a_path_what_the_rules_say_of_it() {
         let exec =
             list.map(|(others, allow)| ExecList { others, allow: allow.into_iter().map(|r| r.pattern).collect() });
         let rules = Rules { paths, exec, ..Rules::default() };
-        let tables =
-            Tables { rules: fold(&rules, Path::new("/nonexistent"), Limits::default()).unwrap(), ..Tables::default() };
+        let tables = Tables { rules: offline(&rules), ..Tables::default() };
         let mut known = vec!["/a"];
         known.extend(rules.paths.iter().map(|r| r.pattern.path.as_str()));
         known.extend(rules.exec.iter().flat_map(|list| &list.allow).map(|p| p.path.as_str()));

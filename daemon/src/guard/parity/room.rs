@@ -7,19 +7,20 @@ use aya::maps::{HashMap, Map};
 use failsafe_ebpf::abi;
 use proptest::prelude::*;
 
-use super::super::fold::tests::any_rule as any_path;
-use super::super::kernel_quota::Resource;
-use super::super::tables::PathBytes;
+use super::super::kernel_quota::{Resource, need};
+use super::super::maps::PathBytes;
+use super::super::tables::tables_of;
 use super::{Kernel, Tables, check};
 use crate::platform::bpf::Pod;
 use failsafe_matchers::egress::{EgressPolicy, EgressRule};
 use failsafe_matchers::hosts::{BudgetRule, HostRule, WatchedName};
 use failsafe_matchers::rules::{Effect, Rules};
+use failsafe_matchers::strategies::any_path_rule as any_path;
 use failsafe_matchers::strategies::any_rule as any_destination;
 
 impl Kernel {
     fn entries(&self, map: &'static str) -> usize {
-        match self.ebpf.map(map).unwrap() {
+        match self.object.map(map).unwrap() {
             map @ Map::LpmTrie(data) => match data.info().unwrap().key_size() {
                 12 => LpmTrie::<_, [u8; 8], Pod<abi::Ports>>::try_from(map)
                     .map(|m| m.keys().count())
@@ -62,7 +63,7 @@ prop_compose! {
             budgets: budgets.into_iter().map(budget).collect(),
             ..Rules::default()
         };
-        Tables::of(&EgressPolicy { rules: allow, ..EgressPolicy::default() }, &rules).unwrap()
+        tables_of(&EgressPolicy { rules: allow, ..EgressPolicy::default() }, &rules).unwrap()
     }
 }
 
@@ -70,7 +71,7 @@ prop_compose! {
 fn a_run_takes_no_more_room_than_it_is_counted_with() {
     let Some(kernel) = Kernel::load(&[]) else { return };
     check(kernel, 300, &any_tables(), |kernel, tables| {
-        let need = tables.need();
+        let need = need(&tables);
         let taken = kernel.under(&tables, |kernel, _| {
             let maps = Resource::ALL.into_iter().filter(|(resource, _)| *resource != Resource::Runs);
             maps.map(|(resource, map)| (resource, kernel.entries(map) as u64)).collect::<Vec<_>>()

@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-use crate::platform::bpf::Pod;
+use crate::{guard::Ring, platform::bpf::Pod};
 use aya::maps::{Array, MapData, MapError, RingBuf};
 use failsafe_core::event::CUT;
 use failsafe_ebpf::abi::{self, Plain, exec_flag, kind, move_flag, net_flag, net_op};
+use failsafe_matchers::calls::WatchedCall;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -216,31 +217,6 @@ pub struct Move {
     pub by_clone: bool,
 }
 
-/// A system call that can be watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WatchedCall(u8);
-
-impl WatchedCall {
-    /// By the kernel's name for it; `None` when it cannot be watched.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        let i = abi::SYSCALLS.iter().position(|n| *n == name)?;
-        u8::try_from(i).ok().map(Self)
-    }
-
-    /// The kernel's name for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        abi::SYSCALLS.get(usize::from(self.0)).copied().unwrap_or("unknown")
-    }
-
-    /// Its bit in a mask of watched calls.
-    #[must_use]
-    pub fn mask(self) -> u64 {
-        1 << self.0
-    }
-}
-
 /// How long an event that may wait does at most.
 pub const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
@@ -265,7 +241,10 @@ pub enum ReadError {
 }
 
 impl EventReader {
-    pub(crate) fn new(ring: RingBuf<MapData>, asleep: Option<Array<MapData, Pod<abi::Reader>>>) -> Self {
+    /// The reader of a ring that the guard hands out.
+    #[must_use]
+    pub fn of(ring: Ring) -> Self {
+        let Ring { events: ring, reader: asleep } = ring;
         Self { ring, asleep, looks_every: LOOKS_EVERY, undecoded: 0 }
     }
 
@@ -366,10 +345,9 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
         kind::NET => What::Net(net(&abi::Net::read(bytes)?)?),
         kind::SYSCALL => {
             let e = abi::Sys::read(bytes)?;
-            let call = u8::try_from(e.call).ok().filter(|c| usize::from(*c) < abi::SYSCALLS.len())?;
             let denied = e.verdict == abi::verdict::DENIED;
             What::Syscall {
-                call: WatchedCall(call),
+                call: WatchedCall::of_bit(e.call)?,
                 compat: e.compat != 0,
                 args: e.args,
                 denied,
@@ -525,15 +503,6 @@ mod tests {
         fn is_send<T: Send>() {}
         is_send::<EventReader>();
         is_send::<crate::guard::Ebpf>();
-    }
-
-    #[test]
-    fn names_and_masks_of_watched_calls_agree() {
-        for (i, name) in abi::SYSCALLS.iter().enumerate() {
-            let call = WatchedCall::from_name(name).unwrap();
-            assert_eq!((call.name(), call.mask()), (*name, 1 << i));
-        }
-        assert_eq!(WatchedCall::from_name("read"), None);
     }
 
     proptest! {

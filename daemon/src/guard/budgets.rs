@@ -1,37 +1,32 @@
 //! Writing the maps of names and budgets; [`super::tables`] says in which order.
 
-use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap};
 use failsafe_ebpf::abi::{self, MAX_BUDGETS, key_what};
 use ipnet::IpNet;
 
-use super::tables::{PathBytes, key4, key6, number_key, path_key};
-use super::{Ebpf, Error};
+use super::error::Error;
+use super::maps::{PathBytes, key4, key6, number_key, path_key, place};
+use super::object::Object;
 use crate::platform::bpf::Pod;
-use failsafe_matchers::egress::canonical_net;
-use failsafe_matchers::hosts::{BudgetRule, FoldedHosts};
+use failsafe_matchers::hosts::{BudgetRule, FoldedHosts, classes};
 
 /// Names lie in the map of paths, under a table of their own.
 const NAMES: u32 = 1 << 31;
 
-impl Ebpf {
+impl Object {
     pub(super) fn write_hosts(&mut self, table: u32, hosts: &FoldedHosts) -> Result<(), Error> {
-        let mut names: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
-            LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
+        let mut names = self.trie::<PathBytes, Pod<abi::Effects>>("paths")?;
         for (name, said) in &hosts.names {
             // Hosts count from 1 there: 0 is none.
             let host = said.host.map_or(0, |number| number + 1);
             let entry = abi::Effects { exec: 0, map: 0, read: host, write: u8::from(said.watched) };
             names.insert(&path_key(table | NAMES, name), Pod(entry), 0).map_err(Error::map("paths"))?;
         }
-        let mut ports: HashMap<_, Pod<abi::Key>, Pod<abi::Ports>> =
-            HashMap::try_from(self.map_mut("host_ports")?).map_err(Error::map("host_ports"))?;
+        let mut ports = self.hash::<Pod<abi::Key>, Pod<abi::Ports>>("host_ports")?;
         for (number, of) in (0..).zip(&hosts.ports) {
             let key = number_key(table, (key_what::HOST, number, 0));
             ports.insert(key, Pod(*of), 0).map_err(Error::map("host_ports"))?;
         }
-        let mut keys: HashMap<_, Pod<abi::Key>, Pod<abi::Effects>> =
-            HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
+        let mut keys = self.hash::<Pod<abi::Key>, Pod<abi::Effects>>("keys")?;
         let there = Pod(abi::Effects { exec: 0, map: 0, read: 1, write: 0 });
         for (a, b) in &hosts.servers {
             keys.insert(number_key(table, (key_what::DNS, *a, *b)), there, 0).map_err(Error::map("keys"))?;
@@ -40,18 +35,15 @@ impl Ebpf {
     }
 
     pub(super) fn drop_hosts(&mut self, table: u32, hosts: &FoldedHosts) -> Result<(), Error> {
-        let mut names: LpmTrie<_, PathBytes, Pod<abi::Effects>> =
-            LpmTrie::try_from(self.map_mut("paths")?).map_err(Error::map("paths"))?;
+        let mut names = self.trie::<PathBytes, Pod<abi::Effects>>("paths")?;
         for name in hosts.names.keys() {
             let _ = names.remove(&path_key(table | NAMES, name));
         }
-        let mut ports: HashMap<_, Pod<abi::Key>, Pod<abi::Ports>> =
-            HashMap::try_from(self.map_mut("host_ports")?).map_err(Error::map("host_ports"))?;
+        let mut ports = self.hash::<Pod<abi::Key>, Pod<abi::Ports>>("host_ports")?;
         for (number, _) in (0..).zip(&hosts.ports) {
             let _ = ports.remove(&number_key(table, (key_what::HOST, number, 0)));
         }
-        let mut keys: HashMap<_, Pod<abi::Key>, Pod<abi::Effects>> =
-            HashMap::try_from(self.map_mut("keys")?).map_err(Error::map("keys"))?;
+        let mut keys = self.hash::<Pod<abi::Key>, Pod<abi::Effects>>("keys")?;
         for (a, b) in &hosts.servers {
             let _ = keys.remove(&number_key(table, (key_what::DNS, *a, *b)));
         }
@@ -59,15 +51,13 @@ impl Ebpf {
     }
 
     pub(super) fn write_classes(&mut self, table: u32, budgets: &[BudgetRule]) -> Result<(), Error> {
-        let mut v4: LpmTrie<_, [u8; 8], u32> =
-            LpmTrie::try_from(self.map_mut("classes4")?).map_err(Error::map("classes4"))?;
+        let mut v4 = self.trie::<[u8; 8], u32>("classes4")?;
         for (class, net) in classes(budgets) {
             if let IpNet::V4(net) = net {
                 v4.insert(&key4(table, net), class, 0).map_err(Error::map("classes4"))?;
             }
         }
-        let mut v6: LpmTrie<_, [u8; 20], u32> =
-            LpmTrie::try_from(self.map_mut("classes6")?).map_err(Error::map("classes6"))?;
+        let mut v6 = self.trie::<[u8; 20], u32>("classes6")?;
         for (class, net) in classes(budgets) {
             if let IpNet::V6(net) = net {
                 v6.insert(&key6(table, net), class, 0).map_err(Error::map("classes6"))?;
@@ -77,15 +67,13 @@ impl Ebpf {
     }
 
     pub(super) fn drop_classes(&mut self, table: u32, budgets: &[BudgetRule]) -> Result<(), Error> {
-        let mut v4: LpmTrie<_, [u8; 8], u32> =
-            LpmTrie::try_from(self.map_mut("classes4")?).map_err(Error::map("classes4"))?;
+        let mut v4 = self.trie::<[u8; 8], u32>("classes4")?;
         for (_, net) in classes(budgets) {
             if let IpNet::V4(net) = net {
                 let _ = v4.remove(&key4(table, net));
             }
         }
-        let mut v6: LpmTrie<_, [u8; 20], u32> =
-            LpmTrie::try_from(self.map_mut("classes6")?).map_err(Error::map("classes6"))?;
+        let mut v6 = self.trie::<[u8; 20], u32>("classes6")?;
         for (_, net) in classes(budgets) {
             if let IpNet::V6(net) = net {
                 let _ = v6.remove(&key6(table, net));
@@ -94,10 +82,9 @@ impl Ebpf {
         Ok(())
     }
 
-    /// What was spent stays spent; a slot's new occupant starts at nothing, see [`Ebpf::reset_slot`].
+    /// What was spent stays spent; a slot's new occupant starts at nothing, see [`Object::reset_slot`].
     pub(super) fn write_budgets(&mut self, slot: u32, budgets: &[BudgetRule]) -> Result<(), Error> {
-        let mut map: Array<_, Pod<abi::Budget>> =
-            Array::try_from(self.map_mut("budgets")?).map_err(Error::map("budgets"))?;
+        let mut map = self.array::<Pod<abi::Budget>>("budgets")?;
         for (class, rule) in (1..).zip(budgets) {
             let at = place(slot, class);
             let Pod(now) = map.get(&at, 0).map_err(Error::map("budgets"))?;
@@ -108,8 +95,7 @@ impl Ebpf {
     }
 
     pub(super) fn reset_budgets(&mut self, slot: u32) -> Result<(), Error> {
-        let mut map: Array<_, Pod<abi::Budget>> =
-            Array::try_from(self.map_mut("budgets")?).map_err(Error::map("budgets"))?;
+        let mut map = self.array::<Pod<abi::Budget>>("budgets")?;
         let none = Pod(abi::Budget { bytes: 0, rate: 0, spent: 0, due_ns: 0, dropped: 0, stop: 0 });
         for class in 0..MAX_BUDGETS {
             map.set(place(slot, u32::try_from(class).unwrap_or(0)), none, 0).map_err(Error::map("budgets"))?;
@@ -119,8 +105,7 @@ impl Ebpf {
 
     /// Adds what an earlier daemon's programs saw spent, by class from 0.
     pub(super) fn add_spent(&mut self, slot: u32, spent: &[u64]) -> Result<(), Error> {
-        let mut map: Array<_, Pod<abi::Budget>> =
-            Array::try_from(self.map_mut("budgets")?).map_err(Error::map("budgets"))?;
+        let mut map = self.array::<Pod<abi::Budget>>("budgets")?;
         for (class, spent) in (0..).zip(spent).filter(|(_, spent)| **spent > 0) {
             let at = place(slot, class);
             let Pod(now) = map.get(&at, 0).map_err(Error::map("budgets"))?;
@@ -129,14 +114,4 @@ impl Ebpf {
         }
         Ok(())
     }
-}
-
-/// Where a class of a slot lies in the map `budgets`.
-pub(super) fn place(slot: u32, class: u32) -> u32 {
-    slot * u32::try_from(MAX_BUDGETS).unwrap_or(0) + class
-}
-
-/// By the address that a packet is judged by: a network of v4-mapped addresses is the IPv4 network that it stands for.
-pub(super) fn classes(budgets: &[BudgetRule]) -> impl Iterator<Item = (u32, IpNet)> + '_ {
-    (1..).zip(budgets).flat_map(|(class, rule)| rule.to.iter().map(move |net| (class, canonical_net(*net))))
 }

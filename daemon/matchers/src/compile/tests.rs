@@ -5,7 +5,7 @@ use failsafe_core::policy::parse::parse;
 
 fn compiled(rules_toml: &str, refusable: u64) -> Rules {
     let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{rules_toml}");
-    rules(&parse("t.toml", &text).unwrap(), refusable)
+    rules(&parse("t.toml", &text).unwrap(), refusable, &Resolver::default())
 }
 
 fn rule(effect: &str, when: &str) -> String {
@@ -135,10 +135,10 @@ fn hosts_bring_their_name_servers_and_budgets_their_classes() {
                 [[egress.budget]]\nname = \"out\"\nto = [\"0.0.0.0/0\"]\nbytes = \"1 MiB\"\n";
     let text = format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}");
     let policy = parse("t.toml", &text).unwrap();
-    let rules = rules(&policy, 0);
+    let rules = rules(&policy, 0, &Resolver::default());
     assert_eq!((rules.hosts[0].name.as_str(), rules.hosts[0].below), ("example.org", true));
     assert_eq!((rules.budgets[0].bytes, rules.budgets[0].rate), (1 << 20, 0));
-    let egress = egress(&policy);
+    let egress = egress(&policy, &Resolver::default());
     assert_eq!((egress.rules[0].net.to_string(), egress.rules[0].ports[0].clone()), ("10.0.0.2/32".into(), 53..=53));
 }
 
@@ -166,7 +166,7 @@ fn a_list_of_programs_keeps_the_names_it_goes_by() {
         let policy = parse("t.toml", &text).unwrap();
         let call = |name| WatchedCall::from_name(name).unwrap().mask();
         let refusable = call("mount") | call("chroot") | call("reboot");
-        (rules(&policy, refusable).deny, call("mount") | call("chroot"))
+        (rules(&policy, refusable, &Resolver::default()).deny, call("mount") | call("chroot"))
     };
     let (enforced, names) = of("enforce");
     assert_eq!(enforced, names, "of those that can be refused here");
@@ -179,11 +179,11 @@ fn names_of_rules_are_told_without_an_allow_list() {
     let text = "[policy]\nname = \"t\"\nowner = \"o\"\n[[rule]]\nid = \"c2\"\nrationale = \"x\"\n\
                 when = { event = \"dns\", name = [\"*.bad\", \"evil.org\", \"a*\"] }\nactions = [\"notify\"]\n";
     let policy = parse("t.toml", text).unwrap();
-    let rules = rules(&policy, 0);
+    let rules = rules(&policy, 0, &Resolver::default());
     let suffix = |end: &str| WatchedName::Suffix(end.into());
     assert_eq!(rules.names, [suffix(".bad"), WatchedName::Exact("evil.org".into()), suffix("")]);
     assert!(!rules.dns_servers.is_empty());
-    assert!(egress(&policy).rules.is_empty());
+    assert!(egress(&policy, &Resolver::default()).rules.is_empty());
 }
 
 #[test]

@@ -2,33 +2,52 @@
 //!
 //! What the kernel cannot match does not come here: the policy's parser has refused it, see `policy::build::guard`.
 
-use crate::guard::{Told, Watch};
-use crate::sensors::ebpf::WatchedCall;
+use crate::calls::WatchedCall;
+use crate::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
+use crate::hosts::{BudgetRule, HostRule, WatchedName};
+use crate::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use};
+use crate::watch::{Told, Watch};
 use failsafe_core::{
     Action, Mode, Policy,
     event::{EventKind, Field, FieldValue},
     policy::{self, EgressAllow, EventMatch, OnDead, Pattern, Rule},
 };
 use failsafe_ebpf::abi::point;
-use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
-use failsafe_matchers::hosts::{BudgetRule, HostRule, WatchedName};
-use failsafe_matchers::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
-/// Names that the node's resolver knows without a name server.
-const HOSTS_FILE: &str = "/etc/hosts";
+/// What the node's resolver knows: names that it finds without a name server, and the name servers that it asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    hosts: Vec<(IpAddr, String)>,
+    servers: Vec<IpAddr>,
+}
+
+impl Resolver {
+    /// From the texts of a hosts(5) file and of a resolv.conf(5).
+    #[must_use]
+    pub fn of(hosts: &str, resolv_conf: &str) -> Self {
+        Self { hosts: hosts_file(hosts), servers: resolvers(resolv_conf) }
+    }
+}
+
+impl Default for Resolver {
+    /// That of a node where both files are empty or cannot be read.
+    fn default() -> Self {
+        Self::of("", "")
+    }
+}
 
 /// What may leave the run.
-pub fn egress(policy: &Policy) -> EgressPolicy {
+#[must_use]
+pub fn egress(policy: &Policy, resolver: &Resolver) -> EgressPolicy {
     let Some(egress) = &policy.egress else { return EgressPolicy::default() };
     let mut rules: Vec<EgressRule> = egress.allow.iter().flat_map(allowed).collect();
     // Who may reach a host may ask for its address, or find it where no name server is asked.
     if egress.allow.iter().any(|allow| allow.host.is_some()) {
-        let hosts = hosts_file(&std::fs::read_to_string(HOSTS_FILE).unwrap_or_default());
-        rules.extend(egress.allow.iter().flat_map(|allow| listed(allow, &hosts)));
+        rules.extend(egress.allow.iter().flat_map(|allow| listed(allow, &resolver.hosts)));
         let asked = |server: IpAddr| EgressRule { net: server.into(), ports: vec![53..=53], protocol: None };
-        rules.extend(name_servers(policy).into_iter().map(asked));
+        rules.extend(name_servers(policy, resolver).into_iter().map(asked));
     }
     let mode = match egress.mode {
         Mode::Enforce => EgressMode::Enforce,
@@ -38,12 +57,11 @@ pub fn egress(policy: &Policy) -> EgressPolicy {
 }
 
 /// Name servers whose answers are believed.
-fn name_servers(policy: &Policy) -> Vec<IpAddr> {
+fn name_servers(policy: &Policy, resolver: &Resolver) -> Vec<IpAddr> {
     if let Some(egress) = policy.egress.as_ref().filter(|egress| !egress.dns_servers.is_empty()) {
         return egress.dns_servers.clone();
     }
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    resolvers(&text)
+    resolver.servers.clone()
 }
 
 /// The name servers of a resolv.conf(5); the local host's where it names none, as the resolver takes it so.
@@ -110,7 +128,8 @@ fn entries_of(allow: &EgressAllow, nets: impl Iterator<Item = IpNet>) -> impl It
 
 /// All else that the kernel carries out. `refusable`: the calls (bits of [`WatchedCall::mask`]) that a loaded LSM program can
 /// refuse; the others are seen by programs of their own.
-pub fn rules(policy: &Policy, refusable: u64) -> Rules {
+#[must_use]
+pub fn rules(policy: &Policy, refusable: u64, resolver: &Resolver) -> Rules {
     let mut out = Rules { protect: true, ..Rules::default() };
     for name in &policy.watch {
         out.watch |= WatchedCall::from_name(name).map_or(0, WatchedCall::mask);
@@ -148,7 +167,7 @@ pub fn rules(policy: &Policy, refusable: u64) -> Rules {
         out.budgets = egress.budgets.iter().map(budget).collect();
     }
     if !(out.hosts.is_empty() && out.names.is_empty()) {
-        out.dns_servers = name_servers(policy);
+        out.dns_servers = name_servers(policy, resolver);
     }
     out.dead = match policy.on_dead_daemon {
         OnDead::Keep => None,
@@ -169,6 +188,7 @@ fn stops_on(rule: &Rule, budget: &str) -> bool {
 
 /// Which ordinary events are told. Network calls that are let through only where a rule could match one: each costs the run the
 /// waking of the daemon. For the same reason what begins and ends is told at once only where a rule does something about it.
+#[must_use]
 pub fn watch(policy: &Policy) -> Watch {
     let wanted = |kind| {
         policy.rules.iter().any(|rule| {
