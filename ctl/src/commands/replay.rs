@@ -8,6 +8,7 @@ mod compare;
 pub(super) mod found;
 mod recording;
 mod replayed;
+mod verdicts;
 
 use super::{Place, events, export, file_name, read_policy};
 use crate::{
@@ -32,6 +33,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use verdicts::Verdicts;
 
 /// How long the log is asked again while an entry of it may still be on its way to the disk.
 const SETTLES: Duration = Duration::from_secs(3);
@@ -89,6 +91,7 @@ fn judge(
     };
     let Found { sources, mut lost, all } = Found::at(file)?;
     let (mut recordings, mut replayed) = (Vec::<Recording>::new(), Vec::new());
+    let mut verdicts = under.map(|(policy, _)| Verdicts::by(policy));
     for source in sources {
         let (name, number) = (source.name.clone(), source.number);
         let one = Recording::open(source).and_then(|mut recording| {
@@ -96,7 +99,16 @@ fn judge(
             let policy = under.map_or_else(|| recording.policy().clone(), |(policy, _)| policy.clone());
             // What another policy would do now is asked of this program's engine.
             let engine = if under.is_some() { ENGINE } else { recording.engine() };
-            let replay = feed(policy, engine, &mut recording)?;
+            let replay = match &mut verdicts {
+                Some(verdicts) => {
+                    let judged = (&mut recording).filter_map(|entry| match entry {
+                        Ok(entry) => verdicts.judge(entry).map(Ok),
+                        Err(fail) => Some(Err(fail)),
+                    });
+                    feed(policy, engine, judged)?
+                }
+                None => feed(policy, engine, &mut recording)?,
+            };
             Ok((Replayed::new(&what, &recording, number, replay), recording))
         });
         match one {
@@ -120,7 +132,7 @@ fn judge(
     let run = first.run().clone();
     let facts = recordings.iter().map(Recording::facts).collect();
     let audit = against(&mut Given { recordings: facts, lost: &lost, latest: false })?;
-    Ok(Report::new(what, &run, (replayed, lost, all), audit))
+    Ok(Report::new((what, verdicts.map(Verdicts::counts)), &run, (replayed, lost, all), audit))
 }
 
 /// The recordings of one run have the same run and the same policy in their headers.

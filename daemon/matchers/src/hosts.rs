@@ -26,6 +26,13 @@ pub struct HostRule {
 }
 
 impl HostRule {
+    /// Whether it is on this name.
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        let exact: Vec<u8> = name.bytes().rev().chain([0]).collect();
+        exact.starts_with(&self.bytes())
+    }
+
     /// As the kernel compares it: from the end, and the exact one with its NUL.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = self.name.bytes().rev().collect();

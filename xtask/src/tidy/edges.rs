@@ -75,7 +75,14 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "failsafectl",
-        may: &["failsafe-attest", "failsafe-core", "failsafe-journal", "failsafe-proto", "failsafe-tlog"],
+        may: &[
+            "failsafe-attest",
+            "failsafe-core",
+            "failsafe-journal",
+            "failsafe-matchers",
+            "failsafe-proto",
+            "failsafe-tlog",
+        ],
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],
     },

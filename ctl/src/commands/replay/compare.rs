@@ -4,6 +4,7 @@ use super::{
     audit::Audit,
     found::Lost,
     replayed::{Replayed, end_json, end_text},
+    verdicts::Counts,
 };
 use crate::{
     exit::Exit,
@@ -35,6 +36,8 @@ pub(super) enum What {
 #[derive(Debug)]
 pub(super) struct Report {
     what: What,
+    /// Of another policy.
+    verdicts: Option<Counts>,
     run_id: String,
     run_name: String,
     policy: String,
@@ -55,7 +58,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(what: What, run: &Run, found: (Vec<Replayed>, Vec<Lost>, bool), audit: Audit) -> Report {
+    pub(super) fn new(
+        (what, verdicts): (What, Option<Counts>),
+        run: &Run,
+        found: (Vec<Replayed>, Vec<Lost>, bool),
+        audit: Audit,
+    ) -> Report {
         let (recordings, lost, all) = found;
         let mut replay = Replay { inputs: 0, recorded: Vec::new(), replayed: Vec::new(), differs_at: None };
         let mut differs_in = None;
@@ -85,6 +93,7 @@ impl Report {
         let not_covered = audit.not_covered.iter().cloned().chain(left_out).collect();
         Report {
             what,
+            verdicts,
             run_id: run.id.to_string(),
             run_name: clean(&run.name),
             policy: run.policy.to_string(),
@@ -148,6 +157,7 @@ impl Report {
         if let What::Other { file, digest } = &self.what {
             let _ = writeln!(out, "other      {} {digest}", clean(file));
         }
+        out.push_str(&self.verdicts.as_ref().map(Counts::text).unwrap_or_default());
         let _ = writeln!(out, "audit log  {}", self.audit.text());
         out.push('\n');
         self.changed(&mut out);
@@ -284,6 +294,7 @@ impl Report {
             "run_name": self.run_name,
             "policy_digest": self.policy,
             "other_policy": other,
+            "verdicts": self.verdicts.as_ref().map(Counts::json),
             "recordings": recordings,
             "recording_end": end,
             "recording_end_detail": detail,

@@ -5,6 +5,7 @@ use crate::testing::Log;
 use failsafe_core::record::{Record, RecordingSeal};
 use failsafe_core::{
     RunId, State,
+    event::{Assurance, Event, ExecKind, NetOp, Verdict},
     input::{Contained, Input, Run},
     policy::{PolicySet, parse::parse},
     replay::Recorded,
@@ -152,6 +153,43 @@ fn another_policy_shows_what_it_would_have_decided() {
     let stays = under("2.5").text();
     assert!(stays.contains("  +2.000 s  freeze") && stays.contains("- +5.000 s  freeze"), "{stays}");
     assert!(under("1.0").text().contains("+ +1.000 s  freeze"), "{}", under("1.0").text());
+}
+
+#[test]
+fn another_policy_judges_destinations_and_programs_anew() {
+    let (run, mut entries) = recorded(&[]);
+    let (verdict, assurance) = (Verdict::Allowed, Assurance::Observed);
+    let connect = |address: [u8; 4]| {
+        let (op, address) = (NetOp::Connect, address.into());
+        Event::Net { op, protocol: 6, address, port: 443, family: 2, verdict, assurance }
+    };
+    let (path, argv, kind) = ("/tmp/x".to_owned(), "x".to_owned(), ExecKind::File);
+    let exec = Event::Exec { path, known_as: Vec::new(), argv, kind, verdict, assurance };
+    let events = [connect([10, 0, 0, 1]), connect([192, 0, 2, 1]), exec, Event::Fork { child: 2, verdict }];
+    entries.extend((2..).zip(events).map(|(seq, event)| {
+        Recorded::Input(Input::Signal(Signal {
+            seq,
+            at: MonoTime(seq * 1_000_000_000),
+            source: Source::Ebpf,
+            subject: Subject::Run(run.id),
+            kind: Kind::Event,
+            value: Value::Event(event),
+            repeats: 0,
+        }))
+    }));
+    let file = write(&run, &entries, true);
+    let rule = |id: &str, event: &str| {
+        format!(
+            "[[rule]]\nid = \"{id}\"\nrationale = \"x\"\nwhen = {{ event = \"{event}\", verdict = \"denied\" }}\n\
+             actions = [\"notify\"]\n"
+        )
+    };
+    let lists = "[egress]\nallow = [{ cidr = \"10.0.0.0/8\" }]\n[exec]\nallow = [\"/usr/bin/*\"]\n";
+    let text = format!("{POLICY}{}{}{lists}", rule("out", "connect"), rule("program", "exec"));
+    let stricter = judge(&file.path, Some(parse("p", &text).unwrap()), Some("stricter.toml".into())).unwrap();
+    assert_eq!(stricter.json()["verdicts"]["changed"], 2);
+    insta::assert_snapshot!(stricter.text());
+    assert!(judge(&file.path, None, None).unwrap().json()["verdicts"].is_null());
 }
 
 #[test]
