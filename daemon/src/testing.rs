@@ -2,6 +2,16 @@
 
 use crate::runs::start::Wanted;
 use failsafe_core::{MonoTime, input::Run, policy::PolicyDigest, policy::parse::parse};
+use std::time::{Duration, Instant};
+
+/// Waits until it `holds`, 20 seconds at most.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited 20 s in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// A run with this id, of this user, pinned to this policy.
 pub fn run(id: &str, owner_uid: u32, policy: PolicyDigest) -> Run {

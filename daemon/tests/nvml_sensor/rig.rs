@@ -1,10 +1,12 @@
 //! A sensor with its sampler on a scenario of the test's own, and the time it steps.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use failsafed::{
     platform::ProcFs,
     sensors::nvml::{Current, GpuProcess, Hello, NvmlConfig, NvmlEvent, NvmlSensor, ProcessKind, Sample},
 };
+#[path = "../support/until.rs"]
+mod until;
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
@@ -13,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+pub use until::until;
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const GPU0: &str = "GPU-00000000-0000-0000-0000-000000000001";
@@ -167,13 +170,4 @@ pub fn only_child() -> Result<u32> {
     let children = children()?;
     let [pid] = children[..] else { bail!("not one child but {children:?}") };
     Ok(pid)
-}
-
-pub fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < end, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }

@@ -1,7 +1,6 @@
 //! What tests on the real kernel share: a cgroup that is killed and removed on drop, and processes to put into it.
 
-#[path = "../../../tests/patience.rs"]
-mod patience_of;
+mod until;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use failsafed::platform::{Cgroup, CgroupRoot};
-use patience_of::patience;
+pub use until::until;
 
 /// A cgroup of this test alone, with the processes put into it and a folder for their files.
 pub struct TestCgroup {
@@ -102,16 +101,6 @@ pub fn length(file: &Path) -> u64 {
 /// The sum of the counters.
 pub fn total(files: &[PathBuf]) -> u64 {
     files.iter().map(|f| length(f)).sum()
-}
-
-/// Waits for a condition, ten seconds at most on a processor that is not emulated.
-pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + patience(Duration::from_secs(10));
-    while !holds()? {
-        ensure!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
 }
 
 /// That nobody counts: over 30 ms no counter grows. A single runnable spinner counts thousands in that time.

@@ -8,7 +8,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
@@ -221,7 +221,6 @@ fn fill_up(path: &Path) -> Result<()> {
         let block = vec![b'x'; size];
         while file.write_all(&block).is_ok() {}
     }
-    std::thread::sleep(Duration::from_millis(1));
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, Command},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Only `127.0.0.1:port` is allowed; the rest of the policy is `more`.
@@ -232,10 +232,7 @@ fn a_process_that_enters_a_run_at_its_end_is_bounded_or_not_let_in() -> Result<(
             std::thread::sleep(Duration::from_millis(85 + 6 * round));
             if fs::write(run.cgroup().join("cgroup.procs"), sleeper.0.id().to_string()).is_err() {
                 refused += 1;
-                let deadline = Instant::now() + Duration::from_secs(10);
-                while node.run(run.id())?["state"] != "ended" {
-                    ensure!(Instant::now() < deadline, "round {round}: it does not end");
-                }
+                wait_for(&format!("job-{round} has ended"), || Ok(node.run(run.id())?["state"] == "ended"))?;
                 continue;
             }
             let_in += 1;

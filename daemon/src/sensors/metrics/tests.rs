@@ -1,12 +1,13 @@
 //! Both sockets, with this process as the sender.
 
 use super::*;
+use crate::testing::until;
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::{UnixDatagram, UnixStream},
     process::{Command, Stdio},
     sync::{Mutex, mpsc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Every process of this test is in one run, or in none.
@@ -110,14 +111,10 @@ fn outside_a_run_nothing_is_accepted_and_a_process_that_leaves_its_run_is_refuse
     stream.write_all(b"loss 1\n?\n").unwrap();
     assert_eq!(answer(&stream), "accepted 1 refused 0\n");
     *rig.run.lock().unwrap() = None;
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
+    until("the cgroup of the sender is read again", || {
         stream.write_all(b"loss 1\n?\n").unwrap();
-        if answer(&stream).starts_with("accepted 0 refused 1 the process is in no run") {
-            break;
-        }
-        assert!(Instant::now() < until, "the cgroup of the sender is read once only");
-    }
+        answer(&stream).starts_with("accepted 0 refused 1 the process is in no run")
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     pipeline,
     platform::CgroupRoot,
     runs::{start::Place, store::Store},
-    testing::wanted,
+    testing::{until, wanted},
 };
 use std::path::Path;
 
@@ -70,16 +70,12 @@ fn the_error_of_a_failed_freeze_stays_while_somebody_has_the_gate_and_until_the_
     assert!(guard.retries.next(Instant::now()).is_some_and(|wait| wait > Duration::ZERO), "and it is tried again");
     drop(gate);
 
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while error(run).is_some() {
-        assert!(Instant::now() < deadline, "{:?}", error(run));
+    until("the error goes", || {
         guard.look(run, true, false);
-        if error(run).is_none() {
-            let events = run.cgroup.events().unwrap();
-            assert!(events.frozen && events.populated, "the error went before the freeze was proved: {events:?}");
-        }
-        std::thread::yield_now();
-    }
+        error(run).is_none()
+    });
+    let events = run.cgroup.events().unwrap();
+    assert!(events.frozen && events.populated, "the error went before the freeze was proved: {events:?}");
 }
 
 #[test]

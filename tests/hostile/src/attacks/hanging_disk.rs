@@ -4,7 +4,7 @@ use crate::{Judge, disk::Disk, judge::all};
 use anyhow::Result;
 use integration::{Launch, skip, wait_for};
 use nix::unistd::geteuid;
-use std::time::Duration;
+use procfs::process::Process;
 
 /// Holds the attack while `judge` strikes.
 ///
@@ -33,7 +33,10 @@ pub fn hanging_disk(judge: &mut dyn Judge) -> Result<()> {
         drop(other);
         // Its cgroup is removed just before its end is written.
         wait_for("the daemon sees its end", || Ok(!cgroup.exists()))?;
-        std::thread::sleep(Duration::from_millis(100));
+        let daemon = Process::new(node.pid()?)?;
+        wait_for("a thread of the daemon waits for the disk", || {
+            Ok(daemon.tasks()?.flatten().filter_map(|task| task.stat().ok()).any(|stat| stat.state == 'D'))
+        })?;
         let struck = all(node, strike);
         drop(hang);
         struck

@@ -2,11 +2,11 @@
 
 use crate::{Judge, judge::all};
 use anyhow::Result;
+use integration::wait_for;
 use std::{
     os::unix::net::UnixDatagram,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::Duration,
 };
 
 /// Holds the attack while `judge` strikes.
@@ -27,10 +27,8 @@ pub fn metrics(judge: &mut dyn Judge) -> Result<()> {
                 }
                 Ok(())
             });
-            while sent.load(Ordering::Relaxed) < 1_000 && !flood.is_finished() {
-                thread::sleep(Duration::from_millis(5));
-            }
-            let struck = all(node, strike);
+            let begun = || Ok(sent.load(Ordering::Relaxed) >= 1_000 || flood.is_finished());
+            let struck = wait_for("the flood has begun", begun).and_then(|()| all(node, strike));
             stop.store(true, Ordering::Relaxed);
             let flooded = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))?;
             eprintln!("{} metrics", sent.load(Ordering::Relaxed));
