@@ -5,9 +5,7 @@ mod skip;
 
 use anyhow::{Context, Result, ensure};
 use failsafed::sensors::metrics::{Metric, MetricsEvent, MetricsSocket, Reporting, Running, Runs, stream_path};
-use nix::unistd::{SysconfVar, sysconf};
 use std::{
-    fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -105,9 +103,7 @@ fn no_python() -> bool {
 }
 
 fn resident_bytes() -> Result<u64> {
-    let statm = fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 = statm.split(' ').nth(1).context("statm")?.parse()?;
-    Ok(pages * u64::try_from(sysconf(SysconfVar::PAGE_SIZE)?.context("page size")?)?)
+    Ok(procfs::process::Process::myself()?.statm()?.resident * procfs::page_size())
 }
 
 #[test]

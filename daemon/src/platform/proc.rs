@@ -357,6 +357,11 @@ mod tests {
         let whole = include_str!("../../../tests/fixtures/proc/meminfo-6.18");
         let (_dir, proc) = fixture(&[("meminfo", whole.as_bytes())]);
         assert_eq!(proc.all_shared_memory().unwrap(), Some(8_952 * 1_024));
+        // Kernel 6.1 has neither of these lines.
+        let newer = |line: &&str| line.starts_with("SecPageTables") || line.starts_with("Balloon");
+        let of_6_1: String = whole.lines().filter(|line| !newer(line)).map(|line| format!("{line}\n")).collect();
+        let (_dir, proc) = fixture(&[("meminfo", of_6_1.as_bytes())]);
+        assert_eq!(proc.all_shared_memory().unwrap(), Some(8_952 * 1_024));
         let (_dir, proc) = fixture(&[("meminfo", b"Shmem: 5 potatoes\n")]);
         assert_eq!(proc.all_shared_memory().unwrap(), None);
         assert!(ProcFs::default().all_shared_memory().unwrap().is_some());

@@ -131,6 +131,14 @@ mod tests {
         let c = credentials(&proc, 7).unwrap().unwrap();
         assert_eq!(c, Credentials { uid: 0, gid: 50, groups: vec![4, 27, 1000] });
         assert_eq!(credentials(&proc, 8).unwrap(), None);
+        // Kernel 6.1 has neither of these lines.
+        let of_6_1: String = STATUS
+            .lines()
+            .filter(|l| !l.starts_with("Kthread") && !l.starts_with("untag_mask"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let (_dir, proc) = fixture(of_6_1.as_bytes());
+        assert_eq!(credentials(&proc, 7).unwrap().unwrap(), c);
         let large = STATUS.replace("Groups:\t4 27", "Groups:\t4294967294");
         let (_dir, proc) = fixture(large.as_bytes());
         assert_eq!(supplementary_groups(&proc, 7).unwrap().unwrap(), [4_294_967_294, 1000]);

@@ -20,6 +20,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use procfs::process::{MMapPath, MemoryMap, Process};
 use rig::{GPU0, GPU1, Rig, children, fault, gpu, only_child, process, replace, until};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -293,8 +294,11 @@ fn a_library_that_is_missing_or_is_none_or_is_anybodys_is_said_and_looked_for_ag
     let (why, _) = rig.blind(None)?;
     ensure!(why.contains("cannot be loaded"), "{why}");
     // A library, but of something else: the C library that this test itself has loaded.
-    let maps = fs::read_to_string("/proc/self/maps")?;
-    let other = maps.split_whitespace().find(|word| word.contains("/libc.so")).context("no C library is loaded")?;
+    let c_library = |map: MemoryMap| match map.pathname {
+        MMapPath::Path(path) if path.to_string_lossy().contains("/libc.so") => Some(path),
+        _ => None,
+    };
+    let other = Process::myself()?.maps()?.into_iter().find_map(c_library).context("no C library is loaded")?;
     let fresh = rig.library().with_extension("fresh");
     fs::copy(other, &fresh)?;
     fs::set_permissions(&fresh, Permissions::from_mode(0o644))?;

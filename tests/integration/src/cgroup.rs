@@ -2,6 +2,7 @@
 
 use crate::wait::soon;
 use anyhow::{Context, Result};
+use procfs::process::Process;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -12,10 +13,9 @@ use std::{
 /// # Errors
 /// It is not mounted.
 pub fn cgroup2() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
-    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = fields.find(|f| f.get(2) == Some(&"cgroup2")).and_then(|f| f.get(1).map(PathBuf::from));
-    found.context("cgroup2 is not mounted")
+    let mounts = procfs::mounts().context("reading the mounts")?;
+    let found = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2");
+    Ok(found.context("cgroup2 is not mounted")?.fs_file.into())
 }
 
 /// The v2 cgroup of a process, as `/proc/PID/cgroup` has it.
@@ -23,8 +23,9 @@ pub fn cgroup2() -> Result<PathBuf> {
 /// # Errors
 /// There is no such process.
 pub fn cgroup_of(pid: u32) -> Result<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).context("no v2 cgroup")
+    let cgroups = Process::new(i32::try_from(pid)?)?.cgroups()?;
+    let v2 = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0);
+    Ok(v2.context("no v2 cgroup")?.pathname)
 }
 
 /// Whether the kernel says that all of the cgroup is frozen.

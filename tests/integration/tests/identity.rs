@@ -7,6 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use procfs::process::Process;
 use serde_json::{Value, json};
 use std::{
     fs::{self, Permissions},
@@ -25,16 +26,10 @@ fn signal(node: &Node, signal: Signal) -> Result<()> {
 /// Stops the daemon. When this returns, none of its threads runs: the signal is sent before they are stopped, one after the other.
 fn stop(node: &Node) -> Result<()> {
     signal(node, Signal::SIGSTOP)?;
-    let tasks = format!("/proc/{}/task", node.pid()?);
+    let daemon = Process::new(node.pid()?)?;
     wait_for("each thread of the daemon is stopped", || {
-        for task in fs::read_dir(&tasks)?.flatten() {
-            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            // The state follows the name, which is in parentheses and may have any character.
-            if stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T')) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        // A thread that has ended meanwhile does not run.
+        Ok(daemon.tasks()?.flatten().filter_map(|task| task.stat().ok()).all(|stat| stat.state == 'T'))
     })
 }
 
@@ -218,9 +213,8 @@ fn a_setuid_program_lends_its_user_to_no_request() -> Result<()> {
             let posted = caller.ask("post cordon")?;
             ensure!(posted == "posted", "{posted}");
             caller.tell(&format!("become {} 600", program.display()))?;
-            let status = || fs::read_to_string(format!("/proc/{}/status", caller.pid()));
-            let became =
-                wait_for("it is root", || Ok(status()?.lines().any(|line| line.starts_with("Uid:\t65534\t0\t"))));
+            let process = Process::new(i32::try_from(caller.pid())?)?;
+            let became = wait_for("it is root", || Ok(process.status()?.euid == 0));
             if became.is_err() {
                 skip("setuid programs do not work here (nosuid)");
                 return Ok(());

@@ -12,6 +12,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::Uid,
 };
+use procfs::process::{MMapPath, Process};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -86,14 +87,19 @@ fn listed_by_new_root(scene: &Scene) -> Result<()> {
 
 /// What this program has mapped, and so the other needs: libraries and their loader.
 fn libraries(tree: &Path) -> Result<()> {
-    let maps = fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
-    for library in maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.contains(".so")) {
-        for folder in [Path::new(library).parent().context("no folder")?, Path::new("/lib64")] {
+    let maps = Process::myself().and_then(|own| own.maps()).context("reading what is mapped")?;
+    for map in maps {
+        let MMapPath::Path(library) = map.pathname else { continue };
+        let name = library.file_name().context("no name")?;
+        if !name.to_string_lossy().contains(".so") {
+            continue;
+        }
+        for folder in [library.parent().context("no folder")?, Path::new("/lib64")] {
             let to = under(&tree.display().to_string(), folder);
             fs::create_dir_all(&to).context("mkdir")?;
-            let to = to.join(Path::new(library).file_name().context("no name")?);
+            let to = to.join(name);
             if File::open(&to).is_err() {
-                fs::copy(library, &to).with_context(|| format!("copying {library}"))?;
+                fs::copy(&library, &to).with_context(|| format!("copying {}", library.display()))?;
             }
         }
     }

@@ -43,10 +43,8 @@ fn live() -> i32 {
 
 /// Where the arguments of the process lie, behind its name: what everybody sees in `ps`.
 fn first_argument(pid: i32) -> Result<usize> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading stat")?;
-    let (_, fields) = stat.rsplit_once(") ").context("no stat")?;
-    // The 48th field of all; two stand before the name's end.
-    let start: usize = fields.split(' ').nth(45).context("no arg_start")?.parse().context("arg_start")?;
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat()).context("reading stat")?;
+    let start = usize::try_from(stat.arg_start.context("no arg_start")?).context("arg_start")?;
     ensure!(start > 0, nix::errno::Errno::EPERM);
     let name = fs::read(format!("/proc/{pid}/cmdline")).context("reading cmdline")?;
     Ok(start + name.iter().position(|byte| *byte == 0).context("no arguments")? + 1)

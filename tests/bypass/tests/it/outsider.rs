@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use integration::NOBODY;
+use procfs::process::Process;
 use std::{
     fs,
     os::unix::process::CommandExt,
@@ -28,11 +29,6 @@ impl Outsider {
         self.0.id()
     }
 
-    /// A line of its `/proc/PID/status`.
-    pub fn status(&self, name: &str) -> Result<String> {
-        status(self.pid(), name)
-    }
-
     /// What it was started with, as everybody sees it.
     pub fn arguments(&self) -> Result<String> {
         Ok(fs::read_to_string(format!("/proc/{}/cmdline", self.pid()))?.replace('\0', " "))
@@ -46,12 +42,9 @@ impl Drop for Outsider {
     }
 }
 
-/// A line of a process's status.
-pub fn status(pid: u32, name: &str) -> Result<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("the status of {pid}"))?;
-    let mut lines = text.lines().filter_map(|line| line.split_once(":\t"));
-    let (_, value) = lines.find(|(key, _)| *key == name).with_context(|| format!("no {name} in a status"))?;
-    Ok(value.to_owned())
+/// A process, by what the kernel shows of it.
+pub fn process(pid: u32) -> Result<Process> {
+    Process::new(i32::try_from(pid)?).with_context(|| format!("looking at process {pid}"))
 }
 
 /// Within this a signal has done what it does.
@@ -59,7 +52,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// Whether a process comes to this state soon: its threads end, or stop, one after the other.
 pub fn becomes(pid: u32, state: char) -> bool {
-    let is = || status(pid, "State").is_ok_and(|s| s.starts_with(state));
+    let is = || process(pid).is_ok_and(|it| it.stat().is_ok_and(|stat| stat.state == state));
     let end = Instant::now() + SOON;
     while !is() && Instant::now() < end {
         thread::yield_now();

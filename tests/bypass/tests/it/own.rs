@@ -2,7 +2,7 @@
 
 use crate::{
     inside::Inside,
-    outsider::{becomes, status},
+    outsider::{becomes, process},
     report::Report,
     trial::{Role, Seen, Stage, act, compare, lsm},
     witness::Witness,
@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use procfs::process::LimitValue;
 use std::{fs, path::Path};
 
 #[test]
@@ -101,17 +102,17 @@ impl Stage for Own {
         match row.attempt {
             "kill-daemon" => when(becomes(self.daemon, 'Z'), "the daemon is dead"),
             "stop-daemon" => when(becomes(self.daemon, 'T'), "the daemon stands"),
-            "renice-daemon" => when(stat(self.daemon, 16)? == "10", "the daemon comes last"),
-            "limit-daemon" => when(open_files(self.daemon)? == "1234", "the daemon is limited"),
-            "offer-daemon-to-oom" => {
-                when(proc(self.daemon, "oom_score_adj")?.trim() == "999", "the daemon is to end first")
+            "renice-daemon" => when(process(self.daemon)?.stat()?.nice == 10, "the daemon comes last"),
+            "limit-daemon" => {
+                let soft = process(self.daemon)?.limits()?.max_open_files.soft_limit;
+                when(matches!(soft, LimitValue::Value(1_234)), "the daemon is limited")
             }
-            "trace-daemon" => when(status(self.daemon, "TracerPid")? != "0", "the daemon is traced"),
+            "offer-daemon-to-oom" => when(process(self.daemon)?.oom_score_adj()? == 999, "the daemon is to end first"),
+            "trace-daemon" => when(process(self.daemon)?.status()?.tracerpid != 0, "the daemon is traced"),
             "remove-pins" => when(count(node.pins()) == 0, "no pins"),
             "mount-over-pins" => {
-                let mounts = fs::read_to_string("/proc/self/mounts")?;
                 let pins = node.pins().display().to_string();
-                when(mounts.split_whitespace().any(|word| word == pins), "a mount over the pins")
+                when(procfs::mounts()?.iter().any(|mount| mount.fs_file == pins), "a mount over the pins")
             }
             "write-state" => when(node.state_dir().join("intruder").exists(), "a file among the records"),
             "append-to-log" => when(logs(node.state_dir()).contains("intruder"), "a stranger's words in the log"),
@@ -135,24 +136,6 @@ impl Stage for Own {
         let _ = umount2(node.pins(), MntFlags::MNT_DETACH);
         Ok(())
     }
-}
-
-fn proc(pid: u32, file: &str) -> Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| format!("reading {file} of {pid}"))
-}
-
-/// Field `n` of /proc/PID/stat, counted from 0 behind the name, which is field 1.
-fn stat(pid: u32, n: usize) -> Result<String> {
-    let text = proc(pid, "stat")?;
-    let rest = text.rsplit_once(") ").context("no name in stat")?.1;
-    Ok(rest.split(' ').nth(n).context("stat is short")?.to_owned())
-}
-
-/// How many files it may have open, softly.
-fn open_files(pid: u32) -> Result<String> {
-    let text = proc(pid, "limits")?;
-    let line = text.lines().find(|line| line.starts_with("Max open files")).context("no such limit")?;
-    Ok(line.split_whitespace().nth(3).context("no number")?.to_owned())
 }
 
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {

@@ -2,7 +2,7 @@
 
 use crate::{
     inside::Inside,
-    outsider::{Outsider, becomes, namespace},
+    outsider::{Outsider, becomes, namespace, process},
     trial::{Stage, judge},
     witness::Witness,
 };
@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use bypass::table::{PROCESS, Row};
 use integration::{Node, members, on_node, program};
 use nix::mount::{MntFlags, umount2};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -119,7 +120,9 @@ impl Stage for Around {
     fn happened(&mut self, _: &Node, row: &Row, run: &Inside) -> Result<Option<String>> {
         let when = |is: bool, what: &str| Ok(is.then(|| what.to_owned()));
         match row.attempt {
-            "ptrace-outside" => when(self.neighbour()?.status("TracerPid")? != "0", "the neighbour is traced"),
+            "ptrace-outside" => {
+                when(process(self.neighbour()?.pid())?.status()?.tracerpid != 0, "the neighbour is traced")
+            }
             "write-memory-outside" | "write-memory-file-outside" => {
                 when(self.neighbour()?.arguments()?.contains("666"), "the neighbour's memory")
             }
@@ -129,17 +132,16 @@ impl Stage for Around {
             "unshare-mounts" => self.moved(run, "mnt"),
             "enter-namespace" => self.moved(run, "uts"),
             "mount" | "mount-new-calls" | "mount-clone" => {
-                let mounts = fs::read_to_string("/proc/self/mounts")?;
                 let place = self.folder.join("mount").display().to_string();
-                when(mounts.split_whitespace().any(|word| word == place), "a mount")
+                when(procfs::mounts()?.iter().any(|mount| mount.fs_file == place), "a mount")
             }
             "setuid-program" => {
                 let uid = fs::metadata(self.mark()).map(|file| file.uid()).ok();
                 when(uid == Some(0), "a file that only root may write")
             }
             "executable-memory" | "turn-executable" => {
-                let maps = fs::read_to_string(format!("/proc/{}/maps", run.pid()))?;
-                when(anonymous_code(&maps), "code in anonymous memory")
+                let maps = process(run.pid())?.maps()?;
+                when(maps.iter().any(is_anonymous_code), "code in anonymous memory")
             }
             other => anyhow::bail!("nobody knows what to look for: {other}"),
         }
@@ -154,10 +156,6 @@ impl Stage for Around {
 }
 
 /// An executable mapping of no file and not the kernel's own.
-fn anonymous_code(maps: &str) -> bool {
-    let line = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        fields.get(1).is_some_and(|rights| rights.contains('x')) && fields.len() == 5
-    };
-    maps.lines().any(line)
+fn is_anonymous_code(map: &MemoryMap) -> bool {
+    map.perms.contains(MMPermissions::EXECUTE) && map.pathname == MMapPath::Anonymous
 }

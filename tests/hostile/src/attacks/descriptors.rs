@@ -2,6 +2,7 @@
 
 use crate::{Judge, judge::all};
 use anyhow::{Context, Result, bail, ensure};
+use procfs::process::{LimitValue, Process};
 use std::{fs, os::unix::net::UnixStream, process::Command, time::Duration};
 
 /// Holds the attack while `judge` strikes.
@@ -16,10 +17,11 @@ pub fn descriptors(judge: &mut dyn Judge) -> Result<()> {
         let free = lowest_free(pid)?;
         limit(pid, Some(free))?;
         // A connection stays in the listener's queue: the daemon cannot take it.
-        let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        let daemon = Process::new(pid)?;
+        let open = daemon.fd_count()?;
         let _waits = UnixStream::connect(node.socket()).context("connecting once more")?;
         std::thread::sleep(Duration::from_millis(200));
-        let now = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        let now = daemon.fd_count()?;
         ensure!(now <= open, "the daemon still takes connections: descriptors are not exhausted");
         let struck = all(node, strike);
         limit(pid, Some(before))?;
@@ -39,9 +41,9 @@ fn lowest_free(pid: i32) -> Result<u64> {
 
 /// Sets the limit on descriptors, where one is given, and returns the one before.
 fn limit(pid: i32, to: Option<u64>) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/limits")).context("reading limits")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).context("no such limit")?;
-    let before = line.split_whitespace().next().and_then(|n| n.parse().ok()).context("no number")?;
+    let LimitValue::Value(before) = Process::new(pid)?.limits()?.max_open_files.soft_limit else {
+        bail!("the daemon has no limit on descriptors");
+    };
     if let Some(to) = to {
         // The hard limit stays: root may raise the soft one again.
         let done = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--nofile={to}:")]).output()?;

@@ -51,17 +51,22 @@ fn exists(pid: u32) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }
 
-/// The state letter of `/proc/PID/stat`, which follows the last `)` of the command.
+/// What the kernel has of a process.
+fn of_kernel(pid: u32) -> Option<procfs::process::Process> {
+    procfs::process::Process::new(i32::try_from(pid).ok()?).ok()
+}
+
+/// The state letter of `/proc/PID/stat`.
 fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
+    Some(of_kernel(pid)?.stat().ok()?.state)
 }
 
 fn frozen(pid: u32) -> bool {
     let inside = || {
-        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let events = fs::read_to_string(cgroup2_mount()?.join(path).join("cgroup.events")).ok()?;
+        let cgroups = of_kernel(pid)?.cgroups().ok()?;
+        let cgroup = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0)?;
+        let folder = cgroup2_mount()?.join(cgroup.pathname.strip_prefix('/')?);
+        let events = fs::read_to_string(folder.join("cgroup.events")).ok()?;
         Some(events.lines().any(|line| line == "frozen 1"))
     };
     inside().unwrap_or(false)
@@ -71,12 +76,8 @@ fn frozen(pid: u32) -> bool {
 fn cgroup2_mount() -> Option<&'static Path> {
     static MOUNT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        mounts.lines().find_map(|line| {
-            let (mount, file_system) = line.split_once(" - ")?;
-            let found = file_system.starts_with("cgroup2 ");
-            found.then(|| mount.split(' ').nth(4).map(PathBuf::from))?
-        })
+        let mounts = procfs::mounts().ok()?;
+        mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2").map(|mount| PathBuf::from(mount.fs_file))
     };
     MOUNT.get_or_init(find).as_deref()
 }
@@ -144,13 +145,20 @@ mod tests {
         Killed(Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap())
     }
 
-    /// Polls until `runs` says so.
-    fn await_runs(pid: u32, expected: bool) {
+    /// Whether it comes true within 10 s.
+    fn soon(mut holds: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while runs(pid) != expected {
-            assert!(Instant::now() < deadline, "runs is still {}", !expected);
+        while !holds() {
+            if Instant::now() >= deadline {
+                return false;
+            }
             thread::sleep(Duration::from_millis(1));
         }
+        true
+    }
+
+    fn await_runs(pid: u32, expected: bool) {
+        assert!(soon(|| runs(pid) == expected), "runs is still {}", !expected);
     }
 
     #[test]
@@ -168,10 +176,7 @@ mod tests {
     impl Drop for Cgroup {
         fn drop(&mut self) {
             let _ = fs::write(self.0.join("cgroup.freeze"), "0");
-            let deadline = Instant::now() + Duration::from_secs(5);
-            while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
-                thread::sleep(Duration::from_millis(1));
-            }
+            let _ = soon(|| fs::remove_dir(&self.0).is_ok());
         }
     }
 
