@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod actor;
+pub mod containment;
 mod decimal;
 pub mod decision;
 mod detectors;
@@ -32,6 +33,7 @@ pub mod unit;
 pub mod xid;
 
 pub use actor::Actor;
+pub use containment::Containment;
 pub use decision::{Action, Decision, Mode, Outcome, Proof};
 pub use digest::PolicyDigest;
 pub use engine::{State, step};

@@ -73,7 +73,7 @@ const STACKS: &[Stack] = &[
             &["decision"],
             &["policy"],
             &["detectors", "input", "xid"],
-            &["health", "klog"],
+            &["containment", "health", "klog"],
             &["record"],
             &["engine"],
             &["replay"],

@@ -3,12 +3,13 @@
 use super::{OBSERVED_DENIALS, RulesView, RunView, STALE_AFTER, rule::RuleState, sampled};
 use crate::{
     actor::Request,
+    containment::Containment,
     decision::{
         Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
     },
     detectors::Detectors,
     event::Event,
-    input::{Command, Contained, Control, Gap, Run, Silent, Unread},
+    input::{Command, Control, Gap, Run, Silent, Unread},
     policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
     record::Suppressed,
     signal::{Kind, Series, Signal, Source, Value},
@@ -31,7 +32,9 @@ pub(super) struct RunState {
     earlier: Option<u32>,
     pub(super) policy: PolicyDigest,
     registered: MonoTime,
-    contained: Contained,
+    containment: Containment,
+    /// Frozen without a decision on record when it was taken up.
+    unexplained: bool,
     decisions: u32,
     incidents: u32,
     open: Option<IncidentId>,
@@ -69,7 +72,8 @@ impl RunState {
             earlier,
             policy: run.policy,
             registered: run.registered,
-            contained: run.contained,
+            containment: Containment::of(run.contained, run.registered),
+            unexplained: run.contained.unexplained,
             decisions: run.decisions,
             incidents: run.incidents,
             open: (contained && run.incidents > 0).then(|| IncidentId::new(run.id, run.incidents)),
@@ -90,7 +94,7 @@ impl RunState {
     /// A run found frozen for no recorded reason is held, and the holding is a decision like any other: it can be explained,
     /// and thawed.
     pub(super) fn adopted(&mut self, out: &mut Vec<Decision>) {
-        if self.contained.unexplained {
+        if self.unexplained {
             let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
             let because = Because {
                 at: self.registered,
@@ -106,8 +110,8 @@ impl RunState {
 
     pub(super) fn view(&self) -> RunView {
         RunView {
-            frozen: self.contained.frozen,
-            blocked: self.contained.blocked,
+            frozen: self.containment.is_frozen(),
+            blocked: self.containment.is_latched(),
             decisions: self.decisions,
             incidents: self.incidents,
         }
@@ -184,7 +188,7 @@ impl RunState {
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and says enough.
                 let again =
-                    self.contained.frozen && signal.value.series().is_some() && self.stopped_by.contains(&index);
+                    self.containment.is_frozen() && signal.value.series().is_some() && self.stopped_by.contains(&index);
                 if again {
                     continue;
                 }
@@ -234,7 +238,8 @@ impl RunState {
     fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Seen, out: &mut Vec<Decision>) {
         match event {
             Event::Leave { pid, mover_in_run, .. } => {
-                let recapture = self.contained.frozen || (*mover_in_run && policy.on_escape == OnEscape::Recapture);
+                let recapture =
+                    self.containment.is_frozen() || (*mover_in_run && policy.on_escape == OnEscape::Recapture);
                 let actions = if recapture {
                     vec![Action::Recapture { pid: *pid }, Action::Notify]
                 } else {
@@ -243,14 +248,14 @@ impl RunState {
                 self.decide(Cause::Upkeep { what: Upkeep::Escape }, actions, Because::certain(seen), out);
             }
             Event::Latched => {
-                if self.contained.frozen {
+                if self.containment.is_frozen() {
                     return;
                 }
                 let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
                 self.decide(Cause::Upkeep { what: Upkeep::Latched }, actions, Because::certain(seen), out);
             }
             Event::ForeignThaw { .. } => {
-                if !self.contained.frozen {
+                if !self.containment.is_frozen() {
                     return;
                 }
                 self.decide(
@@ -415,6 +420,7 @@ impl RunState {
     }
 
     pub(super) fn outcome(&mut self, outcome: &Outcome, out: &mut Vec<Decision>) {
+        self.containment.came_out(outcome);
         match (&outcome.verdict, outcome.action) {
             (Verdict::Failed(_), action @ (Action::Freeze | Action::Kill | Action::Block)) => {
                 if self.retries >= RETRIES {
@@ -431,13 +437,15 @@ impl RunState {
                 };
                 self.decide(Cause::Upkeep { what: Upkeep::Retry }, vec![action, Action::Notify], because, out);
             }
-            // What could not be thawed is still to be guarded.
-            (Verdict::Failed(_), Action::Thaw) => self.contained.frozen = true,
             (Verdict::Proved | Verdict::Partial(_), Action::Freeze | Action::Kill | Action::Block) => self.retries = 0,
-            (Verdict::Proved | Verdict::Partial(_), Action::Thaw)
-            | (
+            (
                 _,
-                Action::Notify | Action::Snapshot | Action::Recapture { .. } | Action::CordonGpu | Action::CordonNode,
+                Action::Thaw
+                | Action::Notify
+                | Action::Snapshot
+                | Action::Recapture { .. }
+                | Action::CordonGpu
+                | Action::CordonNode,
             ) => {}
         }
     }
@@ -455,22 +463,7 @@ impl RunState {
         if contains {
             self.open = Some(incident);
         }
-        if because.mode == Mode::Enforce {
-            for action in &actions {
-                match action {
-                    Action::Freeze => self.contained.frozen = true,
-                    Action::Block => self.contained.blocked = true,
-                    Action::Thaw => self.thawed(),
-                    Action::Notify
-                    | Action::Snapshot
-                    | Action::Kill
-                    | Action::Recapture { .. }
-                    | Action::CordonGpu
-                    | Action::CordonNode => {}
-                }
-            }
-        }
-        out.push(Decision {
+        let decision = Decision {
             id: DecisionId { run: self.id, n: self.decisions },
             incident,
             at: because.at,
@@ -482,11 +475,15 @@ impl RunState {
             severity: because.severity,
             mode: because.mode,
             policy: self.policy,
-        });
+        };
+        self.containment.decided(&decision);
+        if decision.mode == Mode::Enforce && decision.actions.contains(&Action::Thaw) {
+            self.thawed();
+        }
+        out.push(decision);
     }
 
     fn thawed(&mut self) {
-        self.contained = Contained::default();
         self.open = None;
         self.retries = 0;
         self.stopped_by.clear();

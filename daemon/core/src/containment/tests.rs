@@ -1,0 +1,203 @@
+//! The transitions, and that every sequence of them keeps the invariants.
+
+use super::*;
+use crate::{
+    actor::{LocalPeer, Request},
+    decision::{Confidence, IncidentId, Severity, Upkeep},
+    digest::PolicyDigest,
+    subject::RunId,
+    time::Span,
+};
+use proptest::prelude::*;
+
+fn run() -> RunId {
+    RunId(uuid::Uuid::from_u128(1))
+}
+
+fn user() -> Actor {
+    Actor::Local(LocalPeer { uid: 7, gid: Some(7), pid: Some(9), start_ticks: Some(3), cgroup: Some("/".into()) })
+}
+
+fn decision(n: u32, cause: Cause, actions: &[Action]) -> Decision {
+    Decision {
+        id: DecisionId { run: run(), n },
+        incident: IncidentId::new(run(), 1),
+        at: MonoTime(u64::from(n)),
+        cause,
+        actions: actions.to_vec(),
+        because: Vec::new(),
+        values: Vec::new(),
+        confidence: Confidence::High,
+        severity: Severity::Critical,
+        mode: Mode::Enforce,
+        policy: PolicyDigest([1; 32]),
+    }
+}
+
+fn by_rule(n: u32, actions: &[Action]) -> Decision {
+    decision(n, Cause::Rule { rule: "r".into(), condition: "c".into(), suppressed: 0 }, actions)
+}
+
+fn by_user(n: u32, actions: &[Action]) -> Decision {
+    let request = Request { actor: user(), role: "admin".into(), reason: "x".into() };
+    decision(n, Cause::Operator(request), actions)
+}
+
+fn outcome(n: u32, action: Action, verdict: Verdict) -> Outcome {
+    Outcome {
+        decision: DecisionId { run: run(), n },
+        incident: IncidentId::new(run(), 1),
+        action,
+        verdict,
+        proofs: vec![Proof { fact: "fact".into(), seen: "seen".into() }],
+        at: MonoTime(100 + u64::from(n)),
+        took: Span::from_millis(1),
+    }
+}
+
+#[test]
+fn a_step_has_since_when_by_whom_and_what_was_proved() {
+    let mut c = Containment::default();
+    assert!(c.is_empty() && c.standing() == Standing::Running);
+    c.decided(&by_user(3, &[Action::Freeze, Action::Snapshot, Action::Notify]));
+    assert!(c.is_frozen() && !c.is_latched() && c.standing() == Standing::Partial);
+    let missing = vec!["pid 7 in D".to_owned()];
+    c.came_out(&outcome(3, Action::Freeze, Verdict::Partial(missing.clone())));
+    let [step] = c.steps() else { panic!("{c:?}") };
+    let since = Desired { since: MonoTime(3), decision: Some(DecisionId { run: run(), n: 3 }), actor: user() };
+    assert_eq!((step.measure, step.desired.as_ref()), (Measure::Freeze, Some(&since)));
+    let result = step.result.as_ref().unwrap();
+    assert_eq!((&result.verdict, result.at), (&Verdict::Partial(missing), MonoTime(103)));
+    assert_eq!(c.standing(), Standing::Partial);
+    c.came_out(&outcome(3, Action::Freeze, Verdict::Proved));
+    assert_eq!(c.standing(), Standing::Frozen);
+}
+
+#[test]
+fn a_second_decision_keeps_the_beginning_and_needs_its_own_proof() {
+    let mut c = Containment::default();
+    c.decided(&by_rule(1, &[Action::Block, Action::Freeze]));
+    c.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
+    c.decided(&decision(2, Cause::Upkeep { what: Upkeep::ForeignThaw }, &[Action::Freeze]));
+    assert_eq!(c.standing(), Standing::Partial);
+    let since: Vec<_> = c.steps().iter().map(|step| step.desired.as_ref().unwrap().since).collect();
+    assert_eq!(since, [MonoTime(1), MonoTime(1)]);
+    assert!(c.steps().iter().all(|step| step.desired.as_ref().unwrap().actor == Actor::Daemon));
+}
+
+#[test]
+fn a_thaw_lifts_at_once_and_the_steps_go_when_it_is_proved() {
+    let mut c = Containment::default();
+    c.decided(&by_rule(1, &[Action::Block, Action::Freeze]));
+    c.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
+    c.decided(&by_user(2, &[Action::Thaw, Action::Notify]));
+    assert!(!c.is_frozen() && !c.is_latched());
+    assert_eq!(c.standing(), Standing::Frozen, "it is still frozen until the thaw is proved");
+    c.came_out(&outcome(2, Action::Thaw, Verdict::Proved));
+    assert!(c.is_empty());
+}
+
+#[test]
+fn a_thaw_that_failed_leaves_the_freeze_desired() {
+    let mut c = Containment::default();
+    c.decided(&by_rule(1, &[Action::Freeze]));
+    c.decided(&by_user(2, &[Action::Thaw]));
+    c.came_out(&outcome(2, Action::Thaw, Verdict::Failed("EIO".into())));
+    assert!(c.is_frozen());
+}
+
+#[test]
+fn a_freeze_that_follows_a_thaw_is_not_lifted_by_its_outcome() {
+    let mut c = Containment::default();
+    c.decided(&by_rule(1, &[Action::Block, Action::Freeze]));
+    c.decided(&by_user(2, &[Action::Thaw]));
+    c.decided(&by_rule(3, &[Action::Freeze]));
+    c.came_out(&outcome(2, Action::Thaw, Verdict::Partial(vec!["a later decision froze the run again".into()])));
+    assert!(c.is_frozen() && !c.is_latched() && c.standing() == Standing::Partial);
+    assert_eq!(c.steps().len(), 1);
+}
+
+#[test]
+fn a_kill_stays_listed_after_a_thaw_and_a_late_outcome_makes_no_step() {
+    let mut c = Containment::default();
+    c.decided(&by_user(1, &[Action::Snapshot, Action::Kill]));
+    c.decided(&by_user(2, &[Action::Thaw]));
+    c.came_out(&outcome(2, Action::Thaw, Verdict::Proved));
+    assert_eq!(c.steps().len(), 1);
+    c.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
+    assert_eq!((c.steps().len(), c.standing()), (1, Standing::Running));
+}
+
+#[test]
+fn what_is_only_observed_contains_nothing() {
+    let mut c = Containment::default();
+    c.decided(&Decision { mode: Mode::Observe, ..by_rule(1, &[Action::Block, Action::Freeze, Action::Kill]) });
+    assert!(c.is_empty());
+}
+
+#[test]
+fn after_a_restart_a_proof_counts_only_if_it_is_so_still() {
+    let mut before = Containment::default();
+    before.decided(&by_user(1, &[Action::Freeze]));
+    before.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
+    let held = Contained { frozen: true, ..Contained::default() };
+    let mut found = before.clone();
+    found.found(held, true, MonoTime(500));
+    assert_eq!(found, before, "since when, by whom, and the proof are kept");
+    found.found(held, false, MonoTime(500));
+    assert_eq!((found.is_frozen(), found.standing()), (true, Standing::Partial));
+    let mut unknown = Containment::default();
+    unknown.found(held, true, MonoTime(500));
+    assert_eq!(unknown.steps()[0].desired, Some(Desired::found(MonoTime(500))));
+    assert_eq!(unknown.standing(), Standing::Frozen);
+}
+
+#[test]
+fn a_file_without_a_containment_and_one_with_it_are_read() {
+    assert_eq!(serde_json::from_str::<Containment>(r#"{"steps":[]}"#).unwrap(), Containment::default());
+    let mut c = Containment::default();
+    c.decided(&by_user(1, &[Action::Block, Action::Freeze]));
+    c.came_out(&outcome(1, Action::Freeze, Verdict::Failed("EIO".into())));
+    let text = serde_json::to_string(&c).unwrap();
+    assert_eq!(serde_json::from_str::<Containment>(&text).unwrap(), c, "{text}");
+}
+
+/// What the flags were before there were steps.
+#[derive(Debug, Default, PartialEq)]
+struct Flags {
+    frozen: bool,
+    blocked: bool,
+}
+
+proptest! {
+    #[test]
+    fn what_is_desired_follows_the_decisions_as_two_flags_did(
+        moves in prop::collection::vec((0u8..8, any::<bool>()), 0..40)
+    ) {
+        let (mut c, mut flags) = (Containment::default(), Flags::default());
+        for (n, (what, fine)) in (1u32..).zip(moves) {
+            let verdict = if fine { Verdict::Proved } else { Verdict::Failed("x".into()) };
+            match what {
+                0 => c.decided(&by_rule(n, &[Action::Freeze])),
+                1 => c.decided(&by_rule(n, &[Action::Block])),
+                2 => c.decided(&by_user(n, &[Action::Kill])),
+                3 => c.decided(&by_user(n, &[Action::Thaw])),
+                4 => c.came_out(&outcome(n, Action::Freeze, verdict)),
+                5 => c.came_out(&outcome(n, Action::Block, verdict)),
+                6 => c.came_out(&outcome(n, Action::Kill, verdict)),
+                _ => c.came_out(&outcome(n, Action::Thaw, verdict)),
+            }
+            match (what, fine) {
+                (0, _) => flags.frozen = true,
+                (1, _) => flags.blocked = true,
+                (3, _) => flags = Flags::default(),
+                (7, false) => flags.frozen = true,
+                _ => {}
+            }
+            prop_assert_eq!(&Flags { frozen: c.is_frozen(), blocked: c.is_latched() }, &flags);
+            for measure in [Measure::Latch, Measure::Freeze, Measure::Kill] {
+                prop_assert!(c.steps().iter().filter(|step| step.measure == measure).count() <= 1);
+            }
+        }
+    }
+}
