@@ -1,7 +1,12 @@
 //! The command line. What it accepts is a contract: see `docs/cli.md`.
 
+mod attest;
 mod node;
 
+pub use attest::{
+    AttestArgs, AttestCommand, AttestDiffArgs, AttestKeyCommand, AttestNodeArgs, AttestRotateArgs, AttestRunArgs,
+    AttestVerifyArgs,
+};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -15,6 +20,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
                   `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
+                  `attest verify` 7 not valid, 15 key not checked; `attest diff` 20 performance differs, 21 results \
+                  differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."
 )]
 pub struct Args {
@@ -102,6 +109,12 @@ pub enum Command {
         /// What.
         #[command(subcommand)]
         what: LogCommand,
+    },
+    /// Sign, verify and compare what a node or a run computes with.
+    Attest {
+        /// What.
+        #[command(subcommand)]
+        what: AttestCommand,
     },
     /// Print a completion script.
     Completion {

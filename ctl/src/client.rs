@@ -2,8 +2,9 @@
 
 use crate::exit::{Exit, Fail};
 use failsafe_proto::v1::{
-    event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
-    policy_service_client::PolicyServiceClient, run_service_client::RunServiceClient,
+    attestation_service_client::AttestationServiceClient, event_service_client::EventServiceClient,
+    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
+    run_service_client::RunServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -57,6 +58,11 @@ impl Client {
     /// The audit log.
     pub fn events(&self) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Fingerprints and statements.
+    pub fn attestation(&self) -> AttestationServiceClient<Channel> {
+        AttestationServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// The node.

@@ -22,7 +22,8 @@ pub enum Exit {
     Timeout = 5,
     /// There is no such run or incident.
     NotFound = 6,
-    /// `replay`: the recording is not the one that was written, or does not agree with the audit log.
+    /// `replay`: the recording is not the one that was written, or does not agree with the audit log. `attest`: the statement is not
+    /// what was signed, or not signed by an allowed key.
     Tampered = 7,
     /// `node health`: it works, but not as it should.
     Degraded = 10,
@@ -34,6 +35,14 @@ pub enum Exit {
     Unknown = 13,
     /// `node placeable`: no.
     NotPlaceable = 14,
+    /// `attest verify`: the signature is valid; the key was not checked, as no list of allowed keys was given.
+    KeyNotChecked = 15,
+    /// `attest diff`: only factors that change speed differ.
+    PerformanceDiffers = 20,
+    /// `attest diff`: a factor that can change results differs.
+    ResultDiffers = 21,
+    /// `attest diff`: a factor that can change results is not known everywhere.
+    CannotKnow = 22,
     /// `run`: the command exists but cannot be executed, as shells have it.
     NotExecutable = 126,
     /// `run`: the command does not exist, as shells have it.

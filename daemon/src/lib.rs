@@ -9,6 +9,7 @@
 
 pub mod actuators;
 pub mod api;
+pub mod attest;
 mod causes;
 pub mod config;
 mod counted;

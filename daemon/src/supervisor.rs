@@ -9,7 +9,7 @@ mod prepare;
 mod threads;
 
 use crate::{
-    api::{self, Context, Lanes, Roles},
+    api::{self, Attestor, Context, Lanes, Roles},
     causes::chain,
     config::{Catalogues, Config},
     guard::pin_folder,
@@ -31,6 +31,7 @@ use crate::{
     platform::{CgroupRoot, ProcFs, clock, sched},
     runs::{Registry, reaper::Reaper, store::Store, translate},
     sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
+    signing::SigningKeys,
     systemd,
     watchers::{
         hold::{Guard, Sweeper},
@@ -102,6 +103,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         resets: Arc::default(),
         boot_id: base.boot_id.clone(),
         started_ns,
+        attestor: Attestor::new(&config, base.keys.clone())?,
         config,
     });
     let listener = api::bind(&context.config.socket)?;
@@ -143,6 +145,7 @@ struct Base {
     reader: Option<EventReader>,
     node: Arc<Mutex<NodeView>>,
     boot_id: String,
+    keys: Arc<SigningKeys>,
 }
 
 impl Base {
@@ -152,6 +155,10 @@ impl Base {
         let lock = StateLock::acquire(state_dir)?;
         let boot_id = clock::boot_id(std::path::Path::new("/proc")).context("no boot id")?.to_string();
         let store = Store::open(state_dir)?;
+        let keys = Arc::new(SigningKeys::open(state_dir, clock::wall_ns()));
+        if let Err(error) = keys.signer() {
+            tracing::error!(error = chain(&error), "nothing can be signed");
+        }
         // Outside the state folder: whoever swaps that one does not reach this. It lives as long as the boot.
         let second_head = config.socket.with_file_name(format!("audit-head-{}.json", instance::name(state_dir)));
         if let Some(folder) = second_head.parent() {
@@ -166,7 +173,7 @@ impl Base {
         let node = Arc::new(Mutex::new(NodeView::default()));
         let registry = Arc::new(Registry::new(root, kernel, store));
         see_ebpf(&registry, &node);
-        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id })
+        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys })
     }
 }
 

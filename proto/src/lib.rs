@@ -1,4 +1,4 @@
-//! `failsafe.v1`: the gRPC interface. The comments of its messages are in `failsafe/v1/failsafe.proto`.
+//! `failsafe.v1`: the gRPC interface. The comments of its messages are in `failsafe/v1/*.proto`.
 //!
 //! Invariant: these types stop at the daemon's `api::convert` and at failsafectl's commands.
 

@@ -1,5 +1,6 @@
 //! One module for each command: ask, then render.
 
+mod attest;
 mod cleanup;
 mod completion;
 mod control;
@@ -8,6 +9,7 @@ mod doctor;
 mod events;
 mod explain;
 mod export;
+mod file;
 mod gpu;
 mod health;
 mod incidents;
@@ -21,7 +23,7 @@ mod report;
 mod run;
 
 use crate::{
-    args::{Args, Command, Get, GpuCommand, LogCommand, NodeCommand, PolicyCommand},
+    args::{Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, LogCommand, NodeCommand, PolicyCommand},
     exit::{Exit, Fail},
 };
 use failsafe_core::event::EventKind;
@@ -85,6 +87,14 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),
         Command::Doctor(args) => doctor::doctor(place, args.output),
         Command::Log { what: LogCommand::Verify { file, output } } => log::verify(place, file.as_deref(), output),
+        Command::Attest { what } => match what {
+            AttestCommand::Node(args) => attest::node(place, &args),
+            AttestCommand::Run(args) => attest::run(place, &args),
+            AttestCommand::Verify(args) => attest::verify(place, &args),
+            AttestCommand::Diff(args) => attest::diff(place, &args),
+            AttestCommand::Key { what: AttestKeyCommand::Show(output) } => attest::key::show(place, output),
+            AttestCommand::Key { what: AttestKeyCommand::Rotate(args) } => attest::key::rotate(place, &args),
+        },
         Command::Completion { shell } => completion::completion(shell),
     }
 }

@@ -152,6 +152,10 @@ fn record_summary(record: &Record) -> String {
                 Some(false) => format!("{gpu} was NOT reset for {by}: {detail}"),
             }
         }
+        Record::KeyRotated { keyid, retired, by, actor, why } => {
+            let by = actors::with_name(by, Some(actor));
+            format!("{by} replaced the signing key {retired} by {keyid}: {why}")
+        }
         Record::Gap(gap) => gap_text(gap),
     }
 }

@@ -1,6 +1,7 @@
 //! Putting results into text: tables, times, the page of an incident, JSON. Pure, but for names of users: values in, text out.
 
 pub mod actors;
+pub mod attest;
 pub mod event;
 pub mod explain;
 pub mod gpu_info;

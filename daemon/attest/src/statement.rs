@@ -126,10 +126,17 @@ pub struct Producer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct SignerOf {
-    /// [`SOFTWARE_KEY`].
+    /// [`SOFTWARE_KEY`], or `none`: it is not signed.
     pub kind: String,
-    /// The public key, Base64.
+    /// The public key, Base64; empty: none.
     pub public_key: String,
+}
+
+impl SignerOf {
+    fn of(key: Option<PublicKey>) -> SignerOf {
+        let kind = if key.is_some() { SOFTWARE_KEY } else { "none" };
+        SignerOf { kind: kind.to_owned(), public_key: key.map(|key| key.base64()).unwrap_or_default() }
+    }
 }
 
 /// A regime.
@@ -183,8 +190,8 @@ pub struct About<'a> {
     pub taken_ns: i64,
     /// The daemon's version.
     pub version: &'a str,
-    /// The key that will sign.
-    pub signer: PublicKey,
+    /// The key that will sign; `None`: the statement is not signed.
+    pub signer: Option<PublicKey>,
     /// The verifier's nonce.
     pub nonce: &'a [u8],
     /// The regime that the run declares.
@@ -229,7 +236,7 @@ impl Statement {
                 scope: about.scope,
                 taken_ns: about.taken_ns.to_string(),
                 producer: Producer { name: "failsafed".to_owned(), version: about.version.to_owned() },
-                signer: SignerOf { kind: SOFTWARE_KEY.to_owned(), public_key: about.signer.base64() },
+                signer: SignerOf::of(about.signer),
                 nonce: hex::encode(about.nonce),
                 regime: RegimeOf { name: regime, declared: about.regime.is_some() },
                 table: TableOf { name: table.name.clone(), digest: table.digest.clone() },

@@ -24,7 +24,7 @@ pub fn fact(path: &str, value: &str) -> Fact {
 
 /// A statement about facts.
 pub fn statement(scope: Scope, facts: Vec<Fact>) -> Statement {
-    let about = About { scope, taken_ns: 1, version: "0", signer: public(SEED), nonce: &[1, 2], regime: None };
+    let about = About { scope, taken_ns: 1, version: "0", signer: Some(public(SEED)), nonce: &[1, 2], regime: None };
     Statement::of(facts, &Table::built_in().unwrap(), &about)
 }
 

@@ -282,6 +282,19 @@ pub enum Record {
         /// What it said.
         detail: String,
     },
+    /// Statements are signed by a new key from here on.
+    KeyRotated {
+        /// The id of the new key.
+        keyid: String,
+        /// The id of the key that it replaces.
+        retired: String,
+        /// Who, in words.
+        by: String,
+        /// Who asked.
+        actor: Actor,
+        /// Why.
+        why: String,
+    },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
     /// What was kept of ended runs, with their recordings, was removed.
@@ -315,7 +328,7 @@ impl Record {
             Record::Outcome(_) => "outcome",
             Record::Evidence { .. } => "evidence",
             Record::Health(_) => "health",
-            Record::Order(_) | Record::GpuReset { .. } => "order",
+            Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } => "order",
             Record::Gap(_) | Record::Limited(_) => "gap",
         }
     }

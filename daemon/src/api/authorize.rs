@@ -171,6 +171,14 @@ impl Principal {
         Ok(Orderer { by: format!("{actor} ({})", Role::Admin.name()), actor })
     }
 
+    /// Whether the caller may have the whole fingerprint of the node, with what identifies it.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_attest_node(&self) -> Result<(), Status> {
+        self.admin_to("have the node attested; every local user may ask for its result digest (attest node --digest)")
+    }
+
     /// Whether the caller may start a run on what is cordoned or unhealthy.
     ///
     /// # Errors

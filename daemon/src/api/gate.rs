@@ -54,8 +54,12 @@ const COMMANDS: [&str; 5] = [
     "/failsafe.v1.NodeService/ForgetGpu",
 ];
 /// What else changes something.
-const CHANGES: [&str; 3] =
-    ["/failsafe.v1.RunService/Start", "/failsafe.v1.RunService/Register", "/failsafe.v1.NodeService/ResetGpu"];
+const CHANGES: [&str; 4] = [
+    "/failsafe.v1.RunService/Start",
+    "/failsafe.v1.RunService/Register",
+    "/failsafe.v1.NodeService/ResetGpu",
+    "/failsafe.v1.AttestationService/RotateKey",
+];
 
 /// The methods, by their paths.
 #[derive(Debug)]

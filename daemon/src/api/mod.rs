@@ -11,6 +11,7 @@
 //! proved and what was not.
 
 mod accept;
+mod attestation;
 mod authorize;
 mod connection;
 mod convert;
@@ -31,6 +32,7 @@ mod serve;
 mod start;
 mod work;
 
+pub use attestation::Attestor;
 pub use limits::Share;
 pub use reset::Resets;
 pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
@@ -40,11 +42,11 @@ use crate::{
     log::Log,
     node::NodeView,
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
-    runs::{Registry, grants::grants},
+    runs::{Found, Registry, grants::grants},
     sensors::nvml::NvmlControl,
     watchers::sampler::Health,
 };
-use authorize::{Authority, Principal};
+use authorize::{Authority, Principal, Role};
 use failsafe_core::{
     GpuId, Policy,
     policy::{assurance, check},
@@ -89,6 +91,8 @@ pub struct Context {
     pub started_ns: i64,
     /// Who may do what.
     pub authority: Authority,
+    /// What fingerprints are read and signed with.
+    pub attestor: Attestor,
 }
 
 impl Context {
@@ -100,6 +104,14 @@ impl Context {
     /// The caller of a request, see [`Authority::principal`].
     fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
         self.authority.principal(request, &self.registry)
+    }
+
+    /// The run that a caller means, and what the caller is to it. A run of others looks as if it were not there.
+    fn find(&self, who: &Principal, wanted: &str) -> Result<(Found, Role), Status> {
+        let found =
+            self.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
+        let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{wanted}`")))?;
+        Ok((found, role))
     }
 
     /// Sensors that are blind now, each with the reason: what policies are held against.

@@ -2,7 +2,7 @@
 
 use super::{
     Context,
-    authorize::{Principal, Role, maker},
+    authorize::{Principal, maker},
     convert,
     export::Recordings,
     follow::{Answer as Stream, Follow},
@@ -146,7 +146,7 @@ impl v1::run_service_server::RunService for Runs {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
-        let (found, _) = self.find(&who, &request.into_inner().run)?;
+        let (found, _) = self.0.find(&who, &request.into_inner().run)?;
         self.shown(share, found).await
     }
 
@@ -226,7 +226,7 @@ impl v1::run_service_server::RunService for Runs {
         let who = self.0.principal(&request)?;
         let peer = Peer::of(&request)?;
         let v1::ExportRequest { run, all } = request.into_inner();
-        let (found, _) = self.find(&who, &run)?;
+        let (found, _) = self.0.find(&who, &run)?;
         let last = match &found {
             Found::Live(live) => live.part,
             Found::Guarded(guarded) => guarded.part,
@@ -343,13 +343,6 @@ impl Runs {
             .work(share)
             .read(share, move || convert::run(&context.registry, &found, &grants(context.registry.kernel())));
         Ok(Response::new(run.await?))
-    }
-
-    fn find(&self, who: &Principal, wanted: &str) -> Result<(Found, Role), Status> {
-        let found =
-            self.0.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
-        let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{wanted}`")))?;
-        Ok((found, role))
     }
 
     /// A run of which nothing could be recorded is not started, unless an administrator starts it.

@@ -1,0 +1,139 @@
+//! `attest`.
+
+use super::{Output, reason};
+use clap::{Args as ClapArgs, Subcommand};
+use failsafe_attest::{Pattern, Regime, statement::MAX_NONCE};
+use std::path::PathBuf;
+
+/// `attest`.
+#[derive(Debug, Subcommand)]
+pub enum AttestCommand {
+    /// Write a signed statement about this node.
+    Node(AttestNodeArgs),
+    /// Write a signed statement about a live run and the node that it is on.
+    Run(AttestRunArgs),
+    /// Verify a statement, without the daemon and without the network.
+    Verify(AttestVerifyArgs),
+    /// Compare statements: what differs, and whether it can change results. Works without the daemon.
+    Diff(AttestDiffArgs),
+    /// Show and replace the keys that this node signs with.
+    Key {
+        /// What.
+        #[command(subcommand)]
+        what: AttestKeyCommand,
+    },
+}
+
+/// `attest key`.
+#[derive(Debug, Subcommand)]
+pub enum AttestKeyCommand {
+    /// Show the public keys of this node, as lines for a list of allowed keys.
+    Show(Output),
+    /// Sign with a new key from now on. The old public key stays listed.
+    Rotate(AttestRotateArgs),
+}
+
+/// What `attest node` and `attest run` have in common.
+#[derive(Debug, ClapArgs)]
+pub struct AttestArgs {
+    /// A number that whoever will verify the statement chose, in hex, at most 64 bytes: it shows that the statement is not an old
+    /// one.
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    pub nonce: Option<Nonce>,
+    /// The file to write. Only its owner may read it. Default: standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the file if it exists. A symbolic link is never replaced.
+    #[arg(long, requires = "output")]
+    pub force: bool,
+}
+
+/// `attest node`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest node -o node.json\n  failsafectl attest node --nonce 5f0c9a1b -o node.json\n  failsafectl attest node --digest"
+)]
+pub struct AttestNodeArgs {
+    /// Only print the digests, without a signature. Users who are not administrators get the result digest.
+    #[arg(long, conflicts_with_all = ["nonce", "output"])]
+    pub digest: bool,
+    #[command(flatten)]
+    pub attest: AttestArgs,
+}
+
+/// `attest run`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  failsafectl attest run trainer -o trainer.json")]
+pub struct AttestRunArgs {
+    /// Id, name, or an unambiguous prefix of either.
+    pub run: String,
+    #[command(flatten)]
+    pub attest: AttestArgs,
+}
+
+/// `attest verify`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json"
+)]
+pub struct AttestVerifyArgs {
+    /// The statement's file; `-` is standard input.
+    pub file: PathBuf,
+    /// The allowed keys: lines `KEYID BASE64 COMMENT`, as `attest key show` prints them. Without it the key is not checked, and the
+    /// exit code is 15.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// The nonce that the statement must have.
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    pub nonce: Option<Nonce>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `attest diff`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest diff monday.json tuesday.json\n  failsafectl attest diff a.json b.json c.json --keys allowed-keys -o json\n  failsafectl attest diff node.json trainer.json --ignore run/**"
+)]
+pub struct AttestDiffArgs {
+    /// Two statements or more. The signature of each is verified.
+    #[arg(required = true, num_args = 2.., value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The allowed keys, as for `attest verify`.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// How deterministic the runs are meant to be: deterministic, seeded or none. Default: what the statements name, else seeded.
+    #[arg(long, value_name = "REGIME")]
+    pub regime: Option<Regime>,
+    /// Leave out factors: `*` stands for any text inside a segment, `**` at the end for the rest. May be repeated.
+    #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
+    pub ignore: Vec<Pattern>,
+    /// Also list factors that only say which machine or run it is.
+    #[arg(long)]
+    pub show_identity: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `attest key rotate`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  failsafectl attest key rotate --reason \"yearly rotation\"")]
+pub struct AttestRotateArgs {
+    /// Why; it goes into the audit log.
+    #[arg(short, long, value_name = "TEXT", value_parser = reason)]
+    pub reason: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Bytes in hex.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce(pub Vec<u8>);
+
+fn nonce(text: &str) -> Result<Nonce, String> {
+    let bytes = hex::decode(text).map_err(|_| "expected an even number of hexadecimal digits".to_owned())?;
+    match bytes.len() {
+        1..=MAX_NONCE => Ok(Nonce(bytes)),
+        n => Err(format!("it has {n} bytes, expected 1 to {MAX_NONCE}")),
+    }
+}

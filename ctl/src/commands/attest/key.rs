@@ -1,0 +1,42 @@
+//! `attest key`.
+
+use crate::{
+    args::{AttestRotateArgs, Output},
+    client::{Client, block_on},
+    commands::Place,
+    exit::{Exit, Fail},
+    render::{attest as page, json, print},
+};
+use failsafe_proto::v1 as pb;
+use serde_json::json;
+
+pub(in crate::commands) fn show(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
+    let keys = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.attestation().list_keys(pb::ListKeysRequest {}).await?.into_inner().keys)
+    })?;
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    print(&if output.json() {
+        json::text(&json!({ "keys": keys.iter().map(page::key_json).collect::<Vec<_>>() }))
+    } else {
+        page::keys(&keys, &host, &place.zone)
+    })?;
+    Ok(Exit::Done)
+}
+
+pub(in crate::commands) fn rotate(place: &Place<'_>, args: &AttestRotateArgs) -> Result<Exit, Fail> {
+    let key = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        let request = pb::RotateKeyRequest { reason: args.reason.clone() };
+        Ok(client.attestation().rotate_key(request).await?.into_inner().key.unwrap_or_default())
+    })?;
+    print(&if args.output.json() {
+        json::text(&page::key_json(&key))
+    } else {
+        format!(
+            "signs with {} from now on; add it to the lists of allowed keys (`failsafectl attest key show`)\n",
+            key.keyid
+        )
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,150 @@
+//! `attest`: the daemon makes statements; verifying and comparing them needs neither the daemon nor the network.
+
+pub(super) mod key;
+
+use super::{
+    Place,
+    file::{Part, free},
+};
+use crate::{
+    args::{AttestArgs, AttestDiffArgs, AttestNodeArgs, AttestRunArgs, AttestVerifyArgs},
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{Paint, attest as page, clean, json, print},
+};
+use failsafe_attest::{
+    AllowedKeys, Statement, Table, Verdict, Verified, compare,
+    diff::Options,
+    envelope::{self, MAX_ENVELOPE},
+    key::MAX_KEYS_FILE,
+};
+use failsafe_proto::v1 as pb;
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::Path,
+};
+
+pub(super) fn node(place: &Place<'_>, args: &AttestNodeArgs) -> Result<Exit, Fail> {
+    if args.digest {
+        let answer = block_on(async {
+            let request = pb::FingerprintRequest { run: String::new() };
+            Ok(Client::connect(place.socket).await?.attestation().get_fingerprint(request).await?.into_inner())
+        })?;
+        print(&page::digests(&answer))?;
+        return Ok(Exit::Done);
+    }
+    attested(place, "", &args.attest)
+}
+
+pub(super) fn run(place: &Place<'_>, args: &AttestRunArgs) -> Result<Exit, Fail> {
+    attested(place, &args.run, &args.attest)
+}
+
+fn attested(place: &Place<'_>, run: &str, args: &AttestArgs) -> Result<Exit, Fail> {
+    if let Some(file) = &args.output {
+        free(file, args.force)?;
+    }
+    let nonce = args.nonce.as_ref().map(|nonce| nonce.0.clone()).unwrap_or_default();
+    let answer = block_on(async {
+        let request = pb::AttestRequest { run: run.to_owned(), nonce };
+        Ok(Client::connect(place.socket).await?.attestation().attest(request).await?.into_inner())
+    })?;
+    let Some(file) = &args.output else {
+        let text = String::from_utf8(answer.envelope);
+        print(&text.map_err(|_| Fail::new(Exit::Error, "the daemon sent a broken statement"))?)?;
+        return Ok(Exit::Done);
+    };
+    let mut part = Part::create(file)?;
+    part.file
+        .write_all(&answer.envelope)
+        .map_err(|error| Fail::because(format!("cannot write {}", part.path.display()), &error))?;
+    part.finish(file, args.force)?;
+    // What the daemon answered is read as it will be read elsewhere.
+    let Verified { statement, .. } = opened(file, None)?;
+    print(&page::written(file, &statement))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit, Fail> {
+    let keys = args.keys.as_deref().map(allowed).transpose()?;
+    let verified = opened(&args.file, keys.as_ref())?;
+    if let Some(nonce) = &args.nonce {
+        let (found, wanted) = (&verified.statement.predicate.nonce, hex::encode(&nonce.0));
+        if *found != wanted {
+            let found = if found.is_empty() { "none" } else { found };
+            let message = format!("{}: the nonce is {found}, expected {wanted}", shown(&args.file));
+            return Err(Fail::new(Exit::Tampered, message)
+                .advise("the statement may be an old one: have the node attested again with --nonce"));
+        }
+    }
+    let text = if args.output.json() {
+        json::text(&page::verified_json(&verified))
+    } else {
+        page::verified(&args.file, &verified, &place.zone, Paint::stdout())
+    };
+    print(&text)?;
+    Ok(if verified.allowed.is_some() { Exit::Done } else { Exit::KeyNotChecked })
+}
+
+pub(super) fn diff(place: &Place<'_>, args: &AttestDiffArgs) -> Result<Exit, Fail> {
+    let keys = args.keys.as_deref().map(allowed).transpose()?;
+    let opened = args.files.iter().map(|file| opened(file, keys.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let statements: Vec<&Statement> = opened.iter().map(|one| &one.statement).collect();
+    let options = Options { regime: args.regime, ignore: args.ignore.clone() };
+    let comparison = compare(&statements, &table()?, &options);
+    let sides: Vec<page::Side<'_>> =
+        args.files.iter().zip(&opened).map(|(file, verified)| page::Side { file, verified }).collect();
+    let text = if args.output.json() {
+        json::text(&page::comparison_json(&sides, &comparison, args.show_identity)?)
+    } else {
+        page::comparison(&sides, &comparison, args.show_identity, &place.zone, Paint::stdout())
+    };
+    print(&text)?;
+    Ok(match comparison.verdict {
+        Verdict::ResultEqual => Exit::Done,
+        Verdict::PerformanceDiffers => Exit::PerformanceDiffers,
+        Verdict::ResultDiffers => Exit::ResultDiffers,
+        Verdict::CannotKnow => Exit::CannotKnow,
+    })
+}
+
+fn table() -> Result<Table, Fail> {
+    Table::built_in().map_err(|errors| Fail::new(Exit::Error, format!("the table of factors is broken\n{errors}")))
+}
+
+/// A verified statement of a file.
+fn opened(file: &Path, keys: Option<&AllowedKeys>) -> Result<Verified, Fail> {
+    let bytes = read(file, MAX_ENVELOPE)?;
+    envelope::verify(&bytes, keys).map_err(|error| {
+        let fail = Fail::because(format!("{}: not valid", shown(file)), &error);
+        Fail { exit: Exit::Tampered, message: clean(&fail.message), ..fail }
+            .advise("believe nothing of this file; have the node or run attested again")
+    })
+}
+
+fn allowed(file: &Path) -> Result<AllowedKeys, Fail> {
+    let bytes = read(file, MAX_KEYS_FILE)?;
+    let text = String::from_utf8(bytes).map_err(|_| Fail::usage(format!("{} is not text", shown(file))))?;
+    let keys = AllowedKeys::parse(&text).map_err(|error| Fail::usage(format!("{}: {error}", shown(file))))?;
+    Ok(keys)
+}
+
+/// At most `most` bytes and one: then whoever reads them says that it is too much.
+fn read(file: &Path, most: usize) -> Result<Vec<u8>, Fail> {
+    let fail = |error| Fail::because(format!("cannot read {}", shown(file)), &error);
+    let source: Box<dyn Read> = match file.as_os_str() == "-" {
+        true => Box::new(std::io::stdin().lock()),
+        false => Box::new(File::open(file).map_err(fail)?),
+    };
+    let mut bytes = Vec::new();
+    source.take(most as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
+fn shown(file: &Path) -> String {
+    clean(&file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests;

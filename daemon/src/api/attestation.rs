@@ -1,0 +1,251 @@
+//! `AttestationService`: fingerprints of the node and of runs, signed statements about them, and the node's keys.
+//!
+//! Invariants: a fingerprint is read on a thread of its own within the limit `attestations`; a statement is signed by the key
+//! that it names; what only administrators may read of the node is `denied` in an owner's statement, not left out.
+
+use super::{
+    Context,
+    authorize::{Orderer, Principal},
+    health::reason,
+    limits::{Limit, Quota, Share, Usage},
+    peer::Peer,
+};
+use crate::{
+    attest::{GpuFacts, NodeFacts, Roots, RunFacts, Worker},
+    config::Config,
+    platform::clock,
+    runs::Found,
+    signing::{KeyError, NodeKey, SigningKeys},
+};
+use failsafe_attest::{
+    About, Class, Fact, Missing, PublicKey, Regime, SOFTWARE_KEY, Scope, Statement, Table, seal,
+    statement::{DigestOf, MAX_NONCE},
+};
+use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
+use failsafe_proto::v1;
+use sha2::{Digest, Sha256};
+use std::sync::{Arc, PoisonError};
+use tonic::{Request, Response, Status};
+
+/// Fingerprints that are read at once.
+const ATTESTATIONS: Quota = Quota { per_user: 1, total: 4, reserve: 4 };
+
+/// What the service needs beside the daemon's [`Context`].
+pub struct Attestor {
+    worker: Arc<Worker>,
+    keys: Arc<SigningKeys>,
+    table: Arc<Table>,
+    limit: Arc<Limit>,
+    ebpf_object: String,
+}
+
+impl Attestor {
+    /// With the node's keys.
+    ///
+    /// # Errors
+    /// The built-in table of factors is broken; no build that passed its tests has such a table.
+    pub fn new(config: &Config, keys: Arc<SigningKeys>) -> Result<Attestor, Diagnostics> {
+        let worker = Worker { roots: Roots::default(), redact: config.redact.clone() };
+        Ok(Attestor {
+            worker: Arc::new(worker),
+            keys,
+            table: Arc::new(Table::built_in()?),
+            limit: Limit::new("attestations", ATTESTATIONS),
+            ebpf_object: format!("sha256:{}", hex::encode(Sha256::digest(failsafe_ebpf::OBJECT))),
+        })
+    }
+
+    /// What is used of the limit.
+    pub(super) fn usage(&self) -> Usage {
+        self.limit.usage()
+    }
+}
+
+/// `AttestationService`.
+pub struct Attestations(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl v1::attestation_service_server::AttestationService for Attestations {
+    async fn get_fingerprint(
+        &self,
+        request: Request<v1::FingerprintRequest>,
+    ) -> Result<Response<v1::FingerprintResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
+        let v1::FingerprintRequest { run } = request.into_inner();
+        let whole = !run.is_empty() || who.may_attest_node().is_ok();
+        let (scope, facts) = self.facts(&who, share, &run).await?;
+        let table = self.0.attestor.table.clone();
+        let made = self.0.work(share).read(share, move || {
+            let statement = stated(facts, &table, scope, None, &[]);
+            let payload = statement.payload().map_err(|error| Status::internal(error.to_string()))?;
+            Ok::<_, Status>((statement.predicate.digests, payload))
+        });
+        let (digests, payload) = made.await??;
+        let digest =
+            |of: &DigestOf| v1::FingerprintDigest { digest: format!("sha256:{}", of.sha256), unknown: of.unknown };
+        Ok(Response::new(v1::FingerprintResponse {
+            result: Some(digest(&digests.result)),
+            performance: whole.then(|| digest(&digests.performance)),
+            full: whole.then(|| digest(&digests.full)),
+            statement: if whole { payload.into_bytes() } else { Vec::new() },
+        }))
+    }
+
+    async fn attest(&self, request: Request<v1::AttestRequest>) -> Result<Response<v1::AttestResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
+        let v1::AttestRequest { run, nonce } = request.into_inner();
+        if run.is_empty() {
+            who.may_attest_node()?;
+        }
+        if nonce.len() > MAX_NONCE {
+            let message = format!("nonce: it has {} bytes, expected at most {MAX_NONCE}", nonce.len());
+            return Err(Status::invalid_argument(message));
+        }
+        // Before the work: without a key it is for nothing.
+        let signer = self.0.attestor.keys.signer().map_err(|error| no_key(&error))?;
+        let (scope, facts) = self.facts(&who, share, &run).await?;
+        let table = self.0.attestor.table.clone();
+        let sealed = self.0.work(share).read(share, move || {
+            let public = signer.public();
+            let payload = stated(facts, &table, scope, Some(public), &nonce).payload()?;
+            seal(&payload, &public, |message| signer.sign(message))
+        });
+        let envelope = sealed.await?.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(v1::AttestResponse { envelope: envelope.into_bytes() }))
+    }
+
+    async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
+        self.0.principal(&request)?;
+        let keys = self.0.attestor.keys.listed().map_err(|error| no_key(&error))?;
+        Ok(Response::new(v1::ListKeysResponse { keys: keys.iter().map(node_key).collect() }))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<v1::RotateKeyRequest>,
+    ) -> Result<Response<v1::RotateKeyResponse>, Status> {
+        let Orderer { by, actor } = self.0.principal(&request)?.may_order()?;
+        let share = Peer::of(&request)?.share();
+        let why = reason(request.into_inner().reason)?;
+        let (keys, log) = (self.0.attestor.keys.clone(), self.0.log.clone());
+        let rotated = self.0.work(share).read(share, move || {
+            let old = keys.signer()?.public();
+            let key = keys.rotate(clock::wall_ns())?;
+            let (keyid, retired) = (key.public.id().0, old.id().0);
+            log.record(&Record::KeyRotated { keyid, retired, by, actor, why }, None, None);
+            Ok::<_, KeyError>(key)
+        });
+        let key = rotated.await?.map_err(|error| no_key(&error))?;
+        Ok(Response::new(v1::RotateKeyResponse { key: Some(node_key(&key)) }))
+    }
+}
+
+impl Attestations {
+    /// The facts of the node, or of a run that the caller may see.
+    async fn facts(&self, who: &Principal, share: Share, run: &str) -> Result<(Scope, Vec<Fact>), Status> {
+        let of_run = if run.is_empty() { None } else { Some(self.run_facts(who, run)?) };
+        let scope = if of_run.is_some() { Scope::Run } else { Scope::Node };
+        let attestor = &self.0.attestor;
+        let permit = attestor.limit.take(share).map_err(|exceeded| Status::resource_exhausted(exceeded.to_string()))?;
+        let asked = attestor.worker.start(self.node_facts(), of_run, permit);
+        let asked = asked.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
+        let mut facts = asked.facts().await;
+        if scope == Scope::Run && who.may_attest_node().is_err() {
+            hide_identity(&mut facts, &attestor.table);
+        }
+        Ok((scope, facts))
+    }
+
+    fn node_facts(&self) -> NodeFacts {
+        let context = &self.0;
+        let hostname = nix::sys::utsname::uname().map(|uname| uname.nodename().to_string_lossy().into_owned());
+        let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+        NodeFacts {
+            gpus: GpuFacts::of(&node, context.config.nvml.disabled),
+            hostname: hostname.unwrap_or_default(),
+            boot_id: context.boot_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ebpf_object: context.attestor.ebpf_object.clone(),
+        }
+    }
+
+    fn run_facts(&self, who: &Principal, wanted: &str) -> Result<RunFacts, Status> {
+        let (found, _) = self.0.find(who, wanted)?;
+        let cgroup = match &found {
+            Found::Live(live) => live.cgroup.try_clone(),
+            Found::Guarded(guarded) => match &guarded.cgroup {
+                Some(cgroup) => cgroup.try_clone(),
+                None => return Err(Status::failed_precondition("the cgroup of the run is not known")),
+            },
+            Found::Ended(ended) => {
+                return Err(Status::failed_precondition(format!(
+                    "run `{}` ({}) has ended: a statement is made of the processes of a live run",
+                    ended.run.name, ended.run.id
+                )));
+            }
+        };
+        let run = found.run();
+        let slices = |gpu| run.mig.get(gpu).into_iter().flatten().cloned().collect();
+        Ok(RunFacts {
+            id: run.id.to_string(),
+            name: run.name.clone(),
+            owner_uid: run.owner_uid,
+            policy: run.policy.to_string(),
+            gpus: run.gpus.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect(),
+            cgroup: cgroup.map_err(|error| Status::failed_precondition(error.chain()))?,
+            environment: self.0.attestor.table.environment().map(str::to_owned).collect(),
+        })
+    }
+}
+
+fn stated(facts: Vec<Fact>, table: &Table, scope: Scope, signer: Option<PublicKey>, nonce: &[u8]) -> Statement {
+    let taken_ns = clock::wall_ns();
+    Statement::of(
+        facts,
+        table,
+        &About { scope, taken_ns, version: env!("CARGO_PKG_VERSION"), signer, nonce, regime: None },
+    )
+}
+
+/// What identifies the node is not for every owner of a run: serial numbers, other runs' GPUs.
+fn hide_identity(facts: &mut [Fact], table: &Table) {
+    let hidden =
+        |fact: &&mut Fact| fact.path.starts_with("node/") && table.class(&fact.path, Regime::Seeded) == Class::Identity;
+    for fact in facts.iter_mut().filter(hidden) {
+        fact.value = Err(Missing::denied("only root and the administrators' group read it"));
+    }
+}
+
+fn no_key(error: &KeyError) -> Status {
+    Status::failed_precondition(error.to_string())
+}
+
+fn node_key(key: &NodeKey) -> v1::NodeKey {
+    v1::NodeKey {
+        keyid: key.public.id().0,
+        public_key: key.public.bytes().to_vec(),
+        kind: SOFTWARE_KEY.to_owned(),
+        created_ns: key.created_ns,
+        retired_ns: key.retired_ns.unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use failsafe_attest::Json;
+
+    #[test]
+    fn an_owner_gets_what_decides_about_results_and_not_what_identifies_the_node() {
+        let table = Table::built_in().unwrap();
+        let fact = |path: &str| Fact::measured(path, "a test", Ok(Json::from("x")));
+        let mut facts = ["node/dmi/serial", "node/hostname", "node/gpu/0/uuid", "node/cpu/model", "run/id"].map(fact);
+        hide_identity(&mut facts, &table);
+        let shown: Vec<&str> = facts.iter().filter(|fact| fact.value.is_ok()).map(|fact| fact.path.as_str()).collect();
+        assert_eq!(shown, ["node/cpu/model", "run/id"]);
+        let statement = stated(facts.to_vec(), &table, Scope::Run, None, &[]);
+        assert!(statement.check().is_ok(), "a hidden factor is part of the statement");
+    }
+}

@@ -1,0 +1,279 @@
+//! What the processes of a run have loaded: every file that is mapped for execution, by its build-id, else by its SHA-256.
+//!
+//! The mapped file is opened through `/proc/PID/map_files`, which leads to the file itself even if its name was deleted or is
+//! another file's by now. That needs CAP_CHECKPOINT_RESTORE; without it the file is opened by its name, and counts only if it
+//! has the device and inode of the mapping.
+//!
+//! Invariants: a file is opened for reading only after it was seen to be a regular file, through a handle that cannot change;
+//! all limits hold over the whole run. A build-id names a build; it does not prove that the bytes were not altered later.
+
+use super::{Limits, common, process::Process};
+use crate::{
+    attest::{elf, files},
+    platform::ProcFs,
+};
+use failsafe_attest::{Fact, Json, Missing, factor::segment};
+use nix::{
+    fcntl::OFlag,
+    sys::stat::{major, minor},
+};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{MetadataExt, OpenOptionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// A file that is mapped for execution.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Mapped {
+    /// Major and minor number of its device.
+    device: (u64, u64),
+    inode: u64,
+    /// As the process sees it, without the mark of a deleted file.
+    path: PathBuf,
+}
+
+/// One of the files of a name.
+struct Library {
+    value: Result<Json, Missing>,
+    path: String,
+}
+
+/// Gives a fact for each library and then one for the group, which is unavailable if something was left out.
+pub(super) fn facts(
+    proc: &ProcFs,
+    processes: &[Process],
+    cut: Option<String>,
+    (limits, end): (Limits, Instant),
+    give: &mut dyn FnMut(Fact),
+) {
+    let mut maps = Maps { limits, left: limits.maps, cut, problem: None, found: BTreeMap::new() };
+    for process in processes {
+        maps.take(proc, process.id.pid);
+    }
+    let Maps { cut, problem, found, .. } = maps;
+    let mut left_out = cut;
+    let oldest = processes.iter().min_by_key(|process| (process.id.start_time, process.id.pid)).map(|one| one.id.pid);
+    let mut reader = Reader { limits, end, hashed: 0 };
+    let mut by_name: BTreeMap<String, Vec<Library>> = BTreeMap::new();
+    let none = || Err(Missing::unavailable("there is no process"));
+    let executable = oldest.map_or_else(none, |pid| reader.executable(proc, pid));
+    give(Fact::measured("run/executable", "/proc/PID/exe of the oldest process", executable));
+    for (mapped, places) in &found {
+        let value = reader.open(proc, mapped, places).and_then(|file| reader.identify(file, &mapped.path));
+        let name = mapped.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        by_name.entry(segment(&name)).or_default().push(Library { value, path: mapped.path.display().to_string() });
+        if Instant::now() >= end {
+            left_out.get_or_insert_with(|| format!("the libraries could not be read within {:?}", limits.time));
+        }
+    }
+    for (name, all) in by_name {
+        let places: BTreeSet<&str> = all.iter().map(|library| library.path.as_str()).collect();
+        let source = places.into_iter().take(4).collect::<Vec<_>>().join(", ");
+        let values: Result<BTreeSet<Json>, Missing> = all.iter().map(|library| library.value.clone()).collect();
+        give(Fact::measured(format!("run/library/{name}"), source, values.map(common)));
+    }
+    let group = match (left_out, problem) {
+        (Some(why), _) => Err(Missing::unavailable(why)),
+        (None, Some(missing)) => Err(missing),
+        (None, None) => Ok(Json::from("complete")),
+    };
+    give(Fact::measured("run/library", "/proc/PID/maps", group));
+}
+
+impl Mapped {
+    fn is(&self, about: &std::fs::Metadata) -> bool {
+        (major(about.dev()), minor(about.dev())) == self.device && about.ino() == self.inode
+    }
+}
+
+/// Reads memory maps within limits.
+struct Maps {
+    limits: Limits,
+    /// Bytes that may still be read.
+    left: u64,
+    /// Why something is left out.
+    cut: Option<String>,
+    problem: Option<Missing>,
+    /// The files, each with some of its mappings: process and range of addresses.
+    found: BTreeMap<Mapped, Vec<(u32, String)>>,
+}
+
+impl Maps {
+    fn take(&mut self, proc: &ProcFs, pid: u32) {
+        let path = proc.path(pid, "maps");
+        let most = self.limits.map.min(self.left);
+        let read = files::open(&path).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(most + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH) => {
+                return;
+            }
+            Err(error) => {
+                self.problem.get_or_insert(files::missing(&path, &error));
+                return;
+            }
+        };
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        if bytes.len() as u64 > most {
+            let why =
+                format!("the memory map of process {pid} is larger than the {most} bytes that are left of the limit");
+            self.cut.get_or_insert(why);
+        }
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let Some((range, mapped)) = parse(line) else { continue };
+            if let Some(places) = self.found.get_mut(&mapped) {
+                // A few, as the first process may be gone when the file is read.
+                if places.len() < 4 && places.iter().all(|(of, _)| *of != pid) {
+                    places.push((pid, range));
+                }
+            } else if self.found.len() < self.limits.libraries {
+                self.found.insert(mapped, vec![(pid, range)]);
+            } else {
+                let most = self.limits.libraries;
+                self.cut.get_or_insert(format!("the run has more than {most} different files mapped for execution"));
+            }
+        }
+    }
+}
+
+/// `start-end perms offset major:minor inode path`. `None`: it is no file, or not mapped for execution.
+fn parse(line: &[u8]) -> Option<(String, Mapped)> {
+    let mut rest = line;
+    let mut word = || {
+        let start = rest.iter().position(|byte| *byte != b' ')?;
+        let length = rest[start..].iter().position(|byte| *byte == b' ').unwrap_or(rest.len() - start);
+        let word = &rest[start..start + length];
+        rest = &rest[start + length..];
+        std::str::from_utf8(word).ok()
+    };
+    let (range, permissions, _offset, device, inode) = (word()?, word()?, word()?, word()?, word()?);
+    let start = rest.iter().position(|byte| *byte != b' ')?;
+    let path = &rest[start..];
+    let (high, low) = device.split_once(':')?;
+    let inode: u64 = inode.parse().ok().filter(|inode| *inode != 0)?;
+    if permissions.as_bytes().get(2) != Some(&b'x') || path.first() != Some(&b'/') {
+        return None;
+    }
+    // Only hexadecimal digits and a dash: it becomes a file's name.
+    if !range.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+        return None;
+    }
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let device = (u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?);
+    Some((range.to_owned(), Mapped { device, inode, path: PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())) }))
+}
+
+/// Reads files within limits.
+struct Reader {
+    limits: Limits,
+    end: Instant,
+    /// Bytes that were hashed.
+    hashed: u64,
+}
+
+impl Reader {
+    /// The program of a process: the link leads to the file that was executed, whatever its name leads to by now.
+    fn executable(&mut self, proc: &ProcFs, pid: u32) -> Result<Json, Missing> {
+        let link = proc.path(pid, "exe");
+        let file = regular(&link).map_err(|error| files::missing(&link, &error))?;
+        self.identify(file, &link)
+    }
+
+    /// Its build-id, else its digest.
+    fn identify(&mut self, file: File, path: &Path) -> Result<Json, Missing> {
+        match elf::build_id(&file).map_err(|error| files::missing(path, &error))? {
+            Some(id) => Ok(Json::Text(id)),
+            None => self.hash(file, path),
+        }
+    }
+
+    /// The mapped file itself.
+    fn open(&self, proc: &ProcFs, mapped: &Mapped, places: &[(u32, String)]) -> Result<File, Missing> {
+        let mut why = Missing::unavailable("every process that has it mapped has ended");
+        for (pid, range) in places {
+            if Instant::now() >= self.end {
+                return Err(Missing::unavailable(format!("it was not read within {:?}", self.limits.time)));
+            }
+            let link = proc.path(*pid, "map_files").join(range);
+            let opened = match regular(&link) {
+                // Not allowed: by its name, as that process sees it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => by_name(proc, *pid, mapped),
+                opened => opened.map_err(|error| files::missing(&link, &error)),
+            };
+            match opened {
+                Ok(file) => return Ok(file),
+                Err(missing) => why = missing,
+            }
+        }
+        Err(why)
+    }
+
+    fn hash(&mut self, mut file: File, path: &Path) -> Result<Json, Missing> {
+        let (mut hash, mut buffer, mut length) = (Sha256::new(), vec![0; 256 << 10], 0_u64);
+        loop {
+            let read = match file.read(&mut buffer) {
+                Ok(0) => return Ok(Json::Text(format!("sha256:{}", hex::encode(hash.finalize())))),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(files::missing(path, &error)),
+            };
+            hash.update(&buffer[..read]);
+            length += read as u64;
+            self.hashed += read as u64;
+            let Limits { hashed_file, hashed, time, .. } = self.limits;
+            if length > hashed_file {
+                return Err(Missing::unavailable(format!("it has no build-id and more than {hashed_file} bytes")));
+            }
+            if self.hashed > hashed {
+                let why = format!("it has no build-id, and the {hashed} bytes that are hashed for a run are used up");
+                return Err(Missing::unavailable(why));
+            }
+            if Instant::now() >= self.end {
+                return Err(Missing::unavailable(format!("it was not hashed within {time:?}")));
+            }
+        }
+    }
+}
+
+/// Opens what must be a regular file: a handle is taken first, looked at, and then opened itself. Opening a FIFO would wait for
+/// ever, opening a device may do anything.
+fn regular(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let handle = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if !handle.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    files::open(&PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())))
+}
+
+/// Without the right to follow `map_files`.
+fn by_name(proc: &ProcFs, pid: u32, mapped: &Mapped) -> Result<File, Missing> {
+    let inside = mapped.path.as_os_str().as_bytes();
+    let relative = Path::new(std::ffi::OsStr::from_bytes(inside.strip_prefix(b"/").unwrap_or(inside)));
+    let path = proc.path(pid, "root").join(relative);
+    let file = regular(&path).map_err(|error| files::missing(&path, &error))?;
+    let about = file.metadata().map_err(|error| files::missing(&path, &error))?;
+    if mapped.is(&about) {
+        return Ok(file);
+    }
+    let why = "its name was deleted or leads to another file by now; the mapped file itself can only be read with CAP_CHECKPOINT_RESTORE";
+    Err(Missing::unavailable(why))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! A run: its processes, what they have loaded, and what of their environment can change results.
+//!
+//! Invariants: the run is hostile. Processes come and go, rename, delete and replace what they have mapped, and make `/proc` as
+//! large as they can. So a process that is gone is skipped, every list has a limit, and a limit that is reached makes its group
+//! unavailable, with the reason. Values of environment variables that are not in the table of factors are never kept.
+
+mod environment;
+mod libraries;
+mod process;
+
+use super::{GpuFacts, Roots, gpu};
+use crate::{
+    platform::{Cgroup, ProcFs},
+    redact::Redactor,
+};
+use failsafe_attest::{Fact, Json, Missing};
+use failsafe_core::GpuId;
+use process::Process;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// Limits of one fingerprint of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Processes that are read.
+    pub processes: usize,
+    /// Bytes of a process's memory map.
+    pub map: u64,
+    /// Bytes of all memory maps together.
+    pub maps: u64,
+    /// Different libraries.
+    pub libraries: usize,
+    /// Bytes of a file without a build-id that are hashed.
+    pub hashed_file: u64,
+    /// Bytes of all of them together.
+    pub hashed: u64,
+    /// Time for all of it.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            processes: 256,
+            map: 16 << 20,
+            maps: 64 << 20,
+            libraries: 4_096,
+            hashed_file: 256 << 20,
+            hashed: 1 << 30,
+            time: Duration::from_secs(8),
+        }
+    }
+}
+
+/// What a run's readers are given by the daemon.
+pub struct RunFacts {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its user.
+    pub owner_uid: u32,
+    /// The digest of its policy.
+    pub policy: String,
+    /// Its GPUs, each with the MIG devices that it was given in place of the whole.
+    pub gpus: Vec<(GpuId, Vec<String>)>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Environment variables that are read.
+    pub environment: BTreeSet<String>,
+}
+
+/// Reads a run, fact by fact. `give` gets each as soon as it is known.
+pub(super) fn read(roots: &Roots, about: &RunFacts, gpus: &GpuFacts, redact: &Redactor, give: &mut dyn FnMut(Fact)) {
+    let limits = Limits::default();
+    let end = Instant::now() + limits.time;
+    for (path, value) in [
+        ("run/id", Json::from(about.id.as_str())),
+        ("run/name", Json::from(about.name.as_str())),
+        ("run/owner", Json::Text(format!("uid {}", about.owner_uid))),
+        ("run/policy", Json::from(about.policy.as_str())),
+    ] {
+        give(Fact::measured(path, "the registration of the run", Ok(value)));
+    }
+    gpu::run(gpus, &about.gpus).into_iter().for_each(&mut *give);
+    match about.cgroup.procs_until(end) {
+        Ok(members) => {
+            let cut = (!members.complete).then(|| "the cgroups of the run could not all be listed in time".to_owned());
+            of_processes(roots, &members.ids, cut, about, (limits, end), redact, give);
+        }
+        Err(error) => {
+            let missing = Missing::unavailable(format!("the processes cannot be listed: {}", error.chain()));
+            without(&missing, give);
+        }
+    }
+}
+
+/// The facts that need processes, where there is none.
+fn without(missing: &Missing, give: &mut dyn FnMut(Fact)) {
+    for path in ["run/processes", "run/command", "run/executable", "run/cpu/count", "run/cpu/list", "run/memory-nodes"]
+    {
+        give(Fact::measured(path, "/proc", Err(missing.clone())));
+    }
+    for path in ["run/env", "run/library"] {
+        give(Fact::measured(path, "/proc", Err(missing.clone())));
+    }
+}
+
+fn of_processes(
+    roots: &Roots,
+    pids: &[u32],
+    cut: Option<String>,
+    about: &RunFacts,
+    (limits, end): (Limits, Instant),
+    redact: &Redactor,
+    give: &mut dyn FnMut(Fact),
+) {
+    let proc = ProcFs::new(&roots.proc);
+    let most = limits.processes;
+    let mut cut = cut;
+    let mut processes = Vec::new();
+    for pid in pids.iter().take(most) {
+        match Process::read(&proc, *pid) {
+            Ok(process) => processes.extend(process),
+            Err(missing) => {
+                cut.get_or_insert(missing.reason);
+            }
+        }
+    }
+    let too_many = (pids.len() > most).then(|| format!("the run has {} processes, {most} are read", pids.len()));
+    let cut = cut.or(too_many);
+    if processes.is_empty() {
+        without(&Missing::unavailable("the run has no process whose memory can be read"), give);
+        return;
+    }
+    let number = Json::Int(i64::try_from(pids.len()).unwrap_or(0));
+    give(Fact::measured("run/processes", "cgroup.procs", Ok(number)));
+    process::facts(&processes, redact).into_iter().for_each(&mut *give);
+    environment::facts(&proc, &processes, &about.environment, cut.as_deref(), redact).into_iter().for_each(&mut *give);
+    libraries::facts(&proc, &processes, cut, (limits, end), give);
+}
+
+/// One value where all processes have the same; a list where they differ.
+fn common(values: BTreeSet<Json>) -> Json {
+    let mut all: Vec<Json> = values.into_iter().collect();
+    if all.len() == 1 { all.remove(0) } else { Json::List(all) }
+}
+
+#[cfg(test)]
+mod tests;
