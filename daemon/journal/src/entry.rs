@@ -25,7 +25,7 @@ pub const MAX_FIELD_BYTES: usize = 256;
 pub type Hash = [u8; 32];
 
 /// Kinds that failsafe writes. The journal itself gives meaning only to [`GAP`](kind::GAP),
-/// [`RECOVERED`](kind::RECOVERED) and [`SEGMENT`](kind::SEGMENT); others pass through, and a reader must expect kinds it does not know.
+/// [`RECOVERED`](kind::RECOVERED), [`SEGMENT`](kind::SEGMENT) and [`HEARTBEAT`](kind::HEARTBEAT); others pass through, and a reader must expect kinds it does not know.
 pub mod kind {
     /// A rule's judgement of a run.
     pub const DECISION: &str = "decision";
@@ -45,6 +45,8 @@ pub mod kind {
     pub const DAEMON: &str = "daemon";
     /// A segment of the log was sealed or removed.
     pub const SEGMENT: &str = "segment";
+    /// The log is being written, though there is nothing else to record.
+    pub const HEARTBEAT: &str = "heartbeat";
 }
 
 /// What a caller wants recorded.

@@ -15,6 +15,7 @@
 
 mod queue;
 mod ticket;
+mod vouch;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use crate::clock::{Clock, Stamp, SystemClock};
 use crate::entry::{Draft, Prepared};
 use crate::storage::{Layout, LogFolder, Storage};
+use crate::tree::Signing;
 use crate::writer::{AuditLog, OpenError, Recovery};
 
 use queue::Queue;
@@ -56,6 +58,10 @@ pub struct Options {
     pub observer: Option<Observer>,
     /// See [`LiveRuns`].
     pub live: Option<LiveRuns>,
+    /// With what and how often checkpoints are signed.
+    pub signing: Option<Signing>,
+    /// A `heartbeat` entry is written when nothing else was for this long.
+    pub heartbeat: Option<Duration>,
     /// Time for the journal's own entries.
     pub clock: Box<dyn Clock>,
 }
@@ -70,6 +76,8 @@ impl Default for Options {
             stall_after: Duration::from_secs(1),
             observer: None,
             live: None,
+            signing: None,
+            heartbeat: None,
             clock: Box::new(SystemClock::new()),
         }
     }
@@ -206,6 +214,12 @@ impl AuditHandle {
         self.queue.status()
     }
 
+    /// What is signed of the log's tree.
+    #[must_use]
+    pub fn tree(&self) -> TreeStatus {
+        self.queue.tree()
+    }
+
     /// Counts since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -238,6 +252,21 @@ pub enum Status {
     },
     /// The writer thread has ended.
     Stopped,
+}
+
+/// The tree of the log, and what is signed of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TreeStatus {
+    /// Entries that the last checkpoint vouches for; 0: there is none.
+    pub signed: u64,
+    /// When this process signed last.
+    pub signed_at: Option<Stamp>,
+    /// Whether sealed segments are still being read for the tree, so that nothing is signed.
+    pub building: bool,
+    /// Why nothing can be signed.
+    pub problem: Option<String>,
+    /// What was found amiss since the start.
+    pub findings: Vec<String>,
 }
 
 /// Counts since the writer's start.

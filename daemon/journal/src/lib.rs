@@ -15,6 +15,7 @@
 //! - An entry's bytes are produced once, by [`writer::AuditLog`], and never encoded again: not for streaming, not for
 //!   a retry after a full disk, not for hashing. Its leaf hash is that of RFC 6962 over exactly these bytes, so a
 //!   Merkle tree can be laid over an existing log.
+//! - A checkpoint is signed only of durable entries, and only of a log that contains what was signed before ([`tree`]).
 //! - What was reported durable survives a crash; what was not may be lost, but only from the end.
 //! - Only an invalid tail is ever cut off, and a `recovered` entry says so. Anything else invalid is tampering, and is
 //!   left as found.
@@ -36,6 +37,7 @@ pub mod recording;
 pub mod search;
 pub mod segments;
 pub mod storage;
+pub mod tree;
 pub mod verify;
 pub mod walk;
 pub mod writer;
@@ -48,6 +50,7 @@ pub use reader::{Filter, LogReader};
 pub use recorder::{Recorded, Recorder};
 pub use recording::{Frame, RecordingEnd, RecordingReader};
 pub use search::{Query, Search};
+pub use tree::{SignedTree, Signing, Tree};
 pub use verify::{Report, Verdict, verify};
 pub use walk::parse_frames;
 pub use writer::{AuditLog, CommitError, OpenError, Recovery};

@@ -10,6 +10,7 @@ use std::io;
 use crate::entry::Hash;
 use crate::head::Head;
 use crate::segments::{Builder, Removed, Summary};
+use crate::tree::{SignedTree, Tree};
 use crate::walk::Chain;
 
 pub use file::{FileStorage, LOG_FILE, set_aside};
@@ -115,6 +116,72 @@ pub trait Storage: ReadAt {
         let _unused = index;
         None
     }
+
+    /// Index of the log's first entry: not 0 where earlier ones were removed.
+    fn begin(&self) -> u64 {
+        0
+    }
+
+    /// The tree at the last border of segments, at or in front of entry `at_most`, at which it is known.
+    ///
+    /// # Errors
+    /// The tree cannot be continued, in words.
+    fn tree_before(&self, at_most: u64) -> Result<Tree, String> {
+        let _unused = at_most;
+        Ok(Tree::default())
+    }
+
+    /// The leaf of entry `at`, which is in a sealed segment. `None`: it is not there.
+    ///
+    /// # Errors
+    /// Those of the medium, and damage to the segment.
+    fn sealed_leaf(&mut self, at: u64) -> io::Result<Option<SealedLeaf>> {
+        let _unused = at;
+        Ok(None)
+    }
+
+    /// Keeps the edge of the tree at a border.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn keep_tree(&mut self, tree: &Tree) -> io::Result<()> {
+        let _unused = tree;
+        Ok(())
+    }
+
+    /// What was signed last, when the medium was opened.
+    fn signed(&self) -> Option<&SignedTree> {
+        None
+    }
+
+    /// Keeps a signed checkpoint, durably; also as that of the border in front of entry `border`.
+    ///
+    /// # Errors
+    /// Those of the medium; the one before is then still there.
+    fn keep_checkpoint(&mut self, note: &[u8], border: Option<u64>) -> io::Result<()> {
+        let _unused = (note, border);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Moves all that was signed, and the edges of the tree, out of the way.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn put_signed_aside(&mut self, wall_ns: u64) -> io::Result<()> {
+        let _unused = wall_ns;
+        Ok(())
+    }
+}
+
+/// An entry of a sealed segment, as the tree needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedLeaf {
+    /// Its leaf hash.
+    pub leaf: Hash,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether it is the first of its segment.
+    pub at_border: bool,
 }
 
 impl ReadAt for &[u8] {

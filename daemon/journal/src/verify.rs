@@ -2,8 +2,8 @@
 //!
 //! What it proves: nothing was changed, removed, inserted or moved *within* the log since it was written, but for segments that
 //! retention removed at its beginning. Entries missing at the end show by the head that the daemon keeps outside the log, if
-//! that is given; a log that was rewritten as a whole, head and all, needs the head hash (or, later, a signed checkpoint) from
-//! another machine: compare [`Report::head_hash`].
+//! that is given, and by signed checkpoints ([`Claim`]). A log that was rewritten as a whole, with head, key and checkpoints, shows
+//! only by a checkpoint or a head hash that was copied to another machine before.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,11 @@ use crate::segments::{REMOVED_FILE, Removed, catalog, index_path, sealed, summar
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE, ReadAt};
 use crate::walk::{Chain, Ending, Problem, Walker};
+
+mod tree;
+
+use tree::Compared;
+pub use tree::{Claim, TreeReport};
 
 /// What verification found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,13 +37,15 @@ pub struct Report {
     pub removed: Option<Removed>,
     /// Leaf hash of the last valid entry; zeros if there is none.
     pub head_hash: Hash,
+    /// The tree over the entries, where the log's folder was verified.
+    pub tree: Option<TreeReport>,
     /// The judgement.
     pub verdict: Verdict,
 }
 
 impl Report {
     fn failed(verdict: Verdict) -> Report {
-        Report { first: 0, entries: 0, bytes: 0, segments: 0, removed: None, head_hash: [0; 32], verdict }
+        Report { first: 0, entries: 0, bytes: 0, segments: 0, removed: None, head_hash: [0; 32], tree: None, verdict }
     }
 
     /// Whether every byte is accounted for.
@@ -68,8 +75,10 @@ pub enum Verdict {
     Tampered(Problem),
     /// A sealed segment, or what is kept of removed ones, is not as it was written; in words.
     Segment(String),
-    /// It ends before the head that was kept outside it, or with another entry.
+    /// It ends before the head that was kept outside it or before a checkpoint, or with another entry.
     Shortened(String),
+    /// It does not contain what a checkpoint was signed for: an entry was replaced, or the log is another one; in words.
+    Forked(String),
     /// There is no entry in it.
     Empty,
     /// It is not an audit log at all; in words, with what it is where that shows.
@@ -89,6 +98,14 @@ pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
 /// # Errors
 /// As for [`verify`].
 pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyError> {
+    verify_claims(dir, head, &[])
+}
+
+/// [`verify_folder`], and compares the tree of the log with `claims`. Read them before, too.
+///
+/// # Errors
+/// As for [`verify`].
+pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result<Report, VerifyError> {
     let removed = match std::fs::read(dir.join(REMOVED_FILE)) {
         Ok(bytes) => match serde_json::from_slice::<Removed>(&bytes) {
             Ok(removed) => Some(removed),
@@ -102,7 +119,9 @@ pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyErr
     let mut report = Report { first: begin.next_index, removed, ..Report::failed(Verdict::Ok) };
     let mut head_seen = head.filter(|head| head.entries > 0).is_none();
     let mut differs = None;
+    let mut compared = Compared::new(dir, &begin, claims);
     let mut look = |entry: &Entry| {
+        compared.push(entry);
         if let Some(head) = head.filter(|head| head.entries == entry.index + 1) {
             head_seen = true;
             differs = (head.hash != entry.leaf_hash).then(|| hex::encode(entry.leaf_hash));
@@ -130,6 +149,7 @@ pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyErr
     let storage = FileStorage::open_read_only(&path).map_err(VerifyError::Open)?;
     let read = |source| VerifyError::Read { path: path.clone(), source };
     let last = walk(Walker::continuing(storage, chain), look).map_err(read)?;
+    let (tree, fork) = compared.finish();
     let verdict = match (last.verdict, report.verdict) {
         (Verdict::Empty, before) if last.entries > 0 => before,
         (Verdict::Ok, before) => before,
@@ -139,6 +159,7 @@ pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyErr
         entries: last.entries.max(chain.next_index),
         bytes: report.bytes + last.bytes,
         head_hash: if last.entries > 0 { last.head_hash } else { report.head_hash },
+        tree: Some(tree),
         verdict,
         ..report
     };
@@ -150,6 +171,9 @@ pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyErr
         );
         Report { verdict: Verdict::Shortened(text), ..report.clone() }
     };
+    if let (Some(fork), Verdict::Ok | Verdict::Torn { .. } | Verdict::Segment(_)) = (fork, &report.verdict) {
+        return Ok(Report { verdict: fork, ..report });
+    }
     Ok(match (head, &differs) {
         // What was changed within the log hides its end, and is the more exact finding.
         _ if matches!(report.verdict, Verdict::Tampered(_)) => report,

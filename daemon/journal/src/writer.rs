@@ -21,7 +21,9 @@ use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
 use crate::head::Head;
 use crate::segments::{Builder, Removed, Summary, catalog};
 use crate::storage::{ReadAt, Storage};
+use crate::tree::{self, Growing, Tree, signed};
 use crate::walk::{Chain, Ending, Problem, Walker};
+use failsafe_tlog::{Checkpoint, Signer};
 
 /// An open audit log.
 #[derive(Debug)]
@@ -39,6 +41,14 @@ pub struct AuditLog<S> {
     unsealed: Option<String>,
     /// The file may hold bytes behind `durable`.
     dirty: bool,
+    /// The tree of the durable entries.
+    growing: Growing,
+    /// Under what the tree is signed.
+    origin: Option<String>,
+    /// Entries that the last checkpoint vouches for.
+    signed: u64,
+    /// Leaf hash of the last durable entry.
+    durable_head: Hash,
 }
 
 /// What opening a log found and did.
@@ -85,9 +95,11 @@ impl<S: Storage> AuditLog<S> {
         let noted = storage.noted_heads().to_vec();
         let mut builder = Builder::new(start.next_index);
         let mut hashes = BTreeMap::new();
+        let mut leaves = Vec::new();
         let mut walker = Walker::continuing(storage, start);
         let ending = walker.run(|offset, entry| {
             builder.push(offset, &catalog::about(&entry));
+            leaves.push(entry.leaf_hash);
             if noted.iter().any(|head| head.entries == entry.index + 1) {
                 hashes.insert(entry.index, entry.leaf_hash);
             }
@@ -102,7 +114,7 @@ impl<S: Storage> AuditLog<S> {
             }
             Ending::Tampered(problem) => return Err(problem.into()),
         };
-        let storage = walker.into_source();
+        let mut storage = walker.into_source();
         let entries = chain.next_index;
         let mut findings = storage.findings().to_vec();
         findings.extend(
@@ -110,7 +122,15 @@ impl<S: Storage> AuditLog<S> {
                 .iter()
                 .find_map(|head| shortened(head, chain, |at| hashes.get(&at).copied().or_else(|| storage.hash_at(at)))),
         );
+        let last = storage.signed().cloned();
+        let (growing, contradicted) = grow(&mut storage, start.next_index, leaves, clock);
+        let last = last.filter(|_| contradicted.is_none());
+        findings.extend(contradicted);
         let mut log = Self {
+            growing,
+            signed: last.as_ref().map_or(0, tree::SignedTree::entries),
+            origin: last.map(|last| last.origin),
+            durable_head: chain.head,
             seal_at: storage.seal_at(),
             unsealed: None,
             storage,
@@ -178,6 +198,8 @@ impl<S: Storage> AuditLog<S> {
                 let written = std::mem::take(&mut self.pending);
                 for (sealed, offset) in written.iter().zip(offsets) {
                     self.builder.push(offset, &sealed.about);
+                    self.growing.push(sealed.leaf_hash);
+                    self.durable_head = sealed.leaf_hash;
                 }
                 if let Some(last) = written.last() {
                     let head = Head { entries: last.index + 1, hash: last.leaf_hash, wall_ns: last.about.wall_ns };
@@ -205,6 +227,7 @@ impl<S: Storage> AuditLog<S> {
             self.builder = Builder::new(self.chain.next_index);
             self.durable = self.storage.len().unwrap_or(frame::SEGMENT_HEADER_BYTES as u64);
             self.seal_at = self.storage.seal_at();
+            self.growing.sealed(&mut self.storage);
         }
         match sealed {
             Ok(summary) => {
@@ -225,10 +248,14 @@ impl<S: Storage> AuditLog<S> {
     /// # Errors
     /// [`CommitError`]: the entry is not durable; nothing was removed.
     pub fn retain(&mut self, now: Stamp, live: &dyn Fn(&Summary) -> bool) -> Result<Vec<Sealed>, CommitError> {
-        if !self.pending.is_empty() || self.dirty {
+        if !self.pending.is_empty() || self.dirty || self.growing.is_building() {
             return Ok(Vec::new());
         }
         let Some((removed, segments)) = self.storage.removable(now.wall_ns, live) else { return Ok(Vec::new()) };
+        // Without the edge there the tree could not be continued.
+        if self.growing.ready().is_some() && !keep_edge(&mut self.storage, removed.entries) {
+            return Ok(Vec::new());
+        }
         if self.append(&removal_entry(&removed, &segments, now)).is_err() {
             return Ok(Vec::new());
         }
@@ -236,6 +263,61 @@ impl<S: Storage> AuditLog<S> {
         // What cannot be removed now is removed at the next start, or named once more by the next removal.
         let _later = self.storage.remove(&removed);
         Ok(written)
+    }
+
+    /// Goes on reading sealed segments for the tree. True: there is more to read. If the log turns out not to contain what was
+    /// signed, an entry that reports it is appended, and its text returned.
+    pub fn build_tree(&mut self, now: Stamp) -> (bool, Option<String>) {
+        let found = self.growing.build(&mut self.storage, tree::STEP_BYTES);
+        if let Some(why) = &found {
+            if self.growing.stuck().is_none() {
+                restart(&mut self.growing, &mut self.storage, now.wall_ns);
+                (self.origin, self.signed) = (None, 0);
+            }
+            // The text is a string of ours, which an entry always has room for.
+            let _reported = self.append(&mismatch(why, now));
+        }
+        (self.growing.is_building(), found)
+    }
+
+    /// Whether sealed segments are still being read for the tree.
+    #[must_use]
+    pub fn is_building_tree(&self) -> bool {
+        self.growing.is_building()
+    }
+
+    /// The tree of the durable entries; `None` while it is being built, or if it cannot be.
+    #[must_use]
+    pub fn tree(&self) -> Option<&Tree> {
+        self.growing.ready()
+    }
+
+    /// Number of entries that the last checkpoint vouches for.
+    #[must_use]
+    pub fn signed(&self) -> u64 {
+        self.signed
+    }
+
+    /// Signs the tree of the durable entries and keeps the checkpoint, if there are entries that none vouches for. With `border`
+    /// it is also kept as that of the border of segments at which the tree stands. True: it was signed.
+    ///
+    /// # Errors
+    /// Those of the medium; the checkpoint before is then still there.
+    pub fn sign(&mut self, signer: &dyn Signer, border: bool) -> io::Result<bool> {
+        let Some(tree) = self.growing.ready().filter(|tree| tree.frontier.size() > 0) else { return Ok(false) };
+        if tree.entries() == self.signed && !border {
+            return Ok(false);
+        }
+        let (entries, size, root) = (tree.entries(), tree.frontier.size(), tree.frontier.root());
+        let origin = match &self.origin {
+            Some(origin) => origin.clone(),
+            None => signed::origin(signer.key().name(), &self.durable_head, tree.first),
+        };
+        let checkpoint = Checkpoint { origin: origin.clone(), size, root, extensions: Vec::new() };
+        let note = checkpoint.sign(signer).encode();
+        self.storage.keep_checkpoint(&note, border.then_some(entries))?;
+        (self.origin, self.signed) = (Some(origin), entries);
+        Ok(true)
     }
 
     /// Entries not durable yet.
@@ -286,6 +368,47 @@ impl<S: Storage> AuditLog<S> {
         }
         Ok(())
     }
+}
+
+/// The tree of a log that was just read, compared with what was signed of it. Also what is amiss.
+fn grow<S: Storage>(storage: &mut S, from: u64, leaves: Vec<Hash>, clock: &dyn Clock) -> (Growing, Option<String>) {
+    let last = storage.signed().cloned();
+    let at_most = last.as_ref().map_or(from, |last| last.entries().min(from));
+    let (tree, lost) = match storage.tree_before(at_most) {
+        Ok(tree) => (tree, None),
+        Err(why) => {
+            let begin = storage.begin();
+            // A log that had lost entries before it had a tree.
+            let lost = last.as_ref().is_some_and(|last| last.first != begin).then_some(why);
+            (Tree::beginning_at(begin), lost)
+        }
+    };
+    let mut growing = Growing::new(tree, from, leaves, last);
+    let found = lost.or_else(|| growing.build(storage, tree::START_BYTES));
+    if found.is_some() && growing.stuck().is_none() {
+        restart(&mut growing, storage, clock.now().wall_ns);
+        // What is amiss is reported already.
+        let _none = growing.build(storage, tree::START_BYTES);
+    }
+    (growing, found)
+}
+
+/// Begins the tree anew from the log's beginning, and puts aside what was signed.
+fn restart<S: Storage>(growing: &mut Growing, storage: &mut S, wall_ns: u64) {
+    // What cannot be moved is overwritten by the next checkpoint; the finding has its content.
+    let _medium = storage.put_signed_aside(wall_ns);
+    let begin = storage.begin();
+    growing.restart(storage.tree_before(begin).unwrap_or_else(|_| Tree::beginning_at(begin)));
+}
+
+/// Makes sure that the edge in front of entry `at` is kept.
+fn keep_edge<S: Storage>(storage: &mut S, at: u64) -> bool {
+    let Ok(mut tree) = storage.tree_before(at) else { return false };
+    while tree.entries() < at {
+        let Ok(Some(read)) = storage.sealed_leaf(tree.entries()) else { return false };
+        tree.push(read.leaf);
+    }
+    storage.keep_tree(&tree).is_ok()
 }
 
 /// A log that cannot be opened.

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ticket::{Done, WaitError};
-use super::{Options, Stats, Status};
+use super::{Options, Stats, Status, TreeStatus};
 use crate::clock::Stamp;
 use crate::entry::{Draft, Prepared};
 
@@ -35,6 +35,7 @@ struct State {
     close_by: Option<Instant>,
     stopped: bool,
     stats: Stats,
+    tree: TreeStatus,
 }
 
 /// One thing to put in the log.
@@ -123,6 +124,14 @@ impl Queue {
                 None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
+    }
+
+    pub(super) fn tree(&self) -> TreeStatus {
+        self.state().tree.clone()
+    }
+
+    pub(super) fn set_tree(&self, change: impl FnOnce(&mut TreeStatus)) {
+        change(&mut self.state().tree);
     }
 
     pub(super) fn commit_begins(&self, now: Stamp) {

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Options;
 use super::queue::{Item, Queue, Refused};
 use super::ticket::{Done, Durable, WaitError};
+use super::vouch::Vouching;
 use crate::clock::Stamp;
 use crate::entry::{Draft, Sealed, kind};
 use crate::segments::Summary;
@@ -15,16 +16,18 @@ use crate::storage::Storage;
 use crate::writer::{AuditLog, Recovery, chain_text};
 
 pub(super) fn run<S: Storage>(log: AuditLog<S>, queue: &Queue, options: Options, recovery: Recovery) {
-    let Options { observer, live, clock, retry_after, retry_least, .. } = options;
+    let Options { observer, live, clock, retry_after, retry_least, signing, heartbeat, .. } = options;
     let waiting = VecDeque::new();
-    let retained = None;
+    let (retained, outage) = (None, None);
+    let vouching = Vouching::new(signing, heartbeat);
     let mut worker =
-        Worker { log, queue, clock, observer, live, waiting, outage: None, retry_after, retry_least, retained };
+        Worker { log, queue, clock, observer, live, waiting, outage, retry_after, retry_least, retained, vouching };
     worker.tell(&recovery.written);
     if let Some(error) = recovery.deferred {
         worker.failed(error);
     }
     while worker.turn() {}
+    worker.vouch(true);
 }
 
 struct Worker<'a, S> {
@@ -40,6 +43,7 @@ struct Worker<'a, S> {
     retry_least: Duration,
     /// When it was last looked for segments to remove.
     retained: Option<Instant>,
+    vouching: Vouching,
 }
 
 /// Segments to remove are looked for when one was sealed, and this often.
@@ -62,12 +66,24 @@ impl<S: Storage> Worker<'_, S> {
     /// One wait and one commit. False: the end.
     fn turn(&mut self) -> bool {
         let after = |delay| self.outage.as_ref().map(|outage| outage.last_failure + delay);
-        let work = self.queue.take(after(self.retry_least), after(self.retry_after));
+        let idle_until = match self.outage {
+            Some(_) => after(self.retry_after),
+            None => self.vouching.due(&self.log),
+        };
+        let work = self.queue.take(after(self.retry_least), idle_until);
         for item in work.items {
             self.seal(item);
         }
+        if self.outage.is_none() && self.log.pending() == 0 && self.vouching.heart_is_due() {
+            // The draft is ours, and always fits.
+            let _beat = self.log.append(&self.vouching.heartbeat(self.clock.now()));
+        }
         if self.log.pending() > 0 || self.outage.is_some() {
             self.commit();
+        }
+        if self.outage.is_none() {
+            self.build_tree();
+            self.vouch(false);
         }
         match work.close_by {
             // Submits are refused by now, so nothing was queued behind what this turn took.
@@ -104,6 +120,9 @@ impl<S: Storage> Worker<'_, S> {
                     }
                 } else if self.log.seal_if_due(self.clock.now()) {
                     self.retained = None;
+                    // The tree stands at the border: the entry that names the sealed segment is not in it yet.
+                    let (signed, now) = (self.vouching.sign(&mut self.log, true), self.clock.now());
+                    self.signed(signed, now);
                     self.commit();
                 } else if self.retained.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
                     self.retain();
@@ -111,6 +130,44 @@ impl<S: Storage> Worker<'_, S> {
             }
             Err(error) => self.failed(chain_text(&error)),
         }
+    }
+
+    /// One step of reading sealed segments for the tree, if there are any to read.
+    fn build_tree(&mut self) {
+        if !self.log.is_building_tree() {
+            return;
+        }
+        let (building, found) = self.log.build_tree(self.clock.now());
+        self.queue.set_tree(|tree| {
+            tree.building = building;
+            tree.findings.extend(found);
+        });
+        if self.log.pending() > 0 {
+            self.commit();
+        }
+    }
+
+    /// Signs a checkpoint if it is time to, or at the end.
+    fn vouch(&mut self, at_end: bool) {
+        if at_end || self.vouching.signature_is_due(&self.log) {
+            let (signed, now) = (self.vouching.sign(&mut self.log, false), self.clock.now());
+            self.signed(signed, now);
+        }
+    }
+
+    fn signed(&self, signed: std::io::Result<bool>, now: Stamp) {
+        let entries = self.log.signed();
+        self.queue.set_tree(|tree| {
+            tree.signed = entries;
+            match signed {
+                Ok(true) => (tree.signed_at, tree.problem) = (Some(now), None),
+                Ok(false) => {}
+                Err(error) => {
+                    tree.problem =
+                        Some(format!("the checkpoint of the audit log cannot be signed and written: {error}"))
+                }
+            }
+        });
     }
 
     fn retain(&mut self) {
@@ -139,6 +196,7 @@ impl<S: Storage> Worker<'_, S> {
 
     /// Observer first: who learns from a ticket that an entry is durable may rely on its having been published.
     fn tell(&mut self, written: &[Sealed]) {
+        self.vouching.wrote(written.len());
         if let Some(observer) = &mut self.observer {
             for sealed in written {
                 observer(sealed.index, sealed.bytes.clone());

@@ -12,14 +12,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::file::{FileError, sync_dir};
-use super::{FileStorage, LOG_FILE, ReadAt, Storage};
+use super::{FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage};
 use crate::entry::Hash;
 use crate::frame::header_at;
 use crate::head::{Head, HeadFile};
 use crate::segments::{
     self, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, index_path, segment_path, summary_path,
 };
+use crate::tree::leaves::Leaves;
+use crate::tree::{SignedTree, Tree, edge, signed};
 use crate::walk::Chain;
+use failsafe_tlog::{Keys, leaf_hash};
 
 /// The file that is to become the next `audit.log`.
 const NEXT_FILE: &str = "audit.log.next";
@@ -43,6 +46,8 @@ pub struct Layout {
     pub reserve_bytes: u64,
     /// How much of the log is kept.
     pub retention: Retention,
+    /// The file outside the folder that holds the latest signed checkpoint, and the keys that may have signed it.
+    pub checkpoint: Option<(PathBuf, Keys)>,
 }
 
 /// How much of a log is kept: what is beyond is removed from its beginning, in whole segments.
@@ -68,6 +73,7 @@ impl Default for Layout {
             fresh: false,
             reserve_bytes: RESERVE_BYTES,
             retention: Retention::default(),
+            checkpoint: None,
         }
     }
 }
@@ -84,6 +90,9 @@ pub struct LogFolder {
     noted: Vec<Head>,
     findings: Vec<String>,
     reserve: Option<File>,
+    removed: Option<Removed>,
+    signed: Option<SignedTree>,
+    leaves: Option<Leaves>,
 }
 
 impl LogFolder {
@@ -98,6 +107,23 @@ impl LogFolder {
         finish_removal(dir)?;
         drop_orphans(dir)?;
         let catalog = repaired(dir, &mut findings);
+        let latest = layout.checkpoint.as_ref();
+        let aside = |source: io::Error| FileError::at("put aside checkpoints in", dir)(source);
+        let signed = match latest {
+            // A new log is not the one that was signed.
+            Some((latest, _)) if layout.fresh => {
+                signed::put_aside(dir, Some(latest), modified(latest)).map_err(aside)?;
+                None
+            }
+            Some((latest, keys)) => {
+                let last = signed::last(dir, latest, keys, &mut findings);
+                if last.is_none() && !keys.is_empty() && signed::exist(dir, latest) {
+                    signed::put_aside(dir, Some(latest), modified(latest)).map_err(aside)?;
+                }
+                last
+            }
+            None => None,
+        };
         // A folder whose last summary cannot be made is not continued: the file's own header counts.
         let start = catalog.end();
         let active = dir.join(LOG_FILE);
@@ -129,6 +155,9 @@ impl LogFolder {
             noted,
             findings,
             reserve: None,
+            removed: catalog.removed,
+            signed,
+            leaves: None,
             layout,
         };
         folder.hold_reserve();
@@ -248,6 +277,7 @@ impl Storage for LogFolder {
     }
 
     fn remove(&mut self, removed: &Removed) -> io::Result<()> {
+        self.removed = Some(removed.clone());
         let text = serde_json::to_vec(removed).map_err(io::Error::other)?;
         replace(&self.dir.join(REMOVED_FILE), &text)?;
         sync_dir(&self.dir).map_err(|e| e.source)?;
@@ -267,6 +297,52 @@ impl Storage for LogFolder {
 
     fn findings(&self) -> &[String] {
         &self.findings
+    }
+
+    fn begin(&self) -> u64 {
+        self.removed.as_ref().map_or(0, |removed| removed.entries)
+    }
+
+    fn tree_before(&self, at_most: u64) -> Result<Tree, String> {
+        edge::nearest(&self.dir, self.removed.as_ref(), at_most)
+    }
+
+    fn sealed_leaf(&mut self, at: u64) -> io::Result<Option<SealedLeaf>> {
+        if self.leaves.as_ref().is_none_or(|leaves| leaves.next_index() != at) {
+            self.leaves = Some(Leaves::new(&self.dir, at));
+        }
+        let Some(leaves) = &mut self.leaves else { return Ok(None) };
+        let Some(bytes) = leaves.next_entry()? else { return Ok(None) };
+        let at_border = leaves.at_border();
+        Ok(Some(SealedLeaf { leaf: leaf_hash(&bytes), bytes: bytes.len() as u64, at_border }))
+    }
+
+    fn keep_tree(&mut self, tree: &Tree) -> io::Result<()> {
+        if tree.entries() == 0 {
+            return Ok(());
+        }
+        let path = edge::edge_path(&self.dir, tree.entries());
+        let bytes = edge::encode(tree);
+        if fs::read(&path).is_ok_and(|found| found == bytes) {
+            return Ok(());
+        }
+        replace(&path, &bytes)?;
+        sync_dir(&self.dir).map_err(|error| error.source)
+    }
+
+    fn signed(&self) -> Option<&SignedTree> {
+        self.signed.as_ref()
+    }
+
+    fn keep_checkpoint(&mut self, note: &[u8], border: Option<u64>) -> io::Result<()> {
+        let (latest, _) = self.layout.checkpoint.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        signed::keep(&self.dir, latest, note, border)
+    }
+
+    fn put_signed_aside(&mut self, wall_ns: u64) -> io::Result<()> {
+        let latest = self.layout.checkpoint.as_ref().map(|(latest, _)| latest.as_path());
+        self.signed = None;
+        signed::put_aside(&self.dir, latest, wall_ns)
     }
 
     fn hash_at(&self, index: u64) -> Option<Hash> {
@@ -290,8 +366,23 @@ fn finish_removal(dir: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Summaries and indices of which the segment was never renamed: a crash between the two.
+/// When a file was written last, nanoseconds since the epoch; 0 if that is not known.
+fn modified(path: &Path) -> u64 {
+    let modified = fs::metadata(path).and_then(|found| found.modified()).ok();
+    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or_default()
+}
+
+/// Summaries and indices of which the segment was never renamed: a crash between the two. And edges and checkpoints in front of
+/// what retention left.
 fn drop_orphans(dir: &Path) -> Result<(), FileError> {
+    let begin = fs::read(dir.join(REMOVED_FILE)).ok().and_then(|bytes| serde_json::from_slice::<Removed>(&bytes).ok());
+    let begin = begin.map_or(0, |removed| removed.entries);
+    for extension in ["tree", "checkpoint"] {
+        for at in segments::numbered(dir, extension).into_iter().filter(|at| *at < begin) {
+            remove(&dir.join(format!("{at:020}.{extension}")))?;
+        }
+    }
     for extension in ["summary", "index"] {
         for first in segments::numbered(dir, extension) {
             if !segment_path(dir, first).exists() {

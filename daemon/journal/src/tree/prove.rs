@@ -1,0 +1,116 @@
+//! Proofs from the files of a log, without the daemon.
+
+use failsafe_tlog::collect::NoProof;
+use failsafe_tlog::{Checkpoint, Collector, ProofFile, leaf_hash};
+use std::io;
+use std::path::Path;
+
+use super::leaves::Leaves;
+use super::{SignedTree, Tree, edge};
+use crate::segments::Catalog;
+
+/// A proof that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    /// It is behind the checkpoint.
+    #[error("entry {index} is not covered by the checkpoint, which has {entries} entries")]
+    NotCovered {
+        /// The entry.
+        index: u64,
+        /// Entries that the checkpoint vouches for.
+        entries: u64,
+    },
+    /// It is before the tree.
+    #[error(
+        "entry {index} is not in the tree, which begins with entry {first}: it had been removed when the tree was begun"
+    )]
+    BeforeTree {
+        /// The entry.
+        index: u64,
+        /// The entry that is leaf 0.
+        first: u64,
+    },
+    /// It was removed.
+    #[error(
+        "entry {index} is not in the log, which begins with entry {first}: earlier entries were removed by retention"
+    )]
+    Removed {
+        /// The entry.
+        index: u64,
+        /// The first entry of the log.
+        first: u64,
+    },
+    /// The tree cannot be continued.
+    #[error("the tree of the log is not known: {0}")]
+    Tree(String),
+    /// The log is not the one of the checkpoint.
+    #[error(
+        "the log does not fit the checkpoint: its first {entries} entries have root hash {computed}, the checkpoint has {expected}"
+    )]
+    Differs {
+        /// Entries of the checkpoint.
+        entries: u64,
+        /// By the log.
+        computed: String,
+        /// By the checkpoint.
+        expected: String,
+    },
+    /// Something is missing in the log.
+    #[error(transparent)]
+    NoProof(#[from] NoProof),
+    /// The log cannot be read.
+    #[error("read the audit log")]
+    Read(#[from] io::Error),
+}
+
+/// The proof that entry `index` of the log in `dir` is in the tree of `checkpoint`, a signed checkpoint as bytes. What it reads
+/// begins at the last known edge in front of the entry.
+///
+/// # Errors
+/// [`ProveError`].
+pub fn prove(dir: &Path, index: u64, checkpoint: Checkpoint, note: Vec<u8>) -> Result<ProofFile, ProveError> {
+    let root = checkpoint.root;
+    let origin = checkpoint.origin.clone();
+    let signed = SignedTree::of(checkpoint)
+        .ok_or_else(|| ProveError::Tree(format!("the origin {origin} names no first entry")))?;
+    if index >= signed.entries() {
+        return Err(ProveError::NotCovered { index, entries: signed.entries() });
+    }
+    let Some(leaf) = index.checked_sub(signed.first) else {
+        return Err(ProveError::BeforeTree { index, first: signed.first });
+    };
+    let removed = Catalog::load(dir).removed;
+    let first = removed.as_ref().map_or(0, |removed| removed.entries);
+    if index < first {
+        return Err(ProveError::Removed { index, first });
+    }
+    let tree = match edge::nearest(dir, removed.as_ref(), index) {
+        Err(_) if signed.first == first => Tree::beginning_at(first),
+        nearest => nearest.map_err(ProveError::Tree)?,
+    };
+    if tree.first != signed.first {
+        return Err(ProveError::Tree(format!(
+            "the edge at entry {} is of a tree that begins with entry {}, not {}",
+            tree.entries(),
+            tree.first,
+            signed.first
+        )));
+    }
+    let mut collector = Collector::inclusion(&tree.frontier, leaf, signed.size)?;
+    let mut leaves = Leaves::new(dir, tree.entries());
+    let mut proved = None;
+    while leaves.next_index() < signed.entries() {
+        let at = leaves.next_index();
+        let Some(entry) = leaves.next_entry()? else { break };
+        collector.push(leaf_hash(&entry));
+        if at == index {
+            proved = Some(entry);
+        }
+    }
+    let (hashes, computed) = collector.finish()?;
+    if computed != root {
+        let (computed, expected) = (hex::encode(computed), hex::encode(root));
+        return Err(ProveError::Differs { entries: signed.entries(), computed, expected });
+    }
+    Ok(ProofFile { extra: proved, index: leaf, hashes, checkpoint: note })
+}
