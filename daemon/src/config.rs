@@ -357,6 +357,7 @@ mod tests {
             ("ring_kib = 1000", "power of two"),
             ("[kernel_tables]\nper_user_percent = 90", "f.toml: kernel_tables: expected per_user_percent"),
             ("[limits.streams]\nper_user = 9\ntotal = 9\nreserve = 99", "limits.streams: expected per_user"),
+            ("[audit_log]\nheartbeat = \"5 ms\"", "audit_log.heartbeat: expected 1s to 1h, not 5ms"),
             ("[audit_log]\nkeep_days = 0", "audit_log.keep_days: expected 1 to 36500, not 0"),
             ("[redact]\nname = []", "unknown field `name`"),
             ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),

@@ -1,8 +1,10 @@
 //! The audit log as the daemon writes it: [`Record`]s in, tickets of durability out. The writer's thread is the journal's.
 
 mod quota;
+mod vouch;
 
 pub use quota::Budget;
+pub use vouch::Vouch;
 
 use crate::platform::clock;
 use failsafe_core::{
@@ -12,11 +14,13 @@ use failsafe_core::{
 };
 use failsafe_journal::{
     AuditHandle, AuditWriter, Draft, Options, Stamp, Status, WaitError,
+    group::TreeStatus,
     head::HEAD_FILE,
     storage::{
         Layout, Retention,
         file::{LOG_FILE, set_aside},
     },
+    tree::signed::CHECKPOINT_FILE,
     writer::OpenError,
 };
 use quota::{Class, Meter};
@@ -73,6 +77,7 @@ impl LogOwner {
         second_head: &Path,
         boot_id: &str,
         bounds: Bounds,
+        vouch: Option<Vouch>,
     ) -> Result<(LogOwner, Findings), OpenError> {
         let heads = vec![state_dir.join(HEAD_FILE), second_head.to_owned()];
         let known = heads.iter().any(|head| head.exists());
@@ -80,6 +85,12 @@ impl LogOwner {
         let live: Arc<OnceLock<LiveRuns>> = Arc::default();
         let dir = &state_dir.join(FOLDER);
         let mut findings = Vec::new();
+        if let Some(vouch) = &vouch {
+            layout.checkpoint = Some((state_dir.join(CHECKPOINT_FILE), vouch.known(&mut findings)));
+            if let Err(error) = vouch.publish(state_dir) {
+                tracing::warn!(%error, "the public keys for verifying the audit log are not up to date");
+            }
+        }
         let (sender, latest) = watch::channel(0);
         let options = || {
             let sender = sender.clone();
@@ -88,7 +99,9 @@ impl LogOwner {
             });
             let known = live.clone();
             let live = Box::new(move || Some(known.get()?().iter().map(RunId::to_string).collect()));
-            Options { observer: Some(observer), live: Some(live), ..Options::default() }
+            let (signing, heartbeat) =
+                (vouch.as_ref().map(Vouch::signing), vouch.as_ref().map(|vouch| vouch.heartbeat));
+            Options { observer: Some(observer), live: Some(live), signing, heartbeat, ..Options::default() }
         };
         let writer = match AuditWriter::spawn_in(dir, layout.clone(), options()) {
             Err(OpenError::Tampered { offset, index, why }) => {
@@ -238,9 +251,14 @@ impl Log {
         draft
     }
 
-    /// What opening the log found amiss.
-    pub fn findings(&self) -> &[String] {
-        &self.findings
+    /// What opening the log found amiss, and what was found since.
+    pub fn findings(&self) -> Vec<String> {
+        self.findings.iter().cloned().chain(self.handle.tree().findings).collect()
+    }
+
+    /// What is signed of the log.
+    pub fn tree(&self) -> TreeStatus {
+        self.handle.tree()
     }
 
     /// The log file, for readers: with [`failsafe_journal::Search`], which also reads the sealed segments beside it.
@@ -256,7 +274,10 @@ impl Log {
     /// `healthy`, or what is wrong.
     pub fn state(&self) -> String {
         match self.handle.status() {
-            Status::Healthy => "healthy".into(),
+            Status::Healthy => match self.handle.tree().problem {
+                Some(problem) => format!("degraded: {problem}"),
+                None => "healthy".into(),
+            },
             Status::Degraded { error, pending, dropped, .. } => {
                 format!("degraded: {error}; {pending} entries wait in memory, {dropped} were dropped")
             }

@@ -164,7 +164,9 @@ impl Base {
         if let Some(folder) = second_head.parent() {
             let _told_with_the_head = std::fs::create_dir_all(folder);
         }
-        let (log_owner, findings) = LogOwner::open(state_dir, &second_head, &boot_id, config.audit_log.bounds())
+        let keys = Arc::new(SigningKeys::open(state_dir, clock::wall_ns()));
+        let vouch = Some(config.audit_log.vouch(&keys));
+        let (log_owner, findings) = LogOwner::open(state_dir, &second_head, &boot_id, config.audit_log.bounds(), vouch)
             .context("cannot open the audit log")?;
         let root = CgroupRoot::find().context("failsafed needs a cgroup2 mount")?;
         config.bpffs().map_or(Ok(()), pin_folder::prepare)?;
@@ -219,8 +221,8 @@ impl Judging {
         // What an earlier daemon left in the health of the node is over, or goes on.
         early.push(keep::guarded_fact(registry.guarded_note()));
         early.push(keep::unpinned_fact(unpinned.as_deref()));
-        let findings = log.findings().iter();
-        early.extend(findings.map(|finding| keep::lasting("audit-log", finding.clone(), Until::Reset)));
+        let findings = log.findings().into_iter();
+        early.extend(findings.map(|finding| keep::lasting("audit-log", finding, Until::Reset)));
 
         let (interval, gpus) = (Span::from_millis(config.sample_interval_ms), !config.nvml.disabled);
         let health = Keeper::open(&config.state_dir, log.clone(), tables, gpus, interval)

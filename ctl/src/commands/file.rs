@@ -7,6 +7,7 @@ use crate::{
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::{
     fs::{File, OpenOptions},
+    io::Write,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -29,6 +30,18 @@ pub(super) fn free(to: &Path, force: bool) -> Result<(), Fail> {
             Err(Fail::new(Exit::Error, format!("{shown} is {what}: it is not replaced")).advise("name another file"))
         }
     }
+}
+
+/// Writes these bytes to a file, whole or not at all.
+///
+/// # Errors
+/// As [`free`], or the file cannot be written.
+pub(super) fn save(to: &Path, force: bool, bytes: &[u8]) -> Result<(), Fail> {
+    free(to, force)?;
+    let mut part = Part::create(to)?;
+    let written = part.file.write_all(bytes);
+    written.map_err(|error| Fail::because(format!("cannot write {}", part.path.display()), &error))?;
+    part.finish(to, force)
 }
 
 /// A file in the making; it is removed again unless it is finished.

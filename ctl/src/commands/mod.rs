@@ -23,7 +23,7 @@ mod report;
 mod run;
 
 use crate::{
-    args::{Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, LogCommand, NodeCommand, PolicyCommand},
+    args::{Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, NodeCommand, PolicyCommand},
     exit::{Exit, Fail},
 };
 use failsafe_core::event::EventKind;
@@ -86,7 +86,6 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         },
         Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),
         Command::Doctor(args) => doctor::doctor(place, args.output),
-        Command::Log { what: LogCommand::Verify { file, output } } => log::verify(place, file.as_deref(), output),
         Command::Attest { what } => match what {
             AttestCommand::Node(args) => attest::node(place, &args),
             AttestCommand::Run(args) => attest::run(place, &args),
@@ -95,6 +94,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             AttestCommand::Key { what: AttestKeyCommand::Show(output) } => attest::key::show(place, output),
             AttestCommand::Key { what: AttestKeyCommand::Rotate(args) } => attest::key::rotate(place, &args),
         },
+        Command::Log { what } => log::log(place, &what),
         Command::Completion { shell } => completion::completion(shell),
     }
 }

@@ -8,6 +8,7 @@ mod daemon;
 mod files;
 mod fixtures;
 mod health;
+mod log;
 mod run;
 #[path = "../../../tests/skip.rs"]
 mod skip;

@@ -272,7 +272,7 @@ fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
     });
     for finding in context.log.findings() {
         let advice = "`failsafectl log verify`; compare with copies of the log made earlier, and keep the state folder";
-        out.push(check("log", "audit log at start", CheckState::Degraded, finding.clone(), advice));
+        out.push(check("log", "audit log at start", CheckState::Degraded, finding, advice));
     }
 }
 

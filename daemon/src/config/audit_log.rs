@@ -1,8 +1,11 @@
 //! `[audit_log]`: how much of the audit log is kept, and how much of it each user gets.
 
-use crate::log::{Bounds, Budget};
+use super::gpu_rates::Pace;
+use crate::log::{Bounds, Budget, Vouch};
+use crate::signing::SigningKeys;
 use failsafe_journal::storage::Retention;
 use serde::Deserialize;
+use std::{sync::Arc, time::Duration};
 
 /// Sizes and ages of the audit log.
 #[derive(Debug, Clone, Deserialize)]
@@ -16,11 +19,22 @@ pub struct AuditLog {
     pub keep_mib: u64,
     /// Greatest age of an entry, in days.
     pub keep_days: u64,
+    /// How often the log's tree is signed, if there are new entries.
+    pub checkpoint: Pace,
+    /// A heartbeat entry is written after this time without an entry.
+    pub heartbeat: Pace,
 }
 
 impl Default for AuditLog {
     fn default() -> AuditLog {
-        AuditLog { per_user_mib_per_day: 64, total_mib_per_day: 1_024, keep_mib: 8_192, keep_days: 365 }
+        AuditLog {
+            per_user_mib_per_day: 64,
+            total_mib_per_day: 1_024,
+            keep_mib: 8_192,
+            keep_days: 365,
+            checkpoint: Pace(Duration::from_secs(60)),
+            heartbeat: Pace(Duration::from_secs(300)),
+        }
     }
 }
 
@@ -34,8 +48,18 @@ impl AuditLog {
             ("audit_log.keep_days", self.keep_days, 1..=36_500),
         ];
         let wrong = ranges.into_iter().find(|(_, value, range)| !range.contains(value));
-        wrong
-            .map(|(field, value, range)| (field, format!("expected {} to {}, not {value}", range.start(), range.end())))
+        let numbers = wrong.map(|(field, value, range)| {
+            (field, format!("expected {} to {}, not {value}", range.start(), range.end()))
+        });
+        // A shorter time would fill the disk of an idle node.
+        let paces = [("audit_log.checkpoint", self.checkpoint), ("audit_log.heartbeat", self.heartbeat)];
+        let short = paces.into_iter().find(|(_, pace)| pace.0 < Duration::from_secs(1));
+        numbers.or(short.map(|(field, pace)| (field, format!("expected 1s to 1h, not {:?}", pace.0))))
+    }
+
+    /// How checkpoints are signed, and how often a silent log has a heartbeat.
+    pub fn vouch(&self, keys: &Arc<SigningKeys>) -> Vouch {
+        Vouch { keys: keys.clone(), checkpoint: self.checkpoint.0, heartbeat: self.heartbeat.0 }
     }
 
     /// As the log takes it.

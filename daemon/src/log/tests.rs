@@ -44,7 +44,7 @@ fn small() -> Bounds {
 /// Writes by `work`, and gives what the log has then.
 fn logged(bounds: Bounds, work: impl FnOnce(&Log)) -> Vec<Entry> {
     let folder = tempfile::tempdir().unwrap();
-    let (owner, _) = LogOwner::open(folder.path(), &folder.path().join("second"), "b", bounds).unwrap();
+    let (owner, _) = LogOwner::open(folder.path(), &folder.path().join("second"), "b", bounds, None).unwrap();
     let log = owner.log();
     work(&log);
     let path = log.path().to_owned();

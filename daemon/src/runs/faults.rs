@@ -90,7 +90,7 @@ impl Bench {
         let store = Store::on(self.state.path(), disk).unwrap();
         let head = self.state.path().join("second-head.json");
         let (log, findings) =
-            LogOwner::open(self.state.path(), &head, BOOT, crate::config::AuditLog::default().bounds()).unwrap();
+            LogOwner::open(self.state.path(), &head, BOOT, crate::config::AuditLog::default().bounds(), None).unwrap();
         assert!(findings.is_empty(), "{findings:?}");
         (Registry::new(CgroupRoot::find().unwrap(), Kernel::new(Err("a test's".into())), store), log)
     }
@@ -278,7 +278,7 @@ fn a_run_json_with_any_numbers_stops_no_start_and_loses_no_run() {
     let elsewhere = tempfile::tempdir().unwrap();
     let head = elsewhere.path().join("head");
     let (without, _) =
-        LogOwner::open(elsewhere.path(), &head, BOOT, crate::config::AuditLog::default().bounds()).unwrap();
+        LogOwner::open(elsewhere.path(), &head, BOOT, crate::config::AuditLog::default().bounds(), None).unwrap();
     let start = |log: &Log| {
         let store = Store::on(bench.state.path(), Arc::new(Files)).unwrap();
         let registry = Registry::new(CgroupRoot::find().unwrap(), Kernel::new(Err("a test's".into())), store);

@@ -207,3 +207,49 @@ fn a_log_that_was_replaced_while_no_daemon_ran_is_reported() -> Result<()> {
         node.ctl(["log", "verify", "--file", &log.display().to_string()])?.expect(1).map(|_| ())
     })
 }
+
+#[test]
+fn a_log_that_was_rolled_back_behind_its_checkpoint_is_reported_and_the_run_stays_frozen() -> Result<()> {
+    on_node("rolled-back", "[audit_log]\ncheckpoint = \"1s\"\nheartbeat = \"1s\"\n", |node| {
+        let log = node.state_dir().join("audit/audit.log");
+        let older = fs::read(&log)?;
+        let run = Launch::new("unseen", DENY).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "unseen", "--reason", "to be hidden"])?.expect(0)?;
+        node.wait_for_event("a heartbeat", |event| event["kind"] == "heartbeat")?;
+        node.stop()?;
+        let path = |name: &str| node.file(name).display().to_string();
+        let (checkpoint, proof, keys) = (path("c"), path("p"), path("keys"));
+        let first = node.ctl(["log", "checkpoint", "--json"])?.expect(0)?.out;
+        node.ctl(["log", "checkpoint", "-o", &checkpoint])?.expect(0)?;
+        fs::copy(node.state_dir().join("log.keys"), &keys)?;
+        let entries = node.ctl(["events", "--offline", "-o", "json"])?.expect(0)?.out.lines().count();
+        for entry in [0, entries / 2, entries - 1] {
+            node.ctl(["log", "prove", &entry.to_string(), "-o", &proof, "--force"])?.expect(0)?;
+            let proved = node.ctl(["log", "verify-proof", &proof, "--keys", &keys])?.expect(0)?.out;
+            ensure!(proved.contains(&format!("proved: entry {entry} is in the log")), "{proved}");
+        }
+        node.ctl(["log", "verify", "--checkpoint", &checkpoint, "--keys", &keys])?.expect(0)?;
+
+        fs::write(&log, older)?;
+        let verified = node.ctl(["log", "verify", "--checkpoint", &checkpoint])?;
+        ensure!(verified.code == 1 && verified.out.contains("SHORTENED OR REPLACED"), "{verified:?}");
+        node.restart()?;
+        let finding = |text: &str| text.contains("rolled back");
+        ensure!(finding(&node.ctl(["doctor", "-o", "json"])?.out), "doctor shows nothing");
+        wait_for("the health of the node shows it", || Ok(finding(&node.ctl(["node", "health", "-o", "json"])?.out)))?;
+        ensure!(integration::frozen(run.cgroup())?, "the run is not frozen any more");
+        let gap = |event: &serde_json::Value| finding(&event["body"]["what"].to_string());
+        ensure!(node.events()?.iter().any(gap), "no entry about it");
+        // It goes on as another log: nobody takes one for the other.
+        wait_for("another checkpoint", || {
+            let now = node.ctl(["log", "checkpoint", "--json"])?.out;
+            let origin =
+                |text: &str| Ok::<_, anyhow::Error>(serde_json::from_str::<serde_json::Value>(text)?["origin"].clone());
+            Ok(!now.is_empty() && origin(&now)? != origin(&first)?)
+        })?;
+        node.ctl(["log", "verify"])?.expect(0)?;
+        let replayed = node.ctl(["log", "verify", "--checkpoint", &checkpoint])?;
+        ensure!(replayed.code == 1, "the log that was signed is another one: {replayed:?}");
+        node.log_is_whole()
+    })
+}

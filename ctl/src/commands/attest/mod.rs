@@ -4,7 +4,7 @@ pub(super) mod key;
 
 use super::{
     Place,
-    file::{Part, free},
+    file::{free, save},
 };
 use crate::{
     args::{AttestArgs, AttestDiffArgs, AttestNodeArgs, AttestRunArgs, AttestVerifyArgs},
@@ -55,11 +55,7 @@ fn attested(place: &Place<'_>, run: &str, args: &AttestArgs) -> Result<Exit, Fai
         print(&text.map_err(|_| Fail::new(Exit::Error, "the daemon sent a broken statement"))?)?;
         return Ok(Exit::Done);
     };
-    let mut part = Part::create(file)?;
-    part.file
-        .write_all(&answer.envelope)
-        .map_err(|error| Fail::because(format!("cannot write {}", part.path.display()), &error))?;
-    part.finish(file, args.force)?;
+    save(file, args.force, &answer.envelope)?;
     // What the daemon answered is read as it will be read elsewhere.
     let Verified { statement, .. } = opened(file, None)?;
     print(&page::written(file, &statement))?;

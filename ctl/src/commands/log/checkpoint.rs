@@ -1,0 +1,56 @@
+//! `log checkpoint`: the latest signed checkpoint of the log.
+
+use super::{super::Place, keys};
+use crate::{
+    args::LogOut,
+    exit::{Exit, Fail},
+    render::{clean, json},
+};
+use failsafe_journal::tree::signed::{CHECKPOINT_FILE, SignedTree};
+use failsafe_tlog::{Checkpoint, Keys, VerifierKey, note};
+use serde_json::json;
+use std::path::Path;
+
+/// A checkpoint that was read and verified.
+pub(super) struct Opened<'k> {
+    pub note: Vec<u8>,
+    pub checkpoint: Checkpoint,
+    pub tree: SignedTree,
+    pub key: &'k VerifierKey,
+}
+
+/// Reads a checkpoint and verifies it.
+pub(super) fn open<'k>(path: &Path, keys: &'k Keys) -> Result<Opened<'k>, Fail> {
+    let shown = clean(&path.display().to_string());
+    let note = super::read(path, "checkpoint", note::MAX_BYTES)?;
+    let (checkpoint, key) = Checkpoint::open(&note, keys)
+        .map_err(|error| Fail::because(&shown, &error).advise("name the keys that you trust with --keys FILE"))?;
+    let tree = SignedTree::of(checkpoint.clone())
+        .ok_or_else(|| Fail::new(Exit::Error, format!("{shown}: the origin names no first entry of the log")))?;
+    Ok(Opened { note, checkpoint, tree, key })
+}
+
+pub(super) fn checkpoint(place: &Place<'_>, out: &LogOut, keys: Option<&Path>) -> Result<Exit, Fail> {
+    let known = keys::known(place, keys)?;
+    let path = place.state_dir.join(CHECKPOINT_FILE);
+    let opened = open(&path, &known.keys)?;
+    let Opened { note, checkpoint, tree, key } = &opened;
+    let text = match out.json {
+        true => json::text(&json!({
+            "origin": checkpoint.origin,
+            "entries": tree.entries(),
+            "first": tree.first,
+            "size": tree.size,
+            "root_hash": hex::encode(tree.root),
+            "key": key.to_string(),
+            "note": String::from_utf8_lossy(note),
+        })),
+        false => format!("{}\nkey {key}\n", clean_lines(&String::from_utf8_lossy(note))),
+    };
+    super::put(out, note, &text)?;
+    Ok(Exit::Done)
+}
+
+fn clean_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", clean(line))).collect()
+}

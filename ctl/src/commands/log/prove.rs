@@ -1,0 +1,96 @@
+//! `log prove` and `log verify-proof`: one file that shows, without the log, that an entry is in it.
+
+use super::{super::Place, keys};
+use crate::{
+    args::LogOut,
+    entry::log_file,
+    exit::{Exit, Fail},
+    render::{clean, json, print},
+};
+use failsafe_journal::{
+    Entry,
+    tree::{prove as journal, signed::CHECKPOINT_FILE, signed::SignedTree},
+};
+use failsafe_tlog::{ProofFile, proof_file};
+use serde_json::json;
+use std::path::Path;
+
+pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, out: &LogOut) -> Result<Exit, Fail> {
+    let latest = place.state_dir.join(CHECKPOINT_FILE);
+    let path = checkpoint.unwrap_or(&latest);
+    let note = super::read(path, "checkpoint", failsafe_tlog::note::MAX_BYTES)?;
+    let shown = clean(&path.display().to_string());
+    // Who may sign it, is for the reader of the proof to say.
+    let parsed = failsafe_tlog::Checkpoint::unverified(&note).map_err(|error| Fail::because(&shown, &error))?;
+    let log = log_file(place.state_dir);
+    let dir = log.parent().unwrap_or(place.state_dir);
+    let proof = journal::prove(dir, entry, parsed, note).map_err(|error| {
+        Fail::because(format!("cannot prove entry {entry}"), &error).advise(match error {
+            journal::ProveError::NotCovered { .. } => {
+                "failsafed signs a checkpoint at the interval `audit_log.checkpoint`: try again after it"
+            }
+            _ => "`failsafectl log verify` says whether the log is intact",
+        })
+    })?;
+    let bytes = proof.encode();
+    let text = match out.json {
+        true => json::text(&json!({
+            "entry": entry, "index": proof.index, "hashes": proof.hashes.len(), "bytes": bytes.len(),
+        })),
+        false => String::from_utf8_lossy(&bytes).into_owned(),
+    };
+    super::put(out, &bytes, &text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_json: bool) -> Result<Exit, Fail> {
+    let known = keys::known(place, keys)?;
+    let shown = clean(&file.display().to_string());
+    let not_proved = |why: &dyn std::error::Error| Fail::because(format!("{shown} proves nothing"), why);
+    let bytes = super::read(file, "proof", proof_file::MAX_BYTES)?;
+    let proof = ProofFile::parse(&bytes).map_err(|error| not_proved(&error))?;
+    let proved = proof.verify(&known.keys).map_err(|error| {
+        not_proved(&error).advise("name the keys that you trust with --keys FILE, or ask for the proof again")
+    })?;
+    let entry = Entry::parse(&proved.entry).map_err(|error| not_proved(&error))?;
+    let tree = SignedTree::of(proved.checkpoint);
+    let Some(tree) = tree.filter(|tree| tree.first.checked_add(proof.index) == Some(entry.index)) else {
+        return Err(Fail::new(
+            Exit::Error,
+            format!(
+                "{shown} proves nothing: the entry says that it is entry {}, but leaf {} is another",
+                entry.index, proof.index
+            ),
+        ));
+    };
+    let text = String::from_utf8_lossy(&proved.entry);
+    if as_json {
+        let value = json!({
+            "proved": true,
+            "entry": entry.index,
+            "origin": tree.origin,
+            "entries": tree.entries(),
+            "root_hash": hex::encode(tree.root),
+            "key": proved.key.to_string(),
+            "own_key": known.own,
+            "text": text,
+        });
+        print(&json::text(&value))?;
+        return Ok(Exit::Done);
+    }
+    let trust = match known.own {
+        true => {
+            "\n  the key is the one in the state folder of this node; to trust the proof elsewhere, use --keys FILE"
+        }
+        false => "",
+    };
+    print(&format!(
+        "{shown}: proved: entry {} is in the log\n  log      {}\n  entries  {} when the checkpoint was signed\n  key      {}{trust}\n  entry    {}\n",
+        entry.index,
+        clean(&tree.origin),
+        tree.entries(),
+        clean(&proved.key.to_string()),
+        clean(&text)
+    ))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,188 @@
+//! `log verify`: the whole audit log, without the daemon.
+
+use super::{super::Place, checkpoint, keys};
+use crate::{
+    args::Output,
+    entry::log_file,
+    exit::{Exit, Fail},
+    render::{clean, count, json, print, time},
+};
+use failsafe_journal::{
+    Report, Verdict,
+    head::{HEAD_FILE, HeadFile},
+    tree::signed::{CHECKPOINT_FILE, checkpoint_path},
+    verify::{Claim, verify_claims, verify_file},
+};
+use failsafe_tlog::Keys;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+pub(super) fn verify(
+    place: &Place<'_>,
+    file: Option<&Path>,
+    earlier: &[PathBuf],
+    keys: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Fail> {
+    let path = file.map_or_else(|| log_file(place.state_dir), Path::to_owned);
+    let report = match file {
+        Some(file) => verify_file(file),
+        None => {
+            let dir = path.parent().unwrap_or(place.state_dir);
+            // Before the log, which may grow meanwhile.
+            let head = HeadFile::read(&place.state_dir.join(HEAD_FILE));
+            let claims = claims(place, dir, earlier, keys)?;
+            verify_claims(dir, head, &claims)
+        }
+    };
+    let report = report.map_err(|error| {
+        Fail::because("cannot verify the audit log", &error)
+            .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR, or the file with --file")
+    })?;
+    print(&if output.json() { json::text(&as_json(&path, &report)) } else { as_text(&path, &report, &place.zone) })?;
+    Ok(if report.is_ok() { Exit::Done } else { Exit::Error })
+}
+
+/// The checkpoints that the log must contain: those that are kept with it, and those that were named. Each must be signed by a
+/// known key. A log that was never signed has none.
+fn claims(place: &Place<'_>, dir: &Path, earlier: &[PathBuf], keys: Option<&Path>) -> Result<Vec<Claim>, Fail> {
+    let latest = place.state_dir.join(CHECKPOINT_FILE);
+    let borders = failsafe_journal::segments::sealed(dir).into_iter().map(|at| checkpoint_path(dir, at));
+    let begin = std::iter::once(latest).chain(last_border(dir)).chain(borders);
+    let mut paths: Vec<PathBuf> = begin.filter(|path| path.exists()).collect();
+    paths.extend(earlier.iter().cloned());
+    paths.sort();
+    paths.dedup();
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = keys::known(place, keys)?.keys;
+    paths.iter().map(|path| claim(path, &known)).collect()
+}
+
+/// The checkpoint in front of the file that is being written.
+fn last_border(dir: &Path) -> Option<PathBuf> {
+    let end = failsafe_journal::segments::Catalog::load(dir).end()?;
+    Some(checkpoint_path(dir, end.next_index))
+}
+
+fn claim(path: &Path, keys: &Keys) -> Result<Claim, Fail> {
+    Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, keys)?.tree })
+}
+
+fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
+    let head = hex::encode(report.head_hash);
+    let mut counted = format!("  entries  {}\n  bytes    {}\n  head     {head}\n", report.entries, report.bytes);
+    if report.segments > 0 {
+        counted.push_str(&format!("  sealed   {}\n", count(report.segments, "segment", "segments")));
+    }
+    if let Some(tree) = &report.tree {
+        counted.push_str(&format!(
+            "  root     {} of the tree of {}\n",
+            hex::encode(tree.root),
+            match tree.size {
+                1 => "1 entry".to_owned(),
+                size => format!("{size} entries"),
+            }
+        ));
+        counted.push_str(&match (tree.contained, tree.removed) {
+            (0, 0) => "  signed   no checkpoint that the log contains\n".to_owned(),
+            (contained, 0) => format!("  signed   {}, all contained\n", count(contained, "checkpoint", "checkpoints")),
+            (contained, removed) => format!(
+                "  signed   {} contained; {removed} of removed entries cannot be compared\n",
+                count(contained, "checkpoint", "checkpoints")
+            ),
+        });
+    }
+    match &report.removed {
+        Some(removed) => counted.push_str(&format!(
+            "  segments 1-{} (entries 0 to {}) removed by retention on {}, head hash {}: {}\n",
+            removed.segments,
+            removed.entries.saturating_sub(1),
+            time::wall(i128::from(removed.wall_ns), zone),
+            hex::encode(removed.head),
+            clean(&removed.why)
+        )),
+        None if report.first > 0 => {
+            counted.push_str(&format!(
+                "  begins   at entry {}: earlier segments are not part of the file\n",
+                report.first
+            ));
+        }
+        None => {}
+    }
+    let path = path.display();
+    match &report.verdict {
+        Verdict::Ok => format!(
+            "{path}: intact: no entry was changed, removed, inserted or moved\n{counted}  compare entries and head \
+             with a copy on another machine: only that shows whether the whole log was replaced\n"
+        ),
+        Verdict::Segment(why) => {
+            format!(
+                "{path}: TAMPERED WITH\n{counted}  {}\n  keep the folder, and compare it with copies made earlier\n",
+                clean(why)
+            )
+        }
+        Verdict::Shortened(why) => format!(
+            "{path}: SHORTENED OR REPLACED\n{counted}  {}\n  entries at its end are missing or were replaced; look \
+             for the missing entries in copies made earlier\n",
+            clean(why)
+        ),
+        Verdict::Forked(why) => format!(
+            "{path}: NOT THE LOG THAT WAS SIGNED\n{counted}  {}\n  an entry was replaced, or this is another log; keep the folder, and \
+             compare it with copies made earlier\n",
+            clean(why)
+        ),
+        Verdict::Empty => {
+            format!("{path}: EMPTY: there is no entry in it. A log that a daemon has opened has at least one\n")
+        }
+        Verdict::NotALog(what) => format!(
+            "{path}: not an audit log: {what}\n  verify the log's own file: audit/audit.log in the state folder, or a copy of it\n"
+        ),
+        Verdict::Torn { offset, index, bytes, reason } => format!(
+            "{path}: incomplete last entry (after a crash or with a full disk); all earlier entries are intact\n{counted}  at byte {offset}, entry {index}: \
+             {reason} ({bytes} bytes)\n  the next start of failsafed removes it and records that in the log\n"
+        ),
+        Verdict::Tampered(problem) => format!(
+            "{path}: TAMPERED WITH\n{counted}  {problem}\n  the entries before it are valid; keep the file, and compare it with \
+             copies made earlier\n"
+        ),
+    }
+}
+
+fn as_json(path: &Path, report: &Report) -> Value {
+    let why = |why: &str| json!({ "reason": why });
+    let (verdict, problem) = match &report.verdict {
+        Verdict::Ok => ("ok", Value::Null),
+        Verdict::Segment(text) => ("tampered", why(text)),
+        Verdict::Shortened(text) => ("shortened", why(text)),
+        Verdict::Forked(text) => ("forked", why(text)),
+        Verdict::Empty => ("empty", Value::Null),
+        Verdict::NotALog(text) => ("not-a-log", why(text)),
+        Verdict::Torn { offset, index, bytes, reason } => {
+            ("torn", json!({ "offset": offset, "index": index, "bytes": bytes, "reason": reason.to_string() }))
+        }
+        Verdict::Tampered(p) => {
+            ("tampered", json!({ "offset": p.offset, "index": p.index, "reason": p.why.to_string() }))
+        }
+    };
+    json!({
+        "file": path,
+        "verdict": verdict,
+        "first": report.first,
+        "entries": report.entries,
+        "segments": report.segments,
+        "removed": report.removed,
+        "bytes": report.bytes,
+        "head_hash": hex::encode(report.head_hash),
+        "tree": report.tree.as_ref().map(|tree| json!({
+            "first": tree.first,
+            "size": tree.size,
+            "root_hash": hex::encode(tree.root),
+            "checkpoints_contained": tree.contained,
+            "checkpoints_of_removed_entries": tree.removed,
+        })),
+        "problem": problem,
+    })
+}

@@ -1,0 +1,160 @@
+//! Checkpoints and proofs of a log, and each way in which it is not the one that was signed.
+
+use crate::support::{bare, err, out};
+use ed25519_dalek::{Signer as _, SigningKey};
+use failsafe_journal::{
+    AuditLog, Draft, Stamp,
+    storage::{Layout, LogFolder},
+};
+use failsafe_tlog::{Keys, Signer, VerifierKey};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+struct TestSigner(SigningKey, VerifierKey);
+
+impl Signer for TestSigner {
+    fn key(&self) -> &VerifierKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+fn signer(seed: u8) -> TestSigner {
+    let key = SigningKey::from_bytes(&[seed; 32]);
+    let public = VerifierKey::new("failsafe", &key.verifying_key().to_bytes()).unwrap();
+    TestSigner(key, public)
+}
+
+struct State(tempfile::TempDir);
+
+impl State {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A state folder as a daemon leaves it.
+    fn new(text: &str, entries: u64) -> State {
+        let state = State(tempfile::tempdir().unwrap());
+        fs::write(state.path("log.keys"), format!("# this node\n{}\n", signer(1).1)).unwrap();
+        state.write(text, entries);
+        state
+    }
+
+    fn write(&self, text: &str, entries: u64) {
+        let checkpoint = Some((self.path("log.checkpoint"), Keys::of(vec![signer(1).1])));
+        let layout = Layout {
+            segment_bytes: 4_096,
+            reserve_bytes: 0,
+            heads: vec![self.path("head.json")],
+            checkpoint,
+            ..Layout::default()
+        };
+        let now = Stamp { wall_ns: 1, mono_ns: 2, boot_id: "b".into() };
+        let mut log = AuditLog::open(LogFolder::open(&self.path("audit"), layout).unwrap(), &now).unwrap().0;
+        for n in 0..entries {
+            log.append(&Draft::new("run", now.clone(), serde_json::json!({ "n": n, "text": text }))).unwrap();
+            log.commit().unwrap();
+            if log.seal_if_due(now.clone()) {
+                log.sign(&signer(1), true).unwrap();
+                log.commit().unwrap();
+            }
+        }
+        log.sign(&signer(1), false).unwrap();
+    }
+
+    fn ctl(&self, line: &str) -> Output {
+        let mut command = bare(Path::new("/nonexistent"));
+        command.current_dir(self.0.path()).arg("--state-dir").arg(self.0.path());
+        command.args(line.split_whitespace()).output().unwrap()
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let output = self.ctl(line);
+        assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""), "{line}: {}", out(&output));
+        out(&output)
+    }
+
+    /// What the command prints where it fails.
+    fn fails(&self, line: &str) -> String {
+        let output = self.ctl(line);
+        assert_eq!(output.status.code(), Some(1), "{line}: {}{}", out(&output), err(&output));
+        format!("{}{}", out(&output), err(&output))
+    }
+}
+
+#[test]
+fn an_entry_is_proved_with_a_file_and_a_key_alone() {
+    let state = State::new("text", 60);
+    assert!(state.ok("log verify").contains("checkpoints, all contained"), "{}", state.ok("log verify"));
+    state.ok("log checkpoint -o c");
+    assert_eq!(fs::read(state.path("c")).unwrap(), fs::read(state.path("log.checkpoint")).unwrap());
+    assert!(state.ok("log checkpoint").contains(&signer(1).1.to_string()));
+    state.ok("log prove 23 -o p");
+    assert!(state.fails("log prove 23 -o p").contains("exists"));
+    state.ok("log prove 24 -o p --force --checkpoint c");
+    assert!(state.fails("log prove 9999").contains("not covered by the checkpoint"));
+
+    let elsewhere = State(tempfile::tempdir().unwrap());
+    fs::copy(state.path("p"), elsewhere.path("p")).unwrap();
+    assert!(elsewhere.fails("log verify-proof p").contains("--keys FILE"));
+    fs::write(elsewhere.path("keys"), signer(1).1.to_string()).unwrap();
+    let text = elsewhere.ok("log verify-proof p --keys keys");
+    assert!(text.contains("proved: entry 24 is in the log") && text.contains("{\"index\":24,"), "{text}");
+    fs::write(elsewhere.path("keys"), signer(2).1.to_string()).unwrap();
+    assert!(elsewhere.fails("log verify-proof p --keys keys").contains("no signature is by a known key"));
+    fs::write(elsewhere.path("keys"), "").unwrap();
+    assert!(elsewhere.fails("log verify-proof p --keys keys").contains("it has no key"));
+}
+
+#[test]
+fn a_log_that_does_not_extend_an_earlier_checkpoint_is_reported_by_its_kind() {
+    let state = State::new("text", 30);
+    state.ok("log checkpoint -o early");
+    let audit = |state: &State| state.path("audit");
+    let older = State::new("text", 30);
+    state.write("text", 30);
+    state.ok("log checkpoint -o late");
+    state.ok("log verify --checkpoint early --checkpoint late");
+    for name in ["early", "late"] {
+        fs::copy(state.path(name), older.path(name)).unwrap();
+    }
+    // An older copy of everything, with its own head and checkpoint: only the checkpoint from elsewhere shows it.
+    older.ok("log verify --checkpoint early");
+    let text = older.fails("log verify --checkpoint late");
+    assert!(text.contains("SHORTENED OR REPLACED") && text.contains("late was signed for"), "{text}");
+    // Another log, valid in itself, signed with the same key.
+    let fork = State::new("fork", 90);
+    fs::copy(state.path("early"), fork.path("early")).unwrap();
+    fork.ok("log verify");
+    let text = fork.fails("log verify --checkpoint early");
+    assert!(text.contains("NOT THE LOG THAT WAS SIGNED") && text.contains("have root hash"), "{text}");
+    // By another key.
+    let other = State::new("text", 30);
+    fs::write(other.path("keys"), signer(2).1.to_string()).unwrap();
+    assert!(other.fails("log verify --keys keys").contains("no signature is by a known key"));
+    // A checkpoint that was changed, and one that is replaced by an older one.
+    let stored = state.path("log.checkpoint");
+    let good = fs::read(&stored).unwrap();
+    let mut bad = good.clone();
+    bad[30] ^= 1;
+    fs::write(&stored, bad).unwrap();
+    assert!(
+        state.fails("log verify").contains("the text or the signature was changed"),
+        "{}",
+        state.fails("log verify")
+    );
+    fs::write(&stored, good).unwrap();
+    // An edge of the tree.
+    let edge = fs::read_dir(audit(&state)).unwrap().map(|entry| entry.unwrap().path());
+    let edge = edge.filter(|path| path.extension().is_some_and(|extension| extension == "tree")).min().unwrap();
+    let text = fs::read_to_string(&edge).unwrap();
+    let flipped = if text.contains("\"hashes\":[\"0") { ("[\"0", "[\"1") } else { ("[\"", "[\"0") };
+    fs::write(&edge, text.replacen(flipped.0, flipped.1, 1)).unwrap();
+    assert!(state.fails("log verify").contains("the edge of the tree"), "{}", state.fails("log verify"));
+}

@@ -1,0 +1,83 @@
+//! Checkpoints of the audit log, signed with the node's key; and the public keys, in a file for who verifies on this node.
+
+use crate::signing::{KeyError, NodeKey, NodeSigner, SigningKeys};
+use failsafe_journal::tree::signed::{KEY_NAME, KEYS_FILE, Signing};
+use failsafe_tlog::{Keys, Signer, VerifierKey};
+use std::{fmt::Write as _, fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+
+/// What vouches for the log while it is written.
+#[derive(Clone)]
+pub struct Vouch {
+    /// The node's keys.
+    pub keys: Arc<SigningKeys>,
+    /// How often a checkpoint is signed, if there are new entries.
+    pub checkpoint: Duration,
+    /// A heartbeat entry is written after this time without an entry.
+    pub heartbeat: Duration,
+}
+
+impl Vouch {
+    /// How the log's thread signs.
+    pub(super) fn signing(&self) -> Signing {
+        let keys = self.keys.clone();
+        let signer = move || keys.signer().map_err(|error| error.to_string()).and_then(named);
+        Signing { signer: Box::new(signer), every: self.checkpoint }
+    }
+
+    /// The keys of earlier and present checkpoints. Why there are none, as a finding.
+    pub(super) fn known(&self, findings: &mut Vec<String>) -> Keys {
+        match self.keys.listed() {
+            Ok(listed) => Keys::of(listed.iter().filter_map(|key| verifier(key).ok()).collect()),
+            Err(error) => {
+                findings.push(format!("the checkpoints of the audit log cannot be verified and signed: {error}"));
+                Keys::default()
+            }
+        }
+    }
+
+    /// Writes the public keys to the state folder.
+    pub(super) fn publish(&self, state_dir: &Path) -> Result<(), String> {
+        let listed = self.keys.listed().map_err(|error: KeyError| error.to_string())?;
+        let mut text = String::from(
+            "# Public keys of this node: KEYID BASE64 COMMENT. They verify the checkpoints of its audit log.\n",
+        );
+        for NodeKey { public, retired_ns, .. } in &listed {
+            let state = if retired_ns.is_some() { "retired" } else { "active" };
+            // Writing to a text does not fail.
+            let _text = writeln!(text, "{} {} this node, {state}", public.id(), public.base64());
+        }
+        let path = state_dir.join(KEYS_FILE);
+        replace(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("keys.part");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&part)?;
+    io::Write::write_all(&mut file, bytes)?;
+    fs::rename(&part, path)
+}
+
+fn verifier(key: &NodeKey) -> Result<VerifierKey, String> {
+    VerifierKey::new(KEY_NAME, key.public.bytes()).map_err(|error| error.to_string())
+}
+
+fn named(signer: NodeSigner) -> Result<Box<dyn Signer>, String> {
+    let key = VerifierKey::new(KEY_NAME, signer.public().bytes()).map_err(|error| error.to_string())?;
+    Ok(Box::new(LogSigner { signer, key }))
+}
+
+struct LogSigner {
+    signer: NodeSigner,
+    key: VerifierKey,
+}
+
+impl Signer for LogSigner {
+    fn key(&self) -> &VerifierKey {
+        &self.key
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.signer.sign(message)
+    }
+}
