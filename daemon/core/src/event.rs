@@ -375,7 +375,7 @@ impl fmt::Display for Event {
             Event::Gpu { what } => write!(f, "GPU event {}", what.name()),
         }?;
         match self.verdict() {
-            // Of most kinds only what was refused is worth a word; of network calls the reader asks for it.
+            // `allowed` is printed only for network events; for other kinds only a denial matters.
             Some(Verdict::Allowed) if !matches!(self, Event::Net { .. }) => {}
             Some(verdict) => write!(f, ": {}", verdict.name())?,
             None => {}

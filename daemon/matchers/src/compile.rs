@@ -139,7 +139,8 @@ pub fn rules(policy: &Policy, refusable: u64, resolver: &Resolver) -> Rules {
             add(&mut out, rule, wanted);
         }
     }
-    // What is only refused is told of by the hook that refuses it; what stops the run is caught at its entry as well.
+    // A denied call is reported by the hook that denies it, so it is not watched as well. A stop rule is also caught
+    // at the entry of the call.
     out.watch &= !(out.deny & !out.stop & refusable);
     out.watch |= out.deny & !refusable & CALLS;
     if let Some(list) = &policy.exec {

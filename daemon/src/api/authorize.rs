@@ -161,7 +161,7 @@ impl Principal {
         self.admin_to("read this").map(|()| Role::Admin)
     }
 
-    /// Whether the caller may order something of the node's health, and in whose name it then stands on record.
+    /// Whether the caller may change the health of the node, and the name for the audit log.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.

@@ -1,4 +1,4 @@
-//! The doctor: every probe, mount, library and permission: works, degraded (why, what it costs), missing (what to do).
+//! Checks each probe, mount, library and permission: works, degraded (reason and effect) or missing (remedy).
 
 use super::Context;
 use crate::{
@@ -95,7 +95,7 @@ fn scheduling(out: &mut Vec<DoctorCheck>) {
     }
 }
 
-/// What rules are worth here, by the kind of event that they are on.
+/// The enforcement level of rules on this kernel, by kind of event.
 fn rules(context: &Context, out: &mut Vec<DoctorCheck>) {
     for judged in assurance::kinds(&grants(context.registry.kernel())) {
         let state = if judged.holds() { CheckState::Works } else { CheckState::Degraded };

@@ -4,7 +4,8 @@
 //! mark ─► nobody holds it? ─► on record ─► the sampler lets go ─► nobody has it open? ─► the vendor's tool ─► on record
 //!                                                                                           └► taken up, unmarked
 //! ```
-//! Invariant: what is not known is not nobody. A GPU whose processes cannot be read, or were read too long ago, is not reset.
+//! Invariant: unknown processes do not count as none. A GPU is not reset if its process list cannot be read or is too
+//! old.
 
 use super::{
     Context,

@@ -1,4 +1,4 @@
-//! The kernel side of the runs: slots in the eBPF maps, and whose they are.
+//! The kernel side of runs: slots of the eBPF maps, and the run of each slot.
 //!
 //! Owns the loaded programs behind one lock, which whoever adds, removes or counts runs may hold for as long as that
 //! takes: no thread that freezes takes it. What such a thread needs has a lock of its own, held for microseconds: the

@@ -1,4 +1,5 @@
-//! The one interpreter of actions: what a [`Decision`] says is done here, read back, and told as an [`Outcome`].
+//! Carries out the actions of a [`Decision`], reads the effect back from the kernel, and reports an [`Outcome`] for
+//! each.
 //!
 //! ```text
 //! begin (pipeline's thread): latch, write cgroup.freeze at the root          two writes, no wait

@@ -1,7 +1,7 @@
 //! From what the amdgpu sensor says to inputs of the core and the view of the node.
 //!
-//! The signals are the same as of other GPUs, so that rules and health judge them alike, and so is whose the processes on them
-//! are.
+//! Signals have the same kinds as NVIDIA's, so rules and health judge them by the same code. Processes are attributed
+//! to runs in the same way.
 
 use super::{
     Message, Sender,

@@ -4,8 +4,8 @@
 //! of the whole card only, so each sample's are shared by the part of the SMs' time that each one's processes had, where the
 //! GPU tells it of all of them; otherwise evenly among the runs that have a process there. What is of no run counts as one
 //! more. Memory is each process's own. In MIG mode NVML tells no process's part: there the card's energy is shared by the size of the
-//! slices that each one is on, those on one slice evenly, and time is that of the MIG devices, each counted as a GPU. What a GPU has
-//! never told, utilisation or energy, makes its part of the totals unknown, and so the run's: no signal is better than a 0.
+//! slices that each one is on, those on one slice evenly, and time is that of the MIG devices, each counted as a GPU. If a GPU never
+//! reported utilisation or energy, the total of the run is unknown: an absent signal is correct, and 0 would be wrong.
 
 use crate::{
     node::GpuProcessView,

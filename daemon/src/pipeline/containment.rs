@@ -34,7 +34,8 @@ pub struct Containments {
 }
 
 impl Containments {
-    /// A freeze's outcome as the cgroup has it; returned as it is to be told: with GPUs it is partial at first.
+    /// Takes the outcome of the freeze of the cgroup, and returns the one to report: with GPUs it is partial until
+    /// they are idle.
     pub fn frozen(&mut self, mut outcome: Outcome, gpus: &BTreeSet<GpuId>) -> Outcome {
         let run = outcome.decision.run;
         if outcome.action == Action::Thaw {

@@ -405,7 +405,7 @@ impl Told {
     }
 
     fn happened(&mut self, gpu: &str, mono_ns: u64, event: &Event) {
-        // What happened on a GPU that could not be told concerns every GPU: missing it would be worse than telling it twice.
+        // If the GPU of an event is unknown, the event is reported for every GPU: a duplicate is better than a loss.
         let gpus: BTreeSet<GpuId> = match gpu {
             "" => self.node().gpus.keys().cloned().collect(),
             uuid => [GpuId(uuid.to_owned())].into(),

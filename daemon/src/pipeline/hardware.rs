@@ -1,4 +1,5 @@
-//! What hardware needs of the pipeline: an XID counts once, whoever tells it, and cordons are done where health lives.
+//! Counts an XID once that both NVML and the kernel log report, and carries out cordons, because the pipeline owns
+//! the health.
 
 use super::Pipeline;
 use crate::platform::clock;

@@ -76,7 +76,8 @@ impl Shared {
         self.published().view.clone().at(MonoTime(clock::monotonic_ns()))
     }
 
-    /// Changes after `revision`. One from the future is of another state folder: everything is told.
+    /// Changes after `revision`. A revision higher than the current one comes from another state folder: then all
+    /// changes are returned.
     pub fn since(&self, revision: u64) -> Since {
         let published = self.published();
         let oldest =

@@ -1,5 +1,5 @@
-//! From what the kernel's log says to signals and facts of health: which GPU a PCI address is, is told by NVML and, where that
-//! has not answered since the daemon's start, by the driver's own files in `/proc`.
+//! Turns records of the kernel log into signals and health facts. NVML maps a PCI address to a GPU; until NVML has
+//! answered once, the driver's files in `/proc` do.
 //!
 //! ```text
 //! kmsg thread ─► Message (what a record says, and its number) ─► pipeline: health and how far it has read, in one step
@@ -195,7 +195,7 @@ impl Told {
         }
     }
 
-    /// Whom it concerns; `None` where it speaks against nothing.
+    /// The part of the node that the record is about; `None` if it changes no health.
     fn heard(&self, said: Said, at: MonoTime) -> Option<Heard> {
         let noted = |target, code, level, text, advice| {
             Some(Heard::Fact(Fact::Noted { target, code, level, text, advice, at }))

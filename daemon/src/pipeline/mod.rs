@@ -383,8 +383,8 @@ impl Pipeline {
         own.into_iter().for_each(|command| self.command(command));
     }
 
-    /// A run whose last process was moved out is empty as well: its end waits for the kernel's word of a leaving, and for those
-    /// that are being brought back. The sampler tells of the empty cgroup again.
+    /// A cgroup is also empty when its last process was moved out. The run ends only after the kernel's event that a
+    /// process left, and after the processes that are being moved back. The sampler reports the empty cgroup again.
     fn is_settled(&mut self, run: RunId) -> bool {
         let since = *self.emptied.entry(run).or_insert_with(Instant::now);
         since.elapsed() >= END_AFTER && !self.recaptures.contains_key(&run)
@@ -616,7 +616,7 @@ impl Pipeline {
 
     fn begin(&mut self, decision: &Decision, input: &Input) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
-        // What is wanted is said before it is done: a thaw that is still under way gives way to it.
+        // The desired state is published before the action: a thaw that is still running then gives way to it.
         if let Some(view) = self.state.run(decision.id.run) {
             let mut status = live.status();
             status.hold_frozen = view.frozen;

@@ -1,4 +1,4 @@
-//! Rules that cannot be judged because a path or argv was too long to be read: a gap says so, and never nothing.
+//! Rules that cannot be evaluated because a path or argv was cut. Each is reported as a gap.
 //!
 //! Owns when each rule of each run was reported last. Invariants: the first such event of a rule is reported at once, then at most one in
 //! [`EVERY`], with the number of those between; a rule with `effect = "stop"` is none of these, as it stops the run.

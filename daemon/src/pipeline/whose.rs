@@ -1,4 +1,4 @@
-//! Whose the processes on GPUs are, and their work: for every sensor of GPUs alike.
+//! Attribution of GPU processes and their work to runs, shared by all GPU sensors.
 //!
 //! Owns the totals of the runs over all GPUs, and what of them was told to the core when. What it finds is given back as
 //! inputs, which the sensor's own part tells with its signals.
@@ -109,7 +109,7 @@ impl Owner {
             }
         }
         for (run, foreign) in found.foreign {
-            // One that has ended meanwhile is nobody's business any more.
+            // The process ended meanwhile: there is nothing to report.
             let Ok(Some(identity)) = self.proc.stat(foreign.pid) else { continue };
             let uid = users::credentials(&self.proc, foreign.pid).ok().flatten().map_or(u32::MAX, |c| c.uid);
             let (pid, ppid, comm) = (foreign.pid, identity.ppid, identity.comm);

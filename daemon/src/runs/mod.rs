@@ -373,7 +373,8 @@ impl Registry {
         if !live.made {
             release(live);
         }
-        // First remembered, then taken out: nobody who asks in between is told that there is no such run.
+        // It is added to the ended runs before it is removed from the live ones: a lookup in between must find the
+        // run.
         let ended = Arc::new(EndedRun { totals, ..EndedRun::clone(&live.end(0)) });
         self.remember_ended(ended.clone());
         self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&live.run.id);

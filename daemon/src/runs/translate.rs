@@ -123,7 +123,7 @@ fn what(what: ebpf::What, pid: u32) -> Option<Event> {
                 (false, true) => ExecKind::Script,
                 (false, false) => ExecKind::File,
             };
-            // A file without a name is not what its path says: rules on paths must not be told otherwise.
+            // A file without a name must not match rules on its former path: the path is marked with ` (unlinked)`.
             let unlinked = |path: String| if unlinked { format!("{path} (unlinked)") } else { path };
             let (path, known_as) = named(unlinked(path), unlinked(file));
             let (verdict, assurance) = (Verdict::Allowed, Assurance::Observed);
@@ -174,7 +174,7 @@ fn denial(held: Option<ebpf::Held>) -> Verdict {
     }
 }
 
-/// What a call's own program reports was let through, whatever a rule makes of it.
+/// A program that only watches a call cannot deny it: the verdict is `allowed`, whatever the rules say.
 fn refused(denied: bool) -> Verdict {
     if denied { Verdict::Denied } else { Verdict::Allowed }
 }

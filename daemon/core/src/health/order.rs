@@ -113,7 +113,7 @@ pub enum OrderKind {
     Cordon,
     /// Placing is allowed again.
     Uncordon,
-    /// What speaks against the part is dealt with; it is judged anew.
+    /// The cause was repaired: the reasons are removed and the part is evaluated again.
     Reset,
     /// The GPU was removed on purpose: it is no longer expected. Refused while NVML lists it.
     Forget,

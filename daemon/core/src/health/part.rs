@@ -183,7 +183,7 @@ impl Part {
             (reason.last_ns, reason.until) = (now.wall_ns, until);
             reason.count = reason.count.saturating_add(1);
             let worse = level > reason.level;
-            // What is said and advised is of the worst: a milder word later does not soften it.
+            // Text and advice are those of the worst occurrence; a milder one does not replace them.
             if level >= reason.level {
                 (reason.level, reason.text, reason.advice) = (level, text, advice);
             }
@@ -230,8 +230,8 @@ impl Part {
         self.note(UNREAD, Level::Degraded, text, Advice::InspectHardware, now);
     }
 
-    /// Forgets what speaks against the part, so that it is judged anew. A cordon stays: it is somebody's will, and has an
-    /// order of its own; what is not seen is still not seen.
+    /// Removes the reasons, so that the part is evaluated again. A cordon stays: only `uncordon` ends it. A part that
+    /// is not seen stays unseen.
     pub(super) fn reset(&mut self) {
         let stays = [CORDONED, BLIND, STALE, UNREAD];
         self.reasons.retain(|code, reason| stays.contains(&code.as_str()) || reason.until == Until::Over);

@@ -1,8 +1,8 @@
 //! Memory that wears out: pages retired and rows remapped in a week.
 //!
 //! Owns the counters as last seen and when they grew, on the wall clock: both outlive restarts and boots, since the counters
-//! are of the board's own memory. DCGM looks askance at a GPU that retires more than one page a week; rows that are remapped
-//! are the same on boards since Ampere.
+//! are of the board's own memory. DCGM warns about a GPU that retires more than one page a week; remapped rows are the same on
+//! boards since Ampere.
 
 use super::{
     level::Level,

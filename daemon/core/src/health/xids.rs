@@ -100,7 +100,7 @@ impl Xids {
         };
         verdict.over = xid.cancels.iter().map(|other| reason(*other)).collect();
         if xid.follows {
-            // Beside its cause it says nothing. Alone it is what the catalogue says of it.
+            // An XID that follows its cause has no effect of its own. Alone, it has the effect in the catalogue.
             if self.last_other.is_some_and(|other| since(wall_ns, other) <= WITH_OTHERS) {
                 return verdict;
             }

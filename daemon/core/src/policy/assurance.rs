@@ -1,4 +1,4 @@
-//! What a policy's rules are worth on a node: refused in the kernel, seen only, or not seen at all, and why.
+//! The enforcement level of each rule on a node: denied in the kernel, observed, or not seen, with the reason.
 //!
 //! Pure: the node's [`Grants`] are handed in by whoever probed it.
 

@@ -1,7 +1,8 @@
 //! Where the states begin that `gpu.derived.*` tells, and how long their windows are.
 //!
 //! Part of the policy: a run is judged by those of the policy it is pinned to, and a replay, which has the policy, computes the
-//! same. A policy that says nothing of them has the digest that it had before they could be said.
+//! same. Default values are left out of the digest: a policy without `[derived]` has the digest of versions
+//! that did not have this section.
 
 use crate::time::Span;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Is a contained run still contained? Asked periodically and after a restart.
 //!
-//! Owns nothing and writes nothing: the caller that hears of a foreign thaw freezes again and records both.
+//! Writes nothing. On a foreign thaw, the caller freezes again and records both.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Operations that rules speak of, as the kernel tells them.
+//! Decodes operations that match a rule (`fs_op` events).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -110,7 +110,7 @@ pub enum NvmlEvent {
     },
     /// What was blind is seen again.
     Sees {
-        /// The GPU's UUID; the sensor as a whole when absent. GPUs said blind by themselves say so by themselves.
+        /// The GPU's UUID; `None` is the whole sensor. A GPU that was reported blind by itself also recovers by itself.
         gpu: Option<String>,
     },
 }

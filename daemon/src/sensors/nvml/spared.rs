@@ -8,7 +8,7 @@ use std::{
 
 /// The longest that a GPU is left alone; a reset takes less.
 const MOST: Duration = Duration::from_secs(600);
-/// Less is not worth a word.
+/// Shorter waits are not reported.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// GPUs to be left alone.

@@ -130,7 +130,7 @@ impl Answers {
             self.reader.renew();
             self.look_again = Instant::now();
         }
-        // Before the whole, so that whose its work was is told by what they say.
+        // The MIG devices are read before the whole GPU: its work is attributed by their utilisation.
         for slice in &mut self.slices {
             if let Some(sample) = slice.reader.slice_pass(&self.reader.device, slice.gpu_instance) {
                 shared.keep(&Frame::Sample(sample));
