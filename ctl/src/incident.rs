@@ -27,7 +27,7 @@ pub struct Incident<'a> {
     /// When the run ended, if it did.
     pub ended: Option<&'a Logged>,
     /// How it stands at the end of the log.
-    pub standing: Standing,
+    pub standing: IncidentState,
 }
 
 /// A decision with what came of it.
@@ -57,7 +57,7 @@ impl Decided<'_> {
 
 /// How an incident stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum IncidentState {
     /// Nothing was to be contained: people were told, or the rule only observes.
     Noted,
     /// Decided; the outcome of these actions is not in the log.
@@ -171,7 +171,7 @@ fn belongs(entry: &Logged, id: IncidentId, decisions: &[Decided<'_>]) -> bool {
 }
 
 /// The last word on every action counts: a freeze that failed and was then proved is proved.
-pub(crate) fn standing(decisions: &[Decided<'_>]) -> Standing {
+pub(crate) fn standing(decisions: &[Decided<'_>]) -> IncidentState {
     let mut last: Vec<(Action, Option<&Verdict>)> = Vec::new();
     for decided in decisions.iter().filter(|d| d.decision.mode == Mode::Enforce) {
         for action in decided.decision.actions.iter().filter(|a| a.contains() || **a == Action::Thaw) {
@@ -193,16 +193,16 @@ pub(crate) fn standing(decisions: &[Decided<'_>]) -> Standing {
     let partial = of(|v| if let Verdict::Partial(missing) = v { missing.clone() } else { Vec::new() });
     let pending: Vec<Action> = last.iter().filter(|(_, v)| v.is_none()).map(|(a, _)| *a).collect();
     if last.is_empty() {
-        Standing::Noted
+        IncidentState::Noted
     } else if !failed.is_empty() {
-        Standing::Failed([failed, partial].concat())
+        IncidentState::Failed([failed, partial].concat())
     } else if !partial.is_empty() {
-        Standing::Partial(partial)
+        IncidentState::Partial(partial)
     } else if !pending.is_empty() {
-        Standing::Pending(pending)
+        IncidentState::Pending(pending)
     } else if last.iter().all(|(a, _)| *a == Action::Thaw) {
-        Standing::Thawed
+        IncidentState::Thawed
     } else {
-        Standing::Contained(last.iter().map(|(a, _)| *a).collect())
+        IncidentState::Contained(last.iter().map(|(a, _)| *a).collect())
     }
 }

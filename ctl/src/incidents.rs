@@ -2,7 +2,7 @@
 
 use crate::{
     entry::Logged,
-    incident::{Decided, Standing, standing},
+    incident::{Decided, IncidentState, standing},
 };
 use failsafe_core::{
     decision::{Action, Cause, Decision, IncidentId, Mode, Verdict},
@@ -62,7 +62,7 @@ impl Brief<'_> {
     }
 
     /// How it stands.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> IncidentState {
         standing(&self.decisions)
     }
 
@@ -149,10 +149,11 @@ pub fn end_of<'b>(of_run: &'b [Brief<'b>]) -> End<'b> {
         return End::Killed(killed.decision);
     }
     match last.standing() {
-        Standing::Noted | Standing::Thawed => End::Itself,
-        Standing::Contained(_) | Standing::Partial(_) | Standing::Failed(_) | Standing::Pending(_) => {
-            End::WhileContained(last)
-        }
+        IncidentState::Noted | IncidentState::Thawed => End::Itself,
+        IncidentState::Contained(_)
+        | IncidentState::Partial(_)
+        | IncidentState::Failed(_)
+        | IncidentState::Pending(_) => End::WhileContained(last),
     }
 }
 

@@ -4,7 +4,9 @@ use crate::entry::Logged;
 use failsafe_core::{
     Proof, RunId,
     actor::{Actor, LocalPeer, Request},
-    decision::{Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Verdict},
+    decision::{
+        Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Observation, Outcome, Severity, Verdict,
+    },
     event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
     policy::PolicyDigest,
@@ -97,7 +99,7 @@ pub fn violation() -> Record {
         assurance: Assurance::BlockedInKernel,
     });
     let subject = Subject::Process { run: run_id(), process };
-    let seen = Seen { seq: 17, at: MonoTime(5_000_000_000), subject, kind: Kind::Event, value, repeats: 0 };
+    let seen = Observation { seq: 17, at: MonoTime(5_000_000_000), subject, kind: Kind::Event, value, repeats: 0 };
     let cause = Cause::Rule {
         rule: "no-exfiltration".into(),
         condition: "event connect, verdict = denied".into(),
@@ -106,7 +108,7 @@ pub fn violation() -> Record {
     decision(1, 5_000_000, cause, vec![Action::Block, Action::Freeze, Action::Snapshot, Action::Notify], vec![seen])
 }
 
-pub fn decision(n: u32, us: u64, cause: Cause, actions: Vec<Action>, values: Vec<Seen>) -> Record {
+pub fn decision(n: u32, us: u64, cause: Cause, actions: Vec<Action>, values: Vec<Observation>) -> Record {
     let rule = matches!(cause, Cause::Rule { .. }).then(|| RuleText {
         rationale: "Weights leave this network only through the registry, which keeps who took what. A connection to \
                     anywhere else is a leak until somebody proves that it is not."
@@ -164,7 +166,8 @@ pub fn evidence() -> Record {
         process(4244, 4242, "loader", ""),
         process(4300, 4200, "tee", "tee log"),
     ];
-    let seen = |kind, value, subject| Seen { seq: 9, at: MonoTime(4_500_000_000), subject, kind, value, repeats: 0 };
+    let seen =
+        |kind, value, subject| Observation { seq: 9, at: MonoTime(4_500_000_000), subject, kind, value, repeats: 0 };
     let signals = vec![
         seen(Kind::EgressBytes, Value::Integer(73_400_320), Subject::Run(run_id())),
         seen(Kind::GpuTemperature, Value::Integer(71_500), Subject::Gpu(GpuId("GPU-5a".into()))),

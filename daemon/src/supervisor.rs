@@ -19,7 +19,7 @@ use crate::{
     pipeline::{
         self, Message, Parts, Pipeline,
         gpus::Gpus,
-        health::{Keeper, Shared},
+        health::{HealthStore, Shared},
         klog,
         lane::Lane,
         mailbox::Poster,
@@ -225,7 +225,7 @@ impl Judging {
         early.extend(findings.map(|finding| keep::lasting("audit-log", finding, Until::Reset)));
 
         let (interval, gpus) = (Span::from_millis(config.sample_interval_ms), !config.nvml.disabled);
-        let health = Keeper::open(&config.state_dir, log.clone(), tables, gpus, interval)
+        let health = HealthStore::open(&config.state_dir, log.clone(), tables, gpus, interval)
             .context("cannot start the health's thread")?;
         let (node_health, slots) = (health.shared(), health.slots());
         let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(boot_id) };

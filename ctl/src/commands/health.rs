@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// An order.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Order {
+pub(super) enum HealthSubcommand {
     Cordon,
     Uncordon,
     Reset,
@@ -123,15 +123,15 @@ pub(super) fn watch(place: &Place<'_>, args: &WatchArgs, gpus_only: bool) -> Res
     })
 }
 
-pub(super) fn order(place: &Place<'_>, order: Order, gpu: &str, args: &OrderArgs) -> Result<Exit, Fail> {
+pub(super) fn order(place: &Place<'_>, order: HealthSubcommand, gpu: &str, args: &OrderArgs) -> Result<Exit, Fail> {
     let request = pb::OrderRequest { gpu: gpu.to_owned(), reason: args.reason.clone() };
     let answer = block_on(async {
         let mut node = Client::connect(place.socket).await?.node();
         Ok(match order {
-            Order::Cordon => node.cordon(request).await?,
-            Order::Uncordon => node.uncordon(request).await?,
-            Order::Reset => node.reset_health(request).await?,
-            Order::Forget => node.forget_gpu(request).await?,
+            HealthSubcommand::Cordon => node.cordon(request).await?,
+            HealthSubcommand::Uncordon => node.uncordon(request).await?,
+            HealthSubcommand::Reset => node.reset_health(request).await?,
+            HealthSubcommand::Forget => node.forget_gpu(request).await?,
         }
         .into_inner())
     })?;

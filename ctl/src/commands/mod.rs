@@ -69,19 +69,23 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             NodeCommand::Capacity(output) => health::capacity(place, output),
             NodeCommand::Placeable(args) => health::placeable(place, &args),
             NodeCommand::Watch(args) => health::watch(place, &args, false),
-            NodeCommand::Cordon(args) => health::order(place, health::Order::Cordon, "", &args),
-            NodeCommand::Uncordon(args) => health::order(place, health::Order::Uncordon, "", &args),
-            NodeCommand::ResetHealth(args) => health::order(place, health::Order::Reset, "", &args),
+            NodeCommand::Cordon(args) => health::order(place, health::HealthSubcommand::Cordon, "", &args),
+            NodeCommand::Uncordon(args) => health::order(place, health::HealthSubcommand::Uncordon, "", &args),
+            NodeCommand::ResetHealth(args) => health::order(place, health::HealthSubcommand::Reset, "", &args),
         },
         Command::Gpu { what } => match what {
             GpuCommand::List(output) => gpu::list(place, output),
             GpuCommand::Describe { gpu, output } => gpu::describe(place, &gpu, output),
             GpuCommand::Watch(args) => health::watch(place, &args, true),
             GpuCommand::Top(args) => gpu::top(place, &args),
-            GpuCommand::Cordon(args) => health::order(place, health::Order::Cordon, &args.gpu, &args.order),
-            GpuCommand::Uncordon(args) => health::order(place, health::Order::Uncordon, &args.gpu, &args.order),
-            GpuCommand::ResetHealth(args) => health::order(place, health::Order::Reset, &args.gpu, &args.order),
-            GpuCommand::Forget(args) => health::order(place, health::Order::Forget, &args.gpu, &args.order),
+            GpuCommand::Cordon(args) => health::order(place, health::HealthSubcommand::Cordon, &args.gpu, &args.order),
+            GpuCommand::Uncordon(args) => {
+                health::order(place, health::HealthSubcommand::Uncordon, &args.gpu, &args.order)
+            }
+            GpuCommand::ResetHealth(args) => {
+                health::order(place, health::HealthSubcommand::Reset, &args.gpu, &args.order)
+            }
+            GpuCommand::Forget(args) => health::order(place, health::HealthSubcommand::Forget, &args.gpu, &args.order),
             GpuCommand::Reset(args) => gpu::reset(place, &args),
         },
         Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),

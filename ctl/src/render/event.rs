@@ -6,7 +6,7 @@ use crate::{
     text::short,
 };
 use failsafe_core::{
-    decision::{Action, Cause, Decision, Mode, Outcome, Seen, Severity, Upkeep, Verdict},
+    decision::{Action, Cause, Decision, Mode, Observation, Outcome, Severity, Upkeep, Verdict},
     health::{Change, Level, OrderKind},
     input::{Command, Gap},
     record::{Record, Unwatched},
@@ -219,7 +219,7 @@ pub fn upkeep(what: Upkeep) -> &'static str {
 }
 
 /// A value with whom it speaks of.
-pub fn seen(seen: &Seen) -> String {
+pub fn seen(seen: &Observation) -> String {
     let value = seen.show();
     match (&seen.subject, seen.event()) {
         (Subject::Process { process, .. }, Some(_)) => format!("{value} by pid {} ({})", process.pid, process.comm),
@@ -370,8 +370,14 @@ mod tests {
             let process = Process { pid: 42, ppid: 1, uid: 1000, start_ns: 9, comm: "py".into() };
             let subject = Subject::Process { run: crate::testing::run_id(), process };
             let condition = format!("event {}", event.kind().name());
-            let seen =
-                Seen { seq: 1, at: MonoTime(0), subject, kind: Kind::Event, value: Value::Event(event), repeats: 0 };
+            let seen = Observation {
+                seq: 1,
+                at: MonoTime(0),
+                subject,
+                kind: Kind::Event,
+                value: Value::Event(event),
+                repeats: 0,
+            };
             let cause = Cause::Rule { rule: "r".into(), condition, suppressed: 0 };
             let decision = crate::testing::decision(n, u64::from(n), cause, vec![Action::Notify], vec![seen]);
             log.add(u64::from(n), decision);

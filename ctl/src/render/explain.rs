@@ -5,7 +5,7 @@ mod evidence;
 
 use super::{Paint, actors, count, event, fill, table, time, users};
 use crate::{
-    incident::{Decided, Incident, Standing},
+    incident::{Decided, Incident, IncidentState},
     incidents::Brief,
 };
 use failsafe_core::{
@@ -178,8 +178,11 @@ impl Page<'_> {
             lines.push((playbook, "the rule's playbook"));
         }
         let live = incident.ended.is_none();
-        let contained = !matches!(incident.standing, Standing::Noted | Standing::Thawed);
-        let unproved = matches!(incident.standing, Standing::Partial(_) | Standing::Failed(_) | Standing::Pending(_));
+        let contained = !matches!(incident.standing, IncidentState::Noted | IncidentState::Thawed);
+        let unproved = matches!(
+            incident.standing,
+            IncidentState::Partial(_) | IncidentState::Failed(_) | IncidentState::Pending(_)
+        );
         if live && unproved {
             lines.push((format!("failsafectl freeze {run} --reason TEXT"), "try again what is not proved"));
         }
@@ -230,9 +233,9 @@ pub fn in_few_words(decision: &Decision) -> String {
 
 fn tinted(incident: &Incident<'_>, paint: Paint, text: &str) -> String {
     match &incident.standing {
-        Standing::Noted => paint.warn(text),
-        Standing::Contained(_) | Standing::Thawed => paint.good(text),
-        Standing::Pending(_) | Standing::Partial(_) | Standing::Failed(_) => paint.bad(text),
+        IncidentState::Noted => paint.warn(text),
+        IncidentState::Contained(_) | IncidentState::Thawed => paint.good(text),
+        IncidentState::Pending(_) | IncidentState::Partial(_) | IncidentState::Failed(_) => paint.bad(text),
     }
 }
 
@@ -244,7 +247,7 @@ pub fn headline(incident: &Incident<'_>) -> String {
     let acts = if acts.is_empty() { "reported".to_owned() } else { acts.join(" and ") };
     let was = match (&incident.standing, decision.mode) {
         (_, Mode::Observe) => "would have been",
-        (Standing::Pending(_) | Standing::Failed(_), _) => "was to be",
+        (IncidentState::Pending(_) | IncidentState::Failed(_), _) => "was to be",
         _ => "was",
     };
     match &decision.cause {
@@ -297,15 +300,17 @@ fn standing(incident: &Incident<'_>, zone: &TimeZone) -> String {
 }
 
 /// How an incident stands, as a sentence.
-pub fn in_words(standing: &Standing, mode: Mode) -> String {
+pub fn in_words(standing: &IncidentState, mode: Mode) -> String {
     match standing {
-        Standing::Noted if mode == Mode::Observe => "Nothing was done: the rule only observes.".to_owned(),
-        Standing::Noted => "Nothing was contained: people were notified.".to_owned(),
-        Standing::Pending(actions) => format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions)),
-        Standing::Contained(actions) => format!("In force and verified: {}.", event::actions(actions)),
-        Standing::Partial(missing) => format!("PARTIAL, not proved: {}.", missing.join("; ")),
-        Standing::Failed(why) => format!("FAILED: {}.", why.join("; ")),
-        Standing::Thawed => "Thawed; verified.".to_owned(),
+        IncidentState::Noted if mode == Mode::Observe => "Nothing was done: the rule only observes.".to_owned(),
+        IncidentState::Noted => "Nothing was contained: people were notified.".to_owned(),
+        IncidentState::Pending(actions) => {
+            format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions))
+        }
+        IncidentState::Contained(actions) => format!("In force and verified: {}.", event::actions(actions)),
+        IncidentState::Partial(missing) => format!("PARTIAL, not proved: {}.", missing.join("; ")),
+        IncidentState::Failed(why) => format!("FAILED: {}.", why.join("; ")),
+        IncidentState::Thawed => "Thawed; verified.".to_owned(),
     }
 }
 

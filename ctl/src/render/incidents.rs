@@ -1,7 +1,7 @@
 //! The list of incidents.
 
 use super::{event::Names, explain, json, table, time};
-use crate::{incident::Standing, incidents::Brief, text::short};
+use crate::{incident::IncidentState, incidents::Brief, text::short};
 use failsafe_core::decision::Mode;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -41,12 +41,12 @@ fn name(brief: &Brief<'_>, names: &Names) -> String {
 
 fn state(brief: &Brief<'_>) -> &'static str {
     match brief.standing() {
-        Standing::Noted if brief.opened_by().decision.mode == Mode::Observe => "observed",
-        Standing::Noted => "noted",
-        Standing::Pending(_) => "PENDING",
-        Standing::Contained(_) => "contained",
-        Standing::Partial(_) => "PARTIAL",
-        Standing::Failed(_) => "FAILED",
-        Standing::Thawed => "thawed",
+        IncidentState::Noted if brief.opened_by().decision.mode == Mode::Observe => "observed",
+        IncidentState::Noted => "noted",
+        IncidentState::Pending(_) => "PENDING",
+        IncidentState::Contained(_) => "contained",
+        IncidentState::Partial(_) => "PARTIAL",
+        IncidentState::Failed(_) => "FAILED",
+        IncidentState::Thawed => "thawed",
     }
 }

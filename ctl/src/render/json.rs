@@ -328,26 +328,28 @@ pub fn check(state: pb::CheckState) -> &'static str {
 }
 
 /// The word for how an incident stands.
-pub fn standing(standing: &crate::incident::Standing) -> &'static str {
-    use crate::incident::Standing;
+pub fn standing(standing: &crate::incident::IncidentState) -> &'static str {
+    use crate::incident::IncidentState;
     match standing {
-        Standing::Noted => "noted",
-        Standing::Pending(_) => "pending",
-        Standing::Contained(_) => "contained",
-        Standing::Partial(_) => "partial",
-        Standing::Failed(_) => "failed",
-        Standing::Thawed => "thawed",
+        IncidentState::Noted => "noted",
+        IncidentState::Pending(_) => "pending",
+        IncidentState::Contained(_) => "contained",
+        IncidentState::Partial(_) => "partial",
+        IncidentState::Failed(_) => "failed",
+        IncidentState::Thawed => "thawed",
     }
 }
 
 /// An incident: facts and the records' bodies, as the log has them.
 pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
-    use crate::incident::Standing;
+    use crate::incident::IncidentState;
     let detail = match &incident.standing {
-        Standing::Noted | Standing::Thawed => Vec::new(),
-        Standing::Pending(actions) | Standing::Contained(actions) => actions.iter().map(ToString::to_string).collect(),
-        Standing::Partial(missing) => missing.clone(),
-        Standing::Failed(why) => why.clone(),
+        IncidentState::Noted | IncidentState::Thawed => Vec::new(),
+        IncidentState::Pending(actions) | IncidentState::Contained(actions) => {
+            actions.iter().map(ToString::to_string).collect()
+        }
+        IncidentState::Partial(missing) => missing.clone(),
+        IncidentState::Failed(why) => why.clone(),
     };
     let raw = |entry: &crate::entry::Logged| serde_json::from_slice(&entry.bytes).unwrap_or(Value::Null);
     let opened = incident.opened_by();

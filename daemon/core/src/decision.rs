@@ -199,7 +199,7 @@ impl<'de> Deserialize<'de> for IncidentId {
 
 /// A value that was seen, as it stands in a decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct Observation {
     /// The input's number.
     pub seq: u64,
     /// When.
@@ -215,7 +215,7 @@ pub struct Seen {
     pub repeats: u64,
 }
 
-impl Seen {
+impl Observation {
     /// The value as a person reads it, with how many more there were.
     pub fn show(&self) -> String {
         let value = self.value.show(&self.kind);
@@ -299,7 +299,7 @@ pub struct Decision {
     /// Numbers of the inputs that caused it.
     pub because: Vec<u64>,
     /// The values seen.
-    pub values: Vec<Seen>,
+    pub values: Vec<Observation>,
     /// How sure.
     pub confidence: Confidence,
     /// How bad.

@@ -1,6 +1,6 @@
 //! The kernel's log: which lines speak of the hardware, and what they say. Data, in `policies/kernel-log.toml`.
 //!
-//! Pure: bytes of a record in, at most one [`Said`] out. Invariants: no record, however long, broken or hostile, does more than
+//! Pure: bytes of a record in, at most one [`LogFact`] out. Invariants: no record, however long, broken or hostile, does more than
 //! not fit; records that user space wrote, and records that quote text which a user chose, are evidence of nothing; a storm
 //! is reported once a second for each pattern and device.
 
@@ -13,7 +13,7 @@ pub use record::{Record, record};
 use crate::{
     policy::diagnostic::{Diagnostic, Diagnostics},
     time::{MonoTime, Span},
-    xid::{Advice, Harm},
+    xid::{Advice, HealthImpact},
 };
 use pattern::{Captures, Pattern};
 use serde::Deserialize;
@@ -64,7 +64,7 @@ impl std::fmt::Display for Bus {
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum LogFact {
     /// An XID.
     Xid {
         /// Of which device.
@@ -90,7 +90,7 @@ pub enum Said {
         /// A stable word.
         reason: String,
         /// What it makes of the part.
-        harm: Harm,
+        harm: HealthImpact,
         /// What to do.
         advice: Advice,
         /// In words, with the line.
@@ -126,7 +126,7 @@ enum Says {
     Xid,
     GpuLost,
     Nothing,
-    Note { reason: String, harm: Harm, advice: Advice, text: String },
+    Note { reason: String, harm: HealthImpact, advice: Advice, text: String },
 }
 
 #[derive(Deserialize)]
@@ -141,7 +141,7 @@ struct RawPattern {
     line: Spanned<String>,
     says: Spanned<RawSays>,
     reason: Option<String>,
-    health: Option<Harm>,
+    health: Option<HealthImpact>,
     action: Option<Advice>,
     text: Option<String>,
     times: Option<Spanned<u32>>,
@@ -187,7 +187,7 @@ impl Lines {
     }
 
     /// What a message of the kernel says; `None` for what fits nothing, quotes a user's text, or was reported a moment ago.
-    pub fn hear(&mut self, message: &str, at: MonoTime) -> Option<Said> {
+    pub fn hear(&mut self, message: &str, at: MonoTime) -> Option<LogFact> {
         if quoting::quotes_user_text(message) {
             return None;
         }
@@ -204,7 +204,7 @@ impl Lines {
             let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
             let slice = (number(gpu_instance), number(compute_instance));
             let text = rest.chars().take(SHOWN).collect();
-            return Some(Said::Xid { bus, code: code?.parse().ok()?, slice, text });
+            return Some(LogFact::Xid { bus, code: code?.parse().ok()?, slice, text });
         }
         // The function is a part of the device: each function of a network card that loses its link once is not one that
         // loses it repeatedly.
@@ -232,8 +232,8 @@ impl Lines {
         let shown: String = message.chars().take(SHOWN).collect();
         Some(match &line.says {
             Says::Xid | Says::Nothing => return None,
-            Says::GpuLost => Said::GpuLost { bus, line: shown },
-            Says::Note { reason, harm, advice, text } => Said::Note {
+            Says::GpuLost => LogFact::GpuLost { bus, line: shown },
+            Says::Note { reason, harm, advice, text } => LogFact::Note {
                 bus,
                 reason: reason.clone(),
                 harm: *harm,

@@ -2,7 +2,7 @@
 
 use crate::{
     actor::{Actor, or_uid},
-    decision::{Decision, Outcome, Seen},
+    decision::{Decision, Observation, Outcome},
     health::{Change, Order},
     input::{Control, Gap, Run},
     policy::PolicyDigest,
@@ -42,7 +42,7 @@ pub struct Snapshot {
     /// False when the time budget cut the list.
     pub complete: bool,
     /// The last value of every signal of the run and of its GPUs.
-    pub signals: Vec<Seen>,
+    pub signals: Vec<Observation>,
     /// Whether the processes were already frozen when the list was taken.
     pub frozen: bool,
 }

@@ -8,7 +8,7 @@ mod dedup;
 mod nvlink;
 mod stated;
 
-pub use dedup::{Heard, Storms};
+pub use dedup::{DedupResult, Storms};
 pub use nvlink::{Judgement, NvLinkError};
 pub use stated::Stated;
 
@@ -47,7 +47,7 @@ pub struct Xid {
     /// Which of [`Catalogue::sources`] says so.
     pub source: String,
     /// What it makes of the GPU.
-    pub harm: Harm,
+    pub harm: HealthImpact,
     /// It comes of another XID, and says nothing beside it.
     pub follows: bool,
     /// So many on one GPU within a day mean broken hardware.
@@ -85,7 +85,7 @@ pub enum Advice {
 /// What an XID makes of its GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Harm {
+pub enum HealthImpact {
     /// Nothing.
     None,
     /// It works, but not as it should.
@@ -142,7 +142,7 @@ struct RawXid {
     meaning: String,
     action: Advice,
     source: Spanned<String>,
-    health: Harm,
+    health: HealthImpact,
     #[serde(default)]
     follows: bool,
     repeated: Option<Spanned<u32>>,

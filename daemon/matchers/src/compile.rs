@@ -6,7 +6,7 @@ use crate::calls::WatchedCall;
 use crate::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
 use crate::hosts::{BudgetRule, HostRule, WatchedName};
 use crate::rules::{Dead, Effect, ExecList, PathPattern, PathRule, Rules, Use};
-use crate::watch::{Told, Watch};
+use crate::watch::{Delivery, Watch};
 use failsafe_core::{
     Action, Mode, Policy,
     event::{EventKind, Field, FieldValue},
@@ -205,7 +205,7 @@ pub fn watch(policy: &Policy) -> Watch {
             let Some(wanted) = rule.when.event() else { return false };
             kinds.contains(&wanted.kind) && rule.actions.iter().any(|action| *action != Action::Notify)
         });
-        if acted_on { Told::AtOnce } else { Told::Later }
+        if acted_on { Delivery::AtOnce } else { Delivery::Later }
     };
     Watch {
         exec: told(&[EventKind::Exec]),

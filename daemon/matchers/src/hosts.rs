@@ -74,7 +74,7 @@ pub struct BudgetRule {
 
 /// What is said of a name, and of all that it is the end of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct HostEntry {
     /// The number of its ports, from 0, if it may be reached.
     pub host: Option<u8>,
     /// Its answers are told.
@@ -85,7 +85,7 @@ pub struct Said {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FoldedHosts {
     /// By the name's bytes, from its end.
-    pub names: BTreeMap<Vec<u8>, Said>,
+    pub names: BTreeMap<Vec<u8>, HostEntry>,
     /// Ports by that number.
     pub ports: Vec<Ports>,
     /// Name servers whose answers are believed, as the kernel's key has them.
@@ -115,14 +115,14 @@ pub fn fold_hosts(hosts: &[HostRule], watched: &[WatchedName], servers: &[IpAddr
         let ports = pack_ports(ranges).map_err(|got| EgressError::TooManyHostPorts { host: host.name.clone(), got })?;
         let number = u8::try_from(out.ports.len()).ok().filter(|n| usize::from(*n) < MAX_HOSTS);
         let number = number.ok_or(EgressError::TooManyHosts(hosts.len()))?;
-        out.names.insert(name, Said { host: Some(number), watched: false });
+        out.names.insert(name, HostEntry { host: Some(number), watched: false });
         out.ports.push(ports);
     }
     let ends: Vec<Vec<u8>> = watched.iter().map(WatchedName::bytes).collect();
     for end in &ends {
         let around = out.names.iter().filter(|(name, said)| said.host.is_some() && end.starts_with(name));
         let host = around.max_by_key(|(name, _)| name.len()).and_then(|(_, said)| said.host);
-        out.names.entry(end.clone()).or_insert(Said { host, watched: true });
+        out.names.entry(end.clone()).or_insert(HostEntry { host, watched: true });
     }
     for (name, said) in &mut out.names {
         said.watched = ends.iter().any(|end| name.starts_with(end));
@@ -186,11 +186,11 @@ mod tests {
         ];
         let folded = fold_hosts(&hosts, &watched, &[]).unwrap();
         let of = |name: &[u8]| folded.names[name];
-        assert_eq!(of(b"gro.elpmaxe."), Said { host: Some(0), watched: false });
-        assert_eq!(of(b"gro.elpmaxe.a\0"), Said { host: Some(0), watched: true });
-        assert_eq!(of(b"ten.rehto\0"), Said { host: Some(1), watched: true });
-        assert_eq!(of(b"ten."), Said { host: None, watched: true });
-        assert_eq!(of(b"dab."), Said { host: None, watched: true });
+        assert_eq!(of(b"gro.elpmaxe."), HostEntry { host: Some(0), watched: false });
+        assert_eq!(of(b"gro.elpmaxe.a\0"), HostEntry { host: Some(0), watched: true });
+        assert_eq!(of(b"ten.rehto\0"), HostEntry { host: Some(1), watched: true });
+        assert_eq!(of(b"ten."), HostEntry { host: None, watched: true });
+        assert_eq!(of(b"dab."), HostEntry { host: None, watched: true });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 /// Whether an ordinary event is reported, and how fast it has to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Delivery {
     /// Not at all.
     Never,
     /// With the next event that has to be known at once, or within `LOOKS_EVERY` of the daemon's `sensors::ebpf`: it wakes nobody.
@@ -15,9 +15,9 @@ pub enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// Programs started.
-    pub exec: Told,
+    pub exec: Delivery,
     /// Processes made and ended.
-    pub life: Told,
+    pub life: Delivery,
     /// Connects that were allowed.
     pub connect: bool,
     /// Connects of datagram sockets to what the list does not name.
@@ -31,11 +31,11 @@ pub struct Watch {
 impl Watch {
     /// None of them.
     pub const NOTHING: Watch =
-        Watch { exec: Told::Never, life: Told::Never, connect: false, probe: false, send: false, bind: false };
+        Watch { exec: Delivery::Never, life: Delivery::Never, connect: false, probe: false, send: false, bind: false };
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { exec: Told::AtOnce, life: Told::AtOnce, connect: true, probe: true, send: true, bind: true }
+        Self { exec: Delivery::AtOnce, life: Delivery::AtOnce, connect: true, probe: true, send: true, bind: true }
     }
 }

@@ -3,7 +3,7 @@
 use super::cgroup::{Culprit, FreezeOutcome, KillOutcome, Recapture, RunSnapshot, ThawOutcome};
 use crate::platform::CgroupError;
 use failsafe_core::{
-    decision::{Proof, Seen, Verdict},
+    decision::{Observation, Proof, Verdict},
     record::{ProcessFacts, Snapshot},
 };
 
@@ -178,7 +178,7 @@ pub(crate) fn snapshot(tree: &RunSnapshot) -> Report {
     }
 }
 
-pub(crate) fn evidence(tree: RunSnapshot, signals: Vec<Seen>, frozen: bool) -> Snapshot {
+pub(crate) fn evidence(tree: RunSnapshot, signals: Vec<Observation>, frozen: bool) -> Snapshot {
     let processes = tree.processes.into_iter().map(|p| ProcessFacts {
         pid: p.pid,
         ppid: p.ppid,

@@ -14,7 +14,7 @@ use crate::{
     attest::{GpuFacts, NodeFacts, Roots, RunFacts, Worker},
     config::Config,
     platform::clock,
-    runs::Found,
+    runs::FoundRun,
     signing::{KeyError, NodeKey, SigningKeys},
 };
 use failsafe_attest::{
@@ -174,12 +174,12 @@ impl Attestations {
     fn run_facts(&self, who: &Principal, wanted: &str) -> Result<RunFacts, Status> {
         let (found, _) = self.0.find(who, wanted)?;
         let cgroup = match &found {
-            Found::Live(live) => live.cgroup.try_clone(),
-            Found::Guarded(guarded) => match &guarded.cgroup {
+            FoundRun::Live(live) => live.cgroup.try_clone(),
+            FoundRun::Guarded(guarded) => match &guarded.cgroup {
                 Some(cgroup) => cgroup.try_clone(),
                 None => return Err(Status::failed_precondition("the cgroup of the run is not known")),
             },
-            Found::Ended(ended) => {
+            FoundRun::Ended(ended) => {
                 return Err(Status::failed_precondition(format!(
                     "run `{}` ({}) has ended: a statement is made of the processes of a live run",
                     ended.run.name, ended.run.id

@@ -5,7 +5,7 @@ use crate::{
     guard::{Via, kernel::KernelError},
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, Found, GpuUse, LiveRun, Registry, Sharing, Standing, grants, start::StartError},
+    runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, Standing, grants, start::StartError},
 };
 use failsafe_core::{
     GpuId,
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tonic::Status;
 
 /// `grants`: what the kernel grants now.
-pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Run {
+pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1::Run {
     let run = found.run();
     let mono = clock::monotonic_ns();
     let mut out = v1::Run {
@@ -37,7 +37,7 @@ pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Ru
         ..v1::Run::default()
     };
     match found {
-        Found::Live(live) => {
+        FoundRun::Live(live) => {
             let status = live.status().clone();
             out.policy_name.clone_from(&live.policy.name);
             out.gpus = status.gpus.iter().map(ToString::to_string).collect();
@@ -70,7 +70,7 @@ pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Ru
                 };
             }
         }
-        Found::Guarded(guarded) => {
+        FoundRun::Guarded(guarded) => {
             out.policy_name.clone_from(&guarded.policy_name);
             out.state = v1::RunState::Guarded as i32;
             out.guarded = guarded.reason();
@@ -80,7 +80,7 @@ pub(super) fn run(registry: &Registry, found: &Found, grants: &Grants) -> v1::Ru
                 out.processes = cgroup.all_procs().map_or(0, |all| u64::try_from(all.len()).unwrap_or(u64::MAX));
             }
         }
-        Found::Ended(ended) => {
+        FoundRun::Ended(ended) => {
             out.policy_name.clone_from(&ended.policy_name);
             out.state = v1::RunState::Ended as i32;
             match &ended.unwatched {

@@ -42,7 +42,7 @@ use crate::{
     log::Log,
     node::NodeView,
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
-    runs::{Found, Registry, grants::grants},
+    runs::{FoundRun, Registry, grants::grants},
     sensors::nvml::NvmlControl,
     watchers::sampler::Health,
 };
@@ -107,7 +107,7 @@ impl Context {
     }
 
     /// The run that a caller means, and what the caller is to it. A run of others looks as if it were not there.
-    fn find(&self, who: &Principal, wanted: &str) -> Result<(Found, Role), Status> {
+    fn find(&self, who: &Principal, wanted: &str) -> Result<(FoundRun, Role), Status> {
         let found =
             self.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
         let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{wanted}`")))?;

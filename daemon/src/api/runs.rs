@@ -20,7 +20,7 @@ use crate::{
     },
     platform::clock,
     runs::{
-        Found,
+        FoundRun,
         delegation::Delegated,
         grants::grants,
         guarded::GuardedRun,
@@ -115,7 +115,7 @@ impl v1::run_service_server::RunService for Runs {
             deliver(&self.0, Message::Input(delegated.gap(live.run.id))).await?;
         }
         drop(turn);
-        self.shown(share, Found::Live(live)).await
+        self.shown(share, FoundRun::Live(live)).await
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
@@ -125,15 +125,15 @@ impl v1::run_service_server::RunService for Runs {
         // On a thread: how a run stands is asked of the kernel under a lock that a start may hold.
         let runs = self.0.work(share).read(share, move || {
             let registry = &context.registry;
-            let mut found: Vec<Found> = registry.live().into_iter().map(Found::Live).collect();
+            let mut found: Vec<FoundRun> = registry.live().into_iter().map(FoundRun::Live).collect();
             // One that was taken up between the two looks is in both.
             let guarded = registry.guarded().into_iter().filter(|g| !found.iter().any(|f| f.run().id == g.run.id));
-            let guarded: Vec<Found> = guarded.map(Found::Guarded).collect();
+            let guarded: Vec<FoundRun> = guarded.map(FoundRun::Guarded).collect();
             found.extend(guarded);
             if all {
                 // One that ended between the two looks is in both.
                 let ended = registry.ended().into_iter().filter(|e| !found.iter().any(|f| f.run().id == e.run.id));
-                let ended: Vec<Found> = ended.map(Found::Ended).collect();
+                let ended: Vec<FoundRun> = ended.map(FoundRun::Ended).collect();
                 found.extend(ended);
             }
             let seen = found.iter().filter(|f| who.may_see(f.run()).is_some());
@@ -179,9 +179,9 @@ impl v1::run_service_server::RunService for Runs {
             reason,
         };
         let live = match found {
-            Found::Live(live) => live,
-            Found::Guarded(guarded) => return self.control_guarded(guarded, control).await.map(Response::new),
-            Found::Ended(ended) => return Err(has_ended(&ended.run)),
+            FoundRun::Live(live) => live,
+            FoundRun::Guarded(guarded) => return self.control_guarded(guarded, control).await.map(Response::new),
+            FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
         };
         let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
         let patience = Instant::now() + wait;
@@ -228,9 +228,9 @@ impl v1::run_service_server::RunService for Runs {
         let v1::ExportRequest { run, all } = request.into_inner();
         let (found, _) = self.0.find(&who, &run)?;
         let last = match &found {
-            Found::Live(live) => live.part,
-            Found::Guarded(guarded) => guarded.part,
-            Found::Ended(ended) => ended.part,
+            FoundRun::Live(live) => live.part,
+            FoundRun::Guarded(guarded) => guarded.part,
+            FoundRun::Ended(ended) => ended.part,
         };
         let run = found.run().id;
         self.0.flusher.flush().await;
@@ -336,7 +336,7 @@ struct Gpus {
 }
 
 impl Runs {
-    async fn shown(&self, share: Share, found: Found) -> Result<Response<v1::Run>, Status> {
+    async fn shown(&self, share: Share, found: FoundRun) -> Result<Response<v1::Run>, Status> {
         let context = self.0.clone();
         let run = self
             .0
@@ -425,7 +425,7 @@ impl Runs {
         Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
     }
 
-    async fn rehearse(&self, found: Found, command: Command) -> Result<v1::ControlResponse, Status> {
+    async fn rehearse(&self, found: FoundRun, command: Command) -> Result<v1::ControlResponse, Status> {
         let action = match command {
             Command::Freeze => Action::Freeze,
             Command::Thaw => Action::Thaw,
@@ -433,16 +433,16 @@ impl Runs {
         };
         let run = found.run().clone();
         let gpus = match &found {
-            Found::Live(live) => live.status().gpus.clone(),
+            FoundRun::Live(live) => live.status().gpus.clone(),
             _ => run.gpus.clone(),
         };
         let listed = blocking(move || match &found {
-            Found::Live(live) => dry_run(&live.cgroup).map_err(|e| Status::failed_precondition(e.chain())),
-            Found::Guarded(guarded) => match &guarded.cgroup {
+            FoundRun::Live(live) => dry_run(&live.cgroup).map_err(|e| Status::failed_precondition(e.chain())),
+            FoundRun::Guarded(guarded) => match &guarded.cgroup {
                 Some(cgroup) => dry_run(cgroup).map_err(|e| Status::failed_precondition(e.chain())),
                 None => Err(Status::failed_precondition("the cgroup of the run is not known")),
             },
-            Found::Ended(ended) => Err(has_ended(&ended.run)),
+            FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
         });
         let listed = listed.await??;
         let process = |p: crate::actuators::cgroup::Affected| v1::Process {

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     pipeline::Message,
     runs::{
-        Found, LiveRun,
+        FoundRun, LiveRun,
         bounds::parent_for,
         entry::{EnterError, move_back, move_in},
         grants,
@@ -134,7 +134,7 @@ async fn enter(
     };
     let refused = match moving.await {
         Ok(Ok(moved)) if live.enter() => {
-            let (of, found) = (context.clone(), Found::Live(live.clone()));
+            let (of, found) = (context.clone(), FoundRun::Live(live.clone()));
             let run = blocking(move || convert::run(&of.registry, &found, &grants::grants(of.registry.kernel()))).await;
             match answer.send(run) {
                 Ok(()) => return,

@@ -7,7 +7,7 @@ use failsafe_ebpf::abi::{self, run_flag};
 use failsafe_matchers::egress::{EgressError, EgressMode, EgressPolicy, fold};
 use failsafe_matchers::rules::Rules;
 use failsafe_matchers::tables::{ALLOW, Tables};
-use failsafe_matchers::watch::{Told, Watch};
+use failsafe_matchers::watch::{Delivery, Watch};
 
 use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::ebpf::Ebpf;
@@ -193,10 +193,10 @@ impl Ebpf {
         let bits = [
             (policy.judge_replies, run_flag::NO_REPLIES),
             (!self.object.is_loaded("fs_sock_ops"), run_flag::SYN_ONLY),
-            (watch.exec != Told::Never, run_flag::WATCH_EXEC),
-            (watch.exec == Told::Later, run_flag::EXEC_WAITS),
-            (watch.life != Told::Never, run_flag::WATCH_LIFE),
-            (watch.life == Told::Later, run_flag::LIFE_WAITS),
+            (watch.exec != Delivery::Never, run_flag::WATCH_EXEC),
+            (watch.exec == Delivery::Later, run_flag::EXEC_WAITS),
+            (watch.life != Delivery::Never, run_flag::WATCH_LIFE),
+            (watch.life == Delivery::Later, run_flag::LIFE_WAITS),
             (watch.connect, run_flag::WATCH_CONNECT),
             (watch.probe, run_flag::WATCH_PROBE),
             (watch.send, run_flag::WATCH_SEND),

@@ -4,7 +4,7 @@
 //! end one after the other when the interpreter is dropped. What may hang in the kernel (reading a process's arguments)
 //! runs on a thread that is given up after its time.
 
-use super::{Job, Told, Work, verify};
+use super::{ActuatorReport, Job, Work, verify};
 use crate::{
     actuators::{
         cgroup::{self, freeze::Verification, snapshot},
@@ -140,7 +140,7 @@ impl Work {
                 let held = job.held || job.live.status().hold_frozen;
                 let (report, snapshot) = self.snapshot(job, held);
                 if let Some(snapshot) = snapshot {
-                    (self.tell)(Told::Evidence { decision: Box::new(job.decision.clone()), snapshot });
+                    (self.tell)(ActuatorReport::Evidence { decision: Box::new(job.decision.clone()), snapshot });
                 }
                 report
             }

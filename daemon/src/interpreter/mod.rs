@@ -22,7 +22,7 @@ use crate::{
     platform::{CgroupError, clock},
     runs::{LiveRun, Registry},
 };
-use failsafe_core::{Action, Decision, Mode, MonoTime, Outcome, decision::Seen, record::Snapshot};
+use failsafe_core::{Action, Decision, Mode, MonoTime, Outcome, decision::Observation, record::Snapshot};
 use std::{
     sync::{
         Arc,
@@ -36,7 +36,7 @@ pub const MAX_JOBS: usize = 64;
 
 /// What a worker has to tell the pipeline.
 #[derive(Debug)]
-pub enum Told {
+pub enum ActuatorReport {
     /// An action's outcome.
     Outcome(Outcome),
     /// Evidence for the audit log.
@@ -48,7 +48,7 @@ pub enum Told {
     },
 }
 
-type Tell = Arc<dyn Fn(Told) + Send + Sync>;
+type Tell = Arc<dyn Fn(ActuatorReport) + Send + Sync>;
 
 /// A decision on its way through the lanes.
 struct Job {
@@ -61,7 +61,7 @@ struct Job {
     blocked: Option<(Result<(), String>, u64)>,
     /// Whether this decision's freeze is proved.
     held: bool,
-    signals: Vec<Seen>,
+    signals: Vec<Observation>,
     _counted: Counted,
 }
 
@@ -101,7 +101,12 @@ impl Interpreter {
 
     /// Begins an enforced decision: what stops the run is asked of the kernel before this returns. `signals`, the evidence,
     /// is gathered only after that. Returns outcomes of actions for which no room was left.
-    pub fn begin(&self, live: &Arc<LiveRun>, decision: &Decision, signals: impl FnOnce() -> Vec<Seen>) -> Vec<Outcome> {
+    pub fn begin(
+        &self,
+        live: &Arc<LiveRun>,
+        decision: &Decision,
+        signals: impl FnOnce() -> Vec<Observation>,
+    ) -> Vec<Outcome> {
         if decision.mode == Mode::Observe {
             return Vec::new();
         }
@@ -138,7 +143,7 @@ impl Interpreter {
 
 impl Work {
     fn tell_outcome(&self, job: &Job, action: Action, report: Report) {
-        (self.tell)(Told::Outcome(outcome_of(&job.decision, action, report)));
+        (self.tell)(ActuatorReport::Outcome(outcome_of(&job.decision, action, report)));
     }
 }
 

@@ -40,12 +40,12 @@ pub fn start(
     let runs = registry.clone();
     // A run whose cgroup is gone has no process any more.
     let of_runs = move || runs.live().iter().flat_map(|run| run.cgroup.all_procs().unwrap_or_default()).collect();
-    let mut told = Told { registry, pipeline, node, whose, failing: BTreeMap::new() };
+    let mut told = AmdgpuIngest { registry, pipeline, node, whose, failing: BTreeMap::new() };
     let (sysfs, proc) = (config.amdgpu.sysfs.clone(), ProcFs::default());
     Amdgpu::spawn(sysfs, proc, config.sample_interval(), of_runs, move |event| told.take(event)).map(Some)
 }
 
-struct Told {
+struct AmdgpuIngest {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
@@ -54,7 +54,7 @@ struct Told {
     failing: BTreeMap<GpuId, Failing>,
 }
 
-impl Told {
+impl AmdgpuIngest {
     fn node(&self) -> MutexGuard<'_, NodeView> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +90,8 @@ impl Told {
     fn sample(&mut self, gpu: GpuId, at: MonoTime, sample: &Sample) {
         let live = self.registry.live();
         let (utilization, energy) = (sample.readings.get(&Kind::GpuUtilization).copied(), None);
-        let seen = whose::Seen { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
+        let seen =
+            whose::GpuWork { source: Source::Amdgpu, gpu: &gpu, work: Work { at, utilization, energy }, mig: &[] };
         let (processes, mut inputs) = self.whose.take(seen, &sample.processes, &live);
         let runs = live.iter().filter(|run| run.status().gpus.contains(&gpu)).map(|run| run.run.id).collect();
         {
@@ -155,7 +156,7 @@ mod tests {
         let registry = Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap());
         let (registry, node) = (Arc::new(registry), Arc::<Mutex<NodeView>>::default());
         let whose = Whose::new(&registry, ProcFs::default());
-        let mut told = Told { registry, pipeline, node: node.clone(), whose, failing: BTreeMap::new() };
+        let mut told = AmdgpuIngest { registry, pipeline, node: node.clone(), whose, failing: BTreeMap::new() };
         let gpu = GpuId("amdgpu-1".into());
         node.lock().unwrap().gpus.insert(gpu.clone(), GpuView::new(gpu.clone()));
         let kind = ProcessKind::Compute;

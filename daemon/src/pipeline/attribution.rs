@@ -44,7 +44,7 @@ pub struct Slices {
 
 /// What came of a sample.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct AttributionResult {
     /// Totals of runs, as signals.
     pub values: Vec<(RunId, Kind, i64)>,
     /// What runs made of this GPU.
@@ -184,8 +184,8 @@ impl Attribution {
         processes: &[GpuProcessView],
         holders: &BTreeSet<RunId>,
         slices: &Slices,
-    ) -> Found {
-        let mut found = Found::default();
+    ) -> AttributionResult {
+        let mut found = AttributionResult::default();
         let on_gpu = self.gpus.entry(gpu.clone()).or_default();
         let there: BTreeSet<RunId> = processes.iter().filter_map(|p| p.run).collect();
         let parts = Parts::new(processes, &there, slices);
@@ -286,7 +286,7 @@ mod tests {
         Work { at: MonoTime(s * 1_000_000_000), utilization: Some(50_000), energy: Some(energy) }
     }
 
-    fn of(found: &Found, of: RunId, kind: &Kind) -> i64 {
+    fn of(found: &AttributionResult, of: RunId, kind: &Kind) -> i64 {
         found.values.iter().find(|(r, k, _)| *r == of && k == kind).unwrap().2
     }
 
@@ -321,7 +321,7 @@ mod tests {
         let found = all.take(&gpu, work(10, 6_000), &three, &BTreeSet::new(), &Slices::default());
         assert_eq!((of(&found, a, &Kind::RunGpuEnergy), of(&found, b, &Kind::RunGpuEnergy)), (3_000, 1_000));
         assert_eq!(of(&found, a, &Kind::RunGpuTime), 2_500_000, "half of the half of ten seconds");
-        let used = |found: &Found, run| found.uses.iter().find(|(r, _)| *r == run).unwrap().1.clone();
+        let used = |found: &AttributionResult, run| found.uses.iter().find(|(r, _)| *r == run).unwrap().1.clone();
         let by = GpuUse {
             utilization: Some(25_000),
             memory_bytes: 2_000,
@@ -349,7 +349,8 @@ mod tests {
         let mut all = Attribution::default();
         let on_it = [process(1, Some(a))];
         let untold = |s, energy| Work { utilization: None, energy, ..work(s, 0) };
-        let kinds = |found: &Found| found.values.iter().map(|(_, kind, _)| kind.clone()).collect::<Vec<_>>();
+        let kinds =
+            |found: &AttributionResult| found.values.iter().map(|(_, kind, _)| kind.clone()).collect::<Vec<_>>();
         all.take(&mig, untold(0, Some(0)), &on_it, &BTreeSet::new(), &Slices::default());
         let found = all.take(&mig, untold(1, Some(500)), &on_it, &BTreeSet::new(), &Slices::default());
         assert_eq!(kinds(&found), [Kind::RunGpuEnergy, Kind::RunGpuMemory]);
@@ -429,7 +430,7 @@ mod tests {
         let found = all.take(&gpu, untold(10), &there, &[a, b].into(), &slices);
         assert_eq!(of(&found, a, &Kind::RunGpuTime), 10_000_000, "half of ten seconds twice");
         assert_eq!(of(&found, b, &Kind::RunGpuTime), 5_000_000);
-        let shown = |found: &Found, n: usize| found.uses[n].1.utilization;
+        let shown = |found: &AttributionResult, n: usize| found.uses[n].1.utilization;
         assert_eq!((shown(&found, 0), shown(&found, 1)), (Some(50_000), Some(50_000)), "of the devices that it is on");
         // A device that does not tell makes it unknown, of whom it concerns.
         let odd = [in_slice(1, Some(a), 1), in_slice(3, Some(b), 3)];

@@ -137,11 +137,11 @@ pub struct Answer {
 
 /// Those who wait for a decision's main action.
 #[derive(Default)]
-pub struct Waiting {
+pub struct PendingAnswers {
     by_decision: BTreeMap<DecisionId, (Action, tokio::sync::mpsc::UnboundedSender<Answer>)>,
 }
 
-impl Waiting {
+impl PendingAnswers {
     /// Somebody waits for `action` of `decision`.
     pub fn add(&mut self, decision: DecisionId, action: Action, tell: tokio::sync::mpsc::UnboundedSender<Answer>) {
         self.by_decision.retain(|_, (_, tell)| !tell.is_closed());

@@ -87,7 +87,7 @@ impl Gpus {
             }
         }
         let (word, first) = mpsc::sync_channel(1);
-        let mut told = Told::new(registry, pipeline, node, whose);
+        let mut told = NvmlIngest::new(registry, pipeline, node, whose);
         if config.nvml.disabled {
             told.see(Some("disabled by the configuration".into()), "");
             return Ok(Gpus(None));
@@ -129,7 +129,7 @@ enum Sight {
     Blind,
 }
 
-struct Told {
+struct NvmlIngest {
     registry: Arc<Registry>,
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
@@ -137,29 +137,29 @@ struct Told {
     /// The library and its GPUs, in words.
     what: String,
     sight: Sight,
-    gpus: BTreeMap<GpuId, Seen>,
+    gpus: BTreeMap<GpuId, GpuRepeatState>,
     /// Inputs that the pipeline is told next.
     waiting: Vec<Input>,
 }
 
 /// What is known of one GPU, and what of it was told to the core when.
 #[derive(Default)]
-struct Seen {
+struct GpuRepeatState {
     current: Current,
     failing: Failing,
     told: Repeats<Kind>,
 }
 
-impl Seen {
+impl GpuRepeatState {
     /// Whether the core is to be told the value now.
     fn tells(&mut self, kind: &Kind, value: i64, now: Instant) -> bool {
         PROMPT.contains(kind) || self.told.tells(kind, value, now)
     }
 }
 
-impl Told {
-    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, whose: &Whose) -> Told {
-        Told {
+impl NvmlIngest {
+    fn new(registry: &Arc<Registry>, pipeline: &Sender, node: &Arc<Mutex<NodeView>>, whose: &Whose) -> NvmlIngest {
+        NvmlIngest {
             registry: registry.clone(),
             pipeline: pipeline.clone(),
             node: node.clone(),
@@ -369,7 +369,7 @@ impl Told {
     }
 
     /// What a whole GPU's sample says: whose its work is, and what is shown of it.
-    fn of_whole(&mut self, gpu: &GpuId, seen: &Seen, sample: &Sample) {
+    fn of_whole(&mut self, gpu: &GpuId, seen: &GpuRepeatState, sample: &Sample) {
         let live = self.registry.live();
         let at = MonoTime(sample.mono_ns);
         let value = |kind: &Kind| seen.current.values.get(kind).map(|(value, _)| *value);
@@ -377,7 +377,7 @@ impl Told {
         let mig = self.node().gpus.get(gpu).map(|view| view.info.mig_devices.clone()).unwrap_or_default();
         let mig: Vec<_> = mig.into_iter().map(|device| (self.busy(&device), device)).collect();
         let work = Work { at, utilization, energy };
-        let work = whose::Seen { source: Source::Nvml, gpu, work, mig: &mig };
+        let work = whose::GpuWork { source: Source::Nvml, gpu, work, mig: &mig };
         // While it is not known who is on the GPU, what was known stays: the time until it is known again is filled then.
         let known = sample.processes.as_ref().map(|processes| self.whose.take(work, processes, &live));
         let (processes, inputs) = known.map_or((None, Vec::new()), |(processes, inputs)| (Some(processes), inputs));

@@ -10,7 +10,7 @@ use failsafe_core::{
     health::{Order, OrderKind, Target},
     input::Unread,
     record::Record,
-    xid::Heard,
+    xid::DedupResult,
 };
 
 impl Pipeline {
@@ -34,11 +34,11 @@ impl Pipeline {
         // The same of two instances is two.
         let place = slice.as_ref().map_or_else(|| gpu.0.clone(), |slice| format!("{gpu} {}", slice.gpu_instance));
         match self.storms.hear(&place, *code, signal.source, signal.at) {
-            Heard::Tell { held_back } => {
+            DedupResult::Tell { held_back } => {
                 tracing::warn!(%gpu, code, held_back, source = %signal.source, "XID");
                 false
             }
-            Heard::Storm | Heard::Echo => true,
+            DedupResult::Storm | DedupResult::Echo => true,
         }
     }
 

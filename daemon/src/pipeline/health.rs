@@ -94,7 +94,7 @@ impl Shared {
 }
 
 /// Owner of the health; lives on the pipeline's thread.
-pub struct Keeper {
+pub struct HealthStore {
     health: Health,
     log: Log,
     shared: Arc<Shared>,
@@ -105,7 +105,7 @@ pub struct Keeper {
     ticks: u32,
 }
 
-impl Keeper {
+impl HealthStore {
     /// Takes up what was kept. A file that cannot be read is no clean bill of health: somebody has to look.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Keeper {
         (catalogue, thresholds): (Catalogue, Thresholds),
         gpus: bool,
         interval: Span,
-    ) -> std::io::Result<Keeper> {
+    ) -> std::io::Result<HealthStore> {
         let path = state_dir.join(FILE);
         let at = MonoTime(clock::monotonic_ns());
         let (kept, unread) = match store::read_json::<Kept>(&path) {
@@ -136,7 +136,7 @@ impl Keeper {
         let (saver, queue) = mpsc::channel();
         let thread = std::thread::Builder::new().name("health".into()).spawn(move || save(&path, &queue))?;
         let (saver, thread) = (Some(saver), Some(thread));
-        let mut keeper = Keeper { health, log, shared, saver, thread, saved, ticks: 0 };
+        let mut keeper = HealthStore { health, log, shared, saver, thread, saved, ticks: 0 };
         if let Some(why) = unread {
             tracing::error!(why, "the health of the node could not be read");
             keeper.fact(&Fact::Noted {
@@ -287,7 +287,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for HealthStore {
     /// The last state is on disk before the daemon ends.
     fn drop(&mut self) {
         self.save();

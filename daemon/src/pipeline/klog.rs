@@ -23,9 +23,9 @@ use failsafe_core::{
     event::{Event, Slice},
     health::{Fact, Level, ReadTo, Target},
     input::Gap,
-    klog::{Bus, Lines, Said},
+    klog::{Bus, Lines, LogFact},
     signal::Source,
-    xid::{Advice, Harm},
+    xid::{Advice, HealthImpact},
 };
 use std::{
     path::PathBuf,
@@ -36,7 +36,7 @@ use std::{
 #[derive(Debug)]
 pub struct Message {
     /// What.
-    heard: Heard,
+    heard: LogFinding,
     /// Its number.
     sequence: u64,
     /// It was written before this daemon started.
@@ -45,7 +45,7 @@ pub struct Message {
 
 /// What a record says, of this node's parts.
 #[derive(Debug)]
-enum Heard {
+enum LogFinding {
     Xid { gpu: GpuId, code: u64, slice: Option<Slice>, text: String, at: MonoTime },
     Fact(Fact),
 }
@@ -68,7 +68,8 @@ pub fn start(
     node: &Arc<Mutex<NodeView>>,
 ) -> Option<Kmsg> {
     let driver = &config.nvml.driver_proc;
-    let new = || Told { pipeline: pipeline.clone(), node: node.clone(), driver: driver.clone(), lost: 0, cut: 0 };
+    let new =
+        || KernelLogIngest { pipeline: pipeline.clone(), node: node.clone(), driver: driver.clone(), lost: 0, cut: 0 };
     let told = new();
     let path = &config.kernel_log.path;
     if config.kernel_log.disabled {
@@ -96,8 +97,8 @@ impl Pipeline {
         let Message { heard, sequence, past } = message;
         self.parts.health.reads_to(ReadTo { boot_id: self.parts.boot_id.clone(), sequence });
         match heard {
-            Heard::Fact(fact) => self.parts.health.message(health::Message::Fact(fact)),
-            Heard::Xid { gpu, code, slice, text, at } => {
+            LogFinding::Fact(fact) => self.parts.health.message(health::Message::Fact(fact)),
+            LogFinding::Xid { gpu, code, slice, text, at } => {
                 let record = Fact::XidRecord { gpu: gpu.clone(), code, text, at };
                 if past {
                     self.xid_of_the_past(gpu, code, slice, at);
@@ -137,7 +138,7 @@ fn xid(gpu: GpuId, code: u64, slice: Option<Slice>, at: MonoTime) -> Input {
     Input::Signal(Signal { seq: 0, at, source: Source::Kernel, subject, kind, value, repeats: 0 })
 }
 
-struct Told {
+struct KernelLogIngest {
     pipeline: Sender,
     node: Arc<Mutex<NodeView>>,
     /// The driver's own files.
@@ -147,7 +148,7 @@ struct Told {
     cut: u64,
 }
 
-impl Told {
+impl KernelLogIngest {
     fn node(&self) -> MutexGuard<'_, NodeView> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -174,7 +175,7 @@ impl Told {
 
     fn take(&mut self, event: KmsgEvent) {
         match event {
-            KmsgEvent::Said { said, at, sequence, past } => {
+            KmsgEvent::LogFact { said, at, sequence, past } => {
                 if let Some(heard) = self.heard(said, at) {
                     self.tell(super::Message::Kernel(Box::new(Message { heard, sequence, past })));
                 }
@@ -196,16 +197,16 @@ impl Told {
     }
 
     /// The part of the node that the record is about; `None` if it changes no health.
-    fn heard(&self, said: Said, at: MonoTime) -> Option<Heard> {
+    fn heard(&self, said: LogFact, at: MonoTime) -> Option<LogFinding> {
         let noted = |target, code, level, text, advice| {
-            Some(Heard::Fact(Fact::Noted { target, code, level, text, advice, at }))
+            Some(LogFinding::Fact(Fact::Noted { target, code, level, text, advice, at }))
         };
         match said {
-            Said::Xid { bus, code, slice: of, text } => match self.gpu(bus) {
+            LogFact::Xid { bus, code, slice: of, text } => match self.gpu(bus) {
                 Some(gpu) => {
                     let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
                     let slice = gpus::slice(&node, &gpu.0, of);
-                    Some(Heard::Xid { gpu, code, slice, text, at })
+                    Some(LogFinding::Xid { gpu, code, slice, text, at })
                 }
                 None => {
                     let text =
@@ -214,21 +215,21 @@ impl Told {
                     noted(Target::Node, reason, Level::Degraded, text, Advice::InspectHardware)
                 }
             },
-            Said::GpuLost { bus, line } => match self.gpu(bus) {
-                Some(gpu) => Some(Heard::Fact(Fact::Lost { gpu, why: line, at })),
+            LogFact::GpuLost { bus, line } => match self.gpu(bus) {
+                Some(gpu) => Some(LogFinding::Fact(Fact::Lost { gpu, why: line, at })),
                 None => {
                     let text = format!("the GPU at {} is lost: {line}", place(bus));
                     noted(Target::Node, "gpu-lost-elsewhere".into(), Level::Degraded, text, Advice::RebootNode)
                 }
             },
-            Said::Note { bus, reason, harm, advice, text } => {
+            LogFact::Note { bus, reason, harm, advice, text } => {
                 let level = match harm {
-                    Harm::None => {
+                    HealthImpact::None => {
                         tracing::info!(reason, text, "kernel log");
                         return None;
                     }
-                    Harm::Degraded => Level::Degraded,
-                    Harm::Unhealthy => Level::Unhealthy,
+                    HealthImpact::Degraded => Level::Degraded,
+                    HealthImpact::Unhealthy => Level::Unhealthy,
                 };
                 let target = self.gpu(bus).map_or(Target::Node, Target::Gpu);
                 noted(target, reason, level, text, advice)

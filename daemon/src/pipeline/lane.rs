@@ -9,7 +9,7 @@
 //! message that it takes. A command is begun once or withdrawn once, never both: see [`Ticket`].
 
 use super::{Message, Sender, containment::Answer};
-use crate::interpreter::Told;
+use crate::interpreter::ActuatorReport;
 use failsafe_core::{
     RunId,
     health::{Order, OrderRefused},
@@ -36,7 +36,7 @@ pub enum Urgent {
     /// A command of somebody who waits.
     Command(Command),
     /// From an actuator.
-    Report(Told),
+    Report(ActuatorReport),
 }
 
 /// An authorised command.
@@ -149,15 +149,15 @@ pub enum Refused {
 
 #[derive(Default)]
 struct Shared {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<LaneQueues>,
     /// Whether anything waits: the pipeline asks before each input, and mostly finds nothing.
     any: AtomicBool,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct LaneQueues {
     commands: VecDeque<Command>,
-    reports: VecDeque<Told>,
+    reports: VecDeque<ActuatorReport>,
     refused: u64,
 }
 
@@ -174,7 +174,7 @@ impl Lane {
         Lane { shared: Arc::default(), wake }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, LaneQueues> {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -200,7 +200,7 @@ impl Lane {
     }
 
     /// Enters what an actuator reports. Those are as many as decisions.
-    pub fn report(&self, told: Told) {
+    pub fn report(&self, told: ActuatorReport) {
         {
             self.waiting().reports.push_back(told);
             self.shared.any.store(true, Ordering::Release);

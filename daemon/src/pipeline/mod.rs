@@ -33,12 +33,12 @@ mod unsure;
 pub mod whose;
 
 use crate::{
-    interpreter::{Interpreter, Told},
+    interpreter::{ActuatorReport, Interpreter},
     log::Log,
     platform::{clock, sched},
     runs::{LiveRun, Registry, Standing, reaper::Reaper},
 };
-use containment::{Answer, Containments, Waiting};
+use containment::{Answer, Containments, PendingAnswers};
 use failsafe_core::{
     Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
     decision::{Cause, Upkeep, Verdict},
@@ -108,7 +108,7 @@ pub enum Message {
     /// From the kernel's log.
     Kernel(Box<klog::Message>),
     /// What was done to a run before it was taken up, in its place among the messages about it.
-    Told(Told),
+    ActuatorReport(ActuatorReport),
     /// Stop.
     Stop,
 }
@@ -135,7 +135,7 @@ pub struct Parts {
     /// Tidies up after ended runs.
     pub reaper: Reaper,
     /// The health of the node.
-    pub health: health::Keeper,
+    pub health: health::HealthStore,
     /// This boot's id.
     pub boot_id: String,
 }
@@ -153,7 +153,7 @@ pub struct Pipeline {
     policies: PolicySet,
     runs: BTreeMap<RunId, Arc<LiveRun>>,
     containments: Containments,
-    waiting: Waiting,
+    waiting: PendingAnswers,
     /// Since when the cgroups of runs were found empty.
     emptied: BTreeMap<RunId, Instant>,
     /// Runs that were killed, and who is answered once each has ended: whoever asks then must not find it alive.
@@ -186,7 +186,7 @@ impl Pipeline {
             policies: PolicySet::new(),
             runs: BTreeMap::new(),
             containments: Containments::default(),
-            waiting: Waiting::default(),
+            waiting: PendingAnswers::default(),
             emptied: BTreeMap::new(),
             killed: BTreeMap::new(),
             recaptures: BTreeMap::new(),
@@ -277,7 +277,7 @@ impl Pipeline {
             }
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),
-            Message::Told(told) => self.told(told),
+            Message::ActuatorReport(told) => self.told(told),
             Message::Urgent | Message::Stop => {}
         }
     }
@@ -312,9 +312,9 @@ impl Pipeline {
         }
     }
 
-    fn told(&mut self, told: Told) {
+    fn told(&mut self, told: ActuatorReport) {
         match told {
-            Told::Outcome(outcome) => {
+            ActuatorReport::Outcome(outcome) => {
                 let run = self.runs.get(&outcome.decision.run);
                 let status = run.map(|r| r.status().clone()).unwrap_or_default();
                 let gpus = run.map(|r| containment::proved_by(&status.gpus, &r.run.mig)).unwrap_or_default();
@@ -323,7 +323,7 @@ impl Pipeline {
                 let outcome = if outdated { outcome } else { self.containments.frozen(outcome, &gpus) };
                 self.outcome(outcome);
             }
-            Told::Evidence { decision, snapshot } => {
+            ActuatorReport::Evidence { decision, snapshot } => {
                 let record = Record::Evidence { decision: decision.id.n, snapshot };
                 self.parts.log.record(&record, Some(decision.id.run), Some(decision.incident));
             }

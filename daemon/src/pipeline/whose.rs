@@ -37,7 +37,7 @@ struct Owner {
 
 /// A sample of a GPU, as far as work goes.
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'a> {
+pub(super) struct GpuWork<'a> {
     pub source: Source,
     pub gpu: &'a GpuId,
     pub work: Work,
@@ -56,7 +56,7 @@ impl Whose {
     /// their work on it, and who is on it without being theirs.
     pub(super) fn take(
         &self,
-        seen: Seen<'_>,
+        seen: GpuWork<'_>,
         found: &[GpuProcess],
         live: &[Arc<LiveRun>],
     ) -> (Vec<GpuProcessView>, Vec<Input>) {
@@ -82,8 +82,8 @@ fn slices(gpu: &GpuId, mig: &[(Option<i64>, MigDevice)], live: &[Arc<LiveRun>]) 
 
 impl Owner {
     /// The work to its runs; what is on a run's GPU without being the run's is told.
-    fn attribute(&mut self, seen: Seen<'_>, processes: &[GpuProcessView], live: &[Arc<LiveRun>]) -> Vec<Input> {
-        let Seen { source, gpu, work, mig } = seen;
+    fn attribute(&mut self, seen: GpuWork<'_>, processes: &[GpuProcessView], live: &[Arc<LiveRun>]) -> Vec<Input> {
+        let GpuWork { source, gpu, work, mig } = seen;
         let mut out = Vec::new();
         let mut tell = |subject, kind, value| {
             out.push(Input::Signal(Signal { seq: 0, at: work.at, source, subject, kind, value, repeats: 0 }));

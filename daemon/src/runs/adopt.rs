@@ -101,7 +101,7 @@ struct Now<'a> {
     previous: Result<Vec<PreviousRun>, String>,
 }
 
-enum Found {
+enum AdoptionResult {
     Adopted(Box<Adopted>),
     Guarded(Box<GuardedRun>),
     /// `None`: nothing is to be recorded of it.
@@ -216,13 +216,13 @@ impl Registry {
             let found = self.take_up(candidate, now, &mut pass.changed);
             let mut guarded = self.guarded.write().unwrap_or_else(PoisonError::into_inner);
             match found {
-                Found::Adopted(run) => {
+                AdoptionResult::Adopted(run) => {
                     guarded.remove(&id);
                     pass.adopted.push(*run);
                 }
-                Found::Ended(Some(run)) => departed.push(*run),
-                Found::Ended(None) => drop(guarded.remove(&id)),
-                Found::Guarded(run) => {
+                AdoptionResult::Ended(Some(run)) => departed.push(*run),
+                AdoptionResult::Ended(None) => drop(guarded.remove(&id)),
+                AdoptionResult::Guarded(run) => {
                     if before.is_none_or(|before| before.why != run.why) {
                         tracing::error!(run = %id, name = run.run.name, why = run.why, "a run is guarded, not judged");
                         now.log.record(&Record::Gap(run.gap()), Some(id), None);
@@ -296,7 +296,7 @@ impl Registry {
     }
 
     /// One candidate: its facts, what they come to, and that done.
-    fn take_up(&self, candidate: Candidate, now: &Now<'_>, changed: &mut Vec<String>) -> Found {
+    fn take_up(&self, candidate: Candidate, now: &Now<'_>, changed: &mut Vec<String>) -> AdoptionResult {
         let (kept, logged, known) = self.known(&candidate);
         if let Some(known) = &known {
             now.log.owned(known.run.id, known.run.owner_uid);
@@ -337,7 +337,7 @@ impl Registry {
         let latch = previous.is_some_and(|previous| previous.latch != 0);
         let (why, full) = match (adoption::decide(&facts), known.clone(), policy, &cgroup) {
             (Plan::End(why), known, ..) => match self.let_go(&candidate, known, cgroup.as_ref(), previous, &why, now) {
-                Ok(departed) => return Found::Ended(departed),
+                Ok(departed) => return AdoptionResult::Ended(departed),
                 Err(why) => (why, false),
             },
             (Plan::Guard(why), ..) => (why, false),
@@ -351,14 +351,14 @@ impl Registry {
                             changed.push(format!("{} ({}): {remark}", run.name, run.id));
                             now.log.record(&Record::Gap(gap(run.id, remark, false)), Some(run.id), None);
                         }
-                        return Found::Adopted(Box::new(adopted));
+                        return AdoptionResult::Adopted(Box::new(adopted));
                     }
                     Err((why, full)) => (why, full),
                 }
             }
             (Plan::Judge { .. }, ..) => ("its record, policy or cgroup is missing".into(), false),
         };
-        Found::Guarded(Box::new(self.guard(candidate, known, cgroup, (root, latch), (why, full), now.boot_id)))
+        AdoptionResult::Guarded(Box::new(self.guard(candidate, known, cgroup, (root, latch), (why, full), now.boot_id)))
     }
 
     /// What the records have of a candidate, and the one that counts.

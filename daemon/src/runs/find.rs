@@ -33,7 +33,7 @@ pub enum FindError {
 
 /// A run as it is found by id, name or prefix.
 #[derive(Debug, Clone)]
-pub enum Found {
+pub enum FoundRun {
     /// It lives.
     Live(Arc<LiveRun>),
     /// It lives, bounded by the kernel and judged by nobody.
@@ -42,13 +42,13 @@ pub enum Found {
     Ended(Arc<EndedRun>),
 }
 
-impl Found {
+impl FoundRun {
     /// As registered.
     pub fn run(&self) -> &Run {
         match self {
-            Found::Live(live) => &live.run,
-            Found::Guarded(guarded) => &guarded.run,
-            Found::Ended(ended) => &ended.run,
+            FoundRun::Live(live) => &live.run,
+            FoundRun::Guarded(guarded) => &guarded.run,
+            FoundRun::Ended(ended) => &ended.run,
         }
     }
 
@@ -63,14 +63,14 @@ impl Registry {
     ///
     /// # Errors
     /// [`FindError`].
-    pub fn find(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<Found, FindError> {
+    pub fn find(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<FoundRun, FindError> {
         let groups = self.groups(visible);
         match exact(wanted, &groups) {
             Err(FindError::NotExact { .. }) => {}
             found => return found,
         }
         for group in groups {
-            let mut begin: Vec<Found> = group.into_iter().filter(|found| begins(found.run(), wanted)).collect();
+            let mut begin: Vec<FoundRun> = group.into_iter().filter(|found| begins(found.run(), wanted)).collect();
             match begin.len() {
                 0 => {}
                 1 => return Ok(begin.remove(0)),
@@ -85,21 +85,21 @@ impl Registry {
     ///
     /// # Errors
     /// [`FindError`].
-    pub fn find_exact(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<Found, FindError> {
+    pub fn find_exact(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<FoundRun, FindError> {
         exact(wanted, &self.groups(visible))
     }
 
     /// The live runs, and the ended ones, the latest first.
-    fn groups(&self, visible: impl Fn(&Run) -> bool) -> [Vec<Found>; 2] {
+    fn groups(&self, visible: impl Fn(&Run) -> bool) -> [Vec<FoundRun>; 2] {
         // The ended ones later: a run that ends meanwhile is in both.
-        let live = self.live().into_iter().map(Found::Live).chain(self.guarded().into_iter().map(Found::Guarded));
+        let live = self.live().into_iter().map(FoundRun::Live).chain(self.guarded().into_iter().map(FoundRun::Guarded));
         let live = live.filter(|found| visible(found.run())).collect();
-        let ended = self.ended().into_iter().rev().map(Found::Ended);
+        let ended = self.ended().into_iter().rev().map(FoundRun::Ended);
         [live, ended.filter(|found| visible(found.run())).collect()]
     }
 }
 
-fn exact(wanted: &str, groups: &[Vec<Found>; 2]) -> Result<Found, FindError> {
+fn exact(wanted: &str, groups: &[Vec<FoundRun>; 2]) -> Result<FoundRun, FindError> {
     if wanted.is_empty() {
         return Err(FindError::None(wanted.into()));
     }
@@ -112,7 +112,7 @@ fn exact(wanted: &str, groups: &[Vec<Found>; 2]) -> Result<Found, FindError> {
         None => run.name == wanted,
     };
     let [live, ended] = groups;
-    let live: Vec<Found> = live.iter().filter(|found| named(found.run())).cloned().collect();
+    let live: Vec<FoundRun> = live.iter().filter(|found| named(found.run())).cloned().collect();
     match live.as_slice() {
         [one] => return Ok(one.clone()),
         [] => {}
@@ -122,7 +122,7 @@ fn exact(wanted: &str, groups: &[Vec<Found>; 2]) -> Result<Found, FindError> {
         return Ok(latest.clone());
     }
     let near: Vec<String> =
-        groups.iter().flatten().filter(|found| begins(found.run(), wanted)).take(8).map(Found::shown).collect();
+        groups.iter().flatten().filter(|found| begins(found.run(), wanted)).take(8).map(FoundRun::shown).collect();
     if near.is_empty() {
         Err(FindError::None(wanted.into()))
     } else {
@@ -130,8 +130,8 @@ fn exact(wanted: &str, groups: &[Vec<Found>; 2]) -> Result<Found, FindError> {
     }
 }
 
-fn ambiguous(wanted: &str, found: &[Found]) -> FindError {
-    FindError::Ambiguous { wanted: wanted.into(), found: found.iter().map(Found::shown).collect() }
+fn ambiguous(wanted: &str, found: &[FoundRun]) -> FindError {
+    FindError::Ambiguous { wanted: wanted.into(), found: found.iter().map(FoundRun::shown).collect() }
 }
 
 fn begins(run: &Run, wanted: &str) -> bool {

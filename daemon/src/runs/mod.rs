@@ -42,7 +42,7 @@ use crate::{
 };
 use entry::Entry;
 use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
-pub use find::{FindError, Found};
+pub use find::{FindError, FoundRun};
 use guarded::GuardedRun;
 use std::{
     collections::{BTreeMap, BTreeSet},

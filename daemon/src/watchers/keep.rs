@@ -5,7 +5,7 @@
 //! is empty.
 
 use crate::{
-    interpreter::Told,
+    interpreter::ActuatorReport,
     log::Log,
     pipeline::{Message, Sender, health},
     platform::clock,
@@ -103,7 +103,7 @@ pub fn messages(pass: Pass) -> Vec<Message> {
     let mut messages = Vec::new();
     for Adopted { live, found, outcomes, .. } in pass.adopted {
         messages.push(Message::Adopted(live, found));
-        let told = |outcome| Message::Told(Told::Outcome(outcome));
+        let told = |outcome| Message::ActuatorReport(ActuatorReport::Outcome(outcome));
         messages.extend(outcomes.into_iter().map(told));
     }
     // What happened while no daemon read: late, but judged.

@@ -41,7 +41,7 @@ pub struct Health {
 }
 
 #[derive(Default)]
-struct Seen {
+struct RunSampleState {
     reader: RunReader,
     values: Repeats<Kind>,
     lost: u64,
@@ -59,7 +59,7 @@ pub struct Sampler {
     pipeline: Sender,
     interval: Duration,
     health: Arc<Health>,
-    seen: BTreeMap<RunId, Seen>,
+    seen: BTreeMap<RunId, RunSampleState>,
     counters_blind: bool,
 }
 
@@ -196,7 +196,7 @@ impl Sampler {
 
     /// A run that the kernel latched by a stop rule is frozen by the event of it. Found latched at two samples and not held,
     /// that event was lost.
-    fn latched(&self, run: &Arc<LiveRun>, latched: bool, seen: &mut Seen) {
+    fn latched(&self, run: &Arc<LiveRun>, latched: bool, seen: &mut RunSampleState) {
         let lost = latched && !run.status().hold_frozen;
         if lost && std::mem::replace(&mut seen.latched, lost) {
             self.tell(Message::Input(guarded(run.run.id, Event::Latched)));

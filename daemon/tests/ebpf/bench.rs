@@ -18,7 +18,7 @@ use super::skip::skip;
 use failsafe_matchers::egress::{EgressMode, EgressPolicy, EgressRule, Protocol};
 use failsafe_matchers::keys::{Inode, Names};
 use failsafe_matchers::rules::Rules;
-use failsafe_matchers::watch::Told;
+use failsafe_matchers::watch::Delivery;
 use failsafe_matchers::watch::Watch;
 use failsafed::guard::{Config, Ebpf, Error, Holder, RunAttachment, RunSpec};
 use failsafed::sensors::ebpf::{Event, EventReader, LOOKS_EVERY, RunCounters};
@@ -152,7 +152,7 @@ impl Bench {
     pub fn add_quiet(&mut self, name: &str, egress: &EgressPolicy) -> TestRun {
         let (cgroup, slot) = (self.cgroup(name), self.next_slot);
         self.next_slot += 1;
-        let watch = Watch { exec: Told::Later, life: Told::Later, ..Watch::NOTHING };
+        let watch = Watch { exec: Delivery::Later, life: Delivery::Later, ..Watch::NOTHING };
         let attached = self.ebpf.add_run(&RunSpec { watch, ..spec(&cgroup, slot, egress) }).unwrap();
         TestRun { slot, epoch: attached.epoch, cgroup, names: attached.names }
     }

@@ -2,7 +2,7 @@
 //! whole.
 
 use super::Stage;
-use super::stories::Told;
+use super::stories::StoryResult;
 use crate::interrupt::check;
 use crate::shell;
 use anyhow::Result;
@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 ///
 /// # Errors
 /// It failed.
-pub fn explain(stage: &Stage, told: &Told) -> Result<()> {
+pub fn explain(stage: &Stage, told: &StoryResult) -> Result<()> {
     stage.screen.title("why was the first run stopped?");
     quoted(stage, &["explain", &told.incident])
 }
@@ -21,7 +21,7 @@ pub fn explain(stage: &Stage, told: &Told) -> Result<()> {
 ///
 /// # Errors
 /// A replay did not agree.
-pub fn replay(stage: &Stage, runs: &[&Told]) -> Result<()> {
+pub fn replay(stage: &Stage, runs: &[&StoryResult]) -> Result<()> {
     stage.screen.title("do the recorded inputs lead to the same decisions again?");
     for told in runs {
         let bundle = stage.daemon.folder().join(format!("{}.bundle", told.run));

@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 /// What is left of a story.
-pub struct Told {
+pub struct StoryResult {
     /// The run's name.
     pub run: String,
     /// Its incident.
@@ -27,7 +27,7 @@ const THIEF: &str = "127.0.0.66:0";
 ///
 /// # Errors
 /// It was not blocked, not frozen, or the weights arrived.
-pub fn exfiltration(stage: &Stage) -> Result<Told> {
+pub fn exfiltration(stage: &Stage) -> Result<StoryResult> {
     let screen = &stage.screen;
     screen.title("1 of 3: a trainer tries to send its weights to an address that its policy does not allow");
     let thief = TcpListener::bind(THIEF).context("listening as the thief")?;
@@ -47,14 +47,14 @@ pub fn exfiltration(stage: &Stage) -> Result<Told> {
     operator(stage, Action::Kill, &run, reason)?;
     run.wait()?;
     stage.watch.ended(screen, &run.name)?;
-    Ok(Told { run: run.name.clone(), incident: decision.incident.to_string() })
+    Ok(StoryResult { run: run.name.clone(), incident: decision.incident.to_string() })
 }
 
 /// A loss diverges; the operator puts the learning rate right and lets the run go on.
 ///
 /// # Errors
 /// It was not frozen, or did not go on.
-pub fn divergence(stage: &Stage) -> Result<Told> {
+pub fn divergence(stage: &Stage) -> Result<StoryResult> {
     let screen = &stage.screen;
     screen.title("2 of 3: a trainer's loss diverges; the operator mends its learning rate and lets it go on");
     let rate = stage.daemon.folder().join("learning-rate");
@@ -75,14 +75,14 @@ pub fn divergence(stage: &Stage) -> Result<Told> {
     run.wait()?;
     screen.say(format_args!("the trainer ends by itself: {}", run.last_line()));
     stage.watch.ended(screen, &run.name)?;
-    Ok(Told { run: run.name.clone(), incident: decision.incident.to_string() })
+    Ok(StoryResult { run: run.name.clone(), incident: decision.incident.to_string() })
 }
 
 /// A GPU overheats.
 ///
 /// # Errors
 /// The run was not frozen.
-pub fn overheating(stage: &Stage) -> Result<Told> {
+pub fn overheating(stage: &Stage) -> Result<StoryResult> {
     let screen = &stage.screen;
     let how = if stage.nvml.starts_with("simulated") { "simulated NVML" } else { stage.nvml.as_str() };
     screen.title(format_args!("3 of 3: a GPU overheats ({how})"));
@@ -106,7 +106,7 @@ pub fn overheating(stage: &Stage) -> Result<Told> {
     operator(stage, Action::Kill, &run, "card goes to repair")?;
     run.wait()?;
     stage.watch.ended(screen, &run.name)?;
-    Ok(Told { run: run.name.clone(), incident: decision.incident.to_string() })
+    Ok(StoryResult { run: run.name.clone(), incident: decision.incident.to_string() })
 }
 
 /// Waits until one of `rules` has frozen the run, and sees for itself that the trainer stands still.

@@ -19,11 +19,7 @@ use failsafe_attest::{
     key::MAX_KEYS_FILE,
 };
 use failsafe_proto::v1 as pb;
-use std::{
-    fs::File,
-    io::{Read, Write},
-    path::Path,
-};
+use std::{fs::File, io::Read, path::Path};
 
 pub(super) fn node(place: &Place<'_>, args: &AttestNodeArgs) -> Result<Exit, Fail> {
     if args.digest {

@@ -185,12 +185,12 @@ fn a_later_proof_mends_a_failure() {
     log.add(5_000_100, outcome(1, 5_000_090, Action::Block, Verdict::Proved, &[]));
     log.add(5_000_200, outcome(1, 5_000_190, Action::Freeze, Verdict::Failed("EBUSY".into()), &[]));
     let gather = |log: &Log| Incident::gather(incident(), &log.entries).unwrap().standing;
-    assert_eq!(gather(&log), Standing::Failed(vec!["freeze: EBUSY".into()]));
+    assert_eq!(gather(&log), IncidentState::Failed(vec!["freeze: EBUSY".into()]));
     let cause = Cause::Upkeep { what: Upkeep::Retry };
     log.add(5_000_300, decision(2, 5_000_190, cause, vec![Action::Freeze, Action::Notify], vec![]));
-    assert_eq!(gather(&log), Standing::Pending(vec![Action::Freeze]));
+    assert_eq!(gather(&log), IncidentState::Pending(vec![Action::Freeze]));
     log.add(5_000_400, outcome(2, 5_000_390, Action::Freeze, Verdict::Proved, &[]));
-    assert_eq!(gather(&log), Standing::Contained(vec![Action::Block, Action::Freeze]));
+    assert_eq!(gather(&log), IncidentState::Contained(vec![Action::Block, Action::Freeze]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Clocks held down: the GPU works, and its multiprocessors run far below what they can.
 
-use super::{Detector, Seen, window::Lasting};
+use super::{Detector, Sample, window::Lasting};
 use crate::{policy::derived::Held, signal::Kind};
 
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ impl ClockHeld {
 }
 
 impl Detector for ClockHeld {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         let clock = seen.of(&Kind::GpuClockSm)?;
         let most = seen.last(&Kind::GpuClockSmMax)?;
         let works = seen.last(&Kind::GpuUtilization)? >= self.from.utilization;

@@ -1,6 +1,6 @@
 //! Memory errors an hour, corrected and uncorrected together.
 
-use super::{Detector, Seen, window::Window};
+use super::{Detector, Sample, window::Window};
 use crate::{signal::Kind, time::Span};
 
 const HOUR: Span = Span::from_secs(3_600);
@@ -18,7 +18,7 @@ impl EccRate {
 }
 
 impl Detector for EccRate {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         if !matches!(seen.kind, Kind::GpuEccCorrected | Kind::GpuEccUncorrected) {
             return None;
         }

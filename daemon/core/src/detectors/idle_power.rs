@@ -1,6 +1,6 @@
 //! Idle at high power: something draws power that utilisation does not account for.
 
-use super::{Detector, Seen, window::Lasting};
+use super::{Detector, Sample, window::Lasting};
 use crate::{policy::derived::Load, signal::Kind};
 
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ impl IdlePower {
 }
 
 impl Detector for IdlePower {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         let share = seen.of(&Kind::GpuPowerShare)?;
         let idle = seen.last(&Kind::GpuUtilization)? <= self.from.utilization;
         Some(self.lasting.take(idle && share > self.from.power, seen.at))

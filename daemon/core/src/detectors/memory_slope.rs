@@ -1,6 +1,6 @@
 //! GPU memory that only ever grows: bytes an hour; 0 as soon as some was given back.
 
-use super::{Detector, Seen, window::Window};
+use super::{Detector, Sample, window::Window};
 use crate::{signal::Kind, time::Span};
 
 const HOUR: Span = Span::from_secs(3_600);
@@ -18,7 +18,7 @@ impl MemorySlope {
 }
 
 impl Detector for MemorySlope {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         let memory = seen.of(&Kind::GpuMemory)?;
         let gave_back = self.last.replace(memory).is_some_and(|before| memory < before);
         if gave_back {

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One derived signal of one GPU.
 trait Detector: std::fmt::Debug + Send + Sync {
     /// Takes a value of the GPU; the derived value, where there is one now.
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64>;
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64>;
     /// A metric of the run came: it makes progress.
     fn progress(&mut self, _at: MonoTime) {}
     /// For a copy of the state.
@@ -38,14 +38,14 @@ trait Detector: std::fmt::Debug + Send + Sync {
 }
 
 /// What a detector sees: the value that came, and the last of every other kind.
-struct Seen<'a> {
+struct Sample<'a> {
     kind: &'a Kind,
     value: i64,
     at: MonoTime,
     last: &'a BTreeMap<Kind, i64>,
 }
 
-impl Seen<'_> {
+impl Sample<'_> {
     /// The value, if it is of this kind.
     fn of(&self, kind: &Kind) -> Option<i64> {
         (self.kind == kind).then_some(self.value)
@@ -100,7 +100,7 @@ impl Detectors {
         let (wanted, derived) = (&self.wanted, &self.derived);
         let gpu = self.gpus.entry(id.clone()).or_insert_with(|| Gpu::new(wanted, derived, signal.at));
         gpu.last.insert(signal.kind.clone(), *value);
-        let seen = Seen { kind: &signal.kind, value: *value, at: signal.at, last: &gpu.last };
+        let seen = Sample { kind: &signal.kind, value: *value, at: signal.at, last: &gpu.last };
         let mut found: Vec<(GpuId, Kind, i64)> = Vec::new();
         for (kind, detector) in &mut gpu.detectors {
             found.extend(detector.take(&seen).map(|value| (id.clone(), kind.clone(), value)));

@@ -1,6 +1,6 @@
 //! Busy at low power: a rank that spins in a collective shows 100 % utilisation and next to no work.
 
-use super::{Detector, Seen, window::Lasting};
+use super::{Detector, Sample, window::Lasting};
 use crate::{policy::derived::Load, signal::Kind};
 
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ impl Spin {
 }
 
 impl Detector for Spin {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         let share = seen.of(&Kind::GpuPowerShare)?;
         let busy = seen.last(&Kind::GpuUtilization)? >= self.from.utilization;
         Some(self.lasting.take(busy && share < self.from.power, seen.at))

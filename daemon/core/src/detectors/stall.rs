@@ -1,7 +1,7 @@
 //! Stalled: utilisation stands still at nothing or everything, GPU memory does not change, and the run reports no metric.
 //! A run that reports its steps is seen to hang soon; one that reports nothing only by its GPU.
 
-use super::{Detector, Seen, window::micros};
+use super::{Detector, Sample, window::micros};
 use crate::{policy::derived::Pinned, signal::Kind, time::MonoTime};
 
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ impl Stall {
 }
 
 impl Detector for Stall {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         if let Some(memory) = seen.of(&Kind::GpuMemory) {
             if self.memory.replace(memory).is_some_and(|before| before != memory) {
                 self.moved = seen.at;

@@ -1,6 +1,6 @@
 //! How fast a GPU warms up: degrees a minute. A fan that failed shows before any threshold is reached.
 
-use super::{Detector, Seen, window::Window};
+use super::{Detector, Sample, window::Window};
 use crate::{signal::Kind, time::Span};
 
 const MINUTE: Span = Span::from_secs(60);
@@ -15,7 +15,7 @@ impl ThermalSlope {
 }
 
 impl Detector for ThermalSlope {
-    fn take(&mut self, seen: &Seen<'_>) -> Option<i64> {
+    fn take(&mut self, seen: &Sample<'_>) -> Option<i64> {
         self.0.push(seen.of(&Kind::GpuTemperature)?, seen.at);
         self.0.slope(MINUTE)
     }

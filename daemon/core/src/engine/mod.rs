@@ -13,7 +13,7 @@ mod run;
 mod series;
 
 use crate::{
-    decision::{Decision, Seen},
+    decision::{Decision, Observation},
     input::Input,
     policy::{Policy, PolicySet},
     record::Suppressed,
@@ -89,7 +89,7 @@ impl State {
     }
 
     /// The last value of every signal of the run and of its GPUs.
-    pub fn last_signals(&self, id: RunId) -> Vec<Seen> {
+    pub fn last_signals(&self, id: RunId) -> Vec<Observation> {
         self.runs.get(&id).map(RunState::last_signals).unwrap_or_default()
     }
 }

@@ -5,7 +5,8 @@ use crate::{
     actor::Request,
     containment::Containment,
     decision::{
-        Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Outcome, Seen, Severity, Upkeep, Verdict,
+        Action, Cause, Confidence, Decision, DecisionId, IncidentId, Mode, Observation, Outcome, Severity, Upkeep,
+        Verdict,
     },
     detectors::Detectors,
     event::Event,
@@ -43,7 +44,7 @@ pub(super) struct RunState {
     /// The MIG devices it was given, by GPU.
     mig: BTreeMap<GpuId, BTreeSet<String>>,
     rules: Vec<RuleState>,
-    last: BTreeMap<(Subject, Kind, Option<Series>), Seen>,
+    last: BTreeMap<(Subject, Kind, Option<Series>), Observation>,
     heard: BTreeMap<Source, MonoTime>,
     blind: BTreeSet<(Source, Option<GpuId>)>,
     unread: BTreeMap<(GpuId, Kind), String>,
@@ -58,7 +59,7 @@ pub(super) struct RunState {
 struct Because {
     at: MonoTime,
     seqs: Vec<u64>,
-    values: Vec<Seen>,
+    values: Vec<Observation>,
     severity: Severity,
     confidence: Confidence,
     mode: Mode,
@@ -125,7 +126,7 @@ impl RunState {
             .collect()
     }
 
-    pub(super) fn last_signals(&self) -> Vec<Seen> {
+    pub(super) fn last_signals(&self) -> Vec<Observation> {
         self.last.values().cloned().collect()
     }
 
@@ -159,7 +160,7 @@ impl RunState {
     }
 
     pub(super) fn signal(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
-        let seen = Seen {
+        let seen = Observation {
             seq: signal.seq,
             at: signal.at,
             subject: signal.subject.clone(),
@@ -173,7 +174,7 @@ impl RunState {
         }
         self.judge(policy, signal, &seen, out);
         for derived in self.detectors.take(signal) {
-            let seen = Seen { kind: derived.kind.clone(), value: derived.value.clone(), ..seen.clone() };
+            let seen = Observation { kind: derived.kind.clone(), value: derived.value.clone(), ..seen.clone() };
             self.judge(policy, &derived, &seen, out);
             self.remember(policy, seen);
         }
@@ -182,7 +183,7 @@ impl RunState {
         }
     }
 
-    fn judge(&mut self, policy: &Policy, signal: &Signal, seen: &Seen, out: &mut Vec<Decision>) {
+    fn judge(&mut self, policy: &Policy, signal: &Signal, seen: &Observation, out: &mut Vec<Decision>) {
         for (index, rule) in policy.rules.iter().enumerate() {
             let observes = self.earlier.is_none_or(|engine| engine >= OBSERVED_DENIALS) && policy.observes(rule);
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
@@ -206,7 +207,7 @@ impl RunState {
 
     /// A run names its metrics itself: without a bound it could fill the daemon's memory with names. What rules judge comes
     /// first; of other metrics the last value of any series is kept.
-    fn remember(&mut self, policy: &Policy, seen: Seen) {
+    fn remember(&mut self, policy: &Policy, seen: Observation) {
         let judged = policy
             .rules
             .iter()
@@ -235,7 +236,7 @@ impl RunState {
     }
 
     /// What failsafe does of itself, whatever the rules say.
-    fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Seen, out: &mut Vec<Decision>) {
+    fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Observation, out: &mut Vec<Decision>) {
         match event {
             Event::Leave { pid, mover_in_run, .. } => {
                 let recapture =
@@ -497,7 +498,7 @@ impl RunState {
 }
 
 impl Because {
-    fn of(seen: &Seen, rule: &Rule) -> Because {
+    fn of(seen: &Observation, rule: &Rule) -> Because {
         Because {
             at: seen.at,
             seqs: vec![seen.seq],
@@ -508,7 +509,7 @@ impl Because {
         }
     }
 
-    fn certain(seen: &Seen) -> Because {
+    fn certain(seen: &Observation) -> Because {
         Because {
             at: seen.at,
             seqs: vec![seen.seq],

@@ -21,7 +21,7 @@ const POINTS: usize = 256;
 
 /// What a check found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum CheckResult {
     Nothing,
     Bad(String),
     Cleared,
@@ -62,7 +62,7 @@ impl Checks {
         value: i64,
         peers: Option<i64>,
         at: MonoTime,
-    ) -> Vec<(&'static Check, Found)> {
+    ) -> Vec<(&'static Check, CheckResult)> {
         if !judges(kind) {
             return Vec::new();
         }
@@ -76,25 +76,25 @@ impl Checks {
                     None => {
                         self.good_since.remove(check.code);
                         self.bad_since.remove(check.code);
-                        Found::Nothing
+                        CheckResult::Nothing
                     }
                 };
                 (check, found)
             })
-            .filter(|(_, found)| *found != Found::Nothing)
+            .filter(|(_, found)| *found != CheckResult::Nothing)
             .collect()
     }
 
-    fn judge(&mut self, check: &'static Check, bounds: Bounds, bad: bool, value: i64, at: MonoTime) -> Found {
+    fn judge(&mut self, check: &'static Check, bounds: Bounds, bad: bool, value: i64, at: MonoTime) -> CheckResult {
         if bad {
             self.good_since.remove(check.code);
             let since = *self.bad_since.entry(check.code).or_insert(at);
             let held = at.since(since) >= bounds.hold;
-            return if held { Found::Bad(text(check, bounds, value)) } else { Found::Nothing };
+            return if held { CheckResult::Bad(text(check, bounds, value)) } else { CheckResult::Nothing };
         }
         self.bad_since.remove(check.code);
         let since = *self.good_since.entry(check.code).or_insert(at);
-        if at.since(since) >= bounds.clear { Found::Cleared } else { Found::Nothing }
+        if at.since(since) >= bounds.clear { CheckResult::Cleared } else { CheckResult::Nothing }
     }
 
     /// Whether the value is bad; `None` where it says nothing now.

@@ -3,7 +3,7 @@
 use super::PartView;
 use super::{
     BLIND, CORDONED, STALE, Slot, Stamp, UNREAD,
-    checks::{self, Checks, Found},
+    checks::{self, CheckResult, Checks},
     level::{Change, Happened, Level, Reason, Target, Until},
     listing::{MISSING, UNREACHABLE},
     recovery,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     signal::Kind,
     time::{MonoTime, Span},
-    xid::{Advice, Catalogue, Harm, Judgement, NvLinkError, Stated},
+    xid::{Advice, Catalogue, HealthImpact, Judgement, NvLinkError, Stated},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -312,9 +312,9 @@ impl Part {
             error.status
         );
         let level = match harm {
-            Harm::None => return self.drop_if_new(&reason, now),
-            Harm::Degraded => Level::Degraded,
-            Harm::Unhealthy => Level::Unhealthy,
+            HealthImpact::None => return self.drop_if_new(&reason, now),
+            HealthImpact::Degraded => Level::Degraded,
+            HealthImpact::Unhealthy => Level::Unhealthy,
         };
         let mut changed = false;
         if level == Level::Unhealthy
@@ -357,18 +357,18 @@ impl Part {
         changed |= self.reasons.remove(STALE).is_some();
         for (check, found) in self.checks.value(thresholds, kind, value, peers, now.at) {
             changed |= match found {
-                Found::Bad(text) => {
+                CheckResult::Bad(text) => {
                     let asks = (check.code == recovery::ACTION).then(|| recovery::asks(value)).flatten();
                     self.note(check.code, check.level, text, asks.map_or(check.advice, |asks| asks.advice), now)
                 }
                 // What is unhealthy stays until somebody resets it.
-                Found::Cleared if check.level < Level::Unhealthy => self.reasons.remove(check.code).is_some(),
-                Found::Cleared | Found::Nothing => false,
+                CheckResult::Cleared if check.level < Level::Unhealthy => self.reasons.remove(check.code).is_some(),
+                CheckResult::Cleared | CheckResult::Nothing => false,
             };
         }
         changed |= match self.wear.value(thresholds, kind, value, now.wall_ns) {
-            Some(wear::Found::Bad(code, level, text, advice)) => self.note(code, level, text, advice, now),
-            Some(wear::Found::Good(code)) => self.reasons.remove(code).is_some(),
+            Some(wear::WearResult::Bad(code, level, text, advice)) => self.note(code, level, text, advice, now),
+            Some(wear::WearResult::Good(code)) => self.reasons.remove(code).is_some(),
             None => false,
         };
         changed

@@ -37,7 +37,7 @@ struct Worn {
 
 /// What a value says of the wear.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum WearResult {
     /// It speaks against the GPU: code, level, words, advice.
     Bad(&'static str, Level, String, Advice),
     /// Nothing of that code does.
@@ -46,7 +46,13 @@ pub(super) enum Found {
 
 impl Wear {
     /// A value of the GPU; `None` where it is of no counter of wear.
-    pub(super) fn value(&mut self, thresholds: &Thresholds, kind: &Kind, value: i64, wall_ns: i64) -> Option<Found> {
+    pub(super) fn value(
+        &mut self,
+        thresholds: &Thresholds,
+        kind: &Kind,
+        value: i64,
+        wall_ns: i64,
+    ) -> Option<WearResult> {
         let (n, at) = WORN
             .iter()
             .enumerate()
@@ -56,9 +62,9 @@ impl Wear {
         let total = self.worn[n].take(at, value, wall_ns, within);
         Some(if total > u64::try_from(bound).unwrap_or(0) {
             let text = format!("{total} {what} within {}; {bound} is the most", in_words(within));
-            Found::Bad(code, Level::Degraded, text, Advice::ContactSupport)
+            WearResult::Bad(code, Level::Degraded, text, Advice::ContactSupport)
         } else {
-            Found::Good(code)
+            WearResult::Good(code)
         })
     }
 }

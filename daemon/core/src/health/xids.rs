@@ -3,7 +3,7 @@
 use super::{level::Level, thresholds::Thresholds, wear::in_words};
 use crate::{
     time::Span,
-    xid::{Advice, Catalogue, Harm},
+    xid::{Advice, Catalogue, HealthImpact},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -61,7 +61,7 @@ impl Burst {
 }
 
 /// A reason that an XID gives.
-pub(super) struct Found {
+pub(super) struct XidReason {
     pub code: String,
     pub level: Level,
     pub text: String,
@@ -70,7 +70,7 @@ pub(super) struct Found {
 
 /// What came of an XID.
 pub(super) struct Verdict {
-    pub found: Vec<Found>,
+    pub found: Vec<XidReason>,
     /// Codes of reasons that are over.
     pub over: Vec<String>,
 }
@@ -90,7 +90,7 @@ impl Xids {
         let (mut times, new) = self.count(code, wall_ns);
         let Some(xid) = catalogue.get(code) else {
             self.last_other = Some(wall_ns);
-            verdict.found.push(Found {
+            verdict.found.push(XidReason {
                 code: reason(code),
                 level: Level::Degraded,
                 text: named,
@@ -112,15 +112,15 @@ impl Xids {
         let level = match xid.harm {
             // The kernel log stated what it is, and that decided.
             _ if self.explained.get(&code).is_some_and(|explained| is_same(*explained, wall_ns)) => None,
-            Harm::None => None,
-            Harm::Degraded => Some(Level::Degraded),
-            Harm::Unhealthy => Some(Level::Unhealthy),
+            HealthImpact::None => None,
+            HealthImpact::Degraded => Some(Level::Degraded),
+            HealthImpact::Unhealthy => Some(Level::Unhealthy),
         };
         if let Some(level) = level {
             let text = format!("{named}: {}", xid.meaning);
-            verdict.found.push(Found { code: reason(code), level, text, advice: xid.action });
+            verdict.found.push(XidReason { code: reason(code), level, text, advice: xid.action });
         }
-        if xid.harm == Harm::Unhealthy {
+        if xid.harm == HealthImpact::Unhealthy {
             verdict.found.extend(self.fatal(thresholds, &named, standing, wall_ns));
         }
         verdict.found.extend(repeated(catalogue, code, times));
@@ -128,7 +128,7 @@ impl Xids {
     }
 
     /// The process of an XID that was heard. The same XID of several processes counts for each of them, also within a moment.
-    pub(super) fn process(&mut self, catalogue: &Catalogue, code: u64, pid: u32, wall_ns: i64) -> Option<Found> {
+    pub(super) fn process(&mut self, catalogue: &Catalogue, code: u64, pid: u32, wall_ns: i64) -> Option<XidReason> {
         // One that follows others comes for each process of a job that is killed.
         if catalogue.get(code).is_none_or(|xid| xid.follows) {
             return None;
@@ -150,13 +150,13 @@ impl Xids {
         named: &str,
         standing: bool,
         wall_ns: i64,
-    ) -> Option<Found> {
+    ) -> Option<XidReason> {
         if standing {
             return None;
         }
         let most = thresholds.fatal();
         let fatal = remember(&mut self.fatal, wall_ns, most.within);
-        (i64::try_from(fatal).unwrap_or(i64::MAX) >= most.bound).then(|| Found {
+        (i64::try_from(fatal).unwrap_or(i64::MAX) >= most.bound).then(|| XidReason {
             code: FATAL_REPEATED.to_owned(),
             level: Level::Unhealthy,
             text: format!("{fatal} fatal XIDs within {} on this GPU, the last {named}", in_words(most.within)),
@@ -205,13 +205,13 @@ impl Xids {
 }
 
 /// The reason of an XID that came as often as means broken hardware.
-fn repeated(catalogue: &Catalogue, code: u64, times: usize) -> Option<Found> {
+fn repeated(catalogue: &Catalogue, code: u64, times: usize) -> Option<XidReason> {
     let xid = catalogue.get(code)?;
     let least = usize::try_from(xid.repeated?).unwrap_or(usize::MAX);
     (times >= least).then(|| {
         let named = catalogue.describe(code);
         let alone = if xid.follows { " without another XID" } else { "" };
-        Found {
+        XidReason {
             code: format!("{}-repeated", reason(code)),
             level: Level::Degraded,
             text: format!("{named}, {times} times within a day on this GPU{alone}: perhaps its hardware"),

@@ -16,7 +16,7 @@ fn built_in() -> Lines {
     LINES.get_or_init(|| Lines::built_in().unwrap_or_else(|e| panic!("{e}"))).clone()
 }
 
-fn hear(message: &str) -> Option<Said> {
+fn hear(message: &str) -> Option<LogFact> {
     built_in().hear(message, s(1))
 }
 
@@ -32,7 +32,7 @@ fn xids_are_read_in_each_form_that_drivers_write() {
         "NVRM: Xid (PCI:0000:3B:00.0): 79, x",
     ] {
         match hear(line) {
-            Some(Said::Xid { bus: b, code: 79, slice: (None, None), .. }) => assert_eq!(b, bus("3b:00"), "{line}"),
+            Some(LogFact::Xid { bus: b, code: 79, slice: (None, None), .. }) => assert_eq!(b, bus("3b:00"), "{line}"),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -45,17 +45,17 @@ fn xids_of_mig_say_which_instance() {
         ("NVRM: Xid (PCI:0000:3b:00 GPU-I:11 GPU-CI:02): 94, pid=77, name=python3, Contained", (Some(11), Some(2))),
     ] {
         let text = " pid=77, name=python3, Contained".to_owned();
-        assert_eq!(hear(line), Some(Said::Xid { bus: bus("0000:3b:00"), code: 94, slice, text }), "{line}");
+        assert_eq!(hear(line), Some(LogFact::Xid { bus: bus("0000:3b:00"), code: 94, slice, text }), "{line}");
     }
 }
 
 #[test]
 fn other_lines_of_the_hardware_are_read() {
     let lost = hear("NVRM: GPU 0000:3b:00.0: GPU has fallen off the bus.");
-    assert!(matches!(lost, Some(Said::GpuLost { bus: b, .. }) if b == bus("3b:00")), "{lost:?}");
+    assert!(matches!(lost, Some(LogFact::GpuLost { bus: b, .. }) if b == bus("3b:00")), "{lost:?}");
     let lost =
         hear("NVRM: The NVIDIA GPU 0000:3b:00.0 (PCI ID: 10de:2330) installed in this system has fallen off the bus");
-    assert!(matches!(lost, Some(Said::GpuLost { bus: b, .. }) if b == bus("3b:00")), "{lost:?}");
+    assert!(matches!(lost, Some(LogFact::GpuLost { bus: b, .. }) if b == bus("3b:00")), "{lost:?}");
     for (line, reason, at) in [
         ("nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30 LTSSM Fault Up", "nvswitch-fatal", "c1:00"),
         ("nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 28006, Non-fatal, Link 46", "nvswitch-error", "c1:00"),
@@ -72,7 +72,7 @@ fn other_lines_of_the_hardware_are_read() {
         ),
     ] {
         match hear(line) {
-            Some(Said::Note { bus: b, reason: r, .. }) => assert_eq!((r.as_str(), b), (reason, bus(at)), "{line}"),
+            Some(LogFact::Note { bus: b, reason: r, .. }) => assert_eq!((r.as_str(), b), (reason, bus(at)), "{line}"),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -80,7 +80,7 @@ fn other_lines_of_the_hardware_are_read() {
         ("mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: be00000000800400", "machine-check"),
         ("EDAC MC0: 1 UE memory read error on CPU_SrcID#0", "memory-uncorrected"),
     ] {
-        assert!(matches!(hear(line), Some(Said::Note { bus: None, reason: r, .. }) if r == reason), "{line}");
+        assert!(matches!(hear(line), Some(LogFact::Note { bus: None, reason: r, .. }) if r == reason), "{line}");
     }
     for line in [
         "",
@@ -104,7 +104,7 @@ fn a_link_that_goes_down_once_is_no_flapping() {
     assert_eq!(lines.hear(line, s(900)), None, "not three within ten minutes");
     assert_eq!(lines.hear("mlx5_core 0000:af:00.0 ens2f0np0: Link down", s(910)), None, "another card");
     assert!(lines.hear(line, s(920)).is_none(), "two within ten minutes of the first still counted");
-    assert!(matches!(lines.hear(line, s(930)), Some(Said::Note { reason, .. }) if reason == "nic-link-flaps"));
+    assert!(matches!(lines.hear(line, s(930)), Some(LogFact::Note { reason, .. }) if reason == "nic-link-flaps"));
 }
 
 #[test]
@@ -128,11 +128,11 @@ fn what_is_corrected_counts_when_it_is_much() {
         ("bnxt_en 0000:5e:00.0 ens1f0: NIC Link is Down", 3, 290, "nic-link-flaps", Some("5e:00")),
     ] {
         let mut lines = built_in();
-        let told: Vec<Option<Said>> = (0..times).map(|n| lines.hear(line, s(n * apart))).collect();
+        let told: Vec<Option<LogFact>> = (0..times).map(|n| lines.hear(line, s(n * apart))).collect();
         let (last, before) = told.split_last().unwrap();
         assert!(before.iter().all(Option::is_none), "{line}: told too early");
         match last {
-            Some(Said::Note { bus: b, reason: r, .. }) => {
+            Some(LogFact::Note { bus: b, reason: r, .. }) => {
                 assert_eq!((r.as_str(), *b), (reason, at.and_then(bus)), "{line}")
             }
             other => panic!("{line}: {other:?}"),
@@ -143,7 +143,7 @@ fn what_is_corrected_counts_when_it_is_much() {
     }
     let hot = hear("mlx5_core 0000:5e:00.0: mlx5_pcie_event:293:(pid 9): Sensor 0, High Temperature: 105");
     assert!(
-        matches!(&hot, Some(Said::Note { bus: b, reason, .. }) if *b == bus("5e:00") && reason == "nic-temperature")
+        matches!(&hot, Some(LogFact::Note { bus: b, reason, .. }) if *b == bus("5e:00") && reason == "nic-temperature")
     );
 }
 
@@ -284,7 +284,7 @@ fn a_crash_of_a_process_that_is_named_like_a_driver_is_no_fault_of_the_hardware(
 fn a_process_name_in_a_drivers_record_does_not_hide_it() {
     for name in ["Comm: x", "a invoked oom-killer: ", "b[12]: ", "traps: "] {
         let record = format!("NVRM: Xid (PCI:0000:3b:00): 79, pid=77, name={name}, GPU has fallen off the bus.");
-        assert!(matches!(hear(&record), Some(Said::Xid { code: 79, .. })), "{record}");
+        assert!(matches!(hear(&record), Some(LogFact::Xid { code: 79, .. })), "{record}");
     }
 }
 
@@ -299,7 +299,7 @@ fn a_lost_gpu_is_found_in_each_wording() {
     ] {
         let line = format!("3,1,2,-;{line}");
         let found = hear(&record(&line).unwrap().message);
-        assert!(matches!(&found, Some(Said::GpuLost { bus: b, .. }) if *b == bus("1b:00")), "{line}: {found:?}");
+        assert!(matches!(&found, Some(LogFact::GpuLost { bus: b, .. }) if *b == bus("1b:00")), "{line}: {found:?}");
     }
 }
 
@@ -350,7 +350,7 @@ fn other_wordings_and_generations_are_found() {
         ("EDAC MC0: 262 CE memory read error on CPU_SrcID#0", "memory-corrected", None),
     ] {
         match hear(line) {
-            Some(Said::Note { bus: b, reason, .. }) => {
+            Some(LogFact::Note { bus: b, reason, .. }) => {
                 assert_eq!((reason.as_str(), b), (expected, at.and_then(Bus::parse)), "{line}")
             }
             other => panic!("{line}: {other:?}"),
@@ -374,7 +374,7 @@ fn faults() -> impl Iterator<Item = &'static Fault> {
 fn each_form_of_a_fault_is_found_at_its_first_record() {
     for (line, expected, at) in faults() {
         match hear(line) {
-            Some(Said::Note { bus: b, reason, .. }) => {
+            Some(LogFact::Note { bus: b, reason, .. }) => {
                 assert_eq!((reason.as_str(), b), (*expected, at.and_then(Bus::parse)), "{line}")
             }
             other => panic!("{line}: {other:?}"),
@@ -388,7 +388,11 @@ fn a_corrected_error_counts_when_a_hundred_came_within_an_hour() {
         let mut lines = built_in();
         let found: Vec<_> = (0..100).map(|n| lines.hear(line, s(n * 35))).collect();
         assert!(found[..99].iter().all(Option::is_none), "{line}");
-        assert!(matches!(&found[99], Some(Said::Note { reason, .. }) if reason == expected), "{line}: {:?}", found[99]);
+        assert!(
+            matches!(&found[99], Some(LogFact::Note { reason, .. }) if reason == expected),
+            "{line}: {:?}",
+            found[99]
+        );
     }
 }
 
@@ -398,7 +402,7 @@ fn a_fault_that_passes_counts_at_the_third_record_within_an_hour() {
         let mut lines = built_in();
         assert_eq!((lines.hear(line, s(0)), lines.hear(line, s(1_700))), (None, None), "{line}");
         let third = lines.hear(line, s(3_500));
-        assert!(matches!(&third, Some(Said::Note { reason, .. }) if reason == expected), "{line}: {third:?}");
+        assert!(matches!(&third, Some(LogFact::Note { reason, .. }) if reason == expected), "{line}: {third:?}");
     }
 }
 

@@ -17,7 +17,7 @@ const KEPT: usize = 1_024;
 
 /// What to make of an XID that was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum DedupResult {
     /// It is new; with it, so many were held back since the last.
     Tell {
         /// Held back since the last that was told.
@@ -44,17 +44,17 @@ struct Last {
 
 impl Storms {
     /// An XID of `gpu` (UUID, or bus address where the UUID is not known), heard by `source`.
-    pub fn hear(&mut self, gpu: &str, code: u64, source: Source, at: MonoTime) -> Heard {
+    pub fn hear(&mut self, gpu: &str, code: u64, source: Source, at: MonoTime) -> DedupResult {
         let key = (gpu.to_owned(), code);
         if let Some(last) = self.last.get_mut(&key) {
             // The two sensors are not in step: what is told second may be the earlier one.
             let apart = Span(at.0.abs_diff(last.told.0));
             if last.by != source && apart < SAME_WITHIN {
-                return Heard::Echo;
+                return DedupResult::Echo;
             }
             if last.by == source && apart < AGAIN_AFTER {
                 last.held_back += 1;
-                return Heard::Storm;
+                return DedupResult::Storm;
             }
         } else if self.last.len() >= KEPT {
             let oldest = self.last.iter().min_by_key(|(_, last)| last.told).map(|(key, _)| key.clone());
@@ -64,7 +64,7 @@ impl Storms {
         }
         let held_back = self.last.get(&key).map_or(0, |last| last.held_back);
         self.last.insert(key, Last { told: at, by: source, held_back: 0 });
-        Heard::Tell { held_back }
+        DedupResult::Tell { held_back }
     }
 }
 

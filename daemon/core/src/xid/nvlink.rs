@@ -3,7 +3,7 @@
 //! Invariants: a record that no row fits is judged by the severity in it, never as harmless; a record that says `Fatal` asks for
 //! a reset, unless the row is about a fatal error.
 
-use super::{Advice, Harm};
+use super::{Advice, HealthImpact};
 use serde::Deserialize;
 use std::ops::RangeInclusive;
 use toml::Spanned;
@@ -28,7 +28,7 @@ pub struct NvLinkError<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judgement {
     /// The level.
-    pub harm: Harm,
+    pub harm: HealthImpact,
     /// What to do.
     pub advice: Advice,
     /// A row of the table fits.
@@ -100,25 +100,25 @@ impl Row {
     }
 
     /// What an error status asks for; `None` where the row does not name it.
-    fn status(&self, status: u32) -> Option<(Harm, Advice)> {
+    fn status(&self, status: u32) -> Option<(HealthImpact, Advice)> {
         if self.reset.contains(&status) {
-            Some((Harm::Unhealthy, Advice::ResetGpu))
+            Some((HealthImpact::Unhealthy, Advice::ResetGpu))
         } else if self.inspect.contains(&status) {
-            Some((Harm::Degraded, Advice::InspectHardware))
+            Some((HealthImpact::Degraded, Advice::InspectHardware))
         } else if self.ask_driver.contains(&status) {
-            Some((Harm::None, Advice::AskDriver))
+            Some((HealthImpact::None, Advice::AskDriver))
         } else {
-            self.ignore.contains(&status).then_some((Harm::None, Advice::RecordOnly))
+            self.ignore.contains(&status).then_some((HealthImpact::None, Advice::RecordOnly))
         }
     }
 
     /// What the record asks for; the worst of several errors at once.
-    fn judge(&self, error: &NvLinkError<'_>) -> Option<(Harm, Advice)> {
+    fn judge(&self, error: &NvLinkError<'_>) -> Option<(HealthImpact, Advice)> {
         let bits = (0..u32::BITS).map(|bit| 1 << bit).filter(|bit| error.status & bit != 0);
         let each = || bits.map(|bit| self.status(bit)).collect::<Option<Vec<_>>>()?.into_iter().max();
         let found = self.status(error.status).or_else(each)?;
         let reset = self.reset_if.iter().any(|[mask, value]| error.intrinfo & mask == *value);
-        Some(if reset { (Harm::Unhealthy, Advice::ResetGpu) } else { found })
+        Some(if reset { (HealthImpact::Unhealthy, Advice::ResetGpu) } else { found })
     }
 }
 
@@ -127,11 +127,11 @@ pub(super) fn judge(rows: &[Row], xid: u64, error: &NvLinkError<'_>) -> Judgemen
     let row = rows.iter().find(|row| row.fits(xid, error));
     let found = row.and_then(|row| Some((row, row.judge(error)?)));
     let known = found.is_some();
-    let expected = found.is_some_and(|(row, (harm, _))| row.fatal || harm == Harm::Unhealthy);
+    let expected = found.is_some_and(|(row, (harm, _))| row.fatal || harm == HealthImpact::Unhealthy);
     let (harm, advice) = match found {
-        _ if error.fatal && !expected => (Harm::Unhealthy, Advice::ResetGpu),
+        _ if error.fatal && !expected => (HealthImpact::Unhealthy, Advice::ResetGpu),
         Some((_, found)) => found,
-        None => (Harm::Degraded, Advice::FollowWorkflow),
+        None => (HealthImpact::Degraded, Advice::FollowWorkflow),
     };
     Judgement { harm, advice, known }
 }

@@ -8,18 +8,18 @@ fn the_built_in_catalogue_knows_what_field_and_vendor_say() {
     let catalogue = Catalogue::built_in().unwrap_or_else(|e| panic!("{e}"));
     assert!(catalogue.len() > 80);
     for (code, action, harm) in [
-        (13, Advice::RestartApplication, Harm::None),
-        (46, Advice::DrainNode, Harm::Unhealthy),
-        (48, Advice::DrainNode, Harm::Unhealthy),
-        (54, Advice::InspectHardware, Harm::Unhealthy),
-        (63, Advice::RecordOnly, Harm::None),
-        (64, Advice::ResetGpu, Harm::Unhealthy),
-        (74, Advice::FollowWorkflow, Harm::Degraded),
-        (79, Advice::RebootNode, Harm::Unhealthy),
-        (94, Advice::RestartApplication, Harm::Degraded),
-        (95, Advice::ResetGpu, Harm::Unhealthy),
-        (119, Advice::ResetGpu, Harm::Unhealthy),
-        (154, Advice::AskDriver, Harm::None),
+        (13, Advice::RestartApplication, HealthImpact::None),
+        (46, Advice::DrainNode, HealthImpact::Unhealthy),
+        (48, Advice::DrainNode, HealthImpact::Unhealthy),
+        (54, Advice::InspectHardware, HealthImpact::Unhealthy),
+        (63, Advice::RecordOnly, HealthImpact::None),
+        (64, Advice::ResetGpu, HealthImpact::Unhealthy),
+        (74, Advice::FollowWorkflow, HealthImpact::Degraded),
+        (79, Advice::RebootNode, HealthImpact::Unhealthy),
+        (94, Advice::RestartApplication, HealthImpact::Degraded),
+        (95, Advice::ResetGpu, HealthImpact::Unhealthy),
+        (119, Advice::ResetGpu, HealthImpact::Unhealthy),
+        (154, Advice::AskDriver, HealthImpact::None),
     ] {
         let xid = catalogue.get(code).unwrap();
         assert_eq!((xid.action, xid.harm), (action, harm), "XID {code}");
@@ -68,14 +68,14 @@ fn mistakes_are_told_with_their_place() {
 fn a_storm_is_told_once_a_second_and_an_echo_not_at_all() {
     let ms = |ms: u64| MonoTime(1_000_000_000_000 + ms * 1_000_000);
     let mut storms = Storms::default();
-    assert_eq!(storms.hear("GPU-a", 95, Source::Nvml, ms(0)), Heard::Tell { held_back: 0 });
+    assert_eq!(storms.hear("GPU-a", 95, Source::Nvml, ms(0)), DedupResult::Tell { held_back: 0 });
     let mut held = 0;
     for i in 1..1_000 {
-        held += u64::from(storms.hear("GPU-a", 95, Source::Nvml, ms(i)) == Heard::Storm);
+        held += u64::from(storms.hear("GPU-a", 95, Source::Nvml, ms(i)) == DedupResult::Storm);
     }
     assert_eq!(held, 999);
-    assert_eq!(storms.hear("GPU-a", 95, Source::Nvml, ms(1_000)), Heard::Tell { held_back: 999 });
-    assert_eq!(storms.hear("GPU-a", 95, Source::Kernel, ms(900)), Heard::Echo, "told second, seen first");
-    assert_eq!(storms.hear("GPU-b", 95, Source::Kernel, ms(900)), Heard::Tell { held_back: 0 });
-    assert_eq!(storms.hear("GPU-a", 95, Source::Kernel, ms(9_000)), Heard::Tell { held_back: 0 });
+    assert_eq!(storms.hear("GPU-a", 95, Source::Nvml, ms(1_000)), DedupResult::Tell { held_back: 999 });
+    assert_eq!(storms.hear("GPU-a", 95, Source::Kernel, ms(900)), DedupResult::Echo, "told second, seen first");
+    assert_eq!(storms.hear("GPU-b", 95, Source::Kernel, ms(900)), DedupResult::Tell { held_back: 0 });
+    assert_eq!(storms.hear("GPU-a", 95, Source::Kernel, ms(9_000)), DedupResult::Tell { held_back: 0 });
 }

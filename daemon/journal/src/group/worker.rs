@@ -37,7 +37,7 @@ struct Worker<'a, S> {
     observer: Option<super::Observer>,
     live: Option<super::LiveRuns>,
     /// By index: who waits for the log's pending entries. Entries of the journal itself are not all here.
-    waiting: VecDeque<(u64, Waiting)>,
+    waiting: VecDeque<(u64, Queued)>,
     outage: Option<Outage>,
     retry_after: Duration,
     retry_least: Duration,
@@ -49,7 +49,7 @@ struct Worker<'a, S> {
 /// Segments to remove are looked for when one was sealed, and this often.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
-enum Waiting {
+enum Queued {
     Draft { bytes: usize, done: Done },
     Refused(u64),
 }
@@ -97,11 +97,11 @@ impl<S: Storage> Worker<'_, S> {
             Item::Draft { prepared, done } => {
                 let bytes = prepared.max_bytes();
                 let index = self.log.append_prepared(&prepared).index;
-                self.waiting.push_back((index, Waiting::Draft { bytes, done }));
+                self.waiting.push_back((index, Queued::Draft { bytes, done }));
             }
             Item::Refused(refused) => {
                 if let Ok(sealed) = self.log.append(&overflow_gap(&refused, self.clock.now())) {
-                    self.waiting.push_back((sealed.index, Waiting::Refused(refused.count)));
+                    self.waiting.push_back((sealed.index, Queued::Refused(refused.count)));
                 }
             }
         }
@@ -207,12 +207,12 @@ impl<S: Storage> Worker<'_, S> {
         for sealed in written {
             let Some((_, waiting)) = self.waiting.pop_front_if(|(index, _)| *index == sealed.index) else { continue };
             match waiting {
-                Waiting::Draft { bytes: size, done } => {
+                Queued::Draft { bytes: size, done } => {
                     entries += 1;
                     bytes += size;
                     resolved.push((done, Durable { index: sealed.index, leaf_hash: sealed.leaf_hash }));
                 }
-                Waiting::Refused(count) => refused += count,
+                Queued::Refused(count) => refused += count,
             }
         }
         self.queue.commit_ends(written.len() as u64, entries, bytes, refused);
@@ -259,8 +259,8 @@ impl<S> Drop for Worker<'_, S> {
             Item::Refused(_) => None,
         });
         let sealed = self.waiting.drain(..).filter_map(|(_, waiting)| match waiting {
-            Waiting::Draft { done, .. } => Some(done),
-            Waiting::Refused(_) => None,
+            Queued::Draft { done, .. } => Some(done),
+            Queued::Refused(_) => None,
         });
         for done in sealed.chain(queued) {
             done.resolve(Err(WaitError::Closed));

@@ -113,7 +113,7 @@ fn what_begins_and_ends_is_told_at_once_where_a_rule_acts_on_it() {
         let Watch { exec, life, .. } = watch(&policy);
         (exec, life)
     };
-    use Told::{AtOnce, Later};
+    use Delivery::{AtOnce, Later};
     assert_eq!(told("event = \"exec\"", "[\"notify\"]"), (Later, Later));
     assert_eq!(told("event = \"exec\"", "[\"notify\", \"freeze\"]"), (AtOnce, Later));
     assert_eq!(told("event = \"fork\"", "[\"kill\"]"), (Later, AtOnce));

@@ -34,7 +34,7 @@ pub struct Culprit {
 /// Threads of a cgroup that are not frozen: uninterruptible ones first, then running ones; else whoever is not
 /// seen to sit in the freezer.
 pub(super) fn unfrozen(cgroup: &Cgroup) -> Vec<Culprit> {
-    let threads: Vec<Seen> = look(cgroup, |level| !level.events().is_ok_and(|e| e.frozen));
+    let threads: Vec<Candidate> = look(cgroup, |level| !level.events().is_ok_and(|e| e.frozen));
     for kind in [Kind::Uninterruptible, Kind::Running, Kind::Elsewhere, Kind::VforkParent] {
         let mut named: Vec<Culprit> = Vec::new();
         for seen in threads.iter().filter(|t| t.kind == kind) {
@@ -71,12 +71,12 @@ enum Kind {
     Contained,
 }
 
-struct Seen {
+struct Candidate {
     kind: Kind,
     culprit: Culprit,
 }
 
-fn look(cgroup: &Cgroup, wanted: impl Fn(&Cgroup) -> bool) -> Vec<Seen> {
+fn look(cgroup: &Cgroup, wanted: impl Fn(&Cgroup) -> bool) -> Vec<Candidate> {
     let proc = ProcFs::default();
     let mut seen = Vec::new();
     let mut at = |level: &Cgroup| {
@@ -93,7 +93,7 @@ fn look(cgroup: &Cgroup, wanted: impl Fn(&Cgroup) -> bool) -> Vec<Seen> {
     seen
 }
 
-fn threads_of(level: &Cgroup, proc: &ProcFs, seen: &mut Vec<Seen>) {
+fn threads_of(level: &Cgroup, proc: &ProcFs, seen: &mut Vec<Candidate>) {
     for tid in level.threads().unwrap_or_default() {
         // /proc/TID answers for any thread, though it is not listed.
         let Ok(Some(stat)) = proc.stat(tid) else { continue };
@@ -103,7 +103,7 @@ fn threads_of(level: &Cgroup, proc: &ProcFs, seen: &mut Vec<Seen>) {
         let wchan = proc.wchan(tid, tid);
         let pid = level.thread_group(tid).unwrap_or(tid);
         // The name in /proc/TID/stat is the thread's; kind depends on where it sleeps.
-        seen.push(Seen {
+        seen.push(Candidate {
             kind: classify(&stat, wchan.as_deref()),
             culprit: Culprit { pid, tid, comm: stat.comm, state: stat.state, wchan },
         });

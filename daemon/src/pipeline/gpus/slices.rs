@@ -1,6 +1,6 @@
 //! What MIG devices tell of themselves, and which of them an instance is.
 
-use super::{Seen, Told};
+use super::{GpuRepeatState, NvmlIngest};
 use crate::{
     node::{GpuView, NodeView},
     sensors::nvml::{Current, MigDevice, Sample},
@@ -8,14 +8,14 @@ use crate::{
 use failsafe_core::{GpuId, Kind, event::Slice};
 use std::collections::BTreeSet;
 
-impl Told {
+impl NvmlIngest {
     /// The utilisation that a MIG device tells of itself, milli-percent.
     pub(super) fn busy(&self, device: &MigDevice) -> Option<i64> {
         let (value, _) = self.gpus.get(&GpuId(device.uuid.clone()))?.current.values.get(&Kind::GpuUtilization)?;
         Some(*value)
     }
 
-    pub(super) fn show_slice(&self, slice: &GpuId, seen: &Seen, sample: &Sample) {
+    pub(super) fn show_slice(&self, slice: &GpuId, seen: &GpuRepeatState, sample: &Sample) {
         let mut node = self.node();
         let holds = |view: &&mut GpuView| view.info.mig_devices.iter().any(|device| device.uuid == slice.0);
         let Some(whole) = node.gpus.values_mut().find(holds) else { return };

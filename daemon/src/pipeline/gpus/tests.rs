@@ -52,7 +52,7 @@ fn the_view_of_a_gpu_is_what_is_known_of_it() {
 }
 
 /// One that tells a queue; the folder is its registry's. `None` where no cgroup2 is mounted.
-fn told() -> Option<(Told, queue::Receiver<Message>, tempfile::TempDir)> {
+fn told() -> Option<(NvmlIngest, queue::Receiver<Message>, tempfile::TempDir)> {
     let (pipeline, queue) = queue::channel(64);
     let folder = tempfile::tempdir().unwrap();
     let Ok(root) = CgroupRoot::find() else {
@@ -61,7 +61,7 @@ fn told() -> Option<(Told, queue::Receiver<Message>, tempfile::TempDir)> {
     };
     let registry = Arc::new(Registry::new(root, Kernel::new(Err("none".into())), Store::open(folder.path()).unwrap()));
     let whose = Whose::new(&registry, ProcFs::default());
-    let told = Told::new(&registry, &pipeline, &Arc::default(), &whose);
+    let told = NvmlIngest::new(&registry, &pipeline, &Arc::default(), &whose);
     let gpu = GpuId("GPU-1".into());
     told.node().gpus.insert(gpu.clone(), GpuView::new(gpu));
     Some((told, queue, folder))
@@ -77,7 +77,7 @@ fn while_nobody_knows_who_is_on_a_gpu_what_was_known_stays() {
     told.take(NvmlEvent::Sample(Sample { mono_ns: 5, processes: Some(vec![process]), ..of(&readings, &[], &[]) }));
     let failed = of(&readings, &[], &[("gpu.processes", "unknown")]);
     told.take(NvmlEvent::Sample(Sample { mono_ns: 6, ..failed }));
-    let shown = |told: &Told| {
+    let shown = |told: &NvmlIngest| {
         let view = told.node().gpus[&GpuId("GPU-1".into())].clone();
         (view.processes.iter().map(|it| it.pid).collect::<Vec<_>>(), view.processes_at, view.failing)
     };
@@ -146,7 +146,7 @@ fn what_samples_say_waits_for_the_pause_and_goes_before_all_else() {
 
 #[test]
 fn what_has_not_changed_is_told_again_only_where_something_waits_for_it() {
-    let mut seen = Seen::default();
+    let mut seen = GpuRepeatState::default();
     let mut now = Instant::now();
     assert!(seen.tells(&Kind::GpuTemperature, 90_000, now) && seen.tells(&Kind::GpuTemperature, 90_000, now));
     assert!(seen.tells(&Kind::GpuMemoryTotal, 80, now));

@@ -16,7 +16,7 @@ use std::{
 
 /// One thing that is asked.
 #[derive(Debug)]
-pub enum Order {
+pub enum SensorCommand {
     /// No sampler is to hold this GPU, by UUID. Answered once none does.
     LetGo(String, mpsc::Sender<Result<(), NotLetGo>>),
     /// It may be held again.
@@ -35,16 +35,16 @@ pub enum NotLetGo {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingCommands {
     stop: bool,
-    orders: Vec<Order>,
+    orders: Vec<SensorCommand>,
 }
 
 /// What was asked, and what wakes the thread for it.
 #[derive(Debug)]
 pub struct Asked {
     wake: EventFd,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingCommands>,
 }
 
 impl Asked {
@@ -53,7 +53,7 @@ impl Asked {
         Ok(Asked { wake, waiting: Mutex::default() })
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, PendingCommands> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -63,7 +63,7 @@ impl Asked {
         self.wake();
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: SensorCommand) {
         self.waiting().orders.push(order);
         self.wake();
     }
@@ -79,7 +79,7 @@ impl Asked {
     }
 
     /// Whether the thread is to end; else what it was asked for since.
-    pub fn take(&self) -> Option<Vec<Order>> {
+    pub fn take(&self) -> Option<Vec<SensorCommand>> {
         // Nothing there is as good: what was asked is looked at next.
         let _empty = self.wake.read();
         let mut waiting = self.waiting();
@@ -123,7 +123,7 @@ impl NvmlControl {
     /// [`NotLetGo`].
     pub fn let_go(&self, uuid: &str, within: Duration) -> Result<(), NotLetGo> {
         let (tell, told) = mpsc::channel();
-        self.0.order(Order::LetGo(uuid.to_owned(), tell));
+        self.0.order(SensorCommand::LetGo(uuid.to_owned(), tell));
         match told.recv_timeout(within) {
             Ok(answer) => answer,
             // A sensor that has ended holds nothing.
@@ -134,6 +134,6 @@ impl NvmlControl {
 
     /// The GPU may be held again.
     pub fn take_up(&self, uuid: &str) {
-        self.0.order(Order::TakeUp(uuid.to_owned()));
+        self.0.order(SensorCommand::TakeUp(uuid.to_owned()));
     }
 }

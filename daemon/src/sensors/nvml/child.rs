@@ -35,7 +35,7 @@ pub struct Sampler {
 }
 
 /// What waiting for a sampler gave.
-pub enum Heard {
+pub enum PipeEvent {
     /// Frames, maybe none.
     Frames(Vec<Frame>),
     /// Its end of the pipe is closed, or it does not speak in frames.
@@ -72,28 +72,28 @@ impl Sampler {
     }
 
     /// Waits for frames, the end, or what is asked, at most until `until`.
-    pub fn hear(&mut self, asked: &Asked, until: Instant) -> Heard {
+    pub fn hear(&mut self, asked: &Asked, until: Instant) -> PipeEvent {
         let mut fds = [PollFd::new(asked.fd(), PollFlags::POLLIN), PollFd::new(self.out.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout(until)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => tracing::warn!(%errno, "waiting for the NVML sampler"),
         }
         if fds[0].any() == Some(true) {
-            return Heard::Asked;
+            return PipeEvent::Asked;
         }
         match read(&self.out, &mut self.buffer) {
-            Ok(0) => return Heard::Closed(None),
+            Ok(0) => return PipeEvent::Closed(None),
             Ok(n) => self.decoder.push(&self.buffer[..n]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => return Heard::Closed(None),
+            Err(_) => return PipeEvent::Closed(None),
         }
         let mut frames = Vec::new();
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => frames.push(frame),
-                Ok(None) => return Heard::Frames(frames),
+                Ok(None) => return PipeEvent::Frames(frames),
                 // What came before is still true, but the sampler is broken and will be replaced.
-                Err(error) => return Heard::Closed(Some(error)),
+                Err(error) => return PipeEvent::Closed(Some(error)),
             }
         }
     }

@@ -31,7 +31,7 @@ use nix::{
 };
 use nvml_wrapper::{Nvml, error::NvmlError};
 pub use shared::{EVENTS, XID};
-use shared::{End, Found, Shared};
+use shared::{End, GpuLookup, Shared};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -188,17 +188,17 @@ fn sample(args: &SamplerArgs, shared: &Arc<Shared>, ended: &mpsc::Receiver<End>)
 }
 
 /// Adds what a GPU's thread found; true when a GPU answers, or answers with an error.
-fn take(hello: &mut Hello, shared: &Shared, found: Found) -> bool {
+fn take(hello: &mut Hello, shared: &Shared, found: GpuLookup) -> bool {
     let index = found.index();
     hello.unreachable.retain(|u| u.index != index);
     match found {
-        Found::Gpu(gpu, device) => {
+        GpuLookup::Gpu(gpu, device) => {
             shared.add(&gpu.uuid, device);
             hello.gpus.push(*gpu);
             hello.gpus.sort_by_key(|g| g.index);
             true
         }
-        Found::Nothing(unreachable) => {
+        GpuLookup::Nothing(unreachable) => {
             // An error is news; a GPU that is left alone was reported when it hung.
             let failed = unreachable.failed;
             hello.unreachable.push(unreachable);
@@ -257,7 +257,7 @@ fn count_gpus(nvml: &Nvml, known: u32, shared: &Shared) {
         match nvml.device_count() {
             Ok(count) if count == known => {}
             Ok(count) => shared.restart(format!("NVML counts {count} GPUs, no longer {known}")),
-            Err(error) if read::standing(&error) == read::Standing::Void => {
+            Err(error) if read::standing(&error) == read::HandleState::Void => {
                 shared.restart(format!("nvmlDeviceGetCount_v2: {error}"));
             }
             // What else it says, the GPUs' own threads hear too.

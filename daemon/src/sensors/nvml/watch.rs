@@ -7,8 +7,8 @@
 
 use super::{
     NvmlConfig, NvmlEvent,
-    asked::{Asked, NotLetGo, Order},
-    child::{Heard, Sampler},
+    asked::{Asked, NotLetGo, SensorCommand},
+    child::{PipeEvent, Sampler},
     frame::{Busy, Fault, Frame, Hello, Sample},
     library::trusted_library,
     spared::Spared,
@@ -130,11 +130,11 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
         let Some(orders) = self.asked.take() else { return true };
         for order in orders {
             match order {
-                Order::LetGo(gpu, tell) => {
+                SensorCommand::LetGo(gpu, tell) => {
                     self.spared.let_go(gpu);
                     self.waiting.push(tell);
                 }
-                Order::TakeUp(gpu) => {
+                SensorCommand::TakeUp(gpu) => {
                     self.spared.take_up(&gpu);
                 }
             }
@@ -202,16 +202,16 @@ impl<'a, F: FnMut(NvmlEvent)> Watch<'a, F> {
             // Looking this often keeps a hung GPU's blindness from being said late.
             let until = (self.heard + deadline).min(Instant::now() + self.config.deadline / 4);
             match sampler.hear(self.asked, until) {
-                Heard::Asked => return Some(if self.take_orders() { End::Stop } else { End::Again }),
-                Heard::Closed(None) => return None,
-                Heard::Closed(Some(error)) => {
+                PipeEvent::Asked => return Some(if self.take_orders() { End::Stop } else { End::Again }),
+                PipeEvent::Closed(None) => return None,
+                PipeEvent::Closed(Some(error)) => {
                     return Some(End::Blind {
                         why: format!("the NVML sampler is broken: {}", chain(&error)),
                         wait: None,
                     });
                 }
-                Heard::Frames(frames) if frames.is_empty() => {}
-                Heard::Frames(frames) => {
+                PipeEvent::Frames(frames) if frames.is_empty() => {}
+                PipeEvent::Frames(frames) => {
                     self.heard = Instant::now();
                     if frames.iter().any(|frame| matches!(frame, Frame::Hello(_))) {
                         greeted = true;

@@ -9,7 +9,7 @@ use super::{
     super::frame::{Frame, Happened, Xid},
     now_ns,
     raw::events::{self, Event, KINDS},
-    read::{Standing, is_absence, standing},
+    read::{HandleState, is_absence, standing},
     shared::{EVENTS, Shared, Unseen, XID, same},
 };
 use failsafe_core::event::GpuEvent;
@@ -35,7 +35,7 @@ const DEAF: Duration = Duration::from_secs(60);
 /// Waits until the process ends.
 pub fn watch(nvml: &'static Nvml, shared: &Shared) {
     let mut backoff = FIRST_BACKOFF;
-    let mut told = Told::default();
+    let mut told = PendingEvents::default();
     let mut flood = Flood::default();
     loop {
         let generation = shared.gpus().generation;
@@ -84,7 +84,7 @@ fn take(
     shared: &Shared,
     event: &Event,
     devices: &[(String, Device<'static>)],
-    told: &mut Told,
+    told: &mut PendingEvents,
     flood: &mut Flood,
 ) {
     let known = devices.iter().find(|(_, device)| event.is_of(device)).map(|(gpu, _)| gpu.clone());
@@ -146,7 +146,7 @@ fn others(device: &Device<'_>, set: &EventSet<'_>, deaf: bool) -> Result<(), Nvm
 }
 
 fn fails(shared: &Shared, error: &NvmlError) {
-    if standing(error) == Standing::Void {
+    if standing(error) == HandleState::Void {
         shared.restart(format!("nvmlEventSetWait_v2: {error}"));
     }
     let mut gpus = shared.gpus();
@@ -192,19 +192,19 @@ enum What {
 
 /// Events that wait to be told.
 #[derive(Default)]
-struct Told {
-    waiting: BTreeMap<(String, What), Waiting>,
+struct PendingEvents {
+    waiting: BTreeMap<(String, What), PendingEvent>,
 }
 
-struct Waiting {
+struct PendingEvent {
     count: u64,
     seen_ns: u64,
     told: Option<Instant>,
 }
 
-impl Told {
+impl PendingEvents {
     fn take(&mut self, gpu: String, what: What) {
-        let new = || Waiting { count: 0, seen_ns: 0, told: None };
+        let new = || PendingEvent { count: 0, seen_ns: 0, told: None };
         let waiting = self.waiting.entry((gpu, what)).or_insert_with(new);
         waiting.count += 1;
         waiting.seen_ns = now_ns();

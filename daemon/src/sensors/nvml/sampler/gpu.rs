@@ -10,8 +10,8 @@ use super::{
     },
     identity,
     pool::{Next, Task},
-    read::{Reader, Standing},
-    shared::{Busyness, Found, Shared, Unseen, same},
+    read::{HandleState, Reader},
+    shared::{Busyness, GpuLookup, Shared, Unseen, same},
 };
 use nvml_wrapper::{Device, Nvml};
 use std::{
@@ -33,7 +33,7 @@ pub struct Gpu {
     rates: Arc<Rates>,
     shared: Arc<Shared>,
     busy: Arc<Busyness>,
-    found: mpsc::Sender<Found>,
+    found: mpsc::Sender<GpuLookup>,
     /// Why it does not answer, once that was said.
     told: Option<String>,
     answers: Option<Answers>,
@@ -73,7 +73,7 @@ impl Gpu {
         index: u32,
         rates: &Arc<Rates>,
         shared: &Arc<Shared>,
-        found: &mpsc::Sender<Found>,
+        found: &mpsc::Sender<GpuLookup>,
     ) -> Gpu {
         let busy = shared.watch(format!("index {index}"));
         let (rates, shared, found) = (Arc::clone(rates), Arc::clone(shared), found.clone());
@@ -85,7 +85,7 @@ impl Gpu {
         if self.told.as_ref() != Some(&why) {
             let unreachable = Unreachable { index: self.index, why: why.clone(), failed };
             // Who listens lives as long as the process.
-            let _gone = self.found.send(Found::Nothing(unreachable));
+            let _gone = self.found.send(GpuLookup::Nothing(unreachable));
             self.told = Some(why);
         }
     }
@@ -102,7 +102,7 @@ impl Gpu {
         };
         self.busy.names(&info.uuid);
         // Another handle of the same GPU: a lost one is remade here alone.
-        let _gone = self.found.send(Found::Gpu(Box::new(info.clone()), same(self.nvml, &device)));
+        let _gone = self.found.send(GpuLookup::Gpu(Box::new(info.clone()), same(self.nvml, &device)));
         let reader = Reader::new(device, &info.uuid, &self.busy, &self.rates);
         let mut answers = Answers { reader, slices: Vec::new(), info, look_again: Instant::now(), lost: None };
         answers.cut(&self.busy, &self.rates);
@@ -145,15 +145,15 @@ impl Answers {
         }
         shared.keep(&Frame::Sample(sample));
         match standing {
-            Standing::Well => {
+            HandleState::Well => {
                 self.lost = None;
                 if Instant::now() >= self.look_again {
                     self.look_again = Instant::now() + rates.rare;
                     self.tell_what_it_is(nvml, index, busy, shared, rates);
                 }
             }
-            Standing::Void => shared.restart("NVML's handles have become void".to_owned()),
-            Standing::Lost => {
+            HandleState::Void => shared.restart("NVML's handles have become void".to_owned()),
+            HandleState::Lost => {
                 let lost = self.lost.get_or_insert_with(Lost::now);
                 if lost.since.elapsed() > LOST_TOO_LONG {
                     shared.restart(format!("{uuid} has been lost for a minute"));

@@ -1,13 +1,13 @@
 //! The workers that take turns with the GPUs: one as long as calls come back, more where one does not.
 //!
 //! Waking a thread for each GPU costs more than the calls of its pass: one worker takes all that are due, and then sleeps until
-//! the next. A turn may never end, so whoever begins one winds a bell, unless it is wound; it rings after [`Pool::patience`]
+//! the next. A turn may never end, so whoever begins one arms a relief timer, unless it is armed; it fires after [`Pool::patience`]
 //! and lets another worker in, again and again until one of them comes to rest.
 //! ```text
-//!  due ─► a worker: turn, turn, turn ─► nothing is due: tells what was found, unwinds the bell, keeps the time
-//!            └─ the bell rings: another worker takes what is still due
+//!  due ─► a worker: turn, turn, turn ─► nothing is due: tells what was found, disarms the timer, keeps the time
+//!            └─ the timer fires: another worker takes what is still due
 //! ```
-//! Owns the tasks that no worker has in hand. Invariants: while a task waits, somebody keeps the time or the bell is wound; no
+//! Owns the tasks that no worker has in hand. Invariants: while a task waits, somebody keeps the time or the timer is armed; no
 //! lock is held during a turn; there are at most as many workers as tasks, and one more. Those that are not needed sleep
 //! until they are, and cost nothing.
 
@@ -54,10 +54,10 @@ pub struct Pool<T> {
     keeper: Condvar,
     /// Wakes who is not needed.
     spare: Condvar,
-    bell: Bell,
+    timer: ReliefTimer,
     interval: Duration,
     patience: Duration,
-    /// Called when nothing is due any more, or the bell rings.
+    /// Called when nothing is due any more, or the timer fires.
     tell: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -69,7 +69,7 @@ struct State<T> {
     opened: Option<Instant>,
     /// Somebody keeps the time, until then or until woken.
     keeps: Option<Option<Instant>>,
-    wound: bool,
+    armed: bool,
     /// Workers that are not needed.
     spare: usize,
     /// Workers, all of them.
@@ -101,7 +101,7 @@ impl<T: Task> Pool<T> {
             held: Vec::new(),
             opened: None,
             keeps: None,
-            wound: false,
+            armed: false,
             spare: 0,
             workers: 0,
             spent: Duration::ZERO,
@@ -111,7 +111,7 @@ impl<T: Task> Pool<T> {
             state: Mutex::new(state),
             keeper: Condvar::new(),
             spare: Condvar::new(),
-            bell: Bell::new()?,
+            timer: ReliefTimer::new()?,
             interval,
             patience: PATIENCE.min(interval / 4),
             tell: Box::new(tell),
@@ -149,7 +149,7 @@ impl<T: Task> Pool<T> {
                 state = self.rest(state);
                 continue;
             };
-            self.wind(&mut state);
+            self.arm(&mut state);
             drop(state);
             let next = task.turn();
             let ended = Instant::now();
@@ -181,8 +181,8 @@ impl<T: Task> Pool<T> {
             state.spare -= 1;
             return state;
         }
-        if std::mem::take(&mut state.wound) {
-            self.bell.unwind();
+        if std::mem::take(&mut state.armed) {
+            self.timer.disarm();
         }
         let until = state.first();
         state.keeps = Some(until);
@@ -207,22 +207,22 @@ impl<T: Task> Pool<T> {
                 self.keeper.notify_one();
             }
             Some(_) => {}
-            None => self.wind(state),
+            None => self.arm(state),
         }
     }
 
-    fn wind(&self, state: &mut State<T>) {
-        if !std::mem::replace(&mut state.wound, true) {
-            self.bell.wind(self.patience);
+    fn arm(&self, state: &mut State<T>) {
+        if !std::mem::replace(&mut state.armed, true) {
+            self.timer.arm(self.patience);
         }
     }
 
-    /// Lets another worker in when the bell rings.
+    /// Lets another worker in when the timer fires.
     fn relieve(self: Arc<Self>) {
         loop {
-            self.bell.wait(self.patience);
+            self.timer.wait(self.patience);
             let mut state = lock(&self.state);
-            if !std::mem::take(&mut state.wound) || state.keeps.is_some() {
+            if !std::mem::take(&mut state.armed) || state.keeps.is_some() {
                 continue;
             }
             if !state.waiting.is_empty() {
@@ -233,7 +233,7 @@ impl<T: Task> Pool<T> {
                 {
                     eprintln!("nvml sampler: starting another worker: {error}");
                 }
-                self.wind(&mut state);
+                self.arm(&mut state);
             }
             // What was found does not wait for a turn that does not end.
             if std::mem::take(&mut state.untold) {
@@ -263,21 +263,21 @@ fn next_tick(opened: Instant, interval: Duration, now: Instant) -> Instant {
     now + interval.saturating_sub(Duration::from_nanos(u64::try_from(since).unwrap_or(0)))
 }
 
-/// Rings once after it was wound, unless it is unwound before. Winding wakes nobody, which a wait with a deadline would.
-struct Bell(TimerFd);
+/// Fires once after it was armed, unless it is disarmed before. Arming wakes nobody, which a wait with a deadline would.
+struct ReliefTimer(TimerFd);
 
-impl Bell {
-    fn new() -> io::Result<Bell> {
-        Ok(Bell(TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?))
+impl ReliefTimer {
+    fn new() -> io::Result<ReliefTimer> {
+        Ok(ReliefTimer(TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?))
     }
 
-    fn wind(&self, after: Duration) {
+    fn arm(&self, after: Duration) {
         if let Err(errno) = self.0.set(Expiration::OneShot(TimeSpec::from(after)), TimerSetTimeFlags::empty()) {
-            eprintln!("nvml sampler: winding the bell: {errno}");
+            eprintln!("nvml sampler: arming the relief timer: {errno}");
         }
     }
 
-    fn unwind(&self) {
+    fn disarm(&self) {
         // One that rings for nothing is looked at and no more.
         let _rings = self.0.unset();
     }

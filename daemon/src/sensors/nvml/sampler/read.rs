@@ -30,7 +30,7 @@ use std::{
 
 /// What the errors of a sample mean for the handle it was read with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum HandleState {
     /// At least one signal was read, or the failures say nothing about the handle.
     Well,
     /// The GPU is gone or needs a reset: its handle is to be made anew.
@@ -90,7 +90,7 @@ pub struct Reader {
     lists: processes::Lists,
     uses: processes::Uses,
     sample: Sample,
-    standing: Standing,
+    standing: HandleState,
 }
 
 /// The value of a signal in an answer; `None` when the answer does not hold it.
@@ -116,12 +116,12 @@ impl Reader {
             lists: processes::Lists::default(),
             uses: processes::Uses::default(),
             sample: Sample::default(),
-            standing: Standing::Well,
+            standing: HandleState::Well,
         }
     }
 
     /// One pass over what is due.
-    pub fn pass(&mut self) -> (Sample, Standing) {
+    pub fn pass(&mut self) -> (Sample, HandleState) {
         let DueNow { second, slow, rare } = self.begin(READINGS);
         self.asks(rare, Reader::rare);
         // The power limit comes before the draw, of which it makes a share.
@@ -132,8 +132,8 @@ impl Reader {
         self.processes(second, slow);
         self.asks(second, Reader::gpm);
         self.busy.done();
-        if !self.sample.readings.is_empty() && self.standing == Standing::Lost {
-            self.standing = Standing::Well;
+        if !self.sample.readings.is_empty() && self.standing == HandleState::Lost {
+            self.standing = HandleState::Well;
         }
         (std::mem::take(&mut self.sample), self.standing)
     }
@@ -156,7 +156,7 @@ impl Reader {
     fn begin(&mut self, room: usize) -> DueNow {
         let readings = Vec::with_capacity(room);
         self.sample = Sample { mono_ns: clock::monotonic_ns(), gpu: self.gpu.clone(), readings, ..Sample::default() };
-        self.standing = Standing::Well;
+        self.standing = HandleState::Well;
         let now = Instant::now();
         let slack = self.rates.slack;
         let rare = self.rare.take(now, self.rates.rare, slack);
@@ -306,11 +306,11 @@ pub fn is_absence(error: &NvmlError) -> bool {
 }
 
 /// What an error says about the handle it was got with.
-pub fn standing(error: &NvmlError) -> Standing {
+pub fn standing(error: &NvmlError) -> HandleState {
     match error {
-        NvmlError::Uninitialized | NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch => Standing::Void,
-        NvmlError::GpuLost | NvmlError::ResetRequired | NvmlError::InvalidArg => Standing::Lost,
-        _ => Standing::Well,
+        NvmlError::Uninitialized | NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch => HandleState::Void,
+        NvmlError::GpuLost | NvmlError::ResetRequired | NvmlError::InvalidArg => HandleState::Lost,
+        _ => HandleState::Well,
     }
 }
 
@@ -335,10 +335,10 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart() {
-        assert_eq!(standing(&NvmlError::GpuLost), Standing::Lost);
-        assert_eq!(standing(&NvmlError::Uninitialized), Standing::Void);
-        assert_eq!(standing(&NvmlError::NotSupported), Standing::Well);
-        assert_eq!(standing(&NvmlError::Unknown), Standing::Well);
+        assert_eq!(standing(&NvmlError::GpuLost), HandleState::Lost);
+        assert_eq!(standing(&NvmlError::Uninitialized), HandleState::Void);
+        assert_eq!(standing(&NvmlError::NotSupported), HandleState::Well);
+        assert_eq!(standing(&NvmlError::Unknown), HandleState::Well);
         assert!(is_absence(&NvmlError::FailedToLoadSymbol(String::new())) && !is_absence(&NvmlError::GpuLost));
     }
 }

@@ -26,16 +26,16 @@ pub struct End {
 }
 
 /// What came of looking for a GPU.
-pub enum Found {
+pub enum GpuLookup {
     Gpu(Box<GpuInfo>, Device<'static>),
     Nothing(Unreachable),
 }
 
-impl Found {
+impl GpuLookup {
     pub fn index(&self) -> u32 {
         match self {
-            Found::Gpu(gpu, _) => gpu.index,
-            Found::Nothing(gpu) => gpu.index,
+            GpuLookup::Gpu(gpu, _) => gpu.index,
+            GpuLookup::Nothing(gpu) => gpu.index,
         }
     }
 }
