@@ -28,22 +28,6 @@ INLINE bool resolved(struct path *path, struct room *r)
 	return r && bpf_d_path(path, r->path, sizeof(r->path)) > 0;
 }
 
-/* Whether the event of the exec shows what an observing rule names: the resolved path, which the room has, or the name that was given.
- * Leaves that name in the room. */
-INLINE bool exec_shows(struct fs_run_cfg *run, struct room *r, __u64 filename)
-{
-	union effects named = { .word = 0 };
-
-	if (!(run->flags & FS_RUN_PATHS))
-		return false;
-	named.word = path_effects(run->table, r);
-	if (named.e.exec)
-		return true;
-	bpf_probe_read_kernel_str(r->path, sizeof(r->path), (void *)filename);
-	named.word = path_effects(run->table, r);
-	return named.e.exec;
-}
-
 SEC("lsm/bprm_check_security")
 int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 {
@@ -78,12 +62,6 @@ int BPF_PROG(fs_lsm_bprm_check_security, struct linux_binprm *bprm)
 	if (resolved(&bprm->file->f_path, r)) {
 		__u8 effect = file_effects(run, file, r).e.exec;
 
-		/* What is only observed is reported once: by its exec, where that shows it, and only if it succeeds. */
-		if (effect == FS_EFFECT_OBSERVE) {
-			if (exec_shows(run, r, filename))
-				effect = FS_EFFECT_NONE;
-			resolved(&bprm->file->f_path, r);
-		}
 		if (effect > o.effect) {
 			o.effect = effect;
 			tell_entry(run, (__u64)bprm->file->f_path.dentry, MEETS(USE_EXEC, effect), &o);

@@ -197,33 +197,6 @@ fn programs_run_by_list_name_and_kind() {
 }
 
 #[test]
-fn an_exec_that_a_rule_observes_is_reported_once() {
-    let Some(mut bench) = ready("observed") else { return };
-    if !bench.has_lsm("bprm_check_security") {
-        return;
-    }
-    let (_keep, dir) = folder();
-    let at = |name: &str| dir.join(name).display().to_string();
-    fs::copy("/bin/true", dir.join("watched")).unwrap();
-    std::os::unix::fs::symlink(dir.join("watched"), dir.join("link")).unwrap();
-    fs::hard_link(dir.join("watched"), dir.join("hard")).unwrap();
-    let paths = vec![on(&at("watched"), false, Use::Exec, Effect::Observe)];
-    let run = bench.add_ruled("a", OPEN_NET, &Rules { paths, ..Rules::default() });
-    let mut agent = Agent::start(&run.cgroup);
-    for used in ["watched", "link"] {
-        assert_eq!(agent.ask(&format!("exec {}", at(used))), "ok");
-        let events = bench.until(|e| matches!(&e.what, What::Exec { file, .. } if *file == at("watched")));
-        assert!(!events.iter().any(|e| matches!(&e.what, What::Op(_))), "{used}: {events:?}");
-    }
-    assert_eq!(bench.counters(&run).observed_ops, 0);
-    // The exec has another name then: the rule is known by the file.
-    assert_eq!(agent.ask(&format!("exec {}", at("hard"))), "ok");
-    let op = next_op(&mut bench, |w| matches!(w, OpWhat::Exec { .. }));
-    assert_eq!((op.denied, run.names_of(op.entry)), (false, vec![at("watched")]));
-    assert_eq!(bench.counters(&run).observed_ops, 1);
-}
-
-#[test]
 fn executable_memory_is_refused_by_kind() {
     let Some(mut bench) = ready("memory") else { return };
     if !bench.has_lsm("mmap_file") {
