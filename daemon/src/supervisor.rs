@@ -164,7 +164,6 @@ impl Base {
         if let Some(folder) = second_head.parent() {
             let _told_with_the_head = std::fs::create_dir_all(folder);
         }
-        let keys = Arc::new(SigningKeys::open(state_dir, clock::wall_ns()));
         let vouch = Some(config.audit_log.vouch(&keys));
         let (log_owner, findings) = LogOwner::open(state_dir, &second_head, &boot_id, config.audit_log.bounds(), vouch)
             .context("cannot open the audit log")?;
