@@ -46,6 +46,14 @@ pub struct ProcStat {
     pub rss_pages: u64,
 }
 
+impl ProcStat {
+    /// From the text of a file `stat`; `None`: it is none.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<ProcStat> {
+        parse_stat(bytes)
+    }
+}
+
 /// A file under `/proc` that could not be read or understood.
 #[derive(Debug, thiserror::Error)]
 #[error("{op} {path}")]
@@ -247,7 +255,9 @@ fn kib(bytes: &[u8], name: &str) -> Option<u64> {
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
 }
 
-pub(super) fn parse_cgroup(bytes: &[u8]) -> Option<PathBuf> {
+/// The cgroup v2 path in the text of a file `cgroup`, as [`ProcFs::cgroup`] gives it.
+#[must_use]
+pub fn parse_cgroup(bytes: &[u8]) -> Option<PathBuf> {
     bytes
         .split(|b| *b == b'\n')
         .find_map(|l| l.strip_prefix(b"0::"))

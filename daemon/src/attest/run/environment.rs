@@ -3,8 +3,12 @@
 //! Invariant: `/proc/PID/environ` holds secrets. It is read into one buffer, which is overwritten before it is released; only
 //! values of named variables are copied. What a program sets for itself after its start is not there.
 
-use super::{common, process::Process};
-use crate::{attest::files, platform::ProcFs, redact::Redactor};
+use super::{
+    common,
+    folder::{Folder, is_gone},
+    process::Process,
+};
+use crate::redact::Redactor;
 use failsafe_attest::{Fact, Json, Missing};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,45 +17,61 @@ use std::{
 
 /// Bytes of one process's environment.
 const MOST: usize = 1 << 20;
-/// Longest value.
+/// Longest value. A longer one is not kept in part: two that begin alike would be called equal.
 const VALUE: usize = 4 << 10;
 
 const SOURCE: &str = "/proc/PID/environ, as it was when each program started";
 
+/// `most`: bytes of all values that are kept.
 pub(super) fn facts(
-    proc: &ProcFs,
     processes: &[Process],
     names: &BTreeSet<String>,
+    most: usize,
     cut: Option<&str>,
     redact: &Redactor,
 ) -> Vec<Fact> {
-    let mut values: BTreeMap<&str, BTreeSet<Json>> =
-        names.iter().map(|name| (name.as_str(), BTreeSet::new())).collect();
+    let mut values: BTreeMap<&str, Result<BTreeSet<Json>, Missing>> =
+        names.iter().map(|name| (name.as_str(), Ok(BTreeSet::new()))).collect();
     let mut problem = cut.map(Missing::unavailable);
-    let mut read = 0;
+    let (mut read, mut kept) = (0, 0);
     let mut buffer = vec![0; MOST + 1];
     for process in processes {
-        let path = proc.path(process.id.pid, "environ");
-        match fill(&path, &mut buffer) {
-            // It ended, or is a zombie by now.
-            Ok(0) => continue,
+        let length = match fill(&process.folder, &mut buffer) {
+            // It ended, or has none.
+            Ok(0) => process.ended().map(|ended| (!ended).then_some(0)),
             Ok(length) if length > MOST => {
-                let why = format!("the environment of process {} has more than {MOST} bytes", process.id.pid);
-                problem.get_or_insert(Missing::unavailable(why));
+                let pid = process.id.pid;
+                Err(Missing::unavailable(format!("the environment of process {pid} has more than {MOST} bytes")))
             }
-            Ok(length) => {
+            Ok(length) => Ok(Some(length)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(process.folder.missing("environ", &error)),
+        };
+        match length {
+            Ok(Some(length)) => {
                 read += 1;
                 let found = named(&buffer[..length], names, redact);
                 for (name, of) in &mut values {
-                    of.insert(found.get(*name).cloned().unwrap_or(Json::Null));
+                    match found.get(*name).cloned().unwrap_or(Ok(Json::Null)) {
+                        Err(missing) => *of = Err(missing),
+                        Ok(value) => {
+                            let Ok(all) = of else { continue };
+                            let bytes = value.text().map_or(0, str::len);
+                            kept += if all.insert(value) { bytes } else { 0 };
+                        }
+                    }
                 }
             }
-            Err(error) if is_gone(&error) => continue,
-            Err(error) => {
-                problem.get_or_insert(files::missing(&path, &error));
+            Ok(None) => {}
+            Err(missing) => {
+                problem.get_or_insert(missing);
             }
         }
         buffer.fill(0);
+        if kept > most {
+            problem.get_or_insert(Missing::unavailable(format!("the values have more than {most} bytes, the limit")));
+            break;
+        }
     }
     buffer.fill(0);
     std::hint::black_box(&buffer);
@@ -62,19 +82,15 @@ pub(super) fn facts(
     let mut facts = vec![Fact::measured("run/env", SOURCE, group)];
     for (name, of) in values {
         // What some processes have is a fact only if all could be read.
-        let value = problem.clone().map_or_else(|| Ok(common(of)), Err);
+        let value = problem.clone().map_or_else(|| of.map(common), Err);
         facts.push(Fact::measured(format!("run/env/{name}"), SOURCE, value));
     }
     facts
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
-}
-
 /// Reads into the buffer, as much as there is room for.
-fn fill(path: &std::path::Path, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut file = files::open(path)?;
+fn fill(folder: &Folder, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut file = folder.file("environ")?;
     let mut length = 0;
     while length < buffer.len() {
         match file.read(&mut buffer[length..]) {
@@ -88,7 +104,7 @@ fn fill(path: &std::path::Path, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The named variables. Of one that is there twice the first counts, as in getenv.
-fn named(environment: &[u8], names: &BTreeSet<String>, redact: &Redactor) -> BTreeMap<String, Json> {
+fn named(environment: &[u8], names: &BTreeSet<String>, redact: &Redactor) -> BTreeMap<String, Result<Json, Missing>> {
     let mut out = BTreeMap::new();
     for variable in environment.split(|byte| *byte == 0) {
         let Some(at) = variable.iter().position(|byte| *byte == b'=') else { continue };
@@ -97,16 +113,21 @@ fn named(environment: &[u8], names: &BTreeSet<String>, redact: &Redactor) -> BTr
         if out.contains_key(name) {
             continue;
         }
-        let cut = &value[..value.len().min(VALUE)];
-        let mut text = vec![String::from_utf8_lossy(cut).into_owned()];
-        redact.argv(&mut text, &[]);
-        let mut text = text.remove(0);
-        if value.len() > VALUE {
-            text.push_str(&format!("... ({} bytes)", value.len()));
-        }
-        out.insert(name.clone(), Json::Text(text));
+        out.insert(name.clone(), text(value, redact));
     }
     out
+}
+
+fn text(value: &[u8], redact: &Redactor) -> Result<Json, Missing> {
+    if value.len() > VALUE {
+        let why = format!("a process has a value of {} bytes, more than the {VALUE} that are compared", value.len());
+        return Err(Missing::unavailable(why));
+    }
+    let text =
+        std::str::from_utf8(value).map_err(|_| Missing::unavailable("a process has a value that is not UTF-8"))?;
+    let mut text = vec![text.to_owned()];
+    redact.argv(&mut text, &[]);
+    Ok(Json::Text(text.remove(0)))
 }
 
 #[cfg(test)]
@@ -119,9 +140,18 @@ mod tests {
         let environment = b"PATH=/bin\0OMP_NUM_THREADS=4\0OMP_NUM_THREADS=8\0AWS_SECRET_ACCESS_KEY=s3cret\0XLA_FLAGS=--token=abcdef --x\0bad\0=y\0OMP_NUM_THREADSX=1";
         let found = named(environment, &names, &Redactor::default());
         assert_eq!(found.len(), 2, "{found:?}");
-        assert_eq!(found["OMP_NUM_THREADS"], Json::from("4"));
-        assert_eq!(found["XLA_FLAGS"], Json::from("--token=[redacted] --x"));
-        let long = [b"NCCL_ALGO=".as_slice(), &vec![b'x'; 10_000]].concat();
-        assert!(named(&long, &names, &Redactor::default())["NCCL_ALGO"].text().is_some_and(|text| text.len() < 4_200));
+        assert_eq!(found["OMP_NUM_THREADS"], Ok(Json::from("4")));
+        assert_eq!(found["XLA_FLAGS"], Ok(Json::from("--token=[redacted] --x")));
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_or_not_utf8_is_not_kept_in_part() {
+        let names = ["NCCL_ALGO".to_owned()].into();
+        let of = |value: &[u8]| {
+            named(&[b"NCCL_ALGO=".as_slice(), value].concat(), &names, &Redactor::default())["NCCL_ALGO"].clone()
+        };
+        assert!(of(&[b'x'; VALUE]).is_ok());
+        assert!(of(&[b'x'; VALUE + 1]).unwrap_err().reason.contains("value of 4097 bytes"));
+        assert!(of(b"Ring\xff").unwrap_err().reason.contains("not UTF-8"));
     }
 }

@@ -7,31 +7,26 @@
 //! Invariants: a file is opened for reading only after it was seen to be a regular file, through a handle that cannot change;
 //! all limits hold over the whole run. A build-id names a build; it does not prove that the bytes were not altered later.
 
-use super::{Limits, common, process::Process};
-use crate::{
-    attest::{elf, files},
-    platform::ProcFs,
+use super::{
+    Limits, common,
+    folder::{Folder, is_gone, regular},
+    process::{Process, oldest},
 };
+use crate::attest::{elf, files};
 use failsafe_attest::{Fact, Json, Missing, factor::segment};
-use nix::{
-    fcntl::OFlag,
-    sys::stat::{major, minor},
-};
+use nix::sys::stat::{major, minor};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read},
-    os::{
-        fd::AsRawFd,
-        unix::{
-            ffi::{OsStrExt, OsStringExt},
-            fs::{MetadataExt, OpenOptionsExt},
-        },
-    },
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
     path::{Path, PathBuf},
     time::Instant,
 };
+
+const NOT_BY_NAME: &str =
+    "its name does not lead to the mapped file, which itself can only be read with CAP_CHECKPOINT_RESTORE";
 
 /// A file that is mapped for execution.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,26 +46,29 @@ struct Library {
 
 /// Gives a fact for each library and then one for the group, which is unavailable if something was left out.
 pub(super) fn facts(
-    proc: &ProcFs,
     processes: &[Process],
-    cut: Option<String>,
+    cut: Option<&str>,
     (limits, end): (Limits, Instant),
     give: &mut dyn FnMut(Fact),
 ) {
-    let mut maps = Maps { limits, left: limits.maps, cut, problem: None, found: BTreeMap::new() };
+    let mut reader = Reader { limits, end, hashed: 0 };
+    let executable = match (cut, oldest(processes)) {
+        // The oldest may be one that could not be read.
+        (Some(why), _) => Err(Missing::unavailable(why)),
+        (None, None) => Err(Missing::unavailable("there is no process")),
+        (None, Some(oldest)) => reader.executable(oldest),
+    };
+    let cut = cut.map(str::to_owned);
+    let mut maps = Maps { limits, left: limits.maps, paths: 0, cut, problem: None, found: BTreeMap::new() };
     for process in processes {
-        maps.take(proc, process.id.pid);
+        maps.take(process);
     }
     let Maps { cut, problem, found, .. } = maps;
     let mut left_out = cut;
-    let oldest = processes.iter().min_by_key(|process| (process.id.start_time, process.id.pid)).map(|one| one.id.pid);
-    let mut reader = Reader { limits, end, hashed: 0 };
     let mut by_name: BTreeMap<String, Vec<Library>> = BTreeMap::new();
-    let none = || Err(Missing::unavailable("there is no process"));
-    let executable = oldest.map_or_else(none, |pid| reader.executable(proc, pid));
     give(Fact::measured("run/executable", "/proc/PID/exe of the oldest process", executable));
     for (mapped, places) in &found {
-        let value = reader.open(proc, mapped, places).and_then(|file| reader.identify(file, &mapped.path));
+        let value = reader.open(mapped, places).and_then(|file| reader.identify(file, &mapped.path));
         let name = mapped.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         by_name.entry(segment(&name)).or_default().push(Library { value, path: mapped.path.display().to_string() });
         if Instant::now() >= end {
@@ -98,33 +96,33 @@ impl Mapped {
 }
 
 /// Reads memory maps within limits.
-struct Maps {
+struct Maps<'a> {
     limits: Limits,
     /// Bytes that may still be read.
     left: u64,
+    /// Bytes of the paths that are kept.
+    paths: usize,
     /// Why something is left out.
     cut: Option<String>,
     problem: Option<Missing>,
     /// The files, each with some of its mappings: process and range of addresses.
-    found: BTreeMap<Mapped, Vec<(u32, String)>>,
+    found: BTreeMap<Mapped, Vec<(&'a Process, String)>>,
 }
 
-impl Maps {
-    fn take(&mut self, proc: &ProcFs, pid: u32) {
-        let path = proc.path(pid, "maps");
+impl<'a> Maps<'a> {
+    fn take(&mut self, process: &'a Process) {
+        let pid = process.id.pid;
         let most = self.limits.map.min(self.left);
-        let read = files::open(&path).and_then(|file| {
-            let mut bytes = Vec::new();
-            file.take(most + 1).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        });
+        let read = match process.folder.bytes("maps", most) {
+            // It ended, or only its main thread did.
+            Ok(bytes) if bytes.is_empty() => process.ended().map(|_| bytes),
+            Err(error) if is_gone(&error) => Ok(Vec::new()),
+            read => read.map_err(|error| process.folder.missing("maps", &error)),
+        };
         let bytes = match read {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH) => {
-                return;
-            }
-            Err(error) => {
-                self.problem.get_or_insert(files::missing(&path, &error));
+            Err(missing) => {
+                self.problem.get_or_insert(missing);
                 return;
             }
         };
@@ -138,14 +136,23 @@ impl Maps {
             let Some((range, mapped)) = parse(line) else { continue };
             if let Some(places) = self.found.get_mut(&mapped) {
                 // A few, as the first process may be gone when the file is read.
-                if places.len() < 4 && places.iter().all(|(of, _)| *of != pid) {
-                    places.push((pid, range));
+                if places.len() < 4 && places.iter().all(|(of, _)| of.id != process.id) {
+                    places.push((process, range));
                 }
-            } else if self.found.len() < self.limits.libraries {
-                self.found.insert(mapped, vec![(pid, range)]);
+                continue;
+            }
+            let Limits { libraries, texts, .. } = self.limits;
+            let bytes = self.paths + mapped.path.as_os_str().len();
+            if self.found.len() >= libraries {
+                let why = format!("the run has more than {libraries} different files mapped for execution");
+                self.cut.get_or_insert(why);
+            } else if bytes > texts {
+                let why =
+                    format!("the paths of the files mapped for execution have more than {texts} bytes, the limit");
+                self.cut.get_or_insert(why);
             } else {
-                let most = self.limits.libraries;
-                self.cut.get_or_insert(format!("the run has more than {most} different files mapped for execution"));
+                self.paths = bytes;
+                self.found.insert(mapped, vec![(process, range)]);
             }
         }
     }
@@ -188,10 +195,10 @@ struct Reader {
 
 impl Reader {
     /// The program of a process: the link leads to the file that was executed, whatever its name leads to by now.
-    fn executable(&mut self, proc: &ProcFs, pid: u32) -> Result<Json, Missing> {
-        let link = proc.path(pid, "exe");
-        let file = regular(&link).map_err(|error| files::missing(&link, &error))?;
-        self.identify(file, &link)
+    fn executable(&mut self, process: &Process) -> Result<Json, Missing> {
+        let file = process.folder.handle("exe").and_then(|handle| regular(&handle));
+        let file = file.map_err(|error| process.folder.missing("exe", &error))?;
+        self.identify(file, Path::new("/proc/PID/exe"))
     }
 
     /// Its build-id, else its digest.
@@ -203,17 +210,17 @@ impl Reader {
     }
 
     /// The mapped file itself.
-    fn open(&self, proc: &ProcFs, mapped: &Mapped, places: &[(u32, String)]) -> Result<File, Missing> {
+    fn open(&self, mapped: &Mapped, places: &[(&Process, String)]) -> Result<File, Missing> {
         let mut why = Missing::unavailable("every process that has it mapped has ended");
-        for (pid, range) in places {
+        for (process, range) in places {
             if Instant::now() >= self.end {
                 return Err(Missing::unavailable(format!("it was not read within {:?}", self.limits.time)));
             }
-            let link = proc.path(*pid, "map_files").join(range);
-            let opened = match regular(&link) {
+            let (folder, link) = (&process.folder, format!("map_files/{range}"));
+            let opened = match folder.handle(&link).and_then(|handle| regular(&handle)) {
                 // Not allowed: by its name, as that process sees it.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => by_name(proc, *pid, mapped),
-                opened => opened.map_err(|error| files::missing(&link, &error)),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => by_name(folder, mapped),
+                opened => opened.map_err(|error| folder.missing(&link, &error)),
             };
             match opened {
                 Ok(file) => return Ok(file),
@@ -250,29 +257,11 @@ impl Reader {
     }
 }
 
-/// Opens what must be a regular file: a handle is taken first, looked at, and then opened itself. Opening a FIFO would wait for
-/// ever, opening a device may do anything.
-fn regular(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let handle = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    if !handle.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    files::open(&PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())))
-}
-
-/// Without the right to follow `map_files`.
-fn by_name(proc: &ProcFs, pid: u32, mapped: &Mapped) -> Result<File, Missing> {
-    let inside = mapped.path.as_os_str().as_bytes();
-    let relative = Path::new(std::ffi::OsStr::from_bytes(inside.strip_prefix(b"/").unwrap_or(inside)));
-    let path = proc.path(pid, "root").join(relative);
-    let file = regular(&path).map_err(|error| files::missing(&path, &error))?;
-    let about = file.metadata().map_err(|error| files::missing(&path, &error))?;
-    if mapped.is(&about) {
-        return Ok(file);
-    }
-    let why = "its name was deleted or leads to another file by now; the mapped file itself can only be read with CAP_CHECKPOINT_RESTORE";
-    Err(Missing::unavailable(why))
+/// Without the right to follow `map_files`. Nothing is opened for reading that is not the mapped file, and every failure has the
+/// same text: the daemon may search folders that the owner of the run may not.
+fn by_name(folder: &Folder, mapped: &Mapped) -> Result<File, Missing> {
+    let opened = folder.handle_of(&mapped.path).ok().filter(|handle| handle.metadata().is_ok_and(|it| mapped.is(&it)));
+    opened.and_then(|handle| regular(&handle).ok()).ok_or_else(|| Missing::unavailable(NOT_BY_NAME))
 }
 
 #[cfg(test)]

@@ -1,18 +1,17 @@
 //! A run: its processes, what they have loaded, and what of their environment can change results.
 //!
 //! Invariants: the run is hostile. Processes come and go, rename, delete and replace what they have mapped, and make `/proc` as
-//! large as they can. So a process that is gone is skipped, every list has a limit, and a limit that is reached makes its group
-//! unavailable, with the reason. Values of environment variables that are not in the table of factors are never kept.
+//! large as they can, and the number of one that was listed may be a foreign process's a moment later. So each is read through one
+//! descriptor, after it was seen to belong to the run; one that is gone is skipped; every list has a limit, and a limit that is
+//! reached makes its group unavailable, with the reason. Values of environment variables that are not in the table of factors are never kept.
 
 mod environment;
+mod folder;
 mod libraries;
 mod process;
 
 use super::{GpuFacts, Roots, gpu};
-use crate::{
-    platform::{Cgroup, ProcFs},
-    redact::Redactor,
-};
+use crate::{platform::Cgroup, redact::Redactor};
 use failsafe_attest::{Fact, Json, Missing};
 use failsafe_core::GpuId;
 use process::Process;
@@ -32,6 +31,8 @@ pub(super) struct Limits {
     pub maps: u64,
     /// Different libraries.
     pub libraries: usize,
+    /// Bytes of the libraries' paths, and of the values of environment variables.
+    pub texts: usize,
     /// Bytes of a file without a build-id that are hashed.
     pub hashed_file: u64,
     /// Bytes of all of them together.
@@ -47,6 +48,7 @@ impl Default for Limits {
             map: 16 << 20,
             maps: 64 << 20,
             libraries: 4_096,
+            texts: 2 << 20,
             hashed_file: 256 << 20,
             hashed: 1 << 30,
             time: Duration::from_secs(8),
@@ -117,12 +119,11 @@ fn of_processes(
     redact: &Redactor,
     give: &mut dyn FnMut(Fact),
 ) {
-    let proc = ProcFs::new(&roots.proc);
     let most = limits.processes;
     let mut cut = cut;
     let mut processes = Vec::new();
     for pid in pids.iter().take(most) {
-        match Process::read(&proc, *pid) {
+        match Process::open(&roots.proc, *pid, &|path| about.cgroup.contains(path)) {
             Ok(process) => processes.extend(process),
             Err(missing) => {
                 cut.get_or_insert(missing.reason);
@@ -132,14 +133,16 @@ fn of_processes(
     let too_many = (pids.len() > most).then(|| format!("the run has {} processes, {most} are read", pids.len()));
     let cut = cut.or(too_many);
     if processes.is_empty() {
-        without(&Missing::unavailable("the run has no process whose memory can be read"), give);
+        let why = cut.unwrap_or_else(|| "the run has no process whose memory can be read".to_owned());
+        without(&Missing::unavailable(why), give);
         return;
     }
     let number = Json::Int(i64::try_from(pids.len()).unwrap_or(0));
     give(Fact::measured("run/processes", "cgroup.procs", Ok(number)));
-    process::facts(&processes, redact).into_iter().for_each(&mut *give);
-    environment::facts(&proc, &processes, &about.environment, cut.as_deref(), redact).into_iter().for_each(&mut *give);
-    libraries::facts(&proc, &processes, cut, (limits, end), give);
+    let cut = cut.as_deref();
+    process::facts(&processes, cut, redact).into_iter().for_each(&mut *give);
+    environment::facts(&processes, &about.environment, limits.texts, cut, redact).into_iter().for_each(&mut *give);
+    libraries::facts(&processes, cut, (limits, end), give);
 }
 
 /// One value where all processes have the same; a list where they differ.

@@ -1,67 +1,127 @@
 //! The processes of a run: their commands, programs and processors.
 
-use super::common;
+use super::{
+    common,
+    folder::{Folder, is_gone},
+};
 use crate::{
-    attest::{cpu, files},
-    platform::{ProcFs, ProcessId},
+    attest::cpu,
+    platform::{
+        ProcessId,
+        proc::{ProcStat, parse_cgroup},
+    },
     redact::Redactor,
 };
 use failsafe_attest::{Fact, Json, Missing};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 /// Bytes of a command line that are read.
 const COMMAND: u64 = 64 << 10;
 
-/// A process that had memory when it was looked at.
-#[derive(Debug, Clone)]
+/// A process that belonged to the run and had memory when it was looked at.
+#[derive(Debug)]
 pub(super) struct Process {
     pub id: ProcessId,
-    /// `/proc/PID/status`.
-    status: Result<String, Missing>,
-    command: Result<Vec<String>, Missing>,
+    pub folder: Folder,
+    /// Lists of `/proc/PID/status`.
+    cpus: Result<String, Missing>,
+    memory_nodes: Result<String, Missing>,
 }
 
 impl Process {
-    /// `None`: it is gone, or a zombie, which has no memory left.
+    /// `None`: it is gone, has no memory left, or is no process of the run: its number may be another process's by now.
+    /// `belongs` is asked about its cgroup before anything else is read.
     ///
     /// # Errors
     /// It is there and cannot be read.
-    pub(super) fn read(proc: &ProcFs, pid: u32) -> Result<Option<Process>, Missing> {
-        let stat = proc.stat(pid).map_err(|error| files::missing(&error.path, &error.source))?;
-        let Some(stat) = stat.filter(|stat| !matches!(stat.state, 'Z' | 'X')) else { return Ok(None) };
-        let status = files::bytes(&proc.path(pid, "status")).and_then(|bytes| {
+    pub(super) fn open(proc: &Path, pid: u32, belongs: &dyn Fn(&Path) -> bool) -> Result<Option<Process>, Missing> {
+        let Some(folder) = Folder::open(proc.join(pid.to_string()))? else { return Ok(None) };
+        let Some(cgroup) = folder.small("cgroup")? else { return Ok(None) };
+        match parse_cgroup(&cgroup) {
+            Some(path) if belongs(&path) => {}
+            Some(_) => return Ok(None),
+            None => return Err(Missing::unavailable(format!("process {pid} has no cgroup"))),
+        }
+        let Some(id) = alive(&folder, pid)? else { return Ok(None) };
+        let status = folder.small("status").and_then(|bytes| {
             let text = bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             text.ok_or_else(|| Missing::unavailable("the process ended while it was read"))
         });
-        let command = match proc.cmdline(pid, COMMAND) {
-            Ok(Some(words)) if words.iter().map(|word| word.len() + 1).sum::<usize>() as u64 >= COMMAND => {
-                Err(Missing::unavailable(format!("the command line has {COMMAND} bytes or more, the limit")))
-            }
-            // It is just being executed, or has erased them.
-            Ok(Some(words)) if words.is_empty() => Err(Missing::unavailable("the process has no arguments")),
-            Ok(Some(words)) => Ok(words),
-            Ok(None) => Err(Missing::unavailable("the process ended while it was read")),
-            Err(error) => Err(files::missing(&error.path, &error.source)),
-        };
-        Ok(Some(Process { id: stat.id, status, command }))
+        let list = |key| status.as_ref().map_err(Clone::clone).and_then(|status| line(status, key));
+        let (cpus, memory_nodes) = (list("Cpus_allowed_list"), list("Mems_allowed_list"));
+        Ok(Some(Process { id, folder, cpus, memory_nodes }))
     }
 
-    fn line(&self, key: &str) -> Result<String, Missing> {
-        let status = self.status.as_ref().map_err(Clone::clone)?;
-        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        let none = || Missing::unavailable(format!("/proc/PID/status has no line {key}"));
-        line.map(|value| value.trim().to_owned()).ok_or_else(none)
+    /// Whether it has ended since.
+    ///
+    /// # Errors
+    /// Only its main thread has.
+    pub(super) fn ended(&self) -> Result<bool, Missing> {
+        Ok(alive(&self.folder, self.id.pid)?.is_none())
+    }
+
+    fn command(&self, redact: &Redactor) -> Result<Json, Missing> {
+        let bytes = match self.folder.bytes("cmdline", COMMAND) {
+            Ok(bytes) => bytes,
+            Err(error) if is_gone(&error) => {
+                return Err(Missing::unavailable("the process ended while it was read"));
+            }
+            Err(error) => return Err(self.folder.missing("cmdline", &error)),
+        };
+        if bytes.len() as u64 > COMMAND {
+            return Err(Missing::unavailable(format!("the command line has more than {COMMAND} bytes, the limit")));
+        }
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        if bytes.is_empty() {
+            // It is just being executed, or has erased them.
+            return Err(Missing::unavailable("the process has no arguments"));
+        }
+        let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8(word.to_vec()));
+        let words = words.collect::<Result<Vec<String>, _>>();
+        let mut words = words.map_err(|_| Missing::unavailable("an argument is not UTF-8"))?;
+        redact.argv(&mut words, &[]);
+        Ok(Json::List(words.into_iter().map(Json::Text).collect()))
     }
 }
 
-/// Command of the oldest process, and the processors and memory that all of them may use.
-pub(super) fn facts(processes: &[Process], redact: &Redactor) -> Vec<Fact> {
-    let oldest = processes.iter().min_by_key(|process| (process.id.start_time, process.id.pid));
+/// `None`: it has ended. The memory is looked at too: it goes first, before the state says so.
+fn alive(folder: &Folder, pid: u32) -> Result<Option<ProcessId>, Missing> {
+    let Some(memory) = folder.small("statm")? else { return Ok(None) };
+    let Some(stat) = folder.small("stat")? else { return Ok(None) };
+    let broken = || Missing::unavailable(format!("the state of process {pid} cannot be parsed"));
+    let stat = ProcStat::parse(&stat).ok_or_else(broken)?;
+    match memory.starts_with(b"0 ") || matches!(stat.state, 'Z' | 'X') {
+        false => Ok(Some(stat.id)),
+        true if stat.threads > 1 => {
+            let why = format!("the main thread of process {pid} has ended; its other threads cannot be read");
+            Err(Missing::unavailable(why))
+        }
+        true => Ok(None),
+    }
+}
+
+fn line(status: &str, key: &str) -> Result<String, Missing> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let none = || Missing::unavailable(format!("/proc/PID/status has no line {key}"));
+    line.map(|value| value.trim().to_owned()).ok_or_else(none)
+}
+
+/// The process that started first.
+pub(super) fn oldest(processes: &[Process]) -> Option<&Process> {
+    processes.iter().min_by_key(|process| (process.id.start_time, process.id.pid))
+}
+
+/// Command of the oldest process, and the processors and memory that all of them may use. `cut`: why some could not be read; the
+/// oldest may be among them.
+pub(super) fn facts(processes: &[Process], cut: Option<&str>, redact: &Redactor) -> Vec<Fact> {
+    let whole = |value: Result<Json, Missing>| cut.map_or(value, |why| Err(Missing::unavailable(why)));
     let none = || Err(Missing::unavailable("there is no process"));
-    let command = oldest.map_or_else(none, |process| process.command.clone().map(|words| command(words, redact)));
-    let lists =
-        |key: &str| -> Result<BTreeSet<String>, Missing> { processes.iter().map(|one| one.line(key)).collect() };
-    let cpus = lists("Cpus_allowed_list");
+    let command = match cut {
+        Some(why) => Err(Missing::unavailable(why)),
+        None => oldest(processes).map_or_else(none, |process| process.command(redact)),
+    };
+    let cpus: Result<BTreeSet<String>, Missing> = processes.iter().map(|one| one.cpus.clone()).collect();
+    let memory: Result<BTreeSet<String>, Missing> = processes.iter().map(|one| one.memory_nodes.clone()).collect();
     let counts = cpus.clone().and_then(|lists| {
         let counted = lists.iter().map(|list| {
             let no_list = || Missing::unavailable(format!("`{}` is no list of processors", list.escape_debug()));
@@ -73,13 +133,8 @@ pub(super) fn facts(processes: &[Process], redact: &Redactor) -> Vec<Fact> {
         |lists: Result<BTreeSet<String>, Missing>| lists.map(|all| common(all.into_iter().map(Json::Text).collect()));
     vec![
         Fact::measured("run/command", "/proc/PID/cmdline of the oldest process", command),
-        Fact::measured("run/cpu/count", "/proc/PID/status, Cpus_allowed_list", counts),
-        Fact::measured("run/cpu/list", "/proc/PID/status, Cpus_allowed_list", text(cpus)),
-        Fact::measured("run/memory-nodes", "/proc/PID/status, Mems_allowed_list", text(lists("Mems_allowed_list"))),
+        Fact::measured("run/cpu/count", "/proc/PID/status, Cpus_allowed_list", whole(counts)),
+        Fact::measured("run/cpu/list", "/proc/PID/status, Cpus_allowed_list", whole(text(cpus))),
+        Fact::measured("run/memory-nodes", "/proc/PID/status, Mems_allowed_list", whole(text(memory))),
     ]
-}
-
-fn command(mut words: Vec<String>, redact: &Redactor) -> Json {
-    redact.argv(&mut words, &[]);
-    Json::List(words.into_iter().map(Json::Text).collect())
 }

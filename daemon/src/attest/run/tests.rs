@@ -2,16 +2,19 @@
 
 use super::*;
 use failsafe_attest::Status;
-use std::fs;
+use std::{fs, path::Path};
 
 /// The fields of `/proc/PID/stat` behind the resident memory.
 const REST: &str = " 0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
 
 fn of(roots: &Roots, pids: &[u32], limits: Limits) -> Vec<Fact> {
-    let proc = ProcFs::new(&roots.proc);
-    let processes: Vec<Process> =
-        pids.iter().take(limits.processes).filter_map(|pid| Process::read(&proc, *pid).unwrap()).collect();
-    let cut = (pids.len() > limits.processes).then(|| "too many".to_owned());
+    let open = |pid: &u32| Process::open(&roots.proc, *pid, &|_| true).unwrap();
+    let processes: Vec<Process> = pids.iter().take(limits.processes).filter_map(open).collect();
+    let cut = (pids.len() > limits.processes).then_some("too many");
+    facts_of(&processes, cut, limits)
+}
+
+fn facts_of(processes: &[Process], cut: Option<&str>, limits: Limits) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut give = |fact| facts.push(fact);
     if processes.is_empty() {
@@ -19,10 +22,10 @@ fn of(roots: &Roots, pids: &[u32], limits: Limits) -> Vec<Fact> {
         return facts;
     }
     let names = ["OMP_NUM_THREADS", "PATH_THAT_IS_NOT_SET"].map(str::to_owned).into();
-    process::facts(&processes, &Redactor::default()).into_iter().for_each(&mut give);
-    let env = environment::facts(&proc, &processes, &names, cut.as_deref(), &Redactor::default());
+    process::facts(processes, cut, &Redactor::default()).into_iter().for_each(&mut give);
+    let env = environment::facts(processes, &names, limits.texts, cut, &Redactor::default());
     env.into_iter().for_each(&mut give);
-    libraries::facts(&proc, &processes, cut, (limits, Instant::now() + limits.time), &mut give);
+    libraries::facts(processes, cut, (limits, Instant::now() + limits.time), &mut give);
     facts
 }
 
@@ -71,15 +74,10 @@ fn a_run_without_processes_knows_nothing_of_them() {
 fn processes_that_differ_are_a_list_and_those_that_are_not_read_make_the_groups_unknown() {
     let dir = tempfile::tempdir().unwrap();
     for (pid, start, threads, cpus) in [(7, 5, "1", "0-3"), (8, 4, "2", "4-7"), (9, 6, "2", "0")] {
-        let folder = dir.path().join(pid.to_string());
-        fs::create_dir_all(&folder).unwrap();
-        let stat = format!("{pid} (t) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 1{REST}\n");
-        let status = format!("Cpus_allowed_list:\t{cpus}\nMems_allowed_list:\t0\n");
-        let environ = format!("A=b\0OMP_NUM_THREADS={threads}\0");
-        for (name, text) in [("stat", stat), ("status", status), ("environ", environ), ("maps", String::new())] {
-            fs::write(folder.join(name), text).unwrap();
-        }
-        fs::write(folder.join("cmdline"), format!("train\0--rank\0{pid}\0")).unwrap();
+        put(dir.path(), pid, 'S', (start, 1));
+        write(dir.path(), pid, "status", format!("Cpus_allowed_list:\t{cpus}\nMems_allowed_list:\t0\n"));
+        write(dir.path(), pid, "environ", format!("A=b\0OMP_NUM_THREADS={threads}\0"));
+        write(dir.path(), pid, "cmdline", format!("train\0--rank\0{pid}\0"));
     }
     let roots = Roots { proc: dir.path().to_owned(), sys: dir.path().to_owned() };
     let facts = of(&roots, &[7, 8], Limits::default());
@@ -90,7 +88,97 @@ fn processes_that_differ_are_a_list_and_those_that_are_not_read_make_the_groups_
     assert_eq!(value(&facts, "run/cpu/list"), list(&["0-3", "4-7"]));
     assert_eq!(value(&facts, "run/memory-nodes"), Ok(Json::from("0")));
     let cut = of(&roots, &[7, 8, 9], Limits { processes: 2, ..Limits::default() });
-    for path in ["run/library", "run/env", "run/env/OMP_NUM_THREADS"] {
+    for path in ["run/library", "run/env", "run/env/OMP_NUM_THREADS", "run/command", "run/cpu/count", "run/executable"]
+    {
         assert_eq!(value(&cut, path).unwrap_err().reason, "too many", "{path}");
     }
+}
+
+/// Between the list of processes and their reading, a number can become that of a process of somebody else.
+#[test]
+fn a_process_of_another_cgroup_is_not_read_and_a_reused_number_leads_to_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), 7, 'S', (5, 1));
+    write(dir.path(), 7, "environ", "OMP_NUM_THREADS=own\0");
+    write(dir.path(), 7, "cmdline", "own\0");
+    let belongs = |path: &Path| path.starts_with("/run");
+    let processes: Vec<Process> = Process::open(dir.path(), 7, &belongs).unwrap().into_iter().collect();
+    assert_eq!(processes.len(), 1);
+    fs::rename(dir.path().join("7"), dir.path().join("ended")).unwrap();
+    put(dir.path(), 7, 'S', (9, 1));
+    write(dir.path(), 7, "environ", "OMP_NUM_THREADS=foreign\0");
+    write(dir.path(), 7, "cmdline", "foreign\0");
+    let facts = facts_of(&processes, None, Limits::default());
+    assert_eq!(value(&facts, "run/command"), Ok(Json::List(vec![Json::from("own")])));
+    assert_eq!(value(&facts, "run/env/OMP_NUM_THREADS"), Ok(Json::from("own")));
+    write(dir.path(), 7, "cgroup", "0::/runs-of-others\n");
+    assert!(Process::open(dir.path(), 7, &belongs).unwrap().is_none());
+    write(dir.path(), 7, "cgroup", "");
+    assert!(Process::open(dir.path(), 7, &belongs).unwrap_err().reason.contains("no cgroup"));
+}
+
+#[test]
+fn a_process_whose_main_thread_has_ended_makes_what_is_read_unknown_and_a_zombie_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), 7, 'Z', (5, 2));
+    put(dir.path(), 8, 'Z', (5, 1));
+    let of = |pid| Process::open(dir.path(), pid, &|_| true);
+    let why = of(7).unwrap_err().reason;
+    assert!(why.contains("main thread of process 7 has ended; its other threads cannot be read"), "{why}");
+    assert!(of(8).unwrap().is_none());
+
+    // It ends while it is read.
+    put(dir.path(), 9, 'S', (5, 2));
+    for (name, text) in [("status", "Cpus_allowed_list:\t0\nMems_allowed_list:\t0\n"), ("cmdline", "t\0")] {
+        write(dir.path(), 9, name, text);
+    }
+    let process = of(9).unwrap().unwrap();
+    write(dir.path(), 9, "environ", "");
+    write(dir.path(), 9, "statm", "0 0 0 0 0 0 0\n");
+    let facts = facts_of(&[process], None, Limits::default());
+    for path in ["run/library", "run/env", "run/env/OMP_NUM_THREADS"] {
+        assert!(value(&facts, path).unwrap_err().reason.contains("main thread of process 9"), "{path}");
+    }
+}
+
+#[test]
+fn an_empty_environment_is_one_and_that_of_a_process_that_ended_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for pid in [7, 8] {
+        put(dir.path(), pid, 'S', (5, 1));
+    }
+    write(dir.path(), 8, "environ", "OMP_NUM_THREADS=4\0");
+    let roots = Roots { proc: dir.path().to_owned(), sys: dir.path().to_owned() };
+    let facts = of(&roots, &[7, 8], Limits::default());
+    assert_eq!(value(&facts, "run/env/OMP_NUM_THREADS"), Ok(Json::List(vec![Json::Null, Json::from("4")])));
+    let processes = [7, 8].map(|pid| Process::open(dir.path(), pid, &|_| true).unwrap().unwrap());
+    write(dir.path(), 7, "statm", "0 0 0 0 0 0 0\n");
+    let facts = facts_of(&processes, None, Limits::default());
+    assert_eq!(value(&facts, "run/env/OMP_NUM_THREADS"), Ok(Json::from("4")));
+}
+
+#[test]
+fn a_command_that_is_not_utf8_and_values_beyond_the_limit_are_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), 7, 'S', (5, 1));
+    write(dir.path(), 7, "cmdline", b"train\0\xff\0");
+    write(dir.path(), 7, "environ", "OMP_NUM_THREADS=12345\0");
+    let roots = Roots { proc: dir.path().to_owned(), sys: dir.path().to_owned() };
+    let facts = of(&roots, &[7], Limits { texts: 4, ..Limits::default() });
+    assert_eq!(value(&facts, "run/command").unwrap_err().reason, "an argument is not UTF-8");
+    assert!(value(&facts, "run/env/OMP_NUM_THREADS").unwrap_err().reason.contains("more than 4 bytes"));
+}
+
+/// A process with nothing but a state: when it started, and its number of threads.
+fn put(proc: &Path, pid: u32, state: char, (start, threads): (u32, u32)) {
+    fs::create_dir_all(proc.join(pid.to_string())).unwrap();
+    let stat = format!("{pid} (t) {state} 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 {start} 0 1{REST}\n");
+    write(proc, pid, "stat", stat);
+    for (name, text) in [("statm", "1 1 0 0 0 0 0\n"), ("cgroup", "0::/run\n"), ("environ", ""), ("maps", "")] {
+        write(proc, pid, name, text);
+    }
+}
+
+fn write(proc: &Path, pid: u32, name: &str, text: impl AsRef<[u8]>) {
+    fs::write(proc.join(pid.to_string()).join(name), text).unwrap();
 }

@@ -1,13 +1,14 @@
 //! Libraries of hostile processes, from fixtures and from this process.
 
 use super::*;
-use std::{fs, time::Duration};
+use std::{fs, os::fd::AsRawFd, time::Duration};
 
 const LIMITS: Limits = Limits {
     processes: 8,
     map: 1 << 20,
     maps: 2 << 20,
     libraries: 8,
+    texts: 1 << 20,
     hashed_file: 1 << 20,
     hashed: 1 << 20,
     time: Duration::from_secs(60),
@@ -21,7 +22,9 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("7/map_files")).unwrap();
         let stat = "7 (t) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0 1 0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
-        for (name, text) in [("stat", stat), ("status", "Name:\tt\n"), ("cmdline", "t\0"), ("maps", lines)] {
+        let (statm, cgroup) = (("statm", "1 1 0 0 0 0 0\n"), ("cgroup", "0::/run\n"));
+        let status = ("status", "Name:\tt\n");
+        for (name, text) in [("stat", stat), statm, cgroup, status, ("cmdline", "t\0"), ("maps", lines)] {
             fs::write(dir.path().join("7").join(name), text).unwrap();
         }
         Fixture(dir)
@@ -32,10 +35,9 @@ impl Fixture {
     }
 
     fn facts(&self, limits: Limits) -> Vec<Fact> {
-        let proc = ProcFs::new(self.0.path());
-        let processes = vec![Process::read(&proc, 7).unwrap().unwrap()];
+        let processes = [Process::open(self.0.path(), 7, &|_| true).unwrap().unwrap()];
         let mut out = Vec::new();
-        facts(&proc, &processes, None, (limits, Instant::now() + limits.time), &mut |fact| out.push(fact));
+        facts(&processes, None, (limits, Instant::now() + limits.time), &mut |fact| out.push(fact));
         out
     }
 }
@@ -101,6 +103,9 @@ fn a_map_with_a_hundred_thousand_lines_is_cut_and_the_group_says_so() {
     let facts = fixture.facts(wide);
     assert!(value(&facts, "run/library").unwrap_err().reason.contains("more than 8 different files"));
     assert_eq!(facts.iter().filter(|fact| fact.path.starts_with("run/library/")).count(), 8);
+    let short = fixture.facts(Limits { texts: 20, ..wide });
+    assert!(value(&short, "run/library").unwrap_err().reason.contains("more than 20 bytes"));
+    assert_eq!(short.iter().filter(|fact| fact.path.starts_with("run/library/")).count(), 2);
 }
 
 #[test]
@@ -126,12 +131,17 @@ fn a_name_that_leads_to_another_file_is_not_taken_for_the_mapped_one() {
     fs::write(&path, "the mapped one").unwrap();
     let about = fs::metadata(&path).unwrap();
     let mapped = Mapped { device: (major(about.dev()), minor(about.dev())), inode: about.ino(), path: path.clone() };
-    let own = std::process::id();
-    assert!(by_name(&ProcFs::default(), own, &mapped).is_ok());
+    let kept = fs::File::open(&path).unwrap();
+    let own = Folder::open(format!("/proc/{}", std::process::id()).into()).unwrap().unwrap();
+    assert!(by_name(&own, &mapped).is_ok());
     fs::rename(&path, dir.path().join("kept")).unwrap();
+    let gone = by_name(&own, &mapped).unwrap_err();
     fs::write(&path, "another").unwrap();
-    let why = by_name(&ProcFs::default(), own, &mapped).unwrap_err();
-    assert!(why.reason.contains("another file by now"), "{why:?}");
+    assert_eq!(by_name(&own, &mapped).unwrap_err(), gone, "whether there is a file is not told");
     fs::remove_file(&path).unwrap();
-    assert!(by_name(&ProcFs::default(), own, &mapped).is_err());
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(by_name(&own, &mapped).unwrap_err(), gone);
+    // A link of /proc is not followed, even to the mapped file.
+    let magic = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    assert_eq!(by_name(&own, &Mapped { path: magic.into(), ..mapped }).unwrap_err(), gone);
 }
