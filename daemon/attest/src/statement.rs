@@ -25,6 +25,8 @@ pub const PREDICATE_TYPE: &str = "https://failsafe.invalid/fingerprint/v1";
 pub const FORMAT: u32 = 1;
 /// Most factors of a statement.
 pub const MAX_FACTORS: usize = 50_000;
+/// Longest source and reason of a factor, bytes: paths that a run chose stand in them.
+pub const MAX_TEXT: usize = 256;
 /// Longest nonce, bytes.
 pub const MAX_NONCE: usize = 64;
 
@@ -349,7 +351,17 @@ fn factor(fact: Fact, table: &Table, regime: Regime) -> Factor {
         Ok(value) => (value, Status::Ok, String::new()),
         Err(Missing { status, reason }) => (Json::Null, status, reason),
     };
-    Factor { path, value, class, source, assurance, status, reason }
+    Factor { path, value, class, source: cut(source), assurance, status, reason: cut(reason) }
+}
+
+/// At most [`MAX_TEXT`] bytes.
+fn cut(mut text: String) -> String {
+    const MARK: &str = "...";
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT - MARK.len()));
+        text.push_str(MARK);
+    }
+    text
 }
 
 fn digests(scope: Scope, factors: &[Factor]) -> Digests {
@@ -409,6 +421,18 @@ mod tests {
         let (absent, unknown) = (with(Ok(Json::Null)), with(Err(Missing::unavailable("no"))));
         assert!(absent.result.sha256 != unknown.result.sha256);
         assert_eq!((absent.result.unknown, unknown.result.unknown), (0, 1));
+    }
+
+    #[test]
+    fn long_sources_and_reasons_are_cut() {
+        let long = "ü".repeat(10_000);
+        let facts = vec![Fact::measured("run/library/x", &long, Err(Missing::unavailable(&long)))];
+        let statement = statement(Scope::Run, facts);
+        let factor = statement.factor("run/library/x").unwrap();
+        for text in [&factor.source, &factor.reason] {
+            assert!(text.len() <= MAX_TEXT && text.ends_with("ü..."), "{text}");
+        }
+        assert_eq!(statement.check(), Ok(()));
     }
 
     #[test]
