@@ -117,9 +117,18 @@ fn of(gpu: &GpuView, indices: &BTreeMap<&str, u32>) -> Vec<(&'static str, Result
         let fails = info.failing.iter().any(|(call, _)| calls.contains(&call.as_str()));
         fact((!fails).then_some(value), calls)
     };
-    let mig_calls = ["nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetName"];
+    let mig_calls = [
+        "nvmlDeviceGetMaxMigDeviceCount",
+        "nvmlDeviceGetMigDeviceHandleByIndex",
+        "nvmlDeviceGetName",
+        "nvmlDeviceGetUUID",
+    ];
     let link_calls = ["nvmlDeviceGetFieldValues", "nvmlDeviceGetNvLinkState", "nvmlDeviceGetNvLinkVersion"];
-    let devices = info.mig_devices.iter().map(|device| device.profile.clone().unwrap_or_else(|| "unknown".into()));
+    let mig_devices = unless_failing(Json::Null, &mig_calls).and_then(|_| {
+        let all: Vec<String> = info.mig_devices.iter().map(|device| device.uuid.clone()).collect();
+        // Which one is not for every owner of a run.
+        profiles(info, &all).map_err(|_| Missing::unavailable("the profile of a MIG device is not known"))
+    });
     let links = info.nvlinks.iter().map(|link| match (link.active, link.version) {
         (true, Some(version)) => format!("up, version {version}"),
         (true, None) => "up".to_owned(),
@@ -155,9 +164,9 @@ fn of(gpu: &GpuView, indices: &BTreeMap<&str, u32>) -> Vec<(&'static str, Result
         ("compute-capability", fact(capability, &["nvmlDeviceGetCudaComputeCapability"])),
         ("memory", fact(info.memory_total.map(mib), &["nvmlDeviceGetMemoryInfo_v2"])),
         ("mig", fact(switch(info.mig), &["nvmlDeviceGetMigMode"])),
-        ("mig-devices", unless_failing(list(devices.collect()), &mig_calls)),
+        ("mig-devices", mig_devices),
         ("nvlink", unless_failing(list(links.collect()), &link_calls)),
-        ("peers", fact(Some(list(peers)), &[])),
+        ("peers", unless_failing(list(peers), &["nvmlDeviceGetTopologyCommonAncestor"])),
         ("clocks", clocks),
         ("power-limit", fact(power, &["nvmlDeviceGetEnforcedPowerLimit"])),
         ("ecc", fact(switch(info.ecc), &["nvmlDeviceGetEccMode"])),
@@ -216,6 +225,26 @@ mod tests {
         assert_eq!(value(&facts, "node/gpu/1/mig"), Ok(Json::Null));
         assert!(value(&facts, "node/gpu/1/vbios").unwrap_err().reason.contains("unknown error"));
         assert!(value(&facts, "node/gpu/1/clocks").is_err());
+    }
+
+    #[test]
+    fn a_list_of_which_a_part_failed_is_not_known() {
+        let node_of = |change: &dyn Fn(&mut GpuInfo)| {
+            let mut gpu = h100(0);
+            change(&mut gpu.info);
+            node(&GpuFacts::of(&seen(vec![gpu]), false), fixture(&[]).path())
+        };
+        let fails = |call: &str| node_of(&|info| info.failing.push((call.into(), "unknown error".into())));
+        for (call, fact) in [("nvmlDeviceGetTopologyCommonAncestor", "peers"), ("nvmlDeviceGetUUID", "mig-devices")] {
+            let missing = value(&fails(call), &format!("node/gpu/0/{fact}")).unwrap_err();
+            assert!(missing.reason.contains(call), "{missing:?}");
+        }
+        let unnamed = node_of(&|info| info.mig_devices[0].profile = None);
+        let missing = value(&unnamed, "node/gpu/0/mig-devices").unwrap_err();
+        assert!(missing.reason.contains("profile of a MIG device is not known"), "{missing:?}");
+        let whole = node_of(&|_| {});
+        assert_eq!(value(&whole, "node/gpu/0/mig-devices"), Ok(Json::List(vec![Json::from("1g.10gb")])));
+        assert_eq!(value(&whole, "node/gpu/0/peers"), Ok(Json::List(vec![])));
     }
 
     #[test]
