@@ -35,7 +35,8 @@ pub enum Exit {
     Unknown = 13,
     /// `node placeable`: no.
     NotPlaceable = 14,
-    /// `attest verify`: the signature is valid; the key was not checked, as no list of allowed keys was given.
+    /// `attest verify`, and `attest diff` with the verdict `result-equal`: the signatures are valid; the keys were not checked, as
+    /// no list of allowed keys was given.
     KeyNotChecked = 15,
     /// `attest diff`: only factors that change speed differ.
     PerformanceDiffers = 20,

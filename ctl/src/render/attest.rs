@@ -256,9 +256,10 @@ fn meaning(comparison: &Comparison) -> String {
             let n = of(Class::Result, Kind::Differs);
             format!("{} that can change results {}", number(n), differs(n))
         }
-        Verdict::CannotKnow => {
-            format!("{} that can change results not known everywhere", number(of(Class::Result, Kind::Unknown)))
-        }
+        Verdict::CannotKnow => match of(Class::Result, Kind::Unknown) {
+            0 => "no factor that can change results was compared".to_owned(),
+            n => format!("{} that can change results not known everywhere", number(n)),
+        },
         Verdict::PerformanceDiffers => {
             let n = of(Class::Performance, Kind::Differs);
             format!("no factor that can change results differs; {} that change speed {}", number(n), differs(n))

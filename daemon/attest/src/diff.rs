@@ -23,7 +23,7 @@ pub enum Verdict {
     PerformanceDiffers,
     /// A factor that can change results differs.
     ResultDiffers,
-    /// No such factor is known to differ, but one of them is not known everywhere.
+    /// No such factor is known to differ, but one of them is not known everywhere, or none was compared.
     CannotKnow,
 }
 
@@ -164,15 +164,15 @@ pub fn compare(statements: &[&Statement], table: &Table, options: &Options) -> C
             not_covered.push(what.clone());
         }
     }
-    let verdict = verdict(&differences);
+    let verdict = verdict(&differences, equal);
     Comparison { verdict, regime, regime_declared, differences, equal, ignored, not_covered }
 }
 
-fn verdict(differences: &[Difference]) -> Verdict {
+fn verdict(differences: &[Difference], equal: Counts) -> Verdict {
     let has = |class, kind| differences.iter().any(|one| one.class == class && one.kind == kind);
     if has(Class::Result, Kind::Differs) {
         Verdict::ResultDiffers
-    } else if has(Class::Result, Kind::Unknown) {
+    } else if has(Class::Result, Kind::Unknown) || equal.result == 0 {
         Verdict::CannotKnow
     } else if has(Class::Performance, Kind::Differs) {
         Verdict::PerformanceDiffers

@@ -30,10 +30,10 @@ fn keys(node: &Node, name: &str) -> Result<String> {
     Ok(file.display().to_string())
 }
 
-/// Compares statements with `failsafectl` of which the daemon is out of reach.
-fn diff(node: &Node, files: &[&PathBuf]) -> Result<(i32, Value)> {
+/// Compares statements with `failsafectl` of which the daemon is out of reach. `more`: other arguments.
+fn diff(node: &Node, files: &[&PathBuf], more: &[&str]) -> Result<(i32, Value)> {
     let mut command = node.ctl_command(["attest", "diff", "-o", "json", "--show-identity"]);
-    command.args(files).env("FAILSAFE_SOCKET", "/nowhere");
+    command.args(more).args(files).env("FAILSAFE_SOCKET", "/nowhere");
     let said = integration::Said::of(&mut command)?;
     Ok((said.code, said.json().with_context(|| said.err.clone())?))
 }
@@ -57,16 +57,18 @@ fn two_runs_that_differ_in_their_number_of_threads_differ_in_that_alone() -> Res
             node.ctl(["attest", "verify", &file])?.expect(15)?;
         }
 
-        let (code, answer) = diff(node, &[&one, &same])?;
+        let (code, answer) = diff(node, &[&one, &same], &["--keys", &allowed])?;
         ensure!(code == 0 && answer["verdict"] == "result-equal", "{answer:#}");
+        let (code, answer) = diff(node, &[&one, &same], &[])?;
+        ensure!(code == 15 && answer["verdict"] == "result-equal", "{answer:#}");
         ensure!(answer["equal"]["result"].as_u64() > Some(40), "{answer:#}");
-        let (code, answer) = diff(node, &[&one, &two])?;
+        let (code, answer) = diff(node, &[&one, &two], &["--keys", &allowed])?;
         ensure!(code == 21 && paths(&answer, "result") == ["run/env/OMP_NUM_THREADS"], "{answer:#}");
         ensure!(paths(&answer, "performance").is_empty(), "{answer:#}");
         ensure!(answer["differences"][0]["values"][1]["value"] == "2", "{answer:#}");
 
         // The node's statement lacks what is of runs, and that is not called equal.
-        let (code, answer) = diff(node, &[&of_node, &one])?;
+        let (code, answer) = diff(node, &[&of_node, &one], &["--keys", &allowed])?;
         ensure!(code == 22 && answer["verdict"] == "cannot-know", "{answer:#}");
         let statement = node.ctl(["attest", "verify", "-o", "json", &one.display().to_string()])?.expect(15)?.json()?;
         let factors = statement["statement"]["predicate"]["factors"].as_array().context("no factors")?.clone();

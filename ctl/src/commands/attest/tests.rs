@@ -89,16 +89,24 @@ fn each_verdict_has_its_exit_code() {
         1,
         &[("run/command", unknown()), ("node/memory", Ok("2 GiB")), ("node/hostname", Ok("n1"))],
     );
+    let line = |seed: u8| {
+        let key = PublicKey::from(SigningKey::from_bytes(&[seed; 32]).verifying_key());
+        format!("{} {} node\n", key.id(), key.base64())
+    };
+    std::fs::write(files.path("keys"), line(1) + &line(2)).unwrap();
+    std::fs::write(files.path("one-key"), line(1)).unwrap();
     for (line, expected) in [
-        ("diff @a @same", Exit::Done),
+        ("diff @a @same --keys @keys", Exit::Done),
+        ("diff @a @same", Exit::KeyNotChecked),
         ("diff @a @same @slow", Exit::PerformanceDiffers),
         ("diff @a @other", Exit::ResultDiffers),
         ("diff @a @other @blind", Exit::ResultDiffers),
         ("diff @a @blind -o json", Exit::CannotKnow),
-        ("diff @a @blind --ignore run/**", Exit::PerformanceDiffers),
+        ("diff @a @slow --ignore run/** --keys @keys", Exit::CannotKnow),
     ] {
         assert_eq!(files.ctl(line), Ok(expected), "{line}");
     }
+    assert_eq!(files.ctl("diff @a @same --keys @one-key").unwrap_err().exit, Exit::Tampered);
 }
 
 #[test]

@@ -35,8 +35,22 @@ fn the_worst_difference_decides_and_stands_first() {
     let first = &worst.differences[0];
     assert!(!first.reason.is_empty() && !first.citation.is_empty());
     let ignored = Options { ignore: vec![Pattern::parse("run/**").unwrap()], ..Options::default() };
-    let without = compared(&[one, other("b", "2", "y")], &ignored);
+    let with_cpu = |mut facts: Vec<Fact>| {
+        facts.push(fact("node/cpu/model", "c"));
+        facts
+    };
+    let without = compared(&[with_cpu(one), with_cpu(other("b", "2", "y"))], &ignored);
     assert_eq!((without.verdict, without.ignored), (Verdict::PerformanceDiffers, 1));
+}
+
+#[test]
+fn statements_that_share_no_factor_of_results_are_not_called_equal() {
+    let with = |memory: &str| vec![fact("node/hostname", "a"), fact("node/memory", memory), fact("run/command", "x")];
+    let ignored = Options { ignore: vec![Pattern::parse("run/**").unwrap()], ..Options::default() };
+    for all in [[with("1"), with("1")], [with("1"), with("2")], [vec![], vec![]]] {
+        assert_eq!(compared(&all, &ignored).verdict, Verdict::CannotKnow);
+    }
+    assert_eq!(verdict_of(&[with("1"), with("1")]), Verdict::ResultEqual);
 }
 
 #[test]
@@ -53,7 +67,7 @@ fn what_is_not_known_in_one_of_them_is_never_equal() {
         assert_eq!(verdict_of(&[differs, known]), Verdict::ResultDiffers);
     }
     // What changes speed only does not decide about results.
-    let slow = vec![missing("node/memory", Missing::unavailable("x"))];
+    let slow = vec![missing("node/memory", Missing::unavailable("x")), fact("node/cpu/flags", "avx")];
     let answer = compared(&[slow.clone(), slow], &Options::default());
     assert_eq!((answer.verdict, answer.differences[0].kind), (Verdict::ResultEqual, Kind::Unknown));
 }
@@ -89,7 +103,7 @@ fn a_node_and_a_run_are_compared_where_both_have_facts() {
 
 #[test]
 fn the_regime_decides_what_speed_changes() {
-    let with = |limit: &str| vec![fact("node/gpu/0/power-limit", limit)];
+    let with = |limit: &str| vec![fact("node/gpu/0/power-limit", limit), fact("run/command", "x")];
     let of = |regime| compared(&[with("700"), with("500")], &Options { regime, ..Options::default() });
     assert_eq!((of(None).verdict, of(None).regime_declared), (Verdict::PerformanceDiffers, false));
     assert_eq!(of(Some(Regime::None)).verdict, Verdict::ResultDiffers);
@@ -99,8 +113,8 @@ fn the_regime_decides_what_speed_changes() {
 #[test]
 fn a_factor_of_another_version_has_the_class_that_its_statement_gives() {
     let of = |class| {
-        let mut all =
-            [statement(Scope::Run, vec![fact("new/x", "1")]), statement(Scope::Run, vec![fact("new/x", "2")])];
+        let with = |value| statement(Scope::Run, vec![fact("new/x", value), fact("run/command", "x")]);
+        let mut all = [with("1"), with("2")];
         all.iter_mut().for_each(|one| one.predicate.factors[0].class = class);
         compare(&all.iter().collect::<Vec<_>>(), &Table::built_in().unwrap(), &Options::default()).verdict
     };
