@@ -81,7 +81,7 @@ impl Asked {
         let in_time = loop {
             match timeout_at(self.deadline, self.facts.recv()).await {
                 Ok(Some(fact)) => all.push(fact),
-                // The thread has ended, or panicked: then its groups are missing.
+                // The thread has ended. (A panic of it ends the daemon in release builds; where panics unwind, the groups are missing.)
                 Ok(None) => break true,
                 Err(_late) => break false,
             }
