@@ -51,6 +51,12 @@ pub(super) fn facts(
     (limits, end): (Limits, Instant),
     give: &mut dyn FnMut(Fact),
 ) {
+    let left_out = cut.map(str::to_owned);
+    let mut maps = Maps { limits, left: limits.maps, paths: 0, cut: left_out, problem: None, found: BTreeMap::new() };
+    for process in processes {
+        maps.take(process);
+    }
+    let Maps { cut: mut left_out, problem, found, .. } = maps;
     let mut reader = Reader { limits, end, hashed: 0 };
     let executable = match (cut, oldest(processes)) {
         // The oldest may be one that could not be read.
@@ -58,15 +64,8 @@ pub(super) fn facts(
         (None, None) => Err(Missing::unavailable("there is no process")),
         (None, Some(oldest)) => reader.executable(oldest),
     };
-    let cut = cut.map(str::to_owned);
-    let mut maps = Maps { limits, left: limits.maps, paths: 0, cut, problem: None, found: BTreeMap::new() };
-    for process in processes {
-        maps.take(process);
-    }
-    let Maps { cut, problem, found, .. } = maps;
-    let mut left_out = cut;
-    let mut by_name: BTreeMap<String, Vec<Library>> = BTreeMap::new();
     give(Fact::measured("run/executable", "/proc/PID/exe of the oldest process", executable));
+    let mut by_name: BTreeMap<String, Vec<Library>> = BTreeMap::new();
     for (mapped, places) in &found {
         let value = reader.open(mapped, places).and_then(|file| reader.identify(file, &mapped.path));
         let name = mapped.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
