@@ -4,6 +4,7 @@ use crate::support::{bare, err, out};
 use ed25519_dalek::{Signer as _, SigningKey};
 use failsafe_journal::{
     AuditLog, Draft, Stamp,
+    segments::{REMOVED_FILE, Removed},
     storage::{Layout, LogFolder},
 };
 use failsafe_tlog::{Keys, Signer, VerifierKey};
@@ -157,4 +158,29 @@ fn a_log_that_does_not_extend_an_earlier_checkpoint_is_reported_by_its_kind() {
     let flipped = if text.contains("\"hashes\":[\"0") { ("[\"0", "[\"1") } else { ("[\"", "[\"0") };
     fs::write(&edge, text.replacen(flipped.0, flipped.1, 1)).unwrap();
     assert!(state.fails("log verify").contains("the edge of the tree"), "{}", state.fails("log verify"));
+}
+
+/// Whoever forges a log can say that retention removed everything that the checkpoint is of.
+#[test]
+fn a_log_that_was_never_compared_with_the_checkpoint_does_not_pass() {
+    let state = State::new("text", 60);
+    state.ok("log checkpoint -o early");
+    let forged = State(tempfile::tempdir().unwrap());
+    fs::create_dir(forged.path("audit")).unwrap();
+    let why = "older than 365 days".to_owned();
+    let removed = Removed { segments: 9, entries: 500, head: [7; 32], last_summary: [8; 32], wall_ns: 1, why };
+    fs::write(forged.path("audit").join(REMOVED_FILE), serde_json::to_vec(&removed).unwrap()).unwrap();
+    forged.write("forged", 30);
+    for name in ["early", "log.keys"] {
+        fs::copy(state.path(name), forged.path(name)).unwrap();
+    }
+    let text = forged.ok("log verify");
+    assert!(text.contains("intact") && text.contains("nothing that links it to the removed entries"), "{text}");
+    let output = forged.ctl("log verify --checkpoint early");
+    let text = out(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("NOT COMPARED WITH THE CHECKPOINT") && !text.contains("no entry was changed"), "{text}");
+    let json = out(&forged.ctl("log verify --checkpoint early -o json"));
+    assert!(json.contains("\"not-compared\"") && json.contains("\"continues_removed_entries\": false"), "{json}");
+    assert!(!state.ok("log verify --checkpoint early").contains("nothing that links"));
 }

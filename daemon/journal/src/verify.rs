@@ -79,6 +79,9 @@ pub enum Verdict {
     Shortened(String),
     /// It does not contain what a checkpoint was signed for: an entry was replaced, or the log is another one; in words.
     Forked(String),
+    /// It is intact, but retention removed what a checkpoint that was named is of, so that nothing shows that it is the log of the
+    /// checkpoint; in words.
+    NotCompared(String),
     /// There is no entry in it.
     Empty,
     /// It is not an audit log at all; in words, with what it is where that shows.
@@ -171,16 +174,24 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
         );
         Report { verdict: Verdict::Shortened(text), ..report.clone() }
     };
+    let (fork, unseen) = match fork {
+        Some(Verdict::NotCompared(why)) => (None, Some(Verdict::NotCompared(why))),
+        fork => (fork, None),
+    };
     if let (Some(fork), Verdict::Ok | Verdict::Torn { .. } | Verdict::Segment(_)) = (fork, &report.verdict) {
         return Ok(Report { verdict: fork, ..report });
     }
-    Ok(match (head, &differs) {
+    let report = match (head, &differs) {
         // What was changed within the log hides its end, and is the more exact finding.
         _ if matches!(report.verdict, Verdict::Tampered(_)) => report,
         (Some(head), Some(found)) => ends(format!("entry {} has hash {found}", head.entries.saturating_sub(1)), head),
         (Some(head), None) if !head_seen && head.entries > begin.next_index => {
             ends(format!("the log has {} entries", report.entries), head)
         }
+        _ => report,
+    };
+    Ok(match unseen {
+        Some(verdict) if report.is_ok() => Report { verdict, ..report },
         _ => report,
     })
 }

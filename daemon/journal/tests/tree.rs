@@ -97,7 +97,7 @@ impl State {
         let borders = fs::read_dir(self.dir()).unwrap().map(|entry| entry.unwrap().path());
         let borders = borders.filter(|path| path.extension().is_some_and(|extension| extension == "checkpoint"));
         let all = borders.chain([self.latest()]).filter(|path| path.exists());
-        all.map(|path| Claim { source: path.display().to_string(), tree: read_signed(&path) }).collect()
+        all.map(|path| Claim { source: path.display().to_string(), tree: read_signed(&path), named: false }).collect()
     }
 
     fn verdict(&self) -> Verdict {

@@ -41,7 +41,11 @@ pub(super) fn verify(
             .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR, or the file with --file")
     })?;
     print(&if output.json() { json::text(&as_json(&path, &report)) } else { as_text(&path, &report, &place.zone) })?;
-    Ok(if report.is_ok() { Exit::Done } else { Exit::Error })
+    Ok(match report.verdict {
+        Verdict::Ok => Exit::Done,
+        Verdict::NotCompared(_) => Exit::Partial,
+        _ => Exit::Error,
+    })
 }
 
 /// The checkpoints that the log must contain: those that are kept with it, and those that were named. Each must be signed by a
@@ -58,7 +62,7 @@ fn claims(place: &Place<'_>, dir: &Path, earlier: &[PathBuf], keys: Option<&Path
         return Ok(Vec::new());
     }
     let known = keys::known(place, keys)?.keys;
-    paths.iter().map(|path| claim(path, &known)).collect()
+    paths.iter().map(|path| claim(path, earlier.contains(path), &known)).collect()
 }
 
 /// The checkpoint in front of the file that is being written.
@@ -67,8 +71,8 @@ fn last_border(dir: &Path) -> Option<PathBuf> {
     Some(checkpoint_path(dir, end.next_index))
 }
 
-fn claim(path: &Path, keys: &Keys) -> Result<Claim, Fail> {
-    Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, keys)?.tree })
+fn claim(path: &Path, named: bool, keys: &Keys) -> Result<Claim, Fail> {
+    Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, keys)?.tree, named })
 }
 
 fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
@@ -112,6 +116,11 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
         }
         None => {}
     }
+    if report.tree.as_ref().is_some_and(|tree| !tree.continued) {
+        counted.push_str(
+            "  begins   with nothing that links it to the removed entries: no signed checkpoint that the log contains covers them\n",
+        );
+    }
     let path = path.display();
     match &report.verdict {
         Verdict::Ok => format!(
@@ -132,6 +141,11 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
         Verdict::Forked(why) => format!(
             "{path}: NOT THE LOG THAT WAS SIGNED\n{counted}  {}\n  an entry was replaced, or this is another log; keep the folder, and \
              compare it with copies made earlier\n",
+            clean(why)
+        ),
+        Verdict::NotCompared(why) => format!(
+            "{path}: NOT COMPARED WITH THE CHECKPOINT: its entries were removed by retention\n{counted}  {}\n  what is left is intact in itself, \
+             but may be another log; compare it with a later checkpoint\n",
             clean(why)
         ),
         Verdict::Empty => {
@@ -158,6 +172,7 @@ fn as_json(path: &Path, report: &Report) -> Value {
         Verdict::Segment(text) => ("tampered", why(text)),
         Verdict::Shortened(text) => ("shortened", why(text)),
         Verdict::Forked(text) => ("forked", why(text)),
+        Verdict::NotCompared(text) => ("not-compared", why(text)),
         Verdict::Empty => ("empty", Value::Null),
         Verdict::NotALog(text) => ("not-a-log", why(text)),
         Verdict::Torn { offset, index, bytes, reason } => {
@@ -182,6 +197,7 @@ fn as_json(path: &Path, report: &Report) -> Value {
             "root_hash": hex::encode(tree.root),
             "checkpoints_contained": tree.contained,
             "checkpoints_of_removed_entries": tree.removed,
+            "continues_removed_entries": tree.continued,
         })),
         "problem": problem,
     })

@@ -15,6 +15,8 @@ pub struct Claim {
     pub source: String,
     /// What it vouches for.
     pub tree: SignedTree,
+    /// Whether it was kept elsewhere, and named by who verifies: then a log that cannot be compared with it does not pass.
+    pub named: bool,
 }
 
 /// The tree over the entries of a log.
@@ -30,6 +32,8 @@ pub struct TreeReport {
     pub contained: usize,
     /// Checkpoints of entries that retention removed: nothing is left to compare them with.
     pub removed: usize,
+    /// Whether a signed checkpoint shows that the log continues the entries that were removed before its first one.
+    pub continued: bool,
 }
 
 /// The tree of a log that is being read.
@@ -40,8 +44,9 @@ pub(super) struct Compared<'a> {
     claims: Vec<&'a Claim>,
     /// Borders to come of which the edge is kept, the first one last.
     borders: Vec<u64>,
+    begin: u64,
     contained: usize,
-    removed: usize,
+    removed: Vec<&'a Claim>,
     wrong: Option<Verdict>,
 }
 
@@ -62,7 +67,7 @@ impl<'a> Compared<'a> {
                 (Tree::beginning_at(begin), Some(Verdict::Segment(format!("the tree cannot be continued: {why}"))))
             }
         };
-        let mut compared = Compared { dir, tree, claims, borders, contained: 0, removed: removed.len(), wrong };
+        let mut compared = Compared { dir, tree, claims, borders, begin, contained: 0, removed, wrong };
         compared.compare();
         compared
     }
@@ -74,7 +79,7 @@ impl<'a> Compared<'a> {
 
     /// What was found. The claims that are left are of more entries than the log has.
     pub fn finish(self) -> (TreeReport, Option<Verdict>) {
-        let Compared { tree, claims, contained, removed, wrong, .. } = self;
+        let Compared { tree, claims, begin, contained, removed, wrong, .. } = self;
         let (first, size, root) = (tree.first, tree.frontier.size(), tree.frontier.root());
         let short = claims.first().map(|claim| {
             Verdict::Shortened(format!(
@@ -84,7 +89,18 @@ impl<'a> Compared<'a> {
                 claim.tree.entries()
             ))
         });
-        (TreeReport { first, size, root, contained, removed }, wrong.or(short))
+        let unseen = removed.iter().find(|claim| claim.named).map(|claim| {
+            Verdict::NotCompared(format!(
+                "the checkpoint {} was signed for {} entries, but the first {begin} entries of the log were removed by retention: \
+                 nothing is left to compare it with",
+                claim.source,
+                claim.tree.entries()
+            ))
+        });
+        // What is contained was compared with a tree that begins with the edge in front of the first entry.
+        let continued = begin == 0 || (first < begin && contained > 0);
+        let report = TreeReport { first, size, root, contained, removed: removed.len(), continued };
+        (report, wrong.or(short).or(unseen))
     }
 
     fn compare(&mut self) {
@@ -106,7 +122,7 @@ impl<'a> Compared<'a> {
     }
 }
 
-fn differs(tree: &Tree, Claim { source, tree: claimed }: &Claim) -> Option<String> {
+fn differs(tree: &Tree, Claim { source, tree: claimed, .. }: &Claim) -> Option<String> {
     if claimed.first != tree.first {
         return Some(format!(
             "the tree of the log begins with entry {}, but that of the checkpoint {source} with entry {}",
