@@ -4,7 +4,7 @@ mod quota;
 mod vouch;
 
 pub use quota::Budget;
-pub use vouch::Vouch;
+pub use vouch::{Vouch, rotate};
 
 use crate::platform::clock;
 use failsafe_core::{

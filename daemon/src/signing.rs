@@ -53,6 +53,18 @@ pub enum KeyError {
         /// What is wrong with it.
         why: String,
     },
+    /// There is no room for another retired key.
+    #[error(
+        "the signing keys {path} would have more than {MAX_BYTES} bytes with another key, and could not be read again; the present \
+         key stays in use"
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The public keys could not be told to who verifies.
+    #[error("the new public key cannot be published, so it is not used: {0}")]
+    Unpublished(String),
     /// Others than root may have read the key.
     #[error(
         "the signing keys {path} have mode {mode:04o} and owner {owner}, expected 0600 and {expected}: somebody else may have \
@@ -90,7 +102,10 @@ struct Loaded {
 /// The node's keys, read once. Signing takes no file and no disk.
 pub struct SigningKeys {
     path: PathBuf,
+    /// Held for the time of an assignment only: whoever signs or lists keys takes it, also threads that must not wait for a disk.
     loaded: Mutex<Result<Arc<Loaded>, KeyError>>,
+    /// One rotation at a time; held while it writes.
+    rotating: Mutex<()>,
 }
 
 impl SigningKeys {
@@ -103,7 +118,7 @@ impl SigningKeys {
             Ok(None) => create(&path, now_ns),
             Err(error) => Err(error),
         };
-        SigningKeys { path, loaded: Mutex::new(loaded.map(Arc::new)) }
+        SigningKeys { path, loaded: Mutex::new(loaded.map(Arc::new)), rotating: Mutex::new(()) }
     }
 
     /// The key that signs now. It stays the same through a rotation.
@@ -122,20 +137,27 @@ impl SigningKeys {
         self.loaded().map(|loaded| loaded.keys.clone())
     }
 
-    /// Signs with a new key from now on. The old public key stays listed as retired.
+    /// Signs with a new key from now on. The old public key stays listed as retired. `publish` gets the keys to be before one of
+    /// them signs, so that nothing is signed that nobody can verify; and once more those of before, if storing failed.
     ///
     /// # Errors
-    /// There is no key, or the new one cannot be stored: then the old one goes on signing.
-    pub fn rotate(&self, now_ns: i64) -> Result<NodeKey, KeyError> {
-        let mut guard = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = guard.clone()?;
+    /// There is no key, or the new one cannot be published or stored: then the old one goes on signing.
+    pub fn rotate(&self, now_ns: i64, publish: impl Fn(&[NodeKey]) -> Result<(), String>) -> Result<NodeKey, KeyError> {
+        let _one_at_a_time = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.loaded()?;
         let secret = generate(&self.path)?;
         let new = NodeKey { public: public(&secret), created_ns: now_ns, retired_ns: None };
         let retired = old.keys.iter().map(|key| NodeKey { retired_ns: key.retired_ns.or(Some(now_ns)), ..key.clone() });
         let keys = std::iter::once(new.clone()).chain(retired).collect();
         let loaded = Loaded { secret, keys };
-        write(&self.path, &loaded)?;
-        *guard = Ok(Arc::new(loaded));
+        let text = encode(&self.path, &loaded)?;
+        publish(&loaded.keys).map_err(KeyError::Unpublished)?;
+        if let Err(error) = write(&self.path, &text) {
+            // One key too many among the public ones harms nobody.
+            let _later = publish(&old.keys);
+            return Err(error);
+        }
+        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(loaded));
         Ok(new)
     }
 
@@ -173,7 +195,7 @@ fn create(path: &Path, now_ns: i64) -> Result<Loaded, KeyError> {
     let secret = generate(path)?;
     let keys = vec![NodeKey { public: public(&secret), created_ns: now_ns, retired_ns: None }];
     let loaded = Loaded { secret, keys };
-    write(path, &loaded)?;
+    write(path, &encode(path, &loaded)?)?;
     tracing::info!(path = %path.display(), keyid = %public(&loaded.secret).id(), "created the node's signing key");
     Ok(loaded)
 }
@@ -248,8 +270,8 @@ fn parse(text: &str) -> Result<Loaded, String> {
     secret.map(|secret| Loaded { secret, keys }).ok_or_else(|| "there is no active key".to_owned())
 }
 
-/// Replaces the file: a new one is written and synced beside it, and takes its name.
-fn write(path: &Path, loaded: &Loaded) -> Result<(), KeyError> {
+/// The text of the file, of a size that can be read again.
+fn encode(path: &Path, loaded: &Loaded) -> Result<String, KeyError> {
     let fail = failed(path, "write");
     let mut text = format!("{HEAD}\n");
     for NodeKey { public, created_ns, retired_ns } in &loaded.keys {
@@ -259,6 +281,12 @@ fn write(path: &Path, loaded: &Loaded) -> Result<(), KeyError> {
         };
         writeln!(text, "{line}").map_err(|error| fail(io::Error::other(error)))?;
     }
+    if text.len() as u64 > MAX_BYTES { Err(KeyError::Full { path: path.to_owned() }) } else { Ok(text) }
+}
+
+/// Replaces the file: a new one is written and synced beside it, and takes its name.
+fn write(path: &Path, text: &str) -> Result<(), KeyError> {
+    let fail = failed(path, "write");
     let part = path.with_extension("new");
     // What a crash left behind; never a link to follow.
     match fs::remove_file(&part) {
@@ -305,13 +333,58 @@ mod tests {
         let keys = SigningKeys::open(dir.path(), 1);
         let first = keys.signer().unwrap().public();
         fs::write(dir.path().join("signing-keys.new"), "half a file").unwrap();
-        let second = keys.rotate(5).unwrap();
-        keys.rotate(9).unwrap();
+        let second = keys.rotate(5, |_| Ok(())).unwrap();
+        keys.rotate(9, |_| Ok(())).unwrap();
         let listed = SigningKeys::open(dir.path(), 10).listed().unwrap();
         assert_eq!(listed, keys.listed().unwrap());
         let retired: Vec<_> = listed.iter().map(|key| (key.created_ns, key.retired_ns)).collect();
         assert_eq!(retired, [(9, None), (5, Some(9)), (1, Some(5))]);
         assert!(listed[1].public == second.public && listed[2].public == first);
+    }
+
+    #[test]
+    fn a_rotation_on_a_disk_that_hangs_keeps_nobody_from_signing() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Arc::new(SigningKeys::open(dir.path(), 1));
+        let old = keys.signer().unwrap().public();
+        let (hang, hanging) = std::sync::mpsc::channel::<()>();
+        let rotating = keys.clone();
+        let (began, begins) = std::sync::mpsc::channel();
+        let rotation = std::thread::spawn(move || {
+            let slow = |_: &[NodeKey]| {
+                began.send(()).unwrap();
+                hanging.recv().map_err(|error| error.to_string())
+            };
+            rotating.rotate(5, slow).map(|key| key.public)
+        });
+        begins.recv().unwrap();
+        let (asked, answer) = std::sync::mpsc::channel();
+        let asking = keys.clone();
+        std::thread::spawn(move || asked.send((asking.signer().unwrap().public(), asking.listed().unwrap().len())));
+        let seen = answer.recv_timeout(std::time::Duration::from_secs(10));
+        hang.send(()).unwrap();
+        assert_eq!(seen, Ok((old, 1)), "they waited for the rotation");
+        assert_eq!(rotation.join().unwrap().unwrap(), keys.signer().unwrap().public());
+    }
+
+    #[test]
+    fn a_rotation_after_which_the_file_could_not_be_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let secret = generate(&path).unwrap();
+        let key = |retired_ns| NodeKey { public: public(&secret), created_ns: 1, retired_ns };
+        let sized = |retired: usize| {
+            let keys = std::iter::once(key(None)).chain(std::iter::repeat_n(key(Some(5)), retired)).collect();
+            encode(&path, &Loaded { secret: secret.clone(), keys })
+        };
+        let most = (0..14).rev().fold(0, |n, bit| if sized(n + (1 << bit)).is_ok() { n + (1 << bit) } else { n });
+        let full = sized(most).unwrap();
+        write(&path, &full).unwrap();
+        let keys = SigningKeys::open(dir.path(), 2);
+        let why = keys.rotate(9, |_| panic!("it was published")).unwrap_err().to_string();
+        assert!(why.contains("the present key stays in use"), "{why}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), full);
+        assert!(keys.signer().unwrap().public() == public(&secret));
     }
 
     #[test]

@@ -129,10 +129,10 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         let Orderer { by, actor } = self.0.principal(&request)?.may_order()?;
         let share = Peer::of(&request)?.share();
         let why = reason(request.into_inner().reason)?;
-        let (keys, log) = (self.0.attestor.keys.clone(), self.0.log.clone());
+        let (keys, log, folder) = (self.0.attestor.keys.clone(), self.0.log.clone(), self.0.config.state_dir.clone());
         let rotated = self.0.work(share).read(share, move || {
             let old = keys.signer()?.public();
-            let key = keys.rotate(clock::wall_ns())?;
+            let key = crate::log::rotate(&keys, &folder, clock::wall_ns())?;
             let (keyid, retired) = (key.public.id().0, old.id().0);
             log.record(&Record::KeyRotated { keyid, retired, by, actor, why }, None, None);
             Ok::<_, KeyError>(key)

@@ -1,9 +1,12 @@
 //! Checkpoints of the audit log, signed with the node's key; and the public keys, in a file for who verifies on this node.
 
 use crate::signing::{KeyError, NodeKey, NodeSigner, SigningKeys};
-use failsafe_journal::tree::signed::{KEY_NAME, KEYS_FILE, Signing};
+use failsafe_journal::{
+    storage::folder::replace_synced,
+    tree::signed::{KEY_NAME, KEYS_FILE, Signing},
+};
 use failsafe_tlog::{Keys, Signer, VerifierKey};
-use std::{fmt::Write as _, fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
 /// What vouches for the log while it is written.
 #[derive(Clone)]
@@ -38,24 +41,29 @@ impl Vouch {
     /// Writes the public keys to the state folder.
     pub(super) fn publish(&self, state_dir: &Path) -> Result<(), String> {
         let listed = self.keys.listed().map_err(|error: KeyError| error.to_string())?;
-        let mut text = String::from(
-            "# Public keys of this node: KEYID BASE64 COMMENT. They verify the checkpoints of its audit log.\n",
-        );
-        for NodeKey { public, retired_ns, .. } in &listed {
-            let state = if retired_ns.is_some() { "retired" } else { "active" };
-            // Writing to a text does not fail.
-            let _text = writeln!(text, "{} {} this node, {state}", public.id(), public.base64());
-        }
-        let path = state_dir.join(KEYS_FILE);
-        replace(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        publish(&listed, state_dir)
     }
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("keys.part");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&part)?;
-    io::Write::write_all(&mut file, bytes)?;
-    fs::rename(&part, path)
+/// Signs with a new key from now on. It is among the public keys in the state folder before anything is signed with it.
+///
+/// # Errors
+/// As for [`SigningKeys::rotate`].
+pub fn rotate(keys: &SigningKeys, state_dir: &Path, now_ns: i64) -> Result<NodeKey, KeyError> {
+    keys.rotate(now_ns, |listed| publish(listed, state_dir))
+}
+
+fn publish(listed: &[NodeKey], state_dir: &Path) -> Result<(), String> {
+    let mut text = String::from(
+        "# Public keys of this node: KEYID BASE64 COMMENT. They verify the checkpoints of its audit log.\n",
+    );
+    for NodeKey { public, retired_ns, .. } in listed {
+        let state = if retired_ns.is_some() { "retired" } else { "active" };
+        // Writing to a text does not fail.
+        let _text = writeln!(text, "{} {} this node, {state}", public.id(), public.base64());
+    }
+    let path = state_dir.join(KEYS_FILE);
+    replace_synced(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 fn verifier(key: &NodeKey) -> Result<VerifierKey, String> {
@@ -79,5 +87,36 @@ impl Signer for LogSigner {
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.signer.sign(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_new_key_is_published_before_it_is_used_and_not_used_if_it_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = SigningKeys::open(dir.path(), 1);
+        let listed = || fs::read_to_string(dir.path().join(KEYS_FILE)).unwrap_or_default();
+        // What a crash left, or somebody put there to have another file written.
+        let (part, other) = (dir.path().join("log.keys.part"), dir.path().join("other"));
+        fs::write(&other, "kept").unwrap();
+        std::os::unix::fs::symlink(&other, &part).unwrap();
+        let new = rotate(&keys, dir.path(), 5).unwrap().public;
+        assert!(listed().contains(&new.base64()), "{}", listed());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+        let seen = keys.rotate(6, |keys| {
+            publish(keys, dir.path())?;
+            assert!(listed().contains(&keys[0].public.base64()));
+            Ok(())
+        });
+        let new = seen.unwrap().public;
+        let before = listed();
+        fs::create_dir(&part).unwrap();
+        assert!(rotate(&keys, dir.path(), 7).unwrap_err().to_string().contains("log.keys"));
+        assert!(keys.signer().unwrap().public() == new && listed() == before);
+        assert_eq!(SigningKeys::open(dir.path(), 8).signer().unwrap().public(), new, "nor after a restart");
     }
 }

@@ -326,8 +326,7 @@ impl Storage for LogFolder {
         if fs::read(&path).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
-        replace(&path, &bytes)?;
-        sync_dir(&self.dir).map_err(|error| error.source)
+        replace_synced(&path, &bytes)
     }
 
     fn signed(&self) -> Option<&SignedTree> {
@@ -451,12 +450,23 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write().map_err(FileError::at("write", path))
 }
 
-/// Replaces a file by a whole one.
+/// Replaces a file by a whole one, which is there after a power cut too.
+///
+/// # Errors
+/// Those of the medium; then the file before is still there, or the new one.
+pub fn replace_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes)?;
+    path.parent().map_or(Ok(()), |folder| sync_dir(folder).map_err(|error| error.source))
+}
+
+/// Replaces a file by a whole one. It survives a power cut when its folder was synced.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&part)?;
+    // What a crash left behind; never a link to follow.
+    remove(&part).map_err(|error| error.source)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&part, path)
