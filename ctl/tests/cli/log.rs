@@ -2,6 +2,7 @@
 
 use crate::support::{bare, err, out};
 use ed25519_dalek::{Signer as _, SigningKey};
+use failsafe_attest::PublicKey;
 use failsafe_journal::{
     AuditLog, Draft, Stamp,
     segments::{REMOVED_FILE, Removed},
@@ -107,6 +108,16 @@ fn an_entry_is_proved_with_a_file_and_a_key_alone() {
     fs::write(elsewhere.path("keys"), signer(1).1.to_string()).unwrap();
     let text = elsewhere.ok("log verify-proof p --keys keys");
     assert!(text.contains("proved: entry 24 is in the log") && text.contains("{\"index\":24,"), "{text}");
+    // A list of the keys of all nodes: it says whose log the entry is in.
+    let line = |seed: u8, comment: &str| {
+        let public = PublicKey::from_bytes(&signer(seed).1.public()).unwrap();
+        format!("{} {} {comment}\n", public.id(), public.base64())
+    };
+    fs::write(elsewhere.path("keys"), line(2, "node b") + &line(1, "node a")).unwrap();
+    let text = elsewhere.ok("log verify-proof p --keys keys");
+    let id = PublicKey::from_bytes(&signer(1).1.public()).unwrap().id();
+    assert!(text.contains(&format!("  of       {id}, `node a`")) && !text.contains("node b"), "{text}");
+    assert!(elsewhere.ok("log verify-proof p --keys keys --json").contains("\"key_comment\": \"node a\""));
     fs::write(elsewhere.path("keys"), signer(2).1.to_string()).unwrap();
     assert!(elsewhere.fails("log verify-proof p --keys keys").contains("no signature is by a known key"));
     fs::write(elsewhere.path("keys"), "").unwrap();

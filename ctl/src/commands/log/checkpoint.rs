@@ -35,6 +35,7 @@ pub(super) fn checkpoint(place: &Place<'_>, out: &LogOut, keys: Option<&Path>) -
     let path = place.state_dir.join(CHECKPOINT_FILE);
     let opened = open(&path, &known.keys)?;
     let Opened { note, checkpoint, tree, key } = &opened;
+    let about = known.about(key);
     let text = match out.json {
         true => json::text(&json!({
             "origin": checkpoint.origin,
@@ -43,9 +44,11 @@ pub(super) fn checkpoint(place: &Place<'_>, out: &LogOut, keys: Option<&Path>) -
             "size": tree.size,
             "root_hash": hex::encode(tree.root),
             "key": key.to_string(),
+            "key_id": about.id,
+            "key_comment": about.comment,
             "note": String::from_utf8_lossy(note),
         })),
-        false => format!("{}\nkey {key}\n", clean_lines(&String::from_utf8_lossy(note))),
+        false => format!("{}\nkey {key}\nof  {}\n", clean_lines(&String::from_utf8_lossy(note)), about.text()),
     };
     super::put(out, note, &text)?;
     Ok(Exit::Done)

@@ -5,10 +5,10 @@ use crate::{
     exit::{Exit, Fail},
     render::clean,
 };
-use failsafe_attest::{AllowedKeys, KeyId};
+use failsafe_attest::{AllowedKeys, KeyId, PublicKey};
 use failsafe_journal::tree::signed::{KEY_NAME, KEYS_FILE};
 use failsafe_tlog::{Keys, VerifierKey};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// Largest file of keys, in bytes.
 const MAX_BYTES: usize = 1 << 20;
@@ -17,6 +17,38 @@ const MAX_BYTES: usize = 1 << 20;
 pub(super) struct Known {
     pub keys: Keys,
     pub own: bool,
+    /// By key id.
+    comments: BTreeMap<String, String>,
+}
+
+/// What is said of a key: which node it is of, in a list of several.
+pub(super) struct About {
+    pub id: String,
+    /// Of the line in the file of keys; empty if there is none.
+    pub comment: String,
+}
+
+impl Known {
+    pub fn about(&self, key: &VerifierKey) -> About {
+        let id = id(key);
+        let comment = self.comments.get(&id).cloned().unwrap_or_default();
+        About { id, comment }
+    }
+}
+
+impl About {
+    /// One line.
+    pub fn text(&self) -> String {
+        match self.comment.as_str() {
+            "" => format!("{}, without a comment", self.id),
+            comment => format!("{}, `{}`", self.id, clean(comment)),
+        }
+    }
+}
+
+fn id(key: &VerifierKey) -> String {
+    // It was read as a key, so it is one.
+    PublicKey::from_bytes(&key.public()).map(|public| public.id().0).unwrap_or_default()
 }
 
 /// The keys in `file`, or this node's own.
@@ -30,30 +62,36 @@ pub(super) fn known(place: &Place<'_>, file: Option<&Path>) -> Result<Known, Fai
     let shown = clean(&path.display().to_string());
     let text =
         String::from_utf8(bytes).map_err(|error| Fail::because(format!("{shown} is no file of keys"), &error))?;
-    let keys = parse(&text).map_err(|why| Fail::new(Exit::Error, format!("{shown}: {why}")))?;
-    Ok(Known { keys, own: file.is_none() })
+    let lines = parse(&text).map_err(|why| Fail::new(Exit::Error, format!("{shown}: {why}")))?;
+    let comments = lines.iter().map(|(key, comment)| (id(key), comment.clone())).collect();
+    let keys = Keys::of(lines.into_iter().map(|(key, _)| key).collect());
+    Ok(Known { keys, own: file.is_none(), comments })
 }
 
 /// Lines `KEYID BASE64 COMMENT`, as in an allowed-keys file, or `NAME+ID+KEY`, as other tools of transparency logs have them.
-fn parse(text: &str) -> Result<Keys, String> {
+/// Also their comments.
+fn parse(text: &str) -> Result<Vec<(VerifierKey, String)>, String> {
     let mut keys = Vec::new();
     for (at, line) in text.lines().map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let key = match line.split_whitespace().next() {
-            Some(key) if key.contains('+') => VerifierKey::parse(line).map_err(|error| error.to_string()),
+            Some(key) if key.contains('+') => {
+                VerifierKey::parse(line).map(|key| (key, String::new())).map_err(|error| error.to_string())
+            }
             id => allowed(line, id.unwrap_or_default()),
         };
         keys.push(key.map_err(|why| format!("line {}: {why}", at + 1))?);
     }
-    if keys.is_empty() { Err("it has no key".to_owned()) } else { Ok(Keys::of(keys)) }
+    if keys.is_empty() { Err("it has no key".to_owned()) } else { Ok(keys) }
 }
 
-fn allowed(line: &str, id: &str) -> Result<VerifierKey, String> {
+fn allowed(line: &str, id: &str) -> Result<(VerifierKey, String), String> {
     let allowed = AllowedKeys::parse(line).map_err(|error| error.to_string().replacen("line 1: ", "", 1))?;
-    let (public, _) = allowed.get(&KeyId(id.to_owned())).ok_or("expected `KEYID BASE64 COMMENT`")?;
-    VerifierKey::new(KEY_NAME, public.bytes()).map_err(|error| error.to_string())
+    let (public, comment) = allowed.get(&KeyId(id.to_owned())).ok_or("expected `KEYID BASE64 COMMENT`")?;
+    let key = VerifierKey::new(KEY_NAME, public.bytes()).map_err(|error| error.to_string())?;
+    Ok((key, comment.to_owned()))
 }
 
 #[cfg(test)]
@@ -69,8 +107,8 @@ mod tests {
         let public = PublicKey::from_bytes(&public).unwrap();
         let line = format!("{} {} node 7", public.id(), public.base64());
         let keys = parse(&format!("# keys\n\n{KEY}\n{line}\n")).unwrap();
-        let names: Vec<&str> = keys.iter().map(VerifierKey::name).collect();
-        assert_eq!(names, ["example.com/foo", "failsafe"]);
+        let names: Vec<_> = keys.iter().map(|(key, comment)| (key.name(), comment.as_str())).collect();
+        assert_eq!(names, [("example.com/foo", ""), ("failsafe", "node 7")]);
         assert_eq!(parse("# none\n").unwrap_err(), "it has no key");
         assert!(
             parse(&format!("{line}\n{}\n", KEY.replace("foo", "bar"))).unwrap_err().starts_with("line 2: the id of")

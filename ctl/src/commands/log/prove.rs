@@ -64,6 +64,7 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_jso
         ));
     };
     let text = String::from_utf8_lossy(&proved.entry);
+    let about = known.about(proved.key);
     if as_json {
         let value = json!({
             "proved": true,
@@ -72,6 +73,8 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_jso
             "entries": tree.entries(),
             "root_hash": hex::encode(tree.root),
             "key": proved.key.to_string(),
+            "key_id": about.id,
+            "key_comment": about.comment,
             "own_key": known.own,
             "text": text,
         });
@@ -85,11 +88,12 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_jso
         false => "",
     };
     print(&format!(
-        "{shown}: proved: entry {} is in the log\n  log      {}\n  entries  {} when the checkpoint was signed\n  key      {}{trust}\n  entry    {}\n",
+        "{shown}: proved: entry {} is in the log\n  log      {}\n  entries  {} when the checkpoint was signed\n  key      {}\n  of       {}{trust}\n  entry    {}\n",
         entry.index,
         clean(&tree.origin),
         tree.entries(),
         clean(&proved.key.to_string()),
+        about.text(),
         clean(&text)
     ))?;
     Ok(Exit::Done)
