@@ -164,6 +164,11 @@ pub trait Storage: ReadAt {
     }
 
     /// Moves all that was signed, and the edges of the tree, out of the way.
+    /// Whether opening the medium found checkpoints that are not of this log, or that cannot be read: they are to be put aside.
+    fn aside_due(&self) -> bool {
+        false
+    }
+
     ///
     /// # Errors
     /// Those of the medium.

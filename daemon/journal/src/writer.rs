@@ -49,6 +49,10 @@ pub struct AuditLog<S> {
     signed: u64,
     /// Leaf hash of the last durable entry.
     durable_head: Hash,
+    /// Since when what was signed is to be put aside, wall clock ns: as soon as the finding that says why is durable.
+    aside_due: Option<u64>,
+    /// Why it could not be put aside.
+    aside_problem: Option<String>,
 }
 
 /// What opening a log found and did.
@@ -123,14 +127,17 @@ impl<S: Storage> AuditLog<S> {
                 .find_map(|head| shortened(head, chain, |at| hashes.get(&at).copied().or_else(|| storage.hash_at(at)))),
         );
         let last = storage.signed().cloned();
-        let (growing, contradicted) = grow(&mut storage, start.next_index, leaves, clock);
+        let (growing, contradicted) = grow(&mut storage, start.next_index, leaves);
         let last = last.filter(|_| contradicted.is_none());
         findings.extend(contradicted);
+        let aside_due = growing.is_held().then(|| clock.now().wall_ns);
         let mut log = Self {
             growing,
             signed: last.as_ref().map_or(0, tree::SignedTree::entries),
             origin: last.map(|last| last.origin),
             durable_head: chain.head,
+            aside_due,
+            aside_problem: None,
             seal_at: storage.seal_at(),
             unsealed: None,
             storage,
@@ -154,6 +161,10 @@ impl<S: Storage> AuditLog<S> {
             Ok(written) => (written, None),
             Err(error) => (Vec::new(), Some(chain_text(&error))),
         };
+        if aside_due.is_some() && log.aside_due.is_none() {
+            // What is amiss is reported already.
+            let _none = log.growing.build(&mut log.storage, tree::START_BYTES);
+        }
         Ok((log, Recovery { entries, dropped, written, deferred, findings }))
     }
 
@@ -205,6 +216,7 @@ impl<S: Storage> AuditLog<S> {
                     let head = Head { entries: last.index + 1, hash: last.leaf_hash, wall_ns: last.about.wall_ns };
                     self.storage.note_head(head);
                 }
+                self.put_signed_aside();
                 Ok(written)
             }
             Err(error) => {
@@ -271,19 +283,39 @@ impl<S: Storage> AuditLog<S> {
         let found = self.growing.build(&mut self.storage, tree::STEP_BYTES);
         if let Some(why) = &found {
             if self.growing.stuck().is_none() {
-                restart(&mut self.growing, &mut self.storage, now.wall_ns);
+                restart(&mut self.growing, &self.storage);
                 (self.origin, self.signed) = (None, 0);
             }
             // The text is a string of ours, which an entry always has room for.
+                self.aside_due = Some(now.wall_ns);
             let _reported = self.append(&mismatch(why, now));
         }
-        (self.growing.is_building(), found)
+        (self.is_building_tree(), found)
     }
 
     /// Whether sealed segments are still being read for the tree.
     #[must_use]
     pub fn is_building_tree(&self) -> bool {
-        self.growing.is_building()
+        self.growing.is_building() && !self.growing.is_held()
+    }
+
+    /// Why what was signed of another log cannot be put aside, so that nothing is signed.
+    #[must_use]
+    pub fn aside_problem(&self) -> Option<&str> {
+        self.aside_problem.as_deref()
+    }
+
+    /// Puts aside what was signed, if the log does not contain it. The finding that says so is durable.
+    fn put_signed_aside(&mut self) {
+        let Some(wall_ns) = self.aside_due else { return };
+        match self.storage.put_signed_aside(wall_ns) {
+            Ok(()) => {
+                (self.aside_due, self.aside_problem) = (None, None);
+                self.growing.release();
+            }
+            // The next commit tries again.
+            Err(error) => self.aside_problem = Some(error.to_string()),
+        }
     }
 
     /// The tree of the durable entries; `None` while it is being built, or if it cannot be.
@@ -299,7 +331,8 @@ impl<S: Storage> AuditLog<S> {
     }
 
     /// Signs the tree of the durable entries and keeps the checkpoint, if there are entries that none vouches for. With `border`
-    /// it is also kept as that of the border of segments at which the tree stands. True: it was signed.
+    /// it is also kept as that of the border of segments at which the tree stands. True: it was signed. Nothing is while checkpoints
+    /// that the log does not contain are not put aside yet.
     ///
     /// # Errors
     /// Those of the medium; the checkpoint before is then still there.
@@ -371,10 +404,16 @@ impl<S: Storage> AuditLog<S> {
 }
 
 /// The tree of a log that was just read, compared with what was signed of it. Also what is amiss.
-fn grow<S: Storage>(storage: &mut S, from: u64, leaves: Vec<Hash>, clock: &dyn Clock) -> (Growing, Option<String>) {
+fn grow<S: Storage>(storage: &mut S, from: u64, leaves: Vec<Hash>) -> (Growing, Option<String>) {
     let last = storage.signed().cloned();
     let at_most = last.as_ref().map_or(from, |last| last.entries().min(from));
     let (tree, lost) = match storage.tree_before(at_most) {
+    let begin = storage.begin();
+    if storage.aside_due() {
+        let mut growing = Growing::new(Tree::beginning_at(begin), from, leaves, None);
+        restart(&mut growing, storage);
+        return (growing, None);
+    }
         Ok(tree) => (tree, None),
         Err(why) => {
             let begin = storage.begin();
@@ -386,19 +425,14 @@ fn grow<S: Storage>(storage: &mut S, from: u64, leaves: Vec<Hash>, clock: &dyn C
     let mut growing = Growing::new(tree, from, leaves, last);
     let found = lost.or_else(|| growing.build(storage, tree::START_BYTES));
     if found.is_some() && growing.stuck().is_none() {
-        restart(&mut growing, storage, clock.now().wall_ns);
-        // What is amiss is reported already.
-        let _none = growing.build(storage, tree::START_BYTES);
+        restart(&mut growing, storage);
     }
     (growing, found)
 }
 
-/// Begins the tree anew from the log's beginning, and puts aside what was signed.
-fn restart<S: Storage>(growing: &mut Growing, storage: &mut S, wall_ns: u64) {
-    // What cannot be moved is overwritten by the next checkpoint; the finding has its content.
-    let _medium = storage.put_signed_aside(wall_ns);
-    let begin = storage.begin();
-    growing.restart(storage.tree_before(begin).unwrap_or_else(|_| Tree::beginning_at(begin)));
+/// Begins the tree anew from the log's beginning, without the edges that were kept, and not before they are put aside.
+fn restart<S: Storage>(growing: &mut Growing, storage: &S) {
+    growing.hold(Tree::beginning_at(storage.begin()));
 }
 
 /// Makes sure that the edge in front of entry `at` is kept.

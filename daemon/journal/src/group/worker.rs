@@ -27,7 +27,10 @@ pub(super) fn run<S: Storage>(log: AuditLog<S>, queue: &Queue, options: Options,
         worker.failed(error);
     }
     while worker.turn() {}
-    worker.vouch(true);
+    // What could not be written is not signed over.
+    if worker.outage.is_none() {
+        worker.vouch(true);
+    }
 }
 
 struct Worker<'a, S> {
@@ -112,6 +115,12 @@ impl<S: Storage> Worker<'_, S> {
         match self.log.commit() {
             Ok(written) => {
                 self.tell(&written);
+                if let Some(why) = self.log.aside_problem() {
+                    let why = format!(
+                        "earlier checkpoints, which the audit log does not contain, cannot be put aside: {why}"
+                    );
+                    self.queue.set_tree(|tree| tree.problem = Some(why));
+                }
                 if let Some(outage) = self.outage.take() {
                     self.queue.outage_over();
                     // Appended only now, behind what was delayed; a second sync is nothing after an outage.

@@ -92,6 +92,7 @@ pub struct LogFolder {
     reserve: Option<File>,
     removed: Option<Removed>,
     signed: Option<SignedTree>,
+    aside_due: bool,
     leaves: Option<Leaves>,
 }
 
@@ -107,22 +108,15 @@ impl LogFolder {
         finish_removal(dir)?;
         drop_orphans(dir)?;
         let catalog = repaired(dir, &mut findings);
-        let latest = layout.checkpoint.as_ref();
-        let aside = |source: io::Error| FileError::at("put aside checkpoints in", dir)(source);
-        let signed = match latest {
+        let (signed, aside_due) = match &layout.checkpoint {
             // A new log is not the one that was signed.
-            Some((latest, _)) if layout.fresh => {
-                signed::put_aside(dir, Some(latest), modified(latest)).map_err(aside)?;
-                None
-            }
+            Some((latest, _)) if layout.fresh => (None, signed::exist(dir, latest)),
             Some((latest, keys)) => {
                 let last = signed::last(dir, latest, keys, &mut findings);
-                if last.is_none() && !keys.is_empty() && signed::exist(dir, latest) {
-                    signed::put_aside(dir, Some(latest), modified(latest)).map_err(aside)?;
-                }
-                last
+                let unreadable = last.is_none() && !keys.is_empty() && signed::exist(dir, latest);
+                (last, unreadable)
             }
-            None => None,
+            None => (None, false),
         };
         // A folder whose last summary cannot be made is not continued: the file's own header counts.
         let start = catalog.end();
@@ -157,6 +151,7 @@ impl LogFolder {
             reserve: None,
             removed: catalog.removed,
             signed,
+            aside_due,
             leaves: None,
             layout,
         };
@@ -340,8 +335,17 @@ impl Storage for LogFolder {
 
     fn put_signed_aside(&mut self, wall_ns: u64) -> io::Result<()> {
         let latest = self.layout.checkpoint.as_ref().map(|(latest, _)| latest.as_path());
-        self.signed = None;
-        signed::put_aside(&self.dir, latest, wall_ns)
+        let put = || signed::put_aside(&self.dir, latest, wall_ns);
+        match put() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.use_reserve() => put()?,
+            other => other?,
+        }
+        (self.signed, self.aside_due) = (None, false);
+        Ok(())
+    }
+
+    fn aside_due(&self) -> bool {
+        self.aside_due
     }
 
     fn hash_at(&self, index: u64) -> Option<Hash> {
@@ -363,13 +367,6 @@ fn finish_removal(dir: &Path) -> Result<(), FileError> {
         remove(&segment_path(dir, first))?;
     }
     Ok(())
-}
-
-/// When a file was written last, nanoseconds since the epoch; 0 if that is not known.
-fn modified(path: &Path) -> u64 {
-    let modified = fs::metadata(path).and_then(|found| found.modified()).ok();
-    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or_default()
 }
 
 /// Summaries and indices of which the segment was never renamed: a crash between the two. And edges and checkpoints in front of

@@ -20,20 +20,23 @@ pub(crate) struct Growing {
     signed: Option<SignedTree>,
     /// Why the tree cannot be continued.
     stuck: Option<String>,
+    /// The tree is not built, and no edge kept, until what was signed of another one is put aside.
+    held: bool,
 }
 
 impl Growing {
     /// A tree that stands at `tree`; the file being written begins with entry `from` and has the entries of `waiting`.
     pub fn new(tree: Tree, from: u64, waiting: Vec<Hash>, signed: Option<SignedTree>) -> Growing {
-        Growing { tree, waiting, from, borders: Vec::new(), signed, stuck: None }
+        Growing { tree, waiting, from, borders: Vec::new(), signed, stuck: None, held: false }
     }
 
     /// The tree of all durable entries; `None` while it is being built.
     pub fn ready(&self) -> Option<&Tree> {
-        (self.waiting.is_empty() && self.tree.entries() == self.from && self.stuck.is_none()).then_some(&self.tree)
+        let complete = self.waiting.is_empty() && self.tree.entries() == self.from;
+        (complete && self.stuck.is_none() && !self.held).then_some(&self.tree)
     }
 
-    /// Whether there are sealed segments left to read.
+    /// Whether there are entries left to bring into the tree.
     pub fn is_building(&self) -> bool {
         self.stuck.is_none() && self.ready().is_none()
     }
@@ -62,12 +65,12 @@ impl Growing {
     }
 
     /// Reads about `budget` bytes of sealed segments. Returns what is amiss: the log is not the one that was signed. The caller
-    /// puts aside what was signed, and calls [`restart`](Self::restart).
+    /// calls [`hold`](Self::hold), and puts aside what was signed when the finding is durable.
     pub fn build(&mut self, storage: &mut impl Storage, budget: u64) -> Option<String> {
         if let Some(why) = self.signed.as_ref().and_then(|signed| self.cannot_contain(signed)) {
             return Some(why);
         }
-        if self.stuck.is_some() || (self.ready().is_some() && self.signed.is_none()) {
+        if self.stuck.is_some() || self.held || (self.ready().is_some() && self.signed.is_none()) {
             return None;
         }
         match self.read(storage, budget) {
@@ -100,9 +103,19 @@ impl Growing {
         None
     }
 
-    /// Begins anew at `tree`, without anything to compare with.
-    pub fn restart(&mut self, tree: Tree) {
-        (self.tree, self.signed) = (tree, None);
+    /// Begins anew at `tree`, without anything to compare with, and waits for [`release`](Self::release).
+    pub fn hold(&mut self, tree: Tree) {
+        (self.tree, self.signed, self.held) = (tree, None, true);
+    }
+
+    /// Whether it waits.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// What was signed is put aside.
+    pub fn release(&mut self) {
+        self.held = false;
     }
 
     fn read(&mut self, storage: &mut impl Storage, budget: u64) -> io::Result<Option<String>> {

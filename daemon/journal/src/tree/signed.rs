@@ -87,7 +87,7 @@ pub fn checkpoint_path(dir: &Path, at: u64) -> PathBuf {
     dir.join(format!("{at:020}.checkpoint"))
 }
 
-/// Whether anything was signed.
+/// Whether there is anything that was signed.
 pub(crate) fn exist(dir: &Path, latest: &Path) -> bool {
     latest.exists() || !numbered(dir, "checkpoint").is_empty()
 }
@@ -132,19 +132,42 @@ pub(crate) fn keep(dir: &Path, latest: &Path, note: &[u8], border: Option<u64>) 
     border.map_or(Ok(()), |at| replace_synced(&checkpoint_path(dir, at), note))
 }
 
-/// Moves everything that was signed, and the edges, into the folder `checkpoints.aside-<wall_ns>`: the log does not contain it.
+/// Moves everything that was signed, and the edges, into the folder `checkpoints.aside-<wall_ns>`: the log does not contain it. If
+/// there is such a folder, another one is made: what is in it is evidence too. The latest checkpoint goes last: it shows once more
+/// what is amiss if this is interrupted.
 pub(crate) fn put_aside(dir: &Path, latest: Option<&Path>, wall_ns: u64) -> io::Result<()> {
-    let to = dir.join(format!("checkpoints.aside-{wall_ns}"));
     let borders = numbered(dir, "checkpoint").into_iter().map(|at| checkpoint_path(dir, at));
     let edges = numbered(dir, "tree").into_iter().map(|at| edge_path(dir, at));
     let latest = latest.map(Path::to_owned).filter(|path| path.exists());
-    for path in borders.chain(edges).chain(latest) {
-        fs::create_dir_all(&to)?;
+    let mut paths = borders.chain(edges).chain(latest).peekable();
+    if paths.peek().is_none() {
+        return Ok(());
+    }
+    let to = new_folder(dir, &format!("checkpoints.aside-{wall_ns}"))?;
+    let mut moved_from = None;
+    for path in paths {
         if let Some(name) = path.file_name() {
             fs::rename(&path, to.join(name))?;
         }
+        moved_from = path.parent().map(Path::to_owned);
     }
-    sync_dir(dir).map_err(|error| error.source)
+    for folder in [Some(to.as_path()), Some(dir), moved_from.as_deref()].into_iter().flatten() {
+        sync_dir(folder).map_err(|error| error.source)?;
+    }
+    Ok(())
+}
+
+/// Makes the folder `name`, or `name-1` and so on if there is one.
+fn new_folder(dir: &Path, name: &str) -> io::Result<PathBuf> {
+    let mut to = dir.join(name);
+    let mut next = 1_u32;
+    loop {
+        match fs::create_dir(&to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => to = dir.join(format!("{name}-{next}")),
+            made => return made.map(|()| to),
+        }
+        next = next.saturating_add(1);
+    }
 }
 
 impl std::fmt::Debug for Signing {
