@@ -81,9 +81,10 @@ pub trait Storage: ReadAt {
     }
 
     /// The segments at the log's beginning that are to be removed at `now_ns`, and what is to be kept of them. Those of `live`,
-    /// and all behind one of them, stay.
-    fn removable(&self, now_ns: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
-        let _unused = (now_ns, live);
+    /// and all behind one of them, stay. Where checkpoints are kept, `signed` is the number of entries that the last one vouches
+    /// for: what is behind them is removed for its size only, not for its age.
+    fn removable(&self, now_ns: u64, signed: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
+        let _unused = (now_ns, signed, live);
         None
     }
 
@@ -163,12 +164,12 @@ pub trait Storage: ReadAt {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Moves all that was signed, and the edges of the tree, out of the way.
     /// Whether opening the medium found checkpoints that are not of this log, or that cannot be read: they are to be put aside.
     fn aside_due(&self) -> bool {
         false
     }
 
+    /// Moves all that was signed, and the edges of the tree, out of the way.
     ///
     /// # Errors
     /// Those of the medium.

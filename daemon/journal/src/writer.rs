@@ -263,7 +263,9 @@ impl<S: Storage> AuditLog<S> {
         if !self.pending.is_empty() || self.dirty || self.growing.is_building() {
             return Ok(Vec::new());
         }
-        let Some((removed, segments)) = self.storage.removable(now.wall_ns, live) else { return Ok(Vec::new()) };
+        let Some((removed, segments)) = self.storage.removable(now.wall_ns, self.signed, live) else {
+            return Ok(Vec::new());
+        };
         // Without the edge there the tree could not be continued.
         if self.growing.ready().is_some() && !keep_edge(&mut self.storage, removed.entries) {
             return Ok(Vec::new());
@@ -285,9 +287,9 @@ impl<S: Storage> AuditLog<S> {
             if self.growing.stuck().is_none() {
                 restart(&mut self.growing, &self.storage);
                 (self.origin, self.signed) = (None, 0);
+                self.aside_due = Some(now.wall_ns);
             }
             // The text is a string of ours, which an entry always has room for.
-                self.aside_due = Some(now.wall_ns);
             let _reported = self.append(&mismatch(why, now));
         }
         (self.is_building_tree(), found)
@@ -406,19 +408,25 @@ impl<S: Storage> AuditLog<S> {
 /// The tree of a log that was just read, compared with what was signed of it. Also what is amiss.
 fn grow<S: Storage>(storage: &mut S, from: u64, leaves: Vec<Hash>) -> (Growing, Option<String>) {
     let last = storage.signed().cloned();
-    let at_most = last.as_ref().map_or(from, |last| last.entries().min(from));
-    let (tree, lost) = match storage.tree_before(at_most) {
     let begin = storage.begin();
     if storage.aside_due() {
         let mut growing = Growing::new(Tree::beginning_at(begin), from, leaves, None);
         restart(&mut growing, storage);
         return (growing, None);
     }
+    let at_most = last.as_ref().map_or(from, |last| last.entries().min(from));
+    let (tree, lost) = match storage.tree_before(at_most) {
         Ok(tree) => (tree, None),
         Err(why) => {
-            let begin = storage.begin();
-            // A log that had lost entries before it had a tree.
-            let lost = last.as_ref().is_some_and(|last| last.first != begin).then_some(why);
+            let lost = match &last {
+                Some(last) if last.entries() < begin => Some(format!(
+                    "the audit log cannot be compared with its last checkpoint, which was signed for {} entries: retention removed \
+                     the first {begin}, as it does where the log reaches its size while nothing can be signed; or the log was replaced",
+                    last.entries()
+                )),
+                // Else a log that had lost entries before it had a tree.
+                last => last.as_ref().is_some_and(|last| last.first != begin).then_some(why),
+            };
             (Tree::beginning_at(begin), lost)
         }
     };

@@ -551,3 +551,68 @@ fn the_second_start_of_a_log_with_100000_entries_reads_the_last_file_only() {
     );
     assert!(!log.is_building_tree() && !log.sign(&signer(), false).unwrap());
 }
+
+/// Nothing can be signed: the limit of age waits for it, that of size does not.
+#[test]
+fn retention_behind_the_last_checkpoint_is_by_size_only_and_the_next_start_says_so() {
+    let old = Retention { max_bytes: u64::MAX, max_age_ns: 10 };
+    let state = State::new();
+    state.write(0, 2);
+    let open = |retention| {
+        let folder = LogFolder::open(&state.dir(), state.layout(retention)).unwrap();
+        AuditLog::open(folder, &stamp(0)).unwrap().0
+    };
+    let mut log = open(old);
+    write_unsigned(&mut log, 100);
+    let segments = sealed(&state.dir()).len();
+    assert!(segments > 5);
+    assert!(log.retain(stamp(5_000), &|_| false).unwrap().is_empty(), "nobody could tell what was removed");
+    assert_eq!(sealed(&state.dir()).len(), segments);
+    drop(log);
+    let mut log = open(SMALL);
+    let written = log.retain(stamp(5_000), &|_| false).unwrap();
+    let entry = failsafe_journal::Entry::parse(&written[0].bytes).unwrap();
+    let why = entry.body["removed"]["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("more than 20480 bytes; no checkpoint was signed of entries from 2 on"), "{why}");
+    drop(log);
+    let findings = state.findings();
+    assert!(findings.len() == 1 && findings[0].contains("cannot be compared with its last checkpoint"), "{findings:?}");
+    assert_eq!(state.findings(), [""; 0], "reported once");
+    // What is signed is removed by its age.
+    let mut log = open(old);
+    log.sign(&signer(), false).unwrap();
+    assert!(!log.retain(stamp(5_000), &|_| false).unwrap().is_empty());
+    assert!(sealed(&state.dir()).is_empty());
+}
+
+#[test]
+fn evidence_that_was_put_aside_is_never_replaced() {
+    let state = State::new();
+    let asides = || {
+        let all = fs::read_dir(state.dir()).unwrap().map(|entry| entry.unwrap().path());
+        let mut all: Vec<PathBuf> = all.filter(|path| path.to_string_lossy().contains("checkpoints.aside-")).collect();
+        all.sort();
+        all
+    };
+    let content = |path: &Path| {
+        let all = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let mut all: Vec<_> = all.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        all.sort();
+        all
+    };
+    let unknown = || {
+        fs::remove_file(state.latest()).unwrap();
+        let keys = Keys::of(vec![VerifierKey::new("other", &signer().1.public()).unwrap()]);
+        let layout = Layout { checkpoint: Some((state.latest(), keys)), ..state.layout(Retention::default()) };
+        drop(AuditLog::open(LogFolder::open(&state.dir(), layout).unwrap(), &stamp(0)).unwrap());
+    };
+    state.write(0, 40);
+    unknown();
+    let first = asides();
+    assert_eq!(first.len(), 1);
+    let before = content(&first[0]);
+    state.write(40, 80);
+    unknown();
+    assert_eq!(asides().len(), 2);
+    assert_eq!(content(&first[0]), before);
+}

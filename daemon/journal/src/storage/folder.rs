@@ -234,7 +234,7 @@ impl Storage for LogFolder {
         Ok(summary)
     }
 
-    fn removable(&self, now_ns: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
+    fn removable(&self, now_ns: u64, signed: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
         let Retention { max_bytes, max_age_ns } = self.layout.retention;
         let catalog = Catalog::load(&self.dir);
         // What does not fit is evidence.
@@ -245,9 +245,15 @@ impl Storage for LogFolder {
         let (mut segments, mut why) = (Vec::new(), String::new());
         for summary in catalog.segments.iter().map_while(|known| known.summary.as_ref()) {
             let age = now_ns.saturating_sub(summary.last_wall_ns);
+            let unsigned = self.layout.checkpoint.is_some() && summary.end().next_index > signed;
             let reason = if bytes > max_bytes {
-                format!("the log has more than {max_bytes} bytes")
-            } else if age > max_age_ns {
+                let unsigned = if unsigned {
+                    format!("; no checkpoint was signed of entries from {signed} on")
+                } else {
+                    String::new()
+                };
+                format!("the log has more than {max_bytes} bytes{unsigned}")
+            } else if age > max_age_ns && !unsigned {
                 format!("older than {} s", max_age_ns / 1_000_000_000)
             } else {
                 break;
@@ -333,6 +339,10 @@ impl Storage for LogFolder {
         signed::keep(&self.dir, latest, note, border)
     }
 
+    fn aside_due(&self) -> bool {
+        self.aside_due
+    }
+
     fn put_signed_aside(&mut self, wall_ns: u64) -> io::Result<()> {
         let latest = self.layout.checkpoint.as_ref().map(|(latest, _)| latest.as_path());
         let put = || signed::put_aside(&self.dir, latest, wall_ns);
@@ -342,10 +352,6 @@ impl Storage for LogFolder {
         }
         (self.signed, self.aside_due) = (None, false);
         Ok(())
-    }
-
-    fn aside_due(&self) -> bool {
-        self.aside_due
     }
 
     fn hash_at(&self, index: u64) -> Option<Hash> {
