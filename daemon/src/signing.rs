@@ -355,7 +355,7 @@ mod tests {
                 began.send(()).unwrap();
                 hanging.recv().map_err(|error| error.to_string())
             };
-            rotating.rotate(5, slow).map(|key| key.public)
+            rotating.rotate(5, slow).map(|key| key.public).map_err(|error| error.to_string())
         });
         begins.recv().unwrap();
         let (asked, answer) = std::sync::mpsc::channel();
