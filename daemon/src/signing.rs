@@ -355,12 +355,14 @@ mod tests {
                 began.send(()).unwrap();
                 hanging.recv().map_err(|error| error.to_string())
             };
-            rotating.rotate(5, slow).map(|key| key.public).map_err(|error| error.to_string())
+            rotating.rotate(5, slow).map(|key| key.public)
         });
         begins.recv().unwrap();
         let (asked, answer) = std::sync::mpsc::channel();
         let asking = keys.clone();
-        std::thread::spawn(move || asked.send((asking.signer().unwrap().public(), asking.listed().unwrap().len())));
+        std::thread::spawn(move || {
+            asked.send((asking.signer().unwrap().public(), asking.listed().unwrap().len())).unwrap();
+        });
         let seen = answer.recv_timeout(std::time::Duration::from_secs(10));
         hang.send(()).unwrap();
         assert_eq!(seen, Ok((old, 1)), "they waited for the rotation");

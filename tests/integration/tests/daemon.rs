@@ -114,7 +114,7 @@ fn a_tampered_log_is_set_aside_and_the_new_one_says_so_first() -> Result<()> {
         node.log_is_whole()?;
         let aside = fs::read_dir(log.parent().context("a folder")?)?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.display().to_string().contains("aside"))
+            .find(|path| path.is_file() && path.display().to_string().contains("aside"))
             .context("the old log was not set aside")?;
         let aside = aside.display().to_string();
         let told = node.ctl(["log", "verify", "--file", &aside, "-o", "json"])?.expect(1)?.json()?;
