@@ -127,14 +127,18 @@ impl Part {
     /// The last change of a part that is removed.
     pub(super) fn forgotten(&self, target: Target, now: Stamp) -> Change {
         let removed = self.reasons.keys().cloned().collect();
-        let (from, added) = (self.level, Vec::new());
+        Change { to: Level::Healthy, removed, ..self.unchanged(target, now) }
+    }
+
+    /// A change in which nothing has changed yet.
+    fn unchanged(&self, target: Target, now: Stamp) -> Change {
         Change {
             revision: 0,
             target,
-            from,
-            to: Level::Healthy,
-            added,
-            removed,
+            from: self.level,
+            to: self.level,
+            added: Vec::new(),
+            removed: Vec::new(),
             by: None,
             actor: None,
             event: None,
@@ -399,20 +403,7 @@ impl Part {
 
     /// What happened on it, as it stands.
     pub(super) fn happened(&self, target: Target, event: Happened, now: Stamp) -> Change {
-        let (added, removed) = Default::default();
-        let (from, to) = (self.level, self.level);
-        Change {
-            revision: 0,
-            target,
-            from,
-            to,
-            added,
-            removed,
-            by: None,
-            actor: None,
-            event: Some(event),
-            at_ns: now.wall_ns,
-        }
+        Change { event: Some(event), ..self.unchanged(target, now) }
     }
 
     /// The change since the part was last told of, if there is one.
@@ -425,22 +416,11 @@ impl Part {
         }
         let added = self.reasons.values().filter(|r| !self.told.contains(&r.code)).cloned().collect();
         let removed = self.told.iter().filter(|code| !self.reasons.contains_key(*code)).cloned().collect();
-        let from = self.level;
-        if level != from {
+        let change = Change { to: level, added, removed, ..self.unchanged(target, now) };
+        if level != self.level {
             (self.level, self.since_ns) = (level, now.wall_ns);
         }
         self.told = self.reasons.keys().cloned().collect();
-        Some(Change {
-            revision: 0,
-            target,
-            from,
-            to: level,
-            added,
-            removed,
-            by: None,
-            actor: None,
-            event: None,
-            at_ns: now.wall_ns,
-        })
+        Some(change)
     }
 }
