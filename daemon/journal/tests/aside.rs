@@ -1,38 +1,17 @@
 //! A finding that the log is not the one that was signed, on a disk that fails: it is durable before its evidence is moved.
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
-use ed25519_dalek::{Signer as _, SigningKey};
+mod support;
+
 use failsafe_journal::storage::sim::SimStorage;
 use failsafe_journal::storage::{ReadAt, Storage};
-use failsafe_journal::{AuditLog, AuditWriter, Draft, Options, SignedTree, Signing, Stamp};
-use failsafe_tlog::{Signer, VerifierKey};
+use failsafe_journal::{AuditLog, AuditWriter, Draft, Options, SignedTree, Signing};
 use serde_json::json;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
-
-struct TestSigner(SigningKey, VerifierKey);
-
-impl Signer for TestSigner {
-    fn key(&self) -> &VerifierKey {
-        &self.1
-    }
-
-    fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.0.sign(message).to_bytes()
-    }
-}
-
-fn signer() -> TestSigner {
-    let key = SigningKey::from_bytes(&[1; 32]);
-    let public = VerifierKey::new("failsafe", &key.verifying_key().to_bytes()).unwrap();
-    TestSigner(key, public)
-}
-
-fn stamp(n: u64) -> Stamp {
-    Stamp { wall_ns: 1_000 + n, mono_ns: n, boot_id: "b".into() }
-}
+use support::{signer, stamp};
 
 /// A medium with a checkpoint beside it.
 #[derive(Debug, Default, Clone)]

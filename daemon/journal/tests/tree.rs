@@ -1,43 +1,23 @@
 //! The tree over a log: what is signed of it, what the next start compares, crashes between the steps, and proofs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
-use ed25519_dalek::{Signer as _, SigningKey};
+mod support;
+
 use failsafe_journal::segments::{sealed, segment_path};
 use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder, Retention};
 use failsafe_journal::tree::signed::{CHECKPOINT_FILE, SignedTree, checkpoint_path};
 use failsafe_journal::tree::{edge, prove};
 use failsafe_journal::verify::{Claim, verify_claims};
-use failsafe_journal::{AuditLog, AuditWriter, Draft, Options, Query, Recovery, Search, Signing, Stamp, Verdict};
-use failsafe_tlog::{Checkpoint, Frontier, Keys, Signer, VerifierKey, leaf_hash};
+use failsafe_journal::{AuditLog, AuditWriter, Draft, Options, Query, Recovery, Search, Signing, Verdict};
+use failsafe_tlog::{Checkpoint, Frontier, Keys, VerifierKey, leaf_hash};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-struct TestSigner(SigningKey, VerifierKey);
-
-impl Signer for TestSigner {
-    fn key(&self) -> &VerifierKey {
-        &self.1
-    }
-
-    fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.0.sign(message).to_bytes()
-    }
-}
-
-fn signer() -> TestSigner {
-    let key = SigningKey::from_bytes(&[1; 32]);
-    let public = VerifierKey::new("failsafe.test/node", &key.verifying_key().to_bytes()).unwrap();
-    TestSigner(key, public)
-}
+use support::{signer, stamp};
 
 fn keys() -> Keys {
     Keys::of(vec![signer().1])
-}
-
-fn stamp(n: u64) -> Stamp {
-    Stamp { wall_ns: 1_000 + n, mono_ns: n, boot_id: "b".into() }
 }
 
 /// A state folder.
