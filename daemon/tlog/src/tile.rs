@@ -109,13 +109,7 @@ fn read(path: &str) -> Option<Tile> {
     Some(Tile { kind, number, width })
 }
 
-/// The bytes of a tile of hashes.
-#[must_use]
-pub fn encode_hashes(hashes: &[Hash]) -> Vec<u8> {
-    hashes.concat()
-}
-
-/// Reads the hashes of a tile.
+/// Reads the hashes of a tile: its bytes are theirs, one after the other.
 ///
 /// # Errors
 /// [`BadTile::Size`].
