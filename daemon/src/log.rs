@@ -67,8 +67,8 @@ pub struct Bounds {
 pub type Findings = Vec<String>;
 
 impl LogOwner {
-    /// Opens the log under `state_dir`. An incomplete tail is cut off and recorded. A log that was tampered with
-    /// is moved aside and never appended to; the new log records this first. `second_head` is a file outside the state folder that holds the log's head.
+    /// Opens the log under `state_dir`. An incomplete tail is cut off and recorded. A log that was tampered with is moved aside and
+    /// never appended to; the new log records this first. `second_head` is a file outside the state folder that holds the log's head.
     ///
     /// # Errors
     /// [`OpenError`] when the log can neither be opened nor set aside.
