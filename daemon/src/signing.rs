@@ -14,11 +14,12 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signer, SigningKey};
 use failsafe_attest::PublicKey;
+use failsafe_journal::storage::folder::replace_synced;
 use nix::fcntl::OFlag;
 use std::{
     fmt::Write as _,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::OpenOptions,
+    io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -284,30 +285,14 @@ fn encode(path: &Path, loaded: &Loaded) -> Result<String, KeyError> {
     if text.len() as u64 > MAX_BYTES { Err(KeyError::Full { path: path.to_owned() }) } else { Ok(text) }
 }
 
-/// Replaces the file: a new one is written and synced beside it, and takes its name.
 fn write(path: &Path, text: &str) -> Result<(), KeyError> {
-    let fail = failed(path, "write");
-    let part = path.with_extension("new");
-    // What a crash left behind; never a link to follow.
-    match fs::remove_file(&part) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
-    }
-    let written = || {
-        let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&part, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    written().map_err(fail)
+    replace_synced(path, text.as_bytes(), 0o600).map_err(failed(path, "write"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     fn why(keys: &SigningKeys) -> String {
         keys.signer().err().unwrap().to_string()
@@ -332,7 +317,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keys = SigningKeys::open(dir.path(), 1);
         let first = keys.signer().unwrap().public();
-        fs::write(dir.path().join("signing-keys.new"), "half a file").unwrap();
+        fs::write(dir.path().join("signing-keys.part"), "half a file").unwrap();
         let second = keys.rotate(5, |_| Ok(())).unwrap();
         keys.rotate(9, |_| Ok(())).unwrap();
         let listed = SigningKeys::open(dir.path(), 10).listed().unwrap();

@@ -1,8 +1,9 @@
 //! Checkpoints of the audit log, signed with the node's key; and the public keys, in a file for who verifies on this node.
 
 use crate::signing::{KeyError, NodeKey, NodeSigner, SigningKeys};
+use failsafe_attest::PublicKey;
 use failsafe_journal::{
-    storage::folder::replace_synced,
+    storage::folder::{MODE, replace_synced},
     tree::signed::{KEY_NAME, KEYS_FILE, Signing},
 };
 use failsafe_tlog::{Keys, Signer, VerifierKey};
@@ -23,14 +24,18 @@ impl Vouch {
     /// How the log's thread signs.
     pub(super) fn signing(&self) -> Signing {
         let keys = self.keys.clone();
-        let signer = move || keys.signer().map_err(|error| error.to_string()).and_then(named);
+        let signer = move || {
+            let signer = keys.signer().map_err(|error| error.to_string())?;
+            let key = verifier(&signer.public())?;
+            Ok(Box::new(LogSigner { signer, key }) as Box<dyn Signer>)
+        };
         Signing { signer: Box::new(signer), every: self.checkpoint }
     }
 
     /// The keys of earlier and present checkpoints. Why there are none, as a finding.
     pub(super) fn known(&self, findings: &mut Vec<String>) -> Keys {
         match self.keys.listed() {
-            Ok(listed) => Keys::of(listed.iter().filter_map(|key| verifier(key).ok()).collect()),
+            Ok(listed) => Keys::of(listed.iter().filter_map(|key| verifier(&key.public).ok()).collect()),
             Err(error) => {
                 findings.push(format!("the checkpoints of the audit log cannot be verified and signed: {error}"));
                 Keys::default()
@@ -63,16 +68,15 @@ fn publish(listed: &[NodeKey], state_dir: &Path) -> Result<(), String> {
         let _text = writeln!(text, "{} {} this node, {state}", public.id(), public.base64());
     }
     let path = state_dir.join(KEYS_FILE);
-    replace_synced(&path, text.as_bytes()).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    // As at most starts: then the start waits for no disk.
+    if std::fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+        return Ok(());
+    }
+    replace_synced(&path, text.as_bytes(), MODE).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-fn verifier(key: &NodeKey) -> Result<VerifierKey, String> {
-    VerifierKey::new(KEY_NAME, key.public.bytes()).map_err(|error| error.to_string())
-}
-
-fn named(signer: NodeSigner) -> Result<Box<dyn Signer>, String> {
-    let key = VerifierKey::new(KEY_NAME, signer.public().bytes()).map_err(|error| error.to_string())?;
-    Ok(Box::new(LogSigner { signer, key }))
+fn verifier(key: &PublicKey) -> Result<VerifierKey, String> {
+    VerifierKey::new(KEY_NAME, key.bytes()).map_err(|error| error.to_string())
 }
 
 struct LogSigner {

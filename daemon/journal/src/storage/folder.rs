@@ -32,6 +32,8 @@ pub const RESERVE_FILE: &str = "reserve";
 pub const RESERVE_BYTES: u64 = 8 << 20;
 /// How much of the reserve is given up at once.
 const RESERVE_STEP: u64 = 256 << 10;
+/// Mode of the log's files.
+pub const MODE: u32 = 0o640;
 
 /// How a folder is kept.
 #[derive(Debug, Clone)]
@@ -327,7 +329,7 @@ impl Storage for LogFolder {
         if fs::read(&path).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
-        replace_synced(&path, &bytes)
+        replace_synced(&path, &bytes, MODE)
     }
 
     fn signed(&self) -> Option<&SignedTree> {
@@ -446,30 +448,34 @@ fn remove(path: &Path) -> Result<(), FileError> {
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
     write().map_err(FileError::at("write", path))
 }
 
-/// Replaces a file by a whole one, which is there after a power cut too.
+/// Replaces a file by a whole one with this mode, which is there after a power cut too.
 ///
 /// # Errors
 /// Those of the medium; then the file before is still there, or the new one.
-pub fn replace_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, bytes)?;
+pub fn replace_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_as(path, bytes, mode)?;
     path.parent().map_or(Ok(()), |folder| sync_dir(folder).map_err(|error| error.source))
 }
 
 /// Replaces a file by a whole one. It survives a power cut when its folder was synced.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_as(path, bytes, MODE)
+}
+
+fn replace_as(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
     // What a crash left behind; never a link to follow.
     remove(&part).map_err(|error| error.source)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&part)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&part, path)

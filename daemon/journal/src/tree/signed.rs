@@ -10,7 +10,7 @@ use super::edge::edge_path;
 use crate::entry::Hash;
 use crate::segments::numbered;
 use crate::storage::file::sync_dir;
-use crate::storage::folder::replace_synced;
+use crate::storage::folder::{MODE, replace_synced};
 
 /// Name of the latest checkpoint, in the state folder.
 pub const CHECKPOINT_FILE: &str = "log.checkpoint";
@@ -128,8 +128,8 @@ pub(crate) fn last(dir: &Path, latest: &Path, keys: &Keys, findings: &mut Vec<St
 /// Keeps a signed checkpoint, durably.
 pub(crate) fn keep(dir: &Path, latest: &Path, note: &[u8], border: Option<u64>) -> io::Result<()> {
     // In this order: where a border has a checkpoint, there was a latest one too.
-    replace_synced(latest, note)?;
-    border.map_or(Ok(()), |at| replace_synced(&checkpoint_path(dir, at), note))
+    replace_synced(latest, note, MODE)?;
+    border.map_or(Ok(()), |at| replace_synced(&checkpoint_path(dir, at), note, MODE))
 }
 
 /// Moves everything that was signed, and the edges, into the folder `checkpoints.aside-<wall_ns>`: the log does not contain it. If
