@@ -36,6 +36,7 @@ pub mod recorder;
 pub mod recording;
 pub mod search;
 pub mod segments;
+mod statement;
 pub mod storage;
 pub mod tree;
 pub mod verify;

@@ -155,6 +155,12 @@ pub trait Storage: ReadAt {
         None
     }
 
+    /// What is amiss if an entry of the log states that a checkpoint of `stated` entries was signed; in words.
+    fn unlike_stated(&self, stated: u64) -> Option<String> {
+        let _unused = stated;
+        None
+    }
+
     /// Keeps a signed checkpoint, durably; also as that of the border in front of entry `border`.
     ///
     /// # Errors

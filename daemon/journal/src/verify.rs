@@ -82,6 +82,8 @@ pub enum Verdict {
     /// It is intact, but retention removed what a checkpoint that was named is of, so that nothing shows that it is the log of the
     /// checkpoint; in words.
     NotCompared(String),
+    /// The log itself is intact, but it states that a checkpoint was signed which is neither beside it nor in a later one; in words.
+    CheckpointLost(String),
     /// There is no entry in it.
     Empty,
     /// It is not an audit log at all; in words, with what it is where that shows.

@@ -20,6 +20,7 @@ use crate::entry::{Draft, DraftError, Hash, Prepared, Sealed, kind};
 use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
 use crate::head::Head;
 use crate::segments::{Builder, Removed, Summary, catalog};
+use crate::statement;
 use crate::storage::{ReadAt, Storage};
 use crate::tree::{self, Growing, Tree, signed};
 use crate::walk::{Chain, Ending, Problem, Walker};
@@ -100,10 +101,12 @@ impl<S: Storage> AuditLog<S> {
         let mut builder = Builder::new(start.next_index);
         let mut hashes = BTreeMap::new();
         let mut leaves = Vec::new();
+        let mut stated = 0;
         let mut walker = Walker::continuing(storage, start);
         let ending = walker.run(|offset, entry| {
             builder.push(offset, &catalog::about(&entry));
             leaves.push(entry.leaf_hash);
+            stated = statement::signed(&entry).unwrap_or(stated);
             if noted.iter().any(|head| head.entries == entry.index + 1) {
                 hashes.insert(entry.index, entry.leaf_hash);
             }
@@ -130,6 +133,7 @@ impl<S: Storage> AuditLog<S> {
         let (growing, contradicted) = grow(&mut storage, start.next_index, leaves);
         let last = last.filter(|_| contradicted.is_none());
         findings.extend(contradicted);
+        findings.extend(storage.unlike_stated(stated));
         let aside_due = growing.is_held().then(|| clock.now().wall_ns);
         let mut log = Self {
             growing,
@@ -150,7 +154,7 @@ impl<S: Storage> AuditLog<S> {
         };
         // First of all: what was written before is not what is read now.
         for finding in &findings {
-            log.append(&mismatch(finding, clock.now())).map_err(OpenError::Draft)?;
+            log.append(&mismatch(finding, aside_due.is_some(), clock.now())).map_err(OpenError::Draft)?;
         }
         if let Some(dropped) = &dropped {
             log.append(&recovered(dropped, clock.now())).map_err(OpenError::Draft)?;
@@ -244,7 +248,7 @@ impl<S: Storage> AuditLog<S> {
         match sealed {
             Ok(summary) => {
                 let late = self.unsealed.take();
-                self.append(&segment_entry(&summary, late.as_deref(), now)).is_ok()
+                self.append(&segment_entry(&summary, self.signed, late.as_deref(), now)).is_ok()
             }
             Err(error) => {
                 self.unsealed = Some(error.to_string());
@@ -290,7 +294,7 @@ impl<S: Storage> AuditLog<S> {
                 self.aside_due = Some(now.wall_ns);
             }
             // The text is a string of ours, which an entry always has room for.
-            let _reported = self.append(&mismatch(why, now));
+            let _reported = self.append(&mismatch(why, self.aside_due.is_some(), now));
         }
         (self.is_building_tree(), found)
     }
@@ -561,11 +565,16 @@ fn shortened(head: &Head, chain: Chain, hash_at: impl Fn(u64) -> Option<Hash>) -
     }
 }
 
-fn mismatch(finding: &str, now: Stamp) -> Draft {
-    Draft::new(Cow::Borrowed(kind::GAP), now, json!({ "cause": "integrity", "what": finding }))
+/// With `anew`, what was signed is put aside, and what entries before this one state about it counts no longer.
+fn mismatch(finding: &str, anew: bool, now: Stamp) -> Draft {
+    let mut body = json!({ "cause": "integrity", "what": finding });
+    if anew {
+        body[statement::SIGNED] = json!(0);
+    }
+    Draft::new(Cow::Borrowed(kind::GAP), now, body)
 }
 
-fn segment_entry(summary: &Summary, late: Option<&str>, now: Stamp) -> Draft {
+fn segment_entry(summary: &Summary, signed: u64, late: Option<&str>, now: Stamp) -> Draft {
     let mut body = json!({
         "sealed": {
             "first": summary.first,
@@ -574,6 +583,7 @@ fn segment_entry(summary: &Summary, late: Option<&str>, now: Stamp) -> Draft {
             "head": hex::encode(summary.head),
             "summary_sha256": hex::encode(summary.hash()),
         },
+        (statement::SIGNED): signed,
     });
     if let Some(why) = late {
         body["late"] = json!(why);

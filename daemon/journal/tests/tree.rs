@@ -473,8 +473,58 @@ fn a_silent_log_has_a_heartbeat_and_a_checkpoint_of_it() {
     }
     writer.shutdown(Duration::from_secs(10)).unwrap();
     let all: Vec<_> = Search::open(&state.dir().join(LOG_FILE), Query::default()).unwrap().flatten().collect();
-    assert!(all.iter().all(|entry| entry.kind == "heartbeat" && entry.body["silent_ms"] == 20));
+    assert!(all.iter().all(|entry| entry.kind == "heartbeat" && entry.body["silent_ms"].as_u64() >= Some(20)));
+    assert!(all.iter().any(|entry| entry.body["signed"].as_u64() > Some(0)), "{all:?}");
     assert_eq!(state.signed().entries(), all.len() as u64, "the last checkpoint is of the whole log");
+}
+
+/// A log without a sealed segment: no checkpoint is kept beside the latest one, and only the log's own entries show that there was one.
+#[test]
+fn a_short_log_shows_that_its_checkpoint_was_deleted_or_replaced_by_an_older_one() {
+    let state = State::new();
+    let options = || Options {
+        signing: Some(Signing { signer: Box::new(|| Ok(Box::new(signer()))), every: Duration::from_millis(1) }),
+        // Shorter than the time between two entries: a heartbeat comes all the same.
+        heartbeat: Some(Duration::from_millis(40)),
+        ..Options::default()
+    };
+    let until_stated = |at_least: u64| {
+        let layout = Layout { segment_bytes: 1 << 20, ..state.layout(Retention::default()) };
+        let folder = LogFolder::open(&state.dir(), layout).unwrap();
+        let writer = AuditWriter::spawn_on(folder, options()).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let stated = || {
+            let all = Search::open(&state.dir().join(LOG_FILE), Query::default()).unwrap().flatten();
+            all.filter_map(|entry| entry.body["signed"].as_u64()).max().unwrap_or(0)
+        };
+        while stated() < at_least {
+            assert!(std::time::Instant::now() < deadline, "{}", stated());
+            writer.handle().submit(&Draft::new("test", stamp(1), json!({}))).wait(Duration::from_secs(10)).unwrap();
+        }
+        writer.shutdown(Duration::from_secs(10)).unwrap();
+        fs::read(state.latest()).unwrap()
+    };
+    let old = until_stated(1);
+    assert_eq!(state.copy().findings(), [""; 0]);
+    until_stated(state.entries() + 1);
+    assert!(sealed(&state.dir()).is_empty(), "no border has a checkpoint");
+    for (content, words) in [(None, "is missing"), (Some(&old), "replaced by an older one")] {
+        let copy = state.copy();
+        match content {
+            Some(bytes) => fs::write(copy.latest(), bytes).unwrap(),
+            None => fs::remove_file(copy.latest()).unwrap(),
+        }
+        let (mut log, Recovery { findings, .. }) = copy.open();
+        assert!(matches!(&findings[..], [one] if one.contains(words)), "{findings:?}");
+        log.sign(&signer(), false).unwrap();
+        drop(log);
+        assert_eq!(copy.findings(), [""; 0], "reported once");
+    }
+    // What was put aside is stated no longer: the log with a new tree is signed for fewer entries.
+    let other = state.copy();
+    fs::write(other.latest(), "damaged").unwrap();
+    assert!(matches!(&other.findings()[..], [_]));
+    assert_eq!(other.findings(), [""; 0], "reported once, though nothing was signed since");
 }
 
 /// Bytes that this thread has read from files.

@@ -253,3 +253,21 @@ fn a_log_that_was_rolled_back_behind_its_checkpoint_is_reported_and_the_run_stay
         node.log_is_whole()
     })
 }
+
+#[test]
+fn a_deleted_checkpoint_of_a_short_log_is_reported() -> Result<()> {
+    on_node("unsigned", "[audit_log]\ncheckpoint = \"1s\"\nheartbeat = \"1s\"\n", |node| {
+        node.wait_for_event("a signed heartbeat", |event| {
+            event["kind"] == "heartbeat" && event["body"]["signed"].as_u64() > Some(0)
+        })?;
+        node.stop()?;
+        node.ctl(["log", "verify"])?.expect(0)?;
+        fs::remove_file(node.state_dir().join("log.checkpoint"))?;
+        let verified = node.ctl(["log", "verify", "-o", "json"])?.expect(1)?.json()?;
+        ensure!(verified["verdict"] == "checkpoint-lost", "{verified}");
+        node.restart()?;
+        let finding = |text: &str| text.contains("log.checkpoint, is missing");
+        wait_for("the health of the node shows it", || Ok(finding(&node.ctl(["node", "health", "-o", "json"])?.out)))?;
+        node.log_is_whole()
+    })
+}

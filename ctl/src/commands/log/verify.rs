@@ -33,7 +33,8 @@ pub(super) fn verify(
             // Before the log, which may grow meanwhile.
             let head = HeadFile::read(&place.state_dir.join(HEAD_FILE));
             let claims = claims(place, dir, earlier, keys)?;
-            verify_claims(dir, head, &claims)
+            let report = verify_claims(dir, head, &claims);
+            report.map(|report| Report { verdict: with_latest(place, &report, &claims, keys), ..report })
         }
     };
     let report = report.map_err(|error| {
@@ -45,6 +46,27 @@ pub(super) fn verify(
         Verdict::Ok => Exit::Done,
         Verdict::NotCompared(_) => Exit::Partial,
         _ => Exit::Error,
+    })
+}
+
+/// The verdict, with regard to the checkpoint that the log states: the latest one, or one that was named, must reach as far.
+fn with_latest(place: &Place<'_>, report: &Report, claims: &[Claim], keys: Option<&Path>) -> Verdict {
+    let stated = report.tree.as_ref().map_or(0, |tree| tree.stated);
+    if report.verdict != Verdict::Ok || stated == 0 {
+        return report.verdict.clone();
+    }
+    // Read once more: a log in use may have been signed meanwhile.
+    let latest = place.state_dir.join(CHECKPOINT_FILE);
+    let found = keys::known(place, keys).and_then(|known| claim(&latest, false, &known.keys));
+    let found = claims.iter().chain(found.as_ref().ok()).map(|claim| claim.tree.entries()).max().unwrap_or(0);
+    if found >= stated {
+        return Verdict::Ok;
+    }
+    let latest = latest.display();
+    let stated = format!("the log states that a checkpoint of {stated} entries was signed");
+    Verdict::CheckpointLost(match found {
+        0 => format!("{stated}, but {latest} is missing or cannot be read"),
+        found => format!("{stated}, but the last one found is of {found} entries; look at {latest}"),
     })
 }
 
@@ -148,6 +170,11 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
              but may be another log; compare it with a later checkpoint\n",
             clean(why)
         ),
+        Verdict::CheckpointLost(why) => format!(
+            "{path}: INTACT, BUT ITS LAST CHECKPOINT WAS REMOVED OR REPLACED\n{counted}  {}\n  entries that were written after \
+             the last one here may be missing; compare the log with a checkpoint that was copied elsewhere\n",
+            clean(why)
+        ),
         Verdict::Empty => {
             format!("{path}: EMPTY: there is no entry in it. A log that a daemon has opened has at least one\n")
         }
@@ -173,6 +200,7 @@ fn as_json(path: &Path, report: &Report) -> Value {
         Verdict::Shortened(text) => ("shortened", why(text)),
         Verdict::Forked(text) => ("forked", why(text)),
         Verdict::NotCompared(text) => ("not-compared", why(text)),
+        Verdict::CheckpointLost(text) => ("checkpoint-lost", why(text)),
         Verdict::Empty => ("empty", Value::Null),
         Verdict::NotALog(text) => ("not-a-log", why(text)),
         Verdict::Torn { offset, index, bytes, reason } => {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::clock::Stamp;
 use crate::entry::{Draft, kind};
+use crate::statement;
 use crate::storage::Storage;
 use crate::tree::Signing;
 use crate::writer::AuditLog;
@@ -19,17 +20,27 @@ pub(super) struct Vouching {
     written: Instant,
     /// When a checkpoint was signed, or could not be.
     signed: Option<Instant>,
+    /// When an entry stated how far the log is signed; at first the start.
+    stated: Instant,
+    /// How far that entry states it. It may not be durable yet.
+    stated_entries: u64,
+    /// Such an entry was made, and is not durable yet.
+    stating: bool,
 }
 
 impl Vouching {
     pub(super) fn new(signing: Option<Signing>, heartbeat: Option<Duration>) -> Vouching {
-        Vouching { signing, heartbeat, written: Instant::now(), signed: None }
+        let now = Instant::now();
+        Vouching { signing, heartbeat, written: now, signed: None, stated: now, stated_entries: 0, stating: false }
     }
 
     /// Entries became durable.
     pub(super) fn wrote(&mut self, entries: usize) {
         if entries > 0 {
             self.written = Instant::now();
+            if std::mem::take(&mut self.stating) {
+                self.stated = self.written;
+            }
         }
     }
 
@@ -38,11 +49,18 @@ impl Vouching {
         if log.is_building_tree() {
             return Some(Instant::now());
         }
-        [self.heartbeat.map(|every| self.written + every), self.signature_due(log)].into_iter().flatten().min()
+        [self.heartbeat_due(log), self.signature_due(log)].into_iter().flatten().min()
     }
 
-    pub(super) fn heart_is_due(&self) -> bool {
-        self.heartbeat.is_some_and(|every| self.written.elapsed() >= every)
+    pub(super) fn heart_is_due<S: Storage>(&self, log: &AuditLog<S>) -> bool {
+        self.heartbeat_due(log).is_some_and(|due| due <= Instant::now())
+    }
+
+    /// After a silence; and in a log that is never silent, when checkpoints were signed that no entry states yet.
+    fn heartbeat_due<S: Storage>(&self, log: &AuditLog<S>) -> Option<Instant> {
+        let every = self.heartbeat?;
+        let since = if log.signed() == self.stated_entries { self.written } else { self.written.min(self.stated) };
+        Some(since + every)
     }
 
     pub(super) fn signature_is_due<S: Storage>(&self, log: &AuditLog<S>) -> bool {
@@ -64,9 +82,10 @@ impl Vouching {
         log.sign(&*signer, border)
     }
 
-    /// An entry that shows that the log is being written, though there is nothing to record.
-    pub(super) fn heartbeat(&self, now: Stamp) -> Draft {
-        let after = self.heartbeat.unwrap_or_default();
-        Draft::new(kind::HEARTBEAT, now, json!({ "silent_ms": u64::try_from(after.as_millis()).unwrap_or(u64::MAX) }))
+    /// An entry that shows that the log is being written, though there is nothing to record, and how far it is signed.
+    pub(super) fn heartbeat(&mut self, signed: u64, now: Stamp) -> Draft {
+        (self.stating, self.stated_entries) = (true, signed);
+        let silent_ms = u64::try_from(self.written.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Draft::new(kind::HEARTBEAT, now, json!({ "silent_ms": silent_ms, (statement::SIGNED): signed }))
     }
 }

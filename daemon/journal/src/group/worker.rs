@@ -77,9 +77,10 @@ impl<S: Storage> Worker<'_, S> {
         for item in work.items {
             self.seal(item);
         }
-        if self.outage.is_none() && self.log.pending() == 0 && self.vouching.heart_is_due() {
+        if self.outage.is_none() && self.log.pending() == 0 && self.vouching.heart_is_due(&self.log) {
             // The draft is ours, and always fits.
-            let _beat = self.log.append(&self.vouching.heartbeat(self.clock.now()));
+            let beat = self.vouching.heartbeat(self.log.signed(), self.clock.now());
+            let _beat = self.log.append(&beat);
         }
         if self.log.pending() > 0 || self.outage.is_some() {
             self.commit();

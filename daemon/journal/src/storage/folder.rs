@@ -336,6 +336,11 @@ impl Storage for LogFolder {
         self.signed.as_ref()
     }
 
+    fn unlike_stated(&self, stated: u64) -> Option<String> {
+        let (latest, _) = self.layout.checkpoint.as_ref().filter(|_| !self.layout.fresh)?;
+        signed::unlike_stated(latest, self.signed.as_ref(), stated)
+    }
+
     fn keep_checkpoint(&mut self, note: &[u8], border: Option<u64>) -> io::Result<()> {
         let (latest, _) = self.layout.checkpoint.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         signed::keep(&self.dir, latest, note, border)

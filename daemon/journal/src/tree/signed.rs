@@ -125,6 +125,26 @@ pub(crate) fn last(dir: &Path, latest: &Path, keys: &Keys, findings: &mut Vec<St
     found
 }
 
+/// What is amiss with the `last` checkpoint if the log states that one of `stated` entries was signed. What [`last`] finds by itself
+/// is not repeated.
+pub(crate) fn unlike_stated(latest: &Path, last: Option<&SignedTree>, stated: u64) -> Option<String> {
+    if last.map_or(0, SignedTree::entries) >= stated {
+        return None;
+    }
+    let stated = format!("the log states that one of {stated} entries was signed");
+    match (latest.exists(), last) {
+        (false, None) => {
+            Some(format!("the latest checkpoint of the audit log, {}, is missing: {stated}", latest.display()))
+        }
+        (true, Some(last)) => Some(format!(
+            "the latest checkpoint of the audit log, {}, is of {} entries, but {stated}: it was replaced by an older one",
+            latest.display(),
+            last.entries()
+        )),
+        (false, Some(_)) | (true, None) => None,
+    }
+}
+
 /// Keeps a signed checkpoint, durably.
 pub(crate) fn keep(dir: &Path, latest: &Path, note: &[u8], border: Option<u64>) -> io::Result<()> {
     // In this order: where a border has a checkpoint, there was a latest one too.

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Verdict;
 use crate::entry::{Entry, Hash};
 use crate::segments::numbered;
+use crate::statement;
 use crate::tree::{SignedTree, Tree, edge};
 use crate::walk::Chain;
 
@@ -32,6 +33,8 @@ pub struct TreeReport {
     pub contained: usize,
     /// Checkpoints of entries that retention removed: nothing is left to compare them with.
     pub removed: usize,
+    /// The number of entries that were signed, as the last entry about it states; 0 if none does.
+    pub stated: u64,
     /// Whether a signed checkpoint shows that the log continues the entries that were removed before its first one.
     pub continued: bool,
 }
@@ -46,6 +49,7 @@ pub(super) struct Compared<'a> {
     borders: Vec<u64>,
     begin: u64,
     contained: usize,
+    stated: u64,
     removed: Vec<&'a Claim>,
     wrong: Option<Verdict>,
 }
@@ -67,19 +71,20 @@ impl<'a> Compared<'a> {
                 (Tree::beginning_at(begin), Some(Verdict::Segment(format!("the tree cannot be continued: {why}"))))
             }
         };
-        let mut compared = Compared { dir, tree, claims, borders, begin, contained: 0, removed, wrong };
+        let mut compared = Compared { dir, tree, claims, borders, begin, contained: 0, stated: 0, removed, wrong };
         compared.compare();
         compared
     }
 
     pub fn push(&mut self, entry: &Entry) {
         self.tree.push(entry.leaf_hash);
+        self.stated = statement::signed(entry).unwrap_or(self.stated);
         self.compare();
     }
 
     /// What was found. The claims that are left are of more entries than the log has.
     pub fn finish(self) -> (TreeReport, Option<Verdict>) {
-        let Compared { tree, claims, begin, contained, removed, wrong, .. } = self;
+        let Compared { tree, claims, begin, contained, stated, removed, wrong, .. } = self;
         let (first, size, root) = (tree.first, tree.frontier.size(), tree.frontier.root());
         let short = claims.first().map(|claim| {
             Verdict::Shortened(format!(
@@ -99,7 +104,7 @@ impl<'a> Compared<'a> {
         });
         // What is contained was compared with a tree that begins with the edge in front of the first entry.
         let continued = begin == 0 || (first < begin && contained > 0);
-        let report = TreeReport { first, size, root, contained, removed: removed.len(), continued };
+        let report = TreeReport { first, size, root, contained, removed: removed.len(), stated, continued };
         (report, wrong.or(short).or(unseen))
     }
 
