@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! decision, command ─► desired, or lifted ─┐
-//! outcome ─────────► proved, partial, failed ─┴─► Containment ─► is_frozen, is_latched, standing
+//! outcome ─────────► proved, partial, failed ─┴─► Containment ─► is_frozen, is_latched, state
 //! ```
-//! Invariants: pure. The engine uses it, and the table of runs and the reader of the audit log are to (ADR 27): the same decisions and
-//! outcomes give the same state everywhere. A step is desired until a thaw is decided,
-//! and stays listed until the thaw is proved.
+//! Owners: the engine has the containment of each run that it judges, and the pipeline publishes it after each step
+//! (ADR 27). The reader of the audit log applies the same transitions to the same decisions and outcomes.
+//! Invariants: pure. A step is desired until a thaw is decided, and stays listed until the thaw is proved. A thaw that
+//! failed leaves the freeze desired.
 
 use crate::{
     actor::Actor,
@@ -67,9 +68,9 @@ pub struct StepResult {
     pub at: MonoTime,
 }
 
-/// How a run stands, in a word.
+/// The containment in one word, for the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Standing {
+pub enum ContainmentState {
     /// Not contained.
     #[default]
     Running,
@@ -127,16 +128,27 @@ impl Desired {
 }
 
 impl Containment {
-    /// What a run has that is registered or taken up as `contained`.
+    /// The containment of a run that is registered or taken up as `contained`.
     pub fn of(contained: Contained, since: MonoTime) -> Containment {
-        let mut containment = Containment::default();
-        if contained.blocked {
-            containment.desire(Measure::Latch, Desired::found(since));
+        Containment::default().taken_up(contained, since)
+    }
+
+    /// The containment of a run that is taken up as `contained`, with the facts of the steps that are known from before.
+    /// Only `contained` decides which steps a thaw can lift are desired: the facts change no decision of the engine.
+    pub fn taken_up(mut self, contained: Contained, since: MonoTime) -> Containment {
+        let Contained { frozen, blocked, unexplained: _ } = contained;
+        self.lift_unless(|measure| match measure {
+            Measure::Latch => blocked,
+            Measure::Freeze => frozen,
+            Measure::Kill => true,
+        });
+        self.forget_lifted();
+        for (measure, is_held) in [(Measure::Latch, blocked), (Measure::Freeze, frozen)] {
+            if is_held {
+                self.entry(measure).desired.get_or_insert_with(|| Desired::found(since));
+            }
         }
-        if contained.frozen {
-            containment.desire(Measure::Freeze, Desired::found(since));
-        }
-        containment
+        self
     }
 
     /// Its steps.
@@ -159,12 +171,12 @@ impl Containment {
         self.is_desired(Measure::Latch)
     }
 
-    /// How it stands, by the freeze.
-    pub fn standing(&self) -> Standing {
+    /// The state of the freeze.
+    pub fn state(&self) -> ContainmentState {
         match self.step(Measure::Freeze).map(|step| &step.result) {
-            None => Standing::Running,
-            Some(Some(StepResult { verdict: Verdict::Proved, .. })) => Standing::Frozen,
-            Some(_) => Standing::Partial,
+            None => ContainmentState::Running,
+            Some(Some(StepResult { verdict: Verdict::Proved, .. })) => ContainmentState::Frozen,
+            Some(_) => ContainmentState::Partial,
         }
     }
 
@@ -177,7 +189,7 @@ impl Containment {
             if let Some(measure) = Measure::of(*action) {
                 self.desire(measure, Desired::by(decision));
             } else if *action == Action::Thaw {
-                self.lift();
+                self.lift_unless(|measure| !measure.is_lifted());
             }
         }
     }
@@ -188,41 +200,47 @@ impl Containment {
         match control.command {
             Command::Freeze => self.desire(Measure::Freeze, desired()),
             Command::Kill => self.desire(Measure::Kill, desired()),
-            Command::Thaw => {
-                self.lift();
-                self.forget_lifted();
-            }
+            Command::Thaw => self.lift_unless(|measure| !measure.is_lifted()),
         }
     }
 
     /// Takes in what came of an action.
     pub fn came_out(&mut self, outcome: &Outcome) {
-        match (outcome.action, &outcome.verdict) {
+        let result = StepResult { verdict: outcome.verdict.clone(), proofs: outcome.proofs.clone(), at: outcome.at };
+        self.carried_out(outcome.action, result, Some(outcome.decision));
+    }
+
+    /// The same for an action without a decision: that of a guarded run.
+    pub fn carried_out(&mut self, action: Action, result: StepResult, decision: Option<DecisionId>) {
+        match (action, &result.verdict) {
             (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) => self.forget_lifted(),
             // What could not be thawed is still to be guarded.
             (Action::Thaw, Verdict::Failed(_)) => {
-                let decision = Some(outcome.decision);
-                let desired = Desired { since: outcome.at, decision, actor: Actor::Daemon };
-                self.entry(Measure::Freeze).desired.get_or_insert(desired);
+                let step = self.entry(Measure::Freeze);
+                if step.desired.is_none() {
+                    // The thaw may have got halfway, so what was proved before does not count.
+                    let desired = Some(Desired { since: result.at, decision, actor: Actor::Daemon });
+                    *step = Step { desired, result: None, ..step.clone() };
+                }
             }
             (action, _) => {
-                let step = Measure::of(action).and_then(|measure| self.step_mut(measure));
-                if let Some(step) = step {
-                    let (verdict, proofs) = (outcome.verdict.clone(), outcome.proofs.clone());
-                    step.result = Some(StepResult { verdict, proofs, at: outcome.at });
+                // The step was lifted and forgotten if the outcome comes after that of a thaw.
+                if let Some(step) = Measure::of(action).and_then(|measure| self.step_mut(measure)) {
+                    step.result = Some(result);
                 }
             }
         }
     }
 
-    /// Takes in what a daemon finds at its start: `contained` is what it holds from now on, `frozen` whether the kernel reports the run
-    /// as frozen. What an earlier daemon proved of a freeze counts only if it is so still.
-    pub fn found(&mut self, contained: Contained, frozen: bool, at: MonoTime) {
-        for (measure, is_held) in [(Measure::Latch, contained.blocked), (Measure::Freeze, contained.frozen)] {
-            if is_held {
-                self.entry(measure).desired.get_or_insert_with(|| Desired::found(at));
-            }
-        }
+    /// Takes in what a daemon finds at its start: `contained` is what it holds from now on, `frozen` whether the kernel
+    /// reports the run as frozen. What an earlier daemon proved of a freeze counts only if it is so still.
+    pub fn found(self, contained: Contained, frozen: bool, at: MonoTime) -> Containment {
+        let mut found = self.taken_up(contained, at);
+        found.see_frozen(frozen, at);
+        found
+    }
+
+    fn see_frozen(&mut self, frozen: bool, at: MonoTime) {
         if frozen {
             let step = self.entry(Measure::Freeze);
             if !step.result.as_ref().is_some_and(|result| result.verdict == Verdict::Proved) {
@@ -261,8 +279,8 @@ impl Containment {
         step.result = None;
     }
 
-    fn lift(&mut self) {
-        for step in self.steps.iter_mut().filter(|step| step.measure.is_lifted()) {
+    fn lift_unless(&mut self, keeps: impl Fn(Measure) -> bool) {
+        for step in self.steps.iter_mut().filter(|step| !keeps(step.measure)) {
             step.desired = None;
         }
     }

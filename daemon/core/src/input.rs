@@ -2,7 +2,7 @@
 
 use crate::{
     actor::{Actor, read_both_forms},
-    decision::Outcome,
+    decision::{Action, Outcome},
     policy::PolicyDigest,
     signal::{Kind, Series, Signal, Source},
     subject::{GpuId, RunId},
@@ -132,6 +132,16 @@ pub enum Command {
     Thaw,
     /// Kill it.
     Kill,
+}
+
+impl From<Command> for Action {
+    fn from(command: Command) -> Action {
+        match command {
+            Command::Freeze => Action::Freeze,
+            Command::Thaw => Action::Thaw,
+            Command::Kill => Action::Kill,
+        }
+    }
 }
 
 /// An authenticated operator's command.

@@ -58,9 +58,9 @@ fn outcome(n: u32, action: Action, verdict: Verdict) -> Outcome {
 #[test]
 fn a_step_has_since_when_by_whom_and_what_was_proved() {
     let mut c = Containment::default();
-    assert!(c.is_empty() && c.standing() == Standing::Running);
+    assert!(c.is_empty() && c.state() == ContainmentState::Running);
     c.decided(&by_user(3, &[Action::Freeze, Action::Snapshot, Action::Notify]));
-    assert!(c.is_frozen() && !c.is_latched() && c.standing() == Standing::Partial);
+    assert!(c.is_frozen() && !c.is_latched() && c.state() == ContainmentState::Partial);
     let missing = vec!["pid 7 in D".to_owned()];
     c.came_out(&outcome(3, Action::Freeze, Verdict::Partial(missing.clone())));
     let [step] = c.steps() else { panic!("{c:?}") };
@@ -68,9 +68,9 @@ fn a_step_has_since_when_by_whom_and_what_was_proved() {
     assert_eq!((step.measure, step.desired.as_ref()), (Measure::Freeze, Some(&since)));
     let result = step.result.as_ref().unwrap();
     assert_eq!((&result.verdict, result.at), (&Verdict::Partial(missing), MonoTime(103)));
-    assert_eq!(c.standing(), Standing::Partial);
+    assert_eq!(c.state(), ContainmentState::Partial);
     c.came_out(&outcome(3, Action::Freeze, Verdict::Proved));
-    assert_eq!(c.standing(), Standing::Frozen);
+    assert_eq!(c.state(), ContainmentState::Frozen);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_second_decision_keeps_the_beginning_and_needs_its_own_proof() {
     c.decided(&by_rule(1, &[Action::Block, Action::Freeze]));
     c.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
     c.decided(&decision(2, Cause::Upkeep { what: Upkeep::ForeignThaw }, &[Action::Freeze]));
-    assert_eq!(c.standing(), Standing::Partial);
+    assert_eq!(c.state(), ContainmentState::Partial);
     let since: Vec<_> = c.steps().iter().map(|step| step.desired.as_ref().unwrap().since).collect();
     assert_eq!(since, [MonoTime(1), MonoTime(1)]);
     assert!(c.steps().iter().all(|step| step.desired.as_ref().unwrap().actor == Actor::Daemon));
@@ -92,7 +92,7 @@ fn a_thaw_lifts_at_once_and_the_steps_go_when_it_is_proved() {
     c.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
     c.decided(&by_user(2, &[Action::Thaw, Action::Notify]));
     assert!(!c.is_frozen() && !c.is_latched());
-    assert_eq!(c.standing(), Standing::Frozen, "it is still frozen until the thaw is proved");
+    assert_eq!(c.state(), ContainmentState::Frozen, "it is still frozen until the thaw is proved");
     c.came_out(&outcome(2, Action::Thaw, Verdict::Proved));
     assert!(c.is_empty());
 }
@@ -113,7 +113,7 @@ fn a_freeze_that_follows_a_thaw_is_not_lifted_by_its_outcome() {
     c.decided(&by_user(2, &[Action::Thaw]));
     c.decided(&by_rule(3, &[Action::Freeze]));
     c.came_out(&outcome(2, Action::Thaw, Verdict::Partial(vec!["a later decision froze the run again".into()])));
-    assert!(c.is_frozen() && !c.is_latched() && c.standing() == Standing::Partial);
+    assert!(c.is_frozen() && !c.is_latched() && c.state() == ContainmentState::Partial);
     assert_eq!(c.steps().len(), 1);
 }
 
@@ -125,7 +125,7 @@ fn a_kill_stays_listed_after_a_thaw_and_a_late_outcome_makes_no_step() {
     c.came_out(&outcome(2, Action::Thaw, Verdict::Proved));
     assert_eq!(c.steps().len(), 1);
     c.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
-    assert_eq!((c.steps().len(), c.standing()), (1, Standing::Running));
+    assert_eq!((c.steps().len(), c.state()), (1, ContainmentState::Running));
 }
 
 #[test]
@@ -141,15 +141,51 @@ fn after_a_restart_a_proof_counts_only_if_it_is_so_still() {
     before.decided(&by_user(1, &[Action::Freeze]));
     before.came_out(&outcome(1, Action::Freeze, Verdict::Proved));
     let held = Contained { frozen: true, ..Contained::default() };
-    let mut found = before.clone();
-    found.found(held, true, MonoTime(500));
+    let found = before.clone().found(held, true, MonoTime(500));
     assert_eq!(found, before, "since when, by whom, and the proof are kept");
-    found.found(held, false, MonoTime(500));
-    assert_eq!((found.is_frozen(), found.standing()), (true, Standing::Partial));
-    let mut unknown = Containment::default();
-    unknown.found(held, true, MonoTime(500));
+    let found = found.found(held, false, MonoTime(500));
+    assert_eq!((found.is_frozen(), found.state()), (true, ContainmentState::Partial));
+    let unknown = Containment::default().found(held, true, MonoTime(500));
     assert_eq!(unknown.steps()[0].desired, Some(Desired::found(MonoTime(500))));
-    assert_eq!(unknown.standing(), Standing::Frozen);
+    assert_eq!(unknown.state(), ContainmentState::Frozen);
+}
+
+#[test]
+fn a_run_is_taken_up_with_what_is_held_and_nothing_else() {
+    let mut before = Containment::default();
+    before.decided(&by_user(1, &[Action::Block, Action::Freeze, Action::Kill]));
+    before.decided(&by_user(2, &[Action::Thaw]));
+    let free = before.clone().found(Contained::default(), false, MonoTime(500));
+    assert_eq!(free.steps().iter().map(|step| step.measure).collect::<Vec<_>>(), [Measure::Kill]);
+    let held = before.found(Contained { frozen: true, ..Contained::default() }, true, MonoTime(500));
+    assert!(held.is_frozen() && !held.is_latched());
+    assert_eq!(held.state(), ContainmentState::Frozen);
+}
+
+#[test]
+fn a_command_without_a_decision_has_its_result_and_a_failed_thaw_of_it_keeps_the_freeze() {
+    let control = |command| Control {
+        seq: 0,
+        at: MonoTime(4),
+        run: run(),
+        command,
+        actor: user(),
+        role: "admin".into(),
+        reason: "x".into(),
+    };
+    let result = |verdict| StepResult { verdict, proofs: Vec::new(), at: MonoTime(5) };
+    let mut c = Containment::default();
+    c.commanded(&control(Command::Freeze));
+    c.carried_out(Action::Freeze, result(Verdict::Proved), None);
+    assert_eq!(c.state(), ContainmentState::Frozen);
+    assert_eq!(c.steps()[0].desired.as_ref().map(|desired| (&desired.actor, desired.decision)), Some((&user(), None)));
+    c.commanded(&control(Command::Thaw));
+    assert!(!c.is_frozen());
+    c.carried_out(Action::Thaw, result(Verdict::Failed("EIO".into())), None);
+    assert!(c.is_frozen());
+    c.commanded(&control(Command::Thaw));
+    c.carried_out(Action::Thaw, result(Verdict::Proved), None);
+    assert!(c.is_empty());
 }
 
 #[test]

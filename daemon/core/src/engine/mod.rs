@@ -13,6 +13,7 @@ mod run;
 mod series;
 
 use crate::{
+    containment::Containment,
     decision::{Decision, Observation},
     input::Input,
     policy::{Policy, PolicySet},
@@ -36,6 +37,8 @@ pub struct State {
     /// The engine that it decides as; `None`: this one.
     earlier: Option<u32>,
     runs: BTreeMap<RunId, RunState>,
+    /// What is known from before of the containment of runs that are taken up next.
+    recalled: BTreeMap<RunId, Containment>,
 }
 
 /// What is known of a live run's containment.
@@ -66,7 +69,18 @@ impl State {
         State { earlier: Some(engine), ..State::default() }
     }
 
-    /// A run's containment and counts, while it lives.
+    /// Gives the facts of a run's containment from before, for the [`Input::RunStarted`] that takes it up. They change no
+    /// decision, so a recording does not have them.
+    pub fn recall(&mut self, id: RunId, containment: Containment) {
+        self.recalled.insert(id, containment);
+    }
+
+    /// A run's containment, while it lives.
+    pub fn containment(&self, id: RunId) -> Option<&Containment> {
+        self.runs.get(&id).map(RunState::containment)
+    }
+
+    /// A run's containment in short and counts, while it lives.
     pub fn run(&self, id: RunId) -> Option<RunView> {
         self.runs.get(&id).map(RunState::view)
     }
@@ -99,8 +113,9 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
     let mut out = Vec::new();
     match input {
         Input::RunStarted(run) => {
+            let recalled = state.recalled.remove(&run.id).unwrap_or_default();
             if let Some(policy) = policies.get(&run.policy) {
-                let mut adopted = RunState::new(run, policy, state.earlier);
+                let mut adopted = RunState::new(run, policy, state.earlier, recalled);
                 adopted.adopted(&mut out);
                 state.runs.insert(run.id, adopted);
             }

@@ -66,14 +66,14 @@ struct Because {
 }
 
 impl RunState {
-    pub(super) fn new(run: &Run, policy: &Policy, earlier: Option<u32>) -> RunState {
+    pub(super) fn new(run: &Run, policy: &Policy, earlier: Option<u32>, recalled: Containment) -> RunState {
         let contained = (run.contained.frozen || run.contained.blocked) && !run.contained.unexplained;
         RunState {
             id: run.id,
             earlier,
             policy: run.policy,
             registered: run.registered,
-            containment: Containment::of(run.contained, run.registered),
+            containment: recalled.taken_up(run.contained, run.registered),
             unexplained: run.contained.unexplained,
             decisions: run.decisions,
             incidents: run.incidents,
@@ -107,6 +107,10 @@ impl RunState {
             };
             self.decide(Cause::Upkeep { what: Upkeep::FoundFrozen }, actions, because, out);
         }
+    }
+
+    pub(super) fn containment(&self) -> &Containment {
+        &self.containment
     }
 
     pub(super) fn view(&self) -> RunView {

@@ -1,6 +1,7 @@
 //! The engine, rule by rule; and that a run is judged alike alone and among others.
 
 mod blind;
+mod containment;
 mod gpus;
 mod observe;
 mod series;
