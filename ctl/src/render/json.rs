@@ -48,6 +48,21 @@ pub fn run(run: &pb::Run) -> Value {
         "syscalls_via": run.syscalls_via,
         "frozen_ms": run.frozen_ms,
         "gpu_use": run.gpu_use.iter().map(gpu_use).collect::<Vec<_>>(),
+        "containment": run.containment.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+fn step(step: &pb::ContainmentStep) -> Value {
+    json!({
+        "measure": step.measure,
+        "desired": step.desired,
+        "since_ns": step.since_ns,
+        "decision": step.decision,
+        "actor": step.actor.as_ref().and_then(super::actors::of_message),
+        "verdict": verdict(step.verdict()),
+        "missing": step.missing,
+        "proofs": step.proofs,
+        "at_ns": step.at_ns,
     })
 }
 

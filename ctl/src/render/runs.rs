@@ -173,6 +173,9 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("calls via", via),
         ],
     );
+    for step in &run.containment {
+        let _ = writeln!(page, "{}", contained(step, zone));
+    }
     let lists = [("NOT ENFORCED", &run.not_enforced), ("blind", &run.blind_rules), ("disarmed", &run.disarmed_rules)];
     for (title, rules) in lists {
         for rule in rules {
@@ -184,6 +187,24 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
         page.push_str(&gpu_use(&run.gpu_use));
     }
     page
+}
+
+/// A step of the containment: since when, by whom, and what is proved.
+fn contained(step: &pb::ContainmentStep, zone: &TimeZone) -> String {
+    let at = |ns: i64| if ns == 0 { String::new() } else { format!(" {}", time::wall(i128::from(ns), zone)) };
+    let since = if step.since_ns == 0 { String::new() } else { format!(" since{}", at(step.since_ns)) };
+    let by = step.actor.as_ref().and_then(super::actors::of_message).map(|actor| super::actors::named(&actor));
+    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+    let decision = step.decision.map(|n| format!(" (decision {n})")).unwrap_or_default();
+    let lifted = if step.desired { "" } else { ", lifted by a thaw that is not proved yet" };
+    let missing: Vec<String> = step.missing.iter().map(|missing| super::clean(missing)).collect();
+    let result = match step.verdict() {
+        pb::Verdict::Proved => format!("proved{}", at(step.at_ns)),
+        pb::Verdict::Partial => format!("PARTIAL{}: {}", at(step.at_ns), missing.join("; ")),
+        pb::Verdict::Failed => format!("FAILED{}: {}", at(step.at_ns), missing.join("; ")),
+        pb::Verdict::Pending | pb::Verdict::DryRun | pb::Verdict::Unspecified => "not proved yet".to_owned(),
+    };
+    format!("contained: {}{since}{by}{decision}{lifted}: {result}", super::clean(&step.measure))
 }
 
 /// What a run made of its GPUs.
@@ -283,6 +304,31 @@ mod tests {
         let page = describe(&never, String::new(), &TimeZone::UTC, 9 * HOUR);
         assert!(page.contains("before 1970-01-01 04:00:00.000; no daemon watched"), "{page}");
         assert!(list(&[never], false, 9 * HOUR).contains("up to 3h"));
+    }
+
+    #[test]
+    fn a_containment_is_shown_with_since_when_by_whom_and_what_is_proved() {
+        let local = pb::LocalPeer { uid: 0, pid: Some(7), ..Default::default() };
+        let freeze = pb::ContainmentStep {
+            measure: "freeze".into(),
+            desired: true,
+            since_ns: 2 * HOUR,
+            decision: Some(3),
+            actor: Some(pb::Actor { actor: Some(pb::actor::Actor::Local(local)) }),
+            verdict: pb::Verdict::Partial as i32,
+            missing: vec!["pid 7 in D".into()],
+            at_ns: 3 * HOUR,
+            ..Default::default()
+        };
+        let latch =
+            pb::ContainmentStep { measure: "latch".into(), verdict: pb::Verdict::Pending as i32, ..Default::default() };
+        let run = pb::Run { containment: vec![freeze, latch], ..ended_run(0, 0) };
+        let page = describe(&run, String::new(), &TimeZone::UTC, 9 * HOUR);
+        let freeze = "contained: freeze since 1970-01-01 02:00:00.000 by user 0 (root) (decision 3): PARTIAL 1970-01-01 \
+                      03:00:00.000: pid 7 in D\n";
+        assert!(page.contains(freeze), "{page}");
+        let latch = "contained: latch, lifted by a thaw that is not proved yet: not proved yet\n";
+        assert!(page.contains(latch), "{page}");
     }
 
     #[test]

@@ -5,11 +5,12 @@ use crate::{
     guard::{Via, kernel::KernelError},
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, Standing, grants, start::StartError},
+    runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, grants, start::StartError},
 };
 use failsafe_core::{
-    GpuId,
+    GpuId, MonoTime,
     actor::{Actor, LocalPeer},
+    containment::{Containment, ContainmentState, Desired, Step, StepResult},
     decision::Verdict,
     input::Command,
     policy::assurance::Grants,
@@ -36,18 +37,21 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
         registered_ns: run.registered_wall_ns,
         ..v1::Run::default()
     };
+    let wall = clock::wall_ns();
+    let since_epoch = |at: MonoTime| wall.saturating_sub(i64::try_from(mono.saturating_sub(at.0)).unwrap_or(i64::MAX));
     match found {
         FoundRun::Live(live) => {
             let status = live.status().clone();
+            out.containment = steps(&status.containment, &since_epoch);
             out.policy_name.clone_from(&live.policy.name);
             out.gpus = status.gpus.iter().map(ToString::to_string).collect();
-            out.state = match status.standing {
-                Standing::Running => v1::RunState::Running,
-                Standing::Frozen => v1::RunState::Frozen,
-                Standing::Partial => v1::RunState::Partial,
+            out.state = match status.containment.state() {
+                ContainmentState::Running => v1::RunState::Running,
+                ContainmentState::Frozen => v1::RunState::Frozen,
+                ContainmentState::Partial => v1::RunState::Partial,
             } as i32;
             // A stop rule's latch is the kernel's own: no decision has to have come before it.
-            out.blocked = registry.kernel().is_blocked(live.slot).unwrap_or(status.blocked);
+            out.blocked = registry.kernel().is_blocked(live.slot).unwrap_or(status.containment.is_latched());
             out.incident = status.incident.map(|i| i.to_string()).unwrap_or_default();
             out.decisions = status.decisions;
             out.containment_error = status.containment_error.clone().unwrap_or_default();
@@ -75,6 +79,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.state = v1::RunState::Guarded as i32;
             out.guarded = guarded.reason();
             out.blocked = guarded.latched;
+            out.containment = steps(&guarded.containment(), &since_epoch);
             if let Some(cgroup) = &guarded.cgroup {
                 out.guarded_frozen = cgroup.freeze_requested().unwrap_or_default();
                 out.processes = cgroup.all_procs().map_or(0, |all| u64::try_from(all.len()).unwrap_or(u64::MAX));
@@ -93,12 +98,34 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.unverified = ended.unverified.clone().unwrap_or_default();
             out.decisions = ended.decisions;
             out.frozen_ms = ended.frozen_ns.map(|ns| ns / 1_000_000);
+            // Monotonic times of an ended run may be of another boot.
+            out.containment = steps(&ended.containment, &|_| 0);
             if let Some(totals) = &ended.totals {
                 count(&mut out, totals);
             }
         }
     }
     out
+}
+
+fn steps(containment: &Containment, wall: &dyn Fn(MonoTime) -> i64) -> Vec<v1::ContainmentStep> {
+    let step = |step: &Step| {
+        let mut out = v1::ContainmentStep { measure: step.measure.name().into(), ..Default::default() };
+        if let Some(Desired { since, decision, actor: by }) = &step.desired {
+            (out.desired, out.since_ns) = (true, wall(*since));
+            (out.decision, out.actor) = (decision.map(|id| id.n), Some(actor(by)));
+        }
+        match &step.result {
+            None => out.verdict = v1::Verdict::Pending as i32,
+            Some(StepResult { verdict: came, proofs, at }) => {
+                let (verdict, missing) = verdict(came.clone());
+                (out.verdict, out.missing, out.at_ns) = (verdict as i32, missing, wall(*at));
+                out.proofs = proofs.iter().map(|proof| format!("{}: {}", proof.fact, proof.seen)).collect();
+            }
+        }
+        out
+    };
+    containment.steps().iter().map(step).collect()
 }
 
 fn count(run: &mut v1::Run, totals: &Totals) {

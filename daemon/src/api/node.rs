@@ -12,10 +12,9 @@ use crate::{
     node::{GpuProcessView, GpuView, SensorView},
     pipeline::lane::{ROOM, ROOM_IN_ALL},
     platform::clock,
-    runs::Standing,
     watchers::keep,
 };
-use failsafe_core::{Kind, health::OrderKind, signal::Source};
+use failsafe_core::{Kind, containment::ContainmentState, health::OrderKind, signal::Source};
 use failsafe_proto::v1;
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 use tonic::{Request, Response, Status};
@@ -123,8 +122,10 @@ fn status(context: &Context) -> v1::StatusResponse {
         sensors: node.sensors.iter().map(|(source, view)| sensor(context, *source, view)).collect(),
         gpus: node.gpus.values().map(gpu).collect(),
         runs: u32::try_from(live.len()).unwrap_or(u32::MAX),
-        frozen: u32::try_from(live.iter().filter(|r| r.status().standing != Standing::Running).count())
-            .unwrap_or(u32::MAX),
+        frozen: u32::try_from(
+            live.iter().filter(|r| r.status().containment.state() != ContainmentState::Running).count(),
+        )
+        .unwrap_or(u32::MAX),
         log_entries: *context.log.latest().borrow(),
         log_state: context.log.state(),
         nvml: node.nvml.clone(),

@@ -417,20 +417,15 @@ impl Runs {
 
     /// A command on a run that the core does not know: recorded first, and carried out by its cgroup.
     async fn control_guarded(&self, run: Arc<GuardedRun>, control: Control) -> Result<v1::ControlResponse, Status> {
-        let command = control.command;
-        self.0.log.record(&Record::Control(control), Some(run.run.id), None);
+        self.0.log.record(&Record::Control(control.clone()), Some(run.run.id), None);
         let (began, deadline) = (Instant::now(), Instant::now() + self.0.config.action_deadline());
         let (run_id, run_name) = (run.run.id.to_string(), run.run.name.clone());
-        let report = blocking(move || run.obey(command, deadline)).await?;
+        let report = blocking(move || run.obey(&control, deadline)).await?;
         Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
     }
 
     async fn rehearse(&self, found: FoundRun, command: Command) -> Result<v1::ControlResponse, Status> {
-        let action = match command {
-            Command::Freeze => Action::Freeze,
-            Command::Thaw => Action::Thaw,
-            Command::Kill => Action::Kill,
-        };
+        let action = Action::from(command);
         let run = found.run().clone();
         let gpus = match &found {
             FoundRun::Live(live) => live.status().gpus.clone(),

@@ -7,7 +7,7 @@
 use super::{ActuatorReport, Job, Work, verify};
 use crate::{
     actuators::{
-        cgroup::{self, freeze::Verification, snapshot},
+        cgroup::{self, ThawOutcome, freeze::Verification, snapshot},
         outcome::{self, Report},
     },
     counted::Counted,
@@ -137,7 +137,7 @@ impl Work {
                 None => return,
             },
             Action::Snapshot => {
-                let held = job.held || job.live.status().hold_frozen;
+                let held = job.held || job.live.status().containment.is_frozen();
                 let (report, snapshot) = self.snapshot(job, held);
                 if let Some(snapshot) = snapshot {
                     (self.tell)(ActuatorReport::Evidence { decision: Box::new(job.decision.clone()), snapshot });
@@ -166,9 +166,10 @@ impl Work {
         // Whoever freezes levels below the root gives way first, then whoever freezes the root.
         let _levels = job.live.levels.lock().unwrap_or_else(PoisonError::into_inner);
         let _gate = job.live.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = job.live.status().keep_frozen.take().unwrap_or_default();
+        let keep = job.live.status().keep_frozen.take();
         // A later decision may be carried out already: what it wants stands in the status before it acts.
-        let (frozen_again, latched_again) = (|| job.live.status().hold_frozen, || job.live.status().blocked);
+        let frozen_again = || job.live.status().containment.is_frozen();
+        let latched_again = || job.live.status().containment.is_latched();
         // The latch goes first: a thawed run finds everything as its policy has it, and whom a stop rule stopped is woken
         // while it is still frozen.
         let kernel = self.registry.kernel();
@@ -186,7 +187,12 @@ impl Work {
                 block.map_err(|e| e.to_string()).and_then(|()| again())
             })
         };
-        let thawed = cgroup::thaw_unless(&job.live.cgroup, &keep, self.until(), &frozen_again);
+        let levels = keep.as_deref().unwrap_or_default();
+        let thawed = cgroup::thaw_unless(&job.live.cgroup, levels, self.until(), &frozen_again);
+        if matches!(thawed, ThawOutcome::Superseded | ThawOutcome::Failed { .. }) {
+            // It is still held: the next thaw has to leave the same levels frozen.
+            job.live.status().keep_frozen = keep;
+        }
         outcome::thaw(&thawed, unlatched)
     }
 

@@ -141,7 +141,7 @@ fn step(pending: &mut Pending) -> Next {
     let live = &pending.job.live;
     // A thaw under way holds it: what it leaves is looked at after it.
     let Some(_gate) = live.try_gate() else { return Next::Look(GATE) };
-    if !live.status().hold_frozen {
+    if !live.status().containment.is_frozen() {
         return Next::Superseded;
     }
     let levels = live.levels.try_lock();

@@ -38,8 +38,10 @@ impl Containments {
     /// they are idle.
     pub fn frozen(&mut self, mut outcome: Outcome, gpus: &BTreeSet<GpuId>) -> Outcome {
         let run = outcome.decision.run;
-        if outcome.action == Action::Thaw {
-            self.unproved.remove(&run);
+        match (outcome.action, &outcome.verdict) {
+            (Action::Thaw, Verdict::Failed(cause)) => self.still_held(&outcome, format!("a thaw failed: {cause}")),
+            (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) => drop(self.unproved.remove(&run)),
+            _ => {}
         }
         if outcome.action != Action::Freeze {
             return outcome;
@@ -63,6 +65,13 @@ impl Containments {
             self.unproved.remove(&run);
         }
         outcome
+    }
+
+    /// A run that could not be thawed is held, and its freeze is to be proved again.
+    fn still_held(&mut self, thaw: &Outcome, missing: String) {
+        let freeze = Outcome { action: Action::Freeze, proofs: Vec::new(), ..thaw.clone() };
+        let new = Unproved { since: thaw.at, outcome: freeze, cgroup: Vec::new(), busy: BTreeMap::new() };
+        self.unproved.entry(thaw.decision.run).or_insert(new).cgroup.push(missing);
     }
 
     /// A GPU's utilisation in milli-percent. Returns the freezes that are now proved.
@@ -223,6 +232,25 @@ mod tests {
         assert_eq!(told.verdict, failed, "it is told as it is");
         assert!(c.is_partial(told.decision.run));
         assert_eq!(c.cgroup_frozen(told.decision.run, ms(5)).unwrap().verdict, Verdict::Proved);
+    }
+
+    #[test]
+    fn after_a_failed_thaw_the_freeze_is_proved_again_by_the_guard() {
+        let mut c = Containments::default();
+        let thaw = c.frozen(outcome(Action::Thaw, Verdict::Failed("EIO".into()), 2), &BTreeSet::new());
+        assert_eq!(thaw.verdict, Verdict::Failed("EIO".into()));
+        let proved = c.cgroup_frozen(thaw.decision.run, ms(5)).unwrap();
+        assert_eq!((proved.action, proved.verdict), (Action::Freeze, Verdict::Proved));
+    }
+
+    #[test]
+    fn a_failed_thaw_keeps_what_was_unproved() {
+        let mut c = Containments::default();
+        let gpu = GpuId("GPU-a".into());
+        c.frozen(outcome(Action::Freeze, Verdict::Proved, 1), &[gpu.clone()].into());
+        let thaw = c.frozen(outcome(Action::Thaw, Verdict::Failed("EIO".into()), 2), &BTreeSet::new());
+        assert!(c.cgroup_frozen(thaw.decision.run, ms(5)).is_none(), "the GPU is not seen idle");
+        assert_eq!(c.gpu(&gpu, ms(2_000), 0)[0].verdict, Verdict::Proved);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::{
     interpreter::{ActuatorReport, Interpreter},
     log::Log,
     platform::{clock, sched},
-    runs::{LiveRun, Registry, Standing, reaper::Reaper},
+    runs::{LiveRun, Registry, reaper::Reaper},
 };
 use containment::{Answer, Containments, PendingAnswers};
 use failsafe_core::{
@@ -138,6 +138,12 @@ pub struct Parts {
     pub health: health::HealthStore,
     /// This boot's id.
     pub boot_id: String,
+}
+
+/// An input that the engine was stepped by, and what it decided.
+struct Stepped {
+    input: Input,
+    decisions: Vec<Decision>,
 }
 
 /// A proved kill, and who waits to be told.
@@ -318,9 +324,13 @@ impl Pipeline {
                 let run = self.runs.get(&outcome.decision.run);
                 let status = run.map(|r| r.status().clone()).unwrap_or_default();
                 let gpus = run.map(|r| containment::proved_by(&status.gpus, &r.run.mig)).unwrap_or_default();
-                // A thaw that gave way to a later freeze says nothing of what that one has proved.
-                let outdated = outcome.action == Action::Thaw && status.hold_frozen;
-                let outcome = if outdated { outcome } else { self.containments.frozen(outcome, &gpus) };
+                // A thaw that gave way to a later freeze shows nothing of what that one has proved, and the reverse.
+                let overtaken = match outcome.action {
+                    Action::Thaw => status.containment.is_frozen(),
+                    Action::Freeze => !status.containment.is_frozen(),
+                    _ => false,
+                };
+                let outcome = if overtaken { outcome } else { self.containments.frozen(outcome, &gpus) };
                 self.outcome(outcome);
             }
             ActuatorReport::Evidence { decision, snapshot } => {
@@ -375,6 +385,7 @@ impl Pipeline {
         self.parts.recordings.open(&run, live.part, &live.policy, path, self.parts.recording_max_bytes);
         self.silence.started(&run, &live.policy);
         let id = run.id;
+        self.state.recall(id, live.status().containment.clone());
         self.runs.insert(id, live);
         self.feed(Input::RunStarted(run));
         let (own, others) = std::mem::take(&mut self.early).into_iter().partition(|early| early.run() == Some(id));
@@ -498,22 +509,8 @@ impl Pipeline {
                 self.recaptures.insert(run, left);
             }
         }
-        if let Some(live) = self.runs.get(&outcome.decision.run) {
-            let mut status = live.status();
-            match (outcome.action, &outcome.verdict) {
-                (Action::Freeze, Verdict::Failed(_)) => status.standing = Standing::Partial,
-                (Action::Freeze, _) => {
-                    let partial = self.containments.is_partial(outcome.decision.run);
-                    status.standing = if partial { Standing::Partial } else { Standing::Frozen };
-                    status.frozen.takes(&outcome);
-                }
-                (Action::Thaw, Verdict::Proved | Verdict::Partial(_)) if !status.hold_frozen => {
-                    status.standing = Standing::Running;
-                    status.frozen.takes(&outcome);
-                }
-                _ => {}
-            }
-        }
+        // Before the answer: whoever waits for it then finds the run as it was answered.
+        let stepped = self.advance(Input::Outcome(outcome.clone()));
         match &outcome.verdict {
             Verdict::Proved => {
                 tracing::info!(incident = %outcome.incident, action = %outcome.action, took = %outcome.took, "proved")
@@ -539,7 +536,7 @@ impl Pipeline {
             let killed = self.killed.entry(outcome.decision.run).or_insert_with(killed);
             killed.waiting.extend(tell.map(|tell| (answer, tell)));
             self.parts.log.record(&record, run, incident);
-            self.feed(Input::Outcome(outcome));
+            self.carry_out(stepped);
             return;
         }
         match tell {
@@ -555,11 +552,17 @@ impl Pipeline {
                 self.parts.log.record(&record, run, incident);
             }
         }
-        self.feed(Input::Outcome(outcome));
+        self.carry_out(stepped);
     }
 
     /// Numbers an input, steps the engine, begins what it decided, and then writes it all down.
-    fn feed(&mut self, mut input: Input) -> Vec<Decision> {
+    fn feed(&mut self, input: Input) -> Vec<Decision> {
+        let stepped = self.advance(input);
+        self.carry_out(stepped)
+    }
+
+    /// Numbers an input, steps the engine, and publishes what it desires now.
+    fn advance(&mut self, mut input: Input) -> Stepped {
         self.seq += 1;
         match &mut input {
             Input::Signal(signal) => signal.seq = self.seq,
@@ -570,6 +573,39 @@ impl Pipeline {
             _ => {}
         }
         let decisions = step(&self.policies, &mut self.state, &input);
+        self.publish(&input, &decisions);
+        Stepped { input, decisions }
+    }
+
+    /// The containment of the runs for which it may have changed. Before what is decided is begun: a thaw that is still
+    /// running then gives way to a freeze.
+    fn publish(&self, input: &Input, decisions: &[Decision]) {
+        let of_input = match input {
+            Input::RunStarted(run) => Some(run.id),
+            Input::Outcome(outcome) => Some(outcome.decision.run),
+            // These change it by their decisions only.
+            Input::Signal(_)
+            | Input::Gap(_)
+            | Input::Unread(_)
+            | Input::Silent(_)
+            | Input::SeriesEnded { .. }
+            | Input::RunGpus { .. }
+            | Input::RunEnded { .. }
+            | Input::Tick(_)
+            | Input::Control(_) => None,
+        };
+        let changed: BTreeSet<RunId> = of_input.into_iter().chain(decisions.iter().map(|d| d.id.run)).collect();
+        for id in changed {
+            let (Some(live), Some(containment)) = (self.runs.get(&id), self.state.containment(id)) else { continue };
+            let mut status = live.status();
+            status.containment.clone_from(containment);
+            if let Input::Outcome(outcome) = input {
+                status.frozen.takes(outcome, containment);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, Stepped { input, decisions }: Stepped) -> Vec<Decision> {
         for decision in &decisions {
             self.begin(decision, &input);
         }
@@ -591,7 +627,7 @@ impl Pipeline {
         }
         // Outcomes come after the decision's record, and step the engine again.
         for outcome in std::mem::take(&mut self.at_once) {
-            self.outcome(outcome);
+            self.told(ActuatorReport::Outcome(outcome));
         }
         decisions
     }
@@ -616,17 +652,11 @@ impl Pipeline {
 
     fn begin(&mut self, decision: &Decision, input: &Input) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
-        // The desired state is published before the action: a thaw that is still running then gives way to it.
         if let Some(view) = self.state.run(decision.id.run) {
             let mut status = live.status();
-            status.hold_frozen = view.frozen;
-            status.blocked = view.blocked;
             status.decisions = view.decisions;
             status.incidents = view.incidents;
             status.incident = (view.frozen || view.blocked).then_some(decision.incident);
-            if decision.mode == Mode::Enforce && decision.actions.contains(&Action::Freeze) {
-                status.standing = Standing::Partial;
-            }
         }
         if decision.mode == Mode::Enforce {
             let back = decision.actions.iter().filter(|a| matches!(a, Action::Recapture { .. })).count();
@@ -679,9 +709,4 @@ fn named(policy: &Policy) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn the_queue_is_small() {
-        assert!(std::mem::size_of::<super::Message>() <= 512, "{}", std::mem::size_of::<super::Message>());
-    }
-}
+mod tests;

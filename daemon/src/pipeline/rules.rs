@@ -10,7 +10,7 @@ impl Pipeline {
     /// Metrics that rules need and nobody reports any more: each is a gap, and the engine decides by `on_blind`.
     pub(super) fn listen_for_silence(&mut self, now: MonoTime) {
         let runs = &self.runs;
-        let frozen = |id: RunId| runs.get(&id).is_some_and(|live| live.status().hold_frozen);
+        let frozen = |id: RunId| runs.get(&id).is_some_and(|live| live.status().containment.is_frozen());
         for silent in self.silence.tick(now, frozen) {
             self.silent(silent);
         }

@@ -20,7 +20,7 @@ use super::{
     outage,
     past::{History, Past, differs, without_version},
     start::{Origin, StartError},
-    store::{ENDED_KEPT, Folder, MOST_PARTS, is_made, made_for},
+    store::{ENDED_KEPT, Folder, KeptRun, MOST_PARTS, is_made, made_for},
     translate,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     sensors::ebpf::{self, EventReader},
 };
 use failsafe_core::{
-    Action, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
+    Action, Containment, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
     decision::{Proof, Verdict},
     input::{Contained, Gap, Run},
     record::Record,
@@ -92,6 +92,8 @@ struct Known {
     /// The number of its last recording.
     part: u32,
     policy_name: String,
+    /// How it was contained when `run.json` was written, where the audit log does not have the run's start.
+    containment: Containment,
 }
 
 /// What a pass goes by.
@@ -296,8 +298,14 @@ impl Registry {
     }
 
     /// One candidate: its facts, what they come to, and that done.
-    fn take_up(&self, candidate: Candidate, now: &Now<'_>, changed: &mut Vec<String>) -> AdoptionResult {
+    fn take_up(&self, mut candidate: Candidate, now: &Now<'_>, changed: &mut Vec<String>) -> AdoptionResult {
         let (kept, logged, known) = self.known(&candidate);
+        // A log without the run's start may lack its decisions too: then what run.json has is kept in force.
+        if let Some(known) = known.as_ref().filter(|_| candidate.before.is_none() && candidate.past.decisions == 0)
+            && candidate.past.containment.is_empty()
+        {
+            candidate.past.containment = known.containment.clone();
+        }
         if let Some(known) = &known {
             now.log.owned(known.run.id, known.run.owner_uid);
         }
@@ -371,21 +379,22 @@ impl Registry {
             run: run.clone(),
             part,
             policy_name: past.policy_name.as_deref().map(without_version).unwrap_or_default(),
+            containment: Containment::default(),
         };
         match (folder, start) {
             (Folder::Kept(kept), Some(start)) => {
                 match differs(&kept.run, start).or_else(|| kept.differs(past, part, is_made(start))) {
                     Some(what) => (Kept::Read, Logged::Differs(what), Some(logged(start))),
                     None => {
-                        let (run, policy_name) = (start.clone(), kept.policy_name);
-                        (Kept::Read, Logged::Present, Some(Known { run, part, policy_name }))
+                        let known = Known { policy_name: kept.policy_name, ..logged(start) };
+                        (Kept::Read, Logged::Present, Some(known))
                     }
                 }
             }
             (Folder::Kept(kept), None) => {
-                let (run, policy_name) = (kept.run, kept.policy_name);
-                let part = part.max(kept.part.min(MOST_PARTS));
-                (Kept::Read, Logged::Absent, Some(Known { run, part, policy_name }))
+                let (containment, part) = (kept.containment(), part.max(kept.part.min(MOST_PARTS)));
+                let KeptRun { run, policy_name, .. } = *kept;
+                (Kept::Read, Logged::Absent, Some(Known { run, part, policy_name, containment }))
             }
             (other, start) => {
                 let kept = match other {
@@ -441,7 +450,7 @@ impl Registry {
                 cgroup
                     .remove_tree()
                     .map_err(|error| format!("its cgroup is empty but cannot be removed: {}", error.chain()))?;
-            } else if candidate.past.contained.frozen {
+            } else if candidate.past.containment.is_frozen() {
                 let _thawed = thaw(cgroup, &[], Instant::now() + super::RELEASE);
             }
             match cgroup.events() {
@@ -538,8 +547,8 @@ impl Registry {
         let unread = |e: crate::platform::CgroupError| (format!("its cgroup cannot be read: {}", e.chain()), false);
         let requested = cgroup.freeze_requested().map_err(unread)?;
         let found_frozen = requested && cgroup.events().map_err(unread)?.frozen;
-        let latch = before.is_some_and(|p| p.latch != 0) || past.contained.blocked;
-        let mut found = vec![match (past.contained.frozen, found_frozen) {
+        let latch = before.is_some_and(|p| p.latch != 0) || past.containment.is_latched();
+        let mut found = vec![match (past.containment.is_frozen(), found_frozen) {
             (true, true) => "frozen, as decided".to_owned(),
             (true, false) => "decided to be frozen, found running".into(),
             (false, true) => "found frozen, without a decision in the log: it is held until somebody thaws it".into(),
@@ -552,8 +561,9 @@ impl Registry {
         run.incidents = past.incidents;
         // An open thaw explains a frozen run: it was not carried out.
         let thawing = past.open.iter().any(|(_, action)| *action == Action::Thaw);
-        let unexplained = requested && !past.contained.frozen && !thawing;
-        run.contained = Contained { frozen: past.contained.frozen || requested, blocked: latch, unexplained };
+        let unexplained = requested && !past.containment.is_frozen() && !thawing;
+        run.contained = Contained { frozen: past.containment.is_frozen() || requested, blocked: latch, unexplained };
+        let recalled = past.containment.clone().found(run.contained, found_frozen, now);
         // Sensors have been silent about it since its last daemon, not since it began: silence counts from now.
         run.registered = now;
         let mut outcomes: Vec<Outcome> = past
@@ -562,11 +572,11 @@ impl Registry {
             .map(|(decision, action)| reobserved(decision, *action, found_frozen, latch, now))
             .collect();
         let open_freeze = outcomes.iter().any(|o| o.action == Action::Freeze);
-        if past.contained.frozen && !found_frozen && !open_freeze {
+        if past.containment.is_frozen() && !found_frozen && !open_freeze {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let run_id = run.id;
-        let origin = Origin { made, holder: Holder::Adopted(run.owner_uid), part: part.saturating_add(1) };
+        let origin = Origin { made, holder: Holder::Adopted(run.owner_uid), part: part.saturating_add(1), recalled };
         let live = self.enter(run, Arc::new(policy), mine, origin).map_err(|error| {
             let full = matches!(&error, StartError::Store(error) if error.is_full());
             (format!("it cannot be taken up: {error}"), full)
@@ -599,9 +609,6 @@ impl Registry {
                 status.frozen.begins(now.0);
             } else if past.frozen.is_frozen() {
                 status.frozen.ends(now.0);
-            }
-            if found_frozen {
-                status.standing = super::Standing::Frozen;
             }
             status.incident = (live.run.contained.frozen || latch)
                 .then(|| failsafe_core::decision::IncidentId::new(live.run.id, live.run.incidents.max(1)));

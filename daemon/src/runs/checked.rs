@@ -33,11 +33,21 @@ pub(super) fn ended(id: RunId, folder: &Folder, past: &Past) -> Option<(EndedRun
         (Folder::Kept(kept), start, _) => {
             let what = if start.is_none() { "start" } else { "end" };
             let unverified = Some(no_record_of(what));
+            let containment = kept.containment();
             let KeptRun { run, part, ended_ns, policy_name, decisions, totals, unwatched, .. } = kept.as_ref().clone();
-            let ended_ns = ended_ns?;
-            let frozen_ns = None;
-            let ended =
-                EndedRun { run, policy_name, ended_ns, unwatched, decisions, part, totals, frozen_ns, unverified };
+            let (ended_ns, frozen_ns) = (ended_ns?, None);
+            let ended = EndedRun {
+                run,
+                policy_name,
+                ended_ns,
+                unwatched,
+                decisions,
+                part,
+                totals,
+                frozen_ns,
+                containment,
+                unverified,
+            };
             Some((ended, false))
         }
         (Folder::Unreadable(why), Some(_), Some(end)) => {
@@ -66,6 +76,7 @@ fn of_log(past: &Past, end: &Ending, kept_name: &str) -> Option<EndedRun> {
         part: end.part.unwrap_or(past.part),
         totals: past.totals,
         frozen_ns: end.frozen_ns,
+        containment: past.containment.clone(),
         unverified: None,
     })
 }
@@ -91,7 +102,7 @@ fn of_its_end(kept: &KeptRun, past: &Past, end: &Ending) -> Option<String> {
 mod tests {
     use super::*;
     use crate::testing;
-    use failsafe_core::{PolicyDigest, record::Totals};
+    use failsafe_core::{Containment, PolicyDigest, record::Totals};
 
     const ID: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -105,6 +116,7 @@ mod tests {
             decisions: 3,
             totals: Some(Totals { egress_bytes: 5, ..Totals::default() }),
             unwatched: None,
+            containment: Containment::default(),
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{guard::PreviousRun, log::Log, platform::clock, sensors::ebpf::RunCounters};
 use failsafe_core::{
-    Input, MonoTime, Value,
+    Containment, Input, MonoTime, Value,
     event::Verdict,
     input::{Gap, Run},
     record::{Record, Totals, Unwatched},
@@ -48,6 +48,8 @@ pub(super) struct Departed {
     totals: Option<(Totals, bool)>,
     /// For how long it was frozen, ns; none where it ended frozen and nobody knows when.
     frozen_ns: Option<u64>,
+    /// How it was contained, as the audit log has it.
+    containment: Containment,
     unjudged: Unjudged,
     /// Why what is known of the run is not verified by the audit log.
     unverified: Option<String>,
@@ -106,7 +108,8 @@ impl Departed {
         let unverified = past.start.is_none().then(|| no_record_of("start"));
         // One that ended frozen stood still until its end, and nobody knows when that was.
         let frozen_ns = past.end.as_ref().map_or(past.frozen.closed_ns(), |end| end.frozen_ns);
-        Departed { run, named, root, end: past.end.clone(), unwatched, gaps, totals, frozen_ns, unjudged, unverified }
+        let (end, containment) = (past.end.clone(), past.containment.clone());
+        Departed { run, named, root, end, unwatched, gaps, totals, frozen_ns, containment, unjudged, unverified }
     }
 
     /// Whether an earlier daemon's programs bound it by this cgroup.
@@ -128,7 +131,19 @@ impl Departed {
 impl Registry {
     /// Records what is known of the run's last time and its end, and lists it among the ended ones.
     pub(super) fn depart(&self, departed: Departed, log: &Log) {
-        let Departed { run, named, end, unwatched, gaps, totals, frozen_ns, unjudged, unverified, .. } = departed;
+        let Departed {
+            run,
+            named,
+            root: _,
+            end,
+            unwatched,
+            gaps,
+            totals,
+            frozen_ns,
+            containment,
+            unjudged,
+            unverified,
+        } = departed;
         tracing::info!(run = %run.id, found = unwatched.found, "a run ended while no daemon watched");
         let what = unjudged.what().map(|what| self::gap(run.id, what, true));
         for gap in gaps.into_iter().chain(what) {
@@ -163,6 +178,7 @@ impl Registry {
             part,
             totals: totals.map(|(totals, _)| totals),
             frozen_ns,
+            containment,
             unverified,
         };
         self.mark_ended(&ended);

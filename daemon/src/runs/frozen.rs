@@ -1,6 +1,6 @@
 //! For how long a run has been frozen, over its whole life: by the outcomes of freezes and thaws, live or from the log.
 
-use failsafe_core::{Action, Outcome, decision::Verdict};
+use failsafe_core::{Action, Containment, Outcome, containment::ContainmentState, decision::Verdict};
 
 /// The time that a run is frozen. A freeze counts from its first outcome that did not fail to the proved thaw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,12 +12,13 @@ pub struct FrozenTime {
 }
 
 impl FrozenTime {
-    /// Takes the outcome of an action.
-    pub fn takes(&mut self, outcome: &Outcome) {
+    /// Takes the outcome of an action; `containment` has it already. A freeze that a thaw overtook begins nothing, and a
+    /// thaw that gave way to a later freeze ends nothing.
+    pub fn takes(&mut self, outcome: &Outcome, containment: &Containment) {
         match (outcome.action, &outcome.verdict) {
             (_, Verdict::Failed(_)) => {}
-            (Action::Freeze, _) => self.begins(outcome.at.0),
-            (Action::Thaw, _) => self.ends(outcome.at.0),
+            (Action::Freeze, _) if containment.state() != ContainmentState::Running => self.begins(outcome.at.0),
+            (Action::Thaw, _) if !containment.is_frozen() => self.ends(outcome.at.0),
             _ => {}
         }
     }
@@ -55,6 +56,7 @@ mod tests {
     use failsafe_core::{
         MonoTime, RunId,
         decision::{DecisionId, IncidentId},
+        input::Contained,
         time::Span,
     };
 
@@ -73,17 +75,30 @@ mod tests {
 
     #[test]
     fn frozen_time_is_the_sum_over_freezes_and_a_failed_one_counts_nothing() {
+        let held = Containment::of(Contained { frozen: true, ..Contained::default() }, MonoTime(1));
+        let free = Containment::default();
         let mut time = FrozenTime::default();
-        time.takes(&outcome(Action::Freeze, Verdict::Failed("EBUSY".into()), 5));
+        time.takes(&outcome(Action::Freeze, Verdict::Failed("EBUSY".into()), 5), &held);
         assert_eq!((time.is_frozen(), time.closed_ns()), (false, Some(0)));
-        time.takes(&outcome(Action::Freeze, Verdict::Partial(Vec::new()), 10));
-        time.takes(&outcome(Action::Freeze, Verdict::Proved, 12));
+        time.takes(&outcome(Action::Freeze, Verdict::Partial(Vec::new()), 10), &held);
+        time.takes(&outcome(Action::Freeze, Verdict::Proved, 12), &held);
         assert_eq!((time.total_ns(15), time.closed_ns()), (5, None));
-        time.takes(&outcome(Action::Thaw, Verdict::Failed("EIO".into()), 20));
+        time.takes(&outcome(Action::Thaw, Verdict::Failed("EIO".into()), 20), &held);
         assert_eq!(time.total_ns(21), 11);
-        time.takes(&outcome(Action::Thaw, Verdict::Proved, 30));
-        time.takes(&outcome(Action::Freeze, Verdict::Proved, 100));
-        time.takes(&outcome(Action::Thaw, Verdict::Proved, 101));
+        time.takes(&outcome(Action::Thaw, Verdict::Proved, 30), &free);
+        time.takes(&outcome(Action::Freeze, Verdict::Proved, 100), &held);
+        time.takes(&outcome(Action::Thaw, Verdict::Proved, 101), &free);
         assert_eq!((time.total_ns(500), time.closed_ns()), (21, Some(21)));
+    }
+
+    #[test]
+    fn an_outcome_that_a_later_decision_overtook_begins_and_ends_no_frozen_time() {
+        let held = Containment::of(Contained { frozen: true, ..Contained::default() }, MonoTime(1));
+        let mut time = FrozenTime::default();
+        time.takes(&outcome(Action::Freeze, Verdict::Partial(Vec::new()), 10), &Containment::default());
+        assert!(!time.is_frozen(), "the run was thawed before");
+        time.takes(&outcome(Action::Freeze, Verdict::Proved, 20), &held);
+        time.takes(&outcome(Action::Thaw, Verdict::Partial(Vec::new()), 30), &held);
+        assert!(time.is_frozen(), "the thaw gave way to a later freeze");
     }
 }

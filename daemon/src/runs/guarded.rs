@@ -16,8 +16,9 @@ use crate::{
     platform::{Cgroup, clock},
 };
 use failsafe_core::{
-    MonoTime, RunId,
-    input::{Command, Gap, Run},
+    Containment, MonoTime, RunId,
+    containment::StepResult,
+    input::{Command, Control, Gap, Run},
     signal::Source,
 };
 use std::{
@@ -66,7 +67,12 @@ impl GuardedRun {
 
     /// Whether it is meant to be frozen.
     pub fn is_held(&self) -> bool {
-        self.past().contained.frozen
+        self.past().containment.is_frozen()
+    }
+
+    /// What is desired and proved of its containment.
+    pub fn containment(&self) -> Containment {
+        self.past().containment.clone()
     }
 
     /// Whether this path of `/proc/PID/cgroup` is in it.
@@ -86,12 +92,20 @@ impl GuardedRun {
     }
 
     /// Carries a command out and reads back what came of it.
-    pub fn obey(&self, command: Command, deadline: Instant) -> Report {
+    pub fn obey(&self, control: &Control, deadline: Instant) -> Report {
         let Some(of_run) = &self.cgroup else {
             return Report::failed("its cgroup is not known");
         };
-        // What is wanted stands before it is done: from here on it is kept so.
-        self.past().commanded(command);
+        // The desired state is published before the action: from here on it is kept so.
+        self.past().containment.commanded(control);
+        let report = self.carry_out(control.command, of_run, deadline);
+        let (verdict, proofs) = (report.verdict.clone(), report.proofs.clone());
+        let at = MonoTime(report.at_ns.unwrap_or_else(clock::monotonic_ns));
+        self.past().containment.carried_out(control.command.into(), StepResult { verdict, proofs, at }, None);
+        report
+    }
+
+    fn carry_out(&self, command: Command, of_run: &Cgroup, deadline: Instant) -> Report {
         match command {
             Command::Freeze => outcome::freeze(&match cgroup::freeze::start(of_run) {
                 Ok(started) => cgroup::freeze::verify(of_run, started, deadline),

@@ -41,7 +41,7 @@ use crate::{
     sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use entry::Entry;
-use failsafe_core::{Policy, RunId, decision::IncidentId, input::Run};
+use failsafe_core::{Containment, Policy, RunId, containment::ContainmentState, decision::IncidentId, input::Run};
 pub use find::{FindError, FoundRun};
 use guarded::GuardedRun;
 use std::{
@@ -57,27 +57,12 @@ const RELEASE: Duration = Duration::from_millis(100);
 /// How long a stop waits for actuators.
 const LAST_JOB: Duration = Duration::from_secs(3);
 
-/// How a run's containment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Standing {
-    /// Not contained.
-    #[default]
-    Running,
-    /// Frozen and proved.
-    Frozen,
-    /// Decided, not wholly proved.
-    Partial,
-}
-
 /// What changes about a live run, for people to read.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
-    /// Containment.
-    pub standing: Standing,
-    /// Whether it is meant to be frozen: the guard looks after it.
-    pub hold_frozen: bool,
-    /// Egress latch.
-    pub blocked: bool,
+    /// What is desired and proved of its containment: the engine's state, which the pipeline publishes after each step.
+    /// Nobody else changes it.
+    pub containment: Containment,
     /// The open incident.
     pub incident: Option<IncidentId>,
     /// Decisions made.
@@ -202,9 +187,9 @@ impl LiveRun {
 
     /// Marks its end, the first time it is called, and gives what is remembered of it. Takes no lock of the registry.
     pub fn end(&self, wall_ns: i64) -> Arc<EndedRun> {
-        let (decisions, frozen_ns) = {
+        let (decisions, frozen_ns, containment) = {
             let status = self.status();
-            (status.decisions, status.frozen.total_ns(clock::monotonic_ns()))
+            (status.decisions, status.frozen.total_ns(clock::monotonic_ns()), status.containment.clone())
         };
         let ended = || EndedRun {
             run: self.run.clone(),
@@ -215,6 +200,7 @@ impl LiveRun {
             part: self.part,
             totals: None,
             frozen_ns: Some(frozen_ns),
+            containment,
             unverified: None,
         };
         self.ended.get_or_init(|| Arc::new(ended())).clone()
@@ -384,9 +370,10 @@ impl Registry {
 
 /// A cgroup that is somebody else's is not left frozen after its run: what is put into it next would stand still for good.
 fn release(live: &LiveRun) {
+    // Also where a thaw is decided and not proved.
     let (frozen, keep) = {
         let status = live.status();
-        (status.hold_frozen, status.keep_frozen.clone())
+        (status.containment.state() != ContainmentState::Running, status.keep_frozen.clone())
     };
     if frozen {
         let outcome = thaw(&live.cgroup, &keep.unwrap_or_default(), Instant::now() + RELEASE);

@@ -2,9 +2,8 @@
 
 use super::frozen::FrozenTime;
 use failsafe_core::{
-    Action, Decision, Mode, Outcome, RunId,
-    decision::Verdict,
-    input::{Command, Contained, Run},
+    Action, Containment, Decision, Mode, Outcome, RunId,
+    input::Run,
     record::{Record, Totals, Unwatched},
     signal::Source,
 };
@@ -49,8 +48,8 @@ pub struct Past {
     pub decisions: u32,
     /// Incidents opened.
     pub incidents: u32,
-    /// Whether it is meant to be frozen and latched.
-    pub contained: Contained,
+    /// What is desired and proved of its containment.
+    pub containment: Containment,
     /// For how long it has been frozen.
     pub frozen: FrozenTime,
     /// Actions that were decided and whose outcome is not on record.
@@ -170,17 +169,8 @@ impl Past {
                 self.incidents = self.incidents.max(limited.last_incident);
             }
             // Of a run that is judged, the decision that follows counts.
-            Record::Control(control) if self.guarded => self.commanded(control.command),
+            Record::Control(control) if self.guarded => self.containment.commanded(&control),
             _ => {}
-        }
-    }
-
-    /// A command on the run was carried out without a decision.
-    pub fn commanded(&mut self, command: Command) {
-        match command {
-            Command::Freeze => self.contained.frozen = true,
-            Command::Thaw => self.contained = Contained::default(),
-            Command::Kill => {}
         }
     }
 
@@ -190,13 +180,8 @@ impl Past {
         if decision.mode == Mode::Observe {
             return;
         }
+        self.containment.decided(&decision);
         for action in decision.actions.clone() {
-            match action {
-                Action::Freeze => self.contained.frozen = true,
-                Action::Block => self.contained.blocked = true,
-                Action::Thaw => self.contained = Contained::default(),
-                _ => {}
-            }
             if matches!(action, Action::Freeze | Action::Block | Action::Kill | Action::Thaw) {
                 self.open.push((decision.clone(), action));
             }
@@ -204,11 +189,9 @@ impl Past {
     }
 
     fn came_out(&mut self, outcome: &Outcome) {
-        self.frozen.takes(outcome);
+        self.containment.came_out(outcome);
+        self.frozen.takes(outcome, &self.containment);
         self.open.retain(|(decision, action)| decision.id != outcome.decision || *action != outcome.action);
-        if outcome.action == Action::Thaw && matches!(outcome.verdict, Verdict::Failed(_)) {
-            self.contained.frozen = true;
-        }
     }
 }
 

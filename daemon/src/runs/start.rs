@@ -15,7 +15,7 @@ use crate::{
     platform::{Cgroup, CgroupError, ProcFs, clock},
 };
 use failsafe_core::{
-    GpuId, MonoTime, Policy, RunId,
+    Containment, GpuId, MonoTime, Policy, RunId,
     input::{Contained, Run},
 };
 use failsafe_ebpf::abi::latch;
@@ -62,7 +62,7 @@ pub enum Place {
 }
 
 /// How a run comes to be entered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Origin {
     /// The daemon made its cgroup, and removes it.
     pub made: bool,
@@ -70,6 +70,8 @@ pub(super) struct Origin {
     pub holder: Holder,
     /// How many daemons had it before.
     pub part: u32,
+    /// What is known of its containment from before.
+    pub recalled: Containment,
 }
 
 /// Why a run was not started. Nothing is then left behind.
@@ -167,7 +169,7 @@ impl Registry {
         };
         let policy = Arc::new(wanted.policy);
         let holder = if wanted.unlimited { Holder::Administrator } else { Holder::User(wanted.owner_uid) };
-        let origin = Origin { made, holder, part: 0 };
+        let origin = Origin { made, holder, part: 0, recalled: Containment::default() };
         let live = self.enter_compiled(run, policy, compiled, cgroup, origin).inspect_err(|_| self.store.forget(id))?;
         if !made {
             live.enter();
@@ -206,14 +208,14 @@ impl Registry {
         origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
         let Origin { made, part, .. } = origin;
+        let containment = origin.recalled.clone().taken_up(run.contained, run.registered);
         // What a freeze needs is open before the run is one.
         let held = cgroup.hold_open().map_err(StartError::from);
-        let entered = held.and_then(|()| self.attach(&run, &policy, compiled, &cgroup, origin));
+        let entered = held.and_then(|()| self.attach(&run, &policy, compiled, &cgroup, &origin, &containment));
         match entered {
             Ok(placed) => {
                 let status = Status {
-                    hold_frozen: run.contained.frozen,
-                    blocked: run.contained.blocked,
+                    containment,
                     decisions: run.decisions,
                     incidents: run.incidents,
                     gpus: run.gpus.clone(),
@@ -255,9 +257,10 @@ impl Registry {
         policy: &Policy,
         compiled: Compiled,
         cgroup: &Cgroup,
-        origin: Origin,
+        origin: &Origin,
+        containment: &Containment,
     ) -> Result<crate::guard::kernel::Placed, StartError> {
-        let Origin { made, holder, part } = origin;
+        let Origin { made, holder, part, .. } = *origin;
         let policy_name = policy.name.clone();
         let kept = KeptRun {
             run: run.clone(),
@@ -268,6 +271,7 @@ impl Registry {
             decisions: run.decisions,
             totals: None,
             unwatched: None,
+            containment: containment.clone(),
         };
         if part == 0 {
             self.store.keep_policy(policy)?;

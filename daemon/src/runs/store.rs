@@ -8,7 +8,7 @@ use super::{
     retain::Kept,
 };
 use failsafe_core::{
-    Policy, PolicyDigest, RunId,
+    Containment, Policy, PolicyDigest, RunId,
     input::Run,
     record::{Totals, Unwatched},
 };
@@ -53,9 +53,21 @@ pub struct KeptRun {
     /// Between which times it ended, where no daemon watched the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwatched: Option<Unwatched>,
+    /// How it was contained when this was written: at its start, when it was taken up, and at its end. While it lives the
+    /// audit log has what came later. None in files of earlier versions: see [`KeptRun::containment`].
+    #[serde(default, skip_serializing_if = "Containment::is_empty")]
+    pub containment: Containment,
 }
 
 impl KeptRun {
+    /// How it was contained when this was written; files of earlier versions have two booleans.
+    pub fn containment(&self) -> Containment {
+        match self.containment.is_empty() {
+            true => Containment::of(self.run.contained, self.run.registered),
+            false => self.containment.clone(),
+        }
+    }
+
     /// What else than the run itself is not as the audit log has it; `part` is the number of its last recording by the log and the files.
     pub(super) fn differs(&self, past: &Past, part: u32, made: bool) -> Option<String> {
         if self.made != made {
@@ -87,6 +99,8 @@ pub struct EndedRun {
     pub totals: Option<Totals>,
     /// For how long it was frozen, ns; none where it ended frozen and no daemon watched the end, and where that is not on record.
     pub frozen_ns: Option<u64>,
+    /// How it was contained at its end.
+    pub containment: Containment,
     /// Why this is not verified by the audit log; none: it is.
     pub unverified: Option<String>,
 }
@@ -178,7 +192,8 @@ impl Store {
         let (run, policy_name, made) = (ended.run.clone(), ended.policy_name.clone(), is_made(&ended.run));
         let folder = self.run_dir(ended.run.id);
         self.disk.make(&folder).map_err(|source| StoreError { op: "make", path: folder, source })?;
-        let kept = KeptRun { run, made, part, ended_ns, policy_name, decisions, totals, unwatched };
+        let containment = ended.containment.clone();
+        let kept = KeptRun { run, made, part, ended_ns, policy_name, decisions, totals, unwatched, containment };
         self.write(&path, &kept)
     }
 
@@ -345,5 +360,27 @@ mod tests {
         let changed = fs::read_to_string(&path).unwrap().replace("\"o\"", "\"x\"");
         fs::write(&path, changed).unwrap();
         assert!(store.policy(&policy.digest()).is_err());
+    }
+
+    #[test]
+    fn a_run_json_with_two_booleans_and_one_with_steps_are_read() {
+        let text = r#"{"run":{"id":"00000000-0000-4000-8000-000000000001","name":"job","labels":{},"owner_uid":1000,
+            "cgroup":"c","cgroup_id":7,"boot_id":"b","policy":[DIGEST],"gpus":[],"mig":{},"registered":5,
+            "registered_wall_ns":9,"decisions":2,"incidents":1,
+            "contained":{"frozen":true,"blocked":true,"unexplained":false}},
+            "made":true,"part":1,"ended_ns":null,"policy_name":"p","decisions":2}"#;
+        let text = text.replace("[DIGEST]", &serde_json::to_string(&PolicyDigest([1; 32])).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id: RunId = "00000000-0000-4000-8000-000000000001".parse().unwrap();
+        fs::create_dir_all(store.run_dir(id)).unwrap();
+        fs::write(store.run_dir(id).join("run.json"), text).unwrap();
+        let Folder::Kept(old) = store.folder(id) else { panic!("not read") };
+        assert!(old.containment().is_frozen() && old.containment().is_latched());
+        let steps = old.containment();
+        let new = KeptRun { containment: steps.clone(), ..*old };
+        store.keep(&new).unwrap();
+        let Folder::Kept(read) = store.folder(id) else { panic!("not read") };
+        assert_eq!(read.containment, steps);
     }
 }

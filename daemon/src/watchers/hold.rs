@@ -15,9 +15,13 @@ use crate::{
     actuators::cgroup::{Hold, freeze::sweep, is_still_frozen},
     pipeline::{Message, Sender, pulse::Pulse},
     platform::sched,
-    runs::{LiveRun, Registry, Standing, translate::guarded},
+    runs::{LiveRun, Registry, translate::guarded},
 };
-use failsafe_core::{RunId, event::Event};
+use failsafe_core::{
+    Containment, RunId,
+    containment::{ContainmentState, Measure},
+    event::Event,
+};
 use retries::Retries;
 use std::{
     collections::BTreeMap,
@@ -63,6 +67,28 @@ impl Look {
     }
 }
 
+/// What the guard keeps in force of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Held {
+    frozen: bool,
+    latched: bool,
+}
+
+impl Held {
+    fn of(containment: &Containment) -> Held {
+        let mut held = Held::default();
+        for step in containment.steps().iter().filter(|step| step.desired.is_some()) {
+            match step.measure {
+                Measure::Freeze => held.frozen = true,
+                Measure::Latch => held.latched = true,
+                // Nothing undoes a kill.
+                Measure::Kill => {}
+            }
+        }
+        held
+    }
+}
+
 /// The guard's thread.
 pub struct Guard {
     registry: Arc<Registry>,
@@ -89,12 +115,9 @@ impl Guard {
             let live = self.registry.live();
             self.retries.retain(|id| live.iter().any(|run| run.run.id == id));
             for run in &live {
-                let (frozen, blocked) = {
-                    let status = run.status();
-                    (status.hold_frozen, status.blocked)
-                };
-                if frozen || blocked {
-                    self.look(run, frozen, blocked);
+                let held = Held::of(&run.status().containment);
+                if held != Held::default() {
+                    self.look(run, held);
                 } else {
                     self.settled(run);
                 }
@@ -104,12 +127,12 @@ impl Guard {
         }
     }
 
-    fn look(&mut self, run: &Arc<LiveRun>, frozen: bool, blocked: bool) {
+    fn look(&mut self, run: &Arc<LiveRun>, Held { frozen, latched }: Held) {
         let id = run.run.id;
         if !self.retries.is_due(id, Instant::now()) {
             return;
         }
-        let latched = if blocked { self.latch(run) } else { Look::Holds };
+        let latched = if latched { self.latch(run) } else { Look::Holds };
         let done = if frozen { self.root(run) } else { Look::Holds };
         match latched.and(done) {
             Look::Holds => self.settled(run),
@@ -140,7 +163,7 @@ impl Guard {
     /// The root alone: it holds all that is below it.
     fn root(&mut self, run: &LiveRun) -> Look {
         let Some(_gate) = run.try_gate() else { return Look::Busy };
-        if !run.status().hold_frozen {
+        if !run.status().containment.is_frozen() {
             return Look::Holds;
         }
         let looked = run.cgroup.freeze_requested().and_then(|requested| {
@@ -160,7 +183,7 @@ impl Guard {
         };
         let (was_frozen, partial) = {
             let status = run.status();
-            (status.frozen.is_frozen(), status.standing == Standing::Partial)
+            (status.frozen.is_frozen(), status.containment.state() == ContainmentState::Partial)
         };
         if !requested && was_frozen {
             self.tell(foreign_thaw(run, 1));
@@ -181,7 +204,7 @@ impl Guard {
             return Look::Holds;
         }
         let Some(_gate) = run.try_gate() else { return Look::Busy };
-        if !run.status().blocked || run.ended().is_some() {
+        if !run.status().containment.is_latched() || run.ended().is_some() {
             return Look::Holds;
         }
         match kernel.set_block(run.slot, run.epoch, true) {
@@ -218,7 +241,7 @@ impl Sweeper {
         while !stop.load(Ordering::Relaxed) {
             let live = self.registry.live();
             self.due.retain(|id, _| live.iter().any(|run| run.run.id == *id));
-            for run in live.iter().filter(|run| run.status().hold_frozen) {
+            for run in live.iter().filter(|run| run.status().containment.is_frozen()) {
                 let began = Instant::now();
                 if self.due.get(&run.run.id).is_some_and(|due| *due > began) {
                     continue;
@@ -242,7 +265,7 @@ impl Sweeper {
         }
         if !swept {
             let _levels = run.levels.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = sweep(&run.cgroup, None, &|| run.status().hold_frozen);
+            let done = sweep(&run.cgroup, None, &|| run.status().containment.is_frozen());
             match done.unfinished {
                 None => run.status().swept = true,
                 Some(why) => tracing::warn!(run = %run.run.id, why, "levels below a frozen root are not all frozen"),
@@ -253,7 +276,7 @@ impl Sweeper {
             Ok(Hold::Loose { levels, .. }) => {
                 let below = levels.iter().filter(|level| level.as_path() != run.cgroup.path()).count();
                 // A thaw may have begun meanwhile, whose work this is.
-                if below > 0 && run.status().hold_frozen {
+                if below > 0 && run.status().containment.is_frozen() {
                     let _later = self.pipeline.try_send(foreign_thaw(run, u32::try_from(below).unwrap_or(u32::MAX)));
                 }
             }

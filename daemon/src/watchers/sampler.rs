@@ -197,7 +197,7 @@ impl Sampler {
     /// A run that the kernel latched by a stop rule is frozen by the event of it. Found latched at two samples and not held,
     /// that event was lost.
     fn latched(&self, run: &Arc<LiveRun>, latched: bool, seen: &mut RunSampleState) {
-        let lost = latched && !run.status().hold_frozen;
+        let lost = latched && !run.status().containment.is_frozen();
         if lost && std::mem::replace(&mut seen.latched, lost) {
             self.tell(Message::Input(guarded(run.run.id, Event::Latched)));
         }

@@ -30,7 +30,7 @@ pub use caller::Caller;
 pub use cgroup::{TestCgroup, cgroup_of, cgroup2, frozen, members, populated, remove_tree};
 pub use crowd::Crowd;
 pub use gpu::{TWO_GPUS, on_gpu_node};
-pub use mount::Tmpfs;
+pub use mount::{Tmpfs, Unwritable};
 pub use node::{Node, on_node, sentinel};
 pub use programs::program;
 pub use run::{Launch, Started};

@@ -1,4 +1,4 @@
-//! A small file system of a test's own, to be filled up.
+//! Mounts of a test's own: a small file system to be filled up, and a file that cannot be written.
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -30,6 +30,34 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         // Lazily: whoever still holds a file of it keeps that file and nothing else.
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("left mounted: {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// A file that reads as `text` and cannot be written, in the place of another; unmounted on drop.
+#[derive(Debug)]
+pub struct Unwritable(PathBuf);
+
+impl Unwritable {
+    /// Puts it in the place of `at`. `source`, which is made, has its content.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn mount(at: &Path, source: &Path, text: &str) -> Result<Unwritable> {
+        std::fs::write(source, text).with_context(|| format!("writing {}", source.display()))?;
+        let context = || format!("mounting {} at {}", source.display(), at.display());
+        mount(Some(source), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(context)?;
+        let mounted = Unwritable(at.to_owned());
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, at, None::<&str>, flags, None::<&str>).with_context(context)?;
+        Ok(mounted)
+    }
+}
+
+impl Drop for Unwritable {
+    fn drop(&mut self) {
         if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
             eprintln!("left mounted: {}: {error}", self.0.display());
         }

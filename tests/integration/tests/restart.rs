@@ -1,7 +1,7 @@
 //! What an outage of the daemon may hold: strangers at work meanwhile, commands cut in the middle, deaths while starting.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, TestCgroup, frozen, members, on_node, program, wait_for};
+use integration::{Launch, TestCgroup, Unwritable, frozen, members, on_node, program, wait_for};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, net::TcpListener, process::Stdio, time::Duration};
 
@@ -28,14 +28,49 @@ fn a_strangers_thaw_during_the_outage_is_found_undone_and_said() -> Result<()> {
 }
 
 #[test]
+fn a_run_that_could_not_be_thawed_is_held_also_by_the_next_daemon() -> Result<()> {
+    on_node("failed-thaw", "", |node| {
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        let (root, below) = (run.cgroup().join("cgroup.freeze"), run.cgroup().join("below"));
+        fs::create_dir(&below)?;
+        node.ctl(["freeze", "held", "--reason", "test"])?.expect(0)?;
+        wait_for("the level below is frozen", || Ok(fs::read_to_string(below.join("cgroup.freeze"))? == "1\n"))?;
+        let refused = Unwritable::mount(&below.join("cgroup.freeze"), &node.file("frozen"), "1\n")?;
+        node.ctl(["thaw", "held", "--reason", "test"])?.expect(1)?;
+        wait_for("it is listed as frozen", || Ok(node.run("held")?["state"] == "frozen"))?;
+        fs::write(&root, "0")?;
+        run.freezes()?;
+        wait_for("it is listed as frozen again", || Ok(node.run("held")?["state"] == "frozen"))?;
+        // A second thaw that fails, so that the last entry of the log is not a freeze.
+        node.ctl(["thaw", "held", "--reason", "test"])?.expect(1)?;
+        node.kill9()?;
+        fs::write(&root, "0")?;
+        node.restart()?;
+        run.freezes()?;
+        wait_for("the next daemon lists it as frozen", || Ok(node.run("held")?["state"] == "frozen"))?;
+        drop(refused);
+        node.ctl(["thaw", "held", "--reason", "test"])?.expect(0)?;
+        ensure!(node.run("held")?["state"] == "running" && !frozen(run.cgroup())?, "{}", node.run("held")?);
+        node.log_is_whole()
+    })
+}
+
+#[test]
 fn the_time_that_a_run_is_frozen_covers_its_whole_life_and_stays_after_its_end() -> Result<()> {
     on_node("frozen-time", "", |node| {
         let mut run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
         let frozen_ms = |node: &integration::Node| node.run("held")?["frozen_ms"].as_u64().context("frozen_ms");
         node.ctl(["freeze", "held", "--reason", "test"])?.expect(0)?;
         wait_for("it has been frozen for 50 ms", || Ok(frozen_ms(node)? >= 50))?;
+        let freeze = |node: &integration::Node| -> Result<Value> {
+            let step = node.run("held")?["containment"][0].clone();
+            Ok(serde_json::json!([step["measure"], step["desired"], step["decision"], step["actor"], step["verdict"]]))
+        };
+        let before = freeze(node)?;
+        ensure!(before[0] == "freeze" && before[3]["local"]["uid"] == 0 && before[4] == "proved", "{before}");
         node.kill9()?;
         node.restart()?;
+        ensure!(freeze(node)? == before, "by whom and what is proved: {}, not {before}", freeze(node)?);
         ensure!(frozen_ms(node)? >= 50, "the time before the restart is lost");
         node.ctl(["thaw", "held", "--reason", "test"])?.expect(0)?;
         let thawed = frozen_ms(node)?;

@@ -8,6 +8,7 @@ use crate::{
     runs::{start::Place, store::Store},
     testing::{until, wanted},
 };
+use failsafe_core::{MonoTime, input::Contained};
 use std::path::Path;
 
 /// A live run with a process in it.
@@ -59,19 +60,22 @@ fn the_error_of_a_failed_freeze_stays_while_somebody_has_the_gate_and_until_the_
     let run = &bench.run;
     let (pipeline, _queue) = pipeline::queue::channel(8);
     let mut guard = Guard::new(bench.registry.clone(), pipeline);
-    run.status().hold_frozen = true;
+    let held = Contained { frozen: true, ..Contained::default() };
+    run.status().containment = Containment::of(held, MonoTime(1));
+    let held = Held::of(&run.status().containment);
+    assert_eq!(held, Held { frozen: true, latched: false });
     // As after a write that the kernel refused.
     guard.retries.failed(run.run.id, Instant::now() - Duration::from_secs(2));
     run.status().containment_error = Some("writing cgroup.freeze: EIO".into());
 
     let gate = run.gate.lock().unwrap();
-    guard.look(run, true, false);
+    guard.look(run, held);
     assert_eq!(error(run).as_deref(), Some("writing cgroup.freeze: EIO"), "nothing was looked at");
     assert!(guard.retries.next(Instant::now()).is_some_and(|wait| wait > Duration::ZERO), "and it is tried again");
     drop(gate);
 
     until("the error goes", || {
-        guard.look(run, true, false);
+        guard.look(run, held);
         error(run).is_none()
     });
     let events = run.cgroup.events().unwrap();
