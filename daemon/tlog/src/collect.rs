@@ -1,19 +1,22 @@
-//! Builds a proof while the leaves of a tree pass by, in memory that grows with its logarithm. The leaves before `base` are not
-//! needed: the frontier there stands for them.
+//! Builds proofs while the leaves of a tree pass by once, in memory that grows with the number of proofs and the logarithm of the
+//! tree. The leaves before `base` are not needed: the frontier there stands for them.
 
 use crate::frontier::Frontier;
 use crate::hash::Hash;
 use crate::proof::{Wrong, consistency_ranges, inclusion_ranges};
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
-/// The hashes of a proof in the making.
+/// The hashes of proofs in the making.
 #[derive(Debug, Clone)]
 pub struct Collector {
+    /// The subtrees that the proofs name, each once, by their beginnings.
     parts: Vec<(Range<u64>, Frontier)>,
-    /// Numbers of `parts`, by the beginning of the range.
-    order: Vec<usize>,
-    /// The part in `order` that the next leaf can be in.
-    at: usize,
+    /// Of each proof, the numbers of its `parts`, in its order.
+    proofs: Vec<Vec<usize>>,
+    /// The first part that has not begun.
+    next: usize,
+    /// Parts that the next leaf can be in. The subtrees of several proofs can contain each other.
+    open: Vec<usize>,
     size: u64,
     tree: Frontier,
 }
@@ -45,15 +48,16 @@ pub enum NoProof {
 }
 
 impl Collector {
-    /// The inclusion proof of leaf `index` in the tree of `size` leaves.
+    /// The inclusion proofs of the leaves `indices` in the tree of `size` leaves.
     ///
     /// # Errors
     /// [`NoProof`].
-    pub fn inclusion(base: &Frontier, index: u64, size: u64) -> Result<Collector, NoProof> {
-        if index < base.size() {
-            return Err(NoProof::Removed { from: index, to: index, base: base.size() });
-        }
-        Collector::new(base, inclusion_ranges(index, size)?, size)
+    pub fn inclusion(base: &Frontier, indices: &[u64], size: u64) -> Result<Collector, NoProof> {
+        let ranges = indices.iter().map(|&index| match index < base.size() {
+            true => Err(NoProof::Removed { from: index, to: index, base: base.size() }),
+            false => Ok(inclusion_ranges(index, size)?),
+        });
+        Collector::new(base, ranges.collect::<Result<_, _>>()?, size)
     }
 
     /// The proof that the tree of `later` leaves contains that of `earlier` leaves.
@@ -61,10 +65,10 @@ impl Collector {
     /// # Errors
     /// [`NoProof`].
     pub fn consistency(base: &Frontier, earlier: u64, later: u64) -> Result<Collector, NoProof> {
-        Collector::new(base, consistency_ranges(earlier, later)?, later)
+        Collector::new(base, vec![consistency_ranges(earlier, later)?], later)
     }
 
-    fn new(base: &Frontier, ranges: Vec<Range<u64>>, size: u64) -> Result<Collector, NoProof> {
+    fn new(base: &Frontier, ranges: Vec<Vec<Range<u64>>>, size: u64) -> Result<Collector, NoProof> {
         let removed = |range: &Range<u64>| NoProof::Removed {
             from: range.start,
             to: range.end.saturating_sub(1),
@@ -73,7 +77,11 @@ impl Collector {
         if size < base.size() {
             return Err(removed(&(size.saturating_sub(1)..size)));
         }
-        let parts = ranges.into_iter().map(|range| {
+        let mut numbers: BTreeMap<(u64, u64), usize> =
+            ranges.iter().flatten().map(|range| ((range.start, range.end), 0)).collect();
+        numbers.values_mut().enumerate().for_each(|(at, number)| *number = at);
+        let parts = numbers.keys().map(|&(start, end)| {
+            let range = start..end;
             if range.start >= base.size() {
                 return Ok((range, Frontier::new()));
             }
@@ -86,9 +94,9 @@ impl Collector {
             known.map(|known| (range.clone(), known)).ok_or_else(|| removed(&range))
         });
         let parts = parts.collect::<Result<Vec<_>, NoProof>>()?;
-        let mut order: Vec<usize> = (0..parts.len()).collect();
-        order.sort_by_key(|part| parts[*part].0.start);
-        Ok(Collector { parts, order, at: 0, size, tree: base.clone() })
+        let number = |range: &Range<u64>| numbers.get(&(range.start, range.end)).copied();
+        let proofs = ranges.iter().map(|proof| proof.iter().filter_map(number).collect()).collect();
+        Ok(Collector { parts, proofs, next: 0, open: Vec::new(), size, tree: base.clone() })
     }
 
     /// The next leaf, given by its hash. Leaves behind the tree are ignored.
@@ -98,28 +106,32 @@ impl Collector {
             return;
         }
         self.tree.push(leaf);
-        while let Some(part) = self.order.get(self.at) {
-            let (range, frontier) = &mut self.parts[*part];
-            if index >= range.end {
-                self.at += 1;
-                continue;
-            }
-            if range.contains(&index) {
+        while self.parts.get(self.next).is_some_and(|(range, _)| range.start <= index) {
+            self.open.push(self.next);
+            self.next += 1;
+        }
+        let parts = &mut self.parts;
+        self.open.retain(|part| {
+            let (range, frontier) = &mut parts[*part];
+            let contains = range.contains(&index);
+            if contains {
                 frontier.push(leaf);
             }
-            break;
-        }
+            contains
+        });
     }
 
-    /// The proof, and the root of the tree.
+    /// The proofs, and the root of the tree.
     ///
     /// # Errors
     /// [`NoProof::Short`].
-    pub fn finish(self) -> Result<(Vec<Hash>, Hash), NoProof> {
+    pub fn finish(self) -> Result<(Vec<Vec<Hash>>, Hash), NoProof> {
         if self.tree.size() < self.size {
             return Err(NoProof::Short { found: self.tree.size(), size: self.size });
         }
-        Ok((self.parts.iter().map(|(_, frontier)| frontier.root()).collect(), self.tree.root()))
+        let roots: Vec<Hash> = self.parts.iter().map(|(_, frontier)| frontier.root()).collect();
+        let hashes = |proof: &Vec<usize>| proof.iter().filter_map(|part| roots.get(*part).copied()).collect();
+        Ok((self.proofs.iter().map(hashes).collect(), self.tree.root()))
     }
 }
 

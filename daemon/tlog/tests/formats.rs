@@ -76,9 +76,10 @@ fn every_changed_byte_of_a_checkpoint_is_detected() {
 
 fn proof() -> Vec<u8> {
     let entries: Vec<String> = (0..11).map(|n| format!("entry {n}")).collect();
-    let mut collector = Collector::inclusion(&Frontier::new(), 6, 11).unwrap();
+    let mut collector = Collector::inclusion(&Frontier::new(), &[6], 11).unwrap();
     entries.iter().for_each(|entry| collector.push(leaf_hash(entry.as_bytes())));
-    let (hashes, root) = collector.finish().unwrap();
+    let (mut proofs, root) = collector.finish().unwrap();
+    let hashes = proofs.remove(0);
     let checkpoint = Checkpoint { origin: "failsafe.test/node/log/1".into(), size: 11, root, extensions: Vec::new() };
     let checkpoint = checkpoint.sign(&signer(1)).encode();
     ProofFile { extra: Some(entries[6].clone().into_bytes()), index: 6, hashes, checkpoint }.encode()

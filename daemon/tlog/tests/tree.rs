@@ -83,7 +83,7 @@ fn half(len: usize) -> usize {
 
 fn collect(mut collector: Collector, leaves: &[Hash]) -> Result<(Vec<Hash>, Hash), NoProof> {
     leaves.iter().for_each(|leaf| collector.push(*leaf));
-    collector.finish()
+    collector.finish().map(|(mut proofs, root)| (proofs.remove(0), root))
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn inclusion_proofs_of_the_reference_trees() {
     ];
     let leaves = leaves();
     for (index, size, expected) in cases {
-        let (proof, root) = collect(Collector::inclusion(&Frontier::new(), index, size).unwrap(), &leaves).unwrap();
+        let (proof, root) = collect(Collector::inclusion(&Frontier::new(), &[index], size).unwrap(), &leaves).unwrap();
         assert_eq!(proof.iter().map(hex::encode).collect::<Vec<_>>(), expected, "{index} of {size}");
         assert_eq!(hex::encode(root), ROOTS[usize::try_from(size).unwrap() - 1]);
         verify_inclusion(index, size, &leaves[usize::try_from(index).unwrap()], &proof, &root).unwrap();
@@ -183,7 +183,7 @@ fn consistency_proofs_of_the_reference_trees() {
 fn each_way_to_be_wrong_has_its_own_message() {
     let all = leaves();
     let root = tree(&all).root();
-    let (proof, _) = collect(Collector::inclusion(&Frontier::new(), 2, 8).unwrap(), &all).unwrap();
+    let (proof, _) = collect(Collector::inclusion(&Frontier::new(), &[2], 8).unwrap(), &all).unwrap();
     let check = |index, size, leaf: &Hash, proof: &[Hash]| verify_inclusion(index, size, leaf, proof, &root);
     assert_eq!(check(2, 8, &all[2], &proof), Ok(()));
     assert!(matches!(check(8, 8, &all[2], &proof), Err(Wrong::Outside { index: 8, size: 8 })));
@@ -199,7 +199,7 @@ fn each_way_to_be_wrong_has_its_own_message() {
     assert!(matches!(verify_consistency((6, &six), (6, &root), &[]), Err(Wrong::Fork { .. })));
     assert!(matches!(verify_consistency((0, &root), (8, &root), &[]), Err(Wrong::Fork { .. })));
     assert!(matches!(
-        collect(Collector::inclusion(&Frontier::new(), 2, 8).unwrap(), &all[..7]),
+        collect(Collector::inclusion(&Frontier::new(), &[2], 8).unwrap(), &all[..7]),
         Err(NoProof::Short { found: 7, size: 8 })
     ));
 }
@@ -212,7 +212,7 @@ fn what_was_removed_is_not_proved_and_everything_else_is() {
     for removed in 0..=8 {
         let base = tree(&leaves[..removed]);
         for index in 0..8 {
-            let collector = Collector::inclusion(&base, index as u64, 8);
+            let collector = Collector::inclusion(&base, &[index as u64], 8);
             if index < removed {
                 assert!(matches!(collector, Err(NoProof::Removed { .. })), "{index} of {removed}");
                 continue;
@@ -238,7 +238,7 @@ proptest! {
         let edge = tree(&leaves[..base]);
         prop_assert_eq!(&Frontier::restore(base as u64, edge.hashes().to_vec()).unwrap(), &edge);
 
-        let collector = Collector::inclusion(&edge, index as u64, count as u64).unwrap();
+        let collector = Collector::inclusion(&edge, &[index as u64], count as u64).unwrap();
         let (proof, collected) = collect(collector, &leaves[base..]).unwrap();
         prop_assert_eq!(&proof, &naive_path(index, &leaves));
         prop_assert_eq!(collected, root);
@@ -272,4 +272,24 @@ proptest! {
             prop_assert!(check(&old, &bad).is_err());
         }
     }
+}
+
+#[test]
+fn proofs_that_are_collected_in_one_pass_are_those_of_each_leaf_alone() {
+    let leaves: Vec<Hash> = (0..21_u8).map(|n| leaf_hash(&[n])).collect();
+    let wanted = [3_u64, 4, 5, 11, 20, 4];
+    for base in 0..=3 {
+        let edge = tree(&leaves[..base]);
+        let mut together = Collector::inclusion(&edge, &wanted, 21).unwrap();
+        leaves[base..].iter().for_each(|leaf| together.push(*leaf));
+        let (proofs, root) = together.finish().unwrap();
+        assert_eq!((proofs.len(), root), (wanted.len(), tree(&leaves).root()));
+        for (index, proof) in wanted.iter().zip(&proofs) {
+            let alone = collect(Collector::inclusion(&edge, &[*index], 21).unwrap(), &leaves[base..]).unwrap();
+            assert_eq!(*proof, alone.0, "{index} from {base}");
+            verify_inclusion(*index, 21, &leaves[usize::try_from(*index).unwrap()], proof, &root).unwrap();
+        }
+    }
+    let base = tree(&leaves[..4]);
+    assert!(matches!(Collector::inclusion(&base, &wanted, 21), Err(NoProof::Removed { from: 3, .. })));
 }

@@ -2,11 +2,13 @@
 
 use failsafe_tlog::collect::NoProof;
 use failsafe_tlog::{Checkpoint, Collector, ProofFile, leaf_hash};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use super::leaves::Leaves;
 use super::{SignedTree, Tree, edge};
+use crate::entry::Hash;
 use crate::segments::Catalog;
 
 /// A proof that cannot be made.
@@ -63,28 +65,49 @@ pub enum ProveError {
     Read(#[from] io::Error),
 }
 
+/// An entry and its inclusion proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Included {
+    /// Its place in the tree.
+    pub leaf: u64,
+    /// The inclusion proof.
+    pub hashes: Vec<Hash>,
+    /// Its bytes.
+    pub entry: Vec<u8>,
+}
+
 /// The proof that entry `index` of the log in `dir` is in the tree of `checkpoint`, a signed checkpoint as bytes. What it reads
 /// begins at the last known edge in front of the entry.
 ///
 /// # Errors
 /// [`ProveError`].
 pub fn prove(dir: &Path, index: u64, checkpoint: Checkpoint, note: Vec<u8>) -> Result<ProofFile, ProveError> {
+    let mut proved = prove_all(dir, &[index], checkpoint)?;
+    let Included { leaf, hashes, entry } = proved.remove(0);
+    Ok(ProofFile { extra: Some(entry), index: leaf, hashes, checkpoint: note })
+}
+
+/// The same for several entries, in the order of `indices`. The log is read once.
+///
+/// # Errors
+/// [`ProveError`], for the first entry of which there is no proof.
+pub fn prove_all(dir: &Path, indices: &[u64], checkpoint: Checkpoint) -> Result<Vec<Included>, ProveError> {
+    let Some(first_wanted) = indices.iter().copied().min() else { return Ok(Vec::new()) };
     let root = checkpoint.root;
     let origin = checkpoint.origin.clone();
     let signed = SignedTree::of(checkpoint)
         .ok_or_else(|| ProveError::Tree(format!("the origin {origin} names no first entry")))?;
-    if index >= signed.entries() {
-        return Err(ProveError::NotCovered { index, entries: signed.entries() });
-    }
-    let Some(leaf) = index.checked_sub(signed.first) else {
-        return Err(ProveError::BeforeTree { index, first: signed.first });
-    };
     let removed = Catalog::load(dir).removed;
     let first = removed.as_ref().map_or(0, |removed| removed.entries);
-    if index < first {
-        return Err(ProveError::Removed { index, first });
-    }
-    let tree = match edge::nearest(dir, removed.as_ref(), index) {
+    let leaf = |index: u64| {
+        if index >= signed.entries() {
+            return Err(ProveError::NotCovered { index, entries: signed.entries() });
+        }
+        let leaf = index.checked_sub(signed.first).ok_or(ProveError::BeforeTree { index, first: signed.first })?;
+        if index < first { Err(ProveError::Removed { index, first }) } else { Ok(leaf) }
+    };
+    let leaf_numbers = indices.iter().map(|index| leaf(*index)).collect::<Result<Vec<_>, _>>()?;
+    let tree = match edge::nearest(dir, removed.as_ref(), first_wanted) {
         Err(_) if signed.first == first => Tree::beginning_at(first),
         nearest => nearest.map_err(ProveError::Tree)?,
     };
@@ -96,21 +119,25 @@ pub fn prove(dir: &Path, index: u64, checkpoint: Checkpoint, note: Vec<u8>) -> R
             signed.first
         )));
     }
-    let mut collector = Collector::inclusion(&tree.frontier, leaf, signed.size)?;
+    let mut collector = Collector::inclusion(&tree.frontier, &leaf_numbers, signed.size)?;
     let mut leaves = Leaves::new(dir, tree.entries());
-    let mut proved = None;
+    let mut entries: BTreeMap<u64, Vec<u8>> = indices.iter().map(|index| (*index, Vec::new())).collect();
     while leaves.next_index() < signed.entries() {
         let at = leaves.next_index();
         let Some(entry) = leaves.next_entry()? else { break };
         collector.push(leaf_hash(&entry));
-        if at == index {
-            proved = Some(entry);
+        if let Some(wanted) = entries.get_mut(&at) {
+            *wanted = entry;
         }
     }
-    let (hashes, computed) = collector.finish()?;
+    let (proofs, computed) = collector.finish()?;
     if computed != root {
         let (computed, expected) = (hex::encode(computed), hex::encode(root));
         return Err(ProveError::Differs { entries: signed.entries(), computed, expected });
     }
-    Ok(ProofFile { extra: proved, index: leaf, hashes, checkpoint: note })
+    let included = indices.iter().zip(leaf_numbers).zip(proofs).map(|((index, leaf), hashes)| {
+        let entry = entries.get(index).cloned().unwrap_or_default();
+        Included { leaf, hashes, entry }
+    });
+    Ok(included.collect())
 }
