@@ -1,12 +1,14 @@
 //! The command line. What it accepts is a contract: see `docs/cli.md`.
 
 mod attest;
+mod incident;
 mod node;
 
 pub use attest::{
     AttestArgs, AttestCommand, AttestDiffArgs, AttestKeyCommand, AttestNodeArgs, AttestRotateArgs, AttestRunArgs,
     AttestVerifyArgs,
 };
+pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -20,7 +22,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
                   `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
-                  `attest verify` 7 not valid, 15 key not checked; `attest diff` 20 performance differs, 21 results \
+                  `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 20 performance differs, 21 results \
                   differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."
 )]
@@ -78,6 +80,12 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List incidents: what was decided, when, why, and how it stands.
     Incidents(IncidentsArgs),
+    /// Write one incident to one file, and verify such a file on any machine.
+    Incident {
+        /// What.
+        #[command(subcommand)]
+        what: IncidentCommand,
+    },
     /// Check policies.
     Policy {
         /// What.

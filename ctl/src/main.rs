@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bundle;
 mod client;
 mod commands;
 mod entry;

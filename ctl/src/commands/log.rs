@@ -1,7 +1,7 @@
 //! `log`: the audit log as a transparency log, offline: verification, checkpoints and proofs.
 
 mod checkpoint;
-mod keys;
+pub(super) mod keys;
 mod prove;
 mod verify;
 
@@ -25,7 +25,7 @@ pub(super) fn log(place: &Place<'_>, what: &LogCommand) -> Result<Exit, Fail> {
 }
 
 /// The bytes of a file, of which `limit` is the largest size that makes sense.
-fn read(path: &Path, what: &str, limit: usize) -> Result<Vec<u8>, Fail> {
+pub(super) fn read(path: &Path, what: &str, limit: usize) -> Result<Vec<u8>, Fail> {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|error| {

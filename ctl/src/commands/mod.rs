@@ -12,6 +12,7 @@ mod export;
 mod file;
 mod gpu;
 mod health;
+mod incident;
 mod incidents;
 mod list;
 mod log;
@@ -23,7 +24,9 @@ mod report;
 mod run;
 
 use crate::{
-    args::{Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, NodeCommand, PolicyCommand},
+    args::{
+        Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, IncidentCommand, NodeCommand, PolicyCommand,
+    },
     exit::{Exit, Fail},
 };
 use failsafe_core::event::EventKind;
@@ -59,6 +62,8 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Events(args) => events::events(place, &args),
         Command::Explain(args) => explain::explain(place, &args),
         Command::Incidents(args) => incidents::incidents(place, &args),
+        Command::Incident { what: IncidentCommand::Export(args) } => incident::export(place, &args),
+        Command::Incident { what: IncidentCommand::Verify(args) } => incident::verify(place, &args),
         Command::Policy { what: PolicyCommand::Check(args) } => policy::check(place, &args),
         Command::Replay(args) => replay::replay(place, &args),
         Command::Export(args) => export::export(place, &args),

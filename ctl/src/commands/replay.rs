@@ -3,8 +3,8 @@
 //!
 //! Invariant: a decision of the log that no recording covers is reported, and never counts as identical.
 
-mod audit;
-mod compare;
+pub(super) mod audit;
+pub(super) mod compare;
 pub(super) mod found;
 mod recording;
 mod replayed;
@@ -85,11 +85,19 @@ fn judge(
     under: Option<(&Policy, &str)>,
     against: impl FnOnce(&mut Given<'_>) -> Result<Audit, Fail>,
 ) -> Result<Report, Fail> {
+    judge_found(Found::at(file)?, under, against)
+}
+
+/// Replays these recordings, and compares them with the log as `against` does it.
+pub(super) fn judge_found(
+    Found { sources, mut lost, all }: Found,
+    under: Option<(&Policy, &str)>,
+    against: impl FnOnce(&mut Given<'_>) -> Result<Audit, Fail>,
+) -> Result<Report, Fail> {
     let what = match under {
         Some((policy, file)) => What::Other { file: file.to_owned(), digest: policy.digest().to_string() },
         None => What::Same,
     };
-    let Found { sources, mut lost, all } = Found::at(file)?;
     let (mut recordings, mut replayed) = (Vec::<Recording>::new(), Vec::new());
     let mut verdicts = under.map(|(policy, _)| Verdicts::by(policy));
     for source in sources {
@@ -214,10 +222,10 @@ fn entries(
 }
 
 /// A folder of our own for a fetched recording; it goes with us.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn create() -> Result<Scratch, Fail> {
+    pub(super) fn create() -> Result<Scratch, Fail> {
         let failed = |error: nix::Error| Fail::because("cannot make a temporary folder", &error);
         nix::unistd::mkdtemp(&std::env::temp_dir().join("failsafectl-XXXXXX")).map(Scratch).map_err(failed)
     }

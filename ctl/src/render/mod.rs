@@ -2,6 +2,7 @@
 
 pub mod actors;
 pub mod attest;
+pub mod bundle;
 pub mod event;
 pub mod explain;
 pub mod gpu_info;

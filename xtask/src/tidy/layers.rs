@@ -87,7 +87,7 @@ const STACKS: &[Stack] = &[
             &["text"],
             &["exit"],
             &["entry"],
-            &["args", "client", "incident"],
+            &["args", "bundle", "client", "incident"],
             &["incidents"],
             &["render"],
             &["commands"],

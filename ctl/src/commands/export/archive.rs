@@ -3,6 +3,7 @@
 //! The size of a recording is known only at its end, so its header is written when the next one begins.
 
 use super::Sent;
+use crate::bundle::archive::{BLOCK, header};
 use crate::commands::replay::found::{LIST, List, Unreadable, name};
 use failsafe_proto::v1 as pb;
 use std::{
@@ -10,9 +11,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::FileExt,
 };
-
-/// Headers and data of an archive begin at multiples of this.
-const BLOCK: usize = 512;
 
 /// Writes what the daemon sends.
 pub(in crate::commands) struct Writer<'a> {
@@ -79,13 +77,4 @@ impl<'a> Writer<'a> {
         let over = usize::try_from(self.bytes % BLOCK as u64).map_err(io::Error::other)?;
         if over > 0 { self.write(&[0; BLOCK][over..]) } else { Ok(()) }
     }
-}
-
-fn header(name: &str, size: u64) -> io::Result<tar::Header> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(name)?;
-    header.set_size(size);
-    header.set_mode(0o600);
-    header.set_cksum();
-    Ok(header)
 }

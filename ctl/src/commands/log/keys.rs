@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::Path};
 const MAX_BYTES: usize = 1 << 20;
 
 /// Known keys, and whether they are this node's own: whoever can change the log of a node can change those too.
-pub(super) struct Known {
+pub(in crate::commands) struct Known {
     pub keys: Keys,
     pub own: bool,
     /// By key id.
@@ -22,13 +22,34 @@ pub(super) struct Known {
 }
 
 /// What is said of a key: which node it is of, in a list of several.
-pub(super) struct About {
+pub(in crate::commands) struct About {
     pub id: String,
     /// Of the line in the file of keys; empty if there is none.
     pub comment: String,
 }
 
 impl Known {
+    /// Those in the text of a file.
+    pub fn parse(text: &[u8], own: bool) -> Result<Known, String> {
+        let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+        let lines = parse(text)?;
+        let comments = lines.iter().map(|(key, comment)| (id(key), comment.clone())).collect();
+        let keys = Keys::of(lines.into_iter().map(|(key, _)| key).collect());
+        Ok(Known { keys, own, comments })
+    }
+
+    /// The same keys for statements.
+    pub fn allowed(&self) -> Result<AllowedKeys, String> {
+        let mut lines = BTreeMap::new();
+        for key in self.keys.iter() {
+            let id = id(key);
+            let comment = self.comments.get(&id).map(String::as_str).unwrap_or_default();
+            let base64 = PublicKey::from_bytes(&key.public()).map(|public| public.base64()).unwrap_or_default();
+            lines.insert(id.clone(), format!("{id} {base64} {comment}\n"));
+        }
+        AllowedKeys::parse(&lines.into_values().collect::<String>()).map_err(|error| error.to_string())
+    }
+
     pub fn about(&self, key: &VerifierKey) -> About {
         let id = id(key);
         let comment = self.comments.get(&id).cloned().unwrap_or_default();
@@ -52,7 +73,7 @@ fn id(key: &VerifierKey) -> String {
 }
 
 /// The keys in `file`, or this node's own.
-pub(super) fn known(place: &Place<'_>, file: Option<&Path>) -> Result<Known, Fail> {
+pub(in crate::commands) fn known(place: &Place<'_>, file: Option<&Path>) -> Result<Known, Fail> {
     let own = place.state_dir.join(KEYS_FILE);
     let path = file.unwrap_or(&own);
     let bytes = super::read(path, "file of keys", MAX_BYTES).map_err(|fail| match file {
@@ -60,12 +81,7 @@ pub(super) fn known(place: &Place<'_>, file: Option<&Path>) -> Result<Known, Fai
         None => fail.advise("name the keys that you trust with --keys FILE"),
     })?;
     let shown = clean(&path.display().to_string());
-    let text =
-        String::from_utf8(bytes).map_err(|error| Fail::because(format!("{shown} is no file of keys"), &error))?;
-    let lines = parse(&text).map_err(|why| Fail::new(Exit::Error, format!("{shown}: {why}")))?;
-    let comments = lines.iter().map(|(key, comment)| (id(key), comment.clone())).collect();
-    let keys = Keys::of(lines.into_iter().map(|(key, _)| key).collect());
-    Ok(Known { keys, own: file.is_none(), comments })
+    Known::parse(&bytes, file.is_none()).map_err(|why| Fail::new(Exit::Error, format!("{shown}: {why}")))
 }
 
 /// Lines `KEYID BASE64 COMMENT`, as in an allowed-keys file, or `NAME+ID+KEY`, as other tools of transparency logs have them.

@@ -12,7 +12,7 @@ use crate::{
 };
 use failsafe_core::{
     RunId,
-    decision::Decision,
+    decision::{Decision, Outcome},
     input::Run,
     record::{Limited, Record, RecordingSeal},
 };
@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a recording contains about itself.
-pub(super) struct Facts<'a> {
+#[derive(Clone)]
+pub(in crate::commands) struct Facts<'a> {
     /// The name of its file.
     pub name: &'a str,
     /// The run in its header.
@@ -36,10 +37,12 @@ pub(super) struct Facts<'a> {
     pub hash: Option<Hash>,
     /// The decisions in it.
     pub decisions: &'a [Decision],
+    /// The outcomes in it.
+    pub outcomes: &'a [Outcome],
 }
 
 /// The recordings that are compared with the log of one run.
-pub(super) struct Given<'a> {
+pub(in crate::commands) struct Given<'a> {
     /// Those that were read, in order; at least one.
     pub recordings: Vec<Facts<'a>>,
     /// Those that could not be read.
@@ -66,7 +69,7 @@ impl Given<'_> {
 
 /// The result of the comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Audit {
+pub(in crate::commands) struct Audit {
     /// What somebody changed.
     pub problems: Vec<String>,
     /// What cannot be compared.
@@ -109,7 +112,7 @@ impl Audit {
     ///
     /// # Errors
     /// An entry is not canonical.
-    pub(super) fn of(given: &Given<'_>, entries: &[Logged]) -> Result<Audit, Fail> {
+    pub(in crate::commands) fn of(given: &Given<'_>, entries: &[Logged]) -> Result<Audit, Fail> {
         let parts = parts(entries)?;
         if parts.is_empty() {
             let run = given.run().map(|run| run.to_string()).unwrap_or_default();

@@ -44,7 +44,7 @@ fn number(name: &str) -> Option<u32> {
 
 /// The recordings of a run.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(in crate::commands) struct Found {
     /// In order.
     pub sources: Vec<Source>,
     pub lost: Vec<Lost>,
@@ -54,7 +54,7 @@ pub(super) struct Found {
 
 /// A recording that can be read.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in crate::commands) struct Source {
     pub name: String,
     /// By its name; `None`: somebody named the file.
     pub number: Option<u32>,
@@ -63,7 +63,7 @@ pub(super) struct Source {
 
 /// A recording that cannot be compared.
 #[derive(Debug, Clone)]
-pub(super) struct Lost {
+pub(in crate::commands) struct Lost {
     pub name: String,
     pub number: Option<u32>,
     pub why: String,
@@ -75,7 +75,7 @@ pub(super) struct Lost {
 
 impl Found {
     /// What is at `path`.
-    pub(super) fn at(path: &Path) -> Result<Found, Fail> {
+    pub(in crate::commands) fn at(path: &Path) -> Result<Found, Fail> {
         let failed = |error: io::Error| Fail::because(format!("cannot read {}", path.display()), &error);
         if path.is_dir() {
             return Found::in_folder(path);
@@ -171,19 +171,26 @@ impl Found {
 
 /// Bytes of a file. Its size is that at the beginning: what a daemon adds later is not read.
 #[derive(Debug, Clone)]
-pub(super) struct Section {
+pub(in crate::commands) struct Section {
     file: Arc<File>,
     begin: u64,
     len: u64,
 }
 
 impl Section {
-    fn whole(file: File) -> io::Result<Section> {
+    pub(in crate::commands) fn whole(file: File) -> io::Result<Section> {
         let len = file.metadata()?.len();
         Ok(Section { file: Arc::new(file), begin: 0, len })
     }
 
-    fn read(&self, most: u64) -> io::Result<Vec<u8>> {
+    /// A part of it, which must lie in it.
+    pub(in crate::commands) fn part(&self, begin: u64, len: u64) -> Section {
+        let begin = begin.min(self.len);
+        Section { file: self.file.clone(), begin: self.begin + begin, len: len.min(self.len - begin) }
+    }
+
+    /// Its bytes, `most` of them at most.
+    pub(in crate::commands) fn read(&self, most: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.len.min(most)).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, self.begin)?;
         Ok(bytes)

@@ -9,7 +9,13 @@ use crate::{
     exit::{Exit, Fail, chain},
     render::clean,
 };
-use failsafe_core::{Policy, PolicyDigest, decision::Decision, input::Run, recording::Reading, replay::Recorded};
+use failsafe_core::{
+    Input, Policy, PolicyDigest,
+    decision::{Decision, Outcome},
+    input::Run,
+    recording::Reading,
+    replay::Recorded,
+};
 use failsafe_journal::{RecordingEnd, RecordingReader, recording::RecordingError};
 use serde::{
     Deserialize,
@@ -33,6 +39,7 @@ pub(super) struct Recording {
     held: Vec<Recorded>,
     /// The decisions read so far, also those of an input that is left out.
     decisions: Vec<Decision>,
+    outcomes: Vec<Outcome>,
     part: Option<u32>,
     engine: u32,
     ready: VecDeque<Recorded>,
@@ -89,7 +96,7 @@ impl Recording {
             return Err(Fail::new(Exit::Tampered, message));
         }
         let (held, ready) = (Vec::new(), VecDeque::new());
-        let (part, decisions) = (format.part.or(source.number), Vec::new());
+        let part = format.part.or(source.number);
         let engine = format.engine.unwrap_or_else(|| reader.version());
         let entries = Reading::of(reader.version());
         Ok(Recording {
@@ -99,7 +106,8 @@ impl Recording {
             run,
             policy,
             held,
-            decisions,
+            decisions: Vec::new(),
+            outcomes: Vec::new(),
             part,
             engine,
             ready,
@@ -138,6 +146,7 @@ impl Recording {
             frames: self.reader.frames(),
             hash: self.reader.hash(),
             decisions: &self.decisions,
+            outcomes: &self.outcomes,
         }
     }
 
@@ -159,8 +168,10 @@ impl Recording {
     fn read(&mut self) -> Result<Option<Recorded>, RecordingError> {
         let frame = self.reader.next().transpose()?;
         let next = frame.map(|frame| frame.decode_as(&self.entries)).transpose()?;
-        if let Some(Recorded::Decision(decision)) = &next {
-            self.decisions.push(decision.clone());
+        match &next {
+            Some(Recorded::Decision(decision)) => self.decisions.push(decision.clone()),
+            Some(Recorded::Input(Input::Outcome(outcome))) => self.outcomes.push(outcome.clone()),
+            _ => {}
         }
         Ok(next)
     }
