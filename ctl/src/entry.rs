@@ -5,7 +5,7 @@
 //! into names and arguments are already made visible, so that rendering cannot forget it.
 
 use crate::{
-    exit::{Fail, chain},
+    exit::Fail,
     text::clean,
 };
 use failsafe_core::{record::Record, time::MonoTime};
@@ -63,6 +63,12 @@ impl Logged {
             Body::Known(record) => Some(record),
             Body::Other(_) => None,
         }
+    }
+
+    /// What was found amiss with the log, if the entry is the journal's own about that.
+    pub fn finding(&self) -> Option<&str> {
+        let Body::Other(body) = &self.body else { return None };
+        body["what"].as_str().filter(|_| self.kind == "gap" && body["cause"] == "integrity")
     }
 
     /// The wall time of an instant of the same boot, nanoseconds since the epoch.
@@ -132,12 +138,6 @@ pub fn in_order(entries: impl IntoIterator<Item = Logged>) -> Vec<Logged> {
     entries.sort_by_key(|entry| entry.index);
     entries.dedup_by_key(|entry| entry.index);
     entries
-}
-
-/// A log that cannot be read on.
-pub fn unreadable(file: &Path, error: &SearchError) -> Fail {
-    Fail::new(crate::exit::Exit::Error, format!("{}: {}", file.display(), chain(error)))
-        .advise("`failsafectl log verify` says what is wrong with it")
 }
 
 /// The runs that `reference` may mean, by the log: exact id or name first, then prefixes. The last that began comes last.

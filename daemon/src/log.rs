@@ -33,6 +33,9 @@ use tokio::sync::watch;
 /// The log's folder in the state folder; a log that was set aside stays in it too.
 const FOLDER: &str = "audit";
 
+/// A finding: nothing is left to compare the log with, but runs.
+const EMPTIED: &str = "the audit log is empty or was deleted, though the state folder has runs";
+
 /// Owner of the log's writer thread.
 pub struct LogOwner {
     writer: AuditWriter,
@@ -107,11 +110,10 @@ impl LogOwner {
             Err(OpenError::Tampered { offset, index, why }) => {
                 let wall = u64::try_from(clock::wall_ns()).unwrap_or_default();
                 let aside = set_aside(dir, wall).map_err(OpenError::File)?;
-                findings.push(format!(
+                layout.fresh = Some(format!(
                     "the audit log was tampered with at entry {index}, byte {offset} ({why}); it is kept as {}",
                     aside.display()
                 ));
-                layout.fresh = true;
                 AuditWriter::spawn_in(dir, layout, options())?
             }
             other => other?,
@@ -121,11 +123,11 @@ impl LogOwner {
         }
         findings.extend(writer.recovery().findings.iter().cloned());
         let entries = writer.recovery().entries;
-        if !known
+        let emptied = !known
             && entries == 0
-            && std::fs::read_dir(state_dir.join("runs")).is_ok_and(|mut runs| runs.next().is_some())
-        {
-            findings.push("the audit log is empty or was deleted, though the state folder has runs".into());
+            && std::fs::read_dir(state_dir.join("runs")).is_ok_and(|mut runs| runs.next().is_some());
+        if emptied {
+            findings.push(EMPTIED.to_owned());
         }
         let log = Log {
             handle: writer.handle(),
@@ -136,6 +138,9 @@ impl LogOwner {
             meter: Arc::new(Mutex::new(Meter::new(bounds.budget, clock::monotonic_ns()))),
             live,
         };
+        if emptied {
+            log.handle.submit_then(&failsafe_journal::finding(EMPTIED, log.stamp()), |_| {});
+        }
         Ok((LogOwner { writer, log }, findings))
     }
 
@@ -259,6 +264,11 @@ impl Log {
     /// What is signed of the log.
     pub fn tree(&self) -> TreeStatus {
         self.handle.tree()
+    }
+
+    /// What earlier logs left: what was set aside, for whoever looks for entries that this log does not have.
+    pub fn asides(&self) -> Vec<PathBuf> {
+        self.path.parent().map(failsafe_journal::storage::file::asides).unwrap_or_default()
     }
 
     /// The log file, for readers: with [`failsafe_journal::Search`], which also reads the sealed segments beside it.

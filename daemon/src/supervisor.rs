@@ -221,7 +221,7 @@ impl Judging {
         early.push(keep::guarded_fact(registry.guarded_note()));
         early.push(keep::unpinned_fact(unpinned.as_deref()));
         let findings = log.findings().into_iter();
-        early.extend(findings.map(|finding| keep::lasting("audit-log", finding, Until::Reset)));
+        early.extend(findings.map(|finding| keep::lasting(keep::AUDIT_LOG, finding, Until::Reset)));
 
         let (interval, gpus) = (Span::from_millis(config.sample_interval_ms), !config.nvml.disabled);
         let health = HealthStore::open(&config.state_dir, log.clone(), tables, gpus, interval)

@@ -1,6 +1,6 @@
 //! `describe`: one run and the last that the log says of it; of an ended run also what ended it.
 
-use super::{Place, events};
+use super::{Place, events, missing::Missing};
 use crate::{
     args::RunRef,
     client::{Client, block_on},
@@ -18,38 +18,45 @@ const LAST: usize = 8;
 const DECISIONS: u32 = 400;
 
 pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
-    let (run, entries, decisions) = block_on(async {
+    let (run, entries, decisions, missing) = block_on(async {
         let client = Client::connect(place.socket).await?;
         let wanted = events::run_of(&client, &args.run).await?;
         let run = client.runs().get(pb::GetRequest { run: wanted }).await?.into_inner();
         let decisions = if run.state() == pb::RunState::Ended {
-            let kinds = KINDS.map(str::to_owned).to_vec();
+            let kinds = [&KINDS[..], &["gap"]].concat().into_iter().map(str::to_owned).collect();
             let request = pb::WatchRequest { run: run.id.clone(), kinds, tail: Some(DECISIONS), ..Default::default() };
             events::collect(&client, request).await?
         } else {
             Vec::new()
         };
+        let missing = Missing::of_daemon(&client).await;
         if args.output.json() {
-            return Ok((run, Vec::new(), decisions));
+            return Ok((run, Vec::new(), decisions, missing));
         }
         // Evidence is left out below; there is at most one of it for each decision.
         let tail = Some(2 * LAST as u32 + 8);
         let request = pb::WatchRequest { run: run.id.clone(), tail, ..Default::default() };
         let entries = events::collect(&client, request).await?;
-        Ok((run, entries, decisions))
+        Ok((run, entries, decisions, missing))
     })?;
     let known = briefs(&decisions);
     let end = (run.state() == pb::RunState::Ended).then(|| end_of(&known));
+    // A decision that is missing may be the one that killed it.
+    let unknown = matches!(end, Some(End::Itself)) && lacks(&run, &decisions);
     if args.output.json() {
         let mut value = json::run(&run);
         if let Some(end) = &end {
-            value["ended_by_failsafe"] = end.by_failsafe().into();
+            value["ended_by_failsafe"] = (!unknown).then(|| end.by_failsafe()).into();
             value["ended_incident"] = end.incident().map(|id| id.to_string()).into();
         }
         print(&json::text(&value))?;
         return Ok(Exit::Done);
     }
-    let ended_by = end.as_ref().map(ended_by).unwrap_or_default();
+    let ended_by = match &end {
+        Some(_) if unknown => "not known: the audit log does not have all that was decided about the run".to_owned(),
+        Some(end) => ended_by(end),
+        None => String::new(),
+    };
     let mut page = runs::describe(&run, ended_by, &place.zone, time::now());
     let telling: Vec<&Logged> =
         entries.iter().filter(|e| !matches!(e.record(), Some(Record::Evidence { .. }))).collect();
@@ -58,8 +65,24 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     for entry in &telling[telling.len().saturating_sub(LAST)..] {
         page.push_str(&event::line(entry, &names, &place.zone, Paint::stdout()));
     }
+    if telling.is_empty() {
+        page.push_str("none: the audit log has no entry about the run\n");
+    }
     print(&page)?;
+    if unknown || telling.is_empty() {
+        missing.warn();
+    }
     Ok(Exit::Done)
+}
+
+/// Whether the log lacks decisions about an ended run, the last ones that the daemon counted, or what it has of the run is not verified.
+fn lacks(run: &pb::Run, of_log: &[Logged]) -> bool {
+    let number = |entry: &Logged| match entry.record()? {
+        Record::Decision { decision, .. } => Some(decision.id.n),
+        Record::Limited(limited) => Some(limited.last_decision),
+        _ => None,
+    };
+    !run.unverified.is_empty() || of_log.iter().filter_map(number).max().unwrap_or(0) < run.decisions
 }
 
 /// What ended the run, in words.

@@ -1,8 +1,8 @@
 //! `events`: the audit log, from the daemon or from its file.
 
-use super::Place;
+use super::{Place, offline::Offline};
 use crate::{
-    args::{EventsArgs, Source},
+    args::EventsArgs,
     client::{Client, block_on},
     entry::{self, Logged},
     exit::{Exit, Fail},
@@ -53,27 +53,20 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
 
 fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let mut printer = Printer::new(place, args);
+    let log = Offline::new(place, &args.source);
     let (since_ns, until_ns) = times(place, args)?;
     let (incident, kinds) = (args.incident().map(str::to_owned), args.kind.clone());
     let mut filter = Filter { incident, kinds, since_ns, until_ns, ..Filter::default() };
     if !printer.json || args.run().is_some() {
-        let all = load(place, &args.source, &Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+        let all = log.load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
         printer.names.extend(all.iter().filter_map(name_of));
         if let Some(reference) = args.run() {
             filter.run = Some(entry::find_run(&all, reference)?.ok_or_else(|| no_run(reference))?);
         }
     }
     let query = Query { from: args.from, filter, tail: args.tail.map(|n| n as usize), tail_of: None };
-    let log = args.source.log(place.state_dir);
-    for entry in entry::open(&log, query)? {
-        let entry = entry.map_err(|error| entry::unreadable(&log, &error))?;
-        if printer.json {
-            printer.raw(&entry.bytes)?;
-        } else {
-            printer.show(&Logged::from(entry))?;
-        }
-    }
-    Ok(Exit::Done)
+    log.each(query, |entry| if printer.json { printer.raw(&entry.bytes) } else { printer.show(&Logged::from(entry)) })?;
+    Ok(log.done())
 }
 
 fn times(place: &Place<'_>, args: &EventsArgs) -> Result<(Option<u64>, Option<u64>), Fail> {
@@ -92,23 +85,6 @@ pub(super) fn instant(place: &Place<'_>, name: &str, text: Option<&str>) -> Resu
 /// A time as requests have it; 0 is none.
 pub(super) fn bound(at: Option<u64>) -> i64 {
     at.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX))
-}
-
-/// All entries of the log file that pass.
-pub(super) fn load(place: &Place<'_>, source: &Source, filter: &Filter) -> Result<Vec<Logged>, Fail> {
-    read(place, source, Query { filter: filter.clone(), ..Query::default() })
-}
-
-/// The last `n` entries of the log file that pass.
-pub(super) fn last(place: &Place<'_>, source: &Source, filter: Filter, n: usize) -> Result<Vec<Logged>, Fail> {
-    read(place, source, Query { filter, tail: Some(n), ..Query::default() })
-}
-
-fn read(place: &Place<'_>, source: &Source, query: Query) -> Result<Vec<Logged>, Fail> {
-    let log = source.log(place.state_dir);
-    entry::open(&log, query)?
-        .map(|entry| entry.map(Logged::from).map_err(|error| entry::unreadable(&log, &error)))
-        .collect()
 }
 
 /// The run of an incident, or what names a run already.

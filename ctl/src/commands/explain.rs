@@ -1,6 +1,6 @@
 //! `explain`: the page of one incident.
 
-use super::{Place, events};
+use super::{Place, events, missing::Missing, offline::Offline};
 use crate::{
     args::ExplainArgs,
     client::{Client, block_on},
@@ -20,6 +20,7 @@ const AROUND: [&str; 2] = ["run", "control"];
 const MOST: u32 = 4_000;
 
 /// What was read.
+#[derive(Default)]
 struct Found {
     /// Decisions of all incidents of the run.
     decisions: Vec<Logged>,
@@ -27,21 +28,25 @@ struct Found {
     entries: Vec<Logged>,
     incident: Option<IncidentId>,
     may_act: bool,
+    /// What of the log is missing.
+    missing: Missing,
+    /// Decisions about the run as the daemon counted them, whether or not the log has them.
+    counted: u32,
 }
 
 pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fail> {
     let wanted = args.what.parse::<IncidentId>().ok();
-    let found = if args.source.offline() {
-        from_file(place, args, wanted)?
-    } else {
-        block_on(from_daemon(place, &args.what, wanted))?
+    let log = args.source.offline().then(|| Offline::new(place, &args.source));
+    let found = match &log {
+        Some(log) => from_file(log, args, wanted)?,
+        None => block_on(from_daemon(place, &args.what, wanted))?,
     };
+    let done = || log.as_ref().map_or(Exit::Done, Offline::done);
     let Some(id) = found.incident else {
-        return Err(Fail::new(
-            Exit::NotFound,
-            format!("run `{}` has no incident: nothing was decided about it", clean(&args.what)),
-        ));
+        done();
+        return Err(nothing_found(&clean(&args.what), &found));
     };
+    found.missing.warn();
     let incident = Incident::gather(id, &found.entries).ok_or_else(|| events::no_incident(&args.what))?;
     let others = briefs(&found.decisions);
     if args.output.json() {
@@ -49,7 +54,7 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
         let others = others.iter().filter(|other| other.id != id);
         value["other_incidents"] = others.map(|other| other.id.to_string()).collect();
         print(&json::text(&value))?;
-        return Ok(Exit::Done);
+        return Ok(done());
     }
     let page = explain::Page {
         incident: &incident,
@@ -59,21 +64,49 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
         paint: Paint::stdout(),
     };
     print(&if args.full { page.full() } else { page.screen() })?;
-    Ok(Exit::Done)
+    Ok(done())
+}
+
+/// The log has no decision about the run: because there was none, or because entries are missing.
+fn nothing_found(run: &str, found: &Found) -> Fail {
+    let fail = |message: String| Fail::new(Exit::NotFound, message);
+    if found.counted == 0 && found.missing.is_empty() {
+        return fail(format!("run `{run}` has no incident: nothing was decided about it"));
+    }
+    let lost = match found.counted {
+        0 => format!("the audit log has no decision about run `{run}`, and entries of the log are missing"),
+        1 => format!("the audit log has no record of the decision that was made about run `{run}`"),
+        n => format!("the audit log has no record of the {n} decisions that were made about run `{run}`"),
+    };
+    let mut message = lost;
+    found.missing.lines().iter().for_each(|line| message.push_str(&format!("\n  {line}")));
+    fail(message).advise(match found.missing.earlier_log() {
+        Some(file) => format!("`failsafectl explain {run} --file {file}` reads the earlier log as far as it is valid"),
+        None => "`failsafectl log verify` says what is missing; look for the entries in copies made earlier".to_owned(),
+    })
 }
 
 /// Entries of the incident, and those of its run that belong on the page, in the order of the log. Nothing else is read.
 async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<Found, Fail> {
     let client = Client::connect(place.socket).await?;
-    let (run, mut entries) = match wanted {
+    let missing = Missing::of_daemon(&client).await;
+    let (run, counted, mut entries) = match wanted {
         Some(id) => {
             let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
             let entries = events::collect(&client, request).await?;
-            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| events::no_incident(what))?, entries)
+            let run = entries.iter().find_map(|entry| entry.run.clone());
+            (
+                run.ok_or_else(|| {
+                    missing.warn();
+                    events::no_incident(what)
+                })?,
+                0,
+                entries,
+            )
         }
         None => {
-            let run = client.runs().get(pb::GetRequest { run: what.to_owned() }).await?.into_inner().id;
-            (run, Vec::new())
+            let run = client.runs().get(pb::GetRequest { run: what.to_owned() }).await?.into_inner();
+            (run.id, run.decisions, Vec::new())
         }
     };
     let of_run = |kinds: [&str; 2], tail| pb::WatchRequest {
@@ -84,14 +117,15 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     };
     let decisions = events::collect(&client, of_run(KINDS, Some(MOST))).await?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
-    let Some(id) = incident else { return Ok(Found { decisions, entries, incident, may_act: false }) };
+    let Some(id) = incident else { return Ok(Found { missing, counted, ..Found::default() }) };
     if wanted.is_none() {
         let request = pb::WatchRequest { incident: id.to_string(), ..Default::default() };
         entries = events::collect(&client, request).await?;
     }
     let around = events::collect(&client, of_run(AROUND, None)).await?;
     let may_act = may_act(&client, &run).await;
-    Ok(Found { decisions, entries: entry::in_order(entries.into_iter().chain(around)), incident, may_act })
+    let entries = entry::in_order(entries.into_iter().chain(around));
+    Ok(Found { decisions, entries, incident, may_act, missing, counted })
 }
 
 /// Whether the reader may thaw and kill the run: asked by a rehearsal, which changes nothing.
@@ -102,18 +136,24 @@ async fn may_act(client: &Client, run: &str) -> bool {
     !answer.is_err_and(|status| status.code() == tonic::Code::PermissionDenied)
 }
 
-fn from_file(place: &Place<'_>, args: &ExplainArgs, wanted: Option<IncidentId>) -> Result<Found, Fail> {
+fn from_file(log: &Offline, args: &ExplainArgs, wanted: Option<IncidentId>) -> Result<Found, Fail> {
     let what = &args.what;
-    let load = |filter: Filter| events::load(place, &args.source, &filter);
-    let of_incident = |id: IncidentId| load(Filter { incident: Some(id.to_string()), ..Filter::default() });
+    let missing = log.missing()?;
+    let not_found = |fail: Fail| {
+        missing.warn();
+        log.done();
+        fail
+    };
+    let of_incident = |id: IncidentId| log.load(Filter { incident: Some(id.to_string()), ..Filter::default() });
     let (run, mut entries) = match wanted {
         Some(id) => {
             let entries = of_incident(id)?;
-            (entries.iter().find_map(|entry| entry.run.clone()).ok_or_else(|| events::no_incident(what))?, entries)
+            let run = entries.iter().find_map(|entry| entry.run.clone());
+            (run.ok_or_else(|| not_found(events::no_incident(what)))?, entries)
         }
         None => {
-            let runs = load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
-            (entry::find_run(&runs, what)?.ok_or_else(|| events::no_run(what))?, Vec::new())
+            let runs = log.load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+            (entry::find_run(&runs, what)?.ok_or_else(|| not_found(events::no_run(what)))?, Vec::new())
         }
     };
     let of_run = |kinds: [&str; 2]| Filter {
@@ -121,13 +161,14 @@ fn from_file(place: &Place<'_>, args: &ExplainArgs, wanted: Option<IncidentId>) 
         kinds: kinds.map(str::to_owned).to_vec(),
         ..Filter::default()
     };
-    let decisions = events::last(place, &args.source, of_run(KINDS), MOST as usize)?;
+    let decisions = log.last(of_run(KINDS), MOST as usize)?;
     let incident = wanted.or_else(|| first_cause(&briefs(&decisions)));
-    let Some(id) = incident else { return Ok(Found { decisions, entries, incident, may_act: false }) };
+    let Some(id) = incident else { return Ok(Found { missing, ..Found::default() }) };
     if wanted.is_none() {
         entries = of_incident(id)?;
     }
-    let around = load(of_run(AROUND))?;
+    let around = log.load(of_run(AROUND))?;
     let may_act = nix::unistd::geteuid().is_root();
-    Ok(Found { decisions, entries: entry::in_order(entries.into_iter().chain(around)), incident, may_act })
+    let entries = entry::in_order(entries.into_iter().chain(around));
+    Ok(Found { decisions, entries, incident, may_act, missing, ..Found::default() })
 }

@@ -1,6 +1,6 @@
 //! `incidents`: those of all runs or of one, from the audit log.
 
-use super::{Place, events};
+use super::{Place, events, missing::Missing, offline::Offline};
 use crate::{
     args::IncidentsArgs,
     client::{Client, block_on},
@@ -15,24 +15,28 @@ use std::collections::BTreeSet;
 
 pub(super) fn incidents(place: &Place<'_>, args: &IncidentsArgs) -> Result<Exit, Fail> {
     let since = events::instant(place, "--since", args.since.as_deref())?;
-    let (entries, names) =
-        if args.source.offline() { from_file(place, args, since)? } else { block_on(from_daemon(place, args, since))? };
+    let log = args.source.offline().then(|| Offline::new(place, &args.source));
+    let (entries, names, missing) = match &log {
+        Some(log) => from_file(log, args, since)?,
+        None => block_on(from_daemon(place, args, since))?,
+    };
     let all = briefs(&entries);
     if args.output.json() {
         print(&json::text(&incidents::json(&all, &names)))?;
     } else if all.is_empty() {
-        eprintln!("no incidents");
+        eprintln!("no incidents in the audit log");
     } else {
         print(&incidents::table(&all, &names, &place.zone))?;
     }
-    Ok(Exit::Done)
+    missing.warn();
+    Ok(log.map_or(Exit::Done, |log| log.done()))
 }
 
 async fn from_daemon(
     place: &Place<'_>,
     args: &IncidentsArgs,
     since: Option<u64>,
-) -> Result<(Vec<Logged>, Names), Fail> {
+) -> Result<(Vec<Logged>, Names, Missing), Fail> {
     let client = Client::connect(place.socket).await?;
     let known = client.runs().list(pb::ListRequest { all: true }).await;
     let known = known.map(|answer| answer.into_inner().runs).unwrap_or_default();
@@ -57,27 +61,30 @@ async fn from_daemon(
         }
         entries = whole;
     }
-    Ok((entry::in_order(entries), names))
+    Ok((entry::in_order(entries), names, Missing::of_daemon(&client).await))
 }
 
-fn from_file(place: &Place<'_>, args: &IncidentsArgs, since_ns: Option<u64>) -> Result<(Vec<Logged>, Names), Fail> {
-    let load = |filter: Filter| events::load(place, &args.source, &filter);
-    let runs = load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
+fn from_file(
+    log: &Offline,
+    args: &IncidentsArgs,
+    since_ns: Option<u64>,
+) -> Result<(Vec<Logged>, Names, Missing), Fail> {
+    let runs = log.load(Filter { kinds: vec!["run".to_owned()], ..Filter::default() })?;
     let run = match &args.run {
         Some(reference) => Some(entry::find_run(&runs, reference)?.ok_or_else(|| events::no_run(reference))?),
         None => None,
     };
     let names = runs.iter().filter_map(events::name_of).collect();
     let kinds = || KINDS.map(str::to_owned).to_vec();
-    let mut entries = load(Filter { run, kinds: kinds(), since_ns, ..Filter::default() })?;
+    let mut entries = log.load(Filter { run, kinds: kinds(), since_ns, ..Filter::default() })?;
     if since_ns.is_some() {
         let mut whole = Vec::new();
         for incident in ids(&entries) {
-            whole.extend(load(Filter { incident: Some(incident), kinds: kinds(), ..Filter::default() })?);
+            whole.extend(log.load(Filter { incident: Some(incident), kinds: kinds(), ..Filter::default() })?);
         }
         entries = whole;
     }
-    Ok((entry::in_order(entries), names))
+    Ok((entry::in_order(entries), names, log.missing()?))
 }
 
 fn ids(entries: &[Logged]) -> BTreeSet<String> {

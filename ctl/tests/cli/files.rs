@@ -158,6 +158,77 @@ fn log_verify_finds_what_was_changed() {
     );
 }
 
+/// A log that cannot be read to its end: what can be read is shown, and that it is not all.
+#[test]
+fn the_valid_entries_of_a_damaged_log_are_shown_with_a_warning() {
+    let state = tempfile::tempdir().unwrap();
+    let records = write_log(state.path());
+    let offline = without_a_daemon(state.path());
+    let file = state.path().join("audit/audit.log");
+    let whole = std::fs::read(&file).unwrap();
+    let (decision, outcome) = (whole.windows(11).position(|w| w == b"looks wrong").unwrap(), whole.len() - 5);
+    let mut changed = whole.clone();
+    changed[outcome - 20] ^= 1;
+    changed.extend_from_slice(&whole[16..16 + 8 + records[0].entry.len()]);
+    for (bytes, why) in [(changed.as_slice(), "checksum mismatch"), (&whole[..outcome], "entry 2 is incomplete")] {
+        std::fs::write(&file, bytes).unwrap();
+        let copy = state.path().join("copy.log");
+        std::fs::write(&copy, bytes).unwrap();
+        for source in ["--offline".to_owned(), format!("--file {}", copy.display())] {
+            for (line, shows) in
+                [("events", "looks wrong"), ("incidents", "PENDING"), ("explain trainer", "looks wrong")]
+            {
+                let output = offline(&format!("{line} {source}"));
+                assert!(out(&output).contains(shows), "{line} {source}: {}{}", out(&output), err(&output));
+                assert_eq!(output.status.code(), Some(3), "{line} {source}: {}", err(&output));
+                assert!(
+                    err(&output).contains("not all entries could be read") && err(&output).contains(why),
+                    "{}",
+                    err(&output)
+                );
+            }
+        }
+    }
+    // Nothing of the incident can be read: that is not "nothing was decided".
+    let mut changed = whole.clone();
+    changed[decision] ^= 1;
+    std::fs::write(&file, changed).unwrap();
+    let output = offline("explain trainer --offline");
+    assert_eq!(output.status.code(), Some(6));
+    assert!(err(&output).contains("not all entries could be read"), "{}", err(&output));
+}
+
+#[test]
+fn a_run_without_records_in_a_log_that_was_begun_anew_is_not_one_that_nothing_was_decided_about() {
+    let aside = "/s/audit/audit.log.aside-17";
+    let finding = format!("the audit log was tampered with at entry 9, byte 700 (x); it is kept as {aside}");
+    let status =
+        pb::StatusResponse { log_findings: vec![finding], log_asides: vec![aside.into()], ..Default::default() };
+    let run = pb::Run {
+        state: pb::RunState::Ended.into(),
+        ended_ns: 9,
+        decisions: 5,
+        unverified: "the audit log has no record of its start".into(),
+        ..core_like()
+    };
+    let fake = Fake::start(Answers { run, status, ..Default::default() });
+    let explained = fake.ctl("explain trainer");
+    assert_eq!(explained.status.code(), Some(6));
+    let text = err(&explained);
+    assert!(text.contains("no record of the 5 decisions") && text.contains("tampered with at entry 9"), "{text}");
+    assert!(text.contains(&format!("failsafectl explain trainer --file {aside}")), "{text}");
+    let listed = err(&fake.ctl("incidents"));
+    assert!(listed.contains("no incidents in the audit log") && listed.contains(aside), "{listed}");
+    let page = out(&fake.ctl("describe trainer"));
+    assert!(page.contains("not known: the audit log does not have all that was decided"), "{page}");
+    assert!(page.contains("none: the audit log has no entry about the run"), "{page}");
+    assert!(json(&fake.ctl("describe trainer -o json"))["ended_by_failsafe"].is_null());
+    // The same run in a whole log.
+    let fake = Fake::start(Answers { run: core_like(), ..Default::default() });
+    assert!(err(&fake.ctl("explain trainer")).contains("nothing was decided about it"));
+    assert_eq!(err(&fake.ctl("incidents")), "no incidents in the audit log\n");
+}
+
 #[test]
 fn replay_takes_a_run_or_a_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -195,3 +195,35 @@ fn a_log_that_was_never_compared_with_the_checkpoint_does_not_pass() {
     assert!(json.contains("\"not-compared\"") && json.contains("\"continues_removed_entries\": false"), "{json}");
     assert!(!state.ok("log verify --checkpoint early").contains("nothing that links"));
 }
+
+/// The daemon continues a log that was rolled back, and says so in it: it is intact, and not all that was written.
+#[test]
+fn a_log_that_was_continued_after_a_rollback_does_not_pass_as_whole() {
+    let state = State::new("text", 10);
+    let early = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(state.path("audit")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), early.path().join(entry.file_name())).unwrap();
+    }
+    state.write("text", 10);
+    assert!(state.ok("log verify").contains("intact: no entry was changed"));
+    fs::remove_dir_all(state.path("audit")).unwrap();
+    fs::create_dir(state.path("audit")).unwrap();
+    for entry in fs::read_dir(early.path()).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), state.path("audit").join(entry.file_name())).unwrap();
+    }
+    assert!(state.fails("log verify").contains("NOT CONTAINED"), "{}", state.fails("log verify"));
+    state.write("text", 3);
+    let output = state.ctl("log verify");
+    let text = out(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}{}", err(&output));
+    for part in ["INTACT, BUT NOT ALL THAT WAS WRITTEN", "entry 10 of", "set aside from an earlier log", "aside-"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let value: serde_json::Value = serde_json::from_str(&out(&state.ctl("log verify -o json"))).unwrap();
+    assert_eq!((value["verdict"].as_str(), value["findings"][0]["entry"].as_u64()), (Some("incomplete"), Some(10)));
+    assert!(value["aside"][0].as_str().unwrap().contains("checkpoints.aside-"), "{value}");
+    // A copy of the file has the entry too.
+    fs::copy(state.path("audit/audit.log"), state.path("copy.log")).unwrap();
+    let output = state.ctl("log verify --file copy.log");
+    assert_eq!(output.status.code(), Some(3), "{}", out(&output));
+}

@@ -25,6 +25,7 @@ pub struct Answers {
     pub check: pb::CheckResponse,
     pub doctor: pb::DoctorResponse,
     pub health: pb::HealthResponse,
+    pub status: pb::StatusResponse,
     /// Every call fails with this, if it is set.
     pub fails: Option<Status>,
     /// `Control` never answers.
@@ -202,7 +203,8 @@ impl policy::PolicyService for Service {
 #[tonic::async_trait]
 impl node::NodeService for Service {
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
-        self.answer(pb::StatusResponse { hostname: "n1".into(), log_state: "healthy".into(), ..Default::default() })
+        let status = self.answers.status.clone();
+        self.answer(pb::StatusResponse { hostname: "n1".into(), log_state: "healthy".into(), ..status })
     }
 
     async fn doctor(&self, _: Request<pb::DoctorRequest>) -> Result<Response<pb::DoctorResponse>, Status> {

@@ -54,4 +54,4 @@ pub use search::{Query, Search};
 pub use tree::{SignedTree, Signing, Tree};
 pub use verify::{Report, Verdict, verify};
 pub use walk::parse_frames;
-pub use writer::{AuditLog, CommitError, OpenError, Recovery};
+pub use writer::{AuditLog, CommitError, OpenError, Recovery, finding};

@@ -13,7 +13,7 @@ use crate::segments::{Catalog, Known, catalog, segment_path};
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE};
 
-/// Which entries are wanted.
+/// Which entries are wanted. `tail` counts those before the first that cannot be read; reading on then ends with the error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
     /// Index of the first entry that may be returned.
@@ -95,17 +95,18 @@ impl Search {
     fn begin_of_tail(&mut self, wanted: usize, of: Option<BTreeSet<String>>) -> Result<u64, SearchError> {
         let filter = Filter { runs: of.or_else(|| self.filter.runs.clone()), ..self.filter.clone() };
         let mut last: VecDeque<u64> = VecDeque::new();
+        let mut unreadable;
         if let Some(Current::Scan { reader, .. }) = &mut self.current
             && self.catalog.segments.is_empty()
         {
-            keep_last(reader, &filter, wanted, &mut last)?;
+            unreadable = keep_last(reader, &filter, wanted, &mut last);
         } else {
             let mut active = self.active_reader()?;
             if active.start().map(|start| start.next_index) != self.catalog.end().map(|end| end.next_index) {
                 // The file was sealed between the look at the folder and its opening.
                 self.catalog = Catalog::load(&self.dir);
             }
-            keep_last(&mut active, &filter, wanted, &mut last)?;
+            unreadable = keep_last(&mut active, &filter, wanted, &mut last);
             for at in (0..self.catalog.segments.len()).rev() {
                 if last.len() >= wanted {
                     break;
@@ -122,15 +123,16 @@ impl Search {
                 } else {
                     let mut found = VecDeque::new();
                     let mut reader = LogReader::open(&segment_path(&self.dir, *first)).map_err(SearchError::Open)?;
-                    keep_last(&mut reader, &filter, missing, &mut found)?;
+                    unreadable = keep_last(&mut reader, &filter, missing, &mut found).or(unreadable);
                     found.into_iter().rev().for_each(|index| last.push_front(index));
                 }
             }
         }
-        // Nothing found: only what is written from now on.
-        Ok(match last.front() {
-            Some(first) if wanted > 0 => *first,
-            _ => self.end()?,
+        let found = last.front().copied().filter(|_| wanted > 0);
+        // Nothing found: only what is written from now on. What cannot be read is reported, not passed over.
+        Ok(match found.into_iter().chain(unreadable).min() {
+            Some(first) => first,
+            None => self.end()?,
         })
     }
 
@@ -272,14 +274,15 @@ impl Search {
     }
 }
 
+/// Notes the last `wanted` entries that pass, up to the first that cannot be read. Gives the index of that one.
 fn keep_last(
     reader: &mut LogReader<FileStorage>,
     filter: &Filter,
     wanted: usize,
     last: &mut VecDeque<u64>,
-) -> Result<(), SearchError> {
-    for entry in reader {
-        let entry = entry.map_err(SearchError::Read)?;
+) -> Option<u64> {
+    for entry in reader.by_ref() {
+        let Ok(entry) = entry else { return Some(reader.next_index()) };
         if filter.accepts(&entry) {
             last.push_back(entry.index);
             if last.len() > wanted {
@@ -287,7 +290,7 @@ fn keep_last(
             }
         }
     }
-    Ok(())
+    None
 }
 
 impl Iterator for Search {

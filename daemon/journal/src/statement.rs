@@ -1,5 +1,7 @@
-//! Entries of the journal itself state of how many entries the last checkpoint is: heartbeats, and those about sealed segments.
-//! Who deletes the latest checkpoint, or puts an earlier one in its place, is found out by them.
+//! What entries of the journal itself state about the log.
+//!
+//! Heartbeats, and entries about sealed segments, state of how many entries the last checkpoint is: who deletes the latest
+//! checkpoint, or puts an earlier one in its place, is found out by them. Findings state what a start of the daemon found amiss.
 
 use crate::entry::{Entry, kind};
 
@@ -8,7 +10,15 @@ pub(crate) const SIGNED: &str = "signed";
 
 /// What `entry` states. `Some(0)`: what was signed before was put aside, and counts no longer.
 pub(crate) fn signed(entry: &Entry) -> Option<u64> {
-    let ours = matches!(entry.kind.as_str(), kind::HEARTBEAT | kind::SEGMENT)
-        || (entry.kind == kind::GAP && entry.body["cause"] == "integrity");
+    let ours = matches!(entry.kind.as_str(), kind::HEARTBEAT | kind::SEGMENT) || is_finding(entry);
     entry.body[SIGNED].as_u64().filter(|_| ours)
+}
+
+/// What was found amiss with the log as a whole, if `entry` states that.
+pub(crate) fn finding(entry: &Entry) -> Option<&str> {
+    entry.body["what"].as_str().filter(|_| is_finding(entry))
+}
+
+fn is_finding(entry: &Entry) -> bool {
+    entry.kind == kind::GAP && entry.body["cause"] == "integrity"
 }

@@ -13,6 +13,7 @@ use crate::entry::{Entry, Hash};
 use crate::frame::{Bad, MAGIC, Scanner};
 use crate::head::Head;
 use crate::segments::{REMOVED_FILE, Removed, catalog, index_path, sealed, summary_path};
+use crate::statement;
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE, ReadAt};
 use crate::walk::{Chain, Ending, Problem, Walker};
@@ -39,19 +40,53 @@ pub struct Report {
     pub head_hash: Hash,
     /// The tree over the entries, where the log's folder was verified.
     pub tree: Option<TreeReport>,
+    /// What daemons found amiss with the log at their start, as its entries state: it is intact, but not all that was written.
+    pub findings: Vec<Finding>,
     /// The judgement.
     pub verdict: Verdict,
 }
 
 impl Report {
     fn failed(verdict: Verdict) -> Report {
-        Report { first: 0, entries: 0, bytes: 0, segments: 0, removed: None, head_hash: [0; 32], tree: None, verdict }
+        Report {
+            first: 0,
+            entries: 0,
+            bytes: 0,
+            segments: 0,
+            removed: None,
+            head_hash: [0; 32],
+            tree: None,
+            findings: Vec::new(),
+            verdict,
+        }
     }
 
     /// Whether every byte is accounted for.
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.verdict == Verdict::Ok
+    }
+}
+
+/// What an entry states about the log itself: entries are missing before it, or were replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The entry.
+    pub index: u64,
+    /// When, nanoseconds since the epoch.
+    pub wall_ns: u64,
+    /// What was found, in words.
+    pub what: String,
+}
+
+/// Most findings that are kept, the first ones.
+const FINDINGS: usize = 1_000;
+
+impl Finding {
+    fn note(found: &mut Vec<Finding>, entry: &Entry) {
+        if let Some(what) = statement::finding(entry).filter(|_| found.len() < FINDINGS) {
+            found.push(Finding { index: entry.index, wall_ns: entry.wall_ns, what: what.to_owned() });
+        }
     }
 }
 
@@ -125,8 +160,10 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
     let mut head_seen = head.filter(|head| head.entries > 0).is_none();
     let mut differs = None;
     let mut compared = Compared::new(dir, &begin, claims);
+    let mut findings = Vec::new();
     let mut look = |entry: &Entry| {
         compared.push(entry);
+        Finding::note(&mut findings, entry);
         if let Some(head) = head.filter(|head| head.entries == entry.index + 1) {
             head_seen = true;
             differs = (head.hash != entry.leaf_hash).then(|| hex::encode(entry.leaf_hash));
@@ -165,6 +202,7 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
         bytes: report.bytes + last.bytes,
         head_hash: if last.entries > 0 { last.head_hash } else { report.head_hash },
         tree: Some(tree),
+        findings,
         verdict,
         ..report
     };
@@ -212,7 +250,9 @@ pub fn verify_file(path: &Path) -> Result<Report, VerifyError> {
 /// # Errors
 /// Only those of reading.
 pub fn verify_source(source: impl ReadAt) -> io::Result<Report> {
-    walk(Walker::new(source), |_| {})
+    let mut findings = Vec::new();
+    let report = walk(Walker::new(source), |entry| Finding::note(&mut findings, entry))?;
+    Ok(Report { findings, ..report })
 }
 
 fn walk(mut walker: Walker<impl ReadAt>, mut look: impl FnMut(&Entry)) -> io::Result<Report> {

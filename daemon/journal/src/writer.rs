@@ -565,6 +565,12 @@ fn shortened(head: &Head, chain: Chain, hash_at: impl Fn(u64) -> Option<Hash>) -
     }
 }
 
+/// An entry that states what was found amiss with the log as a whole.
+#[must_use]
+pub fn finding(what: &str, now: Stamp) -> Draft {
+    mismatch(what, false, now)
+}
+
 /// With `anew`, what was signed is put aside, and what entries before this one state about it counts no longer.
 fn mismatch(finding: &str, anew: bool, now: Stamp) -> Draft {
     let mut body = json!({ "cause": "integrity", "what": finding });

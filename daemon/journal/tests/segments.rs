@@ -16,7 +16,7 @@ fn stamp(n: u64) -> Stamp {
 }
 
 fn layout(dir: &Path) -> Layout {
-    Layout { segment_bytes: 4_096, heads: vec![head(dir)], fresh: false, reserve_bytes: 0, ..Layout::default() }
+    Layout { segment_bytes: 4_096, heads: vec![head(dir)], fresh: None, reserve_bytes: 0, ..Layout::default() }
 }
 
 fn head(dir: &Path) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Checks each probe, mount, library and permission: works, degraded (reason and effect) or missing (remedy).
 
-use super::Context;
+use super::{Context, log_state};
 use crate::{
     guard::{Group, ProgramState, Via},
     platform::{
@@ -257,21 +257,18 @@ fn sensors(context: &Context, out: &mut Vec<DoctorCheck>) {
 }
 
 fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
-    let state = context.log.state();
+    let state = log_state::state(context);
     let path = context.log.path().display().to_string();
+    let found = "`failsafectl log verify`; compare with copies of the log made earlier, and keep the state folder";
     out.push(if state == "healthy" {
         works("log", "audit log", path)
     } else {
-        check(
-            "log",
-            "audit log",
-            CheckState::Degraded,
-            format!("{path}: {state}"),
-            "make room on its disk; containment goes on",
-        )
+        let written = context.log.state() == "healthy";
+        let advice = if written { found } else { "make room on its disk; containment goes on" };
+        check("log", "audit log", CheckState::Degraded, format!("{path}: {state}"), advice)
     });
     for finding in context.log.findings() {
-        let advice = "`failsafectl log verify`; compare with copies of the log made earlier, and keep the state folder";
+        let advice = found;
         out.push(check("log", "audit log at start", CheckState::Degraded, finding, advice));
     }
 }

@@ -23,6 +23,7 @@ mod gate;
 mod gpu_info;
 mod health;
 pub mod limits;
+mod log_state;
 mod node;
 mod peer;
 mod policy;

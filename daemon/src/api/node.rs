@@ -5,6 +5,7 @@ use super::{
     gate::Deadline,
     health,
     limits::{Quota, Usage},
+    log_state,
     peer::Peer,
     reset,
 };
@@ -127,11 +128,13 @@ fn status(context: &Context) -> v1::StatusResponse {
         )
         .unwrap_or(u32::MAX),
         log_entries: *context.log.latest().borrow(),
-        log_state: context.log.state(),
+        log_state: log_state::state(context),
         nvml: node.nvml.clone(),
         costs: doctor::costs(context),
         guarded: u32::try_from(context.registry.guarded().len()).unwrap_or(u32::MAX),
         limits: limits(context),
+        log_findings: log_state::findings(context),
+        log_asides: context.log.asides().iter().map(|path| path.display().to_string()).collect(),
         not_pinned: context.registry.kernel().unpinned().map(|why| keep::unpinned_text(&why)).unwrap_or_default(),
     }
 }

@@ -26,6 +26,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The code under which the health of the node has what was found amiss with the audit log.
+pub const AUDIT_LOG: &str = "audit-log";
+
 /// How often the thread looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// The longest time between two tries.

@@ -10,8 +10,9 @@ use crate::{
 use failsafe_journal::{
     Report, Verdict,
     head::{HEAD_FILE, HeadFile},
+    storage::file::asides,
     tree::signed::{CHECKPOINT_FILE, checkpoint_path},
-    verify::{Claim, verify_claims, verify_file},
+    verify::{Claim, Finding, verify_claims, verify_file},
 };
 use failsafe_tlog::Keys;
 use jiff::tz::TimeZone;
@@ -41,12 +42,22 @@ pub(super) fn verify(
         Fail::because("cannot verify the audit log", &error)
             .advise("name the state folder with --state-dir or FAILSAFE_STATE_DIR, or the file with --file")
     })?;
-    print(&if output.json() { json::text(&as_json(&path, &report)) } else { as_text(&path, &report, &place.zone) })?;
+    let aside = file.is_none().then(|| path.parent().map(asides)).flatten().unwrap_or_default();
+    print(&if output.json() {
+        json::text(&as_json(&path, &report, &aside))
+    } else {
+        as_text(&path, &report, &aside, &place.zone)
+    })?;
     Ok(match report.verdict {
-        Verdict::Ok => Exit::Done,
-        Verdict::NotCompared(_) => Exit::Partial,
+        Verdict::Ok if is_whole(&report, &aside) => Exit::Done,
+        Verdict::Ok | Verdict::NotCompared(_) => Exit::Partial,
         _ => Exit::Error,
     })
+}
+
+/// Whether nothing shows that entries are missing: neither an entry, nor what was set aside from an earlier log.
+fn is_whole(report: &Report, aside: &[PathBuf]) -> bool {
+    report.findings.is_empty() && aside.is_empty()
 }
 
 /// The verdict, with regard to the checkpoint that the log states: the latest one, or one that was named, must reach as far.
@@ -97,7 +108,7 @@ fn claim(path: &Path, named: bool, keys: &Keys) -> Result<Claim, Fail> {
     Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, keys)?.tree, named })
 }
 
-fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
+fn as_text(path: &Path, report: &Report, aside: &[PathBuf], zone: &TimeZone) -> String {
     let head = hex::encode(report.head_hash);
     let mut counted = format!("  entries  {}\n  bytes    {}\n  head     {head}\n", report.entries, report.bytes);
     if report.segments > 0 {
@@ -112,13 +123,19 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
                 size => format!("{size} entries"),
             }
         ));
-        counted.push_str(&match (tree.contained, tree.removed) {
-            (0, 0) => "  signed   no checkpoint that the log contains\n".to_owned(),
-            (contained, 0) => format!("  signed   {}, all contained\n", count(contained, "checkpoint", "checkpoints")),
-            (contained, removed) => format!(
-                "  signed   {} contained; {removed} of removed entries cannot be compared\n",
-                count(contained, "checkpoint", "checkpoints")
-            ),
+        let checkpoints = |n| count(n, "checkpoint", "checkpoints");
+        counted.push_str(&match (tree.contained, tree.not_contained, tree.removed) {
+            (0, 0, 0) => "  signed   no checkpoint that the log contains\n".to_owned(),
+            (contained, 0, 0) => format!("  signed   {}, all contained\n", checkpoints(contained)),
+            (contained, 0, removed) => {
+                format!(
+                    "  signed   {} contained; {removed} of removed entries cannot be compared\n",
+                    checkpoints(contained)
+                )
+            }
+            (contained, not, _) => {
+                format!("  signed   {} contained, {} NOT CONTAINED\n", checkpoints(contained), checkpoints(not))
+            }
         });
     }
     match &report.removed {
@@ -143,8 +160,21 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
             "  begins   with nothing that links it to the removed entries: no signed checkpoint that the log contains covers them\n",
         );
     }
+    for Finding { index, wall_ns, what } in &report.findings {
+        let when = time::wall(i128::from(*wall_ns), zone);
+        counted.push_str(&format!("  entry {index} of {when} records: {}\n", clean(what)));
+    }
+    for aside in aside {
+        counted.push_str(&format!("  set aside from an earlier log: {}\n", clean(&aside.display().to_string())));
+    }
+    let whole = is_whole(report, aside);
     let path = path.display();
     match &report.verdict {
+        Verdict::Ok if !whole => format!(
+            "{path}: INTACT, BUT NOT ALL THAT WAS WRITTEN\n{counted}  the entries that are here were not changed; others were lost or \
+             replaced before the daemon continued the log or began it anew: look for them in what was set aside and in copies made \
+             earlier\n"
+        ),
         Verdict::Ok => format!(
             "{path}: intact: no entry was changed, removed, inserted or moved\n{counted}  compare entries and head \
              with a copy on another machine: only that shows whether the whole log was replaced\n"
@@ -192,10 +222,11 @@ fn as_text(path: &Path, report: &Report, zone: &TimeZone) -> String {
     }
 }
 
-fn as_json(path: &Path, report: &Report) -> Value {
+fn as_json(path: &Path, report: &Report, aside: &[PathBuf]) -> Value {
     let why = |why: &str| json!({ "reason": why });
     let (verdict, problem) = match &report.verdict {
-        Verdict::Ok => ("ok", Value::Null),
+        Verdict::Ok if is_whole(report, aside) => ("ok", Value::Null),
+        Verdict::Ok => ("incomplete", why("entries were lost or replaced: see `findings` and `aside`")),
         Verdict::Segment(text) => ("tampered", why(text)),
         Verdict::Shortened(text) => ("shortened", why(text)),
         Verdict::Forked(text) => ("forked", why(text)),
@@ -224,9 +255,16 @@ fn as_json(path: &Path, report: &Report) -> Value {
             "size": tree.size,
             "root_hash": hex::encode(tree.root),
             "checkpoints_contained": tree.contained,
+            "checkpoints_not_contained": tree.not_contained,
             "checkpoints_of_removed_entries": tree.removed,
             "continues_removed_entries": tree.continued,
         })),
+        "findings": report.findings.iter().map(finding).collect::<Value>(),
+        "aside": aside,
         "problem": problem,
     })
+}
+
+fn finding(Finding { index, wall_ns, what }: &Finding) -> Value {
+    json!({ "entry": index, "wall_ns": wall_ns, "what": what })
 }

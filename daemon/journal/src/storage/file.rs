@@ -86,6 +86,16 @@ pub fn set_aside(dir: &Path, wall_ns: u64) -> Result<PathBuf, FileError> {
     Ok(to)
 }
 
+/// The files and folders in `dir` that were set aside from an earlier log, by name: logs, sealed segments, checkpoints.
+#[must_use]
+pub fn asides(dir: &Path) -> Vec<PathBuf> {
+    let is_aside = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".aside-"));
+    let mut found: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    found.retain(is_aside);
+    found.sort();
+    found
+}
+
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), FileError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(FileError::at("sync directory", dir))
 }

@@ -42,8 +42,8 @@ pub struct Layout {
     pub segment_bytes: u64,
     /// Files outside the folder that hold the log's head. The first is read at the next start, the others where it is missing.
     pub heads: Vec<PathBuf>,
-    /// Whether the log is one that `heads` do not know, such as one that begins after a tampered log was set aside.
-    pub fresh: bool,
+    /// Why the log is one that `heads` do not know, such as one that begins after a tampered log was set aside. It is a finding.
+    pub fresh: Option<String>,
     /// Space to hold back, in bytes.
     pub reserve_bytes: u64,
     /// How much of the log is kept.
@@ -72,7 +72,7 @@ impl Default for Layout {
         Self {
             segment_bytes: SEGMENT_BYTES,
             heads: Vec::new(),
-            fresh: false,
+            fresh: None,
             reserve_bytes: RESERVE_BYTES,
             retention: Retention::default(),
             checkpoint: None,
@@ -105,14 +105,14 @@ impl LogFolder {
     /// [`FileError`], with path and operation.
     pub fn open(dir: &Path, layout: Layout) -> Result<Self, FileError> {
         fs::create_dir_all(dir).map_err(FileError::at("create directory", dir))?;
-        let mut findings = Vec::new();
+        let mut findings: Vec<String> = layout.fresh.iter().cloned().collect();
         remove(&dir.join(NEXT_FILE))?;
         finish_removal(dir)?;
         drop_orphans(dir)?;
         let catalog = repaired(dir, &mut findings);
         let (signed, aside_due) = match &layout.checkpoint {
             // A new log is not the one that was signed.
-            Some((latest, _)) if layout.fresh => (None, signed::exist(dir, latest)),
+            Some((latest, _)) if layout.fresh.is_some() => (None, signed::exist(dir, latest)),
             Some((latest, keys)) => {
                 let last = signed::last(dir, latest, keys, &mut findings);
                 let unreadable = last.is_none() && !keys.is_empty() && signed::exist(dir, latest);
@@ -132,7 +132,7 @@ impl LogFolder {
             sync_dir(dir)?;
         }
         let active = FileStorage::open(dir)?;
-        let compared = layout.heads.iter().filter(|_| !layout.fresh);
+        let compared = layout.heads.iter().filter(|_| layout.fresh.is_none());
         let noted = compared.filter_map(|path| HeadFile::read(path)).collect();
         let heads = layout.heads.iter().filter_map(|path| match HeadFile::open(path) {
             Ok(head) => Some(head),
@@ -337,7 +337,7 @@ impl Storage for LogFolder {
     }
 
     fn unlike_stated(&self, stated: u64) -> Option<String> {
-        let (latest, _) = self.layout.checkpoint.as_ref().filter(|_| !self.layout.fresh)?;
+        let (latest, _) = self.layout.checkpoint.as_ref().filter(|_| self.layout.fresh.is_none())?;
         signed::unlike_stated(latest, self.signed.as_ref(), stated)
     }
 

@@ -31,6 +31,8 @@ pub struct TreeReport {
     pub root: Hash,
     /// Checkpoints that the log contains.
     pub contained: usize,
+    /// Checkpoints that the log does not contain: it has fewer entries, or others.
+    pub not_contained: usize,
     /// Checkpoints of entries that retention removed: nothing is left to compare them with.
     pub removed: usize,
     /// The number of entries that were signed, as the last entry about it states; 0 if none does.
@@ -49,6 +51,7 @@ pub(super) struct Compared<'a> {
     borders: Vec<u64>,
     begin: u64,
     contained: usize,
+    not_contained: usize,
     stated: u64,
     removed: Vec<&'a Claim>,
     wrong: Option<Verdict>,
@@ -71,7 +74,9 @@ impl<'a> Compared<'a> {
                 (Tree::beginning_at(begin), Some(Verdict::Segment(format!("the tree cannot be continued: {why}"))))
             }
         };
-        let mut compared = Compared { dir, tree, claims, borders, begin, contained: 0, stated: 0, removed, wrong };
+        let (contained, not_contained, stated) = (0, 0, 0);
+        let mut compared =
+            Compared { dir, tree, claims, borders, begin, contained, not_contained, stated, removed, wrong };
         compared.compare();
         compared
     }
@@ -84,7 +89,8 @@ impl<'a> Compared<'a> {
 
     /// What was found. The claims that are left are of more entries than the log has.
     pub fn finish(self) -> (TreeReport, Option<Verdict>) {
-        let Compared { tree, claims, begin, contained, stated, removed, wrong, .. } = self;
+        let Compared { tree, claims, begin, contained, not_contained, stated, removed, wrong, .. } = self;
+        let not_contained = not_contained + claims.len();
         let (first, size, root) = (tree.first, tree.frontier.size(), tree.frontier.root());
         let short = claims.first().map(|claim| {
             Verdict::Shortened(format!(
@@ -104,7 +110,8 @@ impl<'a> Compared<'a> {
         });
         // What is contained was compared with a tree that begins with the edge in front of the first entry.
         let continued = begin == 0 || (first < begin && contained > 0);
-        let report = TreeReport { first, size, root, contained, removed: removed.len(), stated, continued };
+        let report =
+            TreeReport { first, size, root, contained, not_contained, removed: removed.len(), stated, continued };
         (report, wrong.or(short).or(unseen))
     }
 
@@ -121,7 +128,10 @@ impl<'a> Compared<'a> {
         while let Some(claim) = self.claims.pop_if(|claim| claim.tree.entries() <= at) {
             match differs(&self.tree, claim) {
                 None => self.contained += 1,
-                Some(why) => drop(self.wrong.get_or_insert(Verdict::Forked(why))),
+                Some(why) => {
+                    self.not_contained += 1;
+                    self.wrong.get_or_insert(Verdict::Forked(why));
+                }
             }
         }
     }

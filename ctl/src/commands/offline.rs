@@ -1,0 +1,93 @@
+//! The audit log's file, read without the daemon: every entry that can be read, and then what cannot.
+
+use super::{Place, missing::Missing};
+use crate::{
+    args::Source,
+    entry::{self, Logged},
+    exit::{Exit, Fail, chain},
+};
+use failsafe_journal::{
+    Entry, Filter, Query, Verdict,
+    head::{HEAD_FILE, HeadFile},
+    verify::verify_file,
+};
+use std::{cell::RefCell, path::PathBuf};
+
+/// A log file as a command reads it.
+#[derive(Debug)]
+pub(super) struct Offline {
+    file: PathBuf,
+    /// The folder that it lies in, where it is not a copy.
+    folder: Option<PathBuf>,
+    /// Entries that the log had when the command began, as the head beside it has it.
+    expected: u64,
+    /// Why entries from some place on cannot be read.
+    broken: RefCell<Option<String>>,
+}
+
+impl Offline {
+    pub fn new(place: &Place<'_>, source: &Source) -> Offline {
+        let file = source.log(place.state_dir);
+        let own = file == entry::log_file(place.state_dir);
+        let head = own.then(|| HeadFile::read(&place.state_dir.join(HEAD_FILE))).flatten();
+        let folder = file.parent().filter(|_| own).map(std::path::Path::to_owned);
+        Offline { folder, expected: head.map_or(0, |head| head.entries), broken: RefCell::default(), file }
+    }
+
+    /// Shows each entry that the query wants, up to the first that cannot be read.
+    pub fn each(&self, query: Query, mut show: impl FnMut(Entry) -> Result<(), Fail>) -> Result<(), Fail> {
+        for entry in entry::open(&self.file, query)? {
+            match entry {
+                Ok(entry) => show(entry)?,
+                Err(error) => *self.broken.borrow_mut() = Some(chain(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries that pass.
+    pub fn load(&self, filter: Filter) -> Result<Vec<Logged>, Fail> {
+        self.collect(Query { filter, ..Query::default() })
+    }
+
+    /// The last `n` entries that pass.
+    pub fn last(&self, filter: Filter, n: usize) -> Result<Vec<Logged>, Fail> {
+        self.collect(Query { filter, tail: Some(n), ..Query::default() })
+    }
+
+    fn collect(&self, query: Query) -> Result<Vec<Logged>, Fail> {
+        let mut entries = Vec::new();
+        self.each(query, |entry| {
+            entries.push(Logged::from(entry));
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// What the log itself states to be missing.
+    pub fn missing(&self) -> Result<Missing, Fail> {
+        let gaps = self.load(Filter { kinds: vec!["gap".to_owned()], ..Filter::default() })?;
+        Ok(Missing::of_log(&gaps, self.folder.as_deref()))
+    }
+
+    /// Says on stderr what of the file could not be read, after what could be was shown.
+    pub fn done(&self) -> Exit {
+        let Some(why) = self.broken.take().or_else(|| self.incomplete()) else { return Exit::Done };
+        eprintln!("failsafectl: warning: {}: not all entries could be read: {why}", self.file.display());
+        eprintln!("  `failsafectl log verify` says what is wrong with it");
+        Exit::Partial
+    }
+
+    fn incomplete(&self) -> Option<String> {
+        let report = verify_file(&self.file).ok()?;
+        match report.verdict {
+            Verdict::Torn { index, reason, .. } => Some(format!("entry {index} is incomplete: {reason}")),
+            Verdict::Tampered(problem) => Some(problem.to_string()),
+            Verdict::NotALog(what) => Some(what.to_owned()),
+            _ if report.entries < self.expected => {
+                Some(format!("it has {} entries, but {} were written", report.entries, self.expected))
+            }
+            _ => None,
+        }
+    }
+}
