@@ -307,9 +307,13 @@ fn refusal(closed: &[Closed], first: &Closed) -> String {
         (Target::Gpu(gpu), Level::Draining) => (gpu.to_string(), format!("gpu uncordon {gpu}")),
         (Target::Gpu(gpu), _) => (gpu.to_string(), format!("gpu reset-health {gpu}")),
     };
+    let instead = match first.target {
+        Target::Node => "take another node",
+        Target::Gpu(_) => "take another GPU (`failsafectl node placeable --count 1`)",
+    };
     format!(
-        "{}; nothing new is started there: take another GPU (`failsafectl node placeable --count 1`), or, once {on} is repaired, \
-         `failsafectl {undo} --reason ...`; root and the administrators' group may start there for the repair with --repair",
+        "{}; nothing new is started there: {instead}, or, once {on} is repaired, `failsafectl {undo} --reason ...`; root and the \
+         administrators' group may start there for the repair with --repair",
         all.join("; ")
     )
 }

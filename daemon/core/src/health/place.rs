@@ -52,12 +52,9 @@ impl std::fmt::Display for Closed {
 }
 
 impl View {
-    /// Which of these GPUs, or the node for all of them, may not have work started on them without a word of whoever repairs
-    /// them. What is degraded or not seen is for the caller's policy to judge.
+    /// Which of these GPUs, and whether the node itself, may not have work started on them without a word of whoever repairs
+    /// them. The node counts for work without a GPU too. What is degraded or not seen is for the caller's policy to judge.
     pub fn closed(&self, gpus: &BTreeSet<GpuId>) -> Vec<Closed> {
-        if gpus.is_empty() {
-            return Vec::new();
-        }
         let closed = |target: Target, level: Level, reasons: &[Reason]| {
             let why: Vec<&str> =
                 reasons.iter().filter(|r| r.level >= Level::Draining).map(|r| r.text.as_str()).collect();

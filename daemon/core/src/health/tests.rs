@@ -242,7 +242,10 @@ fn nothing_is_started_on_what_is_draining_or_unhealthy_without_a_word() {
     assert!(h.view().closed(&a).is_empty());
     h.order(&order(OrderKind::Cordon, Target::Node), s(5)).unwrap();
     assert_eq!(h.view().closed(&a)[0].target, Target::Node);
-    assert!(h.view().closed(&BTreeSet::new()).is_empty(), "work without a GPU is none of this");
+    let without_gpu = h.view().closed(&BTreeSet::new());
+    assert_eq!(without_gpu.iter().map(|c| c.target.clone()).collect::<Vec<_>>(), [Target::Node]);
+    h.order(&order(OrderKind::Uncordon, Target::Node), s(6)).unwrap();
+    assert!(h.view().closed(&BTreeSet::new()).is_empty(), "the cordoned GPU is none of its own");
 }
 
 fn over_a_restart(h: &Health) -> Health {
