@@ -4,10 +4,7 @@
 //! Invariant: [`Logged::bytes`] are the log's own, untouched; in [`Logged::body`] control characters that a run may have put
 //! into names and arguments are already made visible, so that rendering cannot forget it.
 
-use crate::{
-    exit::Fail,
-    text::clean,
-};
+use crate::{exit::Fail, text::clean};
 use failsafe_core::{record::Record, time::MonoTime};
 use failsafe_journal::{Entry, Filter, Query, Search, search::SearchError};
 use serde_json::Value;

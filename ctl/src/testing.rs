@@ -9,7 +9,7 @@ use failsafe_core::{
     },
     event::{Assurance, Event, NetOp, Verdict as Net},
     input::{Command, Contained, Control, Gap, Run},
-    policy::PolicyDigest,
+    policy::{Effect, PolicyDigest},
     record::{ProcessFacts, Record, RuleText, Snapshot},
     signal::{Kind, Source, Value},
     subject::{GpuId, Process, Subject},
@@ -116,6 +116,7 @@ pub fn decision(n: u32, us: u64, cause: Cause, actions: Vec<Action>, values: Vec
         owner: "safety@example.org".into(),
         playbook: Some("https://wiki.example.org/exfiltration".into()),
         policy: "ml-train v3".into(),
+        effect: Effect::Observe,
     });
     let decision = Decision {
         id: DecisionId { run: run_id(), n },

@@ -1,12 +1,13 @@
 //! `freeze`, `thaw`, `kill`: act on a run and say what was proved.
 
-use super::Place;
+use super::{Place, events};
 use crate::{
     args::ControlArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, clean, json, print, runs},
+    render::{Paint, clean, explain::notes, json, print, runs},
 };
+use failsafe_core::{decision::Mode, record::Record};
 use failsafe_proto::v1 as pb;
 use std::time::Duration;
 use tonic::Code;
@@ -15,7 +16,12 @@ use tonic::Code;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Result<Exit, Fail> {
-    let answer = block_on(ask(place, command, args))?;
+    let (answer, again) = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        let answer = ask(&client, command, args).await?;
+        let again = if command == pb::Command::Thaw { freezes_again(&client, &answer).await } else { None };
+        Ok((answer, again))
+    })?;
     if args.output.json() {
         print(&json::text(&json::control(&answer)))?;
     } else {
@@ -27,11 +33,30 @@ pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArg
         };
         print(&runs::control(&answer, &acted_on(&answer, &args.run), done, Paint::stdout()))?;
     }
+    if let Some(why) = again {
+        eprintln!("failsafectl: warning: {why}");
+    }
     Ok(exit_of(answer.verdict()))
 }
 
-async fn ask(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Result<pb::ControlResponse, Fail> {
-    let client = Client::connect(place.socket).await?;
+/// Why the thawed run will be frozen again at once, if a rule of its incident does so.
+async fn freezes_again(client: &Client, answer: &pb::ControlResponse) -> Option<String> {
+    let incident = match answer.incident.as_str() {
+        "" => client.runs().get(pb::GetRequest { run: answer.run_id.clone() }).await.ok()?.into_inner().incident,
+        incident => incident.to_owned(),
+    };
+    if incident.is_empty() {
+        return None;
+    }
+    let request = pb::WatchRequest { incident, kinds: vec!["decision".to_owned()], ..Default::default() };
+    let decisions = tokio::time::timeout(GRACE, events::collect(client, request)).await.ok()?.ok()?;
+    decisions.iter().find_map(|entry| match entry.record()? {
+        Record::Decision { decision, .. } if decision.mode == Mode::Enforce => notes::freezes_again(decision),
+        _ => None,
+    })
+}
+
+async fn ask(client: &Client, command: pb::Command, args: &ControlArgs) -> Result<pb::ControlResponse, Fail> {
     let request = pb::ControlRequest {
         run: args.run.clone(),
         command: command.into(),

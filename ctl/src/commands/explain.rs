@@ -28,6 +28,8 @@ struct Found {
     entries: Vec<Logged>,
     incident: Option<IncidentId>,
     may_act: bool,
+    /// The kernel denies what leaves the run now; false where no daemon was asked.
+    blocked: bool,
     /// What of the log is missing.
     missing: Missing,
     /// Decisions about the run as the daemon counted them, whether or not the log has them.
@@ -60,6 +62,7 @@ pub(super) fn explain(place: &Place<'_>, args: &ExplainArgs) -> Result<Exit, Fai
         incident: &incident,
         others: &others,
         may_act: found.may_act,
+        blocked: found.blocked,
         zone: &place.zone,
         paint: Paint::stdout(),
     };
@@ -124,8 +127,10 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
     }
     let around = events::collect(&client, of_run(AROUND, None)).await?;
     let may_act = may_act(&client, &run).await;
+    let known = client.runs().get(pb::GetRequest { run }).await;
+    let blocked = known.is_ok_and(|known| known.get_ref().blocked);
     let entries = entry::in_order(entries.into_iter().chain(around));
-    Ok(Found { decisions, entries, incident, may_act, missing, counted })
+    Ok(Found { decisions, entries, incident, may_act, blocked, missing, counted })
 }
 
 /// Whether the reader may thaw and kill the run: asked by a rehearsal, which changes nothing.

@@ -2,6 +2,7 @@
 //! timeline, the proofs, the evidence and what was not reached.
 
 mod evidence;
+pub mod notes;
 
 use super::{Paint, actors, count, event, fill, table, time, users};
 use crate::{
@@ -28,6 +29,8 @@ pub struct Page<'a> {
     pub others: &'a [Brief<'a>],
     /// Whether the reader may thaw and kill the run; its owner may not.
     pub may_act: bool,
+    /// The kernel denies what leaves the run, by a decision or by the latch of a stop rule.
+    pub blocked: bool,
     /// The reader's time zone.
     pub zone: &'a TimeZone,
     /// Colours.
@@ -48,6 +51,7 @@ impl Page<'_> {
         self.section(&mut out, "Why", self.why_in_short());
         // In one line: what is not proved is searched for as it stands in the log.
         let mut state = format!("  {}\n", tinted(incident, *paint, &standing(incident, zone)));
+        state.push_str(&self.beside());
         state.push_str(&self.later());
         self.section(&mut out, "State", state);
         self.section(&mut out, "Other incidents of the run", self.siblings());
@@ -63,7 +67,8 @@ impl Page<'_> {
         for line in fill(&headline(incident), WIDTH) {
             let _ = writeln!(out, "{line}");
         }
-        let _ = writeln!(out, "{}\n", tinted(incident, *paint, &standing(incident, zone)));
+        let _ = writeln!(out, "{}", tinted(incident, *paint, &standing(incident, zone)));
+        let _ = writeln!(out, "{}", self.beside());
         out.push_str(&facts(incident, zone));
         self.section(&mut out, "What was seen", saw(incident));
         self.section(&mut out, "Why this rule exists", why(incident));
@@ -80,6 +85,18 @@ impl Page<'_> {
         if !body.is_empty() {
             let _ = write!(out, "\n{}\n{body}", self.paint.head(title));
         }
+    }
+
+    /// What is in force beside the containment that was decided, and what was not denied.
+    fn beside(&self) -> String {
+        let incident = self.incident;
+        let not_denied = notes::not_denied(incident.opened_by()).map(|what| self.paint.bad(&what));
+        let mut lines: Vec<String> = not_denied.into_iter().chain(notes::cordons(incident)).collect();
+        let decided = incident.containments().contains(&Action::Block);
+        if self.blocked && incident.ended.is_none() && !decided {
+            lines.push("The run is also blocked in the kernel by the latch of a stop rule, until a thaw.".to_owned());
+        }
+        lines.iter().map(|line| format!("  {line}\n")).collect()
     }
 
     fn happened(&self) -> String {
@@ -175,7 +192,7 @@ impl Page<'_> {
         let run = &incident.run_id;
         let mut lines: Vec<(String, &str)> = Vec::new();
         if let Some(playbook) = incident.opened_by().rule.and_then(|rule| rule.playbook.clone()) {
-            lines.push((playbook, "the rule's playbook"));
+            lines.push((playbook, "the rule's playbook: read it first"));
         }
         let live = incident.ended.is_none();
         let contained = !matches!(incident.standing, IncidentState::Noted | IncidentState::Thawed);
@@ -186,17 +203,22 @@ impl Page<'_> {
         if live && unproved {
             lines.push((format!("failsafectl freeze {run} --reason TEXT"), "try again what is not proved"));
         }
+        let again = notes::freezes_again(incident.opened_by().decision);
         if live && contained {
             if self.may_act {
-                lines.push((
-                    format!("failsafectl thaw {run} --reason TEXT"),
-                    "let the run continue (removes freeze, latch and block)",
-                ));
+                let thaw = match again {
+                    None => "let the run continue (removes freeze, latch and block)",
+                    Some(_) => "DOES NOT HELP: see below",
+                };
+                lines.push((format!("failsafectl thaw {run} --reason TEXT"), thaw));
                 lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
             } else {
                 let ask = "ask root or the administrators' group to thaw or kill it";
                 lines.push((ask.to_owned(), "the owner of a run may not"));
             }
+        }
+        for undo in notes::undo_cordons(incident) {
+            lines.push((undo, "place new runs there again"));
         }
         lines.push((format!("failsafectl describe {run}"), "how the run stands now"));
         if full {
@@ -211,7 +233,11 @@ impl Page<'_> {
             ));
         }
         let width = lines.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
-        lines.iter().map(|(left, right)| format!("  {left:width$}  {right}\n")).collect()
+        let mut out: String = lines.iter().map(|(left, right)| format!("  {left:width$}  {right}\n")).collect();
+        if let Some(why) = again.filter(|_| live && contained) {
+            out.extend(fill(&why, WIDTH - 2).iter().map(|line| format!("  {line}\n")));
+        }
+        out
     }
 }
 
@@ -244,7 +270,10 @@ pub fn headline(incident: &Incident<'_>) -> String {
     let Decided { decision, rule, blind, .. } = incident.opened_by();
     let run = incident.run_name();
     let acts: Vec<&str> = decision.actions.iter().filter(|a| a.contains()).map(|a| past(*a)).collect();
-    let acts = if acts.is_empty() { "reported".to_owned() } else { acts.join(" and ") };
+    let mut acts = if acts.is_empty() { "reported".to_owned() } else { acts.join(" and ") };
+    for action in decision.actions.iter().filter(|a| matches!(a, Action::CordonGpu | Action::CordonNode)) {
+        let _ = write!(acts, " and {}", past(*action));
+    }
     let was = match (&incident.standing, decision.mode) {
         (_, Mode::Observe) => "would have been",
         (IncidentState::Pending(_) | IncidentState::Failed(_), _) => "was to be",
@@ -271,8 +300,8 @@ pub fn headline(incident: &Incident<'_>) -> String {
 
 fn past(action: Action) -> &'static str {
     match action {
-        Action::CordonGpu => "had its GPU cordoned",
-        Action::CordonNode => "had the node cordoned",
+        Action::CordonGpu => "its GPU cordoned",
+        Action::CordonNode => "the node cordoned",
         Action::Notify => "reported",
         Action::Snapshot => "recorded",
         Action::Block => "cut off from the network",
@@ -303,7 +332,9 @@ fn standing(incident: &Incident<'_>, zone: &TimeZone) -> String {
 pub fn in_words(standing: &IncidentState, mode: Mode) -> String {
     match standing {
         IncidentState::Noted if mode == Mode::Observe => "Nothing was done: the rule only observes.".to_owned(),
-        IncidentState::Noted => "Nothing was contained: people were notified.".to_owned(),
+        IncidentState::Noted => {
+            "Nothing was contained: the decision is in the audit log and its event stream.".to_owned()
+        }
         IncidentState::Pending(actions) => {
             format!("NOT KNOWN: the log has no outcome of {} yet.", event::actions(actions))
         }

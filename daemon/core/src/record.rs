@@ -5,7 +5,7 @@ use crate::{
     decision::{Decision, Observation, Outcome},
     health::{Change, Order},
     input::{Control, Gap, Run},
-    policy::PolicyDigest,
+    policy::{Effect, PolicyDigest},
     subject::{GpuId, RunId},
 };
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct RuleText {
     pub playbook: Option<String>,
     /// Name and version of the policy.
     pub policy: String,
+    /// What the kernel was to do with the call; `observe` in entries of earlier versions.
+    #[serde(default, skip_serializing_if = "Effect::is_observe")]
+    pub effect: Effect,
 }
 
 /// What became of a recording, as it stood when it was closed. `failsafectl replay` compares the file with it.

@@ -674,6 +674,7 @@ impl Pipeline {
                 owner: rule.owner.clone(),
                 playbook: rule.playbook.clone(),
                 policy: named(&live.policy),
+                effect: rule.effect,
             }),
             _ => None,
         };

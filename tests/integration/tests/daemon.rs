@@ -115,7 +115,11 @@ fn a_tampered_log_is_set_aside_and_the_new_one_says_so_first() -> Result<()> {
         ensure!(told["verdict"] == "incomplete" && told["findings"][0]["entry"] == 0, "{told}");
         for command in [&["node", "status"][..], &["doctor"]] {
             let shown = node.ctl(command.iter().copied())?;
-            ensure!(shown.out.contains("degraded") && shown.out.contains("tampered with"), "{command:?}: {}", shown.out);
+            ensure!(
+                shown.out.contains("degraded") && shown.out.contains("tampered with"),
+                "{command:?}: {}",
+                shown.out
+            );
         }
         // The run is frozen for no reason that the new log has: the page says what is missing.
         let explained = node.ctl(["explain", "held"])?.expect(0)?;

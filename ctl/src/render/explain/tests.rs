@@ -12,7 +12,14 @@ use failsafe_core::{
 fn with<T>(log: &Log, may_act: bool, show: impl FnOnce(&Page<'_>) -> T) -> T {
     let incident = Incident::gather(incident(), &log.entries).unwrap();
     let others = briefs(&log.entries);
-    show(&Page { incident: &incident, others: &others, may_act, zone: &TimeZone::UTC, paint: Paint::plain() })
+    show(&Page {
+        incident: &incident,
+        others: &others,
+        may_act,
+        blocked: false,
+        zone: &TimeZone::UTC,
+        paint: Paint::plain(),
+    })
 }
 
 fn shown(log: &Log) -> String {
@@ -229,4 +236,109 @@ fn json_has_the_entries_as_the_log_has_them() {
     let entry: serde_json::Value = serde_json::from_slice(&log.entries[1].bytes).unwrap();
     assert_eq!(value["entries"][0], entry);
     assert_eq!(value["at_ns"], crate::testing::EPOCH + 5_000_000_000);
+}
+
+/// A rule's decision with these actions on this value.
+fn tripped(actions: Vec<Action>, kind: Kind, value: failsafe_core::Value, condition: &str) -> Record {
+    let mut record = violation();
+    if let Record::Decision { decision, .. } = &mut record {
+        decision.actions = actions;
+        (decision.values[0].kind, decision.values[0].value) = (kind, value);
+        if let Cause::Rule { condition: text, .. } = &mut decision.cause {
+            condition.clone_into(text);
+        }
+    }
+    record
+}
+
+#[test]
+fn a_cordon_is_shown_with_its_outcome_and_with_what_undoes_it() {
+    let value = failsafe_core::Value::Integer(7);
+    for (verdict, says) in [
+        (Some(Verdict::Proved), "The node was cordoned: no new run is started there."),
+        (Some(Verdict::Failed("disk".into())), "CORDON FAILED: cordon-node: disk."),
+        (None, "NOT KNOWN: the log has no outcome of cordon-node yet."),
+    ] {
+        let mut log = Log::started();
+        let actions = vec![Action::CordonNode, Action::Notify];
+        log.add(5_000_040, tripped(actions, Kind::Memory, value.clone(), "memory.used above 1 MiB"));
+        if let Some(verdict) = verdict {
+            log.add(5_000_100, outcome(1, 5_000_090, Action::CordonNode, verdict, &[]));
+        }
+        for page in [screen(&log), shown(&log)] {
+            assert!(page.contains(says), "{says}\n{page}");
+            assert!(page.contains("failsafectl node uncordon --reason TEXT"), "{page}");
+            assert!(page.contains("Run trainer was reported and the node cordoned"), "{page}");
+            assert!(!page.contains("people were notified"), "{page}");
+        }
+    }
+}
+
+#[test]
+fn a_thaw_that_does_not_last_is_not_advised() {
+    let contain = |record: Record| {
+        let mut log = Log::started();
+        log.add(5_000_040, record);
+        log.add(5_000_200, outcome(1, 5_000_190, Action::Freeze, Verdict::Proved, &[]));
+        screen(&log)
+    };
+    let freeze = || vec![Action::Freeze, Action::Notify];
+    let sent = |condition| contain(tripped(freeze(), Kind::EgressBytes, failsafe_core::Value::Integer(9), condition));
+    let total = sent("net.egress_bytes above 5 B");
+    assert!(total.contains("DOES NOT HELP") && total.contains("net.egress_bytes never falls"), "{total}");
+    let rate = sent("net.egress_bytes/s above 5 B/s");
+    assert!(rate.contains("let the run continue") && !rate.contains("never falls"), "{rate}");
+    let event = failsafe_core::event::Event::Budget {
+        budget: "store".into(),
+        address: [10, 0, 0, 1].into(),
+        bytes: 1 << 20,
+        verdict: failsafe_core::event::Verdict::Denied,
+    };
+    let spent = contain(tripped(freeze(), Kind::Event, failsafe_core::Value::Event(event), "event budget"));
+    assert!(spent.contains("The budget `store` stays used up after a thaw"), "{spent}");
+    assert!(spent.contains("read it first"), "{spent}");
+}
+
+#[test]
+fn a_call_that_the_kernel_could_not_deny_is_said_to_have_succeeded() {
+    use failsafe_core::{
+        event::{Assurance, Event, ExecKind, Verdict as Did},
+        policy::Effect,
+    };
+    let page = |effect, verdict| {
+        let event = Event::Exec {
+            kind: ExecKind::File,
+            path: "/usr/bin/curl".into(),
+            known_as: Vec::new(),
+            argv: "curl x".into(),
+            verdict,
+            assurance: Assurance::Observed,
+        };
+        let mut record = tripped(vec![Action::Notify], Kind::Event, failsafe_core::Value::Event(event), "event exec");
+        if let Record::Decision { rule: Some(rule), .. } = &mut record {
+            rule.effect = effect;
+        }
+        let mut log = Log::started();
+        log.add(5_000_040, record);
+        screen(&log)
+    };
+    assert!(page(Effect::Deny, Did::Allowed).contains("THE CALL SUCCEEDED: this kernel cannot deny it (exec"));
+    assert!(page(Effect::Deny, Did::WouldDeny).contains("THE CALL SUCCEEDED: this kernel cannot deny it (exec"));
+    assert!(!page(Effect::Deny, Did::Denied).contains("SUCCEEDED"));
+    assert!(!page(Effect::Observe, Did::Allowed).contains("SUCCEEDED"));
+}
+
+#[test]
+fn the_latch_of_a_stop_rule_is_a_part_of_the_state() {
+    let mut log = Log::started();
+    let mut record = violation();
+    if let Record::Decision { decision, .. } = &mut record {
+        decision.actions = vec![Action::Freeze, Action::Notify];
+    }
+    log.add(5_000_040, record);
+    log.add(5_000_200, outcome(1, 5_000_190, Action::Freeze, Verdict::Proved, &[]));
+    let page = |blocked| with(&log, true, |page| Page { blocked, ..*page }.screen());
+    assert!(page(true).contains("In force and verified: freeze."), "{}", page(true));
+    assert!(page(true).contains("also blocked in the kernel by the latch of a stop rule"), "{}", page(true));
+    assert!(!page(false).contains("latch of a stop rule"));
 }

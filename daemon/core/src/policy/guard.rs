@@ -25,6 +25,11 @@ impl Effect {
     /// Every effect.
     pub const ALL: [Effect; 3] = [Effect::Observe, Effect::Deny, Effect::Stop];
 
+    /// Whether the call is only reported.
+    pub fn is_observe(&self) -> bool {
+        *self == Effect::Observe
+    }
+
     /// The name that policies write.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,0 +1,95 @@
+//! What the page of an incident says beside the containment: cordons, calls that this kernel could not deny, and thaws that do not last.
+
+use super::{event, past};
+use crate::incident::{Decided, Incident};
+use failsafe_core::{
+    decision::{Action, Cause, Decision, Mode, Observation, Verdict},
+    event::{Event, Verdict as Did},
+    signal::Shape,
+    subject::Subject,
+};
+use std::collections::BTreeSet;
+
+/// Why the rule freezes a thawed run again at once: what tripped it does not fall by a thaw.
+pub fn freezes_again(decision: &Decision) -> Option<String> {
+    let Cause::Rule { rule, condition, .. } = &decision.cause else { return None };
+    decision.values.iter().find_map(|seen| match seen.event() {
+        Some(Event::Budget { budget, .. }) => Some(format!(
+            "The budget `{budget}` stays used up after a thaw: rule {rule} freezes the run again at its next packet, unless only a \
+             rate was exceeded. Kill the run, and start it again with a larger budget."
+        )),
+        None if seen.kind.shape() == Shape::Counter && !condition.contains("/s") => Some(format!(
+            "{} never falls: after a thaw, rule {rule} freezes the run again at the next sample. Kill the run, and start it again with \
+             another bound.",
+            seen.kind
+        )),
+        _ => None,
+    })
+}
+
+/// A call that the rule was to deny and that this kernel let happen.
+pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
+    let (decision, to_deny) = (decided.decision, decided.rule.is_some_and(|rule| !rule.effect.is_observe()));
+    let succeeded = |did: Did| did == Did::WouldDeny || (did == Did::Allowed && to_deny);
+    let seen = decision.values.iter().find(|seen| seen.event().and_then(Event::verdict).is_some_and(succeeded))?;
+    let why = match decision.mode {
+        Mode::Observe => "the policy only observes",
+        Mode::Enforce => "this kernel cannot deny it",
+    };
+    Some(format!("THE CALL SUCCEEDED: {why} ({}).", event::seen(seen)))
+}
+
+/// The cordons of the incident, in sentences.
+pub fn cordons(incident: &Incident<'_>) -> Vec<String> {
+    let enforced = incident.decisions.iter().filter(|decided| decided.decision.mode == Mode::Enforce);
+    let mut lines = Vec::new();
+    for decided in enforced {
+        for action in decided.decision.actions.iter().filter(|action| is_cordon(**action)) {
+            let what = past(*action);
+            let verdict = decided.outcomes.iter().rev().find(|(_, outcome)| outcome.action == *action);
+            let line = match verdict.map(|(_, outcome)| &outcome.verdict) {
+                Some(Verdict::Failed(why)) => format!("CORDON FAILED: {action}: {why}."),
+                Some(Verdict::Partial(missing)) => format!("CORDON PARTIAL: {action}: {}.", missing.join("; ")),
+                None => format!("NOT KNOWN: the log has no outcome of {action} yet."),
+                Some(Verdict::Proved) => {
+                    let what = what.replace(" cordoned", " was cordoned");
+                    format!("{}{}: no new run is started there.", what[..1].to_uppercase(), &what[1..])
+                }
+            };
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+    }
+    lines
+}
+
+/// The commands that undo the cordons.
+pub fn undo_cordons(incident: &Incident<'_>) -> Vec<String> {
+    let decisions = incident.decisions.iter().map(|decided| decided.decision).filter(|d| d.mode == Mode::Enforce);
+    let mut lines = Vec::new();
+    for decision in decisions {
+        if decision.actions.contains(&Action::CordonNode) {
+            lines.push("failsafectl node uncordon --reason TEXT".to_owned());
+        }
+        if decision.actions.contains(&Action::CordonGpu) {
+            let gpus: BTreeSet<&str> = decision.values.iter().filter_map(gpu_of).collect();
+            lines.extend(gpus.iter().map(|gpu| format!("failsafectl gpu uncordon {gpu} --reason TEXT")));
+        }
+    }
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+fn gpu_of(seen: &Observation) -> Option<&str> {
+    match (&seen.subject, seen.event()) {
+        (Subject::Gpu(gpu), _) => Some(&gpu.0),
+        (_, Some(Event::ForeignGpuProcess { gpu, .. })) => Some(gpu),
+        _ => None,
+    }
+}
+
+fn is_cordon(action: Action) -> bool {
+    matches!(action, Action::CordonGpu | Action::CordonNode)
+}
