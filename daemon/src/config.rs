@@ -1,12 +1,14 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
 mod audit_log;
+mod drift;
 mod gpu_rates;
 mod limits;
 mod recordings;
 mod tables;
 
 pub use audit_log::AuditLog;
+pub use drift::Drift;
 pub use gpu_rates::{Every, Pace, Rated};
 pub use limits::{Limits, Rates, Shares};
 pub use recordings::Recordings;
@@ -74,6 +76,8 @@ pub struct Config {
     pub audit_log: AuditLog,
     /// How much of ended runs is kept.
     pub recordings: Recordings,
+    /// How runs are followed for changes of their factors.
+    pub drift: Drift,
     /// What is replaced in command lines before they are recorded.
     pub redact: Redactor,
 }
@@ -184,6 +188,7 @@ impl Default for Config {
             limits: Limits::default(),
             audit_log: AuditLog::default(),
             recordings: Recordings::default(),
+            drift: Drift::default(),
             redact: Redactor::default(),
         }
     }
@@ -270,7 +275,8 @@ impl Config {
         if let Some(message) = config.kernel_tables.wrong() {
             return wrong("kernel_tables", message);
         }
-        if let Some((field, message)) = config.audit_log.wrong().or(config.limits.wrong()).or(config.recordings.wrong())
+        if let Some((field, message)) =
+            config.audit_log.wrong().or(config.limits.wrong()).or(config.recordings.wrong()).or(config.drift.wrong())
         {
             return wrong(field, message);
         }

@@ -10,6 +10,7 @@ mod threads;
 
 use crate::{
     api::{self, Attestor, Context, Lanes, Roles},
+    attest::{Roots, Worker},
     causes::chain,
     config::{Catalogues, Config},
     guard::pin_folder,
@@ -34,12 +35,14 @@ use crate::{
     signing::SigningKeys,
     systemd,
     watchers::{
+        drift::Follower,
         hold::{Guard, Sweeper},
         keep::{self, Keeping},
         sampler::{Health, Sampler},
     },
 };
 use anyhow::Context as _;
+use failsafe_attest::Table;
 use failsafe_core::{
     GpuId, Input, MonoTime,
     health::{Slot, Thresholds, Until},
@@ -87,6 +90,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let stop_events = Arc::new(EventFd::from_value(0)?);
     let health = watch(&mut base, &config, &judging, &stop_events, &mut threads)?;
     let sensors = Sensors::start(&base, &config, lines, &judging)?;
+    follow(&base, &config, &judging, &mut threads)?;
 
     let context = Arc::new(Context {
         authority: Roles::new(&config.admin_group),
@@ -289,6 +293,25 @@ fn watch(
     let keeping = Keeping { registry: registry.clone(), log, pipeline: pipeline.clone(), boot_id };
     threads.spawn_until_stop("adoption", move |stop| keeping.work(stop))?;
     Ok(health)
+}
+
+/// Starts the thread that follows the factors of runs.
+fn follow(base: &Base, config: &Config, judging: &Judging, threads: &mut Threads) -> anyhow::Result<()> {
+    if config.drift.disabled {
+        return Ok(());
+    }
+    let follower = Follower {
+        registry: base.registry.clone(),
+        log: base.log_owner.log(),
+        pipeline: judging.pipeline.clone(),
+        node: base.node.clone(),
+        worker: Arc::new(Worker { roots: Roots::default(), redact: config.redact.clone() }),
+        table: Table::built_in()?,
+        config: config.drift,
+        nvml_disabled: config.nvml.disabled,
+        boot_id: base.boot_id.clone(),
+    };
+    Ok(threads.spawn_until_stop("drift", move |stop| follower.work(stop))?)
 }
 
 /// The sensors that are not of single runs.

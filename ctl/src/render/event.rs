@@ -7,14 +7,18 @@ use crate::{
 };
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Observation, Outcome, Severity, Upkeep, Verdict},
+    event::DriftSince,
     health::{Change, Level, OrderKind},
     input::{Command, Gap},
-    record::{Record, Unwatched},
+    record::{FactorChange, Record, Unwatched},
     subject::Subject,
     time::Span,
 };
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
+
+/// Changed factors that are shown in one line.
+const DRIFT_SHOWN: usize = 4;
 
 /// Names of runs by id.
 pub type Names = BTreeMap<String, String>;
@@ -156,8 +160,29 @@ fn record_summary(record: &Record) -> String {
             let by = actors::with_name(by, Some(actor));
             format!("{by} replaced the signing key {retired} by {keyid}: {why}")
         }
+        Record::Drift { name, since, changes, left_out, .. } => {
+            let than = match since {
+                DriftSince::Earlier => "",
+                DriftSince::Predecessor => " from its predecessor",
+            };
+            let shown = changes.iter().take(DRIFT_SHOWN).map(factor_change).collect::<Vec<_>>().join("; ");
+            let more = u64::try_from(changes.len().saturating_sub(DRIFT_SHOWN)).unwrap_or(0);
+            let more = if more > 0 { format!("; and {more} more in the entry") } else { String::new() };
+            let left =
+                if *left_out > 0 { format!("; {left_out} further changes are not listed") } else { String::new() };
+            format!("{name} differs{than}: {shown}{more}{left}")
+        }
+        Record::StatementStored { name, at, sha256, keyid, .. } => {
+            format!("{name}: statement at its {at} stored (sha256 {sha256}, key {})", short(keyid))
+        }
         Record::Gap(gap) => gap_text(gap),
     }
+}
+
+/// A factor with both values.
+pub fn factor_change(change: &FactorChange) -> String {
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
+    format!("{} {} -> {} [{}]", change.path, value(&change.old), value(&change.new), change.class.name())
 }
 
 /// Between which times a run ended that no daemon watched, and what shows that.
@@ -215,6 +240,7 @@ pub fn upkeep(what: Upkeep) -> &'static str {
         Upkeep::FoundFrozen => "the run was found frozen at the daemon's start, for no recorded reason",
         Upkeep::Blind => "a sensor that the policy needs went blind",
         Upkeep::Retry => "an action failed and is tried again",
+        Upkeep::Drift => "the run differs from the one that it continues, and its policy holds such a run",
     }
 }
 
@@ -308,6 +334,7 @@ fn weight(entry: &Logged) -> Weight {
             Verdict::Partial(_) | Verdict::Failed(_) => Weight::Bad,
         },
         Some(Record::Gap(gap)) if gap.blind => Weight::Warn,
+        Some(Record::Drift { .. }) => Weight::Warn,
         Some(Record::Health(change)) => match change.to {
             Level::Healthy => Weight::Plain,
             Level::Unhealthy => Weight::Bad,

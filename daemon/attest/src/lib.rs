@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod diff;
+pub mod drift;
 pub mod envelope;
 pub mod factor;
 pub mod json;
@@ -22,6 +23,7 @@ pub mod table;
 mod testing;
 
 pub use diff::{Comparison, Verdict, compare};
+pub use drift::{Change, Drift, Known};
 pub use envelope::{Verified, VerifyError, seal, verify};
 pub use factor::{Assurance, Class, Fact, Factor, Missing, Status};
 pub use json::Json;

@@ -268,6 +268,8 @@ pub enum Upkeep {
     Blind,
     /// An action failed, or was interrupted by the daemon's end.
     Retry,
+    /// The run differs from the one that it continues, and its policy holds such a run.
+    Drift,
 }
 
 impl fmt::Display for Upkeep {
@@ -279,6 +281,7 @@ impl fmt::Display for Upkeep {
             Upkeep::FoundFrozen => "found-frozen",
             Upkeep::Blind => "blind",
             Upkeep::Retry => "retry",
+            Upkeep::Drift => "drift",
         })
     }
 }

@@ -4,8 +4,8 @@ mod facts;
 mod kind;
 
 pub use facts::{
-    Access, Assurance, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Slice, Verdict, Via, family, family_name,
-    family_names,
+    Access, Assurance, DriftSince, ExecKind, FactorClass, Gain, GpuEvent, MemoryKind, NetOp, Slice, Verdict, Via,
+    family, family_name, family_names,
 };
 pub use kind::{EventKind, Field};
 
@@ -160,6 +160,19 @@ pub enum Event {
         /// Levels found thawed.
         levels: u32,
     },
+    /// A factor of the run's fingerprint has another value. Both values are known.
+    Drift {
+        /// The factor, such as `run/library/libopenblas.so.0`.
+        path: String,
+        /// The value before; `None`: it was known to be absent.
+        old: Option<String>,
+        /// The value now; `None`: it is known to be absent.
+        new: Option<String>,
+        /// What the difference can change.
+        class: FactorClass,
+        /// What the value is compared with.
+        since: DriftSince,
+    },
     /// The kernel latched the run by a stop rule, and no event told of it: the event was lost.
     Latched,
     /// A process on a GPU of the run that belongs to another run, or to none.
@@ -217,6 +230,7 @@ impl Event {
             Event::Oom { .. } => EventKind::Oom,
             Event::Leave { .. } => EventKind::Leave,
             Event::ForeignThaw { .. } => EventKind::ForeignThaw,
+            Event::Drift { .. } => EventKind::Drift,
             Event::Latched => EventKind::Latched,
             Event::ForeignGpuProcess { .. } => EventKind::ForeignGpuProcess,
             Event::Xid { .. } => EventKind::Xid,
@@ -241,6 +255,7 @@ impl Event {
             | Event::Oom { .. }
             | Event::Leave { .. }
             | Event::ForeignThaw { .. }
+            | Event::Drift { .. }
             | Event::Latched
             | Event::ForeignGpuProcess { .. }
             | Event::Xid { .. }
@@ -265,6 +280,7 @@ impl Event {
             | Event::Oom { .. }
             | Event::Leave { .. }
             | Event::ForeignThaw { .. }
+            | Event::Drift { .. }
             | Event::Latched
             | Event::ForeignGpuProcess { .. }
             | Event::Xid { .. }
@@ -299,7 +315,9 @@ impl Event {
             (Field::Uid, _) => process.map(|p| Number(i64::from(p.uid))),
             (Field::Verdict, event) => event.verdict().map(|v| Text(v.name())),
             (Field::Assurance, event) => event.assurance().map(|a| Text(a.name())),
-            (Field::Path, Event::Exec { path, .. } | Event::Open { path, .. }) => Some(Text(path)),
+            (Field::Path, Event::Exec { path, .. } | Event::Open { path, .. } | Event::Drift { path, .. }) => {
+                Some(Text(path))
+            }
             (Field::Argv, Event::Exec { argv, .. }) => Some(Text(argv)),
             (Field::Kind, Event::Exec { kind, .. }) => Some(Text(kind.name())),
             (Field::Kind, Event::ExecMemory { kind, .. }) => Some(Text(kind.name())),
@@ -307,6 +325,8 @@ impl Event {
             (Field::Gain, Event::Privilege { gain, .. }) => Some(Text(gain.name())),
             (Field::What, Event::Protect { what, .. }) => Some(Text(what)),
             (Field::What, Event::Gpu { what }) => Some(Text(what.name())),
+            (Field::Class, Event::Drift { class, .. }) => Some(Text(class.name())),
+            (Field::Since, Event::Drift { since, .. }) => Some(Text(since.name())),
             (Field::Budget, Event::Budget { budget, .. }) => Some(Text(budget)),
             (
                 Field::Address,
@@ -365,6 +385,14 @@ impl fmt::Display for Event {
             Event::Oom { victim } => write!(f, "OOM kill of pid {victim}"),
             Event::Leave { pid, mover, to, .. } => {
                 write!(f, "pid {pid} was moved out of the run to cgroup {to} by pid {mover}")
+            }
+            Event::Drift { path, old, new, class, since } => {
+                let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
+                let before = match since {
+                    DriftSince::Earlier => "before",
+                    DriftSince::Predecessor => "in the predecessor",
+                };
+                write!(f, "{path} is {}, {before} {} [{}]", value(new), value(old), class.name())
             }
             Event::Latched => f.write_str("the kernel latched the run by a stop rule, and the event of it was lost"),
             Event::ForeignThaw { levels } => write!(f, "{levels} cgroup level(s) were thawed by someone else"),

@@ -3,6 +3,7 @@
 use crate::{
     actor::{Actor, or_uid},
     decision::{Decision, Observation, Outcome},
+    event::{DriftSince, FactorClass},
     health::{Change, Order},
     input::{Control, Gap, Run},
     policy::{Effect, PolicyDigest},
@@ -86,6 +87,19 @@ pub struct Suppressed {
     pub rule: String,
     /// How many since its last decision.
     pub events: u64,
+}
+
+/// A factor of a run's fingerprint with two known values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactorChange {
+    /// The factor.
+    pub path: String,
+    /// The value before; none: it was known to be absent.
+    pub old: Option<String>,
+    /// The value now; none: it is known to be absent.
+    pub new: Option<String>,
+    /// What the difference can change.
+    pub class: FactorClass,
 }
 
 /// The end of a run that no daemon watched: it lies between two times.
@@ -298,6 +312,36 @@ pub enum Record {
         /// Why.
         why: String,
     },
+    /// Factors of a run's fingerprint changed, or differ from those of the run that it continues.
+    Drift {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// What the values are compared with.
+        since: DriftSince,
+        /// The run that it continues, where its values are compared.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        predecessor: Option<RunId>,
+        /// Each factor with both values.
+        changes: Vec<FactorChange>,
+        /// More changes since the last such entry, which are not listed and led to no event.
+        #[serde(default)]
+        left_out: u64,
+    },
+    /// A statement about a run was signed and stored beside its recording.
+    StatementStored {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// `start` or `end`.
+        at: String,
+        /// SHA-256 of the envelope, hex.
+        sha256: String,
+        /// The key.
+        keyid: String,
+    },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
     /// What was kept of ended runs, with their recordings, was removed.
@@ -332,6 +376,8 @@ impl Record {
             Record::Evidence { .. } => "evidence",
             Record::Health(_) => "health",
             Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } => "order",
+            Record::Drift { .. } => "drift",
+            Record::StatementStored { .. } => "statement",
             Record::Gap(_) | Record::Limited(_) => "gap",
         }
     }

@@ -334,6 +334,7 @@ fn add(out: &mut Rules, rule: &Rule, wanted: &EventMatch) {
         // The daemon or NVML reports these, and the kernel cannot refuse them.
         EventKind::ForeignThaw
         | EventKind::Latched
+        | EventKind::Drift
         | EventKind::ForeignGpuProcess
         | EventKind::Xid
         | EventKind::GpuEvent => {}

@@ -11,7 +11,7 @@ use super::{
     peer::Peer,
 };
 use crate::{
-    attest::{GpuFacts, NodeFacts, Roots, RunFacts, Worker},
+    attest::{NodeFacts, Roots, RunFacts, Worker},
     config::Config,
     platform::clock,
     runs::FoundRun,
@@ -23,7 +23,6 @@ use failsafe_attest::{
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
 use failsafe_proto::v1;
-use sha2::{Digest, Sha256};
 use std::sync::{Arc, PoisonError};
 use tonic::{Request, Response, Status};
 
@@ -36,7 +35,6 @@ pub struct Attestor {
     keys: Arc<SigningKeys>,
     table: Arc<Table>,
     limit: Arc<Limit>,
-    ebpf_object: String,
 }
 
 impl Attestor {
@@ -51,7 +49,6 @@ impl Attestor {
             keys,
             table: Arc::new(Table::built_in()?),
             limit: Limit::new("attestations", ATTESTATIONS),
-            ebpf_object: format!("sha256:{}", hex::encode(Sha256::digest(failsafe_ebpf::OBJECT))),
         })
     }
 
@@ -160,15 +157,8 @@ impl Attestations {
 
     fn node_facts(&self) -> NodeFacts {
         let context = &self.0;
-        let hostname = nix::sys::utsname::uname().map(|uname| uname.nodename().to_string_lossy().into_owned());
         let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
-        NodeFacts {
-            gpus: GpuFacts::of(&node, context.config.nvml.disabled),
-            hostname: hostname.unwrap_or_default(),
-            boot_id: context.boot_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ebpf_object: context.attestor.ebpf_object.clone(),
-        }
+        NodeFacts::of(&node, context.config.nvml.disabled, &context.boot_id)
     }
 
     fn run_facts(&self, who: &Principal, wanted: &str) -> Result<RunFacts, Status> {
@@ -186,17 +176,8 @@ impl Attestations {
                 )));
             }
         };
-        let run = found.run();
-        let slices = |gpu| run.mig.get(gpu).into_iter().flatten().cloned().collect();
-        Ok(RunFacts {
-            id: run.id.to_string(),
-            name: run.name.clone(),
-            owner_uid: run.owner_uid,
-            policy: run.policy.to_string(),
-            gpus: run.gpus.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect(),
-            cgroup: cgroup.map_err(|error| Status::failed_precondition(error.chain()))?,
-            environment: self.0.attestor.table.environment().map(str::to_owned).collect(),
-        })
+        let cgroup = cgroup.map_err(|error| Status::failed_precondition(error.chain()))?;
+        Ok(RunFacts::of(found.run(), cgroup, &self.0.attestor.table))
     }
 }
 

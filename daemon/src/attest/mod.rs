@@ -22,9 +22,13 @@ pub use gpu::GpuFacts;
 pub use run::RunFacts;
 pub use worker::{Asked, DEADLINE, Worker};
 
-use crate::redact::Redactor;
+use crate::{node::NodeView, redact::Redactor};
 use failsafe_attest::{Fact, Json};
-use std::path::{Path, PathBuf};
+use sha2::{Digest, Sha256};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 /// Where the kernel's file systems are.
 #[derive(Debug, Clone)]
@@ -54,6 +58,26 @@ pub struct NodeFacts {
     pub version: String,
     /// `sha256:HEX` of the eBPF object.
     pub ebpf_object: String,
+}
+
+impl NodeFacts {
+    /// What is known now. `disabled`: the configuration does not look at NVML.
+    pub fn of(node: &NodeView, disabled: bool, boot_id: &str) -> NodeFacts {
+        let hostname = nix::sys::utsname::uname().map(|uname| uname.nodename().to_string_lossy().into_owned());
+        NodeFacts {
+            gpus: GpuFacts::of(node, disabled),
+            hostname: hostname.unwrap_or_default(),
+            boot_id: boot_id.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ebpf_object: ebpf_object().to_owned(),
+        }
+    }
+}
+
+/// `sha256:HEX` of the eBPF object.
+fn ebpf_object() -> &'static str {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    DIGEST.get_or_init(|| format!("sha256:{}", hex::encode(Sha256::digest(failsafe_ebpf::OBJECT))))
 }
 
 /// The facts of a node.

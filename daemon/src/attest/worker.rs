@@ -8,14 +8,25 @@
 use super::{GpuFacts, NodeFacts, Roots, RunFacts, node, run};
 use crate::redact::Redactor;
 use failsafe_attest::{Fact, Missing};
-use std::{collections::BTreeSet, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    sync::mpsc::{UnboundedReceiver, error::TryRecvError, unbounded_channel},
     time::{Instant, timeout_at},
 };
 
 /// How long the facts are waited for.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a thread that blocks looks for facts.
+const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
 /// Groups of which a statement has one fact in any case.
 const NODE_GROUPS: [&str; 2] = ["node/gpu", "node/infiniband"];
@@ -86,6 +97,27 @@ impl Asked {
                 Err(_late) => break false,
             }
         };
+        self.whole(all, in_time)
+    }
+
+    /// The same on a thread that may block. `None`: `stop` was set meanwhile.
+    pub fn facts_until(mut self, stop: &AtomicBool) -> Option<Vec<Fact>> {
+        let mut all = Vec::new();
+        let deadline = self.deadline.into_std();
+        loop {
+            match self.facts.try_recv() {
+                Ok(fact) => all.push(fact),
+                Err(TryRecvError::Disconnected) => return Some(self.whole(all, true)),
+                Err(TryRecvError::Empty) if std::time::Instant::now() >= deadline => {
+                    return Some(self.whole(all, false));
+                }
+                Err(TryRecvError::Empty) if stop.load(Ordering::Relaxed) => return None,
+                Err(TryRecvError::Empty) => thread::sleep(LOOKS_EVERY),
+            }
+        }
+    }
+
+    fn whole(self, mut all: Vec<Fact>, in_time: bool) -> Vec<Fact> {
         let why = match in_time {
             true => "the reader failed".to_owned(),
             false => format!(

@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 const SLICE_NS: u64 = 100_000;
 /// Weight against ordinary tasks.
 const NICE: i32 = -10;
+/// Weight of a thread that may be late.
+const BACKGROUND: i32 = 10;
 /// Sleeps are late by this much at most, nanoseconds; the default is 50 us.
 const TIMER_SLACK_NS: libc::c_ulong = 1_000;
 
@@ -45,6 +47,12 @@ pub fn freeze_path(name: &'static str) {
 /// What was granted, by thread.
 pub fn granted() -> BTreeMap<&'static str, Granted> {
     GRANTED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Gives way to everything else: for a thread that may be late. Threads that it starts do the same.
+pub fn background() {
+    // SAFETY: setpriority takes three numbers; on Linux 0 is the calling thread.
+    let _stays_ordinary = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND) };
 }
 
 /// Lets the calling thread's sleeps end within a microsecond of their time.

@@ -18,6 +18,7 @@ mod departed;
 mod disk;
 mod ends;
 pub mod entry;
+pub mod factors;
 #[cfg(test)]
 mod faults;
 pub mod find;

@@ -297,6 +297,11 @@ impl Store {
         self.run_dir(id).join(format!("{part:04}.fsrec"))
     }
 
+    /// What is known of a run's factors.
+    pub fn factors(&self, id: RunId) -> PathBuf {
+        self.run_dir(id).join("factors.json")
+    }
+
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<T, StoreError> {
         from_json(self.disk.as_ref(), path)
     }

@@ -1,6 +1,7 @@
 //! Threads that look at runs by themselves, and tell the pipeline what they see: the sampler of counters and cgroup files, the guard
 //! that keeps freezes and latches in force, and the thread that takes up runs that are guarded.
 
+pub mod drift;
 pub mod hold;
 pub mod keep;
 pub mod sampler;

@@ -9,9 +9,9 @@ use crate::{
         Verdict,
     },
     detectors::Detectors,
-    event::Event,
+    event::{DriftSince, Event},
     input::{Command, Control, Gap, Run, Silent, Unread},
-    policy::{OnBlind, OnEscape, Policy, PolicyDigest, Rule},
+    policy::{OnBlind, OnDrift, OnEscape, Policy, PolicyDigest, Rule},
     record::Suppressed,
     signal::{Kind, Series, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
@@ -269,6 +269,13 @@ impl RunState {
                     Because::certain(seen),
                     out,
                 );
+            }
+            Event::Drift { since, .. } => {
+                let holds = policy.on_drift == OnDrift::Hold && *since == DriftSince::Predecessor;
+                if holds && !self.containment.is_frozen() {
+                    let actions = vec![Action::Freeze, Action::Snapshot, Action::Notify];
+                    self.decide(Cause::Upkeep { what: Upkeep::Drift }, actions, Because::certain(seen), out);
+                }
             }
             Event::Exec { .. }
             | Event::Fork { .. }

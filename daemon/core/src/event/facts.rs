@@ -189,6 +189,26 @@ named! {
     }
 }
 
+named! {
+    /// What a change of a factor can change.
+    FactorClass {
+        /// Computed results.
+        Result "result",
+        /// Speed, not results.
+        Performance "performance",
+    }
+}
+
+named! {
+    /// What a factor's value is compared with.
+    DriftSince {
+        /// An earlier reading of the same run.
+        Earlier "earlier",
+        /// The last reading of the run that this one continues.
+        Predecessor "predecessor",
+    }
+}
+
 /// Address families by name (`AF_*` of `linux/socket.h`).
 const FAMILIES: [(&str, u16); 12] = [
     ("unix", 1),

@@ -64,6 +64,8 @@ kinds! {
     Leave "leave" [Comm, Uid];
     /// A contained run was thawed by somebody else.
     ForeignThaw "foreign-thaw" [];
+    /// A factor of the run's fingerprint has another value.
+    Drift "drift" [Path, Class, Since];
     /// The kernel latched the run by a stop rule, and the event of it was lost.
     Latched "latched" [];
     /// A process of another run, or of none, on a GPU of the run.
@@ -92,7 +94,7 @@ macro_rules! fields {
 }
 
 fields! {
-    /// Of an exec or an open.
+    /// Of an exec or an open; the name of a factor.
     Path "path";
     /// Of an exec.
     Argv "argv";
@@ -128,4 +130,8 @@ fields! {
     Code "code";
     /// Of an exit.
     Status "status";
+    /// What a changed factor can change.
+    Class "class";
+    /// What a changed factor is compared with.
+    Since "since";
 }

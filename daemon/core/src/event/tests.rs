@@ -43,6 +43,13 @@ fn every() -> Vec<Event> {
         Event::Oom { victim: 4 },
         Event::Leave { pid: 4, mover: 4, mover_in_run: true, to: 9 },
         Event::ForeignThaw { levels: 2 },
+        Event::Drift {
+            path: "run/env/OMP_NUM_THREADS".into(),
+            old: Some("1".into()),
+            new: None,
+            class: FactorClass::Result,
+            since: DriftSince::Predecessor,
+        },
         Event::Latched,
         Event::ForeignGpuProcess { gpu: "GPU-a".into(), of: None },
         Event::Xid { code: 79, slice: None },

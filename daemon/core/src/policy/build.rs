@@ -74,6 +74,7 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
         description: raw.policy.description.unwrap_or_default(),
         on_blind: raw.policy.on_blind,
         on_escape: raw.policy.on_escape,
+        on_drift: raw.policy.on_drift,
         on_dead_daemon: raw.policy.on_dead_daemon.unwrap_or_default(),
         dead_after,
         egress,

@@ -243,7 +243,10 @@ impl Condition {
                 kind: EventKind::Xid | EventKind::GpuEvent | EventKind::ForeignGpuProcess,
                 ..
             }) => Source::Nvml,
-            Condition::Event(EventMatch { kind: EventKind::ForeignThaw | EventKind::Latched, .. }) => Source::Guard,
+            Condition::Event(EventMatch {
+                kind: EventKind::ForeignThaw | EventKind::Latched | EventKind::Drift,
+                ..
+            }) => Source::Guard,
             Condition::Event(EventMatch {
                 kind:
                     EventKind::Exec

@@ -63,6 +63,23 @@ pub enum OnEscape {
     Observe,
 }
 
+/// What to do with a run that differs from the one that it continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDrift {
+    /// Record it, and tell people.
+    #[default]
+    Notify,
+    /// Freeze it, before its command is executed where the difference is known by then.
+    Hold,
+}
+
+impl OnDrift {
+    fn is_default(&self) -> bool {
+        *self == OnDrift::default()
+    }
+}
+
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
@@ -110,6 +127,9 @@ pub struct Policy {
     pub on_blind: OnBlind,
     /// What to do with escapes.
     pub on_escape: OnEscape,
+    /// What to do with a restart that differs from its predecessor.
+    #[serde(default, skip_serializing_if = "OnDrift::is_default")]
+    pub on_drift: OnDrift,
     /// What the kernel does when no daemon has been seen for [`Policy::dead_after`].
     pub on_dead_daemon: OnDead,
     /// How long the daemon must not have been seen.

@@ -3,7 +3,7 @@
 //! A field that is missing or could not be read is `None`; the mistake is noted already.
 
 use super::{
-    OnBlind, OnDead, OnEscape, Protocol,
+    OnBlind, OnDead, OnDrift, OnEscape, Protocol,
     fields::{Fields, Known},
     mistakes::Mistakes,
 };
@@ -85,6 +85,7 @@ pub(super) struct RawHead {
     pub description: Option<String>,
     pub on_blind: OnBlind,
     pub on_escape: OnEscape,
+    pub on_drift: OnDrift,
     pub on_dead_daemon: Option<OnDead>,
     pub dead_after: Option<Spanned<String>>,
     /// The section's header.
@@ -104,6 +105,7 @@ impl RawHead {
             description: table.text(wrong, "description").map(Spanned::into_inner),
             on_blind: table.choice(wrong, "on_blind", ON_BLIND).unwrap_or_default(),
             on_escape: table.choice(wrong, "on_escape", ON_ESCAPE).unwrap_or_default(),
+            on_drift: table.choice(wrong, "on_drift", ON_DRIFT).unwrap_or_default(),
             on_dead_daemon: table.choice(wrong, "on_dead_daemon", ON_DEAD),
             dead_after: table.duration(wrong, "dead_after"),
             has_on_dead_daemon: table.has("on_dead_daemon"),

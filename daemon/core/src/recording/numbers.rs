@@ -53,6 +53,7 @@ pub(super) const ENUMS: &[Enum] = &[
     Enum { name: "Cause", variants: &[(0, "Rule"), (1, "Operator"), (2, "Upkeep")] },
     Enum { name: "Command", variants: &[(0, "freeze"), (1, "thaw"), (2, "kill")] },
     Enum { name: "Confidence", variants: &[(0, "low"), (1, "medium"), (2, "high")] },
+    Enum { name: "DriftSince", variants: &[(0, "Earlier"), (1, "Predecessor")] },
     Enum {
         name: "Event",
         variants: &[
@@ -74,9 +75,11 @@ pub(super) const ENUMS: &[Enum] = &[
             (15, "ForeignGpuProcess"),
             (16, "Xid"),
             (17, "Gpu"),
+            (18, "Drift"),
         ],
     },
     Enum { name: "ExecKind", variants: &[(0, "File"), (1, "Memfd"), (2, "Deleted"), (3, "Script")] },
+    Enum { name: "FactorClass", variants: &[(0, "Result"), (1, "Performance")] },
     Enum { name: "Gain", variants: &[(0, "Setuid"), (1, "Capability"), (2, "Userns")] },
     Enum {
         name: "GpuEvent",
@@ -290,6 +293,7 @@ pub(super) const ENUMS: &[Enum] = &[
             (3, "found-frozen"),
             (4, "blind"),
             (5, "retry"),
+            (6, "drift"),
         ],
     },
     Enum { name: "Value", variants: &[(0, "Integer"), (1, "Real"), (2, "Event"), (3, "Claimed")] },

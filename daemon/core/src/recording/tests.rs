@@ -5,7 +5,9 @@ use super::*;
 use crate::{
     actor::Actor,
     decision::{self, Action, Cause, Confidence, Mode, Severity, Upkeep},
-    event::{self, Access, Assurance, Event, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Via},
+    event::{
+        self, Access, Assurance, DriftSince, Event, ExecKind, FactorClass, Gain, GpuEvent, MemoryKind, NetOp, Via,
+    },
     input::{Command, Input},
     signal::{Kind, Series, Source, Value},
     subject::Subject,
@@ -25,6 +27,9 @@ const MORE: &[&str] = &[
     r#"{"Input":{"Control":{"seq":1,"at":1,"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","command":"freeze","actor":"daemon","role":"admin","reason":"x"}}}"#,
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"Latched"}}},"repeats":0}}}"#,
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"DeadDaemon"}}},"repeats":0}}}"#,
+    r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Guard","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Drift":{"path":"run/cpu/count","old":"4","new":"2","class":"Result","since":"Earlier"}}},"repeats":0}}}"#,
+    r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Guard","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Drift":{"path":"run/cpu/list","old":null,"new":"2","class":"Performance","since":"Predecessor"}}},"repeats":0}}}"#,
+    r#"{"Decision":{"id":{"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","n":1},"incident":"inc-5f0c9a1b2c3d-1","at":1,"cause":{"Upkeep":{"what":"drift"}},"actions":["freeze"],"because":[1],"values":[],"confidence":"high","severity":"critical","mode":"enforce"}}"#,
 ];
 
 #[test]
@@ -101,7 +106,9 @@ fn every_variant_of_the_source_has_a_number() {
         asked::<Cause>(),
         asked::<Command>(),
         asked::<Confidence>(),
+        asked::<DriftSince>(),
         asked::<Event>(),
+        asked::<FactorClass>(),
         asked::<ExecKind>(),
         asked::<Gain>(),
         asked::<GpuEvent>(),

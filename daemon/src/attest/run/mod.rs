@@ -12,8 +12,8 @@ mod process;
 
 use super::{GpuFacts, Roots, gpu};
 use crate::{platform::Cgroup, redact::Redactor};
-use failsafe_attest::{Fact, Json, Missing};
-use failsafe_core::GpuId;
+use failsafe_attest::{Fact, Json, Missing, Table};
+use failsafe_core::{GpuId, input::Run};
 use process::Process;
 use std::{
     collections::BTreeSet,
@@ -72,6 +72,22 @@ pub struct RunFacts {
     pub cgroup: Cgroup,
     /// Environment variables that are read.
     pub environment: BTreeSet<String>,
+}
+
+impl RunFacts {
+    /// Of a run whose processes are in `cgroup`. `table` names the environment variables.
+    pub fn of(run: &Run, cgroup: Cgroup, table: &Table) -> RunFacts {
+        let slices = |gpu| run.mig.get(gpu).into_iter().flatten().cloned().collect();
+        RunFacts {
+            id: run.id.to_string(),
+            name: run.name.clone(),
+            owner_uid: run.owner_uid,
+            policy: run.policy.to_string(),
+            gpus: run.gpus.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect(),
+            cgroup,
+            environment: table.environment().map(str::to_owned).collect(),
+        }
+    }
 }
 
 /// Reads a run, fact by fact. `give` gets each as soon as it is known.

@@ -144,6 +144,7 @@ pub(super) fn needs(event: &EventMatch, grants: &Grants) -> Vec<Need> {
         EventKind::Dns => vec![need("dns", &[Hook::Cgroup("skb_ingress")], Sight::Hooks)],
         EventKind::ForeignThaw
         | EventKind::Latched
+        | EventKind::Drift
         | EventKind::ForeignGpuProcess
         | EventKind::Xid
         | EventKind::GpuEvent => Vec::new(),

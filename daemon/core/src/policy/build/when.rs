@@ -346,6 +346,8 @@ fn names(kind: EventKind, field: Field) -> &'static [&'static str] {
         (Field::Kind, _) => event::ExecKind::NAMES,
         (Field::Access, _) => event::Access::NAMES,
         (Field::Gain, _) => event::Gain::NAMES,
+        (Field::Class, _) => event::FactorClass::NAMES,
+        (Field::Since, _) => event::DriftSince::NAMES,
         (Field::What, EventKind::GpuEvent) => event::GpuEvent::NAMES,
         _ => &[],
     }

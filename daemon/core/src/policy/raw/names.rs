@@ -1,11 +1,11 @@
 //! The names that a policy may write: sections, fields, and the values of closed sets.
 
-use super::{Confidence, Mode, OnBlind, OnDead, OnEscape, Protocol, Severity};
+use super::{Confidence, Mode, OnBlind, OnDead, OnDrift, OnEscape, Protocol, Severity};
 
 pub(in crate::policy) const SECTIONS: &[&str] =
     &["policy", "egress", "exec", "limits", "syscalls", "derived", "metrics", "rule"];
 pub(in crate::policy) const HEAD: &[&str] =
-    &["name", "version", "owner", "description", "on_blind", "on_escape", "on_dead_daemon", "dead_after"];
+    &["name", "version", "owner", "description", "on_blind", "on_escape", "on_drift", "on_dead_daemon", "dead_after"];
 pub(in crate::policy) const EGRESS: &[&str] = &["mode", "allow", "budget", "dns_servers"];
 pub(in crate::policy) const ALLOW: &[&str] = &["cidr", "host", "ports", "protocol"];
 pub(in crate::policy) const BUDGET: &[&str] = &["name", "to", "bytes", "rate"];
@@ -54,6 +54,8 @@ pub(in crate::policy) const OF_EVENTS: &[&str] = &[
     "budget",
     "code",
     "status",
+    "class",
+    "since",
 ];
 /// Every field of `when`.
 pub(in crate::policy) const WHEN: &[&str] =
@@ -79,6 +81,7 @@ pub(in crate::policy) const ON_BLIND: &[(&str, OnBlind)] =
     &[("refuse", OnBlind::Refuse), ("continue", OnBlind::Continue), ("freeze", OnBlind::Freeze)];
 pub(in crate::policy) const ON_ESCAPE: &[(&str, OnEscape)] =
     &[("recapture", OnEscape::Recapture), ("observe", OnEscape::Observe)];
+pub(in crate::policy) const ON_DRIFT: &[(&str, OnDrift)] = &[("notify", OnDrift::Notify), ("hold", OnDrift::Hold)];
 pub(in crate::policy) const ON_DEAD: &[(&str, OnDead)] =
     &[("keep", OnDead::Keep), ("deny-egress", OnDead::DenyEgress), ("deny-all", OnDead::DenyAll)];
 pub(in crate::policy) const SEVERITIES: &[(&str, Severity)] =
@@ -104,6 +107,7 @@ mod tests {
         agree(MODES);
         agree(ON_BLIND);
         agree(ON_ESCAPE);
+        agree(ON_DRIFT);
         agree(ON_DEAD);
         agree(SEVERITIES);
         agree(CONFIDENCES);
