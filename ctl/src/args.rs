@@ -180,6 +180,9 @@ pub struct NewRun {
     /// A GPU of the run, or a MIG device by its UUID; may be repeated, or separated by commas.
     #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_delimiter = ',', value_parser = node::gpu)]
     pub gpus: Vec<String>,
+    /// The run continues your last ended run of this lineage, and is compared with it: see on_drift in docs/policy.md
+    #[arg(long, value_name = "NAME")]
+    pub lineage: Option<String>,
     /// Start even if the GPU or the node is draining or unhealthy (administrators only; logged)
     #[arg(long)]
     pub repair: bool,

@@ -9,7 +9,7 @@ mod prepare;
 mod threads;
 
 use crate::{
-    api::{self, Attestor, Context, Lanes, Roles},
+    api::{self, Attestor, Context, Gates, Lanes, Roles},
     attest::{Roots, Worker},
     causes::chain,
     config::{Catalogues, Config},
@@ -30,7 +30,7 @@ use crate::{
         whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock, sched},
-    runs::{Registry, reaper::Reaper, store::Store, translate},
+    runs::{Registry, lineage::Lineages, reaper::Reaper, store::Store, translate},
     sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
     signing::SigningKeys,
     systemd,
@@ -107,6 +107,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         resets: Arc::default(),
         boot_id: base.boot_id.clone(),
         started_ns,
+        lineages: Lineages::new(&config.state_dir),
+        gates: Gates::default(),
         attestor: Attestor::new(&config, base.keys.clone())?,
         config,
     });

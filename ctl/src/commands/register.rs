@@ -25,6 +25,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
         policy_file: file_name(&args.new.policy),
         gpus: args.new.gpus.clone(),
         repair: args.new.repair,
+        lineage: args.new.lineage.clone().unwrap_or_default(),
         accept_delegated: args.accept_delegated,
         target,
     };

@@ -12,6 +12,7 @@
 //! not the command; a command of another user gets no terminal, descriptor or variable of the caller.
 
 mod environment;
+mod restart;
 mod terminal;
 mod user;
 mod watch;
@@ -62,20 +63,29 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         gpus: args.new.gpus.clone(),
         repair: args.new.repair,
         owner_uid: Some(user.uid()),
+        ..restart::request(args, &command, user.is_other())?
     };
     // The event loop and the connection end with this block; what is left of them is close-on-exec.
     let run = block_on(async {
         let client = Client::connect(place.socket).await?;
-        Ok(client.runs().start(request).await?.into_inner())
+        let run = client.runs().start(request).await?.into_inner();
+        if args.output.json() {
+            eprintln!("{}", json::run(&run));
+        } else if !args.quiet {
+            eprintln!(
+                "run {} {} pinned to {} {}",
+                clean(&run.name),
+                run.id,
+                clean(&run.policy_name),
+                run.policy_digest
+            );
+        }
+        if let Some(watcher) = &args.announce {
+            announce(watcher, &run.id);
+        }
+        restart::begin(place.socket, &client, &run, args.output.json()).await?;
+        Ok(run)
     })?;
-    if args.output.json() {
-        eprintln!("{}", json::run(&run));
-    } else if !args.quiet {
-        eprintln!("run {} {} pinned to {} {}", clean(&run.name), run.id, clean(&run.policy_name), run.policy_digest);
-    }
-    if let Some(watcher) = &args.announce {
-        announce(watcher, &run.id);
-    }
     command.arg0(name).args(arguments).env("FAILSAFE_RUN_ID", &run.id);
     for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !user.is_other())) {
         eprintln!("failsafectl: {kept}");

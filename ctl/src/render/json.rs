@@ -47,6 +47,8 @@ pub fn run(run: &pb::Run) -> Value {
         "kernel": run.kernel.as_ref().map(kernel),
         "syscalls_via": run.syscalls_via,
         "frozen_ms": run.frozen_ms,
+        "predecessor": run.predecessor,
+        "drift": run.drift.iter().map(factor).collect::<Vec<_>>(),
         "gpu_use": run.gpu_use.iter().map(gpu_use).collect::<Vec<_>>(),
         "containment": run.containment.iter().map(step).collect::<Vec<_>>(),
     })
@@ -64,6 +66,10 @@ fn step(step: &pb::ContainmentStep) -> Value {
         "proofs": step.proofs,
         "at_ns": step.at_ns,
     })
+}
+
+fn factor(change: &pb::FactorChange) -> Value {
+    json!({ "path": change.path, "old": change.old, "new": change.new, "class": change.class })
 }
 
 fn kernel(counts: &pb::KernelCounts) -> Value {

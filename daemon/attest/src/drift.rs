@@ -14,6 +14,7 @@ use crate::{
     json::Json,
     table::{Regime, Table},
 };
+use failsafe_core::{event::FactorClass, record::FactorChange};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,24 +28,11 @@ pub const VALUE: usize = 512;
 /// Factors that are known at once.
 const FACTORS: usize = 20_000;
 
-/// A factor with two known values.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Which.
-    pub path: String,
-    /// The value before; `None`: it was known to be absent.
-    pub old: Option<String>,
-    /// The value now; `None`: it is known to be absent.
-    pub new: Option<String>,
-    /// [`Class::Result`] or [`Class::Performance`].
-    pub class: Class,
-}
-
 /// What changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drift {
     /// What is reported.
-    pub changes: Vec<Change>,
+    pub changes: Vec<FactorChange>,
     /// How many are not.
     pub left_out: u64,
 }
@@ -90,10 +78,10 @@ impl Known {
             match old {
                 Some(old) => {
                     let old = if self.gone.remove(&fact.path) { None } else { old.clone() };
-                    changed.push(Change { path: fact.path.clone(), old, new: new.clone(), class });
+                    changed.push(FactorChange { path: fact.path.clone(), old, new: new.clone(), class });
                 }
                 None if !first && new.is_some() && listed_before(&fact.path) => {
-                    changed.push(Change { path: fact.path.clone(), old: None, new: new.clone(), class });
+                    changed.push(FactorChange { path: fact.path.clone(), old: None, new: new.clone(), class });
                 }
                 None => {}
             }
@@ -107,7 +95,7 @@ impl Known {
             let absent = groups(path).find_map(|group| listed.get(group)).copied().unwrap_or(false);
             let Some(class) = judged(path).filter(|_| absent) else { continue };
             if self.gone.insert(path.clone()) {
-                changed.push(Change { path: path.clone(), old: old.clone(), new: None, class });
+                changed.push(FactorChange { path: path.clone(), old: old.clone(), new: None, class });
             }
         }
         self.bounded(changed)
@@ -126,14 +114,14 @@ impl Known {
                 None => continue,
             };
             if old != new {
-                changed.push(Change { path: fact.path.clone(), old, new, class });
+                changed.push(FactorChange { path: fact.path.clone(), old, new, class });
             }
         }
         Known::default().bounded(changed)
     }
 
     /// The worst first, within the limits.
-    fn bounded(&mut self, mut changed: Vec<Change>) -> Drift {
+    fn bounded(&mut self, mut changed: Vec<FactorChange>) -> Drift {
         changed.sort_by(|a, b| (a.class, &a.path).cmp(&(b.class, &b.path)));
         let mut drift = Drift::default();
         for change in changed {
@@ -163,8 +151,12 @@ fn groups(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The class, where a difference is one that counts. A run declares no regime yet, so that `seeded` is assumed.
-fn class(table: &Table, path: &str) -> Option<Class> {
-    Some(table.class(path, Regime::Seeded)).filter(|class| *class != Class::Identity)
+fn class(table: &Table, path: &str) -> Option<FactorClass> {
+    match table.class(path, Regime::Seeded) {
+        Class::Result => Some(FactorClass::Result),
+        Class::Performance => Some(FactorClass::Performance),
+        Class::Identity => None,
+    }
 }
 
 /// A value as it is kept: `None` where it is known to be absent.

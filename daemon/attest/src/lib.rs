@@ -23,7 +23,7 @@ pub mod table;
 mod testing;
 
 pub use diff::{Comparison, Verdict, compare};
-pub use drift::{Change, Drift, Known};
+pub use drift::{Drift, Known};
 pub use envelope::{Verified, VerifyError, seal, verify};
 pub use factor::{Assurance, Class, Fact, Factor, Missing, Status};
 pub use json::Json;

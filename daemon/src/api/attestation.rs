@@ -31,9 +31,9 @@ const ATTESTATIONS: Quota = Quota { per_user: 1, total: 4, reserve: 4 };
 
 /// What the service needs beside the daemon's [`Context`].
 pub struct Attestor {
-    worker: Arc<Worker>,
+    pub(super) worker: Arc<Worker>,
     keys: Arc<SigningKeys>,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     limit: Arc<Limit>,
 }
 

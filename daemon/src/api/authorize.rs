@@ -205,6 +205,11 @@ impl Principal {
         }
     }
 
+    /// Whether the caller is a process of the run, which may ask whether it may execute its command.
+    pub fn is_of(&self, run: &Run) -> bool {
+        self.inside == Some(run.id)
+    }
+
     /// Whether the caller may see the run, and as what. A run of others looks as if it were not there.
     pub fn may_see(&self, run: &Run) -> Option<Role> {
         if self.admin {

@@ -54,8 +54,9 @@ const COMMANDS: [&str; 5] = [
     "/failsafe.v1.NodeService/ForgetGpu",
 ];
 /// What else changes something.
-const CHANGES: [&str; 4] = [
+const CHANGES: [&str; 5] = [
     "/failsafe.v1.RunService/Start",
+    "/failsafe.v1.RunService/Begin",
     "/failsafe.v1.RunService/Register",
     "/failsafe.v1.NodeService/ResetGpu",
     "/failsafe.v1.AttestationService/RotateKey",

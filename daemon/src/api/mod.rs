@@ -28,6 +28,7 @@ mod node;
 mod peer;
 mod policy;
 mod reset;
+mod restart_gate;
 mod runs;
 mod serve;
 mod start;
@@ -36,6 +37,7 @@ mod work;
 pub use attestation::Attestor;
 pub use limits::Share;
 pub use reset::Resets;
+pub use restart_gate::Gates;
 pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
 
 use crate::{
@@ -43,7 +45,7 @@ use crate::{
     log::Log,
     node::NodeView,
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
-    runs::{FoundRun, Registry, grants::grants},
+    runs::{FoundRun, Registry, grants::grants, lineage::Lineages},
     sensors::nvml::NvmlControl,
     watchers::sampler::Health,
 };
@@ -92,6 +94,10 @@ pub struct Context {
     pub started_ns: i64,
     /// Who may do what.
     pub authority: Authority,
+    /// Which run of a user continues which.
+    pub lineages: Lineages,
+    /// Restarts of which the differences are being judged.
+    pub gates: Gates,
     /// What fingerprints are read and signed with.
     pub attestor: Attestor,
 }

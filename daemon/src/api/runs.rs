@@ -3,12 +3,14 @@
 use super::{
     Context,
     authorize::{Principal, maker},
+    connection::Maker,
     convert,
     export::Recordings,
     follow::{Answer as Stream, Follow},
     gate::{Deadline, MESSAGE},
     limits::Share,
     peer::Peer,
+    restart_gate::{self, Gate, Said},
     start,
 };
 use crate::{
@@ -58,7 +60,18 @@ impl v1::run_service_server::RunService for Runs {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::Run>, Status> {
         let (who, maker) = (self.0.principal(&request)?, maker(&request)?.clone());
         let share = Peer::of(&request)?.share();
-        let v1::StartRequest { name, labels, policy_toml, policy_file, gpus, owner_uid, repair } = request.into_inner();
+        let v1::StartRequest {
+            name,
+            labels,
+            policy_toml,
+            policy_file,
+            gpus,
+            owner_uid,
+            repair,
+            lineage,
+            command,
+            environment,
+        } = request.into_inner();
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid());
         let gpus = self.gpus(&gpus)?;
@@ -67,17 +80,43 @@ impl v1::run_service_server::RunService for Runs {
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
-        let mut run = start::start(&self.0, maker, wanted, repair).await?;
+        let said = Said { lineage, command, environment: environment.into_iter().collect() };
+        let gate = self.gate(Some(&maker), &wanted, said).await?;
+        let mut run = start::start(&self.0, maker, wanted, repair, gate).await?;
         run.metrics_socket = self.0.config.metrics_socket.display().to_string();
         Ok(Response::new(run))
+    }
+
+    async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let v1::BeginRequest { run } = request.into_inner();
+        let found = self.0.registry.find_exact(&run, |run| who.is_of(run)).map_err(|e| convert::find_error(&e))?;
+        match found {
+            FoundRun::Live(live) => restart_gate::begin(&self.0, &live).await?,
+            FoundRun::Guarded(guarded) => {
+                let why = &guarded.why;
+                return Err(Status::failed_precondition(format!("the run is not judged: {why}")));
+            }
+            FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
+        }
+        Ok(Response::new(v1::BeginResponse {}))
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {
         let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
         who.may_start(None)?;
-        let v1::RegisterRequest { name, labels, policy_toml, policy_file, gpus, target, repair, accept_delegated } =
-            request.into_inner();
+        let v1::RegisterRequest {
+            name,
+            labels,
+            policy_toml,
+            policy_file,
+            gpus,
+            target,
+            repair,
+            accept_delegated,
+            lineage,
+        } = request.into_inner();
         let gpus = self.gpus(&gpus)?;
         let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
         let (admin, uid) = (who.admin, who.uid());
@@ -110,7 +149,14 @@ impl v1::run_service_server::RunService for Runs {
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
+        let said = Said { lineage, command: Vec::new(), environment: BTreeMap::new() };
+        let gate = self.gate(None, &wanted, said).await?;
         let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
+        if let Some(gate) = gate {
+            let (context, live) = (self.0.clone(), live.clone());
+            // The run exists and is bounded: it is not ended for this.
+            blocking(move || gate.keep(&context, &live)).await??;
+        }
         if let Some(delegated) = delegated {
             deliver(&self.0, Message::Input(delegated.gap(live.run.id))).await?;
         }
@@ -340,6 +386,15 @@ struct Gpus {
 }
 
 impl Runs {
+    /// The restart gate of a run that continues another; `None`: it continues none.
+    async fn gate(&self, maker: Option<&Maker>, wanted: &Wanted, said: Said) -> Result<Option<Arc<Gate>>, Status> {
+        if said.lineage.is_empty() {
+            return Ok(None);
+        }
+        let gate = Gate::enter(&self.0, maker, (wanted.owner_uid, &wanted.policy), (&wanted.gpus, &wanted.mig), said);
+        Ok(Some(Arc::new(gate.await?)))
+    }
+
     async fn shown(&self, share: Share, found: FoundRun) -> Result<Response<v1::Run>, Status> {
         let context = self.0.clone();
         let run = self

@@ -12,6 +12,7 @@ use super::{
     Context,
     connection::Maker,
     convert,
+    restart_gate::Gate,
     runs::{blocking, deliver},
 };
 use crate::{
@@ -60,6 +61,7 @@ pub(super) async fn start(
     maker: Maker,
     wanted: Wanted,
     repair: Vec<String>,
+    gate: Option<Arc<Gate>>,
 ) -> Result<v1::Run, Status> {
     let context = context.clone();
     let (answer, answered) = oneshot::channel();
@@ -69,7 +71,7 @@ pub(super) async fn start(
             Ok((from, make(&context, wanted, place, repair).await?))
         };
         match made.await {
-            Ok((from, live)) => enter(&context, maker, from, live, answer).await,
+            Ok((from, live)) => enter(&context, (maker, from), live, gate, answer).await,
             Err(refused) => drop(answer.send(Err(refused))),
         }
     });
@@ -122,20 +124,29 @@ async fn make(
 
 async fn enter(
     context: &Arc<Context>,
-    maker: Maker,
-    from: PathBuf,
+    (maker, from): (Maker, PathBuf),
     live: Arc<LiveRun>,
+    gate: Option<Arc<Gate>>,
     answer: oneshot::Sender<Result<v1::Run, Status>>,
 ) {
     let gone = answer.is_closed();
     let moving = {
         let (context, live) = (context.clone(), live.clone());
-        blocking(move || if gone { Err(None) } else { move_peer(&context, &maker, &from, &live).map_err(Some) })
+        let gate = gate.clone();
+        blocking(move || match gate.map_or(Ok(()), |gate| gate.keep(&context, &live)) {
+            _ if gone => Err(None),
+            Ok(()) => move_peer(&context, &maker, &from, &live).map_err(Some),
+            Err(refused) => Err(Some(refused)),
+        })
     };
     let refused = match moving.await {
         Ok(Ok(moved)) if live.enter() => {
             let (of, found) = (context.clone(), FoundRun::Live(live.clone()));
-            let run = blocking(move || convert::run(&of.registry, &found, &grants::grants(of.registry.kernel()))).await;
+            let mut run =
+                blocking(move || convert::run(&of.registry, &found, &grants::grants(of.registry.kernel()))).await;
+            if let (Some(gate), Ok(run)) = (&gate, &mut run) {
+                gate.open(context, &live, run);
+            }
             match answer.send(run) {
                 Ok(()) => return,
                 Err(_gone) => {
@@ -153,6 +164,9 @@ async fn enter(
         Err(failed) => Some((answer, failed)),
     };
     live.withdraw();
+    if let Some(gate) = gate {
+        let _done = blocking(move || gate.take_back()).await;
+    }
     end(context, &live).await;
     if let Some((answer, why)) = refused {
         let _gone = answer.send(Err(why));

@@ -15,11 +15,13 @@ mod gpu;
 mod infiniband;
 mod kernel;
 mod nvidia;
+mod own_gpus;
 mod run;
 mod worker;
 
 pub use gpu::GpuFacts;
-pub use run::RunFacts;
+pub use own_gpus::OwnGpus;
+pub use run::{Beginning, RunFacts};
 pub use worker::{Asked, DEADLINE, Worker};
 
 use crate::{node::NodeView, redact::Redactor};

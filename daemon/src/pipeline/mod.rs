@@ -103,6 +103,8 @@ pub enum Message {
     StillFrozen(RunId),
     /// Something waits in the control lane, see [`lane`].
     Urgent,
+    /// Answered when what came before it is judged, and the containment that follows is begun.
+    Judged(tokio::sync::oneshot::Sender<()>),
     /// Of the node's health.
     Health(health::Message),
     /// From the kernel's log.
@@ -281,6 +283,7 @@ impl Pipeline {
                     self.outcome(outcome);
                 }
             }
+            Message::Judged(done) => drop(done.send(())),
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),
             Message::ActuatorReport(told) => self.told(told),

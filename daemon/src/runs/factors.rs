@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the file's form.
 const FORMAT: u32 = 1;
+/// The file.
+const FACTORS: &str = "factors.json";
 
 /// `factors.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +38,7 @@ impl KeptFactors {
 
     /// Reads what is kept of a run. `None`: nothing is, or it cannot be read; then the next reading is the first.
     pub fn read(store: &Store, run: RunId) -> Option<KeptFactors> {
-        match read_json::<KeptFactors>(&store.factors(run)) {
+        match read_json::<KeptFactors>(&store.beside(run, FACTORS)) {
             Ok(kept) if kept.run == run && kept.format == FORMAT => Some(kept),
             Ok(_) => {
                 tracing::warn!(%run, "factors.json is of another run or of another version, and is not used");
@@ -55,7 +57,7 @@ impl KeptFactors {
     /// # Errors
     /// [`StoreError`]; the old file then still stands.
     pub fn write(&self, store: &Store) -> Result<(), StoreError> {
-        write_json(&store.factors(self.run), self)
+        write_json(&store.beside(self.run, FACTORS), self)
     }
 }
 
@@ -74,14 +76,14 @@ mod tests {
         let facts = [Fact::measured("run/cpu/count", "a test", Ok(Json::Int(4)))];
         kept.known.take(&facts, &Table::built_in().unwrap(), |_| true);
         assert!(kept.write(&store).is_err(), "a folder that is gone is not made again");
-        std::fs::create_dir_all(store.factors(run).parent().unwrap()).unwrap();
+        std::fs::create_dir_all(store.beside(run, FACTORS).parent().unwrap()).unwrap();
         kept.write(&store).unwrap();
         assert_eq!(KeptFactors::read(&store, run), Some(kept));
         let other = RunId(uuid::Uuid::now_v7());
-        std::fs::create_dir_all(store.factors(other).parent().unwrap()).unwrap();
-        std::fs::copy(store.factors(run), store.factors(other)).unwrap();
+        std::fs::create_dir_all(store.beside(other, FACTORS).parent().unwrap()).unwrap();
+        std::fs::copy(store.beside(run, FACTORS), store.beside(other, FACTORS)).unwrap();
         assert_eq!(KeptFactors::read(&store, other), None);
-        std::fs::write(store.factors(run), "{").unwrap();
+        std::fs::write(store.beside(run, FACTORS), "{").unwrap();
         assert_eq!(KeptFactors::read(&store, run), None);
     }
 }

@@ -25,6 +25,7 @@ pub mod find;
 pub mod frozen;
 pub mod grants;
 pub mod guarded;
+pub mod lineage;
 mod outage;
 mod past;
 pub mod reaper;

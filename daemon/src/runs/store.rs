@@ -297,9 +297,9 @@ impl Store {
         self.run_dir(id).join(format!("{part:04}.fsrec"))
     }
 
-    /// What is known of a run's factors.
-    pub fn factors(&self, id: RunId) -> PathBuf {
-        self.run_dir(id).join("factors.json")
+    /// A file beside a run's recordings.
+    pub(crate) fn beside(&self, id: RunId, name: &str) -> PathBuf {
+        self.run_dir(id).join(name)
     }
 
     fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<T, StoreError> {

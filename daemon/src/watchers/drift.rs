@@ -9,22 +9,22 @@
 //! its run until it ends; all repeated readings together stay within a share of one processor.
 
 use crate::{
-    attest::{NodeFacts, RunFacts, Worker},
+    attest::{NodeFacts, OwnGpus, RunFacts, Worker},
     config::Drift as Config,
     log::Log,
     node::NodeView,
     pipeline::{Message, Sender},
     platform::{clock, sched},
-    runs::{LiveRun, Registry, factors::KeptFactors, translate::guarded},
+    runs::{LiveRun, Registry, factors::KeptFactors, lineage::Restart, translate::guarded},
 };
-use failsafe_attest::{Change, Class, Drift, Fact, Json, Table};
+use failsafe_attest::{Drift, Fact, Table};
 use failsafe_core::{
     RunId,
-    event::{DriftSince, Event, FactorClass},
+    event::{DriftSince, Event},
     record::{FactorChange, Record},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -95,14 +95,14 @@ impl Follower {
             let live = self.registry.live();
             for (id, ended) in runs.extract_if(.., |id, _| !live.iter().any(|run| run.run.id == *id)) {
                 if ended.left_out.0 > 0 {
-                    self.record(id, &ended.name, Drift { left_out: ended.left_out.0, ..Drift::default() });
+                    self.earlier(id, &ended, Drift { left_out: ended.left_out.0, ..Drift::default() });
                 }
             }
             let sees = self.registry.kernel().blind().is_none();
             let hung = runs.values().filter(|followed| followed.reading.strong_count() > 0).count();
             let mut due: Option<(Instant, &Arc<LiveRun>)> = None;
             for run in &live {
-                let followed = runs.entry(run.run.id).or_insert_with(|| Followed::new(run, &self.registry));
+                let followed = runs.entry(run.run.id).or_insert_with(|| self.new_run(run));
                 let Some(at) = followed.due(run, sees, self.config.period()) else { continue };
                 let at = if followed.last.is_some() { at.max(rests_until) } else { at };
                 if due.is_none_or(|(first, _)| at < first) {
@@ -122,19 +122,35 @@ impl Follower {
         }
     }
 
+    /// A run that was not followed yet. Where the last daemon ended before it reported what a restart has otherwise than its
+    /// predecessor, that is done now.
+    fn new_run(&self, run: &LiveRun) -> Followed {
+        let store = self.registry.store();
+        if run.part > 0
+            && let Some(restart) = Restart::unreported(store, run.run.id)
+        {
+            report(&self.log, &self.pipeline, Report::of_restart(restart, run));
+            Restart::reported(store, run.run.id);
+        }
+        Followed::new(run, &self.registry)
+    }
+
     /// Reads a run and reports what changed.
     fn read(&self, run: &LiveRun, followed: &mut Followed, stop: &AtomicBool) {
         followed.last = Some((followed.execs.0, Instant::now()));
         let Some(facts) = self.facts(run, followed, stop) else { return };
         // Without a process there is no reading: the run is just ending.
         let read = facts.iter().any(|fact| fact.path == "run/processes" && fact.value.is_ok());
-        if !read || run.status().hold_frozen {
+        if !read || run.status().containment.is_frozen() {
             return;
         }
         let gpus = run.status().gpus.iter().map(|gpu| gpu.0.clone()).collect();
-        let counts = Counted::new(&facts, &gpus);
+        let counts = OwnGpus::new(&facts, &gpus);
+        if followed.kept.first_ns == 0 {
+            self.restarted(run, &facts, |path| counts.counts(path));
+        }
         let before = followed.kept.known.clone();
-        let drift = followed.kept.known.take(&facts, &self.table, |path| counts.has(path));
+        let drift = followed.kept.known.take(&facts, &self.table, |path| counts.counts(path));
         followed.kept.last_ns = clock::wall_ns();
         if followed.kept.first_ns == 0 {
             followed.kept.first_ns = followed.kept.last_ns;
@@ -151,7 +167,30 @@ impl Follower {
         if !drift.changes.is_empty() || (followed.left_out.0 > 0 && late) {
             let left_out = std::mem::take(&mut followed.left_out.0);
             followed.left_out.1 = Some(Instant::now());
-            self.record(run.run.id, &followed.name, Drift { left_out, ..drift });
+            self.earlier(run.run.id, followed, Drift { left_out, ..drift });
+        }
+    }
+
+    fn earlier(&self, run: RunId, followed: &Followed, drift: Drift) {
+        let (name, since) = (followed.name.clone(), DriftSince::Earlier);
+        report(&self.log, &self.pipeline, Report { run, name, since, predecessor: None, drift });
+    }
+
+    /// What the first reading of a restart has otherwise than its predecessor, beside what is known since its start.
+    fn restarted(&self, run: &LiveRun, facts: &[Fact], counts: impl Fn(&str) -> bool) {
+        let store = self.registry.store();
+        let Some(restart) = Restart::read(store, run.run.id) else { return };
+        let Some(predecessor) = restart.predecessor else { return };
+        let Some(before) = KeptFactors::read(store, predecessor) else {
+            tracing::warn!(run = %run.run.id, %predecessor, "nothing is kept of the predecessor's factors: not compared");
+            return;
+        };
+        let reported = |path: &str| restart.changes.iter().any(|change| change.path == path);
+        let drift = before.known.differences(facts, &self.table, |path| counts(path) && !reported(path));
+        if !drift.is_empty() {
+            let (id, name, since) = (run.run.id, run.run.name.clone(), DriftSince::Predecessor);
+            let predecessor = Some(predecessor);
+            report(&self.log, &self.pipeline, Report { run: id, name, since, predecessor, drift });
         }
     }
 
@@ -171,29 +210,44 @@ impl Follower {
         });
         asked.ok()?.facts_until(stop)
     }
+}
 
-    /// To the audit log, and then to the rules.
-    fn record(&self, run: RunId, name: &str, drift: Drift) {
-        let changes: Vec<FactorChange> = drift.changes.into_iter().map(changed).collect();
-        let events = changes.iter().cloned().map(|change| {
-            let FactorChange { path, old, new, class } = change;
-            guarded(run, Event::Drift { path, old, new, class, since: DriftSince::Earlier })
-        });
-        let events: Vec<_> = events.collect();
-        let (name, since, left_out) = (name.to_owned(), DriftSince::Earlier, drift.left_out);
-        self.log.record(&Record::Drift { run, name, since, predecessor: None, changes, left_out }, Some(run), None);
-        if !events.is_empty() {
-            // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
-            let _closed = self.pipeline.send(Message::Inputs(events));
-        }
+/// Changes of a run's factors, as they are reported.
+pub struct Report {
+    /// The run.
+    pub run: RunId,
+    /// Its name.
+    pub name: String,
+    /// What the values are compared with.
+    pub since: DriftSince,
+    /// The run that it continues, where its values are compared.
+    pub predecessor: Option<RunId>,
+    /// What changed.
+    pub drift: Drift,
+}
+
+impl Report {
+    /// What was known to differ before the command of a restart is executed.
+    pub fn of_restart(restart: Restart, run: &LiveRun) -> Report {
+        let Restart { predecessor, changes, .. } = restart;
+        let (drift, since) = (Drift { changes, left_out: 0 }, DriftSince::Predecessor);
+        Report { run: run.run.id, name: run.run.name.clone(), since, predecessor, drift }
     }
 }
 
-/// A change as the audit log has it.
-fn changed(change: Change) -> FactorChange {
-    let Change { path, old, new, class } = change;
-    let class = if class == Class::Result { FactorClass::Result } else { FactorClass::Performance };
-    FactorChange { path, old, new, class }
+/// To the audit log, and then to the rules. Waits while the pipeline's queue is full.
+pub fn report(log: &Log, pipeline: &Sender, report: Report) {
+    let Report { run, name, since, predecessor, drift: Drift { changes, left_out } } = report;
+    let events = changes.iter().cloned().map(|change| {
+        let FactorChange { path, old, new, class } = change;
+        guarded(run, Event::Drift { path, old, new, class, since })
+    });
+    let events: Vec<_> = events.collect();
+    log.record(&Record::Drift { run, name, since, predecessor, changes, left_out }, Some(run), None);
+    if !events.is_empty() {
+        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+        let _closed = pipeline.send(Message::Inputs(events));
+    }
 }
 
 impl Followed {
@@ -216,7 +270,7 @@ impl Followed {
     fn due(&mut self, run: &LiveRun, sees: bool, period: Duration) -> Option<Instant> {
         let (execs, frozen) = {
             let status = run.status();
-            (status.counted.execs, status.hold_frozen)
+            (status.counted.execs, status.containment.is_frozen())
         };
         if execs != self.execs.0 {
             self.execs = (execs, Instant::now());
@@ -232,55 +286,5 @@ impl Followed {
             Some((before, at)) if before != self.execs.0 => settled.max(at + AGAIN.min(period)).min(at + period),
             Some((_, at)) => at + period,
         })
-    }
-}
-
-/// Which factors of the node count for a run: of GPUs, only its own.
-struct Counted {
-    /// Beginnings of the paths of its GPUs.
-    gpus: Vec<String>,
-}
-
-impl Counted {
-    fn new(facts: &[Fact], gpus: &BTreeSet<String>) -> Counted {
-        let own = |fact: &Fact| {
-            let gpu = fact.path.strip_prefix("node/gpu/")?.strip_suffix("/uuid")?;
-            match &fact.value {
-                Ok(Json::Text(uuid)) if gpus.contains(uuid) => Some(format!("node/gpu/{gpu}/")),
-                _ => None,
-            }
-        };
-        Counted { gpus: facts.iter().filter_map(own).collect() }
-    }
-
-    fn has(&self, path: &str) -> bool {
-        match path.strip_prefix("node/") {
-            Some(rest) if rest.starts_with("gpu/") => self.gpus.iter().any(|own| path.starts_with(own)),
-            Some(rest) if rest == "gpu" || rest.starts_with("nvidia/") => !self.gpus.is_empty(),
-            _ => true,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_gpus_only_those_of_the_run_count() {
-        let fact = |path: &str, value: &str| Fact::measured(path, "a test", Ok(Json::from(value)));
-        let facts = [fact("node/gpu/0/uuid", "GPU-a"), fact("node/gpu/1/uuid", "GPU-b")];
-        let own = Counted::new(&facts, &["GPU-b".to_owned()].into());
-        let none = Counted::new(&facts, &BTreeSet::new());
-        for (path, with, without) in [
-            ("node/gpu/0/power-limit", false, false),
-            ("node/gpu/1/power-limit", true, false),
-            ("node/gpu", true, false),
-            ("node/nvidia/driver", true, false),
-            ("node/cpu/model", true, true),
-            ("run/library/libc.so.6", true, true),
-        ] {
-            assert_eq!((own.has(path), none.has(path)), (with, without), "{path}");
-        }
     }
 }

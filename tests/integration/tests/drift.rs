@@ -3,7 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use integration::{Launch, Node, Started, on_node, wait_for};
 use serde_json::Value;
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
 /// Every run is read as often as possible.
 const OFTEN: &str = "[drift]\nperiod_s = 1\ncpu_percent = 100.0\n";
@@ -27,7 +31,11 @@ fn loads_later(node: &Node, name: &str, policy: &str) -> Result<Option<(Started,
 
 /// Waits until the first reading of a run is kept.
 fn is_known(node: &Node, run: &Started) -> Result<()> {
-    let path = node.state_dir().join("runs").join(run.id()).join("factors.json");
+    known(node, run.id())
+}
+
+fn known(node: &Node, id: &str) -> Result<()> {
+    let path = node.state_dir().join("runs").join(id).join("factors.json");
     wait_for("the first reading of the run is kept", || {
         let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         Ok(kept.is_some_and(|kept| kept["first_ns"].as_i64() > Some(0)))
@@ -83,7 +91,8 @@ fn what_changed_while_no_daemon_ran_is_found_by_the_next_one() -> Result<()> {
         node.restart()?;
         let path = format!("run/library/{LIBRARY}");
         node.wait_for_event("the drift", |e| {
-            e["kind"] == "drift" && changes(e).iter().any(|(changed, old, _)| changed.starts_with(&path) && old.is_null())
+            e["kind"] == "drift"
+                && changes(e).iter().any(|(changed, old, _)| changed.starts_with(&path) && old.is_null())
         })?;
         node.log_is_whole()
     })
@@ -105,6 +114,109 @@ fn a_run_that_is_pinned_to_one_processor_differs_in_that_alone() -> Result<()> {
         let paths: Vec<&str> = all.iter().map(|(path, ..)| path.as_str()).collect();
         ensure!(paths == ["run/cpu/count", "run/cpu/list"], "{entry}");
         ensure!(all[0].2 == "1" && all[1].2 == "0", "{entry}");
+        node.log_is_whole()
+    })
+}
+
+/// A start of a lineage that leaves a mark when its command is executed.
+fn marks(node: &Node, name: &str, policy: &str, threads: &str) -> Result<(Child, PathBuf)> {
+    let (policy, mark) = (node.policy(name, policy)?, node.file(&format!("{name}.mark")));
+    let command = "echo executed > \"$MARK\"; exec sleep 600";
+    let mut variable = std::ffi::OsString::from("MARK=");
+    variable.push(&mark);
+    let mut ctl = node.ctl_command(["run", "--no-watch", "--lineage", "bert", "--user", "root", "--name", name]);
+    ctl.arg("--policy").arg(policy).args(["--env", &format!("OMP_NUM_THREADS={threads}"), "--env"]).arg(variable);
+    ctl.args(["--", "sh", "-c", command]).stdin(Stdio::null()).stdout(Stdio::null());
+    ctl.stderr(fs::File::create(node.file(&format!("{name}.err")))?);
+    Ok((ctl.spawn().context("starting failsafectl run")?, mark))
+}
+
+/// Runs the first of the lineage until its factors are known, and ends it.
+fn first(node: &Node, policy: &str) -> Result<()> {
+    let (mut child, mark) = marks(node, "first", policy, "1")?;
+    wait_for("the first command is executed", || Ok(mark.exists()))?;
+    let id = node.run("first")?["id"].as_str().context("no id")?.to_owned();
+    known(node, &id)?;
+    end(node, "first", &mut child)
+}
+
+fn end(node: &Node, name: &str, child: &mut Child) -> Result<()> {
+    node.ctl(["kill", name, "--reason", "done"])?.expect(0)?;
+    child.wait()?;
+    wait_for("it ended", || Ok(node.run(name)?["state"] == "ended"))
+}
+
+#[test]
+fn a_restart_with_other_threads_is_held_before_its_command_until_an_operator_thaws_it() -> Result<()> {
+    on_node("drift-hold", OFTEN, |node| {
+        let policy = PLAIN.replace("owner", "on_drift = \"hold\"\nowner");
+        first(node, &policy)?;
+        let (mut same, mark) = marks(node, "same", &policy, "1")?;
+        wait_for("an equal restart is executed", || Ok(mark.exists()))?;
+        let id = node.run("same")?["id"].as_str().context("no id")?.to_owned();
+        known(node, &id)?;
+        // A live run is no predecessor.
+        let (mut early, _) = marks(node, "early", &policy, "1")?;
+        ensure!(!early.wait()?.success());
+        let said = fs::read_to_string(node.file("early.err"))?;
+        ensure!(said.contains("still lives"), "{said}");
+        end(node, "same", &mut same)?;
+
+        let (mut other, mark) = marks(node, "other", &policy, "2")?;
+        wait_for("the restart is frozen", || Ok(node.run("other").is_ok_and(|run| run["state"] == "frozen")))?;
+        let said = fs::read_to_string(node.file("other.err"))?;
+        ensure!(said.contains("run/env/OMP_NUM_THREADS  1 -> 2  [result]"), "{said}");
+        ensure!(said.contains("failsafectl thaw"), "{said}");
+        let entry = node.wait_for_event("the drift", |e| e["body"]["since"] == "Predecessor")?;
+        ensure!(changes(&entry) == [("run/env/OMP_NUM_THREADS".into(), "1".into(), "2".into())], "{entry}");
+        ensure!(entry["body"]["predecessor"] == id.as_str(), "{entry}");
+        let decision = node.wait_for_event("the decision", |e| e["kind"] == "decision" && e["run"] == entry["run"])?;
+        ensure!(decision["body"]["decision"]["cause"]["Upkeep"]["what"] == "drift", "{decision}");
+        ensure!(!mark.exists(), "the command was executed");
+
+        // The next daemon holds it too.
+        node.kill9()?;
+        node.restart()?;
+        wait_for("it is frozen still", || Ok(node.run("other").is_ok_and(|run| run["state"] == "frozen")))?;
+        ensure!(!mark.exists(), "the command was executed");
+        node.ctl(["thaw", "other", "--reason", "two threads are meant"])?.expect(0)?;
+        wait_for("the command is executed after the thaw", || Ok(mark.exists()))?;
+        end(node, "other", &mut other)?;
+        node.ctl(["replay", "other"])?.expect(0)?;
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_restart_that_was_held_and_killed_is_no_predecessor_and_a_lineage_is_of_one_user() -> Result<()> {
+    on_node("drift-killed", OFTEN, |node| {
+        let policy = PLAIN.replace("owner", "on_drift = \"hold\"\nowner");
+        first(node, &policy)?;
+        for name in ["held", "again"] {
+            let (mut child, mark) = marks(node, name, &policy, "2")?;
+            wait_for("the restart is frozen", || Ok(node.run(name).is_ok_and(|run| run["state"] == "frozen")))?;
+            end(node, name, &mut child)?;
+            ensure!(!mark.exists(), "the command was executed");
+        }
+        // Somebody else's lineage of that name is another one.
+        let path = node.policy("theirs", &policy)?.display().to_string();
+        let args = ["run", "--no-watch", "--lineage", "bert", "--policy", &path, "--", "true"];
+        let said = node.ctl_as(integration::NOBODY, args)?.expect(0)?;
+        ensure!(!said.err.contains("differs"), "{said:?}");
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_restart_under_a_policy_that_notifies_is_executed_and_the_difference_is_in_the_log() -> Result<()> {
+    on_node("drift-notify", OFTEN, |node| {
+        first(node, PLAIN)?;
+        let (mut other, mark) = marks(node, "other", PLAIN, "2")?;
+        wait_for("the command is executed", || Ok(mark.exists()))?;
+        let said = fs::read_to_string(node.file("other.err"))?;
+        ensure!(said.contains("run/env/OMP_NUM_THREADS  1 -> 2  [result]") && !said.contains("thaw"), "{said}");
+        node.wait_for_event("the drift", |e| e["body"]["since"] == "Predecessor" && e["kind"] == "drift")?;
+        end(node, "other", &mut other)?;
         node.log_is_whole()
     })
 }

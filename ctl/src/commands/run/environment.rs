@@ -27,7 +27,7 @@ pub(super) fn reset(command: &mut Command) {
     }
 }
 
-fn is_kept(name: &str) -> bool {
+pub(super) fn is_kept(name: &str) -> bool {
     KEPT.contains(&name) || KEPT_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 

@@ -33,7 +33,7 @@ fn a_library_that_appears_changes_and_disappears_is_a_change_each_time_with_both
     assert!(known.take(&libraries(&[(LIBC, "a")]), &table, all).is_empty(), "the first reading is no change");
     let drift = known.take(&libraries(&[(LIBC, "a"), (BLAS, "b")]), &table, all);
     assert_eq!(changes(&drift), [(BLAS, None, Some("b"))]);
-    assert_eq!(drift.changes[0].class, Class::Result);
+    assert_eq!(drift.changes[0].class, FactorClass::Result);
     let drift = known.take(&libraries(&[(LIBC, "a"), (BLAS, "c")]), &table, all);
     assert_eq!(changes(&drift), [(BLAS, Some("b"), Some("c"))]);
     let drift = known.take(&libraries(&[(LIBC, "a")]), &table, all);

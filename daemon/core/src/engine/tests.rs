@@ -2,6 +2,7 @@
 
 mod blind;
 mod containment;
+mod drift;
 mod gpus;
 mod observe;
 mod series;

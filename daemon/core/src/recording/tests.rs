@@ -29,7 +29,7 @@ const MORE: &[&str] = &[
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Ebpf","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Fork":{"child":0,"verdict":"DeadDaemon"}}},"repeats":0}}}"#,
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Guard","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Drift":{"path":"run/cpu/count","old":"4","new":"2","class":"Result","since":"Earlier"}}},"repeats":0}}}"#,
     r#"{"Input":{"Signal":{"seq":1,"at":1,"source":"Guard","subject":{"Run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d"},"kind":"Event","value":{"Event":{"Drift":{"path":"run/cpu/list","old":null,"new":"2","class":"Performance","since":"Predecessor"}}},"repeats":0}}}"#,
-    r#"{"Decision":{"id":{"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","n":1},"incident":"inc-5f0c9a1b2c3d-1","at":1,"cause":{"Upkeep":{"what":"drift"}},"actions":["freeze"],"because":[1],"values":[],"confidence":"high","severity":"critical","mode":"enforce"}}"#,
+    r#"{"Decision":{"id":{"run":"01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d","n":1},"incident":"inc-5f0c9a1b2c3d-1","at":1,"cause":{"Upkeep":{"what":"drift"}},"actions":["freeze"],"because":[1],"values":[],"confidence":"high","severity":"critical","mode":"enforce","policy":"sha256:80098b614ac175cfa6680f6f65fdca136d8a4cdf7d1bed5536f4709e8d6349d3"}}"#,
 ];
 
 #[test]

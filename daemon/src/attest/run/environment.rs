@@ -118,7 +118,7 @@ fn named(environment: &[u8], names: &BTreeSet<String>, redact: &Redactor) -> BTr
     out
 }
 
-fn text(value: &[u8], redact: &Redactor) -> Result<Json, Missing> {
+pub(super) fn text(value: &[u8], redact: &Redactor) -> Result<Json, Missing> {
     if value.len() > VALUE {
         let why = format!("a process has a value of {} bytes, more than the {VALUE} that are compared", value.len());
         return Err(Missing::unavailable(why));

@@ -5,10 +5,13 @@
 //! descriptor, after it was seen to belong to the run; one that is gone is skipped; every list has a limit, and a limit that is
 //! reached makes its group unavailable, with the reason. Values of environment variables that are not in the table of factors are never kept.
 
+mod beginning;
 mod environment;
 mod folder;
 mod libraries;
 mod process;
+
+pub use beginning::Beginning;
 
 use super::{GpuFacts, Roots, gpu};
 use crate::{platform::Cgroup, redact::Redactor};
