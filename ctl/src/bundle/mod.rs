@@ -28,7 +28,7 @@ pub const MAX_ENTRIES: usize = 10_000;
 /// Most recordings.
 pub const MAX_RECORDINGS: usize = 1_000;
 /// Most bytes of all parts that are held in memory: all but recordings.
-pub const MAX_IN_MEMORY: u64 = 256 << 20;
+pub const MAX_IN_MEMORY: u64 = 64 << 20;
 
 /// A part, by its name. Their order is that in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

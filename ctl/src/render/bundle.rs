@@ -6,10 +6,13 @@ use super::{Paint, clean, explain, fill, json, table, time};
 use crate::incident::Incident;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 /// Columns of a paragraph.
 const WIDTH: usize = 96;
+
+/// Contradictions that the text names.
+const SHOWN: usize = 20;
 
 /// What was found in a file.
 #[derive(Debug, Default)]
@@ -20,8 +23,12 @@ pub struct Findings {
     pub proved: Vec<(&'static str, String)>,
     /// What it does not prove, by topic.
     pub not_proved: Vec<(&'static str, String)>,
-    /// Whether something is not proved that a complete file proves.
-    pub is_partial: bool,
+    /// What of that a complete file proves.
+    pub lacking: Vec<String>,
+    /// Entries of the log that nothing proves.
+    pub unproved: BTreeSet<u64>,
+    /// Whether a decision of the incident is among them: then nothing that follows from the decisions is proved.
+    pub decision_unproved: bool,
     /// The key that signed the log, where its signature is valid.
     pub key: Option<Key>,
     /// The replay, for programs.
@@ -46,6 +53,8 @@ pub enum Verdict {
     Proved,
     /// A part is not.
     InPart,
+    /// Not even the decisions are.
+    NotProved,
     /// All signatures are valid, but nobody said which keys are allowed.
     KeyNotChecked,
     /// Something contradicts.
@@ -57,9 +66,11 @@ impl Findings {
     pub fn verdict(&self) -> Verdict {
         match &self.key {
             _ if !self.problems.is_empty() => Verdict::NotValid,
+            None => Verdict::NotProved,
+            Some(_) if self.decision_unproved => Verdict::NotProved,
             Some(key) if !key.is_allowed => Verdict::KeyNotChecked,
-            Some(_) if !self.is_partial => Verdict::Proved,
-            _ => Verdict::InPart,
+            Some(_) if self.lacking.is_empty() => Verdict::Proved,
+            Some(_) => Verdict::InPart,
         }
     }
 
@@ -70,8 +81,9 @@ impl Findings {
 
     /// Adds something that is not proved, though a complete file proves it.
     pub fn lacks(&mut self, topic: &'static str, what: impl Into<String>) {
-        self.is_partial = true;
-        self.not_proved.push((topic, what.into()));
+        let what = what.into();
+        self.lacking.push(format!("{topic}: {what}"));
+        self.not_proved.push((topic, what));
     }
 }
 
@@ -95,6 +107,9 @@ impl Page<'_> {
         let (word, tint): (String, fn(Paint, &str) -> String) = match findings.verdict() {
             Verdict::Proved => ("PROVED".to_owned(), Paint::good),
             Verdict::InPart => ("PROVED IN PART: see what is not proved".to_owned(), Paint::warn),
+            Verdict::NotProved => {
+                ("NOT PROVED: nothing in it shows that the log has the decision".to_owned(), Paint::bad)
+            }
             Verdict::KeyNotChecked => (
                 "INTACT, BUT NOTHING IS PROVED: the keys are those that the file names; give a list with --keys"
                     .to_owned(),
@@ -103,8 +118,11 @@ impl Page<'_> {
             Verdict::NotValid => ("NOT VALID".to_owned(), Paint::bad),
         };
         let mut out = format!("{file}: {}\n", tint(paint, &word));
-        for problem in &findings.problems {
+        for problem in findings.problems.iter().take(SHOWN) {
             out.push_str(&paragraph("  ", &clean(problem)));
+        }
+        if findings.problems.len() > SHOWN {
+            let _ = writeln!(out, "  and {} more, see -o json", findings.problems.len() - SHOWN);
         }
         if findings.verdict() == Verdict::NotValid {
             out.push_str("  believe nothing of this file; keep it, and have the incident exported again\n");
@@ -113,7 +131,7 @@ impl Page<'_> {
             out.push_str(&self.incident(incident, paint));
         }
         let proved = match findings.verdict() {
-            Verdict::NotValid => "Checked before the contradiction",
+            Verdict::NotValid | Verdict::NotProved => "Consistent, but not proved",
             Verdict::KeyNotChecked => "Would be proved, if the key is the node's",
             Verdict::Proved | Verdict::InPart => "Proved",
         };
@@ -140,11 +158,14 @@ impl Page<'_> {
         out.push_str(&paragraph("  ", &clean(&explain::headline(incident))));
         let seen: Vec<String> = opened.decision.values.iter().map(super::event::seen).collect();
         let state = explain::in_words(&incident.standing, opened.decision.mode);
+        let is_shown = incident.entries.iter().all(|entry| !self.findings.unproved.contains(&entry.index));
+        let until =
+            if is_shown { "as of the last entry in the file" } else { "by entries of which some have no proof" };
         let rows = [
             ("at", time::exact(incident.zero().1, self.zone)),
             ("seen", seen.join(", ")),
             ("run", format!("{} {}", incident.run_name(), incident.run_id)),
-            ("state", format!("{state} (as of the last entry in the file)")),
+            ("state", format!("{state} ({until})")),
         ];
         out.push_str(&table::pairs("  ", rows));
         out
@@ -161,12 +182,15 @@ impl Page<'_> {
             "verdict": match findings.verdict() {
                 Verdict::Proved => "proved",
                 Verdict::InPart => "proved-in-part",
+                Verdict::NotProved => "not-proved",
                 Verdict::KeyNotChecked => "key-not-checked",
                 Verdict::NotValid => "not-valid",
             },
             "problems": findings.problems,
             "proved": topics(&findings.proved),
             "not_proved": topics(&findings.not_proved),
+            "lacking": findings.lacking,
+            "entries_without_proof": findings.unproved,
             "key_id": findings.key.as_ref().map(|key| &key.id),
             "key_comment": findings.key.as_ref().map(|key| &key.comment),
             "key_allowed": findings.key.as_ref().map(|key| key.is_allowed),

@@ -164,6 +164,26 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
     })
 }
 
+#[test]
+fn an_incident_that_two_daemons_judged_has_the_recordings_of_both() -> Result<()> {
+    on_node("incident-restart", SETTINGS, |node| {
+        let (mut run, incident) = violated(node, "leaks")?;
+        node.stop()?;
+        node.restart()?;
+        node.ctl(["kill", "leaks", "--reason", "enough"])?.expect(0)?;
+        run.ends()?;
+        wait_for("it has ended", || Ok(node.run("leaks")?["state"] == "ended"))?;
+        let file = node.file("incident.tar");
+        let path = file.display().to_string();
+        let said = node.ctl(["incident", "export", &incident, "-o", &path])?.expect(0)?;
+        ensure!(said.out.contains("2 recordings"), "{said:?}");
+        let page = Elsewhere::new(node, &file)?.verify(&["--keys", "keys"])?.expect(0)?.out;
+        let expected = "recordings/0000.fsrec, recordings/0001.fsrec: the log has the hash of each";
+        ensure!(words(&page).contains(expected), "{page}");
+        independently(&file)
+    })
+}
+
 /// Python's standard library reads the archive, and computes its digests, the inclusion proofs and the policy's digest.
 fn independently(file: &Path) -> Result<()> {
     let python = "/usr/bin/python3";

@@ -80,7 +80,12 @@ fn of_incident(
 
 /// Snapshots are entries of the log.
 fn evidence(incident: &Incident<'_>, findings: &mut Findings) {
-    let taken = incident.decisions.iter().filter(|decided| decided.evidence.is_some()).count();
+    let taken = incident.decisions.iter().filter_map(|decided| decided.evidence);
+    let (proved, unproved): (Vec<_>, Vec<_>) = taken.partition(|(entry, _)| !findings.unproved.contains(&entry.index));
+    let (taken, unproved) = (proved.len(), unproved.len());
+    if unproved > 0 {
+        findings.lacks("evidence", format!("{} in entries without a proof", count(unproved, "snapshot", "snapshots")));
+    }
     if taken > 0 {
         let many = count(taken, "snapshot of the run's processes", "snapshots of the run's processes");
         findings.proved.push(("evidence", format!("{many}, as the log has it")));

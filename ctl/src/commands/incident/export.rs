@@ -232,12 +232,13 @@ fn report(
     Ok(match verdict {
         Verdict::Proved => Exit::Done,
         Verdict::NotValid => Exit::Tampered,
-        Verdict::InPart | Verdict::KeyNotChecked => {
+        Verdict::InPart | Verdict::NotProved | Verdict::KeyNotChecked => {
             if known.is_none() {
                 eprintln!("failsafectl: the node's public keys cannot be read: the file was not checked");
             }
-            let partial = findings.not_proved.iter().filter(|_| findings.is_partial);
-            partial.for_each(|(topic, text)| eprintln!("failsafectl: not proved: {topic}: {}", clean(text)));
+            for text in &findings.lacking {
+                eprintln!("failsafectl: not proved: {}", clean(text));
+            }
             Exit::Partial
         }
     })

@@ -81,30 +81,34 @@ pub(super) fn entries(place: &Place<'_>, id: IncidentId) -> Result<(Vec<Logged>,
     let all = entry::in_order(load(Filter { run: Some(run), kinds, ..Filter::default() })?);
     let incident = Incident::gather(id, &all).ok_or_else(|| super::super::events::no_incident(&id.to_string()))?;
     let wanted: BTreeSet<u64> = all.iter().filter(|entry| belongs(entry, &incident)).map(|entry| entry.index).collect();
-    within_limits(id, all.into_iter().filter(|entry| wanted.contains(&entry.index)).collect())
+    let entries = all.into_iter().filter(|entry| wanted.contains(&entry.index)).collect();
+    within_limits(id, entries, MAX_ENTRIES, MOST_BYTES)
 }
 
-fn within_limits(id: IncidentId, entries: Vec<Logged>) -> Result<(Vec<Logged>, Vec<u64>), Fail> {
+/// Leaves out the snapshots of the incident if there are too many entries or bytes.
+pub(super) fn within_limits(
+    id: IncidentId,
+    entries: Vec<Logged>,
+    most: usize,
+    most_bytes: u64,
+) -> Result<(Vec<Logged>, Vec<u64>), Fail> {
     let fits = |entries: &[Logged]| {
         let bytes: u64 = entries.iter().map(|entry| entry.bytes.len() as u64).sum();
-        entries.len() <= MAX_ENTRIES && bytes <= MOST_BYTES
+        entries.len() <= most && bytes <= most_bytes
     };
     if fits(&entries) {
         return Ok((entries, Vec::new()));
     }
     let (snapshots, others): (Vec<Logged>, Vec<Logged>) =
         entries.into_iter().partition(|entry| entry.kind == "evidence");
-    match fits(&others) {
-        true => Ok((others, snapshots.iter().map(|entry| entry.index).collect())),
-        false => Err(Fail::new(
-            Exit::Error,
-            format!(
-                "incident {id} has {} entries beside its snapshots; a file can have {MAX_ENTRIES} entries of {MOST_BYTES} bytes \
-                 together",
-                others.len()
-            ),
-        )),
+    if fits(&others) {
+        return Ok((others, snapshots.iter().map(|entry| entry.index).collect()));
     }
+    let message = format!(
+        "incident {id} has {} entries beside its snapshots; a file can have {most} entries of {most_bytes} bytes together",
+        others.len()
+    );
+    Err(Fail::new(Exit::Error, message).advise("`failsafectl events --incident` shows them, `log prove` proves each"))
 }
 
 impl Gathered {

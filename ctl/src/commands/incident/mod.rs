@@ -39,7 +39,7 @@ pub(super) fn verify(place: &Place<'_>, args: &IncidentVerifyArgs) -> Result<Exi
     print(&if args.output.json() { json::text(&page.json()) } else { page.text(Paint::stdout()) })?;
     Ok(match found.findings.verdict() {
         Verdict::Proved => Exit::Done,
-        Verdict::InPart => Exit::Partial,
+        Verdict::InPart | Verdict::NotProved => Exit::Partial,
         Verdict::KeyNotChecked => Exit::KeyNotChecked,
         Verdict::NotValid => Exit::Tampered,
     })

@@ -4,7 +4,11 @@ mod attacks;
 mod bytes;
 mod export;
 
-use super::{export as exporting, gather::Bytes, gather::Gathered, parts::Parts};
+use super::{
+    export as exporting,
+    gather::{self, Bytes, Gathered},
+    parts::Parts,
+};
 use crate::{
     args::IncidentExportArgs,
     bundle::{
@@ -295,13 +299,15 @@ impl Exported {
         places.into_iter().map(|(name, (begin, len))| (name, part(begin, len))).collect()
     }
 
-    fn manifest(&self) -> Manifest {
-        serde_json::from_slice(&self.parts()[&Name::Manifest]).unwrap()
-    }
-
     /// Replaces the parts, as somebody does it who makes list and digests anew.
     fn forge(&self, change: impl FnOnce(&mut PartBytes)) {
-        let (mut parts, mut manifest) = (self.parts(), self.manifest());
+        self.forge_from(&self.parts(), change);
+    }
+
+    /// The same, of these parts.
+    fn forge_from(&self, original: &PartBytes, change: impl FnOnce(&mut PartBytes)) {
+        let mut parts = original.clone();
+        let mut manifest: Manifest = serde_json::from_slice(&parts[&Name::Manifest]).unwrap();
         change(&mut parts);
         let mut gathered = Gathered::default();
         for (name, bytes) in parts {

@@ -1,6 +1,6 @@
 //! The checkpoint, and each entry against it.
 
-use super::{Findings, IncidentId, Known, Logged, Name, Parts, belongs, key, named};
+use super::{Findings, IncidentId, Known, Logged, Name, Parts, Record, belongs, key, named};
 use crate::{exit::chain, incident::Incident, render::count};
 use failsafe_journal::{Entry, leaf_hash, tree::SignedTree};
 use failsafe_tlog::{Checkpoint, ProofFile, proof::verify_inclusion};
@@ -45,6 +45,9 @@ pub(super) fn check(
             findings.problem(format!("{}: it does not belong to incident {id}", Name::Entry(entry.index)));
         }
     }
+    findings.unproved = without.iter().copied().collect();
+    let is_decision = |entry: &&Logged| matches!(entry.record(), Some(Record::Decision { .. }));
+    findings.decision_unproved = entries.iter().filter(is_decision).any(|e| findings.unproved.contains(&e.index));
     let with = entries.len().saturating_sub(without.len());
     if let (Some(tree), Some(key), true) = (&tree, &findings.key, with > 0) {
         let text = format!(

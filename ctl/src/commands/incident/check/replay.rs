@@ -38,21 +38,18 @@ pub(super) fn check(parts: &Parts, incident: &Incident<'_>, entries: &[Logged], 
         bytes: section.clone(),
     };
     let found = Found { sources: parts.recordings().map(source).collect(), lost: Vec::new(), all: true };
-    let (mut outcomes, mut compared) = (Vec::new(), 0);
+    let mut outcomes = Outcomes::NotCompared;
     let report = judge_found(found, None, |given| {
-        (compared, outcomes) = without_entry(given, incident, entries);
+        outcomes = Outcomes::of(given, incident, entries);
         against(given, incident, entries)
     });
     match report {
         Ok(report) => {
             findings.replay = Some(report.json());
-            page(&report, incident, compared, findings);
+            page(&report, incident, outcomes, entries, findings);
         }
         Err(fail) if fail.exit == Exit::Tampered => findings.problem(fail.message.replace('\n', ": ")),
         Err(fail) => findings.lacks("replay", fail.message.replace('\n', ": ")),
-    }
-    for outcome in outcomes {
-        findings.problem(outcome);
     }
 }
 
@@ -67,33 +64,51 @@ fn against(given: &Given<'_>, incident: &Incident<'_>, entries: &[Logged]) -> Re
     Audit::of(&Given { recordings, lost: given.lost, latest: false }, entries)
 }
 
-/// How many outcomes of the incident are in the recordings, and those of them that no entry has.
-fn without_entry(given: &Given<'_>, incident: &Incident<'_>, entries: &[Logged]) -> (usize, Vec<String>) {
-    // What was not written because a budget was spent is counted by an entry.
-    let limited = entries.iter().filter_map(|entry| match entry.record() {
-        Some(Record::Limited(limited)) => limited.kinds.get("outcome"),
-        _ => None,
-    });
-    if limited.sum::<u64>() > 0 {
-        return (0, Vec::new());
-    }
-    let logged: Vec<&Outcome> =
-        incident.decisions.iter().flat_map(|decided| &decided.outcomes).map(|(_, outcome)| *outcome).collect();
-    let recorded = given.recordings.iter().flat_map(|facts| facts.outcomes);
-    let recorded: Vec<&Outcome> = recorded.filter(|outcome| outcome.incident == incident.id).collect();
-    let same = |a: &Outcome, b: &Outcome| (a.decision, a.action, a.at) == (b.decision, b.action, b.at);
-    let missing = recorded.iter().filter(|outcome| !logged.iter().any(|logged| same(logged, outcome)));
-    let missing = missing.map(|outcome| {
-        format!(
-            "the recording has an outcome of {} of decision {}, but no entry in the file has it: an entry was removed",
-            outcome.action, outcome.decision.n
-        )
-    });
-    (recorded.len(), missing.collect())
+/// How the outcomes in the recordings compare with the entries.
+enum Outcomes {
+    /// Some were not written to the log, because a budget was spent.
+    NotCompared,
+    /// So many are in the recordings, and an entry has each.
+    Same(usize),
+    /// No entry has these.
+    Missing(Vec<String>),
 }
 
-fn page(report: &Report, incident: &Incident<'_>, outcomes: usize, findings: &mut Findings) {
+impl Outcomes {
+    fn of(given: &Given<'_>, incident: &Incident<'_>, entries: &[Logged]) -> Outcomes {
+        let limited = entries.iter().filter_map(|entry| match entry.record() {
+            Some(Record::Limited(limited)) => limited.kinds.get("outcome"),
+            _ => None,
+        });
+        if limited.sum::<u64>() > 0 {
+            return Outcomes::NotCompared;
+        }
+        let logged = incident.decisions.iter().flat_map(|decided| &decided.outcomes);
+        let key = |outcome: &Outcome| (outcome.decision, outcome.action, outcome.at);
+        let logged: BTreeSet<_> = logged.map(|(_, outcome)| key(outcome)).collect();
+        let recorded = given.recordings.iter().flat_map(|facts| facts.outcomes);
+        let recorded: Vec<&Outcome> = recorded.filter(|outcome| outcome.incident == incident.id).collect();
+        let missing = recorded.iter().filter(|outcome| !logged.contains(&key(outcome)));
+        let missing: Vec<String> = missing
+            .map(|Outcome { action, decision, .. }| {
+                format!(
+                    "the recording has an outcome of {action} of decision {}, but no entry in the file has it: an entry was removed",
+                    decision.n
+                )
+            })
+            .collect();
+        if missing.is_empty() { Outcomes::Same(recorded.len()) } else { Outcomes::Missing(missing) }
+    }
+}
+
+fn page(report: &Report, incident: &Incident<'_>, outcomes: Outcomes, entries: &[Logged], findings: &mut Findings) {
     let summary = report.summary();
+    let is_proved = |entry: &Logged| !findings.unproved.contains(&entry.index);
+    // One of them has the hash of the recording.
+    let of_run_proved = entries.iter().filter(|entry| entry.kind == "run").all(is_proved);
+    let mut of_outcomes = incident.decisions.iter().flat_map(|decided| &decided.outcomes);
+    let outcomes_proved = of_outcomes.all(|(entry, _)| is_proved(entry));
+    let sealed = summary.sealed && of_run_proved;
     let names = summary.names.join(", ");
     for problem in summary.problems {
         findings.problem(problem.clone());
@@ -107,8 +122,13 @@ fn page(report: &Report, incident: &Incident<'_>, outcomes: usize, findings: &mu
     }
     if let Some(why) = summary.skipped {
         findings.lacks("recording", format!("{names}: nothing binds it to the log: {why}"));
+        return;
+    }
+    if summary.problems.is_empty() && summary.sealed && !of_run_proved {
+        findings.lacks("recording", format!("{names}: the entries about the run, which have its hash, have no proof"));
     } else if summary.problems.is_empty() && summary.sealed {
-        findings.proved.push(("recording", format!("{names}: the log has its hash")));
+        let hash = if summary.names.len() == 1 { "its hash" } else { "the hash of each" };
+        findings.proved.push(("recording", format!("{names}: the log has {hash}")));
     } else if summary.problems.is_empty() {
         let notes = summary.notes.join("; ");
         findings.not_proved.push((
@@ -132,22 +152,36 @@ fn page(report: &Report, incident: &Incident<'_>, outcomes: usize, findings: &mu
             count(summary.decisions, "decision", "decisions"),
             summary.engine
         );
-        match summary.explained || summary.sealed {
+        match summary.explained || sealed {
             true => findings.lacks("replay", text),
             // The log has no hash of the inputs, so they may be others.
             false => findings.problem(format!("the recorded inputs do not lead to the decisions in the log: {text}")),
         }
         return;
     }
-    if summary.problems.is_empty() && summary.whole {
-        let text = format!(
-            "{}, decided again from {inputs} recorded inputs of the run by engine {ENGINE}: the same as in the log",
-            count(incident.decisions.len(), "decision", "decisions")
-        );
-        findings.proved.push(("replay", text));
-        if outcomes > 0 {
-            let text = format!("{} in the recording: the log has each", count(outcomes, "outcome", "outcomes"));
-            findings.proved.push(("outcomes", text));
+    if !summary.problems.is_empty() {
+        return;
+    }
+    let decisions = count(incident.decisions.len(), "decision", "decisions");
+    let again = format!("{decisions}, decided again from {inputs} recorded inputs of the run by engine {ENGINE}");
+    match summary.whole {
+        true => findings.proved.push(("replay", format!("{again}: the same as in the log"))),
+        false => findings.lacks("replay", format!("{again}: not all could be compared {}", summary.notes.join("; "))),
+    }
+    match outcomes {
+        Outcomes::NotCompared => {
+            let why = "some outcomes of the run are not in the log, because the budget of its user was spent";
+            findings.lacks("outcomes", why);
         }
+        Outcomes::Same(0) => {}
+        Outcomes::Same(n) if outcomes_proved => {
+            let n = count(n, "outcome", "outcomes");
+            findings.proved.push(("outcomes", format!("{n} in the recording: the log has each")));
+        }
+        Outcomes::Same(n) => {
+            let n = count(n, "outcome", "outcomes");
+            findings.lacks("outcomes", format!("{n} in the recording: some of their entries have no proof"));
+        }
+        Outcomes::Missing(missing) => missing.into_iter().for_each(|text| findings.problem(text)),
     }
 }

@@ -21,7 +21,14 @@ pub(super) fn check(parts: &Parts, incident: &Incident<'_>, keys: Option<&Known>
                 "{factors} factors of what the run computed with, taken after the incident began, signed by key {}",
                 verified.key.id()
             );
-            findings.proved.push(("statement", text));
+            match &findings.key {
+                Some(of_log) if of_log.id != verified.key.id().0 => {
+                    let why =
+                        "the log is signed by another key: the key was replaced between them, or it is of another node";
+                    findings.lacks("statement", format!("{text}; {why}"));
+                }
+                _ => findings.proved.push(("statement", text)),
+            }
         }
         Err(why) => findings.problem(format!("{name}: {why}")),
     }
