@@ -5,6 +5,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use failsafe_attest::PublicKey;
 use failsafe_journal::{
     AuditLog, Draft, Stamp,
+    frame::{header_at, push_frame},
     segments::{REMOVED_FILE, Removed},
     storage::{Layout, LogFolder},
 };
@@ -179,8 +180,16 @@ fn a_log_that_was_never_compared_with_the_checkpoint_does_not_pass() {
     let forged = State(tempfile::tempdir().unwrap());
     fs::create_dir(forged.path("audit")).unwrap();
     let why = "older than 365 days".to_owned();
-    let removed = Removed { segments: 9, entries: 500, head: [7; 32], last_summary: [8; 32], wall_ns: 1, why };
+    let entry = Some(500);
+    let removed = Removed { segments: 9, entries: 500, head: [7; 32], last_summary: [8; 32], wall_ns: 1, why, entry };
     fs::write(forged.path("audit").join(REMOVED_FILE), serde_json::to_vec(&removed).unwrap()).unwrap();
+    // With the entry that a removal has.
+    let stated = serde_json::json!({ "entries": 500, "head": hex::encode([7; 32]), "why": removed.why });
+    let stamp = Stamp { wall_ns: 1, mono_ns: 2, boot_id: "b".into() };
+    let entry = Draft::new("segment", stamp, serde_json::json!({ "removed": stated })).prepare().unwrap();
+    let mut log = header_at(&removed.end());
+    push_frame(&mut log, &entry.seal(500, &removed.head).bytes);
+    fs::write(forged.path("audit/audit.log"), log).unwrap();
     forged.write("forged", 30);
     for name in ["early", "log.keys"] {
         fs::copy(state.path(name), forged.path(name)).unwrap();

@@ -34,6 +34,7 @@ pub mod lock;
 pub mod reader;
 pub mod recorder;
 pub mod recording;
+mod removal;
 pub mod search;
 pub mod segments;
 mod statement;

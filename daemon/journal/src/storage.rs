@@ -97,6 +97,16 @@ pub trait Storage: ReadAt {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// The log was verified, and what is amiss is durable. `sound`: nothing is, so that what an interrupted removal left can be
+    /// removed.
+    ///
+    /// # Errors
+    /// Those of the medium; the next start tries again.
+    fn opened(&mut self, sound: bool) -> io::Result<()> {
+        let _unused = sound;
+        Ok(())
+    }
+
     /// Keeps the log's head outside the log.
     fn note_head(&mut self, head: Head) {
         let _unused = head;

@@ -12,7 +12,8 @@ use std::time::Duration;
 use crate::entry::{Entry, Hash};
 use crate::frame::{Bad, MAGIC, Scanner};
 use crate::head::Head;
-use crate::segments::{REMOVED_FILE, Removed, catalog, index_path, sealed, summary_path};
+use crate::removal;
+use crate::segments::{Removed, catalog, index_path, sealed, summary_path};
 use crate::statement;
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE, ReadAt};
@@ -146,13 +147,30 @@ pub fn verify_folder(dir: &Path, head: Option<Head>) -> Result<Report, VerifyErr
 /// # Errors
 /// As for [`verify`].
 pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result<Report, VerifyError> {
-    let removed = match std::fs::read(dir.join(REMOVED_FILE)) {
-        Ok(bytes) => match serde_json::from_slice::<Removed>(&bytes) {
-            Ok(removed) => Some(removed),
-            Err(error) => return Ok(Report::failed(Verdict::Segment(format!("{REMOVED_FILE} is damaged: {error}")))),
-        },
-        Err(_) => None,
+    // A log in use may remove segments meanwhile, with the entry that stated the removal before.
+    let mut looks = 3;
+    loop {
+        let removed = removal::read(dir);
+        let report = verify_behind(dir, removed.clone(), head, claims)?;
+        looks -= 1;
+        if looks == 0 || removal::read(dir) == removed {
+            return Ok(report);
+        }
+    }
+}
+
+/// [`verify_claims`], of what is left behind what was `removed`.
+fn verify_behind(
+    dir: &Path,
+    removed: Result<Option<Removed>, String>,
+    head: Option<Head>,
+    claims: &[Claim],
+) -> Result<Report, VerifyError> {
+    let removed = match removed {
+        Ok(removed) => removed,
+        Err(why) => return Ok(Report::failed(Verdict::Segment(why))),
     };
+    let mut unstated = removed.clone();
     let begin = removed.as_ref().map_or_else(Chain::default, Removed::end);
     let mut previous = removed.as_ref().map_or([0; 32], |removed| removed.last_summary);
     let mut chain = begin;
@@ -164,6 +182,7 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
     let mut look = |entry: &Entry| {
         compared.push(entry);
         Finding::note(&mut findings, entry);
+        unstated.take_if(|removed| removal::states(entry, removed));
         if let Some(head) = head.filter(|head| head.entries == entry.index + 1) {
             head_seen = true;
             differs = (head.hash != entry.leaf_hash).then(|| hex::encode(entry.leaf_hash));
@@ -196,6 +215,12 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
         (Verdict::Empty, before) if last.entries > 0 => before,
         (Verdict::Ok, before) => before,
         (found, _) => found,
+    };
+    let verdict = match (unstated, verdict) {
+        (Some(removed), Verdict::Ok | Verdict::Torn { .. } | Verdict::Empty) => {
+            Verdict::Segment(removal::unstated(&removed))
+        }
+        (_, verdict) => verdict,
     };
     let report = Report {
         entries: last.entries.max(chain.next_index),

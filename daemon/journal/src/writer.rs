@@ -19,7 +19,8 @@ use crate::clock::{Clock, Stamp};
 use crate::entry::{Draft, DraftError, Hash, Prepared, Sealed, kind};
 use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
 use crate::head::Head;
-use crate::segments::{Builder, Removed, Summary, catalog};
+use crate::removal;
+use crate::segments::{Builder, Summary, catalog};
 use crate::statement;
 use crate::storage::{ReadAt, Storage};
 use crate::tree::{self, Growing, Tree, signed};
@@ -54,6 +55,8 @@ pub struct AuditLog<S> {
     aside_due: Option<u64>,
     /// Why it could not be put aside.
     aside_problem: Option<String>,
+    /// Until what opening found is durable: whether that was nothing.
+    opened: Option<bool>,
 }
 
 /// What opening a log found and did.
@@ -142,6 +145,7 @@ impl<S: Storage> AuditLog<S> {
             durable_head: chain.head,
             aside_due,
             aside_problem: None,
+            opened: Some(findings.is_empty()),
             seal_at: storage.seal_at(),
             unsealed: None,
             storage,
@@ -221,6 +225,10 @@ impl<S: Storage> AuditLog<S> {
                     self.storage.note_head(head);
                 }
                 self.put_signed_aside();
+                if let Some(sound) = self.opened.take() {
+                    // What cannot be moved or removed now is at the next start.
+                    let _later = self.storage.opened(sound);
+                }
                 Ok(written)
             }
             Err(error) => {
@@ -267,16 +275,15 @@ impl<S: Storage> AuditLog<S> {
         if !self.pending.is_empty() || self.dirty || self.growing.is_building() {
             return Ok(Vec::new());
         }
-        let Some((removed, segments)) = self.storage.removable(now.wall_ns, self.signed, live) else {
+        let Some((mut removed, segments)) = self.storage.removable(now.wall_ns, self.signed, live) else {
             return Ok(Vec::new());
         };
         // Without the edge there the tree could not be continued.
         if self.growing.ready().is_some() && !keep_edge(&mut self.storage, removed.entries) {
             return Ok(Vec::new());
         }
-        if self.append(&removal_entry(&removed, &segments, now)).is_err() {
-            return Ok(Vec::new());
-        }
+        let Ok(entry) = self.append(&removal::draft(&removed, &segments, now)) else { return Ok(Vec::new()) };
+        removed.entry = Some(entry.index);
         let written = self.commit()?;
         // What cannot be removed now is removed at the next start, or named once more by the next removal.
         let _later = self.storage.remove(&removed);
@@ -594,34 +601,6 @@ fn segment_entry(summary: &Summary, signed: u64, late: Option<&str>, now: Stamp)
     if let Some(why) = late {
         body["late"] = json!(why);
     }
-    Draft::new(Cow::Borrowed(kind::SEGMENT), now, body)
-}
-
-/// Segments that an entry names one by one.
-const NAMED_SEGMENTS: usize = 1_000;
-
-fn removal_entry(removed: &Removed, segments: &[Summary], now: Stamp) -> Draft {
-    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
-    for (kind, count) in segments.iter().flat_map(|summary| &summary.kinds) {
-        *kinds.entry(kind).or_default() += count;
-    }
-    let named = segments.iter().take(NAMED_SEGMENTS).map(|summary| {
-        json!({
-            "first": summary.first,
-            "entries": summary.entries,
-            "head": hex::encode(summary.head),
-            "summary_sha256": hex::encode(summary.hash()),
-        })
-    });
-    let body = json!({
-        "removed": {
-            "segments": named.collect::<Vec<Value>>(),
-            "entries": removed.entries,
-            "head": hex::encode(removed.head),
-            "kinds": kinds,
-            "why": removed.why,
-        },
-    });
     Draft::new(Cow::Borrowed(kind::SEGMENT), now, body)
 }
 

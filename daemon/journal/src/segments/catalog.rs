@@ -3,8 +3,9 @@
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-use super::{Builder, Index, REMOVED_FILE, Removed, Summary, index_path, sealed, segment_path, summary_path};
+use super::{Builder, Index, Removed, Summary, index_path, sealed, segment_path, summary_path};
 use crate::entry::{About, Entry, Hash};
+use crate::removal;
 use crate::storage::FileStorage;
 use crate::walk::{Chain, Ending, Walker};
 
@@ -32,15 +33,18 @@ impl Catalog {
     /// Reads the summaries in `dir` and checks that each continues the one before.
     #[must_use]
     pub fn load(dir: &Path) -> Catalog {
-        let mut catalog = Catalog::default();
-        let removed = std::fs::read(dir.join(REMOVED_FILE)).ok();
-        catalog.removed = removed.as_deref().and_then(|bytes| match serde_json::from_slice(bytes) {
-            Ok(removed) => Some(removed),
-            Err(error) => {
-                catalog.problems.push(format!("{REMOVED_FILE} cannot be read: {error}"));
-                None
-            }
-        });
+        let (removed, problem) = match removal::read(dir) {
+            Ok(removed) => (removed, None),
+            Err(why) => (None, Some(why)),
+        };
+        let mut catalog = Catalog::behind(dir, removed);
+        catalog.problems.splice(0..0, problem);
+        catalog
+    }
+
+    /// [`load`](Self::load), if retention removed this, whatever the folder says about it.
+    pub(crate) fn behind(dir: &Path, removed: Option<Removed>) -> Catalog {
+        let mut catalog = Catalog { removed, ..Catalog::default() };
         let removed = catalog.removed.as_ref();
         let mut expected = Some(removed.map_or_else(Chain::default, Removed::end));
         let mut previous = Some(removed.map_or([0; 32], |r| r.last_summary));

@@ -128,6 +128,9 @@ pub struct Removed {
     pub wall_ns: u64,
     /// Why.
     pub why: String,
+    /// Index of the entry that states it; files of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<u64>,
 }
 
 impl Removed {

@@ -1,7 +1,7 @@
 //! The log's folder: the file being written, the sealed segments before it, the head, and space held back for a full disk.
 //!
 //! Sealing, in the order that a crash may stop it at:
-//! 1. index and summary of the segment are written and synced (left without their segment they are written again);
+//! 1. index and summary of the segment are written and synced (left without their segment they do not count, and are written again);
 //! 2. the next file is written as `audit.log.next` and synced (left over, it is removed);
 //! 3. `audit.log` becomes `N.segment` by a rename (then there is no `audit.log`: the next start begins it);
 //! 4. `audit.log.next` becomes `audit.log`.
@@ -16,6 +16,7 @@ use super::{FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage};
 use crate::entry::Hash;
 use crate::frame::header_at;
 use crate::head::{Head, HeadFile};
+use crate::removal::{self, AtStart};
 use crate::segments::{
     self, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, index_path, segment_path, summary_path,
 };
@@ -92,7 +93,12 @@ pub struct LogFolder {
     noted: Vec<Head>,
     findings: Vec<String>,
     reserve: Option<File>,
+    /// What was removed from the log's beginning. Not what the file has: it may have been replaced meanwhile.
     removed: Option<Removed>,
+    /// An entry of the log states it.
+    removed_is_stated: bool,
+    /// `removed.json` does not count, and is to be put aside.
+    refused: bool,
     signed: Option<SignedTree>,
     aside_due: bool,
     leaves: Option<Leaves>,
@@ -107,9 +113,9 @@ impl LogFolder {
         fs::create_dir_all(dir).map_err(FileError::at("create directory", dir))?;
         let mut findings: Vec<String> = layout.fresh.iter().cloned().collect();
         remove(&dir.join(NEXT_FILE))?;
-        finish_removal(dir)?;
-        drop_orphans(dir)?;
-        let catalog = repaired(dir, &mut findings);
+        let AtStart { removed, stated, refused, finding } = AtStart::read(dir);
+        findings.extend(finding);
+        let catalog = repaired(dir, removed, &mut findings);
         let (signed, aside_due) = match &layout.checkpoint {
             // A new log is not the one that was signed.
             Some((latest, _)) if layout.fresh.is_some() => (None, signed::exist(dir, latest)),
@@ -152,6 +158,8 @@ impl LogFolder {
             findings,
             reserve: None,
             removed: catalog.removed,
+            removed_is_stated: stated,
+            refused,
             signed,
             aside_due,
             leaves: None,
@@ -238,7 +246,7 @@ impl Storage for LogFolder {
 
     fn removable(&self, now_ns: u64, signed: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
         let Retention { max_bytes, max_age_ns } = self.layout.retention;
-        let catalog = Catalog::load(&self.dir);
+        let catalog = Catalog::behind(&self.dir, self.removed.clone());
         // What does not fit is evidence.
         if !catalog.problems.is_empty() {
             return None;
@@ -275,17 +283,28 @@ impl Storage for LogFolder {
             last_summary: last.hash(),
             wall_ns: now_ns,
             why,
+            entry: None,
         };
         Some((removed, segments))
     }
 
     fn remove(&mut self, removed: &Removed) -> io::Result<()> {
-        self.removed = Some(removed.clone());
         let text = serde_json::to_vec(removed).map_err(io::Error::other)?;
-        replace(&self.dir.join(REMOVED_FILE), &text)?;
-        sync_dir(&self.dir).map_err(|e| e.source)?;
-        finish_removal(&self.dir).map_err(|e| e.source)?;
-        drop_orphans(&self.dir).map_err(|e| e.source)
+        replace_synced(&self.dir.join(REMOVED_FILE), &text, MODE)?;
+        let from = self.begin();
+        (self.removed, self.removed_is_stated) = (Some(removed.clone()), true);
+        // What is before that is left of an earlier removal, and is for the next start.
+        removal::remove_files(&self.dir, from, removed.entries)
+    }
+
+    fn opened(&mut self, sound: bool) -> io::Result<()> {
+        if std::mem::take(&mut self.refused) {
+            return removal::put_aside(&self.dir);
+        }
+        match &self.removed {
+            Some(removed) if sound && self.removed_is_stated => removal::finish(&self.dir, removed),
+            _ => Ok(()),
+        }
     }
 
     fn note_head(&mut self, head: Head) {
@@ -362,7 +381,8 @@ impl Storage for LogFolder {
     }
 
     fn hash_at(&self, index: u64) -> Option<Hash> {
-        let summaries = Catalog::load(&self.dir).segments.into_iter().filter_map(|known| known.summary);
+        let summaries =
+            Catalog::behind(&self.dir, self.removed.clone()).segments.into_iter().filter_map(|known| known.summary);
         let summary = summaries.into_iter().find(|s| s.first <= index && index < s.end().next_index)?;
         if index + 1 == summary.end().next_index {
             return Some(summary.head);
@@ -372,39 +392,9 @@ impl Storage for LogFolder {
     }
 }
 
-/// Removes segments that are on record as removed: the removal of their files was interrupted.
-fn finish_removal(dir: &Path) -> Result<(), FileError> {
-    let Ok(bytes) = fs::read(dir.join(REMOVED_FILE)) else { return Ok(()) };
-    let Ok(removed) = serde_json::from_slice::<Removed>(&bytes) else { return Ok(()) };
-    for first in segments::sealed(dir).into_iter().filter(|first| *first < removed.entries) {
-        remove(&segment_path(dir, first))?;
-    }
-    Ok(())
-}
-
-/// Summaries and indices of which the segment was never renamed: a crash between the two. And edges and checkpoints in front of
-/// what retention left.
-fn drop_orphans(dir: &Path) -> Result<(), FileError> {
-    let begin = fs::read(dir.join(REMOVED_FILE)).ok().and_then(|bytes| serde_json::from_slice::<Removed>(&bytes).ok());
-    let begin = begin.map_or(0, |removed| removed.entries);
-    for extension in ["tree", "checkpoint"] {
-        for at in segments::numbered(dir, extension).into_iter().filter(|at| *at < begin) {
-            remove(&dir.join(format!("{at:020}.{extension}")))?;
-        }
-    }
-    for extension in ["summary", "index"] {
-        for first in segments::numbered(dir, extension) {
-            if !segment_path(dir, first).exists() {
-                remove(&dir.join(format!("{first:020}.{extension}")))?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The catalog, with summaries and indices made again where they do not fit their segment.
-fn repaired(dir: &Path, findings: &mut Vec<String>) -> Catalog {
-    let found = Catalog::load(dir);
+fn repaired(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) -> Catalog {
+    let found = Catalog::behind(dir, removed);
     if found.problems.is_empty() && found.segments.iter().all(|k| index_path(dir, k.first).exists()) {
         return found;
     }
@@ -435,7 +425,7 @@ fn repaired(dir: &Path, findings: &mut Vec<String>) -> Catalog {
         };
         (end, previous) = (Some(summary.end()), summary.hash());
     }
-    let mut catalog = Catalog::load(dir);
+    let mut catalog = Catalog::behind(dir, found.removed);
     catalog.problems.clear();
     catalog
 }
