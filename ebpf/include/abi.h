@@ -20,6 +20,7 @@
 #define FS_COMM_LEN 16
 #define FS_RULE_PATH 248    /* bytes of a path that rules are matched on: an LPM key holds 256 */
 #define FS_MAX_HOSTS 16    /* host names in the allow-list of a run */
+#define FS_UID_UNKNOWN 4294967295 /* no process has it */
 #define FS_MAX_BUDGETS 8    /* destination classes of a run; class 0 is unused */
 
 /* ---- configuration, written by the daemon ------------------------------------------------------- */
@@ -476,7 +477,7 @@ struct fs_member {
 	__u64 cgroup_id;
 	__u32 slot;
 	__u32 epoch;
-	__u32 euid; /* when it was last looked at */
+	__u32 euid; /* when it was last looked at, or FS_UID_UNKNOWN */
 	__u32 pad;
 };
 

@@ -31,6 +31,9 @@ pub const MAX_BUDGETS: usize = 8;
 /// Levels of the cgroup hierarchy, its root included, at which a run may have its root.
 pub const LEVELS: usize = 64;
 
+/// In [`Member::euid`]: not known. No process has it, since a system call takes it as "leave as it is".
+pub const UID_UNKNOWN: u32 = u32::MAX;
+
 /// Names of the watched system calls, at the index that is their bit in [`RunCfg::watch`] and their number in
 /// [`Sys::call`] (`enum fs_syscall`).
 pub const SYSCALLS: [&str; 42] = [
@@ -461,7 +464,7 @@ plain! {
         slot: u32,
         /// Occupant of the slot.
         epoch: u32,
-        /// Effective user id when it was last looked at.
+        /// Effective user id when it was last looked at; [`UID_UNKNOWN`]: it could not be read.
         euid: u32,
         /// Zero.
         pad: u32,

@@ -122,7 +122,8 @@ INLINE void exec_stops(struct fs_run_cfg *run, struct task_struct *p, struct lin
 	}
 	if (!m)
 		return;
-	if (m->euid && !euid)
+	/* Of a process that was in the run first, the daemon may not have been able to read the user. */
+	if (m->euid && m->euid != FS_UID_UNKNOWN && !euid)
 		seen_root(run, FS_VIA_TRACEPOINT);
 	m->euid = euid;
 }

@@ -56,6 +56,7 @@ fn constants_agree_with_the_header() {
     assert_eq!(define("FS_RULE_PATH"), abi::RULE_PATH);
     assert_eq!(define("FS_MAX_HOSTS"), abi::MAX_HOSTS);
     assert_eq!(define("FS_MAX_BUDGETS"), abi::MAX_BUDGETS);
+    assert_eq!(define("FS_UID_UNKNOWN"), abi::UID_UNKNOWN as usize);
     for (i, name) in abi::SYSCALLS.iter().enumerate() {
         let line = format!("FS_SYS_{} = {i},", name.to_uppercase());
         assert!(header.contains(&line), "{line}");

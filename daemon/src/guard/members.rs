@@ -9,8 +9,24 @@ use failsafe_ebpf::abi;
 use super::error::Error;
 use super::maps::processes;
 use super::object::Object;
+use crate::causes::chain;
 use crate::platform::bpf::Pod;
 use crate::platform::{ProcFs, users::credentials};
+
+/// The effective user of a process that is noted. `0` for one that cannot be read would be a false statement: the kernel
+/// would not notice that it becomes root.
+fn effective_user(proc: &ProcFs, pid: u32) -> u32 {
+    match credentials(proc, pid) {
+        Ok(Some(credentials)) => credentials.uid,
+        // It has ended: its note is removed again.
+        Ok(None) => abi::UID_UNKNOWN,
+        Err(error) => {
+            let why = chain(&error);
+            tracing::warn!(pid, why, "the user of a process in a run cannot be read: it is known from its next exec on");
+            abi::UID_UNKNOWN
+        }
+    }
+}
 
 impl Object {
     /// Notes the processes that are in the run already, so that their leaving is seen.
@@ -23,7 +39,7 @@ impl Object {
             let Ok(procs) = fs::read_to_string(dir.join("cgroup.procs")) else { continue };
             let cgroup_id = fs::metadata(&dir).map_or(root_id, |m| m.ino());
             for pid in procs.lines().filter_map(|l| l.parse::<u32>().ok()) {
-                let euid = credentials(&ProcFs::default(), pid).ok().flatten().map_or(0, |c| c.uid);
+                let euid = effective_user(&ProcFs::default(), pid);
                 let member = Pod(abi::Member { cgroup_id, slot, epoch, euid, pad: 0 });
                 let new = members.get(&pid, 0).is_err();
                 members.insert(pid, member, 0).map_err(Error::map("members"))?;
@@ -73,5 +89,22 @@ impl Object {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_of_a_process_that_cannot_be_read_is_unknown_and_not_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let proc = ProcFs::new(folder.path());
+        fs::create_dir(folder.path().join("7")).unwrap();
+        fs::write(folder.path().join("7/status"), "Name:\tx\n").unwrap();
+        assert_eq!(effective_user(&proc, 7), abi::UID_UNKNOWN, "its status has no user");
+        assert_eq!(effective_user(&proc, 8), abi::UID_UNKNOWN, "it has ended");
+        let own = effective_user(&ProcFs::default(), std::process::id());
+        assert_eq!(own, nix::unistd::geteuid().as_raw());
     }
 }
