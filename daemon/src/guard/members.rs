@@ -22,7 +22,11 @@ fn effective_user(proc: &ProcFs, pid: u32) -> u32 {
         Ok(None) => abi::UID_UNKNOWN,
         Err(error) => {
             let why = chain(&error);
-            tracing::warn!(pid, why, "the user of a process in a run cannot be read: it is known from its next exec on");
+            tracing::warn!(
+                pid,
+                why,
+                "the user of a process in a run cannot be read: it is known from its next exec on"
+            );
             abi::UID_UNKNOWN
         }
     }

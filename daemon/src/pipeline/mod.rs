@@ -17,9 +17,11 @@ pub mod amd;
 pub mod attribution;
 mod blindness;
 pub mod containment;
+mod ends;
 pub mod gpus;
 mod hardware;
 pub mod health;
+mod judge;
 pub mod klog;
 pub mod lane;
 pub mod mailbox;
@@ -39,17 +41,18 @@ use crate::{
     runs::{LiveRun, Registry, reaper::Reaper},
 };
 use containment::{Answer, Containments, PendingAnswers};
+use ends::{END_AFTER, Ends};
 use failsafe_core::{
-    Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, PolicySet, RunId, State, Subject, Value,
+    Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, RunId, Subject, Value,
     decision::{Cause, Upkeep, Verdict},
     engine,
-    input::{Control, Gap, Silent, Unread},
+    input::Control,
     record::{Record, RuleText},
     replay::Recorded,
     silence::Silence,
-    step,
     xid::Storms,
 };
+use judge::{Judge, Stepped};
 use lane::{Command, Lane, Urgent};
 use mailbox::Mailbox;
 use recording::Recordings;
@@ -65,12 +68,8 @@ pub const QUEUE: usize = 1_024;
 /// The core is told the time at least this often.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A run ends when its cgroup has been empty for this long.
-const END_AFTER: Duration = Duration::from_millis(100);
 /// How long a stop waits for the proof that runs which are over have ended.
 const LAST_ENDS: Duration = Duration::from_secs(2);
-/// Whoever killed a run is answered when it has ended, or after this time.
-const KILL_SETTLES: Duration = Duration::from_secs(2);
 
 /// After a freeze the processor is left to the run for this time, at most once in [`GIVES_WAY_EVERY`]. See ADR 23.
 const GIVES_WAY_FOR: Duration = Duration::from_micros(100);
@@ -142,33 +141,14 @@ pub struct Parts {
     pub boot_id: String,
 }
 
-/// An input that the engine was stepped by, and what it decided.
-struct Stepped {
-    input: Input,
-    decisions: Vec<Decision>,
-}
-
-/// A proved kill, and who waits to be told.
-struct Killed {
-    since: Instant,
-    waiting: Vec<(Answer, tokio::sync::mpsc::UnboundedSender<Answer>)>,
-}
-
 /// The pipeline.
 pub struct Pipeline {
     parts: Parts,
-    state: State,
-    policies: PolicySet,
+    judge: Judge,
     runs: BTreeMap<RunId, Arc<LiveRun>>,
     containments: Containments,
     waiting: PendingAnswers,
-    /// Since when the cgroups of runs were found empty.
-    emptied: BTreeMap<RunId, Instant>,
-    /// Runs that were killed, and who is answered once each has ended: whoever asks then must not find it alive.
-    killed: BTreeMap<RunId, Killed>,
-    /// Processes that are being brought back, by run.
-    recaptures: BTreeMap<RunId, u32>,
-    seq: u64,
+    ends: Ends,
     storms: Storms,
     silence: Silence,
     /// Signals of GPUs of which it is on record that they cannot be read.
@@ -190,15 +170,11 @@ impl Pipeline {
     pub fn new(parts: Parts) -> Pipeline {
         Pipeline {
             parts,
-            state: State::default(),
-            policies: PolicySet::new(),
+            judge: Judge::default(),
             runs: BTreeMap::new(),
             containments: Containments::default(),
             waiting: PendingAnswers::default(),
-            emptied: BTreeMap::new(),
-            killed: BTreeMap::new(),
-            recaptures: BTreeMap::new(),
-            seq: 0,
+            ends: Ends::default(),
             storms: Storms::default(),
             silence: Silence::default(),
             unread: BTreeSet::new(),
@@ -216,7 +192,7 @@ impl Pipeline {
         let mut ticked = Instant::now();
         loop {
             let wait = TICK.saturating_sub(ticked.elapsed());
-            let wait = if self.killed.is_empty() { wait } else { wait.min(END_AFTER / 4) };
+            let wait = if self.ends.kills().is_empty() { wait } else { wait.min(END_AFTER / 4) };
             let message = match queue.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Ok(message) => Some(message),
@@ -273,8 +249,8 @@ impl Pipeline {
             }
             Message::Ended(run) => {
                 if !self.runs.get(&run).is_some_and(|live| live.is_over()) {
-                    self.emptied.remove(&run);
-                } else if self.is_settled(run) {
+                    self.ends.is_not_empty(run);
+                } else if self.ends.is_settled(run, Instant::now()) {
                     self.end_if_vacant(run);
                 }
             }
@@ -383,25 +359,17 @@ impl Pipeline {
 
     fn start(&mut self, live: Arc<LiveRun>) {
         let run = live.run.clone();
-        self.policies.insert(run.policy, live.policy.clone());
         let path = self.parts.registry.store().recording(run.id, live.part);
         self.parts.recordings.open(&run, live.part, &live.policy, path, self.parts.recording_max_bytes);
         self.silence.started(&run, &live.policy);
         let id = run.id;
-        self.state.recall(id, live.status().containment.clone());
+        self.judge.prepare(id, &(run.policy, live.policy.clone()), live.status().containment.clone());
         self.runs.insert(id, live);
         self.feed(Input::RunStarted(run));
         let (own, others) = std::mem::take(&mut self.early).into_iter().partition(|early| early.run() == Some(id));
         self.early = others;
         let own: Vec<Command> = own;
         own.into_iter().for_each(|command| self.command(command));
-    }
-
-    /// A cgroup is also empty when its last process was moved out. The run ends only after the kernel's event that a
-    /// process left, and after the processes that are being moved back. The sampler reports the empty cgroup again.
-    fn is_settled(&mut self, run: RunId) -> bool {
-        let since = *self.emptied.entry(run).or_insert_with(Instant::now);
-        since.elapsed() >= END_AFTER && !self.recaptures.contains_key(&run)
     }
 
     /// Ends a run once its end is proved; until then it is judged as before.
@@ -422,12 +390,12 @@ impl Pipeline {
         loop {
             let over: Vec<RunId> = self.runs.values().filter(|run| run.is_over()).map(|run| run.run.id).collect();
             // One that is being brought back may fill its run again.
-            let waits = over.iter().any(|run| !self.recaptures.contains_key(run));
+            let waits = over.iter().any(|run| !self.ends.is_recaptured(*run));
             if !waits || Instant::now() >= deadline {
                 return;
             }
             for run in over {
-                if self.is_settled(run) {
+                if self.ends.is_settled(run, Instant::now()) {
                     self.end_if_vacant(run);
                 }
             }
@@ -437,17 +405,15 @@ impl Pipeline {
     }
 
     fn end(&mut self, id: RunId) {
-        self.emptied.remove(&id);
-        self.recaptures.remove(&id);
         let Some(live) = self.runs.remove(&id) else { return };
-        let suppressed = self.state.suppressed(&self.policies, id);
+        let waiting = self.ends.ended(id);
+        let suppressed = self.judge.state.suppressed(&self.judge.policies, id);
         self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
         self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
         self.containments.ended(id);
         self.silence.ended(id);
         self.unsure.ended(id);
         let frozen_ns = live.end(clock::wall_ns()).frozen_ns;
-        let waiting = self.killed.remove(&id).map(|killed| killed.waiting).unwrap_or_default();
         for (answer, tell) in &waiting {
             let _gone = tell.send(answer.clone());
         }
@@ -464,24 +430,20 @@ impl Pipeline {
         });
         tracing::info!(run = %id, name = live.run.name, "run ended");
         if !self.runs.values().any(|other| other.run.policy == live.run.policy) {
-            self.policies.remove(&live.run.policy);
+            self.judge.forget(&live.run.policy);
         }
         self.parts.reaper.take(live);
     }
 
     /// Ends runs that were killed as soon as that is sure, and answers whoever killed one that does not end.
     fn settle_killed(&mut self) {
-        let killed: Vec<(RunId, Instant)> = self.killed.iter().map(|(run, killed)| (*run, killed.since)).collect();
-        for (run, since) in killed {
+        for run in self.ends.kills() {
             if self.runs.get(&run).is_some_and(|live| live.is_over()) {
-                if self.is_settled(run) {
+                if self.ends.is_settled(run, Instant::now()) {
                     self.end_if_vacant(run);
                 }
-            } else if since.elapsed() >= KILL_SETTLES
-                && let Some(killed) = self.killed.remove(&run)
-            {
-                // Somebody came in after it was empty.
-                for (answer, tell) in killed.waiting {
+            } else {
+                for (answer, tell) in self.ends.given_up(run, Instant::now()) {
                     let _gone = tell.send(Answer { durable: true, ..answer });
                 }
             }
@@ -490,7 +452,7 @@ impl Pipeline {
 
     fn control(&mut self, mut control: Control, tell: tokio::sync::mpsc::UnboundedSender<Answer>) {
         let run = control.run;
-        control.seq = self.seq + 1;
+        control.seq = self.judge.next_seq();
         self.parts.log.record(&Record::Control(control.clone()), Some(run), None);
         let decisions = self.feed(Input::Control(control));
         for decision in decisions {
@@ -504,13 +466,7 @@ impl Pipeline {
     fn outcome(&mut self, mut outcome: Outcome) {
         self.show_disarmed(&mut outcome);
         if let Action::Recapture { .. } = outcome.action {
-            let run = outcome.decision.run;
-            // Whether it came back, the next look at the cgroup tells.
-            self.emptied.remove(&run);
-            let left = self.recaptures.remove(&run).unwrap_or_default().saturating_sub(1);
-            if left > 0 {
-                self.recaptures.insert(run, left);
-            }
+            self.ends.recaptured(outcome.decision.run);
         }
         // Before the answer: whoever waits for it then finds the run as it was answered.
         let stepped = self.advance(Input::Outcome(outcome.clone()));
@@ -535,9 +491,7 @@ impl Pipeline {
             && outcome.verdict == Verdict::Proved
             && self.runs.get(&outcome.decision.run).is_some_and(|live| live.is_over());
         if is_dead {
-            let killed = || Killed { since: Instant::now(), waiting: Vec::new() };
-            let killed = self.killed.entry(outcome.decision.run).or_insert_with(killed);
-            killed.waiting.extend(tell.map(|tell| (answer, tell)));
+            self.ends.killed(outcome.decision.run, tell.map(|tell| (answer, tell)), Instant::now());
             self.parts.log.record(&record, run, incident);
             self.carry_out(stepped);
             return;
@@ -565,24 +519,15 @@ impl Pipeline {
     }
 
     /// Numbers an input, steps the engine, and publishes what it desires now.
-    fn advance(&mut self, mut input: Input) -> Stepped {
-        self.seq += 1;
-        match &mut input {
-            Input::Signal(signal) => signal.seq = self.seq,
-            Input::Control(control) => control.seq = self.seq,
-            Input::Gap(Gap { seq, .. }) | Input::Unread(Unread { seq, .. }) | Input::Silent(Silent { seq, .. }) => {
-                *seq = self.seq
-            }
-            _ => {}
-        }
-        let decisions = step(&self.policies, &mut self.state, &input);
-        self.publish(&input, &decisions);
-        Stepped { input, decisions }
+    fn advance(&mut self, input: Input) -> Stepped {
+        let stepped = self.judge.step(input);
+        self.publish(&stepped);
+        stepped
     }
 
     /// The containment of the runs for which it may have changed. Before what is decided is begun: a thaw that is still
     /// running then gives way to a freeze.
-    fn publish(&self, input: &Input, decisions: &[Decision]) {
+    fn publish(&self, Stepped { input, decisions }: &Stepped) {
         let of_input = match input {
             Input::RunStarted(run) => Some(run.id),
             Input::Outcome(outcome) => Some(outcome.decision.run),
@@ -599,7 +544,9 @@ impl Pipeline {
         };
         let changed: BTreeSet<RunId> = of_input.into_iter().chain(decisions.iter().map(|d| d.id.run)).collect();
         for id in changed {
-            let (Some(live), Some(containment)) = (self.runs.get(&id), self.state.containment(id)) else { continue };
+            let (Some(live), Some(containment)) = (self.runs.get(&id), self.judge.state.containment(id)) else {
+                continue;
+            };
             let mut status = live.status();
             status.containment.clone_from(containment);
             if let Input::Outcome(outcome) = input {
@@ -624,7 +571,8 @@ impl Pipeline {
             }
             _ => {
                 let runs = self.runs.keys().copied();
-                let concerned: Vec<RunId> = runs.filter(|run| engine::concerns(&self.state, &input, *run)).collect();
+                let concerned: Vec<RunId> =
+                    runs.filter(|run| engine::concerns(&self.judge.state, &input, *run)).collect();
                 concerned.into_iter().for_each(|run| self.record(run, input.clone(), &decisions));
             }
         }
@@ -655,20 +603,15 @@ impl Pipeline {
 
     fn begin(&mut self, decision: &Decision, input: &Input) {
         let Some(live) = self.runs.get(&decision.id.run).cloned() else { return };
-        if let Some(view) = self.state.run(decision.id.run) {
+        if let Some(view) = self.judge.state.run(decision.id.run) {
             let mut status = live.status();
             status.decisions = view.decisions;
             status.incidents = view.incidents;
             status.incident = (view.frozen || view.blocked).then_some(decision.incident);
         }
-        if decision.mode == Mode::Enforce {
-            let back = decision.actions.iter().filter(|a| matches!(a, Action::Recapture { .. })).count();
-            if let Ok(back @ 1..) = u32::try_from(back) {
-                *self.recaptures.entry(decision.id.run).or_default() += back;
-            }
-        }
+        self.ends.begun(decision);
         let decided = self.parts.log.stamp();
-        let refused = self.parts.interpreter.begin(&live, decision, || self.state.last_signals(decision.id.run));
+        let refused = self.parts.interpreter.begin(&live, decision, || self.judge.state.last_signals(decision.id.run));
         self.at_once.extend(refused);
         self.give_way(decision);
         let rule = match &decision.cause {
@@ -687,7 +630,7 @@ impl Pipeline {
             actions = actions.join(","), mode = ?decision.mode, "decision"
         );
         let blind = matches!(decision.cause, Cause::Upkeep { what: Upkeep::Blind })
-            .then(|| blindness::cause(&self.state, &self.policies, decision, input));
+            .then(|| blindness::cause(&self.judge.state, &self.judge.policies, decision, input));
         let record = Record::Decision { decision: decision.clone(), rule, blind };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
         if decision.mode == Mode::Enforce {

@@ -15,7 +15,7 @@ impl Pipeline {
             self.silent(silent);
         }
         for (id, live) in &self.runs {
-            live.status().rules = self.state.rules(&self.policies, *id, now);
+            live.status().rules = self.judge.state.rules(&self.judge.policies, *id, now);
         }
     }
 
@@ -40,7 +40,7 @@ impl Pipeline {
         if outcome.action != Action::Thaw || matches!(outcome.verdict, Verdict::Failed(_)) {
             return;
         }
-        let rules = self.state.rules(&self.policies, outcome.decision.run, outcome.at);
+        let rules = self.judge.state.rules(&self.judge.policies, outcome.decision.run, outcome.at);
         if let Some(live) = self.runs.get(&outcome.decision.run) {
             live.status().rules = rules.clone();
         }

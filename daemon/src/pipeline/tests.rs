@@ -10,7 +10,7 @@ use crate::{
     testing::wanted,
 };
 use failsafe_core::{
-    Actor, Containment,
+    Actor, Containment, State,
     containment::ContainmentState,
     decision::DecisionId,
     health::Thresholds,
@@ -81,7 +81,7 @@ impl Bench {
         let at = MonoTime(clock::monotonic_ns());
         let (actor, role, reason) = (Actor::Daemon, "admin".into(), "test".into());
         self.pipeline.control(Control { seq: 0, at, run: self.live.run.id, command, actor, role, reason }, tell);
-        let n = self.pipeline.state.run(self.live.run.id).unwrap().decisions;
+        let n = self.pipeline.judge.state.run(self.live.run.id).unwrap().decisions;
         DecisionId { run: self.live.run.id, n }
     }
 
@@ -92,7 +92,7 @@ impl Bench {
     /// The run is taken up by another engine; `is_frozen` is what the kernel reports.
     fn restart(&mut self, is_frozen: bool) {
         let (id, registered) = (self.live.run.id, MonoTime(clock::monotonic_ns()));
-        let (before, view) = (self.containment(), self.pipeline.state.run(id).unwrap());
+        let (before, view) = (self.containment(), self.pipeline.judge.state.run(id).unwrap());
         let frozen = before.is_frozen() || is_frozen;
         let contained = Contained { frozen, blocked: before.is_latched(), unexplained: false };
         let found = before.found(contained, is_frozen, registered);
@@ -100,8 +100,8 @@ impl Bench {
             true => self.live.status().frozen.begins(registered.0),
             false => self.live.status().frozen.ends(registered.0),
         }
-        self.pipeline.state = State::default();
-        self.pipeline.state.recall(id, found);
+        self.pipeline.judge.state = State::default();
+        self.pipeline.judge.state.recall(id, found);
         let (decisions, incidents) = (view.decisions, view.incidents);
         let run = Run { contained, registered, decisions, incidents, ..self.live.run.clone() };
         self.pipeline.feed(Input::RunStarted(run));
@@ -134,7 +134,7 @@ fn after_a_failed_thaw_the_run_is_held_until_it_is_thawed() {
     let thaw = bench.command(Asked::Thaw);
     assert!(!bench.containment().is_frozen(), "the guard lets go while the thaw is carried out");
     bench.report(thaw, Action::Thaw, Verdict::Failed("writing cgroup.freeze: EIO".into()));
-    assert!(bench.pipeline.state.run(bench.live.run.id).unwrap().frozen, "the engine holds it");
+    assert!(bench.pipeline.judge.state.run(bench.live.run.id).unwrap().frozen, "the engine holds it");
     assert!(bench.containment().is_frozen(), "so the guard has to");
     assert_eq!(bench.containment().state(), ContainmentState::Partial, "what was proved before does not count");
     bench.pipeline.take(Message::StillFrozen(bench.live.run.id));
@@ -210,7 +210,7 @@ fn what_is_published_is_what_the_engine_has_in_any_order() {
             }
             _ => bench.restart(next(2) == 0),
         }
-        let engine = bench.pipeline.state.containment(bench.live.run.id).cloned().unwrap();
+        let engine = bench.pipeline.judge.state.containment(bench.live.run.id).cloned().unwrap();
         assert_eq!(bench.containment(), engine, "after step {n}, kind {what}");
         let contained = bench.live.status().frozen.is_frozen();
         assert!(!contained || !engine.is_empty(), "after step {n}: time counts as frozen, and nothing holds the run");
