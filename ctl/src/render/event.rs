@@ -172,9 +172,6 @@ fn record_summary(record: &Record) -> String {
                 if *left_out > 0 { format!("; {left_out} further changes are not listed") } else { String::new() };
             format!("{name} differs{than}: {shown}{more}{left}")
         }
-        Record::StatementStored { name, at, sha256, keyid, .. } => {
-            format!("{name}: statement at its {at} stored (sha256 {sha256}, key {})", short(keyid))
-        }
         Record::Gap(gap) => gap_text(gap),
     }
 }

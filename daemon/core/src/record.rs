@@ -329,19 +329,6 @@ pub enum Record {
         #[serde(default)]
         left_out: u64,
     },
-    /// A statement about a run was signed and stored beside its recording.
-    StatementStored {
-        /// The run.
-        run: RunId,
-        /// Its name.
-        name: String,
-        /// `start` or `end`.
-        at: String,
-        /// SHA-256 of the envelope, hex.
-        sha256: String,
-        /// The key.
-        keyid: String,
-    },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
     /// What was kept of ended runs, with their recordings, was removed.
@@ -377,7 +364,6 @@ impl Record {
             Record::Health(_) => "health",
             Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } => "order",
             Record::Drift { .. } => "drift",
-            Record::StatementStored { .. } => "statement",
             Record::Gap(_) | Record::Limited(_) => "gap",
         }
     }
