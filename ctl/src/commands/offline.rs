@@ -29,7 +29,7 @@ impl Offline {
     pub fn new(place: &Place<'_>, source: &Source) -> Offline {
         let file = source.log(place.state_dir);
         let own = file == entry::log_file(place.state_dir);
-        let head = own.then(|| HeadFile::read(&place.state_dir.join(HEAD_FILE))).flatten();
+        let head = own.then(|| HeadFile::read(&place.state_dir.join(HEAD_FILE)).ok().flatten()).flatten();
         let folder = file.parent().filter(|_| own).map(std::path::Path::to_owned);
         Offline { folder, expected: head.map_or(0, |head| head.entries), broken: RefCell::default(), file }
     }

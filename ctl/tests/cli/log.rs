@@ -236,3 +236,17 @@ fn a_log_that_was_continued_after_a_rollback_does_not_pass_as_whole() {
     let output = state.ctl("log verify --file copy.log");
     assert_eq!(output.status.code(), Some(3), "{}", out(&output));
 }
+
+#[test]
+fn a_signed_log_without_a_head_does_not_pass() {
+    let state = State::new("text", 20);
+    let head = fs::read(state.path("head.json")).unwrap();
+    for damage in ["garbage", ""] {
+        fs::write(state.path("head.json"), damage).unwrap();
+        assert!(state.fails("log verify").contains("HEAD WAS REMOVED OR DAMAGED"));
+    }
+    fs::remove_file(state.path("head.json")).unwrap();
+    assert!(state.fails("log verify -o json").contains("\"head-lost\""));
+    fs::write(state.path("head.json"), head).unwrap();
+    state.ok("log verify");
+}

@@ -9,15 +9,23 @@ use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
 
 use crate::entry::Hash;
+use crate::storage::bounded;
+use crate::storage::file::{move_aside, sync_dir};
 
 /// Its name in the state folder, beside the log's own folder.
 pub const HEAD_FILE: &str = "head.json";
 
 /// The file is padded to this size, so that a shorter text leaves nothing of a longer one.
 const FILE_BYTES: usize = 256;
+
+/// Largest file that is read.
+const LARGEST_HEAD: u64 = 64 << 10;
 
 /// Where the log stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,23 +43,49 @@ pub struct Head {
 #[derive(Debug)]
 pub struct HeadFile {
     file: File,
+    /// The file lies here until the first head is in it, so that nobody ever sees one without.
+    part: Option<PathBuf>,
+    path: PathBuf,
 }
 
 impl HeadFile {
-    /// Opens `path` for writing, and makes it where it is missing.
+    /// Opens `path` for writing. Where it is missing or damaged, it is made with the first head; what is there then is kept beside it.
     ///
     /// # Errors
     /// Those of opening.
     pub fn open(path: &Path) -> io::Result<HeadFile> {
-        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).clone();
-        Ok(HeadFile { file: options.open(path)? })
+        let options = OpenOptions::new().write(true).mode(0o640).clone();
+        if let Ok(Some(_)) = HeadFile::read(path) {
+            let file = bounded::open_regular(path, &options, OFlag::O_NOFOLLOW)?;
+            return Ok(HeadFile { file, part: None, path: path.to_owned() });
+        }
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = options.clone().create_new(true).open(&part)?;
+        Ok(HeadFile { file, part: Some(part), path: path.to_owned() })
     }
 
-    /// What the file at `path` holds. `None`: there is none, or it cannot be read.
-    #[must_use]
-    pub fn read(path: &Path) -> Option<Head> {
-        let bytes = std::fs::read(path).ok()?;
-        serde_json::from_slice(bytes.trim_ascii_end()).ok()
+    /// What the file at `path` holds. `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds no head; in words.
+    pub fn read(path: &Path) -> Result<Option<Head>, String> {
+        let damaged = |why: &dyn std::fmt::Display| format!("{} holds no head of the audit log: {why}", path.display());
+        let read = || match bounded::read(path, LARGEST_HEAD) {
+            Ok(bytes) => serde_json::from_slice(bytes.trim_ascii_end()).map(Some).map_err(|error| damaged(&error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(damaged(&error)),
+        };
+        read().or_else(|_| {
+            // The head of a log in use may be in the writing.
+            std::thread::sleep(Duration::from_millis(2));
+            read()
+        })
     }
 
     /// Writes the head. A failure is not reported: the log itself is on the same kind of medium, and reports it.
@@ -61,8 +95,24 @@ impl HeadFile {
         if let Some(last) = bytes.last_mut() {
             *last = b'\n';
         }
-        let _disk = self.file.write_all_at(&bytes, 0);
+        let written = self.file.write_all_at(&bytes, 0);
+        if let Some(part) = &self.part
+            && written.is_ok()
+            && place(&self.file, part, &self.path).is_ok()
+        {
+            self.part = None;
+        }
     }
+}
+
+/// Moves a file that was just written from `part` to `path`, durably. What is there is evidence.
+fn place(file: &File, part: &Path, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    if path.symlink_metadata().is_ok() {
+        move_aside(path)?;
+    }
+    std::fs::rename(part, path)?;
+    path.parent().map_or(Ok(()), |folder| sync_dir(folder).map_err(|error| error.source))
 }
 
 #[cfg(test)]
@@ -74,11 +124,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("head.json");
         let mut file = HeadFile::open(&path).unwrap();
-        assert_eq!(HeadFile::read(&path), None);
+        assert_eq!(HeadFile::read(&path), Ok(None));
         for entries in [u64::MAX, 1] {
             let head = Head { entries, hash: [7; 32], wall_ns: entries };
             file.write(&head);
-            assert_eq!(HeadFile::read(&path), Some(head));
+            assert_eq!(HeadFile::read(&path), Ok(Some(head)));
         }
         assert_eq!(std::fs::metadata(&path).unwrap().len(), FILE_BYTES as u64);
     }

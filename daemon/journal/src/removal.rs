@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -17,8 +17,8 @@ use crate::entry::{Draft, Entry, kind};
 use crate::frame::Scanner;
 use crate::reader::LogReader;
 use crate::segments::{REMOVED_FILE, Removed, Summary, catalog, numbered, sealed, segment_path};
-use crate::storage::file::sync_dir;
-use crate::storage::{FileStorage, LOG_FILE};
+use crate::storage::file::{move_aside, sync_dir};
+use crate::storage::{FileStorage, LOG_FILE, bounded};
 use crate::walk::{Chain, Ending, Walker};
 
 /// Segments that an entry names one by one.
@@ -80,7 +80,7 @@ pub(crate) fn states(entry: &Entry, removed: &Removed) -> bool {
 /// It cannot be read, in words.
 pub(crate) fn read(dir: &Path) -> Result<Option<Removed>, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("{REMOVED_FILE} cannot be read: {error}");
-    let bytes = match fs::read(dir.join(REMOVED_FILE)) {
+    let bytes = match bounded::read(&dir.join(REMOVED_FILE), bounded::LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(wrong(&error)),
@@ -210,8 +210,6 @@ pub(crate) fn remove_files(dir: &Path, from: u64, to: u64) -> io::Result<()> {
 /// # Errors
 /// Those of the medium.
 pub(crate) fn put_aside(dir: &Path) -> io::Result<()> {
-    let aside = |n: u32| -> PathBuf { dir.join(format!("{REMOVED_FILE}.aside-{n}")) };
-    let free = (1..=u32::MAX).map(aside).find(|path| path.symlink_metadata().is_err());
-    fs::rename(dir.join(REMOVED_FILE), free.ok_or(io::ErrorKind::AlreadyExists)?)?;
+    move_aside(&dir.join(REMOVED_FILE))?;
     sync_dir(dir).map_err(|error| error.source)
 }

@@ -1,6 +1,7 @@
 //! Where the audit log's bytes lie: one file, append only. The narrow traits are the journal's only door to the disk, so
 //! that power cuts and full disks can be played in tests ([`sim`]).
 
+pub mod bounded;
 pub mod file;
 pub mod folder;
 pub mod sim;
@@ -115,6 +116,12 @@ pub trait Storage: ReadAt {
     /// The heads that were kept when the medium was opened, as far as they could be read.
     fn noted_heads(&self) -> &[Head] {
         &[]
+    }
+
+    /// What is amiss if the log has entries, and states that `stated` of them were signed, but no head of it was kept; in words.
+    fn head_lost(&self, stated: u64) -> Option<String> {
+        let _unused = stated;
+        None
     }
 
     /// What opening the medium found amiss, in words.

@@ -16,7 +16,7 @@ use crate::removal;
 use crate::segments::{Removed, catalog, index_path, sealed, summary_path};
 use crate::statement;
 use crate::storage::file::FileError;
-use crate::storage::{FileStorage, LOG_FILE, ReadAt};
+use crate::storage::{FileStorage, LOG_FILE, ReadAt, bounded};
 use crate::walk::{Chain, Ending, Problem, Walker};
 
 mod tree;
@@ -120,6 +120,8 @@ pub enum Verdict {
     NotCompared(String),
     /// The log itself is intact, but it states that a checkpoint was signed which is neither beside it nor in a later one; in words.
     CheckpointLost(String),
+    /// The log itself is intact, but its head, which is kept outside it, is missing or damaged; in words.
+    HeadLost(String),
     /// There is no entry in it.
     Empty,
     /// It is not an audit log at all; in words, with what it is where that shows.
@@ -191,7 +193,9 @@ fn verify_behind(
     for first in sealed(dir).into_iter().filter(|first| *first >= begin.next_index) {
         match catalog::digest_seen(dir, first, Some(chain), previous, &mut look) {
             Ok((summary, index)) => {
-                let same = |path: PathBuf, bytes: &[u8]| std::fs::read(path).is_ok_and(|found| found == bytes);
+                let same = |path: PathBuf, bytes: &[u8]| {
+                    bounded::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes)
+                };
                 report.bytes += summary.bytes;
                 report.segments += 1;
                 if !same(summary_path(dir, first), &summary.encode()) || !same(index_path(dir, first), &index) {

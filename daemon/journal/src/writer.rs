@@ -137,6 +137,7 @@ impl<S: Storage> AuditLog<S> {
         let last = last.filter(|_| contradicted.is_none());
         findings.extend(contradicted);
         findings.extend(storage.unlike_stated(stated));
+        findings.extend(storage.head_lost(stated).filter(|_| entries > 0));
         let aside_due = growing.is_held().then(|| clock.now().wall_ns);
         let mut log = Self {
             growing,

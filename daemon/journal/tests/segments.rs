@@ -242,7 +242,7 @@ fn a_log_that_is_not_the_last_one_is_reported_in_the_first_new_entry() {
         assert_eq!(boundary(&dir), begin, "no sealing in between");
         drop(log);
         change(&dir, &older);
-        let noted = HeadFile::read(&head(&dir));
+        let noted = HeadFile::read(&head(&dir)).unwrap();
         assert!(noted.is_some());
         match verify_folder(&dir, noted).map(|r| r.verdict) {
             Ok(Verdict::Shortened(_) | Verdict::Empty) | Err(_) => {}

@@ -9,7 +9,7 @@ use crate::{
 };
 use failsafe_journal::{
     Report, Verdict,
-    head::{HEAD_FILE, HeadFile},
+    head::{HEAD_FILE, Head, HeadFile},
     storage::file::asides,
     tree::signed::{CHECKPOINT_FILE, checkpoint_path},
     verify::{Claim, Finding, verify_claims, verify_file},
@@ -34,8 +34,11 @@ pub(super) fn verify(
             // Before the log, which may grow meanwhile.
             let head = HeadFile::read(&place.state_dir.join(HEAD_FILE));
             let claims = claims(place, dir, earlier, keys)?;
-            let report = verify_claims(dir, head, &claims);
-            report.map(|report| Report { verdict: with_latest(place, &report, &claims, keys), ..report })
+            let report = verify_claims(dir, head.clone().unwrap_or_default(), &claims);
+            report.map(|report| {
+                let verdict = with_latest(place, &report, &claims, keys);
+                Report { verdict: with_head(place, &head, verdict, &report, &claims), ..report }
+            })
         }
     };
     let report = report.map_err(|error| {
@@ -79,6 +82,25 @@ fn with_latest(place: &Place<'_>, report: &Report, claims: &[Claim], keys: Optio
         0 => format!("{stated}, but {latest} is missing or cannot be read"),
         found => format!("{stated}, but the last one found is of {found} entries; look at {latest}"),
     })
+}
+
+/// The verdict, with regard to the head: a log that was signed has one.
+fn with_head(
+    place: &Place<'_>,
+    head: &Result<Option<Head>, String>,
+    verdict: Verdict,
+    report: &Report,
+    claims: &[Claim],
+) -> Verdict {
+    let signed = report.tree.as_ref().is_some_and(|tree| tree.stated > 0) || claims.iter().any(|claim| !claim.named);
+    match (verdict, head) {
+        (Verdict::Ok, Err(why)) => Verdict::HeadLost(why.clone()),
+        (Verdict::Ok, Ok(None)) if signed => Verdict::HeadLost(format!(
+            "{} is missing, though the log was signed",
+            place.state_dir.join(HEAD_FILE).display()
+        )),
+        (verdict, _) => verdict,
+    }
 }
 
 /// The checkpoints that the log must contain: those that are kept with it, and those that were named. Each must be signed by a
@@ -200,6 +222,11 @@ fn as_text(path: &Path, report: &Report, aside: &[PathBuf], zone: &TimeZone) -> 
              but may be another log; compare it with a later checkpoint\n",
             clean(why)
         ),
+        Verdict::HeadLost(why) => format!(
+            "{path}: INTACT, BUT ITS HEAD WAS REMOVED OR DAMAGED\n{counted}  {}\n  entries that were written after the last one \
+             here may be missing; compare the log with a checkpoint that was copied elsewhere\n",
+            clean(why)
+        ),
         Verdict::CheckpointLost(why) => format!(
             "{path}: INTACT, BUT ITS LAST CHECKPOINT WAS REMOVED OR REPLACED\n{counted}  {}\n  entries that were written after \
              the last one here may be missing; compare the log with a checkpoint that was copied elsewhere\n",
@@ -232,6 +259,7 @@ fn as_json(path: &Path, report: &Report, aside: &[PathBuf]) -> Value {
         Verdict::Forked(text) => ("forked", why(text)),
         Verdict::NotCompared(text) => ("not-compared", why(text)),
         Verdict::CheckpointLost(text) => ("checkpoint-lost", why(text)),
+        Verdict::HeadLost(text) => ("head-lost", why(text)),
         Verdict::Empty => ("empty", Value::Null),
         Verdict::NotALog(text) => ("not-a-log", why(text)),
         Verdict::Torn { offset, index, bytes, reason } => {

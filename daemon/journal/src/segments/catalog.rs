@@ -6,8 +6,11 @@ use std::path::Path;
 use super::{Builder, Index, Removed, Summary, index_path, sealed, segment_path, summary_path};
 use crate::entry::{About, Entry, Hash};
 use crate::removal;
-use crate::storage::FileStorage;
+use crate::storage::{FileStorage, bounded};
 use crate::walk::{Chain, Ending, Walker};
+
+/// Largest index that is read: that of a log of the versions before segments, in one file.
+const LARGEST_INDEX: u64 = 1 << 30;
 
 /// The sealed segments, oldest first.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +104,8 @@ impl Catalog {
 
 fn read_summary(dir: &Path, first: u64) -> Result<Summary, String> {
     let path = summary_path(dir, first);
-    let bytes = std::fs::read(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let bytes = bounded::read(&path, bounded::LARGEST)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let summary: Summary =
         serde_json::from_slice(&bytes).map_err(|error| format!("{} is no summary: {error}", path.display()))?;
     if summary.first != first || summary.encode() != bytes {
@@ -118,7 +122,7 @@ fn read_summary(dir: &Path, first: u64) -> Result<Summary, String> {
 /// The index of a segment, if its file is the one that `summary` names.
 #[must_use]
 pub fn read_index(dir: &Path, summary: &Summary) -> Option<Index> {
-    let bytes = std::fs::read(index_path(dir, summary.first)).ok()?;
+    let bytes = bounded::read(&index_path(dir, summary.first), LARGEST_INDEX).ok()?;
     (Hash::from(Sha256::digest(&bytes)) == summary.index_sha256).then(|| Index::decode(&bytes))?
 }
 

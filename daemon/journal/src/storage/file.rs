@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{ReadAt, Storage};
+use super::{ReadAt, Storage, bounded};
+use nix::fcntl::OFlag;
 
 /// Name of the log in its directory.
 pub const LOG_FILE: &str = "audit.log";
@@ -25,7 +26,7 @@ impl FileStorage {
     pub fn open(dir: &Path) -> Result<Self, FileError> {
         fs::create_dir_all(dir).map_err(FileError::at("create directory", dir))?;
         let path = dir.join(LOG_FILE);
-        match OpenOptions::new().read(true).append(true).open(&path) {
+        match bounded::open_regular(&path, OpenOptions::new().read(true).append(true), OFlag::empty()) {
             Ok(file) => Ok(Self { file }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::create_new(&path),
             Err(e) => Err(FileError::at("open", &path)(e)),
@@ -48,7 +49,8 @@ impl FileStorage {
     /// # Errors
     /// [`FileError`], with path and operation.
     pub fn open_append(path: &Path) -> Result<Self, FileError> {
-        let file = OpenOptions::new().read(true).append(true).open(path).map_err(FileError::at("open", path))?;
+        let file = bounded::open_regular(path, OpenOptions::new().read(true).append(true), OFlag::empty());
+        let file = file.map_err(FileError::at("open", path))?;
         Ok(Self { file })
     }
 
@@ -57,7 +59,8 @@ impl FileStorage {
     /// # Errors
     /// [`FileError`], with path and operation.
     pub fn open_read_only(path: &Path) -> Result<Self, FileError> {
-        Ok(Self { file: File::open(path).map_err(FileError::at("open", path))? })
+        let file = bounded::open_regular(path, OpenOptions::new().read(true), OFlag::empty());
+        Ok(Self { file: file.map_err(FileError::at("open", path))? })
     }
 }
 
@@ -94,6 +97,22 @@ pub fn asides(dir: &Path) -> Vec<PathBuf> {
     found.retain(is_aside);
     found.sort();
     found
+}
+
+/// Moves what lies at `path`, which is evidence, to a free name beside it. Returns that name.
+///
+/// # Errors
+/// Those of the medium.
+pub(crate) fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = |n: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".aside-{n}"));
+        PathBuf::from(name)
+    };
+    let free = (1..=u32::MAX).map(aside).find(|path| path.symlink_metadata().is_err());
+    let free = free.ok_or(io::ErrorKind::AlreadyExists)?;
+    fs::rename(path, &free)?;
+    Ok(free)
 }
 
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), FileError> {

@@ -11,8 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::file::{FileError, sync_dir};
-use super::{FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage};
+use super::file::{FileError, move_aside, sync_dir};
+use super::{FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage, bounded};
 use crate::entry::Hash;
 use crate::frame::header_at;
 use crate::head::{Head, HeadFile};
@@ -24,6 +24,7 @@ use crate::tree::leaves::Leaves;
 use crate::tree::{SignedTree, Tree, edge, signed};
 use crate::walk::Chain;
 use failsafe_tlog::{Keys, leaf_hash};
+use nix::fcntl::OFlag;
 
 /// The file that is to become the next `audit.log`.
 const NEXT_FILE: &str = "audit.log.next";
@@ -91,6 +92,8 @@ pub struct LogFolder {
     last_summary: Hash,
     heads: Vec<HeadFile>,
     noted: Vec<Head>,
+    /// The first file with the head is missing.
+    head_missing: bool,
     findings: Vec<String>,
     reserve: Option<File>,
     /// What was removed from the log's beginning. Not what the file has: it may have been replaced meanwhile.
@@ -112,6 +115,12 @@ impl LogFolder {
     pub fn open(dir: &Path, layout: Layout) -> Result<Self, FileError> {
         fs::create_dir_all(dir).map_err(FileError::at("create directory", dir))?;
         let mut findings: Vec<String> = layout.fresh.iter().cloned().collect();
+        for file in [LOG_FILE, NEXT_FILE].map(|name| dir.join(name)) {
+            if file.symlink_metadata().is_ok() && !file.metadata().is_ok_and(|found| found.is_file()) {
+                let aside = move_aside(&file).map_err(FileError::at("rename", &file))?;
+                findings.push(format!("{} was not a regular file; it is {} now", file.display(), aside.display()));
+            }
+        }
         remove(&dir.join(NEXT_FILE))?;
         let AtStart { removed, stated, refused, finding } = AtStart::read(dir);
         findings.extend(finding);
@@ -138,8 +147,15 @@ impl LogFolder {
             sync_dir(dir)?;
         }
         let active = FileStorage::open(dir)?;
-        let compared = layout.heads.iter().filter(|_| layout.fresh.is_none());
-        let noted = compared.filter_map(|path| HeadFile::read(path)).collect();
+        let (mut noted, mut head_missing) = (Vec::new(), false);
+        for (at, path) in layout.heads.iter().enumerate().filter(|_| layout.fresh.is_none()) {
+            match HeadFile::read(path) {
+                Ok(Some(head)) => noted.push(head),
+                // The others may lie where nothing outlives a boot.
+                Ok(None) => head_missing |= at == 0,
+                Err(why) => findings.push(format!("the audit log cannot be compared with its head: {why}")),
+            }
+        }
         let heads = layout.heads.iter().filter_map(|path| match HeadFile::open(path) {
             Ok(head) => Some(head),
             Err(error) => {
@@ -155,6 +171,7 @@ impl LogFolder {
             last_summary: catalog.last_hash(),
             heads,
             noted,
+            head_missing,
             findings,
             reserve: None,
             removed: catalog.removed,
@@ -175,7 +192,13 @@ impl LogFolder {
             return;
         }
         let path = self.dir.join(RESERVE_FILE);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let is_other = |found: fs::Metadata| !found.is_file();
+        if path.symlink_metadata().is_ok_and(is_other) {
+            // Nothing is in it that anybody could miss.
+            let _folder = fs::remove_file(&path);
+        }
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
+        let file = bounded::open_regular(&path, &options, OFlag::O_NOFOLLOW);
         self.reserve = file.ok().inspect(|file| {
             let len = i64::try_from(self.layout.reserve_bytes).unwrap_or(i64::MAX);
             let _full = nix::fcntl::fallocate(file, nix::fcntl::FallocateFlags::empty(), 0, len);
@@ -317,6 +340,18 @@ impl Storage for LogFolder {
         &self.noted
     }
 
+    fn head_lost(&self, stated: u64) -> Option<String> {
+        let path = self.layout.heads.first().filter(|_| self.head_missing)?;
+        let latest = self.layout.checkpoint.as_ref().map(|(latest, _)| latest);
+        let known = match (self.noted.first(), latest) {
+            (Some(head), _) => format!("another copy of it is of {} entries", head.entries),
+            (None, Some(latest)) if signed::exist(&self.dir, latest) => "the log has checkpoints".to_owned(),
+            (None, _) if stated > 0 => format!("the log states that {stated} entries were signed"),
+            (None, _) => return None,
+        };
+        Some(format!("the head of the audit log, {}, is missing, though {known}: it was removed", path.display()))
+    }
+
     fn findings(&self) -> &[String] {
         &self.findings
     }
@@ -345,7 +380,7 @@ impl Storage for LogFolder {
         }
         let path = edge::edge_path(&self.dir, tree.entries());
         let bytes = edge::encode(tree);
-        if fs::read(&path).is_ok_and(|found| found == bytes) {
+        if bounded::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
         replace_synced(&path, &bytes, MODE)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Tree;
 use crate::segments::{Removed, numbered};
+use crate::storage::bounded;
 
 /// Version of edges that this crate writes.
 const VERSION: u32 = 1;
@@ -47,7 +48,7 @@ pub fn encode(tree: &Tree) -> Vec<u8> {
 pub fn read(dir: &Path, at: u64) -> Result<Tree, String> {
     let path = edge_path(dir, at);
     let named = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let bytes = std::fs::read(&path).map_err(|error| named(&error))?;
+    let bytes = bounded::read(&path, bounded::LARGEST).map_err(|error| named(&error))?;
     let edge: Edge = serde_json::from_slice(&bytes).map_err(|error| named(&error))?;
     if edge.version != VERSION {
         return Err(named(&format!("version {} is not known", edge.version)));

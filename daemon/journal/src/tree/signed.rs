@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::edge::edge_path;
 use crate::entry::Hash;
 use crate::segments::numbered;
+use crate::storage::bounded;
 use crate::storage::file::sync_dir;
 use crate::storage::folder::{MODE, replace_synced};
 
@@ -89,20 +90,25 @@ pub fn checkpoint_path(dir: &Path, at: u64) -> PathBuf {
 
 /// Whether there is anything that was signed.
 pub(crate) fn exist(dir: &Path, latest: &Path) -> bool {
-    latest.exists() || !numbered(dir, "checkpoint").is_empty()
+    is_there(latest) || !numbered(dir, "checkpoint").is_empty()
+}
+
+/// Whether there is anything at `path`: a link to nowhere is evidence too.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// The last checkpoint of the log in `dir`, and what is amiss with it.
 pub(crate) fn last(dir: &Path, latest: &Path, keys: &Keys, findings: &mut Vec<String>) -> Option<SignedTree> {
     let mut borders = numbered(dir, "checkpoint");
     let border = borders.pop().map(|at| checkpoint_path(dir, at));
-    if !latest.exists() && border.is_some() {
+    if !is_there(latest) && border.is_some() {
         findings.push(format!("the latest checkpoint of the audit log, {}, is missing", latest.display()));
     }
-    let candidates = std::iter::once(latest.to_owned()).filter(|path| path.exists()).chain(border);
+    let candidates = std::iter::once(latest.to_owned()).filter(|path| is_there(path)).chain(border);
     let mut found: Option<SignedTree> = None;
     for path in candidates {
-        let read = fs::read(&path).map_err(|error| error.to_string());
+        let read = bounded::read(&path, bounded::LARGEST).map_err(|error| error.to_string());
         let read = read.and_then(|note| Checkpoint::open(&note, keys).map_err(|error| error.to_string()));
         match read.map(|(checkpoint, _)| SignedTree::of(checkpoint)) {
             Ok(Some(tree)) => match &found {
@@ -132,7 +138,7 @@ pub(crate) fn unlike_stated(latest: &Path, last: Option<&SignedTree>, stated: u6
         return None;
     }
     let stated = format!("the log states that one of {stated} entries was signed");
-    match (latest.exists(), last) {
+    match (is_there(latest), last) {
         (false, None) => {
             Some(format!("the latest checkpoint of the audit log, {}, is missing: {stated}", latest.display()))
         }
@@ -158,7 +164,7 @@ pub(crate) fn keep(dir: &Path, latest: &Path, note: &[u8], border: Option<u64>) 
 pub(crate) fn put_aside(dir: &Path, latest: Option<&Path>, wall_ns: u64) -> io::Result<()> {
     let borders = numbered(dir, "checkpoint").into_iter().map(|at| checkpoint_path(dir, at));
     let edges = numbered(dir, "tree").into_iter().map(|at| edge_path(dir, at));
-    let latest = latest.map(Path::to_owned).filter(|path| path.exists());
+    let latest = latest.map(Path::to_owned).filter(|path| is_there(path));
     let mut paths = borders.chain(edges).chain(latest).peekable();
     if paths.peek().is_none() {
         return Ok(());
