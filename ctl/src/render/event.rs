@@ -304,7 +304,7 @@ fn other(kind: &str, body: &serde_json::Value) -> String {
         ("gap", Some("storage")) => {
             format!("the log's disk failed {} times ({}); nothing was lost", text("failed_commits"), text("error"))
         }
-        ("gap", Some("integrity")) => text("what"),
+        ("gap", Some("integrity" | "clock")) => text("what"),
         ("segment", _) if body["sealed"].is_object() => {
             let sealed = &body["sealed"];
             format!("sealed the segment of {} entries from entry {} on", sealed["entries"], sealed["first"])

@@ -31,6 +31,7 @@ pub mod group;
 pub mod head;
 pub mod instance;
 pub mod lock;
+mod plausible;
 pub mod reader;
 pub mod recorder;
 pub mod recording;

@@ -83,9 +83,20 @@ pub trait Storage: ReadAt {
 
     /// The segments at the log's beginning that are to be removed at `now_ns`, and what is to be kept of them. Those of `live`,
     /// and all behind one of them, stay. Where checkpoints are kept, `signed` is the number of entries that the last one vouches
-    /// for: what is behind them is removed for its size only, not for its age.
-    fn removable(&self, now_ns: u64, signed: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
-        let _unused = (now_ns, signed, live);
+    /// for: what is behind them is removed for its size only, not for its age. Nor is anything without `by_age`.
+    fn removable(
+        &self,
+        now_ns: u64,
+        by_age: bool,
+        signed: u64,
+        live: &dyn Fn(&Summary) -> bool,
+    ) -> Option<(Removed, Vec<Summary>)> {
+        let _unused = (now_ns, by_age, signed, live);
+        None
+    }
+
+    /// Wall time of the last entry before the file's first.
+    fn last_wall_ns(&self) -> Option<u64> {
         None
     }
 

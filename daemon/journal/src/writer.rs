@@ -19,6 +19,7 @@ use crate::clock::{Clock, Stamp};
 use crate::entry::{Draft, DraftError, Hash, Prepared, Sealed, kind};
 use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
 use crate::head::Head;
+use crate::plausible::{self, Plausible};
 use crate::removal;
 use crate::segments::{Builder, Summary, catalog};
 use crate::statement;
@@ -57,6 +58,8 @@ pub struct AuditLog<S> {
     aside_problem: Option<String>,
     /// Until what opening found is durable: whether that was nothing.
     opened: Option<bool>,
+    /// Whether the wall clock can be right.
+    plausible: Plausible,
 }
 
 /// What opening a log found and did.
@@ -105,11 +108,13 @@ impl<S: Storage> AuditLog<S> {
         let mut hashes = BTreeMap::new();
         let mut leaves = Vec::new();
         let mut stated = 0;
+        let mut plausible = Plausible::after(storage.last_wall_ns());
         let mut walker = Walker::continuing(storage, start);
         let ending = walker.run(|offset, entry| {
             builder.push(offset, &catalog::about(&entry));
             leaves.push(entry.leaf_hash);
             stated = statement::signed(&entry).unwrap_or(stated);
+            plausible.read(&entry);
             if noted.iter().any(|head| head.entries == entry.index + 1) {
                 hashes.insert(entry.index, entry.leaf_hash);
             }
@@ -147,6 +152,7 @@ impl<S: Storage> AuditLog<S> {
             aside_due,
             aside_problem: None,
             opened: Some(findings.is_empty()),
+            plausible,
             seal_at: storage.seal_at(),
             unsealed: None,
             storage,
@@ -267,7 +273,8 @@ impl<S: Storage> AuditLog<S> {
         }
     }
 
-    /// Removes segments from the log's beginning as far as its retention says so. An entry that names each by its hash is durable
+    /// Removes segments from the log's beginning as far as its retention says so, and because of their age only while the wall clock
+    /// can be right. That it cannot is an entry once; what is to be removed for its size then is at the next call. An entry that names each by its hash is durable
     /// before the first file is removed. Returns that entry.
     ///
     /// # Errors
@@ -276,7 +283,14 @@ impl<S: Storage> AuditLog<S> {
         if !self.pending.is_empty() || self.dirty || self.growing.is_building() {
             return Ok(Vec::new());
         }
-        let Some((mut removed, segments)) = self.storage.removable(now.wall_ns, self.signed, live) else {
+        let by_age = self.plausible.see(&now);
+        if let Some(what) = self.plausible.report(&now) {
+            let body = json!({ "cause": plausible::CAUSE, "what": what });
+            // The draft is ours, and always fits.
+            let _gap = self.append(&Draft::new(Cow::Borrowed(kind::GAP), now.clone(), body));
+            return self.commit();
+        }
+        let Some((mut removed, segments)) = self.storage.removable(now.wall_ns, by_age, self.signed, live) else {
             return Ok(Vec::new());
         };
         // Without the edge there the tree could not be continued.

@@ -20,7 +20,10 @@ fn layout(retention: Retention) -> Layout {
 
 /// Writes `n` entries about `run`, one after the other, at second `at`.
 fn write(dir: &Path, retention: Retention, live: Option<&[&str]>, run: &str, n: usize, at: u64) {
-    let stamp = Stamp { wall_ns: at * SECOND, mono_ns: 1, boot_id: "b".into() };
+    write_at(dir, retention, live, run, n, Stamp { wall_ns: at * SECOND, mono_ns: 1, boot_id: "b".into() });
+}
+
+fn write_at(dir: &Path, retention: Retention, live: Option<&[&str]>, run: &str, n: usize, stamp: Stamp) {
     let live = live.map(|runs| runs.iter().map(|run| (*run).to_owned()).collect::<BTreeSet<String>>());
     let shared = Arc::new(Mutex::new(live));
     let asked = Arc::clone(&shared);
@@ -113,5 +116,35 @@ fn old_segments_are_removed_and_an_interrupted_removal_is_finished() {
     std::fs::write(path, bytes).unwrap();
     write(dir, old, Some(&[]), "new", 1, 103);
     assert!(sealed(dir).is_empty());
+    assert_eq!(verify_folder(dir, None).unwrap().verdict, Verdict::Ok);
+}
+
+#[test]
+fn a_clock_that_jumps_removes_nothing_because_of_its_age_and_is_recorded_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let old = Retention { max_bytes: u64::MAX, max_age_ns: 365 * 86_400 * SECOND };
+    write(dir, old, Some(&[]), "new", 100, 1);
+    let before = sealed(dir);
+    let years = 2 * 366 * 86_400;
+    let wrong = |mono: u64| Stamp { wall_ns: (years + mono) * SECOND, mono_ns: mono * SECOND, boot_id: "b".into() };
+    // Each is a start of the daemon.
+    write_at(dir, old, Some(&[]), "wrong", 2, wrong(10));
+    write_at(dir, old, Some(&[]), "wrong", 2, wrong(20));
+    assert_eq!(sealed(dir), before);
+    let gaps = |dir: &Path| read(dir).iter().filter(|entry| entry.body["cause"] == "clock").count();
+    assert_eq!(gaps(dir), 1, "it is recorded once");
+    // The size counts as before.
+    let small = Retention { max_bytes: bytes(dir) / 2, ..old };
+    write_at(dir, small, Some(&[]), "wrong", 2, wrong(30));
+    assert!(sealed(dir).len() < before.len() && !sealed(dir).is_empty());
+    let left = sealed(dir);
+    write(dir, old, Some(&[]), "right", 2, 40);
+    assert_eq!((sealed(dir)[0], gaps(dir)), (left[0], 1));
+    // A day later it is the time.
+    write_at(dir, old, Some(&[]), "late", 2, wrong(50));
+    assert_eq!(sealed(dir)[0], left[0]);
+    write_at(dir, old, Some(&[]), "late", 2, wrong(86_500));
+    assert!(sealed(dir).first() > left.first(), "{:?}", sealed(dir));
     assert_eq!(verify_folder(dir, None).unwrap().verdict, Verdict::Ok);
 }

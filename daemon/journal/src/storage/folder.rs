@@ -90,6 +90,7 @@ pub struct LogFolder {
     layout: Layout,
     start: Chain,
     last_summary: Hash,
+    last_wall_ns: Option<u64>,
     heads: Vec<HeadFile>,
     noted: Vec<Head>,
     /// The first file with the head is missing.
@@ -169,6 +170,7 @@ impl LogFolder {
             active,
             start,
             last_summary: catalog.last_hash(),
+            last_wall_ns: catalog.segments.last().and_then(|known| Some(known.summary.as_ref()?.last_wall_ns)),
             heads,
             noted,
             head_missing,
@@ -267,7 +269,13 @@ impl Storage for LogFolder {
         Ok(summary)
     }
 
-    fn removable(&self, now_ns: u64, signed: u64, live: &dyn Fn(&Summary) -> bool) -> Option<(Removed, Vec<Summary>)> {
+    fn removable(
+        &self,
+        now_ns: u64,
+        by_age: bool,
+        signed: u64,
+        live: &dyn Fn(&Summary) -> bool,
+    ) -> Option<(Removed, Vec<Summary>)> {
         let Retention { max_bytes, max_age_ns } = self.layout.retention;
         let catalog = Catalog::behind(&self.dir, self.removed.clone());
         // What does not fit is evidence.
@@ -286,7 +294,7 @@ impl Storage for LogFolder {
                     String::new()
                 };
                 format!("the log has more than {max_bytes} bytes{unsigned}")
-            } else if age > max_age_ns && !unsigned {
+            } else if by_age && age > max_age_ns && !unsigned {
                 format!("older than {} s", max_age_ns / 1_000_000_000)
             } else {
                 break;
@@ -309,6 +317,10 @@ impl Storage for LogFolder {
             entry: None,
         };
         Some((removed, segments))
+    }
+
+    fn last_wall_ns(&self) -> Option<u64> {
+        self.last_wall_ns
     }
 
     fn remove(&mut self, removed: &Removed) -> io::Result<()> {
