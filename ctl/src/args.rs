@@ -2,6 +2,7 @@
 
 mod attest;
 mod incident;
+mod manifest;
 mod node;
 
 pub use attest::{
@@ -9,6 +10,7 @@ pub use attest::{
     AttestVerifyArgs,
 };
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
+pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -124,6 +126,14 @@ pub enum Command {
         #[command(subcommand)]
         what: AttestCommand,
     },
+    /// What the owner of a run claims that it computes with.
+    Manifest {
+        /// What.
+        #[command(subcommand)]
+        what: ManifestCommand,
+    },
+    /// Announce a checkpoint of a run.
+    Checkpoint(CheckpointArgs),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -183,6 +193,9 @@ pub struct NewRun {
     /// The run continues your last ended run of this lineage, and is compared with it: see on_drift in docs/policy.md
     #[arg(long, value_name = "NAME")]
     pub lineage: Option<String>,
+    /// The manifest of the run, a TOML file: what it computes with (see `manifest set`).
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
     /// Start even if the GPU or the node is draining or unhealthy (administrators only; logged)
     #[arg(long)]
     pub repair: bool,
@@ -309,7 +322,7 @@ pub struct EventsArgs {
     #[arg(short, long)]
     pub incident: Option<String>,
     /// Only entries of these kinds: decision, outcome, evidence, control, run, policy, gap, health, order, daemon,
-    /// segment, recovered.
+    /// manifest, segment, heartbeat, recovered.
     #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
     pub kind: Vec<String>,
     /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).

@@ -14,6 +14,7 @@ mod args;
 mod bundle;
 mod client;
 mod commands;
+mod digest;
 mod entry;
 mod exit;
 mod incident;

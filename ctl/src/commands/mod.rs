@@ -16,6 +16,7 @@ mod incident;
 mod incidents;
 mod list;
 mod log;
+mod manifest;
 mod missing;
 mod node;
 mod offline;
@@ -27,7 +28,8 @@ mod run;
 
 use crate::{
     args::{
-        Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, IncidentCommand, NodeCommand, PolicyCommand,
+        Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, IncidentCommand, ManifestCommand, NodeCommand,
+        PolicyCommand,
     },
     exit::{Exit, Fail},
 };
@@ -106,6 +108,12 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             AttestCommand::Key { what: AttestKeyCommand::Rotate(args) } => attest::key::rotate(place, &args),
         },
         Command::Log { what } => log::log(place, &what),
+        Command::Manifest { what } => match what {
+            ManifestCommand::Set(args) => manifest::set(place, &args),
+            ManifestCommand::Show(args) => manifest::show(place, &args),
+            ManifestCommand::Hash(args) => manifest::hash(&args),
+        },
+        Command::Checkpoint(args) => manifest::checkpoint(place, &args),
         Command::Completion { shell } => completion::completion(shell),
     }
 }

@@ -1,6 +1,6 @@
 //! `register`: adopt a cgroup that exists.
 
-use super::{Place, file_name, read_policy, without_gpus};
+use super::{Place, file_name, manifest, read_policy, without_gpus};
 use crate::{
     args::RegisterArgs,
     client::{Client, block_on},
@@ -11,6 +11,7 @@ use failsafe_proto::v1 as pb;
 
 pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, Fail> {
     let (policy_toml, policy) = read_policy(&args.new.policy)?;
+    let manifest = args.new.manifest.as_deref().map(manifest::read).transpose()?.unwrap_or_default();
     if let Some(warning) = without_gpus(&policy, &args.new.gpus).filter(|_| !args.output.json()) {
         eprintln!("{warning}");
     }
@@ -27,6 +28,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
         repair: args.new.repair,
         lineage: args.new.lineage.clone().unwrap_or_default(),
         accept_delegated: args.accept_delegated,
+        manifest,
         target,
     };
     let run = block_on(async {

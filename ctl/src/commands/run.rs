@@ -18,7 +18,7 @@ mod user;
 mod watch;
 mod which;
 
-use super::{Place, file_name, read_policy, without_gpus};
+use super::{Place, file_name, manifest, read_policy, without_gpus};
 use crate::{
     args::RunArgs,
     client::{Client, block_on},
@@ -45,6 +45,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     let program = which::find(name, std::env::var_os("PATH").as_deref())?;
     let user = user::choose(args.user.as_deref(), &user::Caller::this())?;
     let (policy_toml, policy) = read_policy(&args.new.policy)?;
+    let manifest = args.new.manifest.as_deref().map(manifest::read).transpose()?.unwrap_or_default();
     let mut command = Command::new(&program);
     environment::add(&mut command, &args.env)?;
     if let Some(warning) =
@@ -62,6 +63,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         policy_file: file_name(&args.new.policy),
         gpus: args.new.gpus.clone(),
         repair: args.new.repair,
+        manifest,
         owner_uid: Some(user.uid()),
         ..restart::request(args, &command, user.is_other())?
     };

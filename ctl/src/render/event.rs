@@ -172,6 +172,17 @@ fn record_summary(record: &Record) -> String {
                 if *left_out > 0 { format!("; {left_out} further changes are not listed") } else { String::new() };
             format!("{name} differs{than}: {shown}{more}{left}")
         }
+        Record::Manifest { manifest, actor } => {
+            format!("{actor} claims what the run computes with, in a manifest of {} bytes", manifest.len())
+        }
+        Record::Checkpoint { checkpoint, actor } => {
+            let step = checkpoint.step.map(|step| format!(" of step {step}")).unwrap_or_default();
+            let good = if checkpoint.good { "a good checkpoint" } else { "a checkpoint" };
+            format!(
+                "{actor} announces {good}{step}: {} ({}, {} bytes)",
+                checkpoint.path, checkpoint.digest, checkpoint.bytes
+            )
+        }
         Record::Gap(gap) => gap_text(gap),
     }
 }

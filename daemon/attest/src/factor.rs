@@ -112,6 +112,11 @@ impl Fact {
     pub fn measured(path: impl Into<String>, source: impl Into<String>, value: Result<Json, Missing>) -> Fact {
         Fact { path: path.into(), value, source: source.into(), assurance: Assurance::OsMeasured }
     }
+
+    /// One that the run can choose.
+    pub fn claimed(path: impl Into<String>, source: impl Into<String>, value: Result<Json, Missing>) -> Fact {
+        Fact { path: path.into(), value, source: source.into(), assurance: Assurance::Claimed }
+    }
 }
 
 impl Class {

@@ -17,6 +17,7 @@ pub mod envelope;
 pub mod factor;
 pub mod json;
 pub mod key;
+pub mod manifest;
 pub mod statement;
 pub mod table;
 #[cfg(test)]
@@ -28,5 +29,6 @@ pub use envelope::{Verified, VerifyError, seal, verify};
 pub use factor::{Assurance, Class, Fact, Factor, Missing, Status};
 pub use json::Json;
 pub use key::{AllowedKeys, KeyId, PublicKey, SOFTWARE_KEY};
+pub use manifest::Manifest;
 pub use statement::{About, Scope, Statement};
 pub use table::{Pattern, Regime, Table};

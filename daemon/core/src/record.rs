@@ -329,6 +329,20 @@ pub enum Record {
         #[serde(default)]
         left_out: u64,
     },
+    /// What the owner of a run claims that it computes with. It replaces what was claimed before.
+    Manifest {
+        /// Its canonical JSON text, redacted.
+        manifest: String,
+        /// Who claims it.
+        actor: Actor,
+    },
+    /// The owner of a run claims that it wrote a checkpoint.
+    Checkpoint {
+        /// The checkpoint.
+        checkpoint: Checkpoint,
+        /// Who claims it.
+        actor: Actor,
+    },
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
     /// What was kept of ended runs, with their recordings, was removed.
@@ -342,6 +356,23 @@ pub enum Record {
     },
     /// Entries were not written.
     Limited(Limited),
+}
+
+/// A checkpoint of a run, as its owner announces it. The daemon does not open the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Where it is.
+    pub path: String,
+    /// The step of training; none where it was not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// Whether it is known to be good.
+    #[serde(default)]
+    pub good: bool,
+    /// `sha256:HEX` of its content, made by whoever announces it.
+    pub digest: String,
+    /// Size of its content, in bytes.
+    pub bytes: u64,
 }
 
 impl Record {
@@ -364,6 +395,7 @@ impl Record {
             Record::Health(_) => "health",
             Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } => "order",
             Record::Drift { .. } => "drift",
+            Record::Manifest { .. } | Record::Checkpoint { .. } => "manifest",
             Record::Gap(_) | Record::Limited(_) => "gap",
         }
     }

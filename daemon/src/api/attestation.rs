@@ -8,6 +8,7 @@ use super::{
     authorize::{Orderer, Principal},
     health::reason,
     limits::{Limit, Quota, Share, Usage},
+    manifest,
     peer::Peer,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     signing::{KeyError, NodeKey, SigningKeys},
 };
 use failsafe_attest::{
-    About, Class, Fact, Missing, PublicKey, Regime, SOFTWARE_KEY, Scope, Statement, Table, seal,
+    About, Class, Fact, Manifest, Missing, PublicKey, Regime, SOFTWARE_KEY, Scope, Statement, Table, seal,
     statement::{DigestOf, MAX_NONCE},
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
@@ -71,10 +72,10 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         let share = Peer::of(&request)?.share();
         let v1::FingerprintRequest { run } = request.into_inner();
         let whole = !run.is_empty() || who.may_attest_node().is_ok();
-        let (scope, facts) = self.facts(&who, share, &run).await?;
+        let (stated_of, facts) = self.facts(&who, share, &run).await?;
         let table = self.0.attestor.table.clone();
         let made = self.0.work(share).read(share, move || {
-            let statement = stated(facts, &table, scope, None, &[]);
+            let statement = stated(facts, &table, stated_of, None, &[]);
             let payload = statement.payload().map_err(|error| Status::internal(error.to_string()))?;
             Ok::<_, Status>((statement.predicate.digests, payload))
         });
@@ -102,15 +103,39 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         }
         // Before the work: without a key it is for nothing.
         let signer = self.0.attestor.keys.signer().map_err(|error| no_key(&error))?;
-        let (scope, facts) = self.facts(&who, share, &run).await?;
+        let (stated_of, facts) = self.facts(&who, share, &run).await?;
         let table = self.0.attestor.table.clone();
         let sealed = self.0.work(share).read(share, move || {
             let public = signer.public();
-            let payload = stated(facts, &table, scope, Some(public), &nonce).payload()?;
+            let payload = stated(facts, &table, stated_of, Some(public), &nonce).payload()?;
             seal(&payload, &public, |message| signer.sign(message))
         });
         let envelope = sealed.await?.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(v1::AttestResponse { envelope: envelope.into_bytes() }))
+    }
+
+    async fn set_manifest(
+        &self,
+        request: Request<v1::SetManifestRequest>,
+    ) -> Result<Response<v1::SetManifestResponse>, Status> {
+        let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
+        manifest::set(&self.0, &who, share, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_manifest(
+        &self,
+        request: Request<v1::GetManifestRequest>,
+    ) -> Result<Response<v1::GetManifestResponse>, Status> {
+        let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
+        manifest::get(&self.0, &who, share, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn add_checkpoint(
+        &self,
+        request: Request<v1::AddCheckpointRequest>,
+    ) -> Result<Response<v1::AddCheckpointResponse>, Status> {
+        let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
+        manifest::add(&self.0, &who, share, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
@@ -141,9 +166,16 @@ impl v1::attestation_service_server::AttestationService for Attestations {
 
 impl Attestations {
     /// The facts of the node, or of a run that the caller may see.
-    async fn facts(&self, who: &Principal, share: Share, run: &str) -> Result<(Scope, Vec<Fact>), Status> {
+    async fn facts(&self, who: &Principal, share: Share, run: &str) -> Result<(StatedOf, Vec<Fact>), Status> {
         let of_run = if run.is_empty() { None } else { Some(self.run_facts(who, run)?) };
         let scope = if of_run.is_some() { Scope::Run } else { Scope::Node };
+        let claimed = match of_run.as_ref().and_then(|run| run.id.parse().ok()) {
+            Some(id) => {
+                let log = self.0.log.path().to_owned();
+                self.0.work(share).read(share, move || manifest::claims(&log, id)).await??.manifest
+            }
+            None => None,
+        };
         let attestor = &self.0.attestor;
         let permit = attestor.limit.take(share).map_err(|exceeded| Status::resource_exhausted(exceeded.to_string()))?;
         let asked = attestor.worker.start(self.node_facts(), of_run, permit);
@@ -152,7 +184,9 @@ impl Attestations {
         if scope == Scope::Run && who.may_attest_node().is_err() {
             hide_identity(&mut facts, &attestor.table);
         }
-        Ok((scope, facts))
+        let claimed = claimed.map(|(manifest, _)| manifest);
+        facts.extend(claimed.iter().flat_map(Manifest::facts));
+        Ok((StatedOf { scope, regime: claimed.and_then(|manifest| manifest.regime) }, facts))
     }
 
     fn node_facts(&self) -> NodeFacts {
@@ -181,13 +215,17 @@ impl Attestations {
     }
 }
 
-fn stated(facts: Vec<Fact>, table: &Table, scope: Scope, signer: Option<PublicKey>, nonce: &[u8]) -> Statement {
-    let taken_ns = clock::wall_ns();
-    Statement::of(
-        facts,
-        table,
-        &About { scope, taken_ns, version: env!("CARGO_PKG_VERSION"), signer, nonce, regime: None },
-    )
+/// Of what a statement is.
+#[derive(Debug, Clone, Copy)]
+struct StatedOf {
+    scope: Scope,
+    /// As the run's manifest declares it.
+    regime: Option<Regime>,
+}
+
+fn stated(facts: Vec<Fact>, table: &Table, of: StatedOf, signer: Option<PublicKey>, nonce: &[u8]) -> Statement {
+    let (StatedOf { scope, regime }, taken_ns) = (of, clock::wall_ns());
+    Statement::of(facts, table, &About { scope, taken_ns, version: env!("CARGO_PKG_VERSION"), signer, nonce, regime })
 }
 
 /// What identifies the node is not for every owner of a run: serial numbers, other runs' GPUs.
@@ -226,7 +264,8 @@ mod tests {
         hide_identity(&mut facts, &table);
         let shown: Vec<&str> = facts.iter().filter(|fact| fact.value.is_ok()).map(|fact| fact.path.as_str()).collect();
         assert_eq!(shown, ["node/cpu/model", "run/id"]);
-        let statement = stated(facts.to_vec(), &table, Scope::Run, None, &[]);
+        let of = StatedOf { scope: Scope::Run, regime: None };
+        let statement = stated(facts.to_vec(), &table, of, None, &[]);
         assert!(statement.check().is_ok(), "a hidden factor is part of the statement");
     }
 }

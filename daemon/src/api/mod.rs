@@ -24,6 +24,7 @@ mod gpu_info;
 mod health;
 pub mod limits;
 mod log_state;
+mod manifest;
 mod node;
 mod peer;
 mod policy;

@@ -9,6 +9,7 @@ use super::{
     follow::{Answer as Stream, Follow},
     gate::{Deadline, MESSAGE},
     limits::Share,
+    manifest,
     peer::Peer,
     restart_gate::{self, Gate, Said},
     start,
@@ -71,9 +72,11 @@ impl v1::run_service_server::RunService for Runs {
             lineage,
             command,
             environment,
+            manifest,
         } = request.into_inner();
         who.may_start(owner_uid)?;
         let owner = owner_uid.unwrap_or(who.uid());
+        let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
         let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
         let wanted = wanted(&who, owner, name, labels, policy, gpus);
@@ -83,6 +86,9 @@ impl v1::run_service_server::RunService for Runs {
         let said = Said { lineage, command, environment: environment.into_iter().collect() };
         let gate = self.gate(Some(&maker), &wanted, said).await?;
         let mut run = start::start(&self.0, maker, wanted, repair, gate).await?;
+        if let Ok(id) = run.id.parse() {
+            manifest::of_new(&self.0, &who, share, id, manifest).await?;
+        }
         run.metrics_socket = self.0.config.metrics_socket.display().to_string();
         Ok(Response::new(run))
     }
@@ -116,7 +122,9 @@ impl v1::run_service_server::RunService for Runs {
             repair,
             accept_delegated,
             lineage,
+            manifest,
         } = request.into_inner();
+        let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
         let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
         let (admin, uid) = (who.admin, who.uid());
@@ -161,6 +169,7 @@ impl v1::run_service_server::RunService for Runs {
             deliver(&self.0, Message::Input(delegated.gap(live.run.id))).await?;
         }
         drop(turn);
+        manifest::of_new(&self.0, &who, share, live.run.id, manifest).await?;
         self.shown(share, FoundRun::Live(live)).await
     }
 

@@ -271,6 +271,7 @@ pub(super) fn class(record: &Record) -> Class {
         Record::Decision { .. } | Record::Outcome(_) | Record::Evidence { .. } | Record::PolicyRefused { .. } => {
             Class::Ordinary
         }
+        Record::Manifest { .. } | Record::Checkpoint { .. } => Class::Ordinary,
         // A restarted daemon learns from it that the run is guarded.
         Record::Gap(gap) if gap.source != Source::Guard => Class::Ordinary,
         _ => Class::Always,

@@ -3,7 +3,7 @@
 use crate::{Node, cgroup, wait_for_some};
 use anyhow::{Context, Result, bail};
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -18,13 +18,14 @@ pub struct Launch<'a> {
     user: &'a str,
     caller: Option<u32>,
     gpus: Vec<&'a str>,
+    manifest: Option<PathBuf>,
     env: Vec<(&'a str, OsString)>,
 }
 
 impl<'a> Launch<'a> {
     /// A run of that name under this policy (its text), as the user `nobody`, started by root.
     pub fn new(name: &'a str, policy: &'a str) -> Launch<'a> {
-        Launch { name, policy, user: "nobody", caller: None, gpus: Vec::new(), env: Vec::new() }
+        Launch { name, policy, user: "nobody", caller: None, gpus: Vec::new(), manifest: None, env: Vec::new() }
     }
 
     /// As this user instead (`--user`).
@@ -48,6 +49,13 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// With this manifest (`--manifest`).
+    #[must_use]
+    pub fn manifest(mut self, file: PathBuf) -> Launch<'a> {
+        self.manifest = Some(file);
+        self
+    }
+
     /// With a variable in its environment.
     #[must_use]
     pub fn env(mut self, key: &'a str, value: impl Into<OsString>) -> Launch<'a> {
@@ -65,6 +73,7 @@ impl<'a> Launch<'a> {
         // The process that is started is the run's first one: tests look at it and kill it.
         let mut ctl = node.ctl_command(["run", "--no-watch", "--policy"]);
         ctl.arg(policy).args(["--name", self.name]).args(self.gpus.iter().flat_map(|gpu| ["--gpu", gpu]));
+        ctl.args(self.manifest.iter().flat_map(|file| [OsStr::new("--manifest"), file.as_os_str()]));
         match self.caller {
             Some(uid) => ctl.uid(uid).gid(uid),
             None => ctl.args(["--user", self.user]),

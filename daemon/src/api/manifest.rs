@@ -1,0 +1,239 @@
+//! Manifests and checkpoints of runs: what an owner claims. They are entries of the audit log and nowhere else, so that they are
+//! bound to the run's other entries, and outlive the daemon.
+//!
+//! Invariants: only about live runs, by their exact name; what is stored was redacted; the answer comes when the entry is durable.
+//! The daemon opens no file that a manifest or a checkpoint names.
+
+use super::{Context, authorize::Principal, convert, limits::Share};
+use crate::{redact::Redactor, runs::FoundRun};
+use failsafe_attest::{
+    Manifest,
+    manifest::{MAX_TEXT, is_digest},
+};
+use failsafe_core::{
+    RunId,
+    input::Run,
+    record::{Checkpoint, Record},
+};
+use failsafe_journal::{Entry, Filter, Query, Search};
+use failsafe_proto::v1;
+use sha2::{Digest, Sha256};
+use std::{collections::VecDeque, path::Path};
+use tonic::Status;
+
+/// Checkpoints that an answer has.
+const CHECKPOINTS: usize = 100;
+
+/// What is claimed about a run.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// The last manifest, and when it was set, wall clock ns.
+    pub manifest: Option<(Manifest, u64)>,
+    /// The last checkpoints, oldest first.
+    checkpoints: VecDeque<v1::Checkpoint>,
+}
+
+/// What was claimed about a run, by the audit log.
+///
+/// # Errors
+/// `UNAVAILABLE`: the log cannot be read.
+pub(super) fn claims(log: &Path, run: RunId) -> Result<Claims, Status> {
+    let unreadable =
+        |error: &dyn std::fmt::Display| Status::unavailable(format!("the audit log cannot be read: {error}"));
+    let filter = Filter { run: Some(run.to_string()), kinds: vec!["manifest".to_owned()], ..Filter::default() };
+    let mut claims = Claims::default();
+    for entry in Search::open(log, Query { filter, ..Query::default() }).map_err(|error| unreadable(&error))? {
+        let Entry { wall_ns, body, .. } = entry.map_err(|error| unreadable(&error))?;
+        match serde_json::from_value(body) {
+            Ok(Record::Manifest { manifest, .. }) => {
+                let manifest = Manifest::from_json(manifest.as_bytes());
+                claims.manifest = Some((manifest.map_err(|error| unreadable(&error))?, wall_ns));
+            }
+            Ok(Record::Checkpoint { checkpoint, .. }) => {
+                if claims.checkpoints.len() == CHECKPOINTS {
+                    claims.checkpoints.pop_front();
+                }
+                claims.checkpoints.push_back(announced(checkpoint, wall_ns));
+            }
+            _ => {}
+        }
+    }
+    Ok(claims)
+}
+
+pub(super) async fn set(
+    context: &Context,
+    who: &Principal,
+    share: Share,
+    request: v1::SetManifestRequest,
+) -> Result<v1::SetManifestResponse, Status> {
+    let run = live(context, who, &request.run)?;
+    let New { text, redacted } = New::of(&request.manifest, context)?;
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
+    record(context, share, run.id, Record::Manifest { manifest: text, actor: who.actor() }).await?;
+    Ok(v1::SetManifestResponse { run_id: run.id.to_string(), run_name: run.name, digest, redacted })
+}
+
+/// A manifest to be stored.
+pub(super) struct New {
+    /// Its canonical text, redacted.
+    text: String,
+    redacted: u32,
+}
+
+impl New {
+    /// # Errors
+    /// `INVALID_ARGUMENT`.
+    pub fn of(json: &[u8], context: &Context) -> Result<New, Status> {
+        let wrong = |error| Status::invalid_argument(format!("the manifest is not valid: {error}"));
+        let mut manifest = Manifest::from_json(json).map_err(wrong)?;
+        let redacted = redact(&mut manifest, &context.config.redact);
+        Ok(New { text: manifest.canonical().map_err(wrong)?, redacted })
+    }
+
+    /// Of a run that is about to be made; empty: it has none.
+    pub fn of_start(json: &[u8], context: &Context) -> Result<Option<New>, Status> {
+        if json.is_empty() { Ok(None) } else { New::of(json, context).map(Some) }
+    }
+}
+
+/// Records the manifest that a run is made with.
+///
+/// # Errors
+/// The run is made; the log did not take its manifest.
+pub(super) async fn of_new(
+    context: &Context,
+    who: &Principal,
+    share: Share,
+    run: RunId,
+    new: Option<New>,
+) -> Result<(), Status> {
+    match new {
+        Some(New { text, .. }) => {
+            record(context, share, run, Record::Manifest { manifest: text, actor: who.actor() }).await
+        }
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn get(
+    context: &Context,
+    who: &Principal,
+    share: Share,
+    request: v1::GetManifestRequest,
+) -> Result<v1::GetManifestResponse, Status> {
+    let (found, _) = context.find(who, &named(who, &request.run)?)?;
+    let (log, id) = (context.log.path().to_owned(), found.run().id);
+    let Claims { manifest, checkpoints } = context.work(share).read(share, move || claims(&log, id)).await??;
+    let (manifest, set_ns) = match manifest {
+        Some((manifest, set_ns)) => (manifest.canonical().map_err(|e| Status::internal(e.to_string()))?, set_ns),
+        None => (String::new(), 0),
+    };
+    Ok(v1::GetManifestResponse {
+        run_id: id.to_string(),
+        run_name: found.run().name.clone(),
+        manifest: manifest.into_bytes(),
+        set_ns: i64::try_from(set_ns).unwrap_or(i64::MAX),
+        checkpoints: checkpoints.into(),
+    })
+}
+
+pub(super) async fn add(
+    context: &Context,
+    who: &Principal,
+    share: Share,
+    request: v1::AddCheckpointRequest,
+) -> Result<v1::AddCheckpointResponse, Status> {
+    let run = live(context, who, &request.run)?;
+    let v1::Checkpoint { path, step, good, digest, bytes, announced_ns: _ } =
+        request.checkpoint.ok_or_else(|| Status::invalid_argument("checkpoint: it is missing"))?;
+    if path.is_empty() || path.len() > MAX_TEXT || path.chars().any(char::is_control) {
+        let message = format!("checkpoint.path: expected 1 to {MAX_TEXT} bytes, without control characters");
+        return Err(Status::invalid_argument(message));
+    }
+    if !is_digest(&digest) {
+        return Err(Status::invalid_argument("checkpoint.digest: expected sha256: and 64 hexadecimal digits"));
+    }
+    let mut shown = vec![path];
+    context.config.redact.argv(&mut shown, &[]);
+    let checkpoint = Checkpoint { path: shown.remove(0), step, good, digest, bytes };
+    record(context, share, run.id, Record::Checkpoint { checkpoint, actor: who.actor() }).await?;
+    Ok(v1::AddCheckpointResponse { run_id: run.id.to_string(), run_name: run.name })
+}
+
+/// The run that a request names, or in which its sender is.
+fn named(who: &Principal, run: &str) -> Result<String, Status> {
+    match (run, who.inside) {
+        ("", Some(inside)) => Ok(inside.to_string()),
+        ("", None) => Err(Status::invalid_argument("run: the caller is in no run: expected its name or id")),
+        (run, _) => Ok(run.to_owned()),
+    }
+}
+
+/// A live run that the caller may make claims about.
+fn live(context: &Context, who: &Principal, run: &str) -> Result<Run, Status> {
+    let wanted = named(who, run)?;
+    let found = context.registry.find_exact(&wanted, |run| who.may_see(run).is_some());
+    match found.map_err(|error| convert::find_error(&error))? {
+        FoundRun::Ended(ended) => {
+            let message = format!("run `{}` has ended: claims are accepted while a run lives", ended.run.name);
+            Err(Status::failed_precondition(message))
+        }
+        found => Ok(found.run().clone()),
+    }
+}
+
+/// Records a claim, and waits until it is durable.
+async fn record(context: &Context, share: Share, id: RunId, record: Record) -> Result<(), Status> {
+    let log = context.log.clone();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // On a thread: the log's queue has a lock.
+    let queued = context.work(share).read(share, move || {
+        log.record_then(&record, Some(id), None, move |done| drop(tell.send(done)));
+    });
+    queued.await?;
+    match told.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Status::resource_exhausted(format!("the audit log did not take it: {error}"))),
+        Err(_) => Err(Status::unavailable("the daemon is stopping")),
+    }
+}
+
+/// Redacts secrets. The number of texts that had one.
+fn redact(manifest: &mut Manifest, redactor: &Redactor) -> u32 {
+    let mut redacted = 0;
+    manifest.texts(&mut |name, text| {
+        let mut pair = vec![format!("{name}={text}")];
+        redactor.argv(&mut pair, &[]);
+        let shown = pair.remove(0);
+        let shown = shown.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')).unwrap_or(&shown);
+        if shown != text {
+            *text = shown.to_owned();
+            redacted += 1;
+        }
+    });
+    redacted
+}
+
+fn announced(checkpoint: Checkpoint, wall_ns: u64) -> v1::Checkpoint {
+    let Checkpoint { path, step, good, digest, bytes } = checkpoint;
+    v1::Checkpoint { path, step, good, digest, bytes, announced_ns: i64::try_from(wall_ns).unwrap_or(i64::MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_a_manifest_are_redacted_by_the_name_and_by_the_form_of_their_value() {
+        let text = "[config]\nhf_token = \"abc\"\nwandb = \"sk-0123456789abcdef0123\"\nname = \"plain text, with = sign\"\n\
+                    [code]\nrepository = \"https://user:pw@git.example/x\"\n[seeds]\ntoken = 7\n";
+        let mut manifest = Manifest::parse("m", text).unwrap();
+        assert_eq!(redact(&mut manifest, &Redactor::default()), 3);
+        let shown = manifest.canonical().unwrap();
+        for secret in ["abc\"", "sk-0123", "user:pw"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(shown.contains("plain text, with = sign") && shown.contains("\"token\":7"), "{shown}");
+    }
+}
