@@ -100,22 +100,52 @@ impl Redactor {
 
     /// The command line without its secrets; `None`: there are none.
     fn redacted(&self, argv: &[String]) -> Option<Vec<String>> {
-        let mut next = false;
-        let out: Vec<String> = argv.iter().map(|arg| self.cut_arg(arg, &mut next)).collect();
+        let (mut next, mut before) = (false, "");
+        let mut out = Vec::with_capacity(argv.len());
+        for arg in argv {
+            out.push(self.cut_arg(arg, is_command_option(before), &mut next));
+            before = arg;
+        }
         (out != argv).then_some(out)
     }
 
+    /// A text of several words, such as a list of flags, without its secrets.
+    pub fn text(&self, text: &str) -> String {
+        self.words(text, &mut false)
+    }
+
     /// One argument, or two with a part left out between them, which stays marked. What follows a secret there may be its end.
-    fn cut_arg(&self, arg: &str, next: &mut bool) -> String {
-        let Some((head, tail)) = arg.split_once(CUT) else { return self.arg(arg, next) };
-        let shown = self.arg(head, next);
+    fn cut_arg(&self, arg: &str, command: bool, next: &mut bool) -> String {
+        let Some((head, tail)) = arg.split_once(CUT) else { return self.arg(arg, command, next) };
+        let shown = self.arg(head, command, next);
         let secret = std::mem::take(next) || shown != head;
-        let tail = if secret && !tail.is_empty() { REDACTED.to_owned() } else { self.arg(tail, next) };
+        let tail = if secret && !tail.is_empty() { REDACTED.to_owned() } else { self.arg(tail, command, next) };
         format!("{shown}{CUT}{tail}")
     }
 
-    /// One argument. It may be a command line of its own, as that of `sh -c`. `next`: the word that follows is a secret.
-    fn arg(&self, arg: &str, next: &mut bool) -> String {
+    /// One argument. `command`: it is a command line of its own, as that of `sh -c`. `next`: it is, or begins with, a secret. A secret
+    /// reaches to the end of its argument: it may have blanks.
+    fn arg(&self, arg: &str, command: bool, next: &mut bool) -> String {
+        if command {
+            return self.words(arg, next);
+        }
+        if std::mem::take(next) && !arg.is_empty() && !arg.starts_with("--") {
+            return hidden(arg, next);
+        }
+        let start = arg.len() - arg.trim_start_matches(['"', '\'']).len();
+        let (quotes, bare) = arg.split_at(start);
+        let name = bare.split(['=', ':']).next().unwrap_or_default();
+        let value = bare.get(name.len() + 1..).unwrap_or_default();
+        if name.contains(char::is_whitespace) || value.trim().is_empty() || !self.is_secret(name) {
+            return self.words(arg, next);
+        }
+        let mark = &bare[name.len()..=name.len()];
+        let blank = &value[..value.len() - value.trim_start().len()];
+        format!("{quotes}{name}{mark}{blank}{}", hidden(value.trim_start(), next))
+    }
+
+    /// Several words, each of which may be a secret. `next`: the word that follows is one.
+    fn words(&self, arg: &str, next: &mut bool) -> String {
         let mut out = String::with_capacity(arg.len());
         for piece in arg.split_inclusive(char::is_whitespace) {
             let word = piece.trim_end_matches(char::is_whitespace);
@@ -179,6 +209,24 @@ impl Redactor {
     }
 }
 
+/// Whether what follows this argument is a command line, as with `sh -c` and `bash -lc`.
+fn is_command_option(arg: &str) -> bool {
+    let letters = arg.strip_prefix('-').unwrap_or_default();
+    letters.ends_with('c') && letters.len() <= 4 && letters.bytes().all(|byte| byte.is_ascii_lowercase())
+}
+
+/// A secret, with the scheme in front of it (`Bearer abc`) as it was.
+fn hidden(secret: &str, next: &mut bool) -> String {
+    match secret.split_once(char::is_whitespace) {
+        Some((scheme, rest)) if is_scheme(scheme) && !rest.is_empty() => format!("{scheme} {REDACTED}"),
+        None if is_scheme(secret) => {
+            *next = true;
+            secret.to_owned()
+        }
+        _ => REDACTED.to_owned(),
+    }
+}
+
 fn is_scheme(word: &str) -> bool {
     ["bearer", "basic", "token", "negotiate"].contains(&word.to_ascii_lowercase().as_str())
 }
@@ -221,6 +269,20 @@ mod tests {
         shown(&["curl", "-H", "Authorization: Bearer abc"], "curl -H Authorization: Bearer [redacted]");
         shown(&["t", "hf_abcdefghijklmnop", "key=AKIAABCDEFGHIJKLMNOP"], "t [redacted] key=[redacted]");
         shown(&["t", "db.password=abc", "\"secret=abc"], "t db.password=[redacted] \"secret=[redacted]");
+    }
+
+    #[test]
+    fn a_secret_reaches_to_the_end_of_its_argument() {
+        shown(&["t", "--passphrase", "correct horse battery"], "t --passphrase [redacted]");
+        shown(&["t", "--password=my secret phrase", "--lr=1"], "t --password=[redacted] --lr=1");
+        shown(&["env", "WANDB_API_KEY=aaa bbb", "t"], "env WANDB_API_KEY=[redacted] t");
+        shown(&["curl", "-H", "Cookie: a=b; c=d"], "curl -H Cookie: [redacted]");
+        shown(&["curl", "-H", "Authorization:Bearer abc def"], "curl -H Authorization:Bearer [redacted]");
+        shown(&["t", "--token", "Bearer", "abc"], "t --token Bearer [redacted]");
+        // A command line goes on behind it.
+        shown(&["bash", "-lc", "TOKEN=abc python train.py"], "bash -lc TOKEN=[redacted] python train.py");
+        shown(&["t", "note: token = x y"], "t note: token = x y");
+        assert_eq!(Redactor::default().text("--token=abc --x=1"), "--token=[redacted] --x=1");
     }
 
     /// The mark of a cut stays, or a rule that the cut part decides would seem not to match.
