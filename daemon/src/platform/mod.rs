@@ -22,6 +22,6 @@ pub mod proc;
 pub mod sched;
 pub mod users;
 
-pub use cgroup::{Cgroup, CgroupError, CgroupRoot, Events};
+pub use cgroup::{Cgroup, CgroupError, CgroupRoot, Events, Members};
 pub use mounts::Mounts;
 pub use proc::{ProcFs, ProcessId};

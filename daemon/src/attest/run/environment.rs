@@ -20,7 +20,7 @@ const MOST: usize = 1 << 20;
 /// Longest value. A longer one is not kept in part: two that begin alike would be called equal.
 const VALUE: usize = 4 << 10;
 
-const SOURCE: &str = "/proc/PID/environ, as it was when each program started";
+const SOURCE: &str = "/proc/PID/environ: memory of the process, which it can change";
 
 /// `most`: bytes of all values that are kept.
 pub(super) fn facts(
@@ -50,6 +50,12 @@ pub(super) fn facts(
         match length {
             Ok(Some(length)) => {
                 read += 1;
+                if is_overwritten(&buffer[..length]) {
+                    let pid = process.id.pid;
+                    problem.get_or_insert_with(|| {
+                        Missing::unavailable(format!("process {pid} has overwritten the memory of its environment"))
+                    });
+                }
                 let found = named(&buffer[..length], names, redact);
                 for (name, of) in &mut values {
                     match found.get(*name).cloned().unwrap_or(Ok(Json::Null)) {
@@ -79,11 +85,11 @@ pub(super) fn facts(
         problem.get_or_insert(Missing::unavailable("no process of the run has an environment that can be read"));
     }
     let group = problem.clone().map_or_else(|| Ok(Json::from("read")), Err);
-    let mut facts = vec![Fact::measured("run/env", SOURCE, group)];
+    let mut facts = vec![Fact::claimed("run/env", SOURCE, group)];
     for (name, of) in values {
         // What some processes have is a fact only if all could be read.
         let value = problem.clone().map_or_else(|| of.map(common), Err);
-        facts.push(Fact::measured(format!("run/env/{name}"), SOURCE, value));
+        facts.push(Fact::claimed(format!("run/env/{name}"), SOURCE, value));
     }
     facts
 }
@@ -101,6 +107,12 @@ fn fill(folder: &Folder, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(length)
+}
+
+/// Whether it is no list of variables any more: programs write the title of their process over it (setproctitle).
+fn is_overwritten(environment: &[u8]) -> bool {
+    let all = environment.strip_suffix(b"\0").unwrap_or(environment);
+    !all.is_empty() && all.split(|byte| *byte == 0).any(|variable| !variable.contains(&b'='))
 }
 
 /// The named variables. Of one that is there twice the first counts, as in getenv.
@@ -125,9 +137,7 @@ pub(super) fn text(value: &[u8], redact: &Redactor) -> Result<Json, Missing> {
     }
     let text =
         std::str::from_utf8(value).map_err(|_| Missing::unavailable("a process has a value that is not UTF-8"))?;
-    let mut text = vec![text.to_owned()];
-    redact.argv(&mut text, &[]);
-    Ok(Json::Text(text.remove(0)))
+    Ok(Json::Text(redact.text(text)))
 }
 
 #[cfg(test)]

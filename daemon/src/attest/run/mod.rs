@@ -14,7 +14,10 @@ mod process;
 pub use beginning::Beginning;
 
 use super::{GpuFacts, Roots, gpu};
-use crate::{platform::Cgroup, redact::Redactor};
+use crate::{
+    platform::{Cgroup, Members},
+    redact::Redactor,
+};
 use failsafe_attest::{Fact, Json, Missing, Table};
 use failsafe_core::{GpuId, input::Run};
 use process::Process;
@@ -58,6 +61,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// How often a run is read in which processes come and go.
+const ATTEMPTS: u32 = 4;
 
 /// What a run's readers are given by the daemon.
 pub struct RunFacts {
@@ -106,16 +112,53 @@ pub(super) fn read(roots: &Roots, about: &RunFacts, gpus: &GpuFacts, redact: &Re
         give(Fact::measured(path, "the registration of the run", Ok(value)));
     }
     gpu::run(gpus, &about.gpus).into_iter().for_each(&mut *give);
-    match about.cgroup.procs_until(end) {
-        Ok(members) => {
-            let cut = (!members.complete).then(|| "the cgroups of the run could not all be listed in time".to_owned());
-            of_processes(roots, &members.ids, cut, about, (limits, end), redact, give);
+    let list = || {
+        let members = about.cgroup.procs_until(end);
+        members.map_err(|error| Missing::unavailable(format!("the processes cannot be listed: {}", error.chain())))
+    };
+    let read_once = |members: &Members| {
+        let cut = (!members.complete).then(|| "the cgroups of the run could not all be listed in time".to_owned());
+        let mut facts = Vec::new();
+        of_processes(roots, &members.ids, cut, about, (limits, end), redact, &mut |fact| facts.push(fact));
+        facts
+    };
+    settled(list, read_once, end).into_iter().for_each(give);
+}
+
+/// Reads the processes again where one came or went meanwhile: it may have loaded what none of those has that were read.
+fn settled(
+    mut list: impl FnMut() -> Result<Members, Missing>,
+    mut read_once: impl FnMut(&Members) -> Vec<Fact>,
+    end: Instant,
+) -> Vec<Fact> {
+    let missing = |missing: &Missing| {
+        let mut facts = Vec::new();
+        without(missing, &mut |fact| facts.push(fact));
+        facts
+    };
+    let mut members = match list() {
+        Ok(members) => members,
+        Err(why) => return missing(&why),
+    };
+    for attempt in 1.. {
+        let mut facts = read_once(&members);
+        let again = match list() {
+            Ok(again) => again,
+            Err(why) => return missing(&why),
+        };
+        let ids = |members: &Members| members.ids.iter().copied().collect::<BTreeSet<u32>>();
+        if ids(&members) == ids(&again) {
+            return facts;
         }
-        Err(error) => {
-            let missing = Missing::unavailable(format!("the processes cannot be listed: {}", error.chain()));
-            without(&missing, give);
+        if attempt == ATTEMPTS || Instant::now() >= end {
+            let why = format!("processes came and went each of the {attempt} times that the run was read");
+            let of_all = |fact: &&mut Fact| !fact.path.starts_with("run/library/");
+            facts.iter_mut().filter(of_all).for_each(|fact| fact.value = Err(Missing::unavailable(&why)));
+            return facts;
         }
+        members = again;
     }
+    Vec::new()
 }
 
 /// The facts that need processes, where there is none.

@@ -132,7 +132,7 @@ pub(super) fn facts(processes: &[Process], cut: Option<&str>, redact: &Redactor)
     let text =
         |lists: Result<BTreeSet<String>, Missing>| lists.map(|all| common(all.into_iter().map(Json::Text).collect()));
     vec![
-        Fact::measured("run/command", "/proc/PID/cmdline of the oldest process", command),
+        Fact::claimed("run/command", "/proc/PID/cmdline of the oldest process: memory that it can change", command),
         Fact::measured("run/cpu/count", "/proc/PID/status, Cpus_allowed_list", whole(counts)),
         Fact::measured("run/cpu/list", "/proc/PID/status, Cpus_allowed_list", whole(text(cpus))),
         Fact::measured("run/memory-nodes", "/proc/PID/status, Mems_allowed_list", whole(text(memory))),

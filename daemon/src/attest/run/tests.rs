@@ -182,3 +182,50 @@ fn put(proc: &Path, pid: u32, state: char, (start, threads): (u32, u32)) {
 fn write(proc: &Path, pid: u32, name: &str, text: impl AsRef<[u8]>) {
     fs::write(proc.join(pid.to_string()).join(name), text).unwrap();
 }
+
+#[test]
+fn a_run_in_which_processes_come_and_go_is_read_again_and_never_called_complete() {
+    let library = |n: u32| Fact::measured(format!("run/library/lib{n}.so"), "maps", Ok(Json::from("id")));
+    let read = |lists: &[&[u32]]| {
+        let mut lists = lists.iter();
+        let list = || Ok(Members { ids: lists.next().unwrap().to_vec(), complete: true });
+        let mut number = 0;
+        let read_once = |_: &Members| {
+            number += 1;
+            vec![library(number), Fact::measured("run/library", "maps", Ok(Json::from("complete")))]
+        };
+        settled(list, read_once, Instant::now() + Duration::from_secs(60))
+    };
+    let quiet = read(&[&[1, 2], &[2, 1]]);
+    assert_eq!(value(&quiet, "run/library"), Ok(Json::from("complete")));
+    assert!(value(&quiet, "run/library/lib1.so").is_ok());
+    let settles = read(&[&[1, 2], &[1, 3], &[1, 4], &[1, 4]]);
+    assert_eq!(value(&settles, "run/library"), Ok(Json::from("complete")));
+    assert!(value(&settles, "run/library/lib3.so").is_ok(), "the last reading counts");
+    let hops = read(&[&[1, 2], &[1, 3], &[1, 4], &[1, 5], &[1, 6]]);
+    assert!(value(&hops, "run/library").unwrap_err().reason.contains("came and went each of the 4 times"));
+    assert!(value(&hops, "run/library/lib4.so").is_ok(), "what was seen stays");
+}
+
+#[test]
+fn an_environment_that_a_title_was_written_over_is_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let environ = |bytes: &[u8]| {
+        let folder = dir.path().join("7");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("stat"), format!("7 (x) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0 1{REST}\n")).unwrap();
+        for (name, text) in [("statm", "9 9 9 0 0 0 0"), ("cgroup", "0::/a\n"), ("status", "Cpus_allowed_list:\t0\n")] {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        fs::write(folder.join("environ"), bytes).unwrap();
+        let process = Process::open(dir.path(), 7, &|_| true).unwrap().unwrap();
+        let names = ["OMP_NUM_THREADS".to_owned()].into();
+        let facts = environment::facts(&[process], &names, 1_000, None, &Redactor::default());
+        value(&facts, "run/env/OMP_NUM_THREADS")
+    };
+    assert_eq!(environ(b"A=1\0OMP_NUM_THREADS=8\0"), Ok(Json::from("8")));
+    assert_eq!(environ(b"A=1\0"), Ok(Json::Null));
+    for title in [b"trainer: step 7\0\0\0\0".as_slice(), b"er: step 7\0OMP_NUM_THREADS=8\0", b"\0\0\0\0A=1\0"] {
+        assert!(environ(title).unwrap_err().reason.contains("has overwritten"), "{title:?}");
+    }
+}
