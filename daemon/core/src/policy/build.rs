@@ -4,6 +4,7 @@ mod derived;
 mod egress;
 mod guard;
 mod metric;
+mod never;
 mod when;
 
 use super::{
@@ -18,6 +19,7 @@ use crate::{
     event::{EventKind, Field},
     time::Span,
 };
+use never::Sections;
 use std::{collections::BTreeSet, ops::Range};
 use toml::Spanned;
 
@@ -42,7 +44,7 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
     let metrics = b.metrics(&raw.metrics);
     let dead_after = b.dead_after(&raw.policy);
     let owner = raw.policy.owner.unwrap_or_default();
-    let mut rules: Vec<Rule> = Vec::new();
+    let (mut rules, mut places): (Vec<Rule>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let no_rules = raw.rules.is_empty();
     for rule in raw.rules {
@@ -60,9 +62,15 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
                     }
                 }
             }
-            b.budget_stop(&built, egress.as_ref(), span);
+            b.budget_stop(&built, egress.as_ref(), span.clone());
             rules.push(built);
+            places.push(span);
         }
+    }
+    let sections = Sections { egress: egress.is_some(), exec: exec.is_some(), limits: limits.is_some() };
+    // Mistakes come first: what else is amiss with a rule is seen once it can be read.
+    if !b.wrong.any() {
+        b.never(&rules, &places, sections);
     }
     if no_rules {
         b.no_rules(raw.policy.span, egress.is_some() || exec.is_some() || limits.is_some());

@@ -233,7 +233,9 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if distance <= 1.max(wanted.len().min(word.len()) / 3) {
             return Some((0, distance, candidate));
         }
-        (word.len() >= 4 && wanted.starts_with(&word)).then_some((1, distance, candidate))
+        let shared = word.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
+        let begins = wanted.starts_with(&word) || (shared + 1 >= word.len() && distance <= 2);
+        (word.len() >= 4 && begins).then_some((1, distance, candidate))
     };
     candidates.into_iter().filter_map(near).min().map(|(_, _, candidate)| candidate)
 }

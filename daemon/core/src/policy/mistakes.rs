@@ -148,7 +148,9 @@ fn push(path: &mut String, part: &str) -> usize {
 
 fn mark(path: &str, span: &Range<usize>, list: &mut [Mistake]) {
     let from = list.partition_point(|mistake| mistake.span.start < span.start);
-    for mistake in list[from..].iter_mut().take_while(|mistake| mistake.span.start < span.end) {
+    // One of the whole file has no place: it is not of the field that happens to stand first.
+    let held = list[from..].iter_mut().take_while(|mistake| mistake.span.start < span.end);
+    for mistake in held.filter(|mistake| !mistake.span.is_empty()) {
         path.clone_into(&mut mistake.field);
     }
 }

@@ -104,7 +104,11 @@ impl Builder<'_> {
         };
         let range = range.filter(|(low, high)| low <= high && *high > 0);
         if range.is_none() {
-            self.error(literal.span(), "expected a port or a range such as 443 or \"8000-8999\"", None);
+            self.error(
+                literal.span(),
+                "expected a port or a range from 0 to 65535, such as 443 or \"8000-8999\"",
+                None,
+            );
         }
         range
     }

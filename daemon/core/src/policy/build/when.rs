@@ -144,7 +144,7 @@ impl Builder<'_> {
             None => {
                 let families: BTreeSet<&str> = names.iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
                 let families: Vec<String> = families.into_iter().map(|family| format!("{family}.*")).collect();
-                format!("signals are {} and metric.NAME; docs/policy.md lists them", families.join(", "))
+                format!("signals are {} and metric.NAME; docs/policy-index.md lists them", families.join(", "))
             }
         };
         self.error(signal.span(), format!("unknown signal {}", quote(text)), Some(help));
@@ -202,7 +202,7 @@ impl Builder<'_> {
         let what = if unit == Unit::Real {
             "expected a finite number without a unit"
         } else {
-            "the bound has no unit or the wrong type"
+            "the bound needs its unit, in quotes"
         };
         self.error(literal.span(), format!("{what}; {kind} expects for example {expected}"), None);
         None

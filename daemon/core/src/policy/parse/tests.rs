@@ -155,7 +155,7 @@ fn contradictory_bounds_are_refused() {
 fn each_mistake_has_its_own_message() {
     for (when, expected) in [
         ("{ signal = \"gpu.temprature\", above = \"90 C\" }", "did you mean `gpu.temperature`?"),
-        ("{ signal = \"gpu.temperature\", above = 90 }", "no unit"),
+        ("{ signal = \"gpu.temperature\", above = 90 }", "the bound needs its unit"),
         ("{ signal = \"gpu.temperature\", above = \"90 C/s\" }", "it has no rate"),
         ("{ signal = \"metric.loss\", above = \"5 C\" }", "without a unit"),
         ("{ signal = \"metric.loss\", above = nan }", "finite"),

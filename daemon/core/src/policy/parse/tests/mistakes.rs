@@ -133,7 +133,7 @@ const CASES: &[(&str, &str)] = &[
     ("no signal of that kind", "RULE{ signal = \"weather\", above = 3 } #! signals are\nTAIL"),
     (
         "several mistakes of a bound",
-        "RULE{ signal = \"gpu.temperature\", above = \"90 W\", clear = 80, for = 3 } #! has the unit `W` & no unit or the wrong type & expected a duration in quotes\nTAIL",
+        "RULE{ signal = \"gpu.temperature\", above = \"90 W\", clear = 80, for = 3 } #! has the unit `W` & the bound needs its unit & expected a duration in quotes\nTAIL",
     ),
     (
         "clear beyond the bound",
@@ -360,6 +360,47 @@ fn a_policy_without_rules_is_warned_about() {
         assert!(found.len() == 1 && found[0].line == 1 && found[0].message.contains(expected), "{found:?}");
     }
     assert!(warnings(GOOD).is_empty(), "{:?}", warnings(GOOD));
+}
+
+#[test]
+fn a_rule_that_never_trips_is_warned_about() {
+    let one = |when: &str| warnings(&with_rule(when)).into_iter().map(|d| d.message).collect::<Vec<_>>();
+    for (when, expected) in [
+        ("{ event = \"exec\", path = \"curl\" }", "a path begins with `/`, but `curl` does not"),
+        ("{ event = \"exec\", path = \"/usr/*/curl\" }", "has one inside"),
+        ("{ event = \"open\", path = [\"etc/*\", \"shadow\"] }", "but `etc/` does not"),
+        ("{ event = \"connect\", verdict = \"denied\" }", "nothing in this policy denies `connect`: add [egress]"),
+        ("{ event = \"exec\", verdict = \"denied\" }", "nothing in this policy denies `exec`: add [exec]"),
+        ("{ event = \"dns\", name = \"Example.ORG\" }", "names are in lower case"),
+        ("{ signal = \"process.count\", below = 0 }", "process.count is never below 0"),
+    ] {
+        let found = one(when);
+        assert!(
+            found.iter().any(|d| d.starts_with("the rule never trips: ") && d.contains(expected)),
+            "{when}: {found:?}"
+        );
+    }
+    for when in [
+        "{ event = \"exec\", path = [\"curl\", \"*/curl\"] }",
+        "{ event = \"exec\", path = \"/usr/bin/*\" }",
+        "{ event = \"connect\", verdict = [\"denied\", \"allowed\"] }",
+        "{ event = \"dns\", name = \"*.example.org\" }",
+        "{ signal = \"process.count\", below = 1 }",
+        "{ signal = \"gpu.temperature\", below = \"0 C\" }",
+    ] {
+        assert_eq!(one(when), Vec::<String>::new(), "{when}");
+    }
+    let egress = "\n[egress]\nallow = [{ cidr = \"10.0.0.0/8\" }]\n";
+    assert!(warnings(&(with_rule("{ event = \"send\", verdict = \"denied\" }") + egress)).is_empty());
+    let cordon = with_rule("{ event = \"fork\" }").replace("[\"freeze\"]", "[\"cordon-gpu\"]");
+    assert!(warnings(&cordon).iter().any(|d| d.message.contains("the rule does not trip on a GPU")), "{cordon}");
+}
+
+#[test]
+fn a_mistake_of_the_whole_file_has_no_field() {
+    let text = "[[rule]]\nid = \"a\"\nrationale = \"x\"\nwhen = { event = \"oom\" }\nactions = [\"notify\"]\n";
+    let missing = found(text).into_iter().find(|d| d.message.contains("missing section [policy]")).unwrap();
+    assert_eq!((missing.line, missing.field.as_str()), (1, ""));
 }
 
 #[test]
