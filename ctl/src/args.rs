@@ -14,6 +14,7 @@ pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSe
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use failsafe_core::record::Record;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// Start, watch, freeze and explain ML runs, and check the health of this node.
@@ -23,8 +24,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     version,
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
-                  `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
-                  `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 20 performance differs, 21 results \
+                  `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
+                  `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
                   differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."
 )]
@@ -322,8 +323,8 @@ pub struct EventsArgs {
     #[arg(short, long)]
     pub incident: Option<String>,
     /// Only entries of these kinds: decision, outcome, evidence, control, run, policy, gap, health, order, daemon,
-    /// manifest, segment, heartbeat, recovered.
-    #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
+    /// drift, manifest, segment, heartbeat, recovered.
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     pub kind: Vec<String>,
     /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).
     #[arg(long, value_name = "TIME")]
@@ -451,8 +452,8 @@ pub struct PolicyCheckArgs {
     after_help = "Examples:\n  failsafectl replay trainer\n  failsafectl replay trainer.fsrec --policy stricter.toml"
 )]
 pub struct ReplayArgs {
-    /// A recording, a file of `export`, the folder of a run's recordings, or a run of this node.
-    #[arg(value_name = "FILE|RUN")]
+    /// A recording, a file of `export`, the folder of a run's recordings, a run of this node, or an incident, for its run.
+    #[arg(value_name = "FILE|RUN|INCIDENT")]
     pub what: String,
     /// Evaluate this policy instead of the recorded one.
     #[arg(short, long, value_name = "FILE")]
@@ -608,6 +609,15 @@ pub(crate) fn reason(text: &str) -> Result<String, String> {
         Err("the reason is empty: give a text that explains the action".to_owned())
     } else {
         Ok(text.trim().to_owned())
+    }
+}
+
+/// The kinds of entries of the audit log: those of records, and the journal's own.
+fn kind(text: &str) -> Result<String, String> {
+    let kinds = || Record::KINDS.into_iter().chain(["segment", "recovered", "heartbeat"]);
+    match kinds().any(|kind| kind == text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected one of {}", kinds().collect::<Vec<_>>().join(", "))),
     }
 }
 

@@ -83,7 +83,8 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Fail>>) -> Result<T, Fai
 fn unreachable(socket: &Path, error: &io::Error) -> Fail {
     let at = socket.display();
     let start = "start it with `systemctl start failsafed` (by hand: `failsafed --config FILE`), or name its socket with \
-                 --socket or FAILSAFE_SOCKET; `journalctl -u failsafed -b` says why it ended";
+                 --socket or FAILSAFE_SOCKET; `journalctl -u failsafed -b` says why it ended; `explain`, `incidents` and `events` read the log \
+                 without it with --offline";
     match error.kind() {
         ErrorKind::NotFound => {
             Fail::new(Exit::Error, format!("failsafed is not running: there is no socket {at}")).advise(start)

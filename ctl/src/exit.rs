@@ -105,7 +105,8 @@ impl From<Status> for Fail {
     fn from(status: Status) -> Fail {
         let (exit, advice) = match status.code() {
             Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, None),
-            Code::NotFound => (Exit::NotFound, Some("`failsafectl list --all` lists all runs, including ended ones")),
+            // The message names the command that lists what there is.
+            Code::NotFound => (Exit::NotFound, None),
             Code::AlreadyExists => (
                 Exit::Error,
                 Some("`failsafectl list` shows the live runs, `failsafectl describe RUN` the cgroup of each"),

@@ -124,8 +124,21 @@ pub enum NotNamed {
     #[error("gpu `{0}` is a MIG device of {1}: name that one")]
     MigDevice(String, GpuId),
     /// No GPU has it.
-    #[error("gpu `{0}`: expected a UUID, an index, `minor:N` or `pci:ADDRESS`; this node has [{1}]")]
-    Unknown(String, String),
+    #[error("gpu `{wanted}`: {}", not_there(.known))]
+    Unknown {
+        /// What was asked for.
+        wanted: String,
+        /// The GPUs that there are.
+        known: Vec<String>,
+    },
+}
+
+/// What to name instead of a GPU that the node does not have.
+fn not_there(known: &[String]) -> String {
+    match known {
+        [] => "this node has no GPUs that a sensor sees; see `failsafectl gpu list`".to_owned(),
+        known => format!("expected a UUID, an index, `minor:N` or `pci:ADDRESS`; this node has {}", known.join(", ")),
+    }
 }
 
 /// What the sensors say of the node.
@@ -171,8 +184,8 @@ impl NodeView {
         if let Some(whole) = self.gpus.values().find(holds) {
             return Err(NotNamed::MigDevice(wanted.to_owned(), whole.uuid.clone()));
         }
-        let known: Vec<String> = self.gpus.values().map(|view| format!("{} ({})", view.index, view.uuid)).collect();
-        Err(NotNamed::Unknown(wanted.to_owned(), known.join(", ")))
+        let known = self.gpus.values().map(|view| format!("{} ({})", view.index, view.uuid)).collect();
+        Err(NotNamed::Unknown { wanted: wanted.to_owned(), known })
     }
 
     /// The same, or a MIG device by its UUID: then with the GPU that it is of.

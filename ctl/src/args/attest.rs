@@ -93,7 +93,7 @@ pub struct AttestVerifyArgs {
 /// `attest diff`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  failsafectl attest diff monday.json tuesday.json\n  failsafectl attest diff a.json b.json c.json --keys allowed-keys -o json\n  failsafectl attest diff node.json trainer.json --ignore run/**"
+    after_help = "Examples:\n  failsafectl attest diff monday.json tuesday.json\n  failsafectl attest diff a.json b.json c.json --keys allowed-keys -o json\n  failsafectl attest diff node.json trainer.json --ignore \"run/**\""
 )]
 pub struct AttestDiffArgs {
     /// Two statements or more. The signature of each is verified.

@@ -6,6 +6,8 @@
 
 mod bounded;
 
+pub(super) use bounded::hierarchy;
+
 use super::Place;
 use crate::{
     args::DoctorArgs,

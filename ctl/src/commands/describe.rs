@@ -20,8 +20,7 @@ const DECISIONS: u32 = 400;
 pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     let (run, entries, decisions, missing) = block_on(async {
         let client = Client::connect(place.socket).await?;
-        let wanted = events::run_of(&client, &args.run).await?;
-        let run = client.runs().get(pb::GetRequest { run: wanted }).await?.into_inner();
+        let run = events::get(&client, &args.run).await?;
         let decisions = if run.state() == pb::RunState::Ended {
             let kinds = [&KINDS[..], &["gap"]].concat().into_iter().map(str::to_owned).collect();
             let request = pb::WatchRequest { run: run.id.clone(), kinds, tail: Some(DECISIONS), ..Default::default() };

@@ -70,7 +70,19 @@ fn offline(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
 }
 
 fn times(place: &Place<'_>, args: &EventsArgs) -> Result<(Option<u64>, Option<u64>), Fail> {
-    Ok((instant(place, "--since", args.since.as_deref())?, instant(place, "--until", args.until.as_deref())?))
+    let since = instant(place, "--since", args.since.as_deref())?;
+    let until = instant(place, "--until", args.until.as_deref())?;
+    match (since, until) {
+        (Some(since), Some(until)) if since >= until => {
+            let at = |ns: u64| time::wall(i128::from(ns), &place.zone);
+            Err(Fail::usage(format!(
+                "--since {} is not before --until {}: no entry can be between",
+                at(since),
+                at(until)
+            )))
+        }
+        times => Ok(times),
+    }
 }
 
 /// The time that the option `name` has, nanoseconds since the epoch.
@@ -98,6 +110,22 @@ pub(super) async fn run_of(client: &Client, what: &str) -> Result<String, Fail> 
     run.ok_or_else(|| no_incident(what))
 }
 
+/// The run that `what` names, or the run of the incident that it names.
+pub(super) async fn get(client: &Client, what: &str) -> Result<pb::Run, Fail> {
+    let run = run_of(client, what).await?;
+    let found = client.runs().get(pb::GetRequest { run }).await.map_err(Fail::from);
+    found.map(tonic::Response::into_inner).map_err(|fail| no_such(what, fail))
+}
+
+/// `fail`, unless `what` is more likely an incident that is spelled wrong.
+fn no_such(what: &str, fail: Fail) -> Fail {
+    if fail.exit != Exit::NotFound || !what.starts_with("inc-") {
+        return fail;
+    }
+    let message = format!("`{}` is no incident id such as inc-5f0c9a1b2c3d-1, and no run has this name", clean(what));
+    Fail::new(Exit::NotFound, message).advise("`failsafectl incidents` lists the incidents")
+}
+
 /// All entries that the daemon streams for `request`, which must not follow.
 pub(super) async fn collect(client: &Client, request: pb::WatchRequest) -> Result<Vec<Logged>, Fail> {
     let mut stream = client.events().watch(request).await?.into_inner();
@@ -110,8 +138,9 @@ pub(super) async fn collect(client: &Client, request: pb::WatchRequest) -> Resul
 
 /// No run in the log answers to `reference`.
 pub(super) fn no_run(reference: &str) -> Fail {
-    Fail::new(Exit::NotFound, format!("no run `{}` in the audit log", clean(reference)))
-        .advise("`failsafectl events --offline` shows what it knows")
+    let fail = Fail::new(Exit::NotFound, format!("no run `{}` in the audit log", clean(reference)))
+        .advise("`failsafectl events --offline` shows what it knows");
+    no_such(reference, fail)
 }
 
 /// The log has no incident of this id.

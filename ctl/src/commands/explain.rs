@@ -108,7 +108,7 @@ async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) 
             )
         }
         None => {
-            let run = client.runs().get(pb::GetRequest { run: what.to_owned() }).await?.into_inner();
+            let run = events::get(&client, what).await?;
             (run.id, run.decisions, Vec::new())
         }
     };

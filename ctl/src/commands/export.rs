@@ -21,7 +21,7 @@ use std::path::Path;
 pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail> {
     let sent = block_on(async {
         let client = Client::connect(place.socket).await?;
-        let run = events::run_of(&client, &args.run).await?;
+        let run = events::get(&client, &args.run).await?.id;
         fetch(&client, &run, &args.output, args.force).await
     })?;
     for Unreadable { number, problem, .. } in &sent.unreadable {

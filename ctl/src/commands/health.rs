@@ -5,7 +5,7 @@ use crate::{
     args::{HealthArgs, OrderArgs, Output, PlaceableArgs, WatchArgs, each},
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, health as page, json, print},
+    render::{Paint, clean, health as page, json, print},
 };
 use failsafe_proto::v1 as pb;
 use std::time::{Duration, Instant};
@@ -137,5 +137,14 @@ pub(super) fn order(place: &Place<'_>, order: HealthSubcommand, gpu: &str, args:
     })?;
     let part = answer.part.unwrap_or_default();
     print(&if args.output.json() { json::text(&json::part(&part)) } else { page::part(&part, Paint::stdout()) })?;
+    if let (HealthSubcommand::Cordon, Some(before)) = (order, cordoned_before(&part, &args.reason)) {
+        eprintln!("failsafectl: it was cordoned already ({before}); the new reason is only in the audit log");
+    }
     Ok(Exit::Done)
+}
+
+/// The reason of an earlier cordon, which a further one does not replace.
+fn cordoned_before(part: &pb::PartHealth, reason: &str) -> Option<String> {
+    let cordon = part.reasons.iter().find(|found| found.code == "cordoned")?;
+    (!cordon.text.contains(reason)).then(|| clean(&cordon.text))
 }

@@ -61,7 +61,7 @@ fn of_run(place: &Place<'_>, log: Option<&Path>, run: &str, under: Option<(&Poli
         let file = folder.0.join("run.fsrec");
         let id = block_on(async {
             let client = Client::connect(place.socket).await?;
-            let run = client.runs().get(pb::GetRequest { run: run.to_owned() }).await?.into_inner().id;
+            let run = events::get(&client, run).await?.id;
             export::fetch(&client, &run, &file, false).await?;
             Ok::<_, Fail>(run)
         })?;

@@ -12,6 +12,7 @@
 //! not the command; a command of another user gets no terminal, descriptor or variable of the caller.
 
 mod environment;
+mod left;
 mod restart;
 mod terminal;
 mod user;
@@ -26,7 +27,9 @@ use crate::{
     render::{clean, json},
 };
 use failsafe_proto::v1 as pb;
+use nix::errno::Errno;
 use std::{
+    ffi::OsStr,
     io::{ErrorKind, Write},
     os::{
         linux::net::SocketAddrExt,
@@ -35,6 +38,7 @@ use std::{
             process::CommandExt,
         },
     },
+    path::PathBuf,
     process::Command,
 };
 
@@ -42,11 +46,11 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     let Some((name, arguments)) = args.command.split_first() else {
         return Err(Fail::usage("no command is given"));
     };
-    let program = which::find(name, std::env::var_os("PATH").as_deref())?;
+    let programs = which::find(name, std::env::var_os("PATH").as_deref())?;
     let user = user::choose(args.user.as_deref(), &user::Caller::this())?;
     let (policy_toml, policy) = read_policy(&args.new.policy)?;
     let manifest = args.new.manifest.as_deref().map(manifest::read).transpose()?.unwrap_or_default();
-    let mut command = Command::new(&program);
+    let mut command = Command::new(name);
     environment::add(&mut command, &args.env)?;
     if let Some(warning) =
         without_gpus(&policy, &args.new.gpus).filter(|_| args.announce.is_none() && !args.quiet && !args.output.json())
@@ -54,7 +58,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         eprintln!("{warning}");
     }
     if !args.no_watch && args.announce.is_none() {
-        return watch::watch(place, user.is_other());
+        return watch::watch(place, user.is_other(), args.quiet);
     }
     let request = pb::StartRequest {
         name: args.new.name.clone().unwrap_or_default(),
@@ -88,7 +92,7 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         restart::begin(place.socket, &client, &run, args.output.json()).await?;
         Ok(run)
     })?;
-    command.arg0(name).args(arguments).env("FAILSAFE_RUN_ID", &run.id);
+    command.args(arguments).env("FAILSAFE_RUN_ID", &run.id);
     for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !user.is_other())) {
         eprintln!("failsafectl: {kept}");
     }
@@ -99,12 +103,40 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         environment::close_descriptors()?;
     }
     user.become_it(&mut command)?;
-    let error = command.exec();
-    let exit = match error.kind() {
-        ErrorKind::NotFound => Exit::NoCommand,
-        _ => Exit::NotExecutable,
-    };
-    Err(Fail { exit, ..Fail::because(format!("cannot execute {}", program.display()), &error) })
+    Err(execute(&command, name, &programs, user.is_other()))
+}
+
+/// Becomes the first of the programs that this user may execute, as `execvp(3)` does: one may lie in a folder of the caller that the
+/// user cannot enter. Returns why it is none.
+fn execute(command: &Command, name: &OsStr, programs: &[PathBuf], clear: bool) -> Fail {
+    let mut refused = None;
+    for program in programs {
+        let mut attempt = Command::new(program);
+        if clear {
+            attempt.env_clear();
+        }
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => attempt.env(key, value),
+                None => attempt.env_remove(key),
+            };
+        }
+        let error = attempt.arg0(name).args(command.get_args()).exec();
+        let go_on =
+            matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EACCES | Errno::ENOENT | Errno::ENOTDIR));
+        let exit = match error.kind() {
+            ErrorKind::NotFound => Exit::NoCommand,
+            _ => Exit::NotExecutable,
+        };
+        let fail = Fail { exit, ..Fail::because(format!("cannot execute {}", program.display()), &error) };
+        if !go_on {
+            return fail;
+        }
+        // What was refused explains more than what is gone.
+        refused =
+            refused.filter(|first: &Fail| first.exit == Exit::NotExecutable || exit == Exit::NoCommand).or(Some(fail));
+    }
+    refused.unwrap_or_else(|| Fail::new(Exit::NoCommand, format!("{}: command not found", name.to_string_lossy())))
 }
 
 /// Sends the run's id to the watcher. Without a watcher the run goes on: it is bounded all the same.

@@ -117,7 +117,7 @@ pub fn verified_json(verified: &Verified) -> Value {
 pub fn comparison(
     sides: &[Side<'_>],
     comparison: &Comparison,
-    show_identity: bool,
+    (asked, ignores, show_identity): (bool, bool, bool),
     zone: &TimeZone,
     paint: Paint,
 ) -> String {
@@ -132,6 +132,11 @@ pub fn comparison(
         let (file, taken) =
             (clean(&side.file.display().to_string()), time::wall(taken(&side.verified.statement), zone));
         let _ = writeln!(out, "  {}  {file}  {}, {taken}", letter(n), subject(&side.verified.statement));
+    }
+    let of_runs =
+        sides.iter().filter(|side| side.verified.statement.predicate.scope == failsafe_attest::Scope::Run).count();
+    if !ignores && (1..sides.len()).contains(&of_runs) {
+        out.push_str("  one of a node has no factors of a run: leave them out with --ignore 'run/**'\n");
     }
     let (shown, hidden): (Vec<&Difference>, Vec<&Difference>) =
         comparison.differences.iter().partition(|one| show_identity || one.class != Class::Identity);
@@ -150,7 +155,11 @@ pub fn comparison(
         }
     }
     let equal = comparison.equal;
-    let declared = if comparison.regime_declared { "declared" } else { "assumed" };
+    let declared = match (asked, comparison.regime_declared) {
+        (true, _) => "given by --regime",
+        (false, true) => "declared",
+        (false, false) => "assumed",
+    };
     let checked = sides.iter().all(|side| side.verified.allowed.is_some());
     let keys = match checked {
         true => "valid, keys allowed".to_owned(),

@@ -31,7 +31,10 @@ pub fn choose(health: &pb::HealthResponse, wanted: &[String]) -> Result<Vec<pb::
         }
         named.or(indexed.first().copied()).cloned().ok_or_else(|| {
             let known: Vec<String> = health.gpus.iter().map(|g| format!("{} ({})", g.index, g.gpu)).collect();
-            let message = format!("this node has no GPU `{}`: it has [{}]", clean(wanted), known.join(", "));
+            let message = match known.as_slice() {
+                [] => format!("this node has no GPUs, so none is `{}`; see `failsafectl gpu list`", clean(wanted)),
+                known => format!("this node has no GPU `{}`: it has {}", clean(wanted), known.join(", ")),
+            };
             Fail::new(Exit::NotFound, message)
         })
     };

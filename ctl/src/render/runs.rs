@@ -41,10 +41,10 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
                     r.policy_name.clone(),
                     r.policy_digest.chars().take(19).collect(),
                     r.processes.to_string(),
-                    table::bytes(r.memory_bytes),
-                    cpu(r.cpu_us),
-                    table::bytes(r.egress_bytes),
-                    table::bytes(r.ingress_bytes),
+                    memory(r),
+                    cpu(r),
+                    traffic(r, r.egress_bytes),
+                    traffic(r, r.ingress_bytes),
                     r.events.to_string(),
                     r.events_lost.to_string(),
                     r.gpus.join(","),
@@ -64,7 +64,7 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
                 state(r),
                 r.policy_name.clone(),
                 r.processes.to_string(),
-                table::bytes(r.memory_bytes),
+                memory(r),
                 age(r),
                 r.incident.clone(),
             ]
@@ -82,8 +82,22 @@ fn frozen_for(run: &pb::Run) -> String {
     }
 }
 
-fn cpu(us: u64) -> String {
-    Unit::Microseconds.show(i64::try_from(us).unwrap_or(i64::MAX))
+/// A value that is measured while the run lives. Nobody keeps it.
+fn measured(run: &pb::Run, shown: String) -> String {
+    if run.state() == pb::RunState::Ended { "-".to_owned() } else { shown }
+}
+
+fn memory(run: &pb::Run) -> String {
+    measured(run, table::bytes(run.memory_bytes))
+}
+
+fn cpu(run: &pb::Run) -> String {
+    measured(run, Unit::Microseconds.show(i64::try_from(run.cpu_us).unwrap_or(i64::MAX)))
+}
+
+/// Bytes that the kernel counted; of an ended run only if they were recorded at its end.
+fn traffic(run: &pb::Run, bytes: u64) -> String {
+    if run.kernel.is_some() { table::bytes(bytes) } else { measured(run, table::bytes(bytes)) }
 }
 
 fn refused(counts: &pb::KernelCounts) -> String {
@@ -162,10 +176,10 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("not verified", run.unverified.clone()),
             ("frozen for", frozen_for(run)),
             ("processes", run.processes.to_string()),
-            ("memory", table::bytes(run.memory_bytes)),
-            ("CPU time", cpu(run.cpu_us)),
-            ("sent", table::bytes(run.egress_bytes)),
-            ("received", table::bytes(run.ingress_bytes)),
+            ("memory", memory(run)),
+            ("CPU time", cpu(run)),
+            ("sent", traffic(run, run.egress_bytes)),
+            ("received", traffic(run, run.ingress_bytes)),
             ("events", format!("{}{lost}", run.events)),
             ("refused", refused(&counts)),
             ("watched", counted(&[(counts.observed_ops, "operation", "operations")])),
@@ -231,6 +245,9 @@ fn gpu_use(used: &[pb::GpuUse]) -> String {
 pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, paint: Paint) -> String {
     let took = failsafe_core::time::Span(answer.took_ns);
     let incident = if answer.incident.is_empty() { String::new() } else { format!(" ({})", answer.incident) };
+    if answer.nothing_to_do {
+        return format!("{run}: was neither frozen nor blocked; nothing to do\n");
+    }
     let mut out = match answer.verdict() {
         pb::Verdict::Proved => format!("{run}{incident}: {done}, {} in {took}\n", paint.good("proved")),
         pb::Verdict::Partial => format!("{run}{incident}: {} after {took}\n", paint.bad("PARTIAL")),
@@ -249,6 +266,9 @@ pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, paint: Paint
     list("not proved", &answer.missing);
     list("read back", &answer.proofs);
     if answer.verdict() == pb::Verdict::DryRun {
+        if !answer.stands.is_empty() {
+            let _ = writeln!(out, "  now: {}", super::clean(&answer.stands));
+        }
         let _ = writeln!(
             out,
             "  {}, {}, {}",
@@ -329,6 +349,20 @@ mod tests {
         assert!(page.contains(freeze), "{page}");
         let latch = "contained: latch, lifted by a thaw that is not proved yet: not proved yet\n";
         assert!(page.contains(latch), "{page}");
+    }
+
+    #[test]
+    fn what_nobody_kept_of_an_ended_run_is_not_shown_as_zero() {
+        let ended = pb::Run { ended_ns: 3 * HOUR, ..ended_run(0, 0) };
+        let page = describe(&ended, String::new(), &TimeZone::UTC, 9 * HOUR);
+        for name in ["memory", "CPU time", "sent", "received"] {
+            let line = page.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+            assert!(line.ends_with(" -"), "{line}");
+        }
+        let counted = pb::Run { kernel: Some(pb::KernelCounts::default()), egress_bytes: 2_048, ..ended };
+        let page = describe(&counted, String::new(), &TimeZone::UTC, 9 * HOUR);
+        assert!(page.lines().any(|line| line.starts_with("sent ") && line.ends_with("2.0 KiB")), "{page}");
+        assert!(list(&[counted], true, 9 * HOUR).contains("  -  "), "memory and CPU time");
     }
 
     #[test]

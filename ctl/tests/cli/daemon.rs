@@ -60,6 +60,59 @@ fn a_dry_run_lists_whom_it_would_reach_and_what_not() {
 }
 
 #[test]
+fn a_thaw_of_a_run_that_is_not_held_says_so() {
+    let control = pb::ControlResponse {
+        verdict: pb::Verdict::Proved.into(),
+        run_name: "r".into(),
+        run_id: RUN.into(),
+        nothing_to_do: true,
+        ..Default::default()
+    };
+    let fake = Fake::start(Answers { control, ..Default::default() });
+    let output = fake.ctl("thaw r --reason x");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out(&output).contains("was neither frozen nor blocked; nothing to do"), "{}", out(&output));
+    assert!(!out(&output).contains("proved"), "{}", out(&output));
+    assert_eq!(json(&fake.ctl("thaw r --reason x -o json"))["nothing_to_do"], true);
+}
+
+#[test]
+fn a_misspelt_kind_or_an_empty_interval_is_a_usage_error() {
+    let fake = Fake::start(Answers::default());
+    let output = fake.ctl("events --kind foo");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("expected one of decision, outcome"), "{}", err(&output));
+    let output = fake.ctl("events --since 2h --until 3h");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("is not before --until"), "{}", err(&output));
+    assert_eq!(fake.ctl("events --kind heartbeat,decision --since 3h --until 2h").status.code(), Some(0));
+}
+
+#[test]
+fn what_is_not_there_is_named_by_its_kind() {
+    let fails = Some(Status::new(Code::NotFound, "no run `inc-zzz`; `failsafectl list --all` shows them"));
+    let fake = Fake::start(Answers { fails, ..Default::default() });
+    for line in ["explain inc-zzz", "describe inc-zzz", "export inc-zzz -o f", "replay inc-zzz"] {
+        let output = fake.ctl(line);
+        assert_eq!(output.status.code(), Some(6), "{line}: {}", err(&output));
+        assert!(err(&output).contains("`inc-zzz` is no incident id such as inc-"), "{line}: {}", err(&output));
+    }
+    let fails = Some(Status::new(Code::NotFound, "no run `x`; `failsafectl list --all` shows them"));
+    let fake = Fake::start(Answers { fails, ..Default::default() });
+    assert_eq!(err(&fake.ctl("describe x")).matches("list --all").count(), 1, "{}", err(&fake.ctl("describe x")));
+}
+
+#[test]
+fn a_second_cordon_tells_that_the_first_reason_stays() {
+    let fake = Fake::start(Answers::default());
+    assert_eq!(err(&fake.ctl("node cordon -r fan")), "");
+    let cordoned = Fake::start(Answers { cordoned: "cordoned by user 0 (admin): fan".into(), ..Default::default() });
+    assert_eq!(err(&cordoned.ctl("node cordon -r fan")), "");
+    let text = err(&cordoned.ctl("node cordon -r disk"));
+    assert!(text.contains("it was cordoned already (cordoned by user 0 (admin): fan)"), "{text}");
+}
+
+#[test]
 fn a_daemon_that_hangs_is_a_timeout() {
     let fake = Fake::start(Answers { hangs: true, ..Default::default() });
     let began = std::time::Instant::now();

@@ -26,6 +26,8 @@ pub struct Answers {
     pub doctor: pb::DoctorResponse,
     pub health: pb::HealthResponse,
     pub status: pb::StatusResponse,
+    /// The reason of a cordon, in answers to orders.
+    pub cordoned: String,
     /// Every call fails with this, if it is set.
     pub fails: Option<Status>,
     /// `Control` never answers.
@@ -279,7 +281,10 @@ impl Service {
     ) -> Result<Response<pb::OrderResponse>, Status> {
         let request = request.into_inner();
         let level = pb::HealthLevel::Draining as i32;
-        let part = pb::PartHealth { gpu: request.gpu.clone(), level, ..Default::default() };
+        let text = self.answers.cordoned.clone();
+        let reason = pb::HealthReason { code: "cordoned".into(), text, ..Default::default() };
+        let reasons = Some(reason).filter(|reason| !reason.text.is_empty()).into_iter().collect();
+        let part = pb::PartHealth { gpu: request.gpu.clone(), level, reasons, ..Default::default() };
         self.asked.lock().unwrap().orders.push((what, request));
         self.answer(pb::OrderResponse { revision: 1, part: Some(part) })
     }

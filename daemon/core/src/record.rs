@@ -376,6 +376,10 @@ pub struct Checkpoint {
 }
 
 impl Record {
+    /// All that [`Record::kind`] returns.
+    pub const KINDS: [&'static str; 11] =
+        ["decision", "outcome", "evidence", "control", "run", "policy", "gap", "health", "order", "daemon", "drift"];
+
     /// The entry's kind: what `failsafectl events` shows and filters by.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -116,14 +116,14 @@ impl<S: ReadAt> RecordingReader<S> {
             return Err(RecordingError::Version(version));
         }
         if len as usize > MAX_FRAME_BYTES {
-            return Err(RecordingError::Header(format!("length {len} exceeds {MAX_FRAME_BYTES}")));
+            return Err(RecordingError::HeaderChanged(format!("length {len} exceeds {MAX_FRAME_BYTES}")));
         }
         let json = window.get(PREAMBLE_BYTES as u64, len as usize).map_err(RecordingError::Io)?;
         if json.len() < len as usize {
             return Err(RecordingError::Header("incomplete".into()));
         }
         if crc32c::crc32c_append(checked, json) != crc {
-            return Err(RecordingError::Header("checksum mismatch".into()));
+            return Err(RecordingError::HeaderChanged("checksum mismatch".into()));
         }
         let header = serde_json::from_slice(json).map_err(|e| RecordingError::Header(e.to_string()))?;
         let header_text = json.to_vec();
@@ -279,6 +279,9 @@ pub enum RecordingError {
     /// The header is incomplete or damaged.
     #[error("recording header: {0}")]
     Header(String),
+    /// The header is not the one that was written.
+    #[error("the header of the recording was changed: {0}")]
+    HeaderChanged(String),
     /// Something that a crash of the writer does not leave behind.
     #[error("recording damaged at byte {offset}: {why}")]
     Damaged {

@@ -148,7 +148,7 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         &self,
         request: Request<v1::RotateKeyRequest>,
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
-        let Orderer { by, actor } = self.0.principal(&request)?.may_order()?;
+        let Orderer { by, actor } = self.0.principal(&request)?.may_rotate_key()?;
         let share = Peer::of(&request)?.share();
         let why = reason(request.into_inner().reason)?;
         let (keys, log, folder) = (self.0.attestor.keys.clone(), self.0.log.clone(), self.0.config.state_dir.clone());

@@ -167,8 +167,21 @@ impl Principal {
     /// `PERMISSION_DENIED`.
     pub fn may_order(&self) -> Result<Orderer, Status> {
         self.admin_to("cordon, uncordon and reset")?;
+        Ok(self.orderer())
+    }
+
+    fn orderer(&self) -> Orderer {
         let actor = self.actor();
-        Ok(Orderer { by: format!("{actor} ({})", Role::Admin.name()), actor })
+        Orderer { by: format!("{actor} ({})", Role::Admin.name()), actor }
+    }
+
+    /// Who replaces the node's signing key.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_rotate_key(&self) -> Result<Orderer, Status> {
+        self.admin_to("replace the signing key of the node (attest key rotate)")?;
+        Ok(self.orderer())
     }
 
     /// Whether the caller may have the whole fingerprint of the node, with what identifies it.

@@ -58,10 +58,14 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.blind_rules.clone_from(&status.rules.blind);
             out.disarmed_rules.clone_from(&status.rules.disarmed);
             out.not_enforced = grants::broken(&live.policy, grants);
-            if let Some(usage) = &status.usage {
-                out.processes = usage.processes;
-                out.memory_bytes = usage.memory_bytes.unwrap_or_default();
-                out.cpu_us = usage.cpu_usec.unwrap_or_default();
+            match &status.usage {
+                Some(usage) => {
+                    out.processes = usage.processes;
+                    out.memory_bytes = usage.memory_bytes.unwrap_or_default();
+                    out.cpu_us = usage.cpu_usec.unwrap_or_default();
+                }
+                // Not sampled yet: a registered cgroup has its processes already.
+                None => out.processes = live.cgroup.all_procs().map_or(0, |all| all.len() as u64),
             }
             count(&mut out, &status.counted.totals());
             out.frozen_ms = Some(status.frozen.total_ns(mono) / 1_000_000);

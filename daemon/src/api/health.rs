@@ -229,7 +229,7 @@ pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId
     let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
     node.gpu_named(wanted).map_err(|error| match error {
         NotNamed::Ambiguous(..) | NotNamed::MigDevice(..) => Status::invalid_argument(error.to_string()),
-        NotNamed::Unknown(..) => Status::not_found(error.to_string()),
+        NotNamed::Unknown { .. } => Status::not_found(error.to_string()),
     })
 }
 

@@ -16,14 +16,15 @@ use super::{
 };
 use crate::{
     actuators::cgroup::dry_run,
+    node::NotNamed,
     pipeline::{
         Message,
         containment::Answer,
         lane::{self, Caller, Refused, Ticket},
     },
-    platform::clock,
+    platform::{Cgroup, clock},
     runs::{
-        FoundRun,
+        FoundRun, LiveRun,
         delegation::Delegated,
         grants::grants,
         guarded::GuardedRun,
@@ -238,6 +239,17 @@ impl v1::run_service_server::RunService for Runs {
             FoundRun::Guarded(guarded) => return self.control_guarded(guarded, control).await.map(Response::new),
             FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
         };
+        if command == Command::Thaw && self.is_free(&live).await? {
+            let (run_id, run_name) = (live.run.id.to_string(), live.run.name.clone());
+            let verdict = v1::Verdict::Proved as i32;
+            return Ok(Response::new(v1::ControlResponse {
+                run_id,
+                run_name,
+                verdict,
+                nothing_to_do: true,
+                ..Default::default()
+            }));
+        }
         let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
         let patience = Instant::now() + wait;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
@@ -299,6 +311,15 @@ impl v1::run_service_server::RunService for Runs {
     }
 }
 
+/// A GPU that cannot be given to a run.
+fn unknown_gpu(wanted: &str, error: &NotNamed) -> Status {
+    let or_all = match error {
+        NotNamed::Unknown { known, .. } if !known.is_empty() && wanted != "all" => " (or `all`)",
+        _ => "",
+    };
+    Status::invalid_argument(format!("{error}{or_all}"))
+}
+
 /// Most bytes of a refusal's reasons in the audit log; the caller gets all of them.
 const REFUSAL_BYTES: usize = 2_000;
 
@@ -347,6 +368,18 @@ pub(super) async fn deliver(context: &Context, message: Message) -> Result<(), S
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("a worker failed: {e}")))
+}
+
+/// How a run stands, in words.
+fn stands(run: &v1::Run) -> String {
+    let state = match run.state() {
+        v1::RunState::Frozen => "frozen",
+        v1::RunState::Partial => "contained in part",
+        v1::RunState::Guarded if run.guarded_frozen => "guarded, frozen",
+        v1::RunState::Guarded => "guarded, not frozen",
+        _ => "not frozen",
+    };
+    if run.blocked { format!("{state}, blocked in the kernel") } else { state.to_owned() }
 }
 
 fn has_ended(run: &Run) -> Status {
@@ -458,7 +491,7 @@ impl Runs {
                 entire.extend(node.gpus.keys().cloned());
                 continue;
             }
-            match node.gpu_or_slice_named(one).map_err(|e| bad(format!("{e} (or `all`)")))? {
+            match node.gpu_or_slice_named(one).map_err(|e| unknown_gpu(one, &e))? {
                 (gpu, None) => drop(entire.insert(gpu)),
                 (gpu, Some(slice)) => drop(out.mig.entry(gpu).or_default().insert(slice)),
             }
@@ -492,6 +525,25 @@ impl Runs {
         Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
     }
 
+    /// Whether nothing holds the run: no decision, no latch, and no freeze of anybody. What cannot be read counts as held.
+    async fn is_free(&self, live: &Arc<LiveRun>) -> Result<bool, Status> {
+        let status = live.status().clone();
+        if !status.containment.is_empty() || status.containment_error.is_some() {
+            return Ok(false);
+        }
+        let (live, context) = (live.clone(), self.0.clone());
+        blocking(move || {
+            let latched = context.registry.kernel().is_blocked(live.slot).unwrap_or(true);
+            let mut frozen = live.cgroup.freeze_requested().unwrap_or(true);
+            let walked = live.cgroup.walk(None, &mut |level: &Cgroup| {
+                frozen |= level.freeze_requested()?;
+                Ok(())
+            });
+            !latched && !frozen && walked.is_ok()
+        })
+        .await
+    }
+
     async fn rehearse(&self, found: FoundRun, command: Command) -> Result<v1::ControlResponse, Status> {
         let action = Action::from(command);
         let run = found.run().clone();
@@ -499,15 +551,20 @@ impl Runs {
             FoundRun::Live(live) => live.status().gpus.clone(),
             _ => run.gpus.clone(),
         };
-        let listed = blocking(move || match &found {
-            FoundRun::Live(live) => dry_run(&live.cgroup).map_err(|e| Status::failed_precondition(e.chain())),
-            FoundRun::Guarded(guarded) => match &guarded.cgroup {
-                Some(cgroup) => dry_run(cgroup).map_err(|e| Status::failed_precondition(e.chain())),
-                None => Err(Status::failed_precondition("the cgroup of the run is not known")),
-            },
-            FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
+        let context = self.0.clone();
+        let listed = blocking(move || {
+            let stands = stands(&convert::run(&context.registry, &found, &grants(context.registry.kernel())));
+            let listed = match &found {
+                FoundRun::Live(live) => dry_run(&live.cgroup).map_err(|e| Status::failed_precondition(e.chain())),
+                FoundRun::Guarded(guarded) => match &guarded.cgroup {
+                    Some(cgroup) => dry_run(cgroup).map_err(|e| Status::failed_precondition(e.chain())),
+                    None => Err(Status::failed_precondition("the cgroup of the run is not known")),
+                },
+                FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
+            };
+            listed.map(|listed| (listed, stands))
         });
-        let listed = listed.await??;
+        let (listed, stands) = listed.await??;
         let process = |p: crate::actuators::cgroup::Affected| v1::Process {
             pid: p.id.pid,
             comm: p.comm,
@@ -522,6 +579,7 @@ impl Runs {
             cgroups: listed.levels.into_iter().map(|l| l.display().to_string()).collect(),
             gpus: gpus.iter().map(ToString::to_string).collect(),
             known_leaks: action.known_leaks().iter().map(ToString::to_string).collect(),
+            stands,
             ..Default::default()
         })
     }

@@ -62,10 +62,13 @@ fn publish(listed: &[NodeKey], state_dir: &Path) -> Result<(), String> {
     let mut text = String::from(
         "# Public keys of this node: KEYID BASE64 COMMENT. They verify the checkpoints of its audit log.\n",
     );
+    // In a file with the keys of several nodes the comment says whose log it is.
+    let host = nix::unistd::gethostname().unwrap_or_else(|_| "this node".into());
     for NodeKey { public, retired_ns, .. } in listed {
         let state = if retired_ns.is_some() { "retired" } else { "active" };
+        let host = host.to_string_lossy();
         // Writing to a text does not fail.
-        let _text = writeln!(text, "{} {} this node, {state}", public.id(), public.base64());
+        let _text = writeln!(text, "{} {} {host}, {state}", public.id(), public.base64());
     }
     let path = state_dir.join(KEYS_FILE);
     // As at most starts: then the start waits for no disk.

@@ -134,7 +134,8 @@ fn a_command_with_a_deadline_that_has_passed_is_not_begun() -> Result<()> {
             Ok(())
         })?;
         // A command in time is the proof that the late ones have been looked at.
-        node.ctl(["thaw", run.id(), "-r", "in time"])?;
+        node.ctl(["freeze", run.id(), "-r", "in time"])?.expect(0)?;
+        node.ctl(["thaw", run.id(), "-r", "in time"])?.expect(0)?;
         let frozen =
             node.events()?.into_iter().find(|e| e["body"]["type"] == "control" && e["body"]["reason"] == "late");
         ensure!(frozen.is_none(), "a late command was begun: {frozen:?}");

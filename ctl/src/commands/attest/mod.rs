@@ -13,7 +13,7 @@ use crate::{
     render::{Paint, attest as page, clean, json, print},
 };
 use failsafe_attest::{
-    AllowedKeys, Statement, Table, Verdict, Verified, compare,
+    AllowedKeys, Statement, Table, Verdict, Verified, VerifyError, compare,
     diff::Options,
     envelope::{self, MAX_ENVELOPE},
     key::MAX_KEYS_FILE,
@@ -90,7 +90,8 @@ pub(super) fn diff(place: &Place<'_>, args: &AttestDiffArgs) -> Result<Exit, Fai
     let text = if args.output.json() {
         json::text(&page::comparison_json(&sides, &comparison, args.show_identity)?)
     } else {
-        page::comparison(&sides, &comparison, args.show_identity, &place.zone, Paint::stdout())
+        let asked = (args.regime.is_some(), !args.ignore.is_empty(), args.show_identity);
+        page::comparison(&sides, &comparison, asked, &place.zone, Paint::stdout())
     };
     print(&text)?;
     Ok(match comparison.verdict {
@@ -112,8 +113,13 @@ fn opened(file: &Path, keys: Option<&AllowedKeys>) -> Result<Verified, Fail> {
     let bytes = read(file, MAX_ENVELOPE)?;
     envelope::verify(&bytes, keys).map_err(|error| {
         let fail = Fail::because(format!("{}: not valid", shown(file)), &error);
-        Fail { exit: Exit::Tampered, message: clean(&fail.message), ..fail }
-            .advise("believe nothing of this file; have the node or run attested again")
+        let advice = match error {
+            VerifyError::NotAllowed(_) => {
+                "if you trust the node that signed it, add its line of `failsafectl attest key show` to the list of allowed keys"
+            }
+            _ => "believe nothing of this file; have the node or run attested again",
+        };
+        Fail { exit: Exit::Tampered, message: clean(&fail.message), ..fail }.advise(advice)
     })
 }
 

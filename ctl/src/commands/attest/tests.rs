@@ -128,7 +128,8 @@ fn the_page_names_the_worst_difference_first_and_hides_identity() {
         page::Side { file: Path::new("a.json"), verified: &a },
         page::Side { file: Path::new("b.json"), verified: &b },
     ];
-    let text = |identity| page::comparison(&sides, &comparison, identity, &TimeZone::UTC, Paint::plain());
+    let text =
+        |identity| page::comparison(&sides, &comparison, (false, false, identity), &TimeZone::UTC, Paint::plain());
     insta::assert_snapshot!(text(false));
     assert!(!text(true).contains('\u{1b}') && text(true).contains("node/hostname  [identity]"));
     let verified = page::verified(Path::new("a.json"), &a, &TimeZone::UTC, Paint::plain());

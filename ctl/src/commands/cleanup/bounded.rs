@@ -89,7 +89,7 @@ pub(super) fn populated(roots: &BTreeSet<u64>, state_dir: &Path) -> Result<Vec<B
 }
 
 /// Where the whole cgroup2 hierarchy is mounted: its root has the inode number 1.
-fn hierarchy() -> io::Result<Option<PathBuf>> {
+pub(in crate::commands) fn hierarchy() -> io::Result<Option<PathBuf>> {
     let mounts = cgroup2_mounts(&fs::read("/proc/self/mountinfo")?);
     Ok(mounts.into_iter().find(|path| fs::metadata(path).is_ok_and(|meta| meta.ino() == 1)))
 }

@@ -1,13 +1,16 @@
 //! `log checkpoint`: the latest signed checkpoint of the log.
 
-use super::{super::Place, keys};
+use super::{
+    super::Place,
+    keys::{self, Known},
+};
 use crate::{
     args::LogOut,
     exit::{Exit, Fail},
     render::{clean, json},
 };
 use failsafe_journal::tree::signed::{CHECKPOINT_FILE, SignedTree};
-use failsafe_tlog::{Checkpoint, Keys, VerifierKey, note};
+use failsafe_tlog::{Checkpoint, VerifierKey, note};
 use serde_json::json;
 use std::path::Path;
 
@@ -20,11 +23,11 @@ pub(super) struct Opened<'k> {
 }
 
 /// Reads a checkpoint and verifies it.
-pub(super) fn open<'k>(path: &Path, keys: &'k Keys) -> Result<Opened<'k>, Fail> {
+pub(super) fn open<'k>(path: &Path, known: &'k Known) -> Result<Opened<'k>, Fail> {
     let shown = clean(&path.display().to_string());
     let note = super::read(path, "checkpoint", note::MAX_BYTES)?;
-    let (checkpoint, key) = Checkpoint::open(&note, keys)
-        .map_err(|error| Fail::because(&shown, &error).advise("name the keys that you trust with --keys FILE"))?;
+    let (checkpoint, key) = Checkpoint::open(&note, &known.keys)
+        .map_err(|error| Fail::because(&shown, &error).advise(known.advice("checkpoint")))?;
     let tree = SignedTree::of(checkpoint.clone())
         .ok_or_else(|| Fail::new(Exit::Error, format!("{shown}: the origin names no first entry of the log")))?;
     Ok(Opened { note, checkpoint, tree, key })
@@ -33,7 +36,7 @@ pub(super) fn open<'k>(path: &Path, keys: &'k Keys) -> Result<Opened<'k>, Fail> 
 pub(super) fn checkpoint(place: &Place<'_>, out: &LogOut, keys: Option<&Path>) -> Result<Exit, Fail> {
     let known = keys::known(place, keys)?;
     let path = place.state_dir.join(CHECKPOINT_FILE);
-    let opened = open(&path, &known.keys)?;
+    let opened = open(&path, &known)?;
     let Opened { note, checkpoint, tree, key } = &opened;
     let about = known.about(key);
     let text = match out.json {

@@ -29,6 +29,17 @@ pub(in crate::commands) struct About {
 }
 
 impl Known {
+    /// What to do if a signature is by none of them, or the signed text is not as it was; `what` is what was signed.
+    pub fn advice(&self, what: &str) -> String {
+        match self.own {
+            true => "name the keys that you trust with --keys FILE".to_owned(),
+            false => format!(
+                "the {what} was changed, or the keys of --keys are not those of its node: compare them with `failsafectl attest key \
+                 show` there, and get the {what} again"
+            ),
+        }
+    }
+
     /// Those in the text of a file.
     pub fn parse(text: &[u8], own: bool) -> Result<Known, String> {
         let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
@@ -81,7 +92,13 @@ pub(in crate::commands) fn known(place: &Place<'_>, file: Option<&Path>) -> Resu
         None => fail.advise("name the keys that you trust with --keys FILE"),
     })?;
     let shown = clean(&path.display().to_string());
-    Known::parse(&bytes, file.is_none()).map_err(|why| Fail::new(Exit::Error, format!("{shown}: {why}")))
+    // A wrong argument, as for `attest`.
+    let exit = if file.is_some() { Exit::Usage } else { Exit::Error };
+    Known::parse(&bytes, file.is_none()).map_err(|why| {
+        Fail::new(exit, format!("{shown}: {why}")).advise(
+            "each line is `KEYID BASE64 COMMENT`, as `attest key show` prints it, or `NAME+ID+KEY`, as `log checkpoint` prints it",
+        )
+    })
 }
 
 /// Lines `KEYID BASE64 COMMENT`, as in an allowed-keys file, or `NAME+ID+KEY`, as other tools of transparency logs have them.

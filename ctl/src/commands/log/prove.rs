@@ -9,6 +9,7 @@ use crate::{
 };
 use failsafe_journal::{
     Entry,
+    head::{HEAD_FILE, HeadFile},
     tree::{prove as journal, signed::CHECKPOINT_FILE, signed::SignedTree},
 };
 use failsafe_tlog::{ProofFile, proof_file};
@@ -25,6 +26,14 @@ pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, ou
     let log = log_file(place.state_dir);
     let dir = log.parent().unwrap_or(place.state_dir);
     let proof = journal::prove(dir, entry, parsed, note).map_err(|error| {
+        let entries = HeadFile::read(&place.state_dir.join(HEAD_FILE)).map(|head| head.entries);
+        if let (journal::ProveError::NotCovered { .. }, Some(entries)) = (&error, entries.filter(|n| entry >= *n)) {
+            let last = entries.saturating_sub(1);
+            return Fail::new(
+                Exit::Error,
+                format!("there is no entry {entry}: the log has {entries} entries, 0 to {last}"),
+            );
+        }
         Fail::because(format!("cannot prove entry {entry}"), &error).advise(match error {
             journal::ProveError::NotCovered { .. } => {
                 "failsafed signs a checkpoint at the interval `audit_log.checkpoint`: try again after it"
@@ -49,9 +58,7 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_jso
     let not_proved = |why: &dyn std::error::Error| Fail::because(format!("{shown} proves nothing"), why);
     let bytes = super::read(file, "proof", proof_file::MAX_BYTES)?;
     let proof = ProofFile::parse(&bytes).map_err(|error| not_proved(&error))?;
-    let proved = proof.verify(&known.keys).map_err(|error| {
-        not_proved(&error).advise("name the keys that you trust with --keys FILE, or ask for the proof again")
-    })?;
+    let proved = proof.verify(&known.keys).map_err(|error| not_proved(&error).advise(known.advice("proof")))?;
     let entry = Entry::parse(&proved.entry).map_err(|error| not_proved(&error))?;
     let tree = SignedTree::of(proved.checkpoint);
     let Some(tree) = tree.filter(|tree| tree.first.checked_add(proof.index) == Some(entry.index)) else {

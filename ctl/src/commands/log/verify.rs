@@ -14,7 +14,6 @@ use failsafe_journal::{
     tree::signed::{CHECKPOINT_FILE, checkpoint_path},
     verify::{Claim, Finding, verify_claims, verify_file},
 };
-use failsafe_tlog::Keys;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -71,7 +70,7 @@ fn with_latest(place: &Place<'_>, report: &Report, claims: &[Claim], keys: Optio
     }
     // Read once more: a log in use may have been signed meanwhile.
     let latest = place.state_dir.join(CHECKPOINT_FILE);
-    let found = keys::known(place, keys).and_then(|known| claim(&latest, false, &known.keys));
+    let found = keys::known(place, keys).and_then(|known| claim(&latest, false, &known));
     let found = claims.iter().chain(found.as_ref().ok()).map(|claim| claim.tree.entries()).max().unwrap_or(0);
     if found >= stated {
         return Verdict::Ok;
@@ -116,7 +115,7 @@ fn claims(place: &Place<'_>, dir: &Path, earlier: &[PathBuf], keys: Option<&Path
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let known = keys::known(place, keys)?.keys;
+    let known = keys::known(place, keys)?;
     paths.iter().map(|path| claim(path, earlier.contains(path), &known)).collect()
 }
 
@@ -126,8 +125,8 @@ fn last_border(dir: &Path) -> Option<PathBuf> {
     Some(checkpoint_path(dir, end.next_index))
 }
 
-fn claim(path: &Path, named: bool, keys: &Keys) -> Result<Claim, Fail> {
-    Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, keys)?.tree, named })
+fn claim(path: &Path, named: bool, known: &keys::Known) -> Result<Claim, Fail> {
+    Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, known)?.tree, named })
 }
 
 fn as_text(path: &Path, report: &Report, aside: &[PathBuf], zone: &TimeZone) -> String {

@@ -61,8 +61,11 @@ impl Recording {
     /// Opens a file and checks that its policy is the one that the run was pinned to.
     pub(super) fn open(source: Source) -> Result<Recording, Fail> {
         let shown = source.name;
-        let reader = RecordingReader::new(source.bytes)
-            .map_err(|error| Fail::because(format!("cannot read recording {}", clean(&shown)), &error))?;
+        let reader = RecordingReader::new(source.bytes).map_err(|error| {
+            let fail = Fail::because(format!("cannot read recording {}", clean(&shown)), &error);
+            let exit = if matches!(error, RecordingError::HeaderChanged(_)) { Exit::Tampered } else { Exit::Error };
+            Fail { exit, ..fail }
+        })?;
         let bad = |what: String| Fail::new(Exit::Error, format!("{shown}: {what}"));
         let header = reader.header();
         let format: Format =

@@ -3,7 +3,10 @@
 //! It prints what happens to the run, passes signals on, and ends with the command's code. It decides nothing: killing the watcher
 //! leaves the run as it is.
 
-use super::terminal::{self, Raw};
+use super::{
+    left,
+    terminal::{self, Raw},
+};
 use crate::{
     client::{Client, block_on},
     commands::Place,
@@ -34,7 +37,7 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -51,7 +54,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(500);
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Starts the command in a child process and watches it. `other`: it runs as another user.
-pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
+pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit, Fail> {
     let name = format!("failsafectl-run-{}", uuid::Uuid::new_v4());
     let failed = |error: &std::io::Error| Fail::because("cannot make the watcher's socket", error);
     let address = SocketAddr::from_abstract_name(&name).map_err(|error| failed(&error))?;
@@ -63,7 +66,8 @@ pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
     let pid = child.id();
     let socket = place.socket.to_owned();
     let (last, last_record) = mpsc::channel();
-    let reports = Reports { frozen: frozen.clone(), raw: raw.is_set(), last };
+    let id = Arc::new(OnceLock::new());
+    let reports = Reports { frozen: frozen.clone(), raw: raw.is_set(), last, id: id.clone() };
     // Ends with this process: it may wait for a run that never comes.
     std::thread::spawn(move || reports.follow(&listener, pid, &socket));
     let status = block_on(wait(child, screen, &frozen, raw.is_set()))?;
@@ -72,6 +76,10 @@ pub(super) fn watch(place: &Place<'_>, other: bool) -> Result<Exit, Fail> {
     if status.signal().is_some() {
         // The record of a kill follows the kill. Without a daemon there is nothing to wait for.
         let _in_time = last_record.recv_timeout(LAST_RECORDS);
+    }
+    if let Some(text) = id.get().filter(|_| !quiet).and_then(|id| block_on(left::left(place.socket, id)).ok().flatten())
+    {
+        print_line(false, &text);
     }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     std::process::exit(code)
@@ -214,11 +222,14 @@ struct Reports {
     raw: bool,
     /// Is sent to when the last record that the watcher waits for is printed.
     last: mpsc::Sender<()>,
+    /// The run's id, once it is known.
+    id: Arc<OnceLock<String>>,
 }
 
 impl Reports {
     fn follow(&self, listener: &UnixListener, child: u32, socket: &Path) {
         let Some(id) = announced(listener, child) else { return };
+        let _first = self.id.set(id.clone());
         let (mut next, mut lost) = (0, false);
         // A daemon may be restarted while the run lives: the next one has the same log. This thread ends with the watcher.
         loop {

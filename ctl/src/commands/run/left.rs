@@ -1,0 +1,47 @@
+//! What goes on of a run after its command has ended: a process in the background keeps the run alive.
+
+use crate::{client::Client, commands::cleanup::hierarchy, exit::Fail, render::count};
+use failsafe_proto::v1 as pb;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long the daemon may take to answer: the command's exit code waits for it.
+const ASKED: Duration = Duration::from_millis(500);
+
+/// What to say of the run, if processes of it are left.
+pub(super) async fn left(socket: &Path, id: &str) -> Result<Option<String>, Fail> {
+    let asked = async {
+        let request = pb::GetRequest { run: id.to_owned() };
+        Ok::<_, Fail>(Client::connect(socket).await?.runs().get(request).await?.into_inner())
+    };
+    let Ok(run) = tokio::time::timeout(ASKED, asked).await else { return Ok(None) };
+    let Ok(Some(mount)) = hierarchy() else { return Ok(None) };
+    let below = run?.cgroup;
+    if below.trim_matches('/').is_empty() {
+        return Ok(None);
+    }
+    // What the daemon counted last may be older than the command's end.
+    let left = processes(mount.join(below.trim_start_matches('/')));
+    Ok((left > 0).then(|| {
+        let left = count(left, "process", "processes");
+        format!(
+            "failsafectl: the command has ended, but the run goes on with {left}: `failsafectl describe {id}` shows it, `failsafectl kill \
+             {id} --reason TEXT` ends it"
+        )
+    }))
+}
+
+/// The processes in a cgroup and below it.
+fn processes(root: PathBuf) -> usize {
+    let (mut found, mut levels) = (0, vec![root]);
+    while let Some(level) = levels.pop() {
+        found += fs::read_to_string(level.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
+        let below = fs::read_dir(&level).into_iter().flatten().flatten();
+        levels
+            .extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+    }
+    found
+}
