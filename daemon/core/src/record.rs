@@ -377,8 +377,10 @@ pub struct Checkpoint {
 
 impl Record {
     /// All that [`Record::kind`] returns.
-    pub const KINDS: [&'static str; 11] =
-        ["decision", "outcome", "evidence", "control", "run", "policy", "gap", "health", "order", "daemon", "drift"];
+    pub const KINDS: [&'static str; 12] = [
+        "decision", "outcome", "evidence", "control", "run", "policy", "gap", "health", "order", "daemon", "drift",
+        "manifest",
+    ];
 
     /// The entry's kind: what `failsafectl events` shows and filters by.
     pub fn kind(&self) -> &'static str {

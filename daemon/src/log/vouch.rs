@@ -3,7 +3,10 @@
 use crate::signing::{KeyError, NodeKey, NodeSigner, SigningKeys};
 use failsafe_attest::PublicKey;
 use failsafe_journal::{
-    storage::folder::{MODE, replace_synced},
+    storage::{
+        bounded,
+        folder::{MODE, replace_synced},
+    },
     tree::signed::{KEY_NAME, KEYS_FILE, Signing},
 };
 use failsafe_tlog::{Keys, Signer, VerifierKey};
@@ -72,7 +75,7 @@ fn publish(listed: &[NodeKey], state_dir: &Path) -> Result<(), String> {
     }
     let path = state_dir.join(KEYS_FILE);
     // As at most starts: then the start waits for no disk.
-    if std::fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+    if bounded::read(&path, text.len() as u64).is_ok_and(|found| found == text.as_bytes()) {
         return Ok(());
     }
     replace_synced(&path, text.as_bytes(), MODE).map_err(|error| format!("cannot write {}: {error}", path.display()))
