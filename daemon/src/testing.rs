@@ -1,7 +1,12 @@
 //! What unit tests share.
 
 use crate::runs::start::Wanted;
-use failsafe_core::{MonoTime, input::Run, policy::PolicyDigest, policy::parse::parse};
+use failsafe_core::{
+    Action, Decision, MonoTime,
+    decision::{Cause, Confidence, DecisionId, IncidentId, Mode, Severity, Upkeep},
+    input::Run,
+    policy::{PolicyDigest, parse::parse},
+};
 use std::time::{Duration, Instant};
 
 /// Waits until it `holds`, 20 seconds at most.
@@ -31,6 +36,24 @@ pub fn run(id: &str, owner_uid: u32, policy: PolicyDigest) -> Run {
         decisions: 0,
         incidents: 0,
         contained: Default::default(),
+    }
+}
+
+/// A decision on this action, which no rule and nobody made.
+pub fn decision(action: Action) -> Decision {
+    let run = failsafe_core::RunId(uuid::Uuid::from_u128(1));
+    Decision {
+        id: DecisionId { run, n: 1 },
+        incident: IncidentId::new(run, 1),
+        at: MonoTime(1),
+        cause: Cause::Upkeep { what: Upkeep::Escape },
+        actions: vec![action],
+        because: Vec::new(),
+        values: Vec::new(),
+        confidence: Confidence::High,
+        severity: Severity::Critical,
+        mode: Mode::Enforce,
+        policy: PolicyDigest([1; 32]),
     }
 }
 

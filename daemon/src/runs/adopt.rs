@@ -19,6 +19,7 @@ use super::{
     guarded::{GuardedRun, gap},
     outage,
     past::{History, Past, differs, without_version},
+    reobserved::{FoundFreeze, reobserved},
     start::{Origin, StartError},
     store::{ENDED_KEPT, Folder, KeptRun, MOST_PARTS, is_made, made_for},
     translate,
@@ -31,8 +32,7 @@ use crate::{
     sensors::ebpf::{self, EventReader},
 };
 use failsafe_core::{
-    Action, Containment, Decision, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
-    decision::{Proof, Verdict},
+    Action, Containment, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
     input::{Contained, Gap, Run},
     record::Record,
     time::Span,
@@ -548,12 +548,8 @@ impl Registry {
         let requested = cgroup.freeze_requested().map_err(unread)?;
         let found_frozen = requested && cgroup.events().map_err(unread)?.frozen;
         let latch = before.is_some_and(|p| p.latch != 0) || past.containment.is_latched();
-        let mut found = vec![match (past.containment.is_frozen(), found_frozen) {
-            (true, true) => "frozen, as decided".to_owned(),
-            (true, false) => "decided to be frozen, found running".into(),
-            (false, true) => "found frozen, without a decision in the log: it is held until somebody thaws it".into(),
-            (false, false) => "running".into(),
-        }];
+        let seen = FoundFreeze { requested, proved: found_frozen };
+        let mut found = vec![seen.words(past.containment.is_frozen()).to_owned()];
         if latch {
             found.push("egress latch on".into());
         }
@@ -566,13 +562,10 @@ impl Registry {
         let recalled = past.containment.clone().found(run.contained, found_frozen, now);
         // Sensors have been silent about it since its last daemon, not since it began: silence counts from now.
         run.registered = now;
-        let mut outcomes: Vec<Outcome> = past
-            .open
-            .iter()
-            .map(|(decision, action)| reobserved(decision, *action, found_frozen, latch, now))
-            .collect();
+        let mut outcomes: Vec<Outcome> =
+            past.open.iter().map(|(decision, action)| reobserved(decision, *action, seen, latch, now)).collect();
         let open_freeze = outcomes.iter().any(|o| o.action == Action::Freeze);
-        if past.containment.is_frozen() && !found_frozen && !open_freeze {
+        if past.containment.is_frozen() && !requested && !open_freeze {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let run_id = run.id;
@@ -654,30 +647,5 @@ fn placeholder(id: RunId, root: Option<u64>, cgroup: Option<&Cgroup>, boot_id: &
         decisions: 0,
         incidents: 0,
         contained: Contained::default(),
-    }
-}
-
-/// The outcome of an action that an earlier daemon did not live to record, by what is found now.
-fn reobserved(decision: &Decision, action: Action, frozen: bool, latched: bool, now: MonoTime) -> Outcome {
-    let interrupted =
-        |what: &str| Verdict::Failed(format!("interrupted by the daemon's end: re-observed at its restart, {what}"));
-    let (verdict, seen) = match action {
-        Action::Freeze if frozen => (Verdict::Proved, "populated 1, frozen 1"),
-        Action::Freeze => (interrupted("the run is not frozen"), "frozen 0"),
-        Action::Thaw if frozen => (interrupted("the run is still frozen"), "frozen 1"),
-        Action::Thaw => (Verdict::Proved, "frozen 0"),
-        Action::Block if latched => (Verdict::Proved, "egress latch on"),
-        Action::Block => (interrupted("the latch is off"), "egress latch off"),
-        _ => (interrupted("the run lives"), "populated 1"),
-    };
-    Outcome {
-        decision: decision.id,
-        incident: decision.incident,
-        action,
-        verdict,
-        proofs: vec![Proof { fact: "re-observed at restart".into(), seen: seen.into() }],
-        at: now,
-        // The clock of an earlier daemon is this boot's clock too: both are CLOCK_MONOTONIC.
-        took: Span(now.0.saturating_sub(decision.at.0)),
     }
 }

@@ -31,6 +31,7 @@ mod past;
 pub mod reaper;
 pub mod registrable;
 pub mod removal;
+mod reobserved;
 pub mod retain;
 pub mod start;
 pub mod store;

@@ -90,6 +90,7 @@ const STACKS: &[Stack] = &[
             &["args", "bundle", "client", "incident"],
             &["incidents"],
             &["render"],
+            &["digest"],
             &["commands"],
             &["testing"],
         ],

@@ -26,7 +26,7 @@ pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, ou
     let log = log_file(place.state_dir);
     let dir = log.parent().unwrap_or(place.state_dir);
     let proof = journal::prove(dir, entry, parsed, note).map_err(|error| {
-        let entries = HeadFile::read(&place.state_dir.join(HEAD_FILE)).map(|head| head.entries);
+        let entries = HeadFile::read(&place.state_dir.join(HEAD_FILE)).ok().flatten().map(|head| head.entries);
         if let (journal::ProveError::NotCovered { .. }, Some(entries)) = (&error, entries.filter(|n| entry >= *n)) {
             let last = entries.saturating_sub(1);
             return Fail::new(

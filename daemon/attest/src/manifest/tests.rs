@@ -1,3 +1,5 @@
+//! Manifests: their files, limits and facts, and how they count in a comparison.
+
 use super::*;
 use crate::{
     About, Assurance, Scope, Statement, Table, Verdict, compare,
