@@ -93,7 +93,9 @@ impl Fail {
 
 impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "failsafectl: {}", self.message)?;
+        // Texts of files and of the daemon are in it.
+        let harmless: Vec<String> = self.message.split('\n').map(crate::text::clean).collect();
+        write!(f, "failsafectl: {}", harmless.join("\n"))?;
         match &self.advice {
             Some(advice) => write!(f, "\n  {advice}"),
             None => Ok(()),

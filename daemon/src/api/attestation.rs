@@ -24,7 +24,10 @@ use failsafe_attest::{
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
 use failsafe_proto::v1;
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tonic::{Request, Response, Status};
 
 /// Fingerprints that are read at once.
@@ -36,6 +39,8 @@ pub struct Attestor {
     keys: Arc<SigningKeys>,
     pub(super) table: Arc<Table>,
     limit: Arc<Limit>,
+    /// Runs that are being read: for users, and for administrators.
+    reading: Arc<Mutex<BTreeSet<(String, bool)>>>,
 }
 
 impl Attestor {
@@ -50,12 +55,39 @@ impl Attestor {
             keys,
             table: Arc::new(Table::built_in()?),
             limit: Limit::new("attestations", ATTESTATIONS),
+            reading: Arc::default(),
         })
     }
 
     /// What is used of the limit.
     pub(super) fn usage(&self) -> Usage {
         self.limit.usage()
+    }
+}
+
+/// A run that is being read. A run whose processes do not answer holds one place of the users' and one of the administrators', and
+/// not all of them.
+struct Place {
+    reading: Arc<Mutex<BTreeSet<(String, bool)>>>,
+    of: (String, bool),
+}
+
+impl Place {
+    fn take(reading: &Arc<Mutex<BTreeSet<(String, bool)>>>, run: &str, share: Share) -> Result<Place, Status> {
+        let of = (run.to_owned(), share.is_reserved());
+        if !reading.lock().unwrap_or_else(PoisonError::into_inner).insert(of.clone()) {
+            return Err(Status::resource_exhausted(format!(
+                "limit `attestations`: run {run} is being read already; if that does not end, a process or a file system of the run \
+                 does not answer"
+            )));
+        }
+        Ok(Place { reading: reading.clone(), of })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.of);
     }
 }
 
@@ -177,7 +209,9 @@ impl Attestations {
             None => None,
         };
         let attestor = &self.0.attestor;
+        let place = of_run.as_ref().map(|run| Place::take(&attestor.reading, &run.id, share)).transpose()?;
         let permit = attestor.limit.take(share).map_err(|exceeded| Status::resource_exhausted(exceeded.to_string()))?;
+        let permit = (permit, place);
         let asked = attestor.worker.start(self.node_facts(), of_run, permit);
         let asked = asked.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
         let mut facts = asked.facts().await;
@@ -255,6 +289,20 @@ fn node_key(key: &NodeKey) -> v1::NodeKey {
 mod tests {
     use super::*;
     use failsafe_attest::Json;
+
+    #[test]
+    fn a_run_that_does_not_answer_holds_one_place_of_the_users_and_one_of_the_administrators() {
+        let reading = Arc::default();
+        let (user, root) = (Share::User(7), Share::Reserved(0));
+        let held = [Place::take(&reading, "a", user).unwrap(), Place::take(&reading, "a", root).unwrap()];
+        for share in [user, root, Share::User(8)] {
+            let refused = Place::take(&reading, "a", share).err().unwrap();
+            assert!(refused.message().contains("is being read already"), "{refused}");
+        }
+        let _other = Place::take(&reading, "b", user).unwrap();
+        drop(held);
+        assert!(Place::take(&reading, "a", root).is_ok());
+    }
 
     #[test]
     fn an_owner_gets_what_decides_about_results_and_not_what_identifies_the_node() {

@@ -86,9 +86,9 @@ impl Departed {
         let sampled = outage.as_ref().and_then(|outage| outage.since_ns);
         let sampled =
             sampled.map(|ns| wall.saturating_sub(i64::try_from(now.0.saturating_sub(ns)).unwrap_or(i64::MAX)));
-        let seen = [past.last_seen_ns, sampled, guarded.and_then(GuardedRun::seen_ns)].into_iter().flatten().max();
+        let seen = last_seen([past.last_seen_ns, sampled, guarded.and_then(GuardedRun::seen_ns)], wall);
         let found = [Some(why.to_owned()), told].into_iter().flatten().collect::<Vec<_>>().join("; ");
-        let unwatched = Unwatched { last_seen_ns: seen.map(|seen| seen.min(wall)), noticed_ns: wall, found };
+        let unwatched = Unwatched { last_seen_ns: seen, noticed_ns: wall, found };
         let mut gaps = match &outage {
             Some(outage) => outage::gaps(outage, run.id, (past.lost_told, before.watches), now),
             None if before.rebooted => vec![outage::lost_in_a_boot(run.id, now)],
@@ -243,6 +243,12 @@ fn counted(events: u64) -> String {
     if events == 1 { "1 event".into() } else { format!("{events} events") }
 }
 
+/// When a run was last seen alive, wall clock ns. A time after now was noted while the clock was wrong, or it is wrong now: such a time
+/// shows nothing.
+fn last_seen(noted: [Option<i64>; 3], now: i64) -> Option<i64> {
+    noted.into_iter().flatten().filter(|seen| *seen <= now).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +275,13 @@ mod tests {
         let value = Value::Event(event);
         let (seq, at, source, kind) = (0, MonoTime(1), Source::Ebpf, Kind::Event);
         Input::Signal(Signal { seq, at, source, subject, kind, value, repeats })
+    }
+
+    #[test]
+    fn a_time_that_is_still_to_come_does_not_say_when_a_run_was_last_seen() {
+        assert_eq!(last_seen([Some(5), Some(7), None], 10), Some(7));
+        assert_eq!(last_seen([Some(11), Some(7), None], 10), Some(7), "the clock was set back");
+        assert_eq!(last_seen([Some(11), None, Some(12)], 10), None);
     }
 
     #[test]
