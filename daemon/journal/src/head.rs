@@ -88,6 +88,13 @@ impl HeadFile {
         })
     }
 
+    /// Writes the head of a log without entries, where there is no file yet.
+    pub fn begin(&mut self) {
+        if self.part.is_some() && self.path.symlink_metadata().is_err() {
+            self.write(&Head { entries: 0, hash: [0; 32], wall_ns: 0 });
+        }
+    }
+
     /// Writes the head. A failure is not reported: the log itself is on the same kind of medium, and reports it.
     pub fn write(&mut self, head: &Head) {
         let mut bytes = serde_json::to_vec(head).unwrap_or_default();

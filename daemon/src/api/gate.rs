@@ -54,12 +54,14 @@ const COMMANDS: [&str; 5] = [
     "/failsafe.v1.NodeService/ForgetGpu",
 ];
 /// What else changes something.
-const CHANGES: [&str; 5] = [
+const CHANGES: [&str; 7] = [
     "/failsafe.v1.RunService/Start",
     "/failsafe.v1.RunService/Begin",
     "/failsafe.v1.RunService/Register",
     "/failsafe.v1.NodeService/ResetGpu",
     "/failsafe.v1.AttestationService/RotateKey",
+    "/failsafe.v1.AttestationService/SetManifest",
+    "/failsafe.v1.AttestationService/AddCheckpoint",
 ];
 
 /// The methods, by their paths.
@@ -261,9 +263,10 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 12] = [
+        const READS: [&str; 13] = [
             "AttestationService/Attest",
             "AttestationService/GetFingerprint",
+            "AttestationService/GetManifest",
             "AttestationService/ListKeys",
             "PolicyService/Check",
             "RunService/Get",

@@ -314,6 +314,15 @@ impl Node {
         self.ctl(["log", "verify"])?.expect(0).map(|_| ())
     }
 
+    /// The audit log is intact, and says itself that it was continued after entries were lost.
+    ///
+    /// # Errors
+    /// It is not, or does not.
+    pub fn log_is_continued(&self) -> Result<()> {
+        let verified = self.ctl(["log", "verify", "-o", "json"])?.expect(3)?.json()?;
+        if verified["verdict"] == "incomplete" { Ok(()) } else { bail!("another verdict: {verified}") }
+    }
+
     /// Writes a policy and returns its path.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::file::{FileError, move_aside, sync_dir};
 use super::{FileStorage, LOG_FILE, ReadAt, SealedLeaf, Storage, bounded};
 use crate::entry::Hash;
-use crate::frame::header_at;
+use crate::frame::{HEADER_BYTES, header_at};
 use crate::head::{Head, HeadFile};
 use crate::removal::{self, AtStart};
 use crate::segments::{
@@ -164,7 +164,11 @@ impl LogFolder {
                 None
             }
         });
-        let heads = heads.collect();
+        let mut heads: Vec<HeadFile> = heads.collect();
+        if start == Chain::default() && active.len().is_ok_and(|bytes| bytes <= HEADER_BYTES as u64) {
+            // A daemon that dies before its first entry leaves an empty log, which is not one that was emptied.
+            heads.iter_mut().for_each(HeadFile::begin);
+        }
         let mut folder = Self {
             dir: dir.to_owned(),
             active,
