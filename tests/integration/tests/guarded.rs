@@ -213,7 +213,7 @@ fn a_run_that_only_the_kernel_knows_is_guarded_and_not_lost() -> Result<()> {
         run.ends()?;
         wait_for("its pins are gone", || Ok(generations(node)? == 1))?;
         wait_for("it is listed no longer", || Ok(node.json(["list"])?.as_array().is_some_and(Vec::is_empty)))?;
-        node.log_is_whole()
+        node.log_is_continued()
     })
 }
 
