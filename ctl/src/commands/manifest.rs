@@ -72,8 +72,7 @@ pub(super) fn show(place: &Place<'_>, args: &ManifestShowArgs) -> Result<Exit, F
         None => out.push_str("no manifest was set\n"),
         Some(manifest) => {
             // Writing to a text does not fail.
-            let _text =
-                writeln!(out, "manifest of {}; claimed, not measured", at(answer.set_ns));
+            let _text = writeln!(out, "manifest of {}; claimed, not measured", at(answer.set_ns));
             for Fact { path, value, .. } in manifest.facts().iter().skip(1) {
                 let value = value.as_ref().map_or_else(|_| String::new(), shown);
                 let _text = writeln!(out, "  {}  {}", clean(path.trim_start_matches("run/manifest/")), clean(&value));
