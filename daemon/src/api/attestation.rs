@@ -12,7 +12,7 @@ use super::{
     peer::Peer,
 };
 use crate::{
-    attest::{NodeFacts, Roots, RunFacts, Worker},
+    attest::{Roots, RunFacts, Worker},
     config::Config,
     platform::clock,
     runs::FoundRun,
@@ -39,8 +39,7 @@ pub struct Attestor {
     keys: Arc<SigningKeys>,
     pub(super) table: Arc<Table>,
     limit: Arc<Limit>,
-    /// Runs that are being read: for users, and for administrators.
-    reading: Arc<Mutex<BTreeSet<(String, bool)>>>,
+    reading: Arc<Reading>,
 }
 
 impl Attestor {
@@ -65,15 +64,18 @@ impl Attestor {
     }
 }
 
+/// Runs that are being read, each for a user (false) or for an administrator.
+type Reading = Mutex<BTreeSet<(String, bool)>>;
+
 /// A run that is being read. A run whose processes do not answer holds one place of the users' and one of the administrators', and
 /// not all of them.
 struct Place {
-    reading: Arc<Mutex<BTreeSet<(String, bool)>>>,
+    reading: Arc<Reading>,
     of: (String, bool),
 }
 
 impl Place {
-    fn take(reading: &Arc<Mutex<BTreeSet<(String, bool)>>>, run: &str, share: Share) -> Result<Place, Status> {
+    fn take(reading: &Arc<Reading>, run: &str, share: Share) -> Result<Place, Status> {
         let of = (run.to_owned(), share.is_reserved());
         if !reading.lock().unwrap_or_else(PoisonError::into_inner).insert(of.clone()) {
             return Err(Status::resource_exhausted(format!(
@@ -212,7 +214,7 @@ impl Attestations {
         let place = of_run.as_ref().map(|run| Place::take(&attestor.reading, &run.id, share)).transpose()?;
         let permit = attestor.limit.take(share).map_err(|exceeded| Status::resource_exhausted(exceeded.to_string()))?;
         let permit = (permit, place);
-        let asked = attestor.worker.start(self.node_facts(), of_run, permit);
+        let asked = attestor.worker.start(self.0.node_facts(), of_run, permit);
         let asked = asked.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
         let mut facts = asked.facts().await;
         if scope == Scope::Run && who.may_attest_node().is_err() {
@@ -221,12 +223,6 @@ impl Attestations {
         let claimed = claimed.map(|(manifest, _)| manifest);
         facts.extend(claimed.iter().flat_map(Manifest::facts));
         Ok((StatedOf { scope, regime: claimed.and_then(|manifest| manifest.regime) }, facts))
-    }
-
-    fn node_facts(&self) -> NodeFacts {
-        let context = &self.0;
-        let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
-        NodeFacts::of(&node, context.config.nvml.disabled, &context.boot_id)
     }
 
     fn run_facts(&self, who: &Principal, wanted: &str) -> Result<RunFacts, Status> {

@@ -12,7 +12,6 @@ use crate::{
 };
 use failsafe_core::policy::assurance;
 use failsafe_proto::v1::{CheckState, DoctorCheck};
-use std::sync::PoisonError;
 
 fn check(
     area: &str,
@@ -224,7 +223,7 @@ fn cgroups(context: &Context, out: &mut Vec<DoctorCheck>) {
 }
 
 fn sensors(context: &Context, out: &mut Vec<DoctorCheck>) {
-    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = context.view();
     for (source, view) in &node.sensors {
         out.push(match &view.blind {
             None => works("sensor", source.name(), view.detail.clone()),

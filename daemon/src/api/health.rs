@@ -25,7 +25,7 @@ use failsafe_core::{
 use failsafe_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -206,7 +206,7 @@ pub(super) async fn order(
         Err(_) => return Err(Status::deadline_exceeded("the order stands, but its record is not on disk yet")),
     }
     if let (OrderKind::Forget, Target::Gpu(gpu)) = (kind, &target) {
-        context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.remove(gpu);
+        context.view().gpus.remove(gpu);
     }
     let view = context.node_health.view();
     let part = match &target {
@@ -226,7 +226,7 @@ pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId
     if view.gpus.contains_key(&id) {
         return Ok(id);
     }
-    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = context.view();
     node.gpu_named(wanted).map_err(|error| match error {
         NotNamed::Ambiguous(..) | NotNamed::MigDevice(..) => Status::invalid_argument(error.to_string()),
         NotNamed::Unknown { .. } => Status::not_found(error.to_string()),
@@ -234,7 +234,7 @@ pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId
 }
 
 pub(super) fn gpu_views(context: &Context) -> BTreeMap<GpuId, GpuView> {
-    context.node.lock().unwrap_or_else(PoisonError::into_inner).gpus.clone()
+    context.view().gpus.clone()
 }
 
 /// What GPUs are and have, as far as placement asks.

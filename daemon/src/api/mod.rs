@@ -42,6 +42,7 @@ pub use restart_gate::Gates;
 pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
 
 use crate::{
+    attest::NodeFacts,
     config::Config,
     log::Log,
     node::NodeView,
@@ -58,7 +59,7 @@ use failsafe_core::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tonic::{Request, Status};
 use work::Work;
@@ -124,13 +125,22 @@ impl Context {
 
     /// Sensors that are blind now, each with the reason: what policies are held against.
     fn blind(&self) -> check::Blind {
-        let node = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        node.blind()
+        self.view().blind()
+    }
+
+    /// What the sensors say of the node.
+    fn view(&self) -> MutexGuard<'_, NodeView> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a node's readers are given.
+    fn node_facts(&self) -> NodeFacts {
+        NodeFacts::of(&self.view(), self.config.nvml.disabled, &self.boot_id)
     }
 
     /// Signals that this node, or these GPUs, cannot give.
     fn unwatched(&self, gpus: &BTreeSet<GpuId>, mig: &BTreeMap<GpuId, BTreeSet<String>>) -> check::Unwatched {
-        let mut unwatched = self.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwatched(gpus, mig);
+        let mut unwatched = self.view().unwatched(gpus, mig);
         let mount = self.registry.root().mount();
         unwatched.extend(crate::sensors::cgroup::unavailable(mount, &self.config.cgroup_parent, Path::new("/proc")));
         unwatched

@@ -17,7 +17,7 @@ use crate::{
 };
 use failsafe_core::{Kind, containment::ContainmentState, health::OrderKind, signal::Source};
 use failsafe_proto::v1;
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::sync::{Arc, atomic::Ordering};
 use tonic::{Request, Response, Status};
 
 /// `NodeService`.
@@ -112,7 +112,7 @@ fn status(context: &Context) -> v1::StatusResponse {
     let live = context.registry.live();
     let uname = nix::sys::utsname::uname().ok();
     let text = |t: &std::ffi::OsStr| t.to_string_lossy().into_owned();
-    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = context.view();
     v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         hostname: uname.as_ref().map(|u| text(u.nodename())).unwrap_or_default(),

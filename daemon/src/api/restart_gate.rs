@@ -14,7 +14,7 @@ use super::{
     runs::{blocking, deliver},
 };
 use crate::{
-    attest::{Beginning, NodeFacts, OwnGpus, Roots},
+    attest::{Beginning, OwnGpus, Roots},
     pipeline::Message,
     runs::{
         LiveRun,
@@ -97,7 +97,7 @@ impl Gate {
         let (cards, mig) = gpus;
         let slices = |gpu| mig.get(gpu).into_iter().flatten().cloned().collect();
         let given = cards.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect();
-        let about = node_facts(context);
+        let about = context.node_facts();
         let seen = about.gpus.clone();
         let attestor = &context.attestor;
         let node = attestor.worker.start(about, None, ());
@@ -219,11 +219,6 @@ async fn judge(context: &Arc<Context>, live: &Arc<LiveRun>) -> Result<(), Status
         }
     }
     Ok(())
-}
-
-fn node_facts(context: &Context) -> NodeFacts {
-    let node = context.node.lock().unwrap_or_else(PoisonError::into_inner);
-    NodeFacts::of(&node, context.config.nvml.disabled, &context.boot_id)
 }
 
 fn shown(change: &FactorChange) -> v1::FactorChange {

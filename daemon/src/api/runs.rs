@@ -484,7 +484,7 @@ impl Runs {
 
     fn gpus(&self, wanted: &[String]) -> Result<Gpus, Status> {
         let bad = |why: String| Status::invalid_argument(why);
-        let node = self.0.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let node = self.0.view();
         let (mut out, mut entire) = (Gpus::default(), BTreeSet::new());
         for one in wanted {
             if one == "all" && !node.gpus.is_empty() {
