@@ -150,7 +150,7 @@ fn groups(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').rev().map(move |(at, _)| &path[..at])
 }
 
-/// The class, where a difference is one that counts. A run declares no regime yet, so that `seeded` is assumed.
+/// The class, where a difference is one that counts. Of the regime `seeded`, whatever the run's manifest declares.
 fn class(table: &Table, path: &str) -> Option<FactorClass> {
     match table.class(path, Regime::Seeded) {
         Class::Result => Some(FactorClass::Result),

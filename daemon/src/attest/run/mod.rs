@@ -140,7 +140,8 @@ fn settled(
         Ok(members) => members,
         Err(why) => return missing(&why),
     };
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let mut facts = read_once(&members);
         let again = match list() {
             Ok(again) => again,
@@ -156,9 +157,8 @@ fn settled(
             facts.iter_mut().filter(of_all).for_each(|fact| fact.value = Err(Missing::unavailable(&why)));
             return facts;
         }
-        members = again;
+        (members, attempt) = (again, attempt + 1);
     }
-    Vec::new()
 }
 
 /// The facts that need processes, where there is none.
