@@ -15,6 +15,7 @@ mod caller;
 mod cgroup;
 mod crowd;
 mod gpu;
+mod kernel_log;
 mod mount;
 mod node;
 #[path = "../../patience.rs"]
@@ -30,6 +31,7 @@ pub use caller::Caller;
 pub use cgroup::{TestCgroup, cgroup_of, cgroup2, frozen, members, populated, remove_tree};
 pub use crowd::Crowd;
 pub use gpu::{TWO_GPUS, on_gpu_node};
+pub use kernel_log::kernel_time_us;
 pub use mount::{Tmpfs, Unwritable};
 pub use node::{Node, on_node, sentinel};
 pub use programs::program;

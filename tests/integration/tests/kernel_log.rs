@@ -1,7 +1,7 @@
 //! The kernel's log of the time without a daemon.
 
 use anyhow::{Result, ensure};
-use integration::{Launch, Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
+use integration::{Launch, Node, TWO_GPUS, kernel_time_us, on_gpu_node, on_node, wait_for};
 use serde_json::Value;
 use std::fs;
 
@@ -28,8 +28,9 @@ fn an_xid_names_its_gpu_also_where_nvml_never_answered() -> Result<()> {
     fs::write(driver.join("gpus/0000:3b:00.0/information"), format!("Model: \t NVIDIA H100\nGPU UUID: \t {uuid}\n"))?;
     let long = "x".repeat(9_000);
     // Record 2 was overwritten unread, record 3 is too long.
+    let now = kernel_time_us()?;
     let lines = format!(
-        "4,1,1000,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1\n4,3,1001,-;{long}\n4,4,1002,-;NVRM: Xid (PCI:0000:4b:00): 79, x\n"
+        "4,1,{now},-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1\n4,3,{now},-;{long}\n4,4,{now},-;NVRM: Xid (PCI:0000:4b:00): 79, x\n"
     );
     fs::write(&log, lines)?;
     let tables = format!(
@@ -58,9 +59,12 @@ fn an_xid_names_its_gpu_also_where_nvml_never_answered() -> Result<()> {
 fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_runs_that_were_there() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("kmsg");
+    let now = kernel_time_us()?;
     fs::write(
         &log,
-        "4,1,1000,-;mlx5_core 0000:5e:00.0: mlx5_pcie_event:301:(pid 9): Detected insufficient power on the PCIe slot (27W).\n",
+        format!(
+            "4,1,{now},-;mlx5_core 0000:5e:00.0: mlx5_pcie_event:301:(pid 9): Detected insufficient power on the PCIe slot (27W).\n"
+        ),
     )?;
     let tables = format!("[kernel_log]\npath = {:?}\n", log.display().to_string());
     on_gpu_node("kmsg-past", TWO_GPUS, &tables, |node| {
@@ -88,10 +92,9 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
             wait_for("the run runs", || Ok(node.run(run.name())?["processes"].as_u64() > Some(0)))?;
         }
         node.kill9()?;
-        let uptime = fs::read_to_string("/proc/uptime")?;
-        let seconds: f64 = uptime.split(' ').next().unwrap_or_default().parse()?;
+        let now = kernel_time_us()?;
         let mut out = fs::OpenOptions::new().append(true).open(&log)?;
-        let line = format!("4,2,{},-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n", (seconds * 1e6) as u64);
+        let line = format!("4,2,{},-;NVRM: Xid (PCI:{bus}): 95, pid=1, name=x\n", now);
         std::io::Write::write_all(&mut out, line.as_bytes())?;
         node.restart()?;
         let decision =
@@ -105,7 +108,7 @@ fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_r
         // What has been read is not read again, whether the daemon is stopped or killed.
         node.stop()?;
         node.restart()?;
-        let line = format!("4,3,{},-;NVRM: Xid (PCI:{bus}): 48, pid=1, name=x\n", (seconds * 1e6) as u64 + 1);
+        let line = format!("4,3,{},-;NVRM: Xid (PCI:{bus}): 48, pid=1, name=x\n", now + 1);
         std::io::Write::write_all(&mut out, line.as_bytes())?;
         wait_for("a later line", || Ok(count(node, Some("0"), "xid-48")? == Some(1)))?;
         node.kill9()?;
@@ -130,12 +133,13 @@ fn a_record_is_judged_by_the_severity_and_the_number_that_it_states() -> Result<
             Ok(node.json(["gpu", "describe", gpu])?["pci"].as_str().unwrap_or_default().to_owned())
         };
         let (first, second) = (bus("0")?, bus("1")?);
+        let now = kernel_time_us()?;
         let mut sequence = 0;
         let mut write = |records: &[String]| -> Result<()> {
             let mut out = fs::OpenOptions::new().append(true).open(&log)?;
             for record in records {
                 sequence += 1;
-                std::io::Write::write_all(&mut out, format!("3,{sequence},1,-;{record}\n").as_bytes())?;
+                std::io::Write::write_all(&mut out, format!("3,{sequence},{now},-;{record}\n").as_bytes())?;
             }
             Ok(())
         };
