@@ -77,11 +77,10 @@ pub fn start(
         return None;
     }
     let mut heard = new();
+    // Before its thread starts: the thread counts what is lost.
+    told.see(None);
     match Kmsg::spawn(path, lines, before.after, move |event| heard.take(event)) {
-        Ok(kmsg) => {
-            told.see(None);
-            Some(kmsg)
-        }
+        Ok(kmsg) => Some(kmsg),
         Err(error) => {
             let why = chain(&error);
             tracing::warn!(why, "no sight of the kernel's log");
