@@ -1,6 +1,9 @@
 //! The connection to the daemon: one unix socket, opened once, and what to say when nobody is there.
 
-use crate::exit::{Exit, Fail};
+use crate::{
+    exit::{Exit, Fail},
+    refusal::{FirstBytes, Remembering},
+};
 use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, event_service_client::EventServiceClient,
     node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
@@ -33,10 +36,20 @@ impl Client {
     pub async fn connect(socket: &Path) -> Result<Client, Fail> {
         let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
         // Made by hand, so that the daemon sees this process as its peer and a refusal keeps its errno.
-        let stream = Mutex::new(Some(stream));
+        let first = FirstBytes::default();
+        let stream = Mutex::new(Some(Remembering::new(stream, first.clone())));
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let stream = stream.lock().ok().and_then(|mut stream| stream.take());
-            async { stream.map(TokioIo::new).ok_or_else(|| io::Error::from(ErrorKind::ConnectionReset)) }
+            let why = match &stream {
+                Some(_) => None,
+                None => first.refusal(),
+            };
+            async move {
+                stream.map(TokioIo::new).ok_or_else(|| match why {
+                    Some(why) => io::Error::new(ErrorKind::ConnectionRefused, why),
+                    None => io::Error::from(ErrorKind::ConnectionReset),
+                })
+            }
         });
         let channel = Endpoint::from_static("http://failsafed.invalid")
             .connect_with_connector(connector)

@@ -19,6 +19,7 @@ mod entry;
 mod exit;
 mod incident;
 mod incidents;
+mod refusal;
 mod render;
 #[cfg(test)]
 mod testing;

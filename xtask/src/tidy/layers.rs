@@ -84,7 +84,7 @@ const STACKS: &[Stack] = &[
         source: "ctl/src",
         within: &[],
         rows: &[
-            &["text"],
+            &["refusal", "text"],
             &["exit"],
             &["entry"],
             &["args", "bundle", "client", "incident"],
