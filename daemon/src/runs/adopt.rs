@@ -223,7 +223,10 @@ impl Registry {
                     pass.adopted.push(*run);
                 }
                 AdoptionResult::Ended(Some(run)) => departed.push(*run),
-                AdoptionResult::Ended(None) => drop(guarded.remove(&id)),
+                AdoptionResult::Ended(None) => {
+                    self.store.forget_bare(id);
+                    guarded.remove(&id);
+                }
                 AdoptionResult::Guarded(run) => {
                     if before.is_none_or(|before| before.why != run.why) {
                         tracing::error!(run = %id, name = run.run.name, why = run.why, "a run is guarded, not judged");

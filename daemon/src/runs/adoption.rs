@@ -11,7 +11,7 @@
 pub enum Kept {
     /// Its `run.json`.
     Read,
-    /// A `run.json` that cannot be read, or a folder without one.
+    /// A `run.json` that cannot be read, or a folder that has other files and no `run.json`.
     Unreadable(String),
     /// Nothing.
     Missing,

@@ -32,6 +32,9 @@ pub const MOST_PARTS: u32 = 1_000_000;
 /// is one.
 const PARTS_AHEAD: u32 = 10_000;
 
+/// The name of a `run.json` that is being written, see [`Disk::write`].
+const UNFINISHED: &str = "run.json.new";
+
 /// A live run as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeptRun {
@@ -144,9 +147,9 @@ pub struct Store {
 pub(super) enum Folder {
     /// Its `run.json`.
     Kept(Box<KeptRun>),
-    /// A `run.json` that cannot be read, or a folder without one.
+    /// A `run.json` that cannot be read, or a folder that has other files and no `run.json`.
     Unreadable(String),
-    /// There is no such folder.
+    /// There is no such folder, or nothing in it: a daemon that is killed while it starts a run leaves that.
     Missing,
 }
 
@@ -219,12 +222,24 @@ impl Store {
         match self.read::<KeptRun>(&folder.join("run.json")) {
             Ok(kept) if kept.run.id == id => Folder::Kept(Box::new(kept)),
             Ok(kept) => Folder::Unreadable(format!("{}/run.json is of run {}", folder.display(), kept.run.id)),
-            Err(error)
-                if error.is_missing() && self.disk.list(&folder).is_err_and(|e| e.kind() == ErrorKind::NotFound) =>
-            {
-                Folder::Missing
-            }
+            Err(error) if error.is_missing() && self.is_bare(&folder) => Folder::Missing,
             Err(error) => Folder::Unreadable(error.chain()),
+        }
+    }
+
+    /// Removes what a start that was never finished left of a run. What holds a file that was written whole stays.
+    pub(super) fn forget_bare(&self, id: RunId) {
+        let folder = self.run_dir(id);
+        if self.is_bare(&folder) {
+            let _missing = self.disk.remove(&folder);
+        }
+    }
+
+    /// Whether no file was ever written whole in a run's folder. The `run.json` of a run is its first file.
+    fn is_bare(&self, folder: &Path) -> bool {
+        match self.disk.list(folder) {
+            Ok(files) => files.iter().all(|file| file.file_name().is_some_and(|name| name == UNFINISHED)),
+            Err(error) => error.kind() == ErrorKind::NotFound,
         }
     }
 
@@ -365,6 +380,25 @@ mod tests {
         let changed = fs::read_to_string(&path).unwrap().replace("\"o\"", "\"x\"");
         fs::write(&path, changed).unwrap();
         assert!(store.policy(&policy.digest()).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_a_start_left_unfinished_is_no_run_and_one_with_a_recording_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [empty, unfinished, recorded] =
+            [1, 2, 3].map(|n| format!("00000000-0000-4000-8000-{n:012}").parse::<RunId>().unwrap());
+        for id in [empty, unfinished, recorded] {
+            fs::create_dir_all(store.run_dir(id)).unwrap();
+        }
+        fs::write(store.run_dir(unfinished).join("run.json").with_extension("json.new"), "{").unwrap();
+        fs::write(store.recording(recorded, 1), "").unwrap();
+        assert!(matches!(store.folder(empty), Folder::Missing));
+        assert!(matches!(store.folder(unfinished), Folder::Missing));
+        assert!(matches!(store.folder(recorded), Folder::Unreadable(_)), "somebody removed its run.json");
+        [empty, unfinished, recorded].into_iter().for_each(|id| store.forget_bare(id));
+        let left: Vec<RunId> = store.folders().unwrap().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(left, [recorded]);
     }
 
     #[test]
