@@ -266,6 +266,11 @@ impl Log {
         self.handle.tree()
     }
 
+    /// Whether the wall clock can be right, so that something may be removed because of its age.
+    pub fn believes_clock(&self) -> bool {
+        self.handle.believes_clock(&self.stamp())
+    }
+
     /// What earlier logs left: what was set aside, for whoever looks for entries that this log does not have.
     pub fn asides(&self) -> Vec<PathBuf> {
         self.path.parent().map(failsafe_journal::storage::file::asides).unwrap_or_default()

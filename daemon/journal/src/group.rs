@@ -220,6 +220,13 @@ impl AuditHandle {
         self.queue.tree()
     }
 
+    /// Whether the wall clock can be right at `now`: at most a day ahead of what the log's last entry and the monotonic
+    /// clock allow. `false` until the log's thread has looked at its entries.
+    #[must_use]
+    pub fn believes_clock(&self, now: &Stamp) -> bool {
+        self.queue.plausible().is_some_and(|mut plausible| plausible.see(now))
+    }
+
     /// Counts since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {

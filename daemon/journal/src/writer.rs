@@ -273,6 +273,12 @@ impl<S: Storage> AuditLog<S> {
         }
     }
 
+    /// What is known of the wall clock at `now`.
+    pub(crate) fn plausible(&mut self, now: &Stamp) -> Plausible {
+        self.plausible.see(now);
+        self.plausible.clone()
+    }
+
     /// Removes segments from the log's beginning as far as its retention says so, and because of their age only while the wall clock
     /// can be right. That it cannot is an entry once; what is to be removed for its size then is at the next call. An entry that names each by its hash is durable
     /// before the first file is removed. Returns that entry.

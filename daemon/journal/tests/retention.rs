@@ -148,3 +148,26 @@ fn a_clock_that_jumps_removes_nothing_because_of_its_age_and_is_recorded_once() 
     assert!(sealed(dir).first() > left.first(), "{:?}", sealed(dir));
     assert_eq!(verify_folder(dir, None).unwrap().verdict, Verdict::Ok);
 }
+
+#[test]
+fn a_handle_tells_whether_the_wall_clock_can_be_right_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let stamp = |wall: u64, mono: u64| Stamp { wall_ns: wall * SECOND, mono_ns: mono * SECOND, boot_id: "b".into() };
+    let options = Options {
+        live: Some(Box::new(|| Some(BTreeSet::new()))),
+        clock: Box::new(stamp(1_000, 10)),
+        ..Options::default()
+    };
+    let writer = AuditWriter::spawn_on(LogFolder::open(dir.path(), layout(SMALL)).unwrap(), options).unwrap();
+    let handle = writer.handle();
+    let draft = Draft::new(kind::DECISION, stamp(1_000, 10), json!({}));
+    handle.submit(&draft).wait(Duration::from_secs(10)).unwrap();
+    writer.shutdown(Duration::from_secs(10)).unwrap();
+    let day = 86_400;
+    assert!(handle.believes_clock(&stamp(1_000 + day, 10)), "a correction of less than a day");
+    assert!(handle.believes_clock(&stamp(1_000 + 9 * day, 10 + 9 * day)), "the clock that goes on");
+    assert!(!handle.believes_clock(&stamp(1_001 + day, 10)), "a jump");
+    // Asking changes nothing.
+    assert!(!handle.believes_clock(&stamp(1_002 + day, 11)));
+    assert!(handle.believes_clock(&stamp(1_001, 11)));
+}

@@ -46,14 +46,15 @@ impl Recordings {
             .map(|(field, value, range)| (field, format!("expected {} to {}, not {value}", range.start(), range.end())))
     }
 
-    /// The ended runs that are to go, and why.
-    pub(super) fn plan(&self, mut runs: Vec<Kept>, now_ns: i64) -> BTreeMap<&'static str, Vec<Kept>> {
+    /// The ended runs that are to go, and why. Without `now_ns` none goes because of its age.
+    pub(super) fn plan(&self, mut runs: Vec<Kept>, now_ns: Option<i64>) -> BTreeMap<&'static str, Vec<Kept>> {
         let mut gone: BTreeMap<&'static str, Vec<Kept>> = BTreeMap::new();
         let age = i64::try_from(self.days).unwrap_or(i64::MAX).saturating_mul(DAY_NS);
         runs.sort_by_key(|run| run.ended_ns);
         let mut users: BTreeMap<u32, Vec<Kept>> = BTreeMap::new();
         for run in runs {
-            if run.ended_ns.is_some_and(|ended| now_ns.saturating_sub(ended) > age) {
+            let old = |ended: i64| now_ns.is_some_and(|now| now.saturating_sub(ended) > age);
+            if run.ended_ns.is_some_and(old) {
                 gone.entry("older than recordings.days").or_default().push(run);
             } else {
                 users.entry(run.uid).or_default().push(run);
@@ -98,7 +99,8 @@ fn oldest(runs: &mut Vec<Kept>) -> Option<Kept> {
 }
 
 impl Registry {
-    /// Removes what is not kept. On a thread that may wait for the disk.
+    /// Removes what is not kept. On a thread that may wait for the disk. Nothing is removed because of its age while the
+    /// wall clock cannot be right: one wrong second of the clock makes everything old.
     ///
     /// # Errors
     /// The folders cannot be listed.
@@ -116,7 +118,7 @@ impl Registry {
         for run in runs.iter_mut().filter(|run| held.contains(&run.id)) {
             run.ended_ns = None;
         }
-        let gone = keep.plan(runs.clone(), now_ns);
+        let gone = keep.plan(runs.clone(), log.believes_clock().then_some(now_ns));
         for (why, runs) in &gone {
             for some in runs.chunks(NAMED) {
                 let (runs, bytes) = (some.iter().map(|run| run.id).collect(), bytes(some));
@@ -148,7 +150,7 @@ mod tests {
 
     fn gone(keep: Recordings, runs: &[Kept]) -> Vec<RunId> {
         let mut gone: Vec<RunId> =
-            keep.plan(runs.to_vec(), 100 * DAY_NS).values().flatten().map(|run| run.id).collect();
+            keep.plan(runs.to_vec(), Some(100 * DAY_NS)).values().flatten().map(|run| run.id).collect();
         gone.sort();
         gone
     }
@@ -174,6 +176,16 @@ mod tests {
         assert_eq!(gone(keep, &many).len(), 7, "the count is bounded too");
         let alone = [run(1, 1000, None, 500), run(2, 1000, day(99), 1)];
         assert_eq!(gone(keep, &alone), vec![alone[1].id], "a live run is never removed");
+    }
+
+    #[test]
+    fn age_removes_nothing_while_the_clock_is_not_believed_and_bytes_still_do() {
+        let keep = Recordings { per_user_mib: 100, total_mib: 200, root_mib: 50, runs_per_user: 3, days: 90 };
+        let runs = [run(1, 1000, Some(0), 1), run(2, 1001, Some(0), 101)];
+        let gone =
+            |now_ns| -> Vec<RunId> { keep.plan(runs.to_vec(), now_ns).values().flatten().map(|run| run.id).collect() };
+        assert_eq!(gone(None), [runs[1].id]);
+        assert_eq!(gone(Some(100 * DAY_NS)).len(), 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::ticket::{Done, WaitError};
 use super::{Options, Stats, Status, TreeStatus};
 use crate::clock::Stamp;
 use crate::entry::{Draft, Prepared};
+use crate::plausible::Plausible;
 
 pub(super) struct Queue {
     max_entries: usize,
@@ -36,6 +37,8 @@ struct State {
     stopped: bool,
     stats: Stats,
     tree: TreeStatus,
+    /// What is known of the wall clock; `None` until the log's thread has looked.
+    plausible: Option<Plausible>,
 }
 
 /// One thing to put in the log.
@@ -132,6 +135,14 @@ impl Queue {
 
     pub(super) fn set_tree(&self, change: impl FnOnce(&mut TreeStatus)) {
         change(&mut self.state().tree);
+    }
+
+    pub(super) fn plausible(&self) -> Option<Plausible> {
+        self.state().plausible.clone()
+    }
+
+    pub(super) fn set_plausible(&self, plausible: Plausible) {
+        self.state().plausible = Some(plausible);
     }
 
     pub(super) fn commit_begins(&self, now: Stamp) {

@@ -183,6 +183,7 @@ impl<S: Storage> Worker<'_, S> {
     fn retain(&mut self) {
         let Some(runs) = self.live.as_ref().and_then(|live| live()) else { return };
         self.retained = Some(Instant::now());
+        self.queue.set_plausible(self.log.plausible(&self.clock.now()));
         let live = |summary: &Summary| summary.runs.keys().any(|run| runs.contains(run));
         match self.log.retain(self.clock.now(), &live) {
             Ok(written) => self.tell(&written),
