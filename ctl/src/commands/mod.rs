@@ -33,7 +33,7 @@ use crate::{
     },
     exit::{Exit, Fail},
 };
-use failsafe_core::event::EventKind;
+use failsafe_core::{event::EventKind, policy::Rule};
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::path::Path;
@@ -129,13 +129,9 @@ fn read_policy(path: &Path) -> Result<(String, failsafe_core::Policy), Fail> {
 
 /// A warning about rules on GPUs of a run that declares none: nothing can trip them.
 fn without_gpus(policy: &failsafe_core::Policy, gpus: &[String]) -> Option<String> {
-    use failsafe_core::policy::{Condition, EventMatch};
-    let of_a_gpu = |when: &Condition| match when {
-        Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.to_string().starts_with("gpu."),
-        Condition::Event(EventMatch { kind, .. }) => matches!(kind, EventKind::Xid | EventKind::GpuEvent),
-    };
-    let rules: Vec<&str> =
-        policy.rules.iter().filter(|rule| of_a_gpu(&rule.when)).map(|rule| rule.id.as_str()).collect();
+    let foreign = |rule: &Rule| rule.when.event().is_some_and(|event| event.kind == EventKind::ForeignGpuProcess);
+    let needs_a_gpu = |rule: &&Rule| rule.when.is_of_gpus() && !foreign(rule);
+    let rules: Vec<&str> = policy.rules.iter().filter(needs_a_gpu).map(|rule| rule.id.as_str()).collect();
     (gpus.is_empty() && !rules.is_empty()).then(|| {
         format!(
             "failsafectl: warning: the run declares no GPU, so nothing can trip its rules on GPUs ({}): add --gpu",

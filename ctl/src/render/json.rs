@@ -24,6 +24,7 @@ pub fn run(run: &pb::Run) -> Value {
         "mig_devices": run.mig_devices,
         "blind_rules": run.blind_rules,
         "disarmed_rules": run.disarmed_rules,
+        "unknown_rules": run.unknown_rules,
         "not_enforced": run.not_enforced,
         "state": state(run.state()),
         "registered_ns": run.registered_ns,

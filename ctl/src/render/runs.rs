@@ -190,7 +190,12 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
     for step in &run.containment {
         let _ = writeln!(page, "{}", contained(step, zone));
     }
-    let lists = [("NOT ENFORCED", &run.not_enforced), ("blind", &run.blind_rules), ("disarmed", &run.disarmed_rules)];
+    let lists = [
+        ("NOT ENFORCED", &run.not_enforced),
+        ("blind", &run.blind_rules),
+        ("unknown", &run.unknown_rules),
+        ("disarmed", &run.disarmed_rules),
+    ];
     for (title, rules) in lists {
         for rule in rules {
             let _ = writeln!(page, "{title}: {}", super::clean(rule));

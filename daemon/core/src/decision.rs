@@ -8,7 +8,7 @@ use crate::{
     actor::Request,
     digest::PolicyDigest,
     event::Event,
-    signal::{Kind, Value},
+    signal::{Kind, Signal, Value},
     subject::{RunId, Subject},
     time::{MonoTime, Span},
 };
@@ -216,6 +216,19 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// Of a signal.
+    pub fn of(signal: &Signal) -> Observation {
+        let Signal { seq, at, subject, kind, value, repeats, .. } = signal;
+        Observation {
+            seq: *seq,
+            at: *at,
+            subject: subject.clone(),
+            kind: kind.clone(),
+            value: value.clone(),
+            repeats: *repeats,
+        }
+    }
+
     /// The value as a person reads it, with how many more there were.
     pub fn show(&self) -> String {
         let value = self.value.show(&self.kind);

@@ -52,24 +52,25 @@ impl Silence {
     pub fn started(&mut self, run: &Run, policy: &Policy) {
         let mut watched = Watched::default();
         for rule in &policy.rules {
-            let Some(metric) = rule.when.metric() else { continue };
             let (grace, stale) = (policy.grace(rule), policy.stale(rule));
-            let needed = watched.needed.entry(metric.to_owned()).or_insert_with(|| Needed {
-                rules: Vec::new(),
-                grace,
-                stale,
-                from: run.registered,
-                last: None,
-                usual: None,
-                silent: false,
-            });
-            needed.rules.push(rule.id.clone());
-            // Of several rules on one metric the strictest counts.
-            needed.grace = needed.grace.min(grace);
-            needed.stale = match (needed.stale, stale) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            for metric in rule.when.awaited_metrics() {
+                let needed = watched.needed.entry(metric.to_owned()).or_insert_with(|| Needed {
+                    rules: Vec::new(),
+                    grace,
+                    stale,
+                    from: run.registered,
+                    last: None,
+                    usual: None,
+                    silent: false,
+                });
+                needed.rules.push(rule.id.clone());
+                // Of several rules on one metric the strictest counts.
+                needed.grace = needed.grace.min(grace);
+                needed.stale = match (needed.stale, stale) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+            }
         }
         if !watched.needed.is_empty() {
             self.runs.insert(run.id, watched);

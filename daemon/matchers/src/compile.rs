@@ -135,7 +135,8 @@ pub fn rules(policy: &Policy, refusable: u64, resolver: &Resolver) -> Rules {
         out.watch |= WatchedCall::from_name(name).map_or(0, WatchedCall::mask);
     }
     for rule in &policy.rules {
-        if let Some(wanted) = rule.when.event() {
+        // An event that is one part of a condition is reported, and never refused: such a rule has no effect.
+        for wanted in rule.when.events() {
             add(&mut out, rule, wanted);
         }
     }
@@ -193,17 +194,19 @@ fn stops_on(rule: &Rule, budget: &str) -> bool {
 pub fn watch(policy: &Policy) -> Watch {
     let wanted = |kind| {
         policy.rules.iter().any(|rule| {
-            let Some(wanted) = rule.when.event() else { return false };
-            wanted.kind == kind
-                && rule.effect == policy::Effect::Observe
-                && wanted.given(Field::Verdict).is_none_or(|any_of| named(any_of, "allowed"))
-                && (kind == EventKind::Bind || reachable(policy, wanted))
+            let of_kind = |wanted: &&EventMatch| {
+                wanted.kind == kind
+                    && rule.effect == policy::Effect::Observe
+                    && wanted.given(Field::Verdict).is_none_or(|any_of| named(any_of, "allowed"))
+                    && (kind == EventKind::Bind || reachable(policy, wanted))
+            };
+            rule.when.events().iter().any(of_kind)
         })
     };
     let told = |kinds: &[EventKind]| {
         let acted_on = policy.rules.iter().any(|rule| {
-            let Some(wanted) = rule.when.event() else { return false };
-            kinds.contains(&wanted.kind) && rule.actions.iter().any(|action| *action != Action::Notify)
+            rule.when.events().iter().any(|wanted| kinds.contains(&wanted.kind))
+                && rule.actions.iter().any(|action| *action != Action::Notify)
         });
         if acted_on { Delivery::AtOnce } else { Delivery::Later }
     };
@@ -212,9 +215,11 @@ pub fn watch(policy: &Policy) -> Watch {
         life: told(&[EventKind::Fork, EventKind::Exit]),
         connect: wanted(EventKind::Connect),
         probe: policy.rules.iter().any(|rule| {
-            let Some(wanted) = rule.when.event() else { return false };
-            wanted.kind == EventKind::Connect
-                && wanted.given(Field::Verdict).is_some_and(|any_of| named(any_of, "probe"))
+            let probes = |wanted: &&EventMatch| {
+                wanted.kind == EventKind::Connect
+                    && wanted.given(Field::Verdict).is_some_and(|any_of| named(any_of, "probe"))
+            };
+            rule.when.events().iter().any(probes)
         }),
         send: wanted(EventKind::Send),
         bind: wanted(EventKind::Bind),

@@ -57,6 +57,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.containment_error = status.containment_error.clone().unwrap_or_default();
             out.blind_rules.clone_from(&status.rules.blind);
             out.disarmed_rules.clone_from(&status.rules.disarmed);
+            out.unknown_rules.clone_from(&status.rules.unknown);
             out.not_enforced = grants::broken(&live.policy, grants);
             match &status.usage {
                 Some(usage) => {

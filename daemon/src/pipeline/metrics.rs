@@ -52,7 +52,7 @@ impl Runs for OfRegistry {
         let run = live.run.id;
         let mut kept = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
         let needed = kept.entry(run).or_insert_with(|| {
-            let metrics = live.policy.rules.iter().filter_map(|rule| rule.when.metric());
+            let metrics = live.policy.rules.iter().flat_map(|rule| rule.when.metrics());
             Arc::new(metrics.map(str::to_owned).collect())
         });
         Some(Reporting { run, needed: needed.clone() })

@@ -7,7 +7,7 @@ use failsafe_core::{
     MonoTime, Policy, RunId, Signal, Subject, Value,
     event::Event,
     input::Gap,
-    policy::{Effect, Fit},
+    policy::{Effect, EventMatch, Fit},
     time::Span,
 };
 use std::collections::BTreeMap;
@@ -37,8 +37,8 @@ impl Unsure {
         }
         let process = if let Subject::Process { process, .. } = &signal.subject { Some(process) } else { None };
         let unknown = policy.rules.iter().filter(|rule| {
-            let Some(wanted) = rule.when.event() else { return false };
-            rule.effect != Effect::Stop && wanted.fit(event, process) == Fit::Unknown
+            let unknown = |wanted: &&EventMatch| wanted.fit(event, process) == Fit::Unknown;
+            rule.effect != Effect::Stop && rule.when.events().iter().any(unknown)
         });
         unknown.filter_map(|rule| self.gap(run, &rule.id, event, signal)).collect()
     }

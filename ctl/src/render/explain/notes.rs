@@ -18,11 +18,17 @@ pub fn freezes_again(decision: &Decision) -> Option<String> {
             "The budget `{budget}` stays used up after a thaw: rule {rule} freezes the run again at its next packet, unless only a \
              rate was exceeded. Kill the run, and start it again with a larger budget."
         )),
-        None if seen.kind.shape() == Shape::Counter && !condition.contains("/s") => Some(format!(
+        // A condition of several parts is armed by any of them that no longer holds.
+        None if seen.kind.shape() == Shape::Counter
+            && condition.starts_with(&format!("{} above ", seen.kind))
+            && !condition.contains("/s") =>
+        {
+            Some(format!(
             "{} never falls: after a thaw, rule {rule} freezes the run again at the next sample. Kill the run, and start it again with \
              another bound.",
             seen.kind
-        )),
+            ))
+        }
         _ => None,
     })
 }

@@ -81,7 +81,7 @@ impl Clone for Gpu {
 impl Detectors {
     /// Those that the policy's rules name.
     pub(crate) fn of(policy: &Policy) -> Detectors {
-        let kinds = policy.rules.iter().filter_map(|rule| rule.when.signal()).filter(|kind| kind.is_derived());
+        let kinds = policy.rules.iter().flat_map(|rule| rule.when.signals()).filter(|kind| kind.is_derived());
         Detectors { wanted: kinds.cloned().collect(), derived: policy.derived.clone(), ..Detectors::default() }
     }
 
@@ -98,7 +98,10 @@ impl Detectors {
         }
         let (Subject::Gpu(id), Value::Integer(value)) = (&signal.subject, &signal.value) else { return Vec::new() };
         let (wanted, derived) = (&self.wanted, &self.derived);
-        let gpu = self.gpus.entry(id.clone()).or_insert_with(|| Gpu::new(wanted, derived, signal.at));
+        if !self.gpus.contains_key(id) {
+            self.gpus.insert(id.clone(), Gpu::new(wanted, derived, signal.at));
+        }
+        let Some(gpu) = self.gpus.get_mut(id) else { return Vec::new() };
         gpu.last.insert(signal.kind.clone(), *value);
         let seen = Sample { kind: &signal.kind, value: *value, at: signal.at, last: &gpu.last };
         let mut found: Vec<(GpuId, Kind, i64)> = Vec::new();

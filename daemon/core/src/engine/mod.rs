@@ -8,9 +8,14 @@
 //! Runs do not see one another: stepping a run over the inputs that [`concerns`] it gives the same decisions as stepping it
 //! among all others. A recording of one run is therefore enough to replay it.
 
+mod index;
+mod last;
+mod leaf;
 mod rule;
 mod run;
 mod series;
+mod tree;
+mod window;
 
 use crate::{
     containment::Containment,
@@ -61,6 +66,8 @@ pub struct RulesView {
     pub blind: Vec<String>,
     /// Rules that tripped and wait for their value to clear.
     pub disarmed: Vec<String>,
+    /// Rules whose condition is unknown: what of it is not known decides.
+    pub unknown: Vec<String>,
 }
 
 impl State {
@@ -123,10 +130,8 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
         Input::RunEnded { run, .. } => {
             state.runs.remove(run);
         }
-        Input::RunGpus { run, gpus, .. } => {
-            if let Some(run) = state.runs.get_mut(run) {
-                run.set_gpus(gpus);
-            }
+        Input::RunGpus { gpus, at, .. } => {
+            each(policies, state, input, |run, policy| run.set_gpus(policy, gpus, *at, &mut out));
         }
         Input::Signal(signal) => {
             each(policies, state, input, |run, policy| run.signal(policy, signal, &mut out));
@@ -134,10 +139,8 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
         Input::Gap(gap) => each(policies, state, input, |run, policy| run.gap(policy, gap, &mut out)),
         Input::Unread(unread) => each(policies, state, input, |run, policy| run.unread(policy, unread, &mut out)),
         Input::Silent(silent) => each(policies, state, input, |run, policy| run.silent(policy, silent, &mut out)),
-        Input::SeriesEnded { run, series, .. } => {
-            if let Some(run) = state.runs.get_mut(run) {
-                run.retire(series);
-            }
+        Input::SeriesEnded { series, at, .. } => {
+            each(policies, state, input, |run, policy| run.retire(policy, series, *at, &mut out));
         }
         Input::Tick(at) => each(policies, state, input, |run, policy| run.tick(policy, *at, &mut out)),
         Input::Control(control) => {
@@ -150,7 +153,10 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
 
 /// Whether an input can change what is decided about `run`, given that the engine already stepped all before it.
 pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
-    let known = state.runs.get(&run);
+    is_of(state.runs.get(&run), input, run)
+}
+
+fn is_of(known: Option<&RunState>, input: &Input, run: RunId) -> bool {
     match input {
         Input::Signal(Signal { subject, kind, value, .. }) => match subject {
             Subject::Gpu(gpu) => known.is_some_and(|r| r.is_judged_by(gpu, kind) && r.is_at(gpu, value)),
@@ -174,15 +180,21 @@ pub fn concerns(state: &State, input: &Input, run: RunId) -> bool {
 }
 
 fn each(policies: &PolicySet, state: &mut State, input: &Input, mut act: impl FnMut(&mut RunState, &Policy)) {
-    let concerned: Vec<RunId> = match input {
-        Input::Signal(Signal { subject, .. }) if subject.run().is_some() => subject.run().into_iter().collect(),
-        _ => state.runs.keys().copied().filter(|id| concerns(state, input, *id)).collect(),
-    };
-    for id in concerned {
-        if let Some(run) = state.runs.get_mut(&id)
-            && let Some(policy) = policies.get(&run.policy)
-        {
+    let mut act = |run: &mut RunState| {
+        if let Some(policy) = policies.get(&run.policy) {
             act(run, policy);
+        }
+    };
+    if let Input::Signal(Signal { subject, .. }) = input
+        && let Some(id) = subject.run()
+    {
+        // Most inputs are of one run: the others are not asked.
+        state.runs.get_mut(&id).into_iter().for_each(&mut act);
+        return;
+    }
+    for (id, run) in &mut state.runs {
+        if is_of(Some(run), input, *id) {
+            act(run);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! The state of one rule of one run: armed, pending since, tripped; and the window of a rate.
 
-use super::series::{Judged, Members};
+use super::{
+    series::{Judged, Members},
+    window::{Window, rate_passed},
+};
 use crate::{
     policy::{Bound, Condition, Effect, Fit, Op, Over, Rule},
-    signal::{MAX_SERIES, Series, Shape, Signal, Value},
-    subject::{GpuId, Subject},
+    signal::{MAX_SERIES, Series, Signal, Value},
+    subject::{GpuId, Process, Subject},
     time::{MonoTime, Span},
 };
-use std::{collections::VecDeque, fmt};
+use std::fmt;
 
 /// One rule's state. A rule on a GPU signal has a [`Level`] for each GPU; one on a metric has one for each series, or one for
 /// all of them where it is judged over all.
@@ -27,6 +30,35 @@ enum Of {
     AllSeries,
 }
 
+/// The same, borrowed from a signal.
+#[derive(Debug, Clone, Copy)]
+enum OfSignal<'s> {
+    Run,
+    Gpu(&'s GpuId),
+    Series(&'s Series),
+    AllSeries,
+}
+
+impl OfSignal<'_> {
+    fn is(self, known: &Of) -> bool {
+        match (self, known) {
+            (OfSignal::Run, Of::Run) | (OfSignal::AllSeries, Of::AllSeries) => true,
+            (OfSignal::Gpu(gpu), Of::Gpu(known)) => gpu == known,
+            (OfSignal::Series(series), Of::Series(known)) => series == known,
+            _ => false,
+        }
+    }
+
+    fn to_owned(self) -> Of {
+        match self {
+            OfSignal::Run => Of::Run,
+            OfSignal::Gpu(gpu) => Of::Gpu(gpu.clone()),
+            OfSignal::Series(series) => Of::Series(series.clone()),
+            OfSignal::AllSeries => Of::AllSeries,
+        }
+    }
+}
+
 impl fmt::Display for Of {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,7 +76,7 @@ struct Level {
     tripped: bool,
     /// From when on it trips again though it has not cleared.
     rearmed_at: Option<MonoTime>,
-    window: VecDeque<(MonoTime, i64)>,
+    window: Window,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -86,7 +118,7 @@ impl RuleState {
                 format!("{kind} is {side} {}{rate}", clear.show(kind.unit()))
             }
             Condition::NotFinite { kind } => format!("{kind} is finite"),
-            Condition::Event(_) => return Vec::new(),
+            Condition::Event(_) | Condition::Tree(_) => return Vec::new(),
         };
         let tripped = self.levels.iter().filter(|(_, level)| level.tripped);
         tripped
@@ -111,10 +143,7 @@ impl RuleState {
         match &rule.when {
             Condition::Event(wanted) => {
                 let Value::Event(event) = &signal.value else { return None };
-                let process = match &signal.subject {
-                    Subject::Process { process, .. } => Some(process),
-                    Subject::Node | Subject::Gpu(_) | Subject::Run(_) => None,
-                };
+                let process = process_of(&signal.subject);
                 // What may match in a part that was too long to be read stops the run; of other rules the daemon reports a gap.
                 let trips = |fit| match fit {
                     Fit::Yes => true,
@@ -129,6 +158,8 @@ impl RuleState {
                 let trip = self.event.trip(signal.at, rule.cooldown, signal.repeats)?;
                 Some(Trip { observed, ..trip })
             }
+            // Judged by `super::tree`.
+            Condition::Tree(_) => None,
             Condition::NotFinite { kind } | Condition::Threshold { kind, .. } if *kind != signal.kind => None,
             Condition::NotFinite { .. } => {
                 let one = |real: f64| Judged { bad: !real.is_finite(), cleared: real.is_finite() };
@@ -144,7 +175,7 @@ impl RuleState {
                 let (bad, clear) = match (over, &signal.value) {
                     (None, value) => (bound.passed(*op, value), !not_cleared(*op, *clear, value)),
                     (Some(over), Value::Integer(total)) => {
-                        let (delta, span) = level.delta(signal.at, *total, *over, kind.shape())?;
+                        let (delta, span) = level.window.delta(signal.at, *total, *over, kind.shape())?;
                         (rate_passed(*op, *bound, delta, span), !rate_passed(*op, *clear, delta, span))
                     }
                     (Some(_), _) => return None,
@@ -165,22 +196,22 @@ impl RuleState {
     ) -> Option<Trip> {
         let (level, judged) = match (rule.metric.over, signal.value.series()) {
             (_, None) => (of(&signal.subject), one(value)),
-            (Over::Any, Some(series)) => (Of::Series(series.clone()), one(value)),
+            (Over::Any, Some(series)) => (OfSignal::Series(series), one(value)),
             (over, Some(series)) => {
                 self.members.take(series, value);
-                (Of::AllSeries, self.members.judge(over, one))
+                (OfSignal::AllSeries, self.members.judge(over, one))
             }
         };
         self.level(level)?.judge(signal.at, judged.bad, judged.cleared && !judged.bad, hold)
     }
 
     /// `None` for a series beyond the limit: the sensor refuses those and reports them.
-    fn level(&mut self, of: Of) -> Option<&mut Level> {
-        let at = match self.levels.iter().position(|(known, _)| *known == of) {
+    fn level(&mut self, of: OfSignal<'_>) -> Option<&mut Level> {
+        let at = match self.levels.iter().position(|(known, _)| of.is(known)) {
             Some(at) => at,
-            None if matches!(of, Of::Series(_)) && self.levels.len() >= MAX_SERIES => return None,
+            None if matches!(of, OfSignal::Series(_)) && self.levels.len() >= MAX_SERIES => return None,
             None => {
-                self.levels.push((of, Level::default()));
+                self.levels.push((of.to_owned(), Level::default()));
                 self.levels.len() - 1
             }
         };
@@ -188,10 +219,18 @@ impl RuleState {
     }
 }
 
-fn of(subject: &Subject) -> Of {
+fn of(subject: &Subject) -> OfSignal<'_> {
     match subject {
-        Subject::Gpu(gpu) => Of::Gpu(gpu.clone()),
-        Subject::Node | Subject::Run(_) | Subject::Process { .. } => Of::Run,
+        Subject::Gpu(gpu) => OfSignal::Gpu(gpu),
+        Subject::Node | Subject::Run(_) | Subject::Process { .. } => OfSignal::Run,
+    }
+}
+
+/// The process that a signal is about, where it is one.
+pub(super) fn process_of(subject: &Subject) -> Option<&Process> {
+    match subject {
+        Subject::Process { process, .. } => Some(process),
+        Subject::Node | Subject::Gpu(_) | Subject::Run(_) => None,
     }
 }
 
@@ -236,22 +275,6 @@ impl Level {
         self.tripped = true;
         Some(Trip { suppressed: 0, observed: false })
     }
-
-    /// Growth of the value within the window, and the length it is to be divided by: never less than the window, so that
-    /// the first samples of a run cannot make a rate out of nothing.
-    /// A level that falls has shrunk; a total cannot.
-    fn delta(&mut self, at: MonoTime, total: i64, over: Span, shape: Shape) -> Option<(i64, Span)> {
-        if shape == Shape::Counter && self.window.back().is_some_and(|(_, last)| *last > total) {
-            // The counter was reset (driver reload, new cgroup): what was before says nothing of what is now.
-            self.window.clear();
-        }
-        while self.window.get(1).is_some_and(|(next, _)| at.since(*next) >= over) {
-            self.window.pop_front();
-        }
-        self.window.push_back((at, total));
-        let (first_at, first) = *self.window.front()?;
-        Some((total - first, at.since(first_at).max(over)))
-    }
 }
 
 fn not_cleared(op: Op, clear: Bound, value: &Value) -> bool {
@@ -259,37 +282,5 @@ fn not_cleared(op: Op, clear: Bound, value: &Value) -> bool {
         // A NaN clears nothing.
         Value::Real(real) if real.0.is_nan() => true,
         value => clear.passed(op, value),
-    }
-}
-
-/// `delta / span > bound` per second, exactly, in integers.
-fn rate_passed(op: Op, bound: Bound, delta: i64, span: Span) -> bool {
-    let Bound::Integer(bound) = bound else { return false };
-    let seen = i128::from(delta) * 1_000_000_000;
-    let allowed = i128::from(bound) * i128::from(span.0);
-    match op {
-        Op::Above => seen > allowed,
-        Op::Below => seen < allowed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn growth(shape: Shape, samples: &[(u64, i64)]) -> i64 {
-        let mut level = Level::default();
-        let all = samples
-            .iter()
-            .map(|(s, value)| level.delta(MonoTime(s * 1_000_000_000), *value, Span::from_secs(5), shape));
-        all.last().flatten().map_or(0, |(delta, _)| delta)
-    }
-
-    #[test]
-    fn a_level_that_fell_has_shrunk_and_a_total_was_reset() {
-        let samples = [(0, 100), (1, 40), (2, 70)];
-        assert_eq!(growth(Shape::Level, &samples), -30);
-        assert_eq!(growth(Shape::Counter, &samples), 30);
-        assert_eq!(growth(Shape::Level, &[(0, 100), (1, 900), (7, 1_000), (8, 1_100)]), 200);
     }
 }

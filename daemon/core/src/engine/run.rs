@@ -1,6 +1,14 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
-use super::{OBSERVED_DENIALS, RulesView, RunView, STALE_AFTER, rule::RuleState, sampled};
+use super::{
+    OBSERVED_DENIALS, RulesView, RunView, STALE_AFTER,
+    index::Index,
+    last::Last,
+    leaf::Sight,
+    rule::RuleState,
+    sampled,
+    tree::{Evidence, TreeState},
+};
 use crate::{
     actor::Request,
     containment::Containment,
@@ -11,7 +19,7 @@ use crate::{
     detectors::Detectors,
     event::{DriftSince, Event},
     input::{Command, Control, Gap, Run, Silent, Unread},
-    policy::{OnBlind, OnDrift, OnEscape, Policy, PolicyDigest, Rule},
+    policy::{Condition, OnBlind, OnDrift, OnEscape, Policy, PolicyDigest, Rule, Tree},
     record::Suppressed,
     signal::{Kind, Series, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
@@ -21,10 +29,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A failed containment is decided again this often before it is left to people.
 const RETRIES: u32 = 3;
-
-/// Metrics of a run whose last value is kept as evidence, each series by itself where a rule judges the metric. Rules see
-/// every metric, kept or not.
-const METRICS_KEPT: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(super) struct RunState {
@@ -44,7 +48,12 @@ pub(super) struct RunState {
     /// The MIG devices it was given, by GPU.
     mig: BTreeMap<GpuId, BTreeSet<String>>,
     rules: Vec<RuleState>,
-    last: BTreeMap<(Subject, Kind, Option<Series>), Observation>,
+    /// Of the rules whose condition has several parts.
+    trees: Vec<Option<TreeState>>,
+    index: Index,
+    /// The sensors that the policy needs.
+    needs: BTreeSet<Source>,
+    last: Last,
     heard: BTreeMap<Source, MonoTime>,
     blind: BTreeSet<(Source, Option<GpuId>)>,
     unread: BTreeMap<(GpuId, Kind), String>,
@@ -68,6 +77,12 @@ struct Because {
 impl RunState {
     pub(super) fn new(run: &Run, policy: &Policy, earlier: Option<u32>, recalled: Containment) -> RunState {
         let contained = (run.contained.frozen || run.contained.blocked) && !run.contained.unexplained;
+        let gpus = all_gpus(&run.gpus, &run.mig);
+        let tree = |rule: &Rule| match &rule.when {
+            Condition::Tree(tree) => Some(TreeState::new(tree, gpus.iter().cloned(), run.registered)),
+            Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Event(_) => None,
+        };
+        let trees: Vec<Option<TreeState>> = policy.rules.iter().map(tree).collect();
         RunState {
             id: run.id,
             earlier,
@@ -82,7 +97,10 @@ impl RunState {
             gpus: run.gpus.clone(),
             mig: run.mig.clone(),
             rules: vec![RuleState::default(); policy.rules.len()],
-            last: BTreeMap::new(),
+            index: Index::of(policy, &trees),
+            trees,
+            needs: policy.needs(),
+            last: Last::default(),
             heard: BTreeMap::new(),
             blind: BTreeSet::new(),
             unread: BTreeMap::new(),
@@ -131,7 +149,7 @@ impl RunState {
     }
 
     pub(super) fn last_signals(&self) -> Vec<Observation> {
-        self.last.values().cloned().collect()
+        self.last.all()
     }
 
     pub(super) fn has_gpu(&self, gpu: &GpuId) -> bool {
@@ -151,44 +169,52 @@ impl RunState {
         slice.devices.is_empty() || self.mig.get(gpu).is_none_or(|given| !given.is_disjoint(&slice.devices))
     }
 
-    pub(super) fn set_gpus(&mut self, gpus: &BTreeSet<GpuId>) {
+    pub(super) fn set_gpus(&mut self, policy: &Policy, gpus: &BTreeSet<GpuId>, at: MonoTime, out: &mut Vec<Decision>) {
         self.gpus.clone_from(gpus);
-        let slices = self.mig.values().flatten().map(|uuid| GpuId(uuid.clone()));
-        let all: BTreeSet<GpuId> = gpus.iter().cloned().chain(slices).collect();
+        let all = all_gpus(gpus, &self.mig);
         self.detectors.set_gpus(&all);
         self.unread.retain(|(gpu, _), _| all.contains(gpu));
-        self.last.retain(|(subject, _, _), _| match subject {
+        self.last.retain(|subject| match subject {
             Subject::Gpu(gpu) => all.contains(gpu),
             Subject::Node | Subject::Run(_) | Subject::Process { .. } => true,
         });
+        self.trees.iter_mut().flatten().for_each(|tree| tree.set_gpus(&all, at));
+        self.judge_trees(policy, at, out);
     }
 
     pub(super) fn signal(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
-        let seen = Observation {
-            seq: signal.seq,
-            at: signal.at,
-            subject: signal.subject.clone(),
-            kind: signal.kind.clone(),
-            value: signal.value.clone(),
-            repeats: signal.repeats,
-        };
         self.hear(signal);
         if let Value::Event(event) = &signal.value {
-            self.event_upkeep(policy, event, &seen, out);
+            self.event_upkeep(policy, event, signal, out);
         }
-        self.judge(policy, signal, &seen, out);
+        self.keep(signal);
+        self.judge(policy, signal, out);
         for derived in self.detectors.take(signal) {
-            let seen = Observation { kind: derived.kind.clone(), value: derived.value.clone(), ..seen.clone() };
-            self.judge(policy, &derived, &seen, out);
-            self.remember(policy, seen);
-        }
-        if !matches!(signal.value, Value::Event(_)) {
-            self.remember(policy, seen);
+            self.keep(&derived);
+            self.judge(policy, &derived, out);
         }
     }
 
-    fn judge(&mut self, policy: &Policy, signal: &Signal, seen: &Observation, out: &mut Vec<Decision>) {
-        for (index, rule) in policy.rules.iter().enumerate() {
+    /// Keeps the value as the last of its signal.
+    fn keep(&mut self, signal: &Signal) {
+        if !matches!(signal.value, Value::Event(_)) {
+            let judged = matches!(&signal.kind, Kind::Metric(_)) && !self.index.of_signal(signal).is_empty();
+            self.last.keep(signal, judged);
+        }
+    }
+
+    /// Gives the signal to the rules on it, in their order.
+    fn judge(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
+        for n in 0.. {
+            let Some(index) = self.index.of_signal(signal).get(n).copied() else { return };
+            let Some(rule) = policy.rules.get(index) else { continue };
+            if let Condition::Tree(tree) = &rule.when {
+                if let Some(state) = self.trees.get_mut(index).and_then(Option::as_mut) {
+                    state.take(rule, policy, signal);
+                }
+                self.judge_tree(index, rule, tree, signal.at, Some(signal.seq), out);
+                continue;
+            }
             let observes = self.earlier.is_none_or(|engine| engine >= OBSERVED_DENIALS) && policy.observes(rule);
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and says enough.
@@ -203,29 +229,84 @@ impl RunState {
                 }
                 let cause =
                     Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed: trip.suppressed };
-                let because = Because { mode, ..Because::of(seen, rule) };
+                let because = Because { mode, ..Because::of(signal, rule) };
                 self.decide(cause, rule.actions.clone(), because, out);
             }
         }
     }
 
-    /// A run names its metrics itself: without a bound it could fill the daemon's memory with names. What rules judge comes
-    /// first; of other metrics the last value of any series is kept.
-    fn remember(&mut self, policy: &Policy, seen: Observation) {
-        let judged = policy
-            .rules
-            .iter()
-            .any(|rule| matches!(&seen.kind, Kind::Metric(name) if rule.when.metric() == Some(name)));
-        let series = seen.value.series().filter(|_| judged).cloned();
-        let key = (seen.subject.clone(), seen.kind.clone(), series);
-        let new = !self.last.contains_key(&key);
-        if new && !judged && matches!(key.1, Kind::Metric(_)) {
-            let metrics = self.last.keys().filter(|(_, kind, _)| matches!(kind, Kind::Metric(_))).count();
-            if metrics >= METRICS_KEPT {
-                return;
+    /// Judges every condition of several parts: time has passed, or what is seen has changed.
+    fn judge_trees(&mut self, policy: &Policy, at: MonoTime, out: &mut Vec<Decision>) {
+        for (index, rule) in policy.rules.iter().enumerate() {
+            if let Condition::Tree(tree) = &rule.when {
+                self.judge_tree(index, rule, tree, at, None, out);
             }
         }
-        self.last.insert(key, seen);
+    }
+
+    fn judge_tree(
+        &mut self,
+        index: usize,
+        rule: &Rule,
+        tree: &Tree,
+        at: MonoTime,
+        seq: Option<u64>,
+        out: &mut Vec<Decision>,
+    ) {
+        let Some(mut state) = self.trees.get_mut(index).and_then(Option::take) else { return };
+        for n in 0..state.instances() {
+            if !state.judge(n, rule, tree, &self.sight(), at) {
+                continue;
+            }
+            let Some(proof) = state.proof(n) else { continue };
+            let mut values: Vec<Observation> = Vec::new();
+            for seen in proof.values {
+                let seen = match seen {
+                    Evidence::Event(event) => Some(event),
+                    Evidence::Last(subject, kind, series) => self.last_of(subject, &kind, series.as_ref()).cloned(),
+                };
+                values.extend(seen.filter(|seen| !values.contains(seen)));
+            }
+            // What is cordoned is found by the first value on a GPU.
+            values.sort_by_key(|seen| !matches!(seen.subject, Subject::Gpu(_)));
+            let seqs: BTreeSet<u64> = values.iter().map(|seen| seen.seq).chain(seq).collect();
+            let holds = if proof.all { String::new() } else { format!(" [holds: {}]", proof.words.join("; ")) };
+            let on = proof.gpu.map(|gpu| format!(" on {gpu}")).unwrap_or_default();
+            let cause = Cause::Rule {
+                rule: rule.id.clone(),
+                condition: format!("{}{on}{holds}", rule.condition()),
+                suppressed: 0,
+            };
+            let because = Because {
+                at,
+                seqs: seqs.into_iter().collect(),
+                values,
+                severity: rule.severity,
+                confidence: rule.confidence.min(proof.confidence),
+                mode: if proof.observed { Mode::Observe } else { rule.mode },
+            };
+            self.decide(cause, rule.actions.clone(), because, out);
+        }
+        if let Some(slot) = self.trees.get_mut(index) {
+            *slot = Some(state);
+        }
+    }
+
+    fn sight(&self) -> Sight<'_> {
+        Sight {
+            blind: &self.blind,
+            unread: &self.unread,
+            silent: &self.silent,
+            frozen: self.containment.is_frozen(),
+            registered: self.registered,
+        }
+    }
+
+    /// The last value of a signal of a GPU, or of the run.
+    fn last_of(&self, subject: Subject, kind: &Kind, series: Option<&Series>) -> Option<&Observation> {
+        let subjects = [subject, Subject::Run(self.id), Subject::Node];
+        let exact = subjects.iter().find_map(|subject| self.last.get(subject, kind, series));
+        exact.or_else(|| subjects.iter().find_map(|subject| self.last.newest(subject, kind)))
     }
 
     fn hear(&mut self, signal: &Signal) {
@@ -240,7 +321,7 @@ impl RunState {
     }
 
     /// What failsafe does of itself, whatever the rules say.
-    fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Observation, out: &mut Vec<Decision>) {
+    fn event_upkeep(&mut self, policy: &Policy, event: &Event, seen: &Signal, out: &mut Vec<Decision>) {
         match event {
             Event::Leave { pid, mover_in_run, .. } => {
                 let recapture =
@@ -297,21 +378,28 @@ impl RunState {
 
     pub(super) fn gap(&mut self, policy: &Policy, gap: &Gap, out: &mut Vec<Decision>) {
         let key = (gap.source, gap.gpu.clone());
-        if !gap.blind {
+        if gap.blind {
+            self.go_blind(policy, key, gap.at, vec![gap.seq], out);
+        } else {
             self.blind.remove(&key);
-            return;
         }
-        self.go_blind(policy, key, gap.at, vec![gap.seq], out);
+        self.trees.iter_mut().flatten().for_each(|tree| tree.lost(gap.source, gap.at));
+        self.judge_trees(policy, gap.at, out);
     }
 
     pub(super) fn tick(&mut self, policy: &Policy, now: MonoTime, out: &mut Vec<Decision>) {
-        for source in policy.needs() {
-            let heard = self.heard.get(&source).copied().unwrap_or(self.registered);
-            let speaks = source != Source::Nvml || !self.gpus.is_empty();
-            if sampled(source) && speaks && now.since(heard) > STALE_AFTER {
+        let stale = |source: &Source| {
+            let heard = self.heard.get(source).copied().unwrap_or(self.registered);
+            let speaks = *source != Source::Nvml || !self.gpus.is_empty();
+            sampled(*source) && speaks && now.since(heard) > STALE_AFTER
+        };
+        if self.needs.iter().any(stale) {
+            let stale: Vec<Source> = self.needs.iter().copied().filter(stale).collect();
+            for source in stale {
                 self.go_blind(policy, (source, None), now, Vec::new(), out);
             }
         }
+        self.judge_trees(policy, now, out);
     }
 
     fn go_blind(
@@ -322,7 +410,7 @@ impl RunState {
         seqs: Vec<u64>,
         out: &mut Vec<Decision>,
     ) {
-        if policy.needs().contains(&key.0) && self.blind.insert(key) {
+        if self.needs.contains(&key.0) && self.blind.insert(key) {
             self.decide_blind(policy, at, seqs, out);
         }
     }
@@ -332,33 +420,39 @@ impl RunState {
         let key = (unread.gpu.clone(), unread.kind.clone());
         let Some(why) = &unread.why else {
             self.unread.remove(&key);
+            self.judge_trees(policy, unread.at, out);
             return;
         };
-        let watched = policy.rules.iter().any(|rule| rule.when.reads().contains(&unread.kind));
+        let watched = policy.rules.iter().any(|rule| rule.when.reads().contains(&&unread.kind));
         let blind = self.blind.contains(&(unread.source, None))
             || self.blind.contains(&(unread.source, Some(unread.gpu.clone())));
         if watched && !blind && self.unread.insert(key, why.clone()).is_none() {
             self.decide_blind(policy, unread.at, vec![unread.seq], out);
         }
+        self.judge_trees(policy, unread.at, out);
     }
 
     /// A metric that rules need is missing: these rules are blind.
     pub(super) fn silent(&mut self, policy: &Policy, silent: &Silent, out: &mut Vec<Decision>) {
         let Some(why) = &silent.why else {
             self.silent.remove(&silent.metric);
+            self.judge_trees(policy, silent.at, out);
             return;
         };
-        let needed = policy.rules.iter().any(|rule| rule.when.metric() == Some(&silent.metric));
+        let needed = policy.rules.iter().any(|rule| rule.when.metrics().contains(silent.metric.as_str()));
         if needed && self.silent.insert(silent.metric.clone(), why.clone()).is_none() {
             self.decide_blind(policy, silent.at, vec![silent.seq], out);
         }
+        self.judge_trees(policy, silent.at, out);
     }
 
-    pub(super) fn retire(&mut self, series: &Series) {
+    pub(super) fn retire(&mut self, policy: &Policy, series: &Series, at: MonoTime, out: &mut Vec<Decision>) {
         for rule in &mut self.rules {
             rule.retire(series);
         }
-        self.last.retain(|(_, _, of), _| of.as_ref() != Some(series));
+        self.trees.iter_mut().flatten().for_each(|tree| tree.retire(series, at));
+        self.judge_trees(policy, at, out);
+        self.last.retire(series);
     }
 
     pub(super) fn blind_to(&self) -> Vec<String> {
@@ -372,20 +466,26 @@ impl RunState {
 
     pub(super) fn rules_view(&self, policy: &Policy, now: MonoTime) -> RulesView {
         let mut view = RulesView::default();
-        for (rule, state) in policy.rules.iter().zip(&self.rules) {
-            let source = rule.when.source();
-            let sensor = self.blind.iter().filter(|(blind, _)| *blind == source).map(|(_, gpu)| match gpu {
+        for ((rule, state), tree) in policy.rules.iter().zip(&self.rules).zip(&self.trees) {
+            let (sources, reads) = (rule.when.sources(), rule.when.reads());
+            let blind = self.blind.iter().filter(|(source, _)| sources.contains(source));
+            let sensor = blind.map(|(source, gpu)| match gpu {
                 Some(gpu) => format!("the {source} sensor does not see {gpu}"),
                 None => format!("the {source} sensor is blind"),
             });
-            let unread = self.unread.iter().filter(|((_, kind), _)| rule.when.reads().contains(kind));
+            let unread = self.unread.iter().filter(|((_, kind), _)| reads.contains(&kind));
             let unread = unread.map(|((gpu, kind), why)| format!("{kind} of {gpu} cannot be read: {why}"));
-            let silent = rule.when.metric().and_then(|name| self.silent.get(name)).cloned();
+            let metrics = rule.when.metrics();
+            let silent = metrics.iter().filter_map(|name| self.silent.get(*name)).cloned();
             let why: Vec<String> = sensor.chain(unread).chain(silent).collect();
             if !why.is_empty() {
                 view.blind.push(format!("rule {}: {}", rule.id, why.join("; ")));
             }
             view.disarmed.extend(state.disarmed(rule, now));
+            if let Some(tree) = tree {
+                view.disarmed.extend(tree.disarmed(rule, now));
+                view.unknown.extend(tree.unknown(rule, &self.sight()));
+            }
         }
         view
     }
@@ -502,32 +602,41 @@ impl RunState {
     }
 
     fn rearm(&mut self, policy: &Policy, at: MonoTime) {
-        for (state, rule) in self.rules.iter_mut().zip(&policy.rules) {
+        for ((state, tree), rule) in self.rules.iter_mut().zip(&mut self.trees).zip(&policy.rules) {
             state.rearm(rule, at);
+            if let Some(tree) = tree {
+                tree.rearm(rule, at);
+            }
         }
     }
 }
 
 impl Because {
-    fn of(seen: &Observation, rule: &Rule) -> Because {
+    fn of(seen: &Signal, rule: &Rule) -> Because {
         Because {
             at: seen.at,
             seqs: vec![seen.seq],
-            values: vec![seen.clone()],
+            values: vec![Observation::of(seen)],
             severity: rule.severity,
             confidence: rule.confidence,
             mode: rule.mode,
         }
     }
 
-    fn certain(seen: &Observation) -> Because {
+    fn certain(seen: &Signal) -> Because {
         Because {
             at: seen.at,
             seqs: vec![seen.seq],
-            values: vec![seen.clone()],
+            values: vec![Observation::of(seen)],
             severity: Severity::Critical,
             confidence: Confidence::High,
             mode: Mode::Enforce,
         }
     }
+}
+
+/// The GPUs, and the MIG devices that were given of them.
+fn all_gpus(gpus: &BTreeSet<GpuId>, mig: &BTreeMap<GpuId, BTreeSet<String>>) -> BTreeSet<GpuId> {
+    let slices = mig.values().flatten().map(|uuid| GpuId(uuid.clone()));
+    gpus.iter().cloned().chain(slices).collect()
 }

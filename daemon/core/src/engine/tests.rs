@@ -6,6 +6,7 @@ mod drift;
 mod gpus;
 mod observe;
 mod series;
+mod trees;
 
 use super::*;
 use crate::time::MonoTime;

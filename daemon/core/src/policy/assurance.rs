@@ -4,7 +4,7 @@
 
 mod hooks;
 
-use super::{Effect, EventMatch, FieldMatch, OnBlind, OnDead, Pattern, Policy, Rule, condition::Condition, groups};
+use super::{Effect, EventMatch, FieldMatch, OnBlind, OnDead, Pattern, Policy, Rule, condition::event_source, groups};
 use crate::{
     decision::Mode,
     event::{Assurance, EventKind, Field},
@@ -166,9 +166,7 @@ fn without_daemon(policy: &Policy, grants: &Grants, bounded: bool) -> Option<Rul
 /// What a rule on each kind of the kernel's events is worth under `grants` at its strictest: refused where a hook can refuse it,
 /// else seen. Of system calls the least of all that can be watched.
 pub fn kinds(grants: &Grants) -> Vec<RuleAssurance> {
-    let of_ebpf = EventKind::ALL
-        .iter()
-        .filter(|kind| Condition::Event(EventMatch { kind: **kind, fields: Vec::new() }).source() == Source::Ebpf);
+    let of_ebpf = EventKind::ALL.iter().filter(|kind| event_source(**kind) == Source::Ebpf);
     let judged = of_ebpf.map(|kind| {
         let calls = || groups::WATCHABLE.iter().map(|call| Pattern::Exact((*call).to_owned())).collect();
         let fields = match kind {
@@ -183,8 +181,8 @@ pub fn kinds(grants: &Grants) -> Vec<RuleAssurance> {
 }
 
 fn of_rule(policy: &Policy, rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
-    let event = rule.when.event()?;
-    if rule.when.source() != Source::Ebpf {
+    let Some(event) = rule.when.event() else { return of_parts(rule, grants) };
+    if event_source(event.kind) != Source::Ebpf {
         return None;
     }
     let mut judged = judge(&rule.id, rule.effect, &hooks::needs(event, grants), grants);
@@ -202,6 +200,14 @@ fn of_rule(policy: &Policy, rule: &Rule, grants: &Grants) -> Option<RuleAssuranc
         judged.detail = format!("until it is frozen the run can still execute and open: no {}", latch.join(", "));
     }
     Some(judged)
+}
+
+/// A rule whose events are parts of a condition: the kernel reports them, and denies none of them. The daemon judges the whole.
+fn of_parts(rule: &Rule, grants: &Grants) -> Option<RuleAssurance> {
+    let events: Vec<&EventMatch> =
+        rule.when.events().into_iter().filter(|event| event_source(event.kind) == Source::Ebpf).collect();
+    let needs: Vec<Need> = events.iter().flat_map(|event| hooks::needs(event, grants)).collect();
+    (!events.is_empty()).then(|| judge(&rule.id, Effect::Observe, &needs, grants))
 }
 
 fn judge(rule: &str, effect: Effect, needs: &[Need], grants: &Grants) -> RuleAssurance {

@@ -5,6 +5,7 @@ mod egress;
 mod guard;
 mod metric;
 mod never;
+mod tree;
 mod when;
 
 use super::{
@@ -55,7 +56,7 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
         }
         let span = rule.id.as_ref().map_or_else(|| rule.span.clone(), Spanned::span);
         if let Some(built) = b.rule(rule, &owner) {
-            if let Some(EventMatch { kind: EventKind::Syscall, fields }) = built.when.event() {
+            for EventMatch { fields, .. } in built.when.events().iter().filter(|e| e.kind == EventKind::Syscall) {
                 for pattern in fields.iter().filter(|m| m.field == Field::Name).flat_map(|m| &m.any_of) {
                     if let Pattern::Exact(call) = pattern {
                         watch.insert(call.clone());
@@ -168,7 +169,8 @@ impl Builder<'_> {
             self.error(rationale.span(), "the text is empty, expected why this rule exists", None);
         }
         let actions = raw.actions.as_ref().and_then(|actions| self.actions(actions));
-        let is_signal = raw.when.as_ref().is_some_and(|when| when.event.is_none() && !when.unreadable);
+        let is_signal =
+            raw.when.as_ref().is_some_and(|when| when.event.is_none() && !when.unreadable && !tree::is_tree(when));
         let cooldown = raw.cooldown.as_ref().and_then(|text| {
             if is_signal {
                 let message = "`cooldown` is for rules on events; a rule on a signal trips again after it cleared";

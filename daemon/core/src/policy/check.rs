@@ -19,7 +19,7 @@ pub fn refusal(policy: &Policy, blind: &Blind, unwatched: &Unwatched) -> Option<
     for source in policy.needs() {
         if let Some(reason) = blind.get(&source) {
             let rules: Vec<&str> =
-                policy.rules.iter().filter(|r| r.when.source() == source).map(|r| r.id.as_str()).collect();
+                policy.rules.iter().filter(|r| r.when.sources().contains(&source)).map(|r| r.id.as_str()).collect();
             let who = if rules.is_empty() {
                 "the egress list or watched calls need".into()
             } else {
@@ -28,7 +28,8 @@ pub fn refusal(policy: &Policy, blind: &Blind, unwatched: &Unwatched) -> Option<
             why.push(format!("{who} the {source} sensor, which is blind: {reason}"));
         }
     }
-    for rule in policy.rules.iter().filter(|rule| !blind.contains_key(&rule.when.source())) {
+    let seen = |rule: &&Rule| !rule.when.sources().iter().any(|source| blind.contains_key(source));
+    for rule in policy.rules.iter().filter(seen) {
         why.extend(
             lacks(rule, unwatched)
                 .map(|(kind, reason)| format!("rule {} needs {kind}, which cannot be watched: {reason}", rule.id)),
@@ -41,8 +42,12 @@ pub fn refusal(policy: &Policy, blind: &Blind, unwatched: &Unwatched) -> Option<
 /// Signals that the rule judges, directly or through what they are made of, and that cannot be watched, with the reason.
 pub fn lacks<'a>(rule: &'a Rule, unwatched: &'a Unwatched) -> impl Iterator<Item = (&'a Kind, &'a str)> {
     let read = rule.when.reads();
-    let own = rule.when.signal().filter(|kind| !read.contains(kind));
-    own.into_iter().chain(read).filter_map(|kind| Some((kind, unwatched.get(kind)?.as_str())))
+    let mut kinds = rule.when.signals();
+    kinds.retain(|kind| !read.contains(kind));
+    kinds.extend(read);
+    kinds.sort();
+    kinds.dedup();
+    kinds.into_iter().filter_map(|kind| Some((kind, unwatched.get(kind)?.as_str())))
 }
 
 #[cfg(test)]

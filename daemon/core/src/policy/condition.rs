@@ -1,5 +1,9 @@
 //! Conditions: built once from TOML, evaluated without allocation.
 
+use super::{
+    Over,
+    tree::{PHASE_METRIC, Test, Tree},
+};
 use crate::{
     event::{CUT, Event, EventKind, Field, FieldValue, Verdict},
     signal::{Claimed, Kind, Real, Source, Value},
@@ -9,7 +13,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// Which side of the bound trips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,78 +236,154 @@ pub enum Condition {
     },
     /// Something happened.
     Event(EventMatch),
+    /// Several of these, or one with what only such a condition can have.
+    Tree(Tree),
 }
 
 impl Condition {
-    /// The sensor it depends on.
-    pub fn source(&self) -> Source {
+    /// The sensors that it depends on.
+    pub fn sources(&self) -> BTreeSet<Source> {
         match self {
-            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.source(),
-            Condition::Event(EventMatch {
-                kind: EventKind::Xid | EventKind::GpuEvent | EventKind::ForeignGpuProcess,
-                ..
-            }) => Source::Nvml,
-            Condition::Event(EventMatch {
-                kind: EventKind::ForeignThaw | EventKind::Latched | EventKind::Drift,
-                ..
-            }) => Source::Guard,
-            Condition::Event(EventMatch {
-                kind:
-                    EventKind::Exec
-                    | EventKind::Fork
-                    | EventKind::Exit
-                    | EventKind::Open
-                    | EventKind::Connect
-                    | EventKind::Send
-                    | EventKind::Bind
-                    | EventKind::Listen
-                    | EventKind::Socket
-                    | EventKind::Syscall
-                    | EventKind::Privilege
-                    | EventKind::ExecMemory
-                    | EventKind::Protect
-                    | EventKind::Budget
-                    | EventKind::Dns
-                    | EventKind::Oom
-                    | EventKind::Leave,
-                ..
-            }) => Source::Ebpf,
+            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => [kind.source()].into(),
+            Condition::Event(wanted) => [event_source(wanted.kind)].into(),
+            Condition::Tree(tree) => tree.leaves().iter().filter_map(|leaf| leaf.test.source()).collect(),
         }
     }
 
-    /// The event that it waits for. Only such a condition can be given to the kernel, and only it needs hooks: whoever adds a kind
-    /// of condition decides here whether the kernel, the assessment of a policy and the watch lists see it.
+    /// The one event that it waits for, alone. Only such a condition can be given to the kernel with an effect.
     pub fn event(&self) -> Option<&EventMatch> {
         match self {
             Condition::Event(event) => Some(event),
-            Condition::Threshold { .. } | Condition::NotFinite { .. } => None,
+            Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Tree(_) => None,
         }
     }
 
-    /// The signal that it judges.
-    pub fn signal(&self) -> Option<&Kind> {
+    /// Every event that it waits for, alone or beside other tests: the kernel has to report these. Whoever adds a kind of condition
+    /// decides here whether the kernel, the assessment of a policy and the watch lists see it.
+    pub fn events(&self) -> Vec<&EventMatch> {
         match self {
-            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => Some(kind),
-            Condition::Event(_) => None,
+            Condition::Event(event) => vec![event],
+            Condition::Threshold { .. } | Condition::NotFinite { .. } => Vec::new(),
+            Condition::Tree(tree) => tree.leaves().iter().filter_map(|leaf| leaf.test.event()).collect(),
         }
     }
 
-    /// The metric of the run that it judges.
-    pub fn metric(&self) -> Option<&str> {
+    /// The signals that it judges; of a run's phase it is not one.
+    pub fn signals(&self) -> Vec<&Kind> {
         match self {
-            Condition::Threshold { kind: Kind::Metric(name), .. }
-            | Condition::NotFinite { kind: Kind::Metric(name) } => Some(name),
-            Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Event(_) => None,
+            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => vec![kind],
+            Condition::Event(_) => Vec::new(),
+            Condition::Tree(tree) => tree.leaves().iter().filter_map(|leaf| leaf.test.kind()).collect(),
+        }
+    }
+
+    /// The metrics of the run that it judges.
+    pub fn metrics(&self) -> BTreeSet<&str> {
+        let mut metrics: BTreeSet<&str> = self.signals().into_iter().filter_map(metric_of).collect();
+        if let Condition::Tree(tree) = self
+            && tree.leaves().iter().any(|leaf| matches!(leaf.test, Test::Phase { .. }))
+        {
+            metrics.insert(PHASE_METRIC);
+        }
+        metrics
+    }
+
+    /// The metrics of which a value must come again and again: it is blind without. What waits for a metric to be absent is not, and
+    /// a phase is reported when it begins only.
+    pub fn awaited_metrics(&self) -> BTreeSet<&str> {
+        match self {
+            Condition::Tree(tree) => {
+                let tests = tree.leaves().into_iter().map(|leaf| &leaf.test);
+                tests.filter(|test| !matches!(test, Test::Absent { .. })).filter_map(|t| metric_of(t.kind()?)).collect()
+            }
+            flat => flat.metrics(),
         }
     }
 
     /// The signals of GPUs without which it is never met.
-    pub fn reads(&self) -> &[Kind] {
+    pub fn reads(&self) -> Vec<&Kind> {
         match self {
-            Condition::Threshold { kind, .. } if kind.is_read_of_a_gpu() => std::slice::from_ref(kind),
-            Condition::Threshold { kind, .. } => kind.made_of(),
-            Condition::NotFinite { .. } | Condition::Event(_) => &[],
+            Condition::Threshold { kind, .. } => reads_of(kind).iter().collect(),
+            Condition::NotFinite { .. } | Condition::Event(_) => Vec::new(),
+            Condition::Tree(_) => self.signals().into_iter().flat_map(reads_of).collect(),
         }
+    }
+
+    /// Whether it can trip on a GPU of the run.
+    pub fn is_of_gpus(&self) -> bool {
+        match self {
+            Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => kind.is_of_a_gpu(),
+            Condition::Event(wanted) => event_source(wanted.kind) == Source::Nvml,
+            Condition::Tree(tree) => tree.is_of_gpus(),
+        }
+    }
+}
+
+/// The signals of a GPU that must be read for a signal.
+pub(crate) fn reads_of(kind: &Kind) -> &[Kind] {
+    if kind.is_read_of_a_gpu() { std::slice::from_ref(kind) } else { kind.made_of() }
+}
+
+fn metric_of(kind: &Kind) -> Option<&str> {
+    if let Kind::Metric(name) = kind { Some(name) } else { None }
+}
+
+/// The sensor that an event comes from.
+pub(crate) fn event_source(kind: EventKind) -> Source {
+    match kind {
+        EventKind::Xid | EventKind::GpuEvent | EventKind::ForeignGpuProcess => Source::Nvml,
+        EventKind::ForeignThaw | EventKind::Latched | EventKind::Drift => Source::Guard,
+        EventKind::Exec
+        | EventKind::Fork
+        | EventKind::Exit
+        | EventKind::Open
+        | EventKind::Connect
+        | EventKind::Send
+        | EventKind::Bind
+        | EventKind::Listen
+        | EventKind::Socket
+        | EventKind::Syscall
+        | EventKind::Privilege
+        | EventKind::ExecMemory
+        | EventKind::Protect
+        | EventKind::Budget
+        | EventKind::Dns
+        | EventKind::Oom
+        | EventKind::Leave => Source::Ebpf,
+    }
+}
+
+/// A signal and its bound.
+pub(super) fn show_bound(
+    f: &mut fmt::Formatter<'_>,
+    kind: &Kind,
+    op: Op,
+    bound: Bound,
+    over: Option<Span>,
+) -> fmt::Result {
+    let op = match op {
+        Op::Above => "above",
+        Op::Below => "below",
+    };
+    write!(f, "{kind} {op} {}", bound.show(kind.unit()))?;
+    if let Some(over) = over { write!(f, "/s over {over}") } else { Ok(()) }
+}
+
+/// The series that a metric is judged over, where it is not any.
+pub(super) fn show_series(f: &mut fmt::Formatter<'_>, over: Over) -> fmt::Result {
+    if over == Over::Any { Ok(()) } else { write!(f, " over {over} of the series") }
+}
+
+impl fmt::Display for EventMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {}", self.kind.name())?;
+        for FieldMatch { field, any_of } in &self.fields {
+            write!(f, ", {} = ", field.name())?;
+            for (i, pattern) in any_of.iter().enumerate() {
+                write!(f, "{}{pattern}", if i > 0 { " or " } else { "" })?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -311,27 +391,12 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Condition::Threshold { kind, op, bound, hold, over, .. } => {
-                let op = match op {
-                    Op::Above => "above",
-                    Op::Below => "below",
-                };
-                write!(f, "{kind} {op} {}", bound.show(kind.unit()))?;
-                if let Some(over) = over {
-                    write!(f, "/s over {over}")?;
-                }
+                show_bound(f, kind, *op, *bound, *over)?;
                 if *hold > Span(0) { write!(f, " for {hold}") } else { Ok(()) }
             }
             Condition::NotFinite { kind } => write!(f, "{kind} is NaN or infinite"),
-            Condition::Event(EventMatch { kind, fields }) => {
-                write!(f, "event {}", kind.name())?;
-                for FieldMatch { field, any_of } in fields {
-                    write!(f, ", {} = ", field.name())?;
-                    for (i, pattern) in any_of.iter().enumerate() {
-                        write!(f, "{}{pattern}", if i > 0 { " or " } else { "" })?;
-                    }
-                }
-                Ok(())
-            }
+            Condition::Event(wanted) => wanted.fmt(f),
+            Condition::Tree(tree) => tree.fmt(f),
         }
     }
 }

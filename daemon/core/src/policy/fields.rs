@@ -210,13 +210,40 @@ impl<'t> Fields<'t> {
         name: &'static str,
         choices: &[(&'static str, T)],
     ) -> Option<T> {
+        self.spanned_choice(wrong, name, choices).map(Spanned::into_inner)
+    }
+
+    /// The same, with its place.
+    pub(super) fn spanned_choice<T: Copy>(
+        &mut self,
+        wrong: &mut Mistakes,
+        name: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Option<Spanned<T>> {
         let text = self.text(wrong, name)?;
         let chosen = choices.iter().find(|(choice, _)| choice == text.get_ref()).map(|(_, value)| *value);
         if chosen.is_none() {
             self.unreadable = true;
             unknown_choice(wrong, &text, choices.iter().map(|(choice, _)| *choice));
         }
-        chosen
+        chosen.map(|chosen| Spanned::new(text.span(), chosen))
+    }
+
+    /// Where the value of a field stands.
+    pub(super) fn span_of(&self, name: &'static str) -> Option<Range<usize>> {
+        self.found.get(name).map(|value| value.span())
+    }
+
+    /// One table, as a list of one. A list in its place is noted.
+    pub(super) fn one_table(
+        &mut self,
+        wrong: &mut Mistakes,
+        name: &'static str,
+        form: &str,
+    ) -> Vec<(&'t DeTable<'t>, Range<usize>)> {
+        let expected = format!("one table, written {form}");
+        let table = self.read(wrong, name, &expected, |value| value.as_table());
+        table.map(|table| (*table.get_ref(), table.span())).into_iter().collect()
     }
 
     /// A table. A list of one table, `[[name]]`, is noted and read.

@@ -102,9 +102,11 @@ impl Metrics {
 impl Rule {
     /// The condition in words, with the series that it is judged over.
     pub fn condition(&self) -> String {
-        match (self.when.metric(), self.metric.over) {
-            (None, _) | (Some(_), Over::Any) => self.when.to_string(),
-            (Some(_), over) => format!("{} over {over} of the series", self.when),
+        match (&self.when, self.metric.over) {
+            (_, Over::Any) | (Condition::Event(_) | Condition::Tree(_), _) => self.when.to_string(),
+            (Condition::Threshold { .. } | Condition::NotFinite { .. }, over) => {
+                format!("{} over {over} of the series", self.when)
+            }
         }
     }
 
@@ -112,7 +114,7 @@ impl Rule {
     pub fn rearm(&self) -> Option<Span> {
         match self.when {
             Condition::NotFinite { .. } => Some(self.metric.rearm.unwrap_or(REARM_NOT_FINITE)),
-            Condition::Threshold { .. } | Condition::Event(_) => self.metric.rearm,
+            Condition::Threshold { .. } | Condition::Event(_) | Condition::Tree(_) => self.metric.rearm,
         }
     }
 }

@@ -17,6 +17,8 @@ pub mod metric;
 mod mistakes;
 pub mod parse;
 mod raw;
+pub mod tree;
+pub mod truth;
 
 pub use crate::digest::PolicyDigest;
 pub use condition::{Bound, Condition, EventMatch, FieldMatch, Fit, Op, Pattern};
@@ -25,6 +27,8 @@ pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, 
 pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
 pub use metric::{MetricRule, Metrics, Over};
+pub use tree::{Leaf, Node, Phase, Test, Tree};
+pub use truth::Truth;
 
 use crate::{
     decision::{Action, Confidence, Mode, Severity},
@@ -162,7 +166,7 @@ impl Policy {
 
     /// The sensors whose blindness leaves a rule of this policy blind.
     pub fn needs(&self) -> BTreeSet<Source> {
-        let mut needs: BTreeSet<Source> = self.rules.iter().map(|rule| rule.when.source()).collect();
+        let mut needs: BTreeSet<Source> = self.rules.iter().flat_map(|rule| rule.when.sources()).collect();
         let sections = self.egress.is_some() || self.exec.is_some() || self.limits.is_some();
         if sections || !self.watch.is_empty() || self.on_dead_daemon != OnDead::Keep {
             needs.insert(Source::Ebpf);
@@ -174,7 +178,11 @@ impl Policy {
     /// Whether the policy only observes what the rule judges, by the rule's own `mode` or that of the section: then the kernel denies
     /// nothing of it.
     pub fn observes(&self, rule: &Rule) -> bool {
-        let Some(event) = rule.when.event() else { return rule.mode == Mode::Observe };
+        rule.mode == Mode::Observe || rule.when.event().is_some_and(|event| self.observes_event(event))
+    }
+
+    /// Whether the section that denies what the event is about only observes.
+    pub fn observes_event(&self, event: &EventMatch) -> bool {
         let section = match event.kind {
             EventKind::Connect | EventKind::Send | EventKind::Socket | EventKind::Budget => {
                 self.egress.as_ref().map(|egress| egress.mode)
@@ -182,7 +190,7 @@ impl Policy {
             EventKind::Exec => self.exec.as_ref().map(|exec| exec.mode),
             _ => None,
         };
-        rule.mode == Mode::Observe || section == Some(Mode::Observe)
+        section == Some(Mode::Observe)
     }
 
     /// The rule of that id.

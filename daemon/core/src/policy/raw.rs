@@ -3,9 +3,10 @@
 //! A field that is missing or could not be read is `None`; the mistake is noted already.
 
 use super::{
-    OnBlind, OnDead, OnDrift, OnEscape, Protocol,
+    OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol,
     fields::{Fields, Known},
     mistakes::Mistakes,
+    tree::MAX_DEPTH,
 };
 use crate::{
     decision::{Confidence, Mode, Severity},
@@ -19,7 +20,7 @@ mod when;
 
 pub(super) use super::fields::{Literal, OneOrMany};
 pub(super) use names::*;
-pub(super) use when::RawWhen;
+pub(super) use when::{RawBranch, RawWhen};
 
 pub(super) struct RawPolicy {
     pub policy: RawHead,

@@ -2,7 +2,7 @@
 //!
 //! Whoever changes what the engine decides raises [`ENGINE`], and lets [`State::of`](crate::State::of) decide as before or adds a row. The golden recordings show whether that is so.
 
-use crate::{input::Run, policy::Policy};
+use crate::{input::Run, policy::Policy, signal::Kind};
 
 /// The engine of this source. A recording has the number of the engine that decided; those without one have that of their format
 /// version.
@@ -26,9 +26,8 @@ pub const CHANGES: &[Change] = &[Change {
            by those of the whole GPU",
     concerns: |run, policy| {
         let of_slices = |rule: &crate::policy::Rule| {
-            rule.when
-                .signal()
-                .is_some_and(|kind| kind.is_of_slices() || kind.made_of().iter().any(|of| of.is_of_slices()))
+            let is_of_slices = |kind: &&Kind| kind.is_of_slices() || kind.made_of().iter().any(Kind::is_of_slices);
+            rule.when.signals().iter().any(is_of_slices)
         };
         !run.mig.is_empty() && policy.rules.iter().any(of_slices)
     },

@@ -22,6 +22,11 @@ impl Kind {
         )
     }
 
+    /// Whether it is judged for each GPU by itself: read of a GPU, or derived from what is.
+    pub fn is_of_a_gpu(&self) -> bool {
+        self.is_read_of_a_gpu() || self.is_derived()
+    }
+
     /// The signals of a GPU that a signal is made of, where it is not read itself: without one of them there is none.
     pub fn made_of(&self) -> &'static [Kind] {
         static POWER: [Kind; 2] = [Kind::GpuUtilization, Kind::GpuPowerShare];

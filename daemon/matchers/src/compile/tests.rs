@@ -210,3 +210,18 @@ fn probes_are_told_only_where_a_rule_names_them() {
         assert!(!told(never), "{never}");
     }
 }
+
+#[test]
+fn events_that_are_parts_of_a_condition_are_reported_and_never_refused() {
+    let text = "[policy]\nname = \"p\"\nowner = \"o\"\n[[rule]]\nid = \"r\"\nrationale = \"x\"\nactions = [\"freeze\"]\n\
+                when = { any = [{ event = \"open\", path = \"/etc/shadow\", within = \"3s\" }, \
+                { event = \"syscall\", name = \"ptrace\", within = \"3s\" }, { event = \"connect\", within = \"3s\" }, \
+                { event = \"exec\", within = \"3s\" }] }\n";
+    let policy = failsafe_core::policy::parse::parse("p", text).unwrap();
+    let rules = super::rules(&policy, u64::MAX, &Resolver::default());
+    assert_eq!((rules.deny, rules.stop), (0, 0));
+    assert_eq!(rules.watch, WatchedCall::from_name("ptrace").unwrap().mask());
+    assert!(rules.paths.iter().all(|rule| rule.effect == Effect::Observe) && rules.paths.len() == 2);
+    let watch = super::watch(&policy);
+    assert!(watch.connect && !watch.send && watch.exec == Delivery::AtOnce);
+}

@@ -27,7 +27,7 @@ pub(super) struct Called {
 
 /// What the rules of a policy say about command lines.
 pub(super) fn argv_patterns(policy: &Policy) -> Vec<Pattern> {
-    let events = policy.rules.iter().filter_map(|rule| rule.when.event());
+    let events = policy.rules.iter().flat_map(|rule| rule.when.events());
     events.filter_map(|event| event.given(Field::Argv)).flatten().cloned().collect()
 }
 

@@ -118,6 +118,7 @@ fn violate(bench: &mut Bench, rule: &Rule) -> Vec<Decision> {
             all.extend(bench.signal(last, subject(kind), kind.clone(), value(1.0)));
             all
         }
+        Condition::Tree(tree) => panic!("no violation of a condition such as `{tree}` is known here: add one"),
     }
 }
 

@@ -45,6 +45,14 @@ impl Builder<'_> {
                 let message = format!("effect \"{name}\" is for events, a signal is judged by the daemon");
                 self.error(span, message, None);
             }
+            Some(Condition::Tree(_)) => {
+                let message = format!(
+                    "effect \"{name}\" is for a rule on one event: the kernel judges each call by itself, a condition of \
+                     several parts is judged by the daemon"
+                );
+                let help = "write a second rule on the event alone, with the effect".to_owned();
+                self.error(span, message, Some(help));
+            }
         }
         Some(effect)
     }
@@ -244,7 +252,9 @@ fn usable(effect: Effect, when: Option<&Condition>) -> bool {
             effect == Effect::Observe
                 || matched(wanted.kind).is_some() && (effect == Effect::Stop || wanted.kind != EventKind::Budget)
         }
-        Some(Condition::Threshold { .. } | Condition::NotFinite { .. }) => effect == Effect::Observe,
+        Some(Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Tree(_)) => {
+            effect == Effect::Observe
+        }
     }
 }
 

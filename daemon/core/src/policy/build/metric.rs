@@ -1,6 +1,6 @@
 //! `[metrics]`, and what a rule says about the metric that it judges.
 
-use super::Builder;
+use super::{Builder, tree::is_tree};
 use crate::{
     policy::{
         Condition, MetricRule, Metrics, Over,
@@ -34,7 +34,8 @@ impl Builder<'_> {
             }
         }
         let over = match (&named, &when.over) {
-            (Some(Kind::Metric(_)), Some(text)) => self.over_series(text, condition),
+            // Of a condition of several parts, or of what only such a condition can have, each test has its own.
+            (Some(Kind::Metric(_)), Some(text)) if !is_tree(when) => self.over_series(text, condition),
             _ => Over::Any,
         };
         let grace = when.grace.as_ref().and_then(|text| self.missing_after(text));
@@ -50,7 +51,7 @@ impl Builder<'_> {
         MetricRule { over, grace, stale, rearm }
     }
 
-    fn over_series(&mut self, text: &Spanned<String>, condition: Option<&Condition>) -> Over {
+    pub(super) fn over_series(&mut self, text: &Spanned<String>, condition: Option<&Condition>) -> Over {
         let names = Over::ALL.map(Over::name);
         let Some(over) = Over::ALL.into_iter().find(|over| over.name() == text.get_ref()) else {
             let help = self.suggest(text.get_ref(), names);

@@ -5,7 +5,8 @@ use super::Builder;
 use crate::{
     decision::Action,
     event::{EventKind, Field, Verdict},
-    policy::{Bound, Condition, EventMatch, Op, Pattern, Rule, diagnostic::quote},
+    policy::{Bound, Condition, EventMatch, Node, Op, Pattern, Rule, Test, diagnostic::quote},
+    signal::Kind,
     unit::Unit,
 };
 use std::ops::Range;
@@ -22,14 +23,22 @@ impl Builder<'_> {
     /// `rules` with their places in the text.
     pub(super) fn never(&mut self, rules: &[Rule], places: &[Range<usize>], sections: Sections) {
         for (rule, place) in rules.iter().zip(places) {
+            let of_event = |wanted: &EventMatch| [texts(wanted), verdicts(wanted, rules, sections)].concat();
             let whys = match &rule.when {
-                Condition::Threshold { kind, op: Op::Below, bound: Bound::Integer(..=0), .. }
-                    if !matches!(kind.unit(), Unit::MilliCelsius | Unit::Real) =>
-                {
-                    vec![format!("{kind} is never below 0")]
+                Condition::Threshold { kind, op, bound, .. } => below_nothing(kind, *op, *bound),
+                Condition::Event(wanted) => of_event(wanted),
+                Condition::NotFinite { .. } => Vec::new(),
+                Condition::Tree(tree) => {
+                    let mut whys = Vec::new();
+                    if can_hold(&tree.root, &of_event, &mut whys) {
+                        // The rule can trip, but not by every part of it.
+                        for why in std::mem::take(&mut whys) {
+                            let message = format!("a part of the condition never holds: {why}");
+                            self.wrong.warning(place.clone(), message, None);
+                        }
+                    }
+                    whys
                 }
-                Condition::Event(wanted) => [texts(wanted), verdicts(wanted, rules, sections)].concat(),
-                _ => Vec::new(),
             };
             for why in whys {
                 self.wrong.warning(place.clone(), format!("the rule never trips: {why}"), None);
@@ -40,6 +49,40 @@ impl Builder<'_> {
                 self.wrong.warning(place.clone(), message, None);
             }
         }
+    }
+}
+
+/// Whether a part of a condition can hold; why its tests that cannot hold do not. Every test can fail.
+fn can_hold(node: &Node, of_event: &impl Fn(&EventMatch) -> Vec<String>, whys: &mut Vec<String>) -> bool {
+    match node {
+        Node::Leaf(leaf) => {
+            let never = match &leaf.test {
+                Test::Threshold { kind, op, bound, .. } => below_nothing(kind, *op, *bound),
+                Test::Event { wanted, .. } => of_event(wanted),
+                Test::NotFinite { .. } | Test::Absent { .. } | Test::Phase { .. } | Test::Age { .. } => Vec::new(),
+            };
+            let can = never.is_empty();
+            whys.extend(never);
+            can
+        }
+        Node::Not(part) => {
+            can_hold(part, of_event, whys);
+            true
+        }
+        many => {
+            // Each part is looked at, so that all that is amiss is reported.
+            let parts = many.parts().iter().map(|part| can_hold(part, of_event, whys));
+            parts.filter(|can| *can).count() >= many.needed()
+        }
+    }
+}
+
+fn below_nothing(kind: &Kind, op: Op, bound: Bound) -> Vec<String> {
+    match (op, bound) {
+        (Op::Below, Bound::Integer(..=0)) if !matches!(kind.unit(), Unit::MilliCelsius | Unit::Real) => {
+            vec![format!("{kind} is never below 0")]
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -114,5 +157,6 @@ fn is_of_gpu(when: &Condition) -> bool {
         Condition::Event(wanted) => {
             matches!(wanted.kind, EventKind::Xid | EventKind::GpuEvent | EventKind::ForeignGpuProcess)
         }
+        Condition::Tree(tree) => tree.is_of_gpus(),
     }
 }

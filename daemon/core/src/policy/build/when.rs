@@ -1,6 +1,6 @@
 //! A rule's `when`: a signal against a bound, or an event with its fields.
 
-use super::{Builder, RATE_WINDOW};
+use super::{Builder, RATE_WINDOW, tree::is_tree};
 use crate::{
     event::{self, EventKind, Field},
     policy::{
@@ -17,6 +17,20 @@ use toml::Spanned;
 
 impl Builder<'_> {
     pub(super) fn condition(&mut self, when: &RawWhen) -> Option<Condition> {
+        if is_tree(when) {
+            return self.tree(when);
+        }
+        if let Some(within) = &when.within {
+            let message =
+                "`within` is for an event in `all`, `any`, `not` or `of`; an event alone trips when it happens";
+            self.error(within.span(), message, None);
+        }
+        self.confidence_beside(when);
+        self.single(when)
+    }
+
+    /// A test of one signal or one event.
+    pub(super) fn single(&mut self, when: &RawWhen) -> Option<Condition> {
         match (&when.signal, &when.event) {
             (Some(signal), None) => self.signal_condition(when, signal),
             (None, Some(event)) => self.event_condition(when, event),
@@ -26,7 +40,7 @@ impl Builder<'_> {
             }
             (None, None) => {
                 if !when.unreadable {
-                    let message = "expected `signal` or `event`: what trips the rule";
+                    let message = "expected `signal`, `event`, `all`, `any`, `not` or `at_least`: what trips the rule";
                     self.error(when.span.clone(), message, None);
                 }
                 None
@@ -66,7 +80,7 @@ impl Builder<'_> {
             }
             (None, None) => {
                 if !when.unreadable {
-                    self.error(when.span.clone(), "expected `above`, `below` or `is` beside `signal`", None);
+                    self.error(when.span.clone(), "expected `above`, `below`, `is` or `absent` beside `signal`", None);
                 }
                 if let Some(clear) = &when.clear {
                     self.bound(&kind, clear);
@@ -121,7 +135,7 @@ impl Builder<'_> {
     }
 
     /// The signal, or the one that was probably meant, and whether it is certain.
-    fn signal(&mut self, signal: &Spanned<String>) -> (Option<Kind>, bool) {
+    pub(super) fn signal(&mut self, signal: &Spanned<String>) -> (Option<Kind>, bool) {
         let text = signal.get_ref();
         if let Some(kind) = Kind::parse(text) {
             return (Some(kind), true);
@@ -228,6 +242,7 @@ impl Builder<'_> {
             ("is", &when.is),
             ("grace", &when.grace),
             ("stale", &when.stale),
+            ("absent", &when.absent),
         ];
         let texts = texts.map(|(name, field)| (name, field.as_ref().map(Spanned::span)));
         for (name, span) in literals.into_iter().chain(texts) {

@@ -7,6 +7,7 @@ use crate::time::Span;
 
 mod effects;
 mod mistakes;
+mod trees;
 
 const GOOD: &str = r#"
 [policy]
@@ -161,7 +162,7 @@ fn each_mistake_has_its_own_message() {
         ("{ signal = \"metric.loss\", above = nan }", "finite"),
         ("{ signal = \"metric.loss\", is = \"nan\" }", "not-finite"),
         ("{ signal = \"process.count\", is = \"not-finite\" }", "always finite"),
-        ("{ signal = \"metric.loss\" }", "expected `above`, `below` or `is`"),
+        ("{ signal = \"metric.loss\" }", "expected `above`, `below`, `is` or `absent`"),
         ("{ signal = \"metric.loss\", above = 3, port = 4 }", "field of events"),
         ("{ signal = \"metric.loss\", above = 3, for = \"soon\" }", "not a duration"),
         ("{ event = \"conect\" }", "did you mean `connect`?"),
@@ -170,7 +171,7 @@ fn each_mistake_has_its_own_message() {
         ("{ event = \"connect\", verdict = \"deny\" }", "one of allowed, denied, would-deny"),
         ("{ event = \"syscall\" }", "expected `name`"),
         ("{ event = \"syscall\", name = \"ptrac\" }", "did you mean `ptrace`?"),
-        ("{ above = 3 }", "expected `signal` or `event`"),
+        ("{ above = 3 }", "expected `signal`, `event`, `all`"),
     ] {
         let got = errors(&with_rule(when));
         assert!(got.contains(expected), "{when}\n{got}");

@@ -1,6 +1,6 @@
 //! The names that a policy may write: sections, fields, and the values of closed sets.
 
-use super::{Confidence, Mode, OnBlind, OnDead, OnDrift, OnEscape, Protocol, Severity};
+use super::{Confidence, Mode, OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol, Severity};
 
 pub(in crate::policy) const SECTIONS: &[&str] =
     &["policy", "egress", "exec", "limits", "syscalls", "derived", "metrics", "rule"];
@@ -33,7 +33,7 @@ pub(in crate::policy) const RULE_ONLY: &[&str] =
     &joined::<{ BEFORE_WHEN.len() + AFTER_WHEN.len() }>(&[BEFORE_WHEN, AFTER_WHEN]);
 /// Fields of `when` beside `signal`.
 pub(in crate::policy) const OF_SIGNALS: &[&str] =
-    &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm"];
+    &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm", "absent"];
 /// Fields of `when` beside `event`, in the order in which a policy's digest has them.
 pub(in crate::policy) const OF_EVENTS: &[&str] = &[
     "path",
@@ -57,9 +57,16 @@ pub(in crate::policy) const OF_EVENTS: &[&str] = &[
     "class",
     "since",
 ];
+/// Fields of conditions of several parts, and of their parts.
+pub(in crate::policy) const OF_TREES: &[&str] =
+    &["all", "any", "not", "at_least", "of", "within", "keep_firing_for", "phase", "warm_up", "confidence"];
 /// Every field of `when`.
-pub(in crate::policy) const WHEN: &[&str] =
-    &joined::<{ OF_SIGNALS.len() + 1 + OF_EVENTS.len() }>(&[OF_SIGNALS, &["event"], OF_EVENTS]);
+pub(in crate::policy) const WHEN: &[&str] = &joined::<{ OF_SIGNALS.len() + 1 + OF_EVENTS.len() + OF_TREES.len() }>(&[
+    OF_SIGNALS,
+    &["event"],
+    OF_EVENTS,
+    OF_TREES,
+]);
 
 /// Several lists of names as one.
 const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] {
@@ -88,6 +95,12 @@ pub(in crate::policy) const SEVERITIES: &[(&str, Severity)] =
     &[("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 pub(in crate::policy) const CONFIDENCES: &[(&str, Confidence)] =
     &[("low", Confidence::Low), ("medium", Confidence::Medium), ("high", Confidence::High)];
+pub(in crate::policy) const PHASES: &[(&str, Phase)] = &[
+    ("warm-up", Phase::WarmUp),
+    ("train", Phase::Train),
+    ("evaluate", Phase::Evaluate),
+    ("checkpoint", Phase::Checkpoint),
+];
 pub(in crate::policy) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
 #[cfg(test)]
@@ -112,6 +125,7 @@ mod tests {
         agree(SEVERITIES);
         agree(CONFIDENCES);
         agree(PROTOCOLS);
+        agree(PHASES);
     }
 
     #[test]
@@ -121,7 +135,7 @@ mod tests {
                 assert!(OF_EVENTS.contains(&field.name()), "{} of {}", field.name(), kind.name());
             }
         }
-        let all: Vec<&str> = OF_SIGNALS.iter().chain(&["event"]).chain(OF_EVENTS).copied().collect();
+        let all: Vec<&str> = OF_SIGNALS.iter().chain(&["event"]).chain(OF_EVENTS).chain(OF_TREES).copied().collect();
         assert_eq!(WHEN, all);
     }
 }

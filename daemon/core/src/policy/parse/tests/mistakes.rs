@@ -111,7 +111,7 @@ const CASES: &[(&str, &str)] = &[
         "field of a rule in when",
         "RULE{ event = \"oom\", severity = \"info\" } #! `severity` belongs beside `when`\nTAIL",
     ),
-    ("empty when", "RULE{} #! expected `signal` or `event`\nTAIL"),
+    ("empty when", "RULE{} #! expected `signal`, `event`, `all`\nTAIL"),
     ("signal and event", "RULE{ signal = \"metric.loss\", event = \"oom\", above = 3 } #! found both\nTAIL"),
     (
         "misspelt signal field",

@@ -1,0 +1,333 @@
+//! The state of one test of a condition: what is known of its values, and since when.
+//!
+//! Invariants: no value that is missing, not a number or not seen makes a test true or false, and none lets `for` advance; a value
+//! that was known before a sensor went blind counts no more when the sensor sees again. Nothing here allocates once every series and
+//! every sample of a rate's window has been seen.
+
+use super::{
+    rule::process_of,
+    window::{Window, rate_passed},
+};
+use crate::{
+    decision::Observation,
+    policy::{Bound, Fit, Op, Over, Test, Truth, condition::reads_of, tree::PHASE_METRIC},
+    signal::{Kind, MAX_SERIES, Series, Signal, Source, Value},
+    subject::{GpuId, Process},
+    time::{MonoTime, Span},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the run's sensors do not see at the moment.
+#[derive(Clone, Copy)]
+pub(super) struct Sight<'a> {
+    pub blind: &'a BTreeSet<(Source, Option<GpuId>)>,
+    pub unread: &'a BTreeMap<(GpuId, Kind), String>,
+    pub silent: &'a BTreeMap<String, String>,
+    /// The run stands still, so that it reports nothing.
+    pub frozen: bool,
+    /// Since when it is watched.
+    pub registered: MonoTime,
+}
+
+impl Sight<'_> {
+    fn is_blind(&self, source: Source, gpu: Option<&GpuId>) -> bool {
+        let concerns = |of: &Option<GpuId>| of.as_ref().is_none_or(|of| gpu.is_none_or(|gpu| gpu == of));
+        self.blind.iter().any(|(blind, of)| *blind == source && concerns(of))
+    }
+
+    /// Why a value of the signal is not seen.
+    fn hides(&self, kind: &Kind, gpu: Option<&GpuId>) -> bool {
+        let unread =
+            |read: &Kind| self.unread.keys().any(|(of, unread)| unread == read && gpu.is_none_or(|gpu| gpu == of));
+        self.is_blind(kind.source(), gpu)
+            || reads_of(kind).iter().any(unread)
+            || matches!(kind, Kind::Metric(name) if self.silent.contains_key(name))
+    }
+}
+
+/// The state of one test.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeafState {
+    /// Of each series; one without a name where there are none. In the order of the names.
+    series: Vec<(Option<Series>, Gauge)>,
+    /// Of all series together, where the test is on their mean, greatest or least value.
+    whole: Gauge,
+    /// Of an event: when it last happened. Of what is absent: since when it is.
+    at: Option<MonoTime>,
+    /// Of an event: until when it may have happened unseen.
+    unseen: Option<MonoTime>,
+    /// The event that last happened.
+    event: Option<Box<Observation>>,
+    /// The kernel let it through because the policy only observes; the test is on what is denied.
+    pub observed: bool,
+}
+
+/// One value against a bound.
+#[derive(Debug, Clone, Default)]
+struct Gauge {
+    value: f64,
+    known: bool,
+    /// Beyond the bound for long enough, and not cleared since.
+    on: bool,
+    held: Span,
+    last: Option<MonoTime>,
+    window: Window,
+}
+
+/// How a value stands to a bound; `None`: it is not a number.
+type Judged = Option<(bool, bool)>;
+
+impl Gauge {
+    /// A value came: whether it is beyond the bound, and whether it is back at `clear`.
+    fn take(&mut self, at: MonoTime, judged: Judged, hold: Span) {
+        let Some((bad, cleared)) = judged else { return self.forget() };
+        self.known = true;
+        if self.on && cleared {
+            self.on = false;
+        }
+        if self.on {
+            return;
+        }
+        if !bad {
+            (self.held, self.last) = (Span(0), None);
+            return;
+        }
+        if let Some(last) = self.last {
+            self.held = Span(self.held.0.saturating_add(at.since(last).0));
+        }
+        self.last = Some(at);
+        if self.held >= hold {
+            (self.on, self.held, self.last) = (true, Span(0), None);
+        }
+    }
+
+    /// The value is no longer known. What it was does not clear, and `for` waits.
+    fn forget(&mut self) {
+        (self.known, self.last) = (false, None);
+    }
+
+    fn truth(&self) -> Truth {
+        if self.known { Truth::from(self.on) } else { Truth::Unknown }
+    }
+}
+
+impl LeafState {
+    pub(super) fn new(test: &Test, now: MonoTime) -> LeafState {
+        LeafState { at: matches!(test, Test::Absent { .. }).then_some(now), ..LeafState::default() }
+    }
+
+    /// A value of the test's signal.
+    pub(super) fn value(&mut self, test: &Test, hold: Span, signal: &Signal) {
+        match test {
+            Test::Threshold { op, bound, clear, over: None, series, .. } => {
+                let judge = |value: &Value| judged(*op, *bound, *clear, value);
+                let real = |real: f64| judged_real(*op, *bound, *clear, real);
+                self.of_series(signal, *series, Some(*op), hold, judge, real);
+            }
+            Test::Threshold { kind, op, bound, clear, over: Some(over), .. } => {
+                let Value::Integer(total) = signal.value else { return };
+                let Some(gauge) = self.gauge(None) else { return };
+                let Some((delta, span)) = gauge.window.delta(signal.at, total, *over, kind.shape()) else { return };
+                let (bad, clear) = (rate_passed(*op, *bound, delta, span), rate_passed(*op, *clear, delta, span));
+                gauge.take(signal.at, Some((bad, !clear)), hold);
+            }
+            Test::NotFinite { series, .. } => {
+                let real = |real: f64| Some((!real.is_finite(), real.is_finite()));
+                let judge = |value: &Value| value.real().and_then(real);
+                self.of_series(signal, *series, None, hold, judge, real);
+            }
+            Test::Phase { phase } => {
+                let number = f64::from(phase.number());
+                let real = |real: f64| (!real.is_nan()).then_some((real == number, real != number));
+                let judge = |value: &Value| value.real().and_then(real);
+                self.of_series(signal, Over::Any, None, hold, judge, real);
+            }
+            Test::Absent { .. } => self.at = self.at.max(Some(signal.at)),
+            Test::Event { .. } | Test::Age { .. } => {}
+        }
+    }
+
+    fn of_series(
+        &mut self,
+        signal: &Signal,
+        over: Over,
+        op: Option<Op>,
+        hold: Span,
+        judge: impl Fn(&Value) -> Judged,
+        real: impl Fn(f64) -> Judged,
+    ) {
+        let together = matches!(over, Over::Mean | Over::Max | Over::Min);
+        let Some(gauge) = self.gauge(signal.value.series()) else { return };
+        if let Some(value) = signal.value.real() {
+            gauge.value = value;
+        }
+        if together {
+            let judged = self.together(over, op, real);
+            self.whole.take(signal.at, judged, hold);
+        } else {
+            gauge.take(signal.at, judge(&signal.value), hold);
+        }
+    }
+
+    /// What the mean, the greatest or the least value says. A value that is not a number hides the result, but where the others decide it.
+    fn together(&self, over: Over, op: Option<Op>, real: impl Fn(f64) -> Judged) -> Judged {
+        let values = || self.series.iter().map(|(_, gauge)| gauge.value);
+        let numbers = || values().filter(|value| !value.is_nan());
+        let whole = match over {
+            Over::Max => numbers().reduce(f64::max),
+            Over::Min => numbers().reduce(f64::min),
+            _ => Some(values().sum::<f64>() / self.series.len() as f64).filter(|mean| !mean.is_nan()),
+        };
+        let judged = real(whole?);
+        let decides = matches!((over, op), (Over::Max, Some(Op::Above)) | (Over::Min, Some(Op::Below)));
+        let hidden = values().any(f64::is_nan) && !(decides && judged.is_some_and(|(bad, _)| bad));
+        judged.filter(|_| !hidden)
+    }
+
+    /// `None` for a series beyond the limit: the sensor refuses those and reports them.
+    fn gauge(&mut self, series: Option<&Series>) -> Option<&mut Gauge> {
+        let at = match self.series.binary_search_by(|(known, _)| known.as_ref().cmp(&series)) {
+            Ok(at) => at,
+            Err(_) if self.series.len() >= MAX_SERIES => return None,
+            Err(at) => {
+                self.series.insert(at, (series.cloned(), Gauge::default()));
+                at
+            }
+        };
+        self.series.get_mut(at).map(|(_, gauge)| gauge)
+    }
+
+    /// An event of the kind that the test waits for. Whether it happened, as far as that is known.
+    pub(super) fn event(&mut self, test: &Test, signal: &Signal, observes: bool) -> bool {
+        let (Test::Event { wanted, .. }, Value::Event(event)) = (test, &signal.value) else { return false };
+        let process: Option<&Process> = process_of(&signal.subject);
+        let fit = wanted.fit(event, process);
+        let would = if fit == Fit::Yes || !observes { Fit::No } else { wanted.fit_if_denied(event, process) };
+        match fit.max(would) {
+            Fit::No => false,
+            Fit::Unknown => {
+                self.unseen = self.unseen.max(Some(signal.at));
+                false
+            }
+            Fit::Yes => {
+                self.at = self.at.max(Some(signal.at));
+                self.observed = fit != Fit::Yes;
+                self.event = Some(Box::new(Observation::of(signal)));
+                true
+            }
+        }
+    }
+
+    /// A sensor lost something: an event may have happened unseen.
+    pub(super) fn lost(&mut self, test: &Test, source: Source, at: MonoTime) {
+        if matches!(test, Test::Event { .. }) && test.source() == Some(source) {
+            self.unseen = self.unseen.max(Some(at));
+        }
+    }
+
+    /// The series has ended.
+    pub(super) fn retire(&mut self, test: &Test, hold: Span, series: &Series, at: MonoTime) {
+        let before = self.series.len();
+        self.series.retain(|(of, _)| of.as_ref() != Some(series));
+        if self.series.len() == before {
+            return;
+        }
+        if let Test::Threshold { op, bound, clear, series: over @ (Over::Mean | Over::Max | Over::Min), .. } = test {
+            let judged = self.together(*over, Some(*op), |real| judged_real(*op, *bound, *clear, real));
+            self.whole.take(at, judged, hold);
+        }
+    }
+
+    /// How the test stands now.
+    pub(super) fn truth(&mut self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>, now: MonoTime) -> Truth {
+        match test {
+            Test::Age { after } => Truth::from(now.since(sight.registered) >= *after),
+            Test::Event { within, .. } => {
+                if test.source().is_some_and(|source| sight.is_blind(source, gpu)) {
+                    self.unseen = Some(now);
+                }
+                let lately = |at: Option<MonoTime>| at.is_some_and(|at| now.since(at) < *within);
+                match (lately(self.at), lately(self.unseen)) {
+                    (true, _) => Truth::True,
+                    (false, true) => Truth::Unknown,
+                    (false, false) => Truth::False,
+                }
+            }
+            Test::Absent { kind, after } => {
+                let hidden = sight.is_blind(kind.source(), gpu);
+                if hidden || sight.frozen {
+                    // Time in which it could not come does not count.
+                    self.at = Some(now);
+                }
+                if hidden { Truth::Unknown } else { Truth::from(self.at.is_some_and(|at| now.since(at) >= *after)) }
+            }
+            Test::Threshold { .. } | Test::NotFinite { .. } | Test::Phase { .. } => self.of_values(test, gpu, sight),
+        }
+    }
+
+    fn of_values(&mut self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>) -> Truth {
+        let hidden = match test.kind() {
+            Some(kind) => sight.hides(kind, gpu),
+            None => sight.is_blind(Source::App, None) || sight.silent.contains_key(PHASE_METRIC),
+        };
+        if hidden {
+            self.series.iter_mut().for_each(|(_, gauge)| gauge.forget());
+            self.whole.forget();
+        }
+        let each = || self.series.iter().map(|(_, gauge)| gauge.truth());
+        let over = match test {
+            Test::Threshold { series, .. } | Test::NotFinite { series, .. } => *series,
+            _ => Over::Any,
+        };
+        match over {
+            _ if self.series.is_empty() => Truth::Unknown,
+            Over::Any => Truth::at_least(1, each()),
+            Over::All => Truth::at_least(self.series.len(), each()),
+            Over::Mean | Over::Max | Over::Min => self.whole.truth(),
+        }
+    }
+
+    /// The event that makes the test true.
+    pub(super) fn happened(&self) -> Option<&Observation> {
+        self.event.as_deref()
+    }
+
+    /// The series whose values make the test what it is.
+    pub(super) fn witnesses(&self, test: &Test, truth: Truth) -> impl Iterator<Item = Option<&Series>> {
+        let together = matches!(test, Test::Threshold { series: Over::Mean | Over::Max | Over::Min, .. });
+        let fits = move |(_, gauge): &&(Option<Series>, Gauge)| together || gauge.truth() == truth;
+        self.series.iter().filter(fits).map(|(series, _)| series.as_ref())
+    }
+
+    /// Why the test is unknown.
+    pub(super) fn unknown(&self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>) -> String {
+        let source = test.source().unwrap_or(Source::Guard);
+        let name = match test {
+            Test::Phase { .. } => format!("metric.{PHASE_METRIC}"),
+            Test::Event { wanted, .. } => format!("event {}", wanted.kind.name()),
+            other => other.kind().map(Kind::to_string).unwrap_or_default(),
+        };
+        let why = match test {
+            _ if sight.is_blind(source, gpu) => format!("the {source} sensor is blind"),
+            Test::Event { within, .. } => format!("events of the last {within} may have been missed or cut"),
+            _ if self.series.is_empty() => "no value yet".to_owned(),
+            _ if self.series.iter().any(|(_, gauge)| gauge.value.is_nan()) => "not a number".to_owned(),
+            _ => "no value since it was last not seen".to_owned(),
+        };
+        format!("{name}: {why}")
+    }
+}
+
+fn judged(op: Op, bound: Bound, clear: Bound, value: &Value) -> Judged {
+    match value.real() {
+        Some(real) => judged_real(op, bound, clear, real),
+        None => Some((bound.passed(op, value), !clear.passed(op, value))),
+    }
+}
+
+/// A NaN is beyond no bound, and clears none.
+fn judged_real(op: Op, bound: Bound, clear: Bound, value: f64) -> Judged {
+    let (Bound::Real(bound), Bound::Real(clear)) = (bound, clear) else { return None };
+    let passed = |bound: f64| if op == Op::Above { value > bound } else { value < bound };
+    (!value.is_nan()).then(|| (passed(bound.0), !passed(clear.0)))
+}
