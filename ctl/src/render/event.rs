@@ -6,7 +6,7 @@ use crate::{
     text::short,
 };
 use failsafe_core::{
-    decision::{Action, Cause, Decision, Mode, Observation, Outcome, Severity, Upkeep, Verdict},
+    decision::{Action, Cause, Decision, Mode, Observation, Outcome, Proof, Severity, Upkeep, Verdict},
     event::DriftSince,
     health::{Change, Level, OrderKind},
     input::{Command, Gap},
@@ -15,7 +15,7 @@ use failsafe_core::{
     time::Span,
 };
 use jiff::tz::TimeZone;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 /// Changed factors that are shown in one line.
 const DRIFT_SHOWN: usize = 4;
@@ -125,6 +125,9 @@ fn record_summary(record: &Record) -> String {
             command(control.command),
             control.reason
         ),
+        Record::ControlOutcome { command: asked, verdict, proofs, .. } => {
+            format!("guarded run: {}", result(command(*asked), "", verdict, proofs))
+        }
         Record::Decision { decision, blind, .. } => {
             let blind = blind.as_ref().map(|what| format!(": {what}")).unwrap_or_default();
             format!("{}{blind}", decided(decision))
@@ -265,15 +268,17 @@ pub fn seen(seen: &Observation) -> String {
 }
 
 fn came_of(outcome: &Outcome) -> String {
-    let facts: Vec<String> = outcome.proofs.iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect();
+    let after = format!(" after {}", outcome.took);
+    result(outcome.action, &after, &outcome.verdict, &outcome.proofs)
+}
+
+fn result(action: impl Display, after: &str, verdict: &Verdict, proofs: &[Proof]) -> String {
+    let facts: Vec<String> = proofs.iter().map(|p| format!("{}: {}", p.fact, p.seen)).collect();
     let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join("; ")) };
-    let Outcome { action, took, .. } = outcome;
-    match &outcome.verdict {
-        Verdict::Proved => format!("{action} proved after {took}{facts}"),
-        Verdict::Partial(missing) => {
-            format!("{action} PARTIAL after {took}, not proved: {}{facts}", missing.join("; "))
-        }
-        Verdict::Failed(why) => format!("{action} FAILED after {took}: {why}{facts}"),
+    match verdict {
+        Verdict::Proved => format!("{action} proved{after}{facts}"),
+        Verdict::Partial(missing) => format!("{action} PARTIAL{after}, not proved: {}{facts}", missing.join("; ")),
+        Verdict::Failed(why) => format!("{action} FAILED{after}: {why}{facts}"),
     }
 }
 

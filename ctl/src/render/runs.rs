@@ -7,11 +7,31 @@ use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use std::fmt::Write;
 
+/// Whether the run is to be frozen, proved or not.
+fn is_freeze_desired(run: &pb::Run) -> bool {
+    run.containment.iter().any(|step| step.desired && step.measure == "freeze")
+}
+
+/// Why a run is guarded, with what holds of its freeze.
+fn guarded(run: &pb::Run) -> String {
+    match run.state() {
+        pb::RunState::Guarded if run.guarded_frozen => format!("FROZEN; {}", run.guarded),
+        pb::RunState::Guarded if is_freeze_desired(run) => {
+            format!("PARTLY FROZEN: not all processes stand still; {}", run.guarded)
+        }
+        _ => run.guarded.clone(),
+    }
+}
+
 /// The table of `list`.
 pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
     let state = |r: &pb::Run| {
         let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
-        let frozen = if r.guarded_frozen { "+frozen" } else { "" };
+        let frozen = match r.state() {
+            pb::RunState::Guarded if r.guarded_frozen => "+frozen",
+            pb::RunState::Guarded if is_freeze_desired(r) => "+partial",
+            _ => "",
+        };
         let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
         let unenforced = if r.not_enforced.is_empty() { "" } else { "+unenforced" };
         format!("{}{frozen}{blocked}{failing}{unenforced}", json::state(r.state()))
@@ -152,7 +172,7 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("name", run.name.clone()),
             ("id", run.id.clone()),
             ("state", json::state(run.state()).to_owned()),
-            ("guarded", if run.guarded_frozen { format!("FROZEN; {}", run.guarded) } else { run.guarded.clone() }),
+            ("guarded", guarded(run)),
             ("containment error", run.containment_error.clone()),
             ("egress", if run.blocked { "blocked in the kernel".to_owned() } else { String::new() }),
             ("incident", run.incident.clone()),

@@ -2,12 +2,13 @@
 
 use crate::{
     actor::{Actor, or_uid},
-    decision::{Decision, Observation, Outcome},
+    decision::{Decision, Observation, Outcome, Proof, Verdict},
     event::{DriftSince, FactorClass},
     health::{Change, Order},
-    input::{Control, Gap, Run},
+    input::{Command, Control, Gap, Run},
     policy::{Effect, PolicyDigest},
     subject::{GpuId, RunId},
+    time::MonoTime,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -260,6 +261,19 @@ pub enum Record {
     },
     /// An operator's command was accepted.
     Control(Control),
+    /// What came of an operator's command on a guarded run. No decision is made about such a run, so there is no outcome of one.
+    ControlOutcome {
+        /// The command.
+        command: Command,
+        /// Who asked.
+        actor: Actor,
+        /// Proved, partial with what is missing, or failed with the cause.
+        verdict: Verdict,
+        /// What was read back.
+        proofs: Vec<Proof>,
+        /// When, `CLOCK_MONOTONIC`.
+        at: MonoTime,
+    },
     /// A decision was made.
     Decision {
         /// The decision.
@@ -394,7 +408,7 @@ impl Record {
             | Record::RunTotals { .. }
             | Record::RecordingClosed { .. } => "run",
             Record::PolicyRefused { .. } => "policy",
-            Record::Control(_) => "control",
+            Record::Control(_) | Record::ControlOutcome { .. } => "control",
             Record::Decision { .. } => "decision",
             Record::Outcome(_) => "outcome",
             Record::Evidence { .. } => "evidence",

@@ -85,8 +85,8 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.guarded = guarded.reason();
             out.blocked = guarded.latched;
             out.containment = steps(&guarded.containment(), &since_epoch);
+            out.guarded_frozen = guarded.stands_still();
             if let Some(cgroup) = &guarded.cgroup {
-                out.guarded_frozen = cgroup.freeze_requested().unwrap_or_default();
                 out.processes = cgroup.all_procs().map_or(0, |all| u64::try_from(all.len()).unwrap_or(u64::MAX));
             }
         }

@@ -34,6 +34,7 @@ use crate::{
 };
 use failsafe_core::{
     Action, GpuId, MonoTime, Policy,
+    containment::Measure,
     health::{Closed, Level, Target},
     input::{Command, Control, Run},
     policy::parse::parse,
@@ -376,6 +377,11 @@ fn stands(run: &v1::Run) -> String {
         v1::RunState::Frozen => "frozen",
         v1::RunState::Partial => "contained in part",
         v1::RunState::Guarded if run.guarded_frozen => "guarded, frozen",
+        v1::RunState::Guarded
+            if run.containment.iter().any(|step| step.desired && step.measure == Measure::Freeze.name()) =>
+        {
+            "guarded, frozen in part"
+        }
         v1::RunState::Guarded => "guarded, not frozen",
         _ => "not frozen",
     };
@@ -520,8 +526,12 @@ impl Runs {
     async fn control_guarded(&self, run: Arc<GuardedRun>, control: Control) -> Result<v1::ControlResponse, Status> {
         self.0.log.record(&Record::Control(control.clone()), Some(run.run.id), None);
         let (began, deadline) = (Instant::now(), Instant::now() + self.0.config.action_deadline());
-        let (run_id, run_name) = (run.run.id.to_string(), run.run.name.clone());
-        let report = blocking(move || run.obey(&control, deadline)).await?;
+        let (id, run_name) = (run.run.id, run.run.name.clone());
+        let (command, actor) = (control.command, control.actor.clone());
+        let (report, at) = blocking(move || run.obey(&control, deadline)).await?;
+        let (verdict, proofs) = (report.verdict.clone(), report.proofs.clone());
+        self.0.log.record(&Record::ControlOutcome { command, actor, verdict, proofs, at }, Some(id), None);
+        let run_id = id.to_string();
         Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
     }
 

@@ -156,6 +156,7 @@ impl Meter {
         }
         let uid = match record {
             Record::Control(control) => control.actor.uid(),
+            Record::ControlOutcome { actor, .. } => actor.uid(),
             Record::PolicyRefused { actor, .. } => actor.as_ref().and_then(Actor::uid),
             _ => run.and_then(|run| self.owners.get(&run).copied()),
         };
@@ -267,7 +268,7 @@ pub(super) fn class(record: &Record) -> Class {
     match record {
         Record::Decision { decision, .. } if intervenes(decision) => Class::Intervention,
         Record::Outcome(outcome) if changes(outcome.action) => Class::Intervention,
-        Record::Control(_) => Class::Intervention,
+        Record::Control(_) | Record::ControlOutcome { .. } => Class::Intervention,
         Record::Decision { .. } | Record::Outcome(_) | Record::Evidence { .. } | Record::PolicyRefused { .. } => {
             Class::Ordinary
         }

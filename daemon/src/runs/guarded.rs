@@ -91,10 +91,16 @@ impl GuardedRun {
         }
     }
 
-    /// Carries a command out and reads back what came of it.
-    pub fn obey(&self, control: &Control, deadline: Instant) -> Report {
+    /// Whether all its processes stand still; false where that cannot be read.
+    pub fn stands_still(&self) -> bool {
+        let Some(cgroup) = &self.cgroup else { return false };
+        cgroup.freeze_requested().unwrap_or_default() && cgroup.events().is_ok_and(|events| events.frozen)
+    }
+
+    /// Carries a command out and reads back what came of it, and when.
+    pub fn obey(&self, control: &Control, deadline: Instant) -> (Report, MonoTime) {
         let Some(of_run) = &self.cgroup else {
-            return Report::failed("its cgroup is not known");
+            return (Report::failed("its cgroup is not known"), MonoTime(clock::monotonic_ns()));
         };
         // The desired state is published before the action: from here on it is kept so.
         self.past().containment.commanded(control);
@@ -102,7 +108,7 @@ impl GuardedRun {
         let (verdict, proofs) = (report.verdict.clone(), report.proofs.clone());
         let at = MonoTime(report.at_ns.unwrap_or_else(clock::monotonic_ns));
         self.past().containment.carried_out(control.command.into(), StepResult { verdict, proofs, at }, None);
-        report
+        (report, at)
     }
 
     fn carry_out(&self, command: Command, of_run: &Cgroup, deadline: Instant) -> Report {

@@ -3,6 +3,7 @@
 use super::frozen::FrozenTime;
 use failsafe_core::{
     Action, Containment, Decision, Mode, Outcome, RunId,
+    containment::StepResult,
     input::Run,
     record::{Record, Totals, Unwatched},
     signal::Source,
@@ -170,6 +171,9 @@ impl Past {
             }
             // Of a run that is judged, the decision that follows counts.
             Record::Control(control) if self.guarded => self.containment.commanded(&control),
+            Record::ControlOutcome { command, verdict, proofs, at, .. } if self.guarded => {
+                self.containment.carried_out(command.into(), StepResult { verdict, proofs, at }, None);
+            }
             _ => {}
         }
     }

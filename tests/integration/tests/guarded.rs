@@ -138,6 +138,11 @@ fn without_its_policys_copy_a_run_is_guarded_obeys_an_administrator_and_ends_the
 
         node.ctl(["freeze", "talks", "--reason", "by hand"])?.expect(0)?;
         ensure!(frozen(run.cgroup())? && node.run("talks")?["guarded_frozen"] == true);
+        // What came of it is on record, as what was asked is.
+        let outcome = node.wait_for_event("what came of the freeze", |e| e["body"]["type"] == "control-outcome")?;
+        ensure!(outcome["run"] == run.id() && outcome["body"]["verdict"] == "proved", "{outcome}");
+        ensure!(outcome["body"]["command"] == "freeze" && outcome["body"]["actor"].is_object(), "{outcome}");
+        ensure!(node.ctl(["events", "--run", "talks"])?.expect(0)?.out.contains("guarded run: freeze proved"));
         fs::write(run.cgroup().join("cgroup.freeze"), "0")?;
         run.freezes().context("a stranger's thaw is undone")?;
         // What was commanded holds over a restart.
