@@ -1,6 +1,7 @@
 //! The command line. What it accepts is a contract: see `docs/cli.md`.
 
 mod attest;
+mod discover;
 mod incident;
 mod manifest;
 mod node;
@@ -9,6 +10,7 @@ pub use attest::{
     AttestArgs, AttestCommand, AttestDiffArgs, AttestKeyCommand, AttestNodeArgs, AttestRotateArgs, AttestRunArgs,
     AttestVerifyArgs,
 };
+pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
@@ -61,10 +63,10 @@ pub enum Command {
     Describe(RunRef),
     /// Freeze all processes of a run and verify it.
     #[command(
-        override_usage = "failsafectl freeze [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl freeze [OPTIONS] <RUN> --dry-run",
-        after_help = "Examples:\n  failsafectl freeze trainer --reason \"loss looks wrong\"\n  failsafectl freeze trainer --dry-run"
+        override_usage = "failsafectl freeze [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl freeze [OPTIONS] <RUN> --dry-run\n       failsafectl freeze [OPTIONS] --all --reason <TEXT>",
+        after_help = "Examples:\n  failsafectl freeze trainer --reason \"loss looks wrong\"\n  failsafectl freeze trainer --dry-run\n  failsafectl freeze --all --reason \"intrusion suspected\""
     )]
-    Freeze(ControlArgs),
+    Freeze(FreezeArgs),
     /// Let a frozen run continue, and remove its latch and egress block.
     #[command(
         override_usage = "failsafectl thaw [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl thaw [OPTIONS] <RUN> --dry-run",
@@ -89,7 +91,13 @@ pub enum Command {
         #[command(subcommand)]
         what: IncidentCommand,
     },
-    /// Check policies.
+    /// Show which cgroups the daemon makes runs of by itself, and why.
+    Discover {
+        /// What.
+        #[command(subcommand)]
+        what: DiscoverCommand,
+    },
+    /// Check policies, and show the named policies of the node.
     Policy {
         /// What.
         #[command(subcommand)]
@@ -179,8 +187,8 @@ impl Output {
 /// What `run` and `register` have in common.
 #[derive(Debug, ClapArgs)]
 pub struct NewRun {
-    /// The policy's file.
-    #[arg(short, long, value_name = "FILE")]
+    /// The name of a policy of the node (see `policy list`), or a file: a path with `/`, or one that ends with `.toml`.
+    #[arg(short, long, value_name = "NAME|FILE")]
     pub policy: PathBuf,
     /// Name of the run, unique among your live runs [default: name of the policy and a number]
     #[arg(short, long)]
@@ -310,6 +318,38 @@ pub struct ControlArgs {
     pub output: Output,
 }
 
+/// `freeze`.
+#[derive(Debug, ClapArgs)]
+pub struct FreezeArgs {
+    /// The exact id or name (or OWNER_UID/NAME); no prefix.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub run: Option<String>,
+    /// Freeze every run that you may freeze, those that start meanwhile too. Ends when a list of the runs shows none that is
+    /// not frozen.
+    #[arg(long)]
+    pub all: bool,
+    /// Why; it goes into the audit log. Mandatory, except with --dry-run.
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = reason)]
+    pub reason: Option<String>,
+    /// Change nothing; list the affected processes, cgroups and GPUs, and what the action does not reach.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the outcome.
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub timeout: Duration,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl FreezeArgs {
+    /// The same for one run.
+    pub fn of(&self, run: &str) -> ControlArgs {
+        let FreezeArgs { reason, dry_run, timeout, output, .. } = self;
+        let (run, reason) = (run.to_owned(), reason.clone());
+        ControlArgs { run, reason, dry_run: *dry_run, timeout: *timeout, output: *output }
+    }
+}
+
 /// `events`.
 #[derive(Debug, ClapArgs)]
 #[command(
@@ -425,6 +465,17 @@ pub struct ExplainArgs {
 pub enum PolicyCommand {
     /// Check a policy file, print its digest, and ask whether this node would accept it.
     Check(PolicyCheckArgs),
+    /// List the named policies of this node.
+    #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
+    List(Output),
+    /// Print a named policy of this node.
+    #[command(after_help = "Example:\n  failsafectl policy show trainer")]
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// `policy check`.

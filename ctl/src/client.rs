@@ -5,9 +5,9 @@ use crate::{
     refusal::{FirstBytes, Remembering},
 };
 use failsafe_proto::v1::{
-    attestation_service_client::AttestationServiceClient, event_service_client::EventServiceClient,
-    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
-    run_service_client::RunServiceClient,
+    attestation_service_client::AttestationServiceClient, discovery_service_client::DiscoveryServiceClient,
+    event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
+    policy_service_client::PolicyServiceClient, run_service_client::RunServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -61,6 +61,11 @@ impl Client {
     /// Runs and their control.
     pub fn runs(&self) -> RunServiceClient<Channel> {
         RunServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Discovery.
+    pub fn discovery(&self) -> DiscoveryServiceClient<Channel> {
+        DiscoveryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// Policy checks.

@@ -1,6 +1,7 @@
 //! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
 
 mod audit_log;
+mod discovery;
 mod drift;
 mod gpu_rates;
 mod limits;
@@ -8,6 +9,7 @@ mod recordings;
 mod tables;
 
 pub use audit_log::AuditLog;
+pub use discovery::{DiscoverRules, Discovery};
 pub use drift::Drift;
 pub use gpu_rates::{Every, Pace, Rated};
 pub use limits::{Limits, Rates, Shares};
@@ -80,6 +82,25 @@ pub struct Config {
     pub drift: Drift,
     /// What is replaced in command lines before they are recorded.
     pub redact: Redactor,
+    /// The folder of named policies.
+    pub policy_dir: PathBuf,
+    /// Whether failsafe acts on runs, or only judges and records.
+    pub mode: NodeMode,
+    /// How cgroups are discovered.
+    pub discovery: Discovery,
+    /// Which cgroups are discovered.
+    pub discover: DiscoverRules,
+}
+
+/// Whether failsafe acts on the runs of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeMode {
+    /// As the policies say.
+    #[default]
+    Enforce,
+    /// Everything is judged and recorded; nothing is refused, frozen or killed but by an operator's command.
+    Observe,
 }
 
 /// AMD's GPUs.
@@ -190,6 +211,10 @@ impl Default for Config {
             recordings: Recordings::default(),
             drift: Drift::default(),
             redact: Redactor::default(),
+            policy_dir: "/etc/failsafe/policies.d".into(),
+            mode: NodeMode::default(),
+            discovery: Discovery::default(),
+            discover: DiscoverRules::default(),
         }
     }
 }
@@ -246,9 +271,12 @@ impl Config {
             })
         })?;
         let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_owned(), field, message });
-        for (field, value) in
-            [("state_dir", &config.state_dir), ("socket", &config.socket), ("metrics_socket", &config.metrics_socket)]
-        {
+        for (field, value) in [
+            ("state_dir", &config.state_dir),
+            ("socket", &config.socket),
+            ("metrics_socket", &config.metrics_socket),
+            ("policy_dir", &config.policy_dir),
+        ] {
             if !value.is_absolute() {
                 return wrong(field, format!("expected an absolute path, not `{}`", value.display()));
             }
@@ -275,8 +303,13 @@ impl Config {
         if let Some(message) = config.kernel_tables.wrong() {
             return wrong("kernel_tables", message);
         }
-        if let Some((field, message)) =
-            config.audit_log.wrong().or(config.limits.wrong()).or(config.recordings.wrong()).or(config.drift.wrong())
+        if let Some((field, message)) = config
+            .audit_log
+            .wrong()
+            .or(config.limits.wrong())
+            .or(config.recordings.wrong())
+            .or(config.drift.wrong())
+            .or(config.discovery.wrong())
         {
             return wrong(field, message);
         }
@@ -368,6 +401,13 @@ mod tests {
             ("[redact]\nname = []", "unknown field `name`"),
             ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),
             ("[limits]\nconnections = { per_user = 1 }", "missing field"),
+            ("policy_dir = \"x\"", "f.toml: policy_dir: expected an absolute path"),
+            ("mode = \"off\"", "unknown name `off`"),
+            ("[discovery]\nroot = \"/x\"", "f.toml: discovery.root: expected a path relative"),
+            ("[discovery]\nroot = \"a/../b\"", "discovery.root"),
+            ("[discovery]\nruns = 0", "f.toml: discovery.runs: expected 1 to 1000, not 0"),
+            ("[[discover]]\nname = \"a\"\npolicy = \"p\"", "expected either `match` or `preset`"),
+            ("[[discover]]\nname = \"a\"\npolicy = \"p\"\nmatch = \"/x\"", "relative to the cgroup2 mount"),
             ("[nvml.every]\nslwo = \"5s\"", "f.toml:2:1: "),
             ("[nvml.every]\nslwo = \"5s\"", "no group and no signal is named `slwo`"),
             ("[nvml.every]\nslow = \"5 parsecs\"", "f.toml:2:8: "),

@@ -19,6 +19,7 @@ pub mod log;
 pub mod node;
 pub mod pipeline;
 pub mod platform;
+pub mod policies;
 pub mod redact;
 pub mod runs;
 pub mod sensors;

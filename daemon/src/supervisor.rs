@@ -35,6 +35,7 @@ use crate::{
     signing::SigningKeys,
     systemd,
     watchers::{
+        discover::{self, Discovery},
         drift::Follower,
         hold::{Guard, Sweeper},
         keep::{self, Keeping},
@@ -60,7 +61,7 @@ use nix::sys::{
 };
 use prepare::{load, own_files, raise_descriptors, record_nvml, record_start, see_ebpf};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::AsFd,
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -110,6 +111,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         lineages: Lineages::new(&config.state_dir),
         gates: Gates::default(),
         attestor: Attestor::new(&config, base.keys.clone())?,
+        discovery: Arc::default(),
         config,
     });
     let listener = api::bind(&context.config.socket)?;
@@ -117,6 +119,7 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let stop_accepting = Arc::new(EventFd::from_value(0)?);
     let (accepting, stop_accept) = (context.clone(), stop_accepting.clone());
     threads.spawn("api-accept", move || api::accept(&accepting, listener, &stop_accept))?;
+    discover(&context, &mut threads)?;
     let stop_ordinary = serve_ordinary(context.clone(), &mut threads)?;
     let served = serve_until_stop(&context, &mut any_ended)?;
 
@@ -314,6 +317,24 @@ fn follow(base: &Base, config: &Config, judging: &Judging, threads: &mut Threads
         boot_id: base.boot_id.clone(),
     };
     Ok(threads.spawn_until_stop("drift", move |stop| follower.work(stop))?)
+}
+
+/// Starts the thread that makes runs of cgroups, where the configuration has rules for that.
+fn discover(context: &Arc<Context>, threads: &mut Threads) -> anyhow::Result<()> {
+    if context.config.discover.0.is_empty() {
+        return Ok(());
+    }
+    let of = context.clone();
+    let parts = discover::Parts {
+        registry: context.registry.clone(),
+        log: context.log.clone(),
+        pipeline: context.pipeline.clone(),
+        boot_id: context.boot_id.clone(),
+        refusal: Box::new(move |policy| of.refusal(policy, &BTreeSet::new(), &BTreeMap::new())),
+        view: context.discovery.clone(),
+    };
+    let discovery = Discovery::new(parts, &context.config);
+    Ok(threads.spawn_until_stop("discovery", move |stop| discovery.work(stop))?)
 }
 
 /// The sensors that are not of single runs.

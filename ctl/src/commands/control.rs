@@ -56,7 +56,11 @@ async fn freezes_again(client: &Client, answer: &pb::ControlResponse) -> Option<
     })
 }
 
-async fn ask(client: &Client, command: pb::Command, args: &ControlArgs) -> Result<pb::ControlResponse, Fail> {
+pub(super) async fn ask(
+    client: &Client,
+    command: pb::Command,
+    args: &ControlArgs,
+) -> Result<pb::ControlResponse, Fail> {
     let request = pb::ControlRequest {
         run: args.run.clone(),
         command: command.into(),
@@ -82,7 +86,7 @@ fn acted_on(answer: &pb::ControlResponse, asked: &str) -> String {
     if answer.run_name.is_empty() { clean(asked) } else { format!("{} {}", clean(&answer.run_name), answer.run_id) }
 }
 
-fn exit_of(verdict: pb::Verdict) -> Exit {
+pub(super) fn exit_of(verdict: pb::Verdict) -> Exit {
     match verdict {
         pb::Verdict::Proved | pb::Verdict::DryRun => Exit::Done,
         pb::Verdict::Partial => Exit::Partial,

@@ -5,11 +5,13 @@ mod cleanup;
 mod completion;
 mod control;
 mod describe;
+mod discover;
 mod doctor;
 mod events;
 mod explain;
 mod export;
 mod file;
+mod freeze_all;
 mod gpu;
 mod health;
 mod incident;
@@ -18,6 +20,7 @@ mod list;
 mod log;
 mod manifest;
 mod missing;
+mod named;
 mod node;
 mod offline;
 mod policy;
@@ -28,8 +31,8 @@ mod run;
 
 use crate::{
     args::{
-        Args, AttestCommand, AttestKeyCommand, Command, Get, GpuCommand, IncidentCommand, ManifestCommand, NodeCommand,
-        PolicyCommand,
+        Args, AttestCommand, AttestKeyCommand, Command, DiscoverCommand, Get, GpuCommand, IncidentCommand,
+        ManifestCommand, NodeCommand, PolicyCommand,
     },
     exit::{Exit, Fail},
 };
@@ -60,7 +63,10 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Register(args) => register::register(place, &args),
         Command::List(args) | Command::Get { what: Get::Runs(args) } => list::list(place, &args),
         Command::Describe(args) => describe::describe(place, &args),
-        Command::Freeze(args) => control::control(place, pb::Command::Freeze, &args),
+        Command::Freeze(args) => match &args.run {
+            Some(run) => control::control(place, pb::Command::Freeze, &args.of(run)),
+            None => freeze_all::freeze_all(place, &args),
+        },
         Command::Thaw(args) => control::control(place, pb::Command::Thaw, &args),
         Command::Kill(args) => control::control(place, pb::Command::Kill, &args),
         Command::Events(args) => events::events(place, &args),
@@ -69,6 +75,10 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Incident { what: IncidentCommand::Export(args) } => incident::export(place, &args),
         Command::Incident { what: IncidentCommand::Verify(args) } => incident::verify(place, &args),
         Command::Policy { what: PolicyCommand::Check(args) } => policy::check(place, &args),
+        Command::Policy { what: PolicyCommand::List(output) } => named::list(place, output),
+        Command::Policy { what: PolicyCommand::Show { name, output } } => named::show(place, &name, output),
+        Command::Discover { what: DiscoverCommand::Test(args) } => discover::test(place, &args),
+        Command::Discover { what: DiscoverCommand::List(output) } => discover::list(place, output),
         Command::Replay(args) => replay::replay(place, &args),
         Command::Export(args) => export::export(place, &args),
         Command::Report(args) => report::report(&args),

@@ -1,6 +1,6 @@
 //! `register`: adopt a cgroup that exists.
 
-use super::{Place, file_name, manifest, read_policy, without_gpus};
+use super::{Place, manifest, named::Asked, without_gpus};
 use crate::{
     args::RegisterArgs,
     client::{Client, block_on},
@@ -10,9 +10,11 @@ use crate::{
 use failsafe_proto::v1 as pb;
 
 pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, Fail> {
-    let (policy_toml, policy) = read_policy(&args.new.policy)?;
+    let asked = Asked::of(&args.new.policy)?;
     let manifest = args.new.manifest.as_deref().map(manifest::read).transpose()?.unwrap_or_default();
-    if let Some(warning) = without_gpus(&policy, &args.new.gpus).filter(|_| !args.output.json()) {
+    if let Some(warning) =
+        asked.policy.as_ref().and_then(|policy| without_gpus(policy, &args.new.gpus)).filter(|_| !args.output.json())
+    {
         eprintln!("{warning}");
     }
     let target = match (&args.target.cgroup, args.target.pid) {
@@ -22,8 +24,9 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
     let request = pb::RegisterRequest {
         name: args.new.name.clone().unwrap_or_default(),
         labels: args.new.labels.iter().cloned().collect(),
-        policy_toml,
-        policy_file: file_name(&args.new.policy),
+        policy_toml: asked.toml.clone(),
+        policy_file: asked.file.clone(),
+        policy_name: asked.name.clone(),
         gpus: args.new.gpus.clone(),
         repair: args.new.repair,
         lineage: args.new.lineage.clone().unwrap_or_default(),
@@ -34,7 +37,8 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
     let run = block_on(async {
         let client = Client::connect(place.socket).await?;
         Ok(client.runs().register(request).await?.into_inner())
-    })?;
+    })
+    .map_err(|fail| asked.explain(fail))?;
     if args.output.json() {
         print(&json::text(&json::run(&run)))?;
     } else {

@@ -19,7 +19,7 @@ mod user;
 mod watch;
 mod which;
 
-use super::{Place, file_name, manifest, read_policy, without_gpus};
+use super::{Place, manifest, named::Asked, without_gpus};
 use crate::{
     args::RunArgs,
     client::{Client, block_on},
@@ -48,13 +48,12 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     };
     let programs = which::find(name, std::env::var_os("PATH").as_deref())?;
     let user = user::choose(args.user.as_deref(), &user::Caller::this())?;
-    let (policy_toml, policy) = read_policy(&args.new.policy)?;
+    let asked = Asked::of(&args.new.policy)?;
     let manifest = args.new.manifest.as_deref().map(manifest::read).transpose()?.unwrap_or_default();
     let mut command = Command::new(name);
     environment::add(&mut command, &args.env)?;
-    if let Some(warning) =
-        without_gpus(&policy, &args.new.gpus).filter(|_| args.announce.is_none() && !args.quiet && !args.output.json())
-    {
+    let warning = asked.policy.as_ref().and_then(|policy| without_gpus(policy, &args.new.gpus));
+    if let Some(warning) = warning.filter(|_| args.announce.is_none() && !args.quiet && !args.output.json()) {
         eprintln!("{warning}");
     }
     if !args.no_watch && args.announce.is_none() {
@@ -63,8 +62,9 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     let request = pb::StartRequest {
         name: args.new.name.clone().unwrap_or_default(),
         labels: args.new.labels.iter().cloned().collect(),
-        policy_toml,
-        policy_file: file_name(&args.new.policy),
+        policy_toml: asked.toml.clone(),
+        policy_file: asked.file.clone(),
+        policy_name: asked.name.clone(),
         gpus: args.new.gpus.clone(),
         repair: args.new.repair,
         manifest,
@@ -91,7 +91,8 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         }
         restart::begin(place.socket, &client, &run, args.output.json()).await?;
         Ok(run)
-    })?;
+    })
+    .map_err(|fail| asked.explain(fail))?;
     command.args(arguments).env("FAILSAFE_RUN_ID", &run.id);
     for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !user.is_other())) {
         eprintln!("failsafectl: {kept}");

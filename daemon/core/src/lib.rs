@@ -16,6 +16,7 @@ mod decimal;
 pub mod decision;
 mod detectors;
 mod digest;
+pub mod discover;
 pub mod engine;
 pub mod event;
 pub mod health;

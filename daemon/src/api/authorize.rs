@@ -192,6 +192,14 @@ impl Principal {
         self.admin_to("have the node attested; every local user may ask for its result digest (attest node --digest)")
     }
 
+    /// Whether the caller may have the text of a named policy; `public`: every user may read its file.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_read_policy(&self, public: bool) -> Result<(), Status> {
+        if public { Ok(()) } else { self.admin_to("read this policy: its file is not readable for every user") }
+    }
+
     /// Whether the caller may start a run on what is cordoned or unhealthy.
     ///
     /// # Errors

@@ -263,12 +263,16 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 13] = [
+        const READS: [&str; 17] = [
             "AttestationService/Attest",
             "AttestationService/GetFingerprint",
             "AttestationService/GetManifest",
             "AttestationService/ListKeys",
+            "DiscoveryService/List",
+            "DiscoveryService/Test",
             "PolicyService/Check",
+            "PolicyService/List",
+            "PolicyService/Show",
             "RunService/Get",
             "RunService/List",
             "NodeService/Capacity",

@@ -15,6 +15,7 @@ mod attestation;
 mod authorize;
 mod connection;
 mod convert;
+mod discovery;
 mod doctor;
 mod events;
 mod export;
@@ -49,7 +50,7 @@ use crate::{
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{FoundRun, Registry, grants::grants, lineage::Lineages},
     sensors::nvml::NvmlControl,
-    watchers::sampler::Health,
+    watchers::{discover::view::Shared as Discovered, sampler::Health},
 };
 use authorize::{Authority, Principal, Role};
 use failsafe_core::{
@@ -102,6 +103,8 @@ pub struct Context {
     pub gates: Gates,
     /// What fingerprints are read and signed with.
     pub attestor: Attestor,
+    /// What discovery found.
+    pub discovery: Arc<Discovered>,
 }
 
 impl Context {
@@ -147,7 +150,7 @@ impl Context {
     }
 
     /// Why this node does not pin a policy of a run with these GPUs and MIG devices; `None` when it does. With none declared, all count.
-    fn refusal(
+    pub fn refusal(
         &self,
         policy: &Policy,
         gpus: &BTreeSet<GpuId>,

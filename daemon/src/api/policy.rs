@@ -1,7 +1,10 @@
 //! `PolicyService`.
 
 use super::{Context, peer::Peer};
-use crate::runs::grants::grants;
+use crate::{
+    policies::{self, NamedError},
+    runs::grants::grants,
+};
 use failsafe_core::{
     Policy,
     policy::{assurance, check, parse::parse},
@@ -62,5 +65,64 @@ impl v1::policy_service_server::PolicyService for Policies {
         });
         let response = response.await?;
         Ok(Response::new(response))
+    }
+
+    /// Open to everybody: a user has to know what may be named.
+    async fn list(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
+        let folder = self.0.config.policy_dir.clone();
+        let response = self.0.work(share).compile(share, move || {
+            let shown = folder.display().to_string();
+            match policies::list(&folder) {
+                Ok((all, more)) => v1::ListPoliciesResponse {
+                    folder: shown,
+                    policies: all.into_iter().map(|(name, found)| named(name, found.as_ref())).collect(),
+                    error: String::new(),
+                    more: u32::try_from(more).unwrap_or(u32::MAX),
+                },
+                Err(why) => v1::ListPoliciesResponse { folder: shown, error: why.to_string(), ..Default::default() },
+            }
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn show(&self, request: Request<v1::ShowPolicyRequest>) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
+        let (folder, name) = (self.0.config.policy_dir.clone(), request.into_inner().name);
+        let found = self.0.work(share).compile(share, move || policies::load(&folder, &name));
+        let found = found.await?.map_err(|why| refused(&why))?;
+        who.may_read_policy(found.public)?;
+        let policy = Some(named(found.name.clone(), Ok(&found)));
+        let path = found.path.display().to_string();
+        Ok(Response::new(v1::ShowPolicyResponse { policy, path, toml: found.text }))
+    }
+}
+
+/// A named policy that cannot be used, as an answer.
+pub(super) fn refused(why: &NamedError) -> Status {
+    let text = why.to_string();
+    match why {
+        NamedError::BadName(_) | NamedError::Invalid(_) => Status::invalid_argument(text),
+        NamedError::None { .. } => Status::not_found(text),
+        NamedError::NotTrusted { .. } | NamedError::Read { .. } => Status::failed_precondition(text),
+    }
+}
+
+fn named(name: String, found: Result<&policies::NamedPolicy, &NamedError>) -> v1::NamedPolicy {
+    match found {
+        Ok(found) => v1::NamedPolicy {
+            name,
+            digest: found.policy.digest().to_string(),
+            policy: format!("{} v{}", found.policy.name, found.policy.version),
+            description: found.policy.description.clone(),
+            rules: u32::try_from(found.policy.rules.len()).unwrap_or(u32::MAX),
+            error: String::new(),
+        },
+        Err(why) => v1::NamedPolicy { name, error: why.to_string(), ..Default::default() },
     }
 }

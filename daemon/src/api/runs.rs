@@ -23,6 +23,7 @@ use crate::{
         lane::{self, Caller, Refused, Ticket},
     },
     platform::{Cgroup, clock},
+    policies,
     runs::{
         FoundRun, LiveRun,
         delegation::Delegated,
@@ -75,12 +76,15 @@ impl v1::run_service_server::RunService for Runs {
             command,
             environment,
             manifest,
+            policy_name,
         } = request.into_inner();
         who.may_start(owner_uid)?;
+        own_labels(&labels)?;
         let owner = owner_uid.unwrap_or(who.uid());
         let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
-        let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
+        let asked = Asked::of(policy_name, policy_file, policy_toml)?;
+        let (policy, gpus) = self.policy(share, &who, asked, gpus).await?;
         let wanted = wanted(&who, owner, name, labels, policy, gpus);
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
@@ -125,10 +129,13 @@ impl v1::run_service_server::RunService for Runs {
             accept_delegated,
             lineage,
             manifest,
+            policy_name,
         } = request.into_inner();
+        own_labels(&labels)?;
         let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
-        let (policy, gpus) = self.policy(share, &who, policy_file, policy_toml, gpus).await?;
+        let asked = Asked::of(policy_name, policy_file, policy_toml)?;
+        let (policy, gpus) = self.policy(share, &who, asked, gpus).await?;
         let (admin, uid) = (who.admin, who.uid());
         let registry = self.0.registry.clone();
         let found = self.0.work(share).read(share, move || {
@@ -412,6 +419,45 @@ fn refusal(closed: &[Closed], first: &Closed) -> String {
     )
 }
 
+/// The policy of a request: its text, or the name of one of the node's.
+enum Asked {
+    Text { file: String, text: String },
+    Name(String),
+}
+
+impl Asked {
+    fn of(name: String, file: String, text: String) -> Result<Asked, Status> {
+        match (name.is_empty(), text.is_empty()) {
+            (false, true) => Ok(Asked::Name(name)),
+            (false, false) => {
+                Err(Status::invalid_argument("policy_name: expected a name or the text of a policy, not both"))
+            }
+            (true, _) => Ok(Asked::Text { file, text }),
+        }
+    }
+
+    /// Reads and parses it. May take long.
+    fn policy(self, folder: &Path) -> Result<Policy, Status> {
+        match self {
+            Asked::Text { file, text } => parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE))),
+            Asked::Name(name) => {
+                policies::load(folder, &name).map(|named| named.policy).map_err(|why| super::policy::refused(&why))
+            }
+        }
+    }
+}
+
+/// Labels that begin with `failsafe.` say what the daemon knows of a run: nobody else sets one.
+fn own_labels(labels: &HashMap<String, String>) -> Result<(), Status> {
+    match labels.keys().find(|key| key.starts_with("failsafe.")) {
+        Some(key) => Err(Status::invalid_argument(format!(
+            "labels: `{}`: names that begin with `failsafe.` are the daemon's",
+            shortened(key, 80)
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn wanted(
     who: &Principal,
     owner_uid: u32,
@@ -466,17 +512,10 @@ impl Runs {
     }
 
     /// Parses a policy, on a thread: it may be large, and its user may have sent many.
-    async fn policy(
-        &self,
-        share: Share,
-        who: &Principal,
-        file: String,
-        text: String,
-        gpus: Gpus,
-    ) -> Result<(Policy, Gpus), Status> {
+    async fn policy(&self, share: Share, who: &Principal, asked: Asked, gpus: Gpus) -> Result<(Policy, Gpus), Status> {
         let (context, actor) = (self.0.clone(), who.actor());
         let parsed = self.0.work(share).compile(share, move || {
-            let policy = parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE)))?;
+            let policy = asked.policy(&context.config.policy_dir)?;
             if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {
                 let (policy, actor) = (policy.digest(), Some(actor));
                 let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), actor };

@@ -5,7 +5,7 @@ use super::{
     accept::{Acceptor, Incoming},
     attestation,
     connection::Connection,
-    events,
+    discovery, events,
     gate::{Gate, Gates},
     limits::{Limit, PerSecond, Quota, Rate, Share, Usage},
     node,
@@ -255,6 +255,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
     let policies = v1::policy_service_server::PolicyServiceServer::new(policy::Policies(context.clone()));
     let events = v1::event_service_server::EventServiceServer::new(events::Events(context.clone()));
     let nodes = v1::node_service_server::NodeServiceServer::new(node::Node(context.clone()));
+    let discovery = v1::discovery_service_server::DiscoveryServiceServer::new(discovery::Discovery(context.clone()));
     let attestations =
         v1::attestation_service_server::AttestationServiceServer::new(attestation::Attestations(context.clone()));
     tonic::transport::Server::builder()
@@ -270,6 +271,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         .add_service(policies.max_decoding_message_size(message))
         .add_service(events.max_decoding_message_size(message))
         .add_service(nodes.max_decoding_message_size(message))
+        .add_service(discovery.max_decoding_message_size(message))
         .add_service(attestations.max_decoding_message_size(message))
         .serve_with_incoming(admitted(UnboundedReceiverStream::new(arrivals)))
         .await?;

@@ -55,6 +55,21 @@ impl Delegated {
         Ok(found)
     }
 
+    /// Who beside root may make cgroups in one of those around `cgroup`: what is made there has the name that this user chose.
+    ///
+    /// # Errors
+    /// [`DelegationError`].
+    pub fn named_by_others(cgroup: &Path, mount: &Path) -> Result<Option<String>, DelegationError> {
+        for above in cgroup.ancestors().skip(1).take_while(|above| above.starts_with(mount)) {
+            let path = above.to_owned();
+            let meta = fs::metadata(&path).map_err(|source| DelegationError { path, source })?;
+            if let Some(by) = who_writes(meta.uid(), meta.gid(), meta.mode()) {
+                return Ok(Some(format!("{by} may make cgroups in {}", above.display())));
+            }
+        }
+        Ok(None)
+    }
+
     /// Why it is not registered without being accepted, and what to do.
     pub fn refusal(&self) -> String {
         format!(

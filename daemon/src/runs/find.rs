@@ -46,7 +46,7 @@ impl FoundRun {
     /// As registered.
     pub fn run(&self) -> &Run {
         match self {
-            FoundRun::Live(live) => &live.run,
+            FoundRun::Live(live) => live.known(),
             FoundRun::Guarded(guarded) => &guarded.run,
             FoundRun::Ended(ended) => &ended.run,
         }

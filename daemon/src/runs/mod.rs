@@ -27,6 +27,7 @@ pub mod grants;
 pub mod guarded;
 pub mod lineage;
 mod outage;
+pub mod owner;
 mod past;
 pub mod reaper;
 pub mod registrable;
@@ -53,6 +54,9 @@ use std::{
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
+
+/// The owner of a run of which it is not known: no user has this id.
+pub const NO_UID: u32 = u32::MAX;
 
 /// How long releasing an ended run's cgroup may take: nobody is in it.
 const RELEASE: Duration = Duration::from_millis(100);
@@ -126,6 +130,10 @@ pub enum Sharing {
 pub struct LiveRun {
     /// As registered.
     pub run: Run,
+    /// The same with what was learnt later: whom it belongs to.
+    known: OnceLock<Box<Run>>,
+    /// Whether its cgroup was discovered. Its scheduler fills an empty one again, so the run ends when it is removed.
+    pub discovered: bool,
     /// What it is judged by.
     pub policy: Arc<Policy>,
     /// Its cgroup, held open.
@@ -180,10 +188,22 @@ impl LiveRun {
         self.is_entered() && self.is_empty()
     }
 
-    /// Whether it is proved that nobody is in its cgroup. What cannot be read proves nothing.
+    /// The run with what is known of it now.
+    pub fn known(&self) -> &Run {
+        self.known.get().map_or(&self.run, Box::as_ref)
+    }
+
+    /// Notes whom a run belongs to that was registered without an owner. The first one counts.
+    pub fn belongs_to(&self, uid: u32) {
+        if self.run.owner_uid == NO_UID && uid != NO_UID {
+            self.known.get_or_init(|| Box::new(Run { owner_uid: uid, ..self.run.clone() }));
+        }
+    }
+
+    /// Whether it is proved that nobody is in its cgroup, and nobody comes. What cannot be read proves nothing.
     pub fn is_empty(&self) -> bool {
         match self.cgroup.events() {
-            Ok(events) => !events.populated,
+            Ok(events) => !events.populated && !self.discovered,
             Err(error) => error.is_vanished(),
         }
     }
@@ -195,7 +215,7 @@ impl LiveRun {
             (status.decisions, status.frozen.total_ns(clock::monotonic_ns()), status.containment.clone())
         };
         let ended = || EndedRun {
-            run: self.run.clone(),
+            run: self.known().clone(),
             policy_name: self.policy.name.clone(),
             ended_ns: wall_ns,
             unwatched: None,

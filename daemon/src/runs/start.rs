@@ -4,6 +4,7 @@ use super::{
     LiveRun, Registry, Status,
     entry::Entry,
     find::is_like_an_id,
+    guarded::GuardedRun,
     removal::Removal,
     store::{KeptRun, StoreError},
 };
@@ -59,6 +60,8 @@ pub enum Place {
     Below(PathBuf),
     /// In this cgroup, which exists.
     Existing(Cgroup),
+    /// In this cgroup, which was discovered: it may be empty, and the run ends when it is removed.
+    Discovered(Cgroup),
 }
 
 /// How a run comes to be entered.
@@ -122,7 +125,7 @@ impl Registry {
     pub fn make(&self, wanted: Wanted, place: Place, boot_id: &str) -> Result<Arc<LiveRun>, StartError> {
         // Before any lock: it looks at files.
         let compiled = self.kernel.compile(&wanted.policy)?;
-        if let Place::Existing(cgroup) = &place {
+        if let Place::Existing(cgroup) | Place::Discovered(cgroup) = &place {
             self.await_reaped(cgroup);
         }
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,19 +137,22 @@ impl Registry {
             return Err(StartError::Labels);
         }
         let owned = runs.iter().filter(|run| run.owner_uid == wanted.owner_uid).count();
-        if !wanted.unlimited && owned >= MAX_RUNS_OF_USER {
+        // Discovery has limits of its own.
+        if !wanted.unlimited && owned >= MAX_RUNS_OF_USER && !matches!(place, Place::Discovered(_)) {
             return Err(StartError::TooMany { uid: wanted.owner_uid });
         }
         let id = RunId(Uuid::now_v7());
         let (cgroup, made) = match place {
             Place::Below(parent) => (self.root.create(&parent.join(format!("run-{id}")))?, true),
             Place::Existing(cgroup) => {
-                let leaving = self.registered();
-                let all = leaving.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run));
-                overlap(&cgroup, &wanted, &all.collect::<Vec<_>>())?;
+                self.alone(&cgroup, &wanted, &guarded)?;
                 if !cgroup.events()?.populated {
                     return Err(StartError::Empty(cgroup.path().to_owned()));
                 }
+                (cgroup, false)
+            }
+            Place::Discovered(cgroup) => {
+                self.alone(&cgroup, &wanted, &guarded)?;
                 (cgroup, false)
             }
         };
@@ -175,6 +181,13 @@ impl Registry {
             live.enter();
         }
         Ok(live)
+    }
+
+    /// That no run is in the cgroup, or around it.
+    fn alone(&self, cgroup: &Cgroup, wanted: &Wanted, guarded: &[Arc<GuardedRun>]) -> Result<(), StartError> {
+        let leaving = self.registered();
+        let all = leaving.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run));
+        overlap(cgroup, wanted, &all.collect::<Vec<_>>())
     }
 
     /// The cgroup of a run that has just ended may be registered anew: waits, not for ever, until it is free.
@@ -224,6 +237,8 @@ impl Registry {
                 let (slot, epoch) = (placed.slot, placed.epoch);
                 let gate = Mutex::default();
                 let live = Arc::new(LiveRun {
+                    discovered: run.labels.contains_key(failsafe_core::discover::LABEL),
+                    known: OnceLock::new(),
                     run,
                     policy,
                     cgroup,

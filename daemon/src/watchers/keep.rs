@@ -130,7 +130,8 @@ pub fn unpinned_text(why: &str) -> String {
     format!("the eBPF programs are not pinned ({why}): while no daemon runs, no rule of any run is enforced")
 }
 
-fn over(code: &str) -> Message {
+/// That a degraded state is over.
+pub fn over(code: &str) -> Message {
     let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
     Message::Health(health::Message::Fact(Fact::Over { target, code, at }))
 }

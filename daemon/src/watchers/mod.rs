@@ -1,6 +1,8 @@
 //! Threads that look at runs by themselves, and tell the pipeline what they see: the sampler of counters and cgroup files, the guard
-//! that keeps freezes and latches in force, and the thread that takes up runs that are guarded.
+//! that keeps freezes and latches in force, the thread that takes up runs that are guarded, and the
+//! thread that makes runs of cgroups that the configuration describes.
 
+pub mod discover;
 pub mod drift;
 pub mod hold;
 pub mod keep;

@@ -149,7 +149,10 @@ impl Sampler {
                 None
             }
         };
-        if usage.as_ref().is_some_and(|u| u.processes == 0) && run.cgroup.events().is_ok_and(|e| !e.populated) {
+        if usage.as_ref().is_some_and(|u| u.processes == 0)
+            && !run.discovered
+            && run.cgroup.events().is_ok_and(|e| !e.populated)
+        {
             self.tell(Message::Ended(id));
             return;
         }

@@ -26,7 +26,7 @@ const STACKS: &[Stack] = &[
         source: "daemon/src",
         within: &[],
         rows: &[
-            &["causes", "counted", "platform", "redact", "signing", "skip", "systemd", "testing"],
+            &["causes", "counted", "platform", "policies", "redact", "signing", "skip", "systemd", "testing"],
             &["log"],
             &["config"],
             &["guard"],
@@ -72,7 +72,7 @@ const STACKS: &[Stack] = &[
             &["signal"],
             &["decision"],
             &["policy"],
-            &["detectors", "input", "xid"],
+            &["detectors", "discover", "input", "xid"],
             &["containment", "health", "klog"],
             &["record"],
             &["engine"],

@@ -1,0 +1,188 @@
+//! `discover`: what the rules of discovery make of a path, and what the daemon found.
+
+use super::{Place, file_name};
+use crate::{
+    args::DiscoverTestArgs,
+    args::Output,
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{clean, json, print, table},
+};
+use failsafe_core::{
+    Mode,
+    discover::{Explained, of_config},
+};
+use failsafe_proto::v1 as pb;
+use serde_json::{Value, json};
+use std::path::Path;
+
+pub(super) fn test(place: &Place<'_>, args: &DiscoverTestArgs) -> Result<Exit, Fail> {
+    let answer = match &args.config {
+        Some(config) => offline(config, &args.path)?,
+        None => block_on(async {
+            let client = Client::connect(place.socket).await?;
+            let request = pb::DiscoveryTestRequest { path: args.path.clone() };
+            Ok(client.discovery().test(request).await?.into_inner())
+        })?,
+    };
+    print(&if args.output.json() { json::text(&tested(&answer)) } else { page(&answer) })?;
+    let matches = !answer.rule.is_empty() && answer.supervisor.is_empty();
+    Ok(if matches { Exit::Done } else { Exit::Error })
+}
+
+fn offline(config: &Path, path: &str) -> Result<pb::DiscoveryTestResponse, Fail> {
+    let file = file_name(config);
+    let text = std::fs::read_to_string(config).map_err(|error| Fail::because(format!("cannot read {file}"), &error))?;
+    let (rules, root) = of_config(&file, &text)
+        .map_err(|errors| Fail::new(Exit::Usage, format!("the configuration is not valid\n{errors}")))?;
+    let begin = format!("/sys/fs/cgroup/{root}");
+    let below = Path::new(path).strip_prefix(begin.trim_end_matches('/')).ok().and_then(Path::to_str);
+    let path = below.unwrap_or(path).trim_matches('/').to_owned();
+    let mut out = pb::DiscoveryTestResponse { path: path.clone(), ..Default::default() };
+    match rules.explain(&path) {
+        Explained::Match(found) => {
+            out.rule.clone_from(&found.rule.name);
+            out.pattern = found.pattern.to_string();
+            out.policy.clone_from(&found.rule.policy);
+            out.mode = if found.rule.mode == Mode::Observe { "observe" } else { "enforce" }.into();
+            out.labels = found.labels.into_iter().collect();
+        }
+        Explained::Supervisor { rule, why } => {
+            out.rule = rule.into();
+            out.supervisor = why.into();
+        }
+        Explained::None(misses) => {
+            let misses = misses.iter().map(|miss| pb::DiscoveryMiss {
+                rule: miss.rule.into(),
+                pattern: miss.pattern.into(),
+                why: miss.stop.to_string(),
+            });
+            out.misses = misses.collect();
+        }
+    }
+    Ok(out)
+}
+
+fn page(answer: &pb::DiscoveryTestResponse) -> String {
+    let mut labels: Vec<String> = answer.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.sort();
+    let verdict = match (answer.rule.as_str(), answer.supervisor.as_str()) {
+        ("", _) if answer.misses.is_empty() => "no: there is no rule of discovery".to_owned(),
+        ("", _) => "no: no pattern matches".to_owned(),
+        (_, "") => "yes".to_owned(),
+        (rule, why) => format!("no: rule {rule} would match, but {why}"),
+    };
+    let rule = if answer.supervisor.is_empty() { answer.rule.clone() } else { String::new() };
+    let mut out = table::pairs(
+        "",
+        [
+            ("path", answer.path.clone()),
+            ("matches", verdict),
+            ("rule", rule),
+            ("pattern", answer.pattern.clone()),
+            ("policy", answer.policy.clone()),
+            ("mode", answer.mode.clone()),
+            ("labels", labels.join(", ")),
+            ("run", answer.run_id.clone()),
+            ("NO RUN", answer.refused.clone()),
+        ],
+    );
+    if !answer.misses.is_empty() {
+        let rows = answer.misses.iter().map(|miss| [miss.rule.clone(), miss.pattern.clone(), miss.why.clone()]);
+        out.push('\n');
+        out.push_str(&table::table(["RULE", "PATTERN", "WHY NOT"], rows));
+    }
+    out
+}
+
+fn tested(answer: &pb::DiscoveryTestResponse) -> Value {
+    let misses = answer.misses.iter().map(|m| json!({ "rule": m.rule, "pattern": m.pattern, "why": m.why }));
+    json!({
+        "path": answer.path,
+        "matches": !answer.rule.is_empty() && answer.supervisor.is_empty(),
+        "rule": answer.rule,
+        "pattern": answer.pattern,
+        "policy": answer.policy,
+        "mode": answer.mode,
+        "labels": answer.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "supervisor": answer.supervisor,
+        "misses": misses.collect::<Vec<_>>(),
+        "run": answer.run_id,
+        "refused": answer.refused,
+    })
+}
+
+pub(super) fn list(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
+    let answer = block_on(async {
+        let client = Client::connect(place.socket).await?;
+        Ok(client.discovery().list(pb::DiscoveryListRequest {}).await?.into_inner())
+    })?;
+    print(&if output.json() { json::text(&listed(&answer)) } else { list_page(&answer) })?;
+    Ok(Exit::Done)
+}
+
+fn list_page(answer: &pb::DiscoveryListResponse) -> String {
+    if answer.rules.is_empty() {
+        return "there is no rule of discovery: see [[discover]] in docs/discovery.md\n".to_owned();
+    }
+    let rules = answer.rules.iter().map(|rule| {
+        let counts = [rule.registered, rule.refused].map(|n| n.to_string());
+        let [registered, refused] = counts;
+        [rule.name.clone(), rule.policy.clone(), rule.mode.clone(), registered, refused]
+    });
+    let mut out = table::table(["RULE", "POLICY", "MODE", "RUNS", "NO RUN"], rules);
+    let errors = answer.rules.iter().map(|rule| &rule.error).chain([&answer.problem]).filter(|text| !text.is_empty());
+    let mut errors: Vec<&String> = errors.collect();
+    errors.dedup();
+    for error in errors {
+        out.push_str(&format!("\nPROBLEM: {}\n", clean(error)));
+    }
+    if !answer.cgroups.is_empty() {
+        let rows = answer.cgroups.iter().map(|found| {
+            let state = if found.refused.is_empty() { &found.run_id } else { &found.refused };
+            let run = if found.refused.is_empty() { "run" } else { "NO RUN" };
+            [found.rule.clone(), found.path.clone(), run.to_owned(), state.clone()]
+        });
+        out.push('\n');
+        out.push_str(&table::table(["RULE", "CGROUP", "", "RUN OR REASON"], rows));
+    }
+    let mut more: Vec<_> = answer.unlisted.iter().collect();
+    more.sort();
+    for (why, count) in more {
+        out.push_str(&format!("\n{count} more without a run: {}\n", clean(why)));
+    }
+    out.push_str(&format!(
+        "\n{} of {} folders watched; {} lost reports of the kernel; limits: {} runs of one owner, {} in all\n",
+        answer.watched, answer.watches, answer.overflows, answer.runs_per_owner, answer.runs
+    ));
+    out
+}
+
+fn listed(answer: &pb::DiscoveryListResponse) -> Value {
+    let rules = answer.rules.iter().map(|rule| {
+        json!({
+            "name": rule.name,
+            "patterns": rule.patterns,
+            "policy": rule.policy,
+            "mode": rule.mode,
+            "error": rule.error,
+            "registered": rule.registered,
+            "refused": rule.refused,
+        })
+    });
+    let cgroups = answer
+        .cgroups
+        .iter()
+        .map(|found| json!({ "path": found.path, "rule": found.rule, "run": found.run_id, "refused": found.refused }));
+    json!({
+        "rules": rules.collect::<Vec<_>>(),
+        "cgroups": cgroups.collect::<Vec<_>>(),
+        "unlisted": answer.unlisted.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "watched": answer.watched,
+        "watches": answer.watches,
+        "overflows": answer.overflows,
+        "problem": answer.problem,
+        "runs_per_owner": answer.runs_per_owner,
+        "runs": answer.runs,
+    })
+}

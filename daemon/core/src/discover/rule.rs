@@ -1,0 +1,238 @@
+//! `[[discover]]`: a rule, the list of them, and what they say of a path.
+
+use super::{pattern::Pattern, pattern::Stop, preset::Preset, supervisor::supervisor};
+use crate::{
+    decision::Mode,
+    policy::diagnostic::{Diagnostic, Diagnostics},
+};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The label that names the rule that a run was discovered by. Nobody else may set one that begins so.
+pub const LABEL: &str = "failsafe.discover";
+
+/// Most rules of a configuration.
+const MOST_RULES: usize = 64;
+
+/// Names of a path's parts, with what they are.
+pub type Labels = BTreeMap<String, String>;
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawRule")]
+pub struct Rule {
+    /// Its name, unique in the configuration.
+    pub name: String,
+    /// The patterns, in the order in which they are tried.
+    pub patterns: Vec<Pattern>,
+    /// Name of the policy.
+    pub policy: String,
+    /// Whether the runs are bounded, or only watched.
+    pub mode: Mode,
+    /// Labels that every run gets.
+    pub labels: Labels,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRule {
+    name: String,
+    preset: Option<Preset>,
+    #[serde(rename = "match")]
+    patterns: Option<OneOrMany>,
+    policy: String,
+    #[serde(default = "enforce")]
+    mode: RawMode,
+    #[serde(default)]
+    labels: Labels,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawMode {
+    Enforce,
+    Observe,
+}
+
+fn enforce() -> RawMode {
+    RawMode::Enforce
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a pattern, or a list of patterns")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Whether it names a policy or a rule: 1 to 64 letters, digits, `-`, `_`, and `.` not at the beginning. A name is also that of a file.
+pub fn is_name(text: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=64).contains(&text.len()) && text.bytes().all(good) && !text.starts_with(['.', '-'])
+}
+
+impl TryFrom<RawRule> for Rule {
+    type Error = String;
+
+    fn try_from(raw: RawRule) -> Result<Rule, String> {
+        let RawRule { name, preset, patterns, policy, mode, labels } = raw;
+        if !is_name(&name) {
+            return Err(format!("name `{name}`: expected 1 to 64 letters, digits, `-`, `_`, `.`"));
+        }
+        if !is_name(&policy) {
+            return Err(format!("policy `{policy}`: expected the name of a policy, not a path"));
+        }
+        let patterns = match (preset, patterns) {
+            (Some(preset), None) => preset.patterns()?,
+            (None, Some(OneOrMany::One(one))) => vec![one.parse()?],
+            (None, Some(OneOrMany::Many(many))) => many.iter().map(|one| one.parse()).collect::<Result<_, _>>()?,
+            _ => return Err(format!("rule `{name}`: expected either `match` or `preset`")),
+        };
+        if patterns.is_empty() {
+            return Err(format!("rule `{name}`: expected at least one pattern"));
+        }
+        let short = |text: &str| text.len() <= 128;
+        if labels.len() > 16 || !labels.iter().all(|(key, value)| short(key) && short(value)) {
+            return Err(format!("rule `{name}`: labels: expected at most 16, each key and value at most 128 bytes"));
+        }
+        if let Some(key) = labels.keys().find(|key| key.starts_with("failsafe.")) {
+            return Err(format!("rule `{name}`: label `{key}`: names that begin with `failsafe.` are the daemon's"));
+        }
+        let mode = match mode {
+            RawMode::Enforce => Mode::Enforce,
+            RawMode::Observe => Mode::Observe,
+        };
+        Ok(Rule { name, patterns, policy, mode, labels })
+    }
+}
+
+/// The rules of a configuration, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+/// A path that a rule matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Its pattern.
+    pub pattern: &'a Pattern,
+    /// Labels from the path, those of the rule, and the rule's name.
+    pub labels: Labels,
+    /// The user that the path names, where it has `{uid}`.
+    pub uid: Option<u32>,
+}
+
+/// Why a pattern does not match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss<'a> {
+    /// The rule.
+    pub rule: &'a str,
+    /// Its pattern.
+    pub pattern: &'a str,
+    /// Where they part.
+    pub stop: Stop<'a>,
+}
+
+/// What the rules say of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Explained<'a> {
+    /// It matches.
+    Match(Match<'a>),
+    /// A rule would match, but it is a supervisor's.
+    Supervisor {
+        /// The rule.
+        rule: &'a str,
+        /// Why.
+        why: &'static str,
+    },
+    /// No pattern matches, each with the reason.
+    None(Vec<Miss<'a>>),
+}
+
+impl Rules {
+    /// These rules.
+    ///
+    /// # Errors
+    /// Two have one name, or there are too many.
+    pub fn new(rules: Vec<Rule>) -> Result<Rules, String> {
+        if rules.len() > MOST_RULES {
+            return Err(format!("expected at most {MOST_RULES} rules, not {}", rules.len()));
+        }
+        let mut names = BTreeSet::new();
+        match rules.iter().find(|rule| !names.insert(&rule.name)) {
+            Some(twice) => Err(format!("two rules are named `{}`", twice.name)),
+            None => Ok(Rules { rules }),
+        }
+    }
+
+    /// The rules.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rule of that name.
+    pub fn get(&self, name: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.name == name)
+    }
+
+    /// Whether a cgroup below this path may match.
+    pub fn lead_below(&self, path: &str) -> bool {
+        self.rules.iter().flat_map(|rule| &rule.patterns).any(|pattern| pattern.leads_below(path))
+    }
+
+    /// What the rules say of the path of a cgroup below the mount.
+    pub fn explain<'a>(&'a self, path: &'a str) -> Explained<'a> {
+        let mut misses = Vec::new();
+        for rule in &self.rules {
+            for pattern in &rule.patterns {
+                match pattern.matches(path) {
+                    Ok(found) => return of_match(rule, pattern, found, path),
+                    Err(stop) => misses.push(Miss { rule: &rule.name, pattern: pattern.as_str(), stop }),
+                }
+            }
+        }
+        Explained::None(misses)
+    }
+}
+
+/// The rules of a daemon's configuration, and where the paths of their patterns begin (`discovery.root`). Other sections are passed over:
+/// the daemon checks them.
+///
+/// # Errors
+/// The text is no TOML, or a rule is wrong.
+pub fn of_config(file: &str, text: &str) -> Result<(Rules, String), Diagnostics> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Section {
+        root: String,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Config {
+        discovery: Section,
+        discover: Vec<Rule>,
+    }
+    let wrong = |diagnostic| Diagnostics { file: file.to_owned(), list: vec![diagnostic] };
+    let config: Config = toml::from_str(text).map_err(|error| wrong(Diagnostic::of_toml(text, &error)))?;
+    let rules = Rules::new(config.discover).map_err(|why| wrong(Diagnostic::at(text, 0..0, why, None)))?;
+    Ok((rules, config.discovery.root))
+}
+
+fn of_match<'a>(rule: &'a Rule, pattern: &'a Pattern, found: Labels, path: &str) -> Explained<'a> {
+    if let Some(why) = supervisor(path) {
+        return Explained::Supervisor { rule: &rule.name, why };
+    }
+    let uid = found.get("uid").and_then(|uid| uid.parse().ok());
+    let mut labels = rule.labels.clone();
+    labels.extend(found);
+    labels.insert(LABEL.into(), rule.name.clone());
+    Explained::Match(Match { rule, pattern, labels, uid })
+}

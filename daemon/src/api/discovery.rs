@@ -1,0 +1,115 @@
+//! `DiscoveryService`.
+
+use super::{Context, peer::Peer};
+use failsafe_core::{Mode, discover::Explained};
+use failsafe_proto::v1;
+use std::{path::Path, sync::Arc};
+use tonic::{Request, Response, Status};
+
+/// Most bytes of a path.
+const MOST_BYTES: usize = 4_096;
+
+/// `DiscoveryService`.
+pub struct Discovery(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl v1::discovery_service_server::DiscoveryService for Discovery {
+    async fn test(
+        &self,
+        request: Request<v1::DiscoveryTestRequest>,
+    ) -> Result<Response<v1::DiscoveryTestResponse>, Status> {
+        self.0.principal(&request)?.on_node()?;
+        let share = Peer::of(&request)?.share();
+        let v1::DiscoveryTestRequest { path } = request.into_inner();
+        if path.is_empty() || path.len() > MOST_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "path: expected the path of a cgroup, 1 to {MOST_BYTES} bytes"
+            )));
+        }
+        let context = self.0.clone();
+        Ok(Response::new(self.0.work(share).read(share, move || explained(&context, &path)).await?))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::DiscoveryListRequest>,
+    ) -> Result<Response<v1::DiscoveryListResponse>, Status> {
+        self.0.principal(&request)?.on_node()?;
+        let view = self.0.discovery.view().clone();
+        let limits = &self.0.config.discovery;
+        let rules = view.rules.into_iter().map(|rule| v1::DiscoveryRule {
+            name: rule.name,
+            patterns: rule.patterns,
+            policy: rule.policy,
+            mode: mode(rule.mode).into(),
+            error: rule.error.unwrap_or_default(),
+            registered: rule.registered,
+            refused: rule.refused,
+        });
+        let cgroups = view.found.into_iter().map(|found| {
+            let (run_id, refused) = match found.state {
+                Ok(run) => (run.to_string(), String::new()),
+                Err(why) => (String::new(), why),
+            };
+            v1::DiscoveredCgroup { path: found.path, rule: found.rule, run_id, refused }
+        });
+        Ok(Response::new(v1::DiscoveryListResponse {
+            rules: rules.collect(),
+            cgroups: cgroups.collect(),
+            unlisted: view.unlisted.into_iter().collect(),
+            watched: view.watched.0,
+            watches: view.watched.1,
+            overflows: view.overflows,
+            problem: view.problem.unwrap_or_default(),
+            runs_per_owner: limits.runs_per_owner,
+            runs: limits.runs,
+        }))
+    }
+}
+
+fn explained(context: &Context, asked: &str) -> v1::DiscoveryTestResponse {
+    let mount = context.registry.root().mount();
+    let root = &context.config.discovery.root;
+    // An absolute path is one of the file system, a relative one begins where patterns do.
+    let path = match Path::new(asked).strip_prefix(mount.join(root)) {
+        Ok(below) => below.display().to_string(),
+        Err(_) => asked.trim_matches('/').to_owned(),
+    };
+    let mut out = v1::DiscoveryTestResponse { path: path.clone(), ..Default::default() };
+    match context.config.discover.0.explain(&path) {
+        Explained::Match(found) => {
+            out.rule.clone_from(&found.rule.name);
+            out.pattern = found.pattern.to_string();
+            out.policy.clone_from(&found.rule.policy);
+            out.mode = mode(found.rule.mode).into();
+            out.labels = found.labels.into_iter().collect();
+        }
+        Explained::Supervisor { rule, why } => {
+            out.rule = rule.into();
+            out.supervisor = why.into();
+        }
+        Explained::None(misses) => {
+            let miss = |miss: &failsafe_core::discover::Miss<'_>| v1::DiscoveryMiss {
+                rule: miss.rule.into(),
+                pattern: miss.pattern.into(),
+                why: miss.stop.to_string(),
+            };
+            out.misses = misses.iter().map(miss).collect();
+        }
+    }
+    let of_path = root.join(&path).display().to_string();
+    if let Some(found) = context.discovery.view().found.iter().find(|found| found.path == of_path) {
+        match &found.state {
+            Ok(run) => out.run_id = run.to_string(),
+            Err(why) => out.refused.clone_from(why),
+        }
+    }
+    out
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
+}

@@ -1,0 +1,52 @@
+//! Whom a cgroup that was discovered belongs to.
+//!
+//! ```text
+//! the path names a user  ─► that one            (the pattern lies below folders of root)
+//! folder owned by a user ─► that one            (the kernel lets this user freeze what is in it)
+//! all processes of one   ─► that one            (each held by pidfd while it is looked at)
+//! else                   ─► not known, which is nobody: not root
+//! ```
+
+use super::NO_UID;
+use crate::platform::{Cgroup, ProcFs, pidfd::PidFd, users};
+
+/// Processes that are looked at.
+const MOST: usize = 64;
+
+/// The owner of the cgroup, [`NO_UID`] where that is not known. `settled`: it is a while ago that it was made. Who makes a job's first
+/// process is often root, which then becomes the user.
+pub fn owner_of(cgroup: &Cgroup, named: Option<u32>, settled: bool) -> u32 {
+    if let Some(uid) = named.filter(|uid| *uid != NO_UID) {
+        return uid;
+    }
+    match cgroup.owner() {
+        Ok(0) | Err(_) => {}
+        Ok(uid) => return uid,
+    }
+    match of_processes(cgroup) {
+        Some(0) if !settled => NO_UID,
+        found => found.unwrap_or(NO_UID),
+    }
+}
+
+/// The one user of all processes; none where there are several users, no processes, or too many.
+fn of_processes(cgroup: &Cgroup) -> Option<u32> {
+    let pids = cgroup.all_procs().ok().filter(|pids| pids.len() <= MOST)?;
+    let proc = ProcFs::default();
+    let mut owner = None;
+    for pid in pids {
+        let Ok(held) = PidFd::open(pid) else { continue };
+        let inside = proc.cgroup(pid).ok().flatten().is_some_and(|path| cgroup.contains(&path));
+        let found = users::credentials(&proc, pid).ok()?;
+        // It was that process all the while, or it is not counted.
+        if !inside || held.has_ended().unwrap_or(true) {
+            continue;
+        }
+        match (found, owner) {
+            (Some(found), None) => owner = Some(found.uid),
+            (Some(found), Some(uid)) if found.uid != uid => return None,
+            _ => {}
+        }
+    }
+    owner
+}

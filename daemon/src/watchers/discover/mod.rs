@@ -1,0 +1,301 @@
+//! Discovery: makes runs of the cgroups that `[[discover]]` of the configuration describes.
+//!
+//! ```text
+//! start, every rescan, overflow ─► folders: list all ─┐
+//! kernel: a folder was made ─────► folders: look in ──┴─► rules ─► consider ─► registry ─► pipeline: judged from here on
+//!                                                                     └─► why not: view, audit log
+//! ```
+//! A cgroup is registered when the kernel has reported it: its first processes may run before that, and the run's record says so.
+//!
+//! Invariants: only cgroups are registered of which nobody but root chose the path; one owner has at most `runs_per_owner` discovered
+//! runs, all owners together `runs`; what does not get a run is counted and shown; a policy that becomes unreadable stays in use as it
+//! was read before.
+
+mod folders;
+mod policies;
+mod register;
+pub mod view;
+
+use crate::{
+    causes::chain,
+    config::Config,
+    log::Log,
+    pipeline::{Message, Sender},
+    platform::clock,
+    runs::{LiveRun, NO_UID, Registry, owner::owner_of},
+    watchers::keep,
+};
+use failsafe_core::{
+    Policy,
+    discover::{Explained, Rules},
+    health::Until,
+    input::Gap,
+    record::Record,
+    signal::Source,
+    time::MonoTime,
+};
+use folders::Folders;
+use nix::poll::{PollFd, PollFlags, poll};
+use policies::Policies;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use view::{Found, MOST_LISTED, RuleView, Shared, View};
+
+/// How long the thread waits for a report before it looks at the stop flag.
+const WAIT_MS: u8 = 200;
+/// How often owners that are not known are looked for.
+const OWNERS: Duration = Duration::from_secs(1);
+/// From this age on a run of root's processes only is root's.
+const SETTLED: Duration = Duration::from_secs(10);
+/// The audit log has at most one entry in this time about cgroups that are not registered.
+const NOTED: Duration = Duration::from_secs(60);
+/// The code of the node's reason of health while discovery does not work.
+pub const CODE: &str = "discovery";
+
+/// Why this node does not pin a policy; `None`: it does.
+pub type Refusal = Box<dyn Fn(&Policy) -> Option<String> + Send>;
+
+/// What the thread needs of the daemon.
+pub struct Parts {
+    /// The registry.
+    pub registry: Arc<Registry>,
+    /// The audit log.
+    pub log: Log,
+    /// The way into the pipeline.
+    pub pipeline: Sender,
+    /// This boot's id.
+    pub boot_id: String,
+    /// Whether a policy may be used here.
+    pub refusal: Refusal,
+    /// What people see.
+    pub view: Arc<Shared>,
+}
+
+/// The thread.
+pub struct Discovery {
+    parts: Parts,
+    rules: Rules,
+    limits: crate::config::Discovery,
+    /// Where the paths of patterns begin: below the mount, and as a folder.
+    root: PathBuf,
+    policies: Policies,
+    /// Matching cgroups, by their path below the root.
+    found: BTreeMap<String, Found>,
+    /// Those beyond [`MOST_LISTED`] that have no run, by reason.
+    unlisted: BTreeMap<String, u64>,
+    overflows: u64,
+    problem: Option<String>,
+    noted: Option<(Instant, u64)>,
+    began: bool,
+}
+
+impl Discovery {
+    /// The thread's state. Nothing is looked at yet.
+    pub fn new(parts: Parts, config: &Config) -> Discovery {
+        let rules = config.discover.0.clone();
+        let policies = Policies::new(config.policy_dir.clone(), &rules);
+        Discovery {
+            parts,
+            rules,
+            limits: config.discovery.clone(),
+            root: config.discovery.root.clone(),
+            policies,
+            found: BTreeMap::new(),
+            unlisted: BTreeMap::new(),
+            overflows: 0,
+            problem: None,
+            noted: None,
+            began: false,
+        }
+    }
+
+    /// Works until `stop`.
+    pub fn work(mut self, stop: &AtomicBool) {
+        let mount = self.parts.registry.root().mount().join(&self.root);
+        let mut folders = match Folders::new(mount, usize::try_from(self.limits.watches).unwrap_or(usize::MAX)) {
+            Ok(folders) => folders,
+            Err(error) => {
+                return self.fail(stop, format!("new cgroups are not reported: inotify: {}", error.desc()));
+            }
+        };
+        let (mut next, mut owners) = (Instant::now(), Instant::now());
+        while !stop.load(Ordering::Relaxed) {
+            if Instant::now() >= next {
+                self.pass(&mut folders);
+                next = Instant::now() + self.limits.rescan();
+            }
+            if owners.elapsed() >= OWNERS {
+                owners = Instant::now();
+                self.learn_owners();
+            }
+            let mut fds = [PollFd::new(folders.fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut fds, WAIT_MS).unwrap_or(0) > 0;
+            if !ready {
+                continue;
+            }
+            let reported = folders.reported();
+            if reported.overflow {
+                self.overflows += 1;
+                next = Instant::now();
+            }
+            let mut changed = false;
+            for made in reported.made {
+                let mut seen = Vec::new();
+                folders.take_in(&made, &self.rules, &mut |path| seen.push(path.to_owned()));
+                for path in seen {
+                    changed |= self.consider(&path);
+                }
+            }
+            if changed {
+                self.publish(&folders);
+            }
+        }
+    }
+
+    /// Without reports nothing is discovered: the thread stays, so that the daemon does, and people see why.
+    fn fail(mut self, stop: &AtomicBool, why: String) {
+        tracing::error!(why, "discovery does not work");
+        self.send(keep::lasting(CODE, why.clone(), Until::Over));
+        self.problem = Some(why.clone());
+        self.parts.view.view().problem = Some(why);
+        while !stop.load(Ordering::Relaxed) {
+            std::thread::park_timeout(Duration::from_millis(WAIT_MS.into()));
+        }
+    }
+
+    /// Looks at everything.
+    fn pass(&mut self, folders: &mut Folders) {
+        self.policies.read(&self.rules, &self.parts.refusal);
+        self.found.clear();
+        self.unlisted.clear();
+        let mut seen = Vec::new();
+        let whole = folders.pass(&self.rules, &mut |path| seen.push(path.to_owned()));
+        for path in seen {
+            self.consider(&path);
+        }
+        self.began = true;
+        let mut problems: Vec<String> = self.policies.errors().collect();
+        if !whole {
+            problems.push("there are more cgroups than one pass looks at: some have no run".into());
+        }
+        if folders.unwatched > 0 {
+            problems.push(format!(
+                "{} folders are not watched (limit `discovery.watches` {}): cgroups in them are found every {} s only",
+                folders.unwatched, self.limits.watches, self.limits.rescan_s
+            ));
+        }
+        let problem = (!problems.is_empty()).then(|| problems.join("; "));
+        if problem != self.problem {
+            self.send(match &problem {
+                Some(text) => keep::lasting(CODE, text.clone(), Until::Over),
+                None => keep::over(CODE),
+            });
+            self.problem = problem;
+        }
+        self.publish(folders);
+        self.note();
+    }
+
+    /// Makes a run of a cgroup that matches. Whether anything was found of it.
+    fn consider(&mut self, path: &str) -> bool {
+        let rules = self.rules.clone();
+        let Explained::Match(matched) = rules.explain(path) else { return false };
+        let existed = !self.began;
+        let state = self.register(path, &matched, existed);
+        if let Err(why) = &state {
+            // It may be gone by now, which is nothing to tell.
+            if !self.parts.registry.root().mount().join(&self.root).join(path).is_dir() {
+                self.found.remove(path);
+                return false;
+            }
+            tracing::warn!(path, rule = matched.rule.name, why, "a cgroup that matches has no run");
+        }
+        let of_path = self.root.join(path).display().to_string();
+        let found = Found { path: of_path, rule: matched.rule.name.clone(), state };
+        let listed = self.found.contains_key(path) || self.found.len() < MOST_LISTED || found.state.is_ok();
+        match &found.state {
+            Err(why) if !listed => *self.unlisted.entry(why.clone()).or_default() += 1,
+            _ => drop(self.found.insert(path.to_owned(), found)),
+        }
+        // Reasons name paths: their number is bounded like that of the list.
+        while self.unlisted.len() > MOST_LISTED {
+            self.unlisted.pop_last();
+        }
+        true
+    }
+
+    fn learn_owners(&self) {
+        for live in self.discovered().filter(|live| live.known().owner_uid == NO_UID) {
+            let age = clock::monotonic_ns().saturating_sub(live.run.registered.0);
+            let uid = owner_of(&live.cgroup, None, Duration::from_nanos(age) >= SETTLED);
+            live.belongs_to(uid);
+        }
+    }
+
+    fn discovered(&self) -> impl Iterator<Item = Arc<LiveRun>> {
+        self.parts.registry.live().into_iter().filter(|live| live.discovered)
+    }
+
+    /// One entry of the audit log about all cgroups that have no run, not one for each: users make cgroups.
+    fn note(&mut self) {
+        let refused: Vec<&Found> = self.found.values().filter(|found| found.state.is_err()).collect();
+        let count = refused.len() as u64 + self.unlisted.values().sum::<u64>();
+        let due = self.noted.is_none_or(|(at, before)| before != count && at.elapsed() >= NOTED);
+        if !due || (count == 0 && self.noted.is_none()) {
+            return;
+        }
+        let first = refused.first().and_then(|found| Some((&found.path, found.state.as_ref().err()?)));
+        let what = match first {
+            Some((path, why)) => format!(
+                "{count} cgroups match a rule of discovery and have no run, so no policy is in force there; the first one is \
+                 {path}: {why}; `failsafectl discover list` shows all"
+            ),
+            None => "every cgroup that matches a rule of discovery has a run".into(),
+        };
+        let at = MonoTime(clock::monotonic_ns());
+        let gap = Gap { seq: 0, at, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
+        self.parts.log.record(&Record::Gap(gap), None, None);
+        self.noted = Some((Instant::now(), count));
+    }
+
+    fn publish(&self, folders: &Folders) {
+        let rules = self.rules.iter().map(|rule| {
+            let own = || self.found.values().filter(|found| found.rule == rule.name);
+            RuleView {
+                name: rule.name.clone(),
+                patterns: rule.patterns.iter().map(ToString::to_string).collect(),
+                policy: rule.policy.clone(),
+                mode: rule.mode,
+                error: self.policies.error(&rule.policy),
+                registered: own().filter(|found| found.state.is_ok()).count() as u64,
+                refused: own().filter(|found| found.state.is_err()).count() as u64,
+            }
+        });
+        let view = View {
+            rules: rules.collect(),
+            found: self.found.values().cloned().collect(),
+            unlisted: self.unlisted.clone(),
+            watched: (folders.len() as u64, self.limits.watches.into()),
+            overflows: self.overflows,
+            problem: self.problem.clone(),
+        };
+        *self.parts.view.view() = view;
+    }
+
+    fn send(&self, message: Message) {
+        // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
+        let _closed = self.parts.pipeline.send(message);
+    }
+}
+
+/// An error with its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    chain(error)
+}

@@ -1,0 +1,146 @@
+//! From a matching cgroup to a run, or why there is none.
+
+use super::{Discovery, words};
+use crate::{
+    pipeline::Message,
+    platform::Cgroup,
+    runs::{
+        NO_UID, Registry,
+        delegation::Delegated,
+        grants,
+        guarded::gap,
+        owner::owner_of,
+        start::{Place, StartError, Wanted},
+    },
+};
+use failsafe_core::{
+    Input, RunId,
+    discover::{LABEL, Match, holds_supervisor},
+};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, sync::Arc};
+use tokio::sync::oneshot;
+
+/// The label of a run whose cgroup had processes before it was registered.
+pub const EARLIER: &str = "failsafe.earlier";
+
+impl Discovery {
+    /// Makes the run of a cgroup, unless it has one. `existed`: it was there when the daemon started.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn register(&self, path: &str, matched: &Match<'_>, existed: bool) -> Result<RunId, String> {
+        let registry = &self.parts.registry;
+        let cgroup = registry.root().open_path(&self.root.join(path)).map_err(|e| e.chain())?;
+        if let Some(run) = run_of(registry, &cgroup)? {
+            return Ok(run);
+        }
+        let mount = registry.root().mount();
+        let others = Delegated::named_by_others(cgroup.path(), mount).map_err(|e| words(&e))?;
+        if let Some(by) = others {
+            return Err(format!("{by}: a path that a user chose says nothing"));
+        }
+        if let Some(delegated) = Delegated::around(cgroup.path(), mount).map_err(|e| words(&e))? {
+            return Err(delegated.refusal());
+        }
+        if let Some(child) = supervisor_in(&cgroup) {
+            return Err(format!("it holds the cgroup `{child}` of a supervisor"));
+        }
+        let owner = owner_of(&cgroup, matched.uid, existed);
+        self.has_room(owner)?;
+        let policy = self.policies.get(&matched.rule.policy)?.clone();
+        let populated = cgroup.events().map_err(|e| e.chain())?.populated;
+        let mut labels = matched.labels.clone();
+        if populated {
+            labels.insert(EARLIER.into(), "unknown".into());
+        }
+        let wanted = |name: String| Wanted {
+            name,
+            labels: labels.clone(),
+            policy: policy.clone(),
+            gpus: Default::default(),
+            mig: BTreeMap::new(),
+            owner_uid: owner,
+            unlimited: false,
+        };
+        let broken = grants::broken(&policy, &grants::grants(registry.kernel()));
+        let make = |name, cgroup| registry.make(wanted(name), Place::Discovered(cgroup), &self.parts.boot_id);
+        let again = cgroup.try_clone().map_err(|e| e.chain())?;
+        let made = match make(name_of(matched), cgroup) {
+            Err(StartError::NameTaken(_) | StartError::LikeAnId(_) | StartError::BadName(_)) => {
+                make(String::new(), again)
+            }
+            made => made,
+        };
+        let live = made.map_err(|why| why.to_string())?;
+        let (done, judged) = oneshot::channel();
+        self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
+        // The pipeline waits for nobody; without it the daemon is stopping.
+        let _judged = judged.blocking_recv();
+        let before = match (existed, populated) {
+            (true, true) => Some("it ran before the daemon started: what its processes did until now is not known"),
+            (false, true) => {
+                Some("processes were in it before its policy was in force: what they did until then is not known")
+            }
+            (_, false) if live.cgroup.events().is_ok_and(|events| events.populated) => {
+                Some("processes came in while it was registered: what they did in the first milliseconds is not known")
+            }
+            _ => None,
+        };
+        if let Some(before) = before {
+            self.send(Message::Input(Input::Gap(gap(live.run.id, before.into(), false))));
+        }
+        tracing::info!(run = %live.run.id, name = live.run.name, path, rule = matched.rule.name, "a cgroup was discovered");
+        Ok(live.run.id)
+    }
+
+    /// Whether one more discovered run fits, for everybody and for its owner.
+    fn has_room(&self, owner: u32) -> Result<(), String> {
+        let (mut all, mut own) = (0u32, 0u32);
+        for live in self.discovered() {
+            all += 1;
+            own += u32::from(live.known().owner_uid == owner);
+        }
+        if all >= self.limits.runs {
+            return Err(format!("limit `discovery.runs`: there are {all} discovered runs already"));
+        }
+        if own >= self.limits.runs_per_owner {
+            let of = if owner == NO_UID { "runs without a known owner".into() } else { format!("runs of uid {owner}") };
+            return Err(format!("limit `discovery.runs_per_owner`: there are {own} discovered {of} already"));
+        }
+        Ok(())
+    }
+}
+
+/// The run that a cgroup has already.
+fn run_of(registry: &Arc<Registry>, cgroup: &Cgroup) -> Result<Option<RunId>, String> {
+    let path = cgroup.cgroup_path();
+    if let Some(live) = registry.of_cgroup(&path) {
+        return match live.cgroup.id() == cgroup.id() {
+            // One that is over is tidied up first.
+            true => Ok(live.ended().is_none().then_some(live.run.id)),
+            false => Err(format!("it lies in run `{}` ({}), which bounds it", live.run.name, live.run.id)),
+        };
+    }
+    match registry.guarded().iter().find(|run| run.contains(&path)) {
+        Some(run) => Ok(Some(run.run.id)),
+        None => Ok(None),
+    }
+}
+
+/// A cgroup of a supervisor directly below. One that a user made is none: its name would keep the policy away.
+fn supervisor_in(cgroup: &Cgroup) -> Option<String> {
+    let of_root = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == 0);
+    let names = fs::read_dir(cgroup.path()).ok()?.flatten().filter(of_root);
+    names.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| holds_supervisor(name))
+}
+
+/// A name for people: the rule, and what the path names, shortened.
+fn name_of(matched: &Match<'_>) -> String {
+    let good = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
+    let own = |key: &str| key == LABEL || matched.rule.labels.contains_key(key) || key == "node" || key == "pid";
+    let parts = matched.labels.iter().filter(|(key, _)| !own(key));
+    let parts: Vec<String> = parts.map(|(_, value)| value.chars().take(12).map(good).collect()).collect();
+    let mut name = format!("{}-{}", matched.rule.name, parts.join("."));
+    name.truncate(64);
+    name.trim_end_matches(['-', '.']).to_owned()
+}

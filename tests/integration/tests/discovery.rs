@@ -1,0 +1,339 @@
+//! Cgroups that become runs by themselves: trees as schedulers make them, below a cgroup of the test's own.
+
+use anyhow::{Context, Result, ensure};
+use integration::{NOBODY, Node, TestCgroup, frozen, members, on_node, program, wait_for, wait_for_some};
+use serde_json::Value;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// Nothing may leave; a forbidden connect freezes the run.
+const CLOSED: &str = r#"
+[policy]
+name = "closed"
+version = 2
+owner = "tests@example.org"
+description = "nothing leaves"
+
+[egress]
+allow = [{ cidr = "192.0.2.1/32", ports = [1], protocol = "tcp" }]
+
+[[rule]]
+id = "leaves"
+rationale = "nothing leaves in this test"
+severity = "critical"
+confidence = "high"
+when = { event = "connect", verdict = "denied" }
+actions = ["freeze", "notify"]
+"#;
+
+/// What the daemon discovers: a cgroup as the root of patterns, and the folder of policies.
+struct Site {
+    root: TestCgroup,
+    policies: TempDir,
+}
+
+impl Site {
+    fn new() -> Result<Site> {
+        let policies = tempfile::Builder::new().prefix("failsafe-it-policies-").tempdir()?;
+        fs::set_permissions(policies.path(), Permissions::from_mode(0o755))?;
+        let site = Site { root: TestCgroup::new("site")?, policies };
+        site.policy("closed", CLOSED)?;
+        Ok(site)
+    }
+
+    fn policy(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.policies.path().join(format!("{name}.toml"));
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+        Ok(path)
+    }
+
+    fn settings(&self, more: &str, rules: &str) -> String {
+        let root = self.root.path().file_name().unwrap_or_default().display().to_string();
+        let policies = self.policies.path().display().to_string();
+        format!("policy_dir = {policies:?}\n\n[discovery]\nroot = {root:?}\nrescan_s = 1\n{more}\n\n{rules}\n")
+    }
+
+    /// Makes a cgroup with all above it.
+    fn make(&self, path: &str) -> Result<PathBuf> {
+        let path = self.root.path().join(path);
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+const SLURM: &str = "[[discover]]\nname = \"slurm\"\npreset = \"slurm\"\npolicy = \"closed\"\n";
+
+fn in_cgroup(cgroup: &Path, user: u32, command: &str) -> Result<Child> {
+    let script = format!("echo $$ > {}/cgroup.procs && exec {command}", cgroup.display());
+    let user = format!("setpriv --reuid={user} --regid={user} --clear-groups ");
+    let script = script.replace("exec ", &format!("exec {user}"));
+    let child = Command::new("sh").args(["-c", &script]).current_dir("/").stdin(Stdio::null()).spawn()?;
+    Ok(child)
+}
+
+/// Waits for the live run of a cgroup.
+fn run_of(node: &Node, cgroup: &Path) -> Result<Value> {
+    let path = cgroup.strip_prefix(node.mount())?.display().to_string();
+    wait_for_some(&format!("{path} is a run"), || {
+        let all = node.json(["list"])?;
+        let all = all.as_array().context("a list")?;
+        Ok(all.iter().find(|run| run["cgroup"] == path.as_str() && run["state"] != "ended").cloned())
+    })
+}
+
+fn refused(node: &Node, cgroup: &Path, why: &str) -> Result<()> {
+    let path = cgroup.strip_prefix(node.mount())?.display().to_string();
+    let found = wait_for_some(&format!("{path} is listed without a run"), || {
+        let list = node.json(["discover", "list"])?;
+        let all = list["cgroups"].as_array().context("a list")?.clone();
+        Ok(all.into_iter().find(|found| found["path"] == path.as_str() && found["refused"] != ""))
+    })?;
+    ensure!(found["refused"].as_str().unwrap_or_default().contains(why), "{found}");
+    Ok(())
+}
+
+#[test]
+fn a_step_of_a_job_is_bounded_when_it_is_made_and_its_slurmstepd_is_not() -> Result<()> {
+    let site = Site::new()?;
+    on_node("disc", &site.settings("", SLURM), |node| {
+        let step = "system.slice/slurmstepd.scope/job_7/step_0";
+        let (user, stepd) = (site.make(&format!("{step}/user"))?, site.make(&format!("{step}/slurm"))?);
+        let task = site.make(&format!("{step}/user/task_0"))?;
+        let run = run_of(node, &user)?;
+        ensure!(run["labels"]["job"] == "7" && run["labels"]["step"] == "0", "{run}");
+        ensure!(run["labels"]["failsafe.discover"] == "slurm" && run["policy_name"] == "closed", "{run}");
+        ensure!(run["labels"].get("failsafe.earlier").is_none(), "nobody was in it: {run}");
+        ensure!(run["name"] == "slurm-7.0", "{run}");
+        let mut supervisor = in_cgroup(&stepd, 0, "sleep 300")?;
+        let sender = program("sender")?.display().to_string();
+        let out = node.file("out");
+        let command = format!("sh -c '{sender} --to 127.77.0.9:9 --how tcp --count 1; sleep 300' > {}", out.display());
+        let mut task_process = in_cgroup(&task, NOBODY, &command)?;
+        wait_for("the step is frozen", || frozen(&user))?;
+        let said = fs::read_to_string(&out)?;
+        ensure!(said.is_empty() || said.contains("EPERM"), "{said}");
+        node.wait_for_event("the decision", |e| {
+            let decision = &e["body"]["decision"];
+            decision["cause"]["Rule"]["rule"] == "leaves"
+                && decision["values"][0]["value"]["Event"]["Net"]["verdict"] == "Denied"
+        })?;
+        ensure!(!frozen(&stepd)? && members(&stepd)?.len() == 1, "the supervisor is frozen or gone");
+        let all = node.json(["list"])?;
+        ensure!(all.as_array().is_some_and(|all| all.len() == 1), "the step's own cgroup is the only run: {all}");
+        // Its owner was not known when it was made, and is now.
+        wait_for("the owner is known", || Ok(node.run("slurm-7.0")?["owner_uid"] == NOBODY))?;
+        node.ctl_as(NOBODY, ["describe", "slurm-7.0"])?.expect(0)?;
+        node.ctl_as(NOBODY, ["discover", "list"])?.expect(4)?;
+        let listed = node.ctl(["discover", "list"])?.expect(0)?.out;
+        ensure!(listed.contains("slurm") && listed.contains(run["id"].as_str().unwrap_or_default()), "{listed}");
+        let tested = node.json(["discover", "test", user.to_str().context("a path")?])?;
+        ensure!(tested["matches"] == true && tested["run"] == run["id"], "{tested}");
+        for cgroup in [&user, &stepd] {
+            fs::write(cgroup.join("cgroup.kill"), "1")?;
+        }
+        task_process.wait()?;
+        supervisor.wait()?;
+        node.log_is_whole()
+    })
+}
+
+#[test]
+fn an_empty_cgroup_stays_a_run_until_it_is_removed() -> Result<()> {
+    let site = Site::new()?;
+    on_node("disc-empty", &site.settings("", SLURM), |node| {
+        let user = site.make("system.slice/n1_slurmstepd.scope/job_8/step_batch/user")?;
+        let run = run_of(node, &user)?;
+        ensure!(run["labels"]["node"] == "n1" && run["labels"]["step"] == "batch", "{run}");
+        for _ in 0..2 {
+            let mut first = in_cgroup(&user, NOBODY, "true")?;
+            ensure!(first.wait()?.success());
+            // Longer than a run without processes lives that failsafe made itself.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            ensure!(run_of(node, &user)?["id"] == run["id"], "the scheduler fills an empty cgroup again");
+        }
+        fs::remove_dir(&user)?;
+        wait_for("the run ends", || Ok(node.run(run["id"].as_str().unwrap_or_default())?["state"] == "ended"))?;
+        let again = site.make("system.slice/n1_slurmstepd.scope/job_8/step_batch/user")?;
+        ensure!(run_of(node, &again)?["id"] != run["id"], "a new cgroup at the same path is another run");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_ran_before_the_daemon_is_marked_and_a_restart_takes_it_up() -> Result<()> {
+    let site = Site::new()?;
+    let container = "docker/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let rules =
+        "[[discover]]\nname = \"docker\"\npreset = \"docker\"\npolicy = \"closed\"\nlabels = { site = \"s1\" }\n";
+    on_node("disc-old", &site.settings("", rules), |node| {
+        node.stop()?;
+        let cgroup = site.make(container)?;
+        let mut child = in_cgroup(&cgroup, NOBODY, "sleep 300")?;
+        wait_for("it is there", || Ok(members(&cgroup)?.len() == 1))?;
+        node.restart()?;
+        let run = run_of(node, &cgroup)?;
+        ensure!(run["labels"]["failsafe.earlier"] == "unknown" && run["labels"]["site"] == "s1", "{run}");
+        ensure!(run["owner_uid"] == NOBODY, "{run}");
+        let id = run["id"].as_str().unwrap_or_default().to_owned();
+        node.wait_for_event("what is not known", |e| {
+            e["run"] == id.as_str()
+                && e["kind"] == "gap"
+                && e["body"]["what"].as_str().is_some_and(|w| w.contains("before the daemon started"))
+        })?;
+        node.kill9()?;
+        node.restart()?;
+        ensure!(run_of(node, &cgroup)?["id"] == id.as_str(), "it is another run");
+        fs::write(cgroup.join("cgroup.kill"), "1")?;
+        child.wait()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_owner_has_a_limit_and_what_does_not_fit_is_shown() -> Result<()> {
+    let site = Site::new()?;
+    let rules = "[[discover]]\nname = \"users\"\nmatch = \"jobs/uid_{uid:number}/{job}\"\npolicy = \"closed\"\n";
+    on_node("disc-quota", &site.settings("runs_per_owner = 2", rules), |node| {
+        let of = |uid: u32, job: u32| site.make(&format!("jobs/uid_{uid}/job_{job}"));
+        let (first, second) = (of(1_001, 1)?, of(1_001, 2)?);
+        run_of(node, &first)?;
+        run_of(node, &second)?;
+        let third = of(1_001, 3)?;
+        refused(node, &third, "limit `discovery.runs_per_owner`: there are 2 discovered runs of uid 1001 already")?;
+        let other = run_of(node, &of(1_002, 1)?)?;
+        ensure!(other["owner_uid"] == 1_002, "another user is not held up: {other}");
+        node.wait_for_event("one entry for all", |e| {
+            e["kind"] == "gap" && e["body"]["what"].as_str().is_some_and(|w| w.contains("have no run"))
+        })?;
+        fs::remove_dir(&first)?;
+        run_of(node, &third)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_path_that_a_user_chose_makes_no_run() -> Result<()> {
+    let site = Site::new()?;
+    let rules = "[[discover]]\nname = \"jobs\"\nmatch = \"slices/{slice}/job_{job}\"\npolicy = \"closed\"\n";
+    on_node("disc-delegated", &site.settings("", rules), |node| {
+        let delegated = site.make("slices/user")?;
+        for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+            chown(delegated.join(file), Some(NOBODY), None)?;
+        }
+        let cgroup = site.make("slices/user/job_1")?;
+        refused(node, &cgroup, "uid 65534 may make cgroups in")?;
+        // A cgroup that belongs to a user below a folder of root is the user's, and its path is root's.
+        let own = site.make("slices/root/job_2")?;
+        let run = run_of(node, &own)?;
+        ensure!(run["owner_uid"] != 0, "unknown is not root: {run}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_supervisors_cgroup_is_no_run_even_if_a_rule_says_so() -> Result<()> {
+    let site = Site::new()?;
+    let rules = "[[discover]]\nname = \"wide\"\nmatch = [\"system.slice/slurmstepd.scope/{job}/{step}/{part}\", \
+                 \"machine.slice/{x}\", \"system.slice/{unit}.service\"]\npolicy = \"closed\"\n";
+    on_node("disc-super", &site.settings("", rules), |node| {
+        // In the first pass after a start all of it is there.
+        node.stop()?;
+        site.make("system.slice/slurmstepd.scope/job_7/step_0/slurm")?;
+        site.make("machine.slice/libpod-conmon-1.scope")?;
+        site.make("system.slice/train.service/runtime")?;
+        let user = site.make("system.slice/slurmstepd.scope/job_7/step_0/user")?;
+        node.restart()?;
+        run_of(node, &user)?;
+        refused(
+            node,
+            &site.root.path().join("system.slice/train.service"),
+            "it holds the cgroup `runtime` of a supervisor",
+        )?;
+        let all = node.json(["list"])?;
+        let all = all.as_array().context("a list")?;
+        let supervised = |run: &&Value| {
+            let cgroup = run["cgroup"].as_str().unwrap_or_default();
+            cgroup.ends_with("/slurm") || cgroup.contains("conmon") || cgroup.ends_with("/runtime")
+        };
+        ensure!(!all.iter().any(|run| supervised(&run)), "{all:?}");
+        let tested = node.ctl(["discover", "test", "system.slice/slurmstepd.scope/job_7/step_0/slurm"])?.expect(1)?;
+        ensure!(tested.out.contains("it is the cgroup of slurmstepd"), "{}", tested.out);
+        let tested = node.ctl(
+            ["discover", "test", "--config"]
+                .iter()
+                .map(|a| a.to_string())
+                .chain([node.file("failsafed.toml").display().to_string(), "other.slice/x".into()]),
+        )?;
+        ensure!(tested.code == 1 && tested.out.contains("expected `system.slice`"), "{}", tested.out);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_policy_is_named_listed_and_shown_and_a_file_that_others_may_write_is_not_used() -> Result<()> {
+    let site = Site::new()?;
+    on_node("disc-policy", &site.settings("", ""), |node| {
+        let listed = node.json(["policy", "list"])?;
+        ensure!(
+            listed["policies"][0]["name"] == "closed" && listed["policies"][0]["policy"] == "closed v2",
+            "{listed}"
+        );
+        let shown = node.ctl(["policy", "show", "closed"])?.expect(0)?.out;
+        ensure!(shown.contains("rationale = \"nothing leaves in this test\""), "{shown}");
+        node.ctl(["policy", "show", "other"])?.expect(6)?;
+        let wanted = listed["policies"][0]["digest"].clone();
+        let started =
+            node.ctl(["run", "--quiet", "--user", "nobody", "-p", "closed", "--name", "named", "--", "true"])?;
+        ensure!(started.code == 0, "{}", started.err);
+        ensure!(node.run("named")?["policy_digest"] == wanted, "pinned to the content that was read");
+        let path = site.policy("loose", CLOSED)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o666))?;
+        let refused = node.ctl(["run", "--user", "nobody", "-p", "loose", "--", "true"])?;
+        ensure!(refused.code != 0 && refused.err.contains("mode is 0666"), "{}", refused.err);
+        let none = node.ctl(["run", "--user", "nobody", "-p", "missing", "--", "true"])?.expect(6)?;
+        ensure!(none.err.contains("failsafectl policy list"), "{}", none.err);
+        let forged =
+            node.ctl(["run", "--user", "nobody", "-p", "closed", "-l", "failsafe.discover=x", "--", "true"])?;
+        ensure!(forged.code == 2 && forged.err.contains("are the daemon's"), "{}", forged.err);
+        let secret = site.policy("secret", CLOSED)?;
+        fs::set_permissions(&secret, Permissions::from_mode(0o600))?;
+        node.ctl_as(NOBODY, ["policy", "show", "closed"])?.expect(0)?;
+        node.ctl_as(NOBODY, ["policy", "show", "secret"])?.expect(4)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn everything_is_frozen_at_once() -> Result<()> {
+    let site = Site::new()?;
+    on_node("freeze-all", &site.settings("", SLURM), |node| {
+        let mut children = Vec::new();
+        let mut cgroups = Vec::new();
+        for job in 0..6 {
+            let user = site.make(&format!("system.slice/slurmstepd.scope/job_{job}/step_0/user"))?;
+            run_of(node, &user)?;
+            children.push(in_cgroup(&user, NOBODY, "sleep 300")?);
+            wait_for("it is there", || Ok(members(&user)?.len() == 1))?;
+            cgroups.push(user);
+        }
+        node.ctl(["freeze", "--all"])?.expect(2)?;
+        let dry = node.ctl(["freeze", "--all", "--dry-run"])?.expect(0)?.out;
+        ensure!(dry.contains("would freeze 6 runs"), "{dry}");
+        let done = node.ctl(["freeze", "--all", "--reason", "intrusion suspected"])?.expect(0)?.out;
+        ensure!(done.contains("6 runs frozen"), "{done}");
+        for cgroup in &cgroups {
+            ensure!(frozen(cgroup)?, "{} is not frozen", cgroup.display());
+            fs::write(cgroup.join("cgroup.kill"), "1")?;
+        }
+        for child in &mut children {
+            child.wait()?;
+        }
+        Ok(())
+    })
+}
