@@ -148,6 +148,12 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, for the package.
+    #[command(hide = true)]
+    Man {
+        /// Folder of the pages; it exists.
+        folder: PathBuf,
+    },
 }
 
 /// Output format.

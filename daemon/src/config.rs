@@ -1,10 +1,13 @@
-//! The daemon's configuration: one TOML file, parsed and validated whole before anything is started.
+//! The daemon's configuration: one TOML file and its drop-ins, parsed and validated whole before anything is started.
 
 mod audit_log;
+mod check;
 mod discovery;
 mod drift;
+mod files;
 mod gpu_rates;
 mod limits;
+mod merge;
 mod recordings;
 mod tables;
 
@@ -17,19 +20,13 @@ pub use recordings::Recordings;
 pub use tables::TableShares;
 
 use crate::redact::Redactor;
-use failsafe_core::{
-    health::Thresholds,
-    klog::Lines,
-    policy::diagnostic::{Diagnostic, Diagnostics},
-    xid::Catalogue,
-};
+use failsafe_core::{health::Thresholds, klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
-use toml::Spanned;
 
 /// Where the configuration lies unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/failsafe/failsafed.toml";
@@ -177,7 +174,7 @@ pub struct Nvml {
     /// What NVIDIA's kernel driver says by itself.
     pub driver_proc: PathBuf,
     /// How often groups of signals, or single ones, are read, where not as built in.
-    pub every: BTreeMap<Rated, Spanned<Pace>>,
+    pub every: BTreeMap<Rated, Pace>,
 }
 
 impl Default for Nvml {
@@ -222,141 +219,65 @@ impl Default for Config {
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It cannot be read.
-    #[error("cannot read {path}")]
+    /// A file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
         source: std::io::Error,
     },
-    /// It cannot be understood.
+    /// Mistakes in a file, with their places.
     #[error("{0}")]
-    Parse(Diagnostics),
-    /// A file that the configuration names is wrong.
-    #[error("{0}")]
-    Catalogue(Diagnostics),
-    /// A value is out of its range.
-    #[error("{path}: {field}: {message}")]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The field.
-        field: &'static str,
-        /// What was expected.
-        message: String,
-    },
+    Wrong(Diagnostics),
 }
 
+/// Everything that is wrong with the configuration; each mistake names file, line, field, and what was expected.
+#[derive(Debug)]
+pub struct Mistakes(pub Vec<ConfigError>);
+
+impl std::fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut all = self.0.iter();
+        if let Some(first) = all.next() {
+            write!(f, "{first}")?;
+        }
+        all.try_for_each(|next| write!(f, "\n{next}"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
 impl Config {
-    /// Reads and validates `path`; the default path may be missing, then all is as by default.
+    /// Reads and validates the file `path` and its drop-ins, `*.toml` in the folder of the same name that ends in `.d`. The
+    /// default path may be missing.
     ///
     /// # Errors
-    /// [`ConfigError`], naming file, field and what was expected.
-    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+    /// [`Mistakes`]: all of them.
+    pub fn load(path: Option<&Path>) -> Result<Config, Mistakes> {
         let (file, optional) = path.map_or((Path::new(DEFAULT_PATH), true), |p| (p, false));
-        match std::fs::read_to_string(file) {
-            Ok(text) => Config::parse(file, &text),
-            Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
-            Err(source) => Err(ConfigError::Read { path: file.to_owned(), source }),
-        }
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| {
-            ConfigError::Parse(Diagnostics {
-                file: path.display().to_string(),
-                list: vec![Diagnostic::of_toml(text, &error)],
-            })
-        })?;
-        let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_owned(), field, message });
-        for (field, value) in [
-            ("state_dir", &config.state_dir),
-            ("socket", &config.socket),
-            ("metrics_socket", &config.metrics_socket),
-            ("policy_dir", &config.policy_dir),
-        ] {
-            if !value.is_absolute() {
-                return wrong(field, format!("expected an absolute path, not `{}`", value.display()));
-            }
-        }
-        let root = |path: &PathBuf| path.strip_prefix("/").unwrap_or(path).as_os_str().is_empty();
-        if config.start_from.iter().any(root) {
-            return wrong(
-                "start_from",
-                "expected cgroups such as `/system.slice/jupyter.service`, not the root".into(),
-            );
-        }
-        if config.cgroup_parent.is_absolute() || config.cgroup_parent.components().count() == 0 {
-            return wrong("cgroup_parent", "expected a path relative to the cgroup2 mount, such as `failsafe`".into());
-        }
-        if !(50..=60_000).contains(&config.sample_interval_ms) {
-            return wrong("sample_interval_ms", "expected 50 to 60000".into());
-        }
-        if !(100..=60_000).contains(&config.action_deadline_ms) {
-            return wrong("action_deadline_ms", "expected 100 to 60000".into());
-        }
-        if !config.ring_kib.is_power_of_two() || !(4..=65_536).contains(&config.ring_kib) {
-            return wrong("ring_kib", "expected a power of two from 4 to 65536".into());
-        }
-        if let Some(message) = config.kernel_tables.wrong() {
-            return wrong("kernel_tables", message);
-        }
-        if let Some((field, message)) = config
-            .audit_log
-            .wrong()
-            .or(config.limits.wrong())
-            .or(config.recordings.wrong())
-            .or(config.drift.wrong())
-            .or(config.discovery.wrong())
-        {
-            return wrong(field, message);
-        }
-        let too_fast = config.nvml.every.iter().filter(|(_, pace)| pace.get_ref().0 < config.sample_interval());
-        let list: Vec<Diagnostic> = too_fast
-            .map(|(rated, pace)| {
-                let interval = config.sample_interval_ms;
-                let message = format!("nvml.every.{rated}: shorter than sample_interval_ms, which is {interval}");
-                Diagnostic::at(text, pace.span(), message, None)
-            })
-            .collect();
-        if !list.is_empty() {
-            return Err(ConfigError::Catalogue(Diagnostics { file: path.display().to_string(), list }));
-        }
-        Ok(config)
+        files::read(file, optional).and_then(|texts| merge::config(&texts)).map_err(Mistakes)
     }
 
     /// How often what of NVIDIA's GPUs is read, where not as built in.
     pub fn every(&self) -> Every {
-        self.nvml.every.iter().map(|(rated, pace)| (rated.clone(), pace.get_ref().0)).collect()
+        self.nvml.every.iter().map(|(rated, pace)| (rated.clone(), pace.0)).collect()
     }
 
     /// The XID catalogue, the patterns of the kernel's log, the thresholds of health: the files that are named, or the built-in ones.
     ///
     /// # Errors
-    /// [`ConfigError`], with the place of each mistake.
-    pub fn catalogues(&self) -> Result<Catalogues, ConfigError> {
-        let read = |path: &PathBuf| {
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })
-        };
-        let xids = match &self.gpu.xid_catalogue {
-            Some(path) => Catalogue::parse(&path.display().to_string(), &read(path)?),
-            None => Catalogue::built_in(),
-        };
-        let lines = match &self.kernel_log.patterns {
-            Some(path) => Lines::parse(&path.display().to_string(), &read(path)?),
-            None => Lines::built_in(),
-        };
-        let health = match &self.gpu.health {
-            Some(path) => Thresholds::parse(&path.display().to_string(), &read(path)?),
-            None => Thresholds::built_in(),
-        };
-        Ok(Catalogues {
-            xids: xids.map_err(ConfigError::Catalogue)?,
-            lines: lines.map_err(ConfigError::Catalogue)?,
-            health: health.map_err(ConfigError::Catalogue)?,
-        })
+    /// [`Mistakes`] of all files, with their places.
+    pub fn catalogues(&self) -> Result<Catalogues, Mistakes> {
+        let xids = catalogue(self.gpu.xid_catalogue.as_deref(), Catalogue::parse, Catalogue::built_in);
+        let lines = catalogue(self.kernel_log.patterns.as_deref(), Lines::parse, Lines::built_in);
+        let health = catalogue(self.gpu.health.as_deref(), Thresholds::parse, Thresholds::built_in);
+        match (xids, lines, health) {
+            (Ok(xids), Ok(lines), Ok(health)) => Ok(Catalogues { xids, lines, health }),
+            (xids, lines, health) => {
+                Err(Mistakes([xids.err(), lines.err(), health.err()].into_iter().flatten().collect()))
+            }
+        }
     }
 
     /// Time between samples.
@@ -375,74 +296,16 @@ impl Config {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Config, String> {
-        Config::parse(Path::new("f.toml"), text).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn defaults_hold_and_mistakes_are_named() {
-        assert_eq!(parse("").unwrap().sample_interval_ms, 1_000);
-        assert_eq!(parse("[nvml]\nlibrary = \"/x.so\"").unwrap().nvml.library.unwrap(), Path::new("/x.so"));
-        for (text, expected) in [
-            ("sokcet = \"/x\"", "unknown field `sokcet`"),
-            ("socket = \"x\"", "f.toml: socket: expected an absolute path"),
-            ("cgroup_parent = \"/sys\"", "relative to the cgroup2 mount"),
-            ("start_from = [\"/\"]", "not the root"),
-            ("sample_interval_ms = 5", "50 to 60000"),
-            ("ring_kib = 1000", "power of two"),
-            ("[kernel_tables]\nper_user_percent = 90", "f.toml: kernel_tables: expected per_user_percent"),
-            ("[limits.streams]\nper_user = 9\ntotal = 9\nreserve = 99", "limits.streams: expected per_user"),
-            ("[audit_log]\nheartbeat = \"5 ms\"", "audit_log.heartbeat: expected 1s to 1h, not 5ms"),
-            ("[audit_log]\nkeep_days = 0", "audit_log.keep_days: expected 1 to 36500, not 0"),
-            ("[redact]\nname = []", "unknown field `name`"),
-            ("[limits]\nmessage_kib = 8", "limits.message_kib: expected 320 to 4096, not 8"),
-            ("[limits]\nconnections = { per_user = 1 }", "missing field"),
-            ("policy_dir = \"x\"", "f.toml: policy_dir: expected an absolute path"),
-            ("mode = \"off\"", "unknown name `off`"),
-            ("[discovery]\nroot = \"/x\"", "f.toml: discovery.root: expected a path relative"),
-            ("[discovery]\nroot = \"a/../b\"", "discovery.root"),
-            ("[discovery]\nruns = 0", "f.toml: discovery.runs: expected 1 to 1000, not 0"),
-            ("[[discover]]\nname = \"a\"\npolicy = \"p\"", "expected either `match` or `preset`"),
-            ("[[discover]]\nname = \"a\"\npolicy = \"p\"\nmatch = \"/x\"", "relative to the cgroup2 mount"),
-            ("[nvml.every]\nslwo = \"5s\"", "f.toml:2:1: "),
-            ("[nvml.every]\nslwo = \"5s\"", "no group and no signal is named `slwo`"),
-            ("[nvml.every]\nslow = \"5 parsecs\"", "f.toml:2:8: "),
-            ("[nvml.every]\nslow = \"2h\"", "`2h`: expected a time up to 1h"),
-            ("[nvml.every]\n\"gpu.power\" = \"0s\"", "expected a time up to 1h"),
-            ("[nvml.every]\n\"memory.used\" = \"5s\"", "not read of a GPU"),
-            (
-                "[nvml.every]\nslow = \"500 ms\"",
-                "f.toml:2:8: nvml.every.slow: shorter than sample_interval_ms, which is 1000",
-            ),
-        ] {
-            assert!(parse(text).unwrap_err().contains(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn groups_and_signals_have_rates_of_their_own() {
-        let text = "sample_interval_ms = 500\n[nvml.every]\nslow = \"2s\"\n\"gpu.ecc_uncorrected\" = \"500 ms\"\n";
-        let every = parse(text).unwrap().every();
-        let ms = Duration::from_millis;
-        let ecc = Rated::Signal(failsafe_core::Kind::GpuEccUncorrected);
-        assert_eq!(every, Every::from([(Rated::Slow, ms(2_000)), (ecc, ms(500))]));
-        assert!(parse("").unwrap().every().is_empty());
-    }
-
-    #[test]
-    fn thresholds_of_health_come_from_the_file_that_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("health.toml");
-        let config = parse(&format!("[gpu]\nhealth = {:?}", file.display().to_string())).unwrap();
-        assert!(config.catalogues().unwrap_err().to_string().contains("cannot read"), "a file that is not there");
-        std::fs::write(&file, "[[check]]\ncode = \"ecc-storm\"\ngrows = 99\n").unwrap();
-        assert_ne!(config.catalogues().unwrap().health, Thresholds::built_in().unwrap());
-        std::fs::write(&file, "[[check]]\ncode = \"ecc-storm\"\ngrows = \"many\"\n").unwrap();
-        let told = config.catalogues().unwrap_err().to_string();
-        assert!(told.contains("health.toml:3:9: check `ecc-storm`: `grows` is `many`"), "{told}");
-    }
+/// What is read of a file, or what is built in where none is named.
+fn catalogue<T>(
+    path: Option<&Path>,
+    parse: fn(&str, &str) -> Result<T, Diagnostics>,
+    built_in: fn() -> Result<T, Diagnostics>,
+) -> Result<T, ConfigError> {
+    let Some(path) = path else { return built_in().map_err(ConfigError::Wrong) };
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&path.display().to_string(), &text).map_err(ConfigError::Wrong)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! failsafed: the daemon. This only reads its arguments and starts what they ask for.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use failsafed::{config::Config, guard::pin_folder, supervisor};
-use std::path::PathBuf;
+use std::{io::stdout, path::PathBuf, process::ExitCode};
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
@@ -10,10 +10,11 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(name = "failsafed", version)]
 struct Args {
-    /// Configuration file.
+    /// Configuration file [default: /etc/failsafe/failsafed.toml, which may be missing]. Files `*.toml` in the folder of
+    /// the same name that ends in `.d` are merged over it.
     #[arg(long, env = "FAILSAFED_CONFIG")]
     config: Option<PathBuf>,
-    /// Only check the configuration.
+    /// Check the configuration and exit: 0 if it is valid; otherwise print every mistake with file, line and field.
     #[arg(long)]
     check: bool,
     #[command(subcommand)]
@@ -28,21 +29,49 @@ enum Command {
     /// Ask NVML everything that only reads, and report it as JSON.
     #[command(hide = true)]
     NvmlCheck(failsafed::sensors::nvml::CheckArgs),
+    /// Print the manual page, for the package.
+    #[command(hide = true)]
+    Man,
+    /// Print a completion script, for the package.
+    #[command(hide = true)]
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
+const OK: ExitCode = ExitCode::SUCCESS;
+
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     match args.command {
-        Some(Command::NvmlSampler(args)) => return failsafed::sensors::nvml::sampler_main(args),
-        Some(Command::NvmlCheck(args)) => return failsafed::sensors::nvml::check_main(&args),
+        Some(Command::NvmlSampler(args)) => return failsafed::sensors::nvml::sampler_main(args).map(|()| OK),
+        Some(Command::NvmlCheck(args)) => return failsafed::sensors::nvml::check_main(&args).map(|()| OK),
+        Some(Command::Man) => {
+            clap_mangen::Man::new(Args::command()).section("8").render(&mut stdout())?;
+            return Ok(OK);
+        }
+        Some(Command::Completion { shell }) => {
+            clap_complete::generate(shell, &mut Args::command(), "failsafed", &mut stdout());
+            return Ok(OK);
+        }
         None => {}
     }
-    let config = Config::load(args.config.as_deref())?;
-    let catalogues = config.catalogues()?;
+    let loaded = Config::load(args.config.as_deref()).and_then(|config| Ok((config.catalogues()?, config)));
+    let (catalogues, config) = match loaded {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            eprintln!("failsafed: the configuration has mistakes\n{mistakes}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     if args.check {
-        config.bpffs().map_or(Ok(()), pin_folder::check)?;
+        if let Some(Err(error)) = config.bpffs().map(pin_folder::check) {
+            eprintln!("failsafed: the configuration does not fit this machine\n{error}");
+            return Ok(ExitCode::FAILURE);
+        }
         println!("the configuration is good");
-        return Ok(());
+        return Ok(OK);
     }
     let filter = EnvFilter::try_from_env("FAILSAFED_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Whoever reads the daemon's own log may be stuck (a full disk under journald): containment must not wait for it.
@@ -50,5 +79,5 @@ fn main() -> anyhow::Result<()> {
     let (writer, _flushed_when_dropped) = lines.finish(std::io::stderr());
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer).init();
-    supervisor::run(config, catalogues)
+    supervisor::run(config, catalogues).map(|()| OK)
 }

@@ -5,6 +5,7 @@
 //!  setup ◄── test, demo, bench        what the machine must have
 //!  daemon ◄── demo, bench             a daemon on a private state folder
 //!  vm ◄── test                        Debian's kernels
+//!  dist (with vm's Debian root)       what is shipped
 //!  tidy                               the rules that no compiler holds
 //! ```
 
@@ -13,9 +14,9 @@
 mod bench;
 mod daemon;
 mod demo;
+mod dist;
 mod gpu_check;
 mod interrupt;
-
 mod setup;
 mod shell;
 mod test;
@@ -47,6 +48,8 @@ enum Command {
     Demo(demo::Args),
     /// What every NVML function says on this machine, as JSON
     GpuCheck(gpu_check::Args),
+    /// Build what is shipped: a Debian package, its debug symbols, an archive, the Python client
+    Dist(dist::Args),
     /// Measure: reaction, events, restart, overhead, footprint, gpu
     Bench(bench::Args),
 }
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tidy => tidy::run(),
         Command::Demo(args) => demo::run(&args),
         Command::GpuCheck(args) => gpu_check::run(&args),
+        Command::Dist(args) => dist::command(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

@@ -167,7 +167,11 @@ pub fn packages(packages: &[Package]) -> Result<()> {
     }
 }
 
-fn cargo_tool(name: &str, what_for: &str) -> Result<()> {
+/// Builds a cargo command from crates.io where it is missing.
+///
+/// # Errors
+/// The build fails.
+pub fn cargo_tool(name: &str, what_for: &str) -> Result<()> {
     let home = std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin").join(name));
     if shell::which(name).is_some() || home.is_some_and(|file| file.is_file()) {
         return Ok(());

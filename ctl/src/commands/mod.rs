@@ -125,6 +125,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         },
         Command::Checkpoint(args) => manifest::checkpoint(place, &args),
         Command::Completion { shell } => completion::completion(shell),
+        Command::Man { folder } => completion::man(&folder),
     }
 }
 

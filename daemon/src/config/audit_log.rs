@@ -1,6 +1,6 @@
 //! `[audit_log]`: how much of the audit log is kept, and how much of it each user gets.
 
-use super::gpu_rates::Pace;
+use super::{check::Wrong, gpu_rates::Pace};
 use crate::log::{Bounds, Budget, Vouch};
 use crate::signing::SigningKeys;
 use failsafe_journal::storage::Retention;
@@ -39,22 +39,19 @@ impl Default for AuditLog {
 }
 
 impl AuditLog {
-    /// What is wrong: the field, and what was expected.
-    pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
-        let ranges = [
+    /// What is out of its range.
+    pub(super) fn wrong(&self) -> Vec<Wrong> {
+        let mut wrong = Wrong::outside([
             ("audit_log.per_user_mib_per_day", self.per_user_mib_per_day, 1..=65_536),
             ("audit_log.total_mib_per_day", self.total_mib_per_day, self.per_user_mib_per_day..=1_048_576),
             ("audit_log.keep_mib", self.keep_mib, 64..=16_777_216),
             ("audit_log.keep_days", self.keep_days, 1..=36_500),
-        ];
-        let wrong = ranges.into_iter().find(|(_, value, range)| !range.contains(value));
-        let numbers = wrong.map(|(field, value, range)| {
-            (field, format!("expected {} to {}, not {value}", range.start(), range.end()))
-        });
+        ]);
         // A shorter time would fill the disk of an idle node.
         let paces = [("audit_log.checkpoint", self.checkpoint), ("audit_log.heartbeat", self.heartbeat)];
-        let short = paces.into_iter().find(|(_, pace)| pace.0 < Duration::from_secs(1));
-        numbers.or(short.map(|(field, pace)| (field, format!("expected 1s to 1h, not {:?}", pace.0))))
+        let short = paces.into_iter().filter(|(_, pace)| pace.0 < Duration::from_secs(1));
+        wrong.extend(short.map(|(field, pace)| Wrong::new(field, format!("expected 1s to 1h, not {:?}", pace.0))));
+        wrong
     }
 
     /// How checkpoints are signed, and how often a silent log has a heartbeat.

@@ -1,5 +1,6 @@
 //! Which cgroups become runs by themselves, and how many.
 
+use super::check::Wrong;
 use failsafe_core::discover::{Rule, Rules};
 use serde::Deserialize;
 use std::path::{Component, PathBuf};
@@ -28,20 +29,19 @@ impl Default for Discovery {
 }
 
 impl Discovery {
-    /// What is wrong with it: the field, and what was expected.
-    pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
+    /// What is wrong with it.
+    pub(super) fn wrong(&self) -> Vec<Wrong> {
         let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+        let mut wrong = Wrong::outside([
+            ("discovery.runs", self.runs.into(), 1..=1_000),
+            ("discovery.runs_per_owner", self.runs_per_owner.into(), 1..=1_000),
+            ("discovery.watches", self.watches.into(), 16..=65_536),
+            ("discovery.rescan_s", self.rescan_s.into(), 1..=3_600),
+        ]);
         if !self.root.components().all(plain) {
-            return Some(("discovery.root", "expected a path relative to the cgroup2 mount, or nothing".into()));
+            wrong.push(Wrong::new("discovery.root", "expected a path relative to the cgroup2 mount, or nothing"));
         }
-        let range = |field, value: u32, least: u32, most: u32| {
-            let wrong = !(least..=most).contains(&value);
-            wrong.then(|| (field, format!("expected {least} to {most}, not {value}")))
-        };
-        range("discovery.runs", self.runs, 1, 1_000)
-            .or_else(|| range("discovery.runs_per_owner", self.runs_per_owner, 1, 1_000))
-            .or_else(|| range("discovery.watches", self.watches, 16, 65_536))
-            .or_else(|| range("discovery.rescan_s", self.rescan_s, 1, 3_600))
+        wrong
     }
 
     /// How often everything is looked at again.

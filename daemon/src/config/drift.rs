@@ -1,5 +1,6 @@
 //! `[drift]`: how runs are followed for changes of their factors.
 
+use super::check::Wrong;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -22,13 +23,14 @@ impl Default for Drift {
 }
 
 impl Drift {
-    /// What is out of its range: field, and what was expected.
-    pub fn wrong(&self) -> Option<(&'static str, String)> {
-        if !(1..=86_400).contains(&self.period_s) {
-            return Some(("drift.period_s", "expected 1 to 86400".into()));
+    /// What is out of its range.
+    pub(super) fn wrong(&self) -> Vec<Wrong> {
+        let mut wrong = Wrong::outside([("drift.period_s", self.period_s, 1..=86_400)]);
+        if !(0.01..=100.0).contains(&self.cpu_percent) {
+            let message = format!("expected 0.01 to 100, not {}", self.cpu_percent);
+            wrong.push(Wrong::new("drift.cpu_percent", message));
         }
-        let percent = self.cpu_percent.is_finite() && (0.01..=100.0).contains(&self.cpu_percent);
-        (!percent).then(|| ("drift.cpu_percent", "expected 0.01 to 100".into()))
+        wrong
     }
 
     /// Time between two readings.
@@ -52,9 +54,9 @@ mod tests {
         assert_eq!(drift.rest(Duration::from_millis(20)), Duration::from_millis(9_980));
         assert_eq!(drift.rest(Duration::from_secs(60)), Duration::from_secs(3_600));
         assert_eq!(Drift { cpu_percent: 100.0, ..drift }.rest(Duration::from_secs(1)), Duration::ZERO);
-        assert!(drift.wrong().is_none());
+        assert!(drift.wrong().is_empty());
         for wrong in [Drift { period_s: 0, ..drift }, Drift { cpu_percent: f64::NAN, ..drift }] {
-            assert!(wrong.wrong().is_some(), "{wrong:?}");
+            assert_eq!(wrong.wrong().len(), 1, "{wrong:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `[limits]`: what users may use of the gRPC interface.
 
+use super::check::Wrong;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -69,23 +70,25 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What is wrong: the field, and what was expected.
-    pub(super) fn wrong(&self) -> Option<(&'static str, String)> {
+    /// What is out of its range.
+    pub(super) fn wrong(&self) -> Vec<Wrong> {
         let shares = [
             ("limits.connections", self.connections),
             ("limits.streams", self.streams),
             ("limits.requests", self.requests),
         ];
+        let mut wrong = Vec::new();
         for (field, Shares { per_user, total, reserve }) in shares {
             if per_user == 0 || per_user >= total || reserve < 16 {
                 let expected = "expected per_user of at least 1, total above per_user, reserve of at least 16";
-                return Some((field, format!("{expected}, not {per_user}, {total}, {reserve}")));
+                wrong.push(Wrong::new(field, format!("{expected}, not {per_user}, {total}, {reserve}")));
             }
         }
         if self.changes.per_user == 0 || self.changes.per_user >= self.changes.total {
-            return Some(("limits.changes", "expected per_user of at least 1 and total above per_user".into()));
+            let expected = "expected per_user of at least 1 and total above per_user";
+            wrong.push(Wrong::new("limits.changes", expected));
         }
-        let ranges = [
+        wrong.extend(Wrong::outside([
             ("limits.requests_per_second", u64::from(self.requests_per_second), 10..=100_000),
             ("limits.per_connection", u64::from(self.per_connection), 1..=1_024),
             ("limits.first_request_s", self.first_request_s, 1..=3_600),
@@ -93,10 +96,8 @@ impl Limits {
             ("limits.unread_s", self.unread_s, 1..=3_600),
             // The largest policy, and what goes with it.
             ("limits.message_kib", self.message_kib as u64, 320..=4_096),
-        ];
-        let wrong = ranges.into_iter().find(|(_, value, range)| !range.contains(value));
+        ]));
         wrong
-            .map(|(field, value, range)| (field, format!("expected {} to {}, not {value}", range.start(), range.end())))
     }
 
     /// See [`Limits::first_request_s`].

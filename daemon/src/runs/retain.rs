@@ -32,20 +32,6 @@ pub(super) struct Kept {
 }
 
 impl Recordings {
-    /// What is wrong: the field, and what was expected.
-    pub(crate) fn wrong(&self) -> Option<(&'static str, String)> {
-        let ranges = [
-            ("recordings.per_user_mib", self.per_user_mib, 1..=self.total_mib),
-            ("recordings.total_mib", self.total_mib, 1..=1 << 30),
-            ("recordings.root_mib", self.root_mib, 1..=1 << 30),
-            ("recordings.runs_per_user", self.runs_per_user as u64, 1..=1_000_000),
-            ("recordings.days", self.days, 1..=36_500),
-        ];
-        let wrong = ranges.into_iter().find(|(_, value, range)| !range.contains(value));
-        wrong
-            .map(|(field, value, range)| (field, format!("expected {} to {}, not {value}", range.start(), range.end())))
-    }
-
     /// The ended runs that are to go, and why. Without `now_ns` none goes because of its age.
     pub(super) fn plan(&self, mut runs: Vec<Kept>, now_ns: Option<i64>) -> BTreeMap<&'static str, Vec<Kept>> {
         let mut gone: BTreeMap<&'static str, Vec<Kept>> = BTreeMap::new();

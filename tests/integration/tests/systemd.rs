@@ -1,4 +1,4 @@
-//! The daemon as a node has it: installed by the README's own words, started, watched and stopped by systemd.
+//! The daemon as a node has it: installed by the document's own words, started, watched and stopped by systemd.
 
 use anyhow::{Context, Result, ensure};
 use integration::{Said, cgroup2, frozen, program, skip, wait_for};
@@ -14,7 +14,7 @@ const UNIT: &str = "failsafed.service";
 const RUN: &str = "held";
 
 #[test]
-fn installed_as_the_readme_says_a_contained_run_outlives_every_end_of_the_daemon() -> Result<()> {
+fn installed_as_the_docs_say_a_contained_run_outlives_every_end_of_the_daemon() -> Result<()> {
     if std::env::var_os("FAILSAFE_VM").is_none() {
         skip("it installs failsafe on the machine: only in a virtual one, by `cargo xtask vm`");
         return Ok(());
@@ -33,9 +33,10 @@ fn installed_as_the_readme_says_a_contained_run_outlives_every_end_of_the_daemon
 
 /// Every line of the README's block but the build, which was done.
 fn installed() -> Result<()> {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).context("reading the README")?;
-    let (_, block) = readme.split_once("## Install on a node\n\n```sh\n").context("the README installs nothing")?;
-    let (block, _) = block.split_once("```").context("the README's block has no end")?;
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/install.md")).context("reading docs/install.md")?;
+    let (_, section) = text.split_once("\n## Install from the source tree\n").context("there is no such section")?;
+    let (_, block) = section.split_once("```sh\n").context("the section installs nothing")?;
+    let (block, _) = block.split_once("```").context("the block has no end")?;
     let built = program("failsafed")?.parent().context("no folder of programs")?.display().to_string();
     for line in block.lines().filter(|line| !line.starts_with("cargo build")) {
         let line = line.replace("target/release", &built);

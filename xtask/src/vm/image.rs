@@ -98,7 +98,10 @@ pub fn initramfs(kernel: &Unpacked) -> Result<PathBuf> {
 }
 
 /// A minimal Debian as a tar.
-fn debian(cache: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// mmdebstrap fails.
+pub fn debian(cache: &Path) -> Result<PathBuf> {
     let tar = cache.join(format!("debian-{SUITE}-{:016x}.tar", key(&[SUITE, PACKAGES])));
     if tar.is_file() {
         return Ok(tar);

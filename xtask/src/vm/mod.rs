@@ -62,13 +62,16 @@ const TESTS: &str = "(package(failsafed) & binary(ebpf_kernel) & test(/^rules::|
 /// Its result is what the table says.
 const PROBE_TEST: &str = "binary(ebpf_kernel) & test(every_program_is_accounted_for)";
 
+const MMDEBSTRAP: Package =
+    Package { name: "mmdebstrap", what_for: "makes a Debian root", present: || shell::which("mmdebstrap").is_some() };
+
 const TOOLS: [Package; 7] = [
     Package {
         name: "qemu-system-x86",
         what_for: "the virtual machine",
         present: || shell::which("qemu-system-x86_64").is_some(),
     },
-    Package { name: "mmdebstrap", what_for: "makes its root", present: || shell::which("mmdebstrap").is_some() },
+    MMDEBSTRAP,
     Package { name: "e2fsprogs", what_for: "makes its disks", present: || shell::which("mkfs.ext4").is_some() },
     Package { name: "busybox-static", what_for: "its first steps", present: || shell::which("busybox").is_some() },
     Package { name: "cpio", what_for: "packs its initramfs", present: || shell::which("cpio").is_some() },
@@ -169,6 +172,17 @@ fn machine(kernel: Kernel, payload: &Payload, folder: &Path, limit: Duration) ->
         folder: folder.join(kernel.name()),
         limit,
     })
+}
+
+/// A minimal Debian 12 with systemd, as a tar.
+///
+/// # Errors
+/// It cannot be made.
+pub fn debian() -> Result<PathBuf> {
+    setup::packages(&[MMDEBSTRAP])?;
+    let folder = folder();
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    image::debian(&folder)
 }
 
 /// Where everything of the machines lies.

@@ -1,0 +1,153 @@
+//! From the texts of the files to one configuration: every mistake is found, with its file and place, and nothing is used
+//! if there is one.
+//!
+//! ```text
+//! texts ─► tables, each alone: syntax, names, types ─► merged table ─► Config ─► ranges (check.rs)
+//! ```
+//! A mistake of names and types ends serde's reading. What it names is then taken out, and the rest is read again, until
+//! nothing more is found.
+
+use super::{Config, ConfigError, check::Wrong, files::Text};
+use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics};
+use serde::Deserialize;
+use std::ops::Range;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, Deserializer},
+};
+
+/// Mistakes of one file that are looked for.
+const MOST: usize = 100;
+
+/// Merges the files, the later ones over the earlier ones.
+///
+/// # Errors
+/// All mistakes.
+pub(super) fn config(texts: &[Text]) -> Result<Config, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut tables = Vec::new();
+    for text in texts {
+        let (table, mistakes) = read(&text.text);
+        if !mistakes.is_empty() {
+            errors.push(wrong(text, mistakes));
+        }
+        tables.push(table);
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let mut merged = DeTable::new();
+    tables.iter().for_each(|table| over(&mut merged, table.clone()));
+    let config = deserialized(merged)
+        // Each file alone is right: entries of a list that do not go together come from several files.
+        .map_err(|error| vec![wrong_at_all(texts, error.message())])?;
+    for Wrong { field, message } in config.wrong() {
+        // The file that has the last word on the field, or else on what it is part of.
+        let parts: Vec<&str> = field.split('.').collect();
+        let places = (1..=parts.len()).rev().flat_map(|length| {
+            let named = &parts[..length];
+            tables.iter().zip(texts).rev().filter_map(move |(table, text)| Some((text, place(table, named)?)))
+        });
+        errors.push(match places.into_iter().next() {
+            Some((text, span)) => {
+                let mistake = Diagnostic { field, ..Diagnostic::at(&text.text, span, message, None) };
+                wrong(text, vec![mistake])
+            }
+            None => wrong_at_all(texts, &format!("{field}: {message}")),
+        });
+    }
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+fn wrong(text: &Text, list: Vec<Diagnostic>) -> ConfigError {
+    ConfigError::Wrong(Diagnostics { file: text.path.display().to_string(), list })
+}
+
+fn wrong_at_all(texts: &[Text], message: &str) -> ConfigError {
+    let file = texts.first().map(|text| text.path.display().to_string()).unwrap_or_default();
+    ConfigError::Wrong(Diagnostics { file, list: vec![Diagnostic::at("", 0..0, message, None)] })
+}
+
+fn deserialized(table: DeTable<'_>) -> Result<Config, toml::de::Error> {
+    Config::deserialize(Deserializer::from(Spanned::new(0..0, table)))
+}
+
+/// What of the text is right, and all that is not.
+fn read(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut table = table.into_inner();
+    let mut mistakes: Vec<Diagnostic> = errors.iter().map(|error| Diagnostic::of_toml(text, error)).collect();
+    // After a mistake of syntax, what else is missing or unknown may only be its consequence.
+    while mistakes.is_empty() || mistakes.len() < MOST && errors.is_empty() {
+        let Err(error) = deserialized(table.clone()) else { break };
+        let mistake = Diagnostic::of_toml(text, &error);
+        let field = error.span().and_then(|span| take_out(&mut table, span.start));
+        let found = field.is_some();
+        mistakes.push(Diagnostic { field: field.unwrap_or_default(), ..mistake });
+        if !found {
+            break;
+        }
+    }
+    mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+    (table, mistakes)
+}
+
+/// Takes out the innermost key that the byte belongs to; its name.
+fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<String> {
+    let within = |span: Range<usize>| span.contains(&at) || span.start == at;
+    for (key, value) in table.iter_mut() {
+        let inner = match value.get_mut() {
+            DeValue::Table(inner) => take_out(inner, at),
+            DeValue::Array(all) => all.iter_mut().find_map(|one| match one.get_mut() {
+                DeValue::Table(inner) => take_out(inner, at),
+                _ => None,
+            }),
+            _ => None,
+        };
+        if let Some(inner) = inner {
+            return Some(format!("{}.{inner}", key.get_ref()));
+        }
+    }
+    let here = table.iter().find(|(key, value)| within(key.span()) || within(value.span()))?.0.clone();
+    table.remove(here.get_ref().as_ref());
+    Some(here.into_inner().into_owned())
+}
+
+/// Puts `upper` over `lower`: tables key by key, lists of tables one after the other, and anything else replaces what was
+/// there.
+fn over<'t>(lower: &mut DeTable<'t>, upper: DeTable<'t>) {
+    for (key, value) in upper {
+        let Some(below) = lower.get_mut(key.get_ref().as_ref()) else {
+            lower.insert(key, value);
+            continue;
+        };
+        let span = value.span();
+        match (below.get_mut(), value.into_inner()) {
+            (DeValue::Table(lower), DeValue::Table(upper)) => over(lower, upper),
+            (DeValue::Array(lower), DeValue::Array(upper)) if tables(lower) && tables(&upper) => {
+                upper.into_iter().for_each(|one| lower.push(one));
+            }
+            (_, value) => *below = Spanned::new(span, value),
+        }
+    }
+}
+
+fn tables(list: &[Spanned<DeValue<'_>>]) -> bool {
+    !list.is_empty() && list.iter().all(|one| one.get_ref().is_table())
+}
+
+/// Where the table has the field.
+fn place(table: &DeTable<'_>, field: &[&str]) -> Option<Range<usize>> {
+    // A key may have dots itself, as the names of signals do.
+    for length in 1..=field.len() {
+        let Some((key, value)) = table.get_key_value(field[..length].join(".").as_str()) else { continue };
+        if length == field.len() {
+            return Some(if value.get_ref().is_table() { key.span() } else { value.span() });
+        }
+        let inner = value.get_ref().as_table().and_then(|inner| place(inner, &field[length..]));
+        if inner.is_some() {
+            return inner;
+        }
+    }
+    None
+}
