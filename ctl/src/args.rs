@@ -61,6 +61,9 @@ pub enum Command {
     },
     /// Show one run: identity, policy, containment, counters, last events.
     Describe(RunRef),
+    /// Show what a run sent: bytes, budgets, attempts by destination, refusals, and what was not counted.
+    #[command(after_help = "Examples:\n  failsafectl egress trainer\n  failsafectl egress trainer -o json")]
+    Egress(RunRef),
     /// Freeze all processes of a run and verify it.
     #[command(
         override_usage = "failsafectl freeze [OPTIONS] <RUN> --reason <TEXT>\n       failsafectl freeze [OPTIONS] <RUN> --dry-run\n       failsafectl freeze [OPTIONS] --all --reason <TEXT>",
@@ -369,7 +372,7 @@ pub struct EventsArgs {
     #[arg(short, long)]
     pub incident: Option<String>,
     /// Only entries of these kinds: decision, outcome, evidence, control, run, policy, gap, health, order, daemon,
-    /// drift, manifest, segment, heartbeat, recovered.
+    /// drift, manifest, statement, segment, heartbeat, recovered.
     #[arg(short, long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     pub kind: Vec<String>,
     /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).

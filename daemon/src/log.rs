@@ -1,5 +1,6 @@
 //! The audit log as the daemon writes it: [`Record`]s in, tickets of durability out. The writer's thread is the journal's.
 
+pub mod claims;
 mod quota;
 mod vouch;
 

@@ -40,6 +40,7 @@ use crate::{
         hold::{Guard, Sweeper},
         keep::{self, Keeping},
         sampler::{Health, Sampler},
+        statements::Statements,
     },
 };
 use anyhow::Context as _;
@@ -300,8 +301,19 @@ fn watch(
     Ok(health)
 }
 
-/// Starts the thread that follows the factors of runs.
+/// Starts the threads that state and follow the factors of runs.
 fn follow(base: &Base, config: &Config, judging: &Judging, threads: &mut Threads) -> anyhow::Result<()> {
+    let statements = Statements {
+        registry: base.registry.clone(),
+        log: base.log_owner.log(),
+        keys: base.keys.clone(),
+        node: base.node.clone(),
+        worker: Arc::new(Worker { roots: Roots::default(), redact: config.redact.clone() }),
+        table: Table::built_in()?,
+        nvml_disabled: config.nvml.disabled,
+        boot_id: base.boot_id.clone(),
+    };
+    threads.spawn_until_stop("statements", move |stop| statements.work(stop))?;
     if config.drift.disabled {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub enum AttestCommand {
     /// Write a signed statement about this node.
     Node(AttestNodeArgs),
-    /// Write a signed statement about a live run and the node that it is on.
+    /// Write a signed statement about a run and the node that it is on: a new one of a live run, or a stored one.
     Run(AttestRunArgs),
     /// Verify a statement, without the daemon and without the network.
     Verify(AttestVerifyArgs),
@@ -63,10 +63,15 @@ pub struct AttestNodeArgs {
 
 /// `attest run`.
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  failsafectl attest run trainer -o trainer.json")]
+#[command(
+    after_help = "Examples:\n  failsafectl attest run trainer -o trainer.json\n  failsafectl attest run trainer --at end -o end.json"
+)]
 pub struct AttestRunArgs {
     /// Id, name, or an unambiguous prefix of either.
     pub run: String,
+    /// The stored statement of this moment, also of an ended run: `start`, `end`, or an incident (its id or number).
+    #[arg(long, value_name = "MOMENT", conflicts_with = "nonce")]
+    pub at: Option<String>,
     #[command(flatten)]
     pub attest: AttestArgs,
 }

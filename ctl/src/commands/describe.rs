@@ -1,6 +1,6 @@
 //! `describe`: one run and the last that the log says of it; of an ended run also what ended it.
 
-use super::{Place, events, missing::Missing};
+use super::{Place, egress, events, missing::Missing};
 use crate::{
     args::RunRef,
     client::{Client, block_on},
@@ -18,7 +18,7 @@ const LAST: usize = 8;
 const DECISIONS: u32 = 400;
 
 pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
-    let (run, entries, decisions, missing) = block_on(async {
+    let (run, entries, decisions, missing, sent) = block_on(async {
         let client = Client::connect(place.socket).await?;
         let run = events::get(&client, &args.run).await?;
         let decisions = if run.state() == pb::RunState::Ended {
@@ -30,13 +30,14 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
         };
         let missing = Missing::of_daemon(&client).await;
         if args.output.json() {
-            return Ok((run, Vec::new(), decisions, missing));
+            return Ok((run, Vec::new(), decisions, missing, String::new()));
         }
         // Evidence is left out below; there is at most one of it for each decision.
         let tail = Some(2 * LAST as u32 + 8);
         let request = pb::WatchRequest { run: run.id.clone(), tail, ..Default::default() };
         let entries = events::collect(&client, request).await?;
-        Ok((run, entries, decisions, missing))
+        let sent = egress::brief(&client, &run.id).await?;
+        Ok((run, entries, decisions, missing, sent))
     })?;
     let known = briefs(&decisions);
     let end = (run.state() == pb::RunState::Ended).then(|| end_of(&known));
@@ -57,6 +58,9 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
         None => String::new(),
     };
     let mut page = runs::describe(&run, ended_by, &place.zone, time::now());
+    if !sent.is_empty() {
+        page.push_str(&format!("egress: {sent}\n"));
+    }
     let telling: Vec<&Logged> =
         entries.iter().filter(|e| !matches!(e.record(), Some(Record::Evidence { .. }))).collect();
     let names = [(run.id.clone(), run.name.clone())].into();

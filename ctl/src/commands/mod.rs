@@ -7,6 +7,7 @@ mod control;
 mod describe;
 mod discover;
 mod doctor;
+mod egress;
 mod events;
 mod explain;
 mod export;
@@ -67,6 +68,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             Some(run) => control::control(place, pb::Command::Freeze, &args.of(run)),
             None => freeze_all::freeze_all(place, &args),
         },
+        Command::Egress(args) => egress::egress(place, &args),
         Command::Thaw(args) => control::control(place, pb::Command::Thaw, &args),
         Command::Kill(args) => control::control(place, pb::Command::Kill, &args),
         Command::Events(args) => events::events(place, &args),

@@ -76,6 +76,7 @@ pub fn verified(file: &Path, verified: &Verified, zone: &TimeZone, paint: Paint)
         [
             ("file", file.display().to_string()),
             ("of", subject(statement)),
+            ("moment", moment(statement, zone)),
             ("taken", time::wall(taken(statement), zone)),
             ("key", format!("{} ({})", key.id(), predicate.signer.kind)),
             ("nonce", predicate.nonce.clone()),
@@ -99,7 +100,21 @@ pub fn verified(file: &Path, verified: &Verified, zone: &TimeZone, paint: Paint)
     if !rows.is_empty() {
         let _ = write!(out, "\n{}", table::table(["CLASS", "FACTOR WITHOUT A VALUE", "STATUS", "WHY"], rows));
     }
+    if let Some(account) = &predicate.egress {
+        let _ = write!(out, "\nwhat the run sent\n{}", super::egress::page(account));
+    }
     out
+}
+
+/// Of which moment of a run a stored statement is.
+fn moment(statement: &Statement, zone: &TimeZone) -> String {
+    let Some(moment) = &statement.predicate.moment else { return String::new() };
+    let read = match moment.read_ns.parse::<i64>() {
+        Ok(ns) => format!("the run was read at {}", time::wall(i128::from(ns), zone)),
+        Err(_) => "the run was never read".to_owned(),
+    };
+    let of = if moment.incident.is_empty() { "" } else { " " };
+    format!("{}{of}{} of run {}; {read}", moment.at.name(), moment.incident, moment.run)
 }
 
 /// The same for programs.

@@ -186,6 +186,14 @@ fn record_summary(record: &Record) -> String {
                 checkpoint.path, checkpoint.digest, checkpoint.bytes
             )
         }
+        Record::Egress { name, account, .. } => format!("{name}: {}", super::egress::brief(account)),
+        Record::Statement { name, at, digest, bytes, problem, .. } => match (digest, problem) {
+            (Some(digest), _) => format!("{name}: statement of its {} stored: {digest}, {bytes} bytes", at.name()),
+            (None, why) => {
+                let why = why.as_deref().unwrap_or("not known");
+                format!("{name}: there is NO statement of its {}: {why}", at.name())
+            }
+        },
         Record::Gap(gap) => gap_text(gap),
     }
 }
@@ -347,7 +355,7 @@ fn weight(entry: &Logged) -> Weight {
             Verdict::Partial(_) | Verdict::Failed(_) => Weight::Bad,
         },
         Some(Record::Gap(gap)) if gap.blind => Weight::Warn,
-        Some(Record::Drift { .. }) => Weight::Warn,
+        Some(Record::Drift { .. } | Record::Statement { digest: None, .. }) => Weight::Warn,
         Some(Record::Health(change)) => match change.to {
             Level::Healthy => Weight::Plain,
             Level::Unhealthy => Weight::Bad,

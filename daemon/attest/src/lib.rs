@@ -18,6 +18,7 @@ pub mod factor;
 pub mod json;
 pub mod key;
 pub mod manifest;
+pub mod moment;
 pub mod statement;
 pub mod table;
 #[cfg(test)]
@@ -30,5 +31,6 @@ pub use factor::{Assurance, Class, Fact, Factor, Missing, Status};
 pub use json::Json;
 pub use key::{AllowedKeys, KeyId, PublicKey, SOFTWARE_KEY};
 pub use manifest::Manifest;
+pub use moment::Moment;
 pub use statement::{About, Scope, Statement};
 pub use table::{Pattern, Regime, Table};

@@ -11,8 +11,10 @@ use crate::{
     factor::{Class, Fact, Factor, Missing, Status, is_path},
     json::{Json, JsonError},
     key::{PublicKey, SOFTWARE_KEY},
+    moment::Moment,
     table::{Regime, Table},
 };
+use failsafe_core::{egress::Account, record::At};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, btree_map::Entry};
@@ -102,6 +104,12 @@ pub struct Predicate {
     /// The verifier's nonce, in hex; empty: none was given.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub nonce: String,
+    /// Of which run, and of which moment, a stored statement is; none: it was made for a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
+    /// What the run sent; only at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Account>,
     /// For which regime the classes are.
     pub regime: RegimeOf,
     /// Which table gave the classes.
@@ -240,6 +248,8 @@ impl Statement {
                 producer: Producer { name: "failsafed".to_owned(), version: about.version.to_owned() },
                 signer: SignerOf::of(about.signer),
                 nonce: hex::encode(about.nonce),
+                moment: None,
+                egress: None,
                 regime: RegimeOf { name: regime, declared: about.regime.is_some() },
                 table: TableOf { name: table.name.clone(), digest: table.digest.clone() },
                 digests,
@@ -247,6 +257,14 @@ impl Statement {
                 not_covered: NOT_COVERED.map(str::to_owned).to_vec(),
             },
         }
+    }
+
+    /// The same as a stored statement of this moment.
+    #[must_use]
+    pub fn at(mut self, moment: Moment, egress: Option<Account>) -> Statement {
+        self.predicate.moment = Some(moment);
+        self.predicate.egress = egress;
+        self
     }
 
     /// Reads the payload of an envelope.
@@ -262,7 +280,13 @@ impl Statement {
         if let Some(Json::Int(format)) = json.get("predicate").and_then(|predicate| predicate.get("format")) {
             expect("format of the predicate", format.to_string(), &FORMAT.to_string())?;
         }
+        let canonical = json.canonical();
         let statement: Statement = json.into_type()?;
+        // The account is of a type that ignores what it does not know.
+        if Json::of(&statement)?.canonical() != canonical {
+            let why = "it has a field that this version does not know, or one with its default value";
+            return Err(StatementError::Contradiction(why.to_owned()));
+        }
         statement.check()?;
         Ok(statement)
     }
@@ -281,7 +305,7 @@ impl Statement {
     /// [`StatementError::Contradiction`].
     pub fn check(&self) -> Result<(), StatementError> {
         let wrong = |why: String| Err(StatementError::Contradiction(why));
-        let Predicate { scope, factors, digests: stated, taken_ns, nonce, .. } = &self.predicate;
+        let Predicate { scope, factors, digests: stated, taken_ns, nonce, moment, egress, .. } = &self.predicate;
         if factors.len() > MAX_FACTORS {
             return wrong(format!("it has {} factors, expected at most {MAX_FACTORS}", factors.len()));
         }
@@ -313,6 +337,13 @@ impl Statement {
         }
         if taken_ns.parse::<i64>().is_err() || hex::decode(nonce).is_err() || nonce.len() > 2 * MAX_NONCE {
             return wrong("the time is no number, or the nonce is not hex".to_owned());
+        }
+        if let Some(why) = moment.as_ref().and_then(Moment::wrong) {
+            return wrong(why.to_owned());
+        }
+        let at = moment.as_ref().map(|moment| moment.at);
+        if (at.is_some() && *scope != Scope::Run) || egress.is_some() != (at == Some(At::End)) {
+            return wrong("only a run has moments, and only its end has an account of what it sent".to_owned());
         }
         Ok(())
     }

@@ -2,7 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
 
 use ed25519_dalek::{Signer, SigningKey};
-use failsafe_attest::{About, Fact, Json, Missing, PublicKey, Scope, Statement, Table, seal};
+use failsafe_attest::{About, Fact, Json, Missing, Moment, PublicKey, Scope, Statement, Table, seal};
+use failsafe_core::{
+    egress::{Account, Attempts, BudgetUse, Connections, Destination, Line},
+    record::{At, Totals},
+};
 use std::{
     collections::BTreeMap,
     io::Write,
@@ -33,6 +37,26 @@ fn statement(scope: Scope, nonce: &[u8], signer: Option<PublicKey>) -> Statement
     let facts = facts.map(|(n, value)| Fact::measured(format!("run/library/lib{n}.so"), "a test", value)).collect();
     let about = About { scope, taken_ns: 1_790_000_000_000_000_000, version: "0.1.0", signer, nonce, regime: None };
     Statement::of(facts, &Table::built_in().unwrap(), &about)
+}
+
+/// A statement, and what is done to it.
+type Change<'a> = (&'a serde_json::Value, &'a dyn Fn(&mut serde_json::Value));
+
+/// An account with something of everything.
+fn account() -> Account {
+    let attempts = Attempts { connected: 1, refused: 2, observed: 3 };
+    let destination = Destination { address: "2001:db8::1".parse().unwrap(), port: 443, protocol: 6 };
+    let budget =
+        |limit, rate| BudgetUse { name: "b".into(), to: vec!["10.0.0.0/8".into()], limit, rate, bytes: 5, dropped: 1 };
+    Account {
+        mode: "enforce".into(),
+        totals: Some(Totals::default()),
+        budgets: vec![budget(Some(9), None), budget(None, Some(7))],
+        connections: Connections::Counted,
+        destinations: vec![Line { destination, attempts }],
+        others: attempts,
+        gaps: vec!["one".into()],
+    }
 }
 
 /// Runs a Python program on this input; `None`: Python or a module is missing.
@@ -73,8 +97,43 @@ for one in broken:
     let good = statement(Scope::Run, &[0xab], Some(public()));
     let statements =
         [value(&good), value(&statement(Scope::Node, &[], Some(public()))), value(&statement(Scope::Node, &[], None))];
+    let account = account();
+    let moment = |at, incident: &str| Moment {
+        at,
+        incident: incident.to_owned(),
+        run: "r".into(),
+        name: "n".into(),
+        read_ns: "7".into(),
+    };
+    let stored =
+        |at, incident: &str, account| statement(Scope::Run, &[], Some(public())).at(moment(at, incident), account);
+    let incident = value(&stored(At::Incident, "inc-0123456789ab-3", None));
+    let end = value(&stored(At::End, "", Some(account)));
+    let statements = [&statements[..], &[value(&stored(At::Start, "", None)), incident.clone(), end.clone()]].concat();
+    for one in &statements {
+        let read = Statement::parse(serde_json::to_string(one).unwrap().as_bytes(), usize::MAX);
+        assert!(read.is_ok(), "{read:?}");
+    }
+    // What Rust refuses of moments and accounts, the schema refuses too.
+    let changes: [Change<'_>; 8] = [
+        (&end, &|it| drop(it["predicate"].as_object_mut().unwrap().remove("egress"))),
+        (&end, &|it| drop(it["predicate"].as_object_mut().unwrap().remove("moment"))),
+        (&end, &|it| it["predicate"]["scope"] = "node".into()),
+        (&end, &|it| it["predicate"]["egress"]["totals"]["more"] = 1.into()),
+        (&end, &|it| it["predicate"]["egress"]["destinations"][0]["attempts"]["refused"] = (-1).into()),
+        (&end, &|it| it["predicate"]["egress"]["others"]["more"] = 1.into()),
+        (&incident, &|it| drop(it["predicate"]["moment"].as_object_mut().unwrap().remove("incident"))),
+        (&incident, &|it| it["predicate"]["moment"]["at"] = "start".into()),
+    ];
+    let changed = changes.map(|(one, change)| {
+        let mut one = one.clone();
+        change(&mut one);
+        let read = Statement::parse(serde_json::to_string(&one).unwrap().as_bytes(), usize::MAX);
+        assert!(read.is_err(), "accepted: {one}");
+        one
+    });
     // Each field of the predicate removed, renamed, or with a value of another kind.
-    let mut broken = Vec::new();
+    let mut broken = changed.to_vec();
     let whole = value(&good);
     for name in whole["predicate"].as_object().unwrap().keys().filter(|name| *name != "nonce") {
         let mut without = whole.clone();

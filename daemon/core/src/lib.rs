@@ -17,6 +17,7 @@ pub mod decision;
 mod detectors;
 mod digest;
 pub mod discover;
+pub mod egress;
 pub mod engine;
 pub mod event;
 pub mod health;

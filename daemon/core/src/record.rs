@@ -1,8 +1,10 @@
 //! What the audit log keeps: one [`Record`] a log entry, as JSON. The reader (`failsafectl`) needs no daemon to read it.
 
+pub use crate::egress::Totals;
 use crate::{
     actor::{Actor, or_uid},
-    decision::{Decision, Observation, Outcome, Proof, Verdict},
+    decision::{Decision, IncidentId, Observation, Outcome, Proof, Verdict},
+    egress::Account,
     event::{DriftSince, FactorClass},
     health::{Change, Order},
     input::{Command, Control, Gap, Run},
@@ -114,35 +116,6 @@ pub struct Unwatched {
     pub found: String,
 }
 
-/// What the kernel counted in the whole life of a run, over all daemons that watched it. Counts of calls and packets; sizes in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    /// IP bytes sent, headers included.
-    pub egress_bytes: u64,
-    /// IP bytes received.
-    pub ingress_bytes: u64,
-    /// Calls of connect, sendmsg, bind and socket that were refused, with or without a rule.
-    pub denied_calls: u64,
-    /// Other calls and operations that a rule refused.
-    pub denied_ops: u64,
-    /// Calls and operations that a rule observed.
-    pub observed_ops: u64,
-    /// Packets that were dropped on the way out, those beyond a budget apart.
-    pub dropped_packets: u64,
-    /// Packets beyond a budget, dropped.
-    pub budget_drops: u64,
-    /// Events.
-    pub events: u64,
-    /// Events that the ring buffer had no room for.
-    pub events_lost: u64,
-    /// Processes that were not tracked for lack of room.
-    pub untracked: u64,
-    /// Packets with data to port 53.
-    pub dns_queries: u64,
-    /// Their bytes.
-    pub dns_bytes: u64,
-}
-
 /// Entries that were not written because the budget of a user is spent, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limited {
@@ -241,6 +214,35 @@ pub enum Record {
         name: String,
         /// The counters.
         totals: Totals,
+    },
+    /// What a run sent, read after its end.
+    Egress {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// The account.
+        account: Account,
+    },
+    /// A signed statement about a run was stored, or could not be made.
+    Statement {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// Of which moment it is.
+        at: At,
+        /// The incident, where it is of one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incident: Option<IncidentId>,
+        /// `sha256:HEX` of the stored envelope; none: there is no statement.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+        /// Size of the envelope.
+        bytes: u64,
+        /// Why there is none, or what is missing in it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
     },
     /// The daemon stopped while the run lives, and closed its recording. The next daemon begins another.
     RecordingClosed {
@@ -372,6 +374,29 @@ pub enum Record {
     Limited(Limited),
 }
 
+/// A moment in the life of a run of which a statement is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// Its first programs were loaded.
+    Start,
+    /// An incident was opened.
+    Incident,
+    /// It has ended.
+    End,
+}
+
+impl At {
+    /// The name in statements and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            At::Start => "start",
+            At::Incident => "incident",
+            At::End => "end",
+        }
+    }
+}
+
 /// A checkpoint of a run, as its owner announces it. The daemon does not open the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -391,9 +416,20 @@ pub struct Checkpoint {
 
 impl Record {
     /// All that [`Record::kind`] returns.
-    pub const KINDS: [&'static str; 12] = [
-        "decision", "outcome", "evidence", "control", "run", "policy", "gap", "health", "order", "daemon", "drift",
+    pub const KINDS: [&'static str; 13] = [
+        "decision",
+        "outcome",
+        "evidence",
+        "control",
+        "run",
+        "policy",
+        "gap",
+        "health",
+        "order",
+        "daemon",
+        "drift",
         "manifest",
+        "statement",
     ];
 
     /// The entry's kind: what `failsafectl events` shows and filters by.
@@ -406,7 +442,9 @@ impl Record {
             | Record::RunAdopted { .. }
             | Record::RunEnded { .. }
             | Record::RunTotals { .. }
+            | Record::Egress { .. }
             | Record::RecordingClosed { .. } => "run",
+            Record::Statement { .. } => "statement",
             Record::PolicyRefused { .. } => "policy",
             Record::Control(_) | Record::ControlOutcome { .. } => "control",
             Record::Decision { .. } => "decision",

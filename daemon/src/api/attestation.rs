@@ -6,20 +6,22 @@
 use super::{
     Context,
     authorize::{Orderer, Principal},
+    egress,
     health::reason,
     limits::{Limit, Quota, Share, Usage},
     manifest,
     peer::Peer,
+    stored,
 };
 use crate::{
-    attest::{Roots, RunFacts, Worker},
+    attest::{Roots, RunFacts, StatedOf, Worker, hide_identity, stated},
     config::Config,
     platform::clock,
     runs::FoundRun,
     signing::{KeyError, NodeKey, SigningKeys},
 };
 use failsafe_attest::{
-    About, Class, Fact, Manifest, Missing, PublicKey, Regime, SOFTWARE_KEY, Scope, Statement, Table, seal,
+    Fact, Manifest, SOFTWARE_KEY, Scope, Table, seal,
     statement::{DigestOf, MAX_NONCE},
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
@@ -127,7 +129,10 @@ impl v1::attestation_service_server::AttestationService for Attestations {
     async fn attest(&self, request: Request<v1::AttestRequest>) -> Result<Response<v1::AttestResponse>, Status> {
         let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
-        let v1::AttestRequest { run, nonce } = request.into_inner();
+        let v1::AttestRequest { run, nonce, at } = request.into_inner();
+        if !at.is_empty() {
+            return stored::get(&self.0, &who, share, (&run, &nonce, &at)).await.map(Response::new);
+        }
         if run.is_empty() {
             who.may_attest_node()?;
         }
@@ -170,6 +175,14 @@ impl v1::attestation_service_server::AttestationService for Attestations {
     ) -> Result<Response<v1::AddCheckpointResponse>, Status> {
         let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
         manifest::add(&self.0, &who, share, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_egress(
+        &self,
+        request: Request<v1::GetEgressRequest>,
+    ) -> Result<Response<v1::GetEgressResponse>, Status> {
+        let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
+        egress::get(&self.0, &who, share, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
@@ -222,7 +235,8 @@ impl Attestations {
         }
         let claimed = claimed.map(|(manifest, _)| manifest);
         facts.extend(claimed.iter().flat_map(Manifest::facts));
-        Ok((StatedOf { scope, regime: claimed.and_then(|manifest| manifest.regime) }, facts))
+        let regime = claimed.and_then(|manifest| manifest.regime);
+        Ok((StatedOf { scope, regime, taken_ns: clock::wall_ns() }, facts))
     }
 
     fn run_facts(&self, who: &Principal, wanted: &str) -> Result<RunFacts, Status> {
@@ -235,35 +249,14 @@ impl Attestations {
             },
             FoundRun::Ended(ended) => {
                 return Err(Status::failed_precondition(format!(
-                    "run `{}` ({}) has ended: a statement is made of the processes of a live run",
+                    "run `{}` ({}) has ended: a statement is made of the processes of a live run; stored ones are those `at` its \
+                     start, its incidents and its end",
                     ended.run.name, ended.run.id
                 )));
             }
         };
         let cgroup = cgroup.map_err(|error| Status::failed_precondition(error.chain()))?;
         Ok(RunFacts::of(found.run(), cgroup, &self.0.attestor.table))
-    }
-}
-
-/// Of what a statement is.
-#[derive(Debug, Clone, Copy)]
-struct StatedOf {
-    scope: Scope,
-    /// As the run's manifest declares it.
-    regime: Option<Regime>,
-}
-
-fn stated(facts: Vec<Fact>, table: &Table, of: StatedOf, signer: Option<PublicKey>, nonce: &[u8]) -> Statement {
-    let (StatedOf { scope, regime }, taken_ns) = (of, clock::wall_ns());
-    Statement::of(facts, table, &About { scope, taken_ns, version: env!("CARGO_PKG_VERSION"), signer, nonce, regime })
-}
-
-/// What identifies the node is not for every owner of a run: serial numbers, other runs' GPUs.
-fn hide_identity(facts: &mut [Fact], table: &Table) {
-    let hidden =
-        |fact: &&mut Fact| fact.path.starts_with("node/") && table.class(&fact.path, Regime::Seeded) == Class::Identity;
-    for fact in facts.iter_mut().filter(hidden) {
-        fact.value = Err(Missing::denied("only root and the administrators' group read it"));
     }
 }
 
@@ -284,7 +277,6 @@ fn node_key(key: &NodeKey) -> v1::NodeKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use failsafe_attest::Json;
 
     #[test]
     fn a_run_that_does_not_answer_holds_one_place_of_the_users_and_one_of_the_administrators() {
@@ -298,18 +290,5 @@ mod tests {
         let _other = Place::take(&reading, "b", user).unwrap();
         drop(held);
         assert!(Place::take(&reading, "a", root).is_ok());
-    }
-
-    #[test]
-    fn an_owner_gets_what_decides_about_results_and_not_what_identifies_the_node() {
-        let table = Table::built_in().unwrap();
-        let fact = |path: &str| Fact::measured(path, "a test", Ok(Json::from("x")));
-        let mut facts = ["node/dmi/serial", "node/hostname", "node/gpu/0/uuid", "node/cpu/model", "run/id"].map(fact);
-        hide_identity(&mut facts, &table);
-        let shown: Vec<&str> = facts.iter().filter(|fact| fact.value.is_ok()).map(|fact| fact.path.as_str()).collect();
-        assert_eq!(shown, ["node/cpu/model", "run/id"]);
-        let of = StatedOf { scope: Scope::Run, regime: None };
-        let statement = stated(facts.to_vec(), &table, of, None, &[]);
-        assert!(statement.check().is_ok(), "a hidden factor is part of the statement");
     }
 }

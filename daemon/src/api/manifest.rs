@@ -5,7 +5,11 @@
 //! The daemon opens no file that a manifest or a checkpoint names.
 
 use super::{Context, authorize::Principal, convert, limits::Share};
-use crate::{redact::Redactor, runs::FoundRun};
+use crate::{
+    log::{self, claims::Claims},
+    redact::Redactor,
+    runs::FoundRun,
+};
 use failsafe_attest::{
     Manifest,
     manifest::{MAX_TEXT, is_digest},
@@ -15,50 +19,17 @@ use failsafe_core::{
     input::Run,
     record::{Checkpoint, Record},
 };
-use failsafe_journal::{Entry, Filter, Query, Search};
 use failsafe_proto::v1;
 use sha2::{Digest, Sha256};
-use std::{collections::VecDeque, path::Path};
+use std::path::Path;
 use tonic::Status;
-
-/// Checkpoints that an answer has.
-const CHECKPOINTS: usize = 100;
-
-/// What is claimed about a run.
-#[derive(Debug, Default)]
-pub(super) struct Claims {
-    /// The last manifest, and when it was set, wall clock ns.
-    pub manifest: Option<(Manifest, u64)>,
-    /// The last checkpoints, oldest first.
-    checkpoints: VecDeque<v1::Checkpoint>,
-}
 
 /// What was claimed about a run, by the audit log.
 ///
 /// # Errors
 /// `UNAVAILABLE`: the log cannot be read.
 pub(super) fn claims(log: &Path, run: RunId) -> Result<Claims, Status> {
-    let unreadable =
-        |error: &dyn std::fmt::Display| Status::unavailable(format!("the audit log cannot be read: {error}"));
-    let filter = Filter { run: Some(run.to_string()), kinds: vec!["manifest".to_owned()], ..Filter::default() };
-    let mut claims = Claims::default();
-    for entry in Search::open(log, Query { filter, ..Query::default() }).map_err(|error| unreadable(&error))? {
-        let Entry { wall_ns, body, .. } = entry.map_err(|error| unreadable(&error))?;
-        match serde_json::from_value(body) {
-            Ok(Record::Manifest { manifest, .. }) => {
-                let manifest = Manifest::from_json(manifest.as_bytes());
-                claims.manifest = Some((manifest.map_err(|error| unreadable(&error))?, wall_ns));
-            }
-            Ok(Record::Checkpoint { checkpoint, .. }) => {
-                if claims.checkpoints.len() == CHECKPOINTS {
-                    claims.checkpoints.pop_front();
-                }
-                claims.checkpoints.push_back(announced(checkpoint, wall_ns));
-            }
-            _ => {}
-        }
-    }
-    Ok(claims)
+    log::claims::claims(log, run).map_err(|error| Status::unavailable(format!("the audit log cannot be read: {error}")))
 }
 
 pub(super) async fn set(
@@ -134,7 +105,7 @@ pub(super) async fn get(
         run_name: found.run().name.clone(),
         manifest: manifest.into_bytes(),
         set_ns: i64::try_from(set_ns).unwrap_or(i64::MAX),
-        checkpoints: checkpoints.into(),
+        checkpoints: checkpoints.into_iter().map(|(checkpoint, at)| announced(checkpoint, at)).collect(),
     })
 }
 

@@ -17,6 +17,7 @@ mod connection;
 mod convert;
 mod discovery;
 mod doctor;
+mod egress;
 mod events;
 mod export;
 mod follow;
@@ -34,6 +35,7 @@ mod restart_gate;
 mod runs;
 mod serve;
 mod start;
+mod stored;
 mod work;
 
 pub use attestation::Attestor;

@@ -17,11 +17,13 @@ mod kernel;
 mod nvidia;
 mod own_gpus;
 mod run;
+mod stated;
 mod worker;
 
 pub use gpu::GpuFacts;
 pub use own_gpus::OwnGpus;
 pub use run::{Beginning, RunFacts};
+pub use stated::{StatedOf, hide_identity, stated};
 pub use worker::{Asked, DEADLINE, Worker};
 
 use crate::{node::NodeView, redact::Redactor};

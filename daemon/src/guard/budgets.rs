@@ -1,5 +1,6 @@
 //! Writing the maps of names and budgets; [`super::tables`] says in which order.
 
+use aya::maps::Array;
 use failsafe_ebpf::abi::{self, MAX_BUDGETS, key_what};
 use ipnet::IpNet;
 
@@ -113,5 +114,16 @@ impl Object {
             map.set(at, Pod(budget), 0).map_err(Error::map("budgets"))?;
         }
         Ok(())
+    }
+
+    /// What was sent within each budget, and how many packets beyond it were dropped, by class from 1.
+    pub(super) fn budgets_used(&self, slot: u32, classes: usize) -> Result<Vec<(u64, u64)>, Error> {
+        let map: Array<_, Pod<abi::Budget>> = Array::try_from(self.map("budgets")?).map_err(Error::map("budgets"))?;
+        let used = |class: usize| {
+            let class = u32::try_from(class).unwrap_or(0);
+            let Pod(budget) = map.get(&place(slot, class), 0).map_err(Error::map("budgets"))?;
+            Ok((budget.spent, budget.dropped))
+        };
+        (1..=classes.min(MAX_BUDGETS - 1)).map(used).collect()
     }
 }

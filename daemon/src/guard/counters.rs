@@ -30,6 +30,15 @@ impl Ebpf {
         self.counters_of(slot, total)
     }
 
+    /// What one live run sent within each of its budgets, and packets beyond them, in the order of its policy.
+    ///
+    /// # Errors
+    /// Unknown slot, or a map look-up failed.
+    pub fn budgets_used(&self, slot: u32, budgets: usize) -> Result<Vec<(u64, u64)>, Error> {
+        self.runs.get(&slot).ok_or(Error::Slot(slot))?;
+        self.object.budgets_used(slot, budgets)
+    }
+
     /// Totals by slot, of every live run.
     fn totals(&self) -> Result<Vec<(u32, Total)>, Error> {
         self.totals_of(&self.runs)

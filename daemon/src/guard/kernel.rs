@@ -304,6 +304,17 @@ impl Kernel {
         counters.ok().filter(|counted| counted.epoch == epoch)
     }
 
+    /// What a run sent within each of its budgets, and packets beyond them, in the order of its policy. `None`: as for
+    /// [`Kernel::totals`].
+    pub fn budgets_used(&self, slot: u32, epoch: u32, budgets: usize) -> Option<Vec<(u64, u64)>> {
+        let ebpf = self.lock()?;
+        ebpf.read_counters_of(slot).ok().filter(|counted| counted.epoch == epoch)?;
+        let used = ebpf.budgets_used(slot, budgets).inspect_err(|error| {
+            tracing::warn!(error = chain(error), "the budgets of a run cannot be read");
+        });
+        used.ok()
+    }
+
     /// Who left a run while the ring was full, by process id.
     pub fn leavers(&self) -> Vec<(u32, abi::Leaver)> {
         let Some(mut ebpf) = self.lock() else { return Vec::new() };

@@ -566,6 +566,9 @@ impl Pipeline {
         match &input {
             Input::Signal(signal) if signal.subject.run().is_some() => {
                 if let Some(run) = signal.subject.run().filter(|run| self.runs.contains_key(run)) {
+                    if let (Value::Event(event), Some(live)) = (&signal.value, self.runs.get(&run)) {
+                        live.count(event, signal.repeats);
+                    }
                     self.record(run, input, &decisions);
                 }
             }

@@ -9,6 +9,7 @@
 //! Invariants: an id is never used twice; a name belongs to one live or guarded run of each user; a run's attachment is in the kernel before its
 //! first process is in the cgroup, and until its end is proved.
 
+pub mod account;
 pub mod adopt;
 mod adoption;
 pub mod bounds;
@@ -35,6 +36,7 @@ pub mod removal;
 mod reobserved;
 pub mod retain;
 pub mod start;
+pub mod statements;
 pub mod store;
 pub mod translate;
 
@@ -45,7 +47,14 @@ use crate::{
     sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use entry::Entry;
-use failsafe_core::{Containment, Policy, RunId, containment::ContainmentState, decision::IncidentId, input::Run};
+use failsafe_core::{
+    Containment, Policy, RunId,
+    containment::ContainmentState,
+    decision::IncidentId,
+    egress::{Account, Tally},
+    event::Event,
+    input::Run,
+};
 pub use find::{FindError, FoundRun};
 use guarded::GuardedRun;
 use std::{
@@ -159,9 +168,16 @@ pub struct LiveRun {
     /// Set once, when it has ended: from then on everybody sees it so, whatever is left to be tidied up.
     ended: OnceLock<Arc<EndedRun>>,
     status: Mutex<Status>,
+    /// Destinations of its events. The pipeline adds to it: nobody holds it for longer than a copy takes.
+    tally: Mutex<Tally>,
 }
 
 impl LiveRun {
+    /// Takes an event of it that stands for `repeats` more.
+    pub fn count(&self, event: &Event, repeats: u64) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).take(event, repeats);
+    }
+
     /// Its changing part, locked: never held over a system call that can block.
     pub fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
@@ -264,6 +280,8 @@ pub struct Registry {
     /// Ends that are still to be written.
     unmarked: Mutex<Vec<EndedRun>>,
     ended: Mutex<Vec<Arc<EndedRun>>>,
+    /// Of runs that have ended, until whoever makes their last statement takes them.
+    accounts: Mutex<BTreeMap<RunId, Account>>,
     /// Held while a run is made, so that names stay unique.
     making: Mutex<()>,
 }
@@ -279,6 +297,7 @@ impl Registry {
             guarded: RwLock::default(),
             unmarked: Mutex::default(),
             ended: Mutex::default(),
+            accounts: Mutex::default(),
             making: Mutex::default(),
         }
     }
@@ -374,10 +393,16 @@ impl Registry {
         }
     }
 
+    /// The account of a run that has ended, once.
+    pub fn take_account(&self, run: RunId) -> Option<Account> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).remove(&run)
+    }
+
     /// Takes a run with a proved end ([`LiveRun::is_vacant`]) out of the kernel and the registry, and reads the kernel's counters for
     /// the last time. May take long: the reaper's.
-    pub(crate) fn reap(&self, live: &Arc<LiveRun>) -> Arc<EndedRun> {
-        let totals = self.kernel.totals(live.slot, live.epoch).map(|counted| RunCounters::from(counted).totals());
+    pub(crate) fn reap(&self, live: &Arc<LiveRun>) -> (Arc<EndedRun>, Account) {
+        let account = self.account(live);
+        let totals = account.totals;
         self.kernel.remove(live.slot);
         if !live.made {
             release(live);
@@ -386,8 +411,15 @@ impl Registry {
         // run.
         let ended = Arc::new(EndedRun { totals, ..EndedRun::clone(&live.end(0)) });
         self.remember_ended(ended.clone());
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody takes them while the disk hangs: the oldest are in the audit log.
+        if accounts.len() >= store::ENDED_KEPT {
+            accounts.pop_first();
+        }
+        accounts.insert(live.run.id, account.clone());
+        drop(accounts);
         self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&live.run.id);
-        ended
+        (ended, account)
     }
 }
 

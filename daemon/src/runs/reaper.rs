@@ -99,11 +99,12 @@ fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, k
 fn reap(registry: &Registry, ended: &Receiver<Arc<LiveRun>>, to_disk: &SyncSender<Arc<EndedRun>>, log: &Log) {
     for live in ended {
         live.end(clock::wall_ns());
-        let end = registry.reap(&live);
+        let (end, account) = registry.reap(&live);
+        let (run, name) = (end.run.id, end.run.name.clone());
         if let Some(totals) = end.totals {
-            let (run, name) = (end.run.id, end.run.name.clone());
-            log.record(&Record::RunTotals { run, name, totals }, Some(run), None);
+            log.record(&Record::RunTotals { run, name: name.clone(), totals }, Some(run), None);
         }
+        log.record(&Record::Egress { run, name, account }, Some(run), None);
         let _stopping = to_disk.send(end);
     }
 }

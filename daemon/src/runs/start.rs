@@ -253,6 +253,7 @@ impl Registry {
                     removal: Removal::default(),
                     ended: OnceLock::new(),
                     status: Mutex::new(status),
+                    tally: Mutex::default(),
                 });
                 self.live.write().unwrap_or_else(PoisonError::into_inner).insert(live.run.id, live.clone());
                 Ok(live)

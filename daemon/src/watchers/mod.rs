@@ -1,9 +1,10 @@
 //! Threads that look at runs by themselves, and tell the pipeline what they see: the sampler of counters and cgroup files, the guard
-//! that keeps freezes and latches in force, the thread that takes up runs that are guarded, and the
-//! thread that makes runs of cgroups that the configuration describes.
+//! that keeps freezes and latches in force, the thread that takes up runs that are guarded, the thread that makes runs of cgroups
+//! that the configuration describes, and those that follow and state what runs compute with.
 
 pub mod discover;
 pub mod drift;
 pub mod hold;
 pub mod keep;
 pub mod sampler;
+pub mod statements;

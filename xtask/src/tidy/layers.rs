@@ -73,7 +73,7 @@ const STACKS: &[Stack] = &[
             &["decision"],
             &["policy"],
             &["detectors", "discover", "input", "xid"],
-            &["containment", "health", "klog"],
+            &["containment", "egress", "health", "klog"],
             &["record"],
             &["engine"],
             &["replay"],

@@ -30,20 +30,20 @@ pub(super) fn node(place: &Place<'_>, args: &AttestNodeArgs) -> Result<Exit, Fai
         print(&page::digests(&answer))?;
         return Ok(Exit::Done);
     }
-    attested(place, "", &args.attest)
+    attested(place, "", "", &args.attest)
 }
 
 pub(super) fn run(place: &Place<'_>, args: &AttestRunArgs) -> Result<Exit, Fail> {
-    attested(place, &args.run, &args.attest)
+    attested(place, &args.run, args.at.as_deref().unwrap_or_default(), &args.attest)
 }
 
-fn attested(place: &Place<'_>, run: &str, args: &AttestArgs) -> Result<Exit, Fail> {
+fn attested(place: &Place<'_>, run: &str, at: &str, args: &AttestArgs) -> Result<Exit, Fail> {
     if let Some(file) = &args.output {
         free(file, args.force)?;
     }
     let nonce = args.nonce.as_ref().map(|nonce| nonce.0.clone()).unwrap_or_default();
     let answer = block_on(async {
-        let request = pb::AttestRequest { run: run.to_owned(), nonce };
+        let request = pb::AttestRequest { run: run.to_owned(), nonce, at: at.to_owned() };
         Ok(Client::connect(place.socket).await?.attestation().attest(request).await?.into_inner())
     })?;
     let Some(file) = &args.output else {

@@ -250,7 +250,7 @@ pub(super) fn checkpoint(place: &Place<'_>) -> Option<Vec<u8>> {
 /// Has the daemon attest the run, for this incident.
 pub(super) async fn attest(client: &Client, incident: &Incident<'_>) -> Result<Vec<u8>, String> {
     let nonce = statement_nonce(incident);
-    let request = pb::AttestRequest { run: incident.run_id.clone(), nonce: nonce.to_vec() };
+    let request = pb::AttestRequest { run: incident.run_id.clone(), nonce: nonce.to_vec(), at: String::new() };
     match client.attestation().attest(request).await {
         Ok(answer) => Ok(answer.into_inner().envelope),
         Err(status) => Err(format!("the daemon did not attest the run: {}", Fail::from(status).message)),

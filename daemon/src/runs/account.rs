@@ -1,0 +1,140 @@
+//! The account of what a run sent: the kernel's counters, its budgets, and the destinations of its events.
+
+use super::{LiveRun, Registry};
+use crate::sensors::ebpf::RunCounters;
+use failsafe_core::{
+    Mode, Policy,
+    egress::{Account, Attempts, BudgetUse, Connections},
+    record::Totals,
+};
+use std::sync::PoisonError;
+
+impl Registry {
+    /// The account of a live run, now. Takes the kernel's lock: not on a thread that freezes.
+    pub fn account(&self, live: &LiveRun) -> Account {
+        let totals = self.kernel.totals(live.slot, live.epoch).map(|counted| RunCounters::from(counted).totals());
+        let count = live.policy.egress.as_ref().map_or(0, |egress| egress.budgets.len());
+        let used = self.kernel.budgets_used(live.slot, live.epoch, count);
+        let (destinations, others) = live.tally.lock().unwrap_or_else(PoisonError::into_inner).lines();
+        let mut account = of_policy(&live.policy, used.as_deref());
+        (account.totals, account.destinations, account.others) = (totals, destinations, others);
+        account.gaps = gaps(&account, live.part > 0, count > 0 && used.is_none());
+        account
+    }
+}
+
+/// The account of a run of which only the totals are known.
+pub fn of_totals(policy: Option<&Policy>, totals: Option<Totals>, why: &str) -> Account {
+    let mut account = match policy {
+        Some(policy) => of_policy(policy, None),
+        None => Account {
+            mode: "not known".to_owned(),
+            totals: None,
+            budgets: Vec::new(),
+            connections: Connections::NotCounted,
+            destinations: Vec::new(),
+            others: Attempts::default(),
+            gaps: Vec::new(),
+        },
+    };
+    account.budgets.clear();
+    account.totals = totals;
+    account.gaps = vec![format!("destinations and budgets are not known: {why}")];
+    account.gaps.extend(gaps(&account, false, false));
+    account
+}
+
+fn of_policy(policy: &Policy, used: Option<&[(u64, u64)]>) -> Account {
+    let mode = match policy.egress.as_ref().map(|egress| egress.mode) {
+        Some(Mode::Enforce) => "enforce",
+        Some(Mode::Observe) => "observe",
+        None => "none",
+    };
+    let budgets = policy.egress.iter().flat_map(|egress| &egress.budgets).zip(used.unwrap_or_default());
+    let budgets = budgets.map(|(budget, (bytes, dropped))| BudgetUse {
+        name: budget.name.clone(),
+        to: budget.to.iter().map(ToString::to_string).collect(),
+        limit: budget.bytes,
+        rate: budget.rate,
+        bytes: *bytes,
+        dropped: *dropped,
+    });
+    let counted = failsafe_matchers::compile::watch(policy).connect;
+    Account {
+        mode: mode.to_owned(),
+        totals: None,
+        budgets: budgets.collect(),
+        connections: if counted { Connections::Counted } else { Connections::NotCounted },
+        destinations: Vec::new(),
+        others: Attempts::default(),
+        gaps: Vec::new(),
+    }
+}
+
+fn gaps(account: &Account, restarted: bool, budgets_unread: bool) -> Vec<String> {
+    let mut gaps = Vec::new();
+    match account.totals {
+        None => gaps.push("the kernel's counters could not be read".to_owned()),
+        Some(totals) => {
+            if totals.events_lost > 0 {
+                gaps.push(format!("{} events were lost: attempts among them are not counted", totals.events_lost));
+            }
+            if totals.untracked > 0 {
+                gaps.push(format!("{} processes were not tracked", totals.untracked));
+            }
+        }
+    }
+    if restarted {
+        gaps.push(
+            "the daemon was restarted: attempts by destination and packets beyond budgets are counted since then"
+                .to_owned(),
+        );
+    }
+    if budgets_unread {
+        gaps.push("the budgets could not be read".to_owned());
+    }
+    if account.connections == Connections::NotCounted {
+        let why = "allowed connections are not counted by destination: no rule of the policy watches `connect`";
+        gaps.push(why.to_owned());
+    }
+    gaps.push("bytes are counted by budget and in all, not by destination".to_owned());
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        let head = "[policy]\nname = \"p\"\nowner = \"o\"\n";
+        failsafe_core::policy::parse::parse("p", &format!("{head}{text}")).unwrap()
+    }
+
+    #[test]
+    fn the_account_names_the_budgets_of_the_policy_and_what_is_not_counted() {
+        let text = "[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"10.0.0.0/8\" }]\n\
+                    [[egress.budget]]\nname = \"store\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 MiB\"\n";
+        let account = of_policy(&policy(text), Some(&[(700, 3)]));
+        assert_eq!((account.mode.as_str(), account.connections), ("enforce", Connections::NotCounted));
+        let [budget] = &account.budgets[..] else { panic!("{account:?}") };
+        assert_eq!(
+            (budget.name.as_str(), budget.limit, budget.bytes, budget.dropped),
+            ("store", Some(1 << 20), 700, 3)
+        );
+        let shown = gaps(&account, true, false).join("; ");
+        for gap in ["counters could not be read", "restarted", "no rule of the policy watches `connect`"] {
+            assert!(shown.contains(gap), "{shown}");
+        }
+    }
+
+    #[test]
+    fn allowed_connections_count_where_a_rule_watches_them() {
+        let rule = "[[rule]]\nid = \"c\"\nrationale = \"r\"\nowner = \"o\"\nwhen = { event = \"connect\" }\nactions = [\"notify\"]\n";
+        let account = of_policy(&policy(rule), None);
+        assert_eq!((account.mode.as_str(), account.connections), ("none", Connections::Counted));
+        assert!(!gaps(&account, false, false).join(";").contains("no rule"));
+        let lost = Totals { events_lost: 7, ..Totals::default() };
+        let account = of_totals(None, Some(lost), "no daemon watched the end");
+        assert!(account.gaps[0].contains("no daemon watched") && account.gaps[1].contains("7 events were lost"));
+    }
+}
