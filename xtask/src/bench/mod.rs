@@ -4,6 +4,7 @@
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
 mod beside;
+mod core;
 mod events;
 mod floor;
 mod footprint;
@@ -55,6 +56,8 @@ enum Name {
     Hostile,
     /// A start, and queries, with a log of 10^3, 10^5 and 10^6 entries
     LogStart,
+    /// Rules judged in a second and allocations for each input; two replays of a million random inputs
+    Core,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
@@ -65,6 +68,11 @@ enum Name {
 /// A build or a measurement failed.
 pub fn run(args: &Args) -> Result<()> {
     setup::run()?;
+    // It measures the core alone: no daemon is built for it.
+    if let Name::Core = args.name {
+        core::run(args)?.print();
+        return Ok(());
+    }
     let mut cargo = shell::cargo();
     cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads", "-p", "nvml-sim"]);
     if !args.debug {
@@ -81,6 +89,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Hostile => hostile::run(args)?,
         Name::LogStart => log_start::run(args)?,
         Name::Overhead => overhead::run(args)?,
+        Name::Core => core::run(args)?,
     };
     report.print();
     Ok(())

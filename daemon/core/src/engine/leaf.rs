@@ -52,6 +52,8 @@ pub(super) struct LeafState {
     series: Vec<(Option<Series>, Gauge)>,
     /// Of all series together, where the test is on their mean, greatest or least value.
     whole: Gauge,
+    /// Of a rate: its window.
+    window: Window,
     /// Of an event: when it last happened. Of what is absent: since when it is.
     at: Option<MonoTime>,
     /// Of an event: until when it may have happened unseen.
@@ -71,7 +73,6 @@ struct Gauge {
     on: bool,
     held: Span,
     last: Option<MonoTime>,
-    window: Window,
 }
 
 /// How a value stands to a bound; `None`: it is not a number.
@@ -126,8 +127,8 @@ impl LeafState {
             }
             Test::Threshold { kind, op, bound, clear, over: Some(over), .. } => {
                 let Value::Integer(total) = signal.value else { return };
+                let Some((delta, span)) = self.window.delta(signal.at, total, *over, kind.shape()) else { return };
                 let Some(gauge) = self.gauge(None) else { return };
-                let Some((delta, span)) = gauge.window.delta(signal.at, total, *over, kind.shape()) else { return };
                 let (bad, clear) = (rate_passed(*op, *bound, delta, span), rate_passed(*op, *clear, delta, span));
                 gauge.take(signal.at, Some((bad, !clear)), hold);
             }

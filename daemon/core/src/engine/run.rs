@@ -378,12 +378,14 @@ impl RunState {
 
     pub(super) fn gap(&mut self, policy: &Policy, gap: &Gap, out: &mut Vec<Decision>) {
         let key = (gap.source, gap.gpu.clone());
+        let saw = !gap.blind && !self.blind.remove(&key);
         if gap.blind {
             self.go_blind(policy, key, gap.at, vec![gap.seq], out);
-        } else {
-            self.blind.remove(&key);
         }
-        self.trees.iter_mut().flatten().for_each(|tree| tree.lost(gap.source, gap.at));
+        // A gap can also say what one event does not show. The run causes such gaps itself: they hide no other event.
+        if !saw || gap.lost > 0 {
+            self.trees.iter_mut().flatten().for_each(|tree| tree.lost(gap.source, gap.at));
+        }
         self.judge_trees(policy, gap.at, out);
     }
 

@@ -9,11 +9,12 @@ mod tree;
 mod when;
 
 use super::{
-    Effect, EventMatch, Pattern, Policy, Rule,
+    Condition, Effect, EventMatch, Pattern, Policy, Rule,
     diagnostic::{did_you_mean, quote},
     groups,
     mistakes::Mistakes,
     raw::{RawPolicy, RawRule},
+    tree::MAX_POLICY_LEAVES,
 };
 use crate::{
     decision::Action,
@@ -48,6 +49,7 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
     let (mut rules, mut places): (Vec<Rule>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let no_rules = raw.rules.is_empty();
+    let mut tests = 0;
     for rule in raw.rules {
         if let Some(id) = &rule.id
             && !taken.insert(id.get_ref().clone())
@@ -64,6 +66,15 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
                 }
             }
             b.budget_stop(&built, egress.as_ref(), span.clone());
+            let before = tests;
+            tests += if let Condition::Tree(tree) = &built.when { tree.leaves().len() } else { 0 };
+            if before <= MAX_POLICY_LEAVES && tests > MAX_POLICY_LEAVES {
+                let message = format!(
+                    "the conditions of the policy have more than {MAX_POLICY_LEAVES} tests in `all`, `any`, `not` and `of`, \
+                     expected at most so many up to this rule"
+                );
+                b.error(span.clone(), message, None);
+            }
             rules.push(built);
             places.push(span);
         }

@@ -51,7 +51,8 @@ impl Bound {
         }
     }
 
-    pub(crate) fn show(self, unit: Unit) -> String {
+    /// As a policy has it.
+    pub fn show(self, unit: Unit) -> String {
         match self {
             Bound::Integer(value) => unit.show_bound(value),
             Bound::Real(real) => real.to_string(),

@@ -13,6 +13,8 @@ use std::fmt::{self, Write};
 
 /// Tests in one condition at most.
 pub const MAX_LEAVES: usize = 32;
+/// Tests in the conditions of one policy that have several parts: each keeps a state for each series of its metric.
+pub const MAX_POLICY_LEAVES: usize = 2_048;
 /// How deep `all`, `any`, `not` and `at_least` may be nested: a test alone has depth 1.
 pub const MAX_DEPTH: usize = 6;
 /// The metric by which a run reports its phase.

@@ -37,7 +37,8 @@ impl Bench {
     fn gap(&mut self, ms: u64, source: Source, blind: bool) -> Vec<Decision> {
         self.seq += 1;
         let (seq, what) = (self.seq, "x".to_owned());
-        self.feed(Input::Gap(Gap { seq, at: at(ms), source, run: None, gpu: None, what, lost: 0, blind }))
+        let lost = u64::from(!blind);
+        self.feed(Input::Gap(Gap { seq, at: at(ms), source, run: None, gpu: None, what, lost, blind }))
     }
 
     fn gpu(&mut self, ms: u64, gpu: &str, kind: Kind, value: i64) -> Vec<Decision> {

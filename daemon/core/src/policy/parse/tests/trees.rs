@@ -3,7 +3,7 @@
 use super::*;
 use crate::policy::{
     Node, Test,
-    tree::{MAX_DEPTH, MAX_LEAVES},
+    tree::{MAX_DEPTH, MAX_LEAVES, MAX_POLICY_LEAVES},
 };
 
 /// A policy of one rule with this `when`, which stands in line 8.
@@ -117,6 +117,22 @@ fn each_mistake_of_a_condition_names_its_place() {
     }
     tree(&deep(MAX_DEPTH - 1)[2..deep(MAX_DEPTH - 1).len() - 2]);
     tree(&many(MAX_LEAVES));
+}
+
+#[test]
+fn the_tests_of_all_conditions_of_a_policy_are_limited() {
+    let rules = |n: usize| {
+        let many = format!("all = [{}]", vec![LOSS; MAX_LEAVES].join(", "));
+        let (head, rule) =
+            of(&many).split_once("[[rule]]").map(|(a, b)| (a.to_owned(), format!("[[rule]]{b}"))).unwrap();
+        let rules: String = (0..n).map(|n| rule.replace("\"r\"", &format!("\"r{n}\""))).collect();
+        parse("p", &format!("{head}{rules}"))
+    };
+    let most = MAX_POLICY_LEAVES / MAX_LEAVES;
+    assert_eq!(rules(most).unwrap().rules.len(), most);
+    let error = rules(most + 2).unwrap_err();
+    assert_eq!(error.list.len(), 1, "{error}");
+    assert_eq!(error.list[0].field, format!("rule.r{most}.id"));
 }
 
 #[test]
