@@ -5,6 +5,7 @@ mod discover;
 mod incident;
 mod manifest;
 mod node;
+mod policy;
 
 pub use attest::{
     AttestArgs, AttestCommand, AttestDiffArgs, AttestKeyCommand, AttestNodeArgs, AttestRotateArgs, AttestRunArgs,
@@ -14,6 +15,7 @@ pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
+pub use policy::{CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyWouldArgs};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use failsafe_core::record::Record;
@@ -27,6 +29,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     max_term_width = 110,
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
                   `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
+                  `policy would` 30 denied, 31 known on the node only; \
                   `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
                   differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."
@@ -100,7 +103,7 @@ pub enum Command {
         #[command(subcommand)]
         what: DiscoverCommand,
     },
-    /// Check policies, and show the named policies of the node.
+    /// Check and explain policies, ask what they do with a call, and show the named policies of the node.
     Policy {
         /// What.
         #[command(subcommand)]
@@ -465,43 +468,6 @@ pub struct ExplainArgs {
     pub full: bool,
     #[command(flatten)]
     pub source: Source,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// `policy`.
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Check a policy file, print its digest, and ask whether this node would accept it.
-    Check(PolicyCheckArgs),
-    /// List the named policies of this node.
-    #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
-    List(Output),
-    /// Print a named policy of this node.
-    #[command(after_help = "Example:\n  failsafectl policy show trainer")]
-    Show {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
-/// `policy check`.
-#[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Examples:\n  failsafectl policy check trainer.toml\n  failsafectl policy check trainer.toml --node"
-)]
-pub struct PolicyCheckArgs {
-    /// The policy's file; `-` is stdin.
-    pub file: PathBuf,
-    /// Show the enforcement level of each rule on this node. Exit with 1 if the daemon does not answer, refuses the
-    /// policy, or cannot enforce a rule.
-    #[arg(long, conflicts_with = "offline")]
-    pub node: bool,
-    /// Do not ask the daemon.
-    #[arg(long)]
-    pub offline: bool,
     #[command(flatten)]
     pub output: Output,
 }

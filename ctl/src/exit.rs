@@ -44,6 +44,10 @@ pub enum Exit {
     ResultDiffers = 21,
     /// `attest diff`: a factor that can change results is not known everywhere.
     CannotKnow = 22,
+    /// `policy would`: the call is denied.
+    CallDenied = 30,
+    /// `policy would`: what decides the call is known on the node only.
+    NodeDecides = 31,
     /// `run`: the command exists but cannot be executed, as shells have it.
     NotExecutable = 126,
     /// `run`: the command does not exist, as shells have it.

@@ -1,5 +1,8 @@
 //! `policy check`: what is wrong with a policy, its digest, and whether this node would take it.
 
+pub(super) mod explain;
+pub(super) mod would;
+
 use super::{Place, file_name};
 use crate::{
     args::PolicyCheckArgs,
@@ -18,7 +21,7 @@ use failsafe_core::{
 };
 use failsafe_proto::v1 as pb;
 use serde_json::{Value, json};
-use std::io::Read;
+use std::{io::Read, path::Path};
 
 /// Characters of a policy's text that a cell of a table shows at most.
 const CELL: usize = 160;
@@ -37,7 +40,7 @@ enum Node {
 }
 
 pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, Fail> {
-    let (file, text) = read(args)?;
+    let (file, text) = read(&args.file)?;
     let Checked { policy, warnings } = match parse::check(&file, &text) {
         Ok(checked) => checked,
         Err(errors) => {
@@ -73,18 +76,24 @@ pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, F
     Ok(if args.node && (broken || matches!(node, Node::Refuses(_))) { Exit::Error } else { Exit::Done })
 }
 
-fn read(args: &PolicyCheckArgs) -> Result<(String, String), Fail> {
+/// The policy of a file, for a command that needs nothing but it; its mistakes are printed.
+fn read_valid(path: &Path) -> Result<Policy, Fail> {
+    let (file, text) = read(path)?;
+    parse::parse(&file, &text).map_err(|errors| Fail::new(Exit::Error, format!("the policy is not valid\n{errors}")))
+}
+
+fn read(path: &Path) -> Result<(String, String), Fail> {
     let failed = |file: &str| {
         let message = format!("cannot read policy {file}");
         move |error: std::io::Error| Fail::because(message, &error)
     };
-    if args.file.as_os_str() == "-" {
+    if path.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(failed("on stdin"))?;
         return Ok(("<stdin>".to_owned(), text));
     }
-    let file = file_name(&args.file);
-    let text = std::fs::read_to_string(&args.file).map_err(failed(&file))?;
+    let file = file_name(path);
+    let text = std::fs::read_to_string(path).map_err(failed(&file))?;
     Ok((file, text))
 }
 

@@ -10,6 +10,7 @@ pub mod gpu_info;
 pub mod health;
 pub mod incidents;
 pub mod json;
+pub mod policy;
 pub mod runs;
 pub mod table;
 pub mod time;

@@ -22,3 +22,4 @@ pub mod rules;
 pub mod strategies;
 pub mod tables;
 pub mod watch;
+pub mod would;

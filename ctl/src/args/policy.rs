@@ -1,0 +1,98 @@
+//! `policy`.
+
+use super::Output;
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// `policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check a policy file, print its digest, and ask whether this node would accept it.
+    Check(PolicyCheckArgs),
+    /// Explain each rule of a policy in plain words. Works without the daemon.
+    Explain(PolicyExplainArgs),
+    /// Ask what a policy does with one call. Works without the daemon.
+    Would(PolicyWouldArgs),
+    /// List the named policies of this node.
+    #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
+    List(Output),
+    /// Print a named policy of this node.
+    #[command(after_help = "Example:\n  failsafectl policy show trainer")]
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `policy check`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl policy check trainer.toml\n  failsafectl policy check trainer.toml --node"
+)]
+pub struct PolicyCheckArgs {
+    /// The policy's file; `-` is stdin.
+    pub file: PathBuf,
+    /// Show the enforcement level of each rule on this node. Exit with 1 if the daemon does not answer, refuses the
+    /// policy, or cannot enforce a rule.
+    #[arg(long, conflicts_with = "offline")]
+    pub node: bool,
+    /// Do not ask the daemon.
+    #[arg(long)]
+    pub offline: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `policy explain`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl policy explain trainer.toml\n  failsafectl policy explain trainer.toml loss-exploded"
+)]
+pub struct PolicyExplainArgs {
+    /// The policy's file; `-` is stdin.
+    pub file: PathBuf,
+    /// Only this rule.
+    pub rule: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `policy would`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Exit codes: 0 the call succeeds, 30 it is denied, 31 only the node can tell; 1 the policy is invalid.\n\n\
+                  Examples:\n  failsafectl policy would trainer.toml connect 10.0.0.9:443/tcp\n  \
+                  failsafectl policy would trainer.toml open /etc/shadow\n  \
+                  failsafectl policy would trainer.toml exec /usr/bin/curl\n  \
+                  failsafectl policy would trainer.toml syscall ptrace"
+)]
+pub struct PolicyWouldArgs {
+    /// The policy's file; `-` is stdin.
+    pub file: PathBuf,
+    /// The kind of call.
+    #[arg(value_enum)]
+    pub call: CallKind,
+    /// `connect`: ADDRESS:PORT or NAME:PORT, with /tcp (default) or /udp. `open`, `exec`: the resolved absolute path. `syscall`:
+    /// its name.
+    pub what: String,
+    /// `open`: for writing. Default: for reading only
+    #[arg(long)]
+    pub write: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CallKind {
+    /// Connect to a destination, or send a datagram to it
+    Connect,
+    /// Open a file or device
+    Open,
+    /// Execute a program
+    Exec,
+    /// Make a system call
+    Syscall,
+}
