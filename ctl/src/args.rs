@@ -4,6 +4,7 @@ mod attest;
 mod discover;
 mod incident;
 mod manifest;
+mod mode;
 mod node;
 mod policy;
 
@@ -14,6 +15,7 @@ pub use attest::{
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
+pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
 pub use policy::{CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyWouldArgs};
 
@@ -115,6 +117,14 @@ pub enum Command {
     Export(ExportArgs),
     /// Report a metric of the run that this command runs in.
     Report(ReportArgs),
+    /// Show whether failsafe acts on runs, and have it observe for a time.
+    Mode {
+        /// What.
+        #[command(subcommand)]
+        what: ModeCommand,
+    },
+    /// Count what would have been done where it was only observed.
+    Stats(StatsArgs),
     /// Show and change the health of the node.
     Node {
         /// What.

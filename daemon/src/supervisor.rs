@@ -12,7 +12,7 @@ use crate::{
     api::{self, Attestor, Context, Gates, Lanes, Roles},
     attest::{Roots, Worker},
     causes::chain,
-    config::{Catalogues, Config},
+    config::{Catalogues, Config, NodeMode},
     guard::pin_folder,
     interpreter::Interpreter,
     log::LogOwner,
@@ -30,7 +30,7 @@ use crate::{
         whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock, sched},
-    runs::{Registry, lineage::Lineages, reaper::Reaper, store::Store, translate},
+    runs::{Registry, lineage::Lineages, modes::Modes, reaper::Reaper, store::Store, translate},
     sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
     signing::SigningKeys,
     systemd,
@@ -46,7 +46,7 @@ use crate::{
 use anyhow::Context as _;
 use failsafe_attest::Table;
 use failsafe_core::{
-    GpuId, Input, MonoTime,
+    GpuId, Input, Mode, MonoTime,
     health::{Slot, Thresholds, Until},
     input::Gap,
     klog::Lines,
@@ -120,6 +120,9 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
     let stop_accepting = Arc::new(EventFd::from_value(0)?);
     let (accepting, stop_accept) = (context.clone(), stop_accepting.clone());
     threads.spawn("api-accept", move || api::accept(&accepting, listener, &stop_accept))?;
+    let switch = context.mode_switch();
+    switch.record_start(&context.config.discover.0);
+    threads.spawn_until_stop("mode", move |stop| switch.work(stop))?;
     discover(&context, &mut threads)?;
     let stop_ordinary = serve_ordinary(context.clone(), &mut threads)?;
     let served = serve_until_stop(&context, &mut any_ended)?;
@@ -182,7 +185,13 @@ impl Base {
         let (kernel, reader) = load(config);
         let kernel = kernel.with_redactor(config.redact.clone());
         let node = Arc::new(Mutex::new(NodeView::default()));
-        let registry = Arc::new(Registry::new(root, kernel, store));
+        let node_mode = match config.mode {
+            NodeMode::Enforce => Mode::Enforce,
+            NodeMode::Observe => Mode::Observe,
+        };
+        let (modes, wrong) = Modes::open(node_mode, &config.discover.0, state_dir, clock::wall_ns());
+        let findings: Vec<String> = findings.into_iter().chain(wrong).collect();
+        let registry = Arc::new(Registry::new(root, kernel, store).with_modes(modes));
         see_ebpf(&registry, &node);
         Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys })
     }

@@ -21,6 +21,7 @@ mod list;
 mod log;
 mod manifest;
 mod missing;
+mod mode;
 mod named;
 mod node;
 mod offline;
@@ -29,11 +30,12 @@ mod register;
 mod replay;
 mod report;
 mod run;
+mod stats;
 
 use crate::{
     args::{
         Args, AttestCommand, AttestKeyCommand, Command, DiscoverCommand, Get, GpuCommand, IncidentCommand,
-        ManifestCommand, NodeCommand, PolicyCommand,
+        ManifestCommand, ModeCommand, NodeCommand, PolicyCommand,
     },
     exit::{Exit, Fail},
 };
@@ -88,6 +90,12 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
         Command::Replay(args) => replay::replay(place, &args),
         Command::Export(args) => export::export(place, &args),
         Command::Report(args) => report::report(&args),
+        Command::Mode { what } => match what {
+            ModeCommand::Show(output) => mode::show(place, output),
+            ModeCommand::Observe { length, reason, output } => mode::set(place, Some(length), &reason, output),
+            ModeCommand::Enforce { reason, output } => mode::set(place, None, &reason, output),
+        },
+        Command::Stats(args) => stats::stats(place, &args),
         Command::Node { what } => match what {
             NodeCommand::Status(output) => node::status(place, output),
             NodeCommand::Health(args) => health::health(place, &args),

@@ -20,6 +20,16 @@ pub(super) fn status(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     Ok(Exit::Done)
 }
 
+/// That nothing is refused or frozen; empty where failsafe acts.
+fn observes(status: &pb::StatusResponse) -> String {
+    let state = status.mode.clone().unwrap_or_default();
+    if state.mode() != pb::NodeMode::Observe {
+        return String::new();
+    }
+    let line = super::mode::line(&state, &jiff::tz::TimeZone::system());
+    format!("nothing is refused or frozen: {}", line.trim_end())
+}
+
 fn page(status: &pb::StatusResponse, paint: Paint) -> String {
     let now = status.at_ns;
     let log = match status.log_state.as_str() {
@@ -33,6 +43,7 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
             ("failsafed", format!("{}, up {}", status.version, time::ago(status.started_ns, now))),
             ("runs", format!("{} live, {} frozen", status.runs, status.frozen)),
             ("not judged", not_judged(status.guarded)),
+            ("OBSERVES", observes(status)),
             ("NOT PINNED", status.not_pinned.clone()),
             ("audit log", log),
             ("NVML", status.nvml.clone()),

@@ -33,6 +33,7 @@ pub fn run(run: &pb::Run) -> Value {
         "ended_before_ns": run.ended_before_ns,
         "unverified": run.unverified,
         "blocked": run.blocked,
+        "observed": run.observed,
         "guarded": run.guarded,
         "guarded_frozen": run.guarded_frozen,
         "containment_error": run.containment_error,
@@ -207,6 +208,7 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "nvml": status.nvml,
         "costs": status.costs,
         "not_pinned": status.not_pinned,
+        "mode": if status.mode.clone().unwrap_or_default().mode() == pb::NodeMode::Observe { "observe" } else { "enforce" },
     })
 }
 

@@ -233,6 +233,10 @@ impl node::NodeService for Service {
         Err(Status::unimplemented("not asked by failsafectl"))
     }
 
+    async fn set_mode(&self, _: Request<pb::SetModeRequest>) -> Result<Response<pb::SetModeResponse>, Status> {
+        Err(Status::unimplemented("the integration tests ask the daemon"))
+    }
+
     async fn capacity(&self, _: Request<pb::CapacityRequest>) -> Result<Response<pb::CapacityResponse>, Status> {
         self.answer(pb::CapacityResponse { gpus: 8, free: 3, ..Default::default() })
     }

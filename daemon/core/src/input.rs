@@ -2,7 +2,7 @@
 
 use crate::{
     actor::{Actor, read_both_forms},
-    decision::{Action, Outcome},
+    decision::{Action, Mode, Outcome},
     policy::PolicyDigest,
     signal::{Kind, Series, Signal, Source},
     subject::{GpuId, RunId},
@@ -46,6 +46,15 @@ pub enum Input {
     Unread(Unread),
     /// A metric that a rule needs is missing, or is reported again.
     Silent(Silent),
+    /// From here on the run is bounded as its policy says, or only watched. Before its start: from its start on.
+    Mode {
+        /// The run.
+        run: RunId,
+        /// Carried out, or only recorded. What an operator commands is carried out in both.
+        mode: Mode,
+        /// Since when.
+        at: MonoTime,
+    },
     /// A series of the run's metrics has ended: its process has.
     SeriesEnded {
         /// The run.
@@ -69,7 +78,7 @@ impl Input {
             Input::Gap(gap) => gap.at,
             Input::Unread(unread) => unread.at,
             Input::Silent(silent) => silent.at,
-            Input::SeriesEnded { at, .. } => *at,
+            Input::SeriesEnded { at, .. } | Input::Mode { at, .. } => *at,
         }
     }
 }

@@ -3,7 +3,7 @@
 pub use crate::egress::Totals;
 use crate::{
     actor::{Actor, or_uid},
-    decision::{Decision, IncidentId, Observation, Outcome, Proof, Verdict},
+    decision::{Decision, IncidentId, Mode, Observation, Outcome, Proof, Verdict},
     egress::Account,
     event::{DriftSince, FactorClass},
     health::{Change, Order},
@@ -162,6 +162,26 @@ pub enum Record {
     },
     /// The daemon stopped on purpose.
     DaemonStopped,
+    /// From here on what is decided is carried out, or only recorded, on the whole node or in the runs of one rule of discovery.
+    Mode {
+        /// `enforce` or `observe`.
+        mode: Mode,
+        /// The rule of discovery; none: the node.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
+        /// When it ends by itself, nanoseconds since the epoch.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ns: Option<i64>,
+        /// Why: somebody's words, or what the daemon goes by.
+        reason: String,
+        /// Who asked; the daemon, where it is the configuration or the end of a time.
+        actor: Actor,
+        /// Live runs of which the mode changed.
+        runs: u64,
+        /// Those that could not be changed, with the reasons.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<String>,
+    },
     /// A run was registered.
     RunStarted {
         /// The run.
@@ -451,7 +471,7 @@ impl Record {
             Record::Outcome(_) => "outcome",
             Record::Evidence { .. } => "evidence",
             Record::Health(_) => "health",
-            Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } => "order",
+            Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } | Record::Mode { .. } => "order",
             Record::Drift { .. } => "drift",
             Record::Manifest { .. } | Record::Checkpoint { .. } => "manifest",
             Record::Gap(_) | Record::Limited(_) => "gap",

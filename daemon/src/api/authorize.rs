@@ -175,6 +175,15 @@ impl Principal {
         Orderer { by: format!("{actor} ({})", Role::Admin.name()), actor }
     }
 
+    /// Who has the node observe, or enforce again.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_set_mode(&self) -> Result<Orderer, Status> {
+        self.admin_to("change the mode of the node")?;
+        Ok(self.orderer())
+    }
+
     /// Who replaces the node's signing key.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use crate::{
     runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, grants, start::StartError},
 };
 use failsafe_core::{
-    GpuId, MonoTime,
+    GpuId, Mode, MonoTime,
     actor::{Actor, LocalPeer},
     containment::{Containment, ContainmentState, Desired, Step, StepResult},
     decision::Verdict,
@@ -44,6 +44,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             let status = live.status().clone();
             out.containment = steps(&status.containment, &since_epoch);
             out.policy_name.clone_from(&live.policy.name);
+            out.observed = live.mode() == Mode::Observe;
             out.gpus = status.gpus.iter().map(ToString::to_string).collect();
             out.state = match status.containment.state() {
                 ContainmentState::Running => v1::RunState::Running,

@@ -46,12 +46,13 @@ pub enum Kind {
 }
 
 /// Operators' commands.
-const COMMANDS: [&str; 5] = [
+const COMMANDS: [&str; 6] = [
     "/failsafe.v1.RunService/Control",
     "/failsafe.v1.NodeService/Cordon",
     "/failsafe.v1.NodeService/Uncordon",
     "/failsafe.v1.NodeService/ResetHealth",
     "/failsafe.v1.NodeService/ForgetGpu",
+    "/failsafe.v1.NodeService/SetMode",
 ];
 /// What else changes something.
 const CHANGES: [&str; 7] = [

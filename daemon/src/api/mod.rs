@@ -27,6 +27,7 @@ mod health;
 pub mod limits;
 mod log_state;
 mod manifest;
+mod mode;
 mod node;
 mod peer;
 mod policy;
@@ -52,7 +53,7 @@ use crate::{
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{FoundRun, Registry, grants::grants, lineage::Lineages},
     sensors::nvml::NvmlControl,
-    watchers::{discover::view::Shared as Discovered, sampler::Health},
+    watchers::{discover::view::Shared as Discovered, mode::ModeSwitch, sampler::Health},
 };
 use authorize::{Authority, Principal, Role};
 use failsafe_core::{
@@ -110,6 +111,12 @@ pub struct Context {
 }
 
 impl Context {
+    /// What changes the mode of the node.
+    pub fn mode_switch(&self) -> ModeSwitch {
+        let (registry, log, pipeline) = (self.registry.clone(), self.log.clone(), self.pipeline.clone());
+        ModeSwitch { registry, log, pipeline }
+    }
+
     /// The workers of a share's lane.
     fn work(&self, share: Share) -> &Arc<Work> {
         self.lanes.work(share)

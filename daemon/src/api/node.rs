@@ -5,7 +5,7 @@ use super::{
     gate::Deadline,
     health,
     limits::{Quota, Usage},
-    log_state,
+    log_state, mode,
     peer::Peer,
     reset,
 };
@@ -91,6 +91,11 @@ impl v1::node_service_server::NodeService for Node {
         self.order(OrderKind::Forget, request).await
     }
 
+    async fn set_mode(&self, request: Request<v1::SetModeRequest>) -> Result<Response<v1::SetModeResponse>, Status> {
+        let orderer = self.0.principal(&request)?.may_set_mode()?;
+        mode::set(&self.0, orderer, request.into_inner()).await.map(Response::new)
+    }
+
     async fn reset_gpu(&self, request: Request<v1::ResetGpuRequest>) -> Result<Response<v1::ResetGpuResponse>, Status> {
         let orderer = self.0.principal(&request)?.may_order()?;
         reset::reset_gpu(&self.0, orderer, request.into_inner()).await.map(Response::new)
@@ -135,6 +140,7 @@ fn status(context: &Context) -> v1::StatusResponse {
         limits: limits(context),
         log_findings: log_state::findings(context),
         log_asides: context.log.asides().iter().map(|path| path.display().to_string()).collect(),
+        mode: Some(mode::shown(context)),
         not_pinned: context.registry.kernel().unpinned().map(|why| keep::unpinned_text(&why)).unwrap_or_default(),
     }
 }

@@ -214,6 +214,41 @@ impl Kernel {
         }
     }
 
+    /// Replaces what is refused and watched of a run, in one step: each call is judged by the old tables or by the new ones.
+    ///
+    /// # Errors
+    /// [`KernelError`]; the old ones stay in force.
+    pub fn replace(&self, run: RunId, (slot, epoch): (u32, u32), compiled: Compiled) -> Result<(), KernelError> {
+        let Compiled { egress, rules, watch, budgets, argv, tables } = compiled;
+        let needs = Needs {
+            calls: rules.watch & ALL_CALLS,
+            refused: rules.deny & ALL_CALLS,
+            entries: self.needs_entries(&rules),
+            sights: Sights::of(&rules),
+        };
+        let Some(mut ebpf) = self.lock() else { return Ok(()) };
+        if !ebpf.is_occupant(slot, epoch) {
+            return Err(KernelError::Ebpf("the run has ended".into()));
+        }
+        let before = self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, needs);
+        let all = self.union(None);
+        let called = Called { budgets, files: tables.rules.names.clone(), devices: tables.rules.devices.clone(), argv };
+        let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_sights(all.sights));
+        let ready = ready.and_then(|()| ebpf.require_syscalls(all.calls, all.entries).map(drop));
+        let replaced = ready.and_then(|()| ebpf.replace(slot, &egress, &rules, watch, tables));
+        if let Err(error) = replaced {
+            if let Some(before) = before {
+                self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, before);
+            }
+            return match error {
+                Error::Quota(refused) => Err(KernelError::Quota(refused)),
+                error => Err(KernelError::Ebpf(chain(&error))),
+            };
+        }
+        self.names.write().unwrap_or_else(PoisonError::into_inner).insert(run, Arc::new(called));
+        Ok(())
+    }
+
     /// Whether rules on files, memory, privileges or sockets must be seen at the entry of the calls, for want of the hooks that can refuse.
     fn needs_entries(&self, rules: &Rules) -> bool {
         let memory = 1 << point::MEM_ANONYMOUS | 1 << point::MEM_WRITE_EXEC;

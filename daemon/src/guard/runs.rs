@@ -146,6 +146,43 @@ impl Ebpf {
         self.swap_table(slot, tables, flags).inspect_err(|_| drop(self.quota.take(slot, holder, before)))
     }
 
+    /// Replaces all that is refused and watched of a run, in one step. The device program stays attached where it is, and is attached
+    /// where the new rules need it.
+    ///
+    /// # Errors
+    /// As for [`Ebpf::add_run`]; what was in force stays so.
+    pub fn replace(
+        &mut self,
+        slot: u32,
+        egress: &EgressPolicy,
+        rules: &Rules,
+        watch: Watch,
+        tables: Tables,
+    ) -> Result<(), Error> {
+        self.check_mode(egress.mode)?;
+        let flags = self.flags(egress, watch) | rule_flags(rules, &tables) | self.seen_exec(&tables);
+        let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
+        let old = live.cfg;
+        let (holder, before) = self.quota.held(slot).cloned().ok_or(Error::Slot(slot))?;
+        self.quota.take(slot, holder, need(&tables))?;
+        live.cfg = abi::RunCfg {
+            watch: rules.watch,
+            deny: rules.deny | rules.stop,
+            stop: rules.stop,
+            dead_after_ns: rules.dead.map_or(0, |d| d.after_ns),
+            max_procs: rules.max_procs,
+            max_forks: rules.max_forks,
+            ..old
+        };
+        // The map gets all of it in one write.
+        self.swap_table(slot, tables, flags).inspect_err(|_| {
+            if let Some(live) = self.runs.get_mut(&slot) {
+                live.cfg = old;
+            }
+            drop(self.quota.take(slot, holder, before));
+        })
+    }
+
     /// Replaces the set of watched system calls of a run; see [`Ebpf::require_syscalls`] for the host's side.
     ///
     /// # Errors

@@ -39,7 +39,8 @@ impl Judge {
             | Input::RunStarted(_)
             | Input::RunGpus { .. }
             | Input::RunEnded { .. }
-            | Input::SeriesEnded { .. } => {}
+            | Input::SeriesEnded { .. }
+            | Input::Mode { .. } => {}
         }
         let decisions = step(&self.policies, &mut self.state, &input);
         Stepped { input, decisions }

@@ -96,6 +96,8 @@ pub enum Message {
     },
     /// A run taken up again at the daemon's start, with what was found.
     Adopted(Arc<LiveRun>, String),
+    /// From here on what is decided about the run is carried out, or only recorded.
+    Mode(RunId, Mode),
     /// The run's cgroup is empty or gone.
     Ended(RunId),
     /// The guard found the run's cgroup frozen, as it should be.
@@ -247,6 +249,11 @@ impl Pipeline {
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
             }
+            Message::Mode(run, mode) => {
+                if self.runs.contains_key(&run) {
+                    self.feed(Input::Mode { run, mode, at: MonoTime(clock::monotonic_ns()) });
+                }
+            }
             Message::Ended(run) => {
                 if !self.runs.get(&run).is_some_and(|live| live.is_over()) {
                     self.ends.is_not_empty(run);
@@ -364,7 +371,12 @@ impl Pipeline {
         self.silence.started(&run, &live.policy);
         let id = run.id;
         self.judge.prepare(id, &(run.policy, live.policy.clone()), live.status().containment.clone());
+        let mode = live.mode();
         self.runs.insert(id, live);
+        if mode == Mode::Observe {
+            // Before the start, which may decide something already.
+            self.feed(Input::Mode { run: id, mode, at: run.registered });
+        }
         self.feed(Input::RunStarted(run));
         let (own, others) = std::mem::take(&mut self.early).into_iter().partition(|early| early.run() == Some(id));
         self.early = others;
@@ -537,6 +549,7 @@ impl Pipeline {
             | Input::Unread(_)
             | Input::Silent(_)
             | Input::SeriesEnded { .. }
+            | Input::Mode { .. }
             | Input::RunGpus { .. }
             | Input::RunEnded { .. }
             | Input::Tick(_)

@@ -27,6 +27,7 @@ pub mod frozen;
 pub mod grants;
 pub mod guarded;
 pub mod lineage;
+pub mod modes;
 mod outage;
 pub mod owner;
 mod past;
@@ -42,13 +43,13 @@ pub mod translate;
 
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
-    guard::kernel::Kernel,
+    guard::kernel::{Compiled, Kernel, KernelError},
     platform::{Cgroup, CgroupRoot, clock},
     sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use entry::Entry;
 use failsafe_core::{
-    Containment, Policy, RunId,
+    Containment, Mode, Policy, RunId,
     containment::ContainmentState,
     decision::IncidentId,
     egress::{Account, Tally},
@@ -59,7 +60,10 @@ pub use find::{FindError, FoundRun};
 use guarded::GuardedRun;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
@@ -147,6 +151,8 @@ pub struct LiveRun {
     pub policy: Arc<Policy>,
     /// Its cgroup, held open.
     pub cgroup: Cgroup,
+    /// Whether it is only watched.
+    observed: AtomicBool,
     /// Its place in the kernel's maps.
     pub slot: u32,
     /// Which occupant of the slot it is.
@@ -202,6 +208,11 @@ impl LiveRun {
     /// before that process came.
     pub fn is_over(&self) -> bool {
         self.is_entered() && self.is_empty()
+    }
+
+    /// Whether what is decided about it is carried out.
+    pub fn mode(&self) -> Mode {
+        if self.observed.load(Ordering::Acquire) { Mode::Observe } else { Mode::Enforce }
     }
 
     /// The run with what is known of it now.
@@ -282,8 +293,9 @@ pub struct Registry {
     ended: Mutex<Vec<Arc<EndedRun>>>,
     /// Of runs that have ended, until whoever makes their last statement takes them.
     accounts: Mutex<BTreeMap<RunId, Account>>,
-    /// Held while a run is made, so that names stay unique.
+    /// Held while a run is made, so that names stay unique, and while the modes of runs change.
     making: Mutex<()>,
+    modes: modes::Modes,
 }
 
 impl Registry {
@@ -299,7 +311,71 @@ impl Registry {
             ended: Mutex::default(),
             accounts: Mutex::default(),
             making: Mutex::default(),
+            modes: modes::Modes::default(),
         }
+    }
+
+    /// The same with these modes.
+    #[must_use]
+    pub fn with_modes(self, modes: modes::Modes) -> Registry {
+        Registry { modes, ..self }
+    }
+
+    /// Which runs are bounded, and which are only watched.
+    pub fn modes(&self) -> &modes::Modes {
+        &self.modes
+    }
+
+    /// Compiles a policy for a run of this mode.
+    fn compile(&self, policy: &Policy, mode: Mode) -> Result<Compiled, KernelError> {
+        match mode {
+            Mode::Enforce => self.kernel.compile(policy),
+            Mode::Observe => self.kernel.compile(&policy.observing()),
+        }
+    }
+
+    /// Gives or ends an order to observe, and has every live run follow. `tell`: has the engine follow for a run, and returns when it did.
+    /// The answer is how many runs changed, and what could not be changed. Where a run is to be bounded again the kernel comes first,
+    /// where it is to be watched the engine: in between it is never more bounded than both say.
+    ///
+    /// # Errors
+    /// The order could not be stored: nothing is changed then.
+    pub fn change_mode(
+        &self,
+        order: Option<modes::Temporary>,
+        mut tell: impl FnMut(&Arc<LiveRun>, Mode),
+    ) -> Result<(u64, Vec<String>), String> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        self.modes.set(order)?;
+        let live = self.live();
+        let changing: Vec<_> = live
+            .iter()
+            .map(|run| (run, self.modes.of(&run.run.labels)))
+            .filter(|(run, to)| run.mode() != *to)
+            .collect();
+        // All of them before the first table is made: what is decided from here on freezes nobody.
+        for (run, to) in changing.iter().filter(|(_, to)| *to == Mode::Observe) {
+            run.observed.store(true, Ordering::Release);
+            tell(run, *to);
+        }
+        let mut failed = Vec::new();
+        for (run, to) in &changing {
+            let swapped = self
+                .compile(&run.policy, *to)
+                .and_then(|made| self.kernel.replace(run.run.id, (run.slot, run.epoch), made));
+            if let Err(why) = swapped {
+                failed.push(format!("{} ({}): the kernel goes on as before: {why}", run.run.name, run.run.id));
+            }
+            if *to == Mode::Enforce {
+                run.observed.store(false, Ordering::Release);
+                tell(run, *to);
+            }
+        }
+        let guarded = self.guarded().len();
+        if guarded > 0 {
+            failed.push(format!("{guarded} guarded runs: they stay bounded as an earlier daemon left them"));
+        }
+        Ok((changing.len() as u64, failed))
     }
 
     /// The kernel side.

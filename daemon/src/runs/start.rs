@@ -16,14 +16,14 @@ use crate::{
     platform::{Cgroup, CgroupError, ProcFs, clock},
 };
 use failsafe_core::{
-    Containment, GpuId, MonoTime, Policy, RunId,
+    Containment, GpuId, Mode, MonoTime, Policy, RunId,
     input::{Contained, Run},
 };
 use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -124,11 +124,17 @@ impl Registry {
     /// [`StartError`].
     pub fn make(&self, wanted: Wanted, place: Place, boot_id: &str) -> Result<Arc<LiveRun>, StartError> {
         // Before any lock: it looks at files.
-        let compiled = self.kernel.compile(&wanted.policy)?;
+        let mode = self.modes.of(&wanted.labels);
+        let compiled = self.compile(&wanted.policy, mode)?;
         if let Place::Existing(cgroup) | Place::Discovered(cgroup) = &place {
             self.await_reaped(cgroup);
         }
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let (compiled, mode) = match self.modes.of(&wanted.labels) {
+            now if now == mode => (compiled, mode),
+            // The mode of the node changed meanwhile, which is rare.
+            now => (self.compile(&wanted.policy, now)?, now),
+        };
         let (live, guarded) = (self.live(), self.guarded());
         let runs: Vec<&Run> = live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)).collect();
         let name = name(&wanted, &runs)?;
@@ -176,7 +182,9 @@ impl Registry {
         let policy = Arc::new(wanted.policy);
         let holder = if wanted.unlimited { Holder::Administrator } else { Holder::User(wanted.owner_uid) };
         let origin = Origin { made, holder, part: 0, recalled: Containment::default() };
-        let live = self.enter_compiled(run, policy, compiled, cgroup, origin).inspect_err(|_| self.store.forget(id))?;
+        let live = self
+            .enter_compiled(run, policy, (compiled, mode), cgroup, origin)
+            .inspect_err(|_| self.store.forget(id))?;
         if !made {
             live.enter();
         }
@@ -207,8 +215,9 @@ impl Registry {
         cgroup: Cgroup,
         origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
-        let compiled = self.kernel.compile(&policy)?;
-        self.enter_compiled(run, policy, compiled, cgroup, origin)
+        let mode = self.modes.of(&run.labels);
+        let compiled = self.compile(&policy, mode)?;
+        self.enter_compiled(run, policy, (compiled, mode), cgroup, origin)
     }
 
     /// Attaches a run in the kernel, keeps it, and lists it as live. On failure a cgroup that was made is removed.
@@ -216,7 +225,7 @@ impl Registry {
         &self,
         run: Run,
         policy: Arc<Policy>,
-        compiled: Compiled,
+        (compiled, mode): (Compiled, Mode),
         mut cgroup: Cgroup,
         origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
@@ -239,6 +248,7 @@ impl Registry {
                 let live = Arc::new(LiveRun {
                     discovered: run.labels.contains_key(failsafe_core::discover::LABEL),
                     known: OnceLock::new(),
+                    observed: AtomicBool::new(mode == Mode::Observe),
                     run,
                     policy,
                     cgroup,

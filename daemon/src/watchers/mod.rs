@@ -6,5 +6,6 @@ pub mod discover;
 pub mod drift;
 pub mod hold;
 pub mod keep;
+pub mod mode;
 pub mod sampler;
 pub mod statements;

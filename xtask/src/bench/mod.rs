@@ -5,6 +5,7 @@
 
 mod beside;
 mod core;
+mod discover;
 mod events;
 mod floor;
 mod footprint;
@@ -58,6 +59,8 @@ enum Name {
     LogStart,
     /// Rules judged in a second and allocations for each input; two replays of a million random inputs
     Core,
+    /// From the creation of a cgroup that discovery matches to its policy in force
+    Discover,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
@@ -88,6 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Gpu => gpu::run(args)?,
         Name::Hostile => hostile::run(args)?,
         Name::LogStart => log_start::run(args)?,
+        Name::Discover => discover::run(args)?,
         Name::Overhead => overhead::run(args)?,
         Name::Core => core::run(args)?,
     };

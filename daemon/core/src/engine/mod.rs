@@ -19,7 +19,7 @@ mod window;
 
 use crate::{
     containment::Containment,
-    decision::{Decision, Observation},
+    decision::{Decision, Mode, Observation},
     input::Input,
     policy::{Policy, PolicySet},
     record::Suppressed,
@@ -28,7 +28,7 @@ use crate::{
     time::{MonoTime, Span},
 };
 use run::RunState;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// From this engine on, a rule on `verdict = "denied"` matches `would-deny` where the policy only observes.
 const OBSERVED_DENIALS: u32 = 9;
@@ -44,6 +44,8 @@ pub struct State {
     runs: BTreeMap<RunId, RunState>,
     /// What is known from before of the containment of runs that are taken up next.
     recalled: BTreeMap<RunId, Containment>,
+    /// Runs that start next and are only watched.
+    observed: BTreeSet<RunId>,
 }
 
 /// What is known of a live run's containment.
@@ -123,13 +125,20 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
             let recalled = state.recalled.remove(&run.id).unwrap_or_default();
             if let Some(policy) = policies.get(&run.policy) {
                 let mut adopted = RunState::new(run, policy, state.earlier, recalled);
+                adopted.observe(state.observed.remove(&run.id));
                 adopted.adopted(&mut out);
                 state.runs.insert(run.id, adopted);
             }
         }
         Input::RunEnded { run, .. } => {
             state.runs.remove(run);
+            state.observed.remove(run);
         }
+        Input::Mode { run, mode, .. } => match state.runs.get_mut(run) {
+            Some(run) => run.observe(*mode == Mode::Observe),
+            None if *mode == Mode::Observe => drop(state.observed.insert(*run)),
+            None => drop(state.observed.remove(run)),
+        },
         Input::RunGpus { gpus, at, .. } => {
             each(policies, state, input, |run, policy| run.set_gpus(policy, gpus, *at, &mut out));
         }
@@ -172,9 +181,10 @@ fn is_of(known: Option<&RunState>, input: &Input, run: RunId) -> bool {
         Input::Tick(_) => true,
         Input::Outcome(outcome) => outcome.decision.run == run,
         Input::RunStarted(started) => started.id == run,
-        Input::RunGpus { run: id, .. } | Input::RunEnded { run: id, .. } | Input::SeriesEnded { run: id, .. } => {
-            *id == run
-        }
+        Input::RunGpus { run: id, .. }
+        | Input::RunEnded { run: id, .. }
+        | Input::SeriesEnded { run: id, .. }
+        | Input::Mode { run: id, .. } => *id == run,
         Input::Control(control) => control.run == run,
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct RunState {
     pub(super) policy: PolicyDigest,
     registered: MonoTime,
     containment: Containment,
+    /// It is only watched: what is decided is not carried out, but for operators' commands.
+    observed: bool,
     /// Frozen without a decision on record when it was taken up.
     unexplained: bool,
     decisions: u32,
@@ -89,6 +91,7 @@ impl RunState {
             policy: run.policy,
             registered: run.registered,
             containment: recalled.taken_up(run.contained, run.registered),
+            observed: false,
             unexplained: run.contained.unexplained,
             decisions: run.decisions,
             incidents: run.incidents,
@@ -125,6 +128,11 @@ impl RunState {
             };
             self.decide(Cause::Upkeep { what: Upkeep::FoundFrozen }, actions, because, out);
         }
+    }
+
+    /// Whether it is only watched from here on. What is in force by then stays.
+    pub(super) fn observe(&mut self, observed: bool) {
+        self.observed = observed;
     }
 
     pub(super) fn containment(&self) -> &Containment {
@@ -210,12 +218,13 @@ impl RunState {
             let Some(rule) = policy.rules.get(index) else { continue };
             if let Condition::Tree(tree) = &rule.when {
                 if let Some(state) = self.trees.get_mut(index).and_then(Option::as_mut) {
-                    state.take(rule, policy, signal);
+                    state.take(rule, policy, signal, self.observed);
                 }
                 self.judge_tree(index, rule, tree, signal.at, Some(signal.seq), out);
                 continue;
             }
-            let observes = self.earlier.is_none_or(|engine| engine >= OBSERVED_DENIALS) && policy.observes(rule);
+            let observes =
+                self.observed || self.earlier.is_none_or(|engine| engine >= OBSERVED_DENIALS) && policy.observes(rule);
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and says enough.
                 let again =
@@ -223,7 +232,7 @@ impl RunState {
                 if again {
                     continue;
                 }
-                let mode = if trip.observed { Mode::Observe } else { rule.mode };
+                let mode = if trip.observed || self.observed { Mode::Observe } else { rule.mode };
                 if mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
                     self.stopped_by.insert(index);
                 }
@@ -564,8 +573,20 @@ impl RunState {
         }
     }
 
-    fn decide(&mut self, cause: Cause, actions: Vec<Action>, because: Because, out: &mut Vec<Decision>) {
+    /// Whether a decision is carried out in a run that is only watched: an operator's command, and what keeps one in force.
+    fn is_kept_up(&self, cause: &Cause) -> bool {
+        match cause {
+            Cause::Operator(_) | Cause::Upkeep { what: Upkeep::Retry | Upkeep::ForeignThaw } => true,
+            Cause::Upkeep { what: Upkeep::Escape } => self.containment.is_frozen(),
+            Cause::Upkeep { .. } | Cause::Rule { .. } => false,
+        }
+    }
+
+    fn decide(&mut self, cause: Cause, actions: Vec<Action>, mut because: Because, out: &mut Vec<Decision>) {
         self.decisions += 1;
+        if self.observed && !self.is_kept_up(&cause) {
+            because.mode = Mode::Observe;
+        }
         let contains = because.mode == Mode::Enforce && actions.iter().any(|a| a.contains());
         let incident = match self.open {
             Some(open) => open,

@@ -223,7 +223,7 @@ impl TreeState {
     }
 
     /// Takes a signal or an event, without judging.
-    pub(super) fn take(&mut self, rule: &Rule, policy: &Policy, signal: &Signal) {
+    pub(super) fn take(&mut self, rule: &Rule, policy: &Policy, signal: &Signal, observed: bool) {
         let TreeState { program, shared, instances, .. } = self;
         for (n, leaf) in program.leaves.iter().enumerate() {
             let is_event = matches!(signal.value, Value::Event(_));
@@ -240,7 +240,9 @@ impl TreeState {
             if !concerns {
                 continue;
             }
-            let observes = || rule.mode == Mode::Observe || leaf.test.event().is_some_and(|e| policy.observes_event(e));
+            let observes = || {
+                observed || rule.mode == Mode::Observe || leaf.test.event().is_some_and(|e| policy.observes_event(e))
+            };
             let mut give = |state: &mut LeafState| match &leaf.test {
                 test @ Test::Event { .. } => state.event(test, signal, observes()),
                 test => {

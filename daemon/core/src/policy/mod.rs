@@ -193,6 +193,25 @@ impl Policy {
         section == Some(Mode::Observe)
     }
 
+    /// The same policy where nothing is refused: for the kernel's side of a run that is only watched. What would have been refused is
+    /// reported. Bounds on making processes are left out, because the kernel does not report them without refusing.
+    #[must_use]
+    pub fn observing(&self) -> Policy {
+        let mut out = self.clone();
+        out.on_dead_daemon = OnDead::Keep;
+        out.limits = None;
+        if let Some(egress) = &mut out.egress {
+            egress.mode = Mode::Observe;
+        }
+        if let Some(exec) = &mut out.exec {
+            exec.mode = Mode::Observe;
+        }
+        for rule in &mut out.rules {
+            (rule.mode, rule.effect) = (Mode::Observe, Effect::Observe);
+        }
+        out
+    }
+
     /// The rule of that id.
     pub fn rule(&self, id: &str) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.id == id)

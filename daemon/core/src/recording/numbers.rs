@@ -113,6 +113,7 @@ pub(super) const ENUMS: &[Enum] = &[
             (8, "Unread"),
             (9, "Silent"),
             (10, "SeriesEnded"),
+            (11, "Mode"),
         ],
     },
     Enum { name: "IpAddr", variants: &[(0, "V4"), (1, "V6")] },

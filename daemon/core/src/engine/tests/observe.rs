@@ -209,3 +209,76 @@ fn a_recording_of_an_earlier_engine_replays_as_that_engine_decided() {
         assert!(again.identical(), "engine {engine}: {again:?}");
     }
 }
+
+fn set(mode: Mode) -> Input {
+    Input::Mode { run: id(1), mode, at: at(0) }
+}
+
+fn command(bench: &mut Bench, ms: u64, command: Command) -> Vec<Decision> {
+    let (actor, role, reason) = (actor(0, 1), "admin".into(), "x".into());
+    bench.feed(Input::Control(Control { seq: 0, at: at(ms), run: id(1), command, actor, role, reason }))
+}
+
+#[test]
+fn a_run_that_is_only_watched_is_left_alone_but_for_operators() {
+    let mut bench = Bench::with(&denied_connects("enforce", "enforce"));
+    bench.feed(set(Mode::Observe));
+    let decided = bench.event(1, connect(Net::WouldDeny));
+    assert_eq!(decided[0].mode, Mode::Observe, "what would be denied trips the rule on denials");
+    assert_eq!(
+        bench.event(1_000_000, connect(Net::Denied))[0].mode,
+        Mode::Observe,
+        "the kernel's tables were still the old ones"
+    );
+    assert!(!bench.state.run(id(1)).unwrap().frozen);
+    let leave = || Event::Leave { pid: 9, mover: 9, mover_in_run: true, to: 1 };
+    assert_eq!(bench.event(1_000_001, leave())[0].mode, Mode::Observe);
+
+    assert_eq!(command(&mut bench, 1_000_002, Command::Freeze)[0].mode, Mode::Enforce);
+    assert!(bench.state.run(id(1)).unwrap().frozen, "an operator's command is carried out");
+    let thaw = Event::ForeignThaw { levels: 1 };
+    assert_eq!(bench.event(1_000_003, thaw)[0].mode, Mode::Enforce, "and kept in force");
+    assert_eq!(bench.event(1_000_004, leave())[0].mode, Mode::Enforce);
+    command(&mut bench, 1_000_005, Command::Thaw);
+
+    bench.feed(set(Mode::Enforce));
+    assert_eq!(bench.event(2_000_000, connect(Net::Denied))[0].mode, Mode::Enforce);
+    assert!(bench.state.run(id(1)).unwrap().frozen);
+    bench.feed(set(Mode::Observe));
+    assert!(bench.state.run(id(1)).unwrap().frozen, "what is frozen stays so");
+}
+
+#[test]
+fn a_mode_before_the_start_holds_from_the_start_on_and_a_recording_with_it_replays() {
+    let policy = parse("p", &denied_connects("enforce", "enforce")).unwrap();
+    let policies = PolicySet::from([(policy.digest(), Arc::new(policy.clone()))]);
+    let unexplained = Contained { frozen: true, unexplained: true, blocked: false };
+    let run = Run { contained: unexplained, ..started(id(1), policy.digest()) };
+    let mut state = State::default();
+    let mut recording = Vec::new();
+    let mut modes = Vec::new();
+    for input in [set(Mode::Observe), Input::RunStarted(run.clone()), set(Mode::Enforce), set(Mode::Observe)] {
+        let decided = step(&policies, &mut state, &input);
+        modes.extend(decided.iter().map(|decision| decision.mode));
+        recording.push(Recorded::Input(input));
+        recording.extend(decided.into_iter().map(Recorded::Decision));
+    }
+    assert_eq!(modes, [Mode::Observe], "it was found frozen, which is not made worse");
+    let again = replay(policy.clone(), ENGINE, recording.iter().cloned().map(Ok::<_, ()>)).unwrap();
+    assert!(again.identical(), "{again:?}");
+    let mut other = State::default();
+    step(&policies, &mut other, &set(Mode::Observe));
+    step(&policies, &mut other, &set(Mode::Enforce));
+    assert_eq!(step(&policies, &mut other, &Input::RunStarted(run))[0].mode, Mode::Enforce);
+}
+
+#[test]
+fn the_observing_form_of_each_shipped_policy_refuses_nothing() {
+    for (name, text) in SHIPPED {
+        let policy = parse(name, text).unwrap_or_else(|wrong| panic!("{wrong}")).observing();
+        assert!(policy.rules.iter().all(|rule| rule.effect.is_observe() && policy.observes(rule)), "{name}");
+        let sections = [policy.egress.as_ref().map(|e| e.mode), policy.exec.as_ref().map(|e| e.mode)];
+        assert!(sections.iter().flatten().all(|mode| *mode == Mode::Observe), "{name}");
+        assert!(policy.limits.is_none() && policy.on_dead_daemon == crate::policy::OnDead::Keep, "{name}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `NodeService.SetMode`: an order to observe, and its end.
+
+use super::{Context, authorize::Orderer, runs::blocking};
+use crate::{platform::clock, runs::modes::Temporary};
+use failsafe_core::Mode;
+use failsafe_proto::v1;
+use std::sync::Arc;
+use tonic::Status;
+
+/// The longest order. What is to last longer is configured.
+const LONGEST_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+/// Does what was asked, and answers how the node stands.
+pub(super) async fn set(
+    context: &Arc<Context>,
+    orderer: Orderer,
+    request: v1::SetModeRequest,
+) -> Result<v1::SetModeResponse, Status> {
+    let v1::SetModeRequest { mode, for_ms, reason } = request;
+    if reason.trim().is_empty() || reason.len() > 1_000 {
+        return Err(Status::invalid_argument("reason: expected why, in 1 to 1000 bytes; it is kept in the audit log"));
+    }
+    let observe = match v1::NodeMode::try_from(mode) {
+        Ok(v1::NodeMode::Observe) => true,
+        Ok(v1::NodeMode::Enforce) => false,
+        _ => return Err(Status::invalid_argument("mode: expected ENFORCE or OBSERVE")),
+    };
+    if observe && !(1..=LONGEST_MS).contains(&for_ms) {
+        return Err(Status::invalid_argument(format!(
+            "for_ms: expected 1 to {LONGEST_MS} (7 days): an order to observe ends by itself; to observe for longer, write \
+             `mode = \"observe\"` in the configuration"
+        )));
+    }
+    let since_ns = clock::wall_ns();
+    let length = i64::try_from(for_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let order = observe.then(|| Temporary {
+        since_ns,
+        until_ns: since_ns.saturating_add(length),
+        reason: reason.clone(),
+        actor: orderer.actor.clone(),
+    });
+    // On a task of its own: a caller who goes away leaves no order that only some runs follow.
+    let switch = context.mode_switch();
+    let changed = tokio::spawn(blocking(move || switch.change(order, &reason, orderer.actor))).await;
+    let changed = changed.map_err(|error| Status::internal(format!("the change was cut short: {error}")))?;
+    let (runs, failed) = changed?
+        .map_err(|why| Status::unavailable(format!("the order cannot be stored, and nothing was changed: {why}")))?;
+    Ok(v1::SetModeResponse { mode: Some(shown(context)), runs, failed })
+}
+
+/// How the node stands.
+pub(super) fn shown(context: &Context) -> v1::ModeState {
+    let modes = context.registry.modes();
+    let temporary = modes.temporary();
+    let of = |mode| match mode {
+        Mode::Enforce => v1::NodeMode::Enforce as i32,
+        Mode::Observe => v1::NodeMode::Observe as i32,
+    };
+    v1::ModeState {
+        mode: of(modes.node()),
+        configured: of(modes.configured()),
+        until_ns: temporary.as_ref().map_or(0, |order| order.until_ns),
+        reason: temporary.map(|order| order.reason).unwrap_or_default(),
+    }
+}
