@@ -298,3 +298,16 @@ fn lockdown_is_kept_where_lsm_is() {
     assert_eq!(weak, []);
     assert!(refusal(&lockdown, &plain()).unwrap().contains("no-secrets would be observed, arguments unreliable"));
 }
+
+#[test]
+fn events_that_are_parts_of_a_condition_are_seen_and_never_denied() {
+    let when = "{ any = [{ event = \"exec\", within = \"9s\" }, { all = [{ event = \"listen\", within = \"9s\" }, \
+                { signal = \"metric.loss\", above = 3 }] }] }";
+    let alone = "{ all = [{ signal = \"metric.loss\", above = 3 }] }";
+    assert_eq!(worth(when, "observe", &full()), ("observed", String::new()));
+    let blind = Grants { listens: false, ..plain() };
+    let (got, why) = worth(when, "observe", &blind);
+    assert_eq!((got, why.contains("listen")), ("not seen", true), "the worst of its events counts: {why}");
+    assert!(refusal(&rule(when, "observe", ""), &blind).unwrap().contains("what r speaks of is not seen"));
+    assert!(assess(&rule(alone, "observe", ""), &full()).is_empty(), "nothing of it depends on the kernel");
+}
