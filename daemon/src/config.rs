@@ -7,6 +7,7 @@ mod drift;
 mod files;
 mod gpu_rates;
 mod limits;
+mod live;
 mod merge;
 mod recordings;
 mod tables;
@@ -16,6 +17,7 @@ pub use discovery::{DiscoverRules, Discovery};
 pub use drift::Drift;
 pub use gpu_rates::{Every, Pace, Rated};
 pub use limits::{Limits, Rates, Shares};
+pub use live::{Keys, Live};
 pub use recordings::Recordings;
 pub use tables::TableShares;
 
@@ -255,6 +257,14 @@ impl Config {
     /// # Errors
     /// [`Mistakes`]: all of them.
     pub fn load(path: Option<&Path>) -> Result<Config, Mistakes> {
+        Config::load_keys(path).map(|(config, _)| config)
+    }
+
+    /// The same, with the keys that the files set.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_keys(path: Option<&Path>) -> Result<(Config, Keys), Mistakes> {
         let (file, optional) = path.map_or((Path::new(DEFAULT_PATH), true), |p| (p, false));
         files::read(file, optional).and_then(|texts| merge::config(&texts)).map_err(Mistakes)
     }

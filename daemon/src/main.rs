@@ -1,7 +1,11 @@
 //! failsafed: the daemon. This only reads its arguments and starts what they ask for.
 
 use clap::{CommandFactory, Parser, Subcommand};
-use failsafed::{config::Config, guard::pin_folder, supervisor};
+use failsafed::{
+    config::Config,
+    guard::pin_folder,
+    supervisor::{self, Origin, hold_hangup},
+};
 use std::{io::stdout, path::PathBuf, process::ExitCode};
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
@@ -57,8 +61,9 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         None => {}
     }
-    let loaded = Config::load(args.config.as_deref()).and_then(|config| Ok((config.catalogues()?, config)));
-    let (catalogues, config) = match loaded {
+    let loaded =
+        Config::load_keys(args.config.as_deref()).and_then(|(config, keys)| Ok((config.catalogues()?, config, keys)));
+    let (catalogues, config, keys) = match loaded {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("failsafed: the configuration has mistakes\n{mistakes}");
@@ -73,11 +78,12 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("the configuration is good");
         return Ok(OK);
     }
+    hold_hangup()?;
     let filter = EnvFilter::try_from_env("FAILSAFED_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Whoever reads the daemon's own log may be stuck (a full disk under journald): containment must not wait for it.
     let lines = NonBlockingBuilder::default().buffered_lines_limit(4_096);
     let (writer, _flushed_when_dropped) = lines.finish(std::io::stderr());
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer).init();
-    supervisor::run(config, catalogues).map(|()| OK)
+    supervisor::run(config, Origin { file: args.config, keys }, catalogues).map(|()| OK)
 }

@@ -6,7 +6,10 @@
 //! ```
 
 mod prepare;
+mod reload;
 mod threads;
+
+pub use reload::{Origin, hold_hangup};
 
 use crate::{
     api::{self, Attestor, Context, Gates, Lanes, Roles},
@@ -80,19 +83,20 @@ const EVENTS: &str = "ebpf-events";
 ///
 /// # Errors
 /// What keeps it from starting, or the critical part that ended.
-pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
+pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Result<()> {
     let started_ns = clock::wall_ns();
     // A blocked mask is inherited: whoever started this may have blocked the signals that stop it.
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_unblock().context("cannot unblock signals")?;
     let descriptors = raise_descriptors();
+    let parts = reload::Parts::new(&config);
     let mut base = Base::open(&config)?;
     let (mut threads, mut any_ended) = Threads::new();
     let Catalogues { xids, lines, health: thresholds } = catalogues;
-    let judging = Judging::start(&mut base, &config, (xids, thresholds), &mut threads)?;
+    let judging = Judging::start(&mut base, (&config, &parts), (xids, thresholds), &mut threads)?;
     let stop_events = Arc::new(EventFd::from_value(0)?);
     let health = watch(&mut base, &config, &judging, &stop_events, &mut threads)?;
     let sensors = Sensors::start(&base, &config, lines, &judging)?;
-    follow(&base, &config, &judging, &mut threads)?;
+    follow(&base, (&config, &parts), &judging, &mut threads)?;
 
     let context = Arc::new(Context {
         authority: Roles::new(&config.admin_group),
@@ -115,6 +119,8 @@ pub fn run(config: Config, catalogues: Catalogues) -> anyhow::Result<()> {
         discovery: Arc::default(),
         config,
     });
+    let reloading = Arc::downgrade(&context);
+    std::thread::Builder::new().name("reload".into()).spawn(move || reload::work(origin, &parts, &reloading))?;
     let listener = api::bind(&context.config.socket)?;
     context.registry.kernel().guard_own(&own_files(&context.config, true));
     let stop_accepting = Arc::new(EventFd::from_value(0)?);
@@ -215,7 +221,7 @@ impl Judging {
     /// Takes up the runs of an earlier daemon, and starts the pipeline with what was found of them.
     fn start(
         base: &mut Base,
-        config: &Config,
+        (config, reloaded): (&Config, &reload::Parts),
         tables: (Catalogue, Thresholds),
         threads: &mut Threads,
     ) -> anyhow::Result<Judging> {
@@ -247,7 +253,7 @@ impl Judging {
             .context("cannot start the health's thread")?;
         let (node_health, slots) = (health.shared(), health.slots());
         let log_before = klog::Before { boot_id: boot_id.clone(), after: health.kernel_log_read(boot_id) };
-        let (reaper, reaping) = Reaper::spawn(registry.clone(), log.clone(), config.recordings)?;
+        let (reaper, reaping) = Reaper::spawn(registry.clone(), log.clone(), reloaded.recordings.clone())?;
         let (remover, removing) = Remover::spawn(pipeline.clone())?;
         let parts = Parts {
             registry: registry.clone(),
@@ -311,7 +317,12 @@ fn watch(
 }
 
 /// Starts the threads that state and follow the factors of runs.
-fn follow(base: &Base, config: &Config, judging: &Judging, threads: &mut Threads) -> anyhow::Result<()> {
+fn follow(
+    base: &Base,
+    (config, reloaded): (&Config, &reload::Parts),
+    judging: &Judging,
+    threads: &mut Threads,
+) -> anyhow::Result<()> {
     let statements = Statements {
         registry: base.registry.clone(),
         log: base.log_owner.log(),
@@ -333,7 +344,7 @@ fn follow(base: &Base, config: &Config, judging: &Judging, threads: &mut Threads
         node: base.node.clone(),
         worker: Arc::new(Worker { roots: Roots::default(), redact: config.redact.clone() }),
         table: Table::built_in()?,
-        config: config.drift,
+        config: reloaded.drift.clone(),
         nvml_disabled: config.nvml.disabled,
         boot_id: base.boot_id.clone(),
     };

@@ -47,7 +47,7 @@ fn unit(folder: &Path) -> PathBuf {
     let started = "ExecStart=/usr/bin/failsafed ";
     assert_eq!(text.matches(started).count(), 1);
     let unit = folder.join("failsafed.service");
-    fs::write(&unit, text.replace(started, "ExecStart=/bin/true ")).unwrap();
+    fs::write(&unit, text.replace("/usr/bin/failsafed ", "/bin/true ")).unwrap();
     unit
 }
 

@@ -45,7 +45,7 @@ impl Share {
 }
 
 /// How much there is of something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
     /// Most for one user.
     pub per_user: usize,
@@ -59,12 +59,12 @@ pub struct Quota {
 #[derive(Debug)]
 pub struct Limit {
     name: &'static str,
-    quota: Quota,
     used: Mutex<Used>,
 }
 
 #[derive(Debug, Default)]
 struct Used {
+    quota: Quota,
     users: BTreeMap<u32, usize>,
     ordinary: usize,
     reserved: usize,
@@ -133,7 +133,12 @@ impl fmt::Display for Exceeded {
 impl Limit {
     /// A limit of which nothing is used.
     pub fn new(name: &'static str, quota: Quota) -> Arc<Limit> {
-        Arc::new(Limit { name, quota, used: Mutex::default() })
+        Arc::new(Limit { name, used: Mutex::new(Used { quota, ..Used::default() }) })
+    }
+
+    /// Changes its size. What is in use beyond a smaller one stays in use.
+    pub fn resize(&self, quota: Quota) {
+        self.used().quota = quota;
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -146,13 +151,14 @@ impl Limit {
     /// [`Exceeded`], which is counted.
     pub fn take(self: &Arc<Limit>, share: Share) -> Result<Permit, Exceeded> {
         let mut used = self.used();
+        let quota = used.quota;
         let exceeded = match share {
-            Share::Reserved(_) if used.reserved >= self.quota.reserve => Some((false, self.quota.reserve)),
+            Share::Reserved(_) if used.reserved >= quota.reserve => Some((false, quota.reserve)),
             Share::Reserved(_) => None,
-            Share::User(uid) if used.users.get(&uid).is_some_and(|own| *own >= self.quota.per_user) => {
-                Some((true, self.quota.per_user))
+            Share::User(uid) if used.users.get(&uid).is_some_and(|own| *own >= quota.per_user) => {
+                Some((true, quota.per_user))
             }
-            Share::User(_) if used.ordinary >= self.quota.total => Some((false, self.quota.total)),
+            Share::User(_) if used.ordinary >= quota.total => Some((false, quota.total)),
             Share::User(_) => None,
         };
         if let Some((own, most)) = exceeded {
@@ -179,7 +185,7 @@ impl Limit {
             reserve_used: used.reserved,
             most,
             refused: used.refused,
-            ..Usage::of(self.name, self.name, self.quota)
+            ..Usage::of(self.name, self.name, used.quota)
         }
     }
 

@@ -163,6 +163,15 @@ impl Lanes {
         })
     }
 
+    /// Takes over limits that may change while the daemon serves: those of streams and of requests.
+    pub fn apply(&self, limits: &Limits) {
+        // What streams get of the descriptors depends on the connections.
+        let connections = self.connections.usage().quota;
+        let [_, streams, _] = fit([connections, limits.streams.into(), connections], self.descriptors / 2);
+        self.gates.streams.resize(streams);
+        self.gates.requests.resize(limits.requests.into());
+    }
+
     /// What is used of each limit.
     pub(super) fn usage(&self) -> Vec<Usage> {
         let gates = &self.gates;

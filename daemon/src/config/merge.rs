@@ -7,7 +7,7 @@
 //! A mistake of names and types ends serde's reading. What it names is then taken out, and the rest is read again, until
 //! nothing more is found.
 
-use super::{Config, ConfigError, check::Wrong, files::Text};
+use super::{Config, ConfigError, Keys, check::Wrong, files::Text};
 use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics};
 use serde::Deserialize;
 use std::ops::Range;
@@ -23,7 +23,7 @@ const MOST: usize = 100;
 ///
 /// # Errors
 /// All mistakes.
-pub(super) fn config(texts: &[Text]) -> Result<Config, Vec<ConfigError>> {
+pub(super) fn config(texts: &[Text]) -> Result<(Config, Keys), Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut tables = Vec::new();
     for text in texts {
@@ -38,6 +38,7 @@ pub(super) fn config(texts: &[Text]) -> Result<Config, Vec<ConfigError>> {
     }
     let mut merged = DeTable::new();
     tables.iter().for_each(|table| over(&mut merged, table.clone()));
+    let keys = keys(merged.clone());
     let config = deserialized(merged)
         // Each file alone is right: entries of a list that do not go together come from several files.
         .map_err(|error| vec![wrong_at_all(texts, error.message())])?;
@@ -56,7 +57,7 @@ pub(super) fn config(texts: &[Text]) -> Result<Config, Vec<ConfigError>> {
             None => wrong_at_all(texts, &format!("{field}: {message}")),
         });
     }
-    if errors.is_empty() { Ok(config) } else { Err(errors) }
+    if errors.is_empty() { Ok((config, keys)) } else { Err(errors) }
 }
 
 fn wrong(text: &Text, list: Vec<Diagnostic>) -> ConfigError {
@@ -70,6 +71,11 @@ fn wrong_at_all(texts: &[Text], message: &str) -> ConfigError {
 
 fn deserialized(table: DeTable<'_>) -> Result<Config, toml::de::Error> {
     Config::deserialize(Deserializer::from(Spanned::new(0..0, table)))
+}
+
+fn keys(table: DeTable<'_>) -> Keys {
+    let table = toml::Table::deserialize(Deserializer::from(Spanned::new(0..0, table)));
+    table.map(|table| Keys::of(&table)).unwrap_or_default()
 }
 
 /// What of the text is right, and all that is not.

@@ -4,7 +4,7 @@ use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
     let texts = [files::Text { path: "f.toml".into(), text: text.to_owned() }];
-    merge::config(&texts).map_err(|errors| Mistakes(errors).to_string())
+    merge::config(&texts).map(|(config, _)| config).map_err(|errors| Mistakes(errors).to_string())
 }
 
 #[test]
@@ -168,6 +168,17 @@ fn drop_ins_are_merged_in_the_order_of_their_names() {
     assert!(rules.contains("\"a\"") && rules.contains("\"b\""), "entries of both files: {rules}");
     let (_folder, file) = folder(&rule("a"), &[("a.toml", &rule("a"))]);
     assert!(Config::load(Some(&file)).is_err(), "the same name in two files");
+}
+
+#[test]
+fn keys_that_are_set_otherwise_are_named_wherever_they_are_set() {
+    let base = "ring_kib = 64\n[limits]\nidle_s = 7\nstreams = { per_user = 1, total = 2, reserve = 16 }\n";
+    let (_one, before) = folder(base, &[]);
+    let streams = "[limits.streams]\nper_user = 1\ntotal = 3\nreserve = 16\n[drift]\nperiod_s = 9\n";
+    let (_other, after) = folder(&base.replace("idle_s = 7\n", ""), &[("a.toml", streams)]);
+    let keys = |file: &Path| Config::load_keys(Some(file)).unwrap().1;
+    assert_eq!(keys(&before).changed(&keys(&after)), ["drift.period_s", "limits.idle_s", "limits.streams.total"]);
+    assert_eq!(keys(&before).changed(&keys(&before)), Vec::<String>::new());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::{Config, Recordings as Keep},
+    config::{Config, Live, Recordings as Keep},
     guard::kernel::Kernel,
     log::{Bounds, LogOwner},
     platform::CgroupRoot,
@@ -60,7 +60,7 @@ impl Bench {
             recordings: Recordings::spawn(&log, 1 << 20).unwrap(),
             recording_max_bytes: 1 << 20,
             remover: Remover::spawn(sender).unwrap().0,
-            reaper: Reaper::spawn(registry.clone(), log.clone(), Keep::default()).unwrap().0,
+            reaper: Reaper::spawn(registry.clone(), log.clone(), Live::new(Keep::default())).unwrap().0,
             health: health::HealthStore::open(state.path(), log.clone(), tables, false, Span::from_millis(1_000))
                 .unwrap(),
             boot_id: "boot".into(),

@@ -9,7 +9,11 @@
 //! backlog makes starts fail ("runs live already") and loses nothing.
 
 use super::{LiveRun, Registry, store::EndedRun};
-use crate::{config::Recordings, log::Log, platform::clock};
+use crate::{
+    config::{Live, Recordings},
+    log::Log,
+    platform::clock,
+};
 use failsafe_core::record::Record;
 use std::{
     collections::VecDeque,
@@ -41,7 +45,7 @@ impl Reaper {
     pub fn spawn(
         registry: Arc<Registry>,
         log: Log,
-        keep: Recordings,
+        keep: Live<Recordings>,
     ) -> std::io::Result<(Reaper, [JoinHandle<()>; 2])> {
         let (queue, ended) = mpsc::sync_channel(QUEUE);
         let (to_disk, written) = mpsc::sync_channel(QUEUE);
@@ -75,7 +79,7 @@ impl Reaper {
 }
 
 /// Writes ends, and looks at what is kept of ended runs: soon after one ended, and now and then.
-fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, keep: &Recordings) {
+fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, keep: &Live<Recordings>) {
     let mut due = Instant::now() + SOON;
     loop {
         match ended.recv_timeout(due.saturating_duration_since(Instant::now())) {
@@ -88,7 +92,7 @@ fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, k
         }
         // Also while one end follows the other.
         if due <= Instant::now() {
-            if let Err(error) = registry.retain(keep, log, clock::wall_ns()) {
+            if let Err(error) = registry.retain(&keep.get(), log, clock::wall_ns()) {
                 tracing::warn!(error = error.chain(), "what is kept of ended runs cannot be looked at");
             }
             due = Instant::now() + LATER;

@@ -10,7 +10,7 @@
 
 use crate::{
     attest::{NodeFacts, OwnGpus, RunFacts, Worker},
-    config::Drift as Config,
+    config::{Drift as Config, Live},
     log::Log,
     node::NodeView,
     pipeline::{Message, Sender},
@@ -60,7 +60,7 @@ pub struct Follower {
     /// The classes of factors.
     pub table: Table,
     /// How often.
-    pub config: Config,
+    pub config: Live<Config>,
     /// NVML is not looked at.
     pub nvml_disabled: bool,
     /// This boot's id.
@@ -103,7 +103,7 @@ impl Follower {
             let mut due: Option<(Instant, &Arc<LiveRun>)> = None;
             for run in &live {
                 let followed = runs.entry(run.run.id).or_insert_with(|| self.new_run(run));
-                let Some(at) = followed.due(run, sees, self.config.period()) else { continue };
+                let Some(at) = followed.due(run, sees, self.config.get().period()) else { continue };
                 let at = if followed.last.is_some() { at.max(rests_until) } else { at };
                 if due.is_none_or(|(first, _)| at < first) {
                     due = Some((at, run));
@@ -115,7 +115,7 @@ impl Follower {
                     if let Some(followed) = runs.get_mut(&run.run.id) {
                         self.read(run, followed, stop);
                     }
-                    rests_until = Instant::now() + self.config.rest(began.elapsed());
+                    rests_until = Instant::now() + self.config.get().rest(began.elapsed());
                 }
                 None => std::thread::park_timeout(LOOK),
             }

@@ -244,3 +244,38 @@ fn log_file(state_dir: &Path) -> PathBuf {
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
+
+#[test]
+fn a_reload_applies_what_can_change_and_a_mistake_changes_nothing() -> Result<()> {
+    on_node("reload", "", |node| {
+        let folder = node.file("failsafed.d");
+        fs::create_dir(&folder).context("making the folder of drop-ins")?;
+        let set = |text: &str| fs::write(folder.join("50-test.toml"), text).context("writing a drop-in");
+        let hang_up = || {
+            let pid = nix::unistd::Pid::from_raw(node.pid()?);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).context("sending SIGHUP")
+        };
+        let most = || -> Result<u64> {
+            let status = node.ctl(["node", "status", "-o", "json"])?.expect(0)?.json()?;
+            let limits = status["limits"].as_array().context("no limits")?;
+            let requests = limits.iter().find(|limit| limit["name"] == "requests").context("no limit of requests")?;
+            requests["per_user"].as_u64().context("no number")
+        };
+        let pid = node.pid()?;
+        ensure!(most()? == 64, "the default is {}", most()?);
+        set("[limits]\nrequests = { per_user = 7, total = 512, reserve = 4096 }\n")?;
+        hang_up()?;
+        wait_for("the limit is applied", || Ok(most()? == 7))?;
+        set("[limits]\nrequests = { per_user = 9, total = 512, reserve = 4096 }\nstreams = { per_user = 0 }\n")?;
+        hang_up()?;
+        let refused = || Ok(node.daemon_log().contains("the configuration has mistakes: the present one stays in use"));
+        wait_for("the mistake is reported", refused)?;
+        ensure!(most()? == 7, "a configuration with a mistake was applied");
+        set("ring_kib = 64\n")?;
+        hang_up()?;
+        wait_for("the limit is back", || Ok(most()? == 64))?;
+        wait_for("what needs a restart is named", || Ok(node.daemon_log().contains("needs_a_restart=\"ring_kib\"")))?;
+        ensure!(node.pid()? == pid, "the daemon was restarted");
+        Ok(())
+    })
+}
