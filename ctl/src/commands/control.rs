@@ -16,11 +16,11 @@ use tonic::Code;
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Result<Exit, Fail> {
-    let (answer, again) = block_on(async {
+    let (answer, after) = block_on(async {
         let client = Client::connect(place.socket).await?;
         let answer = ask(&client, command, args).await?;
-        let again = if command == pb::Command::Thaw { freezes_again(&client, &answer).await } else { None };
-        Ok((answer, again))
+        let after = if command == pb::Command::Thaw { after_thaw(&client, &answer).await } else { None };
+        Ok((answer, after))
     })?;
     if args.output.json() {
         print(&json::text(&json::control(&answer)))?;
@@ -33,14 +33,14 @@ pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArg
         };
         print(&runs::control(&answer, &acted_on(&answer, &args.run), done, Paint::stdout()))?;
     }
-    if let Some(why) = again {
-        eprintln!("failsafectl: warning: {why}");
+    if let Some(after) = after {
+        eprintln!("failsafectl: warning: {}", after.text());
     }
     Ok(exit_of(answer.verdict()))
 }
 
-/// Why the thawed run will be frozen again at once, if a rule of its incident does so.
-async fn freezes_again(client: &Client, answer: &pb::ControlResponse) -> Option<String> {
+/// What the thaw leads to, where a rule of the incident makes that unexpected.
+async fn after_thaw(client: &Client, answer: &pb::ControlResponse) -> Option<notes::AfterThaw> {
     let incident = match answer.incident.as_str() {
         "" => client.runs().get(pb::GetRequest { run: answer.run_id.clone() }).await.ok()?.into_inner().incident,
         incident => incident.to_owned(),
@@ -51,7 +51,7 @@ async fn freezes_again(client: &Client, answer: &pb::ControlResponse) -> Option<
     let request = pb::WatchRequest { incident, kinds: vec!["decision".to_owned()], ..Default::default() };
     let decisions = tokio::time::timeout(GRACE, events::collect(client, request)).await.ok()?.ok()?;
     decisions.iter().find_map(|entry| match entry.record()? {
-        Record::Decision { decision, .. } if decision.mode == Mode::Enforce => notes::freezes_again(decision),
+        Record::Decision { decision, .. } if decision.mode == Mode::Enforce => notes::after_thaw(decision),
         _ => None,
     })
 }

@@ -203,12 +203,13 @@ impl Page<'_> {
         if live && unproved {
             lines.push((format!("failsafectl freeze {run} --reason TEXT"), "try again what is not proved"));
         }
-        let again = notes::freezes_again(incident.opened_by().decision);
+        let after = notes::after_thaw(incident.opened_by().decision);
         if live && contained {
             if self.may_act {
-                let thaw = match again {
+                let thaw = match &after {
+                    Some(notes::AfterThaw::FrozenAgain(_)) => "DOES NOT HELP: see below",
+                    Some(notes::AfterThaw::Disarmed(_)) => "let the run continue WITHOUT THE RULE: see below",
                     None => "let the run continue (removes freeze, latch and block)",
-                    Some(_) => "DOES NOT HELP: see below",
                 };
                 lines.push((format!("failsafectl thaw {run} --reason TEXT"), thaw));
                 lines.push((format!("failsafectl kill {run} --reason TEXT"), "end it"));
@@ -234,8 +235,8 @@ impl Page<'_> {
         }
         let width = lines.iter().map(|(left, _)| left.chars().count()).max().unwrap_or(0);
         let mut out: String = lines.iter().map(|(left, right)| format!("  {left:width$}  {right}\n")).collect();
-        if let Some(why) = again.filter(|_| live && contained) {
-            out.extend(fill(&why, WIDTH - 2).iter().map(|line| format!("  {line}\n")));
+        if let Some(after) = after.filter(|_| live && contained) {
+            out.extend(fill(after.text(), WIDTH - 2).iter().map(|line| format!("  {line}\n")));
         }
         out
     }

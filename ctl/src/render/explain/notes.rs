@@ -10,24 +10,41 @@ use failsafe_core::{
 };
 use std::collections::BTreeSet;
 
-/// Why the rule freezes a thawed run again at once: what tripped it does not fall by a thaw.
-pub fn freezes_again(decision: &Decision) -> Option<String> {
+/// What a thaw of the run leads to, where that is not obvious: what tripped the rule does not fall by a thaw.
+pub enum AfterThaw {
+    /// The rule freezes the run again, with the reason.
+    FrozenAgain(String),
+    /// The run goes on without the rule, with the reason.
+    Disarmed(String),
+}
+
+impl AfterThaw {
+    /// The reason.
+    pub fn text(&self) -> &str {
+        match self {
+            AfterThaw::FrozenAgain(why) | AfterThaw::Disarmed(why) => why,
+        }
+    }
+}
+
+/// What a thaw leads to after this decision.
+pub fn after_thaw(decision: &Decision) -> Option<AfterThaw> {
     let Cause::Rule { rule, condition, .. } = &decision.cause else { return None };
     decision.values.iter().find_map(|seen| match seen.event() {
-        Some(Event::Budget { budget, .. }) => Some(format!(
+        Some(Event::Budget { budget, .. }) => Some(AfterThaw::FrozenAgain(format!(
             "The budget `{budget}` stays used up after a thaw: rule {rule} freezes the run again at its next packet, unless only a \
              rate was exceeded. Kill the run, and start it again with a larger budget."
-        )),
+        ))),
         // A condition of several parts is armed by any of them that no longer holds.
         None if seen.kind.shape() == Shape::Counter
             && condition.starts_with(&format!("{} above ", seen.kind))
             && !condition.contains("/s") =>
         {
-            Some(format!(
-            "{} never falls: after a thaw, rule {rule} freezes the run again at the next sample. Kill the run, and start it again with \
-             another bound.",
-            seen.kind
-            ))
+            Some(AfterThaw::Disarmed(format!(
+                "{} never falls: after a thaw, rule {rule} does not match again for this run until failsafed is restarted. To \
+                 limit what it does from now on, kill the run, and start it again with another bound.",
+                seen.kind
+            )))
         }
         _ => None,
     })

@@ -275,7 +275,7 @@ fn a_cordon_is_shown_with_its_outcome_and_with_what_undoes_it() {
 }
 
 #[test]
-fn a_thaw_that_does_not_last_is_not_advised() {
+fn a_thaw_that_does_not_last_or_disarms_the_rule_is_marked() {
     let contain = |record: Record| {
         let mut log = Log::started();
         log.add(5_000_040, record);
@@ -285,7 +285,7 @@ fn a_thaw_that_does_not_last_is_not_advised() {
     let freeze = || vec![Action::Freeze, Action::Notify];
     let sent = |condition| contain(tripped(freeze(), Kind::EgressBytes, failsafe_core::Value::Integer(9), condition));
     let total = sent("net.egress_bytes above 5 B");
-    assert!(total.contains("DOES NOT HELP") && total.contains("net.egress_bytes never falls"), "{total}");
+    assert!(total.contains("WITHOUT THE RULE") && total.contains("net.egress_bytes never falls"), "{total}");
     let rate = sent("net.egress_bytes/s above 5 B/s");
     assert!(rate.contains("let the run continue") && !rate.contains("never falls"), "{rate}");
     let event = failsafe_core::event::Event::Budget {

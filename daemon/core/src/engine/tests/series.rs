@@ -130,6 +130,22 @@ fn after_a_thaw_it_is_shown_what_is_disarmed_and_a_loss_that_stays_nan_trips_aga
 }
 
 #[test]
+fn after_a_thaw_a_total_that_never_falls_does_not_trip_its_rule_again() {
+    let mut b = Bench::with(
+        "[policy]\nname = \"p\"\nowner = \"o\"\n[[rule]]\nid = \"r\"\nrationale = \"x\"\n\
+         when = { signal = \"net.egress_bytes\", above = \"1 KiB\" }\nactions = [\"freeze\"]\n",
+    );
+    let sent = |b: &mut Bench, ms: u64, bytes: i64| {
+        b.signal(ms, Subject::Run(b.run), Kind::EgressBytes, Value::Integer(bytes))
+    };
+    assert!(!sent(&mut b, 1, 2_000).is_empty());
+    b.control(2, Command::Thaw);
+    assert_eq!(b.disarmed(2), ["rule r (the run): until net.egress_bytes is at or below 1.0 KiB"]);
+    // `explain` and `thaw` of failsafectl say so (ctl/src/render/explain/notes.rs).
+    assert!(sent(&mut b, 9_000_000, 5_000_000).is_empty());
+}
+
+#[test]
 fn a_recording_of_an_older_version_replays_to_what_was_decided() {
     let mut b = bench("is = \"not-finite\"", "");
     assert!(!b.loss(1, f64::NAN).is_empty());
