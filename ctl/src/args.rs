@@ -9,8 +9,8 @@ mod node;
 mod policy;
 
 pub use attest::{
-    AttestArgs, AttestCommand, AttestDiffArgs, AttestKeyCommand, AttestNodeArgs, AttestRotateArgs, AttestRunArgs,
-    AttestVerifyArgs,
+    AttestArgs, AttestCommand, AttestCommonArgs, AttestDiffArgs, AttestExpectArgs, AttestKeyCommand, AttestNodeArgs,
+    AttestPreflightArgs, AttestRotateArgs, AttestRunArgs, AttestVerifyArgs,
 };
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
@@ -53,6 +53,8 @@ pub struct Args {
 pub enum Command {
     /// Run a command as a run: in its own cgroup, under a policy.
     Run(RunArgs),
+    /// Start an ended run again: the same command, folder, variables and policy, from a verified checkpoint.
+    Rerun(RerunArgs),
     /// Make a run of an existing cgroup.
     Register(RegisterArgs),
     /// List runs.
@@ -260,6 +262,58 @@ pub struct RunArgs {
     pub output: Output,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `rerun`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl rerun job-1 --print\n  failsafectl rerun job-1 --inherit\n  failsafectl rerun job-1 --from 12000 --env HF_TOKEN --inherit --accept-differences \"new kernel, accepted by the team\""
+)]
+pub struct RerunArgs {
+    /// The ended run: its id, name, or an unambiguous prefix of either.
+    pub run: String,
+    /// The checkpoint to begin with: `last-good`, the number of a step, or `start` for none. The command finds its path in
+    /// FAILSAFE_CHECKPOINT.
+    #[arg(long, value_name = "CHECKPOINT", default_value = "last-good")]
+    pub from: String,
+    /// Only show what would be started, what is missing, and what differs now.
+    #[arg(long)]
+    pub print: bool,
+    /// A variable of the command: `NAME` with the caller's value, or `NAME=VALUE`; may be repeated.
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Take variables of which the value was never read from this environment.
+    #[arg(long)]
+    pub inherit: bool,
+    /// Leave out a variable; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub without: Vec<String>,
+    /// Start it although factors that can change results differ or are not known. Why; it goes into the audit log.
+    #[arg(long, value_name = "REASON", value_parser = reason)]
+    pub accept_differences: Option<String>,
+    /// Name of the new run [default: name of the policy and a number]
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// Execute the command in this folder [default: that of the run]
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Other GPUs than those of the run, as for `run`.
+    #[arg(long = "gpu", value_name = "UUID|INDEX|all", value_delimiter = ',', value_parser = node::gpu)]
+    pub gpus: Vec<String>,
+    /// Replace failsafectl by the command, as for `run`.
+    #[arg(long)]
+    pub no_watch: bool,
+    /// Where the watcher waits for the run's id (abstract unix socket); used by `rerun` itself.
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub announce: Option<String>,
+    /// Do not print the line about the run.
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub output: Output,
+    /// The command again, with its secrets, where arguments were redacted.
+    #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

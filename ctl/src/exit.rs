@@ -48,6 +48,10 @@ pub enum Exit {
     CallDenied = 30,
     /// `policy would`: what decides the call is known on the node only.
     NodeDecides = 31,
+    /// `attest common`: no factor is shared by the bad statements alone.
+    NothingShared = 23,
+    /// `attest preflight`: something will not be reproducible.
+    NotReproducible = 24,
     /// `run`: the command exists but cannot be executed, as shells have it.
     NotExecutable = 126,
     /// `run`: the command does not exist, as shells have it.

@@ -16,6 +16,12 @@ pub enum AttestCommand {
     Verify(AttestVerifyArgs),
     /// Compare statements: what differs, and whether it can change results. Works without the daemon.
     Diff(AttestDiffArgs),
+    /// Find the factors that bad runs share and good ones lack. Works without the daemon.
+    Common(AttestCommonArgs),
+    /// Write reference values: what all of these statements have. Works without the daemon.
+    Expect(AttestExpectArgs),
+    /// Warn of what will not be reproducible of a command, before it is executed. Works without the daemon.
+    Preflight(AttestPreflightArgs),
     /// Show and replace the keys that this node signs with.
     Key {
         /// What.
@@ -118,6 +124,79 @@ pub struct AttestDiffArgs {
     pub show_identity: bool,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `attest common`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest common --bad mon.json --good tue.json wed.json\n  failsafectl attest common --bad bad-*.json --good good-*.json --keys allowed-keys -o json"
+)]
+pub struct AttestCommonArgs {
+    /// Statements of runs that went wrong.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub bad: Vec<PathBuf>,
+    /// Statements of runs that went well.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub good: Vec<PathBuf>,
+    /// The allowed keys, as for `attest verify`.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// As for `attest diff`.
+    #[arg(long, value_name = "REGIME")]
+    pub regime: Option<Regime>,
+    /// As for `attest diff`.
+    #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
+    pub ignore: Vec<Pattern>,
+    /// Also list factors that only say which machine or run it is.
+    #[arg(long)]
+    pub show_identity: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `attest expect`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest expect node-1.json node-2.json --keys allowed-keys -o expected.json\n  failsafectl node placeable --like expected.json"
+)]
+pub struct AttestExpectArgs {
+    /// Statements that are known to be good, all of nodes or all of runs.
+    #[arg(required = true, value_name = "STATEMENT")]
+    pub files: Vec<PathBuf>,
+    /// The file to write.
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub file: PathBuf,
+    /// Replace the file if it exists. A symbolic link is never replaced.
+    #[arg(long)]
+    pub force: bool,
+    /// The allowed keys, as for `attest verify`. Without it the exit code is 15.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// As for `attest diff`.
+    #[arg(long, value_name = "REGIME")]
+    pub regime: Option<Regime>,
+    /// Leave out factors, as for `attest diff`.
+    #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
+    pub ignore: Vec<Pattern>,
+}
+
+/// `attest preflight`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest preflight --manifest run.toml -- python3 train.py\n  failsafectl attest preflight --env OMP_NUM_THREADS=8 -- ./train.sh"
+)]
+pub struct AttestPreflightArgs {
+    /// A variable of the command, as for `run`; may be repeated.
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// The manifest of the run, as for `run`.
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+    /// The command and its arguments. It is not executed.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `attest key rotate`.

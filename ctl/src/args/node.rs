@@ -86,6 +86,13 @@ pub struct PlaceableArgs {
     /// by commas.
     #[arg(long = "gpu", value_name = "GPU", value_delimiter = ',', value_parser = gpu, conflicts_with = "count")]
     pub gpus: Vec<String>,
+    /// Also compare this node with a statement or with reference values (`attest expect`): does it compute the same results? The exit
+    /// code is that of `attest diff`.
+    #[arg(long, value_name = "FILE")]
+    pub like: Option<std::path::PathBuf>,
+    /// With --like: the allowed keys, as for `attest verify`.
+    #[arg(long, value_name = "FILE", requires = "like")]
+    pub keys: Option<std::path::PathBuf>,
     /// Number of GPUs, whichever they are. Without --count and --gpu: the node itself.
     #[arg(long, default_value_t = 0)]
     pub count: u32,

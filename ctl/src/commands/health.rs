@@ -82,7 +82,7 @@ pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> 
 
 pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit, Fail> {
     let output = args.output;
-    let args = args.clone();
+    let (args, like, keys) = (args.clone(), args.like.as_deref(), args.keys.as_deref());
     let request = pb::PlaceableRequest {
         gpus: each(&args.gpus),
         count: args.count,
@@ -99,6 +99,13 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
         let client = Client::connect(place.socket).await?;
         Ok(client.node().placeable(request).await?.into_inner())
     })?;
+    if let Some(file) = like.filter(|_| answer.placeable) {
+        // One answer: programs read one JSON value.
+        if !output.json() {
+            print(&page::placeable(&answer))?;
+        }
+        return super::attest::reference::like(place, file, keys, output.json());
+    }
     print(&if output.json() { json::text(&json::placeable(&answer)) } else { page::placeable(&answer) })?;
     Ok(if answer.placeable { Exit::Done } else { Exit::NotPlaceable })
 }

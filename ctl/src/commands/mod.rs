@@ -63,6 +63,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
     let place = &Place { socket: &args.socket, state_dir: &args.state_dir, zone: TimeZone::system() };
     match args.command {
         Command::Run(args) => run::run(place, &args),
+        Command::Rerun(args) => run::rerun(place, &args),
         Command::Register(args) => register::register(place, &args),
         Command::List(args) | Command::Get { what: Get::Runs(args) } => list::list(place, &args),
         Command::Describe(args) => describe::describe(place, &args),
@@ -128,6 +129,9 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             AttestCommand::Run(args) => attest::run(place, &args),
             AttestCommand::Verify(args) => attest::verify(place, &args),
             AttestCommand::Diff(args) => attest::diff(place, &args),
+            AttestCommand::Common(args) => attest::reference::common(&args),
+            AttestCommand::Expect(args) => attest::reference::expect(&args),
+            AttestCommand::Preflight(args) => attest::preflight::preflight(&args),
             AttestCommand::Key { what: AttestKeyCommand::Show(output) } => attest::key::show(place, output),
             AttestCommand::Key { what: AttestKeyCommand::Rotate(args) } => attest::key::rotate(place, &args),
         },

@@ -11,6 +11,7 @@
 //! started; the command never runs as root unless `--user root` says so; between Start and exec nothing is started that is
 //! not the command; a command of another user gets no terminal, descriptor or variable of the caller.
 
+mod again;
 mod environment;
 mod left;
 mod restart;
@@ -29,7 +30,7 @@ use crate::{
 use failsafe_proto::v1 as pb;
 use nix::errno::Errno;
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{ErrorKind, Write},
     os::{
         linux::net::SocketAddrExt,
@@ -38,9 +39,29 @@ use std::{
             process::CommandExt,
         },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
+
+pub(super) use again::rerun;
+pub(super) use environment::add as add_variables;
+
+/// What the child starts and becomes.
+struct Starting<'a> {
+    request: pb::StartRequest,
+    command: Command,
+    name: &'a OsStr,
+    arguments: &'a [OsString],
+    /// Files that the name may mean.
+    programs: Vec<PathBuf>,
+    user: user::Target,
+    /// Where it is executed, where that is not the present folder; then its variables are those of `command` alone.
+    directory: Option<&'a Path>,
+    /// The watcher's socket.
+    announce: Option<&'a str>,
+    quiet: bool,
+    json: bool,
+}
 
 pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     let Some((name, arguments)) = args.command.split_first() else {
@@ -59,6 +80,14 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
     if !args.no_watch && args.announce.is_none() {
         return watch::watch(place, user.is_other(), args.quiet);
     }
+    let here = std::env::current_dir().map_err(|error| Fail::because("cannot find the present folder", &error))?;
+    let with = restart::With {
+        lineage: args.new.lineage.as_deref(),
+        words: &args.command,
+        directory: &here,
+        only: None,
+        other: user.is_other(),
+    };
     let request = pb::StartRequest {
         name: args.new.name.clone().unwrap_or_default(),
         labels: args.new.labels.iter().cloned().collect(),
@@ -69,15 +98,34 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         repair: args.new.repair,
         manifest,
         owner_uid: Some(user.uid()),
-        ..restart::request(args, &command, user.is_other())?
+        ..restart::request(&with, &command)?
     };
+    let starting = Starting {
+        request,
+        command,
+        name,
+        arguments,
+        programs,
+        user,
+        directory: None,
+        announce: args.announce.as_deref(),
+        quiet: args.quiet,
+        json: args.output.json(),
+    };
+    launch(place, starting).map_err(|fail| asked.explain(fail))
+}
+
+/// Starts the run with this process, and becomes its command.
+fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
+    let Starting { request, mut command, name, arguments, programs, user, directory, announce: watcher, quiet, json } =
+        starting;
     // The event loop and the connection end with this block; what is left of them is close-on-exec.
     let run = block_on(async {
         let client = Client::connect(place.socket).await?;
         let run = client.runs().start(request).await?.into_inner();
-        if args.output.json() {
+        if json {
             eprintln!("{}", json::run(&run));
-        } else if !args.quiet {
+        } else if !quiet {
             eprintln!(
                 "run {} {} pinned to {} {}",
                 clean(&run.name),
@@ -86,15 +134,15 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
                 run.policy_digest
             );
         }
-        if let Some(watcher) = &args.announce {
+        if let Some(watcher) = watcher {
             announce(watcher, &run.id);
         }
-        restart::begin(place.socket, &client, &run, args.output.json()).await?;
+        restart::begin(place.socket, &client, &run, json).await?;
         Ok(run)
-    })
-    .map_err(|fail| asked.explain(fail))?;
+    })?;
     command.args(arguments).env("FAILSAFE_RUN_ID", &run.id);
-    for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !user.is_other())) {
+    let alone = user.is_other() || directory.is_some();
+    for kept in environment::of_run(&mut command, &run, |name| std::env::var_os(name).filter(|_| !alone)) {
         eprintln!("failsafectl: {kept}");
     }
     if user.is_other() {
@@ -104,7 +152,12 @@ pub(super) fn run(place: &Place<'_>, args: &RunArgs) -> Result<Exit, Fail> {
         environment::close_descriptors()?;
     }
     user.become_it(&mut command)?;
-    Err(execute(&command, name, &programs, user.is_other()))
+    if let Some(directory) = directory {
+        // With the rights of the user.
+        let failed = |error| Fail::because(format!("cannot enter {}", clean(&directory.display().to_string())), &error);
+        std::env::set_current_dir(directory).map_err(failed)?;
+    }
+    Err(execute(&command, name, &programs, alone))
 }
 
 /// Becomes the first of the programs that this user may execute, as `execvp(3)` does: one may lie in a folder of the caller that the

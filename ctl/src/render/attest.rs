@@ -321,7 +321,7 @@ fn letter(n: usize) -> String {
     letter.map_or_else(|| format!("#{}", n + 1), String::from)
 }
 
-fn cell_text(cell: &Cell) -> String {
+pub(super) fn cell_text(cell: &Cell) -> String {
     match cell {
         Cell::Value(Json::Text(text)) => short(text),
         Cell::Value(value) => short(&value.to_string()),

@@ -195,6 +195,18 @@ fn record_summary(record: &Record) -> String {
                 checkpoint.path, checkpoint.digest, checkpoint.bytes
             )
         }
+        Record::Rerun { name, of, checkpoint, differences, unknown, accepted, actor, .. } => {
+            let from = if checkpoint.is_empty() { String::new() } else { format!(" from {checkpoint}") };
+            let open = differences.len() + unknown.len();
+            let differs = match (open, accepted) {
+                (0, _) => String::new(),
+                (open, None) => format!(", with {} that change no results", count(open, "difference", "differences")),
+                (open, Some(why)) => {
+                    format!(", with {} that are accepted: {why}", count(open, "difference", "differences"))
+                }
+            };
+            format!("{actor} started run {of} again as {name}{from}{differs}")
+        }
         Record::Egress { name, account, .. } => format!("{name}: {}", super::egress::brief(account)),
         Record::Statement { name, at, digest, bytes, problem, .. } => match (digest, problem) {
             (Some(digest), _) => format!("{name}: statement of its {} stored: {digest}, {bytes} bytes", at.name()),

@@ -156,6 +156,10 @@ impl runs::RunService for Service {
         self.answer(pb::BeginResponse {})
     }
 
+    async fn prepare_rerun(&self, _: Request<pb::PrepareRerunRequest>) -> Result<Response<pb::RerunPlan>, Status> {
+        self.answer(pb::RerunPlan::default())
+    }
+
     async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
         self.answer(pb::ListResponse { runs: vec![self.answers.run.clone()] })
     }

@@ -133,15 +133,7 @@ pub fn compare(statements: &[&Statement], table: &Table, options: &Options) -> C
             continue;
         }
         let values: Vec<Cell> = statements.iter().map(|statement| cell(statement, path)).collect();
-        let (rank, class, reason, citation) = match table.row(path) {
-            Some((rank, row)) => (rank, row.class(regime), row.reason.clone(), row.citation.clone()),
-            // Of another version: what that one says of it.
-            None => {
-                let stated = statements.iter().filter_map(|it| it.factor(path)).map(|factor| factor.class).min();
-                let reason = "this version of failsafectl does not know the factor; the class is the statement's";
-                (usize::MAX, stated.unwrap_or(Class::Result), reason.to_owned(), String::new())
-            }
-        };
+        let (rank, class, reason, citation) = classed(table, path, regime, statements.iter().copied());
         let known: BTreeSet<&Cell> = values.iter().filter(|cell| !matches!(cell, Cell::Unknown(_))).collect();
         let kind = match (known.len(), values.iter().any(|cell| matches!(cell, Cell::Unknown(_)))) {
             (2.., _) => Kind::Differs,
@@ -181,8 +173,26 @@ fn verdict(differences: &[Difference], equal: Counts) -> Verdict {
     }
 }
 
+/// What a difference in a factor changes: the place of its row, its class, the reason, and who found that.
+pub(crate) fn classed<'a>(
+    table: &Table,
+    path: &str,
+    regime: Regime,
+    statements: impl IntoIterator<Item = &'a Statement>,
+) -> (usize, Class, String, String) {
+    match table.row(path) {
+        Some((rank, row)) => (rank, row.class(regime), row.reason.clone(), row.citation.clone()),
+        // Of another version: what that one says of it.
+        None => {
+            let stated = statements.into_iter().filter_map(|it| it.factor(path)).map(|factor| factor.class).min();
+            let reason = "this version of failsafectl does not know the factor; the class is the statement's";
+            (usize::MAX, stated.unwrap_or(Class::Result), reason.to_owned(), String::new())
+        }
+    }
+}
+
 /// A factor in one statement. What the statement does not list is absent only if it lists the whole group.
-fn cell(statement: &Statement, path: &str) -> Cell {
+pub(crate) fn cell(statement: &Statement, path: &str) -> Cell {
     let unknown = |factor: &Factor| Cell::Unknown(format!("{}: {}", factor.status.name(), factor.reason));
     if let Some(factor) = statement.factor(path) {
         return match (factor.status, &factor.value) {

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod common;
 pub mod diff;
 pub mod drift;
 pub mod envelope;
@@ -19,6 +20,8 @@ pub mod json;
 pub mod key;
 pub mod manifest;
 pub mod moment;
+pub mod preflight;
+pub mod reference;
 pub mod statement;
 pub mod table;
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! Invariants: the file is read strictly, and all that is wrong with it is reported at once; the first row that fits a path
 //! applies; a path without a row has no class, and whoever asks decides.
 
-use crate::factor::Class;
+use crate::{
+    factor::Class,
+    preflight::{Advice, Look, Part},
+};
 use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics, nearest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -64,6 +67,8 @@ pub struct Table {
     /// `sha256:HEX` of its text.
     pub digest: String,
     rows: Vec<Row>,
+    /// What is warned of before a command is executed.
+    pub preflight: Vec<Advice>,
 }
 
 /// One row.
@@ -133,7 +138,7 @@ impl fmt::Display for Pattern {
 }
 
 /// `*` stands for any text. Each fixed part is looked for as early as possible, which is right for one kind of wildcard.
-fn fits_segment(pattern: &str, text: &str) -> bool {
+pub(crate) fn fits_segment(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut left) = text.strip_prefix(head) else { return false };
     let mut parts: Vec<&str> = rest.split('*').collect();
@@ -153,6 +158,26 @@ struct Raw {
     table: RawHead,
     sources: BTreeMap<String, Spanned<String>>,
     factor: Vec<RawRow>,
+    #[serde(default)]
+    preflight: Vec<RawAdvice>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdvice {
+    variable: Option<String>,
+    #[serde(default)]
+    expect: Vec<String>,
+    #[serde(default)]
+    reject: Vec<String>,
+    manifest: Option<Part>,
+    #[serde(default)]
+    programs: Vec<String>,
+    #[serde(default)]
+    uses: String,
+    text: Spanned<String>,
+    fix: String,
+    source: Spanned<String>,
 }
 
 #[derive(Deserialize)]
@@ -251,12 +276,35 @@ impl Table {
             let (class, citation) = (class.each(), citation.get_ref().clone());
             rows.push(Row { pattern, class, reason: reason.into_inner(), citation });
         }
+        let mut preflight = Vec::new();
+        for row in raw.preflight {
+            let RawAdvice { variable, expect, reject, manifest, programs, uses, text: what, fix, source } = row;
+            let look = match (variable, manifest) {
+                (Some(name), None) => Look::Variable { name, expect, reject },
+                (None, Some(part)) if expect.is_empty() && reject.is_empty() => Look::Manifest(part),
+                _ => {
+                    let message = "expected `variable`, or `manifest` without `expect` and `reject`";
+                    wrong.push(Diagnostic::at(text, what.span(), message, None));
+                    continue;
+                }
+            };
+            match raw.sources.get(source.get_ref()) {
+                Some(citation) => {
+                    let (what, citation) = (what.into_inner(), citation.get_ref().clone());
+                    preflight.push(Advice { look, programs, uses, text: what, fix, citation });
+                }
+                None => {
+                    let message = format!("`source` is `{}`, expected one of [sources]", source.get_ref());
+                    wrong.push(Diagnostic::at(text, source.span(), message, None));
+                }
+            }
+        }
         if !wrong.is_empty() {
             return Err(fail(wrong));
         }
         let name = format!("{} {}", raw.table.name, raw.table.version);
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes())));
-        Ok(Table { name, digest, rows })
+        Ok(Table { name, digest, rows, preflight })
     }
 
     /// The row of a path, and its place: earlier rows explain more differences.

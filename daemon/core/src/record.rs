@@ -235,6 +235,28 @@ pub enum Record {
         /// The counters.
         totals: Totals,
     },
+    /// A run was started as an ended one was.
+    Rerun {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// The run that it repeats.
+        of: RunId,
+        /// The checkpoint that it begins with; empty: none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        checkpoint: String,
+        /// What differs.
+        differences: Vec<FactorChange>,
+        /// What was not known of the run that it repeats.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unknown: Vec<String>,
+        /// Why that was accepted; none: nothing had to be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accepted: Option<String>,
+        /// Who started it.
+        actor: Actor,
+    },
     /// What a run sent, read after its end.
     Egress {
         /// The run.
@@ -463,6 +485,7 @@ impl Record {
             | Record::RunEnded { .. }
             | Record::RunTotals { .. }
             | Record::Egress { .. }
+            | Record::Rerun { .. }
             | Record::RecordingClosed { .. } => "run",
             Record::Statement { .. } => "statement",
             Record::PolicyRefused { .. } => "policy",

@@ -186,7 +186,7 @@ fn redact(manifest: &mut Manifest, redactor: &Redactor) -> u32 {
     redacted
 }
 
-fn announced(checkpoint: Checkpoint, wall_ns: u64) -> v1::Checkpoint {
+pub(super) fn announced(checkpoint: Checkpoint, wall_ns: u64) -> v1::Checkpoint {
     let Checkpoint { path, step, good, digest, bytes } = checkpoint;
     v1::Checkpoint { path, step, good, digest, bytes, announced_ns: i64::try_from(wall_ns).unwrap_or(i64::MAX) }
 }

@@ -31,6 +31,7 @@ mod mode;
 mod node;
 mod peer;
 mod policy;
+mod rerun;
 mod reset;
 mod restart_gate;
 mod runs;

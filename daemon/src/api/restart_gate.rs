@@ -11,6 +11,7 @@
 use super::{
     Context,
     connection::Maker,
+    rerun::Again,
     runs::{blocking, deliver},
 };
 use crate::{
@@ -58,13 +59,27 @@ pub(super) struct Said {
 
 /// A start of a lineage, compared.
 pub(super) struct Gate {
-    claim: Claim,
+    link: Link,
     start: Known,
     changes: Vec<FactorChange>,
     owner: u32,
 }
 
+/// What the start continues.
+enum Link {
+    /// The last run of a lineage.
+    Lineage(Box<Claim>),
+    /// A run that is started again.
+    Again(RunId),
+}
+
 impl Gate {
+    /// Of a start that repeats a run, which was compared already.
+    pub(super) fn again(again: &Again, owner: u32) -> Gate {
+        let link = Link::Again(again.of.run.id);
+        Gate { link, start: Known::default(), changes: again.changes.clone(), owner }
+    }
+
     /// Claims the lineage and compares what is known before the start. `maker`: none for a run that exists, of which nothing is known.
     ///
     /// # Errors
@@ -91,8 +106,8 @@ impl Gate {
             }
             tracing::warn!(what, "a restart is not compared");
         }
-        let mut gate = Gate { claim, start: Known::default(), changes: Vec::new(), owner };
-        let Some(maker) = maker else { return Ok(gate) };
+        let gate = |claim, start, changes| Gate { link: Link::Lineage(Box::new(claim)), start, changes, owner };
+        let Some(maker) = maker else { return Ok(gate(claim, Known::default(), Vec::new())) };
         let pid = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?.id().pid;
         let (cards, mig) = gpus;
         let slices = |gpu| mig.get(gpu).into_iter().flatten().cloned().collect();
@@ -110,14 +125,15 @@ impl Gate {
             blocking(move || beginning.facts(&Roots::default(), &seen, &table, &worker.redact))
         };
         let run = reading.await?;
-        if let Some((before, kept)) = &gate.claim.predecessor {
-            gate.changes = before.start.differences(&run, &table, |_| true).changes;
+        let (mut start, mut changes) = (Known::default(), Vec::new());
+        if let Some((before, kept)) = &claim.predecessor {
+            changes = before.start.differences(&run, &table, |_| true).changes;
             let own = OwnGpus::new(&node, &cards.iter().map(|gpu| gpu.0.clone()).collect());
             let counts = |path: &str| path.starts_with("node/") && own.counts(path);
-            gate.changes.extend(kept.iter().flat_map(|kept| kept.known.differences(&node, &table, counts).changes));
+            changes.extend(kept.iter().flat_map(|kept| kept.known.differences(&node, &table, counts).changes));
         }
-        let _first = gate.start.take(&run, &table, |_| true);
-        Ok(gate)
+        let _first = start.take(&run, &table, |_| true);
+        Ok(gate(claim, start, changes))
     }
 
     /// Keeps what the run continues and how it differs, before its process enters. May wait for the disk.
@@ -128,21 +144,34 @@ impl Gate {
         let restart = Restart {
             run: live.run.id,
             uid: self.owner,
-            lineage: self.claim.name().to_owned(),
+            lineage: match &self.link {
+                Link::Lineage(claim) => claim.name().to_owned(),
+                Link::Again(_) => String::new(),
+            },
             predecessor: self.predecessor(),
             start: self.start.clone(),
             changes: self.changes.clone(),
         };
-        self.claim.keep(context.registry.store(), &restart).map_err(|error| refused(&error))
+        let store = context.registry.store();
+        let kept = match &self.link {
+            Link::Lineage(claim) => claim.keep(store, &restart),
+            Link::Again(_) => restart.keep(store),
+        };
+        kept.map_err(|error| refused(&error))
     }
 
     /// The run was not started after all.
     pub(super) fn take_back(&self) {
-        self.claim.take_back();
+        if let Link::Lineage(claim) = &self.link {
+            claim.take_back();
+        }
     }
 
     fn predecessor(&self) -> Option<RunId> {
-        self.claim.predecessor.as_ref().map(|(restart, _)| restart.run)
+        match &self.link {
+            Link::Lineage(claim) => claim.predecessor.as_ref().map(|(restart, _)| restart.run),
+            Link::Again(of) => Some(*of),
+        }
     }
 
     /// Says in the answer how the run differs, and has that judged once the process asks.
@@ -221,7 +250,7 @@ async fn judge(context: &Arc<Context>, live: &Arc<LiveRun>) -> Result<(), Status
     Ok(())
 }
 
-fn shown(change: &FactorChange) -> v1::FactorChange {
+pub(super) fn shown(change: &FactorChange) -> v1::FactorChange {
     let FactorChange { path, old, new, class } = change.clone();
     v1::FactorChange { path, old, new, class: class.name().to_owned() }
 }

@@ -11,6 +11,7 @@ use super::{
     limits::Share,
     manifest,
     peer::Peer,
+    rerun::{self, Again},
     restart_gate::{self, Gate, Said},
     start,
 };
@@ -31,10 +32,11 @@ use crate::{
         guarded::GuardedRun,
         registrable,
         start::{Place, Wanted, sole_owner},
+        started::{self, Started},
     },
 };
 use failsafe_core::{
-    Action, GpuId, MonoTime, Policy,
+    Action, GpuId, MonoTime, Policy, RunId,
     containment::Measure,
     health::{Closed, Level, Target},
     input::{Command, Control, Run},
@@ -77,22 +79,66 @@ impl v1::run_service_server::RunService for Runs {
             environment,
             manifest,
             policy_name,
+            directory,
+            variables,
+            rerun_of,
+            accept_differences,
+            checkpoint,
         } = request.into_inner();
         who.may_start(owner_uid)?;
         own_labels(&labels)?;
         let owner = owner_uid.unwrap_or(who.uid());
         let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
-        let asked = Asked::of(policy_name, policy_file, policy_toml)?;
-        let (policy, gpus) = self.policy(share, &who, asked, gpus).await?;
+        let of = if rerun_of.is_empty() { None } else { Some(rerun::ended(&self.0, &who, &rerun_of)?) };
+        if of.is_some() && !(lineage.is_empty() && policy_toml.is_empty() && policy_name.is_empty()) {
+            let message = "rerun_of: the policy is that of the run, and no lineage is continued: expected neither";
+            return Err(Status::invalid_argument(message));
+        }
+        let (policy, gpus) = match &of {
+            Some(of) => (rerun::policy(&self.0, of).await?, gpus),
+            None => {
+                let asked = Asked::of(policy_name, policy_file, policy_toml)?;
+                self.policy(share, &who, asked, gpus).await?
+            }
+        };
+        if of.is_some()
+            && let Some(why) = self.0.refusal(&policy, &gpus.cards, &gpus.mig)
+        {
+            return Err(Status::failed_precondition(why));
+        }
         let wanted = wanted(&who, owner, name, labels, policy, gpus);
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
-        let said = Said { lineage, command, environment: environment.into_iter().collect() };
-        let gate = self.gate(Some(&maker), &wanted, said).await?;
+        let variables = variables.into_iter().collect();
+        let with = started::Said { command, directory, environment: environment.into_iter().collect(), variables };
+        let (gate, again) = match of {
+            Some(of) => {
+                let new = (wanted.owner_uid, &wanted.gpus, &wanted.mig);
+                let again = Again::compare(&self.0, of, &maker, new, &with, (accept_differences, checkpoint)).await?;
+                (Some(Arc::new(Gate::again(&again, wanted.owner_uid))), Some(again))
+            }
+            None => {
+                let (command, environment) = (with.command.clone(), with.environment.clone());
+                (self.gate(Some(&maker), &wanted, Said { lineage, command, environment }).await?, None)
+            }
+        };
         let mut run = start::start(&self.0, maker, wanted, repair, gate).await?;
-        if let Ok(id) = run.id.parse() {
+        if let Ok(id) = run.id.parse::<RunId>() {
+            let (context, name) = (self.0.clone(), run.name.clone());
+            let again = again.map(|again| again.record(id, name, &who));
+            blocking(move || {
+                if let Some(record) = again {
+                    context.log.record(&record, Some(id), None);
+                }
+                let attestor = &context.attestor;
+                let kept = Started::of(id, &with, &attestor.table, &attestor.worker.redact);
+                if let Err(error) = kept.keep(context.registry.store()) {
+                    tracing::warn!(run = %id, error = error.chain(), "with what the run was started cannot be kept");
+                }
+            })
+            .await?;
             manifest::of_new(&self.0, &who, share, id, manifest).await?;
         }
         run.metrics_socket = self.0.config.metrics_socket.display().to_string();
@@ -112,6 +158,15 @@ impl v1::run_service_server::RunService for Runs {
             FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
         }
         Ok(Response::new(v1::BeginResponse {}))
+    }
+
+    async fn prepare_rerun(
+        &self,
+        request: Request<v1::PrepareRerunRequest>,
+    ) -> Result<Response<v1::RerunPlan>, Status> {
+        let (who, maker) = (self.0.principal(&request)?, maker(&request)?.clone());
+        let share = Peer::of(&request)?.share();
+        rerun::prepare(&self.0, &who, share, &maker, &request.into_inner().run).await.map(Response::new)
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {

@@ -96,7 +96,7 @@ pub struct Restart {
     pub run: RunId,
     /// Its owner.
     pub uid: u32,
-    /// The lineage.
+    /// The lineage; empty: the run was started again by its id.
     pub lineage: String,
     /// The run that it continues.
     pub predecessor: Option<RunId>,
@@ -171,10 +171,7 @@ impl Claim {
     /// # Errors
     /// [`LineageError`].
     pub fn keep(&self, store: &Store, restart: &Restart) -> Result<(), LineageError> {
-        write_json(&store.beside(restart.run, LINEAGE), restart)?;
-        if !restart.changes.is_empty() {
-            write_json(&store.beside(restart.run, UNREPORTED), &())?;
-        }
+        restart.keep(store)?;
         let path = self.folder.clone();
         let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(&path);
         made.map_err(|source| LineageError::Folder { path, source })?;
@@ -231,6 +228,18 @@ impl Restart {
                 None
             }
         }
+    }
+
+    /// Keeps it beside the run's recording. Its differences count as not on record yet.
+    ///
+    /// # Errors
+    /// [`LineageError`].
+    pub fn keep(&self, store: &Store) -> Result<(), LineageError> {
+        write_json(&store.beside(self.run, LINEAGE), self)?;
+        if !self.changes.is_empty() {
+            write_json(&store.beside(self.run, UNREPORTED), &())?;
+        }
+        Ok(())
     }
 
     /// The same, where its differences are not on record yet.

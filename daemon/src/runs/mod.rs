@@ -37,6 +37,7 @@ pub mod removal;
 mod reobserved;
 pub mod retain;
 pub mod start;
+pub mod started;
 pub mod statements;
 pub mod store;
 pub mod translate;

@@ -1,6 +1,8 @@
 //! `attest`: the daemon makes statements; verifying and comparing them needs neither the daemon nor the network.
 
 pub(super) mod key;
+pub(super) mod preflight;
+pub(super) mod reference;
 
 use super::{
     Place,

@@ -35,7 +35,7 @@ pub(super) fn is_kept(name: &str) -> bool {
 ///
 /// # Errors
 /// One has no name, or names a variable that the caller does not have.
-pub(super) fn add(command: &mut Command, wanted: &[String]) -> Result<(), Fail> {
+pub(in crate::commands) fn add(command: &mut Command, wanted: &[String]) -> Result<(), Fail> {
     for text in wanted {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value.into())),

@@ -5,41 +5,79 @@
 
 use super::environment;
 use crate::{
-    args::RunArgs,
     client::Client,
     exit::{Exit, Fail},
     render::clean,
 };
 use failsafe_attest::Table;
 use failsafe_proto::v1 as pb;
-use std::{collections::HashMap, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 use tonic::Code;
 
 /// How often, and how far apart, a daemon that was restarted meanwhile is asked.
 const TRIES: u32 = 10;
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// What a start says of its command; nothing without a lineage. Only variables that can change results are sent.
+/// Most bytes that a start without a lineage says of its command; the daemon keeps no more.
+const MOST: usize = 64 << 10;
+/// Variables that a shell or failsafe sets anew.
+const SET_ANEW: [&str; 6] = ["_", "SHLVL", "PWD", "OLDPWD", "FAILSAFE_RUN_ID", "FAILSAFE_METRICS_SOCKET"];
+
+/// With what a run is started.
+pub(super) struct With<'a> {
+    /// The lineage that it continues.
+    pub lineage: Option<&'a str>,
+    /// The command with its arguments.
+    pub words: &'a [OsString],
+    /// Where it is executed.
+    pub directory: &'a Path,
+    /// Its variables, where they are not those of the caller and of the command.
+    pub only: Option<&'a BTreeMap<String, OsString>>,
+    /// It runs as another user than the caller.
+    pub other: bool,
+}
+
+/// What a start says of its command. Of variables, only values that can change results are sent, and the names of all.
 ///
 /// # Errors
 /// The built-in table of factors is broken.
-pub(super) fn request(args: &RunArgs, command: &Command, other: bool) -> Result<pb::StartRequest, Fail> {
-    let Some(lineage) = &args.new.lineage else { return Ok(pb::StartRequest::default()) };
+pub(super) fn request(with: &With<'_>, command: &Command) -> Result<pb::StartRequest, Fail> {
     let table = Table::built_in().map_err(|error| Fail::new(Exit::Error, error.to_string()))?;
-    let set =
-        |name: &str| command.get_envs().find(|(key, _)| *key == name).map(|(_, value)| value.map(ToOwned::to_owned));
-    let mut variables = HashMap::new();
-    for name in table.environment() {
-        let inherited = || std::env::var_os(name).filter(|_| !other || environment::is_kept(name));
-        if let Some(value) = set(name).unwrap_or_else(inherited) {
-            variables.insert(name.to_owned(), value.to_string_lossy().into_owned());
+    let mut all: BTreeMap<OsString, OsString> = match with.only {
+        Some(only) => only.iter().map(|(name, value)| (name.into(), value.clone())).collect(),
+        None => {
+            let passes = |name: &OsString| !with.other || name.to_str().is_some_and(environment::is_kept);
+            std::env::vars_os().filter(|(name, _)| passes(name)).collect()
+        }
+    };
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => drop(all.insert(name.to_owned(), value.to_owned())),
+            None => drop(all.remove(name)),
         }
     }
-    Ok(pb::StartRequest {
-        lineage: lineage.clone(),
-        command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
-        environment: variables,
+    let text = |text: &OsStr| text.to_string_lossy().into_owned();
+    let named = table.environment().filter_map(|name| Some((name.to_owned(), text(all.get(OsStr::new(name))?))));
+    let request = pb::StartRequest {
+        lineage: with.lineage.unwrap_or_default().to_owned(),
+        command: with.words.iter().map(|word| text(word)).collect(),
+        environment: named.collect(),
+        directory: text(with.directory.as_os_str()),
+        variables: all.keys().map(|name| text(name)).filter(|name| !SET_ANEW.contains(&name.as_str())).collect(),
         ..pb::StartRequest::default()
+    };
+    let variables = request.environment.iter().flat_map(|(name, value)| [name, value]).chain(&request.variables);
+    let bytes: usize = request.command.iter().chain(variables).map(String::len).sum();
+    Ok(match with.lineage {
+        // A request has a limit, and nobody needs it: the run only cannot be started again by `rerun`.
+        None if bytes > MOST => pb::StartRequest::default(),
+        _ => request,
     })
 }
 

@@ -89,15 +89,14 @@ pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit,
 fn arguments(announce: &str) -> Vec<std::ffi::OsString> {
     let mut out = Vec::new();
     let mut given = std::env::args_os().skip(1);
-    // The option belongs to `run`, before the `--` of the command.
-    for argument in given.by_ref() {
-        if argument == "--" {
-            out.extend(["--announce".into(), announce.into(), argument]);
-            break;
-        }
-        out.push(argument);
+    // The option belongs to `run` or `rerun`, before the `--` of the command; `rerun` has none where it is not given.
+    out.extend(given.by_ref().take_while(|argument| argument != "--"));
+    let rest: Vec<std::ffi::OsString> = given.collect();
+    out.extend(["--announce".into(), announce.into()]);
+    if !rest.is_empty() {
+        out.push("--".into());
+        out.extend(rest);
     }
-    out.extend(given);
     out
 }
 
