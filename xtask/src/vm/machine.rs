@@ -29,7 +29,14 @@ pub struct Machine {
     pub folder: PathBuf,
     /// How long it may take, its start and all tests together.
     pub limit: Duration,
+    /// Whether the root disk keeps what is written to it.
+    pub keeps: bool,
+    /// What systemd starts: words of the kernel's command line.
+    pub starts: &'static str,
 }
+
+/// Only the tests, and what they need.
+pub const TESTS_ONLY: &str = "systemd.unit=failsafe-vm.target";
 
 impl Machine {
     /// Runs it to its end.
@@ -38,6 +45,15 @@ impl Machine {
     /// It cannot be started, or its results cannot be read. Whatever goes wrong inside is in the report.
     pub fn run(&self) -> Result<Report> {
         let begin = Instant::now();
+        let (results, problem) = self.to_its_end("nextest.txt")?;
+        Report::read(self.kernel, &results, problem, begin.elapsed())
+    }
+
+    /// Runs it to its end; the folder of its results, where this file is expected, and what went wrong with the machine itself.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn to_its_end(&self, expected: &str) -> Result<(PathBuf, Option<String>)> {
         let _ = fs::remove_dir_all(&self.folder);
         let results = self.folder.join("results");
         fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
@@ -51,12 +67,12 @@ impl Machine {
         let _ = fs::remove_file(&disk);
         let problem = if was_killed(status) {
             Some(format!("did not end within {} s and was killed; it last said:\n{last}", self.limit.as_secs()))
-        } else if unpacked.is_err() || !results.join("nextest.txt").is_file() {
+        } else if unpacked.is_err() || !results.join(expected).is_file() {
             Some(format!("ended ({status}) without results; it last said:\n{last}"))
         } else {
             None
         };
-        Report::read(self.kernel, &results, problem, begin.elapsed())
+        Ok((results, problem))
     }
 
     fn qemu(&self, results: &Path) -> Command {
@@ -76,8 +92,13 @@ impl Machine {
             "-m",
             "3072",
         ]);
-        command.arg("-kernel").arg(&self.boot).arg("-initrd").arg(&self.initramfs).args(["-append", KERNEL_LINE]);
-        for (disk, throw_away) in [(self.image.as_path(), true), (&self.payload, true), (results, false)] {
+        command
+            .arg("-kernel")
+            .arg(&self.boot)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", &format!("{KERNEL_LINE} {}", self.starts)]);
+        for (disk, throw_away) in [(self.image.as_path(), !self.keeps), (&self.payload, true), (results, false)] {
             let snapshot = if throw_away { "on" } else { "off" };
             let path = disk.display();
             command.args(["-drive", &format!("file={path},format=raw,if=virtio,cache=unsafe,snapshot={snapshot}")]);
@@ -130,4 +151,4 @@ pub fn last(said: &[String]) -> String {
 
 /// The LSMs that Debian boots with, and BPF's; pressure figures; no mitigations, which only cost time here.
 const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 lsm=landlock,lockdown,yama,apparmor,bpf psi=1 mitigations=off no_timer_check \
-                           systemd.unit=failsafe-vm.target systemd.show_status=false systemd.log_color=false";
+                           systemd.show_status=false systemd.log_color=false";

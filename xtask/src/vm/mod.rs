@@ -11,6 +11,7 @@
 
 mod arm64;
 mod image;
+mod install;
 mod kernel;
 mod machine;
 mod payload;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Minutes that a machine may take, its start and all tests together
     #[arg(long, default_value_t = LIMIT_MIN, value_name = "MINUTES")]
     limit: u64,
+    /// Install the Debian package in a machine instead: contain a run, upgrade, reload, reboot, remove, purge
+    #[arg(long, conflicts_with_all = ["kernel", "table", "tests"])]
+    install: bool,
     /// Arguments for `nextest run` in place of the usual tests, e.g. `-- egress`, `-- -p bypass` or `-- -E 'binary(ebpf_kernel)'`
     #[arg(last = true)]
     tests: Vec<String>,
@@ -85,6 +89,9 @@ const TOOLS: [Package; 7] = [
 /// Set-up failed, or a test did.
 pub fn command(args: &Args) -> Result<()> {
     setup::run()?;
+    if args.install {
+        return install::run(Duration::from_secs(args.limit * 60));
+    }
     shell::run(shell::cargo().args(["build", "--workspace", "--locked"]))?;
     let kernels = args.kernel.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
     let tests = match (args.tests.as_slice(), args.table) {
@@ -171,6 +178,8 @@ fn machine(kernel: Kernel, payload: &Payload, folder: &Path, limit: Duration) ->
         payload: payload.disk.clone(),
         folder: folder.join(kernel.name()),
         limit,
+        keeps: false,
+        starts: machine::TESTS_ONLY,
     })
 }
 
