@@ -266,7 +266,7 @@ pub enum Cause {
 }
 
 /// What failsafe does of itself, whatever the rules say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Upkeep {
     /// A process left the run's cgroup.

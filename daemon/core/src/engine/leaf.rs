@@ -36,7 +36,7 @@ impl Sight<'_> {
     }
 
     /// Why a value of the signal is not seen.
-    fn hides(&self, kind: &Kind, gpu: Option<&GpuId>) -> bool {
+    pub(super) fn hides(&self, kind: &Kind, gpu: Option<&GpuId>) -> bool {
         let unread =
             |read: &Kind| self.unread.keys().any(|(of, unread)| unread == read && gpu.is_none_or(|gpu| gpu == of));
         self.is_blind(kind.source(), gpu)
@@ -60,6 +60,8 @@ pub(super) struct LeafState {
     unseen: Option<MonoTime>,
     /// The event that last happened.
     event: Option<Box<Observation>>,
+    /// The last that happened before an `observed` one.
+    before: Option<(MonoTime, Box<Observation>)>,
     /// The kernel let it through because the policy only observes; the test is on what is denied.
     pub observed: bool,
 }
@@ -211,11 +213,24 @@ impl LeafState {
                 false
             }
             Fit::Yes => {
+                let observed = fit != Fit::Yes;
+                match (self.at, self.event.take()) {
+                    _ if !observed => self.before = None,
+                    (Some(at), Some(event)) if !self.observed => self.before = Some((at, event)),
+                    _ => {}
+                }
                 self.at = self.at.max(Some(signal.at));
-                self.observed = fit != Fit::Yes;
+                self.observed = observed;
                 self.event = Some(Box::new(Observation::of(signal)));
                 true
             }
+        }
+    }
+
+    /// What would have been denied counts no more; what happened before it does again.
+    pub(super) fn forget_would_be(&mut self) {
+        if std::mem::take(&mut self.observed) {
+            (self.at, self.event) = self.before.take().unzip();
         }
     }
 

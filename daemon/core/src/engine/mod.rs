@@ -33,6 +33,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// From this engine on, a rule on `verdict = "denied"` matches `would-deny` where the policy only observes.
 const OBSERVED_DENIALS: u32 = 9;
 
+/// From this engine on, what held while a run was only watched is judged again when it is bounded.
+const REJUDGED_AFTER_OBSERVING: u32 = 10;
+
 /// A sampled sensor that has said nothing of a run for this long is blind to it.
 pub const STALE_AFTER: Span = Span::from_secs(10);
 
@@ -125,7 +128,9 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
             let recalled = state.recalled.remove(&run.id).unwrap_or_default();
             if let Some(policy) = policies.get(&run.policy) {
                 let mut adopted = RunState::new(run, policy, state.earlier, recalled);
-                adopted.observe(state.observed.remove(&run.id));
+                if state.observed.remove(&run.id) {
+                    adopted.observe();
+                }
                 adopted.adopted(&mut out);
                 state.runs.insert(run.id, adopted);
             }
@@ -134,10 +139,11 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
             state.runs.remove(run);
             state.observed.remove(run);
         }
-        Input::Mode { run, mode, .. } => match state.runs.get_mut(run) {
-            Some(run) => run.observe(*mode == Mode::Observe),
-            None if *mode == Mode::Observe => drop(state.observed.insert(*run)),
-            None => drop(state.observed.remove(run)),
+        Input::Mode { run, mode, at } => match (state.runs.get_mut(run), mode) {
+            (Some(run), Mode::Observe) => run.observe(),
+            (Some(_), Mode::Enforce) => each(policies, state, input, |run, policy| run.enforce(policy, *at, &mut out)),
+            (None, Mode::Observe) => drop(state.observed.insert(*run)),
+            (None, Mode::Enforce) => drop(state.observed.remove(run)),
         },
         Input::RunGpus { gpus, at, .. } => {
             each(policies, state, input, |run, policy| run.set_gpus(policy, gpus, *at, &mut out));

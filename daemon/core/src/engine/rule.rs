@@ -5,8 +5,9 @@ use super::{
     window::{Window, rate_passed},
 };
 use crate::{
+    decision::Mode,
     policy::{Bound, Condition, Effect, Fit, Op, Over, Rule},
-    signal::{MAX_SERIES, Series, Signal, Value},
+    signal::{Kind, MAX_SERIES, Series, Signal, Value},
     subject::{GpuId, Process, Subject},
     time::{MonoTime, Span},
 };
@@ -74,6 +75,8 @@ impl fmt::Display for Of {
 struct Level {
     since: Option<MonoTime>,
     tripped: bool,
+    /// It tripped while the run was only watched, so that nothing was done.
+    held_back: bool,
     /// From when on it trips again though it has not cleared.
     rearmed_at: Option<MonoTime>,
     window: Window,
@@ -82,8 +85,22 @@ struct Level {
 #[derive(Debug, Clone, Default)]
 struct EventState {
     last: Option<MonoTime>,
+    /// At that time the run was only watched, so that nothing was done.
+    held_back: bool,
     suppressed: u64,
 }
+
+/// What is only observed when a rule is judged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Observes {
+    /// What the rule judges, so that a denial is one that would have been.
+    pub denials: bool,
+    /// The run, so that nothing is done for a trip.
+    pub run: bool,
+}
+
+/// A level whose value is still beyond the bound after the run was only watched, with the value's key.
+pub(super) type Standing = (Option<GpuId>, Option<Series>);
 
 /// A trip: how many were held back since the last, by the cooldown and by the kernel.
 pub(super) struct Trip {
@@ -102,6 +119,38 @@ impl RuleState {
             let own = matches!(of, Of::Series(_) | Of::AllSeries) || rule.metric.rearm.is_some();
             level.rearmed_at = rule.rearm().filter(|_| own).map(|after| MonoTime(at.0.saturating_add(after.0)));
         }
+    }
+
+    /// The run is no longer only watched: what tripped meanwhile, and was not acted upon, is armed again. Returns the levels that trip at
+    /// once, as their last value is `seen` and has been beyond the bound for long enough; the others trip by their next value.
+    pub(super) fn enforce(
+        &mut self,
+        rule: &Rule,
+        at: MonoTime,
+        seen: impl Fn(&Kind, Option<&GpuId>, Option<&Series>) -> bool,
+    ) -> Vec<Standing> {
+        if std::mem::take(&mut self.event.held_back) {
+            self.event.last = None;
+        }
+        let (kind, hold) = match &rule.when {
+            Condition::Threshold { kind, hold, .. } => (kind, *hold),
+            Condition::NotFinite { kind } => (kind, Span(0)),
+            Condition::Event(_) | Condition::Tree(_) => return Vec::new(),
+        };
+        let mut standing = Vec::new();
+        for (of, level) in self.levels.iter_mut().filter(|(_, level)| level.held_back) {
+            level.rearm();
+            let (gpu, series) = match of {
+                Of::Run | Of::AllSeries => (None, None),
+                Of::Gpu(gpu) => (Some(&*gpu), None),
+                Of::Series(series) => (None, Some(&*series)),
+            };
+            if level.since.is_some_and(|since| at.since(since) >= hold) && seen(kind, gpu, series) {
+                level.tripped = true;
+                standing.push((gpu.cloned(), series.cloned()));
+            }
+        }
+        standing
     }
 
     /// Events that matched within the cooldown since the last decision.
@@ -138,8 +187,9 @@ impl RuleState {
         self.levels.retain(|(of, _)| !matches!(of, Of::Series(one) if one == series));
     }
 
-    /// `observes`: the policy only observes what the rule judges, so that a denial is one that would have been.
-    pub(super) fn signal(&mut self, rule: &Rule, signal: &Signal, observes: bool) -> Option<Trip> {
+    /// Judges a signal. Whether the rule trips.
+    pub(super) fn signal(&mut self, rule: &Rule, signal: &Signal, observes: Observes) -> Option<Trip> {
+        let held_back = observes.run && rule.mode == Mode::Enforce;
         match &rule.when {
             Condition::Event(wanted) => {
                 let Value::Event(event) = &signal.value else { return None };
@@ -151,11 +201,12 @@ impl RuleState {
                     Fit::No => false,
                 };
                 let happened = trips(wanted.fit(event, process));
-                let observed = !happened && observes && trips(wanted.fit_if_denied(event, process));
+                let observed = !happened && observes.denials && trips(wanted.fit_if_denied(event, process));
                 if !happened && !observed {
                     return None;
                 }
                 let trip = self.event.trip(signal.at, rule.cooldown, signal.repeats)?;
+                self.event.held_back = held_back;
                 Some(Trip { observed, ..trip })
             }
             // Judged by `super::tree`.
@@ -163,13 +214,13 @@ impl RuleState {
             Condition::NotFinite { kind } | Condition::Threshold { kind, .. } if *kind != signal.kind => None,
             Condition::NotFinite { .. } => {
                 let one = |real: f64| Judged { bad: !real.is_finite(), cleared: real.is_finite() };
-                self.metric(rule, signal, one, signal.value.real()?, Span(0))
+                self.metric(rule, signal, one, (signal.value.real()?, Span(0)), held_back)
             }
             Condition::Threshold { kind, op, bound, clear, hold, over } => {
                 if let (Value::Claimed(claimed), None) = (&signal.value, over) {
                     let (Bound::Real(bound), Bound::Real(clear)) = (bound, clear) else { return None };
                     let one = |real: f64| judge_real(*op, bound.0, clear.0, real);
-                    return self.metric(rule, signal, one, claimed.value.0, *hold);
+                    return self.metric(rule, signal, one, (claimed.value.0, *hold), held_back);
                 }
                 let level = self.level(of(&signal.subject))?;
                 let (bad, clear) = match (over, &signal.value) {
@@ -180,7 +231,7 @@ impl RuleState {
                     }
                     (Some(_), _) => return None,
                 };
-                level.judge(signal.at, bad, clear && !bad, *hold)
+                level.judge(signal.at, (bad, clear && !bad), *hold, held_back)
             }
         }
     }
@@ -191,8 +242,8 @@ impl RuleState {
         rule: &Rule,
         signal: &Signal,
         one: impl Fn(f64) -> Judged,
-        value: f64,
-        hold: Span,
+        (value, hold): (f64, Span),
+        held_back: bool,
     ) -> Option<Trip> {
         let (level, judged) = match (rule.metric.over, signal.value.series()) {
             (_, None) => (of(&signal.subject), one(value)),
@@ -202,7 +253,7 @@ impl RuleState {
                 (OfSignal::AllSeries, self.members.judge(over, one))
             }
         };
-        self.level(level)?.judge(signal.at, judged.bad, judged.cleared && !judged.bad, hold)
+        self.level(level)?.judge(signal.at, (judged.bad, judged.cleared && !judged.bad), hold, held_back)
     }
 
     /// `None` for a series beyond the limit: the sensor refuses those and reports them.
@@ -256,13 +307,18 @@ impl EventState {
 }
 
 impl Level {
-    fn judge(&mut self, at: MonoTime, bad: bool, cleared: bool, hold: Span) -> Option<Trip> {
+    fn rearm(&mut self) {
+        (self.tripped, self.held_back, self.rearmed_at) = (false, false, None);
+    }
+
+    fn judge(&mut self, at: MonoTime, (bad, cleared): (bool, bool), hold: Span, held_back: bool) -> Option<Trip> {
         if cleared {
-            (self.tripped, self.rearmed_at) = (false, None);
+            self.rearm();
         }
         if self.rearmed_at.is_some_and(|from| from <= at) {
             // `for` is judged anew: what held before the thaw has been seen.
-            (self.tripped, self.rearmed_at, self.since) = (false, None, None);
+            self.rearm();
+            self.since = None;
         }
         if !bad {
             self.since = None;
@@ -272,7 +328,7 @@ impl Level {
         if self.tripped || at.since(since) < hold {
             return None;
         }
-        self.tripped = true;
+        (self.tripped, self.held_back) = (true, held_back);
         Some(Trip { suppressed: 0, observed: false })
     }
 }

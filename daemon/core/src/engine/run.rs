@@ -1,11 +1,11 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
 use super::{
-    OBSERVED_DENIALS, RulesView, RunView, STALE_AFTER,
+    OBSERVED_DENIALS, REJUDGED_AFTER_OBSERVING, RulesView, RunView, STALE_AFTER,
     index::Index,
     last::Last,
     leaf::Sight,
-    rule::RuleState,
+    rule::{Observes, RuleState},
     sampled,
     tree::{Evidence, TreeState},
 };
@@ -40,6 +40,8 @@ pub(super) struct RunState {
     containment: Containment,
     /// It is only watched: what is decided is not carried out, but for operators' commands.
     observed: bool,
+    /// What failsafe would have done of itself while it was only watched, by what caused it, and what is no longer so after a thaw.
+    held_back: BTreeMap<Upkeep, Because>,
     /// Frozen without a decision on record when it was taken up.
     unexplained: bool,
     decisions: u32,
@@ -67,6 +69,7 @@ pub(super) struct RunState {
 }
 
 /// What caused a decision, apart from its text.
+#[derive(Debug, Clone)]
 struct Because {
     at: MonoTime,
     seqs: Vec<u64>,
@@ -92,6 +95,7 @@ impl RunState {
             registered: run.registered,
             containment: recalled.taken_up(run.contained, run.registered),
             observed: false,
+            held_back: BTreeMap::new(),
             unexplained: run.contained.unexplained,
             decisions: run.decisions,
             incidents: run.incidents,
@@ -130,9 +134,82 @@ impl RunState {
         }
     }
 
-    /// Whether it is only watched from here on. What is in force by then stays.
-    pub(super) fn observe(&mut self, observed: bool) {
-        self.observed = observed;
+    /// It is only watched from here on. What is in force by then stays.
+    pub(super) fn observe(&mut self) {
+        self.observed = true;
+    }
+
+    /// It is bounded from here on. What held meanwhile, and was not acted upon, is judged again at once: a total never falls, and a sensor
+    /// goes blind once.
+    pub(super) fn enforce(&mut self, policy: &Policy, at: MonoTime, out: &mut Vec<Decision>) {
+        if !std::mem::take(&mut self.observed) || self.is_as_engine_before(REJUDGED_AFTER_OBSERVING) {
+            return;
+        }
+        for (what, because) in std::mem::take(&mut self.held_back) {
+            let stands = what != Upkeep::Blind || self.is_blind();
+            if stands && !self.containment.is_frozen() {
+                let because = Because { at, ..because };
+                self.decide(
+                    Cause::Upkeep { what },
+                    vec![Action::Freeze, Action::Snapshot, Action::Notify],
+                    because,
+                    out,
+                );
+            }
+        }
+        for (index, rule) in policy.rules.iter().enumerate() {
+            if let Some(tree) = self.trees.get_mut(index).and_then(Option::as_mut) {
+                tree.enforce(rule, policy);
+            }
+            self.judge_standing(index, rule, at, out);
+        }
+        self.judge_trees(policy, at, out);
+    }
+
+    /// Whether something that its policy needs is not seen.
+    fn is_blind(&self) -> bool {
+        let sensor = self.blind.iter().any(|(_, gpu)| gpu.as_ref().is_none_or(|gpu| self.has_gpu(gpu)));
+        sensor || !self.unread.is_empty() || !self.silent.is_empty()
+    }
+
+    /// Judges the last values of a rule that tripped while the run was only watched.
+    fn judge_standing(&mut self, index: usize, rule: &Rule, at: MonoTime, out: &mut Vec<Decision>) {
+        let Some(mut state) = self.rules.get_mut(index).map(std::mem::take) else { return };
+        let of_run = || Subject::Run(self.id);
+        let subject = |gpu: Option<&GpuId>| gpu.map_or_else(of_run, |gpu| Subject::Gpu(gpu.clone()));
+        // A value that is not seen at present, or of a GPU that the run no longer has, is judged when it is seen again.
+        let seen = |kind: &Kind, gpu: Option<&GpuId>, series: Option<&Series>| {
+            !self.sight().hides(kind, gpu) && self.last_of(subject(gpu), kind, series).is_some()
+        };
+        let standing = state.enforce(rule, at, seen);
+        let kind = rule.when.signals().first().copied().cloned();
+        for (gpu, series) in standing {
+            let value = kind.as_ref().and_then(|kind| {
+                let subject = gpu.clone().map_or(Subject::Run(self.id), Subject::Gpu);
+                self.last_of(subject, kind, series.as_ref()).cloned()
+            });
+            if rule.mode == Mode::Enforce && rule.actions.contains(&Action::Freeze) {
+                self.stopped_by.insert(index);
+            }
+            let cause = Cause::Rule { rule: rule.id.clone(), condition: rule.condition(), suppressed: 0 };
+            let because = Because {
+                at,
+                seqs: value.iter().map(|value| value.seq).collect(),
+                values: value.into_iter().collect(),
+                severity: rule.severity,
+                confidence: rule.confidence,
+                mode: rule.mode,
+            };
+            self.decide(cause, rule.actions.clone(), because, out);
+        }
+        if let Some(slot) = self.rules.get_mut(index) {
+            *slot = state;
+        }
+    }
+
+    /// Whether it is decided as an engine before this one did.
+    fn is_as_engine_before(&self, engine: u32) -> bool {
+        self.earlier.is_some_and(|earlier| earlier < engine)
     }
 
     pub(super) fn containment(&self) -> &Containment {
@@ -223,8 +300,8 @@ impl RunState {
                 self.judge_tree(index, rule, tree, signal.at, Some(signal.seq), out);
                 continue;
             }
-            let observes =
-                self.observed || self.earlier.is_none_or(|engine| engine >= OBSERVED_DENIALS) && policy.observes(rule);
+            let denials = self.observed || !self.is_as_engine_before(OBSERVED_DENIALS) && policy.observes(rule);
+            let observes = Observes { denials, run: self.observed };
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and says enough.
                 let again =
@@ -266,6 +343,9 @@ impl RunState {
         for n in 0..state.instances() {
             if !state.judge(n, rule, tree, &self.sight(), at) {
                 continue;
+            }
+            if self.observed && rule.mode == Mode::Enforce {
+                state.hold_back(n);
             }
             let Some(proof) = state.proof(n) else { continue };
             let mut values: Vec<Observation> = Vec::new();
@@ -586,6 +666,9 @@ impl RunState {
         self.decisions += 1;
         if self.observed && !self.is_kept_up(&cause) {
             because.mode = Mode::Observe;
+            if let (Cause::Upkeep { what }, true) = (&cause, actions.contains(&Action::Freeze)) {
+                self.held_back.insert(*what, Because { mode: Mode::Enforce, ..because.clone() });
+            }
         }
         let contains = because.mode == Mode::Enforce && actions.iter().any(|a| a.contains());
         let incident = match self.open {
@@ -622,6 +705,8 @@ impl RunState {
         self.open = None;
         self.retries = 0;
         self.stopped_by.clear();
+        // Whoever thaws has seen what was found so far.
+        self.held_back.clear();
     }
 
     fn rearm(&mut self, policy: &Policy, at: MonoTime) {

@@ -5,6 +5,7 @@ mod containment;
 mod drift;
 mod gpus;
 mod observe;
+mod observe_end;
 mod series;
 mod trees;
 
@@ -65,6 +66,7 @@ struct Bench {
     state: State,
     seq: u64,
     run: RunId,
+    recording: Vec<Recorded>,
 }
 
 fn actor(uid: u32, pid: u32) -> Actor {
@@ -101,16 +103,30 @@ impl Bench {
     }
 
     fn with(policy: &str) -> Bench {
-        let policy = parse("p", policy).unwrap();
+        let policy = parse("p", policy).unwrap_or_else(|wrong| panic!("{wrong}"));
         let digest = policy.digest();
-        let mut bench =
-            Bench { policies: [(digest, Arc::new(policy))].into(), state: State::default(), seq: 0, run: id(1) };
+        let mut bench = Bench::of(policy);
         bench.feed(Input::RunStarted(started(id(1), digest)));
         bench
     }
 
+    /// Without a run.
+    fn of(policy: Policy) -> Bench {
+        let (policies, state) = ([(policy.digest(), Arc::new(policy))].into(), State::default());
+        Bench { policies, state, seq: 0, run: id(1), recording: Vec::new() }
+    }
+
     fn feed(&mut self, input: Input) -> Vec<Decision> {
-        step(&self.policies, &mut self.state, &input)
+        let decisions = step(&self.policies, &mut self.state, &input);
+        self.recording.push(Recorded::Input(input));
+        self.recording.extend(decisions.iter().cloned().map(Recorded::Decision));
+        decisions
+    }
+
+    /// The replay of all that was fed so far, as the engine of that number decided.
+    fn replay(&self, engine: u32) -> crate::replay::Replay {
+        let policy = Policy::clone(self.policies.values().next().unwrap());
+        replay(policy, engine, self.recording.iter().cloned().map(Ok::<_, ()>)).unwrap()
     }
 
     fn signal(&mut self, ms: u64, subject: Subject, kind: Kind, value: Value) -> Vec<Decision> {

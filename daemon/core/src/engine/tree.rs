@@ -58,6 +58,8 @@ struct Instance {
     holds: Stopwatch,
     fails: Stopwatch,
     tripped: bool,
+    /// It tripped while the run was only watched, so that nothing was done.
+    held_back: bool,
     thawed: bool,
     rearmed_at: Option<MonoTime>,
     last_trip: Option<MonoTime>,
@@ -168,6 +170,7 @@ impl Instance {
             holds: Stopwatch::default(),
             fails: Stopwatch::default(),
             tripped: false,
+            held_back: false,
             thawed: false,
             rearmed_at: None,
             last_trip: None,
@@ -295,6 +298,34 @@ impl TreeState {
                 instance.thawed = true;
                 instance.rearmed_at = rule.rearm().map(|after| MonoTime(at.0.saturating_add(after.0)));
             }
+        }
+    }
+
+    /// The trip of its last judgement came while the run was only watched: nothing was done.
+    pub(super) fn hold_back(&mut self, n: usize) {
+        if let Some(instance) = self.instances.get_mut(n) {
+            instance.held_back = true;
+        }
+    }
+
+    /// The run is no longer only watched: what tripped meanwhile, and was not acted upon, is armed again. What would have been denied
+    /// happened to a run that was let do it, and counts no more; what happened counts as before.
+    pub(super) fn enforce(&mut self, rule: &Rule, policy: &Policy) {
+        if rule.mode == Mode::Observe {
+            return;
+        }
+        let TreeState { program, shared, instances, .. } = self;
+        let states = std::iter::once(shared).chain(instances.iter_mut().map(|instance| &mut instance.own));
+        for state in states {
+            for (leaf, state) in program.leaves.iter().zip(state) {
+                if leaf.test.event().is_some_and(|event| !policy.observes_event(event)) {
+                    state.forget_would_be();
+                }
+            }
+        }
+        for instance in instances.iter_mut().filter(|instance| instance.held_back) {
+            instance.rearm();
+            instance.last_trip = None;
         }
     }
 
@@ -436,10 +467,14 @@ impl Instance {
 
     /// An event happened anew: what an operator saw before a thaw was something else.
     fn again(&mut self) {
-        if std::mem::take(&mut self.thawed) {
-            (self.tripped, self.rearmed_at) = (false, None);
+        if self.thawed {
+            self.rearm();
             self.holds.reset();
         }
+    }
+
+    fn rearm(&mut self) {
+        (self.tripped, self.held_back, self.thawed, self.rearmed_at) = (false, false, false, None);
     }
 
     /// From the truth of the condition to whether the rule trips.
@@ -457,11 +492,11 @@ impl Instance {
             }
         }
         if truth == Truth::False && self.fails.elapsed(now) >= tree.keep {
-            (self.tripped, self.thawed, self.rearmed_at) = (false, false, None);
+            self.rearm();
         }
         if self.rearmed_at.is_some_and(|from| from <= now) {
             // `for` is judged anew: what held before the thaw has been seen.
-            (self.tripped, self.thawed, self.rearmed_at) = (false, false, None);
+            self.rearm();
             self.holds.reset();
         }
         if truth != Truth::True {

@@ -67,7 +67,7 @@ fn a_run_on_mig_devices_is_judged_by_what_they_tell_and_by_the_rest_of_their_car
         + &rule("hot", "signal = \"gpu.temperature\", above = \"90 C\"");
     let policy = parse("p", &text).unwrap();
     let digest = policy.digest();
-    let mut b = Bench { policies: [(digest, Arc::new(policy))].into(), state: State::default(), seq: 0, run: id(1) };
+    let mut b = Bench::of(policy);
     let (card, own, other) = (GpuId("GPU-0".into()), GpuId("MIG-a".into()), GpuId("MIG-b".into()));
     let mut run = started(b.run, digest);
     run.mig = [(card.clone(), [own.0.clone()].into())].into();
