@@ -27,6 +27,8 @@ pub(super) struct Sight<'a> {
     pub frozen: bool,
     /// Since when it is watched.
     pub registered: MonoTime,
+    /// As earlier engines decided: a signal that cannot be read is absent.
+    pub unread_is_absent: bool,
 }
 
 impl Sight<'_> {
@@ -37,11 +39,14 @@ impl Sight<'_> {
 
     /// Why a value of the signal is not seen.
     pub(super) fn hides(&self, kind: &Kind, gpu: Option<&GpuId>) -> bool {
+        self.cannot_come(kind, gpu) || matches!(kind, Kind::Metric(name) if self.silent.contains_key(name))
+    }
+
+    /// Whether no value can come, whatever there is to see: its sensor is blind, or what it is made of cannot be read.
+    fn cannot_come(&self, kind: &Kind, gpu: Option<&GpuId>) -> bool {
         let unread =
             |read: &Kind| self.unread.keys().any(|(of, unread)| unread == read && gpu.is_none_or(|gpu| gpu == of));
-        self.is_blind(kind.source(), gpu)
-            || reads_of(kind).iter().any(unread)
-            || matches!(kind, Kind::Metric(name) if self.silent.contains_key(name))
+        self.is_blind(kind.source(), gpu) || reads_of(kind).iter().any(unread)
     }
 }
 
@@ -270,7 +275,11 @@ impl LeafState {
                 }
             }
             Test::Absent { kind, after } => {
-                let hidden = sight.is_blind(kind.source(), gpu);
+                // A metric that nobody reports is what the test waits for.
+                let hidden = match sight.unread_is_absent {
+                    true => sight.is_blind(kind.source(), gpu),
+                    false => sight.cannot_come(kind, gpu),
+                };
                 if hidden || sight.frozen {
                     // Time in which it could not come does not count.
                     self.at = Some(now);
@@ -325,6 +334,7 @@ impl LeafState {
         };
         let why = match test {
             _ if sight.is_blind(source, gpu) => format!("the {source} sensor is blind"),
+            Test::Absent { .. } => "the signal cannot be read".to_owned(),
             Test::Event { within, .. } => format!("events of the last {within} may have been missed or cut"),
             _ if self.series.is_empty() => "no value yet".to_owned(),
             _ if self.series.iter().any(|(_, gauge)| gauge.value.is_nan()) => "not a number".to_owned(),

@@ -36,6 +36,9 @@ const OBSERVED_DENIALS: u32 = 9;
 /// From this engine on, what held while a run was only watched is judged again when it is bounded.
 const REJUDGED_AFTER_OBSERVING: u32 = 10;
 
+/// From this engine on, a signal of a GPU that cannot be read is not absent, but unknown.
+const UNREAD_IS_UNKNOWN: u32 = 10;
+
 /// A sampled sensor that has said nothing of a run for this long is blind to it.
 pub const STALE_AFTER: Span = Span::from_secs(10);
 

@@ -1,7 +1,7 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
 use super::{
-    OBSERVED_DENIALS, REJUDGED_AFTER_OBSERVING, RulesView, RunView, STALE_AFTER,
+    OBSERVED_DENIALS, REJUDGED_AFTER_OBSERVING, RulesView, RunView, STALE_AFTER, UNREAD_IS_UNKNOWN,
     index::Index,
     last::Last,
     leaf::Sight,
@@ -388,6 +388,7 @@ impl RunState {
             silent: &self.silent,
             frozen: self.containment.is_frozen(),
             registered: self.registered,
+            unread_is_absent: self.is_as_engine_before(UNREAD_IS_UNKNOWN),
         }
     }
 

@@ -230,6 +230,45 @@ fn a_rule_is_armed_again_only_after_keep_firing_for_without_its_condition() {
 }
 
 #[test]
+fn a_signal_that_cannot_be_read_is_unknown_and_not_absent() {
+    let mut b = bench("signal = \"gpu.temperature\", absent = \"10s\"");
+    let unread = |ms, why: Option<&str>| {
+        let (gpu, kind, why) = (GpuId("GPU-0".into()), Kind::GpuTemperature, why.map(str::to_owned));
+        Input::Unread(Unread { seq: 9, at: at(ms), source: Source::Nvml, gpu, kind, why })
+    };
+    assert!(b.gpu(1_000, "GPU-0", Kind::GpuTemperature, 50_000).is_empty());
+    assert_eq!(rules(&b.feed(unread(5_000, Some("timeout")))), ["blind"]);
+    // The sensor is not blind: it reads other signals.
+    for ms in [6_000, 15_000, 25_000] {
+        b.gpu(ms, "GPU-0", Kind::GpuPower, 1);
+        assert!(b.tick(ms).is_empty());
+    }
+    assert_eq!(b.unknown(25_000), ["rule tree (GPU-0): gpu.temperature: the signal cannot be read"]);
+    assert!(b.feed(unread(25_000, None)).is_empty());
+    b.gpu(34_000, "GPU-0", Kind::GpuPower, 1);
+    assert!(b.tick(34_900).is_empty(), "the time in which it could not be read does not count");
+    let decided = b.tick(35_000);
+    assert_eq!(rules(&decided), ["tree"]);
+    assert!(b.replay(ENGINE).identical());
+    assert_eq!(b.replay(9).replayed.last().map(|decision| decision.at), Some(at(15_000)), "as engine 9 decided");
+}
+
+#[test]
+fn a_metric_that_counts_as_missing_is_absent() {
+    let text = with_rule("signal = \"metric.step\", absent = \"10s\"", "");
+    let mut b = Bench::with(
+        &(text
+            + "[[rule]]\nid = \"slow\"\nrationale = \"x\"\nactions = [\"notify\"]\n\
+                                      when = { signal = \"metric.step\", below = 1 }\n"),
+    );
+    assert!(b.metric(1_000, "step", 2.0).is_empty());
+    let (metric, rules_on) = ("step".to_owned(), vec!["slow".to_owned()]);
+    let silent = Silent { seq: 9, at: at(5_000), run: id(1), metric, rules: rules_on, why: Some("no value".into()) };
+    assert_eq!(rules(&b.feed(Input::Silent(silent))), ["blind"]);
+    assert_eq!(rules(&b.tick(11_000)), ["tree"], "nobody reports it: that is what the rule waits for");
+}
+
+#[test]
 fn blind_silent_unread_and_lost_make_a_condition_unknown_until_a_value_comes_again() {
     let mut b =
         bench("all = [{ signal = \"metric.loss\", above = 20 }, { signal = \"net.egress_bytes\", above = \"1 kB\" }]");
