@@ -14,10 +14,11 @@ use failsafe_core::{
     policy::{Effect as RuleEffect, EventMatch, Fit, Rule},
 };
 use failsafe_ebpf::abi::effect;
+use ipnet::IpNet;
 
 use crate::calls::WatchedCall;
 use crate::compile::{self, Resolver};
-use crate::egress::{EgressMode, UDP, verdict};
+use crate::egress::{EgressMode, EgressRule, UDP, canonical_net, verdict};
 use crate::rules::effects;
 
 /// A call of the run.
@@ -142,13 +143,23 @@ fn of_effect(strictest: u8) -> Option<Answer> {
 }
 
 fn connect(policy: &Policy, to: &Destination, port: u16, protocol: u8) -> (Answer, Vec<String>) {
-    let resolver = Resolver::default();
-    let Some(section) = &policy.egress else {
-        return denied_address(policy, to, port, protocol).unwrap_or((Answer::Allowed, Vec::new()));
-    };
     if let Some(denied) = denied_address(policy, to, port, protocol) {
         return denied;
     }
+    let (answer, by) = listed(policy, to, port, protocol);
+    let (Destination::Name(name), Answer::Allowed | Answer::WouldDeny) = (to, &answer) else { return (answer, by) };
+    let some = deny_some(policy, port, protocol);
+    if some.is_empty() {
+        return (answer, by);
+    }
+    let why = format!("it is denied if {name} has an address that one of these rules names");
+    (Answer::Depends(why), some)
+}
+
+/// What the list makes of a destination.
+fn listed(policy: &Policy, to: &Destination, port: u16, protocol: u8) -> (Answer, Vec<String>) {
+    let resolver = Resolver::default();
+    let Some(section) = &policy.egress else { return (Answer::Allowed, Vec::new()) };
     // The list without its names: what the addresses in it allow is certain.
     let mut of_addresses = policy.clone();
     if let Some(egress) = &mut of_addresses.egress {
@@ -206,9 +217,9 @@ fn denied_address(policy: &Policy, to: &Destination, port: u16, protocol: u8) ->
         let named = |list: &[_]| match to {
             Destination::Address(address) => verdict(list, *address, port, protocol),
             Destination::Name(_) => {
-                let ends: [IpAddr; 4] =
-                    [[0, 0, 0, 1].into(), [255, 255, 255, 255].into(), [0u16; 8].into(), [0xffff; 8].into()];
-                ends.into_iter().all(|address| verdict(list, address, port, protocol))
+                let nets: Vec<IpNet> = on(list, port, protocol).collect();
+                let whole = |is_v4: bool| nets.iter().any(|net| net.addr().is_ipv4() == is_v4 && net.prefix_len() == 0);
+                whole(true) && whole(false)
             }
         };
         if named(&rules.net_stops) {
@@ -220,6 +231,24 @@ fn denied_address(policy: &Policy, to: &Destination, port: u16, protocol: u8) ->
         }
     });
     of_effect(strictest).map(|answer| (answer, by))
+}
+
+/// The networks that entries on this port and protocol name.
+fn on(list: &[EgressRule], port: u16, protocol: u8) -> impl Iterator<Item = IpNet> + '_ {
+    let fits = move |rule: &&EgressRule| {
+        rule.protocol.is_none_or(|wanted| wanted.number() == protocol)
+            && (rule.ports.is_empty() || rule.ports.iter().any(|ports| ports.contains(&port)))
+    };
+    list.iter().filter(fits).map(|rule| canonical_net(rule.net))
+}
+
+/// The rules that deny some addresses, which a name may have.
+fn deny_some(policy: &Policy, port: u16, protocol: u8) -> Vec<String> {
+    let denies = |rule: &&Rule| {
+        let rules = compile::rules(&alone(policy, rule), u64::MAX, &Resolver::default());
+        on(&rules.net_denied, port, protocol).next().is_some()
+    };
+    policy.rules.iter().filter(denies).map(|rule| format!("rule {}", rule.id)).collect()
 }
 
 /// A denial of the list latches the run where a stop rule is on such denials.

@@ -71,6 +71,46 @@ fn what_a_name_stands_for_is_not_guessed() {
 }
 
 #[test]
+fn a_name_that_may_have_a_denied_address_is_not_allowed() {
+    let list = "[egress]\nallow = [{ host = \"*.example.org\", ports = 443 }]\n";
+    let metadata = rule("no-metadata", "deny", "event = \"connect\", address = \"169.254.169.254/32\", port = 443");
+    let call = |port| name("a.example.org", port);
+    for section in [list, ""] {
+        let policy = policy(&format!("{section}{metadata}"));
+        let (Answer::Depends(why), by) = ask(&policy, &call(443)) else { panic!("{section}") };
+        assert_eq!(by, "rule no-metadata", "{section}");
+        assert!(why.contains("if a.example.org has an address"), "{why}");
+        let other = if section.is_empty() { Answer::Allowed } else { Answer::Denied };
+        assert_eq!(ask(&policy, &call(80)).0, other, "{section}: the rule is on another port");
+        let udp = Call::Connect { to: Destination::Name("a.example.org".into()), port: 443, protocol: UDP };
+        assert!(matches!(ask(&policy, &udp).0, Answer::Depends(_)), "{section}: the rule is on every protocol");
+    }
+    let tcp_only = "event = \"connect\", address = \"10.0.0.0/8\", protocol = \"tcp\"";
+    let udp = Call::Connect { to: Destination::Name("a".into()), port: 443, protocol: UDP };
+    assert_eq!(ask(&policy(&rule("r", "deny", tcp_only)), &udp).0, Answer::Allowed);
+    // Only what the name server answers decides, also where the list only observes.
+    let observed = policy(&format!("[egress]\nmode = \"observe\"\nallow = []\n{metadata}"));
+    assert!(matches!(ask(&observed, &call(443)).0, Answer::Depends(_)));
+    let denied = policy(&format!("[egress]\nallow = []\n{metadata}"));
+    assert_eq!(ask(&denied, &call(443)), (Answer::Denied, "[egress]".into()), "whatever its addresses are");
+}
+
+#[test]
+fn a_name_is_denied_by_a_rule_on_every_address_only() {
+    let of = |addresses: &str| {
+        let policy = policy(&rule("r", "stop", &format!("event = \"connect\", address = [{addresses}]")));
+        ask(&policy, &name("a.example.org", 443)).0
+    };
+    assert_eq!(of("\"0.0.0.0/0\", \"::/0\""), Answer::Stopped);
+    assert_eq!(of("\"::ffff:0:0/96\", \"::/0\""), Answer::Stopped, "all of IPv4, mapped");
+    for some in ["\"0.0.0.0/0\"", "\"::/0\"", "\"0.0.0.0/8\", \"255.0.0.0/8\", \"::/8\", \"ff00::/8\""] {
+        assert!(matches!(of(some), Answer::Depends(_)), "{some}");
+    }
+    let port = policy(&rule("r", "deny", "event = \"connect\", port = 25"));
+    assert_eq!([25, 443].map(|port_of| ask(&port, &name("a", port_of)).0), [Answer::Denied, Answer::Allowed]);
+}
+
+#[test]
 fn a_path_is_answered_for_its_use() {
     let text = [
         rule("secrets", "stop", "event = \"open\", path = \"/etc/shadow\""),
