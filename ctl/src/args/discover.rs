@@ -21,7 +21,7 @@ pub enum DiscoverCommand {
 pub struct DiscoverTestArgs {
     /// The path of a cgroup: below the cgroup2 mount, or with it. There need not be such a cgroup.
     pub path: String,
-    /// Read the rules from this configuration instead of asking the daemon.
+    /// Read the rules from this configuration and its drop-ins (`FILE` with `.d` for `.toml`), without asking the daemon.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]

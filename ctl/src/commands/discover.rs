@@ -1,6 +1,6 @@
 //! `discover`: what the rules of discovery make of a path, and what the daemon found.
 
-use super::{Place, file_name};
+use super::{Place, node_config};
 use crate::{
     args::DiscoverTestArgs,
     args::Output,
@@ -31,9 +31,7 @@ pub(super) fn test(place: &Place<'_>, args: &DiscoverTestArgs) -> Result<Exit, F
 }
 
 fn offline(config: &Path, path: &str) -> Result<pb::DiscoveryTestResponse, Fail> {
-    let file = file_name(config);
-    let text = std::fs::read_to_string(config).map_err(|error| Fail::because(format!("cannot read {file}"), &error))?;
-    let (rules, root) = of_config(&file, &text)
+    let (rules, root) = of_config(&node_config::read(config)?)
         .map_err(|errors| Fail::new(Exit::Usage, format!("the configuration is not valid\n{errors}")))?;
     let begin = format!("/sys/fs/cgroup/{root}");
     let below = Path::new(path).strip_prefix(begin.trim_end_matches('/')).ok().and_then(Path::to_str);

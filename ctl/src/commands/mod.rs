@@ -24,6 +24,7 @@ mod missing;
 mod mode;
 mod named;
 mod node;
+mod node_config;
 mod offline;
 mod policy;
 mod register;

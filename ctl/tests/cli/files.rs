@@ -272,3 +272,23 @@ fn replay_takes_a_run_or_a_file() {
     std::fs::write(fake.path("cut.fsrec"), &recording[..recording.len() - 15]).unwrap();
     assert_eq!(fake.ctl("replay cut.fsrec").status.code(), Some(3));
 }
+
+#[test]
+fn an_offline_test_of_discovery_reads_the_drop_ins_as_the_daemon_does() {
+    let state = tempfile::tempdir().unwrap();
+    let (file, folder) = (state.path().join("node.toml"), state.path().join("node.d"));
+    let rule = |name: &str| format!("[[discover]]\nname = \"{name}\"\nmatch = \"{name}/{{id}}\"\npolicy = \"p\"\n");
+    std::fs::write(&file, rule("jobs")).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("50-more.toml"), rule("more")).unwrap();
+    std::fs::write(folder.join(".hidden.toml"), rule("hidden")).unwrap();
+    let offline = without_a_daemon(state.path());
+    let test = |path: &str| offline(&format!("discover test --config {} {path} -o json", file.display()));
+    for (path, rule) in [("jobs/1", "jobs"), ("more/1", "more"), ("hidden/1", "")] {
+        assert_eq!(json(&test(path))["rule"], rule, "{path}");
+    }
+    std::fs::write(folder.join("60-none.toml"), "discover = []\n").unwrap();
+    let refused = test("jobs/1");
+    let said = err(&refused);
+    assert!(!refused.status.success() && said.contains("node.d/60-none.toml:1:12: discover: an empty list"), "{said}");
+}

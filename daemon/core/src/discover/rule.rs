@@ -203,27 +203,38 @@ impl Rules {
     }
 }
 
-/// The rules of a daemon's configuration, and where the paths of their patterns begin (`discovery.root`). Other sections are passed over:
-/// the daemon checks them.
+/// The rules of a daemon's configuration, and where the paths of their patterns begin (`discovery.root`): of its files, each by its name
+/// and its text, in the order in which the daemon merges them. Other sections are passed over: the daemon checks them.
 ///
 /// # Errors
-/// The text is no TOML, or a rule is wrong.
-pub fn of_config(file: &str, text: &str) -> Result<(Rules, String), Diagnostics> {
+/// A text is no TOML, a rule is wrong, or an empty list follows rules.
+pub fn of_config(files: &[(String, String)]) -> Result<(Rules, String), Diagnostics> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Section {
-        root: String,
+        root: Option<String>,
     }
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Config {
         discovery: Section,
-        discover: Vec<Rule>,
+        discover: Option<Vec<Rule>>,
     }
-    let wrong = |diagnostic| Diagnostics { file: file.to_owned(), list: vec![diagnostic] };
-    let config: Config = toml::from_str(text).map_err(|error| wrong(Diagnostic::of_toml(text, &error)))?;
-    let rules = Rules::new(config.discover).map_err(|why| wrong(Diagnostic::at(text, 0..0, why, None)))?;
-    Ok((rules, config.discovery.root))
+    let (mut rules, mut root) = (Vec::new(), String::new());
+    for (file, text) in files {
+        let wrong = |diagnostic| Diagnostics { file: file.clone(), list: vec![diagnostic] };
+        let config: Config = toml::from_str(text).map_err(|error| wrong(Diagnostic::of_toml(text, &error)))?;
+        root = config.discovery.root.unwrap_or(root);
+        let Some(more) = config.discover else { continue };
+        let place = || toml::de::DeTable::parse(text).ok().and_then(|all| Some(all.get_ref().get("discover")?.span()));
+        if more.is_empty() && !rules.is_empty() {
+            let why = "discover: an empty list does not remove the rules of earlier files: remove them there";
+            return Err(wrong(Diagnostic::at(text, place().unwrap_or(0..0), why, None)));
+        }
+        rules.extend(more);
+        Rules::new(rules.clone()).map_err(|why| wrong(Diagnostic::at(text, place().unwrap_or(0..0), why, None)))?;
+    }
+    Ok((Rules { rules }, root))
 }
 
 fn of_match<'a>(rule: &'a Rule, pattern: &'a Pattern, found: Labels, path: &str) -> Explained<'a> {

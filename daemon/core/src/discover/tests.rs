@@ -176,3 +176,24 @@ fn the_first_rule_counts_and_a_rules_own_labels_give_way_to_those_of_the_path() 
     let twice = rules.iter().next().unwrap().clone();
     assert!(Rules::new(vec![twice.clone(), twice]).unwrap_err().contains("two rules are named `a`"));
 }
+
+#[test]
+fn the_rules_of_drop_ins_follow_those_of_the_file_and_an_empty_list_removes_none() {
+    let rule = |name: &str| format!("[[discover]]\nname = \"{name}\"\nmatch = \"{name}/{{id}}\"\npolicy = \"p\"\n");
+    let of = |texts: &[String]| {
+        let names = ["n.toml", "n.d/1.toml", "n.d/2.toml"].map(str::to_owned);
+        of_config(&names.into_iter().zip(texts.iter().cloned()).collect::<Vec<_>>())
+    };
+    let root = "[discovery]\nroot = \"site\"\n".to_owned();
+    let (found, at) = of(&[rule("a") + &root, "ring_kib = 64\n".into(), rule("b")]).unwrap();
+    assert_eq!(
+        (found.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), at.as_str()),
+        (vec!["a", "b"], "site")
+    );
+    assert_eq!(of(&[root.clone(), root.replace("site", "other")]).unwrap().1, "other");
+    let error = of(&[rule("a"), "ring_kib = 64\ndiscover = []\n".into()]).unwrap_err().to_string();
+    assert!(error.starts_with("n.d/1.toml:2:12: discover: an empty list does not remove the rules"), "{error}");
+    assert!(of(&["discover = []\n".into(), rule("a")]).is_ok(), "nothing is removed");
+    let error = of(&[rule("a"), rule("b"), rule("a")]).unwrap_err().to_string();
+    assert!(error.starts_with("n.d/2.toml:1:") && error.contains("two rules are named `a`"), "{error}");
+}
