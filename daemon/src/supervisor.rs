@@ -33,7 +33,14 @@ use crate::{
         whose::Whose,
     },
     platform::{CgroupRoot, ProcFs, clock, sched},
-    runs::{Registry, lineage::Lineages, modes::Modes, reaper::Reaper, store::Store, translate},
+    runs::{
+        Registry,
+        lineage::Lineages,
+        modes::{Modes, Moment},
+        reaper::Reaper,
+        store::Store,
+        translate,
+    },
     sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
     signing::SigningKeys,
     systemd,
@@ -195,7 +202,7 @@ impl Base {
             NodeMode::Enforce => Mode::Enforce,
             NodeMode::Observe => Mode::Observe,
         };
-        let (modes, wrong) = Modes::open(node_mode, &config.discover.0, state_dir, clock::wall_ns());
+        let (modes, wrong) = Modes::open(node_mode, &config.discover.0, state_dir, &Moment::now(&boot_id));
         let findings: Vec<String> = findings.into_iter().chain(wrong).collect();
         let registry = Arc::new(Registry::new(root, kernel, store).with_modes(modes));
         see_ebpf(&registry, &node);

@@ -53,14 +53,18 @@ pub(super) fn set(place: &Place<'_>, length: Option<Duration>, reason: &str, out
     Ok(if as_asked { Exit::Done } else { Exit::Partial })
 }
 
-/// The mode in one line.
+/// The mode, in one line and one for each run that the kernel has otherwise.
 pub(super) fn line(state: &pb::ModeState, zone: &TimeZone) -> String {
     let of = |mode| if mode == pb::NodeMode::Observe { "observe" } else { "enforce" };
     let why = match state.until_ns {
         0 => "as the configuration says".to_owned(),
         until => format!("until {}: {}", time::wall(i128::from(until), zone), clean(&state.reason)),
     };
-    format!("{}, {why}\n", of(state.mode()))
+    let mut out = format!("{}, {why}\n", of(state.mode()));
+    for run in &state.behind {
+        out.push_str(&format!("KERNEL NOT THERE YET: {}\n", clean(run)));
+    }
+    out
 }
 
 fn value(state: &pb::ModeState) -> Value {
@@ -70,5 +74,6 @@ fn value(state: &pb::ModeState) -> Value {
         "configured": of(state.configured()),
         "until_ns": state.until_ns,
         "reason": state.reason,
+        "behind": state.behind,
     })
 }

@@ -163,13 +163,16 @@ fn record_summary(record: &Record) -> String {
             let by = actors::with_name(by, Some(actor));
             format!("{by} replaced the signing key {retired} by {keyid}: {why}")
         }
-        Record::Mode { mode, rule, until_ns, reason, actor, runs, failed } => {
+        Record::Mode { mode, rule, until_ns, reason, actor, runs, failed, begins } => {
             let of = rule.as_ref().map_or("the node".to_owned(), |rule| format!("the runs of rule {rule}"));
             let mode = if *mode == Mode::Observe { "observed" } else { "enforced" };
             let until = until_ns
                 .map_or(String::new(), |ns| format!(" until {} UTC", time::exact(i128::from(ns), &TimeZone::UTC)));
             let failed =
                 if failed.is_empty() { String::new() } else { format!("; NOT CHANGED: {}", failed.join("; ")) };
+            if *begins {
+                return format!("{actor}: {of} is to be {mode}{until}: {reason} (no run has changed yet)");
+            }
             format!("{actor}: {of} is {mode}{until}: {reason} ({runs} runs changed{failed})")
         }
         Record::Drift { name, since, changes, left_out, .. } => {

@@ -11,7 +11,7 @@ pub fn text(value: &Value) -> String {
 
 /// A run.
 pub fn run(run: &pb::Run) -> Value {
-    json!({
+    let mut out = json!({
         "id": run.id,
         "name": run.name,
         "labels": run.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
@@ -54,7 +54,11 @@ pub fn run(run: &pb::Run) -> Value {
         "drift": run.drift.iter().map(factor).collect::<Vec<_>>(),
         "gpu_use": run.gpu_use.iter().map(gpu_use).collect::<Vec<_>>(),
         "containment": run.containment.iter().map(step).collect::<Vec<_>>(),
-    })
+    });
+    // Apart: the macro expands to no more.
+    out["not_bounded"] = json!(run.not_bounded);
+    out["mode_behind"] = json!(run.mode_behind);
+    out
 }
 
 fn step(step: &pb::ContainmentStep) -> Value {

@@ -23,6 +23,14 @@ fn guarded(run: &pb::Run) -> String {
     }
 }
 
+/// What is done with what is decided; empty where it is carried out.
+fn mode(run: &pb::Run) -> String {
+    match run.observed {
+        true => "observe: recorded only, nothing is refused".to_owned(),
+        false => run.mode_behind.clone(),
+    }
+}
+
 /// The table of `list`.
 pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
     let state = |r: &pb::Run| {
@@ -34,7 +42,13 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
         };
         let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
         let unenforced = if r.not_enforced.is_empty() { "" } else { "+unenforced" };
-        format!("{}{frozen}{blocked}{failing}{unenforced}", json::state(r.state()))
+        let mode = match (r.observed, r.not_bounded, r.mode_behind.is_empty()) {
+            (true, ..) => "+observed",
+            (_, true, _) => "+kernel-observes",
+            (_, false, false) => "+kernel-enforces",
+            (_, false, true) => "",
+        };
+        format!("{}{frozen}{blocked}{failing}{unenforced}{mode}", json::state(r.state()))
     };
     let age = |r: &pb::Run| {
         let until = |end: i64| time::ago(r.registered_ns, end);
@@ -173,6 +187,7 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("id", run.id.clone()),
             ("state", json::state(run.state()).to_owned()),
             ("guarded", guarded(run)),
+            ("mode", mode(run)),
             ("containment error", run.containment_error.clone()),
             ("egress", if run.blocked { "blocked in the kernel".to_owned() } else { String::new() }),
             ("incident", run.incident.clone()),

@@ -181,6 +181,9 @@ pub enum Record {
         /// Those that could not be changed, with the reasons.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         failed: Vec<String>,
+        /// It was recorded before the first run changed; another record has what came of it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        begins: bool,
     },
     /// A run was registered.
     RunStarted {

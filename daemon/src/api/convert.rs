@@ -5,7 +5,7 @@ use crate::{
     guard::{Via, kernel::KernelError},
     pipeline::containment::Answer,
     platform::clock,
-    runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, grants, start::StartError},
+    runs::{FindError, FoundRun, GpuUse, LiveRun, Registry, Sharing, grants, start::StartError, switch::Behind},
 };
 use failsafe_core::{
     GpuId, Mode, MonoTime,
@@ -44,7 +44,10 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             let status = live.status().clone();
             out.containment = steps(&status.containment, &since_epoch);
             out.policy_name.clone_from(&live.policy.name);
-            out.observed = live.mode() == Mode::Observe;
+            let behind = live.behind();
+            out.observed = live.mode() == Mode::Observe && behind.is_none();
+            out.mode_behind = behind.as_ref().map(Behind::text).unwrap_or_default();
+            out.not_bounded = behind.is_some_and(|behind| behind.kernel == Mode::Observe);
             out.gpus = status.gpus.iter().map(ToString::to_string).collect();
             out.state = match status.containment.state() {
                 ContainmentState::Running => v1::RunState::Running,

@@ -1,7 +1,7 @@
 //! `NodeService.SetMode`: an order to observe, and its end.
 
 use super::{Context, authorize::Orderer, runs::blocking};
-use crate::{platform::clock, runs::modes::Temporary};
+use crate::runs::{LiveRun, modes::Temporary};
 use failsafe_core::Mode;
 use failsafe_proto::v1;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use tonic::Status;
 
 /// The longest order. What is to last longer is configured.
 const LONGEST_MS: u64 = 7 * 24 * 3_600 * 1_000;
+/// Runs that an answer names.
+const NAMED: usize = 32;
 
 /// Does what was asked, and answers how the node stands.
 pub(super) async fn set(
@@ -31,21 +33,27 @@ pub(super) async fn set(
              `mode = \"observe\"` in the configuration"
         )));
     }
-    let since_ns = clock::wall_ns();
-    let length = i64::try_from(for_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    let order = observe.then(|| Temporary {
-        since_ns,
-        until_ns: since_ns.saturating_add(length),
-        reason: reason.clone(),
-        actor: orderer.actor.clone(),
+    let order = observe.then(|| {
+        let now = context.registry.modes().now();
+        Temporary::new(&now, for_ms.saturating_mul(1_000_000), reason.clone(), orderer.actor.clone())
     });
     // On a task of its own: a caller who goes away leaves no order that only some runs follow.
     let switch = context.mode_switch();
     let changed = tokio::spawn(blocking(move || switch.change(order, &reason, orderer.actor))).await;
     let changed = changed.map_err(|error| Status::internal(format!("the change was cut short: {error}")))?;
-    let (runs, failed) = changed?
-        .map_err(|why| Status::unavailable(format!("the order cannot be stored, and nothing was changed: {why}")))?;
+    let (runs, failed) = changed?.map_err(|why| Status::unavailable(format!("nothing was changed: {why}")))?;
     Ok(v1::SetModeResponse { mode: Some(shown(context)), runs, failed })
+}
+
+/// The runs with which the kernel does not do what the engine does, the first ones.
+fn behind(context: &Context) -> Vec<String> {
+    let all = context.registry.behind();
+    let one = |run: &Arc<LiveRun>| Some(format!("{} ({}): {}", run.run.name, run.run.id, run.behind()?.text()));
+    let mut out: Vec<String> = all.iter().take(NAMED).filter_map(one).collect();
+    if all.len() > NAMED {
+        out.push(format!("and {} more runs", all.len() - NAMED));
+    }
+    out
 }
 
 /// How the node stands.
@@ -61,5 +69,6 @@ pub(super) fn shown(context: &Context) -> v1::ModeState {
         configured: of(modes.configured()),
         until_ns: temporary.as_ref().map_or(0, |order| order.until_ns),
         reason: temporary.map(|order| order.reason).unwrap_or_default(),
+        behind: behind(context),
     }
 }

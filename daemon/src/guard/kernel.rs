@@ -113,6 +113,9 @@ pub struct Kernel {
     /// Has every attachment fail.
     #[cfg(test)]
     pub(crate) refuses: std::sync::atomic::AtomicBool,
+    /// Has every making of tables fail.
+    #[cfg(test)]
+    pub(crate) compiles_not: std::sync::atomic::AtomicBool,
 }
 
 impl Kernel {
@@ -131,6 +134,8 @@ impl Kernel {
             redactor: Redactor::default(),
             #[cfg(test)]
             refuses: std::sync::atomic::AtomicBool::default(),
+            #[cfg(test)]
+            compiles_not: std::sync::atomic::AtomicBool::default(),
         }
     }
 
@@ -165,7 +170,7 @@ impl Kernel {
         if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(KernelError::Ebpf("a test has it fail".into()));
         }
-        let Compiled { egress, rules, watch, budgets, argv, tables } = compiled;
+        let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
         let needs = Needs {
             calls: rules.watch & ALL_CALLS,
             refused: rules.deny & ALL_CALLS,
@@ -190,7 +195,7 @@ impl Kernel {
         // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
         self.beat();
         let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_sights(all.sights));
-        let added = ready.and_then(|()| ebpf.add_compiled(&spec, tables)).and_then(|placed| {
+        let added = ready.and_then(|()| ebpf.add_compiled(&spec, tables, &reserve)).and_then(|placed| {
             let watched = ebpf.require_syscalls(all.calls, all.entries).map(|_| placed);
             watched.inspect_err(|_| drop(ebpf.remove_run(slot)))
         });
@@ -219,7 +224,11 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`]; the old ones stay in force.
     pub fn replace(&self, run: RunId, (slot, epoch): (u32, u32), compiled: Compiled) -> Result<(), KernelError> {
-        let Compiled { egress, rules, watch, budgets, argv, tables } = compiled;
+        #[cfg(test)]
+        if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(KernelError::Ebpf("a test has it fail".into()));
+        }
+        let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
         let needs = Needs {
             calls: rules.watch & ALL_CALLS,
             refused: rules.deny & ALL_CALLS,
@@ -235,7 +244,7 @@ impl Kernel {
         let called = Called { budgets, files: tables.rules.names.clone(), devices: tables.rules.devices.clone(), argv };
         let ready = ebpf.require_refusals(all.refused).and_then(|()| ebpf.require_sights(all.sights));
         let ready = ready.and_then(|()| ebpf.require_syscalls(all.calls, all.entries).map(drop));
-        let replaced = ready.and_then(|()| ebpf.replace(slot, &egress, &rules, watch, tables));
+        let replaced = ready.and_then(|()| ebpf.replace(slot, (&egress, &rules, watch), tables, &reserve));
         if let Err(error) = replaced {
             if let Some(before) = before {
                 self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, before);

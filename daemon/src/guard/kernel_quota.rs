@@ -105,6 +105,15 @@ pub(super) fn need(tables: &Tables) -> Need {
     entries.into_iter().map(|(resource, n)| (resource, n as u64)).collect()
 }
 
+/// What is enough for either of two.
+pub(super) fn most(mut one: Need, other: &Need) -> Need {
+    for (resource, entries) in other {
+        let held = one.entry(*resource).or_default();
+        *held = (*held).max(*entries);
+    }
+    one
+}
+
 /// Why a run gets no room. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaError {

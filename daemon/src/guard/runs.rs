@@ -12,7 +12,7 @@ use failsafe_matchers::watch::{Delivery, Watch};
 use super::attach::{Held, attach_device, attach_to_cgroup};
 use super::ebpf::Ebpf;
 use super::error::Error;
-use super::kernel_quota::need;
+use super::kernel_quota::{Need, most, need};
 use super::live::{Live, RunAttachment, RunSpec};
 use super::netns::NetNs;
 use super::pins::Pins;
@@ -30,14 +30,15 @@ impl Ebpf {
     /// attached (with [`EgressMode::Enforce`] also: that the kernel refused). Nothing is left behind.
     pub fn add_run(&mut self, run: &RunSpec<'_>) -> Result<RunAttachment, Error> {
         let tables = tables_of(run.egress, run.rules)?;
-        self.add_compiled(run, tables)
+        self.add_compiled(run, tables, &Need::new())
     }
 
-    /// The same, with the tables made before: making them looks at files, and nobody may wait for that behind a lock.
+    /// The same, with the tables made before: making them looks at files, and nobody may wait for that behind a lock. `reserve`: room
+    /// that the run gets besides, for tables that are to replace these.
     ///
     /// # Errors
     /// As [`Ebpf::add_run`].
-    pub fn add_compiled(&mut self, run: &RunSpec<'_>, tables: Tables) -> Result<RunAttachment, Error> {
+    pub fn add_compiled(&mut self, run: &RunSpec<'_>, tables: Tables, reserve: &Need) -> Result<RunAttachment, Error> {
         self.check(run)?;
         let (names, devices) = (tables.rules.names.clone(), tables.rules.devices.clone());
         let dir = File::open(run.cgroup).map_err(|source| Error::Cgroup {
@@ -78,7 +79,7 @@ impl Ebpf {
             outage: None,
             _netns: netns,
         };
-        self.quota.take(run.slot, run.holder, need(&tables))?;
+        self.quota.take(run.slot, run.holder, most(need(&tables), reserve))?;
         self.runs.insert(run.slot, live);
         self.latches.occupy(run.slot, epoch);
         match self.install(run, tables, &dir) {
@@ -154,17 +155,16 @@ impl Ebpf {
     pub fn replace(
         &mut self,
         slot: u32,
-        egress: &EgressPolicy,
-        rules: &Rules,
-        watch: Watch,
+        (egress, rules, watch): (&EgressPolicy, &Rules, Watch),
         tables: Tables,
+        reserve: &Need,
     ) -> Result<(), Error> {
         self.check_mode(egress.mode)?;
         let flags = self.flags(egress, watch) | rule_flags(rules, &tables) | self.seen_exec(&tables);
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
         let old = live.cfg;
         let (holder, before) = self.quota.held(slot).cloned().ok_or(Error::Slot(slot))?;
-        self.quota.take(slot, holder, need(&tables))?;
+        self.quota.take(slot, holder, most(need(&tables), reserve))?;
         live.cfg = abi::RunCfg {
             watch: rules.watch,
             deny: rules.deny | rules.stop,

@@ -21,6 +21,17 @@ pub fn monotonic_ns() -> u64 {
     })
 }
 
+/// Nanoseconds of `CLOCK_BOOTTIME`: since the boot, with the time that the machine was suspended. Nobody can set it.
+#[must_use]
+pub fn boottime_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |t| {
+        u64::try_from(t.tv_sec())
+            .unwrap_or(0)
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::try_from(t.tv_nsec()).unwrap_or(0))
+    })
+}
+
 /// Nanoseconds since 1970-01-01 UTC (`CLOCK_REALTIME`); for people and records, never for measuring.
 #[must_use]
 pub fn wall_ns() -> i64 {

@@ -40,17 +40,18 @@ pub mod start;
 pub mod started;
 pub mod statements;
 pub mod store;
+pub mod switch;
 pub mod translate;
 
 use crate::{
     actuators::cgroup::{FreezeOutcome, ThawOutcome, thaw},
-    guard::kernel::{Compiled, Kernel, KernelError},
+    guard::kernel::Kernel,
     platform::{Cgroup, CgroupRoot, clock},
     sensors::{cgroup::RunUsage, ebpf::RunCounters},
 };
 use entry::Entry;
 use failsafe_core::{
-    Containment, Mode, Policy, RunId,
+    Containment, Policy, RunId,
     containment::ContainmentState,
     decision::IncidentId,
     egress::{Account, Tally},
@@ -61,10 +62,7 @@ pub use find::{FindError, FoundRun};
 use guarded::GuardedRun;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
@@ -152,8 +150,8 @@ pub struct LiveRun {
     pub policy: Arc<Policy>,
     /// Its cgroup, held open.
     pub cgroup: Cgroup,
-    /// Whether it is only watched.
-    observed: AtomicBool,
+    /// Whether it is only watched, in the engine and in the kernel.
+    switch: switch::Switch,
     /// Its place in the kernel's maps.
     pub slot: u32,
     /// Which occupant of the slot it is.
@@ -209,11 +207,6 @@ impl LiveRun {
     /// before that process came.
     pub fn is_over(&self) -> bool {
         self.is_entered() && self.is_empty()
-    }
-
-    /// Whether what is decided about it is carried out.
-    pub fn mode(&self) -> Mode {
-        if self.observed.load(Ordering::Acquire) { Mode::Observe } else { Mode::Enforce }
     }
 
     /// The run with what is known of it now.
@@ -294,7 +287,7 @@ pub struct Registry {
     ended: Mutex<Vec<Arc<EndedRun>>>,
     /// Of runs that have ended, until whoever makes their last statement takes them.
     accounts: Mutex<BTreeMap<RunId, Account>>,
-    /// Held while a run is made, so that names stay unique, and while the modes of runs change.
+    /// Held while a run is made, so that names stay unique, and while an order to observe is given or ended.
     making: Mutex<()>,
     modes: modes::Modes,
 }
@@ -325,58 +318,6 @@ impl Registry {
     /// Which runs are bounded, and which are only watched.
     pub fn modes(&self) -> &modes::Modes {
         &self.modes
-    }
-
-    /// Compiles a policy for a run of this mode.
-    fn compile(&self, policy: &Policy, mode: Mode) -> Result<Compiled, KernelError> {
-        match mode {
-            Mode::Enforce => self.kernel.compile(policy),
-            Mode::Observe => self.kernel.compile(&policy.observing()),
-        }
-    }
-
-    /// Gives or ends an order to observe, and has every live run follow. `tell`: has the engine follow for a run, and returns when it did.
-    /// The answer is how many runs changed, and what could not be changed. Where a run is to be bounded again the kernel comes first,
-    /// where it is to be watched the engine: in between it is never more bounded than both say.
-    ///
-    /// # Errors
-    /// The order could not be stored: nothing is changed then.
-    pub fn change_mode(
-        &self,
-        order: Option<modes::Temporary>,
-        mut tell: impl FnMut(&Arc<LiveRun>, Mode),
-    ) -> Result<(u64, Vec<String>), String> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        self.modes.set(order)?;
-        let live = self.live();
-        let changing: Vec<_> = live
-            .iter()
-            .map(|run| (run, self.modes.of(&run.run.labels)))
-            .filter(|(run, to)| run.mode() != *to)
-            .collect();
-        // All of them before the first table is made: what is decided from here on freezes nobody.
-        for (run, to) in changing.iter().filter(|(_, to)| *to == Mode::Observe) {
-            run.observed.store(true, Ordering::Release);
-            tell(run, *to);
-        }
-        let mut failed = Vec::new();
-        for (run, to) in &changing {
-            let swapped = self
-                .compile(&run.policy, *to)
-                .and_then(|made| self.kernel.replace(run.run.id, (run.slot, run.epoch), made));
-            if let Err(why) = swapped {
-                failed.push(format!("{} ({}): the kernel goes on as before: {why}", run.run.name, run.run.id));
-            }
-            if *to == Mode::Enforce {
-                run.observed.store(false, Ordering::Release);
-                tell(run, *to);
-            }
-        }
-        let guarded = self.guarded().len();
-        if guarded > 0 {
-            failed.push(format!("{guarded} guarded runs: they stay bounded as an earlier daemon left them"));
-        }
-        Ok((changing.len() as u64, failed))
     }
 
     /// The kernel side.

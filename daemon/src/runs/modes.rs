@@ -2,13 +2,15 @@
 //! and an administrator's temporary order.
 //!
 //! Owns the order, and its file `mode.json` in the state folder: it survives restarts and ends by itself. Invariants: whoever makes the
-//! runs fewer that are bounded does so for a bounded time; an order that cannot be read, or that was given in the future, does not
-//! count; a run of a rule that the configuration lacks is bounded as the node says.
+//! runs fewer that are bounded does so for a bounded time, by the wall clock and by the clock of the boot, whichever is over first; its
+//! end needs no disk; an order that cannot be read, or that was given in the future, does not count; a run of a rule that the
+//! configuration lacks is bounded as the node says.
 
 use super::{
     disk::{Disk, Files},
     store::write_json,
 };
+use crate::{causes::chain, platform::clock};
 use failsafe_core::{
     Actor, Mode,
     discover::{LABEL, Labels, Rules},
@@ -16,9 +18,32 @@ use failsafe_core::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+/// A time, by both clocks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Nanoseconds since the epoch. Somebody may set this clock.
+    pub wall_ns: i64,
+    /// Nanoseconds since the boot, suspended time too. Nobody sets this clock.
+    pub boot_ns: u64,
+    /// Which boot.
+    pub boot_id: String,
+}
+
+impl Moment {
+    /// Now, in this boot.
+    pub fn now(boot_id: &str) -> Moment {
+        Moment { wall_ns: clock::wall_ns(), boot_ns: clock::boottime_ns(), boot_id: boot_id.to_owned() }
+    }
+}
 
 /// An administrator's order to observe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +52,12 @@ pub struct Temporary {
     pub since_ns: i64,
     /// When it ends.
     pub until_ns: i64,
+    /// When it ends by the clock of the boot in which it was given. None in files of earlier versions.
+    #[serde(default)]
+    pub until_boot_ns: Option<u64>,
+    /// That boot.
+    #[serde(default)]
+    pub boot_id: String,
     /// Why.
     pub reason: String,
     /// Who asked.
@@ -34,9 +65,24 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// Whether it holds. One from the future means that the clock was set back: it would hold for longer than was asked.
-    fn holds(&self, now_ns: i64) -> bool {
-        (self.since_ns..self.until_ns).contains(&now_ns)
+    /// One that is given now, for so long.
+    pub fn new(now: &Moment, length_ns: u64, reason: String, actor: Actor) -> Temporary {
+        let length = i64::try_from(length_ns).unwrap_or(i64::MAX);
+        Temporary {
+            since_ns: now.wall_ns,
+            until_ns: now.wall_ns.saturating_add(length),
+            until_boot_ns: Some(now.boot_ns.saturating_add(length_ns)),
+            boot_id: now.boot_id.clone(),
+            reason,
+            actor,
+        }
+    }
+
+    /// Whether it holds. One from the future means that the wall clock was set back: it would hold for longer than was asked. In a later
+    /// boot only the wall clock is left.
+    fn holds(&self, now: &Moment) -> bool {
+        let over = self.boot_id == now.boot_id && self.until_boot_ns.is_some_and(|until| now.boot_ns >= until);
+        (self.since_ns..self.until_ns).contains(&now.wall_ns) && !over
     }
 }
 
@@ -46,28 +92,46 @@ pub struct Modes {
     node: Mode,
     rules: BTreeMap<String, Mode>,
     file: Option<PathBuf>,
+    boot_id: String,
+    /// Held while the file is written or removed.
+    disk: Mutex<()>,
     temporary: Mutex<Option<Temporary>>,
+    /// An order was found that had ended while no daemon ran.
+    found_over: Option<Temporary>,
+    /// The file has an order that is over.
+    stale: AtomicBool,
 }
 
 impl Modes {
     /// Those of a configuration, with the order that an earlier daemon had. The text is what is wrong with its file.
-    pub fn open(node: Mode, rules: &Rules, state_dir: &Path, now_ns: i64) -> (Modes, Option<String>) {
+    pub fn open(node: Mode, rules: &Rules, state_dir: &Path, now: &Moment) -> (Modes, Option<String>) {
         let file = state_dir.join("mode.json");
         let read = match Files.read(&file) {
             Ok(bytes) => serde_json::from_slice::<Option<Temporary>>(&bytes).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
         };
         let (found, wrong) = match read {
-            Ok(found) => (found.filter(|order| order.holds(now_ns)), None),
+            Ok(found) => (found, None),
             Err(why) => (None, Some(format!("{} does not count: {why}: policies are enforced", file.display()))),
         };
+        let (holds, found_over) = match found {
+            Some(order) if order.holds(now) => (Some(order), None),
+            over => (None, over),
+        };
         let rules = rules.iter().map(|rule| (rule.name.clone(), rule.mode)).collect();
-        (Modes { node, rules, file: Some(file), temporary: Mutex::new(found) }, wrong)
+        let stale = AtomicBool::new(found_over.is_some());
+        let (file, boot_id, temporary) = (Some(file), now.boot_id.clone(), Mutex::new(holds));
+        (Modes { node, rules, file, boot_id, disk: Mutex::default(), temporary, found_over, stale }, wrong)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Temporary>> {
         self.temporary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now, as orders are measured.
+    pub fn now(&self) -> Moment {
+        Moment::now(&self.boot_id)
     }
 
     /// The mode of a run with these labels.
@@ -91,21 +155,60 @@ impl Modes {
         self.lock().clone()
     }
 
-    /// Gives an order, or ends the one that holds. Whoever calls applies it to the runs.
+    /// The order that an earlier daemon had and that ended while no daemon ran.
+    pub fn found_over(&self) -> Option<&Temporary> {
+        self.found_over.as_ref()
+    }
+
+    /// Stores an order, which does not hold yet: see [`Modes::set`].
     ///
     /// # Errors
-    /// It could not be stored: nothing is changed then.
-    pub(super) fn set(&self, order: Option<Temporary>) -> Result<(), String> {
-        if let Some(file) = &self.file {
-            write_json(file, &order).map_err(|error| crate::causes::chain(&error))?;
+    /// It could not be stored.
+    pub(super) fn store(&self, order: &Temporary) -> Result<(), String> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let _disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        write_json(file, &Some(order)).map_err(|error| format!("the order cannot be stored: {}", chain(&error)))?;
+        self.stale.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has a stored order hold, or ends the one that does. In memory alone: a disk that is full, read-only or hangs keeps no run unbounded.
+    /// Whoever calls applies it to the runs, and has the disk follow with [`Modes::settle`].
+    pub(super) fn set(&self, order: Option<Temporary>) {
+        if order.is_none() {
+            self.stale.store(true, Ordering::Relaxed);
         }
         *self.lock() = order;
+    }
+
+    /// Whether the disk may have an order that is over.
+    pub fn is_stale(&self) -> bool {
+        self.file.is_some() && self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Removes an order from the disk that is over. May hang with the disk.
+    ///
+    /// # Errors
+    /// It could not be removed, or somebody else is at it.
+    pub fn settle(&self) -> Result<(), String> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let Ok(_disk) = self.disk.try_lock() else { return Err(format!("{} is being written", file.display())) };
+        if !self.is_stale() || self.lock().is_some() {
+            return Ok(());
+        }
+        // Removed and not written: a full disk lets that be.
+        let removed = match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => file.parent().map_or(Ok(()), |folder| File::open(folder).and_then(|folder| folder.sync_all())),
+        };
+        removed.map_err(|error| format!("cannot remove {}: {error}", file.display()))?;
+        self.stale.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// Whether the order that holds is over at this time.
-    pub fn is_over(&self, now_ns: i64) -> bool {
-        self.lock().as_ref().is_some_and(|order| !order.holds(now_ns))
+    pub fn is_over(&self, now: &Moment) -> bool {
+        self.lock().as_ref().is_some_and(|order| !order.holds(now))
     }
 }
 
@@ -125,48 +228,94 @@ mod tests {
         Rules::new(vec![rule("watched", Mode::Observe), rule("bounded", Mode::Enforce)]).unwrap()
     }
 
-    fn order(since_ns: i64, until_ns: i64) -> Temporary {
-        Temporary { since_ns, until_ns, reason: "rollout".into(), actor: Actor::Daemon }
+    fn at(wall_ns: i64, boot_ns: u64) -> Moment {
+        Moment { wall_ns, boot_ns, boot_id: "b".into() }
+    }
+
+    /// From 10 to 20 by the wall clock, to 110 by the boot's.
+    fn order() -> Temporary {
+        Temporary::new(&at(10, 100), 10, "rollout".into(), Actor::Daemon)
+    }
+
+    fn give(modes: &Modes) {
+        modes.store(&order()).unwrap();
+        modes.set(Some(order()));
     }
 
     #[test]
     fn the_stronger_of_node_and_rule_to_observe_counts() {
         let folder = tempfile::tempdir().unwrap();
         let of = |modes: &Modes, rule: &str| modes.of(&Labels::from([(LABEL.to_owned(), rule.to_owned())]));
-        let (modes, wrong) = Modes::open(Mode::Enforce, &rules(), folder.path(), 0);
+        let (modes, wrong) = Modes::open(Mode::Enforce, &rules(), folder.path(), &at(0, 0));
         assert_eq!(wrong, None);
         assert_eq!(
             [of(&modes, "watched"), of(&modes, "bounded"), of(&modes, "gone")],
             [Mode::Observe, Mode::Enforce, Mode::Enforce]
         );
         assert_eq!(modes.of(&Labels::new()), Mode::Enforce);
-        modes.set(Some(order(10, 20))).unwrap();
+        give(&modes);
         assert_eq!(
             [of(&modes, "bounded"), modes.node(), modes.configured()],
             [Mode::Observe, Mode::Observe, Mode::Enforce]
         );
-        let (node, _) = Modes::open(Mode::Observe, &rules(), &folder.path().join("none"), 0);
+        let (node, _) = Modes::open(Mode::Observe, &rules(), &folder.path().join("none"), &at(0, 0));
         assert_eq!(of(&node, "bounded"), Mode::Observe);
     }
 
     #[test]
-    fn an_order_survives_a_restart_ends_by_itself_and_does_not_grow_by_a_clock() {
+    fn an_order_survives_a_restart_and_ends_with_the_earlier_of_both_clocks() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |now| Modes::open(Mode::Enforce, &rules(), folder.path(), now);
-        open(0).0.set(Some(order(10, 20))).unwrap();
-        for (now, holds) in [(9, false), (10, true), (19, true), (20, false)] {
-            let (modes, wrong) = open(now);
-            assert_eq!((modes.temporary().is_some(), wrong), (holds, None), "{now}");
+        let open = |now: &Moment| Modes::open(Mode::Enforce, &rules(), folder.path(), now);
+        give(&open(&at(0, 0)).0);
+        let cases = [(9, 100, false), (10, 100, true), (19, 109, true), (20, 109, false), (12, 110, false)];
+        for (wall_ns, boot_ns, holds) in cases {
+            let (modes, wrong) = open(&at(wall_ns, boot_ns));
+            let over = (!holds).then(order);
+            assert_eq!((modes.temporary().is_some(), modes.found_over(), wrong), (holds, over.as_ref(), None));
         }
-        let (modes, _) = open(15);
-        assert!(!modes.is_over(19) && modes.is_over(20) && modes.is_over(9));
-        modes.set(None).unwrap();
-        assert_eq!(open(15).0.temporary(), None);
+        let later = Moment { boot_id: "c".into(), ..at(15, 500) };
+        assert!(open(&later).0.temporary().is_some(), "the clock of another boot says nothing");
+        let (modes, _) = open(&at(15, 105));
+        assert!(!modes.is_over(&at(19, 109)) && modes.is_over(&at(20, 105)) && modes.is_over(&at(9, 105)));
+        assert!(modes.is_over(&at(15, 110)), "the wall clock was set back");
+        modes.set(None);
+        modes.settle().unwrap();
+        let (modes, wrong) = open(&at(15, 105));
+        assert!(modes.temporary().is_none() && modes.found_over().is_none() && wrong.is_none());
         std::fs::write(folder.path().join("mode.json"), "{").unwrap();
-        let (modes, wrong) = open(15);
+        let (modes, wrong) = open(&at(15, 105));
         assert!(modes.temporary().is_none() && wrong.unwrap().contains("mode.json does not count"));
         std::fs::remove_file(folder.path().join("mode.json")).unwrap();
         std::fs::create_dir(folder.path().join("mode.json")).unwrap();
-        assert!(open(15).1.is_some(), "a folder is no order");
+        assert!(open(&at(15, 105)).1.is_some(), "a folder is no order");
+    }
+
+    #[test]
+    fn an_order_that_ended_while_no_daemon_ran_is_removed_from_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |now: &Moment| Modes::open(Mode::Enforce, &rules(), folder.path(), now).0;
+        give(&open(&at(0, 0)));
+        let modes = open(&at(30, 120));
+        assert_eq!(modes.found_over(), Some(&order()));
+        modes.settle().unwrap();
+        assert!(!folder.path().join("mode.json").exists() && open(&at(15, 105)).temporary().is_none());
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_refuses_an_order_and_does_not_keep_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (modes, _) = Modes::open(Mode::Enforce, &rules(), folder.path(), &at(10, 100));
+        give(&modes);
+        // Neither a write nor a removal of the file succeeds.
+        let file = folder.path().join("mode.json");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir_all(file.join("x")).unwrap();
+        modes.set(None);
+        assert_eq!((modes.node(), modes.temporary()), (Mode::Enforce, None), "the end needs no disk");
+        assert!(modes.store(&order()).is_err());
+        assert!(modes.settle().is_err() && modes.is_stale(), "it is tried again");
+        std::fs::remove_dir_all(&file).unwrap();
+        modes.settle().unwrap();
+        assert!(!modes.is_stale());
     }
 }

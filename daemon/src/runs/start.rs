@@ -7,6 +7,7 @@ use super::{
     guarded::GuardedRun,
     removal::Removal,
     store::{KeptRun, StoreError},
+    switch::{Prepared, Switch},
 };
 use crate::{
     guard::{
@@ -16,14 +17,14 @@ use crate::{
     platform::{Cgroup, CgroupError, ProcFs, clock},
 };
 use failsafe_core::{
-    Containment, GpuId, Mode, MonoTime, Policy, RunId,
+    Containment, GpuId, MonoTime, Policy, RunId,
     input::{Contained, Run},
 };
 use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -124,16 +125,19 @@ impl Registry {
     /// [`StartError`].
     pub fn make(&self, wanted: Wanted, place: Place, boot_id: &str) -> Result<Arc<LiveRun>, StartError> {
         // Before any lock: it looks at files.
-        let mode = self.modes.of(&wanted.labels);
-        let compiled = self.compile(&wanted.policy, mode)?;
+        let mut prepared = self.prepare(&wanted.policy, self.modes.of(&wanted.labels), true)?;
         if let Place::Existing(cgroup) | Place::Discovered(cgroup) = &place {
             self.await_reaped(cgroup);
         }
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let (compiled, mode) = match self.modes.of(&wanted.labels) {
-            now if now == mode => (compiled, mode),
+        let _making = loop {
+            let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = self.modes.of(&wanted.labels);
+            if now == prepared.mode {
+                break making;
+            }
             // The mode of the node changed meanwhile, which is rare.
-            now => (self.compile(&wanted.policy, now)?, now),
+            drop(making);
+            prepared = self.prepare(&wanted.policy, now, true)?;
         };
         let (live, guarded) = (self.live(), self.guarded());
         let runs: Vec<&Run> = live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)).collect();
@@ -182,9 +186,7 @@ impl Registry {
         let policy = Arc::new(wanted.policy);
         let holder = if wanted.unlimited { Holder::Administrator } else { Holder::User(wanted.owner_uid) };
         let origin = Origin { made, holder, part: 0, recalled: Containment::default() };
-        let live = self
-            .enter_compiled(run, policy, (compiled, mode), cgroup, origin)
-            .inspect_err(|_| self.store.forget(id))?;
+        let live = self.enter_prepared(run, policy, prepared, cgroup, origin).inspect_err(|_| self.store.forget(id))?;
         if !made {
             live.enter();
         }
@@ -215,21 +217,21 @@ impl Registry {
         cgroup: Cgroup,
         origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
-        let mode = self.modes.of(&run.labels);
-        let compiled = self.compile(&policy, mode)?;
-        self.enter_compiled(run, policy, (compiled, mode), cgroup, origin)
+        let prepared = self.prepare(&policy, self.modes.of(&run.labels), false)?;
+        self.enter_prepared(run, policy, prepared, cgroup, origin)
     }
 
     /// Attaches a run in the kernel, keeps it, and lists it as live. On failure a cgroup that was made is removed.
-    fn enter_compiled(
+    fn enter_prepared(
         &self,
         run: Run,
         policy: Arc<Policy>,
-        (compiled, mode): (Compiled, Mode),
+        prepared: Prepared,
         mut cgroup: Cgroup,
         origin: Origin,
     ) -> Result<Arc<LiveRun>, StartError> {
         let Origin { made, part, .. } = origin;
+        let Prepared { mode, now: compiled, enforcing } = prepared;
         let containment = origin.recalled.clone().taken_up(run.contained, run.registered);
         // What a freeze needs is open before the run is one.
         let held = cgroup.hold_open().map_err(StartError::from);
@@ -248,7 +250,7 @@ impl Registry {
                 let live = Arc::new(LiveRun {
                     discovered: run.labels.contains_key(failsafe_core::discover::LABEL),
                     known: OnceLock::new(),
-                    observed: AtomicBool::new(mode == Mode::Observe),
+                    switch: Switch::new(mode, enforcing),
                     run,
                     policy,
                     cgroup,

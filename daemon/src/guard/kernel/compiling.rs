@@ -4,7 +4,11 @@ use super::{Kernel, KernelError, names::argv_patterns};
 use crate::{
     causes::chain,
     counted::Counted,
-    guard::{resolver, tables::tables_of},
+    guard::{
+        kernel_quota::{Need, need},
+        resolver,
+        tables::tables_of,
+    },
 };
 use failsafe_core::{Policy, policy::Pattern};
 use failsafe_matchers::{compile, egress::EgressPolicy, rules::Rules, tables::Tables, watch::Watch};
@@ -16,6 +20,7 @@ const COMPILE: Duration = Duration::from_secs(10);
 const MAX_COMPILING: usize = 16;
 
 /// A policy in the form that the kernel takes, made before any lock is held.
+#[derive(Clone)]
 pub struct Compiled {
     pub(super) egress: EgressPolicy,
     pub(super) rules: Rules,
@@ -23,6 +28,15 @@ pub struct Compiled {
     pub(super) budgets: Vec<String>,
     pub(super) argv: Vec<Pattern>,
     pub(super) tables: Tables,
+    /// Room that the run gets besides, so that other tables can follow these.
+    pub(super) reserve: Need,
+}
+
+impl Compiled {
+    /// Sets room aside for the tables that are to follow these.
+    pub fn reserve_for(&mut self, next: &Compiled) {
+        self.reserve = need(&next.tables);
+    }
 }
 
 impl Kernel {
@@ -32,6 +46,10 @@ impl Kernel {
     /// # Errors
     /// [`KernelError::Compile`], with the limit.
     pub fn compile(&self, policy: &Policy) -> Result<Compiled, KernelError> {
+        #[cfg(test)]
+        if self.compiles_not.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(KernelError::Compile("a test has it fail".into()));
+        }
         let refusable = self.lock().map_or(0, |ebpf| ebpf.refusable_calls());
         let resolver = resolver::of_node();
         let (egress, rules) = (compile::egress(policy, &resolver), compile::rules(policy, refusable, &resolver));
@@ -39,7 +57,15 @@ impl Kernel {
             (compile::watch(policy), policy.egress.iter().flat_map(|e| &e.budgets).map(|b| b.name.clone()).collect());
         let argv = argv_patterns(policy);
         if self.ebpf.is_err() {
-            return Ok(Compiled { egress, rules, watch, budgets, argv, tables: Tables::default() });
+            return Ok(Compiled {
+                egress,
+                rules,
+                watch,
+                budgets,
+                argv,
+                tables: Tables::default(),
+                reserve: Need::new(),
+            });
         }
         let (hanging, compiling) = Counted::one_of(&self.compiling);
         if hanging >= MAX_COMPILING {
@@ -52,7 +78,15 @@ impl Kernel {
         let work = move || {
             let _compiling = compiling;
             let made = tables_of(&egress, &rules).map_err(|error| KernelError::Compile(chain(&error)));
-            let _late = done.send(made.map(|tables| Compiled { egress, rules, watch, budgets, argv, tables }));
+            let _late = done.send(made.map(|tables| Compiled {
+                egress,
+                rules,
+                watch,
+                budgets,
+                argv,
+                tables,
+                reserve: Need::new(),
+            }));
         };
         let thread = std::thread::Builder::new().name("compile".into()).spawn(work);
         thread.map_err(|error| KernelError::Compile(format!("no thread to compile the policy on: {error}")))?;
