@@ -37,7 +37,18 @@ pub(super) fn config(texts: &[Text]) -> Result<(Config, Keys), Vec<ConfigError>>
         return Err(errors);
     }
     let mut merged = DeTable::new();
-    tables.iter().for_each(|table| over(&mut merged, table.clone()));
+    for (table, text) in tables.iter().zip(texts) {
+        let mut emptied = Vec::new();
+        over(&mut merged, table.clone(), &mut emptied);
+        let removes = "an empty list does not remove the entries of earlier files: remove them there";
+        let mistake = |(field, span)| Diagnostic { field, ..Diagnostic::at(&text.text, span, removes, None) };
+        if !emptied.is_empty() {
+            errors.push(wrong(text, emptied.into_iter().map(mistake).collect()));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
     let keys = keys(merged.clone());
     let config = deserialized(merged)
         // Each file alone is right: entries of a list that do not go together come from several files.
@@ -120,8 +131,8 @@ fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<String> {
 }
 
 /// Puts `upper` over `lower`: tables key by key, lists of tables one after the other, and anything else replaces what was
-/// there.
-fn over<'t>(lower: &mut DeTable<'t>, upper: DeTable<'t>) {
+/// there. An empty list over a list of tables is left out and added to `emptied`: it would remove what lists can only add to.
+fn over<'t>(lower: &mut DeTable<'t>, upper: DeTable<'t>, emptied: &mut Vec<(String, Range<usize>)>) {
     for (key, value) in upper {
         let Some(below) = lower.get_mut(key.get_ref().as_ref()) else {
             lower.insert(key, value);
@@ -129,9 +140,12 @@ fn over<'t>(lower: &mut DeTable<'t>, upper: DeTable<'t>) {
         };
         let span = value.span();
         match (below.get_mut(), value.into_inner()) {
-            (DeValue::Table(lower), DeValue::Table(upper)) => over(lower, upper),
+            (DeValue::Table(lower), DeValue::Table(upper)) => over(lower, upper, emptied),
             (DeValue::Array(lower), DeValue::Array(upper)) if tables(lower) && tables(&upper) => {
                 upper.into_iter().for_each(|one| lower.push(one));
+            }
+            (DeValue::Array(lower), DeValue::Array(upper)) if tables(lower) && upper.is_empty() => {
+                emptied.push((key.get_ref().to_string(), span));
             }
             (_, value) => *below = Spanned::new(span, value),
         }

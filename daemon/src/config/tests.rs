@@ -168,6 +168,11 @@ fn drop_ins_are_merged_in_the_order_of_their_names() {
     assert!(rules.contains("\"a\"") && rules.contains("\"b\""), "entries of both files: {rules}");
     let (_folder, file) = folder(&rule("a"), &[("a.toml", &rule("a"))]);
     assert!(Config::load(Some(&file)).is_err(), "the same name in two files");
+    let (_folder, file) = folder(&rule("a"), &[("a.toml", "ring_kib = 64\ndiscover = []\n")]);
+    let error = Config::load(Some(&file)).unwrap_err().to_string();
+    assert!(error.contains("failsafed.d/a.toml:2:12: discover: an empty list does not remove"), "{error}");
+    let (_folder, file) = folder("discover = []\n", &[("a.toml", &rule("a"))]);
+    assert!(!Config::load(Some(&file)).unwrap().discover.0.is_empty(), "nothing is removed");
 }
 
 #[test]
