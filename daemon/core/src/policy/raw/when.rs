@@ -45,7 +45,7 @@ pub(in crate::policy) struct RawBranch {
 impl RawWhen {
     pub(super) fn of_rule(wrong: &mut Mistakes, rule: &mut Fields<'_>) -> Option<RawWhen> {
         let (signal, event) = (rule.text_within("when", "signal"), rule.text_within("when", "event"));
-        let suggest = suggestions(signal, event);
+        let suggest = suggestions(signal, event, OF_OUTERMOST);
         let known = Known {
             what: "`when`",
             fields: WHEN,
@@ -58,7 +58,7 @@ impl RawWhen {
 
     fn of_part(wrong: &mut Mistakes, table: &DeTable<'_>, span: Range<usize>, depth: usize) -> RawWhen {
         let text = |name: &str| table.get(name).and_then(|value| value.get_ref().as_str());
-        let suggest = suggestions(text("signal"), text("event"));
+        let suggest = suggestions(text("signal"), text("event"), &["phase"]);
         let known = Known {
             what: "a part of `when`",
             fields: WHEN,
@@ -113,10 +113,13 @@ fn branch(wrong: &mut Mistakes, when: &mut Fields<'_>, name: &'static str, depth
     Some(RawBranch { name, parts, span })
 }
 
-/// The fields that this `when` can use: those of its event, or those of signals.
-fn suggestions(signal: Option<&str>, event: Option<&str>) -> Vec<&'static str> {
+/// Fields that a rule's `when` of a single signal can have beside those of signals.
+const OF_OUTERMOST: &[&str] = &["keep_firing_for", "phase", "warm_up"];
+
+/// The fields that this `when` can use: those of its event, or those of signals with `more`.
+fn suggestions(signal: Option<&str>, event: Option<&str>, more: &[&'static str]) -> Vec<&'static str> {
     match (signal, event) {
-        (Some(_), None) => OF_SIGNALS.to_vec(),
+        (Some(_), None) => [OF_SIGNALS, more].concat(),
         (None, Some(event)) => match EventKind::ALL.iter().find(|kind| kind.name() == event) {
             Some(kind) => {
                 let fields = OF_EVENTS.iter().filter(|name| kind.fields().iter().any(|field| field.name() == **name));

@@ -28,6 +28,10 @@ const CASES: &[(&str, &str)] = &[
         "HEAD[rule] #! written [[rule]]\nid = \"r\"\nrationale = \"x\"\nwhen = { event = \"oom\" }\nactions = [\"kil\"] #! did you mean `kill`?\n",
     ),
     (
+        "misspelt fields beside one signal",
+        "HEAD[[rule]]\nid = \"r\"\nrationale = \"x\"\nactions = [\"notify\"]\n[rule.when]\nsignal = \"gpu.temperature\"\nabove = \"90 C\"\nkeep_firing = \"1m\" #! did you mean `keep_firing_for`?\nwarmup = \"10m\" #! stale, rearm, absent, keep_firing_for, phase, warm_up\n",
+    ),
+    (
         "two brackets for the policy",
         "[[policy]] #! expected one table for the section [policy], found a list\nname = \"p p\" #! expected 1 to 64 characters\nowner = \"o\"\n",
     ),
