@@ -91,7 +91,41 @@ pub fn would<'p>(policy: &'p Policy, call: &Call) -> Would<'p> {
         Call::Syscall(call) => syscall(policy, *call),
     };
     let matches = event(call, &answer).map(|event| matching(policy, &event)).unwrap_or_default();
-    Would { answer, by, matches }
+    match protection(call) {
+        Some(why) if matches!(answer, Answer::Allowed | Answer::WouldDeny) => {
+            let why = format!("on a kernel with LSM, failsafe denies {why}, with or without a rule");
+            Would { answer: Answer::Depends(why), by: vec!["self-protection".to_owned()], matches }
+        }
+        _ => Would { answer, by, matches },
+    }
+}
+
+/// Folders in which runs change nothing of failsafe or of other cgroups, each with what is denied there.
+const PROTECTED: [(&str, &str); 4] = [
+    ("/sys/fs/cgroup", "writing to files of cgroups that are not below the cgroup of the run"),
+    ("/var/lib/failsafe", "changing its state folder"),
+    ("/run/failsafe", "changing the folder of its sockets"),
+    ("/proc", "writing to files of its daemon in /proc"),
+];
+
+/// What failsafe denies every run to protect itself, where the call can be one of those.
+fn protection(call: &Call) -> Option<&'static str> {
+    let below = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    match call {
+        Call::Syscall(call) => match call.name() {
+            "bpf" => Some("bpf to every run"),
+            "ptrace" | "process_vm_readv" | "process_vm_writev" | "pidfd_getfd" => {
+                Some("access to the memory and descriptors of processes outside the run")
+            }
+            "mount" | "move_mount" | "umount2" => Some("mounts over its folders, and to unmount them"),
+            _ => None,
+        },
+        Call::Open { path, .. } if below(path, "/sys/fs/bpf") => Some("opening files of a BPF file system"),
+        Call::Open { path, write: true } => {
+            PROTECTED.iter().find(|(folder, _)| below(path, folder)).map(|(_, what)| *what)
+        }
+        Call::Open { .. } | Call::Connect { .. } | Call::Exec(_) => None,
+    }
 }
 
 /// The policy without its rules and sections.
