@@ -1,6 +1,9 @@
 //! `node health`, `capacity`, `placeable`, `watch`, and the orders about node and GPUs.
 
-use super::Place;
+use super::{
+    Place,
+    attest::reference::{Compared, Expected},
+};
 use crate::{
     args::{HealthArgs, OrderArgs, Output, PlaceableArgs, WatchArgs, each},
     client::{Client, block_on},
@@ -8,6 +11,7 @@ use crate::{
     render::{Paint, clean, health as page, json, print},
 };
 use failsafe_proto::v1 as pb;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// An order.
@@ -82,7 +86,8 @@ pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> 
 
 pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit, Fail> {
     let output = args.output;
-    let (args, like, keys) = (args.clone(), args.like.as_deref(), args.keys.as_deref());
+    let expected = args.like.as_deref().map(|file| Expected::read(file, args.keys.as_deref())).transpose()?;
+    let args = args.clone();
     let request = pb::PlaceableRequest {
         gpus: each(&args.gpus),
         count: args.count,
@@ -99,12 +104,17 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
         let client = Client::connect(place.socket).await?;
         Ok(client.node().placeable(request).await?.into_inner())
     })?;
-    if let Some(file) = like.filter(|_| answer.placeable) {
+    if let Some(expected) = expected {
+        let compared = answer.placeable.then(|| expected.compare(place)).transpose()?;
+        let (exit, text, more) =
+            compared.map_or((Exit::NotPlaceable, String::new(), json!({ "like": null })), Compared::parts);
         // One answer: programs read one JSON value.
-        if !output.json() {
-            print(&page::placeable(&answer))?;
+        let mut value = json::placeable(&answer);
+        if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
+            value.extend(more);
         }
-        return super::attest::reference::like(place, file, keys, output.json());
+        print(&if output.json() { json::text(&value) } else { format!("{}{text}", page::placeable(&answer)) })?;
+        return Ok(exit);
     }
     print(&if output.json() { json::text(&json::placeable(&answer)) } else { page::placeable(&answer) })?;
     Ok(if answer.placeable { Exit::Done } else { Exit::NotPlaceable })

@@ -71,3 +71,19 @@ fn placement_changes_and_orders_reach_the_daemon() {
     let change: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
     assert_eq!((change["revision"].as_u64(), change["to"].as_str()), (Some(6), Some("draining")), "{lines}");
 }
+
+#[test]
+fn a_file_that_cannot_be_compared_with_gets_no_answer() {
+    let fake = Fake::start(node(pb::HealthLevel::Healthy, vec![]));
+    let (file, of_run) = (fake.dir.path().join("broken.json"), fake.dir.path().join("run.json"));
+    std::fs::write(&file, "{}").unwrap();
+    let values = r#"{"factors":{"run/x":{"class":"result","value":1}},"format":1,"kind":"failsafe-reference-values",
+        "leftOut":{},"regime":"seeded","scope":"run","statements":1}"#;
+    std::fs::write(&of_run, values).unwrap();
+    for (file, expected) in [("/nonexistent.json".as_ref(), 1), (file.as_path(), 7), (of_run.as_path(), 2)] {
+        for more in [&["--count", "1"][..], &["--count", "1", "-o", "json"]] {
+            let out = fake.command().args(["node", "placeable", "--like"]).arg(file).args(more).output().unwrap();
+            assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(expected), &b""[..]), "{out:?}");
+        }
+    }
+}

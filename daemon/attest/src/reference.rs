@@ -169,7 +169,8 @@ impl Reference {
 
     /// Whether bytes are meant to be reference values.
     pub fn is_meant(bytes: &[u8]) -> bool {
-        bytes.windows(KIND.len()).take(4096).any(|window| window == KIND.as_bytes())
+        // `kind` comes after all factors in the file.
+        bytes.windows(KIND.len()).any(|window| window == KIND.as_bytes())
     }
 
     /// The file.
@@ -276,6 +277,16 @@ mod tests {
         let reference = made(&[&partly]);
         assert_eq!(checked(&reference, &partly).0, Verdict::CannotKnow);
         assert_eq!(checked(&made(&[&node("a", "1")]), &node("a", "2")).0, Verdict::PerformanceDiffers);
+    }
+
+    #[test]
+    fn reference_values_of_runs_are_known_as_such_and_compared_by_those_of_the_node() {
+        let mut facts = vec![fact("node/cpu/model", "a")];
+        facts.extend((0..500).map(|n| fact(&format!("run/env/NAME_{n}"), "a value of a run")));
+        let reference = made(&[&statement(Scope::Run, facts)]).of_node();
+        assert_eq!(reference.factors.keys().collect::<Vec<_>>(), ["node/cpu/model"]);
+        assert_eq!(checked(&reference, &node("a", "1")), (Verdict::ResultEqual, vec![]));
+        assert_eq!(checked(&reference, &node("b", "1")).0, Verdict::ResultDiffers);
     }
 
     #[test]

@@ -61,6 +61,10 @@ fn a_node_is_like_its_own_reference_values_and_not_like_those_of_another() -> Re
         // A statement works as well; without a list of keys anybody may have signed it.
         node.ctl(["node", "placeable", "--like", &of_node, "--keys", &keys])?.expect(0)?;
         node.ctl(["node", "placeable", "--like", &of_node])?.expect(15)?;
+        // Nobody signed reference values, and programs read one value.
+        let answer = node.json(["node", "placeable", "--like", &expected])?;
+        ensure!(answer["placeable"] == true && answer["like"]["verdict"] == "result-equal", "{answer:#}");
+        ensure!(answer["key_checked"] == false && answer["signed"] == false, "{answer:#}");
 
         let text = fs::read_to_string(&expected)?;
         let value: Value = serde_json::from_str(&text)?;

@@ -18,7 +18,7 @@ use failsafe_attest::{
     reference::{Checked, Reference},
 };
 use failsafe_proto::v1 as pb;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 pub(in crate::commands) fn common(args: &AttestCommonArgs) -> Result<Exit, Fail> {
@@ -64,52 +64,98 @@ pub(in crate::commands) fn expect(args: &AttestExpectArgs) -> Result<Exit, Fail>
     Ok(if keys.is_some() { Exit::Done } else { Exit::KeyNotChecked })
 }
 
-/// Whether this node computes as the file says: a statement of a node or run, or reference values.
-pub(in crate::commands) fn like(
-    place: &Place<'_>,
-    file: &Path,
-    keys: Option<&Path>,
-    as_json: bool,
-) -> Result<Exit, Fail> {
-    let keys = keys.map(allowed).transpose()?;
-    let bytes = read(file, MAX_ENVELOPE)?;
-    let table = table()?;
-    let wrong = |error: &dyn std::error::Error| Fail::because(format!("{}: not valid", shown(file)), error);
-    let (reference, is_checked) = if Reference::is_meant(&bytes) {
-        // It is not signed: the caller vouches for its own file.
-        (Reference::parse(&bytes, MAX_ENVELOPE).map_err(|error| wrong(&error))?, true)
-    } else {
-        let Verified { statement, allowed, .. } =
-            envelope::verify(&bytes, keys.as_ref()).map_err(|error| Fail { exit: Exit::Tampered, ..wrong(&error) })?;
-        let made = Reference::of(&[&statement], &table, None, &[]);
-        (made.map_err(|error| wrong(&error))?, allowed.is_some())
-    };
-    let reference = reference.of_node();
-    if reference.factors.is_empty() {
-        return Err(Fail::usage(format!("{} has no factors of a node", shown(file))));
+/// What a node is expected to have, by a file: a statement of a node or run, or reference values.
+pub(in crate::commands) struct Expected {
+    file: PathBuf,
+    reference: Reference,
+    signed: Signed,
+}
+
+/// What is known of the signer of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signed {
+    /// Reference values are not signed: the caller vouches for its own file.
+    Not,
+    /// With a key that nobody looked up.
+    ByAnyone,
+    /// With an allowed key.
+    ByAllowed,
+}
+
+/// How a node compares with that.
+pub(in crate::commands) struct Compared {
+    exit: Exit,
+    page: String,
+    json: Value,
+}
+
+impl Compared {
+    /// Exit code, text and JSON.
+    pub(in crate::commands) fn parts(self) -> (Exit, String, Value) {
+        (self.exit, self.page, self.json)
     }
-    let answer = block_on(async {
-        let request = pb::FingerprintRequest { run: String::new() };
-        Ok(Client::connect(place.socket).await?.attestation().get_fingerprint(request).await?.into_inner())
-    })?;
-    let broken = |error: &dyn std::error::Error| Fail::because("the daemon sent a broken fingerprint", error);
-    let node = Statement::parse(&answer.statement, MAX_ENVELOPE).map_err(|error| broken(&error))?;
-    if node.predicate.scope != Scope::Node {
-        return Err(Fail::new(Exit::Error, "the daemon sent a fingerprint of another kind"));
+}
+
+impl Expected {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// It is not valid, or has nothing of a node.
+    pub(in crate::commands) fn read(file: &Path, keys: Option<&Path>) -> Result<Expected, Fail> {
+        let keys = keys.map(allowed).transpose()?;
+        let bytes = read(file, MAX_ENVELOPE)?;
+        let wrong = |error: &dyn std::error::Error| Fail::because(format!("{}: not valid", shown(file)), error);
+        let (reference, signed) = if Reference::is_meant(&bytes) {
+            (Reference::parse(&bytes, MAX_ENVELOPE).map_err(|error| wrong(&error))?, Signed::Not)
+        } else {
+            let Verified { statement, allowed, .. } = envelope::verify(&bytes, keys.as_ref())
+                .map_err(|error| Fail { exit: Exit::Tampered, ..wrong(&error) })?;
+            let made = Reference::of(&[&statement], &table()?, None, &[]);
+            let signed = if allowed.is_some() { Signed::ByAllowed } else { Signed::ByAnyone };
+            (made.map_err(|error| wrong(&error))?, signed)
+        };
+        // What a run had says nothing of this node.
+        let reference = reference.of_node();
+        if reference.factors.is_empty() {
+            return Err(Fail::usage(format!("{} has no factors of a node", shown(file))));
+        }
+        Ok(Expected { file: file.to_owned(), reference, signed })
     }
-    let checked: Checked = reference.check(&node, &table);
-    let text = if as_json {
-        json::text(&json!({ "file": file.display().to_string(), "key_checked": is_checked, "like": checked }))
-    } else {
-        page::like(file, &checked, is_checked, Paint::stdout())
-    };
-    print(&text)?;
-    Ok(match checked.verdict {
-        // Who may not see the factors of speed gets no word about them.
-        Verdict::ResultEqual | Verdict::PerformanceDiffers if !is_checked => Exit::KeyNotChecked,
-        Verdict::ResultEqual => Exit::Done,
-        Verdict::PerformanceDiffers => Exit::PerformanceDiffers,
-        Verdict::ResultDiffers => Exit::ResultDiffers,
-        Verdict::CannotKnow => Exit::CannotKnow,
-    })
+
+    /// Compares this node with it.
+    ///
+    /// # Errors
+    /// The daemon gives no fingerprint.
+    pub(in crate::commands) fn compare(&self, place: &Place<'_>) -> Result<Compared, Fail> {
+        let Expected { file, reference, signed } = self;
+        let answer = block_on(async {
+            let request = pb::FingerprintRequest { run: String::new() };
+            Ok(Client::connect(place.socket).await?.attestation().get_fingerprint(request).await?.into_inner())
+        })?;
+        let broken = |error: &dyn std::error::Error| Fail::because("the daemon sent a broken fingerprint", error);
+        let node = Statement::parse(&answer.statement, MAX_ENVELOPE).map_err(|error| broken(&error))?;
+        if node.predicate.scope != Scope::Node {
+            return Err(Fail::new(Exit::Error, "the daemon sent a fingerprint of another kind"));
+        }
+        let checked: Checked = reference.check(&node, &table()?);
+        let anyone = *signed == Signed::ByAnyone;
+        let exit = match checked.verdict {
+            // Who may not see the factors of speed gets no word about them.
+            Verdict::ResultEqual | Verdict::PerformanceDiffers if anyone => Exit::KeyNotChecked,
+            Verdict::ResultEqual => Exit::Done,
+            Verdict::PerformanceDiffers => Exit::PerformanceDiffers,
+            Verdict::ResultDiffers => Exit::ResultDiffers,
+            Verdict::CannotKnow => Exit::CannotKnow,
+        };
+        Ok(Compared {
+            exit,
+            page: page::like(file, &checked, !anyone, Paint::stdout()),
+            json: json!({
+                "file": file.display().to_string(),
+                "signed": *signed != Signed::Not,
+                "key_checked": *signed == Signed::ByAllowed,
+                "like": checked,
+            }),
+        })
+    }
 }
