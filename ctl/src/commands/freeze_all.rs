@@ -11,7 +11,7 @@ use crate::{
     args::FreezeArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{clean, json, print, table},
+    render::{clean, json, print, table, users},
 };
 use failsafe_proto::v1 as pb;
 use serde_json::json;
@@ -85,7 +85,7 @@ fn report(args: &FreezeArgs, done: &BTreeMap<String, Done>, left: &[pb::Run]) ->
             &json!({ "frozen": frozen, "runs": runs.collect::<Vec<_>>(), "not_frozen": left, "dry_run": args.dry_run }),
         ))?;
     } else if args.dry_run {
-        let rows = left.iter().map(|run| [run.name.clone(), run.id.clone(), run.owner_uid.to_string()]);
+        let rows = left.iter().map(|run| [run.name.clone(), run.id.clone(), users::id(run.owner_uid)]);
         print(&format!("would freeze {} runs\n{}", left.len(), table::table(["NAME", "RUN", "OWNER"], rows)))?;
     } else {
         let mut out = format!("{frozen} runs frozen\n");

@@ -6,7 +6,7 @@ use crate::{
     client::{Client, block_on},
     entry::Logged,
     exit::{Exit, Fail},
-    render::{json, print, table, time},
+    render::{json, print, table, time, users},
 };
 use failsafe_core::{
     decision::{Cause, Mode},
@@ -19,9 +19,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Runs that a line of the table names.
 const NAMED: usize = 4;
-/// The owner of a run of which it is not known.
-const NO_UID: u32 = u32::MAX;
-
 /// A run as people know it: name and owner.
 type Runs = BTreeMap<String, (String, u32)>;
 
@@ -32,6 +29,8 @@ struct Would {
     /// Events that led to no decision of their own, because the rule's cooldown lasted.
     suppressed: u64,
     actions: BTreeSet<String>,
+    /// The kernel would have denied the call.
+    denies: bool,
     runs: BTreeMap<String, u64>,
     first_ns: i128,
     last_ns: i128,
@@ -40,24 +39,24 @@ struct Would {
 pub(super) fn stats(place: &Place<'_>, args: &StatsArgs) -> Result<Exit, Fail> {
     let since = events::instant(place, "--since", args.since.as_deref())?;
     let log = args.source.offline().then(|| Offline::new(place, &args.source));
-    let (entries, runs) = match &log {
+    let kind = |kind: &str| vec![kind.to_owned()];
+    // Names and owners are those of the log, with and without the daemon.
+    let (entries, of_runs) = match &log {
         Some(log) => {
-            let kind = |kind: &str| vec![kind.to_owned()];
-            let runs = log.load(Filter { kinds: kind("run"), ..Filter::default() })?;
-            let decisions = log.load(Filter { kinds: kind("decision"), since_ns: since, ..Filter::default() })?;
-            (decisions, runs.iter().filter_map(run_of).collect())
+            let of_runs = log.load(Filter { kinds: kind("run"), ..Filter::default() })?;
+            (log.load(Filter { kinds: kind("decision"), since_ns: since, ..Filter::default() })?, of_runs)
         }
         None => block_on(async {
             let client = Client::connect(place.socket).await?;
-            let known = client.runs().list(pb::ListRequest { all: true }).await?.into_inner().runs;
-            let kinds = vec!["decision".to_owned()];
-            let request = pb::WatchRequest { kinds, since_ns: events::bound(since), ..Default::default() };
-            let entries = events::collect(&client, request).await?;
-            let runs: Runs = known.into_iter().map(|run| (run.id, (run.name, run.owner_uid))).collect();
-            Ok((entries, runs))
+            let request = |kind| pb::WatchRequest { kinds: kind, ..Default::default() };
+            let of_runs = events::collect(&client, request(kind("run"))).await?;
+            let since_ns = events::bound(since);
+            let decisions = pb::WatchRequest { since_ns, ..request(kind("decision")) };
+            Ok((events::collect(&client, decisions).await?, of_runs))
         })?,
     };
-    let all = counted(&entries);
+    let runs: Runs = of_runs.iter().filter_map(run_of).collect();
+    let all = counted(&entries, &of_runs);
     if args.output.json() {
         print(&json::text(&value(&all, &runs)))?;
     } else if all.is_empty() {
@@ -78,10 +77,16 @@ fn run_of(entry: &Logged) -> Option<(String, (String, u32))> {
 }
 
 /// By policy and rule. A decision without a rule is failsafe's own upkeep.
-fn counted(entries: &[Logged]) -> BTreeMap<(String, String), Would> {
+fn counted(entries: &[Logged], of_runs: &[Logged]) -> BTreeMap<(String, String), Would> {
     let mut all: BTreeMap<(String, String), Would> = BTreeMap::new();
+    // The mode and policy of each rule's last decision, by run and rule.
+    let mut last: BTreeMap<(String, String), (Mode, String)> = BTreeMap::new();
     for entry in entries {
         let Some(Record::Decision { decision, rule: text, .. }) = entry.record() else { continue };
+        let policy = text.as_ref().map(|text| text.policy.clone()).unwrap_or_default();
+        if let Cause::Rule { rule, .. } = &decision.cause {
+            last.insert((decision.id.run.to_string(), rule.clone()), (decision.mode, policy.clone()));
+        }
         if decision.mode != Mode::Observe {
             continue;
         }
@@ -90,23 +95,26 @@ fn counted(entries: &[Logged]) -> BTreeMap<(String, String), Would> {
             Cause::Upkeep { what } => (format!("({what})"), 0),
             Cause::Operator(_) => continue,
         };
-        let policy = text.as_ref().map(|text| text.policy.clone()).unwrap_or_default();
         let wall = i128::from(entry.wall_ns);
         let would = all.entry((policy, rule)).or_insert_with(|| Would { first_ns: wall, ..Would::default() });
         would.decisions += 1;
         would.suppressed += suppressed;
         would.actions.extend(decision.actions.iter().map(ToString::to_string));
-        would
-            .actions
-            .extend(text.iter().filter(|text| !text.effect.is_observe()).map(|text| text.effect.name().to_owned()));
+        would.denies |= text.as_ref().is_some_and(|text| !text.effect.is_observe());
         *would.runs.entry(decision.id.run.to_string()).or_default() += 1;
         would.last_ns = would.last_ns.max(wall);
     }
+    for entry in of_runs {
+        let Some(Record::RunEnded { run, suppressed, .. }) = entry.record() else { continue };
+        for left in suppressed {
+            let found = last.get(&(run.to_string(), left.rule.clone())).filter(|(mode, _)| *mode == Mode::Observe);
+            let would = found.and_then(|(_, policy)| all.get_mut(&(policy.clone(), left.rule.clone())));
+            if let Some(would) = would {
+                would.suppressed += left.events;
+            }
+        }
+    }
     all
-}
-
-fn owner(uid: u32) -> String {
-    if uid == NO_UID { "unknown".to_owned() } else { uid.to_string() }
 }
 
 fn page(all: &BTreeMap<(String, String), Would>, known: &Runs, place: &Place<'_>) -> String {
@@ -117,11 +125,15 @@ fn page(all: &BTreeMap<(String, String), Would>, known: &Runs, place: &Place<'_>
             runs.push(format!("and {} more", would.runs.len() - NAMED));
         }
         let owners: BTreeSet<String> =
-            would.runs.keys().filter_map(|id| known.get(id)).map(|(_, uid)| owner(*uid)).collect();
+            would.runs.keys().filter_map(|id| known.get(id)).map(|(_, uid)| users::id(*uid)).collect();
         [
             policy.clone(),
             rule.clone(),
-            would.actions.iter().cloned().collect::<Vec<_>>().join(", "),
+            format!(
+                "{}{}",
+                would.actions.iter().cloned().collect::<Vec<_>>().join(", "),
+                if would.denies { "; call denied" } else { "" }
+            ),
             (would.decisions + would.suppressed).to_string(),
             runs.join(", "),
             owners.into_iter().collect::<Vec<_>>().join(", "),
@@ -135,13 +147,14 @@ fn value(all: &BTreeMap<(String, String), Would>, known: &Runs) -> Value {
     let rules = all.iter().map(|((policy, rule), would)| {
         let runs = would.runs.iter().map(|(id, times)| {
             let of = known.get(id);
-            let uid = of.map(|(_, uid)| *uid).filter(|uid| *uid != NO_UID);
+            let uid = of.and_then(|(_, uid)| users::known(*uid));
             json!({ "run": id, "name": of.map(|(name, _)| name), "owner_uid": uid, "decisions": times })
         });
         json!({
             "policy": policy,
             "rule": rule,
             "would": would.actions,
+            "call_denied": would.denies,
             "times": would.decisions + would.suppressed,
             "decisions": would.decisions,
             "first_ns": would.first_ns.to_string(),
@@ -150,4 +163,57 @@ fn value(all: &BTreeMap<(String, String), Would>, known: &Runs) -> Value {
         })
     });
     json!({ "rules": rules.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Log, RUN, run_id, violation};
+    use failsafe_core::{policy::Effect, record::Suppressed};
+
+    fn observed(mode: Mode) -> Record {
+        let mut record = violation();
+        if let Record::Decision { decision, rule, .. } = &mut record {
+            decision.mode = mode;
+            rule.as_mut().unwrap().effect = Effect::Stop;
+        }
+        record
+    }
+
+    fn ended() -> Record {
+        let left = |rule: &str| Suppressed { rule: rule.into(), events: 9 };
+        Record::RunEnded {
+            run: run_id(),
+            name: "trainer".into(),
+            recording: None,
+            suppressed: vec![left("no-exfiltration"), left("another")],
+            unwatched: None,
+            frozen_ns: None,
+        }
+    }
+
+    #[test]
+    fn events_in_the_cooldown_count_also_after_the_last_decision_and_stop_is_no_action() {
+        let mut log = Log::started();
+        log.add(5_000_000, observed(Mode::Observe)).add(6_000_000, ended());
+        let all = counted(&log.entries, &log.entries);
+        let runs: Runs = log.entries.iter().filter_map(run_of).collect();
+        let shown = value(&all, &runs);
+        let rule = &shown["rules"][0];
+        // One decision, 2 before it and 9 after it.
+        assert_eq!((&rule["times"], &rule["decisions"]), (&json!(12), &json!(1)), "{shown}");
+        assert_eq!(rule["would"], json!(["block", "freeze", "notify", "snapshot"]), "{shown}");
+        assert_eq!(rule["call_denied"], json!(true), "{shown}");
+        assert_eq!(rule["runs"][0], json!({ "run": RUN, "name": "trainer", "owner_uid": 1000, "decisions": 1 }));
+        assert_eq!(all.len(), 1, "{shown}");
+    }
+
+    #[test]
+    fn what_was_suppressed_after_an_enforced_decision_was_not_only_observed() {
+        let mut log = Log::started();
+        log.add(5_000_000, observed(Mode::Observe)).add(5_500_000, observed(Mode::Enforce)).add(6_000_000, ended());
+        let all = counted(&log.entries, &log.entries);
+        let times: Vec<u64> = all.values().map(|would| would.decisions + would.suppressed).collect();
+        assert_eq!(times, [3]);
+    }
 }

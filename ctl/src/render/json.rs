@@ -15,7 +15,7 @@ pub fn run(run: &pb::Run) -> Value {
         "id": run.id,
         "name": run.name,
         "labels": run.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
-        "owner_uid": run.owner_uid,
+        "owner_uid": super::users::known(run.owner_uid),
         "cgroup": run.cgroup,
         "cgroup_id": run.cgroup_id,
         "policy_digest": run.policy_digest,

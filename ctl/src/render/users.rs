@@ -6,9 +6,22 @@ use std::{collections::BTreeMap, sync::Mutex};
 /// Names that were looked up already: a look-up may ask a directory service.
 static KNOWN: Mutex<BTreeMap<u32, Option<String>>> = Mutex::new(BTreeMap::new());
 
+/// The owner of a cgroup of which no user is known.
+const NO_UID: u32 = u32::MAX;
+
+/// The uid, where it is one.
+pub fn known(uid: u32) -> Option<u32> {
+    Some(uid).filter(|uid| *uid != NO_UID)
+}
+
+/// The uid alone, or `unknown`.
+pub fn id(uid: u32) -> String {
+    known(uid).map_or_else(|| "unknown".to_owned(), |uid| uid.to_string())
+}
+
 /// `1000 (alice)`, or `1000` where this machine knows no name for it.
 pub fn shown(uid: u32) -> String {
-    with(uid, name(uid))
+    with(uid, known(uid).and_then(name))
 }
 
 /// The name of a user, where this machine knows one.
@@ -25,7 +38,7 @@ pub fn name(uid: u32) -> Option<String> {
 }
 
 fn with(uid: u32, name: Option<String>) -> String {
-    name.map_or_else(|| uid.to_string(), |name| format!("{uid} ({name})"))
+    name.map_or_else(|| id(uid), |name| format!("{uid} ({name})"))
 }
 
 #[cfg(test)]
@@ -36,5 +49,6 @@ mod tests {
     fn a_user_has_its_name_where_there_is_one() {
         assert_eq!(shown(0), "0 (root)");
         assert_eq!(with(4_000_000_000, None), "4000000000");
+        assert_eq!((shown(u32::MAX), id(u32::MAX), known(u32::MAX)), ("unknown".into(), "unknown".into(), None));
     }
 }
