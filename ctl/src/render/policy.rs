@@ -197,6 +197,15 @@ fn again(rule: &Rule) -> String {
     }
 }
 
+fn is_absent(leaf: &Leaf) -> bool {
+    matches!(leaf.test, Test::Absent { .. })
+}
+
+/// Whether a test of it is about a missing value.
+fn has_absent(part: &Node) -> bool {
+    matches!(part, Node::Leaf(leaf) if is_absent(leaf)) || part.parts().iter().any(has_absent)
+}
+
 /// What carries the rule out.
 fn enforced(rule: &Rule) -> String {
     match (rule.effect, &rule.when) {
@@ -211,6 +220,17 @@ fn enforced(rule: &Rule) -> String {
         }
         (Effect::Observe, Condition::Threshold { .. } | Condition::NotFinite { .. }) => {
             "the daemon judges each value; the kernel denies nothing because of it".to_owned()
+        }
+        (Effect::Observe, Condition::Tree(tree)) if matches!(&tree.root, Node::Leaf(leaf) if is_absent(leaf)) => {
+            "the daemon judges it once a second, and acts when there was no value for that time. A GPU signal that cannot be read is \
+             unknown, and nothing happens. The kernel denies nothing because of it"
+                .to_owned()
+        }
+        (Effect::Observe, Condition::Tree(tree)) if has_absent(&tree.root) => {
+            "the daemon judges the condition at each value and event of it, and once a second. A test for a missing value holds \
+             when there was none for its time; every other test is unknown while its value is missing, NaN or not seen, and nothing happens while \
+             an unknown test decides. The kernel denies nothing because of it"
+                .to_owned()
         }
         (Effect::Observe, Condition::Tree(_)) => "the daemon judges the condition at each value and event of it, and once a second; \
              while a value that decides is missing, NaN or not seen, it is unknown and nothing happens. The kernel denies nothing \
