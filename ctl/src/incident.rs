@@ -58,7 +58,7 @@ impl Decided<'_> {
 /// How an incident stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IncidentState {
-    /// Nothing was to be contained: people were told, or the rule only observes.
+    /// Nothing was to be contained: people were told, or it was only observed.
     Noted,
     /// Decided; the outcome of these actions is not in the log.
     Pending(Vec<Action>),

@@ -175,8 +175,9 @@ impl Page<'_> {
         if let more @ 1.. = earlier.len().saturating_sub(1) {
             let _ = writeln!(
                 out,
-                "  {} before; `failsafectl incidents --run` lists them",
-                count(more, "incident", "incidents")
+                "  {} before; `failsafectl incidents --run {}` lists them",
+                count(more, "incident", "incidents"),
+                super::clean(&self.incident.run_name())
             );
         }
         out.extend(earlier.last().map(line));
@@ -332,7 +333,7 @@ fn standing(incident: &Incident<'_>, zone: &TimeZone) -> String {
 /// How an incident stands, as a sentence.
 pub fn in_words(standing: &IncidentState, mode: Mode) -> String {
     match standing {
-        IncidentState::Noted if mode == Mode::Observe => "Nothing was done: the rule only observes.".to_owned(),
+        IncidentState::Noted if mode == Mode::Observe => "Nothing was done: it was only observed.".to_owned(),
         IncidentState::Noted => {
             "Nothing was contained: the decision is in the audit log and its event stream.".to_owned()
         }
@@ -461,7 +462,7 @@ fn done(incident: &Incident<'_>, paint: Paint) -> String {
             let mine: Vec<&Outcome> = outcomes.iter().map(|(_, o)| *o).filter(|o| o.action == *action).collect();
             if mine.is_empty() {
                 let text = match (decision.mode, action) {
-                    (Mode::Observe, _) => paint.dim("not carried out: the rule only observes"),
+                    (Mode::Observe, _) => paint.dim("not carried out: it was only observed"),
                     (Mode::Enforce, Action::Snapshot) if evidence.is_some() => "kept: see the evidence".to_owned(),
                     (Mode::Enforce, Action::Notify | Action::Snapshot) => paint.dim("no outcome recorded"),
                     (Mode::Enforce, _) => {

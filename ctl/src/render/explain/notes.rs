@@ -56,7 +56,7 @@ pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
     let succeeded = |did: Did| did == Did::WouldDeny || (did == Did::Allowed && to_deny);
     let seen = decision.values.iter().find(|seen| seen.event().and_then(Event::verdict).is_some_and(succeeded))?;
     let why = match decision.mode {
-        Mode::Observe => "the policy only observes",
+        Mode::Observe => "it was only observed",
         Mode::Enforce => "this kernel cannot deny it",
     };
     Some(format!("THE CALL SUCCEEDED: {why} ({}).", event::seen(seen)))

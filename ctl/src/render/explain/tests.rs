@@ -180,7 +180,7 @@ fn a_rule_that_only_observes() {
     log.add(5_000_040, record);
     let page = shown(&log);
     assert!(page.contains("would have been cut off from the network and frozen"), "{page}");
-    assert!(page.contains("Nothing was done: the rule only observes."), "{page}");
+    assert!(page.contains("Nothing was done: it was only observed."), "{page}");
     assert!(!page.contains("What these actions do not reach"), "{page}");
     assert!(!page.contains("failsafectl thaw"), "{page}");
 }
