@@ -64,6 +64,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What to do where a run that is started again would differ.
+pub const ACCEPT_DIFFERENCES: &str = "to start it all the same: --accept-differences REASON";
+
 /// Why a command could not do its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fail {
@@ -113,7 +116,11 @@ impl fmt::Display for Fail {
 
 impl From<Status> for Fail {
     fn from(status: Status) -> Fail {
+        let reason = status.metadata().get(failsafe_proto::REFUSED_BECAUSE).and_then(|reason| reason.to_str().ok());
+        let accept = Some(ACCEPT_DIFFERENCES);
         let (exit, advice) = match status.code() {
+            Code::FailedPrecondition if reason == Some("results-differ") => (Exit::ResultDiffers, accept),
+            Code::FailedPrecondition if reason == Some("cannot-know") => (Exit::CannotKnow, accept),
             Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, None),
             // The message names the command that lists what there is.
             Code::NotFound => (Exit::NotFound, None),
@@ -201,6 +208,16 @@ mod tests {
             assert_eq!(Fail::from(Status::new(code, "x")).exit as u8, exit, "{code:?}");
         }
         assert_eq!(Fail::from(Status::new(Code::Internal, "")).message, "the daemon answered Internal");
+    }
+
+    #[test]
+    fn a_start_again_that_would_differ_has_its_own_exit_code() {
+        for (reason, exit) in [("results-differ", Exit::ResultDiffers), ("cannot-know", Exit::CannotKnow)] {
+            let mut status = Status::new(Code::FailedPrecondition, "x");
+            status.metadata_mut().insert(failsafe_proto::REFUSED_BECAUSE, reason.parse().unwrap());
+            let fail = Fail::from(status);
+            assert_eq!((fail.exit, fail.advice.as_deref()), (exit, Some(ACCEPT_DIFFERENCES)));
+        }
     }
 
     #[test]

@@ -15,5 +15,9 @@ pub mod v1 {
     tonic::include_proto!("failsafe.v1");
 }
 
+/// The metadata of a refusal that has its reason for programs: `lives` (the run to start again has not ended), `results-differ` or
+/// `cannot-know` (a run that is started again).
+pub const REFUSED_BECAUSE: &str = "failsafe-refused-because";
+
 /// The encoded `FileDescriptorSet`, for gRPC reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

@@ -1,7 +1,7 @@
 //! Starting an ended run again: what is kept of its start, how the node and the new start differ, and the record of it.
 //!
 //! ```text
-//! PrepareRerun ─► plan: command, variables, checkpoints, differences of the node
+//! PrepareRerun ─► plan: command, variables, checkpoints, differences of the node and of the start that is asked about
 //! Start (rerun_of) ─► policy from the store ─► compare ─► refused, or accepted with a reason ─► linked by lineage.json and the log
 //! ```
 //! Invariants: only an ended run of the same owner is started again, by who may see it; a difference that can change results, or the
@@ -29,7 +29,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tonic::Status;
+use tonic::{Status, metadata::MetadataValue};
 
 /// Longest reason.
 const REASON: usize = 1_000;
@@ -51,12 +51,22 @@ pub(super) struct Again {
 pub(super) fn ended(context: &Context, who: &Principal, run: &str) -> Result<Arc<EndedRun>, Status> {
     match context.find(who, run)?.0 {
         FoundRun::Ended(ended) => Ok(ended),
-        found => Err(Status::failed_precondition(format!(
-            "run `{}` ({}) still lives: only a run that has ended is started again",
-            found.run().name,
-            found.run().id
-        ))),
+        found => Err(because(
+            "lives",
+            format!(
+                "run `{}` ({}) still lives: only a run that has ended is started again",
+                found.run().name,
+                found.run().id
+            ),
+        )),
     }
+}
+
+/// A refusal whose reason programs read: `lives`, `results-differ` or `cannot-know`.
+fn because(reason: &'static str, message: String) -> Status {
+    let mut status = Status::failed_precondition(message);
+    status.metadata_mut().insert(failsafe_proto::REFUSED_BECAUSE, MetadataValue::from_static(reason));
+    status
 }
 
 /// The policy that a run was pinned to.
@@ -72,14 +82,17 @@ pub(super) async fn prepare(
     who: &Principal,
     share: Share,
     maker: &Maker,
-    run: &str,
+    request: v1::PrepareRerunRequest,
 ) -> Result<v1::RerunPlan, Status> {
-    let of = ended(context, who, run)?;
+    let v1::PrepareRerunRequest { run, command, environment } = request;
+    let of = ended(context, who, &run)?;
     let started = started(context, &of).await?;
     let (log, id) = (context.log.path().to_owned(), of.run.id);
     let claims = context.work(share).read(share, move || manifest::claims(&log, id)).await??;
-    let facts = facts(context, maker, &of.run.gpus, &of.run.mig, &Said::default()).await?;
-    let (changes, unknown) = compared(context, &of, None, facts).await?;
+    let said = Said { command, environment: environment.into_iter().collect(), ..Said::default() };
+    let asked = (!said.command.is_empty()).then_some(&started);
+    let facts = facts(context, maker, &of.run.gpus, &of.run.mig, &said).await?;
+    let (changes, unknown) = compared(context, &of, asked, facts).await?;
     let manifest = claims.manifest.map(|(manifest, _)| manifest.canonical());
     let manifest = manifest.transpose().map_err(|error| Status::internal(error.to_string()))?;
     let variable = |(name, value): (String, Option<String>)| v1::RerunVariable { name, value };
@@ -140,12 +153,16 @@ impl Again {
         let mut open: Vec<String> = changes.iter().filter(decides).map(line).collect();
         open.extend(unknown.iter().map(|what| format!("not known: {what}")));
         if !open.is_empty() && accepted.trim().is_empty() {
-            return Err(Status::failed_precondition(format!(
-                "the new run would differ from run `{}` ({}) in what can change results: {}",
-                of.run.name,
-                of.run.id,
-                open.join("; ")
-            )));
+            let reason = if changes.iter().any(|change| decides(&change)) { "results-differ" } else { "cannot-know" };
+            return Err(because(
+                reason,
+                format!(
+                    "the new run would differ from run `{}` ({}) in what can change results: {}",
+                    of.run.name,
+                    of.run.id,
+                    open.join("; ")
+                ),
+            ));
         }
         Ok(Again { of, changes, unknown, accepted, checkpoint })
     }

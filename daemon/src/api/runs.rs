@@ -166,7 +166,7 @@ impl v1::run_service_server::RunService for Runs {
     ) -> Result<Response<v1::RerunPlan>, Status> {
         let (who, maker) = (self.0.principal(&request)?, maker(&request)?.clone());
         let share = Peer::of(&request)?.share();
-        rerun::prepare(&self.0, &who, share, &maker, &request.into_inner().run).await.map(Response::new)
+        rerun::prepare(&self.0, &who, share, &maker, request.into_inner()).await.map(Response::new)
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::Run>, Status> {

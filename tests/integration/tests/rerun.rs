@@ -120,9 +120,31 @@ fn a_rerun_that_would_differ_in_results_is_refused_unless_a_reason_is_given() ->
         ensure!(refused.err.contains("run/cpu/count") && refused.err.contains("BLAS threads"), "{}", refused.err);
         let printed = pinned(&["--print"])?.expect(21)?;
         ensure!(printed.out.contains("run/cpu/count"), "{}", printed.out);
-        // Another value of a variable is compared by the daemon, at the start.
-        let other = node.ctl(["rerun", "job", "--from", "start", "--inherit", "--env", "OMP_NUM_THREADS=4"])?;
-        ensure!(other.code != 0 && other.err.contains("run/env/OMP_NUM_THREADS 3 -> 4"), "{other:?}");
+        // So is another value of a variable, or none, also while other values have to be given yet.
+        for (more, change) in [
+            (&["--inherit", "--env", "OMP_NUM_THREADS=4"][..], "run/env/OMP_NUM_THREADS  3 -> 4"),
+            (&["--inherit", "--without", "OMP_NUM_THREADS"], "run/env/OMP_NUM_THREADS  3 -> absent"),
+            (&["--env", "OMP_NUM_THREADS=4"], "run/env/OMP_NUM_THREADS  3 -> 4"),
+        ] {
+            let with = |print: &[&'static str]| {
+                node.ctl(
+                    ["rerun", "job", "--from", "start"]
+                        .into_iter()
+                        .chain(more.iter().copied())
+                        .chain(print.iter().copied()),
+                )
+            };
+            let printed = with(&["--print"])?.expect(21)?;
+            ensure!(printed.out.contains(change), "{}", printed.out);
+            if more[0] == "--inherit" {
+                let refused = with(&[])?.expect(21)?;
+                ensure!(
+                    refused.err.contains(change) && refused.err.contains("--accept-differences"),
+                    "{}",
+                    refused.err
+                );
+            }
+        }
         ensure!(events_of(node, "rerun")?.is_empty(), "nothing was started");
         pinned(&["--accept-differences", "a test on one processor"])?.expect(0)?;
         let entry = events_of(node, "rerun")?.pop().context("no entry about the rerun")?;

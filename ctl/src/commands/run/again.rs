@@ -16,7 +16,7 @@ use crate::{
     client::{Client, block_on},
     commands::Place,
     digest,
-    exit::{Exit, Fail},
+    exit::{ACCEPT_DIFFERENCES, Exit, Fail},
     render::{clean, count, json, print},
 };
 use failsafe_attest::{Manifest, Table};
@@ -28,7 +28,13 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
+use tonic::Status;
+
+/// How long the end of a run is waited for, and how far apart it is asked about.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Variables that the command finds the checkpoint by.
 const CHECKPOINT: &str = "FAILSAFE_CHECKPOINT";
@@ -43,17 +49,19 @@ struct Plan {
 }
 
 pub(in crate::commands) fn rerun(place: &Place<'_>, args: &RerunArgs) -> Result<Exit, Fail> {
-    let of = block_on(async {
-        let request = pb::PrepareRerunRequest { run: args.run.clone() };
-        Ok(Client::connect(place.socket).await?.runs().prepare_rerun(request).await?.into_inner())
-    })?;
+    let mut of = ended(place, args)?;
     let checkpoint = chosen(&of, &args.from)?;
     let table = Table::built_in().map_err(|error| Fail::new(Exit::Error, error.to_string()))?;
-    let (command, environment) = (command(&of, &args.command), variables(&of, args, |name| std::env::var_os(name)));
+    let command = command(&of, &args.command);
+    let Variables { known, missing } = variables(&of, args, |name| std::env::var_os(name))?;
+    if args.announce.is_none() {
+        of = compared(place, args, of, (command.as_deref().ok(), &known), &missing)?;
+    }
+    let environment = missing.fail().map_or(Ok(known.clone()), Err);
     if args.print {
         let missing = [command.as_ref().err(), environment.as_ref().err()];
         let missing: Vec<String> = missing.into_iter().flatten().map(|fail| fail.message.clone()).collect();
-        let environment = environment.unwrap_or_default();
+        let environment = known;
         let page = if args.output.json() {
             json::text(&shown_json(&of, checkpoint.as_ref(), &missing))
         } else {
@@ -87,6 +95,50 @@ pub(in crate::commands) fn rerun(place: &Place<'_>, args: &RerunArgs) -> Result<
         return watch::watch(place, user.is_other(), args.quiet);
     }
     start(place, args, user, Plan { of, command, directory, environment, checkpoint })
+}
+
+/// The plan of the run, once it has ended: a run that was just left by its last process ends in a moment.
+fn ended(place: &Place<'_>, args: &RerunArgs) -> Result<pb::RerunPlan, Fail> {
+    block_on(async {
+        let deadline = Instant::now() + ENDS_WITHIN;
+        let client = Client::connect(place.socket).await?;
+        loop {
+            let request = pb::PrepareRerunRequest { run: args.run.clone(), ..Default::default() };
+            match client.runs().prepare_rerun(request).await {
+                Ok(plan) => return Ok(plan.into_inner()),
+                Err(status) if lives(&status) && Instant::now() < deadline => tokio::time::sleep(BETWEEN).await,
+                Err(status) => return Err(status.into()),
+            }
+        }
+    })
+}
+
+fn lives(status: &Status) -> bool {
+    status.metadata().get(failsafe_proto::REFUSED_BECAUSE).is_some_and(|reason| reason == "lives")
+}
+
+/// The plan, compared also with the command and the variables that would be started, as far as they are known.
+fn compared(
+    place: &Place<'_>,
+    args: &RerunArgs,
+    of: pb::RerunPlan,
+    (command, environment): (Option<&[OsString]>, &BTreeMap<String, OsString>),
+    missing: &Missing,
+) -> Result<pb::RerunPlan, Fail> {
+    let kept: Vec<OsString> = of.command.iter().map(OsString::from).collect();
+    let words = command.unwrap_or(&kept);
+    let with = restart::With { lineage: None, words, directory: Path::new(""), only: Some(environment), other: false };
+    let said = restart::request(&with, &Command::new("env"))?;
+    let request =
+        pb::PrepareRerunRequest { run: args.run.clone(), command: said.command, environment: said.environment };
+    let mut of =
+        block_on(async { Ok(Client::connect(place.socket).await?.runs().prepare_rerun(request).await?.into_inner()) })?;
+    // What has to be given yet differs in nothing yet.
+    of.differences.retain(|change| match change.path.strip_prefix("run/env/") {
+        Some(name) => !missing.has(name),
+        None => command.is_some() || change.path != "run/command",
+    });
+    Ok(of)
 }
 
 fn start(place: &Place<'_>, args: &RerunArgs, user: user::Target, plan: Plan) -> Result<Exit, Fail> {
@@ -178,16 +230,57 @@ fn command(of: &pb::RerunPlan, given: &[OsString]) -> Result<Vec<OsString>, Fail
     Ok(given.to_vec())
 }
 
+/// The variables of the command, as far as they are known.
+struct Variables {
+    known: BTreeMap<String, OsString>,
+    missing: Missing,
+}
+
+/// Variables without a value, by what became of it.
+#[derive(Default)]
+struct Missing {
+    redacted: Vec<String>,
+    unread: Vec<String>,
+    lacking: Vec<String>,
+}
+
+impl Missing {
+    fn has(&self, name: &str) -> bool {
+        [&self.redacted, &self.unread, &self.lacking].into_iter().flatten().any(|missing| missing == name)
+    }
+
+    /// Says which are missing and how to give them.
+    fn fail(&self) -> Option<Fail> {
+        let lists = [
+            (&self.redacted, "had a secret, which is not kept"),
+            (&self.unread, "had a value that was never read"),
+            (&self.lacking, "had a value that was never read, and your environment has no such variable"),
+        ];
+        let missing: Vec<String> = lists
+            .iter()
+            .filter(|(names, _)| !names.is_empty())
+            .map(|(names, why)| {
+                format!("{} {why}: {}", count(names.len(), "variable", "variables"), clean(&names.join(", ")))
+            })
+            .collect();
+        (!missing.is_empty()).then(|| {
+            Fail::usage(missing.join("\n")).advise(
+                "give each value (--env NAME=VALUE), take those that were never read from your environment (--inherit), or leave \
+                 a variable out (--without NAME)",
+            )
+        })
+    }
+}
+
 /// The variables of the command: kept values, given ones, and with --inherit those of the caller.
-fn variables(
-    of: &pb::RerunPlan,
-    args: &RerunArgs,
-    own: impl Fn(&str) -> Option<OsString>,
-) -> Result<BTreeMap<String, OsString>, Fail> {
+///
+/// # Errors
+/// An option names no variable.
+fn variables(of: &pb::RerunPlan, args: &RerunArgs, own: impl Fn(&str) -> Option<OsString>) -> Result<Variables, Fail> {
     let mut given = Command::new("env");
     environment::add(&mut given, &args.env)?;
     let mut all: BTreeMap<String, OsString> = BTreeMap::new();
-    let (mut redacted, mut unread, mut lacking) = (Vec::new(), Vec::new(), Vec::new());
+    let mut missing = Missing::default();
     let kept: BTreeMap<&str, &Option<String>> = of.environment.iter().map(|it| (it.name.as_str(), &it.value)).collect();
     let names: BTreeSet<&str> = kept.keys().copied().chain(of.variables.iter().map(String::as_str)).collect();
     let set: BTreeMap<OsString, Option<OsString>> =
@@ -199,12 +292,12 @@ fn variables(
         match kept.get(name) {
             Some(Some(value)) => drop(all.insert(name.to_owned(), value.into())),
             // A secret is not taken from wherever the caller happens to have one.
-            Some(None) => redacted.push(name),
+            Some(None) => missing.redacted.push(name.to_owned()),
             None if args.inherit => match own(name) {
                 Some(value) => drop(all.insert(name.to_owned(), value)),
-                None => lacking.push(name),
+                None => missing.lacking.push(name.to_owned()),
             },
-            None => unread.push(name),
+            None => missing.unread.push(name.to_owned()),
         }
     }
     for (name, value) in set {
@@ -212,25 +305,7 @@ fn variables(
             all.insert(name.to_owned(), value);
         }
     }
-    let lists = [
-        (redacted, "had a secret, which is not kept"),
-        (unread, "had a value that was never read"),
-        (lacking, "had a value that was never read, and your environment has no such variable"),
-    ];
-    let missing: Vec<String> = lists
-        .iter()
-        .filter(|(names, _)| !names.is_empty())
-        .map(|(names, why)| {
-            format!("{} {why}: {}", count(names.len(), "variable", "variables"), clean(&names.join(", ")))
-        })
-        .collect();
-    if missing.is_empty() {
-        return Ok(all);
-    }
-    Err(Fail::usage(missing.join("\n")).advise(
-        "give each value (--env NAME=VALUE), take those that were never read from your environment (--inherit), or leave a variable \
-         out (--without NAME)",
-    ))
+    Ok(Variables { known: all, missing })
 }
 
 /// Hashes the checkpoint with the caller's rights.
@@ -263,7 +338,7 @@ fn refuse_differences(of: &pb::RerunPlan, accepted: Option<&str>, table: &Table)
         clean(&of.run_name),
         differences(of, table)
     );
-    Err(Fail::new(exit, message.trim_end()).advise("to start it all the same: --accept-differences REASON"))
+    Err(Fail::new(exit, message.trim_end()).advise(ACCEPT_DIFFERENCES))
 }
 
 /// Each difference with its reason and who found that.
@@ -345,11 +420,7 @@ fn shown(
         let _text = writeln!(out, "MISSING     {}", clean(what));
     }
     if !of.differences.is_empty() || !of.unknown.is_empty() {
-        let _text = write!(
-            out,
-            "differs now (the command and its variables are compared at the start)\n{}",
-            differences(of, table)
-        );
+        let _text = write!(out, "differs now\n{}", differences(of, table));
     }
     out
 }
@@ -427,19 +498,23 @@ mod tests {
     #[test]
     fn each_variable_that_was_redacted_or_never_read_has_to_be_given() {
         let own = |name: &str| (name == "HOME").then(|| OsString::from("/home/me"));
-        let fail = variables(&plan(), &args(&[]), own).unwrap_err();
+        let fail = variables(&plan(), &args(&[]), own).unwrap().missing.fail().unwrap();
         assert!(fail.message.contains("secret, which is not kept: XLA_FLAGS"), "{}", fail.message);
         assert!(fail.message.contains("never read: HOME"), "{}", fail.message);
-        let fail = variables(&plan(), &args(&["--inherit"]), own).unwrap_err();
+        let fail = variables(&plan(), &args(&["--inherit"]), own).unwrap().missing.fail().unwrap();
         assert!(fail.message.contains("XLA_FLAGS") && !fail.message.contains("HOME"), "{}", fail.message);
-        let all = variables(&plan(), &args(&["--inherit", "--env", "XLA_FLAGS=x"]), own).unwrap();
+        let all = variables(&plan(), &args(&["--inherit", "--env", "XLA_FLAGS=x"]), own).unwrap().known;
         assert_eq!(
             (&all["HOME"], &all["OMP_NUM_THREADS"], &all["XLA_FLAGS"]),
             (&"/home/me".into(), &"2".into(), &"x".into())
         );
-        let all = variables(&plan(), &args(&["--without", "HOME", "--without", "XLA_FLAGS"]), own).unwrap();
+        let all = variables(&plan(), &args(&["--without", "HOME", "--without", "XLA_FLAGS"]), own).unwrap().known;
         assert_eq!(all.len(), 1);
-        let fail = variables(&plan(), &args(&["--inherit", "--env", "XLA_FLAGS=x"]), |_| None).unwrap_err();
+        let fail = variables(&plan(), &args(&["--inherit", "--env", "XLA_FLAGS=x"]), |_| None)
+            .unwrap()
+            .missing
+            .fail()
+            .unwrap();
         assert!(fail.message.contains("your environment has no such variable: HOME"), "{}", fail.message);
     }
 
