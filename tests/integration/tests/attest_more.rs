@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use integration::{Launch, NOBODY, Node, on_node};
 use serde_json::Value;
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 
@@ -57,6 +57,10 @@ fn a_node_is_like_its_own_reference_values_and_not_like_those_of_another() -> Re
         node.ctl(["attest", "expect", &of_node, "--keys", &keys, "-o", &expected])?.expect(0)?;
         node.ctl(["attest", "expect", &of_node, "-o", &expected])?.expect(1)?;
         node.ctl(["node", "placeable", "--like", &expected])?.expect(0)?;
+        // The file is read first, with the rights of the caller.
+        let unread = node.ctl_as(NOBODY, ["node", "placeable", "--like", &expected])?.expect(1)?;
+        ensure!(unread.out.is_empty() && unread.err.contains("cannot read"), "{unread:?}");
+        fs::set_permissions(&expected, fs::Permissions::from_mode(0o644))?;
         node.ctl_as(NOBODY, ["node", "placeable", "--like", &expected])?.expect(4)?;
         // A statement works as well; without a list of keys anybody may have signed it.
         node.ctl(["node", "placeable", "--like", &of_node, "--keys", &keys])?.expect(0)?;
