@@ -6,8 +6,15 @@
 //! Invariants: nothing is started with a redacted value, and no variable gets a value that nobody gave; the checkpoint is read with
 //! the rights of the caller; the daemon compares again when the run is started.
 
+mod page;
+mod variables;
+
+use self::{
+    page::{differences, shown, shown_json},
+    variables::{Missing, Variables, variables},
+};
 use super::{
-    Starting, environment, launch, restart,
+    Starting, launch, restart,
     user::{self, Caller},
     watch, which,
 };
@@ -21,11 +28,9 @@ use crate::{
 };
 use failsafe_attest::{Manifest, Table};
 use failsafe_proto::v1 as pb;
-use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
-    fmt::Write as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -230,84 +235,6 @@ fn command(of: &pb::RerunPlan, given: &[OsString]) -> Result<Vec<OsString>, Fail
     Ok(given.to_vec())
 }
 
-/// The variables of the command, as far as they are known.
-struct Variables {
-    known: BTreeMap<String, OsString>,
-    missing: Missing,
-}
-
-/// Variables without a value, by what became of it.
-#[derive(Default)]
-struct Missing {
-    redacted: Vec<String>,
-    unread: Vec<String>,
-    lacking: Vec<String>,
-}
-
-impl Missing {
-    fn has(&self, name: &str) -> bool {
-        [&self.redacted, &self.unread, &self.lacking].into_iter().flatten().any(|missing| missing == name)
-    }
-
-    /// Says which are missing and how to give them.
-    fn fail(&self) -> Option<Fail> {
-        let lists = [
-            (&self.redacted, "had a secret, which is not kept"),
-            (&self.unread, "had a value that was never read"),
-            (&self.lacking, "had a value that was never read, and your environment has no such variable"),
-        ];
-        let missing: Vec<String> = lists
-            .iter()
-            .filter(|(names, _)| !names.is_empty())
-            .map(|(names, why)| {
-                format!("{} {why}: {}", count(names.len(), "variable", "variables"), clean(&names.join(", ")))
-            })
-            .collect();
-        (!missing.is_empty()).then(|| {
-            Fail::usage(missing.join("\n")).advise(
-                "give each value (--env NAME=VALUE), take those that were never read from your environment (--inherit), or leave \
-                 a variable out (--without NAME)",
-            )
-        })
-    }
-}
-
-/// The variables of the command: kept values, given ones, and with --inherit those of the caller.
-///
-/// # Errors
-/// An option names no variable.
-fn variables(of: &pb::RerunPlan, args: &RerunArgs, own: impl Fn(&str) -> Option<OsString>) -> Result<Variables, Fail> {
-    let mut given = Command::new("env");
-    environment::add(&mut given, &args.env)?;
-    let mut all: BTreeMap<String, OsString> = BTreeMap::new();
-    let mut missing = Missing::default();
-    let kept: BTreeMap<&str, &Option<String>> = of.environment.iter().map(|it| (it.name.as_str(), &it.value)).collect();
-    let names: BTreeSet<&str> = kept.keys().copied().chain(of.variables.iter().map(String::as_str)).collect();
-    let set: BTreeMap<OsString, Option<OsString>> =
-        given.get_envs().map(|(name, value)| (name.to_owned(), value.map(OsStr::to_owned))).collect();
-    for name in names {
-        if set.contains_key(OsStr::new(name)) || args.without.iter().any(|without| without == name) {
-            continue;
-        }
-        match kept.get(name) {
-            Some(Some(value)) => drop(all.insert(name.to_owned(), value.into())),
-            // A secret is not taken from wherever the caller happens to have one.
-            Some(None) => missing.redacted.push(name.to_owned()),
-            None if args.inherit => match own(name) {
-                Some(value) => drop(all.insert(name.to_owned(), value)),
-                None => missing.lacking.push(name.to_owned()),
-            },
-            None => missing.unread.push(name.to_owned()),
-        }
-    }
-    for (name, value) in set {
-        if let (Some(name), Some(value)) = (name.to_str(), value) {
-            all.insert(name.to_owned(), value);
-        }
-    }
-    Ok(Variables { known: all, missing })
-}
-
 /// Hashes the checkpoint with the caller's rights.
 fn verify(checkpoint: &pb::Checkpoint) -> Result<(), Fail> {
     let found = digest::of(Path::new(&checkpoint.path))?;
@@ -341,29 +268,6 @@ fn refuse_differences(of: &pb::RerunPlan, accepted: Option<&str>, table: &Table)
     Err(Fail::new(exit, message.trim_end()).advise(ACCEPT_DIFFERENCES))
 }
 
-/// Each difference with its reason and who found that.
-fn differences(of: &pb::RerunPlan, table: &Table) -> String {
-    let mut out = String::new();
-    for change in &of.differences {
-        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "absent".to_owned(), clean);
-        let _text = writeln!(
-            out,
-            "  {}  {} -> {}  [{}]",
-            clean(&change.path),
-            value(&change.old),
-            value(&change.new),
-            clean(&change.class)
-        );
-        if let Some((_, row)) = table.row(&change.path) {
-            let _text = writeln!(out, "      {} ({})", row.reason, row.citation);
-        }
-    }
-    for what in &of.unknown {
-        let _text = writeln!(out, "  not known: {}", clean(what));
-    }
-    out
-}
-
 /// The manifest of the run with the new parent and baseline; empty: it had none.
 fn manifest(of: &pb::RerunPlan, checkpoint: Option<&pb::Checkpoint>) -> Result<Vec<u8>, Fail> {
     if of.manifest.is_empty() {
@@ -376,77 +280,6 @@ fn manifest(of: &pb::RerunPlan, checkpoint: Option<&pb::Checkpoint>) -> Result<V
         manifest.baseline = Some(checkpoint.path.clone());
     }
     Ok(manifest.canonical().map_err(|error| broken(&error))?.into_bytes())
-}
-
-fn shown(
-    of: &pb::RerunPlan,
-    environment: &BTreeMap<String, OsString>,
-    checkpoint: Option<&pb::Checkpoint>,
-    missing: &[String],
-    table: &Table,
-) -> String {
-    let mut out =
-        format!("run {} {}, {} {}\n", clean(&of.run_name), of.run_id, clean(&of.policy_name), of.policy_digest);
-    let words: Vec<String> = of.command.iter().map(|word| quoted(word)).collect();
-    let _text = writeln!(out, "command     {}", words.join(" "));
-    let _text = writeln!(
-        out,
-        "directory   {}",
-        if of.directory.is_empty() { "not kept".to_owned() } else { clean(&of.directory) }
-    );
-    match checkpoint {
-        Some(it) => {
-            let step = it.step.map_or_else(String::new, |step| format!("step {step}, "));
-            let _text = writeln!(out, "checkpoint  {step}{} {} (not verified yet)", clean(&it.path), clean(&it.digest));
-        }
-        None => out.push_str("checkpoint  none: from the start\n"),
-    }
-    for it in &of.environment {
-        let value = it.value.as_deref().map_or_else(|| "[redacted]".to_owned(), quoted);
-        let _text = writeln!(out, "variable    {}={value}", clean(&it.name));
-    }
-    let kept: BTreeSet<&str> = of.environment.iter().map(|it| it.name.as_str()).collect();
-    let unread: Vec<&str> = of.variables.iter().map(String::as_str).filter(|name| !kept.contains(name)).collect();
-    if !unread.is_empty() {
-        let given = unread.iter().filter(|name| environment.contains_key(**name)).count();
-        let _text = writeln!(
-            out,
-            "never read  {} ({given} given): {}",
-            count(unread.len(), "variable", "variables"),
-            clean(&unread.join(", "))
-        );
-    }
-    for what in missing.iter().flat_map(|what| what.lines()) {
-        let _text = writeln!(out, "MISSING     {}", clean(what));
-    }
-    if !of.differences.is_empty() || !of.unknown.is_empty() {
-        let _text = write!(out, "differs now\n{}", differences(of, table));
-    }
-    out
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    let word = clean(word);
-    if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
-fn shown_json(of: &pb::RerunPlan, checkpoint: Option<&pb::Checkpoint>, missing: &[String]) -> Value {
-    let change = |it: &pb::FactorChange| json!({ "path": it.path, "old": it.old, "new": it.new, "class": it.class });
-    json!({
-        "run_id": of.run_id,
-        "run_name": of.run_name,
-        "policy": of.policy_digest,
-        "command": of.command,
-        "redacted": of.redacted,
-        "directory": of.directory,
-        "environment": of.environment.iter().map(|it| (it.name.clone(), json!(it.value))).collect::<serde_json::Map<_, _>>(),
-        "variables": of.variables,
-        "checkpoint": checkpoint.map(|it| json!({ "path": it.path, "step": it.step, "digest": it.digest })),
-        "differences": of.differences.iter().map(change).collect::<Vec<_>>(),
-        "unknown": of.unknown,
-        "missing": missing,
-    })
 }
 
 #[cfg(test)]
