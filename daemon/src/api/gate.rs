@@ -264,8 +264,9 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 17] = [
+        const READS: [&str; 19] = [
             "AttestationService/Attest",
+            "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
             "AttestationService/GetManifest",
             "AttestationService/ListKeys",
@@ -276,6 +277,7 @@ mod tests {
             "PolicyService/Show",
             "RunService/Get",
             "RunService/List",
+            "RunService/PrepareRerun",
             "NodeService/Capacity",
             "NodeService/Doctor",
             "NodeService/Health",

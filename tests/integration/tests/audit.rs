@@ -150,6 +150,10 @@ fn events_are_filtered_by_the_daemon_as_from_the_files() -> Result<()> {
             node.ctl(["freeze", "filtered", "--reason", reason])?.expect(0)?;
             node.ctl(["thaw", "filtered", "--reason", reason])?.expect(0)?;
         }
+        // Statements of the start and of the three incidents are recorded when they are made: the log grows until then.
+        wait_for("the statements are on record", || {
+            Ok(node.events()?.iter().filter(|entry| entry["kind"] == "statement").count() == 4)
+        })?;
         let all = node.ctl(["events", "-o", "json"])?.expect(0)?.out;
         let lines = |out: &str| out.lines().map(str::to_owned).collect::<Vec<_>>();
         let all = lines(&all);
