@@ -54,6 +54,7 @@ pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     }
     let ended_by = match &end {
         Some(_) if unknown => "not known: the audit log does not have all that was decided about the run".to_owned(),
+        Some(_) if rebooted(&entries) => "the end of the boot: the machine was restarted or lost power".to_owned(),
         Some(end) => ended_by(end),
         None => String::new(),
     };
@@ -86,6 +87,15 @@ fn lacks(run: &pb::Run, of_log: &[Logged]) -> bool {
         _ => None,
     };
     !run.unverified.is_empty() || of_log.iter().filter_map(number).max().unwrap_or(0) < run.decisions
+}
+
+/// Whether the log says that the run ended with its boot.
+fn rebooted(entries: &[Logged]) -> bool {
+    let reboot = |entry: &Logged| match entry.record() {
+        Some(Record::RunEnded { unwatched: Some(unwatched), .. }) => unwatched.is_reboot(),
+        _ => false,
+    };
+    entries.iter().any(reboot)
 }
 
 /// What ended the run, in words.

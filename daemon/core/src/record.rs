@@ -116,6 +116,16 @@ pub struct Unwatched {
     pub found: String,
 }
 
+impl Unwatched {
+    /// What is found of a run of an earlier boot.
+    pub const EARLIER_BOOT: &'static str = "it was of an earlier boot";
+
+    /// Whether the end of the boot ended the run.
+    pub fn is_reboot(&self) -> bool {
+        self.found.starts_with(Self::EARLIER_BOOT)
+    }
+}
+
 /// Entries that were not written because the budget of a user is spent, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limited {

@@ -33,6 +33,7 @@ use crate::{
 };
 use failsafe_core::{
     Action, Containment, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
+    discover::LABEL,
     input::{Contained, Gap, Run},
     record::Record,
     time::Span,
@@ -329,8 +330,13 @@ impl Registry {
         } else {
             self.locate(&candidate, run, certain)
         };
+        // The scheduler of a discovered run can fill its cgroup again: the run ends when the cgroup is removed.
+        let refillable = run.is_some_and(|run| run.labels.contains_key(LABEL)) && candidate.past.end.is_none();
+        let place = if refillable && place == Place::Empty { Place::Refillable } else { place };
         let policy = match run {
-            Some(run) if place == Place::Populated => self.store.policy(&run.policy).map_err(|e| e.chain()),
+            Some(run) if matches!(place, Place::Populated | Place::Refillable) => {
+                self.store.policy(&run.policy).map_err(|e| e.chain())
+            }
             Some(_) => Err("it was not read".into()),
             None => Err("its digest is not known".into()),
         };

@@ -6,6 +6,8 @@
 //! Invariant: what is bounded is let go only when its end is proved. Everything else that keeps a run from being judged leaves it
 //! guarded: what the kernel enforces of it stays, and people see why.
 
+use failsafe_core::record::Unwatched;
+
 /// What the state folder has of the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
@@ -46,6 +48,8 @@ pub enum Place {
     Populated,
     /// Nobody does.
     Empty,
+    /// Nobody does, and the run goes on: its cgroup was discovered, and others put processes into it.
+    Refillable,
     /// There is no cgroup of its id.
     Gone,
     /// That cannot be read.
@@ -106,7 +110,7 @@ pub fn decide(facts: &Facts) -> Plan {
         pins => *pins == Pins::Held,
     };
     if facts.earlier_boot && !held {
-        return Plan::End("it was of an earlier boot".into());
+        return Plan::End(Unwatched::EARLIER_BOOT.into());
     }
     match &facts.place {
         Place::Empty => return Plan::End("its cgroup is empty".into()),
@@ -122,7 +126,8 @@ pub fn decide(facts: &Facts) -> Plan {
         Place::Populated if facts.ended => {
             return Plan::Guard("its end is in the audit log, but processes live in its cgroup".into());
         }
-        Place::Populated => {}
+        Place::Refillable if facts.ended => return Plan::End("its end is in the audit log".into()),
+        Place::Populated | Place::Refillable => {}
     }
     let (by, remark) = match (&facts.kept, &facts.logged) {
         (Kept::Read, Logged::Present) => (Source::Kept, None),
@@ -169,8 +174,14 @@ mod tests {
         for kept in [Kept::Read, Kept::Unreadable(why()), Kept::Missing] {
             for logged in [Logged::Absent, Logged::Present, Logged::Differs(why())] {
                 for pins in [Pins::None, Pins::Held, Pins::Unreadable(why())] {
-                    let places =
-                        [Place::Populated, Place::Empty, Place::Gone, Place::Unreadable(why()), Place::Unknown];
+                    let places = [
+                        Place::Populated,
+                        Place::Empty,
+                        Place::Refillable,
+                        Place::Gone,
+                        Place::Unreadable(why()),
+                        Place::Unknown,
+                    ];
                     for place in places {
                         for policy in [Ok(()), Err(why())] {
                             for (ended, earlier_boot) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -191,7 +202,7 @@ mod tests {
     fn a_bounded_run_is_let_go_only_when_its_cgroup_is_proved_empty() {
         for facts in all() {
             let bounded = facts.pins != Pins::None;
-            let empty = matches!(facts.place, Place::Empty | Place::Gone);
+            let empty = matches!(facts.place, Place::Empty | Place::Refillable | Place::Gone);
             if let Plan::End(why) = decide(&facts) {
                 assert!(!bounded || empty, "{facts:?} was let go: {why}");
                 let elsewhere = facts.earlier_boot || facts.ended;
@@ -217,7 +228,10 @@ mod tests {
         for facts in all() {
             if let Plan::Judge { by, remark } = decide(&facts) {
                 judged += 1;
-                assert!(facts.place == Place::Populated && facts.policy.is_ok(), "{facts:?}");
+                assert!(
+                    matches!(facts.place, Place::Populated | Place::Refillable) && facts.policy.is_ok(),
+                    "{facts:?}"
+                );
                 match by {
                     Source::Kept => assert!(facts.kept == Kept::Read && !matches!(facts.logged, Logged::Differs(_))),
                     Source::Logged => assert!(facts.logged != Logged::Absent && remark.is_some(), "{facts:?}"),

@@ -99,6 +99,34 @@ fn refused(node: &Node, cgroup: &Path, why: &str) -> Result<()> {
 }
 
 #[test]
+fn an_empty_discovered_run_keeps_its_id_and_its_freeze_over_a_restart() -> Result<()> {
+    let site = Site::new()?;
+    on_node("disc-empty", &site.settings("", SLURM), |node| {
+        let user = site.make("system.slice/slurmstepd.scope/job_8/step_0/user")?;
+        let other = site.make("system.slice/slurmstepd.scope/job_9/step_0/user")?;
+        let (run, free) = (run_of(node, &user)?, run_of(node, &other)?);
+        // Exit code 3: nobody is there to freeze.
+        node.ctl(["freeze", "slurm-8.0", "--reason", "intrusion suspected"])?;
+        ensure!(fs::read_to_string(user.join("cgroup.freeze"))?.trim() == "1");
+        node.kill9()?;
+        node.restart()?;
+        let after = run_of(node, &user)?;
+        ensure!(after["id"] == run["id"] && run_of(node, &other)?["id"] == free["id"], "{after}");
+        ensure!(fs::read_to_string(user.join("cgroup.freeze"))?.trim() == "1", "the restart thawed it");
+        let mut process = in_cgroup(&user, NOBODY, "sleep 300")?;
+        wait_for("who comes now is frozen", || Ok(!members(&user)?.is_empty() && frozen(&user)?))?;
+        node.ctl(["kill", "slurm-8.0", "--reason", "done"])?;
+        process.wait()?;
+        fs::remove_dir(&other)?;
+        wait_for("a removed cgroup ends its run", || {
+            let all = node.json(["list", "--all"])?;
+            let all = all.as_array().context("a list")?;
+            Ok(all.iter().any(|run| run["id"] == free["id"] && run["state"] == "ended"))
+        })
+    })
+}
+
+#[test]
 fn a_step_of_a_job_is_bounded_when_it_is_made_and_its_slurmstepd_is_not() -> Result<()> {
     let site = Site::new()?;
     on_node("disc", &site.settings("", SLURM), |node| {
