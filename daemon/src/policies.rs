@@ -74,8 +74,13 @@ pub enum NamedError {
         source: Errno,
     },
     /// It is no policy.
-    #[error("{0}")]
-    Invalid(String),
+    #[error("{why}")]
+    Invalid {
+        /// Why not, with lines of the file.
+        why: String,
+        /// Whether every user may read the file.
+        public: bool,
+    },
 }
 
 /// Reads the policy of that name.
@@ -168,16 +173,17 @@ fn read(folder: &OwnedFd, name: &str, path: PathBuf) -> Result<NamedPolicy, Name
         return Err(NamedError::NotTrusted { path, why: "it is no regular file".into() });
     }
     trusted(&path, &found, false)?;
+    let public = found.st_mode & OTHERS_READ != 0;
+    let invalid = |why: String| NamedError::Invalid { why, public };
     let mut bytes = Vec::new();
     let read = File::from(file).take(MOST_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|e| failed(e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(NamedError::Invalid(format!("{}: expected at most {} KiB", path.display(), MOST_BYTES >> 10)));
+        return Err(invalid(format!("{}: expected at most {} KiB", path.display(), MOST_BYTES >> 10)));
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| NamedError::Invalid(format!("{}: expected text in UTF-8", path.display())))?;
-    let policy = parse(&path.display().to_string(), &text).map_err(|e| NamedError::Invalid(e.summary(2_000)))?;
-    Ok(NamedPolicy { name: name.into(), path, text, policy, public: found.st_mode & OTHERS_READ != 0 })
+    let text = String::from_utf8(bytes).map_err(|_| invalid(format!("{}: expected text in UTF-8", path.display())))?;
+    let policy = parse(&path.display().to_string(), &text).map_err(|e| invalid(e.summary(2_000)))?;
+    Ok(NamedPolicy { name: name.into(), path, text, policy, public })
 }
 
 #[cfg(test)]

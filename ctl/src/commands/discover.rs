@@ -138,7 +138,11 @@ fn list_page(answer: &pb::DiscoveryListResponse) -> String {
     if !answer.cgroups.is_empty() {
         let rows = answer.cgroups.iter().map(|found| {
             let state = if found.refused.is_empty() { &found.run_id } else { &found.refused };
-            let run = if found.refused.is_empty() { "run" } else { "NO RUN" };
+            let run = match (found.refused.is_empty(), found.overruled) {
+                (true, _) => "run",
+                (false, true) => "overruled",
+                (false, false) => "NO RUN",
+            };
             [found.rule.clone(), found.path.clone(), run.to_owned(), state.clone()]
         });
         out.push('\n');
@@ -168,10 +172,15 @@ fn listed(answer: &pb::DiscoveryListResponse) -> Value {
             "refused": rule.refused,
         })
     });
-    let cgroups = answer
-        .cgroups
-        .iter()
-        .map(|found| json!({ "path": found.path, "rule": found.rule, "run": found.run_id, "refused": found.refused }));
+    let cgroups = answer.cgroups.iter().map(|found| {
+        json!({
+            "path": found.path,
+            "rule": found.rule,
+            "run": found.run_id,
+            "refused": found.refused,
+            "overruled": found.overruled,
+        })
+    });
     json!({
         "rules": rules.collect::<Vec<_>>(),
         "cgroups": cgroups.collect::<Vec<_>>(),

@@ -1,6 +1,6 @@
 //! `freeze --all`: the emergency switch.
 //!
-//! Every run that the caller may see and that is not frozen is frozen, many at a time; then the runs are listed again, for those that were
+//! Every run that is not frozen is frozen, many at a time; then the runs are listed again, for those that were
 //! started meanwhile. It ends when a list shows none that is left.
 
 use super::{
@@ -60,7 +60,15 @@ pub(super) fn freeze_all(place: &Place<'_>, args: &FreezeArgs) -> Result<Exit, F
 
 /// Live runs that are not frozen and were not tried yet.
 async fn unfrozen(client: &Client, done: &BTreeMap<String, Done>) -> Result<Vec<pb::Run>, Fail> {
-    let runs = client.runs().list(pb::ListRequest { all: false }).await?.into_inner().runs;
+    let pb::ListResponse { runs, only_own } = client.runs().list(pb::ListRequest { all: false }).await?.into_inner();
+    if only_own {
+        // To freeze some and call it all would leave the others to run.
+        return Err(Fail::new(
+            Exit::Denied,
+            "freeze --all is for root and the administrators' group: you see your own runs only, so nothing was frozen; \
+             `failsafectl freeze RUN` freezes a run of yours",
+        ));
+    }
     let is_left =
         |run: &pb::Run| run.state() != pb::RunState::Frozen && !run.guarded_frozen && !done.contains_key(&run.id);
     Ok(runs.into_iter().filter(is_left).collect())

@@ -1,6 +1,13 @@
 //! `DiscoveryService`.
 
 use super::{Context, peer::Peer};
+use crate::{
+    config::Config,
+    runs::{
+        Registry,
+        delegation::{Delegated, DelegationError},
+    },
+};
 use failsafe_core::{Mode, discover::Explained};
 use failsafe_proto::v1;
 use std::{path::Path, sync::Arc};
@@ -47,11 +54,12 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
             refused: rule.refused,
         });
         let cgroups = view.found.into_iter().map(|found| {
+            let overruled = found.overruled;
             let (run_id, refused) = match found.state {
                 Ok(run) => (run.to_string(), String::new()),
                 Err(why) => (String::new(), why),
             };
-            v1::DiscoveredCgroup { path: found.path, rule: found.rule, run_id, refused }
+            v1::DiscoveredCgroup { path: found.path, rule: found.rule, run_id, refused, overruled }
         });
         Ok(Response::new(v1::DiscoveryListResponse {
             rules: rules.collect(),
@@ -65,6 +73,43 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
             runs: limits.runs,
         }))
     }
+}
+
+/// Why a user may not have a run of this cgroup, or in it: a rule of discovery has it, or one around it, or one that may be made below. A
+/// run there would keep the policy of the rule away. `path` is one below the mount.
+pub(super) fn claimed(config: &Config, registry: &Registry, path: &Path) -> Result<Option<String>, Status> {
+    let (rules, mount) = (&config.discover.0, registry.root().mount());
+    let path = path.strip_prefix("/").unwrap_or(path);
+    let failed = |why: DelegationError| Status::failed_precondition(crate::causes::chain(&why));
+    // What a user may name is nothing to discovery.
+    let of_root = |path: &Path| {
+        let path = mount.join(path);
+        let named = Delegated::named_by_others(&path, mount).map_err(failed)?;
+        Ok::<_, Status>(named.is_none() && Delegated::around(&path, mount).map_err(failed)?.is_none())
+    };
+    let refusal = |rule: &str, at: &Path| {
+        format!(
+            "rule {rule} of discovery has cgroup {}: a run of your own there would keep its policy away; ask root or the \
+             administrators' group to register it",
+            at.display()
+        )
+    };
+    let below = match path.strip_prefix(&config.discovery.root) {
+        Ok(below) => below,
+        Err(_) if config.discovery.root.starts_with(path) => Path::new(""),
+        Err(_) => return Ok(None),
+    };
+    for at in below.ancestors().filter(|at| !at.as_os_str().is_empty()) {
+        let Some(text) = at.to_str() else { continue };
+        if let Explained::Match(found) = rules.explain(text)
+            && of_root(&config.discovery.root.join(at))?
+        {
+            return Ok(Some(refusal(&found.rule.name, at)));
+        }
+    }
+    // What is made directly below has a name of root's, if it is root's to make it.
+    let leads = below.to_str().is_some_and(|text| rules.lead_below(text));
+    Ok((leads && of_root(&path.join("x"))?).then(|| refusal("(one of them)", path)))
 }
 
 fn explained(context: &Context, asked: &str) -> v1::DiscoveryTestResponse {

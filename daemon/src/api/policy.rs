@@ -1,6 +1,6 @@
 //! `PolicyService`.
 
-use super::{Context, peer::Peer};
+use super::{Context, authorize::Principal, peer::Peer};
 use crate::{
     policies::{self, NamedError},
     runs::grants::grants,
@@ -72,7 +72,7 @@ impl v1::policy_service_server::PolicyService for Policies {
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
-        self.0.principal(&request)?;
+        let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
         let folder = self.0.config.policy_dir.clone();
         let response = self.0.work(share).compile(share, move || {
@@ -80,7 +80,7 @@ impl v1::policy_service_server::PolicyService for Policies {
             match policies::list(&folder) {
                 Ok((all, more)) => v1::ListPoliciesResponse {
                     folder: shown,
-                    policies: all.into_iter().map(|(name, found)| named(name, found.as_ref())).collect(),
+                    policies: all.into_iter().map(|(name, found)| named(name, found.as_ref(), &who)).collect(),
                     error: String::new(),
                     more: u32::try_from(more).unwrap_or(u32::MAX),
                 },
@@ -95,26 +95,40 @@ impl v1::policy_service_server::PolicyService for Policies {
         let share = Peer::of(&request)?.share();
         let (folder, name) = (self.0.config.policy_dir.clone(), request.into_inner().name);
         let found = self.0.work(share).compile(share, move || policies::load(&folder, &name));
-        let found = found.await?.map_err(|why| refused(&why))?;
+        let found = found.await?.map_err(|why| refused(&why, &who))?;
         who.may_read_policy(found.public)?;
-        let policy = Some(named(found.name.clone(), Ok(&found)));
+        let policy = Some(named(found.name.clone(), Ok(&found), &who));
         let path = found.path.display().to_string();
         Ok(Response::new(v1::ShowPolicyResponse { policy, path, toml: found.text }))
     }
 }
 
 /// A named policy that cannot be used, as an answer.
-pub(super) fn refused(why: &NamedError) -> Status {
-    let text = why.to_string();
+pub(super) fn refused(why: &NamedError, who: &Principal) -> Status {
+    let text = said(why, who);
     match why {
-        NamedError::BadName(_) | NamedError::Invalid(_) => Status::invalid_argument(text),
+        NamedError::BadName(_) | NamedError::Invalid { .. } => Status::invalid_argument(text),
         NamedError::None { .. } => Status::not_found(text),
         NamedError::NotTrusted { .. } | NamedError::Read { .. } => Status::failed_precondition(text),
     }
 }
 
-fn named(name: String, found: Result<&policies::NamedPolicy, &NamedError>) -> v1::NamedPolicy {
+/// The error, without the lines of a file that the caller may not read.
+fn said(why: &NamedError, who: &Principal) -> String {
+    match why {
+        NamedError::Invalid { public, .. } if who.may_read_policy(*public).is_err() => {
+            "it is no valid policy; its file is not readable for every user, so an administrator has to look".into()
+        }
+        why => why.to_string(),
+    }
+}
+
+fn named(name: String, found: Result<&policies::NamedPolicy, &NamedError>, who: &Principal) -> v1::NamedPolicy {
     match found {
+        Ok(found) if who.may_read_policy(found.public).is_err() => {
+            let error = "for administrators only: its file is not readable for every user".into();
+            v1::NamedPolicy { name, error, ..Default::default() }
+        }
         Ok(found) => v1::NamedPolicy {
             name,
             digest: found.policy.digest().to_string(),
@@ -123,6 +137,6 @@ fn named(name: String, found: Result<&policies::NamedPolicy, &NamedError>) -> v1
             rules: u32::try_from(found.policy.rules.len()).unwrap_or(u32::MAX),
             error: String::new(),
         },
-        Err(why) => v1::NamedPolicy { name, error: why.to_string(), ..Default::default() },
+        Err(why) => v1::NamedPolicy { name, error: said(why, who), ..Default::default() },
     }
 }

@@ -5,6 +5,7 @@ use super::{
     authorize::{Principal, maker},
     connection::Maker,
     convert,
+    discovery::claimed,
     export::Recordings,
     follow::{Answer as Stream, Follow},
     gate::{Deadline, MESSAGE},
@@ -192,7 +193,7 @@ impl v1::run_service_server::RunService for Runs {
         let asked = Asked::of(policy_name, policy_file, policy_toml)?;
         let (policy, gpus) = self.policy(share, &who, asked, gpus).await?;
         let (admin, uid) = (who.admin, who.uid());
-        let registry = self.0.registry.clone();
+        let (registry, of) = (self.0.registry.clone(), self.0.clone());
         let found = self.0.work(share).read(share, move || {
             let cgroup = match target {
                 Some(v1::register_request::Target::Cgroup(path)) => registry.root().open_path(Path::new(&path)),
@@ -205,6 +206,9 @@ impl v1::run_service_server::RunService for Runs {
                 return Err(Status::permission_denied(
                     "not every process of that cgroup is yours: root or the administrators' group may register it",
                 ));
+            }
+            if !admin && let Some(why) = claimed(&of.config, &registry, &cgroup.cgroup_path())? {
+                return Err(Status::permission_denied(why));
             }
             let refusal = if admin { Ok(None) } else { registrable::refusal(&cgroup, uid) };
             if let Some(why) = refusal.map_err(|e| Status::failed_precondition(e.chain()))? {
@@ -240,7 +244,7 @@ impl v1::run_service_server::RunService for Runs {
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         let who = self.0.principal(&request)?;
         let share = Peer::of(&request)?.share();
-        let (context, all) = (self.0.clone(), request.into_inner().all);
+        let (context, all, only_own) = (self.0.clone(), request.into_inner().all, !who.admin);
         // On a thread: how a run stands is asked of the kernel under a lock that a start may hold.
         let runs = self.0.work(share).read(share, move || {
             let registry = &context.registry;
@@ -259,7 +263,7 @@ impl v1::run_service_server::RunService for Runs {
             let grants = grants(registry.kernel());
             seen.map(|found| convert::run(registry, found, &grants)).collect()
         });
-        Ok(Response::new(v1::ListResponse { runs: runs.await? }))
+        Ok(Response::new(v1::ListResponse { runs: runs.await?, only_own }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
@@ -492,11 +496,13 @@ impl Asked {
     }
 
     /// Reads and parses it. May take long.
-    fn policy(self, folder: &Path) -> Result<Policy, Status> {
+    fn policy(self, folder: &Path, who: &Principal) -> Result<Policy, Status> {
         match self {
             Asked::Text { file, text } => parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE))),
             Asked::Name(name) => {
-                policies::load(folder, &name).map(|named| named.policy).map_err(|why| super::policy::refused(&why))
+                let named = policies::load(folder, &name).map_err(|why| super::policy::refused(&why, who))?;
+                who.may_read_policy(named.public)?;
+                Ok(named.policy)
             }
         }
     }
@@ -568,9 +574,9 @@ impl Runs {
 
     /// Parses a policy, on a thread: it may be large, and its user may have sent many.
     async fn policy(&self, share: Share, who: &Principal, asked: Asked, gpus: Gpus) -> Result<(Policy, Gpus), Status> {
-        let (context, actor) = (self.0.clone(), who.actor());
+        let (context, actor, who) = (self.0.clone(), who.actor(), who.clone());
         let parsed = self.0.work(share).compile(share, move || {
-            let policy = asked.policy(&context.config.policy_dir)?;
+            let policy = asked.policy(&context.config.policy_dir, &who)?;
             if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {
                 let (policy, actor) = (policy.digest(), Some(actor));
                 let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), actor };

@@ -12,6 +12,7 @@ use super::{
     Context,
     connection::Maker,
     convert,
+    discovery::claimed,
     restart_gate::Gate,
     runs::{blocking, deliver},
 };
@@ -67,7 +68,7 @@ pub(super) async fn start(
     let (answer, answered) = oneshot::channel();
     tokio::spawn(async move {
         let made = async {
-            let (from, place) = place(&context, &maker, wanted.owner_uid).await?;
+            let (from, place) = place(&context, &maker, (wanted.owner_uid, wanted.unlimited)).await?;
             Ok((from, make(&context, wanted, place, repair).await?))
         };
         match made.await {
@@ -79,15 +80,23 @@ pub(super) async fn start(
 }
 
 /// The caller's cgroup, and where its run is made.
-async fn place(context: &Arc<Context>, maker: &Maker, owner: u32) -> Result<(PathBuf, Place), Status> {
+async fn place(
+    context: &Arc<Context>,
+    maker: &Maker,
+    (owner, unlimited): (u32, bool),
+) -> Result<(PathBuf, Place), Status> {
     let (context, maker) = (context.clone(), maker.clone());
     blocking(move || {
-        let root = context.registry.root();
+        let registry = &context.registry;
+        let root = registry.root();
         let peer = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?;
         let from = peer.now(root).map_err(|why| Status::unauthenticated(why.chain()))?.cgroups;
         let [from] = from.as_slice() else {
             return Err(Status::failed_precondition("the process has threads in several cgroups: it cannot be moved"));
         };
+        if let Some(why) = claimed(&context.config, registry, from)?.filter(|_| !unlimited) {
+            return Err(Status::permission_denied(why));
+        }
         let Config { cgroup_parent, start_from, .. } = &context.config;
         let parent = parent_for(root, from, owner, cgroup_parent, start_from);
         let parent = parent.map_err(|why| Status::failed_precondition(why.to_string()))?;

@@ -9,11 +9,12 @@
 //! Invariants:
 //! - the runs of one user hold at most `per_user` of a table, those of all users together at most `total - reserve`;
 //! - no more than `total` is given to runs that are started, so a write does not find its map full;
+//! - discovered runs of one owner hold at most `per_user` of a table beside that; those without a known owner have no share of one;
 //! - a run that was taken up after a restart is counted and never refused: its bounds are in force already.
 //!
 //! Pure: knows no map.
 
-use crate::config::TableShares;
+use crate::{config::TableShares, runs::NO_UID};
 use failsafe_matchers::{hosts::classes, tables::Tables};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,6 +84,10 @@ pub enum Holder {
     Administrator,
     /// It was started under an earlier daemon, for this user.
     Adopted(u32),
+    /// Discovery made it, for this user: what the user holds by other runs is no reason that a job has no policy.
+    Discovered(u32),
+    /// The same, under an earlier daemon.
+    AdoptedDiscovered(u32),
 }
 
 /// Entries that a run needs, by table.
@@ -273,7 +278,17 @@ impl KernelQuota {
                 return Some(QuotaError::OfUsers { resource, need, held: used_by_users, limit: for_users, reserve });
             }
         }
-        let full = !matches!(holder, Holder::Adopted(_)) && need > total.saturating_sub(used);
+        if let Holder::Discovered(uid) = holder
+            && uid != NO_UID
+        {
+            let own = |h: &Holder| matches!(h, Holder::Discovered(u) | Holder::AdoptedDiscovered(u) if *u == uid);
+            let held = self.held.values().filter(|(h, _)| own(h)).filter_map(|(_, need)| need.get(&resource)).sum();
+            if need > per_user.saturating_sub(held) {
+                return Some(QuotaError::OfUser { resource, uid, need, held, limit: per_user });
+            }
+        }
+        let full =
+            !matches!(holder, Holder::Adopted(_) | Holder::AdoptedDiscovered(_)) && need > total.saturating_sub(used);
         full.then_some(QuotaError::OfNode { resource, need, held: used, limit: total })
     }
 }

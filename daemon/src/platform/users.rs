@@ -87,6 +87,20 @@ pub fn group_id(name: &str) -> Result<Option<u32>, UsersError> {
         .map_err(|source| UsersError::Lookup { what: format!("group {name}"), source })
 }
 
+/// Whether a user is in a group, by the databases of the host. A group or a user that does not exist: no.
+///
+/// # Errors
+/// When one of the databases fails.
+pub fn is_member(uid: u32, group: &str) -> Result<bool, UsersError> {
+    let failed = |source| UsersError::Lookup { what: format!("the groups of uid {uid}"), source };
+    let (Some(gid), Some(user)) = (group_id(group)?, User::from_uid(Uid::from_raw(uid)).map_err(failed)?) else {
+        return Ok(false);
+    };
+    let name = std::ffi::CString::new(user.name).map_err(|_| failed(nix::errno::Errno::EINVAL))?;
+    let groups = nix::unistd::getgrouplist(&name, user.gid).map_err(failed)?;
+    Ok(groups.contains(&Gid::from_raw(gid)))
+}
+
 /// The name of a group by id; `None` when it has none.
 ///
 /// # Errors
@@ -196,6 +210,9 @@ mod tests {
     fn looks_up_the_hosts_groups() {
         assert_eq!(group_id("root").unwrap(), Some(0));
         assert_eq!(group_id("failsafe-no-such-group").unwrap(), None);
+        assert!(is_member(0, "root").unwrap());
+        assert!(!is_member(0, "failsafe-no-such-group").unwrap() && !is_member(65_534, "root").unwrap());
+        assert!(!is_member(4_000_000_000, "root").unwrap(), "a user without an entry");
         assert_eq!(user_name(0).unwrap().as_deref(), Some("root"));
         assert_eq!(group_name(0).unwrap().as_deref(), Some("root"));
     }

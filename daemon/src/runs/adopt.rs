@@ -578,7 +578,7 @@ impl Registry {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let run_id = run.id;
-        let origin = Origin { made, holder: Holder::Adopted(run.owner_uid), part: part.saturating_add(1), recalled };
+        let origin = Origin { made, holder: holder_of(&run), part: part.saturating_add(1), recalled };
         let live = self.enter(run, Arc::new(policy), mine, origin).map_err(|error| {
             let full = matches!(&error, StartError::Store(error) if error.is_full());
             (format!("it cannot be taken up: {error}"), full)
@@ -656,5 +656,13 @@ fn placeholder(id: RunId, root: Option<u64>, cgroup: Option<&Cgroup>, boot_id: &
         decisions: 0,
         incidents: 0,
         contained: Contained::default(),
+    }
+}
+
+/// Where an adopted run is counted.
+fn holder_of(run: &Run) -> Holder {
+    match run.labels.contains_key(failsafe_core::discover::LABEL) {
+        true => Holder::AdoptedDiscovered(run.owner_uid),
+        false => Holder::Adopted(run.owner_uid),
     }
 }

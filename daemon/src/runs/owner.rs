@@ -3,7 +3,7 @@
 //! ```text
 //! the path names a user  ─► that one            (the pattern lies below folders of root)
 //! folder owned by a user ─► that one            (the kernel lets this user freeze what is in it)
-//! all processes of one   ─► that one            (each held by pidfd while it is looked at)
+//! all processes of one   ─► that one            (each held by pidfd while it is looked at; not of a container)
 //! else                   ─► not known, which is nobody: not root
 //! ```
 
@@ -14,14 +14,18 @@ use crate::platform::{Cgroup, ProcFs, pidfd::PidFd, users};
 const MOST: usize = 64;
 
 /// The owner of the cgroup, [`NO_UID`] where that is not known. `settled`: it is a while ago that it was made. Who makes a job's first
-/// process is often root, which then becomes the user.
-pub fn owner_of(cgroup: &Cgroup, named: Option<u32>, settled: bool) -> u32 {
+/// process is often root, which then becomes the user. `container`: its image says who its processes are, and a number there is nobody of
+/// this host.
+pub fn owner_of(cgroup: &Cgroup, named: Option<u32>, settled: bool, container: bool) -> u32 {
     if let Some(uid) = named.filter(|uid| *uid != NO_UID) {
         return uid;
     }
     match cgroup.owner() {
         Ok(0) | Err(_) => {}
         Ok(uid) => return uid,
+    }
+    if container {
+        return NO_UID;
     }
     match of_processes(cgroup) {
         Some(0) if !settled => NO_UID,

@@ -151,6 +151,7 @@ impl Registry {
         if !wanted.unlimited && owned >= MAX_RUNS_OF_USER && !matches!(place, Place::Discovered(_)) {
             return Err(StartError::TooMany { uid: wanted.owner_uid });
         }
+        let discovered = matches!(place, Place::Discovered(_));
         let id = RunId(Uuid::now_v7());
         let (cgroup, made) = match place {
             Place::Below(parent) => (self.root.create(&parent.join(format!("run-{id}")))?, true),
@@ -184,7 +185,11 @@ impl Registry {
             contained: Contained::default(),
         };
         let policy = Arc::new(wanted.policy);
-        let holder = if wanted.unlimited { Holder::Administrator } else { Holder::User(wanted.owner_uid) };
+        let holder = match wanted.owner_uid {
+            uid if discovered => Holder::Discovered(uid),
+            _ if wanted.unlimited => Holder::Administrator,
+            uid => Holder::User(uid),
+        };
         let origin = Origin { made, holder, part: 0, recalled: Containment::default() };
         let live = self.enter_prepared(run, policy, prepared, cgroup, origin).inspect_err(|_| self.store.forget(id))?;
         if !made {
@@ -198,6 +203,12 @@ impl Registry {
         let leaving = self.registered();
         let all = leaving.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run));
         overlap(cgroup, wanted, &all.collect::<Vec<_>>())
+    }
+
+    /// Whether a run that has ended, and is not tidied up yet, had a cgroup that is, holds, or lies in this one's place.
+    pub fn is_left_by(&self, cgroup: &Cgroup) -> bool {
+        let leaving = self.registered();
+        leaving.iter().filter(|run| run.ended().is_some()).any(|run| overlaps(cgroup, &run.run))
     }
 
     /// The cgroup of a run that has just ended may be registered anew: waits, not for ever, until it is free.
@@ -334,13 +345,14 @@ fn name(wanted: &Wanted, live: &[&Run]) -> Result<String, StartError> {
     if taken(&wanted.name) { Err(StartError::NameTaken(wanted.name.clone())) } else { like_an_id(wanted.name.clone()) }
 }
 
+fn overlaps(cgroup: &Cgroup, run: &Run) -> bool {
+    let other = Path::new("/").join(&run.cgroup);
+    // Of a guarded run nothing may be known.
+    !run.cgroup.is_empty() && (cgroup.contains(&other) || cgroup.cgroup_path().starts_with(&other))
+}
+
 fn overlap(cgroup: &Cgroup, wanted: &Wanted, live: &[&Run]) -> Result<(), StartError> {
-    let overlaps = |run: &&&Run| {
-        let other = Path::new("/").join(&run.cgroup);
-        // Of a guarded run nothing may be known.
-        !run.cgroup.is_empty() && (cgroup.contains(&other) || cgroup.cgroup_path().starts_with(&other))
-    };
-    match live.iter().find(overlaps) {
+    match live.iter().find(|run| overlaps(cgroup, run)) {
         None => Ok(()),
         Some(run) if wanted.unlimited || run.owner_uid == wanted.owner_uid => {
             Err(StartError::Overlaps(format!("run `{}` ({})", run.name, run.id)))

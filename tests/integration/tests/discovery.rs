@@ -207,7 +207,7 @@ fn what_ran_before_the_daemon_is_marked_and_a_restart_takes_it_up() -> Result<()
         node.restart()?;
         let run = run_of(node, &cgroup)?;
         ensure!(run["labels"]["failsafe.earlier"] == "unknown" && run["labels"]["site"] == "s1", "{run}");
-        ensure!(run["owner_uid"] == NOBODY, "{run}");
+        ensure!(run["owner_uid"] == u32::MAX, "the users in a container are those of its image: {run}");
         let id = run["id"].as_str().unwrap_or_default().to_owned();
         node.wait_for_event("what is not known", |e| {
             e["run"] == id.as_str()
@@ -237,10 +237,17 @@ fn an_owner_has_a_limit_and_what_does_not_fit_is_shown() -> Result<()> {
         let other = run_of(node, &of(1_002, 1)?)?;
         ensure!(other["owner_uid"] == 1_002, "another user is not held up: {other}");
         node.wait_for_event("one entry for all", |e| {
-            e["kind"] == "gap" && e["body"]["what"].as_str().is_some_and(|w| w.contains("have no run"))
+            let what = e["body"]["what"].as_str().unwrap_or_default();
+            e["kind"] == "gap" && what.contains("1 cgroups match a rule") && what.contains("1 cgroups got no run")
+        })?;
+        wait_for("the node says it", || {
+            Ok(node.ctl(["node", "health"])?.out.contains("cgroups match a rule and have no run"))
         })?;
         fs::remove_dir(&first)?;
         run_of(node, &third)?;
+        wait_for("the reason is over", || {
+            Ok(!node.ctl(["node", "health"])?.out.contains("cgroups match a rule and have no run"))
+        })?;
         Ok(())
     })
 }
@@ -333,6 +340,18 @@ fn a_policy_is_named_listed_and_shown_and_a_file_that_others_may_write_is_not_us
         fs::set_permissions(&secret, Permissions::from_mode(0o600))?;
         node.ctl_as(NOBODY, ["policy", "show", "closed"])?.expect(0)?;
         node.ctl_as(NOBODY, ["policy", "show", "secret"])?.expect(4)?;
+        node.ctl_as(NOBODY, ["run", "-p", "secret", "--", "true"])?.expect(4)?;
+        let broken = site.policy("broken", "[policy]\nname = 7 # hidden\n")?;
+        fs::set_permissions(&broken, Permissions::from_mode(0o600))?;
+        for args in
+            [vec!["policy", "show", "broken"], vec!["policy", "list"], vec!["run", "-p", "broken", "--", "true"]]
+        {
+            let said = node.ctl_as(NOBODY, args.clone())?;
+            let text = format!("{}{}", said.out, said.err);
+            ensure!(!text.contains("hidden") && text.contains("not readable for every user"), "{args:?}: {text}");
+            ensure!(!text.contains("secret  closed v2"), "{text}");
+        }
+        ensure!(node.ctl(["policy", "show", "broken"])?.err.contains("hidden"), "root may read it");
         Ok(())
     })
 }
@@ -362,6 +381,87 @@ fn everything_is_frozen_at_once() -> Result<()> {
         for child in &mut children {
             child.wait()?;
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cgroup_that_is_made_again_at_once_gets_a_run_at_once() -> Result<()> {
+    let site = Site::new()?;
+    // No rescan helps.
+    let settings = site.settings("", SLURM).replace("rescan_s = 1", "rescan_s = 3600");
+    on_node("disc-again", &settings, |node| {
+        let user = site.make("system.slice/slurmstepd.scope/job_8/step_0/user")?;
+        let job = site.root.path().join("system.slice/slurmstepd.scope/job_8");
+        let mut ids = vec![run_of(node, &user)?["id"].clone()];
+        for whole in [false, true, false] {
+            // Somebody has the old folders open, so cgroupfs reports no removal.
+            let _open = [fs::File::open(&job)?, fs::File::open(job.join("step_0"))?];
+            fs::remove_dir(&user)?;
+            if whole {
+                fs::remove_dir(job.join("step_0"))?;
+                fs::remove_dir(&job)?;
+            }
+            fs::create_dir_all(&user)?;
+            wait_for("the new cgroup has a run of its own", || {
+                let id = run_of(node, &user)?["id"].clone();
+                Ok(!ids.contains(&id))
+            })?;
+            ids.push(run_of(node, &user)?["id"].clone());
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn sessions_of_administrators_are_never_bounded_and_a_user_cannot_freeze_all() -> Result<()> {
+    let site = Site::new()?;
+    let rules = "[[discover]]\nname = \"users\"\npreset = \"user-slices\"\npolicy = \"closed\"\n";
+    // The group `daemon` has the user of that name, uid 1.
+    let settings = format!("admin_group = \"daemon\"\n{}", site.settings("", rules));
+    on_node("disc-admins", &settings, |node| {
+        let of = |uid: u32| site.make(&format!("user.slice/user-{uid}.slice"));
+        let (root, member, user) = (of(0)?, of(1)?, of(NOBODY)?);
+        let run = run_of(node, &user)?;
+        ensure!(run["owner_uid"] == NOBODY, "{run}");
+        refused(node, &root, "it is a session of root")?;
+        refused(node, &member, "uid 1 is an administrator")?;
+        let list = node.json(["discover", "list"])?;
+        ensure!(list["rules"][0]["refused"] == 0, "nothing is missing: {list}");
+        ensure!(node.json(["list"])?.as_array().is_some_and(|all| all.len() == 1));
+        let all = node.ctl_as(NOBODY, ["freeze", "--all", "--reason", "x"])?.expect(4)?;
+        ensure!(all.err.contains("nothing was frozen") && !frozen(&user)?, "{}", all.err);
+        node.ctl(["freeze", "--all", "--reason", "x"])?.expect(0)?;
+        ensure!(frozen(&user)?, "not frozen");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_run_of_another_policy_does_not_count_as_the_one_of_the_rule() -> Result<()> {
+    let site = Site::new()?;
+    let rules = "[[discover]]\nname = \"jobs\"\nmatch = \"jobs/{job}\"\npolicy = \"missing\"\n";
+    on_node("disc-claimed", &site.settings("", rules), |node| {
+        let job = site.make("jobs/run-r1.scope")?;
+        refused(node, &job, "no policy is named `missing`")?;
+        let mut child = in_cgroup(&job, NOBODY, "sleep 300")?;
+        wait_for("it is there", || Ok(members(&job)?.len() == 1))?;
+        let open = CLOSED.replace("\"closed\"", "\"open\"");
+        let policy = node.file("open.toml");
+        fs::write(&policy, open)?;
+        let (policy, path) = (policy.display().to_string(), job.display().to_string());
+        let args = || ["register", "--cgroup", path.as_str(), "--policy", policy.as_str(), "--name", "own"];
+        let own = node.ctl_as(NOBODY, args())?.expect(4)?;
+        ensure!(own.err.contains("rule jobs of discovery has cgroup jobs/run-r1.scope"), "{}", own.err);
+        node.ctl(args())?.expect(0)?;
+        site.policy("missing", CLOSED)?;
+        wait_for("the other policy is told", || {
+            let list = node.json(["discover", "list"])?;
+            let why = list["cgroups"][0]["refused"].as_str().unwrap_or_default();
+            Ok(why.contains("already, with another policy than rule jobs names"))
+        })?;
+        fs::write(job.join("cgroup.kill"), "1")?;
+        child.wait()?;
         Ok(())
     })
 }

@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The label that names the rule that a run was discovered by. Nobody else may set one that begins so.
 pub const LABEL: &str = "failsafe.discover";
 
+/// Most bytes of a label, and of its name.
+pub const LABEL_BYTES: usize = 128;
+
 /// Most rules of a configuration.
 const MOST_RULES: usize = 64;
 
@@ -91,7 +94,7 @@ impl TryFrom<RawRule> for Rule {
         if patterns.is_empty() {
             return Err(format!("rule `{name}`: expected at least one pattern"));
         }
-        let short = |text: &str| text.len() <= 128;
+        let short = |text: &str| text.len() <= LABEL_BYTES;
         if labels.len() > 16 || !labels.iter().all(|(key, value)| short(key) && short(value)) {
             return Err(format!("rule `{name}`: labels: expected at most 16, each key and value at most 128 bytes"));
         }
@@ -123,6 +126,8 @@ pub struct Match<'a> {
     pub labels: Labels,
     /// The user that the path names, where it has `{uid}`.
     pub uid: Option<u32>,
+    /// The path names a container: who its processes are says its image, not the host.
+    pub container: bool,
 }
 
 /// Why a pattern does not match.
@@ -242,8 +247,15 @@ fn of_match<'a>(rule: &'a Rule, pattern: &'a Pattern, found: Labels, path: &str)
         return Explained::Supervisor { rule: &rule.name, why };
     }
     let uid = found.get("uid").and_then(|uid| uid.parse().ok());
+    let container = found.contains_key("container");
     let mut labels = rule.labels.clone();
-    labels.extend(found);
+    // A long name, which a user may have chosen, is no reason to have no run.
+    labels.extend(found.into_iter().map(|(key, value)| (key, shortened(value))));
     labels.insert(LABEL.into(), rule.name.clone());
-    Explained::Match(Match { rule, pattern, labels, uid })
+    Explained::Match(Match { rule, pattern, labels, uid, container })
+}
+
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(LABEL_BYTES));
+    text
 }

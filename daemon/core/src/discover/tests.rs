@@ -127,17 +127,61 @@ fn no_cgroup_of_a_supervisor_matches_whatever_a_rule_says() {
         ("kubepods.slice/{x}/{y}", "kubepods.slice/kubepods-podPODU.slice/crio-conmon-ID.scope"),
         ("system.slice/{x}/{y}", "system.slice/train.service/runtime"),
         ("machine.slice/{x}/{y}", "machine.slice/libpod-ID.scope/supervisor"),
+        ("libpod_parent/{x}", "libpod_parent/conmon"),
         ("user.slice/{x}/{y}/{z}", "user.slice/user-1000.slice/user@1000.service/init.scope"),
+        ("user.slice/user-{uid:number}.slice", "user.slice/user-0.slice"),
+        ("user.slice/{x}/{y}", "user.slice/user-0.slice/session-1.scope"),
     ] {
         let (rules, path) = (Rules::new(vec![any(pattern)]).unwrap(), filled(path));
         assert!(matches!(rules.explain(&path), Explained::Supervisor { .. }), "{path}: {:?}", rules.explain(&path));
     }
     let (rules, path) = (rules(), "system.slice/slurmstepd.scope/job_7/step_0/user");
     assert!(matches!(rules.explain(path), Explained::Match(_)));
-    for name in ["slurm", "runtime", "conmon", "crio-conmon-1.scope"] {
-        assert!(holds_supervisor(name), "{name}");
+    for (path, child) in [
+        ("system.slice/train.service", "runtime"),
+        ("kubepods.slice/kubepods-pod1.slice", "crio-conmon-1.scope"),
+        ("system.slice/slurmstepd.scope/job_7/step_0", "slurm"),
+    ] {
+        assert!(holds_supervisor(path, child), "{path} {child}");
     }
-    assert!(!holds_supervisor("container") && !holds_supervisor("task_0"));
+    // Root of a container can make such names in its own cgroup.
+    for child in ["slurm", "runtime", "conmon", "supervisor", "container", "init.scope"] {
+        for path in ["docker/1", "system.slice/slurmstepd.scope/job_7/step_0/user", "jobs/7"] {
+            assert!(!holds_supervisor(path, child), "{path} {child}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_a_user_chose_keeps_no_policy_away() {
+    let long = "x".repeat(200);
+    let umlauts = "ä".repeat(100);
+    for (pattern, path) in [
+        ("jobs/{job}", "jobs/my-conmon-1"),
+        ("jobs/{job}", "jobs/conmon-1"),
+        ("jobs/{job}", "jobs/xslurmstepd.scope"),
+        ("jobs/{job}/{part}", "jobs/x_slurmstepd.scope/7"),
+        ("jobs/{job}", "jobs/init.scope"),
+        ("jobs/{job}/{part}", "jobs/a.service/runtime"),
+        ("system.slice/{unit}.service", "system.slice/train-conmon-1.service"),
+        ("jobs/{job}", &format!("jobs/{long}")),
+        ("jobs/{job}", &format!("jobs/{umlauts}")),
+    ] {
+        let rule = Rule {
+            name: "any".into(),
+            patterns: vec![pattern.parse().unwrap()],
+            policy: "p".into(),
+            mode: Mode::Enforce,
+            labels: Labels::new(),
+        };
+        let rules = Rules::new(vec![rule]).unwrap();
+        let Explained::Match(found) = rules.explain(path) else { panic!("{path}: {:?}", rules.explain(path)) };
+        assert!(
+            found.labels.values().all(|value| value.len() <= LABEL_BYTES && !value.is_empty()),
+            "{:?}",
+            found.labels
+        );
+    }
 }
 
 #[test]

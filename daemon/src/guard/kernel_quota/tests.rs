@@ -16,6 +16,20 @@ fn need(entries: u64) -> Need {
 }
 
 #[test]
+fn what_a_user_holds_is_no_reason_that_a_discovered_run_has_no_tables() {
+    let mut quota = quota(1_000);
+    quota.take(0, Holder::User(7), need(250)).unwrap();
+    assert!(quota.take(1, Holder::User(7), need(1)).is_err());
+    quota.take(1, Holder::Discovered(7), need(200)).unwrap();
+    quota.take(2, Holder::AdoptedDiscovered(7), need(40)).unwrap();
+    let error = quota.take(3, Holder::Discovered(7), need(11)).unwrap_err();
+    assert!(matches!(error, QuotaError::OfUser { uid: 7, held: 240, .. }), "{error}");
+    quota.take(3, Holder::Discovered(8), need(100)).unwrap();
+    quota.take(4, Holder::Discovered(NO_UID), need(300)).unwrap();
+    assert!(quota.take(5, Holder::Discovered(NO_UID), need(200)).is_err(), "not more than there is");
+}
+
+#[test]
 fn nine_runs_of_one_user_leave_room_for_everybody_else() {
     let mut quota = quota(65_536);
     let mut taken = 0;

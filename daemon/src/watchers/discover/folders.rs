@@ -102,10 +102,10 @@ impl Folders {
 
     /// Whether the folder is there; watched or not: without room the passes find what is made in it.
     fn watch(&mut self, path: &str) -> bool {
-        if self.by_path.contains_key(path) {
-            return true;
-        }
-        if self.by_path.len() >= self.most {
+        // Asked again also where it is watched: the folder may be another one by now. While somebody has the old one open, cgroupfs does
+        // not tell that it was removed (no IN_IGNORED). For the same folder the kernel gives the same descriptor.
+        let known = self.by_path.get(path).copied();
+        if known.is_none() && self.by_path.len() >= self.most {
             self.unwatched += 1;
             return true;
         }
@@ -113,11 +113,17 @@ impl Folders {
         match self.inotify.add_watch(&self.root.join(path), flags) {
             Ok(watch) => {
                 // The kernel gives one descriptor for one folder: another path of it would be a second name, which cgroups lack.
-                self.by_watch.insert(watch, path.to_owned());
-                self.by_path.insert(path.to_owned(), watch);
+                if known != Some(watch) {
+                    self.forget(path);
+                    self.by_watch.insert(watch, path.to_owned());
+                    self.by_path.insert(path.to_owned(), watch);
+                }
                 true
             }
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => false,
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {
+                self.forget(path);
+                false
+            }
             Err(_) => {
                 self.unwatched += 1;
                 true
@@ -141,7 +147,9 @@ impl Folders {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                     out.overflow = true;
                 } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                    if let Some(path) = self.by_watch.remove(&event.wd) {
+                    if let Some(path) = self.by_watch.remove(&event.wd)
+                        && self.by_path.get(&path) == Some(&event.wd)
+                    {
                         self.by_path.remove(&path);
                     }
                 } else if event.mask.contains(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ISDIR)
@@ -218,6 +226,33 @@ mod tests {
                 folders.take_in(&made, &rules, &mut |path| seen.push(path.to_owned()));
             }
         }
+    }
+
+    #[test]
+    fn a_cgroup_that_is_made_again_is_watched_again_while_the_old_one_is_open() {
+        let mount = std::path::Path::new("/sys/fs/cgroup");
+        let root = mount.join(format!("failsafe-test-folders-{}", std::process::id()));
+        if !nix::unistd::geteuid().is_root() || fs::create_dir_all(root.join("jobs/job_1")).is_err() {
+            return crate::skip::skip("needs root and cgroup v2");
+        }
+        let rules = rules("jobs/job_{job:number}/user");
+        let mut folders = Folders::new(root.clone(), 100).unwrap();
+        passed(&mut folders, &rules);
+        // As the daemon does with the cgroup of a run.
+        let open = fs::File::open(root.join("jobs/job_1")).unwrap();
+        fs::remove_dir(root.join("jobs/job_1")).unwrap();
+        fs::create_dir(root.join("jobs/job_1")).unwrap();
+        for made in folders.reported().made {
+            folders.take_in(&made, &rules, &mut |_| {});
+        }
+        fs::create_dir(root.join("jobs/job_1/user")).unwrap();
+        let made = folders.reported().made;
+        let watched = folders.len();
+        for path in ["jobs/job_1/user", "jobs/job_1", "jobs", ""] {
+            fs::remove_dir(root.join(path)).unwrap();
+        }
+        drop(open);
+        assert_eq!((made, watched), (vec!["jobs/job_1/user".to_owned()], 3));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! runs, all owners together `runs`; what does not get a run is counted and shown; a policy that becomes unreadable stays in use as it
 //! was read before.
 
+mod admins;
 mod folders;
 mod policies;
 mod register;
@@ -25,6 +26,7 @@ use crate::{
     runs::{LiveRun, NO_UID, Registry, owner::owner_of},
     watchers::keep,
 };
+use admins::Admins;
 use failsafe_core::{
     Policy,
     discover::{Explained, Rules},
@@ -37,8 +39,9 @@ use failsafe_core::{
 use folders::Folders;
 use nix::poll::{PollFd, PollFlags, poll};
 use policies::Policies;
+use register::{Kind, Refused};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -50,6 +53,10 @@ use view::{Found, MOST_LISTED, RuleView, Shared, View};
 
 /// How long the thread waits for a report before it looks at the stop flag.
 const WAIT_MS: u8 = 200;
+/// The same while the run of a cgroup that was removed ends, and another one at its path waits for that.
+const AGAIN_MS: u8 = 20;
+/// Most cgroups that are tried again so soon.
+const MOST_AGAIN: usize = 4_096;
 /// How often owners that are not known are looked for.
 const OWNERS: Duration = Duration::from_secs(1);
 /// From this age on a run of root's processes only is root's.
@@ -86,14 +93,30 @@ pub struct Discovery {
     /// Where the paths of patterns begin: below the mount, and as a folder.
     root: PathBuf,
     policies: Policies,
+    admins: Admins,
     /// Matching cgroups, by their path below the root.
     found: BTreeMap<String, Found>,
     /// Those beyond [`MOST_LISTED`] that have no run, by reason.
     unlisted: BTreeMap<String, u64>,
+    /// To be tried again at once.
+    again: BTreeSet<String>,
+    /// Those without a run when the last pass began.
+    open_before: BTreeSet<String>,
+    /// In a pass, not at a report.
+    passing: bool,
+    missing: Missing,
     overflows: u64,
     problem: Option<String>,
-    noted: Option<(Instant, u64)>,
+    noted: Option<(Instant, Missing)>,
     began: bool,
+}
+
+/// Matching cgroups that had no policy. All but `now` only grow: users can make and remove cgroups between two looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Missing {
+    now: u64,
+    refused: u64,
+    gone: u64,
 }
 
 impl Discovery {
@@ -107,8 +130,13 @@ impl Discovery {
             limits: config.discovery.clone(),
             root: config.discovery.root.clone(),
             policies,
+            admins: Admins::new(config.admin_group.clone()),
             found: BTreeMap::new(),
             unlisted: BTreeMap::new(),
+            again: BTreeSet::new(),
+            open_before: BTreeSet::new(),
+            passing: false,
+            missing: Missing::default(),
             overflows: 0,
             problem: None,
             noted: None,
@@ -134,18 +162,20 @@ impl Discovery {
             if owners.elapsed() >= OWNERS {
                 owners = Instant::now();
                 self.learn_owners();
+                self.note();
+            }
+            let mut changed = false;
+            for path in std::mem::take(&mut self.again) {
+                changed |= self.consider(&path);
             }
             let mut fds = [PollFd::new(folders.fd(), PollFlags::POLLIN)];
-            let ready = poll(&mut fds, WAIT_MS).unwrap_or(0) > 0;
-            if !ready {
-                continue;
-            }
-            let reported = folders.reported();
+            let wait = if self.again.is_empty() { WAIT_MS } else { AGAIN_MS };
+            let ready = poll(&mut fds, wait).unwrap_or(0) > 0;
+            let reported = if ready { folders.reported() } else { Default::default() };
             if reported.overflow {
                 self.overflows += 1;
                 next = Instant::now();
             }
-            let mut changed = false;
             for made in reported.made {
                 let mut seen = Vec::new();
                 folders.take_in(&made, &self.rules, &mut |path| seen.push(path.to_owned()));
@@ -173,15 +203,21 @@ impl Discovery {
     /// Looks at everything.
     fn pass(&mut self, folders: &mut Folders) {
         self.policies.read(&self.rules, &self.parts.refusal);
-        self.found.clear();
+        let open = std::mem::take(&mut self.found).into_iter().filter(|(_, found)| found.is_open());
+        self.open_before = open.map(|(path, _)| path).collect();
         self.unlisted.clear();
+        self.passing = true;
         let mut seen = Vec::new();
         let whole = folders.pass(&self.rules, &mut |path| seen.push(path.to_owned()));
         for path in seen {
             self.consider(&path);
         }
-        self.began = true;
+        (self.began, self.passing) = (true, false);
         let mut problems: Vec<String> = self.policies.errors().collect();
+        if self.open() > 0 {
+            // Without a number: users make cgroups, and each text is an entry of the log.
+            problems.push("cgroups match a rule and have no run: `failsafectl discover list` shows them".into());
+        }
         if !whole {
             problems.push("there are more cgroups than one pass looks at: some have no run".into());
         }
@@ -206,21 +242,36 @@ impl Discovery {
     /// Makes a run of a cgroup that matches. Whether anything was found of it.
     fn consider(&mut self, path: &str) -> bool {
         let rules = self.rules.clone();
-        let Explained::Match(matched) = rules.explain(path) else { return false };
         let existed = !self.began;
-        let state = self.register(path, &matched, existed);
-        if let Err(why) = &state {
-            // It may be gone by now, which is nothing to tell.
-            if !self.parts.registry.root().mount().join(&self.root).join(path).is_dir() {
-                self.found.remove(path);
-                return false;
+        let (rule, state) = match rules.explain(path) {
+            Explained::Match(matched) => (matched.rule.name.clone(), self.register(path, &matched, existed)),
+            Explained::Supervisor { rule, why } => {
+                (rule.to_owned(), Err(Refused { why: why.into(), kind: Kind::Overruled }))
             }
-            tracing::warn!(path, rule = matched.rule.name, why, "a cgroup that matches has no run");
+            Explained::None(_) => return false,
+        };
+        let kind = state.as_ref().err().map(|refused| refused.kind);
+        if kind.is_some() && !self.parts.registry.root().mount().join(&self.root).join(path).is_dir() {
+            self.found.remove(path);
+            // Whether a process was in it is not known.
+            self.missing.gone += u64::from(kind == Some(Kind::Open));
+            return false;
         }
+        if kind == Some(Kind::Again) && self.again.len() < MOST_AGAIN {
+            self.again.insert(path.to_owned());
+        }
+        let known = self.open_before.contains(path) || self.found.get(path).is_some_and(Found::is_open);
         let of_path = self.root.join(path).display().to_string();
-        let found = Found { path: of_path, rule: matched.rule.name.clone(), state };
+        let state = state.map_err(|refused| refused.why);
+        let found = Found { path: of_path, rule, state, overruled: kind == Some(Kind::Overruled) };
         let listed = self.found.contains_key(path) || self.found.len() < MOST_LISTED || found.state.is_ok();
+        if kind == Some(Kind::Open) && (if listed { !known } else { !self.passing }) {
+            self.missing.refused += 1;
+            let why = found.state.as_ref().err();
+            tracing::warn!(path, rule = found.rule, why, "a cgroup that matches has no run");
+        }
         match &found.state {
+            Err(_) if !listed && found.overruled => {}
             Err(why) if !listed => *self.unlisted.entry(why.clone()).or_default() += 1,
             _ => drop(self.found.insert(path.to_owned(), found)),
         }
@@ -231,10 +282,16 @@ impl Discovery {
         true
     }
 
+    /// How many cgroups should have a run now, and have none.
+    fn open(&self) -> u64 {
+        self.found.values().filter(|found| found.is_open()).count() as u64 + self.unlisted.values().sum::<u64>()
+    }
+
     fn learn_owners(&self) {
         for live in self.discovered().filter(|live| live.known().owner_uid == NO_UID) {
             let age = clock::monotonic_ns().saturating_sub(live.run.registered.0);
-            let uid = owner_of(&live.cgroup, None, Duration::from_nanos(age) >= SETTLED);
+            let container = live.run.labels.contains_key("container");
+            let uid = owner_of(&live.cgroup, None, Duration::from_nanos(age) >= SETTLED, container);
             live.belongs_to(uid);
         }
     }
@@ -245,24 +302,28 @@ impl Discovery {
 
     /// One entry of the audit log about all cgroups that have no run, not one for each: users make cgroups.
     fn note(&mut self) {
-        let refused: Vec<&Found> = self.found.values().filter(|found| found.state.is_err()).collect();
-        let count = refused.len() as u64 + self.unlisted.values().sum::<u64>();
-        let due = self.noted.is_none_or(|(at, before)| before != count && at.elapsed() >= NOTED);
-        if !due || (count == 0 && self.noted.is_none()) {
+        let missing = Missing { now: self.open(), ..self.missing };
+        let due = match self.noted {
+            None => missing != Missing::default(),
+            Some((at, before)) => before != missing && at.elapsed() >= NOTED,
+        };
+        if !due {
             return;
         }
-        let first = refused.first().and_then(|found| Some((&found.path, found.state.as_ref().err()?)));
-        let what = match first {
-            Some((path, why)) => format!(
-                "{count} cgroups match a rule of discovery and have no run, so no policy is in force there; the first one is \
-                 {path}: {why}; `failsafectl discover list` shows all"
-            ),
-            None => "every cgroup that matches a rule of discovery has a run".into(),
-        };
+        let Missing { now, refused, gone } = missing;
+        let first = self.found.values().find(|found| found.is_open());
+        let first =
+            first.and_then(|found| Some(format!("; the first one is {}: {}", found.path, found.state.as_ref().err()?)));
+        let what = format!(
+            "{now} cgroups match a rule of discovery and have no run, so no policy is in force there; since the daemon started, \
+             {refused} cgroups got no run, and {gone} were removed before they could get one{}; `failsafectl discover list` \
+             shows those that exist",
+            first.unwrap_or_default()
+        );
         let at = MonoTime(clock::monotonic_ns());
         let gap = Gap { seq: 0, at, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
         self.parts.log.record(&Record::Gap(gap), None, None);
-        self.noted = Some((Instant::now(), count));
+        self.noted = Some((Instant::now(), missing));
     }
 
     fn publish(&self, folders: &Folders) {
@@ -275,7 +336,7 @@ impl Discovery {
                 mode: rule.mode,
                 error: self.policies.error(&rule.policy),
                 registered: own().filter(|found| found.state.is_ok()).count() as u64,
-                refused: own().filter(|found| found.state.is_err()).count() as u64,
+                refused: own().filter(|found| found.is_open()).count() as u64,
             }
         });
         let view = View {

@@ -5,7 +5,7 @@ use crate::{
     pipeline::Message,
     platform::Cgroup,
     runs::{
-        NO_UID, Registry,
+        NO_UID,
         delegation::Delegated,
         grants,
         guarded::gap,
@@ -17,35 +17,75 @@ use failsafe_core::{
     Input, RunId,
     discover::{LABEL, Match, holds_supervisor},
 };
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, sync::Arc};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
 use tokio::sync::oneshot;
 
 /// The label of a run whose cgroup had processes before it was registered.
 pub const EARLIER: &str = "failsafe.earlier";
+
+/// Why a cgroup has no run.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// In words.
+    pub why: String,
+    /// What follows.
+    pub kind: Kind,
+}
+
+/// What follows from a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing bounds it, which people have to know.
+    Open,
+    /// It is not to have a run.
+    Overruled,
+    /// The run that had its path is about to end: it is tried again soon.
+    Again,
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Refused {
+        Refused { why, kind: Kind::Open }
+    }
+}
+
+fn overruled(why: String) -> Refused {
+    Refused { why, kind: Kind::Overruled }
+}
+
+fn again(why: &str) -> Refused {
+    Refused { why: why.into(), kind: Kind::Again }
+}
 
 impl Discovery {
     /// Makes the run of a cgroup, unless it has one. `existed`: it was there when the daemon started.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn register(&self, path: &str, matched: &Match<'_>, existed: bool) -> Result<RunId, String> {
+    pub(super) fn register(&mut self, path: &str, matched: &Match<'_>, existed: bool) -> Result<RunId, Refused> {
+        if let Some(uid) = self.admins.around(path)? {
+            return Err(overruled(format!("uid {uid} is an administrator, whom a freeze would keep out")));
+        }
         let registry = &self.parts.registry;
         let cgroup = registry.root().open_path(&self.root.join(path)).map_err(|e| e.chain())?;
-        if let Some(run) = run_of(registry, &cgroup)? {
+        if let Some(run) = self.run_of(&cgroup, matched)? {
             return Ok(run);
+        }
+        if registry.is_left_by(&cgroup) {
+            return Err(again("the run that had this place before is being ended"));
         }
         let mount = registry.root().mount();
         let others = Delegated::named_by_others(cgroup.path(), mount).map_err(|e| words(&e))?;
         if let Some(by) = others {
-            return Err(format!("{by}: a path that a user chose says nothing"));
+            return Err(overruled(format!("{by}: a path that a user chose says nothing")));
         }
         if let Some(delegated) = Delegated::around(cgroup.path(), mount).map_err(|e| words(&e))? {
-            return Err(delegated.refusal());
+            return Err(overruled(delegated.refusal()));
         }
-        if let Some(child) = supervisor_in(&cgroup) {
-            return Err(format!("it holds the cgroup `{child}` of a supervisor"));
+        if let Some(child) = supervisor_in(path, &cgroup) {
+            return Err(format!("it holds the cgroup `{child}` of a supervisor").into());
         }
-        let owner = owner_of(&cgroup, matched.uid, existed);
+        let owner = owner_of(&cgroup, matched.uid, existed, matched.container);
         self.has_room(owner)?;
         let policy = self.policies.get(&matched.rule.policy)?.clone();
         let populated = cgroup.events().map_err(|e| e.chain())?.populated;
@@ -93,6 +133,38 @@ impl Discovery {
         Ok(live.run.id)
     }
 
+    /// The run that a cgroup has already, if it is one of this rule, or has its policy. Another one does not do what the rule says.
+    fn run_of(&self, cgroup: &Cgroup, matched: &Match<'_>) -> Result<Option<RunId>, Refused> {
+        let (registry, path) = (&self.parts.registry, cgroup.cgroup_path());
+        let (run, id) = if let Some(live) = registry.of_cgroup(&path) {
+            if live.ended().is_some() {
+                return Err(again("the run that had this place before is being ended"));
+            }
+            if live.cgroup.events().is_err_and(|error| error.is_vanished()) {
+                // Its cgroup was removed, and this one was made at the same path or in another one there.
+                self.send(Message::Ended(live.run.id));
+                return Err(again("the cgroup of the run that had this place before is gone: the run ends"));
+            }
+            (live.run.clone(), live.cgroup.id())
+        } else if let Some(guarded) = registry.guarded().iter().find(|run| run.contains(&path)) {
+            (guarded.run.clone(), guarded.run.cgroup_id)
+        } else {
+            return Ok(None);
+        };
+        let called = format!("run `{}` ({})", run.name, run.id);
+        if id != cgroup.id() {
+            return Err(format!("it lies in {called}, which bounds it").into());
+        }
+        let of_rule = run.labels.get(LABEL) == Some(&matched.rule.name);
+        let of_policy = || self.policies.get(&matched.rule.policy).is_ok_and(|policy| policy.digest() == run.policy);
+        match of_rule || of_policy() {
+            true => Ok(Some(run.id)),
+            false => {
+                Err(format!("it is {called} already, with another policy than rule {} names", matched.rule.name).into())
+            }
+        }
+    }
+
     /// Whether one more discovered run fits, for everybody and for its owner.
     fn has_room(&self, owner: u32) -> Result<(), String> {
         let (mut all, mut own) = (0u32, 0u32);
@@ -111,27 +183,11 @@ impl Discovery {
     }
 }
 
-/// The run that a cgroup has already.
-fn run_of(registry: &Arc<Registry>, cgroup: &Cgroup) -> Result<Option<RunId>, String> {
-    let path = cgroup.cgroup_path();
-    if let Some(live) = registry.of_cgroup(&path) {
-        return match live.cgroup.id() == cgroup.id() {
-            // One that is over is tidied up first.
-            true => Ok(live.ended().is_none().then_some(live.run.id)),
-            false => Err(format!("it lies in run `{}` ({}), which bounds it", live.run.name, live.run.id)),
-        };
-    }
-    match registry.guarded().iter().find(|run| run.contains(&path)) {
-        Some(run) => Ok(Some(run.run.id)),
-        None => Ok(None),
-    }
-}
-
 /// A cgroup of a supervisor directly below. One that a user made is none: its name would keep the policy away.
-fn supervisor_in(cgroup: &Cgroup) -> Option<String> {
+fn supervisor_in(path: &str, cgroup: &Cgroup) -> Option<String> {
     let of_root = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == 0);
     let names = fs::read_dir(cgroup.path()).ok()?.flatten().filter(of_root);
-    names.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| holds_supervisor(name))
+    names.filter_map(|entry| entry.file_name().into_string().ok()).find(|name| holds_supervisor(path, name))
 }
 
 /// A name for people: the rule, and what the path names, shortened.

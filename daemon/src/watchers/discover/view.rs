@@ -18,6 +18,15 @@ pub struct Found {
     pub rule: String,
     /// Its run, or why there is none.
     pub state: Result<RunId, String>,
+    /// It is not to have one: a supervisor's, an administrator's, or one that a user named.
+    pub overruled: bool,
+}
+
+impl Found {
+    /// It should have a run, and has none.
+    pub fn is_open(&self) -> bool {
+        self.state.is_err() && !self.overruled
+    }
 }
 
 /// A rule.
