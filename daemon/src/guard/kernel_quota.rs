@@ -14,10 +14,13 @@
 //!
 //! Pure: knows no map.
 
-use crate::{config::TableShares, runs::NO_UID};
+use crate::config::TableShares;
 use failsafe_matchers::{hosts::classes, tables::Tables};
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// The owner of a run of which it is not known: no user has this id.
+const NO_UID: u32 = u32::MAX;
 
 /// What is shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

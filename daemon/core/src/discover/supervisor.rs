@@ -14,7 +14,7 @@ pub fn supervisor(path: &str) -> Option<&'static str> {
         *part == "conmon" || ["conmon-", "libpod-conmon-", "crio-conmon-"].iter().any(|begin| part.starts_with(begin))
     };
     if matches!(parts[0], "machine.slice" | "libpod_parent" | "kubepods" | "kubepods.slice")
-        && parts.iter().any(|part| of_conmon(&part))
+        && parts.iter().any(of_conmon)
     {
         return Some("it is the cgroup of conmon");
     }
