@@ -73,6 +73,7 @@ pub fn page(account: &Account) -> String {
     let mode = match account.mode.as_str() {
         "enforce" => "enforced",
         "observe" => "only observed",
+        "changed" => "enforced for a part of its life, only observed for another",
         "none" => "none: the policy has no [egress]",
         other => other,
     };

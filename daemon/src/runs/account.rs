@@ -1,6 +1,6 @@
 //! The account of what a run sent: the kernel's counters, its budgets, and the destinations of its events.
 
-use super::{LiveRun, Registry};
+use super::{LiveRun, Registry, switch::SeenModes};
 use crate::sensors::ebpf::RunCounters;
 use failsafe_core::{
     Mode, Policy,
@@ -17,6 +17,7 @@ impl Registry {
         let used = self.kernel.budgets_used(live.slot, live.epoch, count);
         let (destinations, others) = live.tally.lock().unwrap_or_else(PoisonError::into_inner).lines();
         let mut account = of_policy(&live.policy, used.as_deref());
+        account.mode = mode_of_life(&account.mode, live.seen_modes()).to_owned();
         (account.totals, account.destinations, account.others) = (totals, destinations, others);
         account.gaps = gaps(&account, live.part > 0, count > 0 && used.is_none());
         account
@@ -37,11 +38,24 @@ pub fn of_totals(policy: Option<&Policy>, totals: Option<Totals>, why: &str) -> 
             gaps: Vec::new(),
         },
     };
+    // Whether it was only observed is not known either: nobody who had it counted.
+    if account.mode == "enforce" {
+        account.mode = "not known".to_owned();
+    }
     account.budgets.clear();
     account.totals = totals;
     account.gaps = vec![format!("destinations and budgets are not known: {why}")];
     account.gaps.extend(gaps(&account, false, false));
     account
+}
+
+/// In which mode the kernel had the allow-list, where the policy's is `of_policy`.
+fn mode_of_life(of_policy: &str, seen: SeenModes) -> &str {
+    match (of_policy, seen) {
+        ("enforce", SeenModes { observed: true, enforced: false }) => "observe",
+        ("enforce", SeenModes { observed: true, enforced: true }) => "changed",
+        (mode, _) => mode,
+    }
 }
 
 fn of_policy(policy: &Policy, used: Option<&[(u64, u64)]>) -> Account {
@@ -86,7 +100,7 @@ fn gaps(account: &Account, restarted: bool, budgets_unread: bool) -> Vec<String>
     }
     if restarted {
         gaps.push(
-            "the daemon was restarted: attempts by destination and packets beyond budgets are counted since then"
+            "the daemon was restarted: attempts by destination, packets beyond budgets and the mode are those since then"
                 .to_owned(),
         );
     }
@@ -108,6 +122,17 @@ mod tests {
     fn policy(text: &str) -> Policy {
         let head = "[policy]\nname = \"p\"\nowner = \"o\"\n";
         failsafe_core::policy::parse::parse("p", &format!("{head}{text}")).unwrap()
+    }
+
+    #[test]
+    fn an_allow_list_that_was_only_observed_is_never_called_enforced() {
+        let seen = |enforced, observed| SeenModes { enforced, observed };
+        assert_eq!(mode_of_life("enforce", seen(true, false)), "enforce");
+        assert_eq!(mode_of_life("enforce", seen(false, true)), "observe");
+        assert_eq!(mode_of_life("enforce", seen(true, true)), "changed");
+        assert_eq!(mode_of_life("none", seen(false, true)), "none");
+        let closed = policy("[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"10.0.0.0/8\" }]\n");
+        assert_eq!(of_totals(Some(&closed), None, "x").mode, "not known");
     }
 
     #[test]

@@ -39,6 +39,26 @@ pub(super) struct Switch {
     /// Held while the run follows a change: over the making of tables.
     turn: Mutex<()>,
     kernel: Mutex<KernelSide>,
+    /// The modes in which the kernel has had the run since this daemon has it.
+    seen: Mutex<SeenModes>,
+}
+
+/// In which modes the kernel has had a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SeenModes {
+    /// It was bounded.
+    pub enforced: bool,
+    /// It was only watched.
+    pub observed: bool,
+}
+
+impl SeenModes {
+    fn add(&mut self, mode: Mode) {
+        match mode {
+            Mode::Enforce => self.enforced = true,
+            Mode::Observe => self.observed = true,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -58,7 +78,10 @@ impl Switch {
     /// That of a run that was attached like this.
     pub fn new(mode: Mode, enforcing: Option<Compiled>) -> Switch {
         let kernel = Mutex::new(KernelSide { mode, enforcing, refused: None });
-        Switch { observed: AtomicBool::new(mode == Mode::Observe), turn: Mutex::default(), kernel }
+        let mut seen = SeenModes::default();
+        seen.add(mode);
+        let (observed, turn) = (AtomicBool::new(mode == Mode::Observe), Mutex::default());
+        Switch { observed, turn, kernel, seen: Mutex::new(seen) }
     }
 
     fn kernel(&self) -> MutexGuard<'_, KernelSide> {
@@ -90,6 +113,11 @@ impl LiveRun {
     /// Whether what is decided about it is carried out. See [`LiveRun::behind`] for what the kernel does.
     pub fn mode(&self) -> Mode {
         if self.switch.observed.load(Ordering::Acquire) { Mode::Observe } else { Mode::Enforce }
+    }
+
+    /// The modes in which the kernel has had it since this daemon has it.
+    pub fn seen_modes(&self) -> SeenModes {
+        *self.switch.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the kernel lags behind [`LiveRun::mode`].
@@ -223,7 +251,10 @@ impl Registry {
         {
             let mut kernel = run.switch.kernel();
             match &put {
-                Ok(()) => (kernel.mode, kernel.refused) = (to, None),
+                Ok(()) => {
+                    (kernel.mode, kernel.refused) = (to, None);
+                    run.switch.seen.lock().unwrap_or_else(PoisonError::into_inner).add(to);
+                }
                 Err(why) => kernel.refused = Some(why.clone()),
             }
         }
