@@ -4,7 +4,6 @@ mod audit_log;
 mod check;
 mod discovery;
 mod drift;
-mod files;
 mod gpu_rates;
 mod limits;
 mod live;
@@ -234,6 +233,13 @@ pub enum ConfigError {
     Wrong(Diagnostics),
 }
 
+impl From<failsafe_files::Unread> for ConfigError {
+    fn from(unread: failsafe_files::Unread) -> ConfigError {
+        let failsafe_files::Unread { path, source } = unread;
+        ConfigError::Read { path, source }
+    }
+}
+
 /// Everything that is wrong with the configuration; each mistake names file, line, field, and what was expected.
 #[derive(Debug)]
 pub struct Mistakes(pub Vec<ConfigError>);
@@ -266,7 +272,9 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_keys(path: Option<&Path>) -> Result<(Config, Keys), Mistakes> {
         let (file, optional) = path.map_or((Path::new(DEFAULT_PATH), true), |p| (p, false));
-        files::read(file, optional).and_then(|texts| merge::config(&texts)).map_err(Mistakes)
+        let texts =
+            failsafe_files::read(file, optional).map_err(|errors| errors.into_iter().map(ConfigError::from).collect());
+        texts.and_then(|texts| merge::config(&texts)).map_err(Mistakes)
     }
 
     /// How often what of NVIDIA's GPUs is read, where not as built in.

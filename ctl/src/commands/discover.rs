@@ -1,6 +1,6 @@
 //! `discover`: what the rules of discovery make of a path, and what the daemon found.
 
-use super::{Place, node_config};
+use super::{Place, file_name};
 use crate::{
     args::DiscoverTestArgs,
     args::Output,
@@ -31,7 +31,9 @@ pub(super) fn test(place: &Place<'_>, args: &DiscoverTestArgs) -> Result<Exit, F
 }
 
 fn offline(config: &Path, path: &str) -> Result<pb::DiscoveryTestResponse, Fail> {
-    let (rules, root) = of_config(&node_config::read(config)?)
+    let texts = failsafe_files::read(config, false).map_err(|unread| cannot_read(&unread))?;
+    let texts: Vec<(String, String)> = texts.into_iter().map(|it| (file_name(&it.path), it.text)).collect();
+    let (rules, root) = of_config(&texts)
         .map_err(|errors| Fail::new(Exit::Usage, format!("the configuration is not valid\n{errors}")))?;
     let begin = format!("/sys/fs/cgroup/{root}");
     let below = Path::new(path).strip_prefix(begin.trim_end_matches('/')).ok().and_then(Path::to_str);
@@ -59,6 +61,14 @@ fn offline(config: &Path, path: &str) -> Result<pb::DiscoveryTestResponse, Fail>
         }
     }
     Ok(out)
+}
+
+/// The first file of a configuration that cannot be read.
+fn cannot_read(unread: &[failsafe_files::Unread]) -> Fail {
+    match unread.first() {
+        Some(first) => Fail::because(format!("cannot read {}", file_name(&first.path)), &first.source),
+        None => Fail::new(Exit::Error, "the configuration cannot be read"),
+    }
 }
 
 fn page(answer: &pb::DiscoveryTestResponse) -> String {

@@ -24,7 +24,6 @@ mod missing;
 mod mode;
 mod named;
 mod node;
-mod node_config;
 mod offline;
 mod policy;
 mod register;

@@ -7,8 +7,9 @@
 //! A mistake of names and types ends serde's reading. What it names is then taken out, and the rest is read again, until
 //! nothing more is found.
 
-use super::{Config, ConfigError, Keys, check::Wrong, files::Text};
+use super::{Config, ConfigError, Keys, check::Wrong};
 use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics};
+use failsafe_files::Text;
 use serde::Deserialize;
 use std::ops::Range;
 use toml::{

@@ -3,7 +3,7 @@
 use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
-    let texts = [files::Text { path: "f.toml".into(), text: text.to_owned() }];
+    let texts = [failsafe_files::Text { path: "f.toml".into(), text: text.to_owned() }];
     merge::config(&texts).map(|(config, _)| config).map_err(|errors| Mistakes(errors).to_string())
 }
 

@@ -44,6 +44,7 @@ const IMPURE: &[&str] = &[
 const TABLE: &[Row] = &[
     Row { name: "failsafe-core", may: &[], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-attest", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
+    Row { name: "failsafe-files", may: &[], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-tlog", may: &[], tests_may: &[], never: IMPURE },
     Row {
         name: "failsafe-journal",
@@ -65,6 +66,7 @@ const TABLE: &[Row] = &[
             "failsafe-attest",
             "failsafe-core",
             "failsafe-ebpf",
+            "failsafe-files",
             "failsafe-journal",
             "failsafe-matchers",
             "failsafe-proto",
@@ -78,6 +80,7 @@ const TABLE: &[Row] = &[
         may: &[
             "failsafe-attest",
             "failsafe-core",
+            "failsafe-files",
             "failsafe-journal",
             "failsafe-matchers",
             "failsafe-proto",
