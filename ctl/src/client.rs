@@ -2,7 +2,7 @@
 
 use crate::{
     exit::{Exit, Fail},
-    refusal::{FirstBytes, Remembering},
+    refusal::{FirstBytes, remembering},
 };
 use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, discovery_service_client::DiscoveryServiceClient,
@@ -37,7 +37,7 @@ impl Client {
         let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
         // Made by hand, so that the daemon sees this process as its peer and a refusal keeps its errno.
         let first = FirstBytes::default();
-        let stream = Mutex::new(Some(Remembering::new(stream, first.clone())));
+        let stream = Mutex::new(Some(remembering(stream, first.clone())));
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let stream = stream.lock().ok().and_then(|mut stream| stream.take());
             let why = match &stream {

@@ -3,16 +3,9 @@
 //! The daemon can say it before the first request is sent. Then the HTTP/2 library drops the connection with the reason
 //! and connects again. This connection remembers what it read first, so that the reason can still be given.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
-};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::AsyncRead;
+use tokio_util::io::InspectReader;
 
 /// Bytes that are remembered: the daemon's farewell is shorter.
 const REMEMBERED: usize = 1_024;
@@ -53,40 +46,8 @@ fn refusal(mut bytes: &[u8]) -> Option<String> {
 }
 
 /// A connection that remembers what it read first.
-#[derive(Debug)]
-pub struct Remembering {
-    stream: UnixStream,
-    first: FirstBytes,
-}
-
-impl Remembering {
-    /// Wraps `stream`; `first` has its first bytes from now on.
-    pub fn new(stream: UnixStream, first: FirstBytes) -> Remembering {
-        Remembering { stream, first }
-    }
-}
-
-impl AsyncRead for Remembering {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.first.push(&buf.filled()[before..]);
-        polled
-    }
-}
-
-impl AsyncWrite for Remembering {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+pub fn remembering<S: AsyncRead>(stream: S, first: FirstBytes) -> InspectReader<S, impl FnMut(&[u8])> {
+    InspectReader::new(stream, move |read: &[u8]| first.push(read))
 }
 
 #[cfg(test)]
