@@ -16,8 +16,7 @@ impl Registry {
         let count = live.policy.egress.as_ref().map_or(0, |egress| egress.budgets.len());
         let used = self.kernel.budgets_used(live.slot, live.epoch, count);
         let (destinations, others) = live.tally.lock().unwrap_or_else(PoisonError::into_inner).lines();
-        let mut account = of_policy(&live.policy, used.as_deref());
-        account.mode = mode_of_life(&account.mode, live.seen_modes()).to_owned();
+        let mut account = of_policy(&live.policy, used.as_deref(), Some(live.seen_modes()));
         (account.totals, account.destinations, account.others) = (totals, destinations, others);
         account.gaps = gaps(&account, live.part > 0, count > 0 && used.is_none());
         account
@@ -27,7 +26,7 @@ impl Registry {
 /// The account of a run of which only the totals are known.
 pub fn of_totals(policy: Option<&Policy>, totals: Option<Totals>, why: &str) -> Account {
     let mut account = match policy {
-        Some(policy) => of_policy(policy, None),
+        Some(policy) => of_policy(policy, None, None),
         None => Account {
             mode: "not known".to_owned(),
             totals: None,
@@ -38,10 +37,6 @@ pub fn of_totals(policy: Option<&Policy>, totals: Option<Totals>, why: &str) -> 
             gaps: Vec::new(),
         },
     };
-    // Whether it was only observed is not known either: nobody who had it counted.
-    if account.mode == "enforce" {
-        account.mode = "not known".to_owned();
-    }
     account.budgets.clear();
     account.totals = totals;
     account.gaps = vec![format!("destinations and budgets are not known: {why}")];
@@ -49,21 +44,19 @@ pub fn of_totals(policy: Option<&Policy>, totals: Option<Totals>, why: &str) -> 
     account
 }
 
-/// In which mode the kernel had the allow-list, where the policy's is `of_policy`.
-fn mode_of_life(of_policy: &str, seen: SeenModes) -> &str {
-    match (of_policy, seen) {
-        ("enforce", SeenModes { observed: true, enforced: false }) => "observe",
-        ("enforce", SeenModes { observed: true, enforced: true }) => "changed",
-        (mode, _) => mode,
+/// In which mode the kernel had the allow-list. `seen`: the modes in which it had the run, where that is known.
+fn mode_of(policy: &Policy, seen: Option<SeenModes>) -> &'static str {
+    match (policy.egress.as_ref().map(|egress| egress.mode), seen) {
+        (None, _) => "none",
+        (Some(Mode::Observe), _) => "observe",
+        (Some(Mode::Enforce), None) => "not known",
+        (Some(Mode::Enforce), Some(SeenModes { observed: false, .. })) => "enforce",
+        (Some(Mode::Enforce), Some(SeenModes { enforced: false, .. })) => "observe",
+        (Some(Mode::Enforce), Some(_)) => "changed",
     }
 }
 
-fn of_policy(policy: &Policy, used: Option<&[(u64, u64)]>) -> Account {
-    let mode = match policy.egress.as_ref().map(|egress| egress.mode) {
-        Some(Mode::Enforce) => "enforce",
-        Some(Mode::Observe) => "observe",
-        None => "none",
-    };
+fn of_policy(policy: &Policy, used: Option<&[(u64, u64)]>, seen: Option<SeenModes>) -> Account {
     let budgets = policy.egress.iter().flat_map(|egress| &egress.budgets).zip(used.unwrap_or_default());
     let budgets = budgets.map(|(budget, (bytes, dropped))| BudgetUse {
         name: budget.name.clone(),
@@ -75,7 +68,7 @@ fn of_policy(policy: &Policy, used: Option<&[(u64, u64)]>) -> Account {
     });
     let counted = failsafe_matchers::compile::watch(policy).connect;
     Account {
-        mode: mode.to_owned(),
+        mode: mode_of(policy, seen).to_owned(),
         totals: None,
         budgets: budgets.collect(),
         connections: if counted { Connections::Counted } else { Connections::NotCounted },
@@ -126,12 +119,12 @@ mod tests {
 
     #[test]
     fn an_allow_list_that_was_only_observed_is_never_called_enforced() {
-        let seen = |enforced, observed| SeenModes { enforced, observed };
-        assert_eq!(mode_of_life("enforce", seen(true, false)), "enforce");
-        assert_eq!(mode_of_life("enforce", seen(false, true)), "observe");
-        assert_eq!(mode_of_life("enforce", seen(true, true)), "changed");
-        assert_eq!(mode_of_life("none", seen(false, true)), "none");
         let closed = policy("[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"10.0.0.0/8\" }]\n");
+        let mode = |policy, enforced, observed| mode_of(policy, Some(SeenModes { enforced, observed }));
+        assert_eq!(mode(&closed, true, false), "enforce");
+        assert_eq!(mode(&closed, false, true), "observe");
+        assert_eq!(mode(&closed, true, true), "changed");
+        assert_eq!(mode(&policy(""), false, true), "none");
         assert_eq!(of_totals(Some(&closed), None, "x").mode, "not known");
     }
 
@@ -139,7 +132,8 @@ mod tests {
     fn the_account_names_the_budgets_of_the_policy_and_what_is_not_counted() {
         let text = "[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"10.0.0.0/8\" }]\n\
                     [[egress.budget]]\nname = \"store\"\nto = [\"10.0.0.0/8\"]\nbytes = \"1 MiB\"\n";
-        let account = of_policy(&policy(text), Some(&[(700, 3)]));
+        let enforced = SeenModes { enforced: true, observed: false };
+        let account = of_policy(&policy(text), Some(&[(700, 3)]), Some(enforced));
         assert_eq!((account.mode.as_str(), account.connections), ("enforce", Connections::NotCounted));
         let [budget] = &account.budgets[..] else { panic!("{account:?}") };
         assert_eq!(
@@ -155,7 +149,7 @@ mod tests {
     #[test]
     fn allowed_connections_count_where_a_rule_watches_them() {
         let rule = "[[rule]]\nid = \"c\"\nrationale = \"r\"\nowner = \"o\"\nwhen = { event = \"connect\" }\nactions = [\"notify\"]\n";
-        let account = of_policy(&policy(rule), None);
+        let account = of_policy(&policy(rule), None, None);
         assert_eq!((account.mode.as_str(), account.connections), ("none", Connections::Counted));
         assert!(!gaps(&account, false, false).join(";").contains("no rule"));
         let lost = Totals { events_lost: 7, ..Totals::default() };

@@ -39,8 +39,6 @@ pub(super) struct Switch {
     /// Held while the run follows a change: over the making of tables.
     turn: Mutex<()>,
     kernel: Mutex<KernelSide>,
-    /// The modes in which the kernel has had the run since this daemon has it.
-    seen: Mutex<SeenModes>,
 }
 
 /// In which modes the kernel has had a run.
@@ -64,6 +62,8 @@ impl SeenModes {
 #[derive(Default)]
 struct KernelSide {
     mode: Mode,
+    /// The modes that it has had since this daemon has the run.
+    seen: SeenModes,
     enforcing: Option<Compiled>,
     refused: Option<String>,
 }
@@ -77,11 +77,10 @@ impl fmt::Debug for Switch {
 impl Switch {
     /// That of a run that was attached like this.
     pub fn new(mode: Mode, enforcing: Option<Compiled>) -> Switch {
-        let kernel = Mutex::new(KernelSide { mode, enforcing, refused: None });
         let mut seen = SeenModes::default();
         seen.add(mode);
-        let (observed, turn) = (AtomicBool::new(mode == Mode::Observe), Mutex::default());
-        Switch { observed, turn, kernel, seen: Mutex::new(seen) }
+        let kernel = Mutex::new(KernelSide { mode, seen, enforcing, refused: None });
+        Switch { observed: AtomicBool::new(mode == Mode::Observe), turn: Mutex::default(), kernel }
     }
 
     fn kernel(&self) -> MutexGuard<'_, KernelSide> {
@@ -117,7 +116,7 @@ impl LiveRun {
 
     /// The modes in which the kernel has had it since this daemon has it.
     pub fn seen_modes(&self) -> SeenModes {
-        *self.switch.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.switch.kernel().seen
     }
 
     /// Whether the kernel lags behind [`LiveRun::mode`].
@@ -253,7 +252,7 @@ impl Registry {
             match &put {
                 Ok(()) => {
                     (kernel.mode, kernel.refused) = (to, None);
-                    run.switch.seen.lock().unwrap_or_else(PoisonError::into_inner).add(to);
+                    kernel.seen.add(to);
                 }
                 Err(why) => kernel.refused = Some(why.clone()),
             }
