@@ -167,16 +167,9 @@ impl Kernel {
         adopted: Option<u32>,
     ) -> Result<Placed, KernelError> {
         #[cfg(test)]
-        if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(KernelError::Ebpf("a test has it fail".into()));
-        }
+        self.fails_in_a_test()?;
         let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
-        let needs = Needs {
-            calls: rules.watch & ALL_CALLS,
-            refused: rules.deny & ALL_CALLS,
-            entries: self.needs_entries(&rules),
-            sights: Sights::of(&rules),
-        };
+        let needs = self.needs(&rules);
         let slot = self.take_slot(needs)?;
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
         let spec = RunSpec {
@@ -225,16 +218,9 @@ impl Kernel {
     /// [`KernelError`]; the old ones stay in force.
     pub fn replace(&self, run: RunId, (slot, epoch): (u32, u32), compiled: Compiled) -> Result<(), KernelError> {
         #[cfg(test)]
-        if self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(KernelError::Ebpf("a test has it fail".into()));
-        }
+        self.fails_in_a_test()?;
         let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
-        let needs = Needs {
-            calls: rules.watch & ALL_CALLS,
-            refused: rules.deny & ALL_CALLS,
-            entries: self.needs_entries(&rules),
-            sights: Sights::of(&rules),
-        };
+        let needs = self.needs(&rules);
         let Some(mut ebpf) = self.lock() else { return Ok(()) };
         if !ebpf.is_occupant(slot, epoch) {
             return Err(KernelError::Ebpf("the run has ended".into()));
@@ -256,6 +242,24 @@ impl Kernel {
         }
         self.names.write().unwrap_or_else(PoisonError::into_inner).insert(run, Arc::new(called));
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn fails_in_a_test(&self) -> Result<(), KernelError> {
+        match self.refuses.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(KernelError::Ebpf("a test has it fail".into())),
+            false => Ok(()),
+        }
+    }
+
+    /// What a run with these rules needs of the programs that all runs share.
+    fn needs(&self, rules: &Rules) -> Needs {
+        Needs {
+            calls: rules.watch & ALL_CALLS,
+            refused: rules.deny & ALL_CALLS,
+            entries: self.needs_entries(rules),
+            sights: Sights::of(rules),
+        }
     }
 
     /// Whether rules on files, memory, privileges or sockets must be seen at the entry of the calls, for want of the hooks that can refuse.
