@@ -13,6 +13,7 @@
 mod accept;
 mod attestation;
 mod authorize;
+mod beginning;
 mod connection;
 mod convert;
 mod discovery;

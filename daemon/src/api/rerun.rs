@@ -7,9 +7,17 @@
 //! Invariants: only an ended run of the same owner is started again, by who may see it; a difference that can change results, or the
 //! lack of what it takes to know, refuses the start unless a reason is given; both are compared again at the start itself.
 
-use super::{Context, authorize::Principal, connection::Maker, limits::Share, manifest, runs::blocking};
+use super::{
+    Context,
+    authorize::Principal,
+    beginning::{self, StartFacts},
+    connection::Maker,
+    limits::Share,
+    manifest,
+    runs::blocking,
+};
 use crate::{
-    attest::{Beginning, OwnGpus, Roots},
+    attest::OwnGpus,
     redact::REDACTED,
     runs::{
         FoundRun,
@@ -91,7 +99,7 @@ pub(super) async fn prepare(
     let claims = context.work(share).read(share, move || manifest::claims(&log, id)).await??;
     let said = Said { command, environment: environment.into_iter().collect(), ..Said::default() };
     let asked = (!said.command.is_empty()).then_some(&started);
-    let facts = facts(context, maker, &of.run.gpus, &of.run.mig, &said).await?;
+    let facts = facts(context, maker, (&of.run.gpus, &of.run.mig), &said).await?;
     let (changes, unknown) = compared(context, &of, asked, facts).await?;
     let manifest = claims.manifest.map(|(manifest, _)| manifest.canonical());
     let manifest = manifest.transpose().map_err(|error| Status::internal(error.to_string()))?;
@@ -147,7 +155,7 @@ impl Again {
             return Err(Status::invalid_argument(message));
         }
         let started = started(context, &of).await?;
-        let facts = facts(context, maker, gpus, mig, said).await?;
+        let facts = facts(context, maker, (gpus, mig), said).await?;
         let (changes, unknown) = compared(context, &of, Some(&started), facts).await?;
         let decides = |change: &&FactorChange| change.class == FactorClass::Result;
         let mut open: Vec<String> = changes.iter().filter(decides).map(line).collect();
@@ -202,23 +210,12 @@ async fn started(context: &Arc<Context>, of: &EndedRun) -> Result<Started, Statu
 async fn facts(
     context: &Arc<Context>,
     maker: &Maker,
-    gpus: &BTreeSet<GpuId>,
-    mig: &BTreeMap<GpuId, BTreeSet<String>>,
+    gpus: (&BTreeSet<GpuId>, &BTreeMap<GpuId, BTreeSet<String>>),
     said: &Said,
 ) -> Result<Vec<Fact>, Status> {
-    let pid = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?.id().pid;
-    let slices = |gpu| mig.get(gpu).into_iter().flatten().cloned().collect();
-    let gpus = gpus.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect();
-    let about = context.node_facts();
-    let seen = about.gpus.clone();
-    let attestor = &context.attestor;
-    let asked = attestor.worker.start(about, None, ());
-    let asked = asked.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
-    let mut facts = asked.facts().await;
-    let (worker, table) = (attestor.worker.clone(), attestor.table.clone());
-    let beginning = Beginning { pid, command: said.command.clone(), environment: said.environment.clone(), gpus };
-    facts.extend(blocking(move || beginning.facts(&Roots::default(), &seen, &table, &worker.redact)).await?);
-    Ok(facts)
+    let StartFacts { mut node, run } = beginning::facts(context, maker, gpus, said).await?;
+    node.extend(run);
+    Ok(node)
 }
 
 /// What differs from an ended run, the worst first, and what is not known of it. `started`: command and environment are compared.

@@ -10,16 +10,17 @@
 
 use super::{
     Context,
+    beginning::{self, StartFacts},
     connection::Maker,
-    rerun::Again,
     runs::{blocking, deliver},
 };
 use crate::{
-    attest::{Beginning, OwnGpus, Roots},
+    attest::OwnGpus,
     pipeline::Message,
     runs::{
         LiveRun,
         lineage::{Claim, LineageError, Restart},
+        started::Said,
     },
     watchers::drift::{Report, report},
 };
@@ -50,13 +51,6 @@ struct Waiting {
     done: watch::Sender<Option<Result<(), String>>>,
 }
 
-/// What a caller says of the command.
-pub(super) struct Said {
-    pub lineage: String,
-    pub command: Vec<String>,
-    pub environment: BTreeMap<String, String>,
-}
-
 /// A start of a lineage, compared.
 pub(super) struct Gate {
     link: Link,
@@ -75,9 +69,8 @@ enum Link {
 
 impl Gate {
     /// Of a start that repeats a run, which was compared already.
-    pub(super) fn again(again: &Again, owner: u32) -> Gate {
-        let link = Link::Again(again.of.run.id);
-        Gate { link, start: Known::default(), changes: again.changes.clone(), owner }
+    pub(super) fn again(of: RunId, changes: Vec<FactorChange>, owner: u32) -> Gate {
+        Gate { link: Link::Again(of), start: Known::default(), changes, owner }
     }
 
     /// Claims the lineage and compares what is known before the start. `maker`: none for a run that exists, of which nothing is known.
@@ -89,9 +82,9 @@ impl Gate {
         maker: Option<&Maker>,
         (owner, policy): (u32, &Policy),
         gpus: (&BTreeSet<GpuId>, &BTreeMap<GpuId, BTreeSet<String>>),
-        said: Said,
+        lineage: String,
+        said: &Said,
     ) -> Result<Gate, Status> {
-        let Said { lineage, command, environment } = said;
         let (runs, asked) = (context.clone(), lineage.clone());
         let claim = blocking(move || runs.lineages.claim(&runs.registry, owner, &asked)).await?;
         let claim = claim.map_err(|error| refused(&error))?;
@@ -108,31 +101,16 @@ impl Gate {
         }
         let gate = |claim, start, changes| Gate { link: Link::Lineage(Box::new(claim)), start, changes, owner };
         let Some(maker) = maker else { return Ok(gate(claim, Known::default(), Vec::new())) };
-        let pid = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?.id().pid;
-        let (cards, mig) = gpus;
-        let slices = |gpu| mig.get(gpu).into_iter().flatten().cloned().collect();
-        let given = cards.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect();
-        let about = context.node_facts();
-        let seen = about.gpus.clone();
-        let attestor = &context.attestor;
-        let node = attestor.worker.start(about, None, ());
-        let node = node.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
-        let node = node.facts().await;
-        let (worker, table) = (attestor.worker.clone(), attestor.table.clone());
-        let beginning = Beginning { pid, command, environment, gpus: given };
-        let reading = {
-            let table = table.clone();
-            blocking(move || beginning.facts(&Roots::default(), &seen, &table, &worker.redact))
-        };
-        let run = reading.await?;
+        let StartFacts { node, run } = beginning::facts(context, maker, gpus, said).await?;
+        let table = &context.attestor.table;
         let (mut start, mut changes) = (Known::default(), Vec::new());
         if let Some((before, kept)) = &claim.predecessor {
-            changes = before.start.differences(&run, &table, |_| true).changes;
-            let own = OwnGpus::new(&node, &cards.iter().map(|gpu| gpu.0.clone()).collect());
+            changes = before.start.differences(&run, table, |_| true).changes;
+            let own = OwnGpus::new(&node, &gpus.0.iter().map(|gpu| gpu.0.clone()).collect());
             let counts = |path: &str| path.starts_with("node/") && own.counts(path);
-            changes.extend(kept.iter().flat_map(|kept| kept.known.differences(&node, &table, counts).changes));
+            changes.extend(kept.iter().flat_map(|kept| kept.known.differences(&node, table, counts).changes));
         }
-        let _first = start.take(&run, &table, |_| true);
+        let _first = start.take(&run, table, |_| true);
         Ok(gate(claim, start, changes))
     }
 

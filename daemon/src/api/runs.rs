@@ -13,7 +13,7 @@ use super::{
     manifest,
     peer::Peer,
     rerun::{self, Again},
-    restart_gate::{self, Gate, Said},
+    restart_gate::{self, Gate},
     start,
 };
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
         guarded::GuardedRun,
         registrable,
         start::{Place, Wanted, sole_owner},
-        started::{self, Started},
+        started::{Said, Started},
     },
 };
 use failsafe_core::{
@@ -113,17 +113,15 @@ impl v1::run_service_server::RunService for Runs {
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
         let variables = variables.into_iter().collect();
-        let with = started::Said { command, directory, environment: environment.into_iter().collect(), variables };
+        let with = Said { command, directory, environment: environment.into_iter().collect(), variables };
         let (gate, again) = match of {
             Some(of) => {
                 let new = (wanted.owner_uid, &wanted.gpus, &wanted.mig);
                 let again = Again::compare(&self.0, of, &maker, new, &with, (accept_differences, checkpoint)).await?;
-                (Some(Arc::new(Gate::again(&again, wanted.owner_uid))), Some(again))
+                let gate = Gate::again(again.of.run.id, again.changes.clone(), wanted.owner_uid);
+                (Some(Arc::new(gate)), Some(again))
             }
-            None => {
-                let (command, environment) = (with.command.clone(), with.environment.clone());
-                (self.gate(Some(&maker), &wanted, Said { lineage, command, environment }).await?, None)
-            }
+            None => (self.gate(Some(&maker), &wanted, lineage, &with).await?, None),
         };
         let mut run = start::start(&self.0, maker, wanted, repair, gate).await?;
         if let Ok(id) = run.id.parse::<RunId>() {
@@ -225,8 +223,7 @@ impl v1::run_service_server::RunService for Runs {
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
-        let said = Said { lineage, command: Vec::new(), environment: BTreeMap::new() };
-        let gate = self.gate(None, &wanted, said).await?;
+        let gate = self.gate(None, &wanted, lineage, &Said::default()).await?;
         let live = start::begin(&self.0, wanted, Place::Existing(cgroup), repair).await?;
         if let Some(gate) = gate {
             let (context, live) = (self.0.clone(), live.clone());
@@ -542,11 +539,18 @@ struct Gpus {
 
 impl Runs {
     /// The restart gate of a run that continues another; `None`: it continues none.
-    async fn gate(&self, maker: Option<&Maker>, wanted: &Wanted, said: Said) -> Result<Option<Arc<Gate>>, Status> {
-        if said.lineage.is_empty() {
+    async fn gate(
+        &self,
+        maker: Option<&Maker>,
+        wanted: &Wanted,
+        lineage: String,
+        said: &Said,
+    ) -> Result<Option<Arc<Gate>>, Status> {
+        if lineage.is_empty() {
             return Ok(None);
         }
-        let gate = Gate::enter(&self.0, maker, (wanted.owner_uid, &wanted.policy), (&wanted.gpus, &wanted.mig), said);
+        let (of, gpus) = ((wanted.owner_uid, &wanted.policy), (&wanted.gpus, &wanted.mig));
+        let gate = Gate::enter(&self.0, maker, of, gpus, lineage, said);
         Ok(Some(Arc::new(gate.await?)))
     }
 
