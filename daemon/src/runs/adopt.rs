@@ -33,7 +33,7 @@ use crate::{
 };
 use failsafe_core::{
     Action, Containment, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
-    discover::LABEL,
+    discover::is_discovered,
     input::{Contained, Gap, Run},
     record::Record,
     time::Span,
@@ -331,8 +331,10 @@ impl Registry {
             self.locate(&candidate, run, certain)
         };
         // The scheduler of a discovered run can fill its cgroup again: the run ends when the cgroup is removed.
-        let refillable = run.is_some_and(|run| run.labels.contains_key(LABEL)) && candidate.past.end.is_none();
-        let place = if refillable && place == Place::Empty { Place::Refillable } else { place };
+        let place = match place {
+            Place::Empty if run.is_some_and(|run| is_discovered(&run.labels)) => Place::Refillable,
+            place => place,
+        };
         let policy = match run {
             Some(run) if matches!(place, Place::Populated | Place::Refillable) => {
                 self.store.policy(&run.policy).map_err(|e| e.chain())

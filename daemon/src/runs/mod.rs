@@ -54,6 +54,7 @@ use failsafe_core::{
     Containment, Policy, RunId,
     containment::ContainmentState,
     decision::IncidentId,
+    discover::is_discovered,
     egress::{Account, Tally},
     event::Event,
     input::Run,
@@ -144,8 +145,6 @@ pub struct LiveRun {
     pub run: Run,
     /// The same with what was learnt later: whom it belongs to.
     known: OnceLock<Box<Run>>,
-    /// Whether its cgroup was discovered. Its scheduler fills an empty one again, so the run ends when it is removed.
-    pub discovered: bool,
     /// What it is judged by.
     pub policy: Arc<Policy>,
     /// Its cgroup, held open.
@@ -224,7 +223,7 @@ impl LiveRun {
     /// Whether it is proved that nobody is in its cgroup, and nobody comes. What cannot be read proves nothing.
     pub fn is_empty(&self) -> bool {
         match self.cgroup.events() {
-            Ok(events) => !events.populated && !self.discovered,
+            Ok(events) => !events.populated && !is_discovered(&self.run.labels),
             Err(error) => error.is_vanished(),
         }
     }

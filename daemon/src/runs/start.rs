@@ -259,7 +259,6 @@ impl Registry {
                 let (slot, epoch) = (placed.slot, placed.epoch);
                 let gate = Mutex::default();
                 let live = Arc::new(LiveRun {
-                    discovered: run.labels.contains_key(failsafe_core::discover::LABEL),
                     known: OnceLock::new(),
                     switch: Switch::new(mode, enforcing),
                     run,

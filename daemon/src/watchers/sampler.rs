@@ -17,7 +17,9 @@ use crate::{
         repeat::Repeats,
     },
 };
-use failsafe_core::{Input, Kind, MonoTime, RunId, Subject, event::Event, input::Gap, signal::Source};
+use failsafe_core::{
+    Input, Kind, MonoTime, RunId, Subject, discover::is_discovered, event::Event, input::Gap, signal::Source,
+};
 use failsafe_ebpf::abi::latch;
 use std::{
     collections::BTreeMap,
@@ -150,7 +152,7 @@ impl Sampler {
             }
         };
         if usage.as_ref().is_some_and(|u| u.processes == 0)
-            && !run.discovered
+            && !is_discovered(&run.run.labels)
             && run.cgroup.events().is_ok_and(|e| !e.populated)
         {
             self.tell(Message::Ended(id));

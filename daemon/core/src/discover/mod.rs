@@ -14,7 +14,7 @@ mod supervisor;
 
 pub use pattern::{Pattern, Stop};
 pub use preset::Preset;
-pub use rule::{Explained, LABEL, LABEL_BYTES, Labels, Match, Miss, Rule, Rules, is_name, of_config};
+pub use rule::{Explained, LABEL, LABEL_BYTES, Labels, Match, Miss, Rule, Rules, is_discovered, is_name, of_config};
 pub use supervisor::{holds_supervisor, supervisor, user_of_slice};
 
 #[cfg(test)]

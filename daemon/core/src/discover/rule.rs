@@ -20,6 +20,12 @@ const MOST_RULES: usize = 64;
 /// Names of a path's parts, with what they are.
 pub type Labels = BTreeMap<String, String>;
 
+/// Whether a run with these labels was discovered. Its scheduler fills an empty cgroup again, so the run ends when the cgroup
+/// is removed.
+pub fn is_discovered(labels: &Labels) -> bool {
+    labels.contains_key(LABEL)
+}
+
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawRule")]

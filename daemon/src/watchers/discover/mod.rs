@@ -18,7 +18,6 @@ mod register;
 pub mod view;
 
 use crate::{
-    causes::chain,
     config::Config,
     log::Log,
     pipeline::{Message, Sender},
@@ -29,7 +28,7 @@ use crate::{
 use admins::Admins;
 use failsafe_core::{
     Policy,
-    discover::{Explained, Rules},
+    discover::{Explained, Rules, is_discovered},
     health::Until,
     input::Gap,
     record::Record,
@@ -88,7 +87,7 @@ pub struct Parts {
 /// The thread.
 pub struct Discovery {
     parts: Parts,
-    rules: Rules,
+    rules: Arc<Rules>,
     limits: crate::config::Discovery,
     /// Where the paths of patterns begin: below the mount, and as a folder.
     root: PathBuf,
@@ -122,7 +121,7 @@ struct Missing {
 impl Discovery {
     /// The thread's state. Nothing is looked at yet.
     pub fn new(parts: Parts, config: &Config) -> Discovery {
-        let rules = config.discover.0.clone();
+        let rules = Arc::new(config.discover.0.clone());
         let policies = Policies::new(config.policy_dir.clone(), &rules);
         Discovery {
             parts,
@@ -241,7 +240,7 @@ impl Discovery {
 
     /// Makes a run of a cgroup that matches. Whether anything was found of it.
     fn consider(&mut self, path: &str) -> bool {
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         let existed = !self.began;
         let (rule, state) = match rules.explain(path) {
             Explained::Match(matched) => (matched.rule.name.clone(), self.register(path, &matched, existed)),
@@ -297,7 +296,7 @@ impl Discovery {
     }
 
     fn discovered(&self) -> impl Iterator<Item = Arc<LiveRun>> {
-        self.parts.registry.live().into_iter().filter(|live| live.discovered)
+        self.parts.registry.live().into_iter().filter(|live| is_discovered(&live.run.labels))
     }
 
     /// One entry of the audit log about all cgroups that have no run, not one for each: users make cgroups.
@@ -354,9 +353,4 @@ impl Discovery {
         // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
         let _closed = self.parts.pipeline.send(message);
     }
-}
-
-/// An error with its causes.
-fn words(error: &dyn std::error::Error) -> String {
-    chain(error)
 }

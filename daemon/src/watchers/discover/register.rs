@@ -1,7 +1,8 @@
 //! From a matching cgroup to a run, or why there is none.
 
-use super::{Discovery, words};
+use super::Discovery;
 use crate::{
+    causes::chain,
     pipeline::Message,
     platform::Cgroup,
     runs::{
@@ -75,11 +76,11 @@ impl Discovery {
             return Err(again("the run that had this place before is being ended"));
         }
         let mount = registry.root().mount();
-        let others = Delegated::named_by_others(cgroup.path(), mount).map_err(|e| words(&e))?;
+        let others = Delegated::named_by_others(cgroup.path(), mount).map_err(|e| chain(&e))?;
         if let Some(by) = others {
             return Err(overruled(format!("{by}: a path that a user chose says nothing")));
         }
-        if let Some(delegated) = Delegated::around(cgroup.path(), mount).map_err(|e| words(&e))? {
+        if let Some(delegated) = Delegated::around(cgroup.path(), mount).map_err(|e| chain(&e))? {
             return Err(overruled(delegated.refusal()));
         }
         if let Some(child) = supervisor_in(path, &cgroup) {
