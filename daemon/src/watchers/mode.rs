@@ -110,18 +110,15 @@ impl ModeSwitch {
     /// Records an order to observe, and waits until that is durable.
     fn announce(&self, until_ns: Option<i64>, reason: &str, actor: &Actor) -> Result<(), String> {
         let (done, durable) = mpsc::sync_channel(1);
-        let (mode, reason, actor) = (Mode::Observe, reason.to_owned(), actor.clone());
-        let failed = Vec::new();
-        let begins = true;
         let record = Record::Mode {
-            mode,
+            mode: Mode::Observe,
             rule: None,
             until_ns,
-            reason: reason.clone(),
+            reason: reason.to_owned(),
             actor: actor.clone(),
             runs: 0,
-            failed,
-            begins,
+            failed: Vec::new(),
+            begins: true,
         };
         self.log.record_then(&record, None, None, move |result| drop(done.send(result)));
         let why = match durable.recv_timeout(DURABLE) {
@@ -130,17 +127,21 @@ impl ModeSwitch {
             Err(_) => format!("the audit log did not answer within {} s", DURABLE.as_secs()),
         };
         let why = format!("the order cannot be recorded in the audit log: {why}");
-        self.refused(&reason, &actor, &why);
+        self.refused(reason, actor, &why);
         Err(why)
     }
 
     /// Records that an order to observe was not carried out: its announcement may be on record.
     fn refused(&self, reason: &str, actor: &Actor, why: &str) {
-        let (mode, until_ns) =
-            (self.registry.modes().node(), self.registry.modes().temporary().map(|order| order.until_ns));
         let reason = format!("the order to observe was not carried out: {reason}");
-        let (actor, failed) = (actor.clone(), vec![why.to_owned()]);
-        let record = Record::Mode { mode, rule: None, until_ns, reason, actor, runs: 0, failed, begins: false };
+        self.record_node(reason, actor.clone(), 0, vec![why.to_owned()]);
+    }
+
+    /// Records the mode that the node has now.
+    fn record_node(&self, reason: String, actor: Actor, runs: u64, failed: Vec<String>) {
+        let modes = self.registry.modes();
+        let (mode, until_ns) = (modes.node(), modes.temporary().map(|order| order.until_ns));
+        let record = Record::Mode { mode, rule: None, until_ns, reason, actor, runs, failed, begins: false };
         self.log.record(&record, None, None);
     }
 
@@ -204,11 +205,7 @@ impl ModeSwitch {
         }
         let names: Vec<&str> = runs.iter().take(NAMED).map(|run| run.run.name.as_str()).collect();
         let reason = format!("the kernel follows now, which it did not before: {}", names.join(", "));
-        let (mode, until_ns) =
-            (self.registry.modes().node(), self.registry.modes().temporary().map(|order| order.until_ns));
-        let (actor, runs, failed) = (Actor::Daemon, runs.len() as u64, Vec::new());
-        let record = Record::Mode { mode, rule: None, until_ns, reason, actor, runs, failed, begins: false };
-        self.log.record(&record, None, None);
+        self.record_node(reason, Actor::Daemon, runs.len() as u64, Vec::new());
     }
 }
 
