@@ -31,7 +31,7 @@ use failsafe_core::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -79,12 +79,13 @@ impl Statements {
         let (mut runs, mut turns) = (BTreeMap::<RunId, Followed>::new(), Turns::default());
         let mut ended = self.earlier();
         while !stop.load(Ordering::Relaxed) {
-            let live = self.registry.live();
+            let (live, sees) = (self.registry.live(), self.registry.kernel().blind().is_none());
             for run in &live {
                 let followed = runs.entry(run.run.id).or_insert_with(|| Followed::new(run, self.registry.store()));
-                followed.look(run, self.registry.kernel().blind().is_none());
+                followed.look(run, sees);
             }
-            let gone = runs.extract_if(.., |id, _| !live.iter().any(|run| run.run.id == *id));
+            let live: BTreeSet<RunId> = live.iter().map(|run| run.run.id).collect();
+            let gone = runs.extract_if(.., |id, _| !live.contains(id));
             ended.extend(gone.map(|(_, followed)| followed.ended()));
             for run in &mut ended {
                 run.accounted(|id| self.registry.take_account(id));
