@@ -101,15 +101,9 @@ pub struct AttestVerifyArgs {
     pub output: Output,
 }
 
-/// `attest diff`.
+/// How statements are compared.
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Examples:\n  failsafectl attest diff monday.json tuesday.json\n  failsafectl attest diff a.json b.json c.json --keys allowed-keys -o json\n  failsafectl attest diff node.json trainer.json --ignore \"run/**\""
-)]
-pub struct AttestDiffArgs {
-    /// Two statements or more. The signature of each is verified.
-    #[arg(required = true, num_args = 2.., value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+pub struct CompareArgs {
     /// The allowed keys, as for `attest verify`.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
@@ -126,6 +120,19 @@ pub struct AttestDiffArgs {
     pub output: Output,
 }
 
+/// `attest diff`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl attest diff monday.json tuesday.json\n  failsafectl attest diff a.json b.json c.json --keys allowed-keys -o json\n  failsafectl attest diff node.json trainer.json --ignore \"run/**\""
+)]
+pub struct AttestDiffArgs {
+    /// Two statements or more. The signature of each is verified.
+    #[arg(required = true, num_args = 2.., value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub compare: CompareArgs,
+}
+
 /// `attest common`.
 #[derive(Debug, ClapArgs)]
 #[command(
@@ -138,20 +145,8 @@ pub struct AttestCommonArgs {
     /// Statements of runs that went well.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub good: Vec<PathBuf>,
-    /// The allowed keys, as for `attest verify`.
-    #[arg(long, value_name = "FILE")]
-    pub keys: Option<PathBuf>,
-    /// As for `attest diff`.
-    #[arg(long, value_name = "REGIME")]
-    pub regime: Option<Regime>,
-    /// As for `attest diff`.
-    #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
-    pub ignore: Vec<Pattern>,
-    /// Also list factors that only say which machine or run it is.
-    #[arg(long)]
-    pub show_identity: bool,
     #[command(flatten)]
-    pub output: Output,
+    pub compare: CompareArgs,
 }
 
 /// `attest expect`.

@@ -82,17 +82,18 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
 }
 
 pub(super) fn diff(place: &Place<'_>, args: &AttestDiffArgs) -> Result<Exit, Fail> {
-    let keys = args.keys.as_deref().map(allowed).transpose()?;
+    let how = &args.compare;
+    let keys = how.keys.as_deref().map(allowed).transpose()?;
     let opened = args.files.iter().map(|file| opened(file, keys.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let statements: Vec<&Statement> = opened.iter().map(|one| &one.statement).collect();
-    let options = Options { regime: args.regime, ignore: args.ignore.clone() };
+    let options = Options { regime: how.regime, ignore: how.ignore.clone() };
     let comparison = compare(&statements, &table()?, &options);
     let sides: Vec<page::Side<'_>> =
         args.files.iter().zip(&opened).map(|(file, verified)| page::Side { file, verified }).collect();
-    let text = if args.output.json() {
-        json::text(&page::comparison_json(&sides, &comparison, args.show_identity)?)
+    let text = if how.output.json() {
+        json::text(&page::comparison_json(&sides, &comparison, how.show_identity)?)
     } else {
-        let asked = (args.regime.is_some(), !args.ignore.is_empty(), args.show_identity);
+        let asked = (how.regime.is_some(), !how.ignore.is_empty(), how.show_identity);
         page::comparison(&sides, &comparison, asked, &place.zone, Paint::stdout())
     };
     print(&text)?;

@@ -22,21 +22,22 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 pub(in crate::commands) fn common(args: &AttestCommonArgs) -> Result<Exit, Fail> {
-    let keys = args.keys.as_deref().map(allowed).transpose()?;
+    let how = &args.compare;
+    let keys = how.keys.as_deref().map(allowed).transpose()?;
     let open = |files: &[PathBuf]| files.iter().map(|file| opened(file, keys.as_ref())).collect::<Result<Vec<_>, _>>();
     let (bad, good) = (open(&args.bad)?, open(&args.good)?);
     let of = |verified: &[Verified]| verified.iter().map(|one| one.statement.clone()).collect::<Vec<Statement>>();
     let (bad, good) = (of(&bad), of(&good));
     let (bad, good): (Vec<&Statement>, Vec<&Statement>) = (bad.iter().collect(), good.iter().collect());
-    let answer = find(&bad, &good, &table()?, args.regime, &args.ignore);
-    let text = if args.output.json() {
+    let answer = find(&bad, &good, &table()?, how.regime, &how.ignore);
+    let text = if how.output.json() {
         json::text(&json!({ "keys_checked": keys.is_some(), "common": answer }))
     } else {
-        page::common(&answer, (args.bad.len(), args.good.len()), args.show_identity, keys.is_some(), Paint::stdout())
+        page::common(&answer, (args.bad.len(), args.good.len()), how.show_identity, keys.is_some(), Paint::stdout())
     };
     print(&text)?;
     let counts = |found: &[failsafe_attest::common::Shared]| {
-        found.iter().any(|one| args.show_identity || one.class != failsafe_attest::Class::Identity)
+        found.iter().any(|one| how.show_identity || one.class != failsafe_attest::Class::Identity)
     };
     Ok(match (counts(&answer.separates), counts(&answer.candidates)) {
         (true, _) => Exit::Done,
