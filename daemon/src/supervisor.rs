@@ -250,8 +250,11 @@ impl Judging {
         let runs = Arc::downgrade(registry);
         log.know_live(move || runs.upgrade().map(|registry| registry.held()).unwrap_or_default());
         // What an earlier daemon left in the health of the node is over, or goes on.
-        early.push(keep::guarded_fact(registry.guarded_note()));
-        early.push(keep::unpinned_fact(unpinned.as_deref()));
+        early.push(keep::state(keep::GUARDED_CODE, registry.guarded_note()));
+        early.push(keep::state(keep::UNPINNED_CODE, unpinned.as_deref().map(keep::unpinned_text)));
+        if config.discover.0.is_empty() {
+            early.push(keep::state(discover::CODE, None));
+        }
         let findings = log.findings().into_iter();
         early.extend(findings.map(|finding| keep::lasting(keep::AUDIT_LOG, finding, Until::Reset)));
 

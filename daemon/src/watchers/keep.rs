@@ -40,8 +40,6 @@ pub const CHANGED_CODE: &str = "run-record-changed";
 
 /// ... while the kernel's programs are not pinned.
 pub const UNPINNED_CODE: &str = "not-pinned";
-/// A reason of health ends after a day unless it is repeated.
-const REPEATED: Duration = Duration::from_secs(3_600);
 
 /// What the thread needs of the daemon.
 pub struct Keeping {
@@ -59,16 +57,13 @@ impl Keeping {
     /// Works until `stop`.
     pub fn work(self, stop: &AtomicBool) {
         let (mut wait, mut next) = (LOOK, Instant::now() + LOOK);
-        let mut noted = self.registry.guarded_note();
-        let mut pins = (self.registry.kernel().unpinned(), Instant::now());
+        let (mut guarded_state, mut pins) = (NodeState::new(GUARDED_CODE), NodeState::new(UNPINNED_CODE));
         while !stop.load(Ordering::Relaxed) {
             std::thread::park_timeout(LOOK);
             self.registry.mark_ends();
             let unpinned = self.registry.kernel().unpinned();
-            if unpinned != pins.0 || (unpinned.is_some() && pins.1.elapsed() > REPEATED) {
-                self.send(unpinned_fact(unpinned.as_deref()));
-                pins = (unpinned, Instant::now());
-            }
+            self.report(&mut pins, unpinned.as_deref().map(unpinned_text));
+            self.report(&mut guarded_state, self.registry.guarded_note());
             let guarded = self.registry.guarded();
             if guarded.is_empty() {
                 continue;
@@ -87,12 +82,12 @@ impl Keeping {
             messages(pass).into_iter().for_each(|message| self.send(message));
             wait = if self.registry.guarded().len() < before { LOOK } else { (wait * 2).min(SLOWEST) };
             next = Instant::now() + wait;
-            let note = self.registry.guarded_note();
-            if note != noted {
-                self.send(guarded_fact(note.clone()));
-                noted = note;
-            }
+            self.report(&mut guarded_state, self.registry.guarded_note());
         }
+    }
+
+    fn report(&self, state: &mut NodeState, text: Option<String>) {
+        state.update(text).into_iter().for_each(|message| self.send(message));
     }
 
     fn send(&self, message: Message) {
@@ -115,14 +110,33 @@ pub fn messages(pass: Pass) -> Vec<Message> {
     messages
 }
 
-/// That runs are guarded, or that none is.
-pub fn guarded_fact(note_of: Option<String>) -> Message {
-    note_of.map_or_else(|| over(GUARDED_CODE), |text| lasting(GUARDED_CODE, text, Until::Over))
+/// A degraded state of the node that lasts until it is over. Reports its begin, each change of its text, and its end. The first update
+/// always reports: an earlier daemon may have left the reason.
+#[derive(Debug)]
+pub struct NodeState {
+    code: &'static str,
+    reported: Option<Option<String>>,
 }
 
-/// That the kernel's programs are not pinned, with the reason, or that they are.
-pub fn unpinned_fact(why: Option<&str>) -> Message {
-    why.map_or_else(|| over(UNPINNED_CODE), |why| lasting(UNPINNED_CODE, unpinned_text(why), Until::Over))
+impl NodeState {
+    /// The state that has this code in the node's health.
+    pub fn new(code: &'static str) -> NodeState {
+        NodeState { code, reported: None }
+    }
+
+    /// Takes what holds now, `None` if the state is over. Returns the message for the pipeline if one is due.
+    pub fn update(&mut self, text: Option<String>) -> Option<Message> {
+        if self.reported.as_ref() == Some(&text) {
+            return None;
+        }
+        self.reported = Some(text.clone());
+        Some(state(self.code, text))
+    }
+}
+
+/// That the node is in this degraded state, or that it is not.
+pub fn state(code: &str, text: Option<String>) -> Message {
+    text.map_or_else(|| over(code), |text| lasting(code, text, Until::Over))
 }
 
 /// What it means that programs are not pinned.
@@ -131,7 +145,7 @@ pub fn unpinned_text(why: &str) -> String {
 }
 
 /// That a degraded state is over.
-pub fn over(code: &str) -> Message {
+fn over(code: &str) -> Message {
     let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
     Message::Health(health::Message::Fact(Fact::Over { target, code, at }))
 }
@@ -140,4 +154,34 @@ pub fn over(code: &str) -> Message {
 pub fn lasting(code: &str, text: String, until: Until) -> Message {
     let (target, code, at) = (Target::Node, code.into(), MonoTime(clock::monotonic_ns()));
     Message::Health(health::Message::Fact(Fact::Lasting { target, code, text, until, at }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(message: Option<Message>) -> Option<Option<String>> {
+        match message? {
+            Message::Health(health::Message::Fact(Fact::Lasting { text, .. })) => Some(Some(text)),
+            Message::Health(health::Message::Fact(Fact::Over { .. })) => Some(None),
+            _ => panic!("another message"),
+        }
+    }
+
+    #[test]
+    fn the_first_update_of_a_state_ends_what_an_earlier_daemon_left() {
+        let mut state = NodeState::new("discovery");
+        assert_eq!(sent(state.update(None)), Some(None));
+        assert_eq!(sent(state.update(None)), None);
+    }
+
+    #[test]
+    fn a_state_reports_its_begin_its_change_and_its_end_once_each() {
+        let mut state = NodeState::new("discovery");
+        for text in [Some("a"), Some("b"), None] {
+            let text = text.map(str::to_owned);
+            assert_eq!(sent(state.update(text.clone())), Some(text.clone()));
+            assert_eq!(sent(state.update(text)), None);
+        }
+    }
 }

@@ -5,9 +5,9 @@ use crate::{
     log::Log,
     pipeline::{Message, Sender},
     runs::{LiveRun, Registry, modes::Temporary},
-    watchers::keep::{lasting, over},
+    watchers::keep::NodeState,
 };
-use failsafe_core::{Actor, Mode, discover::Rules, health::Until, record::Record};
+use failsafe_core::{Actor, Mode, discover::Rules, record::Record};
 use std::{
     sync::{
         Arc,
@@ -27,8 +27,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 const DURABLE: Duration = Duration::from_secs(10);
 /// The end of an order waits at most this long for the disk.
 const SETTLED: Duration = Duration::from_secs(2);
-/// A reason of health ends after a day unless it is repeated.
-const REPEATED: Duration = Duration::from_secs(3_600);
 /// The code of the node's reason of health while the kernel refuses nothing of runs that are to be enforced.
 pub const CODE: &str = "runs-not-enforced";
 /// Runs that an entry of the log names one by one.
@@ -174,7 +172,7 @@ impl ModeSwitch {
     pub fn work(self, stop: &AtomicBool) {
         let modes = self.registry.modes();
         let is_over = || modes.is_over(&modes.now());
-        let (mut next, mut noted) = (Instant::now(), (None, Instant::now()));
+        let (mut next, mut state) = (Instant::now(), NodeState::new(CODE));
         while !stop.load(Ordering::Relaxed) {
             if is_over() {
                 // The end of an order takes effect whatever happens to the disk.
@@ -189,10 +187,8 @@ impl ModeSwitch {
                 }
                 next = Instant::now() + AGAIN;
             }
-            let note = self.registry.unbounded_note();
-            if note != noted.0 || (note.is_some() && noted.1.elapsed() > REPEATED) {
-                let _stopping = self.pipeline.send(fact(note.clone()));
-                noted = (note, Instant::now());
+            if let Some(message) = state.update(self.registry.unbounded_note()) {
+                let _stopping = self.pipeline.send(message);
             }
             thread::park_timeout(LOOK);
         }
@@ -207,11 +203,6 @@ impl ModeSwitch {
         let reason = format!("the kernel follows now, which it did not before: {}", names.join(", "));
         self.record_node(reason, Actor::Daemon, runs.len() as u64, Vec::new());
     }
-}
-
-/// That the kernel refuses nothing of runs that are to be enforced, or that it follows.
-fn fact(note: Option<String>) -> Message {
-    note.map_or_else(|| over(CODE), |text| lasting(CODE, text, Until::Over))
 }
 
 #[cfg(test)]

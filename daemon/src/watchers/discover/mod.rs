@@ -23,13 +23,12 @@ use crate::{
     pipeline::{Message, Sender},
     platform::clock,
     runs::{LiveRun, NO_UID, Registry, owner::owner_of},
-    watchers::keep,
+    watchers::keep::NodeState,
 };
 use admins::Admins;
 use failsafe_core::{
     Policy,
     discover::{Explained, Rules, is_discovered},
-    health::Until,
     input::Gap,
     record::Record,
     signal::Source,
@@ -106,6 +105,7 @@ pub struct Discovery {
     missing: Missing,
     overflows: u64,
     problem: Option<String>,
+    state: NodeState,
     noted: Option<(Instant, Missing)>,
     began: bool,
 }
@@ -138,6 +138,7 @@ impl Discovery {
             missing: Missing::default(),
             overflows: 0,
             problem: None,
+            state: NodeState::new(CODE),
             noted: None,
             began: false,
         }
@@ -191,10 +192,10 @@ impl Discovery {
     /// Without reports nothing is discovered: the thread stays, so that the daemon does, and people see why.
     fn fail(mut self, stop: &AtomicBool, why: String) {
         tracing::error!(why, "discovery does not work");
-        self.send(keep::lasting(CODE, why.clone(), Until::Over));
         self.problem = Some(why.clone());
-        self.parts.view.view().problem = Some(why);
+        self.parts.view.view().problem = Some(why.clone());
         while !stop.load(Ordering::Relaxed) {
+            self.report(Some(why.clone()));
             std::thread::park_timeout(Duration::from_millis(WAIT_MS.into()));
         }
     }
@@ -226,14 +227,8 @@ impl Discovery {
                 folders.unwatched, self.limits.watches, self.limits.rescan_s
             ));
         }
-        let problem = (!problems.is_empty()).then(|| problems.join("; "));
-        if problem != self.problem {
-            self.send(match &problem {
-                Some(text) => keep::lasting(CODE, text.clone(), Until::Over),
-                None => keep::over(CODE),
-            });
-            self.problem = problem;
-        }
+        self.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        self.report(self.problem.clone());
         self.publish(folders);
         self.note();
     }
@@ -347,6 +342,13 @@ impl Discovery {
             problem: self.problem.clone(),
         };
         *self.parts.view.view() = view;
+    }
+
+    /// Has the node's health show this problem, or that there is none.
+    fn report(&mut self, problem: Option<String>) {
+        if let Some(message) = self.state.update(problem) {
+            self.send(message);
+        }
     }
 
     fn send(&self, message: Message) {
