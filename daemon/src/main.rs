@@ -75,7 +75,9 @@ fn main() -> anyhow::Result<ExitCode> {
             eprintln!("failsafed: the configuration does not fit this machine\n{error}");
             return Ok(ExitCode::FAILURE);
         }
-        println!("the configuration is good");
+        let unusable = failsafed::watchers::discover::unusable_policies(&config);
+        unusable.iter().for_each(|why| eprintln!("failsafed: warning: {why}"));
+        println!("the configuration is good{}", if unusable.is_empty() { "" } else { ", with warnings" });
         return Ok(OK);
     }
     hold_hangup()?;

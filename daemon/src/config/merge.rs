@@ -95,13 +95,25 @@ fn read(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut table = table.into_inner();
     let mut mistakes: Vec<Diagnostic> = errors.iter().map(|error| Diagnostic::of_toml(text, error)).collect();
+    // Entries of lists that lack a field because it was taken out: that they are incomplete is a consequence.
+    let mut incomplete: Vec<Range<usize>> = Vec::new();
     // After a mistake of syntax, what else is missing or unknown may only be its consequence.
     while mistakes.is_empty() || mistakes.len() < MOST && errors.is_empty() {
         let Err(error) = deserialized(table.clone()) else { break };
-        let mistake = Diagnostic::of_toml(text, &error);
-        let field = error.span().and_then(|span| take_out(&mut table, span.start));
-        let found = field.is_some();
-        mistakes.push(Diagnostic { field: field.unwrap_or_default(), ..mistake });
+        let at = error.span().map(|span| span.start);
+        if let Some(wrong) = at.and_then(|at| take_out_entry(&mut table, at)) {
+            if !incomplete.contains(&wrong.entry) {
+                let Diagnostic { message, help, .. } = Diagnostic::of_toml(text, &wrong.error);
+                let mistake = Diagnostic::at(text, wrong.entry, message, help);
+                mistakes.push(Diagnostic { field: wrong.list, ..mistake });
+            }
+            continue;
+        }
+        let taken = at.and_then(|at| take_out(&mut table, at));
+        let found = taken.is_some();
+        let Taken { field, entry } = taken.unwrap_or_default();
+        mistakes.push(Diagnostic { field, ..Diagnostic::of_toml(text, &error) });
+        incomplete.extend(entry);
         if !found {
             break;
         }
@@ -110,25 +122,64 @@ fn read(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
     (table, mistakes)
 }
 
-/// Takes out the innermost key that the byte belongs to; its name.
-fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<String> {
+/// An entry of a list of tables that is wrong as a whole, or does not go together with those before it.
+struct WrongEntry {
+    list: String,
+    entry: Range<usize>,
+    error: toml::de::Error,
+}
+
+/// Takes out the wrong entry of the list of tables that begins at the byte, or one of whose entries does. The position of a mistake
+/// that is no single field's is one of these.
+fn take_out_entry(table: &mut DeTable<'_>, at: usize) -> Option<WrongEntry> {
+    let (key, list) = table.iter().find_map(|(key, value)| {
+        let list = value.get_ref().as_array().filter(|list| tables(list))?;
+        let begins = value.span().start == at || list.iter().any(|entry| entry.span().start == at);
+        begins.then(|| (key.get_ref().to_string(), list.clone()))
+    })?;
+    let error_of_first = |count: usize| {
+        let entries = list.iter().take(count).cloned().collect();
+        let value = Spanned::new(0..0, DeValue::Array(entries));
+        let alone = [(Spanned::new(0..0, key.as_str().into()), value)].into_iter().collect();
+        deserialized(alone).err()
+    };
+    let (wrong, error) = (0..list.len()).find_map(|entry| Some((entry, error_of_first(entry + 1)?)))?;
+    let entry = list.get(wrong)?.span();
+    let others = list.into_iter().enumerate().filter(|(at, _)| *at != wrong).map(|(_, other)| other).collect();
+    *table.get_mut(key.as_str())?.get_mut() = DeValue::Array(others);
+    Some(WrongEntry { list: key, entry, error })
+}
+
+/// A key that was taken out.
+#[derive(Default)]
+struct Taken {
+    field: String,
+    /// The entry of a list of tables that it was in.
+    entry: Option<Range<usize>>,
+}
+
+/// Takes out the innermost key that the byte belongs to.
+fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<Taken> {
     let within = |span: Range<usize>| span.contains(&at) || span.start == at;
     for (key, value) in table.iter_mut() {
         let inner = match value.get_mut() {
             DeValue::Table(inner) => take_out(inner, at),
-            DeValue::Array(all) => all.iter_mut().find_map(|one| match one.get_mut() {
-                DeValue::Table(inner) => take_out(inner, at),
-                _ => None,
+            DeValue::Array(all) => all.iter_mut().find_map(|one| {
+                let entry = Some(one.span());
+                match one.get_mut() {
+                    DeValue::Table(inner) => take_out(inner, at).map(|taken| Taken { entry, ..taken }),
+                    _ => None,
+                }
             }),
             _ => None,
         };
         if let Some(inner) = inner {
-            return Some(format!("{}.{inner}", key.get_ref()));
+            return Some(Taken { field: format!("{}.{}", key.get_ref(), inner.field), ..inner });
         }
     }
     let here = table.iter().find(|(key, value)| within(key.span()) || within(value.span()))?.0.clone();
     table.remove(here.get_ref().as_ref());
-    Some(here.into_inner().into_owned())
+    Some(Taken { field: here.into_inner().into_owned(), entry: None })
 }
 
 /// Puts `upper` over `lower`: tables key by key, lists of tables one after the other, and anything else replaces what was

@@ -143,6 +143,33 @@ fn every_mistake_of_every_file_is_named_with_its_line_and_field() {
 }
 
 #[test]
+fn every_mistake_of_every_discovery_rule_is_reported_at_its_rule() {
+    let rule = |name: &str, rest: &str| format!("[[discover]]\nname = \"{name}\"\n{rest}");
+    let text = [
+        rule("a", "match = \"x/*\"\npolicy = \"p\"\n"),
+        rule("b", "match = [\"y/*\", \"/z\"]\npolicy = \"./p\"\n"),
+        rule("c", "policy = \"p\"\n"),
+        rule("a", "match = \"x/*\"\npolicy = \"p\"\nmode = \"obey\"\n"),
+        rule("d", "match = []\npolicy = \"p\"\n"),
+    ];
+    let (_folder, file) = folder(&text.concat(), &[]);
+    let reported = Config::load(Some(&file)).unwrap_err().to_string();
+    for expected in [
+        "failsafed.toml:7:9: discover.match: pattern `/z`: expected a path relative to the cgroup2 mount",
+        "failsafed.toml:8:10: discover.policy: policy `./p`: expected the name of a policy, not a path",
+        "failsafed.toml:9:1: discover: rule `c`: expected either `match` or `preset`",
+        "failsafed.toml:16:8: discover.mode: ",
+        "failsafed.toml:19:9: discover.match: expected at least one pattern",
+    ] {
+        assert!(reported.contains(expected), "{expected} is missing in\n{reported}");
+    }
+    let text = [rule("a", "match = \"x/*\"\npolicy = \"p\"\n"), rule("a", "match = \"y/*\"\npolicy = \"p\"\n")];
+    let (_folder, file) = folder(&text.concat(), &[]);
+    let reported = Config::load(Some(&file)).unwrap_err().to_string();
+    assert!(reported.contains("failsafed.toml:5:1: discover: two rules are named `a`"), "{reported}");
+}
+
+#[test]
 fn drop_ins_are_merged_in_the_order_of_their_names() {
     let base = "ring_kib = 64\nstart_from = [\"/a\", \"/b\"]\n[limits]\nidle_s = 7\nunread_s = 9\n[nvml.every]\nslow = \"3s\"\n";
     let drop_ins = [

@@ -5,8 +5,9 @@ use crate::{
     decision::Mode,
     policy::diagnostic::{Diagnostic, Diagnostics},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use std::collections::{BTreeMap, BTreeSet};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// The label that names the rule that a run was discovered by. Nobody else may set one that begins so.
 pub const LABEL: &str = "failsafe.discover";
@@ -45,10 +46,12 @@ pub struct Rule {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRule {
+    #[serde(deserialize_with = "rule_name")]
     name: String,
     preset: Option<Preset>,
-    #[serde(rename = "match")]
-    patterns: Option<OneOrMany>,
+    #[serde(rename = "match", default, deserialize_with = "patterns")]
+    patterns: Option<Vec<Pattern>>,
+    #[serde(deserialize_with = "policy_name")]
     policy: String,
     #[serde(default = "enforce")]
     mode: RawMode,
@@ -80,26 +83,41 @@ pub fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(good) && !text.starts_with(['.', '-'])
 }
 
+// Checked while they are read: the position of the mistake is then that of the value.
+
+fn rule_name<'d, D: Deserializer<'d>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    let expected = || D::Error::custom(format!("name `{name}`: expected 1 to 64 letters, digits, `-`, `_`, `.`"));
+    if is_name(&name) { Ok(name) } else { Err(expected()) }
+}
+
+fn policy_name<'d, D: Deserializer<'d>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    let expected = || D::Error::custom(format!("policy `{name}`: expected the name of a policy, not a path"));
+    if is_name(&name) { Ok(name) } else { Err(expected()) }
+}
+
+fn patterns<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Vec<Pattern>>, D::Error> {
+    let texts = match OneOrMany::deserialize(from)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    };
+    if texts.is_empty() {
+        return Err(D::Error::custom("expected at least one pattern"));
+    }
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+}
+
 impl TryFrom<RawRule> for Rule {
     type Error = String;
 
     fn try_from(raw: RawRule) -> Result<Rule, String> {
         let RawRule { name, preset, patterns, policy, mode, labels } = raw;
-        if !is_name(&name) {
-            return Err(format!("name `{name}`: expected 1 to 64 letters, digits, `-`, `_`, `.`"));
-        }
-        if !is_name(&policy) {
-            return Err(format!("policy `{policy}`: expected the name of a policy, not a path"));
-        }
         let patterns = match (preset, patterns) {
             (Some(preset), None) => preset.patterns()?,
-            (None, Some(OneOrMany::One(one))) => vec![one.parse()?],
-            (None, Some(OneOrMany::Many(many))) => many.iter().map(|one| one.parse()).collect::<Result<_, _>>()?,
+            (None, Some(patterns)) => patterns,
             _ => return Err(format!("rule `{name}`: expected either `match` or `preset`")),
         };
-        if patterns.is_empty() {
-            return Err(format!("rule `{name}`: expected at least one pattern"));
-        }
         let short = |text: &str| text.len() <= LABEL_BYTES;
         if labels.len() > 16 || !labels.iter().all(|(key, value)| short(key) && short(value)) {
             return Err(format!("rule `{name}`: labels: expected at most 16, each key and value at most 128 bytes"));
@@ -229,21 +247,33 @@ pub fn of_config(files: &[(String, String)]) -> Result<(Rules, String), Diagnost
     #[serde(default)]
     struct Config {
         discovery: Section,
-        discover: Option<Vec<Rule>>,
     }
     let (mut rules, mut root) = (Vec::new(), String::new());
     for (file, text) in files {
         let wrong = |diagnostic| Diagnostics { file: file.clone(), list: vec![diagnostic] };
-        let config: Config = toml::from_str(text).map_err(|error| wrong(Diagnostic::of_toml(text, &error)))?;
+        let of_toml = |error| wrong(Diagnostic::of_toml(text, &error));
+        let mut table = DeTable::parse(text).map_err(of_toml)?;
+        let config: Config = toml::from_str(text).map_err(of_toml)?;
         root = config.discovery.root.unwrap_or(root);
-        let Some(more) = config.discover else { continue };
-        let place = || toml::de::DeTable::parse(text).ok().and_then(|all| Some(all.get_ref().get("discover")?.span()));
-        if more.is_empty() && !rules.is_empty() {
+        let Some(list) = table.get_mut().remove("discover") else { continue };
+        let span = list.span();
+        let DeValue::Array(list) = list.into_inner() else {
+            return Err(wrong(Diagnostic::at(text, span, "discover: expected a list of tables, `[[discover]]`", None)));
+        };
+        if list.is_empty() && !rules.is_empty() {
             let why = "discover: an empty list does not remove the rules of earlier files: remove them there";
-            return Err(wrong(Diagnostic::at(text, place().unwrap_or(0..0), why, None)));
+            return Err(wrong(Diagnostic::at(text, span, why, None)));
         }
-        rules.extend(more);
-        Rules::new(rules.clone()).map_err(|why| wrong(Diagnostic::at(text, place().unwrap_or(0..0), why, None)))?;
+        for entry in list {
+            let span = entry.span();
+            let at_entry = |why: String| wrong(Diagnostic::at(text, span.clone(), format!("discover: {why}"), None));
+            let rule = Rule::deserialize(ValueDeserializer::from(entry)).map_err(|error| match error.span() {
+                Some(_) => of_toml(error),
+                None => at_entry(error.message().to_owned()),
+            })?;
+            rules.push(rule);
+            Rules::new(rules.clone()).map_err(at_entry)?;
+        }
     }
     Ok((Rules { rules }, root))
 }

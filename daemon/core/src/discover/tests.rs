@@ -240,4 +240,10 @@ fn the_rules_of_drop_ins_follow_those_of_the_file_and_an_empty_list_removes_none
     assert!(of(&["discover = []\n".into(), rule("a")]).is_ok(), "nothing is removed");
     let error = of(&[rule("a"), rule("b"), rule("a")]).unwrap_err().to_string();
     assert!(error.starts_with("n.d/2.toml:1:") && error.contains("two rules are named `a`"), "{error}");
+    let error = of(&[rule("a") + &rule("b").replace("b/{id}", "/b")]).unwrap_err().to_string();
+    assert!(error.starts_with("n.toml:7:9: pattern `/b`: expected a path relative to"), "{error}");
+    let error = of(&[rule("a") + &rule("b").replace("match", "#")]).unwrap_err().to_string();
+    assert!(error.starts_with("n.toml:5:1: discover: rule `b`: expected either `match` or `preset`"), "{error}");
+    let error = of(&["discover = 3\n".into()]).unwrap_err().to_string();
+    assert!(error.starts_with("n.toml:1:12: discover: expected a list of tables"), "{error}");
 }

@@ -67,6 +67,14 @@ pub const CODE: &str = "discovery";
 /// Why this node does not pin a policy; `None`: it does.
 pub type Refusal = Box<dyn Fn(&Policy) -> Option<String> + Send>;
 
+/// Why policies that the rules name cannot be used as their files are now. Whether this node can enforce them is not checked.
+pub fn unusable_policies(config: &Config) -> Vec<String> {
+    let mut policies = Policies::new(config.policy_dir.clone(), &config.discover.0);
+    let accepted: Refusal = Box::new(|_| None);
+    policies.read(&config.discover.0, &accepted);
+    policies.errors().collect()
+}
+
 /// What the thread needs of the daemon.
 pub struct Parts {
     /// The registry.
