@@ -17,7 +17,12 @@ fn run_becomes_its_command_and_is_the_process_that_the_daemon_moves() {
     }
     // The command's own pid is that of the process that asked; nothing of the connection is left open in it. The shell closes its
     // end of the pipe while ls looks, which ls may complain about.
-    command.args(["--", "sh", "-c", "echo $$ $FAILSAFE_RUN_ID; ls -l /proc/$$/fd 2>/dev/null | grep -c socket: ; exit 7"]);
+    command.args([
+        "--",
+        "sh",
+        "-c",
+        "echo $$ $FAILSAFE_RUN_ID; ls -l /proc/$$/fd 2>/dev/null | grep -c socket: ; exit 7",
+    ]);
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{}", err(&output));
     let lines: Vec<String> = out(&output).lines().map(str::to_owned).collect();
