@@ -3,6 +3,7 @@
 mod attest;
 mod discover;
 mod incident;
+mod log;
 mod manifest;
 mod mode;
 mod node;
@@ -14,6 +15,7 @@ pub use attest::{
 };
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
+pub use log::{ConsistencyArgs, LogCommand, LogOut};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
@@ -32,6 +34,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
                   `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
                   `policy would` 30 denied, 31 known on the node only; \
+                  `log consistency` 25 forked, 26 shortened, 27 old checkpoint; \
                   `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
                   differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."
@@ -615,76 +618,6 @@ pub struct DoctorArgs {
     pub bpffs: PathBuf,
     #[command(flatten)]
     pub output: Output,
-}
-
-/// `log`.
-#[derive(Debug, Subcommand)]
-pub enum LogCommand {
-    /// Verify the whole log without the daemon: framing, checksums, canonical form, hash links, and the signed checkpoints.
-    #[command(
-        after_help = "Examples:\n  failsafectl log verify\n  failsafectl log verify --checkpoint last-week.checkpoint --keys trusted.keys\n  \
-                            failsafectl log verify --file copy.log"
-    )]
-    Verify {
-        /// Verify this log file only, for example one that was copied. Its tree is not compared with checkpoints.
-        #[arg(long, conflicts_with_all = ["checkpoint", "keys"])]
-        file: Option<PathBuf>,
-        /// Verify also that the log extends this earlier checkpoint. Can be repeated.
-        #[arg(long, value_name = "FILE")]
-        checkpoint: Vec<PathBuf>,
-        /// The public keys that may have signed checkpoints. Default: those that the daemon wrote to the state folder.
-        #[arg(long, value_name = "FILE")]
-        keys: Option<PathBuf>,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Show the latest signed checkpoint of the log, or write it to a file to keep on another machine.
-    #[command(after_help = "Examples:\n  failsafectl log checkpoint\n  failsafectl log checkpoint -o node7.checkpoint")]
-    Checkpoint {
-        #[command(flatten)]
-        out: LogOut,
-        /// The public keys that may have signed it. Default: those that the daemon wrote to the state folder.
-        #[arg(long, value_name = "FILE")]
-        keys: Option<PathBuf>,
-    },
-    /// Write a proof that an entry is in the log: the entry, its inclusion proof and a signed checkpoint in one file.
-    #[command(after_help = "Example:\n  failsafectl log prove 1234 -o entry.tlog-proof")]
-    Prove {
-        /// The index of the entry, as `events -o json` shows it.
-        #[arg(value_name = "ENTRY")]
-        entry: u64,
-        /// Prove it in this checkpoint. Default: the latest one.
-        #[arg(long, value_name = "FILE")]
-        checkpoint: Option<PathBuf>,
-        #[command(flatten)]
-        out: LogOut,
-    },
-    /// Verify a proof offline: without the log, the daemon and the network.
-    #[command(after_help = "Example:\n  failsafectl log verify-proof entry.tlog-proof --keys trusted.keys")]
-    VerifyProof {
-        /// The proof.
-        file: PathBuf,
-        /// The public keys that may have signed the checkpoint. Default: those that the daemon wrote to the state folder.
-        #[arg(long, value_name = "FILE")]
-        keys: Option<PathBuf>,
-        /// Print the result as JSON.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// Where `log checkpoint` and `log prove` write to.
-#[derive(Debug, ClapArgs)]
-pub struct LogOut {
-    /// The file to write. Default: the terminal.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Replace the file if it exists. A symbolic link is never replaced.
-    #[arg(long)]
-    pub force: bool,
-    /// Print the result as JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

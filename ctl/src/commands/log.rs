@@ -1,6 +1,7 @@
 //! `log`: the audit log as a transparency log, offline: verification, checkpoints and proofs.
 
 mod checkpoint;
+mod consistency;
 pub(super) mod keys;
 mod prove;
 mod verify;
@@ -19,6 +20,7 @@ pub(super) fn log(place: &Place<'_>, what: &LogCommand) -> Result<Exit, Fail> {
             verify::verify(place, file.as_deref(), checkpoint, keys.as_deref(), *output)
         }
         LogCommand::Checkpoint { out, keys } => checkpoint::checkpoint(place, out, keys.as_deref()),
+        LogCommand::Consistency(args) => consistency::consistency(place, args),
         LogCommand::Prove { entry, checkpoint, out } => prove::prove(place, *entry, checkpoint.as_deref(), out),
         LogCommand::VerifyProof { file, keys, json } => prove::verify(place, file, keys.as_deref(), *json),
     }

@@ -9,7 +9,7 @@ use failsafe_journal::{
     segments::{REMOVED_FILE, Removed},
     storage::{Layout, LogFolder},
 };
-use failsafe_tlog::{Keys, Signer, VerifierKey};
+use failsafe_tlog::{Checkpoint, Keys, Signer, VerifierKey};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -34,22 +34,22 @@ fn signer(seed: u8) -> TestSigner {
     TestSigner(key, public)
 }
 
-struct State(tempfile::TempDir);
+pub struct State(tempfile::TempDir);
 
 impl State {
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// A state folder as a daemon leaves it.
-    fn new(text: &str, entries: u64) -> State {
+    pub fn new(text: &str, entries: u64) -> State {
         let state = State(tempfile::tempdir().unwrap());
         fs::write(state.path("log.keys"), format!("# this node\n{}\n", signer(1).1)).unwrap();
         state.write(text, entries);
         state
     }
 
-    fn write(&self, text: &str, entries: u64) {
+    pub fn write(&self, text: &str, entries: u64) {
         let checkpoint = Some((self.path("log.checkpoint"), Keys::of(vec![signer(1).1])));
         let layout = Layout {
             segment_bytes: 4_096,
@@ -71,20 +71,26 @@ impl State {
         log.sign(&signer(1), false).unwrap();
     }
 
-    fn ctl(&self, line: &str) -> Output {
+    /// The checkpoint `name`, signed by the node's key with another root.
+    pub fn fork(&self, name: &str, root: u8) -> Vec<u8> {
+        let checkpoint = Checkpoint::unverified(&fs::read(self.path(name)).unwrap()).unwrap();
+        Checkpoint { root: [root; 32], ..checkpoint }.sign(&signer(1)).encode()
+    }
+
+    pub fn ctl(&self, line: &str) -> Output {
         let mut command = bare(Path::new("/nonexistent"));
         command.current_dir(self.0.path()).arg("--state-dir").arg(self.0.path());
         command.args(line.split_whitespace()).output().unwrap()
     }
 
-    fn ok(&self, line: &str) -> String {
+    pub fn ok(&self, line: &str) -> String {
         let output = self.ctl(line);
         assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""), "{line}: {}", out(&output));
         out(&output)
     }
 
     /// What the command prints where it fails.
-    fn fails(&self, line: &str) -> String {
+    pub fn fails(&self, line: &str) -> String {
         let output = self.ctl(line);
         assert_eq!(output.status.code(), Some(1), "{line}: {}{}", out(&output), err(&output));
         format!("{}{}", out(&output), err(&output))

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod cleanup;
+mod consistency;
 mod daemon;
 mod files;
 mod fixtures;

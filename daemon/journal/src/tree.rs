@@ -15,6 +15,7 @@
 //!   thread.
 
 pub mod edge;
+pub mod extends;
 mod growing;
 pub mod leaves;
 pub mod prove;

@@ -3,11 +3,12 @@
 //! ```text
 //!  entries --leaf hash--> frontier::Frontier --root--> checkpoint::Checkpoint --sign--> note (Ed25519)
 //!                    \--> collect::Collector --------> inclusion and consistency proofs --> proof_file (tlog-proof@v1)
+//!                    \                                 consistency_file (tlog-witness)
 //!                    \--> tile: the C2SP tlog-tiles layout
 //! ```
 //!
 //! Sources: RFC 6962 section 2.1 (tree), RFC 9162 section 2.1 (verification of proofs), and the C2SP specifications
-//! signed-note, tlog-checkpoint, tlog-proof and tlog-tiles.
+//! signed-note, tlog-checkpoint, tlog-proof, tlog-witness and tlog-tiles.
 //!
 //! Invariants:
 //! - Every parser refuses what it does not understand completely, with a message that names the part.
@@ -18,6 +19,7 @@
 
 pub mod checkpoint;
 pub mod collect;
+pub mod consistency_file;
 pub mod frontier;
 pub mod hash;
 pub mod note;
@@ -27,6 +29,7 @@ pub mod tile;
 
 pub use checkpoint::Checkpoint;
 pub use collect::Collector;
+pub use consistency_file::ConsistencyFile;
 pub use frontier::Frontier;
 pub use hash::{Hash, leaf_hash, node_hash};
 pub use note::{Keys, Note, Signer, VerifierKey};

@@ -8,7 +8,9 @@ use failsafe_tlog::checkpoint::BadCheckpoint;
 use failsafe_tlog::note::{BadKey, BadNote, NotVerified};
 use failsafe_tlog::proof_file::BadProof;
 use failsafe_tlog::tile::{self, BadTile, Kind, Tile};
-use failsafe_tlog::{Checkpoint, Collector, Frontier, Keys, Note, ProofFile, Signer, VerifierKey, leaf_hash};
+use failsafe_tlog::{
+    Checkpoint, Collector, ConsistencyFile, Frontier, Keys, Note, ProofFile, Signer, VerifierKey, leaf_hash,
+};
 
 struct TestSigner(SigningKey, VerifierKey);
 
@@ -217,4 +219,58 @@ fn malformed_tiles_are_refused() {
     assert_eq!(tile::decode_entries(&bundle[..6]), Err(BadTile::CutOff(5)));
     let long = vec![0; 65_536];
     assert_eq!(tile::encode_entries([&long[..]]), Err(BadTile::TooLong { index: 0, bytes: 65_536 }));
+}
+
+fn consistency() -> (Checkpoint, ConsistencyFile) {
+    let tree = |size: u64| {
+        let mut frontier = Frontier::new();
+        (0..size).for_each(|n| frontier.push(leaf_hash(format!("entry {n}").as_bytes())));
+        let origin = "failsafe.test/node/log/1".to_owned();
+        Checkpoint { origin, size, root: frontier.root(), extensions: Vec::new() }
+    };
+    let mut collector = Collector::consistency(&Frontier::new(), 6, 11).unwrap();
+    (0..11).for_each(|n| collector.push(leaf_hash(format!("entry {n}").as_bytes())));
+    let hashes = collector.finish().unwrap().0.remove(0);
+    (tree(6), ConsistencyFile { old: 6, hashes, checkpoint: tree(11).sign(&signer(1)).encode() })
+}
+
+#[test]
+fn every_changed_byte_of_a_consistency_proof_is_detected() {
+    let (old, good) = consistency();
+    let proves = |bytes: &[u8]| {
+        let keys = keys();
+        let file = ConsistencyFile::parse(bytes)?;
+        let new = file.open(&keys)?.0;
+        file.verify(&old, &new)
+    };
+    let bytes = good.encode();
+    assert_eq!(ConsistencyFile::parse(&bytes).unwrap(), good);
+    proves(&bytes).unwrap();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << bit;
+            assert!(proves(&bad).is_err(), "bit {bit} of byte {at}");
+        }
+        assert!(proves(&bytes[..at]).is_err(), "cut off at byte {at}");
+    }
+}
+
+#[test]
+fn each_way_in_which_a_consistency_proof_is_wrong_has_its_message() {
+    let (old, good) = consistency();
+    let text = |bytes: &[u8]| ConsistencyFile::parse(bytes).unwrap_err().to_string();
+    assert!(text(b"old 1\n").contains("has no checkpoint"));
+    assert!(text(b"new 1\n\nx").contains("must be `old N`"));
+    assert!(text(b"old 01\n\nx").contains("must be `old N`"));
+    assert!(text(b"old 1\nAAAA\n\nx").contains("hash 1 of the proof"));
+    let many = ConsistencyFile { hashes: vec![[0; 32]; 64], ..good.clone() }.encode();
+    assert!(text(&many).contains("64 hashes; the limit is 63"));
+    assert!(text(&vec![b'a'; failsafe_tlog::consistency_file::MAX_BYTES + 1]).contains("the limit is"));
+    let new = good.open(&keys()).unwrap().0;
+    let wrong = |old: &Checkpoint| good.verify(old, &new).unwrap_err().to_string();
+    assert!(wrong(&Checkpoint { size: 5, ..old.clone() }).contains("for an earlier tree of 6 entries, not of 5"));
+    assert!(wrong(&Checkpoint { size: 12, ..old.clone() }).contains("fewer than the 12"));
+    assert!(wrong(&Checkpoint { root: [1; 32], ..old.clone() }).contains("does not contain the earlier one"));
+    assert!(wrong(&Checkpoint { origin: "other".into(), ..old.clone() }).contains("is of other"));
 }

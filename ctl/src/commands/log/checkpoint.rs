@@ -24,10 +24,14 @@ pub(super) struct Opened<'k> {
 
 /// Reads a checkpoint and verifies it.
 pub(super) fn open<'k>(path: &Path, known: &'k Known) -> Result<Opened<'k>, Fail> {
-    let shown = clean(&path.display().to_string());
     let note = super::read(path, "checkpoint", note::MAX_BYTES)?;
+    of_note(note, &clean(&path.display().to_string()), known)
+}
+
+/// Verifies a checkpoint that is part of the file `shown`.
+pub(super) fn of_note<'k>(note: Vec<u8>, shown: &str, known: &'k Known) -> Result<Opened<'k>, Fail> {
     let (checkpoint, key) = Checkpoint::open(&note, &known.keys)
-        .map_err(|error| Fail::because(&shown, &error).advise(known.advice("checkpoint")))?;
+        .map_err(|error| Fail::because(shown, &error).advise(known.advice("checkpoint")))?;
     let tree = SignedTree::of(checkpoint.clone())
         .ok_or_else(|| Fail::new(Exit::Error, format!("{shown}: the origin names no first entry of the log")))?;
     Ok(Opened { note, checkpoint, tree, key })

@@ -1,0 +1,106 @@
+//! The commands about the log as a transparency log: `log ...`.
+
+use super::Output;
+use clap::{Args as ClapArgs, Subcommand};
+use std::path::PathBuf;
+
+/// `log`.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Verify the whole log without the daemon: framing, checksums, canonical form, hash links, and the signed checkpoints.
+    #[command(
+        after_help = "Examples:\n  failsafectl log verify\n  failsafectl log verify --checkpoint last-week.checkpoint --keys trusted.keys\n  \
+                            failsafectl log verify --file copy.log"
+    )]
+    Verify {
+        /// Verify this log file only, for example one that was copied. Its tree is not compared with checkpoints.
+        #[arg(long, conflicts_with_all = ["checkpoint", "keys"])]
+        file: Option<PathBuf>,
+        /// Verify also that the log extends this earlier checkpoint. Can be repeated.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+        /// The public keys that may have signed checkpoints. Default: those that the daemon wrote to the state folder.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the latest signed checkpoint of the log, or write it to a file to keep on another machine.
+    #[command(after_help = "Examples:\n  failsafectl log checkpoint\n  failsafectl log checkpoint -o node7.checkpoint")]
+    Checkpoint {
+        #[command(flatten)]
+        out: LogOut,
+        /// The public keys that may have signed it. Default: those that the daemon wrote to the state folder.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+    },
+    /// Prove and verify that the log of a newer checkpoint extends an older one.
+    Consistency(ConsistencyArgs),
+    /// Write a proof that an entry is in the log: the entry, its inclusion proof and a signed checkpoint in one file.
+    #[command(after_help = "Example:\n  failsafectl log prove 1234 -o entry.tlog-proof")]
+    Prove {
+        /// The index of the entry, as `events -o json` shows it.
+        #[arg(value_name = "ENTRY")]
+        entry: u64,
+        /// Prove it in this checkpoint. Default: the latest one.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        #[command(flatten)]
+        out: LogOut,
+    },
+    /// Verify a proof offline: without the log, the daemon and the network.
+    #[command(after_help = "Example:\n  failsafectl log verify-proof entry.tlog-proof --keys trusted.keys")]
+    VerifyProof {
+        /// The proof.
+        file: PathBuf,
+        /// The public keys that may have signed the checkpoint. Default: those that the daemon wrote to the state folder.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where `log checkpoint` and `log prove` write to.
+#[derive(Debug, ClapArgs)]
+pub struct LogOut {
+    /// The file to write. Default: the terminal.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the file if it exists. A symbolic link is never replaced.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `log consistency`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  failsafectl log consistency last-week.checkpoint --keys trusted.keys\n  \
+                  failsafectl log consistency last-week.checkpoint -o week.consistency\n  \
+                  failsafectl log consistency last-week.checkpoint --proof week.consistency --keys trusted.keys")]
+pub struct ConsistencyArgs {
+    /// The earlier checkpoint, which you kept.
+    #[arg(value_name = "OLD-CHECKPOINT")]
+    pub old: PathBuf,
+    /// The newer checkpoint. Default: the latest one in the state folder.
+    #[arg(value_name = "NEW-CHECKPOINT", conflicts_with = "proof")]
+    pub new: Option<PathBuf>,
+    /// Verify this proof, which has the newer checkpoint, without the log.
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub proof: Option<PathBuf>,
+    /// The public keys that may have signed the checkpoints. Default: those that the daemon wrote to the state folder.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// Write the proof to this file.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the file if it exists. A symbolic link is never replaced.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
