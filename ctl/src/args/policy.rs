@@ -13,6 +13,8 @@ pub enum PolicyCommand {
     Explain(PolicyExplainArgs),
     /// Ask what a policy does with one call. Works without the daemon.
     Would(PolicyWouldArgs),
+    /// Run the tests of policies: described inputs, expected decisions. Works without the daemon.
+    Test(PolicyTestArgs),
     /// List the named policies of this node.
     #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
     List(Output),
@@ -80,6 +82,35 @@ pub struct PolicyWouldArgs {
     /// `open`: for writing. Default: for reading only
     #[arg(long)]
     pub write: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `policy test`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Exit codes: 0 every test passed; 1 a test failed, or a file is invalid; 6 no test has the name of --only.\n\n\
+                  Examples:\n  failsafectl policy test trainer.toml\n  \
+                  failsafectl policy test policies/*.test.toml --require-coverage\n  \
+                  failsafectl policy test trainer.toml --only spike\n  \
+                  failsafectl policy test trainer.toml --junit results.xml"
+)]
+pub struct PolicyTestArgs {
+    /// Policies NAME.toml, each with its tests NAME.test.toml beside it, or test files.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The test file of the policy, where it is not beside it.
+    #[arg(long, value_name = "FILE")]
+    pub tests: Option<PathBuf>,
+    /// Only tests that have this text in their name.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Fail if a rule, or a test in a condition, is not reached both ways.
+    #[arg(long)]
+    pub require_coverage: bool,
+    /// Write the results as JUnit XML to this file, too.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
     #[command(flatten)]
     pub output: Output,
 }

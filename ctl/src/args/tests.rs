@@ -87,6 +87,7 @@ fn every_command_that_prints_has_json() {
         "policy check p -o json",
         "policy explain p r -o json",
         "policy would p connect 10.0.0.9:443 -o json",
+        "policy test p.toml -o json",
         "replay r -o json",
         "export r -o f --json",
         "report loss 1 -o json",

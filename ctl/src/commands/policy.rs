@@ -1,6 +1,7 @@
 //! `policy check`: what is wrong with a policy, its digest, and whether this node would take it.
 
 pub(super) mod explain;
+pub(super) mod test;
 pub(super) mod would;
 
 use super::{Place, file_name};

@@ -11,6 +11,7 @@ pub mod health;
 pub mod incidents;
 pub mod json;
 pub mod policy;
+pub mod policy_test;
 pub mod reference;
 pub mod runs;
 pub mod table;

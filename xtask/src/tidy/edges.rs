@@ -60,6 +60,7 @@ const TABLE: &[Row] = &[
         tests_may: &[],
         never: &["aya", "libc", "nix", "tokio"],
     },
+    Row { name: "failsafe-trial", may: &["failsafe-core", "failsafe-matchers"], tests_may: &[], never: IMPURE },
     Row {
         name: "failsafed",
         may: &[
@@ -85,6 +86,7 @@ const TABLE: &[Row] = &[
             "failsafe-matchers",
             "failsafe-proto",
             "failsafe-tlog",
+            "failsafe-trial",
         ],
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],

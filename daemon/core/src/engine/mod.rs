@@ -21,7 +21,7 @@ use crate::{
     containment::Containment,
     decision::{Decision, Mode, Observation},
     input::Input,
-    policy::{Policy, PolicySet},
+    policy::{Policy, PolicySet, Truth},
     record::Suppressed,
     signal::{Signal, Source},
     subject::{RunId, Subject},
@@ -104,6 +104,14 @@ impl State {
     pub fn rules(&self, policies: &PolicySet, id: RunId, now: MonoTime) -> RulesView {
         let run = self.runs.get(&id).and_then(|run| Some((run, policies.get(&run.policy)?)));
         run.map(|(run, policy)| run.rules_view(policy, now)).unwrap_or_default()
+    }
+
+    /// Visits each test of each condition of several parts, with its truth when it was last judged: the rule's and the test's place in
+    /// the policy. A condition on GPUs is judged for each of them.
+    pub fn visit_tests(&self, id: RunId, visit: impl FnMut(usize, usize, Truth)) {
+        if let Some(run) = self.runs.get(&id) {
+            run.visit_tests(visit);
+        }
     }
 
     /// What is not seen of the run at present, each with the reason where one is known.

@@ -19,7 +19,7 @@ use crate::{
     detectors::Detectors,
     event::{DriftSince, Event},
     input::{Command, Control, Gap, Run, Silent, Unread},
-    policy::{Condition, OnBlind, OnDrift, OnEscape, Policy, PolicyDigest, Rule, Tree},
+    policy::{Condition, OnBlind, OnDrift, OnEscape, Policy, PolicyDigest, Rule, Tree, Truth},
     record::Suppressed,
     signal::{Kind, Series, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
@@ -231,6 +231,14 @@ impl RunState {
             .filter(|(_, state)| state.suppressed() > 0)
             .map(|(rule, state)| Suppressed { rule: rule.id.clone(), events: state.suppressed() })
             .collect()
+    }
+
+    pub(super) fn visit_tests(&self, mut visit: impl FnMut(usize, usize, Truth)) {
+        for (rule, tree) in self.trees.iter().enumerate() {
+            if let Some(tree) = tree {
+                tree.visit_tests(|test, truth| visit(rule, test, truth));
+            }
+        }
     }
 
     pub(super) fn last_signals(&self) -> Vec<Observation> {

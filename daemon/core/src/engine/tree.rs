@@ -359,6 +359,17 @@ impl TreeState {
         instance.step(rule, tree, now)
     }
 
+    /// Each test, by its number, with its truth at the last judgement.
+    pub(super) fn visit_tests(&self, mut visit: impl FnMut(usize, Truth)) {
+        for instance in &self.instances {
+            for (step, truth) in self.program.steps.iter().zip(&instance.truths) {
+                if let Step::Leaf(test) = step {
+                    visit(*test, *truth);
+                }
+            }
+        }
+    }
+
     /// What made the condition true, at its last judgement.
     pub(super) fn proof(&self, n: usize) -> Option<Proof> {
         let instance = self.instances.get(n)?;

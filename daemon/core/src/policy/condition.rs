@@ -330,7 +330,7 @@ fn metric_of(kind: &Kind) -> Option<&str> {
 }
 
 /// The sensor that an event comes from.
-pub(crate) fn event_source(kind: EventKind) -> Source {
+pub fn event_source(kind: EventKind) -> Source {
     match kind {
         EventKind::Xid | EventKind::GpuEvent | EventKind::ForeignGpuProcess => Source::Nvml,
         EventKind::ForeignThaw | EventKind::Latched | EventKind::Drift => Source::Guard,

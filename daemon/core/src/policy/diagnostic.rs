@@ -136,7 +136,7 @@ impl Diagnostic {
 }
 
 /// A value of the policy as a message quotes it: its beginning, where it is long.
-pub(crate) fn quote(value: &str) -> String {
+pub fn quote(value: &str) -> String {
     if value.chars().nth(QUOTED).is_none() {
         return format!("`{value}`");
     }
@@ -241,6 +241,6 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// A suggestion out of `candidates`, in words.
-pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     nearest(word, candidates).map(|near| format!("did you mean `{near}`?"))
 }

@@ -15,18 +15,21 @@ use toml::{
 
 /// A value as it is written.
 #[derive(Clone)]
-pub(super) enum Literal {
+pub enum Literal {
+    /// A whole number.
     Integer(i64),
+    /// A number with a point, or `nan` or `inf`.
     Float(f64),
+    /// A text in quotes.
     Text(String),
 }
 
 /// One value, or a list of them; each has its own place.
 #[derive(Clone)]
-pub(super) struct OneOrMany(pub Vec<Spanned<Literal>>);
+pub struct OneOrMany(pub Vec<Spanned<Literal>>);
 
 /// The fields of one table.
-pub(super) struct Fields<'t> {
+pub struct Fields<'t> {
     found: BTreeMap<&'static str, &'t Spanned<DeValue<'t>>>,
     /// Fields that were found under a misspelt name: the name is the mistake, their type is not reported too.
     misspelt: Vec<&'static str>,
@@ -38,8 +41,10 @@ pub(super) struct Fields<'t> {
 }
 
 /// What a table is, for messages, and which fields it may have.
-pub(super) struct Known<'k> {
+pub struct Known<'k> {
+    /// What it is called.
     pub what: &'static str,
+    /// Its fields.
     pub fields: &'static [&'static str],
     /// Those that are suggested for a misspelt one.
     pub suggest: &'k [&'static str],
@@ -48,18 +53,15 @@ pub(super) struct Known<'k> {
 }
 
 impl Known<'static> {
-    pub(super) const fn new(what: &'static str, fields: &'static [&'static str]) -> Known<'static> {
+    /// A table with these fields.
+    pub const fn new(what: &'static str, fields: &'static [&'static str]) -> Known<'static> {
         Known { what, fields, suggest: fields, elsewhere: None }
     }
 }
 
 impl<'t> Fields<'t> {
-    pub(super) fn of_table(
-        wrong: &mut Mistakes,
-        table: &'t DeTable<'t>,
-        span: Range<usize>,
-        known: &Known<'_>,
-    ) -> Fields<'t> {
+    /// The fields of `table`. Those that it may not have are noted.
+    pub fn of_table(wrong: &mut Mistakes, table: &'t DeTable<'t>, span: Range<usize>, known: &Known<'_>) -> Fields<'t> {
         let mut fields =
             Fields { found: BTreeMap::new(), misspelt: Vec::new(), span, what: known.what, unreadable: false };
         let named = |name: &str| known.fields.iter().copied().find(|field| *field == name);
@@ -98,18 +100,19 @@ impl<'t> Fields<'t> {
     }
 
     /// Reports a field that is not there; `expected` is what it holds, with an example.
-    pub(super) fn require(&self, wrong: &mut Mistakes, name: &'static str, expected: &str) {
+    pub fn require(&self, wrong: &mut Mistakes, name: &'static str, expected: &str) {
         if !self.found.contains_key(name) {
             wrong.missing(self.span.clone(), format!("missing field `{name}` in {}: {expected}", self.what), None);
         }
     }
 
-    pub(super) fn has(&self, name: &'static str) -> bool {
+    /// Whether the field is given.
+    pub fn has(&self, name: &'static str) -> bool {
         self.found.contains_key(name)
     }
 
     /// A text in a table of this table.
-    pub(super) fn text_within(&self, table: &'static str, name: &str) -> Option<&str> {
+    pub fn text_within(&self, table: &'static str, name: &str) -> Option<&str> {
         self.found.get(table)?.get_ref().as_table()?.get(name)?.get_ref().as_str()
     }
 
@@ -132,23 +135,28 @@ impl<'t> Fields<'t> {
         got
     }
 
-    pub(super) fn text(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<String>> {
+    /// A text.
+    pub fn text(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<String>> {
         self.read(wrong, name, "a text in quotes", |value| value.as_str().map(str::to_owned))
     }
 
-    pub(super) fn duration(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<String>> {
+    /// A duration, as it is written.
+    pub fn duration(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<String>> {
         self.read(wrong, name, "a duration in quotes, such as \"3s\"", |value| value.as_str().map(str::to_owned))
     }
 
-    pub(super) fn whole_number(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<i64>> {
+    /// A whole number.
+    pub fn whole_number(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<i64>> {
         self.read(wrong, name, "a whole number", whole_number)
     }
 
-    pub(super) fn literal(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<Literal>> {
+    /// A number or a text.
+    pub fn literal(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<Literal>> {
         self.read(wrong, name, "a number, or a text with a unit such as \"85 C\"", literal)
     }
 
-    pub(super) fn one_or_many(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<OneOrMany>> {
+    /// A number, a text, or a list of them.
+    pub fn one_or_many(&mut self, wrong: &mut Mistakes, name: &'static str) -> Option<Spanned<OneOrMany>> {
         let value = *self.found.get(name)?;
         let DeValue::Array(items) = value.get_ref() else {
             let expected = "a text, a number, or a list of them";
@@ -171,7 +179,7 @@ impl<'t> Fields<'t> {
     }
 
     /// A list of texts; one text alone is noted and read as a list of one. An element that is no text is left out.
-    pub(super) fn texts(
+    pub fn texts(
         &mut self,
         wrong: &mut Mistakes,
         name: &'static str,
@@ -204,7 +212,7 @@ impl<'t> Fields<'t> {
     }
 
     /// One of a closed set of names.
-    pub(super) fn choice<T: Copy>(
+    pub fn choice<T: Copy>(
         &mut self,
         wrong: &mut Mistakes,
         name: &'static str,
@@ -214,7 +222,7 @@ impl<'t> Fields<'t> {
     }
 
     /// The same, with its place.
-    pub(super) fn spanned_choice<T: Copy>(
+    pub fn spanned_choice<T: Copy>(
         &mut self,
         wrong: &mut Mistakes,
         name: &'static str,
@@ -229,13 +237,18 @@ impl<'t> Fields<'t> {
         chosen.map(|chosen| Spanned::new(text.span(), chosen))
     }
 
+    /// The value of a field as TOML has it, for forms that no other method reads.
+    pub fn value(&self, name: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.found.get(name).copied()
+    }
+
     /// Where the value of a field stands.
-    pub(super) fn span_of(&self, name: &'static str) -> Option<Range<usize>> {
+    pub fn span_of(&self, name: &'static str) -> Option<Range<usize>> {
         self.found.get(name).map(|value| value.span())
     }
 
     /// One table, as a list of one. A list in its place is noted.
-    pub(super) fn one_table(
+    pub fn one_table(
         &mut self,
         wrong: &mut Mistakes,
         name: &'static str,
@@ -247,7 +260,7 @@ impl<'t> Fields<'t> {
     }
 
     /// A table. A list of one table, `[[name]]`, is noted and read.
-    pub(super) fn table(&mut self, wrong: &mut Mistakes, name: &'static str, known: &Known<'_>) -> Option<Fields<'t>> {
+    pub fn table(&mut self, wrong: &mut Mistakes, name: &'static str, known: &Known<'_>) -> Option<Fields<'t>> {
         let value = *self.found.get(name)?;
         if let DeValue::Array(items) = value.get_ref()
             && let Some(first) = items.iter().next()
@@ -263,7 +276,7 @@ impl<'t> Fields<'t> {
     }
 
     /// A list of tables. One table alone is noted and read as a list of one.
-    pub(super) fn tables(
+    pub fn tables(
         &mut self,
         wrong: &mut Mistakes,
         name: &'static str,
@@ -290,7 +303,7 @@ impl<'t> Fields<'t> {
     }
 
     /// A table of texts under names of the author's choice.
-    pub(super) fn labels(&mut self, wrong: &mut Mistakes, name: &'static str) -> BTreeMap<String, String> {
+    pub fn labels(&mut self, wrong: &mut Mistakes, name: &'static str) -> BTreeMap<String, String> {
         let example = "a table of texts such as { team = \"vision\" }";
         let Some(table) = self.read(wrong, name, example, |value| value.as_table()) else { return BTreeMap::new() };
         let mut labels = BTreeMap::new();
@@ -307,17 +320,13 @@ impl<'t> Fields<'t> {
     }
 
     /// Each field that is there and one of `names`, read as [`Fields::one_or_many`] does.
-    pub(super) fn each(
-        &mut self,
-        wrong: &mut Mistakes,
-        names: &[&'static str],
-    ) -> Vec<(&'static str, Spanned<OneOrMany>)> {
+    pub fn each(&mut self, wrong: &mut Mistakes, names: &[&'static str]) -> Vec<(&'static str, Spanned<OneOrMany>)> {
         names.iter().filter_map(|name| Some((*name, self.one_or_many(wrong, name)?))).collect()
     }
 }
 
 /// Reports a name that is not one of a closed set.
-pub(super) fn unknown_choice(
+pub fn unknown_choice(
     wrong: &mut Mistakes,
     text: &Spanned<String>,
     choices: impl Iterator<Item = &'static str> + Clone,
@@ -332,7 +341,8 @@ fn whole_number(value: &DeValue<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-fn literal(value: &DeValue<'_>) -> Option<Literal> {
+/// A number or a text.
+pub fn literal(value: &DeValue<'_>) -> Option<Literal> {
     match value {
         DeValue::Integer(_) => whole_number(value).map(Literal::Integer),
         DeValue::Float(number) => number.as_str().parse().ok().map(Literal::Float),
@@ -342,7 +352,7 @@ fn literal(value: &DeValue<'_>) -> Option<Literal> {
 }
 
 /// What stands there, in words.
-fn found(value: &DeValue<'_>) -> String {
+pub fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text {}", quote(text)),
         DeValue::Integer(number) => format!("the number {}", quote(number.as_str())),

@@ -9,8 +9,9 @@ const MOST: usize = 400;
 /// Characters of one part of a field's name that are shown at most.
 const PART: usize = 40;
 
-/// The mistakes of one policy.
-pub(super) struct Mistakes {
+/// The mistakes of one file.
+#[derive(Default)]
+pub struct Mistakes {
     list: Vec<Mistake>,
     left_out: usize,
     first_left_out: usize,
@@ -35,33 +36,38 @@ enum MistakeKind {
 }
 
 impl Mistakes {
-    pub(super) fn new() -> Mistakes {
+    /// None yet.
+    pub fn new() -> Mistakes {
         Mistakes { list: Vec::new(), left_out: 0, first_left_out: 0 }
     }
 
-    pub(super) fn syntax(&mut self, span: Range<usize>, message: &str) {
+    /// The text is not TOML.
+    pub fn syntax(&mut self, span: Range<usize>, message: &str) {
         self.note(Level::Error, MistakeKind::Syntax, span, format!("the text is not valid TOML: {message}"), None);
     }
 
-    pub(super) fn missing(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+    /// A field or a section is missing.
+    pub fn missing(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.note(Level::Error, MistakeKind::Missing, span, message.into(), help);
     }
 
-    pub(super) fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+    /// Anything else that is wrong.
+    pub fn error(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.note(Level::Error, MistakeKind::Other, span, message.into(), help);
     }
 
-    pub(super) fn warning(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
+    /// What is accepted, and probably not meant.
+    pub fn warning(&mut self, span: Range<usize>, message: impl Into<String>, help: Option<String>) {
         self.note(Level::Warning, MistakeKind::Other, span, message.into(), help);
     }
 
     /// Whether further mistakes are only counted, so that no suggestion for them needs to be sought.
-    pub(super) fn full(&self) -> bool {
+    pub fn full(&self) -> bool {
         self.list.len() >= MOST
     }
 
     /// Whether the policy is refused.
-    pub(super) fn any(&self) -> bool {
+    pub fn any(&self) -> bool {
         self.left_out > 0 || self.list.iter().any(|mistake| mistake.level == Level::Error)
     }
 
@@ -77,7 +83,7 @@ impl Mistakes {
     }
 
     /// All of them in the order of the text, each with its line and field.
-    pub(super) fn finish(mut self, text: &str, root: &DeTable<'_>) -> Vec<Diagnostic> {
+    pub fn finish(mut self, text: &str, root: &DeTable<'_>) -> Vec<Diagnostic> {
         let lines = Lines::of(text);
         let broken = self.list.iter().filter(|m| m.kind == MistakeKind::Syntax).map(|m| lines.line(m.span.start)).min();
         if let Some(broken) = broken {

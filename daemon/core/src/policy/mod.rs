@@ -10,11 +10,11 @@ pub mod diagnostic;
 #[cfg(test)]
 mod digest_tests;
 mod egress;
-mod fields;
+pub mod fields;
 pub mod groups;
 mod guard;
 pub mod metric;
-mod mistakes;
+pub mod mistakes;
 pub mod parse;
 mod raw;
 pub mod tree;

@@ -1,0 +1,495 @@
+//! Runs one test: its inputs in their order, with what a node adds to them.
+//!
+//! ```text
+//! inputs of the test ─┐
+//! a tick a second ────┼─► silence, repeats, frozen? ─► engine ─► decisions ─► outcomes (proved), back to the engine
+//! sensors' samples ───┘
+//! ```
+//!
+//! What a node would do is done as it does it: an unchanged value of a sensor is passed on every 4 s only, a metric that does not come
+//! is reported as missing after its grace, a frozen run reports nothing, and a killed run ends. Every action succeeds at once.
+
+use crate::{
+    Coverage,
+    events::{Kernel, with},
+    file::{Case, Expect, Feed, What, Who},
+    seconds,
+    values::{Noise, value},
+};
+use failsafe_core::{
+    Actor, Decision, Input, Kind, MonoTime, Policy, PolicySet, RunId, State, Subject, Value,
+    actor::LocalPeer,
+    decision::{Action, Cause, Mode, Outcome, Verdict},
+    event::{Event, EventKind},
+    input::{Control, Gap, Run, Unread},
+    policy::condition::event_source,
+    signal::{Signal, Source},
+    silence::Silence,
+    step,
+    subject::GpuId,
+    time::Span,
+};
+use std::{collections::BTreeMap, sync::Arc};
+use uuid::Uuid;
+
+/// When the run of a test starts.
+pub(crate) const START: MonoTime = MonoTime(3_600_000_000_000);
+const SECOND: Span = Span::from_secs(1);
+/// As the samplers of the daemon: an unchanged value is passed on again after this.
+const REPEAT_AFTER: Span = Span::from_secs(4);
+/// The sensors that are sampled, so that their silence means blindness.
+const SAMPLED: [Source; 3] = [Source::Ebpf, Source::Cgroup, Source::Nvml];
+
+/// What came of a test.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The decisions, but for those of operators.
+    pub decisions: Vec<Decision>,
+    /// What was seen of an expected decision's rule when its time was over, by the place of the expectation.
+    pub seen: BTreeMap<usize, Vec<String>>,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// Inputs that were stepped.
+    pub inputs: u64,
+    /// Inputs that did not come, because the run was frozen or had ended, or the sensor was blind.
+    pub held_back: u64,
+    /// What is wrong with the test, by the line of its input.
+    pub broken: Vec<(usize, String)>,
+}
+
+impl Ran {
+    /// The time of a decision after the start.
+    pub fn time(decision: &Decision) -> Span {
+        decision.at.since(START)
+    }
+}
+
+/// Runs a test.
+pub fn run(policy: &Policy, case: &Case) -> Ran {
+    let mut bench = Bench::new(policy, case);
+    bench.start();
+    let mut queue: Vec<Queued<'_>> =
+        case.inputs.iter().enumerate().map(|(n, feed)| Queued::new(feed, case.seed, n)).collect();
+    let mut next_tick = SECOND;
+    loop {
+        let next =
+            queue.iter().enumerate().filter(|(_, queued)| queued.left()).min_by_key(|(n, queued)| (queued.at, *n));
+        let next = next.map(|(n, queued)| (n, queued.at)).filter(|(_, at)| *at <= case.length);
+        match next {
+            Some((n, at)) if at <= next_tick || next_tick > case.length => {
+                bench.until(at);
+                if let Some(queued) = queue.get_mut(n) {
+                    queued.feed(&mut bench);
+                }
+            }
+            _ if next_tick <= case.length => {
+                bench.until(next_tick);
+                bench.tick();
+                next_tick = Span(next_tick.0 + SECOND.0);
+            }
+            _ => break,
+        }
+    }
+    bench.finish()
+}
+
+/// An input of the test that has not come in full.
+struct Queued<'c> {
+    feed: &'c Feed,
+    noise: Noise,
+    n: u64,
+    at: Span,
+}
+
+impl<'c> Queued<'c> {
+    fn new(feed: &'c Feed, seed: u64, place: usize) -> Queued<'c> {
+        let noise = Noise::of(seed, u64::try_from(place).unwrap_or(u64::MAX));
+        Queued { feed, noise, n: 0, at: feed.at }
+    }
+
+    fn left(&self) -> bool {
+        self.n < self.feed.count
+    }
+
+    fn feed(&mut self, bench: &mut Bench<'_>) {
+        let Feed { line, at, every, count, what } = self.feed;
+        let since = Span(self.at.0 - at.0);
+        match what {
+            What::Values { kind, gpus, series, values } => {
+                if let Some(number) = values.sample(self.n, *count, since, &mut self.noise) {
+                    bench.value(kind, gpus, value(kind, number, self.n + 1, series));
+                }
+            }
+            other => bench.other(*line, other),
+        }
+        self.n += 1;
+        self.at = Span(self.at.0.saturating_add(every.0));
+    }
+}
+
+struct Bench<'c> {
+    policy: &'c Policy,
+    case: &'c Case,
+    policies: PolicySet,
+    state: State,
+    silence: Silence,
+    kernel: Kernel<'c>,
+    run: RunId,
+    now: MonoTime,
+    seq: u64,
+    ended: bool,
+    /// Values that were passed on, and when.
+    told: BTreeMap<(Kind, Option<GpuId>), (Value, MonoTime)>,
+    /// What stands in for the samples of each sensor that the policy needs.
+    samples: Vec<(Source, Kind)>,
+    blind: BTreeMap<Source, MonoTime>,
+    unread: BTreeMap<(Kind, GpuId), MonoTime>,
+    ran: Ran,
+}
+
+impl<'c> Bench<'c> {
+    fn new(policy: &'c Policy, case: &'c Case) -> Bench<'c> {
+        let digest = policy.digest();
+        let unused = |source: Source| {
+            let used = |kind: &Kind| {
+                policy.rules.iter().any(|rule| rule.when.signals().contains(&kind) || rule.when.reads().contains(&kind))
+            };
+            let of_source = |kind: &&Kind| {
+                kind.source() == source && !kind.is_derived() && (source != Source::Nvml || kind.is_read_of_a_gpu())
+            };
+            Kind::ALL.iter().filter(of_source).find(|kind| !used(kind)).cloned()
+        };
+        let needs = policy.needs();
+        let sampled = SAMPLED.into_iter().filter(|source| needs.contains(source));
+        Bench {
+            policy,
+            case,
+            policies: PolicySet::from([(digest, Arc::new(policy.clone()))]),
+            state: State::default(),
+            silence: Silence::default(),
+            kernel: Kernel::under(policy),
+            run: RunId(Uuid::from_u128(0x0193_6f2e_7b1c_7e50_8000_5f0c_9a1b_2c3d)),
+            now: START,
+            seq: 0,
+            ended: false,
+            told: BTreeMap::new(),
+            samples: sampled.filter_map(|source| Some((source, unused(source)?))).collect(),
+            blind: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            ran: Ran {
+                decisions: Vec::new(),
+                seen: BTreeMap::new(),
+                coverage: Coverage::of(policy),
+                inputs: 0,
+                held_back: 0,
+                broken: Vec::new(),
+            },
+        }
+    }
+
+    fn start(&mut self) {
+        let run = Run {
+            id: self.run,
+            name: "test".to_owned(),
+            labels: BTreeMap::new(),
+            owner_uid: 1_000,
+            cgroup: "/test".to_owned(),
+            cgroup_id: 1,
+            boot_id: "test".to_owned(),
+            policy: self.policy.digest(),
+            gpus: self.case.gpus.clone(),
+            mig: BTreeMap::new(),
+            registered: START,
+            registered_wall_ns: 0,
+            decisions: 0,
+            incidents: 0,
+            contained: Default::default(),
+        };
+        self.silence.started(&run, self.policy);
+        self.step(&Input::RunStarted(run));
+        self.sample();
+    }
+
+    /// Time passes until so long after the start.
+    fn until(&mut self, at: Span) {
+        let now = MonoTime(START.0 + at.0);
+        self.over(at, false);
+        self.now = now;
+        let seen: Vec<Source> =
+            self.blind.iter().filter(|(_, until)| **until <= now).map(|(source, _)| *source).collect();
+        for source in seen {
+            self.blind.remove(&source);
+            self.gap(source, false, 0, "the sensor sees again");
+        }
+        let read: Vec<(Kind, GpuId)> =
+            self.unread.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone()).collect();
+        for (kind, gpu) in read {
+            self.unread.remove(&(kind.clone(), gpu.clone()));
+            self.read_again(kind, gpu, None);
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.sample();
+        let (run, frozen) = (self.run, self.frozen());
+        for silent in self.silence.tick(self.now, |id| id == run && frozen) {
+            self.step(&Input::Silent(silent));
+        }
+        self.step(&Input::Tick(self.now));
+    }
+
+    /// What sensors report of themselves: without it they would count as blind.
+    fn sample(&mut self) {
+        for (source, kind) in self.samples.clone() {
+            if self.blind.contains_key(&source) {
+                continue;
+            }
+            let subjects: Vec<Subject> = if source == Source::Nvml {
+                self.case.gpus.iter().map(|gpu| Subject::Gpu(gpu.clone())).collect()
+            } else {
+                vec![Subject::Run(self.run)]
+            };
+            for subject in subjects {
+                self.signal(source, subject, kind.clone(), Value::Integer(0));
+            }
+        }
+    }
+
+    fn frozen(&self) -> bool {
+        self.state.run(self.run).is_some_and(|view| view.frozen)
+    }
+
+    fn value(&mut self, kind: &Kind, gpus: &[GpuId], value: Value) {
+        let source = kind.source();
+        let stands_still = matches!(kind, Kind::Metric(_)) && self.frozen();
+        if self.ended || stands_still || self.blind.contains_key(&source) {
+            self.ran.held_back += 1;
+            return;
+        }
+        if let Kind::Metric(name) = kind {
+            if let Some(again) = self.silence.heard(self.run, name, self.now) {
+                self.step(&Input::Silent(again));
+            }
+            self.signal(source, Subject::Run(self.run), kind.clone(), value);
+            return;
+        }
+        let of = if gpus.is_empty() { vec![None] } else { gpus.iter().cloned().map(Some).collect() };
+        for gpu in of {
+            let key = (kind.clone(), gpu.clone());
+            if gpu.as_ref().is_some_and(|gpu| self.unread.contains_key(&(kind.clone(), gpu.clone()))) {
+                self.ran.held_back += 1;
+                continue;
+            }
+            let told = self.told.get(&key);
+            if told.is_some_and(|(last, at)| *last == value && self.now.since(*at) < REPEAT_AFTER) {
+                continue;
+            }
+            self.told.insert(key, (value.clone(), self.now));
+            let subject = gpu.map_or(Subject::Run(self.run), Subject::Gpu);
+            self.signal(source, subject, kind.clone(), value.clone());
+        }
+    }
+
+    fn other(&mut self, line: usize, what: &What) {
+        if self.ended {
+            self.ran.held_back += 1;
+            return;
+        }
+        match what {
+            What::Values { .. } => {}
+            What::Event { event, verdict, assurance, process, gpus } => {
+                let kind = event.kind();
+                let own = event_source(kind) == Source::Ebpf && !matches!(kind, EventKind::Leave);
+                if own && self.frozen() || self.blind.contains_key(&event_source(kind)) {
+                    self.ran.held_back += 1;
+                    return;
+                }
+                let latched = self.state.run(self.run).is_some_and(|view| view.blocked);
+                let judged = match verdict {
+                    Some(verdict) => Ok(with(event.clone(), *verdict, *assurance)),
+                    None => self.kernel.judge(event, latched),
+                };
+                let event = match judged {
+                    Ok(event) => event,
+                    Err(why) => {
+                        let wrong = (line, format!("event {event}: {why}"));
+                        if !self.ran.broken.contains(&wrong) {
+                            self.ran.broken.push(wrong);
+                        }
+                        return;
+                    }
+                };
+                let process = || Subject::Process { run: self.run, process: process.clone() };
+                let subjects = match (&event, gpus.as_slice()) {
+                    (Event::Xid { .. } | Event::Gpu { .. }, gpus) => gpus.iter().cloned().map(Subject::Gpu).collect(),
+                    (Event::ForeignThaw { .. } | Event::Latched | Event::Drift { .. }, _) => {
+                        vec![Subject::Run(self.run)]
+                    }
+                    _ => vec![process()],
+                };
+                for subject in subjects {
+                    self.signal(event_source(kind), subject, Kind::Event, Value::Event(event.clone()));
+                }
+            }
+            What::Blind(source, lasts) => {
+                self.blind.insert(*source, MonoTime(self.now.0.saturating_add(lasts.0)));
+                self.gap(*source, true, 0, "the sensor is blind");
+            }
+            What::Lost(source) => self.gap(*source, false, 1, "an event was lost"),
+            What::Unread(kind, gpus, lasts) => {
+                for gpu in gpus {
+                    let until = MonoTime(self.now.0.saturating_add(lasts.0));
+                    self.unread.insert((kind.clone(), gpu.clone()), until);
+                    self.read_again(kind.clone(), gpu.clone(), Some("the test states it"));
+                }
+            }
+            What::Operator(command) => {
+                let (seq, at) = (self.number(), self.now);
+                let peer = LocalPeer { uid: 0, gid: None, pid: None, start_ticks: None, cgroup: None };
+                let (actor, role, reason) = (Actor::Local(peer), "admin".to_owned(), "the test".to_owned());
+                self.step(&Input::Control(Control { seq, at, run: self.run, command: *command, actor, role, reason }));
+            }
+            What::Mode(mode) => self.step(&Input::Mode { run: self.run, mode: *mode, at: self.now }),
+            What::Ends(series) => {
+                self.step(&Input::SeriesEnded { run: self.run, series: series.clone(), at: self.now });
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    fn gap(&mut self, source: Source, blind: bool, lost: u64, what: &str) {
+        let (seq, at) = (self.number(), self.now);
+        let what = what.to_owned();
+        self.step(&Input::Gap(Gap { seq, at, source, run: None, gpu: None, what, lost, blind }));
+    }
+
+    fn read_again(&mut self, kind: Kind, gpu: GpuId, why: Option<&str>) {
+        let (seq, at, source, why) = (self.number(), self.now, Source::Nvml, why.map(str::to_owned));
+        self.step(&Input::Unread(Unread { seq, at, source, gpu, kind, why }));
+    }
+
+    fn signal(&mut self, source: Source, subject: Subject, kind: Kind, value: Value) {
+        let (seq, at) = (self.number(), self.now);
+        let signal = Signal { seq, at, source, subject, kind, value, repeats: 0 };
+        let before = self.ran.decisions.len();
+        let judged: Vec<bool> = self.policy.rules.iter().map(|rule| judges(rule, &signal)).collect();
+        self.step(&Input::Signal(signal));
+        for (rule, coverage) in judged.iter().zip(&mut self.ran.coverage.rules) {
+            let matched =
+                self.ran.decisions.iter().skip(before).any(|decision| of_rule(decision) == Some(&coverage.id));
+            if *rule && !matched {
+                coverage.quiet += 1;
+            }
+        }
+    }
+
+    fn step(&mut self, input: &Input) {
+        self.ran.inputs += 1;
+        let decisions = step(&self.policies, &mut self.state, input);
+        let coverage = &mut self.ran.coverage;
+        self.state.visit_tests(self.run, |rule, test, truth| coverage.saw(rule, test, truth));
+        for decision in decisions {
+            self.carry_out(&decision);
+            if let Some(id) = of_rule(&decision)
+                && let Some(rule) = self.ran.coverage.rules.iter_mut().find(|rule| rule.id == *id)
+            {
+                rule.matched += 1;
+            }
+            if !matches!(decision.cause, Cause::Operator(_)) {
+                self.ran.decisions.push(decision);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, decision: &Decision) {
+        if decision.mode == Mode::Observe {
+            return;
+        }
+        for action in &decision.actions {
+            let outcome = Outcome {
+                decision: decision.id,
+                incident: decision.incident,
+                action: *action,
+                verdict: Verdict::Proved,
+                proofs: Vec::new(),
+                at: self.now,
+                took: Span(0),
+            };
+            self.step(&Input::Outcome(outcome));
+            if *action == Action::Kill && !self.ended {
+                self.ended = true;
+            }
+        }
+    }
+
+    /// Keeps what is seen of the rules whose expected decision did not come in time.
+    fn over(&mut self, at: Span, all: bool) {
+        for (n, expect) in self.case.expect.iter().enumerate() {
+            if (all || expect.until < at) && !self.ran.seen.contains_key(&n) {
+                let seen = self.seen_by(expect);
+                self.ran.seen.insert(n, seen);
+            }
+        }
+    }
+
+    fn seen_by(&self, expect: &Expect) -> Vec<String> {
+        let Who::Rule(id, place) = &expect.who else { return Vec::new() };
+        let Some(rule) = self.policy.rules.get(*place) else { return Vec::new() };
+        let metrics = rule.when.metrics();
+        let concerns = |kind: &Kind| {
+            rule.when.signals().contains(&kind) || matches!(kind, Kind::Metric(name) if metrics.contains(name.as_str()))
+        };
+        let mut lines = vec![format!("the rule matches when {}", rule.condition())];
+        for last in self.state.last_signals(self.run).into_iter().filter(|last| concerns(&last.kind)) {
+            let of = match &last.subject {
+                Subject::Gpu(gpu) => format!(" of {gpu}"),
+                _ => String::new(),
+            };
+            lines.push(format!("{}{of} = {} at {}", last.kind, last.show(), seconds(last.at.since(START))));
+        }
+        if lines.len() == 1 && !rule.when.signals().is_empty() {
+            lines.push("no value of its signals came".to_owned());
+        }
+        if self.frozen() {
+            lines.push("the run is frozen, so that it reports nothing".to_owned());
+        }
+        let view = self.state.rules(&self.policies, self.run, self.now);
+        let prefix = [format!("rule {id}: "), format!("rule {id} (")];
+        let mine = |line: &&String| prefix.iter().any(|prefix| line.starts_with(prefix));
+        for (what, list) in [("blind", &view.blind), ("unknown", &view.unknown), ("disarmed", &view.disarmed)] {
+            lines.extend(list.iter().filter(mine).map(|line| format!("{what}: {line}")));
+        }
+        lines
+    }
+
+    fn finish(mut self) -> Ran {
+        self.over(Span(u64::MAX), true);
+        self.ran
+    }
+}
+
+/// Whether the rule judges the signal.
+fn judges(rule: &failsafe_core::policy::Rule, signal: &Signal) -> bool {
+    match &signal.value {
+        Value::Event(event) => rule.when.events().iter().any(|wanted| wanted.kind == event.kind()),
+        _ => match &signal.kind {
+            Kind::Metric(name) => rule.when.metrics().contains(name.as_str()),
+            kind => rule.when.signals().iter().any(|own| *own == kind || own.made_of().contains(kind)),
+        },
+    }
+}
+
+/// The rule that decided.
+pub(crate) fn of_rule(decision: &Decision) -> Option<&String> {
+    if let Cause::Rule { rule, .. } = &decision.cause { Some(rule) } else { None }
+}
+
+#[cfg(test)]
+mod tests;
