@@ -2,7 +2,12 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(
-        ["failsafe/v1/failsafe.proto", "failsafe/v1/attestation.proto", "failsafe/v1/discovery.proto"],
+        [
+            "failsafe/v1/failsafe.proto",
+            "failsafe/v1/attestation.proto",
+            "failsafe/v1/discovery.proto",
+            "failsafe/v1/metrics.proto",
+        ],
         ["."],
     )?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);

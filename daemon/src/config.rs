@@ -4,6 +4,7 @@ mod audit_log;
 mod check;
 mod discovery;
 mod drift;
+mod gateway;
 mod gpu_rates;
 mod limits;
 mod live;
@@ -14,6 +15,7 @@ mod tables;
 pub use audit_log::AuditLog;
 pub use discovery::{DiscoverRules, Discovery};
 pub use drift::Drift;
+pub use gateway::Gateway;
 pub use gpu_rates::{Every, Pace, Rated};
 pub use limits::{Limits, Rates, Shares};
 pub use live::{Keys, Live};
@@ -84,6 +86,8 @@ pub struct Config {
     pub policy_dir: PathBuf,
     /// Whether failsafe acts on runs, or only judges and records.
     pub mode: NodeMode,
+    /// The process that serves metrics, and whom it may relay.
+    pub gateway: Gateway,
     /// How cgroups are discovered.
     pub discovery: Discovery,
     /// Which cgroups are discovered.
@@ -211,6 +215,7 @@ impl Default for Config {
             redact: Redactor::default(),
             policy_dir: "/etc/failsafe/policies.d".into(),
             mode: NodeMode::default(),
+            gateway: Gateway::default(),
             discovery: Discovery::default(),
             discover: DiscoverRules::default(),
         }

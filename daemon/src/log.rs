@@ -2,9 +2,11 @@
 
 pub mod claims;
 mod quota;
+mod tally;
 mod vouch;
 
 pub use quota::Budget;
+pub use tally::Tallying;
 pub use vouch::{Vouch, rotate};
 
 use crate::platform::clock;
@@ -53,6 +55,7 @@ pub struct Log {
     findings: Arc<[String]>,
     meter: Arc<Mutex<Meter>>,
     live: Arc<OnceLock<LiveRuns>>,
+    tallying: Arc<Tallying>,
 }
 
 /// The runs that live, and those that are guarded.
@@ -138,6 +141,7 @@ impl LogOwner {
             findings: findings.clone().into(),
             meter: Arc::new(Mutex::new(Meter::new(bounds.budget, clock::monotonic_ns()))),
             live,
+            tallying: Arc::default(),
         };
         if emptied {
             log.handle.submit_then(&failsafe_journal::finding(EMPTIED, log.stamp()), |_| {});
@@ -200,6 +204,7 @@ impl Log {
         incident: Option<IncidentId>,
         then: impl FnOnce(Result<(), WaitError>) + Send + 'static,
     ) {
+        self.tallying.note(record);
         let draft = self.draft(stamp, record, run, incident);
         let prepared = match draft.prepare() {
             Ok(prepared) => prepared,
@@ -213,7 +218,11 @@ impl Log {
         limited.into_iter().for_each(|limited| self.limited(limited));
         if admitted {
             let reserved = quota::class(record) != Class::Ordinary;
-            self.handle.submit_prepared(&draft, prepared, reserved, move |done| then(done.map(|_| ())));
+            let tallying = self.tallying.clone();
+            self.handle.submit_prepared(&draft, prepared, reserved, move |done| {
+                tallying.take_up();
+                then(done.map(|_| ()));
+            });
         } else {
             then(Err(WaitError::OverBudget));
         }
@@ -239,8 +248,24 @@ impl Log {
     fn limited(&self, limited: Limited) {
         tracing::warn!(uid = limited.uid, run = ?limited.run, entries = limited.entries, "entries of the audit log are summed up");
         let run = limited.run;
-        let draft = self.draft(self.stamp(), &Record::Limited(limited), run, None);
+        let record = Record::Limited(limited);
+        self.tallying.note(&record);
+        let draft = self.draft(self.stamp(), &record, run, None);
         self.handle.submit_then(&draft, |_| {});
+    }
+
+    /// What was recorded, counted.
+    pub fn tallying(&self) -> &Tallying {
+        &self.tallying
+    }
+
+    /// Whether records become durable, and how many were refused and are not on record yet.
+    pub fn written(&self) -> (bool, u64) {
+        match self.handle.status() {
+            Status::Healthy => (self.handle.tree().problem.is_none(), 0),
+            Status::Degraded { dropped, .. } => (false, dropped),
+            Status::Stopped => (false, 0),
+        }
     }
 
     fn meter(&self) -> MutexGuard<'_, Meter> {

@@ -106,7 +106,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     follow(&base, (&config, &parts), &judging, &mut threads)?;
 
     let context = Arc::new(Context {
-        authority: Roles::new(&config.admin_group),
+        authority: Roles::new(&config.admin_group, &config.gateway),
         registry: base.registry.clone(),
         log: base.log_owner.log(),
         pipeline: judging.pipeline.clone(),

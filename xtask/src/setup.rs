@@ -56,6 +56,13 @@ const COMPARISONS: [Package; 3] = [
     },
 ];
 
+/// What checks the metrics, the alert rules and the dashboard. Without it these tests are skipped, and say so.
+const MONITORING: [Package; 1] = [Package {
+    name: "prometheus",
+    what_for: "promtool checks the metrics and the alert rules; its service starts where services do",
+    present: || shell::which("promtool").is_some(),
+}];
+
 /// Where the BPF file system is expected.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -108,6 +115,13 @@ fn attempt(command: &mut Command) {
 pub fn comparisons() {
     if let Err(error) = packages(&COMPARISONS) {
         eprintln!("setup: {error:#}: it is not measured beside, and the bench says so");
+    }
+}
+
+/// What checks what is served to Prometheus.
+pub fn monitoring() {
+    if let Err(error) = packages(&MONITORING) {
+        eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
     }
 }
 

@@ -30,6 +30,7 @@ pub mod replay;
 pub mod signal;
 pub mod silence;
 pub mod subject;
+pub mod tally;
 pub mod time;
 pub mod unit;
 pub mod xid;

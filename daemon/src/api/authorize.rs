@@ -9,6 +9,7 @@
 
 use super::{connection::Maker, limits::Share};
 use crate::{
+    config::Gateway,
     platform::{
         ProcFs,
         peer::{Now, Peer, PeerError, Sender},
@@ -22,7 +23,7 @@ use failsafe_core::{
     input::Run,
 };
 use nix::sys::socket::UnixCredentials;
-use std::os::unix::net::UnixStream;
+use std::{os::unix::net::UnixStream, path::PathBuf};
 use tonic::{Request, Status};
 
 /// What a principal may be to a run or to the node.
@@ -53,6 +54,8 @@ pub struct Principal {
     pub admin: bool,
     /// The run that it is in.
     pub inside: Option<RunId>,
+    /// Whether it is the gateway.
+    pub gateway: bool,
 }
 
 /// In whose name an order about health stands on record.
@@ -64,20 +67,56 @@ pub struct Orderer {
     pub actor: Actor,
 }
 
-/// Knows the administrators' group.
+/// Knows the administrators' group, and which process is the gateway.
 #[derive(Debug, Clone)]
 pub struct Authority {
     admin_gid: Option<u32>,
+    gateway: Option<GatewayProcess>,
+}
+
+/// By what the gateway is known.
+#[derive(Debug, Clone)]
+struct GatewayProcess {
+    uid: u32,
+    cgroup: PathBuf,
+}
+
+impl GatewayProcess {
+    fn new(config: &Gateway) -> Option<GatewayProcess> {
+        if config.user.is_empty() {
+            return None;
+        }
+        let uid = match users::user_id(&config.user) {
+            Ok(Some(uid)) if uid != 0 => uid,
+            Ok(_) => {
+                let user = &config.user;
+                tracing::warn!(user, "gateway.user: there is no such user, or it is root: no process is the gateway");
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "gateway.user cannot be looked up: no process is the gateway");
+                return None;
+            }
+        };
+        Some(GatewayProcess { uid, cgroup: config.cgroup.clone() })
+    }
+
+    /// Whether this is the gateway: its user, with every thread in its cgroup.
+    fn is(&self, now: &Now) -> bool {
+        now.uid == self.uid
+            && !now.cgroups.is_empty()
+            && now.cgroups.iter().all(|cgroup| cgroup.starts_with(&self.cgroup))
+    }
 }
 
 impl Authority {
-    /// Looks the group up; a host without it has only root.
-    pub fn new(group: &str) -> Authority {
+    /// Looks the group and the gateway's user up; a host without the group has only root.
+    pub fn new(group: &str, gateway: &Gateway) -> Authority {
         let admin_gid = users::group_id(group).unwrap_or_else(|error| {
             tracing::warn!(group, %error, "the administrators' group cannot be looked up: only root may act");
             None
         });
-        Authority { admin_gid }
+        Authority { admin_gid, gateway: GatewayProcess::new(gateway) }
     }
 
     /// The caller of a request, as it is now.
@@ -103,7 +142,8 @@ impl Authority {
             start_ticks: Some(id.start_time),
             cgroup: now.cgroups.first().map(|main| main.display().to_string()),
         };
-        Ok(Principal { process, admin, inside })
+        let gateway = inside.is_none() && self.gateway.as_ref().is_some_and(|gateway| gateway.is(&now));
+        Ok(Principal { process, admin, inside, gateway })
     }
 
     /// In which share of the limits a new connection is counted. What it may do is decided later, for each request.
@@ -159,6 +199,14 @@ impl Principal {
     /// `PERMISSION_DENIED`.
     pub fn on_node(&self) -> Result<Role, Status> {
         self.admin_to("read this").map(|()| Role::Admin)
+    }
+
+    /// Whether the caller may read what monitoring is given of the node and of all runs.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_read_metrics(&self) -> Result<(), Status> {
+        if self.gateway { Ok(()) } else { self.admin_to("read the metrics of the node; the gateway may too") }
     }
 
     /// Whether the caller may change the health of the node, and the name for the audit log.

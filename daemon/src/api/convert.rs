@@ -140,7 +140,11 @@ fn steps(containment: &Containment, wall: &dyn Fn(MonoTime) -> i64) -> Vec<v1::C
 fn count(run: &mut v1::Run, totals: &Totals) {
     (run.egress_bytes, run.ingress_bytes) = (totals.egress_bytes, totals.ingress_bytes);
     (run.events, run.events_lost) = (totals.events, totals.events_lost);
-    run.kernel = Some(v1::KernelCounts {
+    run.kernel = Some(kernel_counts(totals));
+}
+
+pub(super) fn kernel_counts(totals: &Totals) -> v1::KernelCounts {
+    v1::KernelCounts {
         denied_calls: totals.denied_calls,
         denied_ops: totals.denied_ops,
         observed_ops: totals.observed_ops,
@@ -149,7 +153,7 @@ fn count(run: &mut v1::Run, totals: &Totals) {
         untracked: totals.untracked,
         dns_queries: totals.dns_queries,
         dns_bytes: totals.dns_bytes,
-    });
+    }
 }
 
 fn gpu_use(gpu: &GpuId, used: &GpuUse) -> v1::GpuUse {

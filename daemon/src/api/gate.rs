@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 19] = [
+        const READS: [&str; 20] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
@@ -272,6 +272,7 @@ mod tests {
             "AttestationService/ListKeys",
             "DiscoveryService/List",
             "DiscoveryService/Test",
+            "MetricsService/Snapshot",
             "PolicyService/Check",
             "PolicyService/List",
             "PolicyService/Show",

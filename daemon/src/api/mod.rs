@@ -28,6 +28,7 @@ mod health;
 pub mod limits;
 mod log_state;
 mod manifest;
+mod metrics;
 mod mode;
 mod node;
 mod peer;

@@ -145,7 +145,7 @@ fn status(context: &Context) -> v1::StatusResponse {
     }
 }
 
-fn limits(context: &Context) -> Vec<v1::Limit> {
+pub(super) fn limits(context: &Context) -> Vec<v1::Limit> {
     let (used, refused) = context.lane.usage();
     let quota = Quota { per_user: 0, total: ROOM, reserve: ROOM_IN_ALL - ROOM };
     let commands =
@@ -178,7 +178,7 @@ fn process(process: &GpuProcessView) -> v1::GpuProcess {
     }
 }
 
-fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
+pub(super) fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
     let last_success_ns = match source {
         Source::Cgroup => context.health.pass.load(Ordering::Relaxed),
         Source::Ebpf => context.health.counters.load(Ordering::Relaxed),
@@ -192,7 +192,7 @@ fn sensor(context: &Context, source: Source, view: &SensorView) -> v1::Sensor {
     }
 }
 
-fn gpu(gpu: &GpuView) -> v1::Gpu {
+pub(super) fn gpu(gpu: &GpuView) -> v1::Gpu {
     use Kind;
     let reading = |kind: Kind| gpu.readings.get(&kind).copied().unwrap_or_default();
     v1::Gpu {

@@ -8,7 +8,7 @@ use super::{
     discovery, events,
     gate::{Gate, Gates},
     limits::{Limit, PerSecond, Quota, Rate, Share, Usage},
-    node,
+    metrics, node,
     peer::{Admitted, Paces, Timeouts},
     policy, runs,
     work::{THREADS, Work},
@@ -267,6 +267,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
     let discovery = v1::discovery_service_server::DiscoveryServiceServer::new(discovery::Discovery(context.clone()));
     let attestations =
         v1::attestation_service_server::AttestationServiceServer::new(attestation::Attestations(context.clone()));
+    let metrics = v1::metrics_service_server::MetricsServiceServer::new(metrics::Metrics(context.clone()));
     tonic::transport::Server::builder()
         .layer(layer_fn(move |inner| Gate::new(inner, gates.clone())))
         .max_concurrent_streams(context.config.limits.per_connection)
@@ -281,6 +282,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         .add_service(events.max_decoding_message_size(message))
         .add_service(nodes.max_decoding_message_size(message))
         .add_service(discovery.max_decoding_message_size(message))
+        .add_service(metrics.max_decoding_message_size(message))
         .add_service(attestations.max_decoding_message_size(message))
         .serve_with_incoming(admitted(UnboundedReceiverStream::new(arrivals)))
         .await?;

@@ -87,6 +87,16 @@ pub fn group_id(name: &str) -> Result<Option<u32>, UsersError> {
         .map_err(|source| UsersError::Lookup { what: format!("group {name}"), source })
 }
 
+/// The id of a user by name; `None` when the host has no such user.
+///
+/// # Errors
+/// When the user database fails.
+pub fn user_id(name: &str) -> Result<Option<u32>, UsersError> {
+    User::from_name(name)
+        .map(|u| u.map(|u| u.uid.as_raw()))
+        .map_err(|source| UsersError::Lookup { what: format!("user {name}"), source })
+}
+
 /// Whether a user is in a group, by the databases of the host. A group or a user that does not exist: no.
 ///
 /// # Errors

@@ -14,6 +14,7 @@
 mod caller;
 mod cgroup;
 mod crowd;
+pub mod gateway;
 mod gpu;
 mod kernel_log;
 mod mount;

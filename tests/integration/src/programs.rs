@@ -9,8 +9,9 @@ use std::{
     process::Command,
 };
 
-const PACKAGES: [&str; 5] = ["failsafed", "failsafectl", "workloads", "nvml-sim", "integration"];
-const NEEDED: [&str; 6] = ["failsafed", "failsafectl", "trainer", "crowd", "libnvidia_ml.so", "caller"];
+const PACKAGES: [&str; 6] = ["failsafed", "failsafectl", "failsafe-gateway", "workloads", "nvml-sim", "integration"];
+const NEEDED: [&str; 7] =
+    ["failsafed", "failsafectl", "failsafe-gateway", "trainer", "crowd", "libnvidia_ml.so", "caller"];
 
 /// The path of a program (or library) of this build.
 ///

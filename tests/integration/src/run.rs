@@ -19,13 +19,23 @@ pub struct Launch<'a> {
     caller: Option<u32>,
     gpus: Vec<&'a str>,
     manifest: Option<PathBuf>,
+    label: Option<&'a str>,
     env: Vec<(&'a str, OsString)>,
 }
 
 impl<'a> Launch<'a> {
     /// A run of that name under this policy (its text), as the user `nobody`, started by root.
     pub fn new(name: &'a str, policy: &'a str) -> Launch<'a> {
-        Launch { name, policy, user: "nobody", caller: None, gpus: Vec::new(), manifest: None, env: Vec::new() }
+        Launch {
+            name,
+            policy,
+            user: "nobody",
+            caller: None,
+            gpus: Vec::new(),
+            manifest: None,
+            label: None,
+            env: Vec::new(),
+        }
     }
 
     /// As this user instead (`--user`).
@@ -56,6 +66,13 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// With this label (`--label KEY=VALUE`).
+    #[must_use]
+    pub fn label(mut self, label: &'a str) -> Launch<'a> {
+        self.label = Some(label);
+        self
+    }
+
     /// With a variable in its environment.
     #[must_use]
     pub fn env(mut self, key: &'a str, value: impl Into<OsString>) -> Launch<'a> {
@@ -74,6 +91,7 @@ impl<'a> Launch<'a> {
         let mut ctl = node.ctl_command(["run", "--no-watch", "--policy"]);
         ctl.arg(policy).args(["--name", self.name]).args(self.gpus.iter().flat_map(|gpu| ["--gpu", gpu]));
         ctl.args(self.manifest.iter().flat_map(|file| [OsStr::new("--manifest"), file.as_os_str()]));
+        ctl.args(self.label.iter().flat_map(|label| ["--label", label]));
         match self.caller {
             Some(uid) => ctl.uid(uid).gid(uid),
             None => ctl.args(["--user", self.user]),

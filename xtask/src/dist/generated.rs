@@ -27,12 +27,15 @@ pub const SHELLS: [(&str, FileName); 3] = [
 pub fn make(programs: &Programs) -> Result<PathBuf> {
     let folder = programs.folder().join("dist");
     let (daemon, client) = (programs.path("failsafed"), programs.path("failsafectl"));
+    let gateway = programs.path("failsafe-gateway");
     let pages = below(&folder, "man1")?;
     shell::read(Command::new(&client).arg("man").arg(&pages))?;
-    write(&below(&folder, "man8")?.join("failsafed.8"), &shell::read(Command::new(&daemon).arg("man"))?)?;
+    for (program, page) in [(&daemon, "failsafed.8"), (&gateway, "failsafe-gateway.8")] {
+        write(&below(&folder, "man8")?.join(page), &shell::read(Command::new(program).arg("man"))?)?;
+    }
     for (name, file) in SHELLS {
         let scripts = below(&folder, name)?;
-        for program in [&daemon, &client] {
+        for program in [&daemon, &client, &gateway] {
             let called = program.file_name().unwrap_or_default().to_string_lossy();
             let script = shell::read(Command::new(program).args(["completion", name]))?;
             write(&scripts.join(file(&called)), &script)?;

@@ -101,9 +101,10 @@ fn whatever_is_in_etc_is_a_conffile_and_nothing_else() {
 }
 
 #[test]
-fn unit_starts_what_is_installed_with_a_configuration_that_is() {
-    let unit = fs::read_to_string(shell::root().join("systemd/failsafed.service")).unwrap();
+fn units_start_what_is_installed_with_a_configuration_that_is() {
     let installed = installed();
+    let unit = |name: &str| fs::read_to_string(shell::root().join("systemd").join(name)).unwrap();
+    let unit = unit("failsafed.service") + &unit("failsafe-gateway.service");
     for line in unit.lines().filter(|line| line.starts_with("Exec")) {
         for path in line.split(['=', ' ']).filter(|word| word.starts_with('/') && *word != "/bin/kill") {
             assert!(installed.contains(path), "the unit names {path}, which is not installed");

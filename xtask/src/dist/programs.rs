@@ -12,7 +12,7 @@ use std::{
 };
 
 /// The programs.
-pub const NAMES: [&str; 2] = ["failsafed", "failsafectl"];
+pub const NAMES: [&str; 3] = ["failsafed", "failsafectl", "failsafe-gateway"];
 /// From PyPI. cargo-zigbuild calls zig as the linker.
 const ZIG: [&str; 2] = ["cargo-zigbuild==0.24.1", "ziglang==0.17.1"];
 /// The name of a file with debug symbols is taken from the build id, which zig does not make by default.

@@ -108,7 +108,16 @@ impl Root {
         }
         let enabled = self.at("/etc/systemd/system/multi-user.target.wants/failsafed.service");
         ensure!(fs::symlink_metadata(enabled).is_ok(), "the service is not enabled");
-        for page in ["man8/failsafed.8", "man1/failsafectl.1", "man1/failsafectl-freeze.1"] {
+        for path in executed(&self.text("/usr/lib/systemd/system/failsafe-gateway.service")?) {
+            ensure!(self.at(path).is_file(), "the unit of the gateway starts {path}, which is not installed");
+        }
+        let gateway = self.at("/etc/systemd/system/multi-user.target.wants/failsafe-gateway.service");
+        ensure!(fs::symlink_metadata(gateway).is_err(), "the gateway is enabled: it must be off by default");
+        ensure!(
+            self.text("/etc/passwd")?.lines().any(|line| line.starts_with("failsafe-gateway:")),
+            "there is no user failsafe-gateway"
+        );
+        for page in ["man8/failsafed.8", "man8/failsafe-gateway.8", "man1/failsafectl.1", "man1/failsafectl-freeze.1"] {
             let path = format!("/usr/share/man/{page}");
             ensure!(self.at(&path).exists() || self.at(&format!("{path}.gz")).exists(), "there is no {path}");
         }
@@ -131,6 +140,7 @@ impl Root {
         }
         fs::write(self.at(DROP_IN.0), DROP_IN.1).context("writing a drop-in")?;
         shell::run(self.command("failsafed").args(["--config", CONFIG, "--check"]))?;
+        shell::run(self.command("failsafe-gateway").arg("--check"))?;
         fs::write(self.at(DROP_IN.0), "ring_kb = 1\n").context("writing a drop-in")?;
         ensure!(
             shell::read(self.command("failsafed").args(["--config", CONFIG, "--check"])).is_err(),

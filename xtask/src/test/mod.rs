@@ -47,6 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     step("set-up", || {
         setup::run()?;
         setup::nvml_references();
+        setup::monitoring();
         Ok(())
     })?;
     // Tests start these programs and load this library; a build of everything shares its work with the tests' own.

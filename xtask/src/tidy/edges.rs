@@ -91,6 +91,13 @@ const TABLE: &[Row] = &[
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],
     },
+    // It speaks to strangers: what it links is what they can reach.
+    Row {
+        name: "failsafe-gateway",
+        may: &["failsafe-files", "failsafe-proto"],
+        tests_may: &[],
+        never: &["aya", "nvml-wrapper"],
+    },
     Row { name: "nvml-sim", may: &[], tests_may: &[], never: &["tokio"] },
     Row { name: "parity", may: &[], tests_may: &[], never: &["tokio"] },
     // One of them is a crowd of clients of the control socket.

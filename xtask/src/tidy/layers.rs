@@ -75,7 +75,7 @@ const STACKS: &[Stack] = &[
             &["detectors", "discover", "input", "xid"],
             &["containment", "egress", "health", "klog"],
             &["record"],
-            &["engine"],
+            &["engine", "tally"],
             &["replay"],
             &["recording", "silence"],
         ],

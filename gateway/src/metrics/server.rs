@@ -1,0 +1,182 @@
+//! The HTTP server: one request a connection. Connections are counted and timed, so that slow and idle ones end.
+
+use super::{FRESH, snapshot};
+use crate::{config, daemon::Daemon};
+use anyhow::{Context, Result};
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, Semaphore},
+};
+
+/// After an error of accept, such as no descriptor being left, it is tried again after this.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Largest head of a request, in bytes.
+const HEAD: usize = 8_192;
+/// The text format that is served.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The metrics server.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    connections: Arc<Semaphore>,
+    timeout: Duration,
+    scraped: Arc<Scraped>,
+}
+
+/// What all connections share.
+struct Scraped {
+    daemon: Daemon,
+    /// Runs that have series of their own.
+    runs: usize,
+    patience: Duration,
+    last: Mutex<Option<(Instant, Bytes)>>,
+    refused: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Server {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub async fn bind(config: &config::Metrics, socket: PathBuf) -> Result<Server> {
+        let wanted = config.address;
+        let listener =
+            TcpListener::bind(wanted).await.with_context(|| format!("metrics.address: cannot bind {wanted}"))?;
+        if !wanted.ip().is_loopback() {
+            tracing::warn!(address = %wanted, "metrics are served without TLS to everybody who reaches this address");
+        }
+        let timeout = Duration::from_secs(config.timeout_s);
+        let scraped = Scraped {
+            daemon: Daemon::new(socket),
+            runs: usize::try_from(config.runs).unwrap_or(usize::MAX),
+            patience: timeout / 2,
+            last: Mutex::default(),
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        };
+        let connections = Arc::new(Semaphore::new(usize::try_from(config.connections)?));
+        Ok(Server { address: listener.local_addr()?, listener, connections, timeout, scraped: Arc::new(scraped) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves. It does not end by itself.
+    ///
+    /// # Errors
+    /// None now.
+    pub async fn serve(self) -> Result<()> {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection for metrics cannot be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+                self.scraped.refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let (scraped, timeout) = (self.scraped.clone(), self.timeout);
+            tokio::spawn(async move {
+                let _counted = permit;
+                if tokio::time::timeout(timeout, scraped.serve_one(stream, timeout)).await.is_err() {
+                    tracing::debug!("a connection for metrics took too long: closed");
+                }
+            });
+        }
+    }
+}
+
+impl Scraped {
+    async fn serve_one(self: Arc<Scraped>, stream: TcpStream, timeout: Duration) {
+        let service = service_fn(|request| {
+            let scraped = self.clone();
+            async move { Ok::<_, Infallible>(scraped.answer(&request).await) }
+        });
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(timeout).max_buf_size(HEAD).keep_alive(false);
+        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "a connection for metrics ended with an error");
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let plain = |status: StatusCode, text: &'static str| {
+            let mut answer = Response::new(Full::from(text));
+            *answer.status_mut() = status;
+            answer
+        };
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => match self.text().await {
+                Ok(text) => {
+                    let mut answer = Response::new(Full::from(text));
+                    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
+                    answer
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the metrics cannot be written");
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
+                }
+            },
+            (_, "/metrics") => {
+                let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
+                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                answer
+            }
+            _ => plain(StatusCode::NOT_FOUND, "not found: metrics are at /metrics\n"),
+        }
+    }
+
+    /// The text, of an answer of failsafed that is at most [`FRESH`] old.
+    async fn text(&self) -> Result<Bytes, prometheus::Error> {
+        let mut last = self.last.lock().await;
+        if let Some((at, text)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return Ok(text.clone());
+        }
+        *last = None;
+        let asked = Instant::now();
+        let answer = self.daemon.snapshot(self.patience).await;
+        if let Err(status) = &answer {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(code = ?status.code(), why = status.message(), "failsafed gives no metrics");
+        }
+        let own = snapshot::Own {
+            refused: self.refused.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            took: asked.elapsed(),
+        };
+        let text: Bytes = snapshot::families(answer.as_ref().ok(), &own, self.runs).text()?.into();
+        if answer.is_ok() {
+            *last = Some((asked, text.clone()));
+        }
+        Ok(text)
+    }
+}
