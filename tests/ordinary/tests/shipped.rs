@@ -21,7 +21,19 @@ const ZONE: &str = "ordinary.test";
 const HOST: &str = "two.ordinary.test";
 
 /// The shipped policies that runs are started under; each has a test below. The others are catalogues and checks of the node.
-const POLICIES: [&str; 5] = ["exfiltration", "gpu-overheating", "lockdown", "loss-divergence", "trainer-baseline"];
+const POLICIES: [&str; 11] = [
+    "exfiltration",
+    "fine-tuning",
+    "gpu-overheating",
+    "hardware",
+    "inference-test",
+    "lockdown",
+    "loss-divergence",
+    "online-evaluation",
+    "pre-training",
+    "rl-tools",
+    "trainer-baseline",
+];
 
 #[test]
 fn every_shipped_policy_of_runs_is_tested() -> Result<()> {
@@ -43,23 +55,53 @@ fn exfiltration_stops_no_ordinary_job() -> Result<()> {
 }
 
 #[test]
-fn gpu_overheating_stops_no_ordinary_job() -> Result<()> {
+fn fine_tuning_stops_no_ordinary_job() -> Result<()> {
     ordinary(1)
 }
 
 #[test]
-fn lockdown_stops_no_ordinary_job() -> Result<()> {
+fn gpu_overheating_stops_no_ordinary_job() -> Result<()> {
     ordinary(2)
 }
 
 #[test]
-fn loss_divergence_stops_no_ordinary_job() -> Result<()> {
+fn hardware_stops_no_ordinary_job() -> Result<()> {
     ordinary(3)
 }
 
 #[test]
-fn trainer_baseline_stops_no_ordinary_job() -> Result<()> {
+fn inference_test_stops_no_ordinary_job() -> Result<()> {
     ordinary(4)
+}
+
+#[test]
+fn lockdown_stops_no_ordinary_job() -> Result<()> {
+    ordinary(5)
+}
+
+#[test]
+fn loss_divergence_stops_no_ordinary_job() -> Result<()> {
+    ordinary(6)
+}
+
+#[test]
+fn online_evaluation_stops_no_ordinary_job() -> Result<()> {
+    ordinary(7)
+}
+
+#[test]
+fn pre_training_stops_no_ordinary_job() -> Result<()> {
+    ordinary(8)
+}
+
+#[test]
+fn rl_tools_stops_no_ordinary_job() -> Result<()> {
+    ordinary(9)
+}
+
+#[test]
+fn trainer_baseline_stops_no_ordinary_job() -> Result<()> {
+    ordinary(10)
 }
 
 fn ordinary(policy: u8) -> Result<()> {
@@ -69,7 +111,7 @@ fn ordinary(policy: u8) -> Result<()> {
     }
     let name = POLICIES[usize::from(policy)];
     on_node(&format!("ordinary-{policy}"), "", |node| {
-        let around = Around::start(node, 54 + policy)?;
+        let around = Around::start(node, 61 + policy)?;
         jobs_under(node, &around, name)?;
         node.log_is_whole()
     })
