@@ -2,7 +2,8 @@
 
 use super::seconds;
 use crate::metrics::families::Families;
-use failsafe_proto::v1::{Gpu, HealthLevel, HealthResponse, MetricsSnapshotResponse, NodeMode, PartHealth};
+use failsafe_proto::v1::{GapCount, Gpu, HealthLevel, HealthResponse, MetricsSnapshotResponse, NodeMode, PartHealth};
+use std::collections::BTreeMap;
 
 /// Reasons of one part that have series.
 const REASONS: usize = 32;
@@ -66,7 +67,7 @@ fn add_health(families: &mut Families, health: &HealthResponse) {
     }
     drop(gpus);
     let help =
-        "A reason against the health of the node (without gpu) or of a GPU. failsafectl node reasons explains it.";
+        "A reason against the health of the node (without gpu) or of a GPU. failsafectl node health explains it.";
     let mut reasons = families.gauges("failsafed_health_reason", help);
     for part in health.node.iter().chain(&health.gpus) {
         let mut codes: Vec<(&str, HealthLevel)> =
@@ -128,16 +129,20 @@ fn add_sensors(families: &mut Families, answer: &MetricsSnapshotResponse) {
         last.with(&[("sensor", sensor.name.as_str())], seconds(sensor.last_success_ns));
     }
     drop(last);
+    // From 0 on: the first one would be no increase otherwise.
+    let mut gaps: BTreeMap<&str, GapCount> =
+        answer.sensors.iter().map(|sensor| (sensor.name.as_str(), GapCount::default())).collect();
+    gaps.extend(answer.gaps.iter().map(|gap| (gap.source.as_str(), gap.clone())));
     let help = "How often the sensor became blind, for the node, a GPU or a run.";
     let mut times = families.counters("failsafed_sensor_gaps_total", help);
-    for gap in &answer.gaps {
-        times.with(&[("sensor", gap.source.as_str())], gap.times as f64);
+    for (sensor, gap) in &gaps {
+        times.with(&[("sensor", sensor)], gap.times as f64);
     }
     drop(times);
     let help = "Events that the sensor is known to have lost.";
     let mut lost = families.counters("failsafed_sensor_events_lost_total", help);
-    for gap in &answer.gaps {
-        lost.with(&[("sensor", gap.source.as_str())], gap.lost as f64);
+    for (sensor, gap) in &gaps {
+        lost.with(&[("sensor", sensor)], gap.lost as f64);
     }
     drop(lost);
     let help = "Events of runs that the ring buffer of the kernel had no room for.";

@@ -12,6 +12,10 @@ const STATES: [(RunState, &str); 4] = [
     (RunState::Guarded, "guarded"),
 ];
 
+/// Actions of which outcomes have series before the first one.
+const ACTIONS: [&str; 4] = ["block", "freeze", "kill", "thaw"];
+const RESULTS: [&str; 3] = ["failed", "partial", "proved"];
+
 fn state(of: RunState) -> &'static str {
     STATES.iter().find(|(state, _)| *state == of).map_or("unknown", |(_, name)| name)
 }
@@ -115,9 +119,14 @@ fn add_interventions(families: &mut Families, answer: &MetricsSnapshotResponse) 
     let help =
         "Outcomes of actions: proved, partial or failed. Actions of observe mode are not carried out: result would.";
     let mut actions = families.counters("failsafed_actions_total", help);
+    // From 0 on: the first one would be no increase otherwise.
+    let begun = ACTIONS.iter().flat_map(|action| RESULTS.iter().map(move |result| ((*action, *result), 0)));
+    let mut outcomes: BTreeMap<(&str, &str), u64> = begun.collect();
     for one in &answer.actions {
-        let labels = [("action", one.action.as_str()), ("result", one.result.as_str()), ("mode", mode(true))];
-        actions.with(&labels, one.count as f64);
+        outcomes.insert((&one.action, &one.result), one.count);
+    }
+    for ((action, result), count) in outcomes {
+        actions.with(&[("action", action), ("result", result), ("mode", mode(true))], count as f64);
     }
     let mut would: BTreeMap<&str, u64> = BTreeMap::new();
     for one in answer.interventions.iter().filter(|one| !one.enforced) {

@@ -1,5 +1,7 @@
 //! What is served of an answer, and what is not.
 
+mod monitoring;
+
 use super::*;
 use failsafe_proto::v1::{
     ActionCount, ActionDuration, GapCount, Gpu, HealthLevel, HealthReason, HealthResponse, InterventionCount,
