@@ -242,9 +242,9 @@ impl Attestations {
     fn run_facts(&self, who: &Principal, wanted: &str) -> Result<RunFacts, Status> {
         let (found, _) = self.0.find(who, wanted)?;
         let cgroup = match &found {
-            FoundRun::Live(live) => live.cgroup.try_clone(),
+            FoundRun::Live(live) => live.cgroup.unopened(),
             FoundRun::Guarded(guarded) => match &guarded.cgroup {
-                Some(cgroup) => cgroup.try_clone(),
+                Some(cgroup) => cgroup.unopened(),
                 None => return Err(Status::failed_precondition("the cgroup of the run is not known")),
             },
             FoundRun::Ended(ended) => {
@@ -255,7 +255,6 @@ impl Attestations {
                 )));
             }
         };
-        let cgroup = cgroup.map_err(|error| Status::failed_precondition(error.chain()))?;
         Ok(RunFacts::of(found.run(), cgroup, &self.0.attestor.table))
     }
 }

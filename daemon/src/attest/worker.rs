@@ -3,10 +3,11 @@
 //! Reading a hostile process can block without end: its memory map may be locked, its libraries may lie on a file system that
 //! it serves itself. So each request has a thread of its own, which gives each fact as soon as it has it. Whoever asked waits
 //! until a deadline and then uses what is there; what is missing is unavailable. A thread that hangs keeps its part of its
-//! user's limit until it ends, so that it cannot be piled up.
+//! user's limit until it ends, so that it cannot be piled up. It has no descriptor of the daemon's, so that it cannot keep the
+//! next daemon from starting.
 
 use super::{GpuFacts, NodeFacts, Roots, RunFacts, node, run};
-use crate::redact::Redactor;
+use crate::{platform::apart, redact::Redactor};
 use failsafe_attest::{Fact, Missing};
 use std::{
     collections::BTreeSet,
@@ -57,7 +58,7 @@ pub struct Asked {
 }
 
 impl Worker {
-    /// Starts reading a node, and a run on it. `permit` is held until the thread ends.
+    /// Starts reading a node, and a run on it. `permit` is held until the thread ends; it holds no descriptor.
     ///
     /// # Errors
     /// The system has no room for a thread.
@@ -71,7 +72,7 @@ impl Worker {
         let mut groups = NODE_GROUPS.to_vec();
         groups.extend(of_run.iter().flat_map(|_| RUN_GROUPS));
         let worker = self.clone();
-        thread::Builder::new().name("attest".into()).spawn(move || {
+        apart::spawn("attest", move || {
             let _held_until_the_end = permit;
             // Nobody waits any more: the rest is read for nothing, but within its limits.
             let mut give = |fact| drop(give.send(fact));

@@ -12,11 +12,12 @@ use crate::{
     },
     counted::Counted,
     guard::kernel::Kernel,
-    platform::ProcFs,
+    platform::{ProcFs, apart},
     runs::LiveRun,
 };
 use failsafe_core::{Action, decision::Proof, record::Snapshot};
 use std::{
+    io,
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
         atomic::AtomicUsize,
@@ -157,7 +158,9 @@ impl Work {
 
     fn late(&self, job: &mut Job, mut verification: Verification) {
         let cgroup = job.live.clone();
-        let outcome = timed(self.budget + GRACE, move || verification.late(&cgroup.cgroup));
+        // It reads what the kernel itself writes, never the memory of a process, through files that are open already.
+        let shared = |work: Reading| std::thread::Builder::new().name("reading".into()).spawn(work).map(drop);
+        let outcome = timed(self.budget + GRACE, shared, move || verification.late(&cgroup.cgroup));
         let outcome = outcome.unwrap_or(cgroup::FreezeOutcome::Partial { culprits: Vec::new(), took: self.deadline });
         verify::frozen(self, job, &outcome);
     }
@@ -197,8 +200,10 @@ impl Work {
     }
 
     fn snapshot(&self, job: &Job, frozen: bool) -> (Report, Option<Snapshot>) {
-        let (live, budget) = (job.live.clone(), self.budget);
-        match timed(budget + GRACE, move || snapshot(&live.cgroup, budget)) {
+        let (cgroup, budget) = (job.live.cgroup.unopened(), self.budget);
+        // It reads the memory of processes, which may be a file of a file system that does not answer.
+        let own = |work: Reading| apart::spawn("reading", work);
+        match timed(budget + GRACE, own, move || snapshot(&cgroup.open()?, budget)) {
             Some(Ok(mut tree)) => {
                 let report = outcome::snapshot(&tree);
                 let lines = tree.processes.iter_mut().filter_map(|process| process.argv.as_mut());
@@ -217,18 +222,24 @@ impl Work {
     }
 }
 
-/// Runs what may hang on a thread of its own; `None` when it is not done in time, or too many hang already.
-fn timed<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+type Reading = Box<dyn FnOnce() + Send>;
+
+/// Runs what may hang on a thread that `spawn` makes; `None` when it is not done in time, or too many hang already.
+fn timed<T: Send + 'static>(
+    limit: Duration,
+    spawn: impl FnOnce(Reading) -> io::Result<()>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (hanging, counted) = Counted::one_of(&HANGING);
     if hanging >= MAX_HANGING {
         return None;
     }
     let (done, wait) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new().name("reading".into()).spawn(move || {
+    spawn(Box::new(move || {
         let _counted = counted;
         let _late = done.send(work());
-    });
-    thread.ok()?;
+    }))
+    .ok()?;
     wait.recv_timeout(limit).ok()
 }
 
@@ -260,8 +271,9 @@ mod tests {
     #[test]
     fn what_hangs_is_given_up_and_its_thread_is_counted_until_it_ends() {
         let (release, hang) = mpsc::channel::<()>();
-        assert!(timed(Duration::from_millis(10), move || hang.recv()).is_none());
-        assert_eq!(timed(Duration::from_secs(10), || 7), Some(7), "others are read meanwhile");
+        let own = |work: Reading| apart::spawn("reading", work);
+        assert!(timed(Duration::from_millis(10), own, move || hang.recv()).is_none());
+        assert_eq!(timed(Duration::from_secs(10), own, || 7), Some(7), "others are read meanwhile");
         drop(release);
     }
 }

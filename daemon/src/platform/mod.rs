@@ -5,11 +5,12 @@
 //! only through these types.
 //!
 //! Invariants:
-//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`bpf`], [`heap`], [`peer`], [`peercred`], [`pidfd`], [`sched`]);
+//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`apart`], [`bpf`], [`heap`], [`peer`], [`peercred`], [`pidfd`], [`sched`]);
 //! - no async: callers run these on worker threads;
 //! - readers of `/proc` take a root path, so that tests read fixtures from a temporary folder;
 //! - a process or cgroup that vanishes is an ordinary answer (`None`, [`CgroupError::is_vanished`]), not a fault.
 
+pub mod apart;
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;

@@ -199,10 +199,7 @@ impl Follower {
             let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
             NodeFacts::of(&node, self.nvml_disabled, &self.boot_id)
         };
-        let cgroup = run.cgroup.try_clone().inspect_err(|error| {
-            tracing::warn!(run = %run.run.id, error = error.chain(), "the run's cgroup cannot be opened to read its factors");
-        });
-        let of_run = RunFacts::of(&run.run, cgroup.ok()?, &self.table);
+        let of_run = RunFacts::of(&run.run, run.cgroup.unopened(), &self.table);
         let permit = Arc::new(());
         followed.reading = Arc::downgrade(&permit);
         let asked = self.worker.start(about, Some(of_run), permit).inspect_err(|error| {

@@ -14,7 +14,7 @@ use crate::{
     attest::{NodeFacts, RunFacts, StatedOf, Worker, hide_identity, stated},
     log::{Log, claims::claims},
     node::NodeView,
-    platform::{Cgroup, clock, sched},
+    platform::{cgroup::Unopened, clock, sched},
     runs::{
         Registry,
         statements::{INCIDENTS, Which},
@@ -203,8 +203,8 @@ impl Statements {
         }
     }
 
-    fn cgroup(&self, run: RunId) -> Option<Cgroup> {
-        self.registry.get(run)?.cgroup.try_clone().ok()
+    fn cgroup(&self, run: RunId) -> Option<Unopened> {
+        Some(self.registry.get(run)?.cgroup.unopened())
     }
 }
 

@@ -217,6 +217,32 @@ impl Node {
         Ok(())
     }
 
+    /// Kills the daemon by SIGKILL while a thread of it hangs in the kernel, and waits until all others have ended. The process is
+    /// reaped when that thread ends: it is the caller's to wait for.
+    ///
+    /// # Errors
+    /// It is not running, or other threads do not end.
+    pub fn kill9_with(&mut self, hanging: u32) -> Result<Child> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        daemon.kill()?;
+        let threads = format!("/proc/{}/task", daemon.id());
+        wait_for("only the thread that hangs is left of the daemon", || {
+            let mut left = Vec::new();
+            for thread in fs::read_dir(&threads)? {
+                let thread = thread?;
+                // A thread that ends meanwhile has no state.
+                let state = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                let ended =
+                    state.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']));
+                if !ended {
+                    left.push(thread.file_name().to_string_lossy().parse::<u32>()?);
+                }
+            }
+            Ok(left == [hanging])
+        })?;
+        Ok(daemon)
+    }
+
     /// Stops the daemon in order.
     ///
     /// # Errors

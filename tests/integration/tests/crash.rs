@@ -1,7 +1,7 @@
 //! The daemon killed by SIGKILL: what it contained stays contained, its blocks stay in force, and the next one knows.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, Node, Started, frozen, on_node, program, wait_for};
+use integration::{HungFs, Launch, Node, Started, frozen, on_node, program, skip, wait_for, wait_for_some};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -250,6 +250,47 @@ fn a_violation_of_a_run_that_ends_while_no_daemon_runs_is_on_record() -> Result<
         let events = node.events()?;
         let count = |of: &dyn Fn(&Value) -> bool| events.iter().filter(|e| e["run"] == id && of(e)).count();
         ensure!(count(&|e| e["body"]["type"] == "run-ended") == 1 && count(&|e| gap(e, "judged its last events")) == 1);
+        node.log_is_whole()
+    })
+}
+
+/// A user's file system that does not answer holds a thread that reads it, past SIGKILL of the daemon.
+#[test]
+fn the_next_daemon_starts_while_a_thread_of_the_killed_one_hangs_on_a_file_system_of_a_user() -> Result<()> {
+    on_node("crash-hung", "", |node| {
+        let Some(hung) = HungFs::mount(&node.file("hung"))? else {
+            skip("no /dev/fuse");
+            return Ok(());
+        };
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        node.ctl(["freeze", "held", "--reason", "before the crash"])?.expect(0)?;
+        let looks = format!(
+            "{PLAIN}[[rule]]\nid = \"look\"\nrationale = \"a file there\"\n\
+             when = {{ event = \"open\", path = \"{}\" }}\nactions = [\"notify\"]\n",
+            node.file("hung/file").display()
+        );
+        let policy = node.policy("looks", &looks)?;
+        let mut start = node
+            .ctl_command(["run", "--user", "root", "--name", "looks", "--policy"])
+            .arg(&policy)
+            .args(["--", "true"])
+            .spawn()?;
+        let thread = wait_for_some("the daemon looks at the file", || {
+            Ok(hung.asked_by().into_iter().find(|thread| {
+                node.pid().is_ok_and(|pid| std::fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(false))
+            }))
+        })?;
+        let mut killed = node.kill9_with(thread)?;
+        wait_for("the caller sees that the daemon is gone", || Ok(start.try_wait()?.is_some()))?;
+        node.restart()?;
+        ensure!(
+            killed.try_wait()?.is_none(),
+            "the thread of the killed daemon did not hang until the next one answered"
+        );
+        ensure!(frozen(run.cgroup())? && node.run("held")?["state"] == "frozen", "{}", node.run("held")?);
+        node.ctl(["thaw", "held", "--reason", "after the crash"])?.expect(0)?;
+        drop(hung);
+        wait_for("the killed daemon ends", || Ok(killed.try_wait()?.is_some()))?;
         node.log_is_whole()
     })
 }

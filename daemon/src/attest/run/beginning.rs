@@ -25,7 +25,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// The facts. May wait for the process's memory-map lock.
+    /// The facts. Reads no memory of the process: that could block without end.
     pub fn facts(&self, roots: &Roots, gpus: &GpuFacts, table: &Table, redact: &Redactor) -> Vec<Fact> {
         let mut command = self.command.clone();
         redact.argv(&mut command, &[]);
@@ -39,8 +39,7 @@ impl Beginning {
             facts.push(claimed(&format!("run/env/{name}"), value));
         }
         let process = Process::open(&roots.proc, self.pid, &|_| true).ok().flatten();
-        let placed = process::facts(process.as_slice(), None, redact).into_iter();
-        facts.extend(placed.filter(|fact| fact.path.starts_with("run/cpu/") || fact.path == "run/memory-nodes"));
+        facts.extend(process::placement(process.as_slice(), None));
         facts.extend(gpu::run(gpus, &self.gpus));
         facts
     }

@@ -15,7 +15,7 @@ pub use beginning::Beginning;
 
 use super::{GpuFacts, Roots, gpu};
 use crate::{
-    platform::{Cgroup, Members},
+    platform::{Cgroup, CgroupError, Members, cgroup::Unopened},
     redact::Redactor,
 };
 use failsafe_attest::{Fact, Json, Missing, Table};
@@ -77,15 +77,15 @@ pub struct RunFacts {
     pub policy: String,
     /// Its GPUs, each with the MIG devices that it was given in place of the whole.
     pub gpus: Vec<(GpuId, Vec<String>)>,
-    /// Its cgroup.
-    pub cgroup: Cgroup,
+    /// Its cgroup, which the reader's thread opens.
+    pub cgroup: Unopened,
     /// Environment variables that are read.
     pub environment: BTreeSet<String>,
 }
 
 impl RunFacts {
     /// Of a run whose processes are in `cgroup`. `table` names the environment variables.
-    pub fn of(run: &Run, cgroup: Cgroup, table: &Table) -> RunFacts {
+    pub fn of(run: &Run, cgroup: Unopened, table: &Table) -> RunFacts {
         let slices = |gpu| run.mig.get(gpu).into_iter().flatten().cloned().collect();
         RunFacts {
             id: run.id.to_string(),
@@ -112,14 +112,17 @@ pub(super) fn read(roots: &Roots, about: &RunFacts, gpus: &GpuFacts, redact: &Re
         give(Fact::measured(path, "the registration of the run", Ok(value)));
     }
     gpu::run(gpus, &about.gpus).into_iter().for_each(&mut *give);
-    let list = || {
-        let members = about.cgroup.procs_until(end);
-        members.map_err(|error| Missing::unavailable(format!("the processes cannot be listed: {}", error.chain())))
+    let unlisted =
+        |error: CgroupError| Missing::unavailable(format!("the processes cannot be listed: {}", error.chain()));
+    let cgroup = match about.cgroup.open() {
+        Ok(cgroup) => cgroup,
+        Err(error) => return without(&unlisted(error), give),
     };
+    let list = || cgroup.procs_until(end).map_err(unlisted);
     let read_once = |members: &Members| {
         let cut = (!members.complete).then(|| "the cgroups of the run could not all be listed in time".to_owned());
         let mut facts = Vec::new();
-        of_processes(roots, &members.ids, cut, about, (limits, end), redact, &mut |fact| facts.push(fact));
+        of_processes(roots, &members.ids, cut, (about, &cgroup), (limits, end), redact, &mut |fact| facts.push(fact));
         facts
     };
     settled(list, read_once, end).into_iter().for_each(give);
@@ -176,7 +179,7 @@ fn of_processes(
     roots: &Roots,
     pids: &[u32],
     cut: Option<String>,
-    about: &RunFacts,
+    (about, cgroup): (&RunFacts, &Cgroup),
     (limits, end): (Limits, Instant),
     redact: &Redactor,
     give: &mut dyn FnMut(Fact),
@@ -185,7 +188,7 @@ fn of_processes(
     let mut cut = cut;
     let mut processes = Vec::new();
     for pid in pids.iter().take(most) {
-        match Process::open(&roots.proc, *pid, &|path| about.cgroup.contains(path)) {
+        match Process::open(&roots.proc, *pid, &|path| cgroup.contains(path)) {
             Ok(process) => processes.extend(process),
             Err(missing) => {
                 cut.get_or_insert(missing.reason);

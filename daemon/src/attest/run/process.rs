@@ -114,12 +114,20 @@ pub(super) fn oldest(processes: &[Process]) -> Option<&Process> {
 /// Command of the oldest process, and the processors and memory that all of them may use. `cut`: why some could not be read; the
 /// oldest may be among them.
 pub(super) fn facts(processes: &[Process], cut: Option<&str>, redact: &Redactor) -> Vec<Fact> {
-    let whole = |value: Result<Json, Missing>| cut.map_or(value, |why| Err(Missing::unavailable(why)));
     let none = || Err(Missing::unavailable("there is no process"));
     let command = match cut {
         Some(why) => Err(Missing::unavailable(why)),
         None => oldest(processes).map_or_else(none, |process| process.command(redact)),
     };
+    let source = "/proc/PID/cmdline of the oldest process: memory that it can change";
+    let mut facts = vec![Fact::claimed("run/command", source, command)];
+    facts.extend(placement(processes, cut));
+    facts
+}
+
+/// The processors and memory that all of them may use. Reads nothing more, so it waits for no process.
+pub(super) fn placement(processes: &[Process], cut: Option<&str>) -> Vec<Fact> {
+    let whole = |value: Result<Json, Missing>| cut.map_or(value, |why| Err(Missing::unavailable(why)));
     let cpus: Result<BTreeSet<String>, Missing> = processes.iter().map(|one| one.cpus.clone()).collect();
     let memory: Result<BTreeSet<String>, Missing> = processes.iter().map(|one| one.memory_nodes.clone()).collect();
     let counts = cpus.clone().and_then(|lists| {
@@ -132,7 +140,6 @@ pub(super) fn facts(processes: &[Process], cut: Option<&str>, redact: &Redactor)
     let text =
         |lists: Result<BTreeSet<String>, Missing>| lists.map(|all| common(all.into_iter().map(Json::Text).collect()));
     vec![
-        Fact::claimed("run/command", "/proc/PID/cmdline of the oldest process: memory that it can change", command),
         Fact::measured("run/cpu/count", "/proc/PID/status, Cpus_allowed_list", whole(counts)),
         Fact::measured("run/cpu/list", "/proc/PID/status, Cpus_allowed_list", whole(text(cpus))),
         Fact::measured("run/memory-nodes", "/proc/PID/status, Mems_allowed_list", whole(text(memory))),

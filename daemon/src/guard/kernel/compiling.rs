@@ -1,4 +1,5 @@
-//! Making a policy's tables, on a thread of its own: a file system that its rules name may hang.
+//! Making a policy's tables, on a thread of its own: a file system that its rules name may hang. The thread has no descriptor of
+//! the daemon's, so that it cannot keep the next daemon from starting.
 
 use super::{Kernel, KernelError, names::argv_patterns};
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
         resolver,
         tables::tables_of,
     },
+    platform::apart,
 };
 use failsafe_core::{Policy, policy::Pattern};
 use failsafe_matchers::{compile, egress::EgressPolicy, rules::Rules, tables::Tables, watch::Watch};
@@ -88,7 +90,7 @@ impl Kernel {
                 reserve: Need::new(),
             }));
         };
-        let thread = std::thread::Builder::new().name("compile".into()).spawn(work);
+        let thread = apart::spawn("compile", work);
         thread.map_err(|error| KernelError::Compile(format!("no thread to compile the policy on: {error}")))?;
         wait.recv_timeout(COMPILE).unwrap_or_else(|_| {
             Err(KernelError::Compile(format!(

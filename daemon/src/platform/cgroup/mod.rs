@@ -17,6 +17,7 @@ mod handle;
 mod own;
 mod root;
 mod tree;
+mod unopened;
 mod walk;
 
 pub use error::{CgroupError, Result};
@@ -24,4 +25,5 @@ pub use events::Events;
 pub use handle::Cgroup;
 pub use root::CgroupRoot;
 pub use tree::Members;
+pub use unopened::Unopened;
 pub use walk::Walk;
