@@ -3,6 +3,7 @@
 pub mod claims;
 mod quota;
 mod tally;
+mod unlisted;
 mod vouch;
 
 pub use quota::Budget;
@@ -216,7 +217,12 @@ impl Log {
         let limited = meter.summaries(now, false);
         drop(meter);
         limited.into_iter().for_each(|limited| self.limited(limited));
-        if admitted {
+        if let Some(first) = admitted.first
+            && let Ok(prepared) = first.prepare()
+        {
+            self.handle.submit_prepared(&first, prepared, true, |_| {});
+        }
+        if admitted.itself {
             let reserved = quota::class(record) != Class::Ordinary;
             let tallying = self.tallying.clone();
             self.handle.submit_prepared(&draft, prepared, reserved, move |done| {

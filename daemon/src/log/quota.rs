@@ -7,7 +7,8 @@
 //!                                            └─► summed up for each run (kinds, decisions, SHA-256) ─► `log-limited` entry
 //! ```
 //! Invariants:
-//! - What a restarted daemon needs (beginnings, ends, guarded runs) and what an administrator does is always written.
+//! - What a restarted daemon needs (beginnings, ends, guarded runs) and what an administrator does is always written. Discovered runs of
+//!   a user who has spent the budget are an exception: see [`super::unlisted`].
 //! - An intervention on a run is written as long as its owner has not spent the budget twice: the second one is for interventions
 //!   alone, so that nothing else that a user does keeps them out.
 //! - What is not written is counted, hashed and named by an entry of its own: for each run after a minute, and then after twice as long
@@ -15,6 +16,7 @@
 //! - An entry about a run counts for its owner, also after its end.
 //! - Pure: time is given. One lock, held for a look-up.
 
+use super::unlisted::{Fate, Unlisted};
 use failsafe_core::{
     Action, Actor, Decision, Mode, RunId,
     record::{Limited, Record},
@@ -71,7 +73,17 @@ pub(super) struct Meter {
     /// Those that ended, in this order.
     ended: VecDeque<RunId>,
     held: BTreeMap<(u32, Option<RunId>), Held>,
+    unlisted: Unlisted,
     due: Option<u64>,
+}
+
+/// What is written.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    /// An entry that comes first: the beginning of the run, which was not written.
+    pub first: Option<Draft>,
+    /// Whether the entry itself is. One that is not becomes part of a summary.
+    pub itself: bool,
 }
 
 #[derive(Debug)]
@@ -137,6 +149,7 @@ impl Meter {
             owners: BTreeMap::new(),
             ended: VecDeque::new(),
             held: BTreeMap::new(),
+            unlisted: Unlisted::default(),
             due: None,
         }
     }
@@ -146,8 +159,28 @@ impl Meter {
         self.owners.insert(run, uid);
     }
 
-    /// Whether a record of `bytes` is written. One that is not becomes part of a summary.
-    pub(super) fn admit(&mut self, record: &Record, run: Option<RunId>, draft: &Draft, bytes: usize, now: u64) -> bool {
+    /// Whether a record of `bytes` is written.
+    pub(super) fn admit(
+        &mut self,
+        record: &Record,
+        run: Option<RunId>,
+        draft: &Draft,
+        bytes: usize,
+        now: u64,
+    ) -> Admitted {
+        let itself = self.admits(record, run, draft, bytes, now);
+        let intervenes = itself && class(record) == Class::Intervention;
+        let first = run.filter(|_| intervenes).and_then(|run| self.unlisted.list(run).map(|waits| (run, waits)));
+        let first = first.map(|(run, (draft, bytes))| {
+            if let Some(uid) = self.owners.get(&run).copied() {
+                self.user(uid, now).bytes.take(bytes);
+            }
+            draft
+        });
+        Admitted { first, itself }
+    }
+
+    fn admits(&mut self, record: &Record, run: Option<RunId>, draft: &Draft, bytes: usize, now: u64) -> bool {
         match record {
             Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } => {
                 self.owned(run.id, run.owner_uid);
@@ -171,6 +204,19 @@ impl Meter {
         let user = self.user(uid, now);
         let left = user.bytes.left(now);
         let refusal = matches!(record, Record::PolicyRefused { .. });
+        if left <= 0 && self.unlisted.begins(record, draft, amount) {
+            return false;
+        }
+        if let Some(id) = run
+            && let Fate::Summed(beginning) = self.unlisted.fate(id, record)
+        {
+            if let Some((beginning, bytes)) = beginning {
+                self.hold(uid, None, None, &beginning, bytes, now);
+            }
+            self.hold(uid, None, Some(record), draft, amount, now);
+            return false;
+        }
+        let user = self.user(uid, now);
         let admitted = match class {
             Class::Always => true,
             Class::Intervention => left > -i128::from(per_user),
@@ -185,7 +231,7 @@ impl Meter {
                 self.total.take(amount);
             }
         } else {
-            self.hold(uid, run, record, draft, amount, now);
+            self.hold(uid, run, Some(record), draft, amount, now);
         }
         admitted
     }
@@ -197,6 +243,7 @@ impl Meter {
             && let Some(oldest) = self.ended.pop_front()
         {
             self.owners.remove(&oldest);
+            self.unlisted.forget(oldest);
         }
     }
 
@@ -211,6 +258,13 @@ impl Meter {
     pub(super) fn summaries(&mut self, now: u64, all: bool) -> Vec<Limited> {
         if !all && self.due.is_none_or(|due| now < due) {
             return Vec::new();
+        }
+        if all {
+            for (run, (draft, bytes)) in self.unlisted.take_all() {
+                if let Some(uid) = self.owners.get(&run).copied() {
+                    self.hold(uid, None, None, &draft, bytes, now);
+                }
+            }
         }
         let mut out = Vec::new();
         for held in self.held.values_mut() {
@@ -243,14 +297,14 @@ impl Meter {
         })
     }
 
-    fn hold(&mut self, uid: u32, run: Option<RunId>, record: &Record, draft: &Draft, bytes: u64, now: u64) {
+    fn hold(&mut self, uid: u32, run: Option<RunId>, record: Option<&Record>, draft: &Draft, bytes: u64, now: u64) {
         let held = self.held.entry((uid, run)).or_default();
         let Held { limited, hash, .. } = held;
         (limited.uid, limited.run) = (uid, run);
         limited.entries += 1;
         limited.bytes += bytes;
         *limited.kinds.entry(draft.kind.to_string()).or_default() += 1;
-        if let Record::Decision { decision, .. } = record {
+        if let Some(Record::Decision { decision, .. }) = record {
             limited.last_decision = limited.last_decision.max(decision.id.n);
             limited.last_incident = limited.last_incident.max(decision.incident.n);
             if limited.decisions.len() < NAMED {
@@ -304,7 +358,7 @@ mod tests {
     fn admit(meter: &mut Meter, record: &Record, bytes: usize, at: u64) -> bool {
         let stamp = Stamp { wall_ns: 1, mono_ns: 1, boot_id: "b".into() };
         let draft = Draft::new(record.kind(), stamp, serde_json::json!({}));
-        meter.admit(record, Some(ID.parse().unwrap()), &draft, bytes, at * SECOND)
+        meter.admit(record, Some(ID.parse().unwrap()), &draft, bytes, at * SECOND).itself
     }
 
     fn started(uid: u32) -> Record {

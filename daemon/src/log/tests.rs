@@ -6,6 +6,7 @@ use failsafe_core::{
     Action, Actor, Decision, Mode, MonoTime,
     actor::{LocalPeer, Request},
     decision::{Cause, Confidence, DecisionId, Severity},
+    input::{Command, Control},
     policy::PolicyDigest,
 };
 use failsafe_journal::{Entry, Query, Search};
@@ -132,4 +133,92 @@ fn a_flood_of_interventions_ends_too_and_refusals_are_few() {
         })
         .sum();
     assert_eq!(of_refusals, 1_980);
+}
+
+/// The id of a discovered run.
+fn job(n: u32) -> String {
+    format!("00000000-0000-0000-0001-{n:012x}")
+}
+
+/// A job of a scheduler, from its beginning on.
+fn begins(log: &Log, n: u32, uid: u32, labels: &[(&str, &str)]) {
+    let mut run = testing::run(&job(n), uid, PolicyDigest([1; 32]));
+    run.labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let id = Some(run.id);
+    log.record(&Record::RunStarted { run, policy_name: "p".into(), broken: Vec::new(), repair: Vec::new() }, id, None);
+}
+
+/// What is written about its end, and after it.
+fn ends(log: &Log, n: u32) {
+    let run: RunId = job(n).parse().unwrap();
+    let (recording, suppressed, name) = (None, Vec::new(), "trainer".to_owned());
+    log.record(
+        &Record::RunEnded { run, name: name.clone(), recording, suppressed, unwatched: None, frozen_ns: None },
+        Some(run),
+        None,
+    );
+    log.record(&Record::RunTotals { run, name, totals: Default::default() }, Some(run), None);
+}
+
+const DISCOVERED: [(&str, &str); 1] = [(failsafe_core::discover::LABEL, "slurm")];
+
+#[test]
+fn discovered_runs_of_a_user_beyond_the_budget_are_summed_up_together() {
+    const RUNS: u32 = 2_000;
+    let entries = logged(small(), |log| {
+        (1..=RUNS).for_each(|n| {
+            begins(log, n, 1000, &DISCOVERED);
+            ends(log, n);
+        });
+        begins(log, RUNS + 1, 1000, &DISCOVERED);
+        begins(log, RUNS + 2, 1001, &DISCOVERED);
+        begins(log, RUNS + 3, 0, &DISCOVERED);
+    });
+    let bytes: usize = entries.iter().map(|entry| entry.bytes.len()).sum();
+    assert!(bytes < 128 << 10, "{bytes} bytes");
+    let records = || entries.iter().filter_map(|entry| serde_json::from_value::<Record>(entry.body.clone()).ok());
+    let started: Vec<u32> = records()
+        .filter_map(|it| if let Record::RunStarted { run, .. } = it { Some(run.owner_uid) } else { None })
+        .collect();
+    assert!(started.ends_with(&[1001, 0]), "users with a budget, and root, are not concerned: {started:?}");
+    let ended = records().filter(|it| matches!(it, Record::RunEnded { .. })).count();
+    assert_eq!(started.len() - 2, ended, "a run is written from its beginning to its end, or not at all");
+    let limited: Vec<Limited> =
+        records().filter_map(|it| if let Record::Limited(limited) = it { Some(limited) } else { None }).collect();
+    assert!((1..=3).contains(&limited.len()), "summaries are few: {}", limited.len());
+    assert!(limited.iter().all(|it| it.uid == 1000 && it.run.is_none()));
+    let summed: u64 = limited.iter().map(|it| it.entries).sum();
+    assert_eq!(summed, u64::from(RUNS) * 3 + 1 - ended as u64 * 3, "each entry is written or summed up");
+}
+
+#[test]
+fn a_discovered_run_beyond_the_budget_is_written_from_its_beginning_on_when_it_is_frozen() {
+    let entries = logged(small(), |log| {
+        (1..=500).for_each(|n| {
+            begins(log, n, 1000, &DISCOVERED);
+            ends(log, n);
+        });
+        begins(log, 501, 1000, &DISCOVERED);
+        record(log, &job(501), 1, Action::Notify);
+        record(log, &job(501), 2, Action::Freeze);
+        ends(log, 501);
+        begins(log, 502, 1000, &DISCOVERED);
+        let (run, reason) = (job(502).parse().unwrap(), "by an administrator".to_owned());
+        let (at, command, role) = (MonoTime(1), Command::Freeze, "admin".to_owned());
+        log.record(
+            &Record::Control(Control { seq: 0, at, run, command, actor: user(0), role, reason }),
+            Some(run),
+            None,
+        );
+        // The user's own runs are refused beyond the budget; one that began is written.
+        begins(log, 503, 1000, &[]);
+    });
+    let kinds = |n: u32| -> Vec<String> {
+        let kind = |record: Record| serde_json::to_value(record).unwrap()["type"].as_str().unwrap().to_owned();
+        of(&entries, &job(n)).into_iter().map(kind).filter(|kind| kind != "limited").collect()
+    };
+    assert!(kinds(500).is_empty(), "the budget is spent");
+    assert_eq!(kinds(501), ["run-started", "decision", "run-ended", "run-totals"]);
+    assert_eq!(kinds(502), ["run-started", "control"]);
+    assert_eq!(kinds(503), ["run-started"]);
 }
