@@ -159,6 +159,10 @@ fn leaf(leaf: &Leaf) -> String {
             return format!("{}{of}{hold}{until}", beyond(&kind.to_string(), *op, &bound.show(kind.unit()), *over));
         }
         Test::NotFinite { kind, series: of } => format!("{kind} is NaN or infinite{}", series(*of)),
+        Test::Detect { kind, detect, series: of } => {
+            let (spec, params) = (detect.spec(), detect.params(kind.unit()));
+            format!("{kind} {}{}: {} with {params}", spec.finds, series(*of), spec.name)
+        }
         Test::Absent { kind, after } => format!("{kind} has had no value for {after}"),
         Test::Event { wanted, within } => {
             format!("the {} happened within the last {within}", wanted.to_string().replacen(", ", " with ", 1))

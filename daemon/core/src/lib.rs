@@ -14,6 +14,7 @@ pub mod actor;
 pub mod containment;
 mod decimal;
 pub mod decision;
+pub mod detect;
 mod detectors;
 mod digest;
 pub mod discover;

@@ -37,6 +37,11 @@ rationale = "x"
 when = { at_least = 2, of = [{ signal = "metric.loss", above = 1000, for = "1s" }, { signal = "metric.loss", above = 1000, over = "mean" }, { signal = "net.egress_bytes", above = "1 TB/s", over = "1s" }, { event = "oom", within = "1m" }, { signal = "metric.loss", absent = "1h" }, { not = { phase = "train" } }], for = "1s", keep_firing_for = "1m" }
 actions = ["freeze"]
 [[rule]]
+id = "detectors"
+rationale = "x"
+when = { all = [{ signal = "metric.loss", detect = "robust-z" }, { signal = "metric.loss", detect = "cusum" }, { signal = "metric.loss", detect = "page-hinkley", over = "all" }, { signal = "metric.loss", detect = "identical" }, { signal = "metric.loss", detect = { method = "stall", after = "1h" } }, { signal = "memory.used", detect = "collapse" }, { signal = "gpu.temperature", detect = "collapse" }] }
+actions = ["freeze"]
+[[rule]]
 id = "tree-gpu"
 rationale = "x"
 when = { all = [{ signal = "gpu.temperature", above = "200 C" }, { signal = "metric.loss", above = 1000 }], warm_up = "10s" }

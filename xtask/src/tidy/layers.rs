@@ -70,7 +70,7 @@ const STACKS: &[Stack] = &[
             &["unit"],
             &["event"],
             &["signal"],
-            &["decision"],
+            &["decision", "detect"],
             &["policy"],
             &["detectors", "discover", "input", "xid"],
             &["containment", "egress", "health", "klog"],

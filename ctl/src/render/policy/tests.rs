@@ -59,6 +59,19 @@ fn each_rule_is_explained_in_plain_words() {
 }
 
 #[test]
+fn a_detector_is_explained_with_what_it_finds_and_its_parameters() {
+    let start = POLICY.find("[[rule]]").unwrap();
+    let rule = "[[rule]]\nid = \"spike\"\nrationale = \"x\"\nactions = [\"notify\"]\n\
+                when = { signal = \"metric.loss\", detect = { method = \"robust-z\", limit = 8 } }\n";
+    let policy = parse("p", &format!("{}{rule}", &POLICY[..start])).unwrap();
+    let text = page(&policy, &policy.rules.iter().collect::<Vec<_>>());
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let sentence = "when metric.loss is far from the median of the values before it, measured in robust standard deviations \
+                    (MAD) in at least one series: robust-z with limit 8, window 100, trips 3, of 5, side above";
+    assert!(words.join(" ").contains(sentence), "{text}");
+}
+
+#[test]
 fn a_call_is_answered_with_what_decides_it_and_what_it_trips() {
     let policy = parse("p", POLICY).unwrap();
     let connect = |text: &str| {

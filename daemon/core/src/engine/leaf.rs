@@ -4,12 +4,15 @@
 //! that was known before a sensor went blind counts no more when the sensor sees again. Nothing here allocates once every series and
 //! every sample of a rate's window has been seen.
 
+mod detecting;
+
 use super::{
     rule::process_of,
     window::{Window, rate_passed},
 };
 use crate::{
     decision::Observation,
+    detect::Started,
     policy::{Bound, Fit, Op, Over, Test, Truth, condition::reads_of, tree::PHASE_METRIC},
     signal::{Kind, MAX_SERIES, Series, Signal, Source, Value},
     subject::{GpuId, Process},
@@ -80,6 +83,10 @@ struct Gauge {
     on: bool,
     held: Span,
     last: Option<MonoTime>,
+    /// Of a test with a detector: the detector, from the first value on.
+    detector: Option<Started>,
+    /// What the detector found last.
+    score: f64,
 }
 
 /// How a value stands to a bound; `None`: it is not a number.
@@ -144,6 +151,7 @@ impl LeafState {
                 let judge = |value: &Value| value.real().and_then(real);
                 self.of_series(signal, *series, None, hold, judge, real);
             }
+            Test::Detect { detect, .. } => self.detect(detect, hold, signal),
             Test::Phase { phase } => {
                 let number = f64::from(phase.number());
                 let real = |real: f64| (!real.is_nan()).then_some((real == number, real != number));
@@ -286,7 +294,10 @@ impl LeafState {
                 }
                 if hidden { Truth::Unknown } else { Truth::from(self.at.is_some_and(|at| now.since(at) >= *after)) }
             }
-            Test::Threshold { .. } | Test::NotFinite { .. } | Test::Phase { .. } => self.of_values(test, gpu, sight),
+            Test::Detect { .. } if test.waits() => self.waiting(test, gpu, sight, now),
+            Test::Threshold { .. } | Test::NotFinite { .. } | Test::Detect { .. } | Test::Phase { .. } => {
+                self.of_values(test, gpu, sight)
+            }
         }
     }
 
@@ -301,7 +312,7 @@ impl LeafState {
         }
         let each = || self.series.iter().map(|(_, gauge)| gauge.truth());
         let over = match test {
-            Test::Threshold { series, .. } | Test::NotFinite { series, .. } => *series,
+            Test::Threshold { series, .. } | Test::NotFinite { series, .. } | Test::Detect { series, .. } => *series,
             _ => Over::Any,
         };
         match over {
@@ -337,6 +348,12 @@ impl LeafState {
             Test::Absent { .. } => "the signal cannot be read".to_owned(),
             Test::Event { within, .. } => format!("events of the last {within} may have been missed or cut"),
             _ if self.series.is_empty() => "no value yet".to_owned(),
+            Test::Detect { .. } if self.series.iter().any(|(_, gauge)| !gauge.value.is_finite()) => {
+                "not finite".to_owned()
+            }
+            Test::Detect { detect, .. } if self.series.iter().any(|(_, gauge)| gauge.detector.is_some()) => {
+                format!("{} cannot judge yet: too few values, or values that do not differ", detect.spec().name)
+            }
             _ if self.series.iter().any(|(_, gauge)| gauge.value.is_nan()) => "not a number".to_owned(),
             _ => "no value since it was last not seen".to_owned(),
         };

@@ -386,7 +386,15 @@ impl TreeState {
         };
         for (n, wanted) in tests {
             let (Some(leaf), Some(state)) = (self.program.leaves.get(n), self.state(instance, n)) else { continue };
-            proof.words.push(if wanted { leaf.to_string() } else { format!("not {leaf}") });
+            let mut word = if wanted { leaf.to_string() } else { format!("not {leaf}") };
+            let scores = state.scores(&leaf.test, Truth::from(wanted));
+            if !scores.is_empty() {
+                // What was found is evidence that no value has.
+                proof.all = false;
+                let shown = scores.iter().take(SERIES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+                word.push_str(&format!(": score {shown}"));
+            }
+            proof.words.push(word);
             match (&leaf.test, leaf.test.kind()) {
                 (Test::Event { .. }, _) if wanted => {
                     proof.observed |= state.observed;

@@ -1,6 +1,7 @@
 //! From TOML to meaning: units, names, ranges and contradictions are checked here, all of them, before one is reported.
 
 mod derived;
+mod detect;
 mod egress;
 mod guard;
 mod metric;
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     decision::Action,
+    detect::MAX_BYTES,
     event::{EventKind, Field},
     time::Span,
 };
@@ -49,7 +51,7 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
     let (mut rules, mut places): (Vec<Rule>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let no_rules = raw.rules.is_empty();
-    let mut tests = 0;
+    let (mut tests, mut memory) = (0, 0);
     for rule in raw.rules {
         if let Some(id) = &rule.id
             && !taken.insert(id.get_ref().clone())
@@ -72,6 +74,15 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
                 let message = format!(
                     "the conditions of the policy have more than {MAX_POLICY_LEAVES} tests in `all`, `any`, `not` and `of`, \
                      expected at most so many up to this rule"
+                );
+                b.error(span.clone(), message, None);
+            }
+            let (before, own) = (memory, detect::bytes(&built.when));
+            memory += own;
+            if before <= MAX_BYTES && memory > MAX_BYTES {
+                let message = format!(
+                    "the detectors of the policy need {memory} bytes for each series up to this rule, expected at most \
+                     {MAX_BYTES}: use shorter windows, or fewer detectors"
                 );
                 b.error(span.clone(), message, None);
             }

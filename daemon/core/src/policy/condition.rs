@@ -289,13 +289,13 @@ impl Condition {
         metrics
     }
 
-    /// The metrics of which a value must come again and again: it is blind without. What waits for a metric to be absent is not, and
+    /// The metrics of which a value must come again and again: it is blind without. What waits for a value that does not come is not, and
     /// a phase is reported when it begins only.
     pub fn awaited_metrics(&self) -> BTreeSet<&str> {
         match self {
             Condition::Tree(tree) => {
                 let tests = tree.leaves().into_iter().map(|leaf| &leaf.test);
-                tests.filter(|test| !matches!(test, Test::Absent { .. })).filter_map(|t| metric_of(t.kind()?)).collect()
+                tests.filter(|test| !test.waits()).filter_map(|t| metric_of(t.kind()?)).collect()
             }
             flat => flat.metrics(),
         }

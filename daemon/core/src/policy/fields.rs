@@ -28,6 +28,12 @@ pub enum Literal {
 #[derive(Clone)]
 pub struct OneOrMany(pub Vec<Spanned<Literal>>);
 
+/// A name alone, or a table.
+pub(super) enum Named<'t> {
+    Alone(Spanned<String>),
+    Table(&'t DeTable<'t>),
+}
+
 /// The fields of one table.
 pub struct Fields<'t> {
     found: BTreeMap<&'static str, &'t Spanned<DeValue<'t>>>,
@@ -45,7 +51,7 @@ pub struct Known<'k> {
     /// What it is called.
     pub what: &'static str,
     /// Its fields.
-    pub fields: &'static [&'static str],
+    pub fields: &'k [&'static str],
     /// Those that are suggested for a misspelt one.
     pub suggest: &'k [&'static str],
     /// Fields of another table that people write into this one, and where they belong.
@@ -240,6 +246,17 @@ impl<'t> Fields<'t> {
     /// The value of a field as TOML has it, for forms that no other method reads.
     pub fn value(&self, name: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
         self.found.get(name).copied()
+    }
+
+    /// A name alone, or a table.
+    pub(super) fn named(&mut self, wrong: &mut Mistakes, name: &'static str, form: &str) -> Option<Named<'t>> {
+        let span = self.span_of(name)?;
+        let named = self.read(wrong, name, form, |value| match value {
+            DeValue::String(text) => Some(Named::Alone(Spanned::new(span, text.to_string()))),
+            DeValue::Table(table) => Some(Named::Table(table)),
+            _ => None,
+        })?;
+        Some(named.into_inner())
     }
 
     /// Where the value of a field stands.

@@ -15,10 +15,12 @@ use crate::{
 use std::{collections::BTreeMap, ops::Range};
 use toml::{Spanned, de::DeTable};
 
+mod detect;
 mod names;
 mod when;
 
 pub(super) use super::fields::{Literal, OneOrMany};
+pub(super) use detect::RawDetect;
 pub(super) use names::*;
 pub(super) use when::{RawBranch, RawWhen};
 

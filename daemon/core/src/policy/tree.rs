@@ -5,6 +5,7 @@
 use super::{Bound, EventMatch, Op, Over, condition};
 use crate::{
     decision::Confidence,
+    detect::Detect,
     signal::{Kind, Source},
     time::Span,
 };
@@ -91,6 +92,16 @@ pub enum Test {
     NotFinite {
         /// The signal.
         kind: Kind,
+        /// Over which series: `any` or `all`.
+        #[serde(default, skip_serializing_if = "is_any")]
+        series: Over,
+    },
+    /// A detector judges the values of a signal.
+    Detect {
+        /// The signal.
+        kind: Kind,
+        /// How.
+        detect: Detect,
         /// Over which series: `any` or `all`.
         #[serde(default, skip_serializing_if = "is_any")]
         series: Over,
@@ -206,8 +217,20 @@ impl Test {
     /// The signal that it reads; the metric of the phase is one.
     pub fn kind(&self) -> Option<&Kind> {
         match self {
-            Test::Threshold { kind, .. } | Test::NotFinite { kind, .. } | Test::Absent { kind, .. } => Some(kind),
+            Test::Threshold { kind, .. }
+            | Test::NotFinite { kind, .. }
+            | Test::Detect { kind, .. }
+            | Test::Absent { kind, .. } => Some(kind),
             Test::Event { .. } | Test::Phase { .. } | Test::Age { .. } => None,
+        }
+    }
+
+    /// Whether it waits for a value that does not come: without values it is not blind.
+    pub fn waits(&self) -> bool {
+        match self {
+            Test::Absent { .. } => true,
+            Test::Detect { detect, .. } => detect.spec().waits,
+            _ => false,
         }
     }
 
@@ -276,6 +299,10 @@ impl fmt::Display for Leaf {
             }
             Test::NotFinite { kind, series } => {
                 write!(f, "{kind} is NaN or infinite")?;
+                condition::show_series(f, *series)?;
+            }
+            Test::Detect { kind, detect, series } => {
+                write!(f, "{kind} {} ({})", detect.spec().name, detect.params(kind.unit()))?;
                 condition::show_series(f, *series)?;
             }
             Test::Absent { kind, after } => write!(f, "{kind} absent for {after}")?,

@@ -1,5 +1,7 @@
 //! Conditions of several parts: what trips, what waits, what is unknown, and that a replay never differs.
 
+mod detect;
+
 use super::*;
 use crate::{
     decision::Confidence,

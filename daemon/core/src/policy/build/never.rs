@@ -59,7 +59,11 @@ fn can_hold(node: &Node, of_event: &impl Fn(&EventMatch) -> Vec<String>, whys: &
             let never = match &leaf.test {
                 Test::Threshold { kind, op, bound, .. } => below_nothing(kind, *op, *bound),
                 Test::Event { wanted, .. } => of_event(wanted),
-                Test::NotFinite { .. } | Test::Absent { .. } | Test::Phase { .. } | Test::Age { .. } => Vec::new(),
+                Test::NotFinite { .. }
+                | Test::Detect { .. }
+                | Test::Absent { .. }
+                | Test::Phase { .. }
+                | Test::Age { .. } => Vec::new(),
             };
             let can = never.is_empty();
             whys.extend(never);

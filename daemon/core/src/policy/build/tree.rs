@@ -25,6 +25,7 @@ pub(super) fn is_tree(when: &RawWhen) -> bool {
     !when.branches.is_empty()
         || when.at_least.is_some()
         || when.absent.is_some()
+        || when.detect.is_some()
         || when.keep.is_some()
         || when.phase.is_some()
         || when.warm_up.is_some()
@@ -187,6 +188,7 @@ impl Builder<'_> {
                 self.error(absent.span(), "expected `signal` beside `absent`: what has no value", None);
                 return None;
             }
+            _ if when.detect.is_some() => self.detected(when)?,
             _ => self.test(when)?,
         };
         Some(Node::Leaf(Leaf { test, hold, confidence }))
@@ -239,7 +241,8 @@ impl Builder<'_> {
         let texts = [("is", &when.is), ("over", &when.over), ("for", &when.hold), ("within", &when.within)];
         let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
         let fields = when.fields.iter().map(|(name, value)| (*name, value.span()));
-        for (name, span) in literals.chain(texts).chain(fields) {
+        let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
+        for (name, span) in literals.chain(texts).chain(detect).chain(fields) {
             self.error(span, format!("`{name}` cannot stand beside `absent`"), None);
         }
         let (kind, known) = self.signal(signal);
@@ -267,7 +270,8 @@ fn fields_of_tests(when: &RawWhen) -> impl Iterator<Item = (&'static str, Range<
     let texts = [("over", &when.over), ("is", &when.is), ("absent", &when.absent), ("within", &when.within)];
     let literals = literals.into_iter().filter_map(|(name, literal)| Some((name, literal.as_ref()?.span())));
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
-    literals.chain(texts).chain(when.fields.iter().map(|(name, value)| (*name, value.span())))
+    let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
+    literals.chain(texts).chain(detect).chain(when.fields.iter().map(|(name, value)| (*name, value.span())))
 }
 
 fn leaf(test: Test) -> Node {

@@ -80,7 +80,11 @@ impl Builder<'_> {
             }
             (None, None) => {
                 if !when.unreadable {
-                    self.error(when.span.clone(), "expected `above`, `below`, `is` or `absent` beside `signal`", None);
+                    self.error(
+                        when.span.clone(),
+                        "expected `above`, `below`, `is`, `detect` or `absent` beside `signal`",
+                        None,
+                    );
                 }
                 if let Some(clear) = &when.clear {
                     self.bound(&kind, clear);
@@ -189,7 +193,7 @@ impl Builder<'_> {
         Some(Condition::NotFinite { kind })
     }
 
-    fn bound(&mut self, kind: &Kind, literal: &Spanned<Literal>) -> Option<(Bound, bool)> {
+    pub(super) fn bound(&mut self, kind: &Kind, literal: &Spanned<Literal>) -> Option<(Bound, bool)> {
         let unit = kind.unit();
         let expected = unit.example();
         match literal.get_ref() {

@@ -5,6 +5,7 @@ use crate::policy::{Bound, Condition, Op};
 use crate::signal::Kind;
 use crate::time::Span;
 
+mod detect;
 mod effects;
 mod mistakes;
 mod trees;
@@ -162,7 +163,7 @@ fn each_mistake_has_its_own_message() {
         ("{ signal = \"metric.loss\", above = nan }", "finite"),
         ("{ signal = \"metric.loss\", is = \"nan\" }", "not-finite"),
         ("{ signal = \"process.count\", is = \"not-finite\" }", "always finite"),
-        ("{ signal = \"metric.loss\" }", "expected `above`, `below`, `is` or `absent`"),
+        ("{ signal = \"metric.loss\" }", "expected `above`, `below`, `is`, `detect` or `absent`"),
         ("{ signal = \"metric.loss\", above = 3, port = 4 }", "field of events"),
         ("{ signal = \"metric.loss\", above = 3, for = \"soon\" }", "not a duration"),
         ("{ event = \"conect\" }", "did you mean `connect`?"),

@@ -33,7 +33,7 @@ pub(in crate::policy) const RULE_ONLY: &[&str] =
     &joined::<{ BEFORE_WHEN.len() + AFTER_WHEN.len() }>(&[BEFORE_WHEN, AFTER_WHEN]);
 /// Fields of `when` beside `signal`.
 pub(in crate::policy) const OF_SIGNALS: &[&str] =
-    &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm", "absent"];
+    &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm", "absent", "detect"];
 /// Fields of `when` beside `event`, in the order in which a policy's digest has them.
 pub(in crate::policy) const OF_EVENTS: &[&str] = &[
     "path",

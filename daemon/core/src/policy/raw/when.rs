@@ -2,7 +2,7 @@
 
 use super::{
     CONFIDENCES, Confidence, EventKind, Fields, Known, Literal, MAX_DEPTH, Mistakes, OF_EVENTS, OF_SIGNALS, OneOrMany,
-    PHASES, Phase, RULE_ONLY, WHEN,
+    PHASES, Phase, RULE_ONLY, RawDetect, WHEN,
 };
 use std::ops::Range;
 use toml::{Spanned, de::DeTable};
@@ -19,6 +19,7 @@ pub(in crate::policy) struct RawWhen {
     pub stale: Option<Spanned<String>>,
     pub rearm: Option<Spanned<String>>,
     pub absent: Option<Spanned<String>>,
+    pub detect: Option<RawDetect>,
     pub event: Option<Spanned<String>>,
     /// The fields of events that are given.
     pub fields: Vec<(&'static str, Spanned<OneOrMany>)>,
@@ -84,6 +85,7 @@ impl RawWhen {
             stale: when.duration(wrong, "stale"),
             rearm: when.duration(wrong, "rearm"),
             absent: when.duration(wrong, "absent"),
+            detect: RawDetect::read(wrong, &mut when),
             event: when.text(wrong, "event"),
             fields: when.each(wrong, OF_EVENTS),
             within: when.duration(wrong, "within"),

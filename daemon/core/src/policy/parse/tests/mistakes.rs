@@ -29,7 +29,7 @@ const CASES: &[(&str, &str)] = &[
     ),
     (
         "misspelt fields beside one signal",
-        "HEAD[[rule]]\nid = \"r\"\nrationale = \"x\"\nactions = [\"notify\"]\n[rule.when]\nsignal = \"gpu.temperature\"\nabove = \"90 C\"\nkeep_firing = \"1m\" #! did you mean `keep_firing_for`?\nwarmup = \"10m\" #! stale, rearm, absent, keep_firing_for, phase, warm_up\n",
+        "HEAD[[rule]]\nid = \"r\"\nrationale = \"x\"\nactions = [\"notify\"]\n[rule.when]\nsignal = \"gpu.temperature\"\nabove = \"90 C\"\nkeep_firing = \"1m\" #! did you mean `keep_firing_for`?\nwarmup = \"10m\" #! stale, rearm, absent, detect, keep_firing_for, phase, warm_up\n",
     ),
     (
         "two brackets for the policy",

@@ -7,7 +7,7 @@ use crate::policy::{
 };
 
 /// A policy of one rule with this `when`, which stands in line 8.
-fn of(when: &str) -> String {
+pub(super) fn of(when: &str) -> String {
     format!(
         "[policy]\nname = \"p\"\nowner = \"o\"\n\n[[rule]]\nid = \"r\"\nrationale = \"x\"\nwhen = {{ {when} }}\nactions = [\"freeze\"]\n"
     )

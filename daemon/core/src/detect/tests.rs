@@ -1,0 +1,138 @@
+//! What holds for every method.
+
+use super::*;
+use crate::signal::Real;
+use proptest::prelude::*;
+
+const INDEX: &str = include_str!("../../../../docs/policy-index.md");
+
+/// A method with as little memory as it can have; what is required is given.
+fn smallest(spec: &'static Spec) -> Detect {
+    let given = |param: &Param| match &param.range {
+        Range::Level => Given::Number(Real(10.0)),
+        Range::Count { least, .. } if param.name == "window" => Given::Count(*least),
+        Range::Time { default: None, least, .. } => Given::Time(*least),
+        _ => param.default().unwrap(),
+    };
+    Detect::new(spec, spec.params.iter().map(|param| (param.name, given(param))).collect()).unwrap()
+}
+
+fn sample(n: u64, value: f64) -> Sample {
+    Sample { value, at: MonoTime(n * 1_000_000_000), step: Some(n) }
+}
+
+#[test]
+fn the_index_has_each_parameter_with_its_range_and_its_default() {
+    let mut rows = Vec::new();
+    for spec in ALL {
+        for param in spec.params {
+            let default = param.shown_default().map_or_else(|| "required".to_owned(), |shown| format!("`{shown}`"));
+            let expected = param.expected();
+            rows.push(format!("| `{}` | `{}` | {} | {expected} | {default} |", spec.name, param.name, param.what));
+        }
+    }
+    let missing: Vec<&String> = rows.iter().filter(|row| !INDEX.contains(row.as_str())).collect();
+    assert!(missing.is_empty(), "docs/policy-index.md does not have these rows: {missing:#?}");
+}
+
+#[test]
+fn names_are_unique_and_can_be_written() {
+    for (n, spec) in ALL.iter().enumerate() {
+        assert!(ALL.iter().skip(n + 1).all(|other| other.name != spec.name));
+        assert_eq!(method(spec.name).unwrap().name, spec.name);
+        for param in spec.params {
+            assert!(param.name.bytes().all(|b| b.is_ascii_lowercase()) && param.name != "method");
+        }
+    }
+}
+
+#[test]
+fn every_default_is_within_its_range() {
+    for param in ALL.iter().flat_map(|spec| spec.params) {
+        if let Some(default) = param.default() {
+            assert_eq!(param.check(&default), Ok(()), "{}", param.name);
+        }
+    }
+}
+
+#[test]
+fn a_detector_is_read_as_it_is_stored_and_refused_where_it_was_altered() {
+    for spec in ALL {
+        let detect = smallest(spec);
+        let text = serde_json::to_string(&detect).unwrap();
+        assert_eq!(serde_json::from_str::<Detect>(&text).unwrap(), detect);
+        let bytes = postcard::to_allocvec(&detect).unwrap();
+        assert_eq!(postcard::from_bytes::<Detect>(&bytes).unwrap(), detect);
+    }
+    let text = serde_json::to_string(&smallest(&robust_z::SPEC)).unwrap();
+    for (from, to, why) in [
+        (
+            "\"window\":{\"count\":10}",
+            "\"window\":{\"count\":999999999}",
+            "`window` of robust-z: expected a whole number from 10",
+        ),
+        ("\"method\":\"robust-z\"", "\"method\":\"magic\"", "no detector `magic`"),
+        ("\"of\":", "\"off\":", "robust-z has no parameter `off`"),
+        ("\"trips\":{\"count\":3}", "\"trips\":{\"count\":9}", "`trips` of robust-z: expected at most 5"),
+        ("\"limit\":{\"number\":\"6\"}", "\"limit\":{\"number\":\"NaN\"}", "`limit` of robust-z: expected a number"),
+    ] {
+        assert!(text.contains(from), "{text}");
+        let error = serde_json::from_str::<Detect>(&text.replace(from, to)).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_stall_counts_from_the_last_change_of_the_step() {
+    let given = BTreeMap::from([("after", Given::Time(Span::from_secs(60)))]);
+    let mut started = Detect::new(&stall::SPEC, given).unwrap().start(MonoTime(0));
+    let at = |s: u64| MonoTime(s * 1_000_000_000);
+    let mut take = |s: u64, step: Option<u64>| started.take(Sample { value: 1.0, at: at(s), step }).unwrap().found;
+    assert!(!take(10, Some(7)));
+    assert!(!take(69, Some(7)));
+    assert!(take(70, Some(7)), "values come, but the step is the same");
+    assert!(!take(71, Some(6)), "a step back is one, too: the run went back to a checkpoint");
+    assert!(!started.wait(at(130)).unwrap().found);
+    assert!(started.wait(at(131)).unwrap().found);
+    started.skip(at(131));
+    assert!(!started.wait(at(190)).unwrap().found, "time in which nothing could come does not count");
+}
+
+proptest! {
+    #[test]
+    fn no_series_of_finite_values_makes_a_detector_panic_or_give_a_score_that_is_not_finite(
+        values in prop::collection::vec(
+            prop_oneof![-5.0..5.0f64, Just(0.0), Just(-0.0), Just(f64::MAX), Just(f64::MIN), Just(f64::MIN_POSITIVE)],
+            1..300,
+        ),
+        which in 0..ALL.len(),
+    ) {
+        let detect = smallest(ALL[which]);
+        let mut started = detect.start(MonoTime(0));
+        let mut copy = started.clone();
+        for (n, value) in values.iter().enumerate() {
+            let finding = started.take(sample(n as u64, *value));
+            if let Some(finding) = finding {
+                prop_assert!(finding.score.is_finite(), "{}: {finding:?}", ALL[which].name);
+            }
+            prop_assert_eq!(copy.take(sample(n as u64, *value)), finding, "a copy finds the same");
+        }
+    }
+
+    #[test]
+    fn a_detector_judges_a_series_that_became_usual_again(
+        which in 0..ALL.len(),
+        wild in prop::sample::select(vec![f64::MAX, f64::MIN, 1e300, -1e200]),
+    ) {
+        // Those that compare with everything that came cannot forget a value that no sum holds.
+        let spec = ALL[which];
+        prop_assume!(!["cusum"].contains(&spec.name));
+        let mut started = smallest(spec).start(MonoTime(0));
+        let usual = |n: u64| 1.0 + (n * 7 % 11) as f64 / 100.0;
+        for n in 0..300 {
+            started.take(sample(n, if n == 150 { wild } else { usual(n) }));
+        }
+        let judged = (300..700).filter_map(|n| started.take(sample(n, usual(n)))).count();
+        prop_assert!(judged > 100, "{} judged {judged} of 400 values", spec.name);
+    }
+}

@@ -1,0 +1,68 @@
+//! The test with a detector: what comes is given to the detector of its series, and what it finds is the truth of the test.
+
+use super::{Gauge, LeafState, Sight};
+use crate::{
+    detect::{Detect, Sample},
+    policy::{Over, Test, Truth},
+    signal::{Signal, Value},
+    subject::GpuId,
+    time::{MonoTime, Span},
+};
+
+impl LeafState {
+    /// Gives the value to the detector of its series. One that is not finite, or with which the detector cannot judge, is not known.
+    pub(super) fn detect(&mut self, detect: &Detect, hold: Span, signal: &Signal) {
+        let (value, step) = match &signal.value {
+            Value::Integer(value) => (*value as f64, None),
+            Value::Real(real) => (real.0, None),
+            Value::Claimed(claimed) => (claimed.value.0, claimed.step),
+            Value::Event(_) => return,
+        };
+        let Some(gauge) = self.gauge(signal.value.series()) else { return };
+        gauge.value = value;
+        if !value.is_finite() {
+            return gauge.forget();
+        }
+        let detector = gauge.detector.get_or_insert_with(|| detect.start(signal.at));
+        match detector.take(Sample { value, at: signal.at, step }) {
+            Some(finding) => {
+                gauge.score = finding.score;
+                gauge.take(signal.at, Some((finding.found, !finding.found)), hold);
+            }
+            None => gauge.forget(),
+        }
+    }
+
+    /// Of a detector that waits: time passes for it, but not while nothing could come.
+    pub(super) fn waiting(&mut self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>, now: MonoTime) -> Truth {
+        // A metric that nobody reports is what it waits for.
+        let hidden = test.kind().is_some_and(|kind| sight.cannot_come(kind, gpu));
+        for (_, gauge) in &mut self.series {
+            let Some(detector) = gauge.detector.as_mut() else { continue };
+            if hidden || sight.frozen {
+                detector.skip(now);
+            }
+            if let Some(finding) = detector.wait(now) {
+                (gauge.known, gauge.on, gauge.score) = (true, finding.found, finding.score);
+            }
+        }
+        let each = || self.series.iter().map(|(_, gauge)| gauge.truth());
+        match test {
+            _ if hidden || self.series.is_empty() => Truth::Unknown,
+            Test::Detect { series: Over::All, .. } => Truth::at_least(self.series.len(), each()),
+            _ => Truth::at_least(1, each()),
+        }
+    }
+
+    /// What the detector found in each series that makes the test what it is.
+    pub(in crate::engine) fn scores(&self, test: &Test, truth: Truth) -> Vec<String> {
+        let fits = |gauge: &Gauge| matches!(test, Test::Detect { .. }) && gauge.truth() == truth;
+        let scored = self.series.iter().filter(|(_, gauge)| fits(gauge));
+        scored
+            .map(|(series, gauge)| match series {
+                Some(series) => format!("{:.4} in {series}", gauge.score),
+                None => format!("{:.4}", gauge.score),
+            })
+            .collect()
+    }
+}
