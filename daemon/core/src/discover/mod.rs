@@ -7,11 +7,13 @@
 //! Pure: knows no file system. Invariants: the first rule that matches counts; a supervisor's cgroup never matches, whatever a rule
 //! says; matching takes time linear in the length of the path.
 
+mod automaton;
 mod pattern;
 mod preset;
 mod rule;
 mod supervisor;
 
+pub use automaton::{Automaton, CLASSES, State};
 pub use pattern::{Pattern, Stop};
 pub use preset::Preset;
 pub use rule::{Explained, LABEL, LABEL_BYTES, Labels, Match, Miss, Rule, Rules, is_discovered, is_name, of_config};

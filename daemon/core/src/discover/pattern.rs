@@ -32,6 +32,8 @@ pub struct Pattern {
 struct Component {
     text: String,
     expression: Regex,
+    /// The expression without its ends.
+    body: String,
     /// Captures of the kind `uuid`, which are written with `-` in labels.
     uuids: Vec<String>,
 }
@@ -98,6 +100,16 @@ impl Pattern {
         components(path).all(|part| own.next().is_some_and(|own| own.takes(part, &mut labels))) && own.next().is_some()
     }
 
+    /// The expression of a whole path, for one automaton over those of all patterns.
+    pub(super) fn expression(&self) -> String {
+        self.components.iter().map(|component| component.body.as_str()).collect::<Vec<_>>().join("/")
+    }
+
+    /// How many levels below the place where patterns begin its cgroups are.
+    pub fn depth(&self) -> usize {
+        self.components.len()
+    }
+
     /// As it is written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -151,19 +163,19 @@ impl Component {
     }
 
     fn parse(text: &str) -> Result<Component, String> {
-        let (mut expression, mut uuids) = (String::from("^"), Vec::new());
+        let (mut body, mut uuids) = (String::new(), Vec::new());
         let mut rest = text;
         // Two captures side by side could be parted anywhere.
         let mut open = false;
         while let Some(at) = rest.find(['{', '*', '}']) {
             let (literal, tail) = rest.split_at(at);
-            expression.push_str(&regex::escape(literal));
+            body.push_str(&regex::escape(literal));
             if open && literal.is_empty() {
                 return Err("expected characters between two of `{...}` and `*`".into());
             }
             open = true;
             if let Some(after) = tail.strip_prefix('*') {
-                expression.push_str("[^/]*");
+                body.push_str("[^/]*");
                 rest = after;
                 continue;
             }
@@ -186,14 +198,13 @@ impl Component {
             if kind == Some("uuid") {
                 uuids.push(name.to_owned());
             }
-            expression.push_str(&format!("(?P<{name}>{of_kind})"));
+            body.push_str(&format!("(?P<{name}>{of_kind})"));
             rest = after;
         }
-        expression.push_str(&regex::escape(rest));
-        expression.push('$');
+        body.push_str(&regex::escape(rest));
         // `$` of this crate means the end of the text, not of a line: a name with a line break does not match.
-        let expression = Regex::new(&expression).map_err(|error| format!("component `{text}`: {error}"))?;
-        Ok(Component { text: text.to_owned(), expression, uuids })
+        let expression = Regex::new(&format!("^{body}$")).map_err(|error| format!("component `{text}`: {error}"))?;
+        Ok(Component { text: text.to_owned(), expression, body, uuids })
     }
 }
 
