@@ -7,7 +7,8 @@ use failsafed::guard::{Config, Ebpf, ProgramState, ProgramStatus};
 use serde_json::json;
 
 fn main() -> Result<()> {
-    let ebpf = Ebpf::load(&Config { bpffs: None, ..Config::default() })?;
+    let mut ebpf = Ebpf::load(&Config { bpffs: None, ..Config::default() })?;
+    ebpf.load_early();
     ebpf.programs().iter().for_each(|program| println!("{}", line(program)));
     Ok(())
 }

@@ -364,6 +364,7 @@ fn follow(
 /// Starts the thread that makes runs of cgroups, where the configuration has rules for that.
 fn discover(context: &Arc<Context>, threads: &mut Threads) -> anyhow::Result<()> {
     if context.config.discover.0.is_empty() {
+        context.registry.retire_early();
         return Ok(());
     }
     let of = context.clone();
@@ -462,7 +463,9 @@ fn read_events(reader: EventReader, registry: &Registry, pipeline: &pipeline::Se
     sched::freeze_path(EVENTS);
     let mut poster = Poster::new(pipeline.clone());
     let judged = |event| {
-        if let Some(input) = translate::event(registry.kernel(), event) {
+        if let Some(event) = registry.hold(event)
+            && let Some(input) = translate::event(registry.kernel(), event)
+        {
             poster.post(input);
         }
     };

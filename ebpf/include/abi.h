@@ -9,7 +9,7 @@
 #ifndef FAILSAFE_ABI_H
 #define FAILSAFE_ABI_H
 
-#define FS_ABI_VERSION 10
+#define FS_ABI_VERSION 11
 
 #define FS_MAX_RUNS 1024    /* slots; the loader may create smaller maps */
 #define FS_LEVELS 64        /* a run's root lies at level 1 to 63 of the cgroup hierarchy; the root has level 0 */
@@ -21,6 +21,10 @@
 #define FS_RULE_PATH 248    /* bytes of a path that rules are matched on: an LPM key holds 256 */
 #define FS_MAX_HOSTS 16    /* host names in the allow-list of a run */
 #define FS_UID_UNKNOWN 4294967295 /* no process has it */
+#define FS_EARLY_CLASSES 64 /* classes of bytes in the paths of cgroups that are bound at their creation */
+#define FS_EARLY_RULES 64   /* rules of discovery */
+#define FS_EARLY_SLOTS 64   /* cgroups that can be bound and not yet registered */
+#define FS_EARLY_PATH 512   /* bytes of a path; a longer one is left to user space */
 #define FS_MAX_BUDGETS 8    /* destination classes of a run; class 0 is unused */
 
 /* ---- configuration, written by the daemon ------------------------------------------------------- */
@@ -60,6 +64,7 @@ enum fs_run_flag {
 	FS_RUN_WATCH_PROBE = 1 << 24, /* events of verdict FS_PROBE */
 	FS_RUN_EXECS = 1 << 25, /* path entries, by path or inode, have an effect on exec */
 	FS_RUN_MAPS = 1 << 26,  /* ... on executable mappings */
+	FS_RUN_PROVISIONAL = 1 << 28, /* entered by fs_early_made, not yet registered: the programs at the root of discovery judge it */
 	FS_RUN_OPENS = 1 << 27, /* ... on opening for reading or writing: without it an open costs a look-up of its run */
 };
 
@@ -513,6 +518,43 @@ struct fs_tally {
 	struct fs_counters sampled; /* in all, when a daemon last looked */
 	__u64 sampled_lost;
 	__u64 sampled_ns; /* CLOCK_MONOTONIC; 0 = never */
+};
+
+/* early: the daemon's side of binding cgroups at their creation, see early.h. */
+struct fs_early {
+	__u64 settled;  /* provisional runs that the daemon has registered or released */
+	__u32 start;    /* the automaton's first state; 0 = off */
+	__u32 pad;
+	__u8 class_of[256]; /* class of each byte of a path */
+};
+
+/* early_seen: the kernel's side. Only fs_early_made writes it. */
+struct fs_early_seen {
+	__u64 bound;     /* cgroups that were bound */
+	__u64 exhausted; /* ... that matched and found no free slot */
+	__u64 failed;    /* ... that the map of runs had no room for */
+};
+
+/* early_rows: a state of the automaton over the path of a cgroup; state 0 matches nothing. */
+struct fs_early_row {
+	__u16 next[FS_EARLY_CLASSES];
+	__u32 rule; /* that a path which ends here is of, from 1; 0 = none */
+};
+
+enum fs_early_state {
+	FS_EARLY_UNUSED = 0, /* not to be taken */
+	FS_EARLY_FREE = 1,
+	FS_EARLY_TAKEN = 2, /* until the daemon writes it again */
+};
+
+/* early_slots: a slot for a run that the kernel may give away. */
+struct fs_early_slot {
+	__u32 slot;
+	__u32 epoch;
+	__u32 state; /* enum fs_early_state */
+	__u32 rule;
+	__u64 root_id;
+	__u64 at_ns; /* CLOCK_MONOTONIC */
 };
 
 #endif

@@ -26,9 +26,14 @@ struct super_block {
 	unsigned long s_magic;
 };
 
+struct cgroup_root {
+	int hierarchy_id;
+};
+
 struct cgroup {
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 	struct cgroup *ancestors[]; /* 6.1 and later */
 };
 
@@ -178,6 +183,7 @@ struct cred {
 	kuid_t uid;
 	kuid_t suid;
 	kuid_t euid;
+	kuid_t fsuid;
 	kernel_cap_t cap_permitted;
 	struct user_namespace *user_ns;
 };

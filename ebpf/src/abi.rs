@@ -9,7 +9,7 @@ mod numbers;
 pub use numbers::*;
 
 /// Changes with every change of `include/abi.h`; part of the path under which maps are pinned.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// Number of slots for runs.
 pub const MAX_RUNS: u32 = 1024;
 /// Port entries that one prefix of an allow-list can hold.
@@ -30,6 +30,15 @@ pub const MAX_HOSTS: usize = 16;
 pub const MAX_BUDGETS: usize = 8;
 /// Levels of the cgroup hierarchy, its root included, at which a run may have its root.
 pub const LEVELS: usize = 64;
+
+/// Classes of bytes in the paths of cgroups that are bound at their creation.
+pub const EARLY_CLASSES: usize = 64;
+/// Rules of discovery.
+pub const EARLY_RULES: usize = 64;
+/// Cgroups that can be bound and not yet registered.
+pub const EARLY_SLOTS: u32 = 64;
+/// Bytes of a path of a cgroup that is bound at its creation.
+pub const EARLY_PATH: usize = 512;
 
 /// In [`Member::euid`]: not known. No process has it, since a system call takes it as "leave as it is".
 pub const UID_UNKNOWN: u32 = u32::MAX;
@@ -514,5 +523,47 @@ plain! {
         sampled_lost: u64,
         /// `CLOCK_MONOTONIC`, nanoseconds; 0 = never.
         sampled_ns: u64,
+    }
+    /// `struct fs_early`.
+    Early = "fs_early" {
+        /// Provisional runs that the daemon has registered or released.
+        settled: u64,
+        /// The automaton's first state; 0 = off.
+        start: u32,
+        /// Zero.
+        pad: u32,
+        /// Class of each byte of a path.
+        class_of: [u8; 256],
+    }
+    /// `struct fs_early_seen`.
+    EarlySeen = "fs_early_seen" {
+        /// Cgroups that were bound at their creation.
+        bound: u64,
+        /// Those that matched and found no free slot.
+        exhausted: u64,
+        /// Those that the map of runs had no room for.
+        failed: u64,
+    }
+    /// `struct fs_early_row`.
+    EarlyRow = "fs_early_row" {
+        /// The next state, by class.
+        next: [u16; EARLY_CLASSES],
+        /// The rule of a path that ends here, from 1; 0 = none.
+        rule: u32,
+    }
+    /// `struct fs_early_slot`.
+    EarlySlot = "fs_early_slot" {
+        /// Index into the per-run maps.
+        slot: u32,
+        /// Occupant of the slot.
+        epoch: u32,
+        /// [`early_state`].
+        state: u32,
+        /// The rule, from 1.
+        rule: u32,
+        /// Cgroup id of the root.
+        root_id: u64,
+        /// `CLOCK_MONOTONIC`, nanoseconds.
+        at_ns: u64,
     }
 }

@@ -81,9 +81,9 @@ INLINE bool been_there(struct fs_run_cfg *run, struct sock_note *note, __u64 pla
 	return note && note->last_table == run->table && *(volatile __u64 *)&note->last == place && !held(run);
 }
 
-INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
+INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d, const bool early)
 {
-	struct fs_run_cfg *run = run_of_current(), *owner;
+	struct fs_run_cfg *run = run_for(run_of_current(), early), *owner;
 	struct sock_note *note = NULL;
 	bool leaves = d->op != FS_NET_BIND && d->family == 4 && !d->flags, probes = sends_nothing(d);
 	__u8 v = FS_ALLOWED;
@@ -96,7 +96,7 @@ INLINE int sock_addr(struct bpf_sock_addr *ctx, struct dst *d)
 		if (been_there(run, note, place))
 			return ALLOW;
 	}
-	owner = run_of_sock(run, ctx->sk);
+	owner = run_for(run_of_sock(run, ctx->sk), early);
 	if (run) {
 		/* What another run's socket sends is judged by that run's programs, not by this one's: only the call is left. */
 		if (probes && owner == run)
@@ -130,36 +130,46 @@ INLINE struct dst dst_of(struct bpf_sock_addr *ctx, __u8 op)
 	};
 }
 
-#define SOCK_ADDR4(name, section, operation)                                      \
+#define SOCK_ADDR4(name, section, operation, early)                               \
 	SEC(section)                                                              \
 	int name(struct bpf_sock_addr *ctx)                                       \
 	{                                                                         \
 		struct dst d = dst_of(ctx, operation);                            \
+		if (early && !any_provisional())                                  \
+			return ALLOW;                                             \
 		dst4(&d, ctx->user_ip4);                                          \
 		if (operation == FS_NET_BIND)                                     \
 			d.a[0] = ctx->user_ip4;                                   \
-		return sock_addr(ctx, &d);                                        \
+		return sock_addr(ctx, &d, early);                                 \
 	}
 
-#define SOCK_ADDR6(name, section, operation)                                      \
+#define SOCK_ADDR6(name, section, operation, early)                               \
 	SEC(section)                                                              \
 	int name(struct bpf_sock_addr *ctx)                                       \
 	{                                                                         \
 		struct dst d = dst_of(ctx, operation);                            \
+		if (early && !any_provisional())                                  \
+			return ALLOW;                                             \
 		__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1];                 \
 		__u32 c = ctx->user_ip6[2], e = ctx->user_ip6[3];                 \
 		dst6(&d, a, b, c, e);                                             \
 		if (operation == FS_NET_BIND)                                     \
 			d.a[d.family == 6 ? 3 : 0] = e;                           \
-		return sock_addr(ctx, &d);                                        \
+		return sock_addr(ctx, &d, early);                                 \
 	}
 
-SOCK_ADDR4(fs_connect4, "cgroup/connect4", FS_NET_CONNECT)
-SOCK_ADDR6(fs_connect6, "cgroup/connect6", FS_NET_CONNECT)
-SOCK_ADDR4(fs_sendmsg4, "cgroup/sendmsg4", FS_NET_SENDMSG)
-SOCK_ADDR6(fs_sendmsg6, "cgroup/sendmsg6", FS_NET_SENDMSG)
-SOCK_ADDR4(fs_bind4, "cgroup/bind4", FS_NET_BIND)
-SOCK_ADDR6(fs_bind6, "cgroup/bind6", FS_NET_BIND)
+SOCK_ADDR4(fs_connect4, "cgroup/connect4", FS_NET_CONNECT, false)
+SOCK_ADDR4(fs_early_connect4, "cgroup/connect4", FS_NET_CONNECT, true)
+SOCK_ADDR6(fs_connect6, "cgroup/connect6", FS_NET_CONNECT, false)
+SOCK_ADDR6(fs_early_connect6, "cgroup/connect6", FS_NET_CONNECT, true)
+SOCK_ADDR4(fs_sendmsg4, "cgroup/sendmsg4", FS_NET_SENDMSG, false)
+SOCK_ADDR4(fs_early_sendmsg4, "cgroup/sendmsg4", FS_NET_SENDMSG, true)
+SOCK_ADDR6(fs_sendmsg6, "cgroup/sendmsg6", FS_NET_SENDMSG, false)
+SOCK_ADDR6(fs_early_sendmsg6, "cgroup/sendmsg6", FS_NET_SENDMSG, true)
+SOCK_ADDR4(fs_bind4, "cgroup/bind4", FS_NET_BIND, false)
+SOCK_ADDR4(fs_early_bind4, "cgroup/bind4", FS_NET_BIND, true)
+SOCK_ADDR6(fs_bind6, "cgroup/bind6", FS_NET_BIND, false)
+SOCK_ADDR6(fs_early_bind6, "cgroup/bind6", FS_NET_BIND, true)
 
 /* A socket in another network namespace than the one that the run was registered in. Its destinations are judged like any; what is
  * answered there to questions for names is not believed, see asked.h. Told once for each such namespace. */
@@ -191,10 +201,9 @@ INLINE void other_netns(struct fs_run_cfg *run)
 
 /* Kinds of socket whose destinations the hooks cannot bound: raw, SCTP (connectx), MPTCP (addresses added later),
  * DCCP and the rest. Only asked for AF_INET and AF_INET6. */
-SEC("cgroup/sock_create")
-int fs_sock_create(struct bpf_sock *sk)
+INLINE int sock_create(struct bpf_sock *sk, const bool early)
 {
-	struct fs_run_cfg *run = run_of_current();
+	struct fs_run_cfg *run = run_for(run_of_current(), early);
 	__u32 type = sk->type, proto = sk->protocol;
 	struct fs_counters *c;
 	struct dst d = {
@@ -226,6 +235,18 @@ int fs_sock_create(struct bpf_sock *sk)
 		__sync_fetch_and_add(&c->denied_calls, 1);
 	net_event(run, &d, v, false, NULL);
 	return v == FS_DENIED ? DENY : ALLOW;
+}
+
+SEC("cgroup/sock_create")
+int fs_sock_create(struct bpf_sock *sk)
+{
+	return sock_create(sk, false);
+}
+
+SEC("cgroup/sock_create")
+int fs_early_sock_create(struct bpf_sock *sk)
+{
+	return any_provisional() ? sock_create(sk, true) : ALLOW;
 }
 
 #define AF_UNIX 1
@@ -300,8 +321,7 @@ int BPF_PROG(fs_listen, const struct sock *sk, int before, int after)
 	return 0;
 }
 
-SEC("sockops")
-int fs_sock_ops(struct bpf_sock_ops *ctx)
+INLINE int established(struct bpf_sock_ops *ctx)
 {
 	struct sock_note *note;
 
@@ -311,4 +331,16 @@ int fs_sock_ops(struct bpf_sock_ops *ctx)
 	if (note)
 		note->passive = 1;
 	return 1;
+}
+
+SEC("sockops")
+int fs_sock_ops(struct bpf_sock_ops *ctx)
+{
+	return established(ctx);
+}
+
+SEC("sockops")
+int fs_early_sock_ops(struct bpf_sock_ops *ctx)
+{
+	return any_provisional() ? established(ctx) : 1;
 }

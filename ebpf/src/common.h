@@ -115,6 +115,20 @@ struct {
 	__type(value, struct fs_reader);
 } reader SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fs_early);
+} early SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fs_early_seen);
+} early_seen SEC(".maps");
+
 INLINE struct fs_counters *counters_of(__u32 slot)
 {
 	return bpf_map_lookup_elem(&counters, &slot);
@@ -223,6 +237,23 @@ INLINE struct fs_run_cfg *run_of_cgroup(__u64 cgrp)
 	if (cgrp && around_begins(&a))
 		bpf_loop(FS_LEVELS, around_cgroup, &a, 0);
 	return a.run;
+}
+
+/* Whether there is a provisional run. While there is none, the programs at the root of discovery cost two look-ups. */
+INLINE bool any_provisional(void)
+{
+	__u32 zero = 0;
+	struct fs_early *e = bpf_map_lookup_elem(&early, &zero);
+	struct fs_early_seen *s = bpf_map_lookup_elem(&early_seen, &zero);
+
+	return e && s && *(volatile __u64 *)&s->bound != *(volatile __u64 *)&e->settled;
+}
+
+/* EARLY (a constant): the program is the one at the root of discovery, which judges provisional runs and leaves the others to the
+ * programs on their own cgroups. Those judge every run: in the instant in which a run stops being provisional both do. */
+INLINE struct fs_run_cfg *run_for(struct fs_run_cfg *run, const bool early)
+{
+	return early && run && !(run->flags & FS_RUN_PROVISIONAL) ? NULL : run;
 }
 
 INLINE __u64 cgroup_of(struct task_struct *t)

@@ -17,6 +17,7 @@
  *   syscalls.h  watched system calls                               (fentry, or sys_enter where refused)
  *   files.h     exec, open, executable memory, refused             (lsm)
  *   guards.h    calls, privileges, sockets, failsafe's own things  (lsm)
+ *   early.h     cgroups that are bound when they are made          (tp_btf)
  *   carry.h     what one daemon's programs leave to the next's     (maps only)
  */
 #include <linux/bpf.h>
@@ -46,6 +47,7 @@
 #include "files.h"
 #include "guards.h"
 #include "reach.h"
+#include "early.h"
 #include "carry.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

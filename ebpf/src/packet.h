@@ -192,10 +192,9 @@ INLINE bool to_name_server(struct __sk_buff *skb)
 	return proto == IPPROTO_UDP || (proto == IPPROTO_TCP && skb->len > 40 + (head[52] >> 4) * 4);
 }
 
-SEC("cgroup_skb/egress")
-int fs_egress(struct __sk_buff *skb)
+INLINE int leaves(struct __sk_buff *skb, const bool early)
 {
-	struct fs_run_cfg *run = run_of_skb(skb);
+	struct fs_run_cfg *run = run_for(run_of_skb(skb), early);
 	struct dst d = { .op = FS_NET_PACKET };
 	struct fs_counters *c;
 	__u32 segs;
@@ -231,10 +230,9 @@ int fs_egress(struct __sk_buff *skb)
 	return ALLOW;
 }
 
-SEC("cgroup_skb/ingress")
-int fs_ingress(struct __sk_buff *skb)
+INLINE int enters(struct __sk_buff *skb, const bool early)
 {
-	struct fs_run_cfg *run = run_of_skb(skb);
+	struct fs_run_cfg *run = run_for(run_of_skb(skb), early);
 	struct fs_counters *c = run ? counters_of(run->slot) : NULL;
 
 	if (c) {
@@ -244,4 +242,28 @@ int fs_ingress(struct __sk_buff *skb)
 			dns_read(run, skb, false);
 	}
 	return ALLOW;
+}
+
+SEC("cgroup_skb/egress")
+int fs_egress(struct __sk_buff *skb)
+{
+	return leaves(skb, false);
+}
+
+SEC("cgroup_skb/ingress")
+int fs_ingress(struct __sk_buff *skb)
+{
+	return enters(skb, false);
+}
+
+SEC("cgroup_skb/egress")
+int fs_early_egress(struct __sk_buff *skb)
+{
+	return any_provisional() ? leaves(skb, true) : ALLOW;
+}
+
+SEC("cgroup_skb/ingress")
+int fs_early_ingress(struct __sk_buff *skb)
+{
+	return any_provisional() ? enters(skb, true) : ALLOW;
 }

@@ -163,11 +163,27 @@ fn list_page(answer: &pb::DiscoveryListResponse) -> String {
     for (why, count) in more {
         out.push_str(&format!("\n{count} more without a run: {}\n", clean(why)));
     }
+    out.push('\n');
+    out.push_str(&made(answer));
     out.push_str(&format!(
-        "\n{} of {} folders watched; {} lost reports of the kernel; limits: {} runs of one owner, {} in all\n",
+        "{} of {} folders watched; {} lost reports of the kernel; limits: {} runs of one owner, {} in all\n",
         answer.watched, answer.watches, answer.overflows, answer.runs_per_owner, answer.runs
     ));
     out
+}
+
+/// When new cgroups are bound.
+fn made(answer: &pb::DiscoveryListResponse) -> String {
+    if !answer.early_off.is_empty() {
+        return format!("new cgroups are bound when they are registered: {}\n", clean(&answer.early_off));
+    }
+    let late = answer.rules.iter().filter(|rule| !rule.early).map(|rule| rule.name.as_str());
+    let late = late.collect::<Vec<_>>().join(", ");
+    let but = if late.is_empty() { late } else { format!(", but for those of {late}") };
+    format!(
+        "new cgroups are bound when they are made{but}: {} so far, {} more found none of {} slots free\n",
+        answer.early_bound, answer.early_missed, answer.early_slots
+    )
 }
 
 fn listed(answer: &pb::DiscoveryListResponse) -> Value {
@@ -180,6 +196,7 @@ fn listed(answer: &pb::DiscoveryListResponse) -> Value {
             "error": rule.error,
             "registered": rule.registered,
             "refused": rule.refused,
+            "early": rule.early,
         })
     });
     let cgroups = answer.cgroups.iter().map(|found| {
@@ -201,5 +218,9 @@ fn listed(answer: &pb::DiscoveryListResponse) -> Value {
         "problem": answer.problem,
         "runs_per_owner": answer.runs_per_owner,
         "runs": answer.runs,
+        "early_off": answer.early_off,
+        "early_slots": answer.early_slots,
+        "early_bound": answer.early_bound,
+        "early_missed": answer.early_missed,
     })
 }

@@ -52,6 +52,7 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
             error: rule.error.unwrap_or_default(),
             registered: rule.registered,
             refused: rule.refused,
+            early: rule.early,
         });
         let cgroups = view.found.into_iter().map(|found| {
             let overruled = found.overruled;
@@ -71,6 +72,10 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
             problem: view.problem.unwrap_or_default(),
             runs_per_owner: limits.runs_per_owner,
             runs: limits.runs,
+            early_off: view.early.off.unwrap_or_default(),
+            early_slots: limits.early_slots,
+            early_bound: view.early.bound,
+            early_missed: view.early.missed,
         }))
     }
 }

@@ -153,6 +153,13 @@ fn programs(context: &Context, out: &mut Vec<DoctorCheck>) {
                 format!("refused: {}", program.detail),
                 "rules on devices hold only where LSM programs do",
             ),
+            (ProgramState::Refused, Group::Early) => check(
+                "ebpf",
+                &name,
+                CheckState::Degraded,
+                format!("refused: {}", program.detail),
+                "cgroups of discovery are bound when they are registered, and not when they are made",
+            ),
             (ProgramState::Refused, Group::Life | Group::Meter | Group::Sight) => check(
                 "ebpf",
                 &name,

@@ -18,13 +18,15 @@ pub struct Discovery {
     pub runs: u32,
     /// Most folders that are watched for new cgroups.
     pub watches: u32,
+    /// Cgroups that the kernel may bind before they are registered, at once; 0: each is bound when it is registered.
+    pub early_slots: u32,
     /// How often everything is looked at again, whatever the kernel reported, in seconds.
     pub rescan_s: u32,
 }
 
 impl Default for Discovery {
     fn default() -> Discovery {
-        Discovery { root: PathBuf::new(), runs_per_owner: 64, runs: 512, watches: 4_096, rescan_s: 10 }
+        Discovery { root: PathBuf::new(), runs_per_owner: 64, runs: 512, watches: 4_096, early_slots: 16, rescan_s: 10 }
     }
 }
 
@@ -36,6 +38,7 @@ impl Discovery {
             ("discovery.runs", self.runs.into(), 1..=1_000),
             ("discovery.runs_per_owner", self.runs_per_owner.into(), 1..=1_000),
             ("discovery.watches", self.watches.into(), 16..=65_536),
+            ("discovery.early_slots", self.early_slots.into(), 0..=64),
             ("discovery.rescan_s", self.rescan_s.into(), 1..=3_600),
         ]);
         if !self.root.components().all(plain) {

@@ -21,6 +21,7 @@ use super::object::{Config, Object};
 use super::own::{Own, OwnFiles};
 use super::pins::Pins;
 use super::probe::ProgramStatus;
+use super::provisional::Early;
 use super::refusals::{OnNeed, Sights, refusable_calls};
 use super::syscalls::{Via, Watching};
 
@@ -35,6 +36,7 @@ pub struct Ebpf {
     pub(super) quota: KernelQuota,
     watching: Watching,
     on_need: OnNeed,
+    pub(super) early: Early,
     own: OwnFiles,
     /// Holds attachments to the whole host; pinned ones are held open besides.
     _host_links: Vec<FdLink>,
@@ -64,6 +66,7 @@ impl Ebpf {
             quota,
             watching: Watching::default(),
             on_need: OnNeed::default(),
+            early: Early::default(),
             own: OwnFiles::default(),
             _host_links: host_links,
         })

@@ -77,6 +77,14 @@ pub enum Error {
         /// The programs.
         missing: Vec<&'static str>,
     },
+    /// The kernel refused a program that is loaded on request.
+    #[error("the kernel refused {program}: {why}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// The kernel's reason.
+        why: String,
+    },
     /// The slot is out of range or taken, or not taken where it should be.
     #[error("slot {0} is out of range, already taken, or not in use")]
     Slot(u32),

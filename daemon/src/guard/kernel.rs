@@ -6,6 +6,7 @@
 //! works on without it and says so: what needs it refuses to pin.
 
 mod compiling;
+mod early;
 mod names;
 mod report;
 
@@ -33,6 +34,7 @@ use std::{
 };
 
 pub use compiling::Compiled;
+pub use early::EarlyCounts;
 pub use names::DeviceNames;
 
 /// Runs that can live at once.
@@ -56,6 +58,8 @@ struct Needs {
     entries: bool,
     /// See [`Ebpf::require_sights`].
     sights: Sights,
+    /// It is of no run: a slot that the kernel may give away, or what runs of a rule of discovery will need.
+    reserved: bool,
 }
 
 /// Where a run lives, and for whom.
@@ -109,6 +113,7 @@ pub struct Kernel {
     runs: RwLock<BTreeMap<Place, RunId>>,
     names: RwLock<BTreeMap<RunId, Arc<Called>>>,
     compiling: Arc<AtomicUsize>,
+    early: early::Early,
     redactor: Redactor,
     /// Has every attachment fail.
     #[cfg(test)]
@@ -131,6 +136,7 @@ impl Kernel {
             runs: RwLock::default(),
             names: RwLock::default(),
             compiling: Arc::default(),
+            early: early::Early::default(),
             redactor: Redactor::default(),
             #[cfg(test)]
             refuses: std::sync::atomic::AtomicBool::default(),
@@ -170,7 +176,12 @@ impl Kernel {
         self.fails_in_a_test()?;
         let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
         let needs = self.needs(&rules);
-        let slot = self.take_slot(needs)?;
+        // Bound by the kernel when its cgroup was made: it stays in that slot.
+        let slot = match self.provisional(home.cgroup_id) {
+            Some((slot, _)) => slot,
+            None => self.take_slot(needs)?,
+        };
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, needs);
         let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
         let spec = RunSpec {
             slot,
@@ -182,7 +193,7 @@ impl Kernel {
             rules: &rules,
             watch,
             latch: adopted.unwrap_or(0),
-            adopt: adopted.is_some(),
+            adopt: adopted.is_some() || self.is_left(home.cgroup_id),
         };
         let all = self.union(None);
         // The last sign of life may be as old as the loading of the programs was long: a run does not begin orphaned.
@@ -202,7 +213,10 @@ impl Kernel {
             }
             Err(error) => {
                 let _released = ebpf.require_refusals(self.union(Some(slot)).refused);
+                // Nothing is left behind in the slot, which is free from here on.
+                let _unbound = ebpf.release_early(home.cgroup_id);
                 drop(ebpf);
+                self.early.forget(slot);
                 self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
                 match error {
                     Error::Quota(refused) => Err(KernelError::Quota(refused)),
@@ -259,6 +273,7 @@ impl Kernel {
             refused: rules.deny & ALL_CALLS,
             entries: self.needs_entries(rules),
             sights: Sights::of(rules),
+            reserved: false,
         }
     }
 
@@ -291,6 +306,7 @@ impl Kernel {
             refused: all.refused | needs.refused,
             entries: all.entries || needs.entries,
             sights: all.sights.and(needs.sights),
+            reserved: false,
         })
     }
 
@@ -412,7 +428,7 @@ impl Kernel {
     /// Their pins cannot be read, in words.
     pub fn previous(&self) -> Result<Vec<PreviousRun>, String> {
         let Some(ebpf) = self.lock() else { return Ok(Vec::new()) };
-        ebpf.previous_runs().map_err(|error| chain(&error))
+        ebpf.previous_runs().map(|all| self.early.without_left(all)).map_err(|error| chain(&error))
     }
 
     /// Every adopted run is attached: the attachments of earlier daemons may go, but for those of runs with their root in `keep`.
@@ -420,7 +436,9 @@ impl Kernel {
     pub fn release_previous(&self, keep: &BTreeSet<u64>) -> Vec<LeftEvents> {
         let Some(mut ebpf) = self.lock() else { return Vec::new() };
         let left = ebpf.left_events();
-        if let Err(error) = ebpf.release_previous(keep) {
+        let mut kept = self.early.left();
+        kept.extend(keep);
+        if let Err(error) = ebpf.release_previous(&kept) {
             tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");
         }
         left
@@ -442,7 +460,7 @@ impl Kernel {
 
     /// On a stop with no runs left: removes everything from the kernel. With runs, their guards stay in force.
     pub fn close(self) {
-        let idle = self.slots.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let idle = self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().all(|needs| needs.reserved);
         if let (true, Ok(ebpf)) = (idle, self.ebpf) {
             let ebpf = ebpf.into_inner().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = ebpf.unload() {

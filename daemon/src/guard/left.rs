@@ -47,6 +47,8 @@ pub struct PreviousRun {
     pub slot: u32,
     /// Which occupant of the slot.
     pub epoch: u32,
+    /// The kernel bound its cgroup when it was made, and no daemon has registered it.
+    pub provisional: bool,
     /// Set where some of what follows could not be read, and is empty.
     pub foreign: Option<Foreign>,
     /// Its latch ([`abi::latch`]): 0 = off.
@@ -75,6 +77,7 @@ impl PreviousRun {
     /// Adds what an older generation has of the same run. A daemon that died while it took the run up left two: neither alone need
     /// be complete.
     pub(super) fn join(&mut self, older: Self) {
+        self.provisional &= older.provisional;
         self.foreign = self.foreign.or(older.foreign);
         self.latch |= older.latch;
         self.enforced |= older.enforced;
@@ -182,6 +185,7 @@ impl Maps {
             root_id,
             slot: cfg.slot,
             epoch: cfg.epoch,
+            provisional: cfg.flags & abi::run_flag::PROVISIONAL != 0,
             foreign: None,
             latch: self.latches.get(&cfg.slot, 0)?,
             enforced: cfg.flags & abi::run_flag::ENFORCE != 0,
@@ -217,6 +221,7 @@ pub(super) fn read_foreign(generation: u64, version: u32, dir: &Path) -> Vec<Pre
             root_id,
             slot,
             epoch: 0,
+            provisional: false,
             foreign: Some(Foreign { abi: version, latch: latch.is_some() }),
             // Whatever its bits mean there: latched is kept from the network.
             latch: match latch {

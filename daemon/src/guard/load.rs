@@ -7,7 +7,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
 use failsafe_ebpf::abi;
 
-use super::error::chain;
+use super::error::{Error, chain};
 use super::host::Host;
 use super::object::Object;
 use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, Spec, fentry_targets};
@@ -17,7 +17,7 @@ use super::probe::{FENTRY_PROBE, Group, PROGRAMS, ProgramState, ProgramStatus, S
 pub(super) fn load_all(object: &mut Object, btf: &Btf, lsm: bool) -> Vec<FdLink> {
     let mut links = Vec::new();
     for spec in PROGRAMS {
-        let status = load_one(object, spec, btf, lsm, &mut links);
+        let status = load_one(object, spec, btf, lsm, false, &mut links);
         if status.state == ProgramState::Loaded {
             object.stands_in(spec);
         }
@@ -26,7 +26,34 @@ pub(super) fn load_all(object: &mut Object, btf: &Btf, lsm: bool) -> Vec<FdLink>
     links
 }
 
-fn load_one(object: &mut Object, spec: &Spec, btf: &Btf, lsm: bool, links: &mut Vec<FdLink>) -> ProgramStatus {
+/// Loads what is not loaded at the start, if it is not loaded yet.
+pub(super) fn load_group(object: &mut Object, group: Group) -> Result<(), Error> {
+    let todo: Vec<&Spec> = PROGRAMS.iter().filter(|s| s.group == group && !object.is_loaded(s.name)).collect();
+    if todo.is_empty() {
+        return Ok(());
+    }
+    let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
+    for spec in todo {
+        let status = load_one(object, spec, &btf, true, true, &mut Vec::new());
+        let refused = (status.state == ProgramState::Refused).then(|| status.detail.clone());
+        object.replace_status(status);
+        if let Some(why) = refused {
+            return Err(Error::Refused { program: spec.name, why });
+        }
+    }
+    drop(btf);
+    crate::platform::heap::trim();
+    Ok(())
+}
+
+fn load_one(
+    object: &mut Object,
+    spec: &Spec,
+    btf: &Btf,
+    lsm: bool,
+    early: bool,
+    links: &mut Vec<FdLink>,
+) -> ProgramStatus {
     let status = |state, detail| ProgramStatus {
         name: spec.name,
         hook: spec.hook,
@@ -38,6 +65,9 @@ fn load_one(object: &mut Object, spec: &Spec, btf: &Btf, lsm: bool, links: &mut 
     };
     if let Some(first) = spec.instead_of.iter().find(|first| object.is_loaded(first)) {
         return status(ProgramState::Unused, format!("{first} does it"));
+    }
+    if !early && spec.group == Group::Early {
+        return status(ProgramState::Unused, String::from("loaded where the configuration has rules of discovery"));
     }
     if !lsm && matches!(spec.group, Group::Lsm | Group::LsmOnNeed) {
         return status(ProgramState::Refused, String::from("LSM hooks are not to be taken"));

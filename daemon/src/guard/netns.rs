@@ -28,6 +28,11 @@ impl NetNs {
         oldest.and_then(|pid| Self::of(&pid.to_string())).or_else(|| Self::of("self")).unwrap_or(Self::UNKNOWN)
     }
 
+    /// The host's own, as far as it can be known.
+    pub fn of_host() -> Self {
+        Self::of("1").or_else(|| Self::of("self")).unwrap_or(Self::UNKNOWN)
+    }
+
     /// The one of that number, where a process of the cgroup is in it.
     pub fn numbered(number: u32, cgroup: &Path) -> Self {
         let found = members(cgroup).into_iter().filter_map(|pid| Self::of(&pid.to_string()));

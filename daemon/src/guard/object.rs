@@ -33,6 +33,8 @@ pub struct Config {
     pub instance: String,
     /// How the room in the maps is shared out.
     pub shares: TableShares,
+    /// States of the automaton that binds cgroups when they are made; 0: none is bound so.
+    pub early_states: u32,
     /// Take LSM hooks where the kernel grants them. Without, runs are watched as on a kernel that refuses them.
     pub lsm: bool,
 }
@@ -45,6 +47,7 @@ impl Default for Config {
             bpffs: Some(PathBuf::from("/sys/fs/bpf")),
             instance: String::from("default"),
             shares: TableShares::default(),
+            early_states: 0,
             lsm: true,
         }
     }
@@ -94,6 +97,14 @@ impl Object {
     /// Notes what became of a program.
     pub fn add_status(&mut self, status: ProgramStatus) {
         self.programs.push(status);
+    }
+
+    /// Replaces what is noted of a program.
+    pub fn replace_status(&mut self, status: ProgramStatus) {
+        match self.programs.iter_mut().find(|other| other.name == status.name) {
+            Some(other) => *other = status,
+            None => self.programs.push(status),
+        }
     }
 
     /// Of two for the same, one that the kernel has not is no lack once the other is loaded.
@@ -208,6 +219,7 @@ fn open(
             loader.map_max_entries(map, max_runs);
         }
         loader.map_max_entries("budgets", place(max_runs, 0));
+        loader.map_max_entries("early_rows", config.early_states.max(1));
         for map in pins.map_or(&[][..], |_| &SHARED_MAPS[..]) {
             loader.map_pin_path(map, pins.map(|pins| pins.map(map)).unwrap_or_default());
         }

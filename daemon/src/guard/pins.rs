@@ -190,6 +190,18 @@ impl Pins {
         dir.ends_with(format!("g{generation}_v{}", abi::VERSION))
     }
 
+    /// Removes a program of the host from all other generations. The first pin that cannot be removed is in the log.
+    pub fn remove_host_link_of_others(&self, program: &str) {
+        for (_, dir) in self.others().unwrap_or_default() {
+            match fs::remove_file(dir.join(format!("link_host_{program}"))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, dir = %dir.display(), program, "a program of an earlier daemon stays attached");
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Removes this generation, and the instance's directory if it was the last.
     pub fn remove_own(&self) -> Result<(), Error> {
         remove(&self.dir)?;

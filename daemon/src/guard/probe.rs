@@ -26,6 +26,9 @@ pub enum Group {
     Guard,
     /// Counts, or helps a guard: attached to each run's cgroup, pinned.
     Meter,
+    /// Binds cgroups of discovery when they are made, and judges them until they are registered: loaded where there are rules of
+    /// discovery, attached to their root and the host, pinned.
+    Early,
     /// Watched system calls: attached on request, and pinned.
     Syscall,
 }
@@ -93,6 +96,17 @@ pub(super) const PROGRAMS: &[Spec] = &[
     spec("fs_bind4", "cgroup/bind4", Group::Meter),
     spec("fs_bind6", "cgroup/bind6", Group::Meter),
     spec("fs_device", "cgroup/dev", Group::Device),
+    spec("fs_early_sock_ops", "sockops", Group::Early),
+    spec("fs_early_connect4", "cgroup/connect4", Group::Early),
+    spec("fs_early_connect6", "cgroup/connect6", Group::Early),
+    spec("fs_early_sendmsg4", "cgroup/sendmsg4", Group::Early),
+    spec("fs_early_sendmsg6", "cgroup/sendmsg6", Group::Early),
+    spec("fs_early_sock_create", "cgroup/sock_create", Group::Early),
+    spec("fs_early_egress", "cgroup_skb/egress", Group::Early),
+    spec("fs_early_ingress", "cgroup_skb/ingress", Group::Early),
+    spec("fs_early_bind4", "cgroup/bind4", Group::Early),
+    spec("fs_early_bind6", "cgroup/bind6", Group::Early),
+    spec("fs_early_made", "tp_btf/cgroup_mkdir", Group::Early),
     spec("fs_lsm_bprm_check_security", "lsm/bprm_check_security", Group::Lsm),
     spec("fs_lsm_file_open", "lsm/file_open", Group::Lsm),
     spec("fs_lsm_path_truncate", "lsm/path_truncate", Group::Lsm),

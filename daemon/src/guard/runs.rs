@@ -46,17 +46,19 @@ impl Ebpf {
             operation: "open",
             source,
         })?;
+        let early = self.provisional(run.cgroup_id).filter(|early| early.slot == run.slot);
         let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
         let netns = match before.map_or(0, |before| before.netns) {
             0 => NetNs::of_cgroup(run.cgroup),
             number => NetNs::numbered(number, run.cgroup),
         };
-        let epoch = self.next_epoch;
-        self.next_epoch += 1;
+        let epoch = early.map_or(self.next_epoch, |early| early.epoch);
+        self.next_epoch += u32::from(early.is_none());
         let cfg = abi::RunCfg {
             slot: run.slot,
             epoch,
-            flags: self.flags(run.egress, run.watch) | rule_flags(run.rules, &tables) | self.seen_exec(&tables),
+            flags: self.cfg_flags(run.egress, run.rules, run.watch, &tables)
+                | early.map_or(0, |_| run_flag::PROVISIONAL),
             table: 0,
             watch: run.rules.watch,
             deny: run.rules.deny | run.rules.stop,
@@ -74,7 +76,7 @@ impl Ebpf {
             path: run.cgroup.to_owned(),
             links: Vec::new(),
             tables: None,
-            heir_of: Vec::new(),
+            heir_of: early.iter().map(|early| early.table).collect(),
             earlier: Total::NONE,
             outage: None,
             _netns: netns,
@@ -160,7 +162,7 @@ impl Ebpf {
         reserve: &Need,
     ) -> Result<(), Error> {
         self.check_mode(egress.mode)?;
-        let flags = self.flags(egress, watch) | rule_flags(rules, &tables) | self.seen_exec(&tables);
+        let flags = self.cfg_flags(egress, rules, watch, &tables);
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
         let old = live.cfg;
         let (holder, before) = self.quota.held(slot).cloned().ok_or(Error::Slot(slot))?;
@@ -221,6 +223,10 @@ impl Ebpf {
         if judged { run_flag::SEEN_EXEC } else { 0 }
     }
 
+    pub(super) fn cfg_flags(&self, egress: &EgressPolicy, rules: &Rules, watch: Watch, tables: &Tables) -> u32 {
+        self.flags(egress, watch) | rule_flags(rules, tables) | self.seen_exec(tables)
+    }
+
     fn flags(&self, policy: &EgressPolicy, watch: Watch) -> u32 {
         let mode = match policy.mode {
             EgressMode::Off => 0,
@@ -245,14 +251,19 @@ impl Ebpf {
     /// Everything about the run is in the maps before its first program is attached, and the run itself before its
     /// processes are noted: what they do meanwhile is seen by the hooks.
     fn install(&mut self, run: &RunSpec<'_>, tables: Tables, dir: &File) -> Result<Vec<&'static str>, Error> {
-        self.object.reset_slot(run.slot)?;
+        let flags = self.runs.get(&run.slot).map_or(0, |l| l.cfg.flags);
+        let early = flags & run_flag::PROVISIONAL != 0;
+        // What the kernel counted and latched since the cgroup was made is the run's.
+        if !early {
+            self.object.reset_slot(run.slot)?;
+        }
         let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
-        self.latches.write(run.slot, run.latch | before.as_ref().map_or(0, |b| b.latch))?;
+        let latch = run.latch | before.as_ref().map_or(0, |b| b.latch);
+        self.latches.change(run.slot, |now| if early { now | latch } else { latch })?;
         if let (Some(before), Some(live)) = (before, self.runs.get_mut(&run.slot)) {
             live.heir_of = before.tables;
         }
         self.write_levels()?;
-        let flags = self.runs.get(&run.slot).map_or(0, |l| l.cfg.flags);
         let devices = tables.rules.has_devices();
         self.swap_table(run.slot, tables, flags)?;
         let mut missing = Vec::new();
@@ -267,6 +278,9 @@ impl Ebpf {
                 live.links.push(held);
             }
         }
+        if early {
+            self.own_programs_judge(run.slot)?;
+        }
         let epoch = self.runs.get(&run.slot).map_or(0, |live| live.cfg.epoch);
         self.object.note_members((run.slot, epoch), run.cgroup, run.cgroup_id)?;
         if let Some(before) = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten() {
@@ -275,8 +289,18 @@ impl Ebpf {
         Ok(missing)
     }
 
-    fn write_levels(&mut self) -> Result<(), Error> {
-        let wanted = self.runs.values().filter_map(|live| u8::try_from(live.level).ok()).collect();
+    /// The run's own programs are attached: those at the root of discovery no longer judge it.
+    fn own_programs_judge(&mut self, slot: u32) -> Result<(), Error> {
+        let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
+        live.cfg.flags &= !run_flag::PROVISIONAL;
+        let cfg = live.cfg;
+        self.object.write_run(cfg)?;
+        self.settle_early(slot, cfg.epoch)
+    }
+
+    pub(super) fn write_levels(&mut self) -> Result<(), Error> {
+        let live = self.runs.values().filter_map(|live| u8::try_from(live.level).ok());
+        let wanted = live.chain(self.early_levels().iter().copied()).collect();
         self.object.write_levels(&wanted)
     }
 

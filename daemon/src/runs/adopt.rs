@@ -253,6 +253,16 @@ impl Registry {
         pass
     }
 
+    /// Discovery has looked at everything, or there is none: the programs of earlier daemons bind no more new cgroups, and let those go that
+    /// they bound and nobody registered.
+    pub fn retire_early(&self) {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.kernel.retire_early() > 0 {
+            // Their rings are read where the runs in them are taken up.
+            let _unread = self.kernel.release_previous(&self.bounded(&[]));
+        }
+    }
+
     /// The cgroups that earlier daemons' programs go on bounding.
     fn bounded(&self, departed: &[Departed]) -> BTreeSet<u64> {
         let left = |root: &u64| departed.iter().any(|run| run.is_of(*root));

@@ -26,6 +26,7 @@ pub mod find;
 pub mod frozen;
 pub mod grants;
 pub mod guarded;
+pub mod held;
 pub mod lineage;
 pub mod modes;
 mod outage;
@@ -289,6 +290,7 @@ pub struct Registry {
     /// Held while a run is made, so that names stay unique, and while an order to observe is given or ended.
     making: Mutex<()>,
     modes: modes::Modes,
+    held: held::HeldEvents,
 }
 
 impl Registry {
@@ -305,6 +307,7 @@ impl Registry {
             accounts: Mutex::default(),
             making: Mutex::default(),
             modes: modes::Modes::default(),
+            held: held::HeldEvents::default(),
         }
     }
 

@@ -128,6 +128,24 @@ impl LiveRun {
 }
 
 impl Registry {
+    /// Has the kernel bind the cgroups of a rule of discovery when they are made, by this policy; `None`, or a mode in which nothing is
+    /// refused: it does not.
+    ///
+    /// # Errors
+    /// The policy's tables cannot be made, or the kernel does not take them: it does not bind them then.
+    pub fn bind_early(&self, rule: u32, policy: Option<&Policy>) -> Result<(), KernelError> {
+        let compiled = policy.map(|policy| self.kernel.compile(policy)).transpose();
+        match compiled {
+            Ok(compiled) => self.kernel.set_early(rule, compiled),
+            Err(error) => self.kernel.set_early(rule, None).and(Err(error)),
+        }
+    }
+
+    /// The mode that runs with these labels have.
+    pub fn mode_of(&self, labels: &std::collections::BTreeMap<String, String>) -> Mode {
+        self.modes.of(labels)
+    }
+
     /// Makes a policy's tables for a run of this mode. `strict`: the tables that bound it must be there too.
     pub(super) fn prepare(&self, policy: &Policy, mode: Mode, strict: bool) -> Result<Prepared, KernelError> {
         let enforcing = self.kernel.compile(policy);

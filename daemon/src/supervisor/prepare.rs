@@ -40,6 +40,7 @@ pub(super) fn load(config: &Config) -> (Kernel, Option<EventReader>) {
         bpffs: config.bpffs().map(Path::to_owned),
         instance: instance::name(&config.state_dir),
         shares: config.kernel_tables,
+        early_states: early_states(config),
         lsm: true,
     };
     match Ebpf::load(&wanted).and_then(|mut ebpf| Ok((EventReader::of(ebpf.take_ring()?), ebpf))) {
@@ -50,6 +51,14 @@ pub(super) fn load(config: &Config) -> (Kernel, Option<EventReader>) {
             (Kernel::new(Err(why)), None)
         }
     }
+}
+
+/// How many states the automaton of discovery has; 0: the kernel binds no cgroups.
+fn early_states(config: &Config) -> u32 {
+    let made = || config.discover.0.automaton(config.discovery.root.to_str()?).ok();
+    let wanted = !config.discover.0.is_empty() && config.discovery.early_slots > 0;
+    let made = wanted.then(made).flatten();
+    made.map_or(0, |automaton| u32::try_from(automaton.states.len()).unwrap_or(0))
 }
 
 /// What no run may change: with `sockets`, which are made anew at each start, all of it.

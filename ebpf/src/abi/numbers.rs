@@ -76,6 +76,8 @@ pub mod run_flag {
     pub const MAPS: u32 = 1 << 26;
     /// Some path entry has an effect on opening for reading or writing.
     pub const OPENS: u32 = 1 << 27;
+    /// It was bound at the creation of its cgroup, and is not registered yet.
+    pub const PROVISIONAL: u32 = 1 << 28;
 }
 
 /// What a rule does where it matches (`enum fs_effect`).
@@ -320,4 +322,14 @@ pub mod dns_doubt {
     pub const CUT: u64 = 5;
     /// There was no room to read it.
     pub const BUSY: u64 = 6;
+}
+
+/// State of a slot for runs that are bound at the creation of their cgroup (`enum fs_early_state`).
+pub mod early_state {
+    /// Not to be taken.
+    pub const UNUSED: u32 = 0;
+    /// Free.
+    pub const FREE: u32 = 1;
+    /// Taken, until the daemon writes it again.
+    pub const TAKEN: u32 = 2;
 }

@@ -51,12 +51,13 @@ const STACKS: &[Stack] = &[
             // The owner of programs and maps; what is above borrows it.
             &["object"],
             &["budgets", "handles", "host", "learnt", "members", "own", "tally"],
-            &["live", "load", "refusals", "syscalls", "tables"],
+            &["live", "load", "provisional", "refusals", "syscalls", "tables"],
             // The owner of what is known about runs.
             &["ebpf"],
             &["latches"],
             &["counters"],
             &["carry"],
+            &["early"],
             &["runs"],
             &["kernel"],
         ],

@@ -62,7 +62,7 @@ impl Program {
     /// The word of the policy language, or `-`, for a program of this group.
     fn assurance(&self, group: &str) -> Result<&'static str> {
         Ok(match (self.state.as_str(), group) {
-            ("loaded", "guard" | "lsm" | "lsmonneed" | "device") => "blocked-in-kernel",
+            ("loaded", "guard" | "lsm" | "lsmonneed" | "device" | "early") => "blocked-in-kernel",
             ("loaded", "life" | "meter" | "sight" | "stop") => "observed",
             // The registers of a call are the caller's; what it does by them is seen only at its own function.
             ("loaded", "syscall") if self.hook.ends_with("sys_enter") => "observed, arguments unreliable",

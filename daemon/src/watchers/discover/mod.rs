@@ -12,6 +12,7 @@
 //! was read before.
 
 mod admins;
+mod early;
 mod folders;
 mod policies;
 mod register;
@@ -116,6 +117,7 @@ pub struct Discovery {
     state: NodeState,
     noted: Option<(Instant, Missing)>,
     began: bool,
+    early: early::Early,
 }
 
 /// Matching cgroups that had no policy. All but `now` only grow: users can make and remove cgroups between two looks.
@@ -149,6 +151,7 @@ impl Discovery {
             state: NodeState::new(CODE),
             noted: None,
             began: false,
+            early: early::Early::default(),
         }
     }
 
@@ -165,6 +168,7 @@ impl Discovery {
         while !stop.load(Ordering::Relaxed) {
             if Instant::now() >= next {
                 self.pass(&mut folders);
+                self.arm();
                 next = Instant::now() + self.limits.rescan();
             }
             if owners.elapsed() >= OWNERS {
@@ -172,7 +176,11 @@ impl Discovery {
                 self.learn_owners();
                 self.note();
             }
-            let mut changed = false;
+            let mut changed = self.tend_early(false);
+            if self.is_early_overdue() {
+                next = Instant::now();
+                continue;
+            }
             for path in std::mem::take(&mut self.again) {
                 changed |= self.consider(&path);
             }
@@ -200,6 +208,7 @@ impl Discovery {
     /// Without reports nothing is discovered: the thread stays, so that the daemon does, and people see why.
     fn fail(mut self, stop: &AtomicBool, why: String) {
         tracing::error!(why, "discovery does not work");
+        self.parts.registry.retire_early();
         self.problem = Some(why.clone());
         self.parts.view.view().problem = Some(why.clone());
         while !stop.load(Ordering::Relaxed) {
@@ -221,6 +230,8 @@ impl Discovery {
             self.consider(&path);
         }
         (self.began, self.passing) = (true, false);
+        self.release_overdue();
+        self.tend_early(true);
         let mut problems: Vec<String> = self.policies.errors().collect();
         if self.open() > 0 {
             // Without a number: users make cgroups, and each text is an entry of the log.
@@ -235,6 +246,7 @@ impl Discovery {
                 folders.unwatched, self.limits.watches, self.limits.rescan_s
             ));
         }
+        problems.extend(self.early_problems());
         self.problem = (!problems.is_empty()).then(|| problems.join("; "));
         self.report(self.problem.clone());
         self.publish(folders);
@@ -253,6 +265,11 @@ impl Discovery {
             Explained::None(_) => return false,
         };
         let kind = state.as_ref().err().map(|refused| refused.kind);
+        if let Err(refused) = &state
+            && refused.kind != Kind::Again
+        {
+            self.release_at(&self.parts.registry.root().mount().join(&self.root).join(path), &refused.why);
+        }
         if kind.is_some() && !self.parts.registry.root().mount().join(&self.root).join(path).is_dir() {
             self.found.remove(path);
             // Whether a process was in it is not known.
@@ -329,7 +346,7 @@ impl Discovery {
     }
 
     fn publish(&self, folders: &Folders) {
-        let rules = self.rules.iter().map(|rule| {
+        let rules = (0..).zip(self.rules.iter()).map(|(number, rule)| {
             let own = || self.found.values().filter(|found| found.rule == rule.name);
             RuleView {
                 name: rule.name.clone(),
@@ -339,6 +356,7 @@ impl Discovery {
                 error: self.policies.error(&rule.policy),
                 registered: own().filter(|found| found.state.is_ok()).count() as u64,
                 refused: own().filter(|found| found.is_open()).count() as u64,
+                early: self.is_early(number),
             }
         });
         let view = View {
@@ -347,6 +365,7 @@ impl Discovery {
             unlisted: self.unlisted.clone(),
             watched: (folders.len() as u64, self.limits.watches.into()),
             overflows: self.overflows,
+            early: self.early_view(),
             problem: self.problem.clone(),
         };
         *self.parts.view.view() = view;

@@ -6,17 +6,20 @@ use crate::{
     pipeline::Message,
     platform::Cgroup,
     runs::{
-        NO_UID,
+        LiveRun, NO_UID,
         delegation::Delegated,
         grants,
         guarded::gap,
+        held::Held,
         owner::owner_of,
         start::{Place, StartError, Wanted},
+        translate,
     },
 };
 use failsafe_core::{
     Input, RunId,
     discover::{LABEL, Match, holds_supervisor},
+    input::Gap,
 };
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
 use tokio::sync::oneshot;
@@ -90,8 +93,11 @@ impl Discovery {
         self.has_room(owner)?;
         let policy = self.policies.get(&matched.rule.policy)?.clone();
         let populated = cgroup.events().map_err(|e| e.chain())?.populated;
+        // Then its policy was in force before the first process.
+        let early = registry.kernel().provisional(cgroup.id()).is_some();
+        let left = registry.kernel().is_left(cgroup.id());
         let mut labels = matched.labels.clone();
-        if populated {
+        if populated && !early && !left {
             labels.insert(EARLIER.into(), "unknown".into());
         }
         let wanted = |name: String| Wanted {
@@ -117,7 +123,12 @@ impl Discovery {
         self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
         // The pipeline waits for nobody; without it the daemon is stopping.
         let _judged = judged.blocking_recv();
+        self.judge_held(&live);
         let before = match (existed, populated) {
+            _ if left => {
+                Some("the kernel bound it while no daemon ran: what its processes did until now is not judged")
+            }
+            _ if early => None,
             (true, true) => Some("it ran before the daemon started: what its processes did until now is not known"),
             (false, true) => {
                 Some("processes were in it before its policy was in force: what they did until then is not known")
@@ -132,6 +143,21 @@ impl Discovery {
         }
         tracing::info!(run = %live.run.id, name = live.run.name, path, rule = matched.rule.name, "a cgroup was discovered");
         Ok(live.run.id)
+    }
+
+    /// What the run did before it was registered, in order: its processes were bounded by the kernel, and nobody judged them.
+    fn judge_held(&self, live: &LiveRun) {
+        let Held { events, lost } = self.parts.registry.take_held(live.slot, live.epoch);
+        for event in events {
+            if let Some(input) = translate::event_of(self.parts.registry.kernel(), live.run.id, event) {
+                self.send(Message::Input(input));
+            }
+        }
+        if lost > 0 {
+            let what =
+                format!("{lost} events of the time before it was registered are not judged: its policy was in force");
+            self.send(Message::Input(Input::Gap(Gap { lost, ..gap(live.run.id, what, false) })));
+        }
     }
 
     /// The run that a cgroup has already, if it is one of this rule, or has its policy. Another one does not do what the rule says.

@@ -46,6 +46,19 @@ pub struct RuleView {
     pub registered: u64,
     /// Matching cgroups that have none.
     pub refused: u64,
+    /// The kernel binds its cgroups when they are made.
+    pub early: bool,
+}
+
+/// What the kernel does for discovery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EarlyView {
+    /// Why it binds no cgroup when it is made; `None`: it does.
+    pub off: Option<String>,
+    /// Cgroups that it bound since the daemon started.
+    pub bound: u64,
+    /// Those that matched and were not, for want of room.
+    pub missed: u64,
 }
 
 /// All of it.
@@ -61,6 +74,8 @@ pub struct View {
     pub watched: (u64, u64),
     /// How often the kernel dropped reports of new cgroups. All were looked at again then.
     pub overflows: u64,
+    /// What the kernel does.
+    pub early: EarlyView,
     /// What does not work, in words.
     pub problem: Option<String>,
 }

@@ -1,0 +1,220 @@
+//! Has the kernel bind matching cgroups when they are made, and ends what it bound and no run came of.
+//!
+//! ```text
+//! after the first pass: arm ─► each turn: tables of each rule follow policy and mode, slots are offered, provisional runs are looked at
+//! consider: a cgroup gets no run ─► release
+//! ```
+//! Invariants: only cgroups of rules that enforce are bound; what the rules turn out not to say of a cgroup is not refused there for longer
+//! than it takes to see that; each release is on record.
+
+use super::Discovery;
+use crate::{causes::chain, guard::Provisional, platform::clock};
+use failsafe_core::{Mode, discover::LABEL, input::Gap, record::Record, signal::Source, time::MonoTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// A provisional run of this age is looked for: its report was lost, or its cgroup is gone.
+const OVERDUE: Duration = Duration::from_secs(2);
+/// How often provisional runs are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What the kernel does for discovery.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    /// `None`: not tried yet.
+    armed: Option<Result<(), String>>,
+    /// The policy that each rule's cgroups begin with, as it was tried last, and what became of it.
+    rules: BTreeMap<u32, (Option<String>, Result<(), String>)>,
+    /// Slots could not be offered.
+    offering: Option<String>,
+    looked: Option<Instant>,
+    /// Provisional runs that the pass under way, or the next one, has to find.
+    overdue: BTreeSet<u64>,
+    /// Cgroups that found no slot, until the last pass.
+    exhausted: u64,
+    /// What is wrong because of them: until a pass finds no more.
+    exhaustion: Option<String>,
+}
+
+impl Discovery {
+    /// Attaches the programs, once, after the first pass: what exists is registered first.
+    pub(super) fn arm(&mut self) {
+        if self.early.armed.is_some() {
+            return;
+        }
+        let armed = if self.limits.early_slots == 0 {
+            Err("off: discovery.early_slots is 0".into())
+        } else {
+            self.try_to_arm()
+        };
+        match &armed {
+            Ok(()) => tracing::info!("the kernel binds matching cgroups when they are made"),
+            Err(why) => {
+                tracing::warn!(why, "matching cgroups are bound when they are registered, not when they are made")
+            }
+        }
+        self.early.armed = Some(armed);
+        self.parts.registry.retire_early();
+    }
+
+    fn try_to_arm(&mut self) -> Result<(), String> {
+        let registry = self.parts.registry.clone();
+        let mount = registry.root().mount();
+        let root = mount.join(&self.root);
+        let top = fs::metadata(mount).map_err(|error| format!("{}: {error}", mount.display()))?.ino();
+        // The kernel gives paths from there on.
+        if top != 1 {
+            return Err(format!("{} is not the root of the cgroup2 hierarchy", mount.display()));
+        }
+        let automaton = self.rules.automaton(self.root.to_str().ok_or("discovery.root is not UTF-8")?)?;
+        let above = self.root.components().count();
+        let depths = self.rules.iter().flat_map(|rule| &rule.patterns).map(|pattern| pattern.depth() + above);
+        let levels = depths.filter_map(|level| u8::try_from(level).ok()).collect();
+        registry.kernel().arm_early(&automaton, &root, levels)
+    }
+
+    /// Has tables and slots follow what holds now. `pass`: a pass is under way, so what failed is tried again. Whether the tables of a rule
+    /// changed.
+    pub(super) fn tend_early(&mut self, pass: bool) -> bool {
+        let mut changed = false;
+        if !matches!(self.early.armed, Some(Ok(()))) {
+            return changed;
+        }
+        for (number, rule) in (0..).zip(self.rules.clone().iter()) {
+            let mut labels = rule.labels.clone();
+            labels.insert(LABEL.into(), rule.name.clone());
+            let enforced = self.parts.registry.mode_of(&labels) == Mode::Enforce;
+            let policy = self.policies.get(&rule.policy).ok().filter(|_| enforced).cloned();
+            let wanted = policy.as_ref().map(|policy| policy.digest().to_string());
+            let stays = self
+                .early
+                .rules
+                .get(&number)
+                .is_some_and(|(made, result)| *made == wanted && (result.is_ok() || !pass));
+            if stays {
+                continue;
+            }
+            let set = self.parts.registry.bind_early(number, policy.as_ref()).map_err(|error| error.to_string());
+            if let Err(why) = &set {
+                tracing::warn!(
+                    rule = rule.name,
+                    why,
+                    "the kernel does not bind cgroups of this rule when they are made"
+                );
+            }
+            self.early.rules.insert(number, (wanted, set));
+            changed = true;
+        }
+        let offered = self.parts.registry.kernel().offer_early(self.limits.early_slots);
+        self.early.offering = offered.err().map(|error| error.to_string());
+        if pass || self.early.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.early.looked = Some(Instant::now());
+            self.look_for_overdue();
+        }
+        changed
+    }
+
+    fn look_for_overdue(&mut self) {
+        let now = clock::monotonic_ns();
+        let old = |run: &Provisional| now.saturating_sub(run.at_ns) >= OVERDUE.as_nanos() as u64;
+        let all = self.parts.registry.kernel().all_provisional();
+        self.early.overdue = all.into_iter().filter(old).map(|run| run.root_id).collect();
+    }
+
+    /// Whether a pass is due because of provisional runs that nobody reported.
+    pub(super) fn is_early_overdue(&self) -> bool {
+        !self.early.overdue.is_empty()
+    }
+
+    /// After a pass, which registers what matches: what was overdue before it and is provisional still matches nothing, or is gone.
+    pub(super) fn release_overdue(&mut self) {
+        for id in std::mem::take(&mut self.early.overdue) {
+            self.release(id, "no cgroup that matches has its number");
+        }
+        let counts = self.parts.registry.kernel().early_counts();
+        let missed = (counts.exhausted + counts.failed).saturating_sub(self.early.exhausted);
+        self.early.exhausted += missed;
+        self.early.exhaustion = (missed > 0).then(|| {
+            format!(
+                "cgroups were bound when they were registered, not when they were made: more than discovery.early_slots ({}) were made at \
+                 once",
+                self.limits.early_slots
+            )
+        });
+    }
+
+    /// A cgroup at this path gets no run: nothing is refused there any more.
+    pub(super) fn release_at(&self, path: &Path, why: &str) {
+        if matches!(self.early.armed, Some(Ok(())))
+            && let Ok(meta) = fs::metadata(path)
+        {
+            self.release(meta.ino(), why);
+        }
+    }
+
+    fn release(&self, cgroup_id: u64, why: &str) {
+        let kernel = self.parts.registry.kernel();
+        match kernel.release_early(cgroup_id) {
+            Ok(None) => {}
+            Ok(Some(run)) => {
+                let rule = self.rules.iter().nth(run.rule as usize).map_or("?", |rule| rule.name.as_str());
+                let after = Duration::from_nanos(clock::monotonic_ns().saturating_sub(run.at_ns));
+                let what = format!(
+                    "the kernel bound cgroup {cgroup_id} by rule {rule} when it was made, and let it go after {} ms: {why}",
+                    after.as_millis()
+                );
+                tracing::info!(what, "a provisional run was released");
+                let at = MonoTime(clock::monotonic_ns());
+                let gap = Gap { seq: 0, at, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
+                self.parts.log.record(&Record::Gap(gap), None, None);
+            }
+            Err(error) => tracing::error!(cgroup_id, why = chain(&error), "a provisional run cannot be released"),
+        }
+    }
+
+    /// What does not work, in words, for the health of the node.
+    pub(super) fn early_problems(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        match &self.early.armed {
+            Some(Err(why)) if self.limits.early_slots > 0 => {
+                all.push(format!("cgroups are bound when they are registered, not when they are made: {why}"));
+            }
+            _ => {}
+        }
+        for (number, rule) in (0..).zip(self.rules.iter()) {
+            if let Some((_, Err(why))) = self.early.rules.get(&number) {
+                all.push(format!(
+                    "cgroups of rule {} are bound when they are registered, not when they are made: {why}",
+                    rule.name
+                ));
+            }
+        }
+        all.extend(self.early.offering.clone());
+        all.extend(self.early.exhaustion.clone());
+        all
+    }
+
+    /// Whether the kernel binds the cgroups of a rule when they are made.
+    pub(super) fn is_early(&self, rule: u32) -> bool {
+        self.early.offering.is_none() && matches!(self.early.rules.get(&rule), Some((Some(_), Ok(()))))
+    }
+
+    /// How cgroups are bound, for people.
+    pub(super) fn early_view(&self) -> super::view::EarlyView {
+        let counts = self.parts.registry.kernel().early_counts();
+        super::view::EarlyView {
+            off: match &self.early.armed {
+                Some(Ok(())) => None,
+                Some(Err(why)) => Some(why.clone()),
+                None => Some("not yet".into()),
+            },
+            bound: counts.bound,
+            missed: counts.exhausted + counts.failed,
+        }
+    }
+}
