@@ -19,7 +19,9 @@ pub use log::{ConsistencyArgs, LogCommand, LogOut};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
-pub use policy::{CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyTestArgs, PolicyWouldArgs};
+pub use policy::{
+    CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use failsafe_core::record::Record;

@@ -48,9 +48,10 @@ pub struct Decided<'a> {
 }
 
 impl Decided<'_> {
-    /// The instant of the first signal that led to it, and its wall time.
+    /// The instant of the input that caused it, and its wall time. Values that led to it can be much older: of an absent signal the last
+    /// one that came, of a condition of several parts those that still held.
     pub fn began(&self) -> (MonoTime, i128) {
-        let at = self.decision.values.first().map_or(self.decision.at, |seen| seen.at);
+        let at = self.decision.at;
         (at, self.entry.wall_of(at))
     }
 }

@@ -77,7 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         let unusable = failsafed::watchers::discover::unusable_policies(&config);
         unusable.iter().for_each(|why| eprintln!("failsafed: warning: {why}"));
-        println!("the configuration is good{}", if unusable.is_empty() { "" } else { ", with warnings" });
+        println!("the configuration is valid{}", if unusable.is_empty() { "" } else { ", with warnings" });
         return Ok(OK);
     }
     hold_hangup()?;

@@ -15,6 +15,8 @@ pub enum PolicyCommand {
     Would(PolicyWouldArgs),
     /// Run the tests of policies: described inputs, expected decisions. Works without the daemon.
     Test(PolicyTestArgs),
+    /// Judge recorded runs by another policy: decisions added, removed, earlier, later.
+    Replay(PolicyReplayArgs),
     /// List the named policies of this node.
     #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
     List(Output),
@@ -111,6 +113,24 @@ pub struct PolicyTestArgs {
     /// Write the results as JUnit XML to this file, too.
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `policy replay`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Exit codes: 0 the same decisions; 1 other decisions; 3 the same, but the recording cannot answer all.\n\n\
+                  Examples:\n  failsafectl policy replay --policy new.toml trainer\n  \
+                  failsafectl policy replay --policy new.toml a.fsrec b.fsrec"
+)]
+pub struct PolicyReplayArgs {
+    /// The policy to judge by.
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: PathBuf,
+    /// Recordings, files of `export`, folders of runs' recordings, or runs of this node.
+    #[arg(required = true, value_name = "FILE|RUN")]
+    pub recordings: Vec<String>,
     #[command(flatten)]
     pub output: Output,
 }

@@ -134,7 +134,7 @@ fn worth_page(worth: &[pb::RuleAssurance]) -> String {
         return String::new();
     }
     let rows = worth.iter().map(|judged| {
-        let kept = if judged.broken { "NOT KEPT" } else { "" };
+        let kept = if judged.broken { "NOT ENFORCED" } else { "" };
         [judged.rule.clone(), judged.effect.clone(), judged.assurance.clone(), kept.to_owned(), judged.detail.clone()]
     });
     format!("\n{}", table::table(["RULE", "EFFECT", "ON THIS NODE", "", "WHY"], rows))

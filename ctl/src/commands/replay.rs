@@ -8,6 +8,7 @@ pub(super) mod compare;
 pub(super) mod found;
 mod recording;
 mod replayed;
+pub(super) mod under;
 mod verdicts;
 
 use super::{Place, events, export, file_name, read_policy};

@@ -81,3 +81,23 @@ fn it_is_known_whether_failsafe_ended_a_run() {
     assert_eq!(end(&[(1, rule("a"), &[Freeze])]), (false, Some(1)));
     assert_eq!(end(&[(1, rule("a"), &[Freeze]), (1, operator(), &[Thaw])]), (false, None));
 }
+
+#[test]
+fn an_incident_began_with_its_decision_and_not_with_the_oldest_value_that_led_to_it() {
+    let mut record = decision(1, 900_000_000, rule("no-step"), vec![Action::Notify], vec![]);
+    let Record::Decision { decision: decided, .. } = &mut record else { panic!() };
+    let old = failsafe_core::decision::Observation {
+        seq: 1,
+        at: failsafe_core::MonoTime(1_000),
+        subject: failsafe_core::Subject::Run(run_id()),
+        kind: failsafe_core::Kind::Metric("loss".into()),
+        value: failsafe_core::Value::Integer(2),
+        repeats: 0,
+    };
+    decided.values = vec![old];
+    let at = decided.at;
+    let mut log = Log::started();
+    log.add(900_000_000, record);
+    let briefs = briefs(&log.entries);
+    assert_eq!(briefs[0].opened_by().began().0, at);
+}

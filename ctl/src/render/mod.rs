@@ -13,6 +13,7 @@ pub mod json;
 pub mod policy;
 pub mod policy_test;
 pub mod reference;
+pub mod replayed;
 pub mod runs;
 pub mod table;
 pub mod time;

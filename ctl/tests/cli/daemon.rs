@@ -232,7 +232,7 @@ fn a_refusal_that_the_kernel_does_not_keep_fails_the_check_of_a_node() {
         assert_eq!(output.status.code(), Some(code), "{}", err(&output));
         let text = out(&output);
         assert!(text.contains("no-shadow") && text.contains(&judged(broken).assurance), "{text}");
-        assert_eq!(text.contains("NOT KEPT"), broken, "{text}");
+        assert_eq!(text.contains("NOT ENFORCED"), broken, "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
         assert!(!out(&fake.ctl("policy check p.toml")).contains("no-shadow"), "only asked for with --node");
         assert_eq!(json(&fake.ctl("policy check p.toml -o json"))["node"]["rules"][0]["broken"], broken);

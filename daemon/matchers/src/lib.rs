@@ -16,6 +16,7 @@ pub mod egress;
 pub mod fold;
 pub mod hosts;
 pub mod keys;
+pub mod recorded;
 pub mod rejudge;
 pub mod rules;
 #[cfg(any(test, feature = "strategies"))]

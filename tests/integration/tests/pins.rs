@@ -91,7 +91,7 @@ fn without_pins_the_node_its_health_and_its_runs_report_what_is_not_enforced() -
 
         let file = node.policy("bounded", BOUNDED)?.display().to_string();
         let checked = node.ctl(["policy", "check", "--node", &file])?.expect(1)?;
-        ensure!(checked.out.contains("on_dead_daemon") && checked.out.contains("NOT KEPT"), "{checked:?}");
+        ensure!(checked.out.contains("on_dead_daemon") && checked.out.contains("NOT ENFORCED"), "{checked:?}");
         let strict = BOUNDED.replace("owner", "on_dead_daemon = \"deny-egress\"\nowner");
         let strict = node.policy("strict", &strict)?.display().to_string();
         let refused = node.ctl(["run", "-p", &strict, "--user", "nobody", "--", "true"])?.expect(1)?;

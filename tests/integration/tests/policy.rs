@@ -80,7 +80,7 @@ fn a_refusal_that_this_kernel_does_not_keep_is_no_start_unless_the_policy_says_t
             integration::skip("this kernel keeps every refusal");
             return Ok(());
         }
-        ensure!(check.out.contains("NOT KEPT") && check.out.contains("no lsm/capable"), "{check:?}");
+        ensure!(check.out.contains("NOT ENFORCED") && check.out.contains("no lsm/capable"), "{check:?}");
         let run = node.ctl(["run", "-p", &refused, "--user", "nobody", "--", "true"])?.expect(1)?;
         ensure!(run.err.contains("no-unload") && run.err.contains("not blocked-in-kernel"), "{run:?}");
         let taken = node.policy("lax", &policy("on_blind = \"continue\"\n"))?.display().to_string();

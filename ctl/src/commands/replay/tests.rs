@@ -23,7 +23,7 @@ fn judge(file: &Path, other: Option<Policy>, under: Option<String>) -> Result<Re
     judge_against(file, under, |_| Ok(Audit::skipped("there is none in this test")))
 }
 
-const POLICY: &str = r#"
+pub(super) const POLICY: &str = r#"
 [policy]
 name = "p"
 owner = "o"
@@ -35,12 +35,12 @@ when = { signal = "metric.loss", above = 10.0 }
 actions = ["freeze"]
 "#;
 
-fn policy(bound: &str) -> Policy {
+pub(super) fn policy(bound: &str) -> Policy {
     parse("p", &POLICY.replace("10.0", bound)).unwrap()
 }
 
 /// What a run whose loss takes these values does, second by second: inputs and decisions as the daemon records them.
-fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
+pub(super) fn recorded(losses: &[f64]) -> (Run, Vec<Recorded>) {
     let policy = policy("10.0");
     let id: RunId = crate::testing::RUN.parse().unwrap();
     let run = Run {
@@ -88,13 +88,13 @@ fn decided(run: &Run, from: u64, losses: &[f64]) -> Vec<Recorded> {
     out
 }
 
-struct File {
+pub(super) struct File {
     _dir: tempfile::TempDir,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 /// Writes a recording; `finish`: with its end mark.
-fn write(run: &Run, entries: &[Recorded], finish: bool) -> File {
+pub(super) fn write(run: &Run, entries: &[Recorded], finish: bool) -> File {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.fsrec");
     let header = json!({
@@ -113,7 +113,7 @@ fn write(run: &Run, entries: &[Recorded], finish: bool) -> File {
     File { _dir: dir, path }
 }
 
-const LOSSES: &[f64] = &[2.0, 12.0, 3.0, f64::NAN, 15.0, 2.0];
+pub(super) const LOSSES: &[f64] = &[2.0, 12.0, 3.0, f64::NAN, 15.0, 2.0];
 
 #[test]
 fn a_recording_replays_to_the_same_decisions() {

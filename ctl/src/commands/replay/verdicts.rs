@@ -65,6 +65,12 @@ impl Counts {
         out
     }
 
+    /// Verdicts that are as recorded, in lines.
+    pub(super) fn kept_lines(&self) -> Vec<String> {
+        let line = |(why, n): (&Unknown, &u64)| format!("{n} verdicts, kept as recorded: {}", words(*why));
+        self.kept.iter().map(line).collect()
+    }
+
     pub(super) fn json(&self) -> Json {
         let kept = self.kept.iter().map(|(why, n)| json!({ "events": n, "why": words(*why) }));
         json!({

@@ -195,3 +195,19 @@ fn two_runs_of_a_test_with_noise_are_the_same() {
     assert!(!a.decisions.is_empty());
     assert_eq!(a.decisions, b.decisions);
 }
+
+/// A run that was thawed shortly before the time was over must have the time to report: no false alarm.
+#[test]
+fn the_time_of_absent_begins_anew_with_a_thaw() {
+    let policy = "[[rule]]\nid = \"no-step\"\nrationale = \"x\"\nwhen = { signal = \"metric.step\", absent = \"5m\" }\n\
+                  actions = [\"notify\"]\n";
+    let operator = |at: &str, what: &str| format!("[[test.input]]\nat = \"{at}\"\noperator = \"{what}\"\n");
+    let step = "[[test.input]]\nsignal = \"metric.step\"\nvalue = 1\n";
+    let test =
+        format!("length = \"30m\"\nexpect = \"none\"\n{step}{}{}", operator("4m", "freeze"), operator("20m", "thaw"));
+    let (thawed, _) = ran(policy, &test);
+    // It counts from the last tick at which the run was frozen.
+    assert_eq!(times(&thawed), [25 * 60 - 1], "neither while it is frozen, nor at once after the thaw");
+    let (running, _) = ran(policy, &format!("length = \"30m\"\nexpect = \"none\"\n{step}"));
+    assert_eq!(times(&running), [5 * 60]);
+}

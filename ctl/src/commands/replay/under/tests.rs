@@ -1,0 +1,71 @@
+//! Recorded runs under another policy.
+
+use super::*;
+use crate::commands::replay::tests::{LOSSES, POLICY, policy, recorded, write};
+use failsafe_core::policy::parse::parse;
+
+fn under(text: &str, losses: &[f64]) -> (Compared, String) {
+    let (run, entries) = recorded(losses);
+    let file = write(&run, &entries, true);
+    let other = parse("new.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let mut all = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    assert_eq!(all.len(), 1);
+    let shown = replayed::text("new.toml", &other, &all);
+    (all.remove(0), shown)
+}
+
+fn bound(bound: &str) -> String {
+    POLICY.replace("10.0", bound)
+}
+
+#[test]
+fn the_same_rules_decide_the_same_and_everything_is_recorded() {
+    let (one, shown) = under(&bound("11.0"), LOSSES);
+    assert!(!one.differs() && one.is_whole(), "{shown}");
+    assert!(shown.contains("1 recording: 2 same, 0 added, 0 removed, 0 earlier, 0 later; 0 not recorded"), "{shown}");
+}
+
+#[test]
+fn decisions_are_added_removed_earlier_or_later() {
+    let (one, shown) = under(&bound("14.0"), LOSSES);
+    assert!(one.differs() && shown.contains("removed       +"), "{shown}");
+    let (_, shown) = under(&bound("2.5"), &[1.0, 3.0, 12.0, 12.0]);
+    assert!(shown.contains("earlier       +") && shown.contains("(-"), "{shown}");
+    let (_, shown) = under(&bound("20.0"), &[1.0, 12.0, 30.0, 30.0]);
+    assert!(shown.contains("later         +") && shown.contains("(+"), "{shown}");
+    let renamed = bound("10.0").replace("\"diverged\"", "\"exploded\"");
+    let (_, shown) = under(&renamed, LOSSES);
+    assert!(shown.contains("added         +") && shown.contains("removed       +"), "{shown}");
+}
+
+#[test]
+fn what_the_recording_does_not_contain_is_not_recorded_and_not_no_decision() {
+    let more = "[[rule]]\nid = \"secrets\"\nrationale = \"x\"\nwhen = { event = \"open\", path = \"/etc/shadow\" }\nactions = [\"freeze\"]\n\
+                [[rule]]\nid = \"kl\"\nrationale = \"x\"\nwhen = { signal = \"metric.kl\", above = 5 }\nactions = [\"notify\"]\n\
+                [[rule]]\nid = \"flood\"\nrationale = \"x\"\nwhen = { signal = \"process.count\", above = 5 }\nactions = [\"notify\"]\n";
+    let (one, shown) = under(&format!("{POLICY}{more}"), LOSSES);
+    assert!(!one.is_whole());
+    for line in [
+        "rule secrets: event open, path = /etc/shadow: the recorded policy has no rule on such events, so they are not reported",
+        "rule kl: metric.kl: the run did not report it",
+        "rule flood: process.count: the recording has no value of it",
+        "what is not recorded may have happened",
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
+    assert!(!shown.contains("diverged: metric.loss"), "{shown}");
+}
+
+#[test]
+fn a_recording_that_is_cut_off_does_not_answer_for_what_came_after() {
+    let (run, entries) = recorded(LOSSES);
+    let file = write(&run, &entries, false);
+    let mut bytes = std::fs::read(&file.path).unwrap();
+    bytes.truncate(bytes.len() - 3);
+    std::fs::write(&file.path, bytes).unwrap();
+    let other = policy("11.0");
+    let all = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    assert!(!all[0].is_whole());
+    let value = replayed::json("new.toml", &other, &all);
+    assert_eq!((value["whole"].as_bool(), value["recordings"][0]["same"].as_u64()), (Some(false), Some(1)), "{value}");
+}
