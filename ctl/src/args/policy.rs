@@ -17,6 +17,9 @@ pub enum PolicyCommand {
     Test(PolicyTestArgs),
     /// Judge recorded runs by another policy: decisions added, removed, earlier, later.
     Replay(PolicyReplayArgs),
+    /// Print the JSON schema of policy files, for editors.
+    #[command(after_help = "Example:\n  failsafectl policy schema > policy.schema.json")]
+    Schema,
     /// List the named policies of this node.
     #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
     List(Output),

@@ -85,6 +85,7 @@ pub fn dispatch(args: Args) -> Result<Exit, Fail> {
             PolicyCommand::Would(args) => policy::would::would(&args),
             PolicyCommand::Test(args) => policy::test::test(&args),
             PolicyCommand::Replay(args) => replay::under::replay(place, &args),
+            PolicyCommand::Schema => policy::schema(),
             PolicyCommand::List(output) => named::list(place, output),
             PolicyCommand::Show { name, output } => named::show(place, &name, output),
         },

@@ -77,6 +77,12 @@ pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, F
     Ok(if args.node && (broken || matches!(node, Node::Refuses(_))) { Exit::Error } else { Exit::Done })
 }
 
+/// Prints the schema of policy files.
+pub(super) fn schema() -> Result<Exit, Fail> {
+    print(&json::text(&failsafe_core::policy::schema::schema()))?;
+    Ok(Exit::Done)
+}
+
 /// The policy of a file, for a command that needs nothing but it; its mistakes are printed.
 fn read_valid(path: &Path) -> Result<Policy, Fail> {
     let (file, text) = read(path)?;

@@ -17,6 +17,7 @@ pub mod metric;
 pub mod mistakes;
 pub mod parse;
 mod raw;
+pub mod schema;
 pub mod tree;
 pub mod truth;
 
