@@ -42,6 +42,11 @@ rationale = "x"
 when = { all = [{ signal = "metric.loss", detect = "robust-z" }, { signal = "metric.loss", detect = "cusum" }, { signal = "metric.loss", detect = "page-hinkley", over = "all" }, { signal = "metric.loss", detect = "identical" }, { signal = "metric.loss", detect = { method = "stall", after = "1h" } }, { signal = "memory.used", detect = "collapse" }, { signal = "gpu.temperature", detect = "collapse" }] }
 actions = ["freeze"]
 [[rule]]
+id = "more-detectors"
+rationale = "x"
+when = { all = [{ signal = "metric.loss", detect = "ewma-band" }, { signal = "metric.loss", detect = { method = "adwin", clock = 1 } }, { signal = "metric.loss", detect = { method = "ks", reference = 20, window = 20 } }, { signal = "metric.loss", detect = { method = "psi", reference = 20, bins = 4, window = 20 } }, { signal = "metric.loss", detect = { method = "plateau", window = 20 } }, { signal = "metric.loss", detect = { method = "quantile", limit = 1000, over = "1s" } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1s", over = "30s" } }] }
+actions = ["freeze"]
+[[rule]]
 id = "tree-gpu"
 rationale = "x"
 when = { all = [{ signal = "gpu.temperature", above = "200 C" }, { signal = "metric.loss", above = 1000 }], warm_up = "10s" }

@@ -11,8 +11,8 @@ pub(super) const SPEC: Spec = Spec {
     name: "cusum",
     finds: "has moved from its slow average and stays there, even by little (one-sided cumulative sum, CUSUM)",
     params: &[
-        Param::number("limit", (30.0, 1.0, 10_000.0), "sum of standard deviations from which the test holds"),
-        Param::number("drift", (1.0, 0.0, 10.0), "standard deviations that are subtracted for each value"),
+        Param::number("limit", (14.0, 1.0, 10_000.0), "sum of standard deviations from which the test holds"),
+        Param::number("drift", (1.3, 0.0, 10.0), "standard deviations that are subtracted for each value"),
         Param::number("cap", (4.0, 0.5, 1_000.0), "standard deviations that one value adds at most"),
         Param::number("fading", (0.005, 0.000_01, 0.5), "weight of a new value in the reference"),
         Param::count("after", (1_000, 10, 1_000_000), "values from which the reference is made first"),

@@ -12,11 +12,18 @@
 //! finite are not given to it; it uses only arithmetic that is the same on every machine, so that a replay finds the same. Who changes
 //! what a detector finds changes what the engine decides: see [`crate::replay::ENGINE`].
 
+mod adwin;
 mod collapse;
 mod cusum;
+mod ewma_band;
 mod identical;
+mod ks;
+mod leak;
 mod page_hinkley;
 mod param;
+mod plateau;
+mod psi;
+mod quantile;
 mod ring;
 mod robust_z;
 mod stall;
@@ -31,8 +38,21 @@ use crate::{
 use std::{collections::BTreeMap, fmt};
 
 /// Every method, in the order of the reference.
-pub const ALL: &[&Spec] =
-    &[&robust_z::SPEC, &cusum::SPEC, &page_hinkley::SPEC, &collapse::SPEC, &identical::SPEC, &stall::SPEC];
+pub const ALL: &[&Spec] = &[
+    &robust_z::SPEC,
+    &ewma_band::SPEC,
+    &cusum::SPEC,
+    &page_hinkley::SPEC,
+    &adwin::SPEC,
+    &ks::SPEC,
+    &psi::SPEC,
+    &collapse::SPEC,
+    &plateau::SPEC,
+    &identical::SPEC,
+    &stall::SPEC,
+    &quantile::SPEC,
+    &leak::SPEC,
+];
 
 /// The memory that the detectors of one policy may need for each series.
 pub const MAX_BYTES: usize = 256 * 1024;

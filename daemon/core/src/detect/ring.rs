@@ -46,6 +46,12 @@ impl Ring {
     pub(super) fn is_full(&self) -> bool {
         self.values.len() >= self.most
     }
+
+    /// Oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = f64> + Clone {
+        let (newer, older) = self.values.split_at(self.oldest.min(self.values.len()));
+        older.iter().chain(newer).copied()
+    }
 }
 
 /// The last values in the order of their size.
@@ -78,6 +84,10 @@ impl Sorted {
         }
         let at = self.sorted.partition_point(|other| *other < value);
         self.sorted.insert(at, value);
+    }
+
+    pub(super) fn sorted(&self) -> &[f64] {
+        &self.sorted
     }
 
     pub(super) fn median(&self) -> f64 {

@@ -10,7 +10,7 @@ const INDEX: &str = include_str!("../../../../docs/policy-index.md");
 fn smallest(spec: &'static Spec) -> Detect {
     let given = |param: &Param| match &param.range {
         Range::Level => Given::Number(Real(10.0)),
-        Range::Count { least, .. } if param.name == "window" => Given::Count(*least),
+        Range::Count { least, .. } if ["window", "reference", "bins"].contains(&param.name) => Given::Count(*least),
         Range::Time { default: None, least, .. } => Given::Time(*least),
         _ => param.default().unwrap(),
     };
