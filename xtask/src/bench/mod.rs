@@ -5,6 +5,7 @@
 
 mod beside;
 mod core;
+mod detectors;
 mod discover;
 mod events;
 mod floor;
@@ -59,6 +60,8 @@ enum Name {
     LogStart,
     /// Rules judged in a second and allocations for each input; two replays of a million random inputs
     Core,
+    /// False alarms and delays of detectors on real training curves, beside river's
+    Detectors,
     /// From the creation of a cgroup that discovery matches to its policy in force
     Discover,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
@@ -74,6 +77,10 @@ pub fn run(args: &Args) -> Result<()> {
     // It measures the core alone: no daemon is built for it.
     if let Name::Core = args.name {
         core::run(args)?.print();
+        return Ok(());
+    }
+    if let Name::Detectors = args.name {
+        detectors::run(args)?.print();
         return Ok(());
     }
     let mut cargo = shell::cargo();
@@ -94,6 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Discover => discover::run(args)?,
         Name::Overhead => overhead::run(args)?,
         Name::Core => core::run(args)?,
+        Name::Detectors => detectors::run(args)?,
     };
     report.print();
     Ok(())
