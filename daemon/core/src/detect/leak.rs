@@ -10,7 +10,7 @@ pub(super) const SPEC: Spec = Spec {
     name: "leak",
     finds: "grows so that it reaches its limit soon",
     params: &[
-        Param { name: "limit", what: "what it must not reach, such as the memory that there is", range: Range::Level },
+        Param { name: "limit", what: "what it must not reach", range: Range::Level },
         Param {
             name: "within",
             what: "the time until then at most",

@@ -14,7 +14,7 @@ pub(super) const SPEC: Spec = Spec {
         Param::number("quantile", (0.99, 0.0, 1.0), "which: 0.5 is the median"),
         Param {
             name: "over",
-            what: "the time; values up to twice as old count, too",
+            what: "the time; values up to twice as old count",
             range: Range::Time {
                 default: Some(Span::from_secs(300)),
                 least: Span::from_secs(1),
