@@ -123,6 +123,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         lineages: Lineages::new(&config.state_dir),
         gates: Gates::default(),
         attestor: Attestor::new(&config, base.keys.clone())?,
+        proofs: crate::api::proofs(),
         discovery: Arc::default(),
         config,
     });

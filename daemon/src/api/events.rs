@@ -44,12 +44,22 @@ impl v1::event_service_server::EventService for Events {
             until_ns: time(until_ns),
         };
         let query = Query { from, filter, tail: tail.map(|n| n as usize), tail_of: None };
-        let work = self.0.work(peer.share()).clone();
-        let growth = follow.then(|| work.growth());
-        let source = Log { context: self.0.clone(), who, query, reader: None, visible: BTreeMap::new() };
-        let follow = Follow { work, peer, unread: self.0.config.limits.unread(), growth };
-        Ok(Response::new(follow.stream(source)))
+        Ok(Response::new(stream(&self.0, who, peer, query, follow)))
     }
+}
+
+/// Sends the entries that a client may read; with `follow`, also those that come later.
+pub(super) fn stream(
+    context: &Arc<Context>,
+    who: Principal,
+    peer: Arc<Peer>,
+    query: Query,
+    follow: bool,
+) -> Answer<v1::Record> {
+    let work = context.work(peer.share()).clone();
+    let growth = follow.then(|| work.growth());
+    let source = Log::new(context.clone(), who, query);
+    Follow { work, peer, unread: context.config.limits.unread(), growth }.stream(source)
 }
 
 impl Events {
@@ -61,7 +71,7 @@ impl Events {
 }
 
 /// The log as one client reads it.
-struct Log {
+pub(super) struct Log {
     context: Arc<Context>,
     who: Principal,
     query: Query,
@@ -69,11 +79,46 @@ struct Log {
     visible: BTreeMap<String, bool>,
 }
 
+/// Entries that a client may read.
+pub(super) struct Page {
+    pub items: Vec<v1::Record>,
+    /// Whether there may be more now.
+    pub more: bool,
+    /// The index behind the last entry that was looked at.
+    pub behind: Option<u64>,
+}
+
 impl Source for Log {
     type Item = v1::Record;
 
     fn next(&mut self, bounds: &Bounds) -> Result<Batch<v1::Record>, Status> {
-        let (mut items, mut bytes) = (Vec::new(), 0);
+        let Page { items, more, .. } = self.page(bounds, usize::MAX)?;
+        Ok(Batch { items, more })
+    }
+}
+
+impl Log {
+    /// What `query` finds, as `who` may read it.
+    pub(super) fn new(context: Arc<Context>, who: Principal, query: Query) -> Log {
+        Log { context, who, query, reader: None, visible: BTreeMap::new() }
+    }
+
+    /// The bytes of entry `index`, where the query begins, if it is there and this client may read it.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn entry(&mut self, index: u64) -> Result<Option<Vec<u8>>, Status> {
+        let found = Search::open(self.context.log.path(), self.query.clone()).map_err(unreadable)?.next();
+        let found = found.transpose().map_err(unreadable)?;
+        Ok(found.filter(|entry| entry.index == index && self.may_read(entry)).map(|entry| entry.bytes.to_vec()))
+    }
+
+    /// The next entries, at most `most` and within `bounds`.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn page(&mut self, bounds: &Bounds, most: usize) -> Result<Page, Status> {
+        let (mut items, mut bytes, mut behind) = (Vec::new(), 0, None);
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => {
@@ -82,23 +127,23 @@ impl Source for Log {
             }
         };
         let mut more = true;
-        while more && !bounds.are_reached(bytes) {
+        while more && items.len() < most && !bounds.are_reached(bytes) {
             match reader.next() {
-                Some(Ok(entry)) if self.may_read(&entry) => {
-                    bytes += entry.bytes.len();
-                    items.push(record(entry));
+                Some(Ok(entry)) => {
+                    behind = Some(entry.index.saturating_add(1));
+                    if self.may_read(&entry) {
+                        bytes += entry.bytes.len();
+                        items.push(record(entry));
+                    }
                 }
-                Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(unreadable(error)),
                 None => more = false,
             }
         }
         self.reader = Some(reader);
-        Ok(Batch { items, more })
+        Ok(Page { items, more, behind })
     }
-}
 
-impl Log {
     /// The runs of which a client that is no administrator may read entries: those that its `tail` counts.
     fn readable(&self) -> Option<BTreeSet<String>> {
         if self.who.admin || self.query.tail.is_none() {

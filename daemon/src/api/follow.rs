@@ -59,6 +59,11 @@ impl Bounds {
         Bounds { until: Instant::now() + SLICE, bytes: BATCH }
     }
 
+    /// Other bounds than those of a stream's batch.
+    pub(super) fn of(time: Duration, bytes: usize) -> Bounds {
+        Bounds { until: Instant::now() + time, bytes }
+    }
+
     /// Whether a batch of so many bytes is to be sent before more is read.
     pub fn are_reached(&self, bytes: usize) -> bool {
         bytes >= self.bytes || Instant::now() >= self.until

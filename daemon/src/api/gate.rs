@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 20] = [
+        const READS: [&str; 24] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
@@ -273,6 +273,10 @@ mod tests {
             "DiscoveryService/List",
             "DiscoveryService/Test",
             "MetricsService/Snapshot",
+            "LogService/GetCheckpoint",
+            "LogService/ListEntries",
+            "LogService/ProveConsistency",
+            "LogService/ProveInclusion",
             "PolicyService/Check",
             "PolicyService/List",
             "PolicyService/Show",

@@ -40,13 +40,15 @@ mod runs;
 mod serve;
 mod start;
 mod stored;
+mod transparency;
 mod work;
 
 pub use attestation::Attestor;
-pub use limits::Share;
+pub use limits::{Limit, Share};
 pub use reset::Resets;
 pub use restart_gate::Gates;
 pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
+pub use transparency::limit as proofs;
 
 use crate::{
     attest::NodeFacts,
@@ -109,6 +111,8 @@ pub struct Context {
     pub gates: Gates,
     /// What fingerprints are read and signed with.
     pub attestor: Attestor,
+    /// Proofs of the log that are being made.
+    pub proofs: Arc<Limit>,
     /// What discovery found.
     pub discovery: Arc<Discovered>,
 }

@@ -163,7 +163,13 @@ pub(super) fn limits(context: &Context) -> Vec<v1::Limit> {
         refused: usage.refused,
         waited: usage.waited,
     };
-    context.lanes.usage().into_iter().chain([context.attestor.usage(), commands]).map(one).collect()
+    context
+        .lanes
+        .usage()
+        .into_iter()
+        .chain([context.attestor.usage(), context.proofs.usage(), commands])
+        .map(one)
+        .collect()
 }
 
 pub(super) fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {

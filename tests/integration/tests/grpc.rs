@@ -61,7 +61,9 @@ fn reflection_describes_every_service() -> Result<()> {
             let listed = answers.message().await?.and_then(|a| a.message_response).context("a list")?;
             let MessageResponse::ListServicesResponse(listed) = listed else { bail!("{listed:?}") };
             let names: Vec<&str> = listed.service.iter().map(|s| s.name.as_str()).collect();
-            for service in ["RunService", "PolicyService", "EventService", "NodeService", "AttestationService"] {
+            for service in
+                ["RunService", "PolicyService", "EventService", "NodeService", "AttestationService", "LogService"]
+            {
                 ensure!(names.contains(&format!("failsafe.v1.{service}").as_str()), "{service} is not in {names:?}");
             }
             ensure!(names.contains(&"grpc.health.v1.Health"), "{names:?}");

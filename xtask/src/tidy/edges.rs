@@ -106,7 +106,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "integration",
         may: &["failsafe-core", "failsafe-ebpf", "failsafe-journal", "failsafe-proto", "nvml-sim", "workloads"],
-        tests_may: &[],
+        tests_may: &["failsafe-tlog"],
         never: &[],
     },
     // What runs inside knows nothing of failsafe; its tests start nodes.

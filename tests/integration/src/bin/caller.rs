@@ -6,7 +6,8 @@
 //! caller --inherited CMD    sends one command on the connection that is its standard input
 //! ```
 //!
-//! Commands: `list`, `cordon`, `start NAME`, `control RUN freeze|thaw|kill`, `abandon MICROSECONDS CMD` (drops the request after that
+//! Commands: `entries FROM LIMIT` (indices, `next` and `end` of a page), `prove ENTRY`, `checkpoint`, `extends` (the latest checkpoint
+//! itself), `list`, `cordon`, `start NAME`, `control RUN freeze|thaw|kill`, `abandon MICROSECONDS CMD` (drops the request after that
 //! time), `post CMD` (sends it and waits for no answer), `pass CGROUP CMD` (a child in that cgroup sends it on this connection),
 //! `hold` (a child holds this connection open), `become PROGRAM` (executes it, with the connection open).
 
@@ -122,12 +123,31 @@ impl Client {
         let words: Vec<&str> = line.split(' ').collect();
         let channel = self.channel().await?;
         let mut runs = v1::run_service_client::RunServiceClient::new(channel.clone());
-        let mut node = v1::node_service_client::NodeServiceClient::new(channel);
+        let mut node = v1::node_service_client::NodeServiceClient::new(channel.clone());
+        let mut log = v1::log_service_client::LogServiceClient::new(channel);
         let reason = "the test wants it".to_owned();
         Ok(match words.as_slice() {
             ["list"] => shown(runs.list(v1::ListRequest { all: false }).await, |list| {
                 list.runs.into_iter().map(|run| run.name).collect::<Vec<_>>().join(" ")
             }),
+            ["entries", from, limit] => {
+                let (from, limit) = (from.parse()?, limit.parse()?);
+                let request = v1::ListEntriesRequest { from, limit, ..Default::default() };
+                shown(log.list_entries(request).await, |page| {
+                    let indices: Vec<String> = page.entries.iter().map(|entry| entry.index.to_string()).collect();
+                    format!("{} next {} end {}", indices.join(","), page.next, page.end)
+                })
+            }
+            ["prove", entry] => {
+                let request = v1::ProveInclusionRequest { entry: entry.parse()? };
+                shown(log.prove_inclusion(request).await, |proof| proof.leaf.to_string())
+            }
+            ["checkpoint"] => shown(log.get_checkpoint(v1::GetCheckpointRequest {}).await, |it| it.entries.to_string()),
+            ["extends"] => {
+                let latest = log.get_checkpoint(v1::GetCheckpointRequest {}).await?.into_inner().checkpoint;
+                let request = v1::ProveConsistencyRequest { old_checkpoint: latest, new_checkpoint: Vec::new() };
+                shown(log.prove_consistency(request).await, |proof| proof.old_size.to_string())
+            }
             ["cordon"] => {
                 shown(node.cordon(v1::OrderRequest { gpu: String::new(), reason }).await, |_| "cordoned".into())
             }
