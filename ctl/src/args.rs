@@ -15,7 +15,7 @@ pub use attest::{
 };
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
-pub use log::{ConsistencyArgs, LogCommand, LogOut};
+pub use log::{ArchiveArgs, ConsistencyArgs, LogCommand, LogOut};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};

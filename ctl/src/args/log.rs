@@ -10,16 +10,20 @@ pub enum LogCommand {
     /// Verify the whole log without the daemon: framing, checksums, canonical form, hash links, and the signed checkpoints.
     #[command(
         after_help = "Examples:\n  failsafectl log verify\n  failsafectl log verify --checkpoint last-week.checkpoint --keys trusted.keys\n  \
-                            failsafectl log verify --file copy.log"
+                            failsafectl log verify --file copy.log\n  failsafectl log verify --archive /backup/node7 --keys trusted.keys"
     )]
     Verify {
         /// Verify this log file only, for example one that was copied. Its tree is not compared with checkpoints.
         #[arg(long, conflicts_with_all = ["checkpoint", "keys"])]
         file: Option<PathBuf>,
+        /// Verify this archive, which `log archive` made: segments, checkpoints and tiles.
+        #[arg(long, value_name = "DIR", conflicts_with = "file")]
+        archive: Option<PathBuf>,
         /// Verify also that the log extends this earlier checkpoint. Can be repeated.
         #[arg(long, value_name = "FILE")]
         checkpoint: Vec<PathBuf>,
-        /// The public keys that may have signed checkpoints. Default: those that the daemon wrote to the state folder.
+        /// The public keys that may have signed checkpoints. Default: those that the daemon wrote to the state folder, or those in
+        /// the archive.
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
         #[command(flatten)]
@@ -34,6 +38,8 @@ pub enum LogCommand {
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
     },
+    /// Copy the sealed segments of the log, its checkpoints and its tiles to a folder; again, to add what is new.
+    Archive(ArchiveArgs),
     /// Prove and verify that the log of a newer checkpoint extends an older one.
     Consistency(ConsistencyArgs),
     /// Write a proof that an entry is in the log: the entry, its inclusion proof and a signed checkpoint in one file.
@@ -71,6 +77,23 @@ pub struct LogOut {
     /// Replace the file if it exists. A symbolic link is never replaced.
     #[arg(long)]
     pub force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `log archive`.
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  failsafectl log archive /backup/node7\n  failsafectl log verify --archive /backup/node7 --keys trusted.keys"
+)]
+pub struct ArchiveArgs {
+    /// The folder of the archive. It is made if it does not exist.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The public keys that may have signed the checkpoints. Default: those that the daemon wrote to the state folder.
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,6 @@
 //! `log`: the audit log as a transparency log, offline: verification, checkpoints and proofs.
 
+mod archive;
 mod checkpoint;
 mod consistency;
 pub(super) mod keys;
@@ -16,9 +17,13 @@ use std::{fs, io::Read, path::Path};
 
 pub(super) fn log(place: &Place<'_>, what: &LogCommand) -> Result<Exit, Fail> {
     match what {
-        LogCommand::Verify { file, checkpoint, keys, output } => {
+        LogCommand::Verify { archive: Some(dir), checkpoint, keys, output, .. } => {
+            verify::archive(place, dir, checkpoint, keys.as_deref(), *output)
+        }
+        LogCommand::Verify { file, checkpoint, keys, output, .. } => {
             verify::verify(place, file.as_deref(), checkpoint, keys.as_deref(), *output)
         }
+        LogCommand::Archive(args) => archive::archive(place, args),
         LogCommand::Checkpoint { out, keys } => checkpoint::checkpoint(place, out, keys.as_deref()),
         LogCommand::Consistency(args) => consistency::consistency(place, args),
         LogCommand::Prove { entry, checkpoint, out } => prove::prove(place, *entry, checkpoint.as_deref(), out),

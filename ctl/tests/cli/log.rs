@@ -6,8 +6,8 @@ use failsafe_attest::PublicKey;
 use failsafe_journal::{
     AuditLog, Draft, Stamp,
     frame::{header_at, push_frame},
-    segments::{REMOVED_FILE, Removed},
-    storage::{Layout, LogFolder},
+    segments::{REMOVED_FILE, Removed, sealed, segment_path},
+    storage::{Layout, LogFolder, Retention},
 };
 use failsafe_tlog::{Checkpoint, Keys, Signer, VerifierKey};
 use std::{
@@ -34,6 +34,10 @@ fn signer(seed: u8) -> TestSigner {
     TestSigner(key, public)
 }
 
+fn now() -> Stamp {
+    Stamp { wall_ns: 1, mono_ns: 2, boot_id: "b".into() }
+}
+
 pub struct State(tempfile::TempDir);
 
 impl State {
@@ -49,17 +53,36 @@ impl State {
         state
     }
 
-    pub fn write(&self, text: &str, entries: u64) {
+    fn open(&self, retention: Retention) -> AuditLog<LogFolder> {
         let checkpoint = Some((self.path("log.checkpoint"), Keys::of(vec![signer(1).1])));
         let layout = Layout {
             segment_bytes: 4_096,
             reserve_bytes: 0,
             heads: vec![self.path("head.json")],
+            retention,
             checkpoint,
             ..Layout::default()
         };
-        let now = Stamp { wall_ns: 1, mono_ns: 2, boot_id: "b".into() };
-        let mut log = AuditLog::open(LogFolder::open(&self.path("audit"), layout).unwrap(), &now).unwrap().0;
+        AuditLog::open(LogFolder::open(&self.path("audit"), layout).unwrap(), &now()).unwrap().0
+    }
+
+    /// Has retention remove this many segments.
+    pub fn remove_segments(&self, n: usize) {
+        let segments: Vec<u64> = sealed(&self.path("audit"))
+            .into_iter()
+            .map(|first| fs::metadata(segment_path(&self.path("audit"), first)).unwrap().len())
+            .collect();
+        let log = fs::metadata(self.path("audit/audit.log")).unwrap().len();
+        let max_bytes = segments[n..].iter().sum::<u64>() + log;
+        let mut log = self.open(Retention { max_bytes, max_age_ns: u64::MAX });
+        log.retain(now(), &|_| false).unwrap();
+        log.sign(&signer(1), false).unwrap();
+        assert_eq!(sealed(&self.path("audit")).len(), segments.len() - n);
+    }
+
+    pub fn write(&self, text: &str, entries: u64) {
+        let now = now();
+        let mut log = self.open(Retention::default());
         for n in 0..entries {
             log.append(&Draft::new("run", now.clone(), serde_json::json!({ "n": n, "text": text }))).unwrap();
             log.commit().unwrap();

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod archive;
 mod cleanup;
 mod consistency;
 mod daemon;

@@ -23,6 +23,7 @@
 //! - No async runtime: this crate has no tokio, and its only thread is the one of [`group::AuditWriter`].
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod canonical;
 pub mod clock;
 pub mod entry;

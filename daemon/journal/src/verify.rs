@@ -153,7 +153,7 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
     let mut looks = 3;
     loop {
         let removed = removal::read(dir);
-        let report = verify_behind(dir, removed.clone(), head, claims)?;
+        let report = verify_behind(dir, removed.clone(), head, claims, true)?;
         looks -= 1;
         if looks == 0 || removal::read(dir) == removed {
             return Ok(report);
@@ -161,18 +161,28 @@ pub fn verify_claims(dir: &Path, head: Option<Head>, claims: &[Claim]) -> Result
     }
 }
 
-/// [`verify_claims`], of what is left behind what was `removed`.
+/// [`verify_claims`], of the sealed segments alone: those of an archive.
+///
+/// # Errors
+/// As for [`verify`].
+pub fn verify_archive(dir: &Path, claims: &[Claim]) -> Result<Report, VerifyError> {
+    verify_behind(dir, removal::read(dir), None, claims, false)
+}
+
+/// [`verify_claims`], of what is left behind what was `removed`. Without the last file, only sealed segments are read.
 fn verify_behind(
     dir: &Path,
     removed: Result<Option<Removed>, String>,
     head: Option<Head>,
     claims: &[Claim],
+    last_file: bool,
 ) -> Result<Report, VerifyError> {
     let removed = match removed {
         Ok(removed) => removed,
         Err(why) => return Ok(Report::failed(Verdict::Segment(why))),
     };
-    let mut unstated = removed.clone();
+    // The entry that states it can be behind the last segment of an archive.
+    let mut unstated = removed.clone().filter(|_| last_file);
     let begin = removed.as_ref().map_or_else(Chain::default, Removed::end);
     let mut previous = removed.as_ref().map_or([0; 32], |removed| removed.last_summary);
     let mut chain = begin;
@@ -210,10 +220,18 @@ fn verify_behind(
             Err(why) => return Ok(Report { verdict: Verdict::Segment(why), ..report }),
         }
     }
-    let path = dir.join(LOG_FILE);
-    let storage = FileStorage::open_read_only(&path).map_err(VerifyError::Open)?;
-    let read = |source| VerifyError::Read { path: path.clone(), source };
-    let last = walk(Walker::continuing(storage, chain), look).map_err(read)?;
+    let last = match last_file {
+        true => {
+            let path = dir.join(LOG_FILE);
+            let storage = FileStorage::open_read_only(&path).map_err(VerifyError::Open)?;
+            let read = |source| VerifyError::Read { path: path.clone(), source };
+            walk(Walker::continuing(storage, chain), look).map_err(read)?
+        }
+        false => {
+            let verdict = if report.segments > 0 { Verdict::Ok } else { Verdict::Empty };
+            Report { entries: chain.next_index, head_hash: chain.head, ..Report::failed(verdict) }
+        }
+    };
     let (tree, fork) = compared.finish();
     let verdict = match (last.verdict, report.verdict) {
         (Verdict::Empty, before) if last.entries > 0 => before,

@@ -1,7 +1,7 @@
 //! The layout of c2sp.org/tlog-tiles: hashes of the tree in files of up to 256, and entries in bundles of up to 256.
 
 use crate::frontier::Frontier;
-use crate::hash::Hash;
+use crate::hash::{Hash, leaf_hash};
 
 /// Hashes or entries of a full tile.
 pub const WIDTH: u64 = 256;
@@ -158,4 +158,68 @@ pub fn decode_entries(bundle: &[u8]) -> Result<Vec<&[u8]>, BadTile> {
         rest = behind;
     }
     Ok(entries)
+}
+
+/// The tiles of a tree whose leaves pass by once, in memory that grows with the logarithm of the tree and one bundle of entries.
+#[derive(Debug, Default)]
+pub struct Builder {
+    /// Of each level, the tile that is not full yet, and its number.
+    levels: Vec<(Vec<Hash>, u64)>,
+    entries: Vec<Vec<u8>>,
+    bundles: u64,
+}
+
+/// One tile and its bytes; of an entry bundle that the format has no room for, the reason.
+pub type Made = (Tile, Result<Vec<u8>, BadTile>);
+
+impl Builder {
+    /// Without leaves.
+    #[must_use]
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// The next entry. Returns the tiles that are full with it.
+    pub fn push(&mut self, entry: Vec<u8>) -> Vec<Made> {
+        let mut made = Vec::new();
+        let mut hash = leaf_hash(&entry);
+        for level in 0..=MAX_LEVEL {
+            if self.levels.len() <= usize::from(level) {
+                self.levels.push((Vec::new(), 0));
+            }
+            let Some((hashes, number)) = self.levels.get_mut(usize::from(level)) else { break };
+            hashes.push(hash);
+            if (hashes.len() as u64) < WIDTH {
+                break;
+            }
+            made.push((Tile { kind: Kind::Hashes(level), number: *number, width: 256 }, Ok(hashes.concat())));
+            hash = root(hashes);
+            hashes.clear();
+            *number += 1;
+        }
+        self.entries.push(entry);
+        if self.entries.len() as u64 == WIDTH {
+            made.push(self.bundle(256));
+            self.entries.clear();
+            self.bundles += 1;
+        }
+        made
+    }
+
+    /// The tiles that are not full, at this size of the tree.
+    #[must_use]
+    pub fn partial(&self) -> Vec<Made> {
+        let width = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        let levels = self.levels.iter().zip(0_u8..).filter(|((hashes, _), _)| !hashes.is_empty());
+        let hashes = levels.map(|((hashes, number), level)| {
+            (Tile { kind: Kind::Hashes(level), number: *number, width: width(hashes.len()) }, Ok(hashes.concat()))
+        });
+        let bundle = (!self.entries.is_empty()).then(|| self.bundle(width(self.entries.len())));
+        hashes.chain(bundle).collect()
+    }
+
+    fn bundle(&self, width: u16) -> Made {
+        let tile = Tile { kind: Kind::Entries, number: self.bundles, width };
+        (tile, encode_entries(self.entries.iter().map(Vec::as_slice)))
+    }
 }

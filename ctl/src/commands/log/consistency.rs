@@ -118,7 +118,7 @@ fn found(why: &NotExtended) -> Found {
             Exit::Partial,
             "not-compared",
             "NOT COMPARED",
-            "the proof needs entries that retention removed: compare a later checkpoint",
+            "the proof needs entries that retention removed: compare a later checkpoint, or verify an archive of the log with it",
         ),
     };
     Found { exit, verdict, title, why: chain(why), advice }

@@ -9,10 +9,11 @@ use crate::{
 };
 use failsafe_journal::{
     Report, Verdict,
+    archive::{CHECKPOINT, SEGMENTS, check_tiles},
     head::{HEAD_FILE, Head, HeadFile},
     storage::file::asides,
     tree::signed::{CHECKPOINT_FILE, checkpoint_path},
-    verify::{Claim, Finding, verify_claims, verify_file},
+    verify::{Claim, Finding, verify_archive, verify_claims, verify_file},
 };
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -50,11 +51,49 @@ pub(super) fn verify(
     } else {
         as_text(&path, &report, &aside, &place.zone)
     })?;
-    Ok(match report.verdict {
-        Verdict::Ok if is_whole(&report, &aside) => Exit::Done,
+    Ok(exit(&report, &aside))
+}
+
+/// An archive: its segments, its checkpoints, and its tiles.
+pub(super) fn archive(
+    place: &Place<'_>,
+    archive: &Path,
+    earlier: &[PathBuf],
+    keys: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Fail> {
+    let dir = archive.join(SEGMENTS);
+    // Those in the archive are no better than those in the state folder: whoever can change it can change them too.
+    let in_archive = Place { socket: place.socket, state_dir: archive, zone: place.zone.clone() };
+    let known = keys::known(&in_archive, keys)?;
+    let latest = archive.join(CHECKPOINT);
+    let borders = failsafe_journal::segments::sealed(&dir).into_iter().map(|at| checkpoint_path(&dir, at));
+    let borders = borders.chain(last_border(&dir)).filter(|path| path.exists());
+    let mut paths: Vec<PathBuf> = borders.chain([latest]).collect();
+    paths.extend(earlier.iter().cloned());
+    let claims = paths.iter().map(|path| claim(path, earlier.contains(path), &known)).collect::<Result<Vec<_>, _>>()?;
+    let report = verify_archive(&dir, &claims).map_err(|error| Fail::because("cannot verify the archive", &error))?;
+    let report = match report.verdict {
+        Verdict::Ok => match check_tiles(archive, &|path| super::archive::open(path, &known)) {
+            Ok(_) => report,
+            Err(error) => Report { verdict: Verdict::Segment(super::archive::why(&error)), ..report },
+        },
+        _ => report,
+    };
+    print(&if output.json() {
+        json::text(&as_json(archive, &report, &[]))
+    } else {
+        as_text(archive, &report, &[], &place.zone)
+    })?;
+    Ok(exit(&report, &[]))
+}
+
+fn exit(report: &Report, aside: &[PathBuf]) -> Exit {
+    match report.verdict {
+        Verdict::Ok if is_whole(report, aside) => Exit::Done,
         Verdict::Ok | Verdict::NotCompared(_) => Exit::Partial,
         _ => Exit::Error,
-    })
+    }
 }
 
 /// Whether nothing shows that entries are missing: neither an entry, nor what was set aside from an earlier log.
