@@ -37,7 +37,7 @@ fn three_spikes_in_reported_values_freeze_the_run_and_their_score_is_explained()
         let report = |values: &str| format!("for v in {values}; do {ctl} report loss $v || exit 1; done");
         let usual = report("2.31 2.28 2.35 2.30 2.27 2.33 2.29 2.32 2.26 2.34 nan 2.30 9.5");
         let script = format!("{usual}; echo reported; {wait}; {}; sleep 600", report("9.5 9.6"));
-        let launch = Launch::new("spiky", POLICY).env("FAILSAFE_METRICS_SOCKET", &node.metrics_socket());
+        let launch = Launch::new("spiky", POLICY).env("FAILSAFE_METRICS_SOCKET", node.metrics_socket());
         let run = launch.env("RANK", "0").start(node, ["sh", "-c", &script])?;
         run.says("reported")?;
         // What was accepted is judged soon after.
@@ -63,7 +63,7 @@ fn a_run_that_reports_the_same_step_again_and_again_is_frozen_as_stalled() -> Re
     on_node("stalled", "", |node| {
         let ctl = program("failsafectl")?.display().to_string();
         let script = format!("while :; do {ctl} report loss 2.31 7; sleep 0.5; done");
-        let launch = Launch::new("stalled", STALL).env("FAILSAFE_METRICS_SOCKET", &node.metrics_socket());
+        let launch = Launch::new("stalled", STALL).env("FAILSAFE_METRICS_SOCKET", node.metrics_socket());
         let run = launch.env("RANK", "0").start(node, ["sh", "-c", &script])?;
         run.freezes()?;
         let trips = |e: &serde_json::Value| e["body"]["decision"]["cause"]["Rule"]["rule"] == "no-step";
