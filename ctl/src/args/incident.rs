@@ -27,7 +27,7 @@ pub struct IncidentExportArgs {
     /// Replace the file if it exists. A symbolic link is never replaced.
     #[arg(long)]
     pub force: bool,
-    /// Read the state folder only, and do not ask the daemon: the file then has no statement.
+    /// Read the state folder only, and do not ask the daemon: the file then has a stored statement, or none.
     #[arg(long)]
     pub offline: bool,
     /// How long to wait for a signed checkpoint that covers the incident. The daemon signs one at the interval

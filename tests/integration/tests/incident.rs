@@ -133,6 +133,9 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
         let nobody = ["incident", "export", &incident, "-o", "/tmp/never"];
         node.ctl_as(NOBODY, nobody)?.expect(4)?;
         node.ctl(["incident", "export", "inc-000000000000-1", "-o", "/tmp/never"])?.expect(6)?;
+        node.wait_for_event("the stored statement of the incident", |e| {
+            e["body"]["type"] == "statement" && e["body"]["at"] == "incident" && e["run"] == run.id()
+        })?;
         node.ctl(["kill", "leaks", "--reason", "enough"])?.expect(0)?;
         run.ends()?;
         wait_for("it has ended", || Ok(node.run("leaks")?["state"] == "ended"))?;
@@ -141,7 +144,7 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
         let elsewhere = Elsewhere::new(node, &online)?;
         let page = elsewhere.verify(&["--keys", "keys"])?.expect(0)?.out;
         ensure!(words(&page).contains("recordings/0000.fsrec: the log has its hash"), "{page}");
-        ensure!(words(&page).contains("there is no statement: the daemon did not attest the run"), "{page}");
+        ensure!(words(&page).contains("stored by the daemon at the incident (entry "), "{page}");
 
         node.stop()?;
         let copy = tempfile::tempdir()?;
@@ -152,10 +155,11 @@ fn the_file_of_an_ended_run_is_made_from_a_copy_of_the_state_folder_and_binds_th
         command.env_clear().arg("--state-dir").arg(copy.path().join("state"));
         command.args(["incident", "export", &incident, "--offline", "-o"]).arg(&offline);
         let said = Said::of(&mut command)?.expect(0)?;
-        ensure!(said.out.contains("missing  statement.json: the daemon was not asked"), "{said:?}");
+        ensure!(!said.out.contains("missing"), "{said:?}");
         fs::copy(&offline, elsewhere.file())?;
         let page = elsewhere.verify(&["--keys", "keys"])?.expect(0)?.out;
         ensure!(words(&page).contains("recordings/0000.fsrec: the log has its hash"), "{page}");
+        ensure!(words(&page).contains("stored by the daemon at the incident (entry "), "{page}");
         independently(&elsewhere.file())?;
         // The daemon is asked, unless the caller says otherwise.
         let mut command = node.ctl_command(["incident", "export", &incident, "-o", "/tmp/never"]);

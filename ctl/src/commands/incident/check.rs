@@ -5,7 +5,7 @@ mod policy;
 mod replay;
 mod statement;
 
-pub(super) use statement::nonce as statement_nonce;
+pub(super) use statement::{digest_of, nonce as statement_nonce, stated};
 
 use super::{super::log::keys::Known, parts::Parts};
 use crate::{
@@ -75,7 +75,7 @@ fn of_incident(
     policy::check(parts, incident, findings);
     replay::check(parts, incident, entries, findings);
     evidence(incident, findings);
-    statement::check(parts, incident, keys, findings);
+    statement::check(parts, incident, keys, entries, findings);
 }
 
 /// Snapshots are entries of the log.
@@ -130,11 +130,13 @@ pub(super) fn recordings_of(incident: &Incident<'_>, entries: &[Logged]) -> BTre
     numbers
 }
 
-/// Whether an entry belongs into the file of an incident: it is of the incident, or of the beginning and end of its run.
+/// Whether an entry belongs into the file of an incident: it is of the incident, of the beginning and end of its run, or about a
+/// stored statement of the incident or the end.
 pub(super) fn belongs(entry: &Logged, incident: &Incident<'_>) -> bool {
     let is_of_run = entry.run.as_deref() == Some(incident.run_id.as_str());
     let is_about_run = is_of_run
         && match entry.record() {
+            Some(Record::Statement { .. }) => stated(entry, incident).is_some(),
             Some(Record::Limited(_)) => true,
             Some(record) => record.kind() == "run",
             None => entry.kind == "run",

@@ -41,7 +41,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(in crate::commands) fn export(place: &Place<'_>, args: &IncidentExportArgs) -> Result<Exit, Fail> {
     free(&args.output, args.force)?;
     let known = keys::known(place, None).ok();
-    let statement = statement(place, args)?;
+    let fresh = statement(place, args)?;
     let wait_until = Instant::now() + if args.offline { Duration::ZERO } else { args.wait };
     let mut until = Instant::now() + SETTLES;
     loop {
@@ -61,7 +61,10 @@ pub(in crate::commands) fn export(place: &Place<'_>, args: &IncidentExportArgs) 
         parts.log(place, checkpoint, &entries)?;
         parts.left_out(&left_out);
         parts.keys(place);
-        parts.statement(&statement);
+        // A run that has ended is not attested any more; what the daemon stored of it is.
+        let stored =
+            |why: &String| gather::stored(place, &incident, &entries).map_err(|stored| format!("{why}; {stored}"));
+        parts.statement(&fresh.clone().or_else(|why| stored(&why)));
 
         let mut file = NewFile::create(&args.output)?;
         let manifest = manifest(&incident, &parts, time::now())
@@ -80,7 +83,7 @@ fn incident_of(id: IncidentId, entries: &[Logged]) -> Result<Incident<'_>, Fail>
     Incident::gather(id, entries).ok_or_else(|| super::super::events::no_incident(&id.to_string()))
 }
 
-/// The signed statement of the run as it is now, or why there is none.
+/// A new signed statement of the run as it is now, or why there is none.
 fn statement(place: &Place<'_>, args: &IncidentExportArgs) -> Result<Result<Vec<u8>, String>, Fail> {
     if args.offline {
         return Ok(Err("the daemon was not asked (--offline)".to_owned()));

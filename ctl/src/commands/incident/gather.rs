@@ -7,7 +7,7 @@ use super::{
         Place, export,
         replay::found::{Found, Section},
     },
-    check::{belongs, recordings_of, statement_nonce},
+    check::{belongs, digest_of, recordings_of, stated, statement_nonce},
 };
 use crate::{
     bundle::{MAX_ENTRIES, MAX_IN_MEMORY, Name},
@@ -16,10 +16,10 @@ use crate::{
     exit::{Exit, Fail},
     incident::Incident,
 };
-use failsafe_core::{Policy, PolicyDigest, decision::IncidentId};
+use failsafe_core::{Policy, PolicyDigest, decision::IncidentId, record::At};
 use failsafe_journal::{
     Filter,
-    storage::ReadAt,
+    storage::{ReadAt, bounded},
     tree::{
         prove::{ProveError, prove_all},
         signed::{CHECKPOINT_FILE, KEYS_FILE, SignedTree},
@@ -36,7 +36,7 @@ use std::{
 /// Most bytes of entries, so that there is room for the other parts.
 const MOST_BYTES: u64 = MAX_IN_MEMORY / 2;
 /// Kinds of entries that can belong to an incident or to its run.
-const KINDS: [&str; 6] = ["run", "decision", "outcome", "evidence", "control", "gap"];
+const KINDS: [&str; 7] = ["run", "decision", "outcome", "evidence", "control", "gap", "statement"];
 
 /// Parts, and what is missing with the reason.
 #[derive(Default)]
@@ -255,6 +255,27 @@ pub(super) async fn attest(client: &Client, incident: &Incident<'_>) -> Result<V
         Ok(answer) => Ok(answer.into_inner().envelope),
         Err(status) => Err(format!("the daemon did not attest the run: {}", Fail::from(status).message)),
     }
+}
+
+/// The stored statement about the run that an entry of the file names: of the incident, else of the end of the run.
+pub(super) fn stored(place: &Place<'_>, incident: &Incident<'_>, entries: &[Logged]) -> Result<Vec<u8>, String> {
+    let mut why = "the log has no entry about a stored one".to_owned();
+    for at in [At::Incident, At::End] {
+        let mut named = entries.iter().rev().filter_map(|entry| stated(entry, incident));
+        let Some(stated) = named.find(|stated| stated.at == at) else { continue };
+        let name = match at {
+            At::Incident => format!("statement-incident-{}.json", incident.id.n),
+            other => format!("statement-{}.json", other.name()),
+        };
+        let path = place.state_dir.join("runs").join(&incident.run_id).join(name);
+        why = match (stated.digest, bounded::read(&path, Name::Statement.limit())) {
+            (None, _) => stated.problem.unwrap_or("it was not stored").to_owned(),
+            (Some(digest), Ok(bytes)) if digest == digest_of(&bytes) => return Ok(bytes),
+            (Some(_), Ok(_)) => format!("{} is not the one that the log names", path.display()),
+            (Some(_), Err(error)) => format!("{} cannot be read: {error}", path.display()),
+        };
+    }
+    Err(why)
 }
 
 /// The recordings that the daemon has of the run, copied to a file.

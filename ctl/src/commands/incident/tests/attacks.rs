@@ -1,7 +1,8 @@
 //! What somebody makes of a file who can make its list and its digests anew, but has no key of the node.
 
-use super::*;
+use super::{super::check::digest_of, *};
 use failsafe_attest::{About, Fact, Json, PublicKey, Scope, Statement, Table, seal};
+use failsafe_core::record::At;
 use failsafe_journal::leaf_hash;
 
 fn text(page: &str) -> String {
@@ -320,6 +321,53 @@ fn entries_that_do_not_belong_to_the_incident_are_refused() {
         parts.insert(Name::Proof(extra.index), proof);
     });
     is_refused(&exported, "stray evidence", "it does not belong to incident");
+}
+
+#[test]
+fn a_stored_statement_counts_only_if_the_log_has_its_digest() {
+    let (own, foreign) = (statement(testing::RUN, &[], 1), statement(testing::RUN, &[], 2));
+    let logged = |at, envelope: &[u8]| Record::Statement {
+        run: testing::run_id(),
+        name: "trainer".into(),
+        at,
+        incident: (at == At::Incident).then(testing::incident),
+        digest: Some(digest_of(envelope)),
+        bytes: envelope.len() as u64,
+        problem: None,
+    };
+    let file = |node: &Node, at: &str| node.path(&format!("runs/{}/statement-{at}.json", testing::RUN));
+    let node = Node::new(LOSSES, Life::Ended);
+    let incident_file = |node: &Node| file(node, &format!("incident-{}", testing::incident().n));
+    fs::write(incident_file(&node), &own).unwrap();
+    assert!(!node.export().parts().contains_key(&Name::Statement), "the log has no entry about it");
+    node.log(&[logged(At::Incident, &own)], 1);
+    let exported = node.export();
+    let (verdict, page) = exported.verify(Some(&keys(1)));
+    assert_eq!(verdict, Verdict::Proved, "{page}");
+    assert!(text(&page).contains("stored by the daemon at the incident (entry "), "{page}");
+    // Another one of the same run by the same key: that of its start, for example.
+    let facts = vec![Fact::measured("run/id", "another", Ok(Json::from(testing::RUN)))];
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let public = PublicKey::from(key.verifying_key());
+    let about =
+        About { scope: Scope::Run, taken_ns: 7, version: "0.1.0", signer: Some(public), nonce: &[], regime: None };
+    let payload = Statement::of(facts, &Table::built_in().unwrap(), &about).payload().unwrap();
+    let other = seal(&payload, &public, |message| key.sign(message).to_bytes()).unwrap().into_bytes();
+    for (swapped, expected) in [
+        (other.clone(), "no entry about the incident or the end of the run has its digest"),
+        (foreign, "is not in the list of allowed keys"),
+    ] {
+        exported.forge(|parts| drop(parts.insert(Name::Statement, swapped)));
+        is_refused(&exported, expected, expected);
+    }
+    // A file that is not the one of the log is not taken; that of the end is.
+    fs::write(incident_file(&node), &other).unwrap();
+    assert!(!node.export().parts().contains_key(&Name::Statement));
+    fs::write(file(&node, "end"), &other).unwrap();
+    node.log(&[logged(At::End, &other)], 1);
+    let (verdict, page) = node.export().verify(Some(&keys(1)));
+    assert_eq!(verdict, Verdict::Proved, "{page}");
+    assert!(text(&page).contains("stored by the daemon at the end of the run"), "{page}");
 }
 
 /// A statement of a run, for a nonce.
