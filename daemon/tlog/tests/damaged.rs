@@ -1,0 +1,131 @@
+//! Valid files, damaged at random: no parser panics, and nothing is verified that was not signed.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests; a failed unwrap is a failed test")]
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use failsafe_tlog::{
+    Checkpoint, Collector, ConsistencyFile, Frontier, Keys, Note, ProofFile, Signer, VerifierKey, leaf_hash,
+    tile::{Tile, decode_entries, decode_hashes, encode_entries},
+};
+use proptest::prelude::*;
+
+struct Key(SigningKey, VerifierKey);
+
+impl Signer for Key {
+    fn key(&self) -> &VerifierKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+fn key() -> Key {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let public = VerifierKey::new("node", &key.verifying_key().to_bytes()).unwrap();
+    Key(key, public)
+}
+
+fn checkpoint(size: u64) -> Checkpoint {
+    let mut tree = Frontier::new();
+    (0..size).for_each(|n| tree.push(leaf_hash(&n.to_be_bytes())));
+    Checkpoint { origin: "node/log".into(), size, root: tree.root(), extensions: Vec::new() }
+}
+
+fn collected(mut collector: Collector) -> Vec<[u8; 32]> {
+    (0..11_u64).for_each(|n| collector.push(leaf_hash(&n.to_be_bytes())));
+    collector.finish().unwrap().0.remove(0)
+}
+
+fn proof() -> ProofFile {
+    let hashes = collected(Collector::inclusion(&Frontier::new(), &[6], 11).unwrap());
+    let checkpoint = checkpoint(11).sign(&key()).encode();
+    ProofFile { extra: Some(6_u64.to_be_bytes().to_vec()), index: 6, hashes, checkpoint }
+}
+
+fn consistency() -> ConsistencyFile {
+    let hashes = collected(Collector::consistency(&Frontier::new(), 6, 11).unwrap());
+    ConsistencyFile { old: 6, hashes, checkpoint: checkpoint(11).sign(&key()).encode() }
+}
+
+/// Changes of a file: bytes set, a part removed or repeated, and the end cut off.
+fn damage() -> impl Strategy<Value = Vec<(u8, usize, usize, u8)>> {
+    prop::collection::vec((0..5_u8, any::<usize>(), 0..64_usize, any::<u8>()), 1..6)
+}
+
+fn damaged(mut bytes: Vec<u8>, changes: &[(u8, usize, usize, u8)]) -> Vec<u8> {
+    for (how, at, len, byte) in changes {
+        if bytes.is_empty() {
+            break;
+        }
+        let from = at % bytes.len();
+        let to = (from + len).min(bytes.len());
+        match how {
+            0 => bytes[from] ^= 1 << (byte % 8),
+            1 => bytes[from] = *byte,
+            2 => drop(bytes.drain(from..to)),
+            3 => {
+                let part = bytes[from..to].to_vec();
+                bytes.splice(from..from, part);
+            }
+            _ => bytes.truncate(from),
+        }
+    }
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_checkpoint_is_not_verified(changes in damage()) {
+        let good = checkpoint(11).sign(&key()).encode();
+        let bad = damaged(good.clone(), &changes);
+        if let Ok(note) = Note::parse(&bad) {
+            prop_assert_eq!(Note::parse(&note.encode()), Ok(note));
+        }
+        if let Ok((opened, _)) = Checkpoint::open(&bad, &Keys::of(vec![key().1])) {
+            // A second signature line of the same key changes nothing that was signed.
+            prop_assert_eq!(opened, checkpoint(11));
+        }
+        let text = key().1.to_string();
+        let bad = damaged(text.clone().into_bytes(), &changes);
+        if let Some(Ok(read)) = std::str::from_utf8(&bad).ok().map(VerifierKey::parse) {
+            prop_assert_eq!(read.to_string().into_bytes(), bad);
+        }
+    }
+
+    #[test]
+    fn a_damaged_proof_proves_no_other_entry(changes in damage()) {
+        let keys = Keys::of(vec![key().1]);
+        let bad = damaged(proof().encode(), &changes);
+        if let Ok(read) = ProofFile::parse(&bad)
+            && let Ok(proved) = read.verify(&keys)
+        {
+            prop_assert_eq!((proved.entry, read.index), (6_u64.to_be_bytes().to_vec(), 6));
+        }
+        let bad = damaged(consistency().encode(), &changes);
+        if let Ok(read) = ConsistencyFile::parse(&bad)
+            && let Ok((new, _)) = read.open(&keys)
+        {
+            let forked = Checkpoint { root: [7; 32], ..checkpoint(6) };
+            prop_assert!(read.verify(&forked, &new).is_err());
+            prop_assert!(read.verify(&checkpoint(6), &new).is_err() || new == checkpoint(11));
+        }
+    }
+
+    #[test]
+    fn damaged_tiles_are_refused_or_have_one_form(changes in damage()) {
+        let entries: Vec<Vec<u8>> = (0..20_u8).map(|n| vec![n; usize::from(n) * 3]).collect();
+        let bad = damaged(encode_entries(entries.iter().map(Vec::as_slice)).unwrap(), &changes);
+        if let Ok(read) = decode_entries(&bad) {
+            prop_assert_eq!(encode_entries(read).unwrap(), bad.clone());
+        }
+        if let Ok(hashes) = decode_hashes(&bad) {
+            prop_assert_eq!(hashes.concat(), bad);
+        }
+        let bad = damaged(b"tile/entries/x001/x234/067.p/56".to_vec(), &changes);
+        if let Some(Ok(tile)) = std::str::from_utf8(&bad).ok().map(Tile::parse) {
+            prop_assert_eq!(tile.path().into_bytes(), bad);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Writes the first inputs of each target to `corpus/TARGET/`: valid files, as failsafe writes them. Run it in the folder `fuzz`.
+
+#[allow(dead_code)]
+#[path = "../../ctl/src/bundle/mod.rs"]
+mod bundle;
+
+use bundle::{Name, archive};
+use ed25519_dalek::{Signer as _, SigningKey};
+use failsafe_attest::{About, Fact, Json, PublicKey, Scope, Statement, Table, seal};
+use failsafe_journal::{
+    AuditLog, Draft, Stamp,
+    segments::Builder,
+    storage::{LOG_FILE, Layout, LogFolder},
+    tree::{SignedTree, extends::extends, prove::prove},
+};
+use failsafe_tlog::{Checkpoint, ConsistencyFile, Keys, Signer, VerifierKey, tile};
+use std::{error::Error, fs, path::Path};
+
+struct Key(SigningKey, VerifierKey);
+
+impl Signer for Key {
+    fn key(&self) -> &VerifierKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let state = tempfile::tempdir()?;
+    let dir = state.path().join("audit");
+    let latest = state.path().join("log.checkpoint");
+    let secret = SigningKey::from_bytes(&[1; 32]);
+    let key = Key(secret.clone(), VerifierKey::new("failsafe", &secret.verifying_key().to_bytes())?);
+    let stamp = |n| Stamp { wall_ns: 1_000 + n, mono_ns: n, boot_id: "b".into() };
+    let checkpoint = Some((latest.clone(), Keys::of(vec![key.1.clone()])));
+    let layout = Layout { reserve_bytes: 0, checkpoint, ..Layout::default() };
+    let (mut log, _) = AuditLog::open(LogFolder::open(&dir, layout)?, &stamp(0))?;
+    let mut notes = Vec::new();
+    for n in 0..5 {
+        let body = serde_json::json!({ "n": n, "text": "a text" });
+        log.append(&Draft::new("run", stamp(n), body).run("00000000-0000-0000-0000-000000000001"))?;
+        log.commit()?;
+        if n >= 3 {
+            log.sign(&key, false)?;
+            notes.push(fs::read(&latest)?);
+        }
+    }
+    drop(log);
+    let image = fs::read(dir.join(LOG_FILE))?;
+    let (entries, _) = failsafe_journal::parse_frames(&image);
+    let open = |note: &[u8]| Checkpoint::unverified(note);
+    let tree = |note: &[u8]| SignedTree::of(open(note)?).ok_or_else(|| Box::<dyn Error>::from("an origin"));
+    let (old, new) = (tree(&notes[0])?, tree(&notes[1])?);
+    let proof = prove(&dir, 2, open(&notes[1])?, notes[1].clone())?;
+    let consistency =
+        ConsistencyFile { old: old.size, hashes: extends(&dir, &old, &new)?, checkpoint: notes[1].clone() };
+    let mut index = Builder::new(0);
+    for (at, entry) in entries.iter().enumerate() {
+        index.push(at as u64 * 100, &failsafe_journal::segments::catalog::about(entry));
+    }
+
+    let public = PublicKey::from(secret.verifying_key());
+    let facts = vec![Fact::measured("node/cpu/model", "a seed", Ok(Json::from("a CPU")))];
+    let about =
+        About { scope: Scope::Node, taken_ns: 1, version: "0", signer: Some(public), nonce: &[7; 8], regime: None };
+    let payload = Statement::of(facts, &Table::built_in()?, &about).payload()?;
+    let envelope = seal(&payload, &public, |message| secret.sign(message).to_bytes())?.into_bytes();
+
+    let mut tar = Vec::new();
+    archive::add(&mut tar, Name::Checkpoint, &notes[1].as_slice())?;
+    archive::add(&mut tar, Name::Statement, &envelope.as_slice())?;
+    archive::add(&mut tar, Name::Entry(2), &entries[2].bytes.as_ref())?;
+    archive::finish(&mut tar)?;
+
+    let bytes: Vec<&[u8]> = entries.iter().map(|entry| entry.bytes.as_ref()).collect();
+    let hashes = entries.iter().flat_map(|entry| entry.leaf_hash).collect::<Vec<u8>>();
+    write("log", &[image])?;
+    write("checkpoint", &[notes[0].clone(), key.1.to_string().into_bytes()])?;
+    write("proof", &[proof.encode()])?;
+    write("consistency", &[consistency.encode()])?;
+    write("tiles", &[b"tile/0/x001/067.p/3".to_vec(), hashes, tile::encode_entries(bytes)?])?;
+    write("segment_index", &[index.index().encode()])?;
+    write("bundle", &[tar])?;
+    let line = format!("{} {} node\n", public.id(), public.base64());
+    write("envelope", &[envelope, payload.into_bytes(), line.into_bytes()])?;
+    let recordings = Path::new("../tests/fixtures/recordings");
+    write("recording", &[fs::read(recordings.join("v9.fsrec"))?])?;
+    Ok(())
+}
+
+fn write(target: &str, inputs: &[Vec<u8>]) -> std::io::Result<()> {
+    let folder = Path::new("corpus").join(target);
+    fs::create_dir_all(&folder)?;
+    for (n, input) in inputs.iter().enumerate() {
+        fs::write(folder.join(format!("seed-{n}")), input)?;
+    }
+    Ok(())
+}
