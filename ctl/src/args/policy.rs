@@ -18,7 +18,7 @@ pub enum PolicyCommand {
     /// Judge recorded runs by another policy: decisions added, removed, earlier, later.
     Replay(PolicyReplayArgs),
     /// Print the JSON schema of policy files, for editors.
-    #[command(after_help = "Example:\n  failsafectl policy schema > policy.schema.json")]
+    #[command(after_help = "Example:\n  failsafectl policy schema")]
     Schema,
     /// List the named policies of this node.
     #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy list")]
