@@ -28,9 +28,12 @@ pub mod mailbox;
 pub mod metrics;
 pub mod pulse;
 pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod recording;
 pub mod removal;
 mod rules;
+mod sync;
 mod unsure;
 pub mod whose;
 

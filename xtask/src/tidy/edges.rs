@@ -100,6 +100,8 @@ const TABLE: &[Row] = &[
     },
     Row { name: "nvml-sim", may: &[], tests_may: &[], never: &["tokio"] },
     Row { name: "parity", may: &[], tests_may: &[], never: &["tokio"] },
+    // It includes a file of the daemon by path, with other threads and atomics.
+    Row { name: "models", may: &[], tests_may: &[], never: &["aya", "tokio"] },
     // One of them is a crowd of clients of the control socket.
     Row { name: "workloads", may: &["failsafe-proto"], tests_may: &[], never: &["aya"] },
     // End to end: it may look into the formats and start everything, but links neither the daemon nor the tool.
