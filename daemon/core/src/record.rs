@@ -218,6 +218,10 @@ pub enum Record {
         /// The number of the recording that begins; 0 in entries of earlier versions.
         #[serde(default)]
         part: u32,
+        /// Of a run that somebody else thawed meanwhile: until when it is known to have been frozen, `CLOCK_MONOTONIC` ns; 0: not
+        /// known. From then to this entry it does not count as frozen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frozen_until_ns: Option<u64>,
     },
     /// A run ended.
     RunEnded {

@@ -98,7 +98,14 @@ pub enum Message {
         done: tokio::sync::oneshot::Sender<()>,
     },
     /// A run taken up again at the daemon's start, with what was found.
-    Adopted(Arc<LiveRun>, String),
+    Adopted {
+        /// The run.
+        live: Arc<LiveRun>,
+        /// What was found, in words.
+        found: String,
+        /// Until when it is known to have been frozen, where somebody else thawed it since.
+        frozen_until_ns: Option<u64>,
+    },
     /// From here on what is decided about the run is carried out, or only recorded.
     Mode(RunId, Mode),
     /// The run's cgroup is empty or gone.
@@ -247,8 +254,8 @@ impl Pipeline {
                 self.start(live);
                 let _gone = done.send(());
             }
-            Message::Adopted(live, found) => {
-                let record = Record::RunAdopted { run: live.run.clone(), found, part: live.part };
+            Message::Adopted { live, found, frozen_until_ns } => {
+                let record = Record::RunAdopted { run: live.run.clone(), found, part: live.part, frozen_until_ns };
                 self.parts.log.record(&record, Some(live.run.id), None);
                 self.start(live);
             }

@@ -56,6 +56,8 @@ pub struct Adopted {
     pub attached: u64,
     /// What was found, in words.
     pub found: String,
+    /// Until when it is known to have been frozen, where somebody else thawed it since; as [`Record::RunAdopted`] has it.
+    pub frozen_until_ns: Option<u64>,
     /// Outcomes of what had been left open.
     pub outcomes: Vec<Outcome>,
     /// What nobody saw, or will see.
@@ -586,7 +588,8 @@ impl Registry {
         let mut outcomes: Vec<Outcome> =
             past.open.iter().map(|(decision, action)| reobserved(decision, *action, seen, latch, now)).collect();
         let open_freeze = outcomes.iter().any(|o| o.action == Action::Freeze);
-        if past.containment.is_frozen() && !requested && !open_freeze {
+        let thawed = past.containment.is_frozen() && !requested && !open_freeze;
+        if thawed {
             found.push("it was thawed by someone else while no daemon watched".into());
         }
         let run_id = run.id;
@@ -598,6 +601,8 @@ impl Registry {
         let attached = clock::monotonic_ns();
         let outage = self.kernel.outage(live.slot);
         found.extend(outage.as_ref().and_then(|outage| outage::found(outage, now)));
+        let last_look = outage.as_ref().and_then(|outage| outage.since_ns);
+        let frozen_until_ns = (thawed && past.frozen.is_frozen()).then(|| last_look.unwrap_or_default());
         if outage.as_ref().is_none_or(|outage| outage.lost < past.lost_told) {
             self.kernel.count_lost(live.slot, past.lost_told);
         }
@@ -619,6 +624,9 @@ impl Registry {
             let mut status = live.status();
             // The guard looks at once, and tells of a foreign thaw.
             status.frozen = past.frozen;
+            if let Some(until) = frozen_until_ns {
+                status.frozen.was_thawed(until, now.0);
+            }
             if live.run.contained.frozen {
                 status.frozen.begins(now.0);
             } else if past.frozen.is_frozen() {
@@ -628,7 +636,7 @@ impl Registry {
                 .then(|| failsafe_core::decision::IncidentId::new(live.run.id, live.run.incidents.max(1)));
         }
         outcomes.sort_by_key(|o| o.decision);
-        Ok(Adopted { live, attached, found: found.join("; "), outcomes, gaps })
+        Ok(Adopted { live, attached, found: found.join("; "), frozen_until_ns, outcomes, gaps })
     }
 
     /// The cgroup2 mount.

@@ -1,4 +1,6 @@
 //! For how long a run has been frozen, over its whole life: by the outcomes of freezes and thaws, live or from the log.
+//!
+//! Time in which no daemon looked counts where the run was found frozen after it, and not where somebody else had thawed it.
 
 use failsafe_core::{Action, Containment, Outcome, containment::ContainmentState, decision::Verdict};
 
@@ -32,6 +34,14 @@ impl FrozenTime {
     pub fn ends(&mut self, at_ns: u64) {
         self.before_ns = self.total_ns(at_ns);
         self.since = None;
+    }
+
+    /// Somebody else thawed it after `until_ns`, when it was last known to be frozen. It is frozen again from `again_ns` on.
+    pub fn was_thawed(&mut self, until_ns: u64, again_ns: u64) {
+        if self.since.is_some() {
+            self.ends(until_ns);
+            self.begins(again_ns);
+        }
     }
 
     /// Whether it is frozen.
@@ -89,6 +99,18 @@ mod tests {
         time.takes(&outcome(Action::Freeze, Verdict::Proved, 100), &held);
         time.takes(&outcome(Action::Thaw, Verdict::Proved, 101), &free);
         assert_eq!((time.total_ns(500), time.closed_ns()), (21, Some(21)));
+    }
+
+    #[test]
+    fn time_in_which_somebody_else_had_thawed_the_run_does_not_count() {
+        let mut time = FrozenTime::default();
+        time.was_thawed(5, 7);
+        assert!(!time.is_frozen(), "it was not frozen");
+        time.begins(10);
+        time.was_thawed(30, 100);
+        assert_eq!((time.is_frozen(), time.total_ns(110)), (true, 20 + 10));
+        time.was_thawed(0, 200);
+        assert_eq!(time.total_ns(203), 20 + 3, "what nobody saw does not count");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl History {
                         history.runs.remove(&id);
                     }
                 }
-                Ok(record) if known => history.runs.entry(id).or_default().takes(record, wall_ns),
+                Ok(record) if known => history.runs.entry(id).or_default().takes(record, wall_ns, entry.mono_ns),
                 _ => {}
             }
         }
@@ -152,7 +152,7 @@ fn search(path: &Path, runs: Option<&BTreeSet<RunId>>, kinds: &[&str]) -> impl I
 }
 
 impl Past {
-    fn takes(&mut self, record: Record, wall_ns: i64) {
+    fn takes(&mut self, record: Record, wall_ns: i64, mono_ns: u64) {
         if matches!(record, Record::RunAdopted { .. } | Record::Decision { .. } | Record::Outcome(_)) {
             self.last_seen_ns = self.last_seen_ns.max(Some(wall_ns));
         }
@@ -163,7 +163,12 @@ impl Past {
             Record::Gap(gap) if gap.source == Source::Guard => {
                 self.guarded |= gap.blind && gap.what.starts_with(GUARDED);
             }
-            Record::RunAdopted { part, .. } => (self.guarded, self.part) = (false, self.part.max(part)),
+            Record::RunAdopted { part, frozen_until_ns, .. } => {
+                (self.guarded, self.part) = (false, self.part.max(part));
+                if let Some(until) = frozen_until_ns {
+                    self.frozen.was_thawed(until, mono_ns);
+                }
+            }
             Record::RunTotals { totals, .. } => self.totals = Some(totals),
             Record::Limited(limited) => {
                 self.decisions = self.decisions.max(limited.last_decision);

@@ -99,8 +99,8 @@ impl Keeping {
 /// What the pipeline is to know of runs that were taken up.
 pub fn messages(pass: Pass) -> Vec<Message> {
     let mut messages = Vec::new();
-    for Adopted { live, found, outcomes, .. } in pass.adopted {
-        messages.push(Message::Adopted(live, found));
+    for Adopted { live, found, frozen_until_ns, outcomes, .. } in pass.adopted {
+        messages.push(Message::Adopted { live, found, frozen_until_ns });
         let told = |outcome| Message::ActuatorReport(ActuatorReport::Outcome(outcome));
         messages.extend(outcomes.into_iter().map(told));
     }

@@ -373,3 +373,34 @@ fn rename_generation(node: &integration::Node, to: &str) -> Result<std::path::Pa
     fs::rename(&pins, instance.join(to))?;
     Ok(instance)
 }
+
+/// Somebody with the right to write the cgroup thaws a run that the daemon has frozen, while no daemon runs.
+#[test]
+fn time_in_which_somebody_else_had_thawed_the_run_while_no_daemon_ran_does_not_count_as_frozen() -> Result<()> {
+    on_node("thawed-meanwhile", "", |node| {
+        let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
+        let frozen_ms = |node: &integration::Node| node.run("held")?["frozen_ms"].as_u64().context("frozen_ms");
+        let begun = std::time::Instant::now();
+        node.ctl(["freeze", "held", "--reason", "test"])?.expect(0)?;
+        node.kill9()?;
+        fs::write(run.cgroup().join("cgroup.freeze"), "0")?;
+        let thawed = std::time::Instant::now();
+        // Longer than a command takes, so that the time shows.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let thawed = u64::try_from(thawed.elapsed().as_millis())?;
+        node.restart()?;
+        wait_for("the run is frozen again", || frozen(run.cgroup()))?;
+        let counts = |node: &integration::Node| -> Result<()> {
+            let frozen = frozen_ms(node)?;
+            let most = u64::try_from(begun.elapsed().as_millis())?.saturating_sub(thawed);
+            ensure!(frozen <= most, "{frozen} ms count as frozen, of at most {most} ms");
+            Ok(())
+        };
+        counts(node)?;
+        // The next daemon has it from the audit log.
+        node.kill9()?;
+        node.restart()?;
+        counts(node)?;
+        node.log_is_whole()
+    })
+}

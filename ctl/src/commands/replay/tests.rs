@@ -332,7 +332,8 @@ fn a_recording_of_another_run_or_of_an_earlier_time_is_found() {
     let mut log = logged(&run, &entries, None);
     let adopted = Run { decisions: 2, incidents: 2, ..run.clone() };
     let mut later = Log::default();
-    later.add(100_000_000, Record::RunAdopted { run: adopted, found: "running".into(), part: 1 });
+    later
+        .add(100_000_000, Record::RunAdopted { run: adopted, found: "running".into(), part: 1, frozen_until_ns: None });
     log.extend(later.entries);
     let path = file.path.clone();
     let latest = judge_against(&path, None, |given| {

@@ -18,7 +18,10 @@ impl TwoDaemons {
         let folder = tempfile::tempdir().unwrap();
         let mut log = logged(&run, &first, None);
         let mut later = Log::default();
-        later.add(100_000_000, Record::RunAdopted { run: adopted.clone(), found: "running".into(), part: 1 });
+        later.add(
+            100_000_000,
+            Record::RunAdopted { run: adopted.clone(), found: "running".into(), part: 1, frozen_until_ns: None },
+        );
         for entry in &second {
             if let Recorded::Decision(decision) = entry {
                 later.add(
