@@ -6,7 +6,7 @@ mod tally;
 mod unlisted;
 mod vouch;
 
-pub use quota::Budget;
+pub use quota::{Budget, Spent};
 pub use tally::Tallying;
 pub use vouch::{Vouch, rotate};
 
@@ -243,6 +243,11 @@ impl Log {
     /// The size of the budget of a user who has spent it; `None`: there is something left.
     pub fn spent(&self, uid: u32) -> Option<u64> {
         self.meter().spent(uid, clock::monotonic_ns())
+    }
+
+    /// What users have of their budgets.
+    pub fn used(&self) -> Spent {
+        self.meter().used(clock::monotonic_ns())
     }
 
     /// From now on, segments may be removed that have nothing of these runs. `live` must not block.

@@ -97,6 +97,7 @@ fn limit(limit: &pb::Limit) -> [String; 7] {
     let most = limit.most_uid.map(|uid| format!("uid {uid}: {}", limit.most_used));
     let used = match limit.unit.as_str() {
         "per second" => format!("{} per second", limit.total),
+        "MiB per day" => format!("{} of {} MiB per day", limit.used, limit.total),
         _ => format!("{} of {}", limit.used, limit.total),
     };
     [

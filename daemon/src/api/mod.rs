@@ -41,6 +41,7 @@ mod serve;
 mod start;
 mod stored;
 mod transparency;
+mod usage;
 mod work;
 
 pub use attestation::Attestor;

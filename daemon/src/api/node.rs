@@ -7,7 +7,7 @@ use super::{
     limits::{Quota, Usage},
     log_state, mode,
     peer::Peer,
-    reset,
+    reset, usage,
 };
 use crate::{
     node::{GpuProcessView, GpuView, SensorView},
@@ -163,13 +163,9 @@ pub(super) fn limits(context: &Context) -> Vec<v1::Limit> {
         refused: usage.refused,
         waited: usage.waited,
     };
-    context
-        .lanes
-        .usage()
-        .into_iter()
-        .chain([context.attestor.usage(), context.proofs.usage(), commands])
-        .map(one)
-        .collect()
+    let own = context.lanes.usage().into_iter();
+    let own = own.chain([context.attestor.usage(), context.proofs.usage(), commands]);
+    own.chain(usage::of(context)).map(one).collect()
 }
 
 pub(super) fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {

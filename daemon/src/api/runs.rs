@@ -15,6 +15,7 @@ use super::{
     rerun::{self, Again},
     restart_gate::{self, Gate},
     start,
+    usage::AUDIT_LOG,
 };
 use crate::{
     actuators::cgroup::dry_run,
@@ -569,7 +570,7 @@ impl Runs {
         match self.0.log.spent(uid).filter(|_| !wanted.unlimited) {
             None => Ok(()),
             Some(bytes) => Err(Status::resource_exhausted(format!(
-                "limit `audit-log`: what is written about the runs of uid {uid} has reached {} MiB, the budget of a day; it fills up \
+                "limit `{AUDIT_LOG}`: what is written about the runs of uid {uid} has reached {} MiB, the budget of a day; it fills up \
                  again over a day: try again later, or ask root or the administrators' group to start the run",
                 bytes >> 20
             ))),

@@ -77,10 +77,10 @@ impl Ebpf {
         (host, &mut self.watching, &mut self.on_need)
     }
 
-    /// What of the maps is used.
+    /// What of the maps is used, and how often each had no room for a run.
     #[must_use]
-    pub fn table_usage(&self) -> Vec<Usage> {
-        self.quota.usage()
+    pub fn table_usage(&self) -> Vec<(Usage, u64)> {
+        self.quota.usage().into_iter().map(|usage| (usage, self.quota.refused(usage.resource))).collect()
     }
 
     /// What became of each program, for `doctor`.

@@ -56,6 +56,21 @@ impl Resource {
         (Resource::HostPorts, "host_ports"),
     ];
 
+    /// The limit, as refusals and `node status` name it.
+    #[must_use]
+    pub fn limit(self) -> &'static str {
+        match self {
+            Resource::Runs => "kernel-tables.runs",
+            Resource::Destinations4 => "kernel-tables.egress4",
+            Resource::Destinations6 => "kernel-tables.egress6",
+            Resource::BudgetNets4 => "kernel-tables.classes4",
+            Resource::BudgetNets6 => "kernel-tables.classes6",
+            Resource::Paths => "kernel-tables.paths",
+            Resource::Numbers => "kernel-tables.keys",
+            Resource::HostPorts => "kernel-tables.host_ports",
+        }
+    }
+
     /// What it is, for people; plural.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -127,8 +142,10 @@ pub(super) fn most(mut one: Need, other: &Need) -> Need {
 pub enum QuotaError {
     /// The user has no more.
     #[error(
-        "{resource} in the kernel's tables: this run needs {need}, and the runs of uid {uid} hold {held} of {limit}, the limit \
-         for one user: end one of them, merge entries of the policy, or let root or the administrators' group start the run"
+        "limit `{}`: {resource} in the kernel's tables: this run needs {need}, and the runs of uid {uid} hold {held} of {limit}, \
+         the limit for one user: end one of them, merge entries of the policy, or let root or the administrators' group start \
+         the run",
+        resource.limit()
     )]
     OfUser {
         /// Of what.
@@ -144,8 +161,10 @@ pub enum QuotaError {
     },
     /// All users together have no more.
     #[error(
-        "{resource} in the kernel's tables: this run needs {need}, and the runs of all users hold {held} of {limit} ({reserve} \
-         more are reserved for root and the administrators' group): wait until runs end, or let one of them start the run"
+        "limit `{}`: {resource} in the kernel's tables: this run needs {need}, and the runs of all users hold {held} of {limit} \
+         ({reserve} more are reserved for root and the administrators' group): wait until runs end, or let one of them start \
+         the run",
+        resource.limit()
     )]
     OfUsers {
         /// Of what.
@@ -161,8 +180,9 @@ pub enum QuotaError {
     },
     /// The table is used up.
     #[error(
-        "{resource} in the kernel's tables: this run needs {need}, and the runs of this node hold {held} of {limit}: end a run, \
-         or merge entries of the policy"
+        "limit `{}`: {resource} in the kernel's tables: this run needs {need}, and the runs of this node hold {held} of {limit}: \
+         end a run, or merge entries of the policy",
+        resource.limit()
     )]
     OfNode {
         /// Of what.
@@ -174,6 +194,14 @@ pub enum QuotaError {
         /// The table's size.
         limit: u64,
     },
+}
+
+impl QuotaError {
+    fn resource(&self) -> Resource {
+        match self {
+            Self::OfUser { resource, .. } | Self::OfUsers { resource, .. } | Self::OfNode { resource, .. } => *resource,
+        }
+    }
 }
 
 /// What of one table is used.
@@ -201,13 +229,15 @@ pub struct KernelQuota {
     shares: TableShares,
     totals: Need,
     held: BTreeMap<u32, (Holder, Need)>,
+    /// How often each table had no room for a run.
+    refused: Need,
 }
 
 impl KernelQuota {
     /// Nothing is held yet of tables of these sizes.
     #[must_use]
     pub fn new(shares: TableShares, totals: Need) -> Self {
-        Self { shares, totals, held: BTreeMap::new() }
+        Self { shares, totals, ..Self::default() }
     }
 
     /// Gives a slot what it needs, in place of what it had.
@@ -221,6 +251,9 @@ impl KernelQuota {
             None => drop(self.held.insert(slot, (holder, need))),
             Some(_) => drop(before.map(|before| self.held.insert(slot, before))),
         }
+        if let Some(error) = &refused {
+            *self.refused.entry(error.resource()).or_default() += 1;
+        }
         refused.map_or(Ok(()), Err)
     }
 
@@ -233,6 +266,12 @@ impl KernelQuota {
     #[must_use]
     pub fn held(&self, slot: u32) -> Option<&(Holder, Need)> {
         self.held.get(&slot)
+    }
+
+    /// How often a table had no room for a run.
+    #[must_use]
+    pub fn refused(&self, resource: Resource) -> u64 {
+        self.refused.get(&resource).copied().unwrap_or(0)
     }
 
     /// What is used of each table.

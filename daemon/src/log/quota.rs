@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Sizes of the budgets, in bytes per day. A day's worth can be used at once.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// Of one user; as much again for interventions.
     pub per_user: u64,
@@ -74,7 +74,22 @@ pub(super) struct Meter {
     ended: VecDeque<RunId>,
     held: BTreeMap<(u32, Option<RunId>), Held>,
     unlisted: Unlisted,
+    /// Entries that were not written one by one.
+    summed: u64,
     due: Option<u64>,
+}
+
+/// What of the budgets is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// The budgets.
+    pub budget: Budget,
+    /// By all users but root, bytes.
+    pub all: u64,
+    /// The user who has used the most, and how many bytes; more than the budget where the user has overdrawn it.
+    pub most: Option<(u32, u64)>,
+    /// How many entries were summed up.
+    pub summed: u64,
 }
 
 /// What is written.
@@ -150,6 +165,7 @@ impl Meter {
             ended: VecDeque::new(),
             held: BTreeMap::new(),
             unlisted: Unlisted::default(),
+            summed: 0,
             due: None,
         }
     }
@@ -254,6 +270,14 @@ impl Meter {
         spent.then_some(budget)
     }
 
+    /// What is used of the budgets.
+    pub(super) fn used(&mut self, now: u64) -> Spent {
+        let of = |bucket: &mut Bucket| u64::try_from(i128::from(bucket.size) - bucket.left(now)).unwrap_or_default();
+        let users = self.users.iter_mut().map(|(uid, user)| (*uid, of(&mut user.bytes)));
+        let most = users.max_by_key(|(_, used)| *used).filter(|(_, used)| *used > 0);
+        Spent { budget: self.budget, all: of(&mut self.total), most, summed: self.summed }
+    }
+
     /// The summaries that are to be written now; with `all`, whatever is held.
     pub(super) fn summaries(&mut self, now: u64, all: bool) -> Vec<Limited> {
         if !all && self.due.is_none_or(|due| now < due) {
@@ -302,6 +326,7 @@ impl Meter {
         let Held { limited, hash, .. } = held;
         (limited.uid, limited.run) = (uid, run);
         limited.entries += 1;
+        self.summed += 1;
         limited.bytes += bytes;
         *limited.kinds.entry(draft.kind.to_string()).or_default() += 1;
         if let Some(Record::Decision { decision, .. }) = record {
@@ -389,6 +414,9 @@ mod tests {
         assert!(meter.spent(1_000, 2 * SECOND).is_some(), "and counts for the owner");
         assert!(!admit(&mut meter, &evidence(), 1 << 10, 2), "a late entry finds no budget");
         assert!(meter.spent(0, 2 * SECOND).is_none());
+        let used = meter.used(2 * SECOND);
+        assert!(matches!(used.most, Some((1_000, bytes)) if bytes >= 70 << 10), "{used:?}");
+        assert_eq!(used.summed, 1);
     }
 
     #[test]

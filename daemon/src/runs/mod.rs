@@ -64,7 +64,10 @@ pub use find::{FindError, FoundRun};
 use guarded::GuardedRun;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, TryLockError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use store::{EndedRun, Store};
@@ -291,6 +294,8 @@ pub struct Registry {
     making: Mutex<()>,
     modes: modes::Modes,
     held: held::HeldEvents,
+    /// How often a user had too many live runs for another one.
+    too_many: AtomicU64,
 }
 
 impl Registry {
@@ -308,6 +313,7 @@ impl Registry {
             making: Mutex::default(),
             modes: modes::Modes::default(),
             held: held::HeldEvents::default(),
+            too_many: AtomicU64::default(),
         }
     }
 
@@ -315,6 +321,11 @@ impl Registry {
     #[must_use]
     pub fn with_modes(self, modes: modes::Modes) -> Registry {
         Registry { modes, ..self }
+    }
+
+    /// How often a user had too many live runs for another one.
+    pub fn refused_too_many(&self) -> u64 {
+        self.too_many.load(Ordering::Relaxed)
     }
 
     /// Which runs are bounded, and which are only watched.

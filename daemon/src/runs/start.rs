@@ -24,13 +24,15 @@ use failsafe_ebpf::abi::latch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 use uuid::Uuid;
 
 /// Live runs of one user who is not an administrator.
 pub const MAX_RUNS_OF_USER: usize = 64;
+/// Its name.
+pub const LIMIT: &str = "live-runs";
 
 /// How long registering waits for the end of the run that had the same cgroup.
 const REAPED: Duration = Duration::from_secs(5);
@@ -96,7 +98,9 @@ pub enum StartError {
     #[error("labels: expected at most 32, each key and value at most 128 bytes")]
     Labels,
     /// The user has too many.
-    #[error("uid {uid} has {MAX_RUNS_OF_USER} live runs already")]
+    #[error(
+        "limit `{LIMIT}`: uid {uid} has {MAX_RUNS_OF_USER} of {MAX_RUNS_OF_USER} live runs; end some and try again"
+    )]
     TooMany {
         /// The user.
         uid: u32,
@@ -149,6 +153,7 @@ impl Registry {
         let owned = runs.iter().filter(|run| run.owner_uid == wanted.owner_uid).count();
         // Discovery has limits of its own.
         if !wanted.unlimited && owned >= MAX_RUNS_OF_USER && !matches!(place, Place::Discovered(_)) {
+            self.too_many.fetch_add(1, Ordering::Relaxed);
             return Err(StartError::TooMany { uid: wanted.owner_uid });
         }
         let discovered = matches!(place, Place::Discovered(_));

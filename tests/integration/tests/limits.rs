@@ -278,3 +278,81 @@ fn a_reserve_is_there_when_descriptors_are_few() -> Result<()> {
         run.freezes()
     })
 }
+
+/// The rows of the table in `docs/limits.md` that `node status` shows: name, and the first number of each of the three sizes.
+fn documented() -> Vec<(String, [Option<u64>; 3])> {
+    let number = |cell: &str| {
+        let digits: String = cell.trim().chars().take_while(|c| c.is_ascii_digit() || *c == ',').collect();
+        // A percentage is a share of a size that differs by table.
+        let share = cell.trim()[digits.len()..].starts_with('%');
+        digits.trim_end_matches(',').replace(',', "").parse().ok().filter(|_| !share)
+    };
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.strip_prefix("| ")?.split('|').collect();
+        let name = cells.get(5)?.split_once("status `")?.1.split_once('`')?.0;
+        Some((name.to_owned(), [number(cells[1]), number(cells[2]), number(cells[3])]))
+    };
+    include_str!("../../../docs/limits.md").lines().filter_map(row).collect()
+}
+
+#[test]
+fn the_documented_limits_are_those_that_node_status_shows() -> Result<()> {
+    let documented = documented();
+    ensure!(documented.len() > 8, "the table of docs/limits.md is not found: {documented:?}");
+    on_node("documented-limits", "", |node| {
+        let status = node.json(["node", "status"])?;
+        let shown = status["limits"].as_array().cloned().unwrap_or_default();
+        for (name, [per_user, total, reserve]) in &documented {
+            if name == "descriptors" {
+                // It depends on the limit of the process.
+                continue;
+            }
+            let begin = name.strip_suffix("TABLE").unwrap_or(name);
+            let rows: Vec<&Value> = shown
+                .iter()
+                .filter(|limit| {
+                    limit["name"].as_str().is_some_and(|it| it == begin || begin != name && it.starts_with(begin))
+                })
+                .collect();
+            ensure!(!rows.is_empty(), "docs/limits.md names `{name}`, which `node status` does not show");
+            for row in rows {
+                // With few descriptors, connections and streams become fewer in proportion.
+                let fitted = matches!(name.as_str(), "connections" | "streams");
+                for (what, documented) in [("per_user", per_user), ("total", total), ("reserve", reserve)] {
+                    let Some(documented) = documented else { continue };
+                    let is = row[what].as_u64();
+                    let fits = is == Some(*documented) || fitted && is.is_some_and(|is| is <= *documented);
+                    ensure!(fits, "`{name}`, {what}: {documented} in docs/limits.md, {row}");
+                }
+            }
+        }
+        let undocumented = shown.iter().filter_map(|limit| limit["name"].as_str()).find(|shown| {
+            !documented
+                .iter()
+                .any(|(name, _)| name == shown || name.strip_suffix("TABLE").is_some_and(|n| shown.starts_with(n)))
+        });
+        ensure!(undocumented.is_none(), "docs/limits.md does not name {undocumented:?}, which `node status` shows");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_user_with_too_many_runs_reads_the_name_of_the_limit_and_node_status_counts_the_refusal() -> Result<()> {
+    on_node("live-runs", "", |node| {
+        let mut runs = Vec::new();
+        let names: Vec<String> = (0..64).map(|n| format!("run-of-many-{n}")).collect();
+        for name in &names {
+            runs.push(Launch::new(name, POLICY).called_by(NOBODY).start(node, ["sleep", "600"])?);
+        }
+        let before = limit(node, "live-runs")?;
+        ensure!(before["most_uid"] == NOBODY && before["most_used"] == 64 && before["refused"] == 0, "{before}");
+        let policy = node.policy("one-more", POLICY)?;
+        let refused = node.ctl_as(NOBODY, ["run", "--policy", &policy.display().to_string(), "--", "true"])?;
+        ensure!(refused.code != 0 && refused.err.contains("limit `live-runs`"), "{}", refused.err);
+        let after = limit(node, "live-runs")?;
+        ensure!(after["refused"] == 1 && after["used"] == 64, "{after}");
+        let log = limit(node, "audit-log")?;
+        ensure!(log["most_uid"] == NOBODY && log["most_used"].as_u64() >= Some(1), "{log}");
+        Ok(())
+    })
+}

@@ -10,8 +10,8 @@ impl Kernel {
         self.ebpf.as_ref().err().map(String::as_str)
     }
 
-    /// What of the kernel's tables is used, and by how much of it users are bounded.
-    pub fn table_usage(&self) -> Vec<TableUsage> {
+    /// What of the kernel's tables is used, by how much of it users are bounded, and how often each had no room for a run.
+    pub fn table_usage(&self) -> Vec<(TableUsage, u64)> {
         self.lock().map(|ebpf| ebpf.table_usage()).unwrap_or_default()
     }
 

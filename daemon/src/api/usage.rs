@@ -1,0 +1,76 @@
+//! What users hold of the limits that are not the control socket's own: live runs, tables of the kernel, the audit log.
+
+use super::{
+    Context,
+    limits::{Quota, Usage},
+};
+use crate::{
+    guard::kernel::MAX_RUNS,
+    runs::start::{LIMIT, MAX_RUNS_OF_USER},
+};
+use std::collections::BTreeMap;
+
+/// The name of the budgets of the audit log.
+pub(super) const AUDIT_LOG: &str = "audit-log";
+const MIB: u64 = 1 << 20;
+
+/// All of them.
+pub(super) fn of(context: &Context) -> Vec<Usage> {
+    let mut all = vec![live_runs(context), audit_log(context)];
+    all.extend(tables(context));
+    all
+}
+
+fn live_runs(context: &Context) -> Usage {
+    let (live, guarded) = (context.registry.live(), context.registry.guarded());
+    let mut users: BTreeMap<u32, usize> = BTreeMap::new();
+    for run in live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)) {
+        *users.entry(run.owner_uid).or_default() += 1;
+    }
+    let quota = Quota { per_user: MAX_RUNS_OF_USER, total: size(u64::from(MAX_RUNS)), reserve: 0 };
+    Usage {
+        used: users.values().sum(),
+        most: most(users),
+        refused: context.registry.refused_too_many(),
+        bounded: (true, false),
+        ..Usage::of(LIMIT, "runs", quota)
+    }
+}
+
+fn audit_log(context: &Context) -> Usage {
+    let spent = context.log.used();
+    let quota =
+        Quota { per_user: size(spent.budget.per_user / MIB), total: size(spent.budget.total / MIB), reserve: 0 };
+    Usage {
+        used: size(spent.all / MIB),
+        most: spent.most.map(|(uid, bytes)| (uid, size(bytes.div_ceil(MIB)))),
+        refused: spent.summed,
+        bounded: (true, false),
+        ..Usage::of(AUDIT_LOG, "MiB per day", quota)
+    }
+}
+
+fn tables(context: &Context) -> Vec<Usage> {
+    let one = |(table, refused): (crate::guard::kernel_quota::Usage, u64)| {
+        let users = table.total.saturating_sub(table.reserve);
+        let quota = Quota { per_user: size(table.per_user), total: size(users), reserve: size(table.reserve) };
+        let beside = table.used.saturating_sub(table.used_by_users);
+        Usage {
+            used: size(table.used_by_users),
+            reserve_used: size(beside),
+            most: table.most.map(|(uid, held)| (uid, size(held))),
+            refused,
+            bounded: (true, true),
+            ..Usage::of(table.resource.limit(), "entries", quota)
+        }
+    };
+    context.registry.kernel().table_usage().into_iter().map(one).collect()
+}
+
+fn most(users: BTreeMap<u32, usize>) -> Option<(u32, usize)> {
+    users.into_iter().max_by_key(|(_, held)| *held)
+}
+
+fn size(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
