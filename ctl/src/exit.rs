@@ -2,6 +2,7 @@
 //!
 //! Invariant: every failure says what failed and, where that is known, what to do about it.
 
+use failsafe_proto::ErrorReason;
 use std::{error::Error, fmt, io, process::ExitCode};
 use tonic::{Code, Status};
 
@@ -122,11 +123,10 @@ impl fmt::Display for Fail {
 
 impl From<Status> for Fail {
     fn from(status: Status) -> Fail {
-        let reason = status.metadata().get(failsafe_proto::REFUSED_BECAUSE).and_then(|reason| reason.to_str().ok());
-        let accept = Some(ACCEPT_DIFFERENCES);
+        let (reason, accept) = (ErrorReason::of(&status), Some(ACCEPT_DIFFERENCES));
         let (exit, advice) = match status.code() {
-            Code::FailedPrecondition if reason == Some("results-differ") => (Exit::ResultDiffers, accept),
-            Code::FailedPrecondition if reason == Some("cannot-know") => (Exit::CannotKnow, accept),
+            _ if reason == Some(ErrorReason::ResultsDiffer) => (Exit::ResultDiffers, accept),
+            _ if reason == Some(ErrorReason::CannotKnow) => (Exit::CannotKnow, accept),
             Code::InvalidArgument | Code::OutOfRange => (Exit::Usage, None),
             // The message names the command that lists what there is.
             Code::NotFound => (Exit::NotFound, None),
@@ -218,10 +218,10 @@ mod tests {
 
     #[test]
     fn a_start_again_that_would_differ_has_its_own_exit_code() {
-        for (reason, exit) in [("results-differ", Exit::ResultDiffers), ("cannot-know", Exit::CannotKnow)] {
-            let mut status = Status::new(Code::FailedPrecondition, "x");
-            status.metadata_mut().insert(failsafe_proto::REFUSED_BECAUSE, reason.parse().unwrap());
-            let fail = Fail::from(status);
+        for (reason, exit) in
+            [(ErrorReason::ResultsDiffer, Exit::ResultDiffers), (ErrorReason::CannotKnow, Exit::CannotKnow)]
+        {
+            let fail = Fail::from(reason.status("x"));
             assert_eq!((fail.exit, fail.advice.as_deref()), (exit, Some(ACCEPT_DIFFERENCES)));
         }
     }

@@ -4,6 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+mod reason;
+
+pub use reason::{DOMAIN, ErrorReason};
+
 /// `failsafe.v1`.
 #[expect(
     missing_docs,
@@ -14,10 +18,6 @@
 pub mod v1 {
     tonic::include_proto!("failsafe.v1");
 }
-
-/// The metadata of a refusal that has its reason for programs: `lives` (the run to start again has not ended), `results-differ` or
-/// `cannot-know` (a run that is started again).
-pub const REFUSED_BECAUSE: &str = "failsafe-refused-because";
 
 /// The encoded `FileDescriptorSet`, for gRPC reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

@@ -25,7 +25,7 @@ use failsafe_attest::{
     statement::{DigestOf, MAX_NONCE},
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -80,7 +80,7 @@ impl Place {
     fn take(reading: &Arc<Reading>, run: &str, share: Share) -> Result<Place, Status> {
         let of = (run.to_owned(), share.is_reserved());
         if !reading.lock().unwrap_or_else(PoisonError::into_inner).insert(of.clone()) {
-            return Err(Status::resource_exhausted(format!(
+            return Err(ErrorReason::LimitReached.status(format!(
                 "limit `attestations`: run {run} is being read already; if that does not end, a process or a file system of the run \
                  does not answer"
             )));
@@ -112,7 +112,7 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         let table = self.0.attestor.table.clone();
         let made = self.0.work(share).read(share, move || {
             let statement = stated(facts, &table, stated_of, None, &[]);
-            let payload = statement.payload().map_err(|error| Status::internal(error.to_string()))?;
+            let payload = statement.payload().map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
             Ok::<_, Status>((statement.predicate.digests, payload))
         });
         let (digests, payload) = made.await??;
@@ -138,7 +138,7 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         }
         if nonce.len() > MAX_NONCE {
             let message = format!("nonce: it has {} bytes, expected at most {MAX_NONCE}", nonce.len());
-            return Err(Status::invalid_argument(message));
+            return Err(ErrorReason::InvalidRequest.status(message));
         }
         // Before the work: without a key it is for nothing.
         let signer = self.0.attestor.keys.signer().map_err(|error| no_key(&error))?;
@@ -149,7 +149,7 @@ impl v1::attestation_service_server::AttestationService for Attestations {
             let payload = stated(facts, &table, stated_of, Some(public), &nonce).payload()?;
             seal(&payload, &public, |message| signer.sign(message))
         });
-        let envelope = sealed.await?.map_err(|error| Status::internal(error.to_string()))?;
+        let envelope = sealed.await?.map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
         Ok(Response::new(v1::AttestResponse { envelope: envelope.into_bytes() }))
     }
 
@@ -225,10 +225,12 @@ impl Attestations {
         };
         let attestor = &self.0.attestor;
         let place = of_run.as_ref().map(|run| Place::take(&attestor.reading, &run.id, share)).transpose()?;
-        let permit = attestor.limit.take(share).map_err(|exceeded| Status::resource_exhausted(exceeded.to_string()))?;
+        let permit =
+            attestor.limit.take(share).map_err(|exceeded| ErrorReason::LimitReached.status(exceeded.to_string()))?;
         let permit = (permit, place);
         let asked = attestor.worker.start(self.0.node_facts(), of_run, permit);
-        let asked = asked.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
+        let asked =
+            asked.map_err(|error| ErrorReason::LimitReached.status(format!("no thread for the readers: {error}")))?;
         let mut facts = asked.facts().await;
         if scope == Scope::Run && who.may_attest_node().is_err() {
             hide_identity(&mut facts, &attestor.table);
@@ -245,10 +247,10 @@ impl Attestations {
             FoundRun::Live(live) => live.cgroup.unopened(),
             FoundRun::Guarded(guarded) => match &guarded.cgroup {
                 Some(cgroup) => cgroup.unopened(),
-                None => return Err(Status::failed_precondition("the cgroup of the run is not known")),
+                None => return Err(ErrorReason::CgroupUnusable.status("the cgroup of the run is not known")),
             },
             FoundRun::Ended(ended) => {
-                return Err(Status::failed_precondition(format!(
+                return Err(ErrorReason::RunEnded.status(format!(
                     "run `{}` ({}) has ended: a statement is made of the processes of a live run; stored ones are those `at` its \
                      start, its incidents and its end",
                     ended.run.name, ended.run.id
@@ -260,7 +262,7 @@ impl Attestations {
 }
 
 fn no_key(error: &KeyError) -> Status {
-    Status::failed_precondition(error.to_string())
+    ErrorReason::StatementUnavailable.status(error.to_string())
 }
 
 fn node_key(key: &NodeKey) -> v1::NodeKey {

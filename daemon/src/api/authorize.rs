@@ -22,6 +22,7 @@ use failsafe_core::{
     actor::{Actor, LocalPeer},
     input::Run,
 };
+use failsafe_proto::ErrorReason;
 use nix::sys::socket::UnixCredentials;
 use std::{os::unix::net::UnixStream, path::PathBuf};
 use tonic::{Request, Status};
@@ -126,7 +127,7 @@ impl Authority {
     /// one that connected uses the connection.
     pub fn principal<T>(&self, request: &Request<T>, runs: &Registry) -> Result<Principal, Status> {
         let maker = maker(request)?;
-        let unknown = |why: &PeerError| Status::unauthenticated(why.chain());
+        let unknown = |why: &PeerError| ErrorReason::CallerUnknown.status(why.chain());
         let peer = maker.peer().map_err(unknown)?;
         if let Some(sender) = maker.foreign() {
             return Err(foreign(peer, sender));
@@ -168,7 +169,7 @@ impl Authority {
 /// # Errors
 /// `UNAUTHENTICATED`: it did not come by the control socket.
 pub fn maker<T>(request: &Request<T>) -> Result<&Maker, Status> {
-    request.extensions().get().ok_or_else(|| Status::unauthenticated("the socket gives no peer credentials"))
+    request.extensions().get().ok_or_else(|| ErrorReason::CallerUnknown.status("the socket gives no peer credentials"))
 }
 
 fn foreign(peer: &Peer, sender: Sender) -> Status {
@@ -319,5 +320,5 @@ impl Principal {
 }
 
 fn denied(why: &str) -> Status {
-    Status::permission_denied(why)
+    ErrorReason::PermissionDenied.status(why)
 }

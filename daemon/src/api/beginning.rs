@@ -7,6 +7,7 @@ use crate::{
 };
 use failsafe_attest::Fact;
 use failsafe_core::GpuId;
+use failsafe_proto::ErrorReason;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -31,14 +32,15 @@ pub(super) async fn facts(
     (gpus, mig): (&BTreeSet<GpuId>, &BTreeMap<GpuId, BTreeSet<String>>),
     said: &Said,
 ) -> Result<StartFacts, Status> {
-    let pid = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?.id().pid;
+    let pid = maker.peer().map_err(|why| ErrorReason::CallerUnknown.status(why.chain()))?.id().pid;
     let slices = |gpu| mig.get(gpu).into_iter().flatten().cloned().collect();
     let gpus = gpus.iter().map(|gpu| (gpu.clone(), slices(gpu))).collect();
     let about = context.node_facts();
     let seen = about.gpus.clone();
     let attestor = &context.attestor;
     let asked = attestor.worker.start(about, None, ());
-    let asked = asked.map_err(|error| Status::resource_exhausted(format!("no thread for the readers: {error}")))?;
+    let asked =
+        asked.map_err(|error| ErrorReason::LimitReached.status(format!("no thread for the readers: {error}")))?;
     let node = asked.facts().await;
     let (worker, table) = (attestor.worker.clone(), attestor.table.clone());
     let beginning = Beginning { pid, command: said.command.clone(), environment: said.environment.clone(), gpus };

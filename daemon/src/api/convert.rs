@@ -16,7 +16,7 @@ use failsafe_core::{
     policy::assurance::Grants,
     record::Totals,
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::time::Duration;
 use tonic::Status;
 
@@ -192,7 +192,7 @@ pub(super) fn command(command: i32) -> Result<Command, Status> {
         Ok(v1::Command::Freeze) => Ok(Command::Freeze),
         Ok(v1::Command::Thaw) => Ok(Command::Thaw),
         Ok(v1::Command::Kill) => Ok(Command::Kill),
-        _ => Err(Status::invalid_argument("command: expected freeze, thaw or kill")),
+        _ => Err(ErrorReason::InvalidRequest.status("command: expected freeze, thaw or kill")),
     }
 }
 
@@ -252,23 +252,24 @@ fn verdict(verdict: Verdict) -> (v1::Verdict, Vec<String>) {
 
 pub(super) fn find_error(error: &FindError) -> Status {
     match error {
-        FindError::None(_) | FindError::NotExact { .. } => Status::not_found(error.to_string()),
-        FindError::Ambiguous { .. } => Status::invalid_argument(error.to_string()),
+        FindError::None(_) | FindError::NotExact { .. } => ErrorReason::RunNotFound.status(error.to_string()),
+        FindError::Ambiguous { .. } => ErrorReason::RunAmbiguous.status(error.to_string()),
     }
 }
 
 pub(super) fn start_error(error: &StartError) -> Status {
     let message = error.to_string();
     match error {
-        StartError::NameTaken(_) | StartError::Overlaps(_) => Status::already_exists(message),
+        StartError::NameTaken(_) => ErrorReason::RunNameTaken.status(message),
+        StartError::Overlaps(_) => ErrorReason::CgroupTaken.status(message),
         StartError::BadName(_) | StartError::LikeAnId(_) | StartError::Labels | StartError::Empty(_) => {
-            Status::invalid_argument(message)
+            ErrorReason::InvalidRequest.status(message)
         }
         StartError::TooMany { .. }
         | StartError::Kernel(KernelError::Full | KernelError::Quota(_) | KernelError::Compile(_)) => {
-            Status::resource_exhausted(message)
+            ErrorReason::LimitReached.status(message)
         }
-        StartError::Cgroup(_) | StartError::Kernel(_) => Status::failed_precondition(message),
-        StartError::Store(_) => Status::unavailable(message),
+        StartError::Cgroup(_) | StartError::Kernel(_) => ErrorReason::CgroupUnusable.status(message),
+        StartError::Store(_) => ErrorReason::StorageUnavailable.status(message),
     }
 }

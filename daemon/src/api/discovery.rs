@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use failsafe_core::{Mode, discover::Explained};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{path::Path, sync::Arc};
 use tonic::{Request, Response, Status};
 
@@ -29,9 +29,8 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
         let share = Peer::of(&request)?.share();
         let v1::DiscoveryTestRequest { path } = request.into_inner();
         if path.is_empty() || path.len() > MOST_BYTES {
-            return Err(Status::invalid_argument(format!(
-                "path: expected the path of a cgroup, 1 to {MOST_BYTES} bytes"
-            )));
+            return Err(ErrorReason::InvalidRequest
+                .status(format!("path: expected the path of a cgroup, 1 to {MOST_BYTES} bytes")));
         }
         let context = self.0.clone();
         Ok(Response::new(self.0.work(share).read(share, move || explained(&context, &path)).await?))
@@ -85,7 +84,7 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
 pub(super) fn claimed(config: &Config, registry: &Registry, path: &Path) -> Result<Option<String>, Status> {
     let (rules, mount) = (&config.discover.0, registry.root().mount());
     let path = path.strip_prefix("/").unwrap_or(path);
-    let failed = |why: DelegationError| Status::failed_precondition(crate::causes::chain(&why));
+    let failed = |why: DelegationError| ErrorReason::CgroupUnusable.status(crate::causes::chain(&why));
     // What a user may name is nothing to discovery.
     let of_root = |path: &Path| {
         let path = mount.join(path);

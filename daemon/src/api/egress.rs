@@ -8,7 +8,7 @@ use failsafe_core::{
     record::{Record, Totals},
 };
 use failsafe_journal::{Filter, Query, Search};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::path::Path;
 use tonic::Status;
 
@@ -23,7 +23,9 @@ pub(super) async fn get(
     let (registry, log) = (context.registry.clone(), context.log.path().to_owned());
     let read = context.work(share).read(share, move || match found {
         FoundRun::Live(live) => Ok((registry.account(&live), false)),
-        FoundRun::Guarded(_) => Err(Status::failed_precondition("the run is guarded: nobody counts what it sends")),
+        FoundRun::Guarded(_) => {
+            Err(ErrorReason::RunNotJudged.status("the run is guarded: nobody counts what it sends"))
+        }
         FoundRun::Ended(_) => of_log(&log, id).map(|account| (account, true)),
     });
     let (account, ended) = read.await??;
@@ -31,8 +33,9 @@ pub(super) async fn get(
 }
 
 fn of_log(log: &Path, run: RunId) -> Result<Account, Status> {
-    let unreadable =
-        |error: &dyn std::fmt::Display| Status::unavailable(format!("the audit log cannot be read: {error}"));
+    let unreadable = |error: &dyn std::fmt::Display| {
+        ErrorReason::StorageUnavailable.status(format!("the audit log cannot be read: {error}"))
+    };
     let filter = Filter { run: Some(run.to_string()), kinds: vec!["run".to_owned()], ..Filter::default() };
     let mut account = None;
     for entry in Search::open(log, Query { filter, ..Query::default() }).map_err(|error| unreadable(&error))? {
@@ -42,7 +45,7 @@ fn of_log(log: &Path, run: RunId) -> Result<Account, Status> {
         }
     }
     account.ok_or_else(|| {
-        Status::not_found(format!(
+        ErrorReason::NotStored.status(format!(
             "the audit log has no account of what run {run} sent: no daemon watched its end, or it is being read"
         ))
     })

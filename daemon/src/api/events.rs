@@ -8,7 +8,7 @@ use super::{
     peer::Peer,
 };
 use failsafe_journal::{Entry, Filter, Query, Search};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -177,7 +177,7 @@ impl Log {
 }
 
 fn unreadable(error: impl std::error::Error) -> Status {
-    Status::data_loss(format!("the audit log cannot be read: {}", crate::causes::chain(&error)))
+    ErrorReason::DataDamaged.status(format!("the audit log cannot be read: {}", crate::causes::chain(&error)))
 }
 
 fn record(entry: Entry) -> v1::Record {

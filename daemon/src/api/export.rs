@@ -4,7 +4,7 @@
 //! be read. So each recording is announced, and a problem with one does not end the stream.
 
 use super::follow::{Batch, Bounds, Source};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{collections::VecDeque, fs::File, io, path::PathBuf};
 use tonic::Status;
 
@@ -41,7 +41,7 @@ impl Recordings {
         if !self.announce {
             return match problem.is_empty() {
                 true => Ok(Batch { items: Vec::new(), more: true }),
-                false => Err(Status::data_loss(format!("the recording cannot be read: {problem}"))),
+                false => Err(ErrorReason::DataDamaged.status(format!("the recording cannot be read: {problem}"))),
             };
         }
         let part = v1::RecordingPart { number, of: self.of, problem, missing };

@@ -9,6 +9,7 @@
 //! its files after `unread`, and its connection after as long again.
 
 use super::{peer::Peer, work::Work};
+use failsafe_proto::ErrorReason;
 use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -156,7 +157,7 @@ impl<G: Send + Sync + 'static> Follow<G> {
 
 fn unread(after: Duration) -> Status {
     let seconds = after.as_secs();
-    Status::resource_exhausted(format!(
+    ErrorReason::LimitReached.status(format!(
         "limit `unread`: the client read nothing of this stream for {seconds} s, so it ended; follow again from the last index \
          that you have"
     ))

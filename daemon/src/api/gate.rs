@@ -11,7 +11,7 @@ use super::{
     limits::{Limit, Permit, Rate, Share},
     peer::{Info, Peer, UnderWay},
 };
-use failsafe_proto::DESCRIPTOR;
+use failsafe_proto::{DESCRIPTOR, ErrorReason};
 use prost::Message;
 use std::{
     collections::BTreeSet,
@@ -27,10 +27,10 @@ use tonic::{
 };
 
 /// Bytes of a status message that a service writes at most. It travels in a header, of which clients take 16 KiB and fewer.
-pub const MESSAGE: usize = 4_000;
+pub const MESSAGE: usize = 3_000;
 /// Bytes of its encoded form at most, whoever wrote it: a longer one is cut, so that the client sees the rest and not a broken
-/// connection.
-const ENCODED: usize = 7_000;
+/// connection. The details with the reason travel in another header of at most 1,400 bytes; some clients take 8 KiB for all.
+const ENCODED: usize = 5_500;
 
 /// What a method is to the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,12 +190,12 @@ where
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let refuse = |status: Status| -> Self::Future { Box::pin(std::future::ready(Ok(status.into_http()))) };
         let Some(Info { maker, peer }) = request.extensions_mut().remove::<Info>() else {
-            return refuse(Status::internal("the connection has no maker"));
+            return refuse(ErrorReason::Internal.status("the connection has no maker"));
         };
         let under_way = peer.begin();
         let permit = match self.gates.enter(self.gates.methods.kind(request.uri().path()), peer.share()) {
             Ok(permit) => permit,
-            Err(why) => return refuse(Status::resource_exhausted(why)),
+            Err(why) => return refuse(ErrorReason::LimitReached.status(why)),
         };
         let deadline = Deadline::read(request.headers());
         request.extensions_mut().insert(maker);
@@ -318,7 +318,7 @@ mod tests {
             let kept = short.strip_suffix("... (cut)").unwrap();
             assert!(kept.len() > ENCODED - 3 && kept.len() <= ENCODED && (kept.len() - pad).is_multiple_of(3), "{pad}");
         }
-        let status = Status::resource_exhausted("short").into_http::<Body>();
+        let status = ErrorReason::LimitReached.status("short").into_http::<Body>();
         let mut headers = status.headers().clone();
         shorten(&mut headers);
         assert_eq!(headers, *status.headers());

@@ -22,7 +22,7 @@ use failsafe_core::{
     },
     input::Run,
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -98,7 +98,7 @@ pub(super) fn capacity(context: &Context) -> v1::CapacityResponse {
 }
 
 pub(super) fn placeable(context: &Context, request: &v1::PlaceableRequest) -> Result<v1::PlaceableResponse, Status> {
-    let bad = |why: String| Status::invalid_argument(why);
+    let bad = |why: String| ErrorReason::InvalidRequest.status(why);
     if !request.gpus.is_empty() && request.count > 0 {
         return Err(bad("gpus, count: expected one of them".into()));
     }
@@ -195,15 +195,17 @@ pub(super) async fn order(
     context.lane.command(Command::Order { order, done, ticket }, true).map_err(lane_refusal)?;
     match tokio::time::timeout(ORDER, answered).await {
         Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error @ OrderRefused::NoSuchGpu(_)))) => return Err(Status::not_found(error.to_string())),
-        Ok(Ok(Err(error))) => return Err(Status::failed_precondition(error.to_string())),
-        _ if caller.0.withdraw() => {
-            return Err(Status::deadline_exceeded(
-                "the order was not begun in time and was withdrawn: nothing was done",
-            ));
+        Ok(Ok(Err(error @ OrderRefused::NoSuchGpu(_)))) => {
+            return Err(ErrorReason::GpuNotFound.status(error.to_string()));
         }
-        Ok(Err(_)) => return Err(Status::unavailable("the daemon is stopping")),
-        Err(_) => return Err(Status::deadline_exceeded("the order stands, but its record is not on disk yet")),
+        Ok(Ok(Err(error))) => return Err(ErrorReason::OrderRefused.status(error.to_string())),
+        _ if caller.0.withdraw() => {
+            return Err(
+                ErrorReason::NotBegun.status("the order was not begun in time and was withdrawn: nothing was done")
+            );
+        }
+        Ok(Err(_)) => return Err(ErrorReason::DaemonStopping.status("the daemon is stopping")),
+        Err(_) => return Err(ErrorReason::NotDurable.status("the order stands, but its record is not on disk yet")),
     }
     if let (OrderKind::Forget, Target::Gpu(gpu)) = (kind, &target) {
         context.view().gpus.remove(gpu);
@@ -217,7 +219,11 @@ pub(super) async fn order(
 }
 
 pub(super) fn reason(text: String) -> Result<String, Status> {
-    if text.trim().is_empty() { Err(Status::invalid_argument("reason: expected some words")) } else { Ok(text) }
+    if text.trim().is_empty() {
+        Err(ErrorReason::InvalidRequest.status("reason: expected some words"))
+    } else {
+        Ok(text)
+    }
 }
 
 /// A GPU by UUID or index; also one that is only known from before.
@@ -228,8 +234,8 @@ pub(super) fn find(context: &Context, view: &View, wanted: &str) -> Result<GpuId
     }
     let node = context.view();
     node.gpu_named(wanted).map_err(|error| match error {
-        NotNamed::Ambiguous(..) | NotNamed::MigDevice(..) => Status::invalid_argument(error.to_string()),
-        NotNamed::Unknown { .. } => Status::not_found(error.to_string()),
+        NotNamed::Ambiguous(..) | NotNamed::MigDevice(..) => ErrorReason::InvalidRequest.status(error.to_string()),
+        NotNamed::Unknown { .. } => ErrorReason::GpuNotFound.status(error.to_string()),
     })
 }
 

@@ -19,7 +19,7 @@ use failsafe_core::{
     input::Run,
     record::{Checkpoint, Record},
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use tonic::Status;
@@ -29,7 +29,8 @@ use tonic::Status;
 /// # Errors
 /// `UNAVAILABLE`: the log cannot be read.
 pub(super) fn claims(log: &Path, run: RunId) -> Result<Claims, Status> {
-    log::claims::claims(log, run).map_err(|error| Status::unavailable(format!("the audit log cannot be read: {error}")))
+    log::claims::claims(log, run)
+        .map_err(|error| ErrorReason::StorageUnavailable.status(format!("the audit log cannot be read: {error}")))
 }
 
 pub(super) async fn set(
@@ -56,7 +57,7 @@ impl New {
     /// # Errors
     /// `INVALID_ARGUMENT`.
     pub fn of(json: &[u8], context: &Context) -> Result<New, Status> {
-        let wrong = |error| Status::invalid_argument(format!("the manifest is not valid: {error}"));
+        let wrong = |error| ErrorReason::InvalidRequest.status(format!("the manifest is not valid: {error}"));
         let mut manifest = Manifest::from_json(json).map_err(wrong)?;
         let redacted = redact(&mut manifest, &context.config.redact);
         Ok(New { text: manifest.canonical().map_err(wrong)?, redacted })
@@ -97,7 +98,9 @@ pub(super) async fn get(
     let (log, id) = (context.log.path().to_owned(), found.run().id);
     let Claims { manifest, checkpoints } = context.work(share).read(share, move || claims(&log, id)).await??;
     let (manifest, set_ns) = match manifest {
-        Some((manifest, set_ns)) => (manifest.canonical().map_err(|e| Status::internal(e.to_string()))?, set_ns),
+        Some((manifest, set_ns)) => {
+            (manifest.canonical().map_err(|e| ErrorReason::Internal.status(e.to_string()))?, set_ns)
+        }
         None => (String::new(), 0),
     };
     Ok(v1::GetManifestResponse {
@@ -117,13 +120,13 @@ pub(super) async fn add(
 ) -> Result<v1::AddCheckpointResponse, Status> {
     let run = live(context, who, &request.run)?;
     let v1::Checkpoint { path, step, good, digest, bytes, announced_ns: _ } =
-        request.checkpoint.ok_or_else(|| Status::invalid_argument("checkpoint: it is missing"))?;
+        request.checkpoint.ok_or_else(|| ErrorReason::InvalidRequest.status("checkpoint: it is missing"))?;
     if path.is_empty() || path.len() > MAX_TEXT || path.chars().any(char::is_control) {
         let message = format!("checkpoint.path: expected 1 to {MAX_TEXT} bytes, without control characters");
-        return Err(Status::invalid_argument(message));
+        return Err(ErrorReason::InvalidRequest.status(message));
     }
     if !is_digest(&digest) {
-        return Err(Status::invalid_argument("checkpoint.digest: expected sha256: and 64 hexadecimal digits"));
+        return Err(ErrorReason::InvalidRequest.status("checkpoint.digest: expected sha256: and 64 hexadecimal digits"));
     }
     let mut shown = vec![path];
     context.config.redact.argv(&mut shown, &[]);
@@ -136,7 +139,7 @@ pub(super) async fn add(
 fn named(who: &Principal, run: &str) -> Result<String, Status> {
     match (run, who.inside) {
         ("", Some(inside)) => Ok(inside.to_string()),
-        ("", None) => Err(Status::invalid_argument("run: the caller is in no run: expected its name or id")),
+        ("", None) => Err(ErrorReason::InvalidRequest.status("run: the caller is in no run: expected its name or id")),
         (run, _) => Ok(run.to_owned()),
     }
 }
@@ -148,7 +151,7 @@ fn live(context: &Context, who: &Principal, run: &str) -> Result<Run, Status> {
     match found.map_err(|error| convert::find_error(&error))? {
         FoundRun::Ended(ended) => {
             let message = format!("run `{}` has ended: claims are accepted while a run lives", ended.run.name);
-            Err(Status::failed_precondition(message))
+            Err(ErrorReason::RunEnded.status(message))
         }
         found => Ok(found.run().clone()),
     }
@@ -165,8 +168,8 @@ async fn record(context: &Context, share: Share, id: RunId, record: Record) -> R
     queued.await?;
     match told.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Status::resource_exhausted(format!("the audit log did not take it: {error}"))),
-        Err(_) => Err(Status::unavailable("the daemon is stopping")),
+        Ok(Err(error)) => Err(ErrorReason::LimitReached.status(format!("the audit log did not take it: {error}"))),
+        Err(_) => Err(ErrorReason::DaemonStopping.status("the daemon is stopping")),
     }
 }
 

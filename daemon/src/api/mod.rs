@@ -66,6 +66,7 @@ use failsafe_core::{
     GpuId, Policy,
     policy::{assurance, check},
 };
+use failsafe_proto::ErrorReason;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -139,7 +140,8 @@ impl Context {
     fn find(&self, who: &Principal, wanted: &str) -> Result<(FoundRun, Role), Status> {
         let found =
             self.registry.find(wanted, |run| who.may_see(run).is_some()).map_err(|e| convert::find_error(&e))?;
-        let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{wanted}`")))?;
+        let role =
+            who.may_see(found.run()).ok_or_else(|| ErrorReason::RunNotFound.status(format!("no run `{wanted}`")))?;
         Ok((found, role))
     }
 

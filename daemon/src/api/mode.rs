@@ -3,7 +3,7 @@
 use super::{Context, authorize::Orderer, runs::blocking};
 use crate::runs::{LiveRun, modes::Temporary};
 use failsafe_core::Mode;
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::sync::Arc;
 use tonic::Status;
 
@@ -20,15 +20,17 @@ pub(super) async fn set(
 ) -> Result<v1::SetModeResponse, Status> {
     let v1::SetModeRequest { mode, for_ms, reason } = request;
     if reason.trim().is_empty() || reason.len() > 1_000 {
-        return Err(Status::invalid_argument("reason: expected why, in 1 to 1000 bytes; it is kept in the audit log"));
+        return Err(
+            ErrorReason::InvalidRequest.status("reason: expected why, in 1 to 1000 bytes; it is kept in the audit log")
+        );
     }
     let observe = match v1::NodeMode::try_from(mode) {
         Ok(v1::NodeMode::Observe) => true,
         Ok(v1::NodeMode::Enforce) => false,
-        _ => return Err(Status::invalid_argument("mode: expected ENFORCE or OBSERVE")),
+        _ => return Err(ErrorReason::InvalidRequest.status("mode: expected ENFORCE or OBSERVE")),
     };
     if observe && !(1..=LONGEST_MS).contains(&for_ms) {
-        return Err(Status::invalid_argument(format!(
+        return Err(ErrorReason::InvalidRequest.status(format!(
             "for_ms: expected 1 to {LONGEST_MS} (7 days): an order to observe ends by itself; to observe for longer, write \
              `mode = \"observe\"` in the configuration"
         )));
@@ -40,8 +42,10 @@ pub(super) async fn set(
     // On a task of its own: a caller who goes away leaves no order that only some runs follow.
     let switch = context.mode_switch();
     let changed = tokio::spawn(blocking(move || switch.change(order, &reason, orderer.actor))).await;
-    let changed = changed.map_err(|error| Status::internal(format!("the change was cut short: {error}")))?;
-    let (runs, failed) = changed?.map_err(|why| Status::unavailable(format!("nothing was changed: {why}")))?;
+    let changed =
+        changed.map_err(|error| ErrorReason::Internal.status(format!("the change was cut short: {error}")))?;
+    let (runs, failed) =
+        changed?.map_err(|why| ErrorReason::StorageUnavailable.status(format!("nothing was changed: {why}")))?;
     Ok(v1::SetModeResponse { mode: Some(shown(context)), runs, failed })
 }
 

@@ -7,6 +7,7 @@ use super::{
     connection::{Connection, Maker},
     limits::{Bucket, PerSecond, Permit, Share},
 };
+use failsafe_proto::ErrorReason;
 use std::{
     collections::BTreeMap,
     io,
@@ -92,7 +93,7 @@ impl Peer {
     /// `INTERNAL`: the gate did not see it.
     pub fn of<T>(request: &Request<T>) -> Result<Arc<Peer>, Status> {
         let peer = request.extensions().get::<Arc<Peer>>();
-        peer.cloned().ok_or_else(|| Status::internal("the request came past the limits"))
+        peer.cloned().ok_or_else(|| ErrorReason::Internal.status("the request came past the limits"))
     }
 
     /// In which share it is counted.

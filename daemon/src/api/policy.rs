@@ -9,7 +9,7 @@ use failsafe_core::{
     Policy,
     policy::{assurance, check, parse::parse},
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -107,9 +107,9 @@ impl v1::policy_service_server::PolicyService for Policies {
 pub(super) fn refused(why: &NamedError, who: &Principal) -> Status {
     let text = said(why, who);
     match why {
-        NamedError::BadName(_) | NamedError::Invalid { .. } => Status::invalid_argument(text),
-        NamedError::None { .. } => Status::not_found(text),
-        NamedError::NotTrusted { .. } | NamedError::Read { .. } => Status::failed_precondition(text),
+        NamedError::BadName(_) | NamedError::Invalid { .. } => ErrorReason::PolicyInvalid.status(text),
+        NamedError::None { .. } => ErrorReason::PolicyNotFound.status(text),
+        NamedError::NotTrusted { .. } | NamedError::Read { .. } => ErrorReason::PolicyUnusable.status(text),
     }
 }
 

@@ -32,12 +32,12 @@ use failsafe_core::{
     event::FactorClass,
     record::{FactorChange, Record},
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tonic::{Status, metadata::MetadataValue};
+use tonic::Status;
 
 /// Longest reason.
 const REASON: usize = 1_000;
@@ -59,29 +59,21 @@ pub(super) struct Again {
 pub(super) fn ended(context: &Context, who: &Principal, run: &str) -> Result<Arc<EndedRun>, Status> {
     match context.find(who, run)?.0 {
         FoundRun::Ended(ended) => Ok(ended),
-        found => Err(because(
-            "lives",
-            format!(
-                "run `{}` ({}) still lives: only a run that has ended is started again",
-                found.run().name,
-                found.run().id
-            ),
-        )),
+        found => Err(ErrorReason::RunNotEnded.status(format!(
+            "run `{}` ({}) still lives: only a run that has ended is started again",
+            found.run().name,
+            found.run().id
+        ))),
     }
-}
-
-/// A refusal whose reason programs read: `lives`, `results-differ` or `cannot-know`.
-fn because(reason: &'static str, message: String) -> Status {
-    let mut status = Status::failed_precondition(message);
-    status.metadata_mut().insert(failsafe_proto::REFUSED_BECAUSE, MetadataValue::from_static(reason));
-    status
 }
 
 /// The policy that a run was pinned to.
 pub(super) async fn policy(context: &Arc<Context>, of: &EndedRun) -> Result<Policy, Status> {
     let (context, digest) = (context.clone(), of.run.policy);
     let kept = blocking(move || context.registry.store().policy(&digest)).await?;
-    kept.map_err(|error| Status::failed_precondition(format!("the policy of the run is not kept: {}", error.chain())))
+    kept.map_err(|error| {
+        ErrorReason::RunNotRestartable.status(format!("the policy of the run is not kept: {}", error.chain()))
+    })
 }
 
 /// What it takes to start a run again.
@@ -102,7 +94,7 @@ pub(super) async fn prepare(
     let facts = facts(context, maker, (&of.run.gpus, &of.run.mig), &said).await?;
     let (changes, unknown) = compared(context, &of, asked, facts).await?;
     let manifest = claims.manifest.map(|(manifest, _)| manifest.canonical());
-    let manifest = manifest.transpose().map_err(|error| Status::internal(error.to_string()))?;
+    let manifest = manifest.transpose().map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
     let variable = |(name, value): (String, Option<String>)| v1::RerunVariable { name, value };
     let gpus = |(gpu, slices): (&GpuId, &BTreeSet<String>)| (gpu.clone(), slices.clone());
     let slices: BTreeMap<GpuId, BTreeSet<String>> = of.run.mig.iter().map(gpus).collect();
@@ -141,18 +133,18 @@ impl Again {
         (accepted, checkpoint): (String, String),
     ) -> Result<Again, Status> {
         if of.run.owner_uid != owner {
-            return Err(Status::permission_denied(format!(
+            return Err(ErrorReason::PermissionDenied.status(format!(
                 "run `{}` was a run of uid {}, and is started again for that user only",
                 of.run.name, of.run.owner_uid
             )));
         }
         if accepted.len() > REASON || checkpoint.len() > REASON {
             let message = format!("accept_differences, checkpoint: expected at most {REASON} bytes");
-            return Err(Status::invalid_argument(message));
+            return Err(ErrorReason::InvalidRequest.status(message));
         }
         if said.command.iter().chain(said.environment.values()).any(|text| text.contains(REDACTED)) {
             let message = "the command or a variable has a redacted value: give the real one";
-            return Err(Status::invalid_argument(message));
+            return Err(ErrorReason::InvalidRequest.status(message));
         }
         let started = started(context, &of).await?;
         let facts = facts(context, maker, (gpus, mig), said).await?;
@@ -161,16 +153,14 @@ impl Again {
         let mut open: Vec<String> = changes.iter().filter(decides).map(line).collect();
         open.extend(unknown.iter().map(|what| format!("not known: {what}")));
         if !open.is_empty() && accepted.trim().is_empty() {
-            let reason = if changes.iter().any(|change| decides(&change)) { "results-differ" } else { "cannot-know" };
-            return Err(because(
-                reason,
-                format!(
-                    "the new run would differ from run `{}` ({}) in what can change results: {}",
-                    of.run.name,
-                    of.run.id,
-                    open.join("; ")
-                ),
-            ));
+            let differ = changes.iter().any(|change| decides(&change));
+            let reason = if differ { ErrorReason::ResultsDiffer } else { ErrorReason::CannotKnow };
+            return Err(reason.status(format!(
+                "the new run would differ from run `{}` ({}) in what can change results: {}",
+                of.run.name,
+                of.run.id,
+                open.join("; ")
+            )));
         }
         Ok(Again { of, changes, unknown, accepted, checkpoint })
     }
@@ -199,7 +189,7 @@ async fn started(context: &Arc<Context>, of: &EndedRun) -> Result<Started, Statu
     let (reader, id) = (context.clone(), of.run.id);
     let read = blocking(move || Started::read(reader.registry.store(), id)).await?;
     read.map_err(|why| {
-        Status::failed_precondition(format!(
+        ErrorReason::RunNotRestartable.status(format!(
             "run `{}` ({id}) cannot be started again: with what it was started is not kept: {why}",
             of.run.name
         ))

@@ -19,7 +19,7 @@ use crate::{
     platform::{ProcFs, clock},
 };
 use failsafe_core::{GpuId, MonoTime, record::Record, time::Span};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -42,7 +42,9 @@ impl Resets {
     pub fn none_of(&self, gpus: &BTreeSet<GpuId>) -> Result<MutexGuard<'_, BTreeSet<GpuId>>, Status> {
         let resets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match resets.intersection(gpus).next() {
-            Some(gpu) => Err(Status::failed_precondition(format!("{gpu} is being reset: try again when that is done"))),
+            Some(gpu) => {
+                Err(ErrorReason::GpuInUse.status(format!("{gpu} is being reset: try again when that is done")))
+            }
             None => Ok(resets),
         }
     }
@@ -74,7 +76,7 @@ pub(super) async fn reset_gpu(
     let health = context.node_health.view();
     let gpu = find(context, &health, &request.gpu)?;
     if gpu.is_amd() {
-        return Err(Status::failed_precondition(format!(
+        return Err(ErrorReason::GpuNotResettable.status(format!(
             "{gpu} is an AMD GPU, and {} resets NVIDIA's only: not reset (`amd-smi reset` or the driver does it)",
             context.config.gpu.nvidia_smi.display()
         )));
@@ -82,11 +84,11 @@ pub(super) async fn reset_gpu(
     let marked = context.resets.begin(&gpu)?;
     if let Some(runs) = held(context).get(&gpu).filter(|runs| !runs.is_empty()) {
         let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
-        return Err(Status::failed_precondition(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
+        return Err(ErrorReason::GpuInUse.status(format!("{gpu} is held by run(s) {}: not reset", runs.join(", "))));
     }
     let seen = gpu_views(context).remove(&gpu);
     if let Err(why) = nobody_on(seen.as_ref(), health.fresh, MonoTime(clock::monotonic_ns())) {
-        return Err(Status::failed_precondition(format!("{why}: {gpu} is not reset")));
+        return Err(ErrorReason::GpuNotResettable.status(format!("{why}: {gpu} is not reset")));
     }
     let minor = seen.and_then(|view| view.info.minor);
     let record = {
@@ -120,7 +122,7 @@ pub(super) async fn reset_gpu(
         record(Some(done), &detail);
         v1::ResetGpuResponse { done, detail }
     });
-    done.await.map_err(|error| Status::internal(format!("the reset was cut short: {error}")))
+    done.await.map_err(|error| ErrorReason::Internal.status(format!("the reset was cut short: {error}")))
 }
 
 /// Whether nobody is on the GPU, as far as that was known lately; else what speaks against it.

@@ -26,7 +26,7 @@ use crate::{
 };
 use failsafe_attest::Known;
 use failsafe_core::{GpuId, Policy, RunId, policy::OnDrift, record::FactorChange};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -48,7 +48,7 @@ struct Waiting {
     /// The process asks: it is ready to be frozen.
     asked: Notify,
     /// What came of it; `None`: it is not judged yet.
-    done: watch::Sender<Option<Result<(), String>>>,
+    done: watch::Sender<Option<Result<(), Status>>>,
 }
 
 /// A start of a lineage, compared.
@@ -95,7 +95,7 @@ impl Gate {
                 let message = format!(
                     "{what}: the run cannot be compared, and its policy has on_drift = \"hold\". Give the lineage another name"
                 );
-                return Err(Status::failed_precondition(message));
+                return Err(ErrorReason::CannotKnow.status(message));
             }
             tracing::warn!(what, "a restart is not compared");
         }
@@ -165,7 +165,7 @@ impl Gate {
         let (context, live) = (context.clone(), live.clone());
         tokio::spawn(async move {
             let _asked_or_late = tokio::time::timeout(ASKS_WITHIN, waiting.asked.notified()).await;
-            let judged = judge(&context, &live).await.map_err(|status| status.message().to_owned());
+            let judged = judge(&context, &live).await;
             waiting.done.send_replace(Some(judged));
             context.gates.lock().remove(&live.run.id);
         });
@@ -192,8 +192,11 @@ pub(super) async fn begin(context: &Arc<Context>, live: &Arc<LiveRun>) -> Result
     };
     waiting.asked.notify_one();
     let mut done = waiting.done.subscribe();
-    let judged = done.wait_for(Option::is_some).await.map_err(|_| Status::internal("the judgement was cut short"))?;
-    judged.clone().unwrap_or(Ok(())).map_err(Status::failed_precondition)
+    let judged = done
+        .wait_for(Option::is_some)
+        .await
+        .map_err(|_| ErrorReason::Internal.status("the judgement was cut short"))?;
+    judged.clone().unwrap_or(Ok(()))
 }
 
 /// Reports the differences, and waits for what they lead to.
@@ -208,7 +211,10 @@ async fn judge(context: &Arc<Context>, live: &Arc<LiveRun>) -> Result<(), Status
     let (done, judged) = tokio::sync::oneshot::channel();
     deliver(context, Message::Judged(done)).await?;
     let judged = tokio::time::timeout(PROVED, judged).await;
-    judged.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("the differences were not judged in time"))?;
+    judged
+        .ok()
+        .and_then(Result::ok)
+        .ok_or_else(|| ErrorReason::NotInTime.status("the differences were not judged in time"))?;
     let (of, id) = (context.clone(), live.run.id);
     blocking(move || Restart::reported(of.registry.store(), id)).await?;
     let deadline = Instant::now() + PROVED;
@@ -218,9 +224,8 @@ async fn judge(context: &Arc<Context>, live: &Arc<LiveRun>) -> Result<(), Status
             Err(error) if error.is_vanished() => return Ok(()),
             _ if Instant::now() >= deadline => {
                 let seconds = PROVED.as_secs();
-                return Err(Status::failed_precondition(format!(
-                    "the freeze of the run is not proved after {seconds} s"
-                )));
+                return Err(ErrorReason::FreezeNotProved
+                    .status(format!("the freeze of the run is not proved after {seconds} s")));
             }
             _ => tokio::time::sleep(Duration::from_millis(5)).await,
         }
@@ -236,8 +241,8 @@ pub(super) fn shown(change: &FactorChange) -> v1::FactorChange {
 fn refused(error: &LineageError) -> Status {
     let message = error.to_string();
     match error {
-        LineageError::BadName(_) => Status::invalid_argument(message),
-        LineageError::Starting(_) | LineageError::Lives { .. } => Status::failed_precondition(message),
-        LineageError::Store(_) | LineageError::Folder { .. } => Status::unavailable(message),
+        LineageError::BadName(_) => ErrorReason::InvalidRequest.status(message),
+        LineageError::Starting(_) | LineageError::Lives { .. } => ErrorReason::RunNotEnded.status(message),
+        LineageError::Store(_) | LineageError::Folder { .. } => ErrorReason::StorageUnavailable.status(message),
     }
 }

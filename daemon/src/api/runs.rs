@@ -45,7 +45,7 @@ use failsafe_core::{
     policy::parse::parse,
     record::Record,
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
@@ -95,7 +95,7 @@ impl v1::run_service_server::RunService for Runs {
         let of = if rerun_of.is_empty() { None } else { Some(rerun::ended(&self.0, &who, &rerun_of)?) };
         if of.is_some() && !(lineage.is_empty() && policy_toml.is_empty() && policy_name.is_empty()) {
             let message = "rerun_of: the policy is that of the run, and no lineage is continued: expected neither";
-            return Err(Status::invalid_argument(message));
+            return Err(ErrorReason::InvalidRequest.status(message));
         }
         let (policy, gpus) = match &of {
             Some(of) => (rerun::policy(&self.0, of).await?, gpus),
@@ -107,7 +107,7 @@ impl v1::run_service_server::RunService for Runs {
         if of.is_some()
             && let Some(why) = self.0.refusal(&policy, &gpus.cards, &gpus.mig)
         {
-            return Err(Status::failed_precondition(why));
+            return Err(ErrorReason::PolicyNotSupported.status(why));
         }
         let wanted = wanted(&who, owner, name, labels, policy, gpus);
         self.has_log(&wanted)?;
@@ -153,7 +153,7 @@ impl v1::run_service_server::RunService for Runs {
             FoundRun::Live(live) => restart_gate::begin(&self.0, &live).await?,
             FoundRun::Guarded(guarded) => {
                 let why = &guarded.why;
-                return Err(Status::failed_precondition(format!("the run is not judged: {why}")));
+                return Err(ErrorReason::RunNotJudged.status(format!("the run is not judged: {why}")));
             }
             FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
         }
@@ -197,28 +197,28 @@ impl v1::run_service_server::RunService for Runs {
             let cgroup = match target {
                 Some(v1::register_request::Target::Cgroup(path)) => registry.root().open_path(Path::new(&path)),
                 Some(v1::register_request::Target::Pid(pid)) => registry.root().of_pid(pid),
-                None => return Err(Status::invalid_argument("target: expected a cgroup or a pid")),
+                None => return Err(ErrorReason::InvalidRequest.status("target: expected a cgroup or a pid")),
             };
-            let cgroup = cgroup.map_err(|e| Status::invalid_argument(e.chain()))?;
-            let owner = sole_owner(&cgroup).map_err(|e| Status::failed_precondition(e.chain()))?;
+            let cgroup = cgroup.map_err(|e| ErrorReason::InvalidRequest.status(e.chain()))?;
+            let owner = sole_owner(&cgroup).map_err(|e| ErrorReason::CgroupUnusable.status(e.chain()))?;
             if !admin && owner != Some(uid) {
-                return Err(Status::permission_denied(
+                return Err(ErrorReason::PermissionDenied.status(
                     "not every process of that cgroup is yours: root or the administrators' group may register it",
                 ));
             }
             if !admin && let Some(why) = claimed(&of.config, &registry, &cgroup.cgroup_path())? {
-                return Err(Status::permission_denied(why));
+                return Err(ErrorReason::PermissionDenied.status(why));
             }
             let refusal = if admin { Ok(None) } else { registrable::refusal(&cgroup, uid) };
-            if let Some(why) = refusal.map_err(|e| Status::failed_precondition(e.chain()))? {
-                return Err(Status::permission_denied(why));
+            if let Some(why) = refusal.map_err(|e| ErrorReason::CgroupUnusable.status(e.chain()))? {
+                return Err(ErrorReason::PermissionDenied.status(why));
             }
             let delegated = Delegated::around(cgroup.path(), registry.root().mount());
-            Ok::<_, Status>((cgroup, owner, delegated.map_err(|e| Status::failed_precondition(e.to_string()))?))
+            Ok::<_, Status>((cgroup, owner, delegated.map_err(|e| ErrorReason::CgroupUnusable.status(e.to_string()))?))
         });
         let (cgroup, owner, delegated) = found.await??;
         if let Some(delegated) = delegated.as_ref().filter(|_| !who.admin && !accept_delegated) {
-            return Err(Status::failed_precondition(delegated.refusal()));
+            return Err(ErrorReason::CgroupUnusable.status(delegated.refusal()));
         }
         let wanted = wanted(&who, owner.unwrap_or(0), name, labels, policy, gpus);
         self.has_log(&wanted)?;
@@ -280,15 +280,15 @@ impl v1::run_service_server::RunService for Runs {
         // Exactly what was meant, or nothing: a prefix or a name that was reused would reach another run.
         let seen = |run: &Run| who.may_see(run).is_some();
         let found = self.0.registry.find_exact(&run, seen).map_err(|e| convert::find_error(&e))?;
-        let role = who.may_see(found.run()).ok_or_else(|| Status::not_found(format!("no run `{run}`")))?;
+        let role =
+            who.may_see(found.run()).ok_or_else(|| ErrorReason::RunNotFound.status(format!("no run `{run}`")))?;
         who.may_act(role, command)?;
         if dry_run {
             return self.rehearse(found, command).await.map(Response::new);
         }
         if reason.trim().is_empty() || reason.len() > 1_000 {
-            return Err(Status::invalid_argument(
-                "reason: expected why, in 1 to 1000 bytes; it is kept in the audit log",
-            ));
+            return Err(ErrorReason::InvalidRequest
+                .status("reason: expected why, in 1 to 1000 bytes; it is kept in the audit log"));
         }
         let control = Control {
             seq: 0,
@@ -334,13 +334,11 @@ impl v1::run_service_server::RunService for Runs {
         }
         if answer.is_none() {
             if self.0.registry.get(live.run.id).is_none() {
-                return Err(Status::failed_precondition(format!(
-                    "run `{}` ended before the command reached it",
-                    live.run.name
-                )));
+                return Err(ErrorReason::RunEnded
+                    .status(format!("run `{}` ended before the command reached it", live.run.name)));
             }
             if caller.0.withdraw() {
-                return Err(Status::deadline_exceeded(format!(
+                return Err(ErrorReason::NotBegun.status(format!(
                     "run `{}`: the command was not begun within {} ms and was withdrawn: nothing was done",
                     live.run.name,
                     wait.as_millis()
@@ -370,7 +368,8 @@ impl v1::run_service_server::RunService for Runs {
         let paths = (if all { 0 } else { last }..=last).map(|part| (part, path(part))).collect();
         let work = self.0.work(peer.share()).clone();
         let recordings = work.read(peer.share(), move || Recordings::open(paths, all)).await?;
-        let recordings = recordings.map_err(|e| Status::not_found(format!("the run has no recording: {e}")))?;
+        let recordings =
+            recordings.map_err(|e| ErrorReason::NotStored.status(format!("the run has no recording: {e}")))?;
         let follow = Follow { work, peer, unread: self.0.config.limits.unread(), growth: None::<Receiver<()>> };
         Ok(Response::new(follow.stream(recordings)))
     }
@@ -382,7 +381,7 @@ fn unknown_gpu(wanted: &str, error: &NotNamed) -> Status {
         NotNamed::Unknown { known, .. } if !known.is_empty() && wanted != "all" => " (or `all`)",
         _ => "",
     };
-    Status::invalid_argument(format!("{error}{or_all}"))
+    ErrorReason::InvalidRequest.status(format!("{error}{or_all}"))
 }
 
 /// Most bytes of a refusal's reasons in the audit log; the caller gets all of them.
@@ -398,8 +397,8 @@ fn shortened(text: &str, most: usize) -> String {
 
 pub(super) fn lane_refusal(refused: Refused) -> Status {
     match refused {
-        Refused::Full(_) => Status::resource_exhausted(refused.to_string()),
-        Refused::Stopping => Status::unavailable(refused.to_string()),
+        Refused::Full(_) => ErrorReason::LimitReached.status(refused.to_string()),
+        Refused::Stopping => ErrorReason::DaemonStopping.status(refused.to_string()),
     }
 }
 
@@ -428,11 +427,11 @@ async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wa
 pub(super) async fn deliver(context: &Context, message: Message) -> Result<(), Status> {
     let pipeline = context.pipeline.clone();
     let sent = blocking(move || pipeline.send(message).is_ok()).await?;
-    if sent { Ok(()) } else { Err(Status::unavailable("the daemon is stopping")) }
+    if sent { Ok(()) } else { Err(ErrorReason::DaemonStopping.status("the daemon is stopping")) }
 }
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Status::internal(format!("a worker failed: {e}")))
+    tokio::task::spawn_blocking(work).await.map_err(|e| ErrorReason::Internal.status(format!("a worker failed: {e}")))
 }
 
 /// How a run stands, in words.
@@ -453,7 +452,7 @@ fn stands(run: &v1::Run) -> String {
 }
 
 fn has_ended(run: &Run) -> Status {
-    Status::failed_precondition(format!("run `{}` ({}) has ended", run.name, run.id))
+    ErrorReason::RunEnded.status(format!("run `{}` ({}) has ended", run.name, run.id))
 }
 
 /// Why a run is not started, and how to go on.
@@ -487,7 +486,8 @@ impl Asked {
         match (name.is_empty(), text.is_empty()) {
             (false, true) => Ok(Asked::Name(name)),
             (false, false) => {
-                Err(Status::invalid_argument("policy_name: expected a name or the text of a policy, not both"))
+                Err(ErrorReason::InvalidRequest
+                    .status("policy_name: expected a name or the text of a policy, not both"))
             }
             (true, _) => Ok(Asked::Text { file, text }),
         }
@@ -496,7 +496,9 @@ impl Asked {
     /// Reads and parses it. May take long.
     fn policy(self, folder: &Path, who: &Principal) -> Result<Policy, Status> {
         match self {
-            Asked::Text { file, text } => parse(&file, &text).map_err(|e| Status::invalid_argument(e.summary(MESSAGE))),
+            Asked::Text { file, text } => {
+                parse(&file, &text).map_err(|e| ErrorReason::PolicyInvalid.status(e.summary(MESSAGE)))
+            }
             Asked::Name(name) => {
                 let named = policies::load(folder, &name).map_err(|why| super::policy::refused(&why, who))?;
                 who.may_read_policy(named.public)?;
@@ -509,10 +511,8 @@ impl Asked {
 /// Labels that begin with `failsafe.` say what the daemon knows of a run: nobody else sets one.
 fn own_labels(labels: &HashMap<String, String>) -> Result<(), Status> {
     match labels.keys().find(|key| key.starts_with("failsafe.")) {
-        Some(key) => Err(Status::invalid_argument(format!(
-            "labels: `{}`: names that begin with `failsafe.` are the daemon's",
-            shortened(key, 80)
-        ))),
+        Some(key) => Err(ErrorReason::InvalidRequest
+            .status(format!("labels: `{}`: names that begin with `failsafe.` are the daemon's", shortened(key, 80)))),
         None => Ok(()),
     }
 }
@@ -569,7 +569,7 @@ impl Runs {
         let uid = wanted.owner_uid;
         match self.0.log.spent(uid).filter(|_| !wanted.unlimited) {
             None => Ok(()),
-            Some(bytes) => Err(Status::resource_exhausted(format!(
+            Some(bytes) => Err(ErrorReason::LimitReached.status(format!(
                 "limit `{AUDIT_LOG}`: what is written about the runs of uid {uid} has reached {} MiB, the budget of a day; it fills up \
                  again over a day: try again later, or ask root or the administrators' group to start the run",
                 bytes >> 20
@@ -586,7 +586,7 @@ impl Runs {
                 let (policy, actor) = (policy.digest(), Some(actor));
                 let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), actor };
                 context.log.record(&record, None, None);
-                return Err(Status::failed_precondition(why));
+                return Err(ErrorReason::PolicyNotSupported.status(why));
             }
             Ok((policy, gpus))
         });
@@ -594,7 +594,7 @@ impl Runs {
     }
 
     fn gpus(&self, wanted: &[String]) -> Result<Gpus, Status> {
-        let bad = |why: String| Status::invalid_argument(why);
+        let bad = |why: String| ErrorReason::InvalidRequest.status(why);
         let node = self.0.view();
         let (mut out, mut entire) = (Gpus::default(), BTreeSet::new());
         for one in wanted {
@@ -623,7 +623,7 @@ impl Runs {
         match closed.as_slice() {
             [] => Ok(Vec::new()),
             all if repair => Ok(all.iter().map(ToString::to_string).collect()),
-            [first, ..] => Err(Status::failed_precondition(refusal(&closed, first))),
+            [first, ..] => Err(ErrorReason::NotPlaceable.status(refusal(&closed, first))),
         }
     }
 
@@ -670,10 +670,12 @@ impl Runs {
         let listed = blocking(move || {
             let stands = stands(&convert::run(&context.registry, &found, &grants(context.registry.kernel())));
             let listed = match &found {
-                FoundRun::Live(live) => dry_run(&live.cgroup).map_err(|e| Status::failed_precondition(e.chain())),
+                FoundRun::Live(live) => {
+                    dry_run(&live.cgroup).map_err(|e| ErrorReason::CgroupUnusable.status(e.chain()))
+                }
                 FoundRun::Guarded(guarded) => match &guarded.cgroup {
-                    Some(cgroup) => dry_run(cgroup).map_err(|e| Status::failed_precondition(e.chain())),
-                    None => Err(Status::failed_precondition("the cgroup of the run is not known")),
+                    Some(cgroup) => dry_run(cgroup).map_err(|e| ErrorReason::CgroupUnusable.status(e.chain())),
+                    None => Err(ErrorReason::CgroupUnusable.status("the cgroup of the run is not known")),
                 },
                 FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
             };

@@ -27,7 +27,7 @@ use crate::{
         start::{Place, Wanted},
     },
 };
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -76,7 +76,7 @@ pub(super) async fn start(
             Err(refused) => drop(answer.send(Err(refused))),
         }
     });
-    answered.await.map_err(|_| Status::internal("the start was cut short"))?
+    answered.await.map_err(|_| ErrorReason::Internal.status("the start was cut short"))?
 }
 
 /// The caller's cgroup, and where its run is made.
@@ -89,17 +89,19 @@ async fn place(
     blocking(move || {
         let registry = &context.registry;
         let root = registry.root();
-        let peer = maker.peer().map_err(|why| Status::unauthenticated(why.chain()))?;
-        let from = peer.now(root).map_err(|why| Status::unauthenticated(why.chain()))?.cgroups;
+        let peer = maker.peer().map_err(|why| ErrorReason::CallerUnknown.status(why.chain()))?;
+        let from = peer.now(root).map_err(|why| ErrorReason::CallerUnknown.status(why.chain()))?.cgroups;
         let [from] = from.as_slice() else {
-            return Err(Status::failed_precondition("the process has threads in several cgroups: it cannot be moved"));
+            return Err(
+                ErrorReason::ProcessNotMoved.status("the process has threads in several cgroups: it cannot be moved")
+            );
         };
         if let Some(why) = claimed(&context.config, registry, from)?.filter(|_| !unlimited) {
-            return Err(Status::permission_denied(why));
+            return Err(ErrorReason::PermissionDenied.status(why));
         }
         let Config { cgroup_parent, start_from, .. } = &context.config;
         let parent = parent_for(root, from, owner, cgroup_parent, start_from);
-        let parent = parent.map_err(|why| Status::failed_precondition(why.to_string()))?;
+        let parent = parent.map_err(|why| ErrorReason::CgroupUnusable.status(why.to_string()))?;
         Ok((from.clone(), Place::Below(parent)))
     })
     .await?
@@ -107,7 +109,9 @@ async fn place(
 
 /// Does all of `work`, whether or not somebody waits for it.
 async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Status>> + Send + 'static) -> Result<T, Status> {
-    tokio::spawn(work).await.map_err(|error| Status::internal(format!("the start was cut short: {error}")))?
+    tokio::spawn(work)
+        .await
+        .map_err(|error| ErrorReason::Internal.status(format!("the start was cut short: {error}")))?
 }
 
 async fn make(
@@ -127,7 +131,7 @@ async fn make(
     let (live, broken) = made.await??.map_err(|e| convert::start_error(&e))?;
     let (done, wait) = oneshot::channel();
     deliver(context, Message::Started { live: live.clone(), repair, broken, done }).await?;
-    wait.await.map_err(|_| Status::unavailable("the daemon is stopping"))?;
+    wait.await.map_err(|_| ErrorReason::DaemonStopping.status("the daemon is stopping"))?;
     Ok(live)
 }
 
@@ -167,7 +171,7 @@ async fn enter(
         Ok(Ok(moved)) => {
             let _done = blocking(moved).await;
             let why = format!("run `{}` ({}) was killed before its process entered it", live.run.name, live.run.id);
-            Some((answer, Status::aborted(why)))
+            Some((answer, ErrorReason::StartAborted.status(why)))
         }
         Ok(Err(why)) => why.map(|why| (answer, why)),
         Err(failed) => Some((answer, failed)),
@@ -189,8 +193,9 @@ fn move_peer(
     from: &Path,
     live: &Arc<LiveRun>,
 ) -> Result<impl FnOnce() + Send + 'static + use<>, Status> {
-    let not_moved =
-        |process: &str, why: String| Status::failed_precondition(format!("{process} is not moved into the run: {why}"));
+    let not_moved = |process: &str, why: String| {
+        ErrorReason::ProcessNotMoved.status(format!("{process} is not moved into the run: {why}"))
+    };
     let peer = maker.peer().map_err(|why| not_moved("the process", why.chain()))?;
     let refused = |why: String| not_moved(&format!("process {}", peer.id().pid), why);
     // It may have become another run's process since the request came.

@@ -4,6 +4,7 @@
 //! bounded read, so that a thousand followers need no more threads than one; commands never ask for a turn.
 
 use super::limits::{Quota, Share, Usage};
+use failsafe_proto::ErrorReason;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -109,7 +110,7 @@ async fn blocking<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> T + Send
         drop(turn);
         done
     });
-    done.await.map_err(|error| Status::internal(format!("a worker failed: {error}")))
+    done.await.map_err(|error| ErrorReason::Internal.status(format!("a worker failed: {error}")))
 }
 
 /// Turns: so many at once for a user, and for all.
@@ -134,7 +135,7 @@ impl Turns {
     }
 
     async fn take(&self, share: Share) -> Result<Turn, Status> {
-        let closed = |_: AcquireError| Status::unavailable("the daemon is stopping");
+        let closed = |_: AcquireError| ErrorReason::DaemonStopping.status("the daemon is stopping");
         let own = match share {
             Share::Reserved(_) => None,
             Share::User(uid) => {

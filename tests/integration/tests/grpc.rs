@@ -1,7 +1,7 @@
 //! The interface as a program sees it: health, reflection, and errors by their codes.
 
 use anyhow::{Context, Result, bail, ensure};
-use failsafe_proto::v1;
+use failsafe_proto::{ErrorReason, v1};
 use hyper_util::rt::TokioIo;
 use integration::{Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
 use prost::Message;
@@ -78,7 +78,7 @@ fn reflection_describes_every_service() -> Result<()> {
 }
 
 #[test]
-fn mistakes_have_the_codes_that_the_interface_promises() -> Result<()> {
+fn mistakes_have_the_codes_and_the_reasons_that_the_interface_promises() -> Result<()> {
     on_node("codes", "", |node| {
         with_channel(node, |channel| async move {
             let mut runs = v1::run_service_client::RunServiceClient::new(channel.clone());
@@ -86,11 +86,14 @@ fn mistakes_have_the_codes_that_the_interface_promises() -> Result<()> {
                 v1::StartRequest { policy_toml: "[policy".into(), policy_file: "f.toml".into(), ..Default::default() };
             let status = runs.start(bad).await.err().context("a broken policy was taken")?;
             ensure!(status.code() == Code::InvalidArgument && status.message().contains("f.toml:1"), "{status:?}");
+            ensure!(ErrorReason::of(&status) == Some(ErrorReason::PolicyInvalid), "{status:?}");
             let status = runs.get(v1::GetRequest { run: "nobody".into() }).await.err().context("found")?;
             ensure!(status.code() == Code::NotFound, "{status:?}");
+            ensure!(ErrorReason::of(&status) == Some(ErrorReason::RunNotFound), "{status:?}");
             let control = v1::ControlRequest { run: "nobody".into(), command: 77, ..Default::default() };
             let status = runs.control(control).await.err().context("command 77 was taken")?;
             ensure!(status.code() == Code::InvalidArgument, "{status:?}");
+            ensure!(ErrorReason::of(&status) == Some(ErrorReason::InvalidRequest), "{status:?}");
             let gpu = v1::StartRequest {
                 policy_toml: "[policy]\nname = \"p\"\nowner = \"o\"\n".into(),
                 gpus: vec!["GPU-none".into()],

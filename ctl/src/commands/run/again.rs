@@ -27,7 +27,7 @@ use crate::{
     render::{clean, count, json, print},
 };
 use failsafe_attest::{Manifest, Table};
-use failsafe_proto::v1 as pb;
+use failsafe_proto::{ErrorReason, v1 as pb};
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
@@ -35,7 +35,6 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
-use tonic::Status;
 
 /// How long the end of a run is waited for, and how far apart it is asked about.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -111,15 +110,15 @@ fn ended(place: &Place<'_>, args: &RerunArgs) -> Result<pb::RerunPlan, Fail> {
             let request = pb::PrepareRerunRequest { run: args.run.clone(), ..Default::default() };
             match client.runs().prepare_rerun(request).await {
                 Ok(plan) => return Ok(plan.into_inner()),
-                Err(status) if lives(&status) && Instant::now() < deadline => tokio::time::sleep(BETWEEN).await,
+                Err(status)
+                    if ErrorReason::of(&status) == Some(ErrorReason::RunNotEnded) && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(BETWEEN).await
+                }
                 Err(status) => return Err(status.into()),
             }
         }
     })
-}
-
-fn lives(status: &Status) -> bool {
-    status.metadata().get(failsafe_proto::REFUSED_BECAUSE).is_some_and(|reason| reason == "lives")
 }
 
 /// The plan, compared also with the command and the variables that would be started, as far as they are known.
