@@ -94,6 +94,18 @@ reasons! {
     StatementUnavailable = "STATEMENT_UNAVAILABLE", FailedPrecondition;
     /// What is asked for is not stored: a recording, an account or a statement.
     NotStored = "NOT_STORED", NotFound;
+    /// No signed checkpoint covers the entry yet.
+    NotSigned = "NOT_SIGNED", FailedPrecondition;
+    /// The two checkpoints are of different logs.
+    OtherLog = "OTHER_LOG", FailedPrecondition;
+    /// The log of the newer checkpoint does not extend that of the older one.
+    LogForked = "LOG_FORKED", FailedPrecondition;
+    /// The log has fewer entries than the older checkpoint covers.
+    LogShortened = "LOG_SHORTENED", FailedPrecondition;
+    /// The checkpoint that is given as the newer one is the older one.
+    CheckpointStale = "CHECKPOINT_STALE", FailedPrecondition;
+    /// The checkpoints cannot be compared: the entries were removed by age or size.
+    NotCompared = "NOT_COMPARED", FailedPrecondition;
     /// The kernel does not say who the caller is.
     CallerUnknown = "CALLER_UNKNOWN", Unauthenticated;
     /// The caller may not do this.

@@ -21,7 +21,7 @@ use failsafe_journal::{
         signed::CHECKPOINT_FILE,
     },
 };
-use failsafe_proto::{REFUSED_BECAUSE, v1};
+use failsafe_proto::{ErrorReason, v1};
 use failsafe_tlog::{Checkpoint, Hash};
 use std::{
     io,
@@ -98,14 +98,15 @@ impl v1::log_service_server::LogService for Transparency {
         let (dir, latest, limit) = (self.dir(), self.latest(), self.0.proofs.clone());
         let proved = self.0.work(share).read(share, move || {
             // Before the work: what a caller may not read looks as if it were not there.
-            let entry = log.entry(index)?.ok_or_else(|| Status::not_found(format!("there is no entry {index}")))?;
+            let entry =
+                log.entry(index)?.ok_or_else(|| ErrorReason::NotStored.status(format!("there is no entry {index}")))?;
             let _permit = permit(&limit, share)?;
             let note = read_checkpoint(&latest)?;
             let checkpoint = Checkpoint::unverified(&note).map_err(|error| damaged("the latest checkpoint", &error))?;
             let proof = prove(&dir, index, checkpoint, note).map_err(|error| no_proof(&error))?;
             match proof.extra {
                 Some(found) if *found == *entry => Ok((proof.index, proof.hashes, found, proof.checkpoint)),
-                _ => Err(Status::data_loss(format!("entry {index} changed while it was read"))),
+                _ => Err(ErrorReason::DataDamaged.status(format!("entry {index} changed while it was read"))),
             }
         });
         let (leaf, hashes, entry, checkpoint) = proved.await??;
@@ -122,7 +123,7 @@ impl v1::log_service_server::LogService for Transparency {
         let named = |note: &[u8], field: &str| {
             let read = Checkpoint::unverified(note).map_err(|error| error.to_string());
             let tree = read.and_then(|read| SignedTree::of(read).ok_or("its origin names no first entry".to_owned()));
-            tree.map_err(|why| Status::invalid_argument(format!("{field}: {why}")))
+            tree.map_err(|why| ErrorReason::InvalidRequest.status(format!("{field}: {why}")))
         };
         let old = named(&old_checkpoint, "old_checkpoint")?;
         let given = match new_checkpoint.is_empty() {
@@ -175,54 +176,53 @@ impl Transparency {
 }
 
 fn permit(limit: &Arc<Limit>, share: Share) -> Result<super::limits::Permit, Status> {
-    limit.take(share).map_err(|exceeded| Status::resource_exhausted(exceeded.to_string()))
+    limit.take(share).map_err(|exceeded| ErrorReason::LimitReached.status(exceeded.to_string()))
 }
 
 fn read_checkpoint(path: &Path) -> Result<Vec<u8>, Status> {
     bounded::read(path, bounded::LARGEST).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Status::not_found(
+        io::ErrorKind::NotFound => ErrorReason::NotStored.status(
             "no checkpoint of the audit log was signed yet: the daemon signs one at the interval `audit_log.checkpoint`",
         ),
-        _ => Status::unavailable(format!("the latest checkpoint cannot be read: {error}")),
+        _ => ErrorReason::StorageUnavailable.status(format!("the latest checkpoint cannot be read: {error}")),
     })
 }
 
 fn tree(note: &[u8], what: &str) -> Result<SignedTree, Status> {
     let checkpoint = Checkpoint::unverified(note).map_err(|error| damaged(what, &error))?;
-    SignedTree::of(checkpoint).ok_or_else(|| Status::data_loss(format!("the origin of {what} names no first entry")))
+    SignedTree::of(checkpoint)
+        .ok_or_else(|| ErrorReason::DataDamaged.status(format!("the origin of {what} names no first entry")))
 }
 
 fn damaged(what: &str, error: &dyn std::error::Error) -> Status {
-    Status::data_loss(format!("{what} is damaged: {error}"))
+    ErrorReason::DataDamaged.status(format!("{what} is damaged: {error}"))
 }
 
 fn no_proof(error: &ProveError) -> Status {
     let text = crate::causes::chain(error);
     match error {
-        ProveError::NotCovered { .. } => {
-            Status::failed_precondition(format!("{text}; the daemon signs one at the interval `audit_log.checkpoint`"))
-        }
-        ProveError::BeforeTree { .. } | ProveError::Removed { .. } => Status::not_found(text),
+        ProveError::NotCovered { .. } => ErrorReason::NotSigned
+            .status(format!("{text}; the daemon signs one at the interval `audit_log.checkpoint`")),
+        ProveError::BeforeTree { .. } | ProveError::Removed { .. } => ErrorReason::NotStored.status(text),
         ProveError::Tree(_) | ProveError::Differs { .. } | ProveError::NoProof(_) | ProveError::Read(_) => {
-            Status::data_loss(format!("the entry cannot be proved: {text}"))
+            ErrorReason::DataDamaged.status(format!("the entry cannot be proved: {text}"))
         }
     }
 }
 
 fn not_extended(error: &NotExtended) -> Status {
     let reason = match error {
-        NotExtended::OtherLog { .. } => "other-log",
-        NotExtended::Forked { .. } => "forked",
-        NotExtended::Shortened { .. } => "shortened",
-        NotExtended::Stale { .. } => "stale",
-        NotExtended::Removed(_) => "not-compared",
+        NotExtended::OtherLog { .. } => ErrorReason::OtherLog,
+        NotExtended::Forked { .. } => ErrorReason::LogForked,
+        NotExtended::Shortened { .. } => ErrorReason::LogShortened,
+        NotExtended::Stale { .. } => ErrorReason::CheckpointStale,
+        NotExtended::Removed(_) => ErrorReason::NotCompared,
         NotExtended::Tree(_) | NotExtended::Read(_) => {
-            return Status::data_loss(format!("the checkpoints cannot be compared: {}", crate::causes::chain(error)));
+            let text = format!("the checkpoints cannot be compared: {}", crate::causes::chain(error));
+            return ErrorReason::DataDamaged.status(text);
         }
     };
-    let mut status = Status::failed_precondition(error.to_string());
-    status.metadata_mut().insert(REFUSED_BECAUSE, tonic::metadata::MetadataValue::from_static(reason));
-    status
+    reason.status(error.to_string())
 }
 
 fn bytes(hashes: &[Hash]) -> Vec<Vec<u8>> {
