@@ -98,9 +98,9 @@ reasons! {
     NotSigned = "NOT_SIGNED", FailedPrecondition;
     /// The two checkpoints are of different logs.
     OtherLog = "OTHER_LOG", FailedPrecondition;
-    /// The log of the newer checkpoint does not extend that of the older one.
+    /// The log is not the one of a checkpoint: it was changed.
     LogForked = "LOG_FORKED", FailedPrecondition;
-    /// The log has fewer entries than the older checkpoint covers.
+    /// The log ends before a checkpoint: entries are missing.
     LogShortened = "LOG_SHORTENED", FailedPrecondition;
     /// The checkpoint that is given as the newer one is the older one.
     CheckpointStale = "CHECKPOINT_STALE", FailedPrecondition;

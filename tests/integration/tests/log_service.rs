@@ -1,7 +1,7 @@
 //! `LogService` as a program uses it: pages, checkpoint, proofs, following; and who may have what.
 
 use anyhow::{Context, Result, ensure};
-use failsafe_proto::{REFUSED_BECAUSE, v1};
+use failsafe_proto::{ErrorReason, v1};
 use failsafe_tlog::{Checkpoint, Keys, VerifierKey, leaf_hash, proof::verify_consistency, proof::verify_inclusion};
 use hyper_util::rt::TokioIo;
 use integration::{Caller, Launch, NOBODY, Node, on_node};
@@ -101,17 +101,16 @@ fn entries_are_paged_and_proved_and_each_checkpoint_extends_the_last() -> Result
                 let mut client = client.clone();
                 async move {
                     let status = client.prove_consistency(request).await.err().context("it was proved")?;
-                    let reason = status.metadata().get(REFUSED_BECAUSE).and_then(|reason| reason.to_str().ok());
-                    Ok::<_, anyhow::Error>((status.code(), reason.unwrap_or_default().to_owned()))
+                    ErrorReason::of(&status).with_context(|| format!("no reason: {status:?}"))
                 }
             };
             let stale = refused(&new.checkpoint, &old.checkpoint).await?;
-            ensure!(stale == (Code::FailedPrecondition, "stale".into()), "{stale:?}");
+            ensure!(stale == ErrorReason::CheckpointStale, "{stale:?}");
             let other = String::from_utf8(old.checkpoint.clone())?.replacen("failsafe/log/", "failsafe/log/0", 1);
             let other = refused(other.as_bytes(), &new.checkpoint).await?;
-            ensure!(other == (Code::FailedPrecondition, "other-log".into()), "{other:?}");
+            ensure!(other == ErrorReason::OtherLog, "{other:?}");
             let none = refused(b"", b"").await?;
-            ensure!(none.0 == Code::InvalidArgument, "{none:?}");
+            ensure!(none == ErrorReason::InvalidRequest, "{none:?}");
             let none = client.prove_inclusion(v1::ProveInclusionRequest { entry: u64::MAX }).await;
             ensure!(none.is_err_and(|status| status.code() == Code::NotFound));
 
