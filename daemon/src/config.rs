@@ -10,6 +10,7 @@ mod limits;
 mod live;
 mod merge;
 mod recordings;
+mod roles;
 mod tables;
 
 pub use audit_log::AuditLog;
@@ -20,6 +21,7 @@ pub use gpu_rates::{Every, Pace, Rated};
 pub use limits::{Limits, Rates, Shares};
 pub use live::{Keys, Live};
 pub use recordings::Recordings;
+pub use roles::{RemoteRole, Roles, is_identity};
 pub use tables::TableShares;
 
 use crate::redact::Redactor;
@@ -148,6 +150,8 @@ pub struct Catalogues {
     pub lines: Lines,
     /// Thresholds of the health of GPUs.
     pub health: Thresholds,
+    /// Roles of remote identities.
+    pub roles: Roles,
 }
 
 /// What is held of GPUs, whichever sensor sees them.
@@ -295,10 +299,12 @@ impl Config {
         let xids = catalogue(self.gpu.xid_catalogue.as_deref(), Catalogue::parse, Catalogue::built_in);
         let lines = catalogue(self.kernel_log.patterns.as_deref(), Lines::parse, Lines::built_in);
         let health = catalogue(self.gpu.health.as_deref(), Thresholds::parse, Thresholds::built_in);
-        match (xids, lines, health) {
-            (Ok(xids), Ok(lines), Ok(health)) => Ok(Catalogues { xids, lines, health }),
-            (xids, lines, health) => {
-                Err(Mistakes([xids.err(), lines.err(), health.err()].into_iter().flatten().collect()))
+        let roles = catalogue(self.gateway.roles.as_deref(), Roles::parse, Roles::none);
+        match (xids, lines, health, roles) {
+            (Ok(xids), Ok(lines), Ok(health), Ok(roles)) => Ok(Catalogues { xids, lines, health, roles }),
+            (xids, lines, health, roles) => {
+                let errors = [xids.err(), lines.err(), health.err(), roles.err()];
+                Err(Mistakes(errors.into_iter().flatten().collect()))
             }
         }
     }

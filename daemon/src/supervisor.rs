@@ -98,7 +98,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     let parts = reload::Parts::new(&config);
     let mut base = Base::open(&config)?;
     let (mut threads, mut any_ended) = Threads::new();
-    let Catalogues { xids, lines, health: thresholds } = catalogues;
+    let Catalogues { xids, lines, health: thresholds, roles } = catalogues;
     let judging = Judging::start(&mut base, (&config, &parts), (xids, thresholds), &mut threads)?;
     let stop_events = Arc::new(EventFd::from_value(0)?);
     let health = watch(&mut base, &config, &judging, &stop_events, &mut threads)?;
@@ -106,7 +106,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     follow(&base, (&config, &parts), &judging, &mut threads)?;
 
     let context = Arc::new(Context {
-        authority: Roles::new(&config.admin_group, &config.gateway),
+        authority: Roles::new(&config.admin_group, &config.gateway, roles),
         registry: base.registry.clone(),
         log: base.log_owner.log(),
         pipeline: judging.pipeline.clone(),

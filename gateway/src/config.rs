@@ -19,11 +19,55 @@ pub struct Config {
     pub socket: PathBuf,
     /// How metrics are served; none: they are not.
     pub metrics: Option<Metrics>,
+    /// How remote clients are served; none: they are not.
+    pub remote: Option<Remote>,
+}
+
+/// `[remote]`: how remote clients are served, by TLS with client certificates.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    /// Where.
+    pub address: SocketAddr,
+    /// The certificate of this node with its chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Certificates of the authorities that clients are signed by, PEM.
+    pub client_ca: PathBuf,
+    /// Connections at once.
+    #[serde(default = "connections")]
+    pub connections: u64,
+    /// Connections of one identity at once.
+    #[serde(default = "connections_per_identity")]
+    pub connections_per_identity: u64,
+    /// Requests of one identity at once.
+    #[serde(default = "requests_per_identity")]
+    pub requests_per_identity: u64,
+    /// Seconds between two looks at the certificate files.
+    #[serde(default = "reload_s")]
+    pub reload_s: u64,
+}
+
+fn connections() -> u64 {
+    64
+}
+
+fn connections_per_identity() -> u64 {
+    4
+}
+
+fn requests_per_identity() -> u64 {
+    8
+}
+
+fn reload_s() -> u64 {
+    60
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { socket: "/run/failsafe/failsafed.sock".into(), metrics: None }
+        Config { socket: "/run/failsafe/failsafed.sock".into(), metrics: None, remote: None }
     }
 }
 
@@ -98,6 +142,19 @@ impl Config {
                 ("metrics.connections", metrics.connections, 1..=1_024),
                 ("metrics.timeout_s", metrics.timeout_s, 1..=60),
                 ("metrics.runs", metrics.runs, 0..=1_000),
+            ];
+            for (field, value, range) in ranges {
+                if !range.contains(&value) {
+                    wrong.push(format!("{field}: expected {} to {}, not {value}", range.start(), range.end()));
+                }
+            }
+        }
+        if let Some(remote) = &self.remote {
+            let ranges: [(&str, u64, RangeInclusive<u64>); 4] = [
+                ("remote.connections", remote.connections, 1..=1_024),
+                ("remote.connections_per_identity", remote.connections_per_identity, 1..=1_024),
+                ("remote.requests_per_identity", remote.requests_per_identity, 1..=64),
+                ("remote.reload_s", remote.reload_s, 1..=3_600),
             ];
             for (field, value, range) in ranges {
                 if !range.contains(&value) {

@@ -1,7 +1,9 @@
-//! The gateway: an unprivileged process between failsafed and the network. It serves metrics over HTTP.
+//! The gateway: an unprivileged process between failsafed and the network. It serves metrics over HTTP, and relays remote
+//! clients that a certificate identifies.
 //!
 //! ```text
-//! Prometheus ──HTTP──► metrics ──gRPC, unix socket──► failsafed
+//! Prometheus ──HTTP──────► metrics ──┐
+//! client ──TLS, HTTP/2──► remote ───┴─gRPC, unix socket──► failsafed (decides what each identity may do)
 //! ```
 //! Invariants: it reaches failsafed by the control socket only, and may do no more there than failsafed lets it; whatever a client
 //! sends, its connections, memory and time are bounded; what failsafed does not answer now is not served.
@@ -11,9 +13,11 @@
 pub mod config;
 mod daemon;
 pub mod metrics;
+pub mod remote;
 
 use anyhow::{Context, Result, bail};
 use config::Config;
+use std::future::Future;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Serves until SIGTERM or SIGINT, or until a server ends.
@@ -21,18 +25,39 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 /// An address cannot be bound, or a server ended.
 pub async fn run(config: Config) -> Result<()> {
-    let Some(metrics) = config.metrics else {
-        bail!("nothing is to be served: expected a table [metrics] in {}", config::DEFAULT_PATH);
+    if config.metrics.is_none() && config.remote.is_none() {
+        bail!("nothing is to be served: expected a table [metrics] or [remote] in {}", config::DEFAULT_PATH);
+    }
+    let remote = match &config.remote {
+        Some(remote) => Some(remote::Server::bind(remote, config.socket.clone()).await?),
+        None => None,
     };
-    let server = metrics::Server::bind(&metrics, config.socket).await?;
-    tracing::info!(address = %server.address(), "metrics are served");
+    let certificates = remote.as_ref().map(remote::Server::certificates).unwrap_or_default();
+    let metrics = match &config.metrics {
+        Some(metrics) => Some(metrics::Server::bind(metrics, config.socket.clone(), certificates).await?),
+        None => None,
+    };
+    if let Some(metrics) = &metrics {
+        tracing::info!(address = %metrics.address(), "metrics are served");
+    }
+    if let Some(remote) = &remote {
+        tracing::info!(address = %remote.address(), "remote clients are served");
+    }
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "systemd is not notified");
     }
     tokio::select! {
-        served = server.serve() => served.context("the metrics server ended"),
+        served = or_never(metrics.map(metrics::Server::serve)) => served.context("the metrics server ended"),
+        served = or_never(remote.map(remote::Server::serve)) => served.context("the server of remote clients ended"),
         _ = term.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    }
+}
+
+async fn or_never(server: Option<impl Future<Output = Result<()>>>) -> Result<()> {
+    match server {
+        Some(server) => server.await,
+        None => std::future::pending().await,
     }
 }

@@ -7,9 +7,13 @@
 //! Invariant: a request is judged by what the process that sent it is when the request is handled. It is the process that
 //! connected (by pidfd), it is alive, it has the user that it connected with, and its groups and its cgroup are read then.
 
-use super::{connection::Maker, limits::Share};
+use super::{
+    connection::Maker,
+    limits::Share,
+    remote::{self, Remote},
+};
 use crate::{
-    config::Gateway,
+    config::{Gateway, RemoteRole, Roles},
     platform::{
         ProcFs,
         peer::{Now, Peer, PeerError, Sender},
@@ -24,7 +28,11 @@ use failsafe_core::{
 };
 use failsafe_proto::ErrorReason;
 use nix::sys::socket::UnixCredentials;
-use std::{os::unix::net::UnixStream, path::PathBuf};
+use std::{
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+};
 use tonic::{Request, Status};
 
 /// What a principal may be to a run or to the node.
@@ -34,6 +42,10 @@ pub enum Role {
     Admin,
     /// The user that the run belongs to.
     Owner,
+    /// A remote identity that may freeze.
+    Operator,
+    /// A remote identity that may read.
+    Viewer,
 }
 
 impl Role {
@@ -42,6 +54,8 @@ impl Role {
         match self {
             Role::Admin => "admin",
             Role::Owner => "owner",
+            Role::Operator => "operator",
+            Role::Viewer => "viewer",
         }
     }
 }
@@ -51,12 +65,14 @@ impl Role {
 pub struct Principal {
     /// The process, as it was when its request was authenticated.
     pub process: LocalPeer,
-    /// Whether it is root or of the administrators' group, and in no run.
+    /// Whether it is root or of the administrators' group, and in no run; or a remote administrator.
     pub admin: bool,
     /// The run that it is in.
     pub inside: Option<RunId>,
-    /// Whether it is the gateway.
+    /// Whether it is the gateway, which asks for itself.
     pub gateway: bool,
+    /// For whom the gateway asks.
+    pub remote: Option<Remote>,
 }
 
 /// In whose name an order about health stands on record.
@@ -73,6 +89,8 @@ pub struct Orderer {
 pub struct Authority {
     admin_gid: Option<u32>,
     gateway: Option<GatewayProcess>,
+    /// A reload replaces them.
+    roles: Arc<RwLock<Roles>>,
 }
 
 /// By what the gateway is known.
@@ -112,15 +130,20 @@ impl GatewayProcess {
 
 impl Authority {
     /// Looks the group and the gateway's user up; a host without the group has only root.
-    pub fn new(group: &str, gateway: &Gateway) -> Authority {
+    pub fn new(group: &str, gateway: &Gateway, roles: Roles) -> Authority {
         let admin_gid = users::group_id(group).unwrap_or_else(|error| {
             tracing::warn!(group, %error, "the administrators' group cannot be looked up: only root may act");
             None
         });
-        Authority { admin_gid, gateway: GatewayProcess::new(gateway) }
+        Authority { admin_gid, gateway: GatewayProcess::new(gateway), roles: Arc::new(RwLock::new(roles)) }
     }
 
-    /// The caller of a request, as it is now.
+    /// From the next request on, remote identities have these roles.
+    pub fn set_roles(&self, roles: Roles) {
+        *self.roles.write().unwrap_or_else(PoisonError::into_inner) = roles;
+    }
+
+    /// The caller of a request, as it is now. A remote identity is believed of nobody but the gateway.
     ///
     /// # Errors
     /// `UNAUTHENTICATED` where it cannot be known who calls and from where; `PERMISSION_DENIED` where another process than the
@@ -144,7 +167,24 @@ impl Authority {
             cgroup: now.cgroups.first().map(|main| main.display().to_string()),
         };
         let gateway = inside.is_none() && self.gateway.as_ref().is_some_and(|gateway| gateway.is(&now));
-        Ok(Principal { process, admin, inside, gateway })
+        let identities = remote::claimed(request)?;
+        if identities.is_empty() {
+            return Ok(Principal { process, admin, inside, gateway, remote: None });
+        }
+        if !gateway {
+            return Err(denied("only the gateway may ask in the name of a remote identity"));
+        }
+        let remote = self.remote(&identities)?;
+        remote::may_call(request, &remote)?;
+        let admin = remote.role == RemoteRole::Administrator;
+        Ok(Principal { process, admin, inside: None, gateway: false, remote: Some(remote) })
+    }
+
+    /// The first of the identities that has a role.
+    fn remote(&self, identities: &[String]) -> Result<Remote, Status> {
+        let roles = self.roles.read().unwrap_or_else(PoisonError::into_inner);
+        let found = roles.first(identities).map(|(name, role)| Remote { name: name.to_owned(), role });
+        found.ok_or_else(|| denied(&format!("no role is given to {} (gateway.roles)", identities.join(", "))))
     }
 
     /// In which share of the limits a new connection is counted. What it may do is decided later, for each request.
@@ -191,7 +231,15 @@ impl Principal {
 
     /// As who asks, for the record.
     pub fn actor(&self) -> Actor {
-        Actor::Local(self.process.clone())
+        match &self.remote {
+            Some(remote) => Actor::Remote { name: remote.name.clone(), method: remote::METHOD.to_owned() },
+            None => Actor::Local(self.process.clone()),
+        }
+    }
+
+    /// Whether the caller may read of all runs and of the node.
+    pub fn sees_all(&self) -> bool {
+        self.admin || self.remote.is_some()
     }
 
     /// What the caller is to the node.
@@ -199,6 +247,9 @@ impl Principal {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn on_node(&self) -> Result<Role, Status> {
+        if self.remote.is_some() {
+            return Ok(Role::Viewer);
+        }
         self.admin_to("read this").map(|()| Role::Admin)
     }
 
@@ -207,7 +258,11 @@ impl Principal {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn may_read_metrics(&self) -> Result<(), Status> {
-        if self.gateway { Ok(()) } else { self.admin_to("read the metrics of the node; the gateway may too") }
+        if self.gateway || self.remote.is_some() {
+            Ok(())
+        } else {
+            self.admin_to("read the metrics of the node; the gateway may too")
+        }
     }
 
     /// Whether the caller may change the health of the node, and the name for the audit log.
@@ -271,6 +326,9 @@ impl Principal {
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn may_start(&self, owner: Option<u32>) -> Result<(), Status> {
+        if self.remote.is_some() {
+            return Err(denied("no remote identity may start or register a run"));
+        }
         if let Some(run) = self.inside {
             return Err(denied(&format!(
                 "a process of run {run} may not start or register a run: it would leave its own"
@@ -291,6 +349,13 @@ impl Principal {
 
     /// Whether the caller may see the run, and as what. A run of others looks as if it were not there.
     pub fn may_see(&self, run: &Run) -> Option<Role> {
+        if let Some(remote) = &self.remote {
+            return Some(match remote.role {
+                RemoteRole::Viewer => Role::Viewer,
+                RemoteRole::Operator => Role::Operator,
+                RemoteRole::Administrator => Role::Admin,
+            });
+        }
         if self.admin {
             return Some(Role::Admin);
         }
@@ -305,7 +370,9 @@ impl Principal {
     pub fn may_act(&self, role: Role, command: failsafe_core::input::Command) -> Result<(), Status> {
         use failsafe_core::input::Command;
         match (role, command) {
-            (Role::Admin, _) | (Role::Owner, Command::Freeze) => Ok(()),
+            (Role::Admin, _) | (Role::Owner | Role::Operator, Command::Freeze) => Ok(()),
+            (Role::Operator, _) => Err(denied("role operator may freeze; role administrator may thaw and kill")),
+            (Role::Viewer, _) => Err(denied("role viewer may read; role operator may freeze")),
             (Role::Owner, _) => self.admin_to("thaw and kill; a run's owner may freeze it"),
         }
     }

@@ -10,6 +10,7 @@
 use super::{
     limits::{Limit, Permit, Rate, Share},
     peer::{Info, Peer, UnderWay},
+    remote::Called,
 };
 use failsafe_proto::{DESCRIPTOR, ErrorReason};
 use prost::Message;
@@ -198,6 +199,8 @@ where
             Err(why) => return refuse(ErrorReason::LimitReached.status(why)),
         };
         let deadline = Deadline::read(request.headers());
+        let called = Called::of(request.uri().path(), request.headers());
+        request.extensions_mut().insert(called);
         request.extensions_mut().insert(maker);
         request.extensions_mut().insert::<Arc<Peer>>(peer);
         request.extensions_mut().insert(deadline);

@@ -33,6 +33,7 @@ mod mode;
 mod node;
 mod peer;
 mod policy;
+mod remote;
 mod rerun;
 mod reset;
 mod restart_gate;

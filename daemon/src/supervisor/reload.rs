@@ -13,7 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 use std::{path::PathBuf, sync::Weak};
 
 /// What a reload applies; each with all that is below it. docs/configuration.md lists the same.
-const APPLIED: [&str; 8] = [
+const APPLIED: [&str; 9] = [
+    "gateway.roles",
     "drift.period_s",
     "drift.cpu_percent",
     "recordings.total_mib",
@@ -64,9 +65,10 @@ pub(super) fn work(mut origin: Origin, parts: &Parts, context: &Weak<Context>) {
     while hangup().wait().is_ok() {
         let Some(context) = context.upgrade() else { return };
         let loaded = Config::load_keys(origin.file.as_deref())
-            .and_then(|(config, keys)| config.catalogues().map(|_| (config, keys)));
+            .and_then(|(config, keys)| config.catalogues().map(|catalogues| (config, keys, catalogues.roles)));
         match loaded {
-            Ok((config, keys)) => {
+            Ok((config, keys, roles)) => {
+                context.authority.set_roles(roles);
                 let (applied, restart) = sorted(origin.keys.changed(&keys));
                 apply(&config, parts, &context);
                 origin.keys = keys;

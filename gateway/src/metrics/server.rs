@@ -1,7 +1,7 @@
 //! The HTTP server: one request a connection. Connections are counted and timed, so that slow and idle ones end.
 
 use super::{FRESH, snapshot};
-use crate::{config, daemon::Daemon};
+use crate::{config, daemon::Daemon, remote::Expiries};
 use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::{
@@ -46,6 +46,7 @@ pub struct Server {
 /// What all connections share.
 struct Scraped {
     daemon: Daemon,
+    certificates: Expiries,
     /// Runs that have series of their own.
     runs: usize,
     patience: Duration,
@@ -59,7 +60,7 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be bound.
-    pub async fn bind(config: &config::Metrics, socket: PathBuf) -> Result<Server> {
+    pub async fn bind(config: &config::Metrics, socket: PathBuf, certificates: Expiries) -> Result<Server> {
         let wanted = config.address;
         let listener =
             TcpListener::bind(wanted).await.with_context(|| format!("metrics.address: cannot bind {wanted}"))?;
@@ -69,6 +70,7 @@ impl Server {
         let timeout = Duration::from_secs(config.timeout_s);
         let scraped = Scraped {
             daemon: Daemon::new(socket),
+            certificates,
             runs: usize::try_from(config.runs).unwrap_or(usize::MAX),
             patience: timeout / 2,
             last: Mutex::default(),
@@ -172,6 +174,7 @@ impl Scraped {
             refused: self.refused.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             took: asked.elapsed(),
+            certificates: self.certificates.get(),
         };
         let text: Bytes = snapshot::families(answer.as_ref().ok(), &own, self.runs).text()?.into();
         if answer.is_ok() {

@@ -18,6 +18,8 @@ pub struct Own {
     pub failed: u64,
     /// How long failsafed took.
     pub took: Duration,
+    /// When each certificate ends, seconds since the epoch.
+    pub certificates: Vec<(&'static str, i64)>,
 }
 
 /// All series. `None`: failsafed does not answer.
@@ -42,6 +44,12 @@ pub fn families(answer: Option<&MetricsSnapshotResponse>, own: &Own, runs: usize
         "Time that failsafed took for this answer.",
         own.took.as_secs_f64(),
     );
+    let help = "When the certificate of the node, or the first of the authorities of clients, ends.";
+    let mut expiry = families.gauges("failsafe_gateway_certificate_expiry_timestamp_seconds", help);
+    for (certificate, ends) in &own.certificates {
+        expiry.with(&[("certificate", certificate)], *ends as f64);
+    }
+    drop(expiry);
     if let Some(answer) = answer {
         node::add(&mut families, answer);
         runs::add(&mut families, answer, runs);

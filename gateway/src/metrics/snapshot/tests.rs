@@ -97,7 +97,7 @@ pub fn full() -> MetricsSnapshotResponse {
 }
 
 fn own() -> Own {
-    Own { refused: 1, failed: 2, took: Duration::from_millis(3) }
+    Own { refused: 1, failed: 2, took: Duration::from_millis(3), certificates: vec![("node", 1_800_000_000)] }
 }
 
 fn text(answer: Option<&MetricsSnapshotResponse>) -> String {
