@@ -3,6 +3,7 @@
 //! Invariant: a method that is not named here is called by no remote identity.
 
 use crate::config::{RemoteRole, is_identity};
+use failsafe_proto::ErrorReason;
 use tonic::{
     Request, Status,
     codegen::http::{HeaderMap, HeaderValue},
@@ -68,14 +69,14 @@ pub struct Remote {
 /// `PERMISSION_DENIED`: what it claims is no identity. `INTERNAL`: the gate did not see it.
 pub fn claimed<T>(request: &Request<T>) -> Result<Vec<String>, Status> {
     let called = request.extensions().get::<Called>();
-    let called = called.ok_or_else(|| Status::internal("the request came past the gate"))?;
+    let called = called.ok_or_else(|| ErrorReason::Internal.status("the request came past the gate"))?;
     let one = |value: &HeaderValue| {
         let text = value.to_str().ok().filter(|text| is_identity(text));
-        text.map(str::to_owned).ok_or_else(|| Status::permission_denied(format!("{IDENTITY}: no identity")))
+        text.map(str::to_owned).ok_or_else(|| ErrorReason::PermissionDenied.status(format!("{IDENTITY}: no identity")))
     };
     let identities: Vec<String> = called.identities.iter().map(one).collect::<Result<_, _>>()?;
     if identities.len() > MOST {
-        return Err(Status::permission_denied(format!("{IDENTITY}: more than {MOST} identities")));
+        return Err(ErrorReason::PermissionDenied.status(format!("{IDENTITY}: more than {MOST} identities")));
     }
     Ok(identities)
 }
@@ -90,12 +91,10 @@ pub fn may_call<T>(request: &Request<T>, remote: &Remote) -> Result<(), Status> 
     let Remote { name, role } = remote;
     match least {
         Some(least) if *role >= least => Ok(()),
-        Some(least) => Err(Status::permission_denied(format!(
-            "remote identity {name} has role {role}: {called} needs role {least}"
-        ))),
-        None => {
-            Err(Status::permission_denied(format!("{called} is for local callers: no remote identity may call it")))
-        }
+        Some(least) => Err(ErrorReason::PermissionDenied
+            .status(format!("remote identity {name} has role {role}: {called} needs role {least}"))),
+        None => Err(ErrorReason::PermissionDenied
+            .status(format!("{called} is for local callers: no remote identity may call it"))),
     }
 }
 
