@@ -14,6 +14,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -58,7 +59,7 @@ pub struct Asked {
 }
 
 impl Worker {
-    /// Starts reading a node, and a run on it. `permit` is held until the thread ends; it holds no descriptor.
+    /// Starts reading a node, and a run on it. `permit` is held until the reading thread ends.
     ///
     /// # Errors
     /// The system has no room for a thread.
@@ -69,13 +70,20 @@ impl Worker {
         permit: impl Send + 'static,
     ) -> std::io::Result<Asked> {
         let (give, facts) = unbounded_channel();
+        let (read, passed) = mpsc::channel();
         let mut groups = NODE_GROUPS.to_vec();
         groups.extend(of_run.iter().flat_map(|_| RUN_GROUPS));
-        let worker = self.clone();
-        apart::spawn("attest", move || {
+        // A runtime is woken through a descriptor, which the reading thread does not have. So it gives facts, and drops the permit,
+        // through this thread.
+        let pass_on = move || {
             let _held_until_the_end = permit;
             // Nobody waits any more: the rest is read for nothing, but within its limits.
-            let mut give = |fact| drop(give.send(fact));
+            passed.into_iter().for_each(|fact| drop(give.send(fact)));
+        };
+        thread::Builder::new().name("attest-facts".into()).spawn(pass_on)?;
+        let worker = self.clone();
+        apart::spawn("attest", move || {
+            let mut give = |fact| drop(read.send(fact));
             node(&worker.roots, &about, &worker.redact).into_iter().for_each(&mut give);
             if let Some(of_run) = of_run {
                 let gpus: &GpuFacts = &about.gpus;

@@ -5,7 +5,8 @@
 //! the eBPF programs. A thread of this module has a table of its own, with standard input, output and error only.
 //!
 //! Invariant: no descriptor goes in or out. A number means another file there, and closing it in one table leaves it open in the
-//! other. `work` opens what it reads, and gives back plain data.
+//! other. `work` opens what it reads, and gives back plain data. It uses channels and locks of `std` only: to wake a task, tokio writes
+//! to a descriptor.
 
 use std::io;
 use std::sync::mpsc;
