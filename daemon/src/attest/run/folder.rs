@@ -87,7 +87,7 @@ pub(super) fn regular(handle: &File) -> io::Result<File> {
     if !handle.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
-    files::open(&PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd())))
+    files::open(&PathBuf::from(format!("/proc/thread-self/fd/{}", handle.as_raw_fd())))
 }
 
 /// Whether an error says that the process has ended.
