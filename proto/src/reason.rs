@@ -64,7 +64,7 @@ reasons! {
     RunNotJudged = "RUN_NOT_JUDGED", FailedPrecondition;
     /// The run to start again has not ended.
     RunNotEnded = "RUN_NOT_ENDED", FailedPrecondition;
-    /// What the run was started with is not known, or not kept.
+    /// What the run was started with is not known, or not stored.
     RunNotRestartable = "RUN_NOT_RESTARTABLE", FailedPrecondition;
     /// A restart would compute with other factors that change results.
     ResultsDiffer = "RESULTS_DIFFER", FailedPrecondition;
@@ -104,7 +104,7 @@ reasons! {
     LogShortened = "LOG_SHORTENED", FailedPrecondition;
     /// The checkpoint that is given as the newer one is the older one.
     CheckpointStale = "CHECKPOINT_STALE", FailedPrecondition;
-    /// The checkpoints cannot be compared: the entries were removed by age or size.
+    /// The entries that the checkpoints need were removed.
     NotCompared = "NOT_COMPARED", FailedPrecondition;
     /// The kernel does not say who the caller is.
     CallerUnknown = "CALLER_UNKNOWN", Unauthenticated;
