@@ -151,7 +151,7 @@ impl Config {
         }
         if let Some(remote) = &self.remote {
             let ranges: [(&str, u64, RangeInclusive<u64>); 4] = [
-                ("remote.connections", remote.connections, 1..=1_024),
+                ("remote.connections", remote.connections, 1..=100),
                 ("remote.connections_per_identity", remote.connections_per_identity, 1..=1_024),
                 ("remote.requests_per_identity", remote.requests_per_identity, 1..=64),
                 ("remote.reload_s", remote.reload_s, 1..=3_600),

@@ -51,6 +51,7 @@ fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = Config::load(&args.config)?;
     if args.check {
+        config.remote.as_ref().map_or(Ok(()), failsafe_gateway::remote::Server::check)?;
         println!("the configuration is valid");
         return Ok(());
     }

@@ -86,6 +86,14 @@ impl Server {
         Ok(Server { address: listener.local_addr()?, listener, tls, reload, shared })
     }
 
+    /// Whether the certificates of a configuration can be used.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn check(config: &config::Remote) -> Result<()> {
+        Tls::load(Files::new(&config.certificate, &config.key, &config.client_ca)).map(drop)
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

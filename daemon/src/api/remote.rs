@@ -17,8 +17,13 @@ pub const METHOD: &str = "mtls";
 const MOST: usize = 16;
 
 /// Methods by the least role that may call them.
-const METHODS: [(&str, RemoteRole); 17] = [
+const METHODS: [(&str, RemoteRole); 22] = [
     ("/failsafe.v1.EventService/Watch", RemoteRole::Viewer),
+    ("/failsafe.v1.LogService/Follow", RemoteRole::Viewer),
+    ("/failsafe.v1.LogService/GetCheckpoint", RemoteRole::Viewer),
+    ("/failsafe.v1.LogService/ListEntries", RemoteRole::Viewer),
+    ("/failsafe.v1.LogService/ProveConsistency", RemoteRole::Viewer),
+    ("/failsafe.v1.LogService/ProveInclusion", RemoteRole::Viewer),
     ("/failsafe.v1.MetricsService/Snapshot", RemoteRole::Viewer),
     ("/failsafe.v1.NodeService/Capacity", RemoteRole::Viewer),
     ("/failsafe.v1.NodeService/Doctor", RemoteRole::Viewer),
@@ -139,7 +144,7 @@ mod tests {
     #[test]
     fn roles_may_do_what_lesser_roles_may_and_no_more() {
         let count = |role| paths().iter().filter(|path| may(role, path)).count();
-        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [11, 12, 17]);
+        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [16, 17, 22]);
         assert!(!may(RemoteRole::Viewer, "/failsafe.v1.RunService/Control"));
     }
 
