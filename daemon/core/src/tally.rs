@@ -14,7 +14,7 @@ use crate::{
     subject::RunId,
     time::Span,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The rule under which is counted what has no room of its own.
 pub const OTHER: &str = "other";
@@ -204,6 +204,12 @@ impl Tally {
                 let counted = self.runs.entry(run).or_default();
                 counted.now = larger(counted.now, totals);
                 counted.is_final = true;
+                // Nobody may ever ask for the sum: ended runs must not pile up.
+                if self.runs.values().filter(|counted| counted.is_final).nth(AWAITED).is_some() {
+                    let ended: BTreeSet<RunId> =
+                        self.runs.iter().filter(|(_, counted)| counted.is_final).map(|(run, _)| *run).collect();
+                    self.settle(|run| !ended.contains(run));
+                }
             }
         }
     }
