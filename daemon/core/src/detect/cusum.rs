@@ -81,6 +81,10 @@ impl Detector for Cusum {
         if self.seen <= self.after {
             self.mean += weight * residual;
             self.deviation += weight * (residual.abs() - self.deviation);
+            if !(self.mean.is_finite() && self.deviation.is_finite()) {
+                // Values that overflow the mean: it begins anew, or it would never find anything.
+                (self.seen, self.mean, self.deviation) = (0, 0.0, 0.0);
+            }
             return None;
         }
         let sigma = NORMAL * self.deviation;

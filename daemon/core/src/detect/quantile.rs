@@ -1,9 +1,10 @@
 //! A quantile of the values of the last time, such as the 99th percentile of latencies, from a sketch of fixed size (DDSketch: Masson,
-//! Rim and Lee, 2019): each bucket is `1 %` wide, so that the quantile is off by so much at most, whatever the values are.
+//! Rim and Lee, 2019): each bucket is `1 %` wide, so that the quantile of values from 1e-9 to 1e17 is off by so much
+//! at most.
 //!
 //! Two sketches take turns: the values of the last `over` are in one of them, and at most as many older ones in the other.
 
-use super::{Detect, Detector, Finding, Param, Range, Sample, Side, Spec, no_check};
+use super::{Detect, Detector, Finding, Param, Range, Sample, Side, Spec};
 use crate::time::{MonoTime, Span};
 
 pub(super) const SPEC: Spec = Spec {
@@ -25,7 +26,10 @@ pub(super) const SPEC: Spec = Spec {
         Param::side(&["above", "below"]),
     ],
     waits: false,
-    check: no_check,
+    check: |detect| match detect.number("limit") < GREATEST {
+        true => Ok(()),
+        false => Err(("limit", format!("expected less than {GREATEST:e} in the signal's base unit"))),
+    },
     bytes: |_| 2 * BUCKETS * size_of::<u32>(),
     start,
 };
@@ -34,10 +38,13 @@ pub(super) const SPEC: Spec = Spec {
 const ACCURACY: f64 = 0.01;
 /// From one bucket to the next.
 const GAMMA: f64 = (1.0 + ACCURACY) / (1.0 - ACCURACY);
-/// From about 1e-9 to 1e9 and, in the last one, more; the first one has what is less, and 0.
-const BUCKETS: usize = 2_080;
+/// From about 1e-9 to 1e17 and, in the last one, more; the first one has what is less, and 0.
+const BUCKETS: usize = 3_000;
 /// The bucket of values up to 1.
 const ONE: f64 = 1_040.0;
+
+/// Values up to here have buckets of their own.
+const GREATEST: f64 = 1e17;
 
 #[derive(Debug, Clone)]
 struct Sketch {
