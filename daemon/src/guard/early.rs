@@ -190,11 +190,12 @@ impl Ebpf {
         Ok(found)
     }
 
-    /// Lets a provisional run go: nothing bounds its cgroup any more. The answer is its slot, which is free then.
+    /// Lets a provisional run go: nothing bounds its cgroup any more. The answer is its slot, which is free then, and the processes that a
+    /// rule has stopped by a signal.
     ///
     /// # Errors
     /// A map could not be written.
-    pub fn release_early(&mut self, cgroup_id: u64) -> Result<Option<Provisional>, Error> {
+    pub fn release_early(&mut self, cgroup_id: u64) -> Result<Option<(Provisional, Vec<u32>)>, Error> {
         let Some(found) = self.all_provisional()?.into_iter().find(|run| run.root_id == cgroup_id) else {
             return Ok(None);
         };
@@ -202,9 +203,10 @@ impl Ebpf {
         let _ = runs.remove(&cgroup_id);
         self.settle_early(found.slot, found.epoch)?;
         self.object.forget_members(found.slot, found.epoch)?;
-        self.object.take_processes("stopped", |s: &abi::Occupant| (s.slot, s.epoch) == (found.slot, found.epoch))?;
+        let of_run = |s: &abi::Occupant| (s.slot, s.epoch) == (found.slot, found.epoch);
+        let stopped = self.object.take_processes("stopped", of_run)?;
         self.latches.write(found.slot, 0)?;
-        Ok(Some(found))
+        Ok(Some((found, stopped)))
     }
 
     /// A run is no longer provisional. Counted once for each: what judges provisional runs rests while this number is that of those that

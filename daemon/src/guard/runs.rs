@@ -48,7 +48,9 @@ impl Ebpf {
         })?;
         let early = self.provisional(run.cgroup_id).filter(|early| early.slot == run.slot);
         let before = run.adopt.then(|| self.previous_of(run.cgroup_id)).flatten();
-        let netns = match before.map_or(0, |before| before.netns) {
+        // A provisional entry has the namespace of the host, whatever that of the cgroup's processes is.
+        let known = before.filter(|before| !before.provisional);
+        let netns = match known.map_or(0, |before| before.netns) {
             0 => NetNs::of_cgroup(run.cgroup),
             number => NetNs::numbered(number, run.cgroup),
         };

@@ -139,14 +139,15 @@ impl Kernel {
         })
     }
 
-    /// Lets a provisional run go; `None`: the cgroup has none.
+    /// Lets a provisional run go; `None`: the cgroup has none. Also the processes that a rule has stopped by a signal: whoever lets the run
+    /// go continues them.
     ///
     /// # Errors
     /// A map could not be written.
-    pub fn release_early(&self, cgroup_id: u64) -> Result<Option<Provisional>, KernelError> {
+    pub fn release_early(&self, cgroup_id: u64) -> Result<Option<(Provisional, Vec<u32>)>, KernelError> {
         let Some(mut ebpf) = self.lock() else { return Ok(None) };
         let released = ebpf.release_early(cgroup_id).map_err(|error| KernelError::Ebpf(chain(&error)))?;
-        if let Some(Provisional { slot, epoch, .. }) = released {
+        if let Some((Provisional { slot, epoch, .. }, _)) = released {
             self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
             self.awaits_no_more(slot, epoch);
         }

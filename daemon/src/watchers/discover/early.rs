@@ -8,13 +8,20 @@
 //! than it takes to see that; each release is on record.
 
 use super::Discovery;
-use crate::{causes::chain, guard::Provisional, platform::clock};
+use crate::{
+    causes::chain,
+    guard::Provisional,
+    platform::{ProcFs, clock},
+};
 use failsafe_core::{Mode, discover::LABEL, input::Gap, record::Record, signal::Source, time::MonoTime};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -22,6 +29,9 @@ use std::{
 const OVERDUE: Duration = Duration::from_secs(2);
 /// How often provisional runs are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Entries of the log about released cgroups, each minute.
+const RELEASES: u32 = 10;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the kernel does for discovery.
 #[derive(Debug, Default)]
@@ -39,6 +49,33 @@ pub(super) struct Early {
     exhausted: u64,
     /// What is wrong because of them: until a pass finds no more.
     exhaustion: Option<String>,
+    /// Entries of the log about released cgroups.
+    releases: Releases,
+}
+
+/// Bounds the entries of the log about released cgroups.
+#[derive(Debug, Default)]
+struct Releases {
+    minute: Option<Instant>,
+    /// In this minute.
+    entries: u32,
+    /// Without an entry.
+    others: u64,
+}
+
+impl Releases {
+    /// Counts one. Whether it gets an entry; then how many had none since the last one.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        if self.minute.is_none_or(|since| now.duration_since(since) >= MINUTE) {
+            (self.minute, self.entries) = (Some(now), 0);
+        }
+        if self.entries == RELEASES {
+            self.others += 1;
+            return None;
+        }
+        self.entries += 1;
+        Some(std::mem::take(&mut self.others))
+    }
 }
 
 impl Discovery {
@@ -131,9 +168,16 @@ impl Discovery {
         !self.early.overdue.is_empty()
     }
 
-    /// After a pass, which registers what matches: what was overdue before it and is provisional still matches nothing, or is gone.
-    pub(super) fn release_overdue(&mut self) {
-        for id in std::mem::take(&mut self.early.overdue) {
+    /// This one was found, and is to be registered.
+    pub(super) fn is_not_overdue(&mut self, cgroup_id: u64) {
+        self.early.overdue.remove(&cgroup_id);
+    }
+
+    /// After a pass, which registers what matches: what was overdue before it and is provisional still matches nothing, or is gone. A pass
+    /// that is not `whole` shows that of none.
+    pub(super) fn release_overdue(&mut self, whole: bool) {
+        let overdue = std::mem::take(&mut self.early.overdue);
+        for id in overdue.into_iter().filter(|_| whole) {
             self.release(id, "no cgroup that matches has its number");
         }
         let counts = self.parts.registry.kernel().early_counts();
@@ -148,33 +192,56 @@ impl Discovery {
         });
     }
 
-    /// A cgroup at this path gets no run: nothing is refused there any more.
-    pub(super) fn release_at(&self, path: &Path, why: &str) {
-        if matches!(self.early.armed, Some(Ok(())))
-            && let Ok(meta) = fs::metadata(path)
-        {
-            self.release(meta.ino(), why);
+    /// A cgroup gets no run: nothing is refused there any more.
+    pub(super) fn release(&mut self, cgroup_id: u64, why: &str) {
+        if !matches!(self.early.armed, Some(Ok(()))) {
+            return;
         }
-    }
-
-    fn release(&self, cgroup_id: u64, why: &str) {
-        let kernel = self.parts.registry.kernel();
-        match kernel.release_early(cgroup_id) {
+        let registry = self.parts.registry.clone();
+        match registry.kernel().release_early(cgroup_id) {
             Ok(None) => {}
-            Ok(Some(run)) => {
+            Ok(Some((run, stopped))) => {
+                let continued = self.continues(cgroup_id, &stopped);
                 let rule = self.rules.iter().nth(run.rule as usize).map_or("?", |rule| rule.name.as_str());
                 let after = Duration::from_nanos(clock::monotonic_ns().saturating_sub(run.at_ns));
-                let what = format!(
+                let mut what = format!(
                     "the kernel bound cgroup {cgroup_id} by rule {rule} when it was made, and let it go after {} ms: {why}",
                     after.as_millis()
                 );
+                if continued > 0 {
+                    what.push_str(&format!("; {continued} processes that a rule had stopped continue"));
+                }
                 tracing::info!(what, "a provisional run was released");
+                // Users make cgroups: not each is an entry of the log.
+                let Some(others) = self.early.releases.count(Instant::now()) else { return };
+                if others > 0 {
+                    what.push_str(&format!("; {others} others were let go since the last such entry"));
+                }
                 let at = MonoTime(clock::monotonic_ns());
                 let gap = Gap { seq: 0, at, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
                 self.parts.log.record(&Record::Gap(gap), None, None);
             }
             Err(error) => tracing::error!(cgroup_id, why = chain(&error), "a provisional run cannot be released"),
         }
+    }
+
+    /// Whether the kernel bound a cgroup of a rule by this policy, and not by an earlier one of the rule.
+    pub(super) fn is_bound_by(&self, rule: &str, policy: &str) -> bool {
+        let number = (0..).zip(self.rules.iter()).find(|(_, one)| one.name == rule).map(|(number, _)| number);
+        number.and_then(|number| self.early.rules.get(&number)).is_some_and(|(made, _)| made.as_deref() == Some(policy))
+    }
+
+    /// Has processes of a cgroup continue that a rule stopped by a signal. An id that is no longer in it has ended, or belongs to somebody
+    /// else by now.
+    fn continues(&self, cgroup_id: u64, stopped: &[u32]) -> usize {
+        let mount = self.parts.registry.root().mount();
+        let is_in = |pid: u32| {
+            let path = ProcFs::default().cgroup(pid).ok().flatten()?;
+            let path = mount.join(path.strip_prefix("/").unwrap_or(&path));
+            path.ancestors().any(|level| fs::metadata(level).is_ok_and(|level| level.ino() == cgroup_id)).then_some(pid)
+        };
+        let pids = stopped.iter().filter_map(|pid| is_in(*pid)).filter_map(|pid| i32::try_from(pid).ok());
+        pids.filter(|pid| kill(Pid::from_raw(*pid), Signal::SIGCONT).is_ok()).count()
     }
 
     /// What does not work, in words, for the health of the node.
@@ -216,5 +283,20 @@ impl Discovery {
             bound: counts.bound,
             missed: counts.exhausted + counts.failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_cgroups_get_a_bounded_number_of_entries_and_the_next_one_counts_the_others() {
+        let (mut releases, begin) = (Releases::default(), Instant::now());
+        let counted: Vec<_> = (0..25).map(|_| releases.count(begin)).collect();
+        assert_eq!(counted.iter().filter(|one| **one == Some(0)).count(), 10);
+        assert!(counted[10..].iter().all(Option::is_none));
+        assert_eq!(releases.count(begin + MINUTE), Some(15));
+        assert_eq!(releases.count(begin + MINUTE), Some(0));
     }
 }

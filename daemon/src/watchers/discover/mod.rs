@@ -41,6 +41,8 @@ use policies::Policies;
 use register::{Kind, Refused};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::{
         Arc,
@@ -230,7 +232,7 @@ impl Discovery {
             self.consider(&path);
         }
         (self.began, self.passing) = (true, false);
-        self.release_overdue();
+        self.release_overdue(whole);
         self.tend_early(true);
         let mut problems: Vec<String> = self.policies.errors().collect();
         if self.open() > 0 {
@@ -257,6 +259,9 @@ impl Discovery {
     fn consider(&mut self, path: &str) -> bool {
         let rules = Arc::clone(&self.rules);
         let existed = !self.began;
+        let folder = self.parts.registry.root().mount().join(&self.root).join(path);
+        // Of the cgroup that is judged, and not of one that takes its place meanwhile.
+        let id = fs::metadata(&folder).ok().map(|folder| folder.ino());
         let (rule, state) = match rules.explain(path) {
             Explained::Match(matched) => (matched.rule.name.clone(), self.register(path, &matched, existed)),
             Explained::Supervisor { rule, why } => {
@@ -265,12 +270,14 @@ impl Discovery {
             Explained::None(_) => return false,
         };
         let kind = state.as_ref().err().map(|refused| refused.kind);
-        if let Err(refused) = &state
-            && refused.kind != Kind::Again
-        {
-            self.release_at(&self.parts.registry.root().mount().join(&self.root).join(path), &refused.why);
+        if let (Err(refused), Some(id)) = (&state, id) {
+            match refused.kind {
+                // It is about to be registered, and stays bound until then.
+                Kind::Again => self.is_not_overdue(id),
+                _ => self.release(id, &refused.why),
+            }
         }
-        if kind.is_some() && !self.parts.registry.root().mount().join(&self.root).join(path).is_dir() {
+        if kind.is_some() && !folder.is_dir() {
             self.found.remove(path);
             // Whether a process was in it is not known.
             self.missing.gone += u64::from(kind == Some(Kind::Open));

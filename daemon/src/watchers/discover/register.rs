@@ -95,6 +95,7 @@ impl Discovery {
         let populated = cgroup.events().map_err(|e| e.chain())?.populated;
         // Then its policy was in force before the first process.
         let early = registry.kernel().provisional(cgroup.id()).is_some();
+        let earlier_policy = early && !self.is_bound_by(&matched.rule.name, &policy.digest().to_string());
         let left = registry.kernel().is_left(cgroup.id());
         let mut labels = matched.labels.clone();
         if populated && !early && !left {
@@ -128,6 +129,9 @@ impl Discovery {
             _ if left => {
                 Some("the kernel bound it while no daemon ran: what its processes did until now is not judged")
             }
+            _ if earlier_policy => Some(
+                "the kernel bound it by the earlier policy of its rule: what that refused is judged by the present one",
+            ),
             _ if early => None,
             (true, true) => Some("it ran before the daemon started: what its processes did until now is not known"),
             (false, true) => {
