@@ -354,6 +354,9 @@ impl Registry {
             Some(_) => Err("it was not read".into()),
             None => Err("its digest is not known".into()),
         };
+        // The beginning of a discovered run is not in the log while its owner's budget is spent.
+        let summed_up =
+            matches!(logged, Logged::Absent) && known.as_ref().is_some_and(|known| is_discovered(&known.run.labels));
         let facts = Facts {
             kept,
             logged,
@@ -376,7 +379,7 @@ impl Registry {
                 tracing::debug!(run = %known.run.id, ?by, "a run is taken up");
                 match self.judge(&candidate, known, policy, previous, cgroup) {
                     Ok(adopted) => {
-                        if let Some(remark) = remark {
+                        if let Some(remark) = remark.filter(|_| !summed_up) {
                             let run = &adopted.live.run;
                             tracing::error!(run = %run.id, remark, "the records of a run do not agree");
                             changed.push(format!("{} ({}): {remark}", run.name, run.id));
