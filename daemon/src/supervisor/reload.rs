@@ -73,7 +73,11 @@ pub(super) fn work(mut origin: Origin, parts: &Parts, context: &Weak<Context>) {
                 apply(&config, parts, &context);
                 origin.keys = keys;
                 let (applied, restart) = (applied.join(", "), restart.join(", "));
-                tracing::info!(applied, needs_a_restart = restart, "the configuration is reloaded");
+                tracing::info!(
+                    applied,
+                    needs_a_restart = restart,
+                    "the configuration and the roles of the gateway are reloaded"
+                );
             }
             Err(mistakes) => tracing::error!(%mistakes, "the configuration has mistakes: the present one stays in use"),
         }
