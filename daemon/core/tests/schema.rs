@@ -101,6 +101,8 @@ fn mistakes_are_not_valid() {
         format!("{HEAD}[limits]\n"),
         format!("{HEAD}[limits]\nprocesses = 0\n"),
         format!("{HEAD}[syscalls]\nwatch = [\"read\"]\n"),
+        when("signal = \"metric.loss\", detect = \"stall\""),
+        when("signal = \"metric.loss\", detect = { method = \"stall\" }"),
         format!("{HEAD}[derived]\nspinning = {{ utilisation = \"95 %\" }}\n"),
         rule("actions = [\"notify\"]"),
         rule(&format!("when = {{ {loss} }}")),

@@ -76,7 +76,7 @@ pub(super) fn work(mut origin: Origin, parts: &Parts, context: &Weak<Context>) {
                 tracing::info!(
                     applied,
                     needs_a_restart = restart,
-                    "the configuration and the roles of the gateway are reloaded"
+                    "the configuration is reloaded, with the roles of the gateway"
                 );
             }
             Err(mistakes) => tracing::error!(%mistakes, "the configuration has mistakes: the present one stays in use"),

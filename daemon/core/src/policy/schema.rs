@@ -229,13 +229,27 @@ fn when() -> Value {
 fn detector() -> Value {
     let names: Vec<&str> = detect::ALL.iter().map(|spec| spec.name).collect();
     let method = json!({ "type": "string", "enum": names });
+    let required = |spec: &detect::Spec| -> Vec<&str> {
+        let without_default = spec.params.iter().filter(|param| param.shown_default().is_none());
+        without_default.map(|param| param.name).collect()
+    };
+    let (mut alone, mut needs) = (Vec::new(), Vec::new());
+    for spec in detect::ALL {
+        match required(spec) {
+            required if required.is_empty() => alone.push(spec.name),
+            required => needs.push(json!({
+                "if": { "properties": { "method": { "const": spec.name } } }, "then": { "required": required },
+            })),
+        }
+    }
+    let alone = json!({ "type": "string", "enum": alone });
     let params = detect::ALL.iter().flat_map(|spec| spec.params).map(|param| param.name);
     let mut properties: Map<String, Value> = params.map(|name| (name.to_owned(), reference("bound"))).collect();
-    properties.insert("method".to_owned(), method.clone());
+    properties.insert("method".to_owned(), method);
     let table = json!({
-        "type": "object", "required": ["method"], "properties": properties, "additionalProperties": false,
+        "type": "object", "required": ["method"], "properties": properties, "additionalProperties": false, "allOf": needs,
     });
-    json!({ "anyOf": [method, table] })
+    json!({ "anyOf": [alone, table] })
 }
 
 /// What can stand beside an event of a kind.
