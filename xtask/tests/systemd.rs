@@ -135,10 +135,13 @@ fn default_configuration_is_good_and_documents_real_fields() {
     let text = fs::read_to_string(&file).unwrap();
     // The files that it may name are shipped: they need not be installed for its fields to be tried.
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies").display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let roles = folder.path().join("roles.toml");
+    fs::write(&roles, "[[identity]]\nsan = \"dns:scheduler.example.org\"\nrole = \"viewer\"\n").unwrap();
+    let text = text.replace("/etc/failsafe/roles.toml", &roles.display().to_string());
     let text = text.replace("/etc/failsafe", &policies);
     let set: Vec<&str> =
         text.lines().map(|line| line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line)).collect();
-    let folder = tempfile::tempdir().unwrap();
     let all = folder.path().join("all.toml");
     fs::write(&all, set.join("\n")).unwrap();
     check(&all).unwrap();
