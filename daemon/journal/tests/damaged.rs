@@ -7,6 +7,10 @@ use failsafe_journal::{Draft, Entry, LogReader, RecordingReader, Stamp, parse_fr
 use proptest::prelude::*;
 use serde_json::json;
 
+#[path = "../../../tests/damage.rs"]
+mod damage;
+use damage::{damage, damaged};
+
 const RECORDING: &[u8] = include_bytes!("../../../tests/fixtures/recordings/v9.fsrec");
 
 /// A log file and the bytes of its entries.
@@ -24,35 +28,9 @@ fn log() -> (Vec<u8>, Vec<Vec<u8>>) {
     (image, entries)
 }
 
-/// Changes of a file: bytes set, a part removed or repeated, and the end cut off.
-fn damage() -> impl Strategy<Value = Vec<(u8, usize, usize, u8)>> {
-    prop::collection::vec((0..5_u8, any::<usize>(), 0..400_usize, any::<u8>()), 1..6)
-}
-
-fn damaged(mut bytes: Vec<u8>, changes: &[(u8, usize, usize, u8)]) -> Vec<u8> {
-    for (how, at, len, byte) in changes {
-        if bytes.is_empty() {
-            break;
-        }
-        let from = at % bytes.len();
-        let to = (from + len).min(bytes.len());
-        match how {
-            0 => bytes[from] ^= 1 << (byte % 8),
-            1 => bytes[from] = *byte,
-            2 => drop(bytes.drain(from..to)),
-            3 => {
-                let part = bytes[from..to].to_vec();
-                bytes.splice(from..from, part);
-            }
-            _ => bytes.truncate(from),
-        }
-    }
-    bytes
-}
-
 proptest! {
     #[test]
-    fn what_is_read_of_a_damaged_log_was_written(changes in damage()) {
+    fn what_is_read_of_a_damaged_log_was_written(changes in damage(400)) {
         let (good, written) = log();
         let bad = damaged(good, &changes);
         let (entries, _) = parse_frames(&bad);
@@ -66,7 +44,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_recording_is_read_to_its_damage(changes in damage()) {
+    fn a_damaged_recording_is_read_to_its_damage(changes in damage(400)) {
         let bad = damaged(RECORDING.to_vec(), &changes);
         if let Ok(reader) = RecordingReader::new(bad.as_slice()) {
             let _frames = reader.take(10_000).count();

@@ -9,6 +9,10 @@ use failsafe_tlog::{
 };
 use proptest::prelude::*;
 
+#[path = "../../../tests/damage.rs"]
+mod damage;
+use damage::{damage, damaged};
+
 struct Key(SigningKey, VerifierKey);
 
 impl Signer for Key {
@@ -49,35 +53,9 @@ fn consistency() -> ConsistencyFile {
     ConsistencyFile { old: 6, hashes, checkpoint: checkpoint(11).sign(&key()).encode() }
 }
 
-/// Changes of a file: bytes set, a part removed or repeated, and the end cut off.
-fn damage() -> impl Strategy<Value = Vec<(u8, usize, usize, u8)>> {
-    prop::collection::vec((0..5_u8, any::<usize>(), 0..64_usize, any::<u8>()), 1..6)
-}
-
-fn damaged(mut bytes: Vec<u8>, changes: &[(u8, usize, usize, u8)]) -> Vec<u8> {
-    for (how, at, len, byte) in changes {
-        if bytes.is_empty() {
-            break;
-        }
-        let from = at % bytes.len();
-        let to = (from + len).min(bytes.len());
-        match how {
-            0 => bytes[from] ^= 1 << (byte % 8),
-            1 => bytes[from] = *byte,
-            2 => drop(bytes.drain(from..to)),
-            3 => {
-                let part = bytes[from..to].to_vec();
-                bytes.splice(from..from, part);
-            }
-            _ => bytes.truncate(from),
-        }
-    }
-    bytes
-}
-
 proptest! {
     #[test]
-    fn a_damaged_checkpoint_is_not_verified(changes in damage()) {
+    fn a_damaged_checkpoint_is_not_verified(changes in damage(64)) {
         let good = checkpoint(11).sign(&key()).encode();
         let bad = damaged(good.clone(), &changes);
         if let Ok(note) = Note::parse(&bad) {
@@ -95,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_proof_proves_no_other_entry(changes in damage()) {
+    fn a_damaged_proof_proves_no_other_entry(changes in damage(64)) {
         let keys = Keys::of(vec![key().1]);
         let bad = damaged(proof().encode(), &changes);
         if let Ok(read) = ProofFile::parse(&bad)
@@ -114,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_tiles_are_refused_or_have_one_form(changes in damage()) {
+    fn damaged_tiles_are_refused_or_have_one_form(changes in damage(64)) {
         let entries: Vec<Vec<u8>> = (0..20_u8).map(|n| vec![n; usize::from(n) * 3]).collect();
         let bad = damaged(encode_entries(entries.iter().map(Vec::as_slice)).unwrap(), &changes);
         if let Ok(read) = decode_entries(&bad) {
