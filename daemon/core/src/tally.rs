@@ -14,7 +14,7 @@ use crate::{
     subject::RunId,
     time::Span,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The rule under which is counted what has no room of its own.
 pub const OTHER: &str = "other";
@@ -111,8 +111,7 @@ impl Note {
 
 /// The beginning of a name that has room in a label.
 fn shortened(name: &str) -> String {
-    let end = (0..=NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
-    name.get(..end).unwrap_or_default().to_owned()
+    name.get(..name.floor_char_boundary(NAME)).unwrap_or_default().to_owned()
 }
 
 /// Durations of one action.
@@ -204,13 +203,17 @@ impl Tally {
                 let counted = self.runs.entry(run).or_default();
                 counted.now = larger(counted.now, totals);
                 counted.is_final = true;
-                // Nobody may ever ask for the sum: ended runs must not pile up.
-                if self.runs.values().filter(|counted| counted.is_final).nth(AWAITED).is_some() {
-                    let ended: BTreeSet<RunId> =
-                        self.runs.iter().filter(|(_, counted)| counted.is_final).map(|(run, _)| *run).collect();
-                    self.settle(|run| !ended.contains(run));
-                }
+                self.forget_ended();
             }
+        }
+    }
+
+    /// Keeps the counts of the oldest ended runs, and not the runs: nobody may ever ask for the sum.
+    fn forget_ended(&mut self) {
+        while self.runs.len() > AWAITED {
+            let oldest = self.runs.iter().find(|(_, counted)| counted.is_final).map(|(run, _)| *run);
+            let Some(ended) = oldest.and_then(|run| self.runs.remove(&run)) else { return };
+            self.settled = sum(self.settled, less(ended.now, ended.before));
         }
     }
 
@@ -364,5 +367,16 @@ mod tests {
         (0..many).for_each(|n| tally.seen(run(n), denied(1), false));
         assert_eq!(u128::from(tally.settle(|_| false).denied_calls), many);
         assert_eq!(tally.runs.len(), AWAITED);
+    }
+
+    #[test]
+    fn ended_runs_are_bounded_and_keep_their_counts_although_nobody_asks_for_the_sum() {
+        let mut tally = Tally::default();
+        let many = 2 * AWAITED as u128;
+        tally.seen(run(0), denied(1), false);
+        (1..many).for_each(|n| tally.take(Note::Final(run(n), denied(1))));
+        assert_eq!(tally.runs.len(), AWAITED);
+        assert!(tally.runs.contains_key(&run(0)), "it has not ended");
+        assert_eq!(u128::from(tally.settle(|_| false).denied_calls), many);
     }
 }

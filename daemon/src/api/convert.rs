@@ -49,11 +49,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.mode_behind = behind.as_ref().map(Behind::text).unwrap_or_default();
             out.not_bounded = behind.is_some_and(|behind| behind.kernel == Mode::Observe);
             out.gpus = status.gpus.iter().map(ToString::to_string).collect();
-            out.state = match status.containment.state() {
-                ContainmentState::Running => v1::RunState::Running,
-                ContainmentState::Frozen => v1::RunState::Frozen,
-                ContainmentState::Partial => v1::RunState::Partial,
-            } as i32;
+            out.state = run_state(status.containment.state()) as i32;
             // A stop rule's latch is the kernel's own: no decision has to have come before it.
             out.blocked = registry.kernel().is_blocked(live.slot).unwrap_or(status.containment.is_latched());
             out.incident = status.incident.map(|i| i.to_string()).unwrap_or_default();
@@ -254,6 +250,15 @@ pub(super) fn find_error(error: &FindError) -> Status {
     match error {
         FindError::None(_) | FindError::NotExact { .. } => ErrorReason::RunNotFound.status(error.to_string()),
         FindError::Ambiguous { .. } => ErrorReason::RunAmbiguous.status(error.to_string()),
+    }
+}
+
+/// How a live run stands.
+pub(super) fn run_state(state: ContainmentState) -> v1::RunState {
+    match state {
+        ContainmentState::Running => v1::RunState::Running,
+        ContainmentState::Frozen => v1::RunState::Frozen,
+        ContainmentState::Partial => v1::RunState::Partial,
     }
 }
 

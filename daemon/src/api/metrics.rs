@@ -7,7 +7,7 @@ use crate::{
     platform::clock,
     runs::{LiveRun, guarded::GuardedRun},
 };
-use failsafe_core::{Mode, RunId, containment::ContainmentState, input::Run, tally};
+use failsafe_core::{Mode, RunId, input::Run, tally};
 use failsafe_proto::v1;
 use std::{collections::BTreeSet, sync::Arc};
 use tonic::{Request, Response, Status};
@@ -92,15 +92,12 @@ fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
 }
 
 fn state(live: &LiveRun) -> v1::RunState {
-    match live.status().containment.state() {
-        ContainmentState::Running => v1::RunState::Running,
-        ContainmentState::Frozen => v1::RunState::Frozen,
-        ContainmentState::Partial => v1::RunState::Partial,
-    }
+    convert::run_state(live.status().containment.state())
 }
 
 fn run_counts(live: &[Arc<LiveRun>], guarded: usize) -> Vec<v1::RunCount> {
-    let of = |wanted: v1::RunState| live.iter().filter(|run| state(run) == wanted).count();
+    let all: Vec<v1::RunState> = live.iter().map(|run| state(run)).collect();
+    let of = |wanted: v1::RunState| all.iter().filter(|state| **state == wanted).count();
     let states = [v1::RunState::Running, v1::RunState::Frozen, v1::RunState::Partial];
     let counts = states.map(|state| (state, of(state))).into_iter().chain([(v1::RunState::Guarded, guarded)]);
     let counts = counts.filter(|(_, count)| *count > 0);
