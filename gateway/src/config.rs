@@ -137,31 +137,26 @@ impl Config {
         if !self.socket.is_absolute() {
             wrong.push(format!("socket: expected an absolute path, not `{}`", self.socket.display()));
         }
+        let mut ranges: Vec<(&str, u64, RangeInclusive<u64>)> = Vec::new();
         if let Some(metrics) = &self.metrics {
-            let ranges: [(&str, u64, RangeInclusive<u64>); 3] = [
+            ranges.extend([
                 ("metrics.connections", metrics.connections, 1..=1_024),
                 ("metrics.timeout_s", metrics.timeout_s, 1..=60),
                 ("metrics.runs", metrics.runs, 0..=1_000),
-            ];
-            for (field, value, range) in ranges {
-                if !range.contains(&value) {
-                    wrong.push(format!("{field}: expected {} to {}, not {value}", range.start(), range.end()));
-                }
-            }
+            ]);
         }
         if let Some(remote) = &self.remote {
-            let ranges: [(&str, u64, RangeInclusive<u64>); 4] = [
+            ranges.extend([
                 ("remote.connections", remote.connections, 1..=100),
                 ("remote.connections_per_identity", remote.connections_per_identity, 1..=1_024),
                 ("remote.requests_per_identity", remote.requests_per_identity, 1..=64),
                 ("remote.reload_s", remote.reload_s, 1..=3_600),
-            ];
-            for (field, value, range) in ranges {
-                if !range.contains(&value) {
-                    wrong.push(format!("{field}: expected {} to {}, not {value}", range.start(), range.end()));
-                }
-            }
+            ]);
         }
+        let outside = ranges.into_iter().filter(|(_, value, range)| !range.contains(value));
+        wrong.extend(outside.map(|(field, value, range)| {
+            format!("{field}: expected {} to {}, not {value}", range.start(), range.end())
+        }));
         wrong
     }
 }

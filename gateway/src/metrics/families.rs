@@ -114,10 +114,9 @@ impl Drop for Family<'_> {
 }
 
 fn pair(name: &str, value: &str) -> LabelPair {
-    let end = (0..=VALUE.min(value.len())).rev().find(|end| value.is_char_boundary(*end)).unwrap_or(0);
     let mut pair = LabelPair::default();
     pair.set_name(name.to_owned());
-    pair.set_value(value.get(..end).unwrap_or_default().to_owned());
+    pair.set_value(value.get(..value.floor_char_boundary(VALUE)).unwrap_or_default().to_owned());
     pair
 }
 
