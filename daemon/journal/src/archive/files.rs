@@ -111,28 +111,20 @@ impl Files {
     }
 }
 
+/// Whether the rest of both is the same.
 fn same(mut one: impl Read, mut other: impl Read) -> io::Result<bool> {
-    let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    const PIECE: u64 = 64 << 10;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
     loop {
-        let n = read_full(&mut one, &mut left)?;
-        if n != read_full(&mut other, &mut right)? || left[..n] != right[..n] {
+        left.clear();
+        right.clear();
+        one.by_ref().take(PIECE).read_to_end(&mut left)?;
+        other.by_ref().take(PIECE).read_to_end(&mut right)?;
+        if left != right {
             return Ok(false);
         }
-        if n == 0 {
+        if left.is_empty() {
             return Ok(true);
         }
     }
-}
-
-fn read_full(from: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buf.len() {
-        match from.read(&mut buf[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
