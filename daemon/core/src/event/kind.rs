@@ -1,5 +1,6 @@
 //! Kinds of events and their fields, by the names that policies write.
 
+use super::facts::{Access, Assurance, DriftSince, ExecKind, FactorClass, Gain, GpuEvent, MemoryKind, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Declares the kinds with their names and the fields that a rule may match.
@@ -13,6 +14,11 @@ macro_rules! kinds {
         impl EventKind {
             /// Every kind, in the order of the documentation.
             pub const ALL: &'static [EventKind] = &[$(EventKind::$variant),*];
+
+            /// The kind with this name.
+            pub fn named(name: &str) -> Option<EventKind> {
+                EventKind::ALL.iter().copied().find(|kind| kind.name() == name)
+            }
 
             /// The name that policies write.
             pub fn name(self) -> &'static str {
@@ -134,4 +140,22 @@ fields! {
     Class "class";
     /// What a changed factor is compared with.
     Since "since";
+}
+
+impl EventKind {
+    /// The names that a field of a closed set may have; none: it has no such set.
+    pub fn closed_names(self, field: Field) -> &'static [&'static str] {
+        match (field, self) {
+            (Field::Verdict, _) => Verdict::NAMES,
+            (Field::Assurance, _) => Assurance::NAMES,
+            (Field::Kind, EventKind::ExecMemory) => MemoryKind::NAMES,
+            (Field::Kind, _) => ExecKind::NAMES,
+            (Field::Access, _) => Access::NAMES,
+            (Field::Gain, _) => Gain::NAMES,
+            (Field::Class, _) => FactorClass::NAMES,
+            (Field::Since, _) => DriftSince::NAMES,
+            (Field::What, EventKind::GpuEvent) => GpuEvent::NAMES,
+            _ => &[],
+        }
+    }
 }

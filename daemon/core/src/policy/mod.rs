@@ -28,6 +28,7 @@ pub use egress::{Budget, Egress, EgressAllow, MAX_BUDGETS, MAX_HOST, MAX_PORTS, 
 pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
 pub use metric::{MetricRule, Metrics, Over};
+pub use raw::{MODES, OF_EVENTS, PHASES};
 pub use tree::{Leaf, Node, Phase, Test, Tree};
 pub use truth::Truth;
 

@@ -22,6 +22,7 @@ mod when;
 pub(super) use super::fields::{Literal, OneOrMany};
 pub(super) use detect::RawDetect;
 pub(super) use names::*;
+pub use names::{MODES, OF_EVENTS, PHASES};
 pub(super) use when::{RawBranch, RawWhen};
 
 pub(super) struct RawPolicy {

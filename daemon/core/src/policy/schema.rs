@@ -11,12 +11,7 @@ use super::{
         ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RULE, SECTIONS, SEVERITIES, SYSCALLS, WHEN,
     },
 };
-use crate::{
-    decision::Action,
-    detect,
-    event::{self, EventKind, Field},
-    signal::Kind,
-};
+use crate::{decision::Action, detect, event::EventKind, signal::Kind};
 use serde_json::{Map, Value, json};
 
 const DURATION: &str = r"^\s*[0-9.]+\s*(us|ms|s|m|min|h|d)(\s*[0-9.]+\s*(us|ms|s|m|min|h|d))*\s*$";
@@ -259,7 +254,8 @@ fn of_event(kind: EventKind) -> Value {
         match kind.fields().iter().find(|field| field.name() == *name) {
             None => drop(properties.insert((*name).to_owned(), json!(false))),
             Some(field) => {
-                if let Some(names) = closed(kind, *field) {
+                let names = kind.closed_names(*field);
+                if !names.is_empty() {
                     let one = json!({ "enum": names });
                     let many = json!({ "type": "array", "minItems": 1, "items": one });
                     properties.insert((*name).to_owned(), json!({ "anyOf": [one, many] }));
@@ -272,22 +268,6 @@ fn of_event(kind: EventKind) -> Value {
     }
     let is = json!({ "required": ["event"], "properties": { "event": { "const": kind.name() } } });
     json!({ "if": is, "then": { "properties": properties } })
-}
-
-/// The names of a field that has a closed set of them.
-fn closed(kind: EventKind, field: Field) -> Option<&'static [&'static str]> {
-    Some(match (field, kind) {
-        (Field::Verdict, _) => event::Verdict::NAMES,
-        (Field::Assurance, _) => event::Assurance::NAMES,
-        (Field::Kind, EventKind::ExecMemory) => event::MemoryKind::NAMES,
-        (Field::Kind, _) => event::ExecKind::NAMES,
-        (Field::Access, _) => event::Access::NAMES,
-        (Field::Gain, _) => event::Gain::NAMES,
-        (Field::Class, _) => event::FactorClass::NAMES,
-        (Field::Since, _) => event::DriftSince::NAMES,
-        (Field::What, EventKind::GpuEvent) => event::GpuEvent::NAMES,
-        _ => return None,
-    })
 }
 
 fn none(names: &[&str]) -> Map<String, Value> {

@@ -1,7 +1,7 @@
 //! Events of tests, and what the kernel says to them.
 
 use super::*;
-use crate::names::event as named;
+
 use failsafe_core::policy::parse::parse;
 
 fn fields(list: &[(Field, &str)]) -> Fields {
@@ -33,7 +33,7 @@ fn every_kind_of_event_can_be_made_and_is_of_its_kind() {
         }
         let made = event(kind, &given, None).unwrap_or_else(|(_, why)| panic!("{}: {why}", kind.name()));
         assert_eq!(made.kind(), kind);
-        assert_eq!(named(kind.name()), Some(kind));
+        assert_eq!(EventKind::named(kind.name()), Some(kind));
     }
 }
 

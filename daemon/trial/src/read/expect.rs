@@ -6,8 +6,9 @@ use crate::{
     names::EXPECT,
 };
 use failsafe_core::{
-    decision::{Action, Mode, Upkeep},
+    decision::{Action, Upkeep},
     policy::{
+        MODES,
         diagnostic::{did_you_mean, quote},
         fields::{Fields, Known},
     },
@@ -26,7 +27,6 @@ const UPKEEP: &[(&str, Upkeep)] = &[
     ("blind", Upkeep::Blind),
     ("drift", Upkeep::Drift),
 ];
-const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
 impl Reader<'_> {
     /// `expect = "none"`, or tables.

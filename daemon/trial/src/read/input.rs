@@ -4,15 +4,14 @@ use super::Reader;
 use crate::{
     events::{self, Given},
     file::{Feed, What},
-    names::{CURVE, INPUT, OF_EVENTS, event},
+    names::{CURVE, INPUT},
     values::{Shape, Values},
 };
 use failsafe_core::{
-    decision::Mode,
     event::{EventKind, Field},
     input::Command,
     policy::{
-        Phase,
+        MODES, OF_EVENTS, PHASES,
         condition::event_source,
         diagnostic::{did_you_mean, nearest, quote},
         fields::{Fields, Known, Literal, found, literal},
@@ -29,20 +28,8 @@ use toml::{
 };
 
 const COMMANDS: &[(&str, Command)] = &[("freeze", Command::Freeze), ("thaw", Command::Thaw), ("kill", Command::Kill)];
-const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-const SOURCES: &[(&str, Source)] = &[
-    ("ebpf", Source::Ebpf),
-    ("cgroup", Source::Cgroup),
-    ("nvml", Source::Nvml),
-    ("app", Source::App),
-    ("amdgpu", Source::Amdgpu),
-];
-const PHASES: &[(&str, Phase)] = &[
-    ("warm-up", Phase::WarmUp),
-    ("train", Phase::Train),
-    ("evaluate", Phase::Evaluate),
-    ("checkpoint", Phase::Checkpoint),
-];
+/// The sensors that can be blind in a test.
+const SOURCES: [Source; 5] = [Source::Ebpf, Source::Cgroup, Source::Nvml, Source::App, Source::Amdgpu];
 /// What an input can be.
 const WHAT: [&str; 9] = ["signal", "event", "phase", "blind", "lost", "unread", "operator", "mode", "ends"];
 /// Values of a list whose input has no `every` come so far apart.
@@ -56,7 +43,7 @@ impl Reader<'_> {
         gpus: &BTreeSet<GpuId>,
         length: Option<Span>,
     ) -> Option<Feed> {
-        let mut fields = Fields::of_table(self.wrong, table, span.clone(), &Known::new("[[test.input]]", INPUT));
+        let mut fields = Fields::of_table(self.wrong, table, span.clone(), &Known::new("[[test.input]]", &INPUT));
         let line = self.line(&span);
         let at = fields.duration(self.wrong, "at").map_or(Some(Span(0)), |text| self.duration(&text));
         let every = fields.duration(self.wrong, "every").map(|text| self.some_time(&text));
@@ -136,6 +123,7 @@ impl Reader<'_> {
         gpus: &BTreeSet<GpuId>,
         lasts: Option<Option<Span>>,
     ) -> Option<What> {
+        let sources = SOURCES.map(|source| (source.name(), source));
         let forever = lasts.map_or(Some(crate::file::MAX_LENGTH), |lasts| lasts);
         match what {
             "signal" => self.signal(fields, gpus),
@@ -147,8 +135,8 @@ impl Reader<'_> {
                 let values = Values::List(vec![Some(f64::from(phase.number()))]);
                 Some(What::Values { kind, gpus: Vec::new(), series, values })
             }
-            "blind" => Some(What::Blind(fields.choice(self.wrong, "blind", SOURCES)?, forever?)),
-            "lost" => Some(What::Lost(fields.choice(self.wrong, "lost", SOURCES)?)),
+            "blind" => Some(What::Blind(fields.choice(self.wrong, "blind", &sources)?, forever?)),
+            "lost" => Some(What::Lost(fields.choice(self.wrong, "lost", &sources)?)),
             "unread" => {
                 let name = fields.text(self.wrong, "unread")?;
                 let kind = self.kind(&name)?;
@@ -353,7 +341,7 @@ impl Reader<'_> {
 
     fn event(&mut self, fields: &mut Fields<'_>, gpus: &BTreeSet<GpuId>) -> Option<What> {
         let name = fields.text(self.wrong, "event")?;
-        let Some(kind) = event(name.get_ref()) else {
+        let Some(kind) = EventKind::named(name.get_ref()) else {
             let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
             let message = format!("unknown event {}, expected one of {}", quote(name.get_ref()), names.join(", "));
             let help = nearest(name.get_ref(), names).map(|near| format!("did you mean `{near}`?"));

@@ -228,13 +228,12 @@ impl Builder<'_> {
 
     fn event_condition(&mut self, when: &RawWhen, event: &Spanned<String>) -> Option<Condition> {
         let name = event.get_ref().as_str();
-        let named = |name: &str| EventKind::ALL.iter().copied().find(|kind| kind.name() == name);
-        let (mut kind, mut good) = (named(name), true);
+        let (mut kind, mut good) = (EventKind::named(name), true);
         if kind.is_none() {
             let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
             let help = self.suggest(name, names.iter().copied());
             // With the event that was probably meant, so that mistakes in its fields are found too.
-            (kind, good) = (nearest(name, names.iter().copied()).and_then(named), false);
+            (kind, good) = (nearest(name, names.iter().copied()).and_then(EventKind::named), false);
             let message = format!("unknown event {}, expected one of {}", quote(name), names.join(", "));
             self.error(event.span(), message, help);
         }
@@ -307,7 +306,7 @@ impl Builder<'_> {
     }
 
     fn pattern(&mut self, kind: EventKind, field: Field, literal: &Literal, span: Range<usize>) -> Option<Pattern> {
-        let names = names(kind, field);
+        let names = kind.closed_names(field);
         match (field, literal) {
             (
                 Field::Uid | Field::Port | Field::Code | Field::Status | Field::Protocol | Field::Family,
@@ -353,22 +352,6 @@ fn named(field: Field, names: &[&'static str]) -> Vec<&'static str> {
         Field::Protocol => vec!["tcp", "udp"],
         Field::Family => event::family_names().collect(),
         _ => names.to_vec(),
-    }
-}
-
-/// The names that a field of a closed set may have.
-fn names(kind: EventKind, field: Field) -> &'static [&'static str] {
-    match (field, kind) {
-        (Field::Verdict, _) => event::Verdict::NAMES,
-        (Field::Assurance, _) => event::Assurance::NAMES,
-        (Field::Kind, EventKind::ExecMemory) => event::MemoryKind::NAMES,
-        (Field::Kind, _) => event::ExecKind::NAMES,
-        (Field::Access, _) => event::Access::NAMES,
-        (Field::Gain, _) => event::Gain::NAMES,
-        (Field::Class, _) => event::FactorClass::NAMES,
-        (Field::Since, _) => event::DriftSince::NAMES,
-        (Field::What, EventKind::GpuEvent) => event::GpuEvent::NAMES,
-        _ => &[],
     }
 }
 

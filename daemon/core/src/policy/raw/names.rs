@@ -35,7 +35,7 @@ pub(in crate::policy) const RULE_ONLY: &[&str] =
 pub(in crate::policy) const OF_SIGNALS: &[&str] =
     &["signal", "above", "below", "clear", "for", "over", "is", "grace", "stale", "rearm", "absent", "detect"];
 /// Fields of `when` beside `event`, in the order in which a policy's digest has them.
-pub(in crate::policy) const OF_EVENTS: &[&str] = &[
+pub const OF_EVENTS: &[&str] = &[
     "path",
     "argv",
     "comm",
@@ -83,7 +83,8 @@ const fn joined<const N: usize>(lists: &[&[&'static str]]) -> [&'static str; N] 
     all
 }
 
-pub(in crate::policy) const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+/// The modes by their names.
+pub const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 pub(in crate::policy) const ON_BLIND: &[(&str, OnBlind)] =
     &[("refuse", OnBlind::Refuse), ("continue", OnBlind::Continue), ("freeze", OnBlind::Freeze)];
 pub(in crate::policy) const ON_ESCAPE: &[(&str, OnEscape)] =
@@ -95,7 +96,8 @@ pub(in crate::policy) const SEVERITIES: &[(&str, Severity)] =
     &[("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 pub(in crate::policy) const CONFIDENCES: &[(&str, Confidence)] =
     &[("low", Confidence::Low), ("medium", Confidence::Medium), ("high", Confidence::High)];
-pub(in crate::policy) const PHASES: &[(&str, Phase)] = &[
+/// The phases by their names.
+pub const PHASES: &[(&str, Phase)] = &[
     ("warm-up", Phase::WarmUp),
     ("train", Phase::Train),
     ("evaluate", Phase::Evaluate),

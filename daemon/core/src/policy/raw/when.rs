@@ -122,7 +122,7 @@ const OF_OUTERMOST: &[&str] = &["keep_firing_for", "phase", "warm_up"];
 fn suggestions(signal: Option<&str>, event: Option<&str>, more: &[&'static str]) -> Vec<&'static str> {
     match (signal, event) {
         (Some(_), None) => [OF_SIGNALS, more].concat(),
-        (None, Some(event)) => match EventKind::ALL.iter().find(|kind| kind.name() == event) {
+        (None, Some(event)) => match EventKind::named(event) {
             Some(kind) => {
                 let fields = OF_EVENTS.iter().filter(|name| kind.fields().iter().any(|field| field.name() == **name));
                 std::iter::once("event").chain(fields.copied()).collect()
