@@ -167,6 +167,10 @@ fn leaf(leaf: &Leaf) -> String {
         Test::Event { wanted, within } => {
             format!("the {} happened within the last {within}", wanted.to_string().replacen(", ", " with ", 1))
         }
+        Test::Count { wanted, count, within } => {
+            let wanted = wanted.to_string().replacen(", ", " with ", 1);
+            format!("the {wanted} happened at least {count} times within the last {within}")
+        }
         Test::Phase { phase } => format!("the run reports the phase {}", phase.name()),
         Test::Age { after } => format!("the run has been watched for {after}"),
     };

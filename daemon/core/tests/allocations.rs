@@ -34,7 +34,7 @@ actions = ["freeze"]
 [[rule]]
 id = "tree"
 rationale = "x"
-when = { at_least = 2, of = [{ signal = "metric.loss", above = 1000, for = "1s" }, { signal = "metric.loss", above = 1000, over = "mean" }, { signal = "net.egress_bytes", above = "1 TB/s", over = "1s" }, { event = "oom", within = "1m" }, { signal = "metric.loss", absent = "1h" }, { not = { phase = "train" } }], for = "1s", keep_firing_for = "1m" }
+when = { at_least = 2, of = [{ signal = "metric.loss", above = 1000, for = "1s" }, { signal = "metric.loss", above = 1000, over = "mean" }, { signal = "net.egress_bytes", above = "1 TB/s", over = "1s" }, { event = "oom", within = "1m" }, { event = "connect", count = 1000, within = "1m" }, { signal = "metric.loss", absent = "1h" }, { not = { phase = "train" } }], for = "1s", keep_firing_for = "1m" }
 actions = ["freeze"]
 [[rule]]
 id = "detectors"

@@ -35,6 +35,7 @@ when = { all = [
   { signal = "metric.loss", above = 20, clear = 5, for = "10s" },
   { any = [
     { event = "exec", path = "/usr/bin/curl", within = "10m" },
+    { event = "connect", verdict = "denied", count = 4, within = "30s" },
     { signal = "net.egress_bytes", above = "1 MB/s", over = "30s" },
     { not = { phase = "train" } },
   ] },

@@ -4,6 +4,7 @@
 //! that was known before a sensor went blind counts no more when the sensor sees again. Nothing here allocates once every series and
 //! every sample of a rate's window has been seen.
 
+mod counting;
 mod detecting;
 
 use super::{
@@ -18,6 +19,7 @@ use crate::{
     subject::{GpuId, Process},
     time::{MonoTime, Span},
 };
+use counting::Counted;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the run's sensors do not see at the moment.
@@ -71,7 +73,9 @@ pub(super) struct LeafState {
     /// The last that happened before an `observed` one.
     before: Option<(MonoTime, Box<Observation>)>,
     /// The kernel let it through because the policy only observes; the test is on what is denied.
-    pub observed: bool,
+    observed: bool,
+    /// Of events that are counted: when they happened.
+    counted: Option<Box<Counted>>,
 }
 
 /// One value against a bound.
@@ -128,7 +132,8 @@ impl Gauge {
 
 impl LeafState {
     pub(super) fn new(test: &Test, now: MonoTime) -> LeafState {
-        LeafState { at: matches!(test, Test::Absent { .. }).then_some(now), ..LeafState::default() }
+        let counted = if let Test::Count { count, .. } = test { Some(Box::new(Counted::new(*count))) } else { None };
+        LeafState { at: matches!(test, Test::Absent { .. }).then_some(now), counted, ..LeafState::default() }
     }
 
     /// A value of the test's signal.
@@ -159,7 +164,7 @@ impl LeafState {
                 self.of_series(signal, Over::Any, None, hold, judge, real);
             }
             Test::Absent { .. } => self.at = self.at.max(Some(signal.at)),
-            Test::Event { .. } | Test::Age { .. } => {}
+            Test::Event { .. } | Test::Count { .. } | Test::Age { .. } => {}
         }
     }
 
@@ -215,7 +220,7 @@ impl LeafState {
 
     /// An event of the kind that the test waits for. Whether it happened, as far as that is known.
     pub(super) fn event(&mut self, test: &Test, signal: &Signal, observes: bool) -> bool {
-        let (Test::Event { wanted, .. }, Value::Event(event)) = (test, &signal.value) else { return false };
+        let (Some(wanted), Value::Event(event)) = (test.event(), &signal.value) else { return false };
         let process: Option<&Process> = process_of(&signal.subject);
         let fit = wanted.fit(event, process);
         let would = if fit == Fit::Yes || !observes { Fit::No } else { wanted.fit_if_denied(event, process) };
@@ -235,6 +240,9 @@ impl LeafState {
                 self.at = self.at.max(Some(signal.at));
                 self.observed = observed;
                 self.event = Some(Box::new(Observation::of(signal)));
+                if let Some(counted) = &mut self.counted {
+                    counted.take(signal.at, signal.repeats, observed);
+                }
                 true
             }
         }
@@ -245,11 +253,14 @@ impl LeafState {
         if std::mem::take(&mut self.observed) {
             (self.at, self.event) = self.before.take().unzip();
         }
+        if let Some(counted) = &mut self.counted {
+            counted.forget_would_be();
+        }
     }
 
     /// A sensor lost something: an event may have happened unseen.
     pub(super) fn lost(&mut self, test: &Test, source: Source, at: MonoTime) {
-        if matches!(test, Test::Event { .. }) && test.source() == Some(source) {
+        if test.event().is_some() && test.source() == Some(source) {
             self.unseen = self.unseen.max(Some(at));
         }
     }
@@ -271,12 +282,16 @@ impl LeafState {
     pub(super) fn truth(&mut self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>, now: MonoTime) -> Truth {
         match test {
             Test::Age { after } => Truth::from(now.since(sight.registered) >= *after),
-            Test::Event { within, .. } => {
+            Test::Event { within, .. } | Test::Count { within, .. } => {
                 if test.source().is_some_and(|source| sight.is_blind(source, gpu)) {
                     self.unseen = Some(now);
                 }
                 let lately = |at: Option<MonoTime>| at.is_some_and(|at| now.since(at) < *within);
-                match (lately(self.at), lately(self.unseen)) {
+                let holds = match &mut self.counted {
+                    Some(counted) => counted.holds(now, *within),
+                    None => lately(self.at),
+                };
+                match (holds, lately(self.unseen)) {
                     (true, _) => Truth::True,
                     (false, true) => Truth::Unknown,
                     (false, false) => Truth::False,
@@ -323,6 +338,16 @@ impl LeafState {
         }
     }
 
+    /// Whether it is true only of what would have been denied.
+    pub(super) fn is_observed(&self) -> bool {
+        self.counted.as_ref().map_or(self.observed, |counted| counted.is_observed())
+    }
+
+    /// How many events were counted, of a test that counts them.
+    pub(super) fn counted(&self) -> Option<String> {
+        self.counted.as_ref().map(|counted| counted.show())
+    }
+
     /// The event that makes the test true.
     pub(super) fn happened(&self) -> Option<&Observation> {
         self.event.as_deref()
@@ -340,13 +365,15 @@ impl LeafState {
         let source = test.source().unwrap_or(Source::Guard);
         let name = match test {
             Test::Phase { .. } => format!("metric.{PHASE_METRIC}"),
-            Test::Event { wanted, .. } => format!("event {}", wanted.kind.name()),
+            Test::Event { wanted, .. } | Test::Count { wanted, .. } => format!("event {}", wanted.kind.name()),
             other => other.kind().map(Kind::to_string).unwrap_or_default(),
         };
         let why = match test {
             _ if sight.is_blind(source, gpu) => format!("the {source} sensor is blind"),
             Test::Absent { .. } => "the signal cannot be read".to_owned(),
-            Test::Event { within, .. } => format!("events of the last {within} may have been missed or cut"),
+            Test::Event { within, .. } | Test::Count { within, .. } => {
+                format!("events of the last {within} may have been missed or cut")
+            }
             _ if self.series.is_empty() => "no value yet".to_owned(),
             Test::Detect { .. } if self.series.iter().any(|(_, gauge)| !gauge.value.is_finite()) => {
                 "not finite".to_owned()

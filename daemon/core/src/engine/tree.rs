@@ -231,7 +231,7 @@ impl TreeState {
         for (n, leaf) in program.leaves.iter().enumerate() {
             let is_event = matches!(signal.value, Value::Event(_));
             let concerns = match &leaf.test {
-                Test::Event { wanted, .. } => {
+                Test::Event { wanted, .. } | Test::Count { wanted, .. } => {
                     matches!(&signal.value, Value::Event(event) if event.kind() == wanted.kind)
                 }
                 Test::Phase { .. } => {
@@ -247,7 +247,7 @@ impl TreeState {
                 observed || rule.mode == Mode::Observe || leaf.test.event().is_some_and(|e| policy.observes_event(e))
             };
             let mut give = |state: &mut LeafState| match &leaf.test {
-                test @ Test::Event { .. } => state.event(test, signal, observes()),
+                test @ (Test::Event { .. } | Test::Count { .. }) => state.event(test, signal, observes()),
                 test => {
                     state.value(test, leaf.hold, signal);
                     false
@@ -394,10 +394,14 @@ impl TreeState {
                 let shown = scores.iter().take(SERIES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
                 word.push_str(&format!(": score {shown}"));
             }
+            if let Some(counted) = state.counted().filter(|_| wanted) {
+                proof.all = false;
+                word.push_str(&format!(": {counted}"));
+            }
             proof.words.push(word);
             match (&leaf.test, leaf.test.kind()) {
-                (Test::Event { .. }, _) if wanted => {
-                    proof.observed |= state.observed;
+                (Test::Event { .. } | Test::Count { .. }, _) if wanted => {
+                    proof.observed |= state.is_observed();
                     proof.values.extend(state.happened().cloned().map(Evidence::Event));
                 }
                 (Test::Absent { .. }, Some(kind)) => {

@@ -81,8 +81,8 @@ pub(super) fn build(wrong: &mut Mistakes, raw: RawPolicy) -> Policy {
             memory += own;
             if before <= MAX_BYTES && memory > MAX_BYTES {
                 let message = format!(
-                    "the detectors of the policy need {memory} bytes for each series up to this rule, expected at most \
-                     {MAX_BYTES}: use shorter windows, or fewer detectors"
+                    "the detectors and counts of the policy need {memory} bytes for each series up to this rule, expected \
+                     at most {MAX_BYTES}: use shorter windows, smaller counts, or fewer of them"
                 );
                 b.error(span.clone(), message, None);
             }

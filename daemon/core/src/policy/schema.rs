@@ -10,6 +10,7 @@ use super::{
         ALLOW, BUDGET, CONFIDENCES, DERIVED, DERIVED_SHARES, EGRESS, EXEC, HEAD, LIMITS, METRICS, MODES, OF_EVENTS,
         ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RULE, SECTIONS, SEVERITIES, SYSCALLS, WHEN,
     },
+    tree::MAX_COUNT,
 };
 use crate::{decision::Action, detect, event::EventKind, signal::Kind};
 use serde_json::{Map, Value, json};
@@ -199,6 +200,7 @@ fn when() -> Value {
             "all" | "any" | "of" => json!({ "type": "array", "minItems": 1, "items": reference("when") }),
             "not" => reference("when"),
             "at_least" => json!({ "type": "integer", "minimum": 1 }),
+            "count" => json!({ "type": "integer", "minimum": 2, "maximum": MAX_COUNT }),
             "phase" => choice(PHASES),
             "confidence" => choice(CONFIDENCES),
             field if OF_EVENTS.contains(&field) => reference("pattern"),
@@ -216,7 +218,10 @@ fn when() -> Value {
     ];
     together.extend(EventKind::ALL.iter().map(|kind| of_event(*kind)));
     schema = with(schema, "anyOf", Value::Array(some));
-    schema = with(schema, "dependencies", json!({ "at_least": ["of"], "of": ["at_least"], "within": ["event"] }));
+    let depends = json!({
+        "at_least": ["of"], "of": ["at_least"], "within": ["event"], "count": ["event", "within"],
+    });
+    schema = with(schema, "dependencies", depends);
     with(schema, "allOf", Value::Array(together))
 }
 

@@ -18,6 +18,8 @@ pub const MAX_LEAVES: usize = 32;
 pub const MAX_POLICY_LEAVES: usize = 2_048;
 /// How deep `all`, `any`, `not` and `at_least` may be nested: a test alone has depth 1.
 pub const MAX_DEPTH: usize = 6;
+/// Events that one test can count at most: it keeps the time of each.
+pub const MAX_COUNT: u32 = 1_000;
 /// The metric by which a run reports its phase.
 pub const PHASE_METRIC: &str = "phase";
 
@@ -117,6 +119,15 @@ pub enum Test {
     Event {
         /// What.
         wanted: EventMatch,
+        /// The window.
+        within: Span,
+    },
+    /// Something happened at least so many times within a window before now.
+    Count {
+        /// What.
+        wanted: EventMatch,
+        /// How many times.
+        count: u32,
         /// The window.
         within: Span,
     },
@@ -221,7 +232,7 @@ impl Test {
             | Test::NotFinite { kind, .. }
             | Test::Detect { kind, .. }
             | Test::Absent { kind, .. } => Some(kind),
-            Test::Event { .. } | Test::Phase { .. } | Test::Age { .. } => None,
+            Test::Event { .. } | Test::Count { .. } | Test::Phase { .. } | Test::Age { .. } => None,
         }
     }
 
@@ -230,13 +241,26 @@ impl Test {
         match self {
             Test::Absent { .. } => true,
             Test::Detect { detect, .. } => detect.spec().waits,
-            _ => false,
+            Test::Threshold { .. }
+            | Test::NotFinite { .. }
+            | Test::Event { .. }
+            | Test::Count { .. }
+            | Test::Phase { .. }
+            | Test::Age { .. } => false,
         }
     }
 
     /// The event that it waits for.
     pub fn event(&self) -> Option<&EventMatch> {
-        if let Test::Event { wanted, .. } = self { Some(wanted) } else { None }
+        match self {
+            Test::Event { wanted, .. } | Test::Count { wanted, .. } => Some(wanted),
+            Test::Threshold { .. }
+            | Test::NotFinite { .. }
+            | Test::Detect { .. }
+            | Test::Absent { .. }
+            | Test::Phase { .. }
+            | Test::Age { .. } => None,
+        }
     }
 
     /// The sensor that it depends on.
@@ -244,7 +268,7 @@ impl Test {
         match self {
             Test::Phase { .. } => Some(Source::App),
             Test::Age { .. } => None,
-            Test::Event { wanted, .. } => Some(condition::event_source(wanted.kind)),
+            Test::Event { wanted, .. } | Test::Count { wanted, .. } => Some(condition::event_source(wanted.kind)),
             other => other.kind().map(Kind::source),
         }
     }
@@ -252,7 +276,9 @@ impl Test {
     /// Whether it is judged for each GPU by itself.
     pub fn is_of_gpus(&self) -> bool {
         match self {
-            Test::Event { wanted, .. } => condition::event_source(wanted.kind) == Source::Nvml,
+            Test::Event { wanted, .. } | Test::Count { wanted, .. } => {
+                condition::event_source(wanted.kind) == Source::Nvml
+            }
             other => other.kind().is_some_and(Kind::is_of_a_gpu),
         }
     }
@@ -307,6 +333,9 @@ impl fmt::Display for Leaf {
             }
             Test::Absent { kind, after } => write!(f, "{kind} absent for {after}")?,
             Test::Event { wanted, within } => write!(f, "{wanted} within {within}")?,
+            Test::Count { wanted, count, within } => {
+                write!(f, "at least {count} times {wanted} within {within}")?;
+            }
             Test::Phase { phase } => write!(f, "phase {}", phase.name())?,
             Test::Age { after } => write!(f, "the run watched for {after}")?,
         }

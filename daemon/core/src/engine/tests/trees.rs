@@ -1,5 +1,6 @@
 //! Conditions of several parts: what trips, what waits, what is unknown, and that a replay never differs.
 
+mod count;
 mod detect;
 
 use super::*;
@@ -415,6 +416,12 @@ cooldown = "1s"
 id = "c"
 rationale = "x"
 when = { signal = "gpu.temperature", above = "80 C", phase = "evaluate", rearm = "after 3s" }
+actions = ["notify"]
+cooldown = "1s"
+[[rule]]
+id = "d"
+rationale = "x"
+when = { any = [{ event = "connect", verdict = "denied", count = 3, within = "5s" }, { not = { any = [{ event = "connect", count = 2, within = "4s" }, { signal = "metric.loss", below = 30 }] } }], keep_firing_for = "1s" }
 actions = ["notify"]
 cooldown = "1s"
 "#;

@@ -14,12 +14,24 @@ use crate::{
 use std::collections::BTreeMap;
 use toml::Spanned;
 
-/// The memory that the detectors of a condition need for each series, in bytes.
+/// The memory that the detectors of a condition need for each series, and its counts of events, in bytes.
 pub(super) fn bytes(when: &Condition) -> usize {
     let Condition::Tree(tree) = when else { return 0 };
-    let of = |test: &Test| if let Test::Detect { detect, .. } = test { detect.bytes() } else { 0 };
+    let of = |test: &Test| match test {
+        Test::Detect { detect, .. } => detect.bytes(),
+        Test::Count { count, .. } => *count as usize * BYTES_OF_EVENT,
+        Test::Threshold { .. }
+        | Test::NotFinite { .. }
+        | Test::Absent { .. }
+        | Test::Event { .. }
+        | Test::Phase { .. }
+        | Test::Age { .. } => 0,
+    };
     tree.leaves().iter().map(|leaf| of(&leaf.test)).sum()
 }
+
+/// What a counted event needs: time and repeats, once as it happened and once as it would have been denied.
+const BYTES_OF_EVENT: usize = 32;
 
 impl Builder<'_> {
     /// The test of a `when` with `detect`, and its `for`.
@@ -30,7 +42,8 @@ impl Builder<'_> {
         let texts = [("is", &when.is), ("within", &when.within), ("event", &when.event)];
         let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
         let fields = when.fields.iter().map(|(name, value)| (*name, value.span()));
-        for (name, span) in literals.chain(texts).chain(fields) {
+        let count = when.count.iter().map(|count| ("count", count.span()));
+        for (name, span) in literals.chain(texts).chain(count).chain(fields) {
             self.error(span, format!("`{name}` cannot stand beside `detect`"), None);
         }
         let hold = when.hold.as_ref().map_or(Some(Span(0)), |text| self.duration(text));

@@ -58,7 +58,7 @@ fn can_hold(node: &Node, of_event: &impl Fn(&EventMatch) -> Vec<String>, whys: &
         Node::Leaf(leaf) => {
             let never = match &leaf.test {
                 Test::Threshold { kind, op, bound, .. } => below_nothing(kind, *op, *bound),
-                Test::Event { wanted, .. } => of_event(wanted),
+                Test::Event { wanted, .. } | Test::Count { wanted, .. } => of_event(wanted),
                 Test::NotFinite { .. }
                 | Test::Detect { .. }
                 | Test::Absent { .. }

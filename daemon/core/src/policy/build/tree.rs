@@ -7,7 +7,7 @@ use crate::{
         Condition, Leaf, Node, Over, Test, Tree,
         diagnostic::quote,
         raw::{RawBranch, RawWhen},
-        tree::MAX_LEAVES,
+        tree::{MAX_COUNT, MAX_LEAVES},
     },
     signal::Kind,
     time::Span,
@@ -26,6 +26,7 @@ pub(super) fn is_tree(when: &RawWhen) -> bool {
         || when.at_least.is_some()
         || when.absent.is_some()
         || when.detect.is_some()
+        || when.count.is_some()
         || when.keep.is_some()
         || when.phase.is_some()
         || when.warm_up.is_some()
@@ -197,6 +198,7 @@ impl Builder<'_> {
     fn test(&mut self, when: &RawWhen) -> Option<(Test, Span)> {
         let condition = self.single(when);
         let within = self.within(when);
+        let count = self.count(when);
         let condition = condition?;
         let series = match (&condition, &when.over) {
             (Condition::Threshold { kind: Kind::Metric(_), .. } | Condition::NotFinite { .. }, Some(text)) => {
@@ -209,7 +211,10 @@ impl Builder<'_> {
                 Some((Test::Threshold { kind, op, bound, clear, over, series }, hold))
             }
             Condition::NotFinite { kind } => Some((Test::NotFinite { kind, series }, Span(0))),
-            Condition::Event(wanted) => Some((Test::Event { wanted, within: within? }, Span(0))),
+            Condition::Event(wanted) => match count? {
+                None => Some((Test::Event { wanted, within: within? }, Span(0))),
+                Some(count) => Some((Test::Count { wanted, count, within: within? }, Span(0))),
+            },
             Condition::Tree(_) => None,
         }
     }
@@ -234,6 +239,22 @@ impl Builder<'_> {
         }
     }
 
+    /// How many times an event must have happened; `Some(None)` where once is enough.
+    fn count(&mut self, when: &RawWhen) -> Option<Option<u32>> {
+        let Some(count) = &when.count else { return Some(None) };
+        if when.event.is_none() {
+            self.error(count.span(), "`count` is for events, not for signals", None);
+            return None;
+        }
+        let number = u32::try_from(*count.get_ref()).ok().filter(|n| (2..=MAX_COUNT).contains(n));
+        if number.is_none() {
+            let message = format!("`{}`, expected a whole number from 2 to {MAX_COUNT}", count.get_ref());
+            let help = "without `count`, one event within the window is enough";
+            self.error(count.span(), message, Some(help.into()));
+        }
+        number.map(Some)
+    }
+
     fn absent(&mut self, when: &RawWhen, absent: &Spanned<String>, signal: &Spanned<String>) -> Option<Test> {
         let is_metric = signal.get_ref().starts_with("metric.");
         let literals = [("above", &when.above), ("below", &when.below), ("clear", &when.clear)];
@@ -242,7 +263,8 @@ impl Builder<'_> {
         let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
         let fields = when.fields.iter().map(|(name, value)| (*name, value.span()));
         let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
-        for (name, span) in literals.chain(texts).chain(detect).chain(fields) {
+        let count = when.count.iter().map(|count| ("count", count.span()));
+        for (name, span) in literals.chain(texts).chain(detect).chain(count).chain(fields) {
             self.error(span, format!("`{name}` cannot stand beside `absent`"), None);
         }
         let (kind, known) = self.signal(signal);
@@ -271,7 +293,12 @@ fn fields_of_tests(when: &RawWhen) -> impl Iterator<Item = (&'static str, Range<
     let literals = literals.into_iter().filter_map(|(name, literal)| Some((name, literal.as_ref()?.span())));
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
     let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
-    literals.chain(texts).chain(detect).chain(when.fields.iter().map(|(name, value)| (*name, value.span())))
+    let count = when.count.iter().map(|count| ("count", count.span()));
+    literals
+        .chain(texts)
+        .chain(detect)
+        .chain(count)
+        .chain(when.fields.iter().map(|(name, value)| (*name, value.span())))
 }
 
 fn leaf(test: Test) -> Node {

@@ -59,7 +59,7 @@ pub const OF_EVENTS: &[&str] = &[
 ];
 /// Fields of conditions of several parts, and of their parts.
 pub(in crate::policy) const OF_TREES: &[&str] =
-    &["all", "any", "not", "at_least", "of", "within", "keep_firing_for", "phase", "warm_up", "confidence"];
+    &["all", "any", "not", "at_least", "of", "within", "count", "keep_firing_for", "phase", "warm_up", "confidence"];
 /// Every field of `when`.
 pub(in crate::policy) const WHEN: &[&str] = &joined::<{ OF_SIGNALS.len() + 1 + OF_EVENTS.len() + OF_TREES.len() }>(&[
     OF_SIGNALS,

@@ -24,6 +24,7 @@ pub(in crate::policy) struct RawWhen {
     /// The fields of events that are given.
     pub fields: Vec<(&'static str, Spanned<OneOrMany>)>,
     pub within: Option<Spanned<String>>,
+    pub count: Option<Spanned<i64>>,
     pub keep: Option<Spanned<String>>,
     pub warm_up: Option<Spanned<String>>,
     pub phase: Option<Spanned<Phase>>,
@@ -89,6 +90,7 @@ impl RawWhen {
             event: when.text(wrong, "event"),
             fields: when.each(wrong, OF_EVENTS),
             within: when.duration(wrong, "within"),
+            count: when.whole_number(wrong, "count"),
             keep: when.duration(wrong, "keep_firing_for"),
             warm_up: when.duration(wrong, "warm_up"),
             phase: when.spanned_choice(wrong, "phase", PHASES),

@@ -47,6 +47,10 @@ fn conditions_are_shown_in_words() {
             "at least 2 of (phase train; cpu.time above 10000 ms/s over 5.0 s; metric.loss absent for 5.0 s)",
         ),
         (
+            "any = [{ event = \"connect\", verdict = \"denied\", count = 4, within = \"30s\" }, { event = \"oom\", within = \"1m\" }]",
+            "any of (at least 4 times event connect, verdict = denied within 30.0 s; event oom within 60.0 s)",
+        ),
+        (
             "signal = \"metric.loss\", above = 20, for = \"3s\", phase = \"evaluate\", warm_up = \"1m\", keep_firing_for = \"5s\"",
             "all of (metric.loss above 20 for 3.0 s; phase evaluate; the run watched for 60.0 s), armed again after 5.0 s \
              without it",
@@ -98,6 +102,16 @@ fn each_mistake_of_a_condition_names_its_place() {
         ("all = [{ signal = \"metric.loss\", above = 3, grace = \"3s\" }]", "`grace` is for the whole condition"),
         (&format!("all = [{LOSS}], confidence = \"low\""), "`confidence` belongs beside `when`"),
         ("event = \"oom\", within = \"3s\"", "`within` is for an event in `all`"),
+        ("event = \"oom\", count = 3", "expected `within` beside `event`"),
+        ("event = \"oom\", count = 1, within = \"3s\"", "`1`, expected a whole number from 2 to 1000"),
+        ("event = \"oom\", count = 1001, within = \"3s\"", "`1001`, expected a whole number from 2 to 1000"),
+        ("event = \"oom\", count = -2, within = \"3s\"", "`-2`, expected a whole number from 2 to 1000"),
+        ("event = \"oom\", count = \"3\", within = \"3s\"", "expected a whole number"),
+        ("signal = \"metric.loss\", above = 3, count = 3", "`count` is for events"),
+        ("signal = \"metric.loss\", absent = \"3m\", count = 3", "`count` cannot stand beside `absent`"),
+        ("signal = \"metric.loss\", detect = \"cusum\", count = 3", "`count` cannot stand beside `detect`"),
+        (&format!("all = [{LOSS}], count = 3"), "`count` is for one test"),
+        ("phase = \"train\", count = 3", "`count` has no effect without `signal`"),
         ("absent = \"5m\"", "expected `signal` beside `absent`"),
         ("signal = \"metric.loss\", absent = \"1ms\"", "at least 1.0 s"),
         ("signal = \"cpu.time\", absent = \"5s\"", "at least 10.0 s"),
