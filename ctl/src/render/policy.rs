@@ -158,6 +158,11 @@ fn leaf(leaf: &Leaf) -> String {
             };
             return format!("{}{of}{hold}{until}", beyond(&kind.to_string(), *op, &bound.show(kind.unit()), *over));
         }
+        Test::Compare { kind, op, than, series: of } => {
+            let (side, than) = (if *op == Op::Above { "above" } else { "below" }, than.show(kind));
+            let of = if kind.to_string().starts_with("metric.") { series(*of) } else { "" };
+            format!("{kind} is {side} {than}{of}")
+        }
         Test::NotFinite { kind, series: of } => format!("{kind} is NaN or infinite{}", series(*of)),
         Test::Detect { kind, detect, series: of } => {
             let (spec, params) = (detect.spec(), detect.params(kind.unit()));
@@ -173,6 +178,7 @@ fn leaf(leaf: &Leaf) -> String {
         }
         Test::Phase { phase } => format!("the run reports the phase {}", phase.name()),
         Test::Age { after } => format!("the run has been watched for {after}"),
+        Test::Steps { after } => format!("the run has made {after} steps since the first one that it reported"),
     };
     format!("{text}{hold}")
 }

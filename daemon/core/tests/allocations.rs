@@ -47,6 +47,11 @@ rationale = "x"
 when = { all = [{ signal = "metric.loss", detect = "ewma-band" }, { signal = "metric.loss", detect = { method = "adwin", clock = 1 } }, { signal = "metric.loss", detect = { method = "ks", reference = 20, window = 20 } }, { signal = "metric.loss", detect = { method = "psi", reference = 20, bins = 4, window = 20 } }, { signal = "metric.loss", detect = { method = "plateau", window = 20 } }, { signal = "metric.loss", detect = { method = "quantile", limit = 1000, over = "1s" } }, { signal = "memory.used", detect = { method = "leak", limit = "1 TB", within = "1s", over = "30s" } }] }
 actions = ["freeze"]
 [[rule]]
+id = "baselines"
+rationale = "x"
+when = { all = [{ signal = "metric.loss", above = { first = "30s", factor = 1000 } }, { signal = "metric.loss", above = { first = "90 steps", statistic = "mean", factor = 1000 }, over = "all" }, { signal = "metric.loss", below = { signal = "metric.phase", factor = 0.001 } }, { signal = "gpu.temperature", above = { first = "100s", offset = "50 C" } }], warm_up = "10 steps" }
+actions = ["freeze"]
+[[rule]]
 id = "tree-gpu"
 rationale = "x"
 when = { all = [{ signal = "gpu.temperature", above = "200 C" }, { signal = "metric.loss", above = 1000 }], warm_up = "10s" }

@@ -44,6 +44,12 @@ mode = "observe"
 actions = ["freeze", "notify"]
 
 [[rule]]
+id = "baseline"
+rationale = "it leaves its beginning"
+when = { any = [{ signal = "metric.loss", above = { first = "10m", factor = 1.5 } }, { signal = "memory.used", above = { first = "5m", statistic = "mean", offset = "1 GB" }, for = "1m" }, { signal = "metric.val_loss", above = { signal = "metric.loss", factor = 1.2 }, over = "all" }], warm_up = "500 steps" }
+actions = ["notify"]
+
+[[rule]]
 id = "no-step"
 rationale = "it hangs"
 when = { signal = "metric.step", absent = "5m" }

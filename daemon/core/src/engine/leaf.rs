@@ -4,6 +4,7 @@
 //! that was known before a sensor went blind counts no more when the sensor sees again. Nothing here allocates once every series and
 //! every sample of a rate's window has been seen.
 
+mod comparing;
 mod counting;
 mod detecting;
 
@@ -15,10 +16,11 @@ use crate::{
     decision::Observation,
     detect::Started,
     policy::{Bound, Fit, Op, Over, Test, Truth, condition::reads_of, tree::PHASE_METRIC},
-    signal::{Kind, MAX_SERIES, Series, Signal, Source, Value},
+    signal::{Claimed, Kind, MAX_SERIES, Series, Signal, Source, Value},
     subject::{GpuId, Process},
     time::{MonoTime, Span},
 };
+use comparing::Baseline;
 use counting::Counted;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +64,10 @@ pub(super) struct LeafState {
     series: Vec<(Option<Series>, Gauge)>,
     /// Of all series together, where the test is on their mean, greatest or least value.
     whole: Gauge,
+    /// Of the signal that it is compared with: the last value of each series, in the order of the names.
+    others: Vec<(Option<Series>, f64)>,
+    /// The first step that the run reported, and the last.
+    steps: Option<(u64, u64)>,
     /// Of a rate: its window.
     window: Window,
     /// Of an event: when it last happened. Of what is absent: since when it is.
@@ -89,8 +95,10 @@ struct Gauge {
     last: Option<MonoTime>,
     /// Of a test with a detector: the detector, from the first value on.
     detector: Option<Started>,
-    /// What the detector found last.
+    /// What the detector found last, or the bound that moves.
     score: f64,
+    /// Of a test that compares with the first values: these.
+    baseline: Option<Box<Baseline>>,
 }
 
 /// How a value stands to a bound; `None`: it is not a number.
@@ -157,6 +165,8 @@ impl LeafState {
                 self.of_series(signal, *series, None, hold, judge, real);
             }
             Test::Detect { detect, .. } => self.detect(detect, hold, signal),
+            Test::Compare { kind, op, than, .. } => self.compare(kind, *op, than, hold, signal),
+            Test::Steps { .. } => self.step(signal),
             Test::Phase { phase } => {
                 let number = f64::from(phase.number());
                 let real = |real: f64| (!real.is_nan()).then_some((real == number, real != number));
@@ -166,6 +176,13 @@ impl LeafState {
             Test::Absent { .. } => self.at = self.at.max(Some(signal.at)),
             Test::Event { .. } | Test::Count { .. } | Test::Age { .. } => {}
         }
+    }
+
+    /// A step that came with a value.
+    fn step(&mut self, signal: &Signal) {
+        let Value::Claimed(Claimed { step: Some(step), .. }) = signal.value else { return };
+        let (first, last) = self.steps.unwrap_or((step, step));
+        self.steps = Some((first, last.max(step)));
     }
 
     fn of_series(
@@ -269,6 +286,7 @@ impl LeafState {
     pub(super) fn retire(&mut self, test: &Test, hold: Span, series: &Series, at: MonoTime) {
         let before = self.series.len();
         self.series.retain(|(of, _)| of.as_ref() != Some(series));
+        self.others.retain(|(of, _)| of.as_ref() != Some(series));
         if self.series.len() == before {
             return;
         }
@@ -281,6 +299,9 @@ impl LeafState {
     /// How the test stands now.
     pub(super) fn truth(&mut self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>, now: MonoTime) -> Truth {
         match test {
+            Test::Steps { after } => {
+                self.steps.map_or(Truth::Unknown, |(first, last)| Truth::from(last - first >= *after))
+            }
             Test::Age { after } => Truth::from(now.since(sight.registered) >= *after),
             Test::Event { within, .. } | Test::Count { within, .. } => {
                 if test.source().is_some_and(|source| sight.is_blind(source, gpu)) {
@@ -310,24 +331,30 @@ impl LeafState {
                 if hidden { Truth::Unknown } else { Truth::from(self.at.is_some_and(|at| now.since(at) >= *after)) }
             }
             Test::Detect { .. } if test.waits() => self.waiting(test, gpu, sight, now),
-            Test::Threshold { .. } | Test::NotFinite { .. } | Test::Detect { .. } | Test::Phase { .. } => {
-                self.of_values(test, gpu, sight)
-            }
+            Test::Threshold { .. }
+            | Test::Compare { .. }
+            | Test::NotFinite { .. }
+            | Test::Detect { .. }
+            | Test::Phase { .. } => self.of_values(test, gpu, sight),
         }
     }
 
     fn of_values(&mut self, test: &Test, gpu: Option<&GpuId>, sight: &Sight<'_>) -> Truth {
-        let hidden = match test.kind() {
-            Some(kind) => sight.hides(kind, gpu),
-            None => sight.is_blind(Source::App, None) || sight.silent.contains_key(PHASE_METRIC),
+        let hidden = match test {
+            Test::Phase { .. } => sight.is_blind(Source::App, None) || sight.silent.contains_key(PHASE_METRIC),
+            test => test.kinds().any(|kind| sight.hides(kind, gpu)),
         };
         if hidden {
+            self.others.clear();
             self.series.iter_mut().for_each(|(_, gauge)| gauge.forget());
             self.whole.forget();
         }
         let each = || self.series.iter().map(|(_, gauge)| gauge.truth());
         let over = match test {
-            Test::Threshold { series, .. } | Test::NotFinite { series, .. } | Test::Detect { series, .. } => *series,
+            Test::Threshold { series, .. }
+            | Test::Compare { series, .. }
+            | Test::NotFinite { series, .. }
+            | Test::Detect { series, .. } => *series,
             _ => Over::Any,
         };
         match over {
@@ -365,12 +392,18 @@ impl LeafState {
         let source = test.source().unwrap_or(Source::Guard);
         let name = match test {
             Test::Phase { .. } => format!("metric.{PHASE_METRIC}"),
+            Test::Steps { .. } => return "warm-up: the run has reported no step yet".to_owned(),
             Test::Event { wanted, .. } | Test::Count { wanted, .. } => format!("event {}", wanted.kind.name()),
             other => other.kind().map(Kind::to_string).unwrap_or_default(),
         };
         let why = match test {
             _ if sight.is_blind(source, gpu) => format!("the {source} sensor is blind"),
             Test::Absent { .. } => "the signal cannot be read".to_owned(),
+            Test::Compare { than, .. } if !self.series.is_empty() => match than.signal() {
+                Some(other) if self.others.is_empty() => format!("no value of {other} yet"),
+                Some(other) => format!("not finite, or {other} has no such series"),
+                None => "not finite, or still among its first values".to_owned(),
+            },
             Test::Event { within, .. } | Test::Count { within, .. } => {
                 format!("events of the last {within} may have been missed or cut")
             }

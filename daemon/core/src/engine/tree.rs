@@ -220,8 +220,9 @@ impl TreeState {
         let phase = Kind::Metric(PHASE_METRIC.to_owned());
         let kinds = tests().filter_map(|test| match test {
             Test::Phase { .. } => Some(phase.clone()),
-            other => other.kind().cloned(),
+            _ => None,
         });
+        let kinds = kinds.chain(tests().flat_map(Test::kinds).cloned());
         (kinds.collect(), tests().filter_map(|test| Some(test.event()?.kind)).collect())
     }
 
@@ -238,7 +239,8 @@ impl TreeState {
                     matches!(&signal.kind, Kind::Metric(name) if name == PHASE_METRIC)
                 }
                 Test::Age { .. } => false,
-                other => !is_event && other.kind() == Some(&signal.kind),
+                Test::Steps { .. } => matches!(&signal.kind, Kind::Metric(_)),
+                other => !is_event && other.kinds().any(|kind| *kind == signal.kind),
             };
             if !concerns {
                 continue;
@@ -392,7 +394,8 @@ impl TreeState {
                 // What was found is evidence that no value has.
                 proof.all = false;
                 let shown = scores.iter().take(SERIES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-                word.push_str(&format!(": score {shown}"));
+                let of = if matches!(leaf.test, Test::Compare { .. }) { "bound" } else { "score" };
+                word.push_str(&format!(": {of} {shown}"));
             }
             if let Some(counted) = state.counted().filter(|_| wanted) {
                 proof.all = false;
@@ -417,7 +420,12 @@ impl TreeState {
                             Evidence::Last(self.subject(instance, &kind), kind.clone(), series.cloned())
                         }));
                 }
-                (_, Some(kind)) => {
+                (test, Some(kind)) => {
+                    if let Test::Compare { than, .. } = test
+                        && let Some(other) = than.signal()
+                    {
+                        proof.values.push(Evidence::Last(self.subject(instance, other), other.clone(), None));
+                    }
                     let series = state.witnesses(&leaf.test, Truth::from(wanted)).take(SERIES_SHOWN);
                     proof.values.extend(
                         series

@@ -6,6 +6,7 @@ mod egress;
 mod guard;
 mod metric;
 mod never;
+mod relative;
 mod tree;
 mod when;
 

@@ -2,7 +2,7 @@
 
 use super::{
     Over,
-    tree::{PHASE_METRIC, Test, Tree},
+    tree::{Leaf, PHASE_METRIC, Test, Tree},
 };
 use crate::{
     event::{CUT, Event, EventKind, Field, FieldValue, Verdict},
@@ -247,7 +247,12 @@ impl Condition {
         match self {
             Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => [kind.source()].into(),
             Condition::Event(wanted) => [event_source(wanted.kind)].into(),
-            Condition::Tree(tree) => tree.leaves().iter().filter_map(|leaf| leaf.test.source()).collect(),
+            Condition::Tree(tree) => {
+                let of = |leaf: &&Leaf| {
+                    leaf.test.source().into_iter().chain(leaf.test.kinds().map(Kind::source)).collect::<Vec<_>>()
+                };
+                tree.leaves().iter().flat_map(of).collect()
+            }
         }
     }
 
@@ -274,7 +279,7 @@ impl Condition {
         match self {
             Condition::Threshold { kind, .. } | Condition::NotFinite { kind } => vec![kind],
             Condition::Event(_) => Vec::new(),
-            Condition::Tree(tree) => tree.leaves().iter().filter_map(|leaf| leaf.test.kind()).collect(),
+            Condition::Tree(tree) => tree.leaves().into_iter().flat_map(|leaf| leaf.test.kinds()).collect(),
         }
     }
 
@@ -295,7 +300,7 @@ impl Condition {
         match self {
             Condition::Tree(tree) => {
                 let tests = tree.leaves().into_iter().map(|leaf| &leaf.test);
-                tests.filter(|test| !test.waits()).filter_map(|t| metric_of(t.kind()?)).collect()
+                tests.filter(|test| !test.waits()).flat_map(Test::kinds).filter_map(metric_of).collect()
             }
             flat => flat.metrics(),
         }
@@ -362,12 +367,15 @@ pub(super) fn show_bound(
     bound: Bound,
     over: Option<Span>,
 ) -> fmt::Result {
-    let op = match op {
+    write!(f, "{kind} {} {}", side(op), bound.show(kind.unit()))?;
+    if let Some(over) = over { write!(f, "/s over {over}") } else { Ok(()) }
+}
+
+pub(super) fn side(op: Op) -> &'static str {
+    match op {
         Op::Above => "above",
         Op::Below => "below",
-    };
-    write!(f, "{kind} {op} {}", bound.show(kind.unit()))?;
-    if let Some(over) = over { write!(f, "/s over {over}") } else { Ok(()) }
+    }
 }
 
 /// The series that a metric is judged over, where it is not any.

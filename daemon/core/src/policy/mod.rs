@@ -17,6 +17,7 @@ pub mod metric;
 pub mod mistakes;
 pub mod parse;
 mod raw;
+pub mod reference;
 pub mod schema;
 pub mod tree;
 pub mod truth;
@@ -29,6 +30,7 @@ pub use groups::WATCHABLE;
 pub use guard::{Effect, ExecList, Limits, MAX_PATH, OnDead};
 pub use metric::{MetricRule, Metrics, Over};
 pub use raw::{MODES, OF_EVENTS, PHASES};
+pub use reference::{Amount, Reference, Relative, Statistic};
 pub use tree::{Leaf, Node, Phase, Test, Tree};
 pub use truth::Truth;
 

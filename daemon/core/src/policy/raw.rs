@@ -3,7 +3,7 @@
 //! A field that is missing or could not be read is `None`; the mistake is noted already.
 
 use super::{
-    OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol,
+    OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol, Statistic,
     fields::{Fields, Known},
     mistakes::Mistakes,
     tree::MAX_DEPTH,
@@ -17,12 +17,14 @@ use toml::{Spanned, de::DeTable};
 
 mod detect;
 mod names;
+mod relative;
 mod when;
 
 pub(super) use super::fields::{Literal, OneOrMany};
 pub(super) use detect::RawDetect;
 pub(super) use names::*;
 pub use names::{MODES, OF_EVENTS, PHASES};
+pub(super) use relative::RawRelative;
 pub(super) use when::{RawBranch, RawWhen};
 
 pub(super) struct RawPolicy {

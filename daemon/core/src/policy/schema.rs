@@ -8,7 +8,8 @@ use super::{
     groups,
     raw::{
         ALLOW, BUDGET, CONFIDENCES, DERIVED, DERIVED_SHARES, EGRESS, EXEC, HEAD, LIMITS, METRICS, MODES, OF_EVENTS,
-        ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RULE, SECTIONS, SEVERITIES, SYSCALLS, WHEN,
+        ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RELATIVE, RULE, SECTIONS, SEVERITIES, STATISTICS,
+        SYSCALLS, WHEN,
     },
     tree::MAX_COUNT,
 };
@@ -188,8 +189,10 @@ fn when() -> Value {
     let of = |name: &str| {
         Some(match name {
             "signal" => reference("signal"),
-            "above" | "below" | "clear" => reference("bound"),
-            "for" | "grace" | "stale" | "absent" | "within" | "keep_firing_for" | "warm_up" => reference("duration"),
+            "above" | "below" => json!({ "anyOf": [reference("bound"), relative()] }),
+            "clear" => reference("bound"),
+            "for" | "grace" | "stale" | "absent" | "within" | "keep_firing_for" => reference("duration"),
+            "warm_up" => amount(),
             "over" | "rearm" => text(),
             "detect" => detector(),
             "is" => json!({ "const": "not-finite" }),
@@ -223,6 +226,27 @@ fn when() -> Value {
     });
     schema = with(schema, "dependencies", depends);
     with(schema, "allOf", Value::Array(together))
+}
+
+/// A time, or steps.
+fn amount() -> Value {
+    json!({ "anyOf": [reference("duration"), { "type": "string", "pattern": r"^\s*[0-9]+\s*steps?\s*$" }] })
+}
+
+/// A bound that moves.
+fn relative() -> Value {
+    let of = |name: &str| {
+        Some(match name {
+            "first" => amount(),
+            "statistic" => choice(STATISTICS),
+            "signal" => reference("signal"),
+            "factor" => json!({ "type": "number", "exclusiveMinimum": 0 }),
+            "offset" => reference("bound"),
+            _ => return None,
+        })
+    };
+    let one = json!([{ "required": ["first"] }, { "required": ["signal"] }]);
+    with(section(RELATIVE, &[], &of), "oneOf", one)
 }
 
 /// A method, or a table of it and its parameters.

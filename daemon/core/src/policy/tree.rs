@@ -2,7 +2,7 @@
 //!
 //! Plain data, as it is stored and as the digest has it. [`crate::engine`] compiles it once for each run.
 
-use super::{Bound, EventMatch, Op, Over, condition};
+use super::{Bound, EventMatch, Op, Over, Relative, condition};
 use crate::{
     decision::Confidence,
     detect::Detect,
@@ -90,6 +90,18 @@ pub enum Test {
         #[serde(default, skip_serializing_if = "is_any")]
         series: Over,
     },
+    /// A signal beyond a bound that moves.
+    Compare {
+        /// The signal.
+        kind: Kind,
+        /// Which side.
+        op: Op,
+        /// The bound.
+        than: Relative,
+        /// Over which series: `any` or `all`.
+        #[serde(default, skip_serializing_if = "is_any")]
+        series: Over,
+    },
     /// A metric of the run is NaN or infinite.
     NotFinite {
         /// The signal.
@@ -140,6 +152,11 @@ pub enum Test {
     Age {
         /// For how long.
         after: Span,
+    },
+    /// The run has made steps since the first one that it reported.
+    Steps {
+        /// How many.
+        after: u64,
     },
 }
 
@@ -225,15 +242,24 @@ impl Tree {
 }
 
 impl Test {
-    /// The signal that it reads; the metric of the phase is one.
+    /// The signal that it judges. A phase and steps come with metrics, but are judged otherwise.
     pub fn kind(&self) -> Option<&Kind> {
         match self {
             Test::Threshold { kind, .. }
+            | Test::Compare { kind, .. }
             | Test::NotFinite { kind, .. }
             | Test::Detect { kind, .. }
             | Test::Absent { kind, .. } => Some(kind),
-            Test::Event { .. } | Test::Count { .. } | Test::Phase { .. } | Test::Age { .. } => None,
+            Test::Event { .. } | Test::Count { .. } | Test::Phase { .. } | Test::Age { .. } | Test::Steps { .. } => {
+                None
+            }
         }
+    }
+
+    /// The signals that it reads: what it judges, and what that is compared with.
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        let other = if let Test::Compare { than, .. } = self { than.signal() } else { None };
+        self.kind().into_iter().chain(other)
     }
 
     /// Whether it waits for a value that does not come: without values it is not blind.
@@ -242,11 +268,13 @@ impl Test {
             Test::Absent { .. } => true,
             Test::Detect { detect, .. } => detect.spec().waits,
             Test::Threshold { .. }
+            | Test::Compare { .. }
             | Test::NotFinite { .. }
             | Test::Event { .. }
             | Test::Count { .. }
             | Test::Phase { .. }
-            | Test::Age { .. } => false,
+            | Test::Age { .. }
+            | Test::Steps { .. } => false,
         }
     }
 
@@ -255,11 +283,13 @@ impl Test {
         match self {
             Test::Event { wanted, .. } | Test::Count { wanted, .. } => Some(wanted),
             Test::Threshold { .. }
+            | Test::Compare { .. }
             | Test::NotFinite { .. }
             | Test::Detect { .. }
             | Test::Absent { .. }
             | Test::Phase { .. }
-            | Test::Age { .. } => None,
+            | Test::Age { .. }
+            | Test::Steps { .. } => None,
         }
     }
 
@@ -268,6 +298,8 @@ impl Test {
         match self {
             Test::Phase { .. } => Some(Source::App),
             Test::Age { .. } => None,
+            // They come with the metrics that the other tests judge.
+            Test::Steps { .. } => None,
             Test::Event { wanted, .. } | Test::Count { wanted, .. } => Some(condition::event_source(wanted.kind)),
             other => other.kind().map(Kind::source),
         }
@@ -279,7 +311,7 @@ impl Test {
             Test::Event { wanted, .. } | Test::Count { wanted, .. } => {
                 condition::event_source(wanted.kind) == Source::Nvml
             }
-            other => other.kind().is_some_and(Kind::is_of_a_gpu),
+            other => other.kinds().any(Kind::is_of_a_gpu),
         }
     }
 }
@@ -323,6 +355,10 @@ impl fmt::Display for Leaf {
                 condition::show_bound(f, kind, *op, *bound, *over)?;
                 condition::show_series(f, *series)?;
             }
+            Test::Compare { kind, op, than, series } => {
+                write!(f, "{kind} {} {}", condition::side(*op), than.show(kind))?;
+                condition::show_series(f, *series)?;
+            }
             Test::NotFinite { kind, series } => {
                 write!(f, "{kind} is NaN or infinite")?;
                 condition::show_series(f, *series)?;
@@ -338,6 +374,7 @@ impl fmt::Display for Leaf {
             }
             Test::Phase { phase } => write!(f, "phase {}", phase.name())?,
             Test::Age { after } => write!(f, "the run watched for {after}")?,
+            Test::Steps { after } => write!(f, "the run made {after} steps")?,
         }
         if self.hold > Span(0) { write!(f, " for {}", self.hold) } else { Ok(()) }
     }

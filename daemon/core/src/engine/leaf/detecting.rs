@@ -7,6 +7,7 @@ use crate::{
     signal::{Signal, Value},
     subject::GpuId,
     time::{MonoTime, Span},
+    unit::Unit,
 };
 
 impl LeafState {
@@ -54,14 +55,26 @@ impl LeafState {
         }
     }
 
-    /// What the detector found in each series that makes the test what it is.
+    /// What the detector found, or the bound that moves, in each series that makes the test what it is.
     pub(in crate::engine) fn scores(&self, test: &Test, truth: Truth) -> Vec<String> {
-        let fits = |gauge: &Gauge| matches!(test, Test::Detect { .. }) && gauge.truth() == truth;
-        let scored = self.series.iter().filter(|(_, gauge)| fits(gauge));
+        let scored = self.series.iter().filter(|(_, gauge)| gauge.truth() == truth);
+        let show = |gauge: &Gauge| match test {
+            // Of a signal in integers the bound is shown in its unit, without a fraction.
+            Test::Compare { kind, .. } if kind.unit() != Unit::Real => Some(kind.unit().show(gauge.score as i64)),
+            Test::Detect { .. } | Test::Compare { .. } => Some(format!("{:.4}", gauge.score)),
+            Test::Threshold { .. }
+            | Test::NotFinite { .. }
+            | Test::Absent { .. }
+            | Test::Event { .. }
+            | Test::Count { .. }
+            | Test::Phase { .. }
+            | Test::Age { .. }
+            | Test::Steps { .. } => None,
+        };
         scored
-            .map(|(series, gauge)| match series {
-                Some(series) => format!("{:.4} in {series}", gauge.score),
-                None => format!("{:.4}", gauge.score),
+            .filter_map(|(series, gauge)| {
+                let shown = show(gauge)?;
+                Some(series.as_ref().map_or_else(|| shown.clone(), |series| format!("{shown} in {series}")))
             })
             .collect()
     }

@@ -1,5 +1,6 @@
 //! Conditions of several parts: what trips, what waits, what is unknown, and that a replay never differs.
 
+mod compare;
 mod count;
 mod detect;
 
@@ -424,6 +425,12 @@ rationale = "x"
 when = { any = [{ event = "connect", verdict = "denied", count = 3, within = "5s" }, { not = { any = [{ event = "connect", count = 2, within = "4s" }, { signal = "metric.loss", below = 30 }] } }], keep_firing_for = "1s" }
 actions = ["notify"]
 cooldown = "1s"
+[[rule]]
+id = "e"
+rationale = "x"
+when = { any = [{ signal = "metric.loss", above = { first = "3s", factor = 1.5 } }, { signal = "metric.loss", above = { first = "4 steps", statistic = "mean", offset = 3 }, over = "all" }, { signal = "metric.loss", below = { signal = "metric.phase" } }], warm_up = "1s" }
+actions = ["notify"]
+cooldown = "1s"
 "#;
 
 fn any_input() -> impl Strategy<Value = (u64, u8, i64)> {
@@ -459,8 +466,14 @@ fn feed_all(b: &mut Bench, inputs: &[(u64, u8, i64)]) -> Vec<Decision> {
     out
 }
 
+/// How many lists of inputs are tried. `FAILSAFE_RANDOM_CASES=17000` makes a million random inputs.
+#[expect(clippy::disallowed_methods, reason = "a test that is longer on request")]
+fn cases() -> u32 {
+    std::env::var("FAILSAFE_RANDOM_CASES").map_or(300, |cases| cases.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn two_replays_of_random_inputs_never_differ(inputs in prop::collection::vec(any_input(), 1..120)) {

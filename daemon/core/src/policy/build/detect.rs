@@ -20,12 +20,14 @@ pub(super) fn bytes(when: &Condition) -> usize {
     let of = |test: &Test| match test {
         Test::Detect { detect, .. } => detect.bytes(),
         Test::Count { count, .. } => *count as usize * BYTES_OF_EVENT,
+        Test::Compare { than, .. } => than.bytes(),
         Test::Threshold { .. }
         | Test::NotFinite { .. }
         | Test::Absent { .. }
         | Test::Event { .. }
         | Test::Phase { .. }
-        | Test::Age { .. } => 0,
+        | Test::Age { .. }
+        | Test::Steps { .. } => 0,
     };
     tree.leaves().iter().map(|leaf| of(&leaf.test)).sum()
 }
@@ -43,7 +45,8 @@ impl Builder<'_> {
         let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
         let fields = when.fields.iter().map(|(name, value)| (*name, value.span()));
         let count = when.count.iter().map(|count| ("count", count.span()));
-        for (name, span) in literals.chain(texts).chain(count).chain(fields) {
+        let relative = when.relative.iter().map(|relative| (relative.side, relative.span.clone()));
+        for (name, span) in literals.chain(relative).chain(texts).chain(count).chain(fields) {
             self.error(span, format!("`{name}` cannot stand beside `detect`"), None);
         }
         let hold = when.hold.as_ref().map_or(Some(Span(0)), |text| self.duration(text));

@@ -59,11 +59,13 @@ fn can_hold(node: &Node, of_event: &impl Fn(&EventMatch) -> Vec<String>, whys: &
             let never = match &leaf.test {
                 Test::Threshold { kind, op, bound, .. } => below_nothing(kind, *op, *bound),
                 Test::Event { wanted, .. } | Test::Count { wanted, .. } => of_event(wanted),
-                Test::NotFinite { .. }
+                Test::Compare { .. }
+                | Test::NotFinite { .. }
                 | Test::Detect { .. }
                 | Test::Absent { .. }
                 | Test::Phase { .. }
-                | Test::Age { .. } => Vec::new(),
+                | Test::Age { .. }
+                | Test::Steps { .. } => Vec::new(),
             };
             let can = never.is_empty();
             whys.extend(never);

@@ -4,7 +4,7 @@
 use super::Builder;
 use crate::{
     policy::{
-        Condition, Leaf, Node, Over, Test, Tree,
+        Amount, Condition, Leaf, Node, Over, Test, Tree,
         diagnostic::quote,
         raw::{RawBranch, RawWhen},
         tree::{MAX_COUNT, MAX_LEAVES},
@@ -27,6 +27,7 @@ pub(super) fn is_tree(when: &RawWhen) -> bool {
         || when.absent.is_some()
         || when.detect.is_some()
         || when.count.is_some()
+        || !when.relative.is_empty()
         || when.keep.is_some()
         || when.phase.is_some()
         || when.warm_up.is_some()
@@ -36,7 +37,7 @@ impl Builder<'_> {
     pub(super) fn tree(&mut self, when: &RawWhen) -> Option<Condition> {
         self.confidence_beside(when);
         let keep = when.keep.as_ref().map_or(Some(Span(0)), |text| self.duration(text));
-        let warm_up = when.warm_up.as_ref().map(|text| self.some_time(text, Span(1)));
+        let warm_up = when.warm_up.as_ref().map(|text| self.warm_up(text));
         let mut leaves = 0;
         let of_parts = !when.branches.is_empty() || when.at_least.is_some();
         let hold =
@@ -49,9 +50,26 @@ impl Builder<'_> {
         }
         let node = match warm_up {
             None => node?,
-            Some(after) => with(node, Test::Age { after: after? })?,
+            Some(test) => {
+                let (node, test) = (node?, test?);
+                if matches!(test, Test::Steps { .. }) && !has_metric(&node) {
+                    let message = "steps come with the metrics of the run, but no test of the condition is on a metric: \
+                                   expected a time";
+                    self.error(when.warm_up.as_ref().map_or(when.span.clone(), Spanned::span), message, None);
+                    return None;
+                }
+                with(Some(node), test)?
+            }
         };
         Some(Condition::Tree(Tree { root: node, hold: hold?, keep: keep? }))
+    }
+
+    /// The test that holds once the warm-up is over.
+    fn warm_up(&mut self, text: &Spanned<String>) -> Option<Test> {
+        Some(match self.time_or_steps(text)? {
+            Amount::Time(after) => Test::Age { after },
+            Amount::Steps(after) => Test::Steps { after },
+        })
     }
 
     /// `confidence` of a whole rule is not a part of its condition.
@@ -190,6 +208,7 @@ impl Builder<'_> {
                 return None;
             }
             _ if when.detect.is_some() => self.detected(when)?,
+            _ if !when.relative.is_empty() => self.compared(when)?,
             _ => self.test(when)?,
         };
         Some(Node::Leaf(Leaf { test, hold, confidence }))
@@ -264,7 +283,8 @@ impl Builder<'_> {
         let fields = when.fields.iter().map(|(name, value)| (*name, value.span()));
         let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
         let count = when.count.iter().map(|count| ("count", count.span()));
-        for (name, span) in literals.chain(texts).chain(detect).chain(count).chain(fields) {
+        let relative = when.relative.iter().map(|relative| (relative.side, relative.span.clone()));
+        for (name, span) in literals.chain(relative).chain(texts).chain(detect).chain(count).chain(fields) {
             self.error(span, format!("`{name}` cannot stand beside `absent`"), None);
         }
         let (kind, known) = self.signal(signal);
@@ -274,7 +294,7 @@ impl Builder<'_> {
     }
 
     /// A duration of at least `least`, and not so long that nothing would ever come of it.
-    fn some_time(&mut self, text: &Spanned<String>, least: Span) -> Option<Span> {
+    pub(super) fn some_time(&mut self, text: &Spanned<String>, least: Span) -> Option<Span> {
         let span = self.duration(text)?;
         if span < least || span > LONGEST {
             let least = if least == Span(1) { "more than 0".to_owned() } else { format!("at least {least}") };
@@ -294,11 +314,19 @@ fn fields_of_tests(when: &RawWhen) -> impl Iterator<Item = (&'static str, Range<
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?.span())));
     let detect = when.detect.iter().map(|detect| ("detect", detect.span.clone()));
     let count = when.count.iter().map(|count| ("count", count.span()));
+    let relative = when.relative.iter().map(|relative| (relative.side, relative.span.clone()));
     literals
+        .chain(relative)
         .chain(texts)
         .chain(detect)
         .chain(count)
         .chain(when.fields.iter().map(|(name, value)| (*name, value.span())))
+}
+
+/// Whether a test of it judges a metric of the run.
+fn has_metric(node: &Node) -> bool {
+    let is = matches!(node, Node::Leaf(leaf) if leaf.test.kinds().any(|kind| matches!(kind, Kind::Metric(_))));
+    is || node.parts().iter().any(has_metric)
 }
 
 fn leaf(test: Test) -> Node {

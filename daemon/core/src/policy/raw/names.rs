@@ -1,6 +1,6 @@
 //! The names that a policy may write: sections, fields, and the values of closed sets.
 
-use super::{Confidence, Mode, OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol, Severity};
+use super::{Confidence, Mode, OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol, Severity, Statistic};
 
 pub(in crate::policy) const SECTIONS: &[&str] =
     &["policy", "egress", "exec", "limits", "syscalls", "derived", "metrics", "rule"];
@@ -96,6 +96,10 @@ pub(in crate::policy) const SEVERITIES: &[(&str, Severity)] =
     &[("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 pub(in crate::policy) const CONFIDENCES: &[(&str, Confidence)] =
     &[("low", Confidence::Low), ("medium", Confidence::Medium), ("high", Confidence::High)];
+pub(in crate::policy) const STATISTICS: &[(&str, Statistic)] =
+    &[("median", Statistic::Median), ("mean", Statistic::Mean)];
+/// Fields of a bound that moves.
+pub(in crate::policy) const RELATIVE: &[&str] = &["first", "statistic", "signal", "factor", "offset"];
 /// The phases by their names.
 pub const PHASES: &[(&str, Phase)] = &[
     ("warm-up", Phase::WarmUp),
@@ -128,6 +132,7 @@ mod tests {
         agree(CONFIDENCES);
         agree(PROTOCOLS);
         agree(PHASES);
+        agree(STATISTICS);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     CONFIDENCES, Confidence, EventKind, Fields, Known, Literal, MAX_DEPTH, Mistakes, OF_EVENTS, OF_SIGNALS, OneOrMany,
-    PHASES, Phase, RULE_ONLY, RawDetect, WHEN,
+    PHASES, Phase, RULE_ONLY, RawDetect, RawRelative, WHEN,
 };
 use std::ops::Range;
 use toml::{Spanned, de::DeTable};
@@ -11,6 +11,8 @@ pub(in crate::policy) struct RawWhen {
     pub signal: Option<Spanned<String>>,
     pub above: Option<Spanned<Literal>>,
     pub below: Option<Spanned<Literal>>,
+    /// Tables in place of a bound: `above` and `below`.
+    pub relative: Vec<RawRelative>,
     pub clear: Option<Spanned<Literal>>,
     pub hold: Option<Spanned<String>>,
     pub over: Option<Spanned<String>>,
@@ -74,10 +76,15 @@ impl RawWhen {
     fn of_fields(wrong: &mut Mistakes, mut when: Fields<'_>, depth: usize) -> RawWhen {
         let branches = ["all", "any", "not", "of"].into_iter().filter_map(|name| branch(wrong, &mut when, name, depth));
         let branches = branches.collect();
+        let relative = ["above", "below"].into_iter().filter_map(|side| RawRelative::read(wrong, &mut when, side));
+        let relative = relative.collect();
+        let mut bound = |side| if RawRelative::is(&when, side) { None } else { when.literal(wrong, side) };
+        let (above, below) = (bound("above"), bound("below"));
         RawWhen {
             signal: when.text(wrong, "signal"),
-            above: when.literal(wrong, "above"),
-            below: when.literal(wrong, "below"),
+            above,
+            below,
+            relative,
             clear: when.literal(wrong, "clear"),
             hold: when.duration(wrong, "for"),
             over: when.text(wrong, "over"),

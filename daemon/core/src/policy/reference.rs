@@ -1,0 +1,125 @@
+//! What a signal is compared with, where that is not a constant: its own first values, or another signal.
+
+use super::Bound;
+use crate::{
+    signal::{Kind, Real},
+    time::Span,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Values that a baseline has at least: the beginning lasts longer where fewer came in its time or steps.
+pub const LEAST_VALUES: u64 = 10;
+/// Values that are kept for a median; of more every second, fourth and so on is kept.
+pub const MEDIAN_VALUES: usize = 1_024;
+
+/// A bound that moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relative {
+    /// What the signal is compared with.
+    pub to: Reference,
+    /// It is multiplied by this.
+    pub factor: Real,
+    /// And this is added then.
+    pub offset: Bound,
+}
+
+/// What a signal is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reference {
+    /// Its own first values.
+    First {
+        /// How long they last.
+        first: Amount,
+        /// What is taken of them.
+        statistic: Statistic,
+    },
+    /// Another signal.
+    Signal {
+        /// Which.
+        kind: Kind,
+    },
+}
+
+/// A part of a run: a time, or steps of the training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Amount {
+    /// A time.
+    Time(Span),
+    /// So many steps.
+    Steps(u64),
+}
+
+/// What is taken of several values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Statistic {
+    /// The value in the middle.
+    #[default]
+    Median,
+    /// The arithmetic mean.
+    Mean,
+}
+
+impl Statistic {
+    /// The name in policies.
+    pub fn name(self) -> &'static str {
+        match self {
+            Statistic::Median => "median",
+            Statistic::Mean => "mean",
+        }
+    }
+}
+
+impl Relative {
+    /// The other signal that it reads.
+    pub fn signal(&self) -> Option<&Kind> {
+        match &self.to {
+            Reference::Signal { kind } => Some(kind),
+            Reference::First { .. } => None,
+        }
+    }
+
+    /// The memory that it needs for each series, in bytes.
+    pub fn bytes(&self) -> usize {
+        match &self.to {
+            Reference::First { statistic: Statistic::Median, .. } => MEDIAN_VALUES * size_of::<f64>(),
+            Reference::First { statistic: Statistic::Mean, .. } | Reference::Signal { .. } => 0,
+        }
+    }
+
+    /// In words, for a signal of that kind: "1.5 times the median of its first 500 steps".
+    pub fn show(&self, kind: &Kind) -> String {
+        let times = if self.factor == Real(1.0) { String::new() } else { format!("{} times ", self.factor) };
+        let what = match &self.to {
+            Reference::First { first, statistic } => format!("the {} of its first {first}", statistic.name()),
+            Reference::Signal { kind } => kind.to_string(),
+        };
+        let offset = match self.offset {
+            Bound::Integer(0) => String::new(),
+            Bound::Real(Real(offset)) if offset == 0.0 => String::new(),
+            offset => format!(" plus {}", offset.show(kind.unit())),
+        };
+        format!("{times}{what}{offset}")
+    }
+
+    /// The bound, where the reference has this value. `None`: it is not a number, or too large.
+    pub fn bound(&self, reference: f64) -> Option<f64> {
+        let offset = match self.offset {
+            Bound::Integer(offset) => offset as f64,
+            Bound::Real(offset) => offset.0,
+        };
+        Some(reference * self.factor.0 + offset).filter(|bound| bound.is_finite())
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amount::Time(span) => span.fmt(f),
+            Amount::Steps(steps) => write!(f, "{steps} steps"),
+        }
+    }
+}
