@@ -7,6 +7,7 @@ mod log;
 mod manifest;
 mod mode;
 mod node;
+mod nodes;
 mod policy;
 
 pub use attest::{
@@ -19,6 +20,7 @@ pub use log::{ArchiveArgs, ConsistencyArgs, LogCommand, LogOut};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
+pub use nodes::{NodesArgs, Reach};
 pub use policy::{
     CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs,
 };
@@ -48,6 +50,9 @@ pub struct Args {
     /// The daemon's state folder, for commands that read files without the daemon.
     #[arg(long, global = true, env = "FAILSAFE_STATE_DIR", default_value = "/var/lib/failsafe")]
     pub state_dir: PathBuf,
+    /// Other nodes.
+    #[command(flatten)]
+    pub nodes: NodesArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

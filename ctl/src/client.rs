@@ -1,8 +1,9 @@
-//! The connection to the daemon: one unix socket, opened once, and what to say when nobody is there.
+//! The connection to the daemon: a unix socket or the gateway of another node, opened once, and what to say when nobody is there.
 
 use crate::{
     exit::{Exit, Fail},
     refusal::{FirstBytes, remembering},
+    remote,
 };
 use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, discovery_service_client::DiscoveryServiceClient,
@@ -11,16 +12,23 @@ use failsafe_proto::v1::{
 };
 use hyper_util::rt::TokioIo;
 use std::{
+    fmt,
     future::Future,
     io::{self, ErrorKind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
+    time::Duration,
 };
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+};
 use tonic::transport::{Channel, Endpoint};
 
 /// Largest message that is read: an entry of the audit log has at most 8 MiB.
 const MAX_MESSAGE: usize = 16 << 20;
+/// Another node is asked this often whether it is there, and may take as long to answer.
+const PING: Duration = Duration::from_secs(20);
 
 /// An open connection.
 #[derive(Debug, Clone)]
@@ -28,14 +36,60 @@ pub struct Client {
     channel: Channel,
 }
 
+/// The daemon that is asked.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// That of this node, at its socket.
+    Socket(PathBuf),
+    /// That of another node, by its gateway.
+    Node(remote::Node),
+}
+
+impl Target {
+    /// A failure of a request to this daemon: on another node, the node is named, and advice that holds for this node is replaced.
+    pub fn explain(&self, mut fail: Fail) -> Fail {
+        let Target::Node(node) = self else { return fail };
+        if !fail.message.is_empty() {
+            fail.message = format!("{}: {}", node.address, fail.message);
+        }
+        fail.advice = match fail.exit {
+            Exit::Denied => {
+                Some("the role of your certificate on that node decides: docs/remote-access.md, \"Roles\"".to_owned())
+            }
+            _ => fail.advice,
+        };
+        fail
+    }
+}
+
 impl Client {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody listens, or the socket's permissions refuse the caller; the advice says how to start the daemon.
-    pub async fn connect(socket: &Path) -> Result<Client, Fail> {
-        let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
-        // Made by hand, so that the daemon sees this process as its peer and a refusal keeps its errno.
+    /// Nobody listens, or the caller is refused; the advice says what to do.
+    pub async fn connect(target: &Target) -> Result<Client, Fail> {
+        match target {
+            Target::Socket(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| unreachable(path, &error))?;
+                Client::over(stream, Endpoint::from_static("http://failsafed.invalid"), path.display()).await
+            }
+            Target::Node(node) => {
+                let name = &node.address;
+                let origin = Endpoint::from_shared(format!("http://{}", name.clone().or_port(name.port())));
+                let origin = origin.map_err(|error| Fail::because(format!("`{name}` is no name of a node"), &error))?;
+                // A node that is switched off is noticed while an answer is awaited.
+                let origin =
+                    origin.http2_keep_alive_interval(PING).keep_alive_timeout(PING).keep_alive_while_idle(true);
+                Client::over(node.connect().await?, origin, name).await
+            }
+        }
+    }
+
+    /// Speaks over this connection, and makes no other: the daemon sees this process as its peer, and a refusal keeps its errno.
+    async fn over<S>(stream: S, origin: Endpoint, name: impl fmt::Display) -> Result<Client, Fail>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let first = FirstBytes::default();
         let stream = Mutex::new(Some(remembering(stream, first.clone())));
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
@@ -51,10 +105,10 @@ impl Client {
                 })
             }
         });
-        let channel = Endpoint::from_static("http://failsafed.invalid")
+        let channel = origin
             .connect_with_connector(connector)
             .await
-            .map_err(|error| Fail::because(format!("cannot speak with failsafed at {}", socket.display()), &error))?;
+            .map_err(|error| Fail::because(format!("cannot speak with failsafed at {name}"), &error))?;
         Ok(Client { channel })
     }
 
@@ -126,7 +180,8 @@ mod tests {
     fn a_missing_daemon_is_told_apart_from_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let connect = || block_on(Client::connect(&path)).unwrap_err();
+        let target = Target::Socket(path.clone());
+        let connect = || block_on(Client::connect(&target)).unwrap_err();
         let missing = connect();
         assert!(missing.message.contains("there is no socket"), "{missing}");
         assert!(missing.advice.unwrap().contains("systemctl start failsafed"));

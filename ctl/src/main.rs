@@ -2,7 +2,7 @@
 //! recordings itself, and never depends on the daemon's code.
 //!
 //! ```text
-//! args ─► commands/* ─► client (gRPC) or journal (files) ─► render/* ─► stdout
+//! args ─► commands/* ─► client (gRPC, to this node or by remote/ to another one) or journal (files) ─► render/* ─► stdout
 //! ```
 //!
 //! Invariants: stdout carries results, stderr everything else; text that a run may have written is shown without control
@@ -20,6 +20,7 @@ mod exit;
 mod incident;
 mod incidents;
 mod refusal;
+mod remote;
 mod render;
 #[cfg(test)]
 mod testing;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args = args::Args::parse();
     match commands::dispatch(args) {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit,
         Err(fail) => {
             if !fail.message.is_empty() {
                 eprintln!("{fail}");

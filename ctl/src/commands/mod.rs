@@ -11,6 +11,7 @@ mod egress;
 mod events;
 mod explain;
 mod export;
+mod fan_out;
 mod file;
 mod freeze_all;
 mod gpu;
@@ -35,20 +36,22 @@ mod stats;
 use crate::{
     args::{
         Args, AttestCommand, AttestKeyCommand, Command, DiscoverCommand, Get, GpuCommand, IncidentCommand,
-        ManifestCommand, ModeCommand, NodeCommand, PolicyCommand,
+        ManifestCommand, ModeCommand, NodeCommand, PolicyCommand, Reach,
     },
+    client::Target,
     exit::{Exit, Fail},
+    render::print,
 };
 use failsafe_core::{event::EventKind, policy::Rule};
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
-use std::path::Path;
+use std::{path::Path, process::ExitCode};
 
-/// Where things are on this node.
+/// Who is asked, and where things are on this node.
 #[derive(Debug)]
 pub struct Place<'a> {
-    /// The daemon's socket.
-    pub socket: &'a Path,
+    /// The daemon that is asked.
+    pub socket: &'a Target,
     /// The daemon's state folder.
     pub state_dir: &'a Path,
     /// The caller's time zone.
@@ -59,9 +62,34 @@ pub struct Place<'a> {
 ///
 /// # Errors
 /// [`Fail`], with the exit code.
-pub fn dispatch(args: Args) -> Result<Exit, Fail> {
-    let place = &Place { socket: &args.socket, state_dir: &args.state_dir, zone: TimeZone::system() };
-    match args.command {
+pub fn dispatch(args: Args) -> Result<ExitCode, Fail> {
+    let reach = args.command.reach();
+    let option = if args.nodes.hosts.is_some() { "--hosts" } else { "--host" };
+    if args.nodes.hosts.is_some() || args.nodes.host.is_some() {
+        match reach {
+            Reach::Here(why) => {
+                return Err(Fail::usage(format!("{option}: another node cannot be asked for this command: {why}")));
+            }
+            Reach::OneNode if args.nodes.hosts.is_some() => {
+                return Err(Fail::usage(
+                    "--hosts: the output of this command cannot be joined; ask one node with --host",
+                ));
+            }
+            Reach::OneNode | Reach::Nodes => {}
+        }
+    }
+    if let Some(nodes) = &args.nodes.hosts {
+        return Ok(fan_out::fan_out(nodes, &args.nodes)?.into());
+    }
+    let node = args.nodes.node();
+    let target = node.map_or(Target::Socket(args.socket), Target::Node);
+    let place = &Place { socket: &target, state_dir: &args.state_dir, zone: TimeZone::system() };
+    let done = command(place, args.command).map(ExitCode::from);
+    done.map_err(|fail| target.explain(fail))
+}
+
+fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
+    match command {
         Command::Run(args) => run::run(place, &args),
         Command::Rerun(args) => run::rerun(place, &args),
         Command::Register(args) => register::register(place, &args),

@@ -88,6 +88,7 @@ const STACKS: &[Stack] = &[
             &["refusal", "text"],
             &["exit"],
             &["entry"],
+            &["remote"],
             &["args", "bundle", "client", "incident"],
             &["incidents"],
             &["render"],

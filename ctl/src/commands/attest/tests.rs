@@ -1,7 +1,10 @@
 //! Statements in files: verified, compared, altered, and with keys that are allowed or not.
 
 use super::*;
-use crate::args::{Args, AttestCommand, Command};
+use crate::{
+    args::{Args, AttestCommand, Command},
+    client::Target,
+};
 use clap::Parser;
 use ed25519_dalek::{Signer, SigningKey};
 use failsafe_attest::{About, Fact, Json, Missing, PublicKey, Scope, seal};
@@ -39,7 +42,8 @@ impl Files {
         let args =
             Args::try_parse_from(["failsafectl".to_owned(), "attest".to_owned()].into_iter().chain(words)).unwrap();
         let nowhere = self.path("no-socket");
-        let place = &Place { socket: &nowhere, state_dir: &nowhere, zone: TimeZone::UTC };
+        let socket = &Target::Socket(nowhere.clone());
+        let place = &Place { socket, state_dir: &nowhere, zone: TimeZone::UTC };
         match args.command {
             Command::Attest { what: AttestCommand::Verify(args) } => verify(place, &args),
             Command::Attest { what: AttestCommand::Diff(args) } => diff(place, &args),

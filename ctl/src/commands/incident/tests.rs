@@ -16,6 +16,7 @@ use crate::{
         archive::places,
         manifest::{Manifest, Part},
     },
+    client::Target,
     commands::{Place, log::keys::Known},
     exit::{Exit, Fail},
     render::{
@@ -252,7 +253,8 @@ impl Node {
     }
 
     fn export_to(&self, file: &Path) -> Result<Exit, Fail> {
-        let place = Place { socket: Path::new("/nowhere"), state_dir: self.folder.path(), zone: TimeZone::UTC };
+        let place =
+            Place { socket: &Target::Socket("/nowhere".into()), state_dir: self.folder.path(), zone: TimeZone::UTC };
         let args = IncidentExportArgs {
             incident: testing::incident(),
             output: file.to_owned(),

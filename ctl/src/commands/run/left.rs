@@ -1,18 +1,19 @@
 //! What goes on of a run after its command has ended: a process in the background keeps the run alive.
 
-use crate::{client::Client, commands::cleanup::hierarchy, exit::Fail, render::count};
-use failsafe_proto::v1 as pb;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
+use crate::{
+    client::{Client, Target},
+    commands::cleanup::hierarchy,
+    exit::Fail,
+    render::count,
 };
+use failsafe_proto::v1 as pb;
+use std::{fs, path::PathBuf, time::Duration};
 
 /// How long the daemon may take to answer: the command's exit code waits for it.
 const ASKED: Duration = Duration::from_millis(500);
 
 /// What to say of the run, if processes of it are left.
-pub(super) async fn left(socket: &Path, id: &str) -> Result<Option<String>, Fail> {
+pub(super) async fn left(socket: &Target, id: &str) -> Result<Option<String>, Fail> {
     let asked = async {
         let request = pb::GetRequest { run: id.to_owned() };
         Ok::<_, Fail>(Client::connect(socket).await?.runs().get(request).await?.into_inner())

@@ -5,7 +5,7 @@
 
 use super::environment;
 use crate::{
-    client::Client,
+    client::{Client, Target},
     exit::{Exit, Fail},
     render::clean,
 };
@@ -85,7 +85,7 @@ pub(super) fn request(with: &With<'_>, command: &Command) -> Result<pb::StartReq
 ///
 /// # Errors
 /// The daemon did not judge the differences, or could not freeze the run.
-pub(super) async fn begin(socket: &Path, client: &Client, run: &pb::Run, json: bool) -> Result<(), Fail> {
+pub(super) async fn begin(socket: &Target, client: &Client, run: &pb::Run, json: bool) -> Result<(), Fail> {
     if run.drift.is_empty() {
         return Ok(());
     }

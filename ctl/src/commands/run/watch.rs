@@ -8,7 +8,7 @@ use super::{
     terminal::{self, Raw},
 };
 use crate::{
-    client::{Client, block_on},
+    client::{Client, Target, block_on},
     commands::Place,
     entry::Logged,
     exit::{Exit, Fail},
@@ -34,7 +34,6 @@ use std::{
             process::ExitStatusExt,
         },
     },
-    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, OnceLock,
@@ -64,7 +63,7 @@ pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit,
     let raw = if screen.is_some() { Raw::set() } else { Raw::none() };
     let frozen = Arc::new(AtomicBool::new(false));
     let pid = child.id();
-    let socket = place.socket.to_owned();
+    let socket = place.socket.clone();
     let (last, last_record) = mpsc::channel();
     let id = Arc::new(OnceLock::new());
     let reports = Reports { frozen: frozen.clone(), raw: raw.is_set(), last, id: id.clone() };
@@ -226,7 +225,7 @@ struct Reports {
 }
 
 impl Reports {
-    fn follow(&self, listener: &UnixListener, child: u32, socket: &Path) {
+    fn follow(&self, listener: &UnixListener, child: u32, socket: &Target) {
         let Some(id) = announced(listener, child) else { return };
         let _first = self.id.set(id.clone());
         let (mut next, mut lost) = (0, false);
@@ -245,7 +244,7 @@ impl Reports {
     }
 
     /// Reports the run's records from index `next` on, until the connection ends.
-    async fn follow_from(&self, socket: &Path, id: &str, next: &mut u64, lost: &mut bool) -> Result<(), Fail> {
+    async fn follow_from(&self, socket: &Target, id: &str, next: &mut u64, lost: &mut bool) -> Result<(), Fail> {
         let client = Client::connect(socket).await?;
         let request = pb::WatchRequest { from: *next, follow: true, run: id.to_owned(), ..Default::default() };
         let mut records = client.events().watch(request).await?.into_inner();
