@@ -30,6 +30,9 @@ pub(super) const SPEC: Spec = Spec {
 
 /// From the mean absolute deviation to the standard deviation of a normal distribution.
 const NORMAL: f64 = 1.253_314_137_315_5;
+/// Values beyond it are no measurement, but the overflow of a program: the square of a number above it is none. One among the first
+/// values would be most of the reference for as long as it fades.
+const LARGEST: f64 = 1e150;
 /// The share of `limit` up to which the reference follows.
 const FOLLOWS: f64 = 1.0 / 6.0;
 
@@ -70,10 +73,15 @@ fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
 impl Detector for Cusum {
     fn take(&mut self, Sample { value, .. }: Sample) -> Option<Finding> {
         if self.found > self.relearn {
-            (self.seen, self.found, self.sum, self.deviation) = (0, 0, 0.0, 0.0);
+            (self.seen, self.found, self.sum) = (0, 0, 0.0);
+        }
+        if self.seen < self.after && value.abs() > LARGEST {
+            // The reference begins anew behind it.
+            self.seen = 0;
+            return None;
         }
         if self.seen == 0 {
-            self.mean = value;
+            (self.mean, self.deviation) = (value, 0.0);
         }
         self.seen = self.seen.saturating_add(1);
         let weight = self.fading.max(1.0 / self.seen as f64);
@@ -81,17 +89,15 @@ impl Detector for Cusum {
         if self.seen <= self.after {
             self.mean += weight * residual;
             self.deviation += weight * (residual.abs() - self.deviation);
-            if !(self.mean.is_finite() && self.deviation.is_finite()) {
-                // Values that overflow the mean: it begins anew, or it would never find anything.
-                (self.seen, self.mean, self.deviation) = (0, 0.0, 0.0);
-            }
             return None;
         }
         let sigma = NORMAL * self.deviation;
         let z = self.side.of(residual) / sigma;
         if !z.is_finite() {
-            // Values that never differed, or that overflow: what differs from them is not measured yet.
-            self.deviation += weight * (residual.abs().min(f64::MAX / 2.0) - self.deviation);
+            // Values that never differed: what differs from them is not measured yet.
+            if residual.abs() <= LARGEST {
+                self.deviation += weight * (residual.abs() - self.deviation);
+            }
             return None;
         }
         // Never far above the limit: it clears soon after the values are back.

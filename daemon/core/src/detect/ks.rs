@@ -1,7 +1,7 @@
 //! Another distribution than at the beginning: the test of Kolmogorov and Smirnov of the last values against the first ones. The critical
 //! distance follows from the numbers of values, so that a small window does not trip by chance.
 
-use super::{Detect, Detector, Finding, Param, Sample, Spec, no_check, ring::Sorted};
+use super::{Detect, Detector, Finding, Param, Sample, Spec, ring::Sorted};
 use crate::time::MonoTime;
 
 pub(super) const SPEC: Spec = Spec {
@@ -13,10 +13,35 @@ pub(super) const SPEC: Spec = Spec {
         Param::count("window", (100, 20, 2_000), "last values, which are compared"),
     ],
     waits: false,
-    check: no_check,
+    check: |detect| match critical(detect) < GREATEST {
+        true => Ok(()),
+        false => Err((
+            "alpha",
+            format!("at least {:.1e}, or more values: no window reaches a smaller one", least_alpha(detect)),
+        )),
+    },
     bytes: |detect| Sorted::bytes(detect.count("window")) + detect.count("reference") * size_of::<f64>(),
     start,
 };
+
+/// The distance of distributions that have no value in common.
+const GREATEST: f64 = 1.0;
+
+/// The distance from which a window has another distribution.
+fn critical(detect: &Detect) -> f64 {
+    (libm::log(2.0 / detect.number("alpha")) / 2.0 * inverse(detect)).sqrt()
+}
+
+/// The `alpha` of which the critical distance is the greatest one, rounded up to what is shown of it.
+fn least_alpha(detect: &Detect) -> f64 {
+    1.05 * 2.0 * libm::exp(-2.0 * GREATEST * GREATEST / inverse(detect))
+}
+
+/// One over the number of values that counts.
+fn inverse(detect: &Detect) -> f64 {
+    let (n, m) = (detect.count("reference") as f64, detect.count("window") as f64);
+    (n + m) / (n * m)
+}
 
 #[derive(Debug)]
 struct Ks {
@@ -36,9 +61,7 @@ impl Clone for Ks {
 
 fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
     let (most, window) = (detect.count("reference"), detect.count("window"));
-    let (n, m) = (most as f64, window as f64);
-    let critical = (libm::log(2.0 / detect.number("alpha")) / 2.0 * (n + m) / (n * m)).sqrt();
-    Box::new(Ks { critical, most, reference: Vec::with_capacity(most), window: Sorted::new(window) })
+    Box::new(Ks { critical: critical(detect), most, reference: Vec::with_capacity(most), window: Sorted::new(window) })
 }
 
 impl Detector for Ks {

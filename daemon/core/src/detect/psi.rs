@@ -19,16 +19,68 @@ pub(super) const SPEC: Spec = Spec {
         Param { name: "measure", what: "what is computed", range: Range::Choice(&["psi", "jensen-shannon"]) },
     ],
     waits: false,
-    check: |detect| match detect.count("reference") >= 5 * detect.count("bins") {
-        true => Ok(()),
-        false => Err(("bins", format!("at most a fifth of `reference`, which is {}", detect.count("reference")))),
-    },
+    check,
     bytes: |detect| (detect.count("reference") + detect.count("window") + 3 * detect.count("bins")) * size_of::<f64>(),
     start,
 };
 
 /// Added to each bin, so that an empty one has a share.
 const EMPTY: f64 = 0.5;
+
+fn check(detect: &Detect) -> Result<(), (&'static str, String)> {
+    if detect.count("reference") < 5 * detect.count("bins") {
+        return Err(("bins", format!("at most a fifth of `reference`, which is {}", detect.count("reference"))));
+    }
+    match critical(detect) < greatest(detect) {
+        true => Ok(()),
+        false => Err((
+            "limit",
+            format!(
+                "less, or more values: a window with all values in one bin has {:.2}, and this limit is {:.2}",
+                greatest(detect),
+                critical(detect)
+            ),
+        )),
+    }
+}
+
+/// The measure from which a window has another distribution.
+fn critical(detect: &Detect) -> f64 {
+    let freedom = (detect.count("bins") - 1) as f64;
+    let part = 2.0 / (9.0 * freedom);
+    let root = 1.0 - part + detect.number("limit") * part.sqrt();
+    let values = 1.0 / detect.count("reference") as f64 + 1.0 / detect.count("window") as f64;
+    let chance = freedom * root * root * root * values;
+    if detect.choice("measure") == "jensen-shannon" { chance / 8.0 } else { chance }
+}
+
+/// The measure of a window with all values in one bin, where the first values differ, so that each bin has as many of them.
+fn greatest(detect: &Detect) -> f64 {
+    let (most, window) = (detect.count("reference") as f64, detect.count("window") as f64);
+    let bins = detect.count("bins");
+    let counts = (0..bins).map(|bin| (most / bins as f64, if bin == 0 { window } else { 0.0 }));
+    measure(counts, (most, window), bins, detect.choice("measure") == "jensen-shannon")
+}
+
+/// Both measures, of the counts of the first and of the last values in each bin, and of how many they are.
+fn measure(
+    counts: impl Iterator<Item = (f64, f64)>,
+    (most, window): (f64, f64),
+    bins: usize,
+    jensen_shannon: bool,
+) -> f64 {
+    let share = |count: f64, of: f64| (count + EMPTY) / (of + EMPTY * bins as f64);
+    let one = |(first, last): (f64, f64)| {
+        let (p, q) = (share(first, most), share(last, window));
+        if jensen_shannon {
+            let mean = f64::midpoint(p, q);
+            (p * libm::log(p / mean) + q * libm::log(q / mean)) / 2.0
+        } else {
+            (p - q) * libm::log(p / q)
+        }
+    };
+    counts.map(one).sum()
+}
 
 #[derive(Debug)]
 struct Psi {
@@ -65,16 +117,11 @@ impl Clone for Psi {
 
 fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
     let (most, window, bins) = (detect.count("reference"), detect.count("window"), detect.count("bins"));
-    let freedom = (bins - 1) as f64;
-    let part = 2.0 / (9.0 * freedom);
-    let root = 1.0 - part + detect.number("limit") * part.sqrt();
-    let chance = freedom * root * root * root * (1.0 / most as f64 + 1.0 / window as f64);
-    let jensen_shannon = detect.choice("measure") == "jensen-shannon";
     Box::new(Psi {
-        critical: if jensen_shannon { chance / 8.0 } else { chance },
+        critical: critical(detect),
         most,
         bins,
-        jensen_shannon,
+        jensen_shannon: detect.choice("measure") == "jensen-shannon",
         first: Vec::with_capacity(most),
         edges: Vec::with_capacity(bins),
         expected: Vec::with_capacity(bins),
@@ -133,18 +180,7 @@ impl Psi {
     }
 
     fn score(&self) -> f64 {
-        let share = |count: f64, of: f64| (count + EMPTY) / (of + EMPTY * self.bins as f64);
-        let window = self.counts.iter().sum();
-        let both = self.expected.iter().zip(&self.counts);
-        both.map(|(first, last)| {
-            let (p, q) = (share(*first, self.most as f64), share(*last, window));
-            if self.jensen_shannon {
-                let mean = f64::midpoint(p, q);
-                (p * libm::log(p / mean) + q * libm::log(q / mean)) / 2.0
-            } else {
-                (p - q) * libm::log(p / q)
-            }
-        })
-        .sum()
+        let both = self.expected.iter().copied().zip(self.counts.iter().copied());
+        measure(both, (self.most as f64, self.counts.iter().sum()), self.bins, self.jensen_shannon)
     }
 }

@@ -9,12 +9,23 @@ const INDEX: &str = include_str!("../../../../docs/policy-index.md");
 /// A method with as little memory as it can have; what is required is given.
 fn smallest(spec: &'static Spec) -> Detect {
     let given = |param: &Param| match &param.range {
+        // With as few values, more would not be reached.
+        Range::Number { .. } if (spec.name, param.name) == ("psi", "limit") => Given::Number(Real(2.0)),
         Range::Level => Given::Number(Real(10.0)),
         Range::Count { least, .. } if ["window", "reference", "bins"].contains(&param.name) => Given::Count(*least),
         Range::Time { default: None, least, .. } => Given::Time(*least),
         _ => param.default().unwrap(),
     };
     Detect::new(spec, spec.params.iter().map(|param| (param.name, given(param))).collect()).unwrap()
+}
+
+/// A method with these counts and numbers.
+fn with(spec: &'static Spec, given: &[(&'static str, f64)]) -> Result<Detect, (&'static str, String)> {
+    let given = given.iter().map(|(name, value)| match spec.param(name).unwrap().range {
+        Range::Count { .. } => (*name, Given::Count(*value as u64)),
+        _ => (*name, Given::Number(Real(*value))),
+    });
+    Detect::new(spec, given.collect())
 }
 
 fn sample(n: u64, value: f64) -> Sample {
@@ -96,6 +107,49 @@ fn a_stall_counts_from_the_last_change_of_the_step() {
     assert!(started.wait(at(131)).unwrap().found);
     started.skip(at(131));
     assert!(!started.wait(at(190)).unwrap().found, "time in which nothing could come does not count");
+}
+
+#[test]
+fn a_comparison_that_no_window_can_fail_is_refused() {
+    let small = |alpha| with(&ks::SPEC, &[("alpha", alpha), ("reference", 20.0), ("window", 20.0)]);
+    let (name, expected) = small(1e-9).unwrap_err();
+    assert_eq!((name, expected.starts_with("at least 4.3e-9")), ("alpha", true), "{expected}");
+    small(4.4e-9).unwrap();
+    with(&ks::SPEC, &[("alpha", 1e-12)]).unwrap();
+    let bins =
+        |limit, bins| with(&psi::SPEC, &[("limit", limit), ("bins", bins), ("reference", 20.0), ("window", 20.0)]);
+    let (name, expected) = bins(5.0, 4.0).unwrap_err();
+    assert_eq!((name, expected.contains("has 2.5") && expected.contains("is 3.5")), ("limit", true), "{expected}");
+    bins(3.0, 4.0).unwrap();
+}
+
+/// What is accepted is found in the extreme case: windows that have no value in common with the first values.
+#[test]
+fn a_comparison_that_is_accepted_finds_a_window_of_other_values() {
+    for spec in [&ks::SPEC, &psi::SPEC] {
+        let least = smallest(spec);
+        let mut started = least.start(MonoTime(0));
+        for n in 0..20 {
+            started.take(sample(n, n as f64));
+        }
+        let found = (20..40).filter_map(|n| started.take(sample(n, 1_000.0))).next_back().unwrap();
+        assert!(found.found, "{}: {found:?}", spec.name);
+    }
+}
+
+#[test]
+fn cusum_finds_a_rise_after_a_value_that_no_sum_holds_among_the_first_ones() {
+    for at in [0, 1, 7, 19] {
+        for wild in [f64::MAX, f64::MIN, 1e300] {
+            let mut started = with(&cusum::SPEC, &[("after", 20.0)]).unwrap().start(MonoTime(0));
+            let usual = |n: u64| 1.0 + (n * 7 % 11) as f64 / 100.0;
+            for n in 0..100 {
+                started.take(sample(n, if n == at { wild } else { usual(n) }));
+            }
+            let found = (100..120).filter_map(|n| started.take(sample(n, 2.0 * usual(n)))).any(|finding| finding.found);
+            assert!(found, "{wild} as value {at}");
+        }
+    }
 }
 
 proptest! {
