@@ -6,7 +6,7 @@ mod support;
 use failsafe_journal::segments::{sealed, segment_path};
 use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder};
 use failsafe_journal::tree::signed::{CHECKPOINT_FILE, SignedTree, checkpoint_path};
-use failsafe_journal::tree::{edge, extends::NotExtended, extends::extends};
+use failsafe_journal::tree::{edge, extends::NotExtended, extends::extends, prove};
 use failsafe_journal::{AuditLog, Draft};
 use failsafe_tlog::proof::verify_consistency;
 use failsafe_tlog::{Checkpoint, Keys};
@@ -113,19 +113,44 @@ fn a_log_that_was_cut_is_reported_as_shortened_wherever_it_ends() {
     assert!(matches!(error, NotExtended::Shortened { which: "earlier", .. }), "{error}");
 }
 
-#[test]
-fn a_damaged_edge_is_no_fork_and_a_missing_segment_is_no_shortened_log() {
-    let state = State::new();
-    let old = state.write("text", 30);
-    let new = state.write("more", 30);
-    let borders = sealed(&state.dir());
-    for border in &borders[1..] {
+/// Changes a hash of each.
+fn damage_edges(state: &State, borders: &[u64]) {
+    for border in borders {
         let path = edge::edge_path(&state.dir(), *border);
         let mut text = fs::read_to_string(&path).unwrap();
         let at = text.rfind("\"]").unwrap() - 1;
         text.replace_range(at..=at, if text.as_bytes()[at] == b'0' { "1" } else { "0" });
         fs::write(&path, text).unwrap();
     }
+}
+
+#[test]
+fn entries_behind_a_damaged_edge_are_proved_by_the_entries_in_front_of_it() {
+    let state = State::new();
+    let tree = state.write("text", 60);
+    let borders = sealed(&state.dir());
+    damage_edges(&state, &borders[1..]);
+    let note = fs::read(state.0.path().join(CHECKPOINT_FILE)).unwrap();
+    let keys = Keys::of(vec![signer().1]);
+    let prove = |index| {
+        let checkpoint = Checkpoint::open(&note, &keys).unwrap().0;
+        prove::prove(&state.dir(), index, checkpoint, note.clone())
+    };
+    for index in [borders[1] - 1, borders[1], borders[2] + 1, tree.entries() - 1] {
+        prove(index).unwrap().verify(&keys).unwrap();
+    }
+    // The entries in front of it decide: where they are missing, nothing is proved.
+    fs::remove_file(segment_path(&state.dir(), borders[1])).unwrap();
+    assert!(prove(borders[2] + 1).is_err());
+}
+
+#[test]
+fn a_damaged_edge_is_no_fork_and_a_missing_segment_is_no_shortened_log() {
+    let state = State::new();
+    let old = state.write("text", 30);
+    let new = state.write("more", 30);
+    let borders = sealed(&state.dir());
+    damage_edges(&state, &borders[1..]);
     extends(&state.dir(), &old, &new).unwrap();
     fs::remove_file(segment_path(&state.dir(), borders[2])).unwrap();
     let error = extends(&state.dir(), &signed(&checkpoint_path(&state.dir(), borders[1])), &new).unwrap_err();

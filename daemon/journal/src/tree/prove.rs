@@ -93,7 +93,6 @@ pub fn prove(dir: &Path, index: u64, checkpoint: Checkpoint, note: Vec<u8>) -> R
 /// [`ProveError`], for the first entry of which there is no proof.
 pub fn prove_all(dir: &Path, indices: &[u64], checkpoint: Checkpoint) -> Result<Vec<Included>, ProveError> {
     let Some(first_wanted) = indices.iter().copied().min() else { return Ok(Vec::new()) };
-    let root = checkpoint.root;
     let origin = checkpoint.origin.clone();
     let signed = SignedTree::of(checkpoint)
         .ok_or_else(|| ProveError::Tree(format!("the origin {origin} names no first entry")))?;
@@ -107,10 +106,28 @@ pub fn prove_all(dir: &Path, indices: &[u64], checkpoint: Checkpoint) -> Result<
         if index < first { Err(ProveError::Removed { index, first }) } else { Ok(leaf) }
     };
     let leaf_numbers = indices.iter().map(|index| leaf(*index)).collect::<Result<Vec<_>, _>>()?;
-    let tree = match edge::nearest(dir, removed.as_ref(), first_wanted) {
-        Err(_) if signed.first == first => Tree::beginning_at(first),
-        nearest => nearest.map_err(ProveError::Tree)?,
+    let base = |at_most: u64| match edge::nearest(dir, removed.as_ref(), at_most) {
+        Err(_) if signed.first == first => Ok(Tree::beginning_at(first)),
+        nearest => nearest.map_err(ProveError::Tree),
     };
+    let nearest = base(first_wanted)?;
+    let from_edge = nearest.entries() > first;
+    match included(dir, nearest, (indices, &leaf_numbers), &signed) {
+        // An edge is derived data: a damaged one says nothing about the log. The entries decide.
+        Err(ProveError::Differs { .. } | ProveError::Tree(_) | ProveError::Read(_)) if from_edge => {
+            included(dir, base(first)?, (indices, &leaf_numbers), &signed)
+        }
+        proved => proved,
+    }
+}
+
+/// The proofs, by the entries behind `tree`.
+fn included(
+    dir: &Path,
+    tree: Tree,
+    (indices, leaf_numbers): (&[u64], &[u64]),
+    signed: &SignedTree,
+) -> Result<Vec<Included>, ProveError> {
     if tree.first != signed.first {
         return Err(ProveError::Tree(format!(
             "the edge at entry {} is of a tree that begins with entry {}, not {}",
@@ -119,7 +136,7 @@ pub fn prove_all(dir: &Path, indices: &[u64], checkpoint: Checkpoint) -> Result<
             signed.first
         )));
     }
-    let mut collector = Collector::inclusion(&tree.frontier, &leaf_numbers, signed.size)?;
+    let mut collector = Collector::inclusion(&tree.frontier, leaf_numbers, signed.size)?;
     let mut leaves = Leaves::new(dir, tree.entries());
     let mut entries: BTreeMap<u64, Vec<u8>> = indices.iter().map(|index| (*index, Vec::new())).collect();
     while leaves.next_index() < signed.entries() {
@@ -131,13 +148,13 @@ pub fn prove_all(dir: &Path, indices: &[u64], checkpoint: Checkpoint) -> Result<
         }
     }
     let (proofs, computed) = collector.finish()?;
-    if computed != root {
-        let (computed, expected) = (hex::encode(computed), hex::encode(root));
+    if computed != signed.root {
+        let (computed, expected) = (hex::encode(computed), hex::encode(signed.root));
         return Err(ProveError::Differs { entries: signed.entries(), computed, expected });
     }
     let included = indices.iter().zip(leaf_numbers).zip(proofs).map(|((index, leaf), hashes)| {
         let entry = entries.get(index).cloned().unwrap_or_default();
-        Included { leaf, hashes, entry }
+        Included { leaf: *leaf, hashes, entry }
     });
     Ok(included.collect())
 }
