@@ -12,6 +12,8 @@ mod answers;
 mod bench;
 #[path = "ebpf/calls.rs"]
 mod calls;
+#[path = "ebpf/early.rs"]
+mod early;
 #[path = "ebpf/figures.rs"]
 mod figures;
 #[path = "ebpf/files.rs"]

@@ -52,7 +52,9 @@ impl Ebpf {
         for (from, table, _) in heirs {
             self.object.carry_learnt(&from, table)?;
         }
-        let tables: BTreeSet<u32> = self.runs.values().map(|live| live.cfg.table).collect();
+        // What provisional runs have learnt is known by the tables of their rules.
+        let early = self.early.tables.values().map(|(table, _)| *table);
+        let tables: BTreeSet<u32> = self.runs.values().map(|live| live.cfg.table).chain(early).collect();
         self.object.forget_learnt(|table| !tables.contains(&table) && !kept.contains(&table))?;
         Ok(removed)
     }

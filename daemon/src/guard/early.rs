@@ -201,11 +201,12 @@ impl Ebpf {
         };
         let mut runs = self.object.hash::<u64, Pod<abi::RunCfg>>("runs")?;
         let _ = runs.remove(&cgroup_id);
-        self.settle_early(found.slot, found.epoch)?;
         self.object.forget_members(found.slot, found.epoch)?;
         let of_run = |s: &abi::Occupant| (s.slot, s.epoch) == (found.slot, found.epoch);
         let stopped = self.object.take_processes("stopped", of_run)?;
         self.latches.write(found.slot, 0)?;
+        // Last: until then it is found again, and a release that failed is tried again.
+        self.settle_early(found.slot, found.epoch)?;
         Ok(Some((found, stopped)))
     }
 

@@ -176,13 +176,13 @@ impl Kernel {
         self.fails_in_a_test()?;
         let Compiled { egress, rules, watch, budgets, argv, tables, reserve } = compiled;
         let needs = self.needs(&rules);
-        // Bound by the kernel when its cgroup was made: it stays in that slot.
-        let slot = match self.provisional(home.cgroup_id) {
-            Some((slot, _)) => slot,
+        let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot: self.take_slot(needs)?, epoch: 0 }) };
+        // Bound by the kernel when its cgroup was made: it stays in that slot. Nobody else puts a run there before this lock is released.
+        let slot = match ebpf.provisional(home.cgroup_id) {
+            Some(early) => early.slot,
             None => self.take_slot(needs)?,
         };
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, needs);
-        let Some(mut ebpf) = self.lock() else { return Ok(Placed { slot, epoch: 0 }) };
         let spec = RunSpec {
             slot,
             cgroup: home.cgroup,
@@ -213,11 +213,23 @@ impl Kernel {
             }
             Err(error) => {
                 let _released = ebpf.require_refusals(self.union(Some(slot)).refused);
-                // Nothing is left behind in the slot, which is free from here on.
-                let _unbound = ebpf.release_early(home.cgroup_id);
+                let unbound = ebpf.release_early(home.cgroup_id);
                 drop(ebpf);
-                self.early.forget(slot);
-                self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+                match unbound {
+                    // Nothing is left behind in the slot, which is free from here on.
+                    Ok(_) => {
+                        self.early.forget(slot);
+                        self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(&slot);
+                    }
+                    // The kernel may still bind the cgroup by it: discovery looks for such runs, and releases this one.
+                    Err(error) => {
+                        tracing::error!(
+                            slot,
+                            error = chain(&error),
+                            "the slot of a run that was refused is not free yet"
+                        );
+                    }
+                }
                 match error {
                     Error::Quota(refused) => Err(KernelError::Quota(refused)),
                     error => Err(KernelError::Ebpf(chain(&error))),

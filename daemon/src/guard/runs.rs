@@ -97,6 +97,12 @@ impl Ebpf {
         }
     }
 
+    /// Whether a run has this root.
+    #[must_use]
+    pub fn bounds(&self, root_id: u64) -> bool {
+        self.runs.values().any(|live| live.cfg.root_id == root_id)
+    }
+
     /// Stops watching and guarding a run. Unknown slots are ignored.
     ///
     /// # Errors

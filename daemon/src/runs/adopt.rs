@@ -21,6 +21,7 @@ use super::{
     past::{History, Past, differs, without_version},
     reobserved::{FoundFreeze, reobserved},
     start::{Origin, StartError},
+    stopped::continue_stopped,
     store::{ENDED_KEPT, Folder, KeptRun, MOST_PARTS, is_made, made_for},
     translate,
 };
@@ -259,9 +260,10 @@ impl Registry {
     /// they bound and nobody registered.
     pub fn retire_early(&self) {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.kernel.retire_early() > 0 {
-            // Their rings are read where the runs in them are taken up.
-            let _unread = self.kernel.release_previous(&self.bounded(&[]));
+        // Their rings are read where the runs in them are taken up.
+        for (cgroup_id, stopped) in self.kernel.retire_early() {
+            let continued = continue_stopped(self.root.mount(), cgroup_id, &stopped);
+            tracing::info!(cgroup_id, continued, "an earlier daemon's programs let a cgroup go that nobody registered");
         }
     }
 

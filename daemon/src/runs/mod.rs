@@ -40,6 +40,7 @@ pub mod retain;
 pub mod start;
 pub mod started;
 pub mod statements;
+pub mod stopped;
 pub mod store;
 pub mod switch;
 pub mod translate;

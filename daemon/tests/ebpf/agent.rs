@@ -31,6 +31,20 @@ impl Agent {
         Self::spawn(cgroup.command(&own_binary()))
     }
 
+    /// The same, started by another program, as one that gives it namespaces of its own.
+    pub fn start_as(cgroup: &TestCgroup, by: &[&str]) -> Self {
+        let mut command = cgroup.command(by[0]);
+        command.args(&by[1..]).arg(own_binary());
+        Self::spawn(command)
+    }
+
+    /// The same outside of every run.
+    pub fn start_outside_as(by: &[&str]) -> Self {
+        let mut command = Command::new(by[0]);
+        command.args(&by[1..]).arg(own_binary());
+        Self::spawn(command)
+    }
+
     pub fn start_outside() -> Self {
         Self::spawn(Command::new(own_binary()))
     }
@@ -276,6 +290,7 @@ fn act(kept: &mut Kept, words: &[&str]) -> std::io::Result<String> {
             std::mem::forget(server);
             ok
         }
+        ["loopback"] => super::answers::raise_loopback().and(ok),
         ["answers", rest @ ..] => super::answers::act(rest),
         ["read", path] => fs::File::open(path).and(ok),
         ["append", path] => fs::OpenOptions::new().append(true).open(path).and(ok),

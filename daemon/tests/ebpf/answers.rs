@@ -32,7 +32,7 @@ pub fn act(words: &[&str]) -> Result<String> {
     asked.join().unwrap().map(|()| String::from("ok"))
 }
 
-fn raise_loopback() -> Result<()> {
+pub fn raise_loopback() -> Result<()> {
     let s = socket(Ipv4Addr::LOCALHOST.into(), libc::SOCK_DGRAM, 0)?;
     // SAFETY: all zeroes are a value of this struct of integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -20,7 +20,15 @@ pub(super) struct Early {
     /// Slots that were offered, until the run in them is registered and judged.
     awaited: RwLock<BTreeSet<Place>>,
     /// Cgroups that earlier daemons' programs bound and no daemon registered: they stay bound by them until discovery was here.
-    left: Mutex<BTreeSet<u64>>,
+    left: Mutex<Left>,
+}
+
+/// See [`Early::left`].
+#[derive(Debug, Default)]
+struct Left {
+    roots: BTreeSet<u64>,
+    /// Discovery was here: nothing is kept any more, also what those programs bound afterwards.
+    is_retired: bool,
 }
 
 /// What the kernel counted since the daemon started.
@@ -35,17 +43,24 @@ pub struct EarlyCounts {
 }
 
 impl Early {
-    /// Notes those of earlier daemons that no daemon registered; the answer is the others.
+    /// Notes those of earlier daemons that no daemon registered, until discovery was here; the answer is the others.
     pub(super) fn without_left(&self, previous: Vec<PreviousRun>) -> Vec<PreviousRun> {
         let (provisional, others): (Vec<_>, Vec<_>) = previous.into_iter().partition(|run| run.provisional);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.extend(provisional.iter().map(|run| run.root_id));
+        if !left.is_retired {
+            left.roots.extend(provisional.iter().map(|run| run.root_id));
+        }
         others
     }
 
     /// The cgroups that stay bound by earlier daemons' programs.
     pub(super) fn left(&self) -> BTreeSet<u64> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).roots.clone()
+    }
+
+    /// From here on none stays.
+    fn retire(&self) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Left { roots: BTreeSet::new(), is_retired: true };
     }
 
     /// The slot is nobody's.
@@ -113,16 +128,34 @@ impl Kernel {
 
     /// Whether an earlier daemon's programs bound the cgroup when it was made, and no daemon has registered it yet.
     pub fn is_left(&self, cgroup_id: u64) -> bool {
-        self.early.left.lock().unwrap_or_else(PoisonError::into_inner).contains(&cgroup_id)
+        self.early.left.lock().unwrap_or_else(PoisonError::into_inner).roots.contains(&cgroup_id)
     }
 
-    /// Discovery has registered what it had to: earlier daemons' programs bind nothing more, and what they had bound and nobody
-    /// registered is to be released. The answer is how many cgroups that is about.
-    pub fn retire_early(&self) -> usize {
-        if let Some(ebpf) = self.lock() {
-            ebpf.retire_early();
+    /// Discovery has registered what it had to: earlier daemons' programs bind no new cgroups, and let those go that they had bound and
+    /// nobody registered. What else they bound stays as it is. The answer is the released cgroups, each with the processes in it that a
+    /// rule has stopped by a signal: whoever calls this continues them.
+    pub fn retire_early(&self) -> Vec<(u64, Vec<u32>)> {
+        self.early.retire();
+        let Some(mut ebpf) = self.lock() else { return Vec::new() };
+        ebpf.retire_early();
+        let previous = ebpf.previous_runs().unwrap_or_else(|error| {
+            tracing::warn!(
+                error = chain(&error),
+                "an earlier daemon's programs go on bounding cgroups that nobody registered"
+            );
+            Vec::new()
+        });
+        let (provisional, others): (Vec<_>, Vec<_>) = previous.into_iter().partition(|run| run.provisional);
+        if provisional.is_empty() {
+            return Vec::new();
         }
-        std::mem::take(&mut *self.early.left.lock().unwrap_or_else(PoisonError::into_inner)).len()
+        let keep = others.iter().map(|run| run.root_id).collect();
+        if let Err(error) = ebpf.release_previous(&keep) {
+            tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");
+        }
+        // Those that discovery has registered have their stopped processes from there.
+        let released = provisional.into_iter().filter(|run| !ebpf.bounds(run.root_id));
+        released.map(|run| (run.root_id, run.stopped)).collect()
     }
 
     /// The provisional run of a cgroup: slot and epoch.

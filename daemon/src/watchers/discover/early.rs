@@ -8,16 +8,8 @@
 //! than it takes to see that; each release is on record.
 
 use super::Discovery;
-use crate::{
-    causes::chain,
-    guard::Provisional,
-    platform::{ProcFs, clock},
-};
+use crate::{causes::chain, guard::Provisional, platform::clock, runs::stopped::continue_stopped};
 use failsafe_core::{Mode, discover::LABEL, input::Gap, record::Record, signal::Source, time::MonoTime};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -201,7 +193,7 @@ impl Discovery {
         match registry.kernel().release_early(cgroup_id) {
             Ok(None) => {}
             Ok(Some((run, stopped))) => {
-                let continued = self.continues(cgroup_id, &stopped);
+                let continued = continue_stopped(registry.root().mount(), cgroup_id, &stopped);
                 let rule = self.rules.iter().nth(run.rule as usize).map_or("?", |rule| rule.name.as_str());
                 let after = Duration::from_nanos(clock::monotonic_ns().saturating_sub(run.at_ns));
                 let mut what = format!(
@@ -229,19 +221,6 @@ impl Discovery {
     pub(super) fn is_bound_by(&self, rule: &str, policy: &str) -> bool {
         let number = (0..).zip(self.rules.iter()).find(|(_, one)| one.name == rule).map(|(number, _)| number);
         number.and_then(|number| self.early.rules.get(&number)).is_some_and(|(made, _)| made.as_deref() == Some(policy))
-    }
-
-    /// Has processes of a cgroup continue that a rule stopped by a signal. An id that is no longer in it has ended, or belongs to somebody
-    /// else by now.
-    fn continues(&self, cgroup_id: u64, stopped: &[u32]) -> usize {
-        let mount = self.parts.registry.root().mount();
-        let is_in = |pid: u32| {
-            let path = ProcFs::default().cgroup(pid).ok().flatten()?;
-            let path = mount.join(path.strip_prefix("/").unwrap_or(&path));
-            path.ancestors().any(|level| fs::metadata(level).is_ok_and(|level| level.ino() == cgroup_id)).then_some(pid)
-        };
-        let pids = stopped.iter().filter_map(|pid| is_in(*pid)).filter_map(|pid| i32::try_from(pid).ok());
-        pids.filter(|pid| kill(Pid::from_raw(*pid), Signal::SIGCONT).is_ok()).count()
     }
 
     /// What does not work, in words, for the health of the node.
@@ -287,16 +266,4 @@ impl Discovery {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn released_cgroups_get_a_bounded_number_of_entries_and_the_next_one_counts_the_others() {
-        let (mut releases, begin) = (Releases::default(), Instant::now());
-        let counted: Vec<_> = (0..25).map(|_| releases.count(begin)).collect();
-        assert_eq!(counted.iter().filter(|one| **one == Some(0)).count(), 10);
-        assert!(counted[10..].iter().all(Option::is_none));
-        assert_eq!(releases.count(begin + MINUTE), Some(15));
-        assert_eq!(releases.count(begin + MINUTE), Some(0));
-    }
-}
+mod tests;
