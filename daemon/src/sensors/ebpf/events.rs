@@ -111,6 +111,17 @@ pub enum What {
 }
 
 impl What {
+    /// The kernel refused it, or would have: what rules intervene on. Everything else passed.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Net(net) => matches!(net.verdict, NetVerdict::Denied | NetVerdict::WouldDeny),
+            Self::Op(op) => op.denied,
+            Self::Syscall { denied, .. } => *denied,
+            _ => false,
+        }
+    }
+
     /// How many like it were held back in the kernel since the last that was sent.
     #[must_use]
     pub fn repeats(&self) -> u64 {

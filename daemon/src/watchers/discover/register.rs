@@ -10,7 +10,6 @@ use crate::{
         delegation::Delegated,
         grants,
         guarded::gap,
-        held::Held,
         owner::owner_of,
         start::{Place, StartError, Wanted},
         translate,
@@ -26,6 +25,8 @@ use tokio::sync::oneshot;
 
 /// The label of a run whose cgroup had processes before it was registered.
 pub const EARLIER: &str = "failsafe.earlier";
+/// How often held events are taken, at most.
+const ROUNDS: usize = 8;
 
 /// Why a cgroup has no run.
 #[derive(Debug)]
@@ -149,17 +150,28 @@ impl Discovery {
         Ok(live.run.id)
     }
 
-    /// What the run did before it was registered, in order: its processes were bounded by the kernel, and nobody judged them.
+    /// What the run did before it was registered, in order: its processes were bounded by the kernel, and nobody judged them. What they do
+    /// meanwhile is held, too, until the pipeline has judged what came before. A run that is never quiet ends that: after [`ROUNDS`] its
+    /// last held events and its next ones are judged beside each other.
     fn judge_held(&self, live: &LiveRun) {
-        let Held { events, lost } = self.parts.registry.take_held(live.slot, live.epoch);
-        for event in events {
-            if let Some(input) = translate::event_of(self.parts.registry.kernel(), live.run.id, event) {
-                self.send(Message::Input(input));
-            }
+        let (mut refusals, mut others) = (0, 0);
+        for round in 1..=ROUNDS {
+            let Some(held) = self.parts.registry.take_held(live.slot, live.epoch, round == ROUNDS) else { break };
+            refusals += held.lost_refusals;
+            others += held.lost_others;
+            let kernel = self.parts.registry.kernel();
+            let inputs = held.events.into_iter().filter_map(|event| translate::event_of(kernel, live.run.id, event));
+            self.send(Message::Inputs(inputs.collect()));
+            let (done, judged) = oneshot::channel();
+            self.send(Message::Judged(done));
+            // As above: without the pipeline the daemon is stopping.
+            let _judged = judged.blocking_recv();
         }
+        let lost = refusals + others;
         if lost > 0 {
-            let what =
-                format!("{lost} events of the time before it was registered are not judged: its policy was in force");
+            let what = format!(
+                "{lost} events of the time before it was registered are not judged, {refusals} of them refusals: its policy was in force"
+            );
             self.send(Message::Input(Input::Gap(Gap { lost, ..gap(live.run.id, what, false) })));
         }
     }
