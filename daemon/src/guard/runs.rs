@@ -273,7 +273,9 @@ impl Ebpf {
         }
         self.write_levels()?;
         let devices = tables.rules.has_devices();
-        self.swap_table(run.slot, tables, flags)?;
+        // While the programs at the root of discovery judge it, too, each packet would be taken from a budget twice.
+        let later = if early { flags & run_flag::BUDGETS } else { 0 };
+        self.swap_table(run.slot, tables, flags & !later)?;
         let mut missing = Vec::new();
         let wanted = |group| matches!(group, Group::Guard | Group::Meter) || (devices && group == Group::Device);
         for spec in PROGRAMS.iter().filter(|s| wanted(s.group)) {
@@ -287,7 +289,7 @@ impl Ebpf {
             }
         }
         if early {
-            self.own_programs_judge(run.slot)?;
+            self.own_programs_judge(run.slot, later)?;
         }
         let epoch = self.runs.get(&run.slot).map_or(0, |live| live.cfg.epoch);
         self.object.note_members((run.slot, epoch), run.cgroup, run.cgroup_id)?;
@@ -297,10 +299,10 @@ impl Ebpf {
         Ok(missing)
     }
 
-    /// The run's own programs are attached: those at the root of discovery no longer judge it.
-    fn own_programs_judge(&mut self, slot: u32) -> Result<(), Error> {
+    /// The run's own programs are attached: those at the root of discovery no longer judge it, and the flags `later` hold.
+    fn own_programs_judge(&mut self, slot: u32, later: u32) -> Result<(), Error> {
         let live = self.runs.get_mut(&slot).ok_or(Error::Slot(slot))?;
-        live.cfg.flags &= !run_flag::PROVISIONAL;
+        live.cfg.flags = (live.cfg.flags & !run_flag::PROVISIONAL) | later;
         let cfg = live.cfg;
         self.object.write_run(cfg)?;
         self.settle_early(slot, cfg.epoch)

@@ -225,6 +225,30 @@ fn a_container_that_an_earlier_daemons_programs_bound_learns_names_once_it_is_re
     assert_eq!(agent.ask("tcp 127.78.7.1:4433"), "ECONNREFUSED");
 }
 
+#[test]
+fn a_budget_holds_from_the_registration_of_a_run_that_the_kernel_bound() {
+    let Some(bench) = ready("early-budget") else { return };
+    let peer = std::net::UdpSocket::bind("127.78.9.1:0").unwrap();
+    let send = format!("udp {}", peer.local_addr().unwrap());
+    let budget = policy(
+        "[egress]\nmode = \"enforce\"\nallow = [{ cidr = \"127.78.9.0/24\" }]\n\
+         [[egress.budget]]\nname = \"peer\"\nto = [\"127.78.9.0/24\"]\nbytes = \"100 B\"\n",
+    );
+    let root = bench.cgroup("root");
+    let jobs = root.child("jobs");
+    let kernel = armed(&bench.instance("daemons"), &root, &budget, 2);
+    let job = jobs.child("job-1");
+    let mut agent = Agent::start(&job);
+    (0..10).for_each(|_| drop(agent.ask(&send)));
+    let Placed { slot, epoch } = add(&kernel, 1, &job, &budget).unwrap();
+    let used = || kernel.budgets_used(slot, epoch, 1).unwrap()[0];
+    assert_eq!(used(), (0, 0), "what was sent before counts for no budget");
+    // 5 bytes of payload and 28 of headers each: the fourth is too much.
+    let asked: Vec<String> = (0..5).map(|_| agent.ask(&send)).collect();
+    assert_eq!(asked, ["ok", "ok", "ok", "EPERM", "EPERM"]);
+    assert_eq!(used(), (99, 2));
+}
+
 /// Only a kernel that grants LSM hooks refuses it; and the tracepoint is needed that binds.
 #[test]
 fn a_denied_file_is_refused_in_a_cgroup_that_is_not_registered_yet() {
