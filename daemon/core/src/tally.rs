@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Record ─► Note::of (small, taken where the record is written) ─► Tally::take ─► counts
-//! counters of live runs ─► Tally::seen ─► Tally::settle ─► totals that never decrease
+//! adopted run ─► Tally::adopted, counters of live runs ─► Tally::seen ─► Tally::settle ─► totals that never decrease
 //! ```
 //! Invariants: pure; bounded, whatever rules and runs users make: what has no room is counted under [`OTHER`]. Totals of what the
 //! kernel counted begin at 0 with the daemon and never decrease when a run ends.
@@ -164,8 +164,19 @@ pub struct Tally {
 struct Counted {
     /// What was counted before this daemon looked first.
     before: Totals,
+    /// What that is, is not known: it is what is counted at the next look.
+    begins_later: bool,
     now: Totals,
     is_final: bool,
+}
+
+impl Counted {
+    fn look(&mut self, totals: Totals) {
+        if std::mem::take(&mut self.begins_later) {
+            self.before = totals;
+        }
+        self.now = larger(self.now, totals);
+    }
 }
 
 impl Tally {
@@ -201,7 +212,7 @@ impl Tally {
             Note::PolicyRefused => add(&mut counts.policies_refused, 1),
             Note::Final(run, totals) => {
                 let counted = self.runs.entry(run).or_default();
-                counted.now = larger(counted.now, totals);
+                counted.look(totals);
                 counted.is_final = true;
                 self.forget_ended();
             }
@@ -217,12 +228,19 @@ impl Tally {
         }
     }
 
+    /// An earlier daemon's run was taken up, of which this much was counted then: it is not this daemon's. `None`: that is not known, and
+    /// what is counted until the next look is not this daemon's either.
+    pub fn adopted(&mut self, run: RunId, totals: Option<Totals>) {
+        let before = totals.unwrap_or_default();
+        let counted = Counted { before, begins_later: totals.is_none(), now: before, is_final: false };
+        self.runs.entry(run).or_insert(counted);
+    }
+
     /// What the kernel counted of a live run so far. `earlier`: the run is older than this daemon, so that what was counted before the
     /// first look is not this daemon's.
     pub fn seen(&mut self, run: RunId, totals: Totals, earlier: bool) {
         let first = || Counted { before: if earlier { totals } else { Totals::default() }, ..Counted::default() };
-        let counted = self.runs.entry(run).or_insert_with(first);
-        counted.now = larger(counted.now, totals);
+        self.runs.entry(run).or_insert_with(first).look(totals);
     }
 
     /// Adds up what the kernel counted. Runs that are not in `live` and have their final counts are forgotten.
@@ -358,6 +376,29 @@ mod tests {
         assert_eq!(tally.settle(|_| true).denied_calls, 0);
         tally.seen(run(1), denied(53), true);
         assert_eq!(tally.settle(|_| true).denied_calls, 3);
+    }
+
+    #[test]
+    fn an_adopted_run_that_ends_before_the_first_look_counts_from_its_adoption() {
+        let mut tally = Tally::default();
+        tally.adopted(run(1), Some(denied(50)));
+        tally.take(Note::Final(run(1), denied(53)));
+        assert_eq!(tally.settle(|_| false).denied_calls, 3);
+        tally.adopted(run(2), None);
+        tally.take(Note::Final(run(2), denied(53)));
+        assert_eq!(tally.settle(|_| false).denied_calls, 3, "what was counted before is not known");
+    }
+
+    #[test]
+    fn what_an_adopted_run_does_before_the_first_look_is_counted() {
+        let mut tally = Tally::default();
+        tally.adopted(run(1), Some(denied(50)));
+        tally.seen(run(1), denied(54), true);
+        assert_eq!(tally.settle(|_| true).denied_calls, 4);
+        tally.adopted(run(2), None);
+        tally.seen(run(2), denied(7), true);
+        tally.seen(run(2), denied(8), true);
+        assert_eq!(tally.settle(|_| true).denied_calls, 5);
     }
 
     #[test]

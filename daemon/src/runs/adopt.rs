@@ -30,13 +30,13 @@ use crate::{
     guard::{Holder, LeftEvents, PreviousRun},
     log::Log,
     platform::{Cgroup, CgroupRoot, clock},
-    sensors::ebpf::{self, EventReader},
+    sensors::ebpf::{self, EventReader, RunCounters},
 };
 use failsafe_core::{
     Action, Containment, Input, MonoTime, Outcome, Policy, PolicyDigest, RunId,
     discover::is_discovered,
     input::{Contained, Gap, Run},
-    record::Record,
+    record::{Record, Totals},
     time::Span,
 };
 use std::{
@@ -381,6 +381,8 @@ impl Registry {
                 tracing::debug!(run = %known.run.id, ?by, "a run is taken up");
                 match self.judge(&candidate, known, policy, previous, cgroup) {
                     Ok(adopted) => {
+                        let (id, counted) = (adopted.live.run.id, self.totals_of(&adopted.live));
+                        now.log.tallying().with(|tally| tally.adopted(id, counted));
                         if let Some(remark) = remark.filter(|_| !summed_up) {
                             let run = &adopted.live.run;
                             tracing::error!(run = %run.id, remark, "the records of a run do not agree");
@@ -395,6 +397,12 @@ impl Registry {
             (Plan::Judge { .. }, ..) => ("its record, policy or cgroup is missing".into(), false),
         };
         AdoptionResult::Guarded(Box::new(self.guard(candidate, known, cgroup, (root, latch), (why, full), now.boot_id)))
+    }
+
+    /// What was counted of a run in its life so far.
+    fn totals_of(&self, live: &LiveRun) -> Option<Totals> {
+        let counted = self.kernel.totals(live.slot, live.epoch)?;
+        Some(RunCounters::from(counted).totals())
     }
 
     /// What the records have of a candidate, and the one that counts.

@@ -151,6 +151,8 @@ impl Registry {
             log.record(&Record::Gap(gap), Some(run.id), None);
         }
         if let Some((totals, false)) = totals {
+            // Earlier daemons' time: in no count of this one.
+            log.tallying().with(|tally| tally.adopted(run.id, Some(totals)));
             log.record(&Record::RunTotals { run: run.id, name: run.name.clone(), totals }, Some(run.id), None);
         }
         let (ended_ns, unwatched) = match end {

@@ -3,7 +3,7 @@
 use super::{
     Registry,
     disk::{Disk, Files},
-    start::Place,
+    start::{Place, Wanted},
     store::{Folder, Store},
 };
 use crate::{
@@ -12,7 +12,11 @@ use crate::{
     platform::CgroupRoot,
     testing::wanted,
 };
-use failsafe_core::{RunId, record::Record};
+use failsafe_core::{
+    RunId,
+    discover::LABEL,
+    record::{Record, Totals},
+};
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
 use std::{
@@ -101,8 +105,15 @@ impl Bench {
 
     /// A run with a process in it, under a daemon that has died since.
     fn run(&mut self) -> RunId {
+        self.run_with(&[], true)
+    }
+
+    /// The same with these labels. Unless it `is_listed`, its beginning is not in the log.
+    fn run_with(&mut self, labels: &[&str], is_listed: bool) -> RunId {
         let (registry, log) = self.daemon(Arc::new(Files));
-        let live = self.make(&registry).unwrap();
+        let labels = labels.iter().map(|label| ((*label).to_owned(), "x".to_owned())).collect();
+        let wanted = Wanted { labels, ..wanted("faulty") };
+        let live = registry.make(wanted, Place::Below(self.parent.clone()), BOOT).unwrap();
         let child = Command::new("sleep").arg("600").spawn().unwrap();
         live.cgroup.attach(child.id()).unwrap();
         live.enter();
@@ -110,7 +121,9 @@ impl Bench {
         // The pipeline's part.
         let (run, policy_name) = (live.run.clone(), "p".to_owned());
         let record = Record::RunStarted { run, policy_name, broken: Vec::new(), repair: Vec::new() };
-        log.log().record(&record, Some(live.run.id), None);
+        if is_listed {
+            log.log().record(&record, Some(live.run.id), None);
+        }
         log.close();
         live.run.id
     }
@@ -212,6 +225,33 @@ fn a_run_is_judged_or_guarded_whatever_step_of_its_adoption_fails_and_judged_whe
     assert!(registry.guarded().iter().any(|run| run.run.id == id && run.why.contains("a test has it fail")));
     registry.kernel().refuses.store(false, Ordering::Relaxed);
     assert_eq!(registry.adopt_again(&log.log(), BOOT).adopted.len(), 1);
+    log.close();
+}
+
+/// Its owner had spent the budget of the log: nobody changed anything. Of other runs it is a sign of tampering.
+#[test]
+fn a_discovered_run_whose_beginning_was_summed_up_is_adopted_without_a_finding() {
+    for (labels, findings) in [(&[LABEL][..], 0), (&[], 1)] {
+        let Some(mut bench) = Bench::new(&format!("unlisted-{findings}")) else { return };
+        let run = bench.run_with(labels, false);
+        let (registry, log) = bench.daemon(Arc::new(Files));
+        let pass = registry.adopt(&log.log(), BOOT);
+        assert!(registry.get(run).is_some());
+        assert_eq!(pass.changed.len(), findings, "{:?}", pass.changed);
+        log.close();
+    }
+}
+
+/// An alert on a rate would fire at each restart.
+#[test]
+fn what_an_adopted_run_did_before_its_adoption_is_in_no_count() {
+    let Some(mut bench) = Bench::new("counted") else { return };
+    let run = bench.run();
+    let (registry, log) = bench.daemon(Arc::new(Files));
+    assert_eq!(registry.adopt(&log.log(), BOOT).adopted.len(), 1);
+    let totals = Totals { denied_calls: 50, ..Totals::default() };
+    log.log().record(&Record::RunTotals { run, name: "faulty".into(), totals }, Some(run), None);
+    assert_eq!(log.log().tallying().with(|tally| tally.settle(|_| false)), Totals::default());
     log.close();
 }
 
