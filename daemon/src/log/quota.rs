@@ -16,7 +16,7 @@
 //! - An entry about a run counts for its owner, also after its end.
 //! - Pure: time is given. One lock, held for a look-up.
 
-use super::unlisted::{Fate, Unlisted};
+use super::unlisted::Unlisted;
 use failsafe_core::{
     Action, Actor, Decision, Mode, RunId,
     record::{Limited, Record},
@@ -95,7 +95,7 @@ pub struct Spent {
 /// What is written.
 #[derive(Debug, Default)]
 pub(super) struct Admitted {
-    /// An entry that comes first: the beginning of the run, which was not written.
+    /// An entry that comes first: the beginning of the run, which was summed up.
     pub first: Option<Draft>,
     /// Whether the entry itself is. One that is not becomes part of a summary.
     pub itself: bool,
@@ -220,23 +220,18 @@ impl Meter {
         let user = self.user(uid, now);
         let left = user.bytes.left(now);
         let refusal = matches!(record, Record::PolicyRefused { .. });
-        if left <= 0 && self.unlisted.begins(record, draft, amount) {
+        let begins = left <= 0 && self.unlisted.begins(record, draft, amount);
+        if begins || run.is_some_and(|run| self.unlisted.sums_up(run, record)) {
+            self.hold(uid, None, record, draft, amount, now);
             return false;
         }
-        if let Some(id) = run
-            && let Fate::Summed(beginning) = self.unlisted.fate(id, record)
-        {
-            if let Some((beginning, bytes)) = beginning {
-                self.hold(uid, None, None, &beginning, bytes, now);
-            }
-            self.hold(uid, None, Some(record), draft, amount, now);
-            return false;
-        }
+        // Nothing that somebody could leave out is written about a run of which the beginning is not.
+        let is_listed = run.is_none_or(|run| self.unlisted.is_listed(run));
         let user = self.user(uid, now);
         let admitted = match class {
             Class::Always => true,
             Class::Intervention => left > -i128::from(per_user),
-            Class::Ordinary => left > 0 && total > 0 && (!refusal || user.refusals.left(now) > 0),
+            Class::Ordinary => is_listed && left > 0 && total > 0 && (!refusal || user.refusals.left(now) > 0),
         };
         if admitted {
             user.bytes.take(amount);
@@ -247,7 +242,7 @@ impl Meter {
                 self.total.take(amount);
             }
         } else {
-            self.hold(uid, run, Some(record), draft, amount, now);
+            self.hold(uid, run, record, draft, amount, now);
         }
         admitted
     }
@@ -283,13 +278,6 @@ impl Meter {
         if !all && self.due.is_none_or(|due| now < due) {
             return Vec::new();
         }
-        if all {
-            for (run, (draft, bytes)) in self.unlisted.take_all() {
-                if let Some(uid) = self.owners.get(&run).copied() {
-                    self.hold(uid, None, None, &draft, bytes, now);
-                }
-            }
-        }
         let mut out = Vec::new();
         for held in self.held.values_mut() {
             if held.limited.entries == 0 {
@@ -321,7 +309,7 @@ impl Meter {
         })
     }
 
-    fn hold(&mut self, uid: u32, run: Option<RunId>, record: Option<&Record>, draft: &Draft, bytes: u64, now: u64) {
+    fn hold(&mut self, uid: u32, run: Option<RunId>, record: &Record, draft: &Draft, bytes: u64, now: u64) {
         let held = self.held.entry((uid, run)).or_default();
         let Held { limited, hash, .. } = held;
         (limited.uid, limited.run) = (uid, run);
@@ -329,7 +317,7 @@ impl Meter {
         self.summed += 1;
         limited.bytes += bytes;
         *limited.kinds.entry(draft.kind.to_string()).or_default() += 1;
-        if let Some(Record::Decision { decision, .. }) = record {
+        if let Record::Decision { decision, .. } = record {
             limited.last_decision = limited.last_decision.max(decision.id.n);
             limited.last_incident = limited.last_incident.max(decision.incident.n);
             if limited.decisions.len() < NAMED {
@@ -425,6 +413,53 @@ mod tests {
         meter.owned(ID.parse().unwrap(), 1_000);
         let admitted = (0..100).filter(|_| admit(&mut meter, &evidence(), 1 << 10, 2)).count();
         assert_eq!(admitted, 64, "the budget is 64 KiB");
+    }
+
+    fn decided(n: u32, action: Action) -> Record {
+        let mut decision = testing::decision(action);
+        decision.id.n = n;
+        Record::Decision { decision, rule: None, blind: None }
+    }
+
+    fn discovered() -> Record {
+        let Record::RunStarted { mut run, policy_name, broken, repair } = started(1_000) else { panic!() };
+        run.labels.insert(failsafe_core::discover::LABEL.into(), "slurm".into());
+        Record::RunStarted { run, policy_name, broken, repair }
+    }
+
+    /// A meter with a user who has spent the budget, and a discovered run of this user that begins.
+    fn unlisted() -> Meter {
+        let mut meter = meter();
+        meter.owned(ID.parse().unwrap(), 1_000);
+        while admit(&mut meter, &evidence(), 4 << 10, 0) {}
+        meter.summaries(0, true);
+        assert!(!admit(&mut meter, &discovered(), 500, 0));
+        meter
+    }
+
+    /// In memory it would be lost with the daemon.
+    #[test]
+    fn the_beginning_of_a_run_that_is_not_written_is_in_the_next_summary() {
+        let summaries = unlisted().summaries(7_200 * SECOND, false);
+        let summed: Vec<_> = summaries.iter().map(|it| (it.uid, it.run, it.entries, it.bytes)).collect();
+        assert_eq!(summed, [(1_000, None, 1, 500)]);
+    }
+
+    #[test]
+    fn what_rules_only_notify_is_summed_up_until_the_beginning_of_the_run_is_written() {
+        let (mut meter, run) = (unlisted(), Some(ID.parse().unwrap()));
+        // A day later there is a budget again.
+        let later = 86_400;
+        assert!(!admit(&mut meter, &decided(1, Action::Notify), 100, later));
+        assert!(!admit(&mut meter, &evidence(), 100, later));
+        let summaries = meter.summaries(later * SECOND, true);
+        assert!(summaries.iter().any(|it| it.run == run && it.decisions == [1]), "{summaries:?}");
+        let freeze = decided(2, Action::Freeze);
+        let stamp = Stamp { wall_ns: 1, mono_ns: 1, boot_id: "b".into() };
+        let draft = Draft::new(freeze.kind(), stamp, serde_json::json!({}));
+        let admitted = meter.admit(&freeze, run, &draft, 100, later * SECOND);
+        assert!(admitted.itself && admitted.first.is_some());
+        assert!(admit(&mut meter, &decided(3, Action::Notify), 100, later));
     }
 
     #[test]

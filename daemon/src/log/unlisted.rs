@@ -1,8 +1,8 @@
 //! Discovered runs whose beginning is not in the audit log, because their owner has spent the budget.
 //!
 //! A user's own `run` is refused then. A job of a scheduler becomes a run all the same, for the alternative is a job without a policy.
-//! What would be written about the life of each such run is summed up for its owner, until somebody or a rule intervenes: then its
-//! beginning is written first, and everything that follows.
+//! What would be written about the life of each such run is summed up for its owner, from its beginning on, until somebody or a rule
+//! intervenes: then its beginning is written as well, and everything that follows.
 //!
 //! Pure. Bounded by the live runs, and by the ended ones of which the owner is remembered.
 
@@ -17,14 +17,6 @@ pub(super) type Waits = (Draft, u64);
 #[derive(Debug, Default)]
 pub(super) struct Unlisted(BTreeMap<RunId, Option<Waits>>);
 
-/// What becomes of an entry about a run.
-pub(super) enum Fate {
-    /// It is judged like any other.
-    Judged,
-    /// It is summed up for the owner; so is the beginning of the run, once.
-    Summed(Option<Waits>),
-}
-
 impl Unlisted {
     /// The run that begins with this entry is discovered, and its owner's budget is spent.
     pub(super) fn begins(&mut self, record: &Record, draft: &Draft, bytes: u64) -> bool {
@@ -37,20 +29,28 @@ impl Unlisted {
         }
     }
 
-    /// What becomes of an entry about a run that has begun.
-    pub(super) fn fate(&mut self, run: RunId, record: &Record) -> Fate {
-        let Some(beginning) = self.0.get_mut(&run) else { return Fate::Judged };
+    /// Whether the beginning of a run is in the log, or will be: all that is written about others is a summary.
+    pub(super) fn is_listed(&self, run: RunId) -> bool {
+        !self.0.contains_key(&run)
+    }
+
+    /// Whether an entry about a run is summed up for the owner. Others are judged like those about any run.
+    pub(super) fn sums_up(&mut self, run: RunId, record: &Record) -> bool {
+        let Some(beginning) = self.0.get_mut(&run) else { return false };
         match record {
-            Record::Decision { .. } | Record::Outcome(_) | Record::Evidence { .. } => Fate::Judged,
-            Record::Control(_) | Record::ControlOutcome { .. } => Fate::Judged,
-            Record::RunEnded { .. } => Fate::Summed(beginning.take()),
-            _ => Fate::Summed(None),
+            Record::Decision { .. } | Record::Outcome(_) | Record::Evidence { .. } => false,
+            Record::Control(_) | Record::ControlOutcome { .. } => false,
+            Record::RunEnded { .. } => {
+                *beginning = None;
+                true
+            }
+            _ => true,
         }
     }
 
     /// Somebody or a rule intervenes on the run: gives the entry of its beginning, which is written now.
     pub(super) fn list(&mut self, run: RunId) -> Option<Waits> {
-        // An ended run stays: its beginning is in a summary.
+        // An ended run stays: only a summary has its beginning.
         self.0.get(&run)?.as_ref()?;
         self.0.remove(&run)?
     }
@@ -58,10 +58,5 @@ impl Unlisted {
     /// The owner of the run is not remembered any more.
     pub(super) fn forget(&mut self, run: RunId) {
         self.0.remove(&run);
-    }
-
-    /// The beginnings that are not written, when the log is closed.
-    pub(super) fn take_all(&mut self) -> Vec<(RunId, Waits)> {
-        self.0.iter_mut().filter_map(|(run, waits)| Some((*run, waits.take()?))).collect()
     }
 }
