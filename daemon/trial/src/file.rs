@@ -1,6 +1,6 @@
 //! A test file, as it is understood: what comes in at which time, and what is expected.
 
-use crate::values::Values;
+use crate::values::{Steps, Values};
 use failsafe_core::{
     decision::{Action, Mode, Upkeep},
     event::{Assurance, Event, Verdict},
@@ -80,6 +80,8 @@ pub enum What {
         series: Series,
         /// The values.
         values: Values,
+        /// The steps that come with them, of a metric.
+        steps: Steps,
     },
     /// An event.
     Event {

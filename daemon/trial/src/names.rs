@@ -6,12 +6,13 @@ use std::sync::LazyLock;
 pub(crate) const FILE: &[&str] = &["policy", "properties", "test"];
 pub(crate) const TEST: &[&str] = &["name", "gpus", "seed", "length", "input", "expect", "others", "properties"];
 pub(crate) const CURVE: &[&str] = &["constant", "ramp", "step", "spike", "after", "width", "noise"];
+pub(crate) const STEPS: &[&str] = &["from", "by"];
 pub(crate) const EXPECT: &[&str] = &["rule", "upkeep", "at", "between", "by", "actions", "mode", "count"];
 /// When an input comes, and what it is; with the fields of events.
 pub(crate) static INPUT: LazyLock<Vec<&str>> = LazyLock::new(|| [OWN, OF_EVENTS].concat());
 const OWN: &[&str] = &[
-    "at", "every", "for", "signal", "value", "gpu", "rank", "phase", "event", "blind", "lost", "unread", "operator",
-    "mode", "ends",
+    "at", "every", "for", "signal", "value", "gpu", "rank", "step", "phase", "event", "blind", "lost", "unread",
+    "operator", "mode", "ends",
 ];
 
 #[cfg(test)]

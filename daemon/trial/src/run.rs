@@ -115,9 +115,9 @@ impl<'c> Queued<'c> {
         let Feed { line, at, every, count, what } = self.feed;
         let since = Span(self.at.0 - at.0);
         match what {
-            What::Values { kind, gpus, series, values } => {
+            What::Values { kind, gpus, series, values, steps } => {
                 if let Some(number) = values.sample(self.n, *count, since, &mut self.noise) {
-                    bench.value(kind, gpus, value(kind, number, self.n + 1, series));
+                    bench.value(kind, gpus, value(kind, number, steps.of(self.n), series));
                 }
             }
             other => bench.other(*line, other),

@@ -79,10 +79,37 @@ impl Values {
     }
 }
 
+/// The training steps that come with the values of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steps {
+    /// The first value is of this step, and each further one of so many steps later.
+    From {
+        /// The first.
+        first: u64,
+        /// How much later each is; 0: all are of one step.
+        by: u64,
+    },
+    /// The run reports none.
+    None,
+}
+
+impl Steps {
+    /// Each value is of a step of its own, from 1 on.
+    pub const EACH: Steps = Steps::From { first: 1, by: 1 };
+
+    /// The step of the `n`th value, from 0.
+    pub fn of(self, n: u64) -> Option<u64> {
+        match self {
+            Steps::From { first, by } => Some(first.saturating_add(by.saturating_mul(n))),
+            Steps::None => None,
+        }
+    }
+}
+
 /// A value of the signal's kind.
-pub fn value(kind: &Kind, number: f64, step: u64, series: &Series) -> Value {
+pub fn value(kind: &Kind, number: f64, step: Option<u64>, series: &Series) -> Value {
     if kind.unit() == Unit::Real {
-        return Value::Claimed(Claimed { value: Real(number), step: Some(step), series: series.clone() });
+        return Value::Claimed(Claimed { value: Real(number), step, series: series.clone() });
     }
     // Integers of a policy test are far below 2^53; what a curve gives in between is rounded.
     Value::Integer(number.round() as i64)

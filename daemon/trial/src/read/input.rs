@@ -4,8 +4,8 @@ use super::Reader;
 use crate::{
     events::{self, Given},
     file::{Feed, What},
-    names::{CURVE, INPUT},
-    values::{Shape, Values},
+    names::{CURVE, INPUT, STEPS},
+    values::{Shape, Steps, Values},
 };
 use failsafe_core::{
     event::{EventKind, Field},
@@ -66,13 +66,13 @@ impl Reader<'_> {
     /// Fields that say nothing here.
     fn only(&mut self, fields: &Fields<'_>, what: &str) {
         let fits = |name: &str| match what {
-            "signal" => matches!(name, "value" | "gpu" | "rank"),
+            "signal" => matches!(name, "value" | "gpu" | "rank" | "step"),
             "phase" => name == "rank",
             "event" => name == "gpu" || OF_EVENTS.contains(&name),
             "unread" => name == "gpu",
             _ => false,
         };
-        for name in ["value", "gpu", "rank"].into_iter().chain(OF_EVENTS.iter().copied()) {
+        for name in ["value", "gpu", "rank", "step"].into_iter().chain(OF_EVENTS.iter().copied()) {
             if let (Some(span), false) = (fields.span_of(name), fits(name)) {
                 self.wrong.error(span, format!("`{name}` has no meaning beside `{what}`"), None);
             }
@@ -133,7 +133,7 @@ impl Reader<'_> {
                 let (kind, series) =
                     (Kind::Metric(failsafe_core::policy::tree::PHASE_METRIC.to_owned()), self.rank(fields)?);
                 let values = Values::List(vec![Some(f64::from(phase.number()))]);
-                Some(What::Values { kind, gpus: Vec::new(), series, values })
+                Some(What::Values { kind, gpus: Vec::new(), series, values, steps: Steps::EACH })
             }
             "blind" => Some(What::Blind(fields.choice(self.wrong, "blind", &sources)?, forever?)),
             "lost" => Some(What::Lost(fields.choice(self.wrong, "lost", &sources)?)),
@@ -220,10 +220,44 @@ impl Reader<'_> {
         if let (Some(span), false) = (fields.span_of("rank"), matches!(kind, Kind::Metric(_))) {
             self.wrong.error(span, format!("{kind} is not a metric of the run, so it has no ranks"), None);
         }
+        if let (Some(span), false) = (fields.span_of("step"), matches!(kind, Kind::Metric(_))) {
+            self.wrong.error(span, format!("{kind} is not a metric of the run, so it has no steps"), None);
+        }
         let series = self.rank(fields)?;
         let value = fields.value("value")?;
         let values = self.values(&kind, value)?;
-        Some(What::Values { kind, gpus: of_gpus, series, values })
+        let steps = self.steps(fields)?;
+        Some(What::Values { kind, gpus: of_gpus, series, values, steps })
+    }
+
+    /// The steps of the values: one step of all, the first and the distance of the others, or none.
+    fn steps(&mut self, fields: &mut Fields<'_>) -> Option<Steps> {
+        let Some(value) = fields.value("step") else { return Some(Steps::EACH) };
+        let span = value.span();
+        let number = |number: Spanned<i64>| u64::try_from(number.into_inner()).ok();
+        let steps = match value.get_ref() {
+            DeValue::String(text) if text.as_ref() == "none" => Some(Steps::None),
+            DeValue::Integer(_) => {
+                fields.whole_number(self.wrong, "step").and_then(number).map(|first| Steps::From { first, by: 0 })
+            }
+            DeValue::Table(table) => {
+                let known = Known::new("the table `step`", STEPS);
+                let mut table = Fields::of_table(self.wrong, table, span.clone(), &known);
+                table.require(self.wrong, "from", "the step of the first value, such as from = 5000");
+                let first = table.whole_number(self.wrong, "from").and_then(number);
+                let by = match table.has("by") {
+                    true => table.whole_number(self.wrong, "by").and_then(number),
+                    false => Some(1),
+                };
+                first.zip(by).map(|(first, by)| Steps::From { first, by })
+            }
+            _ => None,
+        };
+        if steps.is_none() {
+            let message = "expected a step from 0, { from = STEP, by = STEPS }, or \"none\"";
+            self.wrong.error(span, message, None);
+        }
+        steps
     }
 
     fn values(&mut self, kind: &Kind, value: &Spanned<DeValue<'_>>) -> Option<Values> {

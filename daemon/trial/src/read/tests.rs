@@ -57,6 +57,11 @@ fn each_mistake_has_its_line_its_field_and_what_was_expected() {
     let expect = |fields: &str| format!("[[test]]\nname = \"a\"\n[[test.expect]]\n{fields}\n");
     for (text, place, says) in [
         (String::new(), "1:1", "the file has no tests"),
+        (input("signal = \"metric.loss\"\nvalue = 1\nstep = -1"), "7:8", "expected a step from 0"),
+        (input("signal = \"metric.loss\"\nvalue = 1\nstep = \"3\""), "7:8", "expected a step from 0"),
+        (input("signal = \"metric.loss\"\nvalue = 1\nstep = { by = 3 }"), "7:8", "missing field `from`"),
+        (input("signal = \"cpu.time\"\nvalue = \"1 s\"\nstep = 3"), "7:8", "so it has no steps"),
+        (input("operator = \"thaw\"\nstep = 3"), "6:8", "`step` has no meaning beside `operator`"),
         ("[[test]]\nname = \"a\"\n".into(), "1:1", "the test expects nothing"),
         (format!("{head}{head}"), "5:8", "another test has the name `a` already"),
         (format!("{head}seeds = 1\n"), "4:1", "did you mean `seed`?"),

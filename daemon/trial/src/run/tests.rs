@@ -211,3 +211,27 @@ fn the_time_of_absent_begins_anew_with_a_thaw() {
     let (running, _) = ran(policy, &format!("length = \"30m\"\nexpect = \"none\"\n{step}"));
     assert_eq!(times(&running), [5 * 60]);
 }
+
+#[test]
+fn values_of_one_step_stall_and_values_of_many_do_not() {
+    let policy = "[[rule]]\nid = \"stalls\"\nrationale = \"x\"\nactions = [\"notify\"]\n\
+                  when = { signal = \"metric.loss\", detect = { method = \"stall\", after = \"1m\" } }\n";
+    let test = |step: &str| {
+        format!(
+            "properties = [\"no-containment\"]\n[[test.input]]\nsignal = \"metric.loss\"\nvalue = {{ ramp = [3, 2] }}\n\
+             every = \"1s\"\nfor = \"3m\"\n{step}\n"
+        )
+    };
+    assert_eq!(times(&ran(policy, &test("step = 300")).0), [60]);
+    assert_eq!(times(&ran(policy, &test("")).0), [0; 0]);
+    assert_eq!(times(&ran(policy, &test("step = \"none\"")).0), [0; 0], "the values differ");
+}
+
+#[test]
+fn steps_begin_where_the_run_continues() {
+    let policy = "[[rule]]\nid = \"high\"\nrationale = \"x\"\nactions = [\"notify\"]\n\
+                  when = { signal = \"metric.loss\", above = 20, warm_up = \"100 steps\" }\n";
+    let test = "properties = [\"no-containment\"]\n[[test.input]]\nsignal = \"metric.loss\"\nvalue = 80\n\
+                every = \"1s\"\nfor = \"1m\"\nstep = { from = 5000, by = 10 }\n";
+    assert_eq!(times(&ran(policy, test).0), [10]);
+}
