@@ -124,7 +124,9 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar) -> Result<C
         RecordingEnd::Finished | RecordingEnd::Open => {}
         _ => lacks.push(Lack { rule: None, what: "the recording is cut off: what came after its end".to_owned() }),
     }
-    lacks.extend(verdicts.counts().kept_lines().into_iter().map(|what| Lack { rule: None, what }));
+    lacks.extend(
+        verdicts.counts().kept_lines(recording.policy(), policy).into_iter().map(|what| Lack { rule: None, what }),
+    );
     let run = recording.run();
     Ok(Compared::new(
         (recording.file().to_owned(), run.name.clone(), run.id.to_string()),

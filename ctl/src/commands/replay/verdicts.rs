@@ -1,6 +1,12 @@
 //! What the kernel did in the recording, judged anew for another policy, and how far that goes.
 
-use failsafe_core::{Input, Policy, Value, event::EventKind, replay::Recorded};
+use failsafe_core::{
+    Input, Policy, Value,
+    decision::Mode,
+    event::EventKind,
+    policy::{Condition, Effect},
+    replay::Recorded,
+};
 use failsafe_matchers::rejudge::{Judged, Rejudge, Unknown};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, fmt::Write};
@@ -65,10 +71,10 @@ impl Counts {
         out
     }
 
-    /// Verdicts that are as recorded, in lines.
-    pub(super) fn kept_lines(&self) -> Vec<String> {
+    /// Verdicts that are as recorded and that `new` could decide by, in lines.
+    pub(super) fn kept_lines(&self, old: &Policy, new: &Policy) -> Vec<String> {
         let line = |(why, n): (&Unknown, &u64)| format!("{n} verdicts, kept as recorded: {}", words(*why));
-        self.kept.iter().map(line).collect()
+        self.kept.iter().filter(|(why, _)| is_used(**why, old, new)).map(line).collect()
     }
 
     pub(super) fn json(&self) -> Json {
@@ -80,6 +86,24 @@ impl Counts {
             "not_recomputed": kept.collect::<Vec<_>>(),
         })
     }
+}
+
+/// Whether a verdict that stays as recorded could be another under `new`, and that matters: what gives events of the kind their verdict
+/// differs, and `new` judges such events, or the recorded policy denied some.
+fn is_used(why: Unknown, old: &Policy, new: &Policy) -> bool {
+    let Unknown::Kind(kind) = why else { return old != new };
+    let section = match kind {
+        EventKind::Fork => old.limits != new.limits,
+        EventKind::Socket | EventKind::Budget => old.egress != new.egress,
+        _ => false,
+    };
+    fn rules(policy: &Policy, kind: EventKind) -> Vec<(&Condition, Effect, Mode)> {
+        let of_kind = policy.rules.iter().filter(|rule| rule.when.events().iter().any(|event| event.kind == kind));
+        of_kind.map(|rule| (&rule.when, rule.effect, rule.mode)).collect()
+    }
+    let (before, now) = (rules(old, kind), rules(new, kind));
+    let denied = before.iter().any(|(_, effect, _)| *effect != Effect::Observe);
+    section || before != now && (denied || !now.is_empty())
 }
 
 fn words(why: Unknown) -> String {

@@ -2,7 +2,12 @@
 
 use super::*;
 use crate::commands::replay::tests::{LOSSES, POLICY, policy, recorded, write};
-use failsafe_core::policy::parse::parse;
+use failsafe_core::{
+    MonoTime, Signal, Subject, Value,
+    event::{Event, Verdict},
+    policy::parse::parse,
+    signal::Source,
+};
 
 fn under(text: &str, losses: &[f64]) -> (Compared, String) {
     let (run, entries) = recorded(losses);
@@ -68,4 +73,34 @@ fn a_recording_that_is_cut_off_does_not_answer_for_what_came_after() {
     assert!(!all[0].is_whole());
     let value = replayed::json("new.toml", &other, &all);
     assert_eq!((value["whole"].as_bool(), value["recordings"][0]["same"].as_u64()), (Some(false), Some(1)), "{value}");
+}
+
+/// A run that forks, judged by this policy.
+fn forked(text: &str) -> (Compared, String) {
+    let (run, mut entries) = recorded(LOSSES);
+    let fork = |n: u64| {
+        let (subject, kind, source) = (Subject::Run(run.id), Kind::Event, Source::Ebpf);
+        let value = Value::Event(Event::Fork { child: 9, verdict: Verdict::Allowed });
+        Recorded::Input(Input::Signal(Signal { seq: n, at: MonoTime(1), source, subject, kind, value, repeats: 0 }))
+    };
+    entries.splice(1..1, (100..103).map(fork));
+    let file = write(&run, &entries, true);
+    let other = parse("new.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let mut all = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    let shown = replayed::text("new.toml", &other, &all);
+    (all.remove(0), shown)
+}
+
+#[test]
+fn a_run_that_forks_is_recorded_whole_where_nothing_judges_its_forks_otherwise() {
+    for text in [POLICY.to_owned(), bound("11.0")] {
+        let (one, shown) = forked(&text);
+        assert!(!one.differs() && one.is_whole(), "{shown}");
+    }
+    let more = |rest: &str| format!("{POLICY}{rest}");
+    let rule = "[[rule]]\nid = \"forks\"\nrationale = \"x\"\nwhen = { event = \"fork\", verdict = \"denied\" }\nactions = [\"notify\"]\n";
+    for text in [more("[limits]\nprocesses = 5\n"), more(rule)] {
+        let (one, shown) = forked(&text);
+        assert!(!one.is_whole() && shown.contains("3 verdicts, kept as recorded: fork"), "{shown}");
+    }
 }
