@@ -17,6 +17,12 @@ pub enum PolicyCommand {
     Test(PolicyTestArgs),
     /// Judge recorded runs by another policy: decisions added, removed, earlier, later.
     Replay(PolicyReplayArgs),
+    /// Print a policy with all that it includes as one text. Works without the daemon.
+    #[command(after_help = "Example:\n  failsafectl policy resolve trainer.toml")]
+    Resolve {
+        /// The policy's file; `-` is stdin.
+        file: PathBuf,
+    },
     /// Print the JSON schema of policy files, for editors.
     #[command(after_help = "Example:\n  failsafectl policy schema")]
     Schema,

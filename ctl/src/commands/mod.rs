@@ -113,6 +113,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
             PolicyCommand::Would(args) => policy::would::would(&args),
             PolicyCommand::Test(args) => policy::test::test(&args),
             PolicyCommand::Replay(args) => replay::under::replay(place, &args),
+            PolicyCommand::Resolve { file } => policy::resolve::resolve_file(&file),
             PolicyCommand::Schema => policy::schema(),
             PolicyCommand::List(output) => named::list(place, output),
             PolicyCommand::Show { name, output } => named::show(place, &name, output),
@@ -180,11 +181,11 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
 
 /// Reads a policy's text for the daemon, which checks it again; what is wrong with it is said here, without asking.
 fn read_policy(path: &Path) -> Result<(String, failsafe_core::Policy), Fail> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Fail::because(format!("cannot read policy {}", path.display()), &error))?;
-    let policy = failsafe_core::policy::parse::parse(&path.display().to_string(), &text)
+    // The run's command has stdin.
+    let path = if path.as_os_str() == "-" { Path::new("./-") } else { path };
+    let whole = policy::resolve::read(path)?
         .map_err(|errors| Fail::new(Exit::Usage, format!("the policy is not valid\n{errors}")))?;
-    Ok((text, policy))
+    Ok((whole.text, whole.checked.policy))
 }
 
 /// A warning about rules on GPUs of a run that declares none: nothing can trip them.

@@ -1,10 +1,11 @@
 //! `policy check`: what is wrong with a policy, its digest, and whether this node would take it.
 
 pub(super) mod explain;
+pub(super) mod resolve;
 pub(super) mod test;
 pub(super) mod would;
 
-use super::{Place, file_name};
+use super::Place;
 use crate::{
     args::PolicyCheckArgs,
     client::{Client, block_on},
@@ -17,12 +18,13 @@ use failsafe_core::{
     policy::{
         Effect,
         diagnostic::{Diagnostic, Diagnostics, Level},
-        parse::{self, Checked},
+        parse::Checked,
     },
 };
 use failsafe_proto::v1 as pb;
+use resolve::Whole;
 use serde_json::{Value, json};
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 /// Characters of a policy's text that a cell of a table shows at most.
 const CELL: usize = 160;
@@ -41,9 +43,8 @@ enum Node {
 }
 
 pub(super) fn check(place: &Place<'_>, args: &PolicyCheckArgs) -> Result<Exit, Fail> {
-    let (file, text) = read(&args.file)?;
-    let Checked { policy, warnings } = match parse::check(&file, &text) {
-        Ok(checked) => checked,
+    let Whole { file, text, checked: Checked { policy, warnings } } = match resolve::read(&args.file)? {
+        Ok(whole) => whole,
         Err(errors) => {
             if args.output.json() {
                 print(&json::text(&invalid(&errors)))?;
@@ -85,23 +86,9 @@ pub(super) fn schema() -> Result<Exit, Fail> {
 
 /// The policy of a file, for a command that needs nothing but it; its mistakes are printed.
 fn read_valid(path: &Path) -> Result<Policy, Fail> {
-    let (file, text) = read(path)?;
-    parse::parse(&file, &text).map_err(|errors| Fail::new(Exit::Error, format!("the policy is not valid\n{errors}")))
-}
-
-fn read(path: &Path) -> Result<(String, String), Fail> {
-    let failed = |file: &str| {
-        let message = format!("cannot read policy {file}");
-        move |error: std::io::Error| Fail::because(message, &error)
-    };
-    if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(failed("on stdin"))?;
-        return Ok(("<stdin>".to_owned(), text));
-    }
-    let file = file_name(path);
-    let text = std::fs::read_to_string(path).map_err(failed(&file))?;
-    Ok((file, text))
+    let whole =
+        resolve::read(path)?.map_err(|errors| Fail::new(Exit::Error, format!("the policy is not valid\n{errors}")))?;
+    Ok(whole.checked.policy)
 }
 
 /// Asks the daemon, which reads the policy with its own eyes: another version may see another policy in the same text.
@@ -234,6 +221,7 @@ fn invalid(errors: &Diagnostics) -> Value {
 
 fn diagnostic(d: &Diagnostic) -> Value {
     json!({
+        "file": d.file,
         "line": d.line,
         "column": d.column,
         "field": d.field,

@@ -1,15 +1,13 @@
 //! `policy test`: runs the tests of policies, and prints what differs from what they expect.
 
+use super::resolve;
 use crate::{
     args::PolicyTestArgs,
     commands::file_name,
     exit::{Exit, Fail},
     render::{json, policy_test as page, print},
 };
-use failsafe_core::{
-    Policy,
-    policy::{diagnostic::Diagnostics, parse},
-};
+use failsafe_core::{Policy, policy::diagnostic::Diagnostics};
 use failsafe_trial::{Coverage, file};
 use page::{File, Tested};
 use std::path::{Path, PathBuf};
@@ -82,8 +80,8 @@ fn tested(policy: Option<PathBuf>, tests: PathBuf, only: Option<&str>) -> Result
     };
     let text = read(&tests)?;
     let policy = policy.unwrap_or_else(|| named(&tests, &text));
-    let found: Policy = match parse::parse(&file_name(&policy), &read(&policy)?) {
-        Ok(found) => found,
+    let found: Policy = match resolve::read(&policy)? {
+        Ok(whole) => whole.checked.policy,
         Err(errors) => return Ok(Err(errors)),
     };
     let file = match file::read(&file_name(&tests), &text, &found) {

@@ -18,6 +18,8 @@ pub enum Level {
 pub struct Diagnostic {
     /// Error or warning.
     pub level: Level,
+    /// The file, where it is not the one that was named: an included one.
+    pub file: Option<String>,
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
@@ -78,6 +80,7 @@ impl<'t> Lines<'t> {
         let cut = if line.len() <= EXCERPT { 0 } else { column.saturating_sub(BEFORE + 1) };
         Diagnostic {
             level,
+            file: None,
             line: number + 1,
             column,
             field: shown(field),
@@ -114,6 +117,7 @@ pub struct Diagnostics {
 impl Diagnostic {
     /// As people read it, on a terminal too: whoever wrote the policy does not write on the terminal of who checks it.
     fn show(&self, file: &str, f: &mut impl fmt::Write) -> fmt::Result {
+        let file = self.file.as_deref().unwrap_or(file);
         write!(f, "{}:{}:{}: ", shown(file), self.line, self.column)?;
         if self.level == Level::Warning {
             f.write_str("warning: ")?;

@@ -13,12 +13,14 @@ mod egress;
 pub mod fields;
 pub mod groups;
 mod guard;
+pub mod include;
 pub mod metric;
 pub mod mistakes;
 pub mod parse;
 mod raw;
 pub mod reference;
 pub mod schema;
+mod template;
 pub mod tree;
 pub mod truth;
 

@@ -6,6 +6,7 @@ use super::{
     OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol, Statistic,
     fields::{Fields, Known},
     mistakes::Mistakes,
+    template,
     tree::MAX_DEPTH,
 };
 use crate::{
@@ -46,6 +47,17 @@ impl RawPolicy {
             let help = "write `[policy]`, `name = \"...\"` and `owner = \"...\"` at the top".to_owned();
             wrong.missing(0..0, "missing section [policy], which names the policy and its owner", Some(help));
         }
+        if let Some(span) = root.span_of("include") {
+            // Whoever enforces a policy reads no further file: which one it is would be another person's choice.
+            let message = "`include` is resolved before: `failsafectl` does so, and sends the whole text";
+            let help = "`failsafectl policy resolve FILE` prints the text for a file that the daemon reads".to_owned();
+            wrong.error(span, message, Some(help));
+        }
+        let written = root.tables(wrong, "rule", "[[rule]]").into_iter();
+        let mut rules: Vec<RawRule> = written.map(|(table, span)| RawRule::read(wrong, table, span)).collect();
+        for (table, span) in template::rules(wrong, &mut root) {
+            rules.push(RawRule::read(wrong, &table, span));
+        }
         RawPolicy {
             policy: head.map_or_else(RawHead::default, |head| RawHead::read(wrong, head)),
             egress: root
@@ -74,11 +86,7 @@ impl RawPolicy {
                 RawMetrics::default,
                 |mut table| RawMetrics { grace: table.duration(wrong, "grace"), stale: table.duration(wrong, "stale") },
             ),
-            rules: root
-                .tables(wrong, "rule", "[[rule]]")
-                .into_iter()
-                .map(|(table, span)| RawRule::read(wrong, table, span))
-                .collect(),
+            rules,
         }
     }
 }

@@ -7,20 +7,27 @@
 use super::{
     groups,
     raw::{
-        ALLOW, BUDGET, CONFIDENCES, DERIVED, DERIVED_SHARES, EGRESS, EXEC, HEAD, LIMITS, METRICS, MODES, OF_EVENTS,
-        ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RELATIVE, RULE, SECTIONS, SEVERITIES, STATISTICS,
-        SYSCALLS, WHEN,
+        ALLOW, BUDGET, CONFIDENCES, DERIVED, DERIVED_SHARES, EGRESS, EXEC, HEAD, INCLUDE, LIMITS, METRICS, MODES,
+        OF_EVENTS, ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RELATIVE, RULE, SECTIONS, SEVERITIES,
+        STATISTICS, SYSCALLS, TEMPLATE, USE, WHEN,
     },
     tree::MAX_COUNT,
 };
 use crate::{decision::Action, detect, event::EventKind, signal::Kind};
 use serde_json::{Map, Value, json};
 
+const SHA256: &str = "^[0-9a-f]{64}$";
 const DURATION: &str = r"^\s*[0-9.]+\s*(us|ms|s|m|min|h|d)(\s*[0-9.]+\s*(us|ms|s|m|min|h|d))*\s*$";
 
 /// The schema, in the form of draft 7, which editors of TOML read.
 pub fn schema() -> Value {
     let of_section = |name: &str| match name {
+        "include" => {
+            let of = |name: &str| {
+                Some(if name == "sha256" { json!({ "type": "string", "pattern": SHA256 }) } else { text() })
+            };
+            json!({ "type": "array", "items": section(INCLUDE, INCLUDE, &of) })
+        }
         "policy" => section(HEAD, &["name", "owner"], &head),
         "egress" => section(EGRESS, &["allow"], &egress),
         "exec" => section(EXEC, &["allow"], &|name| match name {
@@ -39,6 +46,11 @@ pub fn schema() -> Value {
         "metrics" => section(METRICS, &[], &|_| Some(reference("duration"))),
         "derived" => section(DERIVED, &[], &derived),
         "rule" => json!({ "type": "array", "items": reference("rule") }),
+        "template" => json!({ "type": "array", "items": template() }),
+        "use" => {
+            let of = |name: &str| Some(if name == "with" { json!({ "type": "object" }) } else { text() });
+            json!({ "type": "array", "items": section(USE, &["template"], &of) })
+        }
         _ => Value::Null,
     };
     let properties: Map<String, Value> = SECTIONS.iter().map(|name| ((*name).to_owned(), of_section(name))).collect();
@@ -159,6 +171,24 @@ fn signal() -> Value {
         "type": "string",
         "anyOf": [{ "enum": names }, { "pattern": r"^metric\.[A-Za-z0-9_./-]{1,64}$" }],
     })
+}
+
+/// A template. What its rules are is known once its parameters are.
+fn template() -> Value {
+    let of = |name: &str| {
+        Some(match name {
+            "name" => text(),
+            "parameters" => texts(),
+            "defaults" => json!({ "type": "object" }),
+            "rule" => {
+                let any: Map<String, Value> = RULE.iter().map(|name| ((*name).to_owned(), json!(true))).collect();
+                let rule = json!({ "type": "object", "properties": any, "additionalProperties": false });
+                json!({ "type": "array", "items": rule })
+            }
+            _ => return None,
+        })
+    };
+    section(TEMPLATE, &["name", "rule"], &of)
 }
 
 fn rule() -> Value {

@@ -8,6 +8,7 @@ use crate::time::Span;
 mod detect;
 mod effects;
 mod mistakes;
+mod templates;
 mod trees;
 
 const GOOD: &str = r#"

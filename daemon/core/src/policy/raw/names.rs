@@ -3,7 +3,13 @@
 use super::{Confidence, Mode, OnBlind, OnDead, OnDrift, OnEscape, Phase, Protocol, Severity, Statistic};
 
 pub(in crate::policy) const SECTIONS: &[&str] =
-    &["policy", "egress", "exec", "limits", "syscalls", "derived", "metrics", "rule"];
+    &["include", "policy", "egress", "exec", "limits", "syscalls", "derived", "metrics", "rule", "template", "use"];
+/// Fields of an included file.
+pub(in crate::policy) const INCLUDE: &[&str] = &["file", "sha256"];
+/// Fields of a template.
+pub(in crate::policy) const TEMPLATE: &[&str] = &["name", "parameters", "defaults", "rule"];
+/// Fields of a use of a template.
+pub(in crate::policy) const USE: &[&str] = &["template", "with"];
 pub(in crate::policy) const HEAD: &[&str] =
     &["name", "version", "owner", "description", "on_blind", "on_escape", "on_drift", "on_dead_daemon", "dead_after"];
 pub(in crate::policy) const EGRESS: &[&str] = &["mode", "allow", "budget", "dns_servers"];
