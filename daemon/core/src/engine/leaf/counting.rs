@@ -27,8 +27,7 @@ struct Times {
 impl Counted {
     /// Of a test that needs so many.
     pub(super) fn new(needed: u32) -> Counted {
-        let real = Times { times: VecDeque::with_capacity(needed as usize), ..Times::default() };
-        Counted { needed, real, would_be: Times::default() }
+        Counted { needed, real: Times::default(), would_be: Times::default() }
     }
 
     /// An event happened, which stands for `repeats` before it as well: the kernel reports the same call once a second.
@@ -68,6 +67,7 @@ impl Counted {
 impl Times {
     fn take(&mut self, at: MonoTime, weight: u64, most: usize) {
         if self.times.capacity() == 0 {
+            // Once, at the first event: a test of which none happens needs no memory.
             self.times.reserve_exact(most);
         }
         if self.times.len() >= most {
