@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use failsafe_core::discover::{Automaton, Labels, Rule, Rules};
 use failsafe_core::policy::parse::parse;
 use failsafe_core::{Mode, Policy, RunId};
-use failsafed::guard::kernel::{Home, Kernel, KernelError, Placed};
+use failsafed::guard::kernel::{Compiled, Home, Kernel, KernelError, Placed};
 use failsafed::guard::{Config, Ebpf, Holder};
 
 use super::agent::Agent;
@@ -60,9 +60,13 @@ fn by_name(server: &str, port: u16) -> Policy {
 }
 
 fn add(kernel: &Kernel, n: u128, cgroup: &TestCgroup, policy: &Policy) -> Result<Placed, KernelError> {
+    add_compiled(kernel, n, cgroup, kernel.compile(policy).unwrap())
+}
+
+fn add_compiled(kernel: &Kernel, n: u128, cgroup: &TestCgroup, compiled: Compiled) -> Result<Placed, KernelError> {
     let level = usize::try_from(cgroup.level()).unwrap();
     let home = Home { cgroup: &cgroup.path, cgroup_id: cgroup.id, level, holder: Holder::Administrator };
-    kernel.add(RunId(uuid::Uuid::from_u128(n)), kernel.compile(policy).unwrap(), home, None)
+    kernel.add(RunId(uuid::Uuid::from_u128(n)), compiled, home, None)
 }
 
 /// The tables of a provisional run are those of its rule, and no registered run has them.
@@ -130,19 +134,21 @@ fn a_slot_has_one_run_although_its_cgroup_is_registered_twice_at_once() {
     for n in 0..20 {
         let job = jobs.child(&format!("job-{n}"));
         let (slot, epoch) = kernel.provisional(job.id).unwrap();
-        let barrier = Barrier::new(2);
-        let register = |which: u128| {
+        let barrier = Barrier::new(4);
+        let register = &|which: u128| {
+            // Looks at files: done before, so that all come to the slot at the same time.
+            let compiled = kernel.compile(&plain).unwrap();
             barrier.wait();
-            add(&kernel, which, &job, &plain)
+            add_compiled(&kernel, which, &job, compiled)
         };
-        let both = std::thread::scope(|scope| {
-            let other = scope.spawn(|| register(1));
-            [register(2), other.join().unwrap()]
+        let all = std::thread::scope(|scope| {
+            let all: Vec<_> = (1..=4).map(|which| scope.spawn(move || register(which))).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
         });
-        let placed: Vec<_> = both.into_iter().filter_map(Result::ok).collect();
+        let placed: Vec<_> = all.into_iter().filter_map(Result::ok).collect();
         assert_eq!(placed, [Placed { slot, epoch }]);
         let other = bench.cgroup(&format!("other-{n}"));
-        let second = add(&kernel, 3, &other, &plain).unwrap();
+        let second = add(&kernel, 5, &other, &plain).unwrap();
         assert_ne!(second.slot, slot);
         kernel.remove(second.slot);
         kernel.remove(slot);
