@@ -466,7 +466,8 @@ fn feed_all(b: &mut Bench, inputs: &[(u64, u8, i64)]) -> Vec<Decision> {
     out
 }
 
-/// How many lists of inputs are tried. `FAILSAFE_RANDOM_CASES=17000` makes a million random inputs.
+/// How many lists of inputs are tried. `FAILSAFE_RANDOM_CASES=17000` makes a million random inputs; run it with `cargo test`, because
+/// it takes longer than nextest lets a test run.
 #[expect(clippy::disallowed_methods, reason = "a test that is longer on request")]
 fn cases() -> u32 {
     std::env::var("FAILSAFE_RANDOM_CASES").map_or(300, |cases| cases.parse().unwrap())
