@@ -99,7 +99,7 @@ impl Relative {
         };
         let offset = match self.offset {
             Bound::Integer(0) => String::new(),
-            Bound::Real(Real(offset)) if offset == 0.0 => String::new(),
+            Bound::Real(Real(0.0)) => String::new(),
             offset => format!(" plus {}", offset.show(kind.unit())),
         };
         format!("{times}{what}{offset}")
