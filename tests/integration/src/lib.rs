@@ -27,6 +27,7 @@ mod run;
 mod said;
 #[path = "../../skip.rs"]
 mod skip;
+mod slurm;
 mod wait;
 
 pub use caller::Caller;
@@ -41,6 +42,7 @@ pub use programs::program;
 pub use run::{Launch, Started};
 pub use said::Said;
 pub use skip::skip;
+pub use slurm::{Slurm, slurm_is_missing};
 pub use wait::{PATIENCE, soon, wait_for, wait_for_some};
 
 /// The unprivileged user that the tests act as beside root.

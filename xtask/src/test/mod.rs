@@ -48,6 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         setup::run()?;
         setup::nvml_references();
         setup::monitoring();
+        setup::schedulers();
         Ok(())
     })?;
     // Tests start these programs and load this library; a build of everything shares its work with the tests' own.
