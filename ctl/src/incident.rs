@@ -2,10 +2,12 @@
 //! Pure: entries in, facts out; [`crate::render::explain`] makes the page.
 
 use crate::entry::{Body, Logged};
+pub use failsafe_core::standing::IncidentState;
 use failsafe_core::{
     decision::{Action, Decision, IncidentId, Mode, Outcome, Verdict},
     input::Run,
     record::{Record, RuleText, Snapshot, Unwatched},
+    standing,
     time::MonoTime,
 };
 
@@ -54,23 +56,6 @@ impl Decided<'_> {
         let at = self.decision.at;
         (at, self.entry.wall_of(at))
     }
-}
-
-/// How an incident stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IncidentState {
-    /// Nothing was to be contained: people were told, or it was only observed.
-    Noted,
-    /// Decided; the outcome of these actions is not in the log.
-    Pending(Vec<Action>),
-    /// These actions are proved and stand.
-    Contained(Vec<Action>),
-    /// Something was not proved, with what.
-    Partial(Vec<String>),
-    /// Something failed, with why; and what else is not proved.
-    Failed(Vec<String>),
-    /// Thawed by an operator, and proved so.
-    Thawed,
 }
 
 impl<'a> Incident<'a> {
@@ -171,39 +156,15 @@ fn belongs(entry: &Logged, id: IncidentId, decisions: &[Decided<'_>]) -> bool {
     }
 }
 
-/// The last word on every action counts: a freeze that failed and was then proved is proved.
+/// How the incident of these decisions stands.
 pub(crate) fn standing(decisions: &[Decided<'_>]) -> IncidentState {
-    let mut last: Vec<(Action, Option<&Verdict>)> = Vec::new();
-    for decided in decisions.iter().filter(|d| d.decision.mode == Mode::Enforce) {
-        for action in decided.decision.actions.iter().filter(|a| a.contains() || **a == Action::Thaw) {
-            let verdict = decided.outcomes.iter().rev().find(|(_, o)| o.action == *action).map(|(_, o)| &o.verdict);
-            if *action == Action::Thaw && verdict == Some(&Verdict::Proved) {
-                last.clear();
-            }
-            last.retain(|(known, _)| known != action);
-            last.push((*action, verdict));
-        }
+    fn last<'d>(decided: &'d Decided<'_>, action: Action) -> Option<&'d Verdict> {
+        let of_action = decided.outcomes.iter().rev().find(|(_, outcome)| outcome.action == action);
+        of_action.map(|(_, outcome)| &outcome.verdict)
     }
-    let of = |wanted: fn(&Verdict) -> Vec<String>| -> Vec<String> {
-        let said = |(action, verdict): &(Action, Option<&Verdict>)| -> Vec<String> {
-            verdict.map(wanted).unwrap_or_default().iter().map(|text| format!("{action}: {text}")).collect()
-        };
-        last.iter().flat_map(said).collect()
-    };
-    let failed = of(|v| if let Verdict::Failed(why) = v { vec![why.clone()] } else { Vec::new() });
-    let partial = of(|v| if let Verdict::Partial(missing) = v { missing.clone() } else { Vec::new() });
-    let pending: Vec<Action> = last.iter().filter(|(_, v)| v.is_none()).map(|(a, _)| *a).collect();
-    if last.is_empty() {
-        IncidentState::Noted
-    } else if !failed.is_empty() {
-        IncidentState::Failed([failed, partial].concat())
-    } else if !partial.is_empty() {
-        IncidentState::Partial(partial)
-    } else if !pending.is_empty() {
-        IncidentState::Pending(pending)
-    } else if last.iter().all(|(a, _)| *a == Action::Thaw) {
-        IncidentState::Thawed
-    } else {
-        IncidentState::Contained(last.iter().map(|(a, _)| *a).collect())
-    }
+    let all = decisions.iter().flat_map(|decided| {
+        let steps = standing::steps(decided.decision);
+        steps.map(move |action| (action, last(decided, action))).collect::<Vec<_>>()
+    });
+    IncidentState::after(all)
 }

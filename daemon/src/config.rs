@@ -8,7 +8,6 @@ mod gateway;
 mod gpu_rates;
 mod limits;
 mod live;
-mod merge;
 mod recordings;
 mod roles;
 mod tables;
@@ -283,7 +282,11 @@ impl Config {
         let (file, optional) = path.map_or((Path::new(DEFAULT_PATH), true), |p| (p, false));
         let texts =
             failsafe_files::read(file, optional).map_err(|errors| errors.into_iter().map(ConfigError::from).collect());
-        texts.and_then(|texts| merge::config(&texts)).map_err(Mistakes)
+        let merged = texts.and_then(|texts| {
+            let merged = failsafe_files::merged(&texts, Config::wrong);
+            merged.map_err(|wrong| wrong.into_iter().map(ConfigError::Wrong).collect())
+        });
+        merged.map(|(config, table)| (config, Keys::of(&table))).map_err(Mistakes)
     }
 
     /// How often what of NVIDIA's GPUs is read, where not as built in.

@@ -1,10 +1,15 @@
 //! The gateway's configuration: one TOML file and its drop-ins, read and checked whole before anything is served.
 
+mod notify;
+
+pub use failsafe_files::Wrong;
+pub use notify::{About, Kind, Notify, Route, Target};
+
+use failsafe_core::policy::diagnostic::Diagnostics;
 use serde::Deserialize;
 use std::{
     fmt,
     net::SocketAddr,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -21,14 +26,16 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// How remote clients are served; none: they are not.
     pub remote: Option<Remote>,
+    /// To whom notifications are sent; none: nobody.
+    pub notify: Option<Notify>,
 }
 
 /// `[remote]`: how remote clients are served, by TLS with client certificates.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Remote {
-    /// Where.
-    pub address: SocketAddr,
+    /// Where. It must be set.
+    pub address: Option<SocketAddr>,
     /// The certificate of this node with its chain, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
@@ -36,38 +43,33 @@ pub struct Remote {
     /// Certificates of the authorities that clients are signed by, PEM.
     pub client_ca: PathBuf,
     /// Connections at once.
-    #[serde(default = "connections")]
     pub connections: u64,
     /// Connections of one identity at once.
-    #[serde(default = "connections_per_identity")]
     pub connections_per_identity: u64,
     /// Requests of one identity at once.
-    #[serde(default = "requests_per_identity")]
     pub requests_per_identity: u64,
     /// Seconds between two looks at the certificate files.
-    #[serde(default = "reload_s")]
     pub reload_s: u64,
 }
 
-fn connections() -> u64 {
-    64
-}
-
-fn connections_per_identity() -> u64 {
-    4
-}
-
-fn requests_per_identity() -> u64 {
-    8
-}
-
-fn reload_s() -> u64 {
-    60
+impl Default for Remote {
+    fn default() -> Remote {
+        Remote {
+            address: None,
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            client_ca: PathBuf::new(),
+            connections: 64,
+            connections_per_identity: 4,
+            requests_per_identity: 8,
+            reload_s: 60,
+        }
+    }
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { socket: "/run/failsafe/failsafed.sock".into(), metrics: None, remote: None }
+        Config { socket: "/run/failsafe/failsafed.sock".into(), metrics: None, remote: None, notify: None }
     }
 }
 
@@ -107,74 +109,62 @@ impl Config {
     /// Reads the file and its drop-ins.
     ///
     /// # Errors
-    /// [`Mistakes`], with file, line and field.
+    /// [`Mistakes`]: all of them, with file, line and field.
     pub fn load(path: &Path) -> Result<Config, Mistakes> {
+        Config::load_with(path, |_| Vec::new())
+    }
+
+    /// The same; `more` finds further mistakes where no value is wrong.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(path: &Path, more: impl Fn(&Config) -> Vec<Wrong>) -> Result<Config, Mistakes> {
         let unread = |errors: Vec<failsafe_files::Unread>| {
             Mistakes(errors.iter().map(|e| format!("{}: cannot be read: {}", e.path.display(), e.source)).collect())
         };
         let texts = failsafe_files::read(path, false).map_err(unread)?;
-        let (mut merged, mut mistakes) = (toml::Table::new(), Vec::new());
-        for text in &texts {
-            let file = text.path.display();
-            let read = toml::from_str::<Config>(&text.text).map(|config| config.wrong());
-            match (read, text.text.parse::<toml::Table>()) {
-                (Ok(wrong), Ok(table)) => {
-                    mistakes.extend(wrong.into_iter().map(|what| format!("{file}: {what}")));
-                    over(&mut merged, table);
-                }
-                (Err(error), _) | (_, Err(error)) => mistakes.push(at(&text.path, &text.text, &error)),
-            }
-        }
-        if !mistakes.is_empty() {
-            return Err(Mistakes(mistakes));
-        }
-        merged.try_into().map_err(|error| Mistakes(vec![format!("{}: {}", path.display(), error.message())]))
+        let wrong = |list: Vec<Diagnostics>| Mistakes(list.iter().map(ToString::to_string).collect());
+        let merged = failsafe_files::merged(&texts, |config: &Config| {
+            let wrong = config.wrong();
+            if wrong.is_empty() { more(config) } else { wrong }
+        });
+        merged.map(|(config, _)| config).map_err(wrong)
     }
 
-    /// What is out of its range.
-    fn wrong(&self) -> Vec<String> {
+    /// What is missing or out of its range.
+    fn wrong(&self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
         if !self.socket.is_absolute() {
-            wrong.push(format!("socket: expected an absolute path, not `{}`", self.socket.display()));
+            let message = format!("expected an absolute path, not `{}`", self.socket.display());
+            wrong.push(Wrong::new("socket", message));
         }
-        let mut ranges: Vec<(&str, u64, RangeInclusive<u64>)> = Vec::new();
         if let Some(metrics) = &self.metrics {
-            ranges.extend([
+            wrong.extend(Wrong::outside([
                 ("metrics.connections", metrics.connections, 1..=1_024),
                 ("metrics.timeout_s", metrics.timeout_s, 1..=60),
                 ("metrics.runs", metrics.runs, 0..=1_000),
-            ]);
+            ]));
         }
         if let Some(remote) = &self.remote {
-            ranges.extend([
+            if remote.address.is_none() {
+                wrong.push(Wrong::new("remote", "address: expected an address with a port, such as \"10.1.2.3:7443\""));
+            }
+            for (key, path) in
+                [("certificate", &remote.certificate), ("key", &remote.key), ("client_ca", &remote.client_ca)]
+            {
+                if path.as_os_str().is_empty() {
+                    wrong.push(Wrong::new("remote", format!("{key}: expected the path of a file in PEM")));
+                }
+            }
+            wrong.extend(Wrong::outside([
                 ("remote.connections", remote.connections, 1..=100),
                 ("remote.connections_per_identity", remote.connections_per_identity, 1..=1_024),
                 ("remote.requests_per_identity", remote.requests_per_identity, 1..=64),
                 ("remote.reload_s", remote.reload_s, 1..=3_600),
-            ]);
+            ]));
         }
-        let outside = ranges.into_iter().filter(|(_, value, range)| !range.contains(value));
-        wrong.extend(outside.map(|(field, value, range)| {
-            format!("{field}: expected {} to {}, not {value}", range.start(), range.end())
-        }));
+        wrong.extend(self.notify.iter().flat_map(Notify::wrong));
         wrong
-    }
-}
-
-/// A mistake with its line.
-fn at(path: &Path, text: &str, error: &toml::de::Error) -> String {
-    let start = error.span().map_or(0, |span| span.start);
-    let line = text.get(..start).unwrap_or(text).matches('\n').count() + 1;
-    format!("{}:{line}: {}", path.display(), error.message().replace('\n', " "))
-}
-
-/// Puts `table` over `merged`: tables are joined, everything else is replaced.
-fn over(merged: &mut toml::Table, table: toml::Table) {
-    for (key, value) in table {
-        match (merged.get_mut(&key), value) {
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => over(old, new),
-            (_, value) => drop(merged.insert(key, value)),
-        }
     }
 }
 
@@ -210,12 +200,71 @@ mod tests {
 
     #[test]
     fn every_mistake_names_its_file_line_and_field() {
-        let files = [("gateway.toml", "socket = \"a\"\n"), ("gateway.d/10.toml", "\n[metrics]\nadress = \"x\"\n")];
+        let files = [
+            ("gateway.toml", "sock = \"a\"\n[remote]\naddress = \"x\"\nconnections = \"many\"\n"),
+            ("gateway.d/10.toml", "\n[metrics]\nadress = \"x\"\n"),
+        ];
         let error = load(&files).unwrap_err();
-        assert!(error.contains("gateway.toml: socket: expected an absolute path, not `a`"), "{error}");
-        assert!(error.contains("gateway.d/10.toml:3: unknown field `adress`"), "{error}");
-        let error = load(&[("gateway.toml", "[metrics]\nconnections = 0\n")]).unwrap_err();
-        assert_eq!(error, "gateway.toml: metrics.connections: expected 1 to 1024, not 0");
+        for expected in [
+            "gateway.toml:1:1: sock: unknown field `sock`",
+            "did you mean `socket`?",
+            "gateway.toml:3:11: remote.address: ",
+            "gateway.toml:4:15: remote.connections: expected a whole number",
+            "gateway.d/10.toml:3:1: metrics.adress: unknown field `adress`",
+        ] {
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        let files = [("gateway.toml", "socket = \"a\"\n[remote]\n[metrics]\nconnections = 0\n[notify.target.a]\n")];
+        let error = load(&files).unwrap_err();
+        for expected in [
+            "gateway.toml:1:10: socket: expected an absolute path, not `a`",
+            "gateway.toml:2:2: remote: address: expected an address with a port",
+            "gateway.toml:2:2: remote: client_ca: expected the path of a file in PEM",
+            "gateway.toml:4:15: metrics.connections: expected 1 to 1024, not 0",
+            "gateway.toml:5:16: notify.target.a: type: expected",
+        ] {
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
         assert!(load(&[]).unwrap_err().contains("gateway.toml: cannot be read"));
+    }
+
+    /// The keys of a table, as its error message lists them.
+    fn keys(table: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(&format!("{table}\nno_such_key = 1\n")).unwrap_err();
+        let expected = error.message().split("expected one of").nth(1).unwrap().to_owned();
+        expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_reference_has_every_key_and_no_other() {
+        let tables = [
+            ("", ""),
+            ("[metrics]", "metrics."),
+            ("[remote]", "remote."),
+            ("[notify]", "notify."),
+            ("[notify.target.NAME]", "notify.target.NAME."),
+            ("[[notify.target.NAME.route]]", "notify.target.NAME.route."),
+        ];
+        let of = |(table, prefix): (&str, &str)| {
+            let keys = keys(table).into_iter().map(|key| format!("{prefix}{key}")).collect::<Vec<_>>();
+            keys.into_iter().filter(|key| !["metrics", "remote", "notify"].contains(&key.as_str())).collect::<Vec<_>>()
+        };
+        let mut all: Vec<String> = tables.into_iter().flat_map(of).collect();
+        all.retain(|key| key != "notify.target" && key != "notify.target.NAME.route");
+        let text = std::fs::read_to_string("../docs/gateway-configuration.md").unwrap();
+        let row = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
+        let mut named: Vec<String> = text.lines().filter_map(row).collect();
+        all.sort();
+        named.sort();
+        assert_eq!(named, all);
+    }
+
+    #[test]
+    fn the_shipped_file_is_valid_with_its_comments_as_settings() {
+        let shipped = std::fs::read_to_string("../systemd/gateway.toml").unwrap();
+        let setting =
+            |line: &str| line.strip_prefix('#').filter(|it| !it.starts_with(' ') && !it.is_empty()).map(str::to_owned);
+        let text: Vec<String> = shipped.lines().filter_map(setting).collect();
+        load(&[("gateway.toml", &text.join("\n"))]).unwrap();
     }
 }

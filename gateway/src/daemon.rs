@@ -1,13 +1,14 @@
 //! The connection to failsafed. It is made when it is needed and kept while it works.
 
 use failsafe_proto::v1::{
-    MetricsSnapshotRequest, MetricsSnapshotResponse, metrics_service_client::MetricsServiceClient,
+    MetricsSnapshotRequest, MetricsSnapshotResponse, Record, WatchRequest, event_service_client::EventServiceClient,
+    metrics_service_client::MetricsServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{path::PathBuf, time::Duration};
 use tokio::net::UnixStream;
 use tonic::{
-    Request, Status,
+    Request, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -42,5 +43,14 @@ impl Daemon {
         let answer = tokio::time::timeout(patience, client.snapshot(request)).await;
         let answer = answer.map_err(|_| Status::deadline_exceeded("failsafed does not answer"))?;
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// Entries of the audit log.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or refuses.
+    pub async fn events(&self, request: WatchRequest) -> Result<Streaming<Record>, Status> {
+        let mut client = EventServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE);
+        Ok(client.watch(request).await?.into_inner())
     }
 }

@@ -1,9 +1,10 @@
-//! The gateway: an unprivileged process between failsafed and the network. It serves metrics over HTTP, and relays remote
-//! clients that a certificate identifies.
+//! The gateway: an unprivileged process between failsafed and the network. It serves metrics over HTTP, relays remote clients that
+//! a certificate identifies, and sends notifications.
 //!
 //! ```text
 //! Prometheus ──HTTP──────► metrics ──┐
-//! client ──TLS, HTTP/2──► remote ───┴─gRPC, unix socket──► failsafed (decides what each identity may do)
+//! client ──TLS, HTTP/2──► remote ───┼─gRPC, unix socket──► failsafed (decides what each identity may do)
+//! targets ◄──HTTPS, ...── notify ───┘
 //! ```
 //! Invariants: it reaches failsafed by the control socket only, and may do no more there than failsafed lets it; whatever a client
 //! sends, its connections, memory and time are bounded; what failsafed does not answer now is not served.
@@ -13,28 +14,37 @@
 pub mod config;
 mod daemon;
 pub mod metrics;
+pub mod notify;
 pub mod remote;
 
 use anyhow::{Context, Result, bail};
-use config::Config;
+use config::{Config, Wrong};
 use std::future::Future;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// What of the files that the configuration names cannot be used.
+pub fn check(config: &Config) -> Vec<Wrong> {
+    let remote = config.remote.iter().flat_map(remote::Server::check);
+    remote.chain(config.notify.iter().flat_map(notify::check)).collect()
+}
 
 /// Serves until SIGTERM or SIGINT, or until a server ends.
 ///
 /// # Errors
 /// An address cannot be bound, or a server ended.
 pub async fn run(config: Config) -> Result<()> {
-    if config.metrics.is_none() && config.remote.is_none() {
-        bail!("nothing is to be served: expected a table [metrics] or [remote] in {}", config::DEFAULT_PATH);
+    if config.metrics.is_none() && config.remote.is_none() && config.notify.is_none() {
+        bail!("there is nothing to do: expected a table [metrics], [remote] or [notify] in the configuration");
     }
     let remote = match &config.remote {
         Some(remote) => Some(remote::Server::bind(remote, config.socket.clone()).await?),
         None => None,
     };
     let certificates = remote.as_ref().map(remote::Server::certificates).unwrap_or_default();
+    let notifier = config.notify.as_ref().map(|it| notify::Notifier::open(it, config.socket.clone())).transpose()?;
+    let seen = notifier.as_ref().map(notify::Notifier::seen);
     let metrics = match &config.metrics {
-        Some(metrics) => Some(metrics::Server::bind(metrics, config.socket.clone(), certificates).await?),
+        Some(metrics) => Some(metrics::Server::bind(metrics, config.socket.clone(), certificates, seen).await?),
         None => None,
     };
     if let Some(metrics) = &metrics {
@@ -50,6 +60,7 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::select! {
         served = or_never(metrics.map(metrics::Server::serve)) => served.context("the metrics server ended"),
         served = or_never(remote.map(remote::Server::serve)) => served.context("the server of remote clients ended"),
+        sent = or_never(notifier.map(notify::Notifier::serve)) => sent.context("the notifications ended"),
         _ = term.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }

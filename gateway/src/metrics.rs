@@ -7,6 +7,7 @@
 //! and no value of failsafed.
 
 mod families;
+mod notifications;
 mod server;
 mod snapshot;
 

@@ -13,7 +13,7 @@ mod identity;
 mod relay;
 mod tls;
 
-use crate::config;
+use crate::config::{self, Wrong};
 use anyhow::{Context, Result};
 use count::Counts;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -71,7 +71,7 @@ impl Server {
     pub async fn bind(config: &config::Remote, socket: PathBuf) -> Result<Server> {
         let files = Files::new(&config.certificate, &config.key, &config.client_ca);
         let tls = Arc::new(Tls::load(files)?);
-        let wanted = config.address;
+        let wanted = config.address.context("remote.address: expected an address")?;
         let listener =
             TcpListener::bind(wanted).await.with_context(|| format!("remote.address: cannot bind {wanted}"))?;
         let most = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
@@ -86,12 +86,9 @@ impl Server {
         Ok(Server { address: listener.local_addr()?, listener, tls, reload, shared })
     }
 
-    /// Whether the certificates of a configuration can be used.
-    ///
-    /// # Errors
-    /// A file cannot be used.
-    pub fn check(config: &config::Remote) -> Result<()> {
-        Tls::load(Files::new(&config.certificate, &config.key, &config.client_ca)).map(drop)
+    /// What of the files of a configuration cannot be used.
+    pub fn check(config: &config::Remote) -> Vec<Wrong> {
+        Tls::check(&Files::new(&config.certificate, &config.key, &config.client_ca))
     }
 
     /// Where it listens.

@@ -56,12 +56,19 @@ const COMPARISONS: [Package; 3] = [
     },
 ];
 
-/// What checks the metrics, the alert rules and the dashboard. Without it these tests are skipped, and say so.
-const MONITORING: [Package; 1] = [Package {
-    name: "prometheus",
-    what_for: "promtool checks the metrics and the alert rules; its service starts where services do",
-    present: || shell::which("promtool").is_some(),
-}];
+/// What checks the metrics, the alert rules, the dashboard and the notifications. Without it these tests are skipped, and say so.
+const MONITORING: [Package; 2] = [
+    Package {
+        name: "prometheus",
+        what_for: "promtool checks the metrics and the alert rules; its service starts where services do",
+        present: || shell::which("promtool").is_some(),
+    },
+    Package {
+        name: "prometheus-alertmanager",
+        what_for: "notifications are sent to it; its service starts where services do",
+        present: || shell::which("prometheus-alertmanager").is_some(),
+    },
+];
 
 /// Schedulers and container engines of which jobs are put under policies. Without them these tests are skipped, and say so.
 const SCHEDULERS: [Package; 7] = [

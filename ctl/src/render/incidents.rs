@@ -1,6 +1,6 @@
 //! The list of incidents.
 
-use super::{event::Names, explain, json, table, time};
+use super::{event::Names, explain, table, time};
 use crate::{incident::IncidentState, incidents::Brief, text::short};
 use failsafe_core::decision::Mode;
 use jiff::tz::TimeZone;
@@ -25,7 +25,7 @@ pub fn json(all: &[Brief<'_>], names: &Names) -> Value {
             "run_name": names.get(&first.decision.id.run.to_string()),
             "at_ns": i64::try_from(brief.began()).unwrap_or(i64::MAX),
             "severity": explain::severity(first.decision.severity),
-            "standing": json::standing(&brief.standing()),
+            "standing": brief.standing().name(),
             "cause": first.decision.cause,
             "actions": first.decision.actions,
             "decisions": brief.decisions.len(),

@@ -358,19 +358,6 @@ pub fn check(state: pb::CheckState) -> &'static str {
     }
 }
 
-/// The word for how an incident stands.
-pub fn standing(standing: &crate::incident::IncidentState) -> &'static str {
-    use crate::incident::IncidentState;
-    match standing {
-        IncidentState::Noted => "noted",
-        IncidentState::Pending(_) => "pending",
-        IncidentState::Contained(_) => "contained",
-        IncidentState::Partial(_) => "partial",
-        IncidentState::Failed(_) => "failed",
-        IncidentState::Thawed => "thawed",
-    }
-}
-
 /// An incident: facts and the records' bodies, as the log has them.
 pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
     use crate::incident::IncidentState;
@@ -395,7 +382,7 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
         "run_id": incident.run_id,
         "run_name": incident.run_name(),
         "summary": super::explain::headline(incident),
-        "standing": standing(&incident.standing),
+        "standing": incident.standing.name(),
         "standing_detail": detail,
         "at_ns": i64::try_from(incident.zero().1).unwrap_or(0),
         "ended_ns": incident.ended.filter(|_| unwatched.is_none()).map(|entry| entry.wall_ns),

@@ -30,10 +30,12 @@ pub mod recording;
 pub mod replay;
 pub mod signal;
 pub mod silence;
+pub mod standing;
 pub mod subject;
 pub mod tally;
 pub mod time;
 pub mod unit;
+pub mod visible;
 pub mod xid;
 
 pub use actor::Actor;

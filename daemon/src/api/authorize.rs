@@ -71,6 +71,8 @@ pub struct Principal {
     pub inside: Option<RunId>,
     /// Whether it is the gateway, which asks for itself.
     pub gateway: bool,
+    /// Whether it is the gateway, and may read the audit log.
+    pub notifies: bool,
     /// For whom the gateway asks.
     pub remote: Option<Remote>,
 }
@@ -98,6 +100,7 @@ pub struct Authority {
 struct GatewayProcess {
     uid: u32,
     cgroup: PathBuf,
+    notifies: bool,
 }
 
 impl GatewayProcess {
@@ -117,7 +120,7 @@ impl GatewayProcess {
                 return None;
             }
         };
-        Some(GatewayProcess { uid, cgroup: config.cgroup.clone() })
+        Some(GatewayProcess { uid, cgroup: config.cgroup.clone(), notifies: config.notifications })
     }
 
     /// Whether this is the gateway: its user, with every thread in its cgroup.
@@ -166,10 +169,11 @@ impl Authority {
             start_ticks: Some(id.start_time),
             cgroup: now.cgroups.first().map(|main| main.display().to_string()),
         };
-        let gateway = inside.is_none() && self.gateway.as_ref().is_some_and(|gateway| gateway.is(&now));
+        let known = self.gateway.as_ref().filter(|gateway| inside.is_none() && gateway.is(&now));
+        let (gateway, notifies) = (known.is_some(), known.is_some_and(|gateway| gateway.notifies));
         let identities = remote::claimed(request)?;
         if identities.is_empty() {
-            return Ok(Principal { process, admin, inside, gateway, remote: None });
+            return Ok(Principal { process, admin, inside, gateway, notifies, remote: None });
         }
         if !gateway {
             return Err(denied("only the gateway may ask in the name of a remote identity"));
@@ -177,7 +181,7 @@ impl Authority {
         let remote = self.remote(&identities)?;
         remote::may_call(request, &remote)?;
         let admin = remote.role == RemoteRole::Administrator;
-        Ok(Principal { process, admin, inside: None, gateway: false, remote: Some(remote) })
+        Ok(Principal { process, admin, inside: None, gateway: false, notifies: false, remote: Some(remote) })
     }
 
     /// The first of the identities that has a role.
@@ -240,6 +244,11 @@ impl Principal {
     /// Whether the caller may read of all runs and of the node.
     pub fn sees_all(&self) -> bool {
         self.admin || self.remote.is_some()
+    }
+
+    /// Whether the caller may read every entry of the audit log.
+    pub fn reads_log(&self) -> bool {
+        self.sees_all() || self.notifies
     }
 
     /// What the caller is to the node.

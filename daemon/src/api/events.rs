@@ -146,7 +146,7 @@ impl Log {
 
     /// The runs of which a client that is no administrator may read entries: those that its `tail` counts.
     fn readable(&self) -> Option<BTreeSet<String>> {
-        if self.who.sees_all() || self.query.tail.is_none() {
+        if self.who.reads_log() || self.query.tail.is_none() {
             return None;
         }
         let registry = &self.context.registry;
@@ -159,7 +159,7 @@ impl Log {
 
     /// Whether this client may read the entry. What is about no run is for administrators.
     fn may_read(&mut self, entry: &Entry) -> bool {
-        if self.who.sees_all() {
+        if self.who.reads_log() {
             return true;
         }
         let Some(run) = &entry.run else { return false };

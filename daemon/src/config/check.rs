@@ -1,31 +1,8 @@
 //! Values that are out of their range, or do not go together.
 
 use super::Config;
-use std::{ops::RangeInclusive, path::Path};
-
-/// A wrong value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wrong {
-    /// Its field, such as `limits.idle_s`.
-    pub field: String,
-    /// What was expected.
-    pub message: String,
-}
-
-impl Wrong {
-    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Wrong {
-        Wrong { field: field.into(), message: message.into() }
-    }
-
-    /// Those of the values that are out of their ranges.
-    pub(crate) fn outside<const N: usize>(ranges: [(&'static str, u64, RangeInclusive<u64>); N]) -> Vec<Wrong> {
-        let wrong = ranges.into_iter().filter(|(_, value, range)| !range.contains(value));
-        let said = |(field, value, range): (&str, u64, RangeInclusive<u64>)| {
-            Wrong::new(field, format!("expected {} to {}, not {value}", range.start(), range.end()))
-        };
-        wrong.map(said).collect()
-    }
-}
+pub(crate) use failsafe_files::Wrong;
+use std::path::Path;
 
 impl Config {
     /// All values that are wrong.

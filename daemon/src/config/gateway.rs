@@ -1,4 +1,4 @@
-//! `[gateway]`: which process is the gateway, that serves metrics and remote clients, and the roles of those.
+//! `[gateway]`: which process is the gateway, that serves metrics and remote clients and sends notifications, and the roles of remote clients.
 
 use super::check::Wrong;
 use serde::Deserialize;
@@ -12,13 +12,16 @@ pub struct Gateway {
     pub user: String,
     /// The cgroup that it must be in, or below, beginning with `/` at the cgroup2 mount.
     pub cgroup: PathBuf,
+    /// Whether it may read the audit log, of which it sends notifications.
+    pub notifications: bool,
     /// The file with the roles of remote identities; none: no identity has one.
     pub roles: Option<PathBuf>,
 }
 
 impl Default for Gateway {
     fn default() -> Gateway {
-        Gateway { user: String::new(), cgroup: "/system.slice/failsafe-gateway.service".into(), roles: None }
+        let cgroup = "/system.slice/failsafe-gateway.service".into();
+        Gateway { user: String::new(), cgroup, notifications: false, roles: None }
     }
 }
 
@@ -44,8 +47,9 @@ mod tests {
 
     #[test]
     fn root_and_the_whole_tree_of_cgroups_are_no_gateway() {
-        let of =
-            |user: &str, cgroup: &str| Gateway { user: user.into(), cgroup: cgroup.into(), roles: None }.wrong().len();
+        let of = |user: &str, cgroup: &str| {
+            Gateway { user: user.into(), cgroup: cgroup.into(), ..Gateway::default() }.wrong().len()
+        };
         assert_eq!(of("failsafe-gateway", "/system.slice/failsafe-gateway.service"), 0);
         assert_eq!(Gateway::default().wrong().len(), 0);
         for (user, cgroup) in [("root", "/a"), ("g", "/"), ("g", "a"), ("g", "/a/../b"), ("g", "")] {

@@ -1,7 +1,7 @@
 //! The HTTP server: one request a connection. Connections are counted and timed, so that slow and idle ones end.
 
-use super::{FRESH, snapshot};
-use crate::{config, daemon::Daemon, remote::Expiries};
+use super::{FRESH, notifications, snapshot};
+use crate::{config, daemon::Daemon, notify::Seen, remote::Expiries};
 use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::{
@@ -47,6 +47,7 @@ pub struct Server {
 struct Scraped {
     daemon: Daemon,
     certificates: Expiries,
+    notifications: Option<Arc<Seen>>,
     /// Runs that have series of their own.
     runs: usize,
     patience: Duration,
@@ -60,7 +61,12 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be bound.
-    pub async fn bind(config: &config::Metrics, socket: PathBuf, certificates: Expiries) -> Result<Server> {
+    pub async fn bind(
+        config: &config::Metrics,
+        socket: PathBuf,
+        certificates: Expiries,
+        notifications: Option<Arc<Seen>>,
+    ) -> Result<Server> {
         let wanted = config.address;
         let listener =
             TcpListener::bind(wanted).await.with_context(|| format!("metrics.address: cannot bind {wanted}"))?;
@@ -71,6 +77,7 @@ impl Server {
         let scraped = Scraped {
             daemon: Daemon::new(socket),
             certificates,
+            notifications,
             runs: usize::try_from(config.runs).unwrap_or(usize::MAX),
             patience: timeout / 2,
             last: Mutex::default(),
@@ -176,7 +183,11 @@ impl Scraped {
             took: asked.elapsed(),
             certificates: self.certificates.get(),
         };
-        let text: Bytes = snapshot::families(answer.as_ref().ok(), &own, self.runs).text()?.into();
+        let mut families = snapshot::families(answer.as_ref().ok(), &own, self.runs);
+        if let Some(seen) = &self.notifications {
+            notifications::add(&mut families, seen);
+        }
+        let text: Bytes = families.text()?.into();
         if answer.is_ok() {
             *last = Some((asked, text.clone()));
         }

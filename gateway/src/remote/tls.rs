@@ -1,5 +1,6 @@
 //! Certificates: read from files, and read again when the files change. A file with a mistake changes nothing.
 
+use crate::config::Wrong;
 use anyhow::{Context, Result, ensure};
 use std::{
     fs::File,
@@ -71,6 +72,14 @@ impl Files {
     }
 }
 
+/// A mistake with the field that its text begins with.
+fn wrong(error: &anyhow::Error) -> Wrong {
+    let text = format!("{error:#}");
+    let (field, message) = text.split_once(": ").unwrap_or(("remote", &text));
+    // Two fields that do not fit.
+    Wrong::new(field.split(',').next().unwrap_or_default(), message)
+}
+
 fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).and_then(|file| file.take(FILE + 1).read_to_end(&mut bytes));
@@ -100,6 +109,20 @@ impl Tls {
         let tls = Tls { files, texts: Mutex::new(texts), config: RwLock::new(Arc::new(config)), expiries };
         tls.report();
         Ok(tls)
+    }
+
+    /// What is wrong with the files: all that cannot be read, or else the first mistake in them.
+    pub fn check(files: &Files) -> Vec<Wrong> {
+        let each = [
+            read("remote.certificate", &files.certificate),
+            read("remote.key", &files.key),
+            read("remote.client_ca", &files.client_ca),
+        ];
+        let unread: Vec<Wrong> = each.iter().filter_map(|read| read.as_ref().err().map(wrong)).collect();
+        if !unread.is_empty() {
+            return unread;
+        }
+        files.read().and_then(|texts| build(&texts)).err().iter().map(wrong).collect()
     }
 
     /// For the next handshake.

@@ -44,7 +44,7 @@ const IMPURE: &[&str] = &[
 const TABLE: &[Row] = &[
     Row { name: "failsafe-core", may: &[], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-attest", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
-    Row { name: "failsafe-files", may: &[], tests_may: &[], never: IMPURE },
+    Row { name: "failsafe-files", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-tlog", may: &[], tests_may: &[], never: IMPURE },
     Row {
         name: "failsafe-journal",
@@ -94,7 +94,7 @@ const TABLE: &[Row] = &[
     // It speaks to strangers: what it links is what they can reach.
     Row {
         name: "failsafe-gateway",
-        may: &["failsafe-files", "failsafe-proto"],
+        may: &["failsafe-core", "failsafe-files", "failsafe-proto"],
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],
     },

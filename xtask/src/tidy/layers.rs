@@ -66,7 +66,7 @@ const STACKS: &[Stack] = &[
         source: "daemon/core/src",
         within: &[],
         rows: &[
-            &["actor", "decimal", "digest", "subject"],
+            &["actor", "decimal", "digest", "subject", "visible"],
             &["time"],
             &["unit"],
             &["event"],
@@ -74,7 +74,7 @@ const STACKS: &[Stack] = &[
             &["decision", "detect"],
             &["policy"],
             &["detectors", "discover", "input", "xid"],
-            &["containment", "egress", "health", "klog"],
+            &["containment", "egress", "health", "klog", "standing"],
             &["record"],
             &["engine", "tally"],
             &["replay"],

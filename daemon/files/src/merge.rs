@@ -2,16 +2,15 @@
 //! if there is one.
 //!
 //! ```text
-//! texts ─► tables, each alone: syntax, names, types ─► merged table ─► Config ─► ranges (check.rs)
+//! texts ─► tables, each alone: syntax, names, types ─► merged table ─► configuration ─► values out of range (`wrong`)
 //! ```
 //! A mistake of names and types ends serde's reading. What it names is then taken out, and the rest is read again, until
 //! nothing more is found.
 
-use super::{Config, ConfigError, Keys, check::Wrong};
+use crate::Text;
 use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics};
-use failsafe_files::Text;
-use serde::Deserialize;
-use std::ops::Range;
+use serde::de::{Deserialize, DeserializeOwned};
+use std::ops::{Range, RangeInclusive};
 use toml::{
     Spanned,
     de::{DeTable, DeValue, Deserializer},
@@ -20,15 +19,44 @@ use toml::{
 /// Mistakes of one file that are looked for.
 const MOST: usize = 100;
 
-/// Merges the files, the later ones over the earlier ones.
+/// A wrong value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Its field, such as `limits.idle_s`.
+    pub field: String,
+    /// What was expected.
+    pub message: String,
+}
+
+impl Wrong {
+    /// This field, and what was expected of it.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Wrong {
+        Wrong { field: field.into(), message: message.into() }
+    }
+
+    /// Those of the values that are out of their ranges.
+    pub fn outside<F: Into<String>>(ranges: impl IntoIterator<Item = (F, u64, RangeInclusive<u64>)>) -> Vec<Wrong> {
+        let wrong = ranges.into_iter().filter(|(_, value, range)| !range.contains(value));
+        let said = |(field, value, range): (F, u64, RangeInclusive<u64>)| {
+            Wrong::new(field, format!("expected {} to {}, not {value}", range.start(), range.end()))
+        };
+        wrong.map(said).collect()
+    }
+}
+
+/// Merges the files, the later ones over the earlier ones: the configuration, and its keys and values as the files have them.
+/// `check` finds the values of a configuration that are wrong.
 ///
 /// # Errors
 /// All mistakes.
-pub(super) fn config(texts: &[Text]) -> Result<(Config, Keys), Vec<ConfigError>> {
+pub fn merged<C: DeserializeOwned>(
+    texts: &[Text],
+    check: impl Fn(&C) -> Vec<Wrong>,
+) -> Result<(C, toml::Table), Vec<Diagnostics>> {
     let mut errors = Vec::new();
     let mut tables = Vec::new();
     for text in texts {
-        let (table, mistakes) = read(&text.text);
+        let (table, mistakes) = read::<C>(&text.text);
         if !mistakes.is_empty() {
             errors.push(wrong(text, mistakes));
         }
@@ -50,11 +78,11 @@ pub(super) fn config(texts: &[Text]) -> Result<(Config, Keys), Vec<ConfigError>>
     if !errors.is_empty() {
         return Err(errors);
     }
-    let keys = keys(merged.clone());
-    let config = deserialized(merged)
-        // Each file alone is right: entries of a list that do not go together come from several files.
-        .map_err(|error| vec![wrong_at_all(texts, error.message())])?;
-    for Wrong { field, message } in config.wrong() {
+    // Each file alone is right: entries of a list that do not go together come from several files.
+    let at_all = |error: toml::de::Error| vec![wrong_at_all(texts, error.message())];
+    let plain = deserialized(merged.clone()).map_err(at_all)?;
+    let config = deserialized(merged).map_err(at_all)?;
+    for Wrong { field, message } in check(&config) {
         // The file that has the last word on the field, or else on what it is part of.
         let parts: Vec<&str> = field.split('.').collect();
         let places = (1..=parts.len()).rev().flat_map(|length| {
@@ -69,29 +97,24 @@ pub(super) fn config(texts: &[Text]) -> Result<(Config, Keys), Vec<ConfigError>>
             None => wrong_at_all(texts, &format!("{field}: {message}")),
         });
     }
-    if errors.is_empty() { Ok((config, keys)) } else { Err(errors) }
+    if errors.is_empty() { Ok((config, plain)) } else { Err(errors) }
 }
 
-fn wrong(text: &Text, list: Vec<Diagnostic>) -> ConfigError {
-    ConfigError::Wrong(Diagnostics { file: text.path.display().to_string(), list })
+fn wrong(text: &Text, list: Vec<Diagnostic>) -> Diagnostics {
+    Diagnostics { file: text.path.display().to_string(), list }
 }
 
-fn wrong_at_all(texts: &[Text], message: &str) -> ConfigError {
+fn wrong_at_all(texts: &[Text], message: &str) -> Diagnostics {
     let file = texts.first().map(|text| text.path.display().to_string()).unwrap_or_default();
-    ConfigError::Wrong(Diagnostics { file, list: vec![Diagnostic::at("", 0..0, message, None)] })
+    Diagnostics { file, list: vec![Diagnostic::at("", 0..0, message, None)] }
 }
 
-fn deserialized(table: DeTable<'_>) -> Result<Config, toml::de::Error> {
-    Config::deserialize(Deserializer::from(Spanned::new(0..0, table)))
-}
-
-fn keys(table: DeTable<'_>) -> Keys {
-    let table = toml::Table::deserialize(Deserializer::from(Spanned::new(0..0, table)));
-    table.map(|table| Keys::of(&table)).unwrap_or_default()
+fn deserialized<'de, C: Deserialize<'de>>(table: DeTable<'de>) -> Result<C, toml::de::Error> {
+    C::deserialize(Deserializer::from(Spanned::new(0..0, table)))
 }
 
 /// What of the text is right, and all that is not.
-fn read(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
+fn read<C: DeserializeOwned>(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut table = table.into_inner();
     let mut mistakes: Vec<Diagnostic> = errors.iter().map(|error| Diagnostic::of_toml(text, error)).collect();
@@ -99,9 +122,9 @@ fn read(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
     let mut incomplete: Vec<Range<usize>> = Vec::new();
     // After a mistake of syntax, what else is missing or unknown may only be its consequence.
     while mistakes.is_empty() || mistakes.len() < MOST && errors.is_empty() {
-        let Err(error) = deserialized(table.clone()) else { break };
+        let Err(error) = deserialized::<C>(table.clone()) else { break };
         let at = error.span().map(|span| span.start);
-        if let Some(wrong) = at.and_then(|at| take_out_entry(&mut table, at)) {
+        if let Some(wrong) = at.and_then(|at| take_out_entry::<C>(&mut table, at)) {
             if !incomplete.contains(&wrong.entry) {
                 let Diagnostic { message, help, .. } = Diagnostic::of_toml(text, &wrong.error);
                 let mistake = Diagnostic::at(text, wrong.entry, message, help);
@@ -131,7 +154,7 @@ struct WrongEntry {
 
 /// Takes out the wrong entry of the list of tables that begins at the byte, or one of whose entries does. The position of a mistake
 /// that is no single field's is one of these.
-fn take_out_entry(table: &mut DeTable<'_>, at: usize) -> Option<WrongEntry> {
+fn take_out_entry<C: DeserializeOwned>(table: &mut DeTable<'_>, at: usize) -> Option<WrongEntry> {
     let (key, list) = table.iter().find_map(|(key, value)| {
         let list = value.get_ref().as_array().filter(|list| tables(list))?;
         let begins = value.span().start == at || list.iter().any(|entry| entry.span().start == at);
@@ -141,7 +164,7 @@ fn take_out_entry(table: &mut DeTable<'_>, at: usize) -> Option<WrongEntry> {
         let entries = list.iter().take(count).cloned().collect();
         let value = Spanned::new(0..0, DeValue::Array(entries));
         let alone = [(Spanned::new(0..0, key.as_str().into()), value)].into_iter().collect();
-        deserialized(alone).err()
+        deserialized::<C>(alone).err()
     };
     let (wrong, error) = (0..list.len()).find_map(|entry| Some((entry, error_of_first(entry + 1)?)))?;
     let entry = list.get(wrong)?.span();

@@ -1,0 +1,232 @@
+//! One HTTP request to a target: a connection of its own, over TLS with the authorities of the system or of a file.
+//!
+//! Invariants: no redirect is followed; an answer is read up to [`ANSWER`] bytes; the caller bounds the time.
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, StatusCode, Uri,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    fs::File,
+    io::Read,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
+};
+
+/// What is read of an answer, in bytes.
+const ANSWER: usize = 4_096;
+/// Largest file of authorities, in bytes.
+const AUTHORITIES: u64 = 4 << 20;
+/// Longest wait that a target can ask for.
+const AFTER: u64 = 3_600;
+
+/// Where to send to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Whether it is `https`.
+    pub tls: bool,
+    host: String,
+    port: u16,
+    /// Path and query, beginning with `/`.
+    path: String,
+    authority: String,
+}
+
+impl Url {
+    /// Reads one. With `secret`, what is sent must not be readable on the way.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str, secret: bool) -> Result<Url, String> {
+        let expected = || "expected a URL such as https://hooks.example.org/failsafe".to_owned();
+        let uri: Uri = text.parse().map_err(|_| expected())?;
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(expected()),
+        };
+        let authority = uri.authority().ok_or_else(expected)?;
+        if authority.as_str().contains('@') {
+            return Err("expected a URL without a user: a secret belongs into secret_file".into());
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        if secret && !tls && !is_local {
+            return Err("expected https: the secret would be sent in plain text".into());
+        }
+        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Url { tls, host, port, path, authority: authority.to_string() })
+    }
+
+    /// The same, with this path added to its own.
+    #[must_use]
+    pub fn join(mut self, path: &str) -> Url {
+        self.path = format!("{}{path}", self.path.trim_end_matches('/'));
+        self
+    }
+}
+
+/// The authorities that servers are trusted by.
+///
+/// # Errors
+/// There are none, or the file cannot be used.
+pub fn authorities(file: Option<&Path>) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    match file {
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
+                bail!("the system has no certificates of authorities (package ca-certificates): {why}");
+            }
+        }
+        Some(path) => {
+            let mut text = Vec::new();
+            let read = File::open(path).and_then(|file| file.take(AUTHORITIES + 1).read_to_end(&mut text));
+            read.with_context(|| format!("{} cannot be read", path.display()))?;
+            let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+            for authority in all.with_context(|| format!("{}: expected certificates in PEM", path.display()))? {
+                roots.add(authority).with_context(|| format!("{}: a certificate cannot be used", path.display()))?;
+            }
+            if roots.is_empty() {
+                bail!("{}: there is no certificate in it", path.display());
+            }
+        }
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// When to try again, where it says so.
+    pub after: Option<Duration>,
+    /// Its beginning.
+    pub text: String,
+}
+
+/// Sends a POST.
+///
+/// # Errors
+/// There is no answer.
+pub async fn post(
+    url: &Url,
+    tls: Option<&Arc<ClientConfig>>,
+    content_type: &'static str,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Answer> {
+    let mut request = Request::post(url.path.as_str()).body(Full::new(body.clone()))?;
+    let all = request.headers_mut();
+    *all = headers;
+    all.insert(HOST, HeaderValue::from_str(&url.authority)?);
+    all.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    all.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    all.insert(USER_AGENT, HeaderValue::from_static(concat!("failsafe-gateway/", env!("CARGO_PKG_VERSION"))));
+    let stream = TcpStream::connect((url.host.as_str(), url.port)).await.context("cannot connect")?;
+    match tls.filter(|_| url.tls) {
+        None if url.tls => bail!("there are no authorities to verify the server with"),
+        None => send(stream, request).await,
+        Some(config) => {
+            let name = ServerName::try_from(url.host.clone())?;
+            let stream = TlsConnector::from(config.clone()).connect(name, stream).await.context("TLS")?;
+            send(stream, request).await
+        }
+    }
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<Answer> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answered = async {
+        let answer = sender.send_request(request).await.context("no answer")?;
+        let (parts, body) = answer.into_parts();
+        let after = parts.headers.get(RETRY_AFTER).and_then(retry_after);
+        Ok(Answer { status: parts.status, after, text: beginning(body).await })
+    };
+    // The connection ends with the answer: it is driven here, not by a task that could outlive it.
+    tokio::pin!(connection);
+    tokio::pin!(answered);
+    tokio::select! {
+        answer = &mut answered => answer,
+        ended = &mut connection => {
+            ended.context("the connection ended")?;
+            answered.await
+        }
+    }
+}
+
+async fn beginning(body: Incoming) -> String {
+    let read = Limited::new(body, ANSWER).collect().await;
+    read.map(|read| String::from_utf8_lossy(&read.to_bytes()).into_owned()).unwrap_or_default()
+}
+
+/// What `Retry-After` asks for: seconds, or a date.
+fn retry_after(value: &HeaderValue) -> Option<Duration> {
+    let value = value.to_str().ok()?.trim();
+    let seconds = value.parse::<u64>().ok().or_else(|| {
+        let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp().as_second();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        Some(u64::try_from(at).ok()?.saturating_sub(now))
+    })?;
+    Some(Duration::from_secs(seconds.min(AFTER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_sent_over_tls_or_to_this_host_only() {
+        let url = Url::parse("https://hooks.example.org/a?b=c", true).unwrap();
+        assert_eq!((url.host.as_str(), url.port, url.path.as_str()), ("hooks.example.org", 443, "/a?b=c"));
+        assert!(Url::parse("http://hooks.example.org/a", true).unwrap_err().contains("https"));
+        assert!(Url::parse("http://hooks.example.org/a", false).is_ok());
+        for local in ["http://127.0.0.1:9093", "http://[::1]:80/", "http://localhost/"] {
+            assert!(Url::parse(local, true).is_ok(), "{local}");
+        }
+        for bad in ["", "hooks.example.org", "ftp://a/", "https://", "https://user:secret@a/", "/a"] {
+            assert!(Url::parse(bad, false).is_err(), "{bad}");
+        }
+        assert_eq!(Url::parse("http://a:9093/am/", false).unwrap().join("/api/v2/alerts").path, "/am/api/v2/alerts");
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date_and_is_bounded() {
+        let of = |text: &str| retry_after(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(of("7"), Some(Duration::from_secs(7)));
+        assert_eq!(of("99999999"), Some(Duration::from_secs(AFTER)));
+        assert_eq!(of("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(of("Sat, 21 Oct 2215 07:28:00 GMT"), Some(Duration::from_secs(AFTER)));
+        assert_eq!(of("soon"), None);
+    }
+}

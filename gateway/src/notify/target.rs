@@ -1,0 +1,226 @@
+//! The kinds of targets: each writes a message in its own form and sends it once. Whether it is sent again is decided in
+//! [`super::worker`].
+
+mod alertmanager;
+mod exec;
+mod journald;
+mod pagerduty;
+mod webhook;
+
+use super::{
+    http::{self, Answer, Url},
+    message::Message,
+};
+use crate::config::{self, Kind};
+use anyhow::{Context, Result, ensure};
+use hyper::{
+    StatusCode,
+    body::Bytes,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
+use std::{
+    fmt,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio_rustls::rustls::ClientConfig;
+
+/// Largest secret, in bytes.
+const SECRET: u64 = 4_096;
+/// What is quoted of an answer or of the output of a program, in characters.
+const QUOTED: usize = 200;
+
+/// What came of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The target took it.
+    Sent,
+    /// It can be tried again, after this time where the target asks for one.
+    Later(String, Option<Duration>),
+    /// This message is not taken, now or later.
+    Refused(String),
+}
+
+/// A target that can be sent to.
+pub struct Target {
+    kind: Kind,
+    url: Option<Url>,
+    secret: Option<Secret>,
+    tls: Option<Arc<ClientConfig>>,
+    command: Vec<String>,
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Target {
+    /// Opens what the configuration names.
+    ///
+    /// # Errors
+    /// The fields of which the file cannot be used, with the reasons.
+    pub fn open(config: &config::Target) -> Result<Target, Vec<(&'static str, String)>> {
+        let mut wrong = Vec::new();
+        let mut note = |field, error: anyhow::Error| wrong.push((field, format!("{error:#}")));
+        let kind = config.kind.unwrap_or(Kind::Journald);
+        let text = match kind {
+            Kind::Pagerduty if config.url.is_empty() => pagerduty::URL,
+            _ => &config.url,
+        };
+        let mut url = None;
+        if matches!(kind, Kind::Webhook | Kind::Alertmanager | Kind::Pagerduty) {
+            match Url::parse(text, false) {
+                Ok(read) => url = Some(read),
+                Err(error) => note("url", anyhow::anyhow!(error)),
+            }
+        }
+        let file = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let secret = file(&config.secret_file).map(Secret);
+        if let Some(Err(error)) = secret.as_ref().map(|secret| secret.read().and_then(|text| usable(kind, &text))) {
+            note("secret_file", error);
+        }
+        let mut tls = None;
+        if url.as_ref().is_some_and(|url| url.tls) {
+            match http::authorities(file(&config.ca_file).as_deref()) {
+                Ok(config) => tls = Some(config),
+                Err(error) => note("ca_file", error),
+            }
+        }
+        if kind == Kind::Exec
+            && let Err(error) = exec::may_be_executed(config.command.first().map_or("", String::as_str))
+        {
+            note("command", error);
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let (command, socket, timeout) = (config.command.clone(), config.socket.clone(), config.timeout());
+        Ok(Target { kind, url, secret, tls, command, socket, timeout })
+    }
+
+    /// Whether it keeps alerts open until it gets their end.
+    pub fn keeps_alerts(&self) -> bool {
+        matches!(self.kind, Kind::Alertmanager | Kind::Pagerduty)
+    }
+
+    /// Whether it wants to hear of open alerts again.
+    pub fn wants_again(&self) -> bool {
+        self.kind == Kind::Alertmanager
+    }
+
+    /// Sends a message once.
+    pub async fn send(&self, message: &Message) -> Delivery {
+        self.send_all(std::slice::from_ref(message)).await
+    }
+
+    /// Sends messages once, of which those after the first are for targets that take several.
+    pub async fn send_all(&self, messages: &[Message]) -> Delivery {
+        let Some(message) = messages.first() else { return Delivery::Sent };
+        let sent = async {
+            match self.kind {
+                Kind::Webhook => self.webhook(message).await,
+                Kind::Alertmanager => self.alertmanager(messages).await,
+                Kind::Pagerduty => self.pagerduty(message).await,
+                Kind::Exec => self.exec(message).await,
+                Kind::Journald => self.journald(message).await,
+            }
+        };
+        match tokio::time::timeout(self.timeout, sent).await {
+            Ok(Ok(delivery)) => delivery,
+            Ok(Err(error)) => Delivery::Later(format!("{error:#}"), None),
+            Err(_) => Delivery::Later(format!("no answer within {} s", self.timeout.as_secs()), None),
+        }
+    }
+
+    async fn post(
+        &self,
+        content_type: &'static str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        of_url: bool,
+    ) -> Result<Delivery> {
+        let url = self.url.clone().context("no URL")?;
+        let url = if of_url { url } else { url.join(alertmanager::PATH) };
+        Ok(judged(&http::post(&url, self.tls.as_ref(), content_type, headers, Bytes::from(body)).await?))
+    }
+
+    fn bearer(&self) -> Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        if let Some(secret) = &self.secret {
+            let token = String::from_utf8(secret.read()?).ok().context("secret_file: expected text")?;
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {token}")).context("secret_file: expected a token")?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(headers)
+    }
+}
+
+/// What an answer means. A wrong address or secret can be put right: the message is kept meanwhile.
+fn judged(answer: &Answer) -> Delivery {
+    let said = format!("HTTP {}: {}", answer.status.as_u16(), quoted(&answer.text));
+    match answer.status {
+        status if status.is_success() => Delivery::Sent,
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            Delivery::Refused(said)
+        }
+        _ => Delivery::Later(said, answer.after),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    failsafe_core::visible::clean(text.trim()).chars().take(QUOTED).collect()
+}
+
+/// A secret in a file. It is read for each message, so that it can be replaced, and never shown.
+struct Secret(PathBuf);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl Secret {
+    fn read(&self) -> Result<Vec<u8>> {
+        let path = self.path()?;
+        let mut text = Vec::new();
+        // Opening a pipe would wait for its writer.
+        let is_file = std::fs::metadata(&path).with_context(|| format!("{} cannot be read", path.display()))?.is_file();
+        ensure!(is_file, "{}: expected a regular file", path.display());
+        let read = File::open(&path).and_then(|file| file.take(SECRET + 1).read_to_end(&mut text));
+        read.with_context(|| format!("{} cannot be read", path.display()))?;
+        ensure!(text.len() as u64 <= SECRET, "{}: expected at most {SECRET} bytes", path.display());
+        let text = text.trim_ascii().to_vec();
+        ensure!(!text.is_empty(), "{}: it is empty", path.display());
+        Ok(text)
+    }
+
+    fn path(&self) -> Result<PathBuf> {
+        if self.0.is_absolute() {
+            return Ok(self.0.clone());
+        }
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
+            let name = self.0.display();
+            format!(
+                "{name} is the name of a systemd credential, and there are none: expected LoadCredential={name}:PATH"
+            )
+        })?;
+        Ok(Path::new(&folder).join(&self.0))
+    }
+}
+
+/// Whether the secret can be used by this kind.
+fn usable(kind: Kind, secret: &[u8]) -> Result<()> {
+    match kind {
+        Kind::Webhook => webhook::key(secret).map(drop),
+        _ => ensure_plain(secret),
+    }
+}
+
+fn ensure_plain(secret: &[u8]) -> Result<()> {
+    ensure!(secret.iter().all(u8::is_ascii_graphic), "expected one line of printable ASCII characters");
+    Ok(())
+}
