@@ -2,6 +2,7 @@
 
 mod attest;
 mod discover;
+mod drill;
 mod incident;
 mod log;
 mod manifest;
@@ -15,6 +16,7 @@ pub use attest::{
     AttestPreflightArgs, AttestRotateArgs, AttestRunArgs, AttestVerifyArgs,
 };
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
+pub use drill::DrillCommand;
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
 pub use log::{ArchiveArgs, ConsistencyArgs, LogCommand, LogOut};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
@@ -148,6 +150,12 @@ pub enum Command {
         /// What.
         #[command(subcommand)]
         what: GpuCommand,
+    },
+    /// Have the node stop a run of its own, as a proof that it can, and show the last results.
+    Drill {
+        /// What.
+        #[command(subcommand)]
+        what: DrillCommand,
     },
     /// Check every kernel probe, mount, library and permission, with advice.
     Doctor(DoctorArgs),
@@ -449,7 +457,7 @@ pub struct EventsArgs {
     #[arg(short, long)]
     pub incident: Option<String>,
     /// Only entries of these kinds: decision, outcome, evidence, control, run, policy, gap, health, order, daemon,
-    /// drift, manifest, statement, segment, heartbeat, recovered.
+    /// drift, manifest, statement, drill, segment, heartbeat, recovered.
     #[arg(short, long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     pub kind: Vec<String>,
     /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).

@@ -7,8 +7,9 @@ use crate::{
 };
 use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, discovery_service_client::DiscoveryServiceClient,
-    event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
-    policy_service_client::PolicyServiceClient, run_service_client::RunServiceClient,
+    drill_service_client::DrillServiceClient, event_service_client::EventServiceClient,
+    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
+    run_service_client::RunServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -120,6 +121,11 @@ impl Client {
     /// Discovery.
     pub fn discovery(&self) -> DiscoveryServiceClient<Channel> {
         DiscoveryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Drills.
+    pub fn drills(&self) -> DrillServiceClient<Channel> {
+        DrillServiceClient::new(self.channel.clone())
     }
 
     /// Policy checks.

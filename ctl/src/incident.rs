@@ -64,7 +64,7 @@ impl<'a> Incident<'a> {
         let mut decisions: Vec<Decided<'a>> = Vec::new();
         for entry in entries {
             match entry.record() {
-                Some(Record::Decision { decision, rule, blind }) if decision.incident == id => {
+                Some(Record::Decision { decision, rule, blind, .. }) if decision.incident == id => {
                     let (rule, blind) = (rule.as_ref(), blind.as_deref());
                     decisions.push(Decided { entry, decision, rule, blind, outcomes: Vec::new(), evidence: None });
                 }

@@ -28,7 +28,7 @@ pub fn briefs(entries: &[Logged]) -> Vec<Brief<'_>> {
     let mut places: BTreeMap<IncidentId, usize> = BTreeMap::new();
     for entry in entries {
         match entry.record() {
-            Some(Record::Decision { decision, rule, blind }) => {
+            Some(Record::Decision { decision, rule, blind, .. }) => {
                 let place = *places.entry(decision.incident).or_insert_with(|| {
                     briefs.push(Brief { id: decision.incident, decisions: Vec::new() });
                     briefs.len() - 1

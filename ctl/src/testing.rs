@@ -131,7 +131,7 @@ pub fn decision(n: u32, us: u64, cause: Cause, actions: Vec<Action>, values: Vec
         mode: Mode::Enforce,
         policy: digest(),
     };
-    Record::Decision { decision, rule, blind: None }
+    Record::Decision { decision, rule, blind: None, drill: false }
 }
 
 pub fn outcome(n: u32, us: u64, action: Action, verdict: Verdict, proofs: &[(&str, &str)]) -> Record {

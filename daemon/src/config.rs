@@ -4,6 +4,7 @@ mod audit_log;
 mod check;
 mod discovery;
 mod drift;
+mod drill;
 mod gateway;
 mod gpu_rates;
 mod limits;
@@ -15,6 +16,7 @@ mod tables;
 pub use audit_log::AuditLog;
 pub use discovery::{DiscoverRules, Discovery};
 pub use drift::Drift;
+pub use drill::{Drill, Length};
 pub use gateway::Gateway;
 pub use gpu_rates::{Every, Pace, Rated};
 pub use limits::{Limits, Rates, Shares};
@@ -81,6 +83,8 @@ pub struct Config {
     pub recordings: Recordings,
     /// How runs are followed for changes of their factors.
     pub drift: Drift,
+    /// How often the node proves that it can stop a run.
+    pub drill: Drill,
     /// What is replaced in command lines before they are recorded.
     pub redact: Redactor,
     /// The folder of named policies.
@@ -215,6 +219,7 @@ impl Default for Config {
             audit_log: AuditLog::default(),
             recordings: Recordings::default(),
             drift: Drift::default(),
+            drill: Drill::default(),
             redact: Redactor::default(),
             policy_dir: "/etc/failsafe/policies.d".into(),
             mode: NodeMode::default(),

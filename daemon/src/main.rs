@@ -33,6 +33,9 @@ enum Command {
     /// Ask NVML everything that only reads, and report it as JSON.
     #[command(hide = true)]
     NvmlCheck(failsafed::sensors::nvml::CheckArgs),
+    /// The process that a drill stops; the daemon starts it itself.
+    #[command(hide = true)]
+    DrillTarget,
     /// Print the manual page, for the package.
     #[command(hide = true)]
     Man,
@@ -51,6 +54,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match args.command {
         Some(Command::NvmlSampler(args)) => return failsafed::sensors::nvml::sampler_main(args).map(|()| OK),
         Some(Command::NvmlCheck(args)) => return failsafed::sensors::nvml::check_main(&args).map(|()| OK),
+        Some(Command::DrillTarget) => {
+            failsafed::watchers::drill::target::main()?;
+            return Ok(OK);
+        }
         Some(Command::Man) => {
             clap_mangen::Man::new(Args::command()).section("8").render(&mut stdout())?;
             return Ok(OK);

@@ -35,6 +35,7 @@ use crate::{
     platform::{CgroupRoot, ProcFs, clock, sched},
     runs::{
         Registry,
+        drills::DrillFile,
         lineage::Lineages,
         modes::{Modes, Moment},
         reaper::Reaper,
@@ -47,6 +48,7 @@ use crate::{
     watchers::{
         discover::{self, Discovery},
         drift::Follower,
+        drill::{self, Drilling},
         hold::{Guard, Sweeper},
         keep::{self, Keeping},
         sampler::{Health, Sampler},
@@ -125,6 +127,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         attestor: Attestor::new(&config, base.keys.clone())?,
         proofs: crate::api::proofs(),
         discovery: Arc::default(),
+        drills: Arc::default(),
         config,
     });
     let reloading = Arc::downgrade(&context);
@@ -138,6 +141,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     switch.record_start(&context.config.discover.0);
     threads.spawn_until_stop("mode", move |stop| switch.work(stop))?;
     discover(&context, &mut threads)?;
+    drill(&context, &mut threads)?;
     let stop_ordinary = serve_ordinary(context.clone(), &mut threads)?;
     let served = serve_until_stop(&context, &mut any_ended)?;
 
@@ -379,6 +383,26 @@ fn discover(context: &Arc<Context>, threads: &mut Threads) -> anyhow::Result<()>
     };
     let discovery = Discovery::new(parts, &context.config);
     Ok(threads.spawn_until_stop("discovery", move |stop| discovery.work(stop))?)
+}
+
+/// Starts the thread that does drills.
+fn drill(context: &Arc<Context>, threads: &mut Threads) -> anyhow::Result<()> {
+    let (of, config) = (context.clone(), &context.config);
+    let drilling = Drilling::new(drill::Parts {
+        registry: context.registry.clone(),
+        log: context.log.clone(),
+        pipeline: context.pipeline.clone(),
+        lane: context.lane.clone(),
+        boot_id: context.boot_id.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        action_deadline: config.action_deadline(),
+        refusal: Box::new(move |policy| of.refusal(policy, &BTreeSet::new(), &BTreeMap::new())),
+        schedule: config.drill.schedule(),
+        file: DrillFile::new(&config.state_dir),
+        started_ns: context.started_ns,
+        shared: context.drills.clone(),
+    });
+    Ok(threads.spawn_until_stop("drill", move |stop| drilling.work(stop))?)
 }
 
 /// The sensors that are not of single runs.

@@ -68,6 +68,7 @@ impl Command {
         match self {
             Command::List(_) | Command::Get { what: Get::Runs(_) } => Reach::Nodes,
             Command::Describe(_) | Command::Egress(_) => Reach::Nodes,
+            Command::Drill { .. } => Reach::Nodes,
             Command::Freeze(_) | Command::Thaw(_) | Command::Kill(_) | Command::Mode { .. } => Reach::Nodes,
             Command::Events(args) if args.follow => Reach::OneNode,
             Command::Events(args) => source(&args.source),

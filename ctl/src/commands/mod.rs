@@ -7,6 +7,7 @@ mod control;
 mod describe;
 mod discover;
 mod doctor;
+mod drill;
 mod egress;
 mod events;
 mod explain;
@@ -35,8 +36,8 @@ mod stats;
 
 use crate::{
     args::{
-        Args, AttestCommand, AttestKeyCommand, Command, DiscoverCommand, Get, GpuCommand, IncidentCommand,
-        ManifestCommand, ModeCommand, NodeCommand, PolicyCommand, Reach,
+        Args, AttestCommand, AttestKeyCommand, Command, DiscoverCommand, DrillCommand, Get, GpuCommand,
+        IncidentCommand, ManifestCommand, ModeCommand, NodeCommand, PolicyCommand, Reach,
     },
     client::Target,
     exit::{Exit, Fail},
@@ -154,6 +155,8 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
             GpuCommand::Forget(args) => health::order(place, health::HealthSubcommand::Forget, &args.gpu, &args.order),
             GpuCommand::Reset(args) => gpu::reset(place, &args),
         },
+        Command::Drill { what: DrillCommand::Now { reason, output } } => drill::now(place, &reason, output),
+        Command::Drill { what: DrillCommand::Status(output) } => drill::status(place, output),
         Command::Doctor(args) if args.cleanup => cleanup::cleanup(place, &args),
         Command::Doctor(args) => doctor::doctor(place, args.output),
         Command::Attest { what } => match what {

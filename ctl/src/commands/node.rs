@@ -5,7 +5,7 @@ use crate::{
     args::Output,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, json, print, table, time},
+    render::{Paint, drill, json, print, table, time},
 };
 use failsafe_core::unit::Unit;
 use failsafe_proto::v1 as pb;
@@ -46,6 +46,8 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
             ("OBSERVES", observes(status)),
             ("NOT PINNED", status.not_pinned.clone()),
             ("audit log", log),
+            ("last drill proof", drilled(status)),
+            ("DRILL", status.drill.as_ref().map(drill::against).unwrap_or_default()),
             ("NVML", status.nvml.clone()),
         ],
     );
@@ -80,6 +82,12 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
         let _ = write!(out, "\n{} {}\n", paint.warn("cost now:"), crate::render::clean(cost));
     }
     out
+}
+
+/// When a drill proved last that the node stops a run; empty where there is no schedule and never was a drill.
+fn drilled(status: &pb::StatusResponse) -> String {
+    let known = status.drill.as_ref().filter(|state| state.every_ms > 0 || state.last.is_some());
+    known.map(|state| drill::proved(state, status.at_ns)).unwrap_or_default()
 }
 
 /// Runs that the kernel bounds and nobody judges; empty where there are none.

@@ -7,6 +7,7 @@ use crate::{
 };
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Observation, Outcome, Proof, Severity, Upkeep, Verdict},
+    drill::{Drill, Finding},
     event::DriftSince,
     health::{Change, Level, OrderKind},
     input::{Command, Gap},
@@ -218,7 +219,18 @@ fn record_summary(record: &Record) -> String {
                 format!("{name}: there is NO statement of its {}: {why}", at.name())
             }
         },
+        Record::Drill(drill) => drilled(drill),
         Record::Gap(gap) => gap_text(gap),
+    }
+}
+
+fn drilled(drill: &Drill) -> String {
+    let Drill { name, actor, reason, took, .. } = drill;
+    let stopped_in = drill.stopped_in.map_or(String::new(), |span| format!(", frozen {span} after the violation"));
+    match drill.result {
+        Finding::Proved => format!("{name} proved that this node stops a run{stopped_in} ({took}; {actor}: {reason})"),
+        Finding::Unproved => format!("{name} proved NOTHING: {} ({actor}: {reason})", drill.why()),
+        Finding::Failed => format!("{name} FAILED{stopped_in}, {} ({took}; {actor}: {reason})", drill.why()),
     }
 }
 
@@ -380,6 +392,11 @@ fn weight(entry: &Logged) -> Weight {
         },
         Some(Record::Gap(gap)) if gap.blind => Weight::Warn,
         Some(Record::Drift { .. } | Record::Statement { digest: None, .. }) => Weight::Warn,
+        Some(Record::Drill(drill)) => match drill.result {
+            Finding::Proved => Weight::Plain,
+            Finding::Unproved => Weight::Warn,
+            Finding::Failed => Weight::Bad,
+        },
         Some(Record::Health(change)) => match change.to {
             Level::Healthy => Weight::Plain,
             Level::Unhealthy => Weight::Bad,
@@ -397,7 +414,8 @@ mod tests {
     use super::*;
     use crate::testing::{RUN, contained, control, digest, gap, outcome, root, violation};
     use failsafe_core::{
-        Kind, MonoTime, Value,
+        Actor, Kind, MonoTime, Value,
+        drill::Step,
         event::{Access, Assurance, Event, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Verdict as Did},
         health::{Happened, Order, Target},
         policy::PolicyDigest,
@@ -484,6 +502,19 @@ mod tests {
             event: None,
             at_ns: 0,
         };
+        let drill = Drill {
+            run: None,
+            name: "failsafe-drill-1".into(),
+            result: Finding::Proved,
+            stopped_in: Some(Span(812_000)),
+            steps: Vec::new(),
+            failed: None,
+            problem: Some("its process runs\n".into()),
+            began_ns: 0,
+            took: Span::from_millis(431),
+            actor: Actor::Schedule { name: "drill".into() },
+            reason: "it is due".into(),
+        };
         let event = Some(Happened { what: GpuEvent::MigConfig, times: 2 });
         let happened = Change { event, by: None, actor: None, removed: vec![], to: Level::Healthy, ..change.clone() };
         log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
@@ -512,6 +543,8 @@ mod tests {
             .add(6_710_000, Record::Order(cordon))
             .add(6_720_000, Record::Health(change))
             .add(6_730_000, Record::Health(happened))
+            .add(6_740_000, Record::Drill(drill.clone()))
+            .add(6_750_000, Record::Drill(Drill { result: Finding::Failed, failed: Some(Step::Still), ..drill }))
             .raw(6_800_000, "recovered", json!({ "dropped_bytes": 77, "why": "checksum mismatch" }))
             .raw(6_900_000, "gap", json!({ "cause": "overflow", "dropped": 9 }))
             .raw(7_000_000, "gap", json!({ "cause": "storage", "failed_commits": 3, "error": "no space" }))

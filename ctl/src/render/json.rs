@@ -212,6 +212,7 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "nvml": status.nvml,
         "costs": status.costs,
         "not_pinned": status.not_pinned,
+        "drill": status.drill.as_ref().map(super::drill::state),
         "mode": if status.mode.clone().unwrap_or_default().mode() == pb::NodeMode::Observe { "observe" } else { "enforce" },
     })
 }

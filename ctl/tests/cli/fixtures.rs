@@ -103,7 +103,7 @@ pub(crate) fn write_log(state_dir: &Path) -> Vec<pb::Record> {
                 repair: Vec::new(),
             },
         ),
-        (Some(incident), Record::Decision { decision, rule: None, blind: None }),
+        (Some(incident), Record::Decision { decision, rule: None, blind: None, drill: false }),
         (Some(incident), Record::Outcome(outcome)),
     ];
     for (incident, record) in records {

@@ -20,7 +20,7 @@ pub enum Actor {
         /// How it was proved.
         method: String,
     },
-    /// A schedule of the daemon's. Nothing makes one yet.
+    /// A schedule of the daemon's, such as that of drills.
     Schedule {
         /// Its name.
         name: String,

@@ -18,6 +18,7 @@ pub mod detect;
 mod detectors;
 mod digest;
 pub mod discover;
+pub mod drill;
 pub mod egress;
 pub mod engine;
 pub mod event;

@@ -4,6 +4,7 @@ pub use crate::egress::Totals;
 use crate::{
     actor::{Actor, or_uid},
     decision::{Decision, IncidentId, Mode, Observation, Outcome, Proof, Verdict},
+    drill::Drill,
     egress::Account,
     event::{DriftSince, FactorClass},
     health::{Change, Order},
@@ -344,6 +345,9 @@ pub enum Record {
         /// What is not seen, and which rules do not judge for that reason, where blindness made it; none in entries of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blind: Option<String>,
+        /// It is of the run of a drill, which is stopped on purpose.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        drill: bool,
     },
     /// An action's outcome was read back.
     Outcome(Outcome),
@@ -418,6 +422,8 @@ pub enum Record {
         /// Who claims it.
         actor: Actor,
     },
+    /// A drill was done: a run was started, and stopped as a proof that the node can do so.
+    Drill(Drill),
     /// A sensor or the log itself was blind, or sees again.
     Gap(Gap),
     /// What was kept of ended runs, with their recordings, was removed.
@@ -475,7 +481,7 @@ pub struct Checkpoint {
 
 impl Record {
     /// All that [`Record::kind`] returns.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "decision",
         "outcome",
         "evidence",
@@ -489,6 +495,7 @@ impl Record {
         "drift",
         "manifest",
         "statement",
+        "drill",
     ];
 
     /// The entry's kind: what `failsafectl events` shows and filters by.
@@ -505,6 +512,7 @@ impl Record {
             | Record::Rerun { .. }
             | Record::RecordingClosed { .. } => "run",
             Record::Statement { .. } => "statement",
+            Record::Drill(_) => "drill",
             Record::PolicyRefused { .. } => "policy",
             Record::Control(_) | Record::ControlOutcome { .. } => "control",
             Record::Decision { .. } => "decision",

@@ -9,12 +9,13 @@
 
 use crate::{
     decision::{Action, Cause, Mode, Verdict},
+    drill::is_drill,
     egress::Totals,
     record::Record,
     subject::RunId,
     time::Span,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The rule under which is counted what has no room of its own.
 pub const OTHER: &str = "other";
@@ -22,6 +23,8 @@ pub const OTHER: &str = "other";
 const INTERVENTIONS: usize = 512;
 /// Largest length of the name of a rule, in bytes.
 const NAME: usize = 64;
+/// Runs of drills that are remembered: one drill is done at a time.
+const DRILLS: usize = 16;
 /// Ended runs of which the final counts are awaited.
 const AWAITED: usize = 4_096;
 const MS: u64 = 1_000_000;
@@ -45,8 +48,12 @@ pub const BOUNDS: [u64; 13] = [
 /// What is counted of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
+    /// A run of a drill began. What is decided about it is not counted.
+    Drill(RunId),
     /// A decision.
     Decision {
+        /// About which run.
+        run: RunId,
         /// The rule, or what else decided.
         rule: String,
         /// Its actions.
@@ -56,6 +63,8 @@ pub enum Note {
     },
     /// An outcome.
     Outcome {
+        /// About which run.
+        run: RunId,
         /// Of which action.
         action: Action,
         /// The name of its verdict.
@@ -84,13 +93,17 @@ impl Note {
     /// What is counted of a record, if anything.
     pub fn of(record: &Record) -> Option<Note> {
         Some(match record {
+            Record::RunStarted { run, .. } | Record::RunAdopted { run, .. } if is_drill(&run.labels) => {
+                Note::Drill(run.id)
+            }
             Record::Decision { decision, .. } => {
                 let rule = match &decision.cause {
                     Cause::Rule { rule, .. } => shortened(rule),
                     Cause::Operator(_) => "operator".to_owned(),
                     Cause::Upkeep { what } => format!("failsafe:{what}"),
                 };
-                Note::Decision { rule, actions: decision.actions.clone(), mode: decision.mode }
+                let (run, actions) = (decision.id.run, decision.actions.clone());
+                Note::Decision { run, rule, actions, mode: decision.mode }
             }
             Record::Outcome(outcome) => {
                 let result = match outcome.verdict {
@@ -98,7 +111,8 @@ impl Note {
                     Verdict::Partial(_) => "partial",
                     Verdict::Failed(_) => "failed",
                 };
-                Note::Outcome { action: outcome.action, result, took: outcome.took }
+                let (run, action) = (outcome.decision.run, outcome.action);
+                Note::Outcome { run, action, result, took: outcome.took }
             }
             Record::Gap(gap) => Note::Gap { source: gap.source.name(), blind: gap.blind, lost: gap.lost },
             Record::Limited(limited) => Note::Limited(limited.entries),
@@ -158,6 +172,8 @@ pub struct Tally {
     /// Of runs that ended.
     settled: Totals,
     runs: BTreeMap<RunId, Counted>,
+    /// The last runs of drills.
+    drills: VecDeque<RunId>,
 }
 
 #[derive(Debug, Default)]
@@ -184,7 +200,15 @@ impl Tally {
     pub fn take(&mut self, note: Note) {
         let counts = &mut self.counts;
         match note {
-            Note::Decision { rule, actions, mode } => {
+            Note::Drill(run) => {
+                self.drills.push_back(run);
+                if self.drills.len() > DRILLS {
+                    self.drills.pop_front();
+                }
+            }
+            Note::Decision { run, .. } | Note::Outcome { run, .. } | Note::Final(run, _)
+                if self.drills.contains(&run) => {}
+            Note::Decision { rule, actions, mode, .. } => {
                 for action in actions {
                     let mut key = (action.name(), rule.clone(), mode == Mode::Enforce);
                     if !counts.interventions.contains_key(&key) && counts.interventions.len() >= INTERVENTIONS {
@@ -193,7 +217,7 @@ impl Tally {
                     add(counts.interventions.entry(key).or_default(), 1);
                 }
             }
-            Note::Outcome { action, result, took } => {
+            Note::Outcome { action, result, took, .. } => {
                 add(counts.actions.entry((action.name(), result)).or_default(), 1);
                 if result == "proved" {
                     let durations = counts.durations.entry(action.name()).or_default();
@@ -316,7 +340,8 @@ mod tests {
     }
 
     fn decision(rule: &str) -> Note {
-        Note::Decision { rule: rule.to_owned(), actions: vec![Action::Freeze, Action::Notify], mode: Mode::Enforce }
+        let actions = vec![Action::Freeze, Action::Notify];
+        Note::Decision { run: run(7), rule: rule.to_owned(), actions, mode: Mode::Enforce }
     }
 
     #[test]
@@ -332,6 +357,18 @@ mod tests {
     }
 
     #[test]
+    fn the_run_of_a_drill_is_in_no_count() {
+        let mut tally = Tally::default();
+        tally.take(Note::Drill(run(7)));
+        tally.take(decision("drill"));
+        tally.take(Note::Outcome { run: run(7), action: Action::Kill, result: "failed", took: Span(1) });
+        tally.take(Note::Final(run(7), denied(5)));
+        assert_eq!((tally.counts(), tally.settle(|_| false)), (Counts::default(), Totals::default()));
+        (100..200).for_each(|n| tally.take(Note::Drill(run(n))));
+        assert_eq!(tally.drills.len(), DRILLS);
+    }
+
+    #[test]
     fn a_long_name_of_a_rule_is_cut_between_characters() {
         assert_eq!(shortened("short"), "short");
         let cut = shortened(&format!("{}\u{e9}\u{e9}", "x".repeat(63)));
@@ -342,7 +379,7 @@ mod tests {
     fn durations_are_counted_within_their_bounds_and_only_where_the_action_is_proved() {
         let mut tally = Tally::default();
         for (result, ms) in [("proved", 1), ("proved", 30), ("proved", 60_000), ("partial", 1)] {
-            tally.take(Note::Outcome { action: Action::Freeze, result, took: Span(ms * MS) });
+            tally.take(Note::Outcome { run: run(7), action: Action::Freeze, result, took: Span(ms * MS) });
         }
         let durations = tally.counts().durations["freeze"];
         assert_eq!((durations.count, durations.sum_ns), (3, 60_031 * MS));

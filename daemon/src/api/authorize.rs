@@ -297,6 +297,15 @@ impl Principal {
         Ok(self.orderer())
     }
 
+    /// Who has the node do a drill.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_drill(&self) -> Result<Orderer, Status> {
+        self.admin_to("have the node do a drill (drill now)")?;
+        Ok(self.orderer())
+    }
+
     /// Who replaces the node's signing key.
     ///
     /// # Errors

@@ -267,9 +267,11 @@ pub(super) fn start_error(error: &StartError) -> Status {
     match error {
         StartError::NameTaken(_) => ErrorReason::RunNameTaken.status(message),
         StartError::Overlaps(_) => ErrorReason::CgroupTaken.status(message),
-        StartError::BadName(_) | StartError::LikeAnId(_) | StartError::Labels | StartError::Empty(_) => {
-            ErrorReason::InvalidRequest.status(message)
-        }
+        StartError::BadName(_)
+        | StartError::LikeAnId(_)
+        | StartError::Reserved(_)
+        | StartError::Labels
+        | StartError::Empty(_) => ErrorReason::InvalidRequest.status(message),
         StartError::TooMany { .. }
         | StartError::Kernel(KernelError::Full | KernelError::Quota(_) | KernelError::Compile(_)) => {
             ErrorReason::LimitReached.status(message)

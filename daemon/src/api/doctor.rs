@@ -1,16 +1,16 @@
 //! Checks each probe, mount, library and permission: works, degraded (reason and effect) or missing (remedy).
 
-use super::{Context, log_state};
+use super::{Context, drill, log_state};
 use crate::{
     guard::{Group, ProgramState, Via},
     platform::{
-        Mounts, ProcFs,
+        Mounts, ProcFs, clock,
         sched::{self, Granted},
         users,
     },
     runs::grants::grants,
 };
-use failsafe_core::policy::assurance;
+use failsafe_core::{policy::assurance, time::Span};
 use failsafe_proto::v1::{CheckState, DoctorCheck};
 
 fn check(
@@ -44,6 +44,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     sensors(context, &mut out);
     log(context, &mut out);
     access(context, &mut out);
+    drills(context, &mut out);
     out
 }
 
@@ -277,6 +278,37 @@ fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
         let advice = found;
         out.push(check("log", "audit log at start", CheckState::Degraded, finding, advice));
     }
+}
+
+/// Whether it is proved that the node can stop a run.
+fn drills(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let state = drill::state(context);
+    let every = Span::from_millis(state.every_ms);
+    let age = u64::try_from(clock::wall_ns().saturating_sub(state.proved_ns)).unwrap_or(0);
+    let proved = match &state.proved {
+        Some(proved) => {
+            let stopped_in = proved.stopped_in_ns.map_or(String::new(), |ns| format!(", frozen within {}", Span(ns)));
+            format!("the last stop was proved {} min ago{stopped_in}", age / 60_000_000_000)
+        }
+        None => "no drill has proved a stop yet".to_owned(),
+    };
+    let advice = "`failsafectl drill now`; docs/drill.md says what each step shows";
+    out.push(match (&state.failed, state.overdue) {
+        (Some(failed), _) => {
+            let at =
+                if failed.failed_step.is_empty() { String::new() } else { format!(" at step {}", failed.failed_step) };
+            let detail = format!("{} failed{at}: {}; {proved}", failed.name, failed.problem);
+            check("containment", "drill", CheckState::Degraded, detail, advice)
+        }
+        (None, true) => {
+            let detail = format!("overdue (drill.every is {every}): {proved}");
+            check("containment", "drill", CheckState::Degraded, detail, advice)
+        }
+        (None, false) if state.every_ms == 0 => {
+            works("containment", "drill", format!("{proved}; no schedule ([drill] every is not set)"))
+        }
+        (None, false) => works("containment", "drill", proved),
+    });
 }
 
 fn access(context: &Context, out: &mut Vec<DoctorCheck>) {

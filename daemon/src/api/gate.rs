@@ -56,11 +56,12 @@ const COMMANDS: [&str; 6] = [
     "/failsafe.v1.NodeService/SetMode",
 ];
 /// What else changes something.
-const CHANGES: [&str; 7] = [
+const CHANGES: [&str; 8] = [
     "/failsafe.v1.RunService/Start",
     "/failsafe.v1.RunService/Begin",
     "/failsafe.v1.RunService/Register",
     "/failsafe.v1.NodeService/ResetGpu",
+    "/failsafe.v1.DrillService/Run",
     "/failsafe.v1.AttestationService/RotateKey",
     "/failsafe.v1.AttestationService/SetManifest",
     "/failsafe.v1.AttestationService/AddCheckpoint",

@@ -2,12 +2,12 @@
 //!
 //! Invariant: its size is bounded by constants, whatever users start and name.
 
-use super::{Context, convert, doctor, health, log_state, mode, node, peer::Peer};
+use super::{Context, convert, doctor, drill, health, log_state, mode, node, peer::Peer};
 use crate::{
     platform::clock,
     runs::{LiveRun, guarded::GuardedRun},
 };
-use failsafe_core::{Mode, RunId, input::Run, tally};
+use failsafe_core::{Mode, RunId, drill::is_drill, input::Run, tally};
 use failsafe_proto::v1;
 use std::{collections::BTreeSet, sync::Arc};
 use tonic::{Request, Response, Status};
@@ -35,10 +35,11 @@ impl v1::metrics_service_server::MetricsService for Metrics {
 }
 
 fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
-    let live = context.registry.live();
+    let mut live = context.registry.live();
+    live.retain(|run| !is_drill(&run.run.labels));
     let mut guarded = context.registry.guarded();
     // One that was taken up between the two looks is in both.
-    guarded.retain(|guarded| !live.iter().any(|live| live.run.id == guarded.run.id));
+    guarded.retain(|guarded| !is_drill(&guarded.run.labels) && !live.iter().any(|live| live.run.id == guarded.run.id));
     let tallying = context.log.tallying();
     let (counts, totals) = tallying.with(|tally| {
         for run in &live {
@@ -88,6 +89,7 @@ fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
         overhead: Some(overhead(context)),
         policies_refused: counts.policies_refused,
         uncounted: tallying.missed(),
+        drill: Some(drill::state(context)),
     }
 }
 

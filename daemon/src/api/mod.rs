@@ -18,6 +18,7 @@ mod connection;
 mod convert;
 mod discovery;
 mod doctor;
+mod drill;
 mod egress;
 mod events;
 mod export;
@@ -60,7 +61,7 @@ use crate::{
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{FoundRun, Registry, grants::grants, lineage::Lineages},
     sensors::nvml::NvmlControl,
-    watchers::{discover::view::Shared as Discovered, mode::ModeSwitch, sampler::Health},
+    watchers::{discover::view::Shared as Discovered, drill::Shared as Drilled, mode::ModeSwitch, sampler::Health},
 };
 use authorize::{Authority, Principal, Role};
 use failsafe_core::{
@@ -118,6 +119,8 @@ pub struct Context {
     pub proofs: Arc<Limit>,
     /// What discovery found.
     pub discovery: Arc<Discovered>,
+    /// Drills: who waits for one, and the last results.
+    pub drills: Arc<Drilled>,
 }
 
 impl Context {

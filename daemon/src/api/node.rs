@@ -1,7 +1,7 @@
 //! `NodeService`: what the node's sensors see, what it costs, and the doctor.
 
 use super::{
-    Context, doctor,
+    Context, doctor, drill,
     gate::Deadline,
     health,
     limits::{Quota, Usage},
@@ -15,7 +15,7 @@ use crate::{
     platform::clock,
     watchers::keep,
 };
-use failsafe_core::{Kind, containment::ContainmentState, health::OrderKind, signal::Source};
+use failsafe_core::{Kind, containment::ContainmentState, drill::is_drill, health::OrderKind, signal::Source};
 use failsafe_proto::v1;
 use std::sync::{Arc, atomic::Ordering};
 use tonic::{Request, Response, Status};
@@ -114,7 +114,8 @@ impl Node {
 }
 
 fn status(context: &Context) -> v1::StatusResponse {
-    let live = context.registry.live();
+    let mut live = context.registry.live();
+    live.retain(|run| !is_drill(&run.run.labels));
     let uname = nix::sys::utsname::uname().ok();
     let text = |t: &std::ffi::OsStr| t.to_string_lossy().into_owned();
     let node = context.view();
@@ -141,6 +142,7 @@ fn status(context: &Context) -> v1::StatusResponse {
         log_findings: log_state::findings(context),
         log_asides: context.log.asides().iter().map(|path| path.display().to_string()).collect(),
         mode: Some(mode::shown(context)),
+        drill: Some(drill::state(context)),
         not_pinned: context.registry.kernel().unpinned().map(|why| keep::unpinned_text(&why)).unwrap_or_default(),
     }
 }

@@ -5,7 +5,7 @@ use super::{
     accept::{Acceptor, Incoming},
     attestation,
     connection::Connection,
-    discovery, events,
+    discovery, drill, events,
     gate::{Gate, Gates},
     limits::{Limit, PerSecond, Quota, Rate, Share, Usage},
     metrics, node,
@@ -268,6 +268,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
     let attestations =
         v1::attestation_service_server::AttestationServiceServer::new(attestation::Attestations(context.clone()));
     let metrics = v1::metrics_service_server::MetricsServiceServer::new(metrics::Metrics(context.clone()));
+    let drills = v1::drill_service_server::DrillServiceServer::new(drill::Drills(context.clone()));
     let transparency = v1::log_service_server::LogServiceServer::new(transparency::Transparency(context.clone()));
     tonic::transport::Server::builder()
         .layer(layer_fn(move |inner| Gate::new(inner, gates.clone())))
@@ -285,6 +286,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         .add_service(discovery.max_decoding_message_size(message))
         .add_service(metrics.max_decoding_message_size(message))
         .add_service(attestations.max_decoding_message_size(message))
+        .add_service(drills.max_decoding_message_size(message))
         .add_service(transparency.max_decoding_message_size(message))
         .serve_with_incoming(admitted(UnboundedReceiverStream::new(arrivals)))
         .await?;

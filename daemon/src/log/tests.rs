@@ -34,7 +34,7 @@ fn decision(id: &str, n: u32, action: Action) -> Record {
         severity: Severity::Warning,
         mode: Mode::Enforce,
     };
-    Record::Decision { decision, rule: None, blind: None }
+    Record::Decision { decision, rule: None, blind: None, drill: false }
 }
 
 fn small() -> Bounds {

@@ -48,6 +48,7 @@ use ends::{END_AFTER, Ends};
 use failsafe_core::{
     Action, Decision, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, RunId, Subject, Value,
     decision::{Cause, Upkeep, Verdict},
+    drill::is_drill,
     engine,
     input::Control,
     record::{Record, RuleText},
@@ -574,6 +575,10 @@ impl Pipeline {
             status.containment.clone_from(containment);
             if let Input::Outcome(outcome) = input {
                 status.frozen.takes(outcome, containment);
+                // Of one run at a time, with a few outcomes.
+                if let Some(seen) = &mut status.drill {
+                    seen.push(outcome.clone());
+                }
             }
         }
     }
@@ -657,7 +662,8 @@ impl Pipeline {
         );
         let blind = matches!(decision.cause, Cause::Upkeep { what: Upkeep::Blind })
             .then(|| blindness::cause(&self.judge.state, &self.judge.policies, decision, input));
-        let record = Record::Decision { decision: decision.clone(), rule, blind };
+        let drill = is_drill(&live.run.labels);
+        let record = Record::Decision { decision: decision.clone(), rule, blind, drill };
         self.parts.log.record_at(decided, &record, Some(decision.id.run), Some(decision.incident));
         if decision.mode == Mode::Enforce {
             self.cordons(decision, &live.run.name);

@@ -17,6 +17,7 @@ mod checked;
 pub mod delegation;
 mod departed;
 mod disk;
+pub mod drills;
 mod ends;
 pub mod entry;
 pub mod factors;
@@ -112,6 +113,8 @@ pub struct Status {
     pub gpu_use: BTreeMap<failsafe_core::GpuId, GpuUse>,
     /// Rules that do not judge, or do not trip again yet, as of the last second.
     pub rules: failsafe_core::engine::RulesView,
+    /// Outcomes of its actions, where it is the run of a drill: what proves each step.
+    pub drill: Option<Vec<failsafe_core::Outcome>>,
 }
 
 /// What a run made of one GPU, as attributed to it.

@@ -18,6 +18,7 @@ use crate::{
 };
 use failsafe_core::{
     Containment, GpuId, MonoTime, Policy, RunId,
+    drill::{PREFIX, is_drill, is_reserved},
     input::{Contained, Run},
 };
 use failsafe_ebpf::abi::latch;
@@ -91,6 +92,9 @@ pub enum StartError {
         "name `{0}` reads like the id of a run: expected a name that is not of hexadecimal digits and `-` alone, or is shorter than 8 digits and does not begin with 0"
     )]
     LikeAnId(String),
+    /// Names of runs of drills.
+    #[error("name `{0}`: names that begin with `{PREFIX}` are those of drills")]
+    Reserved(String),
     /// Not a name.
     #[error("name `{0}`: expected 1 to 64 of letters, digits, `-`, `_`, `.`")]
     BadName(String),
@@ -259,6 +263,7 @@ impl Registry {
                     decisions: run.decisions,
                     incidents: run.incidents,
                     gpus: run.gpus.clone(),
+                    drill: is_drill(&run.labels).then(Vec::new),
                     ..Status::default()
                 };
                 let (slot, epoch) = (placed.slot, placed.epoch);
@@ -334,17 +339,21 @@ fn name(wanted: &Wanted, live: &[&Run]) -> Result<String, StartError> {
     if wanted.name.is_empty() {
         // The first free one; there is one below the count of live runs plus two.
         let base = &wanted.policy.name;
+        let base = if is_reserved(&format!("{base}-")) { "run" } else { base };
         let numbered = (1..).map(|n| format!("{base}-{n}"));
         return numbered
             .take(live.len() + 1)
             .find(|name| !taken(name))
-            .ok_or_else(|| StartError::NameTaken(base.clone()))
+            .ok_or_else(|| StartError::NameTaken(base.to_owned()))
             .and_then(like_an_id);
     }
     let good = wanted.name.len() <= 64
         && wanted.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     if !good {
         return Err(StartError::BadName(wanted.name.clone()));
+    }
+    if is_reserved(&wanted.name) && !is_drill(&wanted.labels) {
+        return Err(StartError::Reserved(wanted.name.clone()));
     }
     if taken(&wanted.name) { Err(StartError::NameTaken(wanted.name.clone())) } else { like_an_id(wanted.name.clone()) }
 }

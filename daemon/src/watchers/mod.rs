@@ -4,6 +4,7 @@
 
 pub mod discover;
 pub mod drift;
+pub mod drill;
 pub mod hold;
 pub mod keep;
 pub mod mode;

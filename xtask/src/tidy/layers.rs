@@ -73,7 +73,7 @@ const STACKS: &[Stack] = &[
             &["signal"],
             &["decision", "detect"],
             &["policy"],
-            &["detectors", "discover", "input", "xid"],
+            &["detectors", "discover", "drill", "input", "xid"],
             &["containment", "egress", "health", "klog", "standing"],
             &["record"],
             &["engine", "tally"],

@@ -203,7 +203,12 @@ impl Node {
         for entry in entries {
             match entry {
                 Recorded::Decision(decision) => {
-                    records.push(Record::Decision { decision: decision.clone(), rule: None, blind: None });
+                    records.push(Record::Decision {
+                        decision: decision.clone(),
+                        rule: None,
+                        blind: None,
+                        drill: false,
+                    });
                 }
                 Recorded::Input(Input::Outcome(outcome)) => {
                     if outcome.action == Action::Snapshot {

@@ -244,7 +244,10 @@ fn logged(run: &Run, entries: &[Recorded], seal: Option<RecordingSeal>) -> Vec<L
     log.add(0, Record::RunStarted { run: run.clone(), policy_name, broken, repair });
     for entry in entries {
         if let Recorded::Decision(decision) = entry {
-            log.add(decision.at.0 / 1_000, Record::Decision { decision: decision.clone(), rule: None, blind: None });
+            log.add(
+                decision.at.0 / 1_000,
+                Record::Decision { decision: decision.clone(), rule: None, blind: None, drill: false },
+            );
         }
     }
     if let Some(seal) = seal {

@@ -115,9 +115,9 @@ impl Discovery {
         let make = |name, cgroup| registry.make(wanted(name), Place::Discovered(cgroup), &self.parts.boot_id);
         let again = cgroup.try_clone().map_err(|e| e.chain())?;
         let made = match make(name_of(matched), cgroup) {
-            Err(StartError::NameTaken(_) | StartError::LikeAnId(_) | StartError::BadName(_)) => {
-                make(String::new(), again)
-            }
+            Err(
+                StartError::NameTaken(_) | StartError::LikeAnId(_) | StartError::BadName(_) | StartError::Reserved(_),
+            ) => make(String::new(), again),
             made => made,
         };
         let live = made.map_err(|why| why.to_string())?;

@@ -2,7 +2,9 @@
 
 use super::seconds;
 use crate::metrics::families::Families;
-use failsafe_proto::v1::{GapCount, Gpu, HealthLevel, HealthResponse, MetricsSnapshotResponse, NodeMode, PartHealth};
+use failsafe_proto::v1::{
+    DrillProof, GapCount, Gpu, HealthLevel, HealthResponse, MetricsSnapshotResponse, NodeMode, PartHealth,
+};
 use std::collections::BTreeMap;
 
 /// Reasons of one part that have series.
@@ -15,6 +17,9 @@ const LEVELS: [(HealthLevel, &str); 5] = [
     (HealthLevel::Draining, "draining"),
     (HealthLevel::Unhealthy, "unhealthy"),
 ];
+/// Results of drills with their names.
+const DRILLS: [(DrillProof, &str); 3] =
+    [(DrillProof::Proved, "proved"), (DrillProof::Unproved, "unproved"), (DrillProof::Failed, "failed")];
 /// Signals of GPUs: name of the signal, of the series, help, and what one unit of the signal is.
 const SIGNALS: [(&str, &str, &str, f64); 6] = [
     (
@@ -47,6 +52,7 @@ pub fn add(families: &mut Families, answer: &MetricsSnapshotResponse) {
     add_log(families, answer);
     add_limits(families, answer);
     add_overhead(families, answer);
+    add_drills(families, answer);
 }
 
 fn add_health(families: &mut Families, health: &HealthResponse) {
@@ -179,6 +185,33 @@ fn add_limits(families: &mut Families, answer: &MetricsSnapshotResponse) {
     let mut refused = families.counters("failsafed_limit_refused_total", "Requests and connections that were refused.");
     for limit in &answer.limits {
         refused.with(&[("limit", limit.name.as_str())], limit.refused as f64);
+    }
+}
+
+fn add_drills(families: &mut Families, answer: &MetricsSnapshotResponse) {
+    let Some(drill) = &answer.drill else { return };
+    if let Some(proved) = &drill.proved {
+        let help = "When a drill proved last that this node stops a run, seconds since the epoch.";
+        families.gauge("failsafe_stop_proved_timestamp_seconds", help, seconds(drill.proved_ns));
+        if let Some(ns) = proved.stopped_in_ns {
+            let help = "In the last drill that proved a stop: from the violation to the proof of the freeze.";
+            families.gauge("failsafed_drill_stop_seconds", help, ns as f64 / 1e9);
+        }
+    }
+    if let Some(last) = &drill.last {
+        let help = "Result of the last drill: 1 for it, 0 for the others.";
+        let mut results = families.gauges("failsafed_drill_result", help);
+        for (proof, name) in DRILLS {
+            results.with(&[("result", name)], f64::from(u8::from(last.proof() == proof)));
+        }
+        drop(results);
+        families.gauge("failsafed_drill_duration_seconds", "Time that the last drill took.", last.took_ns as f64 / 1e9);
+    }
+    let help = "Whether by the schedule no drill has proved a stop for too long.";
+    families.gauge("failsafed_drill_overdue", help, f64::from(u8::from(drill.overdue)));
+    let mut done = families.counters("failsafed_drills_total", "Drills by result.");
+    for ((_, name), count) in DRILLS.iter().zip([drill.proved_count, drill.unproved_count, drill.failed_count]) {
+        done.with(&[("result", name)], count as f64);
     }
 }
 

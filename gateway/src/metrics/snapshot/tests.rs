@@ -4,8 +4,9 @@ mod monitoring;
 
 use super::*;
 use failsafe_proto::v1::{
-    ActionCount, ActionDuration, GapCount, Gpu, HealthLevel, HealthReason, HealthResponse, InterventionCount,
-    KernelCounts, Limit, LogCounts, MetricsRun, Overhead, PartHealth, Reading, RunCount, RunState, Sensor,
+    ActionCount, ActionDuration, DrillProof, DrillResult, DrillState, GapCount, Gpu, HealthLevel, HealthReason,
+    HealthResponse, InterventionCount, KernelCounts, Limit, LogCounts, MetricsRun, Overhead, PartHealth, Reading,
+    RunCount, RunState, Sensor,
 };
 use std::{
     io::Write,
@@ -92,7 +93,25 @@ pub fn full() -> MetricsSnapshotResponse {
             threads: Some(1),
             costs: Vec::new(),
         }),
+        drill: Some(drills()),
         ..MetricsSnapshotResponse::default()
+    }
+}
+
+fn drills() -> DrillState {
+    let stopped_in_ns = Some(812_000);
+    let proved =
+        DrillResult { proof: DrillProof::Proved as i32, stopped_in_ns, took_ns: 431_000_000, ..DrillResult::default() };
+    let last = DrillResult { proof: DrillProof::Failed as i32, stopped_in_ns: None, ..proved.clone() };
+    let (proved, last) = (Some(proved), Some(last));
+    DrillState {
+        proved,
+        last,
+        proved_ns: NOW,
+        proved_count: 2,
+        failed_count: 1,
+        overdue: true,
+        ..DrillState::default()
     }
 }
 
@@ -127,9 +146,24 @@ fn the_text_has_the_values_of_the_answer() {
         "failsafed_containment_duration_seconds_bucket{action=\"freeze\",stage=\"proved\",le=\"+Inf\"} 3",
         "failsafed_containment_duration_seconds_sum{action=\"freeze\",stage=\"proved\"} 0.03",
         "failsafed_sensor_gaps_total{sensor=\"nvml\"} 1",
+        "failsafed_drill_result{result=\"failed\"} 1",
+        "failsafed_drill_result{result=\"proved\"} 0",
+        "failsafed_drill_stop_seconds 0.000812",
+        "failsafed_drill_duration_seconds 0.431",
+        "failsafed_drill_overdue 1",
+        "failsafed_drills_total{result=\"proved\"} 2",
     ] {
         assert!(has(&text, line), "{line}\n--\n{text}");
     }
+}
+
+#[test]
+fn a_stop_that_was_never_proved_has_no_time() {
+    let stamp = "failsafe_stop_proved_timestamp_seconds";
+    assert!(text(Some(&full())).contains(&format!("\n{stamp} ")));
+    let mut answer = full();
+    answer.drill.as_mut().unwrap().proved = None;
+    assert!(!text(Some(&answer)).contains(stamp));
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl TwoDaemons {
             if let Recorded::Decision(decision) = entry {
                 later.add(
                     decision.at.0 / 1_000,
-                    Record::Decision { decision: decision.clone(), rule: None, blind: None },
+                    Record::Decision { decision: decision.clone(), rule: None, blind: None, drill: false },
                 );
             }
         }
