@@ -49,7 +49,7 @@ pub fn page(result: &pb::DrillResult, zone: &TimeZone) -> String {
 pub fn proved(state: &pb::DrillState, now: i64) -> String {
     let proved = state.proved.as_ref().map(|proved| {
         let stopped_in = proved.stopped_in_ns.map_or(String::new(), |ns| format!(", frozen within {}", Span(ns)));
-        format!("{}{stopped_in}", time::ago(state.proved_ns, now))
+        format!("{} ago{stopped_in}", time::ago(state.proved_ns, now))
     });
     proved.unwrap_or_else(|| "never".to_owned())
 }
@@ -69,8 +69,8 @@ pub fn status(state: &pb::DrillState, now: i64, zone: &TimeZone) -> String {
         0 => "none: only `failsafectl drill now`".to_owned(),
         every => {
             let due = time::wall(state.due_ns.into(), zone);
-            let jitter = Span::from_millis(state.jitter_ms);
-            format!("every {}, jitter {jitter}; next after {due}", time::long(i128::from(every / 1_000)))
+            let [every, jitter] = [every, state.jitter_ms].map(|ms| time::long(i128::from(ms / 1_000)));
+            format!("every {every}, jitter {jitter}; next after {due}")
         }
     };
     let last = state.last.as_ref().map(|last| {
