@@ -70,27 +70,13 @@ const MONITORING: [Package; 2] = [
     },
 ];
 
-/// Schedulers and container engines of which jobs are put under policies. Without them these tests are skipped, and say so.
-const SCHEDULERS: [Package; 7] = [
+/// Slurm, of which jobs are put under a policy. Without it that test is skipped, and says so.
+const SCHEDULERS: [Package; 4] = [
     Package { name: "munge", what_for: "authenticates Slurm's daemons", present: || shell::which("munged").is_some() },
     Package { name: "slurmctld", what_for: "Slurm's controller", present: || shell::which("slurmctld").is_some() },
     Package { name: "slurmd", what_for: "runs Slurm's jobs", present: || shell::which("slurmd").is_some() },
     Package { name: "slurm-client", what_for: "submits jobs", present: || shell::which("sbatch").is_some() },
-    Package { name: "podman", what_for: "runs containers", present: || shell::which("podman").is_some() },
-    Package { name: "crun", what_for: "starts Podman's containers", present: || shell::which("crun").is_some() },
-    Package {
-        name: "busybox-static",
-        what_for: "is all that the image of the test's containers has",
-        present: || shell::which("busybox").is_some(),
-    },
 ];
-
-/// What checks the scripts for Slurm. Without it that test is skipped, and says so.
-const SHELLCHECK: [Package; 1] = [Package {
-    name: "shellcheck",
-    what_for: "checks the scripts for Slurm",
-    present: || shell::which("shellcheck").is_some(),
-}];
 
 /// Where the BPF file system is expected.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -154,12 +140,10 @@ pub fn monitoring() {
     }
 }
 
-/// Schedulers and container engines. Their services have no configuration and do not start, except munge.
+/// Schedulers. Their services have no configuration and do not start, except munge.
 pub fn schedulers() {
-    for wanted in [SCHEDULERS.as_slice(), &SHELLCHECK] {
-        if let Err(error) = packages(wanted) {
-            eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
-        }
+    if let Err(error) = packages(&SCHEDULERS) {
+        eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
     }
 }
 

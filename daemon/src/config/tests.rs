@@ -4,7 +4,8 @@ use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
     let texts = [failsafe_files::Text { path: "f.toml".into(), text: text.to_owned() }];
-    merge::config(&texts).map(|(config, _)| config).map_err(|errors| Mistakes(errors).to_string())
+    let merged = failsafe_files::merged(&texts, Config::wrong).map(|(config, _)| config);
+    merged.map_err(|wrong| Mistakes(wrong.into_iter().map(ConfigError::Wrong).collect()).to_string())
 }
 
 #[test]

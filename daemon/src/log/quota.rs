@@ -418,7 +418,7 @@ mod tests {
     fn decided(n: u32, action: Action) -> Record {
         let mut decision = testing::decision(action);
         decision.id.n = n;
-        Record::Decision { decision, rule: None, blind: None }
+        Record::Decision { decision, rule: None, blind: None, drill: false }
     }
 
     fn discovered() -> Record {

@@ -64,16 +64,15 @@ pub struct Slurm {
 }
 
 impl Slurm {
-    /// Starts it below the cgroup `root`, and waits until the node is idle. `more` are lines of slurm.conf; `FOLDER` in them is
-    /// the cluster's folder.
+    /// Starts it below the cgroup `root`, and waits until the node is idle.
     ///
     /// # Errors
     /// A daemon ends or does not answer; the logs are in the error.
-    pub fn start(root: &Path, more: &str) -> Result<Slurm> {
+    pub fn start(root: &Path) -> Result<Slurm> {
         let folder = tempfile::Builder::new().prefix("failsafe-slurm-").tempdir()?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let mut slurm = Slurm { folder, root: root.to_owned(), port: ports()?, daemons: Vec::new() };
-        slurm.write_configuration(more)?;
+        slurm.write_configuration()?;
         slurm.spawn()?;
         let idle = wait_for("the node is idle", || {
             for daemon in &mut slurm.daemons {
@@ -87,7 +86,7 @@ impl Slurm {
         Ok(slurm)
     }
 
-    fn write_configuration(&self, more: &str) -> Result<()> {
+    fn write_configuration(&self) -> Result<()> {
         for name in ["state", "spool", "cgroup"] {
             fs::create_dir(self.file(name))?;
         }
@@ -99,7 +98,6 @@ impl Slurm {
         fs::set_permissions(self.file("out"), Permissions::from_mode(0o777))?;
         let (folder, host, port) = (self.folder.path().display().to_string(), host(), self.port);
         let next = port + 1;
-        let more = more.replace("FOLDER", &folder);
         let text = format!(
             "ClusterName=test\nSlurmctldHost={host}(127.0.0.1)\nSlurmUser=root\nSlurmctldPort={port}\nSlurmdPort={next}\n\
              AuthType=auth/munge\nAuthInfo=socket={folder}/munge.sock\nCredType=cred/munge\n\
@@ -108,7 +106,7 @@ impl Slurm {
              SlurmdDebug=debug\nSlurmctldDebug=debug\n\
              ProctrackType=proctrack/cgroup\nTaskPlugin=task/none\nMpiDefault=none\n\
              JobAcctGatherType=jobacct_gather/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n\
-             ReturnToService=2\nSlurmdParameters=config_overrides\nKillWait=2\nMessageTimeout=60\n{more}\n\
+             ReturnToService=2\nSlurmdParameters=config_overrides\nKillWait=2\nMessageTimeout=60\n\
              NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN\n\
              PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
         );

@@ -70,7 +70,7 @@ fn decision(n: u32, number: u32, incident: u32, actions: &[Action]) -> Record {
         mode: Mode::Enforce,
         policy: PolicyDigest([1; 32]),
     };
-    Record::Decision { decision, rule: Some(rule), blind: None }
+    Record::Decision { decision, rule: Some(rule), blind: None, drill: false }
 }
 
 fn outcome(n: u32, number: u32, incident: u32, action: Action, verdict: Verdict) -> Record {
@@ -286,4 +286,13 @@ fn incidents_beyond_the_bound_are_forgotten_of_the_run_that_has_the_most() {
     told.said();
     told.add(ended(2));
     assert_eq!(told.said(), [said("ended", true, true)]);
+}
+
+#[test]
+fn a_stop_that_is_a_drill_gives_no_message() {
+    let mut told = Told::default();
+    let Record::Decision { decision, rule, blind, .. } = decision(1, 1, 1, &[Action::Freeze]) else { panic!() };
+    told.add(started(1, 0)).add(Record::Decision { decision, rule, blind, drill: true });
+    told.add(outcome(1, 1, 1, Action::Freeze, Verdict::Proved)).after(UNPROVED);
+    assert_eq!((told.said(), told.book.open.len()), (vec![], 0));
 }
