@@ -12,6 +12,7 @@ mod live;
 mod recordings;
 mod roles;
 mod tables;
+mod tpm;
 
 pub use audit_log::AuditLog;
 pub use discovery::{DiscoverRules, Discovery};
@@ -24,6 +25,7 @@ pub use live::{Keys, Live};
 pub use recordings::Recordings;
 pub use roles::{RemoteRole, Roles, is_identity};
 pub use tables::TableShares;
+pub use tpm::Tpm;
 
 use crate::redact::Redactor;
 use failsafe_core::{health::Thresholds, klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
@@ -85,6 +87,8 @@ pub struct Config {
     pub drift: Drift,
     /// How often the node proves that it can stop a run.
     pub drill: Drill,
+    /// The node's TPM.
+    pub tpm: Tpm,
     /// What is replaced in command lines before they are recorded.
     pub redact: Redactor,
     /// The folder of named policies.
@@ -220,6 +224,7 @@ impl Default for Config {
             recordings: Recordings::default(),
             drift: Drift::default(),
             drill: Drill::default(),
+            tpm: Tpm::default(),
             redact: Redactor::default(),
             policy_dir: "/etc/failsafe/policies.d".into(),
             mode: NodeMode::default(),

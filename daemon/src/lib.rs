@@ -26,6 +26,7 @@ pub mod sensors;
 pub mod signing;
 pub mod supervisor;
 pub mod systemd;
+pub mod tpm;
 pub mod watchers;
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ use crate::{
     sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
     signing::SigningKeys,
     systemd,
+    tpm::NodeTpm,
     watchers::{
         discover::{self, Discovery},
         drift::Follower,
@@ -124,7 +125,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         started_ns,
         lineages: Lineages::new(&config.state_dir),
         gates: Gates::default(),
-        attestor: Attestor::new(&config, base.keys.clone())?,
+        attestor: Attestor::new(&config, base.keys.clone(), base.tpm.clone())?,
         proofs: crate::api::proofs(),
         discovery: Arc::default(),
         drills: Arc::default(),
@@ -177,6 +178,7 @@ struct Base {
     node: Arc<Mutex<NodeView>>,
     boot_id: String,
     keys: Arc<SigningKeys>,
+    tpm: Arc<NodeTpm>,
 }
 
 impl Base {
@@ -211,7 +213,8 @@ impl Base {
         let findings: Vec<String> = findings.into_iter().chain(wrong).collect();
         let registry = Arc::new(Registry::new(root, kernel, store).with_modes(modes));
         see_ebpf(&registry, &node);
-        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys })
+        let tpm = Arc::new(NodeTpm::new(config.tpm.settings()));
+        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys, tpm })
     }
 }
 
@@ -342,6 +345,7 @@ fn follow(
         registry: base.registry.clone(),
         log: base.log_owner.log(),
         keys: base.keys.clone(),
+        tpm: base.tpm.clone(),
         node: base.node.clone(),
         worker: Arc::new(Worker { roots: Roots::default(), redact: config.redact.clone() }),
         table: Table::built_in()?,

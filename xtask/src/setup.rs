@@ -78,6 +78,27 @@ const SCHEDULERS: [Package; 4] = [
     Package { name: "slurm-client", what_for: "submits jobs", present: || shell::which("sbatch").is_some() },
 ];
 
+/// What the tests of TPM quotes need. Without it they are skipped, and say so.
+const TPM: [Package; 3] = [
+    Package { name: "swtpm", what_for: "a software TPM for tests", present: || shell::which("swtpm").is_some() },
+    Package {
+        name: "tpm2-tools",
+        what_for: "tpm2_checkquote verifies quotes in tests",
+        present: || shell::which("tpm2_checkquote").is_some(),
+    },
+    Package {
+        name: "libtss2-tcti-swtpm0",
+        what_for: "tpm2-tools reach the software TPM",
+        present: || shell::which("tpm2_checkquote").is_some() && has_tcti(),
+    },
+];
+
+/// Whether tpm2-tools can reach a software TPM.
+fn has_tcti() -> bool {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    folders.iter().any(|folder| Path::new(folder).join("libtss2-tcti-swtpm.so.0").exists())
+}
+
 /// Where the BPF file system is expected.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -130,6 +151,13 @@ fn attempt(command: &mut Command) {
 pub fn comparisons() {
     if let Err(error) = packages(&COMPARISONS) {
         eprintln!("setup: {error:#}: it is not measured beside, and the bench says so");
+    }
+}
+
+/// What the tests of TPM quotes need.
+pub fn tpm() {
+    if let Err(error) = packages(&TPM) {
+        eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
     }
 }
 

@@ -85,7 +85,7 @@ pub struct AttestRunArgs {
 /// `attest verify`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json"
+    after_help = "Examples:\n  failsafectl attest verify trainer.json --keys allowed-keys\n  failsafectl attest verify trainer.json --keys allowed-keys --nonce 5f0c9a1b -o json\n  failsafectl attest verify node.json --keys allowed-keys --require-tpm"
 )]
 pub struct AttestVerifyArgs {
     /// The statement's file; `-` is standard input.
@@ -94,6 +94,9 @@ pub struct AttestVerifyArgs {
     /// exit code is 15.
     #[arg(long, value_name = "FILE")]
     pub keys: Option<PathBuf>,
+    /// Also refuse a statement without a quote by a TPM key of the list of allowed keys.
+    #[arg(long, requires = "keys")]
+    pub require_tpm: bool,
     /// The nonce that the statement must have.
     #[arg(long, value_name = "HEX", value_parser = nonce)]
     pub nonce: Option<Nonce>,

@@ -3,13 +3,14 @@
 //! Invariant: each page says how far its facts can be trusted: which key signed, whether that key was checked, and what is not
 //! covered. Values were chosen by runs: all of them are made harmless for a terminal.
 
-use super::{Paint, clean, count, fill, table, time};
+use super::{Paint, clean, count, fill, quote, table, time};
 use crate::exit::Fail;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use failsafe_attest::{
     Class, Comparison, Json, Statement, Status, Verdict, Verified,
     diff::{Cell, Difference, Kind},
     statement::DigestOf,
+    tpm::{TPM_KEY, TPM_PREFIX},
 };
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
@@ -52,17 +53,18 @@ pub fn written(file: &Path, statement: &Statement) -> String {
     let predicate = &statement.predicate;
     let known = predicate.factors.iter().filter(|factor| factor.status == Status::Ok).count();
     format!(
-        "{}: {} of a {}, {known} known, signed by a {}\n",
+        "{}: {} of a {}, {known} known, signed by a {}, {}\n",
         clean(&file.display().to_string()),
         count(predicate.factors.len(), "factor", "factors"),
         predicate.scope.name(),
         clean(&predicate.signer.kind),
+        clean(&quote::short(statement)),
     )
 }
 
 /// A verified statement.
 pub fn verified(file: &Path, verified: &Verified, zone: &TimeZone, paint: Paint) -> String {
-    let Verified { statement, key, allowed } = verified;
+    let Verified { statement, key, allowed, .. } = verified;
     let predicate = &statement.predicate;
     let mut out = match allowed {
         Some(comment) => paint.good("signature valid, key allowed") + &comment_text(comment),
@@ -80,6 +82,9 @@ pub fn verified(file: &Path, verified: &Verified, zone: &TimeZone, paint: Paint)
             ("taken", time::wall(taken(statement), zone)),
             ("key", format!("{} ({})", key.id(), predicate.signer.kind)),
             ("nonce", predicate.nonce.clone()),
+            ("tpm quote", quote::summary(verified)),
+            ("quote proves", quote::proved(verified)),
+            ("not proved", quote::not_proved(verified)),
             ("producer", format!("{} {}", predicate.producer.name, predicate.producer.version)),
             ("regime", format!("{} ({declared})", predicate.regime.name)),
             ("classes", format!("{} {}", predicate.table.name, predicate.table.digest)),
@@ -124,6 +129,7 @@ pub fn verified_json(verified: &Verified) -> Value {
         "key_checked": verified.allowed.is_some(),
         "key_comment": verified.allowed,
         "keyid": verified.key.id().0,
+        "tpm_quote": quote::json(verified),
         "statement": verified.statement,
     })
 }
@@ -240,17 +246,22 @@ pub fn comparison_json(sides: &[Side<'_>], comparison: &Comparison, show_identit
 }
 
 /// Public keys, as lines for a list of allowed keys.
-pub fn keys(keys: &[pb::NodeKey], host: &str, zone: &TimeZone) -> String {
+pub fn keys(keys: &[pb::NodeKey], no_tpm: &str, host: &str, zone: &TimeZone) -> String {
     let line = |key: &pb::NodeKey| {
+        let base64 = STANDARD.encode(&key.public_key);
+        if key.kind == TPM_KEY {
+            return format!("{} {TPM_PREFIX}{base64} {}\n", clean(&key.keyid), clean(&format!("{host}, {TPM_KEY}")));
+        }
         let created = time::wall(key.created_ns.into(), zone);
         let until = match key.retired_ns {
             0 => String::new(),
             retired => format!(", retired {}", time::wall(retired.into(), zone)),
         };
         let comment = format!("{host}, {}, created {created}{until}", key.kind);
-        format!("{} {} {}\n", clean(&key.keyid), STANDARD.encode(&key.public_key), clean(&comment))
+        format!("{} {base64} {}\n", clean(&key.keyid), clean(&comment))
     };
-    keys.iter().map(line).collect()
+    let none = if no_tpm.is_empty() { String::new() } else { format!("# no TPM key: {}\n", clean(no_tpm)) };
+    keys.iter().map(line).chain([none]).collect()
 }
 
 /// A public key for programs.

@@ -13,6 +13,7 @@ pub mod incidents;
 pub mod json;
 pub mod policy;
 pub mod policy_test;
+pub mod quote;
 pub mod reference;
 pub mod replayed;
 pub mod runs;

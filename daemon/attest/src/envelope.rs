@@ -1,6 +1,6 @@
 //! The envelope: DSSE v1 over the exact bytes of a statement, with one Ed25519 signature.
 //!
-//! Verification fails closed, in this order: size, form, type of the payload, key, signature, statement. Nothing of a payload
+//! Verification fails closed, in this order: size, form, type of the payload, key, signature, statement, quote. Nothing of a payload
 //! is believed before its signature was verified; without a list of allowed keys only the public key is read from it, to verify
 //! the signature with, and the result says that the key was not checked.
 
@@ -8,6 +8,7 @@ use crate::{
     json::{Json, JsonError},
     key::{AllowedKeys, KeyId, PublicKey},
     statement::{Statement, StatementError},
+    tpm::{self, QuoteError, TpmQuote, VerifiedQuote},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ struct Envelope {
     payload_type: String,
     payload: String,
     signatures: Vec<Signature>,
+    /// DSSE says that readers skip fields that they do not know.
+    #[serde(rename = "tpmQuote", default, skip_serializing_if = "Option::is_none")]
+    tpm_quote: Option<TpmQuote>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,6 +46,8 @@ pub struct Verified {
     pub key: PublicKey,
     /// The comment of the key in the list of allowed keys; `None`: there was no list, so anybody may have signed it.
     pub allowed: Option<String>,
+    /// What a TPM quoted with it.
+    pub quote: Option<VerifiedQuote>,
 }
 
 /// Why an envelope is not accepted.
@@ -82,6 +88,9 @@ pub enum VerifyError {
     /// The statement is not accepted.
     #[error(transparent)]
     Statement(#[from] StatementError),
+    /// The quote is not accepted.
+    #[error(transparent)]
+    Quote(#[from] QuoteError),
 }
 
 /// The bytes that are signed: DSSE's pre-authentication encoding.
@@ -96,11 +105,25 @@ pub fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The result is no JSON; no payload causes this.
 pub fn seal(payload: &str, key: &PublicKey, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> Result<String, JsonError> {
+    seal_quoted(payload, key, sign, None)
+}
+
+/// The same, with the quote that the payload names.
+///
+/// # Errors
+/// As for [`seal`].
+pub fn seal_quoted(
+    payload: &str,
+    key: &PublicKey,
+    sign: impl FnOnce(&[u8]) -> [u8; 64],
+    tpm_quote: Option<TpmQuote>,
+) -> Result<String, JsonError> {
     let sig = sign(&pae(PAYLOAD_TYPE, payload.as_bytes()));
     let envelope = Envelope {
         payload_type: PAYLOAD_TYPE.to_owned(),
         payload: STANDARD.encode(payload),
         signatures: vec![Signature { keyid: key.id().0, sig: STANDARD.encode(sig) }],
+        tpm_quote,
     };
     let mut text = serde_json::to_string(&envelope).map_err(|error| JsonError::Form(error.to_string()))?;
     text.push('\n');
@@ -139,7 +162,8 @@ pub fn verify(bytes: &[u8], allowed: Option<&AllowedKeys>) -> Result<Verified, V
     if named != key {
         return Err(VerifyError::OtherKey { keyid: keyid.clone(), named: named.id() });
     }
-    Ok(Verified { statement, key, allowed: comment })
+    let quote = tpm::verify(envelope.tpm_quote.as_ref(), &statement.predicate, &payload, allowed)?;
+    Ok(Verified { statement, key, allowed: comment, quote })
 }
 
 /// The key that a payload, which nobody has verified yet, names itself.

@@ -3,6 +3,7 @@
 //! Invariant: the id of a key is the SHA-256 of the key, so an id names one key only. Each line of an allowed-keys file is
 //! checked for that.
 
+use crate::tpm::{TPM_PREFIX, TpmKey};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -90,10 +91,12 @@ pub enum KeysFileError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedKeys {
     keys: BTreeMap<KeyId, (PublicKey, String)>,
+    /// Keys of TPMs, by their comments.
+    tpm: BTreeMap<KeyId, String>,
 }
 
 impl AllowedKeys {
-    /// Reads lines `KEYID BASE64 COMMENT`. Empty lines and lines that begin with `#` are skipped.
+    /// Reads lines `KEYID BASE64 COMMENT`, and `KEYID tpm:BASE64 COMMENT` for keys of TPMs. Empty lines and lines that begin with `#` are skipped.
     ///
     /// # Errors
     /// The first line that is no such line.
@@ -101,19 +104,23 @@ impl AllowedKeys {
         if text.len() > MAX_KEYS_FILE {
             return Err(KeysFileError::TooLarge(text.len()));
         }
-        let mut keys = BTreeMap::new();
+        let (mut keys, mut tpm) = (BTreeMap::new(), BTreeMap::new());
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (id, key) = read_line(line).map_err(|why| KeysFileError::Line { line: number + 1, why })?;
-            if keys.insert(id.clone(), key).is_some() {
-                let why = format!("the key {id} is listed twice");
-                return Err(KeysFileError::Line { line: number + 1, why });
+            let wrong = |why| KeysFileError::Line { line: number + 1, why };
+            let Line { id, key, comment } = Line::parse(line).map_err(wrong)?;
+            let twice = match key {
+                Key::Software(key) => keys.insert(id.clone(), (key, comment)).is_some(),
+                Key::Tpm => tpm.insert(id.clone(), comment).is_some(),
+            };
+            if twice {
+                return Err(wrong(format!("the key {id} is listed twice")));
             }
         }
-        if keys.is_empty() { Err(KeysFileError::Empty) } else { Ok(AllowedKeys { keys }) }
+        if keys.is_empty() && tpm.is_empty() { Err(KeysFileError::Empty) } else { Ok(AllowedKeys { keys, tpm }) }
     }
 
     /// The key of an id, and its comment.
@@ -121,9 +128,14 @@ impl AllowedKeys {
         self.keys.get(id).map(|(key, comment)| (key, comment.as_str()))
     }
 
+    /// The comment of the TPM key of an id, if it is on the list.
+    pub fn tpm(&self, id: &KeyId) -> Option<&str> {
+        self.tpm.get(id).map(String::as_str)
+    }
+
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.len() + self.tpm.len()
     }
 
     /// Never true of a file that was read.
@@ -132,17 +144,38 @@ impl AllowedKeys {
     }
 }
 
-fn read_line(line: &str) -> Result<(KeyId, (PublicKey, String)), String> {
-    let mut words = line.splitn(3, char::is_whitespace);
-    let (Some(id), Some(key)) = (words.next(), words.next()) else {
-        return Err("expected `KEYID BASE64 COMMENT`".to_owned());
-    };
-    let comment = words.next().unwrap_or_default().trim().to_owned();
-    let key = PublicKey::from_base64(key).ok_or("the second word is no Ed25519 public key in Base64 (32 bytes)")?;
-    if key.id().0 != id {
-        return Err(format!("the key has the id {}, not {id}", key.id()));
+/// A line of the file.
+struct Line {
+    id: KeyId,
+    key: Key,
+    comment: String,
+}
+
+enum Key {
+    Software(PublicKey),
+    Tpm,
+}
+
+impl Line {
+    fn parse(line: &str) -> Result<Line, String> {
+        let mut words = line.splitn(3, char::is_whitespace);
+        let (Some(named), Some(key)) = (words.next(), words.next()) else {
+            return Err("expected `KEYID BASE64 COMMENT`".to_owned());
+        };
+        let comment = words.next().unwrap_or_default().trim().to_owned();
+        let (id, key) = match key.strip_prefix(TPM_PREFIX) {
+            Some(area) => (TpmKey::from_base64(area).map_err(|error| error.to_string())?.id(), Key::Tpm),
+            None => {
+                let key = PublicKey::from_base64(key)
+                    .ok_or("the second word is no Ed25519 public key in Base64 (32 bytes)")?;
+                (key.id(), Key::Software(key))
+            }
+        };
+        if id.0 != named {
+            return Err(format!("the key has the id {id}, not {named}"));
+        }
+        Ok(Line { id, key, comment })
     }
-    Ok((key.id(), (key, comment)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! and verified. The daemon collects factors and signs; failsafectl verifies and compares, without the daemon.
 //!
 //! ```text
-//! readers (daemon) ─► Factor ─► Statement (three digests) ─► Envelope (DSSE, Ed25519) ─► file
+//! readers (daemon) ─► Factor ─► Statement (three digests) ─► Envelope (DSSE, Ed25519; a TPM's quote beside it) ─► file
 //! file ─► verify ─► Statement ─► diff of N statements: verdict, differences with class, reason and citation
 //! ```
 //!
@@ -26,6 +26,7 @@ pub mod statement;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod tpm;
 
 pub use diff::{Comparison, Verdict, compare};
 pub use drift::{Drift, Known};
@@ -37,3 +38,4 @@ pub use manifest::Manifest;
 pub use moment::Moment;
 pub use statement::{About, Scope, Statement};
 pub use table::{Pattern, Regime, Table};
+pub use tpm::{TpmKey, TpmOf, TpmQuote, TpmStatus, VerifiedQuote};

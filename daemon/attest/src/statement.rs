@@ -13,6 +13,7 @@ use crate::{
     key::{PublicKey, SOFTWARE_KEY},
     moment::Moment,
     table::{Regime, Table},
+    tpm::{self, TpmOf},
 };
 use failsafe_core::{egress::Account, record::At};
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,9 @@ pub struct Predicate {
     /// Of which run, and of which moment, a stored statement is; none: it was made for a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moment: Option<Moment>,
+    /// Whether a TPM quoted it; none: a version made it that did not look for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmOf>,
     /// What the run sent; only at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Account>,
@@ -249,6 +253,7 @@ impl Statement {
                 signer: SignerOf::of(about.signer),
                 nonce: hex::encode(about.nonce),
                 moment: None,
+                tpm: None,
                 egress: None,
                 regime: RegimeOf { name: regime, declared: about.regime.is_some() },
                 table: TableOf { name: table.name.clone(), digest: table.digest.clone() },
@@ -264,6 +269,13 @@ impl Statement {
     pub fn at(mut self, moment: Moment, egress: Option<Account>) -> Statement {
         self.predicate.moment = Some(moment);
         self.predicate.egress = egress;
+        self
+    }
+
+    /// The same with what is known of the node's TPM.
+    #[must_use]
+    pub fn with_tpm(mut self, tpm: TpmOf) -> Statement {
+        self.predicate.tpm = Some(tpm);
         self
     }
 
@@ -340,6 +352,9 @@ impl Statement {
         }
         if let Some(why) = moment.as_ref().and_then(Moment::wrong) {
             return wrong(why.to_owned());
+        }
+        if let Some(why) = tpm::wrong(&self.predicate) {
+            return wrong(why);
         }
         let at = moment.as_ref().map(|moment| moment.at);
         if (at.is_some() && *scope != Scope::Run) || egress.is_some() != (at == Some(At::End)) {

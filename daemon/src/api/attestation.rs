@@ -14,15 +14,17 @@ use super::{
     stored,
 };
 use crate::{
-    attest::{Roots, RunFacts, StatedOf, Worker, hide_identity, stated},
+    attest::{Roots, RunFacts, Sealing, StatedOf, Worker, hide_identity, stated, tpm_facts_of},
     config::Config,
     platform::clock,
     runs::FoundRun,
     signing::{KeyError, NodeKey, SigningKeys},
+    tpm::NodeTpm,
 };
 use failsafe_attest::{
-    Fact, Manifest, SOFTWARE_KEY, Scope, Table, seal,
+    Fact, Manifest, SOFTWARE_KEY, Scope, Table, TpmKey,
     statement::{DigestOf, MAX_NONCE},
+    tpm::TPM_KEY,
 };
 use failsafe_core::{policy::diagnostic::Diagnostics, record::Record};
 use failsafe_proto::{ErrorReason, v1};
@@ -39,21 +41,23 @@ const ATTESTATIONS: Quota = Quota { per_user: 1, total: 4, reserve: 4 };
 pub struct Attestor {
     pub(super) worker: Arc<Worker>,
     keys: Arc<SigningKeys>,
+    tpm: Arc<NodeTpm>,
     pub(super) table: Arc<Table>,
     limit: Arc<Limit>,
     reading: Arc<Reading>,
 }
 
 impl Attestor {
-    /// With the node's keys.
+    /// With the node's keys and its TPM.
     ///
     /// # Errors
     /// The built-in table of factors is broken; no build that passed its tests has such a table.
-    pub fn new(config: &Config, keys: Arc<SigningKeys>) -> Result<Attestor, Diagnostics> {
+    pub fn new(config: &Config, keys: Arc<SigningKeys>, tpm: Arc<NodeTpm>) -> Result<Attestor, Diagnostics> {
         let worker = Worker { roots: Roots::default(), redact: config.redact.clone() };
         Ok(Attestor {
             worker: Arc::new(worker),
             keys,
+            tpm,
             table: Arc::new(Table::built_in()?),
             limit: Limit::new("attestations", ATTESTATIONS),
             reading: Arc::default(),
@@ -108,9 +112,10 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         let share = Peer::of(&request)?.share();
         let v1::FingerprintRequest { run } = request.into_inner();
         let whole = !run.is_empty() || who.may_attest_node().is_ok();
-        let (stated_of, facts) = self.facts(&who, share, &run).await?;
-        let table = self.0.attestor.table.clone();
+        let (stated_of, mut facts) = self.facts(&who, share, &run).await?;
+        let (table, tpm) = (self.0.attestor.table.clone(), self.0.attestor.tpm.clone());
         let made = self.0.work(share).read(share, move || {
+            facts.extend(tpm_facts_of(&tpm));
             let statement = stated(facts, &table, stated_of, None, &[]);
             let payload = statement.payload().map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
             Ok::<_, Status>((statement.predicate.digests, payload))
@@ -143,11 +148,10 @@ impl v1::attestation_service_server::AttestationService for Attestations {
         // Before the work: without a key it is for nothing.
         let signer = self.0.attestor.keys.signer().map_err(|error| no_key(&error))?;
         let (stated_of, facts) = self.facts(&who, share, &run).await?;
-        let table = self.0.attestor.table.clone();
+        let (table, tpm) = (self.0.attestor.table.clone(), self.0.attestor.tpm.clone());
         let sealed = self.0.work(share).read(share, move || {
-            let public = signer.public();
-            let payload = stated(facts, &table, stated_of, Some(public), &nonce).payload()?;
-            seal(&payload, &public, |message| signer.sign(message))
+            let sealing = Sealing { signer: &signer, tpm: &tpm, table: &table, of: stated_of, nonce: &nonce };
+            sealing.seal(facts, |statement| statement)
         });
         let envelope = sealed.await?.map_err(|error| ErrorReason::Internal.status(error.to_string()))?;
         Ok(Response::new(v1::AttestResponse { envelope: envelope.into_bytes() }))
@@ -187,8 +191,16 @@ impl v1::attestation_service_server::AttestationService for Attestations {
 
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
         self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
         let keys = self.0.attestor.keys.listed().map_err(|error| no_key(&error))?;
-        Ok(Response::new(v1::ListKeysResponse { keys: keys.iter().map(node_key).collect() }))
+        let tpm = self.0.attestor.tpm.clone();
+        let of_tpm = self.0.work(share).read(share, move || tpm.key()).await?;
+        let (of_tpm, no_tpm) = match of_tpm {
+            Ok(key) => (Some(tpm_key(&key)), String::new()),
+            Err(why) => (None, why.to_string()),
+        };
+        let keys = keys.iter().map(node_key).chain(of_tpm).collect();
+        Ok(Response::new(v1::ListKeysResponse { keys, no_tpm }))
     }
 
     async fn rotate_key(
@@ -272,6 +284,16 @@ fn node_key(key: &NodeKey) -> v1::NodeKey {
         kind: SOFTWARE_KEY.to_owned(),
         created_ns: key.created_ns,
         retired_ns: key.retired_ns.unwrap_or(0),
+    }
+}
+
+fn tpm_key(key: &TpmKey) -> v1::NodeKey {
+    v1::NodeKey {
+        keyid: key.id().0,
+        public_key: key.area().to_vec(),
+        kind: TPM_KEY.to_owned(),
+        created_ns: 0,
+        retired_ns: 0,
     }
 }
 

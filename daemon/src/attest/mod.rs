@@ -17,12 +17,14 @@ mod kernel;
 mod nvidia;
 mod own_gpus;
 mod run;
+mod seal;
 mod stated;
 mod worker;
 
 pub use gpu::GpuFacts;
 pub use own_gpus::OwnGpus;
 pub use run::{Beginning, RunFacts};
+pub use seal::{Sealing, tpm_facts_of};
 pub use stated::{StatedOf, hide_identity, stated};
 pub use worker::{Asked, DEADLINE, Worker};
 

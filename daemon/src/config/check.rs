@@ -41,6 +41,7 @@ impl Config {
         wrong.extend(self.recordings.wrong());
         wrong.extend(self.drift.wrong());
         wrong.extend(self.drill.wrong());
+        wrong.extend(self.tpm.wrong());
         wrong.extend(self.gateway.wrong());
         wrong.extend(self.discovery.wrong());
         let too_fast = self.nvml.every.iter().filter(|(_, pace)| pace.0 < self.sample_interval());

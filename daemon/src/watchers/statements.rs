@@ -11,7 +11,7 @@ mod due;
 mod earlier;
 
 use crate::{
-    attest::{NodeFacts, RunFacts, StatedOf, Worker, hide_identity, stated},
+    attest::{NodeFacts, RunFacts, Sealing, StatedOf, Worker, hide_identity},
     log::{Log, claims::claims},
     node::NodeView,
     platform::{cgroup::Unopened, clock, sched},
@@ -20,9 +20,10 @@ use crate::{
         statements::{INCIDENTS, Which},
     },
     signing::SigningKeys,
+    tpm::NodeTpm,
 };
 use due::{Due, Followed, Turns};
-use failsafe_attest::{Fact, Manifest, Missing, Moment, Scope, Table, seal};
+use failsafe_attest::{Fact, Manifest, Missing, Moment, Scope, Statement, Table};
 use failsafe_core::{
     RunId,
     drill::is_drill,
@@ -51,6 +52,8 @@ pub struct Statements {
     pub log: Log,
     /// The node's keys.
     pub keys: Arc<SigningKeys>,
+    /// The node's TPM.
+    pub tpm: Arc<NodeTpm>,
     /// What the sensors see of the node.
     pub node: Arc<Mutex<NodeView>>,
     /// The readers.
@@ -153,11 +156,10 @@ impl Statements {
         };
         let regime = manifest.and_then(|manifest| manifest.regime);
         let of = StatedOf { scope: Scope::Run, regime, taken_ns: clock::wall_ns() };
-        let public = signer.public();
         let account = (which == Which::End).then(|| due.account.clone()).flatten();
-        let payload = stated(facts, &self.table, of, Some(public), &[]).at(moment, account).payload();
-        let sealed = payload.and_then(|payload| seal(&payload, &public, |message| signer.sign(message)));
-        let envelope = match sealed {
+        let sealing = Sealing { signer: &signer, tpm: &self.tpm, table: &self.table, of, nonce: &[] };
+        let finish = |statement: Statement| statement.at(moment.clone(), account.clone());
+        let envelope = match sealing.seal(facts, finish) {
             Ok(envelope) => envelope.into_bytes(),
             Err(error) => return Made::Not(error.to_string()),
         };

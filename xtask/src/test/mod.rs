@@ -49,6 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
         setup::nvml_references();
         setup::monitoring();
         setup::schedulers();
+        setup::tpm();
         Ok(())
     })?;
     // Tests start these programs and load this library; a build of everything shares its work with the tests' own.

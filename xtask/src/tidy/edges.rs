@@ -43,9 +43,10 @@ const IMPURE: &[&str] = &[
 
 const TABLE: &[Row] = &[
     Row { name: "failsafe-core", may: &[], tests_may: &[], never: IMPURE },
-    Row { name: "failsafe-attest", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
+    Row { name: "failsafe-attest", may: &["failsafe-core", "failsafe-tpm"], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-files", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
     Row { name: "failsafe-tlog", may: &[], tests_may: &[], never: IMPURE },
+    Row { name: "failsafe-tpm", may: &[], tests_may: &[], never: IMPURE },
     Row {
         name: "failsafe-journal",
         may: &["failsafe-core", "failsafe-tlog"],
@@ -72,6 +73,7 @@ const TABLE: &[Row] = &[
             "failsafe-matchers",
             "failsafe-proto",
             "failsafe-tlog",
+            "failsafe-tpm",
         ],
         tests_may: &["nvml-sim", "parity", "workloads"],
         never: &[],

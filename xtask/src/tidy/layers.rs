@@ -27,7 +27,7 @@ const STACKS: &[Stack] = &[
         within: &[],
         rows: &[
             &["causes", "counted", "platform", "policies", "redact", "signing", "skip", "systemd", "testing"],
-            &["log"],
+            &["log", "tpm"],
             &["config"],
             &["guard"],
             &["sensors"],

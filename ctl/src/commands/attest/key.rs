@@ -11,15 +11,15 @@ use failsafe_proto::v1 as pb;
 use serde_json::json;
 
 pub(in crate::commands) fn show(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
-    let keys = block_on(async {
+    let pb::ListKeysResponse { keys, no_tpm } = block_on(async {
         let client = Client::connect(place.socket).await?;
-        Ok(client.attestation().list_keys(pb::ListKeysRequest {}).await?.into_inner().keys)
+        Ok(client.attestation().list_keys(pb::ListKeysRequest {}).await?.into_inner())
     })?;
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     print(&if output.json() {
-        json::text(&json!({ "keys": keys.iter().map(page::key_json).collect::<Vec<_>>() }))
+        json::text(&json!({ "keys": keys.iter().map(page::key_json).collect::<Vec<_>>(), "no_tpm": no_tpm }))
     } else {
-        page::keys(&keys, &host, &place.zone)
+        page::keys(&keys, &no_tpm, &host, &place.zone)
     })?;
     Ok(Exit::Done)
 }

@@ -12,7 +12,7 @@ use crate::{
     args::{AttestArgs, AttestDiffArgs, AttestNodeArgs, AttestRunArgs, AttestVerifyArgs},
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{Paint, attest as page, clean, json, print},
+    render::{Paint, attest as page, clean, json, print, quote},
 };
 use failsafe_attest::{
     AllowedKeys, Statement, Table, Verdict, Verified, VerifyError, compare,
@@ -71,6 +71,12 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
             return Err(Fail::new(Exit::Tampered, message)
                 .advise("the statement may be an old one: have the node attested again with --nonce"));
         }
+    }
+    if args.require_tpm && verified.quote.as_ref().is_none_or(|quote| quote.allowed.is_none()) {
+        let message = format!("{}: {}", shown(&args.file), clean(&quote::summary(&verified)));
+        return Err(Fail::new(Exit::Tampered, message).advise(
+            "add the TPM key of the node to the list of allowed keys (`failsafectl attest key show` there), or leave out --require-tpm",
+        ));
     }
     let text = if args.output.json() {
         json::text(&page::verified_json(&verified))

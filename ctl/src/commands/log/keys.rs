@@ -5,7 +5,7 @@ use crate::{
     exit::{Exit, Fail},
     render::clean,
 };
-use failsafe_attest::{AllowedKeys, KeyId, PublicKey};
+use failsafe_attest::{AllowedKeys, KeyId, PublicKey, tpm::TPM_PREFIX};
 use failsafe_journal::tree::signed::{KEY_NAME, KEYS_FILE};
 use failsafe_tlog::{Keys, VerifierKey};
 use std::{collections::BTreeMap, path::Path};
@@ -106,7 +106,9 @@ pub(in crate::commands) fn known(place: &Place<'_>, file: Option<&Path>) -> Resu
 fn parse(text: &str) -> Result<Vec<(VerifierKey, String)>, String> {
     let mut keys = Vec::new();
     for (at, line) in text.lines().map(str::trim).enumerate() {
-        if line.is_empty() || line.starts_with('#') {
+        // The key of a TPM signs no checkpoints.
+        let of_tpm = line.split_whitespace().nth(1).is_some_and(|key| key.starts_with(TPM_PREFIX));
+        if line.is_empty() || line.starts_with('#') || of_tpm {
             continue;
         }
         let key = match line.split_whitespace().next() {
@@ -142,6 +144,7 @@ mod tests {
         let keys = parse(&format!("# keys\n\n{KEY}\n{line}\n")).unwrap();
         let names: Vec<_> = keys.iter().map(|(key, comment)| (key.name(), comment.as_str())).collect();
         assert_eq!(names, [("example.com/foo", ""), ("failsafe", "node 7")]);
+        assert_eq!(parse(&format!("{line}\nabc tpm:AAAA its TPM\n")).unwrap().len(), 1);
         assert_eq!(parse("# none\n").unwrap_err(), "it has no key");
         assert!(
             parse(&format!("{line}\n{}\n", KEY.replace("foo", "bar"))).unwrap_err().starts_with("line 2: the id of")

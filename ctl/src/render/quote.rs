@@ -1,0 +1,90 @@
+//! A TPM's quote: whether there is one, by which key, and what it proves.
+
+use failsafe_attest::{Statement, TpmStatus, Verified, VerifiedQuote};
+use serde_json::{Value, json};
+
+/// A few words for the line about a file that was written.
+pub fn short(statement: &Statement) -> String {
+    match &statement.predicate.tpm {
+        Some(tpm) if tpm.status == TpmStatus::Quoted => "quoted by a TPM".to_owned(),
+        Some(tpm) => format!("no TPM quote ({})", tpm.reason),
+        None => "no TPM quote".to_owned(),
+    }
+}
+
+/// Whether there is a quote, and whether its key is allowed.
+pub fn summary(verified: &Verified) -> String {
+    match &verified.quote {
+        Some(VerifiedQuote { key, allowed: Some(comment), .. }) if comment.is_empty() => {
+            format!("valid, TPM key allowed: {key}")
+        }
+        Some(VerifiedQuote { key, allowed: Some(comment), .. }) => {
+            format!("valid, TPM key allowed: {key} ({comment})")
+        }
+        Some(VerifiedQuote { key, allowed: None, .. }) => {
+            format!("valid, but TPM key {key} is not in a list of allowed keys: any program can make such a quote")
+        }
+        None => match &verified.statement.predicate.tpm {
+            Some(tpm) => format!("no TPM quote: {}", tpm.reason),
+            None => "no TPM quote: the statement does not say whether the node has a TPM".to_owned(),
+        },
+    }
+}
+
+/// What follows from the quote; empty: there is none.
+pub fn proved(verified: &Verified) -> String {
+    match &verified.quote {
+        Some(quote @ VerifiedQuote { allowed: Some(_), quoted, .. }) => format!(
+            "the TPM with this key quoted this statement and its nonce, and PCRs {} (SHA-256) had the values of \
+             node/tpm/pcr/sha256/* then; the TPM was reset {} times until then",
+            ranges(quote),
+            quoted.resets
+        ),
+        Some(_) => "nothing".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// What does not follow from it.
+pub fn not_proved(verified: &Verified) -> String {
+    match &verified.quote {
+        Some(VerifiedQuote { allowed: Some(_), .. }) => {
+            "that the key is in a genuine TPM (whoever put it on the list vouches for that); that the values of the PCRs are \
+             good ones; that other factors are true (root on the node can change them)"
+                .to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// The same for programs.
+pub fn json(verified: &Verified) -> Value {
+    match &verified.quote {
+        Some(quote) => json!({
+            "status": "valid",
+            "keyid": quote.key.0,
+            "key_checked": quote.allowed.is_some(),
+            "key_comment": quote.allowed,
+            "pcrs": quote.pcrs.0.iter().map(|(pcr, value)| (pcr.to_string(), hex::encode(value).into()))
+                .collect::<serde_json::Map<String, Value>>(),
+            "resets": quote.quoted.resets,
+            "restarts": quote.quoted.restarts,
+            "clock_ms": quote.quoted.clock_ms,
+            "clock_safe": quote.quoted.safe,
+        }),
+        None => json!({ "status": "none", "why": summary(verified) }),
+    }
+}
+
+/// The numbers of the PCRs, such as `0-7, 10`.
+fn ranges(quote: &VerifiedQuote) -> String {
+    let mut ranges: Vec<(u8, u8)> = Vec::new();
+    for pcr in quote.pcrs.0.keys().copied() {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == pcr => *last = pcr,
+            _ => ranges.push((pcr, pcr)),
+        }
+    }
+    let text = |(first, last): (u8, u8)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.into_iter().map(text).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,103 @@
+//! The worker of the TPM: absence, time limits and errors.
+
+use super::*;
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixListener,
+    path::Path,
+    thread,
+};
+
+fn tpm(device: &Path) -> NodeTpm {
+    NodeTpm::new(Settings { device: device.to_owned(), pcrs: vec![0, 7], disabled: false })
+}
+
+fn failed<T: std::fmt::Debug>(result: Result<T, NoTpm>) -> String {
+    match result.unwrap_err() {
+        NoTpm::Failed(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A device that answers each command with what `answer` makes of it, until `answer` gives nothing: then it hangs.
+fn device(folder: &Path, answer: impl Fn(u32) -> Option<Vec<u8>> + Send + 'static) -> PathBuf {
+    let path = folder.join("tpm");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut command = [0; 4_096];
+            loop {
+                match connection.read(&mut command) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
+                let code = u32::from_be_bytes(command[6..10].try_into().unwrap());
+                match answer(code) {
+                    Some(bytes) => drop(connection.write_all(&bytes)),
+                    None => break held.push(connection.try_clone().unwrap()),
+                }
+            }
+        }
+    });
+    path
+}
+
+fn refusal(code: u32) -> Vec<u8> {
+    [&[0x80, 0x01, 0, 0, 0, 10][..], &code.to_be_bytes()].concat()
+}
+
+#[test]
+fn a_node_without_a_tpm_says_so_and_one_that_is_not_used_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tpmrm0");
+    assert_eq!(tpm(&path).read().unwrap_err(), NoTpm::Absent(path.clone()));
+    let disabled = NodeTpm::new(Settings { device: path, pcrs: vec![0], disabled: true });
+    assert_eq!(disabled.key().unwrap_err(), NoTpm::Disabled);
+}
+
+#[test]
+fn what_is_no_tpm_is_refused_and_the_failure_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, "x").unwrap();
+    let node = tpm(&path);
+    assert!(failed(node.read()).contains("neither a character device nor a socket"));
+    std::fs::remove_file(&path).unwrap();
+    assert!(failed(node.read()).contains("neither a character device nor a socket"), "it was tried again at once");
+}
+
+#[test]
+fn a_tpm_that_is_locked_out_is_named_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = tpm(&device(folder.path(), |_| Some(refusal(0x921))));
+    let why = failed(node.read());
+    assert!(why.contains("locked out"), "{why}");
+}
+
+#[test]
+fn an_answer_that_is_no_answer_is_an_error() {
+    for answer in [vec![0xff; 10], [&refusal(0)[..5], &[9, 0, 0, 0, 0]].concat(), refusal(0)] {
+        let folder = tempfile::tempdir().unwrap();
+        let node = tpm(&device(folder.path(), move |_| Some(answer.clone())));
+        let why = failed(node.key());
+        assert!(why.contains("the TPM does not answer") || why.contains("cannot be read"), "{why}");
+    }
+}
+
+#[test]
+fn a_tpm_that_hangs_costs_the_first_who_asks_the_deadline_and_others_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (told, commands) = mpsc::channel();
+    let node = tpm(&device(folder.path(), move |code| {
+        let _nobody_listens = told.send(code);
+        None
+    }));
+    assert!(failed(node.key()).contains("did not answer"));
+    for _ in 0..3 {
+        let why = failed(node.key());
+        assert!(why.contains("does not answer") || why.contains("did not answer"), "{why}");
+    }
+    assert_eq!(commands.try_iter().count(), 1, "a request after the one that hangs reached the device");
+}

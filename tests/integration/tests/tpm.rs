@@ -1,0 +1,114 @@
+//! TPM quotes end to end, on a software TPM: statements with a quote, verified without the daemon; nodes without a TPM, and with
+//! one that fails.
+
+use anyhow::{Context, Result, ensure};
+use integration::{Node, on_node};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+#[path = "../../../daemon/tpm/tests/swtpm/node.rs"]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "another crate's tests use all of it; a panic fails the test"
+)]
+mod swtpm;
+use swtpm::Swtpm;
+
+fn settings(device: &Path) -> String {
+    format!("[tpm]\ndevice = {:?}\npcrs = [0, 7, 10]\n", device.display().to_string())
+}
+
+/// Attests the node, and returns the file and what was printed.
+fn attest(node: &Node, name: &str, more: &[&str]) -> Result<(String, String)> {
+    let file = node.file(name).display().to_string();
+    let args = ["attest", "node", "-o", &file, "--force"].into_iter().chain(more.iter().copied());
+    let printed = node.ctl(args)?.expect(0)?.out;
+    Ok((file, printed))
+}
+
+/// Verifies a file with `failsafectl` of which the daemon is out of reach: the exit code, JSON, and messages.
+fn verify(node: &Node, file: &str, more: &[&str]) -> Result<(i32, Value, String)> {
+    let mut command = node.ctl_command(["attest", "verify", "-o", "json", file]);
+    let said = integration::Said::of(command.args(more).env("FAILSAFE_SOCKET", "/nowhere"))?;
+    Ok((said.code, said.json().unwrap_or_default(), said.err.clone()))
+}
+
+#[test]
+fn a_statement_of_a_node_with_a_tpm_has_a_quote_that_is_verified_offline() -> Result<()> {
+    let test = "a_statement_of_a_node_with_a_tpm_has_a_quote_that_is_verified_offline";
+    let Some(tpm) = Swtpm::start(test) else { return Ok(()) };
+    let (extended, text) = tpm.tool("tpm2_pcrextend", &[&format!("10:sha256={}", "11".repeat(32))]);
+    ensure!(extended, "{text}");
+    on_node("tpm-quote", &settings(&tpm.socket()), |node| {
+        let (file, printed) = attest(node, "node.json", &["--nonce", "abcd"])?;
+        ensure!(printed.contains("quoted by a TPM"), "{printed}");
+        let keys = node.file("keys").display().to_string();
+        let listed = node.ctl(["attest", "key", "show"])?.expect(0)?.out;
+        fs::write(&keys, &listed)?;
+        let (code, answer, _) = verify(node, &file, &["--keys", &keys, "--nonce", "abcd", "--require-tpm"])?;
+        ensure!(code == 0 && answer["tpm_quote"]["key_checked"] == true, "{code} {answer:#}");
+        let factors = answer["statement"]["predicate"]["factors"].as_array().context("no factors")?.clone();
+        let quoted: Vec<&Value> = factors.iter().filter(|factor| factor["assurance"] == "tpm-quoted").collect();
+        ensure!(quoted.len() == 3, "{quoted:?}");
+        let of_pcr = |pcr: &str| quoted.iter().find(|one| one["path"] == format!("node/tpm/pcr/sha256/{pcr}"));
+        let ten = of_pcr("10").context("no PCR 10")?;
+        ensure!(ten["value"] == answer["tpm_quote"]["pcrs"]["10"] && ten["value"] != "0".repeat(64), "{ten}");
+
+        // A list without the key of the TPM: the quote is worth nothing, and who demands one gets an error.
+        let software: String = listed.lines().filter(|line| !line.contains(" tpm:")).collect::<Vec<_>>().join("\n");
+        fs::write(&keys, software)?;
+        let (code, answer, _) = verify(node, &file, &["--keys", &keys])?;
+        ensure!(code == 0 && answer["tpm_quote"]["key_checked"] == false, "{code} {answer:#}");
+        let (code, _, err) = verify(node, &file, &["--keys", &keys, "--require-tpm"])?;
+        ensure!(code == 7 && err.contains("is not in a list of allowed keys"), "{code} {err}");
+
+        // Two statements with their quotes exchanged.
+        fs::write(&keys, &listed)?;
+        let (other, _) = attest(node, "other.json", &["--nonce", "ef"])?;
+        let read = |file: &str| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(file)?)?) };
+        let (mut one, two) = (read(&file)?, read(&other)?);
+        one["tpmQuote"] = two["tpmQuote"].clone();
+        fs::write(&file, one.to_string())?;
+        let (code, _, err) = verify(node, &file, &["--keys", &keys])?;
+        ensure!(code == 7 && err.contains("about another statement or another nonce"), "{code} {err}");
+        one.as_object_mut().context("no envelope")?.remove("tpmQuote");
+        fs::write(&file, one.to_string())?;
+        let (code, _, err) = verify(node, &file, &["--keys", &keys])?;
+        ensure!(code == 7 && err.contains("it was removed"), "{code} {err}");
+        // The log's keys are read from the same file.
+        node.ctl(["log", "checkpoint"])?.expect(0)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_without_a_tpm_states_that_it_has_none() -> Result<()> {
+    on_node("tpm-absent", &settings(Path::new("/nowhere/tpmrm0")), |node| {
+        let (file, printed) = attest(node, "node.json", &[])?;
+        ensure!(printed.contains("no TPM quote (the node has no TPM: /nowhere/tpmrm0 does not exist)"), "{printed}");
+        let (_, answer, _) = verify(node, &file, &[])?;
+        let predicate = &answer["statement"]["predicate"];
+        ensure!(predicate["tpm"]["status"] == "absent" && answer["tpm_quote"]["status"] == "none", "{answer:#}");
+        ensure!(predicate["digests"]["full"]["unknown"] == 0, "{answer:#}");
+        let listed = node.ctl(["attest", "key", "show"])?.expect(0)?.out;
+        ensure!(listed.contains("# no TPM key: the node has no TPM"), "{listed}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_tpm_that_refuses_leaves_a_statement_by_the_software_key_with_the_reason() -> Result<()> {
+    let test = "a_tpm_that_refuses_leaves_a_statement_by_the_software_key_with_the_reason";
+    let Some(tpm) = Swtpm::start(test) else { return Ok(()) };
+    let (changed, text) = tpm.tool("tpm2_changeauth", &["-c", "e", "secret"]);
+    ensure!(changed, "{text}");
+    on_node("tpm-refuses", &settings(&tpm.socket()), |node| {
+        let (file, printed) = attest(node, "node.json", &[])?;
+        ensure!(printed.contains("no TPM quote (the TPM refuses TPM2_CreatePrimary"), "{printed}");
+        let (code, answer, _) = verify(node, &file, &[])?;
+        ensure!(code == 15 && answer["statement"]["predicate"]["tpm"]["status"] == "failed", "{answer:#}");
+        Ok(())
+    })
+}
