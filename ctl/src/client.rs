@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_daemon_is_told_apart_from_a_dead_one() {
+    fn a_missing_daemon_is_distinguished_from_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let target = Target::Socket(path.clone());

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chain_of_causes_is_told_once() {
+    fn the_chain_of_causes_is_reported_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("read a")]
         struct Outer(#[source] io::Error);

@@ -257,7 +257,7 @@ fn a_dry_run_lists_exactly_whom_it_would_touch() -> Result<()> {
 }
 
 #[test]
-fn a_snapshot_tells_the_tree_and_says_when_it_is_cut() -> Result<()> {
+fn a_snapshot_shows_the_tree_and_says_when_it_is_cut() -> Result<()> {
     let mut run = TestCgroup::new("snapshot")?;
     let leaf = run.cgroup.create_child("leaf")?;
     let path = run.cgroup.path().to_owned();

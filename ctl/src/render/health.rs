@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_told_and_cannot_write_on_the_terminal() {
+    fn reasons_are_reported_and_cannot_write_on_the_terminal() {
         let health = node();
         let text = super::health(&health, &health.gpus, pb::HealthLevel::Degraded, Paint::plain());
         insta::assert_snapshot!(text);

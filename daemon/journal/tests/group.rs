@@ -152,7 +152,7 @@ fn overflow_by_bytes() {
 }
 
 #[test]
-fn full_disk_is_waited_out_and_told() {
+fn full_disk_is_waited_out_and_reported() {
     let sim = SimStorage::new();
     let options = Options { retry_after: Duration::from_millis(30), max_entries: 20, ..Options::default() };
     let writer = AuditWriter::spawn_on(sim.clone(), options).unwrap();

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tools_word_is_what_is_told() {
+    fn the_tools_word_is_what_is_reported() {
         let (_dir, path) = tool("echo \"GPU $3 was successfully reset.\"");
         assert_eq!(reset(&path, "GPU-1").unwrap(), "GPU GPU-1 was successfully reset.");
         let (_dir, path) = tool("echo 'In use by another client'; exit 19");

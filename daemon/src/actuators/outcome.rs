@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_latch_is_told_with_the_time_at_which_it_was_read_back() {
+    fn a_latch_is_reported_with_the_time_at_which_it_was_read_back() {
         assert_eq!((block(Ok(()), 7).verdict, block(Ok(()), 7).at_ns), (Verdict::Proved, Some(7)));
         assert_eq!(block(Err("no".into()), 8).at_ns, Some(8));
     }

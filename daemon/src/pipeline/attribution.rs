@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_on_one_gpu_share_it_by_what_their_processes_did_where_that_is_told() {
+    fn runs_on_one_gpu_share_it_by_what_their_processes_did_where_that_is_reported() {
         let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
         let mut all = Attribution::default();
         let did = |pid, of, sm| GpuProcessView { sm: Some(sm), ..process(pid, of) };
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_gpu_does_not_tell_is_unknown_and_not_nothing() {
+    fn what_the_gpu_does_not_report_is_unknown_and_not_nothing() {
         let (a, mig, whole) = (run(1), GpuId("GPU-mig".into()), GpuId("GPU-whole".into()));
         let mut all = Attribution::default();
         let on_it = [process(1, Some(a))];
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_process_is_told_once_until_it_leaves() {
+    fn a_foreign_process_is_reported_once_until_it_leaves() {
         let (a, b, gpu) = (run(1), run(2), GpuId("GPU-a".into()));
         let mut all = Attribution::default();
         let both = [process(1, Some(a)), process(3, Some(b)), process(9, None)];

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_told_once_and_taken_in_order() {
+    fn what_waits_is_reported_once_and_taken_in_order() {
         let (pipeline, queue) = queue::channel(4);
         let mut poster = Poster::new(pipeline);
         (0..3).for_each(|n| poster.post(tick(n)));

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_the_log_has_is_not_told_again() {
+    fn a_loss_that_the_log_has_is_not_reported_again() {
         let outage = Outage { since_ns: None, counted: Total::NONE, lost: 10, calls: false, foreign: None };
         let gaps = |told, watches| gaps(&outage, RunId(uuid::Uuid::nil()), (told, watches), MonoTime(0));
         let lost = |told| gaps(told, false).iter().map(|gap| gap.lost).sum::<u64>();

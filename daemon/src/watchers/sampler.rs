@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_lost_before_the_run_was_taken_up_is_not_told_again() {
+    fn what_was_lost_before_the_run_was_taken_up_is_not_reported_again() {
         let mut seen = 0;
         let told: Vec<u64> = [(5, 5), (5, 7), (5, 7), (5, 10)].map(|(e, now)| more(&mut seen, e, now)).to_vec();
         assert_eq!(told, [0, 2, 0, 3]);

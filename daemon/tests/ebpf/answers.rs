@@ -162,7 +162,7 @@ fn many(question: &[u8], count: u16, named: bool) -> Vec<u8> {
 }
 
 #[test]
-fn every_address_of_an_answer_is_learnt_as_far_as_it_is_read_and_what_is_cut_is_told() {
+fn every_address_of_an_answer_is_learnt_as_far_as_it_is_read_and_what_is_cut_is_reported() {
     let Some(mut bench) = ready("answers-many") else { return };
     let listener = TcpListener::bind("127.77.2.4:0").unwrap();
     let port = listener.local_addr().unwrap().port();

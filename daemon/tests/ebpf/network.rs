@@ -63,7 +63,7 @@ fn ports_to_listen_on_and_bind_are_refused_by_number() {
 }
 
 #[test]
-fn without_lsm_who_listens_is_told_by_the_tracepoint() {
+fn without_lsm_who_listens_is_reported_by_the_tracepoint() {
     let Some(mut bench) = ready_without_lsm("listens") else { return };
     let at = |net: &str| EgressRule { net: net.parse().unwrap(), ports: vec![28804..=28804], protocol: None };
     let listen = vec![(at("127.0.0.0/8"), Effect::Observe), (at("127.0.0.2/32"), Effect::Stop)];
@@ -88,7 +88,7 @@ fn without_lsm_who_listens_is_told_by_the_tracepoint() {
 }
 
 #[test]
-fn without_lsm_sockets_and_user_namespaces_are_told_at_their_calls() {
+fn without_lsm_sockets_and_user_namespaces_are_reported_at_their_calls() {
     let Some(mut bench) = ready_without_lsm("entries") else { return };
     let rules = Rules {
         families: vec![(libc::AF_PACKET as u16, Effect::Deny), (libc::AF_ALG as u16, Effect::Observe)],
@@ -126,7 +126,7 @@ fn without_lsm_sockets_and_user_namespaces_are_told_at_their_calls() {
 }
 
 #[test]
-fn what_may_be_bound_is_told_by_address_port_and_protocol() {
+fn what_may_be_bound_is_reported_by_address_port_and_protocol() {
     let Some(mut bench) = ready("binds") else { return };
     let at = |net: &str, ports: &[u16], protocol| EgressRule {
         net: net.parse().unwrap(),
@@ -251,7 +251,7 @@ fn a_rate_drops_what_is_too_fast_and_lets_the_rest_through() {
 }
 
 #[test]
-fn what_is_told_once_a_second_says_how_many_were_held_back() {
+fn what_is_reported_once_a_second_says_how_many_were_held_back() {
     let Some(mut bench) = ready("repeats") else { return };
     let run = bench.add("a", &enforce(&[]));
     let mut agent = Agent::start(&run.cgroup);
@@ -304,7 +304,7 @@ fn a_host_is_reached_at_the_addresses_its_name_server_gives() {
 }
 
 #[test]
-fn an_answer_over_tcp_is_read_where_it_is_whole_and_else_told() {
+fn an_answer_over_tcp_is_read_where_it_is_whole_and_else_reported() {
     let Some(mut bench) = ready("dns-tcp") else { return };
     let listener = std::net::TcpListener::bind("127.77.0.2:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -330,7 +330,7 @@ fn an_answer_over_tcp_is_read_where_it_is_whole_and_else_told() {
 }
 
 #[test]
-fn a_budget_that_only_observes_is_told_and_drops_nothing() {
+fn a_budget_that_only_observes_is_reported_and_drops_nothing() {
     let Some(mut bench) = ready("observed-budget") else { return };
     let rules = vec![super::bench::allow_all("127.0.0.0/8")];
     let list = EgressPolicy { mode: EgressMode::Observe, rules, ..enforce(&[]) };

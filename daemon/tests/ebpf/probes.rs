@@ -132,7 +132,7 @@ fn a_latched_run_connects_no_datagram_socket() {
 }
 
 #[test]
-fn what_a_connected_datagram_socket_sends_is_refused_by_every_call_and_told_as_a_send() {
+fn what_a_connected_datagram_socket_sends_is_refused_by_every_call_and_reported_as_a_send() {
     let Some(mut bench) = ready("connected") else { return };
     let witnesses = [("127.0.0.2:0", "127.0.0.2"), ("[::1]:0", "[::1]"), ("127.0.0.3:0", "[::ffff:127.0.0.3]")]
         .map(|(at, named)| (UdpSocket::bind(at).unwrap(), named));
@@ -162,7 +162,7 @@ fn what_a_connected_datagram_socket_sends_is_refused_by_every_call_and_told_as_a
 }
 
 #[test]
-fn a_list_that_only_observes_tells_what_a_connected_datagram_socket_sends() {
+fn a_list_that_only_observes_shows_what_a_connected_datagram_socket_sends() {
     let Some(mut bench) = ready("connected-observed") else { return };
     let witness = UdpSocket::bind("127.0.0.2:0").unwrap();
     let to = witness.local_addr().unwrap();
@@ -193,7 +193,7 @@ impl Drop for Pings {
 }
 
 #[test]
-fn a_ping_that_is_refused_is_told() {
+fn a_ping_that_is_refused_is_reported() {
     let Some(mut bench) = ready("ping") else { return };
     let _pings = Pings::open();
     let run = bench.add("a", &enforce(&[("127.0.0.1/32", 53)]));

@@ -131,7 +131,7 @@ fn what_happens_without_a_daemon_is_read_by_the_next() {
 }
 
 #[test]
-fn processes_beyond_the_limit_are_refused_or_told() {
+fn processes_beyond_the_limit_are_refused_or_reported() {
     let Some(mut bench) = ready("limit") else { return };
     let rules = Rules { max_procs: 2, deny: 1 << point::FORK, ..Rules::default() };
     let run = bench.add_ruled("a", OPEN_NET, &rules);
@@ -179,7 +179,7 @@ fn failsafe_is_out_of_a_runs_reach() {
 }
 
 #[test]
-fn processes_that_are_made_too_fast_are_refused_or_told() {
+fn processes_that_are_made_too_fast_are_refused_or_reported() {
     let Some(mut bench) = ready("fast") else { return };
     let rules = Rules { max_forks: 3, deny: 1 << point::FORK, ..Rules::default() };
     let run = bench.add_ruled("a", OPEN_NET, &rules);
@@ -224,7 +224,7 @@ fn a_gain_of_privilege_is_refused_by_its_kind() {
 }
 
 #[test]
-fn without_lsm_what_an_exec_gains_is_told_and_stops() {
+fn without_lsm_what_an_exec_gains_is_reported_and_stops() {
     let Some(mut bench) = ready_without_lsm("gainseen") else { return };
     if !bench.ebpf.is_loaded("fs_gain_exec") && !bench.ebpf.is_loaded("fs_gain_creds") {
         return skip("this kernel has neither tp_btf/sched_prepare_exec nor fentry");
@@ -263,7 +263,7 @@ fn without_lsm_what_an_exec_gains_is_told_and_stops() {
 }
 
 #[test]
-fn without_lsm_root_that_a_call_gains_is_told_at_its_entry() {
+fn without_lsm_root_that_a_call_gains_is_reported_at_its_entry() {
     let Some(mut bench) = ready_without_lsm("rootseen") else { return };
     let rules = Rules { watch: 1 << point::PRIV_SETUID, ..Rules::default() };
     let run = bench.add_ruled("a", OPEN_NET, &rules);

@@ -61,7 +61,7 @@ fn every_kind_arrives_that_the_gpu_says_it_has() -> Result<()> {
 }
 
 #[test]
-fn a_driver_that_does_not_say_which_events_it_has_tells_xids_all_the_same() -> Result<()> {
+fn a_driver_that_does_not_say_which_events_it_has_reports_xids_all_the_same() -> Result<()> {
     let events = event(3.0, "double_bit_ecc") + "[[gpu.event]]\nat = 3.0\nxid = 48\n";
     let older = fault("nvmlDeviceGetSupportedEventTypes", "error = \"NOT_SUPPORTED\"");
     let rig = Rig::new(&(gpu(GPU0, &events) + &older))?;

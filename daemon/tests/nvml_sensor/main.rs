@@ -121,7 +121,7 @@ fn a_list_of_processes_that_fails_is_not_an_empty_one() -> Result<()> {
 }
 
 #[test]
-fn a_lost_gpu_tells_its_xid_and_is_blind_alone_until_it_is_back() -> Result<()> {
+fn a_lost_gpu_reports_its_xid_and_is_blind_alone_until_it_is_back() -> Result<()> {
     let both = gpu(GPU0, "[[gpu.event]]\nat = 3.0\nxid = 79") + &gpu(GPU1, "temperature = 60");
     let lost = fault("nvmlDevice*", "gpu = 0\nfrom = 3.0\nerror = \"GPU_IS_LOST\"");
     let rig = Rig::new(&(both.clone() + &lost))?;
@@ -281,7 +281,7 @@ fn a_driver_that_is_loaded_anew_makes_the_sampler_start_afresh() -> Result<()> {
 }
 
 #[test]
-fn a_library_that_is_missing_or_is_none_or_is_anybodys_is_said_and_looked_for_again() -> Result<()> {
+fn a_library_that_is_missing_or_is_none_or_is_anybodys_is_reported_and_looked_for_again() -> Result<()> {
     let rig = Rig::with(&gpu(GPU0, ""), |config| {
         let library = config.library.as_deref().unwrap_or(Path::new(""));
         fs::rename(library, library.with_extension("away")).unwrap_or_default();

@@ -77,7 +77,7 @@ fn one_signal_of_every_sample_may_be_read_rarely_and_its_call_is_made_for_the_ot
 }
 
 #[test]
-fn a_group_is_read_as_often_as_is_said() -> Result<()> {
+fn a_group_is_read_as_often_as_configured() -> Result<()> {
     let rig = Rig::with(&gpu(GPU0, ""), |config| {
         rated(config, &[("slow", Duration::from_millis(50)), ("second", HOUR), ("rare", HOUR)]);
     })?;

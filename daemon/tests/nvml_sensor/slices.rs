@@ -31,7 +31,7 @@ fn devices(rig: &Rig) -> Result<[MigDevice; 2]> {
 }
 
 #[test]
-fn each_tells_its_own_work_and_memory() -> Result<()> {
+fn each_reports_its_own_work_and_memory() -> Result<()> {
     let rig = Rig::new(&cut())?;
     let [first, second] = devices(&rig)?;
     let idle = whole(&rig, &first)?;
@@ -65,7 +65,7 @@ fn one_that_cannot_be_measured_says_so_and_hides_nothing_of_its_card() -> Result
 }
 
 #[test]
-fn one_that_is_made_later_tells_as_well_and_one_that_is_gone_no_more() -> Result<()> {
+fn one_that_is_made_later_reports_too_and_one_that_is_gone_no_more() -> Result<()> {
     let rig = Rig::new(&gpu(GPU0, "mig = [\"1g.10gb\"]"))?;
     ensure!(rig.hello()?.gpus.remove(0).mig_devices.len() == 1);
     let event = "[[gpu.event]]\nat = 0.0\nkind = \"mig_config\"\n";

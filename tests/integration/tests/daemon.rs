@@ -143,7 +143,7 @@ fn a_tampered_log_is_set_aside_and_the_new_one_says_so_first() -> Result<()> {
 }
 
 #[test]
-fn a_torn_tail_is_cut_off_and_said() -> Result<()> {
+fn a_torn_tail_is_cut_off_and_reported() -> Result<()> {
     on_node("torn", "", |node| {
         let entries = node.events()?.len();
         node.kill9()?;

@@ -69,7 +69,7 @@ fn a_gpu_that_overheats_freezes_its_run_and_no_other() -> Result<()> {
 }
 
 #[test]
-fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()> {
+fn a_rule_on_a_signal_that_the_runs_gpu_does_not_report_is_no_rule() -> Result<()> {
     // The first GPU has no temperature, the second cannot tell its.
     let fault = |gpu: u32, error: &str| {
         format!("[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = {gpu}\nerror = \"{error}\"\n")
@@ -105,7 +105,7 @@ fn a_rule_on_a_signal_that_the_runs_gpu_does_not_tell_is_no_rule() -> Result<()>
 }
 
 #[test]
-fn nvml_that_hangs_in_a_call_is_told_and_the_other_sensors_go_on() -> Result<()> {
+fn nvml_that_hangs_in_a_call_is_reported_and_the_other_sensors_go_on() -> Result<()> {
     let fault = "[[fault]]\nfunction = \"nvmlDeviceGetTemperature\"\ngpu = 0\nfrom = 1.0\nhang = true\n";
     on_gpu_node("hang", &gpu("60", fault), "", |node| {
         wait_for("the GPU is seen", || Ok(node.json(["node", "status"])?["gpus"].as_array().map(Vec::len) == Some(1)))?;

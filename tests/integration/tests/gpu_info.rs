@@ -23,7 +23,7 @@ model = "H100"
 "#;
 
 #[test]
-fn describe_tells_what_a_gpu_is() -> Result<()> {
+fn describe_shows_what_a_gpu_is() -> Result<()> {
     on_gpu_node("gpu-info", SCENARIO, "", |node| {
         wait_for("the GPUs are seen", || Ok(node.json(["gpu", "list"])?.as_array().map(Vec::len) == Some(3)))?;
         let info = |gpu: &str| Ok::<_, anyhow::Error>(node.json(["gpu", "describe", gpu])?["info"].clone());

@@ -31,7 +31,7 @@ fn with_channel<F: Future<Output = Result<()>>>(node: &Node, work: impl FnOnce(C
 }
 
 #[test]
-fn health_is_told_for_the_services_that_schedulers_ask() -> Result<()> {
+fn health_is_reported_for_the_services_that_schedulers_ask() -> Result<()> {
     on_node("health", "", |node| {
         with_channel(node, |channel| async move {
             let mut health = HealthClient::new(channel);
@@ -110,7 +110,7 @@ fn mistakes_have_the_codes_and_the_reasons_that_the_interface_promises() -> Resu
 }
 
 #[test]
-fn what_speaks_against_which_part_is_told() -> Result<()> {
+fn what_speaks_against_which_part_is_reported() -> Result<()> {
     let scenario = TWO_GPUS.to_owned() + "[gpu.rows]\nfailure = true\n";
     on_gpu_node("reasons", &scenario, "", |node| {
         wait_for("the second GPU is bad", || Ok(node.code(&["node", "health", "--gpu", "1"])? == 12))?;

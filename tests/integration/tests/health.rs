@@ -105,7 +105,7 @@ fn nothing_is_started_on_a_gpu_that_is_cordoned_but_for_its_repair() -> Result<(
 }
 
 #[test]
-fn the_kernels_log_tells_an_xid_that_nvml_does_not() -> Result<()> {
+fn the_kernels_log_reports_an_xid_that_nvml_does_not() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("kmsg");
     fs::write(&log, "")?;
@@ -150,7 +150,7 @@ actions = ["notify"]
 "#;
 
 #[test]
-fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_told() -> Result<()> {
+fn a_derived_signal_freezes_its_run_and_cordons_its_gpu_and_a_stranger_on_it_is_reported() -> Result<()> {
     let mut stranger = std::process::Command::new("sleep").arg("600").spawn()?;
     let scenario = format!(
         "[[gpu]]\nmodel = \"H100\"\ntemperature = 60\npower = 80\nutilization = 100\nmemory_used = \"1 GiB\"\n\

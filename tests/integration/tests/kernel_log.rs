@@ -56,7 +56,8 @@ fn an_xid_names_its_gpu_also_where_nvml_never_answered() -> Result<()> {
 }
 
 #[test]
-fn what_the_kernel_said_while_no_daemon_watched_is_judged_once_and_told_to_the_runs_that_were_there() -> Result<()> {
+fn kernel_log_records_of_the_time_without_a_daemon_are_judged_once_and_reported_to_the_runs_of_that_time() -> Result<()>
+{
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("kmsg");
     let now = kernel_time_us()?;

@@ -80,7 +80,7 @@ fn followers_idle_connections_and_floods_do_not_take_control_away() -> Result<()
 }
 
 #[test]
-fn a_user_with_too_many_connections_is_told_so_and_others_are_not_affected() -> Result<()> {
+fn a_user_with_too_many_connections_gets_the_reason_and_others_are_not_affected() -> Result<()> {
     let settings = "[limits]\nconnections = { per_user = 3, total = 8, reserve = 64 }\n";
     on_node("connections", settings, |node| {
         let mut crowd = Crowd::come(node, NOBODY, &["--idle", "3"])?;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, net::TcpListener, process::Stdio, time::Dur
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 
 #[test]
-fn a_strangers_thaw_during_the_outage_is_found_undone_and_said() -> Result<()> {
+fn a_strangers_thaw_during_the_outage_is_found_undone_and_reported() -> Result<()> {
     on_node("outage-thaw", "", |node| {
         let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
         node.ctl(["freeze", "held", "--reason", "before"])?.expect(0)?;
@@ -246,7 +246,7 @@ fn a_live_run_with_another_boot_in_its_run_json_is_still_judged() -> Result<()> 
 
 /// A ring that is too small for what happens before, during and after the outage: each loss is told once. Totals go on.
 #[test]
-fn what_the_kernel_counted_during_the_outage_is_told_once() -> Result<()> {
+fn what_the_kernel_counted_during_the_outage_is_reported_once() -> Result<()> {
     on_node("outage-counted", "ring_kib = 4\n", |node| {
         let connects = program("connect-loop")?.display().to_string();
         let policy = format!("{PLAIN}[egress]\nallow = []\n");
@@ -351,7 +351,7 @@ fn failsafes_own_files_are_kept_from_runs_of_root_over_a_restart() -> Result<()>
 
 /// As after an upgrade.
 #[test]
-fn programs_of_another_abi_are_replaced_and_what_cannot_be_read_of_them_is_said() -> Result<()> {
+fn programs_of_another_abi_are_replaced_and_what_cannot_be_read_of_them_is_reported() -> Result<()> {
     on_node("other-abi", "", |node| {
         let run = Launch::new("held", PLAIN).start(node, ["sleep", "600"])?;
         node.ctl(["freeze", "held", "--reason", "before"])?.expect(0)?;

@@ -64,7 +64,7 @@ fn the_doctor_says_what_rules_are_worth_here() -> Result<()> {
 }
 
 #[test]
-fn every_watched_call_is_seen_and_the_cost_is_told_while_it_is_paid() -> Result<()> {
+fn every_watched_call_is_seen_and_the_cost_is_reported_while_it_is_paid() -> Result<()> {
     on_node("syscalls", "", |node| {
         let (paid, before) = costs(node)?;
         ensure!(!paid && before.contains("none watched now"), "{before}");

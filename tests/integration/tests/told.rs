@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 #[test]
-fn what_is_told_once_a_second_says_in_the_record_how_many_there_were() -> Result<()> {
+fn what_is_reported_once_a_second_says_in_the_record_how_many_there_were() -> Result<()> {
     const SENT: u64 = 24;
     on_node("repeats", "", |node| {
         let policy = "[policy]\nname = \"p\"\nowner = \"o\"\n[egress]\nallow = []\n[[rule]]\nid = \"leaves\"\n\

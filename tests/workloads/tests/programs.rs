@@ -24,7 +24,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 const TRAINER: &str = env!("CARGO_BIN_EXE_trainer");
 
 #[test]
-fn trainer_learns_and_diverges_when_told() {
+fn trainer_learns_and_diverges_on_request() {
     let fine = output(TRAINER, &["--steps", "300", "--step-ms", "0"]);
     let losses: Vec<f64> = fine.lines().filter_map(|l| l.split_once(" loss ")?.1.parse().ok()).collect();
     assert_eq!(losses.len(), 300);

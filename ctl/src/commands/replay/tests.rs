@@ -381,7 +381,7 @@ fn what_a_crash_or_a_full_disk_leaves_is_no_tampering() {
 }
 
 #[test]
-fn files_and_runs_are_told_apart() {
+fn files_and_runs_are_distinguished() {
     assert!(local("./trainer").is_some());
     assert!(local("x.fsrec").is_some());
     assert!(local("trainer").is_none());

@@ -90,7 +90,7 @@ fn a_rank_that_spins_in_a_collective_is_busy_at_low_power() {
 }
 
 #[test]
-fn power_without_work_is_told() {
+fn power_without_work_is_reported() {
     let mut b = Bench::new(&["gpu.derived.idle_power"]);
     let values = |busy, share| [(Kind::GpuUtilization, busy), (Kind::GpuPowerShare, share)];
     assert_eq!(b.for_secs(31, &values(0, 90_000)), Some(30 * SECOND));
@@ -145,7 +145,7 @@ fn a_leak_only_grows() {
 }
 
 #[test]
-fn clocks_that_are_held_down_while_it_works_are_told() {
+fn clocks_that_are_held_down_while_it_works_are_reported() {
     let mut b = Bench::new(&["gpu.derived.clock_held"]);
     let values = |busy, clock| [(Kind::GpuUtilization, busy), (Kind::GpuClockSmMax, 1_980), (Kind::GpuClockSm, clock)];
     assert_eq!(b.for_secs(21, &values(90_000, 600)), Some(20 * SECOND));
@@ -172,7 +172,7 @@ fn the_straggler_is_the_one_below_the_others() {
 }
 
 #[test]
-fn the_straggler_that_the_others_wait_for_is_told_by_its_clock() {
+fn the_straggler_that_the_others_wait_for_is_reported_by_its_clock() {
     // Values of tests/scenarios/gpu/straggler.toml: all at full utilisation, one of them slow.
     let straggles = |busy: i64, numbers: &str| {
         let mut b = Bench::with(&["gpu.derived.straggler"], numbers);
@@ -195,7 +195,7 @@ fn the_straggler_that_the_others_wait_for_is_told_by_its_clock() {
 }
 
 #[test]
-fn a_policys_own_numbers_change_what_is_told() {
+fn a_policys_own_numbers_change_what_is_reported() {
     // What two seconds of these values give, with the numbers as they are and with others.
     let load = |busy, share| vec![(Kind::GpuUtilization, busy), (Kind::GpuPowerShare, share)];
     let memory = |busy| vec![(Kind::GpuMemory, 1 << 30), (Kind::GpuUtilization, busy)];

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_path_does_not_match_is_told() {
+    fn where_a_path_does_not_match_is_reported() {
         let slurm = pattern("system.slice/slurmstepd.scope/job_{job:number}/step_{step}/user");
         let at = |path| slurm.matches(path).unwrap_err().to_string();
         assert_eq!(at("system.slice/sshd.service"), "component 2 is `sshd.service`, expected `slurmstepd.scope`");

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place_and_what_was_expected() {
+    fn mistakes_are_reported_with_their_place_and_what_was_expected() {
         let check = |code: &str, rest: &str| format!("# a line\n[[check]]\ncode = {code:?}\n{rest}\n");
         for (text, expected) in [
             (check("ecc-storn", ""), "f.toml:3:8: check `ecc-storn` is not known, expected one of retired-pages"),

@@ -148,7 +148,7 @@ fn what_is_corrected_counts_when_it_is_much() {
 }
 
 #[test]
-fn a_storm_is_told_once_a_second() {
+fn a_storm_is_reported_once_a_second() {
     let mut lines = built_in();
     let line = "mce: [Hardware Error]: CPU 5: Machine Check: 0 Bank 8: be00000000800400";
     let told = (0..5_000u64).filter(|i| lines.hear(line, MonoTime(i * 1_000_000)).is_some()).count();

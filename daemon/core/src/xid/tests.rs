@@ -36,7 +36,7 @@ fn the_built_in_catalogue_knows_what_field_and_vendor_say() {
 }
 
 #[test]
-fn mistakes_are_told_with_their_place() {
+fn mistakes_are_reported_with_their_place() {
     let head = "[catalogue]\nname = \"n\"\n[sources]\ndoc = \"d\"\n";
     let xid = |more: &str| {
         format!(
@@ -65,7 +65,7 @@ fn mistakes_are_told_with_their_place() {
 }
 
 #[test]
-fn a_storm_is_told_once_a_second_and_an_echo_not_at_all() {
+fn a_storm_is_reported_once_a_second_and_an_echo_not_at_all() {
     let ms = |ms: u64| MonoTime(1_000_000_000_000 + ms * 1_000_000);
     let mut storms = Storms::default();
     assert_eq!(storms.hear("GPU-a", 95, Source::Nvml, ms(0)), DedupResult::Tell { held_back: 0 });

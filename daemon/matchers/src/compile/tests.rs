@@ -106,7 +106,7 @@ fn calls_that_are_let_through_are_told_only_where_a_rule_could_match_one() {
 }
 
 #[test]
-fn what_begins_and_ends_is_told_at_once_where_a_rule_acts_on_it() {
+fn what_begins_and_ends_is_reported_at_once_where_a_rule_acts_on_it() {
     let told = |when: &str, actions: &str| {
         let text = rule("observe", when).replace("[\"notify\"]", actions);
         let policy = parse("t.toml", &format!("[policy]\nname = \"t\"\nowner = \"o\"\n{text}")).unwrap();

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_gpu_of_which_nothing_is_read_blindness_is_told_and_of_a_mig_device_what_it_lacks() {
+    fn of_a_gpu_of_which_nothing_is_read_blindness_is_reported_and_of_a_mig_device_what_it_lacks() {
         let told = |gpu: &str| {
             let mut failing = Failing::default();
             let silent = |s| Sample { gpu: gpu.into(), readings: Vec::new(), ..sample(s, false) };

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amd_gpu_or_lacks_a_number_is_told_apart() {
+    fn what_is_no_amd_gpu_or_lacks_a_number_is_distinguished() {
         assert_eq!(parse(OLD.replace("amdgpu", "i915").as_bytes()), None);
         assert_eq!(parse(OLD.replace("drm-client-id", "id").as_bytes()), None);
         assert_eq!(parse(b"pos:\t0\nflags:\t0100000\n"), None);

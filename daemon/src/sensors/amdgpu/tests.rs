@@ -124,7 +124,7 @@ fn other_vendors_and_connectors_are_no_amd_gpus() {
 }
 
 #[test]
-fn the_sensor_tells_its_cards_and_then_their_values() {
+fn the_sensor_reports_its_cards_and_then_their_values() {
     let root = tree();
     let (tx, rx) = mpsc::channel();
     let proc = tempfile::tempdir().unwrap();

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn load_follows_the_processes_when_told_to() {
+    fn load_follows_the_processes_on_request() {
         let dead = "[[gpu.process]]\npid = 4194305\nmemory = 1\n";
         let it = scenario(&format!("follows_processes = true\nutilization = 97\npower = 600\n{dead}"));
         let gpu = at(&it, 1.0);

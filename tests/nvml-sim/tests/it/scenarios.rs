@@ -67,7 +67,7 @@ fn healthy_stays_within_every_limit() {
 }
 
 #[test]
-fn xid79_is_told_once_and_the_gpu_is_lost() {
+fn xid79_is_reported_once_and_the_gpu_is_lost() {
     let sim = Sim::ready("xid79.toml");
     let nvml = sim.nvml();
     let (lost, well) = (nvml.device_by_index(0).unwrap(), nvml.device_by_index(1).unwrap());

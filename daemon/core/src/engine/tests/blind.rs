@@ -4,7 +4,7 @@ use super::*;
 use crate::input::{Gap, Unread};
 
 #[test]
-fn blindness_is_told_once_until_sight_returns() {
+fn blindness_is_reported_once_until_sight_returns() {
     let mut b = Bench::new();
     let gap = |seq, blind| {
         Input::Gap(Gap { seq, at: at(1), source: Source::Ebpf, run: None, gpu: None, what: "x".into(), lost: 0, blind })

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn each_constraint_that_is_missed_is_told() {
+    fn each_constraint_that_is_missed_is_reported() {
         let traits = Traits {
             model: Some("NVIDIA H100 80GB HBM3".into()),
             memory_free: Some(10 << 30),

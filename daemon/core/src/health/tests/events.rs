@@ -145,7 +145,7 @@ fn xids_of_programs_say_nothing_of_the_gpu_until_they_come_again_and_again() {
 
 /// What happened is told, and changes nothing: what came of it, signals say.
 #[test]
-fn an_event_of_a_gpu_is_a_change_of_neither_level_nor_reasons_and_is_told_once_a_minute() {
+fn an_event_of_a_gpu_is_a_change_of_neither_level_nor_reasons_and_is_reported_once_a_minute() {
     let mut h = seen();
     let before = level(&h, "a");
     let mut event = |what, at| h.take(&signal("a", Kind::Event, Value::Event(Event::Gpu { what }), s(at)));

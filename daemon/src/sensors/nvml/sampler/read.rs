@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart() {
+    fn errors_are_distinguished() {
         assert_eq!(standing(&NvmlError::GpuLost), HandleState::Lost);
         assert_eq!(standing(&NvmlError::Uninitialized), HandleState::Void);
         assert_eq!(standing(&NvmlError::NotSupported), HandleState::Well);
