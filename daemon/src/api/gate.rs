@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 24] = [
+        const READS: [&str; 25] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
@@ -276,6 +276,7 @@ mod tests {
             "AttestationService/ListKeys",
             "DiscoveryService/List",
             "DiscoveryService/Test",
+            "DrillService/Get",
             "MetricsService/Snapshot",
             "LogService/GetCheckpoint",
             "LogService/ListEntries",
