@@ -156,7 +156,10 @@ impl Notifier {
         let workers = targets.iter().map(|target| target.worker.clone()).collect();
         let seen = Arc::new(Seen { workers, stores: AtomicBool::new(true), ..Seen::default() });
         let sender = Sender { node: config.node_name(), contact: config.contact.clone() };
-        Ok(Notifier { daemon: Daemon::new(socket), sender, store, state, is_new, targets, seen })
+        let notifier = Notifier { daemon: Daemon::new(socket), sender, store, state, is_new, targets, seen };
+        // Alerts that were open before the start stay open, also where no message follows for long.
+        notifier.show_active();
+        Ok(notifier)
     }
 
     /// For the metrics.

@@ -241,4 +241,4 @@ fn only_observed(mode: Mode) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

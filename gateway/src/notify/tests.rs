@@ -313,3 +313,30 @@ async fn the_journal_gets_fields_that_can_be_searched() {
     drop(socket);
     assert!(matches!(journal.send(&frozen()).await, Delivery::Later(..)), "the journal is away");
 }
+
+#[test]
+fn alerts_that_are_open_are_sent_again_after_a_restart_without_a_new_message() {
+    use book::tests::{decision, outcome, sender, started};
+    use failsafe_core::decision::{Action, Verdict};
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = State::new();
+    let frozen =
+        [started(1, 1000), decision(1, 1, 1, &[Action::Freeze]), outcome(1, 1, 1, Action::Freeze, Verdict::Proved)];
+    frozen.iter().for_each(|record| state.book.apply(&book::Entry { wall_ns: 1, mono_ns: 0, record }));
+    let key = state.book.take(1, &sender())[0].key.clone();
+    state.routed.insert(key.clone(), ["am".to_owned()].into());
+    Store::new(dir.path()).write(&state).unwrap();
+    let text = format!(
+        "state_dir = {:?}\n[target.am]\ntype = \"alertmanager\"\nurl = \"http://127.0.0.1:1\"\n\
+         [target.other]\ntype = \"alertmanager\"\nurl = \"http://127.0.0.1:1\"\n",
+        dir.path().display().to_string()
+    );
+    // The channel to failsafed needs a runtime.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let notifier = runtime.block_on(async { Notifier::open(&toml::from_str(&text).unwrap(), "/none".into()) }).unwrap();
+    let active = |name: &str| {
+        let target = notifier.targets.iter().find(|it| it.worker.name == name).unwrap();
+        target.worker.active.lock().unwrap().iter().map(|it| it.key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((active("am"), active("other")), (vec![key], vec![]));
+}

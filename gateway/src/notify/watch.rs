@@ -212,7 +212,7 @@ impl Notifier {
     }
 
     /// Gives the targets that want to hear of open alerts again what is open now.
-    fn show_active(&self) {
+    pub(super) fn show_active(&self) {
         let wanting = || self.targets.iter().filter(|target| target.worker.target.wants_again());
         if wanting().next().is_none() {
             return;

@@ -14,7 +14,8 @@ use failsafe_core::{
 const S: i64 = 1_000_000_000;
 const START: i64 = 1_800_000_000 * S;
 
-fn sender() -> Sender {
+/// A node.
+pub fn sender() -> Sender {
     Sender { node: "node7".into(), contact: String::new() }
 }
 
@@ -22,7 +23,8 @@ fn run_id(n: u32) -> RunId {
     format!("01936f2e-7b1c-7e50-8000-5f0c9a1b{n:04x}").parse().unwrap()
 }
 
-fn started(n: u32, uid: u32) -> Record {
+/// A run of this owner starts.
+pub fn started(n: u32, uid: u32) -> Record {
     let run = Run {
         id: run_id(n),
         name: format!("run\u{1b}{n}"),
@@ -48,7 +50,8 @@ fn ended(n: u32) -> Record {
     Record::RunEnded { run: run_id(n), name: String::new(), recording, suppressed: Vec::new(), unwatched, frozen_ns }
 }
 
-fn decision(n: u32, number: u32, incident: u32, actions: &[Action]) -> Record {
+/// A rule of the run decides this.
+pub fn decision(n: u32, number: u32, incident: u32, actions: &[Action]) -> Record {
     let rule = RuleText {
         rationale: "why".into(),
         owner: "llm-oncall".into(),
@@ -73,7 +76,8 @@ fn decision(n: u32, number: u32, incident: u32, actions: &[Action]) -> Record {
     Record::Decision { decision, rule: Some(rule), blind: None, drill: false }
 }
 
-fn outcome(n: u32, number: u32, incident: u32, action: Action, verdict: Verdict) -> Record {
+/// What came of an action.
+pub fn outcome(n: u32, number: u32, incident: u32, action: Action, verdict: Verdict) -> Record {
     Record::Outcome(Outcome {
         decision: DecisionId { run: run_id(n), n: number },
         incident: IncidentId::new(run_id(n), incident),
