@@ -3,7 +3,8 @@
 //! For each node this program starts itself with `--host NODE`, so that every command works on many nodes as it does on one.
 //!
 //! Invariants: the output of a node is printed whole, each line with the node's name, as soon as the node is done; a node that
-//! does not answer holds up no other; the exit code is the worst of all nodes.
+//! does not answer, or cannot be asked, holds up no other; all nodes are asked even if nobody reads the output any more; the exit
+//! code is the worst of all nodes.
 
 use crate::{
     args::NodesArgs,
@@ -47,6 +48,7 @@ pub(super) fn fan_out(nodes: &str, args: &NodesArgs) -> Result<u8, Fail> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fail::because("cannot start the event loop", &error))?;
     let mut exits: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+    let mut unread: Option<Fail> = None;
     runtime.block_on(async {
         let mut waiting = nodes.into_iter();
         let mut asked = JoinSet::new();
@@ -57,8 +59,10 @@ pub(super) fn fan_out(nodes: &str, args: &NodesArgs) -> Result<u8, Fail> {
                 asked.spawn(ask(program.clone().into_os_string(), words.clone(), node));
             }
             let Some(answer) = asked.join_next().await else { break };
-            let answer = answer.map_err(|error| Fail::because("a node was not asked", &error))??;
-            progress.suspend(|| show(&answer, json))?;
+            let answer = answer.map_err(|error| Fail::because("a node was not asked", &error))?;
+            if unread.is_none() {
+                unread = progress.suspend(|| show(&answer, json)).err();
+            }
             progress.inc(1);
             exits.entry(answer.exit).or_default().push(answer.node.to_string());
         }
@@ -66,6 +70,9 @@ pub(super) fn fan_out(nodes: &str, args: &NodesArgs) -> Result<u8, Fail> {
     })?;
     progress.finish_and_clear();
     eprintln!("{}", summary(&exits));
+    if let Some(fail) = unread {
+        return Err(fail);
+    }
     Ok(exits.keys().copied().max_by_key(|exit| severity(*exit)).unwrap_or(Exit::Error as u8))
 }
 
@@ -97,21 +104,27 @@ fn is_json(words: &[OsString]) -> bool {
         .any(|(option, format)| matches!(&*option, "-o" | "--output") && format == "json")
 }
 
-async fn ask(program: OsString, words: Vec<OsString>, node: Address) -> Result<Answer, Fail> {
-    let failed = |error: std::io::Error| Fail::because(format!("cannot ask {node}"), &error);
+async fn ask(program: OsString, words: Vec<OsString>, node: Address) -> Answer {
+    answer(program, words, &node).await.unwrap_or_else(|error| {
+        let stderr = format!("failsafectl: cannot ask {node}: {error}\n").into_bytes();
+        Answer { node, exit: Exit::Error as u8, stdout: Vec::new(), stderr }
+    })
+}
+
+async fn answer(program: OsString, words: Vec<OsString>, node: &Address) -> std::io::Result<Answer> {
     let mut command = Command::new(program);
     command.args([OsStr::new("--host"), OsStr::new(&node.to_string())]).args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn()?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr)).map_err(failed)?;
-    let status = child.wait().await.map_err(failed)?;
+    let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
+    let status = child.wait().await?;
     let mut exit = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(Exit::Error as u8);
     let is_cut = stdout.len() as u64 > OUTPUT || stderr.len() as u64 > OUTPUT;
     if is_cut && exit == 0 {
         exit = Exit::Partial as u8;
     }
-    Ok(Answer { node, exit, stdout, stderr })
+    Ok(Answer { node: node.clone(), exit, stdout, stderr })
 }
 
 /// Reads to the end, and keeps what has room.
@@ -206,6 +219,14 @@ mod tests {
         assert_eq!(words("--hosts n[1-2] freeze r --fanout 4 --reason x"), ["freeze", "r", "--reason", "x"]);
         assert_eq!(words("list --hosts=a,b --fanout=2 -o json"), ["list", "-o", "json"]);
         assert_eq!(words("list -- --hosts a"), ["list", "--", "--hosts", "a"]);
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_asked_is_an_answer_with_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(ask("/nowhere/failsafectl".into(), vec![], Address::parse("n1").unwrap()));
+        assert_eq!(answer.exit, Exit::Error as u8);
+        assert!(text(&answer.stderr).starts_with("failsafectl: cannot ask n1: "), "{}", text(&answer.stderr));
     }
 
     #[test]

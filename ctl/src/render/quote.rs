@@ -49,8 +49,8 @@ pub fn proved(verified: &Verified) -> String {
 pub fn not_proved(verified: &Verified) -> String {
     match &verified.quote {
         Some(VerifiedQuote { allowed: Some(_), .. }) => {
-            "that the key is in a genuine TPM (whoever put it on the list vouches for that); that the values of the PCRs are \
-             good ones; that other factors are true (root on the node can change them)"
+            "that the key is in a genuine TPM, and in the node whose software key signed (whoever put both on the list \
+             vouches for that); that the values of the PCRs are good ones; that other factors are true (root on the node can change them)"
                 .to_owned()
         }
         _ => String::new(),

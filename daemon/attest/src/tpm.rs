@@ -33,6 +33,8 @@ pub const TPM_PREFIX: &str = "tpm:";
 pub const TPM_FACTOR: &str = "node/tpm";
 /// The factors that a quote covers begin like this; the number of the PCR follows.
 pub const PCR_FACTOR: &str = "node/tpm/pcr/sha256/";
+/// PCRs that software can reset at any time.
+const RESETTABLE: [u8; 2] = [16, 23];
 /// With what the hashed bytes begin.
 const DOMAIN: &[u8] = b"failsafe-tpm-quote-v1\0";
 
@@ -298,6 +300,10 @@ pub fn verify(
         return Err(QuoteError::Signer);
     }
     let pcrs = values(&quote.pcrs)?;
+    // Nothing is proved by no PCR, nor by those that software can reset.
+    if quoted.pcrs.is_empty() || quoted.pcrs.iter().any(|pcr| RESETTABLE.contains(pcr)) {
+        return Err(QuoteError::Values);
+    }
     if !pcrs.0.keys().eq(&quoted.pcrs) || pcrs.digest() != quoted.digest {
         return Err(QuoteError::Values);
     }
@@ -326,6 +332,7 @@ fn compare(predicate: &Predicate, pcrs: &Pcrs) -> Result<(), QuoteError> {
         let number = factor.path.strip_prefix(PCR_FACTOR).and_then(|number| number.parse::<u8>().ok());
         let value = number.and_then(|number| left.remove(&number)).map(hex::encode);
         let same = value.is_some_and(|value| factor.value == Json::from(value.as_str()));
+        let same = same && number.is_some_and(|number| factor.path == format!("{PCR_FACTOR}{number}"));
         if !same || factor.assurance != Assurance::TpmQuoted {
             return Err(QuoteError::Factor(factor.path.clone()));
         }

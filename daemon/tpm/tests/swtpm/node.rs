@@ -35,7 +35,10 @@ impl Swtpm {
     fn in_folder(folder: &Path) -> io::Result<Child> {
         let (state, server) = (folder.join("state"), folder.join("server"));
         std::fs::create_dir_all(&state)?;
-        let _earlier = std::fs::remove_file(&server);
+        let control = folder.join("server.ctrl");
+        for earlier in [&server, &control] {
+            let _none = std::fs::remove_file(earlier);
+        }
         let child = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .args(["--tpmstate", &format!("dir={}", state.display())])
@@ -44,8 +47,9 @@ impl Swtpm {
             .stdout(Stdio::null())
             .spawn()?;
         let by = Instant::now() + Duration::from_secs(60);
-        while !server.exists() {
-            assert!(Instant::now() < by, "swtpm did not make {} in 60 s", server.display());
+        // A socket is there before somebody listens on it.
+        while UnixStream::connect(&control).and_then(|_| UnixStream::connect(&server)).is_err() {
+            assert!(Instant::now() < by, "swtpm does not listen on {} after 60 s", server.display());
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(child)
