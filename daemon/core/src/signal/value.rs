@@ -49,6 +49,16 @@ impl Value {
         }
     }
 
+    /// The number with its step, of a value that is one. What judges by size alone takes integers and reals alike.
+    pub fn number(&self) -> Option<(f64, Option<u64>)> {
+        match self {
+            Value::Integer(value) => Some((*value as f64, None)),
+            Value::Real(real) => Some((real.0, None)),
+            Value::Claimed(claimed) => Some((claimed.value.0, claimed.step)),
+            Value::Event(_) => None,
+        }
+    }
+
     /// The series, where the value is a metric that has one.
     pub fn series(&self) -> Option<&Series> {
         match self {

@@ -9,7 +9,7 @@ use crate::{
         Amount, Op, Reference, Relative, Statistic,
         reference::{LEAST_VALUES, MEDIAN_VALUES},
     },
-    signal::{Kind, MAX_SERIES, Series, Signal, Value},
+    signal::{Kind, MAX_SERIES, Series, Signal},
     time::{MonoTime, Span},
 };
 
@@ -106,12 +106,7 @@ impl Taken {
 impl LeafState {
     /// A value of the test's signal, or of the one that it is compared with.
     pub(super) fn compare(&mut self, kind: &Kind, op: Op, relative: &Relative, hold: Span, signal: &Signal) {
-        let (value, step) = match &signal.value {
-            Value::Integer(value) => (*value as f64, None),
-            Value::Real(real) => (real.0, None),
-            Value::Claimed(claimed) => (claimed.value.0, claimed.step),
-            Value::Event(_) => return,
-        };
+        let Some((value, step)) = signal.value.number() else { return };
         let series = signal.value.series();
         if signal.kind != *kind {
             return self.other(series, value);

@@ -4,7 +4,7 @@ use super::{Gauge, LeafState, Sight};
 use crate::{
     detect::{Detect, Sample},
     policy::{Over, Test, Truth},
-    signal::{Signal, Value},
+    signal::Signal,
     subject::GpuId,
     time::{MonoTime, Span},
     unit::Unit,
@@ -13,12 +13,7 @@ use crate::{
 impl LeafState {
     /// Gives the value to the detector of its series. One that is not finite, or with which the detector cannot judge, is not known.
     pub(super) fn detect(&mut self, detect: &Detect, hold: Span, signal: &Signal) {
-        let (value, step) = match &signal.value {
-            Value::Integer(value) => (*value as f64, None),
-            Value::Real(real) => (real.0, None),
-            Value::Claimed(claimed) => (claimed.value.0, claimed.step),
-            Value::Event(_) => return,
-        };
+        let Some((value, step)) = signal.value.number() else { return };
         let Some(gauge) = self.gauge(signal.value.series()) else { return };
         gauge.value = value;
         if !value.is_finite() {

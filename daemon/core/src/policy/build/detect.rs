@@ -36,6 +36,25 @@ pub(super) fn bytes(when: &Condition) -> usize {
 const BYTES_OF_EVENT: usize = 32;
 
 impl Builder<'_> {
+    /// `over` of a test that judges each series of a metric by itself; `why` says so in the mistake.
+    pub(super) fn each_series(&mut self, when: &RawWhen, kind: &Kind, why: &str) -> Over {
+        match (&when.over, kind) {
+            (None, _) => Over::Any,
+            (Some(over), Kind::Metric(_)) => {
+                let series = self.over_series(over, None);
+                if !matches!(series, Over::Any | Over::All) {
+                    let message = format!("{why}: no {series}, expected any or all");
+                    self.error(over.span(), message, None);
+                }
+                series
+            }
+            (Some(over), _) => {
+                self.error(over.span(), format!("`over` is for metrics; {kind} has no series"), None);
+                Over::Any
+            }
+        }
+    }
+
     /// The test of a `when` with `detect`, and its `for`.
     pub(super) fn detected(&mut self, when: &RawWhen) -> Option<(Test, Span)> {
         let raw = when.detect.as_ref()?;
@@ -64,21 +83,7 @@ impl Builder<'_> {
             self.error(signal.span(), message, None);
             return None;
         }
-        let series = match (&when.over, &kind) {
-            (None, _) => Over::Any,
-            (Some(over), Kind::Metric(_)) => {
-                let series = self.over_series(over, None);
-                if !matches!(series, Over::Any | Over::All) {
-                    let message = format!("`detect` judges each series by itself: no {series}, expected any or all");
-                    self.error(over.span(), message, None);
-                }
-                series
-            }
-            (Some(over), _) => {
-                self.error(over.span(), format!("`over` is for metrics; {kind} has no series"), None);
-                Over::Any
-            }
-        };
+        let series = self.each_series(when, &kind, "`detect` judges each series by itself");
         let mut given = BTreeMap::new();
         let mut good = known && !raw.unreadable;
         for (param, literal) in &raw.given {

@@ -3,7 +3,7 @@
 use super::Builder;
 use crate::{
     policy::{
-        Amount, Bound, Op, Over, Reference, Relative, Test,
+        Amount, Bound, Op, Reference, Relative, Test,
         diagnostic::quote,
         raw::{Literal, RawRelative, RawWhen},
     },
@@ -41,21 +41,7 @@ impl Builder<'_> {
         };
         let (kind, known) = self.signal(signal);
         let kind = kind?;
-        let series = match (&when.over, &kind) {
-            (None, _) => Over::Any,
-            (Some(over), Kind::Metric(_)) => {
-                let series = self.over_series(over, None);
-                if !matches!(series, Over::Any | Over::All) {
-                    let message = format!("each series is compared by itself: no {series}, expected any or all");
-                    self.error(over.span(), message, None);
-                }
-                series
-            }
-            (Some(over), _) => {
-                self.error(over.span(), format!("`over` is for metrics; {kind} has no series"), None);
-                Over::Any
-            }
-        };
+        let series = self.each_series(when, &kind, "each series is compared by itself");
         let factor = raw.factor.as_ref().map_or(Some(Real(1.0)), |factor| self.factor(factor));
         let offset = match &raw.offset {
             Some(offset) => self.offset(&kind, offset),
