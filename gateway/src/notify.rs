@@ -131,11 +131,7 @@ impl Notifier {
         let state = stored.unwrap_or_else(State::new);
         let mut targets = Vec::new();
         for (name, target) in &config.target {
-            let opened = Target::open(target).map_err(|wrong| {
-                let all: Vec<String> =
-                    wrong.iter().map(|(key, why)| format!("notify.target.{name}.{key}: {why}")).collect();
-                anyhow::anyhow!(all.join("\n"))
-            })?;
+            let opened = opened(name, target)?;
             let bounds = Bounds {
                 entries: usize::try_from(target.queue_entries)?,
                 bytes: usize::try_from(target.queue_kib.saturating_mul(1_024))?,
@@ -184,6 +180,14 @@ impl Notifier {
     }
 }
 
+/// A target; the error has a line for each field that cannot be used.
+fn opened(name: &str, target: &crate::config::Target) -> Result<Target> {
+    Target::open(target).map_err(|wrong| {
+        let all: Vec<String> = wrong.iter().map(|(key, why)| format!("notify.target.{name}.{key}: {why}")).collect();
+        anyhow::anyhow!(all.join("\n"))
+    })
+}
+
 /// Sends a test message to one target, once.
 ///
 /// # Errors
@@ -192,10 +196,7 @@ pub async fn test(config: &Notify, name: &str) -> Result<Delivery> {
     let names = || config.target.keys().cloned().collect::<Vec<_>>().join(", ");
     let target =
         config.target.get(name).with_context(|| format!("there is no target {name}: expected one of {}", names()))?;
-    let target = Target::open(target).map_err(|wrong| {
-        let all: Vec<String> = wrong.iter().map(|(key, why)| format!("notify.target.{name}.{key}: {why}")).collect();
-        anyhow::anyhow!(all.join("\n"))
-    })?;
+    let target = opened(name, target)?;
     Ok(target.send(&Message::test(&config.node_name(), &config.contact, now_ns())).await)
 }
 

@@ -82,16 +82,25 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, Unread> {
 }
 
 fn one(path: &Path) -> io::Result<String> {
+    String::from_utf8(bounded(path, BYTES)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8"))
+}
+
+/// Reads a regular file of at most so many bytes.
+///
+/// # Errors
+/// It cannot be read, is not a regular file, or is larger.
+pub fn bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("expected a regular file"));
     }
-    let mut text = String::new();
-    File::open(path)?.take(BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > BYTES {
-        return Err(io::Error::other(format!("expected at most {BYTES} bytes")));
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("expected at most {most} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -12,8 +12,6 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use std::{
-    fs::File,
-    io::Read,
     net::IpAddr,
     path::Path,
     sync::Arc,
@@ -102,9 +100,8 @@ pub fn authorities(file: Option<&Path>) -> Result<Arc<ClientConfig>> {
             }
         }
         Some(path) => {
-            let mut text = Vec::new();
-            let read = File::open(path).and_then(|file| file.take(AUTHORITIES + 1).read_to_end(&mut text));
-            read.with_context(|| format!("{} cannot be read", path.display()))?;
+            let text = failsafe_files::bounded(path, AUTHORITIES);
+            let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
             let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
             for authority in all.with_context(|| format!("{}: expected certificates in PEM", path.display()))? {
                 roots.add(authority).with_context(|| format!("{}: a certificate cannot be used", path.display()))?;

@@ -20,8 +20,6 @@ use hyper::{
 };
 use std::{
     fmt,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -186,13 +184,8 @@ impl fmt::Debug for Secret {
 impl Secret {
     fn read(&self) -> Result<Vec<u8>> {
         let path = self.path()?;
-        let mut text = Vec::new();
-        // Opening a pipe would wait for its writer.
-        let is_file = std::fs::metadata(&path).with_context(|| format!("{} cannot be read", path.display()))?.is_file();
-        ensure!(is_file, "{}: expected a regular file", path.display());
-        let read = File::open(&path).and_then(|file| file.take(SECRET + 1).read_to_end(&mut text));
-        read.with_context(|| format!("{} cannot be read", path.display()))?;
-        ensure!(text.len() as u64 <= SECRET, "{}: expected at most {SECRET} bytes", path.display());
+        let text = failsafe_files::bounded(&path, SECRET);
+        let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
         let text = text.trim_ascii().to_vec();
         ensure!(!text.is_empty(), "{}: it is empty", path.display());
         Ok(text)

@@ -3,6 +3,7 @@
 
 use super::{
     message::Message,
+    now_ns,
     queue::Queue,
     target::{Delivery, Target},
 };
@@ -11,7 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -109,8 +110,7 @@ impl Worker {
 
 /// How old a message is; one of the future is new.
 fn age(at_ns: i64) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_nanos(u64::try_from(at_ns).unwrap_or(0)))
+    Duration::from_nanos(u64::try_from(now_ns().saturating_sub(at_ns)).unwrap_or(0))
 }
 
 /// How long to wait after the nth attempt: exponential, with a random half, and never less than the target asks for.

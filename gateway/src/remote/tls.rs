@@ -3,8 +3,6 @@
 use crate::config::Wrong;
 use anyhow::{Context, Result, ensure};
 use std::{
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -81,11 +79,7 @@ fn wrong(error: &anyhow::Error) -> Wrong {
 }
 
 fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).and_then(|file| file.take(FILE + 1).read_to_end(&mut bytes));
-    file.with_context(|| format!("{field}: {} cannot be read", path.display()))?;
-    ensure!(bytes.len() as u64 <= FILE, "{field}: {} has more than {FILE} bytes", path.display());
-    Ok(bytes)
+    failsafe_files::bounded(path, FILE).with_context(|| format!("{field}: {} cannot be read", path.display()))
 }
 
 /// The configuration of TLS in use.
