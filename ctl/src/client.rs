@@ -76,7 +76,7 @@ impl Client {
             }
             Target::Node(node) => {
                 let name = &node.address;
-                let origin = Endpoint::from_shared(format!("http://{}", name.clone().or_port(name.port())));
+                let origin = Endpoint::from_shared(format!("http://{name}"));
                 let origin = origin.map_err(|error| Fail::because(format!("`{name}` is no name of a node"), &error))?;
                 // A node that is switched off is noticed while an answer is awaited.
                 let origin =

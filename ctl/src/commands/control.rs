@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArgs) -> Result<Exit, Fail> {
     let (answer, after) = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let answer = ask(&client, command, args).await?;
         let after = if command == pb::Command::Thaw { after_thaw(&client, &answer).await } else { None };
         Ok((answer, after))

@@ -19,7 +19,7 @@ const DECISIONS: u32 = 400;
 
 pub(super) fn describe(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     let (run, entries, decisions, missing, sent) = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let run = events::get(&client, &args.run).await?;
         let decisions = if run.state() == pb::RunState::Ended {
             let kinds = [&KINDS[..], &["gap"]].concat().into_iter().map(str::to_owned).collect();

@@ -20,7 +20,7 @@ pub(super) fn test(place: &Place<'_>, args: &DiscoverTestArgs) -> Result<Exit, F
     let answer = match &args.config {
         Some(config) => offline(config, &args.path)?,
         None => block_on(async {
-            let client = Client::connect(place.socket).await?;
+            let client = Client::connect(place.daemon).await?;
             let request = pb::DiscoveryTestRequest { path: args.path.clone() };
             Ok(client.discovery().test(request).await?.into_inner())
         })?,
@@ -122,7 +122,7 @@ fn tested(answer: &pb::DiscoveryTestResponse) -> Value {
 
 pub(super) fn list(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.discovery().list(pb::DiscoveryListRequest {}).await?.into_inner())
     })?;
     print(&if output.json() { json::text(&listed(&answer)) } else { list_page(&answer) })?;

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 pub(super) fn doctor(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().doctor(pb::DoctorRequest {}).await?.into_inner())
     })?;
     print(&if output.json() { json::text(&json::doctor(&answer)) } else { page(&answer, Paint::stdout()) })?;

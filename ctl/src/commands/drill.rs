@@ -12,7 +12,7 @@ use failsafe_proto::v1 as pb;
 pub(super) fn now(place: &Place<'_>, reason: &str, output: Output) -> Result<Exit, Fail> {
     let request = pb::RunDrillRequest { reason: reason.to_owned() };
     let result = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.drills().run(request).await?.into_inner())
     })?;
     print(&if output.json() { json::text(&drill::value(&result)) } else { drill::page(&result, &place.zone) })?;
@@ -25,7 +25,7 @@ pub(super) fn now(place: &Place<'_>, reason: &str, output: Output) -> Result<Exi
 
 pub(super) fn status(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let state = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.drills().get(pb::GetDrillsRequest {}).await?.into_inner())
     })?;
     print(&if output.json() {

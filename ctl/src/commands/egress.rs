@@ -13,7 +13,7 @@ use tonic::Code;
 
 pub(super) fn egress(place: &Place<'_>, args: &RunRef) -> Result<Exit, Fail> {
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let run = super::events::get(&client, &args.run).await?;
         let request = pb::GetEgressRequest { run: run.id };
         Ok(client.attestation().get_egress(request).await?.into_inner())

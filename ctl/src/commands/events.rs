@@ -18,7 +18,7 @@ pub(super) fn events(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail>
 
 async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let (since, until) = times(place, args)?;
-    let client = Client::connect(place.socket).await?;
+    let client = Client::connect(place.daemon).await?;
     let mut printer = Printer::new(place, args);
     if !printer.json {
         // Names are a comfort: whoever may not list runs still sees ids.

@@ -91,7 +91,7 @@ fn nothing_found(run: &str, found: &Found) -> Fail {
 
 /// Entries of the incident, and those of its run that belong on the page, in the order of the log. Nothing else is read.
 async fn from_daemon(place: &Place<'_>, what: &str, wanted: Option<IncidentId>) -> Result<Found, Fail> {
-    let client = Client::connect(place.socket).await?;
+    let client = Client::connect(place.daemon).await?;
     let missing = Missing::of_daemon(&client).await;
     let (run, counted, mut entries) = match wanted {
         Some(id) => {

@@ -20,7 +20,7 @@ use std::path::Path;
 
 pub(super) fn export(place: &Place<'_>, args: &ExportArgs) -> Result<Exit, Fail> {
     let sent = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let run = events::get(&client, &args.run).await?.id;
         fetch(&client, &run, &args.output, args.force).await
     })?;

@@ -31,7 +31,7 @@ struct Done {
 
 pub(super) fn freeze_all(place: &Place<'_>, args: &FreezeArgs) -> Result<Exit, Fail> {
     let (done, left) = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let mut done: BTreeMap<String, Done> = BTreeMap::new();
         for _ in 0..ROUNDS {
             let left = unfrozen(&client, &done).await?;

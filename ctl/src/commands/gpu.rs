@@ -17,13 +17,13 @@ async fn ask(client: &Client) -> Result<(pb::StatusResponse, pb::HealthResponse)
 }
 
 pub(super) fn list(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
-    let (status, health) = block_on(async { ask(&Client::connect(place.socket).await?).await })?;
+    let (status, health) = block_on(async { ask(&Client::connect(place.daemon).await?).await })?;
     print(&if output.json() { json::text(&json::gpus(&status, &health)) } else { page::gpus(&status, &health) })?;
     Ok(Exit::Done)
 }
 
 pub(super) fn describe(place: &Place<'_>, gpu: &str, output: Output) -> Result<Exit, Fail> {
-    let (status, health) = block_on(async { ask(&Client::connect(place.socket).await?).await })?;
+    let (status, health) = block_on(async { ask(&Client::connect(place.daemon).await?).await })?;
     let chosen = page::choose(&health, &[gpu.to_owned()])?;
     let Some(part) = chosen.first() else {
         return Err(Fail::new(Exit::NotFound, format!("this node has no GPU `{}`", clean(gpu))));
@@ -40,7 +40,7 @@ pub(super) fn describe(place: &Place<'_>, gpu: &str, output: Output) -> Result<E
 pub(super) fn top(place: &Place<'_>, args: &TopArgs) -> Result<Exit, Fail> {
     let screen = std::io::stdout().is_terminal();
     block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let mut left = args.iterations;
         while left != Some(0) {
             let (status, health) = ask(&client).await?;
@@ -58,7 +58,7 @@ pub(super) fn top(place: &Place<'_>, args: &TopArgs) -> Result<Exit, Fail> {
 pub(super) fn reset(place: &Place<'_>, args: &GpuOrderArgs) -> Result<Exit, Fail> {
     let request = pb::ResetGpuRequest { gpu: args.gpu.clone(), reason: args.order.reason.clone() };
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().reset_gpu(request).await?.into_inner())
     })?;
     if args.order.output.json() {

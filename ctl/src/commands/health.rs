@@ -58,7 +58,7 @@ const RETRY: Duration = Duration::from_millis(200);
 
 fn ask(place: &Place<'_>) -> Result<pb::HealthResponse, Fail> {
     block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().health(pb::HealthRequest {}).await?.into_inner())
     })
 }
@@ -77,7 +77,7 @@ fn unknown(asked: &Result<pb::HealthResponse, Fail>, args: &HealthArgs) -> bool 
 
 pub(super) fn capacity(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let capacity = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().capacity(pb::CapacityRequest {}).await?.into_inner())
     })?;
     print(&if output.json() { json::text(&json::capacity(&capacity)) } else { page::capacity(&capacity) })?;
@@ -101,7 +101,7 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
         exclude: each(&args.exclude),
     };
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().placeable(request).await?.into_inner())
     })?;
     if let Some(expected) = expected {
@@ -122,7 +122,7 @@ pub(super) fn placeable(place: &Place<'_>, args: &PlaceableArgs) -> Result<Exit,
 
 pub(super) fn watch(place: &Place<'_>, args: &WatchArgs, gpus_only: bool) -> Result<Exit, Fail> {
     block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let request = pb::WatchSinceRequest { revision: args.since, follow: !args.once };
         let mut changes = client.node().watch_since(request).await?.into_inner();
         while let Some(change) = changes.message().await? {
@@ -143,7 +143,7 @@ pub(super) fn watch(place: &Place<'_>, args: &WatchArgs, gpus_only: bool) -> Res
 pub(super) fn order(place: &Place<'_>, order: HealthSubcommand, gpu: &str, args: &OrderArgs) -> Result<Exit, Fail> {
     let request = pb::OrderRequest { gpu: gpu.to_owned(), reason: args.reason.clone() };
     let answer = block_on(async {
-        let mut node = Client::connect(place.socket).await?.node();
+        let mut node = Client::connect(place.daemon).await?.node();
         Ok(match order {
             HealthSubcommand::Cordon => node.cordon(request).await?,
             HealthSubcommand::Uncordon => node.uncordon(request).await?,

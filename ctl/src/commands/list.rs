@@ -11,7 +11,7 @@ use failsafe_proto::v1 as pb;
 
 pub(super) fn list(place: &Place<'_>, args: &ListArgs) -> Result<Exit, Fail> {
     let runs = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.runs().list(pb::ListRequest { all: args.all }).await?.into_inner().runs)
     })?;
     if args.output.json() {

@@ -17,7 +17,7 @@ pub(super) fn set(place: &Place<'_>, args: &ManifestSetArgs) -> Result<Exit, Fai
     let manifest = read(&args.file)?;
     let answer = block_on(async {
         let request = pb::SetManifestRequest { run: args.run.clone(), manifest };
-        Ok(Client::connect(place.socket).await?.attestation().set_manifest(request).await?.into_inner())
+        Ok(Client::connect(place.daemon).await?.attestation().set_manifest(request).await?.into_inner())
     })?;
     let pb::SetManifestResponse { run_id, run_name, digest, redacted } = answer;
     if args.output.json() {
@@ -47,7 +47,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>, Fail> {
 pub(super) fn show(place: &Place<'_>, args: &ManifestShowArgs) -> Result<Exit, Fail> {
     let answer = block_on(async {
         let request = pb::GetManifestRequest { run: args.run.clone() };
-        Ok(Client::connect(place.socket).await?.attestation().get_manifest(request).await?.into_inner())
+        Ok(Client::connect(place.daemon).await?.attestation().get_manifest(request).await?.into_inner())
     })?;
     let manifest = (!answer.manifest.is_empty()).then(|| Manifest::from_json(&answer.manifest)).transpose();
     let manifest = manifest.map_err(|error| Fail::because("the daemon sent a broken manifest", &error))?;
@@ -119,7 +119,7 @@ pub(super) fn checkpoint(place: &Place<'_>, args: &CheckpointArgs) -> Result<Exi
         pb::Checkpoint { path, step: args.step, good: args.good, digest: digest.clone(), bytes, announced_ns: 0 };
     let request = pb::AddCheckpointRequest { run: args.run.clone(), checkpoint: Some(checkpoint) };
     let pb::AddCheckpointResponse { run_id, run_name } = block_on(async {
-        Ok(Client::connect(place.socket).await?.attestation().add_checkpoint(request).await?.into_inner())
+        Ok(Client::connect(place.daemon).await?.attestation().add_checkpoint(request).await?.into_inner())
     })?;
     print(&if args.output.json() {
         json::text(&json!({ "run_id": run_id, "run_name": run_name, "digest": digest, "files": files, "bytes": bytes }))

@@ -52,7 +52,7 @@ use std::{path::Path, process::ExitCode};
 #[derive(Debug)]
 pub struct Place<'a> {
     /// The daemon that is asked.
-    pub socket: &'a Target,
+    pub daemon: &'a Target,
     /// The daemon's state folder.
     pub state_dir: &'a Path,
     /// The caller's time zone.
@@ -84,7 +84,7 @@ pub fn dispatch(args: Args) -> Result<ExitCode, Fail> {
     }
     let node = args.nodes.node();
     let target = node.map_or(Target::Socket(args.socket), Target::Node);
-    let place = &Place { socket: &target, state_dir: &args.state_dir, zone: TimeZone::system() };
+    let place = &Place { daemon: &target, state_dir: &args.state_dir, zone: TimeZone::system() };
     let done = command(place, args.command).map(ExitCode::from);
     done.map_err(|fail| target.explain(fail))
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub(super) fn show(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let state = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().status(pb::StatusRequest {}).await?.into_inner().mode.unwrap_or_default())
     })?;
     print(&if output.json() { json::text(&value(&state)) } else { line(&state, &place.zone) })?;
@@ -27,7 +27,7 @@ pub(super) fn set(place: &Place<'_>, length: Option<Duration>, reason: &str, out
     let for_ms = length.map_or(0, |length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
     let request = pb::SetModeRequest { mode: mode.into(), for_ms, reason: reason.to_owned() };
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().set_mode(request).await?.into_inner())
     })?;
     let state = answer.mode.clone().unwrap_or_default();

@@ -47,7 +47,7 @@ impl Asked {
 
 pub(super) fn list(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.policies().list(pb::ListPoliciesRequest {}).await?.into_inner())
     })?;
     let failed = !answer.error.is_empty();
@@ -98,7 +98,7 @@ fn one(named: &pb::NamedPolicy) -> Value {
 
 pub(super) fn show(place: &Place<'_>, name: &str, output: Output) -> Result<Exit, Fail> {
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.policies().show(pb::ShowPolicyRequest { name: name.to_owned() }).await?.into_inner())
     })?;
     let named = answer.policy.unwrap_or_default();

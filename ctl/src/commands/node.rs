@@ -13,7 +13,7 @@ use std::fmt::Write;
 
 pub(super) fn status(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let status = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.node().status(pb::StatusRequest {}).await?.into_inner())
     })?;
     print(&if output.json() { json::text(&json::status(&status)) } else { page(&status, Paint::stdout()) })?;

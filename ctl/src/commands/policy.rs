@@ -99,7 +99,7 @@ fn ask(
     digest: &str,
 ) -> Result<(Node, Vec<pb::RuleAssurance>), Fail> {
     let answer = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.policies().check(pb::CheckRequest { policy_toml, policy_file }).await?.into_inner())
     });
     let answer = match answer {

@@ -35,7 +35,7 @@ pub(super) fn register(place: &Place<'_>, args: &RegisterArgs) -> Result<Exit, F
         target,
     };
     let run = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.runs().register(request).await?.into_inner())
     })
     .map_err(|fail| asked.explain(fail))?;

@@ -61,7 +61,7 @@ fn of_run(place: &Place<'_>, log: Option<&Path>, run: &str, under: Option<(&Poli
         let folder = Scratch::create()?;
         let file = folder.0.join("run.fsrec");
         let id = block_on(async {
-            let client = Client::connect(place.socket).await?;
+            let client = Client::connect(place.daemon).await?;
             let run = events::get(&client, run).await?.id;
             export::fetch(&client, &run, &file, false).await?;
             Ok::<_, Fail>(run)
@@ -203,7 +203,7 @@ fn entries(
     }
     let of_daemon = || {
         block_on(async {
-            let client = Client::connect(place.socket).await?;
+            let client = Client::connect(place.daemon).await?;
             let request = pb::WatchRequest { run: run.to_string(), kinds: kinds(), ..Default::default() };
             events::collect(&client, request).await
         })

@@ -121,7 +121,7 @@ fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
         starting;
     // The event loop and the connection end with this block; what is left of them is close-on-exec.
     let run = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let run = client.runs().start(request).await?.into_inner();
         if json {
             eprintln!("{}", json::run(&run));
@@ -137,7 +137,7 @@ fn launch(place: &Place<'_>, starting: Starting<'_>) -> Result<Exit, Fail> {
         if let Some(watcher) = watcher {
             announce(watcher, &run.id);
         }
-        restart::begin(place.socket, &client, &run, json).await?;
+        restart::begin(place.daemon, &client, &run, json).await?;
         Ok(run)
     })?;
     command.args(arguments).env("FAILSAFE_RUN_ID", &run.id);

@@ -47,7 +47,7 @@ pub(super) fn stats(place: &Place<'_>, args: &StatsArgs) -> Result<Exit, Fail> {
             (log.load(Filter { kinds: kind("decision"), since_ns: since, ..Filter::default() })?, of_runs)
         }
         None => block_on(async {
-            let client = Client::connect(place.socket).await?;
+            let client = Client::connect(place.daemon).await?;
             let request = |kind| pb::WatchRequest { kinds: kind, ..Default::default() };
             let of_runs = events::collect(&client, request(kind("run"))).await?;
             let since_ns = events::bound(since);

@@ -1,7 +1,7 @@
 //! Addresses of nodes: one, and lists of them.
 
 use crate::exit::Fail;
-use std::{fmt, fs, path::Path};
+use std::{fmt, path::Path};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::codegen::http::uri::Authority;
 
@@ -9,8 +9,6 @@ use tonic::codegen::http::uri::Authority;
 pub const DEFAULT_PORT: u16 = 7443;
 /// Nodes of one list.
 const MOST: usize = 16_384;
-/// Size of a file of nodes, in bytes.
-const FILE: u64 = 1 << 20;
 
 /// Name or IP address of a node, and the port of its gateway if it is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +87,7 @@ pub fn list(text: &str) -> Result<Vec<Address>, Fail> {
     match text.strip_prefix('@') {
         None => nodes.extend(expand(text).map_err(|why| Fail::usage(format!("--hosts: {why}")))?),
         Some(path) => {
-            for (at, line) in read(Path::new(path))?.lines().enumerate() {
+            for (at, line) in text_of(Path::new(path))?.lines().enumerate() {
                 let line = line.split('#').next().unwrap_or_default().trim();
                 if line.is_empty() {
                     continue;
@@ -169,16 +167,9 @@ fn numbers_of(range: &str, most: usize) -> Option<Vec<String>> {
     fits.then(|| (from..=to).map(|n| format!("{n:0width$}")).collect())
 }
 
-fn read(path: &Path) -> Result<String, Fail> {
-    use std::io::Read;
-    let shown = path.display();
-    let mut text = String::new();
-    let file = fs::File::open(path).and_then(|file| file.take(FILE + 1).read_to_string(&mut text));
-    file.map_err(|error| Fail::because(format!("--hosts: cannot read {shown}"), &error))?;
-    match text.len() as u64 > FILE {
-        true => Err(Fail::usage(format!("--hosts: {shown} has more than {FILE} bytes"))),
-        false => Ok(text),
-    }
+fn text_of(path: &Path) -> Result<String, Fail> {
+    let text = String::from_utf8(super::read("--hosts", path)?);
+    text.map_err(|_| Fail::usage(format!("--hosts: {} is not UTF-8", path.display())))
 }
 
 #[cfg(test)]

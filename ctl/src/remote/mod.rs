@@ -8,7 +8,7 @@ pub use address::{Address, DEFAULT_PORT, list};
 pub use tls::Files;
 
 use crate::exit::{Exit, Fail, chain};
-use std::time::Duration;
+use std::{fs::File, io::Read, path::Path, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::TcpStream,
@@ -17,6 +17,20 @@ use tokio_rustls::client::TlsStream;
 
 /// A name is looked up, a connection is made and its handshake is done within this time.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Largest file of nodes, certificates or keys, in bytes.
+const FILE: u64 = 1 << 20;
+
+/// What a file that an option names contains. It may be a pipe, such as `<(command)` of a shell.
+fn read(option: &str, path: &Path) -> Result<Vec<u8>, Fail> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(FILE + 1).read_to_end(&mut bytes));
+    file.map_err(|error| Fail::because(format!("{option}: cannot read {}", path.display()), &error))?;
+    match bytes.len() as u64 > FILE {
+        true => Err(Fail::usage(format!("{option}: {} has more than {FILE} bytes", path.display()))),
+        false => Ok(bytes),
+    }
+}
 
 /// A node that is asked over the network.
 #[derive(Debug, Clone)]

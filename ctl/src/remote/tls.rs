@@ -2,8 +2,7 @@
 
 use crate::exit::Fail;
 use std::{
-    env, fs,
-    io::Read,
+    env,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,9 +15,6 @@ use tokio_rustls::{
         version::TLS13,
     },
 };
-
-/// Largest file, in bytes.
-const FILE: u64 = 1 << 20;
 
 /// Files in PEM.
 #[derive(Debug, Clone)]
@@ -77,16 +73,8 @@ fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>
 }
 
 fn read(option: &str, path: &Path) -> Result<Vec<u8>, Fail> {
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).and_then(|file| file.take(FILE + 1).read_to_end(&mut bytes));
-    file.map_err(|error| {
-        Fail::because(format!("{option}: cannot read {}", path.display()), &error)
-            .advise("to ask another node you need a certificate with a role there: docs/remote-access.md, \"Clients\"")
-    })?;
-    match bytes.len() as u64 > FILE {
-        true => Err(Fail::usage(format!("{option}: {} has more than {FILE} bytes", path.display()))),
-        false => Ok(bytes),
-    }
+    let advice = "to ask another node you need a certificate with a role there: docs/remote-access.md, \"Clients\"";
+    super::read(option, path).map_err(|fail| fail.advise(advice))
 }
 
 fn unusable(option: &str, path: &Path, error: &dyn std::error::Error) -> Fail {
@@ -104,7 +92,7 @@ mod tests {
         let fail = |files: &Files| files.connector().err().unwrap().message;
         let files = Files::new(path("ca"), path("cert"), path("key"));
         assert!(fail(&files).starts_with("--tls-ca: cannot read "), "{}", fail(&files));
-        fs::write(dir.path().join("ca"), "no certificate").unwrap();
+        std::fs::write(dir.path().join("ca"), "no certificate").unwrap();
         assert!(fail(&files).ends_with("contains no certificate in PEM"), "{}", fail(&files));
     }
 }

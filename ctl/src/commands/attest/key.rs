@@ -12,7 +12,7 @@ use serde_json::json;
 
 pub(in crate::commands) fn show(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     let pb::ListKeysResponse { keys, no_tpm } = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         Ok(client.attestation().list_keys(pb::ListKeysRequest {}).await?.into_inner())
     })?;
     let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -26,7 +26,7 @@ pub(in crate::commands) fn show(place: &Place<'_>, output: Output) -> Result<Exi
 
 pub(in crate::commands) fn rotate(place: &Place<'_>, args: &AttestRotateArgs) -> Result<Exit, Fail> {
     let key = block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         let request = pb::RotateKeyRequest { reason: args.reason.clone() };
         Ok(client.attestation().rotate_key(request).await?.into_inner().key.unwrap_or_default())
     })?;

@@ -27,7 +27,7 @@ pub(super) fn node(place: &Place<'_>, args: &AttestNodeArgs) -> Result<Exit, Fai
     if args.digest {
         let answer = block_on(async {
             let request = pb::FingerprintRequest { run: String::new() };
-            Ok(Client::connect(place.socket).await?.attestation().get_fingerprint(request).await?.into_inner())
+            Ok(Client::connect(place.daemon).await?.attestation().get_fingerprint(request).await?.into_inner())
         })?;
         print(&page::digests(&answer))?;
         return Ok(Exit::Done);
@@ -46,7 +46,7 @@ fn attested(place: &Place<'_>, run: &str, at: &str, args: &AttestArgs) -> Result
     let nonce = args.nonce.as_ref().map(|nonce| nonce.0.clone()).unwrap_or_default();
     let answer = block_on(async {
         let request = pb::AttestRequest { run: run.to_owned(), nonce, at: at.to_owned() };
-        Ok(Client::connect(place.socket).await?.attestation().attest(request).await?.into_inner())
+        Ok(Client::connect(place.daemon).await?.attestation().attest(request).await?.into_inner())
     })?;
     let Some(file) = &args.output else {
         let text = String::from_utf8(answer.envelope);

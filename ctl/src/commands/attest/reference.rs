@@ -131,7 +131,7 @@ impl Expected {
         let Expected { file, reference, signed } = self;
         let answer = block_on(async {
             let request = pb::FingerprintRequest { run: String::new() };
-            Ok(Client::connect(place.socket).await?.attestation().get_fingerprint(request).await?.into_inner())
+            Ok(Client::connect(place.daemon).await?.attestation().get_fingerprint(request).await?.into_inner())
         })?;
         let broken = |error: &dyn std::error::Error| Fail::because("the daemon sent a broken fingerprint", error);
         let node = Statement::parse(&answer.statement, MAX_ENVELOPE).map_err(|error| broken(&error))?;

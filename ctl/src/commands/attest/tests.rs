@@ -42,8 +42,8 @@ impl Files {
         let args =
             Args::try_parse_from(["failsafectl".to_owned(), "attest".to_owned()].into_iter().chain(words)).unwrap();
         let nowhere = self.path("no-socket");
-        let socket = &Target::Socket(nowhere.clone());
-        let place = &Place { socket, state_dir: &nowhere, zone: TimeZone::UTC };
+        let daemon = &Target::Socket(nowhere.clone());
+        let place = &Place { daemon, state_dir: &nowhere, zone: TimeZone::UTC };
         match args.command {
             Command::Attest { what: AttestCommand::Verify(args) } => verify(place, &args),
             Command::Attest { what: AttestCommand::Diff(args) } => diff(place, &args),

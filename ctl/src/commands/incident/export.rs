@@ -91,7 +91,7 @@ fn statement(place: &Place<'_>, args: &IncidentExportArgs) -> Result<Result<Vec<
     let (entries, _) = gather::entries(place, args.incident)?;
     let incident = incident_of(args.incident, &entries)?;
     block_on(async {
-        let client = Client::connect(place.socket).await;
+        let client = Client::connect(place.daemon).await;
         let client = client
             .map_err(|fail| fail.advise("start the daemon, or export from the state folder alone with --offline"))?;
         Ok(gather::attest(&client, &incident).await)
@@ -105,7 +105,7 @@ fn recordings(place: &Place<'_>, offline: bool, run: &str, scratch: &Scratch) ->
     }
     let to = scratch.0.join("run.fsrec");
     block_on(async {
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         gather::fetch(&client, run, &to).await
     })
 }

@@ -259,7 +259,7 @@ impl Node {
 
     fn export_to(&self, file: &Path) -> Result<Exit, Fail> {
         let place =
-            Place { socket: &Target::Socket("/nowhere".into()), state_dir: self.folder.path(), zone: TimeZone::UTC };
+            Place { daemon: &Target::Socket("/nowhere".into()), state_dir: self.folder.path(), zone: TimeZone::UTC };
         let args = IncidentExportArgs {
             incident: testing::incident(),
             output: file.to_owned(),

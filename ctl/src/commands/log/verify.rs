@@ -64,7 +64,7 @@ pub(super) fn archive(
 ) -> Result<Exit, Fail> {
     let dir = archive.join(SEGMENTS);
     // Those in the archive are no better than those in the state folder: whoever can change it can change them too.
-    let in_archive = Place { socket: place.socket, state_dir: archive, zone: place.zone.clone() };
+    let in_archive = Place { daemon: place.daemon, state_dir: archive, zone: place.zone.clone() };
     let known = keys::known(&in_archive, keys)?;
     let latest = archive.join(CHECKPOINT);
     let borders = failsafe_journal::segments::sealed(&dir).into_iter().map(|at| checkpoint_path(&dir, at));

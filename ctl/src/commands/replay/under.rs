@@ -65,7 +65,7 @@ fn of(place: &Place<'_>, what: &str, policy: &Policy, bar: &ProgressBar) -> Resu
             let folder = Scratch::create()?;
             let file = folder.0.join("run.fsrec");
             block_on(async {
-                let client = Client::connect(place.socket).await?;
+                let client = Client::connect(place.daemon).await?;
                 let run = events::get(&client, what).await?.id;
                 export::fetch(&client, &run, &file, false).await.map(drop)
             })?;

@@ -105,7 +105,7 @@ pub(in crate::commands) fn rerun(place: &Place<'_>, args: &RerunArgs) -> Result<
 fn ended(place: &Place<'_>, args: &RerunArgs) -> Result<pb::RerunPlan, Fail> {
     block_on(async {
         let deadline = Instant::now() + ENDS_WITHIN;
-        let client = Client::connect(place.socket).await?;
+        let client = Client::connect(place.daemon).await?;
         loop {
             let request = pb::PrepareRerunRequest { run: args.run.clone(), ..Default::default() };
             match client.runs().prepare_rerun(request).await {
@@ -136,7 +136,7 @@ fn compared(
     let request =
         pb::PrepareRerunRequest { run: args.run.clone(), command: said.command, environment: said.environment };
     let mut of =
-        block_on(async { Ok(Client::connect(place.socket).await?.runs().prepare_rerun(request).await?.into_inner()) })?;
+        block_on(async { Ok(Client::connect(place.daemon).await?.runs().prepare_rerun(request).await?.into_inner()) })?;
     // What has to be given yet differs in nothing yet.
     of.differences.retain(|change| match change.path.strip_prefix("run/env/") {
         Some(name) => !missing.has(name),

@@ -13,10 +13,10 @@ use std::{fs, path::PathBuf, time::Duration};
 const ASKED: Duration = Duration::from_millis(500);
 
 /// What to say of the run, if processes of it are left.
-pub(super) async fn left(socket: &Target, id: &str) -> Result<Option<String>, Fail> {
+pub(super) async fn left(daemon: &Target, id: &str) -> Result<Option<String>, Fail> {
     let asked = async {
         let request = pb::GetRequest { run: id.to_owned() };
-        Ok::<_, Fail>(Client::connect(socket).await?.runs().get(request).await?.into_inner())
+        Ok::<_, Fail>(Client::connect(daemon).await?.runs().get(request).await?.into_inner())
     };
     let Ok(run) = tokio::time::timeout(ASKED, asked).await else { return Ok(None) };
     let Ok(Some(mount)) = hierarchy() else { return Ok(None) };

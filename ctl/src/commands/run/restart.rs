@@ -85,7 +85,7 @@ pub(super) fn request(with: &With<'_>, command: &Command) -> Result<pb::StartReq
 ///
 /// # Errors
 /// The daemon did not judge the differences, or could not freeze the run.
-pub(super) async fn begin(socket: &Target, client: &Client, run: &pb::Run, json: bool) -> Result<(), Fail> {
+pub(super) async fn begin(daemon: &Target, client: &Client, run: &pb::Run, json: bool) -> Result<(), Fail> {
     if run.drift.is_empty() {
         return Ok(());
     }
@@ -97,7 +97,7 @@ pub(super) async fn begin(socket: &Target, client: &Client, run: &pb::Run, json:
     for _ in 0..TRIES {
         let Err(Refused::Gone(_)) = answer else { break };
         tokio::time::sleep(BETWEEN).await;
-        answer = match Client::connect(socket).await {
+        answer = match Client::connect(daemon).await {
             Ok(client) => ask(&client, run).await,
             Err(fail) => Err(Refused::Gone(fail)),
         };

@@ -63,12 +63,12 @@ pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit,
     let raw = if screen.is_some() { Raw::set() } else { Raw::none() };
     let frozen = Arc::new(AtomicBool::new(false));
     let pid = child.id();
-    let socket = place.socket.clone();
+    let daemon = place.daemon.clone();
     let (last, last_record) = mpsc::channel();
     let id = Arc::new(OnceLock::new());
     let reports = Reports { frozen: frozen.clone(), raw: raw.is_set(), last, id: id.clone() };
     // Ends with this process: it may wait for a run that never comes.
-    std::thread::spawn(move || reports.follow(&listener, pid, &socket));
+    std::thread::spawn(move || reports.follow(&listener, pid, &daemon));
     let status = block_on(wait(child, screen, &frozen, raw.is_set()))?;
     drop(raw);
     let Some(status) = status else { return Ok(Exit::Partial) };
@@ -76,7 +76,7 @@ pub(super) fn watch(place: &Place<'_>, other: bool, quiet: bool) -> Result<Exit,
         // The record of a kill follows the kill. Without a daemon there is nothing to wait for.
         let _in_time = last_record.recv_timeout(LAST_RECORDS);
     }
-    if let Some(text) = id.get().filter(|_| !quiet).and_then(|id| block_on(left::left(place.socket, id)).ok().flatten())
+    if let Some(text) = id.get().filter(|_| !quiet).and_then(|id| block_on(left::left(place.daemon, id)).ok().flatten())
     {
         print_line(false, &text);
     }
@@ -225,13 +225,13 @@ struct Reports {
 }
 
 impl Reports {
-    fn follow(&self, listener: &UnixListener, child: u32, socket: &Target) {
+    fn follow(&self, listener: &UnixListener, child: u32, daemon: &Target) {
         let Some(id) = announced(listener, child) else { return };
         let _first = self.id.set(id.clone());
         let (mut next, mut lost) = (0, false);
         // A daemon may be restarted while the run lives: the next one has the same log. This thread ends with the watcher.
         loop {
-            let followed = block_on(self.follow_from(socket, &id, &mut next, &mut lost));
+            let followed = block_on(self.follow_from(daemon, &id, &mut next, &mut lost));
             let reason = match followed {
                 Ok(()) => "the daemon closed the connection".to_owned(),
                 Err(error) => clean(&error.message),
@@ -244,8 +244,8 @@ impl Reports {
     }
 
     /// Reports the run's records from index `next` on, until the connection ends.
-    async fn follow_from(&self, socket: &Target, id: &str, next: &mut u64, lost: &mut bool) -> Result<(), Fail> {
-        let client = Client::connect(socket).await?;
+    async fn follow_from(&self, daemon: &Target, id: &str, next: &mut u64, lost: &mut bool) -> Result<(), Fail> {
+        let client = Client::connect(daemon).await?;
         let request = pb::WatchRequest { from: *next, follow: true, run: id.to_owned(), ..Default::default() };
         let mut records = client.events().watch(request).await?.into_inner();
         if std::mem::take(lost) {

@@ -303,7 +303,7 @@ fn entries_that_do_not_belong_to_the_incident_are_refused() {
     node.log(&[stray], 1);
     let exported = node.export();
     let place =
-        Place { socket: &Target::Socket("/nowhere".into()), state_dir: node.folder.path(), zone: TimeZone::UTC };
+        Place { daemon: &Target::Socket("/nowhere".into()), state_dir: node.folder.path(), zone: TimeZone::UTC };
     let log = crate::entry::log_file(place.state_dir);
     let all = crate::entry::load(&log, failsafe_journal::Filter::default()).unwrap();
     let extra = all.iter().rev().find(|entry| entry.kind == "evidence").unwrap();
