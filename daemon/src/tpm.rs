@@ -1,8 +1,8 @@
-//! The node's TPM: an attestation key, quotes, and a counter against rollback.
+//! The node's TPM: an attestation key and quotes.
 //!
 //! ```text
-//! attest, statements, rollback ─► queue (8) ─► thread `tpm` ─► /dev/tpmrm0
-//!                     ◄── answer, or after 5 s: none
+//! attest, statements ─► queue (8) ─► thread `tpm` ─► /dev/tpmrm0
+//!           ◄── answer, or after 5 s: none
 //! ```
 //!
 //! Invariants: one thread speaks to the TPM, and it has no descriptor of the daemon's; nobody waits for it longer than
@@ -160,35 +160,12 @@ impl NodeTpm {
         })
     }
 
-    /// The value of the counter; `None`: it was never counted.
-    ///
-    /// # Errors
-    /// Why there is no answer.
-    pub fn counter(&self) -> Result<Option<u64>, NoTpm> {
-        self.ask(|live| live.tpm.counter())
-    }
-
-    /// Counts up by one. Each call wears out the TPM's memory.
-    ///
-    /// # Errors
-    /// Why there is no answer. The counter may have counted nevertheless.
-    pub fn count(&self) -> Result<u64, NoTpm> {
-        self.ask_once(|live| live.tpm.count())
-    }
-
     /// Something that may be done twice: where an open device failed, it is opened anew.
     fn ask<T: Send + 'static>(
         &self,
         work: impl Fn(&mut Live) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, NoTpm> {
-        self.request(move |session| session.with(true, work))
-    }
-
-    fn ask_once<T: Send + 'static>(
-        &self,
-        work: impl Fn(&mut Live) -> Result<T, TpmError> + Send + 'static,
-    ) -> Result<T, NoTpm> {
-        self.request(move |session| session.with(false, work))
+        self.request(move |session| session.with(work))
     }
 
     fn request<T: Send + 'static>(
