@@ -1,7 +1,8 @@
 //! A gateway of a test's own: `failsafe-gateway` as an unprivileged user, in a cgroup of its own.
 
-use crate::{NOBODY, Node, TestCgroup, program, wait_for_some};
+use crate::{NOBODY, Node, TestCgroup, program, skip, wait_for_some};
 use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -16,6 +17,16 @@ use std::{
 pub struct Gateway {
     child: Child,
     log: PathBuf,
+}
+
+/// A cgroup for the gateway; `None`: it cannot be made here, and the test is skipped.
+pub fn cgroup(name: &str) -> Option<TestCgroup> {
+    if !geteuid().is_root() {
+        skip("not root");
+        return None;
+    }
+    let made = TestCgroup::new(name);
+    made.inspect_err(|error| skip(&error.to_string())).ok()
 }
 
 /// Lines of failsafed's configuration: the process of user `nobody` in this cgroup is the gateway.

@@ -3,10 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use integration::{
     Launch, NOBODY, TestCgroup,
-    gateway::{Gateway, accepts, get, has},
-    on_node, skip, wait_for,
+    gateway::{Gateway, accepts, cgroup, get, has},
+    on_node, wait_for,
 };
-use nix::unistd::geteuid;
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -15,16 +14,6 @@ use std::{
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 const METRICS: &str = "[metrics]\naddress = \"127.0.0.1:0\"\n";
-
-/// A cgroup for the gateway; `None`: it cannot be made here.
-fn cgroup(name: &str) -> Option<TestCgroup> {
-    if !geteuid().is_root() {
-        skip("not root");
-        return None;
-    }
-    let made = TestCgroup::new(name);
-    made.inspect_err(|error| skip(&error.to_string())).ok()
-}
 
 /// What promtool finds wrong; `None`: it is not installed.
 fn promtool(text: &str) -> Result<Option<String>> {

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use integration::{
     Hooks, Launch, NOBODY, Node, TestCgroup,
-    gateway::{Gateway, accepts, has},
+    gateway::{Gateway, accepts, cgroup, has},
     on_node, skip, wait_for, wait_for_some,
 };
-use nix::unistd::{Uid, chown, geteuid};
+use nix::unistd::{Uid, chown};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -18,16 +18,6 @@ use std::{
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
 const READS: &str = "events are read for notifications";
-
-/// A cgroup for the gateway; `None`: it cannot be made here.
-fn cgroup(name: &str) -> Option<TestCgroup> {
-    if !geteuid().is_root() {
-        skip("not root");
-        return None;
-    }
-    let made = TestCgroup::new(name);
-    made.inspect_err(|error| skip(&error.to_string())).ok()
-}
 
 fn allows(cgroup: &TestCgroup) -> String {
     format!("{}notifications = true\n", accepts(cgroup))

@@ -11,10 +11,10 @@ use hyper::{HeaderMap, body::Bytes};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use integration::{
     Launch, NOBODY, Node, Said, TestCgroup,
-    gateway::{Gateway, accepts, has},
-    on_node, skip, wait_for,
+    gateway::{self, Gateway, accepts, has},
+    on_node, wait_for,
 };
-use nix::{sys::signal::Signal, unistd::geteuid};
+use nix::sys::signal::Signal;
 use prost::Message;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -212,17 +212,7 @@ fn on_door(
     settings: &str,
     run: impl FnOnce(&mut Node, &mut Door, &TestCgroup) -> Result<()>,
 ) -> Result<()> {
-    if !geteuid().is_root() {
-        skip("not root");
-        return Ok(());
-    }
-    let cgroup = match TestCgroup::new(test) {
-        Ok(cgroup) => cgroup,
-        Err(error) => {
-            skip(&error.to_string());
-            return Ok(());
-        }
-    };
+    let Some(cgroup) = gateway::cgroup(test) else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let roles = folder.path().join("roles.toml");
     fs::write(&roles, ROLES)?;
