@@ -12,7 +12,7 @@ use crate::{
 use failsafe_core::{
     Actor, Containment, State,
     containment::ContainmentState,
-    decision::DecisionId,
+    decision::{DecisionId, Verdict},
     health::Thresholds,
     input::{Command as Asked, Contained, Run},
     time::Span,
