@@ -207,6 +207,8 @@ mod tests {
             (format!("system.slice/docker-{ID}.scope"), true),
             (format!("machine.slice/libpod-{ID}.scope"), true),
             (format!("system.slice/train.service/libpod-payload-{ID}"), true),
+            (format!("libpod_parent/libpod-{ID}"), true),
+            (format!("libpod_parent/{ID}/libpod-{ID}"), true),
             ("system.slice/run-p812-i4711.scope".to_owned(), true),
             ("system.slice/run-r0123456789abcdef0123456789abcdef.service".to_owned(), true),
             ("user.slice/user-1000.slice".to_owned(), false),

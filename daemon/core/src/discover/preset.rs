@@ -74,6 +74,9 @@ impl Preset {
                 "machine.slice/libpod-{container:id}.scope",
                 "machine.slice/machine-libpod_pod_{pod:id}.slice/libpod-{container:id}.scope",
                 "system.slice/{unit}.service/libpod-payload-{container:id}",
+                // Without systemd: `--cgroup-manager=cgroupfs`.
+                "libpod_parent/libpod-{container:id}",
+                "libpod_parent/{pod:id}/libpod-{container:id}",
             ],
             Preset::SystemdRun => &[
                 "system.slice/run-u{unit:number}.service",

@@ -57,6 +57,8 @@ fn every_form_of_the_field_matches_with_its_labels() {
         ("machine.slice/libpod-ID.scope", "podman", "container=ID"),
         ("machine.slice/machine-libpod_pod_ID.slice/libpod-ID.scope", "podman", "container=ID pod=ID"),
         ("system.slice/train.service/libpod-payload-ID", "podman", "container=ID unit=train"),
+        ("libpod_parent/libpod-ID", "podman", "container=ID"),
+        ("libpod_parent/ID/libpod-ID", "podman", "container=ID pod=ID"),
         ("system.slice/run-u12.service", "systemd-run", "unit=12"),
         ("system.slice/run-u12.scope", "systemd-run", "unit=12"),
         ("system.slice/run-p812-i4711.service", "systemd-run", "pid=812 unit=4711"),
@@ -98,6 +100,9 @@ fn nothing_else_matches() {
         "docker",
         "docker/short",
         "machine.slice/libpod-ID.scope/container",
+        "libpod_parent/conmon",
+        "libpod_parent/ID/conmon",
+        "libpod_parent/ID",
         "system.slice/run-backup.service",
         "slurm/uid_1000/job_7/step_0/task_0",
     ] {
