@@ -78,6 +78,27 @@ const SCHEDULERS: [Package; 4] = [
     Package { name: "slurm-client", what_for: "submits jobs", present: || shell::which("sbatch").is_some() },
 ];
 
+/// Podman, of which containers are put under a policy, and what checks shell scripts. Without them these tests are skipped, and say so.
+const CONTAINERS: [Package; 5] = [
+    Package { name: "podman", what_for: "runs containers", present: || shell::which("podman").is_some() },
+    Package { name: "crun", what_for: "makes Podman's containers", present: || shell::which("crun").is_some() },
+    Package {
+        name: "conmon",
+        what_for: "looks after Podman's containers",
+        present: || shell::which("conmon").is_some(),
+    },
+    Package {
+        name: "busybox-static",
+        what_for: "the programs of a container",
+        present: || shell::which("busybox").is_some(),
+    },
+    Package {
+        name: "shellcheck",
+        what_for: "checks the scripts for Slurm and Kubernetes",
+        present: || shell::which("shellcheck").is_some(),
+    },
+];
+
 /// What the tests of TPM quotes need. Without it they are skipped, and say so.
 const TPM: [Package; 3] = [
     Package { name: "swtpm", what_for: "a software TPM for tests", present: || shell::which("swtpm").is_some() },
@@ -141,6 +162,18 @@ pub fn nvml_references() {
     }
 }
 
+/// What the manifests for Kubernetes are held against. Without Python or its registry that test is skipped, and says so.
+pub fn kubernetes() {
+    let folder = shell::built(false).with_file_name("").join("kubernetes-validate");
+    if !folder.join("bin/kubernetes-validate").is_file() {
+        eprintln!(
+            "setup: making a virtual environment with kubernetes-validate, which checks the manifests for Kubernetes"
+        );
+        let script = "python3 -m venv \"$1\" && \"$1\"/bin/python -m pip install -q kubernetes-validate==1.37.0";
+        attempt(Command::new("sh").args(["-c", script, "sh"]).arg(&folder));
+    }
+}
+
 fn attempt(command: &mut Command) {
     if let Err(error) = shell::run(command) {
         eprintln!("setup: that failed ({error:#}): the tests that need it are skipped, and say so");
@@ -171,6 +204,13 @@ pub fn monitoring() {
 /// Schedulers. Their services have no configuration and do not start, except munge.
 pub fn schedulers() {
     if let Err(error) = packages(&SCHEDULERS) {
+        eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
+    }
+}
+
+/// Containers. Podman's service is not started by its installation.
+pub fn containers() {
+    if let Err(error) = packages(&CONTAINERS) {
         eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
     }
 }

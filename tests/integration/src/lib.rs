@@ -13,16 +13,19 @@
 
 mod caller;
 mod cgroup;
+mod cluster;
 mod crowd;
 pub mod gateway;
 mod gpu;
 mod hooks;
+pub mod howto;
 mod hung;
 mod kernel_log;
 mod mount;
 mod node;
 #[path = "../../patience.rs"]
 mod patience;
+mod podman;
 mod programs;
 mod run;
 mod said;
@@ -33,6 +36,7 @@ mod wait;
 
 pub use caller::Caller;
 pub use cgroup::{TestCgroup, cgroup_of, cgroup2, frozen, members, populated, remove_tree};
+pub use cluster::{beside_slurm, on_cluster, run_ended, run_of_step};
 pub use crowd::Crowd;
 pub use gpu::{TWO_GPUS, on_gpu_node};
 pub use hooks::Hooks;
@@ -40,6 +44,7 @@ pub use hung::HungFs;
 pub use kernel_log::kernel_time_us;
 pub use mount::{Tmpfs, Unwritable};
 pub use node::{Node, on_node, sentinel};
+pub use podman::{IMAGE, Podman, podman_is_missing};
 pub use programs::program;
 pub use run::{Launch, Started};
 pub use said::Said;

@@ -64,15 +64,19 @@ pub struct Slurm {
 }
 
 impl Slurm {
-    /// Starts it below the cgroup `root`, and waits until the node is idle.
+    /// Starts it below the cgroup `root`, and waits until the node is idle. `more` are further lines of slurm.conf; those that name
+    /// a script of the package get the one of this source tree, see [`Slurm::settings`].
     ///
     /// # Errors
     /// A daemon ends or does not answer; the logs are in the error.
-    pub fn start(root: &Path) -> Result<Slurm> {
+    pub fn start(root: &Path, more: &str) -> Result<Slurm> {
         let folder = tempfile::Builder::new().prefix("failsafe-slurm-").tempdir()?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let mut slurm = Slurm { folder, root: root.to_owned(), port: ports()?, daemons: Vec::new() };
-        slurm.write_configuration()?;
+        slurm.write_configuration(more)?;
+        slurm.write_scripts()?;
+        // There is no failsafed yet, and a health check runs before slurmd has registered the node.
+        slurm.settings("FAILSAFE_ACTION=report\nFAILSAFE_WAIT=1\n")?;
         slurm.spawn()?;
         let idle = wait_for("the node is idle", || {
             for daemon in &mut slurm.daemons {
@@ -86,7 +90,47 @@ impl Slurm {
         Ok(slurm)
     }
 
-    fn write_configuration(&self) -> Result<()> {
+    /// Writes what stands for `/etc/default/failsafe-slurm`, in one step: a script may be reading it.
+    ///
+    /// # Errors
+    /// It cannot be written, or failsafectl is not built.
+    pub fn settings(&self, text: &str) -> Result<()> {
+        let (new, file) = (self.file("settings.new"), self.file("settings"));
+        let folder = crate::program("failsafectl")?.parent().context("no folder")?.display().to_string();
+        fs::write(&new, format!("PATH={folder}:$PATH\n{text}"))?;
+        fs::rename(new, file).context("replacing the settings")
+    }
+
+    /// How the calls of a script of the package ended so far, in order: its exit codes.
+    pub fn calls(&self, script: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.file(&format!("{script}.calls"))).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What a script of the package printed so far.
+    pub fn script_log(&self, script: &str) -> String {
+        fs::read_to_string(self.file(&format!("{script}.log"))).unwrap_or_default()
+    }
+
+    /// Each script of the package with the settings of this cluster, and with a record of its calls.
+    fn write_scripts(&self) -> Result<()> {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/slurm").canonicalize()?;
+        let folder = self.folder.path().display();
+        fs::create_dir(self.file("scripts"))?;
+        for name in ["prolog", "epilog", "health-check"] {
+            let text = format!(
+                "#!/bin/sh\nexport FAILSAFE_SLURM_SETTINGS={folder}/settings SLURM_CONF={folder}/slurm.conf\n\
+                 {}/{name} >> {folder}/{name}.log 2>&1\ncode=$?\necho $code >> {folder}/{name}.calls\nexit $code\n",
+                package.display()
+            );
+            let file = self.file("scripts").join(name);
+            fs::write(&file, text)?;
+            fs::set_permissions(&file, Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    }
+
+    fn write_configuration(&self, more: &str) -> Result<()> {
         for name in ["state", "spool", "cgroup"] {
             fs::create_dir(self.file(name))?;
         }
@@ -108,7 +152,8 @@ impl Slurm {
              JobAcctGatherType=jobacct_gather/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n\
              ReturnToService=2\nSlurmdParameters=config_overrides\nKillWait=2\nMessageTimeout=60\n\
              NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN\n\
-             PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
+             PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n{}\n",
+            more.replace("/usr/share/failsafe/slurm/", &format!("{folder}/scripts/"))
         );
         fs::write(self.file("slurm.conf"), text)?;
         let cgroup = format!(
@@ -183,6 +228,11 @@ impl Slurm {
     /// A file of the cluster's folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The cgroup below which it runs.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The name of its only node.

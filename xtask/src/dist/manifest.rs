@@ -86,10 +86,14 @@ fn every_listed_file_exists_or_is_made() {
 
 #[test]
 fn only_programs_are_executable_and_nobody_but_root_may_write() {
-    for Asset { destination, mode, .. } in assets() {
-        let expected = if destination == "usr/bin/" { "755" } else { "644" };
-        assert_eq!(mode, expected, "{destination}");
+    for asset in assets() {
+        for path in asset.installed() {
+            let expected = if super::is_executable(&path) { "755" } else { "644" };
+            assert_eq!(asset.mode, expected, "{path}");
+        }
     }
+    let installed = installed();
+    assert!(super::SCRIPTS.iter().all(|path| installed.contains(*path)));
 }
 
 #[test]

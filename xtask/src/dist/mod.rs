@@ -22,6 +22,19 @@ use anyhow::{Context, Result};
 use programs::Programs;
 use std::{fs, path::PathBuf};
 
+/// Installed scripts that others execute by their path.
+const SCRIPTS: [&str; 4] = [
+    "/usr/share/failsafe/kubernetes/failsafe-plugin.sh",
+    "/usr/share/failsafe/slurm/prolog",
+    "/usr/share/failsafe/slurm/epilog",
+    "/usr/share/failsafe/slurm/health-check",
+];
+
+/// Whether an installed file is a program.
+fn is_executable(path: &str) -> bool {
+    path.starts_with("/usr/bin/") || SCRIPTS.contains(&path)
+}
+
 /// How to build.
 #[derive(clap::Args)]
 pub struct Args {

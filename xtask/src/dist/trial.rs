@@ -91,7 +91,7 @@ impl Root {
         for path in shell::read(self.command("dpkg").args(["--listfiles", "failsafe"]))?.lines() {
             let found = fs::symlink_metadata(self.at(path)).with_context(|| format!("{path} was not installed"))?;
             let mode = found.permissions().mode() & 0o7777;
-            let expected = if found.is_dir() || path.starts_with("/usr/bin/") { 0o755 } else { 0o644 };
+            let expected = if found.is_dir() || super::is_executable(path) { 0o755 } else { 0o644 };
             ensure!(mode == expected, "{path} has mode {mode:o}, expected {expected:o}");
             ensure!((found.uid(), found.gid()) == (0, 0), "{path} does not belong to root");
         }

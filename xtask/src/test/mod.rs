@@ -49,6 +49,8 @@ pub fn run(args: &Args) -> Result<()> {
         setup::nvml_references();
         setup::monitoring();
         setup::schedulers();
+        setup::containers();
+        setup::kubernetes();
         setup::tpm();
         Ok(())
     })?;
