@@ -18,7 +18,7 @@ pub use attest::{
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use drill::DrillCommand;
 pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
-pub use log::{ArchiveArgs, ConsistencyArgs, LogCommand, LogOut};
+pub use log::{ArchiveArgs, ConsistencyArgs, LogCommand, LogOut, WitnessCommand};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
@@ -40,7 +40,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
     after_help = "Exit codes: 0 done, 1 error, 2 usage, 3 partial, 4 denied, 5 timeout, 6 not found; \
                   `replay` 7 changed; `node health` 10 degraded, 11 draining, 12 unhealthy, 13 unknown; `node placeable` 14 no; \
                   `policy would` 30 denied, 31 known on the node only; \
-                  `log consistency` 25 forked, 26 shortened, 27 old checkpoint; \
+                  `log consistency`, `log witness cosign` 25 forked, 26 shortened, 27 old checkpoint; \
                   `attest verify`, `incident verify` 7 not valid, 15 key not checked; `attest diff` 15 equal, keys not checked, 20 performance differs, 21 results \
                   differ, 22 cannot know; \
                   `run` ends as its command does (126 not executable, 127 not found)."

@@ -45,11 +45,11 @@ pub enum Exit {
     ResultDiffers = 21,
     /// `attest diff`: a factor that can change results is not known everywhere.
     CannotKnow = 22,
-    /// `log consistency`: the log does not contain a checkpoint, or is another log.
+    /// `log consistency`, `log witness cosign`: the log does not contain a checkpoint, or is another log.
     Forked = 25,
     /// `log consistency`: entries at the end of the log are missing.
     Shortened = 26,
-    /// `log consistency`: the newer checkpoint is older than the earlier one.
+    /// `log consistency`, `log witness cosign`: the newer checkpoint is older than the earlier one.
     Stale = 27,
     /// `policy would`: the call is denied.
     CallDenied = 30,

@@ -26,6 +26,10 @@ pub enum LogCommand {
         /// the archive.
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
+        /// A policy (C2SP tlog-policy): its logs may have signed checkpoints, and its witnesses must have cosigned those of
+        /// --checkpoint.
+        #[arg(long, value_name = "FILE", requires = "checkpoint", conflicts_with_all = ["file", "keys"])]
+        policy: Option<PathBuf>,
         #[command(flatten)]
         output: Output,
     },
@@ -62,13 +66,62 @@ pub enum LogCommand {
         /// The public keys that may have signed the checkpoint. Default: those that the daemon wrote to the state folder.
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
+        /// A policy (C2SP tlog-policy): one of its logs must have signed the checkpoint, and its witnesses must have cosigned it.
+        #[arg(long, value_name = "FILE", conflicts_with = "keys")]
+        policy: Option<PathBuf>,
         /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
+    /// Be a witness of the logs of other nodes: cosign their checkpoints, as long as each extends the one before.
+    Witness {
+        /// What.
+        #[command(subcommand)]
+        what: WitnessCommand,
+    },
 }
 
-/// Where `log checkpoint` and `log prove` write to.
+/// `log witness`.
+#[derive(Debug, Subcommand)]
+pub enum WitnessCommand {
+    /// Show the public key of a witness; with --name, make the witness if there is none.
+    #[command(
+        after_help = "Examples:\n  failsafectl log witness key /var/lib/witness --name witness.example.org/w1\n  \
+                            failsafectl log witness key /var/lib/witness"
+    )]
+    Key {
+        /// The folder of the witness: its key, and what it cosigned last of each log.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The name of the witness, in cosignatures and policies: a host that you own and a path, without a scheme.
+        #[arg(long)]
+        name: Option<String>,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cosign a checkpoint if it extends what this witness cosigned last of the log, and keep it.
+    #[command(
+        after_help = "Examples:\n  failsafectl log witness cosign /var/lib/witness node7.checkpoint --keys trusted.keys -o node7.cosigned\n  \
+                            failsafectl log witness cosign /var/lib/witness node7.request --keys trusted.keys -o node7.cosigned"
+    )]
+    Cosign {
+        /// The folder of the witness.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// What `log consistency OLD -o FILE` wrote on the node, where OLD is the checkpoint that was cosigned last; or, the first
+        /// time, a checkpoint.
+        #[arg(value_name = "REQUEST")]
+        request: PathBuf,
+        /// The public keys of the nodes of which this is a witness.
+        #[arg(long, value_name = "FILE")]
+        keys: PathBuf,
+        #[command(flatten)]
+        out: LogOut,
+    },
+}
+
+/// Where `log checkpoint`, `log prove` and `log witness cosign` write to.
 #[derive(Debug, ClapArgs)]
 pub struct LogOut {
     /// The file to write. Default: the terminal.

@@ -4,8 +4,10 @@ mod archive;
 mod checkpoint;
 mod consistency;
 pub(super) mod keys;
+mod policy;
 mod prove;
 mod verify;
+mod witness;
 
 use super::Place;
 use crate::{
@@ -17,17 +19,21 @@ use std::{fs, io::Read, path::Path};
 
 pub(super) fn log(place: &Place<'_>, what: &LogCommand) -> Result<Exit, Fail> {
     match what {
-        LogCommand::Verify { archive: Some(dir), checkpoint, keys, output, .. } => {
-            verify::archive(place, dir, checkpoint, keys.as_deref(), *output)
-        }
-        LogCommand::Verify { file, checkpoint, keys, output, .. } => {
-            verify::verify(place, file.as_deref(), checkpoint, keys.as_deref(), *output)
+        LogCommand::Verify { file, archive, checkpoint, keys, policy, output } => {
+            let trust = policy::Trust::of(keys.as_deref(), policy.as_deref());
+            match archive {
+                Some(dir) => verify::archive(place, dir, checkpoint, &trust, *output),
+                None => verify::verify(place, file.as_deref(), checkpoint, &trust, *output),
+            }
         }
         LogCommand::Archive(args) => archive::archive(place, args),
         LogCommand::Checkpoint { out, keys } => checkpoint::checkpoint(place, out, keys.as_deref()),
         LogCommand::Consistency(args) => consistency::consistency(place, args),
         LogCommand::Prove { entry, checkpoint, out } => prove::prove(place, *entry, checkpoint.as_deref(), out),
-        LogCommand::VerifyProof { file, keys, json } => prove::verify(place, file, keys.as_deref(), *json),
+        LogCommand::VerifyProof { file, keys, policy, json } => {
+            prove::verify(place, file, &policy::Trust::of(keys.as_deref(), policy.as_deref()), *json)
+        }
+        LogCommand::Witness { what } => witness::witness(place, what),
     }
 }
 

@@ -12,7 +12,7 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// Most signatures of a note.
 pub const MAX_SIGNATURES: usize = 100;
 /// Identifier of Ed25519 signatures.
-const ED25519: u8 = 0x01;
+pub(crate) const ED25519: u8 = 0x01;
 
 /// Signs notes with one key. Where the key lies is its owner's matter.
 pub trait Signer: Send {
@@ -28,11 +28,13 @@ pub trait Signer: Send {
 pub struct VerifierKey {
     name: String,
     id: [u8; 4],
+    /// Type of its signatures.
+    kind: u8,
     public: VerifyingKey,
 }
 
 /// Keys that a verifier knows.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys(Vec<VerifierKey>);
 
 /// A note of which the signatures are not verified yet.
@@ -49,7 +51,7 @@ pub struct NoteSignature {
     pub name: String,
     /// The key's id.
     pub id: [u8; 4],
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Text that is no signed note.
@@ -102,11 +104,16 @@ pub enum BadKey {
     #[error("the id of a key has 8 lower-case hex digits")]
     Id,
     /// Not base64 of a type byte and 32 bytes.
-    #[error("the last part of a key is the base64 text of 33 bytes: 0x01 and an Ed25519 public key")]
+    #[error("the last part of a key is the base64 text of 33 bytes: its type and an Ed25519 public key")]
     Material,
-    /// A type that this version does not know.
-    #[error("the key has type {0:#04x}; only 0x01 (Ed25519) is supported")]
-    Type(u8),
+    /// A type that does not fit, or that this version does not know.
+    #[error("the key has type {found:#04x}; expected {expected:#04x} ({})", kind_name(*.expected))]
+    Type {
+        /// In the text.
+        found: u8,
+        /// What a key must have here.
+        expected: u8,
+    },
     /// Not a point of the curve, or one that anybody can sign for.
     #[error("the key is not a usable Ed25519 public key")]
     Weak,
@@ -134,14 +141,18 @@ impl VerifierKey {
     /// # Errors
     /// [`BadKey`].
     pub fn new(name: &str, public: &[u8; 32]) -> Result<VerifierKey, BadKey> {
+        VerifierKey::of_kind(name, ED25519, public)
+    }
+
+    pub(crate) fn of_kind(name: &str, kind: u8, public: &[u8; 32]) -> Result<VerifierKey, BadKey> {
         if !name_is_valid(name) {
             return Err(BadKey::Name);
         }
         let key = VerifyingKey::from_bytes(public).ok().filter(|key| !key.is_weak()).ok_or(BadKey::Weak)?;
-        let digest = Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(public).finalize();
+        let digest = Sha256::new().chain_update(name).chain_update([b'\n', kind]).chain_update(public).finalize();
         let mut id = [0; 4];
         id.copy_from_slice(&digest[..4]);
-        Ok(VerifierKey { name: name.to_owned(), id, public: key })
+        Ok(VerifierKey { name: name.to_owned(), id, kind, public: key })
     }
 
     /// Reads `NAME+ID+KEY`.
@@ -149,6 +160,10 @@ impl VerifierKey {
     /// # Errors
     /// [`BadKey`].
     pub fn parse(text: &str) -> Result<VerifierKey, BadKey> {
+        VerifierKey::parse_kind(text, ED25519)
+    }
+
+    pub(crate) fn parse_kind(text: &str, expected: u8) -> Result<VerifierKey, BadKey> {
         let mut parts = text.splitn(3, '+');
         let (Some(name), Some(id), Some(material)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(BadKey::Form);
@@ -158,10 +173,10 @@ impl VerifierKey {
         }
         let material = STANDARD.decode(material).map_err(|_| BadKey::Material)?;
         let (kind, public) = material.split_first().ok_or(BadKey::Material)?;
-        if *kind != ED25519 {
-            return Err(BadKey::Type(*kind));
+        if *kind != expected {
+            return Err(BadKey::Type { found: *kind, expected });
         }
-        let key = VerifierKey::new(name, public.try_into().map_err(|_| BadKey::Material)?)?;
+        let key = VerifierKey::of_kind(name, expected, public.try_into().map_err(|_| BadKey::Material)?)?;
         match hex::encode(key.id) {
             expected if expected == id => Ok(key),
             expected => Err(BadKey::Mismatch { found: id.to_owned(), expected }),
@@ -180,6 +195,11 @@ impl VerifierKey {
         self.id
     }
 
+    /// Whether the key signed this message.
+    pub(crate) fn signed(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.public.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+    }
+
     /// The 32 bytes of the Ed25519 public key.
     #[must_use]
     pub fn public(&self) -> [u8; 32] {
@@ -190,7 +210,7 @@ impl VerifierKey {
 /// `NAME+ID+KEY`.
 impl std::fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let material = [&[ED25519][..], self.public.as_bytes()].concat();
+        let material = [&[self.kind][..], self.public.as_bytes()].concat();
         write!(f, "{}+{}+{}", self.name, hex::encode(self.id), STANDARD.encode(material))
     }
 }
@@ -261,14 +281,21 @@ impl Note {
         Ok(Note { text: format!("{text}\n"), signatures: signatures.collect::<Result<_, _>>()? })
     }
 
+    /// Removes the signatures that are by none of these keys.
+    pub(crate) fn retain(&mut self, keys: &Keys) {
+        self.signatures.retain(|signature| keys.iter().any(|key| key.name == signature.name && key.id == signature.id));
+    }
+
+    /// Adds a signature line.
+    pub(crate) fn add(&mut self, signature: NoteSignature) {
+        self.signatures.push(signature);
+    }
+
     /// The bytes of the note.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut note = format!("{}\n", self.text);
-        for NoteSignature { name, id, bytes } in &self.signatures {
-            let signature = STANDARD.encode([&id[..], bytes].concat());
-            note.push_str(&format!("\u{2014} {name} {signature}\n"));
-        }
+        self.signatures.iter().for_each(|signature| note.push_str(&signature.line()));
         note.into_bytes()
     }
 
@@ -294,8 +321,9 @@ impl Note {
             for key in keys.iter().filter(|key| key.name == signature.name && key.id == signature.id) {
                 let invalid = || NotVerified::Invalid(key.name.clone());
                 let bytes: &[u8; 64] = signature.bytes.as_slice().try_into().map_err(|_| invalid())?;
-                let signed = key.public.verify_strict(self.text.as_bytes(), &Signature::from_bytes(bytes));
-                signed.map_err(|_| invalid())?;
+                if !key.signed(self.text.as_bytes(), bytes) {
+                    return Err(invalid());
+                }
                 by.get_or_insert(key);
             }
         }
@@ -306,6 +334,22 @@ impl Note {
                 .map(|signature| format!("{} (id {})", signature.name, hex::encode(signature.id)));
             NotVerified::Unknown(names.collect::<Vec<_>>().join(", "))
         })
+    }
+}
+
+impl NoteSignature {
+    /// Its line in a note, with the line break.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let NoteSignature { name, id, bytes } = self;
+        format!("\u{2014} {name} {}\n", STANDARD.encode([&id[..], bytes].concat()))
+    }
+}
+
+fn kind_name(kind: u8) -> &'static str {
+    match kind {
+        ED25519 => "Ed25519",
+        _ => "Ed25519 cosignatures",
     }
 }
 

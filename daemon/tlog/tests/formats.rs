@@ -145,7 +145,7 @@ fn malformed_keys_have_a_message_each() {
     assert_eq!(parse("example.com"), BadKey::Form);
     assert_eq!(parse(&KEY.replace("example.com", "example com")), BadKey::Name);
     assert_eq!(parse(&KEY.replace("530d903a", "530D903A")), BadKey::Id);
-    assert_eq!(parse(&KEY.replace("+AekyeRr", "+BekyeRr")), BadKey::Type(5));
+    assert_eq!(parse(&KEY.replace("+AekyeRr", "+BekyeRr")), BadKey::Type { found: 5, expected: 1 });
     assert_eq!(parse(&KEY.replace("3U2k", "3U2")), BadKey::Material);
     assert!(matches!(parse(&KEY.replace("example.com/foo", "example.com/bar")), BadKey::Mismatch { .. }));
     assert_eq!(VerifierKey::new("name", &[0; 32]).unwrap_err(), BadKey::Weak);

@@ -40,6 +40,11 @@ impl Known {
         }
     }
 
+    /// The keys of the logs of a policy.
+    pub fn of_logs(keys: Keys) -> Known {
+        Known { keys, own: false, comments: BTreeMap::new() }
+    }
+
     /// Those in the text of a file.
     pub fn parse(text: &[u8], own: bool) -> Result<Known, String> {
         let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;

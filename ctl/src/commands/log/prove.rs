@@ -1,6 +1,9 @@
 //! `log prove` and `log verify-proof`: one file that shows, without the log, that an entry is in it.
 
-use super::{super::Place, keys};
+use super::{
+    super::Place,
+    policy::{Cosigned, Trust},
+};
 use crate::{
     args::LogOut,
     entry::log_file,
@@ -52,13 +55,14 @@ pub(super) fn prove(place: &Place<'_>, entry: u64, checkpoint: Option<&Path>, ou
     Ok(Exit::Done)
 }
 
-pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_json: bool) -> Result<Exit, Fail> {
-    let known = keys::known(place, keys)?;
+pub(super) fn verify(place: &Place<'_>, file: &Path, trust: &Trust<'_>, as_json: bool) -> Result<Exit, Fail> {
+    let (known, policy) = (trust.known(place)?, trust.policy()?);
     let shown = clean(&file.display().to_string());
     let not_proved = |why: &dyn std::error::Error| Fail::because(format!("{shown} proves nothing"), why);
     let bytes = super::read(file, "proof", proof_file::MAX_BYTES)?;
     let proof = ProofFile::parse(&bytes).map_err(|error| not_proved(&error))?;
     let proved = proof.verify(&known.keys).map_err(|error| not_proved(&error).advise(known.advice("proof")))?;
+    let cosigned = policy.map(|policy| policy.cosigned(&proof.checkpoint, &shown)).transpose()?;
     let entry = Entry::parse(&proved.entry).map_err(|error| not_proved(&error))?;
     let tree = SignedTree::of(proved.checkpoint);
     let Some(tree) = tree.filter(|tree| tree.first.checked_add(proof.index) == Some(entry.index)) else {
@@ -83,6 +87,7 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_jso
             "key_id": about.id,
             "key_comment": about.comment,
             "own_key": known.own,
+            "cosigned": cosigned.as_ref().map(Cosigned::json),
             "text": text,
         });
         print(&json::text(&value))?;
@@ -95,12 +100,13 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, keys: Option<&Path>, as_jso
         false => "",
     };
     print(&format!(
-        "{shown}: proved: entry {} is in the log\n  log      {}\n  entries  {} when the checkpoint was signed\n  key      {}\n  of       {}{trust}\n  entry    {}\n",
+        "{shown}: proved: entry {} is in the log\n  log      {}\n  entries  {} when the checkpoint was signed\n  key      {}\n  of       {}{trust}\n{}  entry    {}\n",
         entry.index,
         clean(&tree.origin),
         tree.entries(),
         clean(&proved.key.to_string()),
         about.text(),
+        cosigned.map_or_else(String::new, |cosigned| format!("  cosigned {}\n", cosigned.text(&place.zone))),
         clean(&text)
     ))?;
     Ok(Exit::Done)

@@ -1,6 +1,11 @@
 //! `log verify`: the whole audit log, without the daemon.
 
-use super::{super::Place, checkpoint, keys};
+use super::{
+    super::Place,
+    checkpoint,
+    keys::Known,
+    policy::{Cosigned, Trust},
+};
 use crate::{
     args::Output,
     entry::log_file,
@@ -23,20 +28,21 @@ pub(super) fn verify(
     place: &Place<'_>,
     file: Option<&Path>,
     earlier: &[PathBuf],
-    keys: Option<&Path>,
+    trust: &Trust<'_>,
     output: Output,
 ) -> Result<Exit, Fail> {
     let path = file.map_or_else(|| log_file(place.state_dir), Path::to_owned);
+    let cosigned = trust.cosigned(earlier)?;
     let report = match file {
         Some(file) => verify_file(file),
         None => {
             let dir = path.parent().unwrap_or(place.state_dir);
             // Before the log, which may grow meanwhile.
             let head = HeadFile::read(&place.state_dir.join(HEAD_FILE));
-            let claims = claims(place, dir, earlier, keys)?;
+            let claims = claims(place, dir, earlier, trust)?;
             let report = verify_claims(dir, head.clone().unwrap_or_default(), &claims);
             report.map(|report| {
-                let verdict = with_latest(place, &report, &claims, keys);
+                let verdict = with_latest(place, &report, &claims, trust);
                 Report { verdict: with_head(place, &head, verdict, &report, &claims), ..report }
             })
         }
@@ -47,9 +53,9 @@ pub(super) fn verify(
     })?;
     let aside = file.is_none().then(|| path.parent().map(asides)).flatten().unwrap_or_default();
     print(&if output.json() {
-        json::text(&as_json(&path, &report, &aside))
+        json::text(&as_json(&path, &report, &aside, &cosigned))
     } else {
-        as_text(&path, &report, &aside, &place.zone)
+        as_text(&path, &report, &aside, &cosigned, &place.zone)
     })?;
     Ok(exit(&report, &aside))
 }
@@ -59,13 +65,13 @@ pub(super) fn archive(
     place: &Place<'_>,
     archive: &Path,
     earlier: &[PathBuf],
-    keys: Option<&Path>,
+    trust: &Trust<'_>,
     output: Output,
 ) -> Result<Exit, Fail> {
     let dir = archive.join(SEGMENTS);
     // Those in the archive are no better than those in the state folder: whoever can change it can change them too.
     let in_archive = Place { daemon: place.daemon, state_dir: archive, zone: place.zone.clone() };
-    let known = keys::known(&in_archive, keys)?;
+    let (known, cosigned) = (trust.known(&in_archive)?, trust.cosigned(earlier)?);
     let latest = archive.join(CHECKPOINT);
     let borders = failsafe_journal::segments::sealed(&dir).into_iter().map(|at| checkpoint_path(&dir, at));
     let borders = borders.chain(last_border(&dir)).filter(|path| path.exists());
@@ -81,9 +87,9 @@ pub(super) fn archive(
         _ => report,
     };
     print(&if output.json() {
-        json::text(&as_json(archive, &report, &[]))
+        json::text(&as_json(archive, &report, &[], &cosigned))
     } else {
-        as_text(archive, &report, &[], &place.zone)
+        as_text(archive, &report, &[], &cosigned, &place.zone)
     })?;
     Ok(exit(&report, &[]))
 }
@@ -102,14 +108,14 @@ fn is_whole(report: &Report, aside: &[PathBuf]) -> bool {
 }
 
 /// The verdict, with regard to the checkpoint that the log states: the latest one, or one that was named, must reach as far.
-fn with_latest(place: &Place<'_>, report: &Report, claims: &[Claim], keys: Option<&Path>) -> Verdict {
+fn with_latest(place: &Place<'_>, report: &Report, claims: &[Claim], trust: &Trust<'_>) -> Verdict {
     let stated = report.tree.as_ref().map_or(0, |tree| tree.stated);
     if report.verdict != Verdict::Ok || stated == 0 {
         return report.verdict.clone();
     }
     // Read once more: a log in use may have been signed meanwhile.
     let latest = place.state_dir.join(CHECKPOINT_FILE);
-    let found = keys::known(place, keys).and_then(|known| claim(&latest, false, &known));
+    let found = trust.known(place).and_then(|known| claim(&latest, false, &known));
     let found = claims.iter().chain(found.as_ref().ok()).map(|claim| claim.tree.entries()).max().unwrap_or(0);
     if found >= stated {
         return Verdict::Ok;
@@ -143,7 +149,7 @@ fn with_head(
 
 /// The checkpoints that the log must contain: those that are kept with it, and those that were named. Each must be signed by a
 /// known key. A log that was never signed has none.
-fn claims(place: &Place<'_>, dir: &Path, earlier: &[PathBuf], keys: Option<&Path>) -> Result<Vec<Claim>, Fail> {
+fn claims(place: &Place<'_>, dir: &Path, earlier: &[PathBuf], trust: &Trust<'_>) -> Result<Vec<Claim>, Fail> {
     let latest = place.state_dir.join(CHECKPOINT_FILE);
     let borders = failsafe_journal::segments::sealed(dir).into_iter().map(|at| checkpoint_path(dir, at));
     let begin = std::iter::once(latest).chain(last_border(dir)).chain(borders);
@@ -154,7 +160,7 @@ fn claims(place: &Place<'_>, dir: &Path, earlier: &[PathBuf], keys: Option<&Path
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let known = keys::known(place, keys)?;
+    let known = trust.known(place)?;
     paths.iter().map(|path| claim(path, earlier.contains(path), &known)).collect()
 }
 
@@ -164,11 +170,11 @@ fn last_border(dir: &Path) -> Option<PathBuf> {
     Some(checkpoint_path(dir, end.next_index))
 }
 
-fn claim(path: &Path, named: bool, known: &keys::Known) -> Result<Claim, Fail> {
+fn claim(path: &Path, named: bool, known: &Known) -> Result<Claim, Fail> {
     Ok(Claim { source: path.display().to_string(), tree: checkpoint::open(path, known)?.tree, named })
 }
 
-fn as_text(path: &Path, report: &Report, aside: &[PathBuf], zone: &TimeZone) -> String {
+fn as_text(path: &Path, report: &Report, aside: &[PathBuf], cosigned: &[Cosigned], zone: &TimeZone) -> String {
     let head = hex::encode(report.head_hash);
     let mut counted = format!("  entries  {}\n  bytes    {}\n  head     {head}\n", report.entries, report.bytes);
     if report.segments > 0 {
@@ -197,6 +203,9 @@ fn as_text(path: &Path, report: &Report, aside: &[PathBuf], zone: &TimeZone) -> 
                 format!("  signed   {} contained, {} NOT CONTAINED\n", checkpoints(contained), checkpoints(not))
             }
         });
+    }
+    for cosigned in cosigned {
+        counted.push_str(&format!("  cosigned {}: {}\n", clean(&cosigned.source), cosigned.text(zone)));
     }
     match &report.removed {
         Some(removed) => counted.push_str(&format!(
@@ -287,7 +296,7 @@ fn as_text(path: &Path, report: &Report, aside: &[PathBuf], zone: &TimeZone) -> 
     }
 }
 
-fn as_json(path: &Path, report: &Report, aside: &[PathBuf]) -> Value {
+fn as_json(path: &Path, report: &Report, aside: &[PathBuf], cosigned: &[Cosigned]) -> Value {
     let why = |why: &str| json!({ "reason": why });
     let (verdict, problem) = match &report.verdict {
         Verdict::Ok if is_whole(report, aside) => ("ok", Value::Null),
@@ -327,6 +336,7 @@ fn as_json(path: &Path, report: &Report, aside: &[PathBuf]) -> Value {
         })),
         "findings": report.findings.iter().map(finding).collect::<Value>(),
         "aside": aside,
+        "cosigned": cosigned.iter().map(Cosigned::json).collect::<Value>(),
         "problem": problem,
     })
 }
