@@ -28,6 +28,11 @@ pub fn check(config: &Config) -> Vec<Wrong> {
     remote.chain(config.notify.iter().flat_map(notify::check)).collect()
 }
 
+/// What the configuration may say, but an administrator should know: one line each.
+pub fn warnings(config: &Config) -> Vec<String> {
+    config.notify.iter().flat_map(notify::warnings).collect()
+}
+
 /// Serves until SIGTERM or SIGINT, or until a server ends.
 ///
 /// # Errors
@@ -35,6 +40,9 @@ pub fn check(config: &Config) -> Vec<Wrong> {
 pub async fn run(config: Config) -> Result<()> {
     if config.metrics.is_none() && config.remote.is_none() && config.notify.is_none() {
         bail!("there is nothing to do: expected a table [metrics], [remote] or [notify] in the configuration");
+    }
+    for warning in warnings(&config) {
+        tracing::warn!("{warning}");
     }
     let remote = match &config.remote {
         Some(remote) => Some(remote::Server::bind(remote, config.socket.clone()).await?),

@@ -98,7 +98,10 @@ fn start() -> Result<ExitCode> {
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr).init();
     if args.check {
-        Config::load_with(&args.config, failsafe_gateway::check)?;
+        let config = Config::load_with(&args.config, failsafe_gateway::check)?;
+        for warning in failsafe_gateway::warnings(&config) {
+            eprintln!("warning: {warning}");
+        }
         println!("the configuration is valid, and user {} can read the files that it names", nix::unistd::geteuid());
         return Ok(ExitCode::SUCCESS);
     }

@@ -4,12 +4,13 @@
 //! failsafed ─events─► watch ─► book (what is known, which messages follow) ─► routes ─► queue of each target ─► worker ─► target
 //!                       └────────► store: what is known, and how far the log was read, in one file
 //! ```
-//! Invariants: a message is in the queues, and the entries that led to it are noted as read, in one step; a target that does not
+//! Invariants: an entry is noted as read only when the messages that it led to are in the queues on disk; a target that does not
 //! answer delays no other one; memory and files are bounded; no secret is logged or shown.
 
 pub mod book;
 pub mod http;
 mod message;
+mod outbox;
 mod queue;
 mod store;
 mod target;
@@ -46,6 +47,8 @@ pub struct Notifier {
     store: Store,
     state: State,
     is_new: bool,
+    /// Messages that are not in the queues yet.
+    ready: Vec<Message>,
     targets: Vec<Routed>,
     seen: Arc<Seen>,
 }
@@ -115,6 +118,15 @@ pub fn check(config: &Notify) -> Vec<Wrong> {
     config.target.iter().flat_map(of).collect()
 }
 
+/// What can be used, but should be known: one line each.
+pub fn warnings(config: &Notify) -> Vec<String> {
+    let readable = config.target.iter().filter(|(_, target)| Target::is_sent_readable(target));
+    let warning = |(name, target): (&String, &crate::config::Target)| {
+        format!("notify.target.{name}.url: messages can be read on their way to {}: use https", target.url)
+    };
+    readable.map(warning).collect()
+}
+
 impl Notifier {
     /// Opens the targets and the queues.
     ///
@@ -145,6 +157,7 @@ impl Notifier {
                 queue,
                 counts: Counts::default(),
                 keep: Duration::from_secs(target.keep_h.saturating_mul(3_600)),
+                first_wait: worker::FIRST,
                 active: Mutex::default(),
             };
             targets.push(Routed { worker: Arc::new(worker), routes: target.route.clone() });
@@ -152,9 +165,10 @@ impl Notifier {
         let workers = targets.iter().map(|target| target.worker.clone()).collect();
         let seen = Arc::new(Seen { workers, stores: AtomicBool::new(true), ..Seen::default() });
         let sender = Sender { node: config.node_name(), contact: config.contact.clone() };
-        let notifier = Notifier { daemon: Daemon::new(socket), sender, store, state, is_new, targets, seen };
+        let (daemon, ready) = (Daemon::new(socket), Vec::new());
+        let mut notifier = Notifier { daemon, sender, store, state, is_new, ready, targets, seen };
         // Alerts that were open before the start stay open, also where no message follows for long.
-        notifier.show_active();
+        notifier.show_open();
         Ok(notifier)
     }
 

@@ -1,9 +1,10 @@
 //! One HTTP request to a target: a connection of its own, over TLS with the authorities of the system or of a file.
 //!
-//! Invariants: no redirect is followed; an answer is read up to [`ANSWER`] bytes; the caller bounds the time.
+//! Invariants: no redirect is followed; the status of an answer decides. Its body is only quoted where it is no success: up to
+//! [`ANSWER`] bytes of it are read, for at most [`BODY`].
 
 use anyhow::{Context, Result, bail};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, StatusCode, Uri,
     body::{Bytes, Incoming},
@@ -20,6 +21,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -32,6 +34,8 @@ use tokio_rustls::{
 
 /// What is read of an answer, in bytes.
 const ANSWER: usize = 4_096;
+/// How long the body of an answer is read.
+pub const BODY: Duration = Duration::from_secs(1);
 /// Largest file of authorities, in bytes.
 const AUTHORITIES: u64 = 4 << 20;
 /// Longest wait that a target can ask for.
@@ -50,6 +54,11 @@ pub struct Url {
 }
 
 impl Url {
+    /// Whether what is sent can be read on the way.
+    pub fn is_readable(&self) -> bool {
+        !self.tls && !is_this_host(&self.host)
+    }
+
     /// Reads one. With `secret`, what is sent must not be readable on the way.
     ///
     /// # Errors
@@ -67,8 +76,7 @@ impl Url {
             return Err("expected a URL without a user: a secret belongs into secret_file".into());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-        if secret && !tls && !is_local {
+        if secret && !tls && !is_this_host(&host) {
             return Err("expected https: the secret would be sent in plain text".into());
         }
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
@@ -82,6 +90,10 @@ impl Url {
         self.path = format!("{}{path}", self.path.trim_end_matches('/'));
         self
     }
+}
+
+fn is_this_host(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The authorities that servers are trusted by.
@@ -129,7 +141,7 @@ pub struct Answer {
     pub text: String,
 }
 
-/// Sends a POST.
+/// Sends a POST. Its answer has to begin within `patience`.
 ///
 /// # Errors
 /// There is no answer.
@@ -139,7 +151,10 @@ pub async fn post(
     content_type: &'static str,
     headers: HeaderMap,
     body: Bytes,
+    patience: Duration,
 ) -> Result<Answer> {
+    let until = Instant::now() + patience;
+    let late = || format!("no answer within {} s", patience.as_secs());
     let mut request = Request::post(url.path.as_str()).body(Full::new(body.clone()))?;
     let all = request.headers_mut();
     *all = headers;
@@ -147,44 +162,62 @@ pub async fn post(
     all.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     all.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     all.insert(USER_AGENT, HeaderValue::from_static(concat!("failsafe-gateway/", env!("CARGO_PKG_VERSION"))));
-    let stream = TcpStream::connect((url.host.as_str(), url.port)).await.context("cannot connect")?;
-    match tls.filter(|_| url.tls) {
-        None if url.tls => bail!("there are no authorities to verify the server with"),
-        None => send(stream, request).await,
-        Some(config) => {
-            let name = ServerName::try_from(url.host.clone())?;
-            let stream = TlsConnector::from(config.clone()).connect(name, stream).await.context("TLS")?;
-            send(stream, request).await
-        }
-    }
-}
-
-async fn send<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-    stream: S,
-    request: Request<Full<Bytes>>,
-) -> Result<Answer> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connected = async {
+        let stream = TcpStream::connect((url.host.as_str(), url.port)).await.context("cannot connect")?;
+        let stream: Box<dyn Stream> = match tls.filter(|_| url.tls) {
+            None if url.tls => bail!("there are no authorities to verify the server with"),
+            None => Box::new(stream),
+            Some(config) => {
+                let name = ServerName::try_from(url.host.clone())?;
+                Box::new(TlsConnector::from(config.clone()).connect(name, stream).await.context("TLS")?)
+            }
+        };
+        Ok(stream)
+    };
+    let stream = timeout_at(until, connected).await.with_context(late)??;
+    let (mut sender, connection) =
+        timeout_at(until, http1::handshake(TokioIo::new(stream))).await.with_context(late)??;
     let answered = async {
-        let answer = sender.send_request(request).await.context("no answer")?;
+        let answer = timeout_at(until, sender.send_request(request)).await.with_context(late)?.context("no answer")?;
         let (parts, body) = answer.into_parts();
         let after = parts.headers.get(RETRY_AFTER).and_then(retry_after);
-        Ok(Answer { status: parts.status, after, text: beginning(body).await })
+        let text = if parts.status.is_success() { String::new() } else { beginning(body).await };
+        Ok(Answer { status: parts.status, after, text })
     };
     // The connection ends with the answer: it is driven here, not by a task that could outlive it.
     tokio::pin!(connection);
     tokio::pin!(answered);
     tokio::select! {
+        biased;
         answer = &mut answered => answer,
-        ended = &mut connection => {
-            ended.context("the connection ended")?;
-            answered.await
-        }
+        // The answer may have arrived before.
+        ended = &mut connection => match (answered.await, ended) {
+            (Err(_), Err(ended)) => Err(ended).context("the connection ended"),
+            (answer, _) => answer,
+        },
     }
 }
 
-async fn beginning(body: Incoming) -> String {
-    let read = Limited::new(body, ANSWER).collect().await;
-    read.map(|read| String::from_utf8_lossy(&read.to_bytes()).into_owned()).unwrap_or_default()
+/// A connection, with TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// What arrives of a body in time, as far as it fits.
+async fn beginning(mut body: Incoming) -> String {
+    let mut read = Vec::new();
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(data) = frame.data_ref() {
+                read.extend_from_slice(&data[..data.len().min(ANSWER - read.len())]);
+            }
+            if read.len() == ANSWER {
+                break;
+            }
+        }
+    };
+    let _in_time = tokio::time::timeout(BODY, all).await;
+    String::from_utf8_lossy(&read).into_owned()
 }
 
 /// What `Retry-After` asks for: seconds, or a date.

@@ -4,12 +4,13 @@
 //! queue/TARGET/00000000000000000017.json   message 17, until the target took it
 //! ```
 //! Invariants: the queue is bounded in messages and bytes; who has the most messages in it loses one when it is full, so that one
-//! user cannot push out the messages about others; a file that was written after the last commit is not a message.
+//! user cannot push out the messages about others; a file that was written after the last commit is not a message; a message without
+//! a file is in memory only, and [`Queue::store_rest`] writes it as soon as that is possible.
 
 use super::message::Message;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -50,8 +51,16 @@ pub struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    all: VecDeque<(Arc<Queued>, usize)>,
+    all: VecDeque<Entry>,
     bytes: usize,
+    /// The number of the message that is being sent: it is not pushed out.
+    under_way: Option<u64>,
+}
+
+struct Entry {
+    queued: Arc<Queued>,
+    bytes: usize,
+    is_stored: bool,
 }
 
 impl Queue {
@@ -76,7 +85,7 @@ impl Queue {
         for (n, path) in found {
             let read = fs::read(&path).and_then(|text| Ok((serde_json::from_slice::<Message>(&text)?, text.len())));
             match read {
-                Ok((message, bytes)) => queue.publish(Arc::new(Queued { n, message }), bytes),
+                Ok((message, bytes)) => queue.publish(Arc::new(Queued { n, message }), bytes, true),
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "a queued message cannot be read: it is lost");
                     queue.dropped.fetch_add(1, Ordering::Relaxed);
@@ -103,16 +112,35 @@ impl Queue {
         durable(&self.path(queued.n), text)
     }
 
+    /// Writes the files of messages that could not be written before.
+    ///
+    /// # Errors
+    /// One cannot be written; those behind it are not tried.
+    pub fn store_rest(&self) -> io::Result<()> {
+        let rest: Vec<Arc<Queued>> =
+            self.lock().all.iter().filter(|it| !it.is_stored).map(|it| it.queued.clone()).collect();
+        for queued in rest {
+            self.store(&queued, &serde_json::to_vec(&queued.message)?)?;
+            let mut waiting = self.lock();
+            match waiting.all.iter_mut().find(|it| it.queued.n == queued.n) {
+                Some(entry) => entry.is_stored = true,
+                // It was taken meanwhile.
+                None => remove(&self.path(queued.n)),
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a message behind the others. Where there is no room, the oldest of the owner with the most messages is lost.
-    pub fn publish(&self, queued: Arc<Queued>, bytes: usize) {
+    pub fn publish(&self, queued: Arc<Queued>, bytes: usize, is_stored: bool) {
         let mut lost = Vec::new();
         {
             let mut waiting = self.lock();
             waiting.bytes += bytes;
-            waiting.all.push_back((queued, bytes));
+            waiting.all.push_back(Entry { queued, bytes, is_stored });
             while waiting.all.len() > self.bounds.entries || waiting.bytes > self.bounds.bytes {
-                let Some(at) = superfluous(&waiting.all) else { break };
-                if let Some((queued, bytes)) = waiting.all.remove(at) {
+                let Some(at) = superfluous(&waiting) else { break };
+                if let Some(Entry { queued, bytes, .. }) = waiting.all.remove(at) {
                     waiting.bytes -= bytes;
                     lost.push(queued);
                 }
@@ -130,19 +158,28 @@ impl Queue {
         remove(&self.path(queued.n));
     }
 
-    /// The oldest message, when there is one.
-    pub async fn first(&self) -> Arc<Queued> {
-        loop {
-            if let Some(first) = self.peek() {
-                return first;
-            }
-            self.changed.notified().await;
-        }
+    /// The oldest message that is not about one of `held`. It stays in the queue until it is [`Queue::done`].
+    pub fn pick(&self, held: impl Fn(&str) -> bool) -> Option<Arc<Queued>> {
+        let mut waiting = self.lock();
+        let picked = waiting.all.iter().map(|it| &it.queued).find(|queued| !held(&queued.message.key)).cloned();
+        waiting.under_way = picked.as_ref().map(|queued| queued.n);
+        picked
     }
 
-    /// The oldest message.
-    pub fn peek(&self) -> Option<Arc<Queued>> {
-        self.lock().all.front().map(|(first, _)| first.clone())
+    /// All messages.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<Arc<Queued>> {
+        self.lock().all.iter().map(|it| it.queued.clone()).collect()
+    }
+
+    /// Waits until a message is added.
+    pub async fn added(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What the messages are about.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.lock().all.iter().map(|it| it.queued.message.key.clone()).collect()
     }
 
     /// The message was taken, or refused for ever.
@@ -159,8 +196,9 @@ impl Queue {
 
     fn take_out(&self, n: u64) {
         let mut waiting = self.lock();
-        if let Some(at) = waiting.all.iter().position(|(queued, _)| queued.n == n)
-            && let Some((_, bytes)) = waiting.all.remove(at)
+        waiting.under_way = None;
+        if let Some(at) = waiting.all.iter().position(|it| it.queued.n == n)
+            && let Some(Entry { bytes, .. }) = waiting.all.remove(at)
         {
             waiting.bytes -= bytes;
         }
@@ -169,18 +207,21 @@ impl Queue {
     /// How many wait, and since when the oldest, nanoseconds since the epoch.
     pub fn waiting(&self) -> (usize, Option<i64>) {
         let waiting = self.lock();
-        (waiting.all.len(), waiting.all.front().map(|(first, _)| first.message.at_ns))
+        (waiting.all.len(), waiting.all.front().map(|first| first.queued.message.at_ns))
     }
 }
 
-/// The place of the oldest message of the owner with the most messages. The first one of all may be under way: it stays.
-fn superfluous(all: &VecDeque<(Arc<Queued>, usize)>) -> Option<usize> {
+/// The place of the oldest message of the owner with the most messages, of those that are not under way. The last one of all is new:
+/// it stays.
+fn superfluous(waiting: &Waiting) -> Option<usize> {
+    let last = waiting.all.len().checked_sub(1)?;
+    let others = || waiting.all.iter().enumerate().filter(|(_, it)| Some(it.queued.n) != waiting.under_way);
     let mut of_owner: BTreeMap<Option<u32>, usize> = BTreeMap::new();
-    for (queued, _) in all.iter().skip(1) {
-        *of_owner.entry(queued.message.owner()).or_default() += 1;
+    for (_, it) in others() {
+        *of_owner.entry(it.queued.message.owner()).or_default() += 1;
     }
     let (most, _) = of_owner.into_iter().max_by_key(|(_, count)| *count)?;
-    all.iter().enumerate().skip(1).find(|(_, (queued, _))| queued.message.owner() == most).map(|(at, _)| at)
+    others().find(|(at, it)| *at < last && it.queued.message.owner() == most).map(|(at, _)| at)
 }
 
 fn remove(path: &Path) {
@@ -223,11 +264,15 @@ mod tests {
     fn add(queue: &Queue, queued: Arc<Queued>) {
         let text = serde_json::to_vec(&queued.message).unwrap();
         queue.store(&queued, &text).unwrap();
-        queue.publish(queued, text.len());
+        queue.publish(queued, text.len(), true);
     }
 
     fn numbers(queue: &Queue) -> Vec<u64> {
-        queue.lock().all.iter().map(|(queued, _)| queued.n).collect()
+        queue.lock().all.iter().map(|it| it.queued.n).collect()
+    }
+
+    fn pick(queue: &Queue) -> u64 {
+        queue.pick(|_| false).unwrap().n
     }
 
     #[test]
@@ -245,7 +290,7 @@ mod tests {
         assert_eq!(numbers(&queue), [9, 10]);
         assert_eq!(queue.dropped.load(Ordering::Relaxed), 1, "the torn one");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
-        assert_eq!(queue.peek().unwrap().message, queued(9, 1).message);
+        assert_eq!(queue.pick(|_| false).unwrap().message, queued(9, 1).message);
     }
 
     #[test]
@@ -254,8 +299,9 @@ mod tests {
         let queue = Queue::open(dir.path().join("a"), ROOM, 0).unwrap();
         for (n, owner) in [(1, 7), (2, 8), (3, 7), (4, 7), (5, 7), (6, 7)] {
             add(&queue, queued(n, owner));
+            assert_eq!(pick(&queue), 1);
         }
-        assert_eq!(numbers(&queue), [1, 2, 5, 6], "the message of user 8 stays, and the one that may be under way");
+        assert_eq!(numbers(&queue), [1, 2, 5, 6], "the message of user 8 stays, and the one that is under way");
         assert_eq!(queue.dropped.load(Ordering::Relaxed), 2);
         assert_eq!(fs::read_dir(dir.path().join("a")).unwrap().count(), 4);
     }
@@ -267,6 +313,25 @@ mod tests {
         let bounds = Bounds { entries: 100, bytes: 2 * bytes };
         let queue = Queue::open(dir.path().join("a"), bounds, 0).unwrap();
         (1..=5).for_each(|n| add(&queue, queued(n, 7)));
-        assert_eq!(numbers(&queue), [1, 5]);
+        assert_eq!(numbers(&queue), [4, 5]);
+        assert_eq!(queue.lock().bytes, 2 * bytes);
+    }
+
+    #[test]
+    fn a_message_without_a_file_gets_one_later_unless_it_was_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a");
+        let queue = Queue::open(folder.clone(), ROOM, 0).unwrap();
+        fs::remove_dir(&folder).unwrap();
+        for n in [1, 2] {
+            assert!(queue.store(&queued(n, 7), b"{}").is_err());
+            queue.publish(queued(n, 7), 2, false);
+        }
+        assert!(queue.store_rest().is_err());
+        fs::create_dir(&folder).unwrap();
+        queue.done(1);
+        queue.store_rest().unwrap();
+        drop(queue);
+        assert_eq!(numbers(&Queue::open(folder, ROOM, 2).unwrap()), [2]);
     }
 }

@@ -20,18 +20,42 @@ pub struct State {
     pub next: u64,
     /// What is known.
     pub book: Book,
-    /// The time of the last entry that was read, nanoseconds since the epoch.
+    /// The hash of the entry before `next`; none: not known.
+    #[serde(default)]
+    pub last: Option<String>,
+    /// The time of the newest entry that was read, nanoseconds since the epoch.
     pub heard_ns: i64,
+    /// A log is read that was cut or replaced: how far it leads to messages that were queued before.
+    #[serde(default)]
+    pub again: Option<Again>,
     /// The number of the last message in the queues.
     pub queued: u64,
     /// Which targets got messages about what is open.
     pub routed: BTreeMap<String, BTreeSet<String>>,
 }
 
+/// Entries below this index that are not newer led to messages already, in the log that was read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The end of the log when it was found to be another one.
+    pub end: u64,
+    /// The time of the newest entry of the earlier log, nanoseconds since the epoch.
+    pub heard_ns: i64,
+}
+
 impl State {
     /// At the beginning of a log, with nothing known.
     pub fn new() -> State {
-        State { version: VERSION, next: 0, book: Book::default(), heard_ns: 0, queued: 0, routed: BTreeMap::new() }
+        State {
+            version: VERSION,
+            next: 0,
+            book: Book::default(),
+            last: None,
+            heard_ns: 0,
+            again: None,
+            queued: 0,
+            routed: BTreeMap::new(),
+        }
     }
 }
 

@@ -97,6 +97,11 @@ impl Target {
         Ok(Target { kind, url, secret, tls, command, socket, timeout })
     }
 
+    /// Whether messages to this target can be read on the way.
+    pub fn is_sent_readable(config: &config::Target) -> bool {
+        !config.url.is_empty() && Url::parse(&config.url, false).is_ok_and(|url| url.is_readable())
+    }
+
     /// Whether it keeps alerts open until it gets their end.
     pub fn keeps_alerts(&self) -> bool {
         matches!(self.kind, Kind::Alertmanager | Kind::Pagerduty)
@@ -124,7 +129,9 @@ impl Target {
                 Kind::Journald => self.journald(message).await,
             }
         };
-        match tokio::time::timeout(self.timeout, sent).await {
+        // An answer over HTTP has to begin in time; its body is bounded apart.
+        let body = if self.url.is_some() { 2 * http::BODY } else { Duration::ZERO };
+        match tokio::time::timeout(self.timeout + body, sent).await {
             Ok(Ok(delivery)) => delivery,
             Ok(Err(error)) => Delivery::Later(format!("{error:#}"), None),
             Err(_) => Delivery::Later(format!("no answer within {} s", self.timeout.as_secs()), None),
@@ -140,7 +147,13 @@ impl Target {
     ) -> Result<Delivery> {
         let url = self.url.clone().context("no URL")?;
         let url = if of_url { url } else { url.join(alertmanager::PATH) };
-        Ok(judged(&http::post(&url, self.tls.as_ref(), content_type, headers, Bytes::from(body)).await?))
+        let mut answer =
+            http::post(&url, self.tls.as_ref(), content_type, headers, Bytes::from(body), self.timeout).await?;
+        // A server may repeat what it got. The text is cut after this only.
+        if let Some(Ok(secret)) = self.secret.as_ref().map(Secret::read) {
+            answer.text = without(&answer.text, &String::from_utf8_lossy(&secret));
+        }
+        Ok(judged(&answer))
     }
 
     fn bearer(&self) -> Result<HeaderMap> {
@@ -165,6 +178,18 @@ fn judged(answer: &Answer) -> Delivery {
             Delivery::Refused(said)
         }
         _ => Delivery::Later(said, answer.after),
+    }
+}
+
+/// The text without the secret. Where the text was cut within it, without its beginning.
+fn without(text: &str, secret: &str) -> String {
+    const SHOWN: &str = "[secret]";
+    let text = text.replace(secret, SHOWN);
+    let cut = (1..secret.len()).rev().filter_map(|length| secret.get(..length)).find(|begin| text.ends_with(begin));
+    // One or two characters at the end are as good as none.
+    match cut.filter(|begin| begin.len() > 2) {
+        Some(begin) => format!("{}{SHOWN}", &text[..text.len() - begin.len()]),
+        None => text,
     }
 }
 
@@ -216,4 +241,22 @@ fn usable(kind: Kind, secret: &[u8]) -> Result<()> {
 fn ensure_plain(secret: &[u8]) -> Result<()> {
     ensure!(secret.iter().all(u8::is_ascii_graphic), "expected one line of printable ASCII characters");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_replaced_before_the_text_is_cut_and_its_beginning_at_the_end_as_well() {
+        for (text, shown) in [
+            ("key R0UT1NGKEY is wrong", "key [secret] is wrong"),
+            ("R0UT1NGKEYR0UT1NGKEY", "[secret][secret]"),
+            ("key R0UT1N", "key [secret]"),
+            ("nothing of it R", "nothing of it R"),
+            ("", ""),
+        ] {
+            assert_eq!(without(text, "R0UT1NGKEY"), shown);
+        }
+    }
 }

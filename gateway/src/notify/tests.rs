@@ -98,15 +98,26 @@ fn file(dir: &Path, name: &str, text: &str) -> String {
 fn worker(dir: &Path, name: &str, target: Target) -> Arc<Worker> {
     let queue = Queue::open(dir.join(name), Bounds { entries: 100, bytes: 1 << 20 }, 0).unwrap();
     let keep = Duration::from_secs(u64::MAX / 1_000_000_000);
-    let (counts, active) = (Counts::default(), Mutex::default());
-    Arc::new(Worker { name: name.into(), target, queue, counts, keep, active })
+    let (counts, active, first_wait) = (Counts::default(), Mutex::default(), Duration::from_millis(1));
+    Arc::new(Worker { name: name.into(), target, queue, counts, keep, first_wait, active })
 }
 
 fn add(worker: &Worker, n: u64) {
-    let queued = Arc::new(Queued { n, message: Message { id: format!("inc/{n}"), ..frozen() } });
+    add_about(worker, n, "inc");
+}
+
+fn add_about(worker: &Worker, n: u64, key: &str) {
+    let queued = Arc::new(Queued { n, message: Message { id: format!("{key}/{n}"), key: key.into(), ..frozen() } });
     let text = serde_json::to_vec(&queued.message).unwrap();
     worker.queue.store(&queued, &text).unwrap();
-    worker.queue.publish(queued, text.len());
+    worker.queue.publish(queued, text.len(), true);
+}
+
+/// Nothing waits any more.
+async fn is_empty(worker: &Worker) {
+    while worker.queue.waiting().0 > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -147,9 +158,7 @@ async fn a_message_that_is_not_taken_is_sent_again_with_its_id_before_the_next_o
         ids.push(server.next().await.headers["webhook-id"].to_str().unwrap().to_owned());
     }
     assert_eq!(ids, ["inc/1", "inc/1", "inc/1", "inc/2", "inc/3"], "what is refused for ever is not sent again");
-    while worker.queue.peek().is_some() {
-        tokio::task::yield_now().await;
-    }
+    is_empty(&worker).await;
     let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
     assert_eq!([&worker.counts.sent, &worker.counts.failed, &worker.counts.refused].map(count), [2, 2, 1]);
 }
@@ -175,16 +184,69 @@ async fn a_target_that_does_not_answer_delays_no_other_one() {
 }
 
 #[tokio::test]
+async fn a_message_that_its_target_never_takes_delays_only_those_about_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = program(
+        dir.path(),
+        "d=${0%/*}; m=$(cat); case $m in *'\"key\":\"bad\"'*) [ -e $d/mended ] || exit 1;; esac\n\
+         echo \"$m\" | grep -o '\"id\":\"[a-z]*/[0-9]' | cut -d'\"' -f4 >>$d/taken",
+    );
+    let worker = worker(dir.path(), "a", target(&format!("type = \"exec\"\ncommand = [{hook:?}]\ntimeout_s = 300")));
+    for (n, key) in [(1, "bad"), (2, "bad"), (3, "good"), (4, "other"), (5, "good")] {
+        add_about(&worker, n, key);
+    }
+    let serving = tokio::spawn(worker.clone().serve());
+    while worker.queue.waiting().0 > 2 {
+        tokio::task::yield_now().await;
+    }
+    let taken = || std::fs::read_to_string(dir.path().join("taken")).unwrap_or_default();
+    assert_eq!(taken(), "good/3\nother/4\ngood/5\n");
+    file(dir.path(), "mended", "");
+    is_empty(&worker).await;
+    serving.abort();
+    assert_eq!(taken(), "good/3\nother/4\ngood/5\nbad/1\nbad/2\n", "what was held back is sent in its order");
+}
+
+/// A server that answers each connection with the beginning of an answer, and leaves the connection open.
+async fn unfinished(head: &'static str) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _read = stream.read(&mut [0; 65_536]).await;
+            stream.write_all(head.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn the_status_of_an_answer_counts_although_its_body_does_not_end() {
+    for (status, sent) in [("204 OK", true), ("200 OK", true), ("422 No", false)] {
+        let head: String = format!("HTTP/1.1 {status}\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsaid\r\n");
+        let port = unfinished(Box::leak(head.into_boxed_str())).await;
+        // The time limit is far away: what ends the wait is the bound of the body.
+        let text = format!("type = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\ntimeout_s = 300");
+        let delivery = target(&text).send(&frozen()).await;
+        match sent {
+            true => assert_eq!(delivery, Delivery::Sent, "{status}"),
+            false => assert_eq!(delivery, Delivery::Refused("HTTP 422: said".into())),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_old_is_dropped_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     let nobody = worker(dir.path(), "a", target("type = \"webhook\"\nurl = \"http://127.0.0.1:1/\""));
     let nobody = Arc::new(Worker { keep: Duration::ZERO, ..Arc::into_inner(nobody).unwrap() });
     let queued = Queued { n: 1, message: Message { at_ns: 1, ..frozen() } };
-    nobody.queue.publish(Arc::new(queued), 1);
+    nobody.queue.publish(Arc::new(queued), 1, true);
     let serving = tokio::spawn(nobody.clone().serve());
-    while nobody.queue.peek().is_some() {
-        tokio::task::yield_now().await;
-    }
+    is_empty(&nobody).await;
     serving.abort();
     assert_eq!(nobody.queue.dropped.load(Ordering::Relaxed), 1);
 }
@@ -336,7 +398,78 @@ fn alerts_that_are_open_are_sent_again_after_a_restart_without_a_new_message() {
     let notifier = runtime.block_on(async { Notifier::open(&toml::from_str(&text).unwrap(), "/none".into()) }).unwrap();
     let active = |name: &str| {
         let target = notifier.targets.iter().find(|it| it.worker.name == name).unwrap();
-        target.worker.active.lock().unwrap().iter().map(|it| it.key.clone()).collect::<Vec<_>>()
+        target.worker.active.lock().unwrap().keys().cloned().collect::<Vec<_>>()
     };
     assert_eq!((active("am"), active("other")), (vec![key], vec![]));
+}
+
+/// A notifier with one target, which nothing is sent to.
+pub(super) async fn notifier(dir: &Path, socket: &Path) -> Notifier {
+    let text = format!(
+        "state_dir = {:?}\n[target.a]\ntype = \"alertmanager\"\nurl = \"http://127.0.0.1:1\"",
+        dir.display().to_string()
+    );
+    Notifier::open(&toml::from_str(&text).unwrap(), socket.into()).unwrap()
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_stored_is_not_lost_by_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("queue/a");
+    let mut before = notifier(dir.path(), Path::new("/none")).await;
+    assert!(before.commit_now());
+    std::fs::remove_dir(&folder).unwrap();
+    before.state.next = 7;
+    before.ready.push(frozen());
+    assert!(!before.commit_now());
+    assert_eq!(before.targets[0].worker.queue.waiting().0, 1, "it is sent from memory");
+    // Without its file, the entry that it is made of is read again after a restart.
+    assert_eq!(before.store.read().unwrap().unwrap().next, 0);
+    assert!(!before.commit_now(), "it still cannot be stored");
+    std::fs::create_dir(&folder).unwrap();
+    assert!(before.commit_now());
+    drop(before);
+    let after = notifier(dir.path(), Path::new("/none")).await;
+    assert_eq!((after.state.next, after.targets[0].worker.queue.waiting().0), (7, 1));
+}
+
+#[tokio::test]
+async fn what_is_noted_of_incidents_and_their_targets_is_removed_when_they_are_closed_or_forgotten() {
+    use book::tests::{decision, ended, started};
+    use failsafe_core::decision::Action;
+    let dir = tempfile::tempdir().unwrap();
+    let mut notifier = notifier(dir.path(), Path::new("/none")).await;
+    let add = |notifier: &mut Notifier, at: i64, record| {
+        notifier.state.book.apply(&book::Entry { wall_ns: at, mono_ns: 0, record: &record });
+        let messages = notifier.state.book.take(at, &notifier.sender);
+        notifier.ready.extend(messages);
+    };
+    add(&mut notifier, 1, started(1, 1000));
+    for n in 1..=4_200 {
+        add(&mut notifier, n.into(), decision(1, n, n, &[Action::Notify]));
+        // Some of them are sent on the way.
+        if n % 100 == 0 {
+            notifier.ready.truncate(1);
+            notifier.commit_now();
+        }
+    }
+    assert_eq!(notifier.state.book.forgotten, 104);
+    let active = |notifier: &Notifier| notifier.targets[0].worker.active.lock().unwrap().len();
+    // Of those of which the first one of a hundred was sent, two are forgotten.
+    assert_eq!((notifier.state.routed.len(), active(&notifier)), (40, 40));
+    let first = notifier.state.routed.keys().next().unwrap().clone();
+    assert!(notifier.state.book.has(&first), "{first}");
+    add(&mut notifier, 6_000, ended(1));
+    notifier.commit_now();
+    assert_eq!((notifier.state.routed.len(), active(&notifier)), (0, 0));
+}
+
+#[test]
+fn targets_that_messages_can_be_read_on_the_way_to_are_named() {
+    let text = "[target.plain]\ntype = \"webhook\"\nurl = \"http://hooks.example.org/a\"\n\
+                [target.local]\ntype = \"webhook\"\nurl = \"http://127.0.0.1:1/\"\n\
+                [target.tls]\ntype = \"alertmanager\"\nurl = \"https://alerts.example.org/\"\n\
+                [target.journal]\ntype = \"journald\"";
+    let all = warnings(&toml::from_str(text).unwrap());
+    assert!(all.len() == 1 && all[0].starts_with("notify.target.plain.url: "), "{all:?}");
 }

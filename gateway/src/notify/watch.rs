@@ -1,17 +1,14 @@
-//! Reads the entries of the audit log that messages are made of, and puts the messages into the queues.
+//! Reads the entries of the audit log that messages are made of.
 //!
-//! Invariant: how far the log was read is stored together with what it led to. An entry that is read again leads to nothing new.
+//! Invariant: an entry that is read again leads to nothing new: not after a restart, and not in a log that was cut or replaced.
 
-use super::{Message, Notifier, Routed, book::Entry, now_ns, queue::Queued};
+use super::{Notifier, book::Entry, now_ns, store::Again};
 use anyhow::{Context, Result, ensure};
 use failsafe_core::record::Record;
 use failsafe_proto::v1;
 use serde::Deserialize;
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use sha2::{Digest, Sha256};
+use std::{sync::atomic::Ordering, time::Duration};
 
 /// The kinds of entries that are read.
 const KINDS: [&str; 5] = ["run", "decision", "outcome", "health", "gap"];
@@ -21,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FLUSH: Duration = Duration::from_secs(2);
 /// While entries come, no message is due by time: what is read may already say more.
 const QUIET: Duration = Duration::from_millis(300);
+/// Messages that are put into the queues together, at most.
+const TOGETHER: usize = 256;
 /// Waits between two attempts to reach failsafed.
 const WAITS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
@@ -32,6 +31,8 @@ pub async fn watch(mut notifier: Notifier) {
         let before = notifier.state.next;
         let Err(error) = notifier.follow().await;
         notifier.seen.reads.store(false, Ordering::Relaxed);
+        // What was read until then.
+        notifier.commit();
         let error = format!("{error:#}");
         if said != error {
             tracing::warn!(error, "notifications: the log of failsafed cannot be followed; it is tried again");
@@ -52,25 +53,25 @@ struct Logged {
 
 impl Notifier {
     async fn follow(&mut self) -> Result<std::convert::Infallible> {
-        let end = self.end().await?;
+        let last = self.last().await?;
+        let end = last.index + 1;
         if self.is_new {
             self.learn(end).await?;
+            self.state.last = Some(leaf(&last));
         }
-        let mut heard_ns = i64::MIN;
-        if end < self.state.next {
-            let next = self.state.next;
-            tracing::error!(end, next, "the audit log has fewer entries than were read: it was cut or replaced");
-            // Entries that are not newer than those that were read led to messages already.
-            (self.state.next, heard_ns) = (0, self.state.heard_ns);
+        if !self.is_same_log(&last).await? {
+            self.read_again(end);
         }
         let mut stream = self.daemon.events(request(self.state.next, true)).await?;
         self.seen.reads.store(true, Ordering::Relaxed);
         tracing::info!(from = self.state.next, "events are read for notifications");
-        let mut dirty = false;
+        let mut dirty = !self.commit();
         loop {
             let due = self.state.book.next_due();
             let until_due = due.map(|due| Duration::from_nanos(u64::try_from(due - now_ns()).unwrap_or(0)).max(QUIET));
             let timer = match (until_due, dirty) {
+                // Entries that are there are taken first.
+                _ if !self.ready.is_empty() => Duration::ZERO,
                 (Some(until), true) => until.min(FLUSH),
                 (Some(until), false) => until.min(Duration::from_secs(60)),
                 (None, true) => FLUSH,
@@ -78,31 +79,60 @@ impl Notifier {
             };
             tokio::select! {
                 biased;
-                record = stream.message() => {
+                record = stream.message(), if self.ready.len() < TOGETHER => {
                     let record = record?.context("the stream of events ended")?;
-                    self.take(&record, record.wall_ns <= heard_ns)?;
+                    self.take(&record)?;
                     dirty = true;
                 }
                 () = tokio::time::sleep(timer) => {
-                    let messages = self.state.book.take(now_ns(), &self.sender);
-                    self.commit(messages);
-                    dirty = false;
+                    if self.ready.is_empty() {
+                        let due = self.state.book.take(now_ns(), &self.sender);
+                        self.ready.extend(due);
+                    }
+                    dirty = !self.commit();
                 }
             }
         }
     }
 
-    /// The index behind the last entry of the log.
-    async fn end(&self) -> Result<u64> {
+    /// The last entry of the log.
+    async fn last(&self) -> Result<v1::Record> {
         let tail = v1::WatchRequest { tail: Some(1), ..v1::WatchRequest::default() };
-        let last = async {
-            let mut stream = self.daemon.events(tail).await?;
+        let last = self.first_of(tail).await?;
+        last.context(
+            "failsafed shows no entry of its log: notifications need `gateway.notifications = true` in failsafed.toml",
+        )
+    }
+
+    async fn first_of(&self, request: v1::WatchRequest) -> Result<Option<v1::Record>> {
+        let first = async {
+            let mut stream = self.daemon.events(request).await?;
             stream.message().await
         };
-        let last = tokio::time::timeout(PATIENCE, last).await.context("failsafed does not answer")??;
-        let why =
-            "failsafed shows no entry of its log: notifications need `gateway.notifications = true` in failsafed.toml";
-        Ok(last.context(why)?.index + 1)
+        Ok(tokio::time::timeout(PATIENCE, first).await.context("failsafed does not answer")??)
+    }
+
+    /// Whether the entry that was read last is still where it was. `last`: the last one of the log now.
+    async fn is_same_log(&self, last: &v1::Record) -> Result<bool> {
+        if last.index + 1 < self.state.next {
+            return Ok(false);
+        }
+        let (Some(known), Some(at)) = (&self.state.last, self.state.next.checked_sub(1)) else { return Ok(true) };
+        if last.index == at {
+            return Ok(leaf(last) == *known);
+        }
+        let there = self.first_of(v1::WatchRequest { from: at, ..v1::WatchRequest::default() }).await?;
+        // Entries that were removed because they are old cannot be compared.
+        Ok(there.is_none_or(|there| there.index != at || leaf(&there) == *known))
+    }
+
+    /// Begins anew with the log that is there now.
+    fn read_again(&mut self, end: u64) {
+        let next = self.state.next;
+        tracing::error!(end, next, "the audit log is not the one that was read: it was cut or replaced");
+        self.state.book.restart();
+        self.state.again = Some(Again { end, heard_ns: self.state.heard_ns });
+        (self.state.next, self.state.last) = (0, None);
     }
 
     /// At the first start: learns the runs that live. What happened before is not announced.
@@ -116,19 +146,27 @@ impl Notifier {
         self.state.book.begin();
         self.state.next = end;
         self.is_new = false;
-        self.commit(Vec::new());
         Ok(())
     }
 
-    /// Takes an entry up, and queues the messages that it leads to. `heard`: they were queued before.
-    fn take(&mut self, record: &v1::Record, heard: bool) -> Result<()> {
+    /// Takes an entry up, with the messages that it leads to.
+    fn take(&mut self, record: &v1::Record) -> Result<()> {
         ensure!(record.index >= self.state.next, "failsafed sent entry {} again", record.index);
+        let is_heard = self.state.again.is_some_and(|it| record.index < it.end && record.wall_ns <= it.heard_ns);
+        if let Some(again) = self.state.again.filter(|_| !is_heard) {
+            // What was due before the newest entry that was read was announced.
+            let _announced = self.state.book.take(again.heard_ns, &self.sender);
+        }
+        if self.state.again.is_some_and(|it| record.index >= it.end) {
+            self.state.again = None;
+        }
         self.apply(record)?;
         self.state.next = record.index + 1;
+        self.state.last = Some(leaf(record));
         self.state.heard_ns = self.state.heard_ns.max(record.wall_ns);
         let messages = self.state.book.take(record.wall_ns, &self.sender);
-        if !messages.is_empty() && !heard {
-            self.commit(messages);
+        if !is_heard {
+            self.ready.extend(messages);
         }
         Ok(())
     }
@@ -145,90 +183,18 @@ impl Notifier {
         }
         Ok(())
     }
+}
 
-    /// Puts messages into the queues, and stores what is known with them.
-    fn commit(&mut self, messages: Vec<Message>) {
-        tokio::task::block_in_place(|| self.commit_now(messages));
-    }
-
-    fn commit_now(&mut self, messages: Vec<Message>) {
-        let mut problem = None;
-        let mut ready = Vec::new();
-        let any = !messages.is_empty();
-        for message in messages {
-            for worker in self.receivers(&message) {
-                self.state.queued += 1;
-                let queued = Arc::new(Queued { n: self.state.queued, message: message.clone() });
-                match serde_json::to_vec(&queued.message) {
-                    Ok(text) => {
-                        if let Err(error) = worker.queue.store(&queued, &text) {
-                            problem = Some(error);
-                        }
-                        ready.push((worker, queued, text.len()));
-                    }
-                    Err(error) => tracing::error!(%error, "a notification cannot be written"),
-                }
-            }
-        }
-        if let Err(error) = self.store.write(&self.state) {
-            problem = Some(error);
-        }
-        let stores = problem.is_none();
-        if self.seen.stores.swap(stores, Ordering::Relaxed) != stores {
-            match problem {
-                // Without room on the disk they are sent all the same: after a restart some are sent again.
-                Some(error) => tracing::error!(%error, "notifications cannot be stored: they are in memory only"),
-                None => tracing::info!("notifications are stored again"),
-            }
-        }
-        self.seen.forgotten.store(self.state.book.forgotten, Ordering::Relaxed);
-        for (worker, queued, bytes) in ready {
-            worker.queue.publish(queued, bytes);
-        }
-        if any || self.is_new {
-            self.show_active();
-        }
-    }
-
-    /// The targets that get a message: those that its routes lead to, and those that got an earlier one about the same.
-    fn receivers(&mut self, message: &Message) -> Vec<Arc<super::Worker>> {
-        let earlier = self.state.routed.get(&message.key).cloned().unwrap_or_default();
-        let gets = |target: &&Routed| {
-            let knows = earlier.contains(&target.worker.name);
-            if message.closes_only {
-                return knows && target.worker.target.keeps_alerts();
-            }
-            knows || message.goes_by(&target.routes)
-        };
-        let receivers: Vec<_> = self.targets.iter().filter(gets).map(|target| target.worker.clone()).collect();
-        if message.resolved {
-            self.state.routed.remove(&message.key);
-        } else {
-            let names: BTreeSet<String> = receivers.iter().map(|worker| worker.name.clone()).collect();
-            let all = earlier.union(&names).cloned().collect();
-            self.state.routed.insert(message.key.clone(), all);
-        }
-        receivers
-    }
-
-    /// Gives the targets that want to hear of open alerts again what is open now.
-    pub(super) fn show_active(&self) {
-        let wanting = || self.targets.iter().filter(|target| target.worker.target.wants_again());
-        if wanting().next().is_none() {
-            return;
-        }
-        let active = self.state.book.active(&self.sender);
-        for Routed { worker, .. } in wanting() {
-            let got = |message: &&Message| {
-                self.state.routed.get(&message.key).is_some_and(|names| names.contains(&worker.name))
-            };
-            let own = active.iter().filter(got).cloned().collect();
-            *worker.active.lock().unwrap_or_else(PoisonError::into_inner) = own;
-        }
-    }
+/// The hash of an entry as a leaf of the log's tree.
+fn leaf(record: &v1::Record) -> String {
+    let hash = Sha256::new().chain_update([0]).chain_update(&record.entry).finalize();
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn request(from: u64, follow: bool) -> v1::WatchRequest {
     let kinds = KINDS.map(str::to_owned).to_vec();
     v1::WatchRequest { from, follow, kinds, ..v1::WatchRequest::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 
 /// Reasons of a part that are named.
 const REASONS: usize = 8;
+/// Reasons of a part that are kept, and parts.
+const KEPT: usize = 64;
+const PARTS: usize = 1_024;
 
 /// A part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,12 +111,19 @@ fn severity(level: Level) -> Severity {
 impl Book {
     /// A part changed.
     pub(super) fn changed(&mut self, change: &Change, wall_ns: i64) {
-        let part = self.health.entry(format!("health/{}", change.target)).or_insert_with(Part::new);
+        let key = format!("health/{}", change.target);
+        if self.health.len() >= PARTS && !self.health.contains_key(&key) {
+            return;
+        }
+        let part = self.health.entry(key).or_insert_with(Part::new);
         for code in &change.removed {
-            part.reasons.remove(code);
+            part.reasons.remove(&text(code));
         }
         let said = |Reason { text: said, advice, .. }: &Reason| text(&format!("{said} (advice: {advice})"));
         part.reasons.extend(change.added.iter().map(|reason| (text(&reason.code), said(reason))));
+        while part.reasons.len() > KEPT {
+            part.reasons.pop_last();
+        }
         if change.to == part.level {
             return;
         }

@@ -1,6 +1,6 @@
 //! One incident that is open.
 
-use super::{Entry, Sender, UNPROVED, blank, only_observed, text, verdict, worse};
+use super::{Entry, Sender, UNPROVED, Weigh, blank, only_observed, text, verdict, worse};
 use crate::{
     config::About,
     notify::message::{Message, RunFacts},
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 const STEPS: usize = 64;
 /// Values of the first decision that are kept.
 const VALUES: usize = 8;
-/// Proofs of a step that are kept.
+/// Proofs of a step that are kept, and things that are not proved.
 const PROOFS: usize = 4;
 
 /// An incident.
@@ -77,7 +77,7 @@ impl Open {
             playbook: rule.and_then(|rule| rule.playbook.as_deref()).map(text),
             condition: condition(decision, blind),
             values: decision.values.iter().take(VALUES).map(value).collect(),
-            actions: decision.actions.iter().map(ToString::to_string).collect(),
+            actions: decision.actions.iter().take(STEPS).map(ToString::to_string).collect(),
             decisions: 0,
             steps: Vec::new(),
             announced: None,
@@ -123,8 +123,10 @@ impl Open {
         if decision.mode == Mode::Enforce {
             self.mode = Mode::Enforce;
         }
-        let step = |action| Step { decision: decision.id.n, action, verdict: None, proofs: Vec::new() };
-        self.steps.extend(standing::steps(decision).map(step));
+        for action in standing::steps(decision) {
+            self.supersede(action);
+            self.steps.push(Step { decision: decision.id.n, action, verdict: None, proofs: Vec::new() });
+        }
         if let Some(over @ 1..) = self.steps.len().checked_sub(STEPS) {
             self.steps.drain(..over);
         }
@@ -136,12 +138,26 @@ impl Open {
         self.changed(wall_ns);
     }
 
+    /// The last step of each action counts, and a thaw that is proved ends what was before it: the rest is not kept.
+    fn supersede(&mut self, action: Action) {
+        let Some(at) = self.steps.iter().position(|step| step.action == action) else { return };
+        if action == Action::Thaw && self.steps[at].verdict == Some(Verdict::Proved) {
+            self.steps.drain(..=at);
+        } else {
+            self.steps.remove(at);
+        }
+    }
+
     /// An outcome of it.
     pub fn came(&mut self, outcome: &Outcome, wall_ns: i64) {
         let mut own = self.steps.iter_mut();
         let step = own.find(|step| step.decision == outcome.decision.n && step.action == outcome.action);
         if let Some(step) = step {
-            step.verdict = Some(outcome.verdict.clone());
+            step.verdict = Some(match &outcome.verdict {
+                Verdict::Proved => Verdict::Proved,
+                Verdict::Partial(missing) => Verdict::Partial(missing.iter().take(PROOFS).map(|it| text(it)).collect()),
+                Verdict::Failed(why) => Verdict::Failed(text(why)),
+            });
             let proof = |proof: &failsafe_core::Proof| text(&format!("{}: {}", proof.fact, proof.seen));
             step.proofs = outcome.proofs.iter().take(PROOFS).map(proof).collect();
             self.changed(wall_ns);
@@ -258,6 +274,27 @@ impl Open {
             next: self.next.clone().unwrap_or_else(|| format!("failsafectl explain {key}")),
             ..blank(key, sender)
         }
+    }
+}
+
+impl Weigh for Open {
+    fn weigh(&self) -> usize {
+        let texts =
+            [&self.rule, &self.rationale, &self.contact, &self.playbook, &self.announced, &self.thawed_by, &self.next];
+        let texts: usize = texts.into_iter().flatten().chain([&self.run, &self.condition]).map(String::len).sum();
+        let lists: usize = self.values.iter().chain(&self.actions).map(|it| it.len() + size_of::<String>()).sum();
+        size_of::<Open>() + texts + lists + self.steps.iter().map(Weigh::weigh).sum::<usize>()
+    }
+}
+
+impl Weigh for Step {
+    fn weigh(&self) -> usize {
+        let verdict = match &self.verdict {
+            None | Some(Verdict::Proved) => 0,
+            Some(Verdict::Partial(missing)) => missing.iter().map(|it| it.len() + size_of::<String>()).sum(),
+            Some(Verdict::Failed(why)) => why.len(),
+        };
+        size_of::<Step>() + verdict + self.proofs.iter().map(|it| it.len() + size_of::<String>()).sum::<usize>()
     }
 }
 

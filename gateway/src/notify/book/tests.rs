@@ -45,7 +45,8 @@ pub fn started(n: u32, uid: u32) -> Record {
     Record::RunStarted { run, policy_name: "strict v1".into(), broken: Vec::new(), repair: Vec::new() }
 }
 
-fn ended(n: u32) -> Record {
+/// A run ends.
+pub fn ended(n: u32) -> Record {
     let (recording, unwatched, frozen_ns) = (None, None, None);
     Record::RunEnded { run: run_id(n), name: String::new(), recording, suppressed: Vec::new(), unwatched, frozen_ns }
 }
@@ -299,4 +300,75 @@ fn a_stop_that_is_a_drill_gives_no_message() {
     told.add(started(1, 0)).add(Record::Decision { decision, rule, blind, drill: true });
     told.add(outcome(1, 1, 1, Action::Freeze, Verdict::Proved)).after(UNPROVED);
     assert_eq!((told.said(), told.book.open.len()), (vec![], 0));
+}
+
+#[test]
+fn the_book_is_bounded_in_bytes() {
+    let mut told = Told::default();
+    let long = "x".repeat(2 * TEXT);
+    told.add(started(2, 1000)).add(decision(2, 1, 1, &[Action::Freeze]));
+    for n in 1..=1_200 {
+        let Record::Decision { mut decision, rule, .. } = decision(1, n, n, &[Action::Freeze]) else { panic!() };
+        let mut rule = rule.unwrap();
+        (rule.rationale, rule.owner, rule.playbook) = (long.clone(), long.clone(), Some(long.clone()));
+        decision.cause = Cause::Rule { rule: long.clone(), condition: long.clone(), suppressed: 0 };
+        told.add(Record::Decision { decision, rule: Some(rule), blind: None, drill: false });
+        let missing = std::iter::repeat_n(long.clone(), 3).collect();
+        told.add(outcome(1, n, n, Action::Freeze, Verdict::Partial(missing)));
+        told.said.clear();
+    }
+    assert!(told.book.open.bytes() <= OPEN_BYTES, "{}", told.book.open.bytes());
+    assert!(told.book.forgotten > 0 && told.book.open.len() > 500, "{}", told.book.open.len());
+    assert!(serde_json::to_vec(&told.book).unwrap().len() < 2 * OPEN_BYTES);
+    assert_eq!(told.book.take_gone().len(), usize::try_from(told.book.forgotten).unwrap());
+    // The other run lost nothing.
+    told.after(UNPROVED).said.clear();
+    told.add(ended(2));
+    assert_eq!(told.said(), [said("ended", true, true)]);
+}
+
+#[test]
+fn runs_that_never_end_in_the_log_are_forgotten_when_there_are_too_many() {
+    let mut told = Told::default();
+    told.add(started(1, 1000)).add(decision(1, 1, 1, &[Action::Notify]));
+    for n in 2..=u32::try_from(RUNS).unwrap() + 1 {
+        told.add(started(n, 1000));
+    }
+    assert_eq!(told.book.runs.len(), RUNS + 1 - ROOM);
+    assert!(told.book.runs.get(&run_id(1).to_string()).is_some(), "it has an open incident");
+    assert!(told.book.runs.get(&run_id(2).to_string()).is_none());
+    let newest = run_id(u32::try_from(RUNS).unwrap() + 1).to_string();
+    assert!(told.book.runs.get(&newest).is_some());
+    // Long labels are bounded as well.
+    for n in 1..=3_000 {
+        let Record::RunStarted { mut run, policy_name, .. } = started(n, 1000) else { panic!() };
+        run.labels = (0..32).map(|label| (format!("{label:0128}"), "v".repeat(128))).collect();
+        told.add(Record::RunStarted { run, policy_name, broken: Vec::new(), repair: Vec::new() });
+    }
+    assert!(told.book.runs.bytes() <= RUN_BYTES, "{}", told.book.runs.bytes());
+}
+
+#[test]
+fn the_run_of_an_incident_that_ended_before_the_first_start_is_not_kept() {
+    let mut told = Told::default();
+    told.book.apply(&Entry { wall_ns: 1, mono_ns: 0, record: &started(1, 1000) });
+    told.book.apply(&Entry { wall_ns: 2, mono_ns: 0, record: &decision(1, 1, 1, &[Action::Notify]) });
+    told.book.apply(&Entry { wall_ns: 3, mono_ns: 0, record: &ended(1) });
+    told.book.begin();
+    assert_eq!((told.book.open.len(), told.book.runs.len()), (0, 0));
+}
+
+#[test]
+fn the_standing_is_that_of_all_decisions_although_only_the_last_step_of_each_action_is_kept() {
+    let mut told = Told::default();
+    told.add(started(1, 1000));
+    for n in (1..=600).step_by(3) {
+        told.add(decision(1, n, 1, &[Action::Kill])).add(outcome(1, n, 1, Action::Kill, Verdict::Failed("a".into())));
+        told.add(decision(1, n + 1, 1, &[Action::Freeze]));
+        told.add(outcome(1, n + 1, 1, Action::Freeze, Verdict::Proved)).after(UNPROVED);
+    }
+    assert_eq!(told.said(), [said("failed", false, false)]);
+    told.add(decision(1, 601, 1, &[Action::Kill])).add(outcome(1, 601, 1, Action::Kill, Verdict::Proved));
+    assert_eq!(told.said(), [said("contained", false, true)]);
+    assert!(told.book.open.bytes() < 4_096);
 }
