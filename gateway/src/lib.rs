@@ -49,10 +49,14 @@ pub async fn run(config: Config) -> Result<()> {
         None => None,
     };
     let certificates = remote.as_ref().map(remote::Server::certificates).unwrap_or_default();
+    let refused = remote.as_ref().map(remote::Server::refused);
     let notifier = config.notify.as_ref().map(|it| notify::Notifier::open(it, config.socket.clone())).transpose()?;
     let seen = notifier.as_ref().map(notify::Notifier::seen);
     let metrics = match &config.metrics {
-        Some(metrics) => Some(metrics::Server::bind(metrics, config.socket.clone(), certificates, seen).await?),
+        Some(metrics) => {
+            let shown = metrics::Shown { certificates, refused, notifications: seen };
+            Some(metrics::Server::bind(metrics, config.socket.clone(), shown).await?)
+        }
         None => None,
     };
     if let Some(metrics) = &metrics {

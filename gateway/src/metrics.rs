@@ -11,7 +11,7 @@ mod notifications;
 mod server;
 mod snapshot;
 
-pub use server::Server;
+pub use server::{Server, Shown};
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@
 
 mod count;
 mod identity;
+mod refused;
 mod relay;
 mod tls;
 
@@ -18,6 +19,8 @@ use anyhow::{Context, Result};
 use count::Counts;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Client;
+pub use refused::Refused;
+use refused::{Reason, Who};
 use relay::Relay;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -61,6 +64,7 @@ struct Shared {
     handshakes: Counts<IpAddr>,
     connections: Counts<String>,
     requests: Counts<String>,
+    refused: Refused,
 }
 
 impl Server {
@@ -81,6 +85,7 @@ impl Server {
             handshakes: Counts::new(HANDSHAKES, HANDSHAKES_OF_ONE),
             connections: Counts::new(all, most(config.connections_per_identity)),
             requests: Counts::new(usize::MAX, most(config.requests_per_identity)),
+            refused: Refused::default(),
         });
         let reload = Duration::from_secs(config.reload_s);
         Ok(Server { address: listener.local_addr()?, listener, tls, reload, shared })
@@ -101,6 +106,11 @@ impl Server {
         self.tls.expiries()
     }
 
+    /// What is refused.
+    pub fn refused(&self) -> Refused {
+        self.shared.refused.clone()
+    }
+
     /// Serves. It does not end by itself.
     ///
     /// # Errors
@@ -108,6 +118,7 @@ impl Server {
     pub async fn serve(self) -> Result<()> {
         let (tls, every) = (self.tls.clone(), self.reload);
         tokio::spawn(async move { tls.reload_each(every).await });
+        tokio::spawn(self.shared.refused.clone().sum_up());
         loop {
             let (stream, from) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -117,7 +128,11 @@ impl Server {
                     continue;
                 }
             };
-            let Some(permit) = self.shared.handshakes.take(&from.ip()) else { continue };
+            let Some(permit) = self.shared.handshakes.take(&from.ip()) else {
+                let why = "too many handshakes at once, in all or of this address";
+                self.shared.refused.note(Reason::HandshakeLimit, from, &Who::default(), why);
+                continue;
+            };
             let (acceptor, shared) = (TlsAcceptor::from(self.tls.config()), self.shared.clone());
             tokio::spawn(async move {
                 match accept(acceptor, stream).await {
@@ -125,9 +140,7 @@ impl Server {
                         drop(permit);
                         shared.serve_one(stream, client, from).await;
                     }
-                    Err(error) => {
-                        tracing::debug!(%from, error = format!("{error:#}"), "a remote connection is refused")
-                    }
+                    Err((reason, why)) => shared.refused.note(reason, from, &Who::default(), &why),
                 }
             });
         }
@@ -136,12 +149,16 @@ impl Server {
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
-/// The handshake, and who the client is.
-async fn accept(acceptor: TlsAcceptor, stream: TcpStream) -> Result<(TlsStream, Client)> {
-    let stream =
-        tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.context("the handshake takes too long")??;
+/// The handshake, and who the client is; or why it is refused.
+async fn accept(acceptor: TlsAcceptor, stream: TcpStream) -> Result<(TlsStream, Client), (Reason, String)> {
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err((Reason::of_handshake(&error), error.to_string())),
+        Err(_) => return Err((Reason::HandshakeTimeout, format!("no handshake within {} s", HANDSHAKE.as_secs()))),
+    };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let client = Client::of(certificates.first().context("the client has no certificate")?)?;
+    let first = certificates.first().ok_or((Reason::CertificateMissing, "no certificate".to_owned()))?;
+    let client = Client::of(first).map_err(|error| (Reason::CertificateUnnamed, format!("{error:#}")))?;
     Ok((stream, client))
 }
 
@@ -149,13 +166,14 @@ impl Shared {
     async fn serve_one(&self, stream: TlsStream, client: Client, from: SocketAddr) {
         let name = client.name();
         let Some(_counted) = self.connections.take(&name) else {
-            tracing::warn!(%from, client = name, "a connection is closed: the limit of connections is reached");
+            let why = "remote.connections or remote.connections_per_identity is reached";
+            self.refused.note(Reason::ConnectionLimit, from, &Who { identity: &name, method: "" }, why);
             return;
         };
         tracing::debug!(%from, client = name, "a remote client is connected");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let left = u64::try_from(client.ends).unwrap_or(0).saturating_sub(now);
-        let relay = Arc::new(Relay::new(self.socket.clone(), client));
+        let relay = Arc::new(Relay::new(self.socket.clone(), client, from, self.refused.clone()));
         let service = hyper::service::service_fn(|request| {
             let permit = self.requests.take(&name);
             let relay = relay.clone();

@@ -3,7 +3,7 @@
 use super::Command;
 use crate::remote::{Address, DEFAULT_PORT, Files, Node};
 use clap::Args as ClapArgs;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Options of every command that can be answered by another node.
 #[derive(Debug, Clone, ClapArgs)]
@@ -19,6 +19,10 @@ pub struct NodesArgs {
     #[arg(long, global = true, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
     #[arg(hide_short_help = true)]
     pub fanout: u16,
+    /// How long --hosts waits for one node, from 1ms to 1h. A node that takes longer counts as exit code 5.
+    #[arg(long, global = true, value_name = "TIME", default_value = "2m", value_parser = super::duration)]
+    #[arg(hide_short_help = true)]
+    pub node_timeout: Duration,
     /// Port of the gateway, where the name of a node has none.
     #[arg(long, global = true, value_name = "PORT", env = "FAILSAFE_GATEWAY_PORT", default_value_t = DEFAULT_PORT)]
     #[arg(hide_short_help = true, value_parser = clap::value_parser!(u16).range(1..))]

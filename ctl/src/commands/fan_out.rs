@@ -3,7 +3,7 @@
 //! For each node this program starts itself with `--host NODE`, so that every command works on many nodes as it does on one.
 //!
 //! Invariants: the output of a node is printed whole, each line with the node's name, as soon as the node is done; a node that
-//! does not answer, or cannot be asked, holds up no other; all nodes are asked even if nobody reads the output any more; the exit
+//! does not answer in time, or cannot be asked, holds up no other; all nodes are asked even if nobody reads the output any more; the exit
 //! code is the worst of all nodes.
 
 use crate::{
@@ -19,6 +19,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     process::Stdio,
+    time::Duration,
 };
 use tokio::{io::AsyncReadExt, process::Command, task::JoinSet};
 
@@ -56,7 +57,7 @@ pub(super) fn fan_out(nodes: &str, args: &NodesArgs) -> Result<u8, Fail> {
             while asked.len() < usize::from(args.fanout)
                 && let Some(node) = waiting.next()
             {
-                asked.spawn(ask(program.clone().into_os_string(), words.clone(), node));
+                asked.spawn(ask(program.clone().into_os_string(), words.clone(), node, args.node_timeout));
             }
             let Some(answer) = asked.join_next().await else { break };
             let answer = answer.map_err(|error| Fail::because("a node was not asked", &error))?;
@@ -76,7 +77,10 @@ pub(super) fn fan_out(nodes: &str, args: &NodesArgs) -> Result<u8, Fail> {
     Ok(exits.keys().copied().max_by_key(|exit| severity(*exit)).unwrap_or(Exit::Error as u8))
 }
 
-/// The words of this command line without `--hosts` and `--fanout`.
+/// Options of the list of nodes. Each has a value.
+const OF_LIST: [&str; 3] = ["--hosts", "--fanout", "--node-timeout"];
+
+/// The words of this command line without the options of the list of nodes.
 fn without_hosts(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let (mut kept, mut words) = (Vec::new(), words);
     while let Some(word) = words.next() {
@@ -86,9 +90,9 @@ fn without_hosts(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
             kept.extend(words);
             return kept;
         }
-        if text == "--hosts" || text == "--fanout" {
+        if OF_LIST.contains(&&*text) {
             words.next();
-        } else if !text.starts_with("--hosts=") && !text.starts_with("--fanout=") {
+        } else if !text.split_once('=').is_some_and(|(option, _)| OF_LIST.contains(&option)) {
             kept.push(word);
         }
     }
@@ -104,11 +108,14 @@ fn is_json(words: &[OsString]) -> bool {
         .any(|(option, format)| matches!(&*option, "-o" | "--output") && format == "json")
 }
 
-async fn ask(program: OsString, words: Vec<OsString>, node: Address) -> Answer {
-    answer(program, words, &node).await.unwrap_or_else(|error| {
-        let stderr = format!("failsafectl: cannot ask {node}: {error}\n").into_bytes();
-        Answer { node, exit: Exit::Error as u8, stdout: Vec::new(), stderr }
-    })
+/// Asks one node. After `limit` the program that asks it is killed.
+async fn ask(program: OsString, words: Vec<OsString>, node: Address, limit: Duration) -> Answer {
+    let (exit, why) = match tokio::time::timeout(limit, answer(program, words, &node)).await {
+        Ok(Ok(answer)) => return answer,
+        Ok(Err(error)) => (Exit::Error, format!("cannot ask {node}: {error}")),
+        Err(_) => (Exit::Timeout, format!("{node}: no answer within {limit:?} (--node-timeout)")),
+    };
+    Answer { node, exit: exit as u8, stdout: Vec::new(), stderr: format!("failsafectl: {why}\n").into_bytes() }
 }
 
 async fn answer(program: OsString, words: Vec<OsString>, node: &Address) -> std::io::Result<Answer> {
@@ -219,14 +226,30 @@ mod tests {
         assert_eq!(words("--hosts n[1-2] freeze r --fanout 4 --reason x"), ["freeze", "r", "--reason", "x"]);
         assert_eq!(words("list --hosts=a,b --fanout=2 -o json"), ["list", "-o", "json"]);
         assert_eq!(words("list -- --hosts a"), ["list", "--", "--hosts", "a"]);
+        assert_eq!(words("--node-timeout 5s --hosts=a list --node-timeout=1m"), ["list"]);
+        assert_eq!(words("freeze r --timeout 5s --reason a=b"), ["freeze", "r", "--timeout", "5s", "--reason", "a=b"]);
     }
 
     #[test]
     fn a_node_that_cannot_be_asked_is_an_answer_with_an_error() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answer = runtime.block_on(ask("/nowhere/failsafectl".into(), vec![], Address::parse("n1").unwrap()));
+        let limit = Duration::from_secs(3_600);
+        let answer = runtime.block_on(ask("/nowhere/failsafectl".into(), vec![], Address::parse("n1").unwrap(), limit));
         assert_eq!(answer.exit, Exit::Error as u8);
         assert!(text(&answer.stderr).starts_with("failsafectl: cannot ask n1: "), "{}", text(&answer.stderr));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_in_time_is_an_answer_with_exit_code_5() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("failsafectl");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let limit = Duration::from_millis(50);
+        let answer = runtime.block_on(ask(program.into(), vec![], Address::parse("n1").unwrap(), limit));
+        assert_eq!((answer.exit, answer.stdout.len()), (Exit::Timeout as u8, 0));
+        assert_eq!(text(&answer.stderr), "failsafectl: n1: no answer within 50ms (--node-timeout)\n");
     }
 
     #[test]

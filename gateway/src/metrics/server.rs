@@ -1,7 +1,12 @@
 //! The HTTP server: one request a connection. Connections are counted and timed, so that slow and idle ones end.
 
 use super::{FRESH, notifications, snapshot};
-use crate::{config, daemon::Daemon, notify::Seen, remote::Expiries};
+use crate::{
+    config,
+    daemon::Daemon,
+    notify::Seen,
+    remote::{Expiries, Refused},
+};
 use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::{
@@ -43,11 +48,21 @@ pub struct Server {
     scraped: Arc<Scraped>,
 }
 
+/// What other parts of the gateway count.
+#[derive(Default)]
+pub struct Shown {
+    /// When certificates end.
+    pub certificates: Expiries,
+    /// What is refused to remote clients.
+    pub refused: Option<Refused>,
+    /// Notifications.
+    pub notifications: Option<Arc<Seen>>,
+}
+
 /// What all connections share.
 struct Scraped {
     daemon: Daemon,
-    certificates: Expiries,
-    notifications: Option<Arc<Seen>>,
+    shown: Shown,
     /// Runs that have series of their own.
     runs: usize,
     patience: Duration,
@@ -61,12 +76,7 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be bound.
-    pub async fn bind(
-        config: &config::Metrics,
-        socket: PathBuf,
-        certificates: Expiries,
-        notifications: Option<Arc<Seen>>,
-    ) -> Result<Server> {
+    pub async fn bind(config: &config::Metrics, socket: PathBuf, shown: Shown) -> Result<Server> {
         let wanted = config.address;
         let listener =
             TcpListener::bind(wanted).await.with_context(|| format!("metrics.address: cannot bind {wanted}"))?;
@@ -76,8 +86,7 @@ impl Server {
         let timeout = Duration::from_secs(config.timeout_s);
         let scraped = Scraped {
             daemon: Daemon::new(socket),
-            certificates,
-            notifications,
+            shown,
             runs: usize::try_from(config.runs).unwrap_or(usize::MAX),
             patience: timeout / 2,
             last: Mutex::default(),
@@ -181,10 +190,11 @@ impl Scraped {
             refused: self.refused.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             took: asked.elapsed(),
-            certificates: self.certificates.get(),
+            certificates: self.shown.certificates.get(),
+            remote: self.shown.refused.iter().flat_map(Refused::totals).collect(),
         };
         let mut families = snapshot::families(answer.as_ref().ok(), &own, self.runs);
-        if let Some(seen) = &self.notifications {
+        if let Some(seen) = &self.shown.notifications {
             notifications::add(&mut families, seen);
         }
         let text: Bytes = families.text()?.into();

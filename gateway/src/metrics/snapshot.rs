@@ -20,6 +20,8 @@ pub struct Own {
     pub took: Duration,
     /// When each certificate ends, seconds since the epoch.
     pub certificates: Vec<(&'static str, i64)>,
+    /// What was refused to remote clients, by reason.
+    pub remote: Vec<(&'static str, u64)>,
 }
 
 /// All series. `None`: failsafed does not answer.
@@ -50,6 +52,12 @@ pub fn families(answer: Option<&MetricsSnapshotResponse>, own: &Own, runs: usize
         expiry.with(&[("certificate", certificate)], *ends as f64);
     }
     drop(expiry);
+    let help = "Remote connections and requests that were refused, by reason.";
+    let mut refused = families.counters("failsafe_gateway_remote_refused_total", help);
+    for (reason, count) in &own.remote {
+        refused.with(&[("reason", reason)], *count as f64);
+    }
+    drop(refused);
     if let Some(answer) = answer {
         node::add(&mut families, answer);
         runs::add(&mut families, answer, runs);

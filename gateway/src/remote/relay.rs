@@ -3,7 +3,11 @@
 //! Invariants: of a client's headers only those of [`HEADERS`] are passed on, and no trailers; the identities are the certificate's; only methods of
 //! `failsafe.v1` are relayed. Their rights are failsafed's matter.
 
-use super::{count::Permit, identity::Client};
+use super::{
+    count::Permit,
+    identity::Client,
+    refused::{Reason, Refused, Who},
+};
 use http_body_util::{BodyExt, Empty, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
@@ -13,6 +17,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -41,6 +46,8 @@ type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 pub struct Relay {
     socket: PathBuf,
     client: Client,
+    from: SocketAddr,
+    refused: Refused,
     daemon: Mutex<Option<SendRequest<Content>>>,
 }
 
@@ -64,26 +71,33 @@ impl hyper::body::Body for Content {
 
 impl Relay {
     /// Of this client.
-    pub fn new(socket: PathBuf, client: Client) -> Relay {
-        Relay { socket, client, daemon: Mutex::default() }
+    pub fn new(socket: PathBuf, client: Client, from: SocketAddr, refused: Refused) -> Relay {
+        Relay { socket, client, from, refused, daemon: Mutex::default() }
     }
 
     /// The answer to a request, which is counted until its answer is sent.
     pub async fn answer(&self, request: Request<Incoming>, permit: Option<Permit<String>>) -> Response<Body> {
+        let method = request.uri().path().to_owned();
+        let refuse = |reason, code, why: &str| {
+            self.note(reason, &method, why);
+            refusal(code, why)
+        };
         let Some(permit) = permit else {
             let why = "limit `remote.requests_per_identity`: too many requests of this identity at once";
-            return refusal(Code::ResourceExhausted, why);
+            return refuse(Reason::RequestLimit, Code::ResourceExhausted, why);
         };
-        let path = request.uri().path();
-        if request.method() != Method::POST || path.len() > PATH || !path.starts_with(SERVICES) {
-            return refusal(Code::Unimplemented, "the gateway relays methods of failsafe.v1 only");
+        if request.method() != Method::POST || method.len() > PATH || !method.starts_with(SERVICES) {
+            return refuse(Reason::Request, Code::Unimplemented, "the gateway relays methods of failsafe.v1 only");
         }
         let answer = match self.relayed(request) {
             Ok(request) => tokio::time::timeout(ANSWER, self.send(request)).await,
-            Err(why) => return refusal(Code::InvalidArgument, why),
+            Err(why) => return refuse(Reason::Request, Code::InvalidArgument, why),
         };
         match answer {
             Ok(Ok(answer)) => {
+                if let Some((reason, why)) = refused(answer.headers()) {
+                    self.note(reason, &method, &why);
+                }
                 let counted = move |body: Incoming| {
                     body.map_frame(move |frame| {
                         let _counted = &permit;
@@ -98,6 +112,10 @@ impl Relay {
             }
             Err(_) => refusal(Code::DeadlineExceeded, "failsafed did not answer in time"),
         }
+    }
+
+    fn note(&self, reason: Reason, method: &str, why: &str) {
+        self.refused.note(reason, self.from, &Who { identity: &self.client.name(), method }, why);
     }
 
     /// The request as failsafed gets it.
@@ -148,6 +166,17 @@ impl Relay {
         });
         Ok(send)
     }
+}
+
+/// Whether failsafed refuses the client this, and why: such an answer has no body, and its status is in the headers.
+fn refused(headers: &HeaderMap) -> Option<(Reason, String)> {
+    let status = tonic::Status::from_header_map(headers)?;
+    let reason = match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => Reason::Permission,
+        Code::ResourceExhausted => Reason::RequestLimit,
+        _ => return None,
+    };
+    Some((reason, status.message().to_owned()))
 }
 
 /// A refusal as gRPC says it: headers alone.

@@ -293,6 +293,55 @@ fn each_role_may_do_what_it_is_given_and_the_log_names_the_identity() -> Result<
 }
 
 #[test]
+fn what_is_refused_is_counted_by_its_reason_and_logged_with_the_client() -> Result<()> {
+    on_door("rm-refused", "", |_, door, _| {
+        let admin = || name("email:admin@test");
+        let ended = door.authority.sign(admin()?, ExtendedKeyUsagePurpose::ClientAuth, true)?;
+        let foreign = Authority::new()?.client("email:admin@test")?;
+        let address = SanType::IpAddress([127, 0, 0, 1].into());
+        let unnamed = door.authority.sign(address, ExtendedKeyUsagePurpose::ClientAuth, false)?;
+        for signed in [None, Some(&foreign), Some(&ended), Some(&unnamed)] {
+            let answer = client(async {
+                let channel = connect(door.address, &door.authority.pem, signed).await?;
+                Ok(NodeServiceClient::new(channel).health(HealthRequest {}).await?)
+            });
+            ensure!(answer.is_err(), "{answer:?}");
+        }
+        client(async {
+            let viewer = door.connect("dns:viewer").await?;
+            for _ in 0..15 {
+                is(control(&viewer, "victim", Command::Freeze).await, Code::PermissionDenied, "a viewer freezes")?;
+            }
+            let unknown = door.connect("dns:nobody").await?;
+            is(NodeServiceClient::new(unknown).health(HealthRequest {}).await, Code::PermissionDenied, "no role")
+        })?;
+        let expected = [
+            ("certificate-missing", 1),
+            ("certificate-untrusted", 1),
+            ("certificate-expired", 1),
+            ("certificate-unnamed", 1),
+            ("permission", 16),
+            ("request-limit", 0),
+        ];
+        wait_for("all are counted", || {
+            let text = door.gateway.metrics()?;
+            let series = |(reason, count): &(&str, u32)| {
+                format!("failsafe_gateway_remote_refused_total{{reason=\"{reason}\"}} {count}")
+            };
+            Ok(expected.iter().all(|it| has(&text, &series(it))))
+        })?;
+        let log = door.gateway.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("a remote client is refused")).collect();
+        let of = |words: &[&str]| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
+        ensure!(of(&["peer=127.0.0.1:"]) == lines.len(), "{log}");
+        let freeze = ["identity=\"dns:viewer\"", "method=\"/failsafe.v1.RunService/Control\"", "reason=permission"];
+        ensure!(of(&freeze) == 10 && of(&["reason=permission"]) == 10, "ten lines a minute: {log}");
+        ensure!(of(&["reason=certificate-expired"]) == 1 && of(&["reason=certificate-unnamed"]) == 1, "{log}");
+        Ok(())
+    })
+}
+
+#[test]
 fn only_certificates_of_the_authority_for_clients_get_in() -> Result<()> {
     on_door("rm-certs", "", |_, door, _| {
         let other = Authority::new()?;

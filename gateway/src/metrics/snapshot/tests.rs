@@ -116,7 +116,13 @@ fn drills() -> DrillState {
 }
 
 fn own() -> Own {
-    Own { refused: 1, failed: 2, took: Duration::from_millis(3), certificates: vec![("node", 1_800_000_000)] }
+    Own {
+        refused: 1,
+        failed: 2,
+        took: Duration::from_millis(3),
+        certificates: vec![("node", 1_800_000_000)],
+        remote: vec![("permission", 3), ("handshake-failed", 0)],
+    }
 }
 
 fn text(answer: Option<&MetricsSnapshotResponse>) -> String {
