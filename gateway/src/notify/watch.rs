@@ -2,7 +2,12 @@
 //!
 //! Invariant: an entry that is read again leads to nothing new: not after a restart, and not in a log that was cut or replaced.
 
-use super::{Notifier, book::Entry, now_ns, store::Again};
+use super::{
+    Notifier,
+    book::{Book, Entry},
+    now_ns,
+    store::Again,
+};
 use anyhow::{Context, Result, ensure};
 use failsafe_core::record::Record;
 use failsafe_proto::v1;
@@ -30,9 +35,7 @@ pub async fn watch(mut notifier: Notifier) {
     loop {
         let before = notifier.state.next;
         let Err(error) = notifier.follow().await;
-        notifier.seen.reads.store(false, Ordering::Relaxed);
-        // What was read until then.
-        notifier.commit();
+        notifier.stopped();
         let error = format!("{error:#}");
         if said != error {
             tracing::warn!(error, "notifications: the log of failsafed cannot be followed; it is tried again");
@@ -95,6 +98,14 @@ impl Notifier {
         }
     }
 
+    /// The log can no longer be read: stores what was read until then. Before the first start nothing was.
+    fn stopped(&mut self) {
+        self.seen.reads.store(false, Ordering::Relaxed);
+        if !self.is_new {
+            self.commit();
+        }
+    }
+
     /// The last entry of the log.
     async fn last(&self) -> Result<v1::Record> {
         let tail = v1::WatchRequest { tail: Some(1), ..v1::WatchRequest::default() };
@@ -138,6 +149,7 @@ impl Notifier {
     /// At the first start: learns the runs that live. What happened before is not announced.
     async fn learn(&mut self, end: u64) -> Result<()> {
         let mut stream = self.daemon.events(request(0, false)).await?;
+        self.state.book = Book::default();
         while let Some(record) = stream.message().await? {
             if record.index < end {
                 self.apply(&record)?;

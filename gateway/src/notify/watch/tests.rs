@@ -180,3 +180,12 @@ async fn entries_of_a_log_that_was_cut_are_not_announced_again_although_the_conn
     assert_eq!(reader.until(6).await, [1, 2, 3, 4, 5, 6]);
     reader.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_without_failsafed_stores_no_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut notifier = notifier(dir.path(), &dir.path().join("none")).await;
+    assert!(notifier.follow().await.is_err());
+    notifier.stopped();
+    assert!(Store::new(dir.path()).read().unwrap().is_none(), "the next start is the first one as well");
+}
