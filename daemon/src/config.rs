@@ -28,9 +28,11 @@ pub use tables::TableShares;
 pub use tpm::Tpm;
 
 use crate::redact::Redactor;
+use check::Wrong;
 use failsafe_core::{health::Thresholds, klog::Lines, policy::diagnostic::Diagnostics, xid::Catalogue};
 use serde::Deserialize;
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
@@ -289,14 +291,38 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_keys(path: Option<&Path>) -> Result<(Config, Keys), Mistakes> {
+        Config::load_with(path, Config::wrong)
+    }
+
+    fn load_with(path: Option<&Path>, more: impl Fn(&Config) -> Vec<Wrong>) -> Result<(Config, Keys), Mistakes> {
         let (file, optional) = path.map_or((Path::new(DEFAULT_PATH), true), |p| (p, false));
         let texts =
             failsafe_files::read(file, optional).map_err(|errors| errors.into_iter().map(ConfigError::from).collect());
         let merged = texts.and_then(|texts| {
-            let merged = failsafe_files::merged(&texts, Config::wrong);
-            merged.map_err(|wrong| wrong.into_iter().map(ConfigError::Wrong).collect())
+            let merged = failsafe_files::merged(&texts, more);
+            merged.map_err(|wrong| wrong.into_iter().map(helped).map(ConfigError::Wrong).collect())
         });
         merged.map(|(config, table)| (config, Keys::of(&table))).map_err(Mistakes)
+    }
+
+    /// The same, with the files that the configuration names: all that is wrong with it and with them.
+    ///
+    /// # Errors
+    /// [`Mistakes`]: all of them.
+    pub fn load_all(path: Option<&Path>) -> Result<(Config, Keys, Catalogues), Mistakes> {
+        let named = RefCell::new(None);
+        let loaded = Config::load_with(path, |config| {
+            named.replace(Some(config.catalogues()));
+            config.wrong()
+        });
+        match (loaded, named.into_inner()) {
+            (Ok((config, keys)), Some(catalogues)) => Ok((config, keys, catalogues?)),
+            (Ok((config, keys)), None) => config.catalogues().map(|catalogues| (config, keys, catalogues)),
+            (Err(Mistakes(mut all)), named) => {
+                all.extend(named.and_then(Result::err).into_iter().flat_map(|Mistakes(more)| more));
+                Err(Mistakes(all))
+            }
+        }
     }
 
     /// How often what of NVIDIA's GPUs is read, where not as built in.
@@ -336,6 +362,23 @@ impl Config {
     pub fn bpffs(&self) -> Option<&Path> {
         (!self.bpffs.as_os_str().is_empty()).then_some(self.bpffs.as_path())
     }
+}
+
+/// With a suggestion where the tables of discovery are mixed up.
+fn helped(mut wrong: Diagnostics) -> Diagnostics {
+    for mistake in &mut wrong.list {
+        let help = match (mistake.field.as_str(), mistake.excerpt.trim()) {
+            ("discover", line) if line.starts_with("[discover]") => {
+                "write `[[discover]]`: each rule is an entry of a list"
+            }
+            ("discovery", line) if line.starts_with("[[discovery]]") => {
+                "write `[[discover]]` for a rule; `[discovery]` has the limits"
+            }
+            _ => continue,
+        };
+        mistake.help = Some(help.to_owned());
+    }
+    wrong
 }
 
 /// What is read of a file, or what is built in where none is named.

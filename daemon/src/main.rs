@@ -68,9 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         None => {}
     }
-    let loaded =
-        Config::load_keys(args.config.as_deref()).and_then(|(config, keys)| Ok((config.catalogues()?, config, keys)));
-    let (catalogues, config, keys) = match loaded {
+    let (config, keys, catalogues) = match Config::load_all(args.config.as_deref()) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("failsafed: the configuration has mistakes\n{mistakes}");

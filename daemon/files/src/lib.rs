@@ -7,7 +7,7 @@
 
 mod merge;
 
-pub use merge::{Wrong, merged};
+pub use merge::{Wrong, alone, merged};
 
 use std::{
     ffi::OsStr,

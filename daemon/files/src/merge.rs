@@ -5,7 +5,7 @@
 //! texts ─► tables, each alone: syntax, names, types ─► merged table ─► configuration ─► values out of range (`wrong`)
 //! ```
 //! A mistake of names and types ends serde's reading. What it names is then taken out, and the rest is read again, until
-//! nothing more is found.
+//! nothing more is found. What is left is merged and checked as well, so that one mistake hides no other.
 
 use crate::Text;
 use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics};
@@ -13,7 +13,7 @@ use serde::de::{Deserialize, DeserializeOwned};
 use std::ops::{Range, RangeInclusive};
 use toml::{
     Spanned,
-    de::{DeTable, DeValue, Deserializer},
+    de::{DeArray, DeTable, DeValue, Deserializer},
 };
 
 /// Mistakes of one file that are looked for.
@@ -54,40 +54,43 @@ pub fn merged<C: DeserializeOwned>(
     check: impl Fn(&C) -> Vec<Wrong>,
 ) -> Result<(C, toml::Table), Vec<Diagnostics>> {
     let mut errors = Vec::new();
-    let mut tables = Vec::new();
+    let mut all = Vec::new();
     for text in texts {
-        let (table, mistakes) = read::<C>(&text.text);
-        if !mistakes.is_empty() {
-            errors.push(wrong(text, mistakes));
+        let read = read::<C>(&text.text);
+        if !read.mistakes.is_empty() {
+            errors.push(wrong(text, read.mistakes.clone()));
         }
-        tables.push(table);
+        all.push(read);
     }
-    if !errors.is_empty() {
+    // What else is found then may only be a consequence.
+    if all.iter().any(|read| read.is_broken) {
         return Err(errors);
     }
     let mut merged = DeTable::new();
-    for (table, text) in tables.iter().zip(texts) {
-        let mut emptied = Vec::new();
-        over(&mut merged, table.clone(), &mut emptied);
-        let removes = "an empty list does not remove the entries of earlier files: remove them there";
-        let mistake = |(field, span)| Diagnostic { field, ..Diagnostic::at(&text.text, span, removes, None) };
-        if !emptied.is_empty() {
-            errors.push(wrong(text, emptied.into_iter().map(mistake).collect()));
+    for (read, text) in all.iter().zip(texts) {
+        let mistakes = add::<C>(&mut merged, &read.table, &text.text);
+        if !mistakes.is_empty() {
+            errors.push(wrong(text, mistakes));
         }
     }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    // Each file alone is right: entries of a list that do not go together come from several files.
-    let at_all = |error: toml::de::Error| vec![wrong_at_all(texts, error.message())];
-    let plain = deserialized(merged.clone()).map_err(at_all)?;
-    let config = deserialized(merged).map_err(at_all)?;
+    let at_all = |error: toml::de::Error| wrong_at_all(texts, error.message());
+    let (plain, config): (toml::Table, C) = match (deserialized(merged.clone()), deserialized(merged)) {
+        (Ok(plain), Ok(config)) => (plain, config),
+        (Err(error), _) | (_, Err(error)) => {
+            errors.push(at_all(error));
+            return Err(errors);
+        }
+    };
     for Wrong { field, message } in check(&config) {
+        if all.iter().flat_map(|read| &read.taken).any(|taken| is_consequence(taken, &field, &message)) {
+            continue;
+        }
         // The file that has the last word on the field, or else on what it is part of.
         let parts: Vec<&str> = field.split('.').collect();
         let places = (1..=parts.len()).rev().flat_map(|length| {
             let named = &parts[..length];
-            tables.iter().zip(texts).rev().filter_map(move |(table, text)| Some((text, place(table, named)?)))
+            let of_file = move |(read, text): (&Read<'_>, _)| Some((text, place(&read.table, named)?));
+            all.iter().zip(texts).rev().filter_map(of_file)
         });
         errors.push(match places.into_iter().next() {
             Some((text, span)) => {
@@ -98,6 +101,69 @@ pub fn merged<C: DeserializeOwned>(
         });
     }
     if errors.is_empty() { Ok((config, plain)) } else { Err(errors) }
+}
+
+/// Reads one text alone: what of it is right, and all mistakes.
+pub fn alone<C: DeserializeOwned>(text: &str) -> (Option<C>, Vec<Diagnostic>) {
+    let Read { table, mistakes, .. } = read::<C>(text);
+    (deserialized(table).ok(), mistakes)
+}
+
+/// Whether a value is wrong because a key was taken out: it, what it is part of, or what is said to lack it.
+fn is_consequence(taken: &str, field: &str, message: &str) -> bool {
+    let within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+    let lacks = |key: &str| message.strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
+    taken == field
+        || within(field, taken)
+        || taken.strip_prefix(field).is_some_and(|key| lacks(key.trim_start_matches('.')))
+}
+
+/// Puts the table of a file over those before it. What does not go together with them is left out and reported.
+fn add<'t, C: DeserializeOwned>(merged: &mut DeTable<'t>, table: &DeTable<'t>, text: &str) -> Vec<Diagnostic> {
+    let (mut mistakes, mut table) = (Vec::new(), table.clone());
+    loop {
+        let (mut joined, mut emptied) = (merged.clone(), Vec::new());
+        over(&mut joined, table.clone(), &mut emptied);
+        let Err(error) = deserialized::<C>(joined.clone()) else {
+            let removes = "an empty list does not remove the entries of earlier files: remove them there";
+            let mistake = |(field, span)| Diagnostic { field, ..Diagnostic::at(text, span, removes, None) };
+            mistakes.extend(emptied.into_iter().map(mistake));
+            *merged = joined;
+            return mistakes;
+        };
+        let Some((list, entry)) = take_out_foreign::<C>(merged, &mut table) else {
+            mistakes.push(Diagnostic::at(text, 0..0, error.message(), None));
+            return mistakes;
+        };
+        mistakes.push(Diagnostic { field: list, ..Diagnostic::at(text, entry, error.message(), None) });
+    }
+}
+
+/// Takes out the first entry of a list of tables that does not go together with the files before: the list, and the entry's place.
+fn take_out_foreign<C: DeserializeOwned>(
+    merged: &DeTable<'_>,
+    table: &mut DeTable<'_>,
+) -> Option<(String, Range<usize>)> {
+    let keys: Vec<String> = table.keys().map(|key| key.get_ref().to_string()).collect();
+    for key in keys {
+        let Some(DeValue::Array(list)) = table.get(key.as_str()).map(|value| value.get_ref().clone()) else { continue };
+        if !tables(&list) {
+            continue;
+        }
+        let fits = |count: usize| {
+            let entries = DeValue::Array(list.iter().take(count).cloned().collect());
+            let alone = [(Spanned::new(0..0, key.as_str().into()), Spanned::new(0..0, entries))].into_iter().collect();
+            let mut joined = merged.clone();
+            over(&mut joined, alone, &mut Vec::new());
+            deserialized::<C>(joined).is_ok()
+        };
+        let Some(wrong) = (0..list.len()).find(|entry| !fits(entry + 1)) else { continue };
+        let span = list.get(wrong)?.span();
+        let others = list.into_iter().enumerate().filter(|(at, _)| *at != wrong).map(|(_, other)| other).collect();
+        *table.get_mut(key.as_str())?.get_mut() = DeValue::Array(others);
+        return Some((key, span));
+    }
+    None
 }
 
 fn wrong(text: &Text, list: Vec<Diagnostic>) -> Diagnostics {
@@ -113,10 +179,20 @@ fn deserialized<'de, C: Deserialize<'de>>(table: DeTable<'de>) -> Result<C, toml
     C::deserialize(Deserializer::from(Spanned::new(0..0, table)))
 }
 
-/// What of the text is right, and all that is not.
-fn read<C: DeserializeOwned>(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
+/// A text that was read.
+struct Read<'t> {
+    /// What of it is right.
+    table: DeTable<'t>,
+    mistakes: Vec<Diagnostic>,
+    /// The keys that were taken out.
+    taken: Vec<String>,
+    /// It is no TOML, or not all mistakes could be taken out.
+    is_broken: bool,
+}
+
+fn read<C: DeserializeOwned>(text: &str) -> Read<'_> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut table = table.into_inner();
+    let (mut table, mut out) = (table.into_inner(), Vec::new());
     let mut mistakes: Vec<Diagnostic> = errors.iter().map(|error| Diagnostic::of_toml(text, error)).collect();
     // Entries of lists that lack a field because it was taken out: that they are incomplete is a consequence.
     let mut incomplete: Vec<Range<usize>> = Vec::new();
@@ -135,6 +211,7 @@ fn read<C: DeserializeOwned>(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
         let taken = at.and_then(|at| take_out(&mut table, at));
         let found = taken.is_some();
         let Taken { field, entry } = taken.unwrap_or_default();
+        out.push(field.clone());
         mistakes.push(Diagnostic { field, ..Diagnostic::of_toml(text, &error) });
         incomplete.extend(entry);
         if !found {
@@ -142,7 +219,8 @@ fn read<C: DeserializeOwned>(text: &str) -> (DeTable<'_>, Vec<Diagnostic>) {
         }
     }
     mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-    (table, mistakes)
+    let is_broken = !errors.is_empty() || deserialized::<C>(table.clone()).is_err();
+    Read { table, mistakes, taken: out, is_broken }
 }
 
 /// An entry of a list of tables that is wrong as a whole, or does not go together with those before it.
@@ -181,7 +259,7 @@ struct Taken {
     entry: Option<Range<usize>>,
 }
 
-/// Takes out the innermost key that the byte belongs to.
+/// Takes out the innermost key that the byte belongs to, or the element of its list if others are left.
 fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<Taken> {
     let within = |span: Range<usize>| span.contains(&at) || span.start == at;
     for (key, value) in table.iter_mut() {
@@ -201,6 +279,18 @@ fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<Taken> {
         }
     }
     let here = table.iter().find(|(key, value)| within(key.span()) || within(value.span()))?.0.clone();
+    if let Some(DeValue::Array(list)) = table.get_mut(here.get_ref().as_ref()).map(Spanned::get_mut)
+        && list.len() > 1
+        && let Some(wrong) = list.iter().position(|one| within(one.span()))
+    {
+        let others = std::mem::replace(list, DeArray::new())
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| *at != wrong)
+            .map(|(_, one)| one);
+        *list = others.collect();
+        return Some(Taken { field: here.into_inner().into_owned(), entry: None });
+    }
     table.remove(here.get_ref().as_ref());
     Some(Taken { field: here.into_inner().into_owned(), entry: None })
 }

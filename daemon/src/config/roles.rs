@@ -62,11 +62,13 @@ impl Roles {
     /// # Errors
     /// Mistakes, with their places.
     pub fn parse(file: &str, text: &str) -> Result<Roles, Diagnostics> {
-        let wrong = |list| Diagnostics { file: file.to_owned(), list };
-        let read: File = toml::from_str(text).map_err(|error| wrong(vec![Diagnostic::of_toml(text, &error)]))?;
-        let (mut roles, mut mistakes) = (BTreeMap::new(), Vec::new());
-        for Identity { san, role } in read.identity {
-            let mut mistake = |message: &str| mistakes.push(Diagnostic::at(text, san.span(), message, None));
+        let (read, mut mistakes) = failsafe_files::alone::<File>(text);
+        let mut roles = BTreeMap::new();
+        for Identity { san, role } in read.into_iter().flat_map(|file| file.identity) {
+            let field = || "identity.san".to_owned();
+            let mut mistake = |message: &str| {
+                mistakes.push(Diagnostic { field: field(), ..Diagnostic::at(text, san.span(), message, None) });
+            };
             if !is_identity(san.get_ref()) {
                 mistake(
                     "expected dns:NAME, uri:URI or email:ADDRESS, at most 256 printable ASCII characters without a space",
@@ -77,7 +79,8 @@ impl Roles {
                 mistake("more than 1000 identities");
             }
         }
-        if mistakes.is_empty() { Ok(Roles(roles)) } else { Err(wrong(mistakes)) }
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        if mistakes.is_empty() { Ok(Roles(roles)) } else { Err(Diagnostics { file: file.to_owned(), list: mistakes }) }
     }
 
     /// No identity has a role.
@@ -133,6 +136,10 @@ mod tests {
             assert_eq!(mistakes.list[0].line, line, "{mistakes}");
             assert!(mistakes.to_string().contains(expected), "{mistakes}");
         }
+        let many = "[[identity]]\nsan = \"a\"\nrole = \"viewer\"\n[[identity]]\nsan = \"dns:b\"\nrole = \"root\"\n\
+                    [[identity]]\nsan = \"dns:c\"\n[[identity]]\nname = \"d\"\nsan = \"dns:d\"\nrole = \"viewer\"\n";
+        let lines: Vec<usize> = Roles::parse("roles.toml", many).unwrap_err().list.iter().map(|it| it.line).collect();
+        assert_eq!(lines, [2, 6, 7, 10], "every mistake of the file");
         let twice = "[[identity]]\nsan = \"dns:a\"\nrole = \"viewer\"\n".repeat(2);
         assert!(Roles::parse("roles.toml", &twice).unwrap_err().to_string().contains("has a role already"));
     }

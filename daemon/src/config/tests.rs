@@ -159,7 +159,7 @@ fn every_mistake_of_every_discovery_rule_is_reported_at_its_rule() {
     let (_folder, file) = folder(&text.concat(), &[]);
     let reported = Config::load(Some(&file)).unwrap_err().to_string();
     for expected in [
-        "failsafed.toml:7:9: discover.match: pattern `/z`: expected a path relative to the cgroup2 mount",
+        "failsafed.toml:7:17: discover.match: pattern `/z`: expected a path relative to the cgroup2 mount",
         "failsafed.toml:8:10: discover.policy: policy `./p`: expected the name of a policy, not a path",
         "failsafed.toml:9:1: discover: rule `c`: expected either `match` or `preset`",
         "failsafed.toml:16:8: discover.mode: ",
@@ -171,6 +171,59 @@ fn every_mistake_of_every_discovery_rule_is_reported_at_its_rule() {
     let (_folder, file) = folder(&text.concat(), &[]);
     let reported = Config::load(Some(&file)).unwrap_err().to_string();
     assert!(reported.contains("failsafed.toml:5:1: discover: two rules are named `a`"), "{reported}");
+}
+
+#[test]
+fn one_mistake_hides_no_other_one() {
+    let rule =
+        |name: &str, pattern: &str| format!("[[discover]]\nname = \"{name}\"\nmatch = {pattern}\npolicy = \"p\"\n");
+    let folder_of_roles = tempfile::tempdir().unwrap();
+    let roles = folder_of_roles.path().join("roles.toml");
+    std::fs::write(
+        &roles,
+        "[[identity]]\nsan = \"a\"\nrole = \"viewer\"\n[[identity]]\nsan = \"dns:b\"\nrole = \"root\"\n",
+    )
+    .unwrap();
+    let text = [
+        "start_from = [1, \"/a\", true]\nring_kib = 3\n".to_owned(),
+        format!("[gateway]\nroles = {:?}\n", roles.display().to_string()),
+        rule("a", "[\"/x\", \"y/*\", \"/z\"]"),
+        rule("b", "\"x/*\""),
+        rule("b", "\"y/*\""),
+    ];
+    let (_folder, file) =
+        folder(&text.concat(), &[("a.toml", &format!("[discovery]\nruns = 0\n{}", rule("b", "\"z/*\"")))]);
+    let reported = Config::load_all(Some(&file)).unwrap_err().to_string();
+    for expected in [
+        "failsafed.toml:1:15: start_from: ",
+        "failsafed.toml:1:24: start_from: ",
+        "failsafed.toml:2:12: ring_kib: expected a power of two",
+        "failsafed.toml:7:10: discover.match: pattern `/x`: expected",
+        "failsafed.toml:7:23: discover.match: pattern `/z`: expected",
+        "failsafed.toml:13:1: discover: two rules are named `b`",
+        "a.toml:2:8: discovery.runs: expected 1 to 1000, not 0",
+        "a.toml:3:1: discover: two rules are named `b`",
+        "roles.toml:2:7: identity.san: expected dns:NAME",
+        "roles.toml:6:8: identity.role: ",
+    ] {
+        assert!(reported.contains(expected), "{expected} is missing in\n{reported}");
+    }
+    // Nothing is reported of a key only because its value is wrong otherwise.
+    let (_folder, file) = folder("sample_interval_ms = \"1s\"\n[limits]\nconnections = { per_user = 0 }\n", &[]);
+    let Mistakes(all) = Config::load(Some(&file)).unwrap_err();
+    assert_eq!(all.len(), 1, "one file: {all:?}");
+}
+
+#[test]
+fn tables_of_discovery_that_are_mixed_up_are_explained() {
+    for (text, help) in [
+        ("[discover]\nname = \"a\"\npolicy = \"p\"\nmatch = \"x/*\"\n", "write `[[discover]]`: each rule"),
+        ("[[discovery]]\nname = \"a\"\npolicy = \"p\"\nmatch = \"x/*\"\n", "write `[[discover]]` for a rule"),
+    ] {
+        let (_folder, file) = folder(text, &[]);
+        let reported = Config::load(Some(&file)).unwrap_err().to_string();
+        assert!(reported.contains(&format!("= help: {help}")), "{help} is missing in\n{reported}");
+    }
 }
 
 #[test]
@@ -198,7 +251,8 @@ fn drop_ins_are_merged_in_the_order_of_their_names() {
     let rules = format!("{:?}", Config::load(Some(&file)).unwrap().discover);
     assert!(rules.contains("\"a\"") && rules.contains("\"b\""), "entries of both files: {rules}");
     let (_folder, file) = folder(&rule("a"), &[("a.toml", &rule("a"))]);
-    assert!(Config::load(Some(&file)).is_err(), "the same name in two files");
+    let twice = Config::load(Some(&file)).unwrap_err().to_string();
+    assert!(twice.contains("failsafed.d/a.toml:1:1: discover: two rules are named `a`"), "{twice}");
     let (_folder, file) = folder(&rule("a"), &[("a.toml", "ring_kib = 64\ndiscover = []\n")]);
     let error = Config::load(Some(&file)).unwrap_err().to_string();
     assert!(error.contains("failsafed.d/a.toml:2:12: discover: an empty list does not remove"), "{error}");

@@ -64,11 +64,9 @@ fn hangup() -> SigSet {
 pub(super) fn work(mut origin: Origin, parts: &Parts, context: &Weak<Context>) {
     while hangup().wait().is_ok() {
         let Some(context) = context.upgrade() else { return };
-        let loaded = Config::load_keys(origin.file.as_deref())
-            .and_then(|(config, keys)| config.catalogues().map(|catalogues| (config, keys, catalogues.roles)));
-        match loaded {
-            Ok((config, keys, roles)) => {
-                context.authority.set_roles(roles);
+        match Config::load_all(origin.file.as_deref()) {
+            Ok((config, keys, catalogues)) => {
+                context.authority.set_roles(catalogues.roles);
                 let (applied, restart) = sorted(origin.keys.changed(&keys));
                 apply(&config, parts, &context);
                 origin.keys = keys;

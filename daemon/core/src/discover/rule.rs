@@ -5,8 +5,14 @@ use crate::{
     decision::Mode,
     policy::diagnostic::{Diagnostic, Diagnostics},
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
-use std::collections::{BTreeMap, BTreeSet};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Error as _, SeqAccess, Visitor},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 /// The label that names the rule that a run was discovered by. Nobody else may set one that begins so.
@@ -70,13 +76,6 @@ fn enforce() -> RawMode {
     RawMode::Enforce
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a pattern, or a list of patterns")]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
 /// Whether it names a policy or a rule: 1 to 64 letters, digits, `-`, `_`, and `.` not at the beginning. A name is also that of a file.
 pub fn is_name(text: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -97,15 +96,40 @@ fn policy_name<'d, D: Deserializer<'d>>(from: D) -> Result<String, D::Error> {
     if is_name(&name) { Ok(name) } else { Err(expected()) }
 }
 
-fn patterns<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Vec<Pattern>>, D::Error> {
-    let texts = match OneOrMany::deserialize(from)? {
-        OneOrMany::One(one) => vec![one],
-        OneOrMany::Many(many) => many,
-    };
-    if texts.is_empty() {
-        return Err(D::Error::custom("expected at least one pattern"));
+/// A pattern, or a list of them.
+struct Patterns;
+
+impl<'d> Visitor<'d> for Patterns {
+    type Value = Vec<Pattern>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pattern, or a list of patterns")
     }
-    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect::<Result<_, _>>().map(Some)
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<Pattern>, E> {
+        Ok(vec![text.parse().map_err(E::custom)?])
+    }
+
+    fn visit_seq<A: SeqAccess<'d>>(self, mut list: A) -> Result<Vec<Pattern>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(InList(pattern)) = list.next_element()? {
+            all.push(pattern);
+        }
+        if all.is_empty() { Err(de::Error::custom("expected at least one pattern")) } else { Ok(all) }
+    }
+}
+
+/// A pattern of a list: a mistake has its position.
+struct InList(Pattern);
+
+impl<'d> Deserialize<'d> for InList {
+    fn deserialize<D: Deserializer<'d>>(from: D) -> Result<InList, D::Error> {
+        String::deserialize(from)?.parse().map(InList).map_err(de::Error::custom)
+    }
+}
+
+fn patterns<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Vec<Pattern>>, D::Error> {
+    from.deserialize_any(Patterns).map(Some)
 }
 
 impl TryFrom<RawRule> for Rule {
