@@ -159,8 +159,7 @@ fn take_out_foreign<C: DeserializeOwned>(
         };
         let Some(wrong) = (0..list.len()).find(|entry| !fits(entry + 1)) else { continue };
         let span = list.get(wrong)?.span();
-        let others = list.into_iter().enumerate().filter(|(at, _)| *at != wrong).map(|(_, other)| other).collect();
-        *table.get_mut(key.as_str())?.get_mut() = DeValue::Array(others);
+        leave_out(table, &key, wrong);
         return Some((key, span));
     }
     None
@@ -246,9 +245,19 @@ fn take_out_entry<C: DeserializeOwned>(table: &mut DeTable<'_>, at: usize) -> Op
     };
     let (wrong, error) = (0..list.len()).find_map(|entry| Some((entry, error_of_first(entry + 1)?)))?;
     let entry = list.get(wrong)?.span();
-    let others = list.into_iter().enumerate().filter(|(at, _)| *at != wrong).map(|(_, other)| other).collect();
-    *table.get_mut(key.as_str())?.get_mut() = DeValue::Array(others);
+    leave_out(table, &key, wrong);
     Some(WrongEntry { list: key, entry, error })
+}
+
+/// Removes one element of a list, or the list with its last one: an empty list would mean something else.
+fn leave_out(table: &mut DeTable<'_>, key: &str, wrong: usize) {
+    let Some(DeValue::Array(list)) = table.get_mut(key).map(Spanned::get_mut) else { return };
+    if list.len() == 1 {
+        table.remove(key);
+        return;
+    }
+    let all = std::mem::replace(list, DeArray::new()).into_iter().enumerate();
+    *list = all.filter(|(at, _)| *at != wrong).map(|(_, other)| other).collect();
 }
 
 /// A key that was taken out.
@@ -279,16 +288,9 @@ fn take_out(table: &mut DeTable<'_>, at: usize) -> Option<Taken> {
         }
     }
     let here = table.iter().find(|(key, value)| within(key.span()) || within(value.span()))?.0.clone();
-    if let Some(DeValue::Array(list)) = table.get_mut(here.get_ref().as_ref()).map(Spanned::get_mut)
-        && list.len() > 1
-        && let Some(wrong) = list.iter().position(|one| within(one.span()))
-    {
-        let others = std::mem::replace(list, DeArray::new())
-            .into_iter()
-            .enumerate()
-            .filter(|(at, _)| *at != wrong)
-            .map(|(_, one)| one);
-        *list = others.collect();
+    let list = table.get(here.get_ref().as_ref()).and_then(|value| value.get_ref().as_array());
+    if let Some(wrong) = list.and_then(|list| list.iter().position(|one| within(one.span()))) {
+        leave_out(table, here.get_ref().as_ref(), wrong);
         return Some(Taken { field: here.into_inner().into_owned(), entry: None });
     }
     table.remove(here.get_ref().as_ref());

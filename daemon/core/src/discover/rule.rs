@@ -124,7 +124,21 @@ struct InList(Pattern);
 
 impl<'d> Deserialize<'d> for InList {
     fn deserialize<D: Deserializer<'d>>(from: D) -> Result<InList, D::Error> {
-        String::deserialize(from)?.parse().map(InList).map_err(de::Error::custom)
+        struct One;
+
+        impl Visitor<'_> for One {
+            type Value = InList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a pattern")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<InList, E> {
+                text.parse().map(InList).map_err(E::custom)
+            }
+        }
+
+        from.deserialize_str(One)
     }
 }
 
