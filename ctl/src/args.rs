@@ -457,7 +457,7 @@ pub struct EventsArgs {
     #[arg(short, long)]
     pub incident: Option<String>,
     /// Only entries of these kinds: decision, outcome, evidence, control, run, policy, gap, health, order, daemon,
-    /// drift, manifest, statement, drill, segment, heartbeat, recovered.
+    /// drift, manifest, statement, drill, segment, heartbeat, counter, recovered.
     #[arg(short, long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     pub kind: Vec<String>,
     /// Only entries of this time or later: an age (10m, 2h), or a time (2026-11-28T14:00, with a zone or in the local one).
@@ -652,7 +652,7 @@ pub(crate) fn reason(text: &str) -> Result<String, String> {
 
 /// The kinds of entries of the audit log: those of records, and the journal's own.
 fn kind(text: &str) -> Result<String, String> {
-    let kinds = || Record::KINDS.into_iter().chain(["segment", "recovered", "heartbeat"]);
+    let kinds = || Record::KINDS.into_iter().chain(["segment", "recovered", "heartbeat", "counter"]);
     match kinds().any(|kind| kind == text) {
         true => Ok(text.to_owned()),
         false => Err(format!("expected one of {}", kinds().collect::<Vec<_>>().join(", "))),

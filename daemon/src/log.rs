@@ -17,7 +17,7 @@ use failsafe_core::{
     record::{Limited, Record},
 };
 use failsafe_journal::{
-    AuditHandle, AuditWriter, Draft, Options, Stamp, Status, WaitError,
+    AuditHandle, AuditWriter, Draft, Options, Stamp, Status, Ticket, WaitError,
     group::TreeStatus,
     head::HEAD_FILE,
     storage::{
@@ -291,6 +291,11 @@ impl Log {
         draft.run = run.map(|r| r.to_string());
         draft.incident = incident.map(|i| i.to_string());
         draft
+    }
+
+    /// Queues an entry of the journal's own kinds. The ticket tells when it is durable.
+    pub fn submit(&self, draft: &Draft) -> Ticket {
+        self.handle.submit(draft)
     }
 
     /// What opening the log found amiss, and what was found since.

@@ -52,6 +52,7 @@ use crate::{
         drill::{self, Drilling},
         hold::{Guard, Sweeper},
         keep::{self, Keeping},
+        rollback::{self, Rollback},
         sampler::{Health, Sampler},
         statements::Statements,
     },
@@ -129,6 +130,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         proofs: crate::api::proofs(),
         discovery: Arc::default(),
         drills: Arc::default(),
+        counter: base.counter.clone(),
         config,
     });
     let reloading = Arc::downgrade(&context);
@@ -143,6 +145,10 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     threads.spawn_until_stop("mode", move |stop| switch.work(stop))?;
     discover(&context, &mut threads)?;
     drill(&context, &mut threads)?;
+    if let Some(rollback) = base.rollback.take() {
+        let pipeline = context.pipeline.clone();
+        threads.spawn_until_stop("rollback", move |stop| rollback.work(&pipeline, stop))?;
+    }
     let stop_ordinary = serve_ordinary(context.clone(), &mut threads)?;
     let served = serve_until_stop(&context, &mut any_ended)?;
 
@@ -179,6 +185,9 @@ struct Base {
     boot_id: String,
     keys: Arc<SigningKeys>,
     tpm: Arc<NodeTpm>,
+    counter: Arc<rollback::Shared>,
+    /// Compares the log with the counter of the TPM, where there is one.
+    rollback: Option<Rollback>,
 }
 
 impl Base {
@@ -214,7 +223,10 @@ impl Base {
         let registry = Arc::new(Registry::new(root, kernel, store).with_modes(modes));
         see_ebpf(&registry, &node);
         let tpm = Arc::new(NodeTpm::new(config.tpm.settings()));
-        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys, tpm })
+        let counter = Arc::new(rollback::Shared::of(&config.tpm));
+        let with_counter = config.tpm.counter && !config.tpm.disabled && config.tpm.device.exists();
+        let rollback = with_counter.then(|| Rollback::new(log_owner.log(), tpm.clone(), &boot_id, counter.clone()));
+        Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys, tpm, counter, rollback })
     }
 }
 

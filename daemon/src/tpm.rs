@@ -1,8 +1,8 @@
-//! The node's TPM: an attestation key and quotes.
+//! The node's TPM: an attestation key, quotes, and a counter against rollback.
 //!
 //! ```text
-//! attest, statements ─► queue (8) ─► thread `tpm` ─► /dev/tpmrm0
-//!           ◄── answer, or after 5 s: none
+//! attest, statements, rollback ─► queue (8) ─► thread `tpm` ─► /dev/tpmrm0
+//!                     ◄── answer, or after 5 s: none
 //! ```
 //!
 //! Invariants: one thread speaks to the TPM, and it has no descriptor of the daemon's; nobody waits for it longer than
@@ -32,7 +32,7 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 const QUEUE: usize = 8;
 /// How long a failure is remembered: until then nobody tries again.
 const AGAIN: Duration = Duration::from_secs(30);
-/// How often PCRs that change are read and quoted again.
+/// How often PCRs are read and quoted at most, if they change in between.
 const TRIES: u32 = 4;
 
 /// What is used of the TPM.
@@ -58,6 +58,9 @@ pub enum NoTpm {
     /// It failed.
     #[error("{0}")]
     Failed(String),
+    /// It works, but what was asked could not be had this time. The next request is tried.
+    #[error("{0}")]
+    NotNow(String),
 }
 
 impl NoTpm {
@@ -66,8 +69,21 @@ impl NoTpm {
         match self {
             NoTpm::Disabled => TpmStatus::Disabled,
             NoTpm::Absent(_) => TpmStatus::Absent,
-            NoTpm::Failed(_) => TpmStatus::Failed,
+            NoTpm::Failed(_) | NoTpm::NotNow(_) => TpmStatus::Failed,
         }
+    }
+
+    fn not_now(error: TpmError) -> NoTpm {
+        NoTpm::NotNow(error.to_string())
+    }
+}
+
+/// Only a device that fails is a failure of the TPM for everybody: one that has no room for a counter, or whose owner set a password,
+/// still quotes.
+fn refused_alone<T>(result: Result<T, TpmError>) -> Result<Result<T, TpmError>, TpmError> {
+    match result {
+        Err(error @ TpmError::Io(_)) => Err(error),
+        other => Ok(other),
     }
 }
 
@@ -147,17 +163,34 @@ impl NodeTpm {
     /// Why there is no answer.
     pub fn quote(&self, qualifying: [u8; 32]) -> Result<(Quote, Pcrs), NoTpm> {
         let pcrs = self.settings.pcrs.clone();
-        self.ask(move |live| {
+        let quoted = self.ask(move |live| {
             let key = live.key()?;
             for _ in 0..TRIES {
                 // A PCR may change in between: PCR 10 does so with each file that IMA measures.
                 let (values, quote) = (live.tpm.pcrs(&pcrs)?, live.tpm.quote(&key, &pcrs, &qualifying)?);
                 if quote.quoted.digest == values.digest() {
-                    return Ok((quote, values));
+                    return Ok(Ok((quote, values)));
                 }
             }
-            Err(TpmError::Unsteady(TRIES))
-        })
+            Ok(Err(TpmError::Unsteady(TRIES)))
+        })?;
+        quoted.map_err(NoTpm::not_now)
+    }
+
+    /// The value of the counter; `None`: it was never counted.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn counter(&self) -> Result<Option<u64>, NoTpm> {
+        self.ask(|live| refused_alone(live.tpm.counter()))?.map_err(NoTpm::not_now)
+    }
+
+    /// Counts up by one. Each call wears out the TPM's memory.
+    ///
+    /// # Errors
+    /// Why there is no answer. The counter may have counted nevertheless.
+    pub fn count(&self) -> Result<u64, NoTpm> {
+        self.ask_once(|live| refused_alone(live.tpm.count()))?.map_err(NoTpm::not_now)
     }
 
     /// Something that may be done twice: where an open device failed, it is opened anew.
@@ -165,7 +198,14 @@ impl NodeTpm {
         &self,
         work: impl Fn(&mut Live) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, NoTpm> {
-        self.request(move |session| session.with(work))
+        self.request(move |session| session.with(true, work))
+    }
+
+    fn ask_once<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Live) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, NoTpm> {
+        self.request(move |session| session.with(false, work))
     }
 
     fn request<T: Send + 'static>(

@@ -47,6 +47,8 @@ pub mod kind {
     pub const SEGMENT: &str = "segment";
     /// The log is being written, though there is nothing else to record.
     pub const HEARTBEAT: &str = "heartbeat";
+    /// What the counter of the TPM has, or is about to have.
+    pub const COUNTER: &str = "counter";
 }
 
 /// What a caller wants recorded.

@@ -26,6 +26,7 @@
 pub mod archive;
 pub mod canonical;
 pub mod clock;
+pub mod counter;
 pub mod entry;
 pub mod frame;
 pub mod group;

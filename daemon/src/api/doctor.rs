@@ -9,6 +9,7 @@ use crate::{
         users,
     },
     runs::grants::grants,
+    watchers::rollback::Counter,
 };
 use failsafe_core::{policy::assurance, time::Span};
 use failsafe_proto::v1::{CheckState, DoctorCheck};
@@ -44,6 +45,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     sensors(context, &mut out);
     log(context, &mut out);
     access(context, &mut out);
+    counter(context, &mut out);
     drills(context, &mut out);
     out
 }
@@ -278,6 +280,20 @@ fn log(context: &Context, out: &mut Vec<DoctorCheck>) {
         let advice = found;
         out.push(check("log", "audit log at start", CheckState::Degraded, finding, advice));
     }
+}
+
+/// Whether a rollback of the log would be found at the next start, beyond what its files show.
+fn counter(context: &Context, out: &mut Vec<DoctorCheck>) {
+    let (area, name) = ("log", "TPM counter");
+    out.push(match context.counter.get() {
+        Counter::Agreed(value) => works(area, name, format!("log and TPM agree on {value}")),
+        Counter::Unread => works(area, name, "it is being read".to_owned()),
+        Counter::Unused(why) => works(area, name, format!("not used: {why}")),
+        Counter::Failed(why) => {
+            let advice = "a log that is replaced by an older copy of the whole state folder is not found out; docs/transparency-log.md";
+            check(area, name, CheckState::Degraded, why, advice)
+        }
+    });
 }
 
 /// Whether it is proved that the node can stop a run.

@@ -61,7 +61,10 @@ use crate::{
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{FoundRun, Registry, grants::grants, lineage::Lineages},
     sensors::nvml::NvmlControl,
-    watchers::{discover::view::Shared as Discovered, drill::Shared as Drilled, mode::ModeSwitch, sampler::Health},
+    watchers::{
+        discover::view::Shared as Discovered, drill::Shared as Drilled, mode::ModeSwitch, rollback::Shared as Counted,
+        sampler::Health,
+    },
 };
 use authorize::{Authority, Principal, Role};
 use failsafe_core::{
@@ -121,6 +124,8 @@ pub struct Context {
     pub discovery: Arc<Discovered>,
     /// Drills: who waits for one, and the last results.
     pub drills: Arc<Drilled>,
+    /// The counter of the TPM against a rollback of the log.
+    pub counter: Arc<Counted>,
 }
 
 impl Context {

@@ -42,7 +42,7 @@ impl Sealing<'_> {
             Ok(envelope) => return Ok(envelope),
             Err(why) => why,
         };
-        if let NoTpm::Failed(why) = &why {
+        if let NoTpm::Failed(why) | NoTpm::NotNow(why) = &why {
             tracing::warn!(why, "a statement has no TPM quote");
         }
         let facts = facts.into_iter().chain([no_tpm(&why)]);
@@ -80,7 +80,7 @@ impl Sealing<'_> {
                 Err(error) => Ok(Err(NoTpm::Failed(format!("the TPM gave a wrong quote: {error}")))),
             };
         }
-        Ok(Err(NoTpm::Failed(format!("the PCRs changed {TRIES} times while they were quoted"))))
+        Ok(Err(NoTpm::NotNow(format!("the PCRs changed {TRIES} times while they were quoted"))))
     }
 
     fn stated(&self, facts: impl Iterator<Item = Fact>) -> Statement {
@@ -109,7 +109,7 @@ fn no_tpm(why: &NoTpm) -> Fact {
     let value = match why {
         NoTpm::Absent(_) => Ok(Json::Null),
         NoTpm::Disabled => Err(Missing::not_asked(why.to_string())),
-        NoTpm::Failed(why) => Err(Missing::unavailable(why)),
+        NoTpm::Failed(why) | NoTpm::NotNow(why) => Err(Missing::unavailable(why)),
     };
     Fact::measured(TPM_FACTOR, "TPM", value)
 }

@@ -13,13 +13,15 @@ pub struct Tpm {
     pub device: PathBuf,
     /// The PCRs of the SHA-256 bank that are quoted.
     pub pcrs: Vec<u8>,
+    /// Whether it counts, so that a rollback of the audit log is found.
+    pub counter: bool,
     /// True: it is not used.
     pub disabled: bool,
 }
 
 impl Default for Tpm {
     fn default() -> Tpm {
-        Tpm { device: "/dev/tpmrm0".into(), pcrs: vec![0, 1, 2, 3, 4, 5, 6, 7, 10], disabled: false }
+        Tpm { device: "/dev/tpmrm0".into(), pcrs: vec![0, 1, 2, 3, 4, 5, 6, 7, 10], counter: true, disabled: false }
     }
 }
 

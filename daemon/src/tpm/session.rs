@@ -43,12 +43,12 @@ impl Session {
         Session { device, live: None }
     }
 
-    /// Does something with the open TPM that may be done twice: a device that was open already may have been reset, and is opened
-    /// anew then.
-    pub fn with<T>(&mut self, work: impl Fn(&mut Live) -> Result<T, TpmError>) -> Result<T, NoTpm> {
+    /// Does something with the open TPM. `again`: it may be tried once more with a device that was opened anew, because the one
+    /// that was open may have been reset.
+    pub fn with<T>(&mut self, again: bool, work: impl Fn(&mut Live) -> Result<T, TpmError>) -> Result<T, NoTpm> {
         let reused = self.live.is_some();
         match self.attempt(&work) {
-            Err(NoTpm::Failed(_)) if reused => self.attempt(&work),
+            Err(NoTpm::Failed(_)) if reused && again => self.attempt(&work),
             other => other,
         }
     }

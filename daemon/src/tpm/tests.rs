@@ -101,3 +101,44 @@ fn a_tpm_that_hangs_costs_the_first_who_asks_the_deadline_and_others_nothing() {
     }
     assert_eq!(commands.try_iter().count(), 1, "a request after the one that hangs reached the device");
 }
+
+#[path = "../../tpm/tests/swtpm/node.rs"]
+#[expect(dead_code, reason = "tests of failsafe-tpm use the rest")]
+mod node;
+
+/// A software TPM, of which each value of a PCR is read wrong as long as `wrong` is set: as if it changed before the quote.
+fn unsteady(folder: &Path, swtpm: &node::Swtpm, wrong: Arc<AtomicBool>) -> PathBuf {
+    let (path, behind) = (folder.join("tpm"), swtpm.socket());
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (mut here, mut there) =
+                (connection.unwrap(), std::os::unix::net::UnixStream::connect(&behind).unwrap());
+            let (mut command, mut answer) = ([0; 4_096], [0; 4_096]);
+            while let Ok(n @ 1..) = here.read(&mut command) {
+                there.write_all(&command[..n]).unwrap();
+                let length = there.read(&mut answer).unwrap();
+                if command[6..10] == [0, 0, 1, 0x7e] && wrong.load(Ordering::SeqCst) {
+                    answer[length - 1] ^= 1;
+                }
+                if here.write_all(&answer[..length]).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    path
+}
+
+#[test]
+fn pcrs_that_go_on_changing_fail_one_request_and_no_other() {
+    let Some(swtpm) = node::Swtpm::start("pcrs_that_go_on_changing_fail_one_request_and_no_other") else { return };
+    let (folder, wrong) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(true)));
+    let node = tpm(&unsteady(folder.path(), &swtpm, wrong.clone()));
+    let why = node.quote([1; 32]).unwrap_err();
+    assert_eq!(why, NoTpm::NotNow(format!("the PCRs changed {TRIES} times while they were read and quoted")));
+    assert_eq!(why.status(), TpmStatus::Failed);
+    assert!(node.key().is_ok(), "the failure was remembered for others");
+    wrong.store(false, Ordering::SeqCst);
+    assert!(node.quote([1; 32]).is_ok());
+}

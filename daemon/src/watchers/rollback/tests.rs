@@ -1,0 +1,204 @@
+//! The counter of a software TPM (swtpm) beside a log that is continued, restored from a copy, and interrupted.
+
+use super::*;
+use crate::{config::AuditLog, log::LogOwner, tpm::Settings};
+use failsafe_journal::verify;
+use node::Swtpm;
+use std::{fs, path::Path};
+
+#[path = "../../../tpm/tests/swtpm/node.rs"]
+#[expect(dead_code, reason = "tests of failsafe-tpm use the rest")]
+mod node;
+
+/// A state folder and its TPM, one boot after another.
+struct Node {
+    swtpm: Swtpm,
+    state: tempfile::TempDir,
+    boots: u32,
+}
+
+/// A daemon of one boot.
+struct Boot {
+    owner: LogOwner,
+    rollback: Rollback,
+    tpm: Arc<NodeTpm>,
+    shared: Arc<Shared>,
+}
+
+impl Node {
+    fn start(test: &str) -> Option<Node> {
+        Some(Node { swtpm: Swtpm::start(test)?, state: tempfile::tempdir().unwrap(), boots: 0 })
+    }
+
+    fn folder(&self) -> &Path {
+        self.state.path()
+    }
+
+    fn log(&self) -> LogOwner {
+        let (bounds, second) = (AuditLog::default().bounds(), self.folder().join("second-head"));
+        LogOwner::open(self.folder(), &second, &format!("boot-{}", self.boots), bounds, None).unwrap().0
+    }
+
+    fn tpm(&self) -> Arc<NodeTpm> {
+        let settings = Settings { device: self.swtpm.socket(), pcrs: vec![0, 7], disabled: false };
+        Arc::new(NodeTpm::new(settings))
+    }
+
+    /// The daemon starts again in the same boot.
+    fn again(&self) -> Boot {
+        let (owner, tpm, shared) = (self.log(), self.tpm(), Arc::<Shared>::default());
+        let rollback = Rollback::new(owner.log(), tpm.clone(), &format!("boot-{}", self.boots), shared.clone());
+        Boot { owner, rollback, tpm, shared }
+    }
+
+    fn boot(&mut self) -> Boot {
+        self.boots += 1;
+        self.again()
+    }
+
+    /// A copy of the whole state folder.
+    fn copy(&self) -> tempfile::TempDir {
+        let to = tempfile::tempdir().unwrap();
+        copy(self.folder(), to.path());
+        to
+    }
+
+    fn restore(&self, from: &tempfile::TempDir) {
+        fs::remove_dir_all(self.folder()).unwrap();
+        copy(from.path(), self.folder());
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+impl Boot {
+    /// What is amiss.
+    fn look(&mut self) -> Option<String> {
+        self.rollback.look(&AtomicBool::new(false)).0
+    }
+
+    fn value(&self) -> u64 {
+        match self.shared.get() {
+            Counter::Agreed(value) => value,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Looks once, finds nothing amiss, and stops; the value that was agreed on.
+    fn agrees(mut self) -> u64 {
+        assert_eq!(self.look(), None);
+        self.ends()
+    }
+
+    fn ends(self) -> u64 {
+        let value = self.value();
+        self.owner.close();
+        value
+    }
+
+    /// Ends without a look. The TPM has one connection at a time: that of this daemon ends too.
+    fn stops(self) {
+        self.owner.close();
+    }
+
+    /// Writes an entry of a log that was interrupted.
+    fn write(&self, draft: &Draft) {
+        self.owner.log().submit(draft).wait(Duration::from_secs(60)).unwrap();
+    }
+}
+
+#[test]
+fn the_counter_counts_once_for_each_boot() {
+    let Some(mut node) = Node::start("the_counter_counts_once_for_each_boot") else { return };
+    let first = node.boot().agrees();
+    assert_eq!(node.again().agrees(), first, "it counted again in the same boot");
+    let mut second = node.boot();
+    for _ in 0..3 {
+        assert_eq!(second.look(), None);
+        assert_eq!(second.value(), first + 1);
+    }
+    assert_eq!(second.tpm.counter(), Ok(Some(first + 1)));
+    second.stops();
+}
+
+#[test]
+fn an_older_copy_of_the_whole_state_folder_is_found_and_named_by_log_verify() {
+    let test = "an_older_copy_of_the_whole_state_folder_is_found_and_named_by_log_verify";
+    let Some(mut node) = Node::start(test) else { return };
+    let first = node.boot().agrees();
+    let older = node.copy();
+    assert_eq!(node.boot().agrees(), first + 1);
+    node.restore(&older);
+    let mut boot = node.boot();
+    let found = boot.look().unwrap();
+    assert!(found.starts_with(&format!("the log was rolled back: it states {first}")), "{found}");
+    assert_eq!(boot.ends(), first + 2, "the log is continued");
+    let report = verify(&node.folder().join("audit")).unwrap();
+    assert_eq!(report.findings.iter().map(|finding| &finding.what).collect::<Vec<_>>(), [&found]);
+    assert_eq!(node.boot().agrees(), first + 3, "it is reported once");
+}
+
+#[test]
+fn a_new_state_folder_beside_a_used_counter_is_found() {
+    let Some(mut node) = Node::start("a_new_state_folder_beside_a_used_counter_is_found") else { return };
+    node.boot().agrees();
+    fs::remove_dir_all(node.folder()).unwrap();
+    fs::create_dir(node.folder()).unwrap();
+    let mut boot = node.boot();
+    assert!(boot.look().unwrap().contains("the log states no value"));
+    boot.ends();
+}
+
+#[test]
+fn a_power_loss_between_any_two_steps_is_no_rollback() {
+    let Some(mut node) = Node::start("a_power_loss_between_any_two_steps_is_no_rollback") else { return };
+    // In front of the first counter, and behind it.
+    let boot = node.boot();
+    boot.write(&draft(None, boot.owner.log().stamp()));
+    boot.stops();
+    let boot = node.boot();
+    let value = boot.tpm.count().unwrap();
+    boot.stops();
+    assert_eq!(node.boot().agrees(), value + 1);
+    // Between the entry and the counter.
+    let boot = node.boot();
+    boot.write(&draft(Some(value + 2), boot.owner.log().stamp()));
+    boot.stops();
+    assert_eq!(node.again().agrees(), value + 2);
+}
+
+#[test]
+fn a_counter_that_was_removed_is_found_and_made_anew() {
+    let Some(mut node) = Node::start("a_counter_that_was_removed_is_found_and_made_anew") else { return };
+    let first = node.boot().agrees();
+    let (done, text) = node.swtpm.tool("tpm2_nvundefine", &["-C", "o", "0x0181f5af"]);
+    assert!(done, "{text}");
+    let mut boot = node.boot();
+    assert!(boot.look().unwrap().contains("the TPM has no counter"));
+    assert!(boot.ends() > first);
+}
+
+#[test]
+fn a_tpm_that_makes_no_counter_still_quotes_and_the_log_says_so() {
+    let Some(mut node) = Node::start("a_tpm_that_makes_no_counter_still_quotes_and_the_log_says_so") else { return };
+    let (done, text) = node.swtpm.tool("tpm2_changeauth", &["-c", "o", "secret"]);
+    assert!(done, "{text}");
+    let mut boot = node.boot();
+    assert_eq!(boot.look(), None);
+    assert!(matches!(boot.shared.get(), Counter::Failed(why) if why.contains("has a password")));
+    assert!(boot.tpm.key().is_ok());
+    let last = counter::last(boot.owner.log().path()).unwrap().unwrap();
+    assert_eq!(counter::of(&last), Some(Stated::Nothing));
+    assert!(last.body["failed"].as_str().unwrap().contains("password"));
+    boot.stops();
+}
