@@ -36,6 +36,10 @@ pub(super) struct Sight<'a> {
     pub registered: MonoTime,
     /// As earlier engines decided: a signal that cannot be read is absent.
     pub unread_is_absent: bool,
+    /// What happened is judged without what would have been denied. Earlier engines did not.
+    pub judges_real: bool,
+    /// The run is not only watched.
+    pub enforces: bool,
 }
 
 impl Sight<'_> {
@@ -366,7 +370,16 @@ impl LeafState {
     }
 
     /// Whether it is true only of what would have been denied.
-    pub(super) fn is_observed(&self) -> bool {
+    pub(super) fn is_observed(&self, test: &Test, now: MonoTime) -> bool {
+        if let Some(counted) = &self.counted {
+            return counted.is_observed();
+        }
+        let lately = |at: MonoTime| matches!(test, Test::Event { within, .. } if now.since(at) < *within);
+        self.observed && !self.before.as_ref().is_some_and(|(at, _)| lately(*at))
+    }
+
+    /// The same as earlier engines judged it: by the last event.
+    pub(super) fn was_observed(&self) -> bool {
         self.counted.as_ref().map_or(self.observed, |counted| counted.is_observed())
     }
 

@@ -39,6 +39,9 @@ const REJUDGED_AFTER_OBSERVING: u32 = 10;
 /// From this engine on, a signal of a GPU that cannot be read is not absent, but unknown.
 const UNREAD_IS_UNKNOWN: u32 = 10;
 
+/// From this engine on, a rule that tripped only with what would have been denied trips again once what happened is enough.
+const REAL_TRIPS_AGAIN: u32 = 11;
+
 /// A sampled sensor that has said nothing of a run for this long is blind to it.
 pub const STALE_AFTER: Span = Span::from_secs(10);
 

@@ -87,6 +87,8 @@ struct EventState {
     last: Option<MonoTime>,
     /// At that time the run was only watched, so that nothing was done.
     held_back: bool,
+    /// What happened then would only have been denied.
+    observed: bool,
     suppressed: u64,
 }
 
@@ -97,6 +99,8 @@ pub(super) struct Observes {
     pub denials: bool,
     /// The run, so that nothing is done for a trip.
     pub run: bool,
+    /// What happened trips also within the cooldown of what would have been denied. With earlier engines it did not.
+    pub real_trips_again: bool,
 }
 
 /// A level whose value is still beyond the bound after the run was only watched, with the value's key.
@@ -205,8 +209,11 @@ impl RuleState {
                 if !happened && !observed {
                     return None;
                 }
+                if happened && self.event.observed && observes.real_trips_again && !held_back {
+                    self.event.last = None;
+                }
                 let trip = self.event.trip(signal.at, rule.cooldown, signal.repeats)?;
-                self.event.held_back = held_back;
+                (self.event.held_back, self.event.observed) = (held_back, observed);
                 Some(Trip { observed, ..trip })
             }
             // Judged by `super::tree`.

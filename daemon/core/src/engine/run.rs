@@ -1,7 +1,7 @@
 //! The state of one run: its rules, its containment, and the numbering of its decisions and incidents.
 
 use super::{
-    OBSERVED_DENIALS, REJUDGED_AFTER_OBSERVING, RulesView, RunView, STALE_AFTER, UNREAD_IS_UNKNOWN,
+    OBSERVED_DENIALS, REAL_TRIPS_AGAIN, REJUDGED_AFTER_OBSERVING, RulesView, RunView, STALE_AFTER, UNREAD_IS_UNKNOWN,
     index::Index,
     last::Last,
     leaf::Sight,
@@ -309,7 +309,8 @@ impl RunState {
                 continue;
             }
             let denials = self.observed || !self.is_as_engine_before(OBSERVED_DENIALS) && policy.observes(rule);
-            let observes = Observes { denials, run: self.observed };
+            let real_trips_again = !self.is_as_engine_before(REAL_TRIPS_AGAIN);
+            let observes = Observes { denials, run: self.observed, real_trips_again };
             if let Some(trip) = self.rules[index].signal(rule, signal, observes) {
                 // The ranks of a run diverge together: one decision stops it, and says enough.
                 let again =
@@ -355,7 +356,7 @@ impl RunState {
             if self.observed && rule.mode == Mode::Enforce {
                 state.hold_back(n);
             }
-            let Some(proof) = state.proof(n) else { continue };
+            let Some(proof) = state.proof(n, self.sight().judges_real) else { continue };
             let mut values: Vec<Observation> = Vec::new();
             for seen in proof.values {
                 let seen = match seen {
@@ -397,6 +398,8 @@ impl RunState {
             frozen: self.containment.is_frozen(),
             registered: self.registered,
             unread_is_absent: self.is_as_engine_before(UNREAD_IS_UNKNOWN),
+            judges_real: !self.is_as_engine_before(REAL_TRIPS_AGAIN),
+            enforces: !self.observed,
         }
     }
 

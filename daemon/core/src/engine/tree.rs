@@ -55,9 +55,13 @@ struct Instance {
     own: Vec<LeafState>,
     /// The truth of each step at the last judgement.
     truths: Vec<Truth>,
+    /// The same without what would have been denied, as far as that was asked for.
+    real: Vec<Truth>,
     holds: Stopwatch,
     fails: Stopwatch,
     tripped: bool,
+    /// It tripped only with what would have been denied, so that nothing was done.
+    observed: bool,
     /// It tripped while the run was only watched, so that nothing was done.
     held_back: bool,
     thawed: bool,
@@ -161,15 +165,46 @@ impl Program {
     }
 }
 
+impl Program {
+    /// Whether the condition holds also without what would have been denied.
+    fn really_holds(&self, shared: &[LeafState], instance: &mut Instance) -> bool {
+        let Instance { own, truths, real, now, .. } = instance;
+        if truths.last() != Some(&Truth::True) {
+            return false;
+        }
+        for (step, what) in self.steps.iter().enumerate() {
+            let of = |part: &usize| real.get(*part).copied().unwrap_or_default();
+            let truth = match what {
+                Step::Leaf(n) => {
+                    let truth = truths.get(step).copied().unwrap_or_default();
+                    let is_observed = self.leaves.get(*n).is_some_and(|Leaf { test, .. }| {
+                        let states = if test.is_of_gpus() { &**own } else { shared };
+                        states.get(*n).is_some_and(|state| state.is_observed(test, *now))
+                    });
+                    if truth == Truth::True && is_observed { Truth::False } else { truth }
+                }
+                Step::Not(part) => of(part).not(),
+                Step::AtLeast { n, of: parts } => Truth::at_least(*n, parts.iter().map(of)),
+            };
+            if let Some(slot) = real.get_mut(step) {
+                *slot = truth;
+            }
+        }
+        real.last() == Some(&Truth::True)
+    }
+}
+
 impl Instance {
     fn new(program: &Program, gpu: Option<GpuId>, now: MonoTime) -> Instance {
         Instance {
             gpu,
             own: states(program, now),
             truths: vec![Truth::Unknown; program.steps.len()],
+            real: vec![Truth::Unknown; program.steps.len()],
             holds: Stopwatch::default(),
             fails: Stopwatch::default(),
             tripped: false,
+            observed: false,
             held_back: false,
             thawed: false,
             rearmed_at: None,
@@ -358,7 +393,18 @@ impl TreeState {
                 *slot = truth;
             }
         }
-        instance.step(rule, tree, now)
+        if !sight.judges_real {
+            return instance.step(rule, tree, now);
+        }
+        let acts = sight.enforces && rule.mode == Mode::Enforce;
+        if instance.tripped && instance.observed && acts && program.really_holds(shared, instance) {
+            // By now enough has happened, and nothing was done for it yet.
+            instance.rearm();
+            instance.last_trip = None;
+        }
+        let trips = instance.step(rule, tree, now);
+        instance.observed |= trips && !program.really_holds(shared, instance);
+        trips
     }
 
     /// Each test, by its number, with its truth at the last judgement.
@@ -372,8 +418,8 @@ impl TreeState {
         }
     }
 
-    /// What made the condition true, at its last judgement.
-    pub(super) fn proof(&self, n: usize) -> Option<Proof> {
+    /// What made the condition true, at its last judgement. `judges_real`: see [`Sight`].
+    pub(super) fn proof(&self, n: usize, judges_real: bool) -> Option<Proof> {
         let instance = self.instances.get(n)?;
         let mut tests = Vec::new();
         let root = self.program.steps.len().checked_sub(1)?;
@@ -384,7 +430,7 @@ impl TreeState {
             all: tests.len() == self.program.leaves.len(),
             values: Vec::new(),
             confidence,
-            observed: false,
+            observed: judges_real && instance.observed,
         };
         for (n, wanted) in tests {
             let (Some(leaf), Some(state)) = (self.program.leaves.get(n), self.state(instance, n)) else { continue };
@@ -404,7 +450,7 @@ impl TreeState {
             proof.words.push(word);
             match (&leaf.test, leaf.test.kind()) {
                 (Test::Event { .. } | Test::Count { .. }, _) if wanted => {
-                    proof.observed |= state.is_observed();
+                    proof.observed |= !judges_real && state.was_observed();
                     proof.values.extend(state.happened().cloned().map(Evidence::Event));
                 }
                 (Test::Absent { .. }, Some(kind)) => {
@@ -505,7 +551,8 @@ impl Instance {
     }
 
     fn rearm(&mut self) {
-        (self.tripped, self.held_back, self.thawed, self.rearmed_at) = (false, false, false, None);
+        (self.tripped, self.observed, self.held_back) = (false, false, false);
+        (self.thawed, self.rearmed_at) = (false, None);
     }
 
     /// From the truth of the condition to whether the rule trips.

@@ -84,8 +84,7 @@ fn too_few_events_are_unknown_while_some_may_have_been_lost() {
 
 #[test]
 fn a_count_with_events_that_are_only_observed_makes_a_decision_that_is_only_observed() {
-    let section = "[egress]\nmode = \"observe\"\nallow = [{ cidr = \"10.0.0.0/8\" }]";
-    let mut b = Bench::with(&with_rule(DENIED, section));
+    let mut b = Bench::with(&with_rule(DENIED, OBSERVED));
     for ms in [1, 2] {
         assert!(denied(&mut b, ms).is_empty());
     }
@@ -93,6 +92,79 @@ fn a_count_with_events_that_are_only_observed_makes_a_decision_that_is_only_obse
     let trip = b.event(4, connect(443, Net::WouldDeny));
     assert_eq!((rules(&trip), trip[0].mode), (vec!["tree".to_owned()], Mode::Observe));
     assert!(!b.state.run(b.run).unwrap().frozen);
+}
+
+const OBSERVED: &str = "[egress]\nmode = \"observe\"\nallow = [{ cidr = \"10.0.0.0/8\" }]";
+
+fn would_be_denied(b: &mut Bench, ms: u64) -> Vec<Decision> {
+    b.event(ms, connect(443, Net::WouldDeny))
+}
+
+#[test]
+fn a_rule_that_tripped_with_observed_denials_trips_again_when_real_ones_are_enough() {
+    let mut b = Bench::with(&with_rule(DENIED, OBSERVED));
+    assert!(denied(&mut b, 1).is_empty() && denied(&mut b, 2).is_empty() && would_be_denied(&mut b, 3).is_empty());
+    let observed = would_be_denied(&mut b, 4);
+    assert_eq!((rules(&observed), observed[0].mode), (vec!["tree".to_owned()], Mode::Observe));
+    assert!(denied(&mut b, 5).is_empty() && would_be_denied(&mut b, 6).is_empty(), "three real ones");
+    let trip = denied(&mut b, 7);
+    assert_eq!((rules(&trip), trip[0].mode), (vec!["tree".to_owned()], Mode::Enforce));
+    assert!(b.state.run(b.run).unwrap().frozen);
+    assert!(denied(&mut b, 8).is_empty(), "it has tripped");
+    assert!(b.replay(ENGINE).identical());
+    let before = b.replay(10).replayed;
+    assert_eq!(before.iter().map(|decision| decision.mode).collect::<Vec<_>>(), [Mode::Observe]);
+}
+
+#[test]
+fn a_rule_that_only_observes_does_not_trip_again_for_real_denials() {
+    let mut b = Bench::with(&with_rule(DENIED, &format!("mode = \"observe\"\n{OBSERVED}")));
+    let decisions: Vec<Decision> = (1..5).flat_map(|ms| would_be_denied(&mut b, ms)).collect();
+    assert_eq!(decisions.len(), 1);
+    assert!((5..10).all(|ms| denied(&mut b, ms).is_empty()));
+}
+
+/// The metric alone is enough: a denial that is only observed does not weaken it.
+#[test]
+fn a_condition_that_holds_without_the_observed_denial_is_enforced() {
+    let when = "any = [{ signal = \"metric.loss\", above = 20 }, { event = \"connect\", verdict = \"denied\", within = \"10s\" }]";
+    for loss_first in [true, false] {
+        let mut b = Bench::with(&with_rule(when, OBSERVED));
+        let mut both = Vec::new();
+        let mut loss = |b: &mut Bench, ms| both.extend(b.metric(ms, "loss", 30.0));
+        if loss_first {
+            loss(&mut b, 1);
+            assert!(would_be_denied(&mut b, 2).is_empty());
+        } else {
+            assert_eq!(would_be_denied(&mut b, 1)[0].mode, Mode::Observe);
+            loss(&mut b, 2);
+        }
+        assert_eq!(both.iter().map(|decision| decision.mode).collect::<Vec<_>>(), [Mode::Enforce], "{loss_first}");
+        assert!(b.state.run(b.run).unwrap().frozen && b.replay(ENGINE).identical());
+    }
+}
+
+#[test]
+fn a_real_event_within_the_window_is_enforced_although_the_last_one_is_only_observed() {
+    let when = "all = [{ event = \"connect\", verdict = \"denied\", within = \"10s\" }, { signal = \"metric.loss\", above = 20 }]";
+    let mode = |loss_at: u64| {
+        let mut b = Bench::with(&with_rule(when, OBSERVED));
+        assert!(denied(&mut b, 1_000).is_empty() && would_be_denied(&mut b, 9_000).is_empty());
+        b.metric(loss_at, "loss", 30.0)[0].mode
+    };
+    assert_eq!((mode(10_000), mode(12_000)), (Mode::Enforce, Mode::Observe));
+}
+
+#[test]
+fn a_real_denial_trips_within_the_cooldown_of_an_observed_one() {
+    let plain = "event = \"connect\", verdict = \"denied\"";
+    let mut b = Bench::with(&with_rule(plain, &format!("cooldown = \"10s\"\n{OBSERVED}")));
+    assert_eq!(would_be_denied(&mut b, 1)[0].mode, Mode::Observe);
+    assert!(would_be_denied(&mut b, 2).is_empty());
+    assert_eq!(denied(&mut b, 3)[0].mode, Mode::Enforce);
+    assert!(denied(&mut b, 4).is_empty());
+    assert!(b.replay(ENGINE).identical());
+    assert_eq!(b.replay(10).replayed.len(), 1);
 }
 
 #[test]
