@@ -223,10 +223,11 @@ impl Ebpf {
     }
 
     /// Earlier daemons' programs bind no more cgroups.
-    pub fn retire_early(&self) {
-        if let Ok(pins) = self.object.pins() {
-            pins.remove_host_link_of_others(MADE);
-        }
+    ///
+    /// # Errors
+    /// bpffs could not be changed: they go on.
+    pub fn retire_early(&self) -> Result<(), Error> {
+        self.object.pins().map_or(Ok(()), |pins| pins.remove_host_link_of_others(MADE))
     }
 
     /// Loads the programs, and attaches none: for who asks what a kernel takes. What it refuses is a line in [`Ebpf::programs`].

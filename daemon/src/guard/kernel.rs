@@ -34,7 +34,7 @@ use std::{
 };
 
 pub use compiling::Compiled;
-pub use early::EarlyCounts;
+pub use early::{EarlyCounts, Retirement};
 pub use names::DeviceNames;
 
 /// Runs that can live at once.

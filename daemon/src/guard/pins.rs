@@ -162,18 +162,30 @@ impl Pins {
     pub fn release_others(&self, keep: &BTreeSet<u64>) -> Result<usize, Error> {
         let (mut removed, mut result) = (0, Ok(()));
         for (generation, dir) in self.others()? {
-            let forgotten = match self.is_readable(generation, &dir) {
-                true => forget_runs(&dir, |root| !keep.contains(&root)),
-                false => Ok(()),
-            };
-            if let Err(error) = forgotten {
-                tracing::warn!(%error, "an earlier daemon's programs judge until the kernel has let go of them");
+            // One that cannot be removed does not keep the others.
+            match self.release(generation, &dir, keep) {
+                Ok(whole) => removed += usize::from(whole),
+                Err(error) => result = result.and(Err(error)),
             }
-            let kept = self.roots(generation, &dir)?.iter().any(|root| keep.contains(root));
-            let done = if kept { remove_links(&dir, keep) } else { remove(&dir).map(|()| removed += 1) };
-            result = result.and(done);
         }
         result.map(|()| removed)
+    }
+
+    /// The same for one generation. True: nothing of it is left.
+    fn release(&self, generation: u64, dir: &Path, keep: &BTreeSet<u64>) -> Result<bool, Error> {
+        let forgotten = match self.is_readable(generation, dir) {
+            true => forget_runs(dir, |root| !keep.contains(&root)),
+            false => Ok(()),
+        };
+        if self.roots(generation, dir)?.iter().any(|root| keep.contains(root)) {
+            remove_links(dir, keep)?;
+            // The programs that judge the runs which are kept judge the others too while the map has these.
+            return forgotten.map(|()| false).map_err(Error::map("runs"));
+        }
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "an earlier daemon's programs judge until the kernel has let go of them");
+        }
+        remove(dir).map(|()| true)
     }
 
     /// The roots of the runs that a generation bounds: those with pinned links, and those in its map.
@@ -190,16 +202,20 @@ impl Pins {
         dir.ends_with(format!("g{generation}_v{}", abi::VERSION))
     }
 
-    /// Removes a program of the host from all other generations. The first pin that cannot be removed is in the log.
-    pub fn remove_host_link_of_others(&self, program: &str) {
-        for (_, dir) in self.others().unwrap_or_default() {
-            match fs::remove_file(dir.join(format!("link_host_{program}"))) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, dir = %dir.display(), program, "a program of an earlier daemon stays attached");
-                }
-                _ => {}
-            }
+    /// Removes a program of the host from all other generations.
+    ///
+    /// # Errors
+    /// The first pin that cannot be removed: the program stays attached there.
+    pub fn remove_host_link_of_others(&self, program: &str) -> Result<(), Error> {
+        let mut result = Ok(());
+        for (_, dir) in self.others()? {
+            let pin = dir.join(format!("link_host_{program}"));
+            result = result.and(match fs::remove_file(&pin) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail_to_remove(&pin, error)),
+                _ => Ok(()),
+            });
         }
+        result
     }
 
     /// Removes this generation, and the instance's directory if it was the last.

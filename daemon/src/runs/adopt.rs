@@ -21,7 +21,6 @@ use super::{
     past::{History, Past, differs, without_version},
     reobserved::{FoundFreeze, reobserved},
     start::{Origin, StartError},
-    stopped::continue_stopped,
     store::{ENDED_KEPT, Folder, KeptRun, MOST_PARTS, is_made, made_for},
     translate,
 };
@@ -254,17 +253,6 @@ impl Registry {
             self.guarded.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         }
         pass
-    }
-
-    /// Discovery has looked at everything, or there is none: the programs of earlier daemons bind no more new cgroups, and let those go that
-    /// they bound and nobody registered.
-    pub fn retire_early(&self) {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        // Their rings are read where the runs in them are taken up.
-        for (cgroup_id, stopped) in self.kernel.retire_early() {
-            let continued = continue_stopped(self.root.mount(), cgroup_id, &stopped);
-            tracing::info!(cgroup_id, continued, "an earlier daemon's programs let a cgroup go that nobody registered");
-        }
     }
 
     /// The cgroups that earlier daemons' programs go on bounding.

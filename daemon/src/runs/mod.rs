@@ -38,6 +38,7 @@ pub mod registrable;
 pub mod removal;
 mod reobserved;
 pub mod retain;
+mod retire;
 pub mod start;
 pub mod started;
 pub mod statements;
@@ -298,6 +299,8 @@ pub struct Registry {
     making: Mutex<()>,
     modes: modes::Modes,
     held: held::HeldEvents,
+    /// Why programs of earlier daemons still bind cgroups that nobody registered.
+    unretired: Mutex<Option<String>>,
     /// How often a user had too many live runs for another one.
     too_many: AtomicU64,
 }
@@ -317,6 +320,7 @@ impl Registry {
             making: Mutex::default(),
             modes: modes::Modes::default(),
             held: held::HeldEvents::default(),
+            unretired: Mutex::default(),
             too_many: AtomicU64::default(),
         }
     }

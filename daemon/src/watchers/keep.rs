@@ -1,4 +1,4 @@
-//! Trying again what could not be done at once: taking guarded runs up, and recording ends.
+//! Trying again what could not be done at once: taking guarded runs up, recording ends, and removing programs of earlier daemons.
 //!
 //! A thread of its own, for it waits for the disk. Owns only when the next try is due: a guarded run is tried again after a second, then
 //! after twice as long each time, up to [`SLOWEST`]; every second where only room on the disk was missing, and at once when its cgroup
@@ -41,6 +41,9 @@ pub const CHANGED_CODE: &str = "run-record-changed";
 /// ... while the kernel's programs are not pinned.
 pub const UNPINNED_CODE: &str = "not-pinned";
 
+/// ... while programs of an earlier daemon bind cgroups that nobody registered, and cannot be removed.
+pub const UNRETIRED_CODE: &str = "earlier-programs";
+
 /// What the thread needs of the daemon.
 pub struct Keeping {
     /// The registry.
@@ -58,11 +61,14 @@ impl Keeping {
     pub fn work(self, stop: &AtomicBool) {
         let (mut wait, mut next) = (LOOK, Instant::now() + LOOK);
         let (mut guarded_state, mut pins) = (NodeState::new(GUARDED_CODE), NodeState::new(UNPINNED_CODE));
+        let mut earlier = NodeState::new(UNRETIRED_CODE);
         while !stop.load(Ordering::Relaxed) {
             std::thread::park_timeout(LOOK);
             self.registry.mark_ends();
             let unpinned = self.registry.kernel().unpinned();
             self.report(&mut pins, unpinned.as_deref().map(unpinned_text));
+            self.registry.retire_early_again();
+            self.report(&mut earlier, self.registry.unretired().as_deref().map(unretired_text));
             self.report(&mut guarded_state, self.registry.guarded_note());
             let guarded = self.registry.guarded();
             if guarded.is_empty() {
@@ -142,6 +148,13 @@ pub fn state(code: &str, text: Option<String>) -> Message {
 /// What it means that programs are not pinned.
 pub fn unpinned_text(why: &str) -> String {
     format!("the eBPF programs are not pinned ({why}): while no daemon runs, no rule of any run is enforced")
+}
+
+/// What it means that programs of an earlier daemon are still attached.
+fn unretired_text(why: &str) -> String {
+    format!(
+        "eBPF programs of an earlier daemon still bound cgroups that are not registered as runs; it is tried again ({why})"
+    )
 }
 
 /// That a degraded state is over.

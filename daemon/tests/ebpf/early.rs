@@ -1,13 +1,15 @@
 //! Cgroups that the kernel binds when they are made: what is learnt, counted and stopped in them, and what becomes of their slots.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 
 use failsafe_core::discover::{Automaton, Labels, Rule, Rules};
 use failsafe_core::policy::parse::parse;
 use failsafe_core::{Mode, Policy, RunId};
-use failsafed::guard::kernel::{Compiled, Home, Kernel, KernelError, Placed};
+use failsafed::guard::kernel::{Compiled, Home, Kernel, KernelError, Placed, Retirement};
 use failsafed::guard::{Config, Ebpf, Holder};
 
 use super::agent::Agent;
@@ -49,6 +51,20 @@ fn armed(instance: &str, root: &TestCgroup, policy: &Policy, slots: u32) -> Kern
 
 fn policy(sections: &str) -> Policy {
     parse("p.toml", &format!("[policy]\nname = \"p\"\nowner = \"tests\"\n{sections}")).unwrap()
+}
+
+/// Stops at a call that every kernel lets a program see before it does anything.
+fn stops() -> Policy {
+    policy(
+        "[[rule]]\nid = \"memory\"\nrationale = \"x\"\neffect = \"stop\"\n\
+         when = { event = \"syscall\", name = [\"memfd_create\"] }\nactions = [\"freeze\"]\n",
+    )
+}
+
+/// Where the generations of an instance are pinned.
+fn pins_of(instance: &str) -> PathBuf {
+    let (bpffs, name) = instance.rsplit_once('/').unwrap();
+    Path::new(bpffs).join("failsafe").join(name)
 }
 
 /// Nothing may be reached but a name server and, at one port, a name.
@@ -113,7 +129,8 @@ fn what_earlier_programs_bind_after_the_adoption_is_released_and_a_guarded_run_s
     let late = jobs.child("job-late");
     let mut agent = Agent::start(&late);
     assert_eq!(agent.ask(&connect), "EPERM", "the first daemon's programs bind it");
-    assert_eq!(second.retire_early(), [(late.id, Vec::new())]);
+    let done = Retirement { released: vec![(late.id, Vec::new())], problem: None };
+    assert_eq!(second.retire_early(), done);
     assert_eq!(agent.ask(&connect), "ok");
     // The kernel may detach them later than that. What they bind until then is not kept, however often runs are taken up.
     let later = jobs.child("job-later");
@@ -122,6 +139,59 @@ fn what_earlier_programs_bind_after_the_adoption_is_released_and_a_guarded_run_s
     second.release_previous(&keep);
     assert_eq!(Agent::start(&later).ask(&connect), "ok");
     assert_eq!(held.ask(&connect), "EPERM", "the guarded run");
+}
+
+#[test]
+fn a_cgroup_whose_release_fails_stays_bounded_with_its_stopped_processes_until_a_later_try() {
+    let Some(bench) = ready("early-again") else { return };
+    let (root, instance) = (bench.cgroup("root"), bench.instance("daemons"));
+    let jobs = root.child("jobs");
+    let first = armed(&instance, &root, &stops(), 2);
+    let job = jobs.child("job-1");
+    let mut agent = Agent::start(&job);
+    agent.tell("memfd");
+    soon("the caller's stop", || state_of(agent.pid()) == "T");
+    drop(first);
+    let second = daemon(&instance, &root);
+    second.previous().unwrap();
+    // Its pins cannot be listed: as an error of bpffs.
+    let pins = pins_of(&instance);
+    let away = PathBuf::from(format!("{}-away", pins.display()));
+    fs::rename(&pins, &away).unwrap();
+    let failed = second.retire_early();
+    assert!(failed.released.is_empty() && failed.problem.is_some(), "{failed:?}");
+    assert!(second.is_left(job.id), "it is bounded");
+    fs::rename(&away, &pins).unwrap();
+    assert_eq!(second.retire_early(), Retirement { released: vec![(job.id, vec![agent.pid()])], problem: None });
+    assert!(!second.is_left(job.id));
+}
+
+#[test]
+fn a_generation_that_cannot_be_removed_does_not_keep_the_cgroups_of_another_bounded() {
+    let Some(bench) = ready("early-broken") else { return };
+    let listener = TcpListener::bind("127.78.6.1:0").unwrap();
+    let connect = format!("tcp {}", listener.local_addr().unwrap());
+    let (root, instance) = (bench.cgroup("root"), bench.instance("daemons"));
+    let jobs = root.child("jobs");
+    let first = armed(&instance, &root, &policy("[egress]\nmode = \"enforce\"\nallow = []\n"), 2);
+    let job = jobs.child("job-1");
+    let mut agent = Agent::start(&job);
+    assert_eq!(agent.ask(&connect), "EPERM");
+    drop(first);
+    let pins = pins_of(&instance);
+    // Before and after those of the first daemon, in whatever order they are listed.
+    let broken = ["g1000_v1", "g0_v1"].map(|name| pins.join(name));
+    let second = daemon(&instance, &root);
+    for link in &broken {
+        std::os::unix::fs::symlink("nowhere", link).unwrap();
+    }
+    second.previous().unwrap();
+    let done = second.retire_early();
+    assert!(done.problem.is_some_and(|why| why.contains("_v1")));
+    assert_eq!(done.released.len(), 1);
+    assert_eq!(agent.ask(&connect), "ok");
+    broken.iter().for_each(|link| fs::remove_file(link).unwrap());
+    assert_eq!(second.retire_early(), Retirement::default());
 }
 
 #[test]
@@ -192,12 +262,7 @@ fn the_processes_that_a_rule_stopped_in_a_provisional_run_are_named_when_it_is_r
     let Some(bench) = ready("early-stopped") else { return };
     let root = bench.cgroup("root");
     let jobs = root.child("jobs");
-    // A call that every kernel lets a program see before it does anything.
-    let stops = policy(
-        "[[rule]]\nid = \"memory\"\nrationale = \"x\"\neffect = \"stop\"\n\
-         when = { event = \"syscall\", name = [\"memfd_create\"] }\nactions = [\"freeze\"]\n",
-    );
-    let kernel = armed(&bench.instance("daemons"), &root, &stops, 2);
+    let kernel = armed(&bench.instance("daemons"), &root, &stops(), 2);
     let job = jobs.child("job-1");
     let mut agent = Agent::start(&job);
     agent.tell("memfd");

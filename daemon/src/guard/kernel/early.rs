@@ -9,7 +9,7 @@ use crate::{
 };
 use failsafe_core::discover::Automaton;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Mutex, PoisonError, RwLock},
 };
@@ -27,8 +27,19 @@ pub(super) struct Early {
 #[derive(Debug, Default)]
 struct Left {
     roots: BTreeSet<u64>,
-    /// Discovery was here: nothing is kept any more, also what those programs bound afterwards.
+    /// Those that discovery did not register and that are not proved to be let go yet, with the processes that a rule has stopped.
+    letting_go: BTreeMap<u64, Vec<u32>>,
+    /// Discovery was here, and all were let go: nothing is kept any more, also what those programs bound afterwards.
     is_retired: bool,
+}
+
+/// What came of [`Kernel::retire_early`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Retirement {
+    /// The cgroups that nothing bounds any more, each with the processes in it that a rule has stopped by a signal.
+    pub released: Vec<(u64, Vec<u32>)>,
+    /// Why it has to be tried again, in words.
+    pub problem: Option<String>,
 }
 
 /// What the kernel counted since the daemon started.
@@ -58,9 +69,18 @@ impl Early {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).roots.clone()
     }
 
-    /// From here on none stays.
-    fn retire(&self) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Left { roots: BTreeSet::new(), is_retired: true };
+    /// Takes in what came of letting them go. `found`: those that were bound before; `bound`: what is bound now, `None` if that is not
+    /// known. The answer is those that are let go. With `is_retired` none stays from here on.
+    fn let_go(&self, found: Vec<PreviousRun>, bound: Option<&BTreeSet<u64>>, is_retired: bool) -> Vec<(u64, Vec<u32>)> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.letting_go.extend(found.into_iter().map(|run| (run.root_id, run.stopped)));
+        let is_bound = |root: &u64| bound.is_none_or(|bound| bound.contains(root));
+        let (stay, gone) = std::mem::take(&mut left.letting_go).into_iter().partition(|(root, _)| is_bound(root));
+        let gone: BTreeMap<_, _> = gone;
+        left.roots.retain(|root| !is_retired && !gone.contains_key(root));
+        left.letting_go = stay;
+        left.is_retired = is_retired;
+        gone.into_iter().collect()
     }
 
     /// The slot is nobody's.
@@ -132,30 +152,33 @@ impl Kernel {
     }
 
     /// Discovery has registered what it had to: earlier daemons' programs bind no new cgroups, and let those go that they had bound and
-    /// nobody registered. What else they bound stays as it is. The answer is the released cgroups, each with the processes in it that a
-    /// rule has stopped by a signal: whoever calls this continues them.
-    pub fn retire_early(&self) -> Vec<(u64, Vec<u32>)> {
-        self.early.retire();
-        let Some(mut ebpf) = self.lock() else { return Vec::new() };
-        ebpf.retire_early();
-        let previous = ebpf.previous_runs().unwrap_or_else(|error| {
-            tracing::warn!(
-                error = chain(&error),
-                "an earlier daemon's programs go on bounding cgroups that nobody registered"
-            );
-            Vec::new()
-        });
+    /// nobody registered. What else they bound stays as it is. Whoever calls this continues the stopped processes of those that are let
+    /// go, and calls it again where something failed: until then the others count as bound.
+    pub fn retire_early(&self) -> Retirement {
+        let Some(mut ebpf) = self.lock() else {
+            self.early.let_go(Vec::new(), Some(&BTreeSet::new()), true);
+            return Retirement::default();
+        };
+        let detached = ebpf.retire_early();
+        let previous = match ebpf.previous_runs() {
+            Ok(previous) => previous,
+            Err(error) => return Retirement { released: Vec::new(), problem: Some(chain(&error)) },
+        };
         let (provisional, others): (Vec<_>, Vec<_>) = previous.into_iter().partition(|run| run.provisional);
-        if provisional.is_empty() {
-            return Vec::new();
-        }
         let keep = others.iter().map(|run| run.root_id).collect();
-        if let Err(error) = ebpf.release_previous(&keep) {
-            tracing::warn!(error = chain(&error), "an earlier daemon's pins stay, which is safe");
-        }
+        let done = match provisional.is_empty() {
+            true => detached,
+            false => ebpf.release_previous(&keep).and(detached),
+        };
+        let bound: Option<BTreeSet<u64>> = match done {
+            Ok(()) => Some(BTreeSet::new()),
+            // Some of them may have been let go all the same.
+            Err(_) => ebpf.previous_runs().ok().map(|runs| runs.into_iter().map(|run| run.root_id).collect()),
+        };
+        let mut released = self.early.let_go(provisional, bound.as_ref(), done.is_ok());
         // Those that discovery has registered have their stopped processes from there.
-        let released = provisional.into_iter().filter(|run| !ebpf.bounds(run.root_id));
-        released.map(|run| (run.root_id, run.stopped)).collect()
+        released.retain(|(root, _)| !ebpf.bounds(*root));
+        Retirement { released, problem: done.err().map(|error| chain(&error)) }
     }
 
     /// The provisional run of a cgroup: slot and epoch.
