@@ -1,28 +1,39 @@
 //! Processes that a rule stopped by a signal, of a cgroup that nothing bounds any more: nobody else would have them continue.
 
-use crate::platform::ProcFs;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+use crate::platform::{ProcFs, pidfd::PidFd};
+use nix::sys::signal::Signal;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path},
 };
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// Has those of the processes continue that are in the cgroup. An id that is no longer in it has ended, or belongs to somebody else by now.
 /// The answer is how many continue.
 pub fn continue_stopped(mount: &Path, cgroup_id: u64, stopped: &[u32]) -> usize {
-    let is_in = |pid: u32| {
+    let continues = |pid: u32| {
+        // Held before its cgroup is read: the signal reaches the process that was looked at, or none.
+        let process = PidFd::open(pid).ok()?;
         let path = ProcFs::default().cgroup(pid).ok().flatten()?;
-        let path = mount.join(path.strip_prefix("/").unwrap_or(&path));
-        path.ancestors().any(|level| fs::metadata(level).is_ok_and(|level| level.ino() == cgroup_id)).then_some(pid)
+        is_within(mount, &path, cgroup_id).then(|| process.signal(Signal::SIGCONT).ok())?
     };
-    let pids = stopped.iter().filter_map(|pid| is_in(*pid)).filter_map(|pid| i32::try_from(pid).ok());
-    pids.filter(|pid| kill(Pid::from_raw(*pid), Signal::SIGCONT).is_ok()).count()
+    stopped.iter().filter_map(|pid| continues(*pid)).count()
+}
+
+/// Whether the path, from the root of the hierarchy, lies in the cgroup. What is outside of the mount is none: a number of an inode means a
+/// cgroup only in the cgroup file system.
+fn is_within(mount: &Path, path: &Path, cgroup_id: u64) -> bool {
+    let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let path = mount.join(path.strip_prefix("/").unwrap_or(path));
+    let mut levels = path.ancestors().take_while(|level| level.starts_with(mount));
+    is_plain && levels.any(|level| fs::metadata(level).is_ok_and(|level| level.ino() == cgroup_id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{platform::CgroupRoot, skip::skip, testing::until};
+    use nix::{sys::signal::kill, unistd::Pid};
     use std::process::{Child, Command};
 
     fn state(pid: u32) -> String {
@@ -35,6 +46,19 @@ mod tests {
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGSTOP).unwrap();
         until("the process to stop", || state(child.id()) == "T");
         child
+    }
+
+    #[test]
+    fn a_folder_outside_of_the_mount_is_no_cgroup() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = folder.path().join("mount");
+        fs::create_dir_all(mount.join("job/child")).unwrap();
+        let number = |path: &Path| fs::metadata(path).unwrap().ino();
+        let is_within = |path: &str, of: &Path| is_within(&mount, path.as_ref(), number(of));
+        assert!(is_within("/job/child", &mount.join("job")) && is_within("/job/child", &mount));
+        assert!(!is_within("/job", &mount.join("job/child")));
+        assert!(!is_within("/job", folder.path()), "the folder that the mount is in");
+        assert!(!is_within("/..", folder.path()) && !is_within("/../mount/job", &mount.join("job")));
     }
 
     #[test]
