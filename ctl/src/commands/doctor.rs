@@ -62,7 +62,11 @@ fn page(answer: &pb::DoctorResponse, paint: Paint) -> String {
     out.push('\n');
     let painted = |state: pb::CheckState| {
         let word = json::check(state);
-        if state == pb::CheckState::Degraded { paint.warn(word) } else { paint.bad(word) }
+        if matches!(state, pb::CheckState::Degraded | pb::CheckState::NotProved) {
+            paint.warn(word)
+        } else {
+            paint.bad(word)
+        }
     };
     for group in alone.iter().filter(|g| !g.advice.is_empty()) {
         for c in &group.checks {
@@ -73,9 +77,13 @@ fn page(answer: &pb::DoctorResponse, paint: Paint) -> String {
     for group in together {
         let _ = write!(out, "{}", of_one_cause(group, &painted(group.state)));
     }
+    let unproved = match count(pb::CheckState::NotProved) {
+        0 => String::new(),
+        unproved => format!(", {unproved} not proved"),
+    };
     let _ = writeln!(
         out,
-        "{} work, {} degraded, {} missing",
+        "{} work, {} degraded, {} missing{unproved}",
         count(pb::CheckState::Works),
         count(pb::CheckState::Degraded),
         count(pb::CheckState::Missing)
@@ -123,11 +131,18 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_an_error() {
-        use pb::CheckState::{Degraded, Missing, Unspecified, Works};
-        assert_eq!(exit_of(&checks(&[Works, Degraded])), Exit::Done);
+        use pb::CheckState::{Degraded, Missing, NotProved, Unspecified, Works};
+        assert_eq!(exit_of(&checks(&[Works, Degraded, NotProved])), Exit::Done);
         assert_eq!(exit_of(&checks(&[Works, Missing])), Exit::Error);
         assert_eq!(exit_of(&checks(&[Unspecified])), Exit::Error);
         insta::assert_snapshot!(page(&checks(&[Works, Degraded, Missing]), Paint::plain()));
+    }
+
+    #[test]
+    fn what_is_not_proved_does_not_count_as_working() {
+        let page = page(&checks(&[pb::CheckState::Works, pb::CheckState::NotProved]), Paint::plain());
+        assert!(page.contains("not-proved ebpf NotProved: do this about NotProved"), "{page}");
+        assert!(page.ends_with("1 work, 0 degraded, 0 missing, 1 not proved\n"), "{page}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) fn now(place: &Place<'_>, reason: &str, output: Output) -> Result<Exi
     print(&if output.json() { json::text(&drill::value(&result)) } else { drill::page(&result, &place.zone) })?;
     Ok(match result.proof() {
         pb::DrillProof::Proved => Exit::Done,
-        pb::DrillProof::Unproved => Exit::Partial,
+        pb::DrillProof::Unproved | pb::DrillProof::NotDone => Exit::Partial,
         pb::DrillProof::Failed | pb::DrillProof::Unspecified => Exit::Error,
     })
 }

@@ -12,6 +12,7 @@ fn word(proof: pb::DrillProof) -> &'static str {
     match proof {
         pb::DrillProof::Proved => "proved",
         pb::DrillProof::Unproved => "unproved",
+        pb::DrillProof::NotDone => "not-done",
         pb::DrillProof::Failed | pb::DrillProof::Unspecified => "failed",
     }
 }

@@ -238,6 +238,7 @@ fn drilled(drill: &Drill) -> String {
 pub fn factor_change(change: &FactorChange) -> String {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
     format!("{} {} -> {} [{}]", change.path, value(&change.old), value(&change.new), change.class.name())
+        Finding::NotDone => format!("{name} was NOT DONE: {} ({actor}: {reason})", drill.why()),
 }
 
 /// Between which times a run ended that no daemon watched, and what shows that.
@@ -394,7 +395,7 @@ fn weight(entry: &Logged) -> Weight {
         Some(Record::Drift { .. } | Record::Statement { digest: None, .. }) => Weight::Warn,
         Some(Record::Drill(drill)) => match drill.result {
             Finding::Proved => Weight::Plain,
-            Finding::Unproved => Weight::Warn,
+            Finding::Unproved | Finding::NotDone => Weight::Warn,
             Finding::Failed => Weight::Bad,
         },
         Some(Record::Health(change)) => match change.to {

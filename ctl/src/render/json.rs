@@ -372,6 +372,7 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
     };
     let raw = |entry: &crate::entry::Logged| serde_json::from_slice(&entry.bytes).unwrap_or(Value::Null);
     let opened = incident.opened_by();
+        pb::CheckState::NotProved => "not-proved",
     let unwatched = incident.unwatched();
     let leaks: Vec<Value> = incident
         .containments()

@@ -73,6 +73,9 @@ pub enum Finding {
     Proved,
     /// Containment could not be proved, because the node only observes. This is no success.
     Unproved,
+    /// The drill could not be done, or not to its end, for a reason that says nothing about containment: no run fits, or the daemon was
+    /// stopped. This is no success.
+    NotDone,
     /// A step failed.
     Failed,
 }
@@ -83,6 +86,7 @@ impl Finding {
         match self {
             Finding::Proved => "proved",
             Finding::Unproved => "unproved",
+            Finding::NotDone => "not-done",
             Finding::Failed => "failed",
         }
     }
@@ -157,7 +161,7 @@ pub struct Known {
     pub since_ns: i64,
     /// When the daemon started.
     pub started_ns: i64,
-    /// When the last drill ended, and whether it failed.
+    /// When the last drill ended, and whether it is repeated soon: it failed, or was not done.
     pub last: Option<(i64, bool)>,
     /// When the last drill ended that proved a stop.
     pub proved_ns: Option<i64>,
@@ -165,7 +169,7 @@ pub struct Known {
 
 /// The first drill is done so long after the schedule is turned on.
 const FIRST: Span = Span::from_secs(60);
-/// A drill that failed is repeated after this time.
+/// A drill that failed or was not done is repeated after this time.
 const AGAIN: Span = Span::from_secs(600);
 /// Longer than a drill can take. A drill is overdue only after it, and so long after the start of the daemon.
 const GRACE: Span = Span::from_secs(60);
@@ -187,11 +191,31 @@ impl Schedule {
     /// Since when no drill has proved a stop, where that is too long ago.
     pub fn overdue_since_ns(&self, known: &Known, now_ns: i64) -> Option<i64> {
         let since = known.proved_ns.filter(|at| *at <= now_ns).unwrap_or(known.since_ns.min(now_ns));
-        let most = self.every.0.saturating_add(self.jitter.0).saturating_add(GRACE.0.max(self.every.0 / 10));
         let age = u64::try_from(now_ns.saturating_sub(since)).unwrap_or(0);
         let up = u64::try_from(now_ns.saturating_sub(known.started_ns)).unwrap_or(0);
-        (age > most && up > GRACE.0).then_some(since)
+        (age > self.longest().0 && up > GRACE.0).then_some(since)
     }
+
+    /// How long nothing changes by the passing of time: until a drill is due, or overdue. At most [`Schedule::LOOK`], because the clock may
+    /// be set.
+    pub fn rests(&self, known: &Known, delay: Span, now_ns: i64) -> Span {
+        let left = |at: i64| u64::try_from(at.saturating_sub(now_ns)).unwrap_or(0);
+        let proved = known.proved_ns.filter(|at| *at <= now_ns).unwrap_or(known.since_ns.min(now_ns));
+        let overdue =
+            proved.saturating_add(signed(self.longest().0)).max(known.started_ns.saturating_add(signed(GRACE.0)));
+        // Overdue is what lies after that instant.
+        let overdue = Some(left(overdue.saturating_add(1))).filter(|left| *left > 0);
+        let rest = left(self.due_ns(known, delay, now_ns)).min(overdue.unwrap_or(u64::MAX));
+        Span(rest.min(Schedule::LOOK.0))
+    }
+
+    /// How long a node may be without a proof.
+    fn longest(&self) -> Span {
+        Span(self.every.0.saturating_add(self.jitter.0).saturating_add(GRACE.0.max(self.every.0 / 10)))
+    }
+
+    /// The schedule is looked at so often at least.
+    pub const LOOK: Span = Span::from_secs(60);
 }
 
 fn signed(ns: u64) -> i64 {
@@ -252,6 +276,24 @@ mod tests {
         let restarted = Known { started_ns: at + 10 * most, ..proved };
         assert_eq!(DAY.overdue_since_ns(&restarted, at + 10 * most + 60 * S), None, "there was no time for one");
         assert_eq!(DAY.overdue_since_ns(&restarted, at + 10 * most + 60 * S + 1), Some(at + S));
+    }
+
+    #[test]
+    fn nothing_is_to_be_done_until_a_drill_is_due_or_overdue() {
+        let at = 1_000_000 * S;
+        let known = Known { since_ns: at, started_ns: at, ..Known::default() };
+        let rests = |known: &Known, now| DAY.rests(known, Span(0), now);
+        assert_eq!(rests(&known, at + 15 * S), Span::from_secs(45), "the first one");
+        assert_eq!(rests(&known, at + 61 * S), Span(0));
+        let done = Known { last: Some((at, false)), proved_ns: Some(at), ..known };
+        assert_eq!(rests(&done, at), Schedule::LOOK, "the clock may be set meanwhile");
+        assert_eq!(rests(&done, at + 86_399 * S), Span::from_secs(1));
+        // Drills fail, and the time comes from which they are overdue.
+        let most = (86_400 + 3_600 + 8_640) * S;
+        let failed = Known { last: Some((at + most - 9 * S, true)), ..done };
+        assert_eq!(rests(&failed, at + most - 2 * S), Span(2_000_000_001));
+        assert_eq!(DAY.overdue_since_ns(&failed, at + most - 2 * S + 2_000_000_001), Some(at));
+        assert_eq!(rests(&failed, at + most + S), Schedule::LOOK, "it is overdue by then");
     }
 
     #[test]

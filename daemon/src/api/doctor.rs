@@ -12,7 +12,7 @@ use crate::{
     watchers::rollback::Counter,
 };
 use failsafe_core::{policy::assurance, time::Span};
-use failsafe_proto::v1::{CheckState, DoctorCheck};
+use failsafe_proto::v1::{CheckState, DoctorCheck, DrillProof};
 
 fn check(
     area: &str,
@@ -320,10 +320,16 @@ fn drills(context: &Context, out: &mut Vec<DoctorCheck>) {
             let detail = format!("overdue (drill.every is {every}): {proved}");
             check("containment", "drill", CheckState::Degraded, detail, advice)
         }
-        (None, false) if state.every_ms == 0 => {
-            works("containment", "drill", format!("{proved}; no schedule ([drill] every is not set)"))
+        (None, false) => {
+            let schedule = if state.every_ms == 0 { "; no schedule ([drill] every is not set)" } else { "" };
+            let last = state.last.as_ref().filter(|last| last.proof() != DrillProof::Proved);
+            let last = last.map(|last| format!("; {} proved nothing: {}", last.name, last.problem)).unwrap_or_default();
+            let detail = format!("{proved}{last}{schedule}");
+            match state.proved {
+                Some(_) => works("containment", "drill", detail),
+                None => check("containment", "drill", CheckState::NotProved, detail, advice),
+            }
         }
-        (None, false) => works("containment", "drill", proved),
     });
 }
 

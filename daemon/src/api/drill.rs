@@ -1,7 +1,7 @@
 //! `DrillService`.
 
 use super::Context;
-use crate::watchers::drill::Asked;
+use crate::watchers::drill::{Asked, Counts, Refused};
 use failsafe_core::drill::{Drill, Finding};
 use failsafe_proto::{ErrorReason, v1};
 use std::sync::Arc;
@@ -20,8 +20,12 @@ impl v1::drill_service_server::DrillService for Drills {
                 .status("reason: expected why, in 1 to 1000 bytes; it is kept in the audit log"));
         }
         let asked = self.0.drills.ask(Asked { actor, reason });
-        let result = asked.map_err(|busy| ErrorReason::LimitReached.status(busy.to_string()))?;
-        let drill = result.await.map_err(|_| ErrorReason::DaemonStopping.status("the daemon is stopping"))?;
+        let result = asked.map_err(|why| match why {
+            Refused::Busy => ErrorReason::LimitReached.status(why.to_string()),
+            Refused::Closed => ErrorReason::DaemonStopping.status(why.to_string()),
+        })?;
+        let stopping = |_| ErrorReason::DaemonStopping.status(Refused::Closed.to_string());
+        let drill = result.await.map_err(stopping)?;
         Ok(Response::new(shown(&drill)))
     }
 
@@ -36,7 +40,7 @@ pub(super) fn state(context: &Context) -> v1::DrillState {
     let view = context.drills.view();
     let schedule = context.config.drill.schedule();
     let ms = |ns: u64| ns / 1_000_000;
-    let [proved_count, unproved_count, failed_count] = view.counts;
+    let Counts { proved, unproved, not_done, failed } = view.counts;
     v1::DrillState {
         every_ms: schedule.map_or(0, |schedule| ms(schedule.every.0)),
         jitter_ms: schedule.map_or(0, |schedule| ms(schedule.jitter.0)),
@@ -47,9 +51,10 @@ pub(super) fn state(context: &Context) -> v1::DrillState {
         overdue: view.overdue,
         running: view.drills.under.is_some(),
         proved_ns: view.drills.proved.as_ref().map_or(0, Drill::ended_ns),
-        proved_count,
-        unproved_count,
-        failed_count,
+        proved_count: proved,
+        unproved_count: unproved,
+        failed_count: failed,
+        not_done_count: not_done,
     }
 }
 
@@ -57,6 +62,7 @@ fn shown(drill: &Drill) -> v1::DrillResult {
     let proof = match drill.result {
         Finding::Proved => v1::DrillProof::Proved,
         Finding::Unproved => v1::DrillProof::Unproved,
+        Finding::NotDone => v1::DrillProof::NotDone,
         Finding::Failed => v1::DrillProof::Failed,
     };
     let step =

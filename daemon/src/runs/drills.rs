@@ -54,7 +54,7 @@ impl Drills {
         match drill.result {
             Finding::Proved => (self.proved, self.failed) = (Some(drill.clone()), None),
             Finding::Failed => self.failed = Some(drill.clone()),
-            Finding::Unproved => {}
+            Finding::Unproved | Finding::NotDone => {}
         }
     }
 
@@ -63,7 +63,10 @@ impl Drills {
         Known {
             since_ns: self.since_ns.unwrap_or(started_ns),
             started_ns,
-            last: self.last.as_ref().map(|drill| (drill.ended_ns(), drill.result == Finding::Failed)),
+            last: self
+                .last
+                .as_ref()
+                .map(|drill| (drill.ended_ns(), matches!(drill.result, Finding::Failed | Finding::NotDone))),
             proved_ns: self.proved.as_ref().map(Drill::ended_ns),
         }
     }
@@ -129,6 +132,9 @@ mod tests {
         drills.take(&drill(Finding::Unproved, 2));
         assert_eq!(drills.failed, Some(drill(Finding::Failed, 1)), "a drill that proves nothing ends nothing");
         assert_eq!(drills.known(9).last, Some((3, false)));
+        drills.take(&drill(Finding::NotDone, 4));
+        assert_eq!(drills.failed, Some(drill(Finding::Failed, 1)), "nor does one that was not done");
+        assert_eq!(drills.known(9).last, Some((5, true)), "which is repeated soon");
         drills.take(&drill(Finding::Proved, 5));
         assert_eq!((drills.failed.clone(), drills.known(9).proved_ns), (None, Some(6)));
     }

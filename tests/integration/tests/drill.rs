@@ -37,6 +37,10 @@ fn is_result(entry: &Value, result: &str) -> bool {
 fn a_drill_latches_freezes_thaws_and_kills_a_run_of_its_own_and_no_other() -> Result<()> {
     on_node("drill", "", |node| {
         let run = Launch::new("bystander", POLICY).start(node, ["sleep", "600"])?;
+        let unproved = node.json(["doctor"])?;
+        let checks = unproved["checks"].as_array().context("no checks")?;
+        let check = checks.iter().find(|check| check["name"] == "drill").context("no check of drills")?;
+        ensure!(check["state"] == "not-proved", "nothing was proved yet: {check}");
         let result = drill(node, 0)?;
         ensure!(result["result"] == "proved" && result["problem"] == "", "{result}");
         ensure!(result["stopped_in_ns"].as_u64() > Some(0), "{result}");
@@ -130,6 +134,34 @@ fn a_drill_that_a_crash_cut_short_is_counted_as_failed_and_leaves_no_run() -> Re
         wait_for("the node is degraded", || Ok(reasons(node)?.contains(&"drill-failed".to_owned())))?;
         ensure!(drill(node, 0)?["result"] == "proved");
         node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_drill_that_an_orderly_stop_cut_short_is_not_done_and_has_not_failed() -> Result<()> {
+    on_node("drillstop", "", |node| {
+        // Where the drill was done before the daemon stopped, there is another try.
+        for _ in 0..20 {
+            let mut asking = node.ctl_command(["drill", "now"]).spawn()?;
+            wait_for_some("a process is in the run of a drill, or the drill is over", || {
+                Ok(if is_populated(node)? { Some(()) } else { asking.try_wait()?.map(drop) })
+            })?;
+            node.stop()?;
+            asking.wait()?;
+            node.restart()?;
+            let status = node.json(["drill", "status"])?;
+            ensure!(status["failed"].is_null(), "{status}");
+            if status["last"]["result"] == "proved" {
+                continue;
+            }
+            ensure!(status["last"]["result"] == "not-done", "{status}");
+            let why = status["last"]["problem"].as_str().unwrap_or_default();
+            ensure!(why.starts_with("the daemon was stopped during step "), "{status}");
+            wait_for("nothing is left of it", || Ok(runs_of_drills(node)? == 0 && cgroups(node)?.is_empty()))?;
+            ensure!(drill(node, 0)?["result"] == "proved");
+            return node.log_is_whole();
+        }
+        anyhow::bail!("no drill was cut short in 20 tries")
     })
 }
 

@@ -12,7 +12,7 @@ mod shared;
 pub mod target;
 
 pub use once::Asked;
-pub use shared::{Busy, Shared, View};
+pub use shared::{Counts, Refused, Shared, View};
 
 use crate::{
     causes::chain,
@@ -50,7 +50,7 @@ use tokio::sync::mpsc;
 pub const FAILED: &str = "drill-failed";
 /// ... while no drill has proved a stop for too long.
 pub const OVERDUE: &str = "drill-overdue";
-/// How often the thread looks whether something is to be done.
+/// How often the thread looks whether leftovers are gone, after the start of the daemon.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long drills wait after the start of the daemon until leftovers are gone.
 const CLEARED: Duration = Duration::from_secs(20);
@@ -93,8 +93,8 @@ pub struct Drilling {
     overdue: NodeState,
     /// The random part of the jitter of the next drill.
     delay: Span,
-    /// Since the daemon started: proved, unproved, failed.
-    counts: [u64; 3],
+    /// Since the daemon started.
+    counts: Counts,
     /// When leftovers were looked for last.
     swept: Option<Instant>,
 }
@@ -109,11 +109,13 @@ impl Drilling {
         drills.since_ns = parts.schedule.map(|_| drills.since_ns.unwrap_or(parts.started_ns));
         let delay = delay(parts.schedule);
         let (failed, overdue) = (NodeState::new(FAILED), NodeState::new(OVERDUE));
-        Drilling { parts, drills, failed, overdue, delay, counts: [0; 3], swept: None }
+        Drilling { parts, drills, failed, overdue, delay, counts: Counts::default(), swept: None }
     }
 
     /// Works until `stop`.
     pub fn work(mut self, stop: &AtomicBool) {
+        let shared = self.parts.shared.clone();
+        let _open = shared.open(thread::current());
         self.cut_short();
         self.keep();
         let began = Instant::now();
@@ -132,8 +134,20 @@ impl Drilling {
                 let asked = Asked { actor: schedule(), reason: "it is due".into() };
                 self.drill(&asked, is_clear, &|| stop.load(Ordering::Relaxed));
             } else {
-                thread::park_timeout(LOOK);
+                self.rest(is_clear);
             }
+        }
+    }
+
+    /// Waits until something is to be done, or the thread is unparked: by a request, or because it is to stop.
+    fn rest(&self, is_clear: bool) {
+        let (known, now) = (self.drills.known(self.parts.started_ns), clock::wall_ns());
+        let scheduled = self.parts.schedule.map(|schedule| schedule.rests(&known, self.delay, now));
+        let scheduled = scheduled.map(|rest| Duration::from_nanos(rest.0));
+        let leftovers = (!is_clear).then_some(AGAIN);
+        match scheduled.into_iter().chain(leftovers).min() {
+            Some(wait) => thread::park_timeout(wait),
+            None => thread::park(),
         }
     }
 
@@ -153,7 +167,7 @@ impl Drilling {
             once::drill(&self.parts, &name, asked, stop)
         } else {
             let why = "the run of an earlier drill has not ended: `failsafectl list` shows it".to_owned();
-            Drill { problem: Some(why), ..not_done(self.drills.under.take().as_ref(), &name, began_ns) }
+            Drill { problem: Some(why), ..nothing_done(self.drills.under.take().as_ref(), &name, began_ns) }
         };
         self.take(&drill);
         drill
@@ -166,17 +180,18 @@ impl Drilling {
             Finding::Proved => {
                 tracing::info!(name = drill.name, stopped_in, "a drill proved that the node stops a run")
             }
-            _ => {
+            Finding::NotDone => tracing::warn!(name = drill.name, why = drill.why(), "a drill could not be done"),
+            Finding::Unproved | Finding::Failed => {
                 tracing::error!(name = drill.name, why = drill.why(), "a drill did not prove that the node stops a run")
             }
         }
         self.parts.log.record(&Record::Drill(drill.clone()), drill.run, None);
         self.drills.take(drill);
-        let [proved, unproved, failed] = &mut self.counts;
         *match drill.result {
-            Finding::Proved => proved,
-            Finding::Unproved => unproved,
-            Finding::Failed => failed,
+            Finding::Proved => &mut self.counts.proved,
+            Finding::Unproved => &mut self.counts.unproved,
+            Finding::NotDone => &mut self.counts.not_done,
+            Finding::Failed => &mut self.counts.failed,
         } += 1;
         self.delay = delay(self.parts.schedule);
         self.keep();
@@ -197,14 +212,14 @@ impl Drilling {
         let began_ns = under.as_ref().map(|under| under.began_ns).or(left.as_ref().map(|run| run.registered_wall_ns));
         let problem = Some("the daemon ended during the drill".to_owned());
         let run = left.filter(|run| run.name == name).map(|run| run.id);
-        let drill = Drill { run, problem, ..not_done(under.as_ref(), &name, began_ns.unwrap_or_default()) };
+        let drill = Drill { run, problem, ..nothing_done(under.as_ref(), &name, began_ns.unwrap_or_default()) };
         self.take(&drill);
     }
 
     /// Runs of drills that live or are guarded. In this thread none of them is one of its own.
     fn leftovers(&self) -> Vec<Run> {
         let registry = &self.parts.registry;
-        // Five times a second: only runs of drills are copied.
+        // Of many runs: only those of drills are copied.
         let of_drill = |run: &Run| is_drill(&run.labels).then(|| run.clone());
         let live = registry.live().into_iter().filter_map(|live| of_drill(&live.run));
         live.chain(registry.guarded().into_iter().filter_map(|guarded| of_drill(&guarded.run))).collect()
@@ -300,7 +315,7 @@ fn schedule() -> Actor {
 }
 
 /// A drill that failed before anything was done.
-fn not_done(under: Option<&Under>, name: &str, began_ns: i64) -> Drill {
+fn nothing_done(under: Option<&Under>, name: &str, began_ns: i64) -> Drill {
     Drill {
         run: None,
         name: name.to_owned(),

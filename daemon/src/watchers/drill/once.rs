@@ -13,6 +13,7 @@ use super::{
     target::{DENIED, Target},
 };
 use crate::{
+    guard::kernel::KernelError,
     pipeline::{
         Message,
         containment::Answer,
@@ -21,7 +22,7 @@ use crate::{
     platform::clock,
     runs::{
         LiveRun, grants,
-        start::{Place, Wanted},
+        start::{Place, StartError, Wanted},
     },
 };
 use failsafe_core::{
@@ -33,7 +34,9 @@ use failsafe_core::{
     time::Span,
 };
 use std::{
+    cell::Cell,
     collections::BTreeMap,
+    io,
     os::unix::process::ExitStatusExt,
     sync::Arc,
     thread,
@@ -56,6 +59,8 @@ enum Missed {
     Failed(Step, String),
     /// The node only observes.
     Observed,
+    /// It cannot be done now, for a reason that says nothing about containment.
+    NotDone(String),
 }
 
 type Stepped<T> = Result<T, Missed>;
@@ -76,8 +81,17 @@ pub struct Asked {
 /// Does a drill. It returns when nothing is left of the run, or that is what failed.
 pub(super) fn drill(parts: &Parts, name: &str, asked: &Asked, stop: &dyn Fn() -> bool) -> Drill {
     let (began_ns, began) = (clock::wall_ns(), Instant::now());
-    let mut attempt =
-        Attempt { parts, name, stop, live: None, target: None, said: None, stopped_in: None, steps: Vec::new() };
+    let mut attempt = Attempt {
+        parts,
+        name,
+        stop,
+        cut_short: Cell::new(false),
+        live: None,
+        target: None,
+        said: None,
+        stopped_in: None,
+        steps: Vec::new(),
+    };
     let done = attempt.all(asked);
     let (result, failed, problem) = match done {
         Ok(()) => (Finding::Proved, None, None),
@@ -85,9 +99,11 @@ pub(super) fn drill(parts: &Parts, name: &str, asked: &Asked, stop: &dyn Fn() ->
             let why = "the node observes: nothing is refused or frozen, so containment could not be proved";
             (Finding::Unproved, None, Some(why.to_owned()))
         }
-        Err(Missed::Failed(step, _)) if stop() => {
-            (Finding::Failed, Some(step), Some("the daemon was stopped during the drill".to_owned()))
+        // What was not waited for until its limit did not fail. A step that failed before that keeps its reason.
+        Err(Missed::Failed(step, _)) if attempt.cut_short.get() => {
+            (Finding::NotDone, None, Some(format!("the daemon was stopped during step {step}")))
         }
+        Err(Missed::NotDone(why)) => (Finding::NotDone, None, Some(why)),
         Err(Missed::Failed(step, why)) => (Finding::Failed, Some(step), Some(why)),
     };
     let left = if result == Finding::Proved { None } else { attempt.clean_up() };
@@ -114,6 +130,8 @@ struct Attempt<'a> {
     parts: &'a Parts,
     name: &'a str,
     stop: &'a dyn Fn() -> bool,
+    /// A wait ended because the daemon stops, before its limit.
+    cut_short: Cell<bool>,
     live: Option<Arc<LiveRun>>,
     target: Option<Target>,
     /// What the process said before it was frozen.
@@ -167,14 +185,14 @@ impl Attempt<'_> {
             unlimited: true,
         };
         let made = registry.make(wanted, Place::Below(self.parts.cgroup_parent.clone()), &self.parts.boot_id);
-        let live = made.map_err(failed(step))?;
+        let live = made.map_err(not_made)?;
         self.live = Some(live.clone());
         let (done, mut judged) = oneshot::channel();
         self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
         self.until(self.limit(), || judged.try_recv().ok())
             .ok_or_else(|| Missed::Failed(step, "the run was not taken up".to_owned()))?;
         let mut target = Target::start().map_err(|error| failed(step)(format!("its process: {error}")))?;
-        let ready = target.is_ready(self.limit(), self.stop).map_err(failed(step))?;
+        let ready = self.hears(&mut target, self.limit()).map_err(failed(step))?.is_some_and(Target::is_ready);
         let pid = target.pid();
         if !ready {
             return Err(Missed::Failed(step, format!("its process {pid} does not answer")));
@@ -194,7 +212,7 @@ impl Attempt<'_> {
             if live.mode() == Mode::Observe {
                 return Err(Missed::Observed);
             }
-            let seen = target.hear(Instant::now(), self.stop).ok().flatten().map_or("nothing", answered);
+            let seen = self.hears(target, Instant::now()).ok().flatten().map_or("nothing", answered);
             let last = last(live, Action::Freeze);
             return Err(Missed::Failed(
                 Step::Stop,
@@ -216,14 +234,15 @@ impl Attempt<'_> {
 
     fn is_still(&mut self, live: &LiveRun, target: &mut Target) -> Stepped<()> {
         // Where the kernel does not hold the caller itself, it can answer before it is frozen.
-        while let Some(byte) = target.hear(Instant::now(), self.stop).map_err(failed(Step::Still))? {
+        while let Some(byte) = self.hears(target, Instant::now()).map_err(failed(Step::Still))? {
             self.said = Some(byte);
         }
         target.ping().map_err(failed(Step::Still))?;
-        match target.hear(Instant::now() + SILENT, self.stop).map_err(failed(Step::Still))? {
+        match self.hears(target, Instant::now() + SILENT).map_err(failed(Step::Still))? {
             Some(byte) => {
                 Err(Missed::Failed(Step::Still, format!("its process runs although it is frozen: {}", answered(byte))))
             }
+            None if self.cut_short.get() => Err(Missed::Failed(Step::Still, "it was not waited for".to_owned())),
             None if live.cgroup.events().is_ok_and(|events| events.frozen) => Ok(()),
             None => Err(Missed::Failed(Step::Still, "it did not stay frozen".to_owned())),
         }
@@ -236,7 +255,7 @@ impl Attempt<'_> {
         }
         // What it was frozen in, and then what it was asked meanwhile.
         let limit = self.limit();
-        let mut hear = || target.hear(limit, self.stop).map_err(failed(Step::Thaw));
+        let mut hear = || self.hears(target, limit).map_err(failed(Step::Thaw));
         match self.said.map_or_else(&mut hear, |said| Ok(Some(said)))? {
             Some(DENIED) => {}
             seen => {
@@ -316,16 +335,37 @@ impl Attempt<'_> {
             if let Some(found) = look() {
                 return Some(found);
             }
-            if Instant::now() >= limit || (self.stop)() {
+            if Instant::now() >= limit {
+                return None;
+            }
+            if (self.stop)() {
+                self.cut_short.set(true);
                 return None;
             }
             thread::sleep(LOOK);
         }
     }
 
+    /// The next answer of the process, in the same way.
+    fn hears(&self, target: &mut Target, limit: Instant) -> io::Result<Option<u8>> {
+        let heard = target.hear(limit, self.stop)?;
+        if heard.is_none() && Instant::now() < limit {
+            self.cut_short.set(true);
+        }
+        Ok(heard)
+    }
+
     fn send(&self, message: Message) {
         // A closed queue means that the pipeline has ended; the supervisor ends the daemon then.
         let _closed = self.parts.pipeline.send(message);
+    }
+}
+
+/// That no run was made. Where no slot is free, the runs that live are contained as before.
+fn not_made(error: StartError) -> Missed {
+    match error {
+        StartError::Kernel(KernelError::Full) => Missed::NotDone(error.to_string()),
+        error => failed(Step::Start)(error),
     }
 }
 
@@ -363,4 +403,19 @@ fn answered(byte: u8) -> &'static str {
 
 fn span(took: Duration) -> Span {
     Span(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_slots_are_no_failure_of_containment_and_a_refusal_of_the_kernel_is() {
+        assert!(
+            matches!(not_made(StartError::Kernel(KernelError::Full)), Missed::NotDone(why) if why.contains("runs live"))
+        );
+        for error in [KernelError::Ebpf("x".into()), KernelError::Blind("x".into())] {
+            assert!(matches!(not_made(error.into()), Missed::Failed(Step::Start, _)));
+        }
+    }
 }

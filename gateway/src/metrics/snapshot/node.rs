@@ -18,8 +18,12 @@ const LEVELS: [(HealthLevel, &str); 5] = [
     (HealthLevel::Unhealthy, "unhealthy"),
 ];
 /// Results of drills with their names.
-const DRILLS: [(DrillProof, &str); 3] =
-    [(DrillProof::Proved, "proved"), (DrillProof::Unproved, "unproved"), (DrillProof::Failed, "failed")];
+const DRILLS: [(DrillProof, &str); 4] = [
+    (DrillProof::Proved, "proved"),
+    (DrillProof::Unproved, "unproved"),
+    (DrillProof::NotDone, "not-done"),
+    (DrillProof::Failed, "failed"),
+];
 /// Signals of GPUs: name of the signal, of the series, help, and what one unit of the signal is.
 const SIGNALS: [(&str, &str, &str, f64); 6] = [
     (
@@ -210,7 +214,8 @@ fn add_drills(families: &mut Families, answer: &MetricsSnapshotResponse) {
     let help = "Whether by the schedule no drill has proved a stop for too long.";
     families.gauge("failsafed_drill_overdue", help, f64::from(u8::from(drill.overdue)));
     let mut done = families.counters("failsafed_drills_total", "Drills by result.");
-    for ((_, name), count) in DRILLS.iter().zip([drill.proved_count, drill.unproved_count, drill.failed_count]) {
+    let counts = [drill.proved_count, drill.unproved_count, drill.not_done_count, drill.failed_count];
+    for ((_, name), count) in DRILLS.iter().zip(counts) {
         done.with(&[("result", name)], count as f64);
     }
 }
