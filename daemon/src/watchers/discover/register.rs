@@ -20,13 +20,22 @@ use failsafe_core::{
     discover::{LABEL, Match, holds_supervisor},
     input::Gap,
 };
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
 use tokio::sync::oneshot;
 
 /// The label of a run whose cgroup had processes before it was registered.
 pub const EARLIER: &str = "failsafe.earlier";
 /// How often held events are taken, at most.
 const ROUNDS: usize = 8;
+/// From when on no events of a run are held any more.
+const HELD_FOR: Duration = Duration::from_secs(2);
+/// How many held events the pipeline judges before it takes other messages.
+const PART: usize = 32;
 
 /// Why a cgroup has no run.
 #[derive(Debug)]
@@ -151,21 +160,21 @@ impl Discovery {
     }
 
     /// What the run did before it was registered, in order: its processes were bounded by the kernel, and nobody judged them. What they do
-    /// meanwhile is held, too, until the pipeline has judged what came before. A run that is never quiet ends that: after [`ROUNDS`] its
-    /// last held events and its next ones are judged beside each other.
+    /// meanwhile is held, too, until the pipeline has judged what came before. A run that is never quiet ends that: after [`ROUNDS`], or
+    /// [`HELD_FOR`], its last held events and its next ones are judged beside each other.
     fn judge_held(&self, live: &LiveRun) {
         let (mut refusals, mut others) = (0, 0);
+        let (until, kernel) = (Instant::now() + HELD_FOR, self.parts.registry.kernel());
         for round in 1..=ROUNDS {
-            let Some(held) = self.parts.registry.take_held(live.slot, live.epoch, round == ROUNDS) else { break };
+            let last = round == ROUNDS || Instant::now() >= until;
+            let Some(held) = self.parts.registry.take_held(live.slot, live.epoch, last) else { break };
             refusals += held.lost_refusals;
             others += held.lost_others;
-            let kernel = self.parts.registry.kernel();
             let inputs = held.events.into_iter().filter_map(|event| translate::event_of(kernel, live.run.id, event));
-            self.send(Message::Inputs(inputs.collect()));
-            let (done, judged) = oneshot::channel();
-            self.send(Message::Judged(done));
-            // As above: without the pipeline the daemon is stopping.
-            let _judged = judged.blocking_recv();
+            let pipeline_is_there = judge_in_parts(inputs, |message| self.send(message));
+            if last || !pipeline_is_there {
+                break;
+            }
         }
         let lost = refusals + others;
         if lost > 0 {
@@ -226,6 +235,21 @@ impl Discovery {
     }
 }
 
+/// Has the pipeline judge inputs, in order. One part waits in its queue at a time, so that what concerns other runs gets in between. False:
+/// the pipeline is gone, and the daemon is stopping.
+fn judge_in_parts(inputs: impl Iterator<Item = Input>, send: impl Fn(Message)) -> bool {
+    let mut inputs = inputs.peekable();
+    while inputs.peek().is_some() {
+        send(Message::Inputs(inputs.by_ref().take(PART).collect()));
+        let (done, judged) = oneshot::channel();
+        send(Message::Judged(done));
+        if judged.blocking_recv().is_err() {
+            return false;
+        }
+    }
+    true
+}
+
 /// A cgroup of a supervisor directly below. One that a user made is none: its name would keep the policy away.
 fn supervisor_in(path: &str, cgroup: &Cgroup) -> Option<String> {
     let of_root = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == 0);
@@ -242,4 +266,50 @@ fn name_of(matched: &Match<'_>) -> String {
     let mut name = format!("{}-{}", matched.rule.name, parts.join("."));
     name.truncate(64);
     name.trim_end_matches(['-', '.']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::queue;
+    use failsafe_core::MonoTime;
+
+    /// The pipeline is the test: while it judges a part, an event of another run comes.
+    #[test]
+    fn an_event_of_another_run_waits_for_one_part_of_the_held_events_at_most() {
+        let (sender, messages) = queue::channel(64);
+        let held = sender.clone();
+        let thread = std::thread::spawn(move || {
+            let inputs = (0..1_000).map(|n| Input::Tick(MonoTime(n)));
+            judge_in_parts(inputs, |message| held.send(message).unwrap())
+        });
+        let (mut judged, mut before_other) = (Vec::new(), None);
+        while judged.len() < 1_000 {
+            match messages.recv_timeout(Duration::from_secs(60)).unwrap() {
+                Message::Inputs(part) => {
+                    judged.extend(part);
+                    if judged.len() == PART {
+                        sender.send(Message::Input(Input::Tick(MonoTime(u64::MAX)))).unwrap();
+                    }
+                }
+                Message::Input(_) => before_other = Some(judged.len()),
+                Message::Judged(done) => drop(done.send(())),
+                _ => unreachable!(),
+            }
+        }
+        let Ok(Message::Judged(done)) = messages.recv_timeout(Duration::from_secs(60)) else { panic!() };
+        done.send(()).unwrap();
+        assert!(thread.join().unwrap());
+        assert!(before_other.is_some_and(|before| before <= 2 * PART), "{before_other:?}");
+        let in_order = (0..1_000).map(|n| Input::Tick(MonoTime(n)));
+        assert!(judged.into_iter().eq(in_order));
+    }
+
+    #[test]
+    fn held_events_are_given_up_when_the_pipeline_is_gone() {
+        let (sender, messages) = queue::channel(4);
+        drop(messages);
+        let inputs = (0..1_000).map(|n| Input::Tick(MonoTime(n)));
+        assert!(!judge_in_parts(inputs, |message| drop(sender.send(message))));
+    }
 }
