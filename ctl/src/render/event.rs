@@ -106,12 +106,20 @@ fn record_summary(record: &Record) -> String {
             let runs: Vec<String> = runs.iter().map(ToString::to_string).collect();
             format!("removed {bytes} bytes of {} ended runs: {why}: {}", runs.len(), runs.join(", "))
         }
-        Record::Limited(limited) => format!(
-            "{} entries about user {} are not written: its budget of the audit log is spent (sha256 {})",
-            limited.entries,
-            users::shown(limited.uid),
-            limited.sha256
-        ),
+        Record::Limited(limited) => {
+            let later = match limited.beginnings {
+                0 => String::new(),
+                n => format!(
+                    "; {n} of them, beginnings of discovered runs, are written when a rule or a user intervenes"
+                ),
+            };
+            format!(
+                "{} entries about user {} are not written: its budget of the audit log is spent{later} (sha256 {})",
+                limited.entries,
+                users::shown(limited.uid),
+                limited.sha256
+            )
+        }
         Record::RecordingClosed { recording, .. } => {
             let problem = recording.problem.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             format!("recording {} closed after {} frames{problem}", recording.part, recording.frames)
@@ -230,6 +238,7 @@ fn drilled(drill: &Drill) -> String {
     match drill.result {
         Finding::Proved => format!("{name} proved that this node stops a run{stopped_in} ({took}; {actor}: {reason})"),
         Finding::Unproved => format!("{name} proved NOTHING: {} ({actor}: {reason})", drill.why()),
+        Finding::NotDone => format!("{name} was NOT DONE: {} ({actor}: {reason})", drill.why()),
         Finding::Failed => format!("{name} FAILED{stopped_in}, {} ({took}; {actor}: {reason})", drill.why()),
     }
 }
@@ -238,7 +247,6 @@ fn drilled(drill: &Drill) -> String {
 pub fn factor_change(change: &FactorChange) -> String {
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
     format!("{} {} -> {} [{}]", change.path, value(&change.old), value(&change.new), change.class.name())
-        Finding::NotDone => format!("{name} was NOT DONE: {} ({actor}: {reason})", drill.why()),
 }
 
 /// Between which times a run ended that no daemon watched, and what shows that.

@@ -142,12 +142,20 @@ pub struct Limited {
     pub kinds: BTreeMap<String, u64>,
     /// The numbers of the first 1,024 decisions among them.
     pub decisions: Vec<u32>,
+    /// How many of them are beginnings of discovered runs. Each is written as an entry of its own as well if somebody or a rule intervenes
+    /// on its run later.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beginnings: u64,
     /// The largest number of a decision among them; 0: none.
     pub last_decision: u32,
     /// The largest number of an incident among them.
     pub last_incident: u32,
     /// SHA-256 over their bodies, each followed by a line end.
     pub sha256: String,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// An entry of the audit log.

@@ -317,6 +317,8 @@ impl Meter {
         self.summed += 1;
         limited.bytes += bytes;
         *limited.kinds.entry(draft.kind.to_string()).or_default() += 1;
+        // Discovered runs are summed up together, without a run. Only of these is the beginning not written at once.
+        limited.beginnings += u64::from(run.is_none() && matches!(record, Record::RunStarted { .. }));
         if let Record::Decision { decision, .. } = record {
             limited.last_decision = limited.last_decision.max(decision.id.n);
             limited.last_incident = limited.last_incident.max(decision.incident.n);

@@ -189,6 +189,8 @@ fn discovered_runs_of_a_user_beyond_the_budget_are_summed_up_together() {
     assert!(limited.iter().all(|it| it.uid == 1000 && it.run.is_none()));
     let summed: u64 = limited.iter().map(|it| it.entries).sum();
     assert_eq!(summed, u64::from(RUNS) * 3 + 1 - ended as u64 * 3, "each entry is written or summed up");
+    let beginnings: u64 = limited.iter().map(|it| it.beginnings).sum();
+    assert_eq!(beginnings, u64::from(RUNS) + 1 - ended as u64, "these may be written later");
 }
 
 #[test]
