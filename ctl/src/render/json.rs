@@ -58,6 +58,7 @@ pub fn run(run: &pb::Run) -> Value {
     // Apart: the macro expands to no more.
     out["not_bounded"] = json!(run.not_bounded);
     out["mode_behind"] = json!(run.mode_behind);
+    out["unenforced"] = json!(run.unenforced);
     out
 }
 

@@ -41,7 +41,7 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
             _ => "",
         };
         let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
-        let unenforced = if r.not_enforced.is_empty() { "" } else { "+unenforced" };
+        let unenforced = if r.unenforced { "+unenforced" } else { "" };
         let mode = match (r.observed, r.not_bounded, r.mode_behind.is_empty()) {
             (true, ..) => "+observed",
             (_, true, _) => "+kernel-observes",

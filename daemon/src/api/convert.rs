@@ -59,6 +59,7 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             out.disarmed_rules.clone_from(&status.rules.disarmed);
             out.unknown_rules.clone_from(&status.rules.unknown);
             out.not_enforced = grants::broken(&live.policy, grants);
+            out.unenforced = grants::unenforced(&live.policy, grants);
             match &status.usage {
                 Some(usage) => {
                     out.processes = usage.processes;

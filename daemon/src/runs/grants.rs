@@ -22,6 +22,11 @@ pub fn broken(policy: &Policy, grants: &Grants) -> Vec<String> {
     broken.iter().map(|b| format!("{} is {}: {}", b.rule, b.name(), b.detail)).collect()
 }
 
+/// Whether something that the policy asks for is not enforced.
+pub fn unenforced(policy: &Policy, grants: &Grants) -> bool {
+    assurance::is_less_than_asked(policy, grants)
+}
+
 fn of<'a>(programs: impl Iterator<Item = (&'a str, &'a str, &'a ProgramState)>) -> Grants {
     let mut grants = Grants::default();
     for (name, hook, state) in programs {

@@ -107,7 +107,12 @@ impl RuleAssurance {
 
     /// Whether a run may start all the same: beyond LSM `[limits]` are seen, and without pins the other bounds hold while a daemon runs.
     fn is_tolerated(&self, policy: &Policy) -> bool {
-        self.rule == LIMITS || (self.rule == ON_DEAD && policy.on_dead_daemon == OnDead::Keep)
+        self.rule == LIMITS || !self.is_asked(policy)
+    }
+
+    /// Whether the policy asks for it. `on_dead_daemon = "keep"` is what holds without a word of the policy.
+    fn is_asked(&self, policy: &Policy) -> bool {
+        self.rule != ON_DEAD || policy.on_dead_daemon != OnDead::Keep
     }
 }
 
@@ -249,6 +254,11 @@ pub fn broken(policy: &Policy, grants: &Grants) -> Vec<RuleAssurance> {
     let mut all = assess(policy, grants);
     all.retain(|judged| !judged.holds());
     all
+}
+
+/// Whether something that the policy asks for is not enforced on this node. What it does not ask for is in [`broken`] alone.
+pub fn is_less_than_asked(policy: &Policy, grants: &Grants) -> bool {
+    broken(policy, grants).iter().any(|judged| judged.is_asked(policy))
 }
 
 /// Why a policy may not be pinned on a node with these grants, or `None`; `on_blind = "continue"` always may.

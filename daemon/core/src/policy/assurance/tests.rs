@@ -283,6 +283,7 @@ fn without_pins_no_policy_is_enforced_after_a_crash_of_the_daemon() {
         assert_eq!(listed.len(), 1, "{head}: {listed:?}");
         assert_eq!((listed[0].rule.as_str(), listed[0].name()), ("on_dead_daemon", "not enforced"), "{head}");
         assert!(listed[0].detail.contains("not pinned") && listed[0].detail.contains("no bpffs"), "{head}");
+        assert_eq!(is_less_than_asked(&policy, &unpinned()), prevents, "{head}: without pins nobody asked for more");
         let refused = refusal(&policy, &unpinned());
         assert_eq!(refused.is_some(), prevents, "{head}: {refused:?}");
         assert!(refused.is_none_or(|why| why.contains("`bpffs`") && !why.contains("lsm=")), "{head}");
