@@ -6,7 +6,7 @@
 
 mod bounded;
 
-pub(super) use bounded::hierarchy;
+pub(super) use bounded::{cgroup2_mounts, hierarchy};
 
 use super::Place;
 use crate::{

@@ -1,6 +1,6 @@
 //! `discover`: what the rules of discovery make of a path, and what the daemon found.
 
-use super::{Place, file_name};
+use super::{Place, cleanup::cgroup2_mounts, file_name};
 use crate::{
     args::DiscoverTestArgs,
     args::Output,
@@ -14,7 +14,10 @@ use failsafe_core::{
 };
 use failsafe_proto::v1 as pb;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 pub(super) fn test(place: &Place<'_>, args: &DiscoverTestArgs) -> Result<Exit, Fail> {
     let answer = match &args.config {
@@ -35,9 +38,9 @@ fn offline(config: &Path, path: &str) -> Result<pb::DiscoveryTestResponse, Fail>
     let texts: Vec<(String, String)> = texts.into_iter().map(|it| (file_name(&it.path), it.text)).collect();
     let (rules, root) = of_config(&texts)
         .map_err(|errors| Fail::new(Exit::Usage, format!("the configuration is not valid\n{errors}")))?;
-    let begin = format!("/sys/fs/cgroup/{root}");
-    let below = Path::new(path).strip_prefix(begin.trim_end_matches('/')).ok().and_then(Path::to_str);
-    let path = below.unwrap_or(path).trim_matches('/').to_owned();
+    // A host without a cgroup2 mount is not the one that the configuration is for.
+    let mounts = fs::read("/proc/self/mountinfo").map(|text| cgroup2_mounts(&text)).unwrap_or_default();
+    let path = below(path, &mounts, &root);
     let mut out = pb::DiscoveryTestResponse { path: path.clone(), ..Default::default() };
     match rules.explain(&path) {
         Explained::Match(found) => {
@@ -61,6 +64,17 @@ fn offline(config: &Path, path: &str) -> Result<pb::DiscoveryTestResponse, Fail>
         }
     }
     Ok(out)
+}
+
+/// The path below the folder of discovery. One with a mount of cgroup2 in front is taken without it; on a host with cgroup v1 beside v2
+/// the mount is not `/sys/fs/cgroup`.
+fn below(path: &str, mounts: &[PathBuf], root: &str) -> String {
+    let usual = || Path::new("/sys/fs/cgroup");
+    let mounts = mounts.iter().map(PathBuf::as_path).chain(std::iter::once(usual()));
+    let folders = mounts.map(|mount| mount.join(root.trim_matches('/')));
+    let rests = folders.filter_map(|folder| Path::new(path).strip_prefix(folder).ok()?.to_str());
+    // A mount can lie in another one: the longer one counts.
+    rests.min_by_key(|rest| rest.len()).unwrap_or(path).trim_matches('/').to_owned()
 }
 
 /// The first file of a configuration that cannot be read.
@@ -223,4 +237,26 @@ fn listed(answer: &pb::DiscoveryListResponse) -> Value {
         "early_bound": answer.early_bound,
         "early_missed": answer.early_missed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_without_the_mount_of_cgroup2_that_it_begins_with() {
+        let hybrid = [PathBuf::from("/sys/fs/cgroup/unified")];
+        let nested = [PathBuf::from("/sys/fs/cgroup"), PathBuf::from("/sys/fs/cgroup/below")];
+        for (path, mounts, root, rest) in [
+            ("/sys/fs/cgroup/unified/docker/12", &hybrid[..], "", "docker/12"),
+            ("/sys/fs/cgroup/unified/jobs/docker/12", &hybrid[..], "jobs", "docker/12"),
+            ("/sys/fs/cgroup/below/a", &nested[..], "", "a"),
+            ("/sys/fs/cgroup/docker/12", &nested[..], "", "docker/12"),
+            ("/sys/fs/cgroup/docker/12", &[], "", "docker/12"),
+            ("/docker/12/", &hybrid[..], "", "docker/12"),
+            ("docker/12", &[], "", "docker/12"),
+        ] {
+            assert_eq!(below(path, mounts, root), rest, "{path}");
+        }
+    }
 }

@@ -96,7 +96,7 @@ pub(in crate::commands) fn hierarchy() -> io::Result<Option<PathBuf>> {
 
 /// Line by line: `procfs` refuses a whole file for one path that is not UTF-8, and any user can mount a FUSE file system there.
 /// A path with a blank is escaped, and none of the usual ones.
-fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
+pub(in crate::commands) fn cgroup2_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
     let lines = mountinfo.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
     let mounts = lines.filter_map(|line| MountInfo::from_line(line).ok());
     mounts.filter(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point).collect()
