@@ -9,6 +9,8 @@ use std::time::Duration;
 pub enum NodeCommand {
     /// Show sensors, GPUs, runs, the log, limits and monitoring overhead.
     Status(Output),
+    /// Show what users have used of their quotas: all users for administrators, otherwise your own.
+    Usage(Output),
     /// Show the health of the node and its GPUs, with reasons. The exit code is for a scheduler.
     Health(HealthArgs),
     /// Count GPUs that are free, in use, drained or unhealthy.

@@ -92,6 +92,7 @@ fn every_command_that_prints_has_json() {
         "export r -o f --json",
         "report loss 1 -o json",
         "node status -o json",
+        "node usage",
         "doctor -o json",
         "log verify -o json",
         "list --json",

@@ -132,6 +132,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
         Command::Stats(args) => stats::stats(place, &args),
         Command::Node { what } => match what {
             NodeCommand::Status(output) => node::status(place, output),
+            NodeCommand::Usage(output) => node::usage(place, output),
             NodeCommand::Health(args) => health::health(place, &args),
             NodeCommand::Capacity(output) => health::capacity(place, output),
             NodeCommand::Placeable(args) => health::placeable(place, &args),

@@ -1,4 +1,4 @@
-//! `node status`.
+//! `node status`, `node usage`.
 
 use super::Place;
 use crate::{
@@ -18,6 +18,37 @@ pub(super) fn status(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
     })?;
     print(&if output.json() { json::text(&json::status(&status)) } else { page(&status, Paint::stdout()) })?;
     Ok(Exit::Done)
+}
+
+pub(super) fn usage(place: &Place<'_>, output: Output) -> Result<Exit, Fail> {
+    let answer = block_on(async {
+        let client = Client::connect(place.daemon).await?;
+        Ok(client.node().usage(pb::UsageRequest {}).await?.into_inner())
+    })?;
+    let pb::UsageResponse { users, users_left_off } = answer;
+    print(&if output.json() {
+        json::text(&serde_json::json!({ "users": json::users(&users), "users_left_off": users_left_off }))
+    } else if users.is_empty() {
+        "no user uses anything\n".to_owned()
+    } else {
+        usages(&users, users_left_off)
+    })?;
+    Ok(Exit::Done)
+}
+
+/// What each user has used of each quota.
+fn usages(users: &[pb::UserUsage], left_off: u64) -> String {
+    let rows = users.iter().flat_map(|user| {
+        user.quotas.iter().map(|quota| {
+            let used = format!("{} of {} {}", quota.used, quota.most, quota.unit);
+            [user.uid.to_string(), quota.limit.clone(), used]
+        })
+    });
+    let mut out = table::table(["UID", "LIMIT", "USED"], rows);
+    if left_off > 0 {
+        let _ = writeln!(out, "and {left_off} more users, each further from its limits");
+    }
+    out
 }
 
 /// That nothing is refused or frozen; empty where failsafe acts.
@@ -78,6 +109,9 @@ fn page(status: &pb::StatusResponse, paint: Paint) -> String {
     if !status.limits.is_empty() {
         let _ = write!(out, "\n{}", table::table(LIMITS, status.limits.iter().map(limit)));
     }
+    if !status.users.is_empty() {
+        let _ = write!(out, "\n{}", usages(&status.users, status.users_left_off));
+    }
     for cost in &status.costs {
         let _ = write!(out, "\n{} {}\n", paint.warn("cost now:"), crate::render::clean(cost));
     }
@@ -122,6 +156,23 @@ fn limit(limit: &pb::Limit) -> [String; 7] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_quota_that_a_user_uses_has_a_row() {
+        let quota = |limit: &str, used, most, unit: &str| {
+            let (limit, unit) = (limit.to_owned(), unit.to_owned());
+            pb::QuotaUse { limit, unit, used, most }
+        };
+        let quotas = vec![quota("live-runs", 2, 64, "runs"), quota("audit-log", 65, 64, "MiB per day")];
+        let users = [pb::UserUsage { uid: 1_000, quotas }];
+        let page = usages(&users, 3);
+        let lines: Vec<Vec<&str>> = page.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["1000", "live-runs", "2", "of", "64", "runs"]);
+        assert_eq!(lines[2], ["1000", "audit-log", "65", "of", "64", "MiB", "per", "day"]);
+        assert_eq!(lines[3][..3], ["and", "3", "more"]);
+        let json = json::users(&users);
+        assert_eq!((&json[0]["uid"], &json[0]["quotas"][1]["used"]), (&1_000.into(), &65.into()));
+    }
 
     #[test]
     fn a_blind_sensor_and_a_cost_stand_out() {

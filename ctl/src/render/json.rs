@@ -208,6 +208,8 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "frozen": status.frozen,
         "guarded": status.guarded,
         "limits": status.limits.iter().map(limit).collect::<Vec<_>>(),
+        "users": users(&status.users),
+        "users_left_off": status.users_left_off,
         "log_entries": status.log_entries,
         "log_state": status.log_state,
         "nvml": status.nvml,
@@ -216,6 +218,19 @@ pub fn status(status: &pb::StatusResponse) -> Value {
         "drill": status.drill.as_ref().map(super::drill::state),
         "mode": if status.mode.clone().unwrap_or_default().mode() == pb::NodeMode::Observe { "observe" } else { "enforce" },
     })
+}
+
+/// What each user has used of each quota.
+pub fn users(users: &[pb::UserUsage]) -> Value {
+    let quota = |quota: &pb::QuotaUse| {
+        let pb::QuotaUse { limit, unit, used, most } = quota;
+        json!({ "limit": limit, "unit": unit, "used": used, "most": most })
+    };
+    let user = |user: &pb::UserUsage| {
+        let quotas: Vec<Value> = user.quotas.iter().map(quota).collect();
+        json!({ "uid": user.uid, "quotas": quotas })
+    };
+    users.iter().map(user).collect()
 }
 
 /// Something that speaks against a part.
@@ -357,6 +372,7 @@ pub fn check(state: pb::CheckState) -> &'static str {
         pb::CheckState::Works => "works",
         pb::CheckState::Degraded => "degraded",
         pb::CheckState::Missing => "missing",
+        pb::CheckState::NotProved => "not-proved",
     }
 }
 
@@ -373,7 +389,6 @@ pub fn incident(incident: &crate::incident::Incident<'_>) -> Value {
     };
     let raw = |entry: &crate::entry::Logged| serde_json::from_slice(&entry.bytes).unwrap_or(Value::Null);
     let opened = incident.opened_by();
-        pb::CheckState::NotProved => "not-proved",
     let unwatched = incident.unwatched();
     let leaks: Vec<Value> = incident
         .containments()

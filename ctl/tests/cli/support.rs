@@ -225,6 +225,10 @@ impl node::NodeService for Service {
         self.answer(pb::StatusResponse { hostname: "n1".into(), log_state: "healthy".into(), ..status })
     }
 
+    async fn usage(&self, _: Request<pb::UsageRequest>) -> Result<Response<pb::UsageResponse>, Status> {
+        Err(Status::unimplemented("the integration tests ask the daemon"))
+    }
+
     async fn doctor(&self, _: Request<pb::DoctorRequest>) -> Result<Response<pb::DoctorResponse>, Status> {
         self.answer(self.answers.doctor.clone())
     }

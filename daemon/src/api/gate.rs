@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 25] = [
+        const READS: [&str; 26] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
@@ -294,6 +294,7 @@ mod tests {
             "NodeService/Placeable",
             "NodeService/Reasons",
             "NodeService/Status",
+            "NodeService/Usage",
         ];
         let methods = Methods::new().unwrap();
         for path in ["/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {

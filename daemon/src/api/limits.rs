@@ -71,6 +71,17 @@ struct Used {
     refused: u64,
 }
 
+/// What each user has of a quota.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The most for one; 0: there is no quota for a user.
+    pub most: usize,
+    /// What is counted.
+    pub unit: &'static str,
+    /// By user id.
+    pub users: BTreeMap<u32, usize>,
+}
+
 /// What of a limit is used, to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
@@ -84,6 +95,8 @@ pub struct Usage {
     pub reserve_used: usize,
     /// The user who uses the most, and how much.
     pub most: Option<(u32, usize)>,
+    /// What each user has of it.
+    pub held: Held,
     /// How often it refused since the daemon started.
     pub refused: u64,
     /// How often somebody had to wait.
@@ -98,7 +111,15 @@ impl Usage {
     /// Of something that is counted otherwise; one that nobody was refused.
     pub fn of(name: &'static str, unit: &'static str, quota: Quota) -> Usage {
         let (used, reserve_used, most, refused, waited, bounded) = (0, 0, None, 0, 0, (true, true));
-        Usage { name, quota, used, reserve_used, most, refused, waited, unit, bounded }
+        let held = Held { most: quota.per_user, unit, users: BTreeMap::new() };
+        Usage { name, quota, used, reserve_used, most, held, refused, waited, unit, bounded }
+    }
+
+    /// The same, with what each user has.
+    #[must_use]
+    pub fn by(self, users: BTreeMap<u32, usize>) -> Usage {
+        let most = users.iter().max_by_key(|(_, held)| **held).map(|(uid, held)| (*uid, *held));
+        Usage { most: most.filter(|(_, held)| *held > 0), held: Held { users, ..self.held }, ..self }
     }
 }
 
@@ -179,13 +200,11 @@ impl Limit {
     /// What is used now.
     pub fn usage(&self) -> Usage {
         let used = self.used();
-        let most = used.users.iter().max_by_key(|(_, own)| **own).map(|(uid, own)| (*uid, *own));
         Usage {
             used: used.ordinary,
             reserve_used: used.reserved,
-            most,
             refused: used.refused,
-            ..Usage::of(self.name, self.name, used.quota)
+            ..Usage::of(self.name, self.name, used.quota).by(used.users.clone())
         }
     }
 
@@ -287,6 +306,12 @@ impl Bucket {
         Duration::from_secs_f64((-self.tokens / f64::from(self.pace.rate.max(1))).min(60.0))
     }
 
+    /// How many are taken and have not come back.
+    fn taken(&mut self, now: Instant) -> usize {
+        self.refill(now);
+        (f64::from(self.pace.burst) - self.tokens).ceil().max(0.0) as usize
+    }
+
     fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.tokens >= f64::from(self.pace.burst)
@@ -344,8 +369,12 @@ impl Rate {
     /// The rates, and how often it refused.
     pub fn usage(&self) -> Usage {
         let quota = Quota { per_user: self.per_user.rate as usize, total: self.total.rate as usize, reserve: 0 };
-        let refused = self.refused.load(Ordering::Relaxed);
-        Usage { refused, bounded: (true, false), ..Usage::of(self.name, "per second", quota) }
+        let (refused, now) = (self.refused.load(Ordering::Relaxed), Instant::now());
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = buckets.1.iter_mut().map(|(uid, bucket)| (*uid, bucket.taken(now))).collect();
+        drop(buckets);
+        let held = Held { most: self.per_user.burst as usize, unit: "at once", users };
+        Usage { refused, held, bounded: (true, false), ..Usage::of(self.name, "per second", quota) }
     }
 }
 
@@ -368,6 +397,7 @@ mod tests {
         assert!(take(Share::Reserved(0)).unwrap_err().contains("the reserve of root"));
         let usage = limit.usage();
         assert_eq!((usage.used, usage.reserve_used, usage.refused, usage.most), (3, 1, 3, Some((7, 2))));
+        assert_eq!(usage.held, Held { most: 2, unit: "connections", users: [(7, 2), (8, 1)].into() });
         drop(first);
         let _third = take(Share::User(9)).unwrap();
         assert!(take(Share::User(0)).is_err(), "root inside a run has no reserve");
@@ -393,6 +423,9 @@ mod tests {
         assert!(rate.take(Share::Reserved(0), at(0)).is_ok());
         assert!(rate.take(Share::User(7), at(1_100)).is_ok());
         assert_eq!(rate.usage().refused, 2);
+        let held = Rate::new("changes", pace(0, 2), pace(10, 3));
+        assert!(held.take(Share::User(7), Instant::now()).is_ok());
+        assert_eq!(held.usage().held, Held { most: 2, unit: "at once", users: [(7, 1)].into() });
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod mode;
 mod node;
 mod peer;
 mod policy;
+mod quotas;
 mod remote;
 mod rerun;
 mod reset;

@@ -7,7 +7,7 @@ use super::{
     limits::{Quota, Usage},
     log_state, mode,
     peer::Peer,
-    reset, usage,
+    quotas, reset, usage,
 };
 use crate::{
     node::{GpuProcessView, GpuView, SensorView},
@@ -31,6 +31,16 @@ impl v1::node_service_server::NodeService for Node {
         let context = self.0.clone();
         let status = self.0.work(share).read(share, move || status(&context));
         Ok(Response::new(status.await?))
+    }
+
+    async fn usage(&self, request: Request<v1::UsageRequest>) -> Result<Response<v1::UsageResponse>, Status> {
+        let principal = self.0.principal(&request)?;
+        let only = (!principal.sees_all()).then(|| principal.uid());
+        let share = Peer::of(&request)?.share();
+        let context = self.0.clone();
+        let read = self.0.work(share).read(share, move || quotas::by_user(&usages(&context), only));
+        let (users, users_left_off) = read.await?;
+        Ok(Response::new(v1::UsageResponse { users, users_left_off }))
     }
 
     async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorResponse>, Status> {
@@ -119,6 +129,8 @@ fn status(context: &Context) -> v1::StatusResponse {
     let uname = nix::sys::utsname::uname().ok();
     let text = |t: &std::ffi::OsStr| t.to_string_lossy().into_owned();
     let node = context.view();
+    let usages = usages(context);
+    let (users, users_left_off) = quotas::by_user(&usages, None);
     v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         hostname: uname.as_ref().map(|u| text(u.nodename())).unwrap_or_default(),
@@ -138,7 +150,9 @@ fn status(context: &Context) -> v1::StatusResponse {
         nvml: node.nvml.clone(),
         costs: doctor::costs(context),
         guarded: u32::try_from(context.registry.guarded().len()).unwrap_or(u32::MAX),
-        limits: limits(context),
+        limits: usages.iter().map(limit).collect(),
+        users,
+        users_left_off,
         log_findings: log_state::findings(context),
         log_asides: context.log.asides().iter().map(|path| path.display().to_string()).collect(),
         mode: Some(mode::shown(context)),
@@ -147,12 +161,22 @@ fn status(context: &Context) -> v1::StatusResponse {
     }
 }
 
-pub(super) fn limits(context: &Context) -> Vec<v1::Limit> {
+/// What is used of each limit.
+fn usages(context: &Context) -> Vec<Usage> {
     let (used, refused) = context.lane.usage();
     let quota = Quota { per_user: 0, total: ROOM, reserve: ROOM_IN_ALL - ROOM };
     let commands =
         Usage { used, refused, bounded: (false, true), ..Usage::of("commands", "waiting for the pipeline", quota) };
-    let one = |usage: Usage| v1::Limit {
+    let own = context.lanes.usage().into_iter();
+    own.chain([context.attestor.usage(), context.proofs.usage(), commands]).chain(usage::of(context)).collect()
+}
+
+pub(super) fn limits(context: &Context) -> Vec<v1::Limit> {
+    usages(context).iter().map(limit).collect()
+}
+
+fn limit(usage: &Usage) -> v1::Limit {
+    v1::Limit {
         name: usage.name.into(),
         unit: usage.unit.into(),
         per_user: usage.bounded.0.then_some(usage.quota.per_user as u64),
@@ -164,10 +188,7 @@ pub(super) fn limits(context: &Context) -> Vec<v1::Limit> {
         most_used: usage.most.map_or(0, |(_, used)| used as u64),
         refused: usage.refused,
         waited: usage.waited,
-    };
-    let own = context.lanes.usage().into_iter();
-    let own = own.chain([context.attestor.usage(), context.proofs.usage(), commands]);
-    own.chain(usage::of(context)).map(one).collect()
+    }
 }
 
 pub(super) fn reading_of((kind, value): (&Kind, &i64)) -> v1::Reading {

@@ -17,7 +17,7 @@ pub const METHOD: &str = "mtls";
 const MOST: usize = 16;
 
 /// Methods by the least role that may call them.
-const METHODS: [(&str, RemoteRole); 22] = [
+const METHODS: [(&str, RemoteRole); 23] = [
     ("/failsafe.v1.EventService/Watch", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/Follow", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/GetCheckpoint", RemoteRole::Viewer),
@@ -31,6 +31,7 @@ const METHODS: [(&str, RemoteRole); 22] = [
     ("/failsafe.v1.NodeService/Placeable", RemoteRole::Viewer),
     ("/failsafe.v1.NodeService/Reasons", RemoteRole::Viewer),
     ("/failsafe.v1.NodeService/Status", RemoteRole::Viewer),
+    ("/failsafe.v1.NodeService/Usage", RemoteRole::Viewer),
     ("/failsafe.v1.NodeService/WatchSince", RemoteRole::Viewer),
     ("/failsafe.v1.RunService/Get", RemoteRole::Viewer),
     ("/failsafe.v1.RunService/List", RemoteRole::Viewer),
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn roles_may_do_what_lesser_roles_may_and_no_more() {
         let count = |role| paths().iter().filter(|path| may(role, path)).count();
-        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [16, 17, 22]);
+        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [17, 18, 23]);
         assert!(!may(RemoteRole::Viewer, "/failsafe.v1.RunService/Control"));
     }
 

@@ -30,10 +30,9 @@ fn live_runs(context: &Context) -> Usage {
     let quota = Quota { per_user: MAX_RUNS_OF_USER, total: size(u64::from(MAX_RUNS)), reserve: 0 };
     Usage {
         used: users.values().sum(),
-        most: most(users),
         refused: context.registry.refused_too_many(),
         bounded: (true, false),
-        ..Usage::of(LIMIT, "runs", quota)
+        ..Usage::of(LIMIT, "runs", quota).by(users)
     }
 }
 
@@ -41,12 +40,12 @@ fn audit_log(context: &Context) -> Usage {
     let spent = context.log.used();
     let quota =
         Quota { per_user: size(spent.budget.per_user / MIB), total: size(spent.budget.total / MIB), reserve: 0 };
+    let users = spent.users.into_iter().map(|(uid, bytes)| (uid, size(bytes.div_ceil(MIB)))).collect();
     Usage {
         used: size(spent.all / MIB),
-        most: spent.most.map(|(uid, bytes)| (uid, size(bytes.div_ceil(MIB)))),
         refused: spent.summed,
         bounded: (true, false),
-        ..Usage::of(AUDIT_LOG, "MiB per day", quota)
+        ..Usage::of(AUDIT_LOG, "MiB per day", quota).by(users)
     }
 }
 
@@ -58,17 +57,16 @@ fn tables(context: &Context) -> Vec<Usage> {
         Usage {
             used: size(table.used_by_users),
             reserve_used: size(beside),
-            most: table.most.map(|(uid, held)| (uid, size(held))),
             refused,
             bounded: (true, true),
-            ..Usage::of(table.resource.limit(), "entries", quota)
+            ..Usage::of(table.resource.limit(), "entries", quota).by(table
+                .users
+                .into_iter()
+                .map(|(uid, held)| (uid, size(held)))
+                .collect())
         }
     };
     context.registry.kernel().table_usage().into_iter().map(one).collect()
-}
-
-fn most(users: BTreeMap<u32, usize>) -> Option<(u32, usize)> {
-    users.into_iter().max_by_key(|(_, held)| *held)
 }
 
 fn size(n: u64) -> usize {

@@ -94,7 +94,7 @@ impl Work {
             used: total.saturating_sub(here.all.available_permits()),
             reserve_used: total.saturating_sub(reserved.all.available_permits()),
             waited: here.waited.load(Ordering::Relaxed),
-            ..Usage::of(name, "at once", Quota { per_user, total, reserve: total })
+            ..Usage::of(name, "at once", Quota { per_user, total, reserve: total }).by(here.held())
         };
         [
             one("compilations", COMPILES, &self.compiles, &reserved.compiles),
@@ -153,6 +153,13 @@ impl Turns {
         Ok(Turn { _own: own, _all: all })
     }
 
+    /// The turns that each user has.
+    fn held(&self) -> BTreeMap<u32, usize> {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = |own: &Weak<Semaphore>| Some(self.per_user.saturating_sub(own.upgrade()?.available_permits()));
+        users.iter().filter_map(|(uid, own)| Some((*uid, held(own)?))).collect()
+    }
+
     fn of(&self, uid: u32) -> Arc<Semaphore> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = users.get(&uid).and_then(Weak::upgrade) {
@@ -182,6 +189,7 @@ mod tests {
         let other = now(turns.take(Share::User(8))).unwrap().unwrap();
         assert!(now(turns.take(Share::User(9))).is_none(), "two in all");
         assert_eq!(turns.waited.load(Ordering::Relaxed), 2);
+        assert_eq!(turns.held(), [(7, 1), (8, 1)].into());
         drop((first, other));
         assert!(now(turns.take(Share::User(7))).is_some());
     }

@@ -80,7 +80,11 @@ impl Ebpf {
     /// What of the maps is used, and how often each had no room for a run.
     #[must_use]
     pub fn table_usage(&self) -> Vec<(Usage, u64)> {
-        self.quota.usage().into_iter().map(|usage| (usage, self.quota.refused(usage.resource))).collect()
+        let with_refused = |usage: Usage| {
+            let refused = self.quota.refused(usage.resource);
+            (usage, refused)
+        };
+        self.quota.usage().into_iter().map(with_refused).collect()
     }
 
     /// What became of each program, for `doctor`.

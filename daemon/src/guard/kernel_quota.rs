@@ -205,7 +205,7 @@ impl QuotaError {
 }
 
 /// What of one table is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Of what.
     pub resource: Resource,
@@ -213,8 +213,8 @@ pub struct Usage {
     pub used: u64,
     /// ... those of users without a reserve.
     pub used_by_users: u64,
-    /// The most that one user holds, and who that is.
-    pub most: Option<(u32, u64)>,
+    /// What each user holds.
+    pub users: BTreeMap<u32, u64>,
     /// The most for one user.
     pub per_user: u64,
     /// What is kept back.
@@ -296,7 +296,7 @@ impl KernelQuota {
             resource,
             used,
             used_by_users: users.values().sum(),
-            most: users.into_iter().max_by_key(|(_, held)| *held).filter(|(_, held)| *held > 0),
+            users,
             per_user: part(self.shares.per_user_percent),
             reserve: part(self.shares.reserve_percent),
             total,

@@ -80,14 +80,14 @@ pub(super) struct Meter {
 }
 
 /// What of the budgets is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spent {
     /// The budgets.
     pub budget: Budget,
     /// By all users but root, bytes.
     pub all: u64,
-    /// The user who has used the most, and how many bytes; more than the budget where the user has overdrawn it.
-    pub most: Option<(u32, u64)>,
+    /// By each user who has used any, bytes; more than the budget where the user has overdrawn it.
+    pub users: Vec<(u32, u64)>,
     /// How many entries were summed up.
     pub summed: u64,
 }
@@ -269,8 +269,8 @@ impl Meter {
     pub(super) fn used(&mut self, now: u64) -> Spent {
         let of = |bucket: &mut Bucket| u64::try_from(i128::from(bucket.size) - bucket.left(now)).unwrap_or_default();
         let users = self.users.iter_mut().map(|(uid, user)| (*uid, of(&mut user.bytes)));
-        let most = users.max_by_key(|(_, used)| *used).filter(|(_, used)| *used > 0);
-        Spent { budget: self.budget, all: of(&mut self.total), most, summed: self.summed }
+        let users = users.filter(|(_, used)| *used > 0).collect();
+        Spent { budget: self.budget, all: of(&mut self.total), users, summed: self.summed }
     }
 
     /// The summaries that are to be written now; with `all`, whatever is held.
@@ -405,7 +405,7 @@ mod tests {
         assert!(!admit(&mut meter, &evidence(), 1 << 10, 2), "a late entry finds no budget");
         assert!(meter.spent(0, 2 * SECOND).is_none());
         let used = meter.used(2 * SECOND);
-        assert!(matches!(used.most, Some((1_000, bytes)) if bytes >= 70 << 10), "{used:?}");
+        assert!(matches!(used.users[..], [(1_000, bytes)] if bytes >= 70 << 10), "{used:?}");
         assert_eq!(used.summed, 1);
     }
 

@@ -356,3 +356,41 @@ fn a_user_with_too_many_runs_reads_the_name_of_the_limit_and_node_status_counts_
         Ok(())
     })
 }
+
+/// The quotas of a user, by limit: what is used, and the most.
+fn quotas(usage: &Value, uid: u32) -> Vec<(String, u64, u64)> {
+    let users = usage["users"].as_array().cloned().unwrap_or_default();
+    let own = users.into_iter().find(|user| user["uid"] == uid);
+    let quotas = own.and_then(|own| own["quotas"].as_array().cloned()).unwrap_or_default();
+    let number = |quota: &Value, key: &str| quota[key].as_u64().unwrap_or(u64::MAX);
+    let name = |quota: &Value| quota["limit"].as_str().unwrap_or_default().to_owned();
+    quotas.iter().map(|quota| (name(quota), number(quota, "used"), number(quota, "most"))).collect()
+}
+
+#[test]
+fn root_sees_what_each_user_uses_and_a_user_sees_the_own_quotas_only() -> Result<()> {
+    const OTHER: u32 = 40_000;
+    on_node("node-usage", "", |node| {
+        let mut runs = Vec::new();
+        for (name, uid) in [("first", NOBODY), ("second", NOBODY), ("third", OTHER)] {
+            runs.push(Launch::new(name, POLICY).called_by(uid).start(node, ["sleep", "600"])?);
+        }
+        let has = |usage: &Value, uid, runs| quotas(usage, uid).contains(&("live-runs".to_owned(), runs, 64));
+        for command in [["node", "usage"], ["node", "status"]] {
+            let all = node.json(command)?;
+            ensure!(has(&all, NOBODY, 2) && has(&all, OTHER, 1), "{command:?}: {all}");
+            let logged = quotas(&all, NOBODY).into_iter().find(|(name, ..)| name == "audit-log");
+            ensure!(logged.is_some_and(|(_, used, most)| used >= 1 && most == 64), "{all}");
+        }
+        let own = node.ctl_as(OTHER, ["node", "usage", "-o", "json"])?.expect(0)?.json()?;
+        ensure!(own["users"].as_array().is_some_and(|users| users.len() == 1), "{own}");
+        ensure!(has(&own, OTHER, 1), "{own}");
+        // The request itself is one of the user's, and what is not used is shown as well.
+        let of = |name: &str| quotas(&own, OTHER).into_iter().find(|(limit, ..)| limit == name);
+        ensure!(of("requests").is_some_and(|(_, used, most)| used >= 1 && most == 64), "{own}");
+        ensure!(of("streams").is_some_and(|(_, used, most)| used == 0 && most == 32), "{own}");
+        let page = node.ctl_as(OTHER, ["node", "usage"])?.expect(0)?.out;
+        ensure!(page.contains("live-runs") && !page.contains(&NOBODY.to_string()), "{page}");
+        node.ctl_as(OTHER, ["node", "status"])?.expect(4).map(drop)
+    })
+}

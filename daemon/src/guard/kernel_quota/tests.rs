@@ -97,8 +97,8 @@ proptest! {
             } else if quota.take(slot, holder, need(entries)).is_err() {
                 prop_assert_eq!(&quota.usage(), &before, "what is refused changes nothing");
             }
-            let Usage { used, used_by_users, most, .. } = quota.usage_of(DESTINATIONS);
-            prop_assert!(used <= 1_000 && used_by_users <= 880 && most.is_none_or(|(_, held)| held <= 250));
+            let Usage { used, used_by_users, users, .. } = quota.usage_of(DESTINATIONS);
+            prop_assert!(used <= 1_000 && used_by_users <= 880 && users.values().all(|held| *held <= 250));
         }
         for slot in 0..12 {
             quota.give(slot);
