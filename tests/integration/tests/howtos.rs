@@ -61,6 +61,10 @@ fn the_how_to_of_containers_works_as_it_is_written() -> Result<()> {
 
 #[test]
 fn the_how_to_of_kubernetes_works_as_far_as_it_needs_no_cluster() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        skip("not root");
+        return Ok(());
+    }
     let root = TestCgroup::new("howto-kube")?;
     let settings = format!("\n[discovery]\nroot = {:?}\n", root.path().file_name().unwrap_or_default());
     on_node("howto-kube", &settings, |node| {
