@@ -372,6 +372,9 @@ pub struct ListArgs {
     /// Ended runs too.
     #[arg(short, long)]
     pub all: bool,
+    /// Runs with these labels only: KEY=VALUE, KEY!=VALUE, KEY or !KEY, separated by commas; all of them must hold.
+    #[arg(short = 'l', long, value_name = "LABELS", default_value = "", hide_default_value = true)]
+    pub selector: String,
     #[command(flatten)]
     pub output: Output,
 }
@@ -408,6 +411,10 @@ pub struct ControlArgs {
     /// How long to wait for the outcome.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
+    /// An id of your choice, new for each command: sent again with the same id within ten minutes, the command is not carried
+    /// out again, and gets the answer of the first time.
+    #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
+    pub request_id: Option<String>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -431,6 +438,10 @@ pub struct FreezeArgs {
     /// How long to wait for the outcome.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
+    /// An id of your choice, new for each command: sent again with the same id within ten minutes, the command is not carried
+    /// out again, and gets the answer of the first time.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["all", "dry_run"])]
+    pub request_id: Option<String>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -438,9 +449,9 @@ pub struct FreezeArgs {
 impl FreezeArgs {
     /// The same for one run.
     pub fn of(&self, run: &str) -> ControlArgs {
-        let FreezeArgs { reason, dry_run, timeout, output, .. } = self;
-        let (run, reason) = (run.to_owned(), reason.clone());
-        ControlArgs { run, reason, dry_run: *dry_run, timeout: *timeout, output: *output }
+        let FreezeArgs { reason, dry_run, timeout, request_id, output, .. } = self;
+        let (run, reason, request_id) = (run.to_owned(), reason.clone(), request_id.clone());
+        ControlArgs { run, reason, dry_run: *dry_run, timeout: *timeout, request_id, output: *output }
     }
 }
 

@@ -131,6 +131,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         discovery: Arc::default(),
         drills: Arc::default(),
         counter: base.counter.clone(),
+        repeats: Arc::default(),
         config,
     });
     let reloading = Arc::downgrade(&context);

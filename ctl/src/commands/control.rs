@@ -67,6 +67,7 @@ pub(super) async fn ask(
         reason: args.reason.clone().unwrap_or_else(|| "dry run".to_owned()),
         dry_run: args.dry_run,
         timeout_ms: u32::try_from(args.timeout.as_millis()).unwrap_or(u32::MAX),
+        request_id: args.request_id.clone().unwrap_or_default(),
     };
     // The daemon withdraws a command that has not begun when this passes.
     let mut request = tonic::Request::new(request);

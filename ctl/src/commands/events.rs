@@ -22,7 +22,7 @@ async fn online(place: &Place<'_>, args: &EventsArgs) -> Result<Exit, Fail> {
     let mut printer = Printer::new(place, args);
     if !printer.json {
         // Names are a comfort: whoever may not list runs still sees ids.
-        let known = client.runs().list(pb::ListRequest { all: true }).await;
+        let known = client.runs().list(pb::ListRequest { all: true, ..Default::default() }).await;
         let known = known.map(|answer| answer.into_inner().runs).unwrap_or_default();
         printer.names.extend(known.into_iter().map(|run| (run.id, run.name)));
     }

@@ -38,7 +38,7 @@ async fn from_daemon(
     since: Option<u64>,
 ) -> Result<(Vec<Logged>, Names, Missing), Fail> {
     let client = Client::connect(place.daemon).await?;
-    let known = client.runs().list(pb::ListRequest { all: true }).await;
+    let known = client.runs().list(pb::ListRequest { all: true, ..Default::default() }).await;
     let known = known.map(|answer| answer.into_inner().runs).unwrap_or_default();
     let names = known.into_iter().map(|run| (run.id, run.name)).collect();
     let run = match &args.run {

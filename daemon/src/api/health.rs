@@ -3,10 +3,10 @@
 use super::{
     Context,
     authorize::Orderer,
+    control::lane_refusal,
     convert,
     follow::{Answer, Batch, Bounds, Follow, Source},
     peer::Peer,
-    runs::lane_refusal,
 };
 use crate::{
     node::{GpuView, NotNamed},

@@ -15,6 +15,7 @@ mod attestation;
 mod authorize;
 mod beginning;
 mod connection;
+mod control;
 mod convert;
 mod discovery;
 mod doctor;
@@ -27,6 +28,7 @@ mod gate;
 mod gpu_info;
 mod health;
 pub mod limits;
+mod list;
 mod log_state;
 mod manifest;
 mod metrics;
@@ -36,6 +38,7 @@ mod peer;
 mod policy;
 mod quotas;
 mod remote;
+mod repeats;
 mod rerun;
 mod reset;
 mod restart_gate;
@@ -49,6 +52,7 @@ mod work;
 
 pub use attestation::Attestor;
 pub use limits::{Limit, Share};
+pub use repeats::Repeats;
 pub use reset::Resets;
 pub use restart_gate::Gates;
 pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
@@ -127,6 +131,8 @@ pub struct Context {
     pub drills: Arc<Drilled>,
     /// The counter of the TPM against a rollback of the log.
     pub counter: Arc<Counted>,
+    /// Commands with a request id, and their answers.
+    pub repeats: Arc<Repeats>,
 }
 
 impl Context {

@@ -4,13 +4,14 @@ use super::{
     Context,
     authorize::{Principal, maker},
     connection::Maker,
+    control::{self, has_ended},
     convert,
     discovery::claimed,
     export::Recordings,
     follow::{Answer as Stream, Follow},
-    gate::{Deadline, MESSAGE},
+    gate::MESSAGE,
     limits::Share,
-    manifest,
+    list, manifest,
     peer::Peer,
     rerun::{self, Again},
     restart_gate::{self, Gate},
@@ -18,30 +19,21 @@ use super::{
     usage::AUDIT_LOG,
 };
 use crate::{
-    actuators::cgroup::dry_run,
     node::NotNamed,
-    pipeline::{
-        Message,
-        containment::Answer,
-        lane::{self, Caller, Refused, Ticket},
-    },
-    platform::{Cgroup, clock},
+    pipeline::Message,
     policies,
     runs::{
-        FoundRun, LiveRun,
+        FoundRun,
         delegation::Delegated,
         grants::grants,
-        guarded::GuardedRun,
         registrable,
         start::{Place, Wanted, sole_owner},
         started::{Said, Started},
     },
 };
 use failsafe_core::{
-    Action, GpuId, MonoTime, Policy, RunId,
-    containment::Measure,
+    GpuId, Policy, RunId,
     health::{Closed, Level, Target},
-    input::{Command, Control, Run},
     policy::parse::parse,
     record::Record,
 };
@@ -50,15 +42,9 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
 };
 use tokio::sync::watch::Receiver;
 use tonic::{Request, Response, Status};
-
-/// An outcome is waited for this long unless the caller says otherwise.
-const WAIT: Duration = Duration::from_secs(10);
-/// Once an outcome is there, its record is waited for this long.
-const WAIT_FOR_DISK: Duration = Duration::from_secs(2);
 
 /// `RunService`.
 pub struct Runs(pub Arc<Context>);
@@ -240,28 +226,7 @@ impl v1::run_service_server::RunService for Runs {
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
-        let who = self.0.principal(&request)?;
-        let share = Peer::of(&request)?.share();
-        let (context, all, only_own) = (self.0.clone(), request.into_inner().all, !who.sees_all());
-        // On a thread: how a run stands is asked of the kernel under a lock that a start may hold.
-        let runs = self.0.work(share).read(share, move || {
-            let registry = &context.registry;
-            let mut found: Vec<FoundRun> = registry.live().into_iter().map(FoundRun::Live).collect();
-            // One that was taken up between the two looks is in both.
-            let guarded = registry.guarded().into_iter().filter(|g| !found.iter().any(|f| f.run().id == g.run.id));
-            let guarded: Vec<FoundRun> = guarded.map(FoundRun::Guarded).collect();
-            found.extend(guarded);
-            if all {
-                // One that ended between the two looks is in both.
-                let ended = registry.ended().into_iter().filter(|e| !found.iter().any(|f| f.run().id == e.run.id));
-                let ended: Vec<FoundRun> = ended.map(FoundRun::Ended).collect();
-                found.extend(ended);
-            }
-            let seen = found.iter().filter(|f| who.may_see(f.run()).is_some());
-            let grants = grants(registry.kernel());
-            seen.map(|found| convert::run(registry, found, &grants)).collect()
-        });
-        Ok(Response::new(v1::ListResponse { runs: runs.await?, only_own }))
+        list::list(&self.0, request).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {
@@ -272,82 +237,7 @@ impl v1::run_service_server::RunService for Runs {
     }
 
     async fn control(&self, request: Request<v1::ControlRequest>) -> Result<Response<v1::ControlResponse>, Status> {
-        let who = self.0.principal(&request)?;
-        let share = Peer::of(&request)?.share();
-        let deadline = Deadline::of(&request);
-        let v1::ControlRequest { run, command, reason, dry_run, timeout_ms } = request.into_inner();
-        let command = convert::command(command)?;
-        // Exactly what was meant, or nothing: a prefix or a name that was reused would reach another run.
-        let seen = |run: &Run| who.may_see(run).is_some();
-        let found = self.0.registry.find_exact(&run, seen).map_err(|e| convert::find_error(&e))?;
-        let role =
-            who.may_see(found.run()).ok_or_else(|| ErrorReason::RunNotFound.status(format!("no run `{run}`")))?;
-        who.may_act(role, command)?;
-        if dry_run {
-            return self.rehearse(found, command).await.map(Response::new);
-        }
-        if reason.trim().is_empty() || reason.len() > 1_000 {
-            return Err(ErrorReason::InvalidRequest
-                .status("reason: expected why, in 1 to 1000 bytes; it is kept in the audit log"));
-        }
-        let control = Control {
-            seq: 0,
-            at: MonoTime(clock::monotonic_ns()),
-            run: found.run().id,
-            command,
-            actor: who.actor(),
-            role: role.name().into(),
-            reason,
-        };
-        let live = match found {
-            FoundRun::Live(live) => live,
-            FoundRun::Guarded(guarded) => return self.control_guarded(guarded, control).await.map(Response::new),
-            FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
-        };
-        if command == Command::Thaw && self.is_free(&live).await? {
-            let (run_id, run_name) = (live.run.id.to_string(), live.run.name.clone());
-            let verdict = v1::Verdict::Proved as i32;
-            return Ok(Response::new(v1::ControlResponse {
-                run_id,
-                run_name,
-                verdict,
-                nothing_to_do: true,
-                ..Default::default()
-            }));
-        }
-        let wait = if timeout_ms == 0 { WAIT } else { Duration::from_millis(timeout_ms.into()) };
-        let patience = Instant::now() + wait;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        // A run that is still being started: its process is not to come in after all others were killed.
-        let unstarted = command == Command::Kill && live.withdraw();
-        let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
-        let ticket = Ticket::new(Some(until));
-        // Whoever goes away, or waits no longer, does not find the run frozen or killed later.
-        let caller = Caller(ticket.clone());
-        self.0
-            .lane
-            .command(lane::Command::Control { control, tell, ticket }, share.is_reserved())
-            .map_err(lane_refusal)?;
-        let answer = wait_for(&mut answers, wait).await;
-        if answer.is_none() && unstarted {
-            return Ok(Response::new(convert::never_entered(&live)));
-        }
-        if answer.is_none() {
-            if self.0.registry.get(live.run.id).is_none() {
-                return Err(ErrorReason::RunEnded
-                    .status(format!("run `{}` ended before the command reached it", live.run.name)));
-            }
-            if caller.0.withdraw() {
-                return Err(ErrorReason::NotBegun.status(format!(
-                    "run `{}`: the command was not begun within {} ms and was withdrawn: nothing was done",
-                    live.run.name,
-                    wait.as_millis()
-                )));
-            }
-        }
-        let mut response = convert::answer(answer);
-        (response.run_id, response.run_name) = (live.run.id.to_string(), live.run.name.clone());
-        Ok(Response::new(response))
+        control::control(&self.0, request).await.map(Response::new)
     }
 
     type ExportStream = Stream<v1::Chunk>;
@@ -395,34 +285,6 @@ fn shortened(text: &str, most: usize) -> String {
     format!("{} ... ({} more bytes)", &text[..end], text.len() - end)
 }
 
-pub(super) fn lane_refusal(refused: Refused) -> Status {
-    match refused {
-        Refused::Full(_) => ErrorReason::LimitReached.status(refused.to_string()),
-        Refused::Stopping => ErrorReason::DaemonStopping.status(refused.to_string()),
-    }
-}
-
-/// The last answer there is when nothing more is to come, or when time is up.
-async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wait: Duration) -> Option<Answer> {
-    let mut best: Option<Answer> = None;
-    let mut deadline = tokio::time::Instant::now() + wait;
-    while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.recv()).await {
-        if answer.last {
-            deadline = deadline.min(tokio::time::Instant::now() + WAIT_FOR_DISK);
-        }
-        // The record of an earlier outcome becoming durable says nothing of a later one.
-        let stale = best.as_ref().is_some_and(|best| best.outcome.at > answer.outcome.at);
-        let done = answer.last && answer.durable;
-        if !stale {
-            best = Some(answer);
-        }
-        if done {
-            break;
-        }
-    }
-    best
-}
-
 /// The pipeline's queue is bounded; waiting for room in it must not hold up the other calls.
 pub(super) async fn deliver(context: &Context, message: Message) -> Result<(), Status> {
     let pipeline = context.pipeline.clone();
@@ -432,27 +294,6 @@ pub(super) async fn deliver(context: &Context, message: Message) -> Result<(), S
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(|e| ErrorReason::Internal.status(format!("a worker failed: {e}")))
-}
-
-/// How a run stands, in words.
-fn stands(run: &v1::Run) -> String {
-    let state = match run.state() {
-        v1::RunState::Frozen => "frozen",
-        v1::RunState::Partial => "contained in part",
-        v1::RunState::Guarded if run.guarded_frozen => "guarded, frozen",
-        v1::RunState::Guarded
-            if run.containment.iter().any(|step| step.desired && step.measure == Measure::Freeze.name()) =>
-        {
-            "guarded, frozen in part"
-        }
-        v1::RunState::Guarded => "guarded, not frozen",
-        _ => "not frozen",
-    };
-    if run.blocked { format!("{state}, blocked in the kernel") } else { state.to_owned() }
-}
-
-fn has_ended(run: &Run) -> Status {
-    ErrorReason::RunEnded.status(format!("run `{}` ({}) has ended", run.name, run.id))
 }
 
 /// Why a run is not started, and how to go on.
@@ -625,79 +466,5 @@ impl Runs {
             all if repair => Ok(all.iter().map(ToString::to_string).collect()),
             [first, ..] => Err(ErrorReason::NotPlaceable.status(refusal(&closed, first))),
         }
-    }
-
-    /// A command on a run that the core does not know: recorded first, and carried out by its cgroup.
-    async fn control_guarded(&self, run: Arc<GuardedRun>, control: Control) -> Result<v1::ControlResponse, Status> {
-        self.0.log.record(&Record::Control(control.clone()), Some(run.run.id), None);
-        let (began, deadline) = (Instant::now(), Instant::now() + self.0.config.action_deadline());
-        let (id, run_name) = (run.run.id, run.run.name.clone());
-        let (command, actor) = (control.command, control.actor.clone());
-        let (report, at) = blocking(move || run.obey(&control, deadline)).await?;
-        let (verdict, proofs) = (report.verdict.clone(), report.proofs.clone());
-        self.0.log.record(&Record::ControlOutcome { command, actor, verdict, proofs, at }, Some(id), None);
-        let run_id = id.to_string();
-        Ok(v1::ControlResponse { run_id, run_name, ..convert::guarded_answer(report, began.elapsed()) })
-    }
-
-    /// Whether nothing holds the run: no decision, no latch, and no freeze of anybody. What cannot be read counts as held.
-    async fn is_free(&self, live: &Arc<LiveRun>) -> Result<bool, Status> {
-        let status = live.status().clone();
-        if !status.containment.is_empty() || status.containment_error.is_some() {
-            return Ok(false);
-        }
-        let (live, context) = (live.clone(), self.0.clone());
-        blocking(move || {
-            let latched = context.registry.kernel().is_blocked(live.slot).unwrap_or(true);
-            let mut frozen = live.cgroup.freeze_requested().unwrap_or(true);
-            let walked = live.cgroup.walk(None, &mut |level: &Cgroup| {
-                frozen |= level.freeze_requested()?;
-                Ok(())
-            });
-            !latched && !frozen && walked.is_ok()
-        })
-        .await
-    }
-
-    async fn rehearse(&self, found: FoundRun, command: Command) -> Result<v1::ControlResponse, Status> {
-        let action = Action::from(command);
-        let run = found.run().clone();
-        let gpus = match &found {
-            FoundRun::Live(live) => live.status().gpus.clone(),
-            _ => run.gpus.clone(),
-        };
-        let context = self.0.clone();
-        let listed = blocking(move || {
-            let stands = stands(&convert::run(&context.registry, &found, &grants(context.registry.kernel())));
-            let listed = match &found {
-                FoundRun::Live(live) => {
-                    dry_run(&live.cgroup).map_err(|e| ErrorReason::CgroupUnusable.status(e.chain()))
-                }
-                FoundRun::Guarded(guarded) => match &guarded.cgroup {
-                    Some(cgroup) => dry_run(cgroup).map_err(|e| ErrorReason::CgroupUnusable.status(e.chain())),
-                    None => Err(ErrorReason::CgroupUnusable.status("the cgroup of the run is not known")),
-                },
-                FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
-            };
-            listed.map(|listed| (listed, stands))
-        });
-        let (listed, stands) = listed.await??;
-        let process = |p: crate::actuators::cgroup::Affected| v1::Process {
-            pid: p.id.pid,
-            comm: p.comm,
-            state: p.state.to_string(),
-            argv: String::new(),
-        };
-        Ok(v1::ControlResponse {
-            run_id: run.id.to_string(),
-            run_name: run.name.clone(),
-            verdict: v1::Verdict::DryRun as i32,
-            processes: listed.processes.into_iter().map(process).collect(),
-            cgroups: listed.levels.into_iter().map(|l| l.display().to_string()).collect(),
-            gpus: gpus.iter().map(ToString::to_string).collect(),
-            known_leaks: action.known_leaks().iter().map(ToString::to_string).collect(),
-            stands,
-            ..Default::default()
-        })
     }
 }

@@ -13,6 +13,7 @@
 
 mod caller;
 mod cgroup;
+mod channel;
 mod cluster;
 mod crowd;
 pub mod gateway;
@@ -36,6 +37,7 @@ mod wait;
 
 pub use caller::Caller;
 pub use cgroup::{TestCgroup, cgroup_of, cgroup2, frozen, members, populated, remove_tree};
+pub use channel::with_channel;
 pub use cluster::{beside_slurm, on_cluster, run_ended, run_of_step};
 pub use crowd::Crowd;
 pub use gpu::{TWO_GPUS, on_gpu_node};

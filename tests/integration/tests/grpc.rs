@@ -2,33 +2,14 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use failsafe_proto::{ErrorReason, v1};
-use hyper_util::rt::TokioIo;
-use integration::{Node, TWO_GPUS, on_gpu_node, on_node, wait_for};
+use integration::{TWO_GPUS, on_gpu_node, on_node, wait_for, with_channel};
 use prost::Message;
-use std::path::PathBuf;
-use tokio::net::UnixStream;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
-
-async fn channel(socket: PathBuf) -> Result<Channel> {
-    let connect = move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    };
-    Ok(Endpoint::from_static("http://failsafed.invalid").connect_with_connector(tower::service_fn(connect)).await?)
-}
-
-fn with_channel<F: Future<Output = Result<()>>>(node: &Node, work: impl FnOnce(Channel) -> F) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { work(channel(node.socket()).await?).await })
-}
 
 #[test]
 fn health_is_reported_for_the_services_that_schedulers_ask() -> Result<()> {

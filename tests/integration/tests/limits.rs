@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use failsafe_proto::v1;
-use hyper_util::rt::TokioIo;
-use integration::{Crowd, Launch, NOBODY, Node, Started, on_node, program, wait_for};
+use integration::{Crowd, Launch, NOBODY, Node, Started, on_node, program, wait_for, with_channel};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
 use std::{
@@ -11,23 +10,8 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
 
 const POLICY: &str = "[policy]\nname = \"p\"\nowner = \"o\"\n";
-
-fn with_channel<F: Future<Output = Result<()>>>(node: &Node, work: impl FnOnce(Channel) -> F) -> Result<()> {
-    let socket = node.socket();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let connect = move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        };
-        let endpoint = Endpoint::from_static("http://failsafed.invalid");
-        work(endpoint.connect_with_connector(tower::service_fn(connect)).await?).await
-    })
-}
 
 fn limit(node: &Node, name: &str) -> Result<Value> {
     let status = node.json(["node", "status"])?;

@@ -3,14 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use failsafe_proto::{ErrorReason, v1};
 use failsafe_tlog::{Checkpoint, Keys, VerifierKey, leaf_hash, proof::verify_consistency, proof::verify_inclusion};
-use hyper_util::rt::TokioIo;
-use integration::{Caller, Launch, NOBODY, Node, on_node};
+use integration::{Caller, Launch, NOBODY, Node, on_node, with_channel};
 use std::time::Duration;
-use tokio::net::UnixStream;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Code, transport::Channel};
 use v1::log_service_client::LogServiceClient;
 
 const PLAIN: &str = "[policy]\nname = \"plain\"\nowner = \"tests\"\n";
@@ -20,15 +15,7 @@ fn on_channel<F: Future<Output = Result<()>>>(
     node: &Node,
     work: impl FnOnce(LogServiceClient<Channel>) -> F,
 ) -> Result<()> {
-    let socket = node.socket();
-    let connect = move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    };
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let endpoint = Endpoint::from_static("http://failsafed.invalid");
-        work(LogServiceClient::new(endpoint.connect_with_connector(tower::service_fn(connect)).await?)).await
-    })
+    with_channel(node, |channel| work(LogServiceClient::new(channel)))
 }
 
 /// The latest checkpoint, when it covers `entries`.

@@ -250,7 +250,7 @@ fn each_role_may_do_what_it_is_given_and_the_log_names_the_identity() -> Result<
         client(async {
             let viewer = door.connect("dns:viewer").await?;
             let mut runs = RunServiceClient::new(viewer.clone());
-            let listed = runs.list(ListRequest { all: true }).await?.into_inner();
+            let listed = runs.list(ListRequest { all: true, ..Default::default() }).await?.into_inner();
             ensure!(listed.runs.len() == 1 && !listed.only_own, "{listed:?}");
             NodeServiceClient::new(viewer.clone()).health(HealthRequest {}).await?;
             let mut events = EventServiceClient::new(viewer.clone()).watch(WatchRequest::default()).await?.into_inner();

@@ -5,6 +5,7 @@ mod edges;
 mod layers;
 mod policies;
 mod prose;
+mod proto;
 mod sources;
 
 use crate::shell;
@@ -31,12 +32,13 @@ pub fn run() -> Result<()> {
     sources::check(&mut findings)?;
     policies::check(&mut findings)?;
     prose::check(&mut findings)?;
+    proto::check(&mut findings)?;
     findings.look.iter().for_each(|line| println!("tidy: worth a look: {line}"));
     findings.wrong.iter().for_each(|line| println!("tidy: {line}"));
     if !findings.wrong.is_empty() {
         bail!("tidy found {} broken rule(s)", findings.wrong.len());
     }
-    println!("tidy: crate edges, layers, sources, policies and documents are in order");
+    println!("tidy: crate edges, layers, sources, policies, documents and the interface are in order");
     Ok(())
 }
 

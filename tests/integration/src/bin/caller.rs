@@ -127,7 +127,7 @@ impl Client {
         let mut log = v1::log_service_client::LogServiceClient::new(channel);
         let reason = "the test wants it".to_owned();
         Ok(match words.as_slice() {
-            ["list"] => shown(runs.list(v1::ListRequest { all: false }).await, |list| {
+            ["list"] => shown(runs.list(v1::ListRequest::default()).await, |list| {
                 list.runs.into_iter().map(|run| run.name).collect::<Vec<_>>().join(" ")
             }),
             ["entries", from, limit] => {
