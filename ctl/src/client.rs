@@ -54,9 +54,10 @@ impl Target {
             fail.message = format!("{}: {}", node.address, fail.message);
         }
         fail.advice = match fail.exit {
-            Exit::Denied => {
+            Exit::Denied if fail.message.contains("needs role") => {
                 Some("the role of your certificate on that node decides: docs/remote-access.md, \"Roles\"".to_owned())
             }
+            Exit::Denied => Some("docs/remote-access.md, \"Roles\" and \"Errors\"".to_owned()),
             _ => fail.advice,
         };
         fail

@@ -60,19 +60,24 @@ pub enum Reach {
 
 const FILES: Reach = Reach::Here("it reads files of the node");
 const NO_NODE: Reach = Reach::Here("it asks no node");
+const LOCAL: Reach = Reach::Here("a node answers it to local callers only");
 const COMMANDS: Reach = Reach::Here("it works with processes or files of this node");
 
 impl Command {
     /// Where the command can be answered. Whether the caller may is decided by the node.
     pub fn reach(&self) -> Reach {
         use super::PolicyCommand;
-        use super::{AttestCommand, DiscoverCommand, Get, GpuCommand, IncidentCommand, ManifestCommand, NodeCommand};
+        use super::{
+            AttestCommand, DiscoverCommand, DrillCommand, Get, GpuCommand, IncidentCommand, ManifestCommand,
+            NodeCommand,
+        };
         let source = |source: &super::Source| if source.offline() { FILES } else { Reach::Nodes };
         let watch = |once: bool| if once { Reach::Nodes } else { Reach::OneNode };
         match self {
             Command::List(_) | Command::Get { what: Get::Runs(_) } => Reach::Nodes,
             Command::Describe(_) | Command::Egress(_) => Reach::Nodes,
-            Command::Drill { .. } => Reach::Nodes,
+            Command::Drill { what: DrillCommand::Status(_) } => Reach::Nodes,
+            Command::Drill { .. } => LOCAL,
             Command::Freeze(_) | Command::Thaw(_) | Command::Kill(_) | Command::Mode { .. } => Reach::Nodes,
             Command::Events(args) if args.follow => Reach::OneNode,
             Command::Events(args) => source(&args.source),
@@ -84,15 +89,16 @@ impl Command {
             }
             Command::Gpu { what: GpuCommand::Top(_) } => Reach::OneNode,
             Command::Node { .. } | Command::Gpu { .. } => Reach::Nodes,
-            Command::Policy { what: PolicyCommand::List(_) | PolicyCommand::Show { .. } } => Reach::Nodes,
+            Command::Policy { what: PolicyCommand::List(_) | PolicyCommand::Show { .. } } => LOCAL,
+            Command::Policy { what: PolicyCommand::Check(args) } if args.node => LOCAL,
             Command::Policy { .. } => NO_NODE,
-            Command::Discover { what: DiscoverCommand::List(_) } => Reach::Nodes,
+            Command::Discover { what: DiscoverCommand::List(_) } => LOCAL,
             Command::Discover { what: DiscoverCommand::Test(_) } => FILES,
-            // Each writes one file, which the nodes would write one over the other.
-            Command::Attest { what: AttestCommand::Node(_) | AttestCommand::Run(_) } => Reach::OneNode,
-            Command::Attest { what: AttestCommand::Key { .. } } => Reach::Nodes,
+            Command::Attest { what: AttestCommand::Node(_) | AttestCommand::Run(_) | AttestCommand::Key { .. } } => {
+                LOCAL
+            }
             Command::Attest { .. } => NO_NODE,
-            Command::Manifest { what: ManifestCommand::Show(_) } => Reach::Nodes,
+            Command::Manifest { what: ManifestCommand::Show(_) } => LOCAL,
             Command::Incident { what: IncidentCommand::Verify(_) } | Command::Completion { .. } => NO_NODE,
             Command::Man { .. } => NO_NODE,
             Command::Incident { what: IncidentCommand::Export(_) } | Command::Log { .. } | Command::Doctor(_) => FILES,

@@ -60,7 +60,7 @@ pub(super) fn freeze_all(place: &Place<'_>, args: &FreezeArgs) -> Result<Exit, F
 
 /// Live runs that are not frozen and were not tried yet.
 async fn unfrozen(client: &Client, done: &BTreeMap<String, Done>) -> Result<Vec<pb::Run>, Fail> {
-    let pb::ListResponse { runs, only_own } = client.runs().list(pb::ListRequest::default()).await?.into_inner();
+    let pb::ListResponse { runs, only_own, .. } = client.runs().list(pb::ListRequest::default()).await?.into_inner();
     if only_own {
         // To freeze some and call it all would leave the others to run.
         return Err(Fail::new(

@@ -161,7 +161,7 @@ impl runs::RunService for Service {
     }
 
     async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
-        self.answer(pb::ListResponse { runs: vec![self.answers.run.clone()], only_own: false })
+        self.answer(pb::ListResponse { runs: vec![self.answers.run.clone()], only_own: false, ..Default::default() })
     }
 
     async fn get(&self, _: Request<pb::GetRequest>) -> Result<Response<pb::Run>, Status> {

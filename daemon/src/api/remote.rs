@@ -17,7 +17,9 @@ pub const METHOD: &str = "mtls";
 const MOST: usize = 16;
 
 /// Methods by the least role that may call them.
-const METHODS: [(&str, RemoteRole); 23] = [
+const METHODS: [(&str, RemoteRole); 25] = [
+    ("/failsafe.v1.AttestationService/GetEgress", RemoteRole::Viewer),
+    ("/failsafe.v1.DrillService/Get", RemoteRole::Viewer),
     ("/failsafe.v1.EventService/Watch", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/Follow", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/GetCheckpoint", RemoteRole::Viewer),
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn roles_may_do_what_lesser_roles_may_and_no_more() {
         let count = |role| paths().iter().filter(|path| may(role, path)).count();
-        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [17, 18, 23]);
+        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [19, 20, 25]);
         assert!(!may(RemoteRole::Viewer, "/failsafe.v1.RunService/Control"));
     }
 

@@ -118,7 +118,7 @@ impl Message {
             done: Vec::new(),
             contact: contact.into(),
             playbook: None,
-            next: "failsafectl status".into(),
+            next: "failsafectl node status".into(),
         }
     }
 

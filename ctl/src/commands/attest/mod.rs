@@ -74,9 +74,13 @@ pub(super) fn verify(place: &Place<'_>, args: &AttestVerifyArgs) -> Result<Exit,
     }
     if args.require_tpm && verified.quote.as_ref().is_none_or(|quote| quote.allowed.is_none()) {
         let message = format!("{}: {}", shown(&args.file), clean(&quote::summary(&verified)));
-        return Err(Fail::new(Exit::Tampered, message).advise(
-            "add the TPM key of the node to the list of allowed keys (`failsafectl attest key show` there), or leave out --require-tpm",
-        ));
+        let advice = match verified.quote {
+            Some(_) => "add the TPM key of the node to the list of allowed keys (`failsafectl attest key show` there)",
+            None => {
+                "have the node attested again when its TPM works; without --require-tpm the statement is verified without it"
+            }
+        };
+        return Err(Fail::new(Exit::Tampered, message).advise(advice));
     }
     let text = if args.output.json() {
         json::text(&page::verified_json(&verified))

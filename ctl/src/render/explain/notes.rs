@@ -4,7 +4,7 @@ use super::{event, past};
 use crate::incident::{Decided, Incident};
 use failsafe_core::{
     decision::{Action, Cause, Decision, Mode, Observation, Verdict},
-    event::{Event, Verdict as Did},
+    event::{Assurance, Event, Verdict as Did},
     signal::Shape,
     subject::Subject,
 };
@@ -50,7 +50,8 @@ pub fn after_thaw(decision: &Decision) -> Option<AfterThaw> {
     })
 }
 
-/// A call that the rule was to deny and that this kernel let happen.
+/// A call that the rule was to deny and that this kernel let happen. One that was seen at its entry may have failed later, of itself
+/// or because a program on the cgroup refused a device: that it succeeded would be a guess.
 pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
     let (decision, to_deny) = (decided.decision, decided.rule.is_some_and(|rule| !rule.effect.is_observe()));
     let succeeded = |did: Did| did == Did::WouldDeny || (did == Did::Allowed && to_deny);
@@ -59,7 +60,11 @@ pub fn not_denied(decided: &Decided<'_>) -> Option<String> {
         Mode::Observe => "it was only observed",
         Mode::Enforce => "this kernel cannot deny it",
     };
-    Some(format!("THE CALL SUCCEEDED: {why} ({}).", event::seen(seen)))
+    let known = match seen.event().and_then(Event::assurance) {
+        Some(Assurance::ObservedUnreliable) => "NOT DENIED AT ITS ENTRY; WHETHER THE CALL SUCCEEDED IS NOT KNOWN",
+        _ => "THE CALL SUCCEEDED",
+    };
+    Some(format!("{known}: {why} ({}).", event::seen(seen)))
 }
 
 /// The cordons of the incident, in sentences.
