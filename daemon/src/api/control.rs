@@ -59,12 +59,12 @@ pub(super) async fn control(
     let deadline = Deadline::of(&request);
     let v1::ControlRequest { run, command, reason, dry_run, timeout_ms, request_id } = request.into_inner();
     let command = convert::command(command)?;
-    let repeated = Repeated::new(&who, &request_id, (&run, command, &reason))?;
     // Exactly what was meant, or nothing: a prefix or a name that was reused would reach another run.
     let seen = |run: &Run| who.may_see(run).is_some();
     let found = context.registry.find_exact(&run, seen).map_err(|e| convert::find_error(&e))?;
     let role = who.may_see(found.run()).ok_or_else(|| ErrorReason::RunNotFound.status(format!("no run `{run}`")))?;
     who.may_act(role, command)?;
+    let repeated = Repeated::new(&who, &request_id, (found.run().id, command, &reason))?;
     if dry_run {
         return rehearse(context, found, command).await;
     }

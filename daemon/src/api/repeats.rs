@@ -6,7 +6,7 @@
 //! not remembered, so sending it again carries it out; a command is never refused because of this table.
 
 use super::authorize::Principal;
-use failsafe_core::input::Command;
+use failsafe_core::{RunId, input::Command};
 use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::BTreeMap,
@@ -46,7 +46,7 @@ impl Request {
     ///
     /// # Errors
     /// `INVALID_REQUEST`: the id has characters other than letters, digits and `-_.:`, or is longer than 64 bytes.
-    pub fn new(who: &Principal, id: &str, what: (&str, Command, &str)) -> Result<Option<Request>, Status> {
+    pub fn new(who: &Principal, id: &str, what: (RunId, Command, &str)) -> Result<Option<Request>, Status> {
         if id.is_empty() {
             return Ok(None);
         }
