@@ -441,7 +441,7 @@ impl Sensors {
             gpus,
             _amdgpu: pipeline::amd::start(config, registry, pipeline, node, &whose)?,
             _kmsg: klog::start(config, lines, &judging.log_before, pipeline, node),
-            _metrics: pipeline::metrics::start(&config.metrics_socket, registry, pipeline)?,
+            _metrics: pipeline::metrics::start(config, registry, pipeline)?,
         })
     }
 

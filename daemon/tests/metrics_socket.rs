@@ -170,7 +170,7 @@ import failsafe_metrics as f, os, socket, sys, time
 assert f.report('loss', 2.31, step=10)
 assert f.report('lr', '1e-4')
 assert f.report('nan', float('nan'))
-assert f._default.flush(20) == (3, 0, None), f._default.flush(20)
+assert f.default_reporter().flush(20) == (3, 0, None), f.default_reporter().flush(20)
 class Tensor:
     def __float__(self): raise RuntimeError('a tensor with 2 elements cannot be converted')
 r = f.Reporter(rank=3)
@@ -188,7 +188,7 @@ full = os.path.join(sys.argv[1], 'full.sock')
 s = socket.socket(socket.AF_UNIX)
 s.bind(full + '.stream')
 s.listen()
-f.BUFFER = 1000
+f._reporter.BUFFER = 1000
 r = f.Reporter(full)
 start = time.monotonic()
 for step in range(100000):
@@ -197,9 +197,9 @@ assert r.dropped > 90000 and r.report('loss', float('nan')) and time.monotonic()
 # A process forked from the trainer has a connection of its own.
 if os.fork() == 0:
     f.report('child', 1)
-    os._exit(0 if f._default.flush(20)[0] == 1 else 1)
+    os._exit(0 if f.default_reporter().flush(20)[0] == 1 else 1)
 assert os.wait()[1] == 0
-assert f.report('last', 0) and f._default.flush(20)[0] == 4
+assert f.report('last', 0) and f.default_reporter().flush(20)[0] == 4
 os._exit(0)
 ";
     let mut client = python(&rig.socket(), program);
@@ -211,6 +211,56 @@ os._exit(0)
     ensure!((got[0].name.as_str(), got[0].value, got[0].step) == ("loss", 2.31, Some(10)), "{got:?}");
     ensure!(got[1].name == "lr" && got[2].value.is_nan(), "{got:?}");
     ensure!(got[3].name == "child" && got[3].series != got[0].series && got[4].series == got[0].series, "{got:?}");
+    Ok(())
+}
+
+#[test]
+fn the_python_client_loses_nothing_of_a_hundred_metrics_in_a_thousand_steps() -> Result<()> {
+    if no_python() {
+        return Ok(());
+    }
+    let rig = Rig::new()?;
+    // Fewer values than the client's buffer has places for: nothing is lost however slow the machine is.
+    let program = "
+import failsafe_metrics as f, time
+start = time.monotonic()
+for step in range(1000):
+    f.report('loss', step, step)
+    for n in range(99):
+        f.report(f'm{n}', step, step)
+reported = time.monotonic() - start
+accepted, lost, reason = f.default_reporter().flush(600)
+print(f'accepted {accepted} lost {lost} {reason}; reported in {reported:.2f} s, answered after {time.monotonic() - start:.2f} s')
+";
+    let mut client = python(&rig.socket(), program);
+    let client = client.env_remove("RANK").stdout(Stdio::piped()).spawn()?;
+    let mut steps = Vec::new();
+    while steps.len() < 1_000 {
+        let metric = rig.metric()?;
+        if metric.name == "loss" {
+            steps.extend(metric.step);
+        }
+    }
+    let output = client.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    eprintln!("{text}");
+    ensure!(text.starts_with("accepted 100000 lost 0 None"), "{text}");
+    ensure!(steps.iter().copied().eq(0..1_000), "{steps:?}");
+    Ok(())
+}
+
+#[test]
+fn the_python_callbacks_report_what_a_training_does() -> Result<()> {
+    if no_python() {
+        return Ok(());
+    }
+    // With the standard library alone: the frameworks are made up by the tests.
+    let tests = Path::new(CLIENT).join("tests");
+    let mut command = Command::new("python3");
+    command.args(["-S", "-B", "-m", "unittest", "discover", "-s"]).arg(&tests).env("PYTHONPATH", CLIENT);
+    let output = command.env_remove("RANK").output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && errors.contains("\nRan 10 tests"), "{errors}");
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! `[gateway]`: which process is the gateway, that serves metrics and remote clients and sends notifications, and the roles of remote clients.
+//! `[gateway]`: which process is the gateway, that serves metrics and remote clients, sends notifications and receives metrics, and
+//! the roles of remote clients.
 
 use super::check::Wrong;
 use serde::Deserialize;
@@ -14,6 +15,8 @@ pub struct Gateway {
     pub cgroup: PathBuf,
     /// Whether it may read the audit log, of which it sends notifications.
     pub notifications: bool,
+    /// Whether it may hand on metrics of processes of runs that connected to it.
+    pub receive: bool,
     /// The file with the roles of remote identities; none: no identity has one.
     pub roles: Option<PathBuf>,
 }
@@ -21,7 +24,7 @@ pub struct Gateway {
 impl Default for Gateway {
     fn default() -> Gateway {
         let cgroup = "/system.slice/failsafe-gateway.service".into();
-        Gateway { user: String::new(), cgroup, notifications: false, roles: None }
+        Gateway { user: String::new(), cgroup, notifications: false, receive: false, roles: None }
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::{Sender, mailbox::Poster};
 use crate::{
-    platform::clock,
+    config::{Config, Gateway},
+    platform::{clock, users},
     runs::Registry,
     sensors::metrics::{Metric, MetricsError, MetricsEvent, MetricsSocket, Reporting, Running, Runs},
 };
@@ -16,7 +17,7 @@ use failsafe_core::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -27,10 +28,11 @@ const ROOM: usize = 128;
 ///
 /// # Errors
 /// [`MetricsError`] when one cannot be bound, or the thread could not be made.
-pub fn start(path: &Path, registry: &Arc<Registry>, pipeline: &Sender) -> anyhow::Result<Running> {
+pub fn start(config: &Config, registry: &Arc<Registry>, pipeline: &Sender) -> anyhow::Result<Running> {
+    let path = &config.metrics_socket;
     let socket = MetricsSocket::bind(path)?;
     let mut poster = Poster::with_room(pipeline.clone(), ROOM);
-    let runs = OfRegistry { registry: registry.clone(), needed: Mutex::default() };
+    let runs = OfRegistry { registry: registry.clone(), needed: Mutex::default(), relay: Relay::new(&config.gateway) };
     let running = socket.spawn(runs, move |event| {
         if let Some(input) = input(event) {
             poster.post(input);
@@ -44,6 +46,33 @@ struct OfRegistry {
     registry: Arc<Registry>,
     /// The metrics that each run's rules need.
     needed: Mutex<BTreeMap<RunId, Arc<BTreeSet<String>>>>,
+    relay: Option<Relay>,
+}
+
+/// By what the gateway is known, where it may hand on metrics.
+struct Relay {
+    uid: u32,
+    cgroup: PathBuf,
+}
+
+impl Relay {
+    fn new(config: &Gateway) -> Option<Relay> {
+        if !config.receive || config.user.is_empty() {
+            return None;
+        }
+        match users::user_id(&config.user) {
+            Ok(Some(uid)) if uid != 0 => Some(Relay { uid, cgroup: config.cgroup.clone() }),
+            found => {
+                let user = &config.user;
+                tracing::warn!(
+                    user,
+                    ?found,
+                    "gateway.user: there is no such user, or it is root: it may hand on no metrics"
+                );
+                None
+            }
+        }
+    }
 }
 
 impl Runs for OfRegistry {
@@ -68,6 +97,10 @@ impl Runs for OfRegistry {
 
     fn another_is_roots(&self, run: RunId) -> bool {
         self.registry.live().iter().any(|live| live.run.id != run && live.run.owner_uid == 0)
+    }
+
+    fn relays(&self, uid: u32, cgroup: &Path) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.uid == uid && cgroup.starts_with(&relay.cgroup))
     }
 }
 

@@ -5,7 +5,8 @@
 //! only through these types.
 //!
 //! Invariants:
-//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`apart`], [`bpf`], [`heap`], [`peer`], [`peercred`], [`pidfd`], [`sched`]);
+//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`apart`], [`bpf`], [`heap`], [`peer`], [`peercred`], [`pidfd`], [`received`],
+//!   [`sched`]);
 //! - no async: callers run these on worker threads;
 //! - readers of `/proc` take a root path, so that tests read fixtures from a temporary folder;
 //! - a process or cgroup that vanishes is an ordinary answer (`None`, [`CgroupError::is_vanished`]), not a fault.
@@ -20,6 +21,7 @@ pub mod peer;
 pub mod peercred;
 pub mod pidfd;
 pub mod proc;
+pub mod received;
 pub mod sched;
 pub mod users;
 

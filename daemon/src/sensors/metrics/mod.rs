@@ -118,6 +118,10 @@ pub trait Runs: Send + 'static {
     fn lives(&self, run: RunId) -> bool;
     /// Whether another live run belongs to root: it may forge the sender of a datagram.
     fn another_is_roots(&self, run: RunId) -> bool;
+    /// Whether a process of this user in this cgroup is the gateway, and may report for processes that connected to it.
+    fn relays(&self, _uid: u32, _cgroup: &Path) -> bool {
+        false
+    }
 }
 
 /// Why a socket could not be made.

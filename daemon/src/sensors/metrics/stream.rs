@@ -6,33 +6,36 @@
 //! | `!rank LABEL` | the series of the lines that follow |
 //! | `!oneshot` | each value comes from a process of its own: the series outlives it |
 //! | `!lost N` | the client lost this many values |
+//! | `!peer` | of the gateway: with a connection, whose process the lines that follow are of; see `relay` |
+//! | `!refused N WORD` | what reads other formats refused this many values |
 //! | `?` | answered with `accepted A refused R [REASON]`, counted since the last answer |
 //!
 //! Who connected decides whose run it is, by its cgroup when the lines are read. A line that another process wrote over an
 //! inherited or passed descriptor is refused: the kernel stamps each write with its writer.
 
+mod relay;
+
 use super::{
     MetricsError, MetricsEvent, Reporting, Runs, Shared, failed, flow::Reporter, open_to_all, parse, peer::Peer,
     replace,
 };
-use crate::platform::clock;
+use crate::platform::{
+    clock,
+    received::{Received, receive},
+};
 use failsafe_core::{RunId, signal::Series};
 use nix::{
-    cmsg_space,
     errno::Errno,
     sys::{
         epoll::{Epoll, EpollEvent, EpollFlags},
         resource::{Resource, getrlimit},
-        socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt},
+        socket::{setsockopt, sockopt},
     },
 };
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, IoSliceMut, Write},
-    os::{
-        fd::AsRawFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    io::{ErrorKind, Write},
+    os::unix::net::{UnixListener, UnixStream},
     path::Path,
 };
 
@@ -75,7 +78,16 @@ pub(super) struct Streams {
 
 struct Connection {
     socket: UnixStream,
+    /// The process whose values it carries.
     peer: Peer,
+    /// The process that connected, and writes.
+    writer: u32,
+    /// Whether the gateway connected.
+    of_gateway: bool,
+    /// It is the gateway's, and has not been passed a connection yet.
+    relays: bool,
+    /// Why it is in no run, where it is in none.
+    nobody: String,
     series: Series,
     oneshot: bool,
     of: Option<Reporting>,
@@ -125,21 +137,15 @@ impl Streams {
     ) -> Result<(), String> {
         let peer = Peer::of(socket, &shared.proc).ok_or("the process that connected has ended")?;
         let cgroup = peer.cgroup(&shared.proc).ok_or("the process that connected has ended")?;
-        let of = shared.runs.of_cgroup(&cgroup).ok_or(NO_RUN)?;
-        let all = self.connections.len();
-        let count = |same: &dyn Fn(&Connection) -> bool| self.connections.values().filter(|c| same(c)).count();
-        let limit = if peer.uid == 0 { self.most } else { self.most.saturating_sub(RESERVE) };
-        let too_many = if all >= limit {
-            Some(format!("{all} metrics connections on this node (limit {limit})"))
-        } else if count(&|c| c.run() == Some(of.run)) >= OF_A_RUN {
-            Some(format!("{OF_A_RUN} metrics connections of this run (limit {OF_A_RUN})"))
-        } else if peer.uid != 0 && count(&|c| c.peer.uid == peer.uid) >= OF_A_USER {
-            Some(format!("{OF_A_USER} metrics connections of user {} (limit {OF_A_USER})", peer.uid))
-        } else {
-            None
-        };
-        if let Some(why) = too_many {
-            shared.lose(of.run, &why, 1);
+        let of = shared.runs.of_cgroup(&cgroup);
+        let relays = of.is_none() && shared.runs.relays(peer.uid, &cgroup);
+        if of.is_none() && !relays {
+            return Err(NO_RUN.to_owned());
+        }
+        if let Some(why) = self.too_many(of.as_ref().map(|of| of.run), peer.uid) {
+            if let Some(of) = of {
+                shared.lose(of.run, &why, 1);
+            }
             return Err(why);
         }
         let token = self.next;
@@ -156,9 +162,13 @@ impl Streams {
         let connection = Connection {
             socket,
             peer,
+            writer: peer.pid,
+            of_gateway: relays,
+            relays,
+            nobody: NO_RUN.to_owned(),
             series,
             oneshot: false,
-            of: Some(of),
+            of,
             looked_ns: clock::monotonic_ns(),
             partial: Vec::new(),
             skipping: false,
@@ -169,6 +179,22 @@ impl Streams {
         };
         self.connections.insert(token, connection);
         Ok(())
+    }
+
+    /// Which limit one more connection would exceed.
+    fn too_many(&self, run: Option<RunId>, uid: u32) -> Option<String> {
+        let all = self.connections.len();
+        let count = |same: &dyn Fn(&Connection) -> bool| self.connections.values().filter(|c| same(c)).count();
+        let limit = if uid == 0 { self.most } else { self.most.saturating_sub(RESERVE) };
+        if all >= limit {
+            Some(format!("{all} metrics connections on this node (limit {limit})"))
+        } else if run.is_some() && count(&|c| c.run() == run) >= OF_A_RUN {
+            Some(format!("{OF_A_RUN} metrics connections of this run (limit {OF_A_RUN})"))
+        } else if uid != 0 && count(&|c| c.peer.uid == uid) >= OF_A_USER {
+            Some(format!("{OF_A_USER} metrics connections of user {uid} (limit {OF_A_USER})"))
+        } else {
+            None
+        }
     }
 
     /// Reads one turn of a connection.
@@ -192,25 +218,26 @@ impl Streams {
             return;
         }
         let room = usize::try_from(quota).unwrap_or(TURN).min(TURN);
-        let (read, writer) = match receive(&connection.socket, &mut self.buffer[..room]) {
+        let received = match receive(&connection.socket, &mut self.buffer[..room], connection.relays) {
             Ok(received) => received,
             Err(Errno::EAGAIN | Errno::EINTR) => {
                 connection.give_back(quota, shared);
                 return;
             }
-            Err(_) => (0, None),
+            Err(_) => Received::default(),
         };
+        let read = received.bytes;
         connection.give_back(quota - read as u64, shared);
-        if read == 0 {
-            let _gone = epoll.delete(&connection.socket);
-            self.connections.remove(&token);
-            return;
+        let own = received.writer == Some(connection.writer);
+        if let Some(passed) = received.file.filter(|_| own) {
+            self.adopt(token, &passed, shared);
         }
-        let bytes = &self.buffer[..read];
-        let own = writer == Some(connection.peer.pid);
-        if !connection.lines(bytes, own, now, shared) {
+        let keep = match self.connections.get_mut(&token) {
+            Some(connection) if read > 0 => connection.lines(&self.buffer[..read], own, now, shared),
+            _ => false,
+        };
+        if !keep && let Some(connection) = self.connections.remove(&token) {
             let _gone = epoll.delete(&connection.socket);
-            self.connections.remove(&token);
         }
     }
 
@@ -346,6 +373,8 @@ impl Connection {
                 Some(series) => self.series = series,
                 None => self.refuse(&parse::Bad::Rank.to_string(), shared),
             },
+            None if command == "peer" && self.of_gateway => {}
+            Some(("refused", rest)) => self.refused_before(rest, shared),
             Some(("lost", count)) => {
                 if let (Some(run), Ok(count)) = (self.run(), count.parse()) {
                     shared.lose(run, "the client's buffer was full", count);
@@ -357,7 +386,8 @@ impl Connection {
 
     fn metric<R: Runs, F: FnMut(MetricsEvent)>(&mut self, line: &parse::Line<'_>, now: u64, shared: &mut Shared<R, F>) {
         let Some(of) = &self.of else {
-            self.refuse(NO_RUN, shared);
+            let why = self.nobody.clone();
+            self.refuse(&why, shared);
             return;
         };
         let by = Reporter { pid: self.peer.pid, start_ticks: self.peer.start_ticks, oneshot: self.oneshot };
@@ -372,13 +402,17 @@ impl Connection {
     }
 
     fn refuse<R: Runs, F: FnMut(MetricsEvent)>(&mut self, why: &str, shared: &mut Shared<R, F>) {
-        self.refused += 1;
+        self.refuse_many(1, why, shared);
+    }
+
+    fn refuse_many<R: Runs, F: FnMut(MetricsEvent)>(&mut self, count: u64, why: &str, shared: &mut Shared<R, F>) {
+        self.refused = self.refused.saturating_add(count);
         if self.why.is_none() {
             self.why = Some(why.to_owned());
         }
         match self.run() {
-            Some(run) => shared.lose(run, &format!("refused: {why}"), 1),
-            None => shared.garbage += 1,
+            Some(run) => shared.lose(run, &format!("refused: {why}"), count),
+            None => shared.garbage = shared.garbage.saturating_add(count),
         }
     }
 
@@ -389,16 +423,4 @@ impl Connection {
         let text = format!("accepted {accepted} refused {refused}{why}\n");
         self.socket.write_all(text.as_bytes()).is_ok()
     }
-}
-
-/// Bytes, and the process that wrote them.
-fn receive(socket: &UnixStream, buffer: &mut [u8]) -> nix::Result<(usize, Option<u32>)> {
-    let mut space = cmsg_space!(UnixCredentials);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_DONTWAIT)?;
-    let writer = message.cmsgs()?.find_map(|c| match c {
-        ControlMessageOwned::ScmCredentials(credentials) => u32::try_from(credentials.pid()).ok(),
-        _ => None,
-    });
-    Ok((message.bytes, writer))
 }

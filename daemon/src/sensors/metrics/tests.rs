@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::testing::until;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::unix::net::{UnixDatagram, UnixListener, UnixStream},
     process::{Command, Stdio},
     sync::{Mutex, mpsc},
     time::Duration,
@@ -14,6 +15,7 @@ use std::{
 struct Fake {
     run: Arc<Mutex<Option<RunId>>>,
     roots: bool,
+    relays: bool,
 }
 
 impl Runs for Fake {
@@ -27,6 +29,9 @@ impl Runs for Fake {
     fn another_is_roots(&self, _run: RunId) -> bool {
         self.roots
     }
+    fn relays(&self, _uid: u32, _cgroup: &Path) -> bool {
+        self.relays
+    }
 }
 
 struct Rig {
@@ -38,12 +43,22 @@ struct Rig {
 
 impl Rig {
     fn new(in_a_run: bool, roots: bool) -> Rig {
+        Rig::with(in_a_run, roots, false)
+    }
+
+    /// In which this process is the gateway.
+    fn relay() -> Rig {
+        Rig::with(false, false, true)
+    }
+
+    fn with(in_a_run: bool, roots: bool, relays: bool) -> Rig {
         let folder = tempfile::tempdir().unwrap();
         let (tx, events) = mpsc::channel();
         let socket = MetricsSocket::bind(&folder.path().join("m.sock")).unwrap();
-        let id: RunId = "01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d".parse().unwrap();
+        let id: RunId = ID.parse().unwrap();
         let run = Arc::new(Mutex::new(in_a_run.then_some(id)));
-        let running = socket.spawn(Fake { run: run.clone(), roots }, move |event| drop(tx.send(event))).unwrap();
+        let running =
+            socket.spawn(Fake { run: run.clone(), roots, relays }, move |event| drop(tx.send(event))).unwrap();
         Rig { folder, events, run, _running: running }
     }
 
@@ -165,6 +180,69 @@ fn a_hundred_metrics_at_a_thousand_steps_lose_nothing() {
     }
     assert!(steps.iter().copied().eq(0..1_000));
     assert_eq!(writer.join().unwrap(), "accepted 100000 refused 0\n");
+}
+
+/// Passes a connection, as the gateway does.
+fn pass(stream: &UnixStream, passed: &UnixStream) {
+    let files = [std::os::fd::AsRawFd::as_raw_fd(passed)];
+    let (bytes, rights) = ([std::io::IoSlice::new(b"!peer\n")], [ControlMessage::ScmRights(&files)]);
+    let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
+    sendmsg::<()>(fd, &bytes, &rights, MsgFlags::empty(), None).unwrap();
+}
+
+const ID: &str = "01936f2e-7b1c-7e50-8000-5f0c9a1b2c3d";
+
+#[test]
+fn the_gateway_reports_for_the_process_of_the_connection_that_it_passes() {
+    let rig = Rig::relay();
+    let mut stream = rig.connect();
+    stream.write_all(b"loss 1\n?\n").unwrap();
+    assert!(
+        answer(&stream).starts_with("accepted 0 refused 1 the process is in no run"),
+        "no connection is passed yet"
+    );
+    let listener = UnixListener::bind(rig.folder.path().join("of-gateway")).unwrap();
+    let client = UnixStream::connect(rig.folder.path().join("of-gateway")).unwrap();
+    let accepted = listener.accept().unwrap().0;
+    *rig.run.lock().unwrap() = Some(ID.parse().unwrap());
+    pass(&stream, &accepted);
+    stream.write_all(b"!refused 3 name\n!refused 1 nonsense\nloss 2.5 7\n?\n").unwrap();
+    let text = answer(&stream);
+    assert!(text.starts_with("accepted 1 refused 4 the name is not 1 to 64"), "{text}");
+    assert_eq!((rig.metric().step, rig.lost().1 + rig.lost().1), (Some(7), 4));
+    // Once is enough: what is passed later is closed, and the connection with it.
+    pass(&stream, &accepted);
+    assert_eq!(answer(&stream), "");
+    drop(client);
+}
+
+#[test]
+fn a_connection_that_the_gateway_made_itself_is_not_whose_listener_it_reached() {
+    let rig = Rig::relay();
+    let path = rig.folder.path().join("of-victim");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let made = UnixStream::connect(&path).unwrap();
+    let mut stream = rig.connect();
+    stream.write_all(b"?\n").unwrap();
+    assert_eq!(answer(&stream), "accepted 0 refused 0\n", "it is the gateway's");
+    *rig.run.lock().unwrap() = Some(ID.parse().unwrap());
+    pass(&stream, &made);
+    stream.write_all(b"loss nan\n?\n").unwrap();
+    let text = answer(&stream);
+    assert!(text.starts_with("accepted 0 refused 1 the client's socket is bound to an address"), "{text}");
+}
+
+#[test]
+fn a_process_of_a_run_cannot_report_for_another_connection() {
+    let rig = Rig::new(true, false);
+    let (one, _other) = UnixStream::pair().unwrap();
+    let stream = rig.connect();
+    pass(&stream, &one);
+    assert_eq!(answer(&stream), "", "the connection is closed");
+    let mut stream = rig.connect();
+    stream.write_all(b"!peer\n!refused 5 name\n?\n").unwrap();
+    let text = answer(&stream);
+    assert!(text.starts_with("accepted 0 refused 6 unknown command"), "{text}");
 }
 
 #[test]
