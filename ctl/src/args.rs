@@ -10,6 +10,7 @@ mod mode;
 mod node;
 mod nodes;
 mod policy;
+mod scrape;
 
 pub use attest::{
     AttestArgs, AttestCommand, AttestCommonArgs, AttestDiffArgs, AttestExpectArgs, AttestKeyCommand, AttestNodeArgs,
@@ -26,6 +27,7 @@ pub use nodes::{NodesArgs, Reach};
 pub use policy::{
     CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs,
 };
+pub use scrape::{Endpoint, ScrapeArgs};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use failsafe_core::record::Record;
@@ -131,6 +133,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Report a metric of the run that this command runs in.
     Report(ReportArgs),
+    /// Read a Prometheus endpoint of the run that this command runs in, and report its values, again and again.
+    Scrape(ScrapeArgs),
     /// Show whether failsafe acts on runs, and have it observe for a time.
     Mode {
         /// What.

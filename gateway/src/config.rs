@@ -1,9 +1,11 @@
 //! The gateway's configuration: one TOML file and its drop-ins, read and checked whole before anything is served.
 
 mod notify;
+mod receive;
 
 pub use failsafe_files::Wrong;
 pub use notify::{About, Kind, Notify, Route, Target};
+pub use receive::Receive;
 
 use failsafe_core::policy::diagnostic::Diagnostics;
 use serde::Deserialize;
@@ -28,6 +30,8 @@ pub struct Config {
     pub remote: Option<Remote>,
     /// To whom notifications are sent; none: nobody.
     pub notify: Option<Notify>,
+    /// How metrics of runs are received; none: they are not.
+    pub receive: Option<Receive>,
 }
 
 /// `[remote]`: how remote clients are served, by TLS with client certificates.
@@ -69,7 +73,13 @@ impl Default for Remote {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { socket: "/run/failsafe/failsafed.sock".into(), metrics: None, remote: None, notify: None }
+        Config {
+            socket: "/run/failsafe/failsafed.sock".into(),
+            metrics: None,
+            remote: None,
+            notify: None,
+            receive: None,
+        }
     }
 }
 
@@ -164,6 +174,7 @@ impl Config {
             ]));
         }
         wrong.extend(self.notify.iter().flat_map(Notify::wrong));
+        wrong.extend(self.receive.iter().flat_map(Receive::wrong));
         wrong
     }
 }
@@ -244,10 +255,13 @@ mod tests {
             ("[notify]", "notify."),
             ("[notify.target.NAME]", "notify.target.NAME."),
             ("[[notify.target.NAME.route]]", "notify.target.NAME.route."),
+            ("[receive]", "receive."),
         ];
         let of = |(table, prefix): (&str, &str)| {
             let keys = keys(table).into_iter().map(|key| format!("{prefix}{key}")).collect::<Vec<_>>();
-            keys.into_iter().filter(|key| !["metrics", "remote", "notify"].contains(&key.as_str())).collect::<Vec<_>>()
+            keys.into_iter()
+                .filter(|key| !["metrics", "remote", "notify", "receive"].contains(&key.as_str()))
+                .collect::<Vec<_>>()
         };
         let mut all: Vec<String> = tables.into_iter().flat_map(of).collect();
         all.retain(|key| key != "notify.target" && key != "notify.target.NAME.route");

@@ -1,20 +1,23 @@
 //! The gateway: an unprivileged process between failsafed and the network. It serves metrics over HTTP, relays remote clients that
-//! a certificate identifies, and sends notifications.
+//! a certificate identifies, sends notifications, and receives metrics of runs.
 //!
 //! ```text
 //! Prometheus ──HTTP──────► metrics ──┐
 //! client ──TLS, HTTP/2──► remote ───┼─gRPC, unix socket──► failsafed (decides what each identity may do)
 //! targets ◄──HTTPS, ...── notify ───┘
+//! runs ──OTLP, unix socket──► receive ──lines, metrics socket──► failsafed (asks the kernel whose connection it was)
 //! ```
-//! Invariants: it reaches failsafed by the control socket only, and may do no more there than failsafed lets it; whatever a client
+//! Invariants: it reaches failsafed by the control socket and the metrics socket only, and may do no more there than failsafed lets it; whatever a client
 //! sends, its connections, memory and time are bounded; what failsafed does not answer now is not served.
 
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod count;
 mod daemon;
 pub mod metrics;
 pub mod notify;
+pub mod receive;
 pub mod remote;
 
 use anyhow::{Context, Result, bail};
@@ -38,8 +41,11 @@ pub fn warnings(config: &Config) -> Vec<String> {
 /// # Errors
 /// An address cannot be bound, or a server ended.
 pub async fn run(config: Config) -> Result<()> {
-    if config.metrics.is_none() && config.remote.is_none() && config.notify.is_none() {
-        bail!("there is nothing to do: expected a table [metrics], [remote] or [notify] in the configuration");
+    let none = config.metrics.is_none() && config.remote.is_none() && config.notify.is_none();
+    if none && config.receive.is_none() {
+        bail!(
+            "there is nothing to do: expected a table [metrics], [remote], [notify] or [receive] in the configuration"
+        );
     }
     for warning in warnings(&config) {
         tracing::warn!("{warning}");
@@ -59,6 +65,7 @@ pub async fn run(config: Config) -> Result<()> {
         }
         None => None,
     };
+    let receiver = config.receive.as_ref().map(receive::Server::bind).transpose()?;
     if let Some(metrics) = &metrics {
         tracing::info!(address = %metrics.address(), "metrics are served");
     }
@@ -73,6 +80,7 @@ pub async fn run(config: Config) -> Result<()> {
         served = or_never(metrics.map(metrics::Server::serve)) => served.context("the metrics server ended"),
         served = or_never(remote.map(remote::Server::serve)) => served.context("the server of remote clients ended"),
         sent = or_never(notifier.map(notify::Notifier::serve)) => sent.context("the notifications ended"),
+        received = or_never(receiver.map(receive::Server::serve)) => received.context("the receiver of metrics ended"),
         _ = term.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }

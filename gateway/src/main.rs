@@ -15,7 +15,7 @@ use std::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// Serves metrics of failsafed over HTTP and remote clients over TLS, and sends notifications.
+/// Serves metrics of failsafed over HTTP and remote clients over TLS, sends notifications, and receives metrics of runs.
 ///
 /// It runs as an unprivileged user and reaches failsafed by its control socket.
 #[derive(Parser)]

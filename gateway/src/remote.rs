@@ -8,15 +8,14 @@
 //! Invariants: nothing is read of a client before its certificate is verified, except the handshake; the metadata that names
 //! identities is written here and taken over from no client; a connection ends with the client's certificate.
 
-mod count;
 mod identity;
 mod refused;
 mod relay;
 mod tls;
 
 use crate::config::{self, Wrong};
+use crate::count::Counts;
 use anyhow::{Context, Result};
-use count::Counts;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Client;
 pub use refused::Refused;

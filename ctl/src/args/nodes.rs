@@ -103,7 +103,9 @@ impl Command {
             Command::Man { .. } => NO_NODE,
             Command::Incident { what: IncidentCommand::Export(_) } | Command::Log { .. } | Command::Doctor(_) => FILES,
             Command::Replay(_) | Command::Export(_) => FILES,
-            Command::Run(_) | Command::Rerun(_) | Command::Register(_) | Command::Report(_) => COMMANDS,
+            Command::Run(_) | Command::Rerun(_) | Command::Register(_) | Command::Report(_) | Command::Scrape(_) => {
+                COMMANDS
+            }
             Command::Manifest { .. } | Command::Checkpoint(_) => COMMANDS,
         }
     }

@@ -32,6 +32,7 @@ mod register;
 mod replay;
 mod report;
 mod run;
+mod scrape;
 mod stats;
 
 use crate::{
@@ -124,6 +125,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
         Command::Replay(args) => replay::replay(place, &args),
         Command::Export(args) => export::export(place, &args),
         Command::Report(args) => report::report(&args),
+        Command::Scrape(args) => scrape::scrape(&args),
         Command::Mode { what } => match what {
             ModeCommand::Show(output) => mode::show(place, output),
             ModeCommand::Observe { length, reason, output } => mode::set(place, Some(length), &reason, output),

@@ -35,6 +35,14 @@ fn lines(args: &ReportArgs) -> String {
 }
 
 fn send(socket: &Path, lines: &str) -> Result<(), Fail> {
+    accepted(&exchange(socket, lines)?)
+}
+
+/// Sends lines, the last of them a question, and gives the daemon's answer.
+///
+/// # Errors
+/// The daemon does not answer.
+pub(super) fn exchange(socket: &Path, lines: &str) -> Result<String, Fail> {
     let mut stream = socket.as_os_str().to_owned();
     stream.push(".stream");
     let path = PathBuf::from(stream);
@@ -59,7 +67,7 @@ fn send(socket: &Path, lines: &str) -> Result<(), Fail> {
         written.map_err(failed)?;
         read.map_err(failed)?;
     }
-    accepted(answer.trim())
+    Ok(answer.trim().to_owned())
 }
 
 /// `accepted A refused R [REASON]`.

@@ -4,10 +4,10 @@
 //! `failsafe.v1` are relayed. Their rights are failsafed's matter.
 
 use super::{
-    count::Permit,
     identity::Client,
     refused::{Reason, Refused, Who},
 };
+use crate::count::Permit;
 use http_body_util::{BodyExt, Empty, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,

@@ -84,6 +84,7 @@ const TABLE: &[Row] = &[
             "failsafe-attest",
             "failsafe-core",
             "failsafe-files",
+            "failsafe-intake",
             "failsafe-journal",
             "failsafe-matchers",
             "failsafe-proto",
@@ -96,10 +97,11 @@ const TABLE: &[Row] = &[
     // It speaks to strangers: what it links is what they can reach.
     Row {
         name: "failsafe-gateway",
-        may: &["failsafe-core", "failsafe-files", "failsafe-proto"],
+        may: &["failsafe-core", "failsafe-files", "failsafe-intake", "failsafe-proto"],
         tests_may: &[],
         never: &["aya", "nvml-wrapper"],
     },
+    Row { name: "failsafe-intake", may: &["failsafe-core"], tests_may: &[], never: IMPURE },
     Row { name: "nvml-sim", may: &[], tests_may: &[], never: &["tokio"] },
     Row { name: "parity", may: &[], tests_may: &[], never: &["tokio"] },
     // It includes a file of the daemon by path, with other threads and atomics.

@@ -1,0 +1,193 @@
+//! OTLP: the request `ExportMetricsServiceRequest`, in protobuf or JSON.
+//!
+//! | Metric | Values |
+//! |---|---|
+//! | gauge, sum | `NAME` |
+//! | histogram, exponential histogram | `NAME.count`, `NAME.sum`, `NAME.min`, `NAME.max`, as far as they are given |
+//! | summary | `NAME.count`, `NAME.sum` |
+//!
+//! Attributes of a data point are labels. Of the resource, only `rank` counts: it names a series of the run. Which run it is, no
+//! attribute decides.
+
+use crate::{Labels, Taken, Why, labelled};
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse},
+    common::v1::{AnyValue, KeyValue, any_value},
+    metrics::v1::{Metric, metric::Data, number_data_point},
+};
+use prost::Message;
+
+/// Bit of the flags of a data point: it has no value (`FLAG_NO_RECORDED_VALUE`).
+const NO_VALUE: u32 = 1;
+
+/// A request that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Bad {
+    /// It is not protobuf of this message.
+    #[error("expected an ExportMetricsServiceRequest in protobuf")]
+    Protobuf(#[source] prost::DecodeError),
+    /// It is not JSON of this message.
+    #[error("expected an ExportMetricsServiceRequest in JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+/// In which form a request came, and its answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Protobuf.
+    Protobuf,
+    /// JSON.
+    Json,
+}
+
+/// `google.rpc.Status`, as far as it is used.
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+impl Form {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`Bad`].
+    pub fn read(self, bytes: &[u8]) -> Result<Taken, Bad> {
+        match self {
+            Form::Protobuf => protobuf(bytes),
+            Form::Json => json(bytes),
+        }
+    }
+
+    /// The answer to a request of which `refused` values were refused.
+    pub fn answer(self, refused: u64, why: &str) -> Vec<u8> {
+        let partial_success = (refused > 0).then(|| ExportMetricsPartialSuccess {
+            rejected_data_points: i64::try_from(refused).unwrap_or(i64::MAX),
+            error_message: why.to_owned(),
+        });
+        let answer = ExportMetricsServiceResponse { partial_success };
+        match self {
+            Form::Protobuf => answer.encode_to_vec(),
+            Form::Json => serde_json::to_vec(&answer).unwrap_or_default(),
+        }
+    }
+
+    /// The answer to a request that failed; `code` is one of gRPC.
+    pub fn failure(self, code: i32, why: &str) -> Vec<u8> {
+        match self {
+            Form::Protobuf => Status { code, message: why.to_owned() }.encode_to_vec(),
+            Form::Json => serde_json::json!({ "code": code, "message": why }).to_string().into_bytes(),
+        }
+    }
+}
+
+/// Reads protobuf. The caller bounds the size: a message can take 60 times its bytes in memory.
+///
+/// # Errors
+/// [`Bad`].
+pub fn protobuf(bytes: &[u8]) -> Result<Taken, Bad> {
+    ExportMetricsServiceRequest::decode(bytes).map(taken).map_err(Bad::Protobuf)
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// [`Bad`].
+pub fn json(bytes: &[u8]) -> Result<Taken, Bad> {
+    serde_json::from_slice(bytes).map(taken).map_err(Bad::Json)
+}
+
+fn taken(request: ExportMetricsServiceRequest) -> Taken {
+    let mut taken = Taken::default();
+    for resource in request.resource_metrics {
+        let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+        let rank = attributes.iter().find(|it| it.key == "rank").and_then(text);
+        for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+            take(&mut taken, metric, rank.as_deref());
+        }
+    }
+    taken
+}
+
+fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
+    let name = metric.name;
+    let mut value = |part: &str, value: f64, attributes: &[KeyValue]| {
+        let name = if part.is_empty() { name.clone() } else { format!("{name}.{part}") };
+        let value = labels(attributes, rank).and_then(|labels| labelled(&name, value, labels));
+        taken.take(value);
+    };
+    let points = match metric.data {
+        Some(Data::Gauge(gauge)) => gauge.data_points,
+        Some(Data::Sum(sum)) => sum.data_points,
+        Some(Data::Histogram(histogram)) => {
+            for point in histogram.data_points.iter().filter(|point| point.flags & NO_VALUE == 0) {
+                let of = &point.attributes;
+                parts(&mut value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
+            }
+            return;
+        }
+        Some(Data::ExponentialHistogram(histogram)) => {
+            for point in histogram.data_points.iter().filter(|point| point.flags & NO_VALUE == 0) {
+                let of = &point.attributes;
+                parts(&mut value, of, point.count, [("sum", point.sum), ("min", point.min), ("max", point.max)]);
+            }
+            return;
+        }
+        Some(Data::Summary(summary)) => {
+            for point in summary.data_points.iter().filter(|point| point.flags & NO_VALUE == 0) {
+                parts(&mut value, &point.attributes, point.count, [("sum", Some(point.sum))]);
+            }
+            return;
+        }
+        None => return taken.refuse(Why::Kind),
+    };
+    let mut missing = 0;
+    for point in points.iter().filter(|point| point.flags & NO_VALUE == 0) {
+        match point.value {
+            Some(number_data_point::Value::AsDouble(number)) => value("", number, &point.attributes),
+            // Beyond 2^53 it is the nearest number of 64 bits.
+            Some(number_data_point::Value::AsInt(number)) => value("", number as f64, &point.attributes),
+            None => missing += 1,
+        }
+    }
+    (0..missing).for_each(|_| taken.refuse(Why::Value));
+}
+
+fn parts<const N: usize>(
+    value: &mut impl FnMut(&str, f64, &[KeyValue]),
+    attributes: &[KeyValue],
+    count: u64,
+    parts: [(&str, Option<f64>); N],
+) {
+    value("count", count as f64, attributes);
+    for (part, number) in parts {
+        if let Some(number) = number {
+            value(part, number, attributes);
+        }
+    }
+}
+
+fn labels(attributes: &[KeyValue], rank: Option<&str>) -> Result<Labels, Why> {
+    let mut labels = Labels { rank: rank.map(str::to_owned), ..Labels::default() };
+    for attribute in attributes {
+        labels.add(&attribute.key, text(attribute).ok_or(Why::Labels)?);
+    }
+    Ok(labels)
+}
+
+/// An attribute's value as text, unless it is of several parts.
+fn text(attribute: &KeyValue) -> Option<String> {
+    let AnyValue { value } = attribute.value.as_ref()?;
+    match value.as_ref()? {
+        any_value::Value::StringValue(text) => Some(text.clone()),
+        any_value::Value::IntValue(number) => Some(number.to_string()),
+        any_value::Value::BoolValue(yes) => Some(yes.to_string()),
+        any_value::Value::DoubleValue(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Requests, as OpenTelemetry's SDK writes them, and what is not as it writes them.
+
+use super::*;
+use opentelemetry_proto::tonic::{
+    metrics::v1::{Gauge, Histogram, HistogramDataPoint, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum},
+    resource::v1::Resource,
+};
+use proptest::prelude::*;
+
+fn attribute(key: &str, value: any_value::Value) -> KeyValue {
+    KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
+
+fn word(key: &str, value: &str) -> KeyValue {
+    attribute(key, any_value::Value::StringValue(value.into()))
+}
+
+fn point(value: f64, attributes: Vec<KeyValue>) -> NumberDataPoint {
+    NumberDataPoint { attributes, value: Some(number_data_point::Value::AsDouble(value)), ..NumberDataPoint::default() }
+}
+
+fn metric(name: &str, data: Data) -> Metric {
+    Metric { name: name.into(), data: Some(data), ..Metric::default() }
+}
+
+fn gauge(name: &str, data_points: Vec<NumberDataPoint>) -> Metric {
+    metric(name, Data::Gauge(Gauge { data_points }))
+}
+
+fn request(resource: Vec<KeyValue>, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
+    let resource = Some(Resource { attributes: resource, ..Resource::default() });
+    let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
+    let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
+    ExportMetricsServiceRequest { resource_metrics }
+}
+
+fn read(resource: Vec<KeyValue>, metrics: Vec<Metric>) -> Taken {
+    protobuf(&request(resource, metrics).encode_to_vec()).unwrap()
+}
+
+#[test]
+fn gauges_and_sums_are_values_and_step_and_rank_are_attributes() {
+    let step = attribute("step", any_value::Value::IntValue(7));
+    let tokens =
+        NumberDataPoint { value: Some(number_data_point::Value::AsInt(-3)), ..point(0.0, vec![word("rank", "1")]) };
+    let taken = read(
+        vec![word("service.name", "unknown_service"), word("rank", "0")],
+        vec![
+            gauge("train.loss", vec![point(2.5, vec![step]), point(f64::NAN, vec![word("split", "eval")])]),
+            metric("tokens", Data::Sum(Sum { data_points: vec![tokens], ..Sum::default() })),
+        ],
+    );
+    assert_eq!(taken.refused.len(), 0, "{taken:?}");
+    assert_eq!(taken.lines(), "train.loss 2.5e0 7 rank=0\ntrain.loss/split/eval NaN rank=0\ntokens -3e0 rank=1\n");
+}
+
+#[test]
+fn a_histogram_is_its_count_sum_least_and_greatest() {
+    let data =
+        HistogramDataPoint { count: 4, sum: Some(10.0), min: None, max: Some(7.5), ..HistogramDataPoint::default() };
+    let histogram = Data::Histogram(Histogram { data_points: vec![data], ..Histogram::default() });
+    let taken = read(vec![], vec![metric("step.time", histogram)]);
+    assert_eq!(taken.lines(), "step.time.count 4e0\nstep.time.sum 1e1\nstep.time.max 7.5e0\n");
+}
+
+#[test]
+fn what_is_not_taken_is_counted_by_its_reason() {
+    let without = NumberDataPoint { value: None, ..point(0.0, vec![]) };
+    let unrecorded = NumberDataPoint { flags: NO_VALUE, ..point(1.0, vec![]) };
+    let list = attribute("a", any_value::Value::ArrayValue(Default::default()));
+    for (metric, why) in [
+        (gauge("lo$s", vec![point(1.0, vec![])]), Why::Name),
+        (gauge("loss", vec![point(1.0, vec![word("a", "b c")])]), Why::Labels),
+        (gauge("loss", vec![point(1.0, vec![list])]), Why::Labels),
+        (gauge("loss", vec![point(1.0, vec![word("step", "-1")])]), Why::Step),
+        (gauge("loss", vec![point(1.0, vec![word("rank", "a/b")])]), Why::Rank),
+        (gauge("loss", vec![without]), Why::Value),
+        (Metric { name: "loss".into(), ..Metric::default() }, Why::Kind),
+    ] {
+        let taken = read(vec![], vec![metric.clone()]);
+        assert_eq!((taken.values.len(), taken.refused.get(&why)), (0, Some(&1)), "{metric:?}: {taken:?}");
+    }
+    assert_eq!(read(vec![], vec![gauge("loss", vec![unrecorded])]), Taken::default(), "nothing was recorded");
+}
+
+#[test]
+fn json_is_read_as_the_specification_writes_it() {
+    let text = br#"{"resourceMetrics":[{"resource":{"attributes":[{"key":"rank","value":{"intValue":"2"}}]},
+        "scopeMetrics":[{"metrics":[{"name":"loss","gauge":{"dataPoints":[
+        {"asDouble":2.5,"timeUnixNano":"1544712660300000000","attributes":[{"key":"step","value":{"intValue":"7"}}]},
+        {"asInt":"3"}]}}]}]}]}"#;
+    assert_eq!(json(text).unwrap().lines(), "loss 2.5e0 7 rank=2\nloss 3e0 rank=2\n");
+    assert!(matches!(json(b"{\"resourceMetrics\":1}"), Err(Bad::Json(_))));
+    let deep = "[".repeat(100_000);
+    assert!(json(deep.as_bytes()).is_err());
+}
+
+/// A field of protobuf with a length.
+fn field(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![tag << 3 | 2];
+    prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+#[test]
+fn lists_in_lists_without_end_are_refused() {
+    let nested = |depth: usize| {
+        let list = (0..depth).fold(Vec::new(), |inner, _| field(5, &field(1, &inner)));
+        let attribute = [field(1, b"rank"), field(2, &list)].concat();
+        protobuf(&field(1, &field(1, &field(1, &attribute))))
+    };
+    assert!(nested(10).is_ok());
+    assert!(matches!(nested(1_000), Err(Bad::Protobuf(_))));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+        let _protobuf = protobuf(&bytes);
+        let _json = json(&bytes);
+    }
+
+    #[test]
+    fn a_value_is_read_back(name in "[a-zA-Z0-9_./-]{1,40}", value: f64, step: u64) {
+        let taken = read(vec![], vec![gauge(&name, vec![point(value, vec![word("step", &step.to_string())])])]);
+        prop_assert_eq!(taken.values.len(), 1);
+        let got = &taken.values[0];
+        prop_assert_eq!((got.name.as_str(), got.step), (name.as_str(), Some(step)));
+        prop_assert!(got.value.to_bits() == value.to_bits() || (got.value.is_nan() && value.is_nan()));
+    }
+}

@@ -1,0 +1,268 @@
+//! OTLP over HTTP and gRPC: requests into lines, and failsafed's answer into theirs.
+//!
+//! | Request | Content |
+//! |---|---|
+//! | `POST /v1/metrics` | `application/x-protobuf` or `application/json` |
+//! | `POST /opentelemetry.proto.collector.metrics.v1.MetricsService/Export` | `application/grpc` |
+//!
+//! Compressed content is refused. A request is at most [`MESSAGE`] bytes, and one request is decoded at a time.
+
+use super::reporter::{Answer, Reporter};
+use failsafe_intake::{Taken, Why, otlp::Form};
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::sync::{Mutex, Semaphore};
+use tonic::Code;
+
+/// Largest request, in bytes. In memory a request can take 250 times as much, while it is decoded.
+const MESSAGE: usize = 256 << 10;
+/// A request is read within this time.
+const READ: Duration = Duration::from_secs(10);
+const HTTP: &str = "/v1/metrics";
+const GRPC: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+/// Bytes before a message of gRPC: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What of a request goes wrong.
+struct Failure {
+    status: StatusCode,
+    code: Code,
+    why: String,
+    /// What failsafed is to count, where it is known whose request it was.
+    refused: Option<Why>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: Code, why: impl Into<String>) -> Failure {
+        Failure { status, code, why: why.into(), refused: None }
+    }
+
+    fn counted(self, why: Why) -> Failure {
+        Failure { refused: Some(why), ..self }
+    }
+}
+
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Http(Form),
+    Grpc,
+}
+
+/// Answers the requests of one client.
+pub(super) struct Client {
+    /// Requests are answered one after the other.
+    pub reporter: Mutex<Reporter>,
+    /// Taken while a request is decoded.
+    pub decoding: Arc<Semaphore>,
+}
+
+impl Client {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let over = match over(&request) {
+            Ok(over) => over,
+            Err(failure) => return plain(failure),
+        };
+        let mut reporter = self.reporter.lock().await;
+        let failure = match self.read(over, request).await {
+            Ok(taken) => match reporter.report(&taken.lines()).await {
+                Ok(answer) => return answered(over, &answer),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "metrics of a run cannot be reported");
+                    Failure::new(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        Code::Unavailable,
+                        "failsafed takes no metrics from the gateway now",
+                    )
+                }
+            },
+            Err(failure) => failure,
+        };
+        if let Some(why) = failure.refused {
+            // The answer to the client is the same, whether or not failsafed counts it.
+            let _counted = reporter.report(&format!("!refused 1 {}\n", why.word())).await;
+        }
+        failed(over, &failure)
+    }
+
+    async fn read(&self, over: Over, request: Request<Incoming>) -> Result<Taken, Failure> {
+        if request.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            let why = "compressed requests are not taken: set OTEL_EXPORTER_OTLP_COMPRESSION=none";
+            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, why));
+        }
+        let body = tokio::time::timeout(READ, Limited::new(request.into_body(), MESSAGE + PREFIX).collect());
+        let bytes = match body.await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                let why = format!("the request is larger than {MESSAGE} bytes: export fewer metrics at once");
+                let failure = Failure::new(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, why);
+                return Err(failure.counted(Why::Size));
+            }
+            Ok(Err(_)) => return Err(Failure::new(StatusCode::BAD_REQUEST, Code::Cancelled, "the request ends early")),
+            Err(_) => {
+                let why = format!("the request did not arrive within {} s", READ.as_secs());
+                return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, why));
+            }
+        };
+        let (form, message) = match over {
+            Over::Http(form) => (form, &bytes[..]),
+            Over::Grpc => (Form::Protobuf, message(&bytes)?),
+        };
+        let _alone = self.decoding.acquire().await;
+        form.read(message).map_err(|bad| {
+            Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, bad.to_string()).counted(Why::Format)
+        })
+    }
+}
+
+fn over<T>(request: &Request<T>) -> Result<Over, Failure> {
+    let content = request.headers().get(CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let content = content.split(';').next().unwrap_or_default().trim();
+    match (request.method(), request.uri().path(), content) {
+        (&Method::POST, GRPC, "application/grpc" | "application/grpc+proto") => Ok(Over::Grpc),
+        (&Method::POST, HTTP, "application/x-protobuf") => Ok(Over::Http(Form::Protobuf)),
+        (&Method::POST, HTTP, "application/json") => Ok(Over::Http(Form::Json)),
+        (&Method::POST, HTTP, _) => Err(Failure::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Code::InvalidArgument,
+            "expected the content type application/x-protobuf or application/json",
+        )),
+        (_, HTTP, _) => Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "expected POST")),
+        (_, _, content) if content.starts_with("application/grpc") => {
+            Err(Failure::new(StatusCode::OK, Code::Unimplemented, "only metrics are taken, no traces or logs"))
+        }
+        _ => {
+            Err(Failure::new(StatusCode::NOT_FOUND, Code::Unimplemented, "not found: metrics are taken at /v1/metrics"))
+        }
+    }
+}
+
+/// The one message of a gRPC request.
+fn message(bytes: &[u8]) -> Result<&[u8], Failure> {
+    let bad = |why: &str| Failure::new(StatusCode::OK, Code::InvalidArgument, why).counted(Why::Format);
+    let (prefix, message) = bytes.split_first_chunk::<PREFIX>().ok_or_else(|| bad("expected a message"))?;
+    let [compressed, length @ ..] = *prefix;
+    if compressed != 0 {
+        let why = "compressed messages are not taken: set OTEL_EXPORTER_OTLP_COMPRESSION=none";
+        return Err(Failure::new(StatusCode::OK, Code::Unimplemented, why));
+    }
+    let expected = u32::from_be_bytes(length);
+    if usize::try_from(expected).ok() != Some(message.len()) {
+        return Err(bad("expected one message of the length that it has before it"));
+    }
+    Ok(message)
+}
+
+fn answered(over: Over, answer: &Answer) -> Response<Body> {
+    if answer.accepted == 0 && answer.refused > 0 {
+        // Sending it again would change nothing.
+        let why = format!("{} values are refused: {}", answer.refused, answer.why);
+        return failed(over, &Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, why));
+    }
+    match over {
+        Over::Http(form) => http(StatusCode::OK, form, form.answer(answer.refused, &answer.why)),
+        Over::Grpc => {
+            let message = Form::Protobuf.answer(answer.refused, &answer.why);
+            let mut framed = vec![0];
+            framed.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+            framed.extend(message);
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", HeaderValue::from(Code::Ok as i32));
+            let body = Full::new(Bytes::from(framed)).with_trailers(std::future::ready(Some(Ok(trailers))));
+            with_type(StatusCode::OK, "application/grpc", body.boxed_unsync())
+        }
+    }
+}
+
+fn failed(over: Over, failure: &Failure) -> Response<Body> {
+    match over {
+        Over::Http(form) => {
+            let mut answer = http(failure.status, form, form.failure(failure.code as i32, &failure.why));
+            if failure.status == StatusCode::SERVICE_UNAVAILABLE {
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            answer
+        }
+        Over::Grpc => {
+            let mut answer = with_type(StatusCode::OK, "application/grpc", empty());
+            let headers = answer.headers_mut();
+            headers.insert("grpc-status", HeaderValue::from(failure.code as i32));
+            if let Ok(why) = HeaderValue::from_str(&failure.why.replace('%', "%25")) {
+                headers.insert(HeaderName::from_static("grpc-message"), why);
+            }
+            answer
+        }
+    }
+}
+
+/// A failure before it is known in which form the client expects the answer.
+fn plain(failure: Failure) -> Response<Body> {
+    if failure.status == StatusCode::OK {
+        return failed(Over::Grpc, &failure);
+    }
+    let body = Full::new(Bytes::from(failure.why + "\n")).boxed_unsync();
+    with_type(failure.status, "text/plain; charset=utf-8", body)
+}
+
+fn http(status: StatusCode, form: Form, body: Vec<u8>) -> Response<Body> {
+    let content = match form {
+        Form::Protobuf => "application/x-protobuf",
+        Form::Json => "application/json",
+    };
+    with_type(status, content, Full::new(Bytes::from(body)).boxed_unsync())
+}
+
+fn empty() -> Body {
+    http_body_util::Empty::new().boxed_unsync()
+}
+
+fn with_type(status: StatusCode, content: &'static str, body: Body) -> Response<Body> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &Method, path: &str, content: &str) -> Result<Over, (StatusCode, Code)> {
+        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content).body(()).unwrap();
+        over(&request).map_err(|failure| (failure.status, failure.code))
+    }
+
+    #[test]
+    fn only_metrics_are_taken_over_http_and_grpc() {
+        let post = &Method::POST;
+        assert_eq!(asked(post, HTTP, "application/x-protobuf"), Ok(Over::Http(Form::Protobuf)));
+        assert_eq!(asked(post, HTTP, "application/json; charset=utf-8"), Ok(Over::Http(Form::Json)));
+        assert_eq!(asked(post, GRPC, "application/grpc"), Ok(Over::Grpc));
+        for (method, path, content, status) in [
+            (&Method::GET, HTTP, "application/json", StatusCode::METHOD_NOT_ALLOWED),
+            (post, HTTP, "text/plain", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            (post, "/v1/traces", "application/json", StatusCode::NOT_FOUND),
+            (post, "/opentelemetry.proto.collector.trace.v1.TraceService/Export", "application/grpc", StatusCode::OK),
+        ] {
+            assert_eq!(asked(method, path, content).unwrap_err().0, status, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_request_is_one_message_with_its_length() {
+        let read = |bytes: &[u8]| message(bytes).map(<[u8]>::to_vec).map_err(|failure| failure.code);
+        assert_eq!(read(&[0, 0, 0, 0, 2, 7, 8]), Ok(vec![7, 8]));
+        assert_eq!(read(&[0, 0, 0, 0, 0]), Ok(vec![]));
+        assert_eq!(read(&[1, 0, 0, 0, 1, 7]), Err(Code::Unimplemented));
+        for bad in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 3, 7], &[0, 0, 0, 0, 1, 7, 8], &[0, 255, 255, 255, 255]] {
+            assert_eq!(read(bad), Err(Code::InvalidArgument), "{bad:?}");
+        }
+    }
+}
