@@ -9,6 +9,10 @@ use failsafe_core::{
 };
 use std::time::{Duration, Instant};
 
+#[path = "../tpm/tests/swtpm/node.rs"]
+#[expect(dead_code, reason = "tests of failsafe-tpm use the rest")]
+pub mod swtpm;
+
 /// Waits until it `holds`, 20 seconds at most.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

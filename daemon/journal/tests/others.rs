@@ -20,7 +20,6 @@ use support::{signer, stamp};
 mod support;
 
 #[path = "../../../tests/skip.rs"]
-#[expect(clippy::disallowed_methods, reason = "what is skipped is written to a file that the environment names")]
 mod skip;
 
 /// Takes the folder; exits with 0 if all of it is as it should be.
@@ -71,7 +70,6 @@ impl Cosigner for Witness {
 }
 
 /// The interpreter that has the module.
-#[expect(clippy::disallowed_methods, reason = "the environment names the interpreter")]
 fn python() -> Option<String> {
     let python = std::env::var("FAILSAFE_TLOG_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has = Command::new(&python).args(["-c", "import aics_tlog"]).output();

@@ -1,6 +1,7 @@
 //! The worker of the TPM: absence, time limits and errors.
 
 use super::*;
+use crate::testing::swtpm;
 use std::{
     io::{Read, Write},
     os::unix::net::UnixListener,
@@ -102,12 +103,8 @@ fn a_tpm_that_hangs_costs_the_first_who_asks_the_deadline_and_others_nothing() {
     assert_eq!(commands.try_iter().count(), 1, "a request after the one that hangs reached the device");
 }
 
-#[path = "../../tpm/tests/swtpm/node.rs"]
-#[expect(dead_code, reason = "tests of failsafe-tpm use the rest")]
-mod node;
-
 /// A software TPM, of which each value of a PCR is read wrong as long as `wrong` is set: as if it changed before the quote.
-fn unsteady(folder: &Path, swtpm: &node::Swtpm, wrong: Arc<AtomicBool>) -> PathBuf {
+fn unsteady(folder: &Path, swtpm: &swtpm::Swtpm, wrong: Arc<AtomicBool>) -> PathBuf {
     let (path, behind) = (folder.join("tpm"), swtpm.socket());
     let listener = UnixListener::bind(&path).unwrap();
     thread::spawn(move || {
@@ -132,7 +129,7 @@ fn unsteady(folder: &Path, swtpm: &node::Swtpm, wrong: Arc<AtomicBool>) -> PathB
 
 #[test]
 fn pcrs_that_go_on_changing_fail_one_request_and_no_other() {
-    let Some(swtpm) = node::Swtpm::start("pcrs_that_go_on_changing_fail_one_request_and_no_other") else { return };
+    let Some(swtpm) = swtpm::Swtpm::start("pcrs_that_go_on_changing_fail_one_request_and_no_other") else { return };
     let (folder, wrong) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(true)));
     let node = tpm(&unsteady(folder.path(), &swtpm, wrong.clone()));
     let why = node.quote([1; 32]).unwrap_err();

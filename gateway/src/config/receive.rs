@@ -44,7 +44,7 @@ impl Receive {
         for (key, path) in paths.into_iter().chain(statsd) {
             if !path.is_absolute() {
                 let message = format!("expected an absolute path, not `{}`", path.display());
-                wrong.push(Wrong::new(&format!("receive.{key}"), message));
+                wrong.push(Wrong::new(format!("receive.{key}"), message));
             }
         }
         wrong.extend(Wrong::outside([

@@ -1,14 +1,9 @@
 //! The counter of a software TPM (swtpm) beside a log that is continued, restored from a copy, and interrupted.
 
 use super::*;
-use crate::{config::AuditLog, log::LogOwner, tpm::Settings};
+use crate::{config::AuditLog, log::LogOwner, testing::swtpm::Swtpm, tpm::Settings};
 use failsafe_journal::verify;
-use node::Swtpm;
 use std::{fs, path::Path};
-
-#[path = "../../../tpm/tests/swtpm/node.rs"]
-#[expect(dead_code, reason = "tests of failsafe-tpm use the rest")]
-mod node;
 
 /// A state folder and its TPM, one boot after another.
 struct Node {
