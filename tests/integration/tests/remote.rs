@@ -161,6 +161,7 @@ fn tls(
     let connector = TlsConnector::from(Arc::new(config));
     Ok(async move {
         let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
         connector.connect(name, stream).await
     })
@@ -289,6 +290,19 @@ fn each_role_may_do_what_it_is_given_and_the_log_names_the_identity() -> Result<
         ensure!(freeze["body"]["actor"] == expected && freeze["body"]["role"] == "operator", "{freeze}");
         drop(run);
         node.log_is_whole()
+    })
+}
+
+#[test]
+fn a_client_gets_more_than_a_hundred_answers_on_one_connection() -> Result<()> {
+    on_door("rm-many", "", |_, door, _| {
+        client(async {
+            let mut node = NodeServiceClient::new(door.connect("dns:viewer").await?);
+            for n in 0..150 {
+                node.health(HealthRequest {}).await.with_context(|| format!("request {n}"))?;
+            }
+            Ok(())
+        })
     })
 }
 
