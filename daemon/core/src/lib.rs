@@ -29,6 +29,7 @@ pub mod policy;
 pub mod record;
 pub mod recording;
 pub mod replay;
+pub mod shadow;
 pub mod signal;
 pub mod silence;
 pub mod standing;

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod recorded;
 pub mod rejudge;
 pub mod rules;
+pub mod shadow;
 #[cfg(any(test, feature = "strategies"))]
 pub mod strategies;
 pub mod tables;

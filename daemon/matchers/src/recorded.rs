@@ -5,10 +5,11 @@
 
 use crate::compile;
 use failsafe_core::{
-    Policy,
+    Kind, Policy,
     event::{EventKind, Field, Verdict},
-    policy::{Effect, EventMatch, Pattern},
+    policy::{Effect, EventMatch, Pattern, Rule},
 };
+use std::collections::BTreeSet;
 
 /// What of a rule or section of the other policy cannot be judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,27 @@ pub struct Unrecorded {
     pub rule: Option<String>,
     /// What is not in the recording, and why.
     pub what: String,
+}
+
+/// The signals of rules of which a recording has no value; `came`: those of which it has one.
+#[must_use]
+pub fn never_came(policy: &Policy, came: &BTreeSet<Kind>) -> Vec<Unrecorded> {
+    let of_rule = |rule: &Rule| {
+        let read = rule.when.reads();
+        let signals = rule.when.signals().into_iter().filter(|kind| !kind.is_derived()).cloned();
+        let metrics = rule.when.metrics().into_iter().map(|name| Kind::Metric(name.to_owned()));
+        let wanted: BTreeSet<Kind> = signals.chain(read.into_iter().cloned()).chain(metrics).collect();
+        let missing = wanted.into_iter().filter(|kind| !came.contains(kind));
+        let one = |kind: Kind| {
+            let why = match kind {
+                Kind::Metric(_) => "the run did not report it",
+                _ => "the recording has no value of it",
+            };
+            Unrecorded { rule: Some(rule.id.clone()), what: format!("{kind}: {why}") }
+        };
+        missing.map(one).collect::<Vec<_>>()
+    };
+    policy.rules.iter().flat_map(of_rule).collect()
 }
 
 /// What of `new` a recording under `old` cannot answer, as far as events go.

@@ -3,17 +3,25 @@
 //! Recomputed are the verdicts of the allow-list of destinations and of what may be executed. Invariant: an event of which this
 //! cannot be known keeps the verdict that was recorded, and is counted as such ([`Unknown`]).
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use failsafe_core::{
     Policy,
+    decision::Mode,
     event::{Assurance, CUT, Event, EventKind, ExecKind, NetOp, Verdict},
+    policy::{Condition, Effect as RuleEffect},
 };
 use failsafe_ebpf::abi::{effect, point};
 
 use crate::compile::{self, Resolver};
 use crate::egress::{EgressMode, EgressPolicy, UDP, verdict};
 use crate::rules::{Effect, NOTHING, Rules, effects, stricter};
+
+/// Addresses of hosts that are remembered.
+const LEARNT: usize = 16_384;
 
 /// Why the verdict of an event stays as it was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +34,42 @@ pub enum Unknown {
     Path,
     /// Verdicts of this kind are not recomputed.
     Kind(EventKind),
+}
+
+impl Unknown {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Unknown::HostName => {
+                "network: the policy allows host names, and the recording has no DNS answer for the address".to_owned()
+            }
+            Unknown::Held => {
+                "refused by a latch or because no daemon was seen: only under the recorded policy".to_owned()
+            }
+            Unknown::Path => format!("{}: the recording has no whole path", EventKind::Exec.name()),
+            Unknown::Kind(kind) => format!("{}: verdicts of this kind are not recomputed", kind.name()),
+        }
+    }
+
+    /// Whether a verdict that stays as recorded could be another under `new`, and that matters: what gives events of the kind their verdict
+    /// differs, and `new` judges such events, or the recorded policy denied some.
+    #[must_use]
+    pub fn matters(self, old: &Policy, new: &Policy) -> bool {
+        let Unknown::Kind(kind) = self else { return old != new };
+        let section = match kind {
+            EventKind::Fork => old.limits != new.limits,
+            EventKind::Socket | EventKind::Budget => old.egress != new.egress,
+            _ => false,
+        };
+        fn rules(policy: &Policy, kind: EventKind) -> Vec<(&Condition, RuleEffect, Mode)> {
+            let of_kind = policy.rules.iter().filter(|rule| rule.when.events().iter().any(|event| event.kind == kind));
+            of_kind.map(|rule| (&rule.when, rule.effect, rule.mode)).collect()
+        }
+        let (before, now) = (rules(old, kind), rules(new, kind));
+        let denied = before.iter().any(|(_, effect, _)| *effect != RuleEffect::Observe);
+        section || before != now && (denied || !now.is_empty())
+    }
 }
 
 /// What becomes of an event under the other policy.
@@ -46,8 +90,9 @@ pub enum Judged {
 pub struct Rejudge {
     egress: EgressPolicy,
     rules: Rules,
-    /// Addresses that name servers gave for hosts of the list: the host's place in the rules.
-    learnt: Vec<(IpAddr, usize)>,
+    /// Addresses that name servers gave for hosts of the list: the hosts' places in the rules. Of an address that found no room it is not
+    /// known what allows it.
+    learnt: BTreeMap<IpAddr, BTreeSet<usize>>,
 }
 
 impl Rejudge {
@@ -59,7 +104,7 @@ impl Rejudge {
         Self {
             egress: compile::egress(policy, &resolver),
             rules: compile::rules(policy, 0, &resolver),
-            learnt: Vec::new(),
+            learnt: BTreeMap::new(),
         }
     }
 
@@ -69,7 +114,10 @@ impl Rejudge {
         let (now, recorded) = match event {
             Event::Dns { name, address } => {
                 let hosts = self.rules.hosts.iter().enumerate().filter(|(_, host)| host.covers(name));
-                self.learnt.extend(hosts.map(|(at, _)| (*address, at)));
+                let hosts: Vec<usize> = hosts.map(|(at, _)| at).collect();
+                if !hosts.is_empty() && (self.learnt.len() < LEARNT || self.learnt.contains_key(address)) {
+                    self.learnt.entry(*address).or_default().extend(hosts);
+                }
                 return Judged::NoVerdict;
             }
             Event::Net { op: NetOp::Connect | NetOp::Send, verdict, .. } => (self.net(event), *verdict),
@@ -118,8 +166,8 @@ impl Rejudge {
     }
 
     fn is_learnt(&self, address: IpAddr, port: u16, protocol: u8) -> bool {
-        let mut hosts =
-            self.learnt.iter().filter(|(known, _)| *known == address).filter_map(|(_, at)| self.rules.hosts.get(*at));
+        let of_address = self.learnt.get(&address).into_iter().flatten();
+        let mut hosts = of_address.filter_map(|at| self.rules.hosts.get(*at));
         hosts.any(|host| {
             host.protocol.is_none_or(|wanted| wanted.number() == protocol)
                 && (host.ports.is_empty() || host.ports.iter().any(|ports| ports.contains(&port)))

@@ -15,11 +15,10 @@ use crate::{
 };
 use failsafe_core::{
     Input, Kind, Policy,
-    policy::Rule,
     replay::{ENGINE, Recorded, replay as feed},
 };
 use failsafe_journal::RecordingEnd;
-use failsafe_matchers::recorded::unrecorded;
+use failsafe_matchers::recorded::{never_came, unrecorded};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{collections::BTreeSet, path::Path};
 
@@ -115,11 +114,8 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar) -> Result<C
     });
     // What another policy would do now is asked of this program's engine.
     let replay = feed(policy.clone(), ENGINE, judged)?;
-    let mut lacks: Vec<Lack> = unrecorded(recording.policy(), policy)
-        .into_iter()
-        .map(|lack| Lack { rule: lack.rule, what: lack.what })
-        .collect();
-    lacks.extend(policy.rules.iter().flat_map(|rule| never_came(rule, &came)));
+    let lacks = unrecorded(recording.policy(), policy).into_iter().chain(never_came(policy, &came));
+    let mut lacks: Vec<Lack> = lacks.map(|lack| Lack { rule: lack.rule, what: lack.what }).collect();
     match recording.end() {
         RecordingEnd::Finished | RecordingEnd::Open => {}
         _ => lacks.push(Lack { rule: None, what: "the recording is cut off: what came after its end".to_owned() }),
@@ -135,26 +131,6 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar) -> Result<C
         replay,
         lacks,
     ))
-}
-
-/// The signals of a rule of which the recording has no value.
-fn never_came(rule: &Rule, came: &BTreeSet<Kind>) -> Vec<Lack> {
-    let read = rule.when.reads();
-    let mut wanted: Vec<Kind> = rule.when.signals().into_iter().filter(|kind| !kind.is_derived()).cloned().collect();
-    wanted.extend(read.into_iter().cloned());
-    wanted.extend(rule.when.metrics().into_iter().map(|name| Kind::Metric(name.to_owned())));
-    wanted.sort();
-    wanted.dedup();
-    let missing = wanted.into_iter().filter(|kind| !came.contains(kind));
-    missing
-        .map(|kind| {
-            let why = match kind {
-                Kind::Metric(_) => "the run did not report it",
-                _ => "the recording has no value of it",
-            };
-            Lack { rule: Some(rule.id.clone()), what: format!("{kind}: {why}") }
-        })
-        .collect()
 }
 
 #[cfg(test)]

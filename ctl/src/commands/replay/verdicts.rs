@@ -1,12 +1,6 @@
 //! What the kernel did in the recording, judged anew for another policy, and how far that goes.
 
-use failsafe_core::{
-    Input, Policy, Value,
-    decision::Mode,
-    event::EventKind,
-    policy::{Condition, Effect},
-    replay::Recorded,
-};
+use failsafe_core::{Input, Policy, Value, replay::Recorded};
 use failsafe_matchers::rejudge::{Judged, Rejudge, Unknown};
 use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, fmt::Write};
@@ -61,7 +55,7 @@ impl Counts {
     pub(super) fn text(&self) -> String {
         let Counts { recomputed, changed, unreported, kept } = self;
         let mut out = format!("verdicts   {recomputed} recomputed: {changed} changed, {unreported} events left out\n");
-        let mut kept: Vec<String> = kept.iter().map(|(why, n)| format!("{n} {}", words(*why))).collect();
+        let mut kept: Vec<String> = kept.iter().map(|(why, n)| format!("{n} {}", why.words())).collect();
         if !kept.is_empty() {
             kept.insert(0, "not recomputed, as recorded:".to_owned());
         }
@@ -73,46 +67,17 @@ impl Counts {
 
     /// Verdicts that are as recorded and that `new` could decide by, in lines.
     pub(super) fn kept_lines(&self, old: &Policy, new: &Policy) -> Vec<String> {
-        let line = |(why, n): (&Unknown, &u64)| format!("{n} verdicts, kept as recorded: {}", words(*why));
-        self.kept.iter().filter(|(why, _)| is_used(**why, old, new)).map(line).collect()
+        let line = |(why, n): (&Unknown, &u64)| format!("{n} verdicts, kept as recorded: {}", why.words());
+        self.kept.iter().filter(|(why, _)| why.matters(old, new)).map(line).collect()
     }
 
     pub(super) fn json(&self) -> Json {
-        let kept = self.kept.iter().map(|(why, n)| json!({ "events": n, "why": words(*why) }));
+        let kept = self.kept.iter().map(|(why, n)| json!({ "events": n, "why": why.words() }));
         json!({
             "recomputed": self.recomputed,
             "changed": self.changed,
             "left_out": self.unreported,
             "not_recomputed": kept.collect::<Vec<_>>(),
         })
-    }
-}
-
-/// Whether a verdict that stays as recorded could be another under `new`, and that matters: what gives events of the kind their verdict
-/// differs, and `new` judges such events, or the recorded policy denied some.
-fn is_used(why: Unknown, old: &Policy, new: &Policy) -> bool {
-    let Unknown::Kind(kind) = why else { return old != new };
-    let section = match kind {
-        EventKind::Fork => old.limits != new.limits,
-        EventKind::Socket | EventKind::Budget => old.egress != new.egress,
-        _ => false,
-    };
-    fn rules(policy: &Policy, kind: EventKind) -> Vec<(&Condition, Effect, Mode)> {
-        let of_kind = policy.rules.iter().filter(|rule| rule.when.events().iter().any(|event| event.kind == kind));
-        of_kind.map(|rule| (&rule.when, rule.effect, rule.mode)).collect()
-    }
-    let (before, now) = (rules(old, kind), rules(new, kind));
-    let denied = before.iter().any(|(_, effect, _)| *effect != Effect::Observe);
-    section || before != now && (denied || !now.is_empty())
-}
-
-fn words(why: Unknown) -> String {
-    match why {
-        Unknown::HostName => {
-            "network: the policy allows host names, and the recording has no DNS answer for the address".to_owned()
-        }
-        Unknown::Held => "refused by a latch or because no daemon was seen: only under the recorded policy".to_owned(),
-        Unknown::Path => format!("{}: the recording has no whole path", EventKind::Exec.name()),
-        Unknown::Kind(kind) => format!("{}: verdicts of this kind are not recomputed", kind.name()),
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     policy::{Policy, PolicySet, Truth},
     record::Suppressed,
     signal::{Signal, Source},
-    subject::{RunId, Subject},
+    subject::{GpuId, RunId, Subject},
     time::{MonoTime, Span},
 };
 use run::RunState;
@@ -96,6 +96,11 @@ impl State {
     /// A run's containment, while it lives.
     pub fn containment(&self, id: RunId) -> Option<&Containment> {
         self.runs.get(&id).map(RunState::containment)
+    }
+
+    /// The GPUs of a run, as they are known now, while it lives.
+    pub fn gpus(&self, id: RunId) -> Option<&BTreeSet<GpuId>> {
+        self.runs.get(&id).map(RunState::gpus)
     }
 
     /// A run's containment in short and counts, while it lives.

@@ -212,6 +212,10 @@ impl RunState {
         self.earlier.is_some_and(|earlier| earlier < engine)
     }
 
+    pub(super) fn gpus(&self) -> &BTreeSet<GpuId> {
+        &self.gpus
+    }
+
     pub(super) fn containment(&self) -> &Containment {
         &self.containment
     }
