@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "failsafe/v1/discovery.proto",
             "failsafe/v1/drill.proto",
             "failsafe/v1/metrics.proto",
+            "failsafe/v1/shadow.proto",
             "failsafe/v1/log.proto",
         ],
         ["."],

@@ -26,6 +26,7 @@ pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, Pla
 pub use nodes::{NodesArgs, Reach};
 pub use policy::{
     CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs,
+    ShadowCommand,
 };
 pub use scrape::{Endpoint, ScrapeArgs};
 

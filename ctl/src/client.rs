@@ -9,7 +9,7 @@ use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, discovery_service_client::DiscoveryServiceClient,
     drill_service_client::DrillServiceClient, event_service_client::EventServiceClient,
     node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
-    run_service_client::RunServiceClient,
+    run_service_client::RunServiceClient, shadow_service_client::ShadowServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -127,6 +127,11 @@ impl Client {
     /// Drills.
     pub fn drills(&self) -> DrillServiceClient<Channel> {
         DrillServiceClient::new(self.channel.clone())
+    }
+
+    /// Shadows.
+    pub fn shadows(&self) -> ShadowServiceClient<Channel> {
+        ShadowServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// Policy checks.

@@ -23,6 +23,7 @@ pub mod policies;
 pub mod redact;
 pub mod runs;
 pub mod sensors;
+pub mod shadows;
 pub mod signing;
 pub mod supervisor;
 pub mod systemd;

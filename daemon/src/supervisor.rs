@@ -43,6 +43,7 @@ use crate::{
         translate,
     },
     sensors::{amdgpu::Amdgpu, ebpf::EventReader, kmsg::Kmsg, metrics::Running},
+    shadows::Shadows,
     signing::SigningKeys,
     systemd,
     tpm::NodeTpm,
@@ -132,6 +133,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         drills: Arc::default(),
         counter: base.counter.clone(),
         repeats: Arc::default(),
+        shadows: judging.shadows.clone(),
         config,
     });
     let reloading = Arc::downgrade(&context);
@@ -237,6 +239,7 @@ struct Judging {
     pulse: Arc<Pulse>,
     lane: Lane,
     flusher: Flusher,
+    shadows: Shadows,
     node_health: Arc<Shared>,
     /// GPUs that earlier daemons saw.
     slots: BTreeMap<GpuId, Slot>,
@@ -260,6 +263,7 @@ impl Judging {
         let interpreter = Interpreter::spawn(registry.clone(), config, Arc::new(move |told| reports.report(told)))?;
         let recordings = Recordings::spawn(&log, config.recordings.per_user_mib << 20)?;
         let flusher = recordings.flusher();
+        let (shadows, feed) = Shadows::spawn(&log)?;
         let unpinned = registry.kernel().unpinned();
         let not_pinned = unpinned.as_deref().map(keep::unpinned_text);
         record_start(&log, &base.node, std::mem::take(&mut base.findings).into_iter().chain(not_pinned).collect());
@@ -292,6 +296,7 @@ impl Judging {
             interpreter,
             lane: lane.clone(),
             recordings,
+            shadows: feed,
             recording_max_bytes: config.recording_max_bytes,
             remover,
             reaper,
@@ -305,7 +310,7 @@ impl Judging {
             pipeline.send(message).ok().context("the pipeline ended at once")?;
         }
         let tidying = reaping.into_iter().chain([removing]).collect();
-        Ok(Judging { pipeline, pulse, lane, flusher, node_health, slots, log_before, tidying })
+        Ok(Judging { pipeline, pulse, lane, flusher, shadows, node_health, slots, log_before, tidying })
     }
 }
 
@@ -397,6 +402,7 @@ fn discover(context: &Arc<Context>, threads: &mut Threads) -> anyhow::Result<()>
         boot_id: context.boot_id.clone(),
         refusal: Box::new(move |policy| of.refusal(policy, &BTreeSet::new(), &BTreeMap::new())),
         view: context.discovery.clone(),
+        shadows: context.shadows.clone(),
     };
     let discovery = Discovery::new(parts, &context.config);
     Ok(threads.spawn_until_stop("discovery", move |stop| discovery.work(stop))?)

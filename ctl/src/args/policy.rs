@@ -17,6 +17,12 @@ pub enum PolicyCommand {
     Test(PolicyTestArgs),
     /// Judge recorded runs by another policy: decisions added, removed, earlier, later.
     Replay(PolicyReplayArgs),
+    /// Judge a policy live beside the one of a run, without effect, and show how they differ.
+    Shadow {
+        /// What.
+        #[command(subcommand)]
+        what: ShadowCommand,
+    },
     /// Print a policy with all that it includes as one text. Works without the daemon.
     #[command(after_help = "Example:\n  failsafectl policy resolve trainer.toml")]
     Resolve {
@@ -155,4 +161,44 @@ pub enum CallKind {
     Exec,
     /// Make a system call
     Syscall,
+}
+
+/// `policy shadow`.
+#[derive(Debug, Subcommand)]
+pub enum ShadowCommand {
+    /// Judge a policy beside the one of a live run. The run does not change.
+    #[command(after_help = "Examples:\n  failsafectl policy shadow add trainer-1 new.toml\n  \
+                            failsafectl policy shadow add trainer-1 trainer-next")]
+    Add {
+        /// Id or name of the run.
+        run: String,
+        /// A policy's file, or the name of one of the node's.
+        policy: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End a shadow, and show what it found.
+    #[command(after_help = "Example:\n  failsafectl policy shadow remove trainer-1 trainer-next")]
+    Remove {
+        /// Id or name of the run.
+        run: String,
+        /// Name of the shadow's policy as `policy shadow list` shows it, or its digest.
+        policy: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the shadows that judge now.
+    #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy shadow list")]
+    List(Output),
+    /// Show the decisions that only one of two policies took, or that the shadow took earlier or later.
+    #[command(
+        after_help = "Exit codes: 0 the same decisions; 1 other decisions; 3 the same, but the report is incomplete.\n\n\
+                      Examples:\n  failsafectl policy shadow report\n  failsafectl policy shadow report trainer-1 -o json"
+    )]
+    Report {
+        /// Id or name of a live run. Default: all runs since the daemon started.
+        run: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
 }

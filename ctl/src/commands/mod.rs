@@ -33,6 +33,7 @@ mod replay;
 mod report;
 mod run;
 mod scrape;
+mod shadow;
 mod stats;
 
 use crate::{
@@ -117,6 +118,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
             PolicyCommand::Replay(args) => replay::under::replay(place, &args),
             PolicyCommand::Resolve { file } => policy::resolve::resolve_file(&file),
             PolicyCommand::Schema => policy::schema(),
+            PolicyCommand::Shadow { what } => shadow::shadow(place, what),
             PolicyCommand::List(output) => named::list(place, output),
             PolicyCommand::Show { name, output } => named::show(place, &name, output),
         },

@@ -228,6 +228,9 @@ fn record_summary(record: &Record) -> String {
             }
         },
         Record::Drill(drill) => drilled(drill),
+        Record::Shadow { name, policy_name, actor, ended, .. } => {
+            super::shadow::recorded(name, policy_name, actor, ended)
+        }
         Record::Gap(gap) => gap_text(gap),
     }
 }
@@ -428,6 +431,7 @@ mod tests {
         event::{Access, Assurance, Event, ExecKind, Gain, GpuEvent, MemoryKind, NetOp, Verdict as Did},
         health::{Happened, Order, Target},
         policy::PolicyDigest,
+        shadow::Summary,
         subject::Process,
     };
     use serde_json::json;
@@ -524,6 +528,15 @@ mod tests {
             actor: Actor::Schedule { name: "drill".into() },
             reason: "it is due".into(),
         };
+        let found = Summary { inputs: 90, same: 3, only_shadow: 1, ..Summary::default() };
+        let shadow = |ended| Record::Shadow {
+            run: RUN.parse().unwrap(),
+            name: "trainer".into(),
+            policy: digest(),
+            policy_name: "next v2".into(),
+            actor: Actor::Daemon,
+            ended,
+        };
         let event = Some(Happened { what: GpuEvent::MigConfig, times: 2 });
         let happened = Change { event, by: None, actor: None, removed: vec![], to: Level::Healthy, ..change.clone() };
         log.add(6_000_000, outcome(1, 6_000_000, Action::Kill, partial, &[("populated", "1")]))
@@ -552,6 +565,8 @@ mod tests {
             .add(6_710_000, Record::Order(cordon))
             .add(6_720_000, Record::Health(change))
             .add(6_730_000, Record::Health(happened))
+            .add(6_735_000, shadow(None))
+            .add(6_736_000, shadow(Some(Summary { why: "the run has ended".into(), dropped: 4, ..found })))
             .add(6_740_000, Record::Drill(drill.clone()))
             .add(6_750_000, Record::Drill(Drill { result: Finding::Failed, failed: Some(Step::Still), ..drill }))
             .raw(6_800_000, "recovered", json!({ "dropped_bytes": 77, "why": "checksum mismatch" }))

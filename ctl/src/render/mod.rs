@@ -17,6 +17,7 @@ pub mod quote;
 pub mod reference;
 pub mod replayed;
 pub mod runs;
+pub mod shadow;
 pub mod table;
 pub mod time;
 pub mod users;

@@ -10,6 +10,7 @@ use crate::{
     health::{Change, Order},
     input::{Command, Control, Gap, Run},
     policy::{Effect, PolicyDigest},
+    shadow::Summary,
     subject::{GpuId, RunId},
     time::MonoTime,
 };
@@ -329,6 +330,22 @@ pub enum Record {
         #[serde(default, alias = "uid", deserialize_with = "or_uid", skip_serializing_if = "Option::is_none")]
         actor: Option<Actor>,
     },
+    /// From here on a policy is judged beside the one in force, without effect; or it was.
+    Shadow {
+        /// The run.
+        run: RunId,
+        /// Its name.
+        name: String,
+        /// The policy that is judged.
+        policy: PolicyDigest,
+        /// Its name and version.
+        policy_name: String,
+        /// Who asked; the daemon, where it is a rule of discovery.
+        actor: Actor,
+        /// Absent at its beginning; then what it found.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<Summary>,
+    },
     /// An operator's command was accepted.
     Control(Control),
     /// What came of an operator's command on a guarded run. No decision is made about such a run, so there is no outcome of one.
@@ -521,7 +538,7 @@ impl Record {
             | Record::RecordingClosed { .. } => "run",
             Record::Statement { .. } => "statement",
             Record::Drill(_) => "drill",
-            Record::PolicyRefused { .. } => "policy",
+            Record::PolicyRefused { .. } | Record::Shadow { .. } => "policy",
             Record::Control(_) | Record::ControlOutcome { .. } => "control",
             Record::Decision { .. } => "decision",
             Record::Outcome(_) => "outcome",

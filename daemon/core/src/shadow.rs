@@ -11,7 +11,7 @@ mod pairing;
 mod tally;
 
 pub use pairing::{Of, PAIR_WITHIN, Pairing};
-pub use tally::{Difference, Example, Key, Lack, Row, Tally};
+pub use tally::{Difference, Example, Key, Lack, Row, Summary, Tally};
 
 use crate::{
     decision::{Action, Cause, Decision, Mode, Upkeep},

@@ -306,6 +306,17 @@ impl Principal {
         Ok(self.orderer())
     }
 
+    /// Whether the caller may have policies judged beside the one of a run to which it has this role. It does not change the run.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_shadow(&self, role: Role) -> Result<(), Status> {
+        if role == Role::Admin || role == Role::Owner && self.inside.is_none() && self.remote.is_none() {
+            return Ok(());
+        }
+        self.admin_to("have a policy judged beside that of a run; a run's owner may from outside of it")
+    }
+
     /// Who replaces the node's signing key.
     ///
     /// # Errors

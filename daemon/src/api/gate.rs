@@ -56,12 +56,14 @@ const COMMANDS: [&str; 6] = [
     "/failsafe.v1.NodeService/SetMode",
 ];
 /// What else changes something.
-const CHANGES: [&str; 8] = [
+const CHANGES: [&str; 10] = [
     "/failsafe.v1.RunService/Start",
     "/failsafe.v1.RunService/Begin",
     "/failsafe.v1.RunService/Register",
     "/failsafe.v1.NodeService/ResetGpu",
     "/failsafe.v1.DrillService/Run",
+    "/failsafe.v1.ShadowService/Add",
+    "/failsafe.v1.ShadowService/Remove",
     "/failsafe.v1.AttestationService/RotateKey",
     "/failsafe.v1.AttestationService/SetManifest",
     "/failsafe.v1.AttestationService/AddCheckpoint",
@@ -268,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 26] = [
+        const READS: [&str; 28] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
@@ -288,6 +290,8 @@ mod tests {
             "RunService/Get",
             "RunService/List",
             "RunService/PrepareRerun",
+            "ShadowService/List",
+            "ShadowService/Report",
             "NodeService/Capacity",
             "NodeService/Doctor",
             "NodeService/Health",

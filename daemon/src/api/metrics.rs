@@ -63,6 +63,7 @@ fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
         dropped,
         findings: findings as u64,
     };
+    let (shadows, shadow_inputs_dropped) = context.shadows.counts();
     let view = context.view();
     v1::MetricsSnapshotResponse {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -90,6 +91,8 @@ fn snapshot(context: &Context) -> v1::MetricsSnapshotResponse {
         policies_refused: counts.policies_refused,
         uncounted: tallying.missed(),
         drill: Some(drill::state(context)),
+        shadows,
+        shadow_inputs_dropped,
     }
 }
 

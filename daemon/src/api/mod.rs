@@ -44,6 +44,7 @@ mod reset;
 mod restart_gate;
 mod runs;
 mod serve;
+mod shadow;
 mod start;
 mod stored;
 mod transparency;
@@ -66,6 +67,7 @@ use crate::{
     pipeline::{Sender, health::Shared as NodeHealth, lane::Lane, recording::Flusher},
     runs::{FoundRun, Registry, grants::grants, lineage::Lineages},
     sensors::nvml::NvmlControl,
+    shadows::Shadows,
     watchers::{
         discover::view::Shared as Discovered, drill::Shared as Drilled, mode::ModeSwitch, rollback::Shared as Counted,
         sampler::Health,
@@ -133,6 +135,8 @@ pub struct Context {
     pub counter: Arc<Counted>,
     /// Commands with a request id, and their answers.
     pub repeats: Arc<Repeats>,
+    /// Policies that are judged beside those in force.
+    pub shadows: Shadows,
 }
 
 impl Context {

@@ -317,13 +317,19 @@ fn refusal(closed: &[Closed], first: &Closed) -> String {
 }
 
 /// The policy of a request: its text, or the name of one of the node's.
-enum Asked {
+pub(super) enum Asked {
+    /// The text, and the name of its file.
     Text { file: String, text: String },
+    /// The name.
     Name(String),
 }
 
 impl Asked {
-    fn of(name: String, file: String, text: String) -> Result<Asked, Status> {
+    /// By the fields of the request.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST`: both are given.
+    pub(super) fn of(name: String, file: String, text: String) -> Result<Asked, Status> {
         match (name.is_empty(), text.is_empty()) {
             (false, true) => Ok(Asked::Name(name)),
             (false, false) => {
@@ -335,7 +341,10 @@ impl Asked {
     }
 
     /// Reads and parses it. May take long.
-    fn policy(self, folder: &Path, who: &Principal) -> Result<Policy, Status> {
+    ///
+    /// # Errors
+    /// It is none, or the caller may not read it.
+    pub(super) fn policy(self, folder: &Path, who: &Principal) -> Result<Policy, Status> {
         match self {
             Asked::Text { file, text } => {
                 parse(&file, &text).map_err(|e| ErrorReason::PolicyInvalid.status(e.summary(MESSAGE)))

@@ -72,6 +72,7 @@ impl Pipeline {
         let suppressed = self.judge.state.suppressed(&self.judge.policies, id);
         self.feed(Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) });
         self.record(id, Input::RunEnded { run: id, at: MonoTime(clock::monotonic_ns()) }, &[]);
+        self.parts.shadows.run_ended(id);
         self.containments.ended(id);
         self.silence.ended(id);
         self.unsure.ended(id);

@@ -44,6 +44,7 @@ use crate::{
     log::Log,
     platform::{clock, sched},
     runs::{LiveRun, Registry, reaper::Reaper},
+    shadows::{self, Feed},
 };
 use containment::{Answer, Containments, PendingAnswers};
 use ends::{END_AFTER, Ends};
@@ -105,6 +106,8 @@ pub enum Message {
     Urgent,
     /// Answered when what came before it is judged, and the containment that follows is begun.
     Judged(tokio::sync::oneshot::Sender<()>),
+    /// A shadow begins or ends.
+    Shadow(shadows::Order),
     /// Of the node's health.
     Health(health::Message),
     /// From the kernel's log.
@@ -130,6 +133,8 @@ pub struct Parts {
     pub lane: Lane,
     /// The recordings.
     pub recordings: Recordings,
+    /// The way to the policies that are judged beside those in force.
+    pub shadows: Feed,
     /// Most bytes of one recording.
     pub recording_max_bytes: u64,
     /// Removes the cgroups of runs that are over.
@@ -205,6 +210,7 @@ impl Pipeline {
             }
             self.settle_killed();
             self.parts.recordings.hand_on();
+            self.parts.shadows.hand_on();
             alive();
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
@@ -266,6 +272,7 @@ impl Pipeline {
                 }
             }
             Message::Judged(done) => drop(done.send(())),
+            Message::Shadow(order) => self.shadow(order),
             Message::Health(message) => self.parts.health.message(message),
             Message::Kernel(message) => self.kernel_says(*message),
             Message::ActuatorReport(told) => self.told(told),
@@ -339,6 +346,17 @@ impl Pipeline {
         }
         // After the decision, which nothing may delay.
         unsure.into_iter().for_each(|gap| self.input(Input::Gap(gap)));
+    }
+
+    /// A shadow begins with what is known of the run now, or ends, between two inputs.
+    fn shadow(&mut self, order: shadows::Order) {
+        match order {
+            shadows::Order::Begin(beginning) => match self.judge.state.gpus(beginning.run()) {
+                Some(gpus) => self.parts.shadows.begin(beginning, gpus.clone()),
+                None => beginning.refuse(),
+            },
+            shadows::Order::End(ending) => self.parts.shadows.end(ending),
+        }
     }
 
     fn control(&mut self, mut control: Control, tell: tokio::sync::mpsc::UnboundedSender<Answer>) {

@@ -222,6 +222,7 @@ mod tests {
             name: name.into(),
             patterns: Preset::Docker.patterns().unwrap(),
             policy: "p".into(),
+            shadow: None,
             mode,
             labels: Labels::new(),
         };

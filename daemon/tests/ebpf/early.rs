@@ -24,6 +24,7 @@ fn automaton(root: &TestCgroup) -> Automaton {
         name: "jobs".into(),
         patterns: vec!["jobs/job-*".parse().unwrap()],
         policy: "p".into(),
+        shadow: None,
         mode: Mode::Enforce,
         labels: Labels::new(),
     };

@@ -34,7 +34,7 @@ const STACKS: &[Stack] = &[
             &["actuators", "node"],
             &["attest"],
             &["runs"],
-            &["interpreter"],
+            &["interpreter", "shadows"],
             &["pipeline"],
             &["watchers"],
             &["api"],

@@ -162,6 +162,7 @@ mod tests {
             name: (*name).into(),
             patterns: patterns.iter().map(|text| text.parse().unwrap()).collect(),
             policy: "p".into(),
+            shadow: None,
             mode: Mode::Enforce,
             labels: Labels::new(),
         };

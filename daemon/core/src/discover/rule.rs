@@ -43,10 +43,19 @@ pub struct Rule {
     pub patterns: Vec<Pattern>,
     /// Name of the policy.
     pub policy: String,
+    /// Name of a policy that is judged beside it, without effect.
+    pub shadow: Option<String>,
     /// Whether the runs are bounded, or only watched.
     pub mode: Mode,
     /// Labels that every run gets.
     pub labels: Labels,
+}
+
+impl Rule {
+    /// The names of all policies that it uses.
+    pub fn policies(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.policy).chain(&self.shadow)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,6 +68,8 @@ struct RawRule {
     patterns: Option<Vec<Pattern>>,
     #[serde(deserialize_with = "policy_name")]
     policy: String,
+    #[serde(default, deserialize_with = "shadow_name")]
+    shadow: Option<String>,
     #[serde(default = "enforce")]
     mode: RawMode,
     #[serde(default)]
@@ -94,6 +105,12 @@ fn policy_name<'d, D: Deserializer<'d>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
     let expected = || D::Error::custom(format!("policy `{name}`: expected the name of a policy, not a path"));
     if is_name(&name) { Ok(name) } else { Err(expected()) }
+}
+
+fn shadow_name<'d, D: Deserializer<'d>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(from)?;
+    let expected = || D::Error::custom(format!("shadow `{name}`: expected the name of a policy, not a path"));
+    if is_name(&name) { Ok(Some(name)) } else { Err(expected()) }
 }
 
 /// A pattern, or a list of them.
@@ -150,7 +167,7 @@ impl TryFrom<RawRule> for Rule {
     type Error = String;
 
     fn try_from(raw: RawRule) -> Result<Rule, String> {
-        let RawRule { name, preset, patterns, policy, mode, labels } = raw;
+        let RawRule { name, preset, patterns, policy, shadow, mode, labels } = raw;
         let patterns = match (preset, patterns) {
             (Some(preset), None) => preset.patterns()?,
             (None, Some(patterns)) => patterns,
@@ -163,11 +180,14 @@ impl TryFrom<RawRule> for Rule {
         if let Some(key) = labels.keys().find(|key| key.starts_with("failsafe.")) {
             return Err(format!("rule `{name}`: label `{key}`: names that begin with `failsafe.` are the daemon's"));
         }
+        if shadow.as_ref() == Some(&policy) {
+            return Err(format!("rule `{name}`: shadow: expected another policy than `{policy}`"));
+        }
         let mode = match mode {
             RawMode::Enforce => Mode::Enforce,
             RawMode::Observe => Mode::Observe,
         };
-        Ok(Rule { name, patterns, policy, mode, labels })
+        Ok(Rule { name, patterns, policy, shadow, mode, labels })
     }
 }
 

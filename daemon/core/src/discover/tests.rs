@@ -12,6 +12,7 @@ fn rules() -> Rules {
         name: preset.name().into(),
         patterns: preset.patterns().unwrap(),
         policy: "p".into(),
+        shadow: None,
         mode: Mode::Enforce,
         labels: Labels::new(),
     });
@@ -118,6 +119,7 @@ fn no_cgroup_of_a_supervisor_matches_whatever_a_rule_says() {
         name: "any".into(),
         patterns: vec![text.parse().unwrap()],
         policy: "p".into(),
+        shadow: None,
         mode: Mode::Enforce,
         labels: Labels::new(),
     };
@@ -176,6 +178,7 @@ fn a_name_that_a_user_chose_keeps_no_policy_away() {
             name: "any".into(),
             patterns: vec![pattern.parse().unwrap()],
             policy: "p".into(),
+            shadow: None,
             mode: Mode::Enforce,
             labels: Labels::new(),
         };

@@ -81,13 +81,8 @@ impl Pairing {
             _ => (&mut self.shadow, &mut self.enforced, Difference::Later, Difference::OnlyEnforced),
         };
         let wall_ns = of.wall_ns(decision.at);
-        let example = |wall_ns, by_ns| Example {
-            run: of.run,
-            name: of.name.to_owned(),
-            wall_ns,
-            by_ns,
-            text: text(decision),
-        };
+        let example =
+            |wall_ns, by_ns| Example { run: of.run, name: of.name.to_owned(), wall_ns, by_ns, text: text(decision) };
         let waiting = others.get_mut(&key);
         let partner = waiting.and_then(|all| {
             all.retain(|one| decision.at.since(one.at) <= PAIR_WITHIN);

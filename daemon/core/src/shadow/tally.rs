@@ -1,6 +1,7 @@
 //! How often two policies decided alike and otherwise, with examples.
 
 use crate::subject::RunId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most rows.
@@ -144,6 +145,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Of one run, from its beginning.
+    pub fn of_run() -> Tally {
+        Tally { runs: 1, ..Tally::default() }
+    }
+
     /// By key, in order.
     pub fn rows(&self) -> impl Iterator<Item = (&Key, &Row)> {
         self.rows.iter()
@@ -208,5 +214,47 @@ impl Tally {
         }
         other.lacks.iter().cloned().for_each(|lack| self.lack(lack));
         self.more_lacks += other.more_lacks;
+    }
+}
+
+/// What a shadow found, in short, for the record of its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Why it ended.
+    pub why: String,
+    /// Inputs that were judged.
+    pub inputs: u64,
+    /// Inputs that were not, as the shadow could not keep up: the counts are incomplete then.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
+    /// Decisions that were the same.
+    pub same: u64,
+    /// Decisions of the policy in force only.
+    pub only_enforced: u64,
+    /// Decisions of the shadow only.
+    pub only_shadow: u64,
+    /// Decisions that the shadow took earlier.
+    pub earlier: u64,
+    /// Decisions that the shadow took later.
+    pub later: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Summary {
+    /// Of a tally.
+    pub fn of(tally: &Tally) -> Summary {
+        Summary {
+            why: String::new(),
+            inputs: tally.inputs,
+            dropped: tally.dropped,
+            same: tally.same(),
+            only_enforced: tally.total(Difference::OnlyEnforced),
+            only_shadow: tally.total(Difference::OnlyShadow),
+            earlier: tally.total(Difference::Earlier),
+            later: tally.total(Difference::Later),
+        }
     }
 }

@@ -105,7 +105,10 @@ fn what_only_the_shadow_would_refuse_is_its_decision() {
     assert_eq!(bench.counts(), [0, 0, 1, 0, 0]);
     let mut tally = bench.tally.clone();
     bench.shadow.conclude(&bench.beside, &mut tally);
-    assert!(tally.lacks().any(|lack| lack.rule.as_deref() == Some("leaves")), "allowed calls are not reported: {tally:?}");
+    assert!(
+        tally.lacks().any(|lack| lack.rule.as_deref() == Some("leaves")),
+        "allowed calls are not reported: {tally:?}"
+    );
 }
 
 #[test]

@@ -179,7 +179,14 @@ mod tests {
 
     fn rules(pattern: &str) -> Rules {
         let patterns = vec![pattern.parse().unwrap()];
-        let rule = Rule { name: "r".into(), patterns, policy: "p".into(), mode: Mode::Enforce, labels: Labels::new() };
+        let rule = Rule {
+            name: "r".into(),
+            patterns,
+            policy: "p".into(),
+            shadow: None,
+            mode: Mode::Enforce,
+            labels: Labels::new(),
+        };
         Rules::new(vec![rule]).unwrap()
     }
 

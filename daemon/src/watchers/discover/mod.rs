@@ -16,6 +16,7 @@ mod early;
 mod folders;
 mod policies;
 mod register;
+mod shadows;
 pub mod view;
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     pipeline::{Message, Sender},
     platform::clock,
     runs::{LiveRun, NO_UID, Registry, owner::owner_of},
+    shadows::Shadows,
     watchers::keep::NodeState,
 };
 use admins::Admins;
@@ -92,6 +94,8 @@ pub struct Parts {
     pub refusal: Refusal,
     /// What people see.
     pub view: Arc<Shared>,
+    /// Policies that are judged beside those of the rules.
+    pub shadows: Shadows,
 }
 
 /// The thread.

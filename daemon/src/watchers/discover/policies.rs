@@ -2,7 +2,10 @@
 
 use super::Refusal;
 use crate::policies::load;
-use failsafe_core::{Policy, discover::Rules};
+use failsafe_core::{
+    Policy,
+    discover::{Rule, Rules},
+};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// A policy by its name.
@@ -24,19 +27,25 @@ pub(super) struct Policies {
 impl Policies {
     /// Nothing is read yet.
     pub fn new(folder: PathBuf, rules: &Rules) -> Policies {
-        Policies { folder, all: rules.iter().map(|rule| (rule.policy.clone(), One::default())).collect() }
+        let names = rules.iter().flat_map(Rule::policies);
+        Policies { folder, all: names.map(|name| (name.clone(), One::default())).collect() }
     }
 
     /// Reads all of them again.
     pub fn read(&mut self, rules: &Rules, refusal: &Refusal) {
         for (name, one) in &mut self.all {
             let used_by = || {
-                let rules: Vec<&str> =
-                    rules.iter().filter(|rule| rule.policy == *name).map(|rule| rule.name.as_str()).collect();
+                let rules: Vec<&str> = rules
+                    .iter()
+                    .filter(|rule| rule.policies().any(|used| used == name))
+                    .map(|rule| rule.name.as_str())
+                    .collect();
                 format!("rule {} of discovery", rules.join(", "))
             };
+            let is_shadow = rules.iter().all(|rule| rule.policy != *name);
             let found = load(&self.folder, name).map_err(|why| why.to_string());
-            let found = found.and_then(|named| match refusal(&named.policy) {
+            // A shadow bounds nobody, so what this node cannot enforce does not matter.
+            let found = found.and_then(|named| match refusal(&named.policy).filter(|_| !is_shadow) {
                 Some(why) => Err(format!("policy `{name}` is not accepted by this node: {why}")),
                 None => Ok(named.policy),
             });
@@ -45,6 +54,7 @@ impl Policies {
                 Err(why) => {
                     let instead = match one.good {
                         Some(_) => "the policy stays in use as it was read before",
+                        None if is_shadow => "runs are judged without this shadow",
                         None => "matching cgroups get no run",
                     };
                     one.error = Some(format!("{}: {why}: {instead}", used_by()));

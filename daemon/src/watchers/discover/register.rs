@@ -83,6 +83,7 @@ impl Discovery {
         let registry = &self.parts.registry;
         let cgroup = registry.root().open_path(&self.root.join(path)).map_err(|e| e.chain())?;
         if let Some(run) = self.run_of(&cgroup, matched)? {
+            self.judge_beside(run, matched.rule);
             return Ok(run);
         }
         if registry.is_left_by(&cgroup) {
@@ -134,6 +135,7 @@ impl Discovery {
         self.send(Message::Started { live: live.clone(), repair: Vec::new(), broken, done });
         // The pipeline waits for nobody; without it the daemon is stopping.
         let _judged = judged.blocking_recv();
+        self.judge_beside(live.run.id, matched.rule);
         self.judge_held(&live);
         let before = match (existed, populated) {
             _ if left => {

@@ -57,6 +57,9 @@ pub fn add(families: &mut Families, answer: &MetricsSnapshotResponse) {
     add_limits(families, answer);
     add_overhead(families, answer);
     add_drills(families, answer);
+    families.gauge("failsafed_shadows", "Policies that are judged beside those in force.", answer.shadows as f64);
+    let help = "Inputs that shadows did not judge, as they could not keep up.";
+    families.counter("failsafed_shadow_inputs_dropped_total", help, answer.shadow_inputs_dropped as f64);
 }
 
 fn add_health(families: &mut Families, health: &HealthResponse) {

@@ -94,6 +94,8 @@ pub fn full() -> MetricsSnapshotResponse {
             costs: Vec::new(),
         }),
         drill: Some(drills()),
+        shadows: 2,
+        shadow_inputs_dropped: 7,
         ..MetricsSnapshotResponse::default()
     }
 }
@@ -158,6 +160,8 @@ fn the_text_has_the_values_of_the_answer() {
         "failsafed_drill_duration_seconds 0.431",
         "failsafed_drill_overdue 1",
         "failsafed_drills_total{result=\"proved\"} 2",
+        "failsafed_shadows 2",
+        "failsafed_shadow_inputs_dropped_total 7",
     ] {
         assert!(has(&text, line), "{line}\n--\n{text}");
     }

@@ -60,6 +60,7 @@ impl Bench {
             name: "jobs".into(),
             patterns: vec!["jobs/job-*".parse().unwrap()],
             policy: "p".into(),
+            shadow: None,
             mode: Mode::Enforce,
             labels: Labels::new(),
         };
@@ -105,6 +106,7 @@ impl Bench {
             boot_id: "boot".into(),
             refusal: Box::new(|_| None),
             view: Arc::default(),
+            shadows: crate::shadows::Shadows::spawn(&log.log()).unwrap().0,
         };
         let discovery = Discovery::new(parts, &config);
         let mut bench = Bench { discovery, registry, root: folder, policies, gaps, _log: log, _state: state };

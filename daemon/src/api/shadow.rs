@@ -1,0 +1,239 @@
+//! `ShadowService`.
+
+use super::{
+    Context,
+    authorize::Principal,
+    peer::Peer,
+    runs::{Asked as AskedPolicy, deliver},
+};
+use crate::{
+    pipeline::Message,
+    runs::{FoundRun, LiveRun},
+    shadows::{Asked, By, Group, Listed, Named, Refused},
+};
+use failsafe_core::{
+    RunId,
+    drill::is_drill,
+    shadow::{Difference, Key, Row, Tally},
+};
+use failsafe_proto::{ErrorReason, v1};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::oneshot::Receiver;
+use tonic::{Request, Response, Status};
+
+/// How long the thread of shadows is waited for: it judges what waits first.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// `ShadowService`.
+pub struct ShadowApi(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl v1::shadow_service_server::ShadowService for ShadowApi {
+    async fn add(&self, request: Request<v1::AddShadowRequest>) -> Result<Response<v1::Shadow>, Status> {
+        let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
+        let v1::AddShadowRequest { run, policy_toml, policy_file, policy_name } = request.into_inner();
+        let (found, role) = self.0.find(&who, &run)?;
+        who.may_shadow(role)?;
+        let live = live(found)?;
+        if is_drill(&live.run.labels) {
+            return Err(ErrorReason::InvalidRequest.status("run: the run of a drill has no shadow"));
+        }
+        let asked = AskedPolicy::of(policy_name, policy_file, policy_toml)?;
+        let (folder, of) = (self.0.config.policy_dir.clone(), who.clone());
+        let policy = self.0.work(share).compile(share, move || asked.policy(&folder, &of)).await??;
+        let digest = policy.digest();
+        let asked = Asked {
+            run: live.known().clone(),
+            enforced: live.policy.clone(),
+            policy: Arc::new(policy),
+            by: By::User(who.uid()),
+            actor: who.actor(),
+        };
+        let (order, begun) = self.0.shadows.add(asked).map_err(|why| refused(&why))?;
+        deliver(&self.0, Message::Shadow(order)).await?;
+        answer(begun).await?.map_err(|why| refused(&why))?;
+        let listed = self.0.shadows.list().into_iter().find(|one| (one.run, one.digest) == (live.run.id, digest));
+        let listed = listed.ok_or_else(|| refused(&Refused::NotLive))?;
+        Ok(Response::new(shown(&listed)))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveShadowRequest>,
+    ) -> Result<Response<v1::RemoveShadowResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let v1::RemoveShadowRequest { run, policy } = request.into_inner();
+        let (found, role) = self.0.find(&who, &run)?;
+        who.may_shadow(role)?;
+        let id = found.run().id;
+        let mut named = self.0.shadows.list();
+        named.retain(|one| one.run == id && sees(&who, &one.by));
+        named.retain(|one| one.policy_name == policy || one.digest.to_string() == policy);
+        let listed = match named.as_slice() {
+            [one] => one,
+            [] => return Err(ErrorReason::RunNotFound.status(format!("the run has no shadow `{policy}`"))),
+            _ => {
+                return Err(ErrorReason::InvalidRequest
+                    .status(format!("policy: several shadows of the run are named `{policy}`: expected a digest")));
+            }
+        };
+        if let By::Rule(rule) = &listed.by {
+            return Err(ErrorReason::InvalidRequest.status(format!(
+                "the shadow is of rule {rule} of discovery: remove `shadow` there and restart failsafed"
+            )));
+        }
+        let (order, ended) = self.0.shadows.remove(id, listed.digest, who.actor());
+        deliver(&self.0, Message::Shadow(order)).await?;
+        let group = tokio::time::timeout(WAIT, ended).await.map_err(|_| late())?;
+        let group = group.map_err(|_| ErrorReason::RunEnded.status("the shadow has ended with its run"))?;
+        Ok(Response::new(v1::RemoveShadowResponse { shadow: Some(shown(listed)), found: Some(reported(&group)) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListShadowsRequest>,
+    ) -> Result<Response<v1::ListShadowsResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let shadows = self.0.shadows.list();
+        let shadows = shadows.iter().filter(|one| sees(&who, &one.by)).map(shown).collect();
+        Ok(Response::new(v1::ListShadowsResponse { shadows }))
+    }
+
+    async fn report(
+        &self,
+        request: Request<v1::ShadowReportRequest>,
+    ) -> Result<Response<v1::ShadowReportResponse>, Status> {
+        let who = self.0.principal(&request)?;
+        let run = request.into_inner().run;
+        let run: Option<RunId> = match run.as_str() {
+            "" => None,
+            run => Some(live(self.0.find(&who, run)?.0)?.run.id),
+        };
+        let groups = answer(self.0.shadows.report(run).map_err(|why| refused(&why))?).await?;
+        let groups = groups.iter().filter(|group| sees(&who, &group.by)).map(reported).collect();
+        Ok(Response::new(v1::ShadowReportResponse { groups, started_ns: self.0.started_ns }))
+    }
+}
+
+/// Whether the caller sees what was found for somebody. Rules of a policy that not everybody may read are in it.
+fn sees(who: &Principal, by: &By) -> bool {
+    who.sees_all() || matches!(by, By::User(uid) if *uid == who.uid())
+}
+
+fn live(found: FoundRun) -> Result<Arc<LiveRun>, Status> {
+    match found {
+        FoundRun::Live(live) => Ok(live),
+        FoundRun::Guarded(guarded) => {
+            Err(ErrorReason::RunNotJudged.status(format!("the run is not judged: {}", guarded.why)))
+        }
+        FoundRun::Ended(ended) => {
+            let run = &ended.run;
+            Err(ErrorReason::RunEnded.status(format!("run `{}` ({}) has ended", run.name, run.id)))
+        }
+    }
+}
+
+async fn answer<T>(wait: Receiver<T>) -> Result<T, Status> {
+    let answered = tokio::time::timeout(WAIT, wait).await.map_err(|_| late())?;
+    answered.map_err(|_| refused(&Refused::Ended))
+}
+
+fn late() -> Status {
+    ErrorReason::NotInTime.status(format!("shadows have not caught up within {} s: ask again", WAIT.as_secs()))
+}
+
+fn refused(why: &Refused) -> Status {
+    let reason = match why {
+        Refused::Run | Refused::User(_) | Refused::Node => ErrorReason::LimitReached,
+        Refused::Twice | Refused::InForce => ErrorReason::InvalidRequest,
+        Refused::NotLive => ErrorReason::RunNotJudged,
+        Refused::Ended => ErrorReason::Internal,
+    };
+    reason.status(why.to_string())
+}
+
+fn policy(Named { name, version, digest }: &Named) -> v1::ShadowPolicy {
+    v1::ShadowPolicy { name: name.clone(), version: *version, digest: digest.to_string() }
+}
+
+fn for_whom(by: &By) -> (String, Option<u32>) {
+    match by {
+        By::Rule(rule) => (rule.clone(), None),
+        By::User(uid) => (String::new(), Some(*uid)),
+    }
+}
+
+fn shown(listed: &Listed) -> v1::Shadow {
+    let (rule, by_uid) = for_whom(&listed.by);
+    v1::Shadow {
+        run_id: listed.run.to_string(),
+        run_name: listed.run_name.clone(),
+        owner_uid: listed.owner_uid,
+        policy: Some(v1::ShadowPolicy {
+            name: listed.policy_name.clone(),
+            version: listed.version,
+            digest: listed.digest.to_string(),
+        }),
+        since_ns: listed.since_ns,
+        rule,
+        by_uid,
+    }
+}
+
+fn reported(group: &Group) -> v1::ShadowGroup {
+    let (rule, by_uid) = for_whom(&group.by);
+    let tally: &Tally = &group.tally;
+    let mut lacks: Vec<v1::ShadowLack> = Vec::new();
+    lacks.extend(
+        tally
+            .lacks()
+            .map(|lack| v1::ShadowLack { rule: lack.rule.clone().unwrap_or_default(), what: lack.what.clone() }),
+    );
+    lacks.extend(
+        tally
+            .kept
+            .iter()
+            .map(|(why, n)| v1::ShadowLack { rule: String::new(), what: format!("{n} verdicts, as they were: {why}") }),
+    );
+    v1::ShadowGroup {
+        enforced: Some(policy(&group.enforced)),
+        shadow: Some(policy(&group.shadow)),
+        rule,
+        by_uid,
+        since_ns: group.since_ns,
+        runs: tally.runs,
+        live: group.live,
+        inputs: tally.inputs,
+        dropped: tally.dropped,
+        beyond: tally.beyond,
+        after_contained: tally.after_contained,
+        rows: tally.rows().map(|(key, found)| row(key, found)).collect(),
+        lacks,
+        more_lacks: tally.more_lacks,
+        complete: tally.is_complete(),
+    }
+}
+
+fn row(key: &Key, row: &Row) -> v1::ShadowRow {
+    let examples = Difference::ALL.into_iter().flat_map(|difference| {
+        row.examples(difference).map(move |example| v1::ShadowExample {
+            difference: difference.name().into(),
+            run_id: example.run.to_string(),
+            run_name: example.name.clone(),
+            at_ns: example.wall_ns,
+            by_ns: example.by_ns,
+            because: example.text.clone(),
+        })
+    });
+    v1::ShadowRow {
+        what: key.what.clone(),
+        actions: key.actions.clone(),
+        same: row.same,
+        only_enforced: row.count(Difference::OnlyEnforced),
+        only_shadow: row.count(Difference::OnlyShadow),
+        earlier: row.count(Difference::Earlier),
+        later: row.count(Difference::Later),
+        examples: examples.collect(),
+    }
+}

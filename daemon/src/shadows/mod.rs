@@ -1,0 +1,169 @@
+//! Shadows: policies that are judged live beside the one in force, on the same inputs, without effect.
+//!
+//! ```text
+//! API, discovery ─► Shadows: limits ─► pipeline: from here on ─► Feed ─► bounded queue ─► thread `shadows` ─► Tally, Book
+//! pipeline: each input of the run, with its decisions ─────────────┘ (drops and counts)          API: report ◄┘
+//! ```
+//! The pipeline hands on a copy of what it records anyway, after the containment. Invariants: it waits for nobody here: what finds no room
+//! is dropped and counted, and the report says so; nothing that this thread does reaches the engine, a run or the kernel, and its end does
+//! not end the daemon; the number of shadows is bounded for each run, each user and the node.
+
+mod book;
+mod feed;
+mod judge;
+mod list;
+
+pub use book::{Group, Named};
+pub use feed::Feed;
+pub use list::{Listed, PER_NODE, PER_RUN, PER_USER, Refused};
+
+use crate::log::Log;
+use failsafe_core::{GpuId, Policy, PolicyDigest, RunId, actor::Actor, input::Run};
+use list::{List, Place};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Sender},
+    },
+};
+use tokio::sync::oneshot;
+
+/// Who wants a shadow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// A rule of discovery: those who see all runs see its report.
+    Rule(String),
+    /// Somebody: this user sees its report, too.
+    User(u32),
+}
+
+/// A shadow that is asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The run.
+    pub run: Run,
+    /// Its policy.
+    pub enforced: Arc<Policy>,
+    /// The policy of the shadow.
+    pub policy: Arc<Policy>,
+    /// For whom.
+    pub by: By,
+    /// The same for the log.
+    pub actor: Actor,
+}
+
+/// What goes through the pipeline, so that it takes effect between two inputs.
+pub enum Order {
+    /// A shadow begins.
+    Begin(Box<Beginning>),
+    /// One is ended.
+    End(Ending),
+}
+
+/// A shadow that has its place.
+pub struct Beginning {
+    asked: Asked,
+    place: Place,
+    done: oneshot::Sender<Result<(), Refused>>,
+}
+
+impl Beginning {
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.asked.run.id
+    }
+
+    /// The run is not judged, or no longer.
+    pub fn refuse(self) {
+        let _nobody_waits = self.done.send(Err(Refused::NotLive));
+    }
+}
+
+/// A shadow that is to be ended.
+pub struct Ending {
+    run: RunId,
+    digest: PolicyDigest,
+    actor: Actor,
+    done: oneshot::Sender<Group>,
+}
+
+/// What the thread takes.
+enum Message {
+    Begin { beginning: Box<Beginning>, gpus: BTreeSet<GpuId>, waiting: Arc<AtomicUsize> },
+    Entries(Vec<feed::Entry>),
+    Dropped(RunId, u64),
+    End(Ending),
+    RunEnded(RunId),
+    Report(Option<RunId>, oneshot::Sender<Vec<Group>>),
+    Stop,
+}
+
+/// The way in for whoever asks: adds, removes, lists and reports.
+#[derive(Clone)]
+pub struct Shadows {
+    list: List,
+    queue: Sender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Shadows {
+    /// Starts the thread. The second part is the pipeline's.
+    ///
+    /// # Errors
+    /// The thread could not be made.
+    pub fn spawn(log: &Log) -> std::io::Result<(Shadows, Feed)> {
+        let (queue, receiver) = mpsc::channel();
+        let (list, dropped) = (List::default(), Arc::new(AtomicU64::new(0)));
+        let feed = Feed::spawn(queue.clone(), dropped.clone(), {
+            let log = log.clone();
+            move |waiting, stop| judge::Judge::new(log).work(&receiver, &waiting, &stop)
+        })?;
+        Ok((Shadows { list, queue, dropped }, feed))
+    }
+
+    /// Takes a place for a shadow. The order is for the pipeline; then it is known whether the shadow judges.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn add(&self, asked: Asked) -> Result<(Order, oneshot::Receiver<Result<(), Refused>>), Refused> {
+        let place = self.list.take(&asked)?;
+        let (done, wait) = oneshot::channel();
+        Ok((Order::Begin(Box::new(Beginning { asked, place, done })), wait))
+    }
+
+    /// An order that ends a shadow; then what it found is known, unless it has ended meanwhile.
+    pub fn remove(&self, run: RunId, digest: PolicyDigest, actor: Actor) -> (Order, oneshot::Receiver<Group>) {
+        let (done, wait) = oneshot::channel();
+        (Order::End(Ending { run, digest, actor, done }), wait)
+    }
+
+    /// Those that judge, by run.
+    pub fn list(&self) -> Vec<Listed> {
+        self.list.all()
+    }
+
+    /// Whether the run has a shadow of this rule of discovery already.
+    pub fn has_of_rule(&self, run: RunId, rule: &str) -> bool {
+        self.list.has_of_rule(run, rule)
+    }
+
+    /// What was found: of a live run, or of all.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub fn report(&self, run: Option<RunId>) -> Result<oneshot::Receiver<Vec<Group>>, Refused> {
+        let (answer, wait) = oneshot::channel();
+        self.queue.send(Message::Report(run, answer)).map_err(|_| Refused::Ended)?;
+        Ok(wait)
+    }
+
+    /// Shadows, and inputs that were dropped since the daemon started.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.list.len() as u64, self.dropped.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests;
