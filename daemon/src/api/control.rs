@@ -8,7 +8,7 @@ use super::{
     gate::Deadline,
     limits::Share,
     peer::Peer,
-    repeats::{Entered, Request as Repeated},
+    repeats::{Entered, KEPT_FOR, Request as Repeated},
     runs::blocking,
 };
 use crate::{
@@ -86,26 +86,36 @@ pub(super) async fn control(
     let patience = Instant::now() + wait;
     let until = deadline.map_or(patience, |deadline| deadline.min(patience));
     let ticket = Ticket::new(Some(until));
+    let order = Order { control, found, share, wait };
+    let ticket = match repeated {
+        None => ticket,
+        Some(repeated) => match context.repeats.enter(repeated, ticket, Instant::now())? {
+            Entered::Again(sent) => return sent.answer(until).await,
+            Entered::NotKept(ticket) => ticket,
+            Entered::First(pending, sent) => {
+                // Apart from this request: its client may leave after the command is begun, and ask again for the answer.
+                let (context, order) = (context.clone(), Order { wait: KEPT_FOR, ..order });
+                let ticket = sent.ticket();
+                tokio::spawn(async move {
+                    let answer = act(&context, order, ticket, |outcome| pending.show(outcome)).await;
+                    pending.settle(answer);
+                });
+                return sent.answer(until).await;
+            }
+        },
+    };
     // Whoever goes away, or waits no longer, does not find the run frozen or killed later.
     let _caller = Caller(ticket.clone());
-    let order = Order { control, found, share, wait };
-    let Some(repeated) = repeated else { return act(context, order, ticket).await };
-    match context.repeats.enter(repeated, Instant::now())? {
-        Entered::Again(first) => first.answer(until).await,
-        Entered::First(pending) => {
-            // Apart from this request: its client may leave after the command is begun, and ask again for the answer.
-            let context = context.clone();
-            let acting = tokio::spawn(async move {
-                let answer = act(&context, order, ticket).await;
-                pending.settle(answer.clone());
-                answer
-            });
-            acting.await.map_err(|e| ErrorReason::Internal.status(format!("a worker failed: {e}")))?
-        }
-    }
+    act(context, order, ticket, |_| {}).await
 }
 
-async fn act(context: &Arc<Context>, order: Order, ticket: Ticket) -> Result<v1::ControlResponse, Status> {
+/// Has the command carried out. Outcomes that are not the last one are shown.
+async fn act(
+    context: &Arc<Context>,
+    order: Order,
+    ticket: Ticket,
+    show: impl Fn(v1::ControlResponse) + Send + Sync,
+) -> Result<v1::ControlResponse, Status> {
     let Order { control, found, share, wait } = order;
     let command = control.command;
     let live = match found {
@@ -123,7 +133,9 @@ async fn act(context: &Arc<Context>, order: Order, ticket: Ticket) -> Result<v1:
     let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
     let lane = LaneCommand::Control { control, tell, ticket: ticket.clone() };
     context.lane.command(lane, share.is_reserved()).map_err(lane_refusal)?;
-    let answer = wait_for(&mut answers, wait).await;
+    let named =
+        |answer| v1::ControlResponse { run_id: run_id.clone(), run_name: run_name.clone(), ..convert::answer(answer) };
+    let answer = wait_for(&mut answers, wait, |answer| show(named(Some(answer.clone())))).await;
     if answer.is_none() && unstarted {
         return Ok(convert::never_entered(&live));
     }
@@ -138,7 +150,7 @@ async fn act(context: &Arc<Context>, order: Order, ticket: Ticket) -> Result<v1:
             )));
         }
     }
-    Ok(v1::ControlResponse { run_id, run_name, ..convert::answer(answer) })
+    Ok(named(answer))
 }
 
 pub(super) fn lane_refusal(refused: Refused) -> Status {
@@ -149,7 +161,11 @@ pub(super) fn lane_refusal(refused: Refused) -> Status {
 }
 
 /// The last answer there is when nothing more is to come, or when time is up.
-async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wait: Duration) -> Option<Answer> {
+async fn wait_for(
+    answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>,
+    wait: Duration,
+    show: impl Fn(&Answer) + Send + Sync,
+) -> Option<Answer> {
     let mut best: Option<Answer> = None;
     let mut deadline = tokio::time::Instant::now() + wait;
     while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.recv()).await {
@@ -160,6 +176,7 @@ async fn wait_for(answers: &mut tokio::sync::mpsc::UnboundedReceiver<Answer>, wa
         let stale = best.as_ref().is_some_and(|best| best.outcome.at > answer.outcome.at);
         let done = answer.last && answer.durable;
         if !stale {
+            show(&answer);
             best = Some(answer);
         }
         if done {

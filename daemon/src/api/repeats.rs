@@ -3,14 +3,16 @@
 //!
 //! Owns the answers of the last [`KEPT_FOR`], at most [`EACH`] of one caller and [`ALL`] in all; the oldest give way. They are not
 //! stored: the next daemon does not know them. Invariants: an id means one command of one caller; a command that was not begun is
-//! not remembered, so sending it again carries it out; a command is never refused because of this table.
+//! not remembered, so sending it again carries it out; a command is never refused for want of room here; it is
+//! withdrawn before it begins only when nobody waits for it any more.
 
 use super::authorize::Principal;
+use crate::pipeline::lane::{Caller, Ticket};
 use failsafe_core::{RunId, input::Command};
 use failsafe_proto::{ErrorReason, v1};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -55,9 +57,11 @@ impl Request {
             return Err(ErrorReason::InvalidRequest
                 .status(format!("request_id: expected at most {ID_BYTES} letters, digits, `-`, `_`, `.` or `:`")));
         }
-        let caller = match &who.remote {
-            Some(remote) => remote.name.clone(),
-            None => format!("uid {}", who.uid()),
+        // A process in a run has ids of its own: it must not use up those of its user outside, or take them.
+        let caller = match (&who.remote, who.inside) {
+            (Some(remote), _) => remote.name.clone(),
+            (None, Some(run)) => format!("uid {} in {run}", who.uid()),
+            (None, None) => format!("uid {}", who.uid()),
         };
         Ok(Some(Request { key: Key { caller, id: id.to_owned() }, what: format!("{what:?}") }))
     }
@@ -66,24 +70,41 @@ impl Request {
 /// What a command with an id finds.
 pub enum Entered {
     /// It is the first with this id: it is to be carried out.
-    First(Pending),
+    First(Pending, Sent),
     /// It was sent before.
-    Again(First),
+    Again(Sent),
+    /// As many as may be kept are being carried out: it is carried out as if it had no id.
+    NotKept(Ticket),
+}
+
+/// How far a command has come.
+#[derive(Debug, Clone, Default)]
+enum Progress {
+    #[default]
+    Waiting,
+    /// There is an outcome, and another may follow.
+    SoFar(v1::ControlResponse),
+    Settled(Answered),
 }
 
 /// A command that is being carried out. Dropped without an answer, it is forgotten.
 pub struct Pending {
     repeats: Arc<Repeats>,
     key: Key,
-    tell: watch::Sender<Option<Answered>>,
+    tell: watch::Sender<Progress>,
     settled: bool,
 }
 
 impl Pending {
+    /// Shows an outcome that is not the last one.
+    pub fn show(&self, answer: v1::ControlResponse) {
+        self.tell.send_replace(Progress::SoFar(answer));
+    }
+
     /// Answers everybody who sent it. An error means that nothing was done: it is not kept.
     pub fn settle(mut self, answer: Answered) {
         self.settled = answer.is_ok();
-        self.tell.send_replace(Some(answer));
+        self.tell.send_replace(Progress::Settled(answer));
     }
 }
 
@@ -91,38 +112,52 @@ impl Drop for Pending {
     fn drop(&mut self) {
         let mut kept = self.repeats.kept();
         // Its place may be another command's by now.
-        let own = kept.get(&self.key).is_some_and(|one| one.answer.same_channel(&self.tell.subscribe()));
+        let own = kept.get(&self.key).is_some_and(|one| one.progress.same_channel(&self.tell.subscribe()));
         if own && !self.settled {
             kept.remove(&self.key);
         }
     }
 }
 
-/// The first command with an id.
-pub struct First(watch::Receiver<Option<Answered>>);
-
-impl First {
-    /// Its answer, which is waited for until then.
-    ///
-    /// # Errors
-    /// The first command's; `NOT_IN_TIME`: it has no answer yet.
-    pub async fn answer(mut self, until: Instant) -> Answered {
-        let answer = tokio::time::timeout_at(until.into(), self.0.wait_for(Option::is_some)).await;
-        match answer {
-            Ok(Ok(answer)) => answer.clone().unwrap_or_else(|| Err(no_answer())),
-            Ok(Err(_)) | Err(_) => Err(no_answer()),
-        }
-    }
+/// A request that waits for the answer of a command. When the last one is gone, a command that was not begun is withdrawn.
+pub struct Sent {
+    progress: watch::Receiver<Progress>,
+    wanted: Arc<Caller>,
 }
 
-fn no_answer() -> Status {
-    ErrorReason::NotInTime.status("request_id: the first command with this id has no answer yet: send it again")
+impl Sent {
+    /// The ticket of the command.
+    pub fn ticket(&self) -> Ticket {
+        self.wanted.0.clone()
+    }
+
+    /// The answer, which is waited for until then; after that, what is known by then.
+    ///
+    /// # Errors
+    /// That of the command. `NOT_BEGUN`: it was withdrawn.
+    pub async fn answer(mut self, until: Instant) -> Answered {
+        let settled = self.progress.wait_for(|progress| matches!(progress, Progress::Settled(_)));
+        let failed = matches!(tokio::time::timeout_at(until.into(), settled).await, Ok(Err(_)));
+        let progress = self.progress.borrow().clone();
+        match progress {
+            Progress::Settled(answer) => answer,
+            Progress::SoFar(answer) => Ok(answer),
+            Progress::Waiting if failed => Err(ErrorReason::Internal.status("a worker failed")),
+            Progress::Waiting if Arc::strong_count(&self.wanted) == 1 && self.wanted.0.withdraw() => {
+                let why = "the command was not begun in time and was withdrawn: nothing was done";
+                Err(ErrorReason::NotBegun.status(why))
+            }
+            Progress::Waiting => Ok(super::convert::answer(None)),
+        }
+    }
 }
 
 struct Kept {
     what: String,
     since: Instant,
-    answer: watch::Receiver<Option<Answered>>,
+    progress: watch::Receiver<Progress>,
+    wanted: Weak<Caller>,
+    ticket: Ticket,
 }
 
 /// The answers that are kept.
@@ -134,38 +169,43 @@ impl Repeats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a command in.
+    /// Takes a command in, with the ticket that it would have.
     ///
     /// # Errors
     /// `INVALID_REQUEST`: the caller used the id for another command.
-    pub fn enter(self: &Arc<Repeats>, request: Request, now: Instant) -> Result<Entered, Status> {
+    pub fn enter(self: &Arc<Repeats>, request: Request, ticket: Ticket, now: Instant) -> Result<Entered, Status> {
         let Request { key, what } = request;
         let mut kept = self.kept();
         kept.retain(|_, one| now.saturating_duration_since(one.since) < KEPT_FOR);
-        if let Some(first) = kept.get(&key) {
+        if let Some(first) = kept.get_mut(&key) {
             if first.what != what {
                 return Err(ErrorReason::InvalidRequest
                     .status("request_id: it was used for another command: expected a new one for each command"));
             }
-            return Ok(Entered::Again(First(first.answer.clone())));
+            let wanted = first.wanted.upgrade().unwrap_or_else(|| Arc::new(Caller(first.ticket.clone())));
+            first.wanted = Arc::downgrade(&wanted);
+            return Ok(Entered::Again(Sent { progress: first.progress.clone(), wanted }));
         }
-        if kept.keys().filter(|one| one.caller == key.caller).count() >= EACH {
-            forget_oldest(&mut kept, |one| one.caller == key.caller);
+        let own = |one: &Key| one.caller == key.caller;
+        let has_room = (kept.keys().filter(|one| own(one)).count() < EACH || forget_oldest(&mut kept, own))
+            && (kept.len() < ALL || forget_oldest(&mut kept, |_| true));
+        if !has_room {
+            return Ok(Entered::NotKept(ticket));
         }
-        if kept.len() >= ALL {
-            forget_oldest(&mut kept, |_| true);
-        }
-        let (tell, answer) = watch::channel(None);
-        kept.insert(key.clone(), Kept { what, since: now, answer });
-        Ok(Entered::First(Pending { repeats: self.clone(), key, tell, settled: false }))
+        let (tell, progress) = watch::channel(Progress::Waiting);
+        let wanted = Arc::new(Caller(ticket.clone()));
+        let one = Kept { what, since: now, progress: progress.clone(), wanted: Arc::downgrade(&wanted), ticket };
+        kept.insert(key.clone(), one);
+        let pending = Pending { repeats: self.clone(), key, tell, settled: false };
+        Ok(Entered::First(pending, Sent { progress, wanted }))
     }
 }
 
-fn forget_oldest(kept: &mut BTreeMap<Key, Kept>, of: impl Fn(&Key) -> bool) {
-    let oldest = kept.iter().filter(|(key, _)| of(key)).min_by_key(|(_, one)| one.since);
-    if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-        kept.remove(&key);
-    }
+/// Forgets the oldest answer. Of a command that is still being carried out it is not there yet: those stay.
+fn forget_oldest(kept: &mut BTreeMap<Key, Kept>, of: impl Fn(&Key) -> bool) -> bool {
+    let settled = kept.iter().filter(|(key, one)| of(key) && matches!(*one.progress.borrow(), Progress::Settled(_)));
+    let oldest = settled.min_by_key(|(_, one)| one.since).map(|(key, _)| key.clone());
+    oldest.is_some_and(|key| kept.remove(&key).is_some())
 }
 
 #[cfg(test)]
@@ -176,57 +216,110 @@ mod tests {
         Request { key: Key { caller: caller.into(), id: id.into() }, what: run.into() }
     }
 
-    fn first(repeats: &Arc<Repeats>, request: Request, now: Instant) -> Option<Pending> {
-        match repeats.enter(request, now).unwrap() {
-            Entered::First(pending) => Some(pending),
-            Entered::Again(_) => None,
+    fn first(repeats: &Arc<Repeats>, request: Request, now: Instant) -> Option<(Pending, Sent)> {
+        match repeats.enter(request, Ticket::new(None), now).unwrap() {
+            Entered::First(pending, sent) => Some((pending, sent)),
+            Entered::Again(_) | Entered::NotKept(_) => None,
         }
     }
 
-    fn answer(run: &str) -> Answered {
-        Ok(v1::ControlResponse { run_name: run.into(), ..Default::default() })
+    fn again(repeats: &Arc<Repeats>, request: Request, now: Instant) -> Sent {
+        match repeats.enter(request, Ticket::new(None), now).unwrap() {
+            Entered::Again(sent) => sent,
+            Entered::First(..) | Entered::NotKept(_) => panic!("it is carried out a second time"),
+        }
+    }
+
+    fn answer(run: &str) -> v1::ControlResponse {
+        v1::ControlResponse { run_name: run.into(), ..Default::default() }
     }
 
     #[tokio::test]
     async fn a_command_that_is_sent_again_gets_the_answer_of_the_first() {
         let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
-        let pending = first(&repeats, request("uid 0", "a", "bert"), now).unwrap();
-        let Entered::Again(again) = repeats.enter(request("uid 0", "a", "bert"), now).unwrap() else { panic!("acts") };
-        pending.settle(answer("bert"));
-        assert_eq!(again.answer(now + Duration::from_secs(60)).await.unwrap().run_name, "bert");
-        let Entered::Again(later) = repeats.enter(request("uid 0", "a", "bert"), now).unwrap() else { panic!("acts") };
-        assert_eq!(later.answer(now).await.unwrap().run_name, "bert");
+        let (pending, sent) = first(&repeats, request("uid 0", "a", "bert"), now).unwrap();
+        let second = again(&repeats, request("uid 0", "a", "bert"), now);
+        pending.settle(Ok(answer("bert")));
+        for sent in [sent, second, again(&repeats, request("uid 0", "a", "bert"), now)] {
+            assert_eq!(sent.answer(now).await.unwrap().run_name, "bert");
+        }
         assert!(first(&repeats, request("uid 7", "a", "bert"), now).is_some(), "ids are each caller's own");
         assert!(first(&repeats, request("uid 0", "a", "bert"), now + KEPT_FOR).is_some(), "after ten minutes");
+    }
+
+    #[tokio::test]
+    async fn a_command_without_its_last_outcome_is_answered_with_what_is_known_and_later_with_more() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        let ticket = Ticket::new(None);
+        let Ok(Entered::First(pending, sent)) = repeats.enter(request("uid 0", "a", "bert"), ticket.clone(), now)
+        else {
+            panic!("it is the first")
+        };
+        let second = again(&repeats, request("uid 0", "a", "bert"), now);
+        assert_eq!(sent.answer(now).await.unwrap().verdict(), v1::Verdict::Pending, "somebody else waits for it");
+        pending.show(answer("partial"));
+        assert_eq!(second.answer(now).await.unwrap().run_name, "partial");
+        let third = again(&repeats, request("uid 0", "a", "bert"), now);
+        pending.settle(Ok(answer("whole")));
+        assert_eq!(third.answer(now).await.unwrap().run_name, "whole");
+    }
+
+    #[tokio::test]
+    async fn a_command_is_withdrawn_when_the_last_who_sent_it_is_gone() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        let ticket = Ticket::new(None);
+        let Ok(Entered::First(pending, sent)) = repeats.enter(request("uid 0", "a", "bert"), ticket.clone(), now)
+        else {
+            panic!("it is the first")
+        };
+        let second = again(&repeats, request("uid 0", "a", "bert"), now);
+        drop(sent);
+        assert!(!ticket.is_withdrawn(), "its first connection broke, and it was sent again");
+        assert_eq!(second.answer(now).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert!(ticket.is_withdrawn());
+        drop(pending);
+        assert!(first(&repeats, request("uid 0", "a", "bert"), now).is_some(), "it was not begun");
     }
 
     #[test]
     fn an_id_of_another_command_is_refused() {
         let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
         let _pending = first(&repeats, request("uid 0", "a", "bert"), now);
-        let Err(refused) = repeats.enter(request("uid 0", "a", "gpt"), now) else { panic!("taken for the first") };
+        let Err(refused) = repeats.enter(request("uid 0", "a", "gpt"), Ticket::new(None), now) else {
+            panic!("taken for the first")
+        };
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     }
 
     #[tokio::test]
     async fn a_command_that_was_not_begun_is_carried_out_when_it_is_sent_again() {
         let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
-        let pending = first(&repeats, request("uid 0", "a", "bert"), now).unwrap();
-        let Entered::Again(again) = repeats.enter(request("uid 0", "a", "bert"), now).unwrap() else { panic!("acts") };
+        let (pending, _sent) = first(&repeats, request("uid 0", "a", "bert"), now).unwrap();
+        let second = again(&repeats, request("uid 0", "a", "bert"), now);
         pending.settle(Err(ErrorReason::NotBegun.status("not begun")));
-        assert_eq!(again.answer(now).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
-        let pending = first(&repeats, request("uid 0", "a", "bert"), now).unwrap();
-        drop(pending);
-        assert!(first(&repeats, request("uid 0", "a", "bert"), now).is_some(), "the worker failed");
+        assert_eq!(second.answer(now).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert!(first(&repeats, request("uid 0", "a", "bert"), now).is_some());
+    }
+
+    #[test]
+    fn commands_that_are_being_carried_out_are_not_forgotten_and_no_more_than_may_be_kept() {
+        let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
+        let pending: Vec<_> =
+            (0..EACH).filter_map(|n| first(&repeats, request("uid 7", &n.to_string(), "bert"), now)).collect();
+        assert_eq!(pending.len(), EACH);
+        let more = repeats.enter(request("uid 7", "more", "bert"), Ticket::new(None), now);
+        assert!(matches!(more, Ok(Entered::NotKept(_))));
+        let _second = again(&repeats, request("uid 7", "0", "bert"), now);
+        assert!(first(&repeats, request("uid 0", "a", "bert"), now).is_some(), "others have their own");
     }
 
     #[test]
     fn the_oldest_answers_of_a_caller_give_way_and_no_other_callers() {
         let (repeats, now) = (Arc::new(Repeats::default()), Instant::now());
-        first(&repeats, request("uid 0", "a", "bert"), now).unwrap().settle(answer("bert"));
+        first(&repeats, request("uid 0", "a", "bert"), now).unwrap().0.settle(Ok(answer("bert")));
         for n in 0..=EACH {
             let at = now + Duration::from_millis(n as u64);
-            first(&repeats, request("uid 7", &n.to_string(), "bert"), at).unwrap().settle(answer("bert"));
+            first(&repeats, request("uid 7", &n.to_string(), "bert"), at).unwrap().0.settle(Ok(answer("bert")));
         }
         let mut kept = repeats.kept();
         assert_eq!(kept.len(), EACH + 1);

@@ -87,7 +87,7 @@ impl Command {
 
     /// Whether nobody wants it any more.
     pub fn is_withdrawn(&self) -> bool {
-        self.ticket().state.load(Ordering::Acquire) == WITHDRAWN
+        self.ticket().is_withdrawn()
     }
 }
 
@@ -120,9 +120,14 @@ impl Ticket {
         self.turn(BEGUN)
     }
 
+    /// Whether it was given up before it was begun.
+    pub fn is_withdrawn(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WITHDRAWN
+    }
+
     /// Gives the command up; true where it was not begun, and now never will be.
     pub fn withdraw(&self) -> bool {
-        self.turn(WITHDRAWN) || self.state.load(Ordering::Acquire) == WITHDRAWN
+        self.turn(WITHDRAWN) || self.is_withdrawn()
     }
 }
 
