@@ -42,6 +42,8 @@ use tokio::{
 const PAUSE: Duration = Duration::from_millis(50);
 /// Largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
+/// Requests that wait for failsafed, decoded: each takes up to 5 MB, and the unit has 256 MB.
+const REPORTING: usize = 16;
 /// Bytes of a request that a client may send before they are read (HTTP/2).
 const WINDOW: u32 = 64 << 10;
 
@@ -70,6 +72,7 @@ struct Shared {
     daemon: PathBuf,
     connections: Counts<u32>,
     decoding: Arc<Semaphore>,
+    reporting: Arc<Semaphore>,
     idle: Duration,
 }
 
@@ -92,6 +95,7 @@ impl Server {
             daemon: daemon.into(),
             connections: Counts::new(most(config.connections), most(config.connections_per_user)),
             decoding: Arc::new(Semaphore::new(1)),
+            reporting: Arc::new(Semaphore::new(REPORTING)),
             idle: Duration::from_secs(config.idle_s),
         };
         for socket in &sockets {
@@ -158,7 +162,8 @@ impl Shared {
     }
 
     async fn otlp(&self, stream: UnixStream, reporter: Reporter) -> Result<()> {
-        let client = Arc::new(Client { reporter: Mutex::new(reporter), decoding: self.decoding.clone() });
+        let (decoding, reporting) = (self.decoding.clone(), self.reporting.clone());
+        let client = Arc::new(Client { reporter: Mutex::new(reporter), decoding, reporting });
         let requests = AtomicU64::new(0);
         let service = service_fn(|request| {
             requests.fetch_add(1, Ordering::Relaxed);

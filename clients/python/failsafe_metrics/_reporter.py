@@ -69,7 +69,8 @@ class Reporter:
                 if self._deferred - self._read >= DEFERRED:
                     return self._drop(1, "too many tensors wait for their GPU")
                 self._deferred += 1
-                entry = (name, value.detach(), step)
+                # A copy: the next step may write into the same memory before the thread reads it.
+                entry = (name, value.detach().clone(), step)
             else:
                 number = float(value)
                 if len(self._queue) >= (BUFFER if math.isfinite(number) else 2 * BUFFER):

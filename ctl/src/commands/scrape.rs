@@ -30,9 +30,15 @@ pub(super) fn scrape(args: &ScrapeArgs) -> Result<Exit, Fail> {
     let parent = getppid();
     prctl::set_pdeathsig(Signal::SIGTERM)
         .map_err(|error| Fail::because("cannot end with the process that started this one", &error))?;
+    // The parent may have ended before the call. Of a container, the first process is the parent for good.
+    if parent == Pid::from_raw(1) && !owner::is_here(parent) {
+        return Err(Fail::new(
+            Exit::Error,
+            "the process that started this command has ended: start it from one that stays",
+        ));
+    }
     let mut last = String::new();
-    // The parent may have ended before the call.
-    while getppid() == parent && parent != Pid::from_raw(1) {
+    while getppid() == parent {
         let failure = once(args).err().map(|fail| fail.to_string()).unwrap_or_default();
         // An endpoint that is not there yet, or no longer, is reported once.
         if !failure.is_empty() && failure != last {

@@ -10,6 +10,7 @@
 //! attribute decides.
 
 use crate::{Labels, Taken, Why, labelled};
+use failsafe_core::signal::{Series, metric_name};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse},
     common::v1::{AnyValue, KeyValue, any_value},
@@ -103,7 +104,9 @@ fn taken(request: ExportMetricsServiceRequest) -> Taken {
     let mut taken = Taken::default();
     for resource in request.resource_metrics {
         let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+        // One that is no rank is refused with each value. It is copied for each: it can be as long as the request.
         let rank = attributes.iter().find(|it| it.key == "rank").and_then(text);
+        let rank = rank.map(|rank| if Series::rank(&rank).is_some() { rank } else { "?".to_owned() });
         for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
             take(&mut taken, metric, rank.as_deref());
         }
@@ -113,6 +116,18 @@ fn taken(request: ExportMetricsServiceRequest) -> Taken {
 
 fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
     let name = metric.name;
+    // Before it is copied for each point: it can be as long as the request.
+    if !metric_name(&name) {
+        let points = match &metric.data {
+            Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+            Some(Data::Sum(sum)) => sum.data_points.len(),
+            Some(Data::Histogram(histogram)) => histogram.data_points.len(),
+            Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
+            Some(Data::Summary(summary)) => summary.data_points.len(),
+            None => 1,
+        };
+        return (0..points).for_each(|_| taken.refuse(Why::Name));
+    }
     let mut value = |part: &str, value: f64, attributes: &[KeyValue]| {
         let name = if part.is_empty() { name.clone() } else { format!("{name}.{part}") };
         let value = labels(attributes, rank).and_then(|labels| labelled(&name, value, labels));

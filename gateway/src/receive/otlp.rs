@@ -8,7 +8,7 @@
 //! Compressed content is refused. A request is at most [`MESSAGE`] bytes, and one request is decoded at a time.
 
 use super::reporter::{Answer, Reporter};
-use failsafe_intake::{Taken, Why, otlp::Form};
+use failsafe_intake::{Why, otlp::Form};
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -16,7 +16,7 @@ use hyper::{
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tonic::Code;
 
 /// Largest request, in bytes. In memory a request can take 250 times as much, while it is decoded.
@@ -62,6 +62,8 @@ pub(super) struct Client {
     pub reporter: Mutex<Reporter>,
     /// Taken while a request is decoded.
     pub decoding: Arc<Semaphore>,
+    /// Taken from then until failsafed has answered: what was decoded is some MB, and the memory of this process is bounded.
+    pub reporting: Arc<Semaphore>,
 }
 
 impl Client {
@@ -72,7 +74,7 @@ impl Client {
         };
         let mut reporter = self.reporter.lock().await;
         let failure = match self.read(over, request).await {
-            Ok(taken) => match reporter.report(&taken.lines()).await {
+            Ok((lines, _room)) => match reporter.report(&lines).await {
                 Ok(answer) => return answered(over, &answer),
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "metrics of a run cannot be reported");
@@ -92,7 +94,8 @@ impl Client {
         failed(over, &failure)
     }
 
-    async fn read(&self, over: Over, request: Request<Incoming>) -> Result<Taken, Failure> {
+    /// The lines for failsafed, and the room that they take.
+    async fn read(&self, over: Over, request: Request<Incoming>) -> Result<(String, SemaphorePermit<'_>), Failure> {
         if request.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
             let why = "compressed requests are not taken: set OTEL_EXPORTER_OTLP_COMPRESSION=none";
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, why));
@@ -115,10 +118,17 @@ impl Client {
             Over::Http(form) => (form, &bytes[..]),
             Over::Grpc => (Form::Protobuf, message(&bytes)?),
         };
+        let busy = || {
+            let why = "too many requests wait for failsafed: send it again later";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, why)
+        };
+        let room = tokio::time::timeout(READ, self.reporting.acquire()).await;
+        let room = room.ok().and_then(Result::ok).ok_or_else(busy)?;
         let _alone = self.decoding.acquire().await;
-        form.read(message).map_err(|bad| {
+        let taken = form.read(message).map_err(|bad| {
             Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, bad.to_string()).counted(Why::Format)
-        })
+        })?;
+        Ok((taken.lines(), room))
     }
 }
 

@@ -54,7 +54,13 @@ fn body(answer: Vec<u8>) -> Result<Vec<u8>, String> {
             return Err(format!("the answer has {header} expected plain text"));
         }
     }
-    Ok(answer[end + 4..].to_vec())
+    let body = answer[end + 4..].to_vec();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).map(str::trim);
+    if length.is_some_and(|length| length.parse() != Ok(body.len())) {
+        let got = body.len();
+        return Err(format!("the answer ends early: {got} bytes, of `{}`", crate::text::clean(length.unwrap_or(""))));
+    }
+    Ok(body)
 }
 
 #[cfg(test)]
@@ -94,6 +100,7 @@ mod tests {
             (b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/\r\n\r\n".to_vec(), "expected status 200"),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n".to_vec(), "transfer-encoding"),
             (b"SSH-2.0-x\r\n".to_vec(), "not HTTP"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nloss 12".to_vec(), "ends early"),
             (vec![b'a'; ANSWER + 1], "larger than"),
         ] {
             let error = answered(answer).unwrap_err();

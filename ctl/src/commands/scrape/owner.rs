@@ -1,6 +1,10 @@
 //! Whether a port of this host belongs to a process of the run that this command runs in: one of its cgroup, or of one below.
 
-use procfs::{net::TcpState, process::FDTarget};
+use nix::unistd::Pid;
+use procfs::{
+    net::TcpState,
+    process::{FDTarget, Process},
+};
 use std::{collections::BTreeSet, net::SocketAddr};
 
 /// The listening sockets of the port, all of which processes of the run hold.
@@ -18,7 +22,7 @@ pub(super) fn of(address: SocketAddr) -> Result<BTreeSet<u64>, String> {
     if listening.is_empty() {
         return Err("nobody listens there".to_owned());
     }
-    let own = cgroup(&procfs::process::Process::myself().map_err(|error| error.to_string())?)
+    let own = cgroup(&Process::myself().map_err(|error| error.to_string())?)
         .ok_or("the cgroup of this process cannot be read")?;
     let all = procfs::process::all_processes().map_err(|error| error.to_string())?;
     let mut held = BTreeSet::new();
@@ -32,8 +36,17 @@ pub(super) fn of(address: SocketAddr) -> Result<BTreeSet<u64>, String> {
     if held == listening { Ok(held) } else { Err("the port does not belong to a process of this run".to_owned()) }
 }
 
+/// Whether a process is in the cgroup of this one, or below.
+pub(super) fn is_here(pid: Pid) -> bool {
+    let of = |process: Result<Process, _>| process.ok().as_ref().and_then(cgroup);
+    match (of(Process::myself()), of(Process::new(pid.as_raw()))) {
+        (Some(own), Some(other)) => within(&own, &other),
+        _ => false,
+    }
+}
+
 /// The cgroup in the unified hierarchy.
-fn cgroup(process: &procfs::process::Process) -> Option<String> {
+fn cgroup(process: &Process) -> Option<String> {
     let groups = process.cgroups().ok()?;
     groups.into_iter().find(|group| group.hierarchy == 0).map(|group| group.pathname)
 }

@@ -84,6 +84,16 @@ fn what_is_not_taken_is_counted_by_its_reason() {
 }
 
 #[test]
+fn a_name_or_a_rank_of_any_length_is_refused_for_each_of_its_points() {
+    let points = |n: usize| vec![point(1.0, vec![]); n];
+    let long = "9".repeat(200_000);
+    let taken = read(vec![], vec![gauge(&long, points(5_000))]);
+    assert_eq!((taken.values.len(), taken.refused.get(&Why::Name)), (0, Some(&5_000)));
+    let taken = read(vec![word("rank", &long)], vec![gauge("loss", points(5_000))]);
+    assert_eq!((taken.values.len(), taken.refused.get(&Why::Rank)), (0, Some(&5_000)));
+}
+
+#[test]
 fn json_is_read_as_the_specification_writes_it() {
     let text = br#"{"resourceMetrics":[{"resource":{"attributes":[{"key":"rank","value":{"intValue":"2"}}]},
         "scopeMetrics":[{"metrics":[{"name":"loss","gauge":{"dataPoints":[
