@@ -21,10 +21,10 @@ say() {
 # script, and with it drain the node.
 if [ -r "$settings" ]; then
     if sh -n "$settings" 2> /dev/null; then
-        set -a
+        set -a +u
         # shellcheck source=/dev/null
         . "$settings"
-        set +a
+        set +a -u
     else
         say "$settings is no valid shell; using the defaults"
     fi

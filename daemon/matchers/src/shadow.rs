@@ -149,10 +149,27 @@ impl Shadow {
         for Unrecorded { rule, what } in lacks {
             tally.lack(Lack { rule, what });
         }
+        for section in other_modes(&beside.enforced, &self.policy) {
+            let what = format!(
+                "[{section}] only observes under one of the two policies: whether a decision on its denials would be carried out is \
+                 not compared"
+            );
+            tally.lack(Lack { rule: None, what });
+        }
         for (why, count) in self.kept.iter().filter(|(why, _)| why.matters(&beside.enforced, &self.policy)) {
             *tally.kept.entry(why.words()).or_default() += count;
         }
     }
+}
+
+/// Sections that one of the two policies only observes. A decision that holds only of would-be denials is not carried out.
+fn other_modes<'a>(enforced: &Policy, shadow: &Policy) -> impl Iterator<Item = &'a str> {
+    let observes = |policy: &Policy| {
+        let modes = [policy.egress.as_ref().map(|egress| egress.mode), policy.exec.as_ref().map(|exec| exec.mode)];
+        modes.map(|mode| mode == Some(Mode::Observe))
+    };
+    let (enforced, shadow) = (observes(enforced), observes(shadow));
+    ["egress", "exec"].into_iter().enumerate().filter(move |(n, _)| enforced[*n] != shadow[*n]).map(|(_, name)| name)
 }
 
 #[cfg(test)]

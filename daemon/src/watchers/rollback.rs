@@ -85,6 +85,8 @@ pub struct Rollback {
     log: Log,
     tpm: Arc<NodeTpm>,
     stated: Stated,
+    /// Why the log could not be read when the daemon started.
+    unread: Option<String>,
     /// When it counts, although log and counter agree.
     due: Instant,
     shared: Arc<Shared>,
@@ -105,13 +107,16 @@ enum Stopped {
 impl Rollback {
     /// Reads what the log states. Before retention removes anything.
     pub fn new(log: Log, tpm: Arc<NodeTpm>, boot_id: &str, shared: Arc<Shared>) -> Rollback {
-        // A log that cannot be read is a finding of its own.
-        let last = counter::last(log.path()).ok().flatten();
+        // A log that cannot be read is a finding of its own. What it states is not known then: nothing is compared.
+        let (last, unread) = match counter::last(log.path()) {
+            Ok(last) => (last, None),
+            Err(error) => (None, Some(format!("what the audit log states of the counter cannot be read: {error}"))),
+        };
         let stated = last.as_ref().and_then(counter::of).unwrap_or_default();
         let of_boot = last.filter(|entry| entry.boot_id == boot_id);
         let since = of_boot.map(|entry| Duration::from_nanos(clock::monotonic_ns().saturating_sub(entry.mono_ns)));
         let due = Instant::now() + since.map_or(Duration::ZERO, |since| EVERY.saturating_sub(since));
-        Rollback { log, tpm, stated, due, shared }
+        Rollback { log, tpm, stated, unread, due, shared }
     }
 
     /// Works until `stop`.
@@ -134,6 +139,13 @@ impl Rollback {
     /// Compares, and counts if it is due. Returns what is amiss, which is in the log then, and when to look again.
     fn look(&mut self, stop: &AtomicBool) -> (Option<String>, Duration) {
         let mut found = None;
+        if let Some(why) = &self.unread {
+            if !matches!(self.shared.get(), Counter::Failed(_)) {
+                tracing::warn!(why, "the counter against a rollback of the audit log is not used");
+            }
+            self.shared.set(Counter::Failed(why.clone()));
+            return (None, EVERY);
+        }
         let (counter, wait) = match self.agree(&mut found, stop) {
             Ok(value) => (Counter::Agreed(value), self.due.saturating_duration_since(Instant::now())),
             Err(Stopped::Stopping) => return (found, EVERY),
@@ -180,7 +192,9 @@ impl Rollback {
         let Err(why) = self.count() else { return Ok(()) };
         // Otherwise a copy of this log would pass for one of the moment before the counter was made. Without an answer the TPM may
         // have made it: then the next look finds it.
-        if let NoTpm::NotNow(text) = &why {
+        if let NoTpm::NotNow(text) = &why
+            && self.tpm.counter().map_err(Stopped::Tpm)?.is_none()
+        {
             self.write(&counter::none(text, self.log.stamp()), stop)?;
             self.stated = Stated::Nothing;
             return Err(Stopped::NotMade(why));

@@ -11,8 +11,8 @@ const VERSION: &str = "1.75.0";
 
 /// Runs both checks; without buf and npm neither runs, which is printed.
 pub fn check(findings: &mut Findings) -> Result<()> {
-    let Some(buf) = buf()? else {
-        println!("tidy: buf lint and buf breaking were NOT run: neither buf nor npm is on this machine");
+    let Some(buf) = buf() else {
+        println!("tidy: buf lint and buf breaking were NOT run: buf is not on this machine, and npm did not bring it");
         return Ok(());
     };
     for arguments in [&["lint", "proto"][..], &["breaking", "proto", "--against", "proto/baseline.binpb"]] {
@@ -28,21 +28,23 @@ pub fn check(findings: &mut Findings) -> Result<()> {
 }
 
 /// The program: of this machine, or brought by npm into the target folder.
-fn buf() -> Result<Option<PathBuf>> {
+fn buf() -> Option<PathBuf> {
     if let Some(found) = shell::which("buf") {
-        return Ok(Some(found));
+        return Some(found);
     }
     let folder = shell::built(false).with_file_name("xtask").join(format!("buf-{VERSION}"));
     let program = folder.join("node_modules/.bin/buf");
     if program.exists() {
-        return Ok(Some(program));
+        return Some(program);
     }
-    let Some(npm) = shell::which("npm") else { return Ok(None) };
-    shell::run(
-        Command::new(npm)
-            .args(["install", "--silent", "--no-save", "--no-audit", "--no-fund", "--prefix"])
-            .arg(&folder)
-            .arg(format!("{PACKAGE}@{VERSION}")),
-    )?;
-    Ok(Some(program))
+    let npm = shell::which("npm")?;
+    let mut install = Command::new(npm);
+    install.args(["install", "--silent", "--no-save", "--no-audit", "--no-fund", "--prefix"]);
+    match shell::run(install.arg(&folder).arg(format!("{PACKAGE}@{VERSION}"))) {
+        Ok(()) => Some(program),
+        Err(error) => {
+            println!("tidy: {error:#}");
+            None
+        }
+    }
 }

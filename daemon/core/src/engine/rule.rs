@@ -209,7 +209,8 @@ impl RuleState {
                 if !happened && !observed {
                     return None;
                 }
-                if happened && self.event.observed && observes.real_trips_again && !held_back {
+                let acts = rule.mode == Mode::Enforce && !held_back;
+                if happened && self.event.observed && observes.real_trips_again && acts {
                     self.event.last = None;
                 }
                 let trip = self.event.trip(signal.at, rule.cooldown, signal.repeats)?;
