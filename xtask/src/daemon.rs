@@ -44,13 +44,21 @@ impl Daemon {
     /// # Errors
     /// Not root, no cgroup2, or the daemon does not come up: then its log is in the error.
     pub fn start(options: &Options, folder: TempDir) -> Result<Daemon> {
+        Daemon::start_with(options, folder, "")
+    }
+
+    /// The same with more text at the end of the configuration.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_with(options: &Options, folder: TempDir, more: &str) -> Result<Daemon> {
         if !geteuid().is_root() {
             bail!("failsafed needs root: run `sudo -E cargo xtask ...`");
         }
         let unique = format!("failsafe-{}-{}", options.name, std::process::id());
         let bpffs = Path::new("/sys/fs/bpf").join(&unique);
         let config = folder.path().join("failsafed.toml");
-        fs::write(&config, configuration(options, folder.path(), &unique, &bpffs))
+        fs::write(&config, configuration(options, folder.path(), &unique, &bpffs) + more)
             .with_context(|| format!("writing {}", config.display()))?;
         let programs = shell::built(options.release);
         // A folder of its own in bpffs, so that what was pinned can be taken away whole.

@@ -7,13 +7,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use failsafe_journal::storage::{LOG_FILE, Layout, LogFolder};
-use failsafe_journal::{AuditLog, Draft, Filter, Query, Search, Stamp, kind};
+use failsafe_journal::storage::{LOG_FILE, LogFolder};
+use failsafe_journal::{AuditLog, Filter, Query, Search};
 use serde_json::json;
+use support::{OF_A_RUN, layout, name, stamp, write};
 
-/// Entries of each run, and of each commit.
-const OF_A_RUN: u64 = 20;
-const TOGETHER: u64 = 500;
+mod support;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -54,33 +53,5 @@ fn main() -> Result<()> {
         "entries": entries, "bytes": bytes, "open_ms": median(open), "tail_ms": median(tail), "run_ms": median(run),
     });
     println!("{out}");
-    Ok(())
-}
-
-fn layout() -> Layout {
-    Layout { reserve_bytes: 0, ..Layout::default() }
-}
-
-fn stamp(n: u64) -> Stamp {
-    Stamp { wall_ns: 1_700_000_000_000_000_000 + n * 1_000_000, mono_ns: n, boot_id: "bench".into() }
-}
-
-fn name(run: u64) -> String {
-    format!("00000000-0000-0000-0000-{run:012}")
-}
-
-/// Entries of the size of a decision, 20 of each run; what is behind the last sealed segment is about half a segment.
-fn write(dir: &Path, entries: u64) -> Result<()> {
-    let (mut log, _) = AuditLog::open(LogFolder::open(dir, layout())?, &stamp(0))?;
-    for n in 0..entries {
-        let body = json!({ "type": "bench", "n": n, "text": "x".repeat(400) });
-        log.append(&Draft::new(kind::DECISION, stamp(n), body).run(name(n / OF_A_RUN)))?;
-        if n % TOGETHER == TOGETHER - 1 || n + 1 == entries {
-            log.commit()?;
-            if log.seal_if_due(stamp(n)) {
-                log.commit()?;
-            }
-        }
-    }
     Ok(())
 }

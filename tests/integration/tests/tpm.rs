@@ -112,3 +112,36 @@ fn a_tpm_that_refuses_leaves_a_statement_by_the_software_key_with_the_reason() -
         Ok(())
     })
 }
+
+/// The words, without those that differ from one run to another: digests, numbers, the name of the host.
+fn shape(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let next = words.iter().skip(1).chain([&""]);
+    let shape = words.iter().zip(next).map(|(word, next)| {
+        let varies = word.contains(|c: char| c.is_ascii_digit()) || (word.starts_with('(') && *next == "TPM");
+        if varies { "N" } else { word }
+    });
+    shape.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_quote_in_the_documentation_has_the_form_of_a_real_one() -> Result<()> {
+    let test = "the_quote_in_the_documentation_has_the_form_of_a_real_one";
+    let Some(tpm) = Swtpm::start(test) else { return Ok(()) };
+    let docs = include_str!("../../../docs/attestation.md");
+    let (_, sample) = docs.split_once("--require-tpm\n").context("the documentation has no sample")?;
+    let (sample, _) = sample.split_once("...\n").context("the sample has no end")?;
+    let (_, sample) = sample.split_once("  taken ").context("the sample has no time")?;
+    let device = format!("[tpm]\ndevice = {:?}\n", tpm.socket().display().to_string());
+    on_node("tpm-sample", &device, |node| {
+        let (file, _) = attest(node, "node.json", &["--nonce", "5f0c9a1b"])?;
+        let keys = node.file("keys").display().to_string();
+        fs::write(&keys, node.ctl(["attest", "key", "show"])?.expect(0)?.out)?;
+        let args = ["attest", "verify", &file, "--keys", &keys, "--nonce", "5f0c9a1b", "--require-tpm"];
+        let printed = node.ctl(args)?.expect(0)?.out;
+        eprintln!("{printed}");
+        let (found, expected) = (shape(&printed), shape(sample));
+        ensure!(found.contains(&expected), "docs/attestation.md:\n{expected}\nfound:\n{found}");
+        Ok(())
+    })
+}

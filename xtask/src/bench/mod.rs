@@ -3,6 +3,7 @@
 //!
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
+mod attest;
 mod beside;
 mod core;
 mod detectors;
@@ -12,6 +13,7 @@ mod floor;
 mod footprint;
 mod gpu;
 mod hostile;
+mod log;
 mod log_start;
 mod loops;
 mod neighbours;
@@ -58,6 +60,10 @@ enum Name {
     Hostile,
     /// A start, and queries, with a log of 10^3, 10^5 and 10^6 entries
     LogStart,
+    /// Entries made durable and verified in a second, and the sizes of log and proofs at 10^4, 10^5 and 10^6 entries
+    Log,
+    /// Time and bytes of statements of a node and of a run with 500 libraries, the CPU of following them, and a TPM quote
+    Attest,
     /// Rules judged in a second and allocations for each input; two replays of a million random inputs
     Core,
     /// False alarms and delays of detectors on real training curves, beside river's
@@ -74,13 +80,17 @@ enum Name {
 /// A build or a measurement failed.
 pub fn run(args: &Args) -> Result<()> {
     setup::run()?;
-    // It measures the core alone: no daemon is built for it.
+    // These measure a part alone: no daemon is built for them.
     if let Name::Core = args.name {
         core::run(args)?.print();
         return Ok(());
     }
     if let Name::Detectors = args.name {
         detectors::run(args)?.print();
+        return Ok(());
+    }
+    if let Name::Log = args.name {
+        log::run(args)?.print();
         return Ok(());
     }
     let mut cargo = shell::cargo();
@@ -100,6 +110,8 @@ pub fn run(args: &Args) -> Result<()> {
         Name::LogStart => log_start::run(args)?,
         Name::Discover => discover::run(args)?,
         Name::Overhead => overhead::run(args)?,
+        Name::Attest => attest::run(args)?,
+        Name::Log => log::run(args)?,
         Name::Core => core::run(args)?,
         Name::Detectors => detectors::run(args)?,
     };
