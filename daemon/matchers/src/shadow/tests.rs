@@ -112,6 +112,20 @@ fn what_only_the_shadow_would_refuse_is_its_decision() {
 }
 
 #[test]
+fn a_section_that_only_one_of_the_policies_observes_is_named() {
+    let enforcing = denied(A);
+    let observing = Arc::new(Policy { egress: enforcing.observing().egress, ..(*enforcing).clone() });
+    for (enforced, shadow, named) in
+        [(&observing, &enforcing, true), (&enforcing, &observing, true), (&enforcing, &enforcing, false)]
+    {
+        let bench = Bench::new(enforced, shadow);
+        let mut tally = bench.tally.clone();
+        bench.shadow.conclude(&bench.beside, &mut tally);
+        assert_eq!(tally.lacks().any(|lack| lack.what.starts_with("[egress] only observes")), named, "{tally:?}");
+    }
+}
+
+#[test]
 fn a_lower_bound_trips_earlier_and_nothing_that_is_done_to_the_run_changes_the_shadow() {
     let mut bench = Bench::new(&loss("10.0"), &loss("5.0"));
     bench.loss(1, 1.0);

@@ -168,6 +168,14 @@ fn a_real_denial_trips_within_the_cooldown_of_an_observed_one() {
 }
 
 #[test]
+fn a_rule_that_observes_keeps_its_cooldown_after_an_observed_denial() {
+    let plain = "event = \"connect\", verdict = \"denied\"";
+    let mut b = Bench::with(&with_rule(plain, &format!("cooldown = \"10s\"\nmode = \"observe\"\n{OBSERVED}")));
+    assert_eq!(would_be_denied(&mut b, 1)[0].mode, Mode::Observe);
+    assert!(denied(&mut b, 3).is_empty(), "nothing is done for either");
+}
+
+#[test]
 fn what_would_have_been_denied_does_not_count_after_observe_mode_ends() {
     let mut b = Bench::with(&with_rule(DENIED, ""));
     let mode = |b: &Bench, ms, mode| Input::Mode { run: b.run, mode, at: at(ms) };
