@@ -156,6 +156,15 @@ impl Shadow {
             );
             tally.lack(Lack { rule: None, what });
         }
+        let (enforced, shadow) = (&beside.enforced, &self.policy);
+        let refuses = [("egress", enforced.egress != shadow.egress), ("exec", enforced.exec != shadow.exec)];
+        for (section, _) in refuses.into_iter().filter(|(_, differs)| *differs) {
+            let what = format!(
+                "[{section}] differs: what the kernel would refuse by the shadow's is no decision, and calls that the policy in force \
+                 allows are not reported; `failsafectl policy would` answers for one call"
+            );
+            tally.lack(Lack { rule: None, what });
+        }
         for (why, count) in self.kept.iter().filter(|(why, _)| why.matters(&beside.enforced, &self.policy)) {
             *tally.kept.entry(why.words()).or_default() += count;
         }

@@ -97,7 +97,57 @@ pub fn protobuf(bytes: &[u8]) -> Result<Taken, Bad> {
 /// # Errors
 /// [`Bad`].
 pub fn json(bytes: &[u8]) -> Result<Taken, Bad> {
-    serde_json::from_slice(bytes).map(taken).map_err(Bad::Json)
+    let mut request: serde_json::Value = serde_json::from_slice(bytes).map_err(Bad::Json)?;
+    numbers(&mut request);
+    serde_json::from_value(request).map(taken).map_err(Bad::Json)
+}
+
+/// Bits of the flags of a data point that OpenTelemetry reserves. Here they stand for a value that JSON has no number for.
+const NOT_A_NUMBER: u32 = 1 << 29;
+const INFINITE: u32 = 1 << 30;
+const NEGATIVE_INFINITE: u32 = 1 << 31;
+
+/// A floating-point number may be text, and what is no number always is (the JSON mapping of protobuf): `"12"`, `"NaN"`. serde takes
+/// neither, and a loss that is no longer a number must not pass unseen.
+fn numbers(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(numbers),
+        Value::Object(fields) => {
+            let text = fields.get("asDouble").and_then(Value::as_str).map(str::to_owned);
+            let flag = match text.as_deref() {
+                Some("NaN") => NOT_A_NUMBER,
+                Some("Infinity") => INFINITE,
+                Some("-Infinity") => NEGATIVE_INFINITE,
+                _ => 0,
+            };
+            if flag != 0 {
+                fields.insert("asDouble".to_owned(), Value::from(0.0));
+                fields.insert("flags".to_owned(), Value::from(flag));
+            }
+            for (name, field) in fields.iter_mut() {
+                let finite =
+                    field.as_str().and_then(|text| text.parse::<f64>().ok()).filter(|number| number.is_finite());
+                match finite {
+                    Some(number) if matches!(name.as_str(), "asDouble" | "sum" | "min" | "max") => {
+                        *field = Value::from(number);
+                    }
+                    _ => numbers(field),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The value of a point, of which `number` is what its field has.
+fn number_of(number: f64, flags: u32) -> f64 {
+    match flags & (NOT_A_NUMBER | INFINITE | NEGATIVE_INFINITE) {
+        0 => number,
+        INFINITE => f64::INFINITY,
+        NEGATIVE_INFINITE => f64::NEG_INFINITY,
+        _ => f64::NAN,
+    }
 }
 
 fn taken(request: ExportMetricsServiceRequest) -> Taken {
@@ -161,7 +211,9 @@ fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
     let mut missing = 0;
     for point in points.iter().filter(|point| point.flags & NO_VALUE == 0) {
         match point.value {
-            Some(number_data_point::Value::AsDouble(number)) => value("", number, &point.attributes),
+            Some(number_data_point::Value::AsDouble(number)) => {
+                value("", number_of(number, point.flags), &point.attributes);
+            }
             // Beyond 2^53 it is the nearest number of 64 bits.
             Some(number_data_point::Value::AsInt(number)) => value("", number as f64, &point.attributes),
             None => missing += 1,

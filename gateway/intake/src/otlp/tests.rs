@@ -105,6 +105,26 @@ fn json_is_read_as_the_specification_writes_it() {
     assert!(json(deep.as_bytes()).is_err());
 }
 
+#[test]
+fn json_reports_what_is_no_number_as_text() {
+    let read = |value: &str| {
+        let point = format!("{{\"asDouble\":{value},\"timeUnixNano\":\"1\"}}");
+        let metric = format!("{{\"name\":\"loss\",\"gauge\":{{\"dataPoints\":[{point}]}}}}");
+        let text = format!("{{\"resourceMetrics\":[{{\"scopeMetrics\":[{{\"metrics\":[{metric}]}}]}}]}}");
+        json(text.as_bytes()).map(|taken| taken.lines())
+    };
+    for (value, lines) in [
+        ("\"NaN\"", "loss NaN\n"),
+        ("\"Infinity\"", "loss inf\n"),
+        ("\"-Infinity\"", "loss -inf\n"),
+        ("\"51.5\"", "loss 5.15e1\n"),
+        ("12", "loss 1.2e1\n"),
+    ] {
+        assert_eq!(read(value).unwrap(), lines, "{value}");
+    }
+    assert!(read("\"twelve\"").is_err() && read("NaN").is_err());
+}
+
 /// A field of protobuf with a length.
 fn field(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![tag << 3 | 2];
