@@ -144,10 +144,7 @@ async fn act(
             return Err(ErrorReason::RunEnded.status(format!("run `{run_name}` ended before the command reached it")));
         }
         if ticket.withdraw() {
-            return Err(ErrorReason::NotBegun.status(format!(
-                "run `{run_name}`: the command was not begun within {} ms and was withdrawn: nothing was done",
-                wait.as_millis()
-            )));
+            return Err(not_begun(&format!("run `{run_name}`: the command")));
         }
     }
     Ok(named(answer))
@@ -201,6 +198,16 @@ fn stands(run: &v1::Run) -> String {
         _ => "not frozen",
     };
     if run.blocked { format!("{state}, blocked in the kernel") } else { state.to_owned() }
+}
+
+/// `what` was withdrawn before the pipeline took it.
+pub(super) fn not_begun(what: &str) -> Status {
+    ErrorReason::NotBegun.status(format!("{what} was not begun in time and was withdrawn: nothing was done"))
+}
+
+/// Only the kernel enforces the policy of the run.
+pub(super) fn not_judged(guarded: &GuardedRun) -> Status {
+    ErrorReason::RunNotJudged.status(format!("the run is not judged: {}", guarded.why))
 }
 
 pub(super) fn has_ended(run: &Run) -> Status {

@@ -3,7 +3,7 @@
 use super::{
     Context,
     authorize::Orderer,
-    control::lane_refusal,
+    control::{lane_refusal, not_begun},
     convert,
     follow::{Answer, Batch, Bounds, Follow, Source},
     peer::Peer,
@@ -199,11 +199,7 @@ pub(super) async fn order(
             return Err(ErrorReason::GpuNotFound.status(error.to_string()));
         }
         Ok(Ok(Err(error))) => return Err(ErrorReason::OrderRefused.status(error.to_string())),
-        _ if caller.0.withdraw() => {
-            return Err(
-                ErrorReason::NotBegun.status("the order was not begun in time and was withdrawn: nothing was done")
-            );
-        }
+        _ if caller.0.withdraw() => return Err(not_begun("the order")),
         Ok(Err(_)) => return Err(ErrorReason::DaemonStopping.status("the daemon is stopping")),
         Err(_) => return Err(ErrorReason::NotDurable.status("the order stands, but its record is not on disk yet")),
     }

@@ -6,7 +6,7 @@
 //! not remembered, so sending it again carries it out; a command is never refused for want of room here; it is
 //! withdrawn before it begins only when nobody waits for it any more.
 
-use super::authorize::Principal;
+use super::{authorize::Principal, control::not_begun};
 use crate::pipeline::lane::{Caller, Ticket};
 use failsafe_core::{RunId, input::Command};
 use failsafe_proto::{ErrorReason, v1};
@@ -144,8 +144,7 @@ impl Sent {
             Progress::SoFar(answer) => Ok(answer),
             Progress::Waiting if failed => Err(ErrorReason::Internal.status("a worker failed")),
             Progress::Waiting if Arc::strong_count(&self.wanted) == 1 && self.wanted.0.withdraw() => {
-                let why = "the command was not begun in time and was withdrawn: nothing was done";
-                Err(ErrorReason::NotBegun.status(why))
+                Err(not_begun("the command"))
             }
             Progress::Waiting => Ok(super::convert::answer(None)),
         }

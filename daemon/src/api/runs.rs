@@ -4,7 +4,7 @@ use super::{
     Context,
     authorize::{Principal, maker},
     connection::Maker,
-    control::{self, has_ended},
+    control::{self, has_ended, not_judged},
     convert,
     discovery::claimed,
     export::Recordings,
@@ -137,10 +137,7 @@ impl v1::run_service_server::RunService for Runs {
         let found = self.0.registry.find_exact(&run, |run| who.is_of(run)).map_err(|e| convert::find_error(&e))?;
         match found {
             FoundRun::Live(live) => restart_gate::begin(&self.0, &live).await?,
-            FoundRun::Guarded(guarded) => {
-                let why = &guarded.why;
-                return Err(ErrorReason::RunNotJudged.status(format!("the run is not judged: {why}")));
-            }
+            FoundRun::Guarded(guarded) => return Err(not_judged(&guarded)),
             FoundRun::Ended(ended) => return Err(has_ended(&ended.run)),
         }
         Ok(Response::new(v1::BeginResponse {}))

@@ -3,6 +3,7 @@
 use super::{
     Context,
     authorize::Principal,
+    control::{has_ended, not_judged},
     peer::Peer,
     runs::{Asked as AskedPolicy, deliver},
 };
@@ -125,13 +126,8 @@ fn sees(who: &Principal, by: &By) -> bool {
 fn live(found: FoundRun) -> Result<Arc<LiveRun>, Status> {
     match found {
         FoundRun::Live(live) => Ok(live),
-        FoundRun::Guarded(guarded) => {
-            Err(ErrorReason::RunNotJudged.status(format!("the run is not judged: {}", guarded.why)))
-        }
-        FoundRun::Ended(ended) => {
-            let run = &ended.run;
-            Err(ErrorReason::RunEnded.status(format!("run `{}` ({}) has ended", run.name, run.id)))
-        }
+        FoundRun::Guarded(guarded) => Err(not_judged(&guarded)),
+        FoundRun::Ended(ended) => Err(has_ended(&ended.run)),
     }
 }
 
