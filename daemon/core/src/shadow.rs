@@ -27,27 +27,31 @@ pub fn is_compared(decision: &Decision) -> bool {
     matches!(decision.cause, Cause::Rule { .. } | Cause::Upkeep { what: Upkeep::Blind | Upkeep::Drift })
 }
 
+/// Whether the rule that made the decision only observes.
+fn observes(decision: &Decision, policy: &Policy) -> bool {
+    match &decision.cause {
+        Cause::Rule { rule, .. } => policy.rule(rule).is_some_and(|rule| rule.mode == Mode::Observe),
+        Cause::Upkeep { .. } | Cause::Operator(_) => false,
+    }
+}
+
 /// What a decision is compared by: what made it, and what it does. A rule that only observes differs from one that acts.
 fn key(decision: &Decision, policy: &Policy) -> Key {
-    let (what, mode) = match &decision.cause {
-        Cause::Rule { rule, .. } => (format!("rule {rule}"), policy.rule(rule).map_or(Mode::Enforce, |rule| rule.mode)),
-        Cause::Upkeep { what: Upkeep::Blind } => ("on_blind".to_owned(), Mode::Enforce),
-        Cause::Upkeep { what: Upkeep::Drift } => ("on_drift".to_owned(), Mode::Enforce),
-        Cause::Upkeep { what } => (what.to_string(), Mode::Enforce),
-        Cause::Operator(_) => ("operator".to_owned(), Mode::Enforce),
+    let what = match &decision.cause {
+        Cause::Rule { rule, .. } => format!("rule {rule}"),
+        Cause::Upkeep { what: Upkeep::Blind } => "on_blind".to_owned(),
+        Cause::Upkeep { what: Upkeep::Drift } => "on_drift".to_owned(),
+        Cause::Upkeep { what } => what.to_string(),
+        Cause::Operator(_) => "operator".to_owned(),
     };
     let names: Vec<&str> = decision.actions.iter().map(|action| action.name()).collect();
-    let would = if mode == Mode::Observe { "would " } else { "" };
+    let would = if observes(decision, policy) { "would " } else { "" };
     Key { what, actions: format!("{would}{}", names.join(", ")) }
 }
 
 /// Whether the run would not have gone on as it did after this decision.
 pub fn contains(decision: &Decision, policy: &Policy) -> bool {
-    let observes = match &decision.cause {
-        Cause::Rule { rule, .. } => policy.rule(rule).is_some_and(|rule| rule.mode == Mode::Observe),
-        _ => false,
-    };
-    !observes && decision.actions.iter().any(|action: &Action| action.contains())
+    !observes(decision, policy) && decision.actions.iter().any(|action: &Action| action.contains())
 }
 
 /// Why it was decided, in one line.

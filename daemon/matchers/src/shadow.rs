@@ -149,20 +149,7 @@ impl Shadow {
         for Unrecorded { rule, what } in lacks {
             tally.lack(Lack { rule, what });
         }
-        for section in other_modes(&beside.enforced, &self.policy) {
-            let what = format!(
-                "[{section}] only observes under one of the two policies: whether a decision on its denials would be carried out is \
-                 not compared"
-            );
-            tally.lack(Lack { rule: None, what });
-        }
-        let (enforced, shadow) = (&beside.enforced, &self.policy);
-        let refuses = [("egress", enforced.egress != shadow.egress), ("exec", enforced.exec != shadow.exec)];
-        for (section, _) in refuses.into_iter().filter(|(_, differs)| *differs) {
-            let what = format!(
-                "[{section}] differs: what the kernel would refuse by the shadow's is no decision, and calls that the policy in force \
-                 allows are not reported; `failsafectl policy would` answers for one call"
-            );
+        for what in sections(&beside.enforced, &self.policy) {
             tally.lack(Lack { rule: None, what });
         }
         for (why, count) in self.kept.iter().filter(|(why, _)| why.matters(&beside.enforced, &self.policy)) {
@@ -171,14 +158,31 @@ impl Shadow {
     }
 }
 
-/// Sections that one of the two policies only observes. A decision that holds only of would-be denials is not carried out.
-fn other_modes<'a>(enforced: &Policy, shadow: &Policy) -> impl Iterator<Item = &'a str> {
-    let observes = |policy: &Policy| {
-        let modes = [policy.egress.as_ref().map(|egress| egress.mode), policy.exec.as_ref().map(|exec| exec.mode)];
-        modes.map(|mode| mode == Some(Mode::Observe))
-    };
-    let (enforced, shadow) = (observes(enforced), observes(shadow));
-    ["egress", "exec"].into_iter().enumerate().filter(move |(n, _)| enforced[*n] != shadow[*n]).map(|(_, name)| name)
+/// What is not computed of the sections by which the kernel refuses, where the two policies differ in them.
+fn sections(enforced: &Policy, shadow: &Policy) -> Vec<String> {
+    let observes = |mode: Option<Mode>| mode == Some(Mode::Observe);
+    let egress = |policy: &Policy| observes(policy.egress.as_ref().map(|egress| egress.mode));
+    let exec = |policy: &Policy| observes(policy.exec.as_ref().map(|exec| exec.mode));
+    let mut lacks = Vec::new();
+    for (section, differs, observed_by_one) in [
+        ("egress", enforced.egress != shadow.egress, egress(enforced) != egress(shadow)),
+        ("exec", enforced.exec != shadow.exec, exec(enforced) != exec(shadow)),
+    ] {
+        // A decision that holds only of would-be denials is not carried out.
+        if observed_by_one {
+            lacks.push(format!(
+                "[{section}] only observes under one of the two policies: whether a decision on its denials would be carried out is \
+                 not compared"
+            ));
+        }
+        if differs {
+            lacks.push(format!(
+                "[{section}] differs: what the kernel would refuse by the shadow's is no decision, and calls that the policy in force \
+                 allows are not reported; `failsafectl policy would` answers for one call"
+            ));
+        }
+    }
+    lacks
 }
 
 #[cfg(test)]
