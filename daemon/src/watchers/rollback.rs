@@ -96,6 +96,8 @@ pub struct Rollback {
 enum Stopped {
     /// The daemon stops.
     Stopping,
+    /// The log could not be read: nothing is compared.
+    Unread(String),
     /// The TPM.
     Tpm(NoTpm),
     /// The TPM made no counter.
@@ -139,14 +141,8 @@ impl Rollback {
     /// Compares, and counts if it is due. Returns what is amiss, which is in the log then, and when to look again.
     fn look(&mut self, stop: &AtomicBool) -> (Option<String>, Duration) {
         let mut found = None;
-        if let Some(why) = &self.unread {
-            if !matches!(self.shared.get(), Counter::Failed(_)) {
-                tracing::warn!(why, "the counter against a rollback of the audit log is not used");
-            }
-            self.shared.set(Counter::Failed(why.clone()));
-            return (None, EVERY);
-        }
         let (counter, wait) = match self.agree(&mut found, stop) {
+            Err(Stopped::Unread(why)) => (Counter::Failed(why), EVERY),
             Ok(value) => (Counter::Agreed(value), self.due.saturating_duration_since(Instant::now())),
             Err(Stopped::Stopping) => return (found, EVERY),
             Err(Stopped::Tpm(why @ (NoTpm::Disabled | NoTpm::Absent(_)))) => (Counter::Unused(why.to_string()), EVERY),
@@ -165,6 +161,9 @@ impl Rollback {
 
     /// Has the log and the counter agree, and returns the value.
     fn agree(&mut self, found: &mut Option<String>, stop: &AtomicBool) -> Result<u64, Stopped> {
+        if let Some(why) = &self.unread {
+            return Err(Stopped::Unread(why.clone()));
+        }
         // Each step leads to another; a counter that somebody else counts up meanwhile does not keep this thread here.
         for _ in 0..4 {
             let value = self.tpm.counter().map_err(Stopped::Tpm)?;
