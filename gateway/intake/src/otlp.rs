@@ -165,19 +165,8 @@ fn taken(request: ExportMetricsServiceRequest) -> Taken {
 }
 
 fn take(taken: &mut Taken, metric: Metric, rank: Option<&str>) {
-    let name = metric.name;
-    // Before it is copied for each point: it can be as long as the request.
-    if !metric_name(&name) {
-        let points = match &metric.data {
-            Some(Data::Gauge(gauge)) => gauge.data_points.len(),
-            Some(Data::Sum(sum)) => sum.data_points.len(),
-            Some(Data::Histogram(histogram)) => histogram.data_points.len(),
-            Some(Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
-            Some(Data::Summary(summary)) => summary.data_points.len(),
-            None => 1,
-        };
-        return (0..points).for_each(|_| taken.refuse(Why::Name));
-    }
+    // One that is no name is refused with each value. It is copied for each: it can be as long as the request.
+    let name = if metric_name(&metric.name) { metric.name } else { "?".to_owned() };
     let mut value = |part: &str, value: f64, attributes: &[KeyValue]| {
         let name = if part.is_empty() { name.clone() } else { format!("{name}.{part}") };
         let value = labels(attributes, rank).and_then(|labels| labelled(&name, value, labels));

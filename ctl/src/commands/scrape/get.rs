@@ -56,9 +56,8 @@ fn body(answer: Vec<u8>) -> Result<Vec<u8>, String> {
     }
     let body = answer[end + 4..].to_vec();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).map(str::trim);
-    if length.is_some_and(|length| length.parse() != Ok(body.len())) {
-        let got = body.len();
-        return Err(format!("the answer ends early: {got} bytes, of `{}`", crate::text::clean(length.unwrap_or(""))));
+    if let Some(length) = length.filter(|length| length.parse() != Ok(body.len())) {
+        return Err(format!("the answer ends early: {} bytes, of `{}`", body.len(), crate::text::clean(length)));
     }
     Ok(body)
 }
