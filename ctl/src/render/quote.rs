@@ -36,7 +36,7 @@ pub fn proved(verified: &Verified) -> String {
     match &verified.quote {
         Some(quote @ VerifiedQuote { allowed: Some(_), quoted, .. }) => format!(
             "the TPM with this key quoted this statement and its nonce, and PCRs {} (SHA-256) had the values of \
-             node/tpm/pcr/sha256/* then; the TPM was reset {} times until then",
+             node/tpm/pcr/sha256/* then; resets of the TPM until then: {}",
             ranges(quote),
             quoted.resets
         ),

@@ -65,7 +65,7 @@ pub fn judge(case: &Case, ran: &Ran) -> Verdict {
     let lacking: Vec<(usize, &Expect)> =
         case.expect.iter().enumerate().filter(|(n, _)| left.get(*n) > Some(&0)).collect();
     for (n, expect) in &lacking {
-        failures.push(missing(expect, left.get(*n).copied().unwrap_or(0), &unexpected, ran.seen.get(n)));
+        failures.push(missing(expect, left.get(*n).copied().unwrap_or(0), &unexpected, ran, ran.seen.get(n)));
     }
     // What came in another form than expected is reported there.
     unexpected.retain(|decision| !lacking.iter().any(|(_, expect)| expect.is_of(decision)));
@@ -75,7 +75,7 @@ pub fn judge(case: &Case, ran: &Ran) -> Verdict {
             line: case.line,
             expected: if nothing { "no decision" } else { "no other decision" }.to_owned(),
             happened: what(decision),
-            values: why(decision),
+            values: why(decision, ran),
         }));
     }
     for property in &case.properties {
@@ -83,7 +83,7 @@ pub fn judge(case: &Case, ran: &Ran) -> Verdict {
             line: case.line,
             expected: format!("property {}", property.name()),
             happened: what(decision),
-            values: why(decision),
+            values: why(decision, ran),
         }));
     }
     failures.sort_by_key(|failure| failure.line);
@@ -139,13 +139,13 @@ impl Expect {
     }
 }
 
-fn missing(expect: &Expect, left: u64, unexpected: &[&Decision], seen: Option<&Vec<String>>) -> Failure {
+fn missing(expect: &Expect, left: u64, unexpected: &[&Decision], ran: &Ran, seen: Option<&Vec<String>>) -> Failure {
     let near: Vec<&&Decision> = unexpected.iter().filter(|decision| expect.is_of(decision)).collect();
     let happened = match near.as_slice() {
         [] => "no such decision".to_owned(),
         some => some.iter().map(|decision| what(decision)).collect::<Vec<_>>().join("; "),
     };
-    let values = near.iter().flat_map(|decision| why(decision)).chain(seen.into_iter().flatten().cloned());
+    let values = near.iter().flat_map(|decision| why(decision, ran)).chain(seen.into_iter().flatten().cloned());
     let mut shown = Vec::new();
     for value in values {
         if !shown.contains(&value) {
@@ -166,9 +166,10 @@ pub fn what(decision: &Decision) -> String {
     format!("{} at {}{mode}: {}", who, seconds(Ran::time(decision)), list(decision.actions.iter()))
 }
 
-/// The condition and the values that made it true.
-pub fn why(decision: &Decision) -> Vec<String> {
-    let mut lines = Vec::new();
+/// The condition and the values that made it true, or what was not seen.
+pub fn why(decision: &Decision, ran: &Ran) -> Vec<String> {
+    let mut lines: Vec<String> =
+        ran.unseen.get(&decision.id).map(|unseen| format!("because {unseen}")).into_iter().collect();
     if let Cause::Rule { condition, .. } = &decision.cause {
         lines.push(format!("because {condition}"));
     }

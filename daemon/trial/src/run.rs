@@ -19,7 +19,7 @@ use crate::{
 use failsafe_core::{
     Actor, Decision, Input, Kind, MonoTime, Policy, PolicySet, RunId, State, Subject, Value,
     actor::LocalPeer,
-    decision::{Action, Cause, Mode, Outcome, Verdict},
+    decision::{Action, Cause, DecisionId, Mode, Outcome, Upkeep, Verdict},
     event::{Event, EventKind},
     input::{Control, Gap, Run, Unread},
     policy::condition::event_source,
@@ -55,6 +55,8 @@ pub struct Ran {
     pub held_back: u64,
     /// What is wrong with the test, by the line of its input.
     pub broken: Vec<(usize, String)>,
+    /// What was not seen, of each decision about a blind sensor, by the decision's number.
+    pub unseen: BTreeMap<DecisionId, String>,
 }
 
 impl Ran {
@@ -183,6 +185,7 @@ impl<'c> Bench<'c> {
                 inputs: 0,
                 held_back: 0,
                 broken: Vec::new(),
+                unseen: BTreeMap::new(),
             },
         }
     }
@@ -402,6 +405,11 @@ impl<'c> Bench<'c> {
             {
                 rule.matched += 1;
             }
+            if matches!(decision.cause, Cause::Upkeep { what: Upkeep::Blind })
+                && let Some(unseen) = unseen(input)
+            {
+                self.ran.unseen.insert(decision.id, unseen);
+            }
             if !matches!(decision.cause, Cause::Operator(_)) {
                 self.ran.decisions.push(decision);
             }
@@ -489,6 +497,16 @@ fn judges(rule: &failsafe_core::policy::Rule, signal: &Signal) -> bool {
 /// The rule that decided.
 pub(crate) fn of_rule(decision: &Decision) -> Option<&String> {
     if let Cause::Rule { rule, .. } = &decision.cause { Some(rule) } else { None }
+}
+
+/// What an input says was not seen.
+fn unseen(input: &Input) -> Option<String> {
+    match input {
+        Input::Silent(silent) => silent.why.as_ref().map(|why| format!("metric.{}: {why}", silent.metric)),
+        Input::Unread(unread) => unread.why.as_ref().map(|why| format!("{} of {}: {why}", unread.kind, unread.gpu)),
+        Input::Gap(gap) => Some(format!("{}: {}", gap.source, gap.what)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

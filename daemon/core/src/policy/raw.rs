@@ -47,15 +47,20 @@ impl RawPolicy {
             let help = "write `[policy]`, `name = \"...\"` and `owner = \"...\"` at the top".to_owned();
             wrong.missing(0..0, "missing section [policy], which names the policy and its owner", Some(help));
         }
-        if let Some(span) = root.span_of("include") {
+        let includes = root.span_of("include");
+        let with_includes = includes.is_some();
+        if let Some(span) = includes {
             // Whoever enforces a policy reads no further file: which one it is would be another person's choice.
-            let message = "`include` is resolved before: `failsafectl` does so, and sends the whole text";
-            let help = "`failsafectl policy resolve FILE` prints the text for a file that the daemon reads".to_owned();
+            let message = "the daemon does not read other files: `include` works only in a file that failsafectl reads";
+            let help = "write the output of `failsafectl policy resolve FILE` into the policy folder".to_owned();
             wrong.error(span, message, Some(help));
         }
         let written = root.tables(wrong, "rule", "[[rule]]").into_iter();
         let mut rules: Vec<RawRule> = written.map(|(table, span)| RawRule::read(wrong, table, span)).collect();
-        for (table, span) in template::rules(wrong, &mut root) {
+        // The templates may be in the included files: without them, their uses cannot be judged.
+        let mut not_judged = Mistakes::default();
+        let of_templates = if with_includes { &mut not_judged } else { &mut *wrong };
+        for (table, span) in template::rules(of_templates, &mut root) {
             rules.push(RawRule::read(wrong, &table, span));
         }
         RawPolicy {

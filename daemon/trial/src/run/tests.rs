@@ -63,6 +63,8 @@ fn a_metric_that_does_not_come_is_reported_as_missing_and_on_blind_decides() {
     let (ran, _) = ran(&policy, "expect = \"none\"\nlength = \"1m\"\n");
     assert_eq!(times(&ran), [31]);
     assert_eq!(judge::what(&ran.decisions[0]), "upkeep blind at 31 s: freeze, snapshot, notify");
+    let why = judge::why(&ran.decisions[0], &ran);
+    assert!(why.len() == 1 && why[0].starts_with("because metric.loss: "), "{why:?}");
 }
 
 #[test]
@@ -110,7 +112,7 @@ actions = ["block", "notify"]
     let test = format!("expect = \"none\"\n{}{}", connect(1, "10.0.0.9"), connect(2, "198.51.100.7"));
     let (ran, _) = ran(policy, &test);
     assert_eq!(times(&ran), [2]);
-    assert!(why(&ran.decisions[0]).iter().any(|line| line.contains("connect to 198.51.100.7:443 (tcp): denied")));
+    assert!(why(&ran.decisions[0], &ran).iter().any(|line| line.contains("connect to 198.51.100.7:443 (tcp): denied")));
 }
 
 #[test]

@@ -136,7 +136,9 @@ fn depth_and_number_of_files_are_bounded() {
 }
 
 #[test]
-fn the_reader_of_the_daemon_refuses_include() {
-    let wrong = parse::parse("p.toml", &format!("include = []\n{HEAD}")).unwrap_err().to_string();
-    assert!(wrong.contains("`include` is resolved before") && wrong.contains("failsafectl policy resolve"), "{wrong}");
+fn the_reader_of_the_daemon_refuses_include_and_names_nothing_that_follows_from_it() {
+    let text = format!("include = []\n{HEAD}\n[[use]]\ntemplate = \"in-the-included-file\"\n");
+    let wrong = parse::parse("p.toml", &text).unwrap_err().to_string();
+    assert!(wrong.contains("the daemon does not read other files"), "{wrong}");
+    assert!(wrong.contains("failsafectl policy resolve") && !wrong.contains("there is no template"), "{wrong}");
 }
