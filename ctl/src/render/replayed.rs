@@ -1,5 +1,9 @@
 //! The result of `policy replay`: decisions under another policy, beside those recorded.
 
+mod compute;
+
+pub use compute::OfRun;
+
 use super::{clean, count, event, time};
 use failsafe_core::{
     MonoTime, Policy,
@@ -129,7 +133,7 @@ impl Compared {
 }
 
 /// For people.
-pub fn text(file: &str, policy: &Policy, all: &[Compared]) -> String {
+pub fn text(file: &str, policy: &Policy, all: &[Compared], runs: &[OfRun]) -> String {
     let mut out = format!("policy     {} {} ({})\n", policy.name, policy.digest(), clean(file));
     for one in all {
         let _ = writeln!(out, "\nrecording  {}  run {} {}", clean(&one.file), clean(&one.run), one.id);
@@ -166,6 +170,7 @@ pub fn text(file: &str, policy: &Policy, all: &[Compared]) -> String {
         sum(|one| one.later().count()),
         sum(|one| one.lacks.len()),
     );
+    out.push_str(&compute::text(runs));
     if all.iter().any(Compared::differs) {
         out.push_str("after the first difference, the inputs are those of the run as it was really contained\n");
     }
@@ -176,7 +181,7 @@ pub fn text(file: &str, policy: &Policy, all: &[Compared]) -> String {
 }
 
 /// For programs.
-pub fn json(file: &str, policy: &Policy, all: &[Compared]) -> Value {
+pub fn json(file: &str, policy: &Policy, all: &[Compared], runs: &[OfRun]) -> Value {
     let one = |one: &Compared| {
         let moved = |pairs: Vec<&(Decision, Decision)>| {
             let pair = |(old, new): &(Decision, Decision)| object!({ "recorded": old, "replayed": new });
@@ -203,6 +208,7 @@ pub fn json(file: &str, policy: &Policy, all: &[Compared]) -> Value {
         "digest": policy.digest().to_string(),
         "differs": all.iter().any(Compared::differs),
         "whole": all.iter().all(Compared::is_whole),
+        "compute": compute::json(runs),
         "recordings": all.iter().map(one).collect::<Vec<_>>(),
     })
 }

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 mod changes;
+mod compute;
 
 pub use changes::{CHANGES, Change, ENGINE, changes_since};
+pub use compute::{Compute, StopDifference, StopKind, Until};
 
 /// One entry of a recording: what went in, and what came out of it, in order. Binary formats have its enum variants by number:
 /// see [`crate::recording`].

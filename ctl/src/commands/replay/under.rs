@@ -10,12 +10,12 @@ use crate::{
     exit::{Exit, Fail},
     render::{
         json, print,
-        replayed::{self, Compared, Lack},
+        replayed::{self, Compared, Lack, OfRun},
     },
 };
 use failsafe_core::{
     Input, Kind, Policy,
-    replay::{ENGINE, Recorded, replay as feed},
+    replay::{Compute, ENGINE, Recorded, replay as feed},
 };
 use failsafe_journal::RecordingEnd;
 use failsafe_matchers::recorded::{never_came, unrecorded};
@@ -32,18 +32,20 @@ pub(in crate::commands) fn replay(place: &Place<'_>, args: &PolicyReplayArgs) ->
     if let Ok(style) = ProgressStyle::with_template("replaying {pos}/{len} {msg} {elapsed}") {
         bar.set_style(style);
     }
-    let mut all = Vec::new();
+    let (mut all, mut runs) = (Vec::new(), Vec::new());
     for what in &args.recordings {
         bar.set_message(what.clone());
-        all.extend(of(place, what, &policy, &bar)?);
+        let (recordings, run) = of(place, what, &policy, &bar)?;
+        all.extend(recordings);
+        runs.push(run);
         bar.inc(1);
     }
     bar.finish_and_clear();
     let file = file_name(&args.policy);
     print(&if args.output.json() {
-        json::text(&replayed::json(&file, &policy, &all))
+        json::text(&replayed::json(&file, &policy, &all, &runs))
     } else {
-        replayed::text(&file, &policy, &all)
+        replayed::text(&file, &policy, &all, &runs)
     })?;
     Ok(if all.iter().any(Compared::differs) {
         Exit::Error
@@ -55,7 +57,7 @@ pub(in crate::commands) fn replay(place: &Place<'_>, args: &PolicyReplayArgs) ->
 }
 
 /// The recordings of a file, a folder, or a run of this node.
-fn of(place: &Place<'_>, what: &str, policy: &Policy, bar: &ProgressBar) -> Result<Vec<Compared>, Fail> {
+fn of(place: &Place<'_>, what: &str, policy: &Policy, bar: &ProgressBar) -> Result<(Vec<Compared>, OfRun), Fail> {
     // Kept until its files are read.
     let mut _scratch = None;
     let file = match local(what) {
@@ -75,23 +77,33 @@ fn of(place: &Place<'_>, what: &str, policy: &Policy, bar: &ProgressBar) -> Resu
     of_file(what, &file, policy, bar)
 }
 
-fn of_file(what: &str, file: &Path, policy: &Policy, bar: &ProgressBar) -> Result<Vec<Compared>, Fail> {
+fn of_file(what: &str, file: &Path, policy: &Policy, bar: &ProgressBar) -> Result<(Vec<Compared>, OfRun), Fail> {
     let Found { sources, lost, .. } = Found::at(file)?;
-    let mut all = Vec::new();
+    let (mut all, mut run) = (Vec::new(), None);
     for source in sources {
         let recording = Recording::open(source)?;
-        all.push(one(recording, policy, bar)?);
+        let of = run.get_or_insert_with(|| OfRun {
+            name: recording.run().name.clone(),
+            id: recording.run().id.to_string(),
+            incomplete: !lost.is_empty(),
+            compute: Compute::default(),
+        });
+        if of.id != recording.run().id.to_string() {
+            let message =
+                format!("{}: it is a recording of run {}, not of {}", recording.file(), recording.run().id, of.id);
+            return Err(Fail::new(Exit::Tampered, message));
+        }
+        all.push(one(recording, policy, bar, &mut of.compute)?);
     }
-    if let Some(first) = all.first_mut() {
-        first.lacks.extend(lost.iter().map(|lost| Lack { rule: None, what: format!("{}: {}", lost.name, lost.why) }));
-    } else {
+    let (Some(first), Some(run)) = (all.first_mut(), run) else {
         let why: Vec<String> = lost.iter().map(|lost| format!("{}: {}", lost.name, lost.why)).collect();
         return Err(Fail::new(Exit::Error, format!("{what}: no recording can be read\n{}", why.join("\n"))));
-    }
-    Ok(all)
+    };
+    first.lacks.extend(lost.iter().map(|lost| Lack { rule: None, what: format!("{}: {}", lost.name, lost.why) }));
+    Ok((all, run))
 }
 
-fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar) -> Result<Compared, Fail> {
+fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar, compute: &mut Compute) -> Result<Compared, Fail> {
     let mut verdicts = Verdicts::by(policy);
     let mut came: BTreeSet<Kind> = BTreeSet::new();
     let (mut inputs, name) = (0u64, recording.file().to_owned());
@@ -99,6 +111,7 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar) -> Result<C
         Ok(entry) => {
             if let Recorded::Input(input) = &entry {
                 inputs += 1;
+                compute.input(input);
                 if inputs.is_multiple_of(STEP) {
                     bar.set_message(format!("{name}: {inputs} inputs"));
                 }
@@ -114,6 +127,7 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar) -> Result<C
     });
     // What another policy would do now is asked of this program's engine.
     let replay = feed(policy.clone(), ENGINE, judged)?;
+    compute.replayed(&replay);
     let lacks = unrecorded(recording.policy(), policy).into_iter().chain(never_came(policy, &came));
     let mut lacks: Vec<Lack> = lacks.map(|lack| Lack { rule: lack.rule, what: lack.what }).collect();
     match recording.end() {

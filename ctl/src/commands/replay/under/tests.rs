@@ -3,7 +3,7 @@
 use super::*;
 use crate::commands::replay::tests::{LOSSES, POLICY, policy, recorded, write};
 use failsafe_core::{
-    MonoTime, Signal, Subject, Value,
+    GpuId, MonoTime, Signal, Subject, Value,
     event::{Event, Verdict},
     policy::parse::parse,
     signal::Source,
@@ -13,9 +13,9 @@ fn under(text: &str, losses: &[f64]) -> (Compared, String) {
     let (run, entries) = recorded(losses);
     let file = write(&run, &entries, true);
     let other = parse("new.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
-    let mut all = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    let (mut all, run) = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
     assert_eq!(all.len(), 1);
-    let shown = replayed::text("new.toml", &other, &all);
+    let shown = replayed::text("new.toml", &other, &all, &[run]);
     (all.remove(0), shown)
 }
 
@@ -69,9 +69,9 @@ fn a_recording_that_is_cut_off_does_not_answer_for_what_came_after() {
     bytes.truncate(bytes.len() - 3);
     std::fs::write(&file.path, bytes).unwrap();
     let other = policy("11.0");
-    let all = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    let (all, run) = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
     assert!(!all[0].is_whole());
-    let value = replayed::json("new.toml", &other, &all);
+    let value = replayed::json("new.toml", &other, &all, &[run]);
     assert_eq!((value["whole"].as_bool(), value["recordings"][0]["same"].as_u64()), (Some(false), Some(1)), "{value}");
 }
 
@@ -86,8 +86,8 @@ fn forked(text: &str) -> (Compared, String) {
     entries.splice(1..1, (100..103).map(fork));
     let file = write(&run, &entries, true);
     let other = parse("new.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
-    let mut all = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
-    let shown = replayed::text("new.toml", &other, &all);
+    let (mut all, run) = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    let shown = replayed::text("new.toml", &other, &all, &[run]);
     (all.remove(0), shown)
 }
 
@@ -103,4 +103,60 @@ fn a_run_that_forks_is_recorded_whole_where_nothing_judges_its_forks_otherwise()
         let (one, shown) = forked(&text);
         assert!(!one.is_whole() && shown.contains("3 verdicts, kept as recorded: fork"), "{shown}");
     }
+}
+
+/// A run with this many GPUs, judged by this policy: the text, and the JSON of what is computed.
+fn computed(gpus: usize, text: &str, losses: &[f64]) -> (String, serde_json::Value) {
+    let (mut run, mut entries) = recorded(losses);
+    run.gpus = (0..gpus).map(|n| GpuId(format!("GPU-{n}"))).collect();
+    if let Some(Recorded::Input(Input::RunStarted(started))) = entries.first_mut() {
+        started.gpus.clone_from(&run.gpus);
+    }
+    let file = write(&run, &entries, true);
+    let other = parse("new.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let (all, run) = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    let runs = [run];
+    let mut value = replayed::json("new.toml", &other, &all, &runs);
+    (replayed::text("new.toml", &other, &all, &runs), value["compute"].take())
+}
+
+#[test]
+fn a_stop_that_comes_earlier_or_later_saves_or_loses_gpu_seconds() {
+    let (shown, value) = computed(2, &bound("2.5"), &[1.0, 3.0, 12.0, 12.0]);
+    assert!(shown.contains("+2.000 s  stopped earlier by 1.000 s of 2 GPUs: 2.0 GPU-seconds\n"), "{shown}");
+    assert!(shown.contains("compute: 2.0 GPU-seconds saved by earlier stops, 0.0 lost by later ones\n"), "{shown}");
+    assert_eq!((value["saved_gpu_seconds"].as_f64(), value["lost_gpu_seconds"].as_f64()), (Some(2.0), Some(0.0)));
+    let (shown, value) = computed(2, &bound("20.0"), &[1.0, 12.0, 30.0, 30.0]);
+    assert!(shown.contains("+2.000 s  stopped later by 1.000 s of 2 GPUs: 2.0 GPU-seconds\n"), "{shown}");
+    assert_eq!((value["saved_gpu_seconds"].as_f64(), value["lost_gpu_seconds"].as_f64()), (Some(0.0), Some(2.0)));
+    let (shown, value) = computed(2, &bound("11.0"), LOSSES);
+    assert!(shown.contains("compute: 0.0 GPU-seconds saved by earlier stops, 0.0 lost"), "{shown}");
+    assert_eq!(value["runs"][0]["differences"].as_array().map(Vec::len), Some(0), "{value}");
+}
+
+#[test]
+fn a_stop_of_one_policy_only_is_neither_saved_nor_lost() {
+    let (shown, value) = computed(4, &bound("2.5"), &[1.0, 3.0, 4.0, 4.0]);
+    let line = "+2.000 s  would have stopped 2.000 s of 4 GPUs, until the recording ends: 8.0 GPU-seconds\n";
+    assert!(shown.contains(line), "{shown}");
+    assert!(shown.contains("8.0 GPU-seconds stopped by the new policy only: saved if the stop is right"), "{shown}");
+    let sums = ["saved", "lost", "added", "removed"].map(|name| value[format!("{name}_gpu_seconds")].as_f64());
+    assert_eq!(sums, [Some(0.0), Some(0.0), Some(8.0), Some(0.0)], "{value}");
+    assert_eq!(value["runs"][0]["differences"][0]["until"], "recording-ended");
+
+    let notify = POLICY.replace("\"freeze\"", "\"notify\"");
+    let (shown, value) = computed(4, &notify, &[1.0, 12.0, 12.0]);
+    assert!(shown.contains("+2.000 s  would not have stopped 1.000 s of 4 GPUs, until the recording ends"), "{shown}");
+    assert!(shown.contains("1 run would have gone on after the end of the recording"), "{shown}");
+    assert_eq!(
+        (value["removed_gpu_seconds"].as_f64(), value["runs_that_go_on_after_end"].as_u64()),
+        (Some(4.0), Some(1))
+    );
+}
+
+#[test]
+fn a_run_without_gpus_has_seconds_and_no_gpu_seconds() {
+    let (shown, value) = computed(0, &bound("2.5"), &[1.0, 3.0, 12.0, 12.0]);
+    assert!(shown.contains("stopped earlier by 1.000 s of a run without GPUs: 0.0 GPU-seconds\n"), "{shown}");
+    assert_eq!(value["runs"][0]["differences"][0]["seconds"].as_f64(), Some(1.0), "{value}");
 }
