@@ -105,7 +105,7 @@ fn write_number(out: &mut String, number: &serde_json::Number) {
 }
 
 /// `{:e}` of std prints the shortest round-tripping digits, as `-d.ddde-x`; only their layout is decided here.
-fn write_float(out: &mut String, float: f64) {
+pub(crate) fn write_float(out: &mut String, float: f64) {
     if !float.is_finite() {
         out.push_str("null");
         return;

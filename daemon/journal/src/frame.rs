@@ -79,6 +79,13 @@ pub enum Step {
     Bad(Bad),
 }
 
+/// [`Step`], with the entry's bytes where they are held.
+pub(crate) enum Look<'a> {
+    Frame { offset: u64, bytes: &'a [u8] },
+    End,
+    Bad(Bad),
+}
+
 /// Why bytes are no frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Bad {
@@ -167,38 +174,55 @@ impl<S: ReadAt> Scanner<S> {
     /// # Errors
     /// Only those of reading.
     pub fn step(&mut self) -> io::Result<Step> {
-        let step = self.read_step()?;
-        if matches!(step, Step::Bad(_)) {
-            // The writer may cut these bytes off and put others there; the next look must not see the old ones.
-            self.window.forget();
-        }
-        Ok(step)
+        Ok(match self.look()? {
+            Look::Frame { offset, bytes } => Step::Frame { offset, bytes: bytes.to_vec() },
+            Look::End => Step::End,
+            Look::Bad(bad) => Step::Bad(bad),
+        })
     }
 
-    fn read_step(&mut self) -> io::Result<Step> {
+    /// [`step`](Self::step), without a copy of the entry.
+    ///
+    /// # Errors
+    /// Only those of reading.
+    pub(crate) fn look(&mut self) -> io::Result<Look<'_>> {
+        let (offset, len) = match self.find()? {
+            Ok(found) => found,
+            Err(None) => return Ok(Look::End),
+            Err(Some(bad)) => {
+                // The writer may cut these bytes off and put others there; the next look must not see the old ones.
+                self.window.forget();
+                return Ok(Look::Bad(bad));
+            }
+        };
+        Ok(Look::Frame { offset, bytes: self.window.get(offset + FRAME_HEADER_BYTES as u64, len)? })
+    }
+
+    /// Where the next frame begins, and how long its entry is, which the window then holds. `Err(None)`: the file ends here.
+    fn find(&mut self) -> io::Result<Result<(u64, usize), Option<Bad>>> {
         if self.offset == 0
-            && let Some(step) = self.open()?
+            && let Some(bad) = self.open()?
         {
-            return Ok(step);
+            return Ok(Err(bad));
         }
         let head = self.window.get(self.offset, FRAME_HEADER_BYTES)?;
         let Some((len, crc)) = frame_header(head) else {
             let have = head.len() as u64;
-            return Ok(if have == 0 { Step::End } else { Step::Bad(Bad::FrameHeaderCut(have)) });
+            return Ok(Err((have > 0).then_some(Bad::FrameHeaderCut(have))));
         };
         if !plausible(len) {
-            return Ok(Step::Bad(Bad::Length(len)));
+            return Ok(Err(Some(Bad::Length(len))));
         }
         let bytes = self.window.get(self.offset + FRAME_HEADER_BYTES as u64, len as usize)?;
         if bytes.len() < len as usize {
-            return Ok(Step::Bad(Bad::Cut { have: bytes.len() as u64, len }));
+            return Ok(Err(Some(Bad::Cut { have: bytes.len() as u64, len })));
         }
         if crc32c::crc32c(bytes) != crc {
-            return Ok(Step::Bad(Bad::Checksum));
+            return Ok(Err(Some(Bad::Checksum)));
         }
-        let step = Step::Frame { offset: self.offset, bytes: bytes.to_vec() };
+        let found = (self.offset, len as usize);
         self.offset += FRAME_HEADER_BYTES as u64 + u64::from(len);
-        Ok(step)
+        Ok(Ok(found))
     }
 
     /// Moves behind the next frame by its length alone, without reading its bytes. False where that is not possible; the
@@ -256,13 +280,13 @@ impl<S: ReadAt> Scanner<S> {
         }
     }
 
-    /// Reads the header. `None`: it is valid, and the scanner stands behind it.
-    fn open(&mut self) -> io::Result<Option<Step>> {
+    /// Reads the header. `None`: it is valid, and the scanner stands behind it. `Some(None)`: the file is empty.
+    fn open(&mut self) -> io::Result<Option<Option<Bad>>> {
         let there = self.window.source.len()?;
         let found = self.window.get(0, SEGMENT_HEADER_BYTES)?;
-        let cut = |cut: bool| Ok(Some(Step::Bad(if cut { Bad::HeaderCut } else { Bad::Header })));
+        let cut = |cut: bool| Ok(Some(Some(if cut { Bad::HeaderCut } else { Bad::Header })));
         if found.is_empty() {
-            return Ok(Some(Step::End));
+            return Ok(Some(None));
         }
         let (first, later) = (header(), preamble(SEGMENT_VERSION));
         let zeros = found.iter().all(|b| *b == 0);
@@ -283,7 +307,7 @@ impl<S: ReadAt> Scanner<S> {
         }
         let sound = found.starts_with(&MAGIC) && Some(crc32c::crc32c(&found[..12])) == u32_at(found, 12);
         if sound {
-            return Ok(Some(Step::Bad(Bad::Version(u32_at(found, 8).unwrap_or(0)))));
+            return Ok(Some(Some(Bad::Version(u32_at(found, 8).unwrap_or(0)))));
         }
         cut(zeros && [HEADER_BYTES as u64, SEGMENT_HEADER_BYTES as u64].contains(&there))
     }

@@ -44,6 +44,7 @@ mod statement;
 pub mod storage;
 pub mod tree;
 pub mod verify;
+pub mod view;
 pub mod walk;
 pub mod writer;
 

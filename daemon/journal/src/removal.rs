@@ -19,6 +19,7 @@ use crate::reader::LogReader;
 use crate::segments::{REMOVED_FILE, Removed, Summary, catalog, numbered, sealed, segment_path};
 use crate::storage::file::{move_aside, sync_dir};
 use crate::storage::{FileStorage, LOG_FILE, bounded};
+use crate::view::View;
 use crate::walk::{Chain, Ending, Walker};
 
 /// Segments that an entry names one by one.
@@ -166,7 +167,9 @@ fn is_stated(dir: &Path, removed: &Removed) -> bool {
 /// Verifies all files of the log from the one with the entry about `removed` on. Whether the entry is there, and all of them valid.
 fn is_proved(dir: &Path, removed: &Removed) -> bool {
     let (mut seen, mut chain) = (false, None);
-    let mut look = |entry: &Entry| seen |= states(entry, removed);
+    let mut look = |view: &View<'_>| {
+        seen |= view.entry_of(|kind| kind == kind::SEGMENT).is_some_and(|entry| states(&entry, removed));
+    };
     for first in candidates(dir, removed) {
         let chain_before = chain.or((first == removed.entries).then(|| removed.end()));
         match catalog::digest_seen(dir, first, chain_before, [0; 32], &mut look) {
@@ -175,7 +178,7 @@ fn is_proved(dir: &Path, removed: &Removed) -> bool {
         }
     }
     let Ok(file) = FileStorage::open_read_only(&dir.join(LOG_FILE)) else { return false };
-    let ending = Walker::continuing(file, chain.unwrap_or(removed.end())).run(|_, entry| look(&entry));
+    let ending = Walker::continuing(file, chain.unwrap_or(removed.end())).run_views(|_, view| look(view));
     matches!(ending, Ok(Ending::Clean)) && seen
 }
 

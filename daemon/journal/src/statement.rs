@@ -19,6 +19,11 @@ pub(crate) fn finding(entry: &Entry) -> Option<&str> {
     entry.body["what"].as_str().filter(|_| is_finding(entry))
 }
 
+/// Whether an entry of this kind may state something about the log itself.
+pub(crate) fn may_be_in(kind: &str) -> bool {
+    matches!(kind, kind::HEARTBEAT | kind::SEGMENT | kind::GAP)
+}
+
 fn is_finding(entry: &Entry) -> bool {
     entry.kind == kind::GAP && entry.body["cause"] == "integrity"
 }

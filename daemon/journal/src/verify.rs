@@ -17,6 +17,7 @@ use crate::segments::{Removed, catalog, index_path, sealed, summary_path};
 use crate::statement;
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, LOG_FILE, ReadAt, bounded};
+use crate::view::View;
 use crate::walk::{Chain, Ending, Problem, Walker};
 
 mod tree;
@@ -191,10 +192,14 @@ fn verify_behind(
     let mut differs = None;
     let mut compared = Compared::new(dir, &begin, claims);
     let mut findings = Vec::new();
-    let mut look = |entry: &Entry| {
-        compared.push(entry);
-        Finding::note(&mut findings, entry);
-        unstated.take_if(|removed| removal::states(entry, removed));
+    let mut look = |view: &View<'_>| {
+        let entry = view.entry_of(statement::may_be_in);
+        if let Some(entry) = &entry {
+            Finding::note(&mut findings, entry);
+            unstated.take_if(|removed| removal::states(entry, removed));
+        }
+        compared.push(view.leaf_hash, entry.as_ref().and_then(statement::signed));
+        let entry = view;
         if let Some(head) = head.filter(|head| head.entries == entry.index + 1) {
             head_seen = true;
             differs = (head.hash != entry.leaf_hash).then(|| hex::encode(entry.leaf_hash));
@@ -298,11 +303,15 @@ pub fn verify_file(path: &Path) -> Result<Report, VerifyError> {
 /// Only those of reading.
 pub fn verify_source(source: impl ReadAt) -> io::Result<Report> {
     let mut findings = Vec::new();
-    let report = walk(Walker::new(source), |entry| Finding::note(&mut findings, entry))?;
+    let report = walk(Walker::new(source), |view| {
+        if let Some(entry) = view.entry_of(statement::may_be_in) {
+            Finding::note(&mut findings, &entry);
+        }
+    })?;
     Ok(Report { findings, ..report })
 }
 
-fn walk(mut walker: Walker<impl ReadAt>, mut look: impl FnMut(&Entry)) -> io::Result<Report> {
+fn walk(mut walker: Walker<impl ReadAt>, mut look: impl FnMut(&View<'_>)) -> io::Result<Report> {
     if let Some(what) = other_file(walker.source())? {
         return Ok(Report { bytes: walker.source().len()?, ..Report::failed(Verdict::NotALog(what)) });
     }
@@ -310,9 +319,9 @@ fn walk(mut walker: Walker<impl ReadAt>, mut look: impl FnMut(&Entry)) -> io::Re
     // A torn tail of a log in use may be a write in progress: look again, a few times, from there.
     let mut looks = 5;
     let ending = loop {
-        let ending = walker.run(|_, entry| {
-            first.get_or_insert(entry.index);
-            look(&entry);
+        let ending = walker.run_views(|_, view| {
+            first.get_or_insert(view.index);
+            look(view);
         })?;
         let Ending::Torn { offset, bytes, .. } = ending else { break ending };
         looks -= 1;

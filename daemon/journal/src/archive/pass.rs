@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Files, Mode};
 use super::{ArchiveError, Archived, Open, SEGMENTS, Source};
-use crate::entry::{Entry, Hash};
+use crate::entry::Hash;
 use crate::segments::{REMOVED_FILE, Removed, catalog, index_path, segment_path, summary_path};
 use crate::storage::bounded;
 use crate::tree::signed::{SignedTree, checkpoint_path};
 use crate::tree::{Tree, edge};
+use crate::view::View;
 use crate::walk::Chain;
 
 pub struct Pass<'a> {
@@ -154,7 +155,7 @@ impl<'a> Pass<'a> {
         Ok((summary.end(), summary.hash()))
     }
 
-    fn entry(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+    fn entry(&mut self, entry: &View<'_>) -> Result<(), ArchiveError> {
         self.tree.push(entry.leaf_hash);
         let Some(tiles) = &mut self.tiles else { return Ok(()) };
         for made in tiles.push(entry.bytes.to_vec()) {

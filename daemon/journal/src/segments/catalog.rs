@@ -7,6 +7,7 @@ use super::{Builder, Index, Removed, Summary, index_path, sealed, segment_path, 
 use crate::entry::{About, Entry, Hash};
 use crate::removal;
 use crate::storage::{FileStorage, bounded};
+use crate::view::View;
 use crate::walk::{Chain, Ending, Walker};
 
 /// Largest index that is read: that of a log of the versions before segments, in one file.
@@ -147,7 +148,7 @@ pub(crate) fn digest_seen(
     first: u64,
     expected: Option<Chain>,
     previous: Hash,
-    mut look: impl FnMut(&Entry),
+    mut look: impl FnMut(&View<'_>),
 ) -> Result<(Summary, Vec<u8>), String> {
     let path = segment_path(dir, first);
     let named = |why: String| format!("{}: {why}", path.display());
@@ -158,10 +159,10 @@ pub(crate) fn digest_seen(
     };
     let mut builder = Builder::new(first);
     let mut start = None;
-    let ending = walker.run(|offset, entry| {
+    let ending = walker.run_views(|offset, entry| {
         start.get_or_insert(Chain { next_index: entry.index, head: entry.prev });
-        builder.push(offset, &about(&entry));
-        look(&entry);
+        builder.add(offset, entry.wall_ns, &entry.kind, entry.run.as_deref(), entry.incident.as_deref());
+        look(entry);
     });
     match ending.map_err(|e| named(e.to_string()))? {
         Ending::Clean => {}

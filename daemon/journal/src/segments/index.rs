@@ -139,13 +139,18 @@ impl Builder {
 
     /// Adds the next entry, of which the frame begins at `offset`.
     pub fn push(&mut self, offset: u64, about: &About) {
+        self.add(offset, about.wall_ns, &about.kind, about.run.as_deref(), about.incident.as_deref());
+    }
+
+    /// [`push`](Self::push), from the single fields.
+    pub fn add(&mut self, offset: u64, wall_ns: u64, kind: &str, run: Option<&str>, incident: Option<&str>) {
         let Builder { index, kinds, runs, incidents } = self;
         let packed = Packed {
             offset,
-            wall_ns: about.wall_ns,
-            kind: kinds.number(&mut index.kinds, &about.kind),
-            run: about.run.as_ref().map(|run| runs.number(&mut index.runs, run)),
-            incident: about.incident.as_ref().map(|incident| incidents.number(&mut index.incidents, incident)),
+            wall_ns,
+            kind: kinds.number(&mut index.kinds, kind),
+            run: run.map(|run| runs.number(&mut index.runs, run)),
+            incident: incident.map(|incident| incidents.number(&mut index.incidents, incident)),
         };
         index.rows.push(packed);
     }

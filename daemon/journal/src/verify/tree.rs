@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use super::Verdict;
-use crate::entry::{Entry, Hash};
+use crate::entry::Hash;
 use crate::segments::numbered;
-use crate::statement;
 use crate::tree::{SignedTree, Tree, edge};
 use crate::walk::Chain;
 
@@ -81,9 +80,10 @@ impl<'a> Compared<'a> {
         compared
     }
 
-    pub fn push(&mut self, entry: &Entry) {
-        self.tree.push(entry.leaf_hash);
-        self.stated = statement::signed(entry).unwrap_or(self.stated);
+    /// Adds the next entry, which may state how many were signed.
+    pub fn push(&mut self, leaf_hash: Hash, signed: Option<u64>) {
+        self.tree.push(leaf_hash);
+        self.stated = signed.unwrap_or(self.stated);
         self.compare();
     }
 
