@@ -69,7 +69,7 @@ fn report(place: &Place<'_>, run: String, output: Output) -> Result<Exit, Fail> 
     print(&if output.json() { json::text(&shadow::groups(&answer)) } else { shadow::report(&answer, &place.zone) })?;
     Ok(if answer.groups.iter().any(shadow::differs) {
         Exit::Error
-    } else if answer.groups.iter().any(|group| !shadow::is_whole(group)) {
+    } else if !answer.left_out.is_empty() || answer.groups.iter().any(|group| !shadow::is_whole(group)) {
         Exit::Partial
     } else {
         Exit::Done

@@ -48,6 +48,16 @@ pub fn report(answer: &pb::ShadowReportResponse, zone: &TimeZone) -> String {
     for group in &answer.groups {
         let _ = writeln!(out, "{}", page(group, zone));
     }
+    for left in &answer.left_out {
+        let pb::ShadowLeftOut { rule, live, ended, why } = left;
+        let _ = writeln!(
+            out,
+            "INCOMPLETE  rule {}: {} without its shadow, {ended} of which have ended: {}",
+            clean(rule),
+            count(usize::try_from(live + ended).unwrap_or(usize::MAX), "run", "runs"),
+            clean(why)
+        );
+    }
     if answer.groups.is_empty() {
         out.push_str("no shadow has judged a run\n");
     }
@@ -143,7 +153,12 @@ pub fn groups(answer: &pb::ShadowReportResponse) -> Value {
     json!({
         "started_ns": answer.started_ns,
         "groups": answer.groups.iter().map(group).collect::<Vec<_>>(),
+        "left_out": answer.left_out.iter().map(left_out).collect::<Vec<_>>(),
     })
+}
+
+fn left_out(left: &pb::ShadowLeftOut) -> Value {
+    json!({ "rule": left.rule, "live": left.live, "ended": left.ended, "why": left.why })
 }
 
 /// What was found of two policies, for programs.
@@ -249,5 +264,19 @@ mod tests {
         insta::assert_snapshot!(page(&found(), &TimeZone::UTC));
         let whole = pb::ShadowGroup { complete: true, dropped: 0, lacks: Vec::new(), ..found() };
         assert!(differs(&whole) && is_whole(&whole) && !is_whole(&found()));
+    }
+
+    #[test]
+    fn a_report_states_how_many_runs_of_a_rule_had_no_shadow() {
+        let left = pb::ShadowLeftOut {
+            rule: "slurm".into(),
+            live: 3,
+            ended: 2,
+            why: "limit `shadows`: this node has 112 shadows already".into(),
+        };
+        let answer = pb::ShadowReportResponse { left_out: vec![left], ..Default::default() };
+        let page = report(&answer, &TimeZone::UTC);
+        let line = "INCOMPLETE  rule slurm: 5 runs without its shadow, 2 of which have ended: limit `shadows`: this node has 112";
+        assert!(page.contains(line), "{page}");
     }
 }

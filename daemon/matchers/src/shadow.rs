@@ -5,7 +5,8 @@
 //! input ─► verdict of the shadow (rejudge) ─► engine, only watching ─► its decisions ─► pairing with those in force ─► tally
 //! ```
 //! Invariants: pure; the engine of a shadow only watches, so that nothing that it decides changes what it believes of the run; what
-//! became of actions, which are not its own, it is not given. It begins without a history: what was seen before is not known.
+//! became of actions, which are not its own, it is not given, but whether the run is frozen. It begins without a history: what was seen
+//! before is not known.
 
 use crate::{
     recorded::{Unrecorded, never_came, unrecorded},
@@ -18,6 +19,7 @@ use failsafe_core::{
     step,
 };
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -36,6 +38,17 @@ pub struct Beside {
     pub wall_offset_ns: i64,
 }
 
+/// What is known of the run when a shadow begins.
+#[derive(Debug, Clone, Default)]
+pub struct Now {
+    /// Its GPUs.
+    pub gpus: BTreeSet<GpuId>,
+    /// Whether it is frozen.
+    pub frozen: bool,
+    /// The time.
+    pub at: MonoTime,
+}
+
 /// A shadow of one run.
 pub struct Shadow {
     policy: Arc<Policy>,
@@ -48,12 +61,14 @@ pub struct Shadow {
     /// One of its decisions would have contained the run.
     would_contain: bool,
     came: BTreeSet<Kind>,
+    /// What cannot be computed whatever comes, once it was asked for.
+    lacks: OnceCell<Vec<Lack>>,
 }
 
 impl Shadow {
-    /// Judges from `at` on. `gpus`: those of the run at that time.
+    /// Judges from now on.
     #[must_use]
-    pub fn begin(beside: &Beside, policy: Arc<Policy>, gpus: BTreeSet<GpuId>, at: MonoTime) -> Shadow {
+    pub fn begin(beside: &Beside, policy: Arc<Policy>, Now { gpus, frozen, at }: Now) -> Shadow {
         let digest = policy.digest();
         let mut shadow = Shadow {
             digest,
@@ -64,6 +79,7 @@ impl Shadow {
             pairing: Pairing::default(),
             would_contain: false,
             came: BTreeSet::new(),
+            lacks: OnceCell::new(),
             policy,
         };
         let run = Run {
@@ -79,6 +95,7 @@ impl Shadow {
         for input in [watched, Input::RunStarted(run)] {
             let _nothing_is_decided = step(&shadow.policies, &mut shadow.state, &input);
         }
+        shadow.state.set_frozen_by_others(beside.run.id, frozen);
         shadow
     }
 
@@ -94,8 +111,8 @@ impl Shadow {
         self.digest
     }
 
-    /// Takes an input of the run with what was decided on it by the policy in force.
-    pub fn take(&mut self, beside: &Beside, input: &Input, enforced: &[Decision], tally: &mut Tally) {
+    /// Takes an input of the run with what was decided on it by the policy in force, and whether the run is frozen after it.
+    pub fn take(&mut self, beside: &Beside, input: &Input, enforced: &[Decision], frozen: bool, tally: &mut Tally) {
         tally.inputs += 1;
         let decided = match self.given(input) {
             Some(input) => step(&self.policies, &mut self.state, &input),
@@ -113,6 +130,7 @@ impl Shadow {
             wall_offset_ns: beside.wall_offset_ns,
         };
         self.pairing.take(of, enforced, &decided, tally);
+        self.state.set_frozen_by_others(beside.run.id, frozen);
     }
 
     /// The input as it would be under this policy; `None`: it would not be.
@@ -145,13 +163,14 @@ impl Shadow {
 
     /// What it cannot compute of this run, into the tally. To be called once, when it ends, or on a copy of the tally.
     pub fn conclude(&self, beside: &Beside, tally: &mut Tally) {
-        let lacks = unrecorded(&beside.enforced, &self.policy).into_iter().chain(never_came(&self.policy, &self.came));
-        for Unrecorded { rule, what } in lacks {
-            tally.lack(Lack { rule, what });
-        }
-        for what in sections(&beside.enforced, &self.policy) {
-            tally.lack(Lack { rule: None, what });
-        }
+        let lack = |Unrecorded { rule, what }: Unrecorded| Lack { rule, what };
+        let lacks = self.lacks.get_or_init(|| {
+            let sections = sections(&beside.enforced, &self.policy).into_iter().map(|what| Lack { rule: None, what });
+            unrecorded(&beside.enforced, &self.policy).into_iter().map(lack).chain(sections).collect()
+        });
+        lacks.iter().cloned().chain(never_came(&self.policy, &self.came).into_iter().map(lack)).for_each(|lack| {
+            tally.lack(lack);
+        });
         for (why, count) in self.kept.iter().filter(|(why, _)| why.matters(&beside.enforced, &self.policy)) {
             *tally.kept.entry(why.words()).or_default() += count;
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     pipeline::Message,
     runs::{FoundRun, LiveRun},
-    shadows::{Asked, By, Group, Listed, Named, Refused},
+    shadows::{Asked, By, Group, LeftOut, Listed, Named, Refused},
 };
 use failsafe_core::{
     RunId,
@@ -48,13 +48,17 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
             run: live.known().clone(),
             enforced: live.policy.clone(),
             policy: Arc::new(policy),
+            digest,
             by: By::User(who.uid()),
+            reserved: who.admin,
             actor: who.actor(),
         };
         let (order, begun) = self.0.shadows.add(asked).map_err(|why| refused(&why))?;
         deliver(&self.0, Message::Shadow(order)).await?;
         answer(begun).await?.map_err(|why| refused(&why))?;
-        let listed = self.0.shadows.list().into_iter().find(|one| (one.run, one.digest) == (live.run.id, digest));
+        let by = By::User(who.uid());
+        let listed = self.0.shadows.list().into_iter();
+        let listed = listed.filter(|one| one.by == by).find(|one| (one.run, one.digest) == (live.run.id, digest));
         let listed = listed.ok_or_else(|| refused(&Refused::NotLive))?;
         Ok(Response::new(shown(&listed)))
     }
@@ -71,6 +75,10 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
         let mut named = self.0.shadows.list();
         named.retain(|one| one.run == id && sees(&who, &one.by));
         named.retain(|one| one.policy_name == policy || one.digest.to_string() == policy);
+        // One of a rule is not removed here: it is meant only if there is no other.
+        if named.iter().any(|one| matches!(one.by, By::User(_))) {
+            named.retain(|one| matches!(one.by, By::User(_)));
+        }
         let listed = match named.as_slice() {
             [one] => one,
             [] => return Err(ErrorReason::RunNotFound.status(format!("the run has no shadow `{policy}`"))),
@@ -84,7 +92,7 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
                 "the shadow is of rule {rule} of discovery: remove `shadow` there and restart failsafed"
             )));
         }
-        let (order, ended) = self.0.shadows.remove(id, listed.digest, who.actor());
+        let (order, ended) = self.0.shadows.remove(listed, who.actor());
         deliver(&self.0, Message::Shadow(order)).await?;
         let group = tokio::time::timeout(WAIT, ended).await.map_err(|_| late())?;
         let group = group.map_err(|_| ErrorReason::RunEnded.status("the shadow has ended with its run"))?;
@@ -106,14 +114,23 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
         request: Request<v1::ShadowReportRequest>,
     ) -> Result<Response<v1::ShadowReportResponse>, Status> {
         let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
         let run = request.into_inner().run;
         let run: Option<RunId> = match run.as_str() {
             "" => None,
             run => Some(live(self.0.find(&who, run)?.0)?.run.id),
         };
-        let groups = answer(self.0.shadows.report(run).map_err(|why| refused(&why))?).await?;
-        let groups = groups.iter().filter(|group| sees(&who, &group.by)).map(reported).collect();
-        Ok(Response::new(v1::ShadowReportResponse { groups, started_ns: self.0.started_ns }))
+        let turn = self.0.work(share).read_turn(share).await?;
+        let seen = who.clone();
+        let wait = self.0.shadows.report(run, move |by| sees(&seen, by), turn).map_err(|why| refused(&why))?;
+        let groups = answer(wait).await?.iter().map(reported).collect();
+        let left_out = match run {
+            Some(_) => Vec::new(),
+            None => self.0.shadows.left_out(),
+        };
+        let left_out =
+            left_out.into_iter().filter(|left| sees(&who, &By::Rule(left.rule.clone()))).map(without).collect();
+        Ok(Response::new(v1::ShadowReportResponse { groups, started_ns: self.0.started_ns, left_out }))
     }
 }
 
@@ -142,7 +159,7 @@ fn late() -> Status {
 
 fn refused(why: &Refused) -> Status {
     let reason = match why {
-        Refused::Run | Refused::User(_) | Refused::Node => ErrorReason::LimitReached,
+        Refused::Run(_) | Refused::User(_) | Refused::Users | Refused::Node(_) => ErrorReason::LimitReached,
         Refused::Twice | Refused::InForce => ErrorReason::InvalidRequest,
         Refused::NotLive => ErrorReason::RunNotJudged,
         Refused::Ended => ErrorReason::Internal,
@@ -210,6 +227,10 @@ fn reported(group: &Group) -> v1::ShadowGroup {
         more_lacks: tally.more_lacks,
         complete: tally.is_complete(),
     }
+}
+
+fn without(LeftOut { rule, live, ended, why }: LeftOut) -> v1::ShadowLeftOut {
+    v1::ShadowLeftOut { rule, live, ended, why }
 }
 
 fn row(key: &Key, row: &Row) -> v1::ShadowRow {

@@ -74,6 +74,14 @@ impl Work {
         self.compiles.take(share).await
     }
 
+    /// A turn of a read that a thread of its own does. It is to be held until that thread is done with it.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE`: the daemon is stopping.
+    pub async fn read_turn(&self, share: Share) -> Result<Turn, Status> {
+        self.reads.take(share).await
+    }
+
     /// Changes some time after the log has grown.
     pub fn growth(&self) -> watch::Receiver<()> {
         self.growth.subscribe()

@@ -108,7 +108,7 @@ impl Pipeline {
 
     /// Records an input of the run, and what of it was decided about the run.
     pub(super) fn record(&mut self, run: RunId, input: Input, decisions: &[Decision]) {
-        self.parts.shadows.entry(run, &input, decisions);
+        self.parts.shadows.entry(run, &input, decisions, || self.judge.state.is_frozen(run));
         self.parts.recordings.entry(run, Recorded::Input(input));
         for decision in decisions.iter().filter(|d| d.id.run == run) {
             self.parts.recordings.entry(run, Recorded::Decision(decision.clone()));

@@ -52,6 +52,7 @@ use failsafe_core::{
     Action, GpuId, Input, Kind, Mode, MonoTime, Outcome, Policy, RunId, Subject, Value, input::Control, record::Record,
     silence::Silence, xid::Storms,
 };
+use failsafe_matchers::shadow::Now;
 use judge::Judge;
 use lane::{Command, Lane, Urgent};
 use mailbox::Mailbox;
@@ -352,7 +353,11 @@ impl Pipeline {
     fn shadow(&mut self, order: shadows::Order) {
         match order {
             shadows::Order::Begin(beginning) => match self.judge.state.gpus(beginning.run()) {
-                Some(gpus) => self.parts.shadows.begin(beginning, gpus.clone()),
+                Some(gpus) => {
+                    let frozen = self.judge.state.is_frozen(beginning.run());
+                    let now = Now { gpus: gpus.clone(), frozen, at: MonoTime(clock::monotonic_ns()) };
+                    self.parts.shadows.begin(beginning, now);
+                }
                 None => beginning.refuse(),
             },
             shadows::Order::End(ending) => self.parts.shadows.end(ending),

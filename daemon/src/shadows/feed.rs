@@ -1,12 +1,14 @@
 //! The pipeline's end of the queue of shadows.
 //!
 //! Invariants: nothing here waits; a run without a shadow costs one look-up; of a run with one, at most [`PER_RUN`] entries wait, and
-//! [`ALL`] of all runs: the rest is dropped and counted. Beginnings and ends are few and bounded by the list, and are never dropped.
+//! [`ALL`] of all runs: the rest is dropped and counted. An entry counts until it is dropped, whatever becomes of it. Beginnings and ends
+//! are few and bounded by the list, and are never dropped.
 
 use super::{Beginning, Ending, Message};
-use failsafe_core::{Decision, GpuId, Input, RunId};
+use failsafe_core::{Decision, Input, RunId};
+use failsafe_matchers::shadow::Now;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -27,12 +29,32 @@ pub(super) struct Entry {
     pub run: RunId,
     pub input: Input,
     pub decisions: Vec<Decision>,
+    /// Whether the run is frozen after it.
+    pub frozen: bool,
+    /// Given back with the entry.
+    _room: [Room; 2],
+}
+
+/// The room of an entry that waits: of its run, or of all.
+struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    fn of(waiting: &Arc<AtomicUsize>) -> Room {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Room(waiting.clone())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A run that has shadows.
 #[derive(Default)]
 struct Fed {
-    /// Shared with the thread for as long as that has a shadow of the run.
+    /// Shared with the thread for as long as that has a shadow of the run, and with entries that wait.
     waiting: Arc<AtomicUsize>,
     /// Not handed on, and not reported to the thread yet.
     dropped: u64,
@@ -60,22 +82,22 @@ impl Feed {
     pub(super) fn spawn(
         queue: Sender<Message>,
         dropped: Arc<AtomicU64>,
-        work: impl FnOnce(Arc<AtomicUsize>, Arc<AtomicBool>) + Send + 'static,
+        work: impl FnOnce(Arc<AtomicBool>) + Send + 'static,
     ) -> std::io::Result<Feed> {
         let (waiting, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (taken, told) = (waiting.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name("shadows".into()).spawn(move || work(taken, told))?;
+        let told = stop.clone();
+        let thread = std::thread::Builder::new().name("shadows".into()).spawn(move || work(told))?;
         Ok(Feed { queue, fed: BTreeMap::new(), waiting, pending: Vec::new(), dropped, stop, thread: Some(thread) })
     }
 
-    /// A shadow of a live run begins. `gpus`: those that the run has now.
-    pub fn begin(&mut self, beginning: Box<Beginning>, gpus: BTreeSet<GpuId>) {
+    /// A shadow of a live run begins.
+    pub fn begin(&mut self, beginning: Box<Beginning>, now: Now) {
         let fed = self.fed.entry(beginning.run()).or_default();
         if fed.is_over() {
             *fed = Fed::default();
         }
         let waiting = fed.waiting.clone();
-        self.send(Message::Begin { beginning, gpus, waiting });
+        self.send(Message::Begin { beginning, now, fed: waiting });
     }
 
     /// One is ended.
@@ -91,8 +113,8 @@ impl Feed {
         }
     }
 
-    /// Takes an input of a run, once [`Feed::hand_on`] is called.
-    pub fn entry(&mut self, run: RunId, input: &Input, decisions: &[Decision]) {
+    /// Takes an input of a run, once [`Feed::hand_on`] is called. `frozen`: whether the run is, after it.
+    pub fn entry(&mut self, run: RunId, input: &Input, decisions: &[Decision], frozen: impl FnOnce() -> bool) {
         let Some(fed) = self.fed.get_mut(&run) else { return };
         if fed.is_over() {
             self.fed.remove(&run);
@@ -104,14 +126,13 @@ impl Feed {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        fed.waiting.fetch_add(1, Ordering::Relaxed);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let room = [Room::of(&fed.waiting), Room::of(&self.waiting)];
         if fed.dropped > 0 {
             let lost = std::mem::take(&mut fed.dropped);
             self.send(Message::Dropped(run, lost));
         }
         let decisions = decisions.iter().filter(|decision| decision.id.run == run).cloned().collect();
-        self.pending.push(Entry { run, input: input.clone(), decisions });
+        self.pending.push(Entry { run, input: input.clone(), decisions, frozen: frozen(), _room: room });
         if self.pending.len() >= TOGETHER {
             self.hand_on();
         }
@@ -123,6 +144,13 @@ impl Feed {
             // Without its thread nothing is judged by shadows, which reports say.
             let _ended = self.queue.send(Message::Entries(std::mem::take(&mut self.pending)));
         }
+    }
+
+    /// Entries of a run that find room now.
+    #[cfg(test)]
+    pub fn room(&self, run: RunId) -> Option<usize> {
+        let fed = self.fed.get(&run)?;
+        Some(PER_RUN - fed.waiting.load(Ordering::Relaxed))
     }
 
     /// In the order of the entries.

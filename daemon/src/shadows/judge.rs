@@ -3,19 +3,21 @@
 //! It gives way to all other threads. Invariants: an entry is judged once by each shadow of its run, in the order of the pipeline; the
 //! beginning and the end of each shadow are in the audit log.
 
-use super::{Beginning, Ending, Message, book, book::Book, book::Group, book::Named, feed::Entry, list::Place};
+use super::{
+    Beginning, By, Ending, Message, Report, book, book::Book, book::Group, book::Named, feed::Entry, list::Place,
+};
 use crate::{
     log::Log,
     platform::{clock, sched},
 };
 use failsafe_core::{
-    Actor, GpuId, MonoTime, RunId,
+    Actor, RunId,
     record::Record,
     shadow::{Summary, Tally},
 };
-use failsafe_matchers::shadow::{Beside, Shadow};
+use failsafe_matchers::shadow::{Beside, Now, Shadow};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -35,7 +37,8 @@ struct One {
 /// A run with its shadows; at least one.
 struct OfRun {
     beside: Beside,
-    waiting: Arc<AtomicUsize>,
+    /// The pipeline hands entries on for as long as this is held.
+    _fed: Arc<AtomicUsize>,
     shadows: Vec<One>,
 }
 
@@ -52,7 +55,7 @@ impl Judge {
     }
 
     /// Works until it is stopped, or nobody is left who asks.
-    pub fn work(mut self, queue: &Receiver<Message>, waiting: &AtomicUsize, stop: &AtomicBool) {
+    pub fn work(mut self, queue: &Receiver<Message>, stop: &AtomicBool) {
         sched::background();
         while let Ok(message) = queue.recv() {
             match message {
@@ -64,15 +67,17 @@ impl Judge {
                 Message::Entries(entries) => {
                     for entry in entries {
                         self.entry(&entry);
-                        waiting.fetch_sub(1, Ordering::Relaxed);
                     }
                 }
-                Message::Begin { beginning, gpus, waiting } => self.begin(*beginning, gpus, waiting),
+                Message::Begin { beginning, now, fed } => self.begin(*beginning, now, fed),
                 Message::Dropped(run, lost) => self.dropped(run, lost),
                 Message::End(ending) => self.end(ending),
                 Message::RunEnded(run) => self.run_ended(run, "the run has ended"),
-                Message::Report(run, answer) => {
-                    let _nobody_waits = answer.send(self.report(run));
+                // A client that has left costs nothing but this look.
+                Message::Report(report) if report.answer.is_closed() => {}
+                Message::Report(Report { run, sees, answer, held }) => {
+                    let _nobody_waits = answer.send(self.report(run, &*sees));
+                    drop(held);
                 }
             }
         }
@@ -80,15 +85,15 @@ impl Judge {
         runs.into_iter().for_each(|run| self.run_ended(run, "the daemon stops"));
     }
 
-    fn begin(&mut self, beginning: Beginning, gpus: BTreeSet<GpuId>, waiting: Arc<AtomicUsize>) {
+    fn begin(&mut self, beginning: Beginning, now: Now, fed: Arc<AtomicUsize>) {
         let Beginning { asked, place, done } = beginning;
-        let (now, wall) = (clock::monotonic_ns(), clock::wall_ns());
+        let wall = clock::wall_ns();
         let of_run = self.runs.entry(asked.run.id).or_insert_with(|| {
-            let wall_offset_ns = wall.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
+            let wall_offset_ns = wall.saturating_sub(i64::try_from(clock::monotonic_ns()).unwrap_or(i64::MAX));
             let beside = Beside { run: asked.run.clone(), enforced: asked.enforced.clone(), wall_offset_ns };
-            OfRun { beside, waiting, shadows: Vec::new() }
+            OfRun { beside, _fed: fed, shadows: Vec::new() }
         });
-        let shadow = Shadow::begin(&of_run.beside, asked.policy.clone(), gpus, MonoTime(now));
+        let shadow = Shadow::begin(&of_run.beside, asked.policy.clone(), now);
         let group = Group {
             by: asked.by,
             enforced: Named::of(&asked.enforced, asked.run.policy),
@@ -103,10 +108,9 @@ impl Judge {
     }
 
     fn entry(&mut self, entry: &Entry) {
-        let Some(OfRun { beside, waiting, shadows }) = self.runs.get_mut(&entry.run) else { return };
-        waiting.fetch_sub(1, Ordering::Relaxed);
+        let Some(OfRun { beside, shadows, .. }) = self.runs.get_mut(&entry.run) else { return };
         for one in shadows {
-            one.shadow.take(beside, &entry.input, &entry.decisions, &mut one.group.tally);
+            one.shadow.take(beside, &entry.input, &entry.decisions, entry.frozen, &mut one.group.tally);
         }
     }
 
@@ -116,9 +120,10 @@ impl Judge {
         }
     }
 
-    fn end(&mut self, Ending { run, digest, actor, done }: Ending) {
+    fn end(&mut self, Ending { run, digest, by, actor, done }: Ending) {
         let Some(of_run) = self.runs.get_mut(&run) else { return };
-        let Some(at) = of_run.shadows.iter().position(|one| one.shadow.digest() == digest) else { return };
+        let is = |one: &One| one.shadow.digest() == digest && one.group.by == by;
+        let Some(at) = of_run.shadows.iter().position(is) else { return };
         let one = of_run.shadows.remove(at);
         let beside = of_run.beside.clone();
         if of_run.shadows.is_empty() {
@@ -146,16 +151,17 @@ impl Judge {
         Group { live: 0, ..group }
     }
 
-    /// What was found: of a live run, or of all.
-    fn report(&self, run: Option<RunId>) -> Vec<Group> {
+    /// What was found of a live run, or of all, that the caller sees. Nothing is copied or computed of the rest.
+    fn report(&self, run: Option<RunId>, sees: &dyn Fn(&By) -> bool) -> Vec<Group> {
         let mut all: BTreeMap<book::Key, Group> = BTreeMap::new();
         let key = |group: &Group| book::key(&group.by, group.enforced.digest, group.shadow.digest);
         if run.is_none() {
-            all.extend(self.book.groups().map(|group| (key(group), group.clone())));
+            let seen = self.book.groups().filter(|group| sees(&group.by));
+            all.extend(seen.map(|group| (key(group), group.clone())));
         }
         let live = self.runs.iter().filter(|(id, _)| run.is_none_or(|run| run == **id));
         for (_, OfRun { beside, shadows, .. }) in live {
-            for one in shadows {
+            for one in shadows.iter().filter(|one| sees(&one.group.by)) {
                 let mut tally = one.group.tally.clone();
                 one.shadow.conclude(beside, &mut tally);
                 match all.get_mut(&key(&one.group)) {

@@ -5,7 +5,7 @@
 //! pipeline: each input of the run, with its decisions ─────────────┘ (drops and counts)          API: report ◄┘
 //! ```
 //! The pipeline hands on a copy of what it records anyway, after the containment. Invariants: it waits for nobody here: what finds no room
-//! is dropped and counted, and the report says so; nothing that this thread does reaches the engine, a run or the kernel, and its end does
+//! is dropped and counted, and the report says so; each report in the queue holds its caller's turn, so that their number is bounded; nothing that this thread does reaches the engine, a run or the kernel, and its end does
 //! not end the daemon; the number of shadows is bounded for each run, each user and the node.
 
 mod book;
@@ -15,18 +15,16 @@ mod list;
 
 pub use book::{Group, Named};
 pub use feed::Feed;
-pub use list::{Listed, PER_NODE, PER_RUN, PER_USER, Refused};
+pub use list::{LeftOut, Listed, PER_NODE, PER_RUN, PER_USER, Refused};
 
 use crate::log::Log;
-use failsafe_core::{GpuId, Policy, PolicyDigest, RunId, actor::Actor, input::Run};
+use failsafe_core::{Policy, PolicyDigest, RunId, actor::Actor, input::Run};
+use failsafe_matchers::shadow::Now;
 use list::{List, Place};
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc::{self, Sender},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+    mpsc::{self, Sender},
 };
 use tokio::sync::oneshot;
 
@@ -48,8 +46,12 @@ pub struct Asked {
     pub enforced: Arc<Policy>,
     /// The policy of the shadow.
     pub policy: Arc<Policy>,
+    /// Its digest.
+    pub digest: PolicyDigest,
     /// For whom.
     pub by: By,
+    /// Root or an administrator asks, for whom places are kept.
+    pub reserved: bool,
     /// The same for the log.
     pub actor: Actor,
 }
@@ -85,19 +87,31 @@ impl Beginning {
 pub struct Ending {
     run: RunId,
     digest: PolicyDigest,
+    by: By,
     actor: Actor,
     done: oneshot::Sender<Group>,
 }
 
 /// What the thread takes.
 enum Message {
-    Begin { beginning: Box<Beginning>, gpus: BTreeSet<GpuId>, waiting: Arc<AtomicUsize> },
+    Begin { beginning: Box<Beginning>, now: Now, fed: Arc<AtomicUsize> },
     Entries(Vec<feed::Entry>),
     Dropped(RunId, u64),
     End(Ending),
     RunEnded(RunId),
-    Report(Option<RunId>, oneshot::Sender<Vec<Group>>),
+    Report(Report),
     Stop,
+}
+
+/// Somebody wants to know what was found.
+struct Report {
+    /// Of this live run; none: of all.
+    run: Option<RunId>,
+    /// Whether the caller sees what was found for somebody.
+    sees: Box<dyn Fn(&By) -> bool + Send>,
+    answer: oneshot::Sender<Vec<Group>>,
+    /// The caller's turn, which it keeps until this is out of the queue: whoever leaves and asks again has no more reports there.
+    held: Box<dyn Send>,
 }
 
 /// The way in for whoever asks: adds, removes, lists and reports.
@@ -118,7 +132,7 @@ impl Shadows {
         let (list, dropped) = (List::default(), Arc::new(AtomicU64::new(0)));
         let feed = Feed::spawn(queue.clone(), dropped.clone(), {
             let log = log.clone();
-            move |waiting, stop| judge::Judge::new(log).work(&receiver, &waiting, &stop)
+            move |stop| judge::Judge::new(log).work(&receiver, &stop)
         })?;
         Ok((Shadows { list, queue, dropped }, feed))
     }
@@ -134,9 +148,10 @@ impl Shadows {
     }
 
     /// An order that ends a shadow; then what it found is known, unless it has ended meanwhile.
-    pub fn remove(&self, run: RunId, digest: PolicyDigest, actor: Actor) -> (Order, oneshot::Receiver<Group>) {
+    pub fn remove(&self, shadow: &Listed, actor: Actor) -> (Order, oneshot::Receiver<Group>) {
         let (done, wait) = oneshot::channel();
-        (Order::End(Ending { run, digest, actor, done }), wait)
+        let Listed { run, digest, by, .. } = shadow;
+        (Order::End(Ending { run: *run, digest: *digest, by: by.clone(), actor, done }), wait)
     }
 
     /// Those that judge, by run.
@@ -149,14 +164,36 @@ impl Shadows {
         self.list.has_of_rule(run, rule)
     }
 
-    /// What was found: of a live run, or of all.
+    /// What was found of a live run, or of all, that the caller `sees`. `held`: what bounds how many reports there are at once; it is
+    /// dropped when this one is answered, or was given up and its turn comes.
     ///
     /// # Errors
     /// The thread has ended.
-    pub fn report(&self, run: Option<RunId>) -> Result<oneshot::Receiver<Vec<Group>>, Refused> {
+    pub fn report(
+        &self,
+        run: Option<RunId>,
+        sees: impl Fn(&By) -> bool + Send + 'static,
+        held: impl Send + 'static,
+    ) -> Result<oneshot::Receiver<Vec<Group>>, Refused> {
         let (answer, wait) = oneshot::channel();
-        self.queue.send(Message::Report(run, answer)).map_err(|_| Refused::Ended)?;
+        let report = Report { run, sees: Box::new(sees), answer, held: Box::new(held) };
+        self.queue.send(Message::Report(report)).map_err(|_| Refused::Ended)?;
         Ok(wait)
+    }
+
+    /// Keeps which runs of a rule have no shadow now, and why. True: that is new.
+    pub fn leave_out(&self, rule: &str, run: RunId, why: &Refused) -> bool {
+        self.list.leave_out(rule, run, why)
+    }
+
+    /// Forgets the runs that do not live any more, but for their number.
+    pub fn retain_left_out(&self, lives: impl Fn(RunId) -> bool) {
+        self.list.retain_left_out(lives);
+    }
+
+    /// How many runs of each rule got no shadow since the daemon started.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        self.list.left_out()
     }
 
     /// Shadows, and inputs that were dropped since the daemon started.

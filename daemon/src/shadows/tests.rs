@@ -15,7 +15,8 @@ fn policy(name: &str) -> Arc<Policy> {
 fn asked(run: u32, policy_name: &str, by: By) -> Asked {
     let enforced = policy("in-force");
     let run = testing::run(&format!("00000000-0000-0000-0000-{run:012}"), 1000, enforced.digest());
-    Asked { run, enforced, policy: policy(policy_name), by, actor: Actor::Daemon }
+    let policy = policy(policy_name);
+    Asked { run, enforced, digest: policy.digest(), policy, by, reserved: false, actor: Actor::Daemon }
 }
 
 fn user(uid: u32) -> By {
@@ -30,26 +31,70 @@ fn log() -> (LogOwner, tempfile::TempDir) {
     (owner, state)
 }
 
+fn rule() -> By {
+    By::Rule("slurm".into())
+}
+
+fn of_admin(asked: Asked) -> Asked {
+    Asked { reserved: true, ..asked }
+}
+
 #[test]
 fn a_run_a_user_and_the_node_have_a_limit_and_a_dropped_place_is_free() {
     let list = List::default();
-    let mut places: Vec<Place> =
-        (0..PER_RUN).map(|n| list.take(&asked(1, &format!("p{n}"), user(7))).unwrap()).collect();
-    assert_eq!(list.take(&asked(1, "more", user(8))).unwrap_err(), Refused::Run);
+    let mut places: Vec<Place> = (0..3).map(|n| list.take(&asked(1, &format!("p{n}"), user(7))).unwrap()).collect();
+    assert_eq!(list.take(&asked(1, "more", user(8))).unwrap_err(), Refused::Run(3));
     assert_eq!(list.take(&asked(1, "p0", user(8))).unwrap_err(), Refused::Twice);
     assert_eq!(list.take(&asked(1, "in-force", user(8))).unwrap_err(), Refused::InForce);
-    for n in PER_RUN..PER_USER {
+    places.push(list.take(&asked(1, "p0", rule())).expect("a user takes no place of a rule by asking for its policy"));
+    assert_eq!(list.take(&of_admin(asked(1, "more", user(0)))).unwrap_err(), Refused::Run(PER_RUN));
+    for n in 3..PER_USER {
         places.push(list.take(&asked(n as u32 + 10, "p", user(7))).unwrap());
     }
     assert_eq!(list.take(&asked(99, "p", user(7))).unwrap_err(), Refused::User(7));
-    places.push(list.take(&asked(99, "p", By::Rule("slurm".into()))).unwrap());
+    places.push(list.take(&asked(99, "p", rule())).unwrap());
     assert!(list.has_of_rule("00000000-0000-0000-0000-000000000099".parse().unwrap(), "slurm"));
-    for n in places.len()..PER_NODE {
-        places.push(list.take(&asked(n as u32 + 1_000, "p", By::Rule("slurm".into()))).unwrap());
-    }
-    assert_eq!(list.take(&asked(5_000, "p", By::Rule("slurm".into()))).unwrap_err(), Refused::Node);
     places.clear();
     assert_eq!(list.len(), 0);
+}
+
+#[test]
+fn users_leave_places_to_rules_and_both_leave_some_to_administrators() {
+    let list = List::default();
+    let mut places = Vec::new();
+    let mut run = 0..;
+    let mut next = |name: &str, by: By| asked(run.next().unwrap(), name, by);
+    while let Ok(place) = list.take(&next("p", user(places.len() as u32 / PER_USER as u32 + 1_000))) {
+        places.push(place);
+    }
+    assert_eq!(list.take(&next("p", user(1))).unwrap_err(), Refused::Users);
+    assert_eq!(places.len(), 64);
+    while let Ok(place) = list.take(&next("p", rule())) {
+        places.push(place);
+    }
+    assert_eq!(places.len(), 112);
+    assert_eq!(list.take(&next("p", rule())).unwrap_err(), Refused::Node(112));
+    while let Ok(place) = list.take(&of_admin(next("p", user(0)))) {
+        places.push(place);
+    }
+    assert_eq!(places.len(), PER_NODE);
+}
+
+#[test]
+fn a_run_without_its_rules_shadow_is_reported_once_and_counted_until_it_has_one() {
+    let list = List::default();
+    let (one, other) = (asked(1, "p", rule()), asked(2, "p", rule()));
+    let full = Refused::Node(112);
+    assert!(list.leave_out("slurm", one.run.id, &full), "it is new");
+    assert!(!list.leave_out("slurm", one.run.id, &full), "a later pass reports nothing new");
+    assert!(list.leave_out("slurm", one.run.id, &Refused::Run(PER_RUN)), "another reason is new");
+    assert!(list.leave_out("slurm", other.run.id, &full));
+    let counts = || list.left_out().first().map(|left| (left.live, left.ended));
+    assert_eq!(counts(), Some((2, 0)));
+    let _place = list.take(&one).unwrap();
+    assert_eq!(counts(), Some((1, 0)), "it has its shadow");
+    list.retain_left_out(|run| run != other.run.id);
+    assert_eq!(counts(), Some((0, 1)), "one ended without");
 }
 
 /// Shadows of which the thread begins to work when the returned end is dropped.
@@ -59,9 +104,9 @@ fn held() -> (Shadows, Feed, std::sync::mpsc::Sender<()>, (LogOwner, tempfile::T
     let (list, dropped) = (List::default(), Arc::new(AtomicU64::new(0)));
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let judge = judge::Judge::new(owner.log());
-    let feed = Feed::spawn(queue.clone(), dropped.clone(), move |waiting, stop| {
+    let feed = Feed::spawn(queue.clone(), dropped.clone(), move |stop| {
         let _dropped = held.recv();
-        judge.work(&receiver, &waiting, &stop);
+        judge.work(&receiver, &stop);
     });
     (Shadows { list, queue, dropped }, feed.unwrap(), hold, (owner, state))
 }
@@ -69,7 +114,12 @@ fn held() -> (Shadows, Feed, std::sync::mpsc::Sender<()>, (LogOwner, tempfile::T
 fn begin(shadows: &Shadows, feed: &mut Feed, asked: Asked) {
     let (order, _wait) = shadows.add(asked).unwrap();
     let Order::Begin(beginning) = order else { panic!() };
-    feed.begin(beginning, BTreeSet::new());
+    feed.begin(beginning, Now::default());
+}
+
+/// What everybody's shadows found.
+fn report(shadows: &Shadows, run: Option<RunId>) -> Result<oneshot::Receiver<Vec<Group>>, Refused> {
+    shadows.report(run, |_| true, ())
 }
 
 fn tick(n: usize) -> Input {
@@ -82,21 +132,21 @@ fn what_a_slow_shadow_cannot_take_is_dropped_counted_and_reported() {
     let slow = asked(1, "p", user(7));
     let (run, other) = (slow.run.id, asked(2, "p", user(7)));
     let other_run = other.run.id;
-    feed.entry(run, &tick(0), &[]);
+    feed.entry(run, &tick(0), &[], || false);
     begin(&shadows, &mut feed, slow);
     begin(&shadows, &mut feed, other);
-    (0..feed::PER_RUN + 5).for_each(|n| feed.entry(run, &tick(n), &[]));
-    feed.entry(other_run, &tick(0), &[]);
+    (0..feed::PER_RUN + 5).for_each(|n| feed.entry(run, &tick(n), &[], || false));
+    feed.entry(other_run, &tick(0), &[], || false);
     assert_eq!(shadows.counts(), (2, 5));
     feed.run_ended(run);
     drop(hold);
-    let groups = shadows.report(None).unwrap().blocking_recv().unwrap();
+    let groups = report(&shadows, None).unwrap().blocking_recv().unwrap();
     assert_eq!(groups.len(), 1, "both are of the same two policies");
     let tally = &groups[0].tally;
     assert_eq!((tally.dropped, tally.inputs, tally.runs), (5, feed::PER_RUN as u64 + 1, 2));
     assert!(!tally.is_complete());
     assert_eq!(groups[0].live, 1);
-    let live = shadows.report(Some(other_run)).unwrap().blocking_recv().unwrap();
+    let live = report(&shadows, Some(other_run)).unwrap().blocking_recv().unwrap();
     assert!(live[0].tally.is_complete(), "one run's flood drops nothing of another");
     assert_eq!(shadows.list().len(), 1, "the place of the ended run is free");
 }
@@ -105,21 +155,21 @@ fn what_a_slow_shadow_cannot_take_is_dropped_counted_and_reported() {
 fn after_the_last_shadow_of_a_run_nothing_is_handed_on() {
     let (shadows, mut feed, hold, _log) = held();
     let asked = asked(1, "p", user(7));
-    let (run, digest) = (asked.run.id, asked.policy.digest());
+    let run = asked.run.id;
     begin(&shadows, &mut feed, asked.clone());
-    let (order, ended) = shadows.remove(run, digest, Actor::Daemon);
+    let (order, ended) = shadows.remove(&shadows.list()[0], Actor::Daemon);
     let Order::End(ending) = order else { panic!() };
     feed.end(ending);
     drop(hold);
     assert_eq!(ended.blocking_recv().unwrap().live, 0);
     // The answer to a report comes after all before it.
-    let _settled = shadows.report(None).unwrap().blocking_recv();
-    feed.entry(run, &tick(1), &[]);
+    let _settled = report(&shadows, None).unwrap().blocking_recv();
+    feed.entry(run, &tick(1), &[], || false);
     assert!(shadows.list().is_empty());
     begin(&shadows, &mut feed, asked);
-    feed.entry(run, &tick(2), &[]);
+    feed.entry(run, &tick(2), &[], || false);
     feed.hand_on();
-    let groups = shadows.report(Some(run)).unwrap().blocking_recv().unwrap();
+    let groups = report(&shadows, Some(run)).unwrap().blocking_recv().unwrap();
     assert_eq!(groups[0].tally.inputs, 1, "it begins anew");
 }
 
@@ -129,9 +179,65 @@ fn a_stopped_daemon_judges_no_backlog_and_the_places_are_free() {
     let asked = asked(1, "p", user(7));
     let run = asked.run.id;
     begin(&shadows, &mut feed, asked);
-    (0..100).for_each(|n| feed.entry(run, &tick(n), &[]));
+    (0..100).for_each(|n| feed.entry(run, &tick(n), &[], || false));
     drop(hold);
     drop(feed);
     assert!(shadows.list().is_empty());
-    assert_eq!(shadows.report(None).unwrap_err(), Refused::Ended);
+    assert_eq!(report(&shadows, None).unwrap_err(), Refused::Ended);
+}
+
+#[test]
+fn a_report_that_nobody_waits_for_is_not_computed_and_keeps_its_turn_until_it_is_passed() {
+    let (shadows, mut feed, hold, _log) = held();
+    begin(&shadows, &mut feed, asked(1, "p", user(7)));
+    let (looked, turn) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
+    for _ in 0..3 {
+        let looked = looked.clone();
+        let sees = move |_: &By| looked.fetch_add(1, Ordering::Relaxed) == 0;
+        drop(shadows.report(None, sees, turn.clone()).unwrap());
+    }
+    assert_eq!(Arc::strong_count(&turn), 4, "whoever leaves keeps the turn while the report is in the queue");
+    drop(hold);
+    assert_eq!(report(&shadows, None).unwrap().blocking_recv().unwrap().len(), 1);
+    assert_eq!((looked.load(Ordering::Relaxed), Arc::strong_count(&turn)), (0, 1));
+}
+
+#[test]
+fn a_report_has_what_the_caller_sees_only() {
+    let (shadows, mut feed, hold, _log) = held();
+    drop(hold);
+    let ended = asked(3, "p", user(8));
+    let gone = ended.run.id;
+    for one in [asked(1, "p", user(7)), asked(2, "p", rule()), ended, asked(4, "p", user(8))] {
+        begin(&shadows, &mut feed, one);
+    }
+    feed.run_ended(gone);
+    let seen = |by: By| {
+        let groups = shadows.report(None, move |of| *of == by, ()).unwrap().blocking_recv().unwrap();
+        groups.iter().map(|group| (group.by.clone(), group.tally.runs, group.live)).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(user(7)), [(user(7), 1, 1)]);
+    assert_eq!(seen(user(8)), [(user(8), 2, 1)]);
+    assert_eq!(seen(rule()), [(rule(), 1, 1)]);
+    assert_eq!(seen(user(9)), []);
+}
+
+#[test]
+fn entries_that_come_between_the_end_of_a_shadow_and_the_beginning_of_the_next_give_their_room_back() {
+    let (shadows, mut feed, hold, _log) = held();
+    let asked = asked(1, "p", user(7));
+    let run = asked.run.id;
+    begin(&shadows, &mut feed, asked.clone());
+    let (order, _ended) = shadows.remove(&shadows.list()[0], Actor::Daemon);
+    let Order::End(ending) = order else { panic!() };
+    feed.end(ending);
+    (0..100).for_each(|n| feed.entry(run, &tick(n), &[], || false));
+    let other = Asked { policy: policy("q"), digest: policy("q").digest(), ..asked };
+    begin(&shadows, &mut feed, other);
+    drop(hold);
+    report(&shadows, None).unwrap().blocking_recv().unwrap();
+    (0..feed::PER_RUN).for_each(|n| feed.entry(run, &tick(n), &[], || false));
+    feed.hand_on();
+    report(&shadows, None).unwrap().blocking_recv().unwrap();
+    assert_eq!((feed.room(run), shadows.counts().1), (Some(feed::PER_RUN), 0));
 }

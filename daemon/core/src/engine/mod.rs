@@ -103,6 +103,19 @@ impl State {
         self.runs.get(&id).map(RunState::gpus)
     }
 
+    /// Whether the run is to be frozen now.
+    pub fn is_frozen(&self, id: RunId) -> bool {
+        self.runs.get(&id).is_some_and(RunState::is_frozen)
+    }
+
+    /// For a state that only watches a run which other policies contain: whether they have it frozen. Time in which it is does not count as
+    /// absence. Nothing else follows from it.
+    pub fn set_frozen_by_others(&mut self, id: RunId, frozen: bool) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.set_frozen_by_others(frozen);
+        }
+    }
+
     /// A run's containment in short and counts, while it lives.
     pub fn run(&self, id: RunId) -> Option<RunView> {
         self.runs.get(&id).map(RunState::view)

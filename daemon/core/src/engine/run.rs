@@ -40,6 +40,8 @@ pub(super) struct RunState {
     containment: Containment,
     /// It is only watched: what is decided is not carried out, but for operators' commands.
     observed: bool,
+    /// Another state has it frozen, see [`super::State::set_frozen_by_others`].
+    frozen_by_others: bool,
     /// What failsafe would have done of itself while it was only watched, by what caused it, and what is no longer so after a thaw.
     held_back: BTreeMap<Upkeep, Because>,
     /// Frozen without a decision on record when it was taken up.
@@ -95,6 +97,7 @@ impl RunState {
             registered: run.registered,
             containment: recalled.taken_up(run.contained, run.registered),
             observed: false,
+            frozen_by_others: false,
             held_back: BTreeMap::new(),
             unexplained: run.contained.unexplained,
             decisions: run.decisions,
@@ -218,6 +221,14 @@ impl RunState {
 
     pub(super) fn containment(&self) -> &Containment {
         &self.containment
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.containment.is_frozen()
+    }
+
+    pub(super) fn set_frozen_by_others(&mut self, frozen: bool) {
+        self.frozen_by_others = frozen;
     }
 
     pub(super) fn view(&self) -> RunView {
@@ -399,7 +410,7 @@ impl RunState {
             blind: &self.blind,
             unread: &self.unread,
             silent: &self.silent,
-            frozen: self.containment.is_frozen(),
+            frozen: self.containment.is_frozen() || self.frozen_by_others,
             registered: self.registered,
             unread_is_absent: self.is_as_engine_before(UNREAD_IS_UNKNOWN),
             judges_real: !self.is_as_engine_before(REAL_TRIPS_AGAIN),

@@ -55,13 +55,14 @@ impl Bench {
         let mut state = State::default();
         step(&policies, &mut state, &Input::RunStarted(run.clone()));
         let beside = Beside { run, enforced: enforced.clone(), wall_offset_ns: 0 };
-        let shadow = Shadow::begin(&beside, shadow.clone(), BTreeSet::new(), MonoTime(0));
+        let shadow = Shadow::begin(&beside, shadow.clone(), Now::default());
         Bench { beside, enforced: (policies, state), shadow, tally: Tally::default() }
     }
 
     fn feed(&mut self, input: Input) {
         let decisions = step(&self.enforced.0, &mut self.enforced.1, &input);
-        self.shadow.take(&self.beside, &input, &decisions, &mut self.tally);
+        let frozen = self.enforced.1.is_frozen(self.beside.run.id);
+        self.shadow.take(&self.beside, &input, &decisions, frozen, &mut self.tally);
     }
 
     fn signal(&mut self, s: u64, source: Source, kind: Kind, value: Value) {
@@ -176,4 +177,36 @@ fn a_signal_that_never_came_is_named() {
     let mut tally = Tally::default();
     bench.shadow.conclude(&bench.beside, &mut tally);
     assert!(tally.lacks().any(|lack| lack.what.contains("metric.loss")), "{tally:?}");
+}
+
+#[test]
+fn time_in_which_the_policy_in_force_has_the_run_frozen_is_not_absence_for_the_shadow() {
+    let rules = |diverges: &str| {
+        let text = format!(
+            "{HEAD}[[rule]]\nid = \"diverged\"\nrationale = \"x\"\nwhen = {{ signal = \"metric.loss\", above = {diverges} }}\n\
+             actions = [\"freeze\"]\n\
+             [[rule]]\nid = \"silent\"\nrationale = \"x\"\nwhen = {{ signal = \"metric.loss\", absent = \"5m\" }}\nactions = [\"notify\"]\n"
+        );
+        Arc::new(parse("p", &text).unwrap())
+    };
+    let mut bench = Bench::new(&rules("5"), &rules("50"));
+    let tick = |bench: &mut Bench, s: u64| bench.feed(Input::Tick(MonoTime(s * 1_000_000_000)));
+    bench.loss(1, 6.0);
+    assert_eq!(bench.counts(), [0, 1, 0, 0, 0], "only the policy in force freezes");
+    (2..900).for_each(|s| tick(&mut bench, s));
+    assert_eq!(bench.counts(), [0, 1, 0, 0, 0], "a frozen run reports nothing");
+    let thaw = Control {
+        seq: 0,
+        at: MonoTime(900 * 1_000_000_000),
+        run: bench.beside.run.id,
+        command: Command::Thaw,
+        actor: failsafe_core::Actor::Daemon,
+        role: "admin".into(),
+        reason: "test".into(),
+    };
+    bench.feed(Input::Control(thaw));
+    (901..1_190).for_each(|s| tick(&mut bench, s));
+    assert_eq!(bench.counts(), [0, 1, 0, 0, 0]);
+    (1_190..1_220).for_each(|s| tick(&mut bench, s));
+    assert_eq!(bench.counts(), [1, 1, 0, 0, 0], "both count from the thaw on");
 }

@@ -238,6 +238,7 @@ impl Discovery {
         (self.began, self.passing) = (true, false);
         self.release_overdue(whole);
         self.tend_early(true);
+        self.forget_left_out();
         let mut problems: Vec<String> = self.policies.errors().collect();
         if self.open() > 0 {
             // Without a number: users make cgroups, and each text is an entry of the log.

@@ -3,16 +3,16 @@
 use super::Refusal;
 use crate::policies::load;
 use failsafe_core::{
-    Policy,
+    Policy, PolicyDigest,
     discover::{Rule, Rules},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// A policy by its name.
 #[derive(Debug, Default)]
 struct One {
     /// As it was read the last time that it could be used.
-    good: Option<Policy>,
+    good: Option<(Arc<Policy>, PolicyDigest)>,
     /// Why it cannot be used as it is now.
     error: Option<String>,
 }
@@ -50,7 +50,10 @@ impl Policies {
                 None => Ok(named.policy),
             });
             match found {
-                Ok(policy) => *one = One { good: Some(policy), error: None },
+                Ok(policy) => {
+                    let digest = policy.digest();
+                    *one = One { good: Some((Arc::new(policy), digest)), error: None };
+                }
                 Err(why) => {
                     let instead = match one.good {
                         Some(_) => "the policy stays in use as it was read before",
@@ -68,6 +71,18 @@ impl Policies {
     /// # Errors
     /// Why it cannot be used.
     pub fn get(&self, name: &str) -> Result<&Policy, String> {
+        self.good(name).map(|(policy, _)| &**policy)
+    }
+
+    /// The policy of that name, with its digest.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn with_digest(&self, name: &str) -> Result<(Arc<Policy>, PolicyDigest), String> {
+        self.good(name).cloned()
+    }
+
+    fn good(&self, name: &str) -> Result<&(Arc<Policy>, PolicyDigest), String> {
         let one = self.all.get(name);
         one.and_then(|one| one.good.as_ref()).ok_or_else(|| {
             one.and_then(|one| one.error.clone()).unwrap_or_else(|| format!("policy `{name}` was not read yet"))

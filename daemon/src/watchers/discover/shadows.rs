@@ -9,10 +9,9 @@ use failsafe_core::{
     Actor, RunId,
     discover::{LABEL, Rule},
 };
-use std::sync::Arc;
-
 impl Discovery {
-    /// Has the policy judged that the rule names as its shadow. A run that gets none is bounded all the same; a later pass tries again.
+    /// Has the policy judged that the rule names as its shadow. A run that gets none is bounded all the same; a later pass tries again, and
+    /// the report of shadows has the number of such runs.
     pub(super) fn judge_beside(&mut self, run: RunId, rule: &Rule) {
         let Some(name) = &rule.shadow else { return };
         if self.parts.shadows.has_of_rule(run, &rule.name) {
@@ -23,19 +22,27 @@ impl Discovery {
             return;
         }
         // Its error is in the health of the node.
-        let Ok(policy) = self.policies.get(name) else { return };
+        let Ok((policy, digest)) = self.policies.with_digest(name) else { return };
         let asked = Asked {
             run: live.known().clone(),
             enforced: live.policy.clone(),
-            policy: Arc::new(policy.clone()),
+            policy,
+            digest,
             by: By::Rule(rule.name.clone()),
+            reserved: false,
             actor: Actor::Daemon,
         };
         match self.parts.shadows.add(asked) {
             Ok((order, _not_waited_for)) => self.send(Message::Shadow(order)),
+            Err(why) if !self.parts.shadows.leave_out(&rule.name, run, &why) => {}
             Err(why) => {
                 tracing::warn!(%run, rule = rule.name, shadow = name, %why, "a run is judged without its shadow")
             }
         }
+    }
+
+    /// Forgets the runs without a shadow that have ended, but for their number.
+    pub(super) fn forget_left_out(&self) {
+        self.parts.shadows.retain_left_out(|run| self.parts.registry.get(run).is_some());
     }
 }
