@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::canonical;
 use crate::clock::Stamp;
+use crate::view::View;
 
 /// Largest entry, in bytes. Below 2^24, so the top byte of every frame's length is zero; JSON text has no zero byte, hence
 /// no text that a run can put into an entry looks like a frame.
@@ -265,6 +266,15 @@ pub enum ParseError {
 }
 
 impl Entry {
+    /// The entry of bytes that were checked before.
+    pub(crate) fn of(view: &View<'_>) -> Result<Self, ParseError> {
+        let View { index, prev, leaf_hash, bytes, .. } = *view;
+        let Wire { wall_ns, mono_ns, boot_id, kind, run, incident, body, .. } =
+            serde_json::from_slice(bytes).map_err(|e| ParseError::Json(e.to_string()))?;
+        let (body, bytes) = (Value::Object(body), Arc::from(bytes));
+        Ok(Self { index, prev, wall_ns, mono_ns, boot_id, kind, run, incident, body, leaf_hash, bytes })
+    }
+
     /// Parses canonical bytes.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 use crate::clock::Stamp;
 use crate::entry::{Entry, kind};
+use crate::view::View;
 
 /// The cause of the gap entry about a clock that is not believed.
 pub(crate) const CAUSE: &str = "clock";
@@ -28,11 +29,12 @@ impl Plausible {
         Plausible { last: wall_ns.map(|wall_ns| Stamp { wall_ns, ..Stamp::default() }), ..Plausible::default() }
     }
 
-    /// Takes the time of an entry of the log.
-    pub fn read(&mut self, entry: &Entry) {
-        let Entry { wall_ns, mono_ns, boot_id, .. } = entry;
-        self.see(&Stamp { wall_ns: *wall_ns, mono_ns: *mono_ns, boot_id: boot_id.clone() });
-        self.reported |= self.jumped.is_some() && entry.kind == kind::GAP && entry.body["cause"] == CAUSE;
+    /// Takes the time of an entry of the log, which is parsed if it may be the report.
+    pub fn read(&mut self, view: &View<'_>, entry: Option<&Entry>) {
+        let View { wall_ns, mono_ns, ref boot_id, .. } = *view;
+        self.see(&Stamp { wall_ns, mono_ns, boot_id: boot_id.to_string() });
+        let report = |entry: &Entry| entry.kind == kind::GAP && entry.body["cause"] == CAUSE;
+        self.reported |= self.jumped.is_some() && entry.is_some_and(report);
     }
 
     /// Takes the time now. Whether it is believed.

@@ -6,9 +6,10 @@ use std::io;
 use std::path::Path;
 
 use crate::entry::{Entry, ParseError};
-use crate::frame::{Bad, Scanner, Step};
+use crate::frame::{Bad, Look, Scanner};
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, ReadAt};
+use crate::view::View;
 use crate::walk::Chain;
 
 /// Iterates over the entries of a log, in order.
@@ -60,6 +61,10 @@ impl Filter {
             && (self.kinds.is_empty() || self.kinds.iter().any(|k| k == kind))
             && self.since_ns.is_none_or(|since| wall_ns >= since)
             && self.until_ns.is_none_or(|until| wall_ns < until)
+    }
+
+    pub(crate) fn takes_view(&self, view: &View<'_>) -> bool {
+        self.takes(view.wall_ns, &view.kind, view.run.as_deref(), view.incident.as_deref())
     }
 
     /// Whether every entry passes.
@@ -156,23 +161,43 @@ impl<S: ReadAt> LogReader<S> {
     }
 
     fn read(&mut self) -> Result<Option<Entry>, ReadError> {
+        self.next_entry(|_, _| true).map(Option::flatten)
+    }
+
+    /// The next entry if it is `wanted`, and `Some(None)` if it is not; `None` at the end.
+    fn next_entry(
+        &mut self,
+        wanted: impl FnOnce(&Filter, &View<'_>) -> bool,
+    ) -> Result<Option<Option<Entry>>, ReadError> {
+        let found = self.next_view(|filter, view| wanted(filter, view).then(|| view.entry()))?;
+        let failed = |why| ReadError::Entry { offset: self.scanner.offset(), index: self.next_index, why };
+        found.map(|entry| entry.transpose().map_err(failed)).transpose()
+    }
+
+    /// The index of the next entry, and whether it passes `filter`; `None` at the end.
+    pub(crate) fn next_place(&mut self, filter: &Filter) -> Result<Option<(u64, bool)>, ReadError> {
+        self.next_view(|_, view| (view.index, filter.takes_view(view)))
+    }
+
+    /// What `take` makes of the next entry; `None` at the end.
+    fn next_view<T>(&mut self, take: impl FnOnce(&Filter, &View<'_>) -> T) -> Result<Option<T>, ReadError> {
         self.cut_tail = None;
         self.begin()?;
-        let index = self.next_index;
-        match self.scanner.step().map_err(ReadError::Io)? {
-            Step::End => Ok(None),
-            Step::Bad(bad @ (Bad::HeaderCut | Bad::FrameHeaderCut(_) | Bad::Cut { .. })) => {
+        let (index, stands) = (self.next_index, self.scanner.offset());
+        match self.scanner.look().map_err(ReadError::Io)? {
+            Look::End => Ok(None),
+            Look::Bad(bad @ (Bad::HeaderCut | Bad::FrameHeaderCut(_) | Bad::Cut { .. })) => {
                 self.cut_tail = Some(bad);
                 Ok(None)
             }
-            Step::Bad(why) => Err(ReadError::Frame { offset: self.scanner.offset(), index, why }),
-            Step::Frame { offset, bytes } => {
-                let entry = Entry::parse(&bytes).map_err(|why| ReadError::Entry { offset, index, why })?;
-                if entry.index != index {
-                    return Err(ReadError::Index { offset, index, found: entry.index });
+            Look::Bad(why) => Err(ReadError::Frame { offset: stands, index, why }),
+            Look::Frame { offset, bytes } => {
+                let view = View::parse(bytes).map_err(|why| ReadError::Entry { offset, index, why })?;
+                if view.index != index {
+                    return Err(ReadError::Index { offset, index, found: view.index });
                 }
                 self.next_index += 1;
-                Ok(Some(entry))
+                Ok(Some(take(&self.filter, &view)))
             }
         }
     }
@@ -183,9 +208,9 @@ impl<S: ReadAt> Iterator for LogReader<S> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.failed {
-            match self.read() {
-                Ok(Some(entry)) if self.filter.accepts(&entry) => return Some(Ok(entry)),
-                Ok(Some(_)) => {}
+            match self.next_entry(Filter::takes_view) {
+                Ok(Some(Some(entry))) => return Some(Ok(entry)),
+                Ok(Some(None)) => {}
                 Ok(None) => return None,
                 Err(error) => {
                     self.failed = true;

@@ -186,11 +186,13 @@ impl Search {
                     Current::Scan { first, .. } => Some(*first),
                     Current::Picked { .. } => None,
                 });
-                let catalog = Catalog::load(&self.dir);
-                if begins.is_some_and(|first| first > wanted) && catalog.segments.len() > self.catalog.segments.len() {
-                    // More was sealed since the last look at the folder.
-                    (self.catalog, self.current, self.next) = (catalog, None, wanted);
-                    continue;
+                if begins.is_some_and(|first| first > wanted) {
+                    let catalog = Catalog::load(&self.dir);
+                    if catalog.segments.len() > self.catalog.segments.len() {
+                        // More was sealed since the last look at the folder.
+                        (self.catalog, self.current, self.next) = (catalog, None, wanted);
+                        continue;
+                    }
                 }
                 return Ok(());
             };
@@ -281,16 +283,19 @@ fn keep_last(
     wanted: usize,
     last: &mut VecDeque<u64>,
 ) -> Option<u64> {
-    for entry in reader.by_ref() {
-        let Ok(entry) = entry else { return Some(reader.next_index()) };
-        if filter.accepts(&entry) {
-            last.push_back(entry.index);
-            if last.len() > wanted {
-                last.pop_front();
+    loop {
+        match reader.next_place(filter) {
+            Ok(Some((index, true))) => {
+                last.push_back(index);
+                if last.len() > wanted {
+                    last.pop_front();
+                }
             }
+            Ok(Some((_, false))) => {}
+            Ok(None) => return None,
+            Err(_) => return Some(reader.next_index()),
         }
     }
-    None
 }
 
 impl Iterator for Search {

@@ -13,10 +13,12 @@
 //!   or do not fit.
 //! - Readers need no lock: a name that ends in `.segment` appears by a rename of the whole, synced file.
 
+pub mod brief;
 pub mod catalog;
 pub mod index;
 pub mod summary;
 
+pub use brief::Brief;
 pub use catalog::{Catalog, Known};
 pub use index::{Builder, Index, Row};
 pub use summary::{Removed, Summary};

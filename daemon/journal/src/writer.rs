@@ -21,7 +21,7 @@ use crate::frame::{self, Bad, HEADER_BYTES, push_frame};
 use crate::head::Head;
 use crate::plausible::{self, Plausible};
 use crate::removal;
-use crate::segments::{Builder, Summary, catalog};
+use crate::segments::{Builder, Summary};
 use crate::statement;
 use crate::storage::{ReadAt, Storage};
 use crate::tree::{self, Growing, Tree, signed};
@@ -110,13 +110,14 @@ impl<S: Storage> AuditLog<S> {
         let mut stated = 0;
         let mut plausible = Plausible::after(storage.last_wall_ns());
         let mut walker = Walker::continuing(storage, start);
-        let ending = walker.run(|offset, entry| {
-            builder.push(offset, &catalog::about(&entry));
-            leaves.push(entry.leaf_hash);
-            stated = statement::signed(&entry).unwrap_or(stated);
-            plausible.read(&entry);
-            if noted.iter().any(|head| head.entries == entry.index + 1) {
-                hashes.insert(entry.index, entry.leaf_hash);
+        let ending = walker.run_views(|offset, view| {
+            builder.add(offset, view);
+            leaves.push(view.leaf_hash);
+            let entry = view.entry_of(statement::may_be_in);
+            stated = entry.as_ref().and_then(statement::signed).unwrap_or(stated);
+            plausible.read(view, entry.as_ref());
+            if noted.iter().any(|head| head.entries == view.index + 1) {
+                hashes.insert(view.index, view.leaf_hash);
             }
         });
         let ending = ending.map_err(OpenError::io("read"))?;

@@ -54,7 +54,7 @@ fn forged(dir: &Path, segments: usize) -> Removed {
         segments: segments as u64,
         entries: last.end().next_index,
         head: last.head,
-        last_summary: last.hash(),
+        last_summary: last.hash,
         wall_ns: 1,
         why: "older than 31536000 s".into(),
         entry: Some(last.end().next_index + 1),

@@ -3,8 +3,8 @@
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-use super::{Builder, Index, Removed, Summary, index_path, sealed, segment_path, summary_path};
-use crate::entry::{About, Entry, Hash};
+use super::{Brief, Builder, Index, Removed, Summary, index_path, sealed, segment_path, summary_path};
+use crate::entry::Hash;
 use crate::removal;
 use crate::storage::{FileStorage, bounded};
 use crate::view::View;
@@ -30,7 +30,7 @@ pub struct Known {
     /// Index of its first entry.
     pub first: u64,
     /// Its summary, where that can be relied on; without it the segment is read whole.
-    pub summary: Option<Summary>,
+    pub summary: Option<Brief>,
 }
 
 impl Catalog {
@@ -52,23 +52,33 @@ impl Catalog {
         let removed = catalog.removed.as_ref();
         let mut expected = Some(removed.map_or_else(Chain::default, Removed::end));
         let mut previous = Some(removed.map_or([0; 32], |r| r.last_summary));
-        for first in sealed(dir) {
+        let sealed = sealed(dir);
+        let last = sealed.last().copied();
+        for first in sealed {
             // Removed, but the removal of the file was interrupted.
             if catalog.removed.as_ref().is_some_and(|r| first < r.entries) {
                 continue;
             }
-            let summary = read_summary(dir, first).and_then(|summary| {
-                let start = expected.is_none_or(|expected| summary.start() == expected);
-                let chained = previous.is_none_or(|previous| summary.previous_summary == previous);
-                match (start, chained) {
-                    (true, true) => Ok(summary),
-                    (false, _) => Err(format!("segment {first} does not continue the one before it")),
-                    (_, false) => Err(format!("the summary of segment {first} does not name the summary before it")),
+            let summary = read_summary(dir, first, Some(first) == last).and_then(|summary| {
+                if expected.is_some_and(|expected| summary.start() != expected) {
+                    return Err(format!("segment {first} does not continue the one before it"));
                 }
+                if previous.is_some_and(|previous| summary.previous_summary != previous) {
+                    // Either of the two may have been changed.
+                    if let Some(before) = catalog.segments.last_mut() {
+                        before.summary = None;
+                    }
+                    return Err(format!("the summary of segment {first} does not name the summary before it"));
+                }
+                Ok(summary)
             });
             match &summary {
-                Ok(summary) => (expected, previous) = (Some(summary.end()), Some(summary.hash())),
+                Ok(summary) => (expected, previous) = (Some(summary.end()), Some(summary.hash)),
                 Err(why) => {
+                    // Nothing vouches for the text of the one before.
+                    if let Some(before) = catalog.segments.last_mut() {
+                        before.summary.take_if(|summary| summary.summary().is_none());
+                    }
                     catalog.problems.push(why.clone());
                     (expected, previous) = (None, None);
                 }
@@ -82,7 +92,7 @@ impl Catalog {
     #[must_use]
     pub fn end(&self) -> Option<Chain> {
         match self.segments.last() {
-            Some(known) => known.summary.as_ref().map(Summary::end),
+            Some(known) => known.summary.as_ref().map(Brief::end),
             None => Some(self.removed.as_ref().map_or_else(Chain::default, Removed::end)),
         }
     }
@@ -91,7 +101,7 @@ impl Catalog {
     #[must_use]
     pub fn last_hash(&self) -> Hash {
         match self.segments.last() {
-            Some(known) => known.summary.as_ref().map(Summary::hash).unwrap_or_default(),
+            Some(known) => known.summary.as_ref().map(|summary| summary.hash).unwrap_or_default(),
             None => self.removed.as_ref().map(|r| r.last_summary).unwrap_or_default(),
         }
     }
@@ -103,13 +113,13 @@ impl Catalog {
     }
 }
 
-fn read_summary(dir: &Path, first: u64) -> Result<Summary, String> {
+/// The next summary vouches for the text of this one, by its hash; the text of the last one is compared with what would be written.
+fn read_summary(dir: &Path, first: u64, last: bool) -> Result<Brief, String> {
     let path = summary_path(dir, first);
     let bytes = bounded::read(&path, bounded::LARGEST)
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    let summary: Summary =
-        serde_json::from_slice(&bytes).map_err(|error| format!("{} is no summary: {error}", path.display()))?;
-    if summary.first != first || summary.encode() != bytes {
+    let summary = Brief::read(bytes).map_err(|error| format!("{} is no summary: {error}", path.display()))?;
+    if summary.first != first || (last && summary.summary().is_none()) {
         return Err(format!("{} is not the summary of segment {first}", path.display()));
     }
     let segment = segment_path(dir, first);
@@ -122,16 +132,9 @@ fn read_summary(dir: &Path, first: u64) -> Result<Summary, String> {
 
 /// The index of a segment, if its file is the one that `summary` names.
 #[must_use]
-pub fn read_index(dir: &Path, summary: &Summary) -> Option<Index> {
+pub fn read_index(dir: &Path, summary: &Brief) -> Option<Index> {
     let bytes = bounded::read(&index_path(dir, summary.first), LARGEST_INDEX).ok()?;
     (Hash::from(Sha256::digest(&bytes)) == summary.index_sha256).then(|| Index::decode(&bytes))?
-}
-
-/// What an index holds of `entry`.
-#[must_use]
-pub fn about(entry: &Entry) -> About {
-    let Entry { wall_ns, kind, run, incident, .. } = entry;
-    About { wall_ns: *wall_ns, kind: kind.clone(), run: run.clone(), incident: incident.clone() }
 }
 
 /// Reads the whole segment that begins at `first`, verifies it, and makes its summary and index.
@@ -159,10 +162,10 @@ pub(crate) fn digest_seen(
     };
     let mut builder = Builder::new(first);
     let mut start = None;
-    let ending = walker.run_views(|offset, entry| {
-        start.get_or_insert(Chain { next_index: entry.index, head: entry.prev });
-        builder.add(offset, entry.wall_ns, &entry.kind, entry.run.as_deref(), entry.incident.as_deref());
-        look(entry);
+    let ending = walker.run_views(|offset, view| {
+        start.get_or_insert(Chain { next_index: view.index, head: view.prev });
+        builder.add(offset, view);
+        look(view);
     });
     match ending.map_err(|e| named(e.to_string()))? {
         Ending::Clean => {}

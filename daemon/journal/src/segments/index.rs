@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::entry::About;
 use crate::reader::Filter;
+use crate::view::View;
 
 /// First bytes of an index file: name and version.
 const MAGIC: &[u8; 8] = b"FSINDEX\x01";
@@ -139,11 +140,15 @@ impl Builder {
 
     /// Adds the next entry, of which the frame begins at `offset`.
     pub fn push(&mut self, offset: u64, about: &About) {
-        self.add(offset, about.wall_ns, &about.kind, about.run.as_deref(), about.incident.as_deref());
+        self.row(offset, about.wall_ns, &about.kind, about.run.as_deref(), about.incident.as_deref());
     }
 
-    /// [`push`](Self::push), from the single fields.
-    pub fn add(&mut self, offset: u64, wall_ns: u64, kind: &str, run: Option<&str>, incident: Option<&str>) {
+    /// [`push`](Self::push), of an entry that is read.
+    pub(crate) fn add(&mut self, offset: u64, view: &View<'_>) {
+        self.row(offset, view.wall_ns, &view.kind, view.run.as_deref(), view.incident.as_deref());
+    }
+
+    fn row(&mut self, offset: u64, wall_ns: u64, kind: &str, run: Option<&str>, incident: Option<&str>) {
         let Builder { index, kinds, runs, incidents } = self;
         let packed = Packed {
             offset,

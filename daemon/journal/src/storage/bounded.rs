@@ -35,7 +35,9 @@ pub fn open_regular(path: &Path, options: &OpenOptions, flags: OFlag) -> io::Res
 /// As for [`open_regular`], and [`io::ErrorKind::FileTooLarge`].
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_regular(path, OpenOptions::new().read(true), OFlag::O_NOFOLLOW)?;
-    let mut bytes = Vec::new();
+    // One allocation and one read for a file that does not change its size.
+    let expected = file.metadata()?.len().min(limit).saturating_add(1);
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));

@@ -18,7 +18,8 @@ use crate::frame::{HEADER_BYTES, header_at};
 use crate::head::{Head, HeadFile};
 use crate::removal::{self, AtStart};
 use crate::segments::{
-    self, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, index_path, segment_path, summary_path,
+    self, Brief, Catalog, REMOVED_FILE, Removed, SEGMENT_BYTES, Summary, catalog, index_path, segment_path,
+    summary_path,
 };
 use crate::tree::leaves::Leaves;
 use crate::tree::{SignedTree, Tree, edge, signed};
@@ -288,9 +289,9 @@ impl Storage for LogFolder {
         }
         let mut bytes = catalog.bytes() + self.active.len().unwrap_or(0);
         let (mut segments, mut why) = (Vec::new(), String::new());
-        for summary in catalog.segments.iter().map_while(|known| known.summary.as_ref()) {
-            let age = now_ns.saturating_sub(summary.last_wall_ns);
-            let unsigned = self.layout.checkpoint.is_some() && summary.end().next_index > signed;
+        for brief in catalog.segments.iter().map_while(|known| known.summary.as_ref()) {
+            let age = now_ns.saturating_sub(brief.last_wall_ns);
+            let unsigned = self.layout.checkpoint.is_some() && brief.end().next_index > signed;
             let reason = if bytes > max_bytes {
                 let unsigned = if unsigned {
                     format!("; no checkpoint was signed of entries from {signed} on")
@@ -303,11 +304,9 @@ impl Storage for LogFolder {
             } else {
                 break;
             };
-            if live(summary) {
-                break;
-            }
+            let Some(summary) = brief.summary().filter(|summary| !live(summary)) else { break };
             (why, bytes) = (reason, bytes.saturating_sub(summary.bytes));
-            segments.push(summary.clone());
+            segments.push(summary);
         }
         let last = segments.last()?;
         let before = catalog.removed.map_or(0, |removed| removed.segments);
@@ -454,7 +453,7 @@ fn repaired(dir: &Path, removed: Option<Removed>, findings: &mut Vec<String>) ->
         found.removed.as_ref().map_or((Some(Chain::default()), [0; 32]), |r| (Some(r.end()), r.last_summary));
     for known in &found.segments {
         let sound = known.summary.as_ref().filter(|s| s.previous_summary == previous);
-        let sound = sound.filter(|s| catalog::read_index(dir, s).is_some()).cloned();
+        let sound = sound.filter(|s| catalog::read_index(dir, s).is_some()).and_then(Brief::summary);
         let summary = match sound {
             Some(summary) => summary,
             None => match catalog::digest(dir, known.first, end, previous) {

@@ -18,7 +18,9 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
     match (View::parse(bytes), Entry::parse(bytes)) {
         (Ok(view), Ok(entry)) => {
             prop_assert_eq!(view.index, entry.index);
+            prop_assert_eq!(view.entry(), Ok(entry.clone()));
             prop_assert_eq!((view.prev, view.wall_ns, view.leaf_hash), (entry.prev, entry.wall_ns, entry.leaf_hash));
+            prop_assert_eq!((view.mono_ns, &*view.boot_id), (entry.mono_ns, entry.boot_id.as_str()));
             prop_assert_eq!(&*view.kind, entry.kind.as_str());
             prop_assert_eq!(
                 (view.run.as_deref(), view.incident.as_deref()),
