@@ -33,6 +33,7 @@ const CANDIDATES: &[(&str, &[&str])] = &[
     ("robust-z", &["{ method = \"robust-z\" }"]),
     ("ewma-band", &["{ method = \"ewma-band\" }"]),
     ("cusum", &["{ method = \"cusum\" }"]),
+    ("cusum-limit-18", &["{ method = \"cusum\", limit = 18 }"]),
     ("cusum-cautious", &["{ method = \"cusum\", drift = 1.5, limit = 30 }"]),
     ("robust-z-or-cusum", &["{ method = \"robust-z\" }", "{ method = \"cusum\" }"]),
     ("page-hinkley", &["{ method = \"page-hinkley\" }"]),
@@ -60,6 +61,9 @@ pub fn run(args: &Args) -> Result<Report> {
     let steps: usize = curves.iter().map(Curve::judged).sum();
     report.condition("curves", json!(curves.iter().map(|curve| curve.name.clone()).collect::<Vec<_>>()));
     report.condition("healthy_steps", steps);
+    let rises: usize = curves.iter().map(Curve::lasting_rises).sum();
+    // Each looks like the smallest fault that is put in: who finds that one finds these.
+    report.figure("lasting_rises_per_million", rises as f64 * 1e6 / steps as f64);
     report.figure("always-fire_alarms_per_million", 1e6 / ONE_ALARM as f64);
     for (name, tables) in CANDIDATES {
         measure(&mut report, name, &detectors(tables)?, &curves);
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slow_detector_finds_every_fault_within_100_steps_with_one_alarm_where_nothing_rose() {
+    fn the_slow_detector_finds_every_fault_within_100_steps_and_is_silent_where_nothing_rose() {
         let Some(curves) = curves() else { return };
         let detectors = detectors(&["{ method = \"cusum\" }"]).unwrap();
         for fault in Fault::ALL {
@@ -187,7 +191,7 @@ mod tests {
         }
         let alarms: Vec<bool> = curves.iter().flat_map(|curve| alarms(&detectors, curve)).collect();
         let false_ones = alarms.iter().filter(|risen| !**risen).count();
-        assert!(alarms.len() <= 5 && false_ones <= 1, "{alarms:?}");
+        assert!(alarms.len() <= 4 && false_ones == 0, "{alarms:?}");
     }
 
     #[test]

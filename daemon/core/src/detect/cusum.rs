@@ -1,8 +1,9 @@
 //! Divergence: a small rise that lasts. One-sided cumulative sum of how far values lie from a slow reference, in standard deviations.
 //!
 //! The reference (exponentially weighted mean and mean absolute deviation) is held while evidence piles up, or it would follow the
-//! rise that is looked for. One value adds at most `cap`: a single spike is for `robust-z`. A rise that has been found for `relearn`
-//! values is the new reference.
+//! rise that is looked for. One value adds at most `cap`: a single spike is for `robust-z`. What is found holds until the evidence is
+//! as good as gone: a rise as small as `drift` lets the sum wander about the limit, and one rise would be found again and again. A rise
+//! that has been found for `relearn` values is the new reference.
 
 use super::{Detect, Detector, Finding, Param, Sample, Side, Spec, no_check};
 use crate::time::MonoTime;
@@ -33,8 +34,10 @@ const NORMAL: f64 = 1.253_314_137_315_5;
 /// Values beyond it are no measurement, but the overflow of a program: the square of a number above it is none. One among the first
 /// values would be most of the reference for as long as it fades.
 const LARGEST: f64 = 1e150;
-/// The share of `limit` up to which the reference follows.
+/// The share of `limit` up to which the reference follows, and what was found no longer holds.
 const FOLLOWS: f64 = 1.0 / 6.0;
+/// Engines before this one: what was found no longer holds below the limit.
+const HOLDS_ON: u32 = 12;
 
 #[derive(Debug, Clone)]
 struct Cusum {
@@ -45,6 +48,8 @@ struct Cusum {
     after: usize,
     relearn: usize,
     side: Side,
+    /// The sum up to which what was found no longer holds.
+    clears: f64,
     seen: usize,
     /// Values for which it has been found without a break.
     found: usize,
@@ -54,8 +59,10 @@ struct Cusum {
 }
 
 fn start(detect: &Detect, _: MonoTime) -> Box<dyn Detector> {
+    let limit = detect.number("limit");
     Box::new(Cusum {
-        limit: detect.number("limit"),
+        limit,
+        clears: limit * FOLLOWS,
         drift: detect.number("drift"),
         cap: detect.number("cap"),
         fading: detect.number("fading"),
@@ -100,9 +107,9 @@ impl Detector for Cusum {
             }
             return None;
         }
-        // Never far above the limit: it clears soon after the values are back.
+        // Never far above the limit: what was found ends soon after the values are back.
         self.sum = (self.sum + z.min(self.cap) - self.drift).clamp(0.0, self.limit + self.cap);
-        let found = self.sum > self.limit;
+        let found = self.sum > if self.found > 0 { self.clears } else { self.limit };
         self.found = if found { self.found + 1 } else { 0 };
         if self.sum <= self.limit * FOLLOWS {
             let most = self.cap * sigma;
@@ -110,6 +117,12 @@ impl Detector for Cusum {
             self.deviation += weight * (residual.abs().min(most) - self.deviation);
         }
         Some(Finding { found, score: self.sum })
+    }
+
+    fn decide_as(&mut self, engine: u32) {
+        if engine < HOLDS_ON {
+            self.clears = self.limit;
+        }
     }
 
     fn copy(&self) -> Box<dyn Detector> {

@@ -111,6 +111,8 @@ pub trait Detector: fmt::Debug + Send + Sync {
     }
     /// Nothing could come until now: the time does not count.
     fn skip(&mut self, _now: MonoTime) {}
+    /// Finds what it found as part of that earlier engine. Called once, before the first value.
+    fn decide_as(&mut self, _engine: u32) {}
     /// For a copy of the state.
     fn copy(&self) -> Box<dyn Detector>;
 }

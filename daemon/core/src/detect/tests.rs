@@ -152,6 +152,41 @@ fn cusum_finds_a_rise_after_a_value_that_no_sum_holds_among_the_first_ones() {
     }
 }
 
+/// Noise, and a rise that is hardly more than it: the sum wanders about its limit.
+fn wandering(n: u64) -> f64 {
+    // splitmix64.
+    let mut x = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let noise = ((x ^ (x >> 31)) >> 40) as f64 / f64::from(1u32 << 24) - 0.5;
+    3.0 + 0.1 * noise + if n >= 2_000 { 0.05 } else { 0.0 }
+}
+
+/// Each value with which it is found and was not before.
+fn findings(engine: Option<u32>) -> Vec<u64> {
+    let mut started = with(&cusum::SPEC, &[]).unwrap().start(MonoTime(0));
+    if let Some(engine) = engine {
+        started.decide_as(engine);
+    }
+    let (mut before, mut begins) = (false, Vec::new());
+    for n in 0..4_000 {
+        let found = started.take(sample(n, wandering(n))).is_some_and(|finding| finding.found);
+        if found && !before {
+            begins.push(n);
+        }
+        before = found;
+    }
+    begins
+}
+
+#[test]
+fn cusum_finds_one_small_rise_once_and_earlier_engines_find_it_again_and_again() {
+    let (now, earlier) = (findings(None), findings(Some(11)));
+    assert!(matches!(now[..], [n] if (2_000..2_200).contains(&n)), "{now:?}");
+    assert!(earlier.len() > 10 && earlier[0] == now[0], "{earlier:?}");
+    assert_eq!(findings(Some(crate::replay::ENGINE)), now);
+}
+
 proptest! {
     #[test]
     fn no_series_of_finite_values_makes_a_detector_panic_or_give_a_score_that_is_not_finite(

@@ -149,7 +149,7 @@ impl LeafState {
     }
 
     /// A value of the test's signal.
-    pub(super) fn value(&mut self, test: &Test, hold: Span, signal: &Signal) {
+    pub(super) fn value(&mut self, test: &Test, hold: Span, signal: &Signal, earlier: Option<u32>) {
         match test {
             Test::Threshold { op, bound, clear, over: None, series, .. } => {
                 let judge = |value: &Value| judged(*op, *bound, *clear, value);
@@ -168,7 +168,7 @@ impl LeafState {
                 let judge = |value: &Value| value.real().and_then(real);
                 self.of_series(signal, *series, None, hold, judge, real);
             }
-            Test::Detect { detect, .. } => self.detect(detect, hold, signal),
+            Test::Detect { detect, .. } => self.detect(detect, hold, signal, earlier),
             Test::Compare { kind, op, than, .. } => self.compare(kind, *op, than, hold, signal),
             Test::Steps { .. } => self.step(signal),
             Test::Phase { phase } => {

@@ -86,7 +86,7 @@ impl RunState {
         let contained = (run.contained.frozen || run.contained.blocked) && !run.contained.unexplained;
         let gpus = all_gpus(&run.gpus, &run.mig);
         let tree = |rule: &Rule| match &rule.when {
-            Condition::Tree(tree) => Some(TreeState::new(tree, gpus.iter().cloned(), run.registered)),
+            Condition::Tree(tree) => Some(TreeState::new(tree, gpus.iter().cloned(), run.registered, earlier)),
             Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Event(_) => None,
         };
         let trees: Vec<Option<TreeState>> = policy.rules.iter().map(tree).collect();

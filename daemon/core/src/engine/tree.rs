@@ -43,6 +43,8 @@ struct Program {
 pub(super) struct TreeState {
     program: Program,
     of_gpus: bool,
+    /// The engine that it decides as; `None`: this one.
+    earlier: Option<u32>,
     /// Of tests that are not on a GPU, by the number of the test; the others' are in the instances.
     shared: Vec<LeafState>,
     instances: Vec<Instance>,
@@ -223,11 +225,16 @@ fn states(program: &Program, now: MonoTime) -> Vec<LeafState> {
 }
 
 impl TreeState {
-    /// Of a run with these GPUs.
-    pub(super) fn new(tree: &Tree, gpus: impl Iterator<Item = GpuId>, now: MonoTime) -> TreeState {
+    /// Of a run with these GPUs; `earlier`: the engine that it decides as, where that is not this one.
+    pub(super) fn new(
+        tree: &Tree,
+        gpus: impl Iterator<Item = GpuId>,
+        now: MonoTime,
+        earlier: Option<u32>,
+    ) -> TreeState {
         let program = Program::of(tree);
         let (of_gpus, shared) = (tree.is_of_gpus(), states(&program, now));
-        let mut state = TreeState { program, of_gpus, shared, instances: Vec::new() };
+        let mut state = TreeState { program, of_gpus, earlier, shared, instances: Vec::new() };
         if of_gpus {
             state.set_gpus(&gpus.collect(), now);
         } else {
@@ -263,7 +270,7 @@ impl TreeState {
 
     /// Takes a signal or an event, without judging.
     pub(super) fn take(&mut self, rule: &Rule, policy: &Policy, signal: &Signal, observed: bool) {
-        let TreeState { program, shared, instances, .. } = self;
+        let TreeState { program, shared, instances, earlier, .. } = self;
         for (n, leaf) in program.leaves.iter().enumerate() {
             let is_event = matches!(signal.value, Value::Event(_));
             let concerns = match &leaf.test {
@@ -286,7 +293,7 @@ impl TreeState {
             let mut give = |state: &mut LeafState| match &leaf.test {
                 test @ (Test::Event { .. } | Test::Count { .. }) => state.event(test, signal, observes()),
                 test => {
-                    state.value(test, leaf.hold, signal);
+                    state.value(test, leaf.hold, signal, *earlier);
                     false
                 }
             };

@@ -12,14 +12,21 @@ use crate::{
 
 impl LeafState {
     /// Gives the value to the detector of its series. One that is not finite, or with which the detector cannot judge, is not known.
-    pub(super) fn detect(&mut self, detect: &Detect, hold: Span, signal: &Signal) {
+    /// `earlier`: the engine that it decides as, where that is not this one.
+    pub(super) fn detect(&mut self, detect: &Detect, hold: Span, signal: &Signal, earlier: Option<u32>) {
         let Some((value, step)) = signal.value.number() else { return };
         let Some(gauge) = self.gauge(signal.value.series()) else { return };
         gauge.value = value;
         if !value.is_finite() {
             return gauge.forget();
         }
-        let detector = gauge.detector.get_or_insert_with(|| detect.start(signal.at));
+        let detector = gauge.detector.get_or_insert_with(|| {
+            let mut started = detect.start(signal.at);
+            if let Some(engine) = earlier {
+                started.decide_as(engine);
+            }
+            started
+        });
         match detector.take(Sample { value, at: signal.at, step }) {
             Some(finding) => {
                 gauge.score = finding.score;
