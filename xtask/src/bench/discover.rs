@@ -2,7 +2,7 @@
 //! refused. The tree is made as Slurm makes it, level by level. Measured twice: the kernel binds the cgroup when it is made, or the daemon
 //! does when it registers it.
 
-use super::{Args, report::Report, statistics::at};
+use super::{Args, crowd::remove, report::Report, statistics::at};
 use crate::{
     daemon::{Daemon, Options, cgroup2},
     interrupt,
@@ -53,15 +53,6 @@ impl Drop for Root {
         }
         eprintln!("left behind: {}", self.0.display());
     }
-}
-
-fn remove(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            remove(&entry.path())?;
-        }
-    }
-    fs::remove_dir(folder)
 }
 
 /// Measures.

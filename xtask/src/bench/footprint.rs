@@ -1,8 +1,14 @@
-//! Resident memory and CPU of the idle daemon with 1 and with 100 runs, beside Prometheus's node exporter in the same run.
+//! Resident memory and CPU of the idle daemon with 8 simulated GPUs and 1, 20 and 1,000 runs, and of the gateway that serves its
+//! metrics, beside Prometheus's node exporter in the same run.
 
-use super::{Args, report::Report};
+use super::{
+    Args,
+    crowd::{Crowd, family, rss_mib as rss_of},
+    report::Report,
+};
 use crate::{
     daemon::{Daemon, Options},
+    gpu_check::simulated_library,
     interrupt, shell,
 };
 use anyhow::{Context, Result};
@@ -15,10 +21,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The daemon may hold this much.
-const BOUND_MIB: f64 = 20.0;
+/// Runs, and how much memory the daemon may hold with them.
+const RUNS: [(usize, Option<f64>); 3] = [(1, None), (20, Some(20.0)), (1_000, Some(40.0))];
+/// Percent of a core that the daemon may take with 20 runs.
+const BOUND_CPU: f64 = 0.3;
+const GPUS: usize = 8;
 /// Figures are taken over this long.
-const WINDOW: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(20);
+/// What a new run costs is over by then.
+const SETTLE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The node exporter, ended when dropped.
@@ -50,55 +61,67 @@ impl Drop for Exporter {
 /// The daemon, a run or the exporter failed.
 pub fn run(args: &Args) -> Result<Report> {
     let mut report = Report::new("footprint", 1, args.debug);
-    report.condition("nvml", "disabled: no sampler process");
+    report.condition("gpus", format!("{GPUS} H100, simulated, sampled once a second by a process of its own"));
     report.condition("window_s", WINDOW.as_secs());
+    report.condition("scrapes", "the gateway and the node exporter, once a second");
     let folder = tempfile::tempdir().context("making a folder")?;
-    let policy = folder.path().join("policy.toml");
-    let text = "[policy]\nname = \"idle\"\nowner = \"bench@example.org\"\n[egress]\nallow = [{ cidr = \"127.0.0.0/8\" }]\n[[rule]]\nid = \"memory\"\nrationale = \"bench\"\nwhen = { signal = \"memory.used\", above = \"1 TiB\" }\nactions = [\"notify\"]\n";
-    fs::write(&policy, text).context("writing the policy")?;
-    let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml: None };
-    let daemon = Daemon::start(&options, folder)?;
+    let library = simulated_library(folder.path(), !args.debug)?;
+    let scenario = folder.path().join("scenario.toml");
+    fs::write(&scenario, format!("live = false\n[[gpu]]\nmodel = \"H100\"\ncount = {GPUS}\n"))?;
+    let nvml = Some((library, scenario));
+    let options = Options { name: "bench", release: !args.debug, sample_interval_ms: 1_000, nvml };
+    let own = tempfile::tempdir().context("making a folder")?;
+    let mut daemon = Daemon::start(&options, own)?;
+    let mut crowd = Crowd::new()?;
+    crowd.configure(&mut daemon, None)?;
+    let mut gateway = crowd.gateway(&daemon, folder.path(), "[metrics]\naddress = \"127.0.0.1:0\"\n")?;
+    let port = gateway.address("metrics are served")?.port();
     let exporter = exporter()?;
-    let mut children = Vec::new();
-    for runs in [1usize, 100] {
-        while children.len() < runs {
-            interrupt::check()?;
-            let name = format!("idle-{}", children.len());
-            let mut run = daemon.ctl(["run", "--no-watch"]);
-            run.arg("--policy").arg(&policy).args(["--name", &name, "--user", "root", "--quiet", "--", "sleep", "600"]);
-            children.push(run.spawn().context("starting a run")?);
-            interrupt::wait_for("the run", PATIENCE, || Ok(shell::read(&mut daemon.ctl(["describe", &name])).ok()))?;
-        }
+    for (runs, bound) in RUNS {
+        crowd.grow(&daemon, runs)?;
         eprintln!("footprint: {runs} run(s), {} s", WINDOW.as_secs());
-        let (cpu, exporter_cpu) = idle(daemon.pid(), &exporter)?;
-        let (rss, exporter_rss) = (rss_mib(daemon.pid())?, rss_mib(exporter.child.id())?);
-        report.figure(&format!("failsafed_{runs}_runs_rss_mib"), rss);
-        report.figure(&format!("failsafed_{runs}_runs_cpu_percent_of_a_core"), cpu);
-        report.figure(&format!("node_exporter_beside_{runs}_runs_rss_mib"), exporter_rss);
-        report.figure(&format!("node_exporter_beside_{runs}_runs_cpu_percent_of_a_core"), exporter_cpu);
-        report.ratio(&format!("{runs} runs: resident MiB / 20"), rss / BOUND_MIB, Some(1.0));
-        report.ratio(&format!("{runs} runs: resident, failsafed / node exporter"), rss / exporter_rss, None);
+        // The daemon has one child, which asks NVML.
+        let sampler: Vec<u32> = family(daemon.pid())?.into_iter().filter(|pid| *pid != daemon.pid()).collect();
+        let all = [vec![daemon.pid()], sampler, vec![gateway.pid()], vec![exporter.pid()]];
+        let cpu = idle(&all, &[port, exporter.port()])?;
+        let names = ["failsafed", "sampler", "gateway", "node_exporter"];
+        let mut rss = Vec::new();
+        for ((name, pids), cpu) in names.iter().zip(&all).zip(&cpu) {
+            rss.push(rss_of(pids)?);
+            report.figure(&format!("{name}_{runs}_runs_rss_mib"), rss.last().copied().unwrap_or(f64::NAN));
+            report.figure(&format!("{name}_{runs}_runs_cpu_percent_of_a_core"), *cpu);
+        }
+        if let Some(bound) = bound {
+            report.ratio(&format!("{runs} runs: resident MiB / {bound}"), rss[0] / bound, Some(1.0));
+        }
+        if runs == 20 {
+            report.ratio(&format!("{runs} runs: percent of a core / {BOUND_CPU}"), cpu[0] / BOUND_CPU, Some(1.0));
+        }
+        report.ratio(&format!("{runs} runs: resident, failsafed / node exporter"), rss[0] / rss[3], None);
     }
-    for mut child in children {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    drop(gateway);
+    drop(crowd);
     Ok(report)
 }
 
-/// CPU of both over the window, percent of a core; the exporter is scraped once a second, as the daemon samples.
-fn idle(pid: u32, exporter: &Exporter) -> Result<(f64, f64)> {
-    let before = (ticks(pid)?, ticks(exporter.child.id())?);
+/// CPU of each group of processes over the window, percent of a core. These ports are scraped once a second, as the daemon samples.
+fn idle<const N: usize>(groups: &[Vec<u32>; N], ports: &[u16]) -> Result<[f64; N]> {
+    thread::sleep(SETTLE);
+    let used = || -> Result<Vec<u64>> {
+        groups.iter().map(|pids| pids.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()).collect()
+    };
+    let before = used()?;
     let began = Instant::now();
     while began.elapsed() < WINDOW {
         interrupt::check()?;
-        scrape(exporter.port)?;
+        for port in ports {
+            scrape(*port)?;
+        }
         thread::sleep(Duration::from_secs(1));
     }
-    let window = began.elapsed().as_secs_f64();
+    let (after, window) = (used()?, began.elapsed().as_secs_f64());
     // USER_HZ is 100 on every Linux that this is built for.
-    let percent = |now: u64, then: u64| now.saturating_sub(then) as f64 / window;
-    Ok((percent(ticks(pid)?, before.0), percent(ticks(exporter.child.id())?, before.1)))
+    Ok(std::array::from_fn(|at| after[at].saturating_sub(before[at]) as f64 / window))
 }
 
 fn ticks(pid: u32) -> Result<u64> {
@@ -126,10 +149,10 @@ pub(super) fn exporter() -> Result<Exporter> {
 }
 
 pub(super) fn scrape(port: u16) -> Result<()> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connecting to the node exporter")?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking the node exporter")?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connecting for metrics")?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("asking for metrics")?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).context("reading the node exporter")?;
-    anyhow::ensure!(answer.len() > 1_000, "the node exporter answered {} bytes", answer.len());
+    stream.read_to_end(&mut answer).context("reading metrics")?;
+    anyhow::ensure!(answer.len() > 1_000, "port {port} answered {} bytes", answer.len());
     Ok(())
 }

@@ -4,8 +4,10 @@
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
 mod attest;
+mod api;
 mod beside;
 mod core;
+mod crowd;
 mod detectors;
 mod discover;
 mod events;
@@ -48,7 +50,7 @@ pub struct Args {
 enum Name {
     /// From a forbidden connect to its refusal, to the latch, to the whole run frozen and verified, against a bare write
     Reaction,
-    /// Memory and CPU of the idle daemon, beside the node exporter
+    /// Memory and CPU of the idle daemon with 8 GPUs and 1, 20 and 1,000 runs, and of the gateway, beside the node exporter
     Footprint,
     /// Sampling of simulated GPUs, beside nvitop and gpustat; time of a pass; from an XID to a frozen run
     Gpu,
@@ -70,6 +72,8 @@ enum Name {
     Detectors,
     /// From the creation of a cgroup that discovery matches to its policy in force
     Discover,
+    /// Queries of the interface over the unix socket and by TLS beside a hello-world, watchers, and freezes under that load
+    Api,
     /// Loops of ordinary work in a run, outside any run, and with no daemon, beside bpftrace and audit
     Overhead,
 }
@@ -95,6 +99,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let mut cargo = shell::cargo();
     cargo.args(["build", "--locked", "-p", "failsafed", "-p", "failsafectl", "-p", "workloads", "-p", "nvml-sim"]);
+    if matches!(args.name, Name::Api | Name::Footprint) {
+        cargo.args(["-p", "failsafe-gateway"]);
+    }
     if !args.debug {
         cargo.arg("--release");
     }
@@ -112,6 +119,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Overhead => overhead::run(args)?,
         Name::Attest => attest::run(args)?,
         Name::Log => log::run(args)?,
+        Name::Api => api::run(args)?,
         Name::Core => core::run(args)?,
         Name::Detectors => detectors::run(args)?,
     };
