@@ -177,15 +177,16 @@ fn freezes(stage: &Stage, daemon: &Daemon, report: &mut Report) -> Result<()> {
     let mut children = Vec::new();
     for (to, connections) in loads {
         let mut command = stage.calls(to, "health", 1_000, connections, 120);
-        children.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        children.push(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
     }
-    // The load is there when all clients are connected and answered: until then one more query answers quickly.
-    let mut ready = stage.calls(&stage.unix[0], "health", 1, 1, 1);
-    let under = interrupt::wait_for("the load", std::time::Duration::from_secs(60), || {
-        let got = result(&mut ready)?;
-        Ok((number(&got, "p50_us")? > 5_000.0).then_some(got))
+    // The load is there when each client had an answer.
+    let under: Result<()> = children.iter_mut().try_for_each(|child| {
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().context("stdout")?).read_line(&mut line)?;
+        ensure!(line.starts_with("1000 of 1000 "), "the load did not come: {line}");
+        Ok(())
     });
-    let loaded = under.and_then(|_| freeze());
+    let loaded = under.and_then(|()| freeze());
     for mut child in children {
         let ended = child.try_wait()?;
         let _ = child.kill();

@@ -43,8 +43,10 @@ pub async fn run(to: &To, method: Method, clients: usize, connections: usize, le
     let channels = to.connect(connections).await?;
     let begin = Instant::now() + SETTLE;
     let mut tasks = tokio::task::JoinSet::new();
+    let (first, mut answered) = tokio::sync::mpsc::channel(clients);
     for n in 0..clients {
         let channel = channels[n % connections].clone();
+        let mut first = Some(first.clone());
         tasks.spawn(async move {
             let (mut times, mut errors, mut answers) = (Vec::new(), Vec::new(), 0);
             loop {
@@ -52,7 +54,11 @@ pub async fn run(to: &To, method: Method, clients: usize, connections: usize, le
                 if began >= begin + length {
                     return (times, errors, answers);
                 }
-                match call(method, &channel).await {
+                let got = call(method, &channel).await;
+                if let Some(first) = first.take_if(|_| got.is_ok()) {
+                    let _ = first.try_send(());
+                }
+                match got {
                     Err(status) => errors.push(format!("{:?}: {}", status.code(), status.message())),
                     // What began before is only there to warm up.
                     Ok(_) if began < begin => {}
@@ -64,6 +70,13 @@ pub async fn run(to: &To, method: Method, clients: usize, connections: usize, le
             }
         });
     }
+    drop(first);
+    // Whoever waits for the load reads this line.
+    let mut all = 0;
+    while all < clients && answered.recv().await.is_some() {
+        all += 1;
+    }
+    println!("{all} of {clients} clients have an answer");
     let (mut times, mut errors, mut answers, mut idle) = (Vec::new(), Vec::new(), 0, 0);
     while let Some(done) = tasks.join_next().await {
         let (own, wrong, size) = done.context("a client")?;
