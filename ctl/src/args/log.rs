@@ -2,7 +2,7 @@
 
 use super::Output;
 use clap::{Args as ClapArgs, Subcommand};
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// `log`.
 #[derive(Debug, Subcommand)]
@@ -118,6 +118,21 @@ pub enum WitnessCommand {
         keys: PathBuf,
         #[command(flatten)]
         out: LogOut,
+    },
+    /// Serve requests by HTTP (c2sp.org/tlog-witness) until SIGTERM.
+    #[command(
+        after_help = "Example:\n  failsafectl log witness serve /var/lib/witness --keys trusted.keys --listen 127.0.0.1:8620"
+    )]
+    Serve {
+        /// The folder of the witness.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The public keys of the nodes of which this is a witness; read again for each request.
+        #[arg(long, value_name = "FILE")]
+        keys: PathBuf,
+        /// The address and port to listen at.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: SocketAddr,
     },
 }
 

@@ -176,7 +176,10 @@ impl Authority {
             return Ok(Principal { process, admin, inside, gateway, notifies, remote: None });
         }
         if !gateway {
-            return Err(denied("only the gateway may ask in the name of a remote identity"));
+            return Err(denied(
+                "only the gateway may ask in the name of a remote identity; the caller is not the process that `gateway.user` and \
+                 `gateway.cgroup` of failsafed.toml describe",
+            ));
         }
         let remote = self.remote(&identities)?;
         remote::may_call(request, &remote)?;

@@ -3,8 +3,8 @@
 //!
 //! The last line printed is one JSON object: `bench`, `ratios` (with the bound each must keep), `figures`, `conditions`.
 
-mod attest;
 mod api;
+mod attest;
 mod beside;
 mod core;
 mod crowd;

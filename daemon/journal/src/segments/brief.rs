@@ -134,8 +134,8 @@ impl Brief {
     /// Whether the segment can have an entry that passes.
     #[must_use]
     pub fn may_have(&self, filter: &Filter) -> bool {
-        if !filter.since_ns.is_none_or(|since| self.last_wall_ns >= since)
-            || !filter.until_ns.is_none_or(|until| self.first_wall_ns < until)
+        if filter.since_ns.is_some_and(|since| self.last_wall_ns < since)
+            || filter.until_ns.is_some_and(|until| self.first_wall_ns >= until)
         {
             return false;
         }

@@ -65,6 +65,12 @@ impl WitnessSigner {
 
     /// The key in the folder, which is made with a new key if there is none.
     pub fn make(dir: &Path, name: &str) -> Result<WitnessSigner, Fail> {
+        if name.contains("://") {
+            let why = format!("--name {}: a name has no scheme", clean(name));
+            return Err(
+                Fail::new(Exit::Usage, why).advise("write a host that you own and a path: witness.example.org/w1")
+            );
+        }
         let shown = clean(&dir.display().to_string());
         let cannot = |error: &dyn std::error::Error| Fail::because(format!("cannot make the witness {shown}"), error);
         match DirBuilder::new().mode(0o700).create(dir) {

@@ -30,14 +30,14 @@ fn leaf(n: u64, fork: bool) -> [u8; 32] {
     leaf_hash(format!("{n} {}", fork && n >= 2).as_bytes())
 }
 
-fn checkpoint(size: u64, fork: bool) -> Vec<u8> {
+pub(super) fn checkpoint(size: u64, fork: bool) -> Vec<u8> {
     let mut frontier = Frontier::new();
     (0..size).for_each(|n| frontier.push(leaf(n, fork)));
     let origin = "failsafe/log/00".to_owned();
     Checkpoint { origin, size, root: frontier.root(), extensions: Vec::new() }.sign(&log()).encode()
 }
 
-fn proof(old: u64, new: u64, fork: bool) -> Vec<u8> {
+pub(super) fn proof(old: u64, new: u64, fork: bool) -> Vec<u8> {
     let mut collector = Collector::consistency(&Frontier::new(), old, new).unwrap();
     (0..new).for_each(|n| collector.push(leaf(n, fork)));
     let hashes = collector.finish().unwrap().0.remove(0);
@@ -45,17 +45,17 @@ fn proof(old: u64, new: u64, fork: bool) -> Vec<u8> {
 }
 
 /// A witness, and files that are given to it.
-struct Bench(TempDir);
+pub(super) struct Bench(TempDir);
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         let bench = Bench(tempfile::tempdir().unwrap());
         bench.write("keys", format!("{}\n", log().1).as_bytes());
         bench.key(Some("witness.example/w1")).unwrap();
         bench
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -74,7 +74,7 @@ impl Bench {
         self.run(LogCommand::Witness { what: WitnessCommand::Key { dir, name, json: false } })
     }
 
-    fn public(&self) -> WitnessKey {
+    pub(super) fn public(&self) -> WitnessKey {
         WitnessSigner::read(&self.path("witness")).map_err(|fail| fail.message).unwrap().public().clone()
     }
 
@@ -87,7 +87,7 @@ impl Bench {
         Ok(fs::read(output).unwrap())
     }
 
-    fn kept(&self) -> PathBuf {
+    pub(super) fn kept(&self) -> PathBuf {
         Folder::open(&self.path("witness")).map_err(|fail| fail.message).unwrap().path("failsafe/log/00")
     }
 }
@@ -118,6 +118,17 @@ fn a_witness_refuses_a_fork_an_older_tree_and_a_second_beginning() {
     assert!(again.advice.as_ref().is_some_and(|advice| advice.contains(".checkpoint")), "{again}");
     assert_eq!(exit(b"text"), Exit::Error);
     assert_eq!(fs::read(bench.kept()).unwrap(), kept);
+}
+
+#[test]
+fn a_name_with_a_scheme_is_refused_before_a_key_is_made() {
+    let bench = Bench::new();
+    let dir = bench.path("other");
+    let name = Some("https://witness.example.org/w1".to_owned());
+    let what = WitnessCommand::Key { dir: dir.clone(), name, json: false };
+    let refused = bench.run(LogCommand::Witness { what }).unwrap_err();
+    assert!(refused.exit == Exit::Usage && refused.message.contains("no scheme"), "{refused}");
+    assert!(!dir.exists());
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! `log witness serve`: the witness as an HTTP server (c2sp.org/tlog-witness). One method, `POST /add-checkpoint`: its body is what
+//! `log consistency -o` writes. It speaks plain HTTP: TLS is the matter of a proxy in front of it.
+//!
+//! Anybody may connect: the signature of the log in the request decides. So connections, bytes and time are bounded.
+
+use super::{super::keys, NotDone, Place, decide};
+use crate::{
+    exit::{Exit, Fail},
+    render::{clean, time},
+};
+use failsafe_tlog::{consistency_file::MAX_BYTES, witness::Refusal};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Bytes},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::{Mutex, Semaphore},
+};
+
+/// Connections at once; further ones are closed.
+const CONNECTIONS: usize = 64;
+/// Time for the whole life of a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Largest head of a request, in bytes.
+const HEAD: usize = 8 << 10;
+/// Pause after a connection that cannot be accepted, for example because there is no descriptor left.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Type of the body that names the tree that was cosigned last, by the specification.
+const SIZE: &str = "text/x.tlog.size";
+
+struct Server {
+    dir: PathBuf,
+    keys: PathBuf,
+    state_dir: PathBuf,
+    /// One request is judged at a time.
+    turn: Mutex<()>,
+    zone: jiff::tz::TimeZone,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) fn serve(place: &Place<'_>, dir: &Path, keys: &Path, listen: SocketAddr) -> Result<Exit, Fail> {
+    // What cannot work is reported before anybody is served.
+    keys::known(place, Some(keys))?;
+    super::folder::WitnessSigner::read(dir)?;
+    let (dir, keys, state_dir) = (dir.to_owned(), keys.to_owned(), place.state_dir.to_owned());
+    let server = Arc::new(Server { dir, keys, state_dir, turn: Mutex::new(()), zone: place.zone.clone() });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| Fail::because("cannot start the server".to_owned(), &error))?;
+    runtime.block_on(async {
+        let cannot = |error: io::Error| Fail::because(format!("cannot listen at {listen}"), &error);
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let mut ends =
+            [signal(SignalKind::terminate()).map_err(cannot)?, signal(SignalKind::interrupt()).map_err(cannot)?];
+        server.log(&format!("the witness listens at http://{address}/add-checkpoint"));
+        let [terminate, interrupt] = &mut ends;
+        tokio::select! {
+            () = accept(listener, server) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(Exit::Done)
+    })
+}
+
+async fn accept(listener: TcpListener, server: Arc<Server>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                server.log(&format!("a connection cannot be accepted: {error}"));
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+        let server = server.clone();
+        tokio::spawn(async move {
+            let _counted = permit;
+            // A connection that takes longer is closed.
+            let _ = tokio::time::timeout(PATIENCE, server.serve_one(stream, from)).await;
+        });
+    }
+}
+
+impl Server {
+    async fn serve_one(self: Arc<Server>, stream: TcpStream, from: SocketAddr) {
+        let service = service_fn(|request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.answer(request, from).await) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD).keep_alive(false);
+        // Who leaves early has no answer.
+        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    async fn answer<B>(self: Arc<Server>, request: Request<B>, from: SocketAddr) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if request.uri().path() != "/add-checkpoint" {
+            return plain(StatusCode::NOT_FOUND, "not found: a request is a POST to /add-checkpoint");
+        }
+        if request.method() != Method::POST {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "expected POST");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return answer;
+        }
+        let body = match Limited::new(request.into_body(), MAX_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, &format!("the limit of a request is {MAX_BYTES} bytes"));
+            }
+            Err(_) => return plain(StatusCode::BAD_REQUEST, "the request ended early"),
+        };
+        let _turn = self.turn.lock().await;
+        let server = self.clone();
+        match tokio::task::spawn_blocking(move || server.judge(&body, from)).await {
+            Ok(answer) => answer,
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the witness failed"),
+        }
+    }
+
+    fn judge(&self, body: &[u8], from: SocketAddr) -> Response<Full<Bytes>> {
+        // The list is read for each request, so that a node can be added without a restart.
+        let daemon = &crate::client::Target::Socket(PathBuf::new());
+        let place = Place { daemon, state_dir: &self.state_dir, zone: self.zone.clone() };
+        let known = keys::known(&place, Some(&self.keys)).map_err(NotDone::Failed);
+        match known.and_then(|known| decide(&self.dir, &known.keys, body)) {
+            Ok(done) => {
+                let checkpoint = &done.cosigned.checkpoint;
+                self.log(&format!("{from}: {}, {} entries: cosigned", clean(&checkpoint.origin), checkpoint.size));
+                let mut answer = Response::new(Full::from(done.cosigned.line));
+                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+                answer
+            }
+            Err(NotDone::Refused { refusal, .. }) => {
+                let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+                self.log(&format!("{from}: refused ({}): {}", status.as_u16(), clean(&refusal.to_string())));
+                if let Refusal::Conflict { cosigned, .. } = *refusal {
+                    let mut answer = plain(status, &cosigned.to_string());
+                    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(SIZE));
+                    return answer;
+                }
+                plain(status, &refusal.to_string())
+            }
+            Err(NotDone::Failed(fail)) => {
+                // The reason is for who runs the witness.
+                self.log(&format!("{from}: NOT COSIGNED: {fail}"));
+                plain(StatusCode::SERVICE_UNAVAILABLE, "the witness cannot cosign now")
+            }
+        }
+    }
+
+    fn log(&self, text: &str) {
+        eprintln!("{} {text}", time::wall(i128::from(time::now()), &self.zone));
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::from(format!("{text}\n")));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+#[cfg(test)]
+mod tests;
