@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         [
             "failsafe/v1/failsafe.proto",
             "failsafe/v1/attestation.proto",
+            "failsafe/v1/canary.proto",
             "failsafe/v1/discovery.proto",
             "failsafe/v1/drill.proto",
             "failsafe/v1/metrics.proto",

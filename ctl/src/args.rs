@@ -25,8 +25,8 @@ pub use mode::{ModeCommand, StatsArgs};
 pub use node::{GpuCommand, GpuOrderArgs, HealthArgs, NodeCommand, OrderArgs, PlaceableArgs, TopArgs, WatchArgs, each};
 pub use nodes::{NodesArgs, Reach};
 pub use policy::{
-    CallKind, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs, PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs,
-    ShadowCommand,
+    CallKind, CanaryCommand, CanaryDecideArgs, CanaryStartArgs, PolicyCheckArgs, PolicyCommand, PolicyExplainArgs,
+    PolicyReplayArgs, PolicyTestArgs, PolicyWouldArgs, ShadowCommand,
 };
 pub use scrape::{Endpoint, ScrapeArgs};
 

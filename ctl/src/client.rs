@@ -6,10 +6,11 @@ use crate::{
     remote,
 };
 use failsafe_proto::v1::{
-    attestation_service_client::AttestationServiceClient, discovery_service_client::DiscoveryServiceClient,
-    drill_service_client::DrillServiceClient, event_service_client::EventServiceClient,
-    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
-    run_service_client::RunServiceClient, shadow_service_client::ShadowServiceClient,
+    attestation_service_client::AttestationServiceClient, canary_service_client::CanaryServiceClient,
+    discovery_service_client::DiscoveryServiceClient, drill_service_client::DrillServiceClient,
+    event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
+    policy_service_client::PolicyServiceClient, run_service_client::RunServiceClient,
+    shadow_service_client::ShadowServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -127,6 +128,11 @@ impl Client {
     /// Drills.
     pub fn drills(&self) -> DrillServiceClient<Channel> {
         DrillServiceClient::new(self.channel.clone())
+    }
+
+    /// Canaries.
+    pub fn canaries(&self) -> CanaryServiceClient<Channel> {
+        CanaryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// Shadows.

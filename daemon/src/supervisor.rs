@@ -35,6 +35,7 @@ use crate::{
     platform::{CgroupRoot, ProcFs, clock, sched},
     runs::{
         Registry,
+        canaries::Canaries,
         drills::DrillFile,
         lineage::Lineages,
         modes::{Modes, Moment},
@@ -48,6 +49,7 @@ use crate::{
     systemd,
     tpm::NodeTpm,
     watchers::{
+        canary::CanaryWatch,
         discover::{self, Discovery},
         drift::Follower,
         drill::{self, Drilling},
@@ -146,6 +148,8 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     let switch = context.mode_switch();
     switch.record_start(&context.config.discover.0);
     threads.spawn_until_stop("mode", move |stop| switch.work(stop))?;
+    let canaries = CanaryWatch::new(&context.registry, &context.log, &context.pipeline, &context.config.policy_dir);
+    threads.spawn_until_stop("canary", move |stop| canaries.work(stop))?;
     discover(&context, &mut threads)?;
     drill(&context, &mut threads)?;
     if let Some(rollback) = base.rollback.take() {
@@ -223,7 +227,8 @@ impl Base {
         };
         let (modes, wrong) = Modes::open(node_mode, &config.discover.0, state_dir, &Moment::now(&boot_id));
         let findings: Vec<String> = findings.into_iter().chain(wrong).collect();
-        let registry = Arc::new(Registry::new(root, kernel, store).with_modes(modes));
+        let registry =
+            Arc::new(Registry::new(root, kernel, store).with_modes(modes).with_canaries(Canaries::open(state_dir)));
         see_ebpf(&registry, &node);
         let tpm = Arc::new(NodeTpm::new(config.tpm.settings()));
         let counter = Arc::new(rollback::Shared::of(&config.tpm));

@@ -91,7 +91,7 @@ impl Command {
             Command::Node { .. } | Command::Gpu { .. } => Reach::Nodes,
             Command::Policy { what: PolicyCommand::List(_) | PolicyCommand::Show { .. } } => LOCAL,
             Command::Policy { what: PolicyCommand::Check(args) } if args.node => LOCAL,
-            Command::Policy { what: PolicyCommand::Shadow { .. } } => LOCAL,
+            Command::Policy { what: PolicyCommand::Shadow { .. } | PolicyCommand::Canary { .. } } => LOCAL,
             Command::Policy { .. } => NO_NODE,
             Command::Discover { what: DiscoverCommand::List(_) } => LOCAL,
             Command::Discover { what: DiscoverCommand::Test(_) } => FILES,

@@ -2,7 +2,8 @@
 
 use super::Output;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use failsafe_core::canary::Criterion;
+use std::{path::PathBuf, time::Duration};
 
 /// `policy`.
 #[derive(Debug, Subcommand)]
@@ -17,6 +18,12 @@ pub enum PolicyCommand {
     Test(PolicyTestArgs),
     /// Judge recorded runs by another policy: decisions added, removed, earlier, later.
     Replay(PolicyReplayArgs),
+    /// Give a new policy to a share of the new runs of a named policy, and promote or withdraw it by criteria.
+    Canary {
+        /// What.
+        #[command(subcommand)]
+        what: CanaryCommand,
+    },
     /// Judge a policy live beside the one of a run, without effect, and show how they differ.
     Shadow {
         /// What.
@@ -201,4 +208,128 @@ pub enum ShadowCommand {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// `policy canary`.
+#[derive(Debug, Subcommand)]
+pub enum CanaryCommand {
+    /// Give a candidate to a share of the new runs of a named policy from now on.
+    #[command(
+        after_help = "A criterion is `MEASURE > NUMBER` (to withdraw) or `MEASURE <= NUMBER` (to promote). Measures:\n  \
+                            contained  runs that the candidate froze, killed or blocked\n  \
+                            excess     the same beyond the share of the runs with the policy in force\n  \
+                            share      in percent of the runs with the candidate\n\n\
+                            Example:\n  failsafectl policy canary start trainer --policy new.toml --share 10% --reason egress"
+    )]
+    Start(CanaryStartArgs),
+    /// List the canaries of this node.
+    #[command(visible_alias = "ls", after_help = "Example:\n  failsafectl policy canary list")]
+    List(Output),
+    /// Show a canary: its criteria, the runs of both policies, and what was decided.
+    #[command(after_help = "Example:\n  failsafectl policy canary show trainer")]
+    Show {
+        /// The name of the policy.
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give the candidate to every new run of the name. Refused while the criteria are not met.
+    #[command(
+        after_help = "Example:\n  failsafectl policy canary promote trainer --reason \"a week without a freeze\""
+    )]
+    Promote {
+        #[command(flatten)]
+        decide: CanaryDecideArgs,
+        /// Promote although the criteria are not met.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give the candidate to no new run. Runs that have it keep it until they end.
+    #[command(after_help = "Example:\n  failsafectl policy canary withdraw trainer --reason \"it stops evaluation\"")]
+    Withdraw(CanaryDecideArgs),
+}
+
+/// `policy canary start`.
+#[derive(Debug, ClapArgs)]
+pub struct CanaryStartArgs {
+    /// The name of a policy of this node.
+    pub name: String,
+    /// The candidate: a policy's file, or the name of another policy of this node.
+    #[arg(long, value_name = "POLICY")]
+    pub policy: PathBuf,
+    /// Share of the new runs that gets it, as 10%: more than 0%, at most 90%.
+    #[arg(long, value_name = "PERCENT", value_parser = share)]
+    pub share: u32,
+    /// How long all of --promote-if have to hold at a stretch before it is promoted.
+    #[arg(long = "for", value_name = "TIME", default_value = "24h", value_parser = hold)]
+    pub hold: Duration,
+    /// Runs with the candidate that have to end before it is promoted.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub runs_at_least: u64,
+    /// The node promotes it when all of these hold. Default: it is promoted by command only.
+    #[arg(long, value_name = "CRITERION")]
+    pub promote_if: Vec<Criterion>,
+    /// The node withdraws it at once when one of these holds.
+    #[arg(long, value_name = "CRITERION", default_value = "excess > 2")]
+    pub withdraw_if: Vec<Criterion>,
+    /// Why; it goes into the audit log.
+    #[arg(short, long, value_name = "TEXT", value_parser = super::reason)]
+    pub reason: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What is decided of a canary.
+#[derive(Debug, ClapArgs)]
+pub struct CanaryDecideArgs {
+    /// The name of the policy.
+    pub name: String,
+    /// Why; it goes into the audit log.
+    #[arg(short, long, value_name = "TEXT", value_parser = super::reason)]
+    pub reason: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How long criteria have to hold.
+fn hold(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration from 1s to 365d, such as 24h or 30m");
+    let parsed = failsafe_core::time::Span::parse(text).map(|span| Duration::from_nanos(span.0));
+    let range = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3_600);
+    parsed.filter(|hold| range.contains(hold)).ok_or_else(wrong)
+}
+
+/// A share in percent, in millionths.
+fn share(text: &str) -> Result<u32, String> {
+    let bad = || format!("`{text}`: expected a share in percent, as 10% or 0.5%, at most 90%");
+    let (whole, part) =
+        text.strip_suffix('%').map(|number| number.split_once('.').unwrap_or((number, ""))).ok_or_else(bad)?;
+    let digits = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit());
+    if whole.is_empty() || whole.len() > 2 || part.len() > 4 || !digits(whole) || !digits(part) {
+        return Err(bad());
+    }
+    let ppm: u32 = format!("{whole}{part:0<4}").parse().map_err(|_| bad())?;
+    if (1..=900_000).contains(&ppm) { Ok(ppm) } else { Err(bad()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{hold, share};
+
+    #[test]
+    fn the_time_for_which_criteria_hold_may_be_a_year() {
+        assert!(["1s", "24h", "365d"].iter().all(|text| hold(text).is_ok()));
+        assert!(["0s", "500ms", "366d", "x", ""].iter().all(|text| hold(text).is_err()));
+    }
+
+    #[test]
+    fn a_share_is_read_in_percent_and_others_are_refused() {
+        let good = [("10%", 100_000), ("0.5%", 5_000), ("90%", 900_000), ("0.0001%", 1), ("33.3333%", 333_333)];
+        for (text, ppm) in good {
+            assert_eq!(share(text), Ok(ppm), "{text}");
+        }
+        for text in ["", "10", "0%", "0.00001%", "90.0001%", "100%", "-1%", "+1%", "x%", "1e1%", ".5%", "%", "1.2.3%"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! One module for each command: ask, then render.
 
 mod attest;
+mod canary;
 mod cleanup;
 mod completion;
 mod control;
@@ -118,6 +119,7 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
             PolicyCommand::Replay(args) => replay::under::replay(place, &args),
             PolicyCommand::Resolve { file } => policy::resolve::resolve_file(&file),
             PolicyCommand::Schema => policy::schema(),
+            PolicyCommand::Canary { what } => canary::canary(place, what),
             PolicyCommand::Shadow { what } => shadow::shadow(place, what),
             PolicyCommand::List(output) => named::list(place, output),
             PolicyCommand::Show { name, output } => named::show(place, &name, output),

@@ -228,6 +228,9 @@ fn record_summary(record: &Record) -> String {
             }
         },
         Record::Drill(drill) => drilled(drill),
+        Record::Canary { name, stage, candidate_name, terms, seen, actor, reason, .. } => {
+            super::canary::recorded((name, candidate_name, *stage), (terms, seen), (actor, reason))
+        }
         Record::Shadow { name, policy_name, actor, ended, .. } => {
             super::shadow::recorded(name, policy_name, actor, ended)
         }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod actor;
+pub mod canary;
 pub mod containment;
 mod decimal;
 pub mod decision;

@@ -3,6 +3,7 @@
 pub use crate::egress::Totals;
 use crate::{
     actor::{Actor, or_uid},
+    canary::{Seen, Stage, Terms},
     decision::{Decision, IncidentId, Mode, Observation, Outcome, Proof, Verdict},
     drill::Drill,
     egress::Account,
@@ -346,6 +347,29 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ended: Option<Summary>,
     },
+    /// The canary of a named policy began, or was promoted or withdrawn.
+    Canary {
+        /// The name of the policy.
+        name: String,
+        /// The canary: in the label of its runs.
+        canary: String,
+        /// How it stands from here on.
+        stage: Stage,
+        /// The policy in force when it began.
+        control: PolicyDigest,
+        /// The new policy.
+        candidate: PolicyDigest,
+        /// Its name and version.
+        candidate_name: String,
+        /// On what terms.
+        terms: Terms,
+        /// What was seen.
+        seen: Seen,
+        /// Who; the daemon, where the criteria decided.
+        actor: Actor,
+        /// Why: the criteria with their values, where they decided.
+        reason: String,
+    },
     /// An operator's command was accepted.
     Control(Control),
     /// What came of an operator's command on a guarded run. No decision is made about such a run, so there is no outcome of one.
@@ -538,7 +562,7 @@ impl Record {
             | Record::RecordingClosed { .. } => "run",
             Record::Statement { .. } => "statement",
             Record::Drill(_) => "drill",
-            Record::PolicyRefused { .. } | Record::Shadow { .. } => "policy",
+            Record::PolicyRefused { .. } | Record::Shadow { .. } | Record::Canary { .. } => "policy",
             Record::Control(_) | Record::ControlOutcome { .. } => "control",
             Record::Decision { .. } => "decision",
             Record::Outcome(_) => "outcome",

@@ -320,6 +320,15 @@ impl Principal {
         self.admin_to("have a policy judged beside that of a run; a run's owner may from outside of it")
     }
 
+    /// Who starts, sees, promotes and withdraws canaries.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`.
+    pub fn may_use_canaries(&self) -> Result<Orderer, Status> {
+        self.admin_to("start, see, promote and withdraw canaries")?;
+        Ok(self.orderer())
+    }
+
     /// Who replaces the node's signing key.
     ///
     /// # Errors

@@ -56,12 +56,15 @@ const COMMANDS: [&str; 6] = [
     "/failsafe.v1.NodeService/SetMode",
 ];
 /// What else changes something.
-const CHANGES: [&str; 10] = [
+const CHANGES: [&str; 13] = [
     "/failsafe.v1.RunService/Start",
     "/failsafe.v1.RunService/Begin",
     "/failsafe.v1.RunService/Register",
     "/failsafe.v1.NodeService/ResetGpu",
     "/failsafe.v1.DrillService/Run",
+    "/failsafe.v1.CanaryService/Start",
+    "/failsafe.v1.CanaryService/Promote",
+    "/failsafe.v1.CanaryService/Withdraw",
     "/failsafe.v1.ShadowService/Add",
     "/failsafe.v1.ShadowService/Remove",
     "/failsafe.v1.AttestationService/RotateKey",
@@ -270,12 +273,13 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 28] = [
+        const READS: [&str; 29] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
             "AttestationService/GetManifest",
             "AttestationService/ListKeys",
+            "CanaryService/List",
             "DiscoveryService/List",
             "DiscoveryService/Test",
             "DrillService/Get",

@@ -14,6 +14,7 @@ mod accept;
 mod attestation;
 mod authorize;
 mod beginning;
+mod canary;
 mod connection;
 mod control;
 mod convert;

@@ -105,7 +105,8 @@ pub(super) async fn prepare(
         owner_uid: of.run.owner_uid,
         policy_name: of.policy_name.clone(),
         policy_digest: of.run.policy.to_string(),
-        labels: of.run.labels.clone().into_iter().collect(),
+        // Those of the daemon say how this run came about, and are refused of anybody else.
+        labels: of.run.labels.clone().into_iter().filter(|(key, _)| !key.starts_with("failsafe.")).collect(),
         gpus: whole.chain(slices.values().flatten().cloned()).collect(),
         command: started.command,
         redacted: started.redacted.into_iter().filter_map(|n| u32::try_from(n).ok()).collect(),

@@ -24,6 +24,7 @@ use crate::{
     policies,
     runs::{
         FoundRun,
+        canaries::Drawn,
         delegation::Delegated,
         grants::grants,
         registrable,
@@ -33,6 +34,7 @@ use crate::{
 };
 use failsafe_core::{
     GpuId, Policy, RunId,
+    canary::LABEL as CANARY,
     health::{Closed, Level, Target},
     policy::parse::parse,
     record::Record,
@@ -45,6 +47,7 @@ use std::{
 };
 use tokio::sync::watch::Receiver;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 /// `RunService`.
 pub struct Runs(pub Arc<Context>);
@@ -83,11 +86,11 @@ impl v1::run_service_server::RunService for Runs {
             let message = "rerun_of: the policy is that of the run, and no lineage is continued: expected neither";
             return Err(ErrorReason::InvalidRequest.status(message));
         }
-        let (policy, gpus) = match &of {
-            Some(of) => (rerun::policy(&self.0, of).await?, gpus),
+        let (policy, canary, gpus) = match &of {
+            Some(of) => (rerun::policy(&self.0, of).await?, None, gpus),
             None => {
                 let asked = Asked::of(policy_name, policy_file, policy_toml)?;
-                self.policy(share, &who, asked, gpus).await?
+                self.policy(share, &who, asked, gpus, drawn_as(owner, &lineage, &name)).await?
             }
         };
         if of.is_some()
@@ -95,7 +98,7 @@ impl v1::run_service_server::RunService for Runs {
         {
             return Err(ErrorReason::PolicyNotSupported.status(why));
         }
-        let wanted = wanted(&who, owner, name, labels, policy, gpus);
+        let wanted = wanted(&who, owner, name, labels, canary, policy, gpus);
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let _turn = self.0.work(share).turn(share).await?;
@@ -173,7 +176,8 @@ impl v1::run_service_server::RunService for Runs {
         let manifest = manifest::New::of_start(&manifest, &self.0)?;
         let gpus = self.gpus(&gpus)?;
         let asked = Asked::of(policy_name, policy_file, policy_toml)?;
-        let (policy, gpus) = self.policy(share, &who, asked, gpus).await?;
+        let by = drawn_as(who.uid(), &lineage, &name);
+        let (policy, canary, gpus) = self.policy(share, &who, asked, gpus, by).await?;
         let (admin, uid) = (who.admin, who.uid());
         let (registry, of) = (self.0.registry.clone(), self.0.clone());
         let found = self.0.work(share).read(share, move || {
@@ -203,7 +207,7 @@ impl v1::run_service_server::RunService for Runs {
         if let Some(delegated) = delegated.as_ref().filter(|_| !who.admin && !accept_delegated) {
             return Err(ErrorReason::CgroupUnusable.status(delegated.refusal()));
         }
-        let wanted = wanted(&who, owner.unwrap_or(0), name, labels, policy, gpus);
+        let wanted = wanted(&who, owner.unwrap_or(0), name, labels, canary, policy, gpus);
         self.has_log(&wanted)?;
         let repair = self.open_to(&who, &wanted.gpus, repair)?;
         let turn = self.0.work(share).turn(share).await?;
@@ -337,6 +341,14 @@ impl Asked {
         }
     }
 
+    /// The name, where it is one of the node's.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Asked::Text { .. } => None,
+            Asked::Name(name) => Some(name),
+        }
+    }
+
     /// Reads and parses it. May take long.
     ///
     /// # Errors
@@ -364,15 +376,27 @@ fn own_labels(labels: &HashMap<String, String>) -> Result<(), Status> {
     }
 }
 
+/// Which run it is, for a canary: what continues the same lineage, or has the same name, is drawn alike.
+fn drawn_as(owner: u32, lineage: &str, name: &str) -> [String; 2] {
+    let run = match (lineage, name) {
+        ("", "") => Uuid::now_v7().to_string(),
+        ("", name) => format!("name {name}"),
+        (lineage, _) => format!("lineage {lineage}"),
+    };
+    [owner.to_string(), run]
+}
+
 fn wanted(
     who: &Principal,
     owner_uid: u32,
     name: String,
     labels: HashMap<String, String>,
+    canary: Option<String>,
     policy: Policy,
     gpus: Gpus,
 ) -> Wanted {
-    let (labels, unlimited) = (labels.into_iter().collect(), who.admin);
+    let canary = canary.map(|label| (CANARY.to_owned(), label));
+    let (labels, unlimited) = (labels.into_iter().chain(canary).collect(), who.admin);
     Wanted { name, labels, policy, gpus: gpus.cards, mig: gpus.mig, owner_uid, unlimited }
 }
 
@@ -425,17 +449,41 @@ impl Runs {
     }
 
     /// Parses a policy, on a thread: it may be large, and its user may have sent many.
-    async fn policy(&self, share: Share, who: &Principal, asked: Asked, gpus: Gpus) -> Result<(Policy, Gpus), Status> {
+    /// The policy of a new run, and the label of the canary that it was drawn for, `by` what is the same when it is started again.
+    async fn policy(
+        &self,
+        share: Share,
+        who: &Principal,
+        asked: Asked,
+        gpus: Gpus,
+        by: [String; 2],
+    ) -> Result<(Policy, Option<String>, Gpus), Status> {
         let (context, actor, who) = (self.0.clone(), who.actor(), who.clone());
         let parsed = self.0.work(share).compile(share, move || {
+            let name = asked.name().map(str::to_owned);
             let policy = asked.policy(&context.config.policy_dir, &who)?;
+            let [owner, run] = &by;
+            let drawn = name.and_then(|name| context.registry.canaries().draw(&name, policy.digest(), &[owner, run]));
+            let (policy, canary) = match drawn {
+                Some(Drawn { candidate: Some(candidate), label }) => {
+                    match context.refusal(&candidate, &gpus.cards, &gpus.mig) {
+                        None => return Ok(((*candidate).clone(), Some(label), gpus)),
+                        Some(why) => {
+                            tracing::warn!(label, why, "a run gets the policy in force: the candidate is refused");
+                            (policy, None)
+                        }
+                    }
+                }
+                Some(Drawn { candidate: None, label }) => (policy, Some(label)),
+                None => (policy, None),
+            };
             if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {
                 let (policy, actor) = (policy.digest(), Some(actor));
                 let record = Record::PolicyRefused { policy, why: shortened(&why, REFUSAL_BYTES), actor };
                 context.log.record(&record, None, None);
                 return Err(ErrorReason::PolicyNotSupported.status(why));
             }
-            Ok((policy, gpus))
+            Ok((policy, canary, gpus))
         });
         parsed.await?
     }

@@ -3,7 +3,7 @@
 use super::{
     Context,
     accept::{Acceptor, Incoming},
-    attestation,
+    attestation, canary,
     connection::Connection,
     discovery, drill, events,
     gate::{Gate, Gates},
@@ -269,6 +269,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         v1::attestation_service_server::AttestationServiceServer::new(attestation::Attestations(context.clone()));
     let metrics = v1::metrics_service_server::MetricsServiceServer::new(metrics::Metrics(context.clone()));
     let drills = v1::drill_service_server::DrillServiceServer::new(drill::Drills(context.clone()));
+    let canaries = v1::canary_service_server::CanaryServiceServer::new(canary::CanaryApi(context.clone()));
     let shadows = v1::shadow_service_server::ShadowServiceServer::new(shadow::ShadowApi(context.clone()));
     let transparency = v1::log_service_server::LogServiceServer::new(transparency::Transparency(context.clone()));
     tonic::transport::Server::builder()
@@ -288,6 +289,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         .add_service(metrics.max_decoding_message_size(message))
         .add_service(attestations.max_decoding_message_size(message))
         .add_service(drills.max_decoding_message_size(message))
+        .add_service(canaries.max_decoding_message_size(message))
         .add_service(shadows.max_decoding_message_size(message))
         .add_service(transparency.max_decoding_message_size(message))
         .serve_with_incoming(admitted(UnboundedReceiverStream::new(arrivals)))

@@ -16,6 +16,7 @@ use failsafe_core::{
     engine,
     record::{Record, RuleText},
     replay::Recorded,
+    shadow::is_compared,
 };
 use std::{
     collections::BTreeSet,
@@ -132,6 +133,8 @@ impl Pipeline {
             status.decisions = view.decisions;
             status.incidents = view.incidents;
             status.incident = (view.frozen || view.blocked).then_some(decision.incident);
+            let by_policy = is_compared(decision) && decision.mode == Mode::Enforce;
+            status.interventions += u32::from(by_policy && decision.actions.iter().any(|action| action.contains()));
         }
         self.ends.begun(decision);
         let decided = self.parts.log.stamp();

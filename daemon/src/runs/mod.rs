@@ -13,6 +13,7 @@ pub mod account;
 pub mod adopt;
 mod adoption;
 pub mod bounds;
+pub mod canaries;
 mod checked;
 pub mod delegation;
 mod departed;
@@ -114,6 +115,8 @@ pub struct Status {
     pub gpu_use: BTreeMap<failsafe_core::GpuId, GpuUse>,
     /// Rules that do not judge, or do not trip again yet, as of the last second.
     pub rules: failsafe_core::engine::RulesView,
+    /// Decisions of its policy that contained it, in this daemon's life.
+    pub interventions: u32,
     /// Outcomes of its actions, where it is the run of a drill: what proves each step.
     pub drill: Option<Vec<failsafe_core::Outcome>>,
 }
@@ -298,6 +301,7 @@ pub struct Registry {
     /// Held while a run is made, so that names stay unique, and while an order to observe is given or ended.
     making: Mutex<()>,
     modes: modes::Modes,
+    canaries: canaries::Canaries,
     held: held::HeldEvents,
     /// Why programs of earlier daemons still bind cgroups that nobody registered.
     unretired: Mutex<Option<String>>,
@@ -319,6 +323,7 @@ impl Registry {
             accounts: Mutex::default(),
             making: Mutex::default(),
             modes: modes::Modes::default(),
+            canaries: canaries::Canaries::default(),
             held: held::HeldEvents::default(),
             unretired: Mutex::default(),
             too_many: AtomicU64::default(),
@@ -329,6 +334,17 @@ impl Registry {
     #[must_use]
     pub fn with_modes(self, modes: modes::Modes) -> Registry {
         Registry { modes, ..self }
+    }
+
+    /// The same with these canaries.
+    #[must_use]
+    pub fn with_canaries(self, canaries: canaries::Canaries) -> Registry {
+        Registry { canaries, ..self }
+    }
+
+    /// The canaries of named policies.
+    pub fn canaries(&self) -> &canaries::Canaries {
+        &self.canaries
     }
 
     /// How often a user had too many live runs for another one.

@@ -18,6 +18,7 @@ use crate::{
 };
 use failsafe_core::{
     Containment, GpuId, MonoTime, Policy, RunId,
+    canary::LABEL,
     drill::{PREFIX, is_drill, is_reserved},
     input::{Contained, Run},
 };
@@ -151,7 +152,9 @@ impl Registry {
         let runs: Vec<&Run> = live.iter().map(|run| &run.run).chain(guarded.iter().map(|run| &run.run)).collect();
         let name = name(&wanted, &runs)?;
         let label = |text: &String| text.len() <= 128;
-        if wanted.labels.len() > 32 || !wanted.labels.iter().all(|(key, value)| label(key) && label(value)) {
+        // The daemon's label of a canary is beyond those that a caller may have.
+        let own = wanted.labels.keys().filter(|key| *key != LABEL).count();
+        if own > 32 || !wanted.labels.iter().all(|(key, value)| label(key) && label(value)) {
             return Err(StartError::Labels);
         }
         let owned = runs.iter().filter(|run| run.owner_uid == wanted.owner_uid).count();
@@ -204,6 +207,7 @@ impl Registry {
         if !made {
             live.enter();
         }
+        self.canaries.watch(&live);
         Ok(live)
     }
 

@@ -2,6 +2,7 @@
 //! that keeps freezes and latches in force, the thread that takes up runs that are guarded, the thread that makes runs of cgroups
 //! that the configuration describes, the one that compares the audit log with the counter of the TPM, and those that follow and state what runs compute with.
 
+pub mod canary;
 pub mod discover;
 pub mod drift;
 pub mod drill;

@@ -15,6 +15,7 @@ use std::{
 pub struct Launch<'a> {
     name: &'a str,
     policy: &'a str,
+    named: bool,
     user: &'a str,
     caller: Option<u32>,
     gpus: Vec<&'a str>,
@@ -29,6 +30,7 @@ impl<'a> Launch<'a> {
         Launch {
             name,
             policy,
+            named: false,
             user: "nobody",
             caller: None,
             gpus: Vec::new(),
@@ -36,6 +38,11 @@ impl<'a> Launch<'a> {
             label: None,
             env: Vec::new(),
         }
+    }
+
+    /// The same under a policy of the node, by its name.
+    pub fn named(name: &'a str, policy: &'a str) -> Launch<'a> {
+        Launch { named: true, ..Launch::new(name, policy) }
     }
 
     /// As this user instead (`--user`).
@@ -85,7 +92,7 @@ impl<'a> Launch<'a> {
     /// # Errors
     /// It ended before that, or never came.
     pub fn start<I: Into<OsString>>(self, node: &Node, command: impl IntoIterator<Item = I>) -> Result<Started> {
-        let policy = node.policy(self.name, self.policy)?;
+        let policy = if self.named { self.policy.into() } else { node.policy(self.name, self.policy)? };
         let (out, err) = (node.file(&format!("{}.out", self.name)), node.file(&format!("{}.err", self.name)));
         // The process that is started is the run's first one: tests look at it and kill it.
         let mut ctl = node.ctl_command(["run", "--no-watch", "--policy"]);

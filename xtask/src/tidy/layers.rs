@@ -74,7 +74,7 @@ const STACKS: &[Stack] = &[
             &["decision", "detect"],
             &["policy"],
             &["detectors", "discover", "drill", "input", "xid"],
-            &["containment", "egress", "health", "klog", "shadow", "standing"],
+            &["canary", "containment", "egress", "health", "klog", "shadow", "standing"],
             &["record"],
             &["engine", "tally"],
             &["replay"],

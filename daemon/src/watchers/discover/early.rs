@@ -118,7 +118,11 @@ impl Discovery {
             let mut labels = rule.labels.clone();
             labels.insert(LABEL.into(), rule.name.clone());
             let enforced = self.parts.registry.mode_of(&labels) == Mode::Enforce;
-            let policy = self.policies.get(&rule.policy).ok().filter(|_| enforced).cloned();
+            let in_force = self.policies.with_digest(&rule.policy).ok().filter(|_| enforced);
+            // The kernel cannot draw: until a candidate is promoted it binds by the policy in force.
+            let policy = in_force.map(|(policy, digest)| {
+                self.parts.registry.canaries().promoted(&rule.policy, digest).unwrap_or(policy)
+            });
             let wanted = policy.as_ref().map(|policy| policy.digest().to_string());
             let stays = self
                 .early
@@ -128,7 +132,7 @@ impl Discovery {
             if stays {
                 continue;
             }
-            let set = self.parts.registry.bind_early(number, policy.as_ref()).map_err(|error| error.to_string());
+            let set = self.parts.registry.bind_early(number, policy.as_deref()).map_err(|error| error.to_string());
             if let Err(why) = &set {
                 tracing::warn!(
                     rule = rule.name,

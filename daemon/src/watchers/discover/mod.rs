@@ -12,6 +12,7 @@
 //! was read before.
 
 mod admins;
+mod canary;
 mod early;
 mod folders;
 mod policies;

@@ -66,25 +66,13 @@ impl Policies {
         }
     }
 
-    /// The policy of that name.
-    ///
-    /// # Errors
-    /// Why it cannot be used.
-    pub fn get(&self, name: &str) -> Result<&Policy, String> {
-        self.good(name).map(|(policy, _)| &**policy)
-    }
-
     /// The policy of that name, with its digest.
     ///
     /// # Errors
     /// Why it cannot be used.
     pub fn with_digest(&self, name: &str) -> Result<(Arc<Policy>, PolicyDigest), String> {
-        self.good(name).cloned()
-    }
-
-    fn good(&self, name: &str) -> Result<&(Arc<Policy>, PolicyDigest), String> {
         let one = self.all.get(name);
-        one.and_then(|one| one.good.as_ref()).ok_or_else(|| {
+        one.and_then(|one| one.good.clone()).ok_or_else(|| {
             one.and_then(|one| one.error.clone()).unwrap_or_else(|| format!("policy `{name}` was not read yet"))
         })
     }

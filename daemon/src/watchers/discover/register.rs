@@ -17,6 +17,7 @@ use crate::{
 };
 use failsafe_core::{
     Input, RunId,
+    canary::LABEL as CANARY,
     discover::{LABEL, Match, holds_supervisor},
     input::Gap,
 };
@@ -102,13 +103,14 @@ impl Discovery {
         }
         let owner = owner_of(&cgroup, matched.uid, existed, matched.container);
         self.has_room(owner)?;
-        let policy = self.policies.get(&matched.rule.policy)?.clone();
+        let (policy, candidate) = self.policy_of(matched.rule, path)?;
         let populated = cgroup.events().map_err(|e| e.chain())?.populated;
         // Then its policy was in force before the first process.
         let early = registry.kernel().provisional(cgroup.id()).is_some();
         let earlier_policy = early && !self.is_bound_by(&matched.rule.name, &policy.digest().to_string());
         let left = registry.kernel().is_left(cgroup.id());
         let mut labels = matched.labels.clone();
+        labels.extend(candidate.map(|label| (CANARY.to_owned(), label)));
         if populated && !early && !left {
             labels.insert(EARLIER.into(), "unknown".into());
         }
@@ -142,7 +144,8 @@ impl Discovery {
                 Some("the kernel bound it while no daemon ran: what its processes did until now is not judged")
             }
             _ if earlier_policy => Some(
-                "the kernel bound it by the earlier policy of its rule: what that refused is judged by the present one",
+                "the kernel bound it by the earlier policy of its rule, or by the one that a canary replaces: what that refused is judged \
+                 by the present one",
             ),
             _ if early => None,
             (true, true) => Some("it ran before the daemon started: what its processes did until now is not known"),
@@ -210,7 +213,11 @@ impl Discovery {
             return Err(format!("it lies in {called}, which bounds it").into());
         }
         let of_rule = run.labels.get(LABEL) == Some(&matched.rule.name);
-        let of_policy = || self.policies.get(&matched.rule.policy).is_ok_and(|policy| policy.digest() == run.policy);
+        let name = &matched.rule.policy;
+        let of_policy = || {
+            let in_force = self.policies.with_digest(name).is_ok_and(|(_, digest)| digest == run.policy);
+            in_force || registry.canaries().is_candidate(name, run.policy)
+        };
         match of_rule || of_policy() {
             true => Ok(Some(run.id)),
             false => {
