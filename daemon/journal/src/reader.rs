@@ -169,18 +169,19 @@ impl<S: ReadAt> LogReader<S> {
         &mut self,
         wanted: impl FnOnce(&Filter, &View<'_>) -> bool,
     ) -> Result<Option<Option<Entry>>, ReadError> {
-        let found = self.next_view(|filter, view| wanted(filter, view).then(|| view.entry()))?;
-        let failed = |why| ReadError::Entry { offset: self.scanner.offset(), index: self.next_index, why };
-        found.map(|entry| entry.transpose().map_err(failed)).transpose()
+        self.next_view(|filter, view| wanted(filter, view).then(|| view.entry()).transpose())
     }
 
     /// The index of the next entry, and whether it passes `filter`; `None` at the end.
     pub(crate) fn next_place(&mut self, filter: &Filter) -> Result<Option<(u64, bool)>, ReadError> {
-        self.next_view(|_, view| (view.index, filter.takes_view(view)))
+        self.next_view(|_, view| Ok((view.index, filter.takes_view(view))))
     }
 
     /// What `take` makes of the next entry; `None` at the end.
-    fn next_view<T>(&mut self, take: impl FnOnce(&Filter, &View<'_>) -> T) -> Result<Option<T>, ReadError> {
+    fn next_view<T>(
+        &mut self,
+        take: impl FnOnce(&Filter, &View<'_>) -> Result<T, ParseError>,
+    ) -> Result<Option<T>, ReadError> {
         self.cut_tail = None;
         self.begin()?;
         let (index, stands) = (self.next_index, self.scanner.offset());
@@ -192,12 +193,14 @@ impl<S: ReadAt> LogReader<S> {
             }
             Look::Bad(why) => Err(ReadError::Frame { offset: stands, index, why }),
             Look::Frame { offset, bytes } => {
-                let view = View::parse(bytes).map_err(|why| ReadError::Entry { offset, index, why })?;
+                let failed = |why| ReadError::Entry { offset, index, why };
+                let view = View::parse(bytes).map_err(failed)?;
                 if view.index != index {
                     return Err(ReadError::Index { offset, index, found: view.index });
                 }
+                let taken = take(&self.filter, &view).map_err(failed)?;
                 self.next_index += 1;
-                Ok(Some(take(&self.filter, &view)))
+                Ok(Some(taken))
             }
         }
     }

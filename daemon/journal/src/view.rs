@@ -74,11 +74,11 @@ fn usual(bytes: &[u8]) -> Option<View<'_>> {
     if bytes.len() > USUAL_BYTES {
         return None;
     }
-    let mut text = Text { rest: std::str::from_utf8(bytes).ok()? };
+    let mut text = Text::of(bytes)?;
     text.skip("{\"index\":")?;
     let index = text.unsigned()?;
     text.skip(",\"prev\":")?;
-    let prev = digest(text.plain()?)?;
+    let prev = text.digest()?;
     text.skip(",\"wall_ns\":")?;
     let wall_ns = text.unsigned()?;
     text.skip(",\"mono_ns\":")?;
@@ -92,12 +92,9 @@ fn usual(bytes: &[u8]) -> Option<View<'_>> {
     text.skip(",\"incident\":")?;
     let incident = text.optional()?;
     text.skip(",\"body\":")?;
-    if !text.rest.starts_with('{') {
-        return None;
-    }
-    text.value(0)?;
+    text.object(0)?;
     text.skip("}")?;
-    if !text.rest.is_empty() {
+    if text.left() > 0 {
         return None;
     }
     let (kind, run, incident) = (Cow::Borrowed(kind), run.map(Cow::Borrowed), incident.map(Cow::Borrowed));
@@ -128,13 +125,29 @@ const NIBBLES: [u8; 256] = {
     table
 };
 
-/// The text that is left.
-struct Text<'a> {
+/// Canonical JSON, as far as it was not read yet. Each method is `None` where the text is not in the usual form.
+pub(crate) struct Text<'a> {
     rest: &'a str,
 }
 
 impl<'a> Text<'a> {
-    fn skip(&mut self, expected: &str) -> Option<()> {
+    /// `None`: it is no text.
+    pub(crate) fn of(bytes: &'a [u8]) -> Option<Text<'a>> {
+        Some(Text { rest: std::str::from_utf8(bytes).ok()? })
+    }
+
+    /// How many bytes are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Reads a digest in quotes.
+    pub(crate) fn digest(&mut self) -> Option<Hash> {
+        digest(self.plain()?)
+    }
+
+    /// Reads exactly `expected`.
+    pub(crate) fn skip(&mut self, expected: &str) -> Option<()> {
         self.rest = self.rest.strip_prefix(expected)?;
         Some(())
     }
@@ -153,7 +166,8 @@ impl<'a> Text<'a> {
         canonical.then_some(digits)
     }
 
-    fn unsigned(&mut self) -> Option<u64> {
+    /// Reads an integer.
+    pub(crate) fn unsigned(&mut self) -> Option<u64> {
         self.digits()?.parse().ok()
     }
 
@@ -196,10 +210,15 @@ impl<'a> Text<'a> {
         }
     }
 
-    fn object(&mut self, depth: usize) -> Option<()> {
+    /// Reads an object that is inside `depth` others.
+    pub(crate) fn object(&mut self, depth: usize) -> Option<()> {
         if depth >= canonical::MAX_DEPTH {
             return None;
         }
+        self.members(|text| text.value(depth + 1))
+    }
+
+    fn members(&mut self, mut value: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         self.skip("{")?;
         if self.skip("}").is_some() {
             return Some(());
@@ -212,11 +231,16 @@ impl<'a> Text<'a> {
             }
             before = Some(key);
             self.skip(":")?;
-            self.value(depth + 1)?;
+            value(self)?;
             if self.skip(",").is_none() {
                 return self.skip("}");
             }
         }
+    }
+
+    /// Reads an object whose values are integers.
+    pub(crate) fn counts(&mut self) -> Option<()> {
+        self.members(|text| text.unsigned().map(drop))
     }
 
     fn array(&mut self, depth: usize) -> Option<()> {

@@ -2,14 +2,13 @@
 //! incidents stay text. So a folder with thousands of segments is opened in milliseconds.
 
 use memchr::memmem::Finder;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::Summary;
 use crate::entry::Hash;
 use crate::reader::Filter;
+use crate::view::Text;
 use crate::walk::Chain;
 
 /// More names than this are looked up in a table, not in the text.
@@ -38,63 +37,40 @@ pub struct Brief {
     pub previous_summary: Hash,
     /// SHA-256 of the summary's file.
     pub hash: Hash,
-    text: Box<[u8]>,
-    kinds: Range<usize>,
-    runs: Range<usize>,
-    incidents: Range<usize>,
+    tables: Tables,
 }
 
-#[derive(Deserialize)]
-struct Wire<'a> {
-    first: u64,
-    entries: u64,
-    bytes: u64,
-    first_wall_ns: u64,
-    last_wall_ns: u64,
-    #[serde(with = "hex::serde")]
-    prev: Hash,
-    #[serde(with = "hex::serde")]
-    head: Hash,
-    #[serde(with = "hex::serde")]
-    index_sha256: Hash,
-    #[serde(with = "hex::serde")]
-    previous_summary: Hash,
-    #[serde(borrow)]
-    kinds: &'a RawValue,
-    #[serde(borrow)]
-    runs: &'a RawValue,
-    #[serde(borrow)]
-    incidents: &'a RawValue,
+/// What the summary says about kinds, runs and incidents.
+#[derive(Debug, Clone)]
+enum Tables {
+    /// In the text of the file, where the three tables are.
+    Text { text: Box<[u8]>, kinds: Range<usize>, runs: Range<usize>, incidents: Range<usize> },
+    /// Read, because a name in it is unusual.
+    Whole(Box<Summary>),
 }
 
 impl Brief {
-    /// Reads the bytes of a summary's file.
-    ///
-    /// # Errors
-    /// They are no JSON object with these fields.
-    pub fn read(text: Vec<u8>) -> serde_json::Result<Brief> {
-        let Wire {
-            first,
-            entries,
-            bytes,
-            first_wall_ns,
-            last_wall_ns,
-            prev,
-            head,
-            index_sha256,
-            previous_summary,
-            kinds,
-            runs,
-            incidents,
-        } = serde_json::from_slice(&text)?;
-        let place = |table: &RawValue| {
-            let begin = table.get().as_ptr().addr() - text.as_ptr().addr();
-            begin..begin + table.get().len()
-        };
-        let (kinds, runs, incidents) = (place(kinds), place(runs), place(incidents));
-        let hash = Sha256::digest(&text).into();
-        let text = text.into_boxed_slice();
-        Ok(Brief {
+    /// Reads the bytes of a summary's file. `None`: they are not what is written for a summary.
+    #[must_use]
+    pub fn read(text: Vec<u8>) -> Option<Brief> {
+        match Brief::usual(&text) {
+            Some((brief, [kinds, runs, incidents])) => {
+                let tables = Tables::Text { text: text.into_boxed_slice(), kinds, runs, incidents };
+                Some(Brief { tables, ..brief })
+            }
+            None => {
+                let summary: Summary = serde_json::from_slice(&text).ok()?;
+                (summary.encode() == text).then(|| Brief::of(summary))
+            }
+        }
+    }
+
+    fn of(summary: Summary) -> Brief {
+        let Summary { first, entries, bytes, first_wall_ns, last_wall_ns, .. } = summary;
+        let Summary { prev, head, index_sha256, previous_summary, .. } = summary;
+        let hash = summary.hash();
+        let tables = Tables::Whole(Box::new(summary));
+        Brief {
             first,
             entries,
             bytes,
@@ -105,18 +81,67 @@ impl Brief {
             index_sha256,
             previous_summary,
             hash,
-            text,
-            kinds,
-            runs,
-            incidents,
-        })
+            tables,
+        }
     }
 
-    /// The whole summary, if the file has exactly its text.
+    /// The fields, and where the tables are, of a text in which each character is where `serde_json` writes it.
+    fn usual(bytes: &[u8]) -> Option<(Brief, [Range<usize>; 3])> {
+        let mut text = Text::of(bytes)?;
+        text.skip("{\"version\":")?;
+        let version = u32::try_from(text.unsigned()?).ok()?;
+        let number = |name: &str, text: &mut Text<'_>| {
+            text.skip(name)?;
+            text.unsigned()
+        };
+        let first = number(",\"first\":", &mut text)?;
+        let entries = number(",\"entries\":", &mut text)?;
+        let size = number(",\"bytes\":", &mut text)?;
+        let first_wall_ns = number(",\"first_wall_ns\":", &mut text)?;
+        let last_wall_ns = number(",\"last_wall_ns\":", &mut text)?;
+        let digest = |name: &str, text: &mut Text<'_>| {
+            text.skip(name)?;
+            text.digest()
+        };
+        let prev = digest(",\"prev\":", &mut text)?;
+        let head = digest(",\"head\":", &mut text)?;
+        let index_sha256 = digest(",\"index_sha256\":", &mut text)?;
+        let previous_summary = digest(",\"previous_summary\":", &mut text)?;
+        let table = |name: &str, text: &mut Text<'_>| {
+            text.skip(name)?;
+            let begin = bytes.len() - text.left();
+            text.counts()?;
+            Some(begin..bytes.len() - text.left())
+        };
+        let tables =
+            [table(",\"kinds\":", &mut text)?, table(",\"runs\":", &mut text)?, table(",\"incidents\":", &mut text)?];
+        text.skip("}")?;
+        let empty = Summary {
+            version,
+            first,
+            entries,
+            bytes: size,
+            first_wall_ns,
+            last_wall_ns,
+            prev,
+            head,
+            index_sha256,
+            previous_summary,
+            kinds: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            incidents: BTreeMap::new(),
+        };
+        let brief = Brief { hash: Sha256::digest(bytes).into(), ..Brief::of(empty) };
+        (text.left() == 0).then_some((brief, tables))
+    }
+
+    /// The whole summary.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
-        let summary: Summary = serde_json::from_slice(&self.text).ok()?;
-        (*summary.encode() == *self.text).then_some(summary)
+        match &self.tables {
+            Tables::Text { text, .. } => serde_json::from_slice(text).ok(),
+            Tables::Whole(summary) => Some((**summary).clone()),
+        }
     }
 
     /// What the first entry continues.
@@ -139,23 +164,27 @@ impl Brief {
         {
             return false;
         }
+        let (text, kinds, runs, incidents) = match &self.tables {
+            Tables::Whole(summary) => return summary.may_have(filter),
+            Tables::Text { text, kinds, runs, incidents } => (text, kinds, runs, incidents),
+        };
         if filter.runs.as_ref().is_some_and(|runs| runs.len() > LOOKED_FOR) {
             return self.summary().is_none_or(|summary| summary.may_have(filter));
         }
-        let one = |wanted: &Option<String>, table| wanted.as_ref().is_none_or(|wanted| self.names(wanted, table));
-        one(&filter.run, &self.runs)
-            && one(&filter.incident, &self.incidents)
-            && filter.runs.as_ref().is_none_or(|runs| runs.iter().any(|run| self.names(run, &self.runs)))
-            && (filter.kinds.is_empty() || filter.kinds.iter().any(|kind| self.names(kind, &self.kinds)))
+        let names = |wanted: &str, table: &Range<usize>| names(wanted, text.get(table.clone()).unwrap_or_default());
+        let one = |wanted: &Option<String>, table| wanted.as_ref().is_none_or(|wanted| names(wanted, table));
+        one(&filter.run, runs)
+            && one(&filter.incident, incidents)
+            && filter.runs.as_ref().is_none_or(|wanted| wanted.iter().any(|run| names(run, runs)))
+            && (filter.kinds.is_empty() || filter.kinds.iter().any(|kind| names(kind, kinds)))
     }
+}
 
-    /// Whether `wanted` is a name in the table.
-    fn names(&self, wanted: &str, table: &Range<usize>) -> bool {
-        // What cannot be written cannot be in it.
-        let Ok(quoted) = serde_json::to_string(wanted) else { return false };
-        let table = self.text.get(table.clone()).unwrap_or_default();
-        Finder::new(&format!("{quoted}:")).find(table).is_some()
-    }
+/// Whether `wanted` is a name in the text of a table.
+fn names(wanted: &str, table: &[u8]) -> bool {
+    // What cannot be written cannot be in it.
+    let Ok(quoted) = serde_json::to_string(wanted) else { return false };
+    Finder::new(&format!("{quoted}:")).find(table).is_some()
 }
 
 #[cfg(test)]
@@ -180,9 +209,14 @@ mod tests {
 
     #[test]
     fn a_brief_says_what_the_summary_says() {
-        let summary = summary();
+        for runs in [summary().runs, [("r1".to_owned(), 1)].into()] {
+            said_by_both(&Summary { runs, ..summary() });
+        }
+    }
+
+    fn said_by_both(summary: &Summary) {
         let brief = Brief::read(summary.encode()).unwrap();
-        assert_eq!(brief.summary(), Some(summary.clone()));
+        assert_eq!(brief.summary().as_ref(), Some(summary));
         assert_eq!((brief.start(), brief.end(), brief.hash), (summary.start(), summary.end(), summary.hash()));
         assert_eq!((brief.bytes, brief.previous_summary, brief.index_sha256), (216, [9; 32], summary.index_sha256));
         let run = |run: &str| Filter { run: Some(run.into()), ..Filter::default() };
@@ -210,12 +244,31 @@ mod tests {
     }
 
     #[test]
-    fn another_text_of_the_same_summary_has_another_hash_and_is_not_the_summary() {
+    fn another_text_of_the_same_summary_is_not_one() {
         let text = String::from_utf8(summary().encode()).unwrap();
-        let other = Brief::read(text.replacen(':', ": ", 1).into_bytes()).unwrap();
-        assert!(other.summary().is_none() && other.hash != summary().hash());
-        for wrong in ["", "{}", "[]", &text[..text.len() - 1], &text.replacen("\"first\"", "\"other\"", 1)] {
-            assert!(Brief::read(wrong.as_bytes().to_vec()).is_err(), "{wrong}");
+        let wrong = [
+            String::new(),
+            "{}".into(),
+            "[]".into(),
+            text[..text.len() - 1].to_owned(),
+            format!("{text} "),
+            text.replacen(':', ": ", 1),
+            text.replacen("\"first\"", "\"other\"", 1),
+            text.replacen("\"gap\":1", "\"gap\":1.0", 1),
+            text.replacen("\"gap\":1", "\"gap\":\"1\"", 1),
+            text.replacen("\"decision\"", "\"zebra\"", 1),
+            text.replacen("\"runs\":{", "\"runs\":[{", 1),
+        ];
+        for wrong in wrong {
+            assert!(wrong != text && Brief::read(wrong.clone().into_bytes()).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn usual_names_stay_text_and_others_are_read() {
+        let usual = Brief::read(Summary { runs: [("r1".to_owned(), 1)].into(), ..summary() }.encode()).unwrap();
+        assert!(matches!(usual.tables, Tables::Text { .. }));
+        let other = Brief::read(summary().encode()).unwrap();
+        assert!(matches!(other.tables, Tables::Whole(_)));
     }
 }

@@ -52,14 +52,12 @@ impl Catalog {
         let removed = catalog.removed.as_ref();
         let mut expected = Some(removed.map_or_else(Chain::default, Removed::end));
         let mut previous = Some(removed.map_or([0; 32], |r| r.last_summary));
-        let sealed = sealed(dir);
-        let last = sealed.last().copied();
-        for first in sealed {
+        for first in sealed(dir) {
             // Removed, but the removal of the file was interrupted.
             if catalog.removed.as_ref().is_some_and(|r| first < r.entries) {
                 continue;
             }
-            let summary = read_summary(dir, first, Some(first) == last).and_then(|summary| {
+            let summary = read_summary(dir, first).and_then(|summary| {
                 if expected.is_some_and(|expected| summary.start() != expected) {
                     return Err(format!("segment {first} does not continue the one before it"));
                 }
@@ -75,10 +73,6 @@ impl Catalog {
             match &summary {
                 Ok(summary) => (expected, previous) = (Some(summary.end()), Some(summary.hash)),
                 Err(why) => {
-                    // Nothing vouches for the text of the one before.
-                    if let Some(before) = catalog.segments.last_mut() {
-                        before.summary.take_if(|summary| summary.summary().is_none());
-                    }
                     catalog.problems.push(why.clone());
                     (expected, previous) = (None, None);
                 }
@@ -113,13 +107,12 @@ impl Catalog {
     }
 }
 
-/// The next summary vouches for the text of this one, by its hash; the text of the last one is compared with what would be written.
-fn read_summary(dir: &Path, first: u64, last: bool) -> Result<Brief, String> {
+fn read_summary(dir: &Path, first: u64) -> Result<Brief, String> {
     let path = summary_path(dir, first);
     let bytes = bounded::read(&path, bounded::LARGEST)
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    let summary = Brief::read(bytes).map_err(|error| format!("{} is no summary: {error}", path.display()))?;
-    if summary.first != first || (last && summary.summary().is_none()) {
+    let summary = Brief::read(bytes).ok_or_else(|| format!("{} is no summary", path.display()))?;
+    if summary.first != first {
         return Err(format!("{} is not the summary of segment {first}", path.display()));
     }
     let segment = segment_path(dir, first);

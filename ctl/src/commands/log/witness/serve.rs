@@ -20,7 +20,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
-    io,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -174,7 +174,8 @@ impl Server {
     }
 
     fn log(&self, text: &str) {
-        eprintln!("{} {text}", time::wall(i128::from(time::now()), &self.zone));
+        // A log that cannot be written (a full disk) stops no cosignature.
+        let _ = writeln!(io::stderr(), "{} {text}", time::wall(i128::from(time::now()), &self.zone));
     }
 }
 
