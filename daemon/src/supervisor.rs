@@ -163,6 +163,8 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     tracing::info!("failsafed stops");
     let _removed = std::fs::remove_file(&context.config.socket);
     threads.stop();
+    // Threads that are joined below may wait for an answer of it.
+    base.tpm.close();
     let _woken = stop_events.write(1);
     let _woken = stop_accepting.write(1);
     let _ended = stop_ordinary.send(());
@@ -193,7 +195,7 @@ struct Base {
     keys: Arc<SigningKeys>,
     tpm: Arc<NodeTpm>,
     counter: Arc<rollback::Shared>,
-    /// Compares the log with the counter of the TPM, where there is one.
+    /// Compares the log with the counter of the TPM, unless the configuration does not use it.
     rollback: Option<Rollback>,
 }
 
@@ -232,7 +234,7 @@ impl Base {
         see_ebpf(&registry, &node);
         let tpm = Arc::new(NodeTpm::new(config.tpm.settings()));
         let counter = Arc::new(rollback::Shared::of(&config.tpm));
-        let with_counter = config.tpm.counter && !config.tpm.disabled && config.tpm.device.exists();
+        let with_counter = config.tpm.counter && !config.tpm.disabled;
         let rollback = with_counter.then(|| Rollback::new(log_owner.log(), tpm.clone(), &boot_id, counter.clone()));
         Ok(Base { _lock: lock, log_owner, findings, registry, reader, node, boot_id, keys, tpm, counter, rollback })
     }

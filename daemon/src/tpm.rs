@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Invariants: one thread speaks to the TPM, and it has no descriptor of the daemon's; nobody waits for it longer than
-//! [`ANSWER`]; after a command without an answer nobody waits until it ends; that there is no TPM is remembered for [`AGAIN`].
+//! [`ANSWER`], and not longer than [`LAST`] after the daemon began to stop; after a command without an answer nobody waits until
+//! it ends; a failure is remembered for [`AGAIN`], except that there is no TPM, which is asked each time.
 //! No thread of the freeze path uses it. Everything works without a TPM: whoever asks gets the reason as text.
 
 mod device;
@@ -19,15 +20,19 @@ use session::{Live, Session};
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{self, RecvTimeoutError, SyncSender, TrySendError},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     time::{Duration, Instant},
 };
 
 /// How long an answer is waited for.
 pub const ANSWER: Duration = Duration::from_secs(5);
+/// How long an answer is waited for after the daemon began to stop.
+pub const LAST: Duration = Duration::from_secs(1);
+/// How often whoever waits looks whether the daemon stops.
+const LOOK: Duration = Duration::from_millis(50);
 /// Requests that wait for the thread.
 const QUEUE: usize = 8;
 /// How long a failure is remembered: until then nobody tries again.
@@ -116,6 +121,8 @@ pub struct NodeTpm {
     ended: Arc<AtomicU64>,
     /// The last request that nobody waited for to its end.
     late: AtomicU64,
+    /// Until when an answer is waited for, once the daemon stops.
+    ends: OnceLock<Instant>,
     failed: Mutex<Option<(Instant, NoTpm)>>,
 }
 
@@ -128,6 +135,7 @@ impl NodeTpm {
             asked: AtomicU64::new(0),
             ended: Arc::default(),
             late: AtomicU64::new(0),
+            ends: OnceLock::new(),
             failed: Mutex::default(),
         }
     }
@@ -193,6 +201,17 @@ impl NodeTpm {
         self.ask_once(|live| refused_alone(live.tpm.count()))?.map_err(NoTpm::not_now)
     }
 
+    /// Why there is none, if its device does not exist now. Asks only the file system.
+    pub fn absent(&self) -> Option<NoTpm> {
+        let Settings { device, disabled, .. } = &self.settings;
+        (!disabled && matches!(device.try_exists(), Ok(false))).then(|| NoTpm::Absent(device.clone()))
+    }
+
+    /// The daemon stops: from now on nobody waits longer than [`LAST`].
+    pub fn close(&self) {
+        let _closed_before = self.ends.set(Instant::now() + LAST);
+    }
+
     /// Something that may be done twice: where an open device failed, it is opened anew.
     fn ask<T: Send + 'static>(
         &self,
@@ -215,8 +234,12 @@ impl NodeTpm {
         if self.settings.disabled {
             return Err(NoTpm::Disabled);
         }
+        if self.ends.get().is_some_and(|ends| Instant::now() >= *ends) {
+            return Err(NoTpm::Failed("the TPM is not asked: the daemon stops".to_owned()));
+        }
         if let Some((at, why)) = &*self.failed.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < AGAIN
+            && !matches!(why, NoTpm::Absent(_))
         {
             return Err(why.clone());
         }
@@ -227,12 +250,15 @@ impl NodeTpm {
         let given_up = Arc::new(AtomicBool::new(false));
         let work = Box::new(move |session: &mut Session| drop(give.send(work(session))));
         let number = self.send(given_up.clone(), work)?;
-        let result = match answer.recv_timeout(ANSWER) {
+        let result = match self.receive(&answer) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
                 given_up.store(true, Ordering::Relaxed);
                 self.late.fetch_max(number, Ordering::Relaxed);
-                return Err(NoTpm::Failed(format!("the TPM did not answer within {} s", ANSWER.as_secs())));
+                return Err(NoTpm::Failed(match self.ends.get() {
+                    Some(_) => "the TPM did not answer before the daemon stopped".to_owned(),
+                    None => format!("the TPM did not answer within {} s", ANSWER.as_secs()),
+                }));
             }
             Err(RecvTimeoutError::Disconnected) => Err(NoTpm::Failed("the thread of the TPM ended".to_owned())),
         };
@@ -240,6 +266,19 @@ impl NodeTpm {
             *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why.clone()));
         }
         result
+    }
+
+    fn receive<T>(&self, answer: &Receiver<T>) -> Result<T, RecvTimeoutError> {
+        let asked = Instant::now();
+        loop {
+            let by = asked + ANSWER;
+            let by = self.ends.get().map_or(by, |ends| by.min(*ends));
+            let left = by.saturating_duration_since(Instant::now());
+            match answer.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if left > LOOK => {}
+                other => return other,
+            }
+        }
     }
 
     fn send(&self, given_up: Arc<AtomicBool>, work: Box<dyn FnOnce(&mut Session) + Send>) -> Result<u64, NoTpm> {

@@ -20,6 +20,7 @@ use crate::search::{Query, Search, SearchError};
 /// The fields of the entry.
 const VALUE: &str = "value";
 const FAILED: &str = "failed";
+const MISSING: &str = "missing";
 
 /// What the last entry about the counter states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +59,18 @@ pub fn draft(stated: Option<u64>, now: Stamp) -> Draft {
 #[must_use]
 pub fn none(why: &str, now: Stamp) -> Draft {
     Draft::new(kind::COUNTER, now, json!({ (VALUE): null, (FAILED): why }))
+}
+
+/// The entry that states the same value once more, and that the TPM with the counter is missing.
+#[must_use]
+pub fn missing(value: u64, why: &str, now: Stamp) -> Draft {
+    Draft::new(kind::COUNTER, now, json!({ (VALUE): value, (MISSING): why }))
+}
+
+/// Whether `entry` states that the TPM is missing: a finding about it is in the log already.
+#[must_use]
+pub fn is_missing(entry: &Entry) -> bool {
+    entry.kind == kind::COUNTER && entry.body.get(MISSING).is_some()
 }
 
 /// What `entry` states of the counter, if it does.

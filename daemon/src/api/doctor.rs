@@ -289,6 +289,11 @@ fn counter(context: &Context, out: &mut Vec<DoctorCheck>) {
         Counter::Agreed(value) => works(area, name, format!("log and TPM agree on {value}")),
         Counter::Unread => works(area, name, "it is being read".to_owned()),
         Counter::Unused(why) => works(area, name, format!("not used: {why}")),
+        Counter::Missing(why) => {
+            let advice = "enable the TPM and load its driver; if it was removed on purpose, set tpm.counter = false; \
+                          docs/transparency-log.md";
+            check(area, name, CheckState::Degraded, why, advice)
+        }
         Counter::Failed(why) => {
             let advice = "a log that is replaced by an older copy of the whole state folder is not found out; docs/transparency-log.md";
             check(area, name, CheckState::Degraded, why, advice)

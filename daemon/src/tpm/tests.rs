@@ -59,6 +59,36 @@ fn a_node_without_a_tpm_says_so_and_one_that_is_not_used_is_not_opened() {
 }
 
 #[test]
+fn a_tpm_that_appears_is_asked_although_it_was_absent_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = tpm(&folder.path().join("tpm"));
+    assert!(matches!(node.read(), Err(NoTpm::Absent(_))));
+    assert!(node.absent().is_some());
+    device(folder.path(), |_| Some(refusal(0x921)));
+    assert_eq!(node.absent(), None);
+    let why = failed(node.read());
+    assert!(why.contains("locked out"), "{why}");
+}
+
+#[test]
+fn a_tpm_that_hangs_does_not_delay_the_stop_of_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Arc::new(tpm(&device(folder.path(), |_| None)));
+    let waiting = {
+        let node = node.clone();
+        thread::spawn(move || (failed(node.read()), Instant::now()))
+    };
+    crate::testing::until("the request waits", || node.asked.load(Ordering::Relaxed) == 1);
+    let closed = Instant::now();
+    node.close();
+    let (why, ended) = waiting.join().unwrap();
+    assert!(why.contains("before the daemon stopped"), "{why}");
+    assert!(ended - closed < ANSWER, "it waited for {:?}", ended - closed);
+    thread::sleep(LAST.saturating_sub(closed.elapsed()));
+    assert!(failed(node.read()).contains("the daemon stops"));
+}
+
+#[test]
 fn what_is_no_tpm_is_refused_and_the_failure_is_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");

@@ -4,7 +4,9 @@
 //! start, and every hour ─► counter of the TPM ─► compare with the last entry `counter` ─► finding in the log and the health
 //!                                                          └─► entry, durable ─► count
 //! ```
-//! Owns what the log states of the counter. Invariants: it counts at most once for each boot and once for each [`EVERY`], because
+//! Owns what the log states of the counter. A TPM that appears later, because its driver loads after the daemon, is used from then on.
+//!
+//! Invariants: it counts at most once for each boot and once for each [`EVERY`], because
 //! counting wears out the TPM; it counts only to a value of which the entry is durable; nobody waits for this thread, and a TPM that
 //! fails or does not answer changes nothing but its text in `doctor`.
 
@@ -36,7 +38,9 @@ pub const EVERY: Duration = Duration::from_secs(3_600);
 const AGAIN: Duration = Duration::from_secs(60);
 /// When a TPM that made no counter is asked again: each attempt is in the log.
 const MAKE_AGAIN: Duration = Duration::from_secs(86_400);
-/// How long the thread sleeps.
+/// How long a TPM that the log has a value of may be missing until that is a finding: its driver may load after the daemon.
+const DRIVER: Duration = Duration::from_secs(600);
+/// How long the thread sleeps. A TPM that appears is noticed within this time.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How the counter stands.
@@ -49,6 +53,8 @@ pub enum Counter {
     Agreed(u64),
     /// It is not used.
     Unused(String),
+    /// The log states a value, but the node has no TPM.
+    Missing(String),
     /// It cannot be read or counted.
     Failed(String),
 }
@@ -64,8 +70,7 @@ impl Shared {
         let known = match (config.disabled, config.counter) {
             (true, _) => unused("the configuration does not use a TPM (tpm.disabled)"),
             (false, false) => unused("the configuration does not use it (tpm.counter)"),
-            (false, true) if config.device.exists() => Counter::Unread,
-            (false, true) => Counter::Unused(NoTpm::Absent(config.device.clone()).to_string()),
+            (false, true) => Counter::Unread,
         };
         Shared(Mutex::new(known))
     }
@@ -85,6 +90,12 @@ pub struct Rollback {
     log: Log,
     tpm: Arc<NodeTpm>,
     stated: Stated,
+    /// The log has a finding that the TPM is missing, and no value since then.
+    missing: bool,
+    /// Since when there is no TPM.
+    absent: Option<Instant>,
+    /// How long this may be so until it is a finding.
+    driver: Duration,
     /// Why the log could not be read when the daemon started.
     unread: Option<String>,
     /// When it counts, although log and counter agree.
@@ -115,10 +126,12 @@ impl Rollback {
             Err(error) => (None, Some(format!("what the audit log states of the counter cannot be read: {error}"))),
         };
         let stated = last.as_ref().and_then(counter::of).unwrap_or_default();
-        let of_boot = last.filter(|entry| entry.boot_id == boot_id);
+        let missing = last.as_ref().is_some_and(counter::is_missing);
+        // An entry of a missing TPM did not count.
+        let of_boot = last.filter(|entry| entry.boot_id == boot_id && !missing);
         let since = of_boot.map(|entry| Duration::from_nanos(clock::monotonic_ns().saturating_sub(entry.mono_ns)));
         let due = Instant::now() + since.map_or(Duration::ZERO, |since| EVERY.saturating_sub(since));
-        Rollback { log, tpm, stated, unread, due, shared }
+        Rollback { log, tpm, stated, missing, absent: None, driver: DRIVER, unread, due, shared }
     }
 
     /// Works until `stop`.
@@ -126,7 +139,8 @@ impl Rollback {
         sched::background();
         let mut next = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            if Instant::now() >= next {
+            let appeared = self.absent.is_some() && self.tpm.absent().is_none();
+            if appeared || Instant::now() >= next {
                 let (found, wait) = self.look(stop);
                 if let Some(what) = found {
                     // A closed queue means that the pipeline has ended.
@@ -141,16 +155,22 @@ impl Rollback {
     /// Compares, and counts if it is due. Returns what is amiss, which is in the log then, and when to look again.
     fn look(&mut self, stop: &AtomicBool) -> (Option<String>, Duration) {
         let mut found = None;
-        let (counter, wait) = match self.agree(&mut found, stop) {
-            Err(Stopped::Unread(why)) => (Counter::Failed(why), EVERY),
-            Ok(value) => (Counter::Agreed(value), self.due.saturating_duration_since(Instant::now())),
+        let agreed = self.agree(&mut found, stop).map(Counter::Agreed);
+        let counter = match agreed {
+            Err(Stopped::Tpm(why @ NoTpm::Absent(_))) => self.without_tpm(&why.to_string(), &mut found, stop),
+            other => other,
+        };
+        let (counter, wait) = match counter {
+            Ok(counter @ Counter::Agreed(_)) => (counter, self.due.saturating_duration_since(Instant::now())),
+            Ok(counter) => (counter, AGAIN),
             Err(Stopped::Stopping) => return (found, EVERY),
-            Err(Stopped::Tpm(why @ (NoTpm::Disabled | NoTpm::Absent(_)))) => (Counter::Unused(why.to_string()), EVERY),
+            Err(Stopped::Unread(why)) => (Counter::Failed(why), EVERY),
+            Err(Stopped::Tpm(why @ NoTpm::Disabled)) => (Counter::Unused(why.to_string()), EVERY),
             Err(Stopped::Tpm(why)) => (Counter::Failed(why.to_string()), AGAIN),
             Err(Stopped::NotMade(why)) => (Counter::Failed(why.to_string()), MAKE_AGAIN),
             Err(Stopped::Log(why)) => (Counter::Failed(why.to_string()), AGAIN),
         };
-        if let Counter::Failed(why) = &counter
+        if let Counter::Failed(why) | Counter::Missing(why) = &counter
             && self.shared.get() != counter
         {
             tracing::warn!(why, "the counter against a rollback of the audit log is not used");
@@ -164,6 +184,10 @@ impl Rollback {
         if let Some(why) = &self.unread {
             return Err(Stopped::Unread(why.clone()));
         }
+        if let Some(absent) = self.tpm.absent() {
+            return Err(Stopped::Tpm(absent));
+        }
+        self.absent = None;
         // Each step leads to another; a counter that somebody else counts up meanwhile does not keep this thread here.
         for _ in 0..4 {
             let value = self.tpm.counter().map_err(Stopped::Tpm)?;
@@ -184,6 +208,23 @@ impl Rollback {
         }
         let why = "the counter was counted up by somebody else meanwhile".to_owned();
         Err(Stopped::Tpm(NoTpm::NotNow(why)))
+    }
+
+    /// There is no TPM now. If the log states a value, somebody may have disabled the TPM to hide that the log was rolled back: that
+    /// is a finding, once until the log states a value again.
+    fn without_tpm(&mut self, why: &str, found: &mut Option<String>, stop: &AtomicBool) -> Result<Counter, Stopped> {
+        let since = *self.absent.get_or_insert_with(Instant::now);
+        let Stated::Value(value) = self.stated else { return Ok(Counter::Unused(why.to_owned())) };
+        let text = format!("the log states {value} for the counter of the TPM, but {why}");
+        if !self.missing && since.elapsed() >= self.driver {
+            let what = format!("it cannot be excluded that the log was rolled back: {text}");
+            tracing::error!(what, "the audit log");
+            self.write(&finding(&what, self.log.stamp()), stop)?;
+            self.missing = true;
+            *found = Some(what);
+            self.write(&counter::missing(value, why, self.log.stamp()), stop)?;
+        }
+        Ok(Counter::Missing(text))
     }
 
     fn begin(&mut self, stop: &AtomicBool) -> Result<(), Stopped> {
@@ -210,6 +251,7 @@ impl Rollback {
     fn state(&mut self, value: Option<u64>, stop: &AtomicBool) -> Result<(), Stopped> {
         self.write(&draft(value, self.log.stamp()), stop)?;
         self.stated = value.map_or(Stated::Beginning, Stated::Value);
+        self.missing = false;
         Ok(())
     }
 

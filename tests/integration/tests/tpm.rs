@@ -2,9 +2,13 @@
 //! one that fails.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Node, on_node};
+use integration::{Node, on_node, wait_for_some};
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 #[path = "../../../daemon/tpm/tests/swtpm/node.rs"]
 #[expect(
@@ -111,6 +115,86 @@ fn a_tpm_that_refuses_leaves_a_statement_by_the_software_key_with_the_reason() -
         ensure!(code == 15 && answer["statement"]["predicate"]["tpm"]["status"] == "failed", "{answer:#}");
         Ok(())
     })
+}
+
+/// The value of the counter that the log states last, as the daemon answers.
+fn counted(node: &Node) -> Result<Option<u64>> {
+    Ok(node
+        .events()?
+        .iter()
+        .rev()
+        .find(|entry| entry["kind"] == "counter")
+        .and_then(|entry| entry["body"]["value"].as_u64()))
+}
+
+/// The check of the counter by `failsafectl doctor`.
+fn counter_check(node: &Node) -> Result<Value> {
+    let checks = node.ctl(["doctor", "-o", "json"])?.json()?;
+    let all = checks["checks"].as_array().context("no checks")?;
+    all.iter().find(|check| check["name"] == "TPM counter").cloned().with_context(|| format!("{checks:#}"))
+}
+
+/// Everything that a copy of the disk has: the state folder, and the second head, which a reboot removes.
+fn files_of(node: &Node) -> Result<(Vec<PathBuf>, PathBuf)> {
+    let heads = fs::read_dir(node.file("."))?.filter_map(|entry| Some(entry.ok()?.path()));
+    let heads = heads.filter(|path| path.display().to_string().contains("audit-head-")).collect();
+    Ok((heads, node.state_dir().to_owned()))
+}
+
+#[test]
+fn a_state_folder_that_is_rolled_back_is_found_by_the_counter_of_a_tpm_that_appeared_late() -> Result<()> {
+    let test = "a_state_folder_that_is_rolled_back_is_found_by_the_counter_of_a_tpm_that_appeared_late";
+    let Some(tpm) = Swtpm::start(test) else { return Ok(()) };
+    let device = tpm.folder().join("tpmrm0");
+    on_node("tpm-rollback", &settings(&device), |node| {
+        // The driver of the TPM is not loaded yet.
+        node.stop()?;
+        let older = node.file("older");
+        let (_, state) = files_of(node)?;
+        copy(&state, &older)?;
+        node.restart()?;
+        let absent = |node: &Node| Ok::<_, anyhow::Error>(counter_check(node)?["detail"].to_string());
+        wait_for_some("doctor names the missing TPM", || {
+            Ok(absent(node)?.contains("the node has no TPM").then_some(()))
+        })?;
+        ensure!(counter_check(node)?["state"] == "works", "{}", counter_check(node)?);
+        symlink(tpm.socket(), &device)?;
+        let value = wait_for_some("the TPM that appeared counts", || counted(node))?;
+        node.stop()?;
+        node.log_is_whole()?;
+
+        // Without a TPM a rollback would not be found.
+        fs::remove_file(&device)?;
+        node.restart()?;
+        let missing = wait_for_some("doctor shows that the TPM is missing", || {
+            Ok(Some(counter_check(node)?).filter(|check| check["state"] == "degraded"))
+        })?;
+        let detail = missing["detail"].as_str().context("no detail")?;
+        ensure!(detail.starts_with(&format!("the log states {value} for the counter of the TPM")), "{missing}");
+        node.stop()?;
+        symlink(tpm.socket(), &device)?;
+
+        let (heads, _) = files_of(node)?;
+        ensure!(!heads.is_empty(), "no second head is removed");
+        heads.iter().try_for_each(fs::remove_file)?;
+        fs::remove_dir_all(&state)?;
+        copy(&older, &state)?;
+        node.restart()?;
+        node.wait_for_event("the finding", |entry| {
+            entry["kind"] == "gap"
+                && entry["body"]["cause"] == "integrity"
+                && entry["body"]["what"].as_str().is_some_and(|what| what.contains(&format!("TPM has {value}")))
+        })?;
+        let report = node.ctl(["log", "verify", "-o", "json"])?.expect(3)?.json()?;
+        ensure!(report["verdict"] == "incomplete", "{report}");
+        Ok(())
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(copied.success(), "cp -a {} {}: {copied}", from.display(), to.display());
+    Ok(())
 }
 
 /// The words, without those that differ from one run to another: digests, numbers, the name of the host.

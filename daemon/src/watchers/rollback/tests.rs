@@ -184,6 +184,56 @@ fn a_counter_that_was_removed_is_found_and_made_anew() {
 }
 
 #[test]
+fn a_tpm_that_is_missing_is_one_finding_and_the_counter_goes_on_when_it_is_back() {
+    let test = "a_tpm_that_is_missing_is_one_finding_and_the_counter_goes_on_when_it_is_back";
+    let Some(mut node) = Node::start(test) else { return };
+    let first = node.boot().agrees();
+    let (device, hidden) = (node.swtpm.socket(), node.swtpm.folder().join("hidden"));
+    fs::rename(&device, &hidden).unwrap();
+
+    let mut boot = node.boot();
+    assert_eq!(boot.look(), None, "its driver may load later");
+    let missing = format!("the log states {first} for the counter of the TPM, but the node has no TPM");
+    assert!(matches!(boot.shared.get(), Counter::Missing(why) if why.starts_with(&missing)), "{:?}", boot.shared.get());
+    boot.rollback.driver = Duration::ZERO;
+    let found = boot.look().unwrap();
+    assert!(found.contains(&missing), "{found}");
+    assert_eq!(boot.look(), None, "it is reported once");
+    boot.stops();
+    // Another daemon finds the entry.
+    let mut boot = node.again();
+    boot.rollback.driver = Duration::ZERO;
+    assert_eq!(boot.look(), None, "it is reported once");
+    assert!(matches!(boot.shared.get(), Counter::Missing(_)));
+    let report = verify(&node.folder().join("audit")).unwrap();
+    assert_eq!(report.findings.iter().map(|finding| &finding.what).collect::<Vec<_>>(), [&found]);
+
+    fs::rename(&hidden, &device).unwrap();
+    assert_eq!(boot.look(), None);
+    assert_eq!(boot.value(), first + 1, "the same daemon uses the TPM that is back");
+    boot.stops();
+    fs::rename(&device, &hidden).unwrap();
+    let mut boot = node.again();
+    boot.rollback.driver = Duration::ZERO;
+    assert!(boot.look().is_some(), "it is missing again");
+    boot.stops();
+}
+
+#[test]
+fn a_node_that_never_had_a_tpm_has_no_finding() {
+    let (state, nowhere) = (tempfile::tempdir().unwrap(), "/nowhere/tpmrm0".into());
+    let (bounds, second) = (AuditLog::default().bounds(), state.path().join("second-head"));
+    let owner = LogOwner::open(state.path(), &second, "boot-1", bounds, None).unwrap().0;
+    let tpm = Arc::new(NodeTpm::new(Settings { device: nowhere, pcrs: vec![0, 7], disabled: false }));
+    let shared = Arc::<Shared>::default();
+    let mut rollback = Rollback::new(owner.log(), tpm, "boot-1", shared.clone());
+    rollback.driver = Duration::ZERO;
+    assert_eq!(rollback.look(&AtomicBool::new(false)), (None, AGAIN));
+    assert!(matches!(shared.get(), Counter::Unused(_)));
+    owner.close();
+}
+
+#[test]
 fn a_tpm_that_makes_no_counter_still_quotes_and_the_log_says_so() {
     let Some(mut node) = Node::start("a_tpm_that_makes_no_counter_still_quotes_and_the_log_says_so") else { return };
     let (done, text) = node.swtpm.tool("tpm2_changeauth", &["-c", "o", "secret"]);
