@@ -8,7 +8,7 @@ mod vouch;
 
 pub use quota::{Budget, Spent};
 pub use tally::Tallying;
-pub use vouch::{Vouch, rotate};
+pub use vouch::{Vouch, default_name, rotate, wrong_name};
 
 use crate::platform::clock;
 use failsafe_core::{

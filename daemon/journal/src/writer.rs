@@ -365,6 +365,12 @@ impl<S: Storage> AuditLog<S> {
         self.signed
     }
 
+    /// The name of the key that signed this log before; `None`: nothing was signed, or the log replaces the one that was.
+    #[must_use]
+    pub fn key_name(&self) -> Option<&str> {
+        signed::key_name(self.origin.as_deref()?)
+    }
+
     /// Signs the tree of the durable entries and keeps the checkpoint, if there are entries that none vouches for. With `border`
     /// it is also kept as that of the border of segments at which the tree stands. True: it was signed. Nothing is while checkpoints
     /// that the log does not contain are not put aside yet.

@@ -108,7 +108,11 @@ fn the_end_of_a_log_that_could_not_be_written_is_not_signed() {
         let disk = Signed::new(None);
         disk.sim.fail_syncs(failing);
         let options = Options {
-            signing: Some(Signing { signer: Box::new(|| Ok(Box::new(signer()))), every: Duration::from_secs(3600) }),
+            signing: Some(Signing {
+                name: "failsafe.test/node".into(),
+                signer: Box::new(|_| Ok(Box::new(signer()))),
+                every: Duration::from_secs(3600),
+            }),
             clock: Box::new(stamp(0)),
             ..Options::default()
         };

@@ -405,7 +405,11 @@ fn entries_behind_a_removal_are_proved_in_the_same_tree() {
     let spawn = |retention| {
         let options = Options {
             live: Some(Box::new(|| Some(std::collections::BTreeSet::new()))),
-            signing: Some(Signing { signer: Box::new(|| Ok(Box::new(signer()))), every: Duration::from_secs(3600) }),
+            signing: Some(Signing {
+                name: "failsafe.test/node".into(),
+                signer: Box::new(|_| Ok(Box::new(signer()))),
+                every: Duration::from_secs(3600),
+            }),
             clock: Box::new(stamp(0)),
             ..Options::default()
         };
@@ -460,7 +464,11 @@ fn entries_behind_a_removal_are_proved_in_the_same_tree() {
 fn a_silent_log_has_a_heartbeat_and_a_checkpoint_of_it() {
     let state = State::new();
     let options = Options {
-        signing: Some(Signing { signer: Box::new(|| Ok(Box::new(signer()))), every: Duration::from_millis(1) }),
+        signing: Some(Signing {
+            name: "failsafe.test/node".into(),
+            signer: Box::new(|_| Ok(Box::new(signer()))),
+            every: Duration::from_millis(1),
+        }),
         heartbeat: Some(Duration::from_millis(20)),
         ..Options::default()
     };
@@ -483,7 +491,11 @@ fn a_silent_log_has_a_heartbeat_and_a_checkpoint_of_it() {
 fn a_short_log_shows_that_its_checkpoint_was_deleted_or_replaced_by_an_older_one() {
     let state = State::new();
     let options = || Options {
-        signing: Some(Signing { signer: Box::new(|| Ok(Box::new(signer()))), every: Duration::from_millis(1) }),
+        signing: Some(Signing {
+            name: "failsafe.test/node".into(),
+            signer: Box::new(|_| Ok(Box::new(signer()))),
+            every: Duration::from_millis(1),
+        }),
         // Shorter than the time between two entries: a heartbeat comes all the same.
         heartbeat: Some(Duration::from_millis(40)),
         ..Options::default()

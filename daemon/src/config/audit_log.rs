@@ -1,7 +1,7 @@
 //! `[audit_log]`: how much of the audit log is kept, and how much of it each user gets.
 
 use super::{check::Wrong, gpu_rates::Pace};
-use crate::log::{Bounds, Budget, Vouch};
+use crate::log::{Bounds, Budget, Vouch, default_name, wrong_name};
 use crate::signing::SigningKeys;
 use failsafe_journal::storage::Retention;
 use serde::Deserialize;
@@ -23,6 +23,8 @@ pub struct AuditLog {
     pub checkpoint: Pace,
     /// A heartbeat entry is written after this time without an entry.
     pub heartbeat: Pace,
+    /// The name of a new log in checkpoints, and of the key that signs them; by default from the name of the host.
+    pub origin: Option<String>,
 }
 
 impl Default for AuditLog {
@@ -34,6 +36,7 @@ impl Default for AuditLog {
             keep_days: 365,
             checkpoint: Pace(Duration::from_secs(60)),
             heartbeat: Pace(Duration::from_secs(300)),
+            origin: None,
         }
     }
 }
@@ -50,13 +53,16 @@ impl AuditLog {
         // A shorter time would fill the disk of an idle node.
         let paces = [("audit_log.checkpoint", self.checkpoint), ("audit_log.heartbeat", self.heartbeat)];
         let short = paces.into_iter().filter(|(_, pace)| pace.0 < Duration::from_secs(1));
+        let origin = self.origin.as_deref().and_then(wrong_name);
+        wrong.extend(origin.map(|why| Wrong::new("audit_log.origin", why.to_owned())));
         wrong.extend(short.map(|(field, pace)| Wrong::new(field, format!("expected 1s to 1h, not {:?}", pace.0))));
         wrong
     }
 
     /// How checkpoints are signed, and how often a silent log has a heartbeat.
     pub fn vouch(&self, keys: &Arc<SigningKeys>) -> Vouch {
-        Vouch { keys: keys.clone(), checkpoint: self.checkpoint.0, heartbeat: self.heartbeat.0 }
+        let name = self.origin.clone().unwrap_or_else(default_name);
+        Vouch { keys: keys.clone(), name, checkpoint: self.checkpoint.0, heartbeat: self.heartbeat.0 }
     }
 
     /// As the log takes it.

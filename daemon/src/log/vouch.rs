@@ -1,7 +1,6 @@
 //! Checkpoints of the audit log, signed with the node's key; and the public keys, in a file for who verifies on this node.
 
 use crate::signing::{KeyError, NodeKey, NodeSigner, SigningKeys};
-use failsafe_attest::PublicKey;
 use failsafe_journal::{
     storage::{
         bounded,
@@ -17,6 +16,8 @@ use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 pub struct Vouch {
     /// The node's keys.
     pub keys: Arc<SigningKeys>,
+    /// The name of the key for a new log.
+    pub name: String,
     /// How often a checkpoint is signed, if there are new entries.
     pub checkpoint: Duration,
     /// A heartbeat entry is written after this time without an entry.
@@ -27,18 +28,18 @@ impl Vouch {
     /// How the log's thread signs.
     pub(super) fn signing(&self) -> Signing {
         let keys = self.keys.clone();
-        let signer = move || {
+        let signer = move |name: &str| {
             let signer = keys.signer().map_err(|error| error.to_string())?;
-            let key = verifier(&signer.public())?;
+            let key = VerifierKey::new(name, signer.public().bytes()).map_err(|error| error.to_string())?;
             Ok(Box::new(LogSigner { signer, key }) as Box<dyn Signer>)
         };
-        Signing { signer: Box::new(signer), every: self.checkpoint }
+        Signing { name: self.name.clone(), signer: Box::new(signer), every: self.checkpoint }
     }
 
     /// The keys of earlier and present checkpoints. Why there are none, as a finding.
     pub(super) fn known(&self, findings: &mut Vec<String>) -> Keys {
         match self.keys.listed() {
-            Ok(listed) => Keys::of(listed.iter().filter_map(|key| verifier(&key.public).ok()).collect()),
+            Ok(listed) => Keys::default().with_any_name(listed.iter().map(|key| *key.public.bytes())),
             Err(error) => {
                 findings.push(format!("the checkpoints of the audit log cannot be verified and signed: {error}"));
                 Keys::default()
@@ -81,8 +82,36 @@ fn publish(listed: &[NodeKey], state_dir: &Path) -> Result<(), String> {
     replace_synced(&path, text.as_bytes(), MODE).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-fn verifier(key: &PublicKey) -> Result<VerifierKey, String> {
-    VerifierKey::new(KEY_NAME, key.bytes()).map_err(|error| error.to_string())
+/// The name of the key of a new log: `HOST/failsafe`, where HOST is the name of the host. It does not begin with the name of earlier
+/// logs, `failsafe`: a witness lets that key sign for all names below it.
+pub fn default_name() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let host: String = host.to_string_lossy().chars().map(|c| if name_char(c) { c } else { '-' }).take(253).collect();
+    match host.as_str() {
+        "" => KEY_NAME.to_owned(),
+        host => format!("{host}/{KEY_NAME}"),
+    }
+}
+
+/// Whether it can stand in the name of a host.
+fn name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
+}
+
+/// What is wrong with a configured name.
+pub fn wrong_name(name: &str) -> Option<&'static str> {
+    let parts = || name.split('/');
+    if name.is_empty() || name.len() > 253 {
+        Some("expected 1 to 253 characters")
+    } else if !parts().all(|part| !part.is_empty() && part.chars().all(name_char)) {
+        Some(
+            "expected letters, digits, `-`, `.` and `_` in parts with a slash between them, such as \"node7.example.org/failsafe\"",
+        )
+    } else if parts().any(|part| part == "log") {
+        Some("`log` must not be one of its parts: the daemon appends `/log/ID`")
+    } else {
+        None
+    }
 }
 
 struct LogSigner {
@@ -104,6 +133,44 @@ impl Signer for LogSigner {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn the_name_of_a_log_has_that_of_the_host_and_is_a_valid_key_name() {
+        let name = default_name();
+        assert!(name.ends_with("/failsafe") && wrong_name(&name).is_none(), "{name}");
+        assert!(wrong_name("node7.example.org/failsafe").is_none());
+        for wrong in ["", "a b", "a+b", "/a", "a/", "a//b", "a/log", "log/a", "nöde", &"a".repeat(254)] {
+            assert!(wrong_name(wrong).is_some(), "{wrong}");
+        }
+    }
+
+    /// Signs one more entry in a new process of the daemon; the checkpoint.
+    fn signed(folder: &Path, name: &str) -> (String, String) {
+        let keys = Arc::new(SigningKeys::open(folder, 1));
+        let (checkpoint, heartbeat) = (Duration::from_secs(3_600), Duration::from_secs(3_600));
+        let vouch = Vouch { keys, name: name.to_owned(), checkpoint, heartbeat };
+        let bounds = crate::config::AuditLog::default().bounds();
+        let (owner, findings) =
+            crate::log::LogOwner::open(folder, &folder.join("second-head"), "boot", bounds, Some(vouch)).unwrap();
+        assert_eq!(findings, Vec::<String>::new());
+        let draft = failsafe_journal::Draft::new("test", owner.log().stamp(), serde_json::json!({}));
+        owner.log().submit(&draft).wait(Duration::from_secs(60)).unwrap();
+        owner.close();
+        let text = fs::read_to_string(folder.join(failsafe_journal::tree::signed::CHECKPOINT_FILE)).unwrap();
+        let origin = text.lines().next().unwrap().to_owned();
+        let by = text.lines().last().unwrap().split(' ').nth(1).unwrap().to_owned();
+        (origin, by)
+    }
+
+    #[test]
+    fn a_log_keeps_the_name_that_it_was_begun_with() {
+        for name in ["failsafe", "node7/failsafe"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (origin, by) = signed(dir.path(), name);
+            assert!(origin.starts_with(&format!("{name}/log/")) && by == name, "{origin} {by}");
+            assert_eq!(signed(dir.path(), "renamed/failsafe"), (origin, by));
+        }
+    }
 
     #[test]
     fn a_new_key_is_published_before_it_is_used_and_not_used_if_it_cannot_be() {

@@ -78,7 +78,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`BadCheckpoint`].
-    pub fn open<'k>(note: &[u8], keys: &'k Keys) -> Result<(Checkpoint, &'k VerifierKey), BadCheckpoint> {
+    pub fn open(note: &[u8], keys: &Keys) -> Result<(Checkpoint, VerifierKey), BadCheckpoint> {
         let note = Note::parse(note)?;
         let checkpoint = Checkpoint::parse(note.text())?;
         let key = note.verify(keys)?;

@@ -108,7 +108,7 @@ impl ConsistencyFile {
     ///
     /// # Errors
     /// [`BadConsistency::Checkpoint`].
-    pub fn open<'k>(&self, keys: &'k Keys) -> Result<(Checkpoint, &'k VerifierKey), BadConsistency> {
+    pub fn open(&self, keys: &Keys) -> Result<(Checkpoint, VerifierKey), BadConsistency> {
         Ok(Checkpoint::open(&self.checkpoint, keys)?)
     }
 

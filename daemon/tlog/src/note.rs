@@ -35,7 +35,11 @@ pub struct VerifierKey {
 
 /// Keys that a verifier knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys(Vec<VerifierKey>);
+pub struct Keys {
+    named: Vec<VerifierKey>,
+    /// Those of which signatures under any name are taken.
+    any_name: Vec<[u8; 32]>,
+}
 
 /// A note of which the signatures are not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,7 +223,22 @@ impl Keys {
     /// These keys.
     #[must_use]
     pub fn of(keys: Vec<VerifierKey>) -> Keys {
-        Keys(keys)
+        Keys { named: keys, any_name: Vec::new() }
+    }
+
+    /// These too, under whatever name they sign: the caller trusts a key, and does not know how its log is called. Only
+    /// [`Note::verify`] uses them: a policy and a witness decide by names.
+    #[must_use]
+    pub fn with_any_name(mut self, keys: impl IntoIterator<Item = [u8; 32]>) -> Keys {
+        self.any_name.extend(keys);
+        self
+    }
+
+    /// Those that may have made this signature.
+    fn of_signature(&self, signature: &NoteSignature) -> impl Iterator<Item = VerifierKey> {
+        let named = self.named.iter().filter(|key| key.name == signature.name && key.id == signature.id).cloned();
+        let any = self.any_name.iter().filter_map(|key| VerifierKey::new(&signature.name, key).ok());
+        named.chain(any.filter(|key| key.id == signature.id))
     }
 
     /// Reads a file of keys: one `NAME+ID+KEY` a line; empty lines and lines that begin with `#` are comments.
@@ -232,18 +251,18 @@ impl Keys {
         let keys = lines.map(|(at, line)| {
             VerifierKey::parse(line).map_err(|why| BadKey::Line { line: at + 1, why: Box::new(why) })
         });
-        Ok(Keys(keys.collect::<Result<_, _>>()?))
+        Ok(Keys::of(keys.collect::<Result<_, _>>()?))
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.named.is_empty() && self.any_name.is_empty()
     }
 
-    /// The keys.
+    /// The keys that are known under one name.
     pub fn iter(&self) -> impl Iterator<Item = &VerifierKey> {
-        self.0.iter()
+        self.named.iter()
     }
 }
 
@@ -311,14 +330,14 @@ impl Note {
         &self.signatures
     }
 
-    /// Verifies the signatures by `keys`. Returns the key of the first.
+    /// Verifies the signatures by `keys`. Returns the key of the first, under the name that it signed with.
     ///
     /// # Errors
     /// [`NotVerified`]: there is none, or one of them is not valid.
-    pub fn verify<'k>(&self, keys: &'k Keys) -> Result<&'k VerifierKey, NotVerified> {
+    pub fn verify(&self, keys: &Keys) -> Result<VerifierKey, NotVerified> {
         let mut by = None;
         for signature in &self.signatures {
-            for key in keys.iter().filter(|key| key.name == signature.name && key.id == signature.id) {
+            for key in keys.of_signature(signature) {
                 let invalid = || NotVerified::Invalid(key.name.clone());
                 let bytes: &[u8; 64] = signature.bytes.as_slice().try_into().map_err(|_| invalid())?;
                 if !key.signed(self.text.as_bytes(), bytes) {

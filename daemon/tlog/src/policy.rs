@@ -177,7 +177,7 @@ impl Policy {
     pub fn accept(&self, note: &[u8]) -> Result<Accepted, Rejected> {
         let note = Note::parse(note).map_err(BadCheckpoint::from)?;
         let checkpoint = Checkpoint::parse(note.text())?;
-        let log = note.verify(&self.logs).map_err(BadCheckpoint::from)?.clone();
+        let log = note.verify(&self.logs).map_err(BadCheckpoint::from)?;
         if !is_origin_of(log.name(), &checkpoint.origin) {
             return Err(Rejected::OtherLog { key: log.name().to_owned(), origin: checkpoint.origin });
         }

@@ -62,11 +62,11 @@ pub enum BadProof {
 
 /// What a proof shows.
 #[derive(Debug, Clone)]
-pub struct Proved<'k> {
+pub struct Proved {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// The key that signed it.
-    pub key: &'k VerifierKey,
+    pub key: VerifierKey,
     /// The entry.
     pub entry: Vec<u8>,
 }
@@ -114,7 +114,7 @@ impl ProofFile {
     ///
     /// # Errors
     /// [`BadProof`].
-    pub fn verify<'k>(&self, keys: &'k Keys) -> Result<Proved<'k>, BadProof> {
+    pub fn verify(&self, keys: &Keys) -> Result<Proved, BadProof> {
         let entry = self.extra.clone().ok_or(BadProof::NoEntry)?;
         let (checkpoint, key) = Checkpoint::open(&self.checkpoint, keys)?;
         verify_inclusion(self.index, checkpoint.size, &leaf_hash(&entry), &self.hashes, &checkpoint.root)?;

@@ -128,6 +128,11 @@ fn a_note_needs_a_valid_signature_by_a_known_key() {
     let other = Note::sign(text(), &signer(2));
     assert!(matches!(other.verify(&keys()), Err(NotVerified::Unknown(by)) if by.contains("failsafe.test/node")));
     assert!(matches!(note.verify(&Keys::default()), Err(NotVerified::Unknown(_))));
+    // A key that is known without a name is the same key under each name, and no other key.
+    let any = Keys::default().with_any_name([signer(1).key().public()]);
+    assert_eq!(note.verify(&any).unwrap().name(), "failsafe.test/node");
+    assert!(matches!(other.verify(&any), Err(NotVerified::Unknown(_))));
+    assert_eq!(any.iter().count(), 0, "a witness, which decides by names, does not use it");
     // With the signature of an unknown key beside it, it is still by the known one.
     let both = |note: &Note, other: &Note| {
         let line = String::from_utf8(other.encode()).unwrap().split_once("\n\n").unwrap().1.to_owned();

@@ -15,21 +15,21 @@ use serde_json::json;
 use std::path::Path;
 
 /// A checkpoint that was read and verified.
-pub(super) struct Opened<'k> {
+pub(super) struct Opened {
     pub note: Vec<u8>,
     pub checkpoint: Checkpoint,
     pub tree: SignedTree,
-    pub key: &'k VerifierKey,
+    pub key: VerifierKey,
 }
 
 /// Reads a checkpoint and verifies it.
-pub(super) fn open<'k>(path: &Path, known: &'k Known) -> Result<Opened<'k>, Fail> {
+pub(super) fn open(path: &Path, known: &Known) -> Result<Opened, Fail> {
     let note = super::read(path, "checkpoint", note::MAX_BYTES)?;
     of_note(note, &clean(&path.display().to_string()), known)
 }
 
 /// Verifies a checkpoint that is part of the file `shown`.
-pub(super) fn of_note<'k>(note: Vec<u8>, shown: &str, known: &'k Known) -> Result<Opened<'k>, Fail> {
+pub(super) fn of_note(note: Vec<u8>, shown: &str, known: &Known) -> Result<Opened, Fail> {
     let (checkpoint, key) = Checkpoint::open(&note, &known.keys)
         .map_err(|error| Fail::because(shown, &error).advise(known.advice("checkpoint")))?;
     let tree = SignedTree::of(checkpoint.clone())

@@ -76,12 +76,7 @@ pub(super) fn consistency(place: &Place<'_>, args: &ConsistencyArgs) -> Result<E
 
 type Compared = Result<Vec<failsafe_tlog::Hash>, Found>;
 
-fn by_log<'k>(
-    place: &Place<'_>,
-    new: Option<&Path>,
-    old: &Opened<'_>,
-    known: &'k Known,
-) -> Result<(Opened<'k>, Compared), Fail> {
+fn by_log(place: &Place<'_>, new: Option<&Path>, old: &Opened, known: &Known) -> Result<(Opened, Compared), Fail> {
     let latest = place.state_dir.join(CHECKPOINT_FILE);
     let new = checkpoint::open(new.unwrap_or(&latest), known)?;
     let log = log_file(place.state_dir);
@@ -124,7 +119,7 @@ fn found(why: &NotExtended) -> Found {
     Found { exit, verdict, title, why: chain(why), advice }
 }
 
-fn by_proof<'k>(path: &Path, old: &Opened<'_>, known: &'k Known) -> Result<(Opened<'k>, Compared), Fail> {
+fn by_proof(path: &Path, old: &Opened, known: &Known) -> Result<(Opened, Compared), Fail> {
     let shown = clean(&path.display().to_string());
     let nothing = |why: &dyn std::error::Error| Fail::because(format!("{shown} proves nothing"), why);
     let bytes = super::read(path, "consistency proof", consistency_file::MAX_BYTES)?;
@@ -156,29 +151,29 @@ fn not_proved(why: &BadConsistency) -> Found {
     Found { exit, verdict, title, why: chain(why), advice }
 }
 
-fn as_json(opened: &Opened<'_>, known: &Known) -> serde_json::Value {
+fn as_json(opened: &Opened, known: &Known) -> serde_json::Value {
     let Checkpoint { origin, size, root, .. } = &opened.checkpoint;
     json!({
         "origin": origin,
         "entries": opened.tree.entries(),
         "size": size,
         "root_hash": hex::encode(root),
-        "key_id": known.about(opened.key).id,
+        "key_id": known.about(&opened.key).id,
     })
 }
 
 fn as_text(
     args: &ConsistencyArgs,
-    old: &Opened<'_>,
-    new: &Opened<'_>,
+    old: &Opened,
+    new: &Opened,
     known: &Known,
     found: Option<&Found>,
     hashes: usize,
 ) -> String {
-    let one = |name: &str, opened: &Opened<'_>| {
+    let one = |name: &str, opened: &Opened| {
         let entries = count(usize::try_from(opened.tree.entries()).unwrap_or(usize::MAX), "entry", "entries");
         let root = hex::encode(opened.checkpoint.root);
-        format!("  {name}  {entries}, root hash {root}\n           key {}\n", known.about(opened.key).text())
+        format!("  {name}  {entries}, root hash {root}\n           key {}\n", known.about(&opened.key).text())
     };
     let title = found.map_or(CONSISTENT, |found| found.title);
     let mut text = format!(

@@ -49,8 +49,10 @@ impl Known {
     pub fn parse(text: &[u8], own: bool) -> Result<Known, String> {
         let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
         let lines = parse(text)?;
-        let comments = lines.iter().map(|(key, comment)| (id(key), comment.clone())).collect();
-        let keys = Keys::of(lines.into_iter().map(|(key, _)| key).collect());
+        // A line without a name is of a key under the name of its log, which is not known here.
+        let any_name: Vec<_> = lines.iter().filter(|line| !line.named).map(|line| line.key.public()).collect();
+        let comments = lines.iter().map(|line| (id(&line.key), line.comment.clone())).collect();
+        let keys = Keys::of(lines.into_iter().map(|line| line.key).collect()).with_any_name(any_name);
         Ok(Known { keys, own, comments })
     }
 
@@ -106,9 +108,18 @@ pub(in crate::commands) fn known(place: &Place<'_>, file: Option<&Path>) -> Resu
     })
 }
 
+/// A line of a file of keys.
+#[derive(Debug)]
+struct Line {
+    key: VerifierKey,
+    comment: String,
+    /// It has the name of the key, and stands for no other name.
+    named: bool,
+}
+
 /// Lines `KEYID BASE64 COMMENT`, as in an allowed-keys file, or `NAME+ID+KEY`, as other tools of transparency logs have them.
 /// Also their comments.
-fn parse(text: &str) -> Result<Vec<(VerifierKey, String)>, String> {
+fn parse(text: &str) -> Result<Vec<Line>, String> {
     let mut keys = Vec::new();
     for (at, line) in text.lines().map(str::trim).enumerate() {
         // The key of a TPM signs no checkpoints.
@@ -118,7 +129,8 @@ fn parse(text: &str) -> Result<Vec<(VerifierKey, String)>, String> {
         }
         let key = match line.split_whitespace().next() {
             Some(key) if key.contains('+') => {
-                VerifierKey::parse(line).map(|key| (key, String::new())).map_err(|error| error.to_string())
+                let key = VerifierKey::parse(line).map_err(|error| error.to_string());
+                key.map(|key| Line { key, comment: String::new(), named: true })
             }
             id => allowed(line, id.unwrap_or_default()),
         };
@@ -127,11 +139,11 @@ fn parse(text: &str) -> Result<Vec<(VerifierKey, String)>, String> {
     if keys.is_empty() { Err("it has no key".to_owned()) } else { Ok(keys) }
 }
 
-fn allowed(line: &str, id: &str) -> Result<(VerifierKey, String), String> {
+fn allowed(line: &str, id: &str) -> Result<Line, String> {
     let allowed = AllowedKeys::parse(line).map_err(|error| error.to_string().replacen("line 1: ", "", 1))?;
     let (public, comment) = allowed.get(&KeyId(id.to_owned())).ok_or("expected `KEYID BASE64 COMMENT`")?;
     let key = VerifierKey::new(KEY_NAME, public.bytes()).map_err(|error| error.to_string())?;
-    Ok((key, comment.to_owned()))
+    Ok(Line { key, comment: comment.to_owned(), named: false })
 }
 
 #[cfg(test)]
@@ -147,9 +159,10 @@ mod tests {
         let public = PublicKey::from_bytes(&public).unwrap();
         let line = format!("{} {} node 7", public.id(), public.base64());
         let keys = parse(&format!("# keys\n\n{KEY}\n{line}\n")).unwrap();
-        let names: Vec<_> = keys.iter().map(|(key, comment)| (key.name(), comment.as_str())).collect();
+        let names: Vec<_> = keys.iter().map(|line| (line.key.name(), line.comment.as_str())).collect();
         assert_eq!(names, [("example.com/foo", ""), ("failsafe", "node 7")]);
         assert_eq!(parse(&format!("{line}\nabc tpm:AAAA its TPM\n")).unwrap().len(), 1);
+        assert!(keys[0].named && !keys[1].named);
         assert_eq!(parse("# none\n").unwrap_err(), "it has no key");
         assert!(
             parse(&format!("{line}\n{}\n", KEY.replace("foo", "bar"))).unwrap_err().starts_with("line 2: the id of")

@@ -75,7 +75,7 @@ pub(super) fn verify(place: &Place<'_>, file: &Path, trust: &Trust<'_>, as_json:
         ));
     };
     let text = String::from_utf8_lossy(&proved.entry);
-    let about = known.about(proved.key);
+    let about = known.about(&proved.key);
     if as_json {
         let value = json!({
             "proved": true,

@@ -78,7 +78,7 @@ impl Vouching {
     pub(super) fn sign<S: Storage>(&mut self, log: &mut AuditLog<S>, border: bool) -> io::Result<bool> {
         let Some(signing) = &self.signing else { return Ok(false) };
         self.signed = Some(Instant::now());
-        let signer = (signing.signer)().map_err(io::Error::other)?;
+        let signer = (signing.signer)(log.key_name().unwrap_or(&signing.name)).map_err(io::Error::other)?;
         log.sign(&*signer, border)
     }
 

@@ -16,18 +16,20 @@ use crate::storage::folder::{MODE, replace_synced};
 /// Name of the latest checkpoint, in the state folder.
 pub const CHECKPOINT_FILE: &str = "log.checkpoint";
 
-/// The name of every node's key in checkpoints. Which node it is, shows by the key itself: a name that can change, such as a host's,
-/// would make earlier checkpoints unverifiable.
+/// The name of the key of logs that were begun before logs had a name. Files that list keys without a name mean this one too.
 pub const KEY_NAME: &str = "failsafe";
 
-/// Gives the key that signs now, or says why there is none.
-pub type NodeSigner = Box<dyn Fn() -> Result<Box<dyn Signer>, String> + Send>;
+/// Gives the key that signs now, under a name, or says why there is none.
+pub type NodeSigner = Box<dyn Fn(&str) -> Result<Box<dyn Signer>, String> + Send>;
 
 /// Name of the file with the node's public keys, in the state folder.
 pub const KEYS_FILE: &str = "log.keys";
 
 /// How checkpoints are signed.
 pub struct Signing {
+    /// The name of the key for a new log. A log that has an origin keeps the name in it: a name that can change, such as a host's,
+    /// must not change the log's identity.
+    pub name: String,
     /// With what. Asked for each checkpoint, because a key can be replaced.
     pub signer: NodeSigner,
     /// How often, if there are new entries.
@@ -71,6 +73,12 @@ pub fn origin(key: &str, entry: &Hash, first: u64) -> String {
         0 => format!("{key}/log/{id}"),
         first => format!("{key}/log/{id}/from/{first}"),
     }
+}
+
+/// The name of the key that signs for the log with this origin.
+#[must_use]
+pub fn key_name(origin: &str) -> Option<&str> {
+    origin.rsplit_once("/log/").map(|(name, _)| name).filter(|name| !name.is_empty())
 }
 
 /// The entry that is leaf 0 of the tree with this origin.
@@ -198,6 +206,6 @@ fn new_folder(dir: &Path, name: &str) -> io::Result<PathBuf> {
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signing").field("every", &self.every).finish_non_exhaustive()
+        f.debug_struct("Signing").field("name", &self.name).field("every", &self.every).finish_non_exhaustive()
     }
 }

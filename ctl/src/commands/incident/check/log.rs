@@ -90,7 +90,7 @@ fn checkpoint(parts: &Parts, keys: Option<&Known>, is_allowed: bool, findings: &
     });
     match opened {
         Ok((tree, by)) => {
-            findings.key = Some(key(keys, by, is_allowed));
+            findings.key = Some(key(keys, &by, is_allowed));
             Some(tree)
         }
         Err(why) => {
