@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "otlp")]
+pub mod gzip;
 mod name;
 #[cfg(feature = "otlp")]
 pub mod otlp;
@@ -56,6 +58,12 @@ pub enum Why {
     Format,
     /// A request that is too large to be read.
     Size,
+    /// The sample rate of statsd.
+    Rate,
+    /// A content type or a compression that is not taken.
+    Encoding,
+    /// What failsafed did not answer for.
+    Away,
 }
 
 impl Why {
@@ -71,6 +79,9 @@ impl Why {
             Why::Many => "many",
             Why::Format => "format",
             Why::Size => "size",
+            Why::Rate => "rate",
+            Why::Encoding => "encoding",
+            Why::Away => "away",
         }
     }
 }
@@ -86,7 +97,20 @@ pub struct Taken {
 
 impl Taken {
     fn refuse(&mut self, why: Why) {
-        self.refused.entry(why).and_modify(|count| *count = count.saturating_add(1)).or_insert(1);
+        self.refuse_many(why, 1);
+    }
+
+    /// Adds what was refused before it was read.
+    pub fn refuse_many(&mut self, why: Why, more: u64) {
+        if more > 0 {
+            self.refused.entry(why).and_modify(|count| *count = count.saturating_add(more)).or_insert(more);
+        }
+    }
+
+    /// How many values it has, those that were refused included.
+    pub fn count(&self) -> u64 {
+        let values = u64::try_from(self.values.len()).unwrap_or(u64::MAX);
+        self.refused.values().fold(values, |sum, count| sum.saturating_add(*count))
     }
 
     fn take(&mut self, value: Result<Value, Why>) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// The labels of one value, sorted by key.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Labels {
     pub step: Option<String>,
     pub rank: Option<String>,

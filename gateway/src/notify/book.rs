@@ -115,7 +115,13 @@ impl Book {
                 let run = limited.run.map(|run| run.to_string()).unwrap_or_default();
                 let key = format!("limited-{}", if run.is_empty() { limited.uid.to_string() } else { run.clone() });
                 if !self.open.contains(&key) {
+                    // The summary may be written after the end of its run, which nothing closes then.
+                    let is_live = self.runs.contains(&run)
+                        && !self.keys_of(&run).any(|key| self.open.get(key).is_some_and(Open::has_ended));
                     self.open.insert(key.clone(), Open::hidden(entry, run, limited));
+                    if !is_live {
+                        self.open.change(&key, |open| open.ended(entry.wall_ns));
+                    }
                     self.make_room(&key);
                 }
             }

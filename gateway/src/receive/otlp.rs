@@ -5,17 +5,22 @@
 //! | `POST /v1/metrics` | `application/x-protobuf` or `application/json` |
 //! | `POST /opentelemetry.proto.collector.metrics.v1.MetricsService/Export` | `application/grpc` |
 //!
-//! Compressed content is refused. A request is at most [`MESSAGE`] bytes, and one request is decoded at a time.
+//! Compressed content is taken with gzip. A request is at most [`MESSAGE`] bytes, also when it is decompressed, and one request is
+//! decoded at a time. A request of another type or compression is a gap of the run, as one that cannot be read.
 
 use super::reporter::{Answer, Reporter};
-use failsafe_intake::{Why, otlp::Form};
+use failsafe_intake::{
+    Why,
+    gzip::{self, BadGzip},
+    otlp::Form,
+};
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tonic::Code;
 
@@ -25,6 +30,9 @@ const MESSAGE: usize = 256 << 10;
 const READ: Duration = Duration::from_secs(10);
 const HTTP: &str = "/v1/metrics";
 const GRPC: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+/// How a message of gRPC is compressed, and how one may be.
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
@@ -70,7 +78,10 @@ impl Client {
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let over = match over(&request) {
             Ok(over) => over,
-            Err(failure) => return plain(failure),
+            Err(failure) => {
+                count(&mut *self.reporter.lock().await, &failure).await;
+                return plain(failure);
+            }
         };
         let mut reporter = self.reporter.lock().await;
         let failure = match self.read(over, request).await {
@@ -87,19 +98,13 @@ impl Client {
             },
             Err(failure) => failure,
         };
-        if let Some(why) = failure.refused {
-            // The answer to the client is the same, whether or not failsafed counts it.
-            let _counted = reporter.report(&format!("!refused 1 {}\n", why.word())).await;
-        }
+        count(&mut reporter, &failure).await;
         failed(over, &failure)
     }
 
     /// The lines for failsafed, and the room that they take.
     async fn read(&self, over: Over, request: Request<Incoming>) -> Result<(String, SemaphorePermit<'_>), Failure> {
-        if request.headers().get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-            let why = "compressed requests are not taken: set OTEL_EXPORTER_OTLP_COMPRESSION=none";
-            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, why));
-        }
+        let coding = Coding::of(over, request.headers())?;
         let body = tokio::time::timeout(READ, Limited::new(request.into_body(), MESSAGE + PREFIX).collect());
         let bytes = match body.await {
             Ok(Ok(body)) => body.to_bytes(),
@@ -114,8 +119,8 @@ impl Client {
                 return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, why));
             }
         };
-        let (form, message) = match over {
-            Over::Http(form) => (form, &bytes[..]),
+        let (form, (is_compressed, message)) = match over {
+            Over::Http(form) => (form, (coding == Coding::Gzip, &bytes[..])),
             Over::Grpc => (Form::Protobuf, message(&bytes)?),
         };
         let busy = || {
@@ -125,10 +130,58 @@ impl Client {
         let room = tokio::time::timeout(READ, self.reporting.acquire()).await;
         let room = room.ok().and_then(Result::ok).ok_or_else(busy)?;
         let _alone = self.decoding.acquire().await;
-        let taken = form.read(message).map_err(|bad| {
+        let message = if is_compressed { Cow::Owned(coding.decompress(message)?) } else { Cow::Borrowed(message) };
+        let taken = form.read(&message).map_err(|bad| {
             Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, bad.to_string()).counted(Why::Format)
         })?;
         Ok((taken.lines(), room))
+    }
+}
+
+/// The answer to the client is the same, whether or not failsafed counts it.
+async fn count(reporter: &mut Reporter, failure: &Failure) {
+    if let Some(why) = failure.refused {
+        let _counted = reporter.report(&format!("!refused 1 {}\n", why.word())).await;
+    }
+}
+
+/// How a request is compressed. A message of gRPC says beside that whether it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    None,
+    Gzip,
+}
+
+impl Coding {
+    fn of(over: Over, headers: &HeaderMap) -> Result<Coding, Failure> {
+        let header = if over == Over::Grpc { GRPC_ENCODING } else { CONTENT_ENCODING };
+        match headers.get(header).map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => Ok(Coding::None),
+            Some(b"gzip") => Ok(Coding::Gzip),
+            Some(_) => Err(Coding::not_taken()),
+        }
+    }
+
+    fn not_taken() -> Failure {
+        let why = "only gzip is taken as compression: set OTEL_EXPORTER_OTLP_COMPRESSION=gzip or none";
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, why).counted(Why::Encoding)
+    }
+
+    fn decompress(self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        if self == Coding::None {
+            return Err(Coding::not_taken());
+        }
+        gzip::decompress(bytes, MESSAGE).map_err(|bad| {
+            let text = bad.to_string();
+            match bad {
+                BadGzip::Large(_) => {
+                    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, text).counted(Why::Size)
+                }
+                BadGzip::Gzip(_) => {
+                    Failure::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, text).counted(Why::Format)
+                }
+            }
+        })
     }
 }
 
@@ -143,7 +196,8 @@ fn over<T>(request: &Request<T>) -> Result<Over, Failure> {
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Code::InvalidArgument,
             "expected the content type application/x-protobuf or application/json",
-        )),
+        )
+        .counted(Why::Encoding)),
         (_, HTTP, _) => Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "expected POST")),
         (_, _, content) if content.starts_with("application/grpc") => {
             Err(Failure::new(StatusCode::OK, Code::Unimplemented, "only metrics are taken, no traces or logs"))
@@ -154,20 +208,19 @@ fn over<T>(request: &Request<T>) -> Result<Over, Failure> {
     }
 }
 
-/// The one message of a gRPC request.
-fn message(bytes: &[u8]) -> Result<&[u8], Failure> {
+/// The one message of a gRPC request, and whether it is compressed.
+fn message(bytes: &[u8]) -> Result<(bool, &[u8]), Failure> {
     let bad = |why: &str| Failure::new(StatusCode::OK, Code::InvalidArgument, why).counted(Why::Format);
     let (prefix, message) = bytes.split_first_chunk::<PREFIX>().ok_or_else(|| bad("expected a message"))?;
     let [compressed, length @ ..] = *prefix;
-    if compressed != 0 {
-        let why = "compressed messages are not taken: set OTEL_EXPORTER_OTLP_COMPRESSION=none";
-        return Err(Failure::new(StatusCode::OK, Code::Unimplemented, why));
+    if compressed > 1 {
+        return Err(bad("expected a message that begins with 0, or with 1 if it is compressed"));
     }
     let expected = u32::from_be_bytes(length);
     if usize::try_from(expected).ok() != Some(message.len()) {
         return Err(bad("expected one message of the length that it has before it"));
     }
-    Ok(message)
+    Ok((compressed == 1, message))
 }
 
 fn answered(over: Over, answer: &Answer) -> Response<Body> {
@@ -204,6 +257,7 @@ fn failed(over: Over, failure: &Failure) -> Response<Body> {
             let mut answer = with_type(StatusCode::OK, "application/grpc", empty());
             let headers = answer.headers_mut();
             headers.insert("grpc-status", HeaderValue::from(failure.code as i32));
+            headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity,gzip"));
             if let Ok(why) = HeaderValue::from_str(&failure.why.replace('%', "%25")) {
                 headers.insert(HeaderName::from_static("grpc-message"), why);
             }
@@ -267,11 +321,18 @@ mod tests {
 
     #[test]
     fn a_grpc_request_is_one_message_with_its_length() {
-        let read = |bytes: &[u8]| message(bytes).map(<[u8]>::to_vec).map_err(|failure| failure.code);
-        assert_eq!(read(&[0, 0, 0, 0, 2, 7, 8]), Ok(vec![7, 8]));
-        assert_eq!(read(&[0, 0, 0, 0, 0]), Ok(vec![]));
-        assert_eq!(read(&[1, 0, 0, 0, 1, 7]), Err(Code::Unimplemented));
-        for bad in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 3, 7], &[0, 0, 0, 0, 1, 7, 8], &[0, 255, 255, 255, 255]] {
+        let read = |bytes: &[u8]| message(bytes).map(|(is, it)| (is, it.to_vec())).map_err(|failure| failure.code);
+        assert_eq!(read(&[0, 0, 0, 0, 2, 7, 8]), Ok((false, vec![7, 8])));
+        assert_eq!(read(&[0, 0, 0, 0, 0]), Ok((false, vec![])));
+        assert_eq!(read(&[1, 0, 0, 0, 1, 7]), Ok((true, vec![7])));
+        for bad in [
+            &[2, 0, 0, 0, 0][..],
+            &[],
+            &[0, 0, 0, 0],
+            &[0, 0, 0, 0, 3, 7],
+            &[0, 0, 0, 0, 1, 7, 8],
+            &[0, 255, 255, 255, 255],
+        ] {
             assert_eq!(read(bad), Err(Code::InvalidArgument), "{bad:?}");
         }
     }

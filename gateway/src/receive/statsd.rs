@@ -1,10 +1,9 @@
 //! statsd over a unix stream socket: lines, or the frames of DogStatsD (`unixstream`: four bytes of length, little endian, before
-//! each packet). There is no answer: what is refused is a gap of the run.
+//! each packet). There is no answer: what is refused, and what comes while failsafed does not answer, is a gap of the run.
 
 use super::reporter::Reporter;
-use anyhow::Context;
-use failsafe_intake::{Taken, statsd};
-use std::time::Duration;
+use failsafe_intake::{Taken, Why, statsd};
+use std::time::{Duration, Instant};
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
 /// Bytes that are read at once, and longest line.
@@ -13,6 +12,10 @@ const TURN: usize = 16 << 10;
 const PACKET: usize = 8 << 10;
 /// Bytes before a packet.
 const PREFIX: usize = 4;
+/// While failsafed does not answer, it is asked again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long the values of a client that has closed its connection are held against the limits of connections, until failsafed answers.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// What has come and is not read yet.
 #[derive(Debug, Default)]
@@ -63,24 +66,105 @@ impl Pending {
     }
 }
 
+/// Reports what was read, and counts what failsafed did not answer for. The values are not held: they are of a time that has passed, and
+/// the gap says that they are missing.
+struct Reporting {
+    reporter: Reporter,
+    /// How many values failsafed did not answer for.
+    away: u64,
+    /// Until then failsafed is not asked.
+    again: Option<Instant>,
+}
+
+impl Reporting {
+    /// Whether failsafed has answered for everything.
+    fn is_settled(&self) -> bool {
+        self.away == 0
+    }
+
+    async fn report(&mut self, mut taken: Taken) {
+        if self.again.is_some_and(|again| Instant::now() < again) {
+            self.away = self.away.saturating_add(taken.count());
+            return;
+        }
+        let own = taken.count();
+        taken.refuse_many(Why::Away, self.away);
+        match self.reporter.report(&taken.lines()).await {
+            Ok(_) => (self.away, self.again) = (0, None),
+            Err(error) => {
+                if self.again.is_none() {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "values of statsd cannot be reported: they are counted, and a gap of their run when failsafed answers"
+                    );
+                }
+                (self.away, self.again) = (self.away.saturating_add(own), Some(Instant::now() + AGAIN));
+            }
+        }
+    }
+}
+
 /// Reads until the client closes, or sends nothing for `idle`.
 ///
 /// # Errors
 /// What ended it before.
-pub(super) async fn serve(mut stream: UnixStream, mut reporter: Reporter, idle: Duration) -> anyhow::Result<()> {
+pub(super) async fn serve(mut stream: UnixStream, reporter: Reporter, idle: Duration) -> anyhow::Result<()> {
     let (mut pending, mut buffer) = (Pending::default(), vec![0; TURN]);
+    let mut reporting = Reporting { reporter, away: 0, again: None };
+    let read = read(&mut stream, &mut pending, &mut buffer, &mut reporting, idle).await;
+    if let Err(error) = &read
+        && error.is::<Bad>()
+    {
+        let mut bad = Taken::default();
+        bad.refuse_many(Why::Size, 1);
+        reporting.report(bad).await;
+    }
+    let until = Instant::now() + LINGER;
+    while !reporting.is_settled() {
+        if Instant::now() >= until {
+            tracing::warn!(
+                values = reporting.away,
+                "values of statsd are lost without a gap: failsafed does not answer"
+            );
+            break;
+        }
+        tokio::time::sleep(AGAIN).await;
+        reporting.report(Taken::default()).await;
+    }
+    read
+}
+
+async fn read(
+    stream: &mut UnixStream,
+    pending: &mut Pending,
+    buffer: &mut [u8],
+    reporting: &mut Reporting,
+    idle: Duration,
+) -> anyhow::Result<()> {
+    let mut heard = Instant::now();
     loop {
-        let read = tokio::time::timeout(idle, stream.read(&mut buffer)).await.context("it was idle for too long")??;
+        let left = idle.saturating_sub(heard.elapsed());
+        // What is missing is reported also if the client sends nothing more.
+        let wait = if reporting.is_settled() { left } else { left.min(AGAIN) };
+        let read = match tokio::time::timeout(wait, stream.read(buffer)).await {
+            Ok(read) => read?,
+            Err(_) if heard.elapsed() < idle => {
+                reporting.report(Taken::default()).await;
+                continue;
+            }
+            Err(_) => anyhow::bail!("it was idle for too long"),
+        };
+        heard = Instant::now();
         if read == 0 {
             // The last line needs no end.
             if pending.framed != Some(true) && !pending.bytes.is_empty() {
-                reporter.report(&statsd::datagram(&pending.bytes).lines()).await?;
+                reporting.report(statsd::datagram(&pending.bytes)).await;
             }
             return Ok(());
         }
         pending.bytes.extend_from_slice(&buffer[..read]);
         for taken in pending.complete()? {
-            reporter.report(&taken.lines()).await?;
+            reporting.report(taken).await;
         }
     }
 }

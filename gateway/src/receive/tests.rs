@@ -15,10 +15,15 @@ const JSON: &str = r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"
 
 /// Values that failsafed got, for each connection to it.
 fn failsafed(path: &Path, answer: &'static str) -> mpsc::Receiver<String> {
+    failsafed_that_restarts(path, 0, answer)
+}
+
+/// The same; the first `ended` connections end without an answer.
+fn failsafed_that_restarts(path: &Path, ended: usize, answer: &'static str) -> mpsc::Receiver<String> {
     let listener = net::UnixListener::bind(path).unwrap();
     let (tx, rx) = mpsc::channel();
     std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
+        for stream in listener.incoming().map_while(Result::ok).skip(ended) {
             let tx = tx.clone();
             std::thread::spawn(move || one_connection(stream, answer, &tx));
         }
@@ -66,10 +71,15 @@ fn rig(answer: &'static str, change: impl FnOnce(&mut config::Receive)) -> Rig {
 }
 
 async fn post(rig: &Rig, path: &str, content: &str, body: Vec<u8>) -> (StatusCode, String) {
+    post_as(rig, path, content, "identity", body).await
+}
+
+async fn post_as(rig: &Rig, path: &str, content: &str, coding: &str, body: Vec<u8>) -> (StatusCode, String) {
     let stream = UnixStream::connect(&rig.socket).await.unwrap();
     let (mut send, connection) = conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::post(path).header("host", "x").header("content-type", content);
+    let request = request.header("content-encoding", coding);
     let answer = send.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
     let status = answer.status();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
@@ -108,6 +118,55 @@ async fn a_request_of_grpc_is_answered_with_its_status() {
     }
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_request_that_is_compressed_with_gzip_is_taken() {
+    let rig = rig("accepted 1 refused 0\n", |_| {});
+    let (status, body) = post_as(&rig, "/v1/metrics", "application/json", "gzip", gzip(JSON.as_bytes())).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(rig.got.recv().unwrap(), "loss 6.05e1 7\n?\n");
+    // Of gRPC: a message without metrics.
+    let stream = UnixStream::connect(&rig.socket).await.unwrap();
+    let (mut send, connection) = conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let path = "http://localhost/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+    for (coding, status) in [("gzip", None), ("zstd", Some("12"))] {
+        let message = gzip(b"");
+        let framed = [&[1, 0, 0, 0, message.len() as u8][..], &message].concat();
+        let request = Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+        let request = request.header("grpc-encoding", coding).body(Full::new(Bytes::from(framed))).unwrap();
+        let answer = send.send_request(request).await.unwrap();
+        assert_eq!(answer.headers().get("grpc-status").map(|it| it.to_str().unwrap()), status, "{coding}");
+        let expected = if status.is_some() { "!refused 1 encoding\n?\n" } else { "?\n" };
+        assert_eq!(rig.got.recv().unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn values_of_statsd_that_come_while_failsafed_is_away_are_a_gap_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let config = config::Receive {
+        socket: path("otlp.sock"),
+        statsd_socket: Some(path("statsd.sock")),
+        metrics_socket: path("m.sock"),
+        ..config::Receive::default()
+    };
+    let got = failsafed_that_restarts(&path("m.sock.stream"), 1, "accepted 0 refused 3\n");
+    tokio::spawn(Server::bind(&config).unwrap().serve());
+    let mut client = net::UnixStream::connect(path("statsd.sock")).unwrap();
+    client.write_all(b"loss:1|g\nloss:2|g\nx\n").unwrap();
+    // The client has gone when failsafed comes back.
+    drop(client);
+    let lines = tokio::task::spawn_blocking(move || got.recv_timeout(Duration::from_secs(60)).unwrap()).await.unwrap();
+    assert_eq!(lines, "!refused 3 away\n?\n");
+}
+
 #[tokio::test]
 async fn what_is_refused_is_an_error_of_the_client_and_counted() {
     let refusing = rig("accepted 0 refused 1 the process is in no run that failsafed watches\n", |_| {});
@@ -115,11 +174,16 @@ async fn what_is_refused_is_an_error_of_the_client_and_counted() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body.contains("1 values are refused: the process is in no run"), "{body}");
     let _lines = refusing.got.recv().unwrap();
-    for (body, status, word) in [
-        (vec![b'{'], StatusCode::BAD_REQUEST, "format"),
-        (vec![b' '; 300 << 10], StatusCode::PAYLOAD_TOO_LARGE, "size"),
+    let json = "application/json";
+    for (content, coding, body, status, word) in [
+        (json, "identity", vec![b'{'], StatusCode::BAD_REQUEST, "format"),
+        (json, "identity", vec![b' '; 300 << 10], StatusCode::PAYLOAD_TOO_LARGE, "size"),
+        (json, "gzip", gzip(&vec![b' '; 1 << 20]), StatusCode::PAYLOAD_TOO_LARGE, "size"),
+        (json, "gzip", JSON.into(), StatusCode::BAD_REQUEST, "format"),
+        (json, "br", JSON.into(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoding"),
+        ("text/plain", "identity", JSON.into(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoding"),
     ] {
-        let (got, _) = post(&refusing, "/v1/metrics", "application/json", body).await;
+        let (got, _) = post_as(&refusing, "/v1/metrics", content, coding, body).await;
         assert_eq!(got, status);
         assert_eq!(refusing.got.recv().unwrap(), format!("!refused 1 {word}\n?\n"));
     }

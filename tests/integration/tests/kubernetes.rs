@@ -100,6 +100,9 @@ fn the_manifests_name_the_same_files_accounts_and_conditions() -> Result<()> {
     for item in ["path: failsafe-plugin.json", "path: plugin/failsafe-plugin.sh", "name: failsafe-plugin\n"] {
         ensure!(daemonset.contains(item), "{item}");
     }
+    // A file that is mounted stays the old one when an upgrade replaces it.
+    ensure!(!daemonset.contains("type: File"), "a file of the host is mounted: {daemonset}");
+    ensure!(daemonset.contains("mountPath: /host/usr/bin\n"), "{daemonset}");
     ensure!(daemonset.contains("serviceAccountName: failsafe-node-problem-detector"));
     ensure!(rbac.matches("name: failsafe-node-problem-detector").count() == 3, "{rbac}");
     ensure!(conditions.iter().any(|condition| taint.contains(&format!("type: {condition}\n"))), "{taint}");

@@ -54,6 +54,9 @@ const MAX_LINE: usize = 512;
 /// How long a look at the peer's cgroup counts.
 const LOOK_LASTS_NS: u64 = 10_000_000;
 
+/// How often the run of a process is looked for for which the gateway reports and which is in none.
+const SEEK_AGAIN_NS: u64 = 1_000_000_000;
+
 const NO_RUN: &str = "the process is in no run that failsafed watches";
 
 pub(super) fn bind(path: &Path) -> Result<UnixListener, MetricsError> {
@@ -88,6 +91,8 @@ struct Connection {
     relays: bool,
     /// Why it is in no run, where it is in none.
     nobody: String,
+    /// When the run of a process was looked for last for which the gateway reports, and there was none.
+    sought_ns: Option<u64>,
     series: Series,
     oneshot: bool,
     of: Option<Reporting>,
@@ -166,6 +171,7 @@ impl Streams {
             of_gateway: relays,
             relays,
             nobody: NO_RUN.to_owned(),
+            sought_ns: None,
             series,
             oneshot: false,
             of,
@@ -204,8 +210,12 @@ impl Streams {
         epoll: &Epoll,
         shared: &mut Shared<R, F>,
     ) {
-        let Some(connection) = self.connections.get_mut(&token) else { return };
         let now = clock::monotonic_ns();
+        let sought_ns = self.connections.get(&token).and_then(|connection| connection.sought_ns);
+        if sought_ns.is_some_and(|sought| now.saturating_sub(sought) >= SEEK_AGAIN_NS) {
+            self.seek(token, shared);
+        }
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         connection.look(now, shared);
         let quota = match &connection.of {
             Some(of) => shared.flow(of, now).may_read(TURN as u64, now),
@@ -277,7 +287,8 @@ impl Connection {
 
     /// In which run the peer is now: it may have been moved since it connected.
     fn look<R: Runs, F>(&mut self, now: u64, shared: &Shared<R, F>) {
-        if now.saturating_sub(self.looked_ns) >= LOOK_LASTS_NS {
+        // Where there was no run or no room for it, `seek` looks, within the limits.
+        if self.sought_ns.is_none() && now.saturating_sub(self.looked_ns) >= LOOK_LASTS_NS {
             self.looked_ns = now;
             let cgroup = self.peer.cgroup(&shared.proc);
             // One that ended after it wrote was in the run that it was last seen in.

@@ -217,6 +217,23 @@ fn the_gateway_reports_for_the_process_of_the_connection_that_it_passes() {
 }
 
 #[test]
+fn a_process_that_connected_to_the_gateway_before_its_run_was_registered_reports_once_it_is() {
+    let rig = Rig::relay();
+    let mut stream = rig.connect();
+    let listener = UnixListener::bind(rig.folder.path().join("of-gateway")).unwrap();
+    let _client = UnixStream::connect(rig.folder.path().join("of-gateway")).unwrap();
+    pass(&stream, &listener.accept().unwrap().0);
+    let mut report = || {
+        stream.write_all(b"loss 2.5\n?\n").unwrap();
+        answer(&stream)
+    };
+    assert!(report().starts_with("accepted 0 refused 1 the process is in no run"));
+    *rig.run.lock().unwrap() = Some(ID.parse().unwrap());
+    until("the run is found", || report() == "accepted 1 refused 0\n");
+    assert_eq!(rig.metric().name, "loss");
+}
+
+#[test]
 fn a_connection_that_the_gateway_made_itself_is_not_whose_listener_it_reached() {
     let rig = Rig::relay();
     let path = rig.folder.path().join("of-victim");

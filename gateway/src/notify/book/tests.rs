@@ -277,6 +277,24 @@ fn decisions_that_the_log_only_sums_up_are_announced_once_for_each_run() {
     assert_eq!(told.said[0].severity, Severity::Critical);
     assert!(told.said[0].condition.contains("user 1000 has spent the budget"), "{}", told.said[0].condition);
     assert_eq!(told.said(), [said("noted", false, false)]);
+    told.add(ended(1));
+    assert_eq!(told.said(), [said("ended", true, true)]);
+}
+
+#[test]
+fn a_summary_that_is_written_after_the_end_of_its_run_is_announced_and_closed() {
+    let summary = |run| Record::Limited(Limited { uid: 1000, run, entries: 9, last_decision: 4, ..Limited::default() });
+    let mut told = Told::default();
+    told.add(started(1, 1000)).add(ended(1)).add(summary(Some(run_id(1))));
+    assert_eq!(told.said(), [said("noted", false, false), said("ended", true, true)]);
+    // With an incident of the run that is still open when the run ends.
+    told.add(started(2, 1000)).add(decision(2, 1, 1, &[Action::Freeze])).add(ended(2)).add(summary(Some(run_id(2))));
+    told.after(60 * S);
+    told.said();
+    // And about no run.
+    told.add(summary(None));
+    assert_eq!(told.said(), [said("noted", false, false), said("ended", true, true)]);
+    assert_eq!((told.book.open.len(), told.book.runs.len()), (0, 0), "nothing stays open");
 }
 
 #[test]

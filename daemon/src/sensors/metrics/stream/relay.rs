@@ -27,6 +27,9 @@ const REASONS: &[(&str, &str)] = &[
     ("many", "too many values in one request"),
     ("format", "the request cannot be read"),
     ("size", "the request is too large"),
+    ("rate", "the sample rate is not above 0 and at most 1"),
+    ("encoding", "the request has a content type or a compression that is not taken"),
+    ("away", "failsafed did not answer when they were reported: they may be lost"),
 ];
 
 impl Streams {
@@ -37,39 +40,55 @@ impl Streams {
         passed: &OwnedFd,
         shared: &mut Shared<R, F>,
     ) {
-        let found = self.of_passed(passed, shared);
         let Some(connection) = self.connections.get_mut(&token) else { return };
         connection.relays = false;
-        match found {
-            Ok((peer, of)) => {
+        match peer_of(passed, shared) {
+            Ok(peer) => {
                 connection.series = Series::Process { pid: peer.pid, start_ticks: peer.start_ticks };
-                (connection.peer, connection.of, connection.looked_ns) = (peer, Some(of), clock::monotonic_ns());
+                connection.peer = peer;
+                self.seek(token, shared);
             }
             Err(why) => connection.nobody = why,
         }
     }
 
-    fn of_passed<R: Runs, F: FnMut(MetricsEvent)>(
-        &self,
-        passed: &OwnedFd,
-        shared: &mut Shared<R, F>,
-    ) -> Result<(Peer, super::Reporting), String> {
-        // A connection that the gateway made itself has the address of a listener at the other end, and the kernel's note on it
-        // is who listens there. One that it accepted has none, because clients do not bind.
-        let other =
-            getpeername::<UnixAddr>(passed.as_raw_fd()).map_err(|error| format!("not a connection: {error}"))?;
-        if other.path().is_some() || other.as_abstract().is_some() {
-            return Err("the client's socket is bound to an address: connect without one".to_owned());
+    /// Looks for the run of the process whose values the connection carries. Where there is none, or no room for the connection, it is
+    /// looked for again later: the run of a process may be registered after the process has connected.
+    pub(super) fn seek<R: Runs, F: FnMut(MetricsEvent)>(&mut self, token: u64, shared: &mut Shared<R, F>) {
+        let Some(peer) = self.connections.get(&token).map(|connection| connection.peer) else { return };
+        let found = self.run_of(&peer, shared);
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.looked_ns = clock::monotonic_ns();
+        match found {
+            Ok(of) => (connection.of, connection.sought_ns) = (Some(of), None),
+            Err(why) => (connection.nobody, connection.sought_ns) = (why, Some(connection.looked_ns)),
         }
-        let peer = Peer::of(passed, &shared.proc).ok_or("the process that connected has ended")?;
+    }
+
+    fn run_of<R: Runs, F: FnMut(MetricsEvent)>(
+        &self,
+        peer: &Peer,
+        shared: &mut Shared<R, F>,
+    ) -> Result<super::Reporting, String> {
         let cgroup = peer.cgroup(&shared.proc).ok_or("the process that connected has ended")?;
         let of = shared.runs.of_cgroup(&cgroup).ok_or(super::NO_RUN)?;
         if let Some(why) = self.too_many(Some(of.run), peer.uid) {
             shared.lose(of.run, &why, 1);
             return Err(why);
         }
-        Ok((peer, of))
+        Ok(of)
     }
+}
+
+/// The process at the other end of a connection that was passed.
+fn peer_of<R: Runs, F: FnMut(MetricsEvent)>(passed: &OwnedFd, shared: &Shared<R, F>) -> Result<Peer, String> {
+    // A connection that the gateway made itself has the address of a listener at the other end, and the kernel's note on it
+    // is who listens there. One that it accepted has none, because clients do not bind.
+    let other = getpeername::<UnixAddr>(passed.as_raw_fd()).map_err(|error| format!("not a connection: {error}"))?;
+    if other.path().is_some() || other.as_abstract().is_some() {
+        return Err("the client's socket is bound to an address: connect without one".to_owned());
+    }
+    Ok(Peer::of(passed, &shared.proc).ok_or("the process that connected has ended")?)
 }
 
 impl Connection {
