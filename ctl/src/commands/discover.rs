@@ -161,13 +161,17 @@ fn list_page(answer: &pb::DiscoveryListResponse) -> String {
     }
     if !answer.cgroups.is_empty() {
         let rows = answer.cgroups.iter().map(|found| {
-            let state = if found.refused.is_empty() { &found.run_id } else { &found.refused };
+            let state = match (found.refused.is_empty(), found.gpus.as_slice()) {
+                (false, _) => found.refused.clone(),
+                (true, []) => found.run_id.clone(),
+                (true, gpus) => format!("{}, GPUs {}", found.run_id, gpus.join(", ")),
+            };
             let run = match (found.refused.is_empty(), found.overruled) {
                 (true, _) => "run",
                 (false, true) => "overruled",
                 (false, false) => "NO RUN",
             };
-            [found.rule.clone(), found.path.clone(), run.to_owned(), state.clone()]
+            [found.rule.clone(), found.path.clone(), run.to_owned(), state]
         });
         out.push('\n');
         out.push_str(&table::table(["RULE", "CGROUP", "", "RUN OR REASON"], rows));
@@ -220,6 +224,7 @@ fn listed(answer: &pb::DiscoveryListResponse) -> Value {
             "run": found.run_id,
             "refused": found.refused,
             "overruled": found.overruled,
+            "gpus": found.gpus,
         })
     });
     json!({

@@ -85,6 +85,16 @@ fn record_summary(record: &Record) -> String {
             let when = unwatched.as_ref().map(unwatched_text).unwrap_or_default();
             format!("{name} ended{when}{more}{problem}")
         }
+        Record::RunGpus { found, removed, .. } => {
+            let found: Vec<String> = found.iter().map(|it| format!("{} ({} pid {})", it.gpu, it.by, it.pid)).collect();
+            let removed: Vec<String> = removed.iter().map(ToString::to_string).collect();
+            let list = |what: &str, all: Vec<String>| match all.is_empty() {
+                true => None,
+                false => Some(format!("{what} {}", all.join(", "))),
+            };
+            let parts = [list("GPUs of the run:", found), list("no longer of the run:", removed)];
+            parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+        }
         Record::RunTotals { name, totals, .. } => {
             let counts = [
                 (totals.denied_calls, "refused network calls"),

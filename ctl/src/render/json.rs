@@ -9,6 +9,14 @@ pub fn text(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+fn gpu_by(by: pb::GpuBy) -> &'static str {
+    match by {
+        pb::GpuBy::Unspecified => "unspecified",
+        pb::GpuBy::Process => "process",
+        pb::GpuBy::Open => "open",
+    }
+}
+
 /// A run.
 pub fn run(run: &pb::Run) -> Value {
     let mut out = json!({
@@ -57,6 +65,17 @@ pub fn run(run: &pb::Run) -> Value {
     });
     // Apart: the macro expands to no more.
     out["not_bounded"] = json!(run.not_bounded);
+    let found =
+        run.found_gpus.iter().map(|found| json!({ "gpu": found.gpu, "by": gpu_by(found.by()), "pid": found.pid }));
+    out["found_gpus"] = found.collect();
+    out["claimed_gpus"] = run.claimed_gpus.as_ref().map_or(Value::Null, |claimed| {
+        json!({
+            "variable": claimed.variable,
+            "value": claimed.value,
+            "gpus": claimed.gpus,
+            "pid": claimed.pid,
+        })
+    });
     out["mode_behind"] = json!(run.mode_behind);
     out["unenforced"] = json!(run.unenforced);
     out

@@ -106,6 +106,26 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
     )
 }
 
+/// Its GPUs, with what shows that they are its where it did not declare them.
+fn gpus(run: &pb::Run) -> String {
+    let one = |gpu: &String| {
+        let found = run.found_gpus.iter().find(|found| found.gpu == *gpu);
+        match found.map(|found| (found.by(), found.pid)) {
+            Some((pb::GpuBy::Process, pid)) => format!("{gpu} (used by pid {pid})"),
+            Some((pb::GpuBy::Open, pid)) => format!("{gpu} (opened by pid {pid})"),
+            Some((pb::GpuBy::Unspecified, _)) | None => gpu.clone(),
+        }
+    };
+    run.gpus.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// What the environment of a process says, which the run chooses.
+fn claimed(run: &pb::Run) -> String {
+    let Some(claimed) = &run.claimed_gpus else { return String::new() };
+    let gpus = if claimed.gpus.is_empty() { "which GPUs is not known".to_owned() } else { claimed.gpus.join(", ") };
+    format!("{}={} of pid {}: {gpus}", claimed.variable, claimed.value, claimed.pid)
+}
+
 /// For how long the run was frozen; empty for one that never was.
 fn frozen_for(run: &pb::Run) -> String {
     match run.frozen_ms {
@@ -196,7 +216,8 @@ pub fn describe(run: &pb::Run, ended_by: String, zone: &TimeZone, now: i64) -> S
             ("user", users::shown(run.owner_uid)),
             ("labels", labels.join(", ")),
             ("cgroup", format!("{} (id {})", run.cgroup, run.cgroup_id)),
-            ("GPUs", run.gpus.join(", ")),
+            ("GPUs", gpus(run)),
+            ("GPUs claimed", claimed(run)),
             ("MIG devices", run.mig_devices.join(", ")),
             (
                 "registered",

@@ -129,6 +129,36 @@ impl Unwatched {
     }
 }
 
+/// Why a GPU that was not declared is a run's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GpuBy {
+    /// A process of the run uses it, as the driver says.
+    Process,
+    /// A process of the run has its device file open.
+    Open,
+}
+
+impl std::fmt::Display for GpuBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            GpuBy::Process => "used by",
+            GpuBy::Open => "opened by",
+        })
+    }
+}
+
+/// A GPU that was not declared, and became known to be a run's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundGpu {
+    /// The GPU.
+    pub gpu: GpuId,
+    /// What shows it.
+    pub by: GpuBy,
+    /// The process.
+    pub pid: u32,
+}
+
 /// Entries that were not written because the budget of a user is spent, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limited {
@@ -253,6 +283,16 @@ pub enum Record {
         /// earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         frozen_ns: Option<u64>,
+    },
+    /// It became known which GPUs are a run's, or which are not.
+    RunGpus {
+        /// The run.
+        run: RunId,
+        /// Those that are its from here on.
+        found: Vec<FoundGpu>,
+        /// Those that are not its any more: a process had them open, and the run uses others.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<GpuId>,
     },
     /// What the kernel counted in the whole life of a run, read after its end.
     RunTotals {
@@ -557,6 +597,7 @@ impl Record {
             | Record::RunAdopted { .. }
             | Record::RunEnded { .. }
             | Record::RunTotals { .. }
+            | Record::RunGpus { .. }
             | Record::Egress { .. }
             | Record::Rerun { .. }
             | Record::RecordingClosed { .. } => "run",

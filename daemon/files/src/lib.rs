@@ -1,11 +1,13 @@
 //! The files of a configuration: the one that is named, and the drop-ins beside it, and what they are merged to. failsafed and
-//! failsafe-gateway read their configurations with this, and failsafectl the daemon's where it answers without it.
+//! failsafe-gateway read their configurations with this, and failsafectl the daemon's where it answers without it. Also the places
+//! of their sockets.
 //!
 //! Invariant: what is read is bounded in number and size, and only regular files are read.
 
 #![forbid(unsafe_code)]
 
 mod merge;
+pub mod socket;
 
 pub use merge::{Wrong, alone, merged};
 

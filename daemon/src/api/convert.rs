@@ -14,7 +14,7 @@ use failsafe_core::{
     decision::Verdict,
     input::Command,
     policy::assurance::Grants,
-    record::Totals,
+    record::{FoundGpu, GpuBy, Totals},
 };
 use failsafe_proto::{ErrorReason, v1};
 use std::time::Duration;
@@ -71,6 +71,13 @@ pub(super) fn run(registry: &Registry, found: &FoundRun, grants: &Grants) -> v1:
             }
             count(&mut out, &status.counted.totals());
             out.frozen_ms = Some(status.frozen.total_ns(mono) / 1_000_000);
+            out.found_gpus = status.found_gpus.values().map(found_gpu).collect();
+            out.claimed_gpus = status.claimed_gpus.as_ref().map(|claimed| v1::ClaimedGpus {
+                variable: claimed.variable.clone(),
+                value: claimed.value.clone(),
+                gpus: claimed.gpus.iter().map(ToString::to_string).collect(),
+                pid: claimed.pid,
+            });
             out.gpu_use = status.gpu_use.iter().map(|(gpu, used)| gpu_use(gpu, used)).collect();
             if !live.policy.watch.is_empty() {
                 out.syscalls_via = match registry.kernel().syscalls_via() {
@@ -132,6 +139,14 @@ fn steps(containment: &Containment, wall: &dyn Fn(MonoTime) -> i64) -> Vec<v1::C
         out
     };
     containment.steps().iter().map(step).collect()
+}
+
+fn found_gpu(found: &FoundGpu) -> v1::FoundGpu {
+    let by = match found.by {
+        GpuBy::Process => v1::GpuBy::Process,
+        GpuBy::Open => v1::GpuBy::Open,
+    };
+    v1::FoundGpu { gpu: found.gpu.to_string(), by: by.into(), pid: found.pid }
 }
 
 fn count(run: &mut v1::Run, totals: &Totals) {

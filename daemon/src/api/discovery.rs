@@ -40,7 +40,12 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
         &self,
         request: Request<v1::DiscoveryListRequest>,
     ) -> Result<Response<v1::DiscoveryListResponse>, Status> {
-        self.0.principal(&request)?.on_node()?;
+        let caller = self.0.principal(&request)?;
+        caller.on_node()?;
+        let gpus = |run| {
+            let live = self.0.registry.get(run).filter(|live| caller.may_see(&live.known()).is_some());
+            live.map(|live| live.status().gpus.iter().map(ToString::to_string).collect()).unwrap_or_default()
+        };
         let view = self.0.discovery.view().clone();
         let limits = &self.0.config.discovery;
         let rules = view.rules.into_iter().map(|rule| v1::DiscoveryRule {
@@ -55,11 +60,11 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
         });
         let cgroups = view.found.into_iter().map(|found| {
             let overruled = found.overruled;
-            let (run_id, refused) = match found.state {
-                Ok(run) => (run.to_string(), String::new()),
-                Err(why) => (String::new(), why),
+            let (run_id, gpus, refused) = match found.state {
+                Ok(run) => (run.to_string(), gpus(run), String::new()),
+                Err(why) => (String::new(), Vec::new(), why),
             };
-            v1::DiscoveredCgroup { path: found.path, rule: found.rule, run_id, refused, overruled }
+            v1::DiscoveredCgroup { path: found.path, rule: found.rule, run_id, refused, overruled, gpus }
         });
         Ok(Response::new(v1::DiscoveryListResponse {
             rules: rules.collect(),

@@ -14,6 +14,7 @@ use super::{
     work::{THREADS, Work},
 };
 use crate::{config::Limits, platform::peer::ask_for_senders};
+use failsafe_files::socket::{Taken, replace_stale};
 use failsafe_proto::{DESCRIPTOR, v1};
 use nix::sys::{
     eventfd::EventFd,
@@ -89,12 +90,10 @@ pub fn bind(path: &Path) -> Result<UnixListener, ServeError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(fail("make the folder of"))?;
     }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ServeError::InUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(fail("replace the stale"))?;
-    }
+    replace_stale(path, std::os::unix::net::UnixStream::connect(path).map(drop)).map_err(|taken| match taken {
+        Taken::InUse => ServeError::InUse(path.to_owned()),
+        Taken::Failed(error) => fail("replace what is at")(error),
+    })?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let made = socket(AddressFamily::Unix, SockType::Stream, flags, None);
     let fd = made.map_err(io::Error::from).map_err(fail("make"))?;

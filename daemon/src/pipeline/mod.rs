@@ -35,6 +35,7 @@ mod queue_tests;
 pub mod recording;
 pub mod removal;
 mod rules;
+mod run_gpus;
 mod sync;
 mod unsure;
 pub mod whose;
@@ -311,10 +312,11 @@ impl Pipeline {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    fn input(&mut self, mut input: Input) {
         if self.is_echo(&input) {
             return;
         }
+        let gpus = self.latest_gpus(&mut input);
         if let Input::Gap(gap) = &input {
             tracing::warn!(source = %gap.source, run = ?gap.run, lost = gap.lost, blind = gap.blind, what = gap.what, "gap");
             self.parts.log.record(&Record::Gap(gap.clone()), gap.run, None);
@@ -344,6 +346,9 @@ impl Pipeline {
         self.feed(input);
         for outcome in settled {
             self.outcome(outcome);
+        }
+        if let Some(record) = gpus {
+            self.parts.log.record(&record.0, Some(record.1), None);
         }
         // After the decision, which nothing may delay.
         unsure.into_iter().for_each(|gap| self.input(Input::Gap(gap)));

@@ -135,7 +135,7 @@ impl Owner {
             let Some(run) = run else { continue };
             let gpus = {
                 let mut status = run.status();
-                if !status.gpus.insert(gpu.clone()) {
+                if !status.uses_gpu(gpu, process.pid) {
                     continue;
                 }
                 status.gpus.clone()

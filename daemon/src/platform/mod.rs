@@ -5,7 +5,7 @@
 //! only through these types.
 //!
 //! Invariants:
-//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`apart`], [`bpf`], [`heap`], [`peer`], [`peercred`], [`pidfd`], [`received`],
+//! - the only module of this crate, with the NVML edge, where `unsafe` may appear (today: [`apart`], [`bpf`], [`device`], [`heap`], [`peer`], [`peercred`], [`pidfd`], [`received`],
 //!   [`sched`]);
 //! - no async: callers run these on worker threads;
 //! - readers of `/proc` take a root path, so that tests read fixtures from a temporary folder;
@@ -15,6 +15,7 @@ pub mod apart;
 pub mod bpf;
 pub mod cgroup;
 pub mod clock;
+pub mod device;
 pub mod heap;
 pub mod mounts;
 pub mod peer;

@@ -26,6 +26,7 @@ pub mod factors;
 mod faults;
 pub mod find;
 pub mod frozen;
+pub mod gpus;
 pub mod grants;
 pub mod guarded;
 pub mod held;
@@ -99,6 +100,10 @@ pub struct Status {
     pub incidents: u32,
     /// GPUs, declared and observed.
     pub gpus: BTreeSet<failsafe_core::GpuId>,
+    /// Why those are its that it did not declare.
+    pub found_gpus: BTreeMap<failsafe_core::GpuId, failsafe_core::record::FoundGpu>,
+    /// What its environment says of its GPUs, where it was read.
+    pub claimed_gpus: Option<gpus::ClaimedGpus>,
     /// Last usage.
     pub usage: Option<RunUsage>,
     /// What the kernel counted, at the last sample.

@@ -19,6 +19,7 @@ mod stream;
 
 use crate::platform::{ProcFs, clock};
 use failsafe_core::{RunId, signal::Series};
+use failsafe_files::socket::{Taken, replace_stale};
 use flow::{Flow, Reporter};
 use nix::{
     errno::Errno,
@@ -29,7 +30,7 @@ use nix::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
@@ -207,17 +208,12 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Metri
     move |source| MetricsError::Socket { op, path: path.to_owned(), source }
 }
 
-/// Removes a socket that nobody listens on. A file that is no socket is not ours to remove.
+/// Removes a socket that nobody listens on.
 fn replace(path: &Path, connected: std::io::Result<()>) -> Result<(), MetricsError> {
-    let is_socket = || std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    match connected {
-        Ok(()) => Err(MetricsError::InUse(path.to_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && is_socket() => {
-            std::fs::remove_file(path).map_err(failed("replace the stale", path))
-        }
-        Err(error) => Err(failed("replace what is at", path)(error)),
-    }
+    replace_stale(path, connected).map_err(|taken| match taken {
+        Taken::InUse => MetricsError::InUse(path.to_owned()),
+        Taken::Failed(error) => failed("replace what is at", path)(error),
+    })
 }
 
 fn open_to_all(path: &Path) -> Result<(), MetricsError> {

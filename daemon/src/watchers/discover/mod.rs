@@ -15,6 +15,7 @@ mod admins;
 mod canary;
 mod early;
 mod folders;
+pub mod gpus;
 mod policies;
 mod register;
 mod shadows;
