@@ -95,11 +95,28 @@ pub struct Metrics {
     pub timeout_s: u64,
     /// Runs that have series of their own.
     pub runs: u64,
+    /// To which collector the metrics are sent by OTLP over HTTP; empty: to none.
+    pub otlp_endpoint: String,
+    /// Seconds between two requests.
+    pub otlp_interval_s: u64,
+    /// File with headers of the requests; empty: none.
+    pub otlp_headers_file: PathBuf,
+    /// Authorities of the collector, PEM; empty: those of the system.
+    pub otlp_ca_file: PathBuf,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        Metrics { address: SocketAddr::from(([127, 0, 0, 1], 9742)), connections: 16, timeout_s: 10, runs: 200 }
+        Metrics {
+            address: SocketAddr::from(([127, 0, 0, 1], 9742)),
+            connections: 16,
+            timeout_s: 10,
+            runs: 200,
+            otlp_endpoint: String::new(),
+            otlp_interval_s: 60,
+            otlp_headers_file: PathBuf::new(),
+            otlp_ca_file: PathBuf::new(),
+        }
     }
 }
 
@@ -153,7 +170,12 @@ impl Config {
                 ("metrics.connections", metrics.connections, 1..=1_024),
                 ("metrics.timeout_s", metrics.timeout_s, 1..=60),
                 ("metrics.runs", metrics.runs, 0..=1_000),
+                ("metrics.otlp_interval_s", metrics.otlp_interval_s, 1..=3_600),
             ]));
+            if !metrics.otlp_endpoint.is_empty() {
+                let endpoint = crate::metrics::endpoint(metrics).err();
+                wrong.extend(endpoint.map(|why| Wrong::new("metrics.otlp_endpoint", why)));
+            }
         }
         if let Some(remote) = &self.remote {
             if remote.address.is_none() {

@@ -1,10 +1,11 @@
 //! The gateway: an unprivileged process between failsafed and the network. It serves metrics over HTTP, relays remote clients that
-//! a certificate identifies, sends notifications, and receives metrics of runs.
+//! a certificate identifies, sends notifications, pushes metrics, and receives metrics of runs.
 //!
 //! ```text
 //! Prometheus ──HTTP──────► metrics ──┐
 //! client ──TLS, HTTP/2──► remote ───┼─gRPC, unix socket──► failsafed (decides what each identity may do)
-//! targets ◄──HTTPS, ...── notify ───┘
+//! targets ◄──HTTPS, ...── notify ───┤
+//! collector ◄──OTLP, HTTPS── metrics ┘
 //! runs ──OTLP, unix socket──► receive ──lines, metrics socket──► failsafed (asks the kernel whose connection it was)
 //! ```
 //! Invariants: it reaches failsafed by the control socket and the metrics socket only, and may do no more there than failsafed lets it; whatever a client
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod notify;
 pub mod receive;
 pub mod remote;
+mod secret;
 
 use anyhow::{Context, Result, bail};
 use config::{Config, Wrong};
@@ -28,12 +30,14 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What of the files that the configuration names cannot be used.
 pub fn check(config: &Config) -> Vec<Wrong> {
     let remote = config.remote.iter().flat_map(remote::Server::check);
-    remote.chain(config.notify.iter().flat_map(notify::check)).collect()
+    let metrics = config.metrics.iter().flat_map(metrics::check);
+    remote.chain(config.notify.iter().flat_map(notify::check)).chain(metrics).collect()
 }
 
 /// What the configuration may say, but an administrator should know: one line each.
 pub fn warnings(config: &Config) -> Vec<String> {
-    config.notify.iter().flat_map(notify::warnings).collect()
+    let metrics = config.metrics.iter().flat_map(metrics::warnings);
+    config.notify.iter().flat_map(notify::warnings).chain(metrics).collect()
 }
 
 /// Serves until SIGTERM or SIGINT, or until a server ends.

@@ -12,6 +12,7 @@ mod statsd;
 
 use crate::{config, count::Counts};
 use anyhow::{Context, Result, bail};
+use failsafe_files::socket::replace_stale;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -21,11 +22,7 @@ use otlp::Client;
 use reporter::Reporter;
 use std::{
     convert::Infallible,
-    io::ErrorKind,
-    os::{
-        fd::AsFd,
-        unix::fs::{FileTypeExt, PermissionsExt},
-    },
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -194,15 +191,7 @@ impl Shared {
 
 /// Everybody may connect: failsafed decides whose values count.
 fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => return Err(std::io::Error::new(ErrorKind::AddrInUse, "another process listens there")),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Err(_) => {}
-    }
+    replace_stale(path, std::os::unix::net::UnixStream::connect(path).map(drop))?;
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(listener)

@@ -49,6 +49,11 @@ impl Families {
         Family { all: self, family }
     }
 
+    /// All of them.
+    pub fn all(&self) -> &[MetricFamily] {
+        &self.0
+    }
+
     /// The text.
     ///
     /// # Errors

@@ -1,13 +1,19 @@
 //! The HTTP server: one request a connection. Connections are counted and timed, so that slow and idle ones end.
 
-use super::{FRESH, notifications, snapshot};
+use super::{
+    FRESH,
+    families::Families,
+    notifications,
+    push::{Counts, Push},
+    snapshot,
+};
 use crate::{
     config,
     daemon::Daemon,
     notify::Seen,
     remote::{Expiries, Refused},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -46,6 +52,7 @@ pub struct Server {
     connections: Arc<Semaphore>,
     timeout: Duration,
     scraped: Arc<Scraped>,
+    push: Option<Push>,
 }
 
 /// What other parts of the gateway count.
@@ -59,14 +66,15 @@ pub struct Shown {
     pub notifications: Option<Arc<Seen>>,
 }
 
-/// What all connections share.
-struct Scraped {
+/// What all connections share, and what is sent to a collector.
+pub(super) struct Scraped {
     daemon: Daemon,
     shown: Shown,
     /// Runs that have series of their own.
     runs: usize,
     patience: Duration,
     last: Mutex<Option<(Instant, Bytes)>>,
+    pushed: Option<Arc<Counts>>,
     refused: AtomicU64,
     failed: AtomicU64,
 }
@@ -84,17 +92,19 @@ impl Server {
             tracing::warn!(address = %wanted, "metrics are served without TLS to everybody who reaches this address");
         }
         let timeout = Duration::from_secs(config.timeout_s);
+        let push = Push::open(config).map_err(|wrong| anyhow::anyhow!("{}: {}", wrong.field, wrong.message))?;
         let scraped = Scraped {
             daemon: Daemon::new(socket),
             shown,
             runs: usize::try_from(config.runs).unwrap_or(usize::MAX),
             patience: timeout / 2,
             last: Mutex::default(),
+            pushed: push.as_ref().map(Push::counts),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         };
         let connections = Arc::new(Semaphore::new(usize::try_from(config.connections)?));
-        Ok(Server { address: listener.local_addr()?, listener, connections, timeout, scraped: Arc::new(scraped) })
+        Ok(Server { address: listener.local_addr()?, listener, connections, timeout, scraped: Arc::new(scraped), push })
     }
 
     /// Where it listens.
@@ -102,11 +112,26 @@ impl Server {
         self.address
     }
 
-    /// Serves. It does not end by itself.
+    /// What is counted of the requests to a collector.
+    #[cfg(test)]
+    pub(super) fn pushed(&self) -> Option<Arc<Counts>> {
+        self.scraped.pushed.clone()
+    }
+
+    /// Serves, and sends. It does not end by itself.
     ///
     /// # Errors
-    /// None now.
-    pub async fn serve(self) -> Result<()> {
+    /// The task that sends ended.
+    pub async fn serve(mut self) -> Result<()> {
+        let Some(push) = self.push.take() else { return self.accept().await };
+        let scraped = self.scraped.clone();
+        tokio::select! {
+            served = self.accept() => served,
+            () = push.serve(scraped) => bail!("metrics are no longer sent"),
+        }
+    }
+
+    async fn accept(self) -> Result<()> {
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -181,6 +206,17 @@ impl Scraped {
         }
         *last = None;
         let asked = Instant::now();
+        let (families, started_ns) = self.families().await;
+        let text: Bytes = families.text()?.into();
+        if started_ns.is_some() {
+            *last = Some((asked, text.clone()));
+        }
+        Ok(text)
+    }
+
+    /// All families, and when failsafed started, nanoseconds since the epoch; `None`: it does not answer.
+    pub(super) async fn families(&self) -> (Families, Option<u64>) {
+        let asked = Instant::now();
         let answer = self.daemon.snapshot(self.patience).await;
         if let Err(status) = &answer {
             self.failed.fetch_add(1, Ordering::Relaxed);
@@ -197,10 +233,10 @@ impl Scraped {
         if let Some(seen) = &self.shown.notifications {
             notifications::add(&mut families, seen);
         }
-        let text: Bytes = families.text()?.into();
-        if answer.is_ok() {
-            *last = Some((asked, text.clone()));
+        if let Some(counts) = &self.pushed {
+            counts.add(&mut families);
         }
-        Ok(text)
+        let started_ns = answer.ok().map(|answer| u64::try_from(answer.started_ns).unwrap_or(0));
+        (families, started_ns)
     }
 }

@@ -1,7 +1,7 @@
 //! One HTTP request to a target: a connection of its own, over TLS with the authorities of the system or of a file.
 //!
-//! Invariants: no redirect is followed; the status of an answer decides. Its body is only quoted where it is no success: up to
-//! [`ANSWER`] bytes of it are read, for at most [`BODY`].
+//! Invariants: no redirect is followed; the status of an answer decides. Up to [`ANSWER`] bytes of its body are read, for at most
+//! [`BODY`], where it is no success, or where the caller wants it.
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full};
@@ -84,6 +84,11 @@ impl Url {
         Ok(Url { tls, host, port, path, authority: authority.to_string() })
     }
 
+    /// Whether it names no path.
+    pub fn is_root(&self) -> bool {
+        self.path == "/"
+    }
+
     /// The same, with this path added to its own.
     #[must_use]
     pub fn join(mut self, path: &str) -> Url {
@@ -139,6 +144,17 @@ pub struct Answer {
     pub after: Option<Duration>,
     /// Its beginning.
     pub text: String,
+    /// The same, as it came.
+    pub bytes: Vec<u8>,
+}
+
+/// Whose body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// That of an answer that is no success, to be quoted.
+    Failures,
+    /// That of each answer.
+    All,
 }
 
 /// Sends a POST. Its answer has to begin within `patience`.
@@ -152,6 +168,7 @@ pub async fn post(
     headers: HeaderMap,
     body: Bytes,
     patience: Duration,
+    read: Read,
 ) -> Result<Answer> {
     let until = Instant::now() + patience;
     let late = || format!("no answer within {} s", patience.as_secs());
@@ -181,8 +198,9 @@ pub async fn post(
         let answer = timeout_at(until, sender.send_request(request)).await.with_context(late)?.context("no answer")?;
         let (parts, body) = answer.into_parts();
         let after = parts.headers.get(RETRY_AFTER).and_then(retry_after);
-        let text = if parts.status.is_success() { String::new() } else { beginning(body).await };
-        Ok(Answer { status: parts.status, after, text })
+        let is_read = read == Read::All || !parts.status.is_success();
+        let bytes = if is_read { beginning(body).await } else { Vec::new() };
+        Ok(Answer { status: parts.status, after, text: String::from_utf8_lossy(&bytes).into_owned(), bytes })
     };
     // The connection ends with the answer: it is driven here, not by a task that could outlive it.
     tokio::pin!(connection);
@@ -204,7 +222,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// What arrives of a body in time, as far as it fits.
-async fn beginning(mut body: Incoming) -> String {
+async fn beginning(mut body: Incoming) -> Vec<u8> {
     let mut read = Vec::new();
     let all = async {
         while let Some(Ok(frame)) = body.frame().await {
@@ -217,7 +235,7 @@ async fn beginning(mut body: Incoming) -> String {
         }
     };
     let _in_time = tokio::time::timeout(BODY, all).await;
-    String::from_utf8_lossy(&read).into_owned()
+    read
 }
 
 /// What `Retry-After` asks for: seconds, or a date.

@@ -8,26 +8,22 @@ mod pagerduty;
 mod webhook;
 
 use super::{
-    http::{self, Answer, Url},
+    http::{self, Answer, Read, Url},
     message::Message,
 };
-use crate::config::{self, Kind};
+use crate::{
+    config::{self, Kind},
+    secret::Secret,
+};
 use anyhow::{Context, Result, ensure};
 use hyper::{
     StatusCode,
     body::Bytes,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio_rustls::rustls::ClientConfig;
 
-/// Largest secret, in bytes.
-const SECRET: u64 = 4_096;
 /// What is quoted of an answer or of the output of a program, in characters.
 const QUOTED: usize = 200;
 
@@ -74,7 +70,7 @@ impl Target {
             }
         }
         let file = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
-        let secret = file(&config.secret_file).map(Secret);
+        let secret = file(&config.secret_file).map(Secret::at);
         if let Some(Err(error)) = secret.as_ref().map(|secret| secret.read().and_then(|text| usable(kind, &text))) {
             note("secret_file", error);
         }
@@ -147,8 +143,8 @@ impl Target {
     ) -> Result<Delivery> {
         let url = self.url.clone().context("no URL")?;
         let url = if of_url { url } else { url.join(alertmanager::PATH) };
-        let mut answer =
-            http::post(&url, self.tls.as_ref(), content_type, headers, Bytes::from(body), self.timeout).await?;
+        let (tls, body, read) = (self.tls.as_ref(), Bytes::from(body), Read::Failures);
+        let mut answer = http::post(&url, tls, content_type, headers, body, self.timeout, read).await?;
         // A server may repeat what it got. The text is cut after this only.
         if let Some(Ok(secret)) = self.secret.as_ref().map(Secret::read) {
             answer.text = without(&answer.text, &String::from_utf8_lossy(&secret));
@@ -195,39 +191,6 @@ fn without(text: &str, secret: &str) -> String {
 
 fn quoted(text: &str) -> String {
     failsafe_core::visible::clean(text.trim()).chars().take(QUOTED).collect()
-}
-
-/// A secret in a file. It is read for each message, so that it can be replaced, and never shown.
-struct Secret(PathBuf);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-impl Secret {
-    fn read(&self) -> Result<Vec<u8>> {
-        let path = self.path()?;
-        let text = failsafe_files::bounded(&path, SECRET);
-        let text = text.with_context(|| format!("{} cannot be read", path.display()))?;
-        let text = text.trim_ascii().to_vec();
-        ensure!(!text.is_empty(), "{}: it is empty", path.display());
-        Ok(text)
-    }
-
-    fn path(&self) -> Result<PathBuf> {
-        if self.0.is_absolute() {
-            return Ok(self.0.clone());
-        }
-        let folder = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
-            let name = self.0.display();
-            format!(
-                "{name} is the name of a systemd credential, and there are none: expected LoadCredential={name}:PATH"
-            )
-        })?;
-        Ok(Path::new(&folder).join(&self.0))
-    }
 }
 
 /// Whether the secret can be used by this kind.
