@@ -31,7 +31,7 @@ struct Site {
 }
 
 impl Site {
-    fn new() -> Result<Site> {
+    fn new(name: &str) -> Result<Site> {
         let folder = tempfile::Builder::new().prefix("failsafe-it-disc-gpu-").tempdir()?;
         let policies = folder.path().join("policies");
         fs::create_dir(&policies)?;
@@ -41,7 +41,7 @@ impl Site {
         let policy = policies.join("hot.toml");
         fs::write(&policy, HOT)?;
         fs::set_permissions(&policy, Permissions::from_mode(0o644))?;
-        Ok(Site { root: TestCgroup::new("disc-gpu")?, folder })
+        Ok(Site { root: TestCgroup::new(name)?, folder })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -106,7 +106,7 @@ fn gpus(node: &Node) -> Result<(String, String)> {
 
 #[test]
 fn a_discovered_run_gets_the_gpu_that_its_process_uses_and_its_rules_see_it() -> Result<()> {
-    let site = Site::new()?;
+    let site = Site::new("disc-gpu-used")?;
     site.run("disc-gpu-used", |node| {
         let (_, hot) = gpus(node)?;
         let script = format!("echo $$ > {} && exec sleep 600", site.file("user.pid").display());
@@ -138,7 +138,7 @@ fn a_discovered_run_gets_the_gpu_that_its_process_uses_and_its_rules_see_it() ->
 
 #[test]
 fn a_gpu_that_a_process_has_open_is_the_runs_until_it_is_known_which_it_uses() -> Result<()> {
-    let site = Site::new()?;
+    let site = Site::new("disc-gpu-open")?;
     site.run("disc-gpu-open", |node| {
         let (cool, hot) = gpus(node)?;
         // The device files are those of the process alone, and there is no driver behind them.
