@@ -12,6 +12,7 @@
 
 pub mod actor;
 pub mod canary;
+pub mod changes;
 pub mod containment;
 mod decimal;
 pub mod decision;
@@ -24,6 +25,7 @@ pub mod egress;
 pub mod engine;
 pub mod event;
 pub mod health;
+pub mod incidents;
 pub mod input;
 pub mod klog;
 pub mod policy;

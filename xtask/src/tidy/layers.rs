@@ -66,7 +66,7 @@ const STACKS: &[Stack] = &[
         source: "daemon/core/src",
         within: &[],
         rows: &[
-            &["actor", "decimal", "digest", "subject", "visible"],
+            &["actor", "changes", "decimal", "digest", "subject", "visible"],
             &["time"],
             &["unit"],
             &["event"],
@@ -76,7 +76,7 @@ const STACKS: &[Stack] = &[
             &["detectors", "discover", "drill", "input", "xid"],
             &["canary", "containment", "egress", "health", "klog", "shadow", "standing"],
             &["record"],
-            &["engine", "tally"],
+            &["engine", "incidents", "tally"],
             &["replay"],
             &["recording", "silence"],
         ],
