@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "failsafe/v1/metrics.proto",
             "failsafe/v1/shadow.proto",
             "failsafe/v1/log.proto",
+            "failsafe/v1/incident.proto",
         ],
         ["."],
     )?;

@@ -18,7 +18,10 @@ pub use attest::{
 };
 pub use discover::{DiscoverCommand, DiscoverTestArgs};
 pub use drill::DrillCommand;
-pub use incident::{IncidentCommand, IncidentExportArgs, IncidentVerifyArgs};
+pub use incident::{
+    IncidentCommand, IncidentExportArgs, IncidentListArgs, IncidentShowArgs, IncidentState, IncidentVerifyArgs,
+    IncidentWatchArgs,
+};
 pub use log::{ArchiveArgs, ConsistencyArgs, LogCommand, LogOut, WitnessCommand};
 pub use manifest::{CheckpointArgs, ManifestCommand, ManifestHashArgs, ManifestSetArgs, ManifestShowArgs};
 pub use mode::{ModeCommand, StatsArgs};
@@ -110,7 +113,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List incidents: what was decided, when, why, and how it stands.
     Incidents(IncidentsArgs),
-    /// Write one incident to one file, and verify such a file on any machine.
+    /// List, show and watch incidents; write one to a file, and verify such a file on any machine.
     Incident {
         /// What.
         #[command(subcommand)]
@@ -380,6 +383,12 @@ pub struct ListArgs {
     /// Runs with these labels only: KEY=VALUE, KEY!=VALUE, KEY or !KEY, separated by commas; all of them must hold.
     #[arg(short = 'l', long, value_name = "LABELS", default_value = "", hide_default_value = true)]
     pub selector: String,
+    /// Print each run when it changes, until interrupted: first the live runs, then what starts, stops and ends.
+    #[arg(short, long, conflicts_with = "all")]
+    pub watch: bool,
+    /// With --watch: changes after this revision, instead of the live runs.
+    #[arg(long, value_name = "REVISION", requires = "watch")]
+    pub since: Option<u64>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -416,9 +425,9 @@ pub struct ControlArgs {
     /// How long to wait for the outcome.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
-    /// An id of your choice, new for each command: sent again with the same id within ten minutes, the command is not carried
-    /// out again, and gets the answer of the first time.
-    #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
+    /// An id of your choice, new for each command: 1 to 64 letters, digits, `-`, `_`, `.` or `:`. Sent again with the same id
+    /// within ten minutes, the command is not carried out again, and gets the answer of the first time.
+    #[arg(long, value_name = "ID", conflicts_with = "dry_run", value_parser = request_id)]
     pub request_id: Option<String>,
     #[command(flatten)]
     pub output: Output,
@@ -443,9 +452,9 @@ pub struct FreezeArgs {
     /// How long to wait for the outcome.
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
-    /// An id of your choice, new for each command: sent again with the same id within ten minutes, the command is not carried
-    /// out again, and gets the answer of the first time.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["all", "dry_run"])]
+    /// An id of your choice, new for each command: 1 to 64 letters, digits, `-`, `_`, `.` or `:`. Sent again with the same id
+    /// within ten minutes, the command is not carried out again, and gets the answer of the first time.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["all", "dry_run"], value_parser = request_id)]
     pub request_id: Option<String>,
     #[command(flatten)]
     pub output: Output,
@@ -656,6 +665,15 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
     }
+}
+
+/// An id of a command, as the daemon takes it.
+fn request_id(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
+        return Err("expected 1 to 64 letters, digits, `-`, `_`, `.` or `:`".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(crate) fn reason(text: &str) -> Result<String, String> {

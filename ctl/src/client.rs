@@ -8,9 +8,9 @@ use crate::{
 use failsafe_proto::v1::{
     attestation_service_client::AttestationServiceClient, canary_service_client::CanaryServiceClient,
     discovery_service_client::DiscoveryServiceClient, drill_service_client::DrillServiceClient,
-    event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
-    policy_service_client::PolicyServiceClient, run_service_client::RunServiceClient,
-    shadow_service_client::ShadowServiceClient,
+    event_service_client::EventServiceClient, incident_service_client::IncidentServiceClient,
+    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
+    run_service_client::RunServiceClient, shadow_service_client::ShadowServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -148,6 +148,11 @@ impl Client {
     /// The audit log.
     pub fn events(&self) -> EventServiceClient<Channel> {
         EventServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Incidents.
+    pub fn incidents(&self) -> IncidentServiceClient<Channel> {
+        IncidentServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// Fingerprints and statements.

@@ -12,7 +12,7 @@ mod threads;
 pub use reload::{Origin, hold_hangup};
 
 use crate::{
-    api::{self, Attestor, Context, Gates, Lanes, Roles},
+    api::{self, Attestor, Context, Gates, Lanes, Roles, RunChanges},
     attest::{Roots, Worker},
     causes::chain,
     config::{Catalogues, Config, NodeMode},
@@ -54,6 +54,7 @@ use crate::{
         drift::Follower,
         drill::{self, Drilling},
         hold::{Guard, Sweeper},
+        incidents,
         keep::{self, Keeping},
         rollback::{self, Rollback},
         sampler::{Health, Sampler},
@@ -111,6 +112,7 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     let health = watch(&mut base, &config, &judging, &stop_events, &mut threads)?;
     let sensors = Sensors::start(&base, &config, lines, &judging)?;
     follow(&base, (&config, &parts), &judging, &mut threads)?;
+    let incidents = list_incidents(&base, &mut threads)?;
 
     let context = Arc::new(Context {
         authority: Roles::new(&config.admin_group, &config.gateway, roles),
@@ -136,6 +138,8 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
         counter: base.counter.clone(),
         repeats: Arc::default(),
         shadows: judging.shadows.clone(),
+        incidents,
+        run_changes: RunChanges::new(started_ns),
         config,
     });
     let reloading = Arc::downgrade(&context);
@@ -357,6 +361,15 @@ fn watch(
     let keeping = Keeping { registry: registry.clone(), log, pipeline: pipeline.clone(), boot_id };
     threads.spawn_until_stop("adoption", move |stop| keeping.work(stop))?;
     Ok(health)
+}
+
+/// Starts the thread that lists the incidents of the log.
+fn list_incidents(base: &Base, threads: &mut Threads) -> std::io::Result<Arc<incidents::Shared>> {
+    let shared = Arc::<incidents::Shared>::default();
+    let (registry, log) = (base.registry.clone(), base.log_owner.log());
+    let following = incidents::Following { registry, log, shared: shared.clone() };
+    threads.spawn_until_stop("incidents", move |stop| following.work(stop))?;
+    Ok(shared)
 }
 
 /// Starts the threads that state and follow the factors of runs.

@@ -74,7 +74,7 @@ impl Command {
         let source = |source: &super::Source| if source.offline() { FILES } else { Reach::Nodes };
         let watch = |once: bool| if once { Reach::Nodes } else { Reach::OneNode };
         match self {
-            Command::List(_) | Command::Get { what: Get::Runs(_) } => Reach::Nodes,
+            Command::List(args) | Command::Get { what: Get::Runs(args) } => watch(!args.watch),
             Command::Describe(_) | Command::Egress(_) => Reach::Nodes,
             Command::Drill { what: DrillCommand::Status(_) } => Reach::Nodes,
             Command::Drill { .. } => LOCAL,
@@ -100,6 +100,8 @@ impl Command {
             }
             Command::Attest { .. } => NO_NODE,
             Command::Manifest { what: ManifestCommand::Show(_) } => LOCAL,
+            Command::Incident { what: IncidentCommand::List(_) | IncidentCommand::Show(_) } => Reach::Nodes,
+            Command::Incident { what: IncidentCommand::Watch(args) } => watch(args.once),
             Command::Incident { what: IncidentCommand::Verify(_) } | Command::Completion { .. } => NO_NODE,
             Command::Man { .. } => NO_NODE,
             Command::Incident { what: IncidentCommand::Export(_) } | Command::Log { .. } | Command::Doctor(_) => FILES,

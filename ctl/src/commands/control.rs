@@ -31,7 +31,7 @@ pub(super) fn control(place: &Place<'_>, command: pb::Command, args: &ControlArg
             pb::Command::Kill => "killed",
             pb::Command::Unspecified => "acted on",
         };
-        print(&runs::control(&answer, &acted_on(&answer, &args.run), done, Paint::stdout()))?;
+        print(&runs::control(&answer, &acted_on(&answer, &args.run), done, (Paint::stdout(), &place.zone)))?;
     }
     if let Some(after) = after {
         eprintln!("failsafectl: warning: {}", after.text());

@@ -5,11 +5,14 @@ use crate::{
     args::ListArgs,
     client::{Client, block_on},
     exit::{Exit, Fail},
-    render::{json, print, runs, time},
+    render::{Paint, json, print, runs, time},
 };
 use failsafe_proto::v1 as pb;
 
 pub(super) fn list(place: &Place<'_>, args: &ListArgs) -> Result<Exit, Fail> {
+    if args.watch {
+        return watch(place, args);
+    }
     let runs = block_on(async {
         let client = Client::connect(place.daemon).await?;
         let request = pb::ListRequest { all: args.all, selector: args.selector.clone(), ..Default::default() };
@@ -24,4 +27,20 @@ pub(super) fn list(place: &Place<'_>, args: &ListArgs) -> Result<Exit, Fail> {
         print(&runs::list(&runs, args.output.wide(), time::now()))?;
     }
     Ok(Exit::Done)
+}
+
+fn watch(place: &Place<'_>, args: &ListArgs) -> Result<Exit, Fail> {
+    block_on(async {
+        let client = Client::connect(place.daemon).await?;
+        let request = pb::WatchRunsRequest { revision: args.since, follow: true, selector: args.selector.clone() };
+        let mut changes = client.runs().watch_runs(request).await?.into_inner();
+        while let Some(change) = changes.message().await? {
+            // One line each, so that a program can read them as they come.
+            print(&match args.output.json() {
+                true => format!("{}\n", json::run_change(&change)),
+                false => runs::change(&change, Paint::stdout()),
+            })?;
+        }
+        Ok(Exit::Done)
+    })
 }

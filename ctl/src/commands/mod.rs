@@ -109,6 +109,9 @@ fn command(place: &Place<'_>, command: Command) -> Result<Exit, Fail> {
         Command::Events(args) => events::events(place, &args),
         Command::Explain(args) => explain::explain(place, &args),
         Command::Incidents(args) => incidents::incidents(place, &args),
+        Command::Incident { what: IncidentCommand::List(args) } => incident::live::list(place, &args),
+        Command::Incident { what: IncidentCommand::Show(args) } => incident::live::show(place, &args),
+        Command::Incident { what: IncidentCommand::Watch(args) } => incident::live::watch(place, &args),
         Command::Incident { what: IncidentCommand::Export(args) } => incident::export(place, &args),
         Command::Incident { what: IncidentCommand::Verify(args) } => incident::verify(place, &args),
         Command::Policy { what } => match what {

@@ -81,6 +81,29 @@ pub fn run(run: &pb::Run) -> Value {
     out
 }
 
+/// A change of the list of runs.
+pub fn run_change(change: &pb::WatchRunsResponse) -> Value {
+    json!({
+        "revision": change.revision,
+        "missed": change.missed,
+        "change": change.run.as_ref().map(|_| run_change_word(change.change())),
+        "run": change.run.as_ref().map(run),
+    })
+}
+
+/// The word for a change of the list of runs.
+pub fn run_change_word(change: pb::RunChange) -> &'static str {
+    match change {
+        pb::RunChange::Unspecified => "unknown",
+        pb::RunChange::Present => "present",
+        pb::RunChange::Started => "started",
+        pb::RunChange::Contained => "contained",
+        pb::RunChange::State => "state",
+        pb::RunChange::Ended => "ended",
+        pb::RunChange::Removed => "removed",
+    }
+}
+
 fn step(step: &pb::ContainmentStep) -> Value {
     json!({
         "measure": step.measure,
@@ -155,6 +178,7 @@ pub fn control(answer: &pb::ControlResponse) -> Value {
         "incident": answer.incident,
         "verdict": verdict(answer.verdict()),
         "nothing_to_do": answer.nothing_to_do,
+        "repeated_from_ns": answer.repeated_from_ns,
         "stands": answer.stands,
         "missing": answer.missing,
         "proofs": answer.proofs,

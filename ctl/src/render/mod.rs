@@ -10,6 +10,7 @@ pub mod event;
 pub mod explain;
 pub mod gpu_info;
 pub mod health;
+pub mod incident;
 pub mod incidents;
 pub mod json;
 pub mod policy;

@@ -31,25 +31,40 @@ fn mode(run: &pb::Run) -> String {
     }
 }
 
+/// The state of a run in one word, with what is to be known of it.
+fn state(r: &pb::Run) -> String {
+    let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
+    let frozen = match r.state() {
+        pb::RunState::Guarded if r.guarded_frozen => "+frozen",
+        pb::RunState::Guarded if is_freeze_desired(r) => "+partial",
+        _ => "",
+    };
+    let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
+    let unenforced = if r.unenforced { "+unenforced" } else { "" };
+    let mode = match (r.observed, r.not_bounded, r.mode_behind.is_empty()) {
+        (true, ..) => "+observed",
+        (_, true, _) => "+kernel-observes",
+        (_, false, false) => "+kernel-enforces",
+        (_, false, true) => "",
+    };
+    format!("{}{frozen}{blocked}{failing}{unenforced}{mode}", json::state(r.state()))
+}
+
+/// A line of `list --watch`.
+pub fn change(change: &pb::WatchRunsResponse, paint: Paint) -> String {
+    let Some(run) = &change.run else {
+        return super::incident::at(change.revision, change.missed, "list --all", paint);
+    };
+    let what = json::run_change_word(change.change());
+    let parts = [&short(&run.id), &run.name, &state(run), &run.policy_name, &run.incident];
+    // Of a run that is not listed any more nothing else is known.
+    let known = if change.change() == pb::RunChange::Removed { 2 } else { parts.len() };
+    let parts: Vec<String> = parts[..known].iter().filter(|it| !it.is_empty()).map(|it| super::clean(it)).collect();
+    format!("{}  {what:<9}  {}\n", paint.dim(&change.revision.to_string()), parts.join("  "))
+}
+
 /// The table of `list`.
 pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
-    let state = |r: &pb::Run| {
-        let blocked = if r.blocked && r.state() != pb::RunState::Ended { "+blocked" } else { "" };
-        let frozen = match r.state() {
-            pb::RunState::Guarded if r.guarded_frozen => "+frozen",
-            pb::RunState::Guarded if is_freeze_desired(r) => "+partial",
-            _ => "",
-        };
-        let failing = if r.containment_error.is_empty() { "" } else { "+failing" };
-        let unenforced = if r.unenforced { "+unenforced" } else { "" };
-        let mode = match (r.observed, r.not_bounded, r.mode_behind.is_empty()) {
-            (true, ..) => "+observed",
-            (_, true, _) => "+kernel-observes",
-            (_, false, false) => "+kernel-enforces",
-            (_, false, true) => "",
-        };
-        format!("{}{frozen}{blocked}{failing}{unenforced}{mode}", json::state(r.state()))
-    };
     let age = |r: &pb::Run| {
         let until = |end: i64| time::ago(r.registered_ns, end);
         match (r.ended_ns, r.ended_after_ns, r.ended_before_ns) {
@@ -302,12 +317,24 @@ fn gpu_use(used: &[pb::GpuUse]) -> String {
     )
 }
 
+/// What is to be known of an answer that was given before.
+fn repeated(answer: &pb::ControlResponse, zone: &TimeZone) -> String {
+    if answer.repeated_from_ns == 0 {
+        return String::new();
+    }
+    let at = time::wall(i128::from(answer.repeated_from_ns), zone);
+    format!(
+        "  repeated: this is the answer of {at}; the command was not carried out again. How it stands: failsafectl list\n"
+    )
+}
+
 /// What came of a control command; `done` is the verb's participle.
-pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, paint: Paint) -> String {
+pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, (paint, zone): (Paint, &TimeZone)) -> String {
     let took = failsafe_core::time::Span(answer.took_ns);
     let incident = if answer.incident.is_empty() { String::new() } else { format!(" ({})", answer.incident) };
+    let repeated = repeated(answer, zone);
     if answer.nothing_to_do {
-        return format!("{run}: was neither frozen nor blocked; nothing to do\n");
+        return format!("{run}: was neither frozen nor blocked; nothing to do\n{repeated}");
     }
     let mut out = match answer.verdict() {
         pb::Verdict::Proved => format!("{run}{incident}: {done}, {} in {took}\n", paint.good("proved")),
@@ -319,6 +346,7 @@ pub fn control(answer: &pb::ControlResponse, run: &str, done: &str, paint: Paint
         pb::Verdict::DryRun => format!("dry run: {run} would be {done}; nothing was touched\n"),
         pb::Verdict::Unspecified => format!("{run}{incident}: the daemon gave no verdict\n"),
     };
+    out += &repeated;
     let mut list = |title: &str, lines: &[String]| {
         for line in lines {
             let _ = writeln!(out, "  {title}: {}", super::clean(line));

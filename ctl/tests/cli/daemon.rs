@@ -77,6 +77,61 @@ fn a_thaw_of_a_run_that_is_not_held_says_so() {
 }
 
 #[test]
+fn an_answer_that_is_repeated_says_so_with_its_time() {
+    let control = pb::ControlResponse {
+        verdict: pb::Verdict::Proved.into(),
+        run_name: "r".into(),
+        run_id: RUN.into(),
+        repeated_from_ns: 1_795_469_696_123_456_789,
+        ..Default::default()
+    };
+    let fake = Fake::start(Answers { control: control.clone(), ..Default::default() });
+    let says = "this is the answer of 2026-11-23 21:34:56.123; the command was not carried out again";
+    let freeze = ["freeze", "r", "--reason", "x", "--request-id", "ticket-1:freeze"];
+    let output = fake.command().args(freeze).output().unwrap();
+    assert!(out(&output).contains(says), "{}", out(&output));
+    assert_eq!(json(&fake.ctl("freeze r --reason x -o json"))["repeated_from_ns"], 1_795_469_696_123_456_789_i64);
+    assert_eq!(fake.asked.lock().unwrap().control.as_ref().unwrap().request_id, "");
+    let nothing = pb::ControlResponse { nothing_to_do: true, ..control };
+    let fake = Fake::start(Answers { control: nothing, ..Default::default() });
+    assert!(out(&fake.ctl("thaw r --reason x")).contains(says));
+    let fake = Fake::start(Answers::default());
+    assert!(!out(&fake.ctl("thaw r --reason x")).contains("repeated"));
+    for id in ["", "a b", &"x".repeat(65)] {
+        let output = fake.command().args(["thaw", "r", "--reason", "x", "--request-id", id]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{id}");
+        assert!(err(&output).contains("expected 1 to 64 letters"), "{}", err(&output));
+    }
+}
+
+#[test]
+fn the_list_that_is_watched_has_a_line_for_each_change() {
+    let run = pb::Run {
+        id: RUN.into(),
+        name: "r\u{1b}[2J".into(),
+        state: pb::RunState::Frozen.into(),
+        policy_name: "trainer".into(),
+        ..Default::default()
+    };
+    let fake = Fake::start(Answers { run, ..Default::default() });
+    let output = out(&fake.ctl("list --watch"));
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), 3, "{output}");
+    assert!(lines[0].starts_with("0  present    ") && lines[0].ends_with("  frozen  trainer"), "{output}");
+    assert_eq!(lines[1], "watching from revision 7");
+    assert!(lines[2].starts_with("8  removed    ") && !lines[2].contains("frozen"), "{output}");
+    assert!(!output.contains('\u{1b}'), "{output}");
+    let missed = out(&fake.ctl("list --watch --since 3"));
+    assert!(missed.contains("earlier changes are no longer available: see `failsafectl list --all`"), "{missed}");
+    let output = out(&fake.ctl("list --watch -o json"));
+    let lines: Vec<serde_json::Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["change"], &lines[0]["run"]["state"]), (&"present".into(), &"frozen".into()), "{output}");
+    assert!(lines[1]["run"].is_null() && lines[1]["change"].is_null() && lines[1]["revision"] == 7, "{output}");
+    assert_eq!(fake.ctl("list --watch --all").status.code(), Some(2));
+    assert_eq!(fake.ctl("list --since 3").status.code(), Some(2), "only with --watch");
+}
+
+#[test]
 fn a_misspelt_kind_or_an_empty_interval_is_a_usage_error() {
     let fake = Fake::start(Answers::default());
     let output = fake.ctl("events --kind foo");

@@ -138,6 +138,23 @@ impl Service {
 
 #[tonic::async_trait]
 impl runs::RunService for Service {
+    type WatchRunsStream = Iter<std::vec::IntoIter<Result<pb::WatchRunsResponse, Status>>>;
+
+    async fn watch_runs(
+        &self,
+        request: Request<pb::WatchRunsRequest>,
+    ) -> Result<Response<Self::WatchRunsStream>, Status> {
+        let run = Some(self.answers.run.clone());
+        let (present, removed) = (pb::RunChange::Present as i32, pb::RunChange::Removed as i32);
+        let missed = request.into_inner().revision.is_some();
+        let changes = [
+            pb::WatchRunsResponse { change: present, run: run.clone(), ..Default::default() },
+            pb::WatchRunsResponse { revision: 7, missed, ..Default::default() },
+            pb::WatchRunsResponse { revision: 8, change: removed, run, ..Default::default() },
+        ];
+        self.answer(tokio_stream::iter(changes.map(Ok).into_iter().collect::<Vec<_>>()))
+    }
+
     type ExportStream = Iter<std::vec::IntoIter<Result<pb::Chunk, Status>>>;
 
     async fn start(&self, request: Request<pb::StartRequest>) -> Result<Response<pb::Run>, Status> {

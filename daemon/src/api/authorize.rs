@@ -390,6 +390,11 @@ impl Principal {
 
     /// Whether the caller may see the run, and as what. A run of others looks as if it were not there.
     pub fn may_see(&self, run: &Run) -> Option<Role> {
+        self.may_see_of(run.id, Some(run.owner_uid))
+    }
+
+    /// The same of a run of which no more is known; without an owner, it is nobody's.
+    pub fn may_see_of(&self, run: RunId, owner_uid: Option<u32>) -> Option<Role> {
         if let Some(remote) = &self.remote {
             return Some(match remote.role {
                 RemoteRole::Viewer => Role::Viewer,
@@ -400,7 +405,7 @@ impl Principal {
         if self.admin {
             return Some(Role::Admin);
         }
-        let own = self.uid() == run.owner_uid && self.inside.is_none_or(|inside| inside == run.id);
+        let own = Some(self.uid()) == owner_uid && self.inside.is_none_or(|inside| inside == run);
         own.then_some(Role::Owner)
     }
 

@@ -130,6 +130,10 @@ async fn act(
     }
     // A run that is still being started: its process is not to come in after all others were killed.
     let unstarted = command == Command::Kill && live.withdraw();
+    if unstarted {
+        // Whoever waits no longer learns at least that: there may be no process of which an outcome tells.
+        show(convert::never_entered(&live));
+    }
     let (tell, mut answers) = tokio::sync::mpsc::unbounded_channel();
     let lane = LaneCommand::Control { control, tell, ticket: ticket.clone() };
     context.lane.command(lane, share.is_reserved()).map_err(lane_refusal)?;
@@ -225,6 +229,7 @@ async fn control_guarded(
     let (id, run_name) = (run.run.id, run.run.name.clone());
     let (command, actor) = (control.command, control.actor.clone());
     let (report, at) = blocking(move || run.obey(&control, deadline)).await?;
+    context.registry.touched().note(id);
     let (verdict, proofs) = (report.verdict.clone(), report.proofs.clone());
     context.log.record(&Record::ControlOutcome { command, actor, verdict, proofs, at }, Some(id), None);
     let run_id = id.to_string();

@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_kind() {
-        const READS: [&str; 29] = [
+        const READS: [&str; 31] = [
             "AttestationService/Attest",
             "AttestationService/GetEgress",
             "AttestationService/GetFingerprint",
@@ -283,6 +283,8 @@ mod tests {
             "DiscoveryService/List",
             "DiscoveryService/Test",
             "DrillService/Get",
+            "IncidentService/GetIncident",
+            "IncidentService/ListIncidents",
             "MetricsService/Snapshot",
             "LogService/GetCheckpoint",
             "LogService/ListEntries",

@@ -50,6 +50,16 @@ pub(super) async fn list(
 
 /// The runs that the caller may see, each once, in the order of their ids.
 fn seen(registry: &Registry, all: bool, who: &Principal) -> Vec<FoundRun> {
+    found(registry, all).into_values().filter(|found| who.may_see(found.run()).is_some()).collect()
+}
+
+/// All runs, ended ones too.
+pub(super) fn seen_by_all(registry: &Registry) -> BTreeMap<RunId, FoundRun> {
+    found(registry, true)
+}
+
+/// Each run once.
+fn found(registry: &Registry, all: bool) -> BTreeMap<RunId, FoundRun> {
     let live = registry.live().into_iter().map(FoundRun::Live);
     let guarded = registry.guarded().into_iter().map(FoundRun::Guarded);
     let ended = all.then(|| registry.ended().into_iter().map(FoundRun::Ended));
@@ -58,7 +68,7 @@ fn seen(registry: &Registry, all: bool, who: &Principal) -> Vec<FoundRun> {
     for one in live.chain(guarded).chain(ended.into_iter().flatten()) {
         found.entry(one.run().id).or_insert(one);
     }
-    found.into_values().filter(|found| who.may_see(found.run()).is_some()).collect()
+    found
 }
 
 /// Which of the ids, in their order, are on the page behind `behind`, and the last one of the page where there are more.
@@ -75,8 +85,8 @@ fn page(
 }
 
 /// What the labels of a run must be.
-#[derive(Debug, PartialEq, Eq)]
-struct Selector(Vec<Requirement>);
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Selector(Vec<Requirement>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Requirement {
@@ -88,7 +98,11 @@ struct Requirement {
 }
 
 impl Selector {
-    fn parse(text: &str) -> Result<Selector, String> {
+    /// By its text, as in a request.
+    ///
+    /// # Errors
+    /// What is wrong with it, beginning with the name of the field.
+    pub(super) fn parse(text: &str) -> Result<Selector, String> {
         let parts: Vec<&str> = text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()).collect();
         if parts.len() > REQUIREMENTS {
             return Err(format!("selector: {} requirements: expected at most {REQUIREMENTS}", parts.len()));
@@ -96,7 +110,8 @@ impl Selector {
         parts.into_iter().map(Requirement::parse).collect::<Result<_, _>>().map(Selector)
     }
 
-    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether a run with these labels is chosen.
+    pub(super) fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|one| one.holds(labels))
     }
 }

@@ -28,6 +28,7 @@ mod follow;
 mod gate;
 mod gpu_info;
 mod health;
+mod incidents;
 pub mod limits;
 mod list;
 mod log_state;
@@ -43,6 +44,7 @@ mod repeats;
 mod rerun;
 mod reset;
 mod restart_gate;
+mod run_changes;
 mod runs;
 mod serve;
 mod shadow;
@@ -57,6 +59,7 @@ pub use limits::{Limit, Share};
 pub use repeats::Repeats;
 pub use reset::Resets;
 pub use restart_gate::Gates;
+pub use run_changes::RunChanges;
 pub use serve::{Lanes, ServeError, accept, bind, event_loop, serve};
 pub use transparency::limit as proofs;
 
@@ -70,8 +73,8 @@ use crate::{
     sensors::nvml::NvmlControl,
     shadows::Shadows,
     watchers::{
-        discover::view::Shared as Discovered, drill::Shared as Drilled, mode::ModeSwitch, rollback::Shared as Counted,
-        sampler::Health,
+        discover::view::Shared as Discovered, drill::Shared as Drilled, incidents::Shared as Incidents,
+        mode::ModeSwitch, rollback::Shared as Counted, sampler::Health,
     },
 };
 use authorize::{Authority, Principal, Role};
@@ -138,6 +141,10 @@ pub struct Context {
     pub repeats: Arc<Repeats>,
     /// Policies that are judged beside those in force.
     pub shadows: Shadows,
+    /// The incidents of the log.
+    pub incidents: Arc<Incidents>,
+    /// The list of runs, as who watches it saw it last.
+    pub run_changes: RunChanges,
 }
 
 impl Context {

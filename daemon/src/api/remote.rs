@@ -17,10 +17,13 @@ pub const METHOD: &str = "mtls";
 const MOST: usize = 16;
 
 /// Methods by the least role that may call them.
-const METHODS: [(&str, RemoteRole); 25] = [
+const METHODS: [(&str, RemoteRole); 29] = [
     ("/failsafe.v1.AttestationService/GetEgress", RemoteRole::Viewer),
     ("/failsafe.v1.DrillService/Get", RemoteRole::Viewer),
     ("/failsafe.v1.EventService/Watch", RemoteRole::Viewer),
+    ("/failsafe.v1.IncidentService/GetIncident", RemoteRole::Viewer),
+    ("/failsafe.v1.IncidentService/ListIncidents", RemoteRole::Viewer),
+    ("/failsafe.v1.IncidentService/WatchIncidents", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/Follow", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/GetCheckpoint", RemoteRole::Viewer),
     ("/failsafe.v1.LogService/ListEntries", RemoteRole::Viewer),
@@ -37,6 +40,7 @@ const METHODS: [(&str, RemoteRole); 25] = [
     ("/failsafe.v1.NodeService/WatchSince", RemoteRole::Viewer),
     ("/failsafe.v1.RunService/Get", RemoteRole::Viewer),
     ("/failsafe.v1.RunService/List", RemoteRole::Viewer),
+    ("/failsafe.v1.RunService/WatchRuns", RemoteRole::Viewer),
     // Which command a role may give is decided by `Principal::may_act`.
     ("/failsafe.v1.RunService/Control", RemoteRole::Operator),
     ("/failsafe.v1.NodeService/Cordon", RemoteRole::Administrator),
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn roles_may_do_what_lesser_roles_may_and_no_more() {
         let count = |role| paths().iter().filter(|path| may(role, path)).count();
-        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [19, 20, 25]);
+        assert_eq!([RemoteRole::Viewer, RemoteRole::Operator, RemoteRole::Administrator].map(count), [23, 24, 29]);
         assert!(!may(RemoteRole::Viewer, "/failsafe.v1.RunService/Control"));
     }
 

@@ -7,7 +7,10 @@
 //! withdrawn before it begins only when nobody waits for it any more.
 
 use super::{authorize::Principal, control::not_begun};
-use crate::pipeline::lane::{Caller, Ticket};
+use crate::{
+    pipeline::lane::{Caller, Ticket},
+    platform::clock,
+};
 use failsafe_core::{RunId, input::Command};
 use failsafe_proto::{ErrorReason, v1};
 use std::{
@@ -123,6 +126,8 @@ impl Drop for Pending {
 pub struct Sent {
     progress: watch::Receiver<Progress>,
     wanted: Arc<Caller>,
+    /// When the command was sent first, nanoseconds since the epoch; 0: now.
+    repeated_from_ns: i64,
 }
 
 impl Sent {
@@ -135,7 +140,12 @@ impl Sent {
     ///
     /// # Errors
     /// That of the command. `NOT_BEGUN`: it was withdrawn.
-    pub async fn answer(mut self, until: Instant) -> Answered {
+    pub async fn answer(self, until: Instant) -> Answered {
+        let repeated_from_ns = self.repeated_from_ns;
+        self.settled(until).await.map(|answer| v1::ControlResponse { repeated_from_ns, ..answer })
+    }
+
+    async fn settled(mut self, until: Instant) -> Answered {
         let settled = self.progress.wait_for(|progress| matches!(progress, Progress::Settled(_)));
         let failed = matches!(tokio::time::timeout_at(until.into(), settled).await, Ok(Err(_)));
         let progress = self.progress.borrow().clone();
@@ -154,6 +164,7 @@ impl Sent {
 struct Kept {
     what: String,
     since: Instant,
+    since_ns: i64,
     progress: watch::Receiver<Progress>,
     wanted: Weak<Caller>,
     ticket: Ticket,
@@ -183,7 +194,8 @@ impl Repeats {
             }
             let wanted = first.wanted.upgrade().unwrap_or_else(|| Arc::new(Caller(first.ticket.clone())));
             first.wanted = Arc::downgrade(&wanted);
-            return Ok(Entered::Again(Sent { progress: first.progress.clone(), wanted }));
+            let (progress, repeated_from_ns) = (first.progress.clone(), first.since_ns);
+            return Ok(Entered::Again(Sent { progress, wanted, repeated_from_ns }));
         }
         let own = |one: &Key| one.caller == key.caller;
         let has_room = (kept.keys().filter(|one| own(one)).count() < EACH || forget_oldest(&mut kept, own))
@@ -193,10 +205,11 @@ impl Repeats {
         }
         let (tell, progress) = watch::channel(Progress::Waiting);
         let wanted = Arc::new(Caller(ticket.clone()));
-        let one = Kept { what, since: now, progress: progress.clone(), wanted: Arc::downgrade(&wanted), ticket };
+        let (progress_kept, weak, since_ns) = (progress.clone(), Arc::downgrade(&wanted), clock::wall_ns());
+        let one = Kept { what, since: now, since_ns, progress: progress_kept, wanted: weak, ticket };
         kept.insert(key.clone(), one);
         let pending = Pending { repeats: self.clone(), key, tell, settled: false };
-        Ok(Entered::First(pending, Sent { progress, wanted }))
+        Ok(Entered::First(pending, Sent { progress, wanted, repeated_from_ns: 0 }))
     }
 }
 
@@ -239,8 +252,10 @@ mod tests {
         let (pending, sent) = first(&repeats, request("uid 0", "a", "bert"), now).unwrap();
         let second = again(&repeats, request("uid 0", "a", "bert"), now);
         pending.settle(Ok(answer("bert")));
-        for sent in [sent, second, again(&repeats, request("uid 0", "a", "bert"), now)] {
-            assert_eq!(sent.answer(now).await.unwrap().run_name, "bert");
+        let third = again(&repeats, request("uid 0", "a", "bert"), now);
+        for (sent, is_repeated) in [(sent, false), (second, true), (third, true)] {
+            let answer = sent.answer(now).await.unwrap();
+            assert_eq!((answer.run_name.as_str(), answer.repeated_from_ns > 0), ("bert", is_repeated));
         }
         assert!(first(&repeats, request("uid 7", "a", "bert"), now).is_some(), "ids are each caller's own");
         assert!(first(&repeats, request("uid 0", "a", "bert"), now + KEPT_FOR).is_some(), "after ten minutes");

@@ -15,7 +15,7 @@ use super::{
     peer::Peer,
     rerun::{self, Again},
     restart_gate::{self, Gate},
-    start,
+    run_changes, start,
     usage::AUDIT_LOG,
 };
 use crate::{
@@ -228,6 +228,15 @@ impl v1::run_service_server::RunService for Runs {
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
         list::list(&self.0, request).await.map(Response::new)
+    }
+
+    type WatchRunsStream = Stream<v1::WatchRunsResponse>;
+
+    async fn watch_runs(
+        &self,
+        request: Request<v1::WatchRunsRequest>,
+    ) -> Result<Response<Self::WatchRunsStream>, Status> {
+        run_changes::watch(&self.0, request)
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Run>, Status> {

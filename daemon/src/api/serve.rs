@@ -7,6 +7,7 @@ use super::{
     connection::Connection,
     discovery, drill, events,
     gate::{Gate, Gates},
+    incidents,
     limits::{Limit, PerSecond, Quota, Rate, Share, Usage},
     metrics, node,
     peer::{Admitted, Paces, Timeouts},
@@ -250,7 +251,9 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
     let lane = context.lanes.of(reserved);
     let arrivals = lane.arrivals.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(ServeError::Twice)?;
     let (work, latest) = (lane.work.clone(), context.log.latest());
+    let (of_runs, touched) = (work.clone(), context.registry.touched().grown());
     tokio::spawn(async move { work.pass_on(latest).await });
+    tokio::spawn(async move { of_runs.pass_on_runs(touched).await });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<v1::run_service_server::RunServiceServer<runs::Runs>>().await;
     health.set_serving::<v1::node_service_server::NodeServiceServer<node::Node>>().await;
@@ -271,6 +274,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
     let canaries = v1::canary_service_server::CanaryServiceServer::new(canary::CanaryApi(context.clone()));
     let shadows = v1::shadow_service_server::ShadowServiceServer::new(shadow::ShadowApi(context.clone()));
     let transparency = v1::log_service_server::LogServiceServer::new(transparency::Transparency(context.clone()));
+    let incidents = v1::incident_service_server::IncidentServiceServer::new(incidents::IncidentApi(context.clone()));
     tonic::transport::Server::builder()
         .layer(layer_fn(move |inner| Gate::new(inner, gates.clone())))
         .max_concurrent_streams(context.config.limits.per_connection)
@@ -291,6 +295,7 @@ pub async fn serve(context: Arc<Context>, reserved: bool) -> Result<(), ServeErr
         .add_service(canaries.max_decoding_message_size(message))
         .add_service(shadows.max_decoding_message_size(message))
         .add_service(transparency.max_decoding_message_size(message))
+        .add_service(incidents.max_decoding_message_size(message))
         .serve_with_incoming(admitted(UnboundedReceiverStream::new(arrivals)))
         .await?;
     Ok(())

@@ -32,12 +32,18 @@ pub struct Work {
     reads: Turns,
     compiles: Turns,
     growth: watch::Sender<()>,
+    runs: watch::Sender<()>,
 }
 
 impl Work {
     /// Nothing is under way.
     pub fn new() -> Work {
-        Work { reads: Turns::new(READS), compiles: Turns::new(COMPILES), growth: watch::Sender::new(()) }
+        Work {
+            reads: Turns::new(READS),
+            compiles: Turns::new(COMPILES),
+            growth: watch::Sender::new(()),
+            runs: watch::Sender::new(()),
+        }
     }
 
     /// A bounded read, on a thread.
@@ -93,6 +99,20 @@ impl Work {
             tokio::time::sleep(GATHER).await;
             latest.mark_unchanged();
             self.growth.send_replace(());
+        }
+    }
+
+    /// Changes some time after a run has changed.
+    pub fn runs_changed(&self) -> watch::Receiver<()> {
+        self.runs.subscribe()
+    }
+
+    /// Passes changes of runs on to the lane's followers.
+    pub async fn pass_on_runs(&self, mut grown: watch::Receiver<()>) {
+        while grown.changed().await.is_ok() {
+            tokio::time::sleep(GATHER).await;
+            grown.mark_unchanged();
+            self.runs.send_replace(());
         }
     }
 

@@ -74,6 +74,10 @@ impl Pipeline {
                 }
             }
         }
+        // For what is decided, after it has begun.
+        if let Some(run) = of_input {
+            self.parts.registry.touched().note(run);
+        }
     }
 
     fn carry_out(&mut self, Stepped { input, decisions }: Stepped) -> Vec<Decision> {
@@ -140,6 +144,7 @@ impl Pipeline {
         let decided = self.parts.log.stamp();
         let refused = self.parts.interpreter.begin(&live, decision, || self.judge.state.last_signals(decision.id.run));
         self.at_once.extend(refused);
+        self.parts.registry.touched().note(live.run.id);
         self.give_way(decision);
         let rule = match &decision.cause {
             Cause::Rule { rule, .. } => live.policy.rule(rule).map(|rule| RuleText {

@@ -77,6 +77,7 @@ impl Pipeline {
         self.silence.ended(id);
         self.unsure.ended(id);
         let frozen_ns = live.end(clock::wall_ns()).frozen_ns;
+        self.parts.registry.touched().note(id);
         for (answer, tell) in &waiting {
             let _gone = tell.send(answer.clone());
         }

@@ -238,6 +238,8 @@ impl Registry {
                     guarded.insert(id, Arc::new(*run));
                 }
             }
+            drop(guarded);
+            self.touched.note(id);
         }
         // What cannot be read cannot be let go either.
         let left =
@@ -251,6 +253,7 @@ impl Registry {
             self.depart(run, now.log);
             // Last: whoever asks meanwhile finds it.
             self.guarded.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            self.touched.note(id);
         }
         pass
     }

@@ -4,7 +4,7 @@
 //! a name means several live runs, which only those see who see several users' runs, none of them is chosen. A live run comes before ended ones.
 
 use super::{LiveRun, Registry, guarded::GuardedRun, store::EndedRun};
-use failsafe_core::input::Run;
+use failsafe_core::{RunId, input::Run};
 use std::sync::Arc;
 
 /// Why a run could not be found.
@@ -87,6 +87,15 @@ impl Registry {
     /// [`FindError`].
     pub fn find_exact(&self, wanted: &str, visible: impl Fn(&Run) -> bool) -> Result<FoundRun, FindError> {
         exact(wanted, &self.groups(visible))
+    }
+
+    /// The run of that id.
+    pub fn of_id(&self, id: RunId) -> Option<FoundRun> {
+        let live = self.get(id).map(FoundRun::Live);
+        let guarded = || self.guarded().into_iter().find(|run| run.run.id == id).map(FoundRun::Guarded);
+        // Last: a run that ends meanwhile is in both.
+        let ended = || self.ended().into_iter().find(|run| run.run.id == id).map(FoundRun::Ended);
+        live.or_else(guarded).or_else(ended)
     }
 
     /// The live runs, and the ended ones, the latest first.

@@ -47,6 +47,7 @@ pub mod statements;
 pub mod stopped;
 pub mod store;
 pub mod switch;
+pub mod touched;
 pub mod translate;
 
 use crate::{
@@ -312,6 +313,7 @@ pub struct Registry {
     unretired: Mutex<Option<String>>,
     /// How often a user had too many live runs for another one.
     too_many: AtomicU64,
+    touched: touched::Touched,
 }
 
 impl Registry {
@@ -332,6 +334,7 @@ impl Registry {
             held: held::HeldEvents::default(),
             unretired: Mutex::default(),
             too_many: AtomicU64::default(),
+            touched: touched::Touched::default(),
         }
     }
 
@@ -360,6 +363,11 @@ impl Registry {
     /// Which runs are bounded, and which are only watched.
     pub fn modes(&self) -> &modes::Modes {
         &self.modes
+    }
+
+    /// The runs that may have changed.
+    pub fn touched(&self) -> &touched::Touched {
+        &self.touched
     }
 
     /// The kernel side.
@@ -414,9 +422,10 @@ impl Registry {
 
     fn remember_ended(&self, run: Arc<EndedRun>) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        self.touched.note(run.run.id);
         ended.push(run);
         if ended.len() > store::ENDED_KEPT {
-            ended.remove(0);
+            self.touched.note(ended.remove(0).run.id);
         }
     }
 

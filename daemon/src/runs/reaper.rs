@@ -103,6 +103,7 @@ fn write_ends(registry: &Registry, ended: &Receiver<Arc<EndedRun>>, log: &Log, k
 fn reap(registry: &Registry, ended: &Receiver<Arc<LiveRun>>, to_disk: &SyncSender<Arc<EndedRun>>, log: &Log) {
     for live in ended {
         live.end(clock::wall_ns());
+        registry.touched().note(live.run.id);
         let (end, account) = registry.reap(&live);
         let (run, name) = (end.run.id, end.run.name.clone());
         if let Some(totals) = end.totals {

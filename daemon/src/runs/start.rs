@@ -292,6 +292,7 @@ impl Registry {
                     tally: Mutex::default(),
                 });
                 self.live.write().unwrap_or_else(PoisonError::into_inner).insert(live.run.id, live.clone());
+                self.touched.note(live.run.id);
                 Ok(live)
             }
             Err(error) => {

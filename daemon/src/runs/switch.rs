@@ -279,6 +279,7 @@ impl Registry {
             run.switch.observed.store(false, Ordering::Release);
             tell(run, to);
         }
+        self.touched.note(run.run.id);
         put.map_err(|why| Behind { kernel: before, why })
     }
 

@@ -142,6 +142,7 @@ impl Guard {
                 // Without a failure before, the state `partial` shows it.
                 if self.retries.has_failed(id) {
                     run.status().containment_error = Some(why.into());
+                    self.registry.touched().note(id);
                 }
             }
             Look::Failed(why) => {
@@ -149,6 +150,7 @@ impl Guard {
                     tracing::error!(run = %id, why, "the run cannot be contained; the guard retries until it can");
                 }
                 run.status().containment_error = Some(why);
+                self.registry.touched().note(id);
             }
         }
     }
@@ -157,6 +159,7 @@ impl Guard {
         if self.retries.settled(run.run.id) {
             tracing::warn!(run = %run.run.id, "the guard has settled the run's containment after failed writes");
             run.status().containment_error = None;
+            self.registry.touched().note(run.run.id);
         }
     }
 

@@ -31,7 +31,9 @@ fn a_thaw_that_is_sent_again_does_not_lift_a_later_freeze() -> Result<()> {
             ensure!(thawed.verdict() == Verdict::Proved && !thawed.nothing_to_do, "{thawed:?}");
             control(&channel, "again", Command::Freeze, "f-2").await?;
             let again = control(&channel, "again", Command::Thaw, "t-1").await?;
-            ensure!(again == thawed, "the answer of the first time: {again:?}");
+            ensure!(again.repeated_from_ns > 0 && thawed.repeated_from_ns == 0, "{again:?}");
+            let first = ControlResponse { repeated_from_ns: 0, ..again };
+            ensure!(first == thawed, "the answer of the first time: {first:?}");
             let other = control(&channel, "again", Command::Kill, "t-1").await;
             ensure!(other.as_ref().is_err_and(|e| e.code() == Code::InvalidArgument), "{other:?}");
             let bad = control(&channel, "again", Command::Thaw, "a b").await;
@@ -41,7 +43,11 @@ fn a_thaw_that_is_sent_again_does_not_lift_a_later_freeze() -> Result<()> {
         ensure!(node.run("again")?["state"] == "frozen", "{}", node.run("again")?);
         ensure!(controls(node)? == 3, "each command is on record once");
         // Another caller's id is another id.
-        node.ctl(["thaw", run.id(), "-r", "test", "--request-id", "t-1"])?.expect(0)?;
+        let again = node.ctl(["thaw", run.id(), "-r", "test", "--request-id", "t-1"])?.expect(0)?;
+        ensure!(again.out.contains("the command was not carried out again"), "{again:?}");
+        let again = node.json(["thaw", run.id(), "-r", "test", "--request-id", "t-1"])?;
+        ensure!(again["repeated_from_ns"].as_i64().is_some_and(|at| at > 0), "{again}");
+        node.ctl(["thaw", run.id(), "-r", "test", "--request-id", ""])?.expect(2)?;
         ensure!(node.run("again")?["state"] == "frozen", "the same user sent it before");
         node.ctl(["thaw", run.id(), "-r", "test", "--request-id", "t-2"])?.expect(0)?;
         ensure!(node.run("again")?["state"] == "running");

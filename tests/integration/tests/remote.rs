@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use failsafe_proto::v1::{
-    Command, ControlRequest, HealthRequest, ListRequest, OrderRequest, StartRequest, StatusRequest, WatchRequest,
-    event_service_client::EventServiceClient, node_service_client::NodeServiceClient,
+    Command, ControlRequest, HealthRequest, ListIncidentsRequest, ListRequest, OrderRequest, StartRequest,
+    StatusRequest, WatchRequest, WatchRunsRequest, event_service_client::EventServiceClient,
+    incident_service_client::IncidentServiceClient, node_service_client::NodeServiceClient,
     run_service_client::RunServiceClient,
 };
 use http_body_util::{BodyExt, Full};
@@ -254,6 +255,12 @@ fn each_role_may_do_what_it_is_given_and_the_log_names_the_identity() -> Result<
             let listed = runs.list(ListRequest { all: true, ..Default::default() }).await?.into_inner();
             ensure!(listed.runs.len() == 1 && !listed.only_own, "{listed:?}");
             NodeServiceClient::new(viewer.clone()).health(HealthRequest {}).await?;
+            let mut incidents = IncidentServiceClient::new(viewer.clone());
+            let seen = incidents.list_incidents(ListIncidentsRequest::default()).await?.into_inner();
+            ensure!(!seen.only_own, "a viewer sees the incidents of all runs: {seen:?}");
+            let mut watched = runs.watch_runs(WatchRunsRequest::default()).await?.into_inner();
+            let present = watched.message().await?.and_then(|change| change.run);
+            ensure!(present.as_ref().is_some_and(|run| run.name == "victim"), "{present:?}");
             let mut events = EventServiceClient::new(viewer.clone()).watch(WatchRequest::default()).await?.into_inner();
             ensure!(events.message().await?.is_some(), "a viewer reads the log");
             for command in [Command::Freeze, Command::Thaw, Command::Kill] {

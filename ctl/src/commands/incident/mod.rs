@@ -1,4 +1,4 @@
-//! `incident`: one incident as one file, and what that file proves on any machine.
+//! `incident`: incidents as the daemon has them; one incident as one file, and what that file proves on any machine.
 //!
 //! ```text
 //!  export:  log, recordings, policy, statement ─► gather ─► write ─► the same checks as verify
@@ -10,6 +10,7 @@
 mod check;
 mod export;
 mod gather;
+pub(super) mod live;
 mod parts;
 #[cfg(test)]
 mod tests;

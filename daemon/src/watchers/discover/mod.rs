@@ -326,6 +326,7 @@ impl Discovery {
             let container = live.run.labels.contains_key("container");
             let uid = owner_of(&live.cgroup, None, Duration::from_nanos(age) >= SETTLED, container);
             live.belongs_to(uid);
+            self.parts.registry.touched().note(live.run.id);
         }
     }
 

@@ -1,0 +1,91 @@
+//! `incident list`, `show` and `watch`: incidents as the daemon has them in memory.
+
+use super::super::{Place, events};
+use crate::{
+    args::{IncidentListArgs, IncidentShowArgs, IncidentState, IncidentWatchArgs},
+    client::{Client, block_on},
+    exit::{Exit, Fail},
+    render::{Paint, incident as page, json, print},
+};
+use failsafe_proto::v1 as pb;
+
+pub(in super::super) fn list(place: &Place<'_>, args: &IncidentListArgs) -> Result<Exit, Fail> {
+    let since = events::instant(place, "--since", args.since.as_deref())?;
+    let until = events::instant(place, "--until", args.until.as_deref())?;
+    let state = match args.state {
+        None => pb::IncidentState::Unspecified,
+        Some(IncidentState::Open) => pb::IncidentState::Open,
+        Some(IncidentState::Closed) => pb::IncidentState::Closed,
+    };
+    let asked = &args.asked;
+    let mut request = pb::ListIncidentsRequest {
+        run: asked.run.clone().unwrap_or_default(),
+        state: state as i32,
+        since_ns: events::bound(since),
+        until_ns: events::bound(until),
+        rule: asked.rule.clone().unwrap_or_default(),
+        selector: asked.selector.clone(),
+        page_size: 1_000,
+        page_token: String::new(),
+    };
+    let (incidents, earlier) = block_on(async {
+        let client = Client::connect(place.daemon).await?;
+        let (mut incidents, mut earlier) = (Vec::new(), false);
+        loop {
+            let page = client.incidents().list_incidents(request.clone()).await?.into_inner();
+            incidents.extend(page.incidents);
+            earlier |= page.earlier_in_log;
+            if page.next_page_token.is_empty() {
+                return Ok((incidents, earlier));
+            }
+            request.page_token = page.next_page_token;
+        }
+    })?;
+    if args.output.json() {
+        print(&json::text(&incidents.iter().map(page::json).collect()))?;
+    } else if incidents.is_empty() {
+        eprintln!("no such incidents");
+    } else {
+        print(&page::list(&incidents, &place.zone))?;
+    }
+    if earlier {
+        eprintln!("failsafectl: earlier incidents are in the audit log only: see `failsafectl incidents`");
+    }
+    Ok(Exit::Done)
+}
+
+pub(in super::super) fn show(place: &Place<'_>, args: &IncidentShowArgs) -> Result<Exit, Fail> {
+    let incident = block_on(async {
+        let client = Client::connect(place.daemon).await?;
+        let request = pb::GetIncidentRequest { incident: args.incident.to_string() };
+        Ok(client.incidents().get_incident(request).await?.into_inner())
+    })?;
+    print(&match args.output.json() {
+        true => json::text(&page::json(&incident)),
+        false => page::page(&incident, &place.zone, Paint::stdout()),
+    })?;
+    Ok(Exit::Done)
+}
+
+pub(in super::super) fn watch(place: &Place<'_>, args: &IncidentWatchArgs) -> Result<Exit, Fail> {
+    let asked = &args.asked;
+    let request = pb::WatchIncidentsRequest {
+        revision: args.since,
+        follow: !args.once,
+        run: asked.run.clone().unwrap_or_default(),
+        rule: asked.rule.clone().unwrap_or_default(),
+        selector: asked.selector.clone(),
+    };
+    block_on(async {
+        let client = Client::connect(place.daemon).await?;
+        let mut changes = client.incidents().watch_incidents(request).await?.into_inner();
+        while let Some(change) = changes.message().await? {
+            // One line each, so that a program can read them as they come.
+            print(&match args.output.json() {
+                true => format!("{}\n", page::change_json(&change)),
+                false => page::change(&change, &place.zone, Paint::stdout()),
+            })?;
+        }
+        Ok(Exit::Done)
+    })
+}

@@ -1,0 +1,332 @@
+//! `IncidentService`: the incidents of the audit log in pages, one by one, and as they change.
+//!
+//! Invariants: a caller sees the incidents of the runs that it may see, and of others learns nothing; nothing here reads the log;
+//! an incident is shared by all who watch it until it is sent.
+
+use super::{
+    Context,
+    authorize::Principal,
+    convert,
+    follow::{Answer, Batch, Bounds, Follow, Source},
+    gate::Deadline,
+    list::Selector,
+    peer::Peer,
+};
+use crate::watchers::incidents::{Progress, known};
+use failsafe_core::{
+    Mode, RunId,
+    decision::{IncidentId, Severity, Verdict},
+    incidents::{Incident, Taken},
+    standing::IncidentState,
+};
+use failsafe_proto::{ErrorReason, v1};
+use prost::Message;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_stream::StreamExt;
+use tonic::{Request, Response, Status};
+
+/// Incidents of a page, if the request does not say, and at most.
+const INCIDENTS: (usize, usize) = (100, 1_000);
+/// Bytes of a page, more or less.
+const PAGE_BYTES: usize = 1 << 20;
+/// Changes of a batch.
+const BATCH: usize = 128;
+/// How long a daemon that has just started is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `IncidentService`.
+pub struct IncidentApi(pub Arc<Context>);
+
+#[tonic::async_trait]
+impl v1::incident_service_server::IncidentService for IncidentApi {
+    async fn list_incidents(
+        &self,
+        request: Request<v1::ListIncidentsRequest>,
+    ) -> Result<Response<v1::ListIncidentsResponse>, Status> {
+        let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
+        self.read(Deadline::of(&request)).await?;
+        let asked = request.into_inner();
+        let filter = Filter::new(&self.0, who, (&asked.run, &asked.rule, &asked.selector))?;
+        let state =
+            v1::IncidentState::try_from(asked.state).map_err(|_| bad("state: expected UNSPECIFIED, OPEN or CLOSED"))?;
+        let behind = match asked.page_token.as_str() {
+            "" => None,
+            token => {
+                let token = token.parse::<u64>();
+                Some(token.map_err(|_| bad("page_token: expected the `next_page_token` of an answer"))?)
+            }
+        };
+        let most = match usize::try_from(asked.page_size).unwrap_or(usize::MAX) {
+            0 => INCIDENTS.0,
+            size => size.min(INCIDENTS.1),
+        };
+        let (since, until) = (asked.since_ns, asked.until_ns);
+        let context = self.0.clone();
+        let page = self.0.work(share).read(share, move || {
+            let wanted = |it: &&Arc<Incident>| {
+                behind.is_none_or(|behind| it.entry > behind)
+                    && (state == v1::IncidentState::Unspecified || (state == v1::IncidentState::Open) == it.is_open())
+                    && (since <= 0 || it.is_open() || it.changed_ns >= since)
+                    && (until <= 0 || it.opened_ns < until)
+                    && filter.wants(it)
+            };
+            let list = context.incidents.list();
+            let mut found: Vec<Arc<Incident>> = list.iter().filter(wanted).cloned().collect();
+            let (revision, earlier_in_log) = (list.revision(), list.incomplete);
+            drop(list);
+            found.sort_unstable_by_key(|it| it.entry);
+            let (mut incidents, mut bytes, mut next) = (Vec::new(), 0, None);
+            for (at, one) in found.iter().enumerate() {
+                if at == most || bytes >= PAGE_BYTES {
+                    next = at.checked_sub(1).and_then(|last| found.get(last)).map(|last| last.entry.to_string());
+                    break;
+                }
+                let message = message(one);
+                bytes += message.encoded_len();
+                incidents.push(message);
+            }
+            let (next_page_token, only_own) = (next.unwrap_or_default(), !filter.who.reads_log());
+            v1::ListIncidentsResponse { incidents, next_page_token, only_own, revision, earlier_in_log }
+        });
+        page.await.map(Response::new)
+    }
+
+    async fn get_incident(&self, request: Request<v1::GetIncidentRequest>) -> Result<Response<v1::Incident>, Status> {
+        let (who, share) = (self.0.principal(&request)?, Peer::of(&request)?.share());
+        self.read(Deadline::of(&request)).await?;
+        let v1::GetIncidentRequest { incident } = request.into_inner();
+        let id: IncidentId = incident.parse().map_err(|why| bad(&format!("incident: {why}")))?;
+        let filter = Filter::new(&self.0, who, ("", "", ""))?;
+        let context = self.0.clone();
+        let found = self.0.work(share).read(share, move || {
+            let found = context.incidents.list().get(id).cloned();
+            found.filter(|it| filter.wants(it)).map(|it| message(&it))
+        });
+        let found = found.await?.ok_or_else(|| {
+            let text =
+                format!("no incident {id} in memory; older ones are in the audit log (`failsafectl explain {id}`)");
+            ErrorReason::IncidentNotFound.status(text)
+        })?;
+        Ok(Response::new(found))
+    }
+
+    type WatchIncidentsStream = Answer<v1::WatchIncidentsResponse>;
+
+    async fn watch_incidents(
+        &self,
+        request: Request<v1::WatchIncidentsRequest>,
+    ) -> Result<Response<Self::WatchIncidentsStream>, Status> {
+        let (who, peer) = (self.0.principal(&request)?, Peer::of(&request)?);
+        self.read(Deadline::of(&request)).await?;
+        let v1::WatchIncidentsRequest { revision, follow, run, rule, selector } = request.into_inner();
+        let filter = Filter::new(&self.0, who, (&run, &rule, &selector))?;
+        let growth = follow.then(|| self.0.incidents.progress());
+        let source = Watched { filter, at: revision };
+        let (work, unread) = (self.0.work(peer.share()).clone(), self.0.config.limits.unread());
+        // Here, where it is sent: what waits to be sent is shared.
+        let items = Follow { work, peer, unread, growth }.stream(source).map(|item| item.map(Item::message));
+        Ok(Response::new(Box::pin(items)))
+    }
+}
+
+impl IncidentApi {
+    /// Waits until the list has what the log has now.
+    async fn read(&self, deadline: Option<Instant>) -> Result<(), Status> {
+        let patience = Instant::now() + PATIENCE;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let mut progress = self.0.incidents.progress();
+        let settled = progress.wait_for(|progress| progress.complete || progress.problem.is_some());
+        let not_in_time =
+            || ErrorReason::NotInTime.status("the daemon still reads the incidents of the audit log: try again");
+        let settled = tokio::time::timeout_at(until.into(), settled).await.map_err(|_| not_in_time())?;
+        let stopping = |_| ErrorReason::DaemonStopping.status("the daemon is stopping");
+        if let Progress { problem: Some(why), .. } = &*settled.map_err(stopping)? {
+            return Err(ErrorReason::DataDamaged.status(format!("the audit log cannot be read: {why}")));
+        }
+        // Who has the answer to a command finds its incident.
+        let written = *self.0.log.latest().borrow();
+        let mut read = self.0.incidents.read();
+        let caught_up = tokio::time::timeout_at(until.into(), read.wait_for(|read| *read >= written)).await;
+        caught_up.map_err(|_| not_in_time())?.map_err(stopping).map(|_| ())
+    }
+}
+
+fn bad(why: &str) -> Status {
+    ErrorReason::InvalidRequest.status(why.to_owned())
+}
+
+/// Which incidents somebody asks for, and may see.
+struct Filter {
+    context: Arc<Context>,
+    who: Principal,
+    run: Option<RunId>,
+    rule: String,
+    selector: Selector,
+}
+
+impl Filter {
+    fn new(context: &Arc<Context>, who: Principal, asked: (&str, &str, &str)) -> Result<Filter, Status> {
+        let (run, rule, selector) = asked;
+        let selector = Selector::parse(selector).map_err(|why| bad(&why))?;
+        let run = match (run, run.parse::<RunId>()) {
+            ("", _) => None,
+            // The list can have incidents of runs that are not listed any more.
+            (_, Ok(id)) => Some(id),
+            (name, Err(_)) => Some(context.find(&who, name)?.0.run().id),
+        };
+        Ok(Filter { context: context.clone(), who, run, rule: rule.to_owned(), selector })
+    }
+
+    fn wants(&self, incident: &Incident) -> bool {
+        self.run.is_none_or(|run| run == incident.run)
+            && (self.rule.is_empty() || incident.rule.as_ref() == Some(&self.rule))
+            && self.may_see(incident)
+            && self.selector.selects(&incident.known.labels)
+    }
+
+    fn may_see(&self, incident: &Incident) -> bool {
+        if self.who.reads_log() {
+            return true;
+        }
+        // Of a discovered run the owner can be learnt after the incident began.
+        let owner = incident.known.owner_uid.or_else(|| known(&self.context.registry, incident.run).owner_uid);
+        self.who.may_see_of(incident.run, owner).is_some()
+    }
+}
+
+/// Changes that one client sees.
+struct Watched {
+    filter: Filter,
+    /// The revision after which it goes on; none: it has seen nothing.
+    at: Option<u64>,
+}
+
+/// What is sent.
+enum Item {
+    Changed(u64, Arc<Incident>),
+    /// The state was sent, or changes were missed.
+    At(u64, bool),
+}
+
+impl Item {
+    fn message(self) -> v1::WatchIncidentsResponse {
+        match self {
+            Item::Changed(revision, incident) => {
+                v1::WatchIncidentsResponse { revision, incident: Some(message(&incident)), missed: false }
+            }
+            Item::At(revision, missed) => v1::WatchIncidentsResponse { revision, incident: None, missed },
+        }
+    }
+}
+
+impl Source for Watched {
+    type Item = Item;
+
+    fn next(&mut self, _: &Bounds) -> Result<Batch<Item>, Status> {
+        let context = self.filter.context.clone();
+        let list = context.incidents.list();
+        let last = list.revision();
+        let Some(at) = self.at else {
+            let open = list.iter().filter(|it| it.is_open() && self.filter.wants(it));
+            // Who goes on after one of them begins anew: the rest of the state has no revision of its own.
+            let items = open.map(|it| Item::Changed(0, it.clone())).chain([Item::At(last, false)]).collect();
+            self.at = Some(last);
+            return Ok(Batch { items, more: false });
+        };
+        let since = list.since(at, BATCH);
+        drop(list);
+        if since.missed {
+            self.at = Some(last);
+            return Ok(Batch { items: vec![Item::At(last, true)], more: false });
+        }
+        self.at = since.changes.last().map_or(self.at, |(revision, _)| Some(*revision));
+        let items = since.changes.into_iter().filter(|(_, incident)| self.filter.wants(incident));
+        let items = items.map(|(revision, incident)| Item::Changed(revision, incident)).collect();
+        Ok(Batch { items, more: since.more })
+    }
+}
+
+fn message(of: &Incident) -> v1::Incident {
+    let (id, standing) = (of.id.to_string(), of.standing());
+    let (rationale, contact, playbook) = match &of.text {
+        Some(text) => (text.rationale.clone(), text.owner.clone(), text.playbook.clone().unwrap_or_default()),
+        None => Default::default(),
+    };
+    v1::Incident {
+        next_command: format!("failsafectl explain {id}"),
+        id,
+        revision: of.revision,
+        state: if of.is_open() { v1::IncidentState::Open } else { v1::IncidentState::Closed } as i32,
+        standing: standing.name().into(),
+        standing_detail: match &standing {
+            IncidentState::Noted | IncidentState::Thawed => Vec::new(),
+            IncidentState::Pending(actions) | IncidentState::Contained(actions) => {
+                actions.iter().map(ToString::to_string).collect()
+            }
+            IncidentState::Partial(why) | IncidentState::Failed(why) => why.clone(),
+        },
+        run_id: of.run.to_string(),
+        run_name: of.known.name.clone(),
+        owner_uid: of.known.owner_uid,
+        labels: of.known.labels.clone().into_iter().collect(),
+        policy_digest: of.policy.to_string(),
+        policy_name: of.policy_name().to_owned(),
+        rule: of.rule.clone().unwrap_or_default(),
+        condition: of.condition.clone(),
+        values: of.values.clone(),
+        rationale,
+        contact,
+        playbook,
+        severity: match of.severity {
+            Severity::Info => v1::IncidentSeverity::Info,
+            Severity::Warning => v1::IncidentSeverity::Warning,
+            Severity::Critical => v1::IncidentSeverity::Critical,
+        } as i32,
+        mode: mode(of.mode) as i32,
+        actor: Some(convert::actor(&of.actor)),
+        decisions: of.decisions,
+        steps: of.steps.iter().map(step).collect(),
+        steps_left_out: of.left_out,
+        opened_ns: of.opened_ns,
+        closed_ns: of.closed_ns.unwrap_or_default(),
+        changed_ns: of.changed_ns,
+        entry: of.entry,
+        drill: of.drill,
+    }
+}
+
+fn step(of: &Taken) -> v1::IncidentStep {
+    let (verdict, missing) = match &of.verdict {
+        Some(Verdict::Proved) => (v1::Verdict::Proved, Vec::new()),
+        Some(Verdict::Partial(missing)) => (v1::Verdict::Partial, missing.clone()),
+        Some(Verdict::Failed(why)) => (v1::Verdict::Failed, vec![why.clone()]),
+        None if of.mode == Mode::Enforce => (v1::Verdict::Pending, Vec::new()),
+        None => (v1::Verdict::Unspecified, Vec::new()),
+    };
+    v1::IncidentStep {
+        decision: of.decision,
+        action: of.action.to_string(),
+        mode: mode(of.mode) as i32,
+        desired: of.desired,
+        verdict: verdict as i32,
+        missing,
+        proofs: of.proofs.clone(),
+        actor: Some(convert::actor(&of.actor)),
+        role: of.role.clone(),
+        reason: of.reason.clone(),
+        decided_ns: of.decided_ns,
+        result_ns: of.result_ns.unwrap_or_default(),
+        entry: of.entry,
+        result_entry: of.result_entry,
+    }
+}
+
+fn mode(mode: Mode) -> v1::NodeMode {
+    match mode {
+        Mode::Enforce => v1::NodeMode::Enforce,
+        Mode::Observe => v1::NodeMode::Observe,
+    }
+}
