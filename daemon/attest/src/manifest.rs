@@ -9,7 +9,10 @@ use crate::{
     json::{Json, JsonError},
     table::Regime,
 };
-use failsafe_core::policy::diagnostic::{Diagnostic, Diagnostics};
+use failsafe_core::{
+    policy::diagnostic::{Diagnostic, Diagnostics},
+    signal::Real,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -138,6 +141,15 @@ impl Value {
         }
     }
 
+    /// As a finite number, where it is one.
+    fn number(&self) -> Option<f64> {
+        match self {
+            Value::Int(value) => Some(*value as f64),
+            Value::Text(text) => text.parse::<f64>().ok().filter(|number| number.is_finite()),
+            Value::Bool(_) | Value::List(_) => None,
+        }
+    }
+
     fn texts(&mut self, name: &str, change: &mut dyn FnMut(&str, &mut String)) {
         match self {
             Value::Text(text) => change(name, text),
@@ -204,6 +216,17 @@ impl Manifest {
         for (name, value) in seeds.iter_mut().chain(hyperparameters).chain(config) {
             value.texts(name, change);
         }
+    }
+
+    /// Its numbers, by section and name: what policies compare metrics with. A text that is a number counts as one, because a number
+    /// with a fraction is kept as text.
+    pub fn numbers(&self) -> BTreeMap<String, Real> {
+        let sections = [("seeds", &self.seeds), ("hyperparameters", &self.hyperparameters), ("config", &self.config)];
+        let of = |(section, values): (&'static str, &BTreeMap<String, Value>)| {
+            let number = |(name, value): (&String, &Value)| Some((format!("{section}.{name}"), Real(value.number()?)));
+            values.iter().filter_map(number).collect::<Vec<_>>()
+        };
+        sections.into_iter().flat_map(of).collect()
     }
 
     /// What it claims, as facts of a run.

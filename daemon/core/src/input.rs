@@ -4,7 +4,7 @@ use crate::{
     actor::{Actor, read_both_forms},
     decision::{Action, Mode, Outcome},
     policy::PolicyDigest,
-    signal::{Kind, Series, Signal, Source},
+    signal::{Kind, Real, Series, Signal, Source},
     subject::{GpuId, RunId},
     time::MonoTime,
 };
@@ -55,6 +55,16 @@ pub enum Input {
         /// Since when.
         at: MonoTime,
     },
+    /// Numbers of the run's manifest. Of each the first counts for the life of the run: who sets a manifest may be the run itself, which
+    /// must not move its bounds.
+    Manifest {
+        /// The run.
+        run: RunId,
+        /// By section and name: `hyperparameters.target_loss`.
+        values: BTreeMap<String, Real>,
+        /// When it was set.
+        at: MonoTime,
+    },
     /// A series of the run's metrics has ended: its process has.
     SeriesEnded {
         /// The run.
@@ -78,7 +88,7 @@ impl Input {
             Input::Gap(gap) => gap.at,
             Input::Unread(unread) => unread.at,
             Input::Silent(silent) => silent.at,
-            Input::SeriesEnded { at, .. } | Input::Mode { at, .. } => *at,
+            Input::SeriesEnded { at, .. } | Input::Mode { at, .. } | Input::Manifest { at, .. } => *at,
         }
     }
 }

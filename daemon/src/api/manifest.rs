@@ -4,9 +4,11 @@
 //! Invariants: only about live runs, by their exact name; what is stored was redacted; the answer comes when the entry is durable.
 //! The daemon opens no file that a manifest or a checkpoint names.
 
-use super::{Context, authorize::Principal, convert, limits::Share};
+use super::{Context, authorize::Principal, convert, limits::Share, runs::deliver};
 use crate::{
     log::{self, claims::Claims},
+    pipeline::Message,
+    platform::clock,
     redact::Redactor,
     runs::FoundRun,
 };
@@ -15,13 +17,14 @@ use failsafe_attest::{
     manifest::{MAX_TEXT, is_digest},
 };
 use failsafe_core::{
-    RunId,
+    Input, MonoTime, RunId,
     input::Run,
     record::{Checkpoint, Record},
+    signal::Real,
 };
 use failsafe_proto::{ErrorReason, v1};
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 use tonic::Status;
 
 /// What was claimed about a run, by the audit log.
@@ -40,9 +43,9 @@ pub(super) async fn set(
     request: v1::SetManifestRequest,
 ) -> Result<v1::SetManifestResponse, Status> {
     let run = live(context, who, &request.run)?;
-    let New { text, redacted } = New::of(&request.manifest, context)?;
-    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&text)));
-    record(context, share, run.id, Record::Manifest { manifest: text, actor: who.actor() }).await?;
+    let new = New::of(&request.manifest, context)?;
+    let (digest, redacted) = (format!("sha256:{}", hex::encode(Sha256::digest(&new.text))), new.redacted);
+    keep(context, who, share, run.id, new).await?;
     Ok(v1::SetManifestResponse { run_id: run.id.to_string(), run_name: run.name, digest, redacted })
 }
 
@@ -50,6 +53,8 @@ pub(super) async fn set(
 pub(super) struct New {
     /// Its canonical text, redacted.
     text: String,
+    /// Its numbers, which rules may read.
+    numbers: BTreeMap<String, Real>,
     redacted: u32,
 }
 
@@ -60,7 +65,7 @@ impl New {
         let wrong = |error| ErrorReason::InvalidRequest.status(format!("the manifest is not valid: {error}"));
         let mut manifest = Manifest::from_json(json).map_err(wrong)?;
         let redacted = redact(&mut manifest, &context.config.redact);
-        Ok(New { text: manifest.canonical().map_err(wrong)?, redacted })
+        Ok(New { text: manifest.canonical().map_err(wrong)?, numbers: manifest.numbers(), redacted })
     }
 
     /// Of a run that is about to be made; empty: it has none.
@@ -81,11 +86,20 @@ pub(super) async fn of_new(
     new: Option<New>,
 ) -> Result<(), Status> {
     match new {
-        Some(New { text, .. }) => {
-            record(context, share, run, Record::Manifest { manifest: text, actor: who.actor() }).await
-        }
+        Some(new) => keep(context, who, share, run, new).await,
         None => Ok(()),
     }
+}
+
+/// Records it, and hands its numbers to the engine once the entry is durable: the next daemon then knows them, too.
+async fn keep(context: &Context, who: &Principal, share: Share, run: RunId, new: New) -> Result<(), Status> {
+    let New { text, numbers, .. } = new;
+    record(context, share, run, Record::Manifest { manifest: text, actor: who.actor() }).await?;
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let at = MonoTime(clock::monotonic_ns());
+    deliver(context, Message::Input(Input::Manifest { run, values: numbers, at })).await
 }
 
 pub(super) async fn get(

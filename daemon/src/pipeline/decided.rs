@@ -53,6 +53,7 @@ impl Pipeline {
             | Input::Unread(_)
             | Input::Silent(_)
             | Input::SeriesEnded { .. }
+            | Input::Manifest { .. }
             | Input::Mode { .. }
             | Input::RunGpus { .. }
             | Input::RunEnded { .. }

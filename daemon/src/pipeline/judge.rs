@@ -40,6 +40,7 @@ impl Judge {
             | Input::RunGpus { .. }
             | Input::RunEnded { .. }
             | Input::SeriesEnded { .. }
+            | Input::Manifest { .. }
             | Input::Mode { .. } => {}
         }
         let decisions = step(&self.policies, &mut self.state, &input);

@@ -36,6 +36,7 @@ use failsafe_core::{
     discover::is_discovered,
     input::{Contained, Gap, Run},
     record::{Record, Totals},
+    signal::Real,
     time::Span,
 };
 use std::{
@@ -62,6 +63,8 @@ pub struct Adopted {
     pub outcomes: Vec<Outcome>,
     /// What nobody saw, or will see.
     pub gaps: Vec<Gap>,
+    /// The numbers of its manifest, as the log has them.
+    pub manifest: BTreeMap<String, Real>,
 }
 
 /// What came of trying to take runs up.
@@ -246,8 +249,15 @@ impl Registry {
             if now.previous.is_ok() { self.kernel.release_previous(&self.bounded(&departed)) } else { Vec::new() };
         let gaps = pass.adopted.iter().flat_map(|run| run.gaps.iter().cloned().map(Input::Gap));
         let gaps: Vec<Input> = gaps.collect();
+        let manifests = pass.adopted.iter_mut().filter(|run| !run.manifest.is_empty());
+        let manifests: Vec<Input> = manifests
+            .map(|Adopted { live, manifest, .. }| {
+                let Run { id: run, registered: at, .. } = live.run;
+                Input::Manifest { run, values: std::mem::take(manifest), at }
+            })
+            .collect();
         let events = left.into_iter().flat_map(|left| self.left_inputs(left, &pass.adopted, &mut departed));
-        pass.inputs = gaps.into_iter().chain(events).collect();
+        pass.inputs = manifests.into_iter().chain(gaps).chain(events).collect();
         for run in departed {
             let id = run.run().id;
             self.depart(run, now.log);
@@ -640,7 +650,8 @@ impl Registry {
                 .then(|| failsafe_core::decision::IncidentId::new(live.run.id, live.run.incidents.max(1)));
         }
         outcomes.sort_by_key(|o| o.decision);
-        Ok(Adopted { live, attached, found: found.join("; "), frozen_until_ns, outcomes, gaps })
+        let manifest = past.manifest;
+        Ok(Adopted { live, attached, found: found.join("; "), frozen_until_ns, outcomes, gaps, manifest })
     }
 
     /// The cgroup2 mount.

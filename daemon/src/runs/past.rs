@@ -1,12 +1,13 @@
 //! What the audit log has of runs: how each began, what was decided about it, and what became of that.
 
 use super::frozen::FrozenTime;
+use failsafe_attest::Manifest;
 use failsafe_core::{
     Action, Containment, Decision, Mode, Outcome, RunId,
     containment::StepResult,
     input::Run,
     record::{Record, Totals, Unwatched},
-    signal::Source,
+    signal::{Real, Source},
 };
 use failsafe_journal::{Entry, Filter, Query, Search};
 use std::{
@@ -57,6 +58,8 @@ pub struct Past {
     pub open: Vec<(Decision, Action)>,
     /// Lost events that are on record.
     pub lost_told: u64,
+    /// The numbers of its manifests; of each the first, as the engine takes them.
+    pub manifest: BTreeMap<String, Real>,
     /// It was last recorded as guarded, not judged: commands are carried out without a decision.
     pub guarded: bool,
 }
@@ -76,7 +79,7 @@ impl History {
     pub fn read(path: &Path, boot_id: &str, wanted: &BTreeSet<RunId>, roots: &BTreeSet<u64>) -> History {
         let mut history = History::default();
         let concerned = concerned(path, boot_id, wanted, roots);
-        for entry in search(path, Some(&concerned), &["run", "decision", "outcome", "gap", "control"]) {
+        for entry in search(path, Some(&concerned), &["run", "decision", "outcome", "gap", "control", "manifest"]) {
             let Some(id) = entry.run.as_deref().and_then(|run| run.parse::<RunId>().ok()) else { continue };
             let wall_ns = i64::try_from(entry.wall_ns).unwrap_or(i64::MAX);
             let known = wanted.contains(&id) || history.runs.contains_key(&id);
@@ -169,6 +172,16 @@ impl Past {
                     self.frozen.was_thawed(until, mono_ns);
                 }
             }
+            Record::Manifest { manifest, .. } => match Manifest::from_json(manifest.as_bytes()) {
+                Ok(manifest) => {
+                    for (key, value) in manifest.numbers() {
+                        self.manifest.entry(key).or_insert(value);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = crate::causes::chain(&error), "a manifest in the log cannot be read")
+                }
+            },
             Record::RunTotals { totals, .. } => self.totals = Some(totals),
             Record::Limited(limited) => {
                 self.decisions = self.decisions.max(limited.last_decision);

@@ -6,11 +6,11 @@ use failsafe_core::{
     event::{Assurance, Event, Verdict},
     input::Command,
     policy::{Policy, diagnostic::Diagnostics},
-    signal::{Kind, Series, Source},
+    signal::{Kind, Real, Series, Source},
     subject::{GpuId, Process},
     time::Span,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::read::{MAX_BYTES, policy_of, read};
 
@@ -106,6 +106,8 @@ pub enum What {
     Operator(Command),
     /// The run is bounded from here on, or only watched.
     Mode(Mode),
+    /// Numbers of the run's manifest, by section and name.
+    Manifest(BTreeMap<String, Real>),
     /// A series of metrics ends.
     Ends(Series),
 }

@@ -11,8 +11,8 @@ pub(crate) const EXPECT: &[&str] = &["rule", "upkeep", "at", "between", "by", "a
 /// When an input comes, and what it is; with the fields of events.
 pub(crate) static INPUT: LazyLock<Vec<&str>> = LazyLock::new(|| [OWN, OF_EVENTS].concat());
 const OWN: &[&str] = &[
-    "at", "every", "for", "signal", "value", "gpu", "rank", "step", "phase", "event", "blind", "lost", "unread",
-    "operator", "mode", "ends",
+    "at", "every", "for", "signal", "value", "gpu", "rank", "step", "phase", "manifest", "event", "blind", "lost",
+    "unread", "operator", "mode", "ends",
 ];
 
 #[cfg(test)]

@@ -355,6 +355,9 @@ impl<'c> Bench<'c> {
                 let (actor, role, reason) = (Actor::Local(peer), "admin".to_owned(), "the test".to_owned());
                 self.step(&Input::Control(Control { seq, at, run: self.run, command: *command, actor, role, reason }));
             }
+            What::Manifest(values) => {
+                self.step(&Input::Manifest { run: self.run, values: values.clone(), at: self.now });
+            }
             What::Mode(mode) => self.step(&Input::Mode { run: self.run, mode: *mode, at: self.now }),
             What::Ends(series) => {
                 self.step(&Input::SeriesEnded { run: self.run, series: series.clone(), at: self.now });

@@ -1,7 +1,7 @@
 //! Manifests and checkpoints: what an owner claims is in the log, in statements, and in their comparison.
 
 use anyhow::{Context, Result, ensure};
-use integration::{Launch, NOBODY, Node, on_node, wait_for};
+use integration::{Launch, NOBODY, Node, on_node, program, sentinel, wait_for};
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
@@ -119,6 +119,47 @@ fn a_wrong_manifest_starts_nothing_and_secrets_and_strangers_are_kept_out() -> R
         node.ctl_as(NOBODY, ["manifest", "set", "roots", &secret])?.expect(6)?;
         node.ctl_as(NOBODY, ["manifest", "show", "roots"])?.expect(6)?;
         node.ctl_as(NOBODY, ["checkpoint", "/etc/hostname", "--run", "roots"])?.expect(6)?;
+        node.log_is_whole()
+    })
+}
+
+const BOUNDED: &str = r#"
+[policy]
+name = "bounded"
+owner = "training@example.org"
+
+[[rule]]
+id = "above-the-target"
+rationale = "the manifest states what the loss must not exceed"
+when = { signal = "metric.loss", above = { manifest = "hyperparameters.most" } }
+actions = ["freeze", "snapshot", "notify"]
+"#;
+
+#[test]
+fn a_number_of_the_manifest_bounds_a_metric_also_after_a_restart_and_a_later_one_does_not_move_it() -> Result<()> {
+    on_node("bounded", "", |node| {
+        let gate = sentinel(node, "gate")?;
+        let ctl = program("failsafectl")?.display().to_string();
+        let script = format!(
+            "until [ -s {} ]; do sleep 0.1; done; for v in 3.25 4.5; do {ctl} report loss $v || exit 1; done; sleep 600",
+            gate.display()
+        );
+        let first = manifest(node, "first.toml", "[hyperparameters]\nmost = 3.5\n")?;
+        let later = manifest(node, "later.toml", "[hyperparameters]\nmost = 1000\n")?;
+        let launch = Launch::new("bounded", BOUNDED).env("FAILSAFE_METRICS_SOCKET", node.metrics_socket());
+        let run = launch.env("RANK", "0").manifest(first).start(node, ["sh", "-c", &script])?;
+        node.ctl(["manifest", "set", "bounded", &later.display().to_string()])?.expect(0)?;
+        // The next daemon knows the numbers by the log.
+        node.kill9()?;
+        node.restart()?;
+        fs::write(&gate, "go")?;
+        run.freezes()?;
+        let decision = node
+            .wait_for_event("the decision", |e| e["body"]["decision"]["cause"]["Rule"]["rule"] == "above-the-target")?;
+        ensure!(decision["body"]["decision"]["values"][0]["value"]["Claimed"]["value"] == "4.5", "{decision}");
+        let page = node.ctl(["explain", "bounded", "--full"])?.expect(0)?.out;
+        ensure!(page.contains("above hyperparameters.most of the run's manifest: bound 3.5000"), "{page}");
+        ensure!(node.ctl(["replay", "bounded"])?.expect(0)?.out.contains("identical"));
         node.log_is_whole()
     })
 }

@@ -106,6 +106,7 @@ fn of_file(what: &str, file: &Path, policy: &Policy, bar: &ProgressBar) -> Resul
 fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar, compute: &mut Compute) -> Result<Compared, Fail> {
     let mut verdicts = Verdicts::by(policy);
     let mut came: BTreeSet<Kind> = BTreeSet::new();
+    let mut numbers: BTreeSet<String> = BTreeSet::new();
     let (mut inputs, name) = (0u64, recording.file().to_owned());
     let judged = (&mut recording).filter_map(|entry| match entry {
         Ok(entry) => {
@@ -120,6 +121,9 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar, compute: &m
                 {
                     came.insert(signal.kind.clone());
                 }
+                if let Input::Manifest { values, .. } = input {
+                    numbers.extend(values.keys().cloned());
+                }
             }
             verdicts.judge(entry).map(Ok)
         }
@@ -130,6 +134,13 @@ fn one(mut recording: Recording, policy: &Policy, bar: &ProgressBar, compute: &m
     compute.replayed(&replay);
     let lacks = unrecorded(recording.policy(), policy).into_iter().chain(never_came(policy, &came));
     let mut lacks: Vec<Lack> = lacks.map(|lack| Lack { rule: lack.rule, what: lack.what }).collect();
+    for rule in &policy.rules {
+        let missing = rule.when.manifest_keys().into_iter().filter(|key| !numbers.contains(*key));
+        lacks.extend(missing.map(|key| Lack {
+            rule: Some(rule.id.clone()),
+            what: format!("{key} of the run's manifest: the recording has no such number"),
+        }));
+    }
     match recording.end() {
         RecordingEnd::Finished | RecordingEnd::Open => {}
         _ => lacks.push(Lack { rule: None, what: "the recording is cut off: what came after its end".to_owned() }),

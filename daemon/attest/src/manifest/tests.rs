@@ -124,3 +124,14 @@ fn a_seed_that_differs_is_a_difference_in_results_and_a_missing_manifest_is_not_
     assert_eq!(missing.verdict, Verdict::CannotKnow);
     assert!(missing.differences.iter().all(|one| one.kind == Kind::Unknown), "{:?}", missing.differences);
 }
+
+#[test]
+fn numbers_are_named_by_section_and_texts_that_are_no_numbers_are_left_out() {
+    let text = "[hyperparameters]\nlr = 0.0003\nbatch = 64\noptimizer = \"adam\"\nlist = [1, 2]\n[config]\nflash = true\n\
+                most = \"3.5\"\nendless = inf\n[seeds]\ntorch = 42\n[data.c4]\nversion = \"3\"\n";
+    let numbers = Manifest::parse("m.toml", text).unwrap().numbers();
+    let shown: Vec<String> = numbers.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    assert_eq!(shown, ["config.most 3.5", "hyperparameters.batch 64", "hyperparameters.lr 0.0003", "seeds.torch 42"]);
+    let canonical = Manifest::parse("m.toml", text).unwrap().canonical().unwrap();
+    assert_eq!(Manifest::from_json(canonical.as_bytes()).unwrap().numbers(), numbers);
+}

@@ -16,7 +16,7 @@ use crate::{
     decision::Observation,
     detect::Started,
     policy::{Bound, Fit, Op, Over, Test, Truth, condition::reads_of, tree::PHASE_METRIC},
-    signal::{Claimed, Kind, MAX_SERIES, Series, Signal, Source, Value},
+    signal::{Claimed, Kind, MAX_SERIES, Real, Series, Signal, Source, Value},
     subject::{GpuId, Process},
     time::{MonoTime, Span},
 };
@@ -59,6 +59,15 @@ impl Sight<'_> {
             |read: &Kind| self.unread.keys().any(|(of, unread)| unread == read && gpu.is_none_or(|gpu| gpu == of));
         self.is_blind(kind.source(), gpu) || reads_of(kind).iter().any(unread)
     }
+}
+
+/// What is known of the run, beside its signals.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The engine that is decided as; `None`: this one.
+    pub earlier: Option<u32>,
+    /// The numbers of its manifest.
+    pub manifest: &'a BTreeMap<String, Real>,
 }
 
 /// The state of one test.
@@ -149,7 +158,7 @@ impl LeafState {
     }
 
     /// A value of the test's signal.
-    pub(super) fn value(&mut self, test: &Test, hold: Span, signal: &Signal, earlier: Option<u32>) {
+    pub(super) fn value(&mut self, test: &Test, hold: Span, signal: &Signal, known: Known<'_>) {
         match test {
             Test::Threshold { op, bound, clear, over: None, series, .. } => {
                 let judge = |value: &Value| judged(*op, *bound, *clear, value);
@@ -168,8 +177,8 @@ impl LeafState {
                 let judge = |value: &Value| value.real().and_then(real);
                 self.of_series(signal, *series, None, hold, judge, real);
             }
-            Test::Detect { detect, .. } => self.detect(detect, hold, signal, earlier),
-            Test::Compare { kind, op, than, .. } => self.compare(kind, *op, than, hold, signal),
+            Test::Detect { detect, .. } => self.detect(detect, hold, signal, known.earlier),
+            Test::Compare { kind, op, than, .. } => self.compare((kind, *op, than), hold, signal, known.manifest),
             Test::Steps { .. } => self.step(signal),
             Test::Phase { phase } => {
                 let number = f64::from(phase.number());
@@ -415,7 +424,10 @@ impl LeafState {
             Test::Compare { than, .. } if !self.series.is_empty() => match than.signal() {
                 Some(other) if self.others.is_empty() => format!("no value of {other} yet"),
                 Some(other) => format!("not finite, or {other} has no such series"),
-                None => "not finite, or still among its first values".to_owned(),
+                None => match test.manifest_key() {
+                    Some(key) => format!("not finite, or the run's manifest has no number {key}"),
+                    None => "not finite, or still among its first values".to_owned(),
+                },
             },
             Test::Event { within, .. } | Test::Count { within, .. } => {
                 format!("events of the last {within} may have been missed or cut")

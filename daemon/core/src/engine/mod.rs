@@ -186,6 +186,7 @@ pub fn step(policies: &PolicySet, state: &mut State, input: &Input) -> Vec<Decis
         Input::Gap(gap) => each(policies, state, input, |run, policy| run.gap(policy, gap, &mut out)),
         Input::Unread(unread) => each(policies, state, input, |run, policy| run.unread(policy, unread, &mut out)),
         Input::Silent(silent) => each(policies, state, input, |run, policy| run.silent(policy, silent, &mut out)),
+        Input::Manifest { values, .. } => each(policies, state, input, |run, policy| run.manifest(policy, values)),
         Input::SeriesEnded { series, at, .. } => {
             each(policies, state, input, |run, policy| run.retire(policy, series, *at, &mut out));
         }
@@ -222,6 +223,7 @@ fn is_of(known: Option<&RunState>, input: &Input, run: RunId) -> bool {
         Input::RunGpus { run: id, .. }
         | Input::RunEnded { run: id, .. }
         | Input::SeriesEnded { run: id, .. }
+        | Input::Manifest { run: id, .. }
         | Input::Mode { run: id, .. } => *id == run,
         Input::Control(control) => control.run == run,
     }

@@ -21,7 +21,7 @@ use crate::{
     input::{Command, Control, Gap, Run, Silent, Unread},
     policy::{Condition, OnBlind, OnDrift, OnEscape, Policy, PolicyDigest, Rule, Tree, Truth},
     record::Suppressed,
-    signal::{Kind, Series, Signal, Source, Value},
+    signal::{Kind, Real, Series, Signal, Source, Value},
     subject::{GpuId, RunId, Subject},
     time::MonoTime,
 };
@@ -68,6 +68,8 @@ pub(super) struct RunState {
     /// Rules, by index, that froze the run since it was last thawed.
     stopped_by: BTreeSet<usize>,
     detectors: Detectors,
+    /// The numbers of its manifest that rules read; of each the first that came.
+    manifest: BTreeMap<String, Real>,
 }
 
 /// What caused a decision, apart from its text.
@@ -117,6 +119,7 @@ impl RunState {
             silent: BTreeMap::new(),
             stopped_by: BTreeSet::new(),
             detectors: Detectors::of(policy),
+            manifest: BTreeMap::new(),
         }
     }
 
@@ -290,6 +293,15 @@ impl RunState {
         self.judge_trees(policy, at, out);
     }
 
+    /// Numbers of its manifest. They are judged with the next values of the signals that are compared with them.
+    pub(super) fn manifest(&mut self, policy: &Policy, values: &BTreeMap<String, Real>) {
+        for key in policy.rules.iter().flat_map(|rule| rule.when.manifest_keys()) {
+            if let (Some(value), false) = (values.get(key), self.manifest.contains_key(key)) {
+                self.manifest.insert(key.to_owned(), *value);
+            }
+        }
+    }
+
     pub(super) fn signal(&mut self, policy: &Policy, signal: &Signal, out: &mut Vec<Decision>) {
         self.hear(signal);
         if let Value::Event(event) = &signal.value {
@@ -318,7 +330,7 @@ impl RunState {
             let Some(rule) = policy.rules.get(index) else { continue };
             if let Condition::Tree(tree) = &rule.when {
                 if let Some(state) = self.trees.get_mut(index).and_then(Option::as_mut) {
-                    state.take(rule, policy, signal, self.observed);
+                    state.take(rule, policy, signal, self.observed, &self.manifest);
                 }
                 self.judge_tree(index, rule, tree, signal.at, Some(signal.seq), out);
                 continue;

@@ -9,16 +9,19 @@
 //! shared. Invariants: compiled once; no allocation in a judgement that does not trip; time comes from the inputs only and never runs
 //! back, so that a replay decides the same.
 
-use super::leaf::{LeafState, Sight};
+use super::leaf::{Known, LeafState, Sight};
 use crate::{
     decision::{Confidence, Mode, Observation},
     event::EventKind,
     policy::{Leaf, Node, Policy, Rule, Test, Tree, Truth, tree::PHASE_METRIC},
-    signal::{Kind, Series, Signal, Source, Value},
+    signal::{Kind, Real, Series, Signal, Source, Value},
     subject::{GpuId, Subject},
     time::{MonoTime, Span},
 };
-use std::{collections::BTreeSet, ops::Not};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Not,
+};
 
 /// Series of one test whose values a decision keeps.
 const SERIES_SHOWN: usize = 8;
@@ -269,7 +272,14 @@ impl TreeState {
     }
 
     /// Takes a signal or an event, without judging.
-    pub(super) fn take(&mut self, rule: &Rule, policy: &Policy, signal: &Signal, observed: bool) {
+    pub(super) fn take(
+        &mut self,
+        rule: &Rule,
+        policy: &Policy,
+        signal: &Signal,
+        observed: bool,
+        manifest: &BTreeMap<String, Real>,
+    ) {
         let TreeState { program, shared, instances, earlier, .. } = self;
         for (n, leaf) in program.leaves.iter().enumerate() {
             let is_event = matches!(signal.value, Value::Event(_));
@@ -293,7 +303,7 @@ impl TreeState {
             let mut give = |state: &mut LeafState| match &leaf.test {
                 test @ (Test::Event { .. } | Test::Count { .. }) => state.event(test, signal, observes()),
                 test => {
-                    state.value(test, leaf.hold, signal, *earlier);
+                    state.value(test, leaf.hold, signal, Known { earlier: *earlier, manifest });
                     false
                 }
             };

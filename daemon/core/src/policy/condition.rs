@@ -283,6 +283,14 @@ impl Condition {
         }
     }
 
+    /// The numbers of the run's manifest that it reads.
+    pub fn manifest_keys(&self) -> Vec<&str> {
+        match self {
+            Condition::Tree(tree) => tree.manifest_keys(),
+            Condition::Threshold { .. } | Condition::NotFinite { .. } | Condition::Event(_) => Vec::new(),
+        }
+    }
+
     /// The metrics of the run that it judges.
     pub fn metrics(&self) -> BTreeSet<&str> {
         let mut metrics: BTreeSet<&str> = self.signals().into_iter().filter_map(metric_of).collect();

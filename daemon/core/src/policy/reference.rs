@@ -40,6 +40,11 @@ pub enum Reference {
         /// Which.
         kind: Kind,
     },
+    /// A number of the run's manifest.
+    Manifest {
+        /// Its section and name: `hyperparameters.target_loss`.
+        key: String,
+    },
 }
 
 /// A part of a run: a time, or steps of the training.
@@ -63,6 +68,19 @@ pub enum Statistic {
     Mean,
 }
 
+/// The sections of a manifest that have numbers.
+pub const MANIFEST_SECTIONS: &[&str] = &["hyperparameters", "config", "seeds"];
+/// The longest name of an entry of a manifest, bytes.
+const MANIFEST_NAME: usize = 128;
+
+/// Whether a number of a manifest can have this key.
+pub fn is_manifest_key(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(section, name)| {
+        let good = |c: char| !c.is_control() && c != '/';
+        MANIFEST_SECTIONS.contains(&section) && (1..=MANIFEST_NAME).contains(&name.len()) && name.chars().all(good)
+    })
+}
+
 impl Statistic {
     /// The name in policies.
     pub fn name(self) -> &'static str {
@@ -78,7 +96,15 @@ impl Relative {
     pub fn signal(&self) -> Option<&Kind> {
         match &self.to {
             Reference::Signal { kind } => Some(kind),
-            Reference::First { .. } => None,
+            Reference::First { .. } | Reference::Manifest { .. } => None,
+        }
+    }
+
+    /// The number of the run's manifest that it reads.
+    pub fn manifest(&self) -> Option<&str> {
+        match &self.to {
+            Reference::Manifest { key } => Some(key),
+            Reference::First { .. } | Reference::Signal { .. } => None,
         }
     }
 
@@ -86,7 +112,9 @@ impl Relative {
     pub fn bytes(&self) -> usize {
         match &self.to {
             Reference::First { statistic: Statistic::Median, .. } => MEDIAN_VALUES * size_of::<f64>(),
-            Reference::First { statistic: Statistic::Mean, .. } | Reference::Signal { .. } => 0,
+            Reference::First { statistic: Statistic::Mean, .. }
+            | Reference::Signal { .. }
+            | Reference::Manifest { .. } => 0,
         }
     }
 
@@ -96,6 +124,7 @@ impl Relative {
         let what = match &self.to {
             Reference::First { first, statistic } => format!("the {} of its first {first}", statistic.name()),
             Reference::Signal { kind } => kind.to_string(),
+            Reference::Manifest { key } => format!("{key} of the run's manifest"),
         };
         let offset = match self.offset {
             Bound::Integer(0) => String::new(),

@@ -11,6 +11,7 @@ use super::{
         OF_EVENTS, ON_BLIND, ON_DEAD, ON_DRIFT, ON_ESCAPE, PHASES, PROTOCOLS, RELATIVE, RULE, SECTIONS, SEVERITIES,
         STATISTICS, SYSCALLS, TEMPLATE, USE, WHEN,
     },
+    reference::MANIFEST_SECTIONS,
     tree::MAX_COUNT,
 };
 use crate::{decision::Action, detect, event::EventKind, signal::Kind};
@@ -263,6 +264,11 @@ fn amount() -> Value {
     json!({ "anyOf": [reference("duration"), { "type": "string", "pattern": r"^\s*[0-9]+\s*steps?\s*$" }] })
 }
 
+/// A number of a run's manifest.
+fn manifest_key() -> String {
+    format!("^({})\\.[^/]{{1,128}}$", MANIFEST_SECTIONS.join("|"))
+}
+
 /// A bound that moves.
 fn relative() -> Value {
     let of = |name: &str| {
@@ -270,12 +276,13 @@ fn relative() -> Value {
             "first" => amount(),
             "statistic" => choice(STATISTICS),
             "signal" => reference("signal"),
+            "manifest" => json!({ "type": "string", "pattern": manifest_key() }),
             "factor" => json!({ "type": "number", "exclusiveMinimum": 0 }),
             "offset" => reference("bound"),
             _ => return None,
         })
     };
-    let one = json!([{ "required": ["first"] }, { "required": ["signal"] }]);
+    let one = json!([{ "required": ["first"] }, { "required": ["signal"] }, { "required": ["manifest"] }]);
     with(section(RELATIVE, &[], &of), "oneOf", one)
 }
 

@@ -235,6 +235,11 @@ impl Tree {
         out
     }
 
+    /// The numbers of the run's manifest that it reads.
+    pub fn manifest_keys(&self) -> Vec<&str> {
+        self.leaves().into_iter().filter_map(|leaf| leaf.test.manifest_key()).collect()
+    }
+
     /// Whether it is judged for each GPU of the run by itself: a test of it is on a signal or an event of a GPU.
     pub fn is_of_gpus(&self) -> bool {
         self.leaves().iter().any(|leaf| leaf.test.is_of_gpus())
@@ -242,6 +247,11 @@ impl Tree {
 }
 
 impl Test {
+    /// The number of the run's manifest that it reads.
+    pub fn manifest_key(&self) -> Option<&str> {
+        if let Test::Compare { than, .. } = self { than.manifest() } else { None }
+    }
+
     /// The signal that it judges. A phase and steps come with metrics, but are judged otherwise.
     pub fn kind(&self) -> Option<&Kind> {
         match self {

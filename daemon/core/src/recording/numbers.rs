@@ -114,6 +114,7 @@ pub(super) const ENUMS: &[Enum] = &[
             (9, "Silent"),
             (10, "SeriesEnded"),
             (11, "Mode"),
+            (12, "Manifest"),
         ],
     },
     Enum { name: "IpAddr", variants: &[(0, "V4"), (1, "V6")] },

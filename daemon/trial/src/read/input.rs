@@ -15,13 +15,17 @@ use failsafe_core::{
         condition::event_source,
         diagnostic::{did_you_mean, nearest, quote},
         fields::{Fields, Known, Literal, found, literal},
+        reference::is_manifest_key,
     },
     signal::{Kind, Real, Series, Source},
     subject::{GpuId, Process},
     time::Span,
     unit::{self, Unit},
 };
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -31,7 +35,8 @@ const COMMANDS: &[(&str, Command)] = &[("freeze", Command::Freeze), ("thaw", Com
 /// The sensors that can be blind in a test.
 const SOURCES: [Source; 5] = [Source::Ebpf, Source::Cgroup, Source::Nvml, Source::App, Source::Amdgpu];
 /// What an input can be.
-const WHAT: [&str; 9] = ["signal", "event", "phase", "blind", "lost", "unread", "operator", "mode", "ends"];
+const WHAT: [&str; 10] =
+    ["signal", "event", "phase", "manifest", "blind", "lost", "unread", "operator", "mode", "ends"];
 /// Values of a list whose input has no `every` come so far apart.
 const EVERY: Span = Span::from_secs(1);
 
@@ -135,6 +140,7 @@ impl Reader<'_> {
                 let values = Values::List(vec![Some(f64::from(phase.number()))]);
                 Some(What::Values { kind, gpus: Vec::new(), series, values, steps: Steps::EACH })
             }
+            "manifest" => self.manifest(fields),
             "blind" => Some(What::Blind(fields.choice(self.wrong, "blind", &sources)?, forever?)),
             "lost" => Some(What::Lost(fields.choice(self.wrong, "lost", &sources)?)),
             "unread" => {
@@ -153,6 +159,41 @@ impl Reader<'_> {
                 self.series(&text).map(What::Ends)
             }
         }
+    }
+
+    /// Numbers of the run's manifest, by section and name.
+    fn manifest(&mut self, fields: &mut Fields<'_>) -> Option<What> {
+        let value = fields.value("manifest")?;
+        let DeValue::Table(table) = value.get_ref() else {
+            let message = "expected a table, such as manifest = { \"hyperparameters.target\" = 2.5 }";
+            self.wrong.error(value.span(), message, None);
+            return None;
+        };
+        let mut values = BTreeMap::new();
+        for (key, value) in table {
+            let number = match literal(value.get_ref()) {
+                Some(Literal::Integer(number)) => Some(number as f64),
+                Some(Literal::Float(number)) => Some(number).filter(|number| number.is_finite()),
+                Some(Literal::Text(_)) | None => None,
+            };
+            match (is_manifest_key(key.get_ref()), number) {
+                (true, Some(number)) => drop(values.insert(key.get_ref().to_string(), Real(number))),
+                (false, _) => {
+                    let message = "expected a section and a name, such as \"hyperparameters.target\"";
+                    self.wrong.error(key.span(), message, None);
+                    return None;
+                }
+                (true, None) => {
+                    self.wrong.error(value.span(), "expected a finite number", None);
+                    return None;
+                }
+            }
+        }
+        if values.is_empty() {
+            self.wrong.error(value.span(), "expected at least one number", None);
+            return None;
+        }
+        Some(What::Manifest(values))
     }
 
     fn rank(&mut self, fields: &mut Fields<'_>) -> Option<Series> {

@@ -237,3 +237,29 @@ fn steps_begin_where_the_run_continues() {
                 every = \"1s\"\nfor = \"1m\"\nstep = { from = 5000, by = 10 }\n";
     assert_eq!(times(&ran(policy, test).0), [10]);
 }
+
+#[test]
+fn a_bound_of_the_manifest_is_unknown_until_the_test_sets_it() {
+    let rule = "[[rule]]\nid = \"low\"\nrationale = \"x\"\nactions = [\"notify\"]\n\
+                when = { signal = \"metric.accuracy\", below = { manifest = \"hyperparameters.base\", factor = 0.5 } }\n";
+    let values = "expect = \"none\"\n[[test.input]]\nsignal = \"metric.accuracy\"\nvalue = [0.1, 0.1, 0.5, 0.3]\nevery = \"10s\"\n";
+    let set = "[[test.input]]\nat = \"15s\"\nmanifest = { \"hyperparameters.base\" = 0.8 }\n";
+    assert_eq!(times(&ran(rule, values).0), [0; 0]);
+    assert_eq!(times(&ran(rule, &format!("{values}{set}")).0), [30], "the bound is 0.4");
+}
+
+#[test]
+fn numbers_of_a_manifest_have_a_section_and_are_finite() {
+    let policy = parse("p.toml", &format!("{HEAD}{LOSS}")).unwrap();
+    for (manifest, expected) in [
+        ("{ lr = 1 }", "a section and a name"),
+        ("{ \"config.x\" = nan }", "a finite number"),
+        ("{ \"config.x\" = \"1\" }", "a finite number"),
+        ("{}", "at least one number"),
+        ("3", "expected a table"),
+    ] {
+        let text = format!("[[test]]\nname = \"t\"\n[[test.input]]\nmanifest = {manifest}\n");
+        let errors = read("p.test.toml", &text, &policy).unwrap_err().to_string();
+        assert!(errors.contains(expected), "{manifest}: {errors}");
+    }
+}

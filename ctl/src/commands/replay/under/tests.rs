@@ -6,7 +6,7 @@ use failsafe_core::{
     GpuId, MonoTime, Signal, Subject, Value,
     event::{Event, Verdict},
     policy::parse::parse,
-    signal::Source,
+    signal::{Real, Source},
 };
 
 fn under(text: &str, losses: &[f64]) -> (Compared, String) {
@@ -159,4 +159,22 @@ fn a_run_without_gpus_has_seconds_and_no_gpu_seconds() {
     let (shown, value) = computed(0, &bound("2.5"), &[1.0, 3.0, 12.0, 12.0]);
     assert!(shown.contains("stopped earlier by 1.000 s of a run without GPUs: 0.0 GPU-seconds\n"), "{shown}");
     assert_eq!(value["runs"][0]["differences"][0]["seconds"].as_f64(), Some(1.0), "{value}");
+}
+
+#[test]
+fn a_number_of_the_manifest_is_taken_from_the_recording_and_not_recorded_where_it_is_missing() {
+    let text = POLICY.replace("above = 10.0", "above = { manifest = \"config.most\" }");
+    let (one, shown) = under(&text, LOSSES);
+    assert!(!one.is_whole());
+    let line = "rule diverged: config.most of the run's manifest: the recording has no such number";
+    assert!(shown.contains(line) && shown.contains("removed"), "{shown}");
+
+    let (run, mut entries) = recorded(&[1.0, 12.0, 12.0]);
+    let values = [("config.most".to_owned(), Real(10.0))].into();
+    entries.insert(1, Recorded::Input(Input::Manifest { run: run.id, values, at: MonoTime(1) }));
+    let file = write(&run, &entries, true);
+    let other = parse("new.toml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    let (all, run) = of_file("recording", &file.path, &other, &ProgressBar::hidden()).unwrap();
+    let shown = replayed::text("new.toml", &other, &all, &[run]);
+    assert!(!all[0].differs() && all[0].is_whole(), "the bound is the same 10: {shown}");
 }

@@ -1,4 +1,4 @@
-//! The test that compares a signal with its own first values, or with another signal.
+//! The test that compares a signal with its own first values, with another signal, or with a number of the run's manifest.
 //!
 //! A series is compared with its own beginning, and with the same series of the other signal; with the only series of the other signal
 //! where that has one. Until there is something to compare with, and where a value is not finite, the test is unknown.
@@ -9,9 +9,10 @@ use crate::{
         Amount, Op, Reference, Relative, Statistic,
         reference::{LEAST_VALUES, MEDIAN_VALUES},
     },
-    signal::{Kind, MAX_SERIES, Series, Signal},
+    signal::{Kind, MAX_SERIES, Real, Series, Signal},
     time::{MonoTime, Span},
 };
+use std::collections::BTreeMap;
 
 /// The first values of a series.
 #[derive(Debug, Clone)]
@@ -105,7 +106,13 @@ impl Taken {
 
 impl LeafState {
     /// A value of the test's signal, or of the one that it is compared with.
-    pub(super) fn compare(&mut self, kind: &Kind, op: Op, relative: &Relative, hold: Span, signal: &Signal) {
+    pub(super) fn compare(
+        &mut self,
+        (kind, op, relative): (&Kind, Op, &Relative),
+        hold: Span,
+        signal: &Signal,
+        manifest: &BTreeMap<String, Real>,
+    ) {
         let Some((value, step)) = signal.value.number() else { return };
         let series = signal.value.series();
         if signal.kind != *kind {
@@ -123,6 +130,7 @@ impl LeafState {
                 baseline.take(*first, signal.at, step, value)
             }
             Reference::Signal { .. } => other,
+            Reference::Manifest { key } => manifest.get(key).map(|value| value.0),
         };
         match level.and_then(|level| relative.bound(level)) {
             Some(bound) => {

@@ -1,4 +1,4 @@
-//! A bound that moves: the signal's own first values, or another signal.
+//! A bound that moves: the signal's own first values, another signal, or a number of the run's manifest.
 
 use super::Builder;
 use crate::{
@@ -6,6 +6,7 @@ use crate::{
         Amount, Bound, Op, Reference, Relative, Test,
         diagnostic::quote,
         raw::{Literal, RawRelative, RawWhen},
+        reference::{MANIFEST_SECTIONS, is_manifest_key},
     },
     signal::{Kind, Real, Shape},
     time::Span,
@@ -55,6 +56,9 @@ impl Builder<'_> {
     }
 
     fn reference(&mut self, raw: &RawRelative, kind: &Kind) -> Option<Reference> {
+        if let Some(key) = &raw.manifest {
+            return self.of_manifest(raw, kind, key);
+        }
         match (&raw.first, &raw.signal) {
             (Some(first), None) => {
                 if kind.shape() == Shape::Counter {
@@ -95,7 +99,7 @@ impl Builder<'_> {
             (None, None) => {
                 if !raw.unreadable {
                     let message = format!(
-                        "expected `first` or `signal`, such as {} = {{ first = \"10m\", factor = 2 }}",
+                        "expected `first`, `signal` or `manifest`, such as {} = {{ first = \"10m\", factor = 2 }}",
                         raw.side
                     );
                     self.error(raw.span.clone(), message, None);
@@ -103,6 +107,32 @@ impl Builder<'_> {
                 None
             }
         }
+    }
+
+    fn of_manifest(&mut self, raw: &RawRelative, kind: &Kind, key: &Spanned<String>) -> Option<Reference> {
+        let others = [("first", &raw.first), ("signal", &raw.signal)];
+        let others = others.into_iter().filter_map(|(name, other)| Some((name, other.as_ref()?.span())));
+        let mut good = true;
+        for (name, span) in others.chain(raw.statistic.iter().map(|statistic| ("statistic", statistic.span()))) {
+            self.error(span, format!("`{name}` cannot stand beside `manifest`"), None);
+            good = false;
+        }
+        if !matches!(kind, Kind::Metric(_)) {
+            // A number in a manifest has no unit.
+            let message = format!("a number of a manifest has no unit: it can bound a metric, and {kind} is none");
+            self.error(key.span(), message, None);
+            good = false;
+        }
+        if !is_manifest_key(key.get_ref()) {
+            let message = format!(
+                "{}, expected a section and a name without `/`, such as \"hyperparameters.target_loss\"; the section is one of {}",
+                quote(key.get_ref()),
+                MANIFEST_SECTIONS.join(", ")
+            );
+            self.error(key.span(), message, None);
+            good = false;
+        }
+        good.then(|| Reference::Manifest { key: key.get_ref().clone() })
     }
 
     fn factor(&mut self, factor: &Spanned<Literal>) -> Option<Real> {

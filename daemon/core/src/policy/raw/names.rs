@@ -105,7 +105,7 @@ pub(in crate::policy) const CONFIDENCES: &[(&str, Confidence)] =
 pub(in crate::policy) const STATISTICS: &[(&str, Statistic)] =
     &[("median", Statistic::Median), ("mean", Statistic::Mean)];
 /// Fields of a bound that moves.
-pub(in crate::policy) const RELATIVE: &[&str] = &["first", "statistic", "signal", "factor", "offset"];
+pub(in crate::policy) const RELATIVE: &[&str] = &["first", "statistic", "signal", "manifest", "factor", "offset"];
 /// The phases by their names.
 pub const PHASES: &[(&str, Phase)] = &[
     ("warm-up", Phase::WarmUp),

@@ -141,3 +141,49 @@ fn a_warm_up_can_be_given_in_steps() {
     assert_eq!(rules(&b.stepped(5, "loss", 90.0, 7_500)), ["tree"]);
     assert!(b.replay(ENGINE).identical());
 }
+
+impl Bench {
+    fn manifest(&mut self, ms: u64, values: &[(&str, f64)]) -> Vec<Decision> {
+        let values = values.iter().map(|(key, value)| ((*key).to_owned(), Real(*value))).collect();
+        self.feed(Input::Manifest { run: self.run, values, at: at(ms) })
+    }
+}
+
+#[test]
+fn a_metric_is_compared_with_a_number_of_the_manifest_and_unknown_without_one() {
+    let mut b =
+        bench("signal = \"metric.val_loss\", above = { manifest = \"hyperparameters.base_loss\", factor = 1.25 }");
+    let none = "rule tree (the run): metric.val_loss: not finite, or the run's manifest has no number \
+                hyperparameters.base_loss";
+    assert!(b.metric(0, "val_loss", 9.0).is_empty(), "there is no bound");
+    assert_eq!(b.unknown(0), [none]);
+    assert!(b.manifest(1_000, &[("hyperparameters.lr", 0.1), ("config.base_loss", 1.0)]).is_empty());
+    assert!(b.metric(2_000, "val_loss", 9.0).is_empty(), "another number is no bound");
+    assert!(b.manifest(3_000, &[("hyperparameters.base_loss", 2.0)]).is_empty(), "judged with the next value");
+    assert!(b.metric(4_000, "val_loss", 2.5).is_empty(), "the bound is 2.5");
+    assert!(b.unknown(4_000).is_empty());
+    let trip = b.metric(5_000, "val_loss", 2.6);
+    assert_eq!(rules(&trip), ["tree"]);
+    let words = "metric.val_loss above 1.25 times hyperparameters.base_loss of the run's manifest";
+    assert!(condition(&trip).starts_with(words) && condition(&trip).contains("bound 2.5000"), "{}", condition(&trip));
+    assert!(b.metric(6_000, "val_loss", f64::NAN).is_empty());
+    assert_eq!(b.unknown(6_000), [none]);
+    assert!(b.replay(ENGINE).identical());
+}
+
+#[test]
+fn the_first_number_of_a_manifest_counts_so_that_a_run_cannot_move_its_bound() {
+    let mut b = bench("signal = \"metric.loss\", above = { manifest = \"config.most\", offset = 1 }");
+    b.manifest(0, &[("config.most", 4.0)]);
+    b.manifest(1_000, &[("config.most", 1_000.0)]);
+    assert!(b.metric(2_000, "loss", 5.0).is_empty());
+    assert_eq!(rules(&b.metric(3_000, "loss", 5.1)), ["tree"]);
+}
+
+#[test]
+fn a_number_of_the_manifest_that_is_too_large_is_no_bound() {
+    let mut b = bench("signal = \"metric.loss\", below = { manifest = \"seeds.x\", factor = 1000 }");
+    b.manifest(0, &[("seeds.x", 1e307)]);
+    assert!(b.metric(1_000, "loss", -1.0).is_empty());
+    assert_eq!(b.unknown(1_000).len(), 1);
+}

@@ -56,6 +56,10 @@ fn conditions_are_shown_in_words() {
              60.0 s plus 1 GB; metric.a below metric.b); the run made 500 steps)",
         ),
         (
+            "signal = \"metric.accuracy\", below = { manifest = \"hyperparameters.base_accuracy\", factor = 0.9 }",
+            "metric.accuracy below 0.9 times hyperparameters.base_accuracy of the run's manifest",
+        ),
+        (
             "signal = \"metric.loss\", above = 20, for = \"3s\", phase = \"evaluate\", warm_up = \"1m\", keep_firing_for = \"5s\"",
             "all of (metric.loss above 20 for 3.0 s; phase evaluate; the run watched for 60.0 s), armed again after 5.0 s \
              without it",
@@ -117,8 +121,26 @@ fn each_mistake_of_a_condition_names_its_place() {
         ("signal = \"metric.loss\", detect = \"cusum\", count = 3", "`count` cannot stand beside `detect`"),
         (&format!("all = [{LOSS}], count = 3"), "`count` is for one test"),
         ("phase = \"train\", count = 3", "`count` has no effect without `signal`"),
-        ("signal = \"metric.loss\", above = { factor = 2 }", "expected `first` or `signal`"),
-        ("signal = \"metric.loss\", above = {}", "expected `first` or `signal`"),
+        ("signal = \"metric.loss\", above = { factor = 2 }", "expected `first`, `signal` or `manifest`"),
+        ("signal = \"metric.loss\", above = {}", "expected `first`, `signal` or `manifest`"),
+        ("signal = \"metric.loss\", above = { manifest = \"lr\" }", "expected a section and a name without `/`"),
+        ("signal = \"metric.loss\", above = { manifest = \"code.commit\" }", "one of hyperparameters, config, seeds"),
+        ("signal = \"metric.loss\", above = { manifest = \"config.\" }", "expected a section and a name"),
+        ("signal = \"metric.loss\", above = { manifest = \"config.a/b\" }", "expected a section and a name"),
+        ("signal = \"metric.loss\", above = { manifest = 3 }", "a text in quotes"),
+        ("signal = \"gpu.power\", above = { manifest = \"config.most\" }", "has no unit"),
+        (
+            "signal = \"metric.loss\", above = { manifest = \"config.most\", first = \"1m\" }",
+            "`first` cannot stand beside `manifest`",
+        ),
+        (
+            "signal = \"metric.loss\", above = { manifest = \"config.most\", signal = \"metric.x\" }",
+            "`signal` cannot stand beside `manifest`",
+        ),
+        (
+            "signal = \"metric.loss\", above = { manifest = \"config.most\", statistic = \"mean\" }",
+            "`statistic` cannot stand beside `manifest`",
+        ),
         ("signal = \"metric.loss\", above = { first = \"1m\", signal = \"metric.x\" }", "found both"),
         ("signal = \"metric.loss\", above = { first = \"0s\" }", "more than 0 and at most 7 days"),
         ("signal = \"metric.loss\", above = { first = \"0 steps\" }", "a whole number of steps from 1"),
