@@ -58,6 +58,7 @@ use crate::{
         keep::{self, Keeping},
         rollback::{self, Rollback},
         sampler::{Health, Sampler},
+        shadows::ShadowKeep,
         statements::Statements,
     },
 };
@@ -154,6 +155,13 @@ pub fn run(config: Config, origin: Origin, catalogues: Catalogues) -> anyhow::Re
     threads.spawn_until_stop("mode", move |stop| switch.work(stop))?;
     let canaries = CanaryWatch::new(&context.registry, &context.log, &context.pipeline, &context.config.policy_dir);
     threads.spawn_until_stop("canary", move |stop| canaries.work(stop))?;
+    let kept = ShadowKeep {
+        registry: context.registry.clone(),
+        shadows: context.shadows.clone(),
+        log: context.log.clone(),
+        pipeline: context.pipeline.clone(),
+    };
+    threads.spawn_until_stop("shadows-kept", move |stop| kept.work(stop))?;
     discover(&context, &mut threads)?;
     drill(&context, &mut threads)?;
     if let Some(rollback) = base.rollback.take() {
@@ -274,7 +282,7 @@ impl Judging {
         let interpreter = Interpreter::spawn(registry.clone(), config, Arc::new(move |told| reports.report(told)))?;
         let recordings = Recordings::spawn(&log, config.recordings.per_user_mib << 20)?;
         let flusher = recordings.flusher();
-        let (shadows, feed) = Shadows::spawn(&log)?;
+        let (shadows, feed) = Shadows::spawn(&log, &config.state_dir)?;
         let unpinned = registry.kernel().unpinned();
         let not_pinned = unpinned.as_deref().map(keep::unpinned_text);
         record_start(&log, &base.node, std::mem::take(&mut base.findings).into_iter().chain(not_pinned).collect());

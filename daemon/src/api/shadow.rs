@@ -53,9 +53,20 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
             reserved: who.admin,
             actor: who.actor(),
         };
-        let (order, begun) = self.0.shadows.add(asked).map_err(|why| refused(&why))?;
+        let (order, begun) = self.0.shadows.add(asked.clone()).map_err(|why| refused(&why))?;
         deliver(&self.0, Message::Shadow(order)).await?;
         answer(begun).await?.map_err(|why| refused(&why))?;
+        let shadows = self.0.shadows.clone();
+        let run = live.run.id;
+        self.0
+            .work(share)
+            .read(share, move || {
+                // It judges all the same, without effect: only a restart ends it.
+                if let Err(why) = shadows.keep(&asked) {
+                    tracing::warn!(%run, why, "a shadow is not kept: a restart of the daemon ends it");
+                }
+            })
+            .await?;
         let by = By::User(who.uid());
         let listed = self.0.shadows.list().into_iter();
         let listed = listed.filter(|one| one.by == by).find(|one| (one.run, one.digest) == (live.run.id, digest));
@@ -68,6 +79,7 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
         request: Request<v1::RemoveShadowRequest>,
     ) -> Result<Response<v1::RemoveShadowResponse>, Status> {
         let who = self.0.principal(&request)?;
+        let share = Peer::of(&request)?.share();
         let v1::RemoveShadowRequest { run, policy } = request.into_inner();
         let (found, role) = self.0.find(&who, &run)?;
         who.may_shadow(role)?;
@@ -92,6 +104,13 @@ impl v1::shadow_service_server::ShadowService for ShadowApi {
                 "the shadow is of rule {rule} of discovery: remove `shadow` there and restart failsafed"
             )));
         }
+        let (shadows, kept) = (self.0.shadows.clone(), listed.clone());
+        // Before it ends: one that cannot be forgotten would come back.
+        let forgotten = self.0.work(share).read(share, move || shadows.forget(&kept)).await?;
+        forgotten.map_err(|error| {
+            ErrorReason::StorageUnavailable
+                .status(format!("the shadow is not removed: its file cannot be removed: {error}"))
+        })?;
         let (order, ended) = self.0.shadows.remove(listed, who.actor());
         deliver(&self.0, Message::Shadow(order)).await?;
         let group = tokio::time::timeout(WAIT, ended).await.map_err(|_| late())?;

@@ -58,7 +58,7 @@ impl Bench {
             interpreter: Interpreter::spawn(registry.clone(), &config, Arc::new(|_| {})).unwrap(),
             lane: Lane::new(sender.clone()),
             recordings: Recordings::spawn(&log, 1 << 20).unwrap(),
-            shadows: crate::shadows::Shadows::spawn(&log).unwrap().1,
+            shadows: crate::shadows::Shadows::spawn(&log, state.path()).unwrap().1,
             recording_max_bytes: 1 << 20,
             remover: Remover::spawn(sender).unwrap().0,
             reaper: Reaper::spawn(registry.clone(), log.clone(), Live::new(Keep::default())).unwrap().0,

@@ -11,20 +11,25 @@
 mod book;
 mod feed;
 mod judge;
+mod kept;
 mod list;
 
 pub use book::{Group, Named};
 pub use feed::Feed;
+pub use kept::Stored;
 pub use list::{LeftOut, Listed, PER_NODE, PER_RUN, PER_USER, Refused};
 
 use crate::log::Log;
 use failsafe_core::{Policy, PolicyDigest, RunId, actor::Actor, input::Run};
 use failsafe_matchers::shadow::Now;
 use list::{List, Place};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-    mpsc::{self, Sender},
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Sender},
+    },
 };
 use tokio::sync::oneshot;
 
@@ -120,21 +125,23 @@ pub struct Shadows {
     list: List,
     queue: Sender<Message>,
     dropped: Arc<AtomicU64>,
+    /// Where they are kept over a restart.
+    folder: PathBuf,
 }
 
 impl Shadows {
-    /// Starts the thread. The second part is the pipeline's.
+    /// Starts the thread. The second part is the pipeline's. Shadows are kept in the state folder.
     ///
     /// # Errors
     /// The thread could not be made.
-    pub fn spawn(log: &Log) -> std::io::Result<(Shadows, Feed)> {
+    pub fn spawn(log: &Log, state_dir: &Path) -> std::io::Result<(Shadows, Feed)> {
         let (queue, receiver) = mpsc::channel();
         let (list, dropped) = (List::default(), Arc::new(AtomicU64::new(0)));
         let feed = Feed::spawn(queue.clone(), dropped.clone(), {
             let log = log.clone();
             move |stop| judge::Judge::new(log).work(&receiver, &stop)
         })?;
-        Ok((Shadows { list, queue, dropped }, feed))
+        Ok((Shadows { list, queue, dropped, folder: state_dir.join("shadows") }, feed))
     }
 
     /// Takes a place for a shadow. The order is for the pipeline; then it is known whether the shadow judges.
@@ -152,6 +159,32 @@ impl Shadows {
         let (done, wait) = oneshot::channel();
         let Listed { run, digest, by, .. } = shadow;
         (Order::End(Ending { run: *run, digest: *digest, by: by.clone(), actor, done }), wait)
+    }
+
+    /// Keeps a shadow that somebody asked for, so that the next daemon has it, too. May hang with the disk.
+    ///
+    /// # Errors
+    /// It is not kept.
+    pub fn keep(&self, asked: &Asked) -> Result<(), String> {
+        kept::keep(&self.folder, asked)
+    }
+
+    /// The next daemon does not have it. May hang with the disk.
+    ///
+    /// # Errors
+    /// It is kept all the same.
+    pub fn forget(&self, shadow: &Listed) -> std::io::Result<()> {
+        kept::forget(&self.folder, shadow)
+    }
+
+    /// Those that earlier daemons kept, and what is wrong with others.
+    pub fn stored(&self) -> (Vec<Stored>, Vec<String>) {
+        kept::read_all(&self.folder)
+    }
+
+    /// Forgets those of runs that do not live.
+    pub fn tidy(&self, lives: impl Fn(RunId) -> bool) {
+        kept::tidy(&self.folder, lives);
     }
 
     /// Those that judge, by run.

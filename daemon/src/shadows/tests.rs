@@ -108,7 +108,8 @@ fn held() -> (Shadows, Feed, std::sync::mpsc::Sender<()>, (LogOwner, tempfile::T
         let _dropped = held.recv();
         judge.work(&receiver, &stop);
     });
-    (Shadows { list, queue, dropped }, feed.unwrap(), hold, (owner, state))
+    let folder = state.path().join("shadows");
+    (Shadows { list, queue, dropped, folder }, feed.unwrap(), hold, (owner, state))
 }
 
 fn begin(shadows: &Shadows, feed: &mut Feed, asked: Asked) {
@@ -240,4 +241,46 @@ fn entries_that_come_between_the_end_of_a_shadow_and_the_beginning_of_the_next_g
     feed.hand_on();
     report(&shadows, None).unwrap().blocking_recv().unwrap();
     assert_eq!((feed.room(run), shadows.counts().1), (Some(feed::PER_RUN), 0));
+}
+
+#[test]
+fn a_shadow_that_a_user_asked_for_is_kept_until_it_is_removed_or_its_run_is_over() {
+    let (shadows, _feed, hold, _log) = held();
+    drop(hold);
+    let (one, other) = (asked(1, "p", user(7)), of_admin(asked(2, "p", user(0))));
+    for asked in [&one, &other, &asked(3, "p", rule())] {
+        shadows.keep(asked).unwrap();
+    }
+    let (stored, wrong) = shadows.stored();
+    let found: Vec<_> = stored.iter().map(|one| (one.run, one.uid, one.reserved, one.policy.digest())).collect();
+    let kept = |asked: &Asked, uid, reserved| (asked.run.id, uid, reserved, asked.digest);
+    assert_eq!((found, wrong), (vec![kept(&one, 7, false), kept(&other, 0, true)], vec![]), "rules make theirs again");
+    let _place = shadows.add(other.clone()).unwrap();
+    shadows.forget(&shadows.list()[0]).unwrap();
+    assert_eq!(shadows.stored().0.len(), 1);
+    shadows.tidy(|run| run == one.run.id);
+    assert_eq!(shadows.stored().0.len(), 1);
+    shadows.tidy(|_| false);
+    assert!(shadows.stored().0.is_empty());
+}
+
+#[test]
+fn a_kept_shadow_with_another_content_is_reported_and_the_others_are_used() {
+    let (shadows, _feed, hold, _log) = held();
+    drop(hold);
+    assert_eq!(shadows.stored(), (Vec::new(), Vec::new()), "there is no folder yet");
+    let (good, bad) = (asked(1, "p", user(7)), asked(2, "p", user(7)));
+    shadows.keep(&good).unwrap();
+    shadows.keep(&bad).unwrap();
+    let files: Vec<PathBuf> = std::fs::read_dir(&shadows.folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let of = |asked: &Asked| {
+        let run = asked.run.id.to_string();
+        files.iter().find(|path| path.to_str().unwrap().contains(&run)).unwrap().clone()
+    };
+    for bytes in [b"{".to_vec(), std::fs::read(of(&good)).unwrap(), vec![b' '; 2 << 20]] {
+        std::fs::write(of(&bad), bytes).unwrap();
+        let (stored, wrong) = shadows.stored();
+        assert_eq!((stored.len(), wrong.len()), (1, 1), "{wrong:?}");
+        assert!(stored[0].run == good.run.id && wrong[0].contains(&bad.run.id.to_string()), "{wrong:?}");
+    }
 }

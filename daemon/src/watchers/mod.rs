@@ -12,4 +12,5 @@ pub mod keep;
 pub mod mode;
 pub mod rollback;
 pub mod sampler;
+pub mod shadows;
 pub mod statements;

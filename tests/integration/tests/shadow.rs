@@ -100,6 +100,30 @@ fn a_user_adds_shadows_to_own_runs_only_and_sees_only_own_reports() -> Result<()
     })
 }
 
+#[test]
+fn a_shadow_that_a_user_added_judges_again_after_a_restart_until_it_is_removed() -> Result<()> {
+    on_node("shadowkept", "", |node| {
+        let run = Launch::new("own", OPEN).start(node, BUSY)?;
+        let policy = node.policy("strict", &strict("strict"))?;
+        fs::set_permissions(&policy, Permissions::from_mode(0o644))?;
+        node.ctl_as(NOBODY, ["policy", "shadow", "add", run.id(), &*policy.to_string_lossy()])?.expect(0)?;
+        ensure!(fs::read_dir(node.state_dir().join("shadows"))?.count() == 1);
+        let broken = node.state_dir().join("shadows").join(format!("{}-00.json", run.id()));
+        fs::write(&broken, "{")?;
+        node.kill9()?;
+        node.restart()?;
+        let group = found(node, &[run.name()])?;
+        ensure!(group["by_uid"] == NOBODY && group["live"] == 1, "{group}");
+        node.wait_for_event("what cannot be read is reported", |e| {
+            e["kind"] == "gap" && e.to_string().contains("-00.json")
+        })?;
+        fs::remove_file(&broken)?;
+        node.ctl_as(NOBODY, ["policy", "shadow", "remove", run.id(), "strict"])?.expect(0)?;
+        ensure!(fs::read_dir(node.state_dir().join("shadows"))?.count() == 0, "the next daemon has nothing to add");
+        Ok(())
+    })
+}
+
 /// A process in a cgroup that executes a program again and again.
 fn busy(cgroup: &std::path::Path) -> Result<Child> {
     let script = format!("echo $$ > {}/cgroup.procs; {}", cgroup.display(), BUSY[2]);

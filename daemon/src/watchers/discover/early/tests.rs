@@ -106,7 +106,7 @@ impl Bench {
             boot_id: "boot".into(),
             refusal: Box::new(|_| None),
             view: Arc::default(),
-            shadows: crate::shadows::Shadows::spawn(&log.log()).unwrap().0,
+            shadows: crate::shadows::Shadows::spawn(&log.log(), state.path()).unwrap().0,
         };
         let discovery = Discovery::new(parts, &config);
         let mut bench = Bench { discovery, registry, root: folder, policies, gaps, _log: log, _state: state };
