@@ -143,7 +143,8 @@ fn advice(refusal: &Refusal, kept: &Path) -> String {
             "get the request again; if it is refused again, the log was changed: keep both checkpoints, this one and {kept}"
         ),
         Refusal::UnknownLog(_) | Refusal::NotSigned(_) => {
-            "compare the keys of --keys with `failsafectl attest key show` on the node, and get the request again"
+            "compare the keys of --keys with the line `key` of `failsafectl log checkpoint` on the node, and get the request \
+             again: a witness takes NAME+ID+KEY"
                 .to_owned()
         }
         _ => "get the request again".to_owned(),
