@@ -432,9 +432,10 @@ fn discover(context: &Arc<Context>, threads: &mut Threads) -> anyhow::Result<()>
         view: context.discovery.clone(),
         shadows: context.shadows.clone(),
     };
-    let finder = Finder::new(&context.registry, context.node.clone(), context.pipeline.clone());
+    let finder =
+        Finder::new(&context.registry, context.node.clone(), context.pipeline.clone(), context.discovery.clone());
     let stop = threads.stop.clone();
-    // Nobody waits for its end: it may have to wait for the memory of a process.
+    // Nobody waits for its end: it may have to wait for the memory of a process. Discovery reports its hang.
     std::thread::Builder::new().name("run-gpus".into()).spawn(move || finder.work(&stop))?;
     let discovery = Discovery::new(parts, &context.config);
     Ok(threads.spawn_until_stop("discovery", move |stop| discovery.work(stop))?)

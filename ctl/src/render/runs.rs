@@ -121,13 +121,13 @@ pub fn list(runs: &[pb::Run], wide: bool, now: i64) -> String {
     )
 }
 
-/// Its GPUs, with what shows that they are its where it did not declare them.
+/// Its GPUs, with how they were found where it did not declare them. The process was seen once: it may have ended.
 fn gpus(run: &pb::Run) -> String {
     let one = |gpu: &String| {
         let found = run.found_gpus.iter().find(|found| found.gpu == *gpu);
         match found.map(|found| (found.by(), found.pid)) {
-            Some((pb::GpuBy::Process, pid)) => format!("{gpu} (used by pid {pid})"),
-            Some((pb::GpuBy::Open, pid)) => format!("{gpu} (opened by pid {pid})"),
+            Some((pb::GpuBy::Process, pid)) => format!("{gpu} (used, first seen: pid {pid})"),
+            Some((pb::GpuBy::Open, pid)) => format!("{gpu} (open, first seen: pid {pid})"),
             Some((pb::GpuBy::Unspecified, _)) | None => gpu.clone(),
         }
     };

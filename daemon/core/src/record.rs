@@ -288,9 +288,9 @@ pub enum Record {
     RunGpus {
         /// The run.
         run: RunId,
-        /// Those that are its from here on.
+        /// Those that are its from here on, or that are found by something else than before.
         found: Vec<FoundGpu>,
-        /// Those that are not its any more: a process had them open, and the run uses others.
+        /// Those that are not its any more. A process had them open; the file is closed, another run uses them, or the run uses others.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         removed: Vec<GpuId>,
     },

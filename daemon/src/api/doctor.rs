@@ -9,10 +9,11 @@ use crate::{
         users,
     },
     runs::grants::grants,
-    watchers::rollback::Counter,
+    watchers::{discover::gpus::alive::Alive, rollback::Counter},
 };
 use failsafe_core::{policy::assurance, time::Span};
 use failsafe_proto::v1::{CheckState, DoctorCheck, DrillProof};
+use std::time::Instant;
 
 fn check(
     area: &str,
@@ -47,6 +48,7 @@ pub(super) fn checks(context: &Context) -> Vec<DoctorCheck> {
     access(context, &mut out);
     counter(context, &mut out);
     drills(context, &mut out);
+    run_gpus(context.discovery.finder(), &mut out);
     out
 }
 
@@ -299,6 +301,19 @@ fn counter(context: &Context, out: &mut Vec<DoctorCheck>) {
             check(area, name, CheckState::Degraded, why, advice)
         }
     });
+}
+
+/// Whether the GPUs that processes of discovered runs have open are found.
+fn run_gpus(finder: &Alive, out: &mut Vec<DoctorCheck>) {
+    let (area, name) = ("discovery", "GPUs of runs");
+    out.extend(finder.check(Instant::now()).map(|works_now| match works_now {
+        Ok(()) => works(area, name, "open device files are looked for"),
+        Err(why) => {
+            let advice = "GPUs that the driver reports are still found; look for a process in uninterruptible sleep (state D), \
+                          then restart failsafed";
+            check(area, name, CheckState::Degraded, why, advice)
+        }
+    }));
 }
 
 /// Whether it is proved that the node can stop a run.

@@ -120,7 +120,7 @@ impl Owner {
         out
     }
 
-    /// Gives a GPU to the runs that have a process on it; the processes with their runs, and what is to be told of that.
+    /// Gives a GPU to the runs that have a process on it, and withdraws it from those that only have it open; the processes with their runs, and what is to be told of that.
     fn runs_on(&self, gpu: &GpuId, found: &[GpuProcess], live: &[Arc<LiveRun>]) -> (Vec<GpuProcessView>, Vec<Input>) {
         let mut processes = Vec::with_capacity(found.len());
         let mut out = Vec::new();
@@ -133,14 +133,10 @@ impl Owner {
             let (pid, memory, sm) = (process.pid, process.memory, process.sm);
             processes.push(GpuProcessView { pid, memory, run: id, sm, slice });
             let Some(run) = run else { continue };
-            let gpus = {
-                let mut status = run.status();
-                if !status.uses_gpu(gpu, process.pid) {
-                    continue;
-                }
-                status.gpus.clone()
-            };
-            out.push(Input::RunGpus { run: run.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
+            for changed in self.registry.uses_gpu(&run, gpu, process.pid) {
+                let gpus = changed.status().gpus.clone();
+                out.push(Input::RunGpus { run: changed.run.id, gpus, at: MonoTime(clock::monotonic_ns()) });
+            }
         }
         (processes, out)
     }

@@ -1,14 +1,21 @@
 //! Which GPUs are a run's: those that it declared, and those that were found.
 //!
 //! A GPU that a process of the run uses, as the driver says, is a fact. So is an open device file, but it says less: CUDA and tools such
-//! as `nvidia-smi` open each GPU that they can reach. So an open file counts only while it is not known which GPUs the run uses.
+//! as `nvidia-smi` open each GPU that they can reach. So an open file counts only while it is not known which GPUs the run uses, while no
+//! other run uses the GPU, and while the file is open.
+//!
+//! Invariants: what a run is given depends on what the others have, so GPUs are given and withdrawn here only, under one lock, which is
+//! never held over a system call; a GPU that the run declared or uses is never withdrawn.
 
-use super::Status;
+use super::{LiveRun, Registry, Status};
 use failsafe_core::{
-    GpuId,
+    GpuId, RunId,
     record::{FoundGpu, GpuBy},
 };
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// What the environment of a process of the run says of its GPUs. The run chooses it: it is shown, and nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,65 +30,125 @@ pub struct ClaimedGpus {
     pub pid: u32,
 }
 
+/// The device files of GPUs, as the last looks at a run's processes show them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Open for long enough to count, and the process.
+    pub open: BTreeMap<GpuId, u32>,
+    /// Not open any more. One that is in neither is unknown: nothing changes.
+    pub closed: BTreeSet<GpuId>,
+}
+
+/// Held while GPUs are given to runs and withdrawn from them.
+#[derive(Debug, Default)]
+pub struct GpuChanges(Mutex<()>);
+
+impl GpuChanges {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registry {
+    /// A process of the run uses the GPU: it is withdrawn from the runs that only have it open. The runs of which something changed.
+    pub fn uses_gpu(&self, run: &Arc<LiveRun>, gpu: &GpuId, pid: u32) -> Vec<Arc<LiveRun>> {
+        let _changing = self.gpu_changes.lock();
+        if !run.status().uses_gpu(gpu, pid) {
+            return Vec::new();
+        }
+        let mut changed = vec![run.clone()];
+        let others = self.live().into_iter().filter(|other| other.run.id != run.run.id);
+        changed.extend(others.filter(|other| other.status().loses_open(|open| open == gpu)));
+        changed
+    }
+
+    /// Gives runs the GPUs that they have open, and withdraws those that they do not have open any more or that another run uses. Runs
+    /// without a look in `opened` are judged by what others use. The runs of which something changed.
+    pub fn settle_open_gpus(&self, opened: &BTreeMap<RunId, Opened>) -> Vec<Arc<LiveRun>> {
+        let _changing = self.gpu_changes.lock();
+        let mut live = self.live();
+        let all: Vec<(RunId, &Mutex<Status>)> = live.iter().map(|live| (live.run.id, &live.status)).collect();
+        let changed = settle(&all, opened);
+        live.retain(|live| changed.contains(&live.run.id));
+        live
+    }
+}
+
+fn settle(all: &[(RunId, &Mutex<Status>)], opened: &BTreeMap<RunId, Opened>) -> BTreeSet<RunId> {
+    let mut holders: BTreeMap<GpuId, BTreeSet<RunId>> = BTreeMap::new();
+    for (run, status) in all {
+        for gpu in lock(status).held_gpus() {
+            holders.entry(gpu.clone()).or_default().insert(*run);
+        }
+    }
+    let none = Opened::default();
+    let settles = |(run, status): &&(RunId, &Mutex<Status>)| {
+        let of_others = |gpu: &GpuId| holders.get(gpu).is_some_and(|of| of.iter().any(|holder| holder != run));
+        lock(status).settles(opened.get(run).unwrap_or(&none), of_others)
+    };
+    all.iter().filter(settles).map(|(run, _)| *run).collect()
+}
+
+fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Status {
-    /// A process of the run uses the GPU. Whether the run's GPUs change.
-    pub fn uses_gpu(&mut self, gpu: &GpuId, pid: u32) -> bool {
+    /// A process of the run uses the GPU. Whether the run's GPUs change, or why they are its.
+    fn uses_gpu(&mut self, gpu: &GpuId, pid: u32) -> bool {
         let known = self.found_gpus.get(gpu).map(|found| found.by);
         if known == Some(GpuBy::Process) || (known.is_none() && self.gpus.contains(gpu)) {
             return false;
         }
-        let before = self.gpus.clone();
-        let opened = self.found_gpus.extract_if(.., |_, found| found.by == GpuBy::Open);
-        opened.for_each(|(opened, _)| {
-            self.gpus.remove(&opened);
-        });
+        self.loses_open(|_| true);
         self.finds_gpu(gpu, GpuBy::Process, pid);
-        self.gpus != before
+        true
     }
 
-    /// A process of the run has the GPU's device file open. Whether the run's GPUs change.
-    pub fn opens_gpu(&mut self, gpu: &GpuId, pid: u32) -> bool {
-        let is_known = self.found_gpus.values().any(|found| found.by == GpuBy::Process);
-        !is_known && !self.gpus.contains(gpu) && self.finds_gpu(gpu, GpuBy::Open, pid)
+    /// Withdraws the GPUs that are the run's only because of an open file, of those that are `meant`. Whether there are any.
+    fn loses_open(&mut self, meant: impl Fn(&GpuId) -> bool) -> bool {
+        let lost = self.found_gpus.extract_if(.., |gpu, found| found.by == GpuBy::Open && meant(gpu));
+        let lost: Vec<GpuId> = lost.map(|(gpu, _)| gpu).collect();
+        self.gpus.retain(|gpu| !lost.contains(gpu));
+        !lost.is_empty()
     }
 
-    /// Whether the GPU is the run's by more than an open file.
-    pub fn holds_gpu(&self, gpu: &GpuId) -> bool {
-        self.gpus.contains(gpu) && self.found_gpus.get(gpu).is_none_or(|found| found.by == GpuBy::Process)
+    /// What is open now, where `of_others` says which GPUs another run has by more than an open file.
+    fn settles(&mut self, opened: &Opened, of_others: impl Fn(&GpuId) -> bool) -> bool {
+        let mut changed = self.loses_open(|gpu| opened.closed.contains(gpu) || of_others(gpu));
+        if self.found_gpus.values().any(|found| found.by == GpuBy::Process) {
+            return changed;
+        }
+        for (gpu, pid) in &opened.open {
+            if !self.gpus.contains(gpu) && !of_others(gpu) {
+                self.finds_gpu(gpu, GpuBy::Open, *pid);
+                changed = true;
+            }
+        }
+        changed
     }
 
-    fn finds_gpu(&mut self, gpu: &GpuId, by: GpuBy, pid: u32) -> bool {
+    /// The GPUs that are the run's by more than an open file.
+    fn held_gpus(&self) -> impl Iterator<Item = &GpuId> {
+        self.gpus.iter().filter(|gpu| self.found_gpus.get(*gpu).is_none_or(|found| found.by == GpuBy::Process))
+    }
+
+    fn finds_gpu(&mut self, gpu: &GpuId, by: GpuBy, pid: u32) {
         self.found_gpus.insert(gpu.clone(), FoundGpu { gpu: gpu.clone(), by, pid });
-        self.gpus.insert(gpu.clone())
+        self.gpus.insert(gpu.clone());
+    }
+
+    /// What the audit log does not state yet: GPUs that are found, or found by something else, and those that are withdrawn. It counts
+    /// as stated from here on.
+    pub fn state_gpus(&mut self) -> (Vec<FoundGpu>, Vec<GpuId>) {
+        let stated = &self.stated_gpus;
+        let is_new = |found: &&FoundGpu| stated.get(&found.gpu) != Some(&found.by);
+        let found = self.found_gpus.values().filter(is_new).cloned().collect();
+        let removed = stated.keys().filter(|gpu| !self.found_gpus.contains_key(*gpu)).cloned().collect();
+        self.stated_gpus = self.found_gpus.iter().map(|(gpu, found)| (gpu.clone(), found.by)).collect();
+        (found, removed)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gpu(name: &str) -> GpuId {
-        GpuId(name.into())
-    }
-
-    #[test]
-    fn a_gpu_that_is_used_ends_those_that_are_only_opened() {
-        let mut status = Status::default();
-        assert!(status.opens_gpu(&gpu("a"), 7) && status.opens_gpu(&gpu("b"), 7));
-        assert!(!status.opens_gpu(&gpu("a"), 7) && !status.holds_gpu(&gpu("a")));
-        assert!(status.uses_gpu(&gpu("b"), 8));
-        assert_eq!(status.gpus, [gpu("b")].into());
-        assert!(status.holds_gpu(&gpu("b")));
-        assert!(!status.opens_gpu(&gpu("a"), 7), "which GPUs it uses is known");
-        assert!(!status.uses_gpu(&gpu("b"), 9) && status.uses_gpu(&gpu("c"), 9));
-        assert_eq!(status.gpus, [gpu("b"), gpu("c")].into());
-    }
-
-    #[test]
-    fn a_declared_gpu_stays_the_runs() {
-        let mut status = Status { gpus: [gpu("a")].into(), ..Status::default() };
-        assert!(!status.uses_gpu(&gpu("a"), 7) && status.holds_gpu(&gpu("a")));
-        assert!(status.uses_gpu(&gpu("b"), 7));
-        assert_eq!(status.gpus, [gpu("a"), gpu("b")].into());
-    }
-}
+mod tests;

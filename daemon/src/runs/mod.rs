@@ -103,6 +103,8 @@ pub struct Status {
     pub gpus: BTreeSet<failsafe_core::GpuId>,
     /// Why those are its that it did not declare.
     pub found_gpus: BTreeMap<failsafe_core::GpuId, failsafe_core::record::FoundGpu>,
+    /// What entries of the audit log say of them. The pipeline changes it.
+    pub stated_gpus: BTreeMap<failsafe_core::GpuId, failsafe_core::record::GpuBy>,
     /// What its environment says of its GPUs, where it was read.
     pub claimed_gpus: Option<gpus::ClaimedGpus>,
     /// Last usage.
@@ -314,6 +316,7 @@ pub struct Registry {
     /// How often a user had too many live runs for another one.
     too_many: AtomicU64,
     touched: touched::Touched,
+    gpu_changes: gpus::GpuChanges,
 }
 
 impl Registry {
@@ -335,6 +338,7 @@ impl Registry {
             unretired: Mutex::default(),
             too_many: AtomicU64::default(),
             touched: touched::Touched::default(),
+            gpu_changes: gpus::GpuChanges::default(),
         }
     }
 

@@ -124,7 +124,7 @@ fn a_discovered_run_gets_the_gpu_that_its_process_uses_and_its_rules_see_it() ->
             let listed = node.json(["discover", "list"])?;
             ensure!(listed["cgroups"][0]["gpus"] == serde_json::json!([hot]), "{listed}");
             let page = node.ctl(["describe", name])?.expect(0)?.out;
-            ensure!(page.contains("(used by pid "), "{page}");
+            ensure!(page.contains("(used, first seen: pid "), "{page}");
             let events = node.ctl(["events", "--run", name])?.expect(0)?.out;
             ensure!(events.contains(&format!("GPUs of the run: {hot} (used by pid ")), "{events}");
             ensure!(node.ctl(["replay", name])?.expect(0)?.out.contains("identical"));
@@ -156,7 +156,7 @@ fn a_gpu_that_a_process_has_open_is_the_runs_until_it_is_known_which_it_uses() -
             // Not what it claims.
             ensure!(run["gpus"] == serde_json::json!([cool]) && run["state"] == "running", "{run}");
             let page = node.ctl(["describe", run["name"].as_str().context("a name")?])?.expect(0)?.out;
-            ensure!(page.contains("(opened by pid ") && page.contains("SLURM_JOB_GPUS=1 of pid "), "{page}");
+            ensure!(page.contains("(open, first seen: pid ") && page.contains("SLURM_JOB_GPUS=1 of pid "), "{page}");
             fs::write(site.file("user.pid"), process.id().to_string())?;
             let used = serde_json::json!([hot]);
             run_of(node, &cgroup, "the GPU that it uses is known", |run| run["gpus"] == used)?;
@@ -164,6 +164,44 @@ fn a_gpu_that_a_process_has_open_is_the_runs_until_it_is_known_which_it_uses() -
                 let body = &entry["body"];
                 body["type"] == "run-gpus" && body["removed"][0] == cool.as_str() && body["found"][0]["by"] == "process"
             })?;
+            node.log_is_whole()
+        })();
+        process.kill()?;
+        process.wait()?;
+        checked
+    })
+}
+
+#[test]
+fn a_gpu_of_an_open_file_is_found_under_any_name_and_withdrawn_when_the_file_is_closed() -> Result<()> {
+    let site = Site::new("disc-gpu-closed")?;
+    site.run("disc-gpu-closed", |node| {
+        let (cool, _) = gpus(node)?;
+        let close = site.file("close");
+        let open = format!(
+            "import os, time; fd = os.open('/dev/other', os.O_PATH)\nwhile not os.path.exists('{0}'): time.sleep(0.1)\n\
+             os.close(fd); time.sleep(600)",
+            close.display()
+        );
+        let script = format!(
+            "mount -t tmpfs none /dev && mknod /dev/nvidia0 c 195 0 && touch /dev/other && \
+             mount --bind /dev/nvidia0 /dev/other && exec python3 -c \"{open}\" < /proc/version"
+        );
+        let (cgroup, mut process) = site.step(9, &script)?;
+        let checked = (|| {
+            let run = run_of(node, &cgroup, "what it has open is known", |run| run["found_gpus"][0]["by"] == "open")?;
+            ensure!(run["gpus"] == serde_json::json!([cool]), "{run}");
+            let checks = node.ctl(["doctor"])?.out;
+            ensure!(checks.contains("open device files are looked for"), "{checks}");
+            fs::write(&close, "")?;
+            let none = serde_json::json!([]);
+            run_of(node, &cgroup, "it has no GPU any more", |run| run["gpus"] == none && run["found_gpus"] == none)?;
+            node.wait_for_event("the entry", |entry| {
+                let body = &entry["body"];
+                body["type"] == "run-gpus" && body["removed"][0] == cool.as_str() && body["found"] == none
+            })?;
+            let name = run["name"].as_str().context("a name")?;
+            ensure!(node.ctl(["replay", name])?.expect(0)?.out.contains("identical"));
             node.log_is_whole()
         })();
         process.kill()?;

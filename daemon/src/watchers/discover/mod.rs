@@ -126,6 +126,7 @@ pub struct Discovery {
     noted: Option<(Instant, Missing)>,
     began: bool,
     early: early::Early,
+    finder: gpus::alive::Watch,
 }
 
 /// Matching cgroups that had no policy. All but `now` only grow: users can make and remove cgroups between two looks.
@@ -160,6 +161,7 @@ impl Discovery {
             noted: None,
             began: false,
             early: early::Early::default(),
+            finder: gpus::alive::Watch::new(),
         }
     }
 
@@ -183,6 +185,7 @@ impl Discovery {
                 owners = Instant::now();
                 self.learn_owners();
                 self.note();
+                self.check_finder();
             }
             let mut changed = self.tend_early(false);
             if self.is_early_overdue() {
@@ -358,6 +361,16 @@ impl Discovery {
         let gap = Gap { seq: 0, at, source: Source::Guard, run: None, gpu: None, what, lost: 0, blind: false };
         self.parts.log.record(&Record::Gap(gap), None, None);
         self.noted = Some((Instant::now(), missing));
+    }
+
+    /// Reports that the thread which finds the GPUs of runs does not work.
+    fn check_finder(&mut self) {
+        let (gap, message) = self.finder.look(self.parts.view.finder(), Instant::now());
+        if let Some(gap) = gap {
+            tracing::error!(what = gap.what, "gap");
+            self.parts.log.record(&Record::Gap(gap), None, None);
+        }
+        message.into_iter().for_each(|message| self.send(message));
     }
 
     fn publish(&self, folders: &Folders) {

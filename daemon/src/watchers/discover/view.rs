@@ -1,5 +1,6 @@
 //! What discovery found, for people: plain data that the thread publishes.
 
+use super::gpus::alive::Alive;
 use failsafe_core::{Mode, RunId};
 use std::{
     collections::BTreeMap,
@@ -82,11 +83,19 @@ pub struct View {
 
 /// The view, shared with the API.
 #[derive(Debug, Default)]
-pub struct Shared(Mutex<View>);
+pub struct Shared {
+    view: Mutex<View>,
+    finder: Alive,
+}
 
 impl Shared {
     /// The view, locked: nobody holds it over a system call.
     pub fn view(&self) -> MutexGuard<'_, View> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the thread that finds the GPUs of runs works.
+    pub fn finder(&self) -> &Alive {
+        &self.finder
     }
 }
