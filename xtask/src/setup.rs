@@ -56,6 +56,13 @@ const COMPARISONS: [Package; 3] = [
     },
 ];
 
+/// What counts the instructions of the engine.
+const COUNTING: [Package; 1] = [Package {
+    name: "valgrind",
+    what_for: "callgrind counts the instructions for one evaluation of a rule",
+    present: || shell::which("valgrind").is_some(),
+}];
+
 /// What checks the metrics, the alert rules, the dashboard and the notifications. Without it these tests are skipped, and say so.
 const MONITORING: [Package; 2] = [
     Package {
@@ -198,6 +205,13 @@ pub fn tpm() {
 pub fn monitoring() {
     if let Err(error) = packages(&MONITORING) {
         eprintln!("setup: {error:#}: the tests that need it are skipped, and say so");
+    }
+}
+
+/// What counts instructions. Without it they are not counted, and the skip is listed.
+pub fn counting() {
+    if let Err(error) = packages(&COUNTING) {
+        eprintln!("setup: {error:#}: the instructions for one evaluation are not counted");
     }
 }
 

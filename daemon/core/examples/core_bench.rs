@@ -2,6 +2,9 @@
 //!
 //! `cargo run -p failsafe-core --release --example core_bench -- TRIALS`. Rules and inputs are such that no rule trips, as it is
 //! nearly always: half of the rules have one test, half have three tests of different sources.
+//!
+//! With `instructions INPUTS` it only judges that many inputs of one run by 100 rules, and prints how many rules it evaluated:
+//! `cargo xtask test` counts the instructions with callgrind.
 
 use allocation_counter::measure;
 use failsafe_core::{
@@ -26,6 +29,12 @@ const RANDOM: u64 = 1_000_000;
 const GPU: &str = "GPU-00000000-0000-0000-0000-000000000000";
 
 fn main() -> Result<(), String> {
+    if std::env::args().nth(1).as_deref() == Some("instructions") {
+        let inputs =
+            std::env::args().nth(2).and_then(|text| text.parse().ok()).ok_or("expected the number of inputs")?;
+        println!("{}", evaluated(inputs)?);
+        return Ok(());
+    }
     let trials: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
     let mut figures = Map::new();
     for rules in [10, 100, 1_000] {
@@ -40,6 +49,26 @@ fn main() -> Result<(), String> {
     figures.insert("replayed_decisions".into(), json!(decisions));
     println!("{}", serde_json::Value::Object(figures));
     Ok(())
+}
+
+/// How many rules are evaluated for that many inputs of one run. Inputs are made one by one, so that the rest of the work does not
+/// grow with their number otherwise than each of them does.
+fn evaluated(inputs: u64) -> Result<usize, String> {
+    let policy = parse("bench.toml", &policy(100)).map_err(|error| error.to_string())?;
+    let (policies, mut state) = started(policy.clone(), 1);
+    let of = |n: u64| signal(n, RunId(uuid::Uuid::from_u128(1)));
+    let mut given = [0; 4];
+    for (n, given) in (0..4).zip(&mut given) {
+        *given = policy.rules.iter().filter(|rule| rule.when.signals().contains(&&of(n).kind)).count();
+    }
+    let mut evaluations = 0;
+    for n in 0..inputs {
+        if !step(&policies, &mut state, &Input::Signal(of(n))).is_empty() {
+            return Err("a rule of the bench tripped".into());
+        }
+        evaluations += given.get((n % 4) as usize).copied().unwrap_or(0);
+    }
+    Ok(evaluations)
 }
 
 /// Rules judged in a second, and allocations for each input.

@@ -5,16 +5,18 @@
 //! returns. Its runner knows no better than that it passed; here it is counted as skipped and its reason is printed.
 
 pub mod failures;
+pub mod instructions;
 pub mod skips;
 pub mod tally;
 
 use crate::{setup, shell, vm};
 use anyhow::{Context, Result, bail};
 use failures::Failure;
+use instructions::Counted;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 use tally::Tally;
@@ -52,6 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
         setup::containers();
         setup::kubernetes();
         setup::tpm();
+        setup::counting();
         Ok(())
     })?;
     // Tests start these programs and load this library; a build of everything shares its work with the tests' own.
@@ -63,6 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut skipped = skips::read(&skip_log)?;
     tally = tally.with_skipped(skipped.len() as u64);
     if args.only.is_empty() {
+        tally = tally + step("instructions", || counted(&folder, &mut skipped, &mut failures))?;
         tally = tally + step("machines", || machines(args.no_vm, &mut skipped, &mut failures))?;
     }
     if !skipped.is_empty() {
@@ -111,6 +115,24 @@ fn nextest(args: &Args, skip_log: &PathBuf) -> Result<(Tally, Vec<Failure>)> {
     let (status, text) = watched(command.args(&args.only))?;
     let tally = judged("nextest", status, text.lines().find_map(tally::of_nextest))?;
     Ok((tally, failures::of_nextest(&text)))
+}
+
+/// The instructions for one evaluation of a rule: one test.
+fn counted(folder: &Path, skipped: &mut BTreeMap<String, String>, failures: &mut Vec<Failure>) -> Result<Tally> {
+    match instructions::count(folder)? {
+        Counted::Good(each) => {
+            println!("{each:.0} instructions for one evaluation of a rule");
+            Ok(Tally { passed: 1, ..Tally::default() })
+        }
+        Counted::TooMany(why) => {
+            failures.push(Failure::other(why));
+            Ok(Tally { failed: 1, ..Tally::default() })
+        }
+        Counted::Skipped(why) => {
+            skipped.insert("the instructions for one evaluation".to_owned(), why);
+            Ok(Tally { skipped: 1, ..Tally::default() })
+        }
+    }
 }
 
 /// The same on other kernels. A table in the docs that is not what the kernels gave counts as a failure.
