@@ -3,19 +3,19 @@
 //! Gauges (`g`), timers (`ms`), histograms (`h`) and distributions (`d`) are values. Counters (`c`) are too: each is the
 //! increase since the last one, not a total, divided by the rate at which it was sampled. The rate of other types says how many values
 //! there were, which changes none of them. Sets (`s`), and gauges that are changed by a sign (`+1|g`), are refused: their value
-//! depends on those before. What DogStatsD adds about container, time and cardinality is read over.
+//! depends on those before. What DogStatsD adds about container, time and cardinality is ignored.
 
-use crate::{Labels, Taken, Value, Why, labelled};
+use crate::{Labels, MOST, Taken, Value, Why, labelled};
 
 /// Parts of a line that say nothing about the value: container id, external data, cardinality, timestamp.
-const READ_OVER: [&str; 4] = ["c:", "e:", "card:", "T"];
+const IGNORED: [&str; 4] = ["c:", "e:", "card:", "T"];
 
 /// Reads one datagram.
 pub fn datagram(bytes: &[u8]) -> Taken {
     let mut taken = Taken::default();
     for raw in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         match std::str::from_utf8(raw).map_err(|_| Why::Format).and_then(Line::read) {
-            Ok(line) => line.numbers.split(':').for_each(|number| taken.take(line.value(number))),
+            Ok(line) => line.take(&mut taken),
             Err(why) => taken.refuse(why),
         }
     }
@@ -24,11 +24,11 @@ pub fn datagram(bytes: &[u8]) -> Taken {
 
 /// A line, of which the numbers are not read yet.
 struct Line<'a> {
-    name: &'a str,
     numbers: &'a str,
     kind: &'a str,
     rate: f64,
-    labels: Labels,
+    /// Its name and labels, or why they are refused. They are read once: a line can have thousands of numbers and of tags.
+    template: Result<Value, Why>,
 }
 
 impl<'a> Line<'a> {
@@ -48,20 +48,33 @@ impl<'a> Line<'a> {
                 }
             } else if let Some(text) = part.strip_prefix('@') {
                 rate = text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= 1.0).ok_or(Why::Rate)?;
-            } else if !READ_OVER.iter().any(|start| part.starts_with(start)) {
+            } else if !IGNORED.iter().any(|start| part.starts_with(start)) {
                 return Err(Why::Format);
             }
         }
-        Ok(Line { name, numbers, kind, rate, labels })
+        Ok(Line { numbers, kind, rate, template: labelled(name, 0.0, labels) })
     }
 
-    fn value(&self, number: &str) -> Result<Value, Why> {
+    fn take(&self, taken: &mut Taken) {
+        let mut numbers = self.numbers.split(':');
+        let count = |numbers: std::str::Split<'_, char>| u64::try_from(numbers.count()).unwrap_or(u64::MAX);
+        let template = match &self.template {
+            Ok(template) => template,
+            Err(why) => return taken.refuse_many(*why, count(numbers)),
+        };
+        while taken.values.len() < MOST {
+            let Some(number) = numbers.next() else { return };
+            taken.take(self.value(number).map(|value| Value { value, ..template.clone() }));
+        }
+        taken.refuse_many(Why::Many, count(numbers));
+    }
+
+    fn value(&self, number: &str) -> Result<f64, Why> {
         if self.kind == "g" && number.starts_with(['+', '-']) && number != "-inf" && number != "+inf" {
             return Err(Why::Kind);
         }
         let value: f64 = number.parse().map_err(|_| Why::Value)?;
-        let value = if self.kind == "c" { value / self.rate } else { value };
-        labelled(self.name, value, self.labels.clone())
+        Ok(if self.kind == "c" { value / self.rate } else { value })
     }
 }
 
@@ -99,8 +112,17 @@ mod tests {
         assert_eq!((taken.values.len(), taken.refused[&Why::Many]), (crate::MOST, 3));
     }
 
+    /// With the product of both as its cost this test would not end.
     #[test]
-    fn what_dogstatsd_says_of_container_and_time_is_read_over() {
+    fn a_line_of_many_numbers_and_many_tags_costs_their_sum() {
+        let tags: Vec<String> = (0..50_000).map(|n| format!("t{n}:1")).collect();
+        let line = format!("a:{}|c|#{}", vec!["1"; 50_000].join(":"), tags.join(","));
+        let taken = datagram(line.as_bytes());
+        assert_eq!((taken.values.len(), taken.refused), (0, [(Why::Labels, 50_000)].into()));
+    }
+
+    #[test]
+    fn what_dogstatsd_says_of_container_and_time_is_ignored() {
         let line = b"loss:1|g|@1|#rank:0|c:ci-83c0|e:it-false|card:low|T1656581400";
         assert_eq!(datagram(line).lines(), "loss 1e0 rank=0\n");
     }
