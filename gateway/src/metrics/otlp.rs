@@ -48,11 +48,10 @@ pub fn request(families: &Families, host: &str, times: Times) -> Vec<u8> {
     request.encode_to_vec()
 }
 
-/// How many values the collector did not take, and why, by its answer. One that cannot be read refuses none.
-pub fn refused(answer: &[u8]) -> (u64, String) {
-    let partial = ExportMetricsServiceResponse::decode(answer).ok().and_then(|answer| answer.partial_success);
-    let partial = partial.unwrap_or_default();
-    (u64::try_from(partial.rejected_data_points).unwrap_or(0), partial.error_message)
+/// How many values the collector did not take, and why, by its answer; `None`: the answer is no such message.
+pub fn refused(answer: &[u8]) -> Option<(u64, String)> {
+    let partial = ExportMetricsServiceResponse::decode(answer).ok()?.partial_success.unwrap_or_default();
+    Some((u64::try_from(partial.rejected_data_points).unwrap_or(0), partial.error_message))
 }
 
 fn metric(family: &MetricFamily, times: Times) -> Metric {
@@ -158,8 +157,8 @@ mod tests {
 
     #[test]
     fn an_answer_says_how_many_values_were_not_taken() {
-        assert_eq!(refused(b""), (0, String::new()));
-        assert_eq!(refused(&Form::Protobuf.answer(7, "too old")), (7, "too old".into()));
-        assert_eq!(refused(b"<html>"), (0, String::new()));
+        assert_eq!(refused(b""), Some((0, String::new())));
+        assert_eq!(refused(&Form::Protobuf.answer(7, "too old")), Some((7, "too old".into())));
+        assert_eq!(refused(b"<html>"), None);
     }
 }

@@ -30,6 +30,22 @@ use tokio_rustls::rustls::ClientConfig;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is quoted of an answer, in characters.
 const QUOTED: usize = 200;
+/// Headers that say how a request is sent: the gateway sets them, or does not send them.
+const OWN: [&str; 13] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "proxy-connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "user-agent",
+];
 /// Where OTLP takes metrics, if the endpoint names no path.
 const PATH: &str = "/v1/metrics";
 
@@ -37,6 +53,7 @@ const PATH: &str = "/v1/metrics";
 #[derive(Debug, Default)]
 pub struct Counts {
     sent: AtomicU64,
+    unclear: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
     last_s: AtomicU64,
@@ -49,6 +66,7 @@ impl Counts {
         let help = "Requests with metrics that were sent to the collector, by result.";
         let mut pushes = families.counters("failsafe_gateway_otlp_pushes_total", help);
         pushes.with(&[("result", "taken")], of(&self.sent));
+        pushes.with(&[("result", "unclear")], of(&self.unclear));
         pushes.with(&[("result", "failed")], of(&self.failed));
         drop(pushes);
         let help = "Values that the collector did not take, of requests that it took.";
@@ -92,7 +110,7 @@ impl Push {
         let tls = tls.map_err(|error| wrong("otlp_ca_file", format!("{error:#}")))?;
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let every = Duration::from_secs(config.otlp_interval_s);
-        let (shown, started) = (config.otlp_endpoint.clone(), SystemTime::now());
+        let (shown, started) = (url.shown(), SystemTime::now());
         Ok(Some(Push { url, shown, tls, headers, every, host, started, counts: Arc::default() }))
     }
 
@@ -106,12 +124,21 @@ impl Push {
         tracing::info!(endpoint = self.shown, every_s = self.every.as_secs(), "metrics are sent by OTLP");
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let (mut failing, mut unclear) = (false, false);
         loop {
             ticks.tick().await;
             let (families, daemon_ns) = scraped.families().await;
             match self.send(&families, daemon_ns.unwrap_or(0)).await {
-                Ok((refused, why)) => {
+                Ok(None) => {
+                    self.counts.unclear.fetch_add(1, Ordering::Relaxed);
+                    failing = false;
+                    if !std::mem::replace(&mut unclear, true) {
+                        let what = "the collector answers with success, but not with an answer of OTLP: what it took is not known";
+                        tracing::warn!(endpoint = self.shown, "{what}");
+                    }
+                }
+                Ok(Some((refused, why))) => {
+                    unclear = false;
                     self.counts.sent.fetch_add(1, Ordering::Relaxed);
                     self.counts.refused.fetch_add(refused, Ordering::Relaxed);
                     self.counts.last_s.store(since_epoch(SystemTime::now()).as_secs(), Ordering::Relaxed);
@@ -135,8 +162,8 @@ impl Push {
         }
     }
 
-    /// How many values the collector did not take of a request that it took, and why.
-    async fn send(&self, families: &Families, daemon_ns: u64) -> Result<(u64, String)> {
+    /// How many values the collector did not take of a request that it took, and why. `None`: its answer does not say it.
+    async fn send(&self, families: &Families, daemon_ns: u64) -> Result<Option<(u64, String)>> {
         let ns = |at| u64::try_from(since_epoch(at).as_nanos()).unwrap_or(u64::MAX);
         let times = otlp::Times { now: ns(SystemTime::now()), daemon: daemon_ns, gateway: ns(self.started) };
         let body = Bytes::from(otlp::request(families, &self.host, times));
@@ -146,7 +173,7 @@ impl Push {
         // A server may repeat what it got, the headers too.
         let text = if self.headers.is_none() { quoted(&answer.text) } else { "not quoted".to_owned() };
         ensure!(answer.status.is_success(), "HTTP {}: {text}", answer.status.as_u16());
-        Ok(otlp::refused(&answer.bytes))
+        Ok(otlp::refused(&answer.bytes).filter(|_| answer.is_whole))
     }
 }
 
@@ -186,6 +213,7 @@ fn read(file: &Secret) -> Result<HeaderMap> {
         let expected = || format!("line {}: expected `NAME: VALUE`", at + 1);
         let (name, value) = line.split_once(':').with_context(expected)?;
         let name = HeaderName::from_bytes(name.trim().as_bytes()).ok().with_context(expected)?;
+        ensure!(!OWN.contains(&name.as_str()), "line {}: the gateway sets {name} itself", at + 1);
         let mut value = HeaderValue::from_str(value.trim()).ok().with_context(expected)?;
         value.set_sensitive(true);
         headers.append(name, value);

@@ -1,7 +1,7 @@
 //! One HTTP request to a target: a connection of its own, over TLS with the authorities of the system or of a file.
 //!
 //! Invariants: no redirect is followed; the status of an answer decides. Up to [`ANSWER`] bytes of its body are read, for at most
-//! [`BODY`], where it is no success, or where the caller wants it.
+//! [`BODY`], where it is no success, or up to [`EVALUATED`] bytes where the caller wants it. Whether this is all of it is known.
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full};
@@ -32,8 +32,9 @@ use tokio_rustls::{
     },
 };
 
-/// What is read of an answer, in bytes.
+/// What is read of an answer, in bytes: of one that is quoted, and of one that is evaluated.
 const ANSWER: usize = 4_096;
+const EVALUATED: usize = 64 << 10;
 /// How long the body of an answer is read.
 pub const BODY: Duration = Duration::from_secs(1);
 /// Largest file of authorities, in bytes.
@@ -82,6 +83,13 @@ impl Url {
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         Ok(Url { tls, host, port, path, authority: authority.to_string() })
+    }
+
+    /// Scheme, host and path: what may be logged. A query can have a key.
+    pub fn shown(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let path = self.path.split('?').next().unwrap_or_default();
+        format!("{scheme}://{}{path}", self.authority)
     }
 
     /// Whether it names no path.
@@ -146,6 +154,8 @@ pub struct Answer {
     pub text: String,
     /// The same, as it came.
     pub bytes: Vec<u8>,
+    /// Whether this is all of it. False also where it was not read.
+    pub is_whole: bool,
 }
 
 /// Whose body is read.
@@ -198,9 +208,13 @@ pub async fn post(
         let answer = timeout_at(until, sender.send_request(request)).await.with_context(late)?.context("no answer")?;
         let (parts, body) = answer.into_parts();
         let after = parts.headers.get(RETRY_AFTER).and_then(retry_after);
-        let is_read = read == Read::All || !parts.status.is_success();
-        let bytes = if is_read { beginning(body).await } else { Vec::new() };
-        Ok(Answer { status: parts.status, after, text: String::from_utf8_lossy(&bytes).into_owned(), bytes })
+        let (bytes, is_whole) = match (read, parts.status.is_success()) {
+            (Read::All, _) => beginning(body, EVALUATED).await,
+            (Read::Failures, false) => beginning(body, ANSWER).await,
+            (Read::Failures, true) => (Vec::new(), false),
+        };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Answer { status: parts.status, after, text, bytes, is_whole })
     };
     // The connection ends with the answer: it is driven here, not by a task that could outlive it.
     tokio::pin!(connection);
@@ -221,21 +235,26 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// What arrives of a body in time, as far as it fits.
-async fn beginning(mut body: Incoming) -> Vec<u8> {
+/// What arrives of a body in time, up to `most` bytes, and whether that is all of it.
+async fn beginning(mut body: Incoming, most: usize) -> (Vec<u8>, bool) {
     let mut read = Vec::new();
     let all = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Some(data) = frame.data_ref() {
-                read.extend_from_slice(&data[..data.len().min(ANSWER - read.len())]);
-            }
-            if read.len() == ANSWER {
-                break;
+        loop {
+            let frame = match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => frame,
+            };
+            let data = frame.data_ref().map_or(&[][..], |data| data.as_ref());
+            let fits = data.len().min(most - read.len());
+            read.extend_from_slice(&data[..fits]);
+            if fits < data.len() {
+                return false;
             }
         }
     };
-    let _in_time = tokio::time::timeout(BODY, all).await;
-    read
+    let is_whole = tokio::time::timeout(BODY, all).await.unwrap_or(false);
+    (read, is_whole)
 }
 
 /// What `Retry-After` asks for: seconds, or a date.
@@ -266,6 +285,15 @@ mod tests {
             assert!(Url::parse(bad, false).is_err(), "{bad}");
         }
         assert_eq!(Url::parse("http://a:9093/am/", false).unwrap().join("/api/v2/alerts").path, "/am/api/v2/alerts");
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_query() {
+        let shown = |text: &str| Url::parse(text, false).unwrap().shown();
+        assert_eq!(
+            shown("https://otel.example.org:4318/v1/metrics?api_key=s3cret"),
+            "https://otel.example.org:4318/v1/metrics"
+        );
     }
 
     #[test]

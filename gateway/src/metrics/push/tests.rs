@@ -99,9 +99,47 @@ async fn what_the_collector_does_not_take_is_counted_and_the_next_request_is_sen
 #[tokio::test]
 async fn a_collector_that_is_away_is_counted() {
     let counts = pushing(|config| config.otlp_endpoint = "http://127.0.0.1:1".into()).await;
-    while !counted(&counts).contains("failsafe_gateway_otlp_pushes_total{result=\"failed\"} 1\n") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    counts_one(&counts.failed).await;
+}
+
+/// Waits for at least one, 20 seconds at most.
+async fn counts_one(count: &AtomicU64) {
+    let counted = async {
+        while count.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), counted).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_of_several_kilobytes_is_read() {
+    let partial = Form::Protobuf.answer(3, &"too old ".repeat(2_000));
+    let (endpoint, _got) = collector(vec![(200, partial)]).await;
+    let counts = pushing(|config| config.otlp_endpoint = endpoint).await;
+    counts_one(&counts.refused).await;
+    assert_eq!(counts.unclear.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_or_none_of_otlp_is_not_counted_as_taken() {
+    let long = Form::Protobuf.answer(3, &"x".repeat(100_000));
+    for answer in [long, b"{\"ok\":true}".to_vec()] {
+        let (endpoint, _got) = collector(vec![(200, answer)]).await;
+        let counts = pushing(|config| config.otlp_endpoint = endpoint).await;
+        counts_one(&counts.unclear).await;
+        assert_eq!((counts.sent.load(Ordering::Relaxed), counts.failed.load(Ordering::Relaxed)), (0, 0));
     }
+}
+
+#[test]
+fn the_query_of_the_endpoint_is_not_logged() {
+    let config = config::Metrics {
+        otlp_endpoint: "http://otel.example.org:4318/own/path?api_key=s3cret".into(),
+        otlp_interval_s: 60,
+        ..config::Metrics::default()
+    };
+    assert_eq!(Push::open(&config).unwrap().unwrap().shown, "http://otel.example.org:4318/own/path");
 }
 
 #[test]
@@ -113,6 +151,14 @@ fn a_file_of_headers_that_is_wrong_is_named_by_line_and_not_quoted() {
         let error = format!("{:#}", read(&Secret::at(file.clone())).unwrap_err());
         assert_eq!(error, format!("line {line}: expected `NAME: VALUE`"));
     }
+    for (text, name) in
+        [("X: 1\nHost: a", "host"), ("X: 1\nContent-Length: 3", "content-length"), ("X: 1\nTE: a", "te")]
+    {
+        std::fs::write(&file, text).unwrap();
+        let error = format!("{:#}", read(&Secret::at(file.clone())).unwrap_err());
+        assert_eq!(error, format!("line 2: the gateway sets {name} itself"));
+    }
+    std::fs::write(&file, "s3cret").unwrap();
     let config = |endpoint: &str, headers: bool| config::Metrics {
         otlp_endpoint: endpoint.into(),
         otlp_headers_file: if headers { file.clone() } else { PathBuf::new() },
