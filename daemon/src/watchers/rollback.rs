@@ -38,7 +38,8 @@ pub const EVERY: Duration = Duration::from_secs(3_600);
 const AGAIN: Duration = Duration::from_secs(60);
 /// When a TPM that made no counter is asked again: each attempt is in the log.
 const MAKE_AGAIN: Duration = Duration::from_secs(86_400);
-/// How long a TPM that the log has a value of may be missing until that is a finding: its driver may load after the daemon.
+/// How long a TPM that the log has a value of may be missing, or not answer, until that is a finding: its driver may load after the
+/// daemon, and another program may use it.
 const DRIVER: Duration = Duration::from_secs(600);
 /// How long the thread sleeps. A TPM that appears is noticed within this time.
 const LOOK: Duration = Duration::from_secs(1);
@@ -92,8 +93,10 @@ pub struct Rollback {
     stated: Stated,
     /// The log has a finding that the TPM is missing, and no value since then.
     missing: bool,
-    /// Since when there is no TPM.
-    absent: Option<Instant>,
+    /// There was no device at the last look.
+    absent: bool,
+    /// Since when no value of the TPM is known: there is none, or it does not answer.
+    silent: Option<Instant>,
     /// How long this may be so until it is a finding.
     driver: Duration,
     /// Why the log could not be read when the daemon started.
@@ -131,7 +134,7 @@ impl Rollback {
         let of_boot = last.filter(|entry| entry.boot_id == boot_id && !missing);
         let since = of_boot.map(|entry| Duration::from_nanos(clock::monotonic_ns().saturating_sub(entry.mono_ns)));
         let due = Instant::now() + since.map_or(Duration::ZERO, |since| EVERY.saturating_sub(since));
-        Rollback { log, tpm, stated, missing, absent: None, driver: DRIVER, unread, due, shared }
+        Rollback { log, tpm, stated, missing, absent: false, silent: None, driver: DRIVER, unread, due, shared }
     }
 
     /// Works until `stop`.
@@ -139,7 +142,7 @@ impl Rollback {
         sched::background();
         let mut next = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            let appeared = self.absent.is_some() && self.tpm.absent().is_none();
+            let appeared = self.absent && self.tpm.absent().is_none();
             if appeared || Instant::now() >= next {
                 let (found, wait) = self.look(stop);
                 if let Some(what) = found {
@@ -157,7 +160,7 @@ impl Rollback {
         let mut found = None;
         let agreed = self.agree(&mut found, stop).map(Counter::Agreed);
         let counter = match agreed {
-            Err(Stopped::Tpm(why @ NoTpm::Absent(_))) => self.without_tpm(&why.to_string(), &mut found, stop),
+            Err(Stopped::Tpm(why)) if why != NoTpm::Disabled => self.without_tpm(&why, &mut found, stop),
             other => other,
         };
         let (counter, wait) = match counter {
@@ -184,13 +187,16 @@ impl Rollback {
         if let Some(why) = &self.unread {
             return Err(Stopped::Unread(why.clone()));
         }
-        if let Some(absent) = self.tpm.absent() {
+        let absent = self.tpm.absent();
+        self.absent = absent.is_some();
+        if let Some(absent) = absent {
             return Err(Stopped::Tpm(absent));
         }
-        self.absent = None;
         // Each step leads to another; a counter that somebody else counts up meanwhile does not keep this thread here.
         for _ in 0..4 {
             let value = self.tpm.counter().map_err(Stopped::Tpm)?;
+            // Only a value shows that nothing is hidden: a plain file in the place of the device does not.
+            self.silent = None;
             let (step, amiss) = compare(self.stated, value);
             if let Some(what) = amiss {
                 tracing::error!(what, "the audit log");
@@ -210,21 +216,25 @@ impl Rollback {
         Err(Stopped::Tpm(NoTpm::NotNow(why)))
     }
 
-    /// There is no TPM now. If the log states a value, somebody may have disabled the TPM to hide that the log was rolled back: that
-    /// is a finding, once until the log states a value again.
-    fn without_tpm(&mut self, why: &str, found: &mut Option<String>, stop: &AtomicBool) -> Result<Counter, Stopped> {
-        let since = *self.absent.get_or_insert_with(Instant::now);
-        let Stated::Value(value) = self.stated else { return Ok(Counter::Unused(why.to_owned())) };
+    /// There is no TPM now, or it does not answer. If the log states a value, somebody may have disabled, replaced or occupied the TPM
+    /// to hide that the log was rolled back: that is a finding, once until the log states a value again.
+    fn without_tpm(&mut self, no: &NoTpm, found: &mut Option<String>, stop: &AtomicBool) -> Result<Counter, Stopped> {
+        let since = *self.silent.get_or_insert_with(Instant::now);
+        let why = no.to_string();
+        let Stated::Value(value) = self.stated else {
+            return Ok(if self.absent { Counter::Unused(why) } else { Counter::Failed(why) });
+        };
         let text = format!("the log states {value} for the counter of the TPM, but {why}");
+        let counter = if self.absent { Counter::Missing(text.clone()) } else { Counter::Failed(text.clone()) };
         if !self.missing && since.elapsed() >= self.driver {
             let what = format!("it cannot be excluded that the log was rolled back: {text}");
             tracing::error!(what, "the audit log");
             self.write(&finding(&what, self.log.stamp()), stop)?;
             self.missing = true;
             *found = Some(what);
-            self.write(&counter::missing(value, why, self.log.stamp()), stop)?;
+            self.write(&counter::missing(value, &why, self.log.stamp()), stop)?;
         }
-        Ok(Counter::Missing(text))
+        Ok(counter)
     }
 
     fn begin(&mut self, stop: &AtomicBool) -> Result<(), Stopped> {

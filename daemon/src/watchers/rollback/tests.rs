@@ -220,6 +220,40 @@ fn a_tpm_that_is_missing_is_one_finding_and_the_counter_goes_on_when_it_is_back(
 }
 
 #[test]
+fn a_tpm_that_does_not_answer_is_one_finding() {
+    let Some(mut node) = Node::start("a_tpm_that_does_not_answer_is_one_finding") else { return };
+    let first = node.boot().agrees();
+    let (device, hidden) = (node.swtpm.socket(), node.swtpm.folder().join("hidden"));
+    fs::rename(&device, &hidden).unwrap();
+    // In the place of the device.
+    fs::write(&device, "").unwrap();
+
+    let mut boot = node.boot();
+    assert_eq!(boot.look(), None, "another program may use it");
+    let failed = format!("the log states {first} for the counter of the TPM, but ");
+    assert!(matches!(boot.shared.get(), Counter::Failed(why) if why.starts_with(&failed)), "{:?}", boot.shared.get());
+    // A device that is missing for one look does not begin the time anew, and neither does a file.
+    let since = boot.rollback.silent.unwrap();
+    fs::remove_file(&device).unwrap();
+    assert_eq!(boot.look(), None);
+    assert!(matches!(boot.shared.get(), Counter::Missing(_)), "{:?}", boot.shared.get());
+    fs::write(&device, "").unwrap();
+    assert_eq!(boot.look(), None);
+    assert_eq!(boot.rollback.silent, Some(since));
+    boot.rollback.driver = Duration::ZERO;
+    let found = boot.look().unwrap();
+    assert!(found.contains(&failed), "{found}");
+    assert_eq!(boot.look(), None, "it is reported once");
+    boot.stops();
+
+    fs::rename(&hidden, &device).unwrap();
+    let mut boot = node.again();
+    assert_eq!(boot.look(), None);
+    assert_eq!((boot.value(), boot.rollback.silent), (first + 1, None), "the TPM that answers again is used");
+    boot.stops();
+}
+
+#[test]
 fn a_node_that_never_had_a_tpm_has_no_finding() {
     let (state, nowhere) = (tempfile::tempdir().unwrap(), "/nowhere/tpmrm0".into());
     let (bounds, second) = (AuditLog::default().bounds(), state.path().join("second-head"));
