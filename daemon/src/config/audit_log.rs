@@ -61,7 +61,7 @@ impl AuditLog {
 
     /// How checkpoints are signed, and how often a silent log has a heartbeat.
     pub fn vouch(&self, keys: &Arc<SigningKeys>) -> Vouch {
-        let name = self.origin.clone().unwrap_or_else(default_name);
+        let name = self.origin.clone().unwrap_or_else(|| default_name(keys));
         Vouch { keys: keys.clone(), name, checkpoint: self.checkpoint.0, heartbeat: self.heartbeat.0 }
     }
 

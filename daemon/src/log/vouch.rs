@@ -11,6 +11,10 @@ use failsafe_journal::{
 use failsafe_tlog::{Keys, Signer, VerifierKey};
 use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
+/// Characters of a host's name, and of a key's id, in the name of a log.
+const HOST: usize = 220;
+const KEY: usize = 8;
+
 /// What vouches for the log while it is written.
 #[derive(Clone)]
 pub struct Vouch {
@@ -82,15 +86,24 @@ fn publish(listed: &[NodeKey], state_dir: &Path) -> Result<(), String> {
     replace_synced(&path, text.as_bytes(), MODE).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// The name of the key of a new log: `HOST/failsafe`, where HOST is the name of the host. It does not begin with the name of earlier
-/// logs, `failsafe`: a witness lets that key sign for all names below it.
-pub fn default_name() -> String {
+/// The name of the key of a new log: `HOST/failsafe`, where HOST is the name of the host.
+pub fn default_name(keys: &SigningKeys) -> String {
     let host = nix::unistd::gethostname().unwrap_or_default();
-    let host: String = host.to_string_lossy().chars().map(|c| if name_char(c) { c } else { '-' }).take(253).collect();
-    match host.as_str() {
-        "" => KEY_NAME.to_owned(),
-        host => format!("{host}/{KEY_NAME}"),
+    let key = keys.listed().ok().and_then(|all| Some(all.first()?.public.id().to_string()));
+    name_of(&host.to_string_lossy(), key.as_deref().unwrap_or("unknown"))
+}
+
+/// A host name that says nothing about the node gets a part of the key's id. The name does not begin with that of earlier logs,
+/// `failsafe`: a witness lets their keys sign for all names below it.
+fn name_of(host: &str, key: &str) -> String {
+    let host: String = host.chars().map(|c| if name_char(c) { c } else { '-' }).take(HOST).collect();
+    let says_nothing = matches!(host.as_str(), "" | "log" | KEY_NAME) || host.split('.').next() == Some("localhost");
+    if !says_nothing {
+        return format!("{host}/{KEY_NAME}");
     }
+    let host = if host.is_empty() { "unnamed" } else { &host };
+    let key: String = key.chars().filter(char::is_ascii_alphanumeric).take(KEY).collect();
+    format!("{host}-{key}/{KEY_NAME}")
 }
 
 /// Whether it can stand in the name of a host.
@@ -136,12 +149,30 @@ mod tests {
 
     #[test]
     fn the_name_of_a_log_has_that_of_the_host_and_is_a_valid_key_name() {
-        let name = default_name();
+        let folder = tempfile::tempdir().unwrap();
+        let name = default_name(&SigningKeys::open(folder.path(), 1));
         assert!(name.ends_with("/failsafe") && wrong_name(&name).is_none(), "{name}");
         assert!(wrong_name("node7.example.org/failsafe").is_none());
         for wrong in ["", "a b", "a+b", "/a", "a/", "a//b", "a/log", "log/a", "nöde", &"a".repeat(254)] {
             assert!(wrong_name(wrong).is_some(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_host_name_that_says_nothing_about_the_node_gets_a_part_of_the_keys_id() {
+        let name = |host: &str| {
+            let name = name_of(host, "4f1c0e9a77");
+            assert!(wrong_name(&name).is_none() && name.split('/').next() != Some(KEY_NAME), "{name}");
+            name
+        };
+        assert_eq!(name("node7.example.org"), "node7.example.org/failsafe");
+        assert_eq!(name("failsafe.example.org"), "failsafe.example.org/failsafe");
+        assert_eq!(name("failsafe"), "failsafe-4f1c0e9a/failsafe");
+        assert_eq!(name("log"), "log-4f1c0e9a/failsafe");
+        assert_eq!(name("localhost"), "localhost-4f1c0e9a/failsafe");
+        assert_eq!(name("localhost.localdomain"), "localhost.localdomain-4f1c0e9a/failsafe");
+        assert_eq!(name(""), "unnamed-4f1c0e9a/failsafe");
+        assert_eq!(name(&"a".repeat(300)).len(), 229);
     }
 
     /// Signs one more entry in a new process of the daemon; the checkpoint.
