@@ -8,7 +8,7 @@
 set -u
 
 # FAILSAFE_ROOT is where the root of the host is mounted, if failsafectl is not in the image.
-failsafectl=${FAILSAFE_ROOT:-}/usr/bin/failsafectl
+failsafectl=${FAILSAFE_ROOT:-}/usr/lib/failsafe/bin/failsafectl
 if [ -z "${FAILSAFE_ROOT:-}" ]; then
     failsafectl=failsafectl
 fi
@@ -20,6 +20,11 @@ degraded) set -- ;;
     exit 2
     ;;
 esac
+
+if ! command -v "$failsafectl" >/dev/null; then
+    echo "$failsafectl is not installed on the node, or not executable"
+    exit 2
+fi
 
 # node-problem-detector ends the plugin after its own time limit; this one is shorter, so that the message says why.
 answer=$(timeout -k 1 12 "$failsafectl" node health --wait 8s "$@" 2>&1)

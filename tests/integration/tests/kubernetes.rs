@@ -25,7 +25,7 @@ fn text(name: &str) -> Result<String> {
 /// The plugin with a failsafectl that ends with this code and prints this text.
 fn plugin(argument: &str, code: i32, answer: &str) -> Result<(Said, String)> {
     let root = TempDir::with_prefix("failsafe-it-npd-")?;
-    let bin = root.path().join("usr/bin");
+    let bin = root.path().join("usr/lib/failsafe/bin");
     fs::create_dir_all(&bin)?;
     let (fake, calls) = (bin.join("failsafectl"), root.path().join("calls"));
     fs::write(root.path().join("answer"), answer)?;
@@ -67,6 +67,16 @@ fn the_plugin_turns_each_answer_into_an_exit_code_of_node_problem_detector() -> 
 }
 
 #[test]
+fn the_plugin_reports_that_failsafectl_is_not_installed() -> Result<()> {
+    let root = TempDir::with_prefix("failsafe-it-npd-")?;
+    let mut command = Command::new(file("failsafe-plugin.sh"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("FAILSAFE_ROOT", root.path()).arg("unhealthy");
+    let said = Said::of(&mut command)?.expect(2)?;
+    ensure!(said.out.contains("usr/lib/failsafe/bin/failsafectl is not installed on the node"), "{said:?}");
+    Ok(())
+}
+
+#[test]
 fn the_plugin_reports_a_cordoned_node_and_a_daemon_that_does_not_answer() -> Result<()> {
     on_node("npd", "", |node: &mut Node| {
         let folder = program("failsafectl")?.parent().context("no folder")?.display().to_string();
@@ -102,7 +112,16 @@ fn the_manifests_name_the_same_files_accounts_and_conditions() -> Result<()> {
     }
     // A file that is mounted stays the old one when an upgrade replaces it.
     ensure!(!daemonset.contains("type: File"), "a file of the host is mounted: {daemonset}");
-    ensure!(daemonset.contains("mountPath: /host/usr/bin\n"), "{daemonset}");
+    // A folder of its own: the programs of the host are no business of the pod. The package fills it.
+    ensure!(daemonset.contains("mountPath: /host/usr/lib/failsafe/bin\n"), "{daemonset}");
+    ensure!(
+        daemonset.contains("            path: /usr/lib/failsafe/bin\n            type: Directory\n"),
+        "{daemonset}"
+    );
+    ensure!(!daemonset.contains("path: /usr/bin"), "{daemonset}");
+    let package = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../daemon/Cargo.toml"))?;
+    let asset = "[\"target/release/failsafectl\", \"usr/lib/failsafe/bin/\", \"755\"]";
+    ensure!(package.contains(asset), "the package lacks {asset}");
     ensure!(daemonset.contains("serviceAccountName: failsafe-node-problem-detector"));
     ensure!(rbac.matches("name: failsafe-node-problem-detector").count() == 3, "{rbac}");
     ensure!(conditions.iter().any(|condition| taint.contains(&format!("type: {condition}\n"))), "{taint}");
