@@ -59,26 +59,33 @@ pub struct Incident {
     pub severity: Severity,
     /// Observe: none of its decisions was carried out.
     pub mode: Mode,
-    /// Who acted first.
-    pub actor: Actor,
+    /// Who acted first; none: its beginning is not known.
+    pub actor: Option<Actor>,
     /// Number of decisions.
     pub decisions: u32,
     /// Their actions, in order.
     pub steps: Vec<Taken>,
     /// Actions that are left out, the oldest.
     pub left_out: u32,
-    /// When its cause was, nanoseconds since the epoch.
+    /// When its cause was, nanoseconds since the epoch; 0: not known.
     pub opened_ns: i64,
     /// When it was over; none: it is open.
     pub closed_ns: Option<i64>,
     /// When the last entry about it was written.
     pub changed_ns: i64,
-    /// Index of the entry with its first decision.
+    /// Index of the entry with its first decision, of those that were seen.
     pub entry: u64,
     /// It is of a drill.
     pub drill: bool,
     /// Its run ended.
     pub run_has_ended: bool,
+    /// A later thaw of the run, of another incident or of a guarded run, is proved.
+    pub is_lifted: bool,
+    /// Its first decision was not seen: rule, condition, values, actor, time and entry of its beginning are not known, and
+    /// decisions and actions before those that are listed may be missing.
+    pub beginning_unknown: bool,
+    /// Entries about its run that came while it was open are not in the log, because the log budget of a user was spent.
+    pub entries_limited: bool,
 }
 
 /// An action of a decision.
@@ -149,7 +156,7 @@ impl Incident {
             values: decision.values.iter().take(VALUES).map(value).collect(),
             severity: decision.severity,
             mode: decision.mode,
-            actor: asked(decision).0,
+            actor: Some(asked(decision).0),
             decisions: 0,
             steps: Vec::new(),
             left_out: 0,
@@ -159,6 +166,24 @@ impl Incident {
             entry: entry.index,
             drill,
             run_has_ended: false,
+            is_lifted: false,
+            beginning_unknown: false,
+            entries_limited: false,
+        }
+    }
+
+    /// By a decision of which it is not certain that it is the first one: nothing is known of the beginning.
+    pub(super) fn found(entry: &Entry<'_>, decision: &Decision, drill: bool, known: Arc<Known>) -> Incident {
+        Incident {
+            rule: None,
+            text: None,
+            condition: String::new(),
+            values: Vec::new(),
+            actor: None,
+            opened_ns: 0,
+            entry: entry.index,
+            beginning_unknown: true,
+            ..Incident::opened(entry, decision, (None, None, drill), known)
         }
     }
 
@@ -172,13 +197,16 @@ impl Incident {
         if steps(decision).any(|action| action == Action::Thaw) {
             self.steps.iter_mut().for_each(|step| step.desired = false);
         }
+        if decision.mode == Mode::Enforce && decision.actions.iter().any(|action| action.contains()) {
+            self.is_lifted = false;
+        }
         let (actor, role, reason) = asked(decision);
         for action in &decision.actions {
             self.steps.push(Taken {
                 decision: decision.id.n,
                 action: *action,
                 mode: decision.mode,
-                desired: decision.mode == Mode::Enforce && action.contains(),
+                desired: decision.mode == Mode::Enforce && action.contains() && !self.run_has_ended,
                 verdict: None,
                 proofs: Vec::new(),
                 actor: actor.clone(),
@@ -225,13 +253,21 @@ impl Incident {
         (self.revision, self.run_has_ended) = (revision, true);
     }
 
+    /// A thaw of its run is proved that is not one of its own.
+    pub(super) fn lifted(&mut self, entry: &Entry<'_>) {
+        self.is_lifted = true;
+        self.steps.iter_mut().for_each(|step| step.desired = false);
+        self.changed(entry);
+    }
+
     fn changed(&mut self, entry: &Entry<'_>) {
         self.revision = entry.index.saturating_add(1);
         self.changed_ns = i64::try_from(entry.wall_ns).unwrap_or(i64::MAX);
         // An outcome can be recorded after the end of the run.
         if !self.run_has_ended {
             let over = matches!(self.standing(), IncidentState::Noted | IncidentState::Thawed);
-            self.closed_ns = over.then_some(self.changed_ns);
+            // A later outcome does not move the end.
+            self.closed_ns = over.then_some(self.closed_ns.unwrap_or(self.changed_ns));
         }
     }
 
@@ -242,8 +278,20 @@ impl Incident {
 
     /// How it stands.
     pub fn standing(&self) -> IncidentState {
+        if self.is_lifted {
+            return IncidentState::Thawed;
+        }
         let counted = self.steps.iter().filter(|step| step.counts());
         IncidentState::after(counted.map(|step| (step.action, step.verdict.as_ref())))
+    }
+
+    /// The word for how it stands. Nothing more is to come of the actions of a run that has ended.
+    pub fn standing_name(&self) -> &'static str {
+        match self.standing() {
+            standing @ (IncidentState::Noted | IncidentState::Thawed) => standing.name(),
+            _ if self.run_has_ended => "ended",
+            standing => standing.name(),
+        }
     }
 
     /// Name and version of the policy.
