@@ -426,7 +426,7 @@ pub struct ControlArgs {
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
     /// An id of your choice, new for each command: 1 to 64 letters, digits, `-`, `_`, `.` or `:`. Sent again with the same id
-    /// within ten minutes, the command is not carried out again, and gets the answer of the first time.
+    /// within ten minutes, the command is not carried out again, and gets the result of the first one.
     #[arg(long, value_name = "ID", conflicts_with = "dry_run", value_parser = request_id)]
     pub request_id: Option<String>,
     #[command(flatten)]
@@ -453,7 +453,7 @@ pub struct FreezeArgs {
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub timeout: Duration,
     /// An id of your choice, new for each command: 1 to 64 letters, digits, `-`, `_`, `.` or `:`. Sent again with the same id
-    /// within ten minutes, the command is not carried out again, and gets the answer of the first time.
+    /// within ten minutes, the command is not carried out again, and gets the result of the first one.
     #[arg(long, value_name = "ID", conflicts_with_all = ["all", "dry_run"], value_parser = request_id)]
     pub request_id: Option<String>,
     #[command(flatten)]

@@ -5,13 +5,14 @@ use crate::text::short;
 use failsafe_proto::v1 as pb;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// The table of `incident list`.
 pub fn list(incidents: &[pb::Incident], zone: &TimeZone) -> String {
     let rows = incidents.iter().map(|incident| {
         [
             incident.id.clone(),
-            wall(incident.opened_ns, zone),
+            began(incident, zone),
             run(incident),
             state(incident.state()).to_owned(),
             standing(incident),
@@ -20,6 +21,15 @@ pub fn list(incidents: &[pb::Incident], zone: &TimeZone) -> String {
         ]
     });
     table::table(["INCIDENT", "BEGAN", "RUN", "STATE", "STANDING", "SEVERITY", "CAUSE"], rows)
+}
+
+/// The list for programs.
+pub fn list_json(incidents: &[pb::Incident], revision: u64, incomplete: &BTreeSet<String>) -> Value {
+    json!({
+        "incidents": incidents.iter().map(json).collect::<Vec<_>>(),
+        "revision": revision,
+        "incomplete": incomplete,
+    })
 }
 
 /// The page of `incident show`.
@@ -48,12 +58,18 @@ pub fn page(incident: &pb::Incident, zone: &TimeZone, paint: Paint) -> String {
             ("owner", owner),
             ("labels", labels.join(",")),
             ("policy", format!("{} {}", incident.policy_name, incident.policy_digest).trim().to_owned()),
-            ("began", wall(incident.opened_ns, zone)),
+            ("began", began(incident, zone)),
             ("closed", closed),
-            ("log entry", incident.entry.to_string()),
+            (if incident.beginning_unknown { "first entry read" } else { "log entry" }, incident.entry.to_string()),
             ("drill", if incident.drill { "yes: the run was stopped on purpose".to_owned() } else { String::new() }),
         ],
     );
+    if incident.beginning_unknown {
+        out += "The beginning is not in the memory of the daemon: see `failsafectl explain`\n";
+    }
+    if incident.entries_limited {
+        out += "Entries about the run are missing in the audit log (log-limited): the state may be out of date\n";
+    }
     if incident.steps_left_out > 0 {
         out += &format!("{} earlier actions are left out: see `failsafectl explain`\n", incident.steps_left_out);
     }
@@ -76,10 +92,10 @@ pub fn page(incident: &pb::Incident, zone: &TimeZone, paint: Paint) -> String {
 }
 
 /// A line of `incident watch`.
-pub fn change(change: &pb::WatchIncidentsResponse, zone: &TimeZone, paint: Paint) -> String {
+pub fn change(change: &pb::WatchIncidentsResponse, follow: bool, (zone, paint): (&TimeZone, Paint)) -> String {
     let revision = change.revision;
     let Some(incident) = &change.incident else {
-        return at(revision, change.missed, "incident list", paint);
+        return at((revision, change.missed), follow, "incident list", paint);
     };
     let when = paint.dim(&wall(incident.changed_ns, zone));
     let (id, run, standing) = (clean(&incident.id), run(incident), standing(incident));
@@ -87,16 +103,17 @@ pub fn change(change: &pb::WatchIncidentsResponse, zone: &TimeZone, paint: Paint
     format!("{when}  {id}  {run}  {}  {standing}  {cause}\n", state(incident.state()))
 }
 
-/// A line about no subject: the state is complete, or changes were missed.
-pub fn at(revision: u64, missed: bool, list: &str, paint: Paint) -> String {
+/// A line about no subject: the state is complete up to a revision, or changes before it were missed. `follow`: the watch goes on.
+pub fn at((revision, missed): (u64, bool), follow: bool, list: &str, paint: Paint) -> String {
+    let revision = match follow {
+        true => format!("watching from revision {revision}"),
+        false => format!("complete up to revision {revision}"),
+    };
     if missed {
         let why = "earlier changes are no longer available";
-        return format!(
-            "{}\n",
-            paint.warn(&format!("{why}: see `failsafectl {list}`; watching from revision {revision}"))
-        );
+        return format!("{}\n", paint.warn(&format!("{why}: see `failsafectl {list}`; {revision}")));
     }
-    format!("{}\n", paint.dim(&format!("watching from revision {revision}")))
+    format!("{}\n", paint.dim(&revision))
 }
 
 /// An incident for programs.
@@ -149,6 +166,8 @@ pub fn json(incident: &pb::Incident) -> Value {
         "entry": incident.entry,
         "next_command": incident.next_command,
         "drill": incident.drill,
+        "beginning_unknown": incident.beginning_unknown,
+        "entries_limited": incident.entries_limited,
     })
 }
 
@@ -157,6 +176,7 @@ pub fn change_json(change: &pb::WatchIncidentsResponse) -> Value {
     json!({
         "revision": change.revision,
         "missed": change.missed,
+        "incomplete": change.incomplete,
         "incident": change.incident.as_ref().map(json),
     })
 }
@@ -165,12 +185,19 @@ fn wall(ns: i64, zone: &TimeZone) -> String {
     time::wall(i128::from(ns), zone)
 }
 
+/// When it began; empty where that is not known.
+fn began(incident: &pb::Incident, zone: &TimeZone) -> String {
+    if incident.beginning_unknown { String::new() } else { wall(incident.opened_ns, zone) }
+}
+
 fn run(incident: &pb::Incident) -> String {
     if incident.run_name.is_empty() { short(&incident.run_id) } else { clean(&incident.run_name) }
 }
 
 fn cause(incident: &pb::Incident) -> String {
-    if incident.rule.is_empty() {
+    if incident.beginning_unknown {
+        "not known: it began before the entries in memory".to_owned()
+    } else if incident.rule.is_empty() {
         incident.condition.clone()
     } else {
         format!("rule {}: {}", incident.rule, incident.condition)
@@ -178,6 +205,11 @@ fn cause(incident: &pb::Incident) -> String {
 }
 
 fn standing(incident: &pb::Incident) -> String {
+    let standing = standing_word(incident);
+    if incident.entries_limited { format!("{standing} (log-limited)") } else { standing }
+}
+
+fn standing_word(incident: &pb::Incident) -> String {
     match (incident.standing.as_str(), incident.mode()) {
         ("noted", pb::NodeMode::Observe) => "observed".to_owned(),
         ("pending" | "partial" | "failed", _) => incident.standing.to_uppercase(),
@@ -276,11 +308,40 @@ mod tests {
     }
 
     #[test]
+    fn an_incident_with_an_unknown_beginning_or_limited_entries_shows_that() {
+        let incident = pb::Incident {
+            rule: String::new(),
+            condition: String::new(),
+            opened_ns: 0,
+            beginning_unknown: true,
+            entries_limited: true,
+            ..incident()
+        };
+        let page = page(&incident, &TimeZone::UTC, Paint::plain());
+        let list = list(std::slice::from_ref(&incident), &TimeZone::UTC);
+        for text in [&page, &list] {
+            assert!(text.contains("not known: it began before the entries in memory"), "{text}");
+            assert!(text.contains("contained (log-limited)") && !text.contains("1970"), "{text}");
+        }
+        assert!(page.contains("the state may be out of date"), "{page}");
+        let value = json(&incident);
+        assert!(value["beginning_unknown"] == true && value["entries_limited"] == true);
+    }
+
+    #[test]
+    fn the_list_for_programs_has_its_revision_and_why_it_may_lack_incidents() {
+        let why = BTreeSet::from(["some incidents are in the audit log only".to_owned()]);
+        let value = list_json(&[incident()], 8, &why);
+        assert_eq!(value["incidents"][0]["incident"], "inc-5f0c9a1b2c3d-1");
+        assert_eq!((&value["revision"], &value["incomplete"][0]), (&8.into(), &why.first().unwrap().as_str().into()));
+    }
+
+    #[test]
     fn a_change_is_one_line_and_a_missed_one_names_the_next_command() {
-        let line = |change: &pb::WatchIncidentsResponse| super::change(change, &TimeZone::UTC, Paint::plain());
-        let changed = pb::WatchIncidentsResponse { revision: 8, incident: Some(incident()), missed: false };
+        let line = |change: &pb::WatchIncidentsResponse| super::change(change, true, (&TimeZone::UTC, Paint::plain()));
+        let changed = pb::WatchIncidentsResponse { revision: 8, incident: Some(incident()), ..Default::default() };
         assert!(line(&changed).ends_with("inc-5f0c9a1b2c3d-1  trainer  open  contained  rule loss: metric.loss > 4\n"));
-        let missed = pb::WatchIncidentsResponse { revision: 8, incident: None, missed: true };
+        let missed = pb::WatchIncidentsResponse { revision: 8, missed: true, ..Default::default() };
         assert_eq!(
             line(&missed),
             "earlier changes are no longer available: see `failsafectl incident list`; watching from revision 8\n"

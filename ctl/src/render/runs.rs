@@ -53,7 +53,7 @@ fn state(r: &pb::Run) -> String {
 /// A line of `list --watch`.
 pub fn change(change: &pb::WatchRunsResponse, paint: Paint) -> String {
     let Some(run) = &change.run else {
-        return super::incident::at(change.revision, change.missed, "list --all", paint);
+        return super::incident::at((change.revision, change.missed), true, "list --all", paint);
     };
     let what = json::run_change_word(change.change());
     let parts = [&short(&run.id), &run.name, &state(run), &run.policy_name, &run.incident];
@@ -324,7 +324,8 @@ fn repeated(answer: &pb::ControlResponse, zone: &TimeZone) -> String {
     }
     let at = time::wall(i128::from(answer.repeated_from_ns), zone);
     format!(
-        "  repeated: this is the answer of {at}; the command was not carried out again. How it stands: failsafectl list\n"
+        "  repeated: this command was first sent at {at} and is not carried out again. Its result is shown here; the state of the \
+         run now: failsafectl list\n"
     )
 }
 

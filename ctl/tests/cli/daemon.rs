@@ -86,10 +86,11 @@ fn an_answer_that_is_repeated_says_so_with_its_time() {
         ..Default::default()
     };
     let fake = Fake::start(Answers { control: control.clone(), ..Default::default() });
-    let says = "this is the answer of 2026-11-23 21:34:56.123; the command was not carried out again";
+    let says = "this command was first sent at 2026-11-23 21:34:56.123 and is not carried out again";
     let freeze = ["freeze", "r", "--reason", "x", "--request-id", "ticket-1:freeze"];
     let output = fake.command().args(freeze).output().unwrap();
     assert!(out(&output).contains(says), "{}", out(&output));
+    assert_eq!(fake.asked.lock().unwrap().control.as_ref().unwrap().request_id, "ticket-1:freeze");
     assert_eq!(json(&fake.ctl("freeze r --reason x -o json"))["repeated_from_ns"], 1_795_469_696_123_456_789_i64);
     assert_eq!(fake.asked.lock().unwrap().control.as_ref().unwrap().request_id, "");
     let nothing = pb::ControlResponse { nothing_to_do: true, ..control };
@@ -123,6 +124,13 @@ fn the_list_that_is_watched_has_a_line_for_each_change() {
     assert!(!output.contains('\u{1b}'), "{output}");
     let missed = out(&fake.ctl("list --watch --since 3"));
     assert!(missed.contains("earlier changes are no longer available: see `failsafectl list --all`"), "{missed}");
+    let _selected = fake.ctl("list --watch --since 1796054161482910 -l team=a");
+    let expected =
+        |revision, selector: &str| pb::WatchRunsRequest { revision, follow: true, selector: selector.into() };
+    assert_eq!(
+        fake.asked.lock().unwrap().watch_runs,
+        [expected(None, ""), expected(Some(3), ""), expected(Some(1_796_054_161_482_910), "team=a")]
+    );
     let output = out(&fake.ctl("list --watch -o json"));
     let lines: Vec<serde_json::Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["change"], &lines[0]["run"]["state"]), (&"present".into(), &"frozen".into()), "{output}");

@@ -10,6 +10,7 @@ mod daemon;
 mod files;
 mod fixtures;
 mod health;
+mod incidents;
 mod log;
 mod run;
 #[path = "../../../tests/skip.rs"]

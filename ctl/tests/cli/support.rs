@@ -1,8 +1,8 @@
 //! A daemon that answers what it is told to, on a real unix socket, and remembers what it was asked and by which process.
 
 use failsafe_proto::v1::{
-    self as pb, event_service_server as events, node_service_server as node, policy_service_server as policy,
-    run_service_server as runs,
+    self as pb, event_service_server as events, incident_service_server as incidents, node_service_server as node,
+    policy_service_server as policy, run_service_server as runs,
 };
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +26,7 @@ pub struct Answers {
     pub doctor: pb::DoctorResponse,
     pub health: pb::HealthResponse,
     pub status: pb::StatusResponse,
+    pub incidents: Vec<pb::Incident>,
     /// The reason of a cordon, in answers to orders.
     pub cordoned: String,
     /// Every call fails with this, if it is set.
@@ -42,6 +43,9 @@ pub struct Asked {
     pub control: Option<pb::ControlRequest>,
     pub watch: Vec<pb::WatchRequest>,
     pub orders: Vec<(&'static str, pb::OrderRequest)>,
+    pub watch_runs: Vec<pb::WatchRunsRequest>,
+    pub list_incidents: Vec<pb::ListIncidentsRequest>,
+    pub watch_incidents: Vec<pb::WatchIncidentsRequest>,
 }
 
 /// The fake; it ends with this value.
@@ -52,8 +56,8 @@ pub struct Fake {
 }
 
 #[derive(Clone)]
-struct Service {
-    answers: Answers,
+pub struct Service {
+    pub answers: Answers,
     asked: Arc<Mutex<Asked>>,
 }
 
@@ -75,6 +79,7 @@ impl Fake {
             tonic::transport::Server::builder()
                 .add_service(runs::RunServiceServer::new(service.clone()))
                 .add_service(events::EventServiceServer::new(service.clone()))
+                .add_service(incidents::IncidentServiceServer::new(service.clone()))
                 .add_service(policy::PolicyServiceServer::new(service.clone()))
                 .add_service(node::NodeServiceServer::new(service))
                 .serve_with_incoming(UnixListenerStream::new(listener)),
@@ -124,14 +129,14 @@ pub fn err(output: &Output) -> String {
 }
 
 impl Service {
-    fn answer<T>(&self, value: T) -> Result<Response<T>, Status> {
+    pub fn answer<T>(&self, value: T) -> Result<Response<T>, Status> {
         match &self.answers.fails {
             Some(status) => Err(status.clone()),
             None => Ok(Response::new(value)),
         }
     }
 
-    fn note(&self, note: impl FnOnce(&mut Asked)) {
+    pub fn note(&self, note: impl FnOnce(&mut Asked)) {
         note(&mut self.asked.lock().unwrap());
     }
 }
@@ -146,7 +151,9 @@ impl runs::RunService for Service {
     ) -> Result<Response<Self::WatchRunsStream>, Status> {
         let run = Some(self.answers.run.clone());
         let (present, removed) = (pb::RunChange::Present as i32, pb::RunChange::Removed as i32);
-        let missed = request.into_inner().revision.is_some();
+        let request = request.into_inner();
+        let missed = request.revision.is_some();
+        self.note(|asked| asked.watch_runs.push(request));
         let changes = [
             pb::WatchRunsResponse { change: present, run: run.clone(), ..Default::default() },
             pb::WatchRunsResponse { revision: 7, missed, ..Default::default() },

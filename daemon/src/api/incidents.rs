@@ -12,16 +12,17 @@ use super::{
     list::Selector,
     peer::Peer,
 };
-use crate::watchers::incidents::{Progress, known};
+use crate::watchers::incidents::{Problem, known};
 use failsafe_core::{
     Mode, RunId,
     decision::{IncidentId, Severity, Verdict},
-    incidents::{Incident, Taken},
+    incidents::{Incident, Incomplete, Taken},
     standing::IncidentState,
 };
 use failsafe_proto::{ErrorReason, v1};
 use prost::Message;
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -75,8 +76,10 @@ impl v1::incident_service_server::IncidentService for IncidentApi {
             };
             let list = context.incidents.list();
             let mut found: Vec<Arc<Incident>> = list.iter().filter(wanted).cloned().collect();
-            let (revision, earlier_in_log) = (list.revision(), list.incomplete);
+            let (revision, earlier_in_log) = (list.revision(), list.incomplete().in_log_only);
+            let incomplete = incomplete(&context, list.incomplete());
             drop(list);
+            filter.keep_visible(&mut found);
             found.sort_unstable_by_key(|it| it.entry);
             let (mut incidents, mut bytes, mut next) = (Vec::new(), 0, None);
             for (at, one) in found.iter().enumerate() {
@@ -89,7 +92,7 @@ impl v1::incident_service_server::IncidentService for IncidentApi {
                 incidents.push(message);
             }
             let (next_page_token, only_own) = (next.unwrap_or_default(), !filter.who.reads_log());
-            v1::ListIncidentsResponse { incidents, next_page_token, only_own, revision, earlier_in_log }
+            v1::ListIncidentsResponse { incidents, next_page_token, only_own, revision, earlier_in_log, incomplete }
         });
         page.await.map(Response::new)
     }
@@ -102,8 +105,9 @@ impl v1::incident_service_server::IncidentService for IncidentApi {
         let filter = Filter::new(&self.0, who, ("", "", ""))?;
         let context = self.0.clone();
         let found = self.0.work(share).read(share, move || {
-            let found = context.incidents.list().get(id).cloned();
-            found.filter(|it| filter.wants(it)).map(|it| message(&it))
+            let mut found: Vec<Arc<Incident>> = context.incidents.list().get(id).cloned().into_iter().collect();
+            filter.keep_visible(&mut found);
+            found.first().map(|it| message(it))
         });
         let found = found.await?.ok_or_else(|| {
             let text =
@@ -143,14 +147,20 @@ impl IncidentApi {
             || ErrorReason::NotInTime.status("the daemon still reads the incidents of the audit log: try again");
         let settled = tokio::time::timeout_at(until.into(), settled).await.map_err(|_| not_in_time())?;
         let stopping = |_| ErrorReason::DaemonStopping.status("the daemon is stopping");
-        if let Progress { problem: Some(why), .. } = &*settled.map_err(stopping)? {
-            return Err(ErrorReason::DataDamaged.status(format!("the audit log cannot be read: {why}")));
+        if settled.map_err(stopping)?.problem.is_some() {
+            // What was read before is answered, with the reason why it is not all.
+            return Ok(());
         }
         // Who has the answer to a command finds its incident.
         let written = *self.0.log.latest().borrow();
         let mut read = self.0.incidents.read();
-        let caught_up = tokio::time::timeout_at(until.into(), read.wait_for(|read| *read >= written)).await;
-        caught_up.map_err(|_| not_in_time())?.map_err(stopping).map(|_| ())
+        let caught_up = async {
+            tokio::select! {
+                read = read.wait_for(|read| *read >= written) => read.map(|_| ()),
+                failed = progress.wait_for(|progress| progress.problem.is_some()) => failed.map(|_| ()),
+            }
+        };
+        tokio::time::timeout_at(until.into(), caught_up).await.map_err(|_| not_in_time())?.map_err(stopping)
     }
 }
 
@@ -173,28 +183,73 @@ impl Filter {
         let selector = Selector::parse(selector).map_err(|why| bad(&why))?;
         let run = match (run, run.parse::<RunId>()) {
             ("", _) => None,
-            // The list can have incidents of runs that are not listed any more.
-            (_, Ok(id)) => Some(id),
+            (text, Ok(id)) => {
+                // The list can have incidents of runs that are not listed any more.
+                let mut owners =
+                    context.incidents.list().of(id).map(|it| it.known.owner_uid).collect::<Vec<_>>().into_iter();
+                if !owners.any(|owner| who.may_see_of(id, owner).is_some()) {
+                    context.find(&who, text)?;
+                }
+                Some(id)
+            }
             (name, Err(_)) => Some(context.find(&who, name)?.0.run().id),
         };
         Ok(Filter { context: context.clone(), who, run, rule: rule.to_owned(), selector })
     }
 
+    /// Whether it is asked for. It may still be hidden.
     fn wants(&self, incident: &Incident) -> bool {
         self.run.is_none_or(|run| run == incident.run)
             && (self.rule.is_empty() || incident.rule.as_ref() == Some(&self.rule))
-            && self.may_see(incident)
             && self.selector.selects(&incident.known.labels)
     }
 
-    fn may_see(&self, incident: &Incident) -> bool {
+    /// Removes the incidents that the caller may not see. It looks for each run once, and not while the list is held.
+    fn keep_visible(&self, incidents: &mut Vec<Arc<Incident>>) {
         if self.who.reads_log() {
-            return true;
+            return;
         }
-        // Of a discovered run the owner can be learnt after the incident began.
-        let owner = incident.known.owner_uid.or_else(|| known(&self.context.registry, incident.run).owner_uid);
-        self.who.may_see_of(incident.run, owner).is_some()
+        let mut owners: BTreeMap<RunId, Option<u32>> = BTreeMap::new();
+        incidents.retain(|incident| {
+            // Of a discovered run the owner can be learnt after the last change of the incident.
+            let learnt =
+                || *owners.entry(incident.run).or_insert_with(|| known(&self.context.registry, incident.run).owner_uid);
+            let owner = incident.known.owner_uid.or_else(learnt);
+            self.who.may_see_of(incident.run, owner).is_some()
+        });
     }
+}
+
+/// Why the list may lack incidents, or may not have the last state of one, each in words.
+fn incomplete(context: &Context, list: &Incomplete) -> Vec<String> {
+    let mut why = Vec::new();
+    if list.in_log_only {
+        why.push("some incidents are in the audit log only".to_owned());
+    }
+    if list.limited > 0 {
+        let entries = list.limited;
+        why.push(format!(
+            "{entries} entries about incidents were summed up, because the log budget of a user was spent"
+        ));
+    }
+    if list.unreadable > 0 {
+        why.push(format!("{} entries of the audit log could not be read", list.unreadable));
+    }
+    if let Some(Problem { why: problem, .. }) = &context.incidents.progress().borrow().problem {
+        why.push(format!("the audit log cannot be read on: {problem}"));
+    }
+    // Only what is durable is in the list.
+    let state = context.log.state();
+    if state != "healthy" {
+        why.push(format!("the audit log is not written as it should be: {state}"));
+    }
+    why
+}
+
+/// Why a watch ends: without an end, its client would take the silence for "nothing happens".
+fn cannot_go_on(Problem { why, is_damaged }: &Problem) -> Status {
+    let reason = if *is_damaged { ErrorReason::DataDamaged } else { ErrorReason::StorageUnavailable };
+    reason.status(format!("the audit log cannot be read on: {why}; watch again from the last revision"))
 }
 
 /// Changes that one client sees.
@@ -207,17 +262,20 @@ struct Watched {
 /// What is sent.
 enum Item {
     Changed(u64, Arc<Incident>),
-    /// The state was sent, or changes were missed.
-    At(u64, bool),
+    /// The state was sent, or changes were missed; and why the state may lack incidents.
+    At(u64, bool, Vec<String>),
 }
 
 impl Item {
     fn message(self) -> v1::WatchIncidentsResponse {
         match self {
             Item::Changed(revision, incident) => {
-                v1::WatchIncidentsResponse { revision, incident: Some(message(&incident)), missed: false }
+                let incident = Some(message(&incident));
+                v1::WatchIncidentsResponse { revision, incident, ..Default::default() }
             }
-            Item::At(revision, missed) => v1::WatchIncidentsResponse { revision, incident: None, missed },
+            Item::At(revision, missed, incomplete) => {
+                v1::WatchIncidentsResponse { revision, incident: None, missed, incomplete }
+            }
         }
     }
 }
@@ -227,25 +285,38 @@ impl Source for Watched {
 
     fn next(&mut self, _: &Bounds) -> Result<Batch<Item>, Status> {
         let context = self.filter.context.clone();
+        // Before the list is read: what was taken up before the problem is sent.
+        let problem = context.incidents.progress().borrow().problem.clone();
         let list = context.incidents.list();
         let last = list.revision();
         let Some(at) = self.at else {
-            let open = list.iter().filter(|it| it.is_open() && self.filter.wants(it));
-            // Who goes on after one of them begins anew: the rest of the state has no revision of its own.
-            let items = open.map(|it| Item::Changed(0, it.clone())).chain([Item::At(last, false)]).collect();
+            let mut open: Vec<_> = list.iter().filter(|it| it.is_open() && self.filter.wants(it)).cloned().collect();
+            let incomplete = incomplete(&context, list.incomplete());
+            drop(list);
+            self.filter.keep_visible(&mut open);
             self.at = Some(last);
-            return Ok(Batch { items, more: false });
+            // Who goes on after one of them begins anew: the rest of the state has no revision of its own.
+            let items = open.into_iter().map(|it| Item::Changed(0, it)).chain([Item::At(last, false, incomplete)]);
+            return Ok(Batch { items: items.collect(), more: problem.is_some() });
         };
         let since = list.since(at, BATCH);
-        drop(list);
         if since.missed {
             self.at = Some(last);
-            return Ok(Batch { items: vec![Item::At(last, true)], more: false });
+            let items = vec![Item::At(last, true, incomplete(&context, list.incomplete()))];
+            return Ok(Batch { items, more: problem.is_some() });
+        }
+        drop(list);
+        if let (true, Some(problem)) = (since.changes.is_empty(), &problem) {
+            return Err(cannot_go_on(problem));
         }
         self.at = since.changes.last().map_or(self.at, |(revision, _)| Some(*revision));
-        let items = since.changes.into_iter().filter(|(_, incident)| self.filter.wants(incident));
+        let mut visible: Vec<_> = since.changes.iter().map(|(_, it)| it.clone()).collect();
+        visible.retain(|it| self.filter.wants(it));
+        self.filter.keep_visible(&mut visible);
+        let is_visible = |it: &Arc<Incident>| visible.iter().any(|other| Arc::ptr_eq(other, it));
+        let items = since.changes.into_iter().filter(|(_, it)| is_visible(it));
         let items = items.map(|(revision, incident)| Item::Changed(revision, incident)).collect();
-        Ok(Batch { items, more: since.more })
+        Ok(Batch { items, more: since.more || problem.is_some() })
     }
 }
 
@@ -260,7 +331,7 @@ fn message(of: &Incident) -> v1::Incident {
         id,
         revision: of.revision,
         state: if of.is_open() { v1::IncidentState::Open } else { v1::IncidentState::Closed } as i32,
-        standing: standing.name().into(),
+        standing: of.standing_name().into(),
         standing_detail: match &standing {
             IncidentState::Noted | IncidentState::Thawed => Vec::new(),
             IncidentState::Pending(actions) | IncidentState::Contained(actions) => {
@@ -286,7 +357,7 @@ fn message(of: &Incident) -> v1::Incident {
             Severity::Critical => v1::IncidentSeverity::Critical,
         } as i32,
         mode: mode(of.mode) as i32,
-        actor: Some(convert::actor(&of.actor)),
+        actor: of.actor.as_ref().map(convert::actor),
         decisions: of.decisions,
         steps: of.steps.iter().map(step).collect(),
         steps_left_out: of.left_out,
@@ -295,6 +366,8 @@ fn message(of: &Incident) -> v1::Incident {
         changed_ns: of.changed_ns,
         entry: of.entry,
         drill: of.drill,
+        beginning_unknown: of.beginning_unknown,
+        entries_limited: of.entries_limited,
     }
 }
 

@@ -50,9 +50,10 @@ struct View {
 }
 
 impl RunChanges {
-    /// Of a daemon that started then: revisions count from that time on.
+    /// Of a daemon that started then: revisions count from that time on, in microseconds. A program that has only doubles for
+    /// numbers reads them exactly (they are below 2^53 until the year 2255).
     pub fn new(started_ns: i64) -> RunChanges {
-        let runs = Changes::after(u64::try_from(started_ns).unwrap_or_default());
+        let runs = Changes::after(first(started_ns));
         RunChanges(Mutex::new(View { runs, removed: VecDeque::new(), begun: false }))
     }
 
@@ -62,6 +63,10 @@ impl RunChanges {
         view.look(registry);
         view
     }
+}
+
+fn first(started_ns: i64) -> u64 {
+    u64::try_from(started_ns / 1_000).unwrap_or_default()
 }
 
 impl View {
@@ -264,6 +269,15 @@ mod tests {
             ..Default::default()
         };
         v1::Run { state: state as i32, containment: steps.iter().map(step).collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_revision_is_exact_as_a_double_and_later_than_those_of_an_earlier_daemon() {
+        // 2200-01-01.
+        let revision = first(7_258_118_400_000_000_000);
+        assert!(revision < 1 << 53, "{revision}");
+        assert!(first(1_796_054_162_482_910_211) > first(1_796_054_161_482_910_211) + 999_999);
+        assert_eq!(first(-1), 0);
     }
 
     #[test]

@@ -92,9 +92,9 @@ impl Registry {
     /// The run of that id.
     pub fn of_id(&self, id: RunId) -> Option<FoundRun> {
         let live = self.get(id).map(FoundRun::Live);
-        let guarded = || self.guarded().into_iter().find(|run| run.run.id == id).map(FoundRun::Guarded);
+        let guarded = || self.guarded_of(id).map(FoundRun::Guarded);
         // Last: a run that ends meanwhile is in both.
-        let ended = || self.ended().into_iter().find(|run| run.run.id == id).map(FoundRun::Ended);
+        let ended = || self.ended_of(id).map(FoundRun::Ended);
         live.or_else(guarded).or_else(ended)
     }
 

@@ -180,6 +180,11 @@ impl Registry {
         self.guarded.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// The guarded run of that id.
+    pub(super) fn guarded_of(&self, id: RunId) -> Option<Arc<GuardedRun>> {
+        self.guarded.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
     /// The run, judged or guarded, that a process of this cgroup is in.
     pub fn inside(&self, path: &Path) -> Option<RunId> {
         let live = self.of_cgroup(path).map(|live| live.run.id);

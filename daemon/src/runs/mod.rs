@@ -424,6 +424,16 @@ impl Registry {
         ended
     }
 
+    /// The ended run of that id, as in [`Registry::ended`].
+    fn ended_of(&self, id: RunId) -> Option<Arc<EndedRun>> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        // In this order: a run that is moved between the two looks is in the second one.
+        live.and_then(|run| run.ended().cloned()).or_else(|| {
+            let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.iter().find(|run| run.run.id == id).cloned()
+        })
+    }
+
     fn remember_ended(&self, run: Arc<EndedRun>) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         self.touched.note(run.run.id);

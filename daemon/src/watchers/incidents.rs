@@ -4,7 +4,8 @@
 //! audit log, from the last entries about incidents on ─► core's Incidents ─► Shared: what the API answers and watchers follow
 //! ```
 //! Owns the list. Invariants: what is in it is durable in the log; no other thread waits for this one; reading the log begins at
-//! most [`TAIL`] entries about incidents before its end, which its index leads to.
+//! most [`TAIL`] entries about incidents before its end, which its index leads to, and the last entries about contained runs are
+//! read besides; an entry that cannot be read hides no other one for longer than its file requires, and is counted.
 
 use crate::{
     causes::chain,
@@ -16,7 +17,7 @@ use failsafe_core::{
     incidents::{Entry, Incidents, KEPT, KINDS, Known, OF_INCIDENTS},
     record::Record,
 };
-use failsafe_journal::{Filter, Query, Search, search::SearchError};
+use failsafe_journal::{Filter, Query, Search, reader::ReadError, search::SearchError};
 use std::{
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
@@ -28,6 +29,9 @@ use tokio::sync::watch;
 
 /// Entries about incidents that are read when the daemon starts: an incident has about four.
 const TAIL: usize = 4 * KEPT;
+/// Contained runs whose last entries are read besides, and how many of each.
+const SEEDED: usize = 256;
+const SEEDS: usize = 256;
 /// Entries that are taken up before others may look.
 const BATCH: usize = 256;
 /// How often the thread looks whether the daemon stops.
@@ -53,8 +57,17 @@ pub struct Progress {
     pub complete: bool,
     /// The last change.
     pub revision: u64,
-    /// Why the log cannot be read on.
-    pub problem: Option<String>,
+    /// Why the log cannot be read on; what was read before stays in the list.
+    pub problem: Option<Problem>,
+}
+
+/// Why the log cannot be read on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// In words.
+    pub why: String,
+    /// An entry is damaged. Otherwise reading can go on later.
+    pub is_damaged: bool,
 }
 
 impl Default for Shared {
@@ -94,25 +107,49 @@ pub struct Following {
     pub shared: Arc<Shared>,
 }
 
+/// Where the thread is in the log.
+#[derive(Debug)]
+struct Place {
+    /// Entries about incidents that are read at first.
+    tail: usize,
+    search: Option<Search>,
+    /// Index of the entry to go on with; none: nothing is read yet.
+    next: Option<u64>,
+    /// Index of the last entry that could not be read.
+    damaged: Option<u64>,
+}
+
+impl Place {
+    fn new(tail: usize) -> Place {
+        Place { tail, search: None, next: None, damaged: None }
+    }
+}
+
+/// What comes after a look at the log.
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    /// All is read that there is.
+    Wait,
+    /// An entry is skipped.
+    Again,
+    /// It cannot be read now.
+    Pause,
+}
+
 impl Following {
     /// Works until `stop`.
     pub fn work(self, stop: &AtomicBool) {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
-            return self.fails("there is no timer");
+            return self.fails("there is no timer".to_owned(), false);
         };
         let mut latest = self.log.latest();
-        let mut search: Option<Search> = None;
-        let mut next = None;
+        let mut place = Place::new(TAIL);
         while !stop.load(Ordering::Relaxed) {
             latest.mark_unchanged();
-            let read = match search.take() {
-                Some(search) => Ok(search),
-                None => self.begin(next),
-            };
-            match read.and_then(|mut search| self.read(&mut search, &mut next, stop).map(|()| search)) {
-                Ok(read) => search = Some(read),
-                Err(error) => {
-                    self.fails(&chain(&error));
+            match self.look(&mut place, stop) {
+                Then::Wait => {}
+                Then::Again => continue,
+                Then::Pause => {
                     self.pause(AGAIN, stop);
                     continue;
                 }
@@ -131,14 +168,35 @@ impl Following {
         }
     }
 
-    /// The log from where it is to be read on; at first, from the last entries about incidents on.
-    fn begin(&self, next: Option<u64>) -> Result<Search, SearchError> {
-        let filter = |kinds: &[&str]| {
-            let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-            Filter { kinds, ..Filter::default() }
+    fn look(&self, place: &mut Place, stop: &AtomicBool) -> Then {
+        let Err(error) = self.go_on(place, stop) else { return Then::Wait };
+        let index = damaged(&error).filter(|index| place.damaged.is_none_or(|before| before < *index));
+        let Some(index) = index else {
+            self.fails(chain(&error), damaged(&error).is_some());
+            return Then::Pause;
         };
+        // Frame lengths and the index of a segment lead to the entries behind it.
+        tracing::error!(why = chain(&error), "an entry of the audit log cannot be read for the incidents");
+        self.list().cannot_read(index);
+        (place.damaged, place.next) = (Some(index), Some(index.saturating_add(1)));
+        Then::Again
+    }
+
+    /// Takes up what there is. After an error, the place has no search.
+    fn go_on(&self, place: &mut Place, stop: &AtomicBool) -> Result<(), SearchError> {
+        let mut search = match place.search.take() {
+            Some(search) => search,
+            None => self.begin(place)?,
+        };
+        self.read(&mut search, &mut place.next, stop)?;
+        place.search = Some(search);
+        Ok(())
+    }
+
+    /// The log from where it is to be read on; at first, from the last entries about incidents on.
+    fn begin(&self, place: &Place) -> Result<Search, SearchError> {
         let path = self.log.path();
-        let from = match next {
+        let from = match place.next {
             Some(next) => next,
             None => {
                 let end = *self.log.latest().borrow();
@@ -146,59 +204,114 @@ impl Following {
                     let query = Query { from, tail, filter: filter(kinds), ..Query::default() };
                     Ok::<_, SearchError>(Search::open(path, query)?.next().transpose()?.map(|entry| entry.index))
                 };
-                // Retention removed what was before this one.
-                let oldest = first(0, None, &[])?.unwrap_or(0);
-                let of_tail = first(0, Some(TAIL), &OF_INCIDENTS)?;
-                let cut = of_tail.filter(|tail| first(0, None, &OF_INCIDENTS).is_ok_and(|it| it < Some(*tail)));
-                self.list().begins_at(cut.unwrap_or(oldest), cut.is_some());
-                of_tail.unwrap_or(end)
+                let of_tail = first(0, Some(place.tail), &OF_INCIDENTS)?;
+                let from = of_tail.unwrap_or(end);
+                let (begins, cut) = match (first(0, None, &[]), first(0, None, &OF_INCIDENTS)) {
+                    // Retention removed what was before the oldest entry: nothing about a run that lives.
+                    (Ok(oldest), Ok(first)) if first == of_tail => (oldest.unwrap_or_default(), false),
+                    // More than the tail, or the log cannot be read from its beginning on.
+                    _ => (from, true),
+                };
+                self.list().begins_at(begins, cut);
+                if cut {
+                    self.seed(&self.contained(), from);
+                }
+                from
             }
         };
         Search::open(path, Query { from, filter: filter(&KINDS), ..Query::default() })
     }
 
+    /// The runs that something contains now, or is to contain.
+    fn contained(&self) -> Vec<RunId> {
+        let live = self.registry.live().into_iter();
+        let live = live.filter(|run| !run.status().containment.is_empty()).map(|run| run.run.id);
+        let guarded = self.registry.guarded().into_iter().filter(|run| !run.containment().is_empty());
+        live.chain(guarded.map(|run| run.run.id)).take(SEEDED).collect()
+    }
+
+    /// Takes up the last entries of before `end` about these runs: however much is decided about other runs, their incidents are in
+    /// the list.
+    fn seed(&self, runs: &[RunId], end: u64) {
+        for run in runs {
+            let filter = Filter { run: Some(run.to_string()), ..filter(&OF_INCIDENTS) };
+            let query = Query { tail: Some(SEEDS), filter, ..Query::default() };
+            let Ok(found) = Search::open(self.log.path(), query) else { continue };
+            // What cannot be read is left out: the list is incomplete as it is.
+            let found: Vec<_> = found.map_while(Result::ok).take_while(|entry| entry.index < end).collect();
+            self.take(found);
+        }
+    }
+
     /// Takes up what there is.
     fn read(&self, search: &mut Search, next: &mut Option<u64>, stop: &AtomicBool) -> Result<(), SearchError> {
-        let end = *self.log.latest().borrow();
         let mut more = true;
         while more && !stop.load(Ordering::Relaxed) {
-            let mut entries = Vec::new();
+            // Before the entries are read: what is durable now is in the list then.
+            let end = *self.log.latest().borrow();
+            let (mut entries, mut failed) = (Vec::new(), None);
             for entry in search.by_ref().take(BATCH) {
-                entries.push(entry?);
+                match entry {
+                    Ok(entry) => entries.push(entry),
+                    Err(error) => failed = Some(error),
+                }
             }
             more = entries.len() == BATCH;
-            let records: Vec<(u64, u64, u64, Record)> = entries
-                .into_iter()
-                .filter_map(|entry| {
-                    *next = Some(entry.index.saturating_add(1));
-                    // Of a kind that a later version writes.
-                    let record = serde_json::from_value(entry.body).ok()?;
-                    Some((entry.index, entry.wall_ns, entry.mono_ns, record))
-                })
-                .collect();
-            let mut list = self.list();
-            for (index, wall_ns, mono_ns, record) in &records {
-                let entry = Entry { index: *index, wall_ns: *wall_ns, mono_ns: *mono_ns, record };
-                list.apply(&entry, |run| self.known(run));
+            let last = entries.last().map(|entry| entry.index.saturating_add(1));
+            *next = last.or(*next);
+            let revision = self.take(entries);
+            if let Some(error) = failed {
+                return Err(error);
             }
-            let progress = Progress { complete: !more, revision: list.revision(), problem: None };
-            drop(list);
             self.shared.progress.send_if_modified(|before| {
-                let progress = Progress { complete: progress.complete || before.complete, ..progress };
+                let progress = Progress { complete: !more || before.complete, revision, problem: None };
                 let is_new = *before != progress;
                 *before = progress;
                 is_new
             });
-        }
-        if !more {
-            self.shared.read.send_replace(end);
+            let read = if more { last.unwrap_or_default() } else { end };
+            self.shared.read.send_if_modified(|before| {
+                let grown = read > *before;
+                *before = read.max(*before);
+                grown
+            });
         }
         Ok(())
     }
 
-    fn fails(&self, why: &str) {
-        tracing::error!(why, "the incidents of the audit log cannot be read");
-        self.shared.progress.send_modify(|progress| progress.problem = Some(why.to_owned()));
+    /// Adds entries to the list, and returns its revision.
+    fn take(&self, entries: Vec<failsafe_journal::Entry>) -> u64 {
+        let records: Vec<_> = entries
+            .into_iter()
+            .map(|entry| {
+                let run = entry.run.as_deref().and_then(|run| run.parse().ok());
+                (entry.index, entry.wall_ns, entry.mono_ns, run, serde_json::from_value::<Record>(entry.body).ok())
+            })
+            .collect();
+        let mut list = self.list();
+        for (index, wall_ns, mono_ns, run, record) in &records {
+            match record {
+                Some(record) => {
+                    let entry = Entry { index: *index, wall_ns: *wall_ns, mono_ns: *mono_ns, run: *run, record };
+                    list.apply(&entry, |run| self.known(run));
+                }
+                // A later version wrote it.
+                None => list.cannot_read(*index),
+            }
+        }
+        list.revision()
+    }
+
+    fn fails(&self, why: String, is_damaged: bool) {
+        let problem = Problem { why, is_damaged };
+        self.shared.progress.send_if_modified(|progress| {
+            let is_new = progress.problem.as_ref() != Some(&problem);
+            if is_new {
+                tracing::error!(why = problem.why, "the incidents of the audit log cannot be read");
+                progress.problem = Some(problem);
+            }
+            is_new
+        });
     }
 
     fn list(&self) -> std::sync::RwLockWriteGuard<'_, Incidents> {
@@ -207,6 +320,20 @@ impl Following {
 
     fn known(&self, run: RunId) -> Arc<Known> {
         known(&self.registry, run)
+    }
+}
+
+fn filter(kinds: &[&str]) -> Filter {
+    Filter { kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..Filter::default() }
+}
+
+/// The entry that is damaged; none: something else is wrong.
+fn damaged(error: &SearchError) -> Option<u64> {
+    match error {
+        SearchError::Read(
+            ReadError::Frame { index, .. } | ReadError::Entry { index, .. } | ReadError::Index { index, .. },
+        ) => Some(*index),
+        SearchError::Read(ReadError::Io(_)) | SearchError::Open(_) => None,
     }
 }
 
@@ -222,3 +349,6 @@ pub fn known(registry: &Registry, run: RunId) -> Arc<Known> {
     let owner_uid = Some(run.owner_uid).filter(|uid| *uid != NO_UID);
     Arc::new(Known { name: run.name.clone(), owner_uid, labels: run.labels.clone(), policy })
 }
+
+#[cfg(test)]
+mod tests;

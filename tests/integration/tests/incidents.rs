@@ -127,6 +127,7 @@ fn incidents_are_given_in_pages_and_chosen_by_run_state_rule_time_and_labels() -
             loop {
                 let request = ListIncidentsRequest { page_size: 2, page_token, ..Default::default() };
                 let page = client.list_incidents(request).await?.into_inner();
+                ensure!(page.incomplete.is_empty(), "{page:?}");
                 ensure!(page.incidents.len() <= 2 && !page.earlier_in_log && !page.only_own, "{page:?}");
                 found.extend(page.incidents);
                 page_token = page.next_page_token;
@@ -200,7 +201,7 @@ fn a_watch_of_incidents_begins_with_the_open_ones_and_goes_on_after_a_restart() 
         node.restart()?;
         let of_b = act(node, "freeze", "b")?;
         let shown = node.json(["incident", "list"])?;
-        ensure!(shown.as_array().is_some_and(|all| all.len() == 2), "{shown}");
+        ensure!(shown["incidents"].as_array().is_some_and(|all| all.len() == 2), "{shown}");
         let watched = |since: u64| -> Result<Vec<serde_json::Value>> {
             let said =
                 node.ctl(["incident", "watch", "--once", "--since", &since.to_string(), "-o", "json"])?.expect(0)?;
@@ -220,13 +221,39 @@ fn a_watch_of_incidents_begins_with_the_open_ones_and_goes_on_after_a_restart() 
 }
 
 #[test]
+fn a_proved_thaw_of_a_guarded_run_closes_its_incident() -> Result<()> {
+    on_node("inc-guarded", "", |node| {
+        let _a = Launch::new("a", PLAIN).start(node, ["sleep", "600"])?;
+        let id = act(node, "freeze", "a")?;
+        let digest = node.run("a")?["policy_digest"].as_str().context("no digest")?.to_owned();
+        node.kill9()?;
+        let hex = digest.strip_prefix("sha256:").context("no digest")?;
+        fs::remove_file(node.state_dir().join(format!("policies/{hex}.json")))?;
+        node.restart()?;
+        wait_for("the run is guarded", || Ok(node.run("a")?["state"] == "guarded"))?;
+        let shown = |word: &str| -> Result<()> {
+            let shown = node.json(["incident", "show", &id])?;
+            ensure!(shown["state"] == word, "{shown}");
+            Ok(())
+        };
+        shown("open")?;
+        node.ctl(["thaw", "a", "--reason", "go on"])?.expect(0)?;
+        shown("closed")?;
+        let listed = node.json(["incident", "list", "--state", "open"])?;
+        ensure!(listed["incidents"].as_array().is_some_and(Vec::is_empty), "{listed}");
+        Ok(())
+    })
+}
+
+#[test]
 fn an_owner_sees_the_incidents_of_its_own_runs_only() -> Result<()> {
     on_node("inc-owner", "", |node| {
         let _own = Launch::new("own", PLAIN).user("nobody").start(node, ["sleep", "600"])?;
-        let _other = Launch::new("other", PLAIN).user("root").start(node, ["sleep", "600"])?;
+        let other_run = Launch::new("other", PLAIN).user("root").start(node, ["sleep", "600"])?;
         let (own, other) = (act(node, "freeze", "own")?, act(node, "freeze", "other")?);
         let listed = node.ctl_as(NOBODY, ["incident", "list", "-o", "json"])?.expect(0)?.json()?;
-        let listed: Vec<_> = listed.as_array().context("no list")?.iter().map(|it| it["incident"].clone()).collect();
+        let listed: Vec<_> =
+            listed["incidents"].as_array().context("no list")?.iter().map(|it| it["incident"].clone()).collect();
         ensure!(listed == [own.as_str()], "{listed:?}");
         node.ctl_as(NOBODY, ["incident", "show", &own])?.expect(0)?;
         let hidden = node.ctl_as(NOBODY, ["incident", "show", &other])?.expect(6)?;
@@ -235,6 +262,12 @@ fn an_owner_sees_the_incidents_of_its_own_runs_only() -> Result<()> {
         ensure!(text(&hidden.err, &other) == text(&none.err, "inc-5f0c9a1b2c3d-1"), "{hidden:?} {none:?}");
         let by_run = node.ctl_as(NOBODY, ["incident", "list", "--run", "other"])?.expect(6)?;
         ensure!(by_run.err.contains("no run `other`"), "{by_run:?}");
+        // The id of a run that is hidden, and one that no run has.
+        for id in [other_run.id(), "01a2252a-c7a0-7575-a3a7-09da37a735e2"] {
+            let none = node.ctl_as(NOBODY, ["incident", "list", "--run", id])?.expect(6)?;
+            ensure!(none.err.contains(&format!("no run `{id}`")), "{none:?}");
+        }
+        node.ctl(["incident", "list", "--run", other_run.id()])?.expect(0)?;
         let watched = node.ctl_as(NOBODY, ["incident", "watch", "--once"])?.expect(0)?.out;
         ensure!(watched.contains(&own) && !watched.contains(&other), "{watched}");
         let all = node.ctl(["incident", "list"])?.expect(0)?.out;

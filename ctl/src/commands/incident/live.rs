@@ -6,6 +6,7 @@ use crate::{
     client::{Client, block_on},
     exit::{Exit, Fail},
     render::{Paint, incident as page, json, print},
+    text::clean,
 };
 use failsafe_proto::v1 as pb;
 
@@ -28,28 +29,30 @@ pub(in super::super) fn list(place: &Place<'_>, args: &IncidentListArgs) -> Resu
         page_size: 1_000,
         page_token: String::new(),
     };
-    let (incidents, earlier) = block_on(async {
+    let (incidents, revision, incomplete) = block_on(async {
         let client = Client::connect(place.daemon).await?;
-        let (mut incidents, mut earlier) = (Vec::new(), false);
+        let (mut incidents, mut revision, mut incomplete) = (Vec::new(), None, std::collections::BTreeSet::new());
         loop {
             let page = client.incidents().list_incidents(request.clone()).await?.into_inner();
             incidents.extend(page.incidents);
-            earlier |= page.earlier_in_log;
+            incomplete.extend(page.incomplete);
+            // What changes while the pages are read is in a watch from the first one.
+            let revision = *revision.get_or_insert(page.revision);
             if page.next_page_token.is_empty() {
-                return Ok((incidents, earlier));
+                return Ok((incidents, revision, incomplete));
             }
             request.page_token = page.next_page_token;
         }
     })?;
     if args.output.json() {
-        print(&json::text(&incidents.iter().map(page::json).collect()))?;
+        print(&json::text(&page::list_json(&incidents, revision, &incomplete)))?;
     } else if incidents.is_empty() {
         eprintln!("no such incidents");
     } else {
         print(&page::list(&incidents, &place.zone))?;
     }
-    if earlier {
-        eprintln!("failsafectl: earlier incidents are in the audit log only: see `failsafectl incidents`");
+    for why in &incomplete {
+        eprintln!("failsafectl: incidents may be missing: {}; `failsafectl incidents` reads the audit log", clean(why));
     }
     Ok(Exit::Done)
 }
@@ -80,10 +83,13 @@ pub(in super::super) fn watch(place: &Place<'_>, args: &IncidentWatchArgs) -> Re
         let client = Client::connect(place.daemon).await?;
         let mut changes = client.incidents().watch_incidents(request).await?.into_inner();
         while let Some(change) = changes.message().await? {
+            for why in &change.incomplete {
+                eprintln!("failsafectl: incidents may be missing: {}", clean(why));
+            }
             // One line each, so that a program can read them as they come.
             print(&match args.output.json() {
                 true => format!("{}\n", page::change_json(&change)),
-                false => page::change(&change, &place.zone, Paint::stdout()),
+                false => page::change(&change, !args.once, (&place.zone, Paint::stdout())),
             })?;
         }
         Ok(Exit::Done)
