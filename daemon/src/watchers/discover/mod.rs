@@ -161,7 +161,7 @@ impl Discovery {
             noted: None,
             began: false,
             early: early::Early::default(),
-            finder: gpus::alive::Watch::new(),
+            finder: gpus::alive::Watch::default(),
         }
     }
 

@@ -75,12 +75,14 @@ pub struct Watch {
     reported: Option<&'static str>,
 }
 
-impl Watch {
+impl Default for Watch {
     /// Nothing is known yet.
-    pub fn new() -> Watch {
+    fn default() -> Watch {
         Watch { state: NodeState::new(CODE), reported: None }
     }
+}
 
+impl Watch {
     /// What is to be recorded now, and the message about the node's health.
     pub fn look(&mut self, alive: &Alive, now: Instant) -> (Option<Gap>, Option<Message>) {
         let problem = alive.check(now).and_then(Result::err);
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_hangs_is_a_gap_and_a_reason_of_health_until_it_works_again() {
-        let (alive, mut watch, begin) = (Alive::default(), Watch::new(), Instant::now());
+        let (alive, mut watch, begin) = (Alive::default(), Watch::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(alive.check(at(0)), None);
         let (gap, message) = watch.look(&alive, at(0));
@@ -135,7 +137,7 @@ mod tests {
             });
             assert!(thread.join().is_err());
         });
-        let (gap, _) = Watch::new().look(&alive, Instant::now());
+        let (gap, _) = Watch::default().look(&alive, Instant::now());
         assert!(gap.unwrap().what.contains("panicked"));
     }
 }
