@@ -5,7 +5,7 @@ use crate::{args::LogCommand, client::Target};
 use ed25519_dalek::{Signer as _, SigningKey};
 use failsafe_tlog::{Collector, Frontier, Note, Signer, VerifierKey, WitnessKey, leaf_hash};
 use jiff::tz::TimeZone;
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt};
 use tempfile::TempDir;
 
 struct Log(SigningKey, VerifierKey);
