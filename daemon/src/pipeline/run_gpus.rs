@@ -16,6 +16,6 @@ impl Pipeline {
             status.state_gpus()
         };
         let is_new = !found.is_empty() || !removed.is_empty();
-        is_new.then(|| (Record::RunGpus { run: *run, found, removed }, *run))
+        is_new.then_some((Record::RunGpus { run: *run, found, removed }, *run))
     }
 }
