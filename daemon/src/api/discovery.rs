@@ -43,7 +43,7 @@ impl v1::discovery_service_server::DiscoveryService for Discovery {
         let caller = self.0.principal(&request)?;
         caller.on_node()?;
         let gpus = |run| {
-            let live = self.0.registry.get(run).filter(|live| caller.may_see(&live.known()).is_some());
+            let live = self.0.registry.get(run).filter(|live| caller.may_see(live.known()).is_some());
             live.map(|live| live.status().gpus.iter().map(ToString::to_string).collect()).unwrap_or_default()
         };
         let view = self.0.discovery.view().clone();

@@ -199,8 +199,7 @@ impl Canaries {
             known.unreadable.remove(&kept.name);
             known.all.insert(kept.name.clone(), One::new(kept, Arc::new(policy)));
             // What cannot be read may name any.
-            let all = known.unreadable.is_empty().then(|| known.all.values().map(|one| one.kept.candidate).collect());
-            all
+            known.unreadable.is_empty().then(|| known.all.values().map(|one| one.kept.candidate).collect())
         };
         if let Some(candidates) = candidates {
             kept::tidy(&self.folder, gives_way.as_ref(), &candidates);

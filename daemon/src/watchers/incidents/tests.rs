@@ -11,7 +11,7 @@ use failsafe_core::{
 };
 use std::{fs, path::Path};
 
-const GO_ON: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn run(n: u128) -> RunId {
     RunId(uuid::Uuid::from_u128(n))

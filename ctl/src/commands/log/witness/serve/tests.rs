@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use failsafe_tlog::Note;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
 struct Asked {
     bench: Bench,
