@@ -474,7 +474,10 @@ impl Runs {
             let [owner, run] = &by;
             let drawn = name.and_then(|name| context.registry.canaries().draw(&name, policy.digest(), &[owner, run]));
             let (policy, canary) = match drawn {
-                Some(Drawn { candidate: Some(candidate), label }) => {
+                Some(Drawn { candidate: Some(candidate), promoted: true, label }) => {
+                    ((*candidate).clone(), Some(label))
+                }
+                Some(Drawn { candidate: Some(candidate), label, .. }) => {
                     match context.refusal(&candidate, &gpus.cards, &gpus.mig) {
                         None => return Ok(((*candidate).clone(), Some(label), gpus)),
                         Some(why) => {
@@ -483,7 +486,7 @@ impl Runs {
                         }
                     }
                 }
-                Some(Drawn { candidate: None, label }) => (policy, Some(label)),
+                Some(Drawn { candidate: None, label, .. }) => (policy, Some(label)),
                 None => (policy, None),
             };
             if let Some(why) = context.refusal(&policy, &gpus.cards, &gpus.mig) {

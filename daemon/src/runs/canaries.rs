@@ -33,6 +33,8 @@ const HELD_LOST: Span = Span::from_secs(60);
 pub struct Drawn {
     /// The candidate; none: the policy in force.
     pub candidate: Option<Arc<Policy>>,
+    /// Whether the candidate takes the place of the policy in force: then a node that refuses it refuses the run.
+    pub promoted: bool,
     /// What the run's label [`LABEL`] is to be.
     pub label: String,
 }
@@ -145,7 +147,8 @@ impl Canaries {
             Stage::Withdrawn | Stage::Over => return None,
         };
         let candidate = (side == Side::Candidate).then(|| policy.clone());
-        Some(Drawn { candidate, label: side.label(&kept.id) })
+        let promoted = kept.stage == Stage::Promoted;
+        Some(Drawn { candidate, promoted, label: side.label(&kept.id) })
     }
 
     /// The policy by which the kernel binds a cgroup of this name before it is drawn; none: the one in force.

@@ -239,8 +239,14 @@ pub(super) fn read_all(folder: &Path) -> Vec<(String, Result<(Kept, Policy), Str
     let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.strip_suffix(STATE)?.to_owned());
     let mut names: Vec<String> = files.iter().filter_map(name).filter(|name| is_name(name)).collect();
     names.sort_unstable();
-    names.truncate(super::MOST);
-    names.into_iter().map(|name| (name.clone(), read(folder, &name))).collect()
+    let read = |(at, name): (usize, String)| {
+        let kept = match at < super::MOST {
+            true => read(folder, &name),
+            false => Err(format!("the folder has more than {} canaries", super::MOST)),
+        };
+        (name, kept)
+    };
+    names.into_iter().enumerate().map(read).collect()
 }
 
 fn read(folder: &Path, name: &str) -> Result<(Kept, Policy), String> {

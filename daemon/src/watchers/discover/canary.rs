@@ -8,7 +8,7 @@ impl Discovery {
     /// drawn alike.
     ///
     /// # Errors
-    /// Why the policy in force cannot be used.
+    /// Why the policy in force, or a promoted candidate, cannot be used.
     pub(super) fn policy_of(&self, rule: &Rule, path: &str) -> Result<(Policy, Option<String>), String> {
         let (policy, digest) = self.policies.with_digest(&rule.policy)?;
         let canaries = self.parts.registry.canaries();
@@ -17,6 +17,10 @@ impl Discovery {
         };
         let Some(candidate) = drawn.candidate else { return Ok(((*policy).clone(), Some(drawn.label))) };
         if let Some(why) = (self.parts.refusal)(&candidate) {
+            // The policy in force may be looser: after a promotion it must not come back by itself.
+            if drawn.promoted {
+                return Err(format!("the promoted candidate of the canary: {why}"));
+            }
             tracing::warn!(path, policy = rule.policy, why, "a run gets the policy in force: the candidate is refused");
             return Ok(((*policy).clone(), None));
         }
