@@ -32,7 +32,7 @@ const SCRIPTS: [&str; 4] = [
 
 /// Whether an installed file is a program.
 fn is_executable(path: &str) -> bool {
-    path.starts_with("/usr/bin/") || SCRIPTS.contains(&path)
+    path.starts_with("/usr/bin/") || path.starts_with("/usr/lib/failsafe/bin/") || SCRIPTS.contains(&path)
 }
 
 /// How to build.
