@@ -63,26 +63,19 @@ pub fn push_frame(out: &mut Vec<u8>, entry: &[u8]) {
     out.extend_from_slice(entry);
 }
 
-/// What stands at the scanner's offset.
+/// What stands at the scanner's offset. `B` is how the entry's bytes are held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum Step<B = Vec<u8>> {
     /// A whole frame with the right checksum.
     Frame {
         /// Where the frame begins in the file.
         offset: u64,
         /// The entry's bytes.
-        bytes: Vec<u8>,
+        bytes: B,
     },
     /// The file ends here.
     End,
     /// No valid frame, or no valid header when the offset is 0. The scanner stays where it is.
-    Bad(Bad),
-}
-
-/// [`Step`], with the entry's bytes where they are held.
-pub(crate) enum Look<'a> {
-    Frame { offset: u64, bytes: &'a [u8] },
-    End,
     Bad(Bad),
 }
 
@@ -175,9 +168,9 @@ impl<S: ReadAt> Scanner<S> {
     /// Only those of reading.
     pub fn step(&mut self) -> io::Result<Step> {
         Ok(match self.look()? {
-            Look::Frame { offset, bytes } => Step::Frame { offset, bytes: bytes.to_vec() },
-            Look::End => Step::End,
-            Look::Bad(bad) => Step::Bad(bad),
+            Step::Frame { offset, bytes } => Step::Frame { offset, bytes: bytes.to_vec() },
+            Step::End => Step::End,
+            Step::Bad(bad) => Step::Bad(bad),
         })
     }
 
@@ -185,17 +178,17 @@ impl<S: ReadAt> Scanner<S> {
     ///
     /// # Errors
     /// Only those of reading.
-    pub(crate) fn look(&mut self) -> io::Result<Look<'_>> {
+    pub(crate) fn look(&mut self) -> io::Result<Step<&[u8]>> {
         let (offset, len) = match self.find()? {
             Ok(found) => found,
-            Err(None) => return Ok(Look::End),
+            Err(None) => return Ok(Step::End),
             Err(Some(bad)) => {
                 // The writer may cut these bytes off and put others there; the next look must not see the old ones.
                 self.window.forget();
-                return Ok(Look::Bad(bad));
+                return Ok(Step::Bad(bad));
             }
         };
-        Ok(Look::Frame { offset, bytes: self.window.get(offset + FRAME_HEADER_BYTES as u64, len)? })
+        Ok(Step::Frame { offset, bytes: self.window.get(offset + FRAME_HEADER_BYTES as u64, len)? })
     }
 
     /// Where the next frame begins, and how long its entry is, which the window then holds. `Err(None)`: the file ends here.

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::entry::{Entry, ParseError};
-use crate::frame::{Bad, Look, Scanner};
+use crate::frame::{Bad, Scanner, Step};
 use crate::storage::file::FileError;
 use crate::storage::{FileStorage, ReadAt};
 use crate::view::View;
@@ -186,13 +186,13 @@ impl<S: ReadAt> LogReader<S> {
         self.begin()?;
         let (index, stands) = (self.next_index, self.scanner.offset());
         match self.scanner.look().map_err(ReadError::Io)? {
-            Look::End => Ok(None),
-            Look::Bad(bad @ (Bad::HeaderCut | Bad::FrameHeaderCut(_) | Bad::Cut { .. })) => {
+            Step::End => Ok(None),
+            Step::Bad(bad @ (Bad::HeaderCut | Bad::FrameHeaderCut(_) | Bad::Cut { .. })) => {
                 self.cut_tail = Some(bad);
                 Ok(None)
             }
-            Look::Bad(why) => Err(ReadError::Frame { offset: stands, index, why }),
-            Look::Frame { offset, bytes } => {
+            Step::Bad(why) => Err(ReadError::Frame { offset: stands, index, why }),
+            Step::Frame { offset, bytes } => {
                 let failed = |why| ReadError::Entry { offset, index, why };
                 let view = View::parse(bytes).map_err(failed)?;
                 if view.index != index {

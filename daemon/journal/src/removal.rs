@@ -178,7 +178,7 @@ fn is_proved(dir: &Path, removed: &Removed) -> bool {
         }
     }
     let Ok(file) = FileStorage::open_read_only(&dir.join(LOG_FILE)) else { return false };
-    let ending = Walker::continuing(file, chain.unwrap_or(removed.end())).run_views(|_, view| look(view));
+    let ending = Walker::continuing(file, chain.unwrap_or(removed.end())).run(|_, view| look(view));
     matches!(ending, Ok(Ending::Clean)) && seen
 }
 

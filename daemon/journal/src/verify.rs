@@ -319,7 +319,7 @@ fn walk(mut walker: Walker<impl ReadAt>, mut look: impl FnMut(&View<'_>)) -> io:
     // A torn tail of a log in use may be a write in progress: look again, a few times, from there.
     let mut looks = 5;
     let ending = loop {
-        let ending = walker.run_views(|_, view| {
+        let ending = walker.run(|_, view| {
             first.get_or_insert(view.index);
             look(view);
         })?;

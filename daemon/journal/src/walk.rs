@@ -8,7 +8,7 @@
 use std::io;
 
 use crate::entry::{Entry, Hash, ParseError};
-use crate::frame::{Bad, Look, Scanner};
+use crate::frame::{Bad, Scanner, Step};
 use crate::storage::ReadAt;
 use crate::view::View;
 
@@ -113,35 +113,20 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Parses `bytes` as the next entry and moves on.
+    /// Checks `bytes` as the next entry and moves on.
     ///
     /// # Errors
     /// [`Why`] it is not the next entry; the chain then stays.
-    pub fn accept(&mut self, bytes: &[u8]) -> Result<Entry, Why> {
-        let entry = Entry::parse(bytes).map_err(Why::Entry)?;
-        self.link(entry.index, &entry.prev, entry.leaf_hash)?;
-        Ok(entry)
-    }
-
-    /// [`accept`](Self::accept), without reading the body.
-    ///
-    /// # Errors
-    /// As for [`accept`](Self::accept).
-    pub fn accept_view<'a>(&mut self, bytes: &'a [u8]) -> Result<View<'a>, Why> {
+    pub fn accept<'a>(&mut self, bytes: &'a [u8]) -> Result<View<'a>, Why> {
         let view = View::parse(bytes).map_err(Why::Entry)?;
-        self.link(view.index, &view.prev, view.leaf_hash)?;
+        if view.index != self.next_index {
+            return Err(Why::Index { found: view.index, expected: self.next_index });
+        }
+        if view.prev != self.head {
+            return Err(Why::Prev(Box::new(PrevMismatch { found: view.prev, expected: self.head })));
+        }
+        *self = Self { next_index: view.index + 1, head: view.leaf_hash };
         Ok(view)
-    }
-
-    fn link(&mut self, index: u64, prev: &Hash, leaf_hash: Hash) -> Result<(), Why> {
-        if index != self.next_index {
-            return Err(Why::Index { found: index, expected: self.next_index });
-        }
-        if *prev != self.head {
-            return Err(Why::Prev(Box::new(PrevMismatch { found: *prev, expected: self.head })));
-        }
-        *self = Self { next_index: index + 1, head: leaf_hash };
-        Ok(())
     }
 }
 
@@ -161,37 +146,20 @@ impl<S: ReadAt> Walker<S> {
     ///
     /// # Errors
     /// Only those of reading.
-    pub fn run(&mut self, mut visit: impl FnMut(u64, Entry)) -> io::Result<Ending> {
-        self.each(|chain, offset, bytes| {
-            visit(offset, chain.accept(bytes)?);
-            Ok(())
-        })
-    }
-
-    /// [`run`](Self::run), without reading the bodies of the entries.
-    ///
-    /// # Errors
-    /// Only those of reading.
-    pub fn run_views(&mut self, mut visit: impl FnMut(u64, &View<'_>)) -> io::Result<Ending> {
-        self.each(|chain, offset, bytes| {
-            visit(offset, &chain.accept_view(bytes)?);
-            Ok(())
-        })
-    }
-
-    fn each(&mut self, mut accept: impl FnMut(&mut Chain, u64, &[u8]) -> Result<(), Why>) -> io::Result<Ending> {
+    pub fn run(&mut self, mut visit: impl FnMut(u64, &View<'_>)) -> io::Result<Ending> {
         loop {
             if let Some(problem) = self.begin()? {
                 return Ok(Ending::Tampered(problem));
             }
             match self.scanner.look()? {
-                Look::End => return Ok(Ending::Clean),
-                Look::Bad(bad) => return self.judge(bad),
-                Look::Frame { offset, bytes } => {
-                    if let Err(why) = accept(&mut self.chain, offset, bytes) {
+                Step::End => return Ok(Ending::Clean),
+                Step::Bad(bad) => return self.judge(bad),
+                Step::Frame { offset, bytes } => match self.chain.accept(bytes) {
+                    Ok(view) => visit(offset, &view),
+                    Err(why) => {
                         return Ok(Ending::Tampered(Problem { offset, index: self.chain.next_index, why }));
                     }
-                }
+                },
             }
         }
     }
@@ -256,6 +224,6 @@ pub fn parse_frames(image: &[u8]) -> (Vec<Entry>, Ending) {
     let mut entries = Vec::new();
     let mut walker = Walker::new(image);
     // Reading a slice does not fail.
-    let ending = walker.run(|_, entry| entries.push(entry)).unwrap_or(Ending::Clean);
+    let ending = walker.run(|_, view| entries.extend(view.entry())).unwrap_or(Ending::Clean);
     (entries, ending)
 }

@@ -110,7 +110,7 @@ impl<S: Storage> AuditLog<S> {
         let mut stated = 0;
         let mut plausible = Plausible::after(storage.last_wall_ns());
         let mut walker = Walker::continuing(storage, start);
-        let ending = walker.run_views(|offset, view| {
+        let ending = walker.run(|offset, view| {
             builder.add(offset, view);
             leaves.push(view.leaf_hash);
             let entry = view.entry_of(statement::may_be_in);

@@ -53,86 +53,30 @@ impl Brief {
     /// Reads the bytes of a summary's file. `None`: they are not what is written for a summary.
     #[must_use]
     pub fn read(text: Vec<u8>) -> Option<Brief> {
-        match Brief::usual(&text) {
-            Some((brief, [kinds, runs, incidents])) => {
-                let tables = Tables::Text { text: text.into_boxed_slice(), kinds, runs, incidents };
-                Some(Brief { tables, ..brief })
-            }
-            None => {
-                let summary: Summary = serde_json::from_slice(&text).ok()?;
-                (summary.encode() == text).then(|| Brief::of(summary))
-            }
+        let hash = Sha256::digest(&text).into();
+        if let Some((head, [kinds, runs, incidents])) = usual(&text) {
+            let tables = Tables::Text { text: text.into_boxed_slice(), kinds, runs, incidents };
+            return Some(Brief::of(&head, hash, tables));
         }
+        let summary: Summary = serde_json::from_slice(&text).ok()?;
+        (summary.encode() == text).then(|| Brief::of(&summary, hash, Tables::Whole(Box::new(summary.clone()))))
     }
 
-    fn of(summary: Summary) -> Brief {
-        let Summary { first, entries, bytes, first_wall_ns, last_wall_ns, .. } = summary;
-        let Summary { prev, head, index_sha256, previous_summary, .. } = summary;
-        let hash = summary.hash();
-        let tables = Tables::Whole(Box::new(summary));
+    /// With the numbers and hashes of a summary, whose own tables do not count.
+    fn of(head: &Summary, hash: Hash, tables: Tables) -> Brief {
         Brief {
-            first,
-            entries,
-            bytes,
-            first_wall_ns,
-            last_wall_ns,
-            prev,
-            head,
-            index_sha256,
-            previous_summary,
+            first: head.first,
+            entries: head.entries,
+            bytes: head.bytes,
+            first_wall_ns: head.first_wall_ns,
+            last_wall_ns: head.last_wall_ns,
+            prev: head.prev,
+            head: head.head,
+            index_sha256: head.index_sha256,
+            previous_summary: head.previous_summary,
             hash,
             tables,
         }
-    }
-
-    /// The fields, and where the tables are, of a text in which each character is where `serde_json` writes it.
-    fn usual(bytes: &[u8]) -> Option<(Brief, [Range<usize>; 3])> {
-        let mut text = Text::of(bytes)?;
-        text.skip("{\"version\":")?;
-        let version = u32::try_from(text.unsigned()?).ok()?;
-        let number = |name: &str, text: &mut Text<'_>| {
-            text.skip(name)?;
-            text.unsigned()
-        };
-        let first = number(",\"first\":", &mut text)?;
-        let entries = number(",\"entries\":", &mut text)?;
-        let size = number(",\"bytes\":", &mut text)?;
-        let first_wall_ns = number(",\"first_wall_ns\":", &mut text)?;
-        let last_wall_ns = number(",\"last_wall_ns\":", &mut text)?;
-        let digest = |name: &str, text: &mut Text<'_>| {
-            text.skip(name)?;
-            text.digest()
-        };
-        let prev = digest(",\"prev\":", &mut text)?;
-        let head = digest(",\"head\":", &mut text)?;
-        let index_sha256 = digest(",\"index_sha256\":", &mut text)?;
-        let previous_summary = digest(",\"previous_summary\":", &mut text)?;
-        let table = |name: &str, text: &mut Text<'_>| {
-            text.skip(name)?;
-            let begin = bytes.len() - text.left();
-            text.counts()?;
-            Some(begin..bytes.len() - text.left())
-        };
-        let tables =
-            [table(",\"kinds\":", &mut text)?, table(",\"runs\":", &mut text)?, table(",\"incidents\":", &mut text)?];
-        text.skip("}")?;
-        let empty = Summary {
-            version,
-            first,
-            entries,
-            bytes: size,
-            first_wall_ns,
-            last_wall_ns,
-            prev,
-            head,
-            index_sha256,
-            previous_summary,
-            kinds: BTreeMap::new(),
-            runs: BTreeMap::new(),
-            incidents: BTreeMap::new(),
-        };
-        let brief = Brief { hash: Sha256::digest(bytes).into(), ..Brief::of(empty) };
-        (text.left() == 0).then_some((brief, tables))
     }
 
     /// The whole summary.
@@ -178,6 +122,42 @@ impl Brief {
             && filter.runs.as_ref().is_none_or(|wanted| wanted.iter().any(|run| names(run, runs)))
             && (filter.kinds.is_empty() || filter.kinds.iter().any(|kind| names(kind, kinds)))
     }
+}
+
+/// The fields without the tables, and where the tables are, of a text in which each character is where `serde_json` writes it.
+fn usual(bytes: &[u8]) -> Option<(Summary, [Range<usize>; 3])> {
+    let mut text = Text::of(bytes)?;
+    let head = Summary {
+        version: u32::try_from(after(&mut text, "{\"version\":", Text::unsigned)?).ok()?,
+        first: after(&mut text, ",\"first\":", Text::unsigned)?,
+        entries: after(&mut text, ",\"entries\":", Text::unsigned)?,
+        bytes: after(&mut text, ",\"bytes\":", Text::unsigned)?,
+        first_wall_ns: after(&mut text, ",\"first_wall_ns\":", Text::unsigned)?,
+        last_wall_ns: after(&mut text, ",\"last_wall_ns\":", Text::unsigned)?,
+        prev: after(&mut text, ",\"prev\":", Text::digest)?,
+        head: after(&mut text, ",\"head\":", Text::digest)?,
+        index_sha256: after(&mut text, ",\"index_sha256\":", Text::digest)?,
+        previous_summary: after(&mut text, ",\"previous_summary\":", Text::digest)?,
+        kinds: BTreeMap::new(),
+        runs: BTreeMap::new(),
+        incidents: BTreeMap::new(),
+    };
+    let table = |text: &mut Text<'_>| {
+        let begin = bytes.len() - text.left();
+        text.counts()?;
+        Some(begin..bytes.len() - text.left())
+    };
+    let kinds = after(&mut text, ",\"kinds\":", table)?;
+    let runs = after(&mut text, ",\"runs\":", table)?;
+    let incidents = after(&mut text, ",\"incidents\":", table)?;
+    text.skip("}")?;
+    (text.left() == 0).then_some((head, [kinds, runs, incidents]))
+}
+
+/// What `read` makes of the text behind `name`.
+fn after<'a, T>(text: &mut Text<'a>, name: &str, read: impl FnOnce(&mut Text<'a>) -> Option<T>) -> Option<T> {
+    text.skip(name)?;
+    read(text)
 }
 
 /// Whether `wanted` is a name in the text of a table.

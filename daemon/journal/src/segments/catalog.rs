@@ -155,7 +155,7 @@ pub(crate) fn digest_seen(
     };
     let mut builder = Builder::new(first);
     let mut start = None;
-    let ending = walker.run_views(|offset, view| {
+    let ending = walker.run(|offset, view| {
         start.get_or_insert(Chain { next_index: view.index, head: view.prev });
         builder.add(offset, view);
         look(view);
