@@ -92,16 +92,25 @@ fn id(key: &VerifierKey) -> String {
 
 /// The keys in `file`, or this node's own.
 pub(in crate::commands) fn known(place: &Place<'_>, file: Option<&Path>) -> Result<Known, Fail> {
+    if let Some(file) = file {
+        return named(file);
+    }
     let own = place.state_dir.join(KEYS_FILE);
-    let path = file.unwrap_or(&own);
-    let bytes = super::read(path, "file of keys", MAX_BYTES).map_err(|fail| match file {
-        Some(_) => fail,
-        None => fail.advise("name the keys that you trust with --keys FILE"),
-    })?;
+    let bytes = super::read(&own, "file of keys", MAX_BYTES)
+        .map_err(|fail| fail.advise("name the keys that you trust with --keys FILE"))?;
+    parsed(&own, &bytes, true)
+}
+
+/// The keys in `file`.
+pub(in crate::commands) fn named(file: &Path) -> Result<Known, Fail> {
+    parsed(file, &super::read(file, "file of keys", MAX_BYTES)?, false)
+}
+
+fn parsed(path: &Path, bytes: &[u8], own: bool) -> Result<Known, Fail> {
     let shown = clean(&path.display().to_string());
     // A wrong argument, as for `attest`.
-    let exit = if file.is_some() { Exit::Usage } else { Exit::Error };
-    Known::parse(&bytes, file.is_none()).map_err(|why| {
+    let exit = if own { Exit::Error } else { Exit::Usage };
+    Known::parse(bytes, own).map_err(|why| {
         Fail::new(exit, format!("{shown}: {why}")).advise(
             "each line is `KEYID BASE64 COMMENT`, as `attest key show` prints it, or `NAME+ID+KEY`, as `log checkpoint` prints it",
         )

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 pub(super) fn witness(place: &Place<'_>, what: &WitnessCommand) -> Result<Exit, Fail> {
     match what {
         WitnessCommand::Key { dir, name, json } => key(dir, name.as_deref(), *json),
-        WitnessCommand::Cosign { dir, request, keys, out } => cosign(place, dir, request, keys, out),
-        WitnessCommand::Serve { dir, keys, listen } => serve::serve(place, dir, keys, *listen),
+        WitnessCommand::Cosign { dir, request, keys, out } => cosign(dir, request, keys, out),
+        WitnessCommand::Serve { dir, keys, listen } => serve::serve(dir, keys, *listen, &place.zone),
     }
 }
 
@@ -39,11 +39,11 @@ fn key(dir: &Path, name: Option<&str>, as_json: bool) -> Result<Exit, Fail> {
     Ok(Exit::Done)
 }
 
-fn cosign(place: &Place<'_>, dir: &Path, request: &Path, trusted: &Path, out: &LogOut) -> Result<Exit, Fail> {
+fn cosign(dir: &Path, request: &Path, trusted: &Path, out: &LogOut) -> Result<Exit, Fail> {
     if let Some(output) = &out.output {
         file::free(output, out.force)?;
     }
-    let known = keys::known(place, Some(trusted))?;
+    let known = keys::named(trusted)?;
     let shown = clean(&request.display().to_string());
     let bytes = super::read(request, "request", consistency_file::MAX_BYTES)?;
     let done = decide(dir, &known.keys, &bytes).map_err(|not| match not {

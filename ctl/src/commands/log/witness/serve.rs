@@ -3,7 +3,7 @@
 //!
 //! Anybody may connect: the signature of the log in the request decides. So connections, bytes and time are bounded.
 
-use super::{super::keys, NotDone, Place, decide};
+use super::{super::keys, NotDone, decide};
 use crate::{
     exit::{Exit, Fail},
     render::{clean, time},
@@ -46,19 +46,18 @@ const SIZE: &str = "text/x.tlog.size";
 struct Server {
     dir: PathBuf,
     keys: PathBuf,
-    state_dir: PathBuf,
     /// One request is judged at a time.
     turn: Mutex<()>,
     zone: jiff::tz::TimeZone,
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub(super) fn serve(place: &Place<'_>, dir: &Path, keys: &Path, listen: SocketAddr) -> Result<Exit, Fail> {
+pub(super) fn serve(dir: &Path, keys: &Path, listen: SocketAddr, zone: &jiff::tz::TimeZone) -> Result<Exit, Fail> {
     // What cannot work is reported before anybody is served.
-    keys::known(place, Some(keys))?;
+    keys::named(keys)?;
     super::folder::WitnessSigner::read(dir)?;
-    let (dir, keys, state_dir) = (dir.to_owned(), keys.to_owned(), place.state_dir.to_owned());
-    let server = Arc::new(Server { dir, keys, state_dir, turn: Mutex::new(()), zone: place.zone.clone() });
+    let (dir, keys) = (dir.to_owned(), keys.to_owned());
+    let server = Arc::new(Server { dir, keys, turn: Mutex::new(()), zone: zone.clone() });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -144,9 +143,7 @@ impl Server {
 
     fn judge(&self, body: &[u8], from: SocketAddr) -> Response<Full<Bytes>> {
         // The list is read for each request, so that a node can be added without a restart.
-        let daemon = &crate::client::Target::Socket(PathBuf::new());
-        let place = Place { daemon, state_dir: &self.state_dir, zone: self.zone.clone() };
-        let known = keys::known(&place, Some(&self.keys)).map_err(NotDone::Failed);
+        let known = keys::named(&self.keys).map_err(NotDone::Failed);
         match known.and_then(|known| decide(&self.dir, &known.keys, body)) {
             Ok(done) => {
                 let checkpoint = &done.cosigned.checkpoint;

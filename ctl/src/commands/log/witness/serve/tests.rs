@@ -15,8 +15,8 @@ struct Asked {
 impl Asked {
     fn new() -> Asked {
         let bench = Bench::new();
-        let (dir, keys, state_dir) = (bench.path("witness"), bench.path("keys"), bench.path("state"));
-        let server = Arc::new(Server { dir, keys, state_dir, turn: Mutex::new(()), zone: jiff::tz::TimeZone::UTC });
+        let (dir, keys) = (bench.path("witness"), bench.path("keys"));
+        let server = Arc::new(Server { dir, keys, turn: Mutex::new(()), zone: jiff::tz::TimeZone::UTC });
         Asked { bench, server }
     }
 
