@@ -5,12 +5,12 @@
 
 use super::{Asked, By, Listed, PER_NODE};
 use failsafe_core::{Actor, Policy, PolicyDigest, RunId};
-use failsafe_journal::storage::folder::replace_synced;
+use failsafe_journal::storage::{bounded, folder::replace_synced};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, File},
-    io::{self, ErrorKind, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -104,19 +104,11 @@ pub(super) fn read_all(folder: &Path) -> (Vec<Stored>, Vec<String>) {
 }
 
 fn read(folder: &Path, path_of: &Path) -> io::Result<Stored> {
-    // A pipe would have the thread wait for a writer, and a link could be anything.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = File::options().read(true).custom_flags(flags).open(path_of)?;
-    let meta = file.metadata()?;
-    let invalid = |why: &str| io::Error::new(ErrorKind::InvalidData, why.to_owned());
-    if !meta.is_file() || meta.len() > MOST_BYTES {
-        return Err(invalid("it is not a regular file of at most 1 MiB"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    let bytes = bounded::read(path_of, MOST_BYTES)?;
     let stored: Stored = serde_json::from_slice(&bytes)?;
     if path(folder, stored.run, stored.policy.digest()) != path_of {
-        return Err(invalid("its name is of another run or policy than its content"));
+        let why = "its name is of another run or policy than its content";
+        return Err(io::Error::new(ErrorKind::InvalidData, why));
     }
     Ok(stored)
 }
