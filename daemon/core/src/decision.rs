@@ -235,6 +235,15 @@ impl Observation {
         if self.repeats == 0 { value } else { format!("{value} (and {} more like it before)", self.repeats) }
     }
 
+    /// The signal, of whom where that is not the run, and the value.
+    pub fn words(&self) -> String {
+        let of = match &self.subject {
+            Subject::Run(_) => String::new(),
+            other => format!(" of {other}"),
+        };
+        format!("{}{of}: {}", self.kind, self.show())
+    }
+
     /// The event, where the value is one.
     pub fn event(&self) -> Option<&Event> {
         match &self.value {
@@ -324,6 +333,23 @@ pub struct Decision {
     pub mode: Mode,
     /// The policy that the run is pinned to.
     pub policy: PolicyDigest,
+}
+
+impl Decision {
+    /// The condition of its rule, the command, or what failsafe did by itself. `blind`: what was not seen, where that is the cause.
+    pub fn condition(&self, blind: Option<&str>) -> String {
+        match &self.cause {
+            Cause::Rule { condition, .. } => condition.clone(),
+            Cause::Operator(request) => {
+                let actions: Vec<String> = self.actions.iter().map(ToString::to_string).collect();
+                format!("{} by {} ({}): {}", actions.join(", "), request.actor, request.role, request.reason)
+            }
+            Cause::Upkeep { what } => match blind {
+                Some(blind) => format!("failsafe: {what}: {blind}"),
+                None => format!("failsafe: {what}"),
+            },
+        }
+    }
 }
 
 /// One thing that was proved by reading it back.

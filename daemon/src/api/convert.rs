@@ -254,7 +254,7 @@ pub(super) fn never_entered(live: &LiveRun) -> v1::ControlResponse {
     }
 }
 
-fn verdict(verdict: Verdict) -> (v1::Verdict, Vec<String>) {
+pub(super) fn verdict(verdict: Verdict) -> (v1::Verdict, Vec<String>) {
     match verdict {
         Verdict::Proved => (v1::Verdict::Proved, Vec::new()),
         Verdict::Partial(missing) => (v1::Verdict::Partial, missing),

@@ -15,7 +15,7 @@ use super::{
 use crate::watchers::incidents::{Problem, known};
 use failsafe_core::{
     Mode, RunId,
-    decision::{IncidentId, Severity, Verdict},
+    decision::{IncidentId, Severity},
     incidents::{Incident, Incomplete, Taken},
     standing::IncidentState,
 };
@@ -79,7 +79,8 @@ impl v1::incident_service_server::IncidentService for IncidentApi {
             let (revision, earlier_in_log) = (list.revision(), list.incomplete().in_log_only);
             let incomplete = incomplete(&context, list.incomplete());
             drop(list);
-            filter.keep_visible(&mut found);
+            let mut sees = filter.sees();
+            found.retain(|it| sees(it));
             found.sort_unstable_by_key(|it| it.entry);
             let (mut incidents, mut bytes, mut next) = (Vec::new(), 0, None);
             for (at, one) in found.iter().enumerate() {
@@ -105,9 +106,9 @@ impl v1::incident_service_server::IncidentService for IncidentApi {
         let filter = Filter::new(&self.0, who, ("", "", ""))?;
         let context = self.0.clone();
         let found = self.0.work(share).read(share, move || {
-            let mut found: Vec<Arc<Incident>> = context.incidents.list().get(id).cloned().into_iter().collect();
-            filter.keep_visible(&mut found);
-            found.first().map(|it| message(it))
+            let found = context.incidents.list().get(id).cloned();
+            let mut sees = filter.sees();
+            found.filter(|it| sees(it)).map(|it| message(&it))
         });
         let found = found.await?.ok_or_else(|| {
             let text =
@@ -204,19 +205,18 @@ impl Filter {
             && self.selector.selects(&incident.known.labels)
     }
 
-    /// Removes the incidents that the caller may not see. It looks for each run once, and not while the list is held.
-    fn keep_visible(&self, incidents: &mut Vec<Arc<Incident>>) {
-        if self.who.reads_log() {
-            return;
-        }
+    /// Whether the caller may see an incident. It looks for each run once: not to be asked while the list is held.
+    fn sees(&self) -> impl FnMut(&Incident) -> bool {
         let mut owners: BTreeMap<RunId, Option<u32>> = BTreeMap::new();
-        incidents.retain(|incident| {
+        move |incident| {
             // Of a discovered run the owner can be learnt after the last change of the incident.
             let learnt =
                 || *owners.entry(incident.run).or_insert_with(|| known(&self.context.registry, incident.run).owner_uid);
-            let owner = incident.known.owner_uid.or_else(learnt);
-            self.who.may_see_of(incident.run, owner).is_some()
-        });
+            self.who.reads_log() || {
+                let owner = incident.known.owner_uid.or_else(learnt);
+                self.who.may_see_of(incident.run, owner).is_some()
+            }
+        }
     }
 }
 
@@ -293,7 +293,9 @@ impl Source for Watched {
             let mut open: Vec<_> = list.iter().filter(|it| it.is_open() && self.filter.wants(it)).cloned().collect();
             let incomplete = incomplete(&context, list.incomplete());
             drop(list);
-            self.filter.keep_visible(&mut open);
+            let mut sees = self.filter.sees();
+            open.retain(|it| sees(it));
+            drop(sees);
             self.at = Some(last);
             // Who goes on after one of them begins anew: the rest of the state has no revision of its own.
             let items = open.into_iter().map(|it| Item::Changed(0, it)).chain([Item::At(last, false, incomplete)]);
@@ -310,11 +312,8 @@ impl Source for Watched {
             return Err(cannot_go_on(problem));
         }
         self.at = since.changes.last().map_or(self.at, |(revision, _)| Some(*revision));
-        let mut visible: Vec<_> = since.changes.iter().map(|(_, it)| it.clone()).collect();
-        visible.retain(|it| self.filter.wants(it));
-        self.filter.keep_visible(&mut visible);
-        let is_visible = |it: &Arc<Incident>| visible.iter().any(|other| Arc::ptr_eq(other, it));
-        let items = since.changes.into_iter().filter(|(_, it)| is_visible(it));
+        let mut sees = self.filter.sees();
+        let items = since.changes.into_iter().filter(|(_, it)| self.filter.wants(it) && sees(it));
         let items = items.map(|(revision, incident)| Item::Changed(revision, incident)).collect();
         Ok(Batch { items, more: since.more || problem.is_some() })
     }
@@ -373,9 +372,7 @@ fn message(of: &Incident) -> v1::Incident {
 
 fn step(of: &Taken) -> v1::IncidentStep {
     let (verdict, missing) = match &of.verdict {
-        Some(Verdict::Proved) => (v1::Verdict::Proved, Vec::new()),
-        Some(Verdict::Partial(missing)) => (v1::Verdict::Partial, missing.clone()),
-        Some(Verdict::Failed(why)) => (v1::Verdict::Failed, vec![why.clone()]),
+        Some(verdict) => convert::verdict(verdict.clone()),
         None if of.mode == Mode::Enforce => (v1::Verdict::Pending, Vec::new()),
         None => (v1::Verdict::Unspecified, Vec::new()),
     };

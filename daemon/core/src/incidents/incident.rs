@@ -3,10 +3,9 @@
 use super::Entry;
 use crate::{
     Actor, PolicyDigest, RunId,
-    decision::{Action, Cause, Decision, IncidentId, Mode, Observation, Outcome, Severity, Verdict},
+    decision::{Action, Cause, Decision, IncidentId, Mode, Outcome, Severity, Verdict},
     record::RuleText,
     standing::{IncidentState, steps},
-    subject::Subject,
     time::MonoTime,
     visible::clean,
 };
@@ -152,8 +151,8 @@ impl Incident {
                 Cause::Operator(_) | Cause::Upkeep { .. } => None,
             },
             text,
-            condition: condition(decision, blind),
-            values: decision.values.iter().take(VALUES).map(value).collect(),
+            condition: short(&decision.condition(blind)),
+            values: decision.values.iter().take(VALUES).map(|seen| short(&seen.words())).collect(),
             severity: decision.severity,
             mode: decision.mode,
             actor: Some(asked(decision).0),
@@ -340,28 +339,6 @@ fn asked(decision: &Decision) -> (Actor, String, String) {
         Cause::Operator(request) => (request.actor.clone(), request.role.clone(), short(&request.reason)),
         Cause::Rule { .. } | Cause::Upkeep { .. } => (Actor::Daemon, String::new(), String::new()),
     }
-}
-
-fn condition(decision: &Decision, blind: Option<&str>) -> String {
-    short(&match &decision.cause {
-        Cause::Rule { condition, .. } => condition.clone(),
-        Cause::Operator(request) => {
-            let actions: Vec<String> = decision.actions.iter().map(ToString::to_string).collect();
-            format!("{} by {} ({}): {}", actions.join(", "), request.actor, request.role, request.reason)
-        }
-        Cause::Upkeep { what } => match blind {
-            Some(blind) => format!("failsafe: {what}: {blind}"),
-            None => format!("failsafe: {what}"),
-        },
-    })
-}
-
-fn value(seen: &Observation) -> String {
-    let of = match &seen.subject {
-        Subject::Run(_) => String::new(),
-        other => format!(" of {other}"),
-    };
-    short(&format!("{}{of}: {}", seen.kind, seen.show()))
 }
 
 /// A text that others wrote, harmless and bounded.

@@ -6,10 +6,9 @@ use crate::{
     notify::message::{Message, RunFacts},
 };
 use failsafe_core::{
-    decision::{Action, Cause, Decision, Mode, Observation, Outcome, Severity, Verdict},
+    decision::{Action, Cause, Decision, Mode, Outcome, Severity, Verdict},
     record::{Limited, RuleText},
     standing::{self, IncidentState},
-    subject::Subject,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +74,8 @@ impl Open {
             rationale: rule.map(|rule| text(&rule.rationale)),
             contact: rule.map(|rule| text(&rule.owner)).filter(|owner| !owner.is_empty()),
             playbook: rule.and_then(|rule| rule.playbook.as_deref()).map(text),
-            condition: condition(decision, blind),
-            values: decision.values.iter().take(VALUES).map(value).collect(),
+            condition: text(&decision.condition(blind)),
+            values: decision.values.iter().take(VALUES).map(|seen| text(&seen.words())).collect(),
             actions: decision.actions.iter().take(STEPS).map(ToString::to_string).collect(),
             decisions: 0,
             steps: Vec::new(),
@@ -307,26 +306,4 @@ fn rule_id(decision: &Decision) -> Option<String> {
         Cause::Rule { rule, .. } => Some(text(rule)),
         Cause::Operator(_) | Cause::Upkeep { .. } => None,
     }
-}
-
-fn condition(decision: &Decision, blind: Option<&str>) -> String {
-    text(&match &decision.cause {
-        Cause::Rule { condition, .. } => condition.clone(),
-        Cause::Operator(request) => {
-            let actions: Vec<String> = decision.actions.iter().map(ToString::to_string).collect();
-            format!("{} by {} ({}): {}", actions.join(", "), request.actor, request.role, request.reason)
-        }
-        Cause::Upkeep { what } => match blind {
-            Some(blind) => format!("failsafe: {what}: {blind}"),
-            None => format!("failsafe: {what}"),
-        },
-    })
-}
-
-fn value(seen: &Observation) -> String {
-    let whose = match &seen.subject {
-        Subject::Run(_) => String::new(),
-        other => format!(" of {other}"),
-    };
-    text(&format!("{}{whose}: {}", seen.kind, seen.show()))
 }
