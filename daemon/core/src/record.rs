@@ -1,194 +1,33 @@
 //! What the audit log keeps: one [`Record`] a log entry, as JSON. The reader (`failsafectl`) needs no daemon to read it.
 
+mod compute;
+mod end;
+mod evidence;
+mod gpus;
+mod kind;
+mod limited;
+
 pub use crate::egress::Totals;
 use crate::{
     actor::{Actor, or_uid},
     canary::{Seen, Stage, Terms},
-    decision::{Decision, IncidentId, Mode, Observation, Outcome, Proof, Verdict},
+    decision::{Decision, IncidentId, Mode, Outcome, Proof, Verdict},
     drill::Drill,
     egress::Account,
-    event::{DriftSince, FactorClass},
+    event::DriftSince,
     health::{Change, Order},
     input::{Command, Control, Gap, Run},
-    policy::{Effect, PolicyDigest},
+    policy::PolicyDigest,
     shadow::Summary,
     subject::{GpuId, RunId},
     time::MonoTime,
 };
+pub use compute::{At, Checkpoint, FactorChange};
+pub use end::{RecordingSeal, Suppressed, Unwatched};
+pub use evidence::{ProcessFacts, RuleText, Snapshot};
+pub use gpus::{FoundGpu, GpuBy};
+pub use limited::Limited;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-
-/// One process of a run, as a snapshot keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessFacts {
-    /// Process id.
-    pub pid: u32,
-    /// Parent's.
-    pub ppid: u32,
-    /// Start time in clock ticks since boot (`/proc/PID/stat` field 22).
-    pub start_ticks: u64,
-    /// Real user id.
-    pub uid: u32,
-    /// `comm`.
-    pub comm: String,
-    /// The head of argv.
-    pub argv: String,
-    /// State letter of `/proc/PID/stat`.
-    pub state: char,
-    /// Resident memory, bytes.
-    pub rss_bytes: u64,
-    /// CPU time, microseconds.
-    pub cpu_us: u64,
-}
-
-/// The state of a run at an intervention.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// Its processes.
-    pub processes: Vec<ProcessFacts>,
-    /// False when the time budget cut the list.
-    pub complete: bool,
-    /// The last value of every signal of the run and of its GPUs.
-    pub signals: Vec<Observation>,
-    /// Whether the processes were already frozen when the list was taken.
-    pub frozen: bool,
-}
-
-/// The rule behind a decision, as the policy that the run was pinned to has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleText {
-    /// Why the rule exists.
-    pub rationale: String,
-    /// Who answers for it.
-    pub owner: String,
-    /// What to do next.
-    pub playbook: Option<String>,
-    /// Name and version of the policy.
-    pub policy: String,
-    /// What the kernel was to do with the call; `observe` in entries of earlier versions.
-    #[serde(default, skip_serializing_if = "Effect::is_observe")]
-    pub effect: Effect,
-}
-
-/// What became of a recording, as it stood when it was closed. `failsafectl replay` compares the file with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordingSeal {
-    /// Its number: how many daemons had looked after the run before the one that wrote it.
-    pub part: u32,
-    /// Frames, the end marker not counted.
-    pub frames: u64,
-    /// The hash of its last frame in hex, which covers all frames and the header; none where there is no recording.
-    pub hash: Option<String>,
-    /// Whether it has everything from its beginning to its end.
-    pub complete: bool,
-    /// Why it is not complete, or not on disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-}
-
-/// Events that matched a rule and led to no decision, because the rule's cooldown lasted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Suppressed {
-    /// The rule's id.
-    pub rule: String,
-    /// How many since its last decision.
-    pub events: u64,
-}
-
-/// A factor of a run's fingerprint with two known values.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FactorChange {
-    /// The factor.
-    pub path: String,
-    /// The value before; none: it was known to be absent.
-    pub old: Option<String>,
-    /// The value now; none: it is known to be absent.
-    pub new: Option<String>,
-    /// What the difference can change.
-    pub class: FactorClass,
-}
-
-/// The end of a run that no daemon watched: it lies between two times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unwatched {
-    /// When the run was last seen alive, nanoseconds since the epoch; none where nothing shows it.
-    pub last_seen_ns: Option<i64>,
-    /// When a daemon noticed the end, nanoseconds since the epoch.
-    pub noticed_ns: i64,
-    /// What shows the end, and what the kernel counted since a daemon last looked, in words.
-    pub found: String,
-}
-
-impl Unwatched {
-    /// What is found of a run of an earlier boot.
-    pub const EARLIER_BOOT: &'static str = "it was of an earlier boot";
-
-    /// Whether the end of the boot ended the run.
-    pub fn is_reboot(&self) -> bool {
-        self.found.starts_with(Self::EARLIER_BOOT)
-    }
-}
-
-/// Why a GPU that was not declared is a run's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GpuBy {
-    /// A process of the run uses it, as the driver says.
-    Process,
-    /// A process of the run has its device file open.
-    Open,
-}
-
-impl std::fmt::Display for GpuBy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            GpuBy::Process => "used by",
-            GpuBy::Open => "opened by",
-        })
-    }
-}
-
-/// A GPU that was not declared, and became known to be a run's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoundGpu {
-    /// The GPU.
-    pub gpu: GpuId,
-    /// What shows it.
-    pub by: GpuBy,
-    /// The process.
-    pub pid: u32,
-}
-
-/// Entries that were not written because the budget of a user is spent, summed up.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limited {
-    /// The user.
-    pub uid: u32,
-    /// The run that they were about.
-    pub run: Option<RunId>,
-    /// How many.
-    pub entries: u64,
-    /// How long they were, in bytes.
-    pub bytes: u64,
-    /// How many of each kind.
-    pub kinds: BTreeMap<String, u64>,
-    /// The numbers of the first 1,024 decisions among them.
-    pub decisions: Vec<u32>,
-    /// How many of them are beginnings of discovered runs. Each is written as an entry of its own as well if somebody or a rule intervenes
-    /// on its run later.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub beginnings: u64,
-    /// The largest number of a decision among them; 0: none.
-    pub last_decision: u32,
-    /// The largest number of an incident among them.
-    pub last_incident: u32,
-    /// SHA-256 over their bodies, each followed by a line end.
-    pub sha256: String,
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
-}
 
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -526,93 +365,4 @@ pub enum Record {
     },
     /// Entries were not written.
     Limited(Limited),
-}
-
-/// A moment in the life of a run of which a statement is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum At {
-    /// Its first programs were loaded.
-    Start,
-    /// An incident was opened.
-    Incident,
-    /// It has ended.
-    End,
-}
-
-impl At {
-    /// The name in statements and answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            At::Start => "start",
-            At::Incident => "incident",
-            At::End => "end",
-        }
-    }
-}
-
-/// A checkpoint of a run, as its owner announces it. The daemon does not open the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    /// Where it is.
-    pub path: String,
-    /// The step of training; none where it was not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<u64>,
-    /// Whether it is known to be good.
-    #[serde(default)]
-    pub good: bool,
-    /// `sha256:HEX` of its content, made by whoever announces it.
-    pub digest: String,
-    /// Size of its content, in bytes.
-    pub bytes: u64,
-}
-
-impl Record {
-    /// All that [`Record::kind`] returns.
-    pub const KINDS: [&'static str; 14] = [
-        "decision",
-        "outcome",
-        "evidence",
-        "control",
-        "run",
-        "policy",
-        "gap",
-        "health",
-        "order",
-        "daemon",
-        "drift",
-        "manifest",
-        "statement",
-        "drill",
-    ];
-
-    /// The entry's kind: what `failsafectl events` shows and filters by.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Record::DaemonStarted { .. } | Record::Nvml { .. } | Record::DaemonStopped | Record::RunsRemoved { .. } => {
-                "daemon"
-            }
-            Record::RunStarted { .. }
-            | Record::RunAdopted { .. }
-            | Record::RunEnded { .. }
-            | Record::RunTotals { .. }
-            | Record::RunGpus { .. }
-            | Record::Egress { .. }
-            | Record::Rerun { .. }
-            | Record::RecordingClosed { .. } => "run",
-            Record::Statement { .. } => "statement",
-            Record::Drill(_) => "drill",
-            Record::PolicyRefused { .. } | Record::Shadow { .. } | Record::Canary { .. } => "policy",
-            Record::Control(_) | Record::ControlOutcome { .. } => "control",
-            Record::Decision { .. } => "decision",
-            Record::Outcome(_) => "outcome",
-            Record::Evidence { .. } => "evidence",
-            Record::Health(_) => "health",
-            Record::Order(_) | Record::GpuReset { .. } | Record::KeyRotated { .. } | Record::Mode { .. } => "order",
-            Record::Drift { .. } => "drift",
-            Record::Manifest { .. } | Record::Checkpoint { .. } => "manifest",
-            Record::Gap(_) | Record::Limited(_) => "gap",
-        }
-    }
 }
